@@ -1,0 +1,93 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog_access.c
+ *	  How C code reaches the tables of schema stream_agg.
+ *
+ * Those tables belong to the owner of the extension and nobody else may write
+ * them (I8).  Statements on them run between sagg_become_extension_owner and
+ * sagg_restore_user, as short as possible, with a search_path that finds
+ * nothing but the server's own objects.  No user's code runs in between.
+ *
+ * An ERROR in between needs no cleanup here: aborting the (sub)transaction
+ * restores user id, security context and settings.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "stream_agg.h"
+
+static Oid
+streams_relid(void)
+{
+	Oid			nsp = get_namespace_oid(SAGG_SCHEMA, true);
+
+	return OidIsValid(nsp) ? get_relname_relid("streams", nsp) : InvalidOid;
+}
+
+/*
+ * Whether the extension is there in the current database.
+ */
+bool
+sagg_extension_exists(void)
+{
+	return OidIsValid(streams_relid());
+}
+
+/*
+ * Switch to the owner of the extension's tables.  "save" is the caller's and
+ * goes to sagg_restore_user.  Raises undefined_object when the extension is
+ * not there.
+ */
+void
+sagg_become_extension_owner(SaggOwnerContext *save)
+{
+	Oid			relid = streams_relid();
+	HeapTuple	tuple = NULL;
+	Oid			owner;
+
+	if (OidIsValid(relid))
+		tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"%s\" is not installed in this database",
+						SAGG_EXTENSION)));
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+
+	GetUserIdAndSecContext(&save->save_userid, &save->save_sec_context);
+	SetUserIdAndSecContext(owner,
+						   save->save_sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	save->save_nestlevel = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * Back to the user of before.
+ */
+void
+sagg_restore_user(const SaggOwnerContext *save)
+{
+	AtEOXact_GUC(false, save->save_nestlevel);
+	SetUserIdAndSecContext(save->save_userid, save->save_sec_context);
+}
+
+/*
+ * The name of an output mode, as users write it.
+ */
+const char *
+sagg_mode_name(SaggOutputMode mode)
+{
+	return mode == SAGG_APPEND ? "append" : "update";
+}

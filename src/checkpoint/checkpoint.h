@@ -1,0 +1,49 @@
+/*-------------------------------------------------------------------------
+ *
+ * checkpoint.h
+ *	  Stage 4, CHECKPOINT: the logs offsets, commits, state and sources.
+ *
+ * Every function here runs in the caller's transaction and switches to the
+ * extension's owner for its own statements only (I8).  A checkpoint object
+ * remembers the sizes of the state log; sagg_checkpoint_published and
+ * sagg_checkpoint_aborted tell it what became of the transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_CHECKPOINT_H
+#define SAGG_CHECKPOINT_H
+
+#include "stream_agg.h"
+
+typedef struct SaggCheckpoint SaggCheckpoint;
+
+/* a row of stream_agg.sources, as far as Kafka decides it */
+typedef struct SaggOrigin
+{
+	char	   *topic;
+	char	   *cluster_id;		/* NULL before the first contact */
+	int			noffsets;
+	SaggRange  *offsets;		/* start = initial offset of the partition */
+} SaggOrigin;
+
+/* checkpoint.c */
+extern SaggCheckpoint *sagg_checkpoint_open(const char *stream);
+extern void sagg_checkpoint_close(SaggCheckpoint *checkpoint);
+extern SaggOrigin *sagg_checkpoint_origin(SaggCheckpoint *checkpoint);
+extern void sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint,
+									   const SaggOrigin *origin);
+extern SaggProgress *sagg_checkpoint_progress(SaggCheckpoint *checkpoint);
+extern void sagg_checkpoint_plan(SaggCheckpoint *checkpoint,
+								 const SaggPlan *plan);
+extern void sagg_checkpoint_restore(SaggCheckpoint *checkpoint,
+									const SaggProgress *progress,
+									const SaggStateAccess *state);
+extern void sagg_checkpoint_commit(SaggCheckpoint *checkpoint,
+								   const SaggProgress *before,
+								   const SaggPlan *plan,
+								   SaggCommit *commit,
+								   const SaggStateAccess *state);
+extern void sagg_checkpoint_published(SaggCheckpoint *checkpoint);
+extern void sagg_checkpoint_aborted(SaggCheckpoint *checkpoint);
+
+#endif							/* SAGG_CHECKPOINT_H */

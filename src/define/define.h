@@ -1,0 +1,22 @@
+/*-------------------------------------------------------------------------
+ *
+ * define.h
+ *	  What a source and a stream are: catalog rows, analysis of the query.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_DEFINE_H
+#define SAGG_DEFINE_H
+
+#include "stream_agg.h"
+
+/* stream_catalog.c */
+extern SaggStream *sagg_stream_by_name(const char *name, bool missing_ok);
+extern SaggStream *sagg_stream_by_view(Oid view, bool missing_ok);
+
+/* query_analyze.c */
+extern SaggQuery *sagg_query_analyze(Query *query, const char *event_time,
+									 SaggOutputMode mode, bool has_watermark);
+extern SaggQuery *sagg_query_of_view(const SaggStream *stream);
+
+#endif							/* SAGG_DEFINE_H */

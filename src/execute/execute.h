@@ -1,0 +1,52 @@
+/*-------------------------------------------------------------------------
+ *
+ * execute.h
+ *	  Stage 2, EXECUTE: rows of the inner query into windowed groups.
+ *
+ * A store is a stream's state in dynamic shared memory.  It outlives batches
+ * and, unless discarded, the worker.  An execution is one batch against it:
+ *
+ *		begin, [restore], run, close, output/removed
+ *		commit of the transaction, publish   --or--   abort, undo
+ *
+ * Until publish the store can be put back as it was (I3).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_EXECUTE_H
+#define SAGG_EXECUTE_H
+
+#include "stream_agg.h"
+
+#include "utils/dsa.h"
+#include "utils/tuplestore.h"
+
+typedef struct SaggStore SaggStore;
+typedef struct SaggExecution SaggExecution;
+
+/* store.c */
+extern SaggStore *sagg_store_open(dsa_handle *handle, int tranche_id,
+								  uint64 fingerprint, int64 batch, bool *fresh);
+extern void sagg_store_close(SaggStore *store);
+extern void sagg_store_discard(dsa_handle *handle);
+extern void sagg_store_publish(SaggStore *store);
+extern void sagg_store_undo(SaggStore *store);
+extern void sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes);
+
+/* execution.c */
+extern SaggExecution *sagg_execution_begin(SaggStore *store,
+										   const SaggStream *stream,
+										   SaggQuery *query,
+										   const SaggPlan *plan);
+extern const SaggStateAccess *sagg_execution_state(SaggExecution *execution);
+extern void sagg_execution_run(SaggExecution *execution);
+extern void sagg_execution_close(SaggExecution *execution, SaggCounts *counts,
+								 TimestampTz *watermark);
+extern Tuplestorestate *sagg_execution_output(SaggExecution *execution);
+extern Tuplestorestate *sagg_execution_removed(SaggExecution *execution);
+extern void sagg_execution_end(SaggExecution *execution);
+
+/* aggregates.c: refuses, with its reason, an aggregate whose state cannot be kept */
+extern void sagg_aggregate_check(const Aggref *aggref);
+
+#endif							/* SAGG_EXECUTE_H */

@@ -1,0 +1,62 @@
+/*-------------------------------------------------------------------------
+ *
+ * read.h
+ *	  Stage 1, READ: a bounded range of a topic's records.
+ *
+ * A reader is one librdkafka consumer with the records of at most one batch.
+ * It lives outside of transactions and memory contexts, and is closed at
+ * process exit if nobody did before.  None of its functions takes a snapshot
+ * or needs a transaction except sagg_reader_open, which reads catalogs and
+ * contacts nobody.  "waits" in a comment means: on the process latch and
+ * Kafka, up to stream_agg.kafka_timeout, with interrupts served.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_READ_H
+#define SAGG_READ_H
+
+#include "stream_agg.h"
+
+typedef struct SaggReader SaggReader;
+typedef struct SaggBatch SaggBatch;
+
+/* consumer.c */
+extern SaggReader *sagg_reader_open(Oid source);
+extern void sagg_reader_close(SaggReader *reader);
+extern int	sagg_reader_fd(SaggReader *reader);
+extern const char *sagg_reader_topic(SaggReader *reader);
+extern const char *sagg_reader_trouble(SaggReader *reader);
+
+/* wait: cluster id; low and high watermark of every partition of the topic */
+extern const char *sagg_reader_cluster_id(SaggReader *reader);
+extern SaggRange *sagg_reader_bounds(SaggReader *reader, int *npartitions);
+
+/* never wait */
+extern void sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
+							   int npositions);
+extern bool sagg_reader_has_records(SaggReader *reader);
+extern bool sagg_reader_cached_end(SaggReader *reader, int32 partition,
+								   int64 *end);
+extern bool sagg_reader_partitions_changed(SaggReader *reader);
+extern void sagg_reader_begin(SaggReader *reader, const SaggRange *ranges,
+							  int nranges);
+extern bool sagg_reader_collect(SaggReader *reader);
+extern SaggBatch *sagg_reader_batch(SaggReader *reader);
+extern void sagg_reader_release(SaggReader *reader);
+
+/* batch.c */
+extern int64 sagg_batch_records(const SaggBatch *batch);
+
+/* fdw_scan.c: scans of the source in this backend read the batch */
+extern void sagg_scan_attach(Oid source, SaggBatch *batch);
+extern void sagg_scan_detach(void);
+
+/* ranges.c */
+extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
+							  int64 rotation);
+
+/* source_info.c */
+extern bool sagg_is_source(Oid relid);
+extern char *sagg_source_topic(Oid relid);
+
+#endif							/* SAGG_READ_H */

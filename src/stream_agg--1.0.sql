@@ -1,0 +1,421 @@
+/* stream_agg--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION stream_agg" to load this file. \quit
+
+CREATE SCHEMA stream_agg;
+COMMENT ON SCHEMA stream_agg IS 'stream_agg: streams, their checkpoints and the functions that define them';
+GRANT USAGE ON SCHEMA stream_agg TO PUBLIC;
+
+/* ---------------------------------------------------------------- sources */
+
+CREATE FUNCTION stream_agg.kafka_handler()
+RETURNS fdw_handler
+AS 'MODULE_PATHNAME', 'stream_agg_kafka_handler'
+LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_agg.kafka_handler() IS 'handler of the foreign-data wrapper stream_agg_kafka';
+
+CREATE FUNCTION stream_agg.kafka_validator(options text[], catalog oid)
+RETURNS void
+AS 'MODULE_PATHNAME', 'stream_agg_kafka_validator'
+LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_agg.kafka_validator(text[], oid) IS 'checks the options of servers, user mappings, foreign tables and columns of stream_agg_kafka';
+
+CREATE FOREIGN DATA WRAPPER stream_agg_kafka
+    HANDLER stream_agg.kafka_handler
+    VALIDATOR stream_agg.kafka_validator;
+COMMENT ON FOREIGN DATA WRAPPER stream_agg_kafka IS 'Kafka topics as foreign tables; USAGE on it is needed to create servers with brokers of one''s own';
+
+CREATE FUNCTION stream_agg.create_source(
+    source        text,
+    topic         text,
+    columns       text,
+    brokers       text DEFAULT NULL,
+    server        text DEFAULT NULL,
+    format        text DEFAULT 'json',
+    options       jsonb DEFAULT '{}',
+    if_not_exists boolean DEFAULT false)
+RETURNS regclass
+AS 'MODULE_PATHNAME', 'stream_agg_create_source'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT;
+COMMENT ON FUNCTION stream_agg.create_source(text, text, text, text, text, text, jsonb, boolean) IS
+'creates a foreign table over a Kafka topic; contacts no broker';
+
+CREATE FUNCTION stream_agg.drop_source(source regclass, if_exists boolean DEFAULT false)
+RETURNS void
+AS 'MODULE_PATHNAME', 'stream_agg_drop_source'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.drop_source(regclass, boolean) IS
+'drops a source; refused while a stream reads it';
+
+/* ---------------------------------------------------------------- windows */
+
+CREATE FUNCTION stream_agg.tumble(ts timestamptz, size interval)
+RETURNS tstzrange
+AS 'MODULE_PATHNAME', 'stream_agg_tumble'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.tumble(timestamptz, interval) IS
+'the tumbling window [start, end) that holds ts; windows are aligned to 1970-01-01 00:00 UTC, a day is 24 hours';
+
+CREATE FUNCTION stream_agg.tumble(ts timestamptz, size interval, origin timestamptz)
+RETURNS tstzrange
+AS 'MODULE_PATHNAME', 'stream_agg_tumble'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.tumble(timestamptz, interval, timestamptz) IS
+'the tumbling window [start, end) that holds ts; windows are aligned to origin, a day is 24 hours';
+
+/* ---------------------------------------------------------------- catalog */
+
+CREATE TABLE stream_agg.streams (
+    stream                  text PRIMARY KEY,
+    query                   regclass NOT NULL UNIQUE,
+    sink                    regclass NOT NULL,
+    source                  regclass NOT NULL,
+    output_mode             text NOT NULL CHECK (output_mode IN ('append', 'update')),
+    watermark               interval,
+    event_time              text,
+    trigger_interval        interval NOT NULL,
+    max_offsets_per_trigger bigint CHECK (max_offsets_per_trigger > 0),
+    starting_offsets        text NOT NULL,
+    options                 jsonb NOT NULL DEFAULT '{}',
+    sink_created            boolean NOT NULL,
+    enabled                 boolean NOT NULL,
+    database                oid NOT NULL
+);
+COMMENT ON TABLE stream_agg.streams IS 'one row per stream: what create_stream was told';
+COMMENT ON COLUMN stream_agg.streams.stream IS 'name of the stream, as given to create_stream';
+COMMENT ON COLUMN stream_agg.streams.query IS 'view that holds the query; its owner is the stream''s owner';
+COMMENT ON COLUMN stream_agg.streams.sink IS 'table the results are written to';
+COMMENT ON COLUMN stream_agg.streams.source IS 'foreign table the stream reads';
+COMMENT ON COLUMN stream_agg.streams.output_mode IS 'append or update';
+COMMENT ON COLUMN stream_agg.streams.watermark IS 'delay of the watermark behind the greatest event time; NULL: no watermark';
+COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at creation; NULL: the argument of the window function';
+COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';
+COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in a micro-batch; NULL: stream_agg.max_records_per_batch';
+COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts: earliest or latest';
+COMMENT ON COLUMN stream_agg.streams.options IS 'further options of the stream';
+COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
+COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
+COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in; in a copy of the database it differs, and the stream stays stopped';
+
+CREATE TABLE stream_agg.sources (
+    stream          text PRIMARY KEY,
+    topic           text NOT NULL,
+    cluster_id      text,
+    initial_offsets jsonb,
+    timezone        text NOT NULL,
+    datestyle       text NOT NULL,
+    intervalstyle   text NOT NULL,
+    search_path     text NOT NULL
+);
+COMMENT ON TABLE stream_agg.sources IS 'where each stream''s records come from, and the settings captured at its creation';
+COMMENT ON COLUMN stream_agg.sources.stream IS 'name of the stream';
+COMMENT ON COLUMN stream_agg.sources.topic IS 'Kafka topic at the first contact';
+COMMENT ON COLUMN stream_agg.sources.cluster_id IS 'id of the Kafka cluster at the first contact; another id stops the stream';
+COMMENT ON COLUMN stream_agg.sources.initial_offsets IS 'first offset of each partition, {"partition": offset}';
+COMMENT ON COLUMN stream_agg.sources.timezone IS 'TimeZone at creation, in force in every micro-batch';
+COMMENT ON COLUMN stream_agg.sources.datestyle IS 'DateStyle at creation, in force in every micro-batch';
+COMMENT ON COLUMN stream_agg.sources.intervalstyle IS 'IntervalStyle at creation, in force in every micro-batch';
+COMMENT ON COLUMN stream_agg.sources.search_path IS 'search_path at creation, in force in every micro-batch';
+
+CREATE TABLE stream_agg.offsets (
+    stream     text NOT NULL,
+    batch      bigint NOT NULL,
+    ranges     jsonb NOT NULL,
+    watermark  timestamptz NOT NULL,
+    batch_time timestamptz NOT NULL,
+    PRIMARY KEY (stream, batch)
+);
+COMMENT ON TABLE stream_agg.offsets IS 'log of planned micro-batches; a retry runs the same plan';
+COMMENT ON COLUMN stream_agg.offsets.stream IS 'name of the stream';
+COMMENT ON COLUMN stream_agg.offsets.batch IS 'number of the micro-batch, from 0';
+COMMENT ON COLUMN stream_agg.offsets.ranges IS 'offsets to read, {"partition": [start, end]}, end exclusive';
+COMMENT ON COLUMN stream_agg.offsets.watermark IS 'watermark that decides which records are late: what the commit before left';
+COMMENT ON COLUMN stream_agg.offsets.batch_time IS 'now() in the query';
+
+CREATE TABLE stream_agg.commits (
+    stream              text NOT NULL,
+    batch               bigint NOT NULL,
+    offsets             jsonb NOT NULL,
+    watermark           timestamptz NOT NULL,
+    delivered           bigint NOT NULL,
+    aggregated          bigint NOT NULL,
+    late                bigint NOT NULL,
+    null_time           bigint NOT NULL,
+    dead_lettered       bigint NOT NULL,
+    filtered            bigint NOT NULL,
+    rows_out            bigint NOT NULL,
+    rows_removed        bigint NOT NULL,
+    total_delivered     bigint NOT NULL,
+    total_aggregated    bigint NOT NULL,
+    total_late          bigint NOT NULL,
+    total_null_time     bigint NOT NULL,
+    total_dead_lettered bigint NOT NULL,
+    total_filtered      bigint NOT NULL,
+    total_rows_out      bigint NOT NULL,
+    total_rows_removed  bigint NOT NULL,
+    read_time           double precision NOT NULL,
+    execute_time        double precision NOT NULL,
+    write_time          double precision NOT NULL,
+    checkpoint_time     double precision NOT NULL,
+    committed           timestamptz NOT NULL,
+    PRIMARY KEY (stream, batch)
+);
+COMMENT ON TABLE stream_agg.commits IS 'log of done micro-batches; its key lets a micro-batch commit only once';
+COMMENT ON COLUMN stream_agg.commits.stream IS 'name of the stream';
+COMMENT ON COLUMN stream_agg.commits.batch IS 'number of the micro-batch, from 0';
+COMMENT ON COLUMN stream_agg.commits.offsets IS 'next offset of each partition of the topic, {"partition": offset}';
+COMMENT ON COLUMN stream_agg.commits.watermark IS 'watermark after the micro-batch; -infinity: the stream has none';
+COMMENT ON COLUMN stream_agg.commits.delivered IS 'records Kafka delivered: the sum of the next five';
+COMMENT ON COLUMN stream_agg.commits.aggregated IS 'records that went into a group';
+COMMENT ON COLUMN stream_agg.commits.late IS 'records of windows the watermark had passed';
+COMMENT ON COLUMN stream_agg.commits.null_time IS 'records without an event time';
+COMMENT ON COLUMN stream_agg.commits.dead_lettered IS 'records put aside because they could not be processed';
+COMMENT ON COLUMN stream_agg.commits.filtered IS 'records that WHERE or a join removed';
+COMMENT ON COLUMN stream_agg.commits.rows_out IS 'rows written to the sink';
+COMMENT ON COLUMN stream_agg.commits.rows_removed IS 'rows deleted from the sink';
+COMMENT ON COLUMN stream_agg.commits.total_delivered IS 'delivered, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.total_aggregated IS 'aggregated, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.total_late IS 'late, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.total_null_time IS 'null_time, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.total_dead_lettered IS 'dead_lettered, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.total_filtered IS 'filtered, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.total_rows_out IS 'rows_out, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.total_rows_removed IS 'rows_removed, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.read_time IS 'time of READ in ms';
+COMMENT ON COLUMN stream_agg.commits.execute_time IS 'time of EXECUTE in ms';
+COMMENT ON COLUMN stream_agg.commits.write_time IS 'time of WRITE in ms';
+COMMENT ON COLUMN stream_agg.commits.checkpoint_time IS 'time of CHECKPOINT in ms, up to this row';
+COMMENT ON COLUMN stream_agg.commits.committed IS 'when this row was written';
+
+CREATE TABLE stream_agg.state (
+    stream    text NOT NULL,
+    partition integer NOT NULL,
+    batch     bigint NOT NULL,
+    seq       integer NOT NULL,
+    base      boolean NOT NULL,
+    data      bytea NOT NULL,
+    PRIMARY KEY (stream, partition, batch, seq)
+);
+ALTER TABLE stream_agg.state ALTER COLUMN data SET STORAGE EXTERNAL;
+COMMENT ON TABLE stream_agg.state IS 'log of changed groups; a stream''s state is the newest base of each partition and the deltas after it';
+COMMENT ON COLUMN stream_agg.state.stream IS 'name of the stream';
+COMMENT ON COLUMN stream_agg.state.partition IS 'partition of the state store';
+COMMENT ON COLUMN stream_agg.state.batch IS 'micro-batch that wrote the blob';
+COMMENT ON COLUMN stream_agg.state.seq IS 'number of the blob within micro-batch and partition';
+COMMENT ON COLUMN stream_agg.state.base IS 'true: with its neighbours of the same micro-batch, all groups of the partition; false: those the micro-batch changed';
+COMMENT ON COLUMN stream_agg.state.data IS 'the groups, versioned and checksummed';
+
+SELECT pg_catalog.pg_extension_config_dump('stream_agg.streams', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_agg.sources', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_agg.offsets', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_agg.commits', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_agg.state', '');
+
+-- Owners read the rows of their streams; nobody but the worker, as the owner
+-- of the extension, writes.
+GRANT SELECT ON stream_agg.streams, stream_agg.sources, stream_agg.offsets,
+                stream_agg.commits, stream_agg.state TO PUBLIC;
+
+CREATE FUNCTION stream_agg.is_owner(query oid)
+RETURNS boolean
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT COALESCE((SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE')
+                       FROM pg_catalog.pg_class c
+                      WHERE c.oid OPERATOR(pg_catalog.=) $1), false);
+END;
+COMMENT ON FUNCTION stream_agg.is_owner(oid) IS
+'whether the current user has the privileges of the owner of the stream whose query is this view';
+
+ALTER TABLE stream_agg.streams ENABLE ROW LEVEL SECURITY;
+ALTER TABLE stream_agg.sources ENABLE ROW LEVEL SECURITY;
+ALTER TABLE stream_agg.offsets ENABLE ROW LEVEL SECURITY;
+ALTER TABLE stream_agg.commits ENABLE ROW LEVEL SECURITY;
+ALTER TABLE stream_agg.state ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY owner ON stream_agg.streams FOR SELECT
+    USING (stream_agg.is_owner(query));
+COMMENT ON POLICY owner ON stream_agg.streams IS 'owners read the rows of their streams';
+CREATE POLICY owner ON stream_agg.sources FOR SELECT
+    USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) sources.stream));
+COMMENT ON POLICY owner ON stream_agg.sources IS 'owners read the rows of their streams';
+CREATE POLICY owner ON stream_agg.offsets FOR SELECT
+    USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) offsets.stream));
+COMMENT ON POLICY owner ON stream_agg.offsets IS 'owners read the rows of their streams';
+CREATE POLICY owner ON stream_agg.commits FOR SELECT
+    USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) commits.stream));
+COMMENT ON POLICY owner ON stream_agg.commits IS 'owners read the rows of their streams';
+CREATE POLICY owner ON stream_agg.state FOR SELECT
+    USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) state.stream));
+COMMENT ON POLICY owner ON stream_agg.state IS 'owners read the rows of their streams';
+
+/* ---------------------------------------------------------------- streams */
+
+CREATE FUNCTION stream_agg.create_stream(
+    stream                  text,
+    query                   text,
+    watermark               interval DEFAULT NULL,
+    event_time              text DEFAULT NULL,
+    output_mode             text DEFAULT 'append',
+    trigger                 interval DEFAULT '1 second',
+    sink                    text DEFAULT NULL,
+    starting_offsets        text DEFAULT 'earliest',
+    max_offsets_per_trigger bigint DEFAULT NULL,
+    start                   boolean DEFAULT true,
+    options                 jsonb DEFAULT '{}',
+    if_not_exists           boolean DEFAULT false)
+RETURNS regclass
+AS 'MODULE_PATHNAME', 'stream_agg_create_stream'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT;
+COMMENT ON FUNCTION stream_agg.create_stream(text, text, interval, text, text, interval, text, text, bigint, boolean, jsonb, boolean) IS
+'creates a stream, a query over a source that runs in micro-batches, and returns its sink';
+
+CREATE FUNCTION stream_agg.drop_stream(stream text, drop_sink boolean DEFAULT false, if_exists boolean DEFAULT false)
+RETURNS void
+AS 'MODULE_PATHNAME', 'stream_agg_drop_stream'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.drop_stream(text, boolean, boolean) IS
+'stops a stream and removes its query and checkpoint; the sink stays unless drop_sink is true';
+
+CREATE FUNCTION stream_agg.start_stream(stream text)
+RETURNS void
+AS 'MODULE_PATHNAME', 'stream_agg_start_stream'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.start_stream(text) IS
+'starts a stopped or failed stream on commit; it continues from its last committed micro-batch';
+
+CREATE FUNCTION stream_agg.stop_stream(stream text)
+RETURNS void
+AS 'MODULE_PATHNAME', 'stream_agg_stop_stream'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.stop_stream(text) IS
+'stops a stream after the micro-batch it is in; stopping a stopped stream does nothing';
+
+CREATE FUNCTION stream_agg.process_available(
+    stream  text,
+    timeout interval DEFAULT '1 minute',
+    OUT batches  bigint,
+    OUT rows_in  bigint,
+    OUT rows_out bigint)
+RETURNS record
+AS 'MODULE_PATHNAME', 'stream_agg_process_available'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.process_available(text, interval) IS
+'triggers a stream at once and returns when all records that were in Kafka at the call are committed';
+
+/* ------------------------------------------------------------- monitoring */
+
+CREATE FUNCTION stream_agg.stat_streams(
+    OUT query            oid,
+    OUT pid              integer,
+    OUT state            text,
+    OUT stage            text,
+    OUT state_rows       bigint,
+    OUT state_bytes      bigint,
+    OUT last_error       text,
+    OUT last_error_time  timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'stream_agg_stat_streams'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.stat_streams() IS
+'what shared memory knows of the streams of this database; read it through pg_stat_stream_agg';
+REVOKE ALL ON FUNCTION stream_agg.stat_streams() FROM PUBLIC;
+
+CREATE FUNCTION stream_agg.stat_partitions(
+    OUT query            oid,
+    OUT partition        integer,
+    OUT committed_offset bigint,
+    OUT end_offset       bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'stream_agg_stat_partitions'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.stat_partitions() IS
+'what shared memory knows of the partitions that streams of this database read; read it through pg_stat_stream_agg_partitions';
+REVOKE ALL ON FUNCTION stream_agg.stat_partitions() FROM PUBLIC;
+
+CREATE VIEW @extschema@.pg_stat_stream_agg AS
+SELECT s.stream,
+       s.query,
+       s.sink,
+       s.source,
+       s.output_mode,
+       CASE WHEN w.state IS NOT NULL THEN w.state
+            WHEN s.enabled AND s.database = d.oid THEN 'starting'
+            ELSE 'stopped' END AS state,
+       w.stage,
+       w.pid,
+       c.batch + 1 AS batches,
+       c.total_delivered AS rows_in,
+       c.total_rows_out AS rows_out,
+       c.total_late AS rows_late,
+       c.total_filtered AS rows_filtered,
+       c.total_dead_lettered AS rows_dead_lettered,
+       c.total_null_time AS rows_null_time,
+       CASE WHEN pg_catalog.isfinite(c.watermark) THEN c.watermark END AS watermark,
+       w.state_rows,
+       w.state_bytes,
+       p.lag,
+       c.committed AS last_commit,
+       c.delivered AS last_batch_rows_in,
+       c.read_time,
+       c.execute_time,
+       c.write_time,
+       c.checkpoint_time,
+       w.last_error,
+       w.last_error_time
+  FROM stream_agg.streams s
+  JOIN pg_catalog.pg_class v ON v.oid = s.query
+  JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
+  LEFT JOIN stream_agg.stat_streams() w ON w.query = s.query
+  LEFT JOIN LATERAL (SELECT *
+                       FROM stream_agg.commits c
+                      WHERE c.stream = s.stream
+                      ORDER BY c.batch DESC
+                      LIMIT 1) c ON true
+  LEFT JOIN LATERAL (SELECT pg_catalog.sum(GREATEST(p.end_offset - p.committed_offset, 0))::bigint AS lag
+                       FROM stream_agg.stat_partitions() p
+                      WHERE p.query = s.query) p ON true
+ WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
+    OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW @extschema@.pg_stat_stream_agg IS 'one row per stream: what it does and has done; times in ms, lag in records';
+GRANT SELECT ON @extschema@.pg_stat_stream_agg TO PUBLIC;
+
+CREATE VIEW @extschema@.pg_stat_stream_agg_partitions AS
+SELECT s.stream,
+       p.partition,
+       p.committed_offset,
+       p.end_offset,
+       GREATEST(p.end_offset - p.committed_offset, 0) AS lag
+  FROM stream_agg.streams s
+  JOIN pg_catalog.pg_class v ON v.oid = s.query
+  JOIN stream_agg.stat_partitions() p ON p.query = s.query
+ WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
+    OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW @extschema@.pg_stat_stream_agg_partitions IS 'one row per stream and partition of its topic: offsets and lag in records';
+GRANT SELECT ON @extschema@.pg_stat_stream_agg_partitions TO PUBLIC;
+
+/* --------------------------------------------------------- event triggers */
+
+-- What happens to views by DDL reaches the catalog: the row of a stream goes
+-- with its view, and a stream's view is not replaced under its state.
+CREATE FUNCTION stream_agg.on_sql_drop()
+RETURNS event_trigger
+AS 'MODULE_PATHNAME', 'stream_agg_on_sql_drop'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.on_sql_drop() IS 'removes the rows of streams whose view was dropped';
+
+CREATE FUNCTION stream_agg.on_ddl_command_end()
+RETURNS event_trigger
+AS 'MODULE_PATHNAME', 'stream_agg_on_ddl_command_end'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.on_ddl_command_end() IS 'refuses CREATE OR REPLACE VIEW of a stream''s query';
+
+CREATE EVENT TRIGGER stream_agg_sql_drop ON sql_drop
+    EXECUTE FUNCTION stream_agg.on_sql_drop();
+COMMENT ON EVENT TRIGGER stream_agg_sql_drop IS 'removes the rows of streams whose view was dropped';
+
+CREATE EVENT TRIGGER stream_agg_ddl_command_end ON ddl_command_end
+    WHEN TAG IN ('CREATE VIEW')
+    EXECUTE FUNCTION stream_agg.on_ddl_command_end();
+COMMENT ON EVENT TRIGGER stream_agg_ddl_command_end IS 'refuses CREATE OR REPLACE VIEW of a stream''s query';

@@ -1,0 +1,117 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_agg.c
+ *	  Entry point of the library: settings and registration.
+ *
+ * Nothing here contacts Kafka or makes a thread: this code runs in the
+ * postmaster, whose children inherit what it does (I6).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "stream_agg.h"
+#include "worker/worker.h"
+
+PG_MODULE_MAGIC;
+
+PGDLLEXPORT void _PG_init(void);
+
+bool		sagg_enabled = true;
+int			sagg_max_streams = 32;
+int			sagg_max_partitions = 256;
+int			sagg_max_records_per_batch = 100000;
+int			sagg_batch_memory_kb = 262144;
+int			sagg_fetch_memory_kb = 65536;
+int			sagg_kafka_timeout_ms = 30000;
+int			sagg_keep_batches = 100;
+int			sagg_max_retry_delay_ms = 60000;
+int			sagg_max_attempts = 10;
+
+bool		sagg_preloaded = false;
+
+static void
+define_startup_settings(void)
+{
+	DefineCustomIntVariable("stream_agg.max_streams",
+							"Most streams of all databases that can run at once.",
+							NULL,
+							&sagg_max_streams, 32, 1, 10000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_partitions",
+							"Most partitions of a topic that a stream can read.",
+							NULL,
+							&sagg_max_partitions, 256, 1, 100000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+}
+
+static void
+define_settings(void)
+{
+	DefineCustomBoolVariable("stream_agg.enabled",
+							 "Runs streams.",
+							 "Off keeps every stream of this server stopped, "
+							 "as for a clone that must not process what the original does.",
+							 &sagg_enabled, true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_records_per_batch",
+							"Most records in a micro-batch of a stream without max_offsets_per_trigger.",
+							NULL,
+							&sagg_max_records_per_batch, 100000, 1, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.batch_memory",
+							"Memory for the records of a micro-batch; what exceeds it goes to a temporary file.",
+							NULL,
+							&sagg_batch_memory_kb, 262144, 1024, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.fetch_memory",
+							"Memory for records fetched ahead from Kafka, per stream.",
+							NULL,
+							&sagg_fetch_memory_kb, 65536, 1024, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.kafka_timeout",
+							"Time to wait for an answer from Kafka before giving up and retrying.",
+							NULL,
+							&sagg_kafka_timeout_ms, 30000, 100, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.keep_batches",
+							"Micro-batches that stay in stream_agg.offsets and stream_agg.commits.",
+							NULL,
+							&sagg_keep_batches, 100, 1, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_retry_delay",
+							"Longest delay before a failed micro-batch is retried.",
+							NULL,
+							&sagg_max_retry_delay_ms, 60000, 1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_attempts",
+							"Attempts at a micro-batch before its stream fails.",
+							"Errors that are expected to pass, such as an unreachable broker or a "
+							"deadlock, are retried without end.",
+							&sagg_max_attempts, 10, 1, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	MarkGUCPrefixReserved("stream_agg");
+}
+
+void
+_PG_init(void)
+{
+	if (process_shared_preload_libraries_in_progress)
+	{
+		sagg_preloaded = true;
+		define_startup_settings();
+	}
+	define_settings();
+
+	if (sagg_preloaded)
+	{
+		sagg_slots_init();
+		sagg_launcher_register();
+	}
+}

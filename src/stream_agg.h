@@ -1,0 +1,295 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_agg.h
+ *	  What every room of stream_agg shares: settings, error codes and the few
+ *	  types that travel from stage to stage.
+ *
+ * The folders of src/ are the stages of a micro-batch.  A stage includes its
+ * own header and this one, never another stage's; worker/micro_batch.c is
+ * where the stages meet.  src/README.md has the map and the invariants I1-I8
+ * that comments refer to by label.
+ *
+ * Units: times are TimestampTz or int64 in microseconds unless a name says
+ * otherwise (_ms), sizes are bytes, offsets are Kafka offsets.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef STREAM_AGG_H
+#define STREAM_AGG_H
+
+#include "postgres.h"
+
+#include "access/tupdesc.h"
+#include "datatype/timestamp.h"
+#include "nodes/parsenodes.h"
+#include "nodes/primnodes.h"
+
+#include "compat.h"
+
+#define SAGG_EXTENSION			"stream_agg"
+#define SAGG_SCHEMA				"stream_agg"
+#define SAGG_FDW				"stream_agg_kafka"
+
+/* names of the ephemeral relations that outer and sink statements read */
+#define SAGG_ENR_GROUPS			"batch_groups"
+#define SAGG_ENR_OUTPUT			"batch_output"
+#define SAGG_ENR_REMOVED		"batch_removed"
+
+/* number of partitions of a stream's state, by hash of the group (I3) */
+#define SAGG_STATE_PARTITIONS	16
+
+/*
+ * SQLSTATEs of our own class.  These are lasting: a stream that raises one
+ * goes to state "failed" at once and is not retried.
+ */
+#define ERRCODE_SAGG_INVALID_RECORD		MAKE_SQLSTATE('S','A','0','0','1')
+#define ERRCODE_SAGG_OFFSETS_GONE		MAKE_SQLSTATE('S','A','0','0','2')
+#define ERRCODE_SAGG_CHECKPOINT_CORRUPT	MAKE_SQLSTATE('S','A','0','0','3')
+#define ERRCODE_SAGG_OTHER_CLUSTER		MAKE_SQLSTATE('S','A','0','0','4')
+#define ERRCODE_SAGG_DEFINITION_CHANGED	MAKE_SQLSTATE('S','A','0','0','5')
+#define ERRCODE_SAGG_FENCED				MAKE_SQLSTATE('S','A','0','0','6')
+
+/* settings (stream_agg.c) */
+extern bool sagg_enabled;
+extern int	sagg_max_streams;
+extern int	sagg_max_partitions;
+extern int	sagg_max_records_per_batch;
+extern int	sagg_batch_memory_kb;
+extern int	sagg_fetch_memory_kb;
+extern int	sagg_kafka_timeout_ms;
+extern int	sagg_keep_batches;
+extern int	sagg_max_retry_delay_ms;
+extern int	sagg_max_attempts;
+
+/* true when the library was loaded by shared_preload_libraries */
+extern bool sagg_preloaded;
+
+typedef enum SaggOutputMode
+{
+	SAGG_APPEND,				/* a window's rows once, when it closes */
+	SAGG_UPDATE					/* every group a batch touched, upserted */
+} SaggOutputMode;
+
+/*
+ * A stream as its catalog rows describe it: one row of stream_agg.streams
+ * with what stream_agg.sources captured at creation.
+ */
+typedef struct SaggStream
+{
+	char	   *name;			/* unique in the database */
+	Oid			view;			/* the query; its owner is the stream's */
+	Oid			sink;
+	Oid			source;			/* the foreign table */
+	Oid			owner;
+	Oid			database;		/* where the stream was started; a copy of the
+								 * database has another OID */
+	SaggOutputMode mode;
+	bool		has_watermark;
+	int64		watermark_delay;	/* microseconds */
+	char	   *event_time;		/* column named by the user, or NULL */
+	int64		trigger;		/* microseconds; 0 = batch after batch */
+	int64		max_offsets;	/* bound of a batch in records; 0 = none */
+	char	   *starting_offsets;	/* earliest, latest */
+	bool		enabled;
+	/* session settings captured at creation */
+	char	   *timezone;
+	char	   *datestyle;
+	char	   *intervalstyle;
+	char	   *search_path;
+} SaggStream;
+
+/* Offsets [start, end) of one partition of a topic. */
+typedef struct SaggRange
+{
+	int32		partition;
+	int64		start;
+	int64		end;
+} SaggRange;
+
+/* The plan of a batch: a row of stream_agg.offsets.  A retry runs it again. */
+typedef struct SaggPlan
+{
+	int64		batch;			/* 0, 1, 2, ... without gaps */
+	TimestampTz batch_time;		/* now() of the batch */
+	TimestampTz watermark;		/* left by the commit before; DT_NOBEGIN when
+								 * the stream has none */
+	int			nranges;
+	SaggRange  *ranges;			/* by ascending partition */
+} SaggPlan;
+
+/* The five counts of I5, and their sum: records delivered by Kafka. */
+typedef struct SaggCounts
+{
+	int64		delivered;
+	int64		aggregated;
+	int64		late;
+	int64		null_time;
+	int64		dead_lettered;
+	int64		filtered;
+} SaggCounts;
+
+typedef enum SaggStage
+{
+	SAGG_READ,
+	SAGG_EXECUTE,
+	SAGG_WRITE,
+	SAGG_CHECKPOINT,
+	SAGG_STAGES
+} SaggStage;
+
+/* What a batch did: a row of stream_agg.commits. */
+typedef struct SaggCommit
+{
+	SaggCounts	counts;			/* of this batch */
+	int64		rows_out;		/* rows put into the sink */
+	int64		rows_removed;	/* rows deleted from the sink */
+	TimestampTz watermark;		/* after the batch */
+	int64		stage_time[SAGG_STAGES];	/* microseconds */
+} SaggCommit;
+
+/* Where a stream stands: its last commit and, if there is one, its open plan. */
+typedef struct SaggProgress
+{
+	int64		batch;			/* of the last commit, -1 = none yet */
+	TimestampTz watermark;		/* of the last commit */
+	int			npositions;
+	SaggRange  *positions;		/* start = first offset not yet committed */
+	SaggCounts	totals;			/* since the stream's first batch */
+	int64		total_rows_out;
+	int64		total_rows_removed;
+	SaggPlan   *pending;		/* planned and not committed, or NULL */
+} SaggProgress;
+
+/*
+ * The analysed query of a stream (define/ makes it, execute/ and write/ use
+ * it).  Column numbers count from 1.
+ */
+typedef enum SaggWindowKind
+{
+	SAGG_WINDOW_NONE,			/* grouping by keys alone */
+	SAGG_WINDOW_TUMBLE
+} SaggWindowKind;
+
+typedef struct SaggWindow
+{
+	SaggWindowKind kind;
+	int64		size;			/* microseconds */
+	int64		origin;			/* microseconds since 2000-01-01, as a
+								 * TimestampTz; windows start at origin + n *
+								 * size */
+	Oid			type;			/* of the window column: TSTZRANGEOID for
+								 * tumble; TIMESTAMPTZOID or TIMESTAMPOID (its
+								 * start) for date_bin */
+} SaggWindow;
+
+typedef struct SaggKey
+{
+	AttrNumber	attno;			/* column of the inner query's rows */
+	char	   *name;			/* for messages */
+	Oid			type;
+	int32		typmod;
+	Oid			collation;
+	Oid			eqop;			/* equality operator of the GROUP BY */
+} SaggKey;
+
+typedef struct SaggAgg
+{
+	Aggref	   *aggref;			/* as PostgreSQL analysed it */
+	int			nargs;
+	AttrNumber *args;			/* columns of the inner query's rows */
+	AttrNumber	filter;			/* boolean column of FILTER, or 0 */
+} SaggAgg;
+
+typedef struct SaggQuery
+{
+	Oid			source;			/* the foreign table */
+
+	/*
+	 * Rows to aggregate, one column each: event time (timestamptz or
+	 * timestamp; a NULL constant when has_event_time is false), keys,
+	 * aggregate arguments (guarded by their FILTER), filters, and the
+	 * record's number within the batch where joins may repeat it.  Analysed,
+	 * not yet rewritten.
+	 */
+	Query	   *inner;
+	bool		has_event_time;
+	AttrNumber	event_time;		/* always 1 */
+	AttrNumber	record;			/* column of type tid, or 0; see
+								 * SAGG_TID_RECORD */
+
+	SaggWindow	window;
+	int			nkeys;
+	SaggKey    *keys;			/* without the window */
+	int			naggs;
+	SaggAgg    *aggs;
+
+	/*
+	 * Rows of groups: [window,] keys, final values of the aggregates.  They
+	 * are fed to "outer" and "removed" as the ephemeral relation
+	 * SAGG_ENR_GROUPS.
+	 */
+	TupleDesc	groups_desc;
+	Query	   *outer;			/* select list and HAVING over the groups;
+								 * yields the sink's columns */
+	Query	   *removed;		/* identity columns of the groups that do not
+								 * pass HAVING; NULL without HAVING */
+	TupleDesc	output_desc;	/* of outer: the sink's columns by name */
+
+	/*
+	 * Columns of output_desc that identify a row (window and keys).  When the
+	 * select list omits one, missing_key tells its expression and the
+	 * identity is not usable.
+	 */
+	int			nidentity;
+	AttrNumber *identity;
+	char	   *missing_key;
+
+	/*
+	 * Changes whenever stored state could no longer be read as it was
+	 * written: types and collations of keys by name, aggregates, window.
+	 */
+	uint64		fingerprint;
+} SaggQuery;
+
+/* A record's number within its batch, as the ctid of the source's rows. */
+#define SAGG_TID_RECORD(tid) \
+	(((int64) ItemPointerGetBlockNumberNoCheck(tid) << 15) | \
+	 (ItemPointerGetOffsetNumberNoCheck(tid) - 1))
+#define SAGG_TID_SET(tid, record) \
+	ItemPointerSet(tid, (BlockNumber) ((record) >> 15), \
+				   (OffsetNumber) (((record) & 0x7fff) + 1))
+
+/*
+ * The state store as CHECKPOINT sees it: bytes by partition.  execute/ fills
+ * it, checkpoint/ calls it; neither knows the other.
+ */
+typedef void (*SaggBytesFn) (void *arg, const char *data, Size len);
+
+typedef struct SaggStateAccess
+{
+	void	   *arg;
+	uint64		fingerprint;	/* of the definition, goes into every blob */
+	/* bytes that "contents" would yield, about */
+	Size		(*live_bytes) (void *arg, int partition);
+	/* entries this batch changed: one call of fn for each, self-delimiting */
+	void		(*changes) (void *arg, int partition, SaggBytesFn fn, void *fnarg);
+	/* all live entries, the same way */
+	void		(*contents) (void *arg, int partition, SaggBytesFn fn, void *fnarg);
+	/* one or more whole entries, in the order they were written */
+	void		(*restore) (void *arg, int partition, const char *data, Size len);
+} SaggStateAccess;
+
+/* catalog_access.c */
+typedef struct SaggOwnerContext
+{
+	Oid			save_userid;
+	int			save_sec_context;
+	int			save_nestlevel;
+} SaggOwnerContext;
+
+extern void sagg_become_extension_owner(SaggOwnerContext *save);
+extern void sagg_restore_user(const SaggOwnerContext *save);
+extern bool sagg_extension_exists(void);
+extern const char *sagg_mode_name(SaggOutputMode mode);
+
+#endif							/* STREAM_AGG_H */

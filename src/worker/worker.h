@@ -1,0 +1,27 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.h
+ *	  Processes: the launcher, one worker per stream, and what other backends
+ *	  ask of them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_WORKER_H
+#define SAGG_WORKER_H
+
+#include "stream_agg.h"
+
+/* slots.c: shared memory, called from _PG_init */
+extern void sagg_slots_init(void);
+
+/* launcher.c */
+extern void sagg_launcher_register(void);
+
+/* control.c */
+extern void sagg_require_preload(void);
+extern void sagg_label_database(void);
+extern void sagg_wake_launcher_at_commit(void);
+extern void sagg_lock_stream(Oid view);
+extern void sagg_forget_stream(Oid view);
+
+#endif							/* SAGG_WORKER_H */

@@ -1,0 +1,32 @@
+/*-------------------------------------------------------------------------
+ *
+ * write.h
+ *	  Stage 3, WRITE: a batch's output rows into the sink.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_WRITE_H
+#define SAGG_WRITE_H
+
+#include "stream_agg.h"
+
+#include "utils/tuplestore.h"
+
+typedef struct SaggSink SaggSink;
+
+/* sink_make.c */
+extern Oid	sagg_sink_make(Oid namespaceId, const char *relname,
+						   const SaggQuery *query, SaggOutputMode mode);
+
+/* sink_check.c */
+extern void sagg_sink_check(Oid sink, const SaggQuery *query,
+							SaggOutputMode mode);
+
+/* sink_write.c */
+extern SaggSink *sagg_sink_open(const SaggStream *stream);
+extern void sagg_sink_write(SaggSink *sink, const SaggQuery *query,
+							Tuplestorestate *output, Tuplestorestate *removed,
+							int64 *rows_out, int64 *rows_removed);
+extern void sagg_sink_close(SaggSink *sink);
+
+#endif							/* SAGG_WRITE_H */
