@@ -14,6 +14,9 @@
 extern SaggStream *sagg_stream_by_name(const char *name, bool missing_ok);
 extern SaggStream *sagg_stream_by_view(Oid view, bool missing_ok);
 
+extern void sagg_stream_check_owner(const SaggStream *stream);
+extern void sagg_stream_check_can_run(Oid owner);
+
 /* query_analyze.c */
 extern SaggQuery *sagg_query_analyze(Query *query, const char *event_time,
 									 SaggOutputMode mode, bool has_watermark);

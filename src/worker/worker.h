@@ -22,6 +22,5 @@ extern void sagg_require_preload(void);
 extern void sagg_label_database(void);
 extern void sagg_wake_launcher_at_commit(void);
 extern void sagg_lock_stream(Oid view);
-extern void sagg_forget_stream(Oid view);
 
 #endif							/* SAGG_WORKER_H */

@@ -1,0 +1,124 @@
+/*-------------------------------------------------------------------------
+ *
+ * control.c
+ *	  SQL functions that start, stop and drive streams.
+ *
+ * start_stream and stop_stream change the catalog row; workers follow at
+ * commit (notify.c).  Only the stream's owner may call them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+
+#include "define/define.h"
+#include "worker_internal.h"
+
+PG_FUNCTION_INFO_V1(stream_agg_start_stream);
+PG_FUNCTION_INFO_V1(stream_agg_stop_stream);
+
+/*
+ * Raises object_not_in_prerequisite_state unless the library was preloaded.
+ */
+void
+sagg_require_preload(void)
+{
+	if (sagg_shared == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream_agg must be loaded via shared_preload_libraries"),
+				 errhint("Add stream_agg to shared_preload_libraries in postgresql.conf and restart the server.")));
+}
+
+/*
+ * Lock the catalog row of a stream and set whether it shall run, as the owner
+ * of the extension.
+ */
+static void
+set_enabled(const SaggStream *stream, bool enabled)
+{
+	SaggOwnerContext owner;
+	Oid			types[3] = {OIDOID, BOOLOID, OIDOID};
+	Datum		values[3];
+
+	values[0] = ObjectIdGetDatum(stream->view);
+	values[1] = BoolGetDatum(enabled);
+	values[2] = ObjectIdGetDatum(MyDatabaseId);
+
+	SPI_connect();
+	sagg_become_extension_owner(&owner);
+	if (SPI_execute_with_args("UPDATE stream_agg.streams"
+							  "   SET enabled = $2,"
+							  "       database = CASE WHEN $2 THEN $3 ELSE database END"
+							  " WHERE query = $1",
+							  3, types, values, NULL, false, 0) != SPI_OK_UPDATE ||
+		SPI_processed != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("stream \"%s\" was dropped concurrently", stream->name)));
+	sagg_restore_user(&owner);
+	SPI_finish();
+}
+
+/*
+ * The stream of that name, if the current user owns it.
+ */
+static SaggStream *
+own_stream(FunctionCallInfo fcinfo)
+{
+	SaggStream *stream;
+
+	sagg_require_preload();
+	stream = sagg_stream_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	sagg_stream_check_owner(stream);
+	return stream;
+}
+
+/*
+ * start_stream(stream text): on commit the stream runs.  A failed stream
+ * tries again at once.
+ */
+Datum
+stream_agg_start_stream(PG_FUNCTION_ARGS)
+{
+	SaggStream *stream = own_stream(fcinfo);
+	SaggSlot   *slot;
+	bool		running;
+
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	slot = sagg_slot_find(MyDatabaseId, stream->view);
+	running = slot && slot->pid != 0 && slot->stop_holds == 0;
+	LWLockRelease(sagg_shared->lock);
+
+	if (running && stream->enabled)
+	{
+		ereport(NOTICE,
+				(errmsg("stream \"%s\" is already running", stream->name)));
+		PG_RETURN_VOID();
+	}
+	sagg_stream_check_can_run(stream->owner);
+	set_enabled(stream, true);
+	sagg_label_database();
+	sagg_revive_stream_at_commit(stream->view);
+	PG_RETURN_VOID();
+}
+
+/*
+ * stop_stream(stream text): returns when the worker has finished the batch it
+ * is in and has ended.  If the transaction aborts the stream goes on.
+ */
+Datum
+stream_agg_stop_stream(PG_FUNCTION_ARGS)
+{
+	SaggStream *stream = own_stream(fcinfo);
+
+	sagg_lock_stream(stream->view);
+	set_enabled(stream, false);
+	PG_RETURN_VOID();
+}

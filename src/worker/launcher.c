@@ -1,0 +1,331 @@
+/*-------------------------------------------------------------------------
+ *
+ * launcher.c
+ *	  The launcher: keeps one worker per stream running.
+ *
+ * It is connected to no database, so it never stands in the way of DROP
+ * DATABASE, and it contacts no broker.  Which databases have streams it reads
+ * from their security labels (label.c); which streams, it has a scout find
+ * out (scout.c).  It starts a worker for each slot that wants one, and starts
+ * it again, later each time, when it dies.  It sleeps on its latch until
+ * something changes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "worker_internal.h"
+
+#define NO_WORKER_RETRY_MS		10000
+#define SCOUT_RETRY_MS			10000
+
+PGDLLEXPORT void stream_agg_launcher_main(Datum arg);
+
+/* handles of the workers this launcher has registered, by slot */
+static BackgroundWorkerHandle **handles;
+
+/*
+ * Register the launcher; called by _PG_init in the postmaster.
+ */
+void
+sagg_launcher_register(void)
+{
+	BackgroundWorker worker = {0};
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 5;
+	strlcpy(worker.bgw_library_name, SAGG_EXTENSION, BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "stream_agg_launcher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "stream_agg launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "stream_agg launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+static void
+leave_shared_memory(int code, Datum arg)
+{
+	SpinLockAcquire(&sagg_shared->mutex);
+	sagg_shared->launcher = NULL;
+	SpinLockRelease(&sagg_shared->mutex);
+}
+
+/*
+ * Databases a scout shall visit: those marked since the last call, or all
+ * labelled ones.  Allocated in the current context.
+ */
+static List *
+take_dirty_databases(bool all)
+{
+	List	   *databases = NIL;
+	Oid			dirty[SAGG_DIRTY_DATABASES];
+	int			ndirty;
+
+	SpinLockAcquire(&sagg_shared->mutex);
+	ndirty = sagg_shared->ndirty;
+	memcpy(dirty, sagg_shared->dirty, sizeof(dirty));
+	sagg_shared->ndirty = 0;
+	SpinLockRelease(&sagg_shared->mutex);
+
+	if (all || ndirty > SAGG_DIRTY_DATABASES)
+	{
+		MemoryContext context = CurrentMemoryContext;
+		List	   *labelled;
+
+		StartTransactionCommand();
+		labelled = sagg_labelled_databases();
+		MemoryContextSwitchTo(context);
+		databases = list_copy(labelled);
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(context);
+	}
+	for (int i = 0; i < Min(ndirty, SAGG_DIRTY_DATABASES); i++)
+		databases = list_append_unique_oid(databases, dirty[i]);
+	return databases;
+}
+
+/*
+ * A worker that was registered and has not attached to its slot: did it die
+ * on the way?  The server log has the reason.
+ */
+static bool
+launch_failed(int i)
+{
+	SaggSlot   *slot = &sagg_shared->slots[i];
+	pid_t		pid;
+	bool		failed = false;
+
+	if (handles[i] == NULL ||
+		GetBackgroundWorkerPid(handles[i], &pid) != BGWH_STOPPED)
+		return false;
+	pfree(handles[i]);
+	handles[i] = NULL;
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	if (slot->launching)
+	{
+		failed = true;
+		slot->launching = false;
+		slot->deaths++;
+		slot->next_start = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   NO_WORKER_RETRY_MS);
+		sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE,
+							"the stream's worker could not connect to the database as the stream's owner; see the server log");
+	}
+	LWLockRelease(sagg_shared->lock);
+	return failed;
+}
+
+static bool
+register_worker(int i, const char *name)
+{
+	BackgroundWorker worker = {0};
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, SAGG_EXTENSION, BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "stream_agg_worker_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "stream_agg worker for %s", name);
+	strlcpy(worker.bgw_type, "stream_agg worker", BGW_MAXLEN);
+	worker.bgw_main_arg = Int32GetDatum(i);
+	worker.bgw_notify_pid = MyProcPid;
+	return RegisterDynamicBackgroundWorker(&worker, &handles[i]);
+}
+
+/*
+ * Start the worker of a slot if it wants one and it is time.  Returns when to
+ * look again, or 0.
+ */
+static TimestampTz
+tend_slot(int i, int *running)
+{
+	SaggSlot   *slot = &sagg_shared->slots[i];
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz again = 0;
+	bool		start = false;
+	char		name[SAGG_NAME_SIZE];
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	if (slot->in_use && slot->wanted && slot->pid == 0 && !slot->launching &&
+		slot->stop_holds == 0 && slot->state != SAGG_FAILED && sagg_enabled)
+	{
+		if (slot->next_start > now)
+			again = slot->next_start;
+		else if (*running >= sagg_max_streams)
+		{
+			sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+								"as many streams run as stream_agg.max_streams allows");
+			again = TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
+		}
+		else
+		{
+			slot->state = SAGG_STARTING;
+			slot->launching = start = true;
+			strlcpy(name, slot->name, sizeof(name));
+		}
+	}
+	if (slot->in_use && (slot->pid != 0 || slot->launching))
+		(*running)++;
+	LWLockRelease(sagg_shared->lock);
+
+	if (start && !register_worker(i, name))
+	{
+		LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+		slot->launching = false;
+		slot->next_start = again =
+			TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
+		sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+							"no free background worker slot; max_worker_processes may have to be raised");
+		LWLockRelease(sagg_shared->lock);
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("no free background worker slot for stream \"%s\"", name),
+				 errhint("Consider increasing max_worker_processes.")));
+	}
+	return again;
+}
+
+/*
+ * A worker could not even connect: perhaps its database is gone.  Frees the
+ * slots of databases without a label.
+ */
+static void
+forget_lost_databases(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	List	   *labelled;
+
+	StartTransactionCommand();
+	labelled = sagg_labelled_databases();
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+
+		if (slot->in_use && slot->pid == 0 && !slot->launching &&
+			!list_member_oid(labelled, slot->database))
+			sagg_slot_free(slot);
+	}
+	LWLockRelease(sagg_shared->lock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+}
+
+/*
+ * One round over databases and slots.  Returns how long to sleep, in ms, -1
+ * for "until the latch".
+ */
+static long
+one_round(bool all)
+{
+	TimestampTz again = 0;
+	int			running = 0;
+	bool		scouts_failed = false;
+	bool		lost = false;
+	List	   *databases = take_dirty_databases(all);
+	ListCell   *lc;
+
+	foreach(lc, databases)
+	{
+		if (!sagg_scout_run(lfirst_oid(lc)))
+		{
+			sagg_mark_database(lfirst_oid(lc));
+			scouts_failed = true;
+		}
+	}
+
+	for (int i = 0; i < sagg_shared->nslots; i++)
+		lost = launch_failed(i) || lost;
+	if (lost)
+		forget_lost_databases();
+
+	/* those that run come first, so that they are counted */
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		if (sagg_shared->slots[i].pid != 0)
+			(void) tend_slot(i, &running);
+	}
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		TimestampTz next;
+
+		if (sagg_shared->slots[i].pid != 0)
+			continue;
+		next = tend_slot(i, &running);
+		if (next != 0 && (again == 0 || next < again))
+			again = next;
+	}
+
+	if (scouts_failed)
+	{
+		TimestampTz retry = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														SCOUT_RETRY_MS);
+
+		if (again == 0 || retry < again)
+			again = retry;
+	}
+	if (again == 0)
+		return -1;
+	return Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), again));
+}
+
+/*
+ * Main function of the launcher.
+ */
+void
+stream_agg_launcher_main(Datum arg)
+{
+	MemoryContext round_context;
+	bool		all = true;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	handles = MemoryContextAllocZero(TopMemoryContext,
+									 sizeof(BackgroundWorkerHandle *) * sagg_shared->nslots);
+	round_context = AllocSetContextCreate(TopMemoryContext,
+										  "stream_agg launcher round",
+										  ALLOCSET_DEFAULT_SIZES);
+	before_shmem_exit(leave_shared_memory, (Datum) 0);
+	SpinLockAcquire(&sagg_shared->mutex);
+	sagg_shared->launcher = MyLatch;
+	SpinLockRelease(&sagg_shared->mutex);
+
+	for (;;)
+	{
+		long		sleep_ms;
+
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+
+		MemoryContextReset(round_context);
+		MemoryContextSwitchTo(round_context);
+		sleep_ms = one_round(all);
+		all = false;
+
+		pgstat_report_activity(STATE_IDLE, NULL);
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+						 (sleep_ms >= 0 ? WL_TIMEOUT : 0),
+						 sleep_ms, SAGG_WAIT_EVENT("StreamAggLauncherMain"));
+	}
+}

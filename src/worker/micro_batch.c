@@ -1,0 +1,261 @@
+/*-------------------------------------------------------------------------
+ *
+ * micro_batch.c
+ *	  One micro-batch: the place where the stages meet.
+ *
+ *		READ -> EXECUTE -> WRITE -> CHECKPOINT -> COMMIT -> publish
+ *
+ * READ waits for Kafka, outside of any transaction.  The other stages share
+ * one transaction (I1): output rows, offsets, state and watermark are
+ * committed together or not at all.  Only after the commit is shared memory
+ * told (I3); an ERROR before it leaves to the worker to put back the store.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/parallel.h"
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "define/define.h"
+#include "worker_internal.h"
+
+/* a warning is logged when more than this share of a batch was late */
+#define LATE_SHARE_WARNING		10	/* one tenth */
+
+typedef struct StageClock
+{
+	instr_time	started;
+	SaggStage	stage;
+	SaggCommit *commit;
+} StageClock;
+
+static void
+enter_stage(SaggSession *session, StageClock *clock, SaggStage stage)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	if (stage != SAGG_READ)
+	{
+		instr_time	spent = now;
+
+		INSTR_TIME_SUBTRACT(spent, clock->started);
+		clock->commit->stage_time[clock->stage] += INSTR_TIME_GET_MICROSEC(spent);
+	}
+	clock->started = now;
+	clock->stage = stage;
+	sagg_session_stage(session, stage);
+}
+
+/*
+ * READ: all records of the plan's ranges, in memory or in a temporary file.
+ */
+static void
+read_records(SaggSession *session, const SaggPlan *plan)
+{
+	TimestampTz last_progress = GetCurrentTimestamp();
+
+	sagg_reader_begin(session->reader, plan->ranges, plan->nranges);
+	while (!sagg_reader_collect(session->reader))
+	{
+		if (sagg_session_wait(session, true, 1000))
+			last_progress = GetCurrentTimestamp();
+		else if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
+											sagg_kafka_timeout_ms))
+		{
+			const char *trouble = sagg_reader_trouble(session->reader);
+
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("no records of topic \"%s\" from Kafka for %d s",
+							sagg_reader_topic(session->reader),
+							sagg_kafka_timeout_ms / 1000),
+					 trouble ? errdetail("The broker connection reports: %s.", trouble) : 0));
+		}
+	}
+}
+
+/*
+ * Begin the batch's transaction, with the plan's batch time as now().
+ * StartTransaction takes the time of the statement for that; a parallel worker
+ * is who may set it, as here.
+ */
+static void
+begin_transaction(SaggSession *session, const SaggPlan *plan)
+{
+	int			save = ParallelWorkerNumber;
+
+	ParallelWorkerNumber = 0;
+	SetParallelStartTimestamps(plan->batch_time, plan->batch_time);
+	ParallelWorkerNumber = save;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(session->batch_memory);
+	sagg_session_check_stream(session);
+}
+
+/*
+ * The state store as of the last commit: in shared memory if that is intact,
+ * else from the checkpoint.
+ */
+static SaggExecution *
+begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
+{
+	SaggExecution *execution;
+	bool		fresh = false;
+
+	if (session->store && session->fingerprint != query->fingerprint)
+	{
+		sagg_store_close(session->store);
+		session->store = NULL;
+	}
+	if (session->store == NULL)
+	{
+		session->store_restored = false;
+		session->store = sagg_store_open(&session->slot->store,
+										 sagg_shared->store_tranche,
+										 query->fingerprint,
+										 session->progress->batch, &fresh);
+		session->fingerprint = query->fingerprint;
+	}
+	execution = sagg_execution_begin(session->store, session->stream, query, plan);
+	if (fresh)
+		sagg_checkpoint_restore(session->checkpoint, session->progress,
+								sagg_execution_state(execution));
+	session->store_restored = true;
+	return execution;
+}
+
+/*
+ * EXECUTE: the records through the query into groups.
+ */
+static void
+execute(SaggSession *session, SaggExecution *execution, SaggCommit *commit)
+{
+	SaggBatch  *batch = sagg_reader_batch(session->reader);
+	SaggCounts *counts = &commit->counts;
+
+	sagg_scan_attach(session->stream->source, batch);
+	sagg_execution_run(execution);
+	sagg_scan_detach();
+	sagg_execution_close(execution, counts, &commit->watermark);
+
+	counts->delivered = sagg_batch_records(batch);
+	counts->filtered = counts->delivered - counts->aggregated - counts->late -
+		counts->null_time - counts->dead_lettered;
+	if (counts->filtered < 0)
+		elog(ERROR, "more rows than records: " INT64_FORMAT " of " INT64_FORMAT,
+			 counts->delivered - counts->filtered, counts->delivered);
+}
+
+/*
+ * Constraints and triggers that wait for the commit run now, as the owner,
+ * before CHECKPOINT (I8).
+ */
+static void
+fire_deferred_triggers(void)
+{
+	ConstraintsSetStmt *stmt = makeNode(ConstraintsSetStmt);
+
+	stmt->constraints = NIL;
+	stmt->deferred = false;
+	AfterTriggerSetState(stmt);
+}
+
+/*
+ * The session's view of the progress, after a commit.
+ */
+static void
+advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
+{
+	SaggProgress *progress = session->progress;
+
+	for (int i = 0; i < plan->nranges; i++)
+	{
+		for (int j = 0; j < progress->npositions; j++)
+		{
+			if (progress->positions[j].partition == plan->ranges[i].partition)
+				progress->positions[j].start = progress->positions[j].end =
+					plan->ranges[i].end;
+		}
+	}
+	progress->batch = plan->batch;
+	progress->watermark = commit->watermark;
+	progress->totals.delivered += commit->counts.delivered;
+	progress->totals.aggregated += commit->counts.aggregated;
+	progress->totals.late += commit->counts.late;
+	progress->totals.null_time += commit->counts.null_time;
+	progress->totals.dead_lettered += commit->counts.dead_lettered;
+	progress->totals.filtered += commit->counts.filtered;
+	progress->total_rows_out += commit->rows_out;
+	progress->total_rows_removed += commit->rows_removed;
+}
+
+/*
+ * Many late records are a sign of something to look at.
+ */
+static void
+warn_of_late_records(const SaggSession *session, const SaggCounts *counts)
+{
+	if (counts->late * LATE_SHARE_WARNING > counts->aggregated + counts->late)
+		ereport(WARNING,
+				(errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were late",
+						session->stream->name, counts->late,
+						counts->aggregated + counts->late),
+				 errdetail("Their windows end at or before the watermark, so they are counted and left out."),
+				 errhint("Perhaps one partition is ahead of the others, the clock of a producer is far ahead, or the stream's watermark is too short.")));
+}
+
+/*
+ * Run a planned batch to its commit.  Raises an ERROR when it fails, and the
+ * worker then cleans up and runs the same plan again.
+ */
+void
+sagg_micro_batch(SaggSession *session, SaggPlan *plan)
+{
+	SaggCommit	commit = {0};
+	StageClock	clock = {.commit = &commit};
+	SaggQuery  *query;
+	SaggExecution *execution;
+
+	session->plan = plan;
+
+	enter_stage(session, &clock, SAGG_READ);
+	read_records(session, plan);
+
+	enter_stage(session, &clock, SAGG_EXECUTE);
+	begin_transaction(session, plan);
+	query = sagg_query_of_view(session->stream);
+	execution = begin_execution(session, query, plan);
+	execute(session, execution, &commit);
+
+	enter_stage(session, &clock, SAGG_WRITE);
+	sagg_sink_write(session->sink, query,
+					sagg_execution_output(execution),
+					sagg_execution_removed(execution),
+					&commit.rows_out, &commit.rows_removed);
+	fire_deferred_triggers();
+
+	enter_stage(session, &clock, SAGG_CHECKPOINT);
+	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, &commit,
+						   sagg_execution_state(execution));
+	sagg_execution_end(execution);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+
+	sagg_store_publish(session->store);
+	sagg_checkpoint_published(session->checkpoint);
+	advance(session, plan, &commit);
+	sagg_reader_release(session->reader);
+	MemoryContextSwitchTo(session->memory);
+	sagg_publish_statistics(session);
+	warn_of_late_records(session, &commit.counts);
+}

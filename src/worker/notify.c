@@ -1,0 +1,221 @@
+/*-------------------------------------------------------------------------
+ *
+ * notify.c
+ *	  What a transaction that changes streams tells the launcher and the
+ *	  workers, and when.
+ *
+ * Definitions are transactional, workers are not.  So everything that makes a
+ * worker start waits for the commit, and a stream that shall not run while a
+ * transaction changes it is held (stop_holds) until that transaction ends,
+ * whichever way.  Transaction callbacks touch shared memory only: an ERROR
+ * there would be a PANIC.
+ *
+ * Locks: the stream's lock is a heavyweight lock on (view, 1).  A worker holds
+ * it at session level for as long as it works (I2), a transaction that stops
+ * or drops the stream takes it after asking the worker to end.  It is waited
+ * for with the deadlock detector watching, since the worker's batch may itself
+ * wait for a lock of the transaction, on the sink say.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "worker_internal.h"
+
+/* what the current transaction shall do at its end; in TopMemoryContext */
+static bool wake_at_commit = false;
+static List *held_views = NIL;	/* one entry for each hold */
+static List *dropped_views = NIL;	/* slots to free at commit */
+static List *revived_views = NIL;	/* failed streams to start at commit */
+
+static object_access_hook_type prev_object_access_hook = NULL;
+
+void
+sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view)
+{
+	SET_LOCKTAG_OBJECT(*tag, database, RelationRelationId, view, 1);
+}
+
+static void
+remember(List **list, Oid view)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	*list = lappend_oid(*list, view);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+forget_all(List **list)
+{
+	list_free(*list);
+	*list = NIL;
+}
+
+/*
+ * Tell the launcher at commit that streams of this database have changed.
+ */
+void
+sagg_wake_launcher_at_commit(void)
+{
+	wake_at_commit = true;
+}
+
+/*
+ * At commit: a stream that had failed, or waits before a retry, starts at
+ * once.
+ */
+void
+sagg_revive_stream_at_commit(Oid view)
+{
+	remember(&revived_views, view);
+	wake_at_commit = true;
+}
+
+/*
+ * Keep a stream from running until the current transaction ends, and return
+ * when no worker runs it: its batch at hand is finished first.
+ */
+void
+sagg_lock_stream(Oid view)
+{
+	LOCKTAG		tag;
+	SaggSlot   *slot;
+
+	sagg_require_preload();
+
+	/* room for the entry first: after it nothing may fail before it is noted */
+	remember(&held_views, InvalidOid);
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	slot = sagg_slot_find(MyDatabaseId, view);
+	if (slot)
+	{
+		slot->stop_holds++;
+		llast_oid(held_views) = view;
+		if (slot->latch)
+			SetLatch(slot->latch);
+	}
+	LWLockRelease(sagg_shared->lock);
+	wake_at_commit = true;
+
+	sagg_stream_locktag(&tag, MyDatabaseId, view);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+/*
+ * A stream's view is being dropped, by whatever command: end its worker, free
+ * its slot at commit.
+ */
+static void
+on_object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
+				 void *arg)
+{
+	bool		ours = false;
+
+	if (prev_object_access_hook)
+		prev_object_access_hook(access, classId, objectId, subId, arg);
+
+	if (access != OAT_DROP || classId != RelationRelationId || subId != 0 ||
+		sagg_shared == NULL)
+		return;
+
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	ours = sagg_slot_find(MyDatabaseId, objectId) != NULL;
+	LWLockRelease(sagg_shared->lock);
+	if (ours)
+	{
+		sagg_lock_stream(objectId);
+		remember(&dropped_views, objectId);
+	}
+}
+
+/*
+ * End of the transaction: let go of what was held, do what waited for the
+ * commit.
+ */
+static void
+release_streams(bool commit)
+{
+	ListCell   *lc;
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	foreach(lc, held_views)
+	{
+		SaggSlot   *slot = sagg_slot_find(MyDatabaseId, lfirst_oid(lc));
+
+		if (slot && slot->stop_holds > 0)
+			slot->stop_holds--;
+	}
+	foreach(lc, dropped_views)
+	{
+		SaggSlot   *slot = sagg_slot_find(MyDatabaseId, lfirst_oid(lc));
+
+		if (commit && slot && slot->pid == 0 && !slot->launching)
+			sagg_slot_free(slot);
+	}
+	foreach(lc, revived_views)
+	{
+		SaggSlot   *slot = sagg_slot_find(MyDatabaseId, lfirst_oid(lc));
+
+		if (commit && slot && slot->pid == 0)
+		{
+			slot->state = SAGG_STARTING;
+			slot->deaths = 0;
+			slot->next_start = 0;
+			slot->last_error[0] = '\0';
+			slot->last_error_time = 0;
+		}
+	}
+	LWLockRelease(sagg_shared->lock);
+
+	forget_all(&held_views);
+	forget_all(&dropped_views);
+	forget_all(&revived_views);
+	sagg_mark_database(MyDatabaseId);
+}
+
+static void
+on_transaction(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_ABORT:
+			/* an abort matters only if streams were held meanwhile */
+			if (wake_at_commit &&
+				(event == XACT_EVENT_COMMIT || held_views != NIL))
+				release_streams(event == XACT_EVENT_COMMIT);
+			else
+			{
+				forget_all(&dropped_views);
+				forget_all(&revived_views);
+			}
+			wake_at_commit = false;
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			if (wake_at_commit)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has created, started, stopped or dropped a stream")));
+			break;
+		default:
+			break;
+	}
+}
+
+void
+sagg_notify_init(void)
+{
+	RegisterXactCallback(on_transaction, NULL);
+	prev_object_access_hook = object_access_hook;
+	object_access_hook = on_object_access;
+}

@@ -1,0 +1,241 @@
+/*-------------------------------------------------------------------------
+ *
+ * scout.c
+ *	  A scout: looks once which streams of a database shall run.
+ *
+ * A short-lived worker, started by the launcher after a commit that changed
+ * streams and at server start.  It is connected as the bootstrap superuser and
+ * therefore runs no SQL, calls no function of the database and reads nothing
+ * but stream_agg.streams, by a table scan, after checking that it is the
+ * extension's own table.  What it finds goes into the slots.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "commands/extension.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "worker_internal.h"
+
+PGDLLEXPORT void stream_agg_scout_main(Datum arg);
+
+/*
+ * Have a scout look at a database and wait until it is back.  Returns false
+ * when it could not even be started, so that the caller tries again.
+ */
+bool
+sagg_scout_run(Oid database)
+{
+	BackgroundWorker worker = {0};
+	BackgroundWorkerHandle *handle;
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, SAGG_EXTENSION, BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "stream_agg_scout_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "stream_agg scout", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "stream_agg scout", BGW_MAXLEN);
+	worker.bgw_main_arg = ObjectIdGetDatum(database);
+	worker.bgw_notify_pid = MyProcPid;
+	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("no free background worker slot to look for streams"),
+				 errhint("Consider increasing max_worker_processes.")));
+		return false;
+	}
+	if (WaitForBackgroundWorkerShutdown(handle) == BGWH_POSTMASTER_DIED)
+		proc_exit(1);
+	pfree(handle);
+	return true;
+}
+
+/*
+ * stream_agg.streams, or NULL unless it is what CREATE EXTENSION made.
+ */
+static Relation
+open_streams(void)
+{
+	Oid			extension = get_extension_oid(SAGG_EXTENSION, true);
+	Oid			nsp = get_namespace_oid(SAGG_SCHEMA, true);
+	Oid			relid = OidIsValid(nsp) ? get_relname_relid("streams", nsp) : InvalidOid;
+
+	if (!OidIsValid(extension) || !OidIsValid(relid) ||
+		get_rel_relkind(relid) != RELKIND_RELATION ||
+		getExtensionOfObject(RelationRelationId, relid) != extension)
+		return NULL;
+	return table_open(relid, AccessShareLock);
+}
+
+static Datum
+column(TupleTableSlot *row, Relation rel, const char *name, bool *isnull)
+{
+	AttrNumber	attno = get_attnum(RelationGetRelid(rel), name);
+
+	if (attno == InvalidAttrNumber)
+	{
+		*isnull = true;
+		return (Datum) 0;
+	}
+	return slot_getattr(row, attno, isnull);
+}
+
+static Oid
+owner_of(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+		ReleaseSysCache(tuple);
+	}
+	return owner;
+}
+
+/*
+ * Put one stream that shall run into its slot.
+ */
+static void
+want_stream(Oid view, Oid owner, const char *name)
+{
+	SaggSlot   *slot;
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	slot = sagg_slot_find(MyDatabaseId, view);
+	if (slot == NULL)
+		slot = sagg_slot_allocate(MyDatabaseId, view);
+	if (slot != NULL)
+	{
+		if (slot->pid == 0)
+			strlcpy(slot->name, name, sizeof(slot->name));
+		if (slot->owner != owner)
+		{
+			slot->owner = owner;
+			slot->next_start = 0;
+		}
+		if (!slot->wanted && slot->state == SAGG_STOPPED)
+			slot->state = SAGG_STARTING;
+		slot->wanted = true;
+		ConditionVariableBroadcast(&slot->changed);
+	}
+	LWLockRelease(sagg_shared->lock);
+
+	if (slot == NULL)
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("no free slot for stream \"%s\"", name),
+				 errhint("Consider increasing stream_agg.max_streams.")));
+}
+
+/*
+ * Streams of this database that are not to run, or not there at all: their
+ * slots are not wanted.  Of those there the slot stays, with its last error.
+ */
+static void
+dismiss_others(List *wanted, List *present)
+{
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+
+		if (!slot->in_use || slot->database != MyDatabaseId ||
+			list_member_oid(wanted, slot->view))
+			continue;
+		slot->wanted = false;
+		if (slot->latch)
+			SetLatch(slot->latch);
+		if (slot->pid == 0)
+		{
+			slot->state = SAGG_STOPPED;
+			if (!list_member_oid(present, slot->view) && !slot->launching &&
+				slot->stop_holds == 0)
+				sagg_slot_free(slot);
+		}
+	}
+	LWLockRelease(sagg_shared->lock);
+	ConditionVariableBroadcast(&sagg_shared->slots_changed);
+}
+
+static void
+look_at_streams(Relation rel)
+{
+	List	   *wanted = NIL;
+	List	   *present = NIL;
+	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	TupleTableSlot *row = table_slot_create(rel, NULL);
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	{
+		bool		isnull[4];
+		Datum		name = column(row, rel, "stream", &isnull[0]);
+		Datum		view = column(row, rel, "query", &isnull[1]);
+		Datum		enabled = column(row, rel, "enabled", &isnull[2]);
+		Datum		database = column(row, rel, "database", &isnull[3]);
+		Oid			owner;
+
+		CHECK_FOR_INTERRUPTS();
+		if (isnull[0] || isnull[1] || isnull[2] || isnull[3])
+			continue;
+		owner = owner_of(DatumGetObjectId(view));
+		if (!OidIsValid(owner))
+			continue;
+		present = lappend_oid(present, DatumGetObjectId(view));
+		if (DatumGetBool(enabled) && DatumGetObjectId(database) == MyDatabaseId)
+		{
+			wanted = lappend_oid(wanted, DatumGetObjectId(view));
+			want_stream(DatumGetObjectId(view), owner, TextDatumGetCString(name));
+		}
+	}
+	ExecDropSingleTupleTableSlot(row);
+	table_endscan(scan);
+	dismiss_others(wanted, present);
+}
+
+/*
+ * Main function of a scout; the argument is the database's OID.
+ */
+void
+stream_agg_scout_main(Datum arg)
+{
+	Relation	rel;
+
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	pgstat_report_activity(STATE_RUNNING, "stream_agg: looking for streams");
+	rel = open_streams();
+	if (rel)
+	{
+		look_at_streams(rel);
+		table_close(rel, AccessShareLock);
+	}
+	else
+		dismiss_others(NIL, NIL);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	proc_exit(0);
+}

@@ -1,0 +1,236 @@
+/*-------------------------------------------------------------------------
+ *
+ * slots.c
+ *	  The shared memory of stream_agg: one slot per stream.
+ *
+ * A slot is what backends, the launcher and the stream's worker know of a
+ * running stream; the catalog is what shall be.  Slots are filled by scouts
+ * (scout.c) from the catalog, so nothing is lost when they are: after a crash
+ * restart they start empty.
+ *
+ * SaggShared->lock is held for memory accesses only, never while waiting.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/timestamp.h"
+
+#include "worker_internal.h"
+
+SaggShared *sagg_shared = NULL;
+
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+static int
+slot_count(void)
+{
+	return sagg_max_streams + SAGG_SPARE_SLOTS;
+}
+
+static Size
+shared_size(void)
+{
+	Size		size = offsetof(SaggShared, slots);
+
+	size = add_size(size, mul_size(slot_count(), sizeof(SaggSlot)));
+	return MAXALIGN(size);
+}
+
+static Size
+partitions_size(void)
+{
+	return mul_size(mul_size(slot_count(), sagg_max_partitions),
+					sizeof(SaggSlotPartition));
+}
+
+static void
+shmem_request(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+	RequestAddinShmemSpace(add_size(shared_size(), partitions_size()));
+	RequestNamedLWLockTranche("stream_agg", 1);
+}
+
+static void
+shmem_startup(void)
+{
+	bool		found;
+
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	sagg_shared = ShmemInitStruct("stream_agg",
+								  add_size(shared_size(), partitions_size()),
+								  &found);
+	if (!found)
+	{
+		SaggSlotPartition *partitions;
+
+		memset(sagg_shared, 0, add_size(shared_size(), partitions_size()));
+		partitions = (SaggSlotPartition *) ((char *) sagg_shared + shared_size());
+		sagg_shared->lock = &(GetNamedLWLockTranche("stream_agg"))->lock;
+		sagg_shared->store_tranche = LWLockNewTrancheId();
+		SpinLockInit(&sagg_shared->mutex);
+		ConditionVariableInit(&sagg_shared->slots_changed);
+		sagg_shared->nslots = slot_count();
+		for (int i = 0; i < sagg_shared->nslots; i++)
+		{
+			SaggSlot   *slot = &sagg_shared->slots[i];
+
+			slot->store = DSM_HANDLE_INVALID;
+			slot->partitions = partitions + (Size) i * sagg_max_partitions;
+			ConditionVariableInit(&slot->changed);
+		}
+	}
+	LWLockRelease(AddinShmemInitLock);
+
+	LWLockRegisterTranche(sagg_shared->store_tranche, "stream_agg_state");
+}
+
+/*
+ * Called by _PG_init in the postmaster: reserves shared memory and installs
+ * the hooks of this room.
+ */
+void
+sagg_slots_init(void)
+{
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = shmem_request;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = shmem_startup;
+
+	sagg_label_init();
+	sagg_notify_init();
+}
+
+/*
+ * The slot of a stream, or NULL.
+ */
+SaggSlot *
+sagg_slot_find(Oid database, Oid view)
+{
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+
+		if (slot->in_use && slot->database == database && slot->view == view)
+			return slot;
+	}
+	return NULL;
+}
+
+/*
+ * A new slot for a stream; one of a stream that does not run is taken when
+ * there is no free one.  NULL when all are busy.  The caller fills in the
+ * rest.
+ */
+SaggSlot *
+sagg_slot_allocate(Oid database, Oid view)
+{
+	SaggSlot   *found = NULL;
+
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+
+		if (!slot->in_use)
+		{
+			found = slot;
+			break;
+		}
+		if (found == NULL && !slot->wanted && slot->pid == 0 &&
+			!slot->launching && slot->stop_holds == 0)
+			found = slot;
+	}
+	if (found == NULL)
+		return NULL;
+
+	sagg_slot_free(found);
+	found->in_use = true;
+	found->database = database;
+	found->view = view;
+	return found;
+}
+
+/*
+ * Make a slot free.  The store must have been discarded.  request_seq and
+ * done_seq stay, they only ever grow.
+ */
+void
+sagg_slot_free(SaggSlot *slot)
+{
+	Assert(slot->pid == 0);
+
+	slot->in_use = false;
+	slot->database = InvalidOid;
+	slot->view = InvalidOid;
+	slot->owner = InvalidOid;
+	slot->name[0] = '\0';
+	slot->wanted = false;
+	slot->stop_holds = 0;
+	slot->launching = false;
+	slot->deaths = 0;
+	slot->next_start = 0;
+	slot->state = SAGG_STOPPED;
+	slot->latch = NULL;
+	slot->last_error[0] = '\0';
+	slot->last_sqlstate = 0;
+	slot->last_error_time = 0;
+	slot->batches = slot->rows_in = slot->rows_out = 0;
+	slot->state_rows = slot->state_bytes = 0;
+	slot->npartitions = 0;
+	ConditionVariableBroadcast(&slot->changed);
+}
+
+/*
+ * Remember an error for pg_stat_stream_agg.  The message is cut at a
+ * character boundary if it is too long.
+ */
+void
+sagg_slot_set_error(SaggSlot *slot, int sqlstate, const char *message)
+{
+	int			len = strlen(message);
+
+	if (len >= SAGG_ERROR_SIZE)
+		len = pg_mbcliplen(message, len, SAGG_ERROR_SIZE - 1);
+	memcpy(slot->last_error, message, len);
+	slot->last_error[len] = '\0';
+	slot->last_sqlstate = sqlstate;
+	slot->last_error_time = GetCurrentTimestamp();
+	ConditionVariableBroadcast(&slot->changed);
+}
+
+/*
+ * Tell the launcher that the streams of a database have changed.  Cannot
+ * fail: transaction callbacks use it.
+ */
+void
+sagg_mark_database(Oid database)
+{
+	Latch	   *launcher;
+	bool		known = false;
+
+	SpinLockAcquire(&sagg_shared->mutex);
+	for (int i = 0; i < Min(sagg_shared->ndirty, SAGG_DIRTY_DATABASES); i++)
+		known = known || sagg_shared->dirty[i] == database;
+	if (!known)
+	{
+		if (sagg_shared->ndirty < SAGG_DIRTY_DATABASES)
+			sagg_shared->dirty[sagg_shared->ndirty++] = database;
+		else
+			sagg_shared->ndirty = SAGG_DIRTY_DATABASES + 1;
+	}
+	launcher = sagg_shared->launcher;
+	SpinLockRelease(&sagg_shared->mutex);
+
+	if (launcher)
+		SetLatch(launcher);
+}

@@ -1,0 +1,537 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_worker.c
+ *	  The worker of a stream: its life from attaching to the slot to the end.
+ *
+ * A worker connects as the stream's owner (I8), takes the stream's lock at
+ * session level before it touches shared state (I2), opens a session - reader,
+ * checkpoint, sink, state store - and runs micro-batches until it is told to
+ * stop.  On an ERROR the session is closed, shared state is put back (I3) and,
+ * after a delay, a new session goes on with the same plan; the process stays.
+ * On anything worse the process ends and the launcher starts another.
+ *
+ * Never: a transaction open while waiting for Kafka or for a trigger.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "define/define.h"
+#include "worker_internal.h"
+
+PGDLLEXPORT void stream_agg_worker_main(Datum arg);
+
+/* first delay before a retry; doubles up to stream_agg.max_retry_delay */
+#define FIRST_RETRY_DELAY_MS	100
+
+static SaggSlot *my_slot;
+static SaggExit my_exit = SAGG_EXIT_DIED;
+
+/*
+ * The process ends: give the slot back and let the launcher decide.
+ */
+static void
+detach_from_slot(int code, Datum arg)
+{
+	SaggSlot   *slot = my_slot;
+	Oid			database = slot->database;
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	slot->pid = 0;
+	slot->latch = NULL;
+	switch (my_exit)
+	{
+		case SAGG_EXIT_DIED:
+			slot->deaths++;
+			slot->state = SAGG_STARTING;
+			slot->next_start =
+				TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											Min((int64) FIRST_RETRY_DELAY_MS << Min(slot->deaths, 20),
+												sagg_max_retry_delay_ms));
+			break;
+		case SAGG_EXIT_STOPPED:
+			if (slot->state != SAGG_FAILED)
+				slot->state = SAGG_STOPPED;
+			break;
+		case SAGG_EXIT_GONE:
+			slot->wanted = false;
+			slot->state = SAGG_STOPPED;
+			break;
+		case SAGG_EXIT_CHANGED:
+			slot->state = SAGG_STARTING;
+			break;
+	}
+	ConditionVariableBroadcast(&slot->changed);
+	LWLockRelease(sagg_shared->lock);
+	sagg_mark_database(database);
+}
+
+static void
+attach_to_slot(int i)
+{
+	SaggSlot   *slot = &sagg_shared->slots[i];
+	bool		mine;
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	mine = slot->in_use && slot->wanted && slot->pid == 0;
+	slot->launching = false;
+	if (mine)
+	{
+		slot->pid = MyProcPid;
+		slot->latch = MyLatch;
+	}
+	LWLockRelease(sagg_shared->lock);
+	if (!mine)
+		proc_exit(0);
+	my_slot = slot;
+	before_shmem_exit(detach_from_slot, (Datum) 0);
+}
+
+/*
+ * End the process in good order.
+ */
+static void
+leave(SaggExit how)
+{
+	my_exit = how;
+	proc_exit(0);
+}
+
+static bool
+told_to_stop(const SaggSlot *slot)
+{
+	bool		stop;
+
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	stop = slot->stop_holds > 0 || !slot->wanted || !sagg_enabled;
+	LWLockRelease(sagg_shared->lock);
+	return stop;
+}
+
+/*
+ * Serve interrupts and settings; end the process if the stream is to stop.
+ * To be called outside of transactions only.
+ */
+void
+sagg_session_check_stop(SaggSession *session)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	if (told_to_stop(session->slot))
+	{
+		/* the next worker restores from the checkpoint */
+		if (session->store)
+		{
+			sagg_store_close(session->store);
+			session->store = NULL;
+		}
+		sagg_store_discard(&session->slot->store);
+		leave(SAGG_EXIT_STOPPED);
+	}
+}
+
+/*
+ * Show a stage in pg_stat_stream_agg and pg_stat_activity.
+ */
+void
+sagg_session_stage(SaggSession *session, SaggStage stage)
+{
+	static const char *const names[SAGG_STAGES] =
+	{"READ", "EXECUTE", "WRITE", "CHECKPOINT"};
+	char		activity[SAGG_NAME_SIZE + 64];
+
+	session->slot->stage = stage;
+	snprintf(activity, sizeof(activity), "stream \"%s\", batch " INT64_FORMAT ": %s",
+			 session->slot->name, session->plan->batch, names[stage]);
+	pgstat_report_activity(STATE_RUNNING, activity);
+}
+
+/*
+ * Sleep until the latch is set, Kafka has something (if "kafka"), or the time
+ * is over (-1: no limit).  Returns true if Kafka has something.
+ */
+bool
+sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms)
+{
+	static uint32 wait_kafka = 0;
+	static uint32 wait_trigger = 0;
+	WaitEvent	events[2];
+	bool		readable = false;
+	int			n;
+
+	if (wait_kafka == 0)
+	{
+		wait_trigger = SAGG_WAIT_EVENT("StreamAggTrigger");
+		wait_kafka = SAGG_WAIT_EVENT("StreamAggKafka");
+	}
+
+	if (!kafka)
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+						 (timeout_ms >= 0 ? WL_TIMEOUT : 0),
+						 timeout_ms, wait_trigger);
+	else
+	{
+		n = WaitEventSetWait(session->waitset, timeout_ms, events, 2, wait_kafka);
+		for (int i = 0; i < n; i++)
+			readable = readable || (events[i].events & WL_SOCKET_READABLE) != 0;
+	}
+	ResetLatch(MyLatch);
+	sagg_session_check_stop(session);
+	return readable;
+}
+
+/*
+ * The settings captured when the stream was created, and those a batch
+ * depends on whatever the role or the database say.
+ */
+static void
+apply_settings(const SaggStream *stream)
+{
+	SetConfigOption("timezone", stream->timezone, PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("datestyle", stream->datestyle, PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("intervalstyle", stream->intervalstyle, PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("search_path", stream->search_path, PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("default_transaction_deferrable", "off", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("row_security", "on", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("application_name", stream->name, PGC_USERSET, PGC_S_SESSION);
+}
+
+/*
+ * Read the definition, in a transaction, and take the stream's lock.  Ends
+ * the process if there is no such stream for this worker.
+ */
+static void
+load_stream(SaggSession *session)
+{
+	LOCKTAG		tag;
+
+	sagg_stream_locktag(&tag, MyDatabaseId, session->slot->view);
+	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+	{
+		ereport(LOG,
+				(errmsg("another process holds stream \"%s\"", session->slot->name),
+				 errdetail("This worker ends without having touched the stream's state.")));
+		leave(SAGG_EXIT_DIED);
+	}
+
+	if (!sagg_extension_exists())
+		leave(SAGG_EXIT_GONE);
+	MemoryContextSwitchTo(session->memory);
+	session->stream = sagg_stream_by_view(session->slot->view, true);
+	if (session->stream == NULL)
+		leave(SAGG_EXIT_GONE);
+	if (session->stream->owner != GetUserId() || !session->stream->enabled ||
+		session->stream->database != MyDatabaseId)
+		leave(SAGG_EXIT_CHANGED);
+	apply_settings(session->stream);
+}
+
+/*
+ * In a batch's transaction: is the stream still there, and still this
+ * worker's?  Ends the process if not.
+ */
+void
+sagg_session_check_stream(SaggSession *session)
+{
+	HeapTuple	tuple;
+	Oid			owner = InvalidOid;
+
+	if (sagg_extension_exists())
+	{
+		tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(session->slot->view));
+		if (HeapTupleIsValid(tuple))
+		{
+			owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+			ReleaseSysCache(tuple);
+		}
+	}
+	if (!OidIsValid(owner))
+		leave(SAGG_EXIT_GONE);
+	if (owner != GetUserId())
+		leave(SAGG_EXIT_CHANGED);
+}
+
+/*
+ * Open everything a batch needs.  Contacts Kafka only after the transaction.
+ */
+static void
+open_session(SaggSession *session)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	load_stream(session);
+
+	MemoryContextSwitchTo(session->memory);
+	session->batch_memory = AllocSetContextCreate(session->memory,
+												  "stream_agg batch",
+												  ALLOCSET_DEFAULT_SIZES);
+	session->checkpoint = sagg_checkpoint_open(session->stream->name);
+	session->sink = sagg_sink_open(session->stream);
+	session->progress = sagg_checkpoint_progress(session->checkpoint);
+	session->reader = sagg_reader_open(session->stream->source);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(session->memory);
+
+	session->waitset = SAGG_CREATE_WAIT_EVENT_SET(3);
+	AddWaitEventToSet(session->waitset, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET,
+					  NULL, NULL);
+	AddWaitEventToSet(session->waitset, WL_LATCH_SET, PGINVALID_SOCKET,
+					  MyLatch, NULL);
+	AddWaitEventToSet(session->waitset, WL_SOCKET_READABLE,
+					  sagg_reader_fd(session->reader), NULL, NULL);
+	sagg_session_origin(session);
+	sagg_publish_statistics(session);
+}
+
+/*
+ * Close what open_session opened, whole or in part.  Also after an error,
+ * outside of transactions.
+ */
+static void
+close_session(SaggSession *session)
+{
+	if (session->waitset)
+		FreeWaitEventSet(session->waitset);
+	if (session->reader)
+		sagg_reader_close(session->reader);
+	if (session->sink)
+		sagg_sink_close(session->sink);
+	if (session->checkpoint)
+		sagg_checkpoint_close(session->checkpoint);
+	if (session->store)
+		sagg_store_close(session->store);
+	MemoryContextReset(session->memory);
+	session->waitset = NULL;
+	session->reader = NULL;
+	session->sink = NULL;
+	session->checkpoint = NULL;
+	session->store = NULL;
+	session->store_restored = false;
+	session->stream = NULL;
+	session->progress = NULL;
+	session->plan = NULL;
+	session->batch_memory = NULL;
+}
+
+/*
+ * Will this error go away by itself?
+ */
+typedef enum ErrorKind
+{
+	ERROR_TRANSIENT,			/* retried without end */
+	ERROR_UNKNOWN,				/* retried stream_agg.max_attempts times */
+	ERROR_LASTING				/* needs somebody's hand */
+} ErrorKind;
+
+static ErrorKind
+classify_error(int sqlstate)
+{
+	if (ERRCODE_TO_CATEGORY(sqlstate) == MAKE_SQLSTATE('S', 'A', '0', '0', '0'))
+		return ERROR_LASTING;
+	switch (ERRCODE_TO_CATEGORY(sqlstate))
+	{
+		case MAKE_SQLSTATE('0', '8', '0', '0', '0'):	/* connection */
+		case MAKE_SQLSTATE('4', '0', '0', '0', '0'):	/* rollback */
+		case MAKE_SQLSTATE('5', '3', '0', '0', '0'):	/* resources */
+		case MAKE_SQLSTATE('5', '5', '0', '0', '0'):	/* object in use */
+		case MAKE_SQLSTATE('5', '7', '0', '0', '0'):	/* intervention */
+		case MAKE_SQLSTATE('5', '8', '0', '0', '0'):	/* system */
+			return ERROR_TRANSIENT;
+		default:
+			return ERROR_UNKNOWN;
+	}
+}
+
+/*
+ * Record an error and decide how long to wait before the next attempt.
+ * Returns false if there is to be none.
+ */
+static bool
+note_error(SaggSession *session, const ErrorData *error, int attempts,
+		   long *delay_ms)
+{
+	SaggSlot   *slot = session->slot;
+	ErrorKind	kind = classify_error(error->sqlerrcode);
+	bool		retry = kind == ERROR_TRANSIENT ||
+		(kind == ERROR_UNKNOWN && attempts < sagg_max_attempts);
+	StringInfoData message;
+
+	initStringInfo(&message);
+	appendStringInfoString(&message, error->message);
+	if (error->detail)
+		appendStringInfo(&message, "\nDETAIL:  %s", error->detail);
+	if (error->hint)
+		appendStringInfo(&message, "\nHINT:  %s", error->hint);
+	if (error->context)
+		appendStringInfo(&message, "\nCONTEXT:  %s", error->context);
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	sagg_slot_set_error(slot, error->sqlerrcode, message.data);
+	if (!retry)
+		slot->state = SAGG_FAILED;
+	LWLockRelease(sagg_shared->lock);
+	pfree(message.data);
+
+	*delay_ms = Min((int64) FIRST_RETRY_DELAY_MS << Min(attempts, 20),
+					sagg_max_retry_delay_ms);
+	if (!retry)
+		ereport(LOG,
+				(errmsg("stream \"%s\" has failed", slot->name),
+				 errhint("Mend the cause, then run stream_agg.start_stream.")));
+	return retry;
+}
+
+/*
+ * After an ERROR: shared state back to the last commit, while the stream's
+ * lock is still held, for aborting the transaction releases it.
+ */
+static void
+recover_from_error(SaggSession *session)
+{
+	LWLockReleaseAll();
+	if (session->store && session->store_restored)
+		sagg_store_undo(session->store);
+	else if (session->store)
+	{
+		/* half a restore is no state */
+		sagg_store_close(session->store);
+		session->store = NULL;
+		sagg_store_discard(&session->slot->store);
+	}
+	if (session->checkpoint)
+		sagg_checkpoint_aborted(session->checkpoint);
+	sagg_scan_detach();
+	AbortOutOfAnyTransaction();
+}
+
+/*
+ * Where a message comes from.
+ */
+static void
+session_error_context(void *arg)
+{
+	SaggSession *session = (SaggSession *) arg;
+
+	if (session->plan)
+		errcontext("micro-batch " INT64_FORMAT " of stream \"%s\"",
+				   session->plan->batch, session->slot->name);
+	else
+		errcontext("stream \"%s\"", session->slot->name);
+}
+
+/*
+ * One session: from opening to an error.  Returns the error, allocated in
+ * TopMemoryContext; otherwise the process ends in it.
+ */
+static ErrorData *
+run_session(SaggSession *session)
+{
+	ErrorContextCallback callback;
+	ErrorData  *volatile error = NULL;
+
+	callback.callback = session_error_context;
+	callback.arg = session;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	PG_TRY();
+	{
+		open_session(session);
+		sagg_trigger_loop(session);
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(TopMemoryContext);
+		error = CopyErrorData();
+		EmitErrorReport();
+		FlushErrorState();
+		recover_from_error(session);
+		close_session(session);
+		MemoryContextSwitchTo(TopMemoryContext);
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+
+	error_context_stack = callback.previous;
+	return error;
+}
+
+static void
+wait_before_retry(SaggSession *session, long delay_ms)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+
+	pgstat_report_activity(STATE_IDLE, "stream_agg: waiting to retry");
+	for (;;)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+
+		if (left <= 0)
+			break;
+		(void) sagg_session_wait(session, false, left);
+	}
+}
+
+/*
+ * Main function of a stream's worker; the argument is the slot's number.
+ */
+void
+stream_agg_worker_main(Datum arg)
+{
+	SaggSession session = {0};
+	int64		last_batches = -1;
+	int			attempts = 0;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	attach_to_slot(DatumGetInt32(arg));
+	session.slot = my_slot;
+
+	BackgroundWorkerInitializeConnectionByOid(my_slot->database,
+											  my_slot->owner, 0);
+	session.memory = AllocSetContextCreate(TopMemoryContext,
+										   "stream_agg session",
+										   ALLOCSET_DEFAULT_SIZES);
+	for (;;)
+	{
+		ErrorData  *error = run_session(&session);
+		long		delay_ms;
+
+		/* progress since the last error: count attempts anew */
+		if (my_slot->batches != last_batches)
+			attempts = 0;
+		last_batches = my_slot->batches;
+		attempts++;
+
+		if (!note_error(&session, error, attempts, &delay_ms))
+			leave(SAGG_EXIT_STOPPED);
+		FreeErrorData(error);
+		wait_before_retry(&session, delay_ms);
+	}
+}

@@ -1,0 +1,239 @@
+/*-------------------------------------------------------------------------
+ *
+ * trigger.c
+ *	  When micro-batches run: the trigger loop of a stream's worker.
+ *
+ * Triggers fire at multiples of the interval, the first at start, missed ones
+ * are skipped; with interval 0 batch follows batch.  process_available fires
+ * one at once.  Without max_offsets_per_trigger a batch that left records in
+ * Kafka is followed by the next at once.
+ *
+ * A trigger that finds nothing does nothing: no transaction, no xid, no
+ * request to Kafka.  All waiting is on the latch, and with interval 0 on
+ * Kafka's event descriptor too.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "pgstat.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "worker_internal.h"
+
+/* with interval 0, how often at least to look for new partitions */
+#define PARTITIONS_CHECK_MS		30000
+
+/*
+ * The first multiple of the interval, counted from 1970-01-01 UTC, after now.
+ */
+static TimestampTz
+next_multiple(int64 interval, TimestampTz now)
+{
+	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
+	int64		since = now - epoch;
+
+	return epoch + (since / interval + 1) * interval;
+}
+
+/*
+ * Has process_available asked for something that has not been served?
+ */
+static uint64
+open_request(SaggSlot *slot)
+{
+	uint64		request;
+
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	request = slot->request_seq > slot->done_seq ? slot->request_seq : 0;
+	LWLockRelease(sagg_shared->lock);
+	return request;
+}
+
+static void
+request_served(SaggSlot *slot, uint64 request)
+{
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	if (slot->done_seq < request)
+		slot->done_seq = request;
+	LWLockRelease(sagg_shared->lock);
+	ConditionVariableBroadcast(&slot->changed);
+}
+
+static int64
+position_of(const SaggProgress *progress, int32 partition)
+{
+	for (int i = 0; i < progress->npositions; i++)
+	{
+		if (progress->positions[i].partition == partition)
+			return progress->positions[i].start;
+	}
+	return 0;
+}
+
+/*
+ * Has everything before the ends of "bounds" been committed?
+ */
+static bool
+reached(const SaggProgress *progress, const SaggRange *bounds, int nbounds)
+{
+	for (int i = 0; i < nbounds; i++)
+	{
+		if (bounds[i].end > bounds[i].start &&
+			position_of(progress, bounds[i].partition) < bounds[i].end)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * One batch over what lies within "bounds".  Returns false if there is
+ * nothing.
+ */
+static bool
+run_batch(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	SaggPlan   *plan;
+
+	session->plan = NULL;
+	MemoryContextReset(session->batch_memory);
+	plan = sagg_batch_plan(session, bounds, nbounds);
+	if (plan != NULL)
+		sagg_micro_batch(session, plan);
+	session->behind = !reached(session->progress, bounds, nbounds);
+	return plan != NULL;
+}
+
+/*
+ * Run the batch that was planned and not committed, if there is one.
+ */
+static bool
+finish_pending_batch(SaggSession *session)
+{
+	if (session->progress->pending == NULL)
+		return false;
+	MemoryContextReset(session->batch_memory);
+	sagg_micro_batch(session, session->progress->pending);
+	session->progress->pending = NULL;
+	session->behind = true;
+	return true;
+}
+
+/*
+ * Serve process_available: batches until all that Kafka had at the request is
+ * committed.
+ */
+static void
+serve_request(SaggSession *session, uint64 request)
+{
+	SaggRange  *bounds;
+	int			nbounds;
+
+	(void) finish_pending_batch(session);
+	bounds = sagg_reader_bounds(session->reader, &nbounds);
+	sagg_publish_ends(session, bounds, nbounds);
+	while (!reached(session->progress, bounds, nbounds))
+	{
+		sagg_session_check_stop(session);
+		if (!run_batch(session, bounds, nbounds))
+			break;
+	}
+	session->behind = true;		/* perhaps, since the request */
+	pfree(bounds);
+	request_served(session->slot, request);
+}
+
+/*
+ * A trigger by time: run a batch if there is anything.
+ */
+static void
+fire(SaggSession *session)
+{
+	SaggRange  *bounds;
+	int			nbounds;
+
+	if (finish_pending_batch(session))
+		return;
+	if (!session->behind &&
+		!sagg_reader_has_records(session->reader) &&
+		!sagg_reader_partitions_changed(session->reader))
+		return;
+	bounds = sagg_reader_bounds(session->reader, &nbounds);
+	sagg_publish_ends(session, bounds, nbounds);
+	(void) run_batch(session, bounds, nbounds);
+	pfree(bounds);
+}
+
+/*
+ * Sleep until the next trigger is due, a request comes in or, with interval
+ * 0, Kafka has something.
+ */
+static void
+wait_for_trigger(SaggSession *session)
+{
+	int64		interval = session->stream->trigger;
+	TimestampTz now = GetCurrentTimestamp();
+	char		activity[SAGG_NAME_SIZE + 64];
+
+	/* behind, without a limit of the user's, or in the middle: no pause */
+	if ((session->behind && session->stream->max_offsets == 0) ||
+		session->progress->pending != NULL)
+		session->next_trigger = now;
+
+	snprintf(activity, sizeof(activity), "stream \"%s\": waiting for a trigger",
+			 session->slot->name);
+	pgstat_report_activity(STATE_IDLE, activity);
+	session->slot->stage = SAGG_STAGES;
+
+	while (open_request(session->slot) == 0)
+	{
+		if (interval == 0)
+		{
+			if (session->behind || session->progress->pending != NULL ||
+				sagg_reader_has_records(session->reader) ||
+				sagg_reader_partitions_changed(session->reader))
+				break;
+			(void) sagg_session_wait(session, true, PARTITIONS_CHECK_MS);
+		}
+		else
+		{
+			now = GetCurrentTimestamp();
+			if (now >= session->next_trigger)
+				break;
+			(void) sagg_session_wait(session, false,
+									 TimestampDifferenceMilliseconds(now, session->next_trigger));
+		}
+	}
+}
+
+/*
+ * Trigger after trigger, until an ERROR or until the process is told to end.
+ */
+void
+sagg_trigger_loop(SaggSession *session)
+{
+	session->next_trigger = GetCurrentTimestamp();
+	session->behind = true;		/* until Kafka was asked */
+
+	for (;;)
+	{
+		uint64		request;
+
+		sagg_session_check_stop(session);
+		wait_for_trigger(session);
+		session->plan = NULL;
+		MemoryContextSwitchTo(session->memory);
+
+		request = open_request(session->slot);
+		if (request != 0)
+			serve_request(session, request);
+		else
+		{
+			if (session->stream->trigger > 0)
+				session->next_trigger = next_multiple(session->stream->trigger,
+													  GetCurrentTimestamp());
+			fire(session);
+		}
+	}
+}

@@ -1,0 +1,183 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker_internal.h
+ *	  Shared memory of the launcher and the stream workers, and what the
+ *	  files of this room ask of each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_WORKER_INTERNAL_H
+#define SAGG_WORKER_INTERNAL_H
+
+#include "stream_agg.h"
+
+#include "checkpoint/checkpoint.h"
+#include "execute/execute.h"
+#include "read/read.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/spin.h"
+#include "utils/dsa.h"
+#include "worker/worker.h"
+#include "write/write.h"
+
+/* schema-qualified names: two identifiers, quotes and a dot */
+#define SAGG_NAME_SIZE			(2 * NAMEDATALEN + 6)
+#define SAGG_ERROR_SIZE			1024
+#define SAGG_DIRTY_DATABASES	32
+
+/* slots beyond stream_agg.max_streams, for streams that wait or are stopped */
+#define SAGG_SPARE_SLOTS		32
+
+typedef enum SaggRunState
+{
+	SAGG_STARTING,				/* wanted, no first contact with Kafka yet */
+	SAGG_RUNNING,
+	SAGG_STOPPED,
+	SAGG_FAILED					/* needs start_stream */
+} SaggRunState;
+
+typedef struct SaggSlotPartition
+{
+	int32		partition;
+	int64		committed;		/* next offset to read, as committed */
+	int64		end;			/* high watermark as last heard of */
+} SaggSlotPartition;
+
+/*
+ * One stream in shared memory.  All fields are protected by SaggShared->lock,
+ * except "stage", which only its worker writes and anybody may read, and
+ * "store", which belongs to the holder of the stream's lock (I2).
+ */
+typedef struct SaggSlot
+{
+	bool		in_use;
+	Oid			database;
+	Oid			view;			/* with database: the key */
+	Oid			owner;
+	char		name[SAGG_NAME_SIZE];
+
+	/* the launcher's side */
+	bool		wanted;			/* the catalog says it shall run */
+	int			stop_holds;		/* transactions that keep it stopped */
+	bool		launching;		/* registered, not attached yet */
+	int			deaths;			/* of workers, since the last good batch */
+	TimestampTz next_start;		/* not before */
+
+	/* the worker's side */
+	SaggRunState state;
+	pid_t		pid;			/* 0 = none */
+	Latch	   *latch;
+	volatile SaggStage stage;
+	dsa_handle	store;			/* the state, DSM_HANDLE_INVALID = none */
+	char		last_error[SAGG_ERROR_SIZE];	/* empty = none */
+	int			last_sqlstate;
+	TimestampTz last_error_time;
+
+	/* process_available: requests made and requests served */
+	uint64		request_seq;
+	uint64		done_seq;
+	ConditionVariable changed;	/* broadcast when any of this changes */
+
+	/* statistics as of the last commit */
+	int64		batches;
+	int64		rows_in;
+	int64		rows_out;
+	int64		state_rows;
+	int64		state_bytes;
+	int			npartitions;
+	SaggSlotPartition *partitions;	/* max_partitions of them */
+} SaggSlot;
+
+typedef struct SaggShared
+{
+	LWLock	   *lock;			/* the slots */
+	int			store_tranche;
+
+	slock_t		mutex;			/* what follows */
+	Latch	   *launcher;
+	int			ndirty;			/* databases to look at; more than fit: all */
+	Oid			dirty[SAGG_DIRTY_DATABASES];
+
+	ConditionVariable slots_changed;	/* a scout has been there */
+	int			nslots;
+	SaggSlot	slots[FLEXIBLE_ARRAY_MEMBER];
+} SaggShared;
+
+extern SaggShared *sagg_shared;
+
+/* slots.c; "slot" functions expect the caller to hold sagg_shared->lock */
+extern SaggSlot *sagg_slot_find(Oid database, Oid view);
+extern SaggSlot *sagg_slot_allocate(Oid database, Oid view);
+extern void sagg_slot_free(SaggSlot *slot);
+extern void sagg_slot_set_error(SaggSlot *slot, int sqlstate,
+								const char *message);
+extern void sagg_mark_database(Oid database);
+
+/* label.c */
+extern void sagg_label_init(void);
+extern List *sagg_labelled_databases(void);
+
+/* notify.c */
+extern void sagg_notify_init(void);
+extern void sagg_hold_stream(SaggSlot *slot);
+extern void sagg_revive_stream_at_commit(Oid view);
+extern void sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view);
+
+/* scout.c */
+extern bool sagg_scout_run(Oid database);
+
+/* how a worker's life ended, for the launcher */
+typedef enum SaggExit
+{
+	SAGG_EXIT_DIED,				/* unexpectedly: start it again, later */
+	SAGG_EXIT_STOPPED,			/* as told, or failed for good */
+	SAGG_EXIT_GONE,				/* the stream is not there any more */
+	SAGG_EXIT_CHANGED			/* look at the catalog again */
+} SaggExit;
+
+/* stream_worker.c: one worker's view of its stream */
+typedef struct SaggSession
+{
+	SaggSlot   *slot;
+	MemoryContext memory;		/* lives as long as the session */
+	MemoryContext batch_memory;	/* reset by each micro-batch */
+
+	SaggStream *stream;
+	SaggReader *reader;
+	SaggCheckpoint *checkpoint;
+	SaggSink   *sink;
+	SaggStore  *store;			/* NULL until the first batch */
+	bool		store_restored; /* it holds the state of the last commit */
+	uint64		fingerprint;	/* of the definition it was opened for */
+	SaggProgress *progress;		/* as of the last commit, in "memory" */
+	SaggPlan   *plan;			/* of the batch at hand, for messages */
+	struct WaitEventSet *waitset;
+	TimestampTz next_trigger;
+	bool		behind;			/* the last batch left records in Kafka */
+} SaggSession;
+
+extern void sagg_session_stage(SaggSession *session, SaggStage stage);
+extern bool sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms);
+extern void sagg_session_check_stop(SaggSession *session);
+extern void sagg_session_check_stream(SaggSession *session);
+
+/* trigger.c */
+extern void sagg_trigger_loop(SaggSession *session);
+
+/* micro_batch.c */
+extern void sagg_micro_batch(SaggSession *session, SaggPlan *plan);
+
+/* batch_plan.c */
+extern SaggPlan *sagg_batch_plan(SaggSession *session, const SaggRange *bounds,
+								 int nbounds);
+extern void sagg_session_origin(SaggSession *session);
+
+/* statistics.c */
+extern void sagg_publish_statistics(SaggSession *session);
+extern void sagg_publish_ends(SaggSession *session, const SaggRange *bounds,
+							  int nbounds);
+
+#endif							/* SAGG_WORKER_INTERNAL_H */
