@@ -81,6 +81,22 @@ sagg_revive_stream_at_commit(Oid view)
 }
 
 /*
+ * With the stream's lock held: a stopped stream has no shared state, the next
+ * worker restores it from the checkpoint.
+ */
+static void
+discard_store(Oid view)
+{
+	SaggSlot   *slot;
+
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	slot = sagg_slot_find(MyDatabaseId, view);
+	LWLockRelease(sagg_shared->lock);
+	if (slot)
+		sagg_store_discard(&slot->store);
+}
+
+/*
  * Keep a stream from running until the current transaction ends, and return
  * when no worker runs it: its batch at hand is finished first.
  */
@@ -109,6 +125,7 @@ sagg_lock_stream(Oid view)
 
 	sagg_stream_locktag(&tag, MyDatabaseId, view);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	discard_store(view);
 }
 
 /*

@@ -104,11 +104,19 @@ attach_to_slot(int i)
 }
 
 /*
- * End the process in good order.
+ * End the process in good order.  The holder of the stream's lock leaves no
+ * shared state behind: the next worker restores it from the checkpoint.
  */
 static void
-leave(SaggExit how)
+leave(SaggSession *session, SaggExit how)
 {
+	if (session->locked)
+	{
+		if (session->store)
+			sagg_store_close(session->store);
+		session->store = NULL;
+		sagg_store_discard(&session->slot->store);
+	}
 	my_exit = how;
 	proc_exit(0);
 }
@@ -138,16 +146,7 @@ sagg_session_check_stop(SaggSession *session)
 		ProcessConfigFile(PGC_SIGHUP);
 	}
 	if (told_to_stop(session->slot))
-	{
-		/* the next worker restores from the checkpoint */
-		if (session->store)
-		{
-			sagg_store_close(session->store);
-			session->store = NULL;
-		}
-		sagg_store_discard(&session->slot->store);
-		leave(SAGG_EXIT_STOPPED);
-	}
+		leave(session, SAGG_EXIT_STOPPED);
 }
 
 /*
@@ -229,23 +228,24 @@ load_stream(SaggSession *session)
 	LOCKTAG		tag;
 
 	sagg_stream_locktag(&tag, MyDatabaseId, session->slot->view);
-	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+	if (!session->locked && LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 	{
 		ereport(LOG,
 				(errmsg("another process holds stream \"%s\"", session->slot->name),
 				 errdetail("This worker ends without having touched the stream's state.")));
-		leave(SAGG_EXIT_DIED);
+		leave(session, SAGG_EXIT_DIED);
 	}
+	session->locked = true;
 
 	if (!sagg_extension_exists())
-		leave(SAGG_EXIT_GONE);
+		leave(session, SAGG_EXIT_GONE);
 	MemoryContextSwitchTo(session->memory);
 	session->stream = sagg_stream_by_view(session->slot->view, true);
 	if (session->stream == NULL)
-		leave(SAGG_EXIT_GONE);
+		leave(session, SAGG_EXIT_GONE);
 	if (session->stream->owner != GetUserId() || !session->stream->enabled ||
 		session->stream->database != MyDatabaseId)
-		leave(SAGG_EXIT_CHANGED);
+		leave(session, SAGG_EXIT_CHANGED);
 	apply_settings(session->stream);
 }
 
@@ -269,9 +269,9 @@ sagg_session_check_stream(SaggSession *session)
 		}
 	}
 	if (!OidIsValid(owner))
-		leave(SAGG_EXIT_GONE);
+		leave(session, SAGG_EXIT_GONE);
 	if (owner != GetUserId())
-		leave(SAGG_EXIT_CHANGED);
+		leave(session, SAGG_EXIT_CHANGED);
 }
 
 /*
@@ -426,6 +426,7 @@ recover_from_error(SaggSession *session)
 		sagg_checkpoint_aborted(session->checkpoint);
 	sagg_scan_detach();
 	AbortOutOfAnyTransaction();
+	session->locked = false;
 }
 
 /*
@@ -530,7 +531,7 @@ stream_agg_worker_main(Datum arg)
 		attempts++;
 
 		if (!note_error(&session, error, attempts, &delay_ms))
-			leave(SAGG_EXIT_STOPPED);
+			leave(&session, SAGG_EXIT_STOPPED);
 		FreeErrorData(error);
 		wait_before_retry(&session, delay_ms);
 	}

@@ -142,6 +142,7 @@ typedef enum SaggExit
 typedef struct SaggSession
 {
 	SaggSlot   *slot;
+	bool		locked;			/* the stream's lock is held (I2) */
 	MemoryContext memory;		/* lives as long as the session */
 	MemoryContext batch_memory;	/* reset by each micro-batch */
 
