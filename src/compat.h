@@ -13,6 +13,26 @@
 #error "stream_agg needs PostgreSQL 15 or later"
 #endif
 
+/*
+ * The library is built with hidden visibility.  Before 16 the server's headers
+ * do not export SQL-callable functions in spite of it (the Makefile defines
+ * PGDLLEXPORT).
+ */
+#if PG_VERSION_NUM < 160000
+#include "fmgr.h"
+#undef PG_FUNCTION_INFO_V1
+#define PG_FUNCTION_INFO_V1(funcname) \
+extern PGDLLEXPORT Datum funcname(PG_FUNCTION_ARGS); \
+extern PGDLLEXPORT const Pg_finfo_record * CppConcat(pg_finfo_,funcname)(void); \
+const Pg_finfo_record * \
+CppConcat(pg_finfo_,funcname) (void) \
+{ \
+	static const Pg_finfo_record my_finfo = { 1 }; \
+	return &my_finfo; \
+} \
+extern int no_such_variable
+#endif
+
 /* From 17 on an extension's wait events have names. */
 #if PG_VERSION_NUM >= 170000
 #define SAGG_WAIT_EVENT(name)	WaitEventExtensionNew(name)

@@ -1,0 +1,97 @@
+-- what a stream cannot be, and what it says about it
+\set VERBOSITY default
+CREATE TABLE users (id bigint PRIMARY KEY, name text);
+
+-- the example with one part changed at a time
+CREATE FUNCTION pg_temp.try(query text, mode text DEFAULT 'append', watermark interval DEFAULT '1 minute',
+                            event_time text DEFAULT NULL)
+RETURNS void LANGUAGE sql AS
+$$ SELECT stream_agg.create_stream('bad', query, watermark => watermark, output_mode => mode,
+                                   event_time => event_time, start => false) $$;
+\set SHOW_CONTEXT never
+
+-- watermark and event time
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks GROUP BY 1', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY 1', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY 1', event_time => 'ts');
+SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY 1', mode => 'update');
+SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY 1', mode => 'update', event_time => 'nosuch');
+SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY 1', mode => 'update', event_time => 'user_id');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 month''), count(*) FROM clicks GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''0 min''), count(*) FROM clicks GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, user_id * interval ''1 min''), count(*) FROM clicks GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), stream_agg.tumble(ts, ''2 min''), count(*) FROM clicks GROUP BY 1, 2');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks GROUP BY 1', watermark => '1 month');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks GROUP BY 1', watermark => '-1 s');
+
+-- where the source stands
+SELECT pg_temp.try('SELECT id, count(*) FROM users GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT stream_agg.tumble(a.ts, ''1 min''), count(*) FROM clicks a JOIN clicks b USING (user_id) GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM users LEFT JOIN clicks ON id = user_id GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks FULL JOIN users ON id = user_id GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT * FROM clicks LIMIT 10) c GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT ts, count(*) FROM clicks GROUP BY ts) c GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT DISTINCT ts FROM clicks) c GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT ts FROM clicks UNION ALL SELECT ts FROM clicks) c GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks WHERE user_id IN (SELECT user_id FROM clicks) GROUP BY 1');
+
+-- the shape of the query
+SELECT pg_temp.try('SELECT * FROM clicks');
+SELECT pg_temp.try('SELECT count(*) FROM clicks', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY GROUPING SETS ((user_id), ())', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY ROLLUP (user_id)', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks GROUP BY 1 ORDER BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks GROUP BY 1 LIMIT 1');
+SELECT pg_temp.try('SELECT DISTINCT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), rank() OVER (ORDER BY count(*)) FROM clicks GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), generate_series(1, 2), count(*) FROM clicks GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks WHERE random() < 0.5 GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*), clock_timestamp() FROM clicks GROUP BY 1');
+SELECT pg_temp.try('SELECT id, name, count(*) FROM clicks JOIN users ON id = user_id GROUP BY id', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT count(*) FROM clicks GROUP BY user_id', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*), count(*) FROM clicks GROUP BY 1');
+
+-- aggregates whose state cannot be kept
+SELECT pg_temp.try('SELECT user_id, count(DISTINCT ts) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, max(ts ORDER BY ts) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, percentile_cont(0.5) WITHIN GROUP (ORDER BY purchase_amount::float8) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, rank(1) WITHIN GROUP (ORDER BY user_id) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, json_agg(ts) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+
+-- not one SELECT
+SELECT pg_temp.try('');
+SELECT pg_temp.try('SELECT 1; SELECT 2');
+SELECT pg_temp.try('DELETE FROM clicks');
+SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks WHERE user_id = $1 GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT nosuch FROM clicks');
+SELECT pg_temp.try('SELECT FROM WHERE');
+
+-- arguments
+SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY 1', mode => 'upsert');
+SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY 1', mode => 'complete');
+\set q '\'SELECT user_id, count(*) FROM clicks GROUP BY 1\''
+SELECT stream_agg.create_stream(NULL, :q, output_mode => 'update');
+SELECT stream_agg.create_stream('bad', NULL, output_mode => 'update');
+SELECT stream_agg.create_stream('', :q, output_mode => 'update');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', trigger => '-1 s');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', trigger => '1 month');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', starting_offsets => 'yesterday');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', max_offsets_per_trigger => 0);
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"nosuch": 1}');
+SELECT stream_agg.create_stream('nosuch.bad', :q, output_mode => 'update');
+
+-- an owner who cannot connect
+CREATE ROLE stream_nologin NOLOGIN;
+GRANT SELECT ON clicks TO stream_nologin;
+GRANT CREATE ON SCHEMA public TO stream_nologin;
+SET ROLE stream_nologin;
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update');
+RESET ROLE;
+REVOKE ALL ON clicks FROM stream_nologin;
+REVOKE CREATE ON SCHEMA public FROM stream_nologin;
+DROP ROLE stream_nologin;
+
+-- nothing is left of all this
+SELECT count(*) FROM stream_agg.streams;
+SELECT to_regclass('bad'), to_regclass('bad_query');
+DROP TABLE users;

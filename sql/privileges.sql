@@ -1,0 +1,63 @@
+-- a stream is its owner's
+CREATE ROLE stream_alice LOGIN;
+CREATE ROLE stream_bob LOGIN;
+CREATE SCHEMA alice AUTHORIZATION stream_alice;
+GRANT USAGE ON SCHEMA alice TO stream_bob;
+
+-- brokers of one's choice need USAGE on the wrapper
+SET ROLE stream_alice;
+SELECT stream_agg.create_source('alice.events', topic => 'events', brokers => 'localhost:1',
+    columns => 'ts timestamptz, id bigint');
+RESET ROLE;
+GRANT USAGE ON FOREIGN DATA WRAPPER stream_agg_kafka TO stream_alice;
+SET ROLE stream_alice;
+SELECT stream_agg.create_source('alice.events', topic => 'events', brokers => 'localhost:1',
+    columns => 'ts timestamptz, id bigint');
+SELECT stream_agg.create_stream('alice.counts', 'SELECT id, count(*) AS n FROM alice.events GROUP BY id',
+    output_mode => 'update', start => false);
+SELECT stream, enabled FROM stream_agg.streams;
+SELECT stream, state FROM pg_stat_stream_agg;
+
+-- another role neither sees nor touches it
+SET ROLE stream_bob;
+SELECT stream FROM stream_agg.streams;
+SELECT stream FROM stream_agg.sources;
+SELECT count(*) FROM stream_agg.offsets;
+SELECT count(*) FROM stream_agg.commits;
+SELECT count(*) FROM stream_agg.state;
+SELECT stream FROM pg_stat_stream_agg;
+SELECT stream FROM pg_stat_stream_agg_partitions;
+SELECT stream_agg.start_stream('alice.counts');
+SELECT stream_agg.stop_stream('alice.counts');
+SELECT stream_agg.drop_stream('alice.counts');
+SELECT stream_agg.process_available('alice.counts');
+SELECT * FROM alice.events;
+SELECT * FROM alice.counts;
+SELECT stream_agg.create_stream('bob', 'SELECT id, count(*) FROM alice.events GROUP BY 1', output_mode => 'update');
+SELECT stream_agg.drop_source('alice.events');
+SELECT * FROM stream_agg.stat_streams();
+
+-- nobody but the worker writes, not even the owner
+SET ROLE stream_alice;
+INSERT INTO stream_agg.state VALUES ('alice.counts', 0, 0, 0, true, '');
+UPDATE stream_agg.streams SET enabled = true;
+DELETE FROM stream_agg.commits;
+TRUNCATE stream_agg.offsets;
+
+-- pg_monitor sees statistics
+RESET ROLE;
+GRANT pg_monitor TO stream_bob;
+SET ROLE stream_bob;
+SELECT stream, state FROM pg_stat_stream_agg;
+SELECT stream FROM stream_agg.streams;
+RESET ROLE;
+
+-- the stream follows its view to another owner
+REASSIGN OWNED BY stream_alice TO stream_bob;
+SET ROLE stream_bob;
+SELECT stream FROM stream_agg.streams;
+SELECT stream_agg.drop_stream('alice.counts', drop_sink => true);
+RESET ROLE;
+SELECT count(*) FROM stream_agg.streams;
+DROP OWNED BY stream_bob, stream_alice CASCADE;
+DROP ROLE stream_alice, stream_bob;
