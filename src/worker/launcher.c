@@ -62,36 +62,62 @@ leave_shared_memory(int code, Datum arg)
 }
 
 /*
- * Databases a scout shall visit: those marked since the last call, or all
- * labelled ones.  Allocated in the current context.
+ * Free the slots of databases that have no label.
+ */
+static void
+forget_other_databases(List *labelled)
+{
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+
+		if (slot->in_use && slot->pid == 0 && !slot->launching &&
+			!list_member_oid(labelled, slot->database))
+			sagg_slot_free(slot);
+	}
+	LWLockRelease(sagg_shared->lock);
+}
+
+/*
+ * Databases a scout shall visit: of the labelled ones those marked since the
+ * last call, or all.  Slots of databases without a label are freed: they were
+ * dropped.  Allocated in the current context.
  */
 static List *
 take_dirty_databases(bool all)
 {
+	MemoryContext context = CurrentMemoryContext;
 	List	   *databases = NIL;
 	Oid			dirty[SAGG_DIRTY_DATABASES];
 	int			ndirty;
+	ListCell   *lc;
+	List	   *labelled;
 
 	SpinLockAcquire(&sagg_shared->mutex);
 	ndirty = sagg_shared->ndirty;
 	memcpy(dirty, sagg_shared->dirty, sizeof(dirty));
 	sagg_shared->ndirty = 0;
 	SpinLockRelease(&sagg_shared->mutex);
+	if (ndirty == 0 && !all)
+		return NIL;
 
-	if (all || ndirty > SAGG_DIRTY_DATABASES)
+	StartTransactionCommand();
+	labelled = sagg_labelled_databases();
+	forget_other_databases(labelled);
+	MemoryContextSwitchTo(context);
+	foreach(lc, labelled)
 	{
-		MemoryContext context = CurrentMemoryContext;
-		List	   *labelled;
+		Oid			database = lfirst_oid(lc);
+		bool		wanted = all || ndirty > SAGG_DIRTY_DATABASES;
 
-		StartTransactionCommand();
-		labelled = sagg_labelled_databases();
-		MemoryContextSwitchTo(context);
-		databases = list_copy(labelled);
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(context);
+		for (int i = 0; i < ndirty && !wanted; i++)
+			wanted = dirty[i] == database;
+		if (wanted)
+			databases = lappend_oid(databases, database);
 	}
-	for (int i = 0; i < Min(ndirty, SAGG_DIRTY_DATABASES); i++)
-		databases = list_append_unique_oid(databases, dirty[i]);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
 	return databases;
 }
 
@@ -99,23 +125,22 @@ take_dirty_databases(bool all)
  * A worker that was registered and has not attached to its slot: did it die
  * on the way?  The server log has the reason.
  */
-static bool
-launch_failed(int i)
+static void
+note_failed_launch(int i)
 {
 	SaggSlot   *slot = &sagg_shared->slots[i];
 	pid_t		pid;
-	bool		failed = false;
+	Oid			database = slot->database;
 
 	if (handles[i] == NULL ||
 		GetBackgroundWorkerPid(handles[i], &pid) != BGWH_STOPPED)
-		return false;
+		return;
 	pfree(handles[i]);
 	handles[i] = NULL;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	if (slot->launching)
 	{
-		failed = true;
 		slot->launching = false;
 		slot->deaths++;
 		slot->next_start = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
@@ -124,13 +149,15 @@ launch_failed(int i)
 							"the stream's worker could not connect to the database as the stream's owner; see the server log");
 	}
 	LWLockRelease(sagg_shared->lock);
-	return failed;
+	sagg_mark_database(database);
 }
 
 static bool
 register_worker(int i, const char *name)
 {
 	BackgroundWorker worker = {0};
+	MemoryContext old;
+	bool		registered;
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
@@ -141,7 +168,15 @@ register_worker(int i, const char *name)
 	strlcpy(worker.bgw_type, "stream_agg worker", BGW_MAXLEN);
 	worker.bgw_main_arg = Int32GetDatum(i);
 	worker.bgw_notify_pid = MyProcPid;
-	return RegisterDynamicBackgroundWorker(&worker, &handles[i]);
+
+	/* the handle outlives the round */
+	if (handles[i])
+		pfree(handles[i]);
+	handles[i] = NULL;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	registered = RegisterDynamicBackgroundWorker(&worker, &handles[i]);
+	MemoryContextSwitchTo(old);
+	return registered;
 }
 
 /*
@@ -198,32 +233,6 @@ tend_slot(int i, int *running)
 }
 
 /*
- * A worker could not even connect: perhaps its database is gone.  Frees the
- * slots of databases without a label.
- */
-static void
-forget_lost_databases(void)
-{
-	MemoryContext context = CurrentMemoryContext;
-	List	   *labelled;
-
-	StartTransactionCommand();
-	labelled = sagg_labelled_databases();
-	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < sagg_shared->nslots; i++)
-	{
-		SaggSlot   *slot = &sagg_shared->slots[i];
-
-		if (slot->in_use && slot->pid == 0 && !slot->launching &&
-			!list_member_oid(labelled, slot->database))
-			sagg_slot_free(slot);
-	}
-	LWLockRelease(sagg_shared->lock);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
-}
-
-/*
  * One round over databases and slots.  Returns how long to sleep, in ms, -1
  * for "until the latch".
  */
@@ -233,7 +242,6 @@ one_round(bool all)
 	TimestampTz again = 0;
 	int			running = 0;
 	bool		scouts_failed = false;
-	bool		lost = false;
 	List	   *databases = take_dirty_databases(all);
 	ListCell   *lc;
 
@@ -247,9 +255,7 @@ one_round(bool all)
 	}
 
 	for (int i = 0; i < sagg_shared->nslots; i++)
-		lost = launch_failed(i) || lost;
-	if (lost)
-		forget_lost_databases();
+		note_failed_launch(i);
 
 	/* those that run come first, so that they are counted */
 	for (int i = 0; i < sagg_shared->nslots; i++)

@@ -52,6 +52,12 @@ detach_from_slot(int code, Datum arg)
 	SaggSlot   *slot = my_slot;
 	Oid			database = slot->database;
 
+	/*
+	 * The server releases session-level locks of an open transaction only.
+	 * Nothing is open here: ShutdownPostgres, registered later, ran before.
+	 */
+	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
+
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot->pid = 0;
 	slot->latch = NULL;
