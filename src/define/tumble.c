@@ -1,0 +1,115 @@
+/*-------------------------------------------------------------------------
+ *
+ * tumble.c
+ *	  tumble(ts, size [, origin]): the tumbling window that holds a time.
+ *
+ * Windows are the half-open intervals [origin + n * size, origin + (n + 1) *
+ * size), n any integer; origin is 1970-01-01 00:00 UTC unless given, as in
+ * Spark.  The functions work in any SQL; in a stream's query the analysis
+ * recognises them and execute/ computes the window by arithmetic instead.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "common/int.h"
+#include "utils/rangetypes.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+#include "define_internal.h"
+
+PG_FUNCTION_INFO_V1(stream_agg_tumble);
+
+/*
+ * Length of a window, or of a delay, in microseconds; a day is 24 hours.
+ * "what" names it in messages.  Raises an error for months, whose length
+ * varies, and when it is too long to count.
+ */
+int64
+sagg_interval_length(const Interval *interval, const char *what)
+{
+	int64		days;
+	int64		length;
+
+	if (interval->month != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not contain months or years", what),
+				 errdetail("The length of a month varies."),
+				 errhint("Use days, which have 24 hours here, or smaller units.")));
+	if (pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &days) ||
+		pg_add_s64_overflow(days, interval->time, &length))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("%s is out of range", what)));
+	return length;
+}
+
+/*
+ * Size of a window in microseconds, greater than zero.
+ */
+int64
+sagg_window_size(const Interval *size)
+{
+	int64		length = sagg_interval_length(size, "window size");
+
+	if (length <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("window size must be greater than zero")));
+	return length;
+}
+
+static void
+window_out_of_range(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+			 errmsg("window is out of the range of timestamps")));
+}
+
+/*
+ * tumble(ts timestamptz, size interval [, origin timestamptz]) RETURNS
+ * tstzrange
+ */
+Datum
+stream_agg_tumble(PG_FUNCTION_ARGS)
+{
+	TimestampTz ts = PG_GETARG_TIMESTAMPTZ(0);
+	int64		size = sagg_window_size(PG_GETARG_INTERVAL_P(1));
+	TimestampTz origin = PG_NARGS() > 2 ? PG_GETARG_TIMESTAMPTZ(2) : SAGG_EPOCH;
+	TypeCacheEntry *typcache = (TypeCacheEntry *) fcinfo->flinfo->fn_extra;
+	RangeBound	lower = {.inclusive = true,.lower = true};
+	RangeBound	upper = {.inclusive = false,.lower = false};
+	int64		since;
+	int64		start;
+	int64		end;
+
+	if (TIMESTAMP_NOT_FINITE(ts))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("an infinite time is in no window")));
+	if (TIMESTAMP_NOT_FINITE(origin))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("window origin must be finite")));
+
+	if (pg_sub_s64_overflow(ts, origin, &since))
+		window_out_of_range();
+	since -= since % size + (since % size < 0 ? size : 0);
+	if (pg_add_s64_overflow(origin, since, &start) ||
+		pg_add_s64_overflow(start, size, &end) ||
+		!IS_VALID_TIMESTAMP(start) || !IS_VALID_TIMESTAMP(end))
+		window_out_of_range();
+
+	if (typcache == NULL)
+	{
+		typcache = range_get_typcache(fcinfo, TSTZRANGEOID);
+		fcinfo->flinfo->fn_extra = typcache;
+	}
+	lower.val = TimestampTzGetDatum(start);
+	upper.val = TimestampTzGetDatum(end);
+	PG_RETURN_RANGE_P(make_range(typcache, &lower, &upper, false));
+}
