@@ -20,6 +20,8 @@
  *	 composites are read from JSON arrays and objects as jsonb_to_record does,
  *	 or from a string with their text form.
  * - Domains have their constraints checked, for NULL too.
+ * - Texts are converted to the server encoding.  A character without an
+ *	 equivalent there is an error only in a field that is read.
  *
  *-------------------------------------------------------------------------
  */
