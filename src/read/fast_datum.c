@@ -1,0 +1,352 @@
+/*-------------------------------------------------------------------------
+ *
+ * fast_datum.c
+ *	  Short ways from JSON values to Datums of the common types, for the
+ *	  values that nearly every record has.
+ *
+ * A short way takes a value only if its result is the very one the long way
+ * (record_datum.c) would give, and declines anything else: what is out of
+ * range, unusual or wrong is the long way's business.  So nothing here raises
+ * errors but for lack of memory, and no record needs a PG_TRY for it.
+ *
+ * Results depend on no setting (DateStyle, TimeZone).  Takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/int.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/date.h"
+#include "utils/datetime.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+
+#include "record_datum.h"
+
+/* digits that always fit an int64 */
+#define MAX_DIGITS			18
+
+/* integers up to here and powers of ten up to 10^22 are exact as double */
+#define MAX_EXACT_DOUBLE	(INT64CONST(1) << 53)
+
+static const int64 int_powers[MAX_DIGITS + 1] = {
+	INT64CONST(1),
+	INT64CONST(10),
+	INT64CONST(100),
+	INT64CONST(1000),
+	INT64CONST(10000),
+	INT64CONST(100000),
+	INT64CONST(1000000),
+	INT64CONST(10000000),
+	INT64CONST(100000000),
+	INT64CONST(1000000000),
+	INT64CONST(10000000000),
+	INT64CONST(100000000000),
+	INT64CONST(1000000000000),
+	INT64CONST(10000000000000),
+	INT64CONST(100000000000000),
+	INT64CONST(1000000000000000),
+	INT64CONST(10000000000000000),
+	INT64CONST(100000000000000000),
+	INT64CONST(1000000000000000000)
+};
+
+/*
+ * Reads a JSON number of at most 18 digits and without exponent:
+ * unscaled / 10^scale.  The sign of a zero is lost, as in numeric.
+ */
+static inline bool
+read_decimal(const SaggJsonValue *value, int64 *unscaled, int *scale)
+{
+	const char *p = value->text;
+	const char *end = p + value->len;
+	const char *point = NULL;
+	bool		minus = (*p == '-');
+	uint64		n = 0;			/* 19 digits do not overflow it */
+
+	p += minus;
+	if (end - p > MAX_DIGITS + 1)
+		return false;
+	for (; p < end; p++)
+	{
+		unsigned	digit = (unsigned char) *p - '0';
+
+		if (digit <= 9)
+			n = n * 10 + digit;
+		else if (*p == '.')
+			point = p;
+		else
+			return false;
+	}
+	*scale = point ? (int) (end - point - 1) : 0;
+	if (!point && value->len - minus > MAX_DIGITS)
+		return false;
+	*unscaled = minus ? -(int64) n : (int64) n;
+	return true;
+}
+
+/* numeric, with the typmod's precision and scale if it has one */
+static bool
+fast_numeric(const SaggJsonValue *value, int32 typmod, Datum *result)
+{
+	int64		n;
+	int			scale;
+
+	if (value->kind != SAGG_JSON_NUMBER || !read_decimal(value, &n, &scale))
+		return false;
+	if (typmod >= (int32) VARHDRSZ)
+	{
+		int			precision = ((typmod - VARHDRSZ) >> 16) & 0xffff;
+		int			places = (((typmod - VARHDRSZ) & 0x7ff) ^ 1024) - 1024;
+
+		/* rounding, negative scales and overflow go the long way */
+		if (places < scale || places > MAX_DIGITS ||
+			pg_mul_s64_overflow(n, int_powers[places - scale], &n))
+			return false;
+		if (precision <= MAX_DIGITS &&
+			(n >= int_powers[precision] || n <= -int_powers[precision]))
+			return false;
+		scale = places;
+	}
+	*result = NumericGetDatum(int64_div_fast_to_numeric(n, scale));
+	return true;
+}
+
+/*
+ * float8.  Dividing two exact doubles rounds once, as strtod does.
+ */
+static bool
+fast_float8(const SaggJsonValue *value, Datum *result)
+{
+	int64		n;
+	int			scale;
+
+	if (value->kind != SAGG_JSON_NUMBER || !read_decimal(value, &n, &scale) ||
+		n > MAX_EXACT_DOUBLE || n < -MAX_EXACT_DOUBLE)
+		return false;
+	*result = Float8GetDatum((double) n / (double) int_powers[scale]);
+	return true;
+}
+
+/* A number of "n" decimal digits at p, or -1. */
+static inline int
+read_digits(const char *p, int n)
+{
+	int			number = 0;
+
+	while (n-- > 0)
+	{
+		unsigned	digit = (unsigned char) *p++ - '0';
+
+		if (digit > 9)
+			return -1;
+		number = number * 10 + digit;
+	}
+	return number;
+}
+
+/* Days since 2000-01-01 of YYYY-MM-DD, years 1 to 9999. */
+static inline bool
+read_date(const char *p, int *days)
+{
+	int			year = read_digits(p, 4);
+	int			month = read_digits(p + 5, 2);
+	int			day = read_digits(p + 8, 2);
+
+	if (p[4] != '-' || p[7] != '-' || year < 1 ||
+		month < 1 || month > MONTHS_PER_YEAR ||
+		day < 1 || day > day_tab[isleap(year)][month - 1])
+		return false;
+	*days = date2j(year, month, day) - POSTGRES_EPOCH_JDATE;
+	return true;
+}
+
+/*
+ * Reads [p, end) as "Z", "+HH", "+HHMM" or "+HH:MM", or '-' for '+'; what to
+ * subtract in order to get UTC, in microseconds.
+ */
+static inline bool
+read_zone(const char *p, const char *end, int64 *offset)
+{
+	int			hour;
+	int			minute = 0;
+
+	if (end - p == 1 && *p == 'Z')
+	{
+		*offset = 0;
+		return true;
+	}
+	if (end - p < 3 || (*p != '+' && *p != '-'))
+		return false;
+	hour = read_digits(p + 1, 2);
+	if (end - p == 5)
+		minute = read_digits(p + 3, 2);
+	else if (end - p == 6 && p[3] == ':')
+		minute = read_digits(p + 4, 2);
+	else if (end - p != 3)
+		return false;
+	if (hour < 0 || hour > MAX_TZDISP_HOUR || minute < 0 || minute >= MINS_PER_HOUR)
+		return false;
+	*offset = (hour * MINS_PER_HOUR + minute) * (int64) (60 * USECS_PER_SEC);
+	if (*p == '-')
+		*offset = -*offset;
+	return true;
+}
+
+/*
+ * Reads YYYY-MM-DD, 'T' or a space, HH:MM:SS, up to six decimals, and a zone,
+ * which timestamptz needs and timestamp ignores.
+ */
+static bool
+read_timestamp(const SaggJsonValue *value, bool with_zone, Timestamp *result)
+{
+	static const int fraction_unit[] = {0, 100000, 10000, 1000, 100, 10, 1};
+	const char *p = value->text;
+	const char *end = p + value->len;
+	int			days;
+	int			hour;
+	int			minute;
+	int			second;
+	int			fraction = 0;
+	int64		offset = 0;
+
+	if (value->len < 19 || !read_date(p, &days) ||
+		(p[10] != 'T' && p[10] != ' ') || p[13] != ':' || p[16] != ':')
+		return false;
+	hour = read_digits(p + 11, 2);
+	minute = read_digits(p + 14, 2);
+	second = read_digits(p + 17, 2);
+	if (hour < 0 || hour >= HOURS_PER_DAY || minute < 0 ||
+		minute >= MINS_PER_HOUR || second < 0 || second >= SECS_PER_MINUTE)
+		return false;
+	p += 19;
+	if (p < end && *p == '.')
+	{
+		int			n = 0;
+
+		p++;
+		while (p + n < end && n < 6 && p[n] >= '0' && p[n] <= '9')
+			n++;
+		if (n == 0)
+			return false;
+		fraction = read_digits(p, n) * fraction_unit[n];
+		p += n;
+	}
+	if (p == end ? with_zone : !read_zone(p, end, &offset))
+		return false;
+	*result = days * USECS_PER_DAY +
+		((hour * MINS_PER_HOUR + minute) * SECS_PER_MINUTE + second) * USECS_PER_SEC +
+		fraction - (with_zone ? offset : 0);
+	return IS_VALID_TIMESTAMP(*result);
+}
+
+/* Milliseconds since 1970 with at most three decimals. */
+static bool
+read_epoch(const SaggJsonValue *value, Timestamp *result)
+{
+	int64		n;
+	int			scale;
+
+	if (!read_decimal(value, &n, &scale) || scale > 3 ||
+		pg_mul_s64_overflow(n, int_powers[3 - scale], &n) ||
+		pg_sub_s64_overflow(n, (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
+							USECS_PER_DAY, result))
+		return false;
+	return IS_VALID_TIMESTAMP(*result);
+}
+
+/* timestamptz and timestamp of full precision */
+static bool
+fast_timestamp(const SaggJsonValue *value, int32 typmod, bool with_zone,
+			   Datum *result)
+{
+	Timestamp	timestamp;
+
+	if (typmod >= 0 && typmod < MAX_TIMESTAMP_PRECISION)
+		return false;
+	if (value->kind == SAGG_JSON_STRING)
+	{
+		if (!read_timestamp(value, with_zone, &timestamp))
+			return false;
+	}
+	else if (value->kind != SAGG_JSON_NUMBER || !read_epoch(value, &timestamp))
+		return false;
+	*result = TimestampGetDatum(timestamp);
+	return true;
+}
+
+/* int2, int4 and int8, given their bounds; the caller makes the Datum */
+static inline bool
+fast_integer(const SaggJsonValue *value, int64 min, int64 max, int64 *n)
+{
+	int			scale;
+
+	/* 1.0 is no integer, see decode.h */
+	return value->kind == SAGG_JSON_NUMBER && read_decimal(value, n, &scale) &&
+		scale == 0 && *n >= min && *n <= max;
+}
+
+/*
+ * Makes the Datum of a value that is neither missing nor null, in the current
+ * memory context, if there is a short way for it; false if not.  Domains have
+ * none.  Raises no errors but out of memory.
+ */
+bool
+sagg_convert_fast(const SaggConversion *conv, const SaggJsonValue *value,
+				  Datum *result)
+{
+	int64		n;
+	int			days;
+
+	if (OidIsValid(conv->domain))
+		return false;
+	switch (conv->kind)
+	{
+		case SAGG_TO_BOOL:
+			*result = BoolGetDatum(value->kind == SAGG_JSON_TRUE);
+			return value->kind == SAGG_JSON_TRUE || value->kind == SAGG_JSON_FALSE;
+		case SAGG_TO_INT2:
+			if (!fast_integer(value, PG_INT16_MIN, PG_INT16_MAX, &n))
+				return false;
+			*result = Int16GetDatum((int16) n);
+			return true;
+		case SAGG_TO_INT4:
+			if (!fast_integer(value, PG_INT32_MIN, PG_INT32_MAX, &n))
+				return false;
+			*result = Int32GetDatum((int32) n);
+			return true;
+		case SAGG_TO_INT8:
+			if (!fast_integer(value, PG_INT64_MIN, PG_INT64_MAX, &n))
+				return false;
+			*result = Int64GetDatum(n);
+			return true;
+		case SAGG_TO_FLOAT8:
+			return fast_float8(value, result);
+		case SAGG_TO_NUMERIC:
+			return fast_numeric(value, conv->typmod, result);
+		case SAGG_TO_TEXT:
+			if (value->kind != SAGG_JSON_STRING || GetDatabaseEncoding() != PG_UTF8)
+				return false;
+			*result = PointerGetDatum(cstring_to_text_with_len(value->text,
+															   (int) value->len));
+			return true;
+		case SAGG_TO_TIMESTAMPTZ:
+			return fast_timestamp(value, conv->typmod, true, result);
+		case SAGG_TO_TIMESTAMP:
+			return fast_timestamp(value, conv->typmod, false, result);
+		case SAGG_TO_DATE:
+			if (value->kind != SAGG_JSON_STRING || value->len != 10 ||
+				!read_date(value->text, &days))
+				return false;
+			*result = DateADTGetDatum(days);
+			return true;
+		case SAGG_TO_JSON:
+		case SAGG_TO_JSONB:
+		case SAGG_TO_RECORD:
+		case SAGG_TO_OTHER:
+			break;
+	}
+	return false;
+}

@@ -1,0 +1,516 @@
+/*-------------------------------------------------------------------------
+ *
+ * json_leaf.cpp
+ *	  Finds the wanted top-level fields of a JSON object and validates all of
+ *	  the record, as strictly as jsonb does.
+ *
+ * simdjson's first stage checks UTF-8 and control characters and finds where
+ * every token starts; the grammar is walked here, over these positions.
+ * simdjson's own second stages don't do: On-Demand looks only at what is
+ * read, so that the validity of a record would depend on the columns of the
+ * query, and the DOM refuses numbers that numeric holds.  Both take \u0000.
+ *
+ * What makes the walk complete: a token reaches from its start to the start of
+ * the next one, and every byte of it is accounted for, either by the token's
+ * own grammar or as white space behind it.
+ *
+ * This file must never include postgres.h, call PostgreSQL or throw; every
+ * entry is noexcept and the file is compiled without exceptions (I6).  Takes
+ * no locks.  Memory is bounded by the record's size times about five, and that
+ * of a large record is given back with the next small one (I7).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "json_leaf.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include <simdjson.h>
+
+#include "json_token.h"
+
+using Stage1 = simdjson::internal::dom_parser_implementation;
+
+/* a buffer for records larger than this is not kept */
+static constexpr size_t KEEP_CAPACITY = 1024 * 1024;
+static constexpr size_t MIN_CAPACITY = 4096;
+
+/* one bit per open container in a walk */
+static constexpr size_t DEPTH_LIMIT = 1024;
+
+struct SaggJsonLeaf
+{
+	std::unique_ptr<Stage1> stage1;
+	uint8_t    *buf;			/* the record, with room behind it */
+	size_t		capacity;		/* of buf without that room, and of stage1 */
+	size_t		max_depth;
+
+	/* the record being walked */
+	size_t		len;
+	const uint32_t *token;		/* start of the current token */
+	SaggJsonError *error;
+
+	/* the wanted fields */
+	int			nnames;
+	int			next;			/* which one is likely the next */
+	SaggJsonName *names;
+};
+
+/* ---------- small helpers ---------- */
+
+static inline bool
+is_space(uint8_t c)
+{
+	return c == ' ' || c == '\n' || c == '\r' || c == '\t';
+}
+
+/* Notes why the record is invalid; "at" points into the buffer. */
+static bool
+invalid(SaggJsonLeaf *leaf, const char *reason, const uint8_t *at)
+{
+	leaf->error->reason = reason;
+	leaf->error->position = (size_t) (at - leaf->buf);
+	leaf->error->has_position = 1;
+	return false;
+}
+
+/* Start and end, without white space behind it, of the current token. */
+static inline uint8_t *
+token_start(const SaggJsonLeaf *leaf)
+{
+	return leaf->buf + leaf->token[0];
+}
+
+static inline uint8_t *
+token_end(const SaggJsonLeaf *leaf)
+{
+	const uint8_t *start = token_start(leaf);
+	uint8_t    *end = leaf->buf + leaf->token[1];
+
+	while (end > start && is_space(end[-1]))
+		end--;
+	return end;
+}
+
+/* An error at a token that the grammar does not expect. */
+static bool
+unexpected(SaggJsonLeaf *leaf, const char *reason)
+{
+	const uint8_t *start = token_start(leaf);
+
+	if (start < leaf->buf + leaf->len)
+		return invalid(leaf, reason, start);
+	leaf->error->reason = "unexpected end of the record";
+	leaf->error->has_position = 0;
+	return false;
+}
+
+/* ---------- tokens ---------- */
+
+/*
+ * Takes the current token as a string and moves on.  If "value" is not null
+ * it is filled in and the string loses its escapes, in place.
+ */
+static bool
+take_string(SaggJsonLeaf *leaf, SaggJsonValue *value)
+{
+	uint8_t    *start = token_start(leaf);
+	uint8_t    *end = token_end(leaf);
+	const uint8_t *wrong;
+	const char *reason;
+
+	/* stage 1 has seen both quotes; nothing else would be a token */
+	if (end - start < 2 || end[-1] != '"')
+		return invalid(leaf, "unterminated string", start);
+	start++;
+	end--;
+	if (memchr(start, '\\', (size_t) (end - start)) &&
+		(reason = sagg_json_unescape(start, end, value ? start : nullptr,
+									 &end, &wrong)) != nullptr)
+		return invalid(leaf, reason, wrong);
+	if (value)
+	{
+		value->kind = SAGG_JSON_STRING;
+		value->text = (char *) start;
+		value->len = (size_t) (end - start);
+	}
+	leaf->token++;
+	return true;
+}
+
+/* The end of the digits from p on. */
+static inline const uint8_t *
+skip_digits(const uint8_t *p, const uint8_t *end)
+{
+	while (p < end && is_digit(*p))
+		p++;
+	return p;
+}
+
+/* Is [p, end) a number as JSON writes it and numeric holds it? */
+static bool
+check_number(SaggJsonLeaf *leaf, const uint8_t *const start, const uint8_t *end)
+{
+	const uint8_t *whole = start + (*start == '-');
+	const uint8_t *p = skip_digits(whole, end);
+	const uint8_t *whole_end = p;
+	const uint8_t *frac = p;
+	const uint8_t *frac_end = p;
+	const uint8_t *exponent = nullptr;
+	bool		ok = p > whole && (*whole != '0' || p == whole + 1);
+
+	if (ok && p < end && *p == '.')
+	{
+		frac = p + 1;
+		p = frac_end = skip_digits(frac, end);
+		ok = frac_end > frac;
+	}
+	if (ok && p < end && (*p | 0x20) == 'e')
+	{
+		exponent = p + 1;
+		p = exponent + (exponent < end && (*exponent == '-' || *exponent == '+'));
+		ok = p < end && is_digit(*p);
+		p = skip_digits(p, end);
+	}
+	if (!ok || p != end)
+		return invalid(leaf, "invalid number", start);
+	if ((exponent || end - start > SAGG_NUMERIC_MAX_SCALE) &&
+		!sagg_json_numeric_holds(whole, whole_end, frac, frac_end, exponent, end))
+		return invalid(leaf, "number is out of range for numeric", start);
+	return true;
+}
+
+/*
+ * Takes the current token as true, false, null or a number and moves on.
+ * Fills in "value" if it is not null.
+ */
+static bool
+take_scalar(SaggJsonLeaf *leaf, SaggJsonValue *value)
+{
+	uint8_t    *start = token_start(leaf);
+	uint8_t    *end = token_end(leaf);
+	size_t		len = (size_t) (end - start);
+	SaggJsonKind kind;
+
+	if (*start == '-' || is_digit(*start))
+	{
+		if (!check_number(leaf, start, end))
+			return false;
+		kind = SAGG_JSON_NUMBER;
+	}
+	else if (len == 4 && memcmp(start, "true", 4) == 0)
+		kind = SAGG_JSON_TRUE;
+	else if (len == 4 && memcmp(start, "null", 4) == 0)
+		kind = SAGG_JSON_NULL;
+	else if (len == 5 && memcmp(start, "false", 5) == 0)
+		kind = SAGG_JSON_FALSE;
+	else
+		return unexpected(leaf, "value expected");
+	if (value)
+	{
+		value->kind = kind;
+		value->text = (char *) start;
+		value->len = len;
+	}
+	leaf->token++;
+	return true;
+}
+
+/* ---------- containers ---------- */
+
+/* Takes a string and the colon behind it. */
+static inline bool
+take_key(SaggJsonLeaf *leaf, SaggJsonValue *key)
+{
+	if (*token_start(leaf) != '"')
+		return unexpected(leaf, "name of a field expected");
+	if (!take_string(leaf, key))
+		return false;
+	if (*token_start(leaf) != ':')
+		return unexpected(leaf, "\":\" expected");
+	leaf->token++;
+	return true;
+}
+
+/*
+ * Takes the object or array that the current token opens, with all that is in
+ * it, and moves on.  Its text is left as it is.  "depth" counts the containers
+ * around it.
+ */
+static bool
+take_container(SaggJsonLeaf *leaf, size_t depth)
+{
+	uint64_t	is_object[DEPTH_LIMIT / 64];
+	size_t		level = 0;		/* containers opened here */
+	bool		object = false; /* the innermost one is an object */
+
+	for (;;)
+	{
+		uint8_t		c = *token_start(leaf);
+
+		/* here a value is due */
+		if (c == '{' || c == '[')
+		{
+			if (++level + depth > leaf->max_depth)
+				return invalid(leaf, "nested too deeply", token_start(leaf));
+			object = (c == '{');
+			if (object)
+				is_object[level / 64] |= UINT64_C(1) << (level % 64);
+			else
+				is_object[level / 64] &= ~(UINT64_C(1) << (level % 64));
+			leaf->token++;
+			if (*token_start(leaf) != (object ? '}' : ']'))
+			{
+				if (object && !take_key(leaf, nullptr))
+					return false;
+				continue;
+			}
+		}
+		else if (!(c == '"' ? take_string(leaf, nullptr) : take_scalar(leaf, nullptr)))
+			return false;
+
+		/* a value or the inside of a container has ended */
+		while (*token_start(leaf) == (object ? '}' : ']'))
+		{
+			leaf->token++;
+			if (--level == 0)
+				return true;
+			object = (is_object[level / 64] >> (level % 64)) & 1;
+		}
+		if (*token_start(leaf) != ',')
+			return unexpected(leaf, object ? "\",\" or \"}\" expected" :
+							  "\",\" or \"]\" expected");
+		leaf->token++;
+		if (object && !take_key(leaf, nullptr))
+			return false;
+	}
+}
+
+/* Takes any value inside the record's object. */
+static bool
+take_value(SaggJsonLeaf *leaf, SaggJsonValue *value)
+{
+	uint8_t    *start = token_start(leaf);
+
+	if (*start == '"')
+		return take_string(leaf, value);
+	if (*start != '{' && *start != '[')
+		return take_scalar(leaf, value);
+	if (!take_container(leaf, 1))
+		return false;
+	if (value)
+	{
+		value->kind = *start == '{' ? SAGG_JSON_OBJECT : SAGG_JSON_ARRAY;
+		value->text = (char *) start;
+		/* the token before the current one is the closing bracket */
+		value->len = (size_t) (leaf->buf + leaf->token[-1] + 1 - start);
+	}
+	return true;
+}
+
+/*
+ * The number of a wanted field, or -1.  Fields come in the same order from
+ * record to record, so the search starts behind the last one found.
+ */
+static int
+find_name(SaggJsonLeaf *leaf, const SaggJsonValue *key)
+{
+	int			i = leaf->next;
+
+	for (int n = 0; n < leaf->nnames; n++, i++)
+	{
+		if (i >= leaf->nnames)
+			i = 0;
+		if (leaf->names[i].len == key->len &&
+			memcmp(leaf->names[i].text, key->text, key->len) == 0)
+		{
+			leaf->next = i + 1;
+			return i;
+		}
+	}
+	return -1;
+}
+
+/* Walks the record. */
+static bool
+walk(SaggJsonLeaf *leaf, SaggJsonValue *values)
+{
+	if (*token_start(leaf) != '{')
+		return unexpected(leaf, "not an object");
+	leaf->token++;
+	if (*token_start(leaf) == '}')
+		leaf->token++;
+	else
+		for (;;)
+		{
+			SaggJsonValue key;
+			int			field;
+			uint8_t		c;
+
+			if (!take_key(leaf, &key))
+				return false;
+			field = find_name(leaf, &key);
+			if (!take_value(leaf, field < 0 ? nullptr : &values[field]))
+				return false;
+			c = *token_start(leaf);
+			if (c != ',' && c != '}')
+				return unexpected(leaf, "\",\" or \"}\" expected");
+			leaf->token++;
+			if (c == '}')
+				break;
+		}
+	if (token_start(leaf) != leaf->buf + leaf->len)
+		return unexpected(leaf, "text behind the object");
+
+	/*
+	 * End the texts with a NUL.  It replaces a quote, comma, bracket or space
+	 * that was walked over, never a byte of another wanted value.
+	 */
+	for (int i = 0; i < leaf->nnames; i++)
+		if (values[i].text)
+			values[i].text[values[i].len] = '\0';
+	return true;
+}
+
+/* ---------- entries ---------- */
+
+/*
+ * Makes room for a record of len bytes; gives a large buffer back when it is
+ * not needed.  False when there is no memory: the leaf then holds none.
+ */
+static bool
+ensure_capacity(SaggJsonLeaf *leaf, size_t len)
+{
+	size_t		capacity = leaf->capacity;
+
+	if (capacity > 0 && len <= capacity &&
+		(capacity <= KEEP_CAPACITY || len > KEEP_CAPACITY))
+		return true;
+	for (capacity = MIN_CAPACITY; capacity < len;)
+		capacity *= 2;
+
+	free(leaf->buf);
+	leaf->stage1.reset();
+	leaf->capacity = 0;
+	leaf->buf = (uint8_t *) malloc(capacity + simdjson::SIMDJSON_PADDING);
+	if (!leaf->buf ||
+		simdjson::get_active_implementation()->create_dom_parser_implementation(
+			capacity, 1, leaf->stage1) != simdjson::SUCCESS)
+		return false;
+	leaf->capacity = capacity;
+	return true;
+}
+
+/* What stage 1 found wrong. */
+static const char *
+stage1_reason(simdjson::error_code code)
+{
+	switch (code)
+	{
+		case simdjson::EMPTY:
+			return "the record is empty";
+		case simdjson::UTF8_ERROR:
+			return "invalid UTF-8";
+		case simdjson::UNESCAPED_CHARS:
+			return "control character in string";
+		case simdjson::UNCLOSED_STRING:
+			return "unterminated string";
+		default:
+			return "malformed JSON";
+	}
+}
+
+/*
+ * Makes a leaf that looks for these fields, each name once; the names are
+ * copied.  max_depth: containers that may be open at once, at most 1023.
+ * NULL when there is no memory.
+ */
+extern "C" SaggJsonLeaf *
+sagg_json_leaf_make(const SaggJsonName *names, int nnames, size_t max_depth) SAGG_NOEXCEPT
+{
+	SaggJsonLeaf *leaf = new (std::nothrow) SaggJsonLeaf();
+	size_t		size = 1;
+	char	   *text;
+
+	if (!leaf)
+		return nullptr;
+	leaf->max_depth = max_depth < DEPTH_LIMIT ? max_depth : DEPTH_LIMIT - 1;
+	for (int i = 0; i < nnames; i++)
+		size += sizeof(SaggJsonName) + names[i].len;
+	leaf->names = (SaggJsonName *) malloc(size);
+	if (!leaf->names)
+	{
+		delete leaf;
+		return nullptr;
+	}
+	leaf->nnames = nnames;
+	text = (char *) (leaf->names + nnames);
+	for (int i = 0; i < nnames; i++)
+	{
+		if (names[i].len > 0)
+			memcpy(text, names[i].text, names[i].len);
+		leaf->names[i].text = text;
+		leaf->names[i].len = names[i].len;
+		text += names[i].len;
+	}
+	return leaf;
+}
+
+/*
+ * Parses a record; values[i] becomes the value of names[i].  The record is
+ * copied, so the caller may free it at once.  "error" is filled in for
+ * SAGG_JSON_INVALID; values mean nothing unless SAGG_JSON_OK is returned.
+ */
+extern "C" SaggJsonResult
+sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
+					 SaggJsonValue *values, SaggJsonError *error) SAGG_NOEXCEPT
+{
+	simdjson::error_code code;
+
+	if (!ensure_capacity(leaf, len))
+		return SAGG_JSON_NO_MEMORY;
+	if (len > 0)
+		memcpy(leaf->buf, record, len);
+	memset(leaf->buf + len, 0, simdjson::SIMDJSON_PADDING);
+	for (int i = 0; i < leaf->nnames; i++)
+	{
+		values[i].text = nullptr;
+		values[i].len = 0;
+		values[i].kind = SAGG_JSON_MISSING;
+	}
+	leaf->error = error;
+	leaf->len = len;
+	leaf->next = 0;
+
+	code = leaf->stage1->stage1(leaf->buf, len, simdjson::stage1_mode::regular);
+	if (code != simdjson::SUCCESS)
+	{
+		error->reason = stage1_reason(code);
+		error->position = 0;
+		error->has_position = 0;
+		return SAGG_JSON_INVALID;
+	}
+
+	/*
+	 * Behind the last token stand two that start at the end of the record,
+	 * where the padding has a NUL, which no grammar rule takes.
+	 */
+	leaf->token = leaf->stage1->structural_indexes.get();
+	leaf->stage1->structural_indexes[leaf->stage1->n_structural_indexes] = (uint32_t) len;
+	leaf->stage1->structural_indexes[leaf->stage1->n_structural_indexes + 1] = (uint32_t) len;
+	return walk(leaf, values) ? SAGG_JSON_OK : SAGG_JSON_INVALID;
+}
+
+/* Frees a leaf and the texts it gave out; NULL is allowed. */
+extern "C" void
+sagg_json_leaf_free(SaggJsonLeaf *leaf) SAGG_NOEXCEPT
+{
+	if (!leaf)
+		return;
+	free(leaf->buf);
+	free(leaf->names);
+	delete leaf;
+}

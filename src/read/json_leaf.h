@@ -1,0 +1,87 @@
+/*-------------------------------------------------------------------------
+ *
+ * json_leaf.h
+ *	  What json_decode.c (C, PostgreSQL) and json_leaf.cpp (C++, simdjson)
+ *	  say to each other: plain data and C functions that never throw, so that
+ *	  no error can jump over a C++ frame in either direction (I6).
+ *
+ * Includes neither postgres.h nor any C++ header.  All memory of the leaf is
+ * malloc'ed; who makes a leaf frees it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_JSON_LEAF_H
+#define SAGG_JSON_LEAF_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+#define SAGG_NOEXCEPT noexcept
+extern "C"
+{
+#else
+#define SAGG_NOEXCEPT
+#endif
+
+typedef enum SaggJsonKind
+{
+	SAGG_JSON_MISSING,
+	SAGG_JSON_NULL,
+	SAGG_JSON_FALSE,
+	SAGG_JSON_TRUE,
+	SAGG_JSON_NUMBER,
+	SAGG_JSON_STRING,
+	SAGG_JSON_ARRAY,
+	SAGG_JSON_OBJECT
+} SaggJsonKind;
+
+/*
+ * A field's value: a string without its quotes and escapes, anything else as
+ * it stood in the record.  UTF-8, followed by a NUL and without one inside.
+ * The text belongs to the leaf and may be overwritten; it is gone at the next
+ * parse.  NULL text for SAGG_JSON_MISSING.
+ */
+typedef struct SaggJsonValue
+{
+	char	   *text;
+	size_t		len;			/* bytes */
+	SaggJsonKind kind;
+} SaggJsonValue;
+
+/* The name of a field to look for, UTF-8, not NUL-terminated. */
+typedef struct SaggJsonName
+{
+	const char *text;
+	size_t		len;			/* bytes */
+} SaggJsonName;
+
+typedef enum SaggJsonResult
+{
+	SAGG_JSON_OK,
+	SAGG_JSON_INVALID,
+	SAGG_JSON_NO_MEMORY
+} SaggJsonResult;
+
+/* Why a record was found invalid. */
+typedef struct SaggJsonError
+{
+	const char *reason;			/* a constant, in English, lower case */
+	size_t		position;		/* byte of the record, from 0 */
+	int			has_position;
+} SaggJsonError;
+
+typedef struct SaggJsonLeaf SaggJsonLeaf;
+
+extern SaggJsonLeaf *sagg_json_leaf_make(const SaggJsonName *names, int nnames,
+										 size_t max_depth) SAGG_NOEXCEPT;
+extern SaggJsonResult sagg_json_leaf_parse(SaggJsonLeaf *leaf,
+										   const char *record, size_t len,
+										   SaggJsonValue *values,
+										   SaggJsonError *error) SAGG_NOEXCEPT;
+extern void sagg_json_leaf_free(SaggJsonLeaf *leaf) SAGG_NOEXCEPT;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif							/* SAGG_JSON_LEAF_H */

@@ -1,0 +1,300 @@
+/*-------------------------------------------------------------------------
+ *
+ * record_datum.c
+ *	  JSON values to Datums of any type: the long way, with the rules that
+ *	  decode.h states.
+ *
+ * Users' input functions and domain constraints run here, as whoever the
+ * caller runs as (I8).  Errors are theirs and PostgreSQL's own; json_decode.c
+ * turns them into invalid records.  Results are made in the current memory
+ * context, caches in the conversion's.  Takes no locks of its own.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "common/int.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "nodes/execnodes.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+
+#include "record_datum.h"
+
+/* Which way the values of a type go. */
+static SaggConversionKind
+conversion_kind(Oid type, int32 typmod)
+{
+	switch (type)
+	{
+		case BOOLOID:
+			return SAGG_TO_BOOL;
+		case INT2OID:
+			return SAGG_TO_INT2;
+		case INT4OID:
+			return SAGG_TO_INT4;
+		case INT8OID:
+			return SAGG_TO_INT8;
+		case FLOAT8OID:
+			return SAGG_TO_FLOAT8;
+		case NUMERICOID:
+			return SAGG_TO_NUMERIC;
+		case TEXTOID:
+			return SAGG_TO_TEXT;
+		case VARCHAROID:
+			return typmod < 0 ? SAGG_TO_TEXT : SAGG_TO_OTHER;
+		case TIMESTAMPTZOID:
+			return SAGG_TO_TIMESTAMPTZ;
+		case TIMESTAMPOID:
+			return SAGG_TO_TIMESTAMP;
+		case DATEOID:
+			return SAGG_TO_DATE;
+		case JSONOID:
+			return SAGG_TO_JSON;
+		case JSONBOID:
+			return SAGG_TO_JSONB;
+		default:
+			if (OidIsValid(get_element_type(type)) ||
+				get_typtype(type) == TYPTYPE_COMPOSITE)
+				return SAGG_TO_RECORD;
+			return SAGG_TO_OTHER;
+	}
+}
+
+/*
+ * Prepares the conversion of JSON values to a column's type.  What it needs
+ * over time is kept in the current memory context.  Raises an error if the
+ * type has no input function.
+ */
+void
+sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod, Oid collation)
+{
+	Oid			base;
+	Oid			input;
+
+	memset(conv, 0, sizeof(*conv));
+	conv->context = CurrentMemoryContext;
+	conv->type_name = format_type_with_typemod(type, typmod);
+	base = getBaseTypeAndTypmod(type, &typmod);
+	if (base != type)
+		conv->domain = type;
+	conv->type = base;
+	conv->typmod = typmod;
+	conv->kind = conversion_kind(base, typmod);
+	getTypeInputInfo(base, &input, &conv->ioparam);
+	fmgr_info(input, &conv->input);
+	if (conv->kind == SAGG_TO_RECORD)
+	{
+		fmgr_info(F_JSONB_TO_RECORD, &conv->to_record);
+		conv->record_desc = CreateTemplateTupleDesc(1);
+		TupleDescInitEntry(conv->record_desc, 1, "value", base, typmod, 0);
+		TupleDescInitEntryCollation(conv->record_desc, 1, collation);
+		conv->record_desc = BlessTupleDesc(conv->record_desc);
+	}
+}
+
+/* A value's text in server encoding.  Raises an error if it cannot be. */
+static char *
+server_text(const SaggJsonValue *value)
+{
+	/* UTF-8 has been verified already */
+	if (GetDatabaseEncoding() == PG_UTF8)
+		return value->text;
+	return pg_any_to_server(value->text, (int) value->len, PG_UTF8);
+}
+
+/* A number as a Datum of type numeric, exact. */
+static Datum
+number_numeric(const SaggJsonValue *value)
+{
+	return DirectFunctionCall3(numeric_in, CStringGetDatum(value->text),
+							   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+}
+
+/* A number as numeric prints it: no exponent, no minus before a zero. */
+static char *
+number_text(const SaggJsonValue *value)
+{
+	bool		zero = strspn(value->text, "-0.") == value->len;
+
+	if (strpbrk(value->text, "eE") || (zero && value->text[0] == '-'))
+		return DatumGetCString(DirectFunctionCall1(numeric_out,
+												   number_numeric(value)));
+	return value->text;
+}
+
+/* Any value as a Datum of type jsonb. */
+static Datum
+value_jsonb(const SaggJsonValue *value)
+{
+	JsonbValue	scalar;
+
+	switch (value->kind)
+	{
+		case SAGG_JSON_FALSE:
+		case SAGG_JSON_TRUE:
+			scalar.type = jbvBool;
+			scalar.val.boolean = (value->kind == SAGG_JSON_TRUE);
+			break;
+		case SAGG_JSON_NUMBER:
+			scalar.type = jbvNumeric;
+			scalar.val.numeric = DatumGetNumeric(number_numeric(value));
+			break;
+		case SAGG_JSON_STRING:
+			scalar.type = jbvString;
+			scalar.val.string.val = server_text(value);
+			scalar.val.string.len = strlen(scalar.val.string.val);
+			break;
+		default:
+			return DirectFunctionCall1(jsonb_in,
+									   CStringGetDatum(server_text(value)));
+	}
+	return JsonbPGetDatum(JsonbValueToJsonb(&scalar));
+}
+
+/* Any value as text, as the operator ->> of jsonb gives it. */
+static char *
+value_text(const SaggJsonValue *value)
+{
+	switch (value->kind)
+	{
+		case SAGG_JSON_FALSE:
+			return "false";
+		case SAGG_JSON_TRUE:
+			return "true";
+		case SAGG_JSON_NUMBER:
+			return number_text(value);
+		case SAGG_JSON_STRING:
+			return server_text(value);
+		default:
+			return DatumGetCString(DirectFunctionCall1(jsonb_out,
+													   value_jsonb(value)));
+	}
+}
+
+/* Any value as a Datum of type json: what the record says, less escapes. */
+static Datum
+value_json(const SaggJsonValue *value)
+{
+	StringInfoData buf;
+
+	if (value->kind != SAGG_JSON_STRING)
+		return CStringGetTextDatum(server_text(value));
+	initStringInfo(&buf);
+	escape_json(&buf, server_text(value));
+	return PointerGetDatum(cstring_to_text_with_len(buf.data, buf.len));
+}
+
+/*
+ * An array or composite out of a value that is no string:
+ *		SELECT value FROM jsonb_to_record('{"value": ...}') AS (value type)
+ */
+static Datum
+value_record(SaggConversion *conv, const SaggJsonValue *value)
+{
+	LOCAL_FCINFO(fcinfo, 1);
+	ReturnSetInfo rsinfo = {0};
+	HeapTupleData tuple = {0};
+	Datum		result;
+	bool		isnull;
+
+	rsinfo.type = T_ReturnSetInfo;
+	rsinfo.expectedDesc = conv->record_desc;
+	rsinfo.allowedModes = SFRM_ValuePerCall;
+	InitFunctionCallInfoData(*fcinfo, &conv->to_record, 1, InvalidOid, NULL,
+							 (fmNodePtr) &rsinfo);
+	fcinfo->args[0].value =
+		DirectFunctionCall1(jsonb_in,
+							CStringGetDatum(psprintf("{\"value\":%s}",
+													 server_text(value))));
+	fcinfo->args[0].isnull = false;
+	result = FunctionCallInvoke(fcinfo);
+	if (fcinfo->isnull)
+		elog(ERROR, "function jsonb_to_record returned NULL");
+	tuple.t_data = DatumGetHeapTupleHeader(result);
+	tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
+	result = heap_getattr(&tuple, 1, conv->record_desc, &isnull);
+	if (isnull)
+		elog(ERROR, "function jsonb_to_record left out the value");
+	return result;
+}
+
+/*
+ * A number as milliseconds since 1970, rounded to microseconds, for
+ * timestamptz and timestamp.
+ */
+static Datum
+value_epoch(const SaggConversion *conv, const SaggJsonValue *value)
+{
+	Datum		scaled;
+	int64		unix_time;
+	Timestamp	timestamp;
+
+	scaled = DirectFunctionCall2(numeric_mul, number_numeric(value),
+								 NumericGetDatum(int64_to_numeric(1000)));
+	unix_time = DatumGetInt64(DirectFunctionCall1(numeric_int8, scaled));
+	if (pg_sub_s64_overflow(unix_time, (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
+							USECS_PER_DAY, &timestamp) ||
+		!IS_VALID_TIMESTAMP(timestamp))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp out of range")));
+	return DirectFunctionCall2(conv->kind == SAGG_TO_TIMESTAMPTZ ?
+							   timestamptz_scale : timestamp_scale,
+							   TimestampGetDatum(timestamp),
+							   Int32GetDatum(conv->typmod));
+}
+
+/* A value of the type below the domains, if any. */
+static Datum
+convert_base(SaggConversion *conv, const SaggJsonValue *value)
+{
+	switch (conv->kind)
+	{
+		case SAGG_TO_JSON:
+			return value_json(value);
+		case SAGG_TO_JSONB:
+			return value_jsonb(value);
+		case SAGG_TO_RECORD:
+			if (value->kind != SAGG_JSON_STRING)
+				return value_record(conv, value);
+			break;
+		case SAGG_TO_TIMESTAMPTZ:
+		case SAGG_TO_TIMESTAMP:
+			if (value->kind == SAGG_JSON_NUMBER)
+				return value_epoch(conv, value);
+			break;
+		default:
+			break;
+	}
+	return InputFunctionCall(&conv->input, value_text(value), conv->ioparam,
+							 conv->typmod);
+}
+
+/*
+ * Makes the Datum of any value, in the current memory context.  *isnull is set
+ * for a missing or null value.  Raises what the type's input function and
+ * domain constraints raise, and errors of character conversion.
+ */
+Datum
+sagg_convert(SaggConversion *conv, const SaggJsonValue *value, bool *isnull)
+{
+	Datum		result = (Datum) 0;
+
+	*isnull = (value->kind == SAGG_JSON_MISSING || value->kind == SAGG_JSON_NULL);
+	if (!*isnull)
+		result = convert_base(conv, value);
+	if (OidIsValid(conv->domain))
+		domain_check(result, *isnull, conv->domain, &conv->domain_cache,
+					 conv->context);
+	return result;
+}

@@ -1,0 +1,63 @@
+/*-------------------------------------------------------------------------
+ *
+ * record_datum.h
+ *	  JSON values to Datums, for json_decode.c only.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_RECORD_DATUM_H
+#define SAGG_RECORD_DATUM_H
+
+#include "postgres.h"
+
+#include "access/tupdesc.h"
+#include "fmgr.h"
+
+#include "json_leaf.h"
+
+/* How the values of a column are made. */
+typedef enum SaggConversionKind
+{
+	SAGG_TO_BOOL,
+	SAGG_TO_INT2,
+	SAGG_TO_INT4,
+	SAGG_TO_INT8,
+	SAGG_TO_FLOAT8,
+	SAGG_TO_NUMERIC,
+	SAGG_TO_TEXT,				/* text, and varchar without a length */
+	SAGG_TO_TIMESTAMPTZ,
+	SAGG_TO_TIMESTAMP,
+	SAGG_TO_DATE,
+	SAGG_TO_JSON,
+	SAGG_TO_JSONB,
+	SAGG_TO_RECORD,				/* arrays and composites, as jsonb_to_record */
+	SAGG_TO_OTHER				/* the type's input function */
+} SaggConversionKind;
+
+/* Made once for a column; lives in the memory context it was made in. */
+typedef struct SaggConversion
+{
+	SaggConversionKind kind;
+	const char *type_name;		/* for messages */
+	Oid			type;			/* below domains, as are the next three */
+	int32		typmod;
+	FmgrInfo	input;
+	Oid			ioparam;
+	Oid			domain;			/* InvalidOid if the column is of none */
+	void	   *domain_cache;
+	FmgrInfo	to_record;		/* only for SAGG_TO_RECORD */
+	TupleDesc	record_desc;	/* one column, of the type */
+	MemoryContext context;
+} SaggConversion;
+
+/* record_datum.c */
+extern void sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod,
+								 Oid collation);
+extern Datum sagg_convert(SaggConversion *conv, const SaggJsonValue *value,
+						  bool *isnull);
+
+/* fast_datum.c */
+extern bool sagg_convert_fast(const SaggConversion *conv,
+							  const SaggJsonValue *value, Datum *result);
+
+#endif							/* SAGG_RECORD_DATUM_H */
