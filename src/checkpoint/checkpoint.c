@@ -59,6 +59,15 @@ sagg_checkpoint_close(SaggCheckpoint *checkpoint)
 	MemoryContextDelete(checkpoint->context);
 }
 
+static int64
+last_committed(SaggLogSection *section)
+{
+	Datum		values[1];
+
+	(void) sagg_log_execute(section, SAGG_LOG_LAST_BATCH, values, NULL, 1);
+	return sagg_log_int64(0, 1);
+}
+
 /*
  * Raise the error for a batch that another worker has planned or committed, or
  * whose predecessor is not the last committed one (I2).
@@ -67,11 +76,8 @@ static void
 raise_fenced(SaggLogSection *section, int64 batch, const char *done)
 {
 	const char *stream = section->checkpoint->stream;
-	Datum		values[1];
-	int64		last;
+	int64		last = last_committed(section);
 
-	(void) sagg_log_execute(section, SAGG_LOG_LAST_BATCH, values, NULL, 1);
-	last = sagg_log_int64(0, 1);
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_FENCED),
 			 last < batch - 1 ?
@@ -277,12 +283,15 @@ sagg_checkpoint_commit(SaggCheckpoint *checkpoint, const SaggProgress *before,
 
 	INSTR_TIME_SET_CURRENT(started);
 	check_successor(before, plan, commit);
+
+	/* A stale worker fails here, or if it is a close race, at its insert. */
+	sagg_log_begin(&section, checkpoint);
+	if (last_committed(&section) != before->batch)
+		raise_fenced(&section, plan->batch, "committed");
 	if (!checkpoint->known)
-	{
-		sagg_log_begin(&section, checkpoint);
 		learn_sizes(&section, before->batch);
-		sagg_log_end(&section);
-	}
+	sagg_log_end(&section);
+
 	checkpoint->next = checkpoint->sizes;
 	checkpoint->in_commit = true;
 	state_blobs = sagg_state_log_write(checkpoint, plan->batch, state,

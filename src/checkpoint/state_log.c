@@ -158,10 +158,14 @@ insert_blobs(SaggLogSection *section, int64 batch, List *blobs, int from, int to
 		datas[i] = PointerGetDatum(blob->data);
 	}
 	values[1] = Int64GetDatum(batch);
-	values[2] = PointerGetDatum(construct_array(partitions, n, INT4OID, 4, true, TYPALIGN_INT));
-	values[3] = PointerGetDatum(construct_array(seqs, n, INT4OID, 4, true, TYPALIGN_INT));
-	values[4] = PointerGetDatum(construct_array(bases, n, BOOLOID, 1, true, TYPALIGN_CHAR));
-	values[5] = PointerGetDatum(construct_array(datas, n, BYTEAOID, -1, false, TYPALIGN_INT));
+	values[2] = PointerGetDatum(construct_array(partitions, n, INT4OID, 4, true,
+												TYPALIGN_INT));
+	values[3] = PointerGetDatum(construct_array(seqs, n, INT4OID, 4, true,
+												TYPALIGN_INT));
+	values[4] = PointerGetDatum(construct_array(bases, n, BOOLOID, 1, true,
+												TYPALIGN_CHAR));
+	values[5] = PointerGetDatum(construct_array(datas, n, BYTEAOID, -1, false,
+												TYPALIGN_INT));
 	if (sagg_log_execute(section, SAGG_LOG_STATE_INSERT, values, NULL, 0) != n)
 		elog(ERROR, "not all state blobs were inserted");
 	pfree(DatumGetPointer(values[5]));
@@ -204,7 +208,8 @@ flush(StateLog *log)
 }
 
 /*
- * Which partitions get a base.
+ * Which partitions get a base: those that became empty, the one with the most
+ * to gain, and further ones within "budget" bytes.
  */
 static void
 choose_bases(StateLog *log, int64 budget)
