@@ -154,6 +154,7 @@ CREATE TABLE stream_agg.commits (
     total_filtered      bigint NOT NULL,
     total_rows_out      bigint NOT NULL,
     total_rows_removed  bigint NOT NULL,
+    state_blobs         bigint NOT NULL,
     read_time           double precision NOT NULL,
     execute_time        double precision NOT NULL,
     write_time          double precision NOT NULL,
@@ -182,6 +183,7 @@ COMMENT ON COLUMN stream_agg.commits.total_dead_lettered IS 'dead_lettered, sinc
 COMMENT ON COLUMN stream_agg.commits.total_filtered IS 'filtered, since the stream''s first micro-batch';
 COMMENT ON COLUMN stream_agg.commits.total_rows_out IS 'rows_out, since the stream''s first micro-batch';
 COMMENT ON COLUMN stream_agg.commits.total_rows_removed IS 'rows_removed, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.state_blobs IS 'rows of the stream in stream_agg.state after the micro-batch';
 COMMENT ON COLUMN stream_agg.commits.read_time IS 'time of READ in ms';
 COMMENT ON COLUMN stream_agg.commits.execute_time IS 'time of EXECUTE in ms';
 COMMENT ON COLUMN stream_agg.commits.write_time IS 'time of WRITE in ms';

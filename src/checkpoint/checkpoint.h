@@ -29,15 +29,8 @@ typedef struct SaggOrigin
 /* checkpoint.c */
 extern SaggCheckpoint *sagg_checkpoint_open(const char *stream);
 extern void sagg_checkpoint_close(SaggCheckpoint *checkpoint);
-extern SaggOrigin *sagg_checkpoint_origin(SaggCheckpoint *checkpoint);
-extern void sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint,
-									   const SaggOrigin *origin);
-extern SaggProgress *sagg_checkpoint_progress(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_plan(SaggCheckpoint *checkpoint,
 								 const SaggPlan *plan);
-extern void sagg_checkpoint_restore(SaggCheckpoint *checkpoint,
-									const SaggProgress *progress,
-									const SaggStateAccess *state);
 extern void sagg_checkpoint_commit(SaggCheckpoint *checkpoint,
 								   const SaggProgress *before,
 								   const SaggPlan *plan,
@@ -45,5 +38,16 @@ extern void sagg_checkpoint_commit(SaggCheckpoint *checkpoint,
 								   const SaggStateAccess *state);
 extern void sagg_checkpoint_published(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_aborted(SaggCheckpoint *checkpoint);
+
+/* progress.c */
+extern SaggOrigin *sagg_checkpoint_origin(SaggCheckpoint *checkpoint);
+extern void sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint,
+									   const SaggOrigin *origin);
+extern SaggProgress *sagg_checkpoint_progress(SaggCheckpoint *checkpoint);
+
+/* state_restore.c */
+extern void sagg_checkpoint_restore(SaggCheckpoint *checkpoint,
+									const SaggProgress *progress,
+									const SaggStateAccess *state);
 
 #endif							/* SAGG_CHECKPOINT_H */

@@ -1,0 +1,330 @@
+/*-------------------------------------------------------------------------
+ *
+ * checkpoint.c
+ *	  The checkpoint object, and the record of a batch: its plan, its commit.
+ *
+ * stream_agg.offsets is the log of planned batches and stream_agg.commits that
+ * of done ones; both are insert-only, keyed (stream, batch), and trimmed from
+ * their old end.  A row of commits is written in the transaction that also
+ * writes the batch's results and state (I1), and only as the successor of the
+ * last one (I2): that is the compare-and-set which a stale worker fails.
+ *
+ * A checkpoint object belongs to one worker and lives over transactions.  What
+ * it remembers of the logs is provisional from sagg_checkpoint_commit until
+ * the caller says that the transaction committed.  It never waits for Kafka
+ * and runs no user's code as the extension's owner (I8).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "portability/instr_time.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "checkpoint_internal.h"
+
+/* old batches removed by one batch, at most */
+#define TRIM_BATCHES	10
+
+/*
+ * Open the checkpoint of a stream.  Allocated in the current memory context,
+ * which must outlive transactions.  Reads nothing yet.
+ */
+SaggCheckpoint *
+sagg_checkpoint_open(const char *stream)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "stream_agg checkpoint",
+												  ALLOCSET_SMALL_SIZES);
+	SaggCheckpoint *checkpoint = MemoryContextAllocZero(context,
+														sizeof(SaggCheckpoint));
+
+	checkpoint->context = context;
+	checkpoint->stream = MemoryContextStrdup(context, stream);
+	return checkpoint;
+}
+
+/*
+ * Free a checkpoint object.  Needs no transaction.
+ */
+void
+sagg_checkpoint_close(SaggCheckpoint *checkpoint)
+{
+	for (int i = 0; i < SAGG_LOG_STATEMENTS; i++)
+	{
+		if (checkpoint->statements[i])
+			SPI_freeplan(checkpoint->statements[i]);
+	}
+	MemoryContextDelete(checkpoint->context);
+}
+
+static int64
+last_committed(SaggLogSection *section)
+{
+	Datum		values[1];
+
+	(void) sagg_log_execute(section, SAGG_LOG_LAST_BATCH, values, NULL, 1);
+	return sagg_log_int64(0, 1);
+}
+
+/*
+ * Raise the error for a batch that another worker has planned or committed, or
+ * whose predecessor is not the last committed one (I2).
+ */
+static void
+raise_fenced(SaggLogSection *section, int64 batch, const char *done)
+{
+	const char *stream = section->checkpoint->stream;
+	int64		last = last_committed(section);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_FENCED),
+			 last < batch - 1 ?
+			 errmsg("micro-batch " INT64_FORMAT " of stream \"%s\" cannot follow micro-batch " INT64_FORMAT,
+					batch, stream, last) :
+			 errmsg("micro-batch " INT64_FORMAT " of stream \"%s\" is already %s",
+					batch, stream, done),
+			 last < 0 ?
+			 errdetail("No micro-batch of the stream is committed.") :
+			 errdetail("The last committed micro-batch is " INT64_FORMAT ".", last),
+			 errhint("Another worker has run the stream, or its checkpoint was restored to an earlier point; start the stream anew to go on from there.")));
+}
+
+/*
+ * Write the plan of a batch into the log.  Raises ERRCODE_SAGG_FENCED if that
+ * batch is planned already or is not the next one.
+ */
+void
+sagg_checkpoint_plan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
+{
+	SaggLogSection section;
+	Datum		values[5];
+
+	sagg_log_begin(&section, checkpoint);
+	values[1] = Int64GetDatum(plan->batch);
+	values[2] = sagg_ranges_to_jsonb(plan->ranges, plan->nranges);
+	values[3] = TimestampTzGetDatum(plan->watermark);
+	values[4] = TimestampTzGetDatum(plan->batch_time);
+	if (sagg_log_execute(&section, SAGG_LOG_INSERT_PLAN, values, NULL, 0) != 1)
+		raise_fenced(&section, plan->batch, "planned");
+	sagg_log_end(&section);
+}
+
+/*
+ * Does the batch follow what the stream has committed?  Anything else is a
+ * mistake of the caller, which must not reach the logs.
+ */
+static void
+check_successor(const SaggProgress *before, const SaggPlan *plan,
+				const SaggCommit *commit)
+{
+	const SaggCounts *c = &commit->counts;
+
+	if (plan->batch != before->batch + 1)
+		elog(ERROR, "micro-batch " INT64_FORMAT " does not follow micro-batch " INT64_FORMAT,
+			 plan->batch, before->batch);
+	if (commit->watermark < before->watermark)
+		elog(ERROR, "the watermark would go back");
+	if (c->delivered != c->aggregated + c->late + c->null_time +
+		c->dead_lettered + c->filtered)
+		elog(ERROR, "the counts of micro-batch " INT64_FORMAT " do not add up",
+			 plan->batch);
+}
+
+/*
+ * The next offset of each partition after the batch, sorted by partition.
+ */
+static Datum
+offsets_after(const SaggProgress *before, const SaggPlan *plan)
+{
+	SaggRange  *after = palloc(sizeof(SaggRange) *
+							   (before->npositions + plan->nranges + 1));
+	int			i = 0;
+	int			j = 0;
+	int			n = 0;
+
+	while (i < before->npositions || j < plan->nranges)
+	{
+		const SaggRange *position = &before->positions[i];
+		const SaggRange *range = &plan->ranges[j];
+
+		if (j >= plan->nranges ||
+			(i < before->npositions && position->partition < range->partition))
+		{
+			after[n++] = *position;
+			i++;
+			continue;
+		}
+		if (i < before->npositions && position->partition == range->partition)
+		{
+			if (range->start != position->start)
+				elog(ERROR, "partition %d would be read from offset " INT64_FORMAT ", not " INT64_FORMAT,
+					 range->partition, range->start, position->start);
+			i++;
+		}
+		after[n] = *range;
+		after[n++].start = range->end;
+		j++;
+	}
+	return sagg_offsets_to_jsonb(after, n);
+}
+
+/*
+ * The sizes of the logs as of the last commit, from the tables.
+ */
+static void
+learn_sizes(SaggLogSection *section, int64 last_commit)
+{
+	SaggCheckpoint *checkpoint = section->checkpoint;
+	SaggLogSizes *sizes = &checkpoint->sizes;
+	Datum		values[1];
+	Datum		oldest;
+	bool		isnull;
+
+	sizes->delta_bytes = 0;
+	sagg_state_log_sizes(section, last_commit, sizes);
+	(void) sagg_log_execute(section, SAGG_LOG_OLDEST_BATCH, values, NULL, 1);
+	oldest = sagg_log_value(0, 1, &isnull);
+	sizes->oldest = isnull ? 0 : DatumGetInt64(oldest);
+	checkpoint->known = true;
+}
+
+/*
+ * Remove old batches, a few at a time.  The last stream_agg.keep_batches stay,
+ * and so this one always does.
+ */
+static void
+trim(SaggLogSection *section, int64 batch, SaggLogSizes *sizes)
+{
+	int64		end = Min(batch + 1 - sagg_keep_batches,
+						  sizes->oldest + TRIM_BATCHES);
+	Datum		values[3];
+
+	if (end <= sizes->oldest)
+		return;
+	values[1] = Int64GetDatum(sizes->oldest);
+	values[2] = Int64GetDatum(end);
+	(void) sagg_log_execute(section, SAGG_LOG_TRIM_OFFSETS, values, NULL, 0);
+	(void) sagg_log_execute(section, SAGG_LOG_TRIM_COMMITS, values, NULL, 0);
+	sizes->oldest = end;
+}
+
+static double
+milliseconds(int64 microseconds)
+{
+	return microseconds / 1000.0;
+}
+
+/*
+ * Insert the batch's row of stream_agg.commits.
+ */
+static void
+insert_commit(SaggLogSection *section, const SaggProgress *before,
+			  const SaggPlan *plan, const SaggCommit *commit,
+			  int64 state_blobs)
+{
+	const SaggCounts *c = &commit->counts;
+	const SaggCounts *t = &before->totals;
+	const int64 *time = commit->stage_time;
+	int			n = 1;
+	Datum		values[26];
+
+	values[n++] = Int64GetDatum(plan->batch);
+	values[n++] = offsets_after(before, plan);
+	values[n++] = TimestampTzGetDatum(commit->watermark);
+	values[n++] = Int64GetDatum(c->delivered);
+	values[n++] = Int64GetDatum(c->aggregated);
+	values[n++] = Int64GetDatum(c->late);
+	values[n++] = Int64GetDatum(c->null_time);
+	values[n++] = Int64GetDatum(c->dead_lettered);
+	values[n++] = Int64GetDatum(c->filtered);
+	values[n++] = Int64GetDatum(commit->rows_out);
+	values[n++] = Int64GetDatum(commit->rows_removed);
+	values[n++] = Int64GetDatum(t->delivered + c->delivered);
+	values[n++] = Int64GetDatum(t->aggregated + c->aggregated);
+	values[n++] = Int64GetDatum(t->late + c->late);
+	values[n++] = Int64GetDatum(t->null_time + c->null_time);
+	values[n++] = Int64GetDatum(t->dead_lettered + c->dead_lettered);
+	values[n++] = Int64GetDatum(t->filtered + c->filtered);
+	values[n++] = Int64GetDatum(before->total_rows_out + commit->rows_out);
+	values[n++] = Int64GetDatum(before->total_rows_removed + commit->rows_removed);
+	values[n++] = Int64GetDatum(state_blobs);
+	values[n++] = Float8GetDatum(milliseconds(time[SAGG_READ]));
+	values[n++] = Float8GetDatum(milliseconds(time[SAGG_EXECUTE]));
+	values[n++] = Float8GetDatum(milliseconds(time[SAGG_WRITE]));
+	values[n++] = Float8GetDatum(milliseconds(time[SAGG_CHECKPOINT]));
+	values[n++] = TimestampTzGetDatum(GetCurrentTimestamp());
+	Assert(n == lengthof(values));
+	if (sagg_log_execute(section, SAGG_LOG_INSERT_COMMIT, values, NULL, 0) != 1)
+		raise_fenced(section, plan->batch, "committed");
+}
+
+/*
+ * CHECKPOINT of a batch, the last stage before the caller's COMMIT: the state
+ * that changed, the batch's record, and the trimming of the logs.  "before" is
+ * the stream's progress without this batch.  Adds the time spent to
+ * commit->stage_time.  The caller then reports sagg_checkpoint_published or
+ * sagg_checkpoint_aborted.
+ *
+ * Raises ERRCODE_SAGG_FENCED if the batch is committed already or is not the
+ * next one, ERRCODE_SAGG_CHECKPOINT_CORRUPT if the state log does not hold
+ * what the last commit left.
+ */
+void
+sagg_checkpoint_commit(SaggCheckpoint *checkpoint, const SaggProgress *before,
+					   const SaggPlan *plan, SaggCommit *commit,
+					   const SaggStateAccess *state)
+{
+	SaggLogSection section;
+	int64		state_blobs;
+	instr_time	started;
+	instr_time	spent;
+
+	INSTR_TIME_SET_CURRENT(started);
+	check_successor(before, plan, commit);
+
+	/* A stale worker fails here, or if it is a close race, at its insert. */
+	sagg_log_begin(&section, checkpoint);
+	if (last_committed(&section) != before->batch)
+		raise_fenced(&section, plan->batch, "committed");
+	if (!checkpoint->known)
+		learn_sizes(&section, before->batch);
+	sagg_log_end(&section);
+
+	checkpoint->next = checkpoint->sizes;
+	checkpoint->in_commit = true;
+	state_blobs = sagg_state_log_write(checkpoint, plan->batch, state,
+									   &checkpoint->next);
+
+	sagg_log_begin(&section, checkpoint);
+	trim(&section, plan->batch, &checkpoint->next);
+	INSTR_TIME_SET_CURRENT(spent);
+	INSTR_TIME_SUBTRACT(spent, started);
+	commit->stage_time[SAGG_CHECKPOINT] += INSTR_TIME_GET_MICROSEC(spent);
+	insert_commit(&section, before, plan, commit, state_blobs);
+	sagg_log_end(&section);
+}
+
+/*
+ * The transaction of sagg_checkpoint_commit committed.  Cannot fail.
+ */
+void
+sagg_checkpoint_published(SaggCheckpoint *checkpoint)
+{
+	Assert(checkpoint->in_commit);
+	checkpoint->sizes = checkpoint->next;
+	checkpoint->in_commit = false;
+}
+
+/*
+ * A transaction that used the checkpoint aborted, or may have.  What is
+ * remembered of the logs is read again.  Cannot fail, needs no transaction.
+ */
+void
+sagg_checkpoint_aborted(SaggCheckpoint *checkpoint)
+{
+	if (checkpoint->in_commit)
+		checkpoint->known = false;
+	checkpoint->in_commit = false;
+}

@@ -1,0 +1,164 @@
+/*-------------------------------------------------------------------------
+ *
+ * checkpoint_internal.h
+ *	  What the files of checkpoint/ share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_CHECKPOINT_INTERNAL_H
+#define SAGG_CHECKPOINT_INTERNAL_H
+
+#include "executor/spi.h"
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+
+#include "checkpoint.h"
+
+/* what to do about a checkpoint that cannot be used */
+#define SAGG_HINT_REBUILD \
+	"Restore the database from a backup, or drop the stream and create it anew " \
+	"to build its state again from the records in Kafka."
+
+/* the statements on the logs; log_statements.c has their texts */
+typedef enum SaggLogStatement
+{
+	SAGG_LOG_READ_ORIGIN,
+	SAGG_LOG_SET_ORIGIN,
+	SAGG_LOG_INITIAL_WATERMARK,
+	SAGG_LOG_LAST_COMMIT,
+	SAGG_LOG_PLANS_SINCE,
+	SAGG_LOG_INSERT_PLAN,
+	SAGG_LOG_INSERT_COMMIT,
+	SAGG_LOG_LAST_BATCH,
+	SAGG_LOG_OLDEST_BATCH,
+	SAGG_LOG_TRIM_OFFSETS,
+	SAGG_LOG_TRIM_COMMITS,
+	SAGG_LOG_STATE_SIZES,
+	SAGG_LOG_STATE_BLOBS,
+	SAGG_LOG_STATE_READ,
+	SAGG_LOG_STATE_INSERT,
+	SAGG_LOG_STATE_DELETE,
+	SAGG_LOG_STATEMENTS
+} SaggLogStatement;
+
+/* the blobs of one partition of the state: a base and deltas, or deltas */
+typedef struct SaggChain
+{
+	int64		bytes;			/* of data */
+	int64		blobs;
+	int64		first;			/* batch of the oldest blob, -1 = no blobs */
+	int64		last;			/* batch of the newest blob, -1 = no blobs */
+} SaggChain;
+
+/* what a checkpoint object remembers of the logs */
+typedef struct SaggLogSizes
+{
+	SaggChain	chains[SAGG_STATE_PARTITIONS];
+	int64		delta_bytes;	/* deltas that the last batch wrote */
+	int64		oldest;			/* oldest batch in offsets and commits */
+} SaggLogSizes;
+
+struct SaggCheckpoint
+{
+	MemoryContext context;		/* holds this object and its statements */
+	char	   *stream;
+	SPIPlanPtr	statements[SAGG_LOG_STATEMENTS];
+
+	/*
+	 * "sizes" is as of the last commit if "known"; else the next batch reads
+	 * it from the tables.  "next" is what it becomes when the batch commits.
+	 */
+	bool		known;
+	bool		in_commit;		/* between commit and published or aborted */
+	SaggLogSizes sizes;
+	SaggLogSizes next;
+};
+
+/* a section that runs statements on the logs */
+typedef struct SaggLogSection
+{
+	SaggCheckpoint *checkpoint;
+	SaggOwnerContext owner;
+	MemoryContext caller;		/* current before the section */
+} SaggLogSection;
+
+/* who a blob is; stored in its header, and its row says the same */
+typedef struct SaggBlobId
+{
+	int32		partition;
+	int64		batch;
+	int32		seq;
+	bool		base;
+} SaggBlobId;
+
+typedef struct SaggBlob
+{
+	SaggBlobId	id;
+	bytea	   *data;
+} SaggBlob;
+
+/* turns entries into blobs; see state_blob.c */
+typedef struct SaggBlobWriter
+{
+	MemoryContext context;		/* of the blobs */
+	uint64		fingerprint;
+	int64		follows;
+	SaggBlobId	id;				/* of the blob being filled */
+	StringInfoData buffer;		/* of it; data == NULL when there is none */
+	uint32		entries;		/* in it */
+	List	   *blobs;			/* SaggBlob, finished ones */
+	int64		bytes;			/* of data, finished ones */
+} SaggBlobWriter;
+
+/* what a verified blob says */
+typedef struct SaggBlobContent
+{
+	int64		follows;		/* batch of the chain's blobs before, or -1 */
+	bool		last;			/* the last one of its batch and partition */
+	uint32		entries;
+	const char *payload;		/* points into the blob */
+	Size		len;
+} SaggBlobContent;
+
+/* log_statements.c */
+extern void sagg_log_begin(SaggLogSection *section, SaggCheckpoint *checkpoint);
+extern void sagg_log_end(SaggLogSection *section);
+extern int64 sagg_log_execute(SaggLogSection *section,
+							  SaggLogStatement statement, Datum *values,
+							  const char *nulls, long limit);
+extern Portal sagg_log_cursor(SaggLogSection *section,
+							  SaggLogStatement statement, Datum *values);
+extern Datum sagg_log_value(int row, int column, bool *isnull);
+extern int64 sagg_log_int64(int row, int column);
+
+/* offsets_json.c */
+extern Datum sagg_offsets_to_jsonb(const SaggRange *ranges, int nranges);
+extern Datum sagg_ranges_to_jsonb(const SaggRange *ranges, int nranges);
+extern bool sagg_offsets_from_jsonb(Jsonb *json, SaggRange **ranges,
+									int *nranges);
+extern bool sagg_ranges_from_jsonb(Jsonb *json, SaggRange **ranges,
+								   int *nranges);
+
+/* state_blob.c */
+extern void sagg_blob_writer_init(SaggBlobWriter *writer, MemoryContext context,
+								  uint64 fingerprint);
+extern void sagg_blob_begin(SaggBlobWriter *writer, int32 partition,
+							int64 batch, bool base, int64 follows);
+extern void sagg_blob_add(void *writer, const char *data, Size len);
+extern void sagg_blob_finish(SaggBlobWriter *writer);
+extern void sagg_blob_verify(const char *stream, const SaggBlobId *id,
+							 const bytea *data, uint64 fingerprint,
+							 SaggBlobContent *content);
+
+/* state_log.c */
+extern void sagg_state_log_sizes(SaggLogSection *section, int64 last_commit,
+								 SaggLogSizes *sizes);
+extern int64 sagg_state_log_write(SaggCheckpoint *checkpoint, int64 batch,
+								  const SaggStateAccess *state,
+								  SaggLogSizes *sizes);
+extern int64 sagg_state_log_count(SaggLogSection *section, int64 batch);
+extern void sagg_state_log_mismatch(const SaggCheckpoint *checkpoint,
+									int64 batch, int64 expected,
+									int64 found) pg_attribute_noreturn();
+
+#endif							/* SAGG_CHECKPOINT_INTERNAL_H */

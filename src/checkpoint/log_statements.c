@@ -1,0 +1,286 @@
+/*-------------------------------------------------------------------------
+ *
+ * log_statements.c
+ *	  The SQL statements of CHECKPOINT, and how they are run.
+ *
+ * All statements on the logs are here.  They are prepared once per checkpoint
+ * object and run between sagg_log_begin and sagg_log_end: connected to SPI, as
+ * the owner of the extension, with nothing but pg_catalog in search_path (I8).
+ * Code of users must never run in such a section, and that includes the
+ * functions of SaggStateAccess, which may call an aggregate's serialize or
+ * deserialize function.
+ *
+ * An ERROR within a section needs no cleanup: the end of the transaction
+ * restores the user and disconnects from SPI.
+ *
+ * Locks: what SELECT, INSERT, UPDATE and DELETE take.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "checkpoint_internal.h"
+
+#define MAX_ARGS	28
+
+typedef struct LogStatement
+{
+	int			expected;		/* what SPI says when it succeeds */
+	const char *text;
+	int			nargs;
+	Oid			args[MAX_ARGS];
+} LogStatement;
+
+/*
+ * $1 is the stream's name everywhere.  Deletes name both ends of a range of
+ * batches, so that they do not walk over the remains of earlier deletes in the
+ * index.  The conditional inserts are the compare-and-set of I2: a batch is
+ * planned and committed only as the successor of the last committed one.
+ */
+static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
+	[SAGG_LOG_READ_ORIGIN] = {
+		SPI_OK_SELECT,
+		"SELECT topic, cluster_id, initial_offsets"
+		"  FROM stream_agg.sources WHERE stream = $1",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_SET_ORIGIN] = {
+		SPI_OK_UPDATE,
+		"UPDATE stream_agg.sources"
+		"   SET topic = $2, cluster_id = $3,"
+		"       initial_offsets = $4 || coalesce(initial_offsets, '{}')"
+		" WHERE stream = $1 AND (cluster_id IS NULL OR cluster_id = $3)",
+		4, {TEXTOID, TEXTOID, TEXTOID, JSONBOID}
+	},
+	[SAGG_LOG_INITIAL_WATERMARK] = {
+		SPI_OK_SELECT,
+		"SELECT CASE WHEN watermark IS NULL THEN timestamptz '-infinity'"
+		"            ELSE to_timestamp(0) END"
+		"  FROM stream_agg.streams WHERE stream = $1",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_LAST_COMMIT] = {
+		SPI_OK_SELECT,
+		"SELECT batch, watermark, offsets, total_delivered, total_aggregated,"
+		"       total_late, total_null_time, total_dead_lettered,"
+		"       total_filtered, total_rows_out, total_rows_removed"
+		"  FROM stream_agg.commits WHERE stream = $1"
+		" ORDER BY batch DESC LIMIT 1",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_PLANS_SINCE] = {
+		SPI_OK_SELECT,
+		"SELECT batch, ranges, watermark, batch_time"
+		"  FROM stream_agg.offsets WHERE stream = $1 AND batch >= $2"
+		" ORDER BY batch LIMIT 3",
+		2, {TEXTOID, INT8OID}
+	},
+	[SAGG_LOG_INSERT_PLAN] = {
+		SPI_OK_INSERT,
+		"INSERT INTO stream_agg.offsets (stream, batch, ranges, watermark, batch_time)"
+		" SELECT $1, $2, $3, $4, $5"
+		"  WHERE (SELECT coalesce(max(c.batch), -1)"
+		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
+		" ON CONFLICT DO NOTHING",
+		5, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
+	},
+	[SAGG_LOG_INSERT_COMMIT] = {
+		SPI_OK_INSERT,
+		"INSERT INTO stream_agg.commits"
+		"       (stream, batch, offsets, watermark,"
+		"        delivered, aggregated, late, null_time, dead_lettered,"
+		"        filtered, rows_out, rows_removed,"
+		"        total_delivered, total_aggregated, total_late,"
+		"        total_null_time, total_dead_lettered, total_filtered,"
+		"        total_rows_out, total_rows_removed, state_blobs,"
+		"        read_time, execute_time, write_time, checkpoint_time,"
+		"        committed)"
+		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
+		"        $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,"
+		"        $25, $26"
+		"  WHERE (SELECT coalesce(max(c.batch), -1)"
+		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
+		" ON CONFLICT DO NOTHING",
+		26, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
+			INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
+			INT8OID, INT8OID, INT8OID,
+			INT8OID, INT8OID, INT8OID,
+			INT8OID, INT8OID, INT8OID,
+			INT8OID, INT8OID, INT8OID,
+			FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
+		TIMESTAMPTZOID}
+	},
+	[SAGG_LOG_LAST_BATCH] = {
+		SPI_OK_SELECT,
+		"SELECT coalesce(max(batch), -1)"
+		"  FROM stream_agg.commits WHERE stream = $1",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_OLDEST_BATCH] = {
+		SPI_OK_SELECT,
+		"SELECT least((SELECT min(batch) FROM stream_agg.offsets WHERE stream = $1),"
+		"             (SELECT min(batch) FROM stream_agg.commits WHERE stream = $1))",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_TRIM_OFFSETS] = {
+		SPI_OK_DELETE,
+		"DELETE FROM stream_agg.offsets"
+		" WHERE stream = $1 AND batch >= $2 AND batch < $3",
+		3, {TEXTOID, INT8OID, INT8OID}
+	},
+	[SAGG_LOG_TRIM_COMMITS] = {
+		SPI_OK_DELETE,
+		"DELETE FROM stream_agg.commits"
+		" WHERE stream = $1 AND batch >= $2 AND batch < $3",
+		3, {TEXTOID, INT8OID, INT8OID}
+	},
+	[SAGG_LOG_STATE_SIZES] = {
+		SPI_OK_SELECT,
+		"SELECT partition, sum(octet_length(data))::int8, count(*),"
+		"       min(batch), max(batch)"
+		"  FROM stream_agg.state WHERE stream = $1 GROUP BY partition",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_STATE_BLOBS] = {
+		SPI_OK_SELECT,
+		"SELECT state_blobs FROM stream_agg.commits"
+		" WHERE stream = $1 AND batch = $2",
+		2, {TEXTOID, INT8OID}
+	},
+	[SAGG_LOG_STATE_READ] = {
+		SPI_OK_SELECT,
+		"SELECT partition, batch, seq, base, data"
+		"  FROM stream_agg.state WHERE stream = $1"
+		" ORDER BY partition, batch, seq",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_STATE_INSERT] = {
+		SPI_OK_INSERT,
+		"INSERT INTO stream_agg.state (stream, batch, partition, seq, base, data)"
+		" SELECT $1, $2, unnest($3), unnest($4), unnest($5), unnest($6)",
+		6, {TEXTOID, INT8OID, INT4ARRAYOID, INT4ARRAYOID, BOOLARRAYOID, BYTEAARRAYOID}
+	},
+	[SAGG_LOG_STATE_DELETE] = {
+		SPI_OK_DELETE,
+		"DELETE FROM stream_agg.state"
+		" WHERE stream = $1 AND partition = $2 AND batch >= $3 AND batch <= $4",
+		4, {TEXTOID, INT4OID, INT8OID, INT8OID}
+	},
+};
+
+/*
+ * Begin a section of statements.  "section" is the caller's and goes to
+ * sagg_log_end.  The current memory context becomes SPI's, so allocate what
+ * shall outlive the section in section->caller.
+ */
+void
+sagg_log_begin(SaggLogSection *section, SaggCheckpoint *checkpoint)
+{
+	section->checkpoint = checkpoint;
+	section->caller = CurrentMemoryContext;
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	sagg_become_extension_owner(&section->owner);
+}
+
+/*
+ * End a section: the user, settings and memory context of before.
+ */
+void
+sagg_log_end(SaggLogSection *section)
+{
+	sagg_restore_user(&section->owner);
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "SPI_finish failed");
+	MemoryContextSwitchTo(section->caller);
+}
+
+static SPIPlanPtr
+prepared(SaggCheckpoint *checkpoint, SaggLogStatement statement)
+{
+	SPIPlanPtr	plan = checkpoint->statements[statement];
+
+	if (plan == NULL)
+	{
+		const LogStatement *s = &log_statements[statement];
+		Oid			args[MAX_ARGS];
+
+		memcpy(args, s->args, sizeof(args));
+		plan = SPI_prepare(s->text, s->nargs, args);
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare \"%s\": %s", s->text,
+				 SPI_result_code_string(SPI_result));
+		checkpoint->statements[statement] = plan;
+	}
+	return plan;
+}
+
+/*
+ * Run a statement.  values[0] is set to the stream's name here, the others are
+ * the caller's; "nulls" is as for SPI_execute_plan and may be NULL; "limit" is
+ * the greatest number of rows, 0 for all.  Returns the number of rows; those
+ * of a SELECT are read by sagg_log_value until the next statement.
+ */
+int64
+sagg_log_execute(SaggLogSection *section, SaggLogStatement statement,
+				 Datum *values, const char *nulls, long limit)
+{
+	SPIPlanPtr	plan = prepared(section->checkpoint, statement);
+	int			result;
+
+	SPI_freetuptable(SPI_tuptable);
+	values[0] = PointerGetDatum(cstring_to_text(section->checkpoint->stream));
+	result = SPI_execute_plan(plan, values, nulls, false, limit);
+	if (result != log_statements[statement].expected)
+		elog(ERROR, "unexpected result of \"%s\": %s",
+			 log_statements[statement].text, SPI_result_code_string(result));
+	return (int64) SPI_processed;
+}
+
+/*
+ * Open a cursor for a SELECT.  The caller fetches by SPI_cursor_fetch within
+ * sections of its own and closes it.
+ */
+Portal
+sagg_log_cursor(SaggLogSection *section, SaggLogStatement statement,
+				Datum *values)
+{
+	SPIPlanPtr	plan = prepared(section->checkpoint, statement);
+	Portal		portal;
+
+	values[0] = PointerGetDatum(cstring_to_text(section->checkpoint->stream));
+	portal = SPI_cursor_open(NULL, plan, values, NULL, false);
+	if (portal == NULL)
+		elog(ERROR, "could not open a cursor for \"%s\": %s",
+			 log_statements[statement].text, SPI_result_code_string(SPI_result));
+	return portal;
+}
+
+/*
+ * A value of the rows that the last SELECT returned: row from 0, column from
+ * 1.  It lives as long as those rows.
+ */
+Datum
+sagg_log_value(int row, int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+						 column, isnull);
+}
+
+/*
+ * A bigint of the rows that the last SELECT returned, known not to be NULL.
+ */
+int64
+sagg_log_int64(int row, int column)
+{
+	bool		isnull;
+	Datum		value = sagg_log_value(row, column, &isnull);
+
+	if (isnull)
+		elog(ERROR, "unexpected null in column %d", column);
+	return DatumGetInt64(value);
+}

@@ -1,0 +1,309 @@
+/*-------------------------------------------------------------------------
+ *
+ * progress.c
+ *	  Where a stream stands, by its logs: origin, last commit, pending plan.
+ *
+ * A stream begins at its origin - the cluster, topic and first offsets of
+ * stream_agg.sources - and stands where its last commit left it.  A plan
+ * without a commit is pending and is run again.  Recovery is reading these
+ * rows, nothing else; rows that contradict each other stop the stream with an
+ * error that names them (I5).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "checkpoint_internal.h"
+
+/* columns of the statement SAGG_LOG_LAST_COMMIT */
+enum
+{
+	COMMIT_BATCH = 1,
+	COMMIT_WATERMARK,
+	COMMIT_OFFSETS,
+	COMMIT_DELIVERED,
+	COMMIT_AGGREGATED,
+	COMMIT_LATE,
+	COMMIT_NULL_TIME,
+	COMMIT_DEAD_LETTERED,
+	COMMIT_FILTERED,
+	COMMIT_ROWS_OUT,
+	COMMIT_ROWS_REMOVED
+};
+
+/* columns of the statement SAGG_LOG_PLANS_SINCE */
+enum
+{
+	PLAN_BATCH = 1,
+	PLAN_RANGES,
+	PLAN_WATERMARK,
+	PLAN_BATCH_TIME
+};
+
+static void
+corrupt_row(const SaggCheckpoint *checkpoint, const char *table, int64 batch,
+			const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
+			 errmsg("row of stream \"%s\", micro-batch " INT64_FORMAT " in stream_agg.%s is corrupt",
+					checkpoint->stream, batch, table),
+			 errdetail_internal("%s", detail),
+			 errhint(SAGG_HINT_REBUILD)));
+}
+
+static void
+no_source_row(const SaggCheckpoint *checkpoint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
+			 errmsg("stream_agg.sources has no row of stream \"%s\" for this cluster",
+					checkpoint->stream),
+			 errhint("Drop the stream and create it anew.")));
+}
+
+/*
+ * Where the stream began, in the memory context of the section's caller;
+ * cluster_id is NULL and there are no offsets before the first
+ * sagg_checkpoint_set_origin.
+ */
+static SaggOrigin *
+read_origin(SaggLogSection *section)
+{
+	SaggCheckpoint *checkpoint = section->checkpoint;
+	MemoryContext old;
+	SaggOrigin *origin;
+	Datum		values[1];
+	Datum		value;
+	bool		isnull;
+
+	if (sagg_log_execute(section, SAGG_LOG_READ_ORIGIN, values, NULL, 1) == 0)
+		no_source_row(checkpoint);
+
+	old = MemoryContextSwitchTo(section->caller);
+	origin = palloc0(sizeof(SaggOrigin));
+	value = sagg_log_value(0, 1, &isnull);
+	origin->topic = TextDatumGetCString(value);
+	value = sagg_log_value(0, 2, &isnull);
+	if (!isnull)
+		origin->cluster_id = TextDatumGetCString(value);
+	value = sagg_log_value(0, 3, &isnull);
+	if (!isnull && !sagg_offsets_from_jsonb(DatumGetJsonbP(value),
+											&origin->offsets, &origin->noffsets))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
+				 errmsg("initial offsets of stream \"%s\" in stream_agg.sources are corrupt",
+						checkpoint->stream),
+				 errhint(SAGG_HINT_REBUILD)));
+	MemoryContextSwitchTo(old);
+	return origin;
+}
+
+/*
+ * Where the stream began.  Allocated in the current memory context.
+ * cluster_id is NULL, and there are no offsets, before the first call of
+ * sagg_checkpoint_set_origin.
+ */
+SaggOrigin *
+sagg_checkpoint_origin(SaggCheckpoint *checkpoint)
+{
+	SaggLogSection section;
+	SaggOrigin *origin;
+
+	sagg_log_begin(&section, checkpoint);
+	origin = read_origin(&section);
+	sagg_log_end(&section);
+	return origin;
+}
+
+/*
+ * Record the origin at the first contact with Kafka, or initial offsets of
+ * partitions that the topic has got since; those already recorded never
+ * change.  origin->cluster_id must not be NULL.
+ */
+void
+sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint, const SaggOrigin *origin)
+{
+	SaggLogSection section;
+	Datum		values[4];
+
+	sagg_log_begin(&section, checkpoint);
+	values[1] = CStringGetTextDatum(origin->topic);
+	values[2] = CStringGetTextDatum(origin->cluster_id);
+	values[3] = sagg_offsets_to_jsonb(origin->offsets, origin->noffsets);
+	if (sagg_log_execute(&section, SAGG_LOG_SET_ORIGIN, values, NULL, 0) != 1)
+		no_source_row(checkpoint);
+	sagg_log_end(&section);
+}
+
+/*
+ * The watermark of a stream that has not committed yet.
+ */
+static TimestampTz
+initial_watermark(SaggLogSection *section)
+{
+	Datum		values[1];
+
+	if (sagg_log_execute(section, SAGG_LOG_INITIAL_WATERMARK, values, NULL, 1) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("stream \"%s\" does not exist",
+						section->checkpoint->stream)));
+	return sagg_log_int64(0, 1);
+}
+
+/*
+ * The last commit into "progress"; without one it stays as it is.
+ */
+static void
+read_last_commit(SaggLogSection *section, SaggProgress *progress)
+{
+	SaggCheckpoint *checkpoint = section->checkpoint;
+	SaggCounts *totals = &progress->totals;
+	MemoryContext old;
+	Datum		values[1];
+	Datum		offsets;
+	bool		isnull;
+
+	if (sagg_log_execute(section, SAGG_LOG_LAST_COMMIT, values, NULL, 1) == 0)
+		return;
+	progress->batch = sagg_log_int64(0, COMMIT_BATCH);
+	progress->watermark = sagg_log_int64(0, COMMIT_WATERMARK);
+	totals->delivered = sagg_log_int64(0, COMMIT_DELIVERED);
+	totals->aggregated = sagg_log_int64(0, COMMIT_AGGREGATED);
+	totals->late = sagg_log_int64(0, COMMIT_LATE);
+	totals->null_time = sagg_log_int64(0, COMMIT_NULL_TIME);
+	totals->dead_lettered = sagg_log_int64(0, COMMIT_DEAD_LETTERED);
+	totals->filtered = sagg_log_int64(0, COMMIT_FILTERED);
+	progress->total_rows_out = sagg_log_int64(0, COMMIT_ROWS_OUT);
+	progress->total_rows_removed = sagg_log_int64(0, COMMIT_ROWS_REMOVED);
+
+	offsets = sagg_log_value(0, COMMIT_OFFSETS, &isnull);
+	old = MemoryContextSwitchTo(section->caller);
+	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(offsets), &progress->positions,
+								 &progress->npositions))
+		corrupt_row(checkpoint, "commits", progress->batch,
+					"Its offsets are not an object of offsets by partition.");
+	MemoryContextSwitchTo(old);
+
+	if (progress->watermark == DT_NOEND)
+		corrupt_row(checkpoint, "commits", progress->batch,
+					"Its watermark is infinity.");
+	if (totals->delivered != totals->aggregated + totals->late +
+		totals->null_time + totals->dead_lettered + totals->filtered)
+		corrupt_row(checkpoint, "commits", progress->batch,
+					"Its total counts do not add up to the records delivered.");
+}
+
+/*
+ * Row "row" of SAGG_LOG_PLANS_SINCE as a plan, in the section's caller's
+ * memory context.
+ */
+static SaggPlan *
+plan_of_row(SaggLogSection *section, int row)
+{
+	MemoryContext old = MemoryContextSwitchTo(section->caller);
+	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
+	Datum		ranges;
+	bool		isnull;
+
+	plan->batch = sagg_log_int64(row, PLAN_BATCH);
+	plan->watermark = sagg_log_int64(row, PLAN_WATERMARK);
+	plan->batch_time = sagg_log_int64(row, PLAN_BATCH_TIME);
+	ranges = sagg_log_value(row, PLAN_RANGES, &isnull);
+	if (!sagg_ranges_from_jsonb(DatumGetJsonbP(ranges), &plan->ranges,
+								&plan->nranges))
+		corrupt_row(section->checkpoint, "offsets", plan->batch,
+					"Its ranges are not an object of offset pairs by partition.");
+	MemoryContextSwitchTo(old);
+	return plan;
+}
+
+/*
+ * A pending plan goes on where the last commit, or the origin, ends.
+ */
+static void
+check_plan(SaggLogSection *section, const SaggProgress *progress,
+		   const SaggPlan *plan)
+{
+	SaggCheckpoint *checkpoint = section->checkpoint;
+	SaggOrigin *origin = read_origin(section);
+
+	if (plan->watermark != progress->watermark)
+		corrupt_row(checkpoint, "offsets", plan->batch,
+					"Its watermark is not the one that the last commit left.");
+	for (int i = 0; i < plan->nranges; i++)
+	{
+		const SaggRange *range = &plan->ranges[i];
+		int64		start = -1;
+
+		for (int j = 0; j < origin->noffsets; j++)
+		{
+			if (origin->offsets[j].partition == range->partition)
+				start = origin->offsets[j].start;
+		}
+		for (int j = 0; j < progress->npositions; j++)
+		{
+			if (progress->positions[j].partition == range->partition)
+				start = progress->positions[j].start;
+		}
+		if (range->start != start)
+			corrupt_row(checkpoint, "offsets", plan->batch,
+						psprintf("It reads partition %d from offset " INT64_FORMAT ", the last commit ends at " INT64_FORMAT ".",
+								 range->partition, range->start, start));
+	}
+}
+
+/*
+ * The plans since the last commit: its own, and a pending one if there is any.
+ */
+static void
+read_pending_plan(SaggLogSection *section, SaggProgress *progress)
+{
+	SaggCheckpoint *checkpoint = section->checkpoint;
+	Datum		values[2];
+	int64		rows;
+
+	values[1] = Int64GetDatum(progress->batch);
+	rows = sagg_log_execute(section, SAGG_LOG_PLANS_SINCE, values, NULL, 3);
+	for (int i = 0; i < rows; i++)
+	{
+		int64		batch = sagg_log_int64(i, PLAN_BATCH);
+
+		if (batch > progress->batch + 1)
+			corrupt_row(checkpoint, "offsets", batch,
+						psprintf("It is planned, and the last committed micro-batch is " INT64_FORMAT ".",
+								 progress->batch));
+		if (batch == progress->batch + 1)
+			progress->pending = plan_of_row(section, i);
+	}
+	if (progress->batch >= 0 &&
+		(rows == 0 || sagg_log_int64(0, PLAN_BATCH) != progress->batch))
+		corrupt_row(checkpoint, "commits", progress->batch,
+					"It is committed, and stream_agg.offsets has no plan of it.");
+	if (progress->pending)
+		check_plan(section, progress, progress->pending);
+}
+
+/*
+ * Where the stream stands.  Allocated in the current memory context.  Raises
+ * ERRCODE_SAGG_CHECKPOINT_CORRUPT for rows that cannot be read or contradict
+ * each other.
+ */
+SaggProgress *
+sagg_checkpoint_progress(SaggCheckpoint *checkpoint)
+{
+	SaggProgress *progress = palloc0(sizeof(SaggProgress));
+	SaggLogSection section;
+
+	sagg_log_begin(&section, checkpoint);
+	progress->batch = -1;
+	progress->watermark = initial_watermark(&section);
+	read_last_commit(&section, progress);
+	read_pending_plan(&section, progress);
+	sagg_log_end(&section);
+	return progress;
+}

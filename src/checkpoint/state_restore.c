@@ -1,0 +1,207 @@
+/*-------------------------------------------------------------------------
+ *
+ * state_restore.c
+ *	  Reading the state log back: per partition its base, then its deltas.
+ *
+ * The log is read by a cursor and handed over blob by blob, so that a large
+ * state is in memory only once, as what execute/ makes of it.  Each blob is
+ * verified before its first entry is used, and the chains are checked to be
+ * complete; what is not as some commit left it stops the stream with an error
+ * that names it.
+ *
+ * SaggStateAccess.restore may run users' code (deserialize functions), so it
+ * is called outside of sections (I8).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "checkpoint_internal.h"
+
+/* rows fetched at a time; they point to their data, so they are small */
+#define FETCH_ROWS		256
+
+typedef struct Restore
+{
+	SaggCheckpoint *checkpoint;
+	const SaggStateAccess *state;
+	int64		last_commit;
+	int64		blobs;			/* read so far */
+	SaggBlobId	previous;		/* the blob before; partition -1 = none */
+	bool		complete;		/* it was the last of its batch */
+} Restore;
+
+static void
+missing(const Restore *restore, int32 partition, int64 batch, int32 seq)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
+			 errmsg("state blob of stream \"%s\", partition %d, micro-batch " INT64_FORMAT ", seq %d is missing",
+					restore->checkpoint->stream, partition, batch, seq),
+			 errhint(SAGG_HINT_REBUILD)));
+}
+
+static void
+misplaced(const Restore *restore, const SaggBlobId *id, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
+			 errmsg("state blob of stream \"%s\", partition %d, micro-batch " INT64_FORMAT ", seq %d is out of place",
+					restore->checkpoint->stream, id->partition, id->batch, id->seq),
+			 errdetail_internal("%s", detail),
+			 errhint(SAGG_HINT_REBUILD)));
+}
+
+/* The blobs of the batch that was read last are all there. */
+static void
+check_complete(const Restore *restore)
+{
+	const SaggBlobId *previous = &restore->previous;
+
+	if (previous->partition >= 0 && !restore->complete)
+		missing(restore, previous->partition, previous->batch,
+				previous->seq + 1);
+}
+
+/*
+ * A blob continues what was read before: blobs come by partition, batch and
+ * number.
+ */
+static void
+check_order(const Restore *restore, const SaggBlobId *id,
+			const SaggBlobContent *content)
+{
+	const SaggBlobId *previous = &restore->previous;
+	bool		same_chain = id->partition == previous->partition;
+	int64		expected;
+
+	if (id->partition < 0 || id->partition >= SAGG_STATE_PARTITIONS)
+		misplaced(restore, id, "There is no such partition.");
+	if (id->batch > restore->last_commit)
+		misplaced(restore, id,
+				  psprintf("The last committed micro-batch is " INT64_FORMAT ".",
+						   restore->last_commit));
+
+	if (same_chain && id->batch == previous->batch)
+	{
+		if (restore->complete)
+			misplaced(restore, id, "The blob before it is the last of its micro-batch.");
+		if (id->seq != previous->seq + 1)
+			missing(restore, id->partition, id->batch, previous->seq + 1);
+		if (id->base != previous->base)
+			misplaced(restore, id, "It mixes with the blobs of a base.");
+		return;
+	}
+
+	check_complete(restore);
+	if (id->seq != 0)
+		missing(restore, id->partition, id->batch, 0);
+	if (same_chain && id->base)
+		misplaced(restore, id, "It belongs to a base and has older blobs before it.");
+	expected = same_chain ? previous->batch : -1;
+	if (content->follows > expected)
+		missing(restore, id->partition, content->follows, 0);
+	if (content->follows < expected)
+		misplaced(restore, id,
+				  psprintf("It follows micro-batch " INT64_FORMAT ", not micro-batch " INT64_FORMAT ".",
+						   content->follows, expected));
+}
+
+/*
+ * Verify a row of stream_agg.state and hand its entries over.
+ */
+static void
+restore_blob(Restore *restore, HeapTuple row, TupleDesc desc)
+{
+	SaggBlobId	id;
+	SaggBlobContent content;
+	bytea	   *data;
+	bool		isnull;
+
+	id.partition = DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull));
+	id.batch = DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull));
+	id.seq = DatumGetInt32(SPI_getbinval(row, desc, 3, &isnull));
+	id.base = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
+	data = (bytea *) PG_DETOAST_DATUM_COPY(SPI_getbinval(row, desc, 5, &isnull));
+
+	sagg_blob_verify(restore->checkpoint->stream, &id, data,
+					 restore->state->fingerprint, &content);
+	check_order(restore, &id, &content);
+
+	restore->state->restore(restore->state->arg, id.partition,
+							content.payload, content.len);
+
+	restore->blobs++;
+	restore->previous = id;
+	restore->complete = content.last;
+	pfree(data);
+}
+
+/*
+ * Hand over all blobs.  Between fetches, that is while users' code may run,
+ * the user is the caller's.
+ */
+static void
+restore_chains(Restore *restore, SaggLogSection *section)
+{
+	Portal		portal;
+	Datum		values[1];
+
+	portal = sagg_log_cursor(section, SAGG_LOG_STATE_READ, values);
+	for (;;)
+	{
+		SPITupleTable *rows;
+		uint64		nrows;
+
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		rows = SPI_tuptable;
+		nrows = SPI_processed;
+		if (nrows == 0)
+			break;
+
+		sagg_restore_user(&section->owner);
+		MemoryContextSwitchTo(section->caller);
+		for (uint64 i = 0; i < nrows; i++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			restore_blob(restore, rows->vals[i], rows->tupdesc);
+		}
+		sagg_become_extension_owner(&section->owner);
+		SPI_freetuptable(rows);
+	}
+	SPI_cursor_close(portal);
+	check_complete(restore);
+}
+
+/*
+ * Rebuild a stream's state: "state" is that of an empty store, "progress" the
+ * stream's.  Everything is allocated in the current memory context.  Raises
+ * ERRCODE_SAGG_CHECKPOINT_CORRUPT or ERRCODE_SAGG_DEFINITION_CHANGED, naming
+ * the blob; the store then holds part of the state and must be discarded.
+ */
+void
+sagg_checkpoint_restore(SaggCheckpoint *checkpoint,
+						const SaggProgress *progress,
+						const SaggStateAccess *state)
+{
+	Restore		restore = {
+		.checkpoint = checkpoint,
+		.state = state,
+		.last_commit = progress->batch,
+		.previous = {.partition = -1}
+	};
+	SaggLogSection section;
+	int64		expected;
+
+	sagg_log_begin(&section, checkpoint);
+	restore_chains(&restore, &section);
+	expected = sagg_state_log_count(&section, progress->batch);
+	sagg_log_end(&section);
+
+	if (restore.blobs != expected)
+		sagg_state_log_mismatch(checkpoint, progress->batch, expected,
+								restore.blobs);
+}
