@@ -47,4 +47,34 @@ extern int no_such_variable
 #define SAGG_CREATE_WAIT_EVENT_SET(n) CreateWaitEventSet(TopMemoryContext, n)
 #endif
 
+/* From 16 on the checks of privileges have one function for all objects. */
+#if PG_VERSION_NUM >= 160000
+#define SAGG_OWNS_RELATION(relid, role) \
+	object_ownercheck(RelationRelationId, relid, role)
+#define SAGG_DATABASE_ACLCHECK(oid, role, mode) \
+	object_aclcheck(DatabaseRelationId, oid, role, mode)
+#define SAGG_FDW_ACLCHECK(oid, role, mode) \
+	object_aclcheck(ForeignDataWrapperRelationId, oid, role, mode)
+#define SAGG_SERVER_ACLCHECK(oid, role, mode) \
+	object_aclcheck(ForeignServerRelationId, oid, role, mode)
+#else
+#define SAGG_OWNS_RELATION(relid, role) \
+	pg_class_ownercheck(relid, role)
+#define SAGG_DATABASE_ACLCHECK(oid, role, mode) \
+	pg_database_aclcheck(oid, role, mode)
+#define SAGG_FDW_ACLCHECK(oid, role, mode) \
+	pg_foreign_data_wrapper_aclcheck(oid, role, mode)
+#define SAGG_SERVER_ACLCHECK(oid, role, mode) \
+	pg_foreign_server_aclcheck(oid, role, mode)
+#endif
+
+/* From 16 on the permissions a query needs are a list of their own. */
+#if PG_VERSION_NUM >= 160000
+#define SAGG_CHECK_PERMISSIONS(query) \
+	((void) ExecCheckPermissions((query)->rtable, (query)->rteperminfos, true))
+#else
+#define SAGG_CHECK_PERMISSIONS(query) \
+	((void) ExecCheckRTPerms((query)->rtable, true))
+#endif
+
 #endif							/* SAGG_COMPAT_H */

@@ -90,6 +90,7 @@ typedef struct SaggStream
 	int64		trigger;		/* microseconds; 0 = batch after batch */
 	int64		max_offsets;	/* bound of a batch in records; 0 = none */
 	char	   *starting_offsets;	/* earliest, latest */
+	bool		sink_created;	/* by create_stream */
 	bool		enabled;
 	/* session settings captured at creation */
 	char	   *timezone;
@@ -291,5 +292,9 @@ extern void sagg_become_extension_owner(SaggOwnerContext *save);
 extern void sagg_restore_user(const SaggOwnerContext *save);
 extern bool sagg_extension_exists(void);
 extern const char *sagg_mode_name(SaggOutputMode mode);
+
+/* utility_command.c */
+extern void sagg_run_utility(Node *stmt, const char *text, int location,
+							 int len);
 
 #endif							/* STREAM_AGG_H */
