@@ -1,0 +1,89 @@
+/*-------------------------------------------------------------------------
+ *
+ * read_internal.h
+ *	  What the files of read/ ask of each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_READ_INTERNAL_H
+#define SAGG_READ_INTERNAL_H
+
+#include "read/read.h"
+
+#include <librdkafka/rdkafka.h>
+
+#include "foreign/fdwapi.h"
+#include "nodes/bitmapset.h"
+#include "read/decode.h"
+#include "utils/rel.h"
+
+/*
+ * client_conf.c: a client's configuration from the options of the source's
+ * server and of the current user's mapping.  Reads catalogs.  The caller owns
+ * the result: rd_kafka_new takes it, else rd_kafka_conf_destroy.
+ */
+extern rd_kafka_conf_t *sagg_client_conf(Oid source);
+
+/*
+ * source_info.c: where each column of a source comes from, one SaggField per
+ * attribute.  "used" holds the attribute numbers that are read (NULL: all);
+ * the others are SAGG_FIELD_UNUSED.  Allocated in the current context.
+ */
+extern SaggField *sagg_source_fields(Relation rel, const Bitmapset *used);
+
+/*
+ * fdw_plan.c to fdw_scan.c: ForeignScan.fdw_private is a list of two integer
+ * lists.  The first holds the attribute numbers read.  The second holds a pair
+ * per pushed-down condition, SaggFieldKind (PARTITION or OFFSET) and btree
+ * strategy number; "column <op> expression", the expression being the element
+ * of fdw_exprs at the same position, of type bigint.  A NULL value: no rows.
+ */
+enum SaggScanPrivate
+{
+	SAGG_SCAN_ATTRIBUTES,
+	SAGG_SCAN_BOUNDS
+};
+
+extern void sagg_get_rel_size(PlannerInfo *root, RelOptInfo *baserel, Oid relid);
+extern void sagg_get_paths(PlannerInfo *root, RelOptInfo *baserel, Oid relid);
+extern ForeignScan *sagg_get_plan(PlannerInfo *root, RelOptInfo *baserel,
+								  Oid relid, ForeignPath *path, List *tlist,
+								  List *clauses, Plan *outer_plan);
+extern void sagg_explain_scan(ForeignScanState *node, struct ExplainState *es);
+
+/* fdw_scan.c */
+extern void sagg_begin_scan(ForeignScanState *node, int eflags);
+extern TupleTableSlot *sagg_iterate_scan(ForeignScanState *node);
+extern void sagg_rescan(ForeignScanState *node);
+extern void sagg_end_scan(ForeignScanState *node);
+
+/*
+ * batch.c: the records of a batch, in a context of their own below "parent".
+ * Messages are taken over by sagg_batch_add (rd_kafka_message_destroy'ed by
+ * the batch).  Up to stream_agg.batch_memory they stay as references to
+ * librdkafka's memory, beyond it they are copied to a temporary file.
+ */
+typedef struct SaggRecord
+{
+	int32		partition;
+	int64		offset;
+	int64		timestamp_ms;	/* of the message, -1 = none */
+	const char *key;			/* NULL = none */
+	Size		key_len;
+	const char *payload;		/* NULL = tombstone */
+	Size		payload_len;
+	rd_kafka_headers_t *headers;	/* NULL = none */
+} SaggRecord;
+
+typedef struct SaggBatchCursor SaggBatchCursor;
+
+extern SaggBatch *sagg_batch_create(void);
+extern void sagg_batch_add(SaggBatch *batch, rd_kafka_message_t *message);
+extern void sagg_batch_reset(SaggBatch *batch);
+extern void sagg_batch_destroy(SaggBatch *batch);
+extern SaggBatchCursor *sagg_batch_open(SaggBatch *batch);
+extern bool sagg_batch_next(SaggBatchCursor *cursor, SaggRecord *record);
+extern void sagg_batch_rewind(SaggBatchCursor *cursor);
+extern void sagg_batch_end(SaggBatchCursor *cursor);
+
+#endif							/* SAGG_READ_INTERNAL_H */
