@@ -77,4 +77,20 @@ extern int no_such_variable
 	((void) ExecCheckRTPerms((query)->rtable, true))
 #endif
 
+/*
+ * Replace the columns of joins, and from 18 on those of GROUP BY, by the
+ * expressions they stand for.
+ */
+#if PG_VERSION_NUM >= 180000
+#define SAGG_FLATTEN_VARS(query, node) \
+	flatten_group_exprs(NULL, query, flatten_join_alias_vars(NULL, query, node))
+#define SAGG_FORGET_GROUP_RTE(query)	((query)->hasGroupRTE = false)
+#elif PG_VERSION_NUM >= 160000
+#define SAGG_FLATTEN_VARS(query, node) flatten_join_alias_vars(NULL, query, node)
+#define SAGG_FORGET_GROUP_RTE(query)	((void) 0)
+#else
+#define SAGG_FLATTEN_VARS(query, node) flatten_join_alias_vars(query, node)
+#define SAGG_FORGET_GROUP_RTE(query)	((void) 0)
+#endif
+
 #endif							/* SAGG_COMPAT_H */

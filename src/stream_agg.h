@@ -209,8 +209,8 @@ typedef struct SaggQuery
 	 * Rows to aggregate, one column each: event time (timestamptz or
 	 * timestamp; a NULL constant when has_event_time is false), keys,
 	 * aggregate arguments (guarded by their FILTER), filters, and the
-	 * record's number within the batch where joins may repeat it.  Analysed,
-	 * not yet rewritten.
+	 * record's number within the batch where joins may repeat it.  Rewritten,
+	 * as "outer" and "removed": ready to be planned.
 	 */
 	Query	   *inner;
 	bool		has_event_time;

@@ -25,25 +25,37 @@ extern int64 sagg_window_size(const Interval *size);
 extern void sagg_check_query_shape(const Query *query);
 extern void sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 								  bool has_watermark);
+extern void sagg_check_key(const SortGroupClause *clause, Oid type,
+						   const char *name);
+extern void sagg_check_aggregate_call(const Aggref *aggref);
 
 /* query_source.c */
-extern Oid	sagg_find_source(Query *query, bool *joined);
-extern Var *sagg_source_record(Query *query);
+extern Oid	sagg_find_source(Query *query, Var **record);
 extern Node *sagg_event_time_column(Query *query, const char *name);
 
 /* query_window.c */
 extern bool sagg_match_window(Node *groupexpr, SaggWindow *window,
 							  Node **windowexpr, Node **eventtime);
 
-/* query_outer.c */
+/*
+ * query_groups.c: what an expression of the stream's query becomes over the
+ * rows of SAGG_ENR_GROUPS.
+ */
 typedef struct SaggGroupColumn
 {
 	Node	   *expr;			/* of the stream's query, level 0 */
-	Var		   *var;			/* column of SAGG_ENR_GROUPS */
+	char	   *name;			/* for messages, and as column name */
+	int			keyno;			/* 0 = window, 1.. = keys, -1 = aggregate */
 } SaggGroupColumn;
 
+extern List *sagg_collect_aggregates(const Query *query);
+extern Node *sagg_over_groups(const Query *query, List *columns, Node *node);
+
+/* query_outer.c */
 extern void sagg_build_outer(SaggQuery *result, const Query *query,
 							 List *columns);
-extern List *sagg_collect_aggregates(const Query *query);
+
+/* query_fingerprint.c */
+extern uint64 sagg_query_fingerprint(const SaggQuery *query);
 
 #endif							/* SAGG_DEFINE_INTERNAL_H */

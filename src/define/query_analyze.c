@@ -1,0 +1,358 @@
+/*-------------------------------------------------------------------------
+ *
+ * query_analyze.c
+ *	  A stream's SELECT becomes a SaggQuery: surgery on PostgreSQL's tree.
+ *
+ * The query is rewritten first (views, row-level security), then split at its
+ * GROUP BY: "inner" yields what there is to aggregate, row by row, and "outer"
+ * turns groups into output rows.  Both are ready for the planner.  No text is
+ * ever put together.
+ *
+ * Runs at creation, for its refusals, and in every micro-batch, so that
+ * renames and changes of the tables it joins are seen.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/tlist.h"
+#include "parser/parsetree.h"
+#include "rewrite/rewriteHandler.h"
+#include "tcop/tcopprot.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "define_internal.h"
+
+typedef struct Analysis
+{
+	Query	   *query;			/* rewritten */
+	SaggQuery  *result;
+	List	   *inner;			/* target list of the inner query */
+	List	   *columns;		/* SaggGroupColumn, in order of the groups */
+	Node	   *windowexpr;		/* what the window column stands for */
+	Node	   *eventtime;
+} Analysis;
+
+/*
+ * Expand views and apply row-level security.  "query" is scribbled on.
+ */
+static Query *
+rewrite(Query *query)
+{
+	List	   *queries;
+
+	AcquireRewriteLocks(query, true, false);
+	queries = QueryRewrite(query);
+	if (list_length(queries) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the query of a stream must be one SELECT")));
+	return linitial_node(Query, queries);
+}
+
+/*
+ * Name columns of joins, and of GROUP BY, by what they stand for.
+ */
+static void
+flatten_aliases(Query *query)
+{
+	query->targetList = (List *) SAGG_FLATTEN_VARS(query, (Node *) query->targetList);
+	query->havingQual = SAGG_FLATTEN_VARS(query, query->havingQual);
+	SAGG_FORGET_GROUP_RTE(query);
+}
+
+/*
+ * The number of the inner query's column with this expression; a new one if
+ * there is none yet.
+ */
+static AttrNumber
+inner_column(Analysis *a, Node *expr)
+{
+	TargetEntry *tle = tlist_member((Expr *) expr, a->inner);
+
+	if (tle == NULL)
+	{
+		tle = makeTargetEntry(copyObject((Expr *) expr),
+							  list_length(a->inner) + 1, NULL, false);
+		tle->resname = psprintf("c%d", tle->resno);
+		a->inner = lappend(a->inner, tle);
+	}
+	return tle->resno;
+}
+
+static void
+add_group_column(Analysis *a, Node *expr, char *name, int keyno)
+{
+	SaggGroupColumn *column = palloc(sizeof(SaggGroupColumn));
+
+	column->expr = expr;
+	column->name = name;
+	column->keyno = keyno;
+	a->columns = lappend(a->columns, column);
+}
+
+/*
+ * What users would call a grouping expression.
+ */
+static char *
+expression_name(const Query *query, const TargetEntry *tle, int n)
+{
+	if (IsA(tle->expr, Var))
+	{
+		Var		   *var = (Var *) tle->expr;
+
+		return get_rte_attribute_name(rt_fetch(var->varno, query->rtable), var->varattno);
+	}
+	if (tle->resname && !tle->resjunk)
+		return pstrdup(tle->resname);
+	if (IsA(tle->expr, FuncExpr))
+		return psprintf("%s(...)", get_func_name(((FuncExpr *) tle->expr)->funcid));
+	return psprintf("expression %d of GROUP BY", n);
+}
+
+/*
+ * Take a window from GROUP BY; false if the expression is none.
+ */
+static bool
+take_window(Analysis *a, Node *groupexpr)
+{
+	SaggWindow	window = {0};
+	Node	   *windowexpr;
+	Node	   *eventtime;
+
+	if (!sagg_match_window(groupexpr, &window, &windowexpr, &eventtime))
+		return false;
+	if (a->windowexpr != NULL)
+	{
+		if (!equal(a->windowexpr, windowexpr))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("the query of a stream can group by one window only"),
+					 errhint("Create one stream per window.")));
+		return true;
+	}
+	a->windowexpr = windowexpr;
+	a->eventtime = eventtime;
+	a->result->window = window;
+	return true;
+}
+
+/*
+ * Event time: the argument of the window, or the column the user named.
+ */
+static void
+settle_event_time(Analysis *a, const char *name)
+{
+	Node	   *column = name ? sagg_event_time_column(a->query, name) : NULL;
+
+	if (a->eventtime == NULL)
+		a->eventtime = column;
+	else if (column && !equal(strip_implicit_coercions(a->eventtime), column))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("event_time \"%s\" is not the time that the window of the query is taken of", name),
+				 errhint("Leave out event_time: the argument of the window function is the event time.")));
+
+	a->result->has_event_time = a->eventtime != NULL;
+	if (a->eventtime == NULL)
+		a->eventtime = (Node *) makeNullConst(TIMESTAMPTZOID, -1, InvalidOid);
+	a->result->event_time = inner_column(a, a->eventtime);
+	Assert(a->result->event_time == 1);
+}
+
+/*
+ * Grouping keys other than the window.
+ */
+static void
+take_keys(Analysis *a)
+{
+	SaggQuery  *result = a->result;
+	List	   *groupclause = a->query->groupClause;
+	ListCell   *lc;
+	int			n = 0;
+
+	result->keys = palloc0(sizeof(SaggKey) * list_length(groupclause));
+	foreach(lc, groupclause)
+	{
+		SortGroupClause *clause = lfirst_node(SortGroupClause, lc);
+		TargetEntry *tle = get_sortgroupclause_tle(clause, a->query->targetList);
+		Node	   *expr = (Node *) tle->expr;
+		SaggWindow	window;
+		Node	   *windowexpr;
+		Node	   *eventtime;
+		SaggKey    *key;
+
+		n++;
+		if (sagg_match_window(expr, &window, &windowexpr, &eventtime))
+			continue;
+		key = &result->keys[result->nkeys++];
+		key->name = expression_name(a->query, tle, n);
+		key->type = exprType(expr);
+		key->typmod = exprTypmod(expr);
+		key->collation = exprCollation(expr);
+		key->eqop = clause->eqop;
+		sagg_check_key(clause, key->type, key->name);
+		key->attno = inner_column(a, expr);
+		add_group_column(a, expr, key->name, result->nkeys);
+	}
+}
+
+/*
+ * An argument is not evaluated for rows that FILTER leaves out.
+ */
+static Node *
+guard_argument(Node *arg, Expr *filter)
+{
+	CaseExpr   *guard;
+	CaseWhen   *when;
+
+	if (filter == NULL || IsA(arg, Var) || IsA(arg, Const))
+		return arg;
+	when = makeNode(CaseWhen);
+	when->expr = copyObject(filter);
+	when->result = (Expr *) copyObject(arg);
+	when->location = -1;
+	guard = makeNode(CaseExpr);
+	guard->casetype = exprType(arg);
+	guard->casecollid = exprCollation(arg);
+	guard->args = list_make1(when);
+	guard->defresult = (Expr *) makeNullConst(exprType(arg), exprTypmod(arg),
+											  exprCollation(arg));
+	guard->location = -1;
+	return (Node *) guard;
+}
+
+static void
+take_aggregates(Analysis *a)
+{
+	SaggQuery  *result = a->result;
+	List	   *aggregates = sagg_collect_aggregates(a->query);
+	ListCell   *lc;
+
+	result->aggs = palloc0(sizeof(SaggAgg) * Max(list_length(aggregates), 1));
+	foreach(lc, aggregates)
+	{
+		Aggref	   *aggref = lfirst_node(Aggref, lc);
+		SaggAgg    *agg = &result->aggs[result->naggs++];
+		ListCell   *la;
+
+		sagg_check_aggregate_call(aggref);
+		agg->aggref = aggref;
+		agg->args = palloc(sizeof(AttrNumber) * Max(list_length(aggref->args), 1));
+		foreach(la, aggref->args)
+		{
+			Node	   *arg = (Node *) lfirst_node(TargetEntry, la)->expr;
+
+			agg->args[agg->nargs++] = inner_column(a, guard_argument(arg, aggref->aggfilter));
+		}
+		if (aggref->aggfilter)
+			agg->filter = inner_column(a, (Node *) aggref->aggfilter);
+		add_group_column(a, (Node *) aggref, get_func_name(aggref->aggfnoid), -1);
+	}
+}
+
+/*
+ * Columns of the groups: [window,] keys, results of the aggregates.
+ */
+static TupleDesc
+make_groups_desc(const List *columns)
+{
+	TupleDesc	desc = CreateTemplateTupleDesc(list_length(columns));
+	AttrNumber	attno = 0;
+	ListCell   *lc;
+
+	foreach(lc, columns)
+	{
+		SaggGroupColumn *column = lfirst(lc);
+
+		attno++;
+		TupleDescInitEntry(desc, attno, psprintf("g%d", attno),
+						   exprType(column->expr), exprTypmod(column->expr), 0);
+		TupleDescInitEntryCollation(desc, attno, exprCollation(column->expr));
+	}
+	return desc;
+}
+
+/*
+ * The inner query: that of the stream up to its GROUP BY, with the columns
+ * collected.
+ */
+static Query *
+make_inner(Analysis *a)
+{
+	Query	   *inner = copyObject(a->query);
+
+	inner->targetList = a->inner;
+	inner->groupClause = NIL;
+	inner->groupDistinct = false;
+	inner->havingQual = NULL;
+	inner->hasAggs = false;
+	return inner;
+}
+
+/*
+ * Analyse a stream's query.  "query" is the output of parse analysis and is
+ * scribbled on; "event_time" is the column the user named, or NULL.  The
+ * result is allocated in the current context.  Raises an error, with its
+ * reason, for a query that a stream in this mode cannot run.
+ */
+SaggQuery *
+sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
+				   bool has_watermark)
+{
+	Analysis	a = {0};
+	SaggQuery  *result = palloc0(sizeof(SaggQuery));
+	Var		   *record;
+	ListCell   *lc;
+
+	a.result = result;
+	a.query = query = rewrite(query);
+	sagg_check_query_shape(query);
+	result->source = sagg_find_source(query, &record);
+	flatten_aliases(query);
+
+	foreach(lc, query->groupClause)
+		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);
+	settle_event_time(&a, event_time);
+	sagg_check_query_mode(result, mode, has_watermark);
+
+	if (a.windowexpr)
+		add_group_column(&a, a.windowexpr, "the window", 0);
+	take_keys(&a);
+	take_aggregates(&a);
+	if (record)
+		result->record = inner_column(&a, (Node *) record);
+
+	result->groups_desc = make_groups_desc(a.columns);
+	sagg_build_outer(result, query, a.columns);
+	result->inner = make_inner(&a);
+	result->fingerprint = sagg_query_fingerprint(result);
+	return result;
+}
+
+/*
+ * Analyse the query of a stream from its view.  Raises
+ * ERRCODE_SAGG_DEFINITION_CHANGED when the view is gone.
+ */
+SaggQuery *
+sagg_query_of_view(const SaggStream *stream)
+{
+	Relation	view = try_relation_open(stream->view, AccessShareLock);
+	Query	   *query;
+
+	if (view == NULL || view->rd_rel->relkind != RELKIND_VIEW)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
+				 errmsg("the query of stream \"%s\" is gone", stream->name)));
+	query = copyObject(get_view_query(view));
+	relation_close(view, NoLock);
+	return sagg_query_analyze(query, stream->event_time, stream->mode,
+							  stream->has_watermark);
+}

@@ -1,0 +1,223 @@
+/*-------------------------------------------------------------------------
+ *
+ * query_checks.c
+ *	  Which queries a stream cannot run, told by their shape.
+ *
+ * A stream keeps groups between micro-batches, so its query must be one
+ * aggregation whose result can be brought up to date group by group.  What
+ * needs the whole result at once (ORDER BY, LIMIT, window functions), more
+ * than one grouping, or gives another answer when a batch is retried (volatile
+ * functions) is refused here, each with its reason.
+ *
+ * Nothing here changes the query.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_aggregate.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_relation.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "define_internal.h"
+#include "execute/execute.h"
+
+static void refuse(int sqlstate, const char *what, const char *detail,
+				   const char *hint) pg_attribute_noreturn();
+
+static void
+refuse(int sqlstate, const char *what, const char *detail, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(sqlstate),
+			 errmsg("%s", what),
+			 detail ? errdetail("%s", detail) : 0,
+			 hint ? errhint("%s", hint) : 0));
+}
+
+static void
+refuse_feature(const char *what, const char *detail, const char *hint)
+{
+	refuse(ERRCODE_FEATURE_NOT_SUPPORTED, what, detail, hint);
+}
+
+/*
+ * Clauses over the result as a whole.
+ */
+static void
+check_result_clauses(const Query *query)
+{
+	const char *whole = "A stream writes changed groups only and never sees its whole result.";
+
+	if (query->setOperations)
+		refuse_feature("the query of a stream cannot be a UNION, INTERSECT or EXCEPT",
+					   NULL, "Create one stream per branch.");
+	if (query->limitCount || query->limitOffset)
+		refuse_feature("the query of a stream cannot have LIMIT or OFFSET",
+					   whole, "Use LIMIT where the sink is queried.");
+	if (query->hasWindowFuncs)
+		refuse_feature("the query of a stream cannot have window functions",
+					   whole, "Use window functions where the sink is queried.");
+	if (query->distinctClause)
+		refuse_feature("the query of a stream cannot have DISTINCT",
+					   whole, "Group by the columns that shall be distinct.");
+	if (query->sortClause)
+		refuse_feature("the query of a stream cannot have ORDER BY",
+					   "The sink is a table and has no order.",
+					   "Use ORDER BY where the sink is queried.");
+	if (query->rowMarks)
+		refuse_feature("the query of a stream cannot lock rows", NULL,
+					   "Leave out FOR UPDATE and FOR SHARE.");
+	if (query->hasTargetSRFs)
+		refuse_feature("the query of a stream cannot have set-returning functions in its select list",
+					   "A group is one row of the sink.",
+					   "Call the function in FROM, or where the sink is queried.");
+}
+
+/*
+ * Grouping: there must be one.
+ */
+static void
+check_grouping(const Query *query)
+{
+	if (query->groupingSets)
+		refuse_feature("the query of a stream cannot have GROUPING SETS, ROLLUP or CUBE",
+					   NULL, "Create one stream per grouping.");
+	if (query->groupClause == NIL && !query->hasAggs)
+		refuse_feature("the query of a stream must aggregate",
+					   "A stream keeps one row per group: it needs GROUP BY and aggregate functions.",
+					   "Group by a window such as stream_agg.tumble(ts, '1 minute').");
+	if (query->groupClause == NIL)
+		refuse_feature("the query of a stream must have a GROUP BY",
+					   "Without it there is a row even for no records at all, which has no identity in the sink.",
+					   "Group by a window such as stream_agg.tumble(ts, '1 minute').");
+}
+
+static void
+check_ctes(const Query *query)
+{
+	ListCell   *lc;
+
+	if (query->hasModifyingCTE)
+		refuse_feature("the query of a stream cannot modify data", NULL, NULL);
+	foreach(lc, query->cteList)
+	{
+		if (lfirst_node(CommonTableExpr, lc)->cterecursive)
+			refuse_feature("the query of a stream cannot have a recursive WITH query",
+						   NULL, NULL);
+	}
+}
+
+static bool
+find_grouping_function(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, GroupingFunc))
+		return true;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, find_grouping_function, context, 0);
+	return expression_tree_walker(node, find_grouping_function, context);
+}
+
+/*
+ * Refuse a query that no stream can run.  "query" is analysed and rewritten.
+ * Raises feature_not_supported.
+ */
+void
+sagg_check_query_shape(const Query *query)
+{
+	if (query->commandType != CMD_SELECT || query->utilityStmt)
+		refuse_feature("the query of a stream must be a SELECT", NULL, NULL);
+	check_result_clauses(query);
+	check_grouping(query);
+	check_ctes(query);
+	if (find_grouping_function((Node *) query->targetList, NULL) ||
+		find_grouping_function(query->havingQual, NULL))
+		refuse_feature("the query of a stream cannot call GROUPING()", NULL, NULL);
+	if (contain_volatile_functions((Node *) query))
+		refuse_feature("the query of a stream cannot call volatile functions",
+					   "A micro-batch that is retried must give the same result.",
+					   "now() is the time of the micro-batch and may be used.");
+	if (isQueryUsingTempRelation(unconstify(Query *, query)))
+		refuse_feature("the query of a stream cannot use temporary tables",
+					   "The stream runs in a session of its own.", NULL);
+}
+
+/*
+ * Refuse what an output mode, or a watermark, cannot do with the analysed
+ * query.
+ */
+void
+sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
+					  bool has_watermark)
+{
+	if (has_watermark && !result->has_event_time)
+		refuse(ERRCODE_INVALID_PARAMETER_VALUE,
+			   "a watermark needs an event-time column",
+			   "The query groups by no window, and no event_time is given.",
+			   "Group by stream_agg.tumble(column, size), or name the column as event_time.");
+	if (mode != SAGG_APPEND)
+		return;
+	if (!has_watermark)
+		refuse(ERRCODE_INVALID_PARAMETER_VALUE,
+			   "output mode \"append\" needs a watermark",
+			   "A window is written once, when the watermark says that no more of its records will come.",
+			   "Give a watermark, for example watermark => '10 minutes', or use output_mode => 'update'.");
+	if (result->window.kind == SAGG_WINDOW_NONE)
+		refuse(ERRCODE_INVALID_PARAMETER_VALUE,
+			   "output mode \"append\" needs a window in GROUP BY",
+			   "A group without a window never ends, so it would never be written.",
+			   "Group by stream_agg.tumble(column, size), or use output_mode => 'update'.");
+}
+
+/*
+ * Refuse grouping keys that cannot be looked up or written.  "name" is for
+ * messages.
+ */
+void
+sagg_check_key(const SortGroupClause *clause, Oid type, const char *name)
+{
+	if (get_typtype(type) == TYPTYPE_PSEUDO || !clause->hashable)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a stream cannot group by %s of type %s",
+						name, format_type_be(type)),
+				 errdetail("The type has no hash function for its equality.")));
+}
+
+/*
+ * Refuse an aggregate with clauses that need all of its input at once, or
+ * whose state cannot be kept between micro-batches.
+ */
+void
+sagg_check_aggregate_call(const Aggref *aggref)
+{
+	const char *name = get_func_name(aggref->aggfnoid);
+
+	if (aggref->aggkind == AGGKIND_HYPOTHETICAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a stream cannot compute the hypothetical-set aggregate %s", name),
+				 errdetail("It needs all records of a group, sorted, at once.")));
+	if (aggref->aggkind == AGGKIND_ORDERED_SET)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a stream cannot compute the ordered-set aggregate %s", name),
+				 errdetail("It needs all records of a group, sorted, at once.")));
+	if (aggref->aggdistinct)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a stream cannot compute %s with DISTINCT", name),
+				 errdetail("It would have to keep every value of every group."),
+				 errhint("Group by the value as well, and count the rows of the sink.")));
+	if (aggref->aggorder)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a stream cannot compute %s with ORDER BY", name),
+				 errdetail("Records are aggregated as they arrive.")));
+	sagg_aggregate_check(aggref);
+}

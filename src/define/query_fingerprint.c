@@ -1,0 +1,77 @@
+/*-------------------------------------------------------------------------
+ *
+ * query_fingerprint.c
+ *	  What stored state depends on, as a number.
+ *
+ * State written under one fingerprint is read under the same only.  It covers
+ * what decides the bytes: window, types and collations of the keys, aggregate
+ * functions.  Names are hashed, never OIDs, so that a dumped and restored
+ * database, or an upgraded server, reads its state again (DESIGN: portable).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_proc.h"
+#include "common/hashfn.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+#include "define_internal.h"
+
+static void
+append_collation(StringInfo text, Oid collation)
+{
+	HeapTuple	tuple;
+
+	if (!OidIsValid(collation))
+		return;
+	tuple = SearchSysCache1(COLLOID, ObjectIdGetDatum(collation));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for collation %u", collation);
+	appendStringInfo(text, " collate %s.%s",
+					 get_namespace_name(((Form_pg_collation) GETSTRUCT(tuple))->collnamespace),
+					 NameStr(((Form_pg_collation) GETSTRUCT(tuple))->collname));
+	ReleaseSysCache(tuple);
+}
+
+/*
+ * The fingerprint of a query whose window, keys and aggregates are filled in.
+ */
+uint64
+sagg_query_fingerprint(const SaggQuery *query)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, "window %d size " INT64_FORMAT " origin " INT64_FORMAT " %s\n",
+					 query->window.kind, query->window.size, query->window.origin,
+					 query->window.kind == SAGG_WINDOW_NONE ? "" :
+					 format_type_be_qualified(query->window.type));
+	for (int i = 0; i < query->nkeys; i++)
+	{
+		const SaggKey *key = &query->keys[i];
+
+		appendStringInfo(&text, "key %s",
+						 format_type_extended(key->type, key->typmod,
+											  FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
+		append_collation(&text, key->collation);
+		appendStringInfoChar(&text, '\n');
+	}
+	for (int i = 0; i < query->naggs; i++)
+	{
+		const Aggref *aggref = query->aggs[i].aggref;
+
+		appendStringInfo(&text, "aggregate %s returns %s",
+						 format_procedure_qualified(aggref->aggfnoid),
+						 format_type_be_qualified(aggref->aggtype));
+		append_collation(&text, aggref->inputcollid);
+		appendStringInfoChar(&text, '\n');
+	}
+	return DatumGetUInt64(hash_any_extended((unsigned char *) text.data, text.len, 0));
+}

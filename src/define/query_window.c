@@ -1,0 +1,123 @@
+/*-------------------------------------------------------------------------
+ *
+ * query_window.c
+ *	  Recognises the window among the expressions of GROUP BY.
+ *
+ * stream_agg.tumble(ts, size [, origin]) is a tumbling window, as are lower()
+ * and upper() of it and date_bin(size, ts, origin).  Size and origin must be
+ * constants.  The functions are known by their OIDs, never by name alone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "nodes/nodeFuncs.h"
+#include "parser/parse_func.h"
+#include "optimizer/optimizer.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "define_internal.h"
+
+static bool
+is_tumble(Oid funcid)
+{
+	Oid			argtypes[3] = {TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID};
+	List	   *name = list_make2(makeString(SAGG_SCHEMA), makeString("tumble"));
+
+	return funcid == LookupFuncName(name, 2, argtypes, true) ||
+		funcid == LookupFuncName(name, 3, argtypes, true);
+}
+
+/*
+ * The value of an argument that must be a constant.
+ */
+static Datum
+constant_argument(Node *arg, const char *function, const char *what)
+{
+	Node	   *folded = eval_const_expressions(NULL, copyObject(arg));
+
+	if (!IsA(folded, Const))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the %s of %s in GROUP BY must be a constant", what, function)));
+	if (((Const *) folded)->constisnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the %s of %s in GROUP BY must not be NULL", what, function)));
+	return ((Const *) folded)->constvalue;
+}
+
+static int64
+constant_origin(Node *arg, const char *function)
+{
+	TimestampTz origin = DatumGetTimestampTz(constant_argument(arg, function, "origin"));
+
+	if (TIMESTAMP_NOT_FINITE(origin))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("the origin of %s in GROUP BY must be finite", function)));
+	return origin;
+}
+
+static Node *
+match_tumble(FuncExpr *func, SaggWindow *window)
+{
+	Interval   *size = DatumGetIntervalP(constant_argument(lsecond(func->args),
+														   "tumble", "size"));
+
+	window->kind = SAGG_WINDOW_TUMBLE;
+	window->type = TSTZRANGEOID;
+	window->size = sagg_window_size(size);
+	window->origin = list_length(func->args) > 2 ?
+		constant_origin(lthird(func->args), "tumble") : SAGG_EPOCH;
+	return linitial(func->args);
+}
+
+static Node *
+match_date_bin(FuncExpr *func, SaggWindow *window)
+{
+	Interval   *size = DatumGetIntervalP(constant_argument(linitial(func->args),
+														   "date_bin", "stride"));
+
+	window->kind = SAGG_WINDOW_TUMBLE;
+	window->type = func->funcresulttype;
+	window->size = sagg_window_size(size);
+	window->origin = constant_origin(lthird(func->args), "date_bin");
+	return lsecond(func->args);
+}
+
+/*
+ * If an expression of GROUP BY is a window, describe it in "window", and give
+ * the expression the window column stands for and the event time in it; both
+ * point into "groupexpr".  Raises an error where it is a window function with
+ * arguments that do not make a window.
+ */
+bool
+sagg_match_window(Node *groupexpr, SaggWindow *window,
+				  Node **windowexpr, Node **eventtime)
+{
+	FuncExpr   *func;
+
+	if (!IsA(groupexpr, FuncExpr))
+		return false;
+	func = (FuncExpr *) groupexpr;
+	if ((func->funcid == F_LOWER_ANYRANGE || func->funcid == F_UPPER_ANYRANGE) &&
+		IsA(linitial(func->args), FuncExpr))
+		func = linitial(func->args);
+
+	if (is_tumble(func->funcid))
+		*eventtime = match_tumble(func, window);
+	else if (func == (FuncExpr *) groupexpr &&
+			 (func->funcid == F_DATE_BIN_INTERVAL_TIMESTAMP_TIMESTAMP ||
+			  func->funcid == F_DATE_BIN_INTERVAL_TIMESTAMPTZ_TIMESTAMPTZ))
+		*eventtime = match_date_bin(func, window);
+	else
+		return false;
+	*windowexpr = (Node *) func;
+	return true;
+}
