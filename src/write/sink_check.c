@@ -24,7 +24,6 @@
 #include "access/relation.h"
 #include "access/stratnum.h"
 #include "catalog/catalog.h"
-#include "catalog/objectaddress.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"

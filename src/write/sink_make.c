@@ -19,7 +19,6 @@
 #include "postgres.h"
 
 #include "catalog/catalog.h"
-#include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
@@ -40,9 +39,8 @@
 #define UPDATE_VACUUM_SCALE_FACTOR	"0.02"
 
 /*
- * Refuse a place no sink may be in: one that does not last, belongs to the
- * server or to the extension, or is hidden from statements by the name of an
- * ephemeral relation.
+ * Refuse a schema no sink may be in: one that does not last, or belongs to the
+ * server or to the extension.  "relname" is for messages.
  */
 void
 sagg_sink_check_schema(Oid namespaceId, const char *relname)
@@ -61,12 +59,6 @@ sagg_sink_check_schema(Oid namespaceId, const char *relname)
 				 errmsg("sink \"%s\" cannot be in schema \"%s\"",
 						relname, schema ? schema : "?"),
 				 errhint("Choose a schema of your own for the sink.")));
-	if (strcmp(relname, SAGG_ENR_OUTPUT) == 0 ||
-		strcmp(relname, SAGG_ENR_REMOVED) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_RESERVED_NAME),
-				 errmsg("\"%s\" is a reserved name and cannot be the name of a sink",
-						relname)));
 }
 
 static void
@@ -117,7 +109,7 @@ check_identity_types(const SaggQuery *query, const char *relname)
 							NameStr(att->attname), relname,
 							format_type_be(att->atttypid)),
 					 errdetail("Rows of the sink are identified by a unique index over the query's window and keys."),
-					 errhint("Cast the key to a type that can be sorted, or make the sink yourself and name it in output mode append.")));
+					 errhint("Cast the key to a type that can be sorted, such as text.")));
 	}
 }
 

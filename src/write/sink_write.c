@@ -471,9 +471,9 @@ row_count(Tuplestorestate *rows)
 /*
  * Write a batch's results: "output" (rows of query->output_desc) into the
  * sink, and in mode update delete the rows with the identities in "removed".
- * Either may be NULL or empty; no identity is in both or twice in one.  The
- * tuplestores must allow rescans (made with randomAccess); they stay the
- * caller's, with their read position undefined.
+ * Either may be NULL or empty, and mode append ignores "removed"; no identity
+ * is in both or twice in one.  The tuplestores must allow rescans (made with
+ * randomAccess); they stay the caller's, with their read position undefined.
  *
  * Returns in *rows_out and *rows_removed the rows put into and deleted from
  * the sink.  Runs in the caller's transaction with an active snapshot, as the
@@ -491,6 +491,8 @@ sagg_sink_write(SaggSink *sink, const SaggQuery *query,
 
 	*rows_out = 0;
 	*rows_removed = 0;
+	if (sink->mode == SAGG_APPEND)
+		removed = NULL;
 	if (row_count(output) == 0 && row_count(removed) == 0)
 		return;
 
