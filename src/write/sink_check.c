@@ -1,0 +1,457 @@
+/*-------------------------------------------------------------------------
+ *
+ * sink_check.c
+ *	  Whether a table can take a stream's results.
+ *
+ * Asked when a stream is made over a table that exists, and again by every
+ * batch: the table belongs to a user, who may change it at any time.  The
+ * checks of a batch raise ERRCODE_SAGG_DEFINITION_CHANGED, so that the stream
+ * stops until somebody looks at it.
+ *
+ * Identities are compared by the query's GROUP BY, by the unique index and by
+ * the statements of sink_write.c.  All three must agree on what is equal, or
+ * two groups would share a row; most rules below are about that.
+ *
+ * Locks: ROW EXCLUSIVE on the sink, which an INSERT takes anyway, kept until
+ * the end of the transaction.  This file never changes anything.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/stratnum.h"
+#include "catalog/catalog.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "parser/parse_coerce.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/typcache.h"
+
+#include "write_internal.h"
+
+typedef struct SinkCheck
+{
+	Relation	rel;
+	const SaggQuery *query;
+	SaggOutputMode mode;
+	bool		running;		/* asked by a batch */
+	AttrNumber *columns;		/* of rel, by column of the output */
+} SinkCheck;
+
+/* error code and hint of a check: a running stream met a change */
+#define SINK_ERRCODE(check, code) \
+	errcode((check)->running ? ERRCODE_SAGG_DEFINITION_CHANGED : (code))
+#define SINK_ERRHINT(check, ...) \
+	((check)->running ? \
+	 errhint("Undo the change of the table and start the stream, or drop the stream and create it anew.") : \
+	 errhint(__VA_ARGS__))
+
+/*
+ * The identity columns as a list for SQL, quoted.
+ */
+char *
+sagg_sink_identity_list(const SaggQuery *query)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (int i = 0; i < query->nidentity; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(query->output_desc,
+											  query->identity[i] - 1);
+
+		appendStringInfo(&buf, "%s%s", i > 0 ? ", " : "",
+						 quote_identifier(NameStr(att->attname)));
+	}
+	return buf.data;
+}
+
+static void
+check_kind(const SinkCheck *check)
+{
+	Relation	rel = check->rel;
+	char	   *name = RelationGetRelationName(rel);
+
+	if (rel->rd_rel->relkind != RELKIND_RELATION &&
+		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(SINK_ERRCODE(check, ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" cannot be the sink of a stream", name),
+				 errdetail_relkind_not_supported(rel->rd_rel->relkind),
+				 SINK_ERRHINT(check, "Name a table, or a table that does not exist yet.")));
+	if (IsSystemRelation(rel))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("system catalog \"%s\" cannot be the sink of a stream",
+						name)));
+	sagg_sink_check_schema(RelationGetNamespace(rel), name);
+	if (rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
+		ereport(ERROR,
+				(SINK_ERRCODE(check, ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("unlogged table \"%s\" cannot be the sink of a stream",
+						name),
+				 errdetail("A crash of the server would empty it, and the stream goes on where it was."),
+				 SINK_ERRHINT(check, "Run ALTER TABLE %s SET LOGGED.",
+							  quote_identifier(name))));
+	if (rel->rd_rules != NULL)
+		ereport(ERROR,
+				(SINK_ERRCODE(check, ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" has rules and cannot be the sink of a stream",
+						name),
+				 SINK_ERRHINT(check, "Use triggers instead of rules.")));
+}
+
+/*
+ * Find a column of the sink by name; 0 when there is none.
+ */
+static AttrNumber
+find_column(Relation rel, const char *name)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (!att->attisdropped && strcmp(NameStr(att->attname), name) == 0)
+			return att->attnum;
+	}
+	return InvalidAttrNumber;
+}
+
+/*
+ * A column of the output needs a column of that name which takes its values.
+ */
+static void
+check_output_column(const SinkCheck *check, Form_pg_attribute out)
+{
+	char	   *name = RelationGetRelationName(check->rel);
+	AttrNumber	attno = find_column(check->rel, NameStr(out->attname));
+	Form_pg_attribute att;
+
+	if (attno == InvalidAttrNumber)
+		ereport(ERROR,
+				(SINK_ERRCODE(check, ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("sink \"%s\" has no column \"%s\"",
+						name, NameStr(out->attname)),
+				 errdetail("The query yields a column of that name with type %s.",
+						   format_type_with_typemod(out->atttypid, out->atttypmod)),
+				 SINK_ERRHINT(check, "Columns of the query go to the sink's columns by name; name the query's column with AS, or add one to the sink.")));
+
+	att = TupleDescAttr(RelationGetDescr(check->rel), attno - 1);
+	if (att->attgenerated != '\0' ||
+		att->attidentity == ATTRIBUTE_IDENTITY_ALWAYS)
+		ereport(ERROR,
+				(SINK_ERRCODE(check, ERRCODE_GENERATED_ALWAYS),
+				 errmsg("column \"%s\" of sink \"%s\" is generated and cannot take the query's values",
+						NameStr(att->attname), name)));
+	if (!can_coerce_type(1, &out->atttypid, &att->atttypid, COERCION_ASSIGNMENT))
+		ereport(ERROR,
+				(SINK_ERRCODE(check, ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" of sink \"%s\" has type %s, but the query yields type %s",
+						NameStr(att->attname), name,
+						format_type_with_typemod(att->atttypid, att->atttypmod),
+						format_type_with_typemod(out->atttypid, out->atttypmod)),
+				 SINK_ERRHINT(check, "Cast the query's column to the type of the sink's.")));
+}
+
+/*
+ * A column that the query does not fill needs a value of its own.
+ */
+static void
+check_other_column(const SinkCheck *check, Form_pg_attribute att)
+{
+	if (!att->attnotnull || att->atthasdef || att->attidentity != '\0')
+		return;
+	for (int i = 0; i < check->query->output_desc->natts; i++)
+	{
+		if (check->columns[i] == att->attnum)
+			return;
+	}
+	ereport(ERROR,
+			(SINK_ERRCODE(check, ERRCODE_NOT_NULL_VIOLATION),
+			 errmsg("column \"%s\" of sink \"%s\" is NOT NULL and has no default, but the query does not yield it",
+					NameStr(att->attname), RelationGetRelationName(check->rel)),
+			 SINK_ERRHINT(check, "Give the column a default, or add a column \"%s\" to the query.",
+						  NameStr(att->attname))));
+}
+
+static void
+check_columns(SinkCheck *check)
+{
+	TupleDesc	output = check->query->output_desc;
+	TupleDesc	desc = RelationGetDescr(check->rel);
+
+	check->columns = palloc0(sizeof(AttrNumber) * Max(output->natts, 1));
+	for (int i = 0; i < output->natts; i++)
+	{
+		Form_pg_attribute out = TupleDescAttr(output, i);
+
+		check_output_column(check, out);
+		check->columns[i] = find_column(check->rel, NameStr(out->attname));
+	}
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (!att->attisdropped)
+			check_other_column(check, att);
+	}
+}
+
+static bool
+is_integer(Oid type)
+{
+	return type == INT2OID || type == INT4OID || type == INT8OID;
+}
+
+static bool
+same_equality(Oid type1, Oid type2)
+{
+	return lookup_type_cache(type1, TYPECACHE_EQ_OPR)->eq_opr ==
+		lookup_type_cache(type2, TYPECACHE_EQ_OPR)->eq_opr;
+}
+
+static bool
+collation_compatible(Oid collation1, Oid collation2)
+{
+	if (collation1 == collation2)
+		return true;
+	return OidIsValid(collation1) && OidIsValid(collation2) &&
+		get_collation_isdeterministic(collation1) &&
+		get_collation_isdeterministic(collation2);
+}
+
+/*
+ * May different identities become equal when they are put into this column?
+ * Integers never do: a value too big raises an error.
+ */
+static bool
+keeps_identity(Form_pg_attribute out, Form_pg_attribute att)
+{
+	Oid			from = getBaseType(out->atttypid);
+	int32		typmod = att->atttypmod;
+	Oid			to = getBaseTypeAndTypmod(att->atttypid, &typmod);
+
+	if (!collation_compatible(out->attcollation, att->attcollation))
+		return false;
+	if (is_integer(from) && is_integer(to))
+		return true;
+	if (typmod != -1 && typmod != out->atttypmod)
+		return false;
+	return from == to ||
+		(IsBinaryCoercible(from, to) && same_equality(from, to));
+}
+
+static void
+check_identity_columns(const SinkCheck *check)
+{
+	const SaggQuery *query = check->query;
+
+	for (int i = 0; i < query->nidentity; i++)
+	{
+		int			column = query->identity[i] - 1;
+		Form_pg_attribute out = TupleDescAttr(query->output_desc, column);
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(check->rel),
+											  check->columns[column] - 1);
+
+		if (!keeps_identity(out, att))
+			ereport(ERROR,
+					(SINK_ERRCODE(check, ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("key column \"%s\" of sink \"%s\" has type %s, which can make different keys of type %s equal",
+							NameStr(att->attname),
+							RelationGetRelationName(check->rel),
+							format_type_with_typemod(att->atttypid, att->atttypmod),
+							format_type_with_typemod(out->atttypid, out->atttypmod)),
+					 errdetail("In output mode update a row of the sink is found by its key, so type and collation of the key must be the same in the query and in the sink."),
+					 SINK_ERRHINT(check, "Cast the key to the column's type in the query's GROUP BY.")));
+	}
+}
+
+/*
+ * Is column "key" of the index (from 0) the sink's column "attno", compared as
+ * GROUP BY compares "out"?
+ */
+static bool
+index_column_fits(const SinkCheck *check, Relation index, int key,
+				  Form_pg_attribute out)
+{
+	Oid			opcintype = index->rd_opcintype[key];
+	Oid			equal = get_opfamily_member(index->rd_opfamily[key], opcintype,
+											opcintype, BTEqualStrategyNumber);
+	AttrNumber	attno = index->rd_index->indkey.values[key];
+	Oid			type = TupleDescAttr(RelationGetDescr(check->rel), attno - 1)->atttypid;
+
+	return equal == lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr &&
+		collation_compatible(index->rd_indcollation[key], out->attcollation);
+}
+
+/*
+ * Does the index hold exactly the identity columns, each once, in any order?
+ * "nullable" is set when one of them may be null.
+ */
+static bool
+index_matches_identity(const SinkCheck *check, Relation index, bool *nullable)
+{
+	const SaggQuery *query = check->query;
+	Form_pg_index form = index->rd_index;
+
+	*nullable = false;
+	if (form->indnkeyatts != query->nidentity)
+		return false;
+	for (int i = 0; i < query->nidentity; i++)
+	{
+		int			column = query->identity[i] - 1;
+		AttrNumber	attno = check->columns[column];
+		int			key = 0;
+
+		while (key < form->indnkeyatts && form->indkey.values[key] != attno)
+			key++;
+		if (key == form->indnkeyatts ||
+			!index_column_fits(check, index, key,
+							   TupleDescAttr(query->output_desc, column)))
+			return false;
+		if (!TupleDescAttr(RelationGetDescr(check->rel), attno - 1)->attnotnull)
+			*nullable = true;
+	}
+	return true;
+}
+
+/*
+ * Can this index be the arbiter of the upsert?  Raises an error when the
+ * statement would pick it and then refuse it.
+ */
+static bool
+index_fits(const SinkCheck *check, Relation index)
+{
+	Form_pg_index form = index->rd_index;
+	bool		nullable;
+
+	if (!form->indisunique || !form->indisvalid || !form->indisready ||
+		!heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL) ||
+		!heap_attisnull(index->rd_indextuple, Anum_pg_index_indexprs, NULL) ||
+		!index_matches_identity(check, index, &nullable))
+		return false;
+	if (!form->indimmediate)
+		ereport(ERROR,
+				(SINK_ERRCODE(check, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("unique constraint \"%s\" of sink \"%s\" is deferrable",
+						RelationGetRelationName(index),
+						RelationGetRelationName(check->rel)),
+				 errdetail("The server's INSERT ... ON CONFLICT does not work with deferrable unique constraints over the columns of the identity."),
+				 SINK_ERRHINT(check, "Make the constraint anew as NOT DEFERRABLE.")));
+	return form->indnullsnotdistinct || !nullable;
+}
+
+/*
+ * Mode update finds the row of a group by a unique index.
+ */
+static void
+check_identity_index(const SinkCheck *check)
+{
+	List	   *indexes = RelationGetIndexList(check->rel);
+	bool		found = false;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index_fits(check, index))
+			found = true;
+		index_close(index, AccessShareLock);
+	}
+	list_free(indexes);
+
+	if (!found)
+	{
+		Relation	rel = check->rel;
+		char	   *columns = sagg_sink_identity_list(check->query);
+
+		ereport(ERROR,
+				(SINK_ERRCODE(check, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("sink \"%s\" has no unique index with NULLS NOT DISTINCT on exactly (%s)",
+						RelationGetRelationName(rel), columns),
+				 errdetail("In output mode update a row of the sink is found by its window and keys, any of which may be null. The index must be valid, over columns alone and without a WHERE clause."),
+				 errhint("Run ALTER TABLE %s ADD UNIQUE NULLS NOT DISTINCT (%s).",
+						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+													RelationGetRelationName(rel)),
+						 columns)));
+	}
+}
+
+/*
+ * Open and lock a sink, and check that it can take the results of "query".
+ *
+ * "running": asked by a batch, so that errors are of code
+ * ERRCODE_SAGG_DEFINITION_CHANGED.  "columns" returns, palloc'd, the sink's
+ * column for each column of the output.  The caller closes the relation and
+ * keeps the lock.
+ */
+Relation
+sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
+			   bool running, AttrNumber **columns)
+{
+	SinkCheck	check = {.query = query, .mode = mode, .running = running};
+
+	check.rel = try_relation_open(sink, RowExclusiveLock);
+	if (check.rel == NULL)
+		ereport(ERROR,
+				(SINK_ERRCODE(&check, ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the sink of the stream does not exist"),
+				 running ? errdetail("The table was dropped.") : 0,
+				 running ? errhint("Drop the stream and create it anew.") : 0));
+	check_kind(&check);
+	check_columns(&check);
+	if (mode == SAGG_UPDATE)
+	{
+		if (query->missing_key != NULL || query->nidentity == 0)
+			elog(ERROR, "output mode update needs an identity of the rows");
+		check_identity_columns(&check);
+		check_identity_index(&check);
+	}
+	*columns = check.columns;
+	return check.rel;
+}
+
+/*
+ * Check that an existing relation can be the sink of a stream of the current
+ * user, and raise an error that says what is missing if it cannot.
+ *
+ * The user needs INSERT on it, and in mode update also SELECT, UPDATE and
+ * DELETE.  Locks the sink until the end of the transaction, so that it stays
+ * as it was found.
+ */
+void
+sagg_sink_check(Oid sink, const SaggQuery *query, SaggOutputMode mode)
+{
+	AclMode		needed = mode == SAGG_APPEND ? ACL_INSERT :
+		ACL_INSERT | ACL_SELECT | ACL_UPDATE | ACL_DELETE;
+	char	   *name = get_rel_name(sink);
+	AttrNumber *columns;
+	Relation	rel;
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", sink)));
+	if (pg_class_aclmask(sink, GetUserId(), needed, ACLMASK_ALL) != needed)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for sink \"%s\"", name),
+				 mode == SAGG_APPEND ?
+				 errdetail("The stream's owner needs INSERT on it.") :
+				 errdetail("In output mode update the stream's owner needs SELECT, INSERT, UPDATE and DELETE on it.")));
+
+	rel = sagg_sink_lock(sink, query, mode, false, &columns);
+	relation_close(rel, NoLock);
+	pfree(columns);
+}
