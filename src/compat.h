@@ -51,6 +51,8 @@ extern int no_such_variable
 #if PG_VERSION_NUM >= 160000
 #define SAGG_OWNS_RELATION(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
+#define SAGG_FUNCTION_ACLCHECK(oid, role, mode) \
+	object_aclcheck(ProcedureRelationId, oid, role, mode)
 #define SAGG_DATABASE_ACLCHECK(oid, role, mode) \
 	object_aclcheck(DatabaseRelationId, oid, role, mode)
 #define SAGG_FDW_ACLCHECK(oid, role, mode) \
@@ -60,6 +62,8 @@ extern int no_such_variable
 #else
 #define SAGG_OWNS_RELATION(relid, role) \
 	pg_class_ownercheck(relid, role)
+#define SAGG_FUNCTION_ACLCHECK(oid, role, mode) \
+	pg_proc_aclcheck(oid, role, mode)
 #define SAGG_DATABASE_ACLCHECK(oid, role, mode) \
 	pg_database_aclcheck(oid, role, mode)
 #define SAGG_FDW_ACLCHECK(oid, role, mode) \
@@ -75,6 +79,22 @@ extern int no_such_variable
 #else
 #define SAGG_CHECK_PERMISSIONS(query) \
 	((void) ExecCheckRTPerms((query)->rtable, true))
+#endif
+
+/* 16 lets make_range report errors softly, 18 dropped an executor argument. */
+#if PG_VERSION_NUM >= 160000
+#define SAGG_MAKE_RANGE(type, lower, upper, empty) \
+	make_range(type, lower, upper, empty, NULL)
+#else
+#define SAGG_MAKE_RANGE(type, lower, upper, empty) \
+	make_range(type, lower, upper, empty)
+#endif
+#if PG_VERSION_NUM >= 180000
+#define SAGG_EXECUTOR_RUN(desc, direction, count) \
+	ExecutorRun(desc, direction, count)
+#else
+#define SAGG_EXECUTOR_RUN(desc, direction, count) \
+	ExecutorRun(desc, direction, count, true)
 #endif
 
 /*

@@ -111,5 +111,5 @@ stream_agg_tumble(PG_FUNCTION_ARGS)
 	}
 	lower.val = TimestampTzGetDatum(start);
 	upper.val = TimestampTzGetDatum(end);
-	PG_RETURN_RANGE_P(make_range(typcache, &lower, &upper, false));
+	PG_RETURN_RANGE_P(SAGG_MAKE_RANGE(typcache, &lower, &upper, false));
 }

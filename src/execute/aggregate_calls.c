@@ -1,0 +1,278 @@
+/*-------------------------------------------------------------------------
+ *
+ * aggregate_calls.c
+ *	  Calls of transition, final, serialize and deserialize functions.
+ *
+ * Functions see an AggState as their context, with what AggCheckCallContext,
+ * AggGetAggref and AggGetTempMemoryContext look at.  States live in the
+ * execution's aggregate context; calls run in a context reset by each row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/datum.h"
+#include "utils/expandeddatum.h"
+#include "utils/memutils.h"
+
+#include "execute_internal.h"
+
+/* length words of states without bytes */
+#define STATE_NULL			(-1)
+#define STATE_NO_VALUE		(-2)
+
+static MemoryContext
+state_memory(SaggExecution *ex)
+{
+	return ex->aggcontext->ecxt_per_tuple_memory;
+}
+
+static void
+set_current(SaggExecution *ex, SaggAggCall *call)
+{
+	ex->aggstate->curpertrans = &call->pertrans;
+	ex->aggstate->curperagg = NULL;
+}
+
+static Datum
+copy_state(SaggExecution *ex, const SaggAggCall *call, Datum value)
+{
+	MemoryContext old = MemoryContextSwitchTo(state_memory(ex));
+
+	value = datumCopy(value, call->transbyval, call->translen);
+	MemoryContextSwitchTo(old);
+	return value;
+}
+
+/*
+ * The states of a group before its first row.
+ */
+void
+sagg_states_init(SaggExecution *ex, SaggAggState *states)
+{
+	for (int i = 0; i < ex->query->naggs; i++)
+	{
+		SaggAggCall *call = &ex->aggs[i];
+
+		states[i].value = call->initnull ? (Datum) 0 :
+			copy_state(ex, call, call->initvalue);
+		states[i].isnull = call->initnull;
+		states[i].no_value = call->initnull;
+	}
+}
+
+/*
+ * A transition function has returned something else than the state it was
+ * given: keep it, and free the former state (ExecAggTransReparent).
+ */
+static Datum
+replace_state(SaggExecution *ex, SaggAggCall *call, Datum value, bool isnull,
+			  const SaggAggState *former)
+{
+	if (isnull)
+		value = (Datum) 0;
+	else if (!(DatumIsReadWriteExpandedObject(value, false, call->translen) &&
+			   MemoryContextGetParent(DatumGetEOHP(value)->eoh_context) == state_memory(ex)))
+		value = copy_state(ex, call, value);
+	if (!former->isnull && DatumGetPointer(former->value) != DatumGetPointer(value))
+	{
+		if (DatumIsReadWriteExpandedObject(former->value, false, call->translen))
+			DeleteExpandedObject(former->value);
+		else
+			pfree(DatumGetPointer(former->value));
+	}
+	return value;
+}
+
+/*
+ * One row into one state.
+ */
+static void
+advance(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
+		const Datum *values, const bool *nulls)
+{
+	FunctionCallInfo fcinfo = call->trans_fcinfo;
+	const SaggAgg *agg = call->agg;
+	Datum		value;
+
+	for (int i = 0; i < agg->nargs; i++)
+	{
+		AttrNumber	attno = agg->args[i] - 1;
+
+		if (nulls[attno] && call->transfn.fn_strict)
+			return;
+		fcinfo->args[i + 1].value = values[attno];
+		fcinfo->args[i + 1].isnull = nulls[attno];
+	}
+	if (call->transfn.fn_strict)
+	{
+		if (state->no_value)
+		{
+			state->value = copy_state(ex, call, fcinfo->args[1].value);
+			state->isnull = false;
+			state->no_value = false;
+			return;
+		}
+		if (state->isnull)
+			return;
+	}
+
+	set_current(ex, call);
+	InitFunctionCallInfoData(*fcinfo, &call->transfn, agg->nargs + 1,
+							 agg->aggref->inputcollid, (Node *) ex->aggstate, NULL);
+	fcinfo->args[0].value = state->value;
+	fcinfo->args[0].isnull = state->isnull;
+	value = FunctionCallInvoke(fcinfo);
+	if (!call->transbyval && DatumGetPointer(value) != DatumGetPointer(state->value))
+		value = replace_state(ex, call, value, fcinfo->isnull, state);
+	state->value = value;
+	state->isnull = fcinfo->isnull;
+	state->no_value = false;
+}
+
+/*
+ * A row of the inner query into the states of its group.
+ */
+void
+sagg_states_advance(SaggExecution *ex, SaggAggState *states,
+					const Datum *values, const bool *nulls)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+
+	for (int i = 0; i < ex->query->naggs; i++)
+	{
+		AttrNumber	filter = ex->aggs[i].agg->filter;
+
+		if (filter != 0 && (nulls[filter - 1] || !DatumGetBool(values[filter - 1])))
+			continue;
+		advance(ex, &ex->aggs[i], &states[i], values, nulls);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+static Datum
+read_only(const SaggAggCall *call, const SaggAggState *state)
+{
+	return MakeExpandedObjectReadOnly(state->value, state->isnull, call->translen);
+}
+
+/*
+ * The aggregate's result, in the current context or as part of the state.
+ */
+Datum
+sagg_state_final(SaggExecution *ex, int aggno, const SaggAggState *state,
+				 bool *isnull)
+{
+	SaggAggCall *call = &ex->aggs[aggno];
+	LOCAL_FCINFO(fcinfo, FUNC_MAX_ARGS);
+	bool		anynull = state->isnull;
+	Datum		result;
+
+	if (!OidIsValid(call->finalfn.fn_oid))
+	{
+		*isnull = state->isnull;
+		return read_only(call, state);
+	}
+
+	ex->aggstate->curperagg = &call->peragg;
+	ex->aggstate->curpertrans = &call->pertrans;
+	InitFunctionCallInfoData(*fcinfo, &call->finalfn, call->nfinalargs,
+							 call->agg->aggref->inputcollid, (Node *) ex->aggstate, NULL);
+	fcinfo->args[0].value = read_only(call, state);
+	fcinfo->args[0].isnull = state->isnull;
+	for (int i = 1; i < call->nfinalargs; i++)
+	{
+		fcinfo->args[i].value = (Datum) 0;
+		fcinfo->args[i].isnull = true;
+		anynull = true;
+	}
+	if (call->finalfn.fn_strict && anynull)
+	{
+		*isnull = true;
+		return (Datum) 0;
+	}
+	result = FunctionCallInvoke(fcinfo);
+	*isnull = fcinfo->isnull;
+	return result;
+}
+
+/*
+ * Append a state: a length word and its bytes; a negative length is a mark.
+ */
+void
+sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
+				 const SaggAggState *state)
+{
+	SaggAggCall *call = &ex->aggs[aggno];
+	int32		mark = state->no_value ? STATE_NO_VALUE : STATE_NULL;
+
+	if (state->isnull)
+		appendBinaryStringInfo(buf, (char *) &mark, sizeof(mark));
+	else if (OidIsValid(call->serialfn.fn_oid))
+	{
+		LOCAL_FCINFO(fcinfo, 1);
+		bytea	   *bytes;
+		int32		len;
+
+		set_current(ex, call);
+		InitFunctionCallInfoData(*fcinfo, &call->serialfn, 1, InvalidOid,
+								 (Node *) ex->aggstate, NULL);
+		fcinfo->args[0].value = state->value;
+		fcinfo->args[0].isnull = false;
+		bytes = DatumGetByteaPP(FunctionCallInvoke(fcinfo));
+		if (fcinfo->isnull)
+			elog(ERROR, "function %u returned NULL", call->serialfn.fn_oid);
+		len = VARSIZE_ANY_EXHDR(bytes);
+		appendBinaryStringInfo(buf, (char *) &len, sizeof(len));
+		appendBinaryStringInfo(buf, VARDATA_ANY(bytes), len);
+	}
+	else
+		sagg_codec_write(&call->codec, buf, state->value);
+}
+
+static Datum
+deserialize(SaggExecution *ex, SaggAggCall *call, const char *data, int32 len)
+{
+	LOCAL_FCINFO(fcinfo, 2);
+	bytea	   *bytes = palloc(len + VARHDRSZ);
+	Datum		result;
+
+	SET_VARSIZE(bytes, len + VARHDRSZ);
+	memcpy(VARDATA(bytes), data, len);
+	set_current(ex, call);
+	InitFunctionCallInfoData(*fcinfo, &call->deserialfn, 2, InvalidOid,
+							 (Node *) ex->aggstate, NULL);
+	fcinfo->args[0].value = PointerGetDatum(bytes);
+	fcinfo->args[0].isnull = false;
+	fcinfo->args[1].value = PointerGetDatum(NULL);
+	fcinfo->args[1].isnull = false;
+	result = FunctionCallInvoke(fcinfo);
+	if (fcinfo->isnull)
+		elog(ERROR, "function %u returned NULL", call->deserialfn.fn_oid);
+	return result;
+}
+
+/*
+ * Read what sagg_state_write wrote into "state"; its value is allocated in the
+ * current context, which has to be the states' own if the group goes on.
+ */
+void
+sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
+				SaggAggState *state)
+{
+	SaggAggCall *call = &ex->aggs[aggno];
+	int32		len = sagg_bytes_take_length(bytes);
+	const char *data;
+
+	state->isnull = len < 0;
+	state->no_value = len == STATE_NO_VALUE;
+	state->value = (Datum) 0;
+	if (len < 0)
+		return;
+	data = sagg_bytes_take(bytes, len);
+	if (OidIsValid(call->deserialfn.fn_oid))
+		state->value = deserialize(ex, call, data, len);
+	else
+		state->value = sagg_codec_read(&call->codec, data, len);
+}

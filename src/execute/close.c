@@ -1,0 +1,174 @@
+/*-------------------------------------------------------------------------
+ *
+ * close.c
+ *	  The end of EXECUTE: watermark, output, changed groups to the store.
+ *
+ * The batch's own records move the watermark only for what the batch closes at
+ * its end.  Append gives out the groups of windows that end at or before the
+ * new watermark, update those the batch has changed; then closed windows are
+ * forgotten.  What the store gets here, undo can take away (I3); windows are
+ * freed when the batch is published.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/int.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/timestamp.h"
+
+#include "execute_internal.h"
+
+#define USECS_PER_MSEC	INT64CONST(1000)
+
+/*
+ * The watermark after the batch: the greatest event time, floored to
+ * milliseconds, less the delay; never back.
+ */
+static TimestampTz
+next_watermark(const SaggExecution *ex)
+{
+	TimestampTz watermark = ex->plan->watermark;
+	int64		into;
+	int64		candidate;
+
+	if (!ex->stream->has_watermark || !ex->any_time)
+		return watermark;
+	into = ex->max_time % USECS_PER_MSEC;
+	if (into < 0)
+		into += USECS_PER_MSEC;
+	if (pg_sub_s64_overflow(ex->max_time - into, ex->stream->watermark_delay, &candidate) ||
+		!IS_VALID_TIMESTAMP(candidate))
+		return watermark;
+	return Max(watermark, candidate);
+}
+
+static void
+count_records(const SaggExecution *ex, SaggCounts *counts)
+{
+	int64		rows[SAGG_CLASSES];
+
+	memcpy(rows, ex->rows, sizeof(rows));
+	for (int64 i = 0; i < ex->nclasses; i++)
+		rows[ex->classes[i]]++;
+	counts->aggregated = rows[SAGG_CLASS_AGGREGATED];
+	counts->late = rows[SAGG_CLASS_LATE];
+	counts->null_time = rows[SAGG_CLASS_NULL_TIME];
+}
+
+/*
+ * Give out the stored groups of a closing window that the batch has not met.
+ */
+static void
+emit_stored(SaggExecution *ex, SaggTable *table)
+{
+	SaggSlotRef *slots = SAGG_SLOTS(ex->store, table);
+	SaggGroup  *group = sagg_groups_allocate(ex);
+
+	for (uint32 i = 0; i < table->nslots; i++)
+	{
+		SaggVersion *version;
+		MemoryContext old;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!DsaPointerIsValid(slots[i].version))
+			continue;
+		version = SAGG_VERSION(ex->store, slots[i].version);
+		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+		group->hash = slots[i].hash;
+		sagg_entry_read(ex, group, version->entry, version->len, false);
+		if (!sagg_groups_met(ex, group))
+		{
+			sagg_entry_read(ex, group, version->entry, version->len, true);
+			sagg_emit_group(ex, group);
+		}
+		MemoryContextSwitchTo(old);
+		ResetExprContext(ex->tmpcontext);
+	}
+}
+
+/*
+ * Append: groups of closing windows.
+ */
+static void
+emit_closed(SaggExecution *ex)
+{
+	for (SaggGroup *group = sagg_groups_next(ex, true); group;
+		 group = sagg_groups_next(ex, false))
+	{
+		if (sagg_store_closes(ex->store, group->start))
+			sagg_emit_group(ex, group);
+		ResetExprContext(ex->tmpcontext);
+	}
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	{
+		for (dsa_pointer dp = ex->store->header->partitions[p]; DsaPointerIsValid(dp);)
+		{
+			SaggTable  *table = SAGG_TABLE(ex->store, dp);
+
+			if (sagg_store_closes(ex->store, table->start))
+				emit_stored(ex, table);
+			dp = table->next;
+		}
+	}
+}
+
+/*
+ * Update: groups the batch has changed.
+ */
+static void
+emit_changed(SaggExecution *ex)
+{
+	for (SaggGroup *group = sagg_groups_next(ex, true); group;
+		 group = sagg_groups_next(ex, false))
+	{
+		if (group->changed)
+			sagg_emit_group(ex, group);
+		ResetExprContext(ex->tmpcontext);
+	}
+}
+
+/*
+ * Changed groups to the store, unless their window closes.
+ */
+static void
+store_changed(SaggExecution *ex)
+{
+	for (SaggGroup *group = sagg_groups_next(ex, true); group;
+		 group = sagg_groups_next(ex, false))
+	{
+		MemoryContext old;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!group->changed || sagg_store_closes(ex->store, group->start))
+			continue;
+		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+		sagg_entry_write(ex, &ex->entry, group);
+		MemoryContextSwitchTo(old);
+		sagg_store_put(ex->store, group->start, group->hash, group->stored,
+					   ex->entry.data, ex->entry.len);
+		ResetExprContext(ex->tmpcontext);
+	}
+}
+
+/*
+ * End the batch's work on groups.  Sets the counts of aggregated and late
+ * records and of those without event time, and the watermark after the batch.
+ * From here on the store holds the batch's state, to be published or undone.
+ */
+void
+sagg_execution_close(SaggExecution *ex, SaggCounts *counts, TimestampTz *watermark)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->memory);
+
+	count_records(ex, counts);
+	*watermark = next_watermark(ex);
+	ex->store->close_before = *watermark;
+	if (ex->stream->mode == SAGG_APPEND)
+		emit_closed(ex);
+	else
+		emit_changed(ex);
+	store_changed(ex);
+	MemoryContextSwitchTo(old);
+}

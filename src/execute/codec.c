@@ -1,0 +1,176 @@
+/*-------------------------------------------------------------------------
+ *
+ * codec.c
+ *	  Values as bytes, for the store and for the state log.
+ *
+ * The server's own scalar types are stored as their bytes are, detoasted and
+ * without the varlena header.  All others go through their send and receive
+ * functions, because what is in them (OIDs of enum values, of composite and
+ * element types) changes when a database is dumped and restored.
+ *
+ * Bytes may come from a damaged log: reading checks bounds and raises
+ * ERRCODE_SAGG_CHECKPOINT_CORRUPT, never reads past the end.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "catalog/pg_type.h"
+#include "utils/lsyscache.h"
+
+#include "execute_internal.h"
+
+/*
+ * A scalar type of the server's own?
+ */
+static bool
+is_raw(Oid type, int16 len)
+{
+	return type < FirstGenbkiObjectId &&
+		len != -2 &&
+		get_typtype(type) == TYPTYPE_BASE &&
+		!OidIsValid(get_element_type(type));
+}
+
+/*
+ * Set up "codec", in the current context, for values of a type.  Raises
+ * undefined_function for a type without binary send and receive.
+ */
+void
+sagg_codec_init(SaggCodec *codec, Oid type, int32 typmod)
+{
+	Oid			base = getBaseTypeAndTypmod(type, &typmod);
+
+	get_typlenbyval(base, &codec->len, &codec->byval);
+	codec->typmod = typmod;
+	codec->raw = is_raw(base, codec->len);
+	if (!codec->raw)
+	{
+		Oid			function;
+		bool		isvarlena;
+
+		getTypeBinaryOutputInfo(base, &function, &isvarlena);
+		fmgr_info(function, &codec->send);
+		getTypeBinaryInputInfo(base, &function, &codec->ioparam);
+		fmgr_info(function, &codec->receive);
+	}
+}
+
+static void
+write_sized(StringInfo buf, const void *data, Size len)
+{
+	int32		size = (int32) len;
+
+	appendBinaryStringInfo(buf, (char *) &size, sizeof(size));
+	appendBinaryStringInfo(buf, data, size);
+}
+
+/*
+ * Append a length word and the value, which is not NULL.
+ */
+void
+sagg_codec_write(SaggCodec *codec, StringInfo buf, Datum value)
+{
+	if (!codec->raw)
+	{
+		bytea	   *sent = SendFunctionCall(&codec->send, value);
+
+		write_sized(buf, VARDATA(sent), VARSIZE(sent) - VARHDRSZ);
+		pfree(sent);
+	}
+	else if (codec->byval)
+		write_sized(buf, &value, sizeof(Datum));
+	else if (codec->len > 0)
+		write_sized(buf, DatumGetPointer(value), codec->len);
+	else
+	{
+		struct varlena *plain = PG_DETOAST_DATUM_PACKED(value);
+
+		write_sized(buf, VARDATA_ANY(plain), VARSIZE_ANY_EXHDR(plain));
+		if ((Pointer) plain != DatumGetPointer(value))
+			pfree(plain);
+	}
+}
+
+static void
+corrupt(const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
+			 errmsg("the stored state of a group cannot be read"),
+			 errdetail("%s", detail)));
+}
+
+/*
+ * The value in "len" bytes, allocated in the current context.
+ */
+Datum
+sagg_codec_read(SaggCodec *codec, const char *data, Size len)
+{
+	Datum		value;
+
+	if (!codec->raw)
+	{
+		StringInfoData buf;
+
+		initStringInfo(&buf);
+		appendBinaryStringInfo(&buf, data, len);
+		value = ReceiveFunctionCall(&codec->receive, &buf, codec->ioparam, codec->typmod);
+		if (buf.cursor != buf.len)
+			corrupt("A value is followed by bytes that do not belong to it.");
+		pfree(buf.data);
+		return value;
+	}
+	if (codec->byval)
+	{
+		if (len != sizeof(Datum))
+			corrupt("A value has the wrong length.");
+		memcpy(&value, data, sizeof(Datum));
+		return value;
+	}
+	if (codec->len > 0)
+	{
+		char	   *copy;
+
+		if (len != codec->len)
+			corrupt("A value has the wrong length.");
+		copy = palloc(len);
+		memcpy(copy, data, len);
+		return PointerGetDatum(copy);
+	}
+	else
+	{
+		struct varlena *copy = palloc(len + VARHDRSZ);
+
+		SET_VARSIZE(copy, len + VARHDRSZ);
+		memcpy(VARDATA(copy), data, len);
+		return PointerGetDatum(copy);
+	}
+}
+
+/*
+ * The next "len" bytes.
+ */
+const char *
+sagg_bytes_take(SaggBytes *bytes, Size len)
+{
+	const char *data = bytes->data;
+
+	if (len > (Size) (bytes->end - bytes->data))
+		corrupt("It ends too early.");
+	bytes->data += len;
+	return data;
+}
+
+/*
+ * A length word: the length of what follows, or a negative mark.
+ */
+int32
+sagg_bytes_take_length(SaggBytes *bytes)
+{
+	int32		result;
+
+	memcpy(&result, sagg_bytes_take(bytes, sizeof(result)), sizeof(result));
+	return result;
+}

@@ -1,0 +1,145 @@
+/*-------------------------------------------------------------------------
+ *
+ * emit.c
+ *	  From groups to output rows.
+ *
+ * Emitted groups - window, keys, final values - make up the ephemeral relation
+ * SAGG_ENR_GROUPS, over which PostgreSQL runs the query's select list and
+ * HAVING.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "executor/tstoreReceiver.h"
+#include "miscadmin.h"
+#include "tcop/tcopprot.h"
+#include "utils/queryenvironment.h"
+#include "utils/rangetypes.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "execute_internal.h"
+
+/*
+ * Set up the relation of emitted groups, in the current context.
+ */
+void
+sagg_emit_init(SaggExecution *ex)
+{
+	ex->emitted = tuplestore_begin_heap(true, false, work_mem);
+	if (ex->query->window.kind != SAGG_WINDOW_NONE &&
+		ex->query->window.type == TSTZRANGEOID)
+		ex->rangetype = lookup_type_cache(TSTZRANGEOID, TYPECACHE_RANGE_INFO);
+}
+
+/*
+ * The window column: a range, or the window's start.
+ */
+static Datum
+window_datum(const SaggExecution *ex, int64 start)
+{
+	RangeBound	lower = {0};
+	RangeBound	upper = {0};
+
+	if (ex->rangetype == NULL)
+		return TimestampTzGetDatum(start);
+	lower.val = TimestampTzGetDatum(start);
+	lower.inclusive = true;
+	lower.lower = true;
+	upper.val = TimestampTzGetDatum(start + ex->query->window.size);
+	return RangeTypePGetDatum(SAGG_MAKE_RANGE(ex->rangetype, &lower, &upper, false));
+}
+
+/*
+ * Add a group, with the final values of its aggregates.  Leaves garbage in
+ * tmpcontext, which the caller resets.
+ */
+void
+sagg_emit_group(SaggExecution *ex, const SaggGroup *group)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+	TupleDesc	desc = ex->query->groups_desc;
+	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
+	bool	   *nulls = palloc0(sizeof(bool) * desc->natts);
+	int			n = 0;
+
+	CHECK_FOR_INTERRUPTS();
+	if (ex->query->window.kind != SAGG_WINDOW_NONE)
+		values[n++] = window_datum(ex, group->start);
+	for (int i = 0; i < ex->query->nkeys; i++, n++)
+	{
+		values[n] = group->keys[i];
+		nulls[n] = group->keynulls[i];
+	}
+	for (int i = 0; i < ex->query->naggs; i++, n++)
+		values[n] = sagg_state_final(ex, i, &group->states[i], &nulls[n]);
+	tuplestore_putvalues(ex->emitted, desc, values, nulls);
+	MemoryContextSwitchTo(old);
+}
+
+static QueryEnvironment *
+groups_environment(SaggExecution *ex)
+{
+	QueryEnvironment *env = create_queryEnv();
+	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
+
+	enr->md.name = SAGG_ENR_GROUPS;
+	enr->md.reliddesc = InvalidOid;
+	enr->md.tupdesc = ex->query->groups_desc;
+	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
+	enr->md.enrtuples = tuplestore_tuple_count(ex->emitted);
+	enr->reldata = ex->emitted;
+	register_ENR(env, enr);
+	return env;
+}
+
+/*
+ * Run a query over the emitted groups.
+ */
+static Tuplestorestate *
+run_over_groups(SaggExecution *ex, Query *query)
+{
+	Tuplestorestate *result = tuplestore_begin_heap(true, false, work_mem);
+	MemoryContext old = MemoryContextSwitchTo(ex->memory);
+	DestReceiver *dest = CreateDestReceiver(DestTuplestore);
+	PlannedStmt *plan;
+	QueryDesc  *desc;
+
+	SetTuplestoreDestReceiverParams(dest, result, GetMemoryChunkContext(result),
+									true, NULL, NULL);
+	plan = pg_plan_query(copyObject(query), ex->stream->name, 0, NULL);
+	desc = CreateQueryDesc(plan, ex->stream->name, GetActiveSnapshot(),
+						   InvalidSnapshot, dest, NULL, groups_environment(ex), 0);
+	ExecutorStart(desc, 0);
+	SAGG_EXECUTOR_RUN(desc, ForwardScanDirection, 0);
+	ExecutorFinish(desc);
+	ExecutorEnd(desc);
+	FreeQueryDesc(desc);
+	dest->rDestroy(dest);
+	MemoryContextSwitchTo(old);
+	return result;
+}
+
+/*
+ * The batch's output rows, of the query's output_desc, in the current context.
+ */
+Tuplestorestate *
+sagg_execution_output(SaggExecution *ex)
+{
+	return run_over_groups(ex, ex->query->outer);
+}
+
+/*
+ * Identity columns of the emitted groups that do not pass HAVING and have to
+ * leave the sink, in the current context; NULL where there can be none.
+ */
+Tuplestorestate *
+sagg_execution_removed(SaggExecution *ex)
+{
+	if (ex->stream->mode != SAGG_UPDATE || ex->query->removed == NULL)
+		return NULL;
+	return run_over_groups(ex, ex->query->removed);
+}

@@ -1,0 +1,286 @@
+/*-------------------------------------------------------------------------
+ *
+ * execute_internal.h
+ *	  What the files of execute/ ask of each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_EXECUTE_INTERNAL_H
+#define SAGG_EXECUTE_INTERNAL_H
+
+#include "execute/execute.h"
+
+#include "executor/nodeAgg.h"
+#include "lib/stringinfo.h"
+#include "nodes/execnodes.h"
+#include "storage/dsm.h"
+#include "utils/typcache.h"
+
+/* ------------------------------------------------------------------ store */
+
+/* partition of the store that a group belongs to */
+#define SAGG_PARTITION_OF(hash)	((int) ((hash) % SAGG_STATE_PARTITIONS))
+
+/*
+ * One version of a group, in dynamic shared memory.  Never changed once it is
+ * linked: a batch links a new one and keeps the old one as "prev", its
+ * before-image (I3), until the batch is published or undone.
+ */
+typedef struct SaggVersion
+{
+	dsa_pointer prev;
+	uint32		len;
+	char		entry[FLEXIBLE_ARRAY_MEMBER];	/* see entry.c */
+} SaggVersion;
+
+typedef struct SaggSlotRef
+{
+	dsa_pointer version;		/* InvalidDsaPointer = empty */
+	uint32		hash;
+} SaggSlotRef;
+
+/* Groups of one window in one partition: a hash table with linear probing. */
+typedef struct SaggTable
+{
+	dsa_pointer next;			/* other windows of the partition */
+	int64		start;			/* of the window */
+	uint32		nslots;			/* a power of two */
+	uint32		nentries;
+	uint64		bytes;			/* of entries, with a length word each */
+	dsa_pointer slots;
+	uint32		touched;		/* by the batch: its number in undo_tables + 1 */
+} SaggTable;
+
+typedef struct SaggStoreHeader
+{
+	uint32		magic;
+	bool		in_batch;		/* changed since the last publish or undo */
+	uint64		fingerprint;
+	int64		batch;			/* whose commit this state equals */
+	dsa_pointer partitions[SAGG_STATE_PARTITIONS];	/* lists of SaggTable */
+} SaggStoreHeader;
+
+/* What the batch did, for undo; in private memory. */
+typedef struct SaggUndoTable
+{
+	dsa_pointer table;
+	int			partition;
+	bool		created;
+	int64		resized_at;		/* records before the first resize, -1 = none */
+	dsa_pointer slots;			/* as they were before the batch */
+	uint32		nslots;
+	uint32		nentries;
+	uint64		bytes;
+} SaggUndoTable;
+
+typedef struct SaggUndoRecord
+{
+	dsa_pointer version;		/* linked by the batch */
+	uint32		table;			/* index into undo_tables */
+	uint32		slot;			/* of the slots it was linked into */
+} SaggUndoRecord;
+
+struct SaggStore
+{
+	dsm_segment *segment;
+	dsa_area   *area;
+	SaggStoreHeader *header;
+	int64		window_size;	/* microseconds; 0 = windows never end */
+
+	/* the batch at hand */
+	MemoryContext memory;		/* of what follows */
+	int64		batch;
+	TimestampTz close_before;	/* windows that end until then go at publish */
+	int64		nrecords;
+	int64		max_records;
+	SaggUndoRecord *records;
+	uint32		ntables;
+	uint32		max_tables;
+	SaggUndoTable *tables;
+};
+
+/* store.c */
+extern void sagg_store_begin(SaggStore *store, int64 batch, int64 window_size);
+extern bool sagg_store_closes(const SaggStore *store, int64 start);
+
+/* store_table.c */
+extern dsa_pointer sagg_store_allocate(SaggStore *store, Size size);
+extern SaggTable *sagg_store_table(SaggStore *store, int partition, int64 start);
+extern bool sagg_table_probe(SaggStore *store, SaggTable *table, uint32 hash,
+							 uint32 *step, dsa_pointer *version);
+extern void sagg_store_put(SaggStore *store, int64 start, uint32 hash,
+						   dsa_pointer old, const char *entry, Size len);
+extern void sagg_store_load(SaggStore *store, int64 start, uint32 hash,
+							dsa_pointer old, const char *entry, Size len);
+extern void sagg_store_free_table(SaggStore *store, int partition,
+								  dsa_pointer table);
+
+#define SAGG_TABLE(store, p)	((SaggTable *) dsa_get_address((store)->area, p))
+#define SAGG_VERSION(store, p)	((SaggVersion *) dsa_get_address((store)->area, p))
+#define SAGG_SLOTS(store, table) \
+	((SaggSlotRef *) dsa_get_address((store)->area, (table)->slots))
+
+/* ------------------------------------------------------------------ codec */
+
+/* How values of a type are stored; see codec.c. */
+typedef struct SaggCodec
+{
+	int16		len;
+	bool		byval;
+	bool		raw;			/* as its bytes are, else by send and receive */
+	FmgrInfo	send;
+	FmgrInfo	receive;
+	Oid			ioparam;
+	int32		typmod;
+} SaggCodec;
+
+/* bytes being read */
+typedef struct SaggBytes
+{
+	const char *data;
+	const char *end;
+} SaggBytes;
+
+extern void sagg_codec_init(SaggCodec *codec, Oid type, int32 typmod);
+extern void sagg_codec_write(SaggCodec *codec, StringInfo buf, Datum value);
+extern Datum sagg_codec_read(SaggCodec *codec, const char *data, Size len);
+extern const char *sagg_bytes_take(SaggBytes *bytes, Size len);
+extern int32 sagg_bytes_take_length(SaggBytes *bytes);
+
+/* ------------------------------------------------------------- aggregates */
+
+/* The transition state of one aggregate in one group. */
+typedef struct SaggAggState
+{
+	Datum		value;
+	bool		isnull;
+	bool		no_value;		/* a strict transition without initial value
+								 * that has seen no input */
+} SaggAggState;
+
+/* One aggregate of the query, ready to be called. */
+typedef struct SaggAggCall
+{
+	const SaggAgg *agg;
+	Oid			transtype;
+	int16		translen;
+	bool		transbyval;
+	Datum		initvalue;
+	bool		initnull;
+	FmgrInfo	transfn;
+	FmgrInfo	finalfn;		/* fn_oid InvalidOid = none */
+	int			nfinalargs;
+	FmgrInfo	serialfn;		/* for states of type internal */
+	FmgrInfo	deserialfn;
+	SaggCodec	codec;			/* for all others */
+	FunctionCallInfo trans_fcinfo;
+	AggStatePerTransData pertrans;	/* what AggGetAggref looks at */
+	AggStatePerAggData peragg;
+} SaggAggCall;
+
+/* aggregates.c */
+extern SaggAggCall *sagg_aggregates_init(const SaggQuery *query);
+
+/* ----------------------------------------------------------------- groups */
+
+/* A group that the batch reads or changes, in private memory. */
+typedef struct SaggGroup
+{
+	int64		start;			/* of its window */
+	uint32		hash;
+	bool		changed;
+	dsa_pointer stored;			/* its version in the store, or invalid */
+	Datum	   *keys;
+	bool	   *keynulls;
+	SaggAggState *states;
+} SaggGroup;
+
+typedef struct SaggKeyCall
+{
+	FmgrInfo	eq;
+	FmgrInfo	hash;
+	SaggCodec	codec;
+} SaggKeyCall;
+
+struct grouptab_hash;
+struct grouptab_iterator;
+
+/* What became of a record; the greatest counts when a join repeats it. */
+typedef enum SaggClass
+{
+	SAGG_CLASS_FILTERED,
+	SAGG_CLASS_NULL_TIME,
+	SAGG_CLASS_LATE,
+	SAGG_CLASS_AGGREGATED,
+	SAGG_CLASSES
+} SaggClass;
+
+struct SaggExecution
+{
+	SaggStore  *store;
+	const SaggStream *stream;
+	SaggQuery  *query;
+	const SaggPlan *plan;
+	MemoryContext memory;		/* of all below */
+
+	AggState   *aggstate;		/* what aggregate functions see as context */
+	ExprContext *aggcontext;	/* lives as long as the execution */
+	ExprContext *tmpcontext;	/* reset by each row */
+	SaggAggCall *aggs;
+	SaggKeyCall *keys;
+	struct grouptab_hash *groups;
+	struct grouptab_iterator *iterator;
+	StringInfoData entry;		/* scratch */
+
+	/* counting */
+	bool		any_time;
+	int64		max_time;		/* greatest event time of the batch */
+	int64		rows[SAGG_CLASSES];	/* by class, without a record column */
+	uint8	   *classes;		/* of each record, with one */
+	int64		nclasses;
+
+	Tuplestorestate *emitted;	/* rows of groups_desc */
+	TypeCacheEntry *rangetype;	/* of the window column, or NULL */
+	SaggStateAccess access;
+};
+
+/* aggregate_calls.c */
+extern void sagg_states_init(SaggExecution *ex, SaggAggState *states);
+extern void sagg_states_advance(SaggExecution *ex, SaggAggState *states,
+								const Datum *values, const bool *nulls);
+extern Datum sagg_state_final(SaggExecution *ex, int aggno,
+							  const SaggAggState *state, bool *isnull);
+extern void sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
+							 const SaggAggState *state);
+extern void sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
+							SaggAggState *state);
+
+/* entry.c */
+extern void sagg_entry_write(SaggExecution *ex, StringInfo buf,
+							 const SaggGroup *group);
+extern void sagg_entry_read(SaggExecution *ex, SaggGroup *group,
+							const char *entry, Size len, bool states);
+extern bool sagg_entry_has_keys(SaggExecution *ex, const char *entry, Size len,
+								const SaggGroup *group);
+
+/* groups.c */
+extern void sagg_groups_init(SaggExecution *ex);
+extern uint32 sagg_groups_hash_keys(SaggExecution *ex, int64 start,
+									const Datum *keys, const bool *nulls);
+extern bool sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
+							const Datum *b, const bool *bnulls);
+extern SaggGroup *sagg_groups_lookup(SaggExecution *ex, int64 start,
+									 Datum *keys, bool *nulls);
+extern dsa_pointer sagg_groups_stored(SaggExecution *ex, const SaggGroup *group);
+extern SaggGroup *sagg_groups_next(SaggExecution *ex, bool restart);
+extern bool sagg_groups_met(SaggExecution *ex, SaggGroup *group);
+extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
+
+/* emit.c */
+extern void sagg_emit_init(SaggExecution *ex);
+extern void sagg_emit_group(SaggExecution *ex, const SaggGroup *group);
+
+/* state_access.c */
+extern void sagg_state_access_init(SaggExecution *ex);
+
+#endif							/* SAGG_EXECUTE_INTERNAL_H */

@@ -1,0 +1,140 @@
+/*-------------------------------------------------------------------------
+ *
+ * state_access.c
+ *	  The state store as CHECKPOINT sees it: entries, each behind its length.
+ *
+ * Windows that the batch closes are neither among the changes nor among the
+ * contents: after the commit they are not there.  For the same reason entries
+ * of windows that the last commit's watermark has passed are left out when a
+ * store is restored.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "executor/executor.h"
+#include "miscadmin.h"
+
+#include "execute_internal.h"
+
+static void
+pass_entry(SaggExecution *ex, dsa_pointer dp, SaggBytesFn fn, void *fnarg)
+{
+	SaggVersion *version = SAGG_VERSION(ex->store, dp);
+
+	/* one call for the whole entry: the caller must not cut it */
+	resetStringInfo(&ex->entry);
+	appendBinaryStringInfo(&ex->entry, (char *) &version->len, sizeof(version->len));
+	appendBinaryStringInfo(&ex->entry, version->entry, version->len);
+	fn(fnarg, ex->entry.data, ex->entry.len);
+}
+
+static Size
+live_bytes(void *arg, int partition)
+{
+	SaggExecution *ex = arg;
+	Size		bytes = 0;
+
+	for (dsa_pointer dp = ex->store->header->partitions[partition]; DsaPointerIsValid(dp);)
+	{
+		SaggTable  *table = SAGG_TABLE(ex->store, dp);
+
+		if (!sagg_store_closes(ex->store, table->start))
+			bytes += table->bytes;
+		dp = table->next;
+	}
+	return bytes;
+}
+
+static void
+changes(void *arg, int partition, SaggBytesFn fn, void *fnarg)
+{
+	SaggExecution *ex = arg;
+	SaggStore  *store = ex->store;
+
+	for (int64 i = 0; i < store->nrecords; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (store->tables[store->records[i].table].partition == partition)
+			pass_entry(ex, store->records[i].version, fn, fnarg);
+	}
+}
+
+static void
+contents(void *arg, int partition, SaggBytesFn fn, void *fnarg)
+{
+	SaggExecution *ex = arg;
+
+	for (dsa_pointer dp = ex->store->header->partitions[partition]; DsaPointerIsValid(dp);)
+	{
+		SaggTable  *table = SAGG_TABLE(ex->store, dp);
+		SaggSlotRef *slots = SAGG_SLOTS(ex->store, table);
+
+		dp = table->next;
+		if (sagg_store_closes(ex->store, table->start))
+			continue;
+		for (uint32 i = 0; i < table->nslots; i++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (DsaPointerIsValid(slots[i].version))
+				pass_entry(ex, slots[i].version, fn, fnarg);
+		}
+	}
+}
+
+/*
+ * One entry of the log into the store.
+ */
+static void
+restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
+			  const char *entry, Size len)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+
+	sagg_entry_read(ex, group, entry, len, true);
+	group->hash = sagg_groups_hash_keys(ex, group->start, group->keys, group->keynulls);
+	if (SAGG_PARTITION_OF(group->hash) != partition)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
+				 errmsg("a stored group of state partition %d hashes to partition %d",
+						partition, SAGG_PARTITION_OF(group->hash)),
+				 errdetail("The hash function of a grouping key has changed, perhaps with the version of its collation."),
+				 errhint("Drop the stream and create it anew to aggregate from starting_offsets.")));
+	if (ex->query->window.kind == SAGG_WINDOW_NONE ||
+		group->start + ex->query->window.size > ex->plan->watermark)
+		sagg_store_load(ex->store, group->start, group->hash,
+						sagg_groups_stored(ex, group), entry, len);
+	MemoryContextSwitchTo(old);
+	ResetExprContext(ex->tmpcontext);
+}
+
+static void
+restore(void *arg, int partition, const char *data, Size len)
+{
+	SaggExecution *ex = arg;
+	SaggGroup  *group = sagg_groups_allocate(ex);
+	SaggBytes	bytes = {data, data + len};
+
+	while (bytes.data < bytes.end)
+	{
+		int32		size = sagg_bytes_take_length(&bytes);
+
+		CHECK_FOR_INTERRUPTS();
+		restore_entry(ex, partition, group, sagg_bytes_take(&bytes, size), size);
+	}
+	pfree(group);
+}
+
+/*
+ * Fill in ex->access.
+ */
+void
+sagg_state_access_init(SaggExecution *ex)
+{
+	ex->access.arg = ex;
+	ex->access.fingerprint = ex->query->fingerprint;
+	ex->access.live_bytes = live_bytes;
+	ex->access.changes = changes;
+	ex->access.contents = contents;
+	ex->access.restore = restore;
+}

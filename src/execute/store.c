@@ -1,0 +1,316 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.c
+ *	  The state store: a stream's groups in dynamic shared memory.
+ *
+ * A store is a DSM segment that begins with a header and goes on as a DSA
+ * area.  It is pinned, so it outlives its worker; the holder of the stream's
+ * lock is the only one to change it (I2).
+ *
+ * Outside of batches the store equals the last commit (I3).  A batch marks it,
+ * links new versions of groups beside the old ones, and ends in publish, after
+ * the commit, or in undo.  Publish frees and never allocates, so it cannot
+ * fail.  A store found marked, or of another batch or definition than the
+ * checkpoint's, is discarded and made anew.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "execute_internal.h"
+
+#define STORE_MAGIC			0x53414753
+#define STORE_INITIAL_SIZE	(256 * 1024)
+
+#define STORE_PLACE(segment) \
+	((char *) dsm_segment_address(segment) + MAXALIGN(sizeof(SaggStoreHeader)))
+#define STORE_PLACE_SIZE \
+	(STORE_INITIAL_SIZE - MAXALIGN(sizeof(SaggStoreHeader)))
+
+static SaggStore *
+make_handle(dsm_segment *segment)
+{
+	SaggStore  *store = MemoryContextAllocZero(TopMemoryContext, sizeof(SaggStore));
+
+	store->segment = segment;
+	store->header = dsm_segment_address(segment);
+	store->memory = AllocSetContextCreate(TopMemoryContext, "stream_agg undo",
+										  ALLOCSET_DEFAULT_SIZES);
+	return store;
+}
+
+/*
+ * An empty store.
+ */
+static SaggStore *
+create_store(dsa_handle *handle, int tranche_id, uint64 fingerprint, int64 batch)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	dsm_segment *segment = dsm_create(STORE_INITIAL_SIZE, 0);
+	SaggStore  *store = make_handle(segment);
+
+	memset(store->header, 0, sizeof(SaggStoreHeader));
+	store->area = dsa_create_in_place(STORE_PLACE(segment), STORE_PLACE_SIZE,
+									  tranche_id, segment);
+	for (int i = 0; i < SAGG_STATE_PARTITIONS; i++)
+		store->header->partitions[i] = InvalidDsaPointer;
+	store->header->magic = STORE_MAGIC;
+	store->header->fingerprint = fingerprint;
+	store->header->batch = batch;
+	store->header->in_batch = true; /* until it is restored and published */
+	dsa_pin(store->area);
+	dsa_pin_mapping(store->area);
+	dsm_pin_segment(segment);
+	dsm_pin_mapping(segment);
+	*handle = dsm_segment_handle(segment);
+	MemoryContextSwitchTo(old);
+	return store;
+}
+
+static SaggStore *
+attach_store(dsa_handle handle)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	dsm_segment *segment = dsm_attach(handle);
+	SaggStore  *store = NULL;
+
+	if (segment)
+	{
+		store = make_handle(segment);
+		store->area = dsa_attach_in_place(STORE_PLACE(segment), segment);
+		dsa_pin_mapping(store->area);
+		dsm_pin_mapping(segment);
+	}
+	MemoryContextSwitchTo(old);
+	return store;
+}
+
+/*
+ * Attach to the store behind "*handle", if it is the state that "batch" left
+ * under the definition "fingerprint"; else discard it and make an empty one.
+ * "fresh" tells which: a fresh store has to be restored from the checkpoint.
+ * "batch" is the last committed one, -1 = none yet.  "tranche_id" is for the
+ * area's locks.
+ *
+ * The caller holds the stream's lock, and owns the result until
+ * sagg_store_close.  Raises an error when there is no shared memory left.
+ */
+SaggStore *
+sagg_store_open(dsa_handle *handle, int tranche_id, uint64 fingerprint,
+				int64 batch, bool *fresh)
+{
+	SaggStore  *store;
+
+	*fresh = false;
+	if (*handle != DSM_HANDLE_INVALID)
+	{
+		store = attach_store(*handle);
+		if (store && store->header->magic == STORE_MAGIC &&
+			!store->header->in_batch &&
+			store->header->fingerprint == fingerprint &&
+			store->header->batch == batch)
+			return store;
+		if (store)
+			sagg_store_close(store);
+		sagg_store_discard(handle);
+	}
+	*fresh = true;
+	return create_store(handle, tranche_id, fingerprint, batch);
+}
+
+/*
+ * Let go of a store, which stays in shared memory, and free "store".
+ */
+void
+sagg_store_close(SaggStore *store)
+{
+	dsa_detach(store->area);
+	dsm_detach(store->segment);
+	MemoryContextDelete(store->memory);
+	pfree(store);
+}
+
+/*
+ * Free the store behind "*handle", if there is one, and set the handle to
+ * DSM_HANDLE_INVALID.  This process must not have it open; in others it goes
+ * when they close it.
+ */
+void
+sagg_store_discard(dsa_handle *handle)
+{
+	SaggStore  *store;
+
+	if (*handle == DSM_HANDLE_INVALID)
+		return;
+	store = attach_store(*handle);
+	if (store)
+	{
+		dsa_unpin(store->area);
+		dsm_unpin_segment(*handle);
+		sagg_store_close(store);
+	}
+	*handle = DSM_HANDLE_INVALID;
+}
+
+/*
+ * Note that a batch begins: from now on the store is not what the last commit
+ * left.  "window_size" is that of the definition, 0 when windows never end.
+ */
+void
+sagg_store_begin(SaggStore *store, int64 batch, int64 window_size)
+{
+	Assert(store->nrecords == 0 && store->ntables == 0);
+	store->header->in_batch = true;
+	store->batch = batch;
+	store->window_size = window_size;
+	store->close_before = DT_NOBEGIN;
+}
+
+/*
+ * Whether the batch at hand ends the window that starts at "start".
+ */
+bool
+sagg_store_closes(const SaggStore *store, int64 start)
+{
+	return store->window_size > 0 &&
+		start + store->window_size <= store->close_before;
+}
+
+static void
+forget_undo(SaggStore *store)
+{
+	MemoryContextReset(store->memory);
+	store->records = NULL;
+	store->tables = NULL;
+	store->nrecords = store->max_records = 0;
+	store->ntables = store->max_tables = 0;
+	store->close_before = DT_NOBEGIN;
+}
+
+/*
+ * Free the windows that the batch has closed.
+ */
+static void
+evict_closed(SaggStore *store)
+{
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	{
+		dsa_pointer next;
+
+		for (dsa_pointer dp = store->header->partitions[p];
+			 DsaPointerIsValid(dp); dp = next)
+		{
+			SaggTable  *table = SAGG_TABLE(store, dp);
+
+			next = table->next;
+			if (sagg_store_closes(store, table->start))
+				sagg_store_free_table(store, p, dp);
+		}
+	}
+}
+
+/*
+ * The batch is committed: its state is the store's.  Frees before-images and
+ * closed windows.  Does not raise errors.
+ */
+void
+sagg_store_publish(SaggStore *store)
+{
+	store->header->batch = store->batch;
+	store->header->in_batch = false;
+
+	for (int64 i = 0; i < store->nrecords; i++)
+	{
+		SaggVersion *version = SAGG_VERSION(store, store->records[i].version);
+
+		if (DsaPointerIsValid(version->prev))
+			dsa_free(store->area, version->prev);
+		version->prev = InvalidDsaPointer;
+	}
+	for (uint32 i = 0; i < store->ntables; i++)
+	{
+		SaggUndoTable *undo = &store->tables[i];
+
+		if (undo->resized_at >= 0)
+			dsa_free(store->area, undo->slots);
+		SAGG_TABLE(store, undo->table)->touched = 0;
+	}
+	evict_closed(store);
+	forget_undo(store);
+}
+
+/*
+ * Put one table back: its counters and, if it has grown, its former slots.
+ */
+static void
+undo_table(SaggStore *store, SaggUndoTable *undo)
+{
+	SaggTable  *table = SAGG_TABLE(store, undo->table);
+
+	if (undo->resized_at >= 0)
+	{
+		dsa_free(store->area, table->slots);
+		table->slots = undo->slots;
+		table->nslots = undo->nslots;
+	}
+	table->nentries = undo->nentries;
+	table->bytes = undo->bytes;
+	table->touched = 0;
+}
+
+/*
+ * The batch has failed, wherever it was: the store becomes what it was at its
+ * begin.  To be called inside or outside of a transaction; neither allocates
+ * nor raises errors.
+ */
+void
+sagg_store_undo(SaggStore *store)
+{
+	for (uint32 i = 0; i < store->ntables; i++)
+		undo_table(store, &store->tables[i]);
+
+	for (int64 i = store->nrecords - 1; i >= 0; i--)
+	{
+		SaggUndoRecord *record = &store->records[i];
+		SaggUndoTable *undo = &store->tables[record->table];
+
+		/* versions linked after the table has grown are not in its old slots */
+		if (undo->resized_at < 0 || i < undo->resized_at)
+			SAGG_SLOTS(store, SAGG_TABLE(store, undo->table))[record->slot].version =
+				SAGG_VERSION(store, record->version)->prev;
+		dsa_free(store->area, record->version);
+	}
+	for (uint32 i = 0; i < store->ntables; i++)
+	{
+		if (store->tables[i].created)
+			sagg_store_free_table(store, store->tables[i].partition,
+								  store->tables[i].table);
+	}
+	store->header->in_batch = false;
+	forget_undo(store);
+}
+
+/*
+ * Groups in the store, and the bytes they take in it.
+ */
+void
+sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes)
+{
+	*groups = 0;
+	*bytes = 0;
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	{
+		for (dsa_pointer dp = store->header->partitions[p]; DsaPointerIsValid(dp);)
+		{
+			SaggTable  *table = SAGG_TABLE(store, dp);
+
+			*groups += table->nentries;
+			*bytes += table->bytes + sizeof(SaggTable) +
+				table->nentries * offsetof(SaggVersion, entry) +
+				table->nslots * sizeof(SaggSlotRef);
+			dp = table->next;
+		}
+	}
+}

@@ -1,0 +1,352 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_table.c
+ *	  Groups of a window in the store: look up, put, grow.
+ *
+ * Every change is noted in the store's private undo log before it is made, and
+ * all memory it needs is allocated before that; so whatever fails, undo finds
+ * the store either unchanged or with the change noted.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "execute_internal.h"
+
+#define TABLE_INITIAL_SLOTS	8
+
+/* the low bits of the hash have chosen the partition */
+#define FIRST_SLOT(table, hash) \
+	(((hash) / SAGG_STATE_PARTITIONS) & ((table)->nslots - 1))
+
+/*
+ * Memory of the store.  Raises out_of_memory, or disk_full when the system
+ * has no shared memory left.
+ */
+dsa_pointer
+sagg_store_allocate(SaggStore *store, Size size)
+{
+	dsa_pointer result;
+
+	result = dsa_allocate_extended(store->area, size,
+								   DSA_ALLOC_NO_OOM | (size > MaxAllocSize ? DSA_ALLOC_HUGE : 0));
+	if (!DsaPointerIsValid(result))
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of shared memory"),
+				 errdetail("The state of the stream needs %zu more bytes of dynamic shared memory.", size),
+				 errhint("Provide more of it (in containers often no more than 64 MB), a shorter watermark, or fewer groups.")));
+	return result;
+}
+
+static dsa_pointer
+allocate_slots(SaggStore *store, uint32 nslots)
+{
+	dsa_pointer result = sagg_store_allocate(store, nslots * sizeof(SaggSlotRef));
+	SaggSlotRef *slots = dsa_get_address(store->area, result);
+
+	for (uint32 i = 0; i < nslots; i++)
+		slots[i].version = InvalidDsaPointer;
+	return result;
+}
+
+/*
+ * The table of a window in a partition, or NULL.
+ */
+SaggTable *
+sagg_store_table(SaggStore *store, int partition, int64 start)
+{
+	for (dsa_pointer dp = store->header->partitions[partition]; DsaPointerIsValid(dp);)
+	{
+		SaggTable  *table = SAGG_TABLE(store, dp);
+
+		if (table->start == start)
+			return table;
+		dp = table->next;
+	}
+	return NULL;
+}
+
+/*
+ * Go through the groups of a table with this hash.  "step" is the caller's, 0
+ * at first.  Returns false when there are no more.
+ */
+bool
+sagg_table_probe(SaggStore *store, SaggTable *table, uint32 hash,
+				 uint32 *step, dsa_pointer *version)
+{
+	SaggSlotRef *slots = SAGG_SLOTS(store, table);
+	uint32		mask = table->nslots - 1;
+
+	for (;;)
+	{
+		SaggSlotRef *slot = &slots[(FIRST_SLOT(table, hash) + *step) & mask];
+
+		if (!DsaPointerIsValid(slot->version))
+			return false;
+		(*step)++;
+		if (slot->hash != hash)
+			continue;
+		*version = slot->version;
+		return true;
+	}
+}
+
+/*
+ * The slot of a version, or for an invalid one the slot where to put a new
+ * group with this hash.
+ */
+static uint32
+find_slot(SaggStore *store, const SaggTable *table, uint32 hash, dsa_pointer version)
+{
+	SaggSlotRef *slots = SAGG_SLOTS(store, table);
+	uint32		mask = table->nslots - 1;
+	uint32		i = FIRST_SLOT(table, hash);
+
+	while (slots[i].version != version)
+	{
+		if (!DsaPointerIsValid(slots[i].version))
+			elog(ERROR, "a stored group is not where it was");
+		i = (i + 1) & mask;
+	}
+	return i;
+}
+
+static uint32
+find_empty_slot(SaggSlotRef *slots, uint32 nslots, uint32 first)
+{
+	uint32		i = first;
+
+	while (DsaPointerIsValid(slots[i].version))
+		i = (i + 1) & (nslots - 1);
+	return i;
+}
+
+/*
+ * Make room in the undo log for a table and a record.
+ */
+static void
+reserve_undo(SaggStore *store)
+{
+	if (store->ntables == store->max_tables)
+	{
+		uint32		max = Max(64, store->max_tables * 2);
+
+		store->tables = store->tables ?
+			repalloc_huge(store->tables, max * sizeof(SaggUndoTable)) :
+			MemoryContextAlloc(store->memory, max * sizeof(SaggUndoTable));
+		store->max_tables = max;
+	}
+	if (store->nrecords == store->max_records)
+	{
+		int64		max = Max(1024, store->max_records * 2);
+
+		store->records = store->records ?
+			repalloc_huge(store->records, max * sizeof(SaggUndoRecord)) :
+			MemoryContextAlloc(store->memory, max * sizeof(SaggUndoRecord));
+		store->max_records = max;
+	}
+}
+
+/*
+ * Note a table in the undo log, where there is room; returns its number there.
+ */
+static uint32
+touch_table(SaggStore *store, int partition, dsa_pointer dp, bool created)
+{
+	SaggTable  *table = SAGG_TABLE(store, dp);
+	SaggUndoTable *undo;
+
+	if (table->touched > 0)
+		return table->touched - 1;
+	Assert(store->ntables < store->max_tables);
+	undo = &store->tables[store->ntables];
+	undo->table = dp;
+	undo->partition = partition;
+	undo->created = created;
+	undo->resized_at = -1;
+	undo->slots = table->slots;
+	undo->nslots = table->nslots;
+	undo->nentries = table->nentries;
+	undo->bytes = table->bytes;
+	table->touched = ++store->ntables;
+	return table->touched - 1;
+}
+
+/*
+ * The table of a window, made if need be.
+ */
+static dsa_pointer
+require_table(SaggStore *store, int partition, int64 start, bool undoable)
+{
+	dsa_pointer dp;
+	dsa_pointer slots;
+	SaggTable  *table;
+
+	for (dp = store->header->partitions[partition]; DsaPointerIsValid(dp);
+		 dp = table->next)
+	{
+		table = SAGG_TABLE(store, dp);
+		if (table->start == start)
+			return dp;
+	}
+
+	dp = sagg_store_allocate(store, sizeof(SaggTable));
+	PG_TRY();
+	{
+		slots = allocate_slots(store, TABLE_INITIAL_SLOTS);
+	}
+	PG_CATCH();
+	{
+		dsa_free(store->area, dp);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	table = SAGG_TABLE(store, dp);
+	memset(table, 0, sizeof(SaggTable));
+	table->start = start;
+	table->nslots = TABLE_INITIAL_SLOTS;
+	table->slots = slots;
+	table->next = store->header->partitions[partition];
+	store->header->partitions[partition] = dp;
+	if (undoable)
+		touch_table(store, partition, dp, true);
+	return dp;
+}
+
+/*
+ * Make room for one more group.  The slots from before the batch are kept for
+ * undo.
+ */
+static void
+grow_table(SaggStore *store, SaggTable *table, SaggUndoTable *undo)
+{
+	uint32		nslots = table->nslots * 2;
+	dsa_pointer grown;
+	SaggSlotRef *from;
+	SaggSlotRef *to;
+
+	if ((uint64) (table->nentries + 1) * 4 <= (uint64) table->nslots * 3)
+		return;
+	grown = allocate_slots(store, nslots);
+	from = SAGG_SLOTS(store, table);
+	to = dsa_get_address(store->area, grown);
+	for (uint32 i = 0; i < table->nslots; i++)
+	{
+		uint32		first = (from[i].hash / SAGG_STATE_PARTITIONS) & (nslots - 1);
+
+		if (DsaPointerIsValid(from[i].version))
+			to[find_empty_slot(to, nslots, first)] = from[i];
+	}
+	if (undo && undo->resized_at < 0)
+		undo->resized_at = store->nrecords;
+	else
+		dsa_free(store->area, table->slots);
+	table->slots = grown;
+	table->nslots = nslots;
+}
+
+static dsa_pointer
+make_version(SaggStore *store, dsa_pointer old, const char *entry, Size len)
+{
+	dsa_pointer dp = sagg_store_allocate(store, offsetof(SaggVersion, entry) + len);
+	SaggVersion *version = SAGG_VERSION(store, dp);
+
+	version->prev = old;
+	version->len = len;
+	memcpy(version->entry, entry, len);
+	return dp;
+}
+
+static void
+link_version(SaggStore *store, SaggTable *table, uint32 slot, uint32 hash,
+			 dsa_pointer old, dsa_pointer version, Size len)
+{
+	SaggSlotRef *ref = &SAGG_SLOTS(store, table)[slot];
+
+	ref->hash = hash;
+	ref->version = version;
+	table->bytes += len + sizeof(uint32);
+	if (DsaPointerIsValid(old))
+		table->bytes -= SAGG_VERSION(store, old)->len + sizeof(uint32);
+	else
+		table->nentries++;
+}
+
+/*
+ * Give a group a new version, of "len" bytes at "entry", which are copied.
+ * "old" is its present version, invalid for a new group.  The change can be
+ * undone.  Raises out_of_memory.
+ */
+void
+sagg_store_put(SaggStore *store, int64 start, uint32 hash,
+			   dsa_pointer old, const char *entry, Size len)
+{
+	int			partition = SAGG_PARTITION_OF(hash);
+	dsa_pointer dp;
+	SaggTable  *table;
+	uint32		number;
+	uint32		slot;
+	dsa_pointer version;
+	SaggUndoRecord *record;
+
+	reserve_undo(store);
+	dp = require_table(store, partition, start, true);
+	table = SAGG_TABLE(store, dp);
+	number = touch_table(store, partition, dp, false);
+	grow_table(store, table, &store->tables[number]);
+	slot = find_slot(store, table, hash, old);
+	version = make_version(store, old, entry, len);
+
+	record = &store->records[store->nrecords++];
+	record->version = version;
+	record->table = number;
+	record->slot = slot;
+	link_version(store, table, slot, hash, old, version, len);
+}
+
+/*
+ * The same for a store that is being restored: at once and for good.  "old" is
+ * freed.
+ */
+void
+sagg_store_load(SaggStore *store, int64 start, uint32 hash,
+				dsa_pointer old, const char *entry, Size len)
+{
+	SaggTable  *table = SAGG_TABLE(store,
+								   require_table(store, SAGG_PARTITION_OF(hash),
+												 start, false));
+	uint32		slot;
+	dsa_pointer version;
+
+	grow_table(store, table, NULL);
+	slot = find_slot(store, table, hash, old);
+	version = make_version(store, InvalidDsaPointer, entry, len);
+	link_version(store, table, slot, hash, old, version, len);
+	if (DsaPointerIsValid(old))
+		dsa_free(store->area, old);
+}
+
+/*
+ * Free a table with all of its groups.
+ */
+void
+sagg_store_free_table(SaggStore *store, int partition, dsa_pointer dp)
+{
+	SaggTable  *table = SAGG_TABLE(store, dp);
+	SaggSlotRef *slots = SAGG_SLOTS(store, table);
+	dsa_pointer *link = &store->header->partitions[partition];
+
+	while (*link != dp)
+		link = &SAGG_TABLE(store, *link)->next;
+	*link = table->next;
+	for (uint32 i = 0; i < table->nslots; i++)
+	{
+		if (DsaPointerIsValid(slots[i].version))
+			dsa_free(store->area, slots[i].version);
+	}
+	dsa_free(store->area, table->slots);
+	dsa_free(store->area, dp);
+}
