@@ -97,6 +97,18 @@ extern int no_such_variable
 	ExecutorRun(desc, direction, count, true)
 #endif
 
+/* create_foreignscan_path has got one argument more in 17 and in 18. */
+#if PG_VERSION_NUM >= 180000
+#define SAGG_FOREIGN_PATH(root, rel, rows, startup, total, outer) \
+	create_foreignscan_path(root, rel, NULL, rows, 0, startup, total, NIL, outer, NULL, NIL, NIL)
+#elif PG_VERSION_NUM >= 170000
+#define SAGG_FOREIGN_PATH(root, rel, rows, startup, total, outer) \
+	create_foreignscan_path(root, rel, NULL, rows, startup, total, NIL, outer, NULL, NIL, NIL)
+#else
+#define SAGG_FOREIGN_PATH(root, rel, rows, startup, total, outer) \
+	create_foreignscan_path(root, rel, NULL, rows, startup, total, NIL, outer, NULL, NIL)
+#endif
+
 /*
  * Replace the columns of joins, and from 18 on those of GROUP BY, by the
  * expressions they stand for.

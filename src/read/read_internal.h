@@ -29,6 +29,7 @@ extern rd_kafka_conf_t *sagg_client_conf(Oid source);
  * attribute.  "used" holds the attribute numbers that are read (NULL: all);
  * the others are SAGG_FIELD_UNUSED.  Allocated in the current context.
  */
+extern bool sagg_metadata_kind(const char *word, SaggFieldKind *kind);
 extern SaggField *sagg_source_fields(Relation rel, const Bitmapset *used);
 
 /*

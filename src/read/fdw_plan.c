@@ -1,0 +1,242 @@
+/*-------------------------------------------------------------------------
+ *
+ * fdw_plan.c
+ *	  Planning a scan of a source.
+ *
+ * The planner contacts no broker: how many records a topic has is not known.
+ * What it pushes down are conditions on the partition and the offset of a
+ * record, which spare reading what cannot match; they stay conditions of the
+ * scan as well, so pushing down never decides what comes out.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/stratnum.h"
+#include "access/sysattr.h"
+#include "access/table.h"
+#include "catalog/pg_opfamily.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "commands/explain.h"
+#include "foreign/foreign.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/planmain.h"
+#include "optimizer/restrictinfo.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/ruleutils.h"
+
+#include "read_internal.h"
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#endif
+
+/* what a topic is taken to hold */
+#define ESTIMATED_RECORDS		100000
+#define DECODE_COST				(10 * DEFAULT_CPU_TUPLE_COST)
+
+/*
+ * GetForeignRelSize
+ */
+void
+sagg_get_rel_size(PlannerInfo *root, RelOptInfo *baserel, Oid relid)
+{
+	baserel->tuples = ESTIMATED_RECORDS;
+	set_baserel_size_estimates(root, baserel);
+}
+
+/*
+ * GetForeignPaths: there is one way, from the first offset to the last.
+ */
+void
+sagg_get_paths(PlannerInfo *root, RelOptInfo *baserel, Oid relid)
+{
+	Cost		run = ESTIMATED_RECORDS *
+		(DECODE_COST + cpu_tuple_cost + baserel->baserestrictcost.per_tuple);
+	Cost		startup = baserel->baserestrictcost.startup;
+
+	add_path(baserel, (Path *)
+			 SAGG_FOREIGN_PATH(root, baserel, baserel->rows, startup, startup + run,
+							   baserel->lateral_relids));
+}
+
+/*
+ * The metadata a Var of the source stands for; SAGG_FIELD_UNUSED if none that
+ * a condition on it could be pushed down.
+ */
+static SaggFieldKind
+pushable_column(Node *node, Index relid, const SaggField *fields)
+{
+	Var		   *var = (Var *) node;
+	SaggFieldKind kind;
+
+	if (!IsA(node, Var) || var->varno != relid || var->varlevelsup != 0 ||
+		var->varattno <= 0)
+		return SAGG_FIELD_UNUSED;
+	kind = fields[var->varattno - 1].kind;
+	return kind == SAGG_FIELD_PARTITION || kind == SAGG_FIELD_OFFSET ?
+		kind : SAGG_FIELD_UNUSED;
+}
+
+/*
+ * An integer as bigint, NULL for anything else.
+ */
+static Expr *
+as_bigint(Node *expr)
+{
+	Oid			cast;
+
+	switch (exprType(expr))
+	{
+		case INT8OID:
+			return (Expr *) expr;
+		case INT4OID:
+			cast = F_INT8_INT4;
+			break;
+		case INT2OID:
+			cast = F_INT8_INT2;
+			break;
+		default:
+			return NULL;
+	}
+	return (Expr *) makeFuncExpr(cast, INT8OID, list_make1(expr),
+								 InvalidOid, InvalidOid, COERCE_EXPLICIT_CAST);
+}
+
+/*
+ * If a condition is "column <op> value" or the reverse, with the value known
+ * before the scan, add it to the bounds.
+ */
+static void
+push_down(Expr *clause, Index relid, const SaggField *fields,
+		  List **bounds, List **exprs)
+{
+	OpExpr	   *op = (OpExpr *) clause;
+	SaggFieldKind kind;
+	Node	   *value;
+	Oid			opno;
+	int			strategy;
+
+	if (!IsA(clause, OpExpr) || list_length(op->args) != 2)
+		return;
+	opno = op->opno;
+	value = lsecond(op->args);
+	kind = pushable_column(linitial(op->args), relid, fields);
+	if (kind == SAGG_FIELD_UNUSED)
+	{
+		kind = pushable_column(lsecond(op->args), relid, fields);
+		value = linitial(op->args);
+		opno = get_commutator(opno);
+	}
+	if (kind == SAGG_FIELD_UNUSED || !OidIsValid(opno) ||
+		bms_is_member(relid, pull_varnos(NULL, value)) ||
+		contain_volatile_functions(value))
+		return;
+	strategy = get_op_opfamily_strategy(opno, INTEGER_BTREE_FAM_OID);
+	value = (Node *) as_bigint(value);
+	if (strategy == 0 || value == NULL)
+		return;
+	*bounds = lappend_int(lappend_int(*bounds, kind), strategy);
+	*exprs = lappend(*exprs, value);
+}
+
+/*
+ * Attribute numbers that the scan has to fill in.
+ */
+static List *
+used_attributes(RelOptInfo *baserel, Relation rel)
+{
+	Bitmapset  *used = NULL;
+	List	   *result = NIL;
+	ListCell   *lc;
+	int			natts = RelationGetDescr(rel)->natts;
+	bool		whole;
+
+	pull_varattnos((Node *) baserel->reltarget->exprs, baserel->relid, &used);
+	foreach(lc, baserel->baserestrictinfo)
+		pull_varattnos((Node *) lfirst_node(RestrictInfo, lc)->clause,
+					   baserel->relid, &used);
+	whole = bms_is_member(0 - FirstLowInvalidHeapAttributeNumber, used);
+	for (int attno = 1; attno <= natts; attno++)
+	{
+		if (whole || bms_is_member(attno - FirstLowInvalidHeapAttributeNumber, used))
+			result = lappend_int(result, attno);
+	}
+	return result;
+}
+
+/*
+ * GetForeignPlan
+ */
+ForeignScan *
+sagg_get_plan(PlannerInfo *root, RelOptInfo *baserel, Oid relid,
+			  ForeignPath *path, List *tlist, List *clauses, Plan *outer_plan)
+{
+	Relation	rel = table_open(relid, NoLock);
+	SaggField  *fields = sagg_source_fields(rel, NULL);
+	List	   *attributes = used_attributes(baserel, rel);
+	List	   *bounds = NIL;
+	List	   *exprs = NIL;
+	ListCell   *lc;
+
+	table_close(rel, NoLock);
+	clauses = extract_actual_clauses(clauses, false);
+	foreach(lc, clauses)
+		push_down(lfirst(lc), baserel->relid, fields, &bounds, &exprs);
+	return make_foreignscan(tlist, clauses, baserel->relid, exprs,
+							list_make2(attributes, bounds), NIL, NIL, outer_plan);
+}
+
+static const char *
+strategy_operator(int strategy)
+{
+	switch (strategy)
+	{
+		case BTLessStrategyNumber:
+			return "<";
+		case BTLessEqualStrategyNumber:
+			return "<=";
+		case BTEqualStrategyNumber:
+			return "=";
+		case BTGreaterEqualStrategyNumber:
+			return ">=";
+		default:
+			return ">";
+	}
+}
+
+/*
+ * ExplainForeignScan
+ */
+void
+sagg_explain_scan(ForeignScanState *node, ExplainState *es)
+{
+	ForeignScan *plan = castNode(ForeignScan, node->ss.ps.plan);
+	List	   *bounds = list_nth(plan->fdw_private, SAGG_SCAN_BOUNDS);
+	List	   *context;
+	StringInfoData text;
+	int			i = 0;
+	ListCell   *lc;
+
+	ExplainPropertyText("Kafka Topic",
+						sagg_source_topic(RelationGetRelid(node->ss.ss_currentRelation)), es);
+	if (bounds == NIL)
+		return;
+	context = set_deparse_context_plan(es->deparse_cxt, (Plan *) plan, NIL);
+	initStringInfo(&text);
+	foreach(lc, plan->fdw_exprs)
+	{
+		appendStringInfo(&text, "%s%s %s %s", i > 0 ? ", " : "",
+						 list_nth_int(bounds, i) == SAGG_FIELD_PARTITION ? "partition" : "offset",
+						 strategy_operator(list_nth_int(bounds, i + 1)),
+						 deparse_expression(lfirst(lc), context, false, false));
+		i += 2;
+	}
+	ExplainPropertyText("Kafka Range", text.data, es);
+}

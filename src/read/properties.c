@@ -1,0 +1,195 @@
+/*-------------------------------------------------------------------------
+ *
+ * properties.c
+ *	  Which options there are: an allow-list of librdkafka's properties.
+ *
+ * librdkafka can load plugins, run programs and read any file the server can,
+ * as soon as a property is set.  So what is not listed here never reaches it:
+ * plugin.*, ssl.engine.* and sasl.kerberos.* for nobody; file locations and
+ * mechanisms that fetch URLs for superusers only.  Properties that stream_agg
+ * itself decides (group.id, offsets, callbacks) cannot be set either.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <librdkafka/rdkafka.h>
+
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "read/properties.h"
+
+#define SERVER		SAGG_OPT_SERVER
+#define PRIVATE		(SAGG_OPT_MAPPING | SAGG_OPT_SECRET)
+
+static const SaggOption options[] = {
+	{"brokers", "bootstrap.servers", SERVER},
+	{"broker.address.family", "broker.address.family", SERVER},
+	{"broker.address.ttl", "broker.address.ttl", SERVER},
+	{"check.crcs", "check.crcs", SERVER},
+	{"client.id", "client.id", SERVER},
+	{"client.rack", "client.rack", SERVER},
+	{"connections.max.idle.ms", "connections.max.idle.ms", SERVER},
+	{"enable.ssl.certificate.verification", "enable.ssl.certificate.verification", SERVER},
+	{"fetch.error.backoff.ms", "fetch.error.backoff.ms", SERVER},
+	{"fetch.max.bytes", "fetch.max.bytes", SERVER},
+	{"fetch.message.max.bytes", "fetch.message.max.bytes", SERVER},
+	{"fetch.min.bytes", "fetch.min.bytes", SERVER},
+	{"fetch.wait.max.ms", "fetch.wait.max.ms", SERVER},
+	{"max.partition.fetch.bytes", "max.partition.fetch.bytes", SERVER},
+	{"message.max.bytes", "message.max.bytes", SERVER},
+	{"metadata.max.age.ms", "metadata.max.age.ms", SERVER},
+	{"receive.message.max.bytes", "receive.message.max.bytes", SERVER},
+	{"reconnect.backoff.max.ms", "reconnect.backoff.max.ms", SERVER},
+	{"reconnect.backoff.ms", "reconnect.backoff.ms", SERVER},
+	{"retry.backoff.ms", "retry.backoff.ms", SERVER},
+	{"sasl.mechanism", "sasl.mechanism", SERVER},
+	{"sasl.mechanisms", "sasl.mechanisms", SERVER},
+	{"security.protocol", "security.protocol", SERVER},
+	{"socket.connection.setup.timeout.ms", "socket.connection.setup.timeout.ms", SERVER},
+	{"socket.keepalive.enable", "socket.keepalive.enable", SERVER},
+	{"socket.nagle.disable", "socket.nagle.disable", SERVER},
+	{"socket.receive.buffer.bytes", "socket.receive.buffer.bytes", SERVER},
+	{"socket.timeout.ms", "socket.timeout.ms", SERVER},
+	{"ssl.ca.location", "ssl.ca.location", SERVER | SAGG_OPT_SUPERUSER},
+	{"ssl.ca.pem", "ssl.ca.pem", SERVER},
+	{"ssl.cipher.suites", "ssl.cipher.suites", SERVER},
+	{"ssl.crl.location", "ssl.crl.location", SERVER | SAGG_OPT_SUPERUSER},
+	{"ssl.curves.list", "ssl.curves.list", SERVER},
+	{"ssl.endpoint.identification.algorithm", "ssl.endpoint.identification.algorithm", SERVER},
+	{"ssl.sigalgs.list", "ssl.sigalgs.list", SERVER},
+	{"topic.metadata.refresh.interval.ms", "topic.metadata.refresh.interval.ms", SERVER},
+
+	{"user", "sasl.username", SAGG_OPT_MAPPING},
+	{"password", "sasl.password", PRIVATE},
+	{"ssl.certificate.pem", "ssl.certificate.pem", PRIVATE},
+	{"ssl.key.pem", "ssl.key.pem", PRIVATE},
+	{"ssl.key.password", "ssl.key.password", PRIVATE},
+	{"ssl.certificate.location", "ssl.certificate.location", SAGG_OPT_MAPPING | SAGG_OPT_SUPERUSER},
+	{"ssl.key.location", "ssl.key.location", SAGG_OPT_MAPPING | SAGG_OPT_SUPERUSER},
+
+	{"topic", NULL, SAGG_OPT_TABLE},
+	{"format", NULL, SAGG_OPT_TABLE},
+
+	{"field", NULL, SAGG_OPT_COLUMN},
+	{"metadata", NULL, SAGG_OPT_COLUMN}
+};
+
+/*
+ * The option of this name for a kind of object (one of SAGG_OPT_SERVER,
+ * _MAPPING, _TABLE, _COLUMN), or NULL.
+ */
+const SaggOption *
+sagg_option_find(const char *name, int object)
+{
+	for (int i = 0; i < lengthof(options); i++)
+	{
+		if ((options[i].flags & object) && strcmp(options[i].name, name) == 0)
+			return &options[i];
+	}
+	return NULL;
+}
+
+/*
+ * The names of all options for a kind of object, for a hint; palloc'd.
+ */
+char *
+sagg_option_names(int object)
+{
+	StringInfoData names;
+
+	initStringInfo(&names);
+	for (int i = 0; i < lengthof(options); i++)
+	{
+		if (options[i].flags & object)
+			appendStringInfo(&names, "%s%s", names.len > 0 ? ", " : "",
+							 options[i].name);
+	}
+	return names.data;
+}
+
+/*
+ * Whether librdkafka has a property of this name.
+ */
+static bool
+is_property(const char *name)
+{
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	size_t		size = 0;
+	bool		known;
+
+	known = rd_kafka_conf_get(conf, name, NULL, &size) == RD_KAFKA_CONF_OK;
+	rd_kafka_conf_destroy(conf);
+	return known;
+}
+
+/*
+ * Raise fdw_invalid_option_name for an option that an object cannot have.
+ * "object_name" is for the message, such as "server".
+ */
+void
+sagg_option_refuse(const char *name, int object, const char *object_name)
+{
+	if (object == SAGG_OPT_SERVER && is_property(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("option \"%s\" cannot be set", name),
+				 errdetail("It is a property of librdkafka that stream_agg decides itself, or that reaches beyond the connection to Kafka."),
+				 errhint("Options of a %s are: %s.", object_name, sagg_option_names(object))));
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+			 errmsg("invalid option \"%s\" for a %s", name, object_name),
+			 errhint("Options of a %s are: %s.", object_name, sagg_option_names(object))));
+}
+
+static void
+check_mechanism(const char *value)
+{
+	static const char *const allowed[] = {"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"};
+
+	for (int i = 0; i < lengthof(allowed); i++)
+	{
+		if (pg_strcasecmp(value, allowed[i]) == 0)
+			return;
+	}
+	if (pg_strcasecmp(value, "OAUTHBEARER") == 0 && superuser())
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+			 errmsg("SASL mechanism \"%s\" cannot be used", value),
+			 errhint("Mechanisms are PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512, and for superusers OAUTHBEARER.")));
+}
+
+/*
+ * Check an option's value before it is stored, without contacting anybody or
+ * opening a file.  Raises fdw_invalid_attribute_value or
+ * insufficient_privilege.
+ */
+void
+sagg_option_check_value(const SaggOption *option, const char *value)
+{
+	rd_kafka_conf_t *conf;
+	rd_kafka_conf_res_t result;
+	char		reason[256] = "";
+
+	if ((option->flags & SAGG_OPT_SUPERUSER) && !superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("only superusers may set option \"%s\"", option->name),
+				 errdetail("It names a file of the server."),
+				 errhint("Give keys and certificates as text, by the options that end in .pem.")));
+	if (strncmp(option->name, "sasl.mechanism", strlen("sasl.mechanism")) == 0)
+		check_mechanism(value);
+	if (option->property == NULL || (option->flags & SAGG_OPT_SECRET) ||
+		(option->flags & SAGG_OPT_SUPERUSER) || strstr(option->name, ".pem"))
+		return;
+
+	conf = rd_kafka_conf_new();
+	result = rd_kafka_conf_set(conf, option->property, value, reason, sizeof(reason));
+	rd_kafka_conf_destroy(conf);
+	if (result != RD_KAFKA_CONF_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid value for option \"%s\": \"%s\"", option->name, value),
+				 errdetail("librdkafka reports: %s.", reason)));
+}

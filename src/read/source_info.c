@@ -1,0 +1,165 @@
+/*-------------------------------------------------------------------------
+ *
+ * source_info.c
+ *	  What the catalogs say of a source.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "foreign/foreign.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "read_internal.h"
+
+/*
+ * Whether a relation is a source: a foreign table of our wrapper.
+ */
+bool
+sagg_is_source(Oid relid)
+{
+	ForeignServer *server;
+	ForeignDataWrapper *wrapper;
+
+	if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE)
+		return false;
+	server = GetForeignServer(GetForeignServerIdByRelId(relid));
+	wrapper = GetForeignDataWrapper(server->fdwid);
+	return strcmp(wrapper->fdwname, SAGG_FDW) == 0;
+}
+
+static char *
+find_option(List *options, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, name) == 0)
+			return defGetString(def);
+	}
+	return NULL;
+}
+
+/*
+ * The Kafka topic of a source; palloc'd.
+ */
+char *
+sagg_source_topic(Oid relid)
+{
+	char	   *topic = find_option(GetForeignTable(relid)->options, "topic");
+
+	if (topic == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
+				 errmsg("source \"%s\" has no option \"topic\"", get_rel_name(relid))));
+	return topic;
+}
+
+/*
+ * The metadata a word of the column option "metadata" stands for; false if
+ * there is no such metadata.
+ */
+bool
+sagg_metadata_kind(const char *word, SaggFieldKind *kind)
+{
+	static const struct
+	{
+		const char *word;
+		SaggFieldKind kind;
+	}			words[] = {
+		{"partition", SAGG_FIELD_PARTITION},
+		{"offset", SAGG_FIELD_OFFSET},
+		{"key", SAGG_FIELD_KEY},
+		{"timestamp", SAGG_FIELD_TIMESTAMP},
+		{"headers", SAGG_FIELD_HEADERS}
+	};
+
+	for (int i = 0; i < lengthof(words); i++)
+	{
+		if (strcmp(words[i].word, word) == 0)
+		{
+			*kind = words[i].kind;
+			return true;
+		}
+	}
+	return false;
+}
+
+static void
+check_metadata_type(SaggFieldKind kind, const char *word, Form_pg_attribute att)
+{
+	Oid			type = getBaseType(att->atttypid);
+	bool		fits;
+	const char *types;
+
+	switch (kind)
+	{
+		case SAGG_FIELD_PARTITION:
+			fits = type == INT4OID || type == INT8OID;
+			types = "integer or bigint";
+			break;
+		case SAGG_FIELD_OFFSET:
+			fits = type == INT8OID;
+			types = "bigint";
+			break;
+		case SAGG_FIELD_KEY:
+			fits = type == BYTEAOID || type == TEXTOID;
+			types = "bytea or text";
+			break;
+		case SAGG_FIELD_TIMESTAMP:
+			fits = type == TIMESTAMPTZOID;
+			types = "timestamp with time zone";
+			break;
+		default:
+			fits = type == JSONBOID;
+			types = "jsonb";
+	}
+	if (!fits)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_DATA_TYPE),
+				 errmsg("column \"%s\" is of type %s, but the %s of a record is %s",
+						NameStr(att->attname), format_type_be(att->atttypid), word, types)));
+}
+
+/*
+ * Where each column of a source comes from, one SaggField per attribute, in
+ * the current context.  "used" holds the attribute numbers that are read
+ * (NULL: all); the others are SAGG_FIELD_UNUSED.  Raises
+ * fdw_invalid_data_type for metadata in a column of another type.
+ */
+SaggField *
+sagg_source_fields(Relation rel, const Bitmapset *used)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	SaggField  *fields = palloc0(sizeof(SaggField) * desc->natts);
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		List	   *options;
+		char	   *word;
+
+		fields[i].kind = SAGG_FIELD_UNUSED;
+		if (att->attisdropped || (used && !bms_is_member(att->attnum, used)))
+			continue;
+		options = GetForeignColumnOptions(RelationGetRelid(rel), att->attnum);
+		word = find_option(options, "metadata");
+		if (word && sagg_metadata_kind(word, &fields[i].kind))
+			check_metadata_type(fields[i].kind, word, att);
+		else
+		{
+			char	   *name = find_option(options, "field");
+
+			fields[i].kind = SAGG_FIELD_JSON;
+			fields[i].name = name ? name : pstrdup(NameStr(att->attname));
+		}
+	}
+	return fields;
+}
