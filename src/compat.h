@@ -109,6 +109,13 @@ extern int no_such_variable
 	create_foreignscan_path(root, rel, NULL, rows, startup, total, NIL, outer, NULL, NIL)
 #endif
 
+/* From 16 on names can be parsed without raising errors. */
+#if PG_VERSION_NUM >= 160000
+#define SAGG_NAME_LIST(name)	stringToQualifiedNameList(name, NULL)
+#else
+#define SAGG_NAME_LIST(name)	stringToQualifiedNameList(name)
+#endif
+
 /*
  * Replace the columns of joins, and from 18 on those of GROUP BY, by the
  * expressions they stand for.

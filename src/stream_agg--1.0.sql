@@ -41,11 +41,11 @@ LANGUAGE C VOLATILE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION stream_agg.create_source(text, text, text, text, text, text, jsonb, boolean) IS
 'creates a foreign table over a Kafka topic; contacts no broker';
 
-CREATE FUNCTION stream_agg.drop_source(source regclass, if_exists boolean DEFAULT false)
+CREATE FUNCTION stream_agg.drop_source(source text, if_exists boolean DEFAULT false)
 RETURNS void
 AS 'MODULE_PATHNAME', 'stream_agg_drop_source'
 LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION stream_agg.drop_source(regclass, boolean) IS
+COMMENT ON FUNCTION stream_agg.drop_source(text, boolean) IS
 'drops a source; refused while a stream reads it';
 
 /* ---------------------------------------------------------------- windows */

@@ -11,7 +11,9 @@
 #include "define/define.h"
 
 #include "datatype/timestamp.h"
+#include "fmgr.h"
 #include "nodes/parsenodes.h"
+#include "utils/jsonb.h"
 
 /* 1970-01-01 00:00 UTC as a TimestampTz */
 #define SAGG_EPOCH \
@@ -57,5 +59,52 @@ extern void sagg_build_outer(SaggQuery *result, const Query *query,
 
 /* query_fingerprint.c */
 extern uint64 sagg_query_fingerprint(const SaggQuery *query);
+
+/* the arguments of create_stream */
+typedef struct SaggStreamArguments
+{
+	RangeVar   *name;
+	char	   *query;
+	bool		has_watermark;
+	int64		watermark_delay;	/* microseconds */
+	char	   *event_time;		/* or NULL */
+	SaggOutputMode mode;
+	int64		trigger;		/* microseconds */
+	RangeVar   *sink;			/* or NULL */
+	char	   *starting_offsets;
+	int64		max_offsets;	/* 0 = none */
+	bool		start;
+	bool		if_not_exists;
+} SaggStreamArguments;
+
+/* stream_arguments.c */
+extern SaggStreamArguments *sagg_stream_arguments(FunctionCallInfo fcinfo);
+
+/* stream_catalog.c */
+extern RangeVar *sagg_parse_name(const char *name, const char *what);
+extern char *sagg_stream_key(const RangeVar *name);
+extern char *sagg_stream_view_name(const RangeVar *name);
+extern SaggStream *sagg_stream_by_key(const char *key);
+
+/* stream_drop.c */
+extern void sagg_drop_relation(Oid relid, ObjectType type);
+
+/* parse_text.c */
+extern void sagg_text_errors_begin(ErrorContextCallback *callback,
+								   const char *text);
+extern void sagg_text_errors_end(ErrorContextCallback *callback);
+extern List *sagg_parse_text(const char *text);
+
+/* source_def.c */
+extern char *sagg_text_argument(FunctionCallInfo fcinfo, int n);
+extern char *sagg_required_argument(FunctionCallInfo fcinfo, int n,
+									const char *name);
+
+/* source_columns.c */
+extern List *sagg_parse_columns(const char *columns, char **text);
+
+/* source_server.c */
+extern char *sagg_server_of_brokers(const char *brokers, List *options);
+extern List *sagg_options_from_json(Jsonb *json);
 
 #endif							/* SAGG_DEFINE_INTERNAL_H */

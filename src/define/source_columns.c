@@ -1,0 +1,103 @@
+/*-------------------------------------------------------------------------
+ *
+ * source_columns.c
+ *	  The columns of a source: one column list, as in CREATE FOREIGN TABLE.
+ *
+ * The text is parsed as the column list of a statement made of nothing else;
+ * what is used of the result are its ColumnDefs, after making sure that there
+ * is nothing but them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "nodes/makefuncs.h"
+#include "nodes/parsenodes.h"
+
+#include "define_internal.h"
+
+#define PLACEHOLDER		"columns of a source"
+
+static void
+refuse_columns(const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("columns must be one list of columns"),
+			 errdetail("%s", detail),
+			 errhint("Write it as in CREATE TABLE: 'ts timestamptz, user_id bigint'.")));
+}
+
+/*
+ * The statement around the list, if it is the one that was meant.
+ */
+static CreateForeignTableStmt *
+only_statement(List *statements)
+{
+	CreateForeignTableStmt *stmt;
+
+	if (list_length(statements) != 1 ||
+		!IsA(linitial_node(RawStmt, statements)->stmt, CreateForeignTableStmt))
+		refuse_columns("There is more than a list of columns.");
+	stmt = (CreateForeignTableStmt *) linitial_node(RawStmt, statements)->stmt;
+	if (strcmp(stmt->base.relation->relname, PLACEHOLDER) != 0 ||
+		strcmp(stmt->servername, PLACEHOLDER) != 0 ||
+		stmt->options != NIL || stmt->base.inhRelations != NIL ||
+		stmt->base.partbound != NULL || stmt->base.partspec != NULL)
+		refuse_columns("There is more than a list of columns.");
+	return stmt;
+}
+
+/*
+ * Fix the JSON field of a column, so that it stays when the column is renamed.
+ */
+static void
+add_field_option(ColumnDef *column)
+{
+	ListCell   *lc;
+
+	foreach(lc, column->fdwoptions)
+	{
+		char	   *name = lfirst_node(DefElem, lc)->defname;
+
+		if (strcmp(name, "field") == 0 || strcmp(name, "metadata") == 0)
+			return;
+	}
+	column->fdwoptions = lappend(column->fdwoptions,
+								 makeDefElem("field", (Node *) makeString(pstrdup(column->colname)), -1));
+}
+
+/*
+ * Parse a list of columns into ColumnDefs.  "*text" is set to the statement
+ * that positions in them count in.  Raises invalid_parameter_value,
+ * syntax_error or feature_not_supported.
+ */
+List *
+sagg_parse_columns(const char *columns, char **text)
+{
+	CreateForeignTableStmt *stmt;
+	ListCell   *lc;
+
+	if (columns[strspn(columns, " \t\n\r")] == '\0')
+		refuse_columns("It is empty.");
+	*text = psprintf("CREATE FOREIGN TABLE \"%s\" (\n%s\n) SERVER \"%s\"",
+					 PLACEHOLDER, columns, PLACEHOLDER);
+	stmt = only_statement(sagg_parse_text(*text));
+	foreach(lc, stmt->base.tableElts)
+	{
+		ColumnDef  *column = lfirst(lc);
+
+		if (!IsA(column, ColumnDef))
+			refuse_columns("A source has columns only, no constraints and no LIKE.");
+		if (column->constraints != NIL || column->raw_default != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("column \"%s\" of a source cannot have a constraint or a default",
+							column->colname),
+					 errdetail("A field that a record lacks is NULL."),
+					 errhint("Leave records out in the query of a stream, by WHERE.")));
+		add_field_option(column);
+	}
+	return stmt->base.tableElts;
+}

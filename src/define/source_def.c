@@ -1,0 +1,194 @@
+/*-------------------------------------------------------------------------
+ *
+ * source_def.c
+ *	  create_source and drop_source: a Kafka topic as a foreign table.
+ *
+ * Both come down to DDL of the server's own, run as the caller.  Nobody
+ * contacts Kafka here.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "nodes/makefuncs.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+
+#include "define_internal.h"
+#include "read/read.h"
+
+PG_FUNCTION_INFO_V1(stream_agg_create_source);
+PG_FUNCTION_INFO_V1(stream_agg_drop_source);
+
+/*
+ * A text argument that may be NULL.
+ */
+char *
+sagg_text_argument(FunctionCallInfo fcinfo, int n)
+{
+	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
+}
+
+/*
+ * A text argument that must have a value; "name" is for the message.
+ */
+char *
+sagg_required_argument(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	char	   *value = sagg_text_argument(fcinfo, n);
+
+	if (value == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be NULL", name)));
+	if (value[strspn(value, " \t\n\r")] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", name)));
+	return value;
+}
+
+/*
+ * Name of the server to use, made from the brokers if need be.
+ */
+static char *
+settle_server(FunctionCallInfo fcinfo)
+{
+	char	   *brokers = sagg_text_argument(fcinfo, 3);
+	char	   *server = sagg_text_argument(fcinfo, 4);
+	List	   *options = PG_ARGISNULL(6) ? NIL :
+		sagg_options_from_json(PG_GETARG_JSONB_P(6));
+
+	if ((brokers == NULL) == (server == NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 brokers ? errmsg("brokers and server cannot be given both") :
+				 errmsg("either brokers or server must be given"),
+				 errhint("Give brokers => 'host:9092', or the name of a foreign server of %s.",
+						 SAGG_FDW)));
+	if (brokers)
+		return sagg_server_of_brokers(sagg_required_argument(fcinfo, 3, "brokers"), options);
+	if (options != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("options cannot be given together with server"),
+				 errdetail("They are options of the server."),
+				 errhint("Use ALTER SERVER %s OPTIONS.", quote_identifier(server))));
+	return server;
+}
+
+static DefElem *
+text_option(const char *name, char *value)
+{
+	return makeDefElem(pstrdup(name), (Node *) makeString(value), -1);
+}
+
+/*
+ * Whether a relation of this name is there already.
+ */
+static bool
+already_there(RangeVar *name)
+{
+	Oid			nsp = RangeVarGetCreationNamespace(name);
+
+	return OidIsValid(get_relname_relid(name->relname, nsp));
+}
+
+/*
+ * create_source(source, topic, columns, brokers, server, format, options,
+ * if_not_exists): see the README.  Returns the foreign table.
+ */
+Datum
+stream_agg_create_source(PG_FUNCTION_ARGS)
+{
+	RangeVar   *name = sagg_parse_name(sagg_required_argument(fcinfo, 0, "source"), "source");
+	char	   *topic = sagg_required_argument(fcinfo, 1, "topic");
+	char	   *columns = sagg_required_argument(fcinfo, 2, "columns");
+	char	   *format = sagg_required_argument(fcinfo, 5, "format");
+	bool		if_not_exists = !PG_ARGISNULL(7) && PG_GETARG_BOOL(7);
+	CreateForeignTableStmt *stmt = makeNode(CreateForeignTableStmt);
+	ErrorContextCallback callback;
+	char	   *text;
+
+	if (if_not_exists && already_there(name))
+	{
+		ereport(NOTICE,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("relation \"%s\" already exists, skipping", name->relname)));
+		PG_RETURN_OID(RangeVarGetRelid(name, NoLock, false));
+	}
+
+	stmt->base.type = T_CreateForeignTableStmt;
+	stmt->base.relation = name;
+	stmt->base.tableElts = sagg_parse_columns(columns, &text);
+	stmt->base.oncommit = ONCOMMIT_NOOP;
+	stmt->servername = settle_server(fcinfo);
+	stmt->options = list_make2(text_option("topic", topic),
+							   text_option("format", format));
+	sagg_text_errors_begin(&callback, text);
+	sagg_run_utility((Node *) stmt, text, -1, 0);
+	sagg_text_errors_end(&callback);
+	PG_RETURN_OID(RangeVarGetRelid(name, NoLock, false));
+}
+
+/*
+ * The name of a stream that reads a source, or NULL.
+ */
+static char *
+stream_of_source(Oid source)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	SaggOwnerContext owner;
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(source);
+	char	   *stream = NULL;
+
+	SPI_connect();
+	sagg_become_extension_owner(&owner);
+	if (SPI_execute_with_args("SELECT stream FROM stream_agg.streams WHERE source = $1 ORDER BY stream",
+							  1, &type, &value, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read stream_agg.streams");
+	sagg_restore_user(&owner);
+	if (SPI_processed > 0)
+		stream = MemoryContextStrdup(caller, SPI_getvalue(SPI_tuptable->vals[0],
+														  SPI_tuptable->tupdesc, 1));
+	SPI_finish();
+	return stream;
+}
+
+/*
+ * drop_source(source, if_exists)
+ */
+Datum
+stream_agg_drop_source(PG_FUNCTION_ARGS)
+{
+	RangeVar   *name = sagg_parse_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), "source");
+	bool		if_exists = PG_GETARG_BOOL(1);
+	Oid			relid = RangeVarGetRelid(name, NoLock, if_exists);
+	char	   *stream;
+
+	if (!OidIsValid(relid))
+	{
+		ereport(NOTICE,
+				(errmsg("source \"%s\" does not exist, skipping", name->relname)));
+		PG_RETURN_VOID();
+	}
+	if (!sagg_is_source(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a source", name->relname)));
+	stream = stream_of_source(relid);
+	if (stream)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot drop source \"%s\" because stream \"%s\" reads it",
+						name->relname, stream),
+				 errhint("Drop the stream first, with stream_agg.drop_stream(%s).",
+						 quote_literal_cstr(stream))));
+	sagg_drop_relation(relid, OBJECT_FOREIGN_TABLE);
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,139 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_arguments.c
+ *	  The arguments of create_stream, checked one by one.
+ *
+ * Nothing here touches the catalogs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+#include "define_internal.h"
+
+/* positions of the arguments */
+enum
+{
+	ARG_STREAM,
+	ARG_QUERY,
+	ARG_WATERMARK,
+	ARG_EVENT_TIME,
+	ARG_OUTPUT_MODE,
+	ARG_TRIGGER,
+	ARG_SINK,
+	ARG_STARTING_OFFSETS,
+	ARG_MAX_OFFSETS,
+	ARG_START,
+	ARG_OPTIONS,
+	ARG_IF_NOT_EXISTS
+};
+
+static SaggOutputMode
+output_mode(FunctionCallInfo fcinfo)
+{
+	char	   *word = sagg_required_argument(fcinfo, ARG_OUTPUT_MODE, "output_mode");
+
+	if (strcmp(word, "append") == 0)
+		return SAGG_APPEND;
+	if (strcmp(word, "update") == 0)
+		return SAGG_UPDATE;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown output mode \"%s\"", word),
+			 errhint("Output modes are append (each window once, when it is complete) and update (every changed group at once).")));
+}
+
+static char *
+starting_offsets(FunctionCallInfo fcinfo)
+{
+	char	   *word = sagg_required_argument(fcinfo, ARG_STARTING_OFFSETS, "starting_offsets");
+
+	if (strcmp(word, "earliest") != 0 && strcmp(word, "latest") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid starting_offsets \"%s\"", word),
+				 errhint("They are earliest or latest.")));
+	return word;
+}
+
+/*
+ * A length of time in microseconds, not negative.
+ */
+static int64
+duration(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	int64		length = sagg_interval_length(PG_GETARG_INTERVAL_P(n), name);
+
+	if (length < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be negative", name)));
+	return length;
+}
+
+static bool
+flag(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be NULL", name)));
+	return PG_GETARG_BOOL(n);
+}
+
+/*
+ * No options exist yet: whatever is given is unknown.
+ */
+static void
+check_options(FunctionCallInfo fcinfo)
+{
+	List	   *options = PG_ARGISNULL(ARG_OPTIONS) ? NIL :
+		sagg_options_from_json(PG_GETARG_JSONB_P(ARG_OPTIONS));
+
+	if (options != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown option \"%s\" of a stream",
+						linitial_node(DefElem, options)->defname),
+				 errhint("Streams have no options so far.")));
+}
+
+/*
+ * Read the arguments of create_stream; the result is in the current context.
+ * Raises null_value_not_allowed and invalid_parameter_value.
+ */
+SaggStreamArguments *
+sagg_stream_arguments(FunctionCallInfo fcinfo)
+{
+	SaggStreamArguments *args = palloc0(sizeof(SaggStreamArguments));
+	char	   *sink = sagg_text_argument(fcinfo, ARG_SINK);
+
+	args->name = sagg_parse_name(sagg_required_argument(fcinfo, ARG_STREAM, "stream"), "stream");
+	args->query = sagg_required_argument(fcinfo, ARG_QUERY, "query");
+	args->has_watermark = !PG_ARGISNULL(ARG_WATERMARK);
+	if (args->has_watermark)
+		args->watermark_delay = duration(fcinfo, ARG_WATERMARK, "watermark");
+	args->event_time = sagg_text_argument(fcinfo, ARG_EVENT_TIME);
+	args->mode = output_mode(fcinfo);
+	if (PG_ARGISNULL(ARG_TRIGGER))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("trigger must not be NULL"),
+				 errhint("trigger => '0' runs one micro-batch after the other.")));
+	args->trigger = duration(fcinfo, ARG_TRIGGER, "trigger");
+	args->sink = sink ? sagg_parse_name(sink, "sink") : NULL;
+	args->starting_offsets = starting_offsets(fcinfo);
+	args->max_offsets = PG_ARGISNULL(ARG_MAX_OFFSETS) ? 0 : PG_GETARG_INT64(ARG_MAX_OFFSETS);
+	if (!PG_ARGISNULL(ARG_MAX_OFFSETS) && args->max_offsets <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_offsets_per_trigger must be greater than zero")));
+	args->start = flag(fcinfo, ARG_START, "start");
+	args->if_not_exists = flag(fcinfo, ARG_IF_NOT_EXISTS, "if_not_exists");
+	check_options(fcinfo);
+	return args;
+}

@@ -1,0 +1,274 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_catalog.c
+ *	  Streams as the catalog tables describe them.
+ *
+ * Reads stream_agg.streams and stream_agg.sources as the owner of the
+ * extension, so what a caller may see is the caller's business: check with
+ * sagg_stream_check_owner before showing or changing anything.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+#include "define_internal.h"
+
+#define STREAM_QUERY \
+	"SELECT s.stream, s.query, s.sink, s.source, c.relowner, s.database," \
+	"       s.output_mode, s.watermark, s.event_time, s.trigger_interval," \
+	"       s.max_offsets_per_trigger, s.starting_offsets, s.sink_created," \
+	"       s.enabled, o.timezone, o.datestyle, o.intervalstyle, o.search_path" \
+	"  FROM stream_agg.streams s" \
+	"  JOIN stream_agg.sources o ON o.stream = s.stream" \
+	"  JOIN pg_catalog.pg_class c ON c.oid = s.query" \
+	" WHERE "
+
+typedef struct Row
+{
+	HeapTuple	tuple;
+	TupleDesc	desc;
+	int			column;			/* last one taken */
+} Row;
+
+static Datum
+next_value(Row *row, bool *isnull)
+{
+	return SPI_getbinval(row->tuple, row->desc, ++row->column, isnull);
+}
+
+static char *
+next_text(Row *row)
+{
+	bool		isnull;
+	Datum		value = next_value(row, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+static Oid
+next_oid(Row *row)
+{
+	bool		isnull;
+
+	return DatumGetObjectId(next_value(row, &isnull));
+}
+
+static bool
+next_interval(Row *row, const char *what, int64 *length)
+{
+	bool		isnull;
+	Datum		value = next_value(row, &isnull);
+
+	*length = isnull ? 0 : sagg_interval_length(DatumGetIntervalP(value), what);
+	return !isnull;
+}
+
+/*
+ * A row of STREAM_QUERY, in the current context.
+ */
+static SaggStream *
+make_stream(HeapTuple tuple, TupleDesc desc)
+{
+	SaggStream *stream = palloc0(sizeof(SaggStream));
+	Row			row = {tuple, desc, 0};
+	char	   *mode;
+	bool		isnull;
+
+	stream->name = next_text(&row);
+	stream->view = next_oid(&row);
+	stream->sink = next_oid(&row);
+	stream->source = next_oid(&row);
+	stream->owner = next_oid(&row);
+	stream->database = next_oid(&row);
+	mode = next_text(&row);
+	stream->mode = strcmp(mode, "append") == 0 ? SAGG_APPEND : SAGG_UPDATE;
+	stream->has_watermark = next_interval(&row, "watermark", &stream->watermark_delay);
+	stream->event_time = next_text(&row);
+	next_interval(&row, "trigger", &stream->trigger);
+	stream->max_offsets = DatumGetInt64(next_value(&row, &isnull));
+	if (isnull)
+		stream->max_offsets = 0;
+	stream->starting_offsets = next_text(&row);
+	stream->sink_created = DatumGetBool(next_value(&row, &isnull));
+	stream->enabled = DatumGetBool(next_value(&row, &isnull));
+	stream->timezone = next_text(&row);
+	stream->datestyle = next_text(&row);
+	stream->intervalstyle = next_text(&row);
+	stream->search_path = next_text(&row);
+	return stream;
+}
+
+/*
+ * The stream whose row has a value; NULL if there is none.
+ */
+static SaggStream *
+fetch_stream(const char *query, Oid type, Datum value)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	SaggOwnerContext owner;
+	SaggStream *stream = NULL;
+
+	SPI_connect();
+	sagg_become_extension_owner(&owner);
+	if (SPI_execute_with_args(query, 1, &type, &value, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read stream_agg.streams");
+	sagg_restore_user(&owner);
+	if (SPI_processed > 0)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+
+		stream = make_stream(SPI_tuptable->vals[0], SPI_tuptable->tupdesc);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	return stream;
+}
+
+/*
+ * The stream whose query is this view, in the current context.  NULL if there
+ * is none and "missing_ok", else raises undefined_object.
+ */
+SaggStream *
+sagg_stream_by_view(Oid view, bool missing_ok)
+{
+	SaggStream *stream = fetch_stream(STREAM_QUERY "s.query = $1", OIDOID,
+									  ObjectIdGetDatum(view));
+
+	if (stream == NULL && !missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("there is no stream with query view %u", view)));
+	return stream;
+}
+
+/*
+ * The stream with this key (sagg_stream_key), in the current context, or NULL.
+ */
+SaggStream *
+sagg_stream_by_key(const char *key)
+{
+	return fetch_stream(STREAM_QUERY "s.stream = $1", TEXTOID,
+						CStringGetTextDatum(key));
+}
+
+/*
+ * A name that users write as they write a relation's, as a RangeVar.  "what"
+ * is the argument's name, for messages.  Raises invalid_parameter_value and
+ * invalid_name.
+ */
+RangeVar *
+sagg_parse_name(const char *name, const char *what)
+{
+	if (name[strspn(name, " \t\n\r")] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", what)));
+	return makeRangeVarFromNameList(SAGG_NAME_LIST(name));
+}
+
+/*
+ * How a stream of this name is called in the catalog: as it was named, quoted
+ * where need be.
+ */
+char *
+sagg_stream_key(const RangeVar *name)
+{
+	return name->schemaname ?
+		quote_qualified_identifier(name->schemaname, name->relname) :
+		pstrdup(quote_identifier(name->relname));
+}
+
+/*
+ * Name of the view that holds a stream's query.
+ */
+char *
+sagg_stream_view_name(const RangeVar *name)
+{
+	return makeObjectName(name->relname, NULL, "query");
+}
+
+/*
+ * The stream of this name, in the current context.  A stream that was named
+ * without schema is found by its schema too, and the other way round.  NULL if
+ * there is none and "missing_ok", else raises undefined_object.
+ */
+SaggStream *
+sagg_stream_by_name(const char *name, bool missing_ok)
+{
+	RangeVar   *range = sagg_parse_name(name, "stream");
+	SaggStream *stream = sagg_stream_by_key(sagg_stream_key(range));
+
+	if (stream == NULL)
+	{
+		RangeVar   *view = copyObject(range);
+		Oid			viewoid;
+
+		view->relname = sagg_stream_view_name(range);
+		viewoid = RangeVarGetRelid(view, NoLock, true);
+		if (OidIsValid(viewoid))
+			stream = sagg_stream_by_view(viewoid, true);
+	}
+	if (stream == NULL && !missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("stream \"%s\" does not exist", name)));
+	return stream;
+}
+
+/*
+ * Raise insufficient_privilege unless the current user owns the stream.
+ */
+void
+sagg_stream_check_owner(const SaggStream *stream)
+{
+	if (!SAGG_OWNS_RELATION(stream->view, GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of stream \"%s\"", stream->name)));
+}
+
+/*
+ * Raise insufficient_privilege if no worker could run as "owner": before 17 a
+ * role that cannot log in, always one that may not connect to the database.
+ */
+void
+sagg_stream_check_can_run(Oid owner)
+{
+	char	   *name = GetUserNameFromId(owner, false);
+#if PG_VERSION_NUM < 170000
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
+	bool		can_login = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+
+	ReleaseSysCache(tuple);
+	if (!can_login)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" cannot run streams, because it cannot log in", name),
+				 errdetail("The worker of a stream connects as the stream's owner."),
+				 errhint("Use ALTER ROLE %s LOGIN, or give the stream's query to another owner.",
+						 quote_identifier(name))));
+#endif
+	if (SAGG_DATABASE_ACLCHECK(MyDatabaseId, owner, ACL_CONNECT) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" cannot run streams, because it may not connect to this database", name),
+				 errdetail("The worker of a stream connects as the stream's owner."),
+				 errhint("Use GRANT CONNECT ON DATABASE %s TO %s.",
+						 quote_identifier(get_database_name(MyDatabaseId)),
+						 quote_identifier(name))));
+}

@@ -1,0 +1,352 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_create.c
+ *	  create_stream: query, sink and catalog rows of a new stream.
+ *
+ * The query becomes a view, so that renames, dependencies, privileges and
+ * pg_dump come with it; the view's owner is the stream's.  All of it is
+ * ordinary transactional DDL: what fails leaves nothing behind, and the worker
+ * starts on commit.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "define_internal.h"
+#include "read/read.h"
+#include "worker/worker.h"
+#include "write/write.h"
+
+PG_FUNCTION_INFO_V1(stream_agg_create_stream);
+
+/*
+ * The one SELECT in the text of a query.
+ */
+static RawStmt *
+parse_query(const char *text)
+{
+	List	   *statements = sagg_parse_text(text);
+	RawStmt    *raw;
+
+	if (list_length(statements) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 list_length(statements) == 0 ?
+				 errmsg("the query of a stream is empty") :
+				 errmsg("the query of a stream must be one statement")));
+	raw = linitial_node(RawStmt, statements);
+	if (!IsA(raw->stmt, SelectStmt) || ((SelectStmt *) raw->stmt)->intoClause)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the query of a stream must be a SELECT")));
+	return raw;
+}
+
+/*
+ * Make the stream's view; returns its OID.
+ */
+static Oid
+make_view(const SaggStreamArguments *args, char *schema)
+{
+	RawStmt    *raw = parse_query(args->query);
+	ViewStmt   *stmt = makeNode(ViewStmt);
+	ErrorContextCallback callback;
+
+	stmt->view = makeRangeVar(schema, sagg_stream_view_name(args->name), -1);
+	stmt->query = raw->stmt;
+	stmt->withCheckOption = NO_CHECK_OPTION;
+	sagg_text_errors_begin(&callback, args->query);
+	sagg_run_utility((Node *) stmt, args->query, raw->stmt_location, raw->stmt_len);
+	sagg_text_errors_end(&callback);
+	return RangeVarGetRelid(stmt->view, NoLock, false);
+}
+
+/*
+ * The name of a stream that writes to a table, or NULL.
+ */
+static char *
+stream_of_sink(Oid sink)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	SaggOwnerContext owner;
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(sink);
+	char	   *stream = NULL;
+
+	SPI_connect();
+	sagg_become_extension_owner(&owner);
+	if (SPI_execute_with_args("SELECT stream FROM stream_agg.streams WHERE sink = $1",
+							  1, &type, &value, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read stream_agg.streams");
+	sagg_restore_user(&owner);
+	if (SPI_processed > 0)
+		stream = MemoryContextStrdup(caller, SPI_getvalue(SPI_tuptable->vals[0],
+														  SPI_tuptable->tupdesc, 1));
+	SPI_finish();
+	return stream;
+}
+
+/*
+ * Find or make the table that the results go to.
+ */
+static void
+settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *query,
+			SaggStream *stream)
+{
+	RangeVar   *name = args->sink;
+	char	   *other;
+
+	if (name == NULL)
+		name = makeRangeVar(schema, args->name->relname, -1);
+	stream->sink = RangeVarGetRelid(name, NoLock, true);
+	stream->sink_created = !OidIsValid(stream->sink);
+	if (stream->sink_created)
+	{
+		stream->sink = sagg_sink_make(RangeVarGetCreationNamespace(name), name->relname,
+									  query, stream->mode);
+		return;
+	}
+	sagg_sink_check(stream->sink, query, stream->mode);
+	other = stream_of_sink(stream->sink);
+	if (other)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("table \"%s\" is the sink of stream \"%s\"", name->relname, other),
+				 errhint("Name another sink.")));
+}
+
+/*
+ * The schemas that unqualified names are looked up in, as a setting.
+ */
+static char *
+current_search_path(void)
+{
+	StringInfoData path;
+	List	   *schemas = fetch_search_path(false);
+	ListCell   *lc;
+
+	initStringInfo(&path);
+	foreach(lc, schemas)
+	{
+		char	   *name = get_namespace_name(lfirst_oid(lc));
+
+		if (name && !isTempNamespace(lfirst_oid(lc)))
+			appendStringInfo(&path, "%s%s", path.len > 0 ? ", " : "",
+							 quote_identifier(name));
+	}
+	list_free(schemas);
+	if (path.len == 0)
+		appendStringInfoString(&path, "\"\"");
+	return path.data;
+}
+
+static Datum
+setting(const char *name)
+{
+	return CStringGetTextDatum(GetConfigOption(name, false, false));
+}
+
+static Datum
+interval_datum(int64 length)
+{
+	Interval   *interval = palloc0(sizeof(Interval));
+
+	interval->time = length;
+	return IntervalPGetDatum(interval);
+}
+
+static void
+insert_row(const char *command, int nargs, Oid *types, Datum *values, const char *nulls)
+{
+	if (SPI_execute_with_args(command, nargs, types, values, nulls, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not execute: %s", command);
+}
+
+static void
+insert_stream(const SaggStream *stream, bool start)
+{
+	Oid			types[13] = {
+		TEXTOID, OIDOID, OIDOID, OIDOID, TEXTOID, INTERVALOID, TEXTOID,
+		INTERVALOID, INT8OID, TEXTOID, BOOLOID, BOOLOID, OIDOID
+	};
+	Datum		values[13];
+	char		nulls[13];
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = CStringGetTextDatum(stream->name);
+	values[1] = ObjectIdGetDatum(stream->view);
+	values[2] = ObjectIdGetDatum(stream->sink);
+	values[3] = ObjectIdGetDatum(stream->source);
+	values[4] = CStringGetTextDatum(sagg_mode_name(stream->mode));
+	values[5] = interval_datum(stream->watermark_delay);
+	nulls[5] = stream->has_watermark ? ' ' : 'n';
+	values[6] = stream->event_time ? CStringGetTextDatum(stream->event_time) : (Datum) 0;
+	nulls[6] = stream->event_time ? ' ' : 'n';
+	values[7] = interval_datum(stream->trigger);
+	values[8] = Int64GetDatum(stream->max_offsets);
+	nulls[8] = stream->max_offsets > 0 ? ' ' : 'n';
+	values[9] = CStringGetTextDatum(stream->starting_offsets);
+	values[10] = BoolGetDatum(stream->sink_created);
+	values[11] = BoolGetDatum(start);
+	values[12] = ObjectIdGetDatum(MyDatabaseId);
+	insert_row("INSERT INTO stream_agg.streams (stream, query, sink, source, output_mode,"
+			   " watermark, event_time, trigger_interval, max_offsets_per_trigger,"
+			   " starting_offsets, sink_created, enabled, database)"
+			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+			   13, types, values, nulls);
+}
+
+static void
+insert_source(const SaggStream *stream, const char *topic, const char *search_path)
+{
+	Oid			types[6] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[6];
+
+	values[0] = CStringGetTextDatum(stream->name);
+	values[1] = CStringGetTextDatum(topic);
+	values[2] = setting("TimeZone");
+	values[3] = setting("DateStyle");
+	values[4] = setting("IntervalStyle");
+	values[5] = CStringGetTextDatum(search_path);
+	insert_row("INSERT INTO stream_agg.sources (stream, topic, timezone, datestyle,"
+			   " intervalstyle, search_path) VALUES ($1, $2, $3, $4, $5, $6)",
+			   6, types, values, NULL);
+}
+
+/*
+ * The stream's rows in the catalog, written as the owner of the extension.
+ */
+static void
+record_stream(const SaggStream *stream, bool start)
+{
+	char	   *topic = sagg_source_topic(stream->source);
+	char	   *search_path = current_search_path();
+	SaggOwnerContext owner;
+
+	SPI_connect();
+	sagg_become_extension_owner(&owner);
+	insert_stream(stream, start);
+	insert_source(stream, topic, search_path);
+	sagg_restore_user(&owner);
+	SPI_finish();
+}
+
+static void
+check_query(const SaggStream *stream, const SaggQuery *query)
+{
+	AclResult	result = pg_class_aclcheck(query->source, GetUserId(), ACL_SELECT);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_FOREIGN_TABLE, get_rel_name(query->source));
+	SAGG_CHECK_PERMISSIONS(query->inner);
+	if (stream->mode == SAGG_UPDATE && query->missing_key)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the select list omits the grouping key %s", query->missing_key),
+				 errdetail("Output mode \"update\" finds the row of a group by its window and keys."),
+				 errhint("Add the key to the select list.")));
+}
+
+/*
+ * What the user should know before waiting for rows.
+ */
+static void
+tell_about(const SaggStream *stream, const SaggQuery *query)
+{
+	if (stream->mode == SAGG_APPEND)
+		ereport(NOTICE,
+				(errmsg("the first window of stream \"%s\" appears when event time has advanced by %s",
+						stream->name,
+						DatumGetCString(DirectFunctionCall1(interval_out,
+															interval_datum(query->window.size + stream->watermark_delay)))),
+				 errdetail("Output mode \"append\" writes a window once, when the watermark has passed its end.")));
+	else if (!stream->has_watermark)
+		ereport(NOTICE,
+				(errmsg("the state of stream \"%s\" keeps every group for ever", stream->name),
+				 errhint("Group by a window and give a watermark to have old groups forgotten.")));
+}
+
+static void
+fill_stream(SaggStream *stream, const SaggStreamArguments *args)
+{
+	stream->name = sagg_stream_key(args->name);
+	stream->owner = GetUserId();
+	stream->database = MyDatabaseId;
+	stream->mode = args->mode;
+	stream->has_watermark = args->has_watermark;
+	stream->watermark_delay = args->watermark_delay;
+	stream->event_time = args->event_time;
+	stream->trigger = args->trigger;
+	stream->max_offsets = args->max_offsets;
+	stream->starting_offsets = args->starting_offsets;
+}
+
+/*
+ * If there is a stream of this name already: its sink with a NOTICE, if that
+ * is wanted, else an error.
+ */
+static Oid
+existing_stream(const SaggStreamArguments *args)
+{
+	SaggStream *stream = sagg_stream_by_key(sagg_stream_key(args->name));
+
+	if (stream == NULL)
+		return InvalidOid;
+	if (!args->if_not_exists)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("stream \"%s\" already exists", stream->name)));
+	ereport(NOTICE,
+			(errcode(ERRCODE_DUPLICATE_OBJECT),
+			 errmsg("stream \"%s\" already exists, skipping", stream->name)));
+	return stream->sink;
+}
+
+/*
+ * create_stream(stream, query, watermark, event_time, output_mode, trigger,
+ * sink, starting_offsets, max_offsets_per_trigger, start, options,
+ * if_not_exists): see the README.  Returns the sink.
+ */
+Datum
+stream_agg_create_stream(PG_FUNCTION_ARGS)
+{
+	SaggStreamArguments *args;
+	SaggStream	stream = {0};
+	SaggQuery  *query;
+	char	   *schema;
+	Oid			sink;
+
+	sagg_require_preload();
+	args = sagg_stream_arguments(fcinfo);
+	sink = existing_stream(args);
+	if (OidIsValid(sink))
+		PG_RETURN_OID(sink);
+
+	schema = get_namespace_name(RangeVarGetCreationNamespace(args->name));
+	sagg_stream_check_can_run(GetUserId());
+	fill_stream(&stream, args);
+	stream.view = make_view(args, schema);
+	query = sagg_query_of_view(&stream);
+	stream.source = query->source;
+	check_query(&stream, query);
+	settle_sink(args, schema, query, &stream);
+	record_stream(&stream, args->start);
+	sagg_label_database();
+	sagg_wake_launcher_at_commit();
+	tell_about(&stream, query);
+	PG_RETURN_OID(stream.sink);
+}

@@ -1,0 +1,189 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_drop.c
+ *	  drop_stream, and what becomes of a stream when its view is dropped.
+ *
+ * A stream ends with its view, whichever command drops that: the event trigger
+ * removes its rows from the catalog and the logs, and worker/notify.c ends its
+ * worker.  drop_stream is no more than a tidy way to do so.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/event_trigger.h"
+#include "executor/spi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "define_internal.h"
+#include "worker/worker.h"
+
+PG_FUNCTION_INFO_V1(stream_agg_drop_stream);
+PG_FUNCTION_INFO_V1(stream_agg_on_sql_drop);
+PG_FUNCTION_INFO_V1(stream_agg_on_ddl_command_end);
+
+/*
+ * Drop a relation as DROP ... RESTRICT would.
+ */
+void
+sagg_drop_relation(Oid relid, ObjectType type)
+{
+	DropStmt   *stmt = makeNode(DropStmt);
+
+	stmt->removeType = type;
+	stmt->behavior = DROP_RESTRICT;
+	stmt->objects = list_make1(list_make2(makeString(get_namespace_name(get_rel_namespace(relid))),
+										  makeString(get_rel_name(relid))));
+	sagg_run_utility((Node *) stmt, "DROP", -1, 0);
+}
+
+/*
+ * drop_stream(stream, drop_sink, if_exists): the sink stays unless drop_sink,
+ * and unless it is a table of the user's own.
+ */
+Datum
+stream_agg_drop_stream(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	bool		drop_sink = PG_GETARG_BOOL(1);
+	bool		if_exists = PG_GETARG_BOOL(2);
+	SaggStream *stream = sagg_stream_by_name(name, if_exists);
+
+	if (stream == NULL)
+	{
+		ereport(NOTICE,
+				(errmsg("stream \"%s\" does not exist, skipping", name)));
+		PG_RETURN_VOID();
+	}
+	sagg_stream_check_owner(stream);
+	sagg_lock_stream(stream->view);
+	sagg_drop_relation(stream->view, OBJECT_VIEW);
+	if (drop_sink && get_rel_name(stream->sink) != NULL)
+	{
+		if (stream->sink_created)
+			sagg_drop_relation(stream->sink, OBJECT_TABLE);
+		else
+			ereport(NOTICE,
+					(errmsg("table \"%s\" stays, because create_stream did not make it",
+							get_rel_name(stream->sink))));
+	}
+	PG_RETURN_VOID();
+}
+
+static void
+check_event_trigger(FunctionCallInfo fcinfo)
+{
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("not fired by event trigger manager")));
+}
+
+/*
+ * OIDs that a query of one column yields, as an array; (Datum) 0 for none.
+ * SPI is connected.
+ */
+static Datum
+collect_oids(const char *query)
+{
+	Datum	   *oids;
+
+	if (SPI_execute(query, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not execute: %s", query);
+	if (SPI_processed == 0)
+		return (Datum) 0;
+	oids = palloc(sizeof(Datum) * SPI_processed);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+
+		oids[i] = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+	}
+	return PointerGetDatum(construct_array(oids, SPI_processed, OIDOID, sizeof(Oid),
+										   true, TYPALIGN_INT));
+}
+
+/*
+ * Remove the rows of streams whose views are among "views", everywhere.
+ */
+static void
+delete_streams(Datum views)
+{
+	static const char *const logs[] = {"sources", "offsets", "commits", "state"};
+	Oid			type = OIDARRAYOID;
+
+	for (int i = 0; i < lengthof(logs); i++)
+		SPI_execute_with_args(psprintf("DELETE FROM stream_agg.%s WHERE stream IN"
+									   " (SELECT stream FROM stream_agg.streams WHERE query = ANY ($1))",
+									   logs[i]),
+							  1, &type, &views, NULL, false, 0);
+	SPI_execute_with_args("DELETE FROM stream_agg.streams WHERE query = ANY ($1)",
+						  1, &type, &views, NULL, false, 0);
+}
+
+/*
+ * on_sql_drop(): event trigger, removes the rows of streams whose view was
+ * dropped.
+ */
+Datum
+stream_agg_on_sql_drop(PG_FUNCTION_ARGS)
+{
+	Datum		views;
+
+	check_event_trigger(fcinfo);
+	if (!sagg_extension_exists())
+		PG_RETURN_NULL();
+	SPI_connect();
+	views = collect_oids("SELECT objid FROM pg_catalog.pg_event_trigger_dropped_objects()"
+						 " WHERE object_type OPERATOR(pg_catalog.=) 'view'");
+	if (views)
+	{
+		SaggOwnerContext owner;
+
+		sagg_become_extension_owner(&owner);
+		delete_streams(views);
+		sagg_restore_user(&owner);
+	}
+	SPI_finish();
+	PG_RETURN_NULL();
+}
+
+/*
+ * on_ddl_command_end(): event trigger, refuses to replace the view of a
+ * stream: its state belongs to the former query.
+ */
+Datum
+stream_agg_on_ddl_command_end(PG_FUNCTION_ARGS)
+{
+	Datum		views;
+
+	check_event_trigger(fcinfo);
+	if (!sagg_extension_exists())
+		PG_RETURN_NULL();
+	SPI_connect();
+	views = collect_oids("SELECT objid FROM pg_catalog.pg_event_trigger_ddl_commands()"
+						 " WHERE object_type OPERATOR(pg_catalog.=) 'view'");
+	if (views)
+	{
+		Oid			type = OIDARRAYOID;
+		SaggOwnerContext owner;
+
+		sagg_become_extension_owner(&owner);
+		SPI_execute_with_args("SELECT stream FROM stream_agg.streams WHERE query = ANY ($1)",
+							  1, &type, &views, NULL, true, 1);
+		sagg_restore_user(&owner);
+		if (SPI_processed > 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("cannot replace the query of stream \"%s\"",
+							SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
+					 errdetail("Its state belongs to the present query."),
+					 errhint("Drop the stream and create it anew.")));
+	}
+	SPI_finish();
+	PG_RETURN_NULL();
+}
