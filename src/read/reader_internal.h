@@ -105,4 +105,23 @@ extern rd_kafka_message_t *sagg_partition_peek(SaggReader *reader,
 											   SaggPartition *part);
 extern rd_kafka_message_t *sagg_partition_take(SaggPartition *part);
 
+/* spill_file.c */
+#define SAGG_SPILL_BUFFER		65536
+
+typedef struct SaggSpill SaggSpill;
+
+typedef struct SaggReadAhead
+{
+	int64		start;			/* place in the file */
+	int64		len;			/* bytes in data */
+	char		data[SAGG_SPILL_BUFFER];
+} SaggReadAhead;
+
+extern SaggSpill *sagg_spill_create(void);
+extern void sagg_spill_close(SaggSpill *spill);
+extern int64 sagg_spill_size(const SaggSpill *spill);
+extern void sagg_spill_write(SaggSpill *spill, const void *data, Size len);
+extern void sagg_spill_read(SaggSpill *spill, SaggReadAhead *ahead,
+							int64 offset, void *data, Size len);
+
 #endif							/* SAGG_READER_INTERNAL_H */
