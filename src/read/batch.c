@@ -256,13 +256,15 @@ sagg_batch_open(SaggBatch *batch, bool want_headers)
 }
 
 /*
- * Back to before the first record.
+ * Back to before the first record, also after the batch was filled anew.
  */
 void
 sagg_batch_rewind(SaggBatchCursor *cursor)
 {
 	cursor->next = 0;
 	cursor->place = 0;
+	if (cursor->ahead)
+		cursor->ahead->len = 0;
 }
 
 /*

@@ -89,18 +89,23 @@ sagg_client_open(rd_kafka_conf_t *conf, const char *topic,
 				 reason[0] ? errdetail_internal("%s.", reason) : 0));
 	}
 	client->pid = getpid();
-	client->release = release;
-	client->owner = owner;
 	dlist_push_tail(&clients, &client->node);
 
 	(void) rd_kafka_set_log_queue(client->rk, NULL);
 	client->events = rd_kafka_queue_get_main(client->rk);
 	client->topic = rd_kafka_topic_new(client->rk, topic, NULL);
 	if (client->topic == NULL)
+	{
+		rd_kafka_resp_err_t err = rd_kafka_last_error();
+
+		sagg_client_close(client);
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid topic \"%s\"", topic),
-				 errdetail_internal("%s.", rd_kafka_err2str(rd_kafka_last_error()))));
+				 errdetail_internal("%s.", rd_kafka_err2str(err))));
+	}
+	client->release = release;
+	client->owner = owner;
 	return client;
 }
 
