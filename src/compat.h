@@ -77,4 +77,14 @@ extern int no_such_variable
 	((void) ExecCheckRTPerms((query)->rtable, true))
 #endif
 
+/* From 16 on the plan tells as whom a foreign scan runs; 0 = current user. */
+#if PG_VERSION_NUM >= 160000
+#define SAGG_SCAN_USER(node) \
+	(((ForeignScan *) (node)->ss.ps.plan)->checkAsUser)
+#else
+#define SAGG_SCAN_USER(node) \
+	(exec_rt_fetch(((Scan *) (node)->ss.ps.plan)->scanrelid, \
+				   (node)->ss.ps.state)->checkAsUser)
+#endif
+
 #endif							/* SAGG_COMPAT_H */
