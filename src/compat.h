@@ -132,4 +132,14 @@ extern int no_such_variable
 #define SAGG_FORGET_GROUP_RTE(query)	((void) 0)
 #endif
 
+/* From 16 on the plan tells as whom a foreign scan runs; 0 = current user. */
+#if PG_VERSION_NUM >= 160000
+#define SAGG_SCAN_USER(node) \
+	(((ForeignScan *) (node)->ss.ps.plan)->checkAsUser)
+#else
+#define SAGG_SCAN_USER(node) \
+	(exec_rt_fetch(((Scan *) (node)->ss.ps.plan)->scanrelid, \
+				   (node)->ss.ps.state)->checkAsUser)
+#endif
+
 #endif							/* SAGG_COMPAT_H */

@@ -82,7 +82,7 @@ extern SaggBatch *sagg_batch_create(void);
 extern void sagg_batch_add(SaggBatch *batch, rd_kafka_message_t *message);
 extern void sagg_batch_reset(SaggBatch *batch);
 extern void sagg_batch_destroy(SaggBatch *batch);
-extern SaggBatchCursor *sagg_batch_open(SaggBatch *batch);
+extern SaggBatchCursor *sagg_batch_open(SaggBatch *batch, bool want_headers);
 extern bool sagg_batch_next(SaggBatchCursor *cursor, SaggRecord *record);
 extern void sagg_batch_rewind(SaggBatchCursor *cursor);
 extern void sagg_batch_end(SaggBatchCursor *cursor);

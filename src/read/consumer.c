@@ -1,0 +1,488 @@
+/*-------------------------------------------------------------------------
+ *
+ * consumer.c
+ *	  The reader: bounded ranges of a topic's records, batch by batch.
+ *
+ * A range [start, end) of a partition is complete when the record before its
+ * end was handed over, when one at or behind its end has arrived, or when
+ * Kafka says that the partition ends there or later.  Gaps in between mean
+ * nothing: compaction and transactions leave them.
+ *
+ * No function of this file waits for Kafka; topic_query.c has those that do.
+ * librdkafka fetches ahead all the time, between batches too.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "reader_internal.h"
+
+/* see prod_fetcher */
+#define PROD_INTERVAL_MS	10
+#define PROD_WAIT_MS		1
+
+/* called right before the client is destroyed, perhaps at process exit */
+static void
+release_fetch(void *owner)
+{
+	SaggReader *reader = (SaggReader *) owner;
+
+	sagg_batch_reset(reader->batch);
+	reader->nranges = 0;
+	for (int i = 0; i < reader->npartitions; i++)
+		sagg_partition_detach(reader->partitions[i]);
+	reader->fetch = NULL;
+}
+
+static void
+release_asks(void *owner)
+{
+	SaggReader *reader = (SaggReader *) owner;
+
+	reader->asks = NULL;
+}
+
+static void
+open_descriptor(SaggReader *reader)
+{
+	if (!AcquireExternalFD())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not reserve a file descriptor for a Kafka client"),
+				 errhint("Increase max_files_per_process.")));
+	reader->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (reader->fd < 0)
+	{
+		int			save_errno = errno;
+
+		ReleaseExternalFD();
+		errno = save_errno;
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not create an event descriptor: %m")));
+	}
+}
+
+/*
+ * Open a reader for the topic of a foreign table, with the options of its
+ * server and of the current user's mapping.  Needs a transaction; contacts
+ * nobody yet.  The reader stays until sagg_reader_close or the end of the
+ * process.
+ */
+SaggReader *
+sagg_reader_open(Oid source)
+{
+	char	   *topic = sagg_source_topic(source);
+	rd_kafka_conf_t *conf = sagg_client_conf(source);
+	MemoryContext memory = AllocSetContextCreate(TopMemoryContext,
+												 "stream_agg reader",
+												 ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(memory);
+	SaggReader *reader = palloc0(sizeof(SaggReader));
+
+	reader->memory = memory;
+	reader->fd = -1;
+	reader->conf = conf;
+	PG_TRY();
+	{
+		sagg_conf_prepare(conf);
+		reader->topic = pstrdup(topic);
+		reader->batch = sagg_batch_create();
+		open_descriptor(reader);
+		reader->asks = sagg_client_open(rd_kafka_conf_dup(conf), topic,
+										release_asks, reader);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(old);
+		sagg_reader_close(reader);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	return reader;
+}
+
+/*
+ * Close the reader and free its batch.  Raises no error and waits for no
+ * broker.
+ */
+void
+sagg_reader_close(SaggReader *reader)
+{
+	if (reader->fetch)
+		sagg_client_close(reader->fetch);
+	if (reader->asks)
+		sagg_client_close(reader->asks);
+	if (reader->batch)
+		sagg_batch_reset(reader->batch);
+	if (reader->conf)
+		rd_kafka_conf_destroy(reader->conf);
+	if (reader->fd >= 0)
+	{
+		close(reader->fd);
+		ReleaseExternalFD();
+	}
+	MemoryContextDelete(reader->memory);
+}
+
+/*
+ * A descriptor that is readable when records may have arrived, until
+ * sagg_reader_has_records or sagg_reader_collect was called.
+ */
+int
+sagg_reader_fd(SaggReader *reader)
+{
+	return reader->fd;
+}
+
+/*
+ * The topic's name; the reader's memory.
+ */
+const char *
+sagg_reader_topic(SaggReader *reader)
+{
+	return reader->topic;
+}
+
+/*
+ * The last error of a broker connection since records or an answer came, or
+ * NULL.  The reader's memory, until the next call.
+ */
+const char *
+sagg_reader_trouble(SaggReader *reader)
+{
+	SaggClient *clients[2] = {reader->fetch, reader->asks};
+
+	for (int i = 0; i < 2; i++)
+	{
+		if (clients[i] == NULL)
+			continue;
+		sagg_client_serve(clients[i]);
+		if (clients[i]->trouble[0] != '\0')
+			return clients[i]->trouble;
+	}
+	return NULL;
+}
+
+static SaggPartition *
+find_partition(SaggReader *reader, int32 partition)
+{
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		if (reader->partitions[i]->partition == partition)
+			return reader->partitions[i];
+	}
+	return NULL;
+}
+
+static SaggPartition *
+add_partition(SaggReader *reader, int32 partition)
+{
+	MemoryContext old = MemoryContextSwitchTo(reader->memory);
+	SaggPartition *part = palloc0(sizeof(SaggPartition));
+
+	part->partition = partition;
+	part->range_end = -1;
+	part->position = -1;
+	sagg_partition_attach(reader, part);
+	if (reader->npartitions == 0)
+		reader->partitions = palloc(sizeof(SaggPartition *));
+	else
+		reader->partitions = repalloc(reader->partitions,
+									  sizeof(SaggPartition *) * (reader->npartitions + 1));
+	reader->partitions[reader->npartitions++] = part;
+	MemoryContextSwitchTo(old);
+	return part;
+}
+
+static void
+open_fetch(SaggReader *reader, int npartitions)
+{
+	rd_kafka_conf_t *conf = reader->conf;
+
+	sagg_conf_for_fetch(conf, Max(npartitions, reader->known_partitions),
+						&reader->queue_bytes, &reader->queue_records);
+	reader->conf = NULL;
+	reader->fetch = sagg_client_open(conf, reader->topic, release_fetch, reader);
+}
+
+/*
+ * Tell librdkafka where to fetch, all partitions anew: it then drops what it
+ * has fetched from elsewhere.
+ */
+static void
+assign_all(SaggReader *reader)
+{
+	rd_kafka_topic_partition_list_t *list =
+		rd_kafka_topic_partition_list_new(reader->npartitions);
+	rd_kafka_resp_err_t err;
+
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		SaggPartition *part = reader->partitions[i];
+
+		sagg_partition_restart(part, part->position);
+		rd_kafka_topic_partition_list_add(list, reader->topic,
+										  part->partition)->offset = part->position;
+	}
+	err = rd_kafka_assign(reader->fetch->rk, list);
+	rd_kafka_topic_partition_list_destroy(list);
+	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("could not assign the partitions of topic \"%s\"", reader->topic),
+				 errdetail_internal("%s.", rd_kafka_err2str(err))));
+}
+
+/*
+ * Read from the starts of "positions" on, as far as the reader is not there
+ * anyway; other partitions go on as they are.  Drops a batch begun before if
+ * anything changes.
+ */
+void
+sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
+				   int npositions)
+{
+	bool		changed = false;
+
+	if (npositions == 0)
+		return;
+	if (reader->fetch == NULL)
+		open_fetch(reader, npositions);
+	for (int i = 0; i < npositions; i++)
+	{
+		SaggPartition *part = find_partition(reader, positions[i].partition);
+
+		if (part == NULL)
+			part = add_partition(reader, positions[i].partition);
+		if (part->position == positions[i].start)
+			continue;
+		part->position = positions[i].start;
+		changed = true;
+	}
+	if (changed)
+	{
+		sagg_reader_release(reader);
+		assign_all(reader);
+	}
+}
+
+/*
+ * Let the next wake-up come.
+ */
+static void
+drain_descriptor(SaggReader *reader)
+{
+	uint64		count;
+
+	(void) !read(reader->fd, &count, sizeof(count));
+}
+
+/*
+ * Is there a record that no batch has taken?  Sends no request.  May raise
+ * what sagg_reader_collect would.
+ */
+bool
+sagg_reader_has_records(SaggReader *reader)
+{
+	bool		found = false;
+
+	drain_descriptor(reader);
+	sagg_client_serve(reader->asks);
+	if (reader->fetch == NULL)
+		return false;
+	sagg_client_serve(reader->fetch);
+
+	/* all of them, so that each sends a wake-up for what comes */
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		if (sagg_partition_peek(reader, reader->partitions[i]) != NULL)
+			found = true;
+	}
+	return found;
+}
+
+/*
+ * The end of a partition as of the last fetch.  Returns false if not known.
+ */
+bool
+sagg_reader_cached_end(SaggReader *reader, int32 partition, int64 *end)
+{
+	int64		low;
+	int64		high;
+
+	if (reader->fetch == NULL ||
+		rd_kafka_get_watermark_offsets(reader->fetch->rk, reader->topic, partition,
+									   &low, &high) != RD_KAFKA_RESP_ERR_NO_ERROR ||
+		high < 0)
+		return false;
+	*end = high;
+	return true;
+}
+
+static bool
+same_ranges(const SaggReader *reader, const SaggRange *ranges, int nranges)
+{
+	if (nranges == 0 || reader->nranges != nranges)
+		return false;
+	for (int i = 0; i < nranges; i++)
+	{
+		if (reader->ranges[i].partition != ranges[i].partition ||
+			reader->ranges[i].start != ranges[i].start ||
+			reader->ranges[i].end != ranges[i].end)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Begin a batch of these ranges.  What was collected of the very same ranges
+ * before, and not released, is kept: a retry need not fetch it again.
+ */
+void
+sagg_reader_begin(SaggReader *reader, const SaggRange *ranges, int nranges)
+{
+	if (same_ranges(reader, ranges, nranges))
+		return;
+	sagg_reader_release(reader);
+	if (nranges == 0)
+		return;
+
+	sagg_reader_assign(reader, ranges, nranges);
+	reader->ranges = MemoryContextAlloc(reader->memory, sizeof(SaggRange) * nranges);
+	memcpy(reader->ranges, ranges, sizeof(SaggRange) * nranges);
+	reader->nranges = nranges;
+	for (int i = 0; i < nranges; i++)
+	{
+		SaggPartition *part = find_partition(reader, ranges[i].partition);
+
+		part->range_end = ranges[i].end;
+		part->complete = part->position >= part->range_end;
+	}
+}
+
+/*
+ * A client whose queue was full looks after it once a second only, however
+ * fast the queue is emptied (librdkafka before 2.2).  A request wakes it up;
+ * its answer is not waited for.
+ */
+static void
+prod_fetcher(SaggReader *reader)
+{
+	const struct rd_kafka_metadata *metadata;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (rd_kafka_version() >= 0x02020000 ||
+		!TimestampDifferenceExceeds(reader->prodded, now, PROD_INTERVAL_MS))
+		return;
+	reader->prodded = now;
+	if (rd_kafka_metadata(reader->fetch->rk, 0, reader->fetch->topic, &metadata,
+						  PROD_WAIT_MS) == RD_KAFKA_RESP_ERR_NO_ERROR)
+		rd_kafka_metadata_destroy(metadata);
+}
+
+/*
+ * Move what there is of the partition's range to the batch.  Returns whether
+ * that was so much that the queue may have been full.
+ */
+static bool
+collect_partition(SaggReader *reader, SaggPartition *part)
+{
+	rd_kafka_message_t *message;
+	int64		bytes = 0;
+	int64		records = 0;
+
+	while (!part->complete && (message = sagg_partition_peek(reader, part)) != NULL)
+	{
+		if (message->offset >= part->range_end)
+		{
+			part->position = part->range_end;
+			part->complete = true;
+			break;
+		}
+		bytes += message->len + message->key_len;
+		records++;
+		sagg_batch_add(reader->batch, sagg_partition_take(part));
+		part->complete = part->position >= part->range_end;
+		if (records % 1024 == 0)
+			CHECK_FOR_INTERRUPTS();
+	}
+	if (!part->complete && part->eof >= part->range_end)
+	{
+		part->position = part->range_end;
+		part->complete = true;
+	}
+	if (records > 0)
+		reader->fetch->trouble[0] = '\0';
+	return bytes >= reader->queue_bytes / 2 || records >= reader->queue_records / 2;
+}
+
+/*
+ * Collect what has arrived.  Returns true when all ranges of the batch are
+ * complete.  Otherwise call it again when the descriptor is readable, and
+ * once a second at least.  Raises ERRCODE_SAGG_OFFSETS_GONE when records of
+ * the ranges are not in Kafka any more.
+ */
+bool
+sagg_reader_collect(SaggReader *reader)
+{
+	bool		complete = true;
+	bool		was_full = false;
+
+	if (reader->nranges == 0)
+		return true;
+	drain_descriptor(reader);
+	sagg_client_serve(reader->asks);
+	sagg_client_serve(reader->fetch);
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		SaggPartition *part = reader->partitions[i];
+
+		if (part->range_end < 0 || part->complete)
+			continue;
+		if (collect_partition(reader, part))
+			was_full = true;
+		if (!part->complete)
+			complete = false;
+	}
+	if (!complete && was_full)
+		prod_fetcher(reader);
+	return complete;
+}
+
+/*
+ * The batch collected; the reader's, until sagg_reader_release or the next
+ * sagg_reader_begin.
+ */
+SaggBatch *
+sagg_reader_batch(SaggReader *reader)
+{
+	return reader->batch;
+}
+
+/*
+ * Done with the batch: free its records.  The reader stands behind them.
+ */
+void
+sagg_reader_release(SaggReader *reader)
+{
+	sagg_batch_reset(reader->batch);
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		reader->partitions[i]->range_end = -1;
+		reader->partitions[i]->complete = false;
+	}
+	if (reader->ranges)
+		pfree(reader->ranges);
+	reader->ranges = NULL;
+	reader->nranges = 0;
+}

@@ -1,0 +1,336 @@
+/*-------------------------------------------------------------------------
+ *
+ * fdw_scan.c
+ *	  Scans of a source.
+ *
+ * In a worker, while a batch is attached, scans of its source read the batch:
+ * every scan all records, in the same order and numbered alike, so that a
+ * query may scan it more than once.  Any other scan reads the topic as it
+ * stands when the scan starts, with a consumer of its own.  EXPLAIN without
+ * ANALYZE contacts nobody.
+ *
+ * A record that cannot be decoded is an error (I5), and the error's context
+ * names it.  Conditions pushed down narrow what is read; they are checked
+ * again by the executor.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/stratnum.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "parser/parsetree.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "scan_internal.h"
+
+/* A metadata column that is read. */
+typedef struct MetadataColumn
+{
+	int			index;			/* into the slot's values */
+	SaggFieldKind kind;
+	Oid			type;
+} MetadataColumn;
+
+typedef struct SourceScan
+{
+	Oid			source;
+	const char *topic;			/* for messages */
+	SaggDecoder *decoder;
+	int			nmetadata;
+	MetadataColumn *metadata;
+	bool		want_headers;
+	List	   *bounds;			/* see SAGG_SCAN_BOUNDS */
+	List	   *expressions;	/* ExprStates, alike */
+	bool		started;
+	bool		empty;			/* a condition is NULL */
+	int64		next;			/* number of the next record */
+	SaggRecord	record;			/* the current one */
+	SaggBatchCursor *cursor;	/* of the attached batch, or NULL */
+	SaggScanReader *reader;		/* or a reader of our own */
+} SourceScan;
+
+/* the batch that scans of attached_source read, NULL = none */
+static Oid	attached_source = InvalidOid;
+static SaggBatch *attached_batch = NULL;
+
+/*
+ * Let scans of "source" that begin in this process from now on read "batch".
+ */
+void
+sagg_scan_attach(Oid source, SaggBatch *batch)
+{
+	attached_source = source;
+	attached_batch = batch;
+}
+
+/*
+ * End it.  Also when nothing is attached.
+ */
+void
+sagg_scan_detach(void)
+{
+	attached_source = InvalidOid;
+	attached_batch = NULL;
+}
+
+/*
+ * Which columns are read, and from where.
+ */
+static void
+prepare_columns(SourceScan *state, Relation rel, List *attributes)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	Bitmapset  *used = bms_make_singleton(0);	/* not NULL, which means all */
+	SaggField  *fields;
+	ListCell   *lc;
+
+	foreach(lc, attributes)
+	{
+		if (lfirst_int(lc) > 0)
+			used = bms_add_member(used, lfirst_int(lc));
+	}
+	fields = sagg_source_fields(rel, used);
+	state->decoder = sagg_decoder_make(desc, fields, desc->natts);
+	state->metadata = palloc(sizeof(MetadataColumn) * Max(desc->natts, 1));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (fields[i].kind == SAGG_FIELD_UNUSED || fields[i].kind == SAGG_FIELD_JSON)
+			continue;
+		state->metadata[state->nmetadata].index = i;
+		state->metadata[state->nmetadata].kind = fields[i].kind;
+		state->metadata[state->nmetadata].type = TupleDescAttr(desc, i)->atttypid;
+		state->nmetadata++;
+		if (fields[i].kind == SAGG_FIELD_HEADERS)
+			state->want_headers = true;
+	}
+}
+
+/*
+ * BeginForeignScan.
+ */
+void
+sagg_begin_scan(ForeignScanState *node, int eflags)
+{
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+	Relation	rel = node->ss.ss_currentRelation;
+	MemoryContext old;
+	SourceScan *state;
+
+	node->fdw_state = NULL;
+	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+
+	old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
+	state = palloc0(sizeof(SourceScan));
+	state->source = RelationGetRelid(rel);
+	state->topic = sagg_source_topic(state->source);
+	prepare_columns(state, rel, list_nth(plan->fdw_private, SAGG_SCAN_ATTRIBUTES));
+	state->bounds = list_nth(plan->fdw_private, SAGG_SCAN_BOUNDS);
+	state->expressions = ExecInitExprList(plan->fdw_exprs, (PlanState *) node);
+	if (attached_batch != NULL && attached_source == state->source)
+		state->cursor = sagg_batch_open(attached_batch, state->want_headers);
+	node->fdw_state = state;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Narrow [min, max] by "column <strategy> value".
+ */
+static void
+narrow(int64 *min, int64 *max, int strategy, int64 value)
+{
+	switch (strategy)
+	{
+		case BTLessStrategyNumber:
+			if (value == PG_INT64_MIN)
+				*max = value;	/* before any */
+			else
+				*max = Min(*max, value - 1);
+			break;
+		case BTLessEqualStrategyNumber:
+			*max = Min(*max, value);
+			break;
+		case BTEqualStrategyNumber:
+			*min = Max(*min, value);
+			*max = Min(*max, value);
+			break;
+		case BTGreaterEqualStrategyNumber:
+			*min = Max(*min, value);
+			break;
+		case BTGreaterStrategyNumber:
+			if (value == PG_INT64_MAX)
+				*min = value;	/* behind any */
+			else
+				*min = Max(*min, value + 1);
+			break;
+		default:
+			elog(ERROR, "unexpected strategy number: %d", strategy);
+	}
+}
+
+/*
+ * The values of the conditions pushed down.  Returns false if one is NULL, so
+ * that no row can pass.
+ */
+static bool
+evaluate_limits(ForeignScanState *node, SourceScan *state, SaggScanLimits *limits)
+{
+	int			i = 0;
+	ListCell   *lc;
+
+	limits->min_partition = limits->min_offset = 0;
+	limits->max_partition = limits->max_offset = PG_INT64_MAX - 1;
+	foreach(lc, state->expressions)
+	{
+		SaggFieldKind kind = list_nth_int(state->bounds, i++);
+		int			strategy = list_nth_int(state->bounds, i++);
+		bool		isnull;
+		Datum		value;
+
+		value = ExecEvalExprSwitchContext((ExprState *) lfirst(lc),
+										  node->ss.ps.ps_ExprContext, &isnull);
+		if (isnull)
+			return false;
+		if (kind == SAGG_FIELD_PARTITION)
+			narrow(&limits->min_partition, &limits->max_partition, strategy,
+				   DatumGetInt64(value));
+		else
+			narrow(&limits->min_offset, &limits->max_offset, strategy,
+				   DatumGetInt64(value));
+	}
+	return limits->min_partition <= limits->max_partition &&
+		limits->min_offset <= limits->max_offset;
+}
+
+static void
+start(ForeignScanState *node, SourceScan *state)
+{
+	SaggScanLimits limits;
+
+	state->started = true;
+	state->next = 0;
+	state->empty = false;
+	if (state->cursor)
+	{
+		sagg_batch_rewind(state->cursor);
+		return;
+	}
+	if (!evaluate_limits(node, state, &limits))
+	{
+		state->empty = true;
+		return;
+	}
+	if (state->reader == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
+		Oid			user = SAGG_SCAN_USER(node);
+
+		state->reader = sagg_scan_reader_open(state->source,
+											  OidIsValid(user) ? user : GetUserId(),
+											  state->want_headers);
+		MemoryContextSwitchTo(old);
+	}
+	sagg_scan_reader_start(state->reader, &limits);
+}
+
+static bool
+next_record(SourceScan *state)
+{
+	if (state->empty)
+		return false;
+	return state->cursor ? sagg_batch_next(state->cursor, &state->record) :
+		sagg_scan_reader_next(state->reader, &state->record);
+}
+
+static void
+record_error_context(void *arg)
+{
+	SourceScan *state = (SourceScan *) arg;
+
+	errcontext("record at topic \"%s\", partition %d, offset " INT64_FORMAT,
+			   state->topic, state->record.partition, state->record.offset);
+}
+
+/*
+ * The current record to the slot's values, in the current context.
+ */
+static void
+decode_record(SourceScan *state, TupleTableSlot *slot)
+{
+	ErrorContextCallback callback;
+
+	callback.callback = record_error_context;
+	callback.arg = state;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	sagg_decoder_decode(state->decoder, state->record.payload,
+						state->record.payload_len,
+						slot->tts_values, slot->tts_isnull);
+	for (int i = 0; i < state->nmetadata; i++)
+	{
+		MetadataColumn *column = &state->metadata[i];
+
+		slot->tts_values[column->index] =
+			sagg_record_metadata(column->kind, column->type, &state->record,
+								 &slot->tts_isnull[column->index]);
+	}
+	error_context_stack = callback.previous;
+}
+
+/*
+ * IterateForeignScan.  The executor calls it in its context for one tuple,
+ * where the row's values live until the next call.
+ */
+TupleTableSlot *
+sagg_iterate_scan(ForeignScanState *node)
+{
+	SourceScan *state = (SourceScan *) node->fdw_state;
+	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
+
+	if (!state->started)
+		start(node, state);
+	ExecClearTuple(slot);
+	if (!next_record(state))
+		return slot;
+
+	decode_record(state, slot);
+	ExecStoreVirtualTuple(slot);
+	SAGG_TID_SET(&slot->tts_tid, state->next);
+	slot->tts_tableOid = state->source;
+	state->next++;
+	return slot;
+}
+
+/*
+ * ReScanForeignScan: from the first record, with the conditions' new values.
+ */
+void
+sagg_rescan(ForeignScanState *node)
+{
+	SourceScan *state = (SourceScan *) node->fdw_state;
+
+	if (state)
+		state->started = false;
+}
+
+/*
+ * EndForeignScan.  After an error the memory context does the same.
+ */
+void
+sagg_end_scan(ForeignScanState *node)
+{
+	SourceScan *state = (SourceScan *) node->fdw_state;
+
+	if (state == NULL)
+		return;
+	if (state->cursor)
+		sagg_batch_end(state->cursor);
+	if (state->reader)
+		sagg_scan_reader_close(state->reader);
+	sagg_decoder_free(state->decoder);
+	node->fdw_state = NULL;
+}

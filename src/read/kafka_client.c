@@ -1,0 +1,202 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_client.c
+ *	  The life of a librdkafka client inside a server process.
+ *
+ * Every client is on a list of the process and destroyed before the process
+ * leaves shared memory, if nobody did before; a client left to exit() would
+ * race with its own threads.  A process that was forked off with the list
+ * leaves it alone: librdkafka's threads are not there to end.
+ *
+ * librdkafka's threads run with all signals blocked and never call into the
+ * server: logs and errors are events of a queue which this process polls.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "storage/ipc.h"
+#include "utils/memutils.h"
+
+#include "reader_internal.h"
+
+static dlist_head clients = DLIST_STATIC_INIT(clients);
+
+static void
+close_all_clients(int code, Datum arg)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &clients)
+	{
+		SaggClient *client = dlist_container(SaggClient, node, iter.cur);
+
+		sagg_client_close(client);
+	}
+}
+
+/*
+ * rd_kafka_new, whose threads inherit the signal mask of the moment.
+ */
+static rd_kafka_t *
+new_with_signals_blocked(rd_kafka_conf_t *conf, char *reason, size_t size)
+{
+	sigset_t	all;
+	sigset_t	before;
+	rd_kafka_t *rk;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, reason, size);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return rk;
+}
+
+/*
+ * Make a client.  Takes over "conf", whether it raises an error or not.
+ * Contacts brokers only in the background.  Close it with sagg_client_close;
+ * "release" is called with "owner" then, or at the end of the process.
+ */
+SaggClient *
+sagg_client_open(rd_kafka_conf_t *conf, const char *topic,
+				 void (*release) (void *), void *owner)
+{
+	static pid_t registered = 0;
+	SaggClient *client;
+	char		reason[SAGG_TROUBLE_SIZE] = "";
+
+	if (registered != getpid())
+	{
+		before_shmem_exit(close_all_clients, (Datum) 0);
+		registered = getpid();
+	}
+	client = MemoryContextAllocExtended(TopMemoryContext, sizeof(SaggClient),
+										MCXT_ALLOC_ZERO | MCXT_ALLOC_NO_OOM);
+	if (client)
+		client->rk = new_with_signals_blocked(conf, reason, sizeof(reason));
+	if (client == NULL || client->rk == NULL)
+	{
+		rd_kafka_conf_destroy(conf);
+		if (client)
+			pfree(client);
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION),
+				 errmsg("could not set up a Kafka client"),
+				 reason[0] ? errdetail_internal("%s.", reason) : 0));
+	}
+	client->pid = getpid();
+	dlist_push_tail(&clients, &client->node);
+
+	(void) rd_kafka_set_log_queue(client->rk, NULL);
+	client->events = rd_kafka_queue_get_main(client->rk);
+	client->topic = rd_kafka_topic_new(client->rk, topic, NULL);
+	if (client->topic == NULL)
+	{
+		rd_kafka_resp_err_t err = rd_kafka_last_error();
+
+		sagg_client_close(client);
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid topic \"%s\"", topic),
+				 errdetail_internal("%s.", rd_kafka_err2str(err))));
+	}
+	client->release = release;
+	client->owner = owner;
+	return client;
+}
+
+/*
+ * Destroy a client and all that hangs on it.  Raises no error, and waits for
+ * no broker.
+ */
+void
+sagg_client_close(SaggClient *client)
+{
+	dlist_delete(&client->node);
+	if (client->pid == getpid())
+	{
+		if (client->release)
+			client->release(client->owner);
+		if (client->topic)
+			rd_kafka_topic_destroy(client->topic);
+		rd_kafka_queue_destroy(client->events);
+		rd_kafka_destroy_flags(client->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	}
+	pfree(client);
+}
+
+/*
+ * librdkafka puts its own name for the place in front of most texts; cut the
+ * line breaks and the final stop so that the text fits into a sentence.
+ */
+static void
+note_trouble(SaggClient *client, const char *text)
+{
+	size_t		len;
+
+	strlcpy(client->trouble, text, sizeof(client->trouble));
+	len = strlen(client->trouble);
+	while (len > 0 && strchr(". \r\n", client->trouble[len - 1]) != NULL)
+		client->trouble[--len] = '\0';
+	for (char *p = client->trouble; *p; p++)
+	{
+		if (iscntrl((unsigned char) *p) || IS_HIGHBIT_SET(*p))
+			*p = ' ';
+	}
+}
+
+static void
+serve_event(SaggClient *client, rd_kafka_event_t *event)
+{
+	const char *facility;
+	const char *text;
+	int			level;
+
+	switch (rd_kafka_event_type(event))
+	{
+		case RD_KAFKA_EVENT_ERROR:
+			switch (rd_kafka_event_error(event))
+			{
+				case RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN:
+					/* says less than what came before */
+					if (client->trouble[0] != '\0')
+						break;
+					/* FALLTHROUGH */
+				default:
+					note_trouble(client, rd_kafka_event_error_string(event));
+					break;
+				case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+				case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
+					note_trouble(client, rd_kafka_event_error_string(event));
+					client->refused = true;
+					break;
+			}
+			break;
+		case RD_KAFKA_EVENT_LOG:
+			if (rd_kafka_event_log(event, &facility, &text, &level) == 0 &&
+				message_level_is_interesting(DEBUG1))
+				elog(DEBUG1, "librdkafka: %s: %s", facility, text);
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * Take note of the client's logs and errors.  Never waits.
+ */
+void
+sagg_client_serve(SaggClient *client)
+{
+	rd_kafka_event_t *event;
+
+	while ((event = rd_kafka_queue_poll(client->events, 0)) != NULL)
+	{
+		serve_event(client, event);
+		rd_kafka_event_destroy(event);
+	}
+}

@@ -1,0 +1,189 @@
+/*-------------------------------------------------------------------------
+ *
+ * partition_queue.c
+ *	  The messages of one assigned partition, in order, without waiting.
+ *
+ * Messages are taken from librdkafka's queue in small portions and handed
+ * over one by one; what a batch does not take stays for the next.  Nothing is
+ * handed over twice, nothing before the position, and no error of Kafka that
+ * could mean a lost record is passed over (I5).
+ *
+ * A wake-up on the reader's descriptor is sent once until the queue is polled
+ * again, so a partition's queue is polled until it is empty or until a message
+ * stands in "taken" that nobody wants yet.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "reader_internal.h"
+
+/*
+ * Make the partition's queue, apart from the client's common one, wake up the
+ * reader's descriptor.  Before the partition is assigned.
+ */
+void
+sagg_partition_attach(SaggReader *reader, SaggPartition *part)
+{
+	static const uint64 one = 1;
+
+	part->queue = rd_kafka_queue_get_partition(reader->fetch->rk, reader->topic,
+											   part->partition);
+	if (part->queue == NULL)
+		elog(ERROR, "librdkafka has no queue for partition %d of topic \"%s\"",
+			 part->partition, reader->topic);
+	rd_kafka_queue_forward(part->queue, NULL);
+	rd_kafka_queue_io_event_enable(part->queue, reader->fd, &one, sizeof(one));
+}
+
+/*
+ * Forget what was taken and go on at "position"; the caller assigns it.
+ */
+void
+sagg_partition_restart(SaggPartition *part, int64 position)
+{
+	while (part->next < part->ntaken)
+		rd_kafka_message_destroy(part->taken[part->next++]);
+	part->next = part->ntaken = 0;
+	part->position = position;
+	part->eof = -1;
+}
+
+/*
+ * Give back messages and queue.  Raises no error.
+ */
+void
+sagg_partition_detach(SaggPartition *part)
+{
+	sagg_partition_restart(part, part->position);
+	if (part->queue)
+	{
+		rd_kafka_queue_io_event_enable(part->queue, -1, NULL, 0);
+		rd_kafka_queue_destroy(part->queue);
+	}
+	part->queue = NULL;
+}
+
+static void
+raise_offsets_gone(SaggReader *reader, SaggPartition *part, int64 offset)
+{
+	int64		low = RD_KAFKA_OFFSET_INVALID;
+	int64		high = RD_KAFKA_OFFSET_INVALID;
+
+	(void) rd_kafka_get_watermark_offsets(reader->fetch->rk, reader->topic,
+										  part->partition, &low, &high);
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
+			 errmsg("offset " INT64_FORMAT " of partition %d of topic \"%s\" is not in Kafka",
+					offset, part->partition, reader->topic),
+			 low >= 0 && high >= 0 ?
+			 errdetail("Kafka has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
+					   low, high) : 0,
+			 errhint("The topic's retention was too short for the time nobody read it, or the topic was made anew.")));
+}
+
+/*
+ * An error in place of a message.  Raises an error unless librdkafka goes on
+ * by itself without a gap.
+ */
+static void
+handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *message)
+{
+	rd_kafka_resp_err_t err = message->err;
+	int64		offset = message->offset;
+	char		text[SAGG_TROUBLE_SIZE];
+
+	strlcpy(text, rd_kafka_message_errstr(message), sizeof(text));
+	rd_kafka_message_destroy(message);
+
+	switch (err)
+	{
+		case RD_KAFKA_RESP_ERR__PARTITION_EOF:
+			part->eof = Max(part->eof, offset);
+			break;
+		case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
+		case RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE:
+			raise_offsets_gone(reader, part, offset >= 0 ? offset : part->position);
+			break;
+		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("Kafka does not permit reading topic \"%s\"", reader->topic),
+					 errdetail_internal("%s.", text)));
+			break;
+		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("partition %d of topic \"%s\" does not exist in the Kafka cluster",
+							part->partition, reader->topic)));
+			break;
+		case RD_KAFKA_RESP_ERR__BAD_MSG:
+		case RD_KAFKA_RESP_ERR__BAD_COMPRESSION:
+		case RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED:
+		case RD_KAFKA_RESP_ERR__UNDERFLOW:
+		case RD_KAFKA_RESP_ERR_INVALID_MSG:
+		case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("could not read partition %d of topic \"%s\" from offset " INT64_FORMAT,
+							part->partition, reader->topic, part->position),
+					 errdetail_internal("%s.", text)));
+			break;
+		default:
+			strlcpy(reader->fetch->trouble, text, sizeof(reader->fetch->trouble));
+			break;
+	}
+}
+
+/*
+ * The first message at or behind the position, or NULL if there is none yet.
+ * It stays there until taken.  Raises an error if offsets are gone or records
+ * cannot be read.
+ */
+rd_kafka_message_t *
+sagg_partition_peek(SaggReader *reader, SaggPartition *part)
+{
+	for (;;)
+	{
+		rd_kafka_message_t *message;
+
+		if (part->next == part->ntaken)
+		{
+			ssize_t		n;
+
+			part->next = part->ntaken = 0;
+			n = rd_kafka_consume_batch_queue(part->queue, 0, part->taken,
+											 SAGG_TAKE_AT_ONCE);
+			if (n <= 0)
+				return NULL;
+			part->ntaken = n;
+		}
+		message = part->taken[part->next];
+		if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)
+		{
+			if (message->offset >= part->position)
+				return message;
+			part->next++;
+			rd_kafka_message_destroy(message);
+		}
+		else
+		{
+			part->next++;
+			handle_error(reader, part, message);
+		}
+	}
+}
+
+/*
+ * Take the message that sagg_partition_peek returned; now it is the caller's.
+ */
+rd_kafka_message_t *
+sagg_partition_take(SaggPartition *part)
+{
+	rd_kafka_message_t *message = part->taken[part->next++];
+
+	part->position = message->offset + 1;
+	return message;
+}

@@ -1,0 +1,127 @@
+/*-------------------------------------------------------------------------
+ *
+ * reader_internal.h
+ *	  The reader's insides: clients, partitions, and who frees what.
+ *
+ * A reader has two librdkafka clients.  "asks" answers questions (metadata,
+ * watermarks) and never fetches: on a fetching connection a question waits
+ * behind the fetch in flight.  "fetch" reads the assigned partitions, one
+ * queue each; it is made at the first assignment, when the number of
+ * partitions, and with it the size of a queue, is known.
+ *
+ * librdkafka's threads never run our code: there is no callback in either
+ * direction, only queues polled by this process.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_READER_INTERNAL_H
+#define SAGG_READER_INTERNAL_H
+
+#include "lib/ilist.h"
+#include "read/read_internal.h"
+
+/* a call into librdkafka blocks no longer than this at once */
+#define SAGG_KAFKA_SLICE_MS		500
+
+#define SAGG_TROUBLE_SIZE		512
+
+/*
+ * A live rd_kafka_t.  Lives in TopMemoryContext; "release" is called with
+ * "owner" right before rd_kafka_destroy to give back messages and queues,
+ * without which librdkafka would wait forever.
+ */
+typedef struct SaggClient
+{
+	dlist_node	node;
+	rd_kafka_t *rk;
+	rd_kafka_queue_t *events;	/* logs and errors */
+	rd_kafka_topic_t *topic;
+	pid_t		pid;			/* of the process that made it */
+	void		(*release) (void *owner);
+	void	   *owner;
+	bool		refused;		/* the broker rejects our credentials */
+	char		trouble[SAGG_TROUBLE_SIZE]; /* last error, "" = none */
+} SaggClient;
+
+/* kafka_client.c */
+extern SaggClient *sagg_client_open(rd_kafka_conf_t *conf, const char *topic,
+									void (*release) (void *), void *owner);
+extern void sagg_client_close(SaggClient *client);
+extern void sagg_client_serve(SaggClient *client);
+
+/* client_tuning.c */
+extern void sagg_conf_set(rd_kafka_conf_t *conf, const char *name,
+						  const char *value);
+extern void sagg_conf_prepare(rd_kafka_conf_t *conf);
+extern void sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
+								int64 *queue_bytes, int64 *queue_records);
+
+/* messages taken from a partition's queue at once */
+#define SAGG_TAKE_AT_ONCE		256
+
+/*
+ * An assigned partition.  Everything before "position" has been handed over;
+ * messages from there on stand in "taken" and, behind those, in "queue".
+ */
+typedef struct SaggPartition
+{
+	int32		partition;
+	int64		position;
+	int64		eof;			/* last end of the partition seen, -1 = none */
+	int64		range_end;		/* of the batch, -1 = not part of it */
+	bool		complete;		/* all of the batch's range handed over */
+	rd_kafka_queue_t *queue;
+	int			next;			/* into taken */
+	int			ntaken;
+	rd_kafka_message_t *taken[SAGG_TAKE_AT_ONCE];
+} SaggPartition;
+
+struct SaggReader
+{
+	MemoryContext memory;
+	char	   *topic;
+	char	   *cluster_id;
+	int			fd;				/* eventfd of all partition queues */
+	rd_kafka_conf_t *conf;		/* for "fetch", until that is made */
+	SaggClient *asks;
+	SaggClient *fetch;
+	int64		queue_bytes;	/* of a partition's queue, when full */
+	int64		queue_records;
+	int			npartitions;
+	SaggPartition **partitions;
+	int			known_partitions;	/* of the topic, 0 = not asked yet */
+	TimestampTz partitions_checked;
+	TimestampTz prodded;		/* see prod_fetcher */
+	int			nranges;		/* of the batch */
+	SaggRange  *ranges;
+	SaggBatch  *batch;
+};
+
+/* partition_queue.c */
+extern void sagg_partition_attach(SaggReader *reader, SaggPartition *part);
+extern void sagg_partition_restart(SaggPartition *part, int64 position);
+extern void sagg_partition_detach(SaggPartition *part);
+extern rd_kafka_message_t *sagg_partition_peek(SaggReader *reader,
+											   SaggPartition *part);
+extern rd_kafka_message_t *sagg_partition_take(SaggPartition *part);
+
+/* spill_file.c */
+#define SAGG_SPILL_BUFFER		65536
+
+typedef struct SaggSpill SaggSpill;
+
+typedef struct SaggReadAhead
+{
+	int64		start;			/* place in the file */
+	int64		len;			/* bytes in data */
+	char		data[SAGG_SPILL_BUFFER];
+} SaggReadAhead;
+
+extern SaggSpill *sagg_spill_create(void);
+extern void sagg_spill_close(SaggSpill *spill);
+extern int64 sagg_spill_size(const SaggSpill *spill);
+extern void sagg_spill_write(SaggSpill *spill, const void *data, Size len);
+extern void sagg_spill_read(SaggSpill *spill, SaggReadAhead *ahead,
+							int64 offset, void *data, Size len);
+
+#endif							/* SAGG_READER_INTERNAL_H */

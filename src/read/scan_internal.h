@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * scan_internal.h
+ *	  What the files behind the scan callbacks ask of each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_SCAN_INTERNAL_H
+#define SAGG_SCAN_INTERNAL_H
+
+#include "read/read_internal.h"
+
+/* The part of the topic a scan reads; both ends of both ranges belong to it. */
+typedef struct SaggScanLimits
+{
+	int64		min_partition;
+	int64		max_partition;
+	int64		min_offset;
+	int64		max_offset;
+} SaggScanLimits;
+
+/* scan_reader.c */
+typedef struct SaggScanReader SaggScanReader;
+
+extern SaggScanReader *sagg_scan_reader_open(Oid source, Oid user,
+											 bool want_headers);
+extern void sagg_scan_reader_start(SaggScanReader *scan,
+								   const SaggScanLimits *limits);
+extern bool sagg_scan_reader_next(SaggScanReader *scan, SaggRecord *record);
+extern void sagg_scan_reader_close(SaggScanReader *scan);
+
+/* record_metadata.c */
+extern Datum sagg_record_metadata(SaggFieldKind kind, Oid type,
+								  const SaggRecord *record, bool *isnull);
+
+#endif							/* SAGG_SCAN_INTERNAL_H */

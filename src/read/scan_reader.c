@@ -1,0 +1,220 @@
+/*-------------------------------------------------------------------------
+ *
+ * scan_reader.c
+ *	  A foreign scan's own bounded read of a topic.
+ *
+ * The first start asks Kafka for the topic's bounds; whatever arrives later
+ * is not read, and a scan started again reads the same.  Records are fetched
+ * in chunks, each a batch of the reader, so that memory stays bounded.  The
+ * reader is closed with the memory context it was opened in, at the latest.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "scan_internal.h"
+
+/* records of a chunk, at most */
+#define RECORDS_PER_CHUNK		10000
+
+/* the reader wants to be called this often */
+#define LOOK_AGAIN_MS			1000
+
+struct SaggScanReader
+{
+	MemoryContext memory;
+	MemoryContextCallback callback;
+	SaggReader *reader;
+	SaggBatchCursor *cursor;
+	int			nbounds;
+	SaggRange  *bounds;			/* of the topic, NULL = not asked yet */
+	int			nranges;
+	SaggRange  *ranges;			/* not yet read */
+	SaggRange  *chunk;			/* work space */
+	int64		nchunks;
+};
+
+static void
+close_reader(void *arg)
+{
+	SaggScanReader *scan = (SaggScanReader *) arg;
+
+	if (scan->reader)
+		sagg_reader_close(scan->reader);
+	scan->reader = NULL;
+}
+
+/*
+ * Prepare to read "source" with the user mapping of "user".  Contacts nobody
+ * yet.  Lives in the current context.
+ */
+SaggScanReader *
+sagg_scan_reader_open(Oid source, Oid user, bool want_headers)
+{
+	SaggScanReader *scan = palloc0(sizeof(SaggScanReader));
+	Oid			save_user;
+	int			save_context;
+
+	scan->memory = CurrentMemoryContext;
+	scan->callback.func = close_reader;
+	scan->callback.arg = scan;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &scan->callback);
+
+	/* an ERROR in between: the end of the transaction restores the user */
+	GetUserIdAndSecContext(&save_user, &save_context);
+	if (user != save_user)
+		SetUserIdAndSecContext(user, save_context | SECURITY_LOCAL_USERID_CHANGE);
+	scan->reader = sagg_reader_open(source);
+	SetUserIdAndSecContext(save_user, save_context);
+
+	scan->cursor = sagg_batch_open(sagg_reader_batch(scan->reader), want_headers);
+	return scan;
+}
+
+/*
+ * Close the reader; memory goes with the context.
+ */
+void
+sagg_scan_reader_close(SaggScanReader *scan)
+{
+	sagg_batch_end(scan->cursor);
+	close_reader(scan);
+}
+
+/*
+ * Begin to read what lies within the limits, from its start.  Waits for Kafka
+ * the first time.
+ */
+void
+sagg_scan_reader_start(SaggScanReader *scan, const SaggScanLimits *limits)
+{
+	if (scan->bounds == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(scan->memory);
+		SaggRange  *bounds = sagg_reader_bounds(scan->reader, &scan->nbounds);
+
+		scan->ranges = palloc(sizeof(SaggRange) * Max(scan->nbounds, 1));
+		scan->chunk = palloc(sizeof(SaggRange) * Max(scan->nbounds, 1));
+		scan->bounds = bounds;
+		MemoryContextSwitchTo(old);
+	}
+
+	scan->nranges = 0;
+	for (int i = 0; i < scan->nbounds; i++)
+	{
+		SaggRange	range = scan->bounds[i];
+
+		if (range.partition < limits->min_partition ||
+			range.partition > limits->max_partition)
+			continue;
+		range.start = Max(range.start, limits->min_offset);
+		if (limits->max_offset < range.end)
+			range.end = limits->max_offset + 1;
+		if (range.start < range.end)
+			scan->ranges[scan->nranges++] = range;
+	}
+
+	/* all partitions at once; a chunk may have a part of them only */
+	sagg_reader_release(scan->reader);
+	sagg_reader_assign(scan->reader, scan->ranges, scan->nranges);
+	sagg_batch_rewind(scan->cursor);
+}
+
+/*
+ * Wait until the chunk is complete.
+ */
+static void
+collect(SaggScanReader *scan)
+{
+	static uint32 wait_event = 0;
+	TimestampTz last_progress = GetCurrentTimestamp();
+
+	if (wait_event == 0)
+		wait_event = SAGG_WAIT_EVENT("StreamAggKafka");
+	while (!sagg_reader_collect(scan->reader))
+	{
+		int			events;
+
+		events = WaitLatchOrSocket(MyLatch,
+								   WL_LATCH_SET | WL_SOCKET_READABLE |
+								   WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+								   sagg_reader_fd(scan->reader), LOOK_AGAIN_MS,
+								   wait_event);
+		if (events & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+		}
+		if (events & WL_SOCKET_READABLE)
+			last_progress = GetCurrentTimestamp();
+		else if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
+											sagg_kafka_timeout_ms))
+		{
+			const char *trouble = sagg_reader_trouble(scan->reader);
+
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("no records of topic \"%s\" from Kafka for %d ms",
+							sagg_reader_topic(scan->reader), sagg_kafka_timeout_ms),
+					 trouble ? errdetail_internal("%s.", trouble) : 0));
+		}
+	}
+}
+
+/*
+ * Fetch the next chunk.  Returns false if nothing is left.
+ */
+static bool
+next_chunk(SaggScanReader *scan)
+{
+	int			n = 0;
+	int			kept = 0;
+
+	for (int i = 0; i < scan->nranges; i++)
+	{
+		if (scan->ranges[i].start < scan->ranges[i].end)
+			scan->chunk[n++] = scan->ranges[i];
+	}
+	if (n == 0)
+		return false;
+	sagg_ranges_share(scan->chunk, n, RECORDS_PER_CHUNK, scan->nchunks++);
+	for (int i = 0; i < n; i++)
+	{
+		if (scan->chunk[i].start < scan->chunk[i].end)
+			scan->chunk[kept++] = scan->chunk[i];
+	}
+
+	sagg_reader_begin(scan->reader, scan->chunk, kept);
+	collect(scan);
+	sagg_batch_rewind(scan->cursor);
+	for (int i = 0; i < kept; i++)
+	{
+		for (int j = 0; j < scan->nranges; j++)
+		{
+			if (scan->ranges[j].partition == scan->chunk[i].partition)
+				scan->ranges[j].start = scan->chunk[i].end;
+		}
+	}
+	return true;
+}
+
+/*
+ * The next record, or false behind the last one.  What it points to stays
+ * until the next call.  Waits for Kafka.
+ */
+bool
+sagg_scan_reader_next(SaggScanReader *scan, SaggRecord *record)
+{
+	while (!sagg_batch_next(scan->cursor, record))
+	{
+		if (!next_chunk(scan))
+			return false;
+	}
+	return true;
+}

@@ -1,0 +1,271 @@
+/*-------------------------------------------------------------------------
+ *
+ * topic_query.c
+ *	  Questions of a reader to Kafka: which cluster, which partitions, from
+ *	  and to which offset.
+ *
+ * They wait up to stream_agg.kafka_timeout, in slices short enough to serve
+ * interrupts, and then raise connection_failure with what librdkafka reported
+ * last.  Except at the start nothing is asked without need: an idle stream
+ * asks once in PARTITIONS_CHECK_MS whether there are new partitions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/timestamp.h"
+
+#include "reader_internal.h"
+
+/* pause after an answer that is of no use yet */
+#define PAUSE_MS				100
+
+#define PARTITIONS_CHECK_MS		30000
+
+/* the longest sagg_reader_partitions_changed may take */
+#define PARTITIONS_WAIT_MS		100
+
+static TimestampTz
+deadline(void)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), sagg_kafka_timeout_ms);
+}
+
+static void
+raise_no_answer(SaggReader *reader, rd_kafka_resp_err_t err)
+{
+	const char *trouble = reader->asks->trouble;
+
+	if (reader->asks->refused)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("Kafka has rejected the credentials for topic \"%s\"",
+						reader->topic),
+				 errdetail_internal("%s.", trouble)));
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("no answer from Kafka about topic \"%s\" within %d ms",
+					reader->topic, sagg_kafka_timeout_ms),
+			 errdetail_internal("%s.", trouble[0] ? trouble : rd_kafka_err2str(err)),
+			 errhint("Check the brokers of the foreign server, and stream_agg.kafka_timeout.")));
+}
+
+/*
+ * An attempt failed with "err": raise an error if it is time to give up, else
+ * return when the next attempt makes sense.
+ */
+static void
+before_next_attempt(SaggReader *reader, TimestampTz until, rd_kafka_resp_err_t err)
+{
+	CHECK_FOR_INTERRUPTS();
+	sagg_client_serve(reader->asks);
+	if (reader->asks->refused || GetCurrentTimestamp() >= until)
+		raise_no_answer(reader, err);
+	if (err != RD_KAFKA_RESP_ERR__TIMED_OUT)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 PAUSE_MS, SAGG_WAIT_EVENT("StreamAggKafka"));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static int
+slice(TimestampTz until)
+{
+	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+
+	return (int) Max(1, Min(left, SAGG_KAFKA_SLICE_MS));
+}
+
+/*
+ * The error of a topic in an answer: raised if waiting does not help.
+ */
+static void
+check_topic_error(SaggReader *reader, rd_kafka_resp_err_t err)
+{
+	switch (err)
+	{
+		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("topic \"%s\" does not exist in the Kafka cluster",
+							reader->topic)));
+			break;
+		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("Kafka does not permit reading topic \"%s\"",
+							reader->topic)));
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * One attempt to learn the number of partitions.
+ */
+static rd_kafka_resp_err_t
+ask_partitions(SaggReader *reader, int timeout_ms, int *npartitions)
+{
+	const struct rd_kafka_metadata *metadata;
+	rd_kafka_resp_err_t err;
+
+	*npartitions = 0;
+	err = rd_kafka_metadata(reader->asks->rk, 0, reader->asks->topic, &metadata,
+							timeout_ms);
+	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+		return err;
+	err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
+	if (metadata->topic_cnt == 1)
+	{
+		err = metadata->topics[0].err;
+		*npartitions = metadata->topics[0].partition_cnt;
+	}
+	rd_kafka_metadata_destroy(metadata);
+	if (err == RD_KAFKA_RESP_ERR_NO_ERROR && *npartitions == 0)
+		err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
+	return err;
+}
+
+static int
+wait_for_partitions(SaggReader *reader, TimestampTz until)
+{
+	int			npartitions;
+
+	for (;;)
+	{
+		rd_kafka_resp_err_t err = ask_partitions(reader, slice(until), &npartitions);
+
+		if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
+			break;
+		check_topic_error(reader, err);
+		before_next_attempt(reader, until, err);
+	}
+	reader->asks->trouble[0] = '\0';
+	reader->known_partitions = npartitions;
+	reader->partitions_checked = GetCurrentTimestamp();
+	return npartitions;
+}
+
+/*
+ * The id of the cluster the brokers belong to; the reader's memory.  Waits.
+ */
+const char *
+sagg_reader_cluster_id(SaggReader *reader)
+{
+	TimestampTz until = deadline();
+	char	   *id;
+
+	if (reader->cluster_id)
+		return reader->cluster_id;
+
+	(void) wait_for_partitions(reader, until);
+	while ((id = rd_kafka_clusterid(reader->asks->rk, slice(until))) == NULL)
+		before_next_attempt(reader, until, RD_KAFKA_RESP_ERR__TIMED_OUT);
+	reader->cluster_id = MemoryContextStrdup(reader->memory, id);
+	rd_kafka_mem_free(reader->asks->rk, id);
+	return reader->cluster_id;
+}
+
+/*
+ * One attempt to learn the first or the last offset of all partitions: one
+ * request per broker, whatever the number of partitions.
+ */
+static rd_kafka_resp_err_t
+ask_offsets(SaggReader *reader, int64 which, int timeout_ms,
+			int npartitions, int64 *offsets)
+{
+	rd_kafka_topic_partition_list_t *list =
+		rd_kafka_topic_partition_list_new(npartitions);
+	rd_kafka_resp_err_t err;
+
+	for (int i = 0; i < npartitions; i++)
+		rd_kafka_topic_partition_list_add(list, reader->topic, i)->offset = which;
+	err = rd_kafka_offsets_for_times(reader->asks->rk, list, timeout_ms);
+	for (int i = 0; i < npartitions && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
+	{
+		err = list->elems[i].err;
+		offsets[list->elems[i].partition] = list->elems[i].offset;
+		if (err == RD_KAFKA_RESP_ERR_NO_ERROR && list->elems[i].offset < 0)
+			err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
+	}
+	rd_kafka_topic_partition_list_destroy(list);
+	return err;
+}
+
+static void
+wait_for_offsets(SaggReader *reader, int64 which, TimestampTz until,
+				 int npartitions, int64 *offsets)
+{
+	for (;;)
+	{
+		rd_kafka_resp_err_t err = ask_offsets(reader, which, slice(until),
+											  npartitions, offsets);
+
+		if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
+			break;
+		if (err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
+			check_topic_error(reader, err);
+		before_next_attempt(reader, until, err);
+	}
+}
+
+/*
+ * For every partition of the topic, ascending, the first offset that exists
+ * and the end: where the next record goes, or with the default isolation
+ * level, where the first open transaction begins.  Allocated in the current
+ * context.  Waits.  Raises undefined_object if there is no such topic.
+ */
+SaggRange *
+sagg_reader_bounds(SaggReader *reader, int *npartitions)
+{
+	TimestampTz until = deadline();
+	int			n = wait_for_partitions(reader, until);
+	SaggRange  *bounds = palloc(sizeof(SaggRange) * n);
+	int64	   *low = palloc(sizeof(int64) * n);
+	int64	   *high = palloc(sizeof(int64) * n);
+
+	/* in this order the end is never before the start */
+	wait_for_offsets(reader, RD_KAFKA_OFFSET_BEGINNING, until, n, low);
+	wait_for_offsets(reader, RD_KAFKA_OFFSET_END, until, n, high);
+	for (int i = 0; i < n; i++)
+	{
+		bounds[i].partition = i;
+		bounds[i].start = low[i];
+		bounds[i].end = Max(high[i], low[i]);
+	}
+	pfree(low);
+	pfree(high);
+	*npartitions = n;
+	return bounds;
+}
+
+/*
+ * Has the topic other partitions than at the last sagg_reader_bounds?  Asks
+ * once in PARTITIONS_CHECK_MS, for PARTITIONS_WAIT_MS at most; at other times,
+ * and without an answer, it returns false.
+ */
+bool
+sagg_reader_partitions_changed(SaggReader *reader)
+{
+	TimestampTz now;
+	int			npartitions;
+
+	if (reader->known_partitions == 0)
+		return false;
+	now = GetCurrentTimestamp();
+	if (!TimestampDifferenceExceeds(reader->partitions_checked, now,
+									PARTITIONS_CHECK_MS))
+		return false;
+	reader->partitions_checked = now;
+	return ask_partitions(reader, PARTITIONS_WAIT_MS,
+						  &npartitions) == RD_KAFKA_RESP_ERR_NO_ERROR &&
+		npartitions != reader->known_partitions;
+}
