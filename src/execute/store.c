@@ -233,7 +233,7 @@ sagg_store_publish(SaggStore *store)
 	{
 		SaggUndoTable *undo = &store->tables[i];
 
-		if (undo->resized_at >= 0)
+		if (undo->resized_at >= 0 && undo->nslots > 0)
 			dsa_free(store->area, undo->slots);
 		SAGG_TABLE(store, undo->table)->touched = 0;
 	}

@@ -77,9 +77,12 @@ bool
 sagg_table_probe(SaggStore *store, SaggTable *table, uint32 hash,
 				 uint32 *step, dsa_pointer *version)
 {
-	SaggSlotRef *slots = SAGG_SLOTS(store, table);
+	SaggSlotRef *slots;
 	uint32		mask = table->nslots - 1;
 
+	if (table->nslots == 0)
+		return false;
+	slots = SAGG_SLOTS(store, table);
 	for (;;)
 	{
 		SaggSlotRef *slot = &slots[(FIRST_SLOT(table, hash) + *step) & mask];
@@ -176,13 +179,12 @@ touch_table(SaggStore *store, int partition, dsa_pointer dp, bool created)
 }
 
 /*
- * The table of a window, made if need be.
+ * The table of a window, made if need be, then without slots.
  */
 static dsa_pointer
 require_table(SaggStore *store, int partition, int64 start, bool undoable)
 {
 	dsa_pointer dp;
-	dsa_pointer slots;
 	SaggTable  *table;
 
 	for (dp = store->header->partitions[partition]; DsaPointerIsValid(dp);
@@ -194,21 +196,10 @@ require_table(SaggStore *store, int partition, int64 start, bool undoable)
 	}
 
 	dp = sagg_store_allocate(store, sizeof(SaggTable));
-	PG_TRY();
-	{
-		slots = allocate_slots(store, TABLE_INITIAL_SLOTS);
-	}
-	PG_CATCH();
-	{
-		dsa_free(store->area, dp);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
 	table = SAGG_TABLE(store, dp);
 	memset(table, 0, sizeof(SaggTable));
 	table->start = start;
-	table->nslots = TABLE_INITIAL_SLOTS;
-	table->slots = slots;
+	table->slots = InvalidDsaPointer;
 	table->next = store->header->partitions[partition];
 	store->header->partitions[partition] = dp;
 	if (undoable)
@@ -223,7 +214,7 @@ require_table(SaggStore *store, int partition, int64 start, bool undoable)
 static void
 grow_table(SaggStore *store, SaggTable *table, SaggUndoTable *undo)
 {
-	uint32		nslots = table->nslots * 2;
+	uint32		nslots = Max(TABLE_INITIAL_SLOTS, table->nslots * 2);
 	dsa_pointer grown;
 	SaggSlotRef *from;
 	SaggSlotRef *to;
@@ -231,7 +222,7 @@ grow_table(SaggStore *store, SaggTable *table, SaggUndoTable *undo)
 	if ((uint64) (table->nentries + 1) * 4 <= (uint64) table->nslots * 3)
 		return;
 	grown = allocate_slots(store, nslots);
-	from = SAGG_SLOTS(store, table);
+	from = table->nslots > 0 ? SAGG_SLOTS(store, table) : NULL;
 	to = dsa_get_address(store->area, grown);
 	for (uint32 i = 0; i < table->nslots; i++)
 	{
@@ -242,7 +233,7 @@ grow_table(SaggStore *store, SaggTable *table, SaggUndoTable *undo)
 	}
 	if (undo && undo->resized_at < 0)
 		undo->resized_at = store->nrecords;
-	else
+	else if (table->nslots > 0)
 		dsa_free(store->area, table->slots);
 	table->slots = grown;
 	table->nslots = nslots;
@@ -336,17 +327,21 @@ void
 sagg_store_free_table(SaggStore *store, int partition, dsa_pointer dp)
 {
 	SaggTable  *table = SAGG_TABLE(store, dp);
-	SaggSlotRef *slots = SAGG_SLOTS(store, table);
 	dsa_pointer *link = &store->header->partitions[partition];
 
 	while (*link != dp)
 		link = &SAGG_TABLE(store, *link)->next;
 	*link = table->next;
-	for (uint32 i = 0; i < table->nslots; i++)
+	if (table->nslots > 0)
 	{
-		if (DsaPointerIsValid(slots[i].version))
-			dsa_free(store->area, slots[i].version);
+		SaggSlotRef *slots = SAGG_SLOTS(store, table);
+
+		for (uint32 i = 0; i < table->nslots; i++)
+		{
+			if (DsaPointerIsValid(slots[i].version))
+				dsa_free(store->area, slots[i].version);
+		}
+		dsa_free(store->area, table->slots);
 	}
-	dsa_free(store->area, table->slots);
 	dsa_free(store->area, dp);
 }

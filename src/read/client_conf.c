@@ -103,7 +103,6 @@ rd_kafka_conf_t *
 sagg_client_conf(Oid source)
 {
 	ForeignServer *server = GetForeignServer(GetForeignServerIdByRelId(source));
-	List	   *mapping = mapping_options(server->serverid);
 	rd_kafka_conf_t *conf;
 
 	require_brokers(server);
@@ -113,7 +112,7 @@ sagg_client_conf(Oid source)
 	PG_TRY();
 	{
 		apply_options(conf, server->options, SAGG_OPT_SERVER, "server");
-		apply_options(conf, mapping, SAGG_OPT_MAPPING, "user mapping");
+		apply_options(conf, mapping_options(server->serverid), SAGG_OPT_MAPPING, "user mapping");
 	}
 	PG_CATCH();
 	{
