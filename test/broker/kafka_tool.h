@@ -1,0 +1,30 @@
+/*
+ * kafka_tool: the embedded broker of the tests and the demo, and programs that
+ * write to and read from any Kafka.
+ */
+#ifndef KAFKA_TOOL_H
+#define KAFKA_TOOL_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include <librdkafka/rdkafka.h>
+
+extern int	serve_main(int argc, char **argv);
+extern int	control_main(int argc, char **argv);
+extern int	produce_main(int argc, char **argv);
+extern int	generate_main(int argc, char **argv);
+extern int	consume_main(int argc, char **argv);
+
+/* print a message in the manner of printf to stderr and exit with status 1 */
+extern void die(const char *format,...) __attribute__((noreturn, format(printf, 1, 2)));
+
+/* a librdkafka client with properties "name=value", NULL-terminated */
+extern rd_kafka_t *make_client(rd_kafka_type_t type, rd_kafka_conf_t *conf,
+							   const char *brokers, const char *const *properties);
+
+/* seconds since some moment, and CPU seconds of this process */
+extern double wall_seconds(void);
+extern double cpu_seconds(void);
+
+#endif
