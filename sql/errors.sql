@@ -20,7 +20,7 @@ SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY 1', mode => 'u
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 month''), count(*) FROM clicks GROUP BY 1');
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''0 min''), count(*) FROM clicks GROUP BY 1');
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, user_id * interval ''1 min''), count(*) FROM clicks GROUP BY 1');
-SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), stream_agg.tumble(ts, ''2 min''), count(*) FROM clicks GROUP BY 1, 2');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min'') AS a, stream_agg.tumble(ts, ''2 min'') AS b, count(*) FROM clicks GROUP BY 1, 2');
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks GROUP BY 1', watermark => '1 month');
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks GROUP BY 1', watermark => '-1 s');
 
@@ -34,6 +34,8 @@ SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELE
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT DISTINCT ts FROM clicks) c GROUP BY 1');
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT ts FROM clicks UNION ALL SELECT ts FROM clicks) c GROUP BY 1');
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks WHERE user_id IN (SELECT user_id FROM clicks) GROUP BY 1');
+SELECT pg_temp.try('SELECT name, count(*) FROM users WHERE id IN (SELECT user_id FROM clicks) GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT ts, rank() OVER (ORDER BY ts) FROM clicks) c GROUP BY 1');
 
 -- the shape of the query
 SELECT pg_temp.try('SELECT * FROM clicks');

@@ -2,6 +2,7 @@
 CREATE ROLE stream_alice LOGIN;
 CREATE ROLE stream_bob LOGIN;
 CREATE SCHEMA alice AUTHORIZATION stream_alice;
+CREATE SCHEMA bob AUTHORIZATION stream_bob;
 GRANT USAGE ON SCHEMA alice TO stream_bob;
 
 -- brokers of one's choice need USAGE on the wrapper
@@ -33,7 +34,7 @@ SELECT stream_agg.drop_stream('alice.counts');
 SELECT stream_agg.process_available('alice.counts');
 SELECT * FROM alice.events;
 SELECT * FROM alice.counts;
-SELECT stream_agg.create_stream('bob', 'SELECT id, count(*) FROM alice.events GROUP BY 1', output_mode => 'update');
+SELECT stream_agg.create_stream('bob.counts', 'SELECT id, count(*) FROM alice.events GROUP BY 1', output_mode => 'update');
 SELECT stream_agg.drop_source('alice.events');
 SELECT * FROM stream_agg.stat_streams();
 

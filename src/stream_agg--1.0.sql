@@ -322,7 +322,6 @@ AS 'MODULE_PATHNAME', 'stream_agg_stat_streams'
 LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.stat_streams() IS
 'what shared memory knows of the streams of this database; read it through pg_stat_stream_agg';
-REVOKE ALL ON FUNCTION stream_agg.stat_streams() FROM PUBLIC;
 
 CREATE FUNCTION stream_agg.stat_partitions(
     OUT query            oid,
@@ -334,7 +333,6 @@ AS 'MODULE_PATHNAME', 'stream_agg_stat_partitions'
 LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.stat_partitions() IS
 'what shared memory knows of the partitions that streams of this database read; read it through pg_stat_stream_agg_partitions';
-REVOKE ALL ON FUNCTION stream_agg.stat_partitions() FROM PUBLIC;
 
 CREATE VIEW @extschema@.pg_stat_stream_agg AS
 SELECT s.stream,

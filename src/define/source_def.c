@@ -13,7 +13,9 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
@@ -68,7 +70,7 @@ settle_server(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 brokers ? errmsg("brokers and server cannot be given both") :
 				 errmsg("either brokers or server must be given"),
-				 errhint("Give brokers => 'host:9092', or the name of a foreign server of %s.",
+				 errhint("Give brokers => 'host:9092', or server => the name of a foreign server of %s.",
 						 SAGG_FDW)));
 	if (brokers)
 		return sagg_server_of_brokers(sagg_required_argument(fcinfo, 3, "brokers"), options);
@@ -181,6 +183,8 @@ stream_agg_drop_source(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a source", name->relname)));
+	if (!SAGG_OWNS_RELATION(relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_FOREIGN_TABLE, name->relname);
 	stream = stream_of_source(relid);
 	if (stream)
 		ereport(ERROR,

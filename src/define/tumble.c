@@ -85,7 +85,7 @@ stream_agg_tumble(PG_FUNCTION_ARGS)
 	RangeBound	upper = {.inclusive = false,.lower = false};
 	int64		since;
 	int64		start;
-	int64		end;
+	int64		end = 0;
 
 	if (TIMESTAMP_NOT_FINITE(ts))
 		ereport(ERROR,

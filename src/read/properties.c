@@ -109,33 +109,12 @@ sagg_option_names(int object)
 }
 
 /*
- * Whether librdkafka has a property of this name.
- */
-static bool
-is_property(const char *name)
-{
-	rd_kafka_conf_t *conf = rd_kafka_conf_new();
-	size_t		size = 0;
-	bool		known;
-
-	known = rd_kafka_conf_get(conf, name, NULL, &size) == RD_KAFKA_CONF_OK;
-	rd_kafka_conf_destroy(conf);
-	return known;
-}
-
-/*
  * Raise fdw_invalid_option_name for an option that an object cannot have.
  * "object_name" is for the message, such as "server".
  */
 void
 sagg_option_refuse(const char *name, int object, const char *object_name)
 {
-	if (object == SAGG_OPT_SERVER && is_property(name))
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-				 errmsg("option \"%s\" cannot be set", name),
-				 errdetail("It is a property of librdkafka that stream_agg decides itself, or that reaches beyond the connection to Kafka."),
-				 errhint("Options of a %s are: %s.", object_name, sagg_option_names(object))));
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 			 errmsg("invalid option \"%s\" for a %s", name, object_name),

@@ -11,8 +11,10 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_authid.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -107,6 +109,17 @@ stage_name(SaggStage stage)
 	return stage < SAGG_STAGES ? names[stage] : NULL;
 }
 
+/*
+ * Whether the current user may see what a slot says: the stream's owner, and
+ * monitoring roles.
+ */
+static bool
+may_see(Oid owner)
+{
+	return has_privs_of_role(GetUserId(), owner) ||
+		has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
+}
+
 static void
 put_stream(ReturnSetInfo *rsinfo, const SaggSlot *slot)
 {
@@ -133,7 +146,7 @@ put_stream(ReturnSetInfo *rsinfo, const SaggSlot *slot)
 }
 
 /*
- * stat_streams(): one row for each slot of this database.
+ * stat_streams(): one row for each slot of this database that the user may see.
  */
 Datum
 stream_agg_stat_streams(PG_FUNCTION_ARGS)
@@ -154,7 +167,7 @@ stream_agg_stat_streams(PG_FUNCTION_ARGS)
 		*copy = sagg_shared->slots[i];
 		LWLockRelease(sagg_shared->lock);
 		ours = copy->in_use && copy->database == MyDatabaseId;
-		if (ours)
+		if (ours && may_see(copy->owner))
 			put_stream(rsinfo, copy);
 	}
 	PG_RETURN_VOID();
@@ -179,17 +192,21 @@ stream_agg_stat_partitions(PG_FUNCTION_ARGS)
 	{
 		SaggSlot   *slot = &sagg_shared->slots[i];
 		Oid			view = InvalidOid;
+		Oid			owner = InvalidOid;
 		int			n = 0;
 
 		LWLockAcquire(sagg_shared->lock, LW_SHARED);
 		if (slot->in_use && slot->database == MyDatabaseId)
 		{
 			view = slot->view;
+			owner = slot->owner;
 			n = slot->npartitions;
 			memcpy(partitions, slot->partitions, sizeof(SaggSlotPartition) * n);
 		}
 		LWLockRelease(sagg_shared->lock);
 
+		if (n > 0 && !may_see(owner))
+			continue;
 		for (int j = 0; j < n; j++)
 		{
 			Datum		values[STAT_PARTITIONS_COLUMNS];

@@ -1,0 +1,234 @@
+# Helpers of the TAP tests: servers with stream_agg, the embedded broker, and
+# the comparison of a stream's table with the batch query.
+#
+# Nothing here sleeps for a time: tests wait on process_available or on a query
+# that becomes true.
+
+package StreamAgg::Test;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use IPC::Run;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+our @EXPORT = qw(start_broker new_node create_source process is_equal_tables
+  counts_add_up watermark worker_pid wait_state seed seeded_random json_record);
+
+my $tool = $ENV{KAFKA_TOOL} or die 'KAFKA_TOOL is not set: run the tests by test/run';
+
+# The seed of the run, printed once, so that a failure can be repeated.
+sub seed
+{
+	my $seed = $ENV{STREAM_AGG_SEED} // 1;
+	note("seed $seed");
+	return $seed;
+}
+
+# A function that returns a random integer below its argument; it is the same
+# sequence for the same seed, on every machine.
+sub seeded_random
+{
+	my $state = shift // seed();
+	return sub {
+		my $below = shift;
+		$state = ($state * 1103515245 + 12345) % 2147483648;
+		return int($state / 65536) % $below;
+	};
+}
+
+# A record as JSON.  Values are strings, or NULL if undefined; those of the
+# fields named in numbers and bare are written as they are.
+sub json_record
+{
+	my ($record, %how) = @_;
+	my %plain = map { $_ => 1 } @{ $how{numbers} // [] }, @{ $how{bare} // [] };
+	my @fields;
+	for my $name (sort keys %$record)
+	{
+		my $value = $record->{$name};
+		if (!defined $value) { $value = 'null'; }
+		elsif (!$plain{$name})
+		{
+			$value =~ s/(["\\])/\\$1/g;
+			$value = "\"$value\"";
+		}
+		push @fields, "\"$name\":$value";
+	}
+	return '{' . join(',', @fields) . '}';
+}
+
+# start_broker(topic => partitions, ...): the embedded broker; it ends with the
+# test.
+sub start_broker
+{
+	my %topics = @_;
+	return StreamAgg::Test::Broker->new(%topics);
+}
+
+# A running server with stream_agg; further lines go to postgresql.conf.
+sub new_node
+{
+	my ($name, @conf) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	$node->init;
+	$node->append_conf('postgresql.conf', join("\n",
+		"shared_preload_libraries = 'stream_agg'",
+		"stream_agg.max_retry_delay = '1s'",
+		@conf, ''));
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION stream_agg');
+	return $node;
+}
+
+sub create_source
+{
+	my ($node, $broker, $source, $topic, $columns) = @_;
+	$node->safe_psql('postgres',
+		"SELECT stream_agg.create_source('$source', topic => '$topic', brokers => '"
+		  . $broker->brokers . "', columns => \$c\$$columns\$c\$)");
+	return;
+}
+
+# Process all there is; returns (batches, rows in, rows out).
+sub process
+{
+	my ($node, $stream) = @_;
+	my $result = $node->safe_psql('postgres',
+		"SELECT * FROM stream_agg.process_available('$stream', '2 minutes')");
+	return split /\|/, $result;
+}
+
+# Test that two queries yield the same rows, as often.
+sub is_equal_tables
+{
+	my ($node, $got, $expected, $name) = @_;
+	my $difference = $node->safe_psql('postgres', qq{
+		WITH got AS MATERIALIZED ($got), expected AS MATERIALIZED ($expected)
+		SELECT 'lacks', x::text FROM (SELECT * FROM expected EXCEPT ALL SELECT * FROM got) x
+		UNION ALL
+		SELECT 'has', x::text FROM (SELECT * FROM got EXCEPT ALL SELECT * FROM expected) x
+		LIMIT 10});
+	return is($difference, '', $name);
+}
+
+# Test that every record delivered was counted in exactly one way.
+sub counts_add_up
+{
+	my ($node, $stream, $delivered, $name) = @_;
+	my $counts = $node->safe_psql('postgres', qq{
+		SELECT total_delivered, total_aggregated + total_late + total_null_time
+		       + total_dead_lettered + total_filtered
+		  FROM stream_agg.commits WHERE stream = '$stream' ORDER BY batch DESC LIMIT 1});
+	return is($counts, "$delivered|$delivered", $name);
+}
+
+sub watermark
+{
+	my ($node, $stream) = @_;
+	return $node->safe_psql('postgres',
+		"SELECT COALESCE(watermark, '-infinity') FROM pg_stat_stream_agg WHERE stream = '$stream'");
+}
+
+sub worker_pid
+{
+	my ($node, $stream) = @_;
+	$node->poll_query_until('postgres',
+		"SELECT pid IS NOT NULL AND state = 'running' FROM pg_stat_stream_agg WHERE stream = '$stream'")
+	  or die "stream $stream does not run";
+	return $node->safe_psql('postgres',
+		"SELECT pid FROM pg_stat_stream_agg WHERE stream = '$stream'");
+}
+
+# Wait until a stream is in a state, with an error that matches if one is given.
+sub wait_state
+{
+	my ($node, $stream, $state, $error) = @_;
+	my $condition = "state = '$state'";
+	$condition .= " AND last_error ~ \$e\$$error\$e\$" if defined $error;
+	$node->poll_query_until('postgres',
+		"SELECT count(*) = 1 FROM pg_stat_stream_agg WHERE stream = '$stream' AND $condition")
+	  or diag($node->safe_psql('postgres', 'SELECT stream, state, last_error FROM pg_stat_stream_agg'));
+	return;
+}
+
+package StreamAgg::Test::Broker;
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use Time::HiRes 'usleep';
+
+my $number = 0;
+my @running;
+
+sub new
+{
+	my ($class, %topics) = @_;
+	my $dir = PostgreSQL::Test::Utils::tempdir_short();
+	my $self = bless {
+		ready => "$dir/ready",
+		control => "$dir/control" }, $class;
+	my @topics = map { ('--topic', "$_:$topics{$_}") } sort keys %topics;
+
+	$self->{harness} = IPC::Run::start(
+		[ $tool, 'serve', '--ready-file', $self->{ready}, '--control', $self->{control},
+			'--parent', $$, @topics ],
+		'<', \undef, '>', "$dir/log", '2>&1');
+	push @running, $self;
+	for (1 .. 200)
+	{
+		last if -s $self->{ready};
+		usleep(50_000);
+	}
+	$self->{brokers} = PostgreSQL::Test::Utils::slurp_file($self->{ready});
+	chomp $self->{brokers};
+	return $self;
+}
+
+sub brokers { return $_[0]->{brokers}; }
+
+sub control
+{
+	my ($self, @words) = @_;
+	IPC::Run::run([ $tool, 'control', $self->{control}, @words ], '>', \my $reply)
+	  or die "broker: $reply";
+	return;
+}
+
+sub create_topic { my ($self, $name, $n) = @_; return $self->control('topic', $name, $n // 1); }
+sub down { return $_[0]->control('down'); }
+sub up { return $_[0]->control('up'); }
+
+# produce(topic, record...): a record is JSON, or [partition, key, JSON]
+sub produce
+{
+	my ($self, $topic, @records) = @_;
+	my $input = join('', map {
+		ref $_ ? join("\t", map { $_ // '' } @$_) . "\n" : "\t\t$_\n" } @records);
+	IPC::Run::run([ $tool, 'produce', '--brokers', $self->{brokers}, '--topic', $topic, '--tab' ],
+		'<', \$input, '>', \my $output, '2>', \my $error)
+	  or die "cannot produce: $error";
+	return;
+}
+
+sub stop
+{
+	my ($self) = @_;
+	$self->{harness}->kill_kill if $self->{harness};
+	delete $self->{harness};
+	return;
+}
+
+END
+{
+	my $status = $?;
+	$_->stop for @running;
+	$? = $status;
+}
+
+1;

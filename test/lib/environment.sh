@@ -1,0 +1,81 @@
+# What test/run, test/demo and test/bench share: build, install, a private
+# server and the embedded broker, in a directory of their own that goes when
+# the script ends.  To be sourced by bash, with the top of the checkout as
+# working directory.
+
+top=$PWD
+PG_CONFIG=${PG_CONFIG:-pg_config}
+
+# Servers do not run as root: then everything below runs as user postgres.
+if [ "$(id -u)" -eq 0 ]; then
+	as_user=(setpriv --reuid=postgres --regid=postgres --init-groups)
+	as_root=()
+else
+	as_user=()
+	as_root=(sudo)
+fi
+
+set_up() {
+	test/deps
+	bindir=$("$PG_CONFIG" --bindir)
+	make -s -j2 ${WERROR:+WERROR=1} PG_CONFIG="$PG_CONFIG"
+	make -s -C test/broker
+	"${as_root[@]}" make -s install PG_CONFIG="$PG_CONFIG" >/dev/null
+
+	work=$(mktemp -d "${TMPDIR:-/tmp}/stream_agg.XXXXXX")
+	mkdir "$work/data" "$work/bin"
+	cp test/broker/kafka_tool "$work/bin"
+	[ "$(id -u)" -ne 0 ] || chown -R postgres "$work"
+	export KAFKA_TOOL=$work/bin/kafka_tool
+	cd "$work"
+}
+
+clean_up() {
+	cd "$top"
+	[ -z "${work:-}" ] && return
+	if [ -e "$work/data/postmaster.pid" ]; then
+		"${as_user[@]}" "$bindir/pg_ctl" -D "$work/data" -m immediate stop >/dev/null 2>&1 || true
+	fi
+	[ -z "${broker_pid:-}" ] || kill "$broker_pid" 2>/dev/null || true
+	rm -rf "$work"
+}
+
+# a port nobody listens on
+free_port() {
+	python3 -c 'import socket
+s = socket.socket()
+s.bind(("127.0.0.1", 0))
+print(s.getsockname()[1])'
+}
+
+# start_postgres [setting]...
+start_postgres() {
+	export PGPORT PGHOST=$work PGUSER=postgres PGDATABASE=postgres
+	PGPORT=$(free_port)
+	"${as_user[@]}" "$bindir/initdb" -D "$work/data" -U postgres -A trust \
+		-E UTF8 --locale=C.UTF-8 --no-sync >/dev/null
+	{
+		echo "port = $PGPORT"
+		echo "listen_addresses = 'localhost'"
+		echo "unix_socket_directories = '$work'"
+		echo "shared_preload_libraries = 'stream_agg'"
+		echo "fsync = off"
+		printf '%s\n' "$@"
+	} | "${as_user[@]}" tee -a "$work/data/postgresql.conf" >/dev/null
+	"${as_user[@]}" "$bindir/pg_ctl" -D "$work/data" -l "$work/postgres.log" -s -w start
+}
+
+# start_broker topic:partitions...; sets BROKERS
+start_broker() {
+	local topics=()
+	for topic; do topics+=(--topic "$topic"); done
+	"${as_user[@]}" "$KAFKA_TOOL" serve --ready-file "$work/broker" \
+		--control "$work/control" --parent $$ "${topics[@]}" >"$work/broker.log" 2>&1 &
+	broker_pid=$!
+	until [ -s "$work/broker" ]; do
+		kill -0 "$broker_pid" || { cat "$work/broker.log"; exit 1; }
+		sleep 0.05
+	done
+	export BROKERS
+	BROKERS=$(cat "$work/broker")
+}
