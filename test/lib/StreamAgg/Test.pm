@@ -195,7 +195,9 @@ sub brokers { return $_[0]->{brokers}; }
 sub control
 {
 	my ($self, @words) = @_;
-	IPC::Run::run([ $tool, 'control', $self->{control}, @words ], '>', \my $reply)
+	my $reply;
+
+	IPC::Run::run([ $tool, 'control', $self->{control}, @words ], '>', \$reply)
 	  or die "broker: $reply";
 	return;
 }
@@ -210,8 +212,10 @@ sub produce
 	my ($self, $topic, @records) = @_;
 	my $input = join('', map {
 		ref $_ ? join("\t", map { $_ // '' } @$_) . "\n" : "\t\t$_\n" } @records);
+	my ($output, $error);
+
 	IPC::Run::run([ $tool, 'produce', '--brokers', $self->{brokers}, '--topic', $topic, '--tab' ],
-		'<', \$input, '>', \my $output, '2>', \my $error)
+		'<', \$input, '>', \$output, '2>', \$error)
 	  or die "cannot produce: $error";
 	return;
 }
