@@ -346,7 +346,8 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	settle_sink(args, schema, query, &stream);
 	record_stream(&stream, args->start);
 	sagg_label_database();
-	sagg_wake_launcher_at_commit();
+	if (args->start)
+		sagg_start_stream_at_commit(stream.view, stream.owner, stream.name);
 	tell_about(&stream, query);
 	PG_RETURN_OID(stream.sink);
 }

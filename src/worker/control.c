@@ -105,7 +105,7 @@ stream_agg_start_stream(PG_FUNCTION_ARGS)
 	sagg_stream_check_can_run(stream->owner);
 	set_enabled(stream, true);
 	sagg_label_database();
-	sagg_revive_stream_at_commit(stream->view);
+	sagg_start_stream_at_commit(stream->view, stream->owner, stream->name);
 	PG_RETURN_VOID();
 }
 

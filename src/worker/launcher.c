@@ -149,7 +149,7 @@ note_failed_launch(int i)
 							"the stream's worker could not connect to the database as the stream's owner; see the server log");
 	}
 	LWLockRelease(sagg_shared->lock);
-	sagg_mark_database(database);
+	sagg_mark_database(database, true);
 }
 
 static bool
@@ -249,7 +249,7 @@ one_round(bool all)
 	{
 		if (!sagg_scout_run(lfirst_oid(lc)))
 		{
-			sagg_mark_database(lfirst_oid(lc));
+			sagg_mark_database(lfirst_oid(lc), false);
 			scouts_failed = true;
 		}
 	}

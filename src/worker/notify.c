@@ -34,7 +34,14 @@
 static bool wake_at_commit = false;
 static List *held_views = NIL;	/* one entry for each hold */
 static List *dropped_views = NIL;	/* slots to free at commit */
-static List *revived_views = NIL;	/* failed streams to start at commit */
+static List *started_streams = NIL; /* of StartedStream, to start at commit */
+
+typedef struct StartedStream
+{
+	Oid			view;
+	Oid			owner;
+	char		name[SAGG_NAME_SIZE];
+} StartedStream;
 
 static object_access_hook_type prev_object_access_hook = NULL;
 
@@ -60,24 +67,49 @@ forget_all(List **list)
 	*list = NIL;
 }
 
-/*
- * Tell the launcher at commit that streams of this database have changed.
- */
-void
-sagg_wake_launcher_at_commit(void)
+static void
+forget_started(void)
 {
-	wake_at_commit = true;
+	list_free_deep(started_streams);
+	started_streams = NIL;
 }
 
 /*
- * At commit: a stream that had failed, or waits before a retry, starts at
- * once.
+ * At commit: a stream that is new, was stopped or failed, or waits before a
+ * retry, starts at once.  Its slot is made here, so that there is one to tell
+ * why the stream does not run if no worker can be had, not even a scout.
  */
 void
-sagg_revive_stream_at_commit(Oid view)
+sagg_start_stream_at_commit(Oid view, Oid owner, const char *name)
 {
-	remember(&revived_views, view);
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	StartedStream *started = palloc(sizeof(StartedStream));
+
+	started->view = view;
+	started->owner = owner;
+	strlcpy(started->name, name, sizeof(started->name));
+	started_streams = lappend(started_streams, started);
+	MemoryContextSwitchTo(old);
 	wake_at_commit = true;
+}
+
+static void
+start_stream(const StartedStream *started)
+{
+	SaggSlot   *slot = sagg_slot_find(MyDatabaseId, started->view);
+
+	if (slot == NULL)
+		slot = sagg_slot_allocate(MyDatabaseId, started->view);
+	if (slot == NULL || slot->pid != 0)
+		return;
+	strlcpy(slot->name, started->name, sizeof(slot->name));
+	slot->owner = started->owner;
+	slot->wanted = true;
+	slot->state = SAGG_STARTING;
+	slot->deaths = 0;
+	slot->next_start = 0;
+	slot->last_error[0] = '\0';
+	slot->last_error_time = 0;
 }
 
 /*
@@ -172,6 +204,11 @@ release_streams(bool commit)
 		if (slot && slot->stop_holds > 0)
 			slot->stop_holds--;
 	}
+	foreach(lc, started_streams)
+	{
+		if (commit)
+			start_stream(lfirst(lc));
+	}
 	foreach(lc, dropped_views)
 	{
 		SaggSlot   *slot = sagg_slot_find(MyDatabaseId, lfirst_oid(lc));
@@ -179,25 +216,12 @@ release_streams(bool commit)
 		if (commit && slot && slot->pid == 0 && !slot->launching)
 			sagg_slot_free(slot);
 	}
-	foreach(lc, revived_views)
-	{
-		SaggSlot   *slot = sagg_slot_find(MyDatabaseId, lfirst_oid(lc));
-
-		if (commit && slot && slot->pid == 0)
-		{
-			slot->state = SAGG_STARTING;
-			slot->deaths = 0;
-			slot->next_start = 0;
-			slot->last_error[0] = '\0';
-			slot->last_error_time = 0;
-		}
-	}
 	LWLockRelease(sagg_shared->lock);
 
 	forget_all(&held_views);
 	forget_all(&dropped_views);
-	forget_all(&revived_views);
-	sagg_mark_database(MyDatabaseId);
+	forget_started();
+	sagg_mark_database(MyDatabaseId, true);
 }
 
 static void
@@ -214,7 +238,7 @@ on_transaction(XactEvent event, void *arg)
 			else
 			{
 				forget_all(&dropped_views);
-				forget_all(&revived_views);
+				forget_started();
 			}
 			wake_at_commit = false;
 			break;

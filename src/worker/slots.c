@@ -209,11 +209,12 @@ sagg_slot_set_error(SaggSlot *slot, int sqlstate, const char *message)
 }
 
 /*
- * Tell the launcher that the streams of a database have changed.  Cannot
- * fail: transaction callbacks use it.
+ * Note for the launcher that the streams of a database have changed, and wake
+ * it unless it is the launcher itself that will come back.  Cannot fail:
+ * transaction callbacks use it.
  */
 void
-sagg_mark_database(Oid database)
+sagg_mark_database(Oid database, bool wake)
 {
 	Latch	   *launcher;
 	bool		known = false;
@@ -231,6 +232,6 @@ sagg_mark_database(Oid database)
 	launcher = sagg_shared->launcher;
 	SpinLockRelease(&sagg_shared->mutex);
 
-	if (launcher)
+	if (wake && launcher)
 		SetLatch(launcher);
 }

@@ -114,7 +114,7 @@ extern SaggSlot *sagg_slot_allocate(Oid database, Oid view);
 extern void sagg_slot_free(SaggSlot *slot);
 extern void sagg_slot_set_error(SaggSlot *slot, int sqlstate,
 								const char *message);
-extern void sagg_mark_database(Oid database);
+extern void sagg_mark_database(Oid database, bool wake);
 
 /* label.c */
 extern void sagg_label_init(void);
@@ -123,7 +123,6 @@ extern List *sagg_labelled_databases(void);
 /* notify.c */
 extern void sagg_notify_init(void);
 extern void sagg_hold_stream(SaggSlot *slot);
-extern void sagg_revive_stream_at_commit(Oid view);
 extern void sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view);
 
 /* scout.c */

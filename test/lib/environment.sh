@@ -20,13 +20,14 @@ set_up() {
 	bindir=$("$PG_CONFIG" --bindir)
 	make -s -j2 ${WERROR:+WERROR=1} PG_CONFIG="$PG_CONFIG"
 	make -s -C test/broker
+	make -s -C test/modules PG_CONFIG="$PG_CONFIG" with_llvm=no
 	"${as_root[@]}" make -s install PG_CONFIG="$PG_CONFIG" >/dev/null
 
 	work=$(mktemp -d "${TMPDIR:-/tmp}/stream_agg.XXXXXX")
 	mkdir "$work/data" "$work/bin"
-	cp test/broker/kafka_tool "$work/bin"
+	cp test/broker/kafka_tool test/modules/stream_lock.so "$work/bin"
 	[ "$(id -u)" -ne 0 ] || chown -R postgres "$work"
-	export KAFKA_TOOL=$work/bin/kafka_tool
+	export KAFKA_TOOL=$work/bin/kafka_tool STREAM_LOCK=$work/bin/stream_lock.so
 	cd "$work"
 }
 

@@ -84,12 +84,15 @@ sub new_node
 	return $node;
 }
 
+# A source.  The embedded broker looks for new records only when a fetch request
+# ends, so these are kept short.
 sub create_source
 {
 	my ($node, $broker, $source, $topic, $columns) = @_;
+	my $brokers = $broker->brokers;
 	$node->safe_psql('postgres',
-		"SELECT stream_agg.create_source('$source', topic => '$topic', brokers => '"
-		  . $broker->brokers . "', columns => \$c\$$columns\$c\$)");
+		"SELECT stream_agg.create_source('$source', topic => '$topic', brokers => '$brokers',
+			columns => \$c\$$columns\$c\$, options => '{\"fetch.wait.max.ms\": 20}')");
 	return;
 }
 
@@ -191,6 +194,7 @@ sub new
 }
 
 sub brokers { return $_[0]->{brokers}; }
+sub pid { return $_[0]->{harness}->{KIDS}[0]{PID}; }
 
 sub control
 {
