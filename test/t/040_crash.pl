@@ -7,6 +7,7 @@ use warnings;
 use PostgreSQL::Test::Utils;
 use StreamAgg::Test;
 use Test::More;
+use Time::HiRes 'usleep';
 
 my $broker = start_broker(events => 4);
 my $node = new_node('crash', 'restart_after_crash = on', 'stream_agg.keep_batches = 1000000');
@@ -55,14 +56,17 @@ sub produce
 }
 
 # A reader that polls throughout, in a process of its own: what it sees goes to
-# a file, one line per snapshot.
+# a file, one line per snapshot.  Plans are committed without waiting for the
+# disk, so one that is seen can be lost in a crash; the message, whose commit
+# does wait, comes after the snapshot and makes all that it showed durable.
 my $seen = PostgreSQL::Test::Utils::tempdir() . '/seen';
 my $poll = q{
 	SELECT (SELECT COALESCE(sum(n), 0) FROM counted),
 	       (SELECT count(*) FROM windowed),
 	       COALESCE((SELECT total_rows_out FROM stream_agg.commits WHERE stream = 'windowed' ORDER BY batch DESC LIMIT 1), 0),
 	       (SELECT string_agg(concat_ws('/', stream, batch, md5(concat_ws(' ', ranges, watermark, batch_time))), ' ')
-	          FROM (SELECT * FROM stream_agg.offsets ORDER BY batch DESC LIMIT 8) o)};
+	          FROM (SELECT * FROM stream_agg.offsets ORDER BY batch DESC LIMIT 8) o);
+	SELECT pg_logical_emit_message(true, 'reader', '') IS NULL};
 my $reader = fork() // die "fork: $!";
 if ($reader == 0)
 {
@@ -73,7 +77,8 @@ if ($reader == 0)
 	while (!$stop)
 	{
 		my ($status, $stdout) = $node->psql('postgres', $poll, on_error_die => 0);
-		print $out "$stdout\n" if defined $status && $status == 0 && $stdout ne '';
+		print $out ((split /\n/, $stdout)[0], "\n") if defined $status && $status == 0 && $stdout ne '';
+		usleep(20_000);
 	}
 	require POSIX;
 	POSIX::_exit(0);
@@ -132,17 +137,14 @@ my %crash = (
 		$node->safe_psql('postgres', 'SELECT pg_terminate_backend(pid) FROM pg_stat_stream_agg WHERE pid IS NOT NULL');
 	});
 
-for my $round (1 .. 2)
+for my $name (sort keys %crash)
 {
-	for my $name (sort keys %crash)
-	{
-		my $before = last_batch();
-		produce(1200);
-		wait_for_progress($before + 1 + $rng->(3));
-		$crash{$name}->();
-		$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()');
-		check_all("$name, round $round");
-	}
+	my $before = last_batch();
+	produce(800);
+	wait_for_progress($before + 1 + $rng->(3));
+	$crash{$name}->();
+	$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()');
+	check_all($name);
 }
 
 kill 'TERM', $reader;
@@ -173,10 +175,12 @@ is($replanned, 0, 'a retried batch ran the same plan');
 
 is($node->safe_psql('postgres', q{
 		SELECT count(*) FROM (
-			SELECT watermark < lag(watermark) OVER w OR batch <> lag(batch) OVER w + 1
-			       OR EXISTS (SELECT FROM jsonb_each_text(lag(offsets) OVER w) before
-			                   WHERE before.value::bigint > (offsets ->> before.key)::bigint) AS back
-			  FROM stream_agg.commits WINDOW w AS (PARTITION BY stream ORDER BY batch)) x WHERE back}),
+			SELECT *, lag(watermark) OVER w AS last_watermark, lag(batch) OVER w AS last_batch,
+			       lag(offsets) OVER w AS last_offsets
+			  FROM stream_agg.commits WINDOW w AS (PARTITION BY stream ORDER BY batch)) x
+		 WHERE watermark < last_watermark OR batch <> last_batch + 1
+		    OR EXISTS (SELECT FROM jsonb_each_text(last_offsets) before
+		                WHERE before.value::bigint > (offsets ->> before.key)::bigint)}),
 	0, 'offsets and watermark never went back');
 is($node->safe_psql('postgres', q{
 		SELECT count(*) FROM stream_agg.commits c JOIN stream_agg.offsets o USING (stream, batch)
