@@ -56,6 +56,10 @@ typedef struct SourceScan
 static Oid	attached_source = InvalidOid;
 static SaggBatch *attached_batch = NULL;
 
+/* the record of it that was last given out, partition -1 = none */
+static int32 last_partition = -1;
+static int64 last_offset;
+
 /*
  * Let scans of "source" that begin in this process from now on read "batch".
  */
@@ -64,6 +68,20 @@ sagg_scan_attach(Oid source, SaggBatch *batch)
 {
 	attached_source = source;
 	attached_batch = batch;
+	last_partition = -1;
+}
+
+/*
+ * The record of the attached batch that a scan has last given out, for
+ * messages.  False if there is none, or if it is being decoded, when errors
+ * name it already.
+ */
+bool
+sagg_scan_last_record(int32 *partition, int64 *offset)
+{
+	*partition = last_partition;
+	*offset = last_offset;
+	return attached_batch != NULL && last_partition >= 0;
 }
 
 /*
@@ -297,8 +315,14 @@ sagg_iterate_scan(ForeignScanState *node)
 	if (!next_record(state))
 		return slot;
 
+	last_partition = -1;
 	decode_record(state, slot);
 	ExecStoreVirtualTuple(slot);
+	if (state->cursor)
+	{
+		last_partition = state->record.partition;
+		last_offset = state->record.offset;
+	}
 	SAGG_TID_SET(&slot->tts_tid, state->next);
 	slot->tts_tableOid = state->source;
 	state->next++;

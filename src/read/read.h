@@ -50,6 +50,7 @@ extern int64 sagg_batch_records(const SaggBatch *batch);
 /* fdw_scan.c: scans of the source in this backend read the batch */
 extern void sagg_scan_attach(Oid source, SaggBatch *batch);
 extern void sagg_scan_detach(void);
+extern bool sagg_scan_last_record(int32 *partition, int64 *offset);
 
 /* ranges.c */
 extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,

@@ -135,6 +135,20 @@ begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
 }
 
 /*
+ * An error of the query is, as a rule, one of the record read last.
+ */
+static void
+record_error_context(void *arg)
+{
+	int32		partition;
+	int64		offset;
+
+	if (sagg_scan_last_record(&partition, &offset))
+		errcontext("last record read: topic \"%s\", partition %d, offset " INT64_FORMAT,
+				   (const char *) arg, partition, offset);
+}
+
+/*
  * EXECUTE: the records through the query into groups.
  */
 static void
@@ -142,10 +156,17 @@ execute(SaggSession *session, SaggExecution *execution, SaggCommit *commit)
 {
 	SaggBatch  *batch = sagg_reader_batch(session->reader);
 	SaggCounts *counts = &commit->counts;
+	ErrorContextCallback callback;
 
+	callback.callback = record_error_context;
+	callback.arg = unconstify(char *, sagg_reader_topic(session->reader));
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	sagg_scan_attach(session->stream->source, batch);
 	sagg_execution_run(execution);
 	sagg_scan_detach();
+	error_context_stack = callback.previous;
+
 	sagg_execution_close(execution, counts, &commit->watermark);
 
 	counts->delivered = sagg_batch_records(batch);
