@@ -31,8 +31,22 @@ set_up() {
 	cd "$work"
 }
 
+# leave server and broker running when the script ends, with a script to stop them
+keep_running() { keep=1; }
+
 clean_up() {
 	cd "$top"
+	if [ -n "${keep:-}" ] && [ -n "${broker_pid:-}" ]; then
+		cat >"$work/stop" <<STOP
+#!/bin/sh
+kill $broker_pid
+cd /
+$(printf "'%s' " "${as_user[@]}" "$bindir/pg_ctl" -D "$work/data" -m fast -s stop)
+rm -rf '$work'
+STOP
+		chmod +x "$work/stop"
+		return
+	fi
 	[ -z "${work:-}" ] && return
 	if [ -e "$work/data/postmaster.pid" ]; then
 		"${as_user[@]}" "$bindir/pg_ctl" -D "$work/data" -m immediate stop >/dev/null 2>&1 || true
@@ -68,11 +82,14 @@ start_postgres() {
 
 # start_broker topic:partitions...; sets BROKERS
 start_broker() {
-	local topics=()
+	local topic topics=()
+	local parent=$$
+	[ -z "${keep:-}" ] || parent=1
 	for topic; do topics+=(--topic "$topic"); done
 	"${as_user[@]}" "$KAFKA_TOOL" serve --ready-file "$work/broker" \
-		--control "$work/control" --parent $$ "${topics[@]}" >"$work/broker.log" 2>&1 &
+		--control "$work/control" --parent "$parent" "${topics[@]}" >"$work/broker.log" 2>&1 &
 	broker_pid=$!
+	disown
 	until [ -s "$work/broker" ]; do
 		kill -0 "$broker_pid" || { cat "$work/broker.log"; exit 1; }
 		sleep 0.05
