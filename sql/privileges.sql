@@ -36,6 +36,22 @@ SELECT * FROM alice.events;
 SELECT * FROM alice.counts;
 SELECT stream_agg.create_stream('bob.counts', 'SELECT id, count(*) FROM alice.events GROUP BY 1', output_mode => 'update');
 SELECT stream_agg.drop_source('alice.events');
+
+-- nor reads through a stream what it may not read itself
+RESET ROLE;
+CREATE TABLE alice.secret (id bigint);
+GRANT SELECT ON alice.events TO stream_bob;
+SET ROLE stream_bob;
+SELECT stream_agg.create_stream('bob.counts', 'SELECT id, count(*) FROM alice.events JOIN alice.secret USING (id) GROUP BY 1',
+    output_mode => 'update');
+SELECT stream_agg.create_stream('bob.counts', 'SELECT id, count(*) FROM alice.events WHERE id IN (SELECT id FROM alice.secret) GROUP BY 1',
+    output_mode => 'update');
+SELECT stream_agg.create_stream('bob.counts', 'SELECT id, count(*) FROM alice.events GROUP BY 1 HAVING count(*) > (SELECT count(*) FROM alice.secret)',
+    output_mode => 'update');
+RESET ROLE;
+REVOKE SELECT ON alice.events FROM stream_bob;
+DROP TABLE alice.secret;
+SET ROLE stream_bob;
 SELECT * FROM stream_agg.stat_streams();
 
 -- nobody but the worker writes, not even the owner

@@ -49,6 +49,10 @@ SELECT stream_agg.create_source('bad', topic => 't', brokers => 'localhost:1',
     columns => 'a int) SERVER shop_kafka OPTIONS (topic $$x$$) --');
 SELECT stream_agg.create_source('bad', topic => 't', brokers => 'localhost:1', columns => 'a int, LIKE clicks');
 SELECT stream_agg.create_source('bad', topic => 't', brokers => 'localhost:1', columns => 'a int, a int');
+SELECT stream_agg.create_source('bad', topic => 't', brokers => 'localhost:1', columns => '-- none');
+SELECT stream_agg.create_source('bad', topic => 't', brokers => 'localhost:1', columns => 'a int) INHERITS (clicks');
+SELECT stream_agg.create_source('bad', topic => 't', brokers => 'localhost:1', columns => 'a int NOT NULL');
+SELECT stream_agg.create_source('bad', topic => 't', brokers => 'localhost:1', columns => 'a bigserial');
 
 -- arguments
 SELECT stream_agg.create_source(NULL, topic => 't', brokers => 'localhost:1', columns => 'a int');

@@ -71,6 +71,12 @@ SELECT stream_agg.create_stream('per_user', 'SELECT user_id, count(*) FROM click
     output_mode => 'update', start => false);
 SELECT stream_agg.create_stream('per_user', 'SELECT user_id, count(*) FROM clicks GROUP BY 1',
     output_mode => 'update', start => false, if_not_exists => true);
+SELECT stream_agg.create_stream('public.per_user', 'SELECT user_id, count(*) FROM clicks GROUP BY 1',
+    output_mode => 'update', start => false, if_not_exists => true);
+CREATE VIEW taken_query AS SELECT 1;
+SELECT stream_agg.create_stream('taken', 'SELECT user_id, count(*) FROM clicks GROUP BY 1',
+    output_mode => 'update', start => false);
+DROP VIEW taken_query;
 
 -- definitions follow their objects and are protected
 SELECT stream_agg.drop_source('clicks');
@@ -79,6 +85,8 @@ ALTER FOREIGN TABLE clicks RENAME COLUMN user_id TO uid;
 SELECT pg_get_viewdef('per_user_query');
 ALTER FOREIGN TABLE clicks RENAME COLUMN uid TO user_id;
 CREATE OR REPLACE VIEW per_user_query AS SELECT user_id, count(*) AS n, min(ts) AS last_seen FROM clicks GROUP BY user_id;
+CREATE OR REPLACE RULE "_RETURN" AS ON SELECT TO per_user_query
+    DO INSTEAD SELECT user_id, count(*) AS n, min(ts) AS last_seen FROM clicks GROUP BY user_id;
 
 -- drop: the sink stays unless asked; dropping the view drops the stream
 SELECT stream_agg.drop_stream('to_own_sink', drop_sink => true);

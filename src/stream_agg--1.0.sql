@@ -410,13 +410,13 @@ CREATE FUNCTION stream_agg.on_ddl_command_end()
 RETURNS event_trigger
 AS 'MODULE_PATHNAME', 'stream_agg_on_ddl_command_end'
 LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION stream_agg.on_ddl_command_end() IS 'refuses CREATE OR REPLACE VIEW of a stream''s query';
+COMMENT ON FUNCTION stream_agg.on_ddl_command_end() IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE';
 
 CREATE EVENT TRIGGER stream_agg_sql_drop ON sql_drop
     EXECUTE FUNCTION stream_agg.on_sql_drop();
 COMMENT ON EVENT TRIGGER stream_agg_sql_drop IS 'removes the rows of streams whose view was dropped';
 
 CREATE EVENT TRIGGER stream_agg_ddl_command_end ON ddl_command_end
-    WHEN TAG IN ('CREATE VIEW')
+    WHEN TAG IN ('CREATE VIEW', 'CREATE RULE')
     EXECUTE FUNCTION stream_agg.on_ddl_command_end();
-COMMENT ON EVENT TRIGGER stream_agg_ddl_command_end IS 'refuses CREATE OR REPLACE VIEW of a stream''s query';
+COMMENT ON EVENT TRIGGER stream_agg_ddl_command_end IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE';

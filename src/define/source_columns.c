@@ -50,6 +50,26 @@ only_statement(List *statements)
 }
 
 /*
+ * Whether a type is one of those that give a column a default and NOT NULL.
+ */
+static bool
+is_serial(const TypeName *type)
+{
+	static const char *const names[] = {
+		"serial", "serial2", "serial4", "serial8", "smallserial", "bigserial"
+	};
+
+	if (list_length(type->names) != 1 || type->pct_type)
+		return false;
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (strcmp(strVal(linitial(type->names)), names[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
  * Fix the JSON field of a column, so that it stays when the column is renamed.
  */
 static void
@@ -84,13 +104,16 @@ sagg_parse_columns(const char *columns, char **text)
 	*text = psprintf("CREATE FOREIGN TABLE \"%s\" (\n%s\n) SERVER \"%s\"",
 					 PLACEHOLDER, columns, PLACEHOLDER);
 	stmt = only_statement(sagg_parse_text(*text));
+	if (stmt->base.tableElts == NIL)
+		refuse_columns("It is empty.");
 	foreach(lc, stmt->base.tableElts)
 	{
 		ColumnDef  *column = lfirst(lc);
 
 		if (!IsA(column, ColumnDef))
 			refuse_columns("A source has columns only, no constraints and no LIKE.");
-		if (column->constraints != NIL || column->raw_default != NULL)
+		if (column->constraints != NIL || column->raw_default != NULL ||
+			is_serial(column->typeName))
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("column \"%s\" of a source cannot have a constraint or a default",

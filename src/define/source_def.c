@@ -90,14 +90,13 @@ text_option(const char *name, char *value)
 }
 
 /*
- * Whether a relation of this name is there already.
+ * The relation of this name where CREATE would put it; InvalidOid if there is
+ * none.
  */
-static bool
+static Oid
 already_there(RangeVar *name)
 {
-	Oid			nsp = RangeVarGetCreationNamespace(name);
-
-	return OidIsValid(get_relname_relid(name->relname, nsp));
+	return get_relname_relid(name->relname, RangeVarGetCreationNamespace(name));
 }
 
 /*
@@ -115,13 +114,14 @@ stream_agg_create_source(PG_FUNCTION_ARGS)
 	CreateForeignTableStmt *stmt = makeNode(CreateForeignTableStmt);
 	ErrorContextCallback callback;
 	char	   *text;
+	Oid			relid = already_there(name);
 
-	if (if_not_exists && already_there(name))
+	if (if_not_exists && OidIsValid(relid))
 	{
 		ereport(NOTICE,
 				(errcode(ERRCODE_DUPLICATE_TABLE),
 				 errmsg("relation \"%s\" already exists, skipping", name->relname)));
-		PG_RETURN_OID(RangeVarGetRelid(name, NoLock, false));
+		PG_RETURN_OID(relid);
 	}
 
 	stmt->base.type = T_CreateForeignTableStmt;
@@ -134,7 +134,7 @@ stream_agg_create_source(PG_FUNCTION_ARGS)
 	sagg_text_errors_begin(&callback, text);
 	sagg_run_utility((Node *) stmt, text, -1, 0);
 	sagg_text_errors_end(&callback);
-	PG_RETURN_OID(RangeVarGetRelid(name, NoLock, false));
+	PG_RETURN_OID(already_there(name));
 }
 
 /*

@@ -41,6 +41,12 @@ output_mode(FunctionCallInfo fcinfo)
 		return SAGG_APPEND;
 	if (strcmp(word, "update") == 0)
 		return SAGG_UPDATE;
+	if (strcmp(word, "complete") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("output mode \"complete\" is not supported"),
+				 errdetail("It would write all groups again in every micro-batch."),
+				 errhint("Output mode update keeps the same rows in the sink, append writes each window once.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unknown output mode \"%s\"", word),

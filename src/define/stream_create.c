@@ -20,6 +20,8 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -121,6 +123,9 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 		return;
 	}
 	sagg_sink_check(stream->sink, query, stream->mode);
+
+	/* one at a time, or two new streams would not see each other */
+	LockRelationOid(stream->sink, ShareUpdateExclusiveLock);
 	other = stream_of_sink(stream->sink);
 	if (other)
 		ereport(ERROR,
@@ -245,6 +250,23 @@ record_stream(const SaggStream *stream, bool start)
 	SPI_finish();
 }
 
+/*
+ * Check the privileges of the view's owner on what a query reads, at every
+ * level of it.
+ */
+static bool
+check_permissions(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+	{
+		SAGG_CHECK_PERMISSIONS((Query *) node);
+		return query_tree_walker((Query *) node, check_permissions, context, 0);
+	}
+	return expression_tree_walker(node, check_permissions, context);
+}
+
 static void
 check_query(const SaggStream *stream, const SaggQuery *query)
 {
@@ -252,7 +274,8 @@ check_query(const SaggStream *stream, const SaggQuery *query)
 
 	if (result != ACLCHECK_OK)
 		aclcheck_error(result, OBJECT_FOREIGN_TABLE, get_rel_name(query->source));
-	SAGG_CHECK_PERMISSIONS(query->inner);
+	(void) check_permissions((Node *) query->inner, NULL);
+	(void) check_permissions((Node *) query->outer, NULL);
 	if (stream->mode == SAGG_UPDATE && query->missing_key)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -296,13 +319,41 @@ fill_stream(SaggStream *stream, const SaggStreamArguments *args)
 }
 
 /*
+ * The stream of this name, or the one that the same name with or without its
+ * schema was given to.  NULL if there is none; raises duplicate_table if
+ * something else has the name of its view.
+ */
+static SaggStream *
+find_stream(const SaggStreamArguments *args, Oid schema)
+{
+	char	   *key = sagg_stream_key(args->name);
+	char	   *view = sagg_stream_view_name(args->name);
+	SaggStream *stream = sagg_stream_by_key(key);
+	Oid			relid;
+
+	if (stream)
+		return stream;
+	relid = get_relname_relid(view, schema);
+	if (!OidIsValid(relid))
+		return NULL;
+	stream = sagg_stream_by_view(relid, true);
+	if (stream == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("relation \"%s\" already exists", view),
+				 errdetail("The query of stream \"%s\" would be kept as a view of that name.", key),
+				 errhint("Choose another name for the stream.")));
+	return stream;
+}
+
+/*
  * If there is a stream of this name already: its sink with a NOTICE, if that
  * is wanted, else an error.
  */
 static Oid
-existing_stream(const SaggStreamArguments *args)
+existing_stream(const SaggStreamArguments *args, Oid schema)
 {
-	SaggStream *stream = sagg_stream_by_key(sagg_stream_key(args->name));
+	SaggStream *stream = find_stream(args, schema);
 
 	if (stream == NULL)
 		return InvalidOid;
@@ -327,16 +378,18 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	SaggStreamArguments *args;
 	SaggStream	stream = {0};
 	SaggQuery  *query;
+	Oid			namespace;
 	char	   *schema;
 	Oid			sink;
 
 	sagg_require_preload();
 	args = sagg_stream_arguments(fcinfo);
-	sink = existing_stream(args);
+	namespace = RangeVarGetCreationNamespace(args->name);
+	sink = existing_stream(args, namespace);
 	if (OidIsValid(sink))
 		PG_RETURN_OID(sink);
 
-	schema = get_namespace_name(RangeVarGetCreationNamespace(args->name));
+	schema = get_namespace_name(namespace);
 	sagg_stream_check_can_run(GetUserId());
 	fill_stream(&stream, args);
 	stream.view = make_view(args, schema);

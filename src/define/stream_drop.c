@@ -17,7 +17,9 @@
 #include "executor/spi.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 
 #include "define_internal.h"
 #include "worker/worker.h"
@@ -27,18 +29,35 @@ PG_FUNCTION_INFO_V1(stream_agg_on_sql_drop);
 PG_FUNCTION_INFO_V1(stream_agg_on_ddl_command_end);
 
 /*
- * Drop a relation as DROP ... RESTRICT would.
+ * Drop a relation as DROP ... RESTRICT would.  Raises undefined_table if it is
+ * gone, and what DROP raises.
  */
 void
 sagg_drop_relation(Oid relid, ObjectType type)
 {
 	DropStmt   *stmt = makeNode(DropStmt);
+	char	   *name = get_rel_name(relid);
+	char	   *schema = get_namespace_name(get_rel_namespace(relid));
 
+	if (name == NULL || schema == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u was dropped concurrently", relid)));
 	stmt->removeType = type;
 	stmt->behavior = DROP_RESTRICT;
-	stmt->objects = list_make1(list_make2(makeString(get_namespace_name(get_rel_namespace(relid))),
-										  makeString(get_rel_name(relid))));
+	stmt->objects = list_make1(list_make2(makeString(schema), makeString(name)));
 	sagg_run_utility((Node *) stmt, "DROP", -1, 0);
+}
+
+static void
+tell_missing(const char *name, bool if_exists)
+{
+	if (!if_exists)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("stream \"%s\" does not exist", name)));
+	ereport(NOTICE,
+			(errmsg("stream \"%s\" does not exist, skipping", name)));
 }
 
 /*
@@ -51,16 +70,23 @@ stream_agg_drop_stream(PG_FUNCTION_ARGS)
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	bool		drop_sink = PG_GETARG_BOOL(1);
 	bool		if_exists = PG_GETARG_BOOL(2);
-	SaggStream *stream = sagg_stream_by_name(name, if_exists);
+	SaggStream *stream = sagg_stream_by_name(name, true);
 
 	if (stream == NULL)
 	{
-		ereport(NOTICE,
-				(errmsg("stream \"%s\" does not exist, skipping", name)));
+		tell_missing(name, if_exists);
 		PG_RETURN_VOID();
 	}
 	sagg_stream_check_owner(stream);
 	sagg_lock_stream(stream->view);
+
+	/* the lock may have been waited for while another dropped the stream */
+	AcceptInvalidationMessages();
+	if (get_rel_name(stream->view) == NULL)
+	{
+		tell_missing(name, if_exists);
+		PG_RETURN_VOID();
+	}
 	sagg_drop_relation(stream->view, OBJECT_VIEW);
 	if (drop_sink && get_rel_name(stream->sink) != NULL)
 	{
@@ -108,21 +134,36 @@ collect_oids(const char *query)
 }
 
 /*
+ * Run a DELETE whose parameter is "views" on the rows that are there now,
+ * whatever the isolation level: what the worker committed since the snapshot
+ * of the transaction must not outlive the stream, or a new one of the same
+ * name would go on from it.
+ */
+static void
+delete_rows(const char *command, Datum views)
+{
+	Oid			type = OIDARRAYOID;
+	SPIPlanPtr	plan = SPI_prepare(command, 1, &type);
+
+	if (plan == NULL ||
+		SPI_execute_snapshot(plan, &views, NULL, GetLatestSnapshot(),
+							 InvalidSnapshot, false, true, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not execute: %s", command);
+}
+
+/*
  * Remove the rows of streams whose views are among "views", everywhere.
  */
 static void
 delete_streams(Datum views)
 {
 	static const char *const logs[] = {"sources", "offsets", "commits", "state"};
-	Oid			type = OIDARRAYOID;
 
 	for (int i = 0; i < lengthof(logs); i++)
-		SPI_execute_with_args(psprintf("DELETE FROM stream_agg.%s WHERE stream IN"
-									   " (SELECT stream FROM stream_agg.streams WHERE query = ANY ($1))",
-									   logs[i]),
-							  1, &type, &views, NULL, false, 0);
-	SPI_execute_with_args("DELETE FROM stream_agg.streams WHERE query = ANY ($1)",
-						  1, &type, &views, NULL, false, 0);
+		delete_rows(psprintf("DELETE FROM stream_agg.%s WHERE stream IN"
+							 " (SELECT stream FROM stream_agg.streams WHERE query = ANY ($1))",
+							 logs[i]), views);
+	delete_rows("DELETE FROM stream_agg.streams WHERE query = ANY ($1)", views);
 }
 
 /*
@@ -152,6 +193,16 @@ stream_agg_on_sql_drop(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
+/* views that CREATE VIEW made or replaced, or a new rule "_RETURN" did */
+#define REPLACED_VIEWS \
+	"SELECT objid FROM pg_catalog.pg_event_trigger_ddl_commands()" \
+	" WHERE object_type OPERATOR(pg_catalog.=) 'view'" \
+	" UNION ALL " \
+	"SELECT r.ev_class FROM pg_catalog.pg_event_trigger_ddl_commands() c" \
+	"  JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) c.objid" \
+	" WHERE c.object_type OPERATOR(pg_catalog.=) 'rule'" \
+	"   AND r.ev_type OPERATOR(pg_catalog.=) '1'"
+
 /*
  * on_ddl_command_end(): event trigger, refuses to replace the view of a
  * stream: its state belongs to the former query.
@@ -165,8 +216,7 @@ stream_agg_on_ddl_command_end(PG_FUNCTION_ARGS)
 	if (!sagg_extension_exists())
 		PG_RETURN_NULL();
 	SPI_connect();
-	views = collect_oids("SELECT objid FROM pg_catalog.pg_event_trigger_ddl_commands()"
-						 " WHERE object_type OPERATOR(pg_catalog.=) 'view'");
+	views = collect_oids(REPLACED_VIEWS);
 	if (views)
 	{
 		Oid			type = OIDARRAYOID;
