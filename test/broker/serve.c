@@ -86,6 +86,10 @@ obey(rd_kafka_mock_cluster_t *cluster, char *line)
 		rd_kafka_mock_broker_set_up(cluster, BROKER_ID);
 	else if (word && first && strcmp(word, "rtt") == 0)
 		rd_kafka_mock_broker_set_rtt(cluster, BROKER_ID, atoi(first));
+	else if (word && first && strcmp(word, "hide") == 0)
+		rd_kafka_mock_topic_set_error(cluster, first, RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+	else if (word && first && strcmp(word, "show") == 0)
+		rd_kafka_mock_topic_set_error(cluster, first, RD_KAFKA_RESP_ERR_NO_ERROR);
 	else if (word && first && second && strcmp(word, "topic") == 0)
 	{
 		rd_kafka_resp_err_t err = rd_kafka_mock_topic_create(cluster, first, atoi(second), 1);

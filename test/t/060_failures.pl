@@ -7,11 +7,11 @@ use PostgreSQL::Test::Utils;
 use StreamAgg::Test;
 use Test::More;
 
-my $broker = start_broker(events => 1, bad => 2, infinite => 1, kept => 1);
+my $broker = start_broker(events => 1, bad => 2, infinite => 1, kept => 1, coming => 1);
 my $node = new_node('failures', "stream_agg.kafka_timeout = '2s'", 'max_worker_processes = 6',
 	'stream_agg.max_streams = 4');
 my $columns = 'ts timestamptz, k int, v int';
-create_source($node, $broker, $_, $_, $columns) for qw(events bad infinite kept);
+create_source($node, $broker, $_, $_, $columns) for qw(events bad infinite kept coming);
 
 sub record
 {
@@ -62,6 +62,30 @@ process($node, 'absent');
 is_equal_tables($node, 'SELECT * FROM absent', 'SELECT * FROM absent_query', 'and the stream goes on after it');
 counts_add_up($node, 'absent', 20, 'with every record counted once');
 
+# --- a topic that is not there, and comes
+$broker->control('hide', 'coming');
+create('early', 'coming');
+wait_state($node, 'early', 'starting', 'topic "coming"');
+like(last_error('early'), qr/topic "coming" does not exist/, 'a missing topic is told: ' . (split /\n/, last_error('early'))[0]);
+$broker->control('show', 'coming');
+$broker->produce('coming', record(1, 1));
+$node->poll_query_until('postgres', q{SELECT state = 'running' FROM pg_stat_stream_agg WHERE stream = 'early'});
+process($node, 'early');
+is($node->safe_psql('postgres', 'SELECT * FROM early'), '1|1|1', 'the stream goes on when it is there');
+
+# --- another cluster behind the same server
+my $other = start_broker(coming => 1);
+my $server = $node->safe_psql('postgres', q{SELECT srvname FROM pg_foreign_server});
+$node->safe_psql('postgres', "SELECT stream_agg.stop_stream('early');
+	ALTER SERVER $server OPTIONS (SET brokers '" . $other->brokers . "');
+	SELECT stream_agg.start_stream('early')");
+wait_state($node, 'early', 'failed', 'Kafka cluster');
+like(last_error('early'), qr/belong to Kafka cluster ".+", the stream has read from cluster ".+"/,
+	'another cluster stops the stream');
+$node->safe_psql('postgres', "ALTER SERVER $server OPTIONS (SET brokers '" . $broker->brokers . "')");
+$other->stop;
+drop('early');
+
 # --- the sink is gone, and back
 $node->safe_psql('postgres', 'ALTER TABLE absent RENAME TO away; ALTER TABLE away DROP COLUMN total');
 $broker->produce('events', record(1, 1));
@@ -79,6 +103,7 @@ $node->safe_psql('postgres', 'ALTER TABLE strict DROP CONSTRAINT strict_n_check'
 process($node, 'refused');
 is($node->safe_psql('postgres', 'SELECT * FROM strict'), '1|5|15', 'repaired, the batch is retried and counts once');
 drop('refused');
+$node->safe_psql('postgres', 'DROP TABLE strict');
 
 # --- records that do not decode
 $broker->produce('bad', [ 0, '', record(1, 1) ], [ 1, '', record(2, 2) ], [ 1, '', '{"k": "no number"}' ]);
