@@ -37,7 +37,7 @@ typedef struct SourceSearch
 	List	   *path;			/* range table indexes from the top */
 } SourceSearch;
 
-static bool locate_in_query(Query *query, SourceSearch *search);
+static bool locate_in_tree(Query *query, Node *node, SourceSearch *search);
 
 static bool
 count_sources(Node *node, void *context)
@@ -162,6 +162,27 @@ inline_cte(RangeTblEntry *rte, SourceSearch *search)
 }
 
 /*
+ * The same for all references in FROM, at this level and below.
+ */
+static void
+inline_ctes(Query *query, SourceSearch *search)
+{
+	ListCell   *lc;
+
+	search->levels = lappend(search->levels, query);
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind == RTE_CTE)
+			inline_cte(rte, search);
+		if (rte->rtekind == RTE_SUBQUERY)
+			inline_ctes(rte->subquery, search);
+	}
+	search->levels = list_delete_last(search->levels);
+}
+
+/*
  * Look for the source in one item of FROM.
  */
 static bool
@@ -170,8 +191,6 @@ locate_in_relation(Query *query, int rtindex, SourceSearch *search)
 	RangeTblEntry *rte = rt_fetch(rtindex, query->rtable);
 	bool		found = false;
 
-	if (rte->rtekind == RTE_CTE)
-		inline_cte(rte, search);
 	if (rte->rtekind == RTE_RELATION)
 		found = rte->relid == search->source;
 	else if (rte->rtekind == RTE_SUBQUERY)
@@ -183,7 +202,8 @@ locate_in_relation(Query *query, int rtindex, SourceSearch *search)
 		{
 			check_level(rte->subquery);
 			drop_order(rte->subquery);
-			found = locate_in_query(rte->subquery, search);
+			found = locate_in_tree(rte->subquery, (Node *) rte->subquery->jointree,
+								   search);
 		}
 	}
 	if (found)
@@ -232,17 +252,6 @@ locate_in_tree(Query *query, Node *node, SourceSearch *search)
 	}
 }
 
-static bool
-locate_in_query(Query *query, SourceSearch *search)
-{
-	bool		found;
-
-	search->levels = lappend(search->levels, query);
-	found = locate_in_tree(query, (Node *) query->jointree, search);
-	search->levels = list_delete_last(search->levels);
-	return found;
-}
-
 /*
  * The record's ctid as a Var of "query", carried up from the source.
  */
@@ -281,13 +290,16 @@ sagg_find_source(Query *query, Var **record)
 	SourceSearch search = {0};
 
 	count_sources((Node *) query, &search);
+	if (search.count == 1)
+		inline_ctes(query, &search);
 	if (search.count == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("the query of a stream must read a source"),
 				 errdetail("None of its tables is a foreign table of %s.", SAGG_FDW),
 				 errhint("Create one with stream_agg.create_source().")));
-	if (search.count == 1 && !locate_in_query(query, &search))
+	if (search.count == 1 &&
+		!locate_in_tree(query, (Node *) query->jointree, &search))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("the source of a stream must stand in FROM"),
