@@ -12,7 +12,6 @@
 
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "utils/acl.h"
@@ -138,31 +137,6 @@ stream_agg_create_source(PG_FUNCTION_ARGS)
 }
 
 /*
- * The name of a stream that reads a source, or NULL.
- */
-static char *
-stream_of_source(Oid source)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	SaggOwnerContext owner;
-	Oid			type = OIDOID;
-	Datum		value = ObjectIdGetDatum(source);
-	char	   *stream = NULL;
-
-	SPI_connect();
-	sagg_become_extension_owner(&owner);
-	if (SPI_execute_with_args("SELECT stream FROM stream_agg.streams WHERE source = $1 ORDER BY stream",
-							  1, &type, &value, NULL, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read stream_agg.streams");
-	sagg_restore_user(&owner);
-	if (SPI_processed > 0)
-		stream = MemoryContextStrdup(caller, SPI_getvalue(SPI_tuptable->vals[0],
-														  SPI_tuptable->tupdesc, 1));
-	SPI_finish();
-	return stream;
-}
-
-/*
  * drop_source(source, if_exists)
  */
 Datum
@@ -171,7 +145,7 @@ stream_agg_drop_source(PG_FUNCTION_ARGS)
 	RangeVar   *name = sagg_parse_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), "source");
 	bool		if_exists = PG_GETARG_BOOL(1);
 	Oid			relid = RangeVarGetRelid(name, NoLock, if_exists);
-	char	   *stream;
+	SaggStream *stream;
 
 	if (!OidIsValid(relid))
 	{
@@ -185,14 +159,14 @@ stream_agg_drop_source(PG_FUNCTION_ARGS)
 				 errmsg("\"%s\" is not a source", name->relname)));
 	if (!SAGG_OWNS_RELATION(relid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_FOREIGN_TABLE, name->relname);
-	stream = stream_of_source(relid);
+	stream = sagg_stream_of_source(relid);
 	if (stream)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("cannot drop source \"%s\" because stream \"%s\" reads it",
-						name->relname, stream),
+						name->relname, stream->name),
 				 errhint("Drop the stream first, with stream_agg.drop_stream(%s).",
-						 quote_literal_cstr(stream))));
+						 quote_literal_cstr(stream->name))));
 	sagg_drop_relation(relid, OBJECT_FOREIGN_TABLE);
 	PG_RETURN_VOID();
 }

@@ -167,6 +167,24 @@ sagg_stream_by_key(const char *key)
 }
 
 /*
+ * A stream that reads a source, or writes to a sink, in the current context;
+ * NULL if there is none.
+ */
+SaggStream *
+sagg_stream_of_source(Oid source)
+{
+	return fetch_stream(STREAM_QUERY "s.source = $1 ORDER BY s.stream", OIDOID,
+						ObjectIdGetDatum(source));
+}
+
+SaggStream *
+sagg_stream_of_sink(Oid sink)
+{
+	return fetch_stream(STREAM_QUERY "s.sink = $1", OIDOID,
+						ObjectIdGetDatum(sink));
+}
+
+/*
  * A name that users write as they write a relation's, as a RangeVar.  "what"
  * is the argument's name, for messages.  Raises invalid_parameter_value and
  * invalid_name.

@@ -78,31 +78,6 @@ make_view(const SaggStreamArguments *args, char *schema)
 }
 
 /*
- * The name of a stream that writes to a table, or NULL.
- */
-static char *
-stream_of_sink(Oid sink)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	SaggOwnerContext owner;
-	Oid			type = OIDOID;
-	Datum		value = ObjectIdGetDatum(sink);
-	char	   *stream = NULL;
-
-	SPI_connect();
-	sagg_become_extension_owner(&owner);
-	if (SPI_execute_with_args("SELECT stream FROM stream_agg.streams WHERE sink = $1",
-							  1, &type, &value, NULL, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read stream_agg.streams");
-	sagg_restore_user(&owner);
-	if (SPI_processed > 0)
-		stream = MemoryContextStrdup(caller, SPI_getvalue(SPI_tuptable->vals[0],
-														  SPI_tuptable->tupdesc, 1));
-	SPI_finish();
-	return stream;
-}
-
-/*
  * Find or make the table that the results go to.
  */
 static void
@@ -110,7 +85,7 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 			SaggStream *stream)
 {
 	RangeVar   *name = args->sink;
-	char	   *other;
+	SaggStream *other;
 
 	if (name == NULL)
 		name = makeRangeVar(schema, args->name->relname, -1);
@@ -126,11 +101,11 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 
 	/* one at a time, or two new streams would not see each other */
 	LockRelationOid(stream->sink, ShareUpdateExclusiveLock);
-	other = stream_of_sink(stream->sink);
+	other = sagg_stream_of_sink(stream->sink);
 	if (other)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("table \"%s\" is the sink of stream \"%s\"", name->relname, other),
+				 errmsg("table \"%s\" is the sink of stream \"%s\"", name->relname, other->name),
 				 errhint("Name another sink.")));
 }
 
