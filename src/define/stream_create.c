@@ -272,7 +272,7 @@ tell_about(const SaggStream *stream, const SaggQuery *query)
 						DatumGetCString(DirectFunctionCall1(interval_out,
 															interval_datum(query->window.size + stream->watermark_delay)))),
 				 errdetail("Output mode \"append\" writes a window once, when the watermark has passed its end.")));
-	else if (!stream->has_watermark)
+	else if (!stream->has_watermark || query->window.kind == SAGG_WINDOW_NONE)
 		ereport(NOTICE,
 				(errmsg("the state of stream \"%s\" keeps every group for ever", stream->name),
 				 errhint("Group by a window and give a watermark to have old groups forgotten.")));

@@ -221,6 +221,8 @@ apply_settings(const SaggStream *stream)
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("default_transaction_deferrable", "off", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("row_security", "on", PGC_USERSET, PGC_S_SESSION);
+	/* every micro-batch would be compiled anew */
+	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("application_name", stream->name, PGC_USERSET, PGC_S_SESSION);
 }
 
