@@ -125,6 +125,7 @@ run_over_groups(SaggExecution *ex, Query *query)
 
 /*
  * The batch's output rows, of the query's output_desc, in the current context.
+ * The caller ends the tuplestore.
  */
 Tuplestorestate *
 sagg_execution_output(SaggExecution *ex)
@@ -134,7 +135,8 @@ sagg_execution_output(SaggExecution *ex)
 
 /*
  * Identity columns of the emitted groups that do not pass HAVING and have to
- * leave the sink, in the current context; NULL where there can be none.
+ * leave the sink, in the current context; NULL where there can be none.  The
+ * caller ends the tuplestore.
  */
 Tuplestorestate *
 sagg_execution_removed(SaggExecution *ex)

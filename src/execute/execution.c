@@ -262,6 +262,7 @@ sagg_execution_state(SaggExecution *ex)
 void
 sagg_execution_end(SaggExecution *ex)
 {
+	tuplestore_end(ex->emitted);
 	FreeExprContext(ex->tmpcontext, true);
 	FreeExprContext(ex->aggcontext, true);
 	MemoryContextDelete(ex->memory);

@@ -120,5 +120,6 @@ stream_agg_stop_stream(PG_FUNCTION_ARGS)
 
 	sagg_lock_stream(stream->view);
 	set_enabled(stream, false);
+	sagg_stop_stream_at_commit(stream);
 	PG_RETURN_VOID();
 }

@@ -192,6 +192,24 @@ fire_deferred_triggers(void)
 }
 
 /*
+ * WRITE: output rows to the sink, with all that its triggers do.
+ */
+static void
+write_output(SaggSession *session, const SaggQuery *query,
+			 SaggExecution *execution, SaggCommit *commit)
+{
+	Tuplestorestate *output = sagg_execution_output(execution);
+	Tuplestorestate *removed = sagg_execution_removed(execution);
+
+	sagg_sink_write(session->sink, query, output, removed,
+					&commit->rows_out, &commit->rows_removed);
+	tuplestore_end(output);
+	if (removed)
+		tuplestore_end(removed);
+	fire_deferred_triggers();
+}
+
+/*
  * The session's view of the progress, after a commit.
  */
 static void
@@ -259,11 +277,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	execute(session, execution, &commit);
 
 	enter_stage(session, &clock, SAGG_WRITE);
-	sagg_sink_write(session->sink, query,
-					sagg_execution_output(execution),
-					sagg_execution_removed(execution),
-					&commit.rows_out, &commit.rows_removed);
-	fire_deferred_triggers();
+	write_output(session, query, execution, &commit);
 
 	enter_stage(session, &clock, SAGG_CHECKPOINT);
 	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, &commit,

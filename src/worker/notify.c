@@ -34,14 +34,15 @@
 static bool wake_at_commit = false;
 static List *held_views = NIL;	/* one entry for each hold */
 static List *dropped_views = NIL;	/* slots to free at commit */
-static List *started_streams = NIL; /* of StartedStream, to start at commit */
+static List *changes = NIL;		/* of StreamChange, in order */
 
-typedef struct StartedStream
+typedef struct StreamChange
 {
+	bool		start;			/* else stop */
 	Oid			view;
 	Oid			owner;
 	char		name[SAGG_NAME_SIZE];
-} StartedStream;
+} StreamChange;
 
 static object_access_hook_type prev_object_access_hook = NULL;
 
@@ -68,10 +69,25 @@ forget_all(List **list)
 }
 
 static void
-forget_started(void)
+forget_changes(void)
 {
-	list_free_deep(started_streams);
-	started_streams = NIL;
+	list_free_deep(changes);
+	changes = NIL;
+}
+
+static void
+change_at_commit(bool start, Oid view, Oid owner, const char *name)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	StreamChange *change = palloc(sizeof(StreamChange));
+
+	change->start = start;
+	change->view = view;
+	change->owner = owner;
+	strlcpy(change->name, name, sizeof(change->name));
+	changes = lappend(changes, change);
+	MemoryContextSwitchTo(old);
+	wake_at_commit = true;
 }
 
 /*
@@ -82,30 +98,34 @@ forget_started(void)
 void
 sagg_start_stream_at_commit(Oid view, Oid owner, const char *name)
 {
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	StartedStream *started = palloc(sizeof(StartedStream));
+	change_at_commit(true, view, owner, name);
+}
 
-	started->view = view;
-	started->owner = owner;
-	strlcpy(started->name, name, sizeof(started->name));
-	started_streams = lappend(started_streams, started);
-	MemoryContextSwitchTo(old);
-	wake_at_commit = true;
+/*
+ * At commit: a stream, whose lock is held, does not run any more.  Without
+ * that the launcher could start it again before a scout has seen the catalog.
+ */
+void
+sagg_stop_stream_at_commit(const SaggStream *stream)
+{
+	change_at_commit(false, stream->view, stream->owner, stream->name);
 }
 
 static void
-start_stream(const StartedStream *started)
+apply_change(const StreamChange *change)
 {
-	SaggSlot   *slot = sagg_slot_find(MyDatabaseId, started->view);
+	SaggSlot   *slot = sagg_slot_find(MyDatabaseId, change->view);
 
-	if (slot == NULL)
-		slot = sagg_slot_allocate(MyDatabaseId, started->view);
+	if (slot == NULL && change->start)
+		slot = sagg_slot_allocate(MyDatabaseId, change->view);
 	if (slot == NULL || slot->pid != 0)
 		return;
-	strlcpy(slot->name, started->name, sizeof(slot->name));
-	slot->owner = started->owner;
-	slot->wanted = true;
-	slot->state = SAGG_STARTING;
+	slot->wanted = change->start;
+	slot->state = change->start ? SAGG_STARTING : SAGG_STOPPED;
+	if (!change->start)
+		return;
+	strlcpy(slot->name, change->name, sizeof(slot->name));
+	slot->owner = change->owner;
 	slot->deaths = 0;
 	slot->next_start = 0;
 	slot->last_error[0] = '\0';
@@ -204,10 +224,10 @@ release_streams(bool commit)
 		if (slot && slot->stop_holds > 0)
 			slot->stop_holds--;
 	}
-	foreach(lc, started_streams)
+	foreach(lc, changes)
 	{
 		if (commit)
-			start_stream(lfirst(lc));
+			apply_change(lfirst(lc));
 	}
 	foreach(lc, dropped_views)
 	{
@@ -220,7 +240,7 @@ release_streams(bool commit)
 
 	forget_all(&held_views);
 	forget_all(&dropped_views);
-	forget_started();
+	forget_changes();
 	sagg_mark_database(MyDatabaseId, true);
 }
 
@@ -238,7 +258,7 @@ on_transaction(XactEvent event, void *arg)
 			else
 			{
 				forget_all(&dropped_views);
-				forget_started();
+				forget_changes();
 			}
 			wake_at_commit = false;
 			break;

@@ -43,9 +43,9 @@ typedef struct Request
 	TimestampTz deadline;
 	bool		made;			/* the slot was found and asked */
 	uint64		seq;
-	int64		batches;		/* of the slot, when asked */
-	int64		rows_in;
-	int64		rows_out;
+	bool		known;			/* what the stream had done before, in: */
+	SaggTally	before;
+	SaggTally	result;			/* done since */
 } Request;
 
 static void
@@ -131,18 +131,19 @@ look(Request *request, ConditionVariable **cv)
 		{
 			request->made = true;
 			request->seq = ++slot->request_seq;
-			request->batches = slot->batches;
-			request->rows_in = slot->rows_in;
-			request->rows_out = slot->rows_out;
+			request->known = slot->known;
+			request->before = slot->tally;
 			if (slot->latch)
 				SetLatch(slot->latch);
 		}
 		else if (slot->done_seq >= request->seq)
 		{
+			if (!request->known)
+				request->before = slot->first;
+			request->result.batches = slot->tally.batches - request->before.batches;
+			request->result.rows_in = slot->tally.rows_in - request->before.rows_in;
+			request->result.rows_out = slot->tally.rows_out - request->before.rows_out;
 			done = true;
-			request->batches = slot->batches - request->batches;
-			request->rows_in = slot->rows_in - request->rows_in;
-			request->rows_out = slot->rows_out - request->rows_out;
 		}
 	}
 	else if (slot != NULL && request->made)
@@ -258,9 +259,9 @@ stream_agg_process_available(PG_FUNCTION_ARGS)
 	request.deadline = TimestampTzPlusMilliseconds(request.started, timeout_ms);
 	wait_until_served(&request, timeout_ms);
 
-	values[0] = Int64GetDatum(request.batches);
-	values[1] = Int64GetDatum(request.rows_in);
-	values[2] = Int64GetDatum(request.rows_out);
+	values[0] = Int64GetDatum(request.result.batches);
+	values[1] = Int64GetDatum(request.result.rows_in);
+	values[2] = Int64GetDatum(request.result.rows_out);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
 													  values, nulls)));
 }

@@ -184,7 +184,8 @@ sagg_slot_free(SaggSlot *slot)
 	slot->last_error[0] = '\0';
 	slot->last_sqlstate = 0;
 	slot->last_error_time = 0;
-	slot->batches = slot->rows_in = slot->rows_out = 0;
+	slot->known = false;
+	memset(&slot->tally, 0, sizeof(slot->tally));
 	slot->state_rows = slot->state_bytes = 0;
 	slot->npartitions = 0;
 	ConditionVariableBroadcast(&slot->changed);

@@ -43,9 +43,12 @@ sagg_publish_statistics(SaggSession *session)
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot->state = SAGG_RUNNING;
 	slot->deaths = 0;
-	slot->batches = progress->batch + 1;
-	slot->rows_in = progress->totals.delivered;
-	slot->rows_out = progress->total_rows_out;
+	slot->tally.batches = progress->batch + 1;
+	slot->tally.rows_in = progress->totals.delivered;
+	slot->tally.rows_out = progress->total_rows_out;
+	if (!slot->known)
+		slot->first = slot->tally;
+	slot->known = true;
 	slot->state_rows = rows;
 	slot->state_bytes = bytes;
 	slot->npartitions = Min(progress->npositions, sagg_max_partitions);

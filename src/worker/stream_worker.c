@@ -533,9 +533,9 @@ stream_agg_worker_main(Datum arg)
 		long		delay_ms;
 
 		/* progress since the last error: count attempts anew */
-		if (my_slot->batches != last_batches)
+		if (my_slot->tally.batches != last_batches)
 			attempts = 0;
-		last_batches = my_slot->batches;
+		last_batches = my_slot->tally.batches;
 		attempts++;
 
 		if (!note_error(&session, error, attempts, &delay_ms))

@@ -46,6 +46,14 @@ typedef struct SaggSlotPartition
 	int64		end;			/* high watermark as last heard of */
 } SaggSlotPartition;
 
+/* since the stream's first batch */
+typedef struct SaggTally
+{
+	int64		batches;
+	int64		rows_in;
+	int64		rows_out;
+} SaggTally;
+
 /*
  * One stream in shared memory.  All fields are protected by SaggShared->lock,
  * except "stage", which only its worker writes and anybody may read, and
@@ -81,10 +89,13 @@ typedef struct SaggSlot
 	uint64		done_seq;
 	ConditionVariable changed;	/* broadcast when any of this changes */
 
-	/* statistics as of the last commit */
-	int64		batches;
-	int64		rows_in;
-	int64		rows_out;
+	/*
+	 * Statistics as of the last commit, once a worker has made them known; and
+	 * what they were when the first of them did, before any batch of its own.
+	 */
+	bool		known;
+	SaggTally	tally;
+	SaggTally	first;
 	int64		state_rows;
 	int64		state_bytes;
 	int			npartitions;
@@ -122,7 +133,7 @@ extern List *sagg_labelled_databases(void);
 
 /* notify.c */
 extern void sagg_notify_init(void);
-extern void sagg_hold_stream(SaggSlot *slot);
+extern void sagg_stop_stream_at_commit(const SaggStream *stream);
 extern void sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view);
 
 /* scout.c */

@@ -103,9 +103,12 @@ is($node->safe_psql('postgres', q{SELECT state_rows FROM pg_stat_stream_agg WHER
 	100_000, 'there are 100,000 groups');
 $node->restart('immediate');
 $broker->produce('many', map { record($_ * 1000, 1) } 1 .. 100);
-process($node, 'large');
+my ($batches, $rows) = process($node, 'large');
+is($rows, 100, 'process_available tells of what was new only');
 is($node->safe_psql('postgres', q{SELECT state_rows FROM pg_stat_stream_agg WHERE stream = 'large'}),
 	100_000, 'all of them are back after a crash');
 is_equal_tables($node, 'SELECT * FROM large', 'SELECT * FROM large_query', 'and none has changed');
+
+unlike(slurp_file($node->logfile), qr/leak/, 'the server has found nothing leaked');
 
 done_testing();
