@@ -6,7 +6,7 @@
  * State written under one fingerprint is read under the same only.  It covers
  * what decides the bytes: window, types and collations of the keys, aggregate
  * functions.  Names are hashed, never OIDs, so that a dumped and restored
- * database, or an upgraded server, reads its state again (DESIGN: portable).
+ * database, or an upgraded server, reads its state again.
  *
  *-------------------------------------------------------------------------
  */

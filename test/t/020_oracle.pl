@@ -123,8 +123,6 @@ for my $size (@sizes)
 {
 	for my $kind (sort keys %query)
 	{
-		# a batch per record is slow: the richest query stands for the others
-		next if defined $size && $size == 1 && $kind ne 'all_aggregates' && $kind ne 'having';
 		run_query($kind, $_, $size) for ('update', 'append');
 	}
 }
