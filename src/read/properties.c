@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include <ctype.h>
+#include <stdio.h>
 #include <librdkafka/rdkafka.h>
 
 #include "lib/stringinfo.h"
@@ -111,20 +112,31 @@ sagg_option_names(int object)
 
 /*
  * Whether librdkafka has a property of this name, of clients or of topics.
- * Looks it up only: setting one is what can do harm.
+ * Searches the table that librdkafka prints, whose lines start with a name:
+ * setting a property to find out is what can do harm, and getting one fails
+ * for those without a value too.
  */
 static bool
 is_property(const char *name)
 {
-	rd_kafka_conf_t *conf = rd_kafka_conf_new();
-	rd_kafka_topic_conf_t *topic_conf = rd_kafka_topic_conf_new();
-	size_t		size = 0;
-	bool		found;
+	char	   *table = NULL;
+	size_t		table_len = 0;
+	size_t		len = strlen(name);
+	FILE	   *out = open_memstream(&table, &table_len);
+	bool		found = false;
 
-	found = rd_kafka_conf_get(conf, name, NULL, &size) == RD_KAFKA_CONF_OK ||
-		rd_kafka_topic_conf_get(topic_conf, name, NULL, &size) == RD_KAFKA_CONF_OK;
-	rd_kafka_topic_conf_destroy(topic_conf);
-	rd_kafka_conf_destroy(conf);
+	if (out == NULL)
+		return false;
+	rd_kafka_conf_properties_show(out);
+	if (fclose(out) == 0 && len > 0 && strcspn(name, " |\n") == len)
+	{
+		for (const char *line = table; line && !found; line = strchr(line, '\n'))
+		{
+			line += *line == '\n';
+			found = strncmp(line, name, len) == 0 && line[len] == ' ';
+		}
+	}
+	free(table);
 	return found;
 }
 
