@@ -129,11 +129,7 @@ stream_agg_kafka_validator(PG_FUNCTION_ARGS)
 		if (option->property == NULL)
 			check_own_value(def->defname, value);
 		else
-		{
-			if (strcmp(def->defname, "brokers") == 0)
-				check_not_empty(def->defname, value);
 			sagg_option_check_value(option, value);
-		}
 		field |= strcmp(def->defname, "field") == 0;
 		metadata |= strcmp(def->defname, "metadata") == 0;
 		topic |= strcmp(def->defname, "topic") == 0;

@@ -22,6 +22,7 @@
 #include "foreign/foreign.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
+#include "optimizer/clauses.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
@@ -106,7 +107,7 @@ as_bigint(Node *expr)
 			return NULL;
 	}
 	return (Expr *) makeFuncExpr(cast, INT8OID, list_make1(expr),
-								 InvalidOid, InvalidOid, COERCE_EXPLICIT_CAST);
+								 InvalidOid, InvalidOid, COERCE_IMPLICIT_CAST);
 }
 
 /*
@@ -136,7 +137,7 @@ push_down(Expr *clause, Index relid, const SaggField *fields,
 	}
 	if (kind == SAGG_FIELD_UNUSED || !OidIsValid(opno) ||
 		bms_is_member(relid, pull_varnos(NULL, value)) ||
-		contain_volatile_functions(value))
+		contain_volatile_functions(value) || contain_subplans(value))
 		return;
 	strategy = get_op_opfamily_strategy(opno, INTEGER_BTREE_FAM_OID);
 	value = (Node *) as_bigint(value);
@@ -238,5 +239,5 @@ sagg_explain_scan(ForeignScanState *node, ExplainState *es)
 						 deparse_expression(lfirst(lc), context, false, false));
 		i += 2;
 	}
-	ExplainPropertyText("Kafka Range", text.data, es);
+	ExplainPropertyText("Kafka Bounds", text.data, es);
 }

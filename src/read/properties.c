@@ -13,6 +13,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+#include <stdio.h>
 #include <librdkafka/rdkafka.h>
 
 #include "lib/stringinfo.h"
@@ -52,7 +54,7 @@ static const SaggOption options[] = {
 	{"socket.receive.buffer.bytes", "socket.receive.buffer.bytes", SERVER},
 	{"socket.timeout.ms", "socket.timeout.ms", SERVER},
 	{"ssl.ca.location", "ssl.ca.location", SERVER | SAGG_OPT_SUPERUSER},
-	{"ssl.ca.pem", "ssl.ca.pem", SERVER},
+	{"ssl.ca.pem", "ssl.ca.pem", SERVER | SAGG_OPT_MAPPING},
 	{"ssl.cipher.suites", "ssl.cipher.suites", SERVER},
 	{"ssl.crl.location", "ssl.crl.location", SERVER | SAGG_OPT_SUPERUSER},
 	{"ssl.curves.list", "ssl.curves.list", SERVER},
@@ -109,12 +111,77 @@ sagg_option_names(int object)
 }
 
 /*
+ * Whether librdkafka has a property of this name, of clients or of topics.
+ * Searches the table that librdkafka prints, whose lines start with a name:
+ * setting a property to find out is what can do harm, and getting one fails
+ * for those without a value too.
+ */
+static bool
+is_property(const char *name)
+{
+	char	   *table = NULL;
+	size_t		table_len = 0;
+	size_t		len = strlen(name);
+	FILE	   *out = open_memstream(&table, &table_len);
+	bool		found = false;
+
+	if (out == NULL)
+		return false;
+	rd_kafka_conf_properties_show(out);
+	if (fclose(out) == 0 && len > 0 && strcspn(name, " |\n") == len)
+	{
+		for (const char *line = table; line && !found; line = strchr(line, '\n'))
+		{
+			line += *line == '\n';
+			found = strncmp(line, name, len) == 0 && line[len] == ' ';
+		}
+	}
+	free(table);
+	return found;
+}
+
+/*
+ * The option that a property is set by, where that has a name of its own or
+ * belongs to another kind of object; NULL if there is none.
+ */
+static const SaggOption *
+option_of_property(const char *name)
+{
+	for (int i = 0; i < lengthof(options); i++)
+	{
+		if (options[i].property && strcmp(options[i].property, name) == 0)
+			return &options[i];
+	}
+	return NULL;
+}
+
+/*
  * Raise fdw_invalid_option_name for an option that an object cannot have.
  * "object_name" is for the message, such as "server".
  */
 void
 sagg_option_refuse(const char *name, int object, const char *object_name)
 {
+	const SaggOption *option = option_of_property(name);
+	bool		kafka = (object & (SAGG_OPT_SERVER | SAGG_OPT_MAPPING)) != 0;
+
+	if (kafka && option)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("property \"%s\" cannot be set for a %s", name, object_name),
+				 errhint("Use option \"%s\" of a %s.", option->name,
+						 option->flags & SAGG_OPT_SERVER ? "server" : "user mapping")));
+	if (kafka && is_property(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("property \"%s\" cannot be set", name),
+				 errdetail("It is decided by stream_agg itself, has no effect on reading, or could make the server run programs or open files."),
+				 errhint("Options of a %s are: %s.", object_name, sagg_option_names(object))));
+	if (object == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("invalid option \"%s\" for a %s", name, object_name),
+				 errhint("A %s has no options.", object_name)));
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 			 errmsg("invalid option \"%s\" for a %s", name, object_name),
@@ -140,6 +207,76 @@ check_mechanism(const char *value)
 }
 
 /*
+ * Whether [host, end) is a host and, from "colon" on if not NULL, a port.
+ */
+static bool
+broker_is_sane(const char *host, const char *colon, const char *end)
+{
+	const char *host_end;
+
+	while (end > host && isspace((unsigned char) end[-1]))
+		end--;
+	host_end = colon ? colon : end;
+	if (host_end == host)
+		return false;
+	for (const char *p = host; p < host_end; p++)
+	{
+		if (isspace((unsigned char) *p) || *p == '/')
+			return false;
+	}
+	if (colon)
+	{
+		size_t		digits = strspn(colon + 1, "0123456789");
+		long		port = strtol(colon + 1, NULL, 10);
+
+		return digits > 0 && colon + 1 + digits == end && port > 0 && port <= 65535;
+	}
+	return true;
+}
+
+/*
+ * "host:port", "host", "[IPv6]:port", also behind "protocol://", and lists of
+ * these.  Loosely: whether there is such a host turns out when it is used.
+ */
+static void
+check_brokers(const char *value)
+{
+	const char *item = value;
+
+	for (;;)
+	{
+		const char *end = item + strcspn(item, ",");
+		const char *host;
+		const char *colon = NULL;
+
+		while (item < end && isspace((unsigned char) *item))
+			item++;
+		host = item;
+		for (const char *p = item; p < end; p++)
+		{
+			if (strncmp(p, "://", 3) == 0 && host == item)
+			{
+				p += 2;
+				host = p + 1;
+				colon = NULL;
+			}
+			else if (*p == ':')
+				colon = p;
+			else if (*p == ']')
+				colon = NULL;
+		}
+		if (!broker_is_sane(host, colon, end))
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+					 errmsg("invalid value for option \"brokers\": \"%s\"", value),
+					 errhint("Write host:port, more than one of them with commas between.")));
+		if (*end == '\0')
+			return;
+		item = end + 1;
+	}
+}
+
+/*
  * Check an option's value before it is stored, without contacting anybody or
  * opening a file.  Raises fdw_invalid_attribute_value or
  * insufficient_privilege.
@@ -159,6 +296,8 @@ sagg_option_check_value(const SaggOption *option, const char *value)
 				 errhint("Give keys and certificates as text, by the options that end in .pem.")));
 	if (strncmp(option->name, "sasl.mechanism", strlen("sasl.mechanism")) == 0)
 		check_mechanism(value);
+	if (strcmp(option->name, "brokers") == 0)
+		check_brokers(value);
 	if (option->property == NULL || (option->flags & SAGG_OPT_SECRET) ||
 		(option->flags & SAGG_OPT_SUPERUSER) || strstr(option->name, ".pem"))
 		return;

@@ -12,7 +12,6 @@
  */
 #include "postgres.h"
 
-
 #include "read_internal.h"
 
 typedef struct Share
