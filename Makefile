@@ -49,7 +49,7 @@ clean-deps:
 	rm -f $(OBJS:.o=.d) $(OBJS:.o=.bc)
 
 # What the tests need is in test/; see "make help".
-.PHONY: help deps test demo bench check-layout check-syntax print-regress
+.PHONY: help deps test demo bench soak check-layout check-syntax print-regress
 help:
 	@echo 'make               build the library'
 	@echo 'make install       install it into the server of PG_CONFIG'
@@ -57,6 +57,7 @@ help:
 	@echo 'make test          build, install, run every test'
 	@echo 'make demo [KEEP=1] the README example, live; KEEP=1 leaves it running'
 	@echo 'make bench [BROKERS=host:port] [RECORDS=n]  records per second'
+	@echo 'make soak [MINUTES=n] [RATE=n]              sizes of sink and logs over time'
 
 deps:
 	test/deps
@@ -66,6 +67,8 @@ demo:
 	KEEP=$(KEEP) test/demo
 bench:
 	BROKERS=$(BROKERS) RECORDS=$(RECORDS) test/bench
+soak:
+	MINUTES=$(MINUTES) RATE=$(RATE) test/soak
 check-layout:
 	test/check_layout
 print-regress:

@@ -127,15 +127,30 @@ take_dirty_databases(bool all)
 }
 
 /*
- * A worker that was registered and has not attached to its slot: did it die
- * on the way?  The server log has the reason.
+ * A worker has ended, and its place is free: for one that found none.
  */
 static void
-note_failed_launch(int i)
+let_in_crowded_out(void)
+{
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+
+		if (slot->crowded_out)
+			slot->next_start = 0;
+		slot->crowded_out = false;
+	}
+}
+
+/*
+ * Has the worker of a slot ended?  If it had not even attached to its slot it
+ * died on the way, and the server log has the reason.
+ */
+static void
+note_ended_worker(int i)
 {
 	SaggSlot   *slot = &sagg_shared->slots[i];
 	pid_t		pid;
-	Oid			database = slot->database;
 
 	if (handles[i] == NULL ||
 		GetBackgroundWorkerPid(handles[i], &pid) != BGWH_STOPPED)
@@ -144,6 +159,7 @@ note_failed_launch(int i)
 	handles[i] = NULL;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	let_in_crowded_out();
 	if (slot->launching)
 	{
 		slot->launching = false;
@@ -152,9 +168,9 @@ note_failed_launch(int i)
 													   NO_WORKER_RETRY_MS);
 		sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE,
 							"the stream's worker could not connect to the database as the stream's owner; see the server log");
+		sagg_mark_database(slot->database);
 	}
 	LWLockRelease(sagg_shared->lock);
-	sagg_mark_database(database);
 }
 
 static bool
@@ -224,6 +240,7 @@ tend_slot(int i, int *running)
 	{
 		LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 		slot->launching = false;
+		slot->crowded_out = true;
 		slot->next_start = again =
 			TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
 		sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
@@ -288,7 +305,7 @@ one_round(bool all)
 	visit_databases(all);
 
 	for (int i = 0; i < sagg_shared->nslots; i++)
-		note_failed_launch(i);
+		note_ended_worker(i);
 
 	/* those that run come first, so that they are counted */
 	for (int i = 0; i < sagg_shared->nslots; i++)
@@ -323,6 +340,20 @@ one_round(bool all)
 }
 
 /*
+ * Workers that a former launcher has registered and that have not attached to
+ * their slots: they may come or not.  A second one for the same slot ends by
+ * itself.
+ */
+static void
+forget_launches(void)
+{
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < sagg_shared->nslots; i++)
+		sagg_shared->slots[i].launching = false;
+	LWLockRelease(sagg_shared->lock);
+}
+
+/*
  * Main function of the launcher.
  */
 void
@@ -342,6 +373,7 @@ stream_agg_launcher_main(Datum arg)
 										  "stream_agg launcher round",
 										  ALLOCSET_DEFAULT_SIZES);
 	before_shmem_exit(leave_shared_memory, (Datum) 0);
+	forget_launches();
 	SpinLockAcquire(&sagg_shared->mutex);
 	sagg_shared->launcher = MyLatch;
 	SpinLockRelease(&sagg_shared->mutex);

@@ -179,6 +179,7 @@ sagg_slot_free(SaggSlot *slot)
 	slot->launching = false;
 	slot->deaths = 0;
 	slot->next_start = 0;
+	slot->crowded_out = false;
 	slot->state = SAGG_STOPPED;
 	slot->latch = NULL;
 	slot->last_error[0] = '\0';

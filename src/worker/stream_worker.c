@@ -73,7 +73,8 @@ detach_from_slot(int code, Datum arg)
 			break;
 		case SAGG_EXIT_STOPPED:
 			if (slot->state != SAGG_FAILED)
-				slot->state = SAGG_STOPPED;
+				slot->state = slot->wanted && slot->stop_holds == 0 && sagg_enabled ?
+					SAGG_STARTING : SAGG_STOPPED;
 			break;
 		case SAGG_EXIT_GONE:
 			slot->wanted = false;
@@ -95,7 +96,7 @@ attach_to_slot(int i)
 	bool		mine;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	mine = slot->in_use && slot->wanted && slot->pid == 0;
+	mine = slot->in_use && slot->wanted && slot->pid == 0 && slot->stop_holds == 0;
 	slot->launching = false;
 	if (mine)
 	{

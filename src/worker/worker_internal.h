@@ -69,10 +69,14 @@ typedef struct SaggSlot
 
 	/* the launcher's side */
 	bool		wanted;			/* the catalog says it shall run */
+	uint64		changed_at;		/* SaggShared->changes when a transaction last
+								 * said so */
 	int			stop_holds;		/* transactions that keep it stopped */
 	bool		launching;		/* registered, not attached yet */
 	int			deaths;			/* of workers, since the last good batch */
 	TimestampTz next_start;		/* not before */
+	bool		crowded_out;	/* or when a process has ended: there was no
+								 * place for its worker */
 
 	/* the worker's side */
 	SaggRunState state;
@@ -104,7 +108,8 @@ typedef struct SaggSlot
 
 typedef struct SaggShared
 {
-	LWLock	   *lock;			/* the slots */
+	LWLock	   *lock;			/* the slots, and the next */
+	uint64		changes;		/* made to slots by transactions, so far */
 	int			store_tranche;
 
 	slock_t		mutex;			/* what follows */
