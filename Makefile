@@ -39,14 +39,18 @@ include $(PGXS)
 # The bitcode rule does not see PG_CXXFLAGS.
 BITCODE_CXXFLAGS += -std=c++17
 
-# Header dependencies, written beside each object.
-CPPFLAGS_ONLY := $(CPPFLAGS)
-override CPPFLAGS += -MMD -MP
--include $(OBJS:.o=.d)
+# Header dependencies, written beside each object; those of bitcode in files of
+# their own, or an object would lose its own when bitcode is built after it.
+DEPS = -MMD -MP
+override CFLAGS += $(DEPS)
+override CXXFLAGS += $(DEPS)
+BITCODE_CFLAGS += $(DEPS) -MF $(@:.bc=.bc.d)
+BITCODE_CXXFLAGS += $(DEPS) -MF $(@:.bc=.bc.d)
+-include $(OBJS:.o=.d) $(OBJS:.o=.bc.d)
 clean: clean-deps
 .PHONY: clean-deps
 clean-deps:
-	rm -f $(OBJS:.o=.d) $(OBJS:.o=.bc)
+	rm -f $(OBJS:.o=.d) $(OBJS:.o=.bc.d) $(OBJS:.o=.bc)
 
 # What the tests need is in test/; see "make help".
 .PHONY: help deps test demo bench soak check-layout check-syntax print-regress
@@ -77,8 +81,8 @@ print-regress:
 # Warnings only: nothing is written.
 check-syntax:
 	@for file in $(SOURCES); do \
-		$(CC) $(CFLAGS) $(CPPFLAGS_ONLY) -fsyntax-only $$file || exit 1; done
+		$(CC) $(filter-out $(DEPS),$(CFLAGS)) $(CPPFLAGS) -fsyntax-only $$file || exit 1; done
 	@for file in $(CXX_SOURCES); do \
-		$(CXX) $(CXXFLAGS) $(CPPFLAGS_ONLY) -fsyntax-only $$file || exit 1; done
+		$(CXX) $(filter-out $(DEPS),$(CXXFLAGS)) $(CPPFLAGS) -fsyntax-only $$file || exit 1; done
 
 export WERROR PG_CONFIG
