@@ -85,6 +85,8 @@ struct SaggReader
 	rd_kafka_conf_t *conf;		/* for "fetch", until that is made */
 	SaggClient *asks;
 	SaggClient *fetch;
+	void		(*check) (void *arg);	/* while waiting; NULL = none */
+	void	   *check_arg;
 	int64		queue_bytes;	/* of a partition's queue, when full */
 	int64		queue_records;
 	int			npartitions;

@@ -284,6 +284,15 @@ sagg_session_check_stream(SaggSession *session)
 }
 
 /*
+ * While the reader waits for an answer from Kafka, which may take long.
+ */
+static void
+check_stop(void *arg)
+{
+	sagg_session_check_stop((SaggSession *) arg);
+}
+
+/*
  * Open everything a batch needs.  Contacts Kafka only after the transaction.
  */
 static void
@@ -301,6 +310,7 @@ open_session(SaggSession *session)
 	session->sink = sagg_sink_open(session->stream);
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
 	session->reader = sagg_reader_open(session->stream->source);
+	sagg_reader_on_wait(session->reader, check_stop, session);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(session->memory);
