@@ -334,7 +334,7 @@ LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.stat_partitions() IS
 'what shared memory knows of the partitions that streams of this database read; read it through pg_stat_stream_agg_partitions';
 
-CREATE VIEW @extschema@.pg_stat_stream_agg AS
+CREATE VIEW @extschema@.pg_stat_stream_agg WITH (security_barrier) AS
 SELECT s.stream,
        s.query,
        s.sink,
@@ -366,9 +366,9 @@ SELECT s.stream,
        w.last_error,
        w.last_error_time
   FROM stream_agg.streams s
-  JOIN pg_catalog.pg_class v ON v.oid = s.query
+  JOIN pg_catalog.pg_class v ON v.oid OPERATOR(pg_catalog.=) s.query::oid
   JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
-  LEFT JOIN stream_agg.stat_streams() w ON w.query = s.query
+  LEFT JOIN stream_agg.stat_streams() w ON w.query OPERATOR(pg_catalog.=) s.query::oid
   LEFT JOIN LATERAL (SELECT *
                        FROM stream_agg.commits c
                       WHERE c.stream = s.stream
@@ -376,21 +376,21 @@ SELECT s.stream,
                       LIMIT 1) c ON true
   LEFT JOIN LATERAL (SELECT pg_catalog.sum(GREATEST(p.end_offset - p.committed_offset, 0))::bigint AS lag
                        FROM stream_agg.stat_partitions() p
-                      WHERE p.query = s.query) p ON true
+                      WHERE p.query OPERATOR(pg_catalog.=) s.query::oid) p ON true
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
     OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW @extschema@.pg_stat_stream_agg IS 'one row per stream: what it does and has done; times in ms, lag in records';
 GRANT SELECT ON @extschema@.pg_stat_stream_agg TO PUBLIC;
 
-CREATE VIEW @extschema@.pg_stat_stream_agg_partitions AS
+CREATE VIEW @extschema@.pg_stat_stream_agg_partitions WITH (security_barrier) AS
 SELECT s.stream,
        p.partition,
        p.committed_offset,
        p.end_offset,
        GREATEST(p.end_offset - p.committed_offset, 0) AS lag
   FROM stream_agg.streams s
-  JOIN pg_catalog.pg_class v ON v.oid = s.query
-  JOIN stream_agg.stat_partitions() p ON p.query = s.query
+  JOIN pg_catalog.pg_class v ON v.oid OPERATOR(pg_catalog.=) s.query::oid
+  JOIN stream_agg.stat_partitions() p ON p.query OPERATOR(pg_catalog.=) s.query::oid
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
     OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW @extschema@.pg_stat_stream_agg_partitions IS 'one row per stream and partition of its topic: offsets and lag in records';
