@@ -63,6 +63,7 @@ read_records(SaggSession *session, const SaggPlan *plan)
 	TimestampTz last_progress = GetCurrentTimestamp();
 
 	sagg_reader_begin(session->reader, plan->ranges, plan->nranges);
+	SAGG_FAILPOINT("read.begun");
 	while (!sagg_reader_collect(session->reader))
 	{
 		if (sagg_session_wait(session, true, 1000))
@@ -127,6 +128,7 @@ begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
 		session->fingerprint = query->fingerprint;
 	}
 	execution = sagg_execution_begin(session->store, session->stream, query, plan);
+	SAGG_FAILPOINT("execute.begun");
 	if (fresh)
 		sagg_checkpoint_restore(session->checkpoint, session->progress,
 								sagg_execution_state(execution));
@@ -164,6 +166,7 @@ execute(SaggSession *session, SaggExecution *execution, SaggCommit *commit)
 	error_context_stack = &callback;
 	sagg_scan_attach(session->stream->source, batch);
 	sagg_execution_run(execution);
+	SAGG_FAILPOINT("execute.ran");
 	sagg_scan_detach();
 	error_context_stack = callback.previous;
 
@@ -206,7 +209,9 @@ write_output(SaggSession *session, const SaggQuery *query,
 	tuplestore_end(output);
 	if (removed)
 		tuplestore_end(removed);
+	SAGG_FAILPOINT("write.done");
 	fire_deferred_triggers();
+	SAGG_FAILPOINT("write.triggers_done");
 }
 
 /*
@@ -269,12 +274,14 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 
 	enter_stage(session, &clock, SAGG_READ);
 	read_records(session, plan);
+	SAGG_FAILPOINT("read.done");
 
 	enter_stage(session, &clock, SAGG_EXECUTE);
 	begin_transaction(session, plan);
 	query = sagg_query_of_view(session->stream);
 	execution = begin_execution(session, query, plan);
 	execute(session, execution, &commit);
+	SAGG_FAILPOINT("execute.done");
 
 	enter_stage(session, &clock, SAGG_WRITE);
 	write_output(session, query, execution, &commit);
@@ -284,13 +291,17 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 						   sagg_execution_state(execution));
 	sagg_execution_end(execution);
 	PopActiveSnapshot();
+	SAGG_FAILPOINT("commit.before");
 	CommitTransactionCommand();
+	SAGG_FAILPOINT("commit.after");
 
 	sagg_store_publish(session->store);
+	SAGG_FAILPOINT("publish.done");
 	sagg_checkpoint_published(session->checkpoint);
 	advance(session, plan, &commit);
 	sagg_reader_release(session->reader);
 	MemoryContextSwitchTo(session->memory);
 	sagg_publish_statistics(session);
+	SAGG_FAILPOINT("batch.done");
 	warn_of_late_records(session, &commit.counts);
 }
