@@ -212,14 +212,13 @@ evict_closed(SaggStore *store)
 
 /*
  * The batch is committed: its state is the store's.  Frees before-images and
- * closed windows.  Does not raise errors.
+ * closed windows.  Does not raise errors, except when the system cannot map a
+ * segment of the area; the store is marked until the end, so that it is then
+ * discarded and not taken for whole.
  */
 void
 sagg_store_publish(SaggStore *store)
 {
-	store->header->batch = store->batch;
-	store->header->in_batch = false;
-
 	for (int64 i = 0; i < store->nrecords; i++)
 	{
 		SaggVersion *version = SAGG_VERSION(store, store->records[i].version);
@@ -240,6 +239,8 @@ sagg_store_publish(SaggStore *store)
 	SAGG_FAILPOINT("publish.middle");
 	evict_closed(store);
 	forget_undo(store);
+	store->header->batch = store->batch;
+	store->header->in_batch = false;
 }
 
 /*

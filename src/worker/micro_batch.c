@@ -8,7 +8,8 @@
  * READ waits for Kafka, outside of any transaction.  The other stages share
  * one transaction (I1): output rows, offsets, state and watermark are
  * committed together or not at all.  Only after the commit is shared memory
- * told (I3); an ERROR before it leaves to the worker to put back the store.
+ * told (I3).  An ERROR before the commit leaves to the worker to put back the
+ * store; one between commit and publish, to discard it.
  *
  *-------------------------------------------------------------------------
  */
@@ -293,9 +294,15 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	PopActiveSnapshot();
 	SAGG_FAILPOINT("commit.before");
 	CommitTransactionCommand();
-	SAGG_FAILPOINT("commit.after");
 
+	/*
+	 * What fails from here on does not take the batch back: the store is not
+	 * undone then, nor half published, but discarded.
+	 */
+	session->store_restored = false;
+	SAGG_FAILPOINT("commit.after");
 	sagg_store_publish(session->store);
+	session->store_restored = true;
 	SAGG_FAILPOINT("publish.done");
 	sagg_checkpoint_published(session->checkpoint);
 	advance(session, plan, &commit);

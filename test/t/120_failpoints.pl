@@ -85,7 +85,8 @@ for my $set (1 .. $sets)
 }
 my @streams = sort keys %mode_of;
 
-# --- records: a chunk is 20 seconds of event time, so each ends one window
+# --- records: a chunk is 20 seconds of event time, so each ends one window, and
+# brings some new groups, so that tables grow
 my ($chunks, $produced) = (0, 0);
 
 sub produce
@@ -98,7 +99,7 @@ sub produce
 			int($second / 60) % 60, $second % 60);
 		my $record = {
 			ts => $i == 7 ? undef : $ts,
-			k => $i == 11 ? 1000 + $chunks : $rng->(8),
+			k => $i < 15 ? $rng->(8) : 1000 + 5 * $chunks + $i,
 			v => $i == 3 ? 13 : $rng->(1000) };
 		push @records, [ $i % 2, '', json_record($record, numbers => [qw(k v)]) ];
 	}
@@ -141,7 +142,7 @@ sub audit
 sub verify
 {
 	my %plan = @_;
-	my $processed = join(";\n", map { "SELECT FROM stream_agg.process_available('$_', '1 minute')" } @streams);
+	my @processed = map { "SELECT FROM stream_agg.process_available('$_', '1 minute')" } @streams;
 	my $oracles = join(";\n", map { "CREATE TEMP TABLE oracle_$_ AS " . $modes{$_}->[0] } @modes);
 	my @checks;
 	for my $stream (@streams)
@@ -158,7 +159,7 @@ sub verify
 				THEN 'table' END,
 			CASE WHEN (SELECT (total_delivered, total_aggregated + total_late + total_null_time + total_dead_lettered + total_filtered)
 				         FROM stream_agg.commits WHERE stream = '$stream' ORDER BY batch DESC LIMIT 1)
-				IS DISTINCT FROM ($produced::bigint, $produced::bigint) THEN 'counts' END,
+				IS DISTINCT FROM (${produced}::bigint, ${produced}::bigint) THEN 'counts' END,
 			CASE WHEN EXISTS (SELECT FROM backwards WHERE stream = '$stream') THEN 'progress' END,
 			CASE WHEN '$hash' <> (SELECT md5(concat_ws(' ', ranges, watermark, batch_time))
 				                    FROM stream_agg.offsets WHERE stream = '$stream' AND batch = $batch)
@@ -171,8 +172,9 @@ sub verify
 			(SELECT CASE WHEN in_batch OR objects <> reachable THEN format('memory (%s objects, %s reachable)', objects, reachable) END
 			   FROM failpoint_store('${stream}_query'::regclass)))};
 	}
+	# one that fails shows in its table
+	$node->psql('postgres', join(";\n", @processed), on_error_stop => 0);
 	return rows(qq{
-		$processed;
 		$oracles;
 		CREATE TEMP TABLE backwards AS
 			SELECT stream FROM (
@@ -243,8 +245,12 @@ sub fail_by_error
 		my @was = @{ $before->{$stream} }[ 1 .. 4 ];
 		if ($handle ne '')
 		{
-			$bad{$stream} = "undo: $objects objects, $reachable reachable" if $in_batch eq 't' || $objects != $reachable;
-			if ($handle eq $was[0] && $batch == $was[2])
+			my $undone = $point{$stream}->[1] ne 'undo';
+
+			# a store that is only half undone is marked, and so discarded
+			$bad{$stream} = "in batch: $in_batch, $objects objects, $reachable reachable"
+			  if $undone ? $in_batch eq 't' || $objects != $reachable : $in_batch eq 'f';
+			if ($undone && $handle eq $was[0] && $batch == $was[2])
 			{
 				$compared++;
 				$bad{$stream} = "undo: $was[3] bytes became $bytes" if $bytes != $was[3];
@@ -300,7 +306,7 @@ process($node, $_) for @streams;
 
 my %result;
 my $started = time;
-for my $action (@actions)
+ACTION: for my $action (@actions)
 {
 	my @left = @points;
 	while (my @round = splice(@left, 0, $sets))
@@ -330,6 +336,9 @@ for my $action (@actions)
 			my @what = grep { defined && $_ ne '' } $bad{$stream}, $wrong{$stream}->[1], $leaked ? 'segment left' : undef;
 			$result{ $point{$stream}->[0] }{$action}{ $mode_of{$stream} } = join(', ', @what);
 		}
+		my $failed = $node->safe_psql('postgres',
+			q{SELECT string_agg(stream || ': ' || last_error, E'\n') FROM pg_stat_stream_agg WHERE state = 'failed'});
+		if ($failed ne '') { diag($failed); last ACTION; }
 	}
 }
 my $took = time - $started;
@@ -340,7 +349,7 @@ for my $point (map { $_->[0] } @points)
 	{
 		for my $mode (@modes)
 		{
-			is($result{$point}{$action}{$mode}, '', "$mode: " . ($long{$action} // $action) . " at $point");
+			is($result{$point}{$action}{$mode} // 'not run', '', "$mode: " . ($long{$action} // $action) . " at $point");
 		}
 	}
 }
@@ -350,7 +359,7 @@ note(sprintf 'table: %-26s %s', 'failure at', $head);
 for my $point (map { $_->[0] } @points)
 {
 	note(sprintf 'table: %-26s %s', $point, join(' ', map { my $action = $_;
-		map { sprintf '%-14s', $result{$point}{$action}{$_} eq '' ? 'ok' : 'NOT OK' } @modes } @actions));
+		map { sprintf '%-14s', ($result{$point}{$action}{$_} // 'not run') eq '' ? 'ok' : 'NOT OK' } @modes } @actions));
 }
 cmp_ok($compared, '>=', @modes * 10, "bytes of the state store were compared before and after an undo ($compared times)");
 note(sprintf '%d cells in %.0f s, %d records', @points * @actions * @modes, $took, $produced);
