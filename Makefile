@@ -59,6 +59,7 @@ clean-deps:
 .PHONY: help deps test demo bench check-layout check-syntax print-regress
 help:
 	@echo 'make               build the library'
+	@echo 'make FAILPOINTS=1  after make clean: a library with failpoints, for tests'
 	@echo 'make install       install it into the server of PG_CONFIG'
 	@echo 'make deps          install what building and testing need (apt)'
 	@echo 'make test          build, install, run every test'

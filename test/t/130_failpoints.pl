@@ -22,8 +22,11 @@ use StreamAgg::Test;
 use Test::More;
 use Time::HiRes 'time';
 
-my @actions = ('ERROR', 'FATAL', 'SIGKILL', 'other', 'stop');
-my %long = (other => 'SIGKILL of another backend', stop => 'immediate stop');
+my @actions = ('ERROR', 'FATAL', 'SIGKILL', 'SIGKILL other', 'immediate stop', 'cancel', 'terminate');
+my %long = (
+	'SIGKILL other' => 'SIGKILL of another backend',
+	cancel => 'pg_cancel_backend',
+	terminate => 'pg_terminate_backend');
 my $sets = 5;
 
 # [place, where it is: before or after COMMIT, when a session opens, in undo; hit]
@@ -268,7 +271,18 @@ sub wait_for_server
 	return;
 }
 
+# What the worker does with the signal once it serves interrupts again.
+sub fail_by_signal
+{
+	my ($signal, $at, %point) = @_;
+	kill $signal, map { $at->{$_}->[5] } keys %point;
+	release($node, $_, 'go') for keys %point;
+	return ();
+}
+
 my %failure = (
+	cancel => sub { my ($before, @rest) = @_; return fail_by_signal('INT', @rest); },
+	terminate => sub { my ($before, @rest) = @_; return fail_by_signal('TERM', @rest); },
 	ERROR => \&fail_by_error,
 	FATAL => sub {
 		my ($before, $at, %point) = @_;
@@ -281,7 +295,7 @@ my %failure = (
 		wait_for_server();
 		return ();
 	},
-	other => sub {
+	'SIGKILL other' => sub {
 		my ($out, $err) = ('', '');
 		my $victim = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'),
 				'-c', 'SELECT pg_backend_pid()', '-c', 'SELECT pg_sleep(600)' ], '>', \$out, '2>', \$err);
@@ -291,7 +305,7 @@ my %failure = (
 		wait_for_server();
 		return ();
 	},
-	stop => sub {
+	'immediate stop' => sub {
 		$node->stop('immediate');
 		$node->start;
 		return ();
@@ -331,7 +345,7 @@ ACTION: for my $action (@actions)
 		for my $stream (keys %point)
 		{
 			my $handle = $before{$stream}->[1];
-			my $leaked = $handle ne '' && $handle ne $after{$stream}->[1] && $action =~ /ERROR|FATAL/
+			my $leaked = $handle ne '' && $handle ne $after{$stream}->[1] && $action !~ /SIGKILL|stop/
 			  && $node->safe_psql('postgres', "SELECT failpoint_segment($handle)") eq 't';
 			my @what = grep { defined && $_ ne '' } $bad{$stream}, $wrong{$stream}->[1], $leaked ? 'segment left' : undef;
 			$result{ $point{$stream}->[0] }{$action}{ $mode_of{$stream} } = join(', ', @what);
@@ -354,15 +368,35 @@ for my $point (map { $_->[0] } @points)
 	}
 }
 
-my $head = join(' ', map { my $action = $_; map { sprintf '%-14s', "$action/$_" } @modes } @actions);
-note(sprintf 'table: %-26s %s', 'failure at', $head);
+# the table: a column for each failure, in it the modes in this order
+note('table: each cell: ' . join(' ', @modes));
+note(join(' ', sprintf('table: %-26s', 'failure at'), map { sprintf '%-14s', $_ } @actions));
 for my $point (map { $_->[0] } @points)
 {
-	note(sprintf 'table: %-26s %s', $point, join(' ', map { my $action = $_;
-		map { sprintf '%-14s', ($result{$point}{$action}{$_} // 'not run') eq '' ? 'ok' : 'NOT OK' } @modes } @actions));
+	note(join(' ', sprintf('table: %-26s', $point), map { my $action = $_;
+		sprintf '%-14s', join(' ', map { ($result{$point}{$action}{$_} // 'not run') eq '' ? 'ok' : 'NOT OK' } @modes) } @actions));
 }
+
 cmp_ok($compared, '>=', @modes * 10, "bytes of the state store were compared before and after an undo ($compared times)");
 note(sprintf '%d cells in %.0f s, %d records', @points * @actions * @modes, $took, $produced);
+
+# --- a batch that kills its worker again and again
+my $stream = $streams[0];
+for my $death (1 .. 4)
+{
+	arm($node, $stream, 'execute.row', 'fatal');
+	produce() if $death == 1;
+	wait_hit($node, $stream) or die 'the worker did not come back';
+}
+arm($node, $stream, 'session.opened', 'hang');
+wait_hit($node, $stream);
+is($node->safe_psql('postgres', "SELECT deaths FROM failpoint_store('${stream}_query')"), 4,
+	'deaths of workers are counted until a batch is good, so that each waits longer than the one before');
+disarm($node, $stream);
+release($node, $stream, 'go');
+process($node, $stream);
+is($node->safe_psql('postgres', "SELECT deaths FROM failpoint_store('${stream}_query')"), 0, 'and then anew');
+
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|leak/, 'no PANIC, and the server has found nothing leaked');
 
 done_testing();
