@@ -281,11 +281,11 @@ write_output(SinkBatch *batch, Tuplestorestate *output)
 	plan = insert_plan(batch->sink, text, desc);
 	SAGG_FAILPOINT("write.statement_before");
 	ret = SPI_execute_plan(plan, NULL, NULL, false, 0);
+	SAGG_FAILPOINT("write.statement_after");
 	if (ret != SPI_OK_INSERT)
 		elog(ERROR, "could not execute \"%s\": %s",
 			 text, SPI_result_code_string(ret));
 	processed = (int64) SPI_processed;
-	SAGG_FAILPOINT("write.statement_after");
 	unregister_rows(SAGG_ENR_OUTPUT);
 	return counts ? processed : count;
 }
