@@ -53,7 +53,7 @@ override CPPFLAGS += -MMD -MP
 clean: clean-deps
 .PHONY: clean-deps
 clean-deps:
-	rm -f $(OBJS:.o=.d) $(OBJS:.o=.bc)
+	rm -f $(OBJS:.o=.d) $(OBJS:.o=.bc) $(FAILPOINT_SOURCES:.c=.o) $(FAILPOINT_SOURCES:.c=.d)
 
 # What the tests need is in test/; see "make help".
 .PHONY: help deps test demo bench check-layout check-syntax print-regress

@@ -142,8 +142,8 @@ sagg_store_discard(dsa_handle *handle)
 
 	if (*handle == DSM_HANDLE_INVALID)
 		return;
-	store = attach_store(*handle);
 	SAGG_FAILPOINT("store.discarding");
+	store = attach_store(*handle);
 	if (store)
 	{
 		dsa_unpin(store->area);

@@ -172,6 +172,7 @@ execute(SaggSession *session, SaggExecution *execution, SaggCommit *commit)
 	error_context_stack = callback.previous;
 
 	sagg_execution_close(execution, counts, &commit->watermark);
+	SAGG_FAILPOINT("execute.done");
 
 	counts->delivered = sagg_batch_records(batch);
 	counts->filtered = counts->delivered - counts->aggregated - counts->late -
@@ -282,7 +283,6 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	query = sagg_query_of_view(session->stream);
 	execution = begin_execution(session, query, plan);
 	execute(session, execution, &commit);
-	SAGG_FAILPOINT("execute.done");
 
 	enter_stage(session, &clock, SAGG_WRITE);
 	write_output(session, query, execution, &commit);

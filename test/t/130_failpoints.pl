@@ -29,7 +29,9 @@ my %long = (
 	terminate => 'pg_terminate_backend');
 my $sets = 5;
 
-# [place, where it is: before or after COMMIT, when a session opens, in undo; hit]
+# [place, where it is, hit].  Before or after COMMIT; when a session opens; when
+# the state is restored; when an ERROR is undone; when a store that a FATAL has
+# left is discarded.
 my @points = (
 	['session.locked',            'open'],
 	['session.opened',            'open'],
@@ -56,6 +58,7 @@ my @points = (
 	['checkpoint.commit_after',   'before'],
 	['commit.before',             'before'],
 	['undo.version',              'undo'],
+	['store.discarding',          'discard'],
 	['commit.after',              'after'],
 	['publish.version',           'after'],
 	['publish.middle',            'after'],
@@ -197,7 +200,8 @@ sub take_to_points
 {
 	my %point = @_;    # by stream
 	my @reopened = grep { $point{$_}->[1] =~ /open|restore/ } keys %point;
-	my @undoing = grep { $point{$_}->[1] eq 'undo' } keys %point;
+	my %leads_to = map { my $where = $point{$_}->[1];
+		$where eq 'undo' ? ($_ => 'error') : $where eq 'discard' ? ($_ => 'fatal') : () } keys %point;
 	my %call = map { my $function = $_; ($_ => join('; ', map { "SELECT FROM stream_agg.$function('$_')" } @reopened)) }
 	  qw(stop_stream start_stream);
 
@@ -205,7 +209,7 @@ sub take_to_points
 	for my $stream (keys %point)
 	{
 		my ($name, $where, $hit) = @{ $point{$stream} };
-		arm($node, $stream, $where eq 'undo' ? 'execute.done' : $name, 'hang', $hit);
+		arm($node, $stream, $leads_to{$stream} ? 'execute.done' : $name, 'hang', $hit);
 	}
 	$node->safe_psql('postgres', $call{start_stream}) if @reopened;
 
@@ -215,10 +219,10 @@ sub take_to_points
 		produce();
 		last if wait_until(sub { !grep { !is_hit($node, $_) } keys %point }, 1);
 	}
-	for my $stream (@undoing)
+	for my $stream (keys %leads_to)
 	{
 		arm($node, $stream, $point{$stream}->[0], 'hang');
-		release($node, $stream, 'error');
+		release($node, $stream, $leads_to{$stream});
 	}
 	wait_until(sub { !grep { !is_hit($node, $_) } keys %point });
 	my @missed = grep { !is_hit($node, $_) } keys %point;
@@ -248,7 +252,7 @@ sub fail_by_error
 		my @was = @{ $before->{$stream} }[ 1 .. 4 ];
 		if ($handle ne '')
 		{
-			my $undone = $point{$stream}->[1] ne 'undo';
+			my $undone = $point{$stream}->[1] !~ /undo|discard/;
 
 			# a store that is only half undone is marked, and so discarded
 			$bad{$stream} = "in batch: $in_batch, $objects objects, $reachable reachable"
@@ -275,7 +279,7 @@ sub wait_for_server
 sub fail_by_signal
 {
 	my ($signal, $at, %point) = @_;
-	kill $signal, map { $at->{$_}->[5] } keys %point;
+	kill $signal, grep { $_ ne '' } map { $at->{$_}->[5] } keys %point;
 	release($node, $_, 'go') for keys %point;
 	return ();
 }
@@ -291,7 +295,7 @@ my %failure = (
 	},
 	SIGKILL => sub {
 		my ($before, $at, %point) = @_;
-		kill 'KILL', map { $at->{$_}->[5] } keys %point;
+		kill 'KILL', grep { $_ ne '' } map { $at->{$_}->[5] } keys %point;
 		wait_for_server();
 		return ();
 	},
@@ -334,7 +338,7 @@ ACTION: for my $action (@actions)
 		for my $stream (keys %point)
 		{
 			my ($planned, $committed) = @{ $at{$stream} }[ 1, 3 ];
-			my $pending = $point{$stream}->[1] =~ /before|restore|undo/ ? 1 : 0;
+			my $pending = $point{$stream}->[1] =~ /open|after/ ? 0 : 1;
 			$bad{$stream} //= "batch $planned, committed $committed" if $planned - $committed != $pending;
 		}
 		produce();
