@@ -35,6 +35,9 @@ PGDLLEXPORT void stream_agg_launcher_main(Datum arg);
 /* handles of the workers this launcher has registered, by slot */
 static BackgroundWorkerHandle **handles;
 
+/* databases no scout could be started for, in TopMemoryContext */
+static List *not_visited = NIL;
+
 /*
  * Register the launcher; called by _PG_init in the postmaster.
  */
@@ -81,8 +84,9 @@ forget_other_databases(List *labelled)
 
 /*
  * Databases a scout shall visit: of the labelled ones those marked since the
- * last call, or all.  Slots of databases without a label are freed: they were
- * dropped.  Allocated in the current context.
+ * last call, those no scout could be started for then, or all.  Slots of
+ * databases without a label are freed: they were dropped.  Allocated in the
+ * current context.
  */
 static List *
 take_dirty_databases(bool all)
@@ -99,7 +103,7 @@ take_dirty_databases(bool all)
 	memcpy(dirty, sagg_shared->dirty, sizeof(dirty));
 	sagg_shared->ndirty = 0;
 	SpinLockRelease(&sagg_shared->mutex);
-	if (ndirty == 0 && !all)
+	if (ndirty == 0 && not_visited == NIL && !all)
 		return NIL;
 
 	StartTransactionCommand();
@@ -109,7 +113,8 @@ take_dirty_databases(bool all)
 	foreach(lc, labelled)
 	{
 		Oid			database = lfirst_oid(lc);
-		bool		wanted = all || ndirty > SAGG_DIRTY_DATABASES;
+		bool		wanted = all || ndirty > SAGG_DIRTY_DATABASES ||
+			list_member_oid(not_visited, database);
 
 		for (int i = 0; i < ndirty && !wanted; i++)
 			wanted = dirty[i] == database;
@@ -149,7 +154,7 @@ note_failed_launch(int i)
 							"the stream's worker could not connect to the database as the stream's owner; see the server log");
 	}
 	LWLockRelease(sagg_shared->lock);
-	sagg_mark_database(database, true);
+	sagg_mark_database(database);
 }
 
 static bool
@@ -233,6 +238,44 @@ tend_slot(int i, int *running)
 }
 
 /*
+ * Send scouts to the databases that need one.
+ */
+static void
+visit_databases(bool all)
+{
+	List	   *databases = take_dirty_databases(all);
+	ListCell   *lc;
+
+	list_free(not_visited);
+	not_visited = NIL;
+	foreach(lc, databases)
+	{
+		if (!sagg_scout_run(lfirst_oid(lc)))
+		{
+			MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+			not_visited = lappend_oid(not_visited, lfirst_oid(lc));
+			MemoryContextSwitchTo(old);
+		}
+	}
+}
+
+/*
+ * Was a database marked meanwhile?  Waiting for a scout resets the latch, so
+ * the latch alone does not tell.
+ */
+static bool
+databases_marked(void)
+{
+	bool		marked;
+
+	SpinLockAcquire(&sagg_shared->mutex);
+	marked = sagg_shared->ndirty > 0;
+	SpinLockRelease(&sagg_shared->mutex);
+	return marked;
+}
+
+/*
  * One round over databases and slots.  Returns how long to sleep, in ms, -1
  * for "until the latch".
  */
@@ -241,18 +284,8 @@ one_round(bool all)
 {
 	TimestampTz again = 0;
 	int			running = 0;
-	bool		scouts_failed = false;
-	List	   *databases = take_dirty_databases(all);
-	ListCell   *lc;
 
-	foreach(lc, databases)
-	{
-		if (!sagg_scout_run(lfirst_oid(lc)))
-		{
-			sagg_mark_database(lfirst_oid(lc), false);
-			scouts_failed = true;
-		}
-	}
+	visit_databases(all);
 
 	for (int i = 0; i < sagg_shared->nslots; i++)
 		note_failed_launch(i);
@@ -274,7 +307,9 @@ one_round(bool all)
 			again = next;
 	}
 
-	if (scouts_failed)
+	if (databases_marked())
+		return 0;
+	if (not_visited != NIL)
 	{
 		TimestampTz retry = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														SCOUT_RETRY_MS);

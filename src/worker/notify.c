@@ -241,7 +241,7 @@ release_streams(bool commit)
 	forget_all(&held_views);
 	forget_all(&dropped_views);
 	forget_changes();
-	sagg_mark_database(MyDatabaseId, true);
+	sagg_mark_database(MyDatabaseId);
 }
 
 static void

@@ -41,7 +41,7 @@ typedef struct Request
 	const SaggStream *stream;
 	TimestampTz started;
 	TimestampTz deadline;
-	bool		made;			/* the slot was found and asked */
+	SaggSlot   *made;			/* the slot that was asked, or NULL */
 	uint64		seq;
 	bool		known;			/* what the stream had done before, in: */
 	SaggTally	before;
@@ -127,12 +127,14 @@ look(Request *request, ConditionVariable **cv)
 		stopped = slot->stop_holds > 0;
 		strlcpy(error, slot->last_error, sizeof(error));
 		sqlstate = slot->last_sqlstate;
-		if (!request->made)
+		if (request->made != slot)
 		{
-			request->made = true;
+			/* the first time, or the stream has got another slot */
+			request->made = slot;
 			request->seq = ++slot->request_seq;
-			request->known = slot->known;
-			request->before = slot->tally;
+			if (!request->known)
+				request->before = slot->tally;
+			request->known = request->known || slot->known;
 			if (slot->latch)
 				SetLatch(slot->latch);
 		}

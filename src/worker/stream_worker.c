@@ -85,7 +85,7 @@ detach_from_slot(int code, Datum arg)
 	}
 	ConditionVariableBroadcast(&slot->changed);
 	LWLockRelease(sagg_shared->lock);
-	sagg_mark_database(database, true);
+	sagg_mark_database(database);
 }
 
 static void

@@ -125,7 +125,7 @@ extern SaggSlot *sagg_slot_allocate(Oid database, Oid view);
 extern void sagg_slot_free(SaggSlot *slot);
 extern void sagg_slot_set_error(SaggSlot *slot, int sqlstate,
 								const char *message);
-extern void sagg_mark_database(Oid database, bool wake);
+extern void sagg_mark_database(Oid database);
 
 /* label.c */
 extern void sagg_label_init(void);
