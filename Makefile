@@ -7,6 +7,13 @@ PGFILEDESC = "stream_agg - micro-batch stream processing of Kafka topics"
 
 SOURCES = $(sort $(wildcard src/*.c src/*/*.c))
 CXX_SOURCES = $(sort $(wildcard src/*/*.cpp))
+# "make FAILPOINTS=1" after "make clean": a library for the fault tests, see src/failpoint.h
+FAILPOINT_SOURCES = src/failpoint.c src/execute/store_audit.c src/worker/failpoint_audit.c
+ifdef FAILPOINTS
+FAILPOINT_CPPFLAGS = -DSAGG_FAILPOINTS
+else
+SOURCES := $(filter-out $(FAILPOINT_SOURCES),$(SOURCES))
+endif
 OBJS = $(SOURCES:.c=.o) $(CXX_SOURCES:.cpp=.o)
 
 REGRESS = install tumble sources streams errors privileges
@@ -15,7 +22,7 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 
 # The server's headers are system headers: their warnings are not ours.
-PG_CPPFLAGS = -Isrc -isystem $(shell $(PG_CONFIG) --includedir-server) \
+PG_CPPFLAGS = -Isrc $(FAILPOINT_CPPFLAGS) -isystem $(shell $(PG_CONFIG) --includedir-server) \
 	'-DPGDLLEXPORT=__attribute__((visibility("default")))'
 PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wno-unused-parameter \
 	-Wno-missing-field-initializers -Wno-sign-compare -fvisibility=hidden
@@ -50,12 +57,14 @@ BITCODE_CXXFLAGS += $(DEPS) -MF $(@:.bc=.bc.d)
 clean: clean-deps
 .PHONY: clean-deps
 clean-deps:
-	rm -f $(OBJS:.o=.d) $(OBJS:.o=.bc.d) $(OBJS:.o=.bc)
+	rm -f $(OBJS:.o=.d) $(OBJS:.o=.bc.d) $(OBJS:.o=.bc) \
+		$(FAILPOINT_SOURCES:.c=.o) $(FAILPOINT_SOURCES:.c=.d)
 
 # What the tests need is in test/; see "make help".
 .PHONY: help deps test demo bench soak check-layout check-syntax print-regress
 help:
 	@echo 'make               build the library'
+	@echo 'make FAILPOINTS=1  after make clean: a library with failpoints, for tests'
 	@echo 'make install       install it into the server of PG_CONFIG'
 	@echo 'make deps          install what building and testing need (apt)'
 	@echo 'make test          build, install, run every test'

@@ -25,6 +25,7 @@
 #include "nodes/primnodes.h"
 
 #include "compat.h"
+#include "failpoint.h"
 
 #define SAGG_EXTENSION			"stream_agg"
 #define SAGG_SCHEMA				"stream_agg"

@@ -148,6 +148,7 @@ store_changed(SaggExecution *ex)
 		MemoryContextSwitchTo(old);
 		sagg_store_put(ex->store, group->start, group->hash, group->stored,
 					   ex->entry.data, ex->entry.len);
+		SAGG_FAILPOINT("store.changed");
 		ResetExprContext(ex->tmpcontext);
 	}
 }

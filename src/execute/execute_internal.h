@@ -60,6 +60,10 @@ typedef struct SaggStoreHeader
 	dsa_pointer partitions[SAGG_STATE_PARTITIONS];	/* lists of SaggTable */
 } SaggStoreHeader;
 
+/* where the area begins in a store's segment */
+#define SAGG_STORE_PLACE(segment) \
+	((char *) dsm_segment_address(segment) + MAXALIGN(sizeof(SaggStoreHeader)))
+
 /* What the batch did, for undo; in private memory. */
 typedef struct SaggUndoTable
 {

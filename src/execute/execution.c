@@ -192,6 +192,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	sagg_states_advance(ex, group->states, slot->tts_values, slot->tts_isnull);
 	classify(ex, slot, SAGG_CLASS_AGGREGATED);
 	ResetExprContext(ex->tmpcontext);
+	SAGG_FAILPOINT("execute.row");
 	return true;
 }
 

@@ -301,6 +301,7 @@ open_session(SaggSession *session)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	load_stream(session);
+	SAGG_FAILPOINT("session.locked");
 
 	MemoryContextSwitchTo(session->memory);
 	session->batch_memory = AllocSetContextCreate(session->memory,
@@ -323,6 +324,7 @@ open_session(SaggSession *session)
 	AddWaitEventToSet(session->waitset, WL_SOCKET_READABLE,
 					  sagg_reader_fd(session->reader), NULL, NULL);
 	sagg_session_origin(session);
+	SAGG_FAILPOINT("session.opened");
 	sagg_publish_statistics(session);
 }
 

@@ -166,7 +166,8 @@ typedef struct SaggSession
 	SaggCheckpoint *checkpoint;
 	SaggSink   *sink;
 	SaggStore  *store;			/* NULL until the first batch */
-	bool		store_restored; /* it holds the state of the last commit */
+	bool		store_restored; /* it holds the state of the last commit, and
+								 * perhaps a batch that can be undone */
 	uint64		fingerprint;	/* of the definition it was opened for */
 	SaggProgress *progress;		/* as of the last commit, in "memory" */
 	SaggPlan   *plan;			/* of the batch at hand, for messages */

@@ -279,7 +279,9 @@ write_output(SinkBatch *batch, Tuplestorestate *output)
 	register_rows(&enr, SAGG_ENR_OUTPUT, desc, output,
 				  Max((double) count, LEAST_ESTIMATE));
 	plan = insert_plan(batch->sink, text, desc);
+	SAGG_FAILPOINT("write.statement_before");
 	ret = SPI_execute_plan(plan, NULL, NULL, false, 0);
+	SAGG_FAILPOINT("write.statement_after");
 	if (ret != SPI_OK_INSERT)
 		elog(ERROR, "could not execute \"%s\": %s",
 			 text, SPI_result_code_string(ret));
