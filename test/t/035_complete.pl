@@ -10,8 +10,8 @@ use StreamAgg::Test;
 use Test::More;
 use Time::HiRes 'usleep';
 
-my $broker = start_broker(events => 1, steps => 2, tampered => 1, polled => 2, many => 4, typed => 1);
-my $node = new_node('complete', 'max_worker_processes = 20');
+my $broker = start_broker(events => 1, steps => 1, tampered => 1, polled => 2, many => 4, typed => 1);
+my $node = new_node('complete', 'max_worker_processes = 20', 'stream_agg.max_attempts = 3');
 my $columns = 'ts timestamptz, k text, id int, price numeric, v int';
 my $rng = seeded_random();
 
@@ -77,9 +77,10 @@ sub create_stream
 	return;
 }
 
-# every query, by the size of micro-batches
+# Every query, by the size of micro-batches.  Topics have one partition where a
+# key may be written in several ways, so that the batch query meets the same first.
 create_source($node, $broker, 'events', 'events', $columns);
-my @records = map { random_record() } 1 .. 400;
+my @records = map { random_record() } 1 .. 250;
 $broker->produce('events', @records);
 for my $size (1, 7, 1000, undef)
 {
@@ -109,9 +110,10 @@ for my $kind (sort keys %query)
 my $untouched = 0;
 for my $step (1 .. 12)
 {
-	$broker->produce('steps', map { [ $rng->(2), '', random_record() ] } 1 .. one_of(1, 2, 20));
 	$node->safe_psql('postgres', "UPDATE names SET name = name || $step WHERE id = " . (1 + $step % 2));
 	$node->safe_psql('postgres', "INSERT INTO names VALUES (3, 'three')") if $step % 4 == 0;
+	# the last: a stream that has just started triggers as soon as there are records
+	$broker->produce('steps', map { random_record() } 1 .. one_of(1, 2, 20));
 	for my $kind (sort keys %query)
 	{
 		process($node, "step_$kind");
@@ -190,8 +192,8 @@ create_stream('narrow', 'SELECT id, max(k) AS k FROM typed GROUP BY 1', '');
 $broker->produce('typed', json_record({ id => 1, k => 'abc' }, numbers => ['id']));
 process($node, 'narrow');
 $broker->produce('typed', json_record({ id => 1, k => 'abcd' }, numbers => ['id']));
-$node->psql('postgres', "SELECT stream_agg.process_available('narrow', '10 seconds')");
-wait_state($node, 'narrow', '(running|failed)', 'value too long');
+$node->psql('postgres', "SELECT stream_agg.process_available('narrow', '1 minute')");
+wait_state($node, 'narrow', 'failed', 'value too long');
 is($node->safe_psql('postgres', q{SELECT last_error ~ 'value too long for type character varying\(3\)' FROM pg_stat_stream_agg WHERE stream = 'narrow'}),
 	't', 'a value too long for its column is an error');
 $node->safe_psql('postgres', q{ALTER TABLE narrow ALTER k TYPE text; SELECT stream_agg.start_stream('narrow')});
@@ -201,8 +203,8 @@ $node->safe_psql('postgres', "SELECT stream_agg.drop_stream('narrow', drop_sink 
 
 # A reader that polls throughout.  Keys only come, so rows never get fewer; the
 # records are as many as the sink's counts say.
-create_source($node, $broker, 'polled', 'polled', 'k int, v int');
-create_stream('polled', 'SELECT k, count(*) AS n, sum(v) AS v FROM polled GROUP BY k', ', max_offsets_per_trigger => 50');
+create_source($node, $broker, 'polled_in', 'polled', 'k int, v int');
+create_stream('polled', 'SELECT k, count(*) AS n, sum(v) AS v FROM polled_in GROUP BY k', ', max_offsets_per_trigger => 50');
 my $seen = PostgreSQL::Test::Utils::tempdir() . '/seen';
 my $reader = fork() // die "fork: $!";
 if ($reader == 0)
@@ -246,12 +248,12 @@ compare('polled', 'polled equals the batch query');
 
 # Many groups: no plan is quadratic, neither one made for the first batch nor
 # one made before it.  A quadratic one takes minutes here.
-create_source($node, $broker, 'many', 'many', 'k int, v int');
+create_source($node, $broker, 'many_in', 'many', 'k int, v int');
 $node->safe_psql('postgres', q{
 	CREATE TABLE allowed AS SELECT k FROM generate_series(0, 39999) k;
 	ANALYZE allowed});
-create_stream('many', q{SELECT k, count(*) AS n, sum(v) AS v FROM many GROUP BY k
-	HAVING EXISTS (SELECT FROM allowed WHERE allowed.k = many.k)}, ', start => false');
+create_stream('many', q{SELECT k, count(*) AS n, sum(v) AS v FROM many_in GROUP BY k
+	HAVING EXISTS (SELECT FROM allowed WHERE allowed.k = many_in.k)}, ', start => false');
 $broker->produce('many', map { [ $_ % 4, '', qq({"k":$_,"v":1}) ] } 0 .. 19999);
 $node->safe_psql('postgres', "SELECT stream_agg.start_stream('many')");
 process($node, 'many');
