@@ -176,6 +176,25 @@ append_side(StringInfo buf, const SinkBatch *batch, char side,
 }
 
 /*
+ * Two identities are equal; NULLs are.
+ */
+static void
+append_same_identity(StringInfo buf, const SinkBatch *batch)
+{
+	const SaggQuery *query = batch->query;
+
+	for (int i = 0; i < query->nidentity; i++)
+	{
+		AttrNumber	attno = query->identity[i];
+
+		appendStringInfoString(buf, " AND (");
+		sagg_sink_append_equality(buf, TupleDescAttr(batch->desc, attno - 1),
+								  psprintf("o.c%d", attno), psprintf("s.c%d", attno));
+		appendStringInfo(buf, " OR o.c%d IS NULL AND s.c%d IS NULL)", attno, attno);
+	}
+}
+
+/*
  * The statement that compares result and sink.
  */
 static char *
@@ -201,10 +220,11 @@ difference_statement(const SinkBatch *batch)
 	append_side(&buf, batch, 's', partitioned ? "" : "ONLY ", batch->name);
 	appendStringInfo(&buf,
 					 " ON pg_catalog.hash_record_extended(%s, 0) OPERATOR(pg_catalog.=)"
-					 " pg_catalog.hash_record_extended(%s, 0) AND pg_catalog.record_eq(%s, %s)"
+					 " pg_catalog.hash_record_extended(%s, 0)", wanted, found);
+	append_same_identity(&buf, batch);
+	appendStringInfo(&buf,
 					 " WHERE o.present IS NULL OR s.present IS NULL"
 					 " OR pg_catalog.record_image_ne(%s, %s)",
-					 wanted, found, wanted, found,
 					 row_of(batch, 'o', false), row_of(batch, 's', false));
 	return buf.data;
 }

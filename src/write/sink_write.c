@@ -351,27 +351,25 @@ append_collation(StringInfo buf, Oid collation)
 }
 
 /*
- * s.column = r.column, by the default equality of the column's type whatever
- * the search_path.
+ * "left" = "right", by the default equality of the type of "att", which both
+ * are of or become, whatever the search_path.
  */
-static void
-append_equality(StringInfo buf, Form_pg_attribute att, Form_pg_attribute removed)
+void
+sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
+						  const char *left, const char *right)
 {
 	Oid			equal = lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR)->eq_opr;
 	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(equal));
-	const char *name = quote_identifier(NameStr(att->attname));
 	Form_pg_operator form;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "could not find the equality operator of type %s",
 			 format_type_be(att->atttypid));
 	form = (Form_pg_operator) GETSTRUCT(tuple);
-	appendStringInfo(buf, "s.%s OPERATOR(%s.%s) r.%s", name,
+	appendStringInfo(buf, "%s OPERATOR(%s.%s) %s", left,
 					 quote_identifier(get_namespace_name(form->oprnamespace)),
-					 NameStr(form->oprname), name);
+					 NameStr(form->oprname), right);
 	ReleaseSysCache(tuple);
-	if (att->attcollation != removed->attcollation)
-		append_collation(buf, att->attcollation);
 }
 
 /*
@@ -395,6 +393,7 @@ delete_statement(const SinkBatch *batch, TupleDesc desc,
 	{
 		AttrNumber	attno = batch->columns[query->identity[i] - 1];
 		const char *name = quoted_column(desc, i + 1);
+		Form_pg_attribute att;
 
 		if (i > 0)
 			appendStringInfoString(&buf, " AND ");
@@ -403,9 +402,11 @@ delete_statement(const SinkBatch *batch, TupleDesc desc,
 			appendStringInfo(&buf, "s.%s IS NULL AND r.%s IS NULL", name, name);
 			continue;
 		}
-		append_equality(&buf,
-						TupleDescAttr(RelationGetDescr(batch->rel), attno - 1),
-						TupleDescAttr(desc, i));
+		att = TupleDescAttr(RelationGetDescr(batch->rel), attno - 1);
+		sagg_sink_append_equality(&buf, att, psprintf("s.%s", name),
+								  psprintf("r.%s", name));
+		if (att->attcollation != TupleDescAttr(desc, i)->attcollation)
+			append_collation(&buf, att->attcollation);
 		appendStringInfo(&buf, " AND r.%s IS NOT NULL", name);
 	}
 	return buf.data;

@@ -10,6 +10,8 @@
 
 #include "write/write.h"
 
+#include "catalog/pg_attribute.h"
+#include "lib/stringinfo.h"
 #include "utils/queryenvironment.h"
 #include "utils/relcache.h"
 
@@ -38,6 +40,8 @@ extern void sagg_sink_register(EphemeralNamedRelation enr, char *name,
 							   TupleDesc desc, Tuplestorestate *rows,
 							   double estimate);
 extern void sagg_sink_unregister(const char *name);
+extern void sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
+									  const char *left, const char *right);
 extern TupleDesc sagg_sink_identity_desc(const SinkBatch *batch);
 
 /* sink_complete.c */

@@ -80,7 +80,7 @@ sub create_stream
 # Every query, by the size of micro-batches.  Topics have one partition where a
 # key may be written in several ways, so that the batch query meets the same first.
 create_source($node, $broker, 'events', 'events', $columns);
-my @records = map { random_record() } 1 .. 250;
+my @records = map { random_record() } 1 .. 150;
 $broker->produce('events', @records);
 for my $size (1, 7, 1000, undef)
 {
