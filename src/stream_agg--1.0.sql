@@ -71,7 +71,7 @@ CREATE TABLE stream_agg.streams (
     query                   regclass NOT NULL UNIQUE,
     sink                    regclass NOT NULL,
     source                  regclass NOT NULL,
-    output_mode             text NOT NULL CHECK (output_mode IN ('append', 'update')),
+    output_mode             text NOT NULL CHECK (output_mode IN ('append', 'update', 'complete')),
     watermark               interval,
     event_time              text,
     trigger_interval        interval NOT NULL,
@@ -87,7 +87,7 @@ COMMENT ON COLUMN stream_agg.streams.stream IS 'name of the stream, as given to 
 COMMENT ON COLUMN stream_agg.streams.query IS 'view that holds the query; its owner is the stream''s owner';
 COMMENT ON COLUMN stream_agg.streams.sink IS 'table the results are written to';
 COMMENT ON COLUMN stream_agg.streams.source IS 'foreign table the stream reads';
-COMMENT ON COLUMN stream_agg.streams.output_mode IS 'append or update';
+COMMENT ON COLUMN stream_agg.streams.output_mode IS 'append, update or complete';
 COMMENT ON COLUMN stream_agg.streams.watermark IS 'delay of the watermark behind the greatest event time; NULL: no watermark';
 COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at creation; NULL: the argument of the window function';
 COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';

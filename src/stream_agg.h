@@ -68,7 +68,8 @@ extern bool sagg_preloaded;
 typedef enum SaggOutputMode
 {
 	SAGG_APPEND,				/* a window's rows once, when it closes */
-	SAGG_UPDATE					/* every group a batch touched, upserted */
+	SAGG_UPDATE,				/* every group a batch touched, upserted */
+	SAGG_COMPLETE				/* the sink is made equal to all groups */
 } SaggOutputMode;
 
 /*
@@ -293,6 +294,7 @@ extern void sagg_become_extension_owner(SaggOwnerContext *save);
 extern void sagg_restore_user(const SaggOwnerContext *save);
 extern bool sagg_extension_exists(void);
 extern const char *sagg_mode_name(SaggOutputMode mode);
+extern bool sagg_mode_by_name(const char *name, SaggOutputMode *mode);
 
 /* utility_command.c */
 extern void sagg_run_utility(Node *stmt, const char *text, int location,

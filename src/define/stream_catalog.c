@@ -96,7 +96,8 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 	stream->owner = next_oid(&row);
 	stream->database = next_oid(&row);
 	mode = next_text(&row);
-	stream->mode = strcmp(mode, "append") == 0 ? SAGG_APPEND : SAGG_UPDATE;
+	if (!sagg_mode_by_name(mode, &stream->mode))
+		elog(ERROR, "unknown output mode \"%s\" in stream_agg.streams", mode);
 	stream->has_watermark = next_interval(&row, "watermark", &stream->watermark_delay);
 	stream->event_time = next_text(&row);
 	next_interval(&row, "trigger", &stream->trigger);

@@ -251,11 +251,12 @@ check_query(const SaggStream *stream, const SaggQuery *query)
 		aclcheck_error(result, OBJECT_FOREIGN_TABLE, get_rel_name(query->source));
 	(void) check_permissions((Node *) query->inner, NULL);
 	(void) check_permissions((Node *) query->outer, NULL);
-	if (stream->mode == SAGG_UPDATE && query->missing_key)
+	if (stream->mode != SAGG_APPEND && query->missing_key)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the select list omits the grouping key %s", query->missing_key),
-				 errdetail("Output mode \"update\" finds the row of a group by its window and keys."),
+				 errdetail("Output mode \"%s\" finds the row of a group by its window and keys.",
+						   sagg_mode_name(stream->mode)),
 				 errhint("Add the key to the select list.")));
 }
 
@@ -272,6 +273,11 @@ tell_about(const SaggStream *stream, const SaggQuery *query)
 						DatumGetCString(DirectFunctionCall1(interval_out,
 															interval_datum(query->window.size + stream->watermark_delay)))),
 				 errdetail("Output mode \"append\" writes a window once, when the watermark has passed its end.")));
+	else if (stream->mode == SAGG_COMPLETE)
+		ereport(NOTICE,
+				(errmsg("the state of stream \"%s\" keeps every group for ever", stream->name),
+				 errdetail("Output mode \"complete\" forgets nothing, whatever the watermark, and compares the whole result with the sink in every micro-batch."),
+				 errhint("Group by a window, give a watermark and use output_mode => 'update' to have old groups forgotten.")));
 	else if (!stream->has_watermark || query->window.kind == SAGG_WINDOW_NONE)
 		ereport(NOTICE,
 				(errmsg("the state of stream \"%s\" keeps every group for ever", stream->name),

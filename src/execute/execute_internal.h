@@ -248,6 +248,19 @@ struct SaggExecution
 	SaggStateAccess access;
 };
 
+/*
+ * Whether the watermark that the commit before left has passed the window that
+ * starts at "start": its records are late, and it is not in the store.  Mode
+ * complete calls nothing late and forgets nothing.
+ */
+static inline bool
+sagg_window_passed(const SaggExecution *ex, int64 start)
+{
+	return ex->query->window.kind != SAGG_WINDOW_NONE &&
+		ex->stream->mode != SAGG_COMPLETE &&
+		start + ex->query->window.size <= ex->plan->watermark;
+}
+
 /* aggregate_calls.c */
 extern void sagg_states_init(SaggExecution *ex, SaggAggState *states);
 extern void sagg_states_advance(SaggExecution *ex, SaggAggState *states,
