@@ -235,6 +235,28 @@ $error = sql_error("DO \$\$ BEGIN INSERT INTO copies SELECT i / (7050 - i) FROM 
 like($error, qr/division by zero/, 'an error elsewhere in the statement');
 cmp_ok(time - $start, '<', 3, 'waits for nobody');
 $broker->up;
+
+# Kafka says nothing at all
+kill 'STOP', $broker->pid;
+$start = time;
+$error = sql_error("SET stream_agg.kafka_timeout = '1s'; INSERT INTO copies SELECT i FROM generate_series(7101, 7200) i");
+like($error, qr/Kafka acknowledged 0 of 100 records for topic "copies"/, 'a silent broker: nothing acknowledged');
+cmp_ok(time - $start, '<', 8, 'within the time');
+my $session = IPC::Run::start([ 'psql', '-XqAt', '-d', $node->connstr('postgres'),
+		'-c', 'INSERT INTO copies SELECT i FROM generate_series(7201, 7300) i' ],
+	'<', \undef, '>', \my $out, '2>', \my $err);
+my $waiting = q{FROM pg_stat_activity WHERE query LIKE 'INSERT INTO copies%' AND wait_event_type = 'Extension'};
+$node->poll_query_until('postgres', "SELECT count(*) = 1 $waiting");
+is(sql("SELECT pg_terminate_backend(pid, 5000) $waiting"), 't', 'a session that waits can be terminated');
+$session->finish;
+kill 'CONT', $broker->pid;
+
+# a topic that is not there
+$broker->control('hide', 'small');
+$error = sql_error("\\set VERBOSITY verbose\nSET stream_agg.kafka_timeout = '2s'; INSERT INTO shared VALUES (1)");
+like($error, qr/42704: Kafka acknowledged 0 of 1 records for topic "small"\n.*nknown topic/, 'no such topic');
+$broker->control('show', 'small');
+
 is(sql(q{DO $$ BEGIN
 		FOR i IN 1 .. 20 LOOP
 			BEGIN
