@@ -253,7 +253,7 @@ kill 'CONT', $broker->pid;
 
 # a topic that is not there
 $broker->control('hide', 'small');
-$error = sql_error("\\set VERBOSITY verbose\nSET stream_agg.kafka_timeout = '2s'; INSERT INTO shared VALUES (1)");
+$error = sql_error("\\set VERBOSITY verbose\nSET stream_agg.kafka_timeout = '6s'; INSERT INTO shared VALUES (1)");
 like($error, qr/42704: Kafka acknowledged 0 of 1 records for topic "small"\n.*nknown topic/, 'no such topic');
 $broker->control('show', 'small');
 
