@@ -240,4 +240,36 @@ is($node->safe_psql('postgres', q{SELECT "offset", key, value, error FROM stream
 	'1|\xfffe|\x7b2276223a327d|key of a record is not UTF-8 text', 'one with a bad key is a dead letter');
 drop('keys');
 
+# headers and timestamps, also of records in a temporary file
+$node->append_conf('postgresql.conf', "stream_agg.batch_memory = '1MB'");
+$node->reload;
+$broker->create_topic('headed', 1);
+create_source($node, $broker, 'headed', 'headed', q{h jsonb OPTIONS (metadata 'headers'), at timestamptz OPTIONS (metadata 'timestamp'), v int, k text});
+$broker->produce('headed', { timestamp => 1767225600000, header => "trace=\xe2\x82\xac" }, '{"v":1}', 'bad 1', ('{"v":2}') x 5000);
+$broker->produce('headed', { timestamp => 9224318016000001, header => "\xff=\xfe" }, '{"v":3}', 'bad 2');
+$broker->produce('headed', { timestamp => 9224318015000000, header => "a=\xfe\x01" }, '{"v":4}', 'bad 3');
+my $headers = q{SELECT "offset", "timestamp" AT TIME ZONE 'UTC', headers, (string_to_array(error, E'\n'))[1]
+	FROM stream_agg.dead_letters WHERE stream = '%s' ORDER BY 1};
+for my $what ([ 'read', 'h', 'at' ], [ 'ignored', 'k', 'k' ])
+{
+	my ($stream, $h, $at) = @$what;
+	my $read = $stream eq 'read';
+	create($stream, '{"on_error": "dead_letter"}', query => "SELECT k, count($h) AS h, max($at) AS at, sum(v) AS s FROM headed GROUP BY k", watermark => undef);
+	process($node, $stream);
+	my @rows = ("1|2026-01-01 00:00:00|[{\"key\": \"trace\", \"value\": \"\xe2\x82\xac\"}]",
+		'5002||[{"hex": "fe", "key_hex": "ff"}]', '5003||[{"hex": "fe", "key_hex": "ff"}]',
+		'5005|294276-12-31 23:43:20|[{"hex": "fe01", "key": "a"}]');
+	my @got = split /\n/, $node->safe_psql('postgres', sprintf($headers, $stream));
+	is(join("\n", map { s/\|[^|]*$//r } @got), join("\n", @rows[ $read ? (0 .. 3) : (0, 2, 3) ]), "headers and timestamps of dead letters, $stream");
+	like($got[1], qr/\|key of a record's header is not UTF-8 text$/, 'a header that a column cannot hold is a reason') if $read;
+	is(counts($stream), $read ? '5002|0|0|4|0' : '5003|0|0|3|0', "counts, $stream");
+	drop($stream);
+}
+create('late_time', '{"on_error": "dead_letter"}', query => 'SELECT k, max(at) AS at FROM headed GROUP BY k', watermark => undef);
+process($node, 'late_time');
+like($node->safe_psql('postgres', q{SELECT string_agg(error, '|' ORDER BY "offset") FROM stream_agg.dead_letters WHERE stream = 'late_time'}),
+	qr/^invalid JSON[^|]*\|timestamp of a record is out of range: 9224318016000001 ms\|invalid JSON[^|]*\|invalid JSON[^|]*$/,
+	'so is a timestamp out of range');
+drop('late_time');
+
 done_testing();
