@@ -80,6 +80,14 @@ SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', trigger => '
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', starting_offsets => 'yesterday');
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', max_offsets_per_trigger => 0);
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"nosuch": 1}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '[]');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"on_error": "ignore"}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"on_error": null}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', event_time => 'ts', options => '{"max_future": "-1 hour"}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', event_time => 'ts', options => '{"max_future": 0}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', event_time => 'ts', options => '{"max_future": "1 month"}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', event_time => 'ts', options => '{"max_future": "soon"}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"max_future": "1 hour"}');
 SELECT stream_agg.create_stream('nosuch.bad', :q, output_mode => 'update');
 
 -- an owner who cannot connect

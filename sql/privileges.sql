@@ -26,6 +26,7 @@ SELECT stream FROM stream_agg.sources;
 SELECT count(*) FROM stream_agg.offsets;
 SELECT count(*) FROM stream_agg.commits;
 SELECT count(*) FROM stream_agg.state;
+SELECT count(*) FROM stream_agg.dead_letters;
 SELECT stream FROM pg_stat_stream_agg;
 SELECT stream FROM pg_stat_stream_agg_partitions;
 -- not by a function that looks cheap either
@@ -65,6 +66,10 @@ SET ROLE stream_alice;
 INSERT INTO stream_agg.state VALUES ('alice.counts', 0, 0, 0, true, '');
 UPDATE stream_agg.streams SET enabled = true;
 DELETE FROM stream_agg.commits;
+INSERT INTO stream_agg.dead_letters (stream, batch, topic, partition, "offset", error) VALUES ('alice.counts', 0, '', 0, 0, '');
+UPDATE stream_agg.dead_letters SET error = '';
+DELETE FROM stream_agg.dead_letters;
+TRUNCATE stream_agg.dead_letters;
 TRUNCATE stream_agg.offsets;
 
 -- pg_monitor sees statistics

@@ -44,6 +44,22 @@ SELECT stream_agg.create_stream('per_hour',
 \d per_minute
 \d per_hour
 
+-- options, the same whatever the session's settings are
+SET intervalstyle = iso_8601;
+SELECT stream_agg.create_stream('with_options',
+    $$ SELECT date_bin('1 minute', ts, '2000-01-01 00:00+00') AS minute, count(*) AS n FROM clicks GROUP BY 1 $$,
+    watermark => '0 seconds', output_mode => 'update', start => false,
+    options => '{"on_error": "dead_letter", "max_future": "P1DT90.5S"}');
+SELECT options FROM stream_agg.streams WHERE stream = 'with_options';
+RESET intervalstyle;
+SELECT stream_agg.drop_stream('with_options', drop_sink => true);
+SELECT stream_agg.create_stream('with_options',
+    $$ SELECT date_bin('1 minute', ts, '2000-01-01 00:00+00') AS minute, count(*) AS n FROM clicks GROUP BY 1 $$,
+    watermark => '0 seconds', output_mode => 'update', start => false,
+    options => '{"on_error": "fail", "max_future": 90}');
+SELECT options FROM stream_agg.streams WHERE stream = 'with_options';
+SELECT stream_agg.drop_stream('with_options', drop_sink => true);
+
 -- append without a key in the select list: no index
 SELECT stream_agg.create_stream('no_identity',
     $$ SELECT count(*) AS n FROM clicks GROUP BY stream_agg.tumble(ts, '1 hour'), user_id $$,

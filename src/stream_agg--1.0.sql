@@ -93,7 +93,7 @@ COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at c
 COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';
 COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in a micro-batch; NULL: stream_agg.max_records_per_batch';
 COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts: earliest or latest';
-COMMENT ON COLUMN stream_agg.streams.options IS 'further options of the stream';
+COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, max_future';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
 COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in; in a copy of the database it differs, and the stream stays stopped';
@@ -171,7 +171,7 @@ COMMENT ON COLUMN stream_agg.commits.delivered IS 'records Kafka delivered: the 
 COMMENT ON COLUMN stream_agg.commits.aggregated IS 'records that went into a group';
 COMMENT ON COLUMN stream_agg.commits.late IS 'records of windows the watermark had passed';
 COMMENT ON COLUMN stream_agg.commits.null_time IS 'records without an event time';
-COMMENT ON COLUMN stream_agg.commits.dead_lettered IS 'records put aside because they could not be processed';
+COMMENT ON COLUMN stream_agg.commits.dead_lettered IS 'records skipped or put aside because they could not be processed';
 COMMENT ON COLUMN stream_agg.commits.filtered IS 'records that WHERE or a join removed';
 COMMENT ON COLUMN stream_agg.commits.rows_out IS 'rows written to the sink';
 COMMENT ON COLUMN stream_agg.commits.rows_removed IS 'rows deleted from the sink';
@@ -208,16 +208,43 @@ COMMENT ON COLUMN stream_agg.state.seq IS 'number of the blob within micro-batch
 COMMENT ON COLUMN stream_agg.state.base IS 'true: with its neighbours of the same micro-batch, all groups of the partition; false: those the micro-batch changed';
 COMMENT ON COLUMN stream_agg.state.data IS 'the groups, versioned and checksummed';
 
+CREATE TABLE stream_agg.dead_letters (
+    stream      text NOT NULL,
+    batch       bigint NOT NULL,
+    topic       text NOT NULL,
+    partition   integer NOT NULL,
+    "offset"    bigint NOT NULL,
+    "timestamp" timestamptz,
+    key         bytea,
+    value       bytea,
+    headers     jsonb,
+    error       text NOT NULL,
+    PRIMARY KEY (stream, partition, "offset")
+);
+COMMENT ON TABLE stream_agg.dead_letters IS 'records that streams with on_error dead_letter could not process';
+COMMENT ON COLUMN stream_agg.dead_letters.stream IS 'name of the stream';
+COMMENT ON COLUMN stream_agg.dead_letters.batch IS 'micro-batch that the record was part of';
+COMMENT ON COLUMN stream_agg.dead_letters.topic IS 'Kafka topic';
+COMMENT ON COLUMN stream_agg.dead_letters.partition IS 'partition of the topic';
+COMMENT ON COLUMN stream_agg.dead_letters."offset" IS 'offset of the record';
+COMMENT ON COLUMN stream_agg.dead_letters."timestamp" IS 'the record''s own timestamp; NULL: it has none, or one out of range';
+COMMENT ON COLUMN stream_agg.dead_letters.key IS 'the record''s key, byte by byte; NULL: it has none';
+COMMENT ON COLUMN stream_agg.dead_letters.value IS 'the record''s value, byte by byte; NULL: it has none';
+COMMENT ON COLUMN stream_agg.dead_letters.headers IS 'the record''s headers, [{"key": ..., "value": ...}, ...], with "key_hex" or "hex" for what is no text; NULL: it has none';
+COMMENT ON COLUMN stream_agg.dead_letters.error IS 'why the record could not be processed, cut to 500 bytes';
+
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.streams', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.sources', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.offsets', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.commits', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.state', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_agg.dead_letters', '');
 
 -- Owners read the rows of their streams; nobody but the worker, as the owner
--- of the extension, writes.
+-- of the extension, writes.  Dead letters are their owners' to delete.
 GRANT SELECT ON stream_agg.streams, stream_agg.sources, stream_agg.offsets,
                 stream_agg.commits, stream_agg.state TO PUBLIC;
+GRANT SELECT, DELETE ON stream_agg.dead_letters TO PUBLIC;
 
 CREATE FUNCTION stream_agg.is_owner(query oid)
 RETURNS boolean
@@ -235,6 +262,7 @@ ALTER TABLE stream_agg.sources ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.offsets ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.commits ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.state ENABLE ROW LEVEL SECURITY;
+ALTER TABLE stream_agg.dead_letters ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY owner ON stream_agg.streams FOR SELECT
     USING (stream_agg.is_owner(query));
@@ -251,6 +279,12 @@ COMMENT ON POLICY owner ON stream_agg.commits IS 'owners read the rows of their 
 CREATE POLICY owner ON stream_agg.state FOR SELECT
     USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) state.stream));
 COMMENT ON POLICY owner ON stream_agg.state IS 'owners read the rows of their streams';
+CREATE POLICY owner ON stream_agg.dead_letters FOR SELECT
+    USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) dead_letters.stream));
+COMMENT ON POLICY owner ON stream_agg.dead_letters IS 'owners read the rows of their streams';
+CREATE POLICY owner_deletes ON stream_agg.dead_letters FOR DELETE
+    USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) dead_letters.stream));
+COMMENT ON POLICY owner_deletes ON stream_agg.dead_letters IS 'owners delete the dead letters of their streams';
 
 /* ---------------------------------------------------------------- streams */
 

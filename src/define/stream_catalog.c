@@ -22,6 +22,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
@@ -32,7 +33,8 @@
 	"SELECT s.stream, s.query, s.sink, s.source, c.relowner, s.database," \
 	"       s.output_mode, s.watermark, s.event_time, s.trigger_interval," \
 	"       s.max_offsets_per_trigger, s.starting_offsets, s.sink_created," \
-	"       s.enabled, o.timezone, o.datestyle, o.intervalstyle, o.search_path" \
+	"       s.enabled, o.timezone, o.datestyle, o.intervalstyle, o.search_path," \
+	"       s.options" \
 	"  FROM stream_agg.streams s" \
 	"  JOIN stream_agg.sources o ON o.stream = s.stream" \
 	"  JOIN pg_catalog.pg_class c ON c.oid = s.query" \
@@ -111,6 +113,8 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 	stream->datestyle = next_text(&row);
 	stream->intervalstyle = next_text(&row);
 	stream->search_path = next_text(&row);
+	sagg_stream_options_read(sagg_options_from_json(DatumGetJsonbP(next_value(&row, &isnull))),
+							 &stream->on_error, &stream->max_future);
 	return stream;
 }
 

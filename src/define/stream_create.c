@@ -159,12 +159,12 @@ insert_row(const char *command, int nargs, Oid *types, Datum *values, const char
 static void
 insert_stream(const SaggStream *stream, bool start)
 {
-	Oid			types[13] = {
+	Oid			types[14] = {
 		TEXTOID, OIDOID, OIDOID, OIDOID, TEXTOID, INTERVALOID, TEXTOID,
-		INTERVALOID, INT8OID, TEXTOID, BOOLOID, BOOLOID, OIDOID
+		INTERVALOID, INT8OID, TEXTOID, BOOLOID, BOOLOID, OIDOID, JSONBOID
 	};
-	Datum		values[13];
-	char		nulls[13];
+	Datum		values[14];
+	char		nulls[14];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = CStringGetTextDatum(stream->name);
@@ -183,11 +183,12 @@ insert_stream(const SaggStream *stream, bool start)
 	values[10] = BoolGetDatum(stream->sink_created);
 	values[11] = BoolGetDatum(start);
 	values[12] = ObjectIdGetDatum(MyDatabaseId);
+	values[13] = sagg_stream_options_jsonb(stream->on_error, stream->max_future);
 	insert_row("INSERT INTO stream_agg.streams (stream, query, sink, source, output_mode,"
 			   " watermark, event_time, trigger_interval, max_offsets_per_trigger,"
-			   " starting_offsets, sink_created, enabled, database)"
-			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-			   13, types, values, nulls);
+			   " starting_offsets, sink_created, enabled, database, options)"
+			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+			   14, types, values, nulls);
 }
 
 static void
@@ -258,6 +259,12 @@ check_query(const SaggStream *stream, const SaggQuery *query)
 				 errdetail("Output mode \"%s\" finds the row of a group by its window and keys.",
 						   sagg_mode_name(stream->mode)),
 				 errhint("Add the key to the select list.")));
+	if (stream->max_future > 0 && !query->has_event_time)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_future needs an event time"),
+				 errdetail("It bounds the event times of records, and the query has no window."),
+				 errhint("Name the column of the event time by event_time.")));
 }
 
 /*
@@ -297,6 +304,8 @@ fill_stream(SaggStream *stream, const SaggStreamArguments *args)
 	stream->trigger = args->trigger;
 	stream->max_offsets = args->max_offsets;
 	stream->starting_offsets = args->starting_offsets;
+	stream->on_error = args->on_error;
+	stream->max_future = args->max_future;
 }
 
 /*

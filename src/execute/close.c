@@ -56,6 +56,7 @@ count_records(const SaggExecution *ex, SaggCounts *counts)
 	counts->aggregated = rows[SAGG_CLASS_AGGREGATED];
 	counts->late = rows[SAGG_CLASS_LATE];
 	counts->null_time = rows[SAGG_CLASS_NULL_TIME];
+	counts->dead_lettered = ex->refusals ? ex->refusals->count : 0;
 }
 
 /*
@@ -164,8 +165,8 @@ store_changed(SaggExecution *ex)
 }
 
 /*
- * End the batch's work on groups.  Sets the counts of aggregated and late
- * records and of those without event time, and the watermark after the batch.
+ * End the batch's work on groups.  Sets the counts of aggregated, late and
+ * refused records and of those without event time, and the watermark after the batch.
  * From here on the store holds the batch's state, to be published or undone.
  */
 void

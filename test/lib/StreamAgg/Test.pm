@@ -210,15 +210,19 @@ sub create_topic { my ($self, $name, $n) = @_; return $self->control('topic', $n
 sub down { return $_[0]->control('down'); }
 sub up { return $_[0]->control('up'); }
 
-# produce(topic, record...): a record is JSON, or [partition, key, JSON]
+# produce(topic, record...): a record is JSON, or [partition, key, JSON], or
+# { option => value }, for all of them, of the tool: timestamp (ms), header
+# (name=value)
 sub produce
 {
 	my ($self, $topic, @records) = @_;
+	my @options = map { my $o = $_; map { ("--$_", $o->{$_}) } keys %$o } grep { ref $_ eq 'HASH' } @records;
+	@records = grep { ref $_ ne 'HASH' } @records;
 	my $input = join('', map {
 		ref $_ ? join("\t", map { $_ // '' } @$_) . "\n" : "\t\t$_\n" } @records);
 	my ($output, $error);
 
-	IPC::Run::run([ $tool, 'produce', '--brokers', $self->{brokers}, '--topic', $topic, '--tab' ],
+	IPC::Run::run([ $tool, 'produce', '--brokers', $self->{brokers}, '--topic', $topic, '--tab', @options ],
 		'<', \$input, '>', \$output, '2>', \$error)
 	  or die "cannot produce: $error";
 	return;
