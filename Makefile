@@ -49,12 +49,13 @@ clean-deps:
 	rm -f $(OBJS:.o=.d) $(OBJS:.o=.bc)
 
 # What the tests need is in test/; see "make help".
-.PHONY: help deps test demo bench check-layout check-syntax print-regress
+.PHONY: help deps test fuzz demo bench check-layout check-syntax print-regress
 help:
 	@echo 'make               build the library'
 	@echo 'make install       install it into the server of PG_CONFIG'
 	@echo 'make deps          install what building and testing need (apt)'
 	@echo 'make test          build, install, run every test'
+	@echo 'make fuzz [RECORDS=n] [SEED=n]  random records and random streams, many'
 	@echo 'make demo [KEEP=1] the README example, live; KEEP=1 leaves it running'
 	@echo 'make bench [BROKERS=host:port] [RECORDS=n]  records per second'
 
@@ -62,6 +63,9 @@ deps:
 	test/deps
 test:
 	test/run
+fuzz:
+	FUZZ_RECORDS=$(or $(RECORDS),1000000) $(if $(SEED),STREAM_AGG_SEED=$(SEED)) \
+		test/run 016_decode_fuzz.pl
 demo:
 	KEEP=$(KEEP) test/demo
 bench:
