@@ -30,6 +30,9 @@ PG_CXXFLAGS = -std=c++17 -Wall -Wextra -fvisibility=hidden \
 	-fvisibility-inlines-hidden -fno-exceptions -fno-rtti
 SHLIB_LINK = -lrdkafka -lsimdjson -lstdc++ -Wl,--exclude-libs,ALL
 
+# PGXS gives options of one's own to C alone
+PG_CXXFLAGS += $(COPT)
+
 # clang is given the server's options, which are those of its own compiler
 ifneq (,$(findstring clang,$(CC)))
 PG_CFLAGS += -Wno-ignored-optimization-argument -Wno-unknown-warning-option
@@ -61,13 +64,18 @@ clean-deps:
 		$(FAILPOINT_SOURCES:.c=.o) $(FAILPOINT_SOURCES:.c=.d)
 
 # What the tests need is in test/; see "make help".
-.PHONY: help deps test demo bench soak check-layout check-syntax print-regress
+.PHONY: help deps test fuzz demo bench soak check-cassert check-asan \
+	check-valgrind check-layout check-syntax print-regress
 help:
 	@echo 'make               build the library'
 	@echo 'make FAILPOINTS=1  after make clean: a library with failpoints, for tests'
 	@echo 'make install       install it into the server of PG_CONFIG'
 	@echo 'make deps          install what building and testing need (apt)'
 	@echo 'make test          build, install, run every test'
+	@echo 'make fuzz [RECORDS=n] [SEED=n]  random records and random streams, many'
+	@echo 'make check-cassert  tests on a server with assertions'
+	@echo 'make check-asan     tests of a library with AddressSanitizer and UBSan'
+	@echo 'make check-valgrind tests under valgrind'
 	@echo 'make demo [KEEP=1] the README example, live; KEEP=1 leaves it running'
 	@echo 'make bench [BROKERS=host:port] [RECORDS=n]  records per second'
 	@echo 'make soak [MINUTES=n] [RATE=n]              sizes of sink and logs over time'
@@ -76,6 +84,11 @@ deps:
 	test/deps
 test:
 	test/run
+fuzz:
+	FUZZ_RECORDS=$(or $(RECORDS),1000000) $(if $(SEED),STREAM_AGG_SEED=$(SEED)) \
+		test/run 016_decode_fuzz.pl
+check-cassert check-asan check-valgrind:
+	test/checked $(@:check-%=%)
 demo:
 	KEEP=$(KEEP) test/demo
 bench:
