@@ -71,8 +71,7 @@ typedef enum SaggOutputMode
 } SaggOutputMode;
 
 /*
- * A stream as its catalog rows describe it: one row of stream_agg.streams
- * with what stream_agg.sources captured at creation.
+ * A stream as its row of stream_agg.streams describes it.
  */
 typedef struct SaggStream
 {

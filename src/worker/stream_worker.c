@@ -85,6 +85,7 @@ detach_from_slot(int code, Datum arg)
 	}
 	ConditionVariableBroadcast(&slot->changed);
 	LWLockRelease(sagg_shared->lock);
+	ConditionVariableBroadcast(&sagg_shared->slots_changed);
 	sagg_mark_database(database, true);
 }
 
@@ -95,7 +96,8 @@ attach_to_slot(int i)
 	bool		mine;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	mine = slot->in_use && slot->wanted && slot->pid == 0;
+	mine = slot->in_use && slot->wanted && slot->pid == 0 &&
+		!sagg_database_held(slot->database);
 	slot->launching = false;
 	if (mine)
 	{
@@ -133,7 +135,8 @@ told_to_stop(const SaggSlot *slot)
 	bool		stop;
 
 	LWLockAcquire(sagg_shared->lock, LW_SHARED);
-	stop = slot->stop_holds > 0 || !slot->wanted || !sagg_enabled;
+	stop = slot->stop_holds > 0 || !slot->wanted || !sagg_enabled ||
+		sagg_database_held(slot->database);
 	LWLockRelease(sagg_shared->lock);
 	return stop;
 }
@@ -244,6 +247,7 @@ load_stream(SaggSession *session)
 		leave(session, SAGG_EXIT_DIED);
 	}
 	session->locked = true;
+	sagg_slot_discard_stale(session->slot);
 
 	if (!sagg_extension_exists())
 		leave(session, SAGG_EXIT_GONE);
