@@ -207,8 +207,8 @@ stream_agg_on_sql_drop(PG_FUNCTION_ARGS)
 /*
  * on_ddl_command_end(): event trigger, refuses to replace the view of a
  * stream: its state belongs to the former query.  A stream that was not started
- * in this database may get its query: pg_restore replaces views whose GROUP BY
- * relies on a primary key, after it has loaded the table of streams.
+ * in this database may get its query: pg_restore replaces views with a GROUP BY
+ * that relies on a primary key, after it has loaded the table of streams.
  */
 Datum
 stream_agg_on_ddl_command_end(PG_FUNCTION_ARGS)
