@@ -10,10 +10,9 @@ SELECT stream_agg.create_stream('clickstream_agg',
 \d+ clickstream_agg_query
 \x on
 SELECT stream, query, sink, source, output_mode, watermark, event_time, trigger_interval,
-       max_offsets_per_trigger, starting_offsets, options, sink_created, enabled
+       max_offsets_per_trigger, starting_offsets, options, sink_created, enabled,
+       timezone, datestyle, intervalstyle, search_path
   FROM stream_agg.streams;
-SELECT stream, topic, cluster_id, initial_offsets, timezone, datestyle, intervalstyle, search_path
-  FROM stream_agg.sources;
 SELECT stream, query, sink, source, output_mode, state, pid, batches, rows_in, lag, last_error
   FROM pg_stat_stream_agg;
 \x off

@@ -51,6 +51,8 @@ extern int no_such_variable
 #if PG_VERSION_NUM >= 160000
 #define SAGG_OWNS_RELATION(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
+#define SAGG_OWNS_DATABASE(oid, role) \
+	object_ownercheck(DatabaseRelationId, oid, role)
 #define SAGG_FUNCTION_ACLCHECK(oid, role, mode) \
 	object_aclcheck(ProcedureRelationId, oid, role, mode)
 #define SAGG_DATABASE_ACLCHECK(oid, role, mode) \
@@ -62,6 +64,8 @@ extern int no_such_variable
 #else
 #define SAGG_OWNS_RELATION(relid, role) \
 	pg_class_ownercheck(relid, role)
+#define SAGG_OWNS_DATABASE(oid, role) \
+	pg_database_ownercheck(oid, role)
 #define SAGG_FUNCTION_ACLCHECK(oid, role, mode) \
 	pg_proc_aclcheck(oid, role, mode)
 #define SAGG_DATABASE_ACLCHECK(oid, role, mode) \

@@ -80,7 +80,11 @@ CREATE TABLE stream_agg.streams (
     options                 jsonb NOT NULL DEFAULT '{}',
     sink_created            boolean NOT NULL,
     enabled                 boolean NOT NULL,
-    database                oid NOT NULL
+    database                oid NOT NULL,
+    timezone                text NOT NULL,
+    datestyle               text NOT NULL,
+    intervalstyle           text NOT NULL,
+    search_path             text NOT NULL
 );
 COMMENT ON TABLE stream_agg.streams IS 'one row per stream: what create_stream was told';
 COMMENT ON COLUMN stream_agg.streams.stream IS 'name of the stream, as given to create_stream';
@@ -96,27 +100,23 @@ COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-
 COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, max_future';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
 COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
-COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in; in a copy of the database it differs, and the stream stays stopped';
+COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
+COMMENT ON COLUMN stream_agg.streams.timezone IS 'TimeZone at creation, in force in every micro-batch';
+COMMENT ON COLUMN stream_agg.streams.datestyle IS 'DateStyle at creation, in force in every micro-batch';
+COMMENT ON COLUMN stream_agg.streams.intervalstyle IS 'IntervalStyle at creation, in force in every micro-batch';
+COMMENT ON COLUMN stream_agg.streams.search_path IS 'search_path at creation, in force in every micro-batch';
 
 CREATE TABLE stream_agg.sources (
     stream          text PRIMARY KEY,
     topic           text NOT NULL,
-    cluster_id      text,
-    initial_offsets jsonb,
-    timezone        text NOT NULL,
-    datestyle       text NOT NULL,
-    intervalstyle   text NOT NULL,
-    search_path     text NOT NULL
+    cluster_id      text NOT NULL,
+    initial_offsets jsonb NOT NULL
 );
-COMMENT ON TABLE stream_agg.sources IS 'where each stream''s records come from, and the settings captured at its creation';
+COMMENT ON TABLE stream_agg.sources IS 'where each stream began to read, from its first contact with Kafka on';
 COMMENT ON COLUMN stream_agg.sources.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.sources.topic IS 'Kafka topic at the first contact';
 COMMENT ON COLUMN stream_agg.sources.cluster_id IS 'id of the Kafka cluster at the first contact; another id stops the stream';
 COMMENT ON COLUMN stream_agg.sources.initial_offsets IS 'first offset of each partition, {"partition": offset}';
-COMMENT ON COLUMN stream_agg.sources.timezone IS 'TimeZone at creation, in force in every micro-batch';
-COMMENT ON COLUMN stream_agg.sources.datestyle IS 'DateStyle at creation, in force in every micro-batch';
-COMMENT ON COLUMN stream_agg.sources.intervalstyle IS 'IntervalStyle at creation, in force in every micro-batch';
-COMMENT ON COLUMN stream_agg.sources.search_path IS 'search_path at creation, in force in every micro-batch';
 
 CREATE TABLE stream_agg.offsets (
     stream     text NOT NULL,
@@ -233,6 +233,8 @@ COMMENT ON COLUMN stream_agg.dead_letters.value IS 'the record''s value, byte by
 COMMENT ON COLUMN stream_agg.dead_letters.headers IS 'the record''s headers, [{"key": ..., "value": ...}, ...], with "key_hex" or "hex" for what is no text; NULL: it has none';
 COMMENT ON COLUMN stream_agg.dead_letters.error IS 'why the record could not be processed, cut to 500 bytes';
 
+-- A dump holds the definitions (streams), the checkpoint (sources, offsets,
+-- commits, state) and the dead letters.
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.streams', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.sources', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.offsets', '');
@@ -285,6 +287,19 @@ COMMENT ON POLICY owner ON stream_agg.dead_letters IS 'owners read the rows of t
 CREATE POLICY owner_deletes ON stream_agg.dead_letters FOR DELETE
     USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) dead_letters.stream));
 COMMENT ON POLICY owner_deletes ON stream_agg.dead_letters IS 'owners delete the dead letters of their streams';
+
+-- What a dump is restored into has the same database OID more often than one
+-- would think (that of database postgres is fixed), so a row that COPY or
+-- INSERT brings is marked as not started here.
+CREATE FUNCTION stream_agg.on_insert()
+RETURNS trigger
+AS 'MODULE_PATHNAME', 'stream_agg_on_insert'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.on_insert() IS 'marks a stream that comes out of a dump as not started in this database';
+
+CREATE TRIGGER stream_agg_on_insert BEFORE INSERT ON stream_agg.streams
+    FOR EACH ROW EXECUTE FUNCTION stream_agg.on_insert();
+COMMENT ON TRIGGER stream_agg_on_insert ON stream_agg.streams IS 'marks a stream that comes out of a dump as not started in this database';
 
 /* ---------------------------------------------------------------- streams */
 

@@ -83,8 +83,7 @@ typedef enum SaggOnError
 } SaggOnError;
 
 /*
- * A stream as its catalog rows describe it: one row of stream_agg.streams
- * with what stream_agg.sources captured at creation.
+ * A stream as its row of stream_agg.streams describes it.
  */
 typedef struct SaggStream
 {

@@ -3,9 +3,9 @@
  * stream_catalog.c
  *	  Streams as the catalog tables describe them.
  *
- * Reads stream_agg.streams and stream_agg.sources as the owner of the
- * extension, so what a caller may see is the caller's business: check with
- * sagg_stream_check_owner before showing or changing anything.
+ * Reads stream_agg.streams as the owner of the extension, so what a caller may
+ * see is the caller's business: check with sagg_stream_check_owner before
+ * showing or changing anything.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,10 +33,9 @@
 	"SELECT s.stream, s.query, s.sink, s.source, c.relowner, s.database," \
 	"       s.output_mode, s.watermark, s.event_time, s.trigger_interval," \
 	"       s.max_offsets_per_trigger, s.starting_offsets, s.sink_created," \
-	"       s.enabled, o.timezone, o.datestyle, o.intervalstyle, o.search_path," \
+	"       s.enabled, s.timezone, s.datestyle, s.intervalstyle, s.search_path," \
 	"       s.options" \
 	"  FROM stream_agg.streams s" \
-	"  JOIN stream_agg.sources o ON o.stream = s.stream" \
 	"  JOIN pg_catalog.pg_class c ON c.oid = s.query" \
 	" WHERE "
 

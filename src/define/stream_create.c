@@ -157,14 +157,15 @@ insert_row(const char *command, int nargs, Oid *types, Datum *values, const char
 }
 
 static void
-insert_stream(const SaggStream *stream, bool start)
+insert_stream(const SaggStream *stream, const char *search_path, bool start)
 {
-	Oid			types[14] = {
+	Oid			types[17] = {
 		TEXTOID, OIDOID, OIDOID, OIDOID, TEXTOID, INTERVALOID, TEXTOID,
-		INTERVALOID, INT8OID, TEXTOID, BOOLOID, BOOLOID, OIDOID, JSONBOID
+		INTERVALOID, INT8OID, TEXTOID, BOOLOID, BOOLOID,
+		TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID
 	};
-	Datum		values[14];
-	char		nulls[14];
+	Datum		values[17];
+	char		nulls[17];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = CStringGetTextDatum(stream->name);
@@ -182,30 +183,36 @@ insert_stream(const SaggStream *stream, bool start)
 	values[9] = CStringGetTextDatum(stream->starting_offsets);
 	values[10] = BoolGetDatum(stream->sink_created);
 	values[11] = BoolGetDatum(start);
-	values[12] = ObjectIdGetDatum(MyDatabaseId);
-	values[13] = sagg_stream_options_jsonb(stream->on_error, stream->max_future);
+	values[12] = setting("TimeZone");
+	values[13] = setting("DateStyle");
+	values[14] = setting("IntervalStyle");
+	values[15] = CStringGetTextDatum(search_path);
+	values[16] = sagg_stream_options_jsonb(stream->on_error, stream->max_future);
 	insert_row("INSERT INTO stream_agg.streams (stream, query, sink, source, output_mode,"
 			   " watermark, event_time, trigger_interval, max_offsets_per_trigger,"
-			   " starting_offsets, sink_created, enabled, database, options)"
-			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-			   14, types, values, nulls);
+			   " starting_offsets, sink_created, enabled, timezone,"
+			   " datestyle, intervalstyle, search_path, options, database)"
+			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
+			   " $14, $15, $16, $17, 0)",
+			   17, types, values, nulls);
 }
 
+/*
+ * The stream is of this database.  A row can only become so, see
+ * stream_restore.c.
+ */
 static void
-insert_source(const SaggStream *stream, const char *topic, const char *search_path)
+adopt_stream(const SaggStream *stream)
 {
-	Oid			types[6] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
-	Datum		values[6];
+	Oid			types[2] = {OIDOID, OIDOID};
+	Datum		values[2];
 
-	values[0] = CStringGetTextDatum(stream->name);
-	values[1] = CStringGetTextDatum(topic);
-	values[2] = setting("TimeZone");
-	values[3] = setting("DateStyle");
-	values[4] = setting("IntervalStyle");
-	values[5] = CStringGetTextDatum(search_path);
-	insert_row("INSERT INTO stream_agg.sources (stream, topic, timezone, datestyle,"
-			   " intervalstyle, search_path) VALUES ($1, $2, $3, $4, $5, $6)",
-			   6, types, values, NULL);
+	values[0] = ObjectIdGetDatum(stream->view);
+	values[1] = ObjectIdGetDatum(MyDatabaseId);
+	if (SPI_execute_with_args("UPDATE stream_agg.streams SET database = $2 WHERE query = $1",
+							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE ||
+		SPI_processed != 1)
+		elog(ERROR, "the row of stream \"%s\" is gone", stream->name);
 }
 
 /*
@@ -214,14 +221,13 @@ insert_source(const SaggStream *stream, const char *topic, const char *search_pa
 static void
 record_stream(const SaggStream *stream, bool start)
 {
-	char	   *topic = sagg_source_topic(stream->source);
 	char	   *search_path = current_search_path();
 	SaggOwnerContext owner;
 
 	SPI_connect();
 	sagg_become_extension_owner(&owner);
-	insert_stream(stream, start);
-	insert_source(stream, topic, search_path);
+	insert_stream(stream, search_path, start);
+	adopt_stream(stream);
 	sagg_restore_user(&owner);
 	SPI_finish();
 }

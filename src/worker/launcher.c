@@ -65,7 +65,8 @@ leave_shared_memory(int code, Datum arg)
 }
 
 /*
- * Free the slots of databases that have no label.
+ * Free the slots of databases that have no label, and the state that killed
+ * workers have left behind.  Nobody else starts workers, so nobody uses it.
  */
 static void
 forget_other_databases(List *labelled)
@@ -80,6 +81,14 @@ forget_other_databases(List *labelled)
 			sagg_slot_free(slot);
 	}
 	LWLockRelease(sagg_shared->lock);
+
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+
+		if (slot->store_stale && slot->pid == 0 && !slot->launching)
+			sagg_slot_discard_stale(slot);
+	}
 }
 
 /*
@@ -215,7 +224,8 @@ tend_slot(int i, int *running)
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	if (slot->in_use && slot->wanted && slot->pid == 0 && !slot->launching &&
-		slot->stop_holds == 0 && slot->state != SAGG_FAILED && sagg_enabled)
+		slot->stop_holds == 0 && slot->state != SAGG_FAILED && sagg_enabled &&
+		!sagg_database_held(slot->database))
 	{
 		if (slot->next_start > now)
 			again = slot->next_start;

@@ -38,7 +38,8 @@ PGDLLEXPORT void stream_agg_scout_main(Datum arg);
 
 /*
  * Have a scout look at a database and wait until it is back.  Returns false
- * when it could not even be started, so that the caller tries again.
+ * when it could not even be started, or a command holds the database, so that
+ * the caller tries again.
  */
 bool
 sagg_scout_run(Oid database)
@@ -46,6 +47,8 @@ sagg_scout_run(Oid database)
 	BackgroundWorker worker = {0};
 	BackgroundWorkerHandle *handle;
 
+	if (sagg_database_held(database))
+		return false;
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
@@ -241,6 +244,8 @@ stream_agg_scout_main(Datum arg)
 	uint64		changes;
 
 	BackgroundWorkerUnblockSignals();
+	if (sagg_database_held(DatumGetObjectId(arg)))
+		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
 
 	/* before the snapshot, which then shows all of them */

@@ -86,6 +86,7 @@ detach_from_slot(int code, Datum arg)
 	}
 	ConditionVariableBroadcast(&slot->changed);
 	LWLockRelease(sagg_shared->lock);
+	ConditionVariableBroadcast(&sagg_shared->slots_changed);
 	sagg_mark_database(database);
 }
 
@@ -96,7 +97,8 @@ attach_to_slot(int i)
 	bool		mine;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	mine = slot->in_use && slot->wanted && slot->pid == 0 && slot->stop_holds == 0;
+	mine = slot->in_use && slot->wanted && slot->pid == 0 &&
+		slot->stop_holds == 0 && !sagg_database_held(slot->database);
 	slot->launching = false;
 	if (mine)
 	{
@@ -134,7 +136,8 @@ told_to_stop(const SaggSlot *slot)
 	bool		stop;
 
 	LWLockAcquire(sagg_shared->lock, LW_SHARED);
-	stop = slot->stop_holds > 0 || !slot->wanted || !sagg_enabled;
+	stop = slot->stop_holds > 0 || !slot->wanted || !sagg_enabled ||
+		sagg_database_held(slot->database);
 	LWLockRelease(sagg_shared->lock);
 	return stop;
 }
@@ -245,6 +248,7 @@ load_stream(SaggSession *session)
 		leave(session, SAGG_EXIT_DIED);
 	}
 	session->locked = true;
+	sagg_slot_discard_stale(session->slot);
 
 	if (!sagg_extension_exists())
 		leave(session, SAGG_EXIT_GONE);

@@ -27,6 +27,7 @@
 #define SAGG_NAME_SIZE			(2 * NAMEDATALEN + 6)
 #define SAGG_ERROR_SIZE			1024
 #define SAGG_DIRTY_DATABASES	32
+#define SAGG_HELD_DATABASES		32
 
 /* slots beyond stream_agg.max_streams, for streams that wait or are stopped */
 #define SAGG_SPARE_SLOTS		32
@@ -84,6 +85,7 @@ typedef struct SaggSlot
 	Latch	   *latch;
 	volatile SaggStage stage;
 	dsa_handle	store;			/* the state, DSM_HANDLE_INVALID = none */
+	bool		store_stale;	/* the slot has been freed since: not ours */
 	char		last_error[SAGG_ERROR_SIZE];	/* empty = none */
 	int			last_sqlstate;
 	TimestampTz last_error_time;
@@ -116,8 +118,11 @@ typedef struct SaggShared
 	Latch	   *launcher;
 	int			ndirty;			/* databases to look at; more than fit: all */
 	Oid			dirty[SAGG_DIRTY_DATABASES];
+	int			nheld;			/* databases that commands need for themselves */
+	Oid			held[SAGG_HELD_DATABASES];
 
-	ConditionVariable slots_changed;	/* a scout has been there */
+	ConditionVariable slots_changed;	/* a scout has been there, a worker has
+										 * ended */
 	int			nslots;
 	SaggSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } SaggShared;
@@ -128,6 +133,7 @@ extern SaggShared *sagg_shared;
 extern SaggSlot *sagg_slot_find(Oid database, Oid view);
 extern SaggSlot *sagg_slot_allocate(Oid database, Oid view);
 extern void sagg_slot_free(SaggSlot *slot);
+extern void sagg_slot_discard_stale(SaggSlot *slot);
 extern void sagg_slot_set_error(SaggSlot *slot, int sqlstate,
 								const char *message);
 extern void sagg_mark_database(Oid database);
@@ -140,6 +146,10 @@ extern List *sagg_labelled_databases(void);
 extern void sagg_notify_init(void);
 extern void sagg_stop_stream_at_commit(const SaggStream *stream);
 extern void sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view);
+
+/* database_commands.c */
+extern void sagg_database_commands_init(void);
+extern bool sagg_database_held(Oid database);
 
 /* scout.c */
 extern bool sagg_scout_run(Oid database);

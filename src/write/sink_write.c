@@ -115,6 +115,9 @@ sink_error_callback(void *arg)
 	else
 		errcontext("writing to the sink of stream \"%s\"",
 				   batch->sink->stream);
+	if (batch->sink->mode == SAGG_APPEND &&
+		geterrcode() == ERRCODE_UNIQUE_VIOLATION)
+		errhint("Output mode append writes a window once. If the stream was started without its checkpoint or made anew, truncate the sink, or delete what the stream will write again, and start the stream.");
 }
 
 static const char *
