@@ -42,6 +42,7 @@ PGDLLEXPORT void stream_agg_worker_main(Datum arg);
 
 static SaggSlot *my_slot;
 static SaggExit my_exit = SAGG_EXIT_DIED;
+static bool connected = false;	/* to the database, as the owner */
 
 /*
  * The process ends: give the slot back and let the launcher decide.
@@ -64,6 +65,9 @@ detach_from_slot(int code, Datum arg)
 	switch (my_exit)
 	{
 		case SAGG_EXIT_DIED:
+			if (!connected)
+				sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE,
+									"the stream's worker could not connect to the database as the stream's owner; see the server log");
 			slot->deaths++;
 			slot->state = SAGG_STARTING;
 			slot->next_start =
@@ -541,6 +545,7 @@ stream_agg_worker_main(Datum arg)
 
 	BackgroundWorkerInitializeConnectionByOid(my_slot->database,
 											  my_slot->owner, 0);
+	connected = true;
 	session.memory = AllocSetContextCreate(TopMemoryContext,
 										   "stream_agg session",
 										   ALLOCSET_DEFAULT_SIZES);
