@@ -394,14 +394,14 @@ SELECT s.stream,
             ELSE 'stopped' END AS state,
        w.stage,
        w.pid,
-       c.batch + 1 AS batches,
-       c.total_delivered AS rows_in,
-       c.total_rows_out AS rows_out,
-       c.total_rows_removed AS rows_removed,
-       c.total_late AS rows_late,
-       c.total_filtered AS rows_filtered,
-       c.total_dead_lettered AS rows_dead_lettered,
-       c.total_null_time AS rows_null_time,
+       COALESCE(c.batch + 1, 0) AS batches,
+       COALESCE(c.total_delivered, 0) AS rows_in,
+       COALESCE(c.total_rows_out, 0) AS rows_out,
+       COALESCE(c.total_rows_removed, 0) AS rows_removed,
+       COALESCE(c.total_late, 0) AS rows_late,
+       COALESCE(c.total_filtered, 0) AS rows_filtered,
+       COALESCE(c.total_dead_lettered, 0) AS rows_dead_lettered,
+       COALESCE(c.total_null_time, 0) AS rows_null_time,
        CASE WHEN pg_catalog.isfinite(c.watermark) THEN c.watermark END AS watermark,
        w.state_rows,
        w.state_bytes,
@@ -429,6 +429,34 @@ SELECT s.stream,
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
     OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW @extschema@.pg_stat_stream_agg IS 'one row per stream: what it does and has done; times in ms, lag in records';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stream IS 'name of the stream';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.query IS 'view that holds the query';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.sink IS 'table the results are written to';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.source IS 'foreign table the stream reads';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.output_mode IS 'append, update or complete';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state IS 'starting, running, stopped or failed (waits for start_stream)';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stage IS 'stage of the micro-batch at hand: read, execute, write, checkpoint; NULL between micro-batches';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.pid IS 'process of the worker';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.batches IS 'micro-batches committed';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_in IS 'records read: aggregated, late, filtered, dead-lettered and without event time';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_out IS 'rows written to the sink';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_removed IS 'rows deleted from the sink';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_late IS 'records of windows the watermark had passed';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_filtered IS 'records that WHERE or a join removed';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_dead_lettered IS 'records that could not be processed and were put aside or skipped';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_null_time IS 'records without an event time';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has none';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_rows IS 'groups in the state store';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes IS 'bytes of the state store';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag IS 'records in Kafka that are not committed yet, as last heard of';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_commit IS 'when the last micro-batch was committed';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_batch_rows_in IS 'records of the last micro-batch';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.read_time IS 'time of READ in the last micro-batch, ms';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.execute_time IS 'time of EXECUTE in the last micro-batch, ms';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.write_time IS 'time of WRITE in the last micro-batch, ms';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.checkpoint_time IS 'time of CHECKPOINT in the last micro-batch, ms';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_error IS 'last error of the worker, with detail, hint and context';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_error_time IS 'when it was raised';
 GRANT SELECT ON @extschema@.pg_stat_stream_agg TO PUBLIC;
 
 CREATE VIEW @extschema@.pg_stat_stream_agg_partitions WITH (security_barrier) AS
@@ -443,6 +471,11 @@ SELECT s.stream,
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
     OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW @extschema@.pg_stat_stream_agg_partitions IS 'one row per stream and partition of its topic: offsets and lag in records';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.stream IS 'name of the stream';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.partition IS 'partition of the topic';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.committed_offset IS 'next offset to read, as committed';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.end_offset IS 'end of the partition in Kafka, as last heard of';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.lag IS 'records between the two';
 GRANT SELECT ON @extschema@.pg_stat_stream_agg_partitions TO PUBLIC;
 
 /* --------------------------------------------------------- event triggers */

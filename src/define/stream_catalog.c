@@ -26,6 +26,7 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
+#include "utils/varlena.h"
 
 #include "define_internal.h"
 
@@ -196,10 +197,17 @@ sagg_stream_of_sink(Oid sink)
 RangeVar *
 sagg_parse_name(const char *name, const char *what)
 {
+	List	   *parts;
+
 	if (name[strspn(name, " \t\n\r")] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must not be empty", what)));
+	if (!SplitIdentifierString(pstrdup(name), '.', &parts))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid name of a %s: \"%s\"", what, name),
+				 errhint("Write it as in SQL: names with spaces, capitals or dots need double quotes.")));
 	return makeRangeVarFromNameList(SAGG_NAME_LIST(name));
 }
 

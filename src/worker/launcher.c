@@ -30,6 +30,9 @@
 #define NO_WORKER_RETRY_MS		10000
 #define SCOUT_RETRY_MS			10000
 
+#define NO_PLACE \
+	"no free background worker slot; max_worker_processes may have to be raised"
+
 PGDLLEXPORT void stream_agg_launcher_main(Datum arg);
 
 /* handles of the workers this launcher has registered, by slot */
@@ -248,18 +251,21 @@ tend_slot(int i, int *running)
 
 	if (start && !register_worker(i, name))
 	{
+		bool		known;		/* and told already */
+
 		LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 		slot->launching = false;
 		slot->crowded_out = true;
 		slot->next_start = again =
 			TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
-		sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-							"no free background worker slot; max_worker_processes may have to be raised");
+		known = strcmp(slot->last_error, NO_PLACE) == 0;
+		sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, NO_PLACE);
 		LWLockRelease(sagg_shared->lock);
-		ereport(WARNING,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("no free background worker slot for stream \"%s\"", name),
-				 errhint("Consider increasing max_worker_processes.")));
+		if (!known)
+			ereport(WARNING,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("no free background worker slot for stream \"%s\"", name),
+					 errhint("Consider increasing max_worker_processes.")));
 	}
 	return again;
 }

@@ -29,6 +29,7 @@
 
 /* a warning is logged when more than this share of a batch was late */
 #define LATE_SHARE_WARNING		10	/* one tenth */
+#define LATE_WARNING_INTERVAL_MS	60000	/* and not more often */
 
 typedef struct StageClock
 {
@@ -287,18 +288,24 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 }
 
 /*
- * Many late records are a sign of something to look at.
+ * Many late records are a sign of something to look at, now and then.
  */
 static void
 warn_of_late_records(const SaggSession *session, const SaggCounts *counts)
 {
-	if (counts->late * LATE_SHARE_WARNING > counts->aggregated + counts->late)
-		ereport(WARNING,
-				(errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were late",
-						session->stream->name, counts->late,
-						counts->aggregated + counts->late),
-				 errdetail("Their windows end at or before the watermark, so they are counted and left out."),
-				 errhint("Perhaps one partition is ahead of the others, the clock of a producer is far ahead, or the stream's watermark is too short.")));
+	static TimestampTz last_warning = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (counts->late * LATE_SHARE_WARNING <= counts->aggregated + counts->late ||
+		!TimestampDifferenceExceeds(last_warning, now, LATE_WARNING_INTERVAL_MS))
+		return;
+	last_warning = now;
+	ereport(WARNING,
+			(errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were late",
+					session->stream->name, counts->late,
+					counts->aggregated + counts->late),
+			 errdetail("Their windows end at or before the watermark, so they are counted and left out."),
+			 errhint("Perhaps one partition is ahead of the others, the clock of a producer is far ahead, or the stream's watermark is too short.")));
 }
 
 /*
