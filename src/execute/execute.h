@@ -60,6 +60,10 @@ extern Tuplestorestate *sagg_execution_output(SaggExecution *execution);
 extern Tuplestorestate *sagg_execution_removed(SaggExecution *execution);
 extern void sagg_execution_end(SaggExecution *execution);
 
+/* refuse.c */
+extern void sagg_execution_refuse(SaggExecution *execution,
+								  SaggRefusals *refusals, Size max_key_bytes);
+
 /* aggregates.c: refuses, with its reason, an aggregate whose state cannot be kept */
 extern void sagg_aggregate_check(const Aggref *aggref);
 

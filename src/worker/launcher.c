@@ -30,6 +30,9 @@
 #define NO_WORKER_RETRY_MS		10000
 #define SCOUT_RETRY_MS			10000
 
+#define NO_PLACE \
+	"no free background worker slot; max_worker_processes may have to be raised"
+
 PGDLLEXPORT void stream_agg_launcher_main(Datum arg);
 
 /* handles of the workers this launcher has registered, by slot */
@@ -65,7 +68,8 @@ leave_shared_memory(int code, Datum arg)
 }
 
 /*
- * Free the slots of databases that have no label.
+ * Free the slots of databases that have no label, and the state that killed
+ * workers have left behind.  Nobody else starts workers, so nobody uses it.
  */
 static void
 forget_other_databases(List *labelled)
@@ -80,6 +84,14 @@ forget_other_databases(List *labelled)
 			sagg_slot_free(slot);
 	}
 	LWLockRelease(sagg_shared->lock);
+
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+
+		if (slot->store_stale && slot->pid == 0 && !slot->launching)
+			sagg_slot_discard_stale(slot);
+	}
 }
 
 /*
@@ -127,15 +139,30 @@ take_dirty_databases(bool all)
 }
 
 /*
- * A worker that was registered and has not attached to its slot: did it die
- * on the way?  The server log has the reason.
+ * A worker has ended, and its place is free: for one that found none.
  */
 static void
-note_failed_launch(int i)
+let_in_crowded_out(void)
+{
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+
+		if (slot->crowded_out)
+			slot->next_start = 0;
+		slot->crowded_out = false;
+	}
+}
+
+/*
+ * Has the worker of a slot ended?  If it had not even attached to its slot it
+ * died on the way, and the server log has the reason.
+ */
+static void
+note_ended_worker(int i)
 {
 	SaggSlot   *slot = &sagg_shared->slots[i];
 	pid_t		pid;
-	Oid			database = slot->database;
 
 	if (handles[i] == NULL ||
 		GetBackgroundWorkerPid(handles[i], &pid) != BGWH_STOPPED)
@@ -144,6 +171,7 @@ note_failed_launch(int i)
 	handles[i] = NULL;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	let_in_crowded_out();
 	if (slot->launching)
 	{
 		slot->launching = false;
@@ -152,9 +180,9 @@ note_failed_launch(int i)
 													   NO_WORKER_RETRY_MS);
 		sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE,
 							"the stream's worker could not connect to the database as the stream's owner; see the server log");
+		sagg_mark_database(slot->database);
 	}
 	LWLockRelease(sagg_shared->lock);
-	sagg_mark_database(database);
 }
 
 static bool
@@ -199,7 +227,8 @@ tend_slot(int i, int *running)
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	if (slot->in_use && slot->wanted && slot->pid == 0 && !slot->launching &&
-		slot->stop_holds == 0 && slot->state != SAGG_FAILED && sagg_enabled)
+		slot->stop_holds == 0 && slot->state != SAGG_FAILED && sagg_enabled &&
+		!sagg_database_held(slot->database))
 	{
 		if (slot->next_start > now)
 			again = slot->next_start;
@@ -222,17 +251,21 @@ tend_slot(int i, int *running)
 
 	if (start && !register_worker(i, name))
 	{
+		bool		known;		/* and told already */
+
 		LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 		slot->launching = false;
+		slot->crowded_out = true;
 		slot->next_start = again =
 			TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
-		sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-							"no free background worker slot; max_worker_processes may have to be raised");
+		known = strcmp(slot->last_error, NO_PLACE) == 0;
+		sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, NO_PLACE);
 		LWLockRelease(sagg_shared->lock);
-		ereport(WARNING,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("no free background worker slot for stream \"%s\"", name),
-				 errhint("Consider increasing max_worker_processes.")));
+		if (!known)
+			ereport(WARNING,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("no free background worker slot for stream \"%s\"", name),
+					 errhint("Consider increasing max_worker_processes.")));
 	}
 	return again;
 }
@@ -288,7 +321,7 @@ one_round(bool all)
 	visit_databases(all);
 
 	for (int i = 0; i < sagg_shared->nslots; i++)
-		note_failed_launch(i);
+		note_ended_worker(i);
 
 	/* those that run come first, so that they are counted */
 	for (int i = 0; i < sagg_shared->nslots; i++)
@@ -323,6 +356,20 @@ one_round(bool all)
 }
 
 /*
+ * Workers that a former launcher has registered and that have not attached to
+ * their slots: they may come or not.  A second one for the same slot ends by
+ * itself.
+ */
+static void
+forget_launches(void)
+{
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < sagg_shared->nslots; i++)
+		sagg_shared->slots[i].launching = false;
+	LWLockRelease(sagg_shared->lock);
+}
+
+/*
  * Main function of the launcher.
  */
 void
@@ -342,6 +389,7 @@ stream_agg_launcher_main(Datum arg)
 										  "stream_agg launcher round",
 										  ALLOCSET_DEFAULT_SIZES);
 	before_shmem_exit(leave_shared_memory, (Datum) 0);
+	forget_launches();
 	SpinLockAcquire(&sagg_shared->mutex);
 	sagg_shared->launcher = MyLatch;
 	SpinLockRelease(&sagg_shared->mutex);

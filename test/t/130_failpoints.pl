@@ -69,6 +69,7 @@ my $counted = 'SELECT k, count(*) AS n, sum(v) AS total FROM events WHERE v <> 1
 my %modes = (
 	append => [ q{SELECT stream_agg.tumble(ts, '20 seconds', '2026-01-01 00:00:10Z') AS win, k, count(*) AS n, sum(v) AS total
 		FROM events WHERE v <> 13 GROUP BY 1, 2}, ", watermark => '2 minutes'" ],
+	complete => [ "$counted HAVING sum(v) % 3 <> 0", '' ],
 	update => [ "$counted HAVING sum(v) % 5 <> 0", '' ]);
 my @modes = sort keys %modes;
 
