@@ -381,6 +381,8 @@ classify_error(int sqlstate)
 {
 	if (ERRCODE_TO_CATEGORY(sqlstate) == MAKE_SQLSTATE('S', 'A', '0', '0', '0'))
 		return ERROR_LASTING;
+	if (sqlstate == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+		return ERROR_UNKNOWN;	/* in use it is not */
 	switch (ERRCODE_TO_CATEGORY(sqlstate))
 	{
 		case MAKE_SQLSTATE('0', '8', '0', '0', '0'):	/* connection */
