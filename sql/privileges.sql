@@ -31,6 +31,7 @@ SELECT stream FROM pg_stat_stream_agg;
 SELECT stream FROM pg_stat_stream_agg_partitions;
 SELECT stream_agg.start_stream('alice.counts');
 SELECT stream_agg.stop_stream('alice.counts');
+SELECT stream_agg.alter_stream('alice.counts', '{"on_error": "skip"}');
 SELECT stream_agg.drop_stream('alice.counts');
 SELECT stream_agg.process_available('alice.counts');
 SELECT * FROM alice.events;

@@ -258,12 +258,7 @@ check_query(const SaggStream *stream, const SaggQuery *query)
 				 errmsg("the select list omits the grouping key %s", query->missing_key),
 				 errdetail("Output mode \"update\" finds the row of a group by its window and keys."),
 				 errhint("Add the key to the select list.")));
-	if (stream->max_future > 0 && !query->has_event_time)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_future needs an event time"),
-				 errdetail("It bounds the event times of records, and the query has no window."),
-				 errhint("Name the column of the event time by event_time.")));
+	sagg_check_max_future(stream, query);
 }
 
 /*
