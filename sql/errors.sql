@@ -70,7 +70,7 @@ SELECT pg_temp.try('SELECT FROM WHERE');
 
 -- arguments
 SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY 1', mode => 'upsert');
-SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY 1', mode => 'complete');
+SELECT pg_temp.try('SELECT count(*) FROM clicks GROUP BY user_id', mode => 'complete', watermark => NULL);
 \set q '\'SELECT user_id, count(*) FROM clicks GROUP BY 1\''
 SELECT stream_agg.create_stream(NULL, :q, output_mode => 'update');
 SELECT stream_agg.create_stream('bad', NULL, output_mode => 'update');

@@ -29,6 +29,12 @@ SELECT count(*) FROM stream_agg.state;
 SELECT count(*) FROM stream_agg.dead_letters;
 SELECT stream FROM pg_stat_stream_agg;
 SELECT stream FROM pg_stat_stream_agg_partitions;
+-- not by a function that looks cheap either
+CREATE FUNCTION bob.tell(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS
+$$ BEGIN RAISE NOTICE 'told %', $1; RETURN true; END $$;
+SELECT stream FROM stream_agg.streams WHERE bob.tell(stream);
+SELECT stream FROM pg_stat_stream_agg WHERE bob.tell(stream);
+SELECT stream FROM pg_stat_stream_agg_partitions WHERE bob.tell(stream);
 SELECT stream_agg.start_stream('alice.counts');
 SELECT stream_agg.stop_stream('alice.counts');
 SELECT stream_agg.alter_stream('alice.counts', '{"on_error": "skip"}');

@@ -10,10 +10,9 @@ SELECT stream_agg.create_stream('clickstream_agg',
 \d+ clickstream_agg_query
 \x on
 SELECT stream, query, sink, source, output_mode, watermark, event_time, trigger_interval,
-       max_offsets_per_trigger, starting_offsets, options, sink_created, enabled
+       max_offsets_per_trigger, starting_offsets, options, sink_created, enabled,
+       timezone, datestyle, intervalstyle, search_path
   FROM stream_agg.streams;
-SELECT stream, topic, cluster_id, initial_offsets, timezone, datestyle, intervalstyle, search_path
-  FROM stream_agg.sources;
 SELECT stream, query, sink, source, output_mode, state, pid, batches, rows_in, lag, last_error
   FROM pg_stat_stream_agg;
 \x off
@@ -23,6 +22,15 @@ SELECT stream_agg.create_stream('per_user',
     'SELECT user_id, count(*) AS n, max(ts) AS last_seen FROM clicks GROUP BY user_id',
     output_mode => 'update', start => false);
 \d+ per_user
+
+-- complete mode: the same storage, and a window needs no watermark
+SELECT stream_agg.create_stream('per_day',
+    $$ SELECT stream_agg.tumble(ts, '1 day') AS win, user_id, count(*) AS n FROM clicks GROUP BY 1, user_id $$,
+    output_mode => 'complete', start => false);
+SELECT c.reloptions, c.relreplident, pg_get_indexdef(i.indexrelid)
+  FROM pg_class c JOIN pg_index i ON i.indrelid = c.oid WHERE c.relname = 'per_day';
+SELECT output_mode FROM pg_stat_stream_agg WHERE stream = 'per_day';
+SELECT stream_agg.drop_stream('per_day', drop_sink => true);
 
 -- date_bin and lower(win) are windows
 SELECT stream_agg.create_stream('per_minute',
@@ -75,6 +83,8 @@ SELECT stream_agg.create_stream('to_own_sink',
 CREATE TABLE no_key (user_id bigint, n bigint);
 SELECT stream_agg.create_stream('bad', 'SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id',
     output_mode => 'update', sink => 'no_key', start => false);
+SELECT stream_agg.create_stream('bad', 'SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id',
+    output_mode => 'complete', sink => 'no_key', start => false);
 CREATE TABLE wrong_type (user_id date UNIQUE, n bigint);
 SELECT stream_agg.create_stream('bad', 'SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id',
     output_mode => 'update', sink => 'wrong_type', start => false);

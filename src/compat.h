@@ -51,6 +51,8 @@ extern int no_such_variable
 #if PG_VERSION_NUM >= 160000
 #define SAGG_OWNS_RELATION(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
+#define SAGG_OWNS_DATABASE(oid, role) \
+	object_ownercheck(DatabaseRelationId, oid, role)
 #define SAGG_FUNCTION_ACLCHECK(oid, role, mode) \
 	object_aclcheck(ProcedureRelationId, oid, role, mode)
 #define SAGG_DATABASE_ACLCHECK(oid, role, mode) \
@@ -62,6 +64,8 @@ extern int no_such_variable
 #else
 #define SAGG_OWNS_RELATION(relid, role) \
 	pg_class_ownercheck(relid, role)
+#define SAGG_OWNS_DATABASE(oid, role) \
+	pg_database_ownercheck(oid, role)
 #define SAGG_FUNCTION_ACLCHECK(oid, role, mode) \
 	pg_proc_aclcheck(oid, role, mode)
 #define SAGG_DATABASE_ACLCHECK(oid, role, mode) \
@@ -140,6 +144,16 @@ extern int no_such_variable
 #define SAGG_SCAN_USER(node) \
 	(exec_rt_fetch(((Scan *) (node)->ss.ps.plan)->scanrelid, \
 				   (node)->ss.ps.state)->checkAsUser)
+#endif
+
+/* The same for rows that are inserted, also by way of a partitioned table. */
+#if PG_VERSION_NUM >= 160000
+#define SAGG_MODIFY_USER(rri, estate)	ExecGetResultRelCheckAsUser(rri, estate)
+#else
+#define SAGG_MODIFY_USER(rri, estate) \
+	(exec_rt_fetch((rri)->ri_RangeTableIndex != 0 ? (rri)->ri_RangeTableIndex : \
+				   (rri)->ri_RootResultRelInfo->ri_RangeTableIndex, \
+				   estate)->checkAsUser)
 #endif
 
 #endif							/* SAGG_COMPAT_H */

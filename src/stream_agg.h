@@ -25,6 +25,7 @@
 #include "nodes/primnodes.h"
 
 #include "compat.h"
+#include "failpoint.h"
 
 #define SAGG_EXTENSION			"stream_agg"
 #define SAGG_SCHEMA				"stream_agg"
@@ -69,7 +70,8 @@ extern bool sagg_preloaded;
 typedef enum SaggOutputMode
 {
 	SAGG_APPEND,				/* a window's rows once, when it closes */
-	SAGG_UPDATE					/* every group a batch touched, upserted */
+	SAGG_UPDATE,				/* every group a batch touched, upserted */
+	SAGG_COMPLETE				/* the sink is made equal to all groups */
 } SaggOutputMode;
 
 /* What becomes of a record that cannot be processed. */
@@ -81,8 +83,7 @@ typedef enum SaggOnError
 } SaggOnError;
 
 /*
- * A stream as its catalog rows describe it: one row of stream_agg.streams
- * with what stream_agg.sources captured at creation.
+ * A stream as its row of stream_agg.streams describes it.
  */
 typedef struct SaggStream
 {
@@ -354,6 +355,7 @@ extern void sagg_become_extension_owner(SaggOwnerContext *save);
 extern void sagg_restore_user(const SaggOwnerContext *save);
 extern bool sagg_extension_exists(void);
 extern const char *sagg_mode_name(SaggOutputMode mode);
+extern bool sagg_mode_by_name(const char *name, SaggOutputMode *mode);
 
 /* utility_command.c */
 extern void sagg_run_utility(Node *stmt, const char *text, int location,

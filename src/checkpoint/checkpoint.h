@@ -18,11 +18,11 @@
 
 typedef struct SaggCheckpoint SaggCheckpoint;
 
-/* a row of stream_agg.sources, as far as Kafka decides it */
+/* a row of stream_agg.sources; all empty before the first contact */
 typedef struct SaggOrigin
 {
-	char	   *topic;
-	char	   *cluster_id;		/* NULL before the first contact */
+	char	   *topic;			/* NULL before the first contact */
+	char	   *cluster_id;		/* likewise */
 	int			noffsets;
 	SaggRange  *offsets;		/* start = initial offset of the partition */
 } SaggOrigin;

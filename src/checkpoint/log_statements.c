@@ -49,11 +49,12 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		1, {TEXTOID}
 	},
 	[SAGG_LOG_SET_ORIGIN] = {
-		SPI_OK_UPDATE,
-		"UPDATE stream_agg.sources"
-		"   SET topic = $2, cluster_id = $3,"
-		"       initial_offsets = $4 || coalesce(initial_offsets, '{}')"
-		" WHERE stream = $1 AND (cluster_id IS NULL OR cluster_id = $3)",
+		SPI_OK_INSERT,
+		"INSERT INTO stream_agg.sources AS s (stream, topic, cluster_id, initial_offsets)"
+		" VALUES ($1, $2, $3, $4)"
+		" ON CONFLICT (stream) DO UPDATE"
+		"   SET initial_offsets = excluded.initial_offsets || s.initial_offsets"
+		" WHERE s.topic = excluded.topic AND s.cluster_id = excluded.cluster_id",
 		4, {TEXTOID, TEXTOID, TEXTOID, JSONBOID}
 	},
 	[SAGG_LOG_INITIAL_WATERMARK] = {
@@ -118,6 +119,14 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		SPI_OK_SELECT,
 		"SELECT coalesce(max(batch), -1)"
 		"  FROM stream_agg.commits WHERE stream = $1",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_IS_EMPTY] = {
+		SPI_OK_SELECT,
+		"SELECT 1::int8"
+		" WHERE NOT EXISTS (SELECT FROM stream_agg.offsets WHERE stream = $1)"
+		"   AND NOT EXISTS (SELECT FROM stream_agg.commits WHERE stream = $1)"
+		"   AND NOT EXISTS (SELECT FROM stream_agg.state WHERE stream = $1)",
 		1, {TEXTOID}
 	},
 	[SAGG_LOG_OLDEST_BATCH] = {

@@ -60,15 +60,16 @@ no_source_row(const SaggCheckpoint *checkpoint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
-			 errmsg("stream_agg.sources has no row of stream \"%s\" for this cluster",
+			 errmsg("stream_agg.sources has no row of stream \"%s\"",
 					checkpoint->stream),
-			 errhint("Drop the stream and create it anew.")));
+			 errdetail("The stream has rows in stream_agg.offsets, commits or state: part of its checkpoint is missing."),
+			 errhint(SAGG_HINT_REBUILD)));
 }
 
 /*
- * Where the stream began, in the memory context of the section's caller;
- * cluster_id is NULL and there are no offsets before the first
- * sagg_checkpoint_set_origin.
+ * Where the stream began, in the memory context of the section's caller; empty
+ * before the first sagg_checkpoint_set_origin.  A stream that has done anything
+ * has been somewhere: without a row there must not be any other.
  */
 static SaggOrigin *
 read_origin(SaggLogSection *section)
@@ -80,19 +81,22 @@ read_origin(SaggLogSection *section)
 	Datum		value;
 	bool		isnull;
 
+	origin = MemoryContextAllocZero(section->caller, sizeof(SaggOrigin));
 	if (sagg_log_execute(section, SAGG_LOG_READ_ORIGIN, values, NULL, 1) == 0)
-		no_source_row(checkpoint);
+	{
+		if (sagg_log_execute(section, SAGG_LOG_IS_EMPTY, values, NULL, 1) == 0)
+			no_source_row(checkpoint);
+		return origin;
+	}
 
 	old = MemoryContextSwitchTo(section->caller);
-	origin = palloc0(sizeof(SaggOrigin));
 	value = sagg_log_value(0, 1, &isnull);
 	origin->topic = TextDatumGetCString(value);
 	value = sagg_log_value(0, 2, &isnull);
-	if (!isnull)
-		origin->cluster_id = TextDatumGetCString(value);
+	origin->cluster_id = TextDatumGetCString(value);
 	value = sagg_log_value(0, 3, &isnull);
-	if (!isnull && !sagg_offsets_from_jsonb(DatumGetJsonbP(value),
-											&origin->offsets, &origin->noffsets))
+	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(value),
+								 &origin->offsets, &origin->noffsets))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 				 errmsg("initial offsets of stream \"%s\" in stream_agg.sources are corrupt",
@@ -103,9 +107,10 @@ read_origin(SaggLogSection *section)
 }
 
 /*
- * Where the stream began.  Allocated in the current memory context.
- * cluster_id is NULL, and there are no offsets, before the first call of
- * sagg_checkpoint_set_origin.
+ * Where the stream began.  Allocated in the current memory context.  Topic and
+ * cluster_id are NULL, and there are no offsets, before the first call of
+ * sagg_checkpoint_set_origin.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT if only
+ * the origin is missing.
  */
 SaggOrigin *
 sagg_checkpoint_origin(SaggCheckpoint *checkpoint)
@@ -122,7 +127,7 @@ sagg_checkpoint_origin(SaggCheckpoint *checkpoint)
 /*
  * Record the origin at the first contact with Kafka, or initial offsets of
  * partitions that the topic has got since; those already recorded never
- * change.  origin->cluster_id must not be NULL.
+ * change.  Topic and cluster_id must not be NULL.
  */
 void
 sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint, const SaggOrigin *origin)
@@ -135,7 +140,8 @@ sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint, const SaggOrigin *origin)
 	values[2] = CStringGetTextDatum(origin->cluster_id);
 	values[3] = sagg_offsets_to_jsonb(origin->offsets, origin->noffsets);
 	if (sagg_log_execute(&section, SAGG_LOG_SET_ORIGIN, values, NULL, 0) != 1)
-		no_source_row(checkpoint);
+		elog(ERROR, "the origin of stream \"%s\" has another topic or cluster",
+			 checkpoint->stream);
 	sagg_log_end(&section);
 }
 

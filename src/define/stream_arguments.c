@@ -36,21 +36,14 @@ static SaggOutputMode
 output_mode(FunctionCallInfo fcinfo)
 {
 	char	   *word = sagg_required_argument(fcinfo, ARG_OUTPUT_MODE, "output_mode");
+	SaggOutputMode mode;
 
-	if (strcmp(word, "append") == 0)
-		return SAGG_APPEND;
-	if (strcmp(word, "update") == 0)
-		return SAGG_UPDATE;
-	if (strcmp(word, "complete") == 0)
+	if (!sagg_mode_by_name(word, &mode))
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("output mode \"complete\" is not supported"),
-				 errdetail("It would write all groups again in every micro-batch."),
-				 errhint("Output mode update keeps the same rows in the sink, append writes each window once.")));
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("unknown output mode \"%s\"", word),
-			 errhint("Output modes are append (each window once, when it is complete) and update (every changed group at once).")));
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown output mode \"%s\"", word),
+				 errhint("Output modes are append (each window once, when it is closed), update (every changed group at once) and complete (the sink equals the whole result).")));
+	return mode;
 }
 
 static char *

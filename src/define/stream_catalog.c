@@ -3,9 +3,9 @@
  * stream_catalog.c
  *	  Streams as the catalog tables describe them.
  *
- * Reads stream_agg.streams and stream_agg.sources as the owner of the
- * extension, so what a caller may see is the caller's business: check with
- * sagg_stream_check_owner before showing or changing anything.
+ * Reads stream_agg.streams as the owner of the extension, so what a caller may
+ * see is the caller's business: check with sagg_stream_check_owner before
+ * showing or changing anything.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,6 +26,7 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
+#include "utils/varlena.h"
 
 #include "define_internal.h"
 
@@ -33,10 +34,9 @@
 	"SELECT s.stream, s.query, s.sink, s.source, c.relowner, s.database," \
 	"       s.output_mode, s.watermark, s.event_time, s.trigger_interval," \
 	"       s.max_offsets_per_trigger, s.starting_offsets, s.sink_created," \
-	"       s.enabled, o.timezone, o.datestyle, o.intervalstyle, o.search_path," \
+	"       s.enabled, s.timezone, s.datestyle, s.intervalstyle, s.search_path," \
 	"       s.options" \
 	"  FROM stream_agg.streams s" \
-	"  JOIN stream_agg.sources o ON o.stream = s.stream" \
 	"  JOIN pg_catalog.pg_class c ON c.oid = s.query" \
 	" WHERE "
 
@@ -98,7 +98,8 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 	stream->owner = next_oid(&row);
 	stream->database = next_oid(&row);
 	mode = next_text(&row);
-	stream->mode = strcmp(mode, "append") == 0 ? SAGG_APPEND : SAGG_UPDATE;
+	if (!sagg_mode_by_name(mode, &stream->mode))
+		elog(ERROR, "unknown output mode \"%s\" in stream_agg.streams", mode);
 	stream->has_watermark = next_interval(&row, "watermark", &stream->watermark_delay);
 	stream->event_time = next_text(&row);
 	next_interval(&row, "trigger", &stream->trigger);
@@ -196,10 +197,17 @@ sagg_stream_of_sink(Oid sink)
 RangeVar *
 sagg_parse_name(const char *name, const char *what)
 {
+	List	   *parts;
+
 	if (name[strspn(name, " \t\n\r")] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must not be empty", what)));
+	if (!SplitIdentifierString(pstrdup(name), '.', &parts))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid name of a %s: \"%s\"", what, name),
+				 errhint("Write it as in SQL: names with spaces, capitals or dots need double quotes.")));
 	return makeRangeVarFromNameList(SAGG_NAME_LIST(name));
 }
 

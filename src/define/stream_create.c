@@ -157,14 +157,15 @@ insert_row(const char *command, int nargs, Oid *types, Datum *values, const char
 }
 
 static void
-insert_stream(const SaggStream *stream, bool start)
+insert_stream(const SaggStream *stream, const char *search_path, bool start)
 {
-	Oid			types[14] = {
+	Oid			types[17] = {
 		TEXTOID, OIDOID, OIDOID, OIDOID, TEXTOID, INTERVALOID, TEXTOID,
-		INTERVALOID, INT8OID, TEXTOID, BOOLOID, BOOLOID, OIDOID, JSONBOID
+		INTERVALOID, INT8OID, TEXTOID, BOOLOID, BOOLOID,
+		TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID
 	};
-	Datum		values[14];
-	char		nulls[14];
+	Datum		values[17];
+	char		nulls[17];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = CStringGetTextDatum(stream->name);
@@ -182,30 +183,36 @@ insert_stream(const SaggStream *stream, bool start)
 	values[9] = CStringGetTextDatum(stream->starting_offsets);
 	values[10] = BoolGetDatum(stream->sink_created);
 	values[11] = BoolGetDatum(start);
-	values[12] = ObjectIdGetDatum(MyDatabaseId);
-	values[13] = sagg_stream_options_jsonb(stream->on_error, stream->max_future);
+	values[12] = setting("TimeZone");
+	values[13] = setting("DateStyle");
+	values[14] = setting("IntervalStyle");
+	values[15] = CStringGetTextDatum(search_path);
+	values[16] = sagg_stream_options_jsonb(stream->on_error, stream->max_future);
 	insert_row("INSERT INTO stream_agg.streams (stream, query, sink, source, output_mode,"
 			   " watermark, event_time, trigger_interval, max_offsets_per_trigger,"
-			   " starting_offsets, sink_created, enabled, database, options)"
-			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-			   14, types, values, nulls);
+			   " starting_offsets, sink_created, enabled, timezone,"
+			   " datestyle, intervalstyle, search_path, options, database)"
+			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
+			   " $14, $15, $16, $17, 0)",
+			   17, types, values, nulls);
 }
 
+/*
+ * The stream is of this database.  A row can only become so, see
+ * stream_restore.c.
+ */
 static void
-insert_source(const SaggStream *stream, const char *topic, const char *search_path)
+adopt_stream(const SaggStream *stream)
 {
-	Oid			types[6] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
-	Datum		values[6];
+	Oid			types[2] = {OIDOID, OIDOID};
+	Datum		values[2];
 
-	values[0] = CStringGetTextDatum(stream->name);
-	values[1] = CStringGetTextDatum(topic);
-	values[2] = setting("TimeZone");
-	values[3] = setting("DateStyle");
-	values[4] = setting("IntervalStyle");
-	values[5] = CStringGetTextDatum(search_path);
-	insert_row("INSERT INTO stream_agg.sources (stream, topic, timezone, datestyle,"
-			   " intervalstyle, search_path) VALUES ($1, $2, $3, $4, $5, $6)",
-			   6, types, values, NULL);
+	values[0] = ObjectIdGetDatum(stream->view);
+	values[1] = ObjectIdGetDatum(MyDatabaseId);
+	if (SPI_execute_with_args("UPDATE stream_agg.streams SET database = $2 WHERE query = $1",
+							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE ||
+		SPI_processed != 1)
+		elog(ERROR, "the row of stream \"%s\" is gone", stream->name);
 }
 
 /*
@@ -214,14 +221,13 @@ insert_source(const SaggStream *stream, const char *topic, const char *search_pa
 static void
 record_stream(const SaggStream *stream, bool start)
 {
-	char	   *topic = sagg_source_topic(stream->source);
 	char	   *search_path = current_search_path();
 	SaggOwnerContext owner;
 
 	SPI_connect();
 	sagg_become_extension_owner(&owner);
-	insert_stream(stream, start);
-	insert_source(stream, topic, search_path);
+	insert_stream(stream, search_path, start);
+	adopt_stream(stream);
 	sagg_restore_user(&owner);
 	SPI_finish();
 }
@@ -252,11 +258,12 @@ check_query(const SaggStream *stream, const SaggQuery *query)
 		aclcheck_error(result, OBJECT_FOREIGN_TABLE, get_rel_name(query->source));
 	(void) check_permissions((Node *) query->inner, NULL);
 	(void) check_permissions((Node *) query->outer, NULL);
-	if (stream->mode == SAGG_UPDATE && query->missing_key)
+	if (stream->mode != SAGG_APPEND && query->missing_key)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the select list omits the grouping key %s", query->missing_key),
-				 errdetail("Output mode \"update\" finds the row of a group by its window and keys."),
+				 errdetail("Output mode \"%s\" finds the row of a group by its window and keys.",
+						   sagg_mode_name(stream->mode)),
 				 errhint("Add the key to the select list.")));
 	sagg_check_max_future(stream, query);
 }
@@ -274,6 +281,11 @@ tell_about(const SaggStream *stream, const SaggQuery *query)
 						DatumGetCString(DirectFunctionCall1(interval_out,
 															interval_datum(query->window.size + stream->watermark_delay)))),
 				 errdetail("Output mode \"append\" writes a window once, when the watermark has passed its end.")));
+	else if (stream->mode == SAGG_COMPLETE)
+		ereport(NOTICE,
+				(errmsg("the state of stream \"%s\" keeps every group for ever", stream->name),
+				 errdetail("Output mode \"complete\" forgets nothing, whatever the watermark, and compares the whole result with the sink in every micro-batch."),
+				 errhint("Group by a window, give a watermark and use output_mode => 'update' to have old groups forgotten.")));
 	else if (!stream->has_watermark || query->window.kind == SAGG_WINDOW_NONE)
 		ereport(NOTICE,
 				(errmsg("the state of stream \"%s\" keeps every group for ever", stream->name),

@@ -15,6 +15,7 @@
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -207,7 +208,9 @@ stream_agg_on_sql_drop(PG_FUNCTION_ARGS)
 
 /*
  * on_ddl_command_end(): event trigger, refuses to replace the view of a
- * stream: its state belongs to the former query.
+ * stream: its state belongs to the former query.  A stream that was not started
+ * in this database may get its query: pg_restore replaces views with a GROUP BY
+ * that relies on a primary key, after it has loaded the table of streams.
  */
 Datum
 stream_agg_on_ddl_command_end(PG_FUNCTION_ARGS)
@@ -221,12 +224,14 @@ stream_agg_on_ddl_command_end(PG_FUNCTION_ARGS)
 	views = collect_oids(REPLACED_VIEWS);
 	if (views)
 	{
-		Oid			type = OIDARRAYOID;
+		Oid			types[2] = {OIDARRAYOID, OIDOID};
+		Datum		values[2] = {views, ObjectIdGetDatum(MyDatabaseId)};
 		SaggOwnerContext owner;
 
 		sagg_become_extension_owner(&owner);
-		SPI_execute_with_args("SELECT stream FROM stream_agg.streams WHERE query = ANY ($1)",
-							  1, &type, &views, NULL, true, 1);
+		SPI_execute_with_args("SELECT stream FROM stream_agg.streams"
+							  " WHERE query = ANY ($1) AND database = $2",
+							  2, types, values, NULL, true, 1);
 		sagg_restore_user(&owner);
 		if (SPI_processed > 0)
 			ereport(ERROR,

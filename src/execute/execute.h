@@ -33,6 +33,20 @@ extern void sagg_store_publish(SaggStore *store);
 extern void sagg_store_undo(SaggStore *store);
 extern void sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes);
 
+#ifdef SAGG_FAILPOINTS
+/* what a store holds, by the allocator and by the store itself; store_audit.c */
+typedef struct SaggStoreAudit
+{
+	bool		in_batch;
+	int64		batch;
+	int64		allocated_bytes;	/* as the allocator rounds them */
+	int64		allocated_objects;
+	int64		reachable_objects;	/* tables, slot arrays, versions */
+} SaggStoreAudit;
+
+extern bool sagg_store_audit(dsa_handle handle, SaggStoreAudit *audit);
+#endif
+
 /* execution.c */
 extern SaggExecution *sagg_execution_begin(SaggStore *store,
 										   const SaggStream *stream,

@@ -60,6 +60,10 @@ typedef struct SaggStoreHeader
 	dsa_pointer partitions[SAGG_STATE_PARTITIONS];	/* lists of SaggTable */
 } SaggStoreHeader;
 
+/* where the area begins in a store's segment */
+#define SAGG_STORE_PLACE(segment) \
+	((char *) dsm_segment_address(segment) + MAXALIGN(sizeof(SaggStoreHeader)))
+
 /* What the batch did, for undo; in private memory. */
 typedef struct SaggUndoTable
 {
@@ -251,6 +255,19 @@ struct SaggExecution
 	TypeCacheEntry *rangetype;	/* of the window column, or NULL */
 	SaggStateAccess access;
 };
+
+/*
+ * Whether the watermark that the commit before left has passed the window that
+ * starts at "start": its records are late, and it is not in the store.  Mode
+ * complete calls nothing late and forgets nothing.
+ */
+static inline bool
+sagg_window_passed(const SaggExecution *ex, int64 start)
+{
+	return ex->query->window.kind != SAGG_WINDOW_NONE &&
+		ex->stream->mode != SAGG_COMPLETE &&
+		start + ex->query->window.size <= ex->plan->watermark;
+}
 
 /* aggregate_calls.c */
 extern void sagg_states_init(SaggExecution *ex, SaggAggState *states);

@@ -7,7 +7,8 @@
  * each row's event time, drops what is late, and advances the group's states.
  * A window is [origin + n * size, origin + (n + 1) * size), found by
  * arithmetic.  The semantics are Spark's: a row is late when its window ends
- * at or before the watermark that the commit before left.
+ * at or before the watermark that the commit before left, except in output
+ * mode complete, where nothing is late.
  *
  * Nothing here changes the store.
  *
@@ -155,7 +156,7 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start)
 	if (!ex->any_time || time > ex->max_time)
 		ex->max_time = time;
 	ex->any_time = true;
-	if (windowed && *start + query->window.size <= ex->plan->watermark)
+	if (sagg_window_passed(ex, *start))
 	{
 		classify(ex, slot, SAGG_CLASS_LATE);
 		return false;
@@ -193,6 +194,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	sagg_states_advance(ex, group->states, slot->tts_values, slot->tts_isnull);
 	classify(ex, slot, SAGG_CLASS_AGGREGATED);
 	ResetExprContext(ex->tmpcontext);
+	SAGG_FAILPOINT("execute.row");
 	return true;
 }
 

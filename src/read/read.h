@@ -26,6 +26,8 @@ extern void sagg_reader_close(SaggReader *reader);
 extern int	sagg_reader_fd(SaggReader *reader);
 extern const char *sagg_reader_topic(SaggReader *reader);
 extern const char *sagg_reader_trouble(SaggReader *reader);
+extern void sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg),
+								void *arg);
 
 /* wait: cluster id; low and high watermark of every partition of the topic */
 extern const char *sagg_reader_cluster_id(SaggReader *reader);

@@ -83,7 +83,7 @@ sagg_session_origin(SaggSession *session)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(session->memory);
 	origin = sagg_checkpoint_origin(session->checkpoint);
-	if (strcmp(origin->topic, topic) != 0)
+	if (origin->topic && strcmp(origin->topic, topic) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
 				 errmsg("the source now reads topic \"%s\", the stream has read topic \"%s\"",
@@ -93,6 +93,7 @@ sagg_session_origin(SaggSession *session)
 	{
 		bool		latest = strcmp(session->stream->starting_offsets, "latest") == 0;
 
+		origin->topic = pstrdup(topic);
 		origin->cluster_id = pstrdup(cluster_id);
 		origin->noffsets = nbounds;
 		origin->offsets = palloc(sizeof(SaggRange) * Max(nbounds, 1));
@@ -259,5 +260,6 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
+	SAGG_FAILPOINT("plan.committed");
 	return plan;
 }

@@ -109,6 +109,7 @@ sagg_slots_init(void)
 
 	sagg_label_init();
 	sagg_notify_init();
+	sagg_database_commands_init();
 }
 
 /*
@@ -161,14 +162,16 @@ sagg_slot_allocate(Oid database, Oid view)
 }
 
 /*
- * Make a slot free.  The store must have been discarded.  request_seq and
- * done_seq stay, they only ever grow.
+ * Make a slot free.  A store that a killed worker has left there is stale: to
+ * be discarded before the slot gets another.  request_seq and done_seq stay,
+ * they only ever grow.
  */
 void
 sagg_slot_free(SaggSlot *slot)
 {
 	Assert(slot->pid == 0);
 
+	slot->store_stale = slot->store != DSM_HANDLE_INVALID;
 	slot->in_use = false;
 	slot->database = InvalidOid;
 	slot->view = InvalidOid;
@@ -179,6 +182,7 @@ sagg_slot_free(SaggSlot *slot)
 	slot->launching = false;
 	slot->deaths = 0;
 	slot->next_start = 0;
+	slot->crowded_out = false;
 	slot->state = SAGG_STOPPED;
 	slot->latch = NULL;
 	slot->last_error[0] = '\0';
@@ -189,6 +193,19 @@ sagg_slot_free(SaggSlot *slot)
 	slot->state_rows = slot->state_bytes = 0;
 	slot->npartitions = 0;
 	ConditionVariableBroadcast(&slot->changed);
+}
+
+/*
+ * Free a store that belonged to the slot's former stream.  For the launcher
+ * when no worker has the slot, or for the slot's worker; without the lock.
+ */
+void
+sagg_slot_discard_stale(SaggSlot *slot)
+{
+	if (!slot->store_stale)
+		return;
+	sagg_store_discard(&slot->store);
+	slot->store_stale = false;
 }
 
 /*
@@ -211,11 +228,10 @@ sagg_slot_set_error(SaggSlot *slot, int sqlstate, const char *message)
 
 /*
  * Note for the launcher that the streams of a database have changed, and wake
- * it unless it is the launcher itself that will come back.  Cannot fail:
- * transaction callbacks use it.
+ * it.  Cannot fail: transaction callbacks use it.
  */
 void
-sagg_mark_database(Oid database, bool wake)
+sagg_mark_database(Oid database)
 {
 	Latch	   *launcher;
 	bool		known = false;
@@ -233,6 +249,6 @@ sagg_mark_database(Oid database, bool wake)
 	launcher = sagg_shared->launcher;
 	SpinLockRelease(&sagg_shared->mutex);
 
-	if (wake && launcher)
+	if (launcher)
 		SetLatch(launcher);
 }

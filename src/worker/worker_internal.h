@@ -27,6 +27,7 @@
 #define SAGG_NAME_SIZE			(2 * NAMEDATALEN + 6)
 #define SAGG_ERROR_SIZE			1024
 #define SAGG_DIRTY_DATABASES	32
+#define SAGG_HELD_DATABASES		32
 
 /* slots beyond stream_agg.max_streams, for streams that wait or are stopped */
 #define SAGG_SPARE_SLOTS		32
@@ -69,10 +70,14 @@ typedef struct SaggSlot
 
 	/* the launcher's side */
 	bool		wanted;			/* the catalog says it shall run */
+	uint64		changed_at;		/* SaggShared->changes when a transaction last
+								 * said so */
 	int			stop_holds;		/* transactions that keep it stopped */
 	bool		launching;		/* registered, not attached yet */
 	int			deaths;			/* of workers, since the last good batch */
 	TimestampTz next_start;		/* not before */
+	bool		crowded_out;	/* or when a process has ended: there was no
+								 * place for its worker */
 
 	/* the worker's side */
 	SaggRunState state;
@@ -80,6 +85,7 @@ typedef struct SaggSlot
 	Latch	   *latch;
 	volatile SaggStage stage;
 	dsa_handle	store;			/* the state, DSM_HANDLE_INVALID = none */
+	bool		store_stale;	/* the slot has been freed since: not ours */
 	char		last_error[SAGG_ERROR_SIZE];	/* empty = none */
 	int			last_sqlstate;
 	TimestampTz last_error_time;
@@ -104,15 +110,19 @@ typedef struct SaggSlot
 
 typedef struct SaggShared
 {
-	LWLock	   *lock;			/* the slots */
+	LWLock	   *lock;			/* the slots, and the next */
+	uint64		changes;		/* made to slots by transactions, so far */
 	int			store_tranche;
 
 	slock_t		mutex;			/* what follows */
 	Latch	   *launcher;
 	int			ndirty;			/* databases to look at; more than fit: all */
 	Oid			dirty[SAGG_DIRTY_DATABASES];
+	int			nheld;			/* databases that commands need for themselves */
+	Oid			held[SAGG_HELD_DATABASES];
 
-	ConditionVariable slots_changed;	/* a scout has been there */
+	ConditionVariable slots_changed;	/* a scout has been there, a worker has
+										 * ended */
 	int			nslots;
 	SaggSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } SaggShared;
@@ -123,9 +133,10 @@ extern SaggShared *sagg_shared;
 extern SaggSlot *sagg_slot_find(Oid database, Oid view);
 extern SaggSlot *sagg_slot_allocate(Oid database, Oid view);
 extern void sagg_slot_free(SaggSlot *slot);
+extern void sagg_slot_discard_stale(SaggSlot *slot);
 extern void sagg_slot_set_error(SaggSlot *slot, int sqlstate,
 								const char *message);
-extern void sagg_mark_database(Oid database, bool wake);
+extern void sagg_mark_database(Oid database);
 
 /* label.c */
 extern void sagg_label_init(void);
@@ -135,6 +146,10 @@ extern List *sagg_labelled_databases(void);
 extern void sagg_notify_init(void);
 extern void sagg_stop_stream_at_commit(const SaggStream *stream);
 extern void sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view);
+
+/* database_commands.c */
+extern void sagg_database_commands_init(void);
+extern bool sagg_database_held(Oid database);
 
 /* scout.c */
 extern bool sagg_scout_run(Oid database);
@@ -161,7 +176,8 @@ typedef struct SaggSession
 	SaggCheckpoint *checkpoint;
 	SaggSink   *sink;
 	SaggStore  *store;			/* NULL until the first batch */
-	bool		store_restored; /* it holds the state of the last commit */
+	bool		store_restored; /* it holds the state of the last commit, and
+								 * perhaps a batch that can be undone */
 	uint64		fingerprint;	/* of the definition it was opened for */
 	SaggProgress *progress;		/* as of the last commit, in "memory" */
 	SaggPlan   *plan;			/* of the batch at hand, for messages */

@@ -154,7 +154,8 @@ sub wait_state
 	$condition .= " AND last_error ~ \$e\$$error\$e\$" if defined $error;
 	$node->poll_query_until('postgres',
 		"SELECT count(*) = 1 FROM pg_stat_stream_agg WHERE stream = '$stream' AND $condition")
-	  or diag($node->safe_psql('postgres', 'SELECT stream, state, last_error FROM pg_stat_stream_agg'));
+	  or die "stream $stream is not $state"
+	  . $node->safe_psql('postgres', 'SELECT stream, state, last_error FROM pg_stat_stream_agg');
 	return;
 }
 

@@ -1,0 +1,52 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_restore.c
+ *	  Streams that come out of a dump: they are stopped.
+ *
+ * A stream runs in the database it was started in, which its row names.  A
+ * physical copy of the row, by CREATE DATABASE ... TEMPLATE, names another
+ * database than the one it is in.  A logical copy may be restored into a
+ * database that happens to have the OID of the original, so its rows are
+ * marked as they are inserted: of no database.  create_stream and start_stream
+ * set the database by an UPDATE.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "utils/rel.h"
+
+#include "define_internal.h"
+
+PG_FUNCTION_INFO_V1(stream_agg_on_insert);
+
+/*
+ * on_insert(): trigger BEFORE INSERT on stream_agg.streams.
+ */
+Datum
+stream_agg_on_insert(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	Datum		value = ObjectIdGetDatum(InvalidOid);
+	bool		isnull = false;
+	int			column;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
+		!TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" must be a trigger before INSERT for each row",
+						"stream_agg.on_insert")));
+	column = SPI_fnumber(RelationGetDescr(trigger->tg_relation), "database");
+	if (column <= 0)
+		elog(ERROR, "table \"%s\" has no column \"database\"",
+			 RelationGetRelationName(trigger->tg_relation));
+	return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_trigtuple,
+													 RelationGetDescr(trigger->tg_relation),
+													 1, &column, &value, &isnull));
+}

@@ -1,0 +1,315 @@
+/*-------------------------------------------------------------------------
+ *
+ * database_commands.c
+ *	  Commands on whole databases are not in the way of streams, nor streams
+ *	  in theirs.
+ *
+ * DROP DATABASE, ALTER DATABASE ... RENAME and SET TABLESPACE, and CREATE
+ * DATABASE ... TEMPLATE fail while anybody is connected to the database, and
+ * workers are.  So such a command holds the database first: its workers end
+ * after the batch at hand, one in a long batch is terminated, and neither
+ * launcher nor scouts start others until the transaction of the command ends,
+ * whichever way.  Then its streams go on, if the database is still there.
+ *
+ * Only who may run the command holds: a command that fails for want of a
+ * privilege must not stop anybody's streams.
+ *
+ * Never: a lock held while waiting.  What is left connected after the wait is
+ * the server's to complain about.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "worker_internal.h"
+
+/* how long a worker may go on with the batch at hand, and then to die */
+#define FINISH_BATCH_MS		5000
+#define TERMINATE_MS		5000
+
+/* how often to look, for a worker that dies before it has attached */
+#define LOOK_AGAIN_MS		200
+
+static ProcessUtility_hook_type prev_process_utility = NULL;
+
+/* the database this backend holds, if any */
+static Oid	held_database = InvalidOid;
+
+/*
+ * Whether a command holds the database.  Cheap enough for every wait of a
+ * worker.
+ */
+bool
+sagg_database_held(Oid database)
+{
+	bool		held = false;
+
+	SpinLockAcquire(&sagg_shared->mutex);
+	for (int i = 0; i < sagg_shared->nheld && !held; i++)
+		held = sagg_shared->held[i] == database;
+	SpinLockRelease(&sagg_shared->mutex);
+	return held;
+}
+
+/*
+ * Hold a database.  Returns false if too many are held already.
+ */
+static bool
+hold(Oid database)
+{
+	bool		done = false;
+
+	SpinLockAcquire(&sagg_shared->mutex);
+	if (sagg_shared->nheld < SAGG_HELD_DATABASES)
+	{
+		sagg_shared->held[sagg_shared->nheld++] = database;
+		done = true;
+	}
+	SpinLockRelease(&sagg_shared->mutex);
+	if (done)
+		held_database = database;
+	return done;
+}
+
+/*
+ * Let go of what this backend holds; the launcher looks at the database again.
+ * Cannot fail: transaction callbacks use it.
+ */
+static void
+release(void)
+{
+	Oid			database = held_database;
+
+	if (!OidIsValid(database))
+		return;
+	held_database = InvalidOid;
+	SpinLockAcquire(&sagg_shared->mutex);
+	for (int i = 0; i < sagg_shared->nheld; i++)
+	{
+		if (sagg_shared->held[i] == database)
+		{
+			sagg_shared->held[i] = sagg_shared->held[--sagg_shared->nheld];
+			break;
+		}
+	}
+	SpinLockRelease(&sagg_shared->mutex);
+	sagg_mark_database(database);
+}
+
+static void
+on_transaction(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+		release();
+}
+
+/*
+ * Workers of a database that run or are being started; their latches are set,
+ * and with "signal" they are sent it.
+ */
+static int
+call_workers(Oid database, int signal)
+{
+	int			workers = 0;
+
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+
+		if (!slot->in_use || slot->database != database)
+			continue;
+		if (slot->pid != 0 || slot->launching)
+			workers++;
+		if (slot->latch)
+			SetLatch(slot->latch);
+		if (signal != 0 && slot->pid != 0)
+			kill(slot->pid, signal);
+	}
+	LWLockRelease(sagg_shared->lock);
+	return workers;
+}
+
+/*
+ * Wait until the database has no workers, for a time; returns whether so.
+ */
+static bool
+wait_for_workers(Oid database, int timeout_ms)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   timeout_ms);
+	uint32		event = SAGG_WAIT_EVENT("StreamAggDatabaseHold");
+	bool		gone;
+
+	ConditionVariablePrepareToSleep(&sagg_shared->slots_changed);
+	while (!(gone = call_workers(database, 0) == 0))
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+														   deadline);
+
+		if (left <= 0)
+			break;
+		(void) ConditionVariableTimedSleep(&sagg_shared->slots_changed,
+										   Min(left, LOOK_AGAIN_MS), event);
+	}
+	ConditionVariableCancelSleep();
+	return gone;
+}
+
+/*
+ * Keep a database free of workers until the end of the transaction.
+ */
+static void
+clear_database(Oid database)
+{
+	if (OidIsValid(held_database) || !hold(database))
+		return;
+	if (wait_for_workers(database, FINISH_BATCH_MS))
+		return;
+	(void) call_workers(database, SIGTERM);
+	(void) wait_for_workers(database, TERMINATE_MS);
+}
+
+static DefElem *
+find_option(List *options, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		if (strcmp(lfirst_node(DefElem, lc)->defname, name) == 0)
+			return lfirst_node(DefElem, lc);
+	}
+	return NULL;
+}
+
+/*
+ * Whether the user may copy a database: a template everybody who may create
+ * databases, others their owner.
+ */
+static bool
+may_copy(Oid database)
+{
+	HeapTuple	tuple;
+	bool		template;
+
+	if (!have_createdb_privilege())
+		return false;
+	if (SAGG_OWNS_DATABASE(database, GetUserId()))
+		return true;
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	template = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+	ReleaseSysCache(tuple);
+	return template;
+}
+
+/*
+ * The database that CREATE DATABASE copies, if the command may get as far.
+ */
+static Oid
+copied_database(const CreatedbStmt *stmt)
+{
+	DefElem    *option = find_option(stmt->options, "template");
+	Oid			database = get_database_oid(option && option->arg ?
+											defGetString(option) : "template1",
+											true);
+
+	if (!OidIsValid(database) || !may_copy(database) ||
+		OidIsValid(get_database_oid(stmt->dbname, true)))
+		return InvalidOid;
+	return database;
+}
+
+/*
+ * The database that a command drops or alters, likewise; that is never the
+ * session's own.
+ */
+static Oid
+altered_database(const char *name)
+{
+	Oid			database = get_database_oid(name, true);
+
+	if (!OidIsValid(database) || database == MyDatabaseId ||
+		!SAGG_OWNS_DATABASE(database, GetUserId()))
+		return InvalidOid;
+	return database;
+}
+
+/*
+ * The database that a command needs for itself and that the user may have it
+ * do so; InvalidOid for any other command.
+ */
+static Oid
+database_of_command(Node *stmt)
+{
+	switch (nodeTag(stmt))
+	{
+		case T_CreatedbStmt:
+			return copied_database((CreatedbStmt *) stmt);
+		case T_DropdbStmt:
+			return altered_database(((DropdbStmt *) stmt)->dbname);
+		case T_RenameStmt:
+			if (((RenameStmt *) stmt)->renameType == OBJECT_DATABASE &&
+				have_createdb_privilege())
+				return altered_database(((RenameStmt *) stmt)->subname);
+			break;
+		case T_AlterDatabaseStmt:
+			if (find_option(((AlterDatabaseStmt *) stmt)->options, "tablespace"))
+				return altered_database(((AlterDatabaseStmt *) stmt)->dbname);
+			break;
+		default:
+			break;
+	}
+	return InvalidOid;
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *environment, DestReceiver *dest,
+				QueryCompletion *qc)
+{
+	/* within a transaction block these commands fail */
+	if (context == PROCESS_UTILITY_TOPLEVEL && !IsInTransactionBlock(true))
+	{
+		Oid			database = database_of_command(pstmt->utilityStmt);
+
+		if (OidIsValid(database))
+			clear_database(database);
+	}
+
+	if (prev_process_utility)
+		prev_process_utility(pstmt, text, read_only_tree, context, params,
+							 environment, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, text, read_only_tree, context, params,
+								environment, dest, qc);
+}
+
+/*
+ * Called by _PG_init in the postmaster.
+ */
+void
+sagg_database_commands_init(void)
+{
+	RegisterXactCallback(on_transaction, NULL);
+	prev_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+}
