@@ -341,7 +341,7 @@ extern void sagg_refuse_record(SaggRefusals *refusals, int64 record,
 							   const char *message, const char *detail);
 extern bool sagg_record_refused(const SaggRefusals *refusals, int64 record);
 extern void sagg_too_many_dead_letters(int64 kept,
-									   const SaggRefusals *refusals) pg_attribute_noreturn();
+									   const SaggRefusals *refusals);
 
 /* catalog_access.c */
 typedef struct SaggOwnerContext
