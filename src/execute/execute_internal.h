@@ -176,6 +176,7 @@ typedef struct SaggAggCall
 	int			nfinalargs;
 	FmgrInfo	serialfn;		/* for states of type internal */
 	FmgrInfo	deserialfn;
+	FmgrInfo	combinefn;
 	SaggCodec	codec;			/* for all others */
 	FunctionCallInfo trans_fcinfo;
 	AggStatePerTransData pertrans;	/* what AggGetAggref looks at */
