@@ -226,6 +226,7 @@ apply_settings(const SaggStream *stream)
 	SetConfigOption("row_security", "on", PGC_USERSET, PGC_S_SESSION);
 	/* every micro-batch would be compiled anew */
 	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("deadlock_timeout", SAGG_WORKER_DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION);
 	SetConfigOption("application_name", stream->name, PGC_USERSET, PGC_S_SESSION);
 }
 
