@@ -458,6 +458,22 @@ session_error_context(void *arg)
 }
 
 /*
+ * The error being handled into the server's log.  A deadlock with a command
+ * that ends the stream is no error: the worker is the one to give way.
+ */
+static void
+report_error(const SaggSession *session, const ErrorData *error)
+{
+	if (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED &&
+		told_to_stop(session->slot))
+		ereport(LOG,
+				(errmsg("stream \"%s\" gives way to a command that waits for it to stop",
+						session->slot->name)));
+	else
+		EmitErrorReport();
+}
+
+/*
  * One session: from opening to an error.  Returns the error, allocated in
  * TopMemoryContext; otherwise the process ends in it.
  */
@@ -482,7 +498,7 @@ run_session(SaggSession *session)
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(TopMemoryContext);
 		error = CopyErrorData();
-		EmitErrorReport();
+		report_error(session, error);
 		FlushErrorState();
 		recover_from_error(session);
 		close_session(session);
