@@ -7,6 +7,13 @@ PGFILEDESC = "stream_agg - micro-batch stream processing of Kafka topics"
 
 SOURCES = $(sort $(wildcard src/*.c src/*/*.c))
 CXX_SOURCES = $(sort $(wildcard src/*/*.cpp))
+# "make FAILPOINTS=1" after "make clean": a library for the fault tests, see src/failpoint.h
+FAILPOINT_SOURCES = src/failpoint.c src/execute/store_audit.c src/worker/failpoint_audit.c
+ifdef FAILPOINTS
+FAILPOINT_CPPFLAGS = -DSAGG_FAILPOINTS
+else
+SOURCES := $(filter-out $(FAILPOINT_SOURCES),$(SOURCES))
+endif
 OBJS = $(SOURCES:.c=.o) $(CXX_SOURCES:.cpp=.o)
 
 REGRESS = install tumble sources streams errors privileges
@@ -15,13 +22,16 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 
 # The server's headers are system headers: their warnings are not ours.
-PG_CPPFLAGS = -Isrc -isystem $(shell $(PG_CONFIG) --includedir-server) \
+PG_CPPFLAGS = -Isrc $(FAILPOINT_CPPFLAGS) -isystem $(shell $(PG_CONFIG) --includedir-server) \
 	'-DPGDLLEXPORT=__attribute__((visibility("default")))'
 PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wno-unused-parameter \
 	-Wno-missing-field-initializers -Wno-sign-compare -fvisibility=hidden
 PG_CXXFLAGS = -std=c++17 -Wall -Wextra -fvisibility=hidden \
 	-fvisibility-inlines-hidden -fno-exceptions -fno-rtti
 SHLIB_LINK = -lrdkafka -lsimdjson -lstdc++ -Wl,--exclude-libs,ALL
+
+# PGXS gives options of one's own to C alone
+PG_CXXFLAGS += $(COPT)
 
 # clang is given the server's options, which are those of its own compiler
 ifneq (,$(findstring clang,$(CC)))
@@ -39,33 +49,52 @@ include $(PGXS)
 # The bitcode rule does not see PG_CXXFLAGS.
 BITCODE_CXXFLAGS += -std=c++17
 
-# Header dependencies, written beside each object.
-CPPFLAGS_ONLY := $(CPPFLAGS)
-override CPPFLAGS += -MMD -MP
--include $(OBJS:.o=.d)
+# Header dependencies, written beside each object; those of bitcode in files of
+# their own, or an object would lose its own when bitcode is built after it.
+DEPS = -MMD -MP
+override CFLAGS += $(DEPS)
+override CXXFLAGS += $(DEPS)
+BITCODE_CFLAGS += $(DEPS) -MF $(@:.bc=.bc.d)
+BITCODE_CXXFLAGS += $(DEPS) -MF $(@:.bc=.bc.d)
+-include $(OBJS:.o=.d) $(OBJS:.o=.bc.d)
 clean: clean-deps
 .PHONY: clean-deps
 clean-deps:
-	rm -f $(OBJS:.o=.d) $(OBJS:.o=.bc)
+	rm -f $(OBJS:.o=.d) $(OBJS:.o=.bc.d) $(OBJS:.o=.bc) \
+		$(FAILPOINT_SOURCES:.c=.o) $(FAILPOINT_SOURCES:.c=.d)
 
 # What the tests need is in test/; see "make help".
-.PHONY: help deps test demo bench check-layout check-syntax print-regress
+.PHONY: help deps test fuzz demo bench soak check-cassert check-asan \
+	check-valgrind check-layout check-syntax print-regress
 help:
 	@echo 'make               build the library'
+	@echo 'make FAILPOINTS=1  after make clean: a library with failpoints, for tests'
 	@echo 'make install       install it into the server of PG_CONFIG'
 	@echo 'make deps          install what building and testing need (apt)'
 	@echo 'make test          build, install, run every test'
+	@echo 'make fuzz [RECORDS=n] [SEED=n]  random records and random streams, many'
+	@echo 'make check-cassert  tests on a server with assertions'
+	@echo 'make check-asan     tests of a library with AddressSanitizer and UBSan'
+	@echo 'make check-valgrind tests under valgrind'
 	@echo 'make demo [KEEP=1] the README example, live; KEEP=1 leaves it running'
 	@echo 'make bench [BROKERS=host:port] [RECORDS=n]  records per second'
+	@echo 'make soak [MINUTES=n] [RATE=n]              sizes of sink and logs over time'
 
 deps:
 	test/deps
 test:
 	test/run
+fuzz:
+	FUZZ_RECORDS=$(or $(RECORDS),1000000) $(if $(SEED),STREAM_AGG_SEED=$(SEED)) \
+		test/run 016_decode_fuzz.pl
+check-cassert check-asan check-valgrind:
+	test/checked $(@:check-%=%)
 demo:
 	KEEP=$(KEEP) test/demo
 bench:
 	BROKERS=$(BROKERS) RECORDS=$(RECORDS) test/bench
+soak:
+	MINUTES=$(MINUTES) RATE=$(RATE) test/soak
 check-layout:
 	test/check_layout
 print-regress:
@@ -74,8 +103,8 @@ print-regress:
 # Warnings only: nothing is written.
 check-syntax:
 	@for file in $(SOURCES); do \
-		$(CC) $(CFLAGS) $(CPPFLAGS_ONLY) -fsyntax-only $$file || exit 1; done
+		$(CC) $(filter-out $(DEPS),$(CFLAGS)) $(CPPFLAGS) -fsyntax-only $$file || exit 1; done
 	@for file in $(CXX_SOURCES); do \
-		$(CXX) $(CXXFLAGS) $(CPPFLAGS_ONLY) -fsyntax-only $$file || exit 1; done
+		$(CXX) $(filter-out $(DEPS),$(CXXFLAGS)) $(CPPFLAGS) -fsyntax-only $$file || exit 1; done
 
 export WERROR PG_CONFIG

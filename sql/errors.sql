@@ -70,7 +70,7 @@ SELECT pg_temp.try('SELECT FROM WHERE');
 
 -- arguments
 SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY 1', mode => 'upsert');
-SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY 1', mode => 'complete');
+SELECT pg_temp.try('SELECT count(*) FROM clicks GROUP BY user_id', mode => 'complete', watermark => NULL);
 \set q '\'SELECT user_id, count(*) FROM clicks GROUP BY 1\''
 SELECT stream_agg.create_stream(NULL, :q, output_mode => 'update');
 SELECT stream_agg.create_stream('bad', NULL, output_mode => 'update');
@@ -80,6 +80,14 @@ SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', trigger => '
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', starting_offsets => 'yesterday');
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', max_offsets_per_trigger => 0);
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"nosuch": 1}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '[]');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"on_error": "ignore"}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"on_error": null}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', event_time => 'ts', options => '{"max_future": "-1 hour"}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', event_time => 'ts', options => '{"max_future": 0}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', event_time => 'ts', options => '{"max_future": "1 month"}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', event_time => 'ts', options => '{"max_future": "soon"}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"max_future": "1 hour"}');
 SELECT stream_agg.create_stream('nosuch.bad', :q, output_mode => 'update');
 
 -- an owner who cannot connect

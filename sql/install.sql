@@ -3,6 +3,7 @@ CREATE EXTENSION stream_agg;
 
 \df stream_agg.*
 \dew
+\d stream_agg.dead_letters
 \d pg_stat_stream_agg
 \d pg_stat_stream_agg_partitions
 

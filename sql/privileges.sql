@@ -26,8 +26,15 @@ SELECT stream FROM stream_agg.sources;
 SELECT count(*) FROM stream_agg.offsets;
 SELECT count(*) FROM stream_agg.commits;
 SELECT count(*) FROM stream_agg.state;
+SELECT count(*) FROM stream_agg.dead_letters;
 SELECT stream FROM pg_stat_stream_agg;
 SELECT stream FROM pg_stat_stream_agg_partitions;
+-- not by a function that looks cheap either
+CREATE FUNCTION bob.tell(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS
+$$ BEGIN RAISE NOTICE 'told %', $1; RETURN true; END $$;
+SELECT stream FROM stream_agg.streams WHERE bob.tell(stream);
+SELECT stream FROM pg_stat_stream_agg WHERE bob.tell(stream);
+SELECT stream FROM pg_stat_stream_agg_partitions WHERE bob.tell(stream);
 SELECT stream_agg.start_stream('alice.counts');
 SELECT stream_agg.stop_stream('alice.counts');
 SELECT stream_agg.drop_stream('alice.counts');
@@ -59,6 +66,10 @@ SET ROLE stream_alice;
 INSERT INTO stream_agg.state VALUES ('alice.counts', 0, 0, 0, true, '');
 UPDATE stream_agg.streams SET enabled = true;
 DELETE FROM stream_agg.commits;
+INSERT INTO stream_agg.dead_letters (stream, batch, topic, partition, "offset", error) VALUES ('alice.counts', 0, '', 0, 0, '');
+UPDATE stream_agg.dead_letters SET error = '';
+DELETE FROM stream_agg.dead_letters;
+TRUNCATE stream_agg.dead_letters;
 TRUNCATE stream_agg.offsets;
 
 -- pg_monitor sees statistics

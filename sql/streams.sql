@@ -23,6 +23,15 @@ SELECT stream_agg.create_stream('per_user',
     output_mode => 'update', start => false);
 \d+ per_user
 
+-- complete mode: the same storage, and a window needs no watermark
+SELECT stream_agg.create_stream('per_day',
+    $$ SELECT stream_agg.tumble(ts, '1 day') AS win, user_id, count(*) AS n FROM clicks GROUP BY 1, user_id $$,
+    output_mode => 'complete', start => false);
+SELECT c.reloptions, c.relreplident, pg_get_indexdef(i.indexrelid)
+  FROM pg_class c JOIN pg_index i ON i.indrelid = c.oid WHERE c.relname = 'per_day';
+SELECT output_mode FROM pg_stat_stream_agg WHERE stream = 'per_day';
+SELECT stream_agg.drop_stream('per_day', drop_sink => true);
+
 -- date_bin and lower(win) are windows
 SELECT stream_agg.create_stream('per_minute',
     $$ SELECT date_bin('1 minute', ts, '2000-01-01 00:00+00') AS minute, count(*) AS n FROM clicks GROUP BY 1 $$,
@@ -33,6 +42,22 @@ SELECT stream_agg.create_stream('per_hour',
     watermark => '1 minute', output_mode => 'update', start => false);
 \d per_minute
 \d per_hour
+
+-- options, the same whatever the session's settings are
+SET intervalstyle = iso_8601;
+SELECT stream_agg.create_stream('with_options',
+    $$ SELECT date_bin('1 minute', ts, '2000-01-01 00:00+00') AS minute, count(*) AS n FROM clicks GROUP BY 1 $$,
+    watermark => '0 seconds', output_mode => 'update', start => false,
+    options => '{"on_error": "dead_letter", "max_future": "P1DT90.5S"}');
+SELECT options FROM stream_agg.streams WHERE stream = 'with_options';
+RESET intervalstyle;
+SELECT stream_agg.drop_stream('with_options', drop_sink => true);
+SELECT stream_agg.create_stream('with_options',
+    $$ SELECT date_bin('1 minute', ts, '2000-01-01 00:00+00') AS minute, count(*) AS n FROM clicks GROUP BY 1 $$,
+    watermark => '0 seconds', output_mode => 'update', start => false,
+    options => '{"on_error": "fail", "max_future": 90}');
+SELECT options FROM stream_agg.streams WHERE stream = 'with_options';
+SELECT stream_agg.drop_stream('with_options', drop_sink => true);
 
 -- append without a key in the select list: no index
 SELECT stream_agg.create_stream('no_identity',
@@ -48,6 +73,8 @@ SELECT stream_agg.create_stream('to_own_sink',
 CREATE TABLE no_key (user_id bigint, n bigint);
 SELECT stream_agg.create_stream('bad', 'SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id',
     output_mode => 'update', sink => 'no_key', start => false);
+SELECT stream_agg.create_stream('bad', 'SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id',
+    output_mode => 'complete', sink => 'no_key', start => false);
 CREATE TABLE wrong_type (user_id date UNIQUE, n bigint);
 SELECT stream_agg.create_stream('bad', 'SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id',
     output_mode => 'update', sink => 'wrong_type', start => false);

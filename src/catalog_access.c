@@ -83,11 +83,34 @@ sagg_restore_user(const SaggOwnerContext *save)
 	SetUserIdAndSecContext(save->save_userid, save->save_sec_context);
 }
 
+static const char *const mode_names[] = {
+	[SAGG_APPEND] = "append",
+	[SAGG_UPDATE] = "update",
+	[SAGG_COMPLETE] = "complete"
+};
+
 /*
  * The name of an output mode, as users write it.
  */
 const char *
 sagg_mode_name(SaggOutputMode mode)
 {
-	return mode == SAGG_APPEND ? "append" : "update";
+	return mode_names[mode];
+}
+
+/*
+ * The output mode of a name; false if there is none.
+ */
+bool
+sagg_mode_by_name(const char *name, SaggOutputMode *mode)
+{
+	for (int i = 0; i < lengthof(mode_names); i++)
+	{
+		if (strcmp(name, mode_names[i]) == 0)
+		{
+			*mode = i;
+			return true;
+		}
+	}
+	return false;
 }

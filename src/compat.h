@@ -146,4 +146,14 @@ extern int no_such_variable
 				   (node)->ss.ps.state)->checkAsUser)
 #endif
 
+/* The same for rows that are inserted, also by way of a partitioned table. */
+#if PG_VERSION_NUM >= 160000
+#define SAGG_MODIFY_USER(rri, estate)	ExecGetResultRelCheckAsUser(rri, estate)
+#else
+#define SAGG_MODIFY_USER(rri, estate) \
+	(exec_rt_fetch((rri)->ri_RangeTableIndex != 0 ? (rri)->ri_RangeTableIndex : \
+				   (rri)->ri_RootResultRelInfo->ri_RangeTableIndex, \
+				   estate)->checkAsUser)
+#endif
+
 #endif							/* SAGG_COMPAT_H */

@@ -71,7 +71,7 @@ CREATE TABLE stream_agg.streams (
     query                   regclass NOT NULL UNIQUE,
     sink                    regclass NOT NULL,
     source                  regclass NOT NULL,
-    output_mode             text NOT NULL CHECK (output_mode IN ('append', 'update')),
+    output_mode             text NOT NULL CHECK (output_mode IN ('append', 'update', 'complete')),
     watermark               interval,
     event_time              text,
     trigger_interval        interval NOT NULL,
@@ -91,13 +91,13 @@ COMMENT ON COLUMN stream_agg.streams.stream IS 'name of the stream, as given to 
 COMMENT ON COLUMN stream_agg.streams.query IS 'view that holds the query; its owner is the stream''s owner';
 COMMENT ON COLUMN stream_agg.streams.sink IS 'table the results are written to';
 COMMENT ON COLUMN stream_agg.streams.source IS 'foreign table the stream reads';
-COMMENT ON COLUMN stream_agg.streams.output_mode IS 'append or update';
+COMMENT ON COLUMN stream_agg.streams.output_mode IS 'append, update or complete';
 COMMENT ON COLUMN stream_agg.streams.watermark IS 'delay of the watermark behind the greatest event time; NULL: no watermark';
 COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at creation; NULL: the argument of the window function';
 COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';
 COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in a micro-batch; NULL: stream_agg.max_records_per_batch';
 COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts: earliest or latest';
-COMMENT ON COLUMN stream_agg.streams.options IS 'further options of the stream';
+COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, max_future';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
 COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
@@ -171,7 +171,7 @@ COMMENT ON COLUMN stream_agg.commits.delivered IS 'records Kafka delivered: the 
 COMMENT ON COLUMN stream_agg.commits.aggregated IS 'records that went into a group';
 COMMENT ON COLUMN stream_agg.commits.late IS 'records of windows the watermark had passed';
 COMMENT ON COLUMN stream_agg.commits.null_time IS 'records without an event time';
-COMMENT ON COLUMN stream_agg.commits.dead_lettered IS 'records put aside because they could not be processed';
+COMMENT ON COLUMN stream_agg.commits.dead_lettered IS 'records skipped or put aside because they could not be processed';
 COMMENT ON COLUMN stream_agg.commits.filtered IS 'records that WHERE or a join removed';
 COMMENT ON COLUMN stream_agg.commits.rows_out IS 'rows written to the sink';
 COMMENT ON COLUMN stream_agg.commits.rows_removed IS 'rows deleted from the sink';
@@ -208,17 +208,45 @@ COMMENT ON COLUMN stream_agg.state.seq IS 'number of the blob within micro-batch
 COMMENT ON COLUMN stream_agg.state.base IS 'true: with its neighbours of the same micro-batch, all groups of the partition; false: those the micro-batch changed';
 COMMENT ON COLUMN stream_agg.state.data IS 'the groups, versioned and checksummed';
 
--- A dump holds the definitions (streams) and the checkpoint (the other four).
+CREATE TABLE stream_agg.dead_letters (
+    stream      text NOT NULL,
+    batch       bigint NOT NULL,
+    topic       text NOT NULL,
+    partition   integer NOT NULL,
+    "offset"    bigint NOT NULL,
+    "timestamp" timestamptz,
+    key         bytea,
+    value       bytea,
+    headers     jsonb,
+    error       text NOT NULL,
+    PRIMARY KEY (stream, partition, "offset")
+);
+COMMENT ON TABLE stream_agg.dead_letters IS 'records that streams with on_error dead_letter could not process';
+COMMENT ON COLUMN stream_agg.dead_letters.stream IS 'name of the stream';
+COMMENT ON COLUMN stream_agg.dead_letters.batch IS 'micro-batch that the record was part of';
+COMMENT ON COLUMN stream_agg.dead_letters.topic IS 'Kafka topic';
+COMMENT ON COLUMN stream_agg.dead_letters.partition IS 'partition of the topic';
+COMMENT ON COLUMN stream_agg.dead_letters."offset" IS 'offset of the record';
+COMMENT ON COLUMN stream_agg.dead_letters."timestamp" IS 'the record''s own timestamp; NULL: it has none, or one out of range';
+COMMENT ON COLUMN stream_agg.dead_letters.key IS 'the record''s key, byte by byte; NULL: it has none';
+COMMENT ON COLUMN stream_agg.dead_letters.value IS 'the record''s value, byte by byte; NULL: it has none';
+COMMENT ON COLUMN stream_agg.dead_letters.headers IS 'the record''s headers, [{"key": ..., "value": ...}, ...], with "key_hex" or "hex" for what is no text; NULL: it has none';
+COMMENT ON COLUMN stream_agg.dead_letters.error IS 'why the record could not be processed, cut to 500 bytes';
+
+-- A dump holds the definitions (streams), the checkpoint (sources, offsets,
+-- commits, state) and the dead letters.
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.streams', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.sources', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.offsets', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.commits', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.state', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_agg.dead_letters', '');
 
 -- Owners read the rows of their streams; nobody but the worker, as the owner
--- of the extension, writes.
+-- of the extension, writes.  Dead letters are their owners' to delete.
 GRANT SELECT ON stream_agg.streams, stream_agg.sources, stream_agg.offsets,
                 stream_agg.commits, stream_agg.state TO PUBLIC;
+GRANT SELECT, DELETE ON stream_agg.dead_letters TO PUBLIC;
 
 CREATE FUNCTION stream_agg.is_owner(query oid)
 RETURNS boolean
@@ -236,6 +264,7 @@ ALTER TABLE stream_agg.sources ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.offsets ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.commits ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.state ENABLE ROW LEVEL SECURITY;
+ALTER TABLE stream_agg.dead_letters ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY owner ON stream_agg.streams FOR SELECT
     USING (stream_agg.is_owner(query));
@@ -252,6 +281,12 @@ COMMENT ON POLICY owner ON stream_agg.commits IS 'owners read the rows of their 
 CREATE POLICY owner ON stream_agg.state FOR SELECT
     USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) state.stream));
 COMMENT ON POLICY owner ON stream_agg.state IS 'owners read the rows of their streams';
+CREATE POLICY owner ON stream_agg.dead_letters FOR SELECT
+    USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) dead_letters.stream));
+COMMENT ON POLICY owner ON stream_agg.dead_letters IS 'owners read the rows of their streams';
+CREATE POLICY owner_deletes ON stream_agg.dead_letters FOR DELETE
+    USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) dead_letters.stream));
+COMMENT ON POLICY owner_deletes ON stream_agg.dead_letters IS 'owners delete the dead letters of their streams';
 
 -- What a dump is restored into has the same database OID more often than one
 -- would think (that of database postgres is fixed), so a row that COPY or
@@ -348,7 +383,7 @@ LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.stat_partitions() IS
 'what shared memory knows of the partitions that streams of this database read; read it through pg_stat_stream_agg_partitions';
 
-CREATE VIEW @extschema@.pg_stat_stream_agg AS
+CREATE VIEW @extschema@.pg_stat_stream_agg WITH (security_barrier) AS
 SELECT s.stream,
        s.query,
        s.sink,
@@ -359,14 +394,14 @@ SELECT s.stream,
             ELSE 'stopped' END AS state,
        w.stage,
        w.pid,
-       c.batch + 1 AS batches,
-       c.total_delivered AS rows_in,
-       c.total_rows_out AS rows_out,
-       c.total_rows_removed AS rows_removed,
-       c.total_late AS rows_late,
-       c.total_filtered AS rows_filtered,
-       c.total_dead_lettered AS rows_dead_lettered,
-       c.total_null_time AS rows_null_time,
+       COALESCE(c.batch + 1, 0) AS batches,
+       COALESCE(c.total_delivered, 0) AS rows_in,
+       COALESCE(c.total_rows_out, 0) AS rows_out,
+       COALESCE(c.total_rows_removed, 0) AS rows_removed,
+       COALESCE(c.total_late, 0) AS rows_late,
+       COALESCE(c.total_filtered, 0) AS rows_filtered,
+       COALESCE(c.total_dead_lettered, 0) AS rows_dead_lettered,
+       COALESCE(c.total_null_time, 0) AS rows_null_time,
        CASE WHEN pg_catalog.isfinite(c.watermark) THEN c.watermark END AS watermark,
        w.state_rows,
        w.state_bytes,
@@ -380,9 +415,9 @@ SELECT s.stream,
        w.last_error,
        w.last_error_time
   FROM stream_agg.streams s
-  JOIN pg_catalog.pg_class v ON v.oid = s.query
+  JOIN pg_catalog.pg_class v ON v.oid OPERATOR(pg_catalog.=) s.query::oid
   JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
-  LEFT JOIN stream_agg.stat_streams() w ON w.query = s.query
+  LEFT JOIN stream_agg.stat_streams() w ON w.query OPERATOR(pg_catalog.=) s.query::oid
   LEFT JOIN LATERAL (SELECT *
                        FROM stream_agg.commits c
                       WHERE c.stream = s.stream
@@ -390,24 +425,57 @@ SELECT s.stream,
                       LIMIT 1) c ON true
   LEFT JOIN LATERAL (SELECT pg_catalog.sum(GREATEST(p.end_offset - p.committed_offset, 0))::bigint AS lag
                        FROM stream_agg.stat_partitions() p
-                      WHERE p.query = s.query) p ON true
+                      WHERE p.query OPERATOR(pg_catalog.=) s.query::oid) p ON true
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
     OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW @extschema@.pg_stat_stream_agg IS 'one row per stream: what it does and has done; times in ms, lag in records';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stream IS 'name of the stream';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.query IS 'view that holds the query';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.sink IS 'table the results are written to';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.source IS 'foreign table the stream reads';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.output_mode IS 'append, update or complete';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state IS 'starting, running, stopped or failed (waits for start_stream)';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stage IS 'stage of the micro-batch at hand: read, execute, write, checkpoint; NULL between micro-batches';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.pid IS 'process of the worker';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.batches IS 'micro-batches committed';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_in IS 'records read: aggregated, late, filtered, dead-lettered and without event time';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_out IS 'rows written to the sink';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_removed IS 'rows deleted from the sink';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_late IS 'records of windows the watermark had passed';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_filtered IS 'records that WHERE or a join removed';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_dead_lettered IS 'records that could not be processed and were put aside or skipped';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_null_time IS 'records without an event time';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has none';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_rows IS 'groups in the state store';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes IS 'bytes of the state store';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag IS 'records in Kafka that are not committed yet, as last heard of';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_commit IS 'when the last micro-batch was committed';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_batch_rows_in IS 'records of the last micro-batch';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.read_time IS 'time of READ in the last micro-batch, ms';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.execute_time IS 'time of EXECUTE in the last micro-batch, ms';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.write_time IS 'time of WRITE in the last micro-batch, ms';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.checkpoint_time IS 'time of CHECKPOINT in the last micro-batch, ms';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_error IS 'last error of the worker, with detail, hint and context';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_error_time IS 'when it was raised';
 GRANT SELECT ON @extschema@.pg_stat_stream_agg TO PUBLIC;
 
-CREATE VIEW @extschema@.pg_stat_stream_agg_partitions AS
+CREATE VIEW @extschema@.pg_stat_stream_agg_partitions WITH (security_barrier) AS
 SELECT s.stream,
        p.partition,
        p.committed_offset,
        p.end_offset,
        GREATEST(p.end_offset - p.committed_offset, 0) AS lag
   FROM stream_agg.streams s
-  JOIN pg_catalog.pg_class v ON v.oid = s.query
-  JOIN stream_agg.stat_partitions() p ON p.query = s.query
+  JOIN pg_catalog.pg_class v ON v.oid OPERATOR(pg_catalog.=) s.query::oid
+  JOIN stream_agg.stat_partitions() p ON p.query OPERATOR(pg_catalog.=) s.query::oid
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
     OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW @extschema@.pg_stat_stream_agg_partitions IS 'one row per stream and partition of its topic: offsets and lag in records';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.stream IS 'name of the stream';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.partition IS 'partition of the topic';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.committed_offset IS 'next offset to read, as committed';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.end_offset IS 'end of the partition in Kafka, as last heard of';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.lag IS 'records between the two';
 GRANT SELECT ON @extschema@.pg_stat_stream_agg_partitions TO PUBLIC;
 
 /* --------------------------------------------------------- event triggers */

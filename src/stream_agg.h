@@ -25,6 +25,7 @@
 #include "nodes/primnodes.h"
 
 #include "compat.h"
+#include "failpoint.h"
 
 #define SAGG_EXTENSION			"stream_agg"
 #define SAGG_SCHEMA				"stream_agg"
@@ -48,6 +49,7 @@
 #define ERRCODE_SAGG_OTHER_CLUSTER		MAKE_SQLSTATE('S','A','0','0','4')
 #define ERRCODE_SAGG_DEFINITION_CHANGED	MAKE_SQLSTATE('S','A','0','0','5')
 #define ERRCODE_SAGG_FENCED				MAKE_SQLSTATE('S','A','0','0','6')
+#define ERRCODE_SAGG_DEAD_LETTERS		MAKE_SQLSTATE('S','A','0','1','0')
 
 /* settings (stream_agg.c) */
 extern bool sagg_enabled;
@@ -60,6 +62,7 @@ extern int	sagg_kafka_timeout_ms;
 extern int	sagg_keep_batches;
 extern int	sagg_max_retry_delay_ms;
 extern int	sagg_max_attempts;
+extern int	sagg_max_dead_letters;
 
 /* true when the library was loaded by shared_preload_libraries */
 extern bool sagg_preloaded;
@@ -67,8 +70,17 @@ extern bool sagg_preloaded;
 typedef enum SaggOutputMode
 {
 	SAGG_APPEND,				/* a window's rows once, when it closes */
-	SAGG_UPDATE					/* every group a batch touched, upserted */
+	SAGG_UPDATE,				/* every group a batch touched, upserted */
+	SAGG_COMPLETE				/* the sink is made equal to all groups */
 } SaggOutputMode;
+
+/* What becomes of a record that cannot be processed. */
+typedef enum SaggOnError
+{
+	SAGG_FAIL,					/* the stream fails */
+	SAGG_SKIP,					/* it is counted and left out */
+	SAGG_DEAD_LETTER			/* and goes to stream_agg.dead_letters */
+} SaggOnError;
 
 /*
  * A stream as its row of stream_agg.streams describes it.
@@ -91,6 +103,9 @@ typedef struct SaggStream
 	char	   *starting_offsets;	/* earliest, latest */
 	bool		sink_created;	/* by create_stream */
 	bool		enabled;
+	SaggOnError on_error;
+	int64		max_future;		/* microseconds an event time may be ahead of
+								 * the batch's; 0 = any */
 	/* session settings captured at creation */
 	char	   *timezone;
 	char	   *datestyle;
@@ -279,6 +294,55 @@ typedef struct SaggStateAccess
 	void		(*restore) (void *arg, int partition, const char *data, Size len);
 } SaggStateAccess;
 
+/*
+ * The records of a batch that a policy other than "fail" leaves out, by their
+ * number.  READ and EXECUTE add to it (refusals.c), READ gives no row of a
+ * record in it, CHECKPOINT writes them down as dead letters.
+ */
+typedef struct SaggRefusal
+{
+	int64		record;
+	char	   *reason;
+} SaggRefusal;
+
+typedef struct SaggRefusals
+{
+	MemoryContext memory;		/* of all of it */
+	SaggOnError policy;			/* not SAGG_FAIL */
+	int64		count;
+	SaggRefusal first;			/* as they were found */
+	SaggRefusal *list;			/* all of them, for SAGG_DEAD_LETTER only */
+	int64		size;			/* allocated */
+	int64		nbits;			/* records that "bits" has room for */
+	uint8	   *bits;			/* by record: is it refused? */
+} SaggRefusals;
+
+/* One of them, as READ hands it to CHECKPOINT; values in the caller's context. */
+typedef struct SaggDeadLetter
+{
+	int32		partition;
+	int64		offset;
+	Datum		timestamp;		/* timestamptz */
+	Datum		key;			/* bytea */
+	Datum		value;			/* bytea */
+	Datum		headers;		/* jsonb */
+	bool		no_timestamp;
+	bool		no_key;
+	bool		no_value;
+	bool		no_headers;
+	const char *error;
+} SaggDeadLetter;
+
+typedef bool (*SaggNextDeadLetter) (void *arg, SaggDeadLetter *letter);
+
+/* refusals.c */
+extern SaggRefusals *sagg_refusals_make(SaggOnError policy);
+extern void sagg_refuse_record(SaggRefusals *refusals, int64 record,
+							   const char *message, const char *detail);
+extern bool sagg_record_refused(const SaggRefusals *refusals, int64 record);
+extern void sagg_too_many_dead_letters(int64 kept,
+									   const SaggRefusals *refusals) pg_attribute_noreturn();
+
 /* catalog_access.c */
 typedef struct SaggOwnerContext
 {
@@ -291,6 +355,7 @@ extern void sagg_become_extension_owner(SaggOwnerContext *save);
 extern void sagg_restore_user(const SaggOwnerContext *save);
 extern bool sagg_extension_exists(void);
 extern const char *sagg_mode_name(SaggOutputMode mode);
+extern bool sagg_mode_by_name(const char *name, SaggOutputMode *mode);
 
 /* utility_command.c */
 extern void sagg_run_utility(Node *stmt, const char *text, int location,

@@ -297,13 +297,16 @@ sagg_checkpoint_commit(SaggCheckpoint *checkpoint, const SaggProgress *before,
 	state_blobs = sagg_state_log_write(checkpoint, plan->batch, state,
 									   &checkpoint->next);
 
+	SAGG_FAILPOINT("checkpoint.state_written");
 	sagg_log_begin(&section, checkpoint);
 	trim(&section, plan->batch, &checkpoint->next);
 	INSTR_TIME_SET_CURRENT(spent);
 	INSTR_TIME_SUBTRACT(spent, started);
 	commit->stage_time[SAGG_CHECKPOINT] += INSTR_TIME_GET_MICROSEC(spent);
+	SAGG_FAILPOINT("checkpoint.commit_before");
 	insert_commit(&section, before, plan, commit, state_blobs);
 	sagg_log_end(&section);
+	SAGG_FAILPOINT("checkpoint.commit_after");
 }
 
 /*

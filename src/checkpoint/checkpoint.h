@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * checkpoint.h
- *	  Stage 4, CHECKPOINT: the logs offsets, commits, state and sources.
+ *	  Stage 4, CHECKPOINT: the logs offsets, commits, state and sources, and
+ *	  dead letters.
  *
  * Every function here runs in the caller's transaction and switches to the
  * extension's owner for its own statements only (I8).  A checkpoint object
@@ -38,6 +39,14 @@ extern void sagg_checkpoint_commit(SaggCheckpoint *checkpoint,
 								   const SaggStateAccess *state);
 extern void sagg_checkpoint_published(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_aborted(SaggCheckpoint *checkpoint);
+
+/* dead_letters.c */
+extern void sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint,
+										 const SaggPlan *plan,
+										 const char *topic,
+										 const SaggRefusals *refusals,
+										 SaggNextDeadLetter next, void *arg,
+										 SaggCommit *commit);
 
 /* progress.c */
 extern SaggOrigin *sagg_checkpoint_origin(SaggCheckpoint *checkpoint);

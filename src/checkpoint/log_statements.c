@@ -179,6 +179,23 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		" WHERE stream = $1 AND partition = $2 AND batch >= $3 AND batch <= $4",
 		4, {TEXTOID, INT4OID, INT8OID, INT8OID}
 	},
+	[SAGG_LOG_DEAD_LETTERS_COUNT] = {
+		SPI_OK_SELECT,
+		"SELECT count(*) FROM stream_agg.dead_letters WHERE stream = $1",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_DEAD_LETTERS_INSERT] = {
+		SPI_OK_INSERT,
+		"INSERT INTO stream_agg.dead_letters"
+		"       (stream, batch, topic, partition, \"offset\", \"timestamp\","
+		"        key, value, headers, error)"
+		" SELECT $1, $2, $3, unnest($4), unnest($5), unnest($6),"
+		"        unnest($7), unnest($8), unnest($9), unnest($10)",
+		10, {
+			TEXTOID, INT8OID, TEXTOID, INT4ARRAYOID, INT8ARRAYOID,
+			TIMESTAMPTZARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, JSONBARRAYOID,
+		TEXTARRAYOID}
+	},
 };
 
 /*

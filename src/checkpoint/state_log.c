@@ -32,7 +32,11 @@
 
 /* a chain is due for a base above LIVE_FACTOR * live + LIVE_SLACK bytes */
 #define LIVE_FACTOR		2
+#ifndef SAGG_FAILPOINTS
 #define LIVE_SLACK		(64 * 1024)
+#else
+#define LIVE_SLACK		256		/* bases come often enough to be tested */
+#endif
 
 /* blobs go to the table in statements of at most so many bytes, or one blob */
 #define INSERT_BYTES	(16 * 1024 * 1024)
@@ -198,6 +202,7 @@ flush(StateLog *log)
 			to++;
 		}
 		insert_blobs(&section, log->batch, blobs, from, to);
+		SAGG_FAILPOINT("checkpoint.blobs_inserted");
 		from = to;
 	}
 	sagg_log_end(&section);
@@ -289,6 +294,7 @@ write_partition(StateLog *log, int partition)
 	if (log->base[partition])
 	{
 		delete_chain(log, partition);
+		SAGG_FAILPOINT("checkpoint.chain_deleted");
 		sagg_blob_begin(writer, partition, log->batch, true, -1);
 		state->contents(state->arg, partition, sagg_blob_add, writer);
 	}
@@ -303,6 +309,9 @@ write_partition(StateLog *log, int partition)
 	if (bytes == 0)
 		return;
 	chain->bytes += bytes;
+	SAGG_FAILPOINT("checkpoint.blob_made");
+	if (log->base[partition])
+		SAGG_FAILPOINT("checkpoint.base_made");
 	chain->blobs += list_length(writer->blobs) - blobs_before;
 	chain->last = log->batch;
 	if (chain->first < 0)

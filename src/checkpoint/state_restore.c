@@ -133,6 +133,7 @@ restore_blob(Restore *restore, HeapTuple row, TupleDesc desc)
 
 	restore->state->restore(restore->state->arg, id.partition,
 							content.payload, content.len);
+	SAGG_FAILPOINT("restore.blob");
 
 	restore->blobs++;
 	restore->previous = id;

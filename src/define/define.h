@@ -19,7 +19,8 @@ extern void sagg_stream_check_can_run(Oid owner);
 
 /* query_analyze.c */
 extern SaggQuery *sagg_query_analyze(Query *query, const char *event_time,
-									 SaggOutputMode mode, bool has_watermark);
+									 SaggOutputMode mode, bool has_watermark,
+									 bool name_records);
 extern SaggQuery *sagg_query_of_view(const SaggStream *stream);
 
 #endif							/* SAGG_DEFINE_H */

@@ -32,7 +32,7 @@ extern void sagg_check_key(const SortGroupClause *clause, Oid type,
 extern void sagg_check_aggregate_call(const Aggref *aggref);
 
 /* query_source.c */
-extern Oid	sagg_find_source(Query *query, Var **record);
+extern Oid	sagg_find_source(Query *query, bool always, Var **record);
 extern Node *sagg_event_time_column(Query *query, const char *name);
 
 /* query_window.c */
@@ -75,10 +75,17 @@ typedef struct SaggStreamArguments
 	int64		max_offsets;	/* 0 = none */
 	bool		start;
 	bool		if_not_exists;
+	SaggOnError on_error;
+	int64		max_future;		/* microseconds, 0 = any */
 } SaggStreamArguments;
 
 /* stream_arguments.c */
 extern SaggStreamArguments *sagg_stream_arguments(FunctionCallInfo fcinfo);
+
+/* stream_options.c */
+extern void sagg_stream_options_read(List *options, SaggOnError *on_error,
+									 int64 *max_future);
+extern Datum sagg_stream_options_jsonb(SaggOnError on_error, int64 max_future);
 
 /* stream_catalog.c */
 extern RangeVar *sagg_parse_name(const char *name, const char *what);

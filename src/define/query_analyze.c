@@ -299,13 +299,13 @@ make_inner(Analysis *a)
 
 /*
  * Analyse a stream's query.  "query" is the output of parse analysis and is
- * scribbled on; "event_time" is the column the user named, or NULL.  The
- * result is allocated in the current context.  Raises an error, with its
+ * scribbled on; "event_time" is the column the user named, or NULL; with
+ * "name_records" every row tells its record.  The result is allocated in the current context.  Raises an error, with its
  * reason, for a query that a stream in this mode cannot run.
  */
 SaggQuery *
 sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
-				   bool has_watermark)
+				   bool has_watermark, bool name_records)
 {
 	Analysis	a = {0};
 	SaggQuery  *result = palloc0(sizeof(SaggQuery));
@@ -315,7 +315,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	a.result = result;
 	a.query = query = rewrite(query);
 	sagg_check_query_shape(query);
-	result->source = sagg_find_source(query, &record);
+	result->source = sagg_find_source(query, name_records, &record);
 	flatten_aliases(query);
 
 	foreach(lc, query->groupClause)
@@ -354,5 +354,6 @@ sagg_query_of_view(const SaggStream *stream)
 	query = copyObject(get_view_query(view));
 	relation_close(view, NoLock);
 	return sagg_query_analyze(query, stream->event_time, stream->mode,
-							  stream->has_watermark);
+							  stream->has_watermark,
+							  stream->on_error != SAGG_FAIL);
 }

@@ -8,8 +8,9 @@
  * stream's query without looking at other records (or batches).  A WITH query
  * on the way is turned into a subquery, as the planner would do.
  *
- * Where joins may repeat or multiply a record, the record's ctid is carried up
- * through the levels, so that EXECUTE can count records rather than rows (I5).
+ * Where joins may repeat or multiply a record, or where records may be refused,
+ * the record's ctid is carried up through the levels, so that EXECUTE can count
+ * records rather than rows (I5), and name one.
  *
  *-------------------------------------------------------------------------
  */
@@ -281,11 +282,11 @@ carry_record(Query *query, List *path)
  * Find the source of a stream's query, which is analysed and rewritten, and
  * bring the way to it into the form of subqueries.  Sets "record" to a Var of
  * "query" that tells the record of a row, or to NULL where no join can repeat
- * one.  Returns the source's OID; raises an error if there is not exactly one
+ * one and "always" is false.  Returns the source's OID; raises an error if there is not exactly one
  * source, or if it stands where a stream cannot read it.
  */
 Oid
-sagg_find_source(Query *query, Var **record)
+sagg_find_source(Query *query, bool always, Var **record)
 {
 	SourceSearch search = {0};
 
@@ -310,7 +311,7 @@ sagg_find_source(Query *query, Var **record)
 				 errmsg("the query of a stream can read a source only once"),
 				 errdetail("Joining, or appending, streams with streams is not supported.")));
 
-	*record = search.joined ? carry_record(query, search.path) : NULL;
+	*record = search.joined || always ? carry_record(query, search.path) : NULL;
 	return search.source;
 }
 

@@ -36,21 +36,14 @@ static SaggOutputMode
 output_mode(FunctionCallInfo fcinfo)
 {
 	char	   *word = sagg_required_argument(fcinfo, ARG_OUTPUT_MODE, "output_mode");
+	SaggOutputMode mode;
 
-	if (strcmp(word, "append") == 0)
-		return SAGG_APPEND;
-	if (strcmp(word, "update") == 0)
-		return SAGG_UPDATE;
-	if (strcmp(word, "complete") == 0)
+	if (!sagg_mode_by_name(word, &mode))
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("output mode \"complete\" is not supported"),
-				 errdetail("It would write all groups again in every micro-batch."),
-				 errhint("Output mode update keeps the same rows in the sink, append writes each window once.")));
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("unknown output mode \"%s\"", word),
-			 errhint("Output modes are append (each window once, when it is complete) and update (every changed group at once).")));
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown output mode \"%s\"", word),
+				 errhint("Output modes are append (each window once, when it is closed), update (every changed group at once) and complete (the sink equals the whole result).")));
+	return mode;
 }
 
 static char *
@@ -92,23 +85,6 @@ flag(FunctionCallInfo fcinfo, int n, const char *name)
 }
 
 /*
- * No options exist yet: whatever is given is unknown.
- */
-static void
-check_options(FunctionCallInfo fcinfo)
-{
-	List	   *options = PG_ARGISNULL(ARG_OPTIONS) ? NIL :
-		sagg_options_from_json(PG_GETARG_JSONB_P(ARG_OPTIONS));
-
-	if (options != NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown option \"%s\" of a stream",
-						linitial_node(DefElem, options)->defname),
-				 errhint("Streams have no options so far.")));
-}
-
-/*
  * Read the arguments of create_stream; the result is in the current context.
  * Raises null_value_not_allowed and invalid_parameter_value.
  */
@@ -140,6 +116,8 @@ sagg_stream_arguments(FunctionCallInfo fcinfo)
 				 errmsg("max_offsets_per_trigger must be greater than zero")));
 	args->start = flag(fcinfo, ARG_START, "start");
 	args->if_not_exists = flag(fcinfo, ARG_IF_NOT_EXISTS, "if_not_exists");
-	check_options(fcinfo);
+	sagg_stream_options_read(PG_ARGISNULL(ARG_OPTIONS) ? NIL :
+							 sagg_options_from_json(PG_GETARG_JSONB_P(ARG_OPTIONS)),
+							 &args->on_error, &args->max_future);
 	return args;
 }

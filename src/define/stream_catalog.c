@@ -22,9 +22,11 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
+#include "utils/varlena.h"
 
 #include "define_internal.h"
 
@@ -32,7 +34,8 @@
 	"SELECT s.stream, s.query, s.sink, s.source, c.relowner, s.database," \
 	"       s.output_mode, s.watermark, s.event_time, s.trigger_interval," \
 	"       s.max_offsets_per_trigger, s.starting_offsets, s.sink_created," \
-	"       s.enabled, s.timezone, s.datestyle, s.intervalstyle, s.search_path" \
+	"       s.enabled, s.timezone, s.datestyle, s.intervalstyle, s.search_path," \
+	"       s.options" \
 	"  FROM stream_agg.streams s" \
 	"  JOIN pg_catalog.pg_class c ON c.oid = s.query" \
 	" WHERE "
@@ -95,7 +98,8 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 	stream->owner = next_oid(&row);
 	stream->database = next_oid(&row);
 	mode = next_text(&row);
-	stream->mode = strcmp(mode, "append") == 0 ? SAGG_APPEND : SAGG_UPDATE;
+	if (!sagg_mode_by_name(mode, &stream->mode))
+		elog(ERROR, "unknown output mode \"%s\" in stream_agg.streams", mode);
 	stream->has_watermark = next_interval(&row, "watermark", &stream->watermark_delay);
 	stream->event_time = next_text(&row);
 	next_interval(&row, "trigger", &stream->trigger);
@@ -109,6 +113,8 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 	stream->datestyle = next_text(&row);
 	stream->intervalstyle = next_text(&row);
 	stream->search_path = next_text(&row);
+	sagg_stream_options_read(sagg_options_from_json(DatumGetJsonbP(next_value(&row, &isnull))),
+							 &stream->on_error, &stream->max_future);
 	return stream;
 }
 
@@ -191,10 +197,17 @@ sagg_stream_of_sink(Oid sink)
 RangeVar *
 sagg_parse_name(const char *name, const char *what)
 {
+	List	   *parts;
+
 	if (name[strspn(name, " \t\n\r")] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must not be empty", what)));
+	if (!SplitIdentifierString(pstrdup(name), '.', &parts))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid name of a %s: \"%s\"", what, name),
+				 errhint("Write it as in SQL: names with spaces, capitals or dots need double quotes.")));
 	return makeRangeVarFromNameList(SAGG_NAME_LIST(name));
 }
 

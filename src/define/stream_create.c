@@ -159,13 +159,13 @@ insert_row(const char *command, int nargs, Oid *types, Datum *values, const char
 static void
 insert_stream(const SaggStream *stream, const char *search_path, bool start)
 {
-	Oid			types[16] = {
+	Oid			types[17] = {
 		TEXTOID, OIDOID, OIDOID, OIDOID, TEXTOID, INTERVALOID, TEXTOID,
 		INTERVALOID, INT8OID, TEXTOID, BOOLOID, BOOLOID,
-		TEXTOID, TEXTOID, TEXTOID, TEXTOID
+		TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID
 	};
-	Datum		values[16];
-	char		nulls[16];
+	Datum		values[17];
+	char		nulls[17];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = CStringGetTextDatum(stream->name);
@@ -187,13 +187,14 @@ insert_stream(const SaggStream *stream, const char *search_path, bool start)
 	values[13] = setting("DateStyle");
 	values[14] = setting("IntervalStyle");
 	values[15] = CStringGetTextDatum(search_path);
+	values[16] = sagg_stream_options_jsonb(stream->on_error, stream->max_future);
 	insert_row("INSERT INTO stream_agg.streams (stream, query, sink, source, output_mode,"
 			   " watermark, event_time, trigger_interval, max_offsets_per_trigger,"
 			   " starting_offsets, sink_created, enabled, timezone,"
-			   " datestyle, intervalstyle, search_path, database)"
+			   " datestyle, intervalstyle, search_path, options, database)"
 			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-			   " $14, $15, $16, 0)",
-			   16, types, values, nulls);
+			   " $14, $15, $16, $17, 0)",
+			   17, types, values, nulls);
 }
 
 /*
@@ -257,12 +258,19 @@ check_query(const SaggStream *stream, const SaggQuery *query)
 		aclcheck_error(result, OBJECT_FOREIGN_TABLE, get_rel_name(query->source));
 	(void) check_permissions((Node *) query->inner, NULL);
 	(void) check_permissions((Node *) query->outer, NULL);
-	if (stream->mode == SAGG_UPDATE && query->missing_key)
+	if (stream->mode != SAGG_APPEND && query->missing_key)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the select list omits the grouping key %s", query->missing_key),
-				 errdetail("Output mode \"update\" finds the row of a group by its window and keys."),
+				 errdetail("Output mode \"%s\" finds the row of a group by its window and keys.",
+						   sagg_mode_name(stream->mode)),
 				 errhint("Add the key to the select list.")));
+	if (stream->max_future > 0 && !query->has_event_time)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_future needs an event time"),
+				 errdetail("It bounds the event times of records, and the query has no window."),
+				 errhint("Name the column of the event time by event_time.")));
 }
 
 /*
@@ -278,6 +286,11 @@ tell_about(const SaggStream *stream, const SaggQuery *query)
 						DatumGetCString(DirectFunctionCall1(interval_out,
 															interval_datum(query->window.size + stream->watermark_delay)))),
 				 errdetail("Output mode \"append\" writes a window once, when the watermark has passed its end.")));
+	else if (stream->mode == SAGG_COMPLETE)
+		ereport(NOTICE,
+				(errmsg("the state of stream \"%s\" keeps every group for ever", stream->name),
+				 errdetail("Output mode \"complete\" forgets nothing, whatever the watermark, and compares the whole result with the sink in every micro-batch."),
+				 errhint("Group by a window, give a watermark and use output_mode => 'update' to have old groups forgotten.")));
 	else if (!stream->has_watermark || query->window.kind == SAGG_WINDOW_NONE)
 		ereport(NOTICE,
 				(errmsg("the state of stream \"%s\" keeps every group for ever", stream->name),
@@ -297,6 +310,8 @@ fill_stream(SaggStream *stream, const SaggStreamArguments *args)
 	stream->trigger = args->trigger;
 	stream->max_offsets = args->max_offsets;
 	stream->starting_offsets = args->starting_offsets;
+	stream->on_error = args->on_error;
+	stream->max_future = args->max_future;
 }
 
 /*

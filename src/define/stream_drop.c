@@ -158,7 +158,9 @@ delete_rows(const char *command, Datum views)
 static void
 delete_streams(Datum views)
 {
-	static const char *const logs[] = {"sources", "offsets", "commits", "state"};
+	static const char *const logs[] = {
+		"sources", "offsets", "commits", "state", "dead_letters"
+	};
 
 	for (int i = 0; i < lengthof(logs); i++)
 		delete_rows(psprintf("DELETE FROM stream_agg.%s WHERE stream IN"

@@ -6,8 +6,9 @@
  * The batch's own records move the watermark only for what the batch closes at
  * its end.  Append gives out the groups of windows that end at or before the
  * new watermark, update those the batch has changed; then closed windows are
- * forgotten.  What the store gets here, undo can take away (I3); windows are
- * freed when the batch is published.
+ * forgotten.  Complete closes no window and gives out all groups.  What the
+ * store gets here, undo can take away (I3); windows are freed when the batch
+ * is published.
  *
  *-------------------------------------------------------------------------
  */
@@ -55,10 +56,20 @@ count_records(const SaggExecution *ex, SaggCounts *counts)
 	counts->aggregated = rows[SAGG_CLASS_AGGREGATED];
 	counts->late = rows[SAGG_CLASS_LATE];
 	counts->null_time = rows[SAGG_CLASS_NULL_TIME];
+	counts->dead_lettered = ex->refusals ? ex->refusals->count : 0;
 }
 
 /*
- * Give out the stored groups of a closing window that the batch has not met.
+ * Whether append or complete gives out the groups of a window.
+ */
+static bool
+emits_window(const SaggExecution *ex, int64 start)
+{
+	return ex->stream->mode == SAGG_COMPLETE || sagg_store_closes(ex->store, start);
+}
+
+/*
+ * Give out the stored groups of a window that the batch has not met.
  */
 static void
 emit_stored(SaggExecution *ex, SaggTable *table)
@@ -89,15 +100,15 @@ emit_stored(SaggExecution *ex, SaggTable *table)
 }
 
 /*
- * Append: groups of closing windows.
+ * Append: groups of closing windows.  Complete: all groups.
  */
 static void
-emit_closed(SaggExecution *ex)
+emit_windows(SaggExecution *ex)
 {
 	for (SaggGroup *group = sagg_groups_next(ex, true); group;
 		 group = sagg_groups_next(ex, false))
 	{
-		if (sagg_store_closes(ex->store, group->start))
+		if (emits_window(ex, group->start))
 			sagg_emit_group(ex, group);
 		ResetExprContext(ex->tmpcontext);
 	}
@@ -107,7 +118,7 @@ emit_closed(SaggExecution *ex)
 		{
 			SaggTable  *table = SAGG_TABLE(ex->store, dp);
 
-			if (sagg_store_closes(ex->store, table->start))
+			if (emits_window(ex, table->start))
 				emit_stored(ex, table);
 			dp = table->next;
 		}
@@ -148,13 +159,14 @@ store_changed(SaggExecution *ex)
 		MemoryContextSwitchTo(old);
 		sagg_store_put(ex->store, group->start, group->hash, group->stored,
 					   ex->entry.data, ex->entry.len);
+		SAGG_FAILPOINT("store.changed");
 		ResetExprContext(ex->tmpcontext);
 	}
 }
 
 /*
- * End the batch's work on groups.  Sets the counts of aggregated and late
- * records and of those without event time, and the watermark after the batch.
+ * End the batch's work on groups.  Sets the counts of aggregated, late and
+ * refused records and of those without event time, and the watermark after the batch.
  * From here on the store holds the batch's state, to be published or undone.
  */
 void
@@ -164,11 +176,12 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts, TimestampTz *waterma
 
 	count_records(ex, counts);
 	*watermark = next_watermark(ex);
-	ex->store->close_before = *watermark;
-	if (ex->stream->mode == SAGG_APPEND)
-		emit_closed(ex);
-	else
+	if (ex->stream->mode != SAGG_COMPLETE)
+		ex->store->close_before = *watermark;
+	if (ex->stream->mode == SAGG_UPDATE)
 		emit_changed(ex);
+	else
+		emit_windows(ex);
 	store_changed(ex);
 	MemoryContextSwitchTo(old);
 }

@@ -97,7 +97,7 @@ groups_environment(SaggExecution *ex)
 }
 
 /*
- * Run a query over the emitted groups.
+ * Run a query over the emitted groups, planned for as many as there are.
  */
 static Tuplestorestate *
 run_over_groups(SaggExecution *ex, Query *query)
@@ -110,7 +110,10 @@ run_over_groups(SaggExecution *ex, Query *query)
 
 	SetTuplestoreDestReceiverParams(dest, result, GetMemoryChunkContext(result),
 									true, NULL, NULL);
-	plan = pg_plan_query(copyObject(query), ex->stream->name, 0, NULL);
+	query = copyObject(query);
+	linitial_node(RangeTblEntry, query->rtable)->enrtuples =
+		tuplestore_tuple_count(ex->emitted);
+	plan = pg_plan_query(query, ex->stream->name, 0, NULL);
 	desc = CreateQueryDesc(plan, ex->stream->name, GetActiveSnapshot(),
 						   InvalidSnapshot, dest, NULL, groups_environment(ex), 0);
 	ExecutorStart(desc, 0);

@@ -33,6 +33,20 @@ extern void sagg_store_publish(SaggStore *store);
 extern void sagg_store_undo(SaggStore *store);
 extern void sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes);
 
+#ifdef SAGG_FAILPOINTS
+/* what a store holds, by the allocator and by the store itself; store_audit.c */
+typedef struct SaggStoreAudit
+{
+	bool		in_batch;
+	int64		batch;
+	int64		allocated_bytes;	/* as the allocator rounds them */
+	int64		allocated_objects;
+	int64		reachable_objects;	/* tables, slot arrays, versions */
+} SaggStoreAudit;
+
+extern bool sagg_store_audit(dsa_handle handle, SaggStoreAudit *audit);
+#endif
+
 /* execution.c */
 extern SaggExecution *sagg_execution_begin(SaggStore *store,
 										   const SaggStream *stream,
@@ -45,6 +59,10 @@ extern void sagg_execution_close(SaggExecution *execution, SaggCounts *counts,
 extern Tuplestorestate *sagg_execution_output(SaggExecution *execution);
 extern Tuplestorestate *sagg_execution_removed(SaggExecution *execution);
 extern void sagg_execution_end(SaggExecution *execution);
+
+/* refuse.c */
+extern void sagg_execution_refuse(SaggExecution *execution,
+								  SaggRefusals *refusals, Size max_key_bytes);
 
 /* aggregates.c: refuses, with its reason, an aggregate whose state cannot be kept */
 extern void sagg_aggregate_check(const Aggref *aggref);

@@ -60,6 +60,10 @@ typedef struct SaggStoreHeader
 	dsa_pointer partitions[SAGG_STATE_PARTITIONS];	/* lists of SaggTable */
 } SaggStoreHeader;
 
+/* where the area begins in a store's segment */
+#define SAGG_STORE_PLACE(segment) \
+	((char *) dsm_segment_address(segment) + MAXALIGN(sizeof(SaggStoreHeader)))
+
 /* What the batch did, for undo; in private memory. */
 typedef struct SaggUndoTable
 {
@@ -212,6 +216,7 @@ typedef enum SaggClass
 	SAGG_CLASS_NULL_TIME,
 	SAGG_CLASS_LATE,
 	SAGG_CLASS_AGGREGATED,
+	SAGG_CLASS_REFUSED,			/* counted by SaggRefusals */
 	SAGG_CLASSES
 } SaggClass;
 
@@ -239,10 +244,30 @@ struct SaggExecution
 	uint8	   *classes;		/* of each record, with one */
 	int64		nclasses;
 
+	/* refusing; see refuse.c */
+	SaggRefusals *refusals;		/* NULL: an error instead */
+	Size		max_key_bytes;
+	int64		latest_time;	/* greatest event time admitted */
+	bool		run_again;		/* a record was refused of which a row has
+								 * been aggregated */
+
 	Tuplestorestate *emitted;	/* rows of groups_desc */
 	TypeCacheEntry *rangetype;	/* of the window column, or NULL */
 	SaggStateAccess access;
 };
+
+/*
+ * Whether the watermark that the commit before left has passed the window that
+ * starts at "start": its records are late, and it is not in the store.  Mode
+ * complete calls nothing late and forgets nothing.
+ */
+static inline bool
+sagg_window_passed(const SaggExecution *ex, int64 start)
+{
+	return ex->query->window.kind != SAGG_WINDOW_NONE &&
+		ex->stream->mode != SAGG_COMPLETE &&
+		start + ex->query->window.size <= ex->plan->watermark;
+}
 
 /* aggregate_calls.c */
 extern void sagg_states_init(SaggExecution *ex, SaggAggState *states);
@@ -275,6 +300,18 @@ extern dsa_pointer sagg_groups_stored(SaggExecution *ex, const SaggGroup *group)
 extern SaggGroup *sagg_groups_next(SaggExecution *ex, bool restart);
 extern bool sagg_groups_met(SaggExecution *ex, SaggGroup *group);
 extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
+
+extern void sagg_groups_forget(SaggExecution *ex);
+
+/* refuse.c */
+extern bool sagg_row_refused(const SaggExecution *ex, TupleTableSlot *slot);
+extern bool sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot,
+								  int64 time);
+extern void sagg_refuse_window(SaggExecution *ex, TupleTableSlot *slot,
+							   int64 time);
+extern bool sagg_keys_fit(const SaggExecution *ex, const SaggGroup *group);
+extern void sagg_refuse_keys(SaggExecution *ex, TupleTableSlot *slot,
+							 const Datum *keys, const bool *nulls);
 
 /* emit.c */
 extern void sagg_emit_init(SaggExecution *ex);

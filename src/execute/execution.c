@@ -7,7 +7,8 @@
  * each row's event time, drops what is late, and advances the group's states.
  * A window is [origin + n * size, origin + (n + 1) * size), found by
  * arithmetic.  The semantics are Spark's: a row is late when its window ends
- * at or before the watermark that the commit before left.
+ * at or before the watermark that the commit before left, except in output
+ * mode complete, where nothing is late.
  *
  * Nothing here changes the store.
  *
@@ -63,6 +64,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	initStringInfo(&ex->entry);
 	sagg_groups_init(ex);
 	sagg_emit_init(ex);
+	sagg_execution_refuse(ex, NULL, 0);
 	sagg_state_access_init(ex);
 	sagg_store_begin(store, plan->batch, query->window.size);
 	MemoryContextSwitchTo(old);
@@ -96,23 +98,13 @@ classify(SaggExecution *ex, TupleTableSlot *slot, SaggClass class)
 	ex->classes[n] = Max(ex->classes[n], class);
 }
 
-static void
-refuse_infinite_time(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_SAGG_INVALID_RECORD),
-			 errmsg("event time of a record is infinite"),
-			 errdetail("It would belong to no window, and move the watermark past all others.")));
-}
-
 /*
- * Start of the window that holds a time.
+ * Start of the window that holds a time; false if that is out of range.
  */
-static int64
-window_start(const SaggWindow *window, int64 time)
+static bool
+window_start(const SaggWindow *window, int64 time, int64 *start)
 {
 	int64		distance;
-	int64		start;
 	int64		end;
 
 	if (!pg_sub_s64_overflow(time, window->origin, &distance))
@@ -121,15 +113,11 @@ window_start(const SaggWindow *window, int64 time)
 
 		if (into < 0)
 			into += window->size;
-		if (!pg_sub_s64_overflow(time, into, &start) &&
-			!pg_add_s64_overflow(start, window->size, &end) &&
-			IS_VALID_TIMESTAMP(start) && IS_VALID_TIMESTAMP(end))
-			return start;
+		return !pg_sub_s64_overflow(time, into, start) &&
+			!pg_add_s64_overflow(*start, window->size, &end) &&
+			IS_VALID_TIMESTAMP(*start) && IS_VALID_TIMESTAMP(end);
 	}
-	ereport(ERROR,
-			(errcode(ERRCODE_SAGG_INVALID_RECORD),
-			 errmsg("window of event time %s is out of range",
-					timestamptz_to_str(time))));
+	return false;
 }
 
 /*
@@ -153,15 +141,22 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start)
 		return !windowed;
 	}
 	time = DatumGetTimestampTz(slot->tts_values[query->event_time - 1]);
-	if (TIMESTAMP_NOT_FINITE(time))
-		refuse_infinite_time();
-	if (windowed)
-		*start = window_start(&query->window, time);
+	if (!sagg_check_event_time(ex, slot, time))
+	{
+		classify(ex, slot, SAGG_CLASS_REFUSED);
+		return false;
+	}
+	if (windowed && !window_start(&query->window, time, start))
+	{
+		sagg_refuse_window(ex, slot, time);
+		classify(ex, slot, SAGG_CLASS_REFUSED);
+		return false;
+	}
 
 	if (!ex->any_time || time > ex->max_time)
 		ex->max_time = time;
 	ex->any_time = true;
-	if (windowed && *start + query->window.size <= ex->plan->watermark)
+	if (sagg_window_passed(ex, *start))
 	{
 		classify(ex, slot, SAGG_CLASS_LATE);
 		return false;
@@ -178,7 +173,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	int64		start;
 
 	slot_getallattrs(slot);
-	if (!place_row(ex, slot, &start))
+	if (sagg_row_refused(ex, slot) || !place_row(ex, slot, &start))
 		return true;
 	for (int i = 0; i < ex->query->nkeys; i++)
 	{
@@ -188,10 +183,18 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 		receiver->keynulls[i] = slot->tts_isnull[attno];
 	}
 	group = sagg_groups_lookup(ex, start, receiver->keys, receiver->keynulls);
+	if (group == NULL)
+	{
+		sagg_refuse_keys(ex, slot, receiver->keys, receiver->keynulls);
+		classify(ex, slot, SAGG_CLASS_REFUSED);
+		ResetExprContext(ex->tmpcontext);
+		return true;
+	}
 	group->changed = true;
 	sagg_states_advance(ex, group->states, slot->tts_values, slot->tts_isnull);
 	classify(ex, slot, SAGG_CLASS_AGGREGATED);
 	ResetExprContext(ex->tmpcontext);
+	SAGG_FAILPOINT("execute.row");
 	return true;
 }
 
@@ -222,14 +225,9 @@ make_receiver(SaggExecution *ex)
 	return receiver;
 }
 
-/*
- * Run the inner query over the batch that is attached to the source.  The
- * active snapshot is the batch's.
- */
-void
-sagg_execution_run(SaggExecution *ex)
+static void
+run_inner(SaggExecution *ex)
 {
-	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 	BatchReceiver *receiver = make_receiver(ex);
 	PlannedStmt *plan;
 	QueryDesc  *desc;
@@ -242,6 +240,37 @@ sagg_execution_run(SaggExecution *ex)
 	ExecutorFinish(desc);
 	ExecutorEnd(desc);
 	FreeQueryDesc(desc);
+}
+
+/*
+ * As if no row had been received.
+ */
+static void
+forget_rows(SaggExecution *ex)
+{
+	sagg_groups_forget(ex);
+	ex->any_time = false;
+	memset(ex->rows, 0, sizeof(ex->rows));
+	if (ex->nclasses > 0)
+		memset(ex->classes, SAGG_CLASS_FILTERED, ex->nclasses);
+}
+
+/*
+ * Run the inner query over the batch that is attached to the source.  The
+ * active snapshot is the batch's.
+ */
+void
+sagg_execution_run(SaggExecution *ex)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->memory);
+
+	do
+	{
+		if (ex->run_again)
+			forget_rows(ex);
+		ex->run_again = false;
+		run_inner(ex);
+	} while (ex->run_again);
 	MemoryContextSwitchTo(old);
 }
 

@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "common/hashfn.h"
+#include "executor/executor.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -173,15 +174,19 @@ sagg_groups_stored(SaggExecution *ex, const SaggGroup *group)
 
 /*
  * A group for the execution to keep, from the store or new.  "probe" has its
- * hash and keys.
+ * hash and keys.  NULL if it would be new and its keys are too long.
  */
 static SaggGroup *
 make_group(SaggExecution *ex, const SaggGroup *probe)
 {
 	dsa_pointer stored = sagg_groups_stored(ex, probe);
-	MemoryContext old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
-	SaggGroup  *group = sagg_groups_allocate(ex);
+	MemoryContext old;
+	SaggGroup  *group;
 
+	if (!DsaPointerIsValid(stored) && !sagg_keys_fit(ex, probe))
+		return NULL;
+	old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
+	group = sagg_groups_allocate(ex);
 	group->start = probe->start;
 	group->hash = probe->hash;
 	group->stored = stored;
@@ -209,7 +214,8 @@ make_group(SaggExecution *ex, const SaggGroup *probe)
 /*
  * The group of these keys in the window that starts at "start"; it is loaded
  * from the store, or made, if the batch has not met it yet.  "keys" need not
- * live on.  The result lives as long as the execution.
+ * live on.  The result lives as long as the execution.  NULL if the keys are
+ * too long for a new group.
  */
 SaggGroup *
 sagg_groups_lookup(SaggExecution *ex, int64 start, Datum *keys, bool *nulls)
@@ -228,10 +234,22 @@ sagg_groups_lookup(SaggExecution *ex, int64 start, Datum *keys, bool *nulls)
 		/* what can fail comes before the table is changed */
 		SaggGroup  *group = make_group(ex, &probe);
 
+		if (group == NULL)
+			return NULL;
 		entry = grouptab_insert_hash(ex->groups, group, group->hash, &found);
 		Assert(!found);
 	}
 	return entry->group;
+}
+
+/*
+ * Forget all groups, as if the batch had met none yet.
+ */
+void
+sagg_groups_forget(SaggExecution *ex)
+{
+	grouptab_reset(ex->groups);
+	ReScanExprContext(ex->aggcontext);
 }
 
 /*

@@ -100,8 +100,7 @@ restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
 						partition, SAGG_PARTITION_OF(group->hash)),
 				 errdetail("The hash function of a grouping key has changed, perhaps with the version of its collation."),
 				 errhint("Drop the stream and create it anew to aggregate from starting_offsets.")));
-	if (ex->query->window.kind == SAGG_WINDOW_NONE ||
-		group->start + ex->query->window.size > ex->plan->watermark)
+	if (!sagg_window_passed(ex, group->start))
 		sagg_store_load(ex->store, group->start, group->hash,
 						sagg_groups_stored(ex, group), entry, len);
 	MemoryContextSwitchTo(old);

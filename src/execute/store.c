@@ -24,8 +24,6 @@
 #define STORE_MAGIC			0x53414753
 #define STORE_INITIAL_SIZE	(256 * 1024)
 
-#define STORE_PLACE(segment) \
-	((char *) dsm_segment_address(segment) + MAXALIGN(sizeof(SaggStoreHeader)))
 #define STORE_PLACE_SIZE \
 	(STORE_INITIAL_SIZE - MAXALIGN(sizeof(SaggStoreHeader)))
 
@@ -52,7 +50,7 @@ create_store(dsa_handle *handle, int tranche_id, uint64 fingerprint, int64 batch
 	SaggStore  *store = make_handle(segment);
 
 	memset(store->header, 0, sizeof(SaggStoreHeader));
-	store->area = dsa_create_in_place(STORE_PLACE(segment), STORE_PLACE_SIZE,
+	store->area = dsa_create_in_place(SAGG_STORE_PLACE(segment), STORE_PLACE_SIZE,
 									  tranche_id, segment);
 	for (int i = 0; i < SAGG_STATE_PARTITIONS; i++)
 		store->header->partitions[i] = InvalidDsaPointer;
@@ -79,7 +77,7 @@ attach_store(dsa_handle handle)
 	if (segment)
 	{
 		store = make_handle(segment);
-		store->area = dsa_attach_in_place(STORE_PLACE(segment), segment);
+		store->area = dsa_attach_in_place(SAGG_STORE_PLACE(segment), segment);
 		dsa_pin_mapping(store->area);
 		dsm_pin_mapping(segment);
 	}
@@ -144,6 +142,7 @@ sagg_store_discard(dsa_handle *handle)
 
 	if (*handle == DSM_HANDLE_INVALID)
 		return;
+	SAGG_FAILPOINT("store.discarding");
 	store = attach_store(*handle);
 	if (store)
 	{
@@ -213,14 +212,13 @@ evict_closed(SaggStore *store)
 
 /*
  * The batch is committed: its state is the store's.  Frees before-images and
- * closed windows.  Does not raise errors.
+ * closed windows.  Does not raise errors, except when the system cannot map a
+ * segment of the area; the store is marked until the end, so that it is then
+ * discarded and not taken for whole.
  */
 void
 sagg_store_publish(SaggStore *store)
 {
-	store->header->batch = store->batch;
-	store->header->in_batch = false;
-
 	for (int64 i = 0; i < store->nrecords; i++)
 	{
 		SaggVersion *version = SAGG_VERSION(store, store->records[i].version);
@@ -228,6 +226,7 @@ sagg_store_publish(SaggStore *store)
 		if (DsaPointerIsValid(version->prev))
 			dsa_free(store->area, version->prev);
 		version->prev = InvalidDsaPointer;
+		SAGG_FAILPOINT("publish.version");
 	}
 	for (uint32 i = 0; i < store->ntables; i++)
 	{
@@ -237,8 +236,11 @@ sagg_store_publish(SaggStore *store)
 			dsa_free(store->area, undo->slots);
 		SAGG_TABLE(store, undo->table)->touched = 0;
 	}
+	SAGG_FAILPOINT("publish.middle");
 	evict_closed(store);
 	forget_undo(store);
+	store->header->batch = store->batch;
+	store->header->in_batch = false;
 }
 
 /*
@@ -281,6 +283,7 @@ sagg_store_undo(SaggStore *store)
 			SAGG_SLOTS(store, SAGG_TABLE(store, undo->table))[record->slot].version =
 				SAGG_VERSION(store, record->version)->prev;
 		dsa_free(store->area, record->version);
+		SAGG_FAILPOINT("undo.version");
 	}
 	for (uint32 i = 0; i < store->ntables; i++)
 	{

@@ -289,6 +289,7 @@ sagg_store_put(SaggStore *store, int64 start, uint32 hash,
 	number = touch_table(store, partition, dp, false);
 	grow_table(store, table, &store->tables[number]);
 	slot = find_slot(store, table, hash, old);
+	SAGG_FAILPOINT("store.changing");
 	version = make_version(store, old, entry, len);
 
 	record = &store->records[store->nrecords++];

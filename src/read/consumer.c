@@ -15,11 +15,7 @@
  */
 #include "postgres.h"
 
-#include <sys/eventfd.h>
-#include <unistd.h>
-
 #include "miscadmin.h"
-#include "storage/fd.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -50,27 +46,6 @@ release_asks(void *owner)
 	reader->asks = NULL;
 }
 
-static void
-open_descriptor(SaggReader *reader)
-{
-	if (!AcquireExternalFD())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-				 errmsg("could not reserve a file descriptor for a Kafka client"),
-				 errhint("Increase max_files_per_process.")));
-	reader->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	if (reader->fd < 0)
-	{
-		int			save_errno = errno;
-
-		ReleaseExternalFD();
-		errno = save_errno;
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not create an event descriptor: %m")));
-	}
-}
-
 /*
  * Open a reader for the topic of a foreign table, with the options of its
  * server and of the current user's mapping.  Needs a transaction; contacts
@@ -96,9 +71,9 @@ sagg_reader_open(Oid source)
 		sagg_conf_prepare(conf);
 		reader->topic = pstrdup(topic);
 		reader->batch = sagg_batch_create();
-		open_descriptor(reader);
-		reader->asks = sagg_client_open(rd_kafka_conf_dup(conf), topic,
-										release_asks, reader);
+		reader->fd = sagg_event_fd_open();
+		reader->asks = sagg_client_open(RD_KAFKA_CONSUMER, rd_kafka_conf_dup(conf),
+										topic, release_asks, reader);
 	}
 	PG_CATCH();
 	{
@@ -127,10 +102,7 @@ sagg_reader_close(SaggReader *reader)
 	if (reader->conf)
 		rd_kafka_conf_destroy(reader->conf);
 	if (reader->fd >= 0)
-	{
-		close(reader->fd);
-		ReleaseExternalFD();
-	}
+		sagg_event_fd_close(reader->fd);
 	MemoryContextDelete(reader->memory);
 }
 
@@ -212,7 +184,8 @@ open_fetch(SaggReader *reader, int npartitions)
 	sagg_conf_for_fetch(conf, Max(npartitions, reader->known_partitions),
 						&reader->queue_bytes, &reader->queue_records);
 	reader->conf = NULL;
-	reader->fetch = sagg_client_open(conf, reader->topic, release_fetch, reader);
+	reader->fetch = sagg_client_open(RD_KAFKA_CONSUMER, conf, reader->topic,
+									 release_fetch, reader);
 }
 
 /*

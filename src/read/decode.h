@@ -55,11 +55,26 @@ typedef struct SaggField
 
 typedef struct SaggDecoder SaggDecoder;
 
+/* Why a record does not decode. */
+typedef struct SaggRecordError
+{
+	const char *message;
+	const char *detail;			/* or NULL */
+} SaggRecordError;
+
 /* json_decode.c */
 extern SaggDecoder *sagg_decoder_make(TupleDesc desc, const SaggField *fields,
 									  int natts);
 extern void sagg_decoder_decode(SaggDecoder *decoder, const char *payload,
 								Size len, Datum *values, bool *isnull);
+extern bool sagg_decoder_try(SaggDecoder *decoder, const char *payload,
+							 Size len, Datum *values, bool *isnull,
+							 SaggRecordError *why);
 extern void sagg_decoder_free(SaggDecoder *decoder);
+
+/* record_errors.c */
+extern bool sagg_is_record_fault(int sqlerrcode);
+extern bool sagg_record_protect(void (*convert) (void *arg), void *arg,
+								SaggRecordError *why);
 
 #endif							/* SAGG_DECODE_H */

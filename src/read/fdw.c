@@ -19,6 +19,7 @@
 #include "commands/defrem.h"
 #include "fmgr.h"
 
+#include "insert_internal.h"
 #include "read/properties.h"
 #include "read_internal.h"
 
@@ -41,6 +42,14 @@ stream_agg_kafka_handler(PG_FUNCTION_ARGS)
 	routine->ReScanForeignScan = sagg_rescan;
 	routine->EndForeignScan = sagg_end_scan;
 	routine->ExplainForeignScan = sagg_explain_scan;
+	routine->PlanForeignModify = sagg_plan_modify;
+	routine->BeginForeignModify = sagg_begin_modify;
+	routine->BeginForeignInsert = sagg_begin_insert;
+	routine->ExecForeignInsert = sagg_exec_insert;
+	routine->EndForeignModify = sagg_end_insert;
+	routine->EndForeignInsert = sagg_end_insert;
+	routine->IsForeignRelUpdatable = sagg_is_updatable;
+	routine->ExplainForeignModify = sagg_explain_modify;
 	PG_RETURN_POINTER(routine);
 }
 

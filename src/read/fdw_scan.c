@@ -10,7 +10,8 @@
  * ANALYZE contacts nobody.
  *
  * A record that cannot be decoded is an error (I5), and the error's context
- * names it.  Conditions pushed down narrow what is read; they are checked
+ * names it; in a batch with refusals it is refused and gives no row, however
+ * often it is scanned.  Conditions pushed down narrow what is read; they are checked
  * again by the executor.
  *
  *-------------------------------------------------------------------------
@@ -49,12 +50,14 @@ typedef struct SourceScan
 	int64		next;			/* number of the next record */
 	SaggRecord	record;			/* the current one */
 	SaggBatchCursor *cursor;	/* of the attached batch, or NULL */
+	SaggRefusals *refusals;		/* for records that do not decode, or NULL */
 	SaggScanReader *reader;		/* or a reader of our own */
 } SourceScan;
 
 /* the batch that scans of attached_source read, NULL = none */
 static Oid	attached_source = InvalidOid;
 static SaggBatch *attached_batch = NULL;
+static SaggRefusals *attached_refusals = NULL;
 
 /* the record of it that was last given out, partition -1 = none */
 static int32 last_partition = -1;
@@ -62,10 +65,13 @@ static int64 last_offset;
 
 /*
  * Let scans of "source" that begin in this process from now on read "batch".
+ * They add to "refusals" the records that do not decode, and leave out what is
+ * in it; NULL if such records are errors.
  */
 void
-sagg_scan_attach(Oid source, SaggBatch *batch)
+sagg_scan_attach(Oid source, SaggBatch *batch, SaggRefusals *refusals)
 {
+	attached_refusals = refusals;
 	attached_source = source;
 	attached_batch = batch;
 	last_partition = -1;
@@ -92,6 +98,7 @@ sagg_scan_detach(void)
 {
 	attached_source = InvalidOid;
 	attached_batch = NULL;
+	attached_refusals = NULL;
 }
 
 /*
@@ -149,7 +156,10 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 	state->bounds = list_nth(plan->fdw_private, SAGG_SCAN_BOUNDS);
 	state->expressions = ExecInitExprList(plan->fdw_exprs, (PlanState *) node);
 	if (attached_batch != NULL && attached_source == state->source)
+	{
 		state->cursor = sagg_batch_open(attached_batch, state->want_headers);
+		state->refusals = attached_refusals;
+	}
 	node->fdw_state = state;
 	MemoryContextSwitchTo(old);
 }
@@ -300,6 +310,66 @@ decode_record(SourceScan *state, TupleTableSlot *slot)
 }
 
 /*
+ * The same for a record that may be refused.  Returns false if it does not
+ * decode, or is refused already: then the slot's values are undefined.
+ */
+static bool
+try_record(SourceScan *state, TupleTableSlot *slot)
+{
+	ErrorContextCallback callback;
+	SaggRecordError why;
+	bool		good;
+
+	if (sagg_record_refused(state->refusals, state->next))
+		return false;
+	callback.callback = record_error_context;
+	callback.arg = state;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	good = sagg_decoder_try(state->decoder, state->record.payload,
+							state->record.payload_len,
+							slot->tts_values, slot->tts_isnull, &why);
+	for (int i = 0; good && i < state->nmetadata; i++)
+	{
+		MetadataColumn *column = &state->metadata[i];
+
+		good = sagg_try_metadata(column->kind, column->type, &state->record,
+								 &slot->tts_values[column->index],
+								 &slot->tts_isnull[column->index], &why);
+	}
+	error_context_stack = callback.previous;
+	if (!good)
+		sagg_refuse_record(state->refusals, state->next, why.message, why.detail);
+	return good;
+}
+
+/*
+ * The next record that decodes to the slot's values; false behind the last.
+ */
+static bool
+next_good_record(ForeignScanState *node, SourceScan *state, TupleTableSlot *slot)
+{
+	while (next_record(state))
+	{
+		last_partition = -1;
+		if (state->refusals == NULL)
+		{
+			decode_record(state, slot);
+			return true;
+		}
+		if (try_record(state, slot))
+			return true;
+		state->next++;
+
+		/* what is left of it; the executor has put nothing there yet */
+		ResetExprContext(node->ss.ps.ps_ExprContext);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return false;
+}
+
+/*
  * IterateForeignScan.  The executor calls it in its context for one tuple,
  * where the row's values live until the next call.
  */
@@ -312,11 +382,9 @@ sagg_iterate_scan(ForeignScanState *node)
 	if (!state->started)
 		start(node, state);
 	ExecClearTuple(slot);
-	if (!next_record(state))
+	if (!next_good_record(node, state, slot))
 		return slot;
 
-	last_partition = -1;
-	decode_record(state, slot);
 	ExecStoreVirtualTuple(slot);
 	if (state->cursor)
 	{

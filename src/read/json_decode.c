@@ -12,11 +12,13 @@
  *
  * What is the record's fault becomes ERRCODE_SAGG_INVALID_RECORD with a reason;
  * the scan's error context adds topic, partition and offset.  The error is
- * raised anew, never swallowed, so no subtransaction is needed.  Anything else
- * (a cancelled query, no memory) passes as it is, for it would not be lasting.
+ * raised anew, never swallowed, so no subtransaction is needed; where a record
+ * may be refused instead, the long way has one (record_errors.c).  Anything
+ * else (a cancelled query, no memory) passes as it is, for it would not be
+ * lasting.
  *
  * A record that is refused never leaves half of its columns to be used (I5:
- * the caller sees an error).  Memory of the leaf is malloc'ed and freed with
+ * the caller sees an error, or is told).  Memory of the leaf is malloc'ed and freed with
  * the decoder's memory context.  Takes no locks.
  *
  *-------------------------------------------------------------------------
@@ -52,6 +54,8 @@ struct SaggDecoder
 	DecoderColumn *columns;
 	int			nunused;
 	int		   *unused;			/* columns to set to NULL, from 0 */
+	int			nlong;
+	DecoderColumn **longs;		/* of the record at hand, for the long way */
 };
 
 /* Memory context callback: the leaf's memory is not palloc'ed. */
@@ -125,6 +129,7 @@ sagg_decoder_make(TupleDesc desc, const SaggField *fields, int natts)
 	decoder->context = context;
 	decoder->columns = palloc0(sizeof(DecoderColumn) * (natts + 1));
 	decoder->unused = palloc0(sizeof(int) * (natts + 1));
+	decoder->longs = palloc0(sizeof(DecoderColumn *) * (natts + 1));
 	decoder->callback.func = free_leaf;
 	decoder->callback.arg = decoder;
 	MemoryContextRegisterResetCallback(context, &decoder->callback);
@@ -152,23 +157,30 @@ sagg_decoder_free(SaggDecoder *decoder)
 	MemoryContextDelete(decoder->context);
 }
 
-/* Runs the leaf over a payload; raises an error if it is not valid. */
-static void
-parse_payload(SaggDecoder *decoder, const char *payload, Size len)
+/*
+ * Runs the leaf over a payload.  Returns false, with a reason, if that is not
+ * valid.
+ */
+static bool
+parse_payload(SaggDecoder *decoder, const char *payload, Size len,
+			  SaggRecordError *why)
 {
 	SaggJsonError error = {0};
 
+	why->detail = NULL;
 	if (payload == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGG_INVALID_RECORD),
-				 errmsg("record has no value"),
-				 errdetail("A record with a key and no value (a tombstone) cannot be decoded as JSON.")));
+	{
+		why->message = "record has no value";
+		why->detail = "A record with a key and no value (a tombstone) cannot be decoded as JSON.";
+		return false;
+	}
 	if (len > SAGG_JSON_MAX_SIZE)
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGG_INVALID_RECORD),
-				 errmsg("record of %zu bytes is too large", len),
-				 errdetail("Records of up to %d bytes can be decoded.",
-						   SAGG_JSON_MAX_SIZE)));
+	{
+		why->message = psprintf("record of %zu bytes is too large", len);
+		why->detail = psprintf("Records of up to %d bytes can be decoded.",
+							   SAGG_JSON_MAX_SIZE);
+		return false;
+	}
 	switch (sagg_json_leaf_parse(decoder->leaf, payload, len,
 								 decoder->values, &error))
 	{
@@ -178,30 +190,13 @@ parse_payload(SaggDecoder *decoder, const char *payload, Size len)
 			no_memory_for_leaf();
 			break;
 		case SAGG_JSON_INVALID:
-			ereport(ERROR,
-					(errcode(ERRCODE_SAGG_INVALID_RECORD),
-					 errmsg("invalid JSON record: %s", error.reason),
-					 error.has_position ?
-					 errdetail("The error is at byte %zu of %zu.",
-							   error.position + 1, len) : 0));
-	}
-}
-
-/* Is an error with this SQLSTATE the record's fault?  Then it is lasting. */
-static bool
-is_record_fault(int sqlerrcode)
-{
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_DATA_EXCEPTION:
-		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:	/* of a domain */
-		case ERRCODE_FEATURE_NOT_SUPPORTED:
-		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
-		case ERRCODE_PLPGSQL_ERROR: /* RAISE in a domain's function */
-			return true;
-		default:
+			why->message = psprintf("invalid JSON record: %s", error.reason);
+			if (error.has_position)
+				why->detail = psprintf("The error is at byte %zu of %zu.",
+									   error.position + 1, len);
 			return false;
 	}
+	return true;
 }
 
 /*
@@ -214,7 +209,7 @@ throw_invalid_field(const DecoderColumn *column)
 	ErrorData  *error = CopyErrorData();
 	int			len;
 
-	if (!is_record_fault(error->sqlerrcode))
+	if (!sagg_is_record_fault(error->sqlerrcode))
 		PG_RE_THROW();
 	FlushErrorState();
 	len = pg_mbcliplen(error->message, strlen(error->message), MAX_REASON_BYTES);
@@ -246,18 +241,13 @@ decode_long(SaggDecoder *decoder, DecoderColumn *column, Datum *result,
 }
 
 /*
- * Decodes a payload of len bytes, NULL for a record without value, into
- * values[] and isnull[] of the columns of kind SAGG_FIELD_JSON; columns of kind
- * SAGG_FIELD_UNUSED become NULL, others are left alone.  Values are made in the
- * current memory context; payload may be freed afterwards.  Raises
- * ERRCODE_SAGG_INVALID_RECORD for a record that does not decode.
+ * The columns of a parsed record the short way; those that need the long one
+ * are noted for decode_longs.
  */
-void
-sagg_decoder_decode(SaggDecoder *decoder, const char *payload, Size len,
-					Datum *values, bool *isnull)
+static void
+decode_shorts(SaggDecoder *decoder, Datum *values, bool *isnull)
 {
-	parse_payload(decoder, payload, len);
-
+	decoder->nlong = 0;
 	for (int i = 0; i < decoder->nunused; i++)
 	{
 		values[decoder->unused[i]] = (Datum) 0;
@@ -279,6 +269,71 @@ sagg_decoder_decode(SaggDecoder *decoder, const char *payload, Size len,
 		else if (sagg_convert_fast(&column->conv, value, result))
 			*null = false;
 		else
-			decode_long(decoder, column, result, null);
+			decoder->longs[decoder->nlong++] = column;
 	}
+}
+
+static void
+decode_longs(SaggDecoder *decoder, Datum *values, bool *isnull)
+{
+	for (int i = 0; i < decoder->nlong; i++)
+	{
+		int			index = decoder->longs[i]->index;
+
+		decode_long(decoder, decoder->longs[i], &values[index], &isnull[index]);
+	}
+}
+
+/*
+ * Decodes a payload of len bytes, NULL for a record without value, into
+ * values[] and isnull[] of the columns of kind SAGG_FIELD_JSON; columns of kind
+ * SAGG_FIELD_UNUSED become NULL, others are left alone.  Values are made in the
+ * current memory context; payload may be freed afterwards.  Raises
+ * ERRCODE_SAGG_INVALID_RECORD for a record that does not decode.
+ */
+void
+sagg_decoder_decode(SaggDecoder *decoder, const char *payload, Size len,
+					Datum *values, bool *isnull)
+{
+	SaggRecordError why;
+
+	if (!parse_payload(decoder, payload, len, &why))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_INVALID_RECORD),
+				 errmsg("%s", why.message),
+				 why.detail ? errdetail_internal("%s", why.detail) : 0));
+	decode_shorts(decoder, values, isnull);
+	decode_longs(decoder, values, isnull);
+}
+
+typedef struct LongWay
+{
+	SaggDecoder *decoder;
+	Datum	   *values;
+	bool	   *isnull;
+} LongWay;
+
+static void
+run_long_way(void *arg)
+{
+	LongWay    *way = (LongWay *) arg;
+
+	decode_longs(way->decoder, way->values, way->isnull);
+}
+
+/*
+ * The same, but a record that does not decode is no error: returns false then,
+ * with the reason in the current memory context, and what values[] and
+ * isnull[] hold is undefined.  Needs a transaction.
+ */
+bool
+sagg_decoder_try(SaggDecoder *decoder, const char *payload, Size len,
+				 Datum *values, bool *isnull, SaggRecordError *why)
+{
+	LongWay		way = {decoder, values, isnull};
+
+	if (!parse_payload(decoder, payload, len, why))
+		return false;
+	decode_shorts(decoder, values, isnull);
+	return decoder->nlong == 0 || sagg_record_protect(run_long_way, &way, why);
 }

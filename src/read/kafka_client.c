@@ -17,8 +17,10 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "utils/memutils.h"
 
@@ -43,7 +45,8 @@ close_all_clients(int code, Datum arg)
  * rd_kafka_new, whose threads inherit the signal mask of the moment.
  */
 static rd_kafka_t *
-new_with_signals_blocked(rd_kafka_conf_t *conf, char *reason, size_t size)
+new_with_signals_blocked(rd_kafka_type_t type, rd_kafka_conf_t *conf,
+						 char *reason, size_t size)
 {
 	sigset_t	all;
 	sigset_t	before;
@@ -51,9 +54,47 @@ new_with_signals_blocked(rd_kafka_conf_t *conf, char *reason, size_t size)
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, reason, size);
+	rk = rd_kafka_new(type, conf, reason, size);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return rk;
+}
+
+/*
+ * Make a descriptor that librdkafka's queues can wake this process by
+ * (rd_kafka_queue_io_event_enable).  Raises insufficient_resources.
+ */
+int
+sagg_event_fd_open(void)
+{
+	int			fd;
+
+	if (!AcquireExternalFD())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not reserve a file descriptor for a Kafka client"),
+				 errhint("Increase max_files_per_process.")));
+	fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (fd < 0)
+	{
+		int			save_errno = errno;
+
+		ReleaseExternalFD();
+		errno = save_errno;
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not create an event descriptor: %m")));
+	}
+	return fd;
+}
+
+/*
+ * Close it.  Raises no error.
+ */
+void
+sagg_event_fd_close(int fd)
+{
+	close(fd);
+	ReleaseExternalFD();
 }
 
 /*
@@ -62,8 +103,8 @@ new_with_signals_blocked(rd_kafka_conf_t *conf, char *reason, size_t size)
  * "release" is called with "owner" then, or at the end of the process.
  */
 SaggClient *
-sagg_client_open(rd_kafka_conf_t *conf, const char *topic,
-				 void (*release) (void *), void *owner)
+sagg_client_open(rd_kafka_type_t type, rd_kafka_conf_t *conf,
+				 const char *topic, void (*release) (void *), void *owner)
 {
 	static pid_t registered = 0;
 	SaggClient *client;
@@ -77,7 +118,7 @@ sagg_client_open(rd_kafka_conf_t *conf, const char *topic,
 	client = MemoryContextAllocExtended(TopMemoryContext, sizeof(SaggClient),
 										MCXT_ALLOC_ZERO | MCXT_ALLOC_NO_OOM);
 	if (client)
-		client->rk = new_with_signals_blocked(conf, reason, sizeof(reason));
+		client->rk = new_with_signals_blocked(type, conf, reason, sizeof(reason));
 	if (client == NULL || client->rk == NULL)
 	{
 		rd_kafka_conf_destroy(conf);
@@ -149,8 +190,11 @@ note_trouble(SaggClient *client, const char *text)
 	}
 }
 
-static void
-serve_event(SaggClient *client, rd_kafka_event_t *event)
+/*
+ * Take note of one event, if it is an error or a log; the caller destroys it.
+ */
+void
+sagg_client_note_event(SaggClient *client, rd_kafka_event_t *event)
 {
 	const char *facility;
 	const char *text;
@@ -196,7 +240,7 @@ sagg_client_serve(SaggClient *client)
 
 	while ((event = rd_kafka_queue_poll(client->events, 0)) != NULL)
 	{
-		serve_event(client, event);
+		sagg_client_note_event(client, event);
 		rd_kafka_event_destroy(event);
 	}
 }

@@ -31,6 +31,8 @@ static const SaggOption options[] = {
 	{"check.crcs", "check.crcs", SERVER},
 	{"client.id", "client.id", SERVER},
 	{"client.rack", "client.rack", SERVER},
+	{"compression.level", "compression.level", SERVER},
+	{"compression.type", "compression.type", SERVER},
 	{"connections.max.idle.ms", "connections.max.idle.ms", SERVER},
 	{"enable.ssl.certificate.verification", "enable.ssl.certificate.verification", SERVER},
 	{"fetch.error.backoff.ms", "fetch.error.backoff.ms", SERVER},
@@ -175,7 +177,7 @@ sagg_option_refuse(const char *name, int object, const char *object_name)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 				 errmsg("property \"%s\" cannot be set", name),
-				 errdetail("It is decided by stream_agg itself, has no effect on reading, or could make the server run programs or open files."),
+				 errdetail("It is decided by stream_agg itself, has no effect, or could make the server run programs or open files."),
 				 errhint("Options of a %s are: %s.", object_name, sagg_option_names(object))));
 	if (object == 0)
 		ereport(ERROR,

@@ -26,6 +26,8 @@ extern void sagg_reader_close(SaggReader *reader);
 extern int	sagg_reader_fd(SaggReader *reader);
 extern const char *sagg_reader_topic(SaggReader *reader);
 extern const char *sagg_reader_trouble(SaggReader *reader);
+extern void sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg),
+								void *arg);
 
 /* wait: cluster id; low and high watermark of every partition of the topic */
 extern const char *sagg_reader_cluster_id(SaggReader *reader);
@@ -48,9 +50,20 @@ extern void sagg_reader_release(SaggReader *reader);
 extern int64 sagg_batch_records(const SaggBatch *batch);
 
 /* fdw_scan.c: scans of the source in this backend read the batch */
-extern void sagg_scan_attach(Oid source, SaggBatch *batch);
+extern void sagg_scan_attach(Oid source, SaggBatch *batch,
+							 SaggRefusals *refusals);
 extern void sagg_scan_detach(void);
 extern bool sagg_scan_last_record(int32 *partition, int64 *offset);
+
+/* refused_records.c */
+typedef struct SaggRefusedReader SaggRefusedReader;
+
+extern SaggRefusedReader *sagg_refused_open(SaggBatch *batch,
+											SaggRefusals *refusals);
+extern bool sagg_refused_next(void *reader, SaggDeadLetter *letter);
+extern void sagg_refused_close(SaggRefusedReader *reader);
+extern void sagg_batch_locate(SaggBatch *batch, int64 number, int32 *partition,
+							  int64 *offset);
 
 /* ranges.c */
 extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,

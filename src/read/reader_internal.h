@@ -44,10 +44,14 @@ typedef struct SaggClient
 } SaggClient;
 
 /* kafka_client.c */
-extern SaggClient *sagg_client_open(rd_kafka_conf_t *conf, const char *topic,
+extern int	sagg_event_fd_open(void);
+extern void sagg_event_fd_close(int fd);
+extern SaggClient *sagg_client_open(rd_kafka_type_t type, rd_kafka_conf_t *conf,
+									const char *topic,
 									void (*release) (void *), void *owner);
 extern void sagg_client_close(SaggClient *client);
 extern void sagg_client_serve(SaggClient *client);
+extern void sagg_client_note_event(SaggClient *client, rd_kafka_event_t *event);
 
 /* client_tuning.c */
 extern void sagg_conf_set(rd_kafka_conf_t *conf, const char *name,
@@ -85,6 +89,8 @@ struct SaggReader
 	rd_kafka_conf_t *conf;		/* for "fetch", until that is made */
 	SaggClient *asks;
 	SaggClient *fetch;
+	void		(*check) (void *arg);	/* while waiting; NULL = none */
+	void	   *check_arg;
 	int64		queue_bytes;	/* of a partition's queue, when full */
 	int64		queue_records;
 	int			npartitions;

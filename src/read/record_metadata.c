@@ -44,20 +44,40 @@ key_datum(Oid type, const SaggRecord *record)
 													record->key_len : strlen(text)));
 }
 
-static Datum
-timestamp_datum(int64 timestamp_ms)
+static bool
+timestamp_from_ms(int64 timestamp_ms, TimestampTz *result)
 {
 	const int64 epoch_ms = (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
 		INT64CONST(86400000);
-	int64		result;
 
-	if (pg_sub_s64_overflow(timestamp_ms, epoch_ms, &result) ||
-		pg_mul_s64_overflow(result, 1000, &result) ||
-		!IS_VALID_TIMESTAMP(result))
+	return !pg_sub_s64_overflow(timestamp_ms, epoch_ms, result) &&
+		!pg_mul_s64_overflow(*result, 1000, result) &&
+		IS_VALID_TIMESTAMP(*result);
+}
+
+static Datum
+timestamp_datum(int64 timestamp_ms)
+{
+	TimestampTz result;
+
+	if (!timestamp_from_ms(timestamp_ms, &result))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_INVALID_RECORD),
 				 errmsg("timestamp of a record is out of range: " INT64_FORMAT " ms",
 						timestamp_ms)));
+	return TimestampTzGetDatum(result);
+}
+
+/*
+ * A record's timestamp; NULL if it has none or one that is out of range.
+ */
+Datum
+sagg_record_timestamp(const SaggRecord *record, bool *isnull)
+{
+	TimestampTz result = 0;
+
+	*isnull = record->timestamp_ms == -1 ||
+		!timestamp_from_ms(record->timestamp_ms, &result);
 	return TimestampTzGetDatum(result);
 }
 
@@ -74,47 +94,72 @@ push_string(JsonbParseState **state, JsonbIteratorToken token,
 	(void) pushJsonbValue(state, token, &value);
 }
 
+static bool
+all_ascii(const char *text, Size len)
+{
+	for (Size i = 0; i < len; i++)
+		if (IS_HIGHBIT_SET(text[i]))
+			return false;
+	return true;
+}
+
 /*
- * {"key": ..., "value": text or null}; a value that is no text has its bytes
- * in "hex" instead.
+ * Bytes, with "field" as their name; or in hex, with "hex" as their name, if
+ * they are no text.  With "lenient" text is only what any server encoding has.
  */
 static void
-push_header(JsonbParseState **state, const char *name, const char *value, Size len)
+push_bytes(JsonbParseState **state, const char *field, const char *hex_field,
+		   const char *bytes, Size len, bool lenient)
+{
+	char	   *hex;
+
+	if (pg_verify_mbstr(PG_UTF8, bytes, len, true) &&
+		(!lenient || GetDatabaseEncoding() == PG_UTF8 || all_ascii(bytes, len)))
+	{
+		push_string(state, WJB_KEY, field, strlen(field));
+		push_string(state, WJB_VALUE, bytes, len);
+		return;
+	}
+	hex = palloc(len * 2 + 1);
+	(void) hex_encode(bytes, len, hex);
+	push_string(state, WJB_KEY, hex_field, strlen(hex_field));
+	push_string(state, WJB_VALUE, hex, len * 2);
+}
+
+/*
+ * {"key": ..., "value": text or null}; a value that is no text has its bytes
+ * in "hex" instead, and with "lenient" a key that is none in "key_hex".
+ */
+static void
+push_header(JsonbParseState **state, const char *name, const char *value,
+			Size len, bool lenient)
 {
 	JsonbValue	null;
 
-	if (!pg_verify_mbstr(PG_UTF8, name, strlen(name), true))
+	if (!lenient && !pg_verify_mbstr(PG_UTF8, name, strlen(name), true))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_INVALID_RECORD),
 				 errmsg("key of a record's header is not UTF-8 text")));
 
 	(void) pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-	push_string(state, WJB_KEY, "key", 3);
-	push_string(state, WJB_VALUE, name, strlen(name));
+	push_bytes(state, "key", "key_hex", name, strlen(name), lenient);
 	if (value == NULL)
 	{
 		push_string(state, WJB_KEY, "value", 5);
 		null.type = jbvNull;
 		(void) pushJsonbValue(state, WJB_VALUE, &null);
 	}
-	else if (pg_verify_mbstr(PG_UTF8, value, len, true))
-	{
-		push_string(state, WJB_KEY, "value", 5);
-		push_string(state, WJB_VALUE, value, len);
-	}
 	else
-	{
-		char	   *hex = palloc(len * 2 + 1);
-
-		(void) hex_encode(value, len, hex);
-		push_string(state, WJB_KEY, "hex", 3);
-		push_string(state, WJB_VALUE, hex, len * 2);
-	}
+		push_bytes(state, "value", "hex", value, len, lenient);
 	(void) pushJsonbValue(state, WJB_END_OBJECT, NULL);
 }
 
-static Datum
-headers_datum(const rd_kafka_headers_t *headers)
+/*
+ * Headers as a JSON array, in the current context.  With "lenient" every
+ * header has some form, else one whose key is no text is an error.
+ */
+Datum
+sagg_headers_jsonb(const rd_kafka_headers_t *headers, bool lenient)
 {
 	JsonbParseState *state = NULL;
 	JsonbValue *array;
@@ -125,7 +170,7 @@ headers_datum(const rd_kafka_headers_t *headers)
 	(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
 	for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value,
 											   &len) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
-		push_header(&state, name, value, len);
+		push_header(&state, name, value, len, lenient);
 	array = pushJsonbValue(&state, WJB_END_ARRAY, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(array));
 }
@@ -156,7 +201,7 @@ sagg_record_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
 			break;
 		case SAGG_FIELD_HEADERS:
 			if (record->headers)
-				return headers_datum(record->headers);
+				return sagg_headers_jsonb(record->headers, false);
 			break;
 		case SAGG_FIELD_UNUSED:
 		case SAGG_FIELD_JSON:
@@ -164,4 +209,60 @@ sagg_record_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
 	}
 	*isnull = true;
 	return (Datum) 0;
+}
+
+/*
+ * Can the value of a column be made without an error, as is plain to see?
+ */
+static bool
+is_safe(SaggFieldKind kind, Oid type, const SaggRecord *record)
+{
+	TimestampTz ignore;
+
+	switch (kind)
+	{
+		case SAGG_FIELD_KEY:
+			return record->key == NULL || type == BYTEAOID ||
+				(GetDatabaseEncoding() == PG_UTF8 &&
+				 pg_verify_mbstr(PG_UTF8, record->key, record->key_len, true));
+		case SAGG_FIELD_TIMESTAMP:
+			return timestamp_from_ms(record->timestamp_ms, &ignore);
+		case SAGG_FIELD_HEADERS:
+			return record->headers == NULL;
+		default:
+			return true;
+	}
+}
+
+typedef struct MetadataArguments
+{
+	SaggFieldKind kind;
+	Oid			type;
+	const SaggRecord *record;
+	Datum	   *value;
+	bool	   *isnull;
+} MetadataArguments;
+
+static void
+make_metadata(void *arg)
+{
+	MetadataArguments *a = (MetadataArguments *) arg;
+
+	*a->value = sagg_record_metadata(a->kind, a->type, a->record, a->isnull);
+}
+
+/*
+ * As sagg_record_metadata, for a record that may be refused: returns false,
+ * with the reason, for what the column cannot hold.
+ */
+bool
+sagg_try_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
+				  Datum *value, bool *isnull, SaggRecordError *why)
+{
+	MetadataArguments a = {kind, type, record, value, isnull};
+
+	if (!is_safe(kind, type, record))
+		return sagg_record_protect(make_metadata, &a, why);
+	make_metadata(&a);
+	return true;
 }

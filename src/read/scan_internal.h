@@ -32,5 +32,10 @@ extern void sagg_scan_reader_close(SaggScanReader *scan);
 /* record_metadata.c */
 extern Datum sagg_record_metadata(SaggFieldKind kind, Oid type,
 								  const SaggRecord *record, bool *isnull);
+extern bool sagg_try_metadata(SaggFieldKind kind, Oid type,
+							  const SaggRecord *record, Datum *value,
+							  bool *isnull, SaggRecordError *why);
+extern Datum sagg_record_timestamp(const SaggRecord *record, bool *isnull);
+extern Datum sagg_headers_jsonb(const rd_kafka_headers_t *headers, bool lenient);
 
 #endif							/* SAGG_SCAN_INTERNAL_H */

@@ -28,6 +28,25 @@
 /* the longest sagg_reader_partitions_changed may take */
 #define PARTITIONS_WAIT_MS		100
 
+/*
+ * Have "check" called with "arg" whenever a function that waits has waited
+ * SAGG_KAFKA_SLICE_MS: it may raise an error or end the process.
+ */
+void
+sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg), void *arg)
+{
+	reader->check = check;
+	reader->check_arg = arg;
+}
+
+static void
+serve_interrupts(SaggReader *reader)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (reader->check)
+		reader->check(reader->check_arg);
+}
+
 static TimestampTz
 deadline(void)
 {
@@ -60,7 +79,7 @@ raise_no_answer(SaggReader *reader, rd_kafka_resp_err_t err)
 static void
 before_next_attempt(SaggReader *reader, TimestampTz until, rd_kafka_resp_err_t err)
 {
-	CHECK_FOR_INTERRUPTS();
+	serve_interrupts(reader);
 	sagg_client_serve(reader->asks);
 	if (reader->asks->refused || GetCurrentTimestamp() >= until)
 		raise_no_answer(reader, err);
@@ -69,7 +88,7 @@ before_next_attempt(SaggReader *reader, TimestampTz until, rd_kafka_resp_err_t e
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 PAUSE_MS, SAGG_WAIT_EVENT("StreamAggKafka"));
 		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		serve_interrupts(reader);
 	}
 }
 

@@ -260,5 +260,6 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
+	SAGG_FAILPOINT("plan.committed");
 	return plan;
 }

@@ -108,7 +108,7 @@ release(void)
 		}
 	}
 	SpinLockRelease(&sagg_shared->mutex);
-	sagg_mark_database(database, true);
+	sagg_mark_database(database);
 }
 
 static void

@@ -30,10 +30,16 @@
 #define NO_WORKER_RETRY_MS		10000
 #define SCOUT_RETRY_MS			10000
 
+#define NO_PLACE \
+	"no free background worker slot; max_worker_processes may have to be raised"
+
 PGDLLEXPORT void stream_agg_launcher_main(Datum arg);
 
 /* handles of the workers this launcher has registered, by slot */
 static BackgroundWorkerHandle **handles;
+
+/* databases no scout could be started for, in TopMemoryContext */
+static List *not_visited = NIL;
 
 /*
  * Register the launcher; called by _PG_init in the postmaster.
@@ -90,8 +96,9 @@ forget_other_databases(List *labelled)
 
 /*
  * Databases a scout shall visit: of the labelled ones those marked since the
- * last call, or all.  Slots of databases without a label are freed: they were
- * dropped.  Allocated in the current context.
+ * last call, those no scout could be started for then, or all.  Slots of
+ * databases without a label are freed: they were dropped.  Allocated in the
+ * current context.
  */
 static List *
 take_dirty_databases(bool all)
@@ -108,7 +115,7 @@ take_dirty_databases(bool all)
 	memcpy(dirty, sagg_shared->dirty, sizeof(dirty));
 	sagg_shared->ndirty = 0;
 	SpinLockRelease(&sagg_shared->mutex);
-	if (ndirty == 0 && !all)
+	if (ndirty == 0 && not_visited == NIL && !all)
 		return NIL;
 
 	StartTransactionCommand();
@@ -118,7 +125,8 @@ take_dirty_databases(bool all)
 	foreach(lc, labelled)
 	{
 		Oid			database = lfirst_oid(lc);
-		bool		wanted = all || ndirty > SAGG_DIRTY_DATABASES;
+		bool		wanted = all || ndirty > SAGG_DIRTY_DATABASES ||
+			list_member_oid(not_visited, database);
 
 		for (int i = 0; i < ndirty && !wanted; i++)
 			wanted = dirty[i] == database;
@@ -131,15 +139,30 @@ take_dirty_databases(bool all)
 }
 
 /*
- * A worker that was registered and has not attached to its slot: did it die
- * on the way?  The server log has the reason.
+ * A worker has ended, and its place is free: for one that found none.
  */
 static void
-note_failed_launch(int i)
+let_in_crowded_out(void)
+{
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+
+		if (slot->crowded_out)
+			slot->next_start = 0;
+		slot->crowded_out = false;
+	}
+}
+
+/*
+ * Has the worker of a slot ended?  If it had not even attached to its slot it
+ * died on the way, and the server log has the reason.
+ */
+static void
+note_ended_worker(int i)
 {
 	SaggSlot   *slot = &sagg_shared->slots[i];
 	pid_t		pid;
-	Oid			database = slot->database;
 
 	if (handles[i] == NULL ||
 		GetBackgroundWorkerPid(handles[i], &pid) != BGWH_STOPPED)
@@ -148,6 +171,7 @@ note_failed_launch(int i)
 	handles[i] = NULL;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	let_in_crowded_out();
 	if (slot->launching)
 	{
 		slot->launching = false;
@@ -156,9 +180,9 @@ note_failed_launch(int i)
 													   NO_WORKER_RETRY_MS);
 		sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE,
 							"the stream's worker could not connect to the database as the stream's owner; see the server log");
+		sagg_mark_database(slot->database);
 	}
 	LWLockRelease(sagg_shared->lock);
-	sagg_mark_database(database, true);
 }
 
 static bool
@@ -227,19 +251,61 @@ tend_slot(int i, int *running)
 
 	if (start && !register_worker(i, name))
 	{
+		bool		known;		/* and told already */
+
 		LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 		slot->launching = false;
+		slot->crowded_out = true;
 		slot->next_start = again =
 			TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
-		sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-							"no free background worker slot; max_worker_processes may have to be raised");
+		known = strcmp(slot->last_error, NO_PLACE) == 0;
+		sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, NO_PLACE);
 		LWLockRelease(sagg_shared->lock);
-		ereport(WARNING,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("no free background worker slot for stream \"%s\"", name),
-				 errhint("Consider increasing max_worker_processes.")));
+		if (!known)
+			ereport(WARNING,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("no free background worker slot for stream \"%s\"", name),
+					 errhint("Consider increasing max_worker_processes.")));
 	}
 	return again;
+}
+
+/*
+ * Send scouts to the databases that need one.
+ */
+static void
+visit_databases(bool all)
+{
+	List	   *databases = take_dirty_databases(all);
+	ListCell   *lc;
+
+	list_free(not_visited);
+	not_visited = NIL;
+	foreach(lc, databases)
+	{
+		if (!sagg_scout_run(lfirst_oid(lc)))
+		{
+			MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+			not_visited = lappend_oid(not_visited, lfirst_oid(lc));
+			MemoryContextSwitchTo(old);
+		}
+	}
+}
+
+/*
+ * Was a database marked meanwhile?  Waiting for a scout resets the latch, so
+ * the latch alone does not tell.
+ */
+static bool
+databases_marked(void)
+{
+	bool		marked;
+
+	SpinLockAcquire(&sagg_shared->mutex);
+	marked = sagg_shared->ndirty > 0;
+	SpinLockRelease(&sagg_shared->mutex);
+	return marked;
 }
 
 /*
@@ -251,21 +317,11 @@ one_round(bool all)
 {
 	TimestampTz again = 0;
 	int			running = 0;
-	bool		scouts_failed = false;
-	List	   *databases = take_dirty_databases(all);
-	ListCell   *lc;
 
-	foreach(lc, databases)
-	{
-		if (!sagg_scout_run(lfirst_oid(lc)))
-		{
-			sagg_mark_database(lfirst_oid(lc), false);
-			scouts_failed = true;
-		}
-	}
+	visit_databases(all);
 
 	for (int i = 0; i < sagg_shared->nslots; i++)
-		note_failed_launch(i);
+		note_ended_worker(i);
 
 	/* those that run come first, so that they are counted */
 	for (int i = 0; i < sagg_shared->nslots; i++)
@@ -284,7 +340,9 @@ one_round(bool all)
 			again = next;
 	}
 
-	if (scouts_failed)
+	if (databases_marked())
+		return 0;
+	if (not_visited != NIL)
 	{
 		TimestampTz retry = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														SCOUT_RETRY_MS);
@@ -295,6 +353,20 @@ one_round(bool all)
 	if (again == 0)
 		return -1;
 	return Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), again));
+}
+
+/*
+ * Workers that a former launcher has registered and that have not attached to
+ * their slots: they may come or not.  A second one for the same slot ends by
+ * itself.
+ */
+static void
+forget_launches(void)
+{
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < sagg_shared->nslots; i++)
+		sagg_shared->slots[i].launching = false;
+	LWLockRelease(sagg_shared->lock);
 }
 
 /*
@@ -317,6 +389,7 @@ stream_agg_launcher_main(Datum arg)
 										  "stream_agg launcher round",
 										  ALLOCSET_DEFAULT_SIZES);
 	before_shmem_exit(leave_shared_memory, (Datum) 0);
+	forget_launches();
 	SpinLockAcquire(&sagg_shared->mutex);
 	sagg_shared->launcher = MyLatch;
 	SpinLockRelease(&sagg_shared->mutex);

@@ -8,7 +8,8 @@
  * READ waits for Kafka, outside of any transaction.  The other stages share
  * one transaction (I1): output rows, offsets, state and watermark are
  * committed together or not at all.  Only after the commit is shared memory
- * told (I3); an ERROR before it leaves to the worker to put back the store.
+ * told (I3).  An ERROR before the commit leaves to the worker to put back the
+ * store; one between commit and publish, to discard it.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,6 +29,7 @@
 
 /* a warning is logged when more than this share of a batch was late */
 #define LATE_SHARE_WARNING		10	/* one tenth */
+#define LATE_WARNING_INTERVAL_MS	60000	/* and not more often */
 
 typedef struct StageClock
 {
@@ -63,6 +65,7 @@ read_records(SaggSession *session, const SaggPlan *plan)
 	TimestampTz last_progress = GetCurrentTimestamp();
 
 	sagg_reader_begin(session->reader, plan->ranges, plan->nranges);
+	SAGG_FAILPOINT("read.begun");
 	while (!sagg_reader_collect(session->reader))
 	{
 		if (sagg_session_wait(session, true, 1000))
@@ -127,6 +130,7 @@ begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
 		session->fingerprint = query->fingerprint;
 	}
 	execution = sagg_execution_begin(session->store, session->stream, query, plan);
+	SAGG_FAILPOINT("execute.begun");
 	if (fresh)
 		sagg_checkpoint_restore(session->checkpoint, session->progress,
 								sagg_execution_state(execution));
@@ -149,10 +153,12 @@ record_error_context(void *arg)
 }
 
 /*
- * EXECUTE: the records through the query into groups.
+ * EXECUTE: the records through the query into groups.  Those that cannot be
+ * processed go to "refusals", which is NULL if they are errors.
  */
 static void
-execute(SaggSession *session, SaggExecution *execution, SaggCommit *commit)
+execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
+		SaggCommit *commit)
 {
 	SaggBatch  *batch = sagg_reader_batch(session->reader);
 	SaggCounts *counts = &commit->counts;
@@ -162,12 +168,14 @@ execute(SaggSession *session, SaggExecution *execution, SaggCommit *commit)
 	callback.arg = unconstify(char *, sagg_reader_topic(session->reader));
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
-	sagg_scan_attach(session->stream->source, batch);
+	sagg_scan_attach(session->stream->source, batch, refusals);
 	sagg_execution_run(execution);
+	SAGG_FAILPOINT("execute.ran");
 	sagg_scan_detach();
 	error_context_stack = callback.previous;
 
 	sagg_execution_close(execution, counts, &commit->watermark);
+	SAGG_FAILPOINT("execute.done");
 
 	counts->delivered = sagg_batch_records(batch);
 	counts->filtered = counts->delivered - counts->aggregated - counts->late -
@@ -175,6 +183,45 @@ execute(SaggSession *session, SaggExecution *execution, SaggCommit *commit)
 	if (counts->filtered < 0)
 		elog(ERROR, "more rows than records: " INT64_FORMAT " of " INT64_FORMAT,
 			 counts->delivered - counts->filtered, counts->delivered);
+}
+
+/*
+ * Where the first record that was refused comes from, and why it was, for the
+ * log.
+ */
+static char *
+describe_first(SaggSession *session, const SaggRefusals *refusals)
+{
+	int32		partition;
+	int64		offset;
+
+	sagg_batch_locate(sagg_reader_batch(session->reader), refusals->first.record,
+					  &partition, &offset);
+	return psprintf("The first one, in partition %d at offset " INT64_FORMAT ": %s",
+					partition, offset, refusals->first.reason);
+}
+
+/*
+ * The records refused, to where on_error says; a description for the log or,
+ * if there are none, NULL.
+ */
+static char *
+put_aside(SaggSession *session, const SaggPlan *plan, SaggRefusals *refusals,
+		  SaggCommit *commit)
+{
+	SaggRefusedReader *reader;
+
+	if (refusals == NULL || refusals->count == 0)
+		return NULL;
+	if (refusals->policy == SAGG_DEAD_LETTER)
+	{
+		reader = sagg_refused_open(sagg_reader_batch(session->reader), refusals);
+		sagg_checkpoint_dead_letters(session->checkpoint, plan,
+									 sagg_reader_topic(session->reader), refusals,
+									 sagg_refused_next, reader, commit);
+		sagg_refused_close(reader);
+	}
+	return describe_first(session, refusals);
 }
 
 /*
@@ -206,7 +253,9 @@ write_output(SaggSession *session, const SaggQuery *query,
 	tuplestore_end(output);
 	if (removed)
 		tuplestore_end(removed);
+	SAGG_FAILPOINT("write.done");
 	fire_deferred_triggers();
+	SAGG_FAILPOINT("write.triggers_done");
 }
 
 /*
@@ -239,18 +288,43 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 }
 
 /*
- * Many late records are a sign of something to look at.
+ * Many late records are a sign of something to look at, now and then.
  */
 static void
 warn_of_late_records(const SaggSession *session, const SaggCounts *counts)
 {
-	if (counts->late * LATE_SHARE_WARNING > counts->aggregated + counts->late)
-		ereport(WARNING,
-				(errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were late",
-						session->stream->name, counts->late,
-						counts->aggregated + counts->late),
-				 errdetail("Their windows end at or before the watermark, so they are counted and left out."),
-				 errhint("Perhaps one partition is ahead of the others, the clock of a producer is far ahead, or the stream's watermark is too short.")));
+	static TimestampTz last_warning = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (counts->late * LATE_SHARE_WARNING <= counts->aggregated + counts->late ||
+		!TimestampDifferenceExceeds(last_warning, now, LATE_WARNING_INTERVAL_MS))
+		return;
+	last_warning = now;
+	ereport(WARNING,
+			(errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were late",
+					session->stream->name, counts->late,
+					counts->aggregated + counts->late),
+			 errdetail("Their windows end at or before the watermark, so they are counted and left out."),
+			 errhint("Perhaps one partition is ahead of the others, the clock of a producer is far ahead, or the stream's watermark is too short.")));
+}
+
+/*
+ * One warning a batch, however many there are.
+ */
+static void
+warn_of_refused_records(const SaggSession *session, const SaggCounts *counts,
+						const char *first)
+{
+	if (first == NULL)
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_SAGG_INVALID_RECORD),
+			 session->stream->on_error == SAGG_DEAD_LETTER ?
+			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch are dead letters",
+					session->stream->name, counts->dead_lettered, counts->delivered) :
+			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were skipped",
+					session->stream->name, counts->dead_lettered, counts->delivered),
+			 errdetail_internal("%s", first)));
 }
 
 /*
@@ -264,33 +338,52 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	StageClock	clock = {.commit = &commit};
 	SaggQuery  *query;
 	SaggExecution *execution;
+	SaggRefusals *refusals = NULL;
+	char	   *first_refused;
 
 	session->plan = plan;
 
 	enter_stage(session, &clock, SAGG_READ);
 	read_records(session, plan);
+	SAGG_FAILPOINT("read.done");
 
 	enter_stage(session, &clock, SAGG_EXECUTE);
 	begin_transaction(session, plan);
 	query = sagg_query_of_view(session->stream);
 	execution = begin_execution(session, query, plan);
-	execute(session, execution, &commit);
+	if (session->stream->on_error != SAGG_FAIL)
+		refusals = sagg_refusals_make(session->stream->on_error);
+	sagg_execution_refuse(execution, refusals,
+						  sagg_sink_max_key_bytes(session->stream->sink, query));
+	execute(session, execution, refusals, &commit);
 
 	enter_stage(session, &clock, SAGG_WRITE);
 	write_output(session, query, execution, &commit);
 
 	enter_stage(session, &clock, SAGG_CHECKPOINT);
+	first_refused = put_aside(session, plan, refusals, &commit);
 	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, &commit,
 						   sagg_execution_state(execution));
 	sagg_execution_end(execution);
 	PopActiveSnapshot();
+	SAGG_FAILPOINT("commit.before");
 	CommitTransactionCommand();
 
+	/*
+	 * What fails from here on does not take the batch back: the store is not
+	 * undone then, nor half published, but discarded.
+	 */
+	session->store_restored = false;
+	SAGG_FAILPOINT("commit.after");
 	sagg_store_publish(session->store);
+	session->store_restored = true;
+	SAGG_FAILPOINT("publish.done");
 	sagg_checkpoint_published(session->checkpoint);
 	advance(session, plan, &commit);
 	sagg_reader_release(session->reader);
 	MemoryContextSwitchTo(session->memory);
 	sagg_publish_statistics(session);
+	SAGG_FAILPOINT("batch.done");
 	warn_of_late_records(session, &commit.counts);
+	warn_of_refused_records(session, &commit.counts, first_refused);
 }

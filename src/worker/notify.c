@@ -112,6 +112,10 @@ sagg_stop_stream_at_commit(const SaggStream *stream)
 	change_at_commit(false, stream->view, stream->owner, stream->name);
 }
 
+/*
+ * A worker that is about to end may still have the slot: what it is called and
+ * who owns it then stays, and detach_from_slot sees what is wanted.
+ */
 static void
 apply_change(const StreamChange *change)
 {
@@ -119,18 +123,30 @@ apply_change(const StreamChange *change)
 
 	if (slot == NULL && change->start)
 		slot = sagg_slot_allocate(MyDatabaseId, change->view);
-	if (slot == NULL || slot->pid != 0)
+	if (slot == NULL)
 		return;
 	slot->wanted = change->start;
-	slot->state = change->start ? SAGG_STARTING : SAGG_STOPPED;
+	slot->changed_at = ++sagg_shared->changes;
 	if (!change->start)
+	{
+		if (slot->pid == 0)
+			slot->state = SAGG_STOPPED;
 		return;
-	strlcpy(slot->name, change->name, sizeof(slot->name));
-	slot->owner = change->owner;
+	}
 	slot->deaths = 0;
 	slot->next_start = 0;
-	slot->last_error[0] = '\0';
-	slot->last_error_time = 0;
+	slot->crowded_out = false;
+	if (slot->pid == 0)
+	{
+		strlcpy(slot->name, change->name, sizeof(slot->name));
+		slot->owner = change->owner;
+	}
+	if (slot->pid == 0 || slot->state == SAGG_FAILED)
+	{
+		slot->state = SAGG_STARTING;
+		slot->last_error[0] = '\0';
+		slot->last_error_time = 0;
+	}
 }
 
 /*
@@ -258,7 +274,7 @@ release_streams(bool commit)
 	forget_all(&held_views);
 	forget_all(&dropped_views);
 	forget_changes();
-	sagg_mark_database(MyDatabaseId, true);
+	sagg_mark_database(MyDatabaseId);
 }
 
 static void

@@ -35,13 +35,15 @@ PG_FUNCTION_INFO_V1(stream_agg_process_available);
 /* the longest sleep between two looks at a slot that does not exist yet */
 #define LOOK_AGAIN_MS	1000
 
+#define MAX_TIMEOUT_DAYS	INT64CONST(36525)
+
 /* a request as its caller sees it */
 typedef struct Request
 {
 	const SaggStream *stream;
 	TimestampTz started;
 	TimestampTz deadline;
-	bool		made;			/* the slot was found and asked */
+	SaggSlot   *made;			/* the slot that was asked, or NULL */
 	uint64		seq;
 	bool		known;			/* what the stream had done before, in: */
 	SaggTally	before;
@@ -129,12 +131,14 @@ look(Request *request, ConditionVariable **cv)
 		stopped = slot->stop_holds > 0;
 		strlcpy(error, slot->last_error, sizeof(error));
 		sqlstate = slot->last_sqlstate;
-		if (!request->made)
+		if (request->made != slot)
 		{
-			request->made = true;
+			/* the first time, or the stream has got another slot */
+			request->made = slot;
 			request->seq = ++slot->request_seq;
-			request->known = slot->known;
-			request->before = slot->tally;
+			if (!request->known)
+				request->before = slot->tally;
+			request->known = request->known || slot->known;
 			if (slot->latch)
 				SetLatch(slot->latch);
 		}
@@ -232,7 +236,8 @@ stream_agg_process_available(PG_FUNCTION_ARGS)
 {
 	SaggStream *stream;
 	Interval   *timeout = PG_GETARG_INTERVAL_P(1);
-	int64		timeout_ms = (timeout->time + (timeout->day + timeout->month * INT64CONST(30)) * USECS_PER_DAY) / 1000;
+	int64		timeout_days = timeout->day + timeout->month * INT64CONST(30);
+	int64		timeout_ms;
 	Request		request = {0};
 	TupleDesc	tupdesc;
 	Datum		values[3];
@@ -241,6 +246,9 @@ stream_agg_process_available(PG_FUNCTION_ARGS)
 	sagg_require_preload();
 	stream = sagg_stream_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	sagg_stream_check_owner(stream);
+	/* in days the largest timeout would overflow */
+	timeout_ms = timeout_days > MAX_TIMEOUT_DAYS ? MAX_TIMEOUT_DAYS * (USECS_PER_DAY / 1000) :
+		(timeout->time + timeout_days * USECS_PER_DAY) / 1000;
 	if (timeout_ms <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

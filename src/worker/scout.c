@@ -117,10 +117,11 @@ owner_of(Oid relid)
 }
 
 /*
- * Put one stream that shall run into its slot.
+ * Put one stream that shall run into its slot.  Slots that a transaction has
+ * changed since "changes" are as that left them: the snapshot may be older.
  */
 static void
-want_stream(Oid view, Oid owner, const char *name)
+want_stream(Oid view, Oid owner, const char *name, uint64 changes)
 {
 	SaggSlot   *slot;
 
@@ -128,7 +129,7 @@ want_stream(Oid view, Oid owner, const char *name)
 	slot = sagg_slot_find(MyDatabaseId, view);
 	if (slot == NULL)
 		slot = sagg_slot_allocate(MyDatabaseId, view);
-	if (slot != NULL)
+	if (slot != NULL && slot->changed_at <= changes)
 	{
 		if (slot->pid == 0)
 			strlcpy(slot->name, name, sizeof(slot->name));
@@ -154,9 +155,10 @@ want_stream(Oid view, Oid owner, const char *name)
 /*
  * Streams of this database that are not to run, or not there at all: their
  * slots are not wanted.  Of those there the slot stays, with its last error.
+ * "changes" is as for want_stream.
  */
 static void
-dismiss_others(List *wanted, List *present)
+dismiss_others(List *wanted, List *present, uint64 changes)
 {
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < sagg_shared->nslots; i++)
@@ -164,6 +166,7 @@ dismiss_others(List *wanted, List *present)
 		SaggSlot   *slot = &sagg_shared->slots[i];
 
 		if (!slot->in_use || slot->database != MyDatabaseId ||
+			slot->changed_at > changes ||
 			list_member_oid(wanted, slot->view))
 			continue;
 		slot->wanted = false;
@@ -182,7 +185,7 @@ dismiss_others(List *wanted, List *present)
 }
 
 static void
-look_at_streams(Relation rel)
+look_at_streams(Relation rel, uint64 changes)
 {
 	List	   *wanted = NIL;
 	List	   *present = NIL;
@@ -208,12 +211,27 @@ look_at_streams(Relation rel)
 		if (DatumGetBool(enabled) && DatumGetObjectId(database) == MyDatabaseId)
 		{
 			wanted = lappend_oid(wanted, DatumGetObjectId(view));
-			want_stream(DatumGetObjectId(view), owner, TextDatumGetCString(name));
+			want_stream(DatumGetObjectId(view), owner, TextDatumGetCString(name),
+						changes);
 		}
 	}
 	ExecDropSingleTupleTableSlot(row);
 	table_endscan(scan);
-	dismiss_others(wanted, present);
+	dismiss_others(wanted, present, changes);
+}
+
+/*
+ * Changes that transactions have made to slots so far.
+ */
+static uint64
+changes_so_far(void)
+{
+	uint64		changes;
+
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	changes = sagg_shared->changes;
+	LWLockRelease(sagg_shared->lock);
+	return changes;
 }
 
 /*
@@ -223,23 +241,26 @@ void
 stream_agg_scout_main(Datum arg)
 {
 	Relation	rel;
+	uint64		changes;
 
 	BackgroundWorkerUnblockSignals();
 	if (sagg_database_held(DatumGetObjectId(arg)))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
 
+	/* before the snapshot, which then shows all of them */
+	changes = changes_so_far();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	pgstat_report_activity(STATE_RUNNING, "stream_agg: looking for streams");
 	rel = open_streams();
 	if (rel)
 	{
-		look_at_streams(rel);
+		look_at_streams(rel, changes);
 		table_close(rel, AccessShareLock);
 	}
 	else
-		dismiss_others(NIL, NIL);
+		dismiss_others(NIL, NIL, changes);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	proc_exit(0);

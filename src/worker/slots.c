@@ -182,6 +182,7 @@ sagg_slot_free(SaggSlot *slot)
 	slot->launching = false;
 	slot->deaths = 0;
 	slot->next_start = 0;
+	slot->crowded_out = false;
 	slot->state = SAGG_STOPPED;
 	slot->latch = NULL;
 	slot->last_error[0] = '\0';
@@ -227,11 +228,10 @@ sagg_slot_set_error(SaggSlot *slot, int sqlstate, const char *message)
 
 /*
  * Note for the launcher that the streams of a database have changed, and wake
- * it unless it is the launcher itself that will come back.  Cannot fail:
- * transaction callbacks use it.
+ * it.  Cannot fail: transaction callbacks use it.
  */
 void
-sagg_mark_database(Oid database, bool wake)
+sagg_mark_database(Oid database)
 {
 	Latch	   *launcher;
 	bool		known = false;
@@ -249,6 +249,6 @@ sagg_mark_database(Oid database, bool wake)
 	launcher = sagg_shared->launcher;
 	SpinLockRelease(&sagg_shared->mutex);
 
-	if (wake && launcher)
+	if (launcher)
 		SetLatch(launcher);
 }

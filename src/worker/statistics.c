@@ -42,7 +42,9 @@ sagg_publish_statistics(SaggSession *session)
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot->state = SAGG_RUNNING;
-	slot->deaths = 0;
+	/* that a session opens proves nothing; that a batch is done does */
+	if (slot->known && slot->tally.batches != progress->batch + 1)
+		slot->deaths = 0;
 	slot->tally.batches = progress->batch + 1;
 	slot->tally.rows_in = progress->totals.delivered;
 	slot->tally.rows_out = progress->total_rows_out;

@@ -42,6 +42,7 @@ PGDLLEXPORT void stream_agg_worker_main(Datum arg);
 
 static SaggSlot *my_slot;
 static SaggExit my_exit = SAGG_EXIT_DIED;
+static bool connected = false;	/* to the database, as the owner */
 
 /*
  * The process ends: give the slot back and let the launcher decide.
@@ -64,6 +65,9 @@ detach_from_slot(int code, Datum arg)
 	switch (my_exit)
 	{
 		case SAGG_EXIT_DIED:
+			if (!connected)
+				sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE,
+									"the stream's worker could not connect to the database as the stream's owner; see the server log");
 			slot->deaths++;
 			slot->state = SAGG_STARTING;
 			slot->next_start =
@@ -73,7 +77,8 @@ detach_from_slot(int code, Datum arg)
 			break;
 		case SAGG_EXIT_STOPPED:
 			if (slot->state != SAGG_FAILED)
-				slot->state = SAGG_STOPPED;
+				slot->state = slot->wanted && slot->stop_holds == 0 && sagg_enabled ?
+					SAGG_STARTING : SAGG_STOPPED;
 			break;
 		case SAGG_EXIT_GONE:
 			slot->wanted = false;
@@ -86,7 +91,7 @@ detach_from_slot(int code, Datum arg)
 	ConditionVariableBroadcast(&slot->changed);
 	LWLockRelease(sagg_shared->lock);
 	ConditionVariableBroadcast(&sagg_shared->slots_changed);
-	sagg_mark_database(database, true);
+	sagg_mark_database(database);
 }
 
 static void
@@ -97,7 +102,7 @@ attach_to_slot(int i)
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	mine = slot->in_use && slot->wanted && slot->pid == 0 &&
-		!sagg_database_held(slot->database);
+		slot->stop_holds == 0 && !sagg_database_held(slot->database);
 	slot->launching = false;
 	if (mine)
 	{
@@ -288,6 +293,15 @@ sagg_session_check_stream(SaggSession *session)
 }
 
 /*
+ * While the reader waits for an answer from Kafka, which may take long.
+ */
+static void
+check_stop(void *arg)
+{
+	sagg_session_check_stop((SaggSession *) arg);
+}
+
+/*
  * Open everything a batch needs.  Contacts Kafka only after the transaction.
  */
 static void
@@ -296,6 +310,7 @@ open_session(SaggSession *session)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	load_stream(session);
+	SAGG_FAILPOINT("session.locked");
 
 	MemoryContextSwitchTo(session->memory);
 	session->batch_memory = AllocSetContextCreate(session->memory,
@@ -305,6 +320,7 @@ open_session(SaggSession *session)
 	session->sink = sagg_sink_open(session->stream);
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
 	session->reader = sagg_reader_open(session->stream->source);
+	sagg_reader_on_wait(session->reader, check_stop, session);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(session->memory);
@@ -317,6 +333,7 @@ open_session(SaggSession *session)
 	AddWaitEventToSet(session->waitset, WL_SOCKET_READABLE,
 					  sagg_reader_fd(session->reader), NULL, NULL);
 	sagg_session_origin(session);
+	SAGG_FAILPOINT("session.opened");
 	sagg_publish_statistics(session);
 }
 
@@ -545,6 +562,7 @@ stream_agg_worker_main(Datum arg)
 
 	BackgroundWorkerInitializeConnectionByOid(my_slot->database,
 											  my_slot->owner, 0);
+	connected = true;
 	session.memory = AllocSetContextCreate(TopMemoryContext,
 										   "stream_agg session",
 										   ALLOCSET_DEFAULT_SIZES);

@@ -166,6 +166,19 @@ fire(SaggSession *session)
 }
 
 /*
+ * Report what the batches did to their tables, for autovacuum and the
+ * statistics views: a worker has to do so itself.  Returns for how many of
+ * "timeout_ms" to sleep before the rest is due to be reported.
+ */
+static long
+report_statistics(long timeout_ms)
+{
+	long		due = pgstat_report_stat(false);
+
+	return due > 0 ? Min(due, timeout_ms) : timeout_ms;
+}
+
+/*
  * Sleep until the next trigger is due, a request comes in or, with interval
  * 0, Kafka has something.
  */
@@ -185,6 +198,7 @@ wait_for_trigger(SaggSession *session)
 			 session->slot->name);
 	pgstat_report_activity(STATE_IDLE, activity);
 	session->slot->stage = SAGG_STAGES;
+	(void) report_statistics(0);
 
 	while (open_request(session->slot) == 0)
 	{
@@ -194,7 +208,8 @@ wait_for_trigger(SaggSession *session)
 				sagg_reader_has_records(session->reader) ||
 				sagg_reader_partitions_changed(session->reader))
 				break;
-			(void) sagg_session_wait(session, true, PARTITIONS_CHECK_MS);
+			(void) sagg_session_wait(session, true,
+									 report_statistics(PARTITIONS_CHECK_MS));
 		}
 		else
 		{
@@ -202,7 +217,7 @@ wait_for_trigger(SaggSession *session)
 			if (now >= session->next_trigger)
 				break;
 			(void) sagg_session_wait(session, false,
-									 TimestampDifferenceMilliseconds(now, session->next_trigger));
+									 report_statistics(TimestampDifferenceMilliseconds(now, session->next_trigger)));
 		}
 	}
 }

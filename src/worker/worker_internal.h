@@ -73,10 +73,14 @@ typedef struct SaggSlot
 
 	/* the launcher's side */
 	bool		wanted;			/* the catalog says it shall run */
+	uint64		changed_at;		/* SaggShared->changes when a transaction last
+								 * said so */
 	int			stop_holds;		/* transactions that keep it stopped */
 	bool		launching;		/* registered, not attached yet */
 	int			deaths;			/* of workers, since the last good batch */
 	TimestampTz next_start;		/* not before */
+	bool		crowded_out;	/* or when a process has ended: there was no
+								 * place for its worker */
 
 	/* the worker's side */
 	SaggRunState state;
@@ -109,7 +113,8 @@ typedef struct SaggSlot
 
 typedef struct SaggShared
 {
-	LWLock	   *lock;			/* the slots */
+	LWLock	   *lock;			/* the slots, and the next */
+	uint64		changes;		/* made to slots by transactions, so far */
 	int			store_tranche;
 
 	slock_t		mutex;			/* what follows */
@@ -134,7 +139,7 @@ extern void sagg_slot_free(SaggSlot *slot);
 extern void sagg_slot_discard_stale(SaggSlot *slot);
 extern void sagg_slot_set_error(SaggSlot *slot, int sqlstate,
 								const char *message);
-extern void sagg_mark_database(Oid database, bool wake);
+extern void sagg_mark_database(Oid database);
 
 /* label.c */
 extern void sagg_label_init(void);
@@ -174,7 +179,8 @@ typedef struct SaggSession
 	SaggCheckpoint *checkpoint;
 	SaggSink   *sink;
 	SaggStore  *store;			/* NULL until the first batch */
-	bool		store_restored; /* it holds the state of the last commit */
+	bool		store_restored; /* it holds the state of the last commit, and
+								 * perhaps a batch that can be undone */
 	uint64		fingerprint;	/* of the definition it was opened for */
 	SaggProgress *progress;		/* as of the last commit, in "memory" */
 	SaggPlan   *plan;			/* of the batch at hand, for messages */

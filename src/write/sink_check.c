@@ -271,7 +271,8 @@ check_identity_columns(const SinkCheck *check)
 							RelationGetRelationName(check->rel),
 							format_type_with_typemod(att->atttypid, att->atttypmod),
 							format_type_with_typemod(out->atttypid, out->atttypmod)),
-					 errdetail("In output mode update a row of the sink is found by its key, so type and collation of the key must be the same in the query and in the sink."),
+					 errdetail("In output mode %s a row of the sink is found by its key, so type and collation of the key must be the same in the query and in the sink.",
+							   sagg_mode_name(check->mode)),
 					 SINK_ERRHINT(check, "Cast the key to the column's type in the query's GROUP BY.")));
 	}
 }
@@ -352,7 +353,7 @@ index_fits(const SinkCheck *check, Relation index)
 }
 
 /*
- * Mode update finds the row of a group by a unique index.
+ * Modes update and complete find the row of a group by a unique index.
  */
 static void
 check_identity_index(const SinkCheck *check)
@@ -380,7 +381,8 @@ check_identity_index(const SinkCheck *check)
 				(SINK_ERRCODE(check, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("sink \"%s\" has no unique index with NULLS NOT DISTINCT on exactly (%s)",
 						RelationGetRelationName(rel), columns),
-				 errdetail("In output mode update a row of the sink is found by its window and keys, any of which may be null. The index must be valid, over columns alone and without a WHERE clause."),
+				 errdetail("In output mode %s a row of the sink is found by its window and keys, any of which may be null. The index must be valid, over columns alone and without a WHERE clause.",
+						   sagg_mode_name(check->mode)),
 				 errhint("Run ALTER TABLE %s ADD UNIQUE NULLS NOT DISTINCT (%s).",
 						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 													RelationGetRelationName(rel)),
@@ -411,10 +413,11 @@ sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
 				 running ? errhint("Drop the stream and create it anew.") : 0));
 	check_kind(&check);
 	check_columns(&check);
-	if (mode == SAGG_UPDATE)
+	if (mode != SAGG_APPEND)
 	{
 		if (query->missing_key != NULL || query->nidentity == 0)
-			elog(ERROR, "output mode update needs an identity of the rows");
+			elog(ERROR, "output mode %s needs an identity of the rows",
+				 sagg_mode_name(mode));
 		check_identity_columns(&check);
 		check_identity_index(&check);
 	}
@@ -426,9 +429,9 @@ sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
  * Check that an existing relation can be the sink of a stream of the current
  * user, and raise an error that says what is missing if it cannot.
  *
- * The user needs INSERT on it, and in mode update also SELECT, UPDATE and
- * DELETE.  Locks the sink until the end of the transaction, so that it stays
- * as it was found.
+ * The user needs INSERT on it, and in modes update and complete also SELECT,
+ * UPDATE and DELETE.  Locks the sink until the end of the transaction, so that
+ * it stays as it was found.
  */
 void
 sagg_sink_check(Oid sink, const SaggQuery *query, SaggOutputMode mode)
@@ -449,7 +452,8 @@ sagg_sink_check(Oid sink, const SaggQuery *query, SaggOutputMode mode)
 				 errmsg("permission denied for sink \"%s\"", name),
 				 mode == SAGG_APPEND ?
 				 errdetail("The stream's owner needs INSERT on it.") :
-				 errdetail("In output mode update the stream's owner needs SELECT, INSERT, UPDATE and DELETE on it.")));
+				 errdetail("In output mode %s the stream's owner needs SELECT, INSERT, UPDATE and DELETE on it.",
+						   sagg_mode_name(mode))));
 
 	rel = sagg_sink_lock(sink, query, mode, false, &columns);
 	relation_close(rel, NoLock);

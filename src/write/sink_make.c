@@ -9,8 +9,8 @@
  *
  * Where the rows of a result have an identity (window and keys) that the
  * table holds completely, a unique index with NULLS NOT DISTINCT guards it:
- * GROUP BY makes one group of all nulls, and so does that index.  In mode
- * update the index also finds the row to replace.
+ * GROUP BY makes one group of all nulls, and so does that index.  In modes
+ * update and complete the index also finds the row to replace.
  *
  * This file never looks at or changes a table that exists already.
  *
@@ -32,8 +32,8 @@
 #include "write_internal.h"
 
 /*
- * A row of mode update is replaced again and again while its window is open:
- * leave room for the next version on its page, and vacuum early.
+ * A row of mode update or complete is replaced again and again: leave room for
+ * the next version on its page, and vacuum early.
  */
 #define UPDATE_FILLFACTOR			70
 #define UPDATE_VACUUM_THRESHOLD		1000
@@ -80,7 +80,7 @@ make_table(RangeVar *relation, const SaggQuery *query, SaggOutputMode mode,
 												att->atttypid, att->atttypmod,
 												att->attcollation));
 	}
-	if (mode == SAGG_UPDATE)
+	if (mode != SAGG_APPEND)
 		stmt->options =
 			list_make3(makeDefElem("fillfactor",
 								   (Node *) makeInteger(UPDATE_FILLFACTOR), -1),
@@ -176,7 +176,7 @@ comment_on_table(RangeVar *relation, const char *text)
  *
  * Raises what CREATE TABLE raises (duplicate_table, insufficient_privilege,
  * ...), and undefined_function when a key cannot be part of a unique index.
- * In mode update the query must have an identity; the caller has seen to
+ * But in mode append the query must have an identity; the caller has seen to
  * that.
  */
 Oid
@@ -190,8 +190,9 @@ sagg_sink_make(Oid namespaceId, const char *relname, const SaggQuery *query,
 
 	sagg_sink_check_schema(namespaceId, relname);
 	identified = query->missing_key == NULL && query->nidentity > 0;
-	if (mode == SAGG_UPDATE && !identified)
-		elog(ERROR, "output mode update needs an identity of the rows");
+	if (mode != SAGG_APPEND && !identified)
+		elog(ERROR, "output mode %s needs an identity of the rows",
+			 sagg_mode_name(mode));
 
 	relation = makeRangeVar(get_namespace_name(namespaceId), pstrdup(relname), -1);
 	text = psprintf("CREATE TABLE %s",
@@ -202,7 +203,7 @@ sagg_sink_make(Oid namespaceId, const char *relname, const SaggQuery *query,
 	make_table(relation, query, mode, text);
 	if (identified)
 		make_identity_index(relation, query, text);
-	if (mode == SAGG_UPDATE)
+	if (mode != SAGG_APPEND)
 		set_replica_identity(relation, text);
 	comment_on_table(relation, text);
 

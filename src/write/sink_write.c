@@ -10,6 +10,7 @@
  *		update	the same with ON CONFLICT (identity) DO UPDATE; and
  *				DELETE FROM sink USING batch_removed, for groups that passed
  *				HAVING before and do not any more
+ *		complete	as update, with what sink_complete.c finds to differ
  *
  * They run as the current user, who is the stream's owner, in the caller's
  * transaction (I1): triggers, constraints and privileges of the sink work as
@@ -57,16 +58,6 @@ struct SaggSink
 	TupleDesc	plan_desc;		/* of batch_output */
 	SPIPlanPtr	plan;			/* kept, or NULL */
 };
-
-/* A batch's use of a sink. */
-typedef struct SinkBatch
-{
-	SaggSink   *sink;
-	const SaggQuery *query;
-	Relation	rel;
-	AttrNumber *columns;		/* of rel, by column of the output */
-	char	   *name;			/* of rel, qualified and quoted */
-} SinkBatch;
 
 /*
  * Open the sink of a stream.  The object is freed by sagg_sink_close only and
@@ -147,7 +138,7 @@ is_identity(const SaggQuery *query, AttrNumber attno)
 }
 
 /*
- * ON CONFLICT ... of mode update.  Returns false when a row that is there
+ * ON CONFLICT ... of modes update and complete.  Returns false when a row that is there
  * already stays as it is, because it is nothing but its identity.
  */
 static bool
@@ -180,7 +171,7 @@ append_on_conflict(StringInfo buf, const SaggQuery *query)
 static char *
 insert_statement(const SinkBatch *batch, bool *counts)
 {
-	TupleDesc	desc = batch->query->output_desc;
+	TupleDesc	desc = batch->desc;
 	StringInfoData columns;
 	StringInfoData buf;
 
@@ -193,7 +184,7 @@ insert_statement(const SinkBatch *batch, bool *counts)
 	appendStringInfo(&buf, "INSERT INTO %s (%s) SELECT %s FROM %s",
 					 batch->name, columns.data, columns.data, SAGG_ENR_OUTPUT);
 	*counts = true;
-	if (batch->sink->mode == SAGG_UPDATE)
+	if (batch->sink->mode != SAGG_APPEND)
 		*counts = append_on_conflict(&buf, batch->query);
 	return buf.data;
 }
@@ -202,9 +193,9 @@ insert_statement(const SinkBatch *batch, bool *counts)
  * Let statements of this SPI connection see a tuplestore by name.  "enr" must
  * live as long as it is registered.
  */
-static void
-register_rows(EphemeralNamedRelation enr, char *name, TupleDesc desc,
-			  Tuplestorestate *rows, double estimate)
+void
+sagg_sink_register(EphemeralNamedRelation enr, char *name, TupleDesc desc,
+				   Tuplestorestate *rows, double estimate)
 {
 	int			ret;
 
@@ -221,8 +212,8 @@ register_rows(EphemeralNamedRelation enr, char *name, TupleDesc desc,
 			 name, SPI_result_code_string(ret));
 }
 
-static void
-unregister_rows(const char *name)
+void
+sagg_sink_unregister(const char *name)
 {
 	int			ret = SPI_unregister_relation(name);
 
@@ -270,7 +261,7 @@ insert_plan(SaggSink *sink, const char *text, TupleDesc desc)
 static int64
 write_output(SinkBatch *batch, Tuplestorestate *output)
 {
-	TupleDesc	desc = batch->query->output_desc;
+	TupleDesc	desc = batch->desc;
 	int64		count = tuplestore_tuple_count(output);
 	EphemeralNamedRelationData enr;
 	bool		counts;
@@ -279,28 +270,31 @@ write_output(SinkBatch *batch, Tuplestorestate *output)
 	int64		processed;
 	int			ret;
 
-	register_rows(&enr, SAGG_ENR_OUTPUT, desc, output,
-				  Max((double) count, LEAST_ESTIMATE));
+	sagg_sink_register(&enr, SAGG_ENR_OUTPUT, desc, output,
+					   Max((double) count, LEAST_ESTIMATE));
 	plan = insert_plan(batch->sink, text, desc);
+	SAGG_FAILPOINT("write.statement_before");
 	ret = SPI_execute_plan(plan, NULL, NULL, false, 0);
+	SAGG_FAILPOINT("write.statement_after");
 	if (ret != SPI_OK_INSERT)
 		elog(ERROR, "could not execute \"%s\": %s",
 			 text, SPI_result_code_string(ret));
 	processed = (int64) SPI_processed;
-	unregister_rows(SAGG_ENR_OUTPUT);
+	sagg_sink_unregister(SAGG_ENR_OUTPUT);
 	return counts ? processed : count;
 }
 
 /*
  * Type of the rows of batch_removed: the identity columns in identity order.
  */
-static TupleDesc
-removed_desc(const SaggQuery *query)
+TupleDesc
+sagg_sink_identity_desc(const SinkBatch *batch)
 {
+	const SaggQuery *query = batch->query;
 	TupleDesc	desc = CreateTemplateTupleDesc(query->nidentity);
 
 	for (int i = 0; i < query->nidentity; i++)
-		TupleDescCopyEntry(desc, i + 1, query->output_desc, query->identity[i]);
+		TupleDescCopyEntry(desc, i + 1, batch->desc, query->identity[i]);
 	return desc;
 }
 
@@ -362,27 +356,25 @@ append_collation(StringInfo buf, Oid collation)
 }
 
 /*
- * s.column = r.column, by the default equality of the column's type whatever
- * the search_path.
+ * "left" = "right", by the default equality of the type of "att", which both
+ * are of or become, whatever the search_path.
  */
-static void
-append_equality(StringInfo buf, Form_pg_attribute att, Form_pg_attribute removed)
+void
+sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
+						  const char *left, const char *right)
 {
 	Oid			equal = lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR)->eq_opr;
 	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(equal));
-	const char *name = quote_identifier(NameStr(att->attname));
 	Form_pg_operator form;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "could not find the equality operator of type %s",
 			 format_type_be(att->atttypid));
 	form = (Form_pg_operator) GETSTRUCT(tuple);
-	appendStringInfo(buf, "s.%s OPERATOR(%s.%s) r.%s", name,
+	appendStringInfo(buf, "%s OPERATOR(%s.%s) %s", left,
 					 quote_identifier(get_namespace_name(form->oprnamespace)),
-					 NameStr(form->oprname), name);
+					 NameStr(form->oprname), right);
 	ReleaseSysCache(tuple);
-	if (att->attcollation != removed->attcollation)
-		append_collation(buf, att->attcollation);
 }
 
 /*
@@ -406,6 +398,7 @@ delete_statement(const SinkBatch *batch, TupleDesc desc,
 	{
 		AttrNumber	attno = batch->columns[query->identity[i] - 1];
 		const char *name = quoted_column(desc, i + 1);
+		Form_pg_attribute att;
 
 		if (i > 0)
 			appendStringInfoString(&buf, " AND ");
@@ -414,28 +407,30 @@ delete_statement(const SinkBatch *batch, TupleDesc desc,
 			appendStringInfo(&buf, "s.%s IS NULL AND r.%s IS NULL", name, name);
 			continue;
 		}
-		append_equality(&buf,
-						TupleDescAttr(RelationGetDescr(batch->rel), attno - 1),
-						TupleDescAttr(desc, i));
+		att = TupleDescAttr(RelationGetDescr(batch->rel), attno - 1);
+		sagg_sink_append_equality(&buf, att, psprintf("s.%s", name),
+								  psprintf("r.%s", name));
+		if (att->attcollation != TupleDescAttr(desc, i)->attcollation)
+			append_collation(&buf, att->attcollation);
 		appendStringInfo(&buf, " AND r.%s IS NOT NULL", name);
 	}
 	return buf.data;
 }
 
 /*
- * Delete the rows of groups that do not pass HAVING; returns how many were
+ * Delete the rows that do not belong in the sink any more; returns how many were
  * there.
  */
 static int64
 delete_removed(SinkBatch *batch, Tuplestorestate *removed)
 {
-	TupleDesc	desc = removed_desc(batch->query);
+	TupleDesc	desc = sagg_sink_identity_desc(batch);
 	EphemeralNamedRelationData enr;
 	int64		deleted = 0;
 	ListCell   *lc;
 
-	register_rows(&enr, SAGG_ENR_REMOVED, desc, removed,
-				  (double) tuplestore_tuple_count(removed));
+	sagg_sink_register(&enr, SAGG_ENR_REMOVED, desc, removed,
+					   (double) tuplestore_tuple_count(removed));
 	foreach(lc, null_patterns(removed, desc))
 	{
 		char	   *text = delete_statement(batch, desc, lfirst(lc));
@@ -446,7 +441,7 @@ delete_removed(SinkBatch *batch, Tuplestorestate *removed)
 				 text, SPI_result_code_string(ret));
 		deleted += (int64) SPI_processed;
 	}
-	unregister_rows(SAGG_ENR_REMOVED);
+	sagg_sink_unregister(SAGG_ENR_REMOVED);
 	return deleted;
 }
 
@@ -471,12 +466,40 @@ row_count(Tuplestorestate *rows)
 	return rows ? tuplestore_tuple_count(rows) : 0;
 }
 
+static void
+write_rows(SinkBatch *batch, Tuplestorestate *output, Tuplestorestate *removed,
+		   int64 *rows_out, int64 *rows_removed)
+{
+	if (row_count(removed) > 0)
+		*rows_removed = delete_removed(batch, removed);
+	if (row_count(output) > 0)
+		*rows_out = write_output(batch, output);
+}
+
+/*
+ * Write what differs between the result and the sink.
+ */
+static void
+write_difference(SinkBatch *batch, Tuplestorestate *output,
+				 int64 *rows_out, int64 *rows_removed)
+{
+	Tuplestorestate *changed;
+	Tuplestorestate *removed;
+
+	sagg_sink_difference(batch, output, &changed, &removed);
+	write_rows(batch, changed, removed, rows_out, rows_removed);
+	tuplestore_end(changed);
+	tuplestore_end(removed);
+}
+
 /*
  * Write a batch's results: "output" (rows of query->output_desc) into the
  * sink, and in mode update delete the rows with the identities in "removed".
- * Either may be NULL or empty, and mode append ignores "removed"; no identity
- * is in both or twice in one.  The tuplestores must allow rescans (made with
- * randomAccess); they stay the caller's, with their read position undefined.
+ * In mode complete "output" is the whole result, and the sink is made equal to
+ * it.  Either may be empty, and "removed" NULL; other modes ignore "removed".
+ * No identity is in both or twice in one.  The tuplestores must allow rescans
+ * (made with randomAccess); they stay the caller's, with their read position
+ * undefined.
  *
  * Returns in *rows_out and *rows_removed the rows put into and deleted from
  * the sink.  Runs in the caller's transaction with an active snapshot, as the
@@ -489,14 +512,15 @@ sagg_sink_write(SaggSink *sink, const SaggQuery *query,
 				Tuplestorestate *output, Tuplestorestate *removed,
 				int64 *rows_out, int64 *rows_removed)
 {
-	SinkBatch	batch = {.sink = sink, .query = query};
+	SinkBatch	batch = {.sink = sink, .query = query, .desc = query->output_desc};
 	ErrorContextCallback context;
 
 	*rows_out = 0;
 	*rows_removed = 0;
-	if (sink->mode == SAGG_APPEND)
+	if (sink->mode != SAGG_UPDATE)
 		removed = NULL;
-	if (row_count(output) == 0 && row_count(removed) == 0)
+	if (sink->mode != SAGG_COMPLETE &&
+		row_count(output) == 0 && row_count(removed) == 0)
 		return;
 
 	context.callback = sink_error_callback;
@@ -507,10 +531,10 @@ sagg_sink_write(SaggSink *sink, const SaggQuery *query,
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
 	begin_batch(&batch);
-	if (row_count(removed) > 0)
-		*rows_removed = delete_removed(&batch, removed);
-	if (row_count(output) > 0)
-		*rows_out = write_output(&batch, output);
+	if (sink->mode == SAGG_COMPLETE)
+		write_difference(&batch, output, rows_out, rows_removed);
+	else
+		write_rows(&batch, output, removed, rows_out, rows_removed);
 	relation_close(batch.rel, NoLock);
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "could not disconnect from SPI");

@@ -22,6 +22,9 @@ extern Oid	sagg_sink_make(Oid namespaceId, const char *relname,
 extern void sagg_sink_check(Oid sink, const SaggQuery *query,
 							SaggOutputMode mode);
 
+/* sink_index.c */
+extern Size sagg_sink_max_key_bytes(Oid sink, const SaggQuery *query);
+
 /* sink_write.c */
 extern SaggSink *sagg_sink_open(const SaggStream *stream);
 extern void sagg_sink_write(SaggSink *sink, const SaggQuery *query,

@@ -26,19 +26,35 @@ on_delivery(rd_kafka_t *client, const rd_kafka_message_t *message, void *opaque)
 		acknowledged++;
 }
 
+/* of every record: milliseconds, 0 = now; a header, NULL = none */
+static int64_t timestamp_ms;
+static char *header_name;
+static char *header_value;
+
 static void
 send_record(rd_kafka_t *client, const char *topic, int partition,
 			const char *key, const char *payload, size_t len)
 {
+	rd_kafka_headers_t *headers;
+
 	for (;;)
 	{
-		rd_kafka_resp_err_t err = rd_kafka_producev(client,
+		rd_kafka_resp_err_t err;
+
+		headers = rd_kafka_headers_new(1);
+		if (header_name)
+			rd_kafka_header_add(headers, header_name, -1, header_value, -1);
+		err = rd_kafka_producev(client,
 													RD_KAFKA_V_TOPIC(topic),
 													RD_KAFKA_V_PARTITION(partition),
 													RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
 													RD_KAFKA_V_KEY(key, key ? strlen(key) : 0),
 													RD_KAFKA_V_VALUE((void *) payload, len),
+													RD_KAFKA_V_TIMESTAMP(timestamp_ms),
+													RD_KAFKA_V_HEADERS(headers),
 													RD_KAFKA_V_END);
+		if (err)
+			rd_kafka_headers_destroy(headers);
 
 		if (err == RD_KAFKA_RESP_ERR__QUEUE_FULL)
 			rd_kafka_poll(client, 100);
@@ -113,6 +129,8 @@ produce_main(int argc, char **argv)
 		{"partition", required_argument, NULL, 'p'},
 		{"compression", required_argument, NULL, 'z'},
 		{"tab", no_argument, NULL, 'T'},
+		{"timestamp", required_argument, NULL, 'm'},
+		{"header", required_argument, NULL, 'h'},
 		{"check", no_argument, NULL, 'C'},
 		{0}
 	};
@@ -146,6 +164,16 @@ produce_main(int argc, char **argv)
 			snprintf(compression, sizeof(compression), "compression.codec=%s", optarg);
 		else if (c == 'T')
 			tab = true;
+		else if (c == 'm')
+			timestamp_ms = atoll(optarg);
+		else if (c == 'h')
+		{
+			header_name = optarg;
+			header_value = strchr(optarg, '=');
+			if (header_value == NULL)
+				die("a header is name=value: %s", optarg);
+			*header_value++ = '\0';
+		}
 		else if (c == 'C')
 			check = true;
 		else

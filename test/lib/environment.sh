@@ -21,13 +21,16 @@ set_up() {
 	make -s -j2 ${WERROR:+WERROR=1} PG_CONFIG="$PG_CONFIG"
 	make -s -C test/broker
 	make -s -C test/modules PG_CONFIG="$PG_CONFIG" with_llvm=no
+	make -s -C test/fuzz PG_CONFIG="$PG_CONFIG" with_llvm=no
 	"${as_root[@]}" make -s install PG_CONFIG="$PG_CONFIG" >/dev/null
 
 	work=$(mktemp -d "${TMPDIR:-/tmp}/stream_agg.XXXXXX")
 	mkdir "$work/data" "$work/bin"
-	cp test/broker/kafka_tool test/modules/stream_lock.so "$work/bin"
+	cp test/broker/kafka_tool test/modules/stream_lock.so test/fuzz/decode_fuzz.so \
+		test/fuzz/leaf_fuzz "$work/bin"
 	[ "$(id -u)" -ne 0 ] || chown -R postgres "$work"
 	export KAFKA_TOOL=$work/bin/kafka_tool STREAM_LOCK=$work/bin/stream_lock.so
+	export DECODE_FUZZ=$work/bin/decode_fuzz.so LEAF_FUZZ=$work/bin/leaf_fuzz
 	cd "$work"
 }
 

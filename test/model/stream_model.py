@@ -29,6 +29,8 @@ NULL is \\N, times are microseconds since 1970-01-01 00:00 UTC.  The rules:
     not pass HAVING.  append: nothing yet.
     Windows with end <= watermark, the new one, close: append writes their
     groups now, and then they are forgotten.
+    complete: nothing is late and no window closes.  The sink becomes the
+    result over all records; rows that differ are written.
 """
 
 import argparse
@@ -81,7 +83,7 @@ def total(group):
 
 
 class Stream:
-    """A running stream.  mode: append or update; size: of the tumbling
+    """A running stream.  mode: append, update or complete; size: of the tumbling
     windows, microseconds; delay: of the watermark, microseconds, or None for
     a stream without a watermark."""
 
@@ -95,7 +97,7 @@ class Stream:
 
     def passed(self, start):
         """Whether the watermark has passed the window at "start"."""
-        return self.watermark is not None and \
+        return self.mode != "complete" and self.watermark is not None and \
             start + self.size <= self.watermark
 
     def run(self, records):
@@ -106,6 +108,8 @@ class Stream:
         if self.mode == "update":
             for group in sorted(touched, key=repr):
                 self.write(group, counts)
+        if self.mode == "complete":
+            self.write_all(counts)
         for group in [g for g in self.groups if self.passed(g[0])]:
             if self.mode == "append":
                 self.write(group, counts)
@@ -148,6 +152,22 @@ class Stream:
         elif self.sink.pop(group, None) is not None:
             counts["rows_removed"] += 1
 
+    def write_all(self, counts):
+        """Make the sink equal to the rows of all groups."""
+        result = {group: self.row(group, records)
+                  for group, records in self.groups.items()
+                  if self.having(records)}
+        counts["rows_out"] = len([g for g in result
+                                  if self.image(self.sink.get(g)) !=
+                                  self.image(result[g])])
+        counts["rows_removed"] = len(set(self.sink) - set(result))
+        self.sink = result
+
+    @staticmethod
+    def image(row):
+        """What a row looks like: 1.0 and 1.00 are equal and look otherwise."""
+        return row and tuple(str(column) for column in row)
+
     @staticmethod
     def row(group, records):
         start, key = group
@@ -165,12 +185,12 @@ class Generator:
     def __init__(self, seed):
         self.random = random.Random(seed)
         r = self.random
-        self.mode = r.choice(("append", "update"))
+        self.mode = r.choice(("append", "update", "complete"))
         self.size = r.choice((SECOND, 7 * SECOND, 60 * SECOND,
                               250 * MILLISECOND, DAY))
         self.delay = r.choice((0, self.size, self.size // 2, 3 * self.size,
                                self.size * 3 // 2 + 7 * MILLISECOND))
-        if self.mode == "update" and r.random() < 0.25:
+        if self.mode != "append" and r.random() < 0.25:
             self.delay = None
         self.where = r.choice(sorted(Conditions.WHERE))
         self.having = r.choice(sorted(Conditions.HAVING))

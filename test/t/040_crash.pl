@@ -31,8 +31,11 @@ $node->safe_psql('postgres', q{
 	SELECT stream_agg.create_stream('windowed',
 		$q$ SELECT stream_agg.tumble(ts, '10 seconds') AS win, k, count(*) AS n, sum(slowly(v)) AS total
 		      FROM events GROUP BY 1, 2 $q$,
-		output_mode => 'append', watermark => '5 seconds', trigger => '0', max_offsets_per_trigger => 100)});
-my @streams = ('counted', 'windowed');
+		output_mode => 'append', watermark => '5 seconds', trigger => '0', max_offsets_per_trigger => 100);
+	SELECT stream_agg.create_stream('completed',
+		'SELECT k, v % 10 AS m, count(*) AS n, sum(slowly(v)) AS total FROM events GROUP BY 1, 2',
+		output_mode => 'complete', trigger => '0', max_offsets_per_trigger => 100)});
+my @streams = ('counted', 'windowed', 'completed');
 
 # Records in the order of their times in each partition, 100 records a second:
 # none is late for a watermark of 5 s while batches are taken evenly.
@@ -63,6 +66,8 @@ my $seen = PostgreSQL::Test::Utils::tempdir() . '/seen';
 my $poll = q{
 	SELECT (SELECT COALESCE(sum(n), 0) FROM counted),
 	       (SELECT count(*) FROM windowed),
+	       (SELECT COALESCE(sum(n), 0) FROM completed),
+	       (SELECT count(*) FROM completed),
 	       COALESCE((SELECT total_rows_out FROM stream_agg.commits WHERE stream = 'windowed' ORDER BY batch DESC LIMIT 1), 0),
 	       (SELECT string_agg(concat_ws('/', stream, batch, md5(concat_ws(' ', ranges, watermark, batch_time))), ' ')
 	          FROM (SELECT * FROM stream_agg.offsets ORDER BY batch DESC LIMIT 8) o);
@@ -103,7 +108,7 @@ sub wait_for_progress
 {
 	my $n = shift;
 	$node->poll_query_until('postgres',
-		"SELECT count(*) = 2 FROM (SELECT stream FROM stream_agg.commits GROUP BY stream HAVING max(batch) >= $n) x")
+		"SELECT count(*) = 3 FROM (SELECT stream FROM stream_agg.commits GROUP BY stream HAVING max(batch) >= $n) x")
 	  or die 'no progress';
 	return;
 }
@@ -116,7 +121,7 @@ sub last_batch
 
 my %crash = (
 	'SIGKILL of a worker' => sub {
-		kill 'KILL', worker_pid($node, $streams[ $rng->(2) ]);
+		kill 'KILL', worker_pid($node, $streams[ $rng->(scalar @streams) ]);
 	},
 	'SIGKILL of another backend' => sub {
 		my $other = $node->background_psql('postgres', on_error_stop => 0);
@@ -152,15 +157,17 @@ waitpid $reader, 0;
 
 # what the reader saw
 my ($fell, $apart, $replanned, $snapshots) = (0, 0, 0, 0);
-my ($last_count, $last_rows) = (0, 0);
+my @last = (0, 0, 0, 0);
 my %plan;
 for my $line (split /\n/, slurp_file($seen))
 {
-	my ($count, $rows, $total, $plans) = split /\|/, $line;
+	my (@counts) = split /\|/, $line;
+	my $plans = pop @counts;
+	my $total = pop @counts;
 	$snapshots++;
-	$fell++ if $count < $last_count || $rows < $last_rows;
-	$apart++ if $rows != $total;
-	($last_count, $last_rows) = ($count, $rows);
+	$fell++ if grep { $counts[$_] < $last[$_] } 0 .. $#last;
+	$apart++ if $counts[1] != $total;
+	@last = @counts;
 	for (split / /, $plans // '')
 	{
 		my ($stream, $batch, $hash) = split m{/};

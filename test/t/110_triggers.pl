@@ -67,6 +67,13 @@ process($node, 'on_demand');
 $broker->produce('few', map { record($_ % 3) } 1 .. 30);
 is_deeply([ process($node, 'on_demand') ], [ 1, 30, 3 ], 'process_available is one batch of what is there');
 
+# --- autovacuum hears of what the worker does
+ok($node->poll_query_until('postgres', q{
+		SELECT count(*) = 2 FROM pg_stat_all_tables
+		 WHERE relid IN ('bounded'::regclass, 'stream_agg.commits'::regclass)
+		   AND n_tup_ins > 0 AND n_live_tup > 0}),
+	'a running worker reports the statistics of sink and logs');
+
 # --- refused rather than left hanging
 my %refused = (
 	'that holds a lock on the sink' => q{BEGIN; LOCK TABLE on_demand; SELECT stream_agg.process_available('on_demand')},

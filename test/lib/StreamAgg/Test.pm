@@ -154,7 +154,8 @@ sub wait_state
 	$condition .= " AND last_error ~ \$e\$$error\$e\$" if defined $error;
 	$node->poll_query_until('postgres',
 		"SELECT count(*) = 1 FROM pg_stat_stream_agg WHERE stream = '$stream' AND $condition")
-	  or diag($node->safe_psql('postgres', 'SELECT stream, state, last_error FROM pg_stat_stream_agg'));
+	  or die "stream $stream is not $state"
+	  . $node->safe_psql('postgres', 'SELECT stream, state, last_error FROM pg_stat_stream_agg');
 	return;
 }
 
@@ -210,15 +211,19 @@ sub create_topic { my ($self, $name, $n) = @_; return $self->control('topic', $n
 sub down { return $_[0]->control('down'); }
 sub up { return $_[0]->control('up'); }
 
-# produce(topic, record...): a record is JSON, or [partition, key, JSON]
+# produce(topic, record...): a record is JSON, or [partition, key, JSON], or
+# { option => value }, for all of them, of the tool: timestamp (ms), header
+# (name=value)
 sub produce
 {
 	my ($self, $topic, @records) = @_;
+	my @options = map { my $o = $_; map { ("--$_", $o->{$_}) } keys %$o } grep { ref $_ eq 'HASH' } @records;
+	@records = grep { ref $_ ne 'HASH' } @records;
 	my $input = join('', map {
 		ref $_ ? join("\t", map { $_ // '' } @$_) . "\n" : "\t\t$_\n" } @records);
 	my ($output, $error);
 
-	IPC::Run::run([ $tool, 'produce', '--brokers', $self->{brokers}, '--topic', $topic, '--tab' ],
+	IPC::Run::run([ $tool, 'produce', '--brokers', $self->{brokers}, '--topic', $topic, '--tab', @options ],
 		'<', \$input, '>', \$output, '2>', \$error)
 	  or die "cannot produce: $error";
 	return;

@@ -1,0 +1,125 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_options.c
+ *	  The options of a stream: from what users write, to and from the catalog.
+ *
+ * The catalog holds them in one form that reads the same under any setting of
+ * the session: intervals as hours, minutes and seconds.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+#include "define_internal.h"
+
+static const char *const on_error_words[] = {
+	[SAGG_FAIL] = "fail",
+	[SAGG_SKIP] = "skip",
+	[SAGG_DEAD_LETTER] = "dead_letter"
+};
+
+static SaggOnError
+on_error_from_word(const char *word)
+{
+	for (int i = 0; i < lengthof(on_error_words); i++)
+	{
+		if (strcmp(word, on_error_words[i]) == 0)
+			return (SaggOnError) i;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid on_error \"%s\"", word),
+			 errhint("It is fail (the stream stops), skip (the record is counted and left out) or dead_letter (and kept in stream_agg.dead_letters).")));
+}
+
+static int64
+max_future_from_text(char *text)
+{
+	Interval   *interval =
+		DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
+											  ObjectIdGetDatum(InvalidOid),
+											  Int32GetDatum(-1)));
+	int64		length = sagg_interval_length(interval, "max_future");
+
+	if (length <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_future must be greater than zero"),
+				 errhint("Leave it out to admit any event time.")));
+	return length;
+}
+
+/*
+ * Read options, a list of DefElems with strings.  Raises
+ * invalid_parameter_value for an unknown option, and for a value that is none.
+ */
+void
+sagg_stream_options_read(List *options, SaggOnError *on_error, int64 *max_future)
+{
+	ListCell   *lc;
+
+	*on_error = SAGG_FAIL;
+	*max_future = 0;
+	foreach(lc, options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, "on_error") == 0)
+			*on_error = on_error_from_word(defGetString(option));
+		else if (strcmp(option->defname, "max_future") == 0)
+			*max_future = max_future_from_text(defGetString(option));
+		else
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("unknown option \"%s\" of a stream", option->defname),
+					 errhint("Options of a stream are on_error and max_future.")));
+	}
+}
+
+static void
+push_option(JsonbParseState **state, const char *name, const char *value)
+{
+	JsonbValue	string;
+
+	string.type = jbvString;
+	string.val.string.val = unconstify(char *, name);
+	string.val.string.len = strlen(name);
+	(void) pushJsonbValue(state, WJB_KEY, &string);
+	string.val.string.val = unconstify(char *, value);
+	string.val.string.len = strlen(value);
+	(void) pushJsonbValue(state, WJB_VALUE, &string);
+}
+
+/*
+ * Options as the catalog holds them, those that have their default left out.
+ */
+Datum
+sagg_stream_options_jsonb(SaggOnError on_error, int64 max_future)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue *object;
+
+	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	if (on_error != SAGG_FAIL)
+		push_option(&state, "on_error", on_error_words[on_error]);
+	if (max_future > 0)
+	{
+		char	   *text = palloc(MAXDATELEN + 1);
+		Interval	interval = {.time = max_future};
+		struct pg_itm itm;
+
+		interval2itm(interval, &itm);
+		EncodeInterval(&itm, INTSTYLE_POSTGRES, text);
+		push_option(&state, "max_future", text);
+	}
+	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	return JsonbPGetDatum(JsonbValueToJsonb(object));
+}

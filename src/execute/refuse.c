@@ -1,0 +1,230 @@
+/*-------------------------------------------------------------------------
+ *
+ * refuse.c
+ *	  Rows of the inner query that cannot be aggregated: the fault of the
+ *	  record they were made of.
+ *
+ * With the policy fail that is an error.  Otherwise the record is refused as a
+ * whole: none of the rows that joins make of it counts.  When one of them has
+ * been aggregated before another is refused, the batch's groups are thrown
+ * away and the inner query is run again, without the record; what it refuses
+ * depends on nothing but the row, so once is enough.
+ *
+ * Event times are compared with the batch's own time, which a retry has too:
+ * it refuses the same records.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "catalog/pg_type.h"
+#include "common/int.h"
+#include "executor/executor.h"
+#include "nodes/nodeFuncs.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "execute_internal.h"
+
+static bool
+is_without_time_zone(const SaggExecution *ex)
+{
+	TargetEntry *tle = linitial_node(TargetEntry, ex->query->inner->targetList);
+
+	return getBaseType(exprType((Node *) tle->expr)) == TIMESTAMPOID;
+}
+
+/*
+ * The greatest event time that "max_future" admits; DT_NOEND if there is none.
+ * A timestamp without time zone is one of the stream's time zone, as it is
+ * wherever it meets one with.
+ */
+static int64
+latest_time(const SaggExecution *ex)
+{
+	TimestampTz latest;
+
+	if (ex->stream->max_future == 0 || !ex->query->has_event_time ||
+		pg_add_s64_overflow(ex->plan->batch_time, ex->stream->max_future, &latest) ||
+		!IS_VALID_TIMESTAMP(latest))
+		return DT_NOEND;
+	if (is_without_time_zone(ex))
+		return DatumGetTimestamp(DirectFunctionCall1(timestamptz_timestamp,
+													 TimestampTzGetDatum(latest)));
+	return latest;
+}
+
+/*
+ * Prepare an execution: "refusals" takes the records of rows that are refused,
+ * NULL if that is an error; "max_key_bytes" is how long the grouping keys of a
+ * group may be in all, 0 = any length.
+ */
+void
+sagg_execution_refuse(SaggExecution *ex, SaggRefusals *refusals,
+					  Size max_key_bytes)
+{
+	ex->refusals = refusals;
+	ex->max_key_bytes = max_key_bytes;
+	ex->latest_time = latest_time(ex);
+	Assert(refusals == NULL || ex->query->record != 0);
+}
+
+static char *
+time_text(const SaggExecution *ex, int64 time)
+{
+	return DatumGetCString(DirectFunctionCall1(is_without_time_zone(ex) ?
+											   timestamp_out : timestamptz_out,
+											   TimestampTzGetDatum(time)));
+}
+
+static char *
+interval_text(int64 length)
+{
+	Interval	interval = {.time = length};
+
+	return DatumGetCString(DirectFunctionCall1(interval_out,
+											   IntervalPGetDatum(&interval)));
+}
+
+static int64
+record_number(const SaggExecution *ex, TupleTableSlot *slot)
+{
+	return SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[ex->query->record - 1]));
+}
+
+/*
+ * Whether the row's record has been refused, with another of its rows.
+ */
+bool
+sagg_row_refused(const SaggExecution *ex, TupleTableSlot *slot)
+{
+	return ex->refusals != NULL &&
+		sagg_record_refused(ex->refusals, record_number(ex, slot));
+}
+
+/*
+ * Refuse the row's record.  The reason may be in tmpcontext, which is reset.
+ */
+static void
+refuse(SaggExecution *ex, TupleTableSlot *slot, const char *message,
+	   const char *detail)
+{
+	int64		record;
+
+	if (ex->refusals == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_INVALID_RECORD),
+				 errmsg("%s", message),
+				 detail ? errdetail_internal("%s", detail) : 0));
+	record = record_number(ex, slot);
+	if (record < ex->nclasses && ex->classes[record] == SAGG_CLASS_AGGREGATED)
+		ex->run_again = true;
+	sagg_refuse_record(ex->refusals, record, message, detail);
+	ResetExprContext(ex->tmpcontext);
+}
+
+static void
+refuse_far_time(SaggExecution *ex, TupleTableSlot *slot, int64 time)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+
+	refuse(ex, slot,
+		   psprintf("event time of a record is too far in the future: %s",
+					time_text(ex, time)),
+		   psprintf("The micro-batch's time is %s, and the stream's max_future %s.",
+					timestamptz_to_str(ex->plan->batch_time),
+					interval_text(ex->stream->max_future)));
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Whether a row's event time is one to go by.  If not, its record is refused.
+ */
+bool
+sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot, int64 time)
+{
+	if (TIMESTAMP_NOT_FINITE(time))
+	{
+		refuse(ex, slot, "event time of a record is infinite",
+			   "It would belong to no window, and move the watermark past all others.");
+		return false;
+	}
+	if (time > ex->latest_time)
+	{
+		refuse_far_time(ex, slot, time);
+		return false;
+	}
+	return true;
+}
+
+/*
+ * Refuse the record of a row whose window cannot be represented.
+ */
+void
+sagg_refuse_window(SaggExecution *ex, TupleTableSlot *slot, int64 time)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+
+	refuse(ex, slot, psprintf("window of event time %s is out of range",
+							  time_text(ex, time)), NULL);
+	MemoryContextSwitchTo(old);
+}
+
+static Size
+key_bytes(const SaggCodec *codec, Datum value)
+{
+	if (codec->len == -1)
+		return toast_raw_datum_size(value) - VARHDRSZ;
+	if (codec->len == -2)
+		return strlen(DatumGetCString(value));
+	return codec->len;
+}
+
+/*
+ * Whether the keys of a new group are short enough.
+ */
+bool
+sagg_keys_fit(const SaggExecution *ex, const SaggGroup *group)
+{
+	Size		total = 0;
+
+	if (ex->max_key_bytes == 0)
+		return true;
+	for (int i = 0; i < ex->query->nkeys; i++)
+	{
+		if (!group->keynulls[i])
+			total += MAXALIGN(key_bytes(&ex->keys[i].codec, group->keys[i]));
+	}
+	return total <= ex->max_key_bytes;
+}
+
+/*
+ * Refuse the record of a row whose keys are too long; names the longest.
+ */
+void
+sagg_refuse_keys(SaggExecution *ex, TupleTableSlot *slot, const Datum *keys,
+				 const bool *nulls)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+	int			longest = 0;
+	Size		bytes = 0;
+
+	for (int i = 0; i < ex->query->nkeys; i++)
+	{
+		Size		len = nulls[i] ? 0 : key_bytes(&ex->keys[i].codec, keys[i]);
+
+		if (len > bytes)
+		{
+			longest = i;
+			bytes = len;
+		}
+	}
+	refuse(ex, slot,
+		   psprintf("grouping key \"%s\" of a record is too long: %zu bytes",
+					ex->query->keys[longest].name, bytes),
+		   psprintf("The keys of a group can have %zu bytes together, for an index of the sink holds them.",
+					ex->max_key_bytes));
+	MemoryContextSwitchTo(old);
+}

@@ -1,0 +1,27 @@
+/*-------------------------------------------------------------------------
+ *
+ * failpoint.h
+ *	  Places where a test can make a stream's worker fail.
+ *
+ * SAGG_FAILPOINT("stage.place") marks one.  Only a library built with "make
+ * FAILPOINTS=1" has them; in any other the macro is nothing, and neither
+ * symbol nor string of it is in the library.
+ *
+ * Failpoints come after what their name says, are never reached with a
+ * lightweight lock held, and change nothing unless a test has armed them
+ * (failpoint.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_FAILPOINT_H
+#define SAGG_FAILPOINT_H
+
+#ifdef SAGG_FAILPOINTS
+extern void sagg_failpoint(const char *name);
+
+#define SAGG_FAILPOINT(name)	sagg_failpoint(name)
+#else
+#define SAGG_FAILPOINT(name)	((void) 0)
+#endif
+
+#endif							/* SAGG_FAILPOINT_H */

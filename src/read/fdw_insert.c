@@ -1,0 +1,190 @@
+/*-------------------------------------------------------------------------
+ *
+ * fdw_insert.c
+ *	  INSERT and COPY into a source: every row becomes a record of its topic.
+ *
+ * The statement ends when Kafka has acknowledged all of them, and with an
+ * error if it has not.  Records are not part of the transaction: ROLLBACK, or
+ * an error behind them, does not take them back, and other readers see them
+ * before COMMIT.  EXPLAIN, and statements without rows, contact nobody.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "commands/explain.h"
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#endif
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "parser/parsetree.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "insert_internal.h"
+
+typedef struct SourceInsert
+{
+	Oid			source;
+	Oid			user;			/* whose mapping and privileges count */
+	int64		rows;
+	MemoryContext memory;		/* of the statement */
+	MemoryContext row_memory;
+	SaggEncoder *encoder;
+	SaggProducer *producer;		/* NULL until the first row */
+} SourceInsert;
+
+/*
+ * PlanForeignModify.  There is nothing to plan; what the server lets through
+ * and Kafka cannot do is refused.
+ */
+List *
+sagg_plan_modify(PlannerInfo *root, ModifyTable *plan, Index result_relation,
+				 int subplan_index)
+{
+	if (plan->onConflictAction != ONCONFLICT_NONE)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("INSERT with ON CONFLICT is not supported for source \"%s\"",
+						get_rel_name(planner_rt_fetch(result_relation, root)->relid)),
+				 errdetail("Records of a topic do not conflict with each other.")));
+	return NIL;
+}
+
+static void
+begin(ModifyTableState *mtstate, ResultRelInfo *rri)
+{
+	EState	   *estate = mtstate->ps.state;
+	Oid			user = SAGG_MODIFY_USER(rri, estate);
+	MemoryContext old;
+	SourceInsert *state;
+
+	old = MemoryContextSwitchTo(estate->es_query_cxt);
+	state = palloc0(sizeof(SourceInsert));
+	state->memory = estate->es_query_cxt;
+	state->row_memory = AllocSetContextCreate(state->memory, "stream_agg record",
+											  ALLOCSET_DEFAULT_SIZES);
+	state->source = RelationGetRelid(rri->ri_RelationDesc);
+	state->user = OidIsValid(user) ? user : GetUserId();
+	state->encoder = sagg_encoder_make(rri->ri_RelationDesc);
+	rri->ri_FdwState = state;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * BeginForeignModify
+ */
+void
+sagg_begin_modify(ModifyTableState *mtstate, ResultRelInfo *rri,
+				  List *fdw_private, int subplan_index, int eflags)
+{
+	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
+		begin(mtstate, rri);
+}
+
+/*
+ * BeginForeignInsert: COPY, and partitions that rows are routed to.
+ */
+void
+sagg_begin_insert(ModifyTableState *mtstate, ResultRelInfo *rri)
+{
+	ModifyTable *plan = (ModifyTable *) mtstate->ps.plan;
+
+	if (plan && plan->onConflictAction != ONCONFLICT_NONE)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("INSERT with ON CONFLICT is not supported for source \"%s\"",
+						RelationGetRelationName(rri->ri_RelationDesc)),
+				 errdetail("Records of a topic do not conflict with each other.")));
+	begin(mtstate, rri);
+}
+
+static void
+row_error_context(void *arg)
+{
+	SourceInsert *state = (SourceInsert *) arg;
+
+	errcontext("row " INT64_FORMAT " inserted into source \"%s\"",
+			   state->rows, get_rel_name(state->source));
+}
+
+static void
+encode_row(SourceInsert *state, TupleTableSlot *slot, SaggOutRecord *record)
+{
+	ErrorContextCallback callback;
+
+	callback.callback = row_error_context;
+	callback.arg = state;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	sagg_encoder_encode(state->encoder, slot, record);
+	error_context_stack = callback.previous;
+}
+
+/*
+ * ExecForeignInsert.  The slot goes back as it came, for RETURNING; what Kafka
+ * decides about the record is not in it.
+ */
+TupleTableSlot *
+sagg_exec_insert(EState *estate, ResultRelInfo *rri, TupleTableSlot *slot,
+				 TupleTableSlot *plan_slot)
+{
+	SourceInsert *state = (SourceInsert *) rri->ri_FdwState;
+	SaggOutRecord record;
+	MemoryContext old;
+
+	state->rows++;
+	MemoryContextReset(state->row_memory);
+	old = MemoryContextSwitchTo(state->row_memory);
+	encode_row(state, slot, &record);
+	if (state->producer == NULL)
+	{
+		MemoryContextSwitchTo(state->memory);
+		state->producer = sagg_producer_open(state->source, state->user);
+	}
+	sagg_producer_send(state->producer, &record);
+	MemoryContextSwitchTo(old);
+	return slot;
+}
+
+/*
+ * EndForeignModify and EndForeignInsert: wait for the acknowledgements.  After
+ * an error the memory context closes the producer instead.
+ */
+void
+sagg_end_insert(EState *estate, ResultRelInfo *rri)
+{
+	SourceInsert *state = (SourceInsert *) rri->ri_FdwState;
+
+	if (state == NULL)
+		return;
+	rri->ri_FdwState = NULL;
+	if (state->producer)
+	{
+		sagg_producer_finish(state->producer);
+		sagg_producer_close(state->producer);
+	}
+	MemoryContextDelete(state->row_memory);
+}
+
+/*
+ * IsForeignRelUpdatable: records can be added and never change.
+ */
+int
+sagg_is_updatable(Relation rel)
+{
+	return 1 << CMD_INSERT;
+}
+
+/*
+ * ExplainForeignModify
+ */
+void
+sagg_explain_modify(ModifyTableState *mtstate, ResultRelInfo *rri,
+					List *fdw_private, int subplan_index, ExplainState *es)
+{
+	ExplainPropertyText("Kafka Topic",
+						sagg_source_topic(RelationGetRelid(rri->ri_RelationDesc)), es);
+}

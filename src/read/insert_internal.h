@@ -1,0 +1,86 @@
+/*-------------------------------------------------------------------------
+ *
+ * insert_internal.h
+ *	  What the files behind INSERT ask of each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_INSERT_INTERNAL_H
+#define SAGG_INSERT_INTERNAL_H
+
+#include "executor/tuptable.h"
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+#include "read/read_internal.h"
+
+/* A record to be produced.  All pointers are the caller's. */
+typedef struct SaggOutHeader
+{
+	const char *name;			/* UTF-8 */
+	const char *value;			/* NULL = null */
+	Size		len;
+} SaggOutHeader;
+
+typedef struct SaggOutRecord
+{
+	int32		partition;		/* RD_KAFKA_PARTITION_UA = by key */
+	int64		timestamp_ms;	/* 0 = now */
+	const char *key;			/* NULL = none */
+	Size		key_len;
+	const char *payload;		/* JSON in UTF-8 */
+	Size		payload_len;
+	int			nheaders;
+	SaggOutHeader *headers;
+} SaggOutRecord;
+
+/* value_encode.c */
+typedef struct SaggValueEncoder
+{
+	Oid			type;			/* below domains */
+	bool		as_text;		/* always in the type's text form */
+	bool		has_arrays;		/* may hold arrays that JSON cannot tell */
+	FmgrInfo	to_json;
+	FmgrInfo	output;
+} SaggValueEncoder;
+
+extern void sagg_value_encoder_init(SaggValueEncoder *encoder, Oid type);
+extern bool sagg_value_encoder_needs_settings(const SaggValueEncoder *encoder);
+extern void sagg_value_encode(SaggValueEncoder *encoder, Datum value,
+							  StringInfo out);
+
+/* record_encode.c */
+typedef struct SaggEncoder SaggEncoder;
+
+extern SaggEncoder *sagg_encoder_make(Relation rel);
+extern void sagg_encoder_encode(SaggEncoder *encoder, TupleTableSlot *slot,
+								SaggOutRecord *record);
+
+/* header_encode.c */
+extern SaggOutHeader *sagg_headers_encode(Datum headers, const char *column,
+										  int *nheaders);
+
+/* producer.c */
+typedef struct SaggProducer SaggProducer;
+
+extern SaggProducer *sagg_producer_open(Oid source, Oid user);
+extern void sagg_producer_send(SaggProducer *producer,
+							   const SaggOutRecord *record);
+extern void sagg_producer_finish(SaggProducer *producer);
+extern void sagg_producer_close(SaggProducer *producer);
+
+/* fdw_insert.c */
+extern List *sagg_plan_modify(PlannerInfo *root, ModifyTable *plan,
+							  Index result_relation, int subplan_index);
+extern void sagg_begin_modify(ModifyTableState *mtstate, ResultRelInfo *rri,
+							  List *fdw_private, int subplan_index, int eflags);
+extern void sagg_begin_insert(ModifyTableState *mtstate, ResultRelInfo *rri);
+extern TupleTableSlot *sagg_exec_insert(EState *estate, ResultRelInfo *rri,
+										TupleTableSlot *slot,
+										TupleTableSlot *plan_slot);
+extern void sagg_end_insert(EState *estate, ResultRelInfo *rri);
+extern int	sagg_is_updatable(Relation rel);
+extern void sagg_explain_modify(ModifyTableState *mtstate, ResultRelInfo *rri,
+								List *fdw_private, int subplan_index,
+								struct ExplainState *es);
+
+#endif							/* SAGG_INSERT_INTERNAL_H */

@@ -1,0 +1,307 @@
+/*-------------------------------------------------------------------------
+ *
+ * record_encode.c
+ *	  A row of a source to a record: its payload (JSON), key, partition,
+ *	  timestamp and headers.
+ *
+ * The payload has one member for each field, in the order of the columns, and
+ * every payload is checked by the decoder's own rules: what INSERT produces, a
+ * stream can read.  Columns that share a field, or a kind of metadata, can be
+ * inserted one at a time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "common/int.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/float.h"
+#include "utils/guc.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "insert_internal.h"
+
+typedef struct EncoderColumn
+{
+	int			index;			/* into the slot's values */
+	const char *name;			/* for messages */
+	SaggFieldKind kind;
+	Oid			type;			/* of metadata, below domains */
+	SaggValueEncoder value;		/* of other columns */
+	int			next;			/* column of the same field or kind, -1 = none */
+} EncoderColumn;
+
+struct SaggEncoder
+{
+	int			ncolumns;
+	EncoderColumn *columns;
+	int			nmembers;		/* first column of each field */
+	int		   *members;
+	char	  **labels;			/* "field": in server encoding */
+	int			metadata[SAGG_FIELD_HEADERS + 1];	/* first column, -1 = none */
+	bool		needs_settings;
+	SaggDecoder *checker;
+};
+
+/*
+ * Append a column to the chain that starts at "first".
+ */
+static void
+chain(SaggEncoder *encoder, int first, int column)
+{
+	while (encoder->columns[first].next >= 0)
+		first = encoder->columns[first].next;
+	encoder->columns[first].next = column;
+}
+
+static void
+add_member(SaggEncoder *encoder, int column, const char *field)
+{
+	StringInfoData label;
+
+	initStringInfo(&label);
+	escape_json(&label, field);
+	appendStringInfoChar(&label, ':');
+	for (int i = 0; i < encoder->nmembers; i++)
+	{
+		if (strcmp(encoder->labels[i], label.data) == 0)
+		{
+			chain(encoder, encoder->members[i], column);
+			return;
+		}
+	}
+	encoder->members[encoder->nmembers] = column;
+	encoder->labels[encoder->nmembers++] = label.data;
+}
+
+static void
+add_column(SaggEncoder *encoder, Form_pg_attribute att, const SaggField *field)
+{
+	int			number = encoder->ncolumns++;
+	EncoderColumn *column = &encoder->columns[number];
+
+	column->index = att->attnum - 1;
+	column->name = pstrdup(NameStr(att->attname));
+	column->kind = field->kind;
+	column->next = -1;
+	if (field->kind == SAGG_FIELD_JSON)
+	{
+		sagg_value_encoder_init(&column->value, att->atttypid);
+		encoder->needs_settings |= sagg_value_encoder_needs_settings(&column->value);
+		add_member(encoder, number, field->name);
+		return;
+	}
+	column->type = getBaseType(att->atttypid);
+	if (encoder->metadata[field->kind] < 0)
+		encoder->metadata[field->kind] = number;
+	else
+		chain(encoder, encoder->metadata[field->kind], number);
+}
+
+/*
+ * Prepare to encode rows of a source, in the current memory context.
+ */
+SaggEncoder *
+sagg_encoder_make(Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	SaggField  *fields = sagg_source_fields(rel, NULL);
+	SaggEncoder *encoder = palloc0(sizeof(SaggEncoder));
+
+	encoder->columns = palloc0(sizeof(EncoderColumn) * Max(desc->natts, 1));
+	encoder->members = palloc0(sizeof(int) * Max(desc->natts, 1));
+	encoder->labels = palloc0(sizeof(char *) * Max(desc->natts, 1));
+	for (int i = 0; i < lengthof(encoder->metadata); i++)
+		encoder->metadata[i] = -1;
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (fields[i].kind != SAGG_FIELD_UNUSED)
+			add_column(encoder, TupleDescAttr(desc, i), &fields[i]);
+	}
+	encoder->checker = sagg_decoder_make(desc, fields, 0);
+	return encoder;
+}
+
+/*
+ * Of the columns in a chain, the one that is not NULL; NULL if all are.
+ */
+static EncoderColumn *
+column_with_value(SaggEncoder *encoder, TupleTableSlot *slot, int first)
+{
+	EncoderColumn *found = NULL;
+
+	for (int i = first; i >= 0; i = encoder->columns[i].next)
+	{
+		EncoderColumn *column = &encoder->columns[i];
+
+		if (slot->tts_isnull[column->index])
+			continue;
+		if (found)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("columns \"%s\" and \"%s\" cannot both be inserted",
+							found->name, column->name),
+					 errdetail("They are the same part of a record.")));
+		found = column;
+	}
+	return found;
+}
+
+/*
+ * Settings that text forms are written with, so that they can be read with
+ * any; as postgres_fdw does.  Undo by AtEOXact_GUC(true, result).
+ */
+static int
+set_output_settings(void)
+{
+	int			level = NewGUCNestLevel();
+
+	if (DateStyle != USE_ISO_DATES)
+		(void) set_config_option("datestyle", "ISO", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	if (IntervalStyle != INTSTYLE_POSTGRES)
+		(void) set_config_option("intervalstyle", "postgres", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	if (extra_float_digits < 1)
+		(void) set_config_option("extra_float_digits", "1", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+
+	/* so that names of objects come with their schema */
+	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	return level;
+}
+
+static void
+encode_payload(SaggEncoder *encoder, TupleTableSlot *slot, SaggOutRecord *record)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	for (int i = 0; i < encoder->nmembers; i++)
+	{
+		EncoderColumn *column = column_with_value(encoder, slot, encoder->members[i]);
+
+		if (i > 0)
+			appendStringInfoChar(&json, ',');
+		appendStringInfoString(&json, encoder->labels[i]);
+		if (column)
+			sagg_value_encode(&column->value, slot->tts_values[column->index], &json);
+		else
+			appendStringInfoString(&json, "null");
+	}
+	appendStringInfoChar(&json, '}');
+
+	record->payload = pg_server_to_any(json.data, json.len, PG_UTF8);
+	record->payload_len = record->payload == json.data ? json.len : strlen(record->payload);
+	sagg_decoder_decode(encoder->checker, record->payload, record->payload_len, NULL, NULL);
+}
+
+static int32
+encode_partition(const EncoderColumn *column, Datum value)
+{
+	int64		partition = column->type == INT8OID ? DatumGetInt64(value) : DatumGetInt32(value);
+
+	if (partition < 0 || partition > PG_INT32_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("partition " INT64_FORMAT " in column \"%s\" is out of range",
+						partition, column->name)));
+	return (int32) partition;
+}
+
+static void
+encode_key(const EncoderColumn *column, Datum value, SaggOutRecord *record)
+{
+	struct varlena *key = PG_DETOAST_DATUM_PACKED(value);
+	char	   *utf8;
+
+	record->key = VARDATA_ANY(key);
+	record->key_len = VARSIZE_ANY_EXHDR(key);
+	if (column->type == BYTEAOID)
+		return;
+	utf8 = pg_server_to_any(record->key, record->key_len, PG_UTF8);
+	if (utf8 != record->key)
+	{
+		record->key = utf8;
+		record->key_len = strlen(utf8);
+	}
+}
+
+/*
+ * Milliseconds since 1970; Kafka has no more than that, and no time before.
+ */
+static int64
+encode_timestamp(const EncoderColumn *column, TimestampTz value)
+{
+	int64		unix_time;
+
+	if (TIMESTAMP_NOT_FINITE(value) ||
+		pg_add_s64_overflow(value, (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY,
+							&unix_time) ||
+		unix_time < 1000)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp in column \"%s\" is out of range", column->name),
+				 errdetail("Kafka's timestamps are finite and after 1970-01-01 00:00 UTC.")));
+	return unix_time / 1000;
+}
+
+static void
+encode_metadata(SaggEncoder *encoder, TupleTableSlot *slot, SaggOutRecord *record)
+{
+	for (int kind = SAGG_FIELD_PARTITION; kind <= SAGG_FIELD_HEADERS; kind++)
+	{
+		EncoderColumn *column = column_with_value(encoder, slot, encoder->metadata[kind]);
+		Datum		value;
+
+		if (column == NULL)
+			continue;
+		value = slot->tts_values[column->index];
+		if (kind == SAGG_FIELD_PARTITION)
+			record->partition = encode_partition(column, value);
+		else if (kind == SAGG_FIELD_KEY)
+			encode_key(column, value, record);
+		else if (kind == SAGG_FIELD_TIMESTAMP)
+			record->timestamp_ms = encode_timestamp(column, DatumGetTimestampTz(value));
+		else if (kind == SAGG_FIELD_HEADERS)
+			record->headers = sagg_headers_encode(value, column->name, &record->nheaders);
+		else
+			ereport(ERROR,
+					(errcode(ERRCODE_GENERATED_ALWAYS),
+					 errmsg("cannot insert a value into column \"%s\"", column->name),
+					 errdetail("It is the offset of a record, which Kafka assigns."),
+					 errhint("Leave the column out, or insert NULL.")));
+	}
+}
+
+/*
+ * Fill in "record" from a row, in the current memory context.  Raises
+ * invalid_parameter_value and the like for metadata that a record cannot have,
+ * and ERRCODE_SAGG_INVALID_RECORD for a payload that could not be read again,
+ * such as json with a \u0000.
+ */
+void
+sagg_encoder_encode(SaggEncoder *encoder, TupleTableSlot *slot,
+					SaggOutRecord *record)
+{
+	slot_getallattrs(slot);
+	memset(record, 0, sizeof(*record));
+	record->partition = RD_KAFKA_PARTITION_UA;
+	encode_metadata(encoder, slot, record);
+	if (encoder->needs_settings)
+	{
+		int			level = set_output_settings();
+
+		encode_payload(encoder, slot, record);
+		AtEOXact_GUC(true, level);
+	}
+	else
+		encode_payload(encoder, slot, record);
+}

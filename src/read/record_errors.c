@@ -1,0 +1,81 @@
+/*-------------------------------------------------------------------------
+ *
+ * record_errors.c
+ *	  Errors of records that are not to stop a stream.
+ *
+ * An error can be swallowed only by rolling back what led to it: the long way
+ * from JSON to a Datum runs input functions and domain constraints, users'
+ * code among them.  So it gets a subtransaction here, with the caller's memory
+ * context and resource owner put back after it.  Errors that are not the
+ * record's fault - a cancelled query, no memory - pass as they are.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "decode.h"
+#include "stream_agg.h"
+
+/*
+ * Is an error with this SQLSTATE the record's fault?  Then it is lasting.
+ */
+bool
+sagg_is_record_fault(int sqlerrcode)
+{
+	if (sqlerrcode == ERRCODE_SAGG_INVALID_RECORD)
+		return true;
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_DATA_EXCEPTION:
+		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:	/* of a domain */
+		case ERRCODE_FEATURE_NOT_SUPPORTED:
+		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
+		case ERRCODE_PLPGSQL_ERROR: /* RAISE in a domain's function */
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
+ * Run convert(arg).  Returns false, with the reason in the current memory
+ * context, if it raised an error that is the record's fault; all it did is
+ * undone then.
+ */
+bool
+sagg_record_protect(void (*convert) (void *arg), void *arg, SaggRecordError *why)
+{
+	MemoryContext memory = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool good = true;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(memory);
+	PG_TRY();
+	{
+		convert(arg);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(memory);
+		error = CopyErrorData();
+		if (!sagg_is_record_fault(error->sqlerrcode))
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		why->message = error->message;
+		why->detail = error->detail;
+		good = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(memory);
+	CurrentResourceOwner = owner;
+	return good;
+}

@@ -1,0 +1,129 @@
+/*-------------------------------------------------------------------------
+ *
+ * refused_records.c
+ *	  The bytes of the records that a batch has refused, for CHECKPOINT.
+ *
+ * Goes through the batch once, in the order of the records' numbers, whether
+ * they are in memory or in the file.  Nothing here may fail because of what is
+ * in a record: it has been refused for that already.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "scan_internal.h"
+
+struct SaggRefusedReader
+{
+	SaggBatchCursor *cursor;
+	const SaggRefusals *refusals;
+	int64		next;			/* into the list */
+	int64		record;			/* number of the next record of the batch */
+};
+
+static int
+by_record(const void *a, const void *b)
+{
+	int64		x = ((const SaggRefusal *) a)->record;
+	int64		y = ((const SaggRefusal *) b)->record;
+
+	return x < y ? -1 : x > y;
+}
+
+/*
+ * Begin to read the refused records of a batch, in the current context.
+ * "refusals" has a list, which is sorted here.
+ */
+SaggRefusedReader *
+sagg_refused_open(SaggBatch *batch, SaggRefusals *refusals)
+{
+	SaggRefusedReader *reader = palloc0(sizeof(SaggRefusedReader));
+
+	if (refusals->count > 1)
+		qsort(refusals->list, refusals->count, sizeof(SaggRefusal), by_record);
+	reader->cursor = sagg_batch_open(batch, true);
+	reader->refusals = refusals;
+	return reader;
+}
+
+/*
+ * Go on to a record of the batch.
+ */
+static void
+seek_record(SaggBatchCursor *cursor, int64 *position, int64 number,
+			SaggRecord *record)
+{
+	do
+	{
+		if (!sagg_batch_next(cursor, record))
+			elog(ERROR, "the batch has no record " INT64_FORMAT, number);
+	} while ((*position)++ < number);
+}
+
+static Datum
+bytes_datum(const char *data, Size len)
+{
+	bytea	   *result = palloc(VARHDRSZ + len);
+
+	SET_VARSIZE(result, VARHDRSZ + len);
+	memcpy(VARDATA(result), data, len);
+	return PointerGetDatum(result);
+}
+
+/*
+ * The next refused record, its values in the current context; false behind the
+ * last one.  A SaggNextDeadLetter, whose argument is a SaggRefusedReader.
+ */
+bool
+sagg_refused_next(void *arg, SaggDeadLetter *letter)
+{
+	SaggRefusedReader *reader = (SaggRefusedReader *) arg;
+	const SaggRefusal *refusal;
+	SaggRecord	record;
+
+	if (reader->next >= reader->refusals->count)
+		return false;
+	refusal = &reader->refusals->list[reader->next++];
+	seek_record(reader->cursor, &reader->record, refusal->record, &record);
+
+	memset(letter, 0, sizeof(*letter));
+	letter->partition = record.partition;
+	letter->offset = record.offset;
+	letter->timestamp = sagg_record_timestamp(&record, &letter->no_timestamp);
+	letter->no_key = record.key == NULL;
+	if (record.key)
+		letter->key = bytes_datum(record.key, record.key_len);
+	letter->no_value = record.payload == NULL;
+	if (record.payload)
+		letter->value = bytes_datum(record.payload, record.payload_len);
+	letter->no_headers = record.headers == NULL;
+	if (record.headers)
+		letter->headers = sagg_headers_jsonb(record.headers, true);
+	letter->error = refusal->reason;
+	return true;
+}
+
+/*
+ * Where a record of a batch comes from, by its number.
+ */
+void
+sagg_batch_locate(SaggBatch *batch, int64 number, int32 *partition, int64 *offset)
+{
+	SaggBatchCursor *cursor = sagg_batch_open(batch, false);
+	int64		position = 0;
+	SaggRecord	record;
+
+	seek_record(cursor, &position, number, &record);
+	*partition = record.partition;
+	*offset = record.offset;
+	sagg_batch_end(cursor);
+}
+
+/*
+ * Done; memory goes with its context.
+ */
+void
+sagg_refused_close(SaggRefusedReader *reader)
+{
+	sagg_batch_end(reader->cursor);
+}

@@ -1,0 +1,141 @@
+/*-------------------------------------------------------------------------
+ *
+ * refusals.c
+ *	  The records of a batch that are left out because they cannot be
+ *	  processed: which ones, and why.
+ *
+ * A stream whose option on_error is skip or dead_letter has one such set in
+ * every batch; one whose policy is fail has none.  A record is refused once,
+ * however often it is read, and never taken back.  What is kept of it is a
+ * bit and, for dead letters, a reason cut to MAX_REASON_BYTES; no more dead
+ * letters are collected than stream_agg.max_dead_letters allows (I7).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "mb/pg_wchar.h"
+#include "utils/memutils.h"
+
+#include "stream_agg.h"
+
+#define MAX_REASON_BYTES	500
+
+/*
+ * An empty set, in the current context, which must live as long as the batch.
+ */
+SaggRefusals *
+sagg_refusals_make(SaggOnError policy)
+{
+	SaggRefusals *refusals = palloc0(sizeof(SaggRefusals));
+
+	refusals->memory = CurrentMemoryContext;
+	refusals->policy = policy;
+	return refusals;
+}
+
+/*
+ * Whether a record is in the set.
+ */
+bool
+sagg_record_refused(const SaggRefusals *refusals, int64 record)
+{
+	return record < refusals->nbits &&
+		(refusals->bits[record / 8] & (1 << (record % 8))) != 0;
+}
+
+static void
+set_bit(SaggRefusals *refusals, int64 record)
+{
+	if (record >= refusals->nbits)
+	{
+		Size		before = refusals->nbits / 8;
+		Size		after = Max(record / 8 + 1, Max(1024, 2 * before));
+
+		refusals->bits = before > 0 ? repalloc_huge(refusals->bits, after) :
+			MemoryContextAllocHuge(refusals->memory, after);
+		memset(refusals->bits + before, 0, after - before);
+		refusals->nbits = (int64) after * 8;
+	}
+	refusals->bits[record / 8] |= 1 << (record % 8);
+}
+
+/*
+ * A reason as it is kept: the message and, on a line of its own, the detail.
+ */
+static char *
+make_reason(const char *message, const char *detail)
+{
+	char	   *text = psprintf("%s%s%s", message, detail ? "\nDETAIL:  " : "",
+								detail ? detail : "");
+	char	   *reason = pnstrdup(text, pg_mbcliplen(text, strlen(text), MAX_REASON_BYTES));
+
+	pfree(text);
+	return reason;
+}
+
+static void
+append_to_list(SaggRefusals *refusals, const SaggRefusal *refusal)
+{
+	if (refusals->count >= refusals->size)
+	{
+		int64		size = Max(64, 2 * refusals->size);
+
+		refusals->list = refusals->list ?
+			repalloc_huge(refusals->list, sizeof(SaggRefusal) * size) :
+			MemoryContextAlloc(refusals->memory, sizeof(SaggRefusal) * size);
+		refusals->size = size;
+	}
+	refusals->list[refusals->count] = *refusal;
+}
+
+/*
+ * Refuse a record, by its number within the batch.  "detail" may be NULL.
+ * Nothing happens if it is refused already.  Raises ERRCODE_SAGG_DEAD_LETTERS
+ * if the batch has more dead letters than a stream may have.
+ */
+void
+sagg_refuse_record(SaggRefusals *refusals, int64 record, const char *message,
+				   const char *detail)
+{
+	SaggRefusal refusal = {record, NULL};
+
+	if (sagg_record_refused(refusals, record))
+		return;
+	if (refusals->policy == SAGG_DEAD_LETTER &&
+		refusals->count >= sagg_max_dead_letters)
+		sagg_too_many_dead_letters(0, refusals);
+	if (refusals->policy == SAGG_DEAD_LETTER || refusals->count == 0)
+	{
+		MemoryContext old = MemoryContextSwitchTo(refusals->memory);
+
+		refusal.reason = make_reason(message, detail);
+		MemoryContextSwitchTo(old);
+	}
+	if (refusals->count == 0)
+		refusals->first = refusal;
+	if (refusals->policy == SAGG_DEAD_LETTER)
+		append_to_list(refusals, &refusal);
+	set_bit(refusals, record);
+	refusals->count++;
+}
+
+/*
+ * The error that ends a batch which has more dead letters than fit beside the
+ * "kept" ones of earlier batches.
+ */
+void
+sagg_too_many_dead_letters(int64 kept, const SaggRefusals *refusals)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_DEAD_LETTERS),
+			 errmsg("the stream would have more than %d dead letters",
+					sagg_max_dead_letters),
+			 kept > 0 ?
+			 errdetail("There are " INT64_FORMAT ", and this micro-batch adds " INT64_FORMAT ".",
+					   kept, refusals->count) :
+			 refusals->count > 0 ?
+			 errdetail("This micro-batch alone has more. The first one: %s",
+					   refusals->first.reason) : 0,
+			 errhint("Look at stream_agg.dead_letters for what produces them; then delete rows of it or raise stream_agg.max_dead_letters, and start the stream again.")));
+}

@@ -1,0 +1,183 @@
+/*
+ * leaf_fuzz.c
+ *	  Feeds random records to the part of the decoder that reads bytes
+ *	  (json_leaf.cpp, json_token.cpp), and checks what it promises.  To be built
+ *	  with the sanitizers, which see every byte read or written outside.
+ *
+ *		leaf_fuzz SEED RECORDS [FIRST]
+ *
+ * Prints how many records were valid and a digest of all verdicts and values,
+ * which must not depend on the processor's vector instructions
+ * (SIMDJSON_FORCE_IMPLEMENTATION).
+ */
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../src/read/json_leaf.h"
+#include "record_maker.h"
+
+#define MAX_DEPTH		1000
+#define NAMES			5
+
+static const SaggJsonName names[NAMES] = {
+	{"w", 1}, {"v", 1}, {"", 0}, {"\xc3\xa4", 2}, {"\xf0\x9f\x98\x80", 4}
+};
+static const SaggJsonName last_name = {"v", 1};
+
+static uint64_t current_seed;
+static uint64_t current_record;
+static uint64_t digest = UINT64_C(0xcbf29ce484222325);
+
+static void
+check(bool holds, const char *what)
+{
+	if (holds)
+		return;
+	fprintf(stderr, "leaf_fuzz: record %llu of seed %llu: %s\n",
+			(unsigned long long) current_record, (unsigned long long) current_seed, what);
+	abort();
+}
+
+static void
+add_to_digest(const void *bytes, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		digest = (digest ^ ((const unsigned char *) bytes)[i]) * UINT64_C(0x100000001b3);
+}
+
+/* Is it UTF-8 as RFC 3629 has it? */
+static bool
+is_utf8(const unsigned char *p, const unsigned char *end)
+{
+	while (p < end)
+	{
+		unsigned	c = *p++;
+		int			more = c < 0x80 ? 0 : c < 0xc2 ? -1 : c < 0xe0 ? 1 : c < 0xf0 ? 2 : c < 0xf5 ? 3 : -1;
+
+		if (more < 0 || end - p < more)
+			return false;
+		if ((c == 0xe0 && p[0] < 0xa0) || (c == 0xed && p[0] > 0x9f) ||
+			(c == 0xf0 && p[0] < 0x90) || (c == 0xf4 && p[0] > 0x8f))
+			return false;
+		for (; more > 0; more--)
+			if ((*p++ & 0xc0) != 0x80)
+				return false;
+	}
+	return true;
+}
+
+static void
+check_value(const SaggJsonValue *value, size_t record_len)
+{
+	const char *text = value->text;
+
+	if (value->kind == SAGG_JSON_MISSING)
+	{
+		check(text == NULL && value->len == 0, "a missing field has a text");
+		return;
+	}
+	check(text != NULL, "a field has no text");
+	check(value->len <= record_len, "a field is longer than its record");
+	check(text[value->len] == '\0', "a field does not end with a NUL");
+	check(strlen(text) == value->len, "a field has a NUL inside");
+	check(is_utf8((const unsigned char *) text, (const unsigned char *) text + value->len), "a field is not UTF-8");
+	switch (value->kind)
+	{
+		case SAGG_JSON_NULL:
+			check(strcmp(text, "null") == 0, "null is not null");
+			break;
+		case SAGG_JSON_TRUE:
+			check(strcmp(text, "true") == 0, "true is not true");
+			break;
+		case SAGG_JSON_FALSE:
+			check(strcmp(text, "false") == 0, "false is not false");
+			break;
+		case SAGG_JSON_NUMBER:
+			check(value->len > 0 && strspn(text, "0123456789+-.eE") == value->len, "a number is none");
+			break;
+		case SAGG_JSON_ARRAY:
+			check(value->len >= 2 && text[0] == '[' && text[value->len - 1] == ']', "an array is none");
+			break;
+		case SAGG_JSON_OBJECT:
+			check(value->len >= 2 && text[0] == '{' && text[value->len - 1] == '}', "an object is none");
+			break;
+		default:
+			check(value->kind == SAGG_JSON_STRING, "a field has no kind");
+	}
+}
+
+/*
+ * Parses a copy of the record that ends where its memory ends, so that reading
+ * behind it is seen.
+ */
+static SaggJsonResult
+parse(SaggJsonLeaf *leaf, const RecordMaker *maker, SaggJsonValue *values, SaggJsonError *error)
+{
+	char	   *copy = malloc(maker->len > 0 ? maker->len : 1);
+	SaggJsonResult result;
+
+	memcpy(copy, maker->data, maker->len);
+	result = sagg_json_leaf_parse(leaf, copy, maker->len, values, error);
+	free(copy);
+	check(result != SAGG_JSON_NO_MEMORY, "no memory");
+	if (result == SAGG_JSON_INVALID)
+	{
+		check(error->reason != NULL && error->reason[0] != '\0', "invalid without a reason");
+		check(!error->has_position || error->position < maker->len, "the error is behind the record");
+	}
+	return result;
+}
+
+int
+main(int argc, char **argv)
+{
+	SaggJsonLeaf *leaf = sagg_json_leaf_make(names, NAMES, MAX_DEPTH);
+	SaggJsonLeaf *one = sagg_json_leaf_make(&last_name, 1, MAX_DEPTH);
+	SaggJsonLeaf *none = sagg_json_leaf_make(NULL, 0, MAX_DEPTH);
+	RecordMaker maker = {0};
+	uint64_t	records;
+	uint64_t	first;
+	uint64_t	valid = 0;
+
+	if (argc < 3 || !leaf || !one || !none)
+		return 2;
+	current_seed = strtoull(argv[1], NULL, 10);
+	records = strtoull(argv[2], NULL, 10);
+	first = argc > 3 ? strtoull(argv[3], NULL, 10) : 0;
+	for (current_record = first; current_record < first + records; current_record++)
+	{
+		SaggJsonValue values[NAMES];
+		SaggJsonValue value;
+		SaggJsonError error;
+		SaggJsonResult result;
+
+		make_record(&maker, current_seed, current_record);
+		result = parse(leaf, &maker, values, &error);
+		check(parse(none, &maker, NULL, &error) == result, "validity depends on the fields wanted");
+		check(parse(one, &maker, &value, &error) == result, "validity depends on the fields wanted");
+		add_to_digest(&result, sizeof(result));
+		if (result != SAGG_JSON_OK)
+			continue;
+		valid++;
+		check_value(&value, maker.len);
+		for (int i = 0; i < NAMES; i++)
+		{
+			check_value(&values[i], maker.len);
+			add_to_digest(&values[i].kind, sizeof(values[i].kind));
+			add_to_digest(values[i].text, values[i].len);
+		}
+		check(value.kind == values[1].kind && value.len == values[1].len &&
+			  (value.len == 0 || memcmp(value.text, values[1].text, value.len) == 0),
+			  "a value depends on the fields wanted");
+	}
+	free(maker.data);
+	sagg_json_leaf_free(leaf);
+	sagg_json_leaf_free(one);
+	sagg_json_leaf_free(none);
+	printf("%llu records of seed %llu from %llu on: %llu valid, digest %016llx\n",
+		   (unsigned long long) records, (unsigned long long) current_seed, (unsigned long long) first,
+		   (unsigned long long) valid, (unsigned long long) digest);
+	return 0;
+}

@@ -1,0 +1,106 @@
+# Random records, many of them damaged: each is decoded as jsonb would decode
+# it, or is an error where jsonb makes one, in columns of every type, by the
+# decoder as a whole, by its short way and by its long way.  And the part that
+# reads bytes, built with the sanitizers, touches none that is not its own.
+#
+# FUZZ_RECORDS is the number of records, for each of the two; record n of a
+# seed is always the same:
+#
+#	SELECT fuzz_record(seed, n)
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use StreamAgg::Test;
+use Test::More;
+
+my $records = $ENV{FUZZ_RECORDS} // 50_000;
+my $chunk = 10_000;
+my $seed = seed();
+
+my $module = $ENV{DECODE_FUZZ} or die 'DECODE_FUZZ is not set: run the tests by test/run';
+my $node = new_node('fuzz');
+
+my $setup = qq{
+	CREATE TYPE mood AS ENUM ('sad', 'happy');
+	CREATE TYPE pair AS (x int, y text);
+	CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+	CREATE DOMAIN given AS text NOT NULL CHECK (length(VALUE) < 10);
+	CREATE DOMAIN recently AS timestamptz(3) CHECK (VALUE > '2000-01-01');
+	CREATE TABLE types (
+		int2 smallint, int4 int, int8 bigint, "real" real, float8 float8, "numeric" numeric, "numeric(6,2)" numeric(6, 2),
+		"numeric(3,5)" numeric(3, 5), "numeric(4,-2)" numeric(4, -2), "numeric(20)" numeric(20),
+		"numeric(38,10)" numeric(38, 10), "numeric(18,18)" numeric(18, 18), bool boolean, text text, varchar varchar,
+		"varchar(5)" varchar(5), "char(4)" char(4), name name, timestamptz timestamptz, "timestamptz(0)" timestamptz(0),
+		"timestamptz(3)" timestamptz(3), timestamp timestamp, "timestamp(2)" timestamp(2), date date, time time,
+		timetz timetz, "interval" interval, uuid uuid, bytea bytea, jsonb jsonb, json json, "int[]" int[],
+		"text[]" text[], "numeric(4,1)[]" numeric(4, 1)[], pair pair, "pair[]" pair[], mood mood, positive positive,
+		given given, recently recently, inet inet, int4range int4range, int4multirange int4multirange, "bit" bit(3),
+		money money, point point, oid oid, macaddr macaddr, xid8 xid8);
+	CREATE FUNCTION fuzz_decode(types regclass, seed bigint, first bigint, records bigint, OUT type name,
+		OUT record bigint, OUT way text, OUT got text, OUT expected text, OUT accepted bigint, OUT refused bigint,
+		OUT shortened bigint) RETURNS SETOF record AS '$module' LANGUAGE C STRICT;
+	CREATE FUNCTION fuzz_record(seed bigint, n bigint) RETURNS bytea AS '$module' LANGUAGE C STRICT;
+	CREATE TABLE results AS SELECT * FROM fuzz_decode('types', 0, 0, 0) LIMIT 0};
+
+# a server encoding that has not all characters, and settings that decide what
+# a text means
+my %databases = (
+	utf8 => [ q{ENCODING 'UTF8'}, q{TimeZone = 'America/St_Johns'}, q{DateStyle = 'ISO, MDY'}, 1 ],
+	latin1 => [ q{ENCODING 'LATIN1'}, q{TimeZone = 'UTC'}, q{DateStyle = 'German, DMY'}, 0.2 ]);
+
+for my $database (sort keys %databases)
+{
+	my ($encoding, $timezone, $datestyle, $share) = @{ $databases{$database} };
+	$node->safe_psql('postgres', "CREATE DATABASE $database $encoding LOCALE 'C' TEMPLATE template0");
+	$node->safe_psql('postgres', "ALTER DATABASE $database SET $timezone; ALTER DATABASE $database SET $datestyle");
+	$node->safe_psql($database, $setup);
+
+	my ($status, $out, $warnings) = (0, '', '');
+	for (my $first = 0; $first < $records * $share; $first += $chunk)
+	{
+		my $n = $first + $chunk > $records * $share ? $records * $share - $first : $chunk;
+		($status, $out, $warnings) = $node->psql($database, sprintf(
+			q{INSERT INTO results SELECT * FROM fuzz_decode('types', %d, %d, %d)}, $seed, $first, $n));
+		last if $status != 0 || $warnings ne '';
+	}
+	is("$status $warnings", '0 ', "$database: no crash, nothing is left open");
+	is($node->safe_psql($database, qq{
+			SELECT 'column ' || type, 'record ' || record, way, 'got ' || left(got, 200), 'expected ' || left(expected, 200),
+			       left(encode(fuzz_record($seed, record), 'escape'), 300)
+			  FROM results WHERE record IS NOT NULL LIMIT 10}),
+		'', "$database: seed $seed: what jsonb accepts and gives is accepted and given");
+
+	# a comparison that compared little proves little
+	my $least = int($records * $share / 5000);
+	is($node->safe_psql($database, qq{
+			SELECT type, sum(accepted), sum(refused) FROM results WHERE record IS NULL
+			 GROUP BY type HAVING sum(accepted) <= $least OR sum(refused) <= $least}),
+		'', "$database: every type has seen values it takes and values it does not");
+	diag($node->safe_psql($database, q{
+		SELECT format('%s: %s decoded, %s refused, %s by the short way', current_database(), sum(accepted), sum(refused), sum(shortened))
+		  FROM results WHERE record IS NULL}));
+}
+
+# with the instructions of every processor, the same
+my %digests;
+for my $implementation ('', 'fallback', 'westmere', 'haswell', 'icelake')
+{
+	local $ENV{SIMDJSON_FORCE_IMPLEMENTATION} = $implementation if $implementation;
+	local $ENV{ASAN_OPTIONS} = 'detect_leaks=1';
+	# all of them by the processor's own, a share by the others
+	my ($out, $err);
+	my $n = $implementation ? int($records / 10) : $records;
+	my $ok = IPC::Run::run([ $ENV{LEAF_FUZZ}, $seed, $n ], '>', \$out, '2>', \$err);
+	# those that this processor has not are replaced by one that refuses all
+	next if $implementation && !$ok && $err =~ /unsupported/i;
+	ok($ok, 'sanitizers find nothing' . ($implementation ? " with the instructions of $implementation" : ''))
+	  or diag($err);
+	diag($out);
+	next unless $implementation && $out =~ /: (\d+) valid, digest (\w+)/ && $1 > 0;
+	$digests{$2} .= " $implementation";
+}
+is(keys %digests, 1, 'verdicts and values do not depend on the processor') or diag(explain(\%digests));
+
+done_testing();

@@ -1,0 +1,407 @@
+# Every failure at every place of a micro-batch, in every output mode.
+#
+# A round has five sets of streams, one stream of each mode in a set, and takes
+# each set to another place, where its workers hang.  Then all of them fail in
+# the same way, by an action of their own or by one crash of the server, while
+# records keep coming.  A cell - place, failure, mode - is ok if afterwards
+#
+#	table		the sink equals the batch query
+#	counts		the five counts add up to the records produced
+#	progress	offsets and watermark never went back, batches have no gap
+#	plan		the batch at hand ran by the plan it had, and once
+#	memory		the state store holds what it can reach and nothing else; an
+#				ERROR leaves as many bytes as there were
+
+use strict;
+use warnings;
+
+use IPC::Run;
+use PostgreSQL::Test::Utils;
+use StreamAgg::Failpoint;
+use StreamAgg::Test;
+use Test::More;
+use Time::HiRes 'time';
+
+my @actions = ('ERROR', 'FATAL', 'SIGKILL', 'SIGKILL other', 'immediate stop', 'cancel', 'terminate');
+my %long = (
+	'SIGKILL other' => 'SIGKILL of another backend',
+	cancel => 'pg_cancel_backend',
+	terminate => 'pg_terminate_backend');
+my $sets = 5;
+
+# [place, where it is, hit].  Before or after COMMIT; when a session opens; when
+# the state is restored; when an ERROR is undone; when a store that a FATAL has
+# left is discarded.
+my @points = (
+	['session.locked',            'open'],
+	['session.opened',            'open'],
+	['plan.committed',            'before'],
+	['read.begun',                'before'],
+	['read.done',                 'before'],
+	['restore.blob',              'restore', 3],
+	['execute.begun',             'before'],
+	['execute.row',               'before', 5],
+	['execute.ran',               'before'],
+	['store.changing',            'before', 2],
+	['store.changed',             'before'],
+	['execute.done',              'before'],
+	['write.statement_before',    'before'],
+	['write.statement_after',     'before'],
+	['write.done',                'before'],
+	['write.triggers_done',       'before'],
+	['checkpoint.chain_deleted',  'before'],
+	['checkpoint.blob_made',      'before'],
+	['checkpoint.base_made',      'before'],
+	['checkpoint.blobs_inserted', 'before'],
+	['checkpoint.state_written',  'before'],
+	['checkpoint.commit_before',  'before'],
+	['checkpoint.commit_after',   'before'],
+	['commit.before',             'before'],
+	['undo.version',              'undo'],
+	['store.discarding',          'discard'],
+	['commit.after',              'after'],
+	['publish.version',           'after'],
+	['publish.middle',            'after'],
+	['publish.done',              'after'],
+	['batch.done',                'after']);
+my $counted = 'SELECT k, count(*) AS n, sum(v) AS total FROM events WHERE v <> 13 GROUP BY k';
+my %modes = (
+	append => [ q{SELECT stream_agg.tumble(ts, '20 seconds', '2026-01-01 00:00:10Z') AS win, k, count(*) AS n, sum(v) AS total
+		FROM events WHERE v <> 13 GROUP BY 1, 2}, ", watermark => '2 minutes'" ],
+	complete => [ "$counted HAVING sum(v) % 3 <> 0", '' ],
+	update => [ "$counted HAVING sum(v) % 5 <> 0", '' ]);
+my @modes = sort keys %modes;
+
+my $broker = start_broker(events => 2);
+my $node = new_node('failpoints', 'restart_after_crash = on', 'max_worker_processes = 40',
+	"stream_agg.max_retry_delay = '50ms'", 'stream_agg.keep_batches = 1000000', 'timezone = UTC');
+my $rng = seeded_random();
+create_source($node, $broker, 'events', 'events', 'ts timestamptz, k int, v int');
+audit_functions($node);
+
+my %mode_of;
+for my $set (1 .. $sets)
+{
+	for my $mode (@modes)
+	{
+		my ($query, $more) = @{ $modes{$mode} };
+		$mode_of{"${mode}_$set"} = $mode;
+		$node->safe_psql('postgres', "SELECT stream_agg.create_stream('${mode}_$set', \$q\$$query\$q\$,
+			output_mode => '$mode', trigger => '0' $more)");
+	}
+}
+my @streams = sort keys %mode_of;
+
+# --- records: a chunk is 20 seconds of event time, so each ends one window, and
+# brings some new groups, so that tables grow
+my ($chunks, $produced) = (0, 0);
+
+sub produce
+{
+	my @records;
+	for my $i (0 .. 19)
+	{
+		my $second = 20 * $chunks + $i;
+		my $ts = sprintf('2026-01-%02dT%02d:%02d:%02d.5Z', 1 + int($second / 86400), int($second / 3600) % 24,
+			int($second / 60) % 60, $second % 60);
+		my $record = {
+			ts => $i == 7 ? undef : $ts,
+			k => $i < 15 ? $rng->(8) : 1000 + 5 * $chunks + $i,
+			v => $i == 3 ? 13 : $rng->(1000) };
+		push @records, [ $i % 2, '', json_record($record, numbers => [qw(k v)]) ];
+	}
+	$broker->produce('events', @records);
+	$chunks++;
+	$produced += @records;
+	return;
+}
+
+sub rows
+{
+	my $sql = shift;
+	my @rows = map { [ split /\|/, $_, -1 ] } split /\n/, $node->safe_psql('postgres', $sql);
+	return map { $_->[0] => $_ } @rows;
+}
+
+# stream => [stream, last planned batch, its plan, last committed batch, its row, pid]
+sub snapshot
+{
+	return rows(q{
+		BEGIN;
+		SELECT s.stream, o.batch, md5(concat_ws(' ', o.ranges, o.watermark, o.batch_time)), c.batch, md5(c::text), st.pid
+		  FROM stream_agg.streams s
+		  JOIN pg_stat_stream_agg st ON st.stream = s.stream::text
+		  JOIN LATERAL (SELECT * FROM stream_agg.offsets WHERE stream = s.stream ORDER BY batch DESC LIMIT 1) o ON true
+		  JOIN LATERAL (SELECT * FROM stream_agg.commits WHERE stream = s.stream ORDER BY batch DESC LIMIT 1) c ON true;
+		-- all of that durable, for plans are committed without waiting
+		SELECT FROM pg_logical_emit_message(true, 'failpoints', '');
+		COMMIT});
+}
+
+# stream => [stream, handle, in batch, batch, bytes, objects, reachable, deaths]
+sub audit
+{
+	return rows(q{SELECT s.stream, f.* FROM stream_agg.streams s, failpoint_store(s.query) f});
+}
+
+# Everything there is into the tables; then stream => reason for each that is
+# not as it should be.
+sub verify
+{
+	my %plan = @_;
+	my @processed = map { "SELECT FROM stream_agg.process_available('$_', '1 minute')" } @streams;
+	my $oracles = join(";\n", map { "CREATE TEMP TABLE oracle_$_ AS " . $modes{$_}->[0] } @modes);
+	my @checks;
+	for my $stream (@streams)
+	{
+		my $mode = $mode_of{$stream};
+		my $where = $mode eq 'append'
+		  ? "upper(win) <= (SELECT watermark FROM stream_agg.commits WHERE stream = '$stream' ORDER BY batch DESC LIMIT 1)"
+		  : 'true';
+		my $oracle = "(SELECT * FROM oracle_$mode WHERE $where)";
+		my ($batch, $hash, $committed, $row) = @{ $plan{$stream} }[ 1 .. 4 ];
+		push @checks, qq{
+		SELECT '$stream', concat_ws(' ',
+			CASE WHEN EXISTS ($oracle EXCEPT ALL SELECT * FROM $stream) OR EXISTS (SELECT * FROM $stream EXCEPT ALL $oracle)
+				THEN 'table' END,
+			CASE WHEN (SELECT (total_delivered, total_aggregated + total_late + total_null_time + total_dead_lettered + total_filtered)
+				         FROM stream_agg.commits WHERE stream = '$stream' ORDER BY batch DESC LIMIT 1)
+				IS DISTINCT FROM (${produced}::bigint, ${produced}::bigint) THEN 'counts' END,
+			CASE WHEN EXISTS (SELECT FROM backwards WHERE stream = '$stream') THEN 'progress' END,
+			CASE WHEN '$hash' <> (SELECT md5(concat_ws(' ', ranges, watermark, batch_time))
+				                    FROM stream_agg.offsets WHERE stream = '$stream' AND batch = $batch)
+				   OR NOT EXISTS (SELECT FROM stream_agg.commits c JOIN stream_agg.offsets o USING (stream, batch)
+				                   WHERE stream = '$stream' AND batch = $batch AND
+				                   NOT EXISTS (SELECT FROM jsonb_each(o.ranges) r
+				                                WHERE (r.value ->> 1)::bigint <> (c.offsets ->> r.key)::bigint))
+				   OR '$row' <> (SELECT md5(c::text) FROM stream_agg.commits c WHERE stream = '$stream' AND batch = $committed)
+				THEN 'plan' END,
+			(SELECT CASE WHEN in_batch OR objects <> reachable THEN format('memory (%s objects, %s reachable)', objects, reachable) END
+			   FROM failpoint_store('${stream}_query'::regclass)))};
+	}
+	# one that fails shows in its table
+	$node->psql('postgres', join(";\n", @processed), on_error_stop => 0);
+	return rows(qq{
+		$oracles;
+		CREATE TEMP TABLE backwards AS
+			SELECT stream FROM (
+				SELECT *, lag(watermark) OVER w AS last_watermark, lag(batch) OVER w AS last_batch,
+				       lag(offsets) OVER w AS last_offsets
+				  FROM stream_agg.commits WINDOW w AS (PARTITION BY stream ORDER BY batch)) x
+			 WHERE watermark < last_watermark OR batch <> last_batch + 1
+			    OR EXISTS (SELECT FROM jsonb_each_text(last_offsets) before
+			                WHERE before.value::bigint > (offsets ->> before.key)::bigint);
+		} . join(' UNION ALL ', @checks));
+}
+
+# --- to its place with each stream of a round
+sub streams_of { my $set = shift; return map { "${_}_$set" } @modes; }
+
+sub take_to_points
+{
+	my %point = @_;    # by stream
+	my @reopened = grep { $point{$_}->[1] =~ /open|restore/ } keys %point;
+	my %leads_to = map { my $where = $point{$_}->[1];
+		$where eq 'undo' ? ($_ => 'error') : $where eq 'discard' ? ($_ => 'fatal') : () } keys %point;
+	my %call = map { my $function = $_; ($_ => join('; ', map { "SELECT FROM stream_agg.$function('$_')" } @reopened)) }
+	  qw(stop_stream start_stream);
+
+	$node->safe_psql('postgres', $call{stop_stream}) if @reopened;
+	for my $stream (keys %point)
+	{
+		my ($name, $where, $hit) = @{ $point{$stream} };
+		arm($node, $stream, $leads_to{$stream} ? 'execute.done' : $name, 'hang', $hit);
+	}
+	$node->safe_psql('postgres', $call{start_stream}) if @reopened;
+
+	# a chunk, and others for places that not every batch comes to
+	for (1 .. 40)
+	{
+		produce();
+		last if wait_until(sub { !grep { !is_hit($node, $_) } keys %point }, 1);
+	}
+	for my $stream (keys %leads_to)
+	{
+		arm($node, $stream, $point{$stream}->[0], 'hang');
+		release($node, $stream, $leads_to{$stream});
+	}
+	wait_until(sub { !grep { !is_hit($node, $_) } keys %point });
+	my @missed = grep { !is_hit($node, $_) } keys %point;
+	disarm($node, $_) for @missed;
+	return @missed;
+}
+
+# --- failures; each returns stream => reason for what is wrong at once
+my ($known, $compared) = (0, 0);
+
+sub fail_by_error
+{
+	my ($before, $at, %point) = @_;
+	my %bad;
+
+	# the next session hangs too: the store is then as undo has left it
+	for my $stream (keys %point)
+	{
+		arm($node, $stream, 'session.opened', 'hang');
+		release($node, $stream, 'error');
+	}
+	$bad{$_} = 'no retry' for grep { !wait_hit($node, $_) } keys %point;
+	my %after = audit();
+	for my $stream (keys %point)
+	{
+		my ($handle, $in_batch, $batch, $bytes, $objects, $reachable) = @{ $after{$stream} }[ 1 .. 6 ];
+		my @was = @{ $before->{$stream} }[ 1 .. 4 ];
+		if ($handle ne '')
+		{
+			my $undone = $point{$stream}->[1] !~ /undo|discard/;
+
+			# a store that is only half undone is marked, and so discarded
+			$bad{$stream} = "in batch: $in_batch, $objects objects, $reachable reachable"
+			  if $undone ? $in_batch eq 't' || $objects != $reachable : $in_batch eq 'f';
+			if ($undone && $handle eq $was[0] && $batch == $was[2])
+			{
+				$compared++;
+				$bad{$stream} = "undo: $was[3] bytes became $bytes" if $bytes != $was[3];
+			}
+		}
+		disarm($node, $stream);
+		release($node, $stream, 'go');
+	}
+	return %bad;
+}
+
+sub wait_for_server
+{
+	wait_until(sub { my ($status) = $node->psql('postgres', 'SELECT 1'); $status == 0 }) or die 'the server does not come back';
+	return;
+}
+
+# What the worker does with the signal once it serves interrupts again.
+sub fail_by_signal
+{
+	my ($signal, $at, %point) = @_;
+	kill $signal, grep { $_ ne '' } map { $at->{$_}->[5] } keys %point;
+	release($node, $_, 'go') for keys %point;
+	return ();
+}
+
+my %failure = (
+	cancel => sub { my ($before, @rest) = @_; return fail_by_signal('INT', @rest); },
+	terminate => sub { my ($before, @rest) = @_; return fail_by_signal('TERM', @rest); },
+	ERROR => \&fail_by_error,
+	FATAL => sub {
+		my ($before, $at, %point) = @_;
+		release($node, $_, 'fatal') for keys %point;
+		return ();
+	},
+	SIGKILL => sub {
+		my ($before, $at, %point) = @_;
+		kill 'KILL', grep { $_ ne '' } map { $at->{$_}->[5] } keys %point;
+		wait_for_server();
+		return ();
+	},
+	'SIGKILL other' => sub {
+		my ($out, $err) = ('', '');
+		my $victim = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'),
+				'-c', 'SELECT pg_backend_pid()', '-c', 'SELECT pg_sleep(600)' ], '>', \$out, '2>', \$err);
+		$victim->pump until $out =~ /\n/;
+		kill 'KILL', (split /\n/, $out)[0];
+		$victim->finish;
+		wait_for_server();
+		return ();
+	},
+	'immediate stop' => sub {
+		$node->stop('immediate');
+		$node->start;
+		return ();
+	});
+
+# --- all rounds
+produce() for 1 .. 8;
+my %idle = map { $_ => [ $_, 0, '', 0, '' ] } @streams;
+process($node, $_) for @streams;
+produce();
+process($node, $_) for @streams;
+
+my %result;
+my $started = time;
+ACTION: for my $action (@actions)
+{
+	my @left = @points;
+	while (my @round = splice(@left, 0, $sets))
+	{
+		my %point;
+		for my $set (1 .. @round) { $point{$_} = $round[ $set - 1 ] for streams_of($set); }
+
+		my %before = audit();
+		my %bad = map { $_ => 'not reached' } take_to_points(%point);
+		my %at = snapshot();
+		for my $stream (keys %point)
+		{
+			my ($planned, $committed) = @{ $at{$stream} }[ 1, 3 ];
+			my $pending = $point{$stream}->[1] =~ /open|after/ ? 0 : 1;
+			$bad{$stream} //= "batch $planned, committed $committed" if $planned - $committed != $pending;
+		}
+		produce();
+		%bad = (%bad, $failure{$action}->(\%before, \%at, %point));
+
+		my %wrong = verify(%at);
+		my %after = audit();
+		for my $stream (keys %point)
+		{
+			my $handle = $before{$stream}->[1];
+			my $leaked = $handle ne '' && $handle ne $after{$stream}->[1] && $action !~ /SIGKILL|stop/
+			  && $node->safe_psql('postgres', "SELECT failpoint_segment($handle)") eq 't';
+			my @what = grep { defined && $_ ne '' } $bad{$stream}, $wrong{$stream}->[1], $leaked ? 'segment left' : undef;
+			$result{ $point{$stream}->[0] }{$action}{ $mode_of{$stream} } = join(', ', @what);
+		}
+		my $failed = $node->safe_psql('postgres',
+			q{SELECT string_agg(stream || ': ' || last_error, E'\n') FROM pg_stat_stream_agg WHERE state = 'failed'});
+		if ($failed ne '') { diag($failed); last ACTION; }
+	}
+}
+my $took = time - $started;
+
+for my $point (map { $_->[0] } @points)
+{
+	for my $action (@actions)
+	{
+		for my $mode (@modes)
+		{
+			is($result{$point}{$action}{$mode} // 'not run', '', "$mode: " . ($long{$action} // $action) . " at $point");
+		}
+	}
+}
+
+# the table: a column for each failure, in it the modes in this order
+note('table: each cell: ' . join(' ', @modes));
+note(join(' ', sprintf('table: %-26s', 'failure at'), map { sprintf '%-14s', $_ } @actions));
+for my $point (map { $_->[0] } @points)
+{
+	note(join(' ', sprintf('table: %-26s', $point), map { my $action = $_;
+		sprintf '%-14s', join(' ', map { ($result{$point}{$action}{$_} // 'not run') eq '' ? 'ok' : 'NOT OK' } @modes) } @actions));
+}
+
+cmp_ok($compared, '>=', @modes * 10, "bytes of the state store were compared before and after an undo ($compared times)");
+note(sprintf '%d cells in %.0f s, %d records', @points * @actions * @modes, $took, $produced);
+
+# --- a batch that kills its worker again and again
+my $stream = $streams[0];
+for my $death (1 .. 4)
+{
+	arm($node, $stream, 'execute.row', 'fatal');
+	produce() if $death == 1;
+	wait_hit($node, $stream) or die 'the worker did not come back';
+}
+arm($node, $stream, 'session.opened', 'hang');
+wait_hit($node, $stream);
+is($node->safe_psql('postgres', "SELECT deaths FROM failpoint_store('${stream}_query')"), 4,
+	'deaths of workers are counted until a batch is good, so that each waits longer than the one before');
+disarm($node, $stream);
+release($node, $stream, 'go');
+process($node, $stream);
+is($node->safe_psql('postgres', "SELECT deaths FROM failpoint_store('${stream}_query')"), 0, 'and then anew');
+
+unlike(slurp_file($node->logfile), qr/PANIC|TRAP|leak/, 'no PANIC, and the server has found nothing leaked');
+
+done_testing();
