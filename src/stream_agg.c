@@ -118,6 +118,8 @@ _PG_init(void)
 	if (sagg_preloaded)
 	{
 		sagg_slots_init();
-		sagg_launcher_register();
+		/* streams must not run while pg_upgrade works */
+		if (!IsBinaryUpgrade)
+			sagg_launcher_register();
 	}
 }

@@ -170,26 +170,49 @@ delete_streams(Datum views)
 }
 
 /*
+ * Streams whose sinks are among "tables" have none any more.  Their workers find
+ * out by themselves; the OID must not stay, for a dump would carry it to where
+ * it is another table's.
+ */
+static void
+forget_sinks(Datum tables)
+{
+	Oid			type = OIDARRAYOID;
+
+	if (SPI_execute_with_args("UPDATE stream_agg.streams SET sink = 0 WHERE sink = ANY ($1)",
+							  1, &type, &tables, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not forget the sinks of streams");
+}
+
+#define DROPPED_OBJECTS \
+	"SELECT objid FROM pg_catalog.pg_event_trigger_dropped_objects()" \
+	" WHERE object_type OPERATOR(pg_catalog.=)"
+
+/*
  * on_sql_drop(): event trigger, removes the rows of streams whose view was
- * dropped.
+ * dropped, and forgets sinks that were.
  */
 Datum
 stream_agg_on_sql_drop(PG_FUNCTION_ARGS)
 {
 	Datum		views;
+	Datum		tables;
 
 	check_event_trigger(fcinfo);
 	if (!sagg_extension_exists())
 		PG_RETURN_NULL();
 	SPI_connect();
-	views = collect_oids("SELECT objid FROM pg_catalog.pg_event_trigger_dropped_objects()"
-						 " WHERE object_type OPERATOR(pg_catalog.=) 'view'");
-	if (views)
+	views = collect_oids(DROPPED_OBJECTS " 'view'");
+	tables = collect_oids(DROPPED_OBJECTS " 'table'");
+	if (views || tables)
 	{
 		SaggOwnerContext owner;
 
 		sagg_become_extension_owner(&owner);
-		delete_streams(views);
+		if (views)
+			delete_streams(views);
+		if (tables)
+			forget_sinks(tables);
 		sagg_restore_user(&owner);
 	}
 	SPI_finish();

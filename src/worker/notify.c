@@ -25,6 +25,7 @@
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -165,6 +166,22 @@ discard_store(Oid view)
 }
 
 /*
+ * Take the lock of a stream.  When the worker waits for this transaction in
+ * turn, it is the worker that gives way: it looks for deadlocks early
+ * (SAGG_WORKER_DEADLOCK_TIMEOUT), this transaction late.
+ */
+static void
+wait_for_lock(const LOCKTAG *tag)
+{
+	int			nestlevel = NewGUCNestLevel();
+
+	(void) set_config_option("deadlock_timeout", "30s", PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) LockAcquire(tag, ExclusiveLock, false, false);
+	AtEOXact_GUC(false, nestlevel);
+}
+
+/*
  * Keep a stream from running until the current transaction ends, and return
  * when no worker runs it: its batch at hand is finished first.
  */
@@ -192,7 +209,7 @@ sagg_lock_stream(Oid view)
 	wake_at_commit = true;
 
 	sagg_stream_locktag(&tag, MyDatabaseId, view);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	wait_for_lock(&tag);
 	discard_store(view);
 }
 

@@ -53,8 +53,10 @@ typedef struct Request
 static void
 refuse_locked(const SaggStream *stream, Oid relid)
 {
-	Relation	rel = relation_open(relid, AccessShareLock);
+	Relation	rel = try_relation_open(relid, AccessShareLock);
 
+	if (rel == NULL)			/* dropped; the stream will say so */
+		return;
 	if (CheckRelationLockedByMe(rel, RowShareLock, true))
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),

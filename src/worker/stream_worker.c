@@ -231,6 +231,7 @@ apply_settings(const SaggStream *stream)
 	SetConfigOption("row_security", "on", PGC_USERSET, PGC_S_SESSION);
 	/* every micro-batch would be compiled anew */
 	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("deadlock_timeout", SAGG_WORKER_DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION);
 	SetConfigOption("application_name", stream->name, PGC_USERSET, PGC_S_SESSION);
 }
 
@@ -476,6 +477,22 @@ session_error_context(void *arg)
 }
 
 /*
+ * The error being handled into the server's log.  A deadlock with a command
+ * that ends the stream is no error: the worker is the one to give way.
+ */
+static void
+report_error(const SaggSession *session, const ErrorData *error)
+{
+	if (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED &&
+		told_to_stop(session->slot))
+		ereport(LOG,
+				(errmsg("stream \"%s\" gives way to a command that waits for it to stop",
+						session->slot->name)));
+	else
+		EmitErrorReport();
+}
+
+/*
  * One session: from opening to an error.  Returns the error, allocated in
  * TopMemoryContext; otherwise the process ends in it.
  */
@@ -500,7 +517,7 @@ run_session(SaggSession *session)
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(TopMemoryContext);
 		error = CopyErrorData();
-		EmitErrorReport();
+		report_error(session, error);
 		FlushErrorState();
 		recover_from_error(session);
 		close_session(session);

@@ -29,6 +29,9 @@
 #define SAGG_DIRTY_DATABASES	32
 #define SAGG_HELD_DATABASES		32
 
+/* workers look for deadlocks before others do, and so are the ones to retry */
+#define SAGG_WORKER_DEADLOCK_TIMEOUT	"100ms"
+
 /* slots beyond stream_agg.max_streams, for streams that wait or are stopped */
 #define SAGG_SPARE_SLOTS		32
 
