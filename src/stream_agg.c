@@ -33,6 +33,8 @@ int			sagg_kafka_timeout_ms = 30000;
 int			sagg_keep_batches = 100;
 int			sagg_max_retry_delay_ms = 60000;
 int			sagg_max_attempts = 10;
+int			sagg_max_stream_state_kb = -1;
+int			sagg_max_total_state_kb = -1;
 
 bool		sagg_preloaded = false;
 
@@ -96,6 +98,16 @@ define_settings(void)
 							"deadlock, are retried without end.",
 							&sagg_max_attempts, 10, 1, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_stream_state",
+							"Most shared memory that the state of a stream can take.",
+							"A stream that needs more fails. -1 is no limit.",
+							&sagg_max_stream_state_kb, -1, -1, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_total_state",
+							"Most shared memory that the state of all streams can take.",
+							"The stream that needs more fails. -1 is no limit.",
+							&sagg_max_total_state_kb, -1, -1, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("stream_agg");
 }
 

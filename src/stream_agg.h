@@ -48,6 +48,7 @@
 #define ERRCODE_SAGG_OTHER_CLUSTER		MAKE_SQLSTATE('S','A','0','0','4')
 #define ERRCODE_SAGG_DEFINITION_CHANGED	MAKE_SQLSTATE('S','A','0','0','5')
 #define ERRCODE_SAGG_FENCED				MAKE_SQLSTATE('S','A','0','0','6')
+#define ERRCODE_SAGG_STATE_LIMIT		MAKE_SQLSTATE('S','A','0','0','7')
 
 /* settings (stream_agg.c) */
 extern bool sagg_enabled;
@@ -60,6 +61,8 @@ extern int	sagg_kafka_timeout_ms;
 extern int	sagg_keep_batches;
 extern int	sagg_max_retry_delay_ms;
 extern int	sagg_max_attempts;
+extern int	sagg_max_stream_state_kb;	/* -1 = no limit */
+extern int	sagg_max_total_state_kb;
 
 /* true when the library was loaded by shared_preload_libraries */
 extern bool sagg_preloaded;

@@ -121,7 +121,7 @@ leave(SaggSession *session, SaggExit how)
 		if (session->store)
 			sagg_store_close(session->store);
 		session->store = NULL;
-		sagg_store_discard(&session->slot->store);
+		sagg_state_discard(session->slot);
 	}
 	my_exit = how;
 	proc_exit(0);
@@ -428,7 +428,7 @@ recover_from_error(SaggSession *session)
 		/* half a restore is no state */
 		sagg_store_close(session->store);
 		session->store = NULL;
-		sagg_store_discard(&session->slot->store);
+		sagg_state_discard(session->slot);
 	}
 	if (session->checkpoint)
 		sagg_checkpoint_aborted(session->checkpoint);
