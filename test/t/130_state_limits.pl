@@ -96,6 +96,7 @@ SKIP:
 	sql("SELECT stream_agg.start_stream('memory')");
 	process($node, 'memory');
 	counts_add_up($node, 'memory', 101, 'with memory it goes on, exactly once');
+	sql("SELECT stream_agg.drop_stream('memory')");
 }
 
 # the limit of a stream
@@ -105,6 +106,8 @@ produce('big', 1, 2000);
 is_exact('totals', 'below the limit');
 produce('big', 2001, 20000);
 wait_state($node, 'totals', 'failed', 'limit');
+$node->poll_query_until('postgres', "SELECT pid IS NULL FROM pg_stat_stream_agg WHERE stream = 'totals'");
+like(segments(), qr/^\d segments of [1-3]?\d{1,3} kB/, 'the state of a failed stream is out of shared memory');
 like(last_error('totals'),
 	qr/^state of stream "totals" has reached the limit of 4096 kB\nDETAIL:  It takes \d+ kB of shared memory and needs \d+ kB more\.\nHINT:  Increase stream_agg\.max_stream_state/,
 	'the error names stream, limit and size, and tells what to do');
