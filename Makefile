@@ -94,7 +94,7 @@ demo:
 bench:
 	BROKERS=$(BROKERS) RECORDS=$(RECORDS) test/bench
 soak:
-	MINUTES=$(MINUTES) RATE=$(RATE) test/soak
+	BROKERS=$(BROKERS) MINUTES=$(MINUTES) RATE=$(RATE) test/soak
 check-layout:
 	test/check_layout
 print-regress:

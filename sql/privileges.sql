@@ -37,6 +37,7 @@ SELECT stream FROM pg_stat_stream_agg WHERE bob.tell(stream);
 SELECT stream FROM pg_stat_stream_agg_partitions WHERE bob.tell(stream);
 SELECT stream_agg.start_stream('alice.counts');
 SELECT stream_agg.stop_stream('alice.counts');
+SELECT stream_agg.alter_stream('alice.counts', '{"on_error": "skip"}');
 SELECT stream_agg.drop_stream('alice.counts');
 SELECT stream_agg.process_available('alice.counts');
 SELECT * FROM alice.events;

@@ -57,6 +57,16 @@ SELECT stream_agg.create_stream('with_options',
     watermark => '0 seconds', output_mode => 'update', start => false,
     options => '{"on_error": "fail", "max_future": 90}');
 SELECT options FROM stream_agg.streams WHERE stream = 'with_options';
+SELECT stream_agg.alter_stream('with_options', '{"on_error": "skip"}');
+SELECT options FROM stream_agg.streams WHERE stream = 'with_options';
+SELECT stream_agg.alter_stream('with_options', '{"on_error": "dead_letter", "max_future": null}');
+SELECT options FROM stream_agg.streams WHERE stream = 'with_options';
+SELECT stream_agg.alter_stream('with_options', '{"on_error": null}');
+SELECT options FROM stream_agg.streams WHERE stream = 'with_options';
+SELECT stream_agg.alter_stream('with_options', '{"nosuch": 1}');
+SELECT stream_agg.alter_stream('with_options', '"skip"');
+SELECT stream_agg.alter_stream('per_user', '{"max_future": "1 hour"}');
+SELECT stream_agg.alter_stream('nosuch', '{}');
 SELECT stream_agg.drop_stream('with_options', drop_sink => true);
 
 -- append without a key in the select list: no index

@@ -343,6 +343,13 @@ LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.stop_stream(text) IS
 'stops a stream after the micro-batch it is in; stopping a stopped stream does nothing';
 
+CREATE FUNCTION stream_agg.alter_stream(stream text, options jsonb)
+RETURNS void
+AS 'MODULE_PATHNAME', 'stream_agg_alter_stream'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.alter_stream(text, jsonb) IS
+'changes the options that are named, null to their default; takes effect with the next micro-batch, and a failed one that is run again';
+
 CREATE FUNCTION stream_agg.process_available(
     stream  text,
     timeout interval DEFAULT '1 minute',

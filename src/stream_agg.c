@@ -34,6 +34,8 @@ int			sagg_keep_batches = 100;
 int			sagg_max_retry_delay_ms = 60000;
 int			sagg_max_attempts = 10;
 int			sagg_max_dead_letters = 10000;
+int			sagg_max_stream_state_kb = -1;
+int			sagg_max_total_state_kb = -1;
 
 bool		sagg_preloaded = false;
 
@@ -102,6 +104,16 @@ define_settings(void)
 							"A micro-batch that would add more fails the stream.",
 							&sagg_max_dead_letters, 10000, 0, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_stream_state",
+							"Most shared memory that the state of a stream can take.",
+							"A stream that needs more fails. -1 is no limit.",
+							&sagg_max_stream_state_kb, -1, -1, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_total_state",
+							"Most shared memory that the state of all streams can take.",
+							"The stream that needs more fails. -1 is no limit.",
+							&sagg_max_total_state_kb, -1, -1, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("stream_agg");
 }
 

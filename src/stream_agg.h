@@ -49,7 +49,8 @@
 #define ERRCODE_SAGG_OTHER_CLUSTER		MAKE_SQLSTATE('S','A','0','0','4')
 #define ERRCODE_SAGG_DEFINITION_CHANGED	MAKE_SQLSTATE('S','A','0','0','5')
 #define ERRCODE_SAGG_FENCED				MAKE_SQLSTATE('S','A','0','0','6')
-#define ERRCODE_SAGG_DEAD_LETTERS		MAKE_SQLSTATE('S','A','0','1','0')
+#define ERRCODE_SAGG_STATE_LIMIT		MAKE_SQLSTATE('S','A','0','0','7')
+#define ERRCODE_SAGG_DEAD_LETTERS		MAKE_SQLSTATE('S','A','0','0','8')
 
 /* settings (stream_agg.c) */
 extern bool sagg_enabled;
@@ -63,6 +64,8 @@ extern int	sagg_keep_batches;
 extern int	sagg_max_retry_delay_ms;
 extern int	sagg_max_attempts;
 extern int	sagg_max_dead_letters;
+extern int	sagg_max_stream_state_kb;	/* -1 = no limit */
+extern int	sagg_max_total_state_kb;
 
 /* true when the library was loaded by shared_preload_libraries */
 extern bool sagg_preloaded;
@@ -341,7 +344,7 @@ extern void sagg_refuse_record(SaggRefusals *refusals, int64 record,
 							   const char *message, const char *detail);
 extern bool sagg_record_refused(const SaggRefusals *refusals, int64 record);
 extern void sagg_too_many_dead_letters(int64 kept,
-									   const SaggRefusals *refusals) pg_attribute_noreturn();
+									   const SaggRefusals *refusals);
 
 /* catalog_access.c */
 typedef struct SaggOwnerContext

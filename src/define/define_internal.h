@@ -86,6 +86,8 @@ extern SaggStreamArguments *sagg_stream_arguments(FunctionCallInfo fcinfo);
 extern void sagg_stream_options_read(List *options, SaggOnError *on_error,
 									 int64 *max_future);
 extern Datum sagg_stream_options_jsonb(SaggOnError on_error, int64 max_future);
+extern void sagg_check_max_future(const SaggStream *stream,
+								  const SaggQuery *query);
 
 /* stream_catalog.c */
 extern RangeVar *sagg_parse_name(const char *name, const char *what);

@@ -50,7 +50,7 @@ refuse_feature(const char *what, const char *detail, const char *hint)
 static void
 check_result_clauses(const Query *query)
 {
-	const char *whole = "A stream writes changed groups only and never sees its whole result.";
+	const char *whole = "A stream brings its result up to date group by group.";
 
 	if (query->setOperations)
 		refuse_feature("the query of a stream cannot be a UNION, INTERSECT or EXCEPT",

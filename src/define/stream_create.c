@@ -265,12 +265,7 @@ check_query(const SaggStream *stream, const SaggQuery *query)
 				 errdetail("Output mode \"%s\" finds the row of a group by its window and keys.",
 						   sagg_mode_name(stream->mode)),
 				 errhint("Add the key to the select list.")));
-	if (stream->max_future > 0 && !query->has_event_time)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_future needs an event time"),
-				 errdetail("It bounds the event times of records, and the query has no window."),
-				 errhint("Name the column of the event time by event_time.")));
+	sagg_check_max_future(stream, query);
 }
 
 /*

@@ -123,3 +123,18 @@ sagg_stream_options_jsonb(SaggOnError on_error, int64 max_future)
 	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(object));
 }
+
+/*
+ * Raise invalid_parameter_value if max_future is given and there is no event
+ * time for it.
+ */
+void
+sagg_check_max_future(const SaggStream *stream, const SaggQuery *query)
+{
+	if (stream->max_future > 0 && !query->has_event_time)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_future needs an event time"),
+				 errdetail("It bounds the event times of records, and the query has no window."),
+				 errhint("Name the column of the event time by event_time.")));
+}

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * aggregate_calls.c
- *	  Calls of transition, final, serialize and deserialize functions.
+ *	  Calls of transition, final, serialize, deserialize and combine functions.
  *
  * Functions see an AggState as their context, with what AggCheckCallContext,
  * AggGetAggref and AggGetTempMemoryContext look at.  States live in the
@@ -231,13 +231,24 @@ sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
 		sagg_codec_write(&call->codec, buf, state->value);
 }
 
+/*
+ * The state that was serialized as "data", allocated in the current context.
+ *
+ * A deserialize function makes a state to be combined with another, and only
+ * for that: numeric's has no sum of squares go on in it.  So it is combined
+ * with none yet, as in a parallel plan, which gives one like those that a
+ * transition function makes.
+ */
 static Datum
 deserialize(SaggExecution *ex, SaggAggCall *call, const char *data, int32 len)
 {
 	LOCAL_FCINFO(fcinfo, 2);
-	bytea	   *bytes = palloc(len + VARHDRSZ);
+	MemoryContext target = CurrentMemoryContext;
+	bytea	   *bytes;
 	Datum		result;
 
+	MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+	bytes = palloc(len + VARHDRSZ);
 	SET_VARSIZE(bytes, len + VARHDRSZ);
 	memcpy(VARDATA(bytes), data, len);
 	set_current(ex, call);
@@ -250,12 +261,27 @@ deserialize(SaggExecution *ex, SaggAggCall *call, const char *data, int32 len)
 	result = FunctionCallInvoke(fcinfo);
 	if (fcinfo->isnull)
 		elog(ERROR, "function %u returned NULL", call->deserialfn.fn_oid);
+
+	/* a combine function allocates in what it is told is the aggregate context */
+	ex->aggstate->curaggcontext = target == state_memory(ex) ? ex->aggcontext : ex->tmpcontext;
+	InitFunctionCallInfoData(*fcinfo, &call->combinefn, 2,
+							 call->agg->aggref->inputcollid, (Node *) ex->aggstate, NULL);
+	fcinfo->args[0].value = (Datum) 0;
+	fcinfo->args[0].isnull = true;
+	fcinfo->args[1].value = result;
+	fcinfo->args[1].isnull = false;
+	result = FunctionCallInvoke(fcinfo);
+	if (fcinfo->isnull)
+		elog(ERROR, "function %u returned NULL", call->combinefn.fn_oid);
+	ex->aggstate->curaggcontext = ex->aggcontext;
+	MemoryContextSwitchTo(target);
 	return result;
 }
 
 /*
  * Read what sagg_state_write wrote into "state"; its value is allocated in the
- * current context, which has to be the states' own if the group goes on.
+ * current context, which has to be the states' own if the group goes on, and
+ * that of the row at hand if not.
  */
 void
 sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,

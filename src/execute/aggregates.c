@@ -77,6 +77,8 @@ sagg_aggregate_check(const Aggref *aggref)
 	if (info.transtype == INTERNALOID &&
 		(!OidIsValid(info.form->aggserialfn) || !OidIsValid(info.form->aggdeserialfn)))
 		refuse(aggref, "Its state is internal and it has no functions to serialize and deserialize it, so it cannot be kept.");
+	if (info.transtype == INTERNALOID && !OidIsValid(info.form->aggcombinefn))
+		refuse(aggref, "Its state is internal and it has no combine function, so it cannot go on from one that was kept.");
 	if (info.transtype != INTERNALOID &&
 		get_typtype(info.transtype) == TYPTYPE_PSEUDO)
 		refuse(aggref, "Its state is of a pseudo-type and cannot be kept.");
@@ -196,6 +198,11 @@ init_storage(SaggAggCall *call, AggInfo *info, Oid aggowner)
 	look_up_function(&call->deserialfn, info->form->aggdeserialfn, aggowner);
 	build_aggregate_deserialfn_expr(info->form->aggdeserialfn, &expr);
 	fmgr_info_set_expr((Node *) expr, &call->deserialfn);
+	look_up_function(&call->combinefn, info->form->aggcombinefn, aggowner);
+	build_aggregate_transfn_expr(&info->transtype, 1, 0, false, info->transtype,
+								 call->agg->aggref->inputcollid,
+								 info->form->aggcombinefn, InvalidOid, &expr, NULL);
+	fmgr_info_set_expr((Node *) expr, &call->combinefn);
 }
 
 /*

@@ -24,8 +24,21 @@
 typedef struct SaggStore SaggStore;
 typedef struct SaggExecution SaggExecution;
 
+/*
+ * Whom a store asks before it grows.  "reserve" is told its present size, and
+ * how many bytes more it needs at least and wants at best; it returns how many
+ * it may have, or raises ERRCODE_SAGG_STATE_LIMIT.
+ */
+typedef struct SaggStoreBudget
+{
+	const char *stream;			/* for messages */
+	Size		(*reserve) (void *arg, Size present, Size least, Size wanted);
+	void	   *arg;
+} SaggStoreBudget;
+
 /* store.c */
 extern SaggStore *sagg_store_open(dsa_handle *handle, int tranche_id,
+								  const SaggStoreBudget *budget,
 								  uint64 fingerprint, int64 batch, bool *fresh);
 extern void sagg_store_close(SaggStore *store);
 extern void sagg_store_discard(dsa_handle *handle);
@@ -46,6 +59,9 @@ typedef struct SaggStoreAudit
 
 extern bool sagg_store_audit(dsa_handle handle, SaggStoreAudit *audit);
 #endif
+
+/* store_limit.c */
+extern Size sagg_store_size(SaggStore *store);
 
 /* execution.c */
 extern SaggExecution *sagg_execution_begin(SaggStore *store,

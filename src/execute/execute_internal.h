@@ -57,6 +57,7 @@ typedef struct SaggStoreHeader
 	bool		in_batch;		/* changed since the last publish or undo */
 	uint64		fingerprint;
 	int64		batch;			/* whose commit this state equals */
+	Size		size;			/* the area's limit; see store_limit.c */
 	dsa_pointer partitions[SAGG_STATE_PARTITIONS];	/* lists of SaggTable */
 } SaggStoreHeader;
 
@@ -89,6 +90,7 @@ struct SaggStore
 	dsm_segment *segment;
 	dsa_area   *area;
 	SaggStoreHeader *header;
+	const SaggStoreBudget *budget;
 	int64		window_size;	/* microseconds; 0 = windows never end */
 
 	/* the batch at hand */
@@ -107,8 +109,12 @@ struct SaggStore
 extern void sagg_store_begin(SaggStore *store, int64 batch, int64 window_size);
 extern bool sagg_store_closes(const SaggStore *store, int64 start);
 
-/* store_table.c */
+/* store_limit.c */
+extern dsm_segment *sagg_store_create_segment(const SaggStoreBudget *budget,
+											  Size size);
 extern dsa_pointer sagg_store_allocate(SaggStore *store, Size size);
+
+/* store_table.c */
 extern SaggTable *sagg_store_table(SaggStore *store, int partition, int64 start);
 extern bool sagg_table_probe(SaggStore *store, SaggTable *table, uint32 hash,
 							 uint32 *step, dsa_pointer *version);
@@ -176,6 +182,7 @@ typedef struct SaggAggCall
 	int			nfinalargs;
 	FmgrInfo	serialfn;		/* for states of type internal */
 	FmgrInfo	deserialfn;
+	FmgrInfo	combinefn;
 	SaggCodec	codec;			/* for all others */
 	FunctionCallInfo trans_fcinfo;
 	AggStatePerTransData pertrans;	/* what AggGetAggref looks at */

@@ -43,15 +43,18 @@ make_handle(dsm_segment *segment)
  * An empty store.
  */
 static SaggStore *
-create_store(dsa_handle *handle, int tranche_id, uint64 fingerprint, int64 batch)
+create_store(dsa_handle *handle, int tranche_id, const SaggStoreBudget *budget,
+			 uint64 fingerprint, int64 batch)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	dsm_segment *segment = dsm_create(STORE_INITIAL_SIZE, 0);
+	dsm_segment *segment = sagg_store_create_segment(budget, STORE_INITIAL_SIZE);
 	SaggStore  *store = make_handle(segment);
 
 	memset(store->header, 0, sizeof(SaggStoreHeader));
 	store->area = dsa_create_in_place(SAGG_STORE_PLACE(segment), STORE_PLACE_SIZE,
 									  tranche_id, segment);
+	store->header->size = STORE_PLACE_SIZE;
+	dsa_set_size_limit(store->area, store->header->size);
 	for (int i = 0; i < SAGG_STATE_PARTITIONS; i++)
 		store->header->partitions[i] = InvalidDsaPointer;
 	store->header->magic = STORE_MAGIC;
@@ -90,13 +93,14 @@ attach_store(dsa_handle handle)
  * under the definition "fingerprint"; else discard it and make an empty one.
  * "fresh" tells which: a fresh store has to be restored from the checkpoint.
  * "batch" is the last committed one, -1 = none yet.  "tranche_id" is for the
- * area's locks.
+ * area's locks, "budget" is asked before the store grows and must live on.
  *
  * The caller holds the stream's lock, and owns the result until
- * sagg_store_close.  Raises an error when there is no shared memory left.
+ * sagg_store_close.  Raises ERRCODE_SAGG_STATE_LIMIT when there is no memory.
  */
 SaggStore *
-sagg_store_open(dsa_handle *handle, int tranche_id, uint64 fingerprint,
+sagg_store_open(dsa_handle *handle, int tranche_id,
+				const SaggStoreBudget *budget, uint64 fingerprint,
 				int64 batch, bool *fresh)
 {
 	SaggStore  *store;
@@ -109,13 +113,18 @@ sagg_store_open(dsa_handle *handle, int tranche_id, uint64 fingerprint,
 			!store->header->in_batch &&
 			store->header->fingerprint == fingerprint &&
 			store->header->batch == batch)
+		{
+			store->budget = budget;
 			return store;
+		}
 		if (store)
 			sagg_store_close(store);
 		sagg_store_discard(handle);
 	}
 	*fresh = true;
-	return create_store(handle, tranche_id, fingerprint, batch);
+	store = create_store(handle, tranche_id, budget, fingerprint, batch);
+	store->budget = budget;
+	return store;
 }
 
 /*

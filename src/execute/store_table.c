@@ -21,26 +21,6 @@
 #define FIRST_SLOT(table, hash) \
 	(((hash) / SAGG_STATE_PARTITIONS) & ((table)->nslots - 1))
 
-/*
- * Memory of the store.  Raises out_of_memory, or disk_full when the system
- * has no shared memory left.
- */
-dsa_pointer
-sagg_store_allocate(SaggStore *store, Size size)
-{
-	dsa_pointer result;
-
-	result = dsa_allocate_extended(store->area, size,
-								   DSA_ALLOC_NO_OOM | (size > MaxAllocSize ? DSA_ALLOC_HUGE : 0));
-	if (!DsaPointerIsValid(result))
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of shared memory"),
-				 errdetail("The state of the stream needs %zu more bytes of dynamic shared memory.", size),
-				 errhint("Provide more of it (in containers often no more than 64 MB), a shorter watermark, or fewer groups.")));
-	return result;
-}
-
 static dsa_pointer
 allocate_slots(SaggStore *store, uint32 nslots)
 {
@@ -269,7 +249,7 @@ link_version(SaggStore *store, SaggTable *table, uint32 slot, uint32 hash,
 /*
  * Give a group a new version, of "len" bytes at "entry", which are copied.
  * "old" is its present version, invalid for a new group.  The change can be
- * undone.  Raises out_of_memory.
+ * undone.  Raises ERRCODE_SAGG_STATE_LIMIT.
  */
 void
 sagg_store_put(SaggStore *store, int64 start, uint32 hash,

@@ -125,6 +125,7 @@ begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
 		session->store_restored = false;
 		session->store = sagg_store_open(&session->slot->store,
 										 sagg_shared->store_tranche,
+										 sagg_state_budget(session->slot),
 										 query->fingerprint,
 										 session->progress->batch, &fresh);
 		session->fingerprint = query->fingerprint;

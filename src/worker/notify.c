@@ -162,7 +162,7 @@ discard_store(Oid view)
 	slot = sagg_slot_find(MyDatabaseId, view);
 	LWLockRelease(sagg_shared->lock);
 	if (slot)
-		sagg_store_discard(&slot->store);
+		sagg_state_discard(slot);
 }
 
 /*

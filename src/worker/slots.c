@@ -191,6 +191,7 @@ sagg_slot_free(SaggSlot *slot)
 	slot->known = false;
 	memset(&slot->tally, 0, sizeof(slot->tally));
 	slot->state_rows = slot->state_bytes = 0;
+	slot->state_memory = 0;
 	slot->npartitions = 0;
 	ConditionVariableBroadcast(&slot->changed);
 }

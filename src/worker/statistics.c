@@ -36,9 +36,13 @@ sagg_publish_statistics(SaggSession *session)
 	const SaggProgress *progress = session->progress;
 	int64		rows = 0;
 	int64		bytes = 0;
+	Size		memory = 0;
 
 	if (session->store)
+	{
 		sagg_store_statistics(session->store, &rows, &bytes);
+		memory = sagg_store_size(session->store);
+	}
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot->state = SAGG_RUNNING;
@@ -53,6 +57,7 @@ sagg_publish_statistics(SaggSession *session)
 	slot->known = true;
 	slot->state_rows = rows;
 	slot->state_bytes = bytes;
+	slot->state_memory = memory;
 	slot->npartitions = Min(progress->npositions, sagg_max_partitions);
 	for (int i = 0; i < slot->npartitions; i++)
 	{

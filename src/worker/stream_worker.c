@@ -128,7 +128,7 @@ leave(SaggSession *session, SaggExit how)
 		if (session->store)
 			sagg_store_close(session->store);
 		session->store = NULL;
-		sagg_store_discard(&session->slot->store);
+		sagg_state_discard(session->slot);
 	}
 	my_exit = how;
 	proc_exit(0);
@@ -382,6 +382,8 @@ classify_error(int sqlstate)
 {
 	if (ERRCODE_TO_CATEGORY(sqlstate) == MAKE_SQLSTATE('S', 'A', '0', '0', '0'))
 		return ERROR_LASTING;
+	if (sqlstate == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
+		return ERROR_UNKNOWN;	/* in use it is not */
 	switch (ERRCODE_TO_CATEGORY(sqlstate))
 	{
 		case MAKE_SQLSTATE('0', '8', '0', '0', '0'):	/* connection */
@@ -437,20 +439,24 @@ note_error(SaggSession *session, const ErrorData *error, int attempts,
 
 /*
  * After an ERROR: shared state back to the last commit, while the stream's
- * lock is still held, for aborting the transaction releases it.
+ * lock is still held, for aborting the transaction releases it.  A stream that
+ * is not to be tried again gives its shared memory to others.
  */
 static void
-recover_from_error(SaggSession *session)
+recover_from_error(SaggSession *session, ErrorKind kind)
 {
+	bool		lasting = kind == ERROR_LASTING && session->locked;
+
 	LWLockReleaseAll();
-	if (session->store && session->store_restored)
+	if (session->store && session->store_restored && !lasting)
 		sagg_store_undo(session->store);
-	else if (session->store)
+	else if (session->store || lasting)
 	{
 		/* half a restore is no state */
-		sagg_store_close(session->store);
+		if (session->store)
+			sagg_store_close(session->store);
 		session->store = NULL;
-		sagg_store_discard(&session->slot->store);
+		sagg_state_discard(session->slot);
 	}
 	if (session->checkpoint)
 		sagg_checkpoint_aborted(session->checkpoint);
@@ -517,7 +523,7 @@ run_session(SaggSession *session)
 		error = CopyErrorData();
 		report_error(session, error);
 		FlushErrorState();
-		recover_from_error(session);
+		recover_from_error(session, classify_error(error->sqlerrcode));
 		close_session(session);
 		MemoryContextSwitchTo(TopMemoryContext);
 		RESUME_INTERRUPTS();

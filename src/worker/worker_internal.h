@@ -107,6 +107,7 @@ typedef struct SaggSlot
 	SaggTally	first;
 	int64		state_rows;
 	int64		state_bytes;
+	uint64		state_memory;	/* what the store takes, or is about to */
 	int			npartitions;
 	SaggSlotPartition *partitions;	/* max_partitions of them */
 } SaggSlot;
@@ -204,6 +205,10 @@ extern void sagg_micro_batch(SaggSession *session, SaggPlan *plan);
 extern SaggPlan *sagg_batch_plan(SaggSession *session, const SaggRange *bounds,
 								 int nbounds);
 extern void sagg_session_origin(SaggSession *session);
+
+/* state_limit.c */
+extern const SaggStoreBudget *sagg_state_budget(SaggSlot *slot);
+extern void sagg_state_discard(SaggSlot *slot);
 
 /* statistics.c */
 extern void sagg_publish_statistics(SaggSession *session);

@@ -26,7 +26,9 @@
 #include "catalog/catalog.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
 #include "parser/parse_coerce.h"
 #include "utils/acl.h"
@@ -391,6 +393,33 @@ check_identity_index(const SinkCheck *check)
 }
 
 /*
+ * Rows that are published can be updated and deleted only in a table with a
+ * replica identity.  The server's own message says so, for partitions too; of
+ * these a batch meets those it writes to.
+ */
+static void
+check_replica_identity(const SinkCheck *check)
+{
+	bool		deletes = check->mode == SAGG_COMPLETE || check->query->removed;
+	List	   *rels = list_make1_oid(RelationGetRelid(check->rel));
+	ListCell   *lc;
+
+	if (!check->running)
+		rels = find_all_inheritors(RelationGetRelid(check->rel),
+								   RowExclusiveLock, NULL);
+	foreach(lc, rels)
+	{
+		Relation	rel = relation_open(lfirst_oid(lc), NoLock);
+
+		CheckCmdReplicaIdentity(rel, CMD_UPDATE);
+		if (deletes)
+			CheckCmdReplicaIdentity(rel, CMD_DELETE);
+		relation_close(rel, NoLock);
+	}
+	list_free(rels);
+}
+
+/*
  * Open and lock a sink, and check that it can take the results of "query".
  *
  * "running": asked by a batch, so that errors are of code
@@ -420,6 +449,7 @@ sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
 				 sagg_mode_name(mode));
 		check_identity_columns(&check);
 		check_identity_index(&check);
+		check_replica_identity(&check);
 	}
 	*columns = check.columns;
 	return check.rel;

@@ -140,7 +140,8 @@ make_identity_index(RangeVar *relation, const SaggQuery *query,
 
 /*
  * Logical replication of updates and deletes needs a row's identity; the
- * unique index cannot be it, as its columns may be null.
+ * unique index cannot be it, as its columns may be null.  In mode append they
+ * are the user's, who deletes old results.
  */
 static void
 set_replica_identity(RangeVar *relation, const char *text)
@@ -203,8 +204,7 @@ sagg_sink_make(Oid namespaceId, const char *relname, const SaggQuery *query,
 	make_table(relation, query, mode, text);
 	if (identified)
 		make_identity_index(relation, query, text);
-	if (mode != SAGG_APPEND)
-		set_replica_identity(relation, text);
+	set_replica_identity(relation, text);
 	comment_on_table(relation, text);
 
 	sink = get_relname_relid(relname, namespaceId);

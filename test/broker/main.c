@@ -19,7 +19,7 @@ static const char usage[] =
 "kafka_tool control SOCKET down|up|rtt MS|topic NAME PARTITIONS|hide NAME|show NAME\n"
 "    tells a running broker to refuse connections, to accept them again, to\n"
 "    answer late, to create a topic, to deny that it has one, to own up again\n"
-"kafka_tool produce --brokers LIST --topic NAME [--partition N] [--tab] [--check] [--compression CODEC]\n"
+"kafka_tool produce --brokers LIST --topic NAME [--partition N] [--tab] [--check] [--compression CODEC] [--linger MS]\n"
 "                   [--timestamp MS] [--header NAME=VALUE]\n"
 "    sends the lines of stdin as records; with --tab a line is\n"
 "    partition<TAB>key<TAB>payload, where partition and key may be empty and the\n"

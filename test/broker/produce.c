@@ -132,11 +132,13 @@ produce_main(int argc, char **argv)
 		{"timestamp", required_argument, NULL, 'm'},
 		{"header", required_argument, NULL, 'h'},
 		{"check", no_argument, NULL, 'C'},
+		{"linger", required_argument, NULL, 'l'},
 		{0}
 	};
 	char		compression[64] = "compression.codec=none";
+	char		linger[64] = "linger.ms=5";
 	const char *const properties[] = {
-		"acks=all", "linger.ms=5", "batch.num.messages=10000",
+		"acks=all", linger, "batch.num.messages=10000",
 		"queue.buffering.max.messages=200000", compression, NULL
 	};
 	const char *brokers = NULL;
@@ -162,6 +164,8 @@ produce_main(int argc, char **argv)
 			partition = atoi(optarg);
 		else if (c == 'z')
 			snprintf(compression, sizeof(compression), "compression.codec=%s", optarg);
+		else if (c == 'l')
+			snprintf(linger, sizeof(linger), "linger.ms=%s", optarg);
 		else if (c == 'T')
 			tab = true;
 		else if (c == 'm')

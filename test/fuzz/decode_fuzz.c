@@ -43,7 +43,7 @@ PG_FUNCTION_INFO_V1(fuzz_decode);
 PG_FUNCTION_INFO_V1(fuzz_record);
 
 #define FIELD				"v"
-#define COLUMNS_PER_RECORD	2
+#define COLUMNS_PER_RECORD	6	/* of a valid one */
 #define MAX_DIFFERENCES		20
 #define RESULT_COLUMNS		8
 
@@ -225,6 +225,13 @@ expect(Fuzz *fuzz, FuzzColumn *column, Outcome *outcome)
 		outcome->value = expected_value(column, record, field, &outcome->isnull);
 	if (column->base != column->attr->atttypid)
 		domain_check(outcome->value, outcome->isnull, column->attr->atttypid, &column->domain_cache, fuzz->context);
+}
+
+/* Raises an error if the record is not one that may be decoded. */
+static void
+validate(Fuzz *fuzz, FuzzColumn *column, Outcome *outcome)
+{
+	(void) record_jsonb(fuzz);
 }
 
 /* ---------- what the decoder makes of it ---------- */
@@ -459,6 +466,12 @@ init_fuzz(Fuzz *fuzz, FunctionCallInfo fcinfo, TupleDesc types)
 		elog(ERROR, "out of memory");
 }
 
+static FuzzColumn *
+random_column(Fuzz *fuzz)
+{
+	return &fuzz->columns[record_random(&fuzz->maker, fuzz->ncolumns)];
+}
+
 /*
  * fuzz_decode(types regclass, seed bigint, first bigint, records bigint): rows
  * of what differs, and one without a record for each column with the counts.
@@ -480,8 +493,12 @@ fuzz_decode(PG_FUNCTION_ARGS)
 	{
 		CHECK_FOR_INTERRUPTS();
 		make_record(&fuzz.maker, seed, (uint64) fuzz.record);
-		for (int i = 0; i < COLUMNS_PER_RECORD; i++)
-			fuzz_column(&fuzz, &fuzz.columns[record_random(&fuzz.maker, fuzz.ncolumns)]);
+		fuzz_column(&fuzz, random_column(&fuzz));
+		if (!attempt(&fuzz, NULL, validate).error)
+		{
+			for (int i = 1; i < COLUMNS_PER_RECORD; i++)
+				fuzz_column(&fuzz, random_column(&fuzz));
+		}
 		MemoryContextReset(fuzz.per_record);
 	}
 	MemoryContextSwitchTo(fuzz.context);

@@ -181,12 +181,42 @@ put_time(RecordMaker *maker)
 	put(maker, PICK(maker, zones));
 }
 
+/* Escapes at the edges of what UTF-8, and pairs of surrogates, are made of. */
+static void
+put_escapes(RecordMaker *maker)
+{
+	static const unsigned edges[] = {
+		0, 1, 0x1f, 0x22, 0x5c, 0x7f, 0x80, 0xe4, 0x7ff, 0x800, 0x20ac, 0xd7ff, 0xd800, 0xd83d, 0xdbff, 0xdc00, 0xde00, 0xdfff,
+		0xe000, 0xfffd, 0xffff
+	};
+	char		text[16];
+
+	for (uint32_t n = 1 + record_random(maker, 2); n > 0; n--)
+	{
+		int			high = record_random(maker, 2) == 0;
+
+		/* a pair that is one, half of the time */
+		if (high)
+		{
+			snprintf(text, sizeof(text), "\\u%04x", 0xd800 + record_random(maker, 0x400));
+			put(maker, text);
+		}
+		snprintf(text, sizeof(text), record_random(maker, 2) ? "\\u%04x" : "\\u%04X",
+				 high && record_random(maker, 4) ? 0xdc00 + record_random(maker, 0x400) :
+				 record_random(maker, 3) ? 0x20 + record_random(maker, 0xd000) : PICK(maker, edges));
+		put(maker, text);
+	}
+}
+
 static void
 put_string(RecordMaker *maker)
 {
 	put(maker, "\"");
-	switch (record_random(maker, 8))
+	switch (record_random(maker, 9))
 	{
+		case 8:
+			put_escapes(maker);
+			break;
 		case 0:
 		case 1:
 		case 2:

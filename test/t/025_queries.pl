@@ -58,14 +58,15 @@ while (my $line = <DATA>)
 {
 	chomp $line;
 	my ($name, $query) = split / *\| */, $line, 2;
+	my $mode = one_of('update', 'complete');
 	my $where = $windowed{$name} ? "$windowed{$name} IS NOT NULL" : 'true';
 
 	# with on_error the inner query tells the record of every row
 	my $options = $rng->(2) ? '{"on_error": "dead_letter"}' : '{}';
 	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('s_$name', \$q\$$query\$q\$,
-		output_mode => 'update', trigger => '1 hour', max_offsets_per_trigger => 173, options => '$options')");
+		output_mode => '$mode', trigger => '1 hour', max_offsets_per_trigger => 173, options => '$options')");
 	process($node, "s_$name");
-	is_equal_tables($node, "SELECT * FROM s_$name", "SELECT * FROM s_${name}_query WHERE $where", $query);
+	is_equal_tables($node, "SELECT * FROM s_$name", "SELECT * FROM s_${name}_query WHERE $where", "$mode: $query");
 	counts_add_up($node, "s_$name", scalar @records, "$name counts every record once");
 	$node->safe_psql('postgres', "SELECT stream_agg.drop_stream('s_$name', drop_sink => true)");
 }

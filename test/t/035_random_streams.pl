@@ -111,7 +111,7 @@ sub supported_modes
 		# any other error is a failure, not a mode to leave out
 		like($err, qr/output.mode/i, "mode $mode is not known yet");
 	}
-	diag("modes: @supported");
+	diag("figures: modes @supported");
 	return @supported;
 }
 
@@ -360,13 +360,13 @@ sub run_group
 	$late += $late_here;
 	$batches += $batches_here;
 	$scenarios += @running;
+	push @problems, grep { /ERROR/ } run_all(map { "SELECT stream_agg.drop_stream('$_->{name}', drop_sink => true)" } @running);
 
 	my %wrong = map { /\b(s${group}_\d+)\b/ ? ($1 => 1) : () } @problems;
 	ok(!@problems, "group $group of seed $seed: " . scalar(@running) . ' streams equal their batch queries') or diag(join("\n", @problems,
 		map({ ($_->{bound} ? "bound $_->{bound} " : '') . create_stream($topic, $_) } grep { $wrong{ $_->{name} } } @streams),
 		'columns: ' . join(', ', @{ $topic->{types} }) . "; $topic->{partitions} partitions",
 		"again: STREAM_AGG_SEED=$seed RANDOM_STREAMS_GROUP=$group test/run 035_random_streams.pl"));
-	run_all(map { "SELECT stream_agg.drop_stream('$_->{name}', drop_sink => true)" } @running);
 	return;
 }
 
@@ -380,6 +380,6 @@ else
 	run_group($_, @supported) for 1 .. $groups;
 	cmp_ok($late, '>', 0, 'some records were late');
 }
-diag("$scenarios streams, $batches batches, $late late records");
+diag("figures: $scenarios streams, $batches batches, $late late records");
 
 done_testing();

@@ -184,6 +184,25 @@ for my $i (0 .. $#faults)
 }
 is($node->safe_psql('postgres', 'SELECT count(*) FROM stream_agg.dead_letters'), 0, 'fail makes no dead letters');
 
+# --- a failed stream goes on with other options, and with others again
+$broker->create_topic('changing', 1);
+create_source($node, $broker, 'changing', 'changing', $columns);
+$broker->produce('changing', with(), 'bad 1', with());
+create('changed', '{}', source => 'changing', query => 'SELECT k, sum(v) AS s FROM changing GROUP BY k', watermark => undef);
+wait_state($node, 'changed', 'failed');
+$node->safe_psql('postgres', q{SELECT stream_agg.alter_stream('changed', '{"on_error": "dead_letter"}')});
+is($node->safe_psql('postgres', q{SELECT state FROM pg_stat_stream_agg WHERE stream = 'changed'}), 'failed', 'altered, a failed stream stays so');
+$node->safe_psql('postgres', q{SELECT stream_agg.start_stream('changed')});
+process($node, 'changed');
+is(counts('changed'), '2|0|0|1|0', 'and goes on with the new options when it is started');
+$node->safe_psql('postgres', q{SELECT stream_agg.alter_stream('changed', '{"on_error": "skip"}')});
+$broker->produce('changing', with(), 'bad 2');
+process($node, 'changed');
+is(counts('changed'), '3|0|0|2|0', 'a running one goes on by itself');
+is($node->safe_psql('postgres', q{SELECT string_agg(convert_from(value, 'UTF8'), ',') FROM stream_agg.dead_letters WHERE stream = 'changed'}),
+	'bad 1', 'with each record as the options of its time say');
+drop('changed');
+
 # --- errors of the query's own expressions are errors of the batch
 $broker->create_topic('zero', 1);
 create_source($node, $broker, 'zero', 'zero', $columns);

@@ -22,11 +22,12 @@ use StreamAgg::Test;
 use Test::More;
 use Time::HiRes 'time';
 
-my @actions = ('ERROR', 'FATAL', 'SIGKILL', 'SIGKILL other', 'immediate stop', 'cancel', 'terminate');
+my @actions = ('ERROR', 'FATAL', 'SIGKILL', 'SIGKILL other', 'immediate stop', 'cancel', 'terminate', 'stop_stream');
 my %long = (
 	'SIGKILL other' => 'SIGKILL of another backend',
 	cancel => 'pg_cancel_backend',
-	terminate => 'pg_terminate_backend');
+	terminate => 'pg_terminate_backend',
+	stop_stream => 'stop_stream and ERROR');
 my $sets = 5;
 
 # [place, where it is, hit].  Before or after COMMIT; when a session opens; when
@@ -285,7 +286,24 @@ sub fail_by_signal
 	return ();
 }
 
+# The one that stops the stream gets its lock from a worker that recovers.
+sub fail_while_stopping
+{
+	my ($before, $at, %point) = @_;
+	my %stopping = map { my $stream = $_; ($stream => IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'),
+				'-c', "SELECT FROM stream_agg.stop_stream('$stream')" ])) } keys %point;
+	$node->poll_query_until('postgres', 'SELECT count(*) = ' . keys(%point) . q{
+		  FROM pg_stat_activity WHERE query ~ 'stop_stream' AND wait_event_type = 'Lock'});
+	release($node, $_, 'error') for keys %point;
+	my %bad = map { $_ => 'not stopped' } grep { !$stopping{$_}->finish } keys %point;
+	my %after = audit();
+	$bad{$_} //= 'a stopped stream has a store' for grep { $after{$_}->[1] ne '' } keys %point;
+	$node->safe_psql('postgres', join('; ', map { "SELECT FROM stream_agg.start_stream('$_')" } keys %point));
+	return %bad;
+}
+
 my %failure = (
+	stop_stream => \&fail_while_stopping,
 	cancel => sub { my ($before, @rest) = @_; return fail_by_signal('INT', @rest); },
 	terminate => sub { my ($before, @rest) = @_; return fail_by_signal('TERM', @rest); },
 	ERROR => \&fail_by_error,
@@ -401,6 +419,47 @@ disarm($node, $stream);
 release($node, $stream, 'go');
 process($node, $stream);
 is($node->safe_psql('postgres', "SELECT deaths FROM failpoint_store('${stream}_query')"), 0, 'and then anew');
+
+# --- a worker that fails often keeps nothing of it
+sub fail_often
+{
+	for (1 .. shift)
+	{
+		arm($node, $stream, 'execute.row', 'error');
+		produce();
+		wait_hit($node, $stream) or die 'the batch does not run';
+		process($node, $stream);
+	}
+	return;
+}
+
+# threads of the worker, and its descriptors of other things than files, which
+# the server keeps open
+sub threads_and_descriptors
+{
+	my $pid = worker_pid($node, $stream);
+	my @threads = glob "/proc/$pid/task/*";
+	my @descriptors = grep { (readlink $_ // '') !~ m{^/} } glob "/proc/$pid/fd/*";
+	return scalar(@threads) . ' threads, ' . scalar(@descriptors) . ' descriptors';
+}
+
+sub memory
+{
+	my $pid = worker_pid($node, $stream);
+	my $log = -s $node->logfile;
+	$node->safe_psql('postgres', "SELECT pg_log_backend_memory_contexts($pid)");
+	$node->wait_for_log(qr/\[$pid\] LOG:  Grand total: \d+ bytes/, $log);
+	my ($bytes) = slurp_file($node->logfile, $log) =~ /\[$pid\] LOG:  Grand total: (\d+) bytes/;
+	return $bytes;
+}
+
+fail_often(5);
+my ($few, $few_bytes) = (threads_and_descriptors(), memory());
+fail_often(20);
+my $many;
+ok(wait_until(sub { $many = threads_and_descriptors(); $many eq $few }), 'after 25 ERRORs a worker has what it had after 5')
+  or diag("$few; $many");
+cmp_ok(memory(), '<', $few_bytes + 200_000, "and no more memory, $few_bytes bytes");
 
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|leak/, 'no PANIC, and the server has found nothing leaked');
 
