@@ -65,6 +65,8 @@ sub goes_on
 sub failed
 {
 	my ($error, $name) = @_;
+	# the backlog may be done before the command came
+	backlog(20);
 	$node->psql('postgres', q{SELECT stream_agg.process_available(stream) FROM stream_agg.streams});
 	is(psql('SELECT state, pid IS NULL FROM pg_stat_stream_agg'), 'failed|t', $name);
 	like(psql('SELECT last_error FROM pg_stat_stream_agg'), qr/$error/s, 'and says why');
