@@ -72,7 +72,7 @@ help:
 	@echo 'make install       install it into the server of PG_CONFIG'
 	@echo 'make deps          install what building and testing need (apt)'
 	@echo 'make test          build, install, run every test'
-	@echo 'make fuzz [RECORDS=n] [SEED=n]  random records and random streams, many'
+	@echo 'make fuzz [RECORDS=n] [GROUPS=n] [SEED=n]  random records and random streams, many'
 	@echo 'make check-cassert  tests on a server with assertions'
 	@echo 'make check-asan     tests of a library with AddressSanitizer and UBSan'
 	@echo 'make check-valgrind tests under valgrind'
@@ -85,8 +85,9 @@ deps:
 test:
 	test/run
 fuzz:
-	FUZZ_RECORDS=$(or $(RECORDS),1000000) $(if $(SEED),STREAM_AGG_SEED=$(SEED)) \
-		test/run 016_decode_fuzz.pl
+	FUZZ_RECORDS=$(or $(RECORDS),1000000) RANDOM_STREAMS_GROUPS=$(or $(GROUPS),15) \
+		$(if $(SEED),STREAM_AGG_SEED=$(SEED)) \
+		test/run 016_decode_fuzz.pl 035_random_streams.pl
 check-cassert check-asan check-valgrind:
 	test/checked $(@:check-%=%)
 demo:
