@@ -39,9 +39,13 @@ include $(PGXS)
 # The bitcode rule does not see PG_CXXFLAGS.
 BITCODE_CXXFLAGS += -std=c++17
 
-# Header dependencies, written beside each object.
+# Header dependencies, written beside each object; bitcode, which has the same,
+# must not overwrite them.
 CPPFLAGS_ONLY := $(CPPFLAGS)
 override CPPFLAGS += -MMD -MP
+BITCODE_CFLAGS += -MF /dev/null
+BITCODE_CXXFLAGS += -MF /dev/null
+$(OBJS:.o=.bc): %.bc: %.o
 -include $(OBJS:.o=.d)
 clean: clean-deps
 .PHONY: clean-deps

@@ -8,16 +8,11 @@
  * a row costs does not depend on how states are stored, and until that end
  * the store is as the last commit left it (I3).
  *
- * Keys are equal and hashed as GROUP BY would have it: by the operator of the
- * query and its hash function, under the key's collation; NULLs are equal.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "common/hashfn.h"
 #include "utils/datum.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "execute_internal.h"
@@ -44,26 +39,6 @@ static bool groups_equal(SaggExecution *ex, const SaggGroup *a, const SaggGroup 
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-/*
- * Whether two arrays of key values are those of the same group.
- */
-bool
-sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
-				const Datum *b, const bool *bnulls)
-{
-	for (int i = 0; i < ex->query->nkeys; i++)
-	{
-		if (anulls[i] != bnulls[i])
-			return false;
-		if (!anulls[i] &&
-			!DatumGetBool(FunctionCall2Coll(&ex->keys[i].eq,
-											ex->query->keys[i].collation,
-											a[i], b[i])))
-			return false;
-	}
-	return true;
-}
-
 static bool
 groups_equal(SaggExecution *ex, const SaggGroup *a, const SaggGroup *b)
 {
@@ -72,46 +47,12 @@ groups_equal(SaggExecution *ex, const SaggGroup *a, const SaggGroup *b)
 }
 
 /*
- * The hash of a group, from the start of its window and its keys.
- */
-uint32
-sagg_groups_hash_keys(SaggExecution *ex, int64 start, const Datum *keys,
-					  const bool *nulls)
-{
-	uint32		hash = DatumGetUInt32(hash_any((unsigned char *) &start, sizeof(start)));
-
-	for (int i = 0; i < ex->query->nkeys; i++)
-	{
-		uint32		key = nulls[i] ? 0 :
-			DatumGetUInt32(FunctionCall1Coll(&ex->keys[i].hash,
-											 ex->query->keys[i].collation, keys[i]));
-
-		hash = hash_combine(hash, key);
-	}
-	return murmurhash32(hash);
-}
-
-/*
  * Set up keys and an empty table of groups, in the execution's memory.
  */
 void
 sagg_groups_init(SaggExecution *ex)
 {
-	int			nkeys = ex->query->nkeys;
-
-	ex->keys = palloc0(sizeof(SaggKeyCall) * Max(nkeys, 1));
-	for (int i = 0; i < nkeys; i++)
-	{
-		const SaggKey *key = &ex->query->keys[i];
-		Oid			hash;
-		Oid			ignore;
-
-		if (!get_op_hash_functions(key->eqop, &hash, &ignore))
-			elog(ERROR, "could not find hash function for operator %u", key->eqop);
-		fmgr_info(hash, &ex->keys[i].hash);
-		fmgr_info(get_opcode(key->eqop), &ex->keys[i].eq);
-		sagg_codec_init(&ex->keys[i].codec, key->type, key->typmod);
-	}
+	ex->keys = sagg_keys_init(ex->query);
 	ex->groups = grouptab_create(ex->memory, 1024, ex);
 	ex->iterator = palloc0(sizeof(grouptab_iterator));
 }
@@ -221,7 +162,7 @@ sagg_groups_lookup(SaggExecution *ex, int64 start, Datum *keys, bool *nulls)
 	probe.start = start;
 	probe.keys = keys;
 	probe.keynulls = nulls;
-	probe.hash = sagg_groups_hash_keys(ex, start, keys, nulls);
+	probe.hash = sagg_keys_hash(ex, start, keys, nulls);
 	entry = grouptab_lookup_hash(ex->groups, &probe, probe.hash);
 	if (entry == NULL)
 	{
