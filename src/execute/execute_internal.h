@@ -347,12 +347,14 @@ extern uint32 sagg_keys_hash(SaggExecution *ex, int64 start,
 							 const Datum *keys, const bool *nulls);
 extern bool sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
 							const Datum *b, const bool *bnulls);
+extern int	sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b);
 
 /* groups.c */
 extern void sagg_groups_init(SaggExecution *ex);
 extern SaggGroup *sagg_groups_lookup(SaggExecution *ex, int64 start,
 									 Datum *keys, bool *nulls);
 extern dsa_pointer sagg_groups_stored(SaggExecution *ex, const SaggGroup *group);
+extern SaggGroup **sagg_groups_changed(SaggExecution *ex, int64 *n);
 extern SaggGroup *sagg_groups_next(SaggExecution *ex, bool restart);
 extern bool sagg_groups_met(SaggExecution *ex, SaggGroup *group);
 extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);

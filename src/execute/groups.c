@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "utils/datum.h"
 #include "utils/memutils.h"
 
@@ -67,16 +68,17 @@ sagg_groups_met(SaggExecution *ex, SaggGroup *group)
 }
 
 /*
- * Arrays for a group, in one piece of memory of the current context.
+ * Arrays for a group, in one piece of memory of the current context.  What a
+ * lookup compares comes first: it shall touch few cache lines.
  */
 SaggGroup *
 sagg_groups_allocate(SaggExecution *ex)
 {
 	int			nkeys = ex->query->nkeys;
-	Size		states = MAXALIGN(sizeof(SaggGroup));
-	Size		keys = states + MAXALIGN(sizeof(SaggAggState) * ex->query->naggs);
+	Size		keys = MAXALIGN(sizeof(SaggGroup));
 	Size		nulls = keys + sizeof(Datum) * nkeys;
-	char	   *memory = palloc0(nulls + nkeys);
+	Size		states = MAXALIGN(nulls + nkeys);
+	char	   *memory = palloc0(states + sizeof(SaggAggState) * ex->query->naggs);
 	SaggGroup  *group = (SaggGroup *) memory;
 
 	group->states = (SaggAggState *) (memory + states);
@@ -187,4 +189,49 @@ sagg_groups_next(SaggExecution *ex, bool restart)
 		grouptab_start_iterate(ex->groups, ex->iterator);
 	entry = grouptab_iterate(ex->groups, ex->iterator);
 	return entry ? entry->group : NULL;
+}
+
+/*
+ * Order of groups in the sink's index, as far as it is cheap to tell: by
+ * window, then by the keys that are integers.
+ */
+static int
+compare_places(const void *a, const void *b, void *arg)
+{
+	const SaggGroup *x = *(SaggGroup *const *) a;
+	const SaggGroup *y = *(SaggGroup *const *) b;
+	SaggExecution *ex = arg;
+
+	if (x->start != y->start)
+		return x->start < y->start ? -1 : 1;
+	for (int i = 0; i < ex->query->nkeys; i++)
+	{
+		int			order = sagg_key_compare(&ex->keys[i], x->keys[i], y->keys[i]);
+
+		if (order != 0)
+			return order;
+	}
+	return 0;
+}
+
+/*
+ * The groups that the batch has changed, in the current context; neighbours in
+ * the sink's index stand together, so that writing them is quick.
+ */
+SaggGroup **
+sagg_groups_changed(SaggExecution *ex, int64 *n)
+{
+	SaggGroup **groups = MemoryContextAllocHuge(CurrentMemoryContext,
+												sizeof(SaggGroup *) * Max(ex->groups->members, 1));
+
+	*n = 0;
+	for (SaggGroup *group = sagg_groups_next(ex, true); group;
+		 group = sagg_groups_next(ex, false))
+	{
+		if (group->changed)
+			groups[(*n)++] = group;
+	}
+	CHECK_FOR_INTERRUPTS();
+	qsort_arg(groups, *n, sizeof(SaggGroup *), compare_places, ex);
+	return groups;
 }
