@@ -60,9 +60,9 @@ extern void sagg_end_scan(ForeignScanState *node);
 
 /*
  * batch.c: the records of a batch, in a context of their own below "parent".
- * Messages are taken over by sagg_batch_add (rd_kafka_message_destroy'ed by
- * the batch).  Up to stream_agg.batch_memory they stay as references to
- * librdkafka's memory, beyond it they are copied to a temporary file.
+ * Messages are taken over by sagg_batch_add, which copies and destroys them.
+ * Up to stream_agg.batch_memory the records are in memory, beyond it in a
+ * temporary file.
  */
 typedef struct SaggRecord
 {
