@@ -285,6 +285,8 @@ struct SaggExecution
 	ExprContext *tmpcontext;	/* reset by each row */
 	SaggAggCall *aggs;
 	SaggKeyCall *keys;
+	Datum	   *row_keys;		/* of the row at hand */
+	bool	   *row_keynulls;
 	struct grouptab_hash *groups;
 	struct grouptab_iterator *iterator;
 	StringInfoData entry;		/* scratch */
@@ -351,13 +353,25 @@ extern int	sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b);
 
 /* groups.c */
 extern void sagg_groups_init(SaggExecution *ex);
-extern SaggGroup *sagg_groups_lookup(SaggExecution *ex, int64 start,
-									 Datum *keys, bool *nulls);
+extern uint32 sagg_groups_hash_row(SaggExecution *ex, int64 start,
+								   const Datum *values, const bool *nulls);
+extern SaggGroup *sagg_groups_lookup_row(SaggExecution *ex, int64 start,
+										 uint32 hash, const Datum *values,
+										 const bool *nulls);
+extern void sagg_groups_fetch_slot(SaggExecution *ex, uint32 hash);
+extern void sagg_groups_fetch(SaggExecution *ex, uint32 hash);
 extern dsa_pointer sagg_groups_stored(SaggExecution *ex, const SaggGroup *group);
 extern SaggGroup **sagg_groups_changed(SaggExecution *ex, int64 *n);
 extern SaggGroup *sagg_groups_next(SaggExecution *ex, bool restart);
 extern bool sagg_groups_met(SaggExecution *ex, SaggGroup *group);
 extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
+
+/* rows.c */
+typedef struct SaggRows SaggRows;
+
+extern SaggRows *sagg_rows_init(SaggExecution *ex, TupleDesc desc);
+extern void sagg_rows_add(SaggRows *rows, int64 start, Datum *values, bool *nulls);
+extern void sagg_rows_flush(SaggRows *rows);
 
 /* emit.c */
 extern void sagg_emit_init(SaggExecution *ex);

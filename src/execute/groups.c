@@ -53,7 +53,11 @@ groups_equal(SaggExecution *ex, const SaggGroup *a, const SaggGroup *b)
 void
 sagg_groups_init(SaggExecution *ex)
 {
+	int			nkeys = Max(ex->query->nkeys, 1);
+
 	ex->keys = sagg_keys_init(ex->query);
+	ex->row_keys = palloc(sizeof(Datum) * nkeys);
+	ex->row_keynulls = palloc(sizeof(bool) * nkeys);
 	ex->groups = grouptab_create(ex->memory, 1024, ex);
 	ex->iterator = palloc0(sizeof(grouptab_iterator));
 }
@@ -150,31 +154,87 @@ make_group(SaggExecution *ex, const SaggGroup *probe)
 }
 
 /*
- * The group of these keys in the window that starts at "start"; it is loaded
- * from the store, or made, if the batch has not met it yet.  "keys" need not
- * live on.  The result lives as long as the execution.
+ * The keys of a row of the inner query, into the execution's scratch.
+ */
+static void
+set_probe(SaggExecution *ex, SaggGroup *probe, int64 start,
+		  const Datum *values, const bool *nulls)
+{
+	probe->start = start;
+	probe->keys = ex->row_keys;
+	probe->keynulls = ex->row_keynulls;
+	for (int i = 0; i < ex->query->nkeys; i++)
+	{
+		AttrNumber	attno = ex->query->keys[i].attno - 1;
+
+		ex->row_keys[i] = values[attno];
+		ex->row_keynulls[i] = nulls[attno];
+	}
+}
+
+/*
+ * The hash of the group of a row of the inner query, in the window that starts
+ * at "start".
+ */
+uint32
+sagg_groups_hash_row(SaggExecution *ex, int64 start,
+					 const Datum *values, const bool *nulls)
+{
+	SaggGroup	probe;
+
+	set_probe(ex, &probe, start, values, nulls);
+	return sagg_keys_hash(ex, start, probe.keys, probe.keynulls);
+}
+
+/*
+ * The group of a row; it is loaded from the store, or made, if the batch has
+ * not met it yet.  "hash" is that of sagg_groups_hash_row.  The row need not
+ * live on; the result lives as long as the execution.
  */
 SaggGroup *
-sagg_groups_lookup(SaggExecution *ex, int64 start, Datum *keys, bool *nulls)
+sagg_groups_lookup_row(SaggExecution *ex, int64 start, uint32 hash,
+					   const Datum *values, const bool *nulls)
 {
 	SaggGroup	probe;
 	GroupEntry *entry;
 	bool		found;
 
-	probe.start = start;
-	probe.keys = keys;
-	probe.keynulls = nulls;
-	probe.hash = sagg_keys_hash(ex, start, keys, nulls);
-	entry = grouptab_lookup_hash(ex->groups, &probe, probe.hash);
+	set_probe(ex, &probe, start, values, nulls);
+	probe.hash = hash;
+	entry = grouptab_lookup_hash(ex->groups, &probe, hash);
 	if (entry == NULL)
 	{
 		/* what can fail comes before the table is changed */
 		SaggGroup  *group = make_group(ex, &probe);
 
-		entry = grouptab_insert_hash(ex->groups, group, group->hash, &found);
+		entry = grouptab_insert_hash(ex->groups, group, hash, &found);
 		Assert(!found);
 	}
 	return entry->group;
+}
+
+/*
+ * Hint that the slot of a hash will be looked at, and then that its group will.
+ */
+void
+sagg_groups_fetch_slot(SaggExecution *ex, uint32 hash)
+{
+	__builtin_prefetch(&ex->groups->data[hash & ex->groups->sizemask]);
+}
+
+void
+sagg_groups_fetch(SaggExecution *ex, uint32 hash)
+{
+	const GroupEntry *entry = &ex->groups->data[hash & ex->groups->sizemask];
+
+	if (entry->status == grouptab_SH_IN_USE)
+	{
+		const char *group = (const char *) entry->group;
+
+		__builtin_prefetch(group);
+		__builtin_prefetch(group + 64, 1);
+		__builtin_prefetch(group + 128, 1);
+	}
 }
 
 /*

@@ -70,10 +70,21 @@ sagg_keys_init(const SaggQuery *query)
 	return keys;
 }
 
+/*
+ * A text as it can be read, perhaps in memory that is the row's.
+ */
 static inline struct varlena *
-plain_text(Datum value)
+plain_text(SaggExecution *ex, Datum value)
 {
-	return PG_DETOAST_DATUM_PACKED(value);
+	struct varlena *text = (struct varlena *) DatumGetPointer(value);
+	MemoryContext old;
+
+	if (likely(!VARATT_IS_EXTENDED(text)) || VARATT_IS_SHORT(text))
+		return text;
+	old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+	text = PG_DETOAST_DATUM_PACKED(value);
+	MemoryContextSwitchTo(old);
+	return text;
 }
 
 static inline bool
@@ -91,8 +102,8 @@ values_equal(SaggExecution *ex, int i, Datum a, Datum b)
 			return DatumGetInt64(a) == DatumGetInt64(b);
 		case SAGG_KEY_TEXT:
 			{
-				struct varlena *x = plain_text(a);
-				struct varlena *y = plain_text(b);
+				struct varlena *x = plain_text(ex, a);
+				struct varlena *y = plain_text(ex, b);
 
 				return VARSIZE_ANY_EXHDR(x) == VARSIZE_ANY_EXHDR(y) &&
 					memcmp(VARDATA_ANY(x), VARDATA_ANY(y), VARSIZE_ANY_EXHDR(x)) == 0;
@@ -137,7 +148,7 @@ value_hash(SaggExecution *ex, int i, Datum value)
 			return (uint64) DatumGetInt64(value);
 		case SAGG_KEY_TEXT:
 			{
-				struct varlena *text = plain_text(value);
+				struct varlena *text = plain_text(ex, value);
 
 				return hash_bytes((unsigned char *) VARDATA_ANY(text),
 								  VARSIZE_ANY_EXHDR(text));
