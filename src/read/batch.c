@@ -21,7 +21,7 @@
 
 #include "reader_internal.h"
 
-/* a chunk, unless a record is larger; chunks that an empty batch keeps */
+/* a chunk, unless a record is larger; chunks that an empty batch may keep */
 #define CHUNK_SIZE			((Size) 4 * 1024 * 1024)
 #define CHUNKS_KEPT			8
 
@@ -35,6 +35,8 @@ typedef struct Chunk
 struct SaggBatch
 {
 	MemoryContext memory;
+	bool		keep_headers;
+	bool		lacks_headers;	/* records may have had some */
 	int64		nrecords;
 	int64		nstored;		/* records 0 .. nstored - 1 are in chunks */
 	int			nchunks;
@@ -81,10 +83,11 @@ typedef struct StoredHeader
 } StoredHeader;
 
 /*
- * An empty batch, in a context of its own below the current one.
+ * An empty batch, in a context of its own below the current one.  Looking for
+ * headers takes librdkafka a while, so they are kept with "headers" only.
  */
 SaggBatch *
-sagg_batch_create(void)
+sagg_batch_create(bool headers)
 {
 	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
 												 "stream_agg batch",
@@ -92,6 +95,7 @@ sagg_batch_create(void)
 	SaggBatch  *batch = MemoryContextAllocZero(memory, sizeof(SaggBatch));
 
 	batch->memory = memory;
+	batch->keep_headers = headers;
 	batch->max_chunks = CHUNKS_KEPT;
 	batch->chunks = MemoryContextAlloc(memory, sizeof(Chunk *) * batch->max_chunks);
 	return batch;
@@ -113,12 +117,14 @@ sagg_batch_records(const SaggBatch *batch)
 void
 sagg_batch_reset(SaggBatch *batch)
 {
-	while (batch->nchunks > CHUNKS_KEPT ||
+	/* what this batch needed the next one may need too, but no more */
+	while (batch->nchunks > Max(CHUNKS_KEPT, batch->chunk + 1) ||
 		   (batch->nchunks > 0 && batch->chunks[batch->nchunks - 1]->size > CHUNK_SIZE))
 		pfree(batch->chunks[--batch->nchunks]);
 	for (int i = 0; i < batch->nchunks; i++)
 		batch->chunks[i]->used = 0;
 	batch->chunk = 0;
+	batch->lacks_headers = false;
 	batch->nstored = 0;
 	batch->nrecords = 0;
 	batch->bytes = 0;
@@ -183,12 +189,13 @@ message_timestamp(const rd_kafka_message_t *message)
  * Fill in all of "stored"; returns the size of the record as stored.
  */
 static Size
-measure_message(const rd_kafka_message_t *message, StoredRecord *stored,
-				rd_kafka_headers_t **headers)
+measure_message(const rd_kafka_message_t *message, bool keep_headers,
+				StoredRecord *stored, rd_kafka_headers_t **headers)
 {
 	*headers = NULL;
 	memset(stored, 0, sizeof(*stored));
-	if (rd_kafka_message_headers(message, headers) == RD_KAFKA_RESP_ERR_NO_ERROR)
+	if (keep_headers &&
+		rd_kafka_message_headers(message, headers) == RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
 		stored->nheaders = rd_kafka_header_cnt(*headers);
 		stored->headers_len = store_headers(NULL, *headers);
@@ -290,7 +297,8 @@ sagg_batch_add(SaggBatch *batch, rd_kafka_message_t *message)
 	Size		size;
 
 	batch->adding = message;
-	size = measure_message(message, &stored, &headers);
+	size = measure_message(message, batch->keep_headers, &stored, &headers);
+	batch->lacks_headers |= !batch->keep_headers;
 	if (batch->file == NULL &&
 		batch->bytes + size <= (Size) sagg_batch_memory_kb * 1024)
 		copy_message(reserve(batch, size), message, &stored, headers);
@@ -317,14 +325,32 @@ free_cursor_headers(void *arg)
 }
 
 /*
+ * Can the batch be read as it is?  Otherwise it has to be collected anew.
+ */
+bool
+sagg_batch_usable(const SaggBatch *batch)
+{
+	return !(batch->keep_headers && batch->lacks_headers);
+}
+
+/*
  * A cursor before the first record, in the current context.  Headers of
- * records are returned with "want_headers" only.
+ * records are returned with "want_headers" only.  Raises an error that passes
+ * with the next attempt if they were not kept, because the source had no column
+ * for them when the reader was opened.
  */
 SaggBatchCursor *
 sagg_batch_open(SaggBatch *batch, bool want_headers)
 {
 	SaggBatchCursor *cursor = palloc0(sizeof(SaggBatchCursor));
 
+	if (want_headers)
+		batch->keep_headers = true;
+	if (!sagg_batch_usable(batch))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("headers of the records were not kept"),
+				 errdetail("The source has got a column for them since the stream began to read; the records are read again.")));
 	cursor->batch = batch;
 	cursor->want_headers = want_headers;
 	cursor->callback.func = free_cursor_headers;
