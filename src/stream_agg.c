@@ -26,7 +26,7 @@ PGDLLEXPORT void _PG_init(void);
 bool		sagg_enabled = true;
 int			sagg_max_streams = 32;
 int			sagg_max_partitions = 256;
-int			sagg_max_records_per_batch = 100000;
+int			sagg_max_records_per_batch = 500000;
 int			sagg_batch_memory_kb = 262144;
 int			sagg_fetch_memory_kb = 65536;
 int			sagg_kafka_timeout_ms = 30000;
@@ -66,7 +66,7 @@ define_settings(void)
 	DefineCustomIntVariable("stream_agg.max_records_per_batch",
 							"Most records in a micro-batch of a stream without max_offsets_per_trigger.",
 							NULL,
-							&sagg_max_records_per_batch, 100000, 1, INT_MAX,
+							&sagg_max_records_per_batch, 500000, 1, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.batch_memory",
 							"Memory for the records of a micro-batch; what exceeds it goes to a temporary file.",

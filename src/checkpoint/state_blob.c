@@ -26,7 +26,7 @@
 #include "checkpoint_internal.h"
 
 #define BLOB_MAGIC		0x53414742	/* SAGB */
-#define BLOB_FORMAT		1
+#define BLOB_FORMAT		2
 #define BLOB_PAYLOAD	(1024 * 1024)	/* bytes of entries, unless one entry
 										 * alone has more */
 #define PG_MAJOR		(PG_VERSION_NUM / 10000)

@@ -35,8 +35,11 @@ set_current(SaggExecution *ex, SaggAggCall *call)
 	ex->aggstate->curperagg = NULL;
 }
 
-static Datum
-copy_state(SaggExecution *ex, const SaggAggCall *call, Datum value)
+/*
+ * A copy of a value as a state.
+ */
+Datum
+sagg_state_copy(SaggExecution *ex, const SaggAggCall *call, Datum value)
 {
 	MemoryContext old = MemoryContextSwitchTo(state_memory(ex));
 
@@ -55,8 +58,9 @@ sagg_states_init(SaggExecution *ex, SaggAggState *states)
 	{
 		SaggAggCall *call = &ex->aggs[i];
 
+		memset(&states[i].sum, 0, sizeof(SaggSum));
 		states[i].value = call->initnull ? (Datum) 0 :
-			copy_state(ex, call, call->initvalue);
+			sagg_state_copy(ex, call, call->initvalue);
 		states[i].isnull = call->initnull;
 		states[i].no_value = call->initnull;
 	}
@@ -74,7 +78,7 @@ replace_state(SaggExecution *ex, SaggAggCall *call, Datum value, bool isnull,
 		value = (Datum) 0;
 	else if (!(DatumIsReadWriteExpandedObject(value, false, call->translen) &&
 			   MemoryContextGetParent(DatumGetEOHP(value)->eoh_context) == state_memory(ex)))
-		value = copy_state(ex, call, value);
+		value = sagg_state_copy(ex, call, value);
 	if (!former->isnull && DatumGetPointer(former->value) != DatumGetPointer(value))
 	{
 		if (DatumIsReadWriteExpandedObject(former->value, false, call->translen))
@@ -86,30 +90,20 @@ replace_state(SaggExecution *ex, SaggAggCall *call, Datum value, bool isnull,
 }
 
 /*
- * One row into one state.
+ * Call the transition function for the arguments in call->trans_fcinfo.
  */
 static void
-advance(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
-		const Datum *values, const bool *nulls)
+call_transition(SaggExecution *ex, SaggAggCall *call, SaggAggState *state)
 {
 	FunctionCallInfo fcinfo = call->trans_fcinfo;
 	const SaggAgg *agg = call->agg;
 	Datum		value;
 
-	for (int i = 0; i < agg->nargs; i++)
-	{
-		AttrNumber	attno = agg->args[i] - 1;
-
-		if (nulls[attno] && call->transfn.fn_strict)
-			return;
-		fcinfo->args[i + 1].value = values[attno];
-		fcinfo->args[i + 1].isnull = nulls[attno];
-	}
 	if (call->transfn.fn_strict)
 	{
 		if (state->no_value)
 		{
-			state->value = copy_state(ex, call, fcinfo->args[1].value);
+			state->value = sagg_state_copy(ex, call, fcinfo->args[1].value);
 			state->isnull = false;
 			state->no_value = false;
 			return;
@@ -132,23 +126,70 @@ advance(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 }
 
 /*
+ * Advance a state by arguments that are not those of a row.
+ */
+void
+sagg_state_advance_args(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
+						const Datum *args, const bool *nulls)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+	FunctionCallInfo fcinfo = call->trans_fcinfo;
+
+	for (int i = 0; i < call->agg->nargs; i++)
+	{
+		fcinfo->args[i + 1].value = args[i];
+		fcinfo->args[i + 1].isnull = nulls[i];
+	}
+	call_transition(ex, call, state);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * One row into one state.
+ */
+static void
+advance(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
+		const Datum *values, const bool *nulls)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+	FunctionCallInfo fcinfo = call->trans_fcinfo;
+	const SaggAgg *agg = call->agg;
+	bool		skip = false;
+
+	for (int i = 0; i < agg->nargs; i++)
+	{
+		AttrNumber	attno = agg->args[i] - 1;
+
+		skip |= nulls[attno] && call->transfn.fn_strict;
+		fcinfo->args[i + 1].value = values[attno];
+		fcinfo->args[i + 1].isnull = nulls[attno];
+	}
+	if (!skip)
+		call_transition(ex, call, state);
+	MemoryContextSwitchTo(old);
+}
+
+/*
  * A row of the inner query into the states of its group.
  */
 void
 sagg_states_advance(SaggExecution *ex, SaggAggState *states,
 					const Datum *values, const bool *nulls)
 {
-	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+	int			naggs = ex->query->naggs;
 
-	for (int i = 0; i < ex->query->naggs; i++)
+	for (int i = 0; i < naggs; i++)
 	{
-		AttrNumber	filter = ex->aggs[i].agg->filter;
+		SaggAggCall *call = &ex->aggs[i];
+		AttrNumber	filter = call->agg->filter;
 
 		if (filter != 0 && (nulls[filter - 1] || !DatumGetBool(values[filter - 1])))
 			continue;
-		advance(ex, &ex->aggs[i], &states[i], values, nulls);
+		if (call->kind != SAGG_INLINE_NONE)
+			sagg_inline_advance(ex, call, &states[i], values, nulls);
+		else
+			advance(ex, call, &states[i], values, nulls);
 	}
-	MemoryContextSwitchTo(old);
 }
 
 static Datum
@@ -169,6 +210,8 @@ sagg_state_final(SaggExecution *ex, int aggno, const SaggAggState *state,
 	bool		anynull = state->isnull;
 	Datum		result;
 
+	if (SAGG_INLINE_IS_SUM(call->kind))
+		return sagg_inline_final(call, state, isnull);
 	if (!OidIsValid(call->finalfn.fn_oid))
 	{
 		*isnull = state->isnull;
@@ -199,6 +242,7 @@ sagg_state_final(SaggExecution *ex, int aggno, const SaggAggState *state,
 
 /*
  * Append a state: a length word and its bytes; a negative length is a mark.
+ * What is before that with an inlined sum is in inline_aggregate.c.
  */
 void
 sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
@@ -207,6 +251,12 @@ sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
 	SaggAggCall *call = &ex->aggs[aggno];
 	int32		mark = state->no_value ? STATE_NO_VALUE : STATE_NULL;
 
+	if (SAGG_INLINE_IS_SUM(call->kind))
+	{
+		sagg_inline_write(buf, state);
+		if (state->isnull)
+			return;
+	}
 	if (state->isnull)
 		appendBinaryStringInfo(buf, (char *) &mark, sizeof(mark));
 	else if (OidIsValid(call->serialfn.fn_oid))
@@ -288,9 +338,14 @@ sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
 				SaggAggState *state)
 {
 	SaggAggCall *call = &ex->aggs[aggno];
-	int32		len = sagg_bytes_take_length(bytes);
+	int32		len;
 	const char *data;
 
+	memset(state, 0, sizeof(*state));
+	state->isnull = state->no_value = true;
+	if (SAGG_INLINE_IS_SUM(call->kind) && !sagg_inline_read(bytes, state))
+		return;
+	len = sagg_bytes_take_length(bytes);
 	state->isnull = len < 0;
 	state->no_value = len == STATE_NO_VALUE;
 	state->value = (Datum) 0;

@@ -232,6 +232,7 @@ sagg_aggregates_init(const SaggQuery *query)
 		init_transition(call, &info, aggowner);
 		init_final(call, &info, aggowner);
 		init_storage(call, &info, aggowner);
+		call->kind = sagg_inline_kind(call);
 		ReleaseSysCache(info.tuple);
 	}
 	return calls;

@@ -131,13 +131,15 @@ emit_windows(SaggExecution *ex)
 static void
 emit_changed(SaggExecution *ex)
 {
-	for (SaggGroup *group = sagg_groups_next(ex, true); group;
-		 group = sagg_groups_next(ex, false))
+	int64		n;
+	SaggGroup **groups = sagg_groups_changed(ex, &n);
+
+	for (int64 i = 0; i < n; i++)
 	{
-		if (group->changed)
-			sagg_emit_group(ex, group);
+		sagg_emit_group(ex, groups[i]);
 		ResetExprContext(ex->tmpcontext);
 	}
+	pfree(groups);
 }
 
 /*

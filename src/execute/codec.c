@@ -3,8 +3,8 @@
  * codec.c
  *	  Values as bytes, for the store and for the state log.
  *
- * The server's own scalar types are stored as their bytes are, detoasted and
- * without the varlena header.  All others go through their send and receive
+ * The server's own scalar types, and arrays of them, are stored as their bytes
+ * are, detoasted and without the varlena header.  All others go through their send and receive
  * functions, because what is in them (OIDs of enum values, of composite and
  * element types) changes when a database is dumped and restored.
  *
@@ -22,15 +22,17 @@
 #include "execute_internal.h"
 
 /*
- * A scalar type of the server's own?
+ * A scalar type of the server's own, or an array of one?
  */
 static bool
 is_raw(Oid type, int16 len)
 {
+	Oid			element = get_element_type(type);
+
 	return type < FirstGenbkiObjectId &&
 		len != -2 &&
 		get_typtype(type) == TYPTYPE_BASE &&
-		!OidIsValid(get_element_type(type));
+		(!OidIsValid(element) || is_raw(element, get_typlen(element)));
 }
 
 /*

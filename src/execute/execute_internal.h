@@ -159,6 +159,48 @@ extern int32 sagg_bytes_take_length(SaggBytes *bytes);
 
 /* ------------------------------------------------------------- aggregates */
 
+/* A sum that is inlined: unscaled / 10^scale of n finite values. */
+typedef struct SaggSum
+{
+	int128		unscaled;
+	int64		n;
+	int32		scale;
+} SaggSum;
+
+#define SAGG_INT128_MAX	((int128) (~(uint128) 0 >> 1))
+
+/* How an aggregate's transition is inlined; see inline_aggregate.c. */
+typedef enum SaggInlineKind
+{
+	SAGG_INLINE_NONE,
+	SAGG_INLINE_COUNT,
+	SAGG_INLINE_SUM_INT2,
+	SAGG_INLINE_SUM_INT4,
+	SAGG_INLINE_SUM_FLOAT4,
+	SAGG_INLINE_SUM_FLOAT8,
+	SAGG_INLINE_AVG_INT2,
+	SAGG_INLINE_AVG_INT4,
+	SAGG_INLINE_MAX_INT2,
+	SAGG_INLINE_MAX_INT4,
+	SAGG_INLINE_MAX_INT8,
+	SAGG_INLINE_MAX_FLOAT4,
+	SAGG_INLINE_MAX_FLOAT8,
+	SAGG_INLINE_MAX_NUMERIC,
+	SAGG_INLINE_MIN_INT2,
+	SAGG_INLINE_MIN_INT4,
+	SAGG_INLINE_MIN_INT8,
+	SAGG_INLINE_MIN_FLOAT4,
+	SAGG_INLINE_MIN_FLOAT8,
+	SAGG_INLINE_MIN_NUMERIC,
+	/* from here on with a SaggSum instead of the server's state */
+	SAGG_INLINE_SUM_INT8,
+	SAGG_INLINE_AVG_INT8,
+	SAGG_INLINE_SUM_NUMERIC,
+	SAGG_INLINE_AVG_NUMERIC
+} SaggInlineKind;
+
+#define SAGG_INLINE_IS_SUM(kind)	((kind) >= SAGG_INLINE_SUM_INT8)
+
 /* The transition state of one aggregate in one group. */
 typedef struct SaggAggState
 {
@@ -166,12 +208,15 @@ typedef struct SaggAggState
 	bool		isnull;
 	bool		no_value;		/* a strict transition without initial value
 								 * that has seen no input */
+	SaggSum		sum;			/* with SAGG_INLINE_IS_SUM: in place of "value"
+								 * as long as that is null */
 } SaggAggState;
 
 /* One aggregate of the query, ready to be called. */
 typedef struct SaggAggCall
 {
 	const SaggAgg *agg;
+	SaggInlineKind kind;
 	Oid			transtype;
 	int16		translen;
 	bool		transbyval;
@@ -206,8 +251,20 @@ typedef struct SaggGroup
 	SaggAggState *states;
 } SaggGroup;
 
+/* How a key's values are compared and hashed; see keys.c. */
+typedef enum SaggKeyKind
+{
+	SAGG_KEY_GENERAL,			/* by the functions of its operator */
+	SAGG_KEY_INT1,
+	SAGG_KEY_INT2,
+	SAGG_KEY_INT4,
+	SAGG_KEY_INT8,
+	SAGG_KEY_TEXT				/* of a deterministic collation */
+} SaggKeyKind;
+
 typedef struct SaggKeyCall
 {
+	SaggKeyKind kind;
 	FmgrInfo	eq;
 	FmgrInfo	hash;
 	SaggCodec	codec;
@@ -240,6 +297,8 @@ struct SaggExecution
 	ExprContext *tmpcontext;	/* reset by each row */
 	SaggAggCall *aggs;
 	SaggKeyCall *keys;
+	Datum	   *row_keys;		/* of the row at hand */
+	bool	   *row_keynulls;
 	struct grouptab_hash *groups;
 	struct grouptab_iterator *iterator;
 	StringInfoData entry;		/* scratch */
@@ -287,6 +346,27 @@ extern void sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
 extern void sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
 							SaggAggState *state);
 
+extern void sagg_state_advance_args(SaggExecution *ex, SaggAggCall *call,
+									SaggAggState *state,
+									const Datum *args, const bool *nulls);
+extern Datum sagg_state_copy(SaggExecution *ex, const SaggAggCall *call,
+							 Datum value);
+
+/* inline_aggregate.c */
+extern SaggInlineKind sagg_inline_kind(const SaggAggCall *call);
+extern void sagg_inline_advance(SaggExecution *ex, SaggAggCall *call,
+								SaggAggState *state,
+								const Datum *values, const bool *nulls);
+extern Datum sagg_inline_final(SaggAggCall *call, const SaggAggState *state,
+							   bool *isnull);
+extern void sagg_inline_write(StringInfo buf, const SaggAggState *state);
+extern bool sagg_inline_read(SaggBytes *bytes, SaggAggState *state);
+
+/* inline_numeric.c */
+extern bool sagg_sum_add_numeric(SaggSum *sum, Datum datum);
+extern bool sagg_sum_add_int8(SaggSum *sum, int64 value);
+extern Datum sagg_sum_numeric(const SaggSum *sum);
+
 /* entry.c */
 extern void sagg_entry_write(SaggExecution *ex, StringInfo buf,
 							 const SaggGroup *group);
@@ -295,15 +375,25 @@ extern void sagg_entry_read(SaggExecution *ex, SaggGroup *group,
 extern bool sagg_entry_has_keys(SaggExecution *ex, const char *entry, Size len,
 								const SaggGroup *group);
 
-/* groups.c */
-extern void sagg_groups_init(SaggExecution *ex);
-extern uint32 sagg_groups_hash_keys(SaggExecution *ex, int64 start,
-									const Datum *keys, const bool *nulls);
+/* keys.c */
+extern SaggKeyCall *sagg_keys_init(const SaggQuery *query);
+extern uint32 sagg_keys_hash(SaggExecution *ex, int64 start,
+							 const Datum *keys, const bool *nulls);
 extern bool sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
 							const Datum *b, const bool *bnulls);
-extern SaggGroup *sagg_groups_lookup(SaggExecution *ex, int64 start,
-									 Datum *keys, bool *nulls);
+extern int	sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b);
+
+/* groups.c */
+extern void sagg_groups_init(SaggExecution *ex);
+extern uint32 sagg_groups_hash_row(SaggExecution *ex, int64 start,
+								   const Datum *values, const bool *nulls);
+extern SaggGroup *sagg_groups_lookup_row(SaggExecution *ex, int64 start,
+										 uint32 hash, const Datum *values,
+										 const bool *nulls);
+extern void sagg_groups_fetch_slot(SaggExecution *ex, uint32 hash);
+extern void sagg_groups_fetch(SaggExecution *ex, uint32 hash);
 extern dsa_pointer sagg_groups_stored(SaggExecution *ex, const SaggGroup *group);
+extern SaggGroup **sagg_groups_changed(SaggExecution *ex, int64 *n);
 extern SaggGroup *sagg_groups_next(SaggExecution *ex, bool restart);
 extern bool sagg_groups_met(SaggExecution *ex, SaggGroup *group);
 extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
@@ -316,9 +406,17 @@ extern bool sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot,
 								  int64 time);
 extern void sagg_refuse_window(SaggExecution *ex, TupleTableSlot *slot,
 							   int64 time);
-extern bool sagg_keys_fit(const SaggExecution *ex, const SaggGroup *group);
+extern bool sagg_keys_fit(const SaggExecution *ex, const Datum *keys,
+							  const bool *nulls);
 extern void sagg_refuse_keys(SaggExecution *ex, TupleTableSlot *slot,
 							 const Datum *keys, const bool *nulls);
+
+/* rows.c */
+typedef struct SaggRows SaggRows;
+
+extern SaggRows *sagg_rows_init(SaggExecution *ex, TupleDesc desc);
+extern bool sagg_rows_add(SaggRows *rows, int64 start, Datum *values, bool *nulls);
+extern void sagg_rows_flush(SaggRows *rows);
 
 /* emit.c */
 extern void sagg_emit_init(SaggExecution *ex);

@@ -31,8 +31,7 @@ typedef struct BatchReceiver
 {
 	DestReceiver pub;
 	SaggExecution *ex;
-	Datum	   *keys;			/* of the row at hand */
-	bool	   *keynulls;
+	SaggRows   *rows;			/* NULL = one by one */
 } BatchReceiver;
 
 /*
@@ -175,17 +174,20 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	slot_getallattrs(slot);
 	if (sagg_row_refused(ex, slot) || !place_row(ex, slot, &start))
 		return true;
-	for (int i = 0; i < ex->query->nkeys; i++)
+	if (receiver->rows &&
+		sagg_rows_add(receiver->rows, start, slot->tts_values, slot->tts_isnull))
 	{
-		AttrNumber	attno = ex->query->keys[i].attno - 1;
-
-		receiver->keys[i] = slot->tts_values[attno];
-		receiver->keynulls[i] = slot->tts_isnull[attno];
+		classify(ex, slot, SAGG_CLASS_AGGREGATED);
+		SAGG_FAILPOINT("execute.row");
+		return true;
 	}
-	group = sagg_groups_lookup(ex, start, receiver->keys, receiver->keynulls);
+	group = sagg_groups_lookup_row(ex, start,
+								   sagg_groups_hash_row(ex, start, slot->tts_values,
+														slot->tts_isnull),
+								   slot->tts_values, slot->tts_isnull);
 	if (group == NULL)
 	{
-		sagg_refuse_keys(ex, slot, receiver->keys, receiver->keynulls);
+		sagg_refuse_keys(ex, slot, ex->row_keys, ex->row_keynulls);
 		classify(ex, slot, SAGG_CLASS_REFUSED);
 		ResetExprContext(ex->tmpcontext);
 		return true;
@@ -201,6 +203,20 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 static void
 startup_receiver(DestReceiver *self, int operation, TupleDesc typeinfo)
 {
+	BatchReceiver *receiver = (BatchReceiver *) self;
+	MemoryContext old = MemoryContextSwitchTo(receiver->ex->memory);
+
+	receiver->rows = sagg_rows_init(receiver->ex, typeinfo);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+shutdown_receiver(DestReceiver *self)
+{
+	BatchReceiver *receiver = (BatchReceiver *) self;
+
+	if (receiver->rows)
+		sagg_rows_flush(receiver->rows);
 }
 
 static void
@@ -212,16 +228,13 @@ static BatchReceiver *
 make_receiver(SaggExecution *ex)
 {
 	BatchReceiver *receiver = palloc0(sizeof(BatchReceiver));
-	int			nkeys = Max(ex->query->nkeys, 1);
 
 	receiver->pub.receiveSlot = receive_row;
 	receiver->pub.rStartup = startup_receiver;
-	receiver->pub.rShutdown = end_receiver;
+	receiver->pub.rShutdown = shutdown_receiver;
 	receiver->pub.rDestroy = end_receiver;
 	receiver->pub.mydest = DestNone;
 	receiver->ex = ex;
-	receiver->keys = palloc(sizeof(Datum) * nkeys);
-	receiver->keynulls = palloc(sizeof(bool) * nkeys);
 	return receiver;
 }
 

@@ -8,17 +8,13 @@
  * a row costs does not depend on how states are stored, and until that end
  * the store is as the last commit left it (I3).
  *
- * Keys are equal and hashed as GROUP BY would have it: by the operator of the
- * query and its hash function, under the key's collation; NULLs are equal.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "common/hashfn.h"
 #include "executor/executor.h"
+#include "miscadmin.h"
 #include "utils/datum.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "execute_internal.h"
@@ -45,26 +41,6 @@ static bool groups_equal(SaggExecution *ex, const SaggGroup *a, const SaggGroup 
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-/*
- * Whether two arrays of key values are those of the same group.
- */
-bool
-sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
-				const Datum *b, const bool *bnulls)
-{
-	for (int i = 0; i < ex->query->nkeys; i++)
-	{
-		if (anulls[i] != bnulls[i])
-			return false;
-		if (!anulls[i] &&
-			!DatumGetBool(FunctionCall2Coll(&ex->keys[i].eq,
-											ex->query->keys[i].collation,
-											a[i], b[i])))
-			return false;
-	}
-	return true;
-}
-
 static bool
 groups_equal(SaggExecution *ex, const SaggGroup *a, const SaggGroup *b)
 {
@@ -73,46 +49,16 @@ groups_equal(SaggExecution *ex, const SaggGroup *a, const SaggGroup *b)
 }
 
 /*
- * The hash of a group, from the start of its window and its keys.
- */
-uint32
-sagg_groups_hash_keys(SaggExecution *ex, int64 start, const Datum *keys,
-					  const bool *nulls)
-{
-	uint32		hash = DatumGetUInt32(hash_any((unsigned char *) &start, sizeof(start)));
-
-	for (int i = 0; i < ex->query->nkeys; i++)
-	{
-		uint32		key = nulls[i] ? 0 :
-			DatumGetUInt32(FunctionCall1Coll(&ex->keys[i].hash,
-											 ex->query->keys[i].collation, keys[i]));
-
-		hash = hash_combine(hash, key);
-	}
-	return murmurhash32(hash);
-}
-
-/*
  * Set up keys and an empty table of groups, in the execution's memory.
  */
 void
 sagg_groups_init(SaggExecution *ex)
 {
-	int			nkeys = ex->query->nkeys;
+	int			nkeys = Max(ex->query->nkeys, 1);
 
-	ex->keys = palloc0(sizeof(SaggKeyCall) * Max(nkeys, 1));
-	for (int i = 0; i < nkeys; i++)
-	{
-		const SaggKey *key = &ex->query->keys[i];
-		Oid			hash;
-		Oid			ignore;
-
-		if (!get_op_hash_functions(key->eqop, &hash, &ignore))
-			elog(ERROR, "could not find hash function for operator %u", key->eqop);
-		fmgr_info(hash, &ex->keys[i].hash);
-		fmgr_info(get_opcode(key->eqop), &ex->keys[i].eq);
-		sagg_codec_init(&ex->keys[i].codec, key->type, key->typmod);
-	}
+	ex->keys = sagg_keys_init(ex->query);
+	ex->row_keys = palloc(sizeof(Datum) * nkeys);
+	ex->row_keynulls = palloc(sizeof(bool) * nkeys);
 	ex->groups = grouptab_create(ex->memory, 1024, ex);
 	ex->iterator = palloc0(sizeof(grouptab_iterator));
 }
@@ -127,16 +73,17 @@ sagg_groups_met(SaggExecution *ex, SaggGroup *group)
 }
 
 /*
- * Arrays for a group, in one piece of memory of the current context.
+ * Arrays for a group, in one piece of memory of the current context.  What a
+ * lookup compares comes first: it shall touch few cache lines.
  */
 SaggGroup *
 sagg_groups_allocate(SaggExecution *ex)
 {
 	int			nkeys = ex->query->nkeys;
-	Size		states = MAXALIGN(sizeof(SaggGroup));
-	Size		keys = states + MAXALIGN(sizeof(SaggAggState) * ex->query->naggs);
+	Size		keys = MAXALIGN(sizeof(SaggGroup));
 	Size		nulls = keys + sizeof(Datum) * nkeys;
-	char	   *memory = palloc0(nulls + nkeys);
+	Size		states = MAXALIGN(nulls + nkeys);
+	char	   *memory = palloc0(states + sizeof(SaggAggState) * ex->query->naggs);
 	SaggGroup  *group = (SaggGroup *) memory;
 
 	group->states = (SaggAggState *) (memory + states);
@@ -183,7 +130,7 @@ make_group(SaggExecution *ex, const SaggGroup *probe)
 	MemoryContext old;
 	SaggGroup  *group;
 
-	if (!DsaPointerIsValid(stored) && !sagg_keys_fit(ex, probe))
+	if (!DsaPointerIsValid(stored) && !sagg_keys_fit(ex, probe->keys, probe->keynulls))
 		return NULL;
 	old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
 	group = sagg_groups_allocate(ex);
@@ -212,23 +159,55 @@ make_group(SaggExecution *ex, const SaggGroup *probe)
 }
 
 /*
- * The group of these keys in the window that starts at "start"; it is loaded
- * from the store, or made, if the batch has not met it yet.  "keys" need not
- * live on.  The result lives as long as the execution.  NULL if the keys are
- * too long for a new group.
+ * The keys of a row of the inner query, into the execution's scratch.
+ */
+static void
+set_probe(SaggExecution *ex, SaggGroup *probe, int64 start,
+		  const Datum *values, const bool *nulls)
+{
+	probe->start = start;
+	probe->keys = ex->row_keys;
+	probe->keynulls = ex->row_keynulls;
+	for (int i = 0; i < ex->query->nkeys; i++)
+	{
+		AttrNumber	attno = ex->query->keys[i].attno - 1;
+
+		ex->row_keys[i] = values[attno];
+		ex->row_keynulls[i] = nulls[attno];
+	}
+}
+
+/*
+ * The hash of the group of a row of the inner query, in the window that starts
+ * at "start".  Leaves its keys in the execution's scratch.
+ */
+uint32
+sagg_groups_hash_row(SaggExecution *ex, int64 start,
+					 const Datum *values, const bool *nulls)
+{
+	SaggGroup	probe;
+
+	set_probe(ex, &probe, start, values, nulls);
+	return sagg_keys_hash(ex, start, probe.keys, probe.keynulls);
+}
+
+/*
+ * The group of a row; it is loaded from the store, or made, if the batch has
+ * not met it yet.  "hash" is that of sagg_groups_hash_row.  The row need not
+ * live on; the result lives as long as the execution.  NULL if the keys, which
+ * are in the execution's scratch, are too long for a new group.
  */
 SaggGroup *
-sagg_groups_lookup(SaggExecution *ex, int64 start, Datum *keys, bool *nulls)
+sagg_groups_lookup_row(SaggExecution *ex, int64 start, uint32 hash,
+					   const Datum *values, const bool *nulls)
 {
 	SaggGroup	probe;
 	GroupEntry *entry;
 	bool		found;
 
-	probe.start = start;
-	probe.keys = keys;
-	probe.keynulls = nulls;
-	probe.hash = sagg_groups_hash_keys(ex, start, keys, nulls);
-	entry = grouptab_lookup_hash(ex->groups, &probe, probe.hash);
+	set_probe(ex, &probe, start, values, nulls);
+	probe.hash = hash;
+	entry = grouptab_lookup_hash(ex->groups, &probe, hash);
 	if (entry == NULL)
 	{
 		/* what can fail comes before the table is changed */
@@ -236,7 +215,7 @@ sagg_groups_lookup(SaggExecution *ex, int64 start, Datum *keys, bool *nulls)
 
 		if (group == NULL)
 			return NULL;
-		entry = grouptab_insert_hash(ex->groups, group, group->hash, &found);
+		entry = grouptab_insert_hash(ex->groups, group, hash, &found);
 		Assert(!found);
 	}
 	return entry->group;
@@ -253,6 +232,30 @@ sagg_groups_forget(SaggExecution *ex)
 }
 
 /*
+ * Hint that the slot of a hash will be looked at, and then that its group will.
+ */
+void
+sagg_groups_fetch_slot(SaggExecution *ex, uint32 hash)
+{
+	__builtin_prefetch(&ex->groups->data[hash & ex->groups->sizemask]);
+}
+
+void
+sagg_groups_fetch(SaggExecution *ex, uint32 hash)
+{
+	const GroupEntry *entry = &ex->groups->data[hash & ex->groups->sizemask];
+
+	if (entry->status == grouptab_SH_IN_USE)
+	{
+		const char *group = (const char *) entry->group;
+
+		__builtin_prefetch(group);
+		__builtin_prefetch(group + 64, 1);
+		__builtin_prefetch(group + 128, 1);
+	}
+}
+
+/*
  * Go through all groups the batch has met, in any order; NULL at the end.
  */
 SaggGroup *
@@ -264,4 +267,49 @@ sagg_groups_next(SaggExecution *ex, bool restart)
 		grouptab_start_iterate(ex->groups, ex->iterator);
 	entry = grouptab_iterate(ex->groups, ex->iterator);
 	return entry ? entry->group : NULL;
+}
+
+/*
+ * Order of groups in the sink's index, as far as it is cheap to tell: by
+ * window, then by the keys that are integers.
+ */
+static int
+compare_places(const void *a, const void *b, void *arg)
+{
+	const SaggGroup *x = *(SaggGroup *const *) a;
+	const SaggGroup *y = *(SaggGroup *const *) b;
+	SaggExecution *ex = arg;
+
+	if (x->start != y->start)
+		return x->start < y->start ? -1 : 1;
+	for (int i = 0; i < ex->query->nkeys; i++)
+	{
+		int			order = sagg_key_compare(&ex->keys[i], x->keys[i], y->keys[i]);
+
+		if (order != 0)
+			return order;
+	}
+	return 0;
+}
+
+/*
+ * The groups that the batch has changed, in the current context; neighbours in
+ * the sink's index stand together, so that writing them is quick.
+ */
+SaggGroup **
+sagg_groups_changed(SaggExecution *ex, int64 *n)
+{
+	SaggGroup **groups = MemoryContextAllocHuge(CurrentMemoryContext,
+												sizeof(SaggGroup *) * Max(ex->groups->members, 1));
+
+	*n = 0;
+	for (SaggGroup *group = sagg_groups_next(ex, true); group;
+		 group = sagg_groups_next(ex, false))
+	{
+		if (group->changed)
+			groups[(*n)++] = group;
+	}
+	CHECK_FOR_INTERRUPTS();
+	qsort_arg(groups, *n, sizeof(SaggGroup *), compare_places, ex);
+	return groups;
 }

@@ -186,7 +186,7 @@ key_bytes(const SaggCodec *codec, Datum value)
  * Whether the keys of a new group are short enough.
  */
 bool
-sagg_keys_fit(const SaggExecution *ex, const SaggGroup *group)
+sagg_keys_fit(const SaggExecution *ex, const Datum *keys, const bool *nulls)
 {
 	Size		total = 0;
 
@@ -194,8 +194,8 @@ sagg_keys_fit(const SaggExecution *ex, const SaggGroup *group)
 		return true;
 	for (int i = 0; i < ex->query->nkeys; i++)
 	{
-		if (!group->keynulls[i])
-			total += MAXALIGN(key_bytes(&ex->keys[i].codec, group->keys[i]));
+		if (!nulls[i])
+			total += MAXALIGN(key_bytes(&ex->keys[i].codec, keys[i]));
 	}
 	return total <= ex->max_key_bytes;
 }

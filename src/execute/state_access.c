@@ -92,7 +92,7 @@ restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
 	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 
 	sagg_entry_read(ex, group, entry, len, true);
-	group->hash = sagg_groups_hash_keys(ex, group->start, group->keys, group->keynulls);
+	group->hash = sagg_keys_hash(ex, group->start, group->keys, group->keynulls);
 	if (SAGG_PARTITION_OF(group->hash) != partition)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),

@@ -3,10 +3,13 @@
  * batch.c
  *	  The records of a micro-batch, in the order they were handed over.
  *
- * Up to stream_agg.batch_memory the batch holds librdkafka's messages by
- * reference.  From the first message beyond it on, records are copied to a
- * temporary file.  The file is not tied to a transaction: a batch is collected
- * outside of any and may be read by several, if the first ones fail.
+ * Records are copied, and librdkafka's messages given back at once: a message
+ * takes twice the memory, holds on to the whole answer it came with, and is out
+ * of every cache when its turn comes.  Up to stream_agg.batch_memory the copies
+ * are in memory, one after the other in a few large chunks; from the first
+ * record beyond it on they are in a temporary file, in the same form.  The file
+ * is not tied to a transaction: a batch is collected outside of any and may be
+ * read by several, if the first ones fail.
  *
  * A record's number is its place in this order, the same for every cursor.
  *
@@ -18,18 +21,31 @@
 
 #include "reader_internal.h"
 
-/* what librdkafka needs for a message besides key and payload, about */
-#define MESSAGE_OVERHEAD	256
+/* a chunk, unless a record is larger; chunks that an empty batch may keep */
+#define CHUNK_SIZE			((Size) 4 * 1024 * 1024)
+#define CHUNKS_KEPT			8
+
+typedef struct Chunk
+{
+	Size		size;			/* of data */
+	Size		used;
+	char		data[FLEXIBLE_ARRAY_MEMBER];
+} Chunk;
 
 struct SaggBatch
 {
 	MemoryContext memory;
+	bool		keep_headers;
+	bool		lacks_headers;	/* records may have had some */
 	int64		nrecords;
-	int64		nmessages;		/* records 0 .. nmessages - 1 are in memory */
-	int64		max_messages;
-	rd_kafka_message_t **messages;
-	Size		bytes;			/* of those, with overhead */
-	rd_kafka_message_t *adding; /* being copied to the file */
+	int64		nstored;		/* records 0 .. nstored - 1 are in chunks */
+	int			nchunks;
+	int			chunk;			/* being filled */
+	int			max_chunks;
+	Chunk	  **chunks;
+	Size		bytes;			/* in use in all chunks */
+	rd_kafka_message_t *adding; /* being copied */
+	StringInfoData scratch;		/* a record on its way to the file */
 	SaggSpill  *file;			/* NULL = none */
 };
 
@@ -38,7 +54,8 @@ struct SaggBatchCursor
 	SaggBatch  *batch;
 	bool		want_headers;
 	int64		next;			/* record */
-	int64		place;			/* in the file */
+	int			chunk;			/* of it */
+	int64		place;			/* in the chunk, then in the file */
 	SaggReadAhead *ahead;
 	char	   *buffer;			/* the record read from the file */
 	Size		size;
@@ -46,7 +63,7 @@ struct SaggBatchCursor
 	MemoryContextCallback callback;
 };
 
-/* A record in the file, before its key, payload and headers. */
+/* A record as stored, before its key, payload and headers. */
 typedef struct StoredRecord
 {
 	int32		partition;
@@ -58,7 +75,7 @@ typedef struct StoredRecord
 	int64		headers_len;	/* bytes of all headers */
 } StoredRecord;
 
-/* A header in the file, before its name with NUL and its value. */
+/* A header as stored, before its name with NUL and its value. */
 typedef struct StoredHeader
 {
 	int64		name_len;
@@ -66,10 +83,11 @@ typedef struct StoredHeader
 } StoredHeader;
 
 /*
- * An empty batch, in a context of its own below the current one.
+ * An empty batch, in a context of its own below the current one.  Looking for
+ * headers takes librdkafka a while, so they are kept with "headers" only.
  */
 SaggBatch *
-sagg_batch_create(void)
+sagg_batch_create(bool headers)
 {
 	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
 												 "stream_agg batch",
@@ -77,9 +95,9 @@ sagg_batch_create(void)
 	SaggBatch  *batch = MemoryContextAllocZero(memory, sizeof(SaggBatch));
 
 	batch->memory = memory;
-	batch->max_messages = 1024;
-	batch->messages = MemoryContextAlloc(memory,
-										 sizeof(rd_kafka_message_t *) * batch->max_messages);
+	batch->keep_headers = headers;
+	batch->max_chunks = CHUNKS_KEPT;
+	batch->chunks = MemoryContextAlloc(memory, sizeof(Chunk *) * batch->max_chunks);
 	return batch;
 }
 
@@ -93,15 +111,21 @@ sagg_batch_records(const SaggBatch *batch)
 }
 
 /*
- * Give back the messages and the file.  Cursors must be gone or not used
+ * Give back memory and file.  Cursors must be gone or not used
  * again.  Raises no error.
  */
 void
 sagg_batch_reset(SaggBatch *batch)
 {
-	for (int64 i = 0; i < batch->nmessages; i++)
-		rd_kafka_message_destroy(batch->messages[i]);
-	batch->nmessages = 0;
+	/* what this batch needed the next one may need too, but no more */
+	while (batch->nchunks > Max(CHUNKS_KEPT, batch->chunk + 1) ||
+		   (batch->nchunks > 0 && batch->chunks[batch->nchunks - 1]->size > CHUNK_SIZE))
+		pfree(batch->chunks[--batch->nchunks]);
+	for (int i = 0; i < batch->nchunks; i++)
+		batch->chunks[i]->used = 0;
+	batch->chunk = 0;
+	batch->lacks_headers = false;
+	batch->nstored = 0;
 	batch->nrecords = 0;
 	batch->bytes = 0;
 	if (batch->adding)
@@ -123,10 +147,10 @@ sagg_batch_destroy(SaggBatch *batch)
 }
 
 /*
- * Bytes of the message's headers in the file; with "file", write them.
+ * Bytes of the message's headers as stored; with "to", write them there.
  */
 static int64
-store_headers(SaggSpill *file, rd_kafka_headers_t *headers)
+store_headers(char *to, rd_kafka_headers_t *headers)
 {
 	int64		bytes = 0;
 	const char *name;
@@ -140,14 +164,14 @@ store_headers(SaggSpill *file, rd_kafka_headers_t *headers)
 
 		stored.name_len = strlen(name) + 1;
 		stored.value_len = value ? (int64) len : -1;
-		bytes += sizeof(stored) + stored.name_len + Max(stored.value_len, 0);
-		if (file)
+		if (to)
 		{
-			sagg_spill_write(file, &stored, sizeof(stored));
-			sagg_spill_write(file, name, stored.name_len);
+			memcpy(to + bytes, &stored, sizeof(stored));
+			memcpy(to + bytes + sizeof(stored), name, stored.name_len);
 			if (stored.value_len > 0)
-				sagg_spill_write(file, value, stored.value_len);
+				memcpy(to + bytes + sizeof(stored) + stored.name_len, value, stored.value_len);
 		}
+		bytes += sizeof(stored) + stored.name_len + Max(stored.value_len, 0);
 	}
 	return bytes;
 }
@@ -161,38 +185,104 @@ message_timestamp(const rd_kafka_message_t *message)
 	return type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE ? -1 : timestamp;
 }
 
-static void
-store_message(SaggBatch *batch, rd_kafka_message_t *message)
+/*
+ * Fill in all of "stored"; returns the size of the record as stored.
+ */
+static Size
+measure_message(const rd_kafka_message_t *message, bool keep_headers,
+				StoredRecord *stored, rd_kafka_headers_t **headers)
 {
-	rd_kafka_headers_t *headers = NULL;
-	StoredRecord stored = {0};
+	*headers = NULL;
+	memset(stored, 0, sizeof(*stored));
+	if (keep_headers &&
+		rd_kafka_message_headers(message, headers) == RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		stored->nheaders = rd_kafka_header_cnt(*headers);
+		stored->headers_len = store_headers(NULL, *headers);
+	}
+	stored->partition = message->partition;
+	stored->offset = message->offset;
+	stored->timestamp_ms = message_timestamp(message);
+	stored->key_len = message->key ? (int64) message->key_len : -1;
+	stored->payload_len = message->payload ? (int64) message->len : -1;
+	return sizeof(*stored) + Max(stored->key_len, 0) + Max(stored->payload_len, 0) +
+		stored->headers_len;
+}
+
+static void
+copy_message(char *to, const rd_kafka_message_t *message,
+			 const StoredRecord *stored, rd_kafka_headers_t *headers)
+{
+	memcpy(to, stored, sizeof(*stored));
+	to += sizeof(*stored);
+	if (stored->key_len > 0)
+	{
+		memcpy(to, message->key, stored->key_len);
+		to += stored->key_len;
+	}
+	if (stored->payload_len > 0)
+	{
+		memcpy(to, message->payload, stored->payload_len);
+		to += stored->payload_len;
+	}
+	if (stored->headers_len > 0)
+		(void) store_headers(to, headers);
+}
+
+static void
+add_chunk(SaggBatch *batch, Size size)
+{
+	if (batch->nchunks == batch->max_chunks)
+	{
+		batch->chunks = repalloc_huge(batch->chunks,
+									  sizeof(Chunk *) * batch->max_chunks * 2);
+		batch->max_chunks *= 2;
+	}
+	batch->chunks[batch->nchunks] =
+		MemoryContextAllocHuge(batch->memory, offsetof(Chunk, data) + size);
+	batch->chunks[batch->nchunks]->size = size;
+	batch->chunks[batch->nchunks]->used = 0;
+	batch->nchunks++;
+}
+
+/*
+ * Room for a record in a chunk.
+ */
+static char *
+reserve(SaggBatch *batch, Size size)
+{
+	Chunk	   *chunk;
+	char	   *result;
+
+	while (batch->chunk < batch->nchunks &&
+		   batch->chunks[batch->chunk]->used + size > batch->chunks[batch->chunk]->size)
+		batch->chunk++;
+	if (batch->chunk == batch->nchunks)
+		add_chunk(batch, Max(size, CHUNK_SIZE));
+	chunk = batch->chunks[batch->chunk];
+	result = chunk->data + chunk->used;
+	chunk->used += size;
+	batch->bytes += size;
+	batch->nstored++;
+	return result;
+}
+
+/*
+ * Room for a record that goes to the file.
+ */
+static char *
+reserve_scratch(SaggBatch *batch, Size size)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->memory);
 
 	if (batch->file == NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(batch->memory);
-
 		batch->file = sagg_spill_create();
-		MemoryContextSwitchTo(old);
-	}
-
-	if (rd_kafka_message_headers(message, &headers) == RD_KAFKA_RESP_ERR_NO_ERROR)
-	{
-		stored.nheaders = rd_kafka_header_cnt(headers);
-		stored.headers_len = store_headers(NULL, headers);
-	}
-	stored.partition = message->partition;
-	stored.offset = message->offset;
-	stored.timestamp_ms = message_timestamp(message);
-	stored.key_len = message->key ? (int64) message->key_len : -1;
-	stored.payload_len = message->payload ? (int64) message->len : -1;
-
-	sagg_spill_write(batch->file, &stored, sizeof(stored));
-	if (stored.key_len > 0)
-		sagg_spill_write(batch->file, message->key, stored.key_len);
-	if (stored.payload_len > 0)
-		sagg_spill_write(batch->file, message->payload, stored.payload_len);
-	if (stored.nheaders > 0)
-		(void) store_headers(batch->file, headers);
+	if (batch->scratch.data == NULL)
+		initStringInfo(&batch->scratch);
+	resetStringInfo(&batch->scratch);
+	enlargeStringInfo(&batch->scratch, size);
+	MemoryContextSwitchTo(old);
+	return batch->scratch.data;
 }
 
 /*
@@ -202,29 +292,25 @@ store_message(SaggBatch *batch, rd_kafka_message_t *message)
 void
 sagg_batch_add(SaggBatch *batch, rd_kafka_message_t *message)
 {
-	Size		bytes = message->len + message->key_len + MESSAGE_OVERHEAD;
+	StoredRecord stored;
+	rd_kafka_headers_t *headers;
+	Size		size;
 
 	batch->adding = message;
+	size = measure_message(message, batch->keep_headers, &stored, &headers);
+	batch->lacks_headers |= !batch->keep_headers;
 	if (batch->file == NULL &&
-		batch->bytes + bytes <= (Size) sagg_batch_memory_kb * 1024)
-	{
-		if (batch->nmessages == batch->max_messages)
-		{
-			batch->messages = repalloc_huge(batch->messages,
-											sizeof(rd_kafka_message_t *) *
-											batch->max_messages * 2);
-			batch->max_messages *= 2;
-		}
-		batch->messages[batch->nmessages++] = message;
-		batch->adding = NULL;
-		batch->bytes += bytes;
-	}
+		batch->bytes + size <= (Size) sagg_batch_memory_kb * 1024)
+		copy_message(reserve(batch, size), message, &stored, headers);
 	else
 	{
-		store_message(batch, message);
-		batch->adding = NULL;
-		rd_kafka_message_destroy(message);
+		char	   *scratch = reserve_scratch(batch, size);
+
+		copy_message(scratch, message, &stored, headers);
+		sagg_spill_write(batch->file, scratch, size);
 	}
+	batch->adding = NULL;
+	rd_kafka_message_destroy(message);
 	batch->nrecords++;
 }
 
@@ -239,14 +325,32 @@ free_cursor_headers(void *arg)
 }
 
 /*
+ * Can the batch be read as it is?  Otherwise it has to be collected anew.
+ */
+bool
+sagg_batch_usable(const SaggBatch *batch)
+{
+	return !(batch->keep_headers && batch->lacks_headers);
+}
+
+/*
  * A cursor before the first record, in the current context.  Headers of
- * records are returned with "want_headers" only.
+ * records are returned with "want_headers" only.  Raises an error that passes
+ * with the next attempt if they were not kept, because the source had no column
+ * for them when the reader was opened.
  */
 SaggBatchCursor *
 sagg_batch_open(SaggBatch *batch, bool want_headers)
 {
 	SaggBatchCursor *cursor = palloc0(sizeof(SaggBatchCursor));
 
+	if (want_headers)
+		batch->keep_headers = true;
+	if (!sagg_batch_usable(batch))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("headers of the records were not kept"),
+				 errdetail("The source has got a column for them since the stream began to read; the records are read again.")));
 	cursor->batch = batch;
 	cursor->want_headers = want_headers;
 	cursor->callback.func = free_cursor_headers;
@@ -262,6 +366,7 @@ void
 sagg_batch_rewind(SaggBatchCursor *cursor)
 {
 	cursor->next = 0;
+	cursor->chunk = 0;
 	cursor->place = 0;
 	if (cursor->ahead)
 		cursor->ahead->len = 0;
@@ -311,18 +416,65 @@ load_headers(SaggBatchCursor *cursor, const StoredRecord *stored, const char *p)
 	}
 }
 
+/*
+ * "record" from what is stored; "data" is what stands behind "stored".
+ */
+static void
+set_record(SaggBatchCursor *cursor, SaggRecord *record,
+		   const StoredRecord *stored, const char *data)
+{
+	Size		key_len = Max(stored->key_len, 0);
+	Size		payload_len = Max(stored->payload_len, 0);
+
+	record->partition = stored->partition;
+	record->offset = stored->offset;
+	record->timestamp_ms = stored->timestamp_ms;
+	record->key = stored->key_len < 0 ? NULL : key_len > 0 ? data : "";
+	record->key_len = key_len;
+	record->payload = stored->payload_len < 0 ? NULL :
+		payload_len > 0 ? data + key_len : "";
+	record->payload_len = payload_len;
+	record->headers = NULL;
+	if (unlikely(cursor->headers))
+		free_cursor_headers(cursor);
+	if (cursor->want_headers && stored->nheaders > 0)
+	{
+		load_headers(cursor, stored, data + key_len + payload_len);
+		record->headers = cursor->headers;
+	}
+}
+
+static void
+next_from_memory(SaggBatchCursor *cursor, SaggRecord *record)
+{
+	SaggBatch  *batch = cursor->batch;
+	Chunk	   *chunk = batch->chunks[cursor->chunk];
+	StoredRecord stored;
+	const char *data;
+
+	while (cursor->place == chunk->used)
+	{
+		chunk = batch->chunks[++cursor->chunk];
+		cursor->place = 0;
+	}
+	data = chunk->data + cursor->place;
+	memcpy(&stored, data, sizeof(stored));
+	data += sizeof(stored);
+	set_record(cursor, record, &stored, data);
+	cursor->place += sizeof(stored) + Max(stored.key_len, 0) +
+		Max(stored.payload_len, 0) + stored.headers_len;
+}
+
 static void
 next_from_file(SaggBatchCursor *cursor, SaggRecord *record)
 {
 	StoredRecord stored;
-	Size		key_len;
-	Size		payload_len;
 	Size		len;
 
+	if (cursor->next == cursor->batch->nstored)
+		cursor->place = 0;
 	read_file(cursor, &stored, sizeof(stored));
-	key_len = Max(stored.key_len, 0);
-	payload_len = Max(stored.payload_len, 0);
-	len = key_len + payload_len + stored.headers_len;
+	len = Max(stored.key_len, 0) + Max(stored.payload_len, 0) + stored.headers_len;
 	if (cursor->size < len)
 	{
 		Size		size = Max(len, 2 * cursor->size);
@@ -336,22 +488,7 @@ next_from_file(SaggBatchCursor *cursor, SaggRecord *record)
 	}
 	if (len > 0)
 		read_file(cursor, cursor->buffer, len);
-
-	record->partition = stored.partition;
-	record->offset = stored.offset;
-	record->timestamp_ms = stored.timestamp_ms;
-	record->key = stored.key_len < 0 ? NULL : key_len > 0 ? cursor->buffer : "";
-	record->key_len = key_len;
-	record->payload = stored.payload_len < 0 ? NULL :
-		payload_len > 0 ? cursor->buffer + key_len : "";
-	record->payload_len = payload_len;
-	record->headers = NULL;
-	free_cursor_headers(cursor);
-	if (cursor->want_headers && stored.nheaders > 0)
-	{
-		load_headers(cursor, &stored, cursor->buffer + key_len + payload_len);
-		record->headers = cursor->headers;
-	}
+	set_record(cursor, record, &stored, cursor->buffer);
 }
 
 /*
@@ -365,21 +502,8 @@ sagg_batch_next(SaggBatchCursor *cursor, SaggRecord *record)
 
 	if (cursor->next >= batch->nrecords)
 		return false;
-	if (cursor->next < batch->nmessages)
-	{
-		rd_kafka_message_t *message = batch->messages[cursor->next];
-
-		record->partition = message->partition;
-		record->offset = message->offset;
-		record->timestamp_ms = message_timestamp(message);
-		record->key = message->key;
-		record->key_len = message->key_len;
-		record->payload = message->payload;
-		record->payload_len = message->len;
-		record->headers = NULL;
-		if (cursor->want_headers)
-			(void) rd_kafka_message_headers(message, &record->headers);
-	}
+	if (cursor->next < batch->nstored)
+		next_from_memory(cursor, record);
 	else
 		next_from_file(cursor, record);
 	cursor->next++;

@@ -56,6 +56,7 @@ SaggReader *
 sagg_reader_open(Oid source)
 {
 	char	   *topic = sagg_source_topic(source);
+	bool		headers = sagg_source_has_headers(source);
 	rd_kafka_conf_t *conf = sagg_client_conf(source);
 	MemoryContext memory = AllocSetContextCreate(TopMemoryContext,
 												 "stream_agg reader",
@@ -70,7 +71,7 @@ sagg_reader_open(Oid source)
 	{
 		sagg_conf_prepare(conf);
 		reader->topic = pstrdup(topic);
-		reader->batch = sagg_batch_create();
+		reader->batch = sagg_batch_create(headers);
 		reader->fd = sagg_event_fd_open();
 		reader->asks = sagg_client_open(RD_KAFKA_CONSUMER, rd_kafka_conf_dup(conf),
 										topic, release_asks, reader);
@@ -324,7 +325,7 @@ same_ranges(const SaggReader *reader, const SaggRange *ranges, int nranges)
 void
 sagg_reader_begin(SaggReader *reader, const SaggRange *ranges, int nranges)
 {
-	if (same_ranges(reader, ranges, nranges))
+	if (same_ranges(reader, ranges, nranges) && sagg_batch_usable(reader->batch))
 		return;
 	sagg_reader_release(reader);
 	if (nranges == 0)

@@ -30,6 +30,7 @@ extern rd_kafka_conf_t *sagg_client_conf(Oid source);
  * the others are SAGG_FIELD_UNUSED.  Allocated in the current context.
  */
 extern bool sagg_metadata_kind(const char *word, SaggFieldKind *kind);
+extern bool sagg_source_has_headers(Oid relid);
 extern SaggField *sagg_source_fields(Relation rel, const Bitmapset *used);
 
 /*
@@ -60,9 +61,9 @@ extern void sagg_end_scan(ForeignScanState *node);
 
 /*
  * batch.c: the records of a batch, in a context of their own below "parent".
- * Messages are taken over by sagg_batch_add (rd_kafka_message_destroy'ed by
- * the batch).  Up to stream_agg.batch_memory they stay as references to
- * librdkafka's memory, beyond it they are copied to a temporary file.
+ * Messages are taken over by sagg_batch_add, which copies and destroys them.
+ * Up to stream_agg.batch_memory the records are in memory, beyond it in a
+ * temporary file.
  */
 typedef struct SaggRecord
 {
@@ -78,7 +79,8 @@ typedef struct SaggRecord
 
 typedef struct SaggBatchCursor SaggBatchCursor;
 
-extern SaggBatch *sagg_batch_create(void);
+extern SaggBatch *sagg_batch_create(bool headers);
+extern bool sagg_batch_usable(const SaggBatch *batch);
 extern void sagg_batch_add(SaggBatch *batch, rd_kafka_message_t *message);
 extern void sagg_batch_reset(SaggBatch *batch);
 extern void sagg_batch_destroy(SaggBatch *batch);

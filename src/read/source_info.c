@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_class.h"
+#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
@@ -126,6 +127,30 @@ check_metadata_type(SaggFieldKind kind, const char *word, Form_pg_attribute att)
 				(errcode(ERRCODE_FDW_INVALID_DATA_TYPE),
 				 errmsg("column \"%s\" is of type %s, but the %s of a record is %s",
 						NameStr(att->attname), format_type_be(att->atttypid), word, types)));
+}
+
+/*
+ * Has the source a column for the headers of its records?
+ */
+bool
+sagg_source_has_headers(Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	bool		found = false;
+
+	for (int i = 0; i < RelationGetNumberOfAttributes(rel) && !found; i++)
+	{
+		SaggFieldKind kind;
+		char	   *word;
+
+		if (TupleDescAttr(RelationGetDescr(rel), i)->attisdropped)
+			continue;
+		word = find_option(GetForeignColumnOptions(relid, i + 1), "metadata");
+		found = word && sagg_metadata_kind(word, &kind) &&
+			kind == SAGG_FIELD_HEADERS;
+	}
+	table_close(rel, NoLock);
+	return found;
 }
 
 /*

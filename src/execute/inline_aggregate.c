@@ -1,0 +1,407 @@
+/*-------------------------------------------------------------------------
+ *
+ * inline_aggregate.c
+ *	  Transitions of the commonest aggregates, without a function call.
+ *
+ * What is inlined is chosen by the OID of the transition function, so it holds
+ * for users' aggregates over the same function too.  Most states are what the
+ * function's own are, and everything but the transition goes the general way
+ * (aggregate_calls.c): count, sum of int2, int4, float4 and float8, avg of int2
+ * and int4, min and max of by-value types and numeric.
+ *
+ * The others, sum and avg of numeric and int8, have a SaggSum in place of the
+ * server's internal state.  A numeric that does not fit it is handed to the
+ * server's function, with the sum so far as its first input; from then on the
+ * group's state is the server's, beside the count of finite values.  Results
+ * are the same digit for digit, errors are too.
+ *
+ * A sum is stored as a byte, INLINE_SUM, and the bytes of a SaggSum less
+ * padding: int64 n, int32 scale, 16 bytes of unscaled; or GENERAL_SUM, int64
+ * n, and what the serialize function makes of the server's state.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/date.h"
+#include "utils/datum.h"
+#include "utils/float.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+
+#include "execute_internal.h"
+
+#define INLINE_SUM		1
+#define GENERAL_SUM		2
+
+/* state of int2_avg_accum and int4_avg_accum, within an array of int8 */
+typedef struct CountAndSum
+{
+	int64		count;
+	int64		sum;
+} CountAndSum;
+
+static const struct
+{
+	Oid			transfn;
+	SaggInlineKind kind;
+}			inlined[] =
+{
+	{F_INT8INC, SAGG_INLINE_COUNT},
+	{F_INT8INC_ANY, SAGG_INLINE_COUNT},
+	{F_INT2_SUM, SAGG_INLINE_SUM_INT2},
+	{F_INT4_SUM, SAGG_INLINE_SUM_INT4},
+	{F_FLOAT4PL, SAGG_INLINE_SUM_FLOAT4},
+	{F_FLOAT8PL, SAGG_INLINE_SUM_FLOAT8},
+	{F_INT2_AVG_ACCUM, SAGG_INLINE_AVG_INT2},
+	{F_INT4_AVG_ACCUM, SAGG_INLINE_AVG_INT4},
+	{F_INT2LARGER, SAGG_INLINE_MAX_INT2},
+	{F_INT4LARGER, SAGG_INLINE_MAX_INT4},
+	{F_DATE_LARGER, SAGG_INLINE_MAX_INT4},
+	{F_INT8LARGER, SAGG_INLINE_MAX_INT8},
+	{F_TIMESTAMP_LARGER, SAGG_INLINE_MAX_INT8},
+	{F_TIMESTAMPTZ_LARGER, SAGG_INLINE_MAX_INT8},
+	{F_FLOAT4LARGER, SAGG_INLINE_MAX_FLOAT4},
+	{F_FLOAT8LARGER, SAGG_INLINE_MAX_FLOAT8},
+	{F_INT2SMALLER, SAGG_INLINE_MIN_INT2},
+	{F_INT4SMALLER, SAGG_INLINE_MIN_INT4},
+	{F_DATE_SMALLER, SAGG_INLINE_MIN_INT4},
+	{F_INT8SMALLER, SAGG_INLINE_MIN_INT8},
+	{F_TIMESTAMP_SMALLER, SAGG_INLINE_MIN_INT8},
+	{F_TIMESTAMPTZ_SMALLER, SAGG_INLINE_MIN_INT8},
+	{F_FLOAT4SMALLER, SAGG_INLINE_MIN_FLOAT4},
+	{F_FLOAT8SMALLER, SAGG_INLINE_MIN_FLOAT8},
+	{F_NUMERIC_LARGER, SAGG_INLINE_MAX_NUMERIC},
+	{F_NUMERIC_SMALLER, SAGG_INLINE_MIN_NUMERIC}
+};
+
+static bool
+averages_integers(SaggInlineKind kind)
+{
+	return kind == SAGG_INLINE_AVG_INT2 || kind == SAGG_INLINE_AVG_INT4;
+}
+
+/*
+ * Is the initial state an array of two int8, as it has to be?
+ */
+static bool
+is_count_and_sum(const SaggAggCall *call)
+{
+	ArrayType  *array = (ArrayType *) DatumGetPointer(call->initvalue);
+
+	return !call->initnull && !ARR_HASNULL(array) &&
+		ARR_SIZE(array) == ARR_OVERHEAD_NONULLS(1) + sizeof(CountAndSum);
+}
+
+/*
+ * How a call's transitions can be inlined; its functions are looked up.
+ */
+SaggInlineKind
+sagg_inline_kind(const SaggAggCall *call)
+{
+	Oid			transfn = call->transfn.fn_oid;
+	Oid			finalfn = call->finalfn.fn_oid;
+
+#if SIZEOF_DATUM != 8 || !defined(HAVE_INT128)
+	return SAGG_INLINE_NONE;
+#endif
+	if (transfn == F_NUMERIC_AVG_ACCUM && finalfn == F_NUMERIC_SUM)
+		return SAGG_INLINE_SUM_NUMERIC;
+	if (transfn == F_NUMERIC_AVG_ACCUM && finalfn == F_NUMERIC_AVG)
+		return SAGG_INLINE_AVG_NUMERIC;
+	if (transfn == F_INT8_AVG_ACCUM && finalfn == F_NUMERIC_POLY_SUM)
+		return SAGG_INLINE_SUM_INT8;
+	if (transfn == F_INT8_AVG_ACCUM && finalfn == F_NUMERIC_POLY_AVG)
+		return SAGG_INLINE_AVG_INT8;
+	for (int i = 0; i < lengthof(inlined); i++)
+	{
+		if (inlined[i].transfn == transfn)
+			return averages_integers(inlined[i].kind) && !is_count_and_sum(call) ?
+				SAGG_INLINE_NONE : inlined[i].kind;
+	}
+	return SAGG_INLINE_NONE;
+}
+
+static void
+refuse_overflow(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+			 errmsg("bigint out of range")));
+}
+
+static inline void
+count(SaggAggState *state)
+{
+	if (unlikely(DatumGetInt64(state->value) == PG_INT64_MAX))
+		refuse_overflow();
+	state->value = Int64GetDatum(DatumGetInt64(state->value) + 1);
+}
+
+/* not strict: the first value that is not NULL becomes the sum */
+static inline void
+sum_integer(SaggAggState *state, int64 value)
+{
+	/* the server's function wraps around in silence too */
+	state->value = Int64GetDatum((int64) ((uint64) (state->isnull ? 0 : DatumGetInt64(state->value)) +
+										  (uint64) value));
+	state->isnull = false;
+}
+
+/* the array is the state's own and of the form that aggregates.c has checked */
+static inline void
+average_integer(SaggAggState *state, int64 value)
+{
+	CountAndSum *sums = (CountAndSum *) ARR_DATA_PTR((ArrayType *) DatumGetPointer(state->value));
+
+	sums->count++;
+	sums->sum += value;
+}
+
+/*
+ * A numeric as a state: with a long header, so that another may take its place.
+ */
+static Datum
+copy_numeric(SaggExecution *ex, SaggAggCall *call, Datum value)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+
+	value = sagg_state_copy(ex, call, PointerGetDatum(PG_DETOAST_DATUM(value)));
+	MemoryContextSwitchTo(old);
+	return value;
+}
+
+/*
+ * The greater ("sign" 1) or lesser (-1) numeric; among equals the last one,
+ * whose display scale may be another.
+ */
+static void
+extreme_numeric(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
+				Datum value, int sign)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+	struct varlena *former = (struct varlena *) DatumGetPointer(state->value);
+	struct varlena *stored;
+
+	if (DatumGetInt32(DirectFunctionCall2(numeric_cmp, state->value, value)) * sign <= 0)
+	{
+		stored = PG_DETOAST_DATUM(value);
+		if (VARSIZE(stored) == VARSIZE(former))
+			memcpy(former, stored, VARSIZE(stored));
+		else
+		{
+			state->value = sagg_state_copy(ex, call, PointerGetDatum(stored));
+			pfree(former);
+		}
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * A numeric that does not fit the inlined sum: the server's function takes
+ * over, with the sum so far as one value.
+ */
+static void
+outgrow(SaggExecution *ex, SaggAggCall *call, SaggAggState *state, Datum value)
+{
+	bool		isnull = false;
+
+	if (state->isnull && state->sum.n > 0)
+	{
+		Datum		so_far = sagg_sum_numeric(&state->sum);
+
+		sagg_state_advance_args(ex, call, state, &so_far, &isnull);
+		pfree(DatumGetPointer(so_far));
+	}
+	sagg_state_advance_args(ex, call, state, &value, &isnull);
+}
+
+static void
+sum_numeric(SaggExecution *ex, SaggAggCall *call, SaggAggState *state, Datum value)
+{
+	if (likely(state->isnull) && likely(sagg_sum_add_numeric(&state->sum, value)))
+		return;
+	outgrow(ex, call, state, value);
+	if (!numeric_is_nan(DatumGetNumeric(value)) &&
+		!numeric_is_inf(DatumGetNumeric(value)))
+		state->sum.n++;
+}
+
+/*
+ * One row into a state, whose kind is not SAGG_INLINE_NONE.
+ */
+void
+sagg_inline_advance(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
+					const Datum *values, const bool *nulls)
+{
+	Datum		value = (Datum) 0;
+
+	if (call->agg->nargs > 0)
+	{
+		AttrNumber	attno = call->agg->args[0] - 1;
+
+		if (nulls[attno])
+			return;
+		value = values[attno];
+	}
+	if (state->no_value && call->transfn.fn_strict)
+	{
+		/* the first value becomes the state */
+		if (!call->transbyval)
+			value = copy_numeric(ex, call, value);
+		state->value = value;
+		state->isnull = state->no_value = false;
+		return;
+	}
+
+#define FLOAT4(function) \
+	Float4GetDatum(function(DatumGetFloat4(state->value), DatumGetFloat4(value)))
+#define FLOAT8(function) \
+	Float8GetDatum(function(DatumGetFloat8(state->value), DatumGetFloat8(value)))
+#define EXTREME(type, comparison) \
+	do { \
+		if (!(DatumGet##type(state->value) comparison DatumGet##type(value))) \
+			state->value = value; \
+	} while (0)
+
+	switch (call->kind)
+	{
+		case SAGG_INLINE_NONE:
+			Assert(false);
+			break;
+		case SAGG_INLINE_COUNT:
+			count(state);
+			break;
+		case SAGG_INLINE_SUM_INT2:
+			sum_integer(state, DatumGetInt16(value));
+			break;
+		case SAGG_INLINE_SUM_INT4:
+			sum_integer(state, DatumGetInt32(value));
+			break;
+		case SAGG_INLINE_SUM_FLOAT4:
+			state->value = FLOAT4(float4_pl);
+			break;
+		case SAGG_INLINE_SUM_FLOAT8:
+			state->value = FLOAT8(float8_pl);
+			break;
+		case SAGG_INLINE_AVG_INT2:
+			average_integer(state, DatumGetInt16(value));
+			break;
+		case SAGG_INLINE_AVG_INT4:
+			average_integer(state, DatumGetInt32(value));
+			break;
+		case SAGG_INLINE_MAX_INT2:
+			EXTREME(Int16, >);
+			break;
+		case SAGG_INLINE_MAX_INT4:
+			EXTREME(Int32, >);
+			break;
+		case SAGG_INLINE_MAX_INT8:
+			EXTREME(Int64, >);
+			break;
+		case SAGG_INLINE_MIN_INT2:
+			EXTREME(Int16, <);
+			break;
+		case SAGG_INLINE_MIN_INT4:
+			EXTREME(Int32, <);
+			break;
+		case SAGG_INLINE_MIN_INT8:
+			EXTREME(Int64, <);
+			break;
+		case SAGG_INLINE_MAX_FLOAT4:
+			state->value = FLOAT4(float4_max);
+			break;
+		case SAGG_INLINE_MAX_FLOAT8:
+			state->value = FLOAT8(float8_max);
+			break;
+		case SAGG_INLINE_MIN_FLOAT4:
+			state->value = FLOAT4(float4_min);
+			break;
+		case SAGG_INLINE_MIN_FLOAT8:
+			state->value = FLOAT8(float8_min);
+			break;
+		case SAGG_INLINE_MAX_NUMERIC:
+			extreme_numeric(ex, call, state, value, 1);
+			break;
+		case SAGG_INLINE_MIN_NUMERIC:
+			extreme_numeric(ex, call, state, value, -1);
+			break;
+		case SAGG_INLINE_SUM_INT8:
+		case SAGG_INLINE_AVG_INT8:
+			if (!sagg_sum_add_int8(&state->sum, DatumGetInt64(value)))
+				refuse_overflow();
+			break;
+		case SAGG_INLINE_SUM_NUMERIC:
+		case SAGG_INLINE_AVG_NUMERIC:
+			sum_numeric(ex, call, state, value);
+			break;
+	}
+}
+
+/*
+ * The result of a SaggSum, in the current context.
+ */
+Datum
+sagg_inline_final(SaggAggCall *call, const SaggAggState *state, bool *isnull)
+{
+	Datum		sum;
+
+	if (!state->isnull)
+		sum = DirectFunctionCall1(numeric_sum, state->value);
+	else if (state->sum.n > 0)
+		sum = sagg_sum_numeric(&state->sum);
+	else
+	{
+		*isnull = true;
+		return (Datum) 0;
+	}
+	*isnull = false;
+	if (call->kind == SAGG_INLINE_SUM_INT8 || call->kind == SAGG_INLINE_SUM_NUMERIC ||
+		numeric_is_nan(DatumGetNumeric(sum)) || numeric_is_inf(DatumGetNumeric(sum)))
+		return sum;
+	return DirectFunctionCall2(numeric_div, sum,
+							   NumericGetDatum(int64_to_numeric(state->sum.n)));
+}
+
+/*
+ * Append a SaggSum; the server's state, if it is that, is the caller's.
+ */
+void
+sagg_inline_write(StringInfo buf, const SaggAggState *state)
+{
+	char		bytes[1 + sizeof(int64) + sizeof(int32) + sizeof(int128)];
+	int32		scale = state->sum.scale;
+
+	bytes[0] = state->isnull ? INLINE_SUM : GENERAL_SUM;
+	memcpy(bytes + 1, &state->sum.n, sizeof(int64));
+	memcpy(bytes + 9, &scale, sizeof(int32));
+	memcpy(bytes + 13, &state->sum.unscaled, sizeof(int128));
+	appendBinaryStringInfo(buf, bytes, state->isnull ? sizeof(bytes) : 9);
+}
+
+/*
+ * Read it.  Returns whether the server's state follows.
+ */
+bool
+sagg_inline_read(SaggBytes *bytes, SaggAggState *state)
+{
+	char		format = *sagg_bytes_take(bytes, 1);
+	int32		scale;
+
+	memcpy(&state->sum.n, sagg_bytes_take(bytes, sizeof(int64)), sizeof(int64));
+	if (format == GENERAL_SUM)
+		return true;
+	if (format != INLINE_SUM)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
+				 errmsg("the stored state of a group cannot be read"),
+				 errdetail("A sum is of unknown format %d.", format)));
+	memcpy(&scale, sagg_bytes_take(bytes, sizeof(int32)), sizeof(int32));
+	state->sum.scale = scale;
+	memcpy(&state->sum.unscaled, sagg_bytes_take(bytes, sizeof(int128)), sizeof(int128));
+	return false;
+}

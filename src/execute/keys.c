@@ -1,0 +1,217 @@
+/*-------------------------------------------------------------------------
+ *
+ * keys.c
+ *	  Hash and equality of grouping keys.
+ *
+ * Keys are equal as GROUP BY would have it: by the operator of the query,
+ * under the key's collation; NULLs are equal.  Where that operator is one that
+ * compares bytes, they are compared here, otherwise by calling it.  The hash
+ * decides the partition of a stored group, so a change of it is a change of
+ * the format of stored state.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+
+#include "execute_internal.h"
+
+static SaggKeyKind
+key_kind(Oid function, Oid collation)
+{
+	switch (function)
+	{
+		case F_BOOLEQ:
+		case F_CHAREQ:
+			return SAGG_KEY_INT1;
+		case F_INT2EQ:
+			return SAGG_KEY_INT2;
+		case F_INT4EQ:
+		case F_OIDEQ:
+		case F_DATE_EQ:
+			return SAGG_KEY_INT4;
+		case F_INT8EQ:
+		case F_TIMESTAMP_EQ:
+		case F_TIMESTAMPTZ_EQ:
+			return SIZEOF_DATUM == 8 ? SAGG_KEY_INT8 : SAGG_KEY_GENERAL;
+		case F_TEXTEQ:
+			return OidIsValid(collation) && get_collation_isdeterministic(collation) ?
+				SAGG_KEY_TEXT : SAGG_KEY_GENERAL;
+		default:
+			return SAGG_KEY_GENERAL;
+	}
+}
+
+/*
+ * Set up the keys of a query, in the current context.
+ */
+SaggKeyCall *
+sagg_keys_init(const SaggQuery *query)
+{
+	SaggKeyCall *keys = palloc0(sizeof(SaggKeyCall) * Max(query->nkeys, 1));
+
+	for (int i = 0; i < query->nkeys; i++)
+	{
+		const SaggKey *key = &query->keys[i];
+		Oid			hash;
+		Oid			ignore;
+
+		if (!get_op_hash_functions(key->eqop, &hash, &ignore))
+			elog(ERROR, "could not find hash function for operator %u", key->eqop);
+		fmgr_info(hash, &keys[i].hash);
+		fmgr_info(get_opcode(key->eqop), &keys[i].eq);
+		keys[i].kind = key_kind(keys[i].eq.fn_oid, key->collation);
+		sagg_codec_init(&keys[i].codec, key->type, key->typmod);
+	}
+	return keys;
+}
+
+/*
+ * A text as it can be read, perhaps in memory that is the row's.
+ */
+static inline struct varlena *
+plain_text(SaggExecution *ex, Datum value)
+{
+	struct varlena *text = (struct varlena *) DatumGetPointer(value);
+	MemoryContext old;
+
+	if (likely(!VARATT_IS_EXTENDED(text)) || VARATT_IS_SHORT(text))
+		return text;
+	old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+	text = PG_DETOAST_DATUM_PACKED(value);
+	MemoryContextSwitchTo(old);
+	return text;
+}
+
+static inline bool
+values_equal(SaggExecution *ex, int i, Datum a, Datum b)
+{
+	switch (ex->keys[i].kind)
+	{
+		case SAGG_KEY_INT1:
+			return DatumGetChar(a) == DatumGetChar(b);
+		case SAGG_KEY_INT2:
+			return DatumGetInt16(a) == DatumGetInt16(b);
+		case SAGG_KEY_INT4:
+			return DatumGetInt32(a) == DatumGetInt32(b);
+		case SAGG_KEY_INT8:
+			return DatumGetInt64(a) == DatumGetInt64(b);
+		case SAGG_KEY_TEXT:
+			{
+				struct varlena *x = plain_text(ex, a);
+				struct varlena *y = plain_text(ex, b);
+
+				return VARSIZE_ANY_EXHDR(x) == VARSIZE_ANY_EXHDR(y) &&
+					memcmp(VARDATA_ANY(x), VARDATA_ANY(y), VARSIZE_ANY_EXHDR(x)) == 0;
+			}
+		case SAGG_KEY_GENERAL:
+			break;
+	}
+	return DatumGetBool(FunctionCall2Coll(&ex->keys[i].eq,
+										  ex->query->keys[i].collation, a, b));
+}
+
+/*
+ * Whether two arrays of key values are those of the same group.  May leave
+ * garbage in the current context.
+ */
+bool
+sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
+				const Datum *b, const bool *bnulls)
+{
+	for (int i = 0; i < ex->query->nkeys; i++)
+	{
+		if (anulls[i] != bnulls[i])
+			return false;
+		if (!anulls[i] && !values_equal(ex, i, a[i], b[i]))
+			return false;
+	}
+	return true;
+}
+
+static inline uint64
+value_hash(SaggExecution *ex, int i, Datum value)
+{
+	switch (ex->keys[i].kind)
+	{
+		case SAGG_KEY_INT1:
+			return (uint64) (int64) DatumGetChar(value);
+		case SAGG_KEY_INT2:
+			return (uint64) (int64) DatumGetInt16(value);
+		case SAGG_KEY_INT4:
+			return (uint64) (int64) DatumGetInt32(value);
+		case SAGG_KEY_INT8:
+			return (uint64) DatumGetInt64(value);
+		case SAGG_KEY_TEXT:
+			{
+				struct varlena *text = plain_text(ex, value);
+
+				return hash_bytes((unsigned char *) VARDATA_ANY(text),
+								  VARSIZE_ANY_EXHDR(text));
+			}
+		case SAGG_KEY_GENERAL:
+			break;
+	}
+	return DatumGetUInt32(FunctionCall1Coll(&ex->keys[i].hash,
+											ex->query->keys[i].collation, value));
+}
+
+/* multiply and shift, as in MurmurHash's finalizer */
+static inline uint64
+mix(uint64 hash, uint64 value)
+{
+	hash = (hash ^ value) * UINT64CONST(0xff51afd7ed558ccd);
+	return hash ^ (hash >> 33);
+}
+
+/*
+ * The hash of a group, from the start of its window and its keys.  May leave
+ * garbage in the current context.
+ */
+uint32
+sagg_keys_hash(SaggExecution *ex, int64 start, const Datum *keys,
+			   const bool *nulls)
+{
+	uint64		hash = mix(UINT64CONST(0x9e3779b97f4a7c15), (uint64) start);
+
+	for (int i = 0; i < ex->query->nkeys; i++)
+		hash = mix(hash, nulls[i] ? UINT64CONST(0xc4ceb9fe1a85ec53) :
+				   value_hash(ex, i, keys[i]));
+	return (uint32) ((hash * UINT64CONST(0xc4ceb9fe1a85ec53)) >> 32);
+}
+
+/*
+ * Order of two values of a key that is an integer, 0 for any other key.  Where
+ * NULLs come does not matter.
+ */
+int
+sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b)
+{
+	int64		x = 0;
+	int64		y = 0;
+
+	switch (key->kind)
+	{
+		case SAGG_KEY_INT2:
+			x = DatumGetInt16(a);
+			y = DatumGetInt16(b);
+			break;
+		case SAGG_KEY_INT4:
+			x = DatumGetInt32(a);
+			y = DatumGetInt32(b);
+			break;
+		case SAGG_KEY_INT8:
+			x = DatumGetInt64(a);
+			y = DatumGetInt64(b);
+			break;
+		case SAGG_KEY_INT1:
+		case SAGG_KEY_TEXT:
+		case SAGG_KEY_GENERAL:
+			break;
+	}
+	return x < y ? -1 : x > y;
+}
