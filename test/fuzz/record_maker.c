@@ -409,6 +409,25 @@ mutate(RecordMaker *maker)
 }
 
 /*
+ * White space up to a length where something changes: the 64 bytes that vector
+ * instructions take at once, a buffer that is just large enough.
+ */
+static void
+pad(RecordMaker *maker)
+{
+	size_t		length;
+
+	if (record_random(maker, 10) == 0)
+		length = (maker->len / 64 + 1) * 64 + record_random(maker, 3) - 1;
+	else if (record_random(maker, 200) == 0)
+		length = ((size_t) 4096 << record_random(maker, 3)) + record_random(maker, 80) - 72;
+	else
+		return;
+	while (maker->len < length)
+		put(maker, " ");
+}
+
+/*
  * Makes record n of a seed in maker->data, of maker->len bytes; may be empty.
  * The maker is zero at first; free maker->data at the end.
  */
@@ -423,6 +442,7 @@ make_record(RecordMaker *maker, uint64_t seed, uint64_t n)
 		put_object(maker);
 	else
 		put_value(maker, 0);
+	pad(maker);
 	if (record_random(maker, 5) < 2)
 	{
 		for (uint32_t times = 1 + record_random(maker, 3); times > 0; times--)

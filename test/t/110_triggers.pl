@@ -26,6 +26,7 @@ sub create
 # --- triggers are multiples of the interval
 create('ticking', 'ticks', "trigger => '1 second'");
 worker_pid($node, 'ticking');
+my $start = time;
 for (1 .. 40)
 {
 	$broker->produce('ticks', record($_));
@@ -35,7 +36,8 @@ my ($batches, $misplaced) = split /\|/, $node->safe_psql('postgres', q{
 	SELECT count(*), count(*) FILTER (WHERE extract(microseconds FROM batch_time)::int % 1000000 > 500000)
 	  FROM stream_agg.offsets WHERE stream = 'ticking'});
 cmp_ok($batches, '>=', 3, 'batches run while records come');
-cmp_ok($batches, '<=', 9, 'once an interval, no more');
+# a loaded machine takes its time to produce
+cmp_ok($batches, '<=', time - $start + 2, 'once an interval, no more');
 cmp_ok($misplaced, '<=', 2, 'at multiples of the interval, but for the first');
 process($node, 'ticking');
 counts_add_up($node, 'ticking', 40, 'and take every record once');
