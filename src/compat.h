@@ -13,6 +13,11 @@
 #error "stream_agg needs PostgreSQL 15 or later"
 #endif
 
+/* From 16 on what is known of variable-length values has its own header. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 /*
  * The library is built with hidden visibility.  Before 16 the server's headers
  * do not export SQL-callable functions in spite of it (the Makefile defines

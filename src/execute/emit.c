@@ -24,12 +24,21 @@
 #include "execute_internal.h"
 
 /*
+ * Memory for rows of a micro-batch; what exceeds it goes to a temporary file.
+ */
+static int
+rows_memory_kb(void)
+{
+	return Max(work_mem, sagg_batch_memory_kb / 8);
+}
+
+/*
  * Set up the relation of emitted groups, in the current context.
  */
 void
 sagg_emit_init(SaggExecution *ex)
 {
-	ex->emitted = tuplestore_begin_heap(true, false, work_mem);
+	ex->emitted = tuplestore_begin_heap(true, false, rows_memory_kb());
 	if (ex->query->window.kind != SAGG_WINDOW_NONE &&
 		ex->query->window.type == TSTZRANGEOID)
 		ex->rangetype = lookup_type_cache(TSTZRANGEOID, TYPECACHE_RANGE_INFO);
@@ -102,7 +111,7 @@ groups_environment(SaggExecution *ex)
 static Tuplestorestate *
 run_over_groups(SaggExecution *ex, Query *query)
 {
-	Tuplestorestate *result = tuplestore_begin_heap(true, false, work_mem);
+	Tuplestorestate *result = tuplestore_begin_heap(true, false, rows_memory_kb());
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 	DestReceiver *dest = CreateDestReceiver(DestTuplestore);
 	PlannedStmt *plan;

@@ -159,6 +159,9 @@ extern int32 sagg_bytes_take_length(SaggBytes *bytes);
 
 /* ------------------------------------------------------------- aggregates */
 
+/* decimal digits that always fit 128 bits; also the greatest scale of a sum */
+#define SAGG_SUM_DIGITS		38
+
 /* A sum that is inlined: unscaled / 10^scale of n finite values. */
 typedef struct SaggSum
 {

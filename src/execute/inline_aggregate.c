@@ -390,18 +390,20 @@ bool
 sagg_inline_read(SaggBytes *bytes, SaggAggState *state)
 {
 	char		format = *sagg_bytes_take(bytes, 1);
-	int32		scale;
+	int32		scale = 0;
 
 	memcpy(&state->sum.n, sagg_bytes_take(bytes, sizeof(int64)), sizeof(int64));
-	if (format == GENERAL_SUM)
-		return true;
-	if (format != INLINE_SUM)
+	if (format == INLINE_SUM)
+	{
+		memcpy(&scale, sagg_bytes_take(bytes, sizeof(int32)), sizeof(int32));
+		memcpy(&state->sum.unscaled, sagg_bytes_take(bytes, sizeof(int128)), sizeof(int128));
+	}
+	if ((format != INLINE_SUM && format != GENERAL_SUM) ||
+		scale < 0 || scale > SAGG_SUM_DIGITS)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 				 errmsg("the stored state of a group cannot be read"),
-				 errdetail("A sum is of unknown format %d.", format)));
-	memcpy(&scale, sagg_bytes_take(bytes, sizeof(int32)), sizeof(int32));
+				 errdetail("A sum has format %d and scale %d.", format, scale)));
 	state->sum.scale = scale;
-	memcpy(&state->sum.unscaled, sagg_bytes_take(bytes, sizeof(int128)), sizeof(int128));
-	return false;
+	return format == GENERAL_SUM;
 }

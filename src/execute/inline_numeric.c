@@ -36,9 +36,6 @@
 #define DIGIT_BASE			10000	/* a stored digit */
 #define DIGIT_POWER			4		/* decimal digits in it */
 
-/* every number of so many decimal digits fits 128 bits */
-#define MAX_DIGITS			38
-
 /* digits of a number that may be multiplied by 10^18 without a look */
 #define INT64_POWER			18
 
@@ -124,14 +121,14 @@ read_numeric(const char *data, Size len, int128 *value, int *scale)
 	}
 	ndigits = (int) (end - data) / (int) sizeof(int16);
 	*value = 0;
-	if (*scale > MAX_DIGITS)
+	if (*scale > SAGG_SUM_DIGITS)
 		return false;
 	if (ndigits == 0)
 		return true;
 
 	/* of ten of the last stored digit, in units of the display scale */
 	power = (weight - ndigits + 1) * DIGIT_POWER + *scale;
-	if (ndigits * DIGIT_POWER + Max(power, 0) > MAX_DIGITS || power <= -DIGIT_POWER)
+	if (ndigits * DIGIT_POWER + Max(power, 0) > SAGG_SUM_DIGITS || power <= -DIGIT_POWER)
 		return false;
 	if (ndigits <= DIGIT_POWER)
 	{
@@ -223,7 +220,7 @@ sagg_sum_add_int8(SaggSum *sum, int64 value)
 Datum
 sagg_sum_numeric(const SaggSum *sum)
 {
-	char		text[MAX_DIGITS * 2 + 8];
+	char		text[SAGG_SUM_DIGITS * 2 + 8];
 	char	   *p = text + sizeof(text);
 	uint128		rest = sum->unscaled < 0 ? -(uint128) sum->unscaled : (uint128) sum->unscaled;
 

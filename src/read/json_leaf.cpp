@@ -50,6 +50,7 @@ struct SaggJsonLeaf
 
 	/* the record being walked */
 	size_t		len;
+	bool		escapes;		/* there is a backslash somewhere */
 	const uint32_t *token;		/* start of the current token */
 	SaggJsonError *error;
 
@@ -127,7 +128,7 @@ take_string(SaggJsonLeaf *leaf, SaggJsonValue *value)
 		return invalid(leaf, "unterminated string", start);
 	start++;
 	end--;
-	if (memchr(start, '\\', (size_t) (end - start)) &&
+	if (leaf->escapes && memchr(start, '\\', (size_t) (end - start)) &&
 		(reason = sagg_json_unescape(start, end, value ? start : nullptr,
 									 &end, &wrong)) != nullptr)
 		return invalid(leaf, reason, wrong);
@@ -483,6 +484,7 @@ sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
 	}
 	leaf->error = error;
 	leaf->len = len;
+	leaf->escapes = memchr(leaf->buf, '\\', len) != nullptr;
 	leaf->next = 0;
 
 	code = leaf->stage1->stage1(leaf->buf, len, simdjson::stage1_mode::regular);
