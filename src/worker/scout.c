@@ -14,7 +14,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/table.h"
+#include "access/relation.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
@@ -26,6 +26,8 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -35,6 +37,10 @@
 #include "worker_internal.h"
 
 PGDLLEXPORT void stream_agg_scout_main(Datum arg);
+
+/* how long to try to lock stream_agg.streams */
+#define LOCK_ATTEMPTS	10
+#define LOCK_PAUSE_MS	100
 
 /*
  * Have a scout look at a database and wait until it is back.  Returns false
@@ -73,10 +79,30 @@ sagg_scout_run(Oid database)
 }
 
 /*
- * stream_agg.streams, or NULL unless it is what CREATE EXTENSION made.
+ * Lock stream_agg.streams, but do not wait for long: the launcher waits for
+ * this process, and other databases for the launcher.
+ */
+static bool
+lock_streams(Oid relid)
+{
+	for (int i = 0; !ConditionalLockRelationOid(relid, AccessShareLock); i++)
+	{
+		if (i >= LOCK_ATTEMPTS)
+			return false;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 LOCK_PAUSE_MS, SAGG_WAIT_EVENT("StreamAggScoutLock"));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return true;
+}
+
+/*
+ * stream_agg.streams, or NULL unless it is what CREATE EXTENSION made.  "busy"
+ * tells that somebody holds a lock on it.
  */
 static Relation
-open_streams(void)
+open_streams(bool *busy)
 {
 	Oid			extension = get_extension_oid(SAGG_EXTENSION, true);
 	Oid			nsp = get_namespace_oid(SAGG_SCHEMA, true);
@@ -86,7 +112,8 @@ open_streams(void)
 		get_rel_relkind(relid) != RELKIND_RELATION ||
 		getExtensionOfObject(RelationRelationId, relid) != extension)
 		return NULL;
-	return table_open(relid, AccessShareLock);
+	*busy = !lock_streams(relid);
+	return *busy ? NULL : try_relation_open(relid, NoLock);
 }
 
 static Datum
@@ -242,6 +269,7 @@ stream_agg_scout_main(Datum arg)
 {
 	Relation	rel;
 	uint64		changes;
+	bool		busy = false;
 
 	BackgroundWorkerUnblockSignals();
 	if (sagg_database_held(DatumGetObjectId(arg)))
@@ -253,12 +281,14 @@ stream_agg_scout_main(Datum arg)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	pgstat_report_activity(STATE_RUNNING, "stream_agg: looking for streams");
-	rel = open_streams();
+	rel = open_streams(&busy);
 	if (rel)
 	{
 		look_at_streams(rel, changes);
-		table_close(rel, AccessShareLock);
+		relation_close(rel, AccessShareLock);
 	}
+	else if (busy)
+		sagg_mark_database(MyDatabaseId);	/* for another scout */
 	else
 		dismiss_others(NIL, NIL, changes);
 	PopActiveSnapshot();

@@ -171,4 +171,18 @@ $node->safe_psql('postgres', qq{
 		output_mode => 'update', trigger => '0')});
 goes_on('postgres', 'another stream of the same definition begins with nothing');
 
+# --- what one database does is no other's business
+$node->safe_psql('postgres', 'CREATE DATABASE neighbour');
+$node->safe_psql('neighbour', 'CREATE EXTENSION stream_agg');
+my $locker = $node->background_psql('postgres');
+$locker->query_safe('BEGIN; LOCK TABLE stream_agg.streams IN ACCESS EXCLUSIVE MODE');
+$node->safe_psql('neighbour', qq{
+	SELECT stream_agg.create_source('events', topic => 'events', brokers => '$brokers', columns => 'k int, v int');
+	SELECT stream_agg.create_stream('counts', 'SELECT k, count(*) AS n, sum(v) AS v, max(v) AS last FROM events GROUP BY k',
+		output_mode => 'update', trigger => '0')});
+# the launcher has something to ask the locked database
+$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'stream_agg launcher'});
+goes_on('neighbour', 'a stream starts while another database keeps the launcher\'s scout waiting');
+$locker->quit;
+
 done_testing();
