@@ -48,15 +48,16 @@ release_asks(void *owner)
 
 /*
  * Open a reader for the topic of a foreign table, with the options of its
- * server and of the current user's mapping.  Needs a transaction; contacts
- * nobody yet.  The reader stays until sagg_reader_close or the end of the
- * process.
+ * server and of the current user's mapping.  Headers of records are kept if
+ * the source has a column of them, or with "want_headers".  Needs a
+ * transaction; contacts nobody yet.  The reader stays until sagg_reader_close
+ * or the end of the process.
  */
 SaggReader *
-sagg_reader_open(Oid source)
+sagg_reader_open(Oid source, bool want_headers)
 {
 	char	   *topic = sagg_source_topic(source);
-	bool		headers = sagg_source_has_headers(source);
+	bool		headers = want_headers || sagg_source_has_headers(source);
 	rd_kafka_conf_t *conf = sagg_client_conf(source);
 	MemoryContext memory = AllocSetContextCreate(TopMemoryContext,
 												 "stream_agg reader",

@@ -21,7 +21,7 @@ typedef struct SaggReader SaggReader;
 typedef struct SaggBatch SaggBatch;
 
 /* consumer.c */
-extern SaggReader *sagg_reader_open(Oid source);
+extern SaggReader *sagg_reader_open(Oid source, bool want_headers);
 extern void sagg_reader_close(SaggReader *reader);
 extern int	sagg_reader_fd(SaggReader *reader);
 extern const char *sagg_reader_topic(SaggReader *reader);

@@ -319,7 +319,8 @@ open_session(SaggSession *session)
 	session->checkpoint = sagg_checkpoint_open(session->stream->name);
 	session->sink = sagg_sink_open(session->stream);
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
-	session->reader = sagg_reader_open(session->stream->source);
+	session->reader = sagg_reader_open(session->stream->source,
+									   session->stream->on_error == SAGG_DEAD_LETTER);
 	sagg_reader_on_wait(session->reader, check_stop, session);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
