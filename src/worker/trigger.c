@@ -167,15 +167,26 @@ fire(SaggSession *session)
 
 /*
  * Report what the batches did to their tables, for autovacuum and the
- * statistics views: a worker has to do so itself.  Returns for how many of
- * "timeout_ms" to sleep before the rest is due to be reported.
+ * statistics views: a worker has to do so itself.  Not too often, so some may
+ * be left; that is reported when the time that the server asks for is over.
+ * Returns for how many of "timeout_ms" to sleep until then.
  */
 static long
-report_statistics(long timeout_ms)
+report_statistics(SaggSession *session, long timeout_ms)
 {
-	long		due = pgstat_report_stat(false);
+	TimestampTz now = GetCurrentTimestamp();
+	bool		force = session->statistics_due != 0 && now >= session->statistics_due;
+	long		delay_ms = pgstat_report_stat(force);
 
-	return due > 0 ? Min(due, timeout_ms) : timeout_ms;
+	if (delay_ms <= 0)
+	{
+		session->statistics_due = 0;
+		return timeout_ms;
+	}
+	if (session->statistics_due == 0)
+		session->statistics_due = TimestampTzPlusMilliseconds(now, delay_ms);
+	return Min(timeout_ms,
+			   Max(1, TimestampDifferenceMilliseconds(now, session->statistics_due)));
 }
 
 /*
@@ -198,7 +209,7 @@ wait_for_trigger(SaggSession *session)
 			 session->slot->name);
 	pgstat_report_activity(STATE_IDLE, activity);
 	session->slot->stage = SAGG_STAGES;
-	(void) report_statistics(0);
+	(void) report_statistics(session, 0);
 
 	while (open_request(session->slot) == 0)
 	{
@@ -209,7 +220,7 @@ wait_for_trigger(SaggSession *session)
 				sagg_reader_partitions_changed(session->reader))
 				break;
 			(void) sagg_session_wait(session, true,
-									 report_statistics(PARTITIONS_CHECK_MS));
+									 report_statistics(session, PARTITIONS_CHECK_MS));
 		}
 		else
 		{
@@ -217,7 +228,7 @@ wait_for_trigger(SaggSession *session)
 			if (now >= session->next_trigger)
 				break;
 			(void) sagg_session_wait(session, false,
-									 report_statistics(TimestampDifferenceMilliseconds(now, session->next_trigger)));
+									 report_statistics(session, TimestampDifferenceMilliseconds(now, session->next_trigger)));
 		}
 	}
 }

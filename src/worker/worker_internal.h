@@ -188,6 +188,7 @@ typedef struct SaggSession
 	struct WaitEventSet *waitset;
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in Kafka */
+	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
 } SaggSession;
 
 extern void sagg_session_stage(SaggSession *session, SaggStage stage);
