@@ -348,16 +348,18 @@ sagg_reader_begin(SaggReader *reader, const SaggRange *ranges, int nranges)
 /*
  * A client whose queue was full looks after it once a second only, however
  * fast the queue is emptied (librdkafka before 2.2).  A request wakes it up;
- * its answer is not waited for.
+ * its answer is not waited for.  "at_once": a batch is complete, and what the
+ * client does not fetch while that is executed would be waited for afterwards.
  */
 static void
-prod_fetcher(SaggReader *reader)
+prod_fetcher(SaggReader *reader, bool at_once)
 {
 	const struct rd_kafka_metadata *metadata;
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (rd_kafka_version() >= 0x02020000 ||
-		!TimestampDifferenceExceeds(reader->prodded, now, PROD_INTERVAL_MS))
+		!(at_once ||
+		  TimestampDifferenceExceeds(reader->prodded, now, PROD_INTERVAL_MS)))
 		return;
 	reader->prodded = now;
 	if (rd_kafka_metadata(reader->fetch->rk, 0, reader->fetch->topic, &metadata,
@@ -367,7 +369,7 @@ prod_fetcher(SaggReader *reader)
 
 /*
  * Move what there is of the partition's range to the batch.  Returns whether
- * that was so much that the queue may have been full.
+ * that and what is left is so much that the queue may have been full.
  */
 static bool
 collect_partition(SaggReader *reader, SaggPartition *part)
@@ -397,7 +399,13 @@ collect_partition(SaggReader *reader, SaggPartition *part)
 		part->complete = true;
 	}
 	if (records > 0)
+	{
+		int64		left = (int64) rd_kafka_queue_length(part->queue);
+
 		reader->fetch->trouble[0] = '\0';
+		bytes += left * (bytes / records);
+		records += left;
+	}
 	return bytes >= reader->queue_bytes / 2 || records >= reader->queue_records / 2;
 }
 
@@ -429,8 +437,8 @@ sagg_reader_collect(SaggReader *reader)
 		if (!part->complete)
 			complete = false;
 	}
-	if (!complete && was_full)
-		prod_fetcher(reader);
+	if (was_full)
+		prod_fetcher(reader, complete);
 	return complete;
 }
 
