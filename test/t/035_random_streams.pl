@@ -26,6 +26,8 @@ my $seed = seed();
 # A mode is tried once, and left out if create_stream does not know it.
 my @modes = ('append', 'update', 'complete');
 my @triggers = ('0', '0', '5 milliseconds', '1 hour');
+my @policies = ('skip', 'dead_letter');
+my @garbage = ('', 'no JSON', '{"v": 1', '{"v": 1}}', '[1]', "{\"t\": \"\\ud800\"}", '{"v": 01}');
 my @restarts = ('none', 'none', 'none', 'stop', 'kill');
 my @server_restarts = ('none', 'none', 'fast', 'immediate');
 my @delays = ('0', '1 second', '10 seconds', '2 minutes', '1 hour', '1 day 00:00:01', '7 milliseconds');
@@ -176,7 +178,10 @@ sub make_topic
 		head => $rng->(2) * 3_600_000,
 		pace => one_of(2, 400, 4000, 60_000),
 		grain => one_of(1, 1, 250, 1000, 30_000),
-		types => [ map { one_of(@key_types) } 1 .. 4 ] };
+		types => [ map { one_of(@key_types) } 1 .. 4 ],
+		garbage => $rng->(2),    # some records do not decode
+		bad => [],               # [partition, offset] of these
+		next => [ (0) x 4 ] };
 
 	$topic->{disorder} = $topic->{pace} * one_of(0, 1, 10, 100);
 	$broker->create_topic($name, $topic->{partitions});
@@ -185,6 +190,45 @@ sub make_topic
 		map({ "k$_ $topic->{types}[$_]" } 0 .. $#{ $topic->{types} }),
 		q{_p int OPTIONS (metadata 'partition'), _o bigint OPTIONS (metadata 'offset')}));
 	return $topic;
+}
+
+# Produce n records, some of them garbage if the topic is to have any.  One
+# producer keeps their order, so the offset of each is known.
+sub produce_records
+{
+	my ($topic, $n) = @_;
+	my @records;
+	for (1 .. $n)
+	{
+		my $record = make_record($topic);
+		my $offset = $topic->{next}[ $record->[0] ]++;
+		if ($topic->{garbage} && $rng->(25) == 0)
+		{
+			$record->[2] = one_of(@garbage);
+			push @{ $topic->{bad} }, [ $record->[0], $offset ];
+		}
+		push @records, $record;
+	}
+	$broker->produce($topic->{name}, @records);
+	return;
+}
+
+# The records that decode as a table: what lies between the others.
+sub load_records
+{
+	my $topic = shift;
+	my @parts;
+	for my $partition (0 .. $topic->{partitions} - 1)
+	{
+		my $from = 0;
+		for my $bad (sort { $a <=> $b } map { $_->[1] } grep { $_->[0] == $partition } @{ $topic->{bad} })
+		{
+			push @parts, "_p = $partition AND _o >= $from AND _o < $bad" if $from < $bad;
+			$from = $bad + 1;
+		}
+		push @parts, "_p = $partition AND _o >= $from";
+	}
+	return "CREATE TABLE $topic->{name}_all AS " . join(' UNION ALL ', map { "SELECT * FROM $topic->{name} WHERE $_" } @parts);
 }
 
 # ---------- queries ----------
@@ -214,6 +258,7 @@ sub make_stream
 	$stream->{group} = join(', ', 1 .. scalar @keys);
 	$stream->{bound} = one_of(undef, undef, 1, 3, 17, 100);
 	$stream->{trigger} = one_of(@triggers);
+	$stream->{policy} = one_of(@policies) if $topic->{garbage} || $rng->(3) == 0;
 	return $stream;
 }
 
@@ -234,6 +279,7 @@ sub create_stream
 
 	push @arguments, "watermark => '$stream->{delay}'" if defined $stream->{delay};
 	push @arguments, "max_offsets_per_trigger => $stream->{bound}" if $stream->{bound};
+	push @arguments, "options => '{\"on_error\": \"$stream->{policy}\"}'" if $stream->{policy};
 	return 'SELECT stream_agg.create_stream(' . join(', ', @arguments) . ')';
 }
 
@@ -255,15 +301,24 @@ sub oracle
 	push @conditions, "$end <= (SELECT max(after) FROM marks)" if $stream->{mode} eq 'append';
 	my $expected = query($stream, 'records', @conditions);
 	my $time = $end ? 'e.ts' : q{'epoch'};
+	# where the plan reads no record it meets no garbage
+	my $bad = @{ $topic->{bad} };
+	my $unread = $stream->{condition} eq 'false' ? $bad : 0;
+	my $refused = $bad - $unread;
+	my $letters = ($stream->{policy} // '') eq 'dead_letter' && !$stream->{join} ? $refused : undef;
+	my $letters_check = defined $letters ? qq{
+		UNION ALL
+		SELECT count(*) || ' dead letters, expected $letters' FROM stream_agg.dead_letters WHERE stream = '$name'
+		HAVING count(*) <> $letters} : '';
 	# a join makes several rows of a record, or none
 	my $counts = $stream->{join} ? '' : qq{
 		UNION ALL
 		SELECT 'counts are ' || got.c || ', expected ' || expected.c
-		  FROM (SELECT concat_ws(' ', sum(delivered), sum(aggregated), sum(late), sum(null_time), sum(filtered)) AS c
+		  FROM (SELECT concat_ws(' ', sum(delivered), sum(aggregated), sum(late), sum(null_time), sum(filtered), sum(dead_lettered)) AS c
 		          FROM stream_agg.commits WHERE stream = '$name') got,
-		       (SELECT concat_ws(' ', count(*), count(*) FILTER (WHERE passes AND $time IS NOT NULL AND NOT ($late)),
+		       (SELECT concat_ws(' ', count(*) + $bad, count(*) FILTER (WHERE passes AND $time IS NOT NULL AND NOT ($late)),
 		                         count(*) FILTER (WHERE passes AND $time IS NOT NULL AND $late),
-		                         count(*) FILTER (WHERE passes AND $time IS NULL), count(*) FILTER (WHERE NOT passes)) AS c
+		                         count(*) FILTER (WHERE passes AND $time IS NULL), count(*) FILTER (WHERE NOT passes) + $unread, $refused) AS c
 		          FROM (SELECT *, COALESCE(($stream->{condition}), false) AS passes FROM records e) e) expected
 		 WHERE got.c <> expected.c};
 	return qq{
@@ -296,7 +351,7 @@ sub oracle
 			UNION ALL
 			SELECT format('counts of batch %s do not add up', batch) FROM stream_agg.commits
 			 WHERE stream = '$name' AND delivered <> aggregated + late + null_time + dead_lettered + filtered
-			$counts) problems LIMIT 8};
+			$counts $letters_check) problems LIMIT 8};
 }
 
 # ---------- a group ----------
@@ -325,7 +380,7 @@ sub restart_streams
 	return (\@before, \@after);
 }
 
-my ($scenarios, $late, $batches) = (0, 0, 0);
+my ($scenarios, $late, $batches, $refused) = (0, 0, 0, 0);
 
 sub run_group
 {
@@ -338,7 +393,7 @@ sub run_group
 	my %refused;
 
 	# some begin with records there, some without
-	$broker->produce($topic->{name}, map { make_record($topic) } 0 .. $rng->(60));
+	produce_records($topic, 1 + $rng->(60));
 	for my $stream (@streams)
 	{
 		my @said = grep { /ERROR/ } run_all(create_stream($topic, $stream));
@@ -350,17 +405,18 @@ sub run_group
 	{
 		my ($before, $after) = restart_streams(@running);
 		push @problems, grep { /ERROR/ } run_all(@$before);
-		$broker->produce($topic->{name}, map { make_record($topic) } 0 .. $rng->(120));
+		produce_records($topic, 1 + $rng->(120));
 		push @problems, grep { /ERROR/ } run_all(@$after);
 		my $how = one_of(@server_restarts);
 		if ($how ne 'none') { $node->stop($how); $node->start; }
 		push @problems, grep { /ERROR/ } run_all(map { "SELECT FROM stream_agg.process_available('$_->{name}', '2 minutes')" } @running);
 	}
-	push @problems, grep { /ERROR/ } run_all("CREATE TABLE $topic->{name}_all AS SELECT * FROM $topic->{name}", "ANALYZE $topic->{name}_all");
+	push @problems, grep { /ERROR/ } run_all(load_records($topic), "ANALYZE $topic->{name}_all");
 	push @problems, run_all(map { oracle($topic, $_) } @running);
-	my ($late_here, $batches_here) = split /\|/, $node->safe_psql('postgres',
-		"SELECT COALESCE(sum(late), 0), count(*) FROM stream_agg.commits WHERE stream LIKE 's${group}\\_%'");
+	my ($late_here, $refused_here, $batches_here) = split /\|/, $node->safe_psql('postgres',
+		"SELECT COALESCE(sum(late), 0), COALESCE(sum(dead_lettered), 0), count(*) FROM stream_agg.commits WHERE stream LIKE 's${group}\\_%'");
 	$late += $late_here;
+	$refused += $refused_here;
 	$batches += $batches_here;
 	$scenarios += @running;
 	push @problems, grep { /ERROR/ } run_all(map { "SELECT stream_agg.drop_stream('$_->{name}', drop_sink => true)" } @running);
@@ -382,7 +438,8 @@ else
 {
 	run_group($_, @supported) for 1 .. $groups;
 	cmp_ok($late, '>', 0, 'some records were late');
+	cmp_ok($refused, '>', 0, 'and some could not be processed');
 }
-diag("figures: $scenarios streams, $batches batches, $late late records");
+diag("figures: $scenarios streams, $batches batches, $late late records, $refused that do not decode");
 
 done_testing();
