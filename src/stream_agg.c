@@ -130,6 +130,9 @@ _PG_init(void)
 	if (sagg_preloaded)
 	{
 		sagg_slots_init();
+		sagg_label_init();
+		sagg_notify_init();
+		sagg_database_commands_init();
 		/* streams must not run while pg_upgrade works */
 		if (!IsBinaryUpgrade)
 			sagg_launcher_register();

@@ -24,19 +24,6 @@ PG_FUNCTION_INFO_V1(stream_agg_start_stream);
 PG_FUNCTION_INFO_V1(stream_agg_stop_stream);
 
 /*
- * Raises object_not_in_prerequisite_state unless the library was preloaded.
- */
-void
-sagg_require_preload(void)
-{
-	if (sagg_shared == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("stream_agg must be loaded via shared_preload_libraries"),
-				 errhint("Add stream_agg to shared_preload_libraries in postgresql.conf and restart the server.")));
-}
-
-/*
  * Lock the catalog row of a stream and set whether it shall run, as the owner
  * of the extension.
  */

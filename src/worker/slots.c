@@ -106,10 +106,19 @@ sagg_slots_init(void)
 	shmem_request_hook = shmem_request;
 	prev_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = shmem_startup;
+}
 
-	sagg_label_init();
-	sagg_notify_init();
-	sagg_database_commands_init();
+/*
+ * Raises object_not_in_prerequisite_state unless the library was preloaded.
+ */
+void
+sagg_require_preload(void)
+{
+	if (sagg_shared == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream_agg must be loaded via shared_preload_libraries"),
+				 errhint("Add stream_agg to shared_preload_libraries in postgresql.conf and restart the server.")));
 }
 
 /*

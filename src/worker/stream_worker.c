@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * stream_worker.c
- *	  The worker of a stream: its life from attaching to the slot to the end.
+ *	  The worker of a stream: sessions of micro-batches, and what becomes of
+ *	  errors.
  *
  * A worker connects as the stream's owner (I8), takes the stream's lock at
  * session level before it touches shared state (I2), opens a session - reader,
@@ -17,202 +18,21 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
-#include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "define/define.h"
 #include "worker_internal.h"
 
 PGDLLEXPORT void stream_agg_worker_main(Datum arg);
-
-/* first delay before a retry; doubles up to stream_agg.max_retry_delay */
-#define FIRST_RETRY_DELAY_MS	100
-
-static SaggSlot *my_slot;
-static SaggExit my_exit = SAGG_EXIT_DIED;
-static bool connected = false;	/* to the database, as the owner */
-
-/*
- * The process ends: give the slot back and let the launcher decide.
- */
-static void
-detach_from_slot(int code, Datum arg)
-{
-	SaggSlot   *slot = my_slot;
-	Oid			database = slot->database;
-
-	/*
-	 * The server releases session-level locks of an open transaction only.
-	 * Nothing is open here: ShutdownPostgres, registered later, ran before.
-	 */
-	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
-
-	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	slot->pid = 0;
-	slot->latch = NULL;
-	switch (my_exit)
-	{
-		case SAGG_EXIT_DIED:
-			if (!connected)
-				sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE,
-									"the stream's worker could not connect to the database as the stream's owner; see the server log");
-			slot->deaths++;
-			slot->state = SAGG_STARTING;
-			slot->next_start =
-				TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											Min((int64) FIRST_RETRY_DELAY_MS << Min(slot->deaths, 20),
-												sagg_max_retry_delay_ms));
-			break;
-		case SAGG_EXIT_STOPPED:
-			if (slot->state != SAGG_FAILED)
-				slot->state = slot->wanted && slot->stop_holds == 0 && sagg_enabled ?
-					SAGG_STARTING : SAGG_STOPPED;
-			break;
-		case SAGG_EXIT_GONE:
-			slot->wanted = false;
-			slot->state = SAGG_STOPPED;
-			break;
-		case SAGG_EXIT_CHANGED:
-			slot->state = SAGG_STARTING;
-			break;
-	}
-	ConditionVariableBroadcast(&slot->changed);
-	LWLockRelease(sagg_shared->lock);
-	ConditionVariableBroadcast(&sagg_shared->slots_changed);
-	sagg_mark_database(database);
-}
-
-static void
-attach_to_slot(int i)
-{
-	SaggSlot   *slot = &sagg_shared->slots[i];
-	bool		mine;
-
-	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	mine = slot->in_use && slot->wanted && slot->pid == 0 &&
-		slot->stop_holds == 0 && !sagg_database_held(slot->database);
-	slot->launching = false;
-	if (mine)
-	{
-		slot->pid = MyProcPid;
-		slot->latch = MyLatch;
-	}
-	LWLockRelease(sagg_shared->lock);
-	if (!mine)
-		proc_exit(0);
-	my_slot = slot;
-	before_shmem_exit(detach_from_slot, (Datum) 0);
-}
-
-/*
- * End the process in good order.  The holder of the stream's lock leaves no
- * shared state behind: the next worker restores it from the checkpoint.
- */
-static void
-leave(SaggSession *session, SaggExit how)
-{
-	if (session->locked)
-	{
-		if (session->store)
-			sagg_store_close(session->store);
-		session->store = NULL;
-		sagg_state_discard(session->slot);
-	}
-	my_exit = how;
-	proc_exit(0);
-}
-
-static bool
-told_to_stop(const SaggSlot *slot)
-{
-	bool		stop;
-
-	LWLockAcquire(sagg_shared->lock, LW_SHARED);
-	stop = slot->stop_holds > 0 || !slot->wanted || !sagg_enabled ||
-		sagg_database_held(slot->database);
-	LWLockRelease(sagg_shared->lock);
-	return stop;
-}
-
-/*
- * Serve interrupts and settings; end the process if the stream is to stop.
- * To be called outside of transactions only.
- */
-void
-sagg_session_check_stop(SaggSession *session)
-{
-	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
-	if (told_to_stop(session->slot))
-		leave(session, SAGG_EXIT_STOPPED);
-}
-
-/*
- * Show a stage in pg_stat_stream_agg and pg_stat_activity.
- */
-void
-sagg_session_stage(SaggSession *session, SaggStage stage)
-{
-	static const char *const names[SAGG_STAGES] =
-	{"READ", "EXECUTE", "WRITE", "CHECKPOINT"};
-	char		activity[SAGG_NAME_SIZE + 64];
-
-	session->slot->stage = stage;
-	snprintf(activity, sizeof(activity), "stream \"%s\", batch " INT64_FORMAT ": %s",
-			 session->slot->name, session->plan->batch, names[stage]);
-	pgstat_report_activity(STATE_RUNNING, activity);
-}
-
-/*
- * Sleep until the latch is set, Kafka has something (if "kafka"), or the time
- * is over (-1: no limit).  Returns true if Kafka has something.
- */
-bool
-sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms)
-{
-	static uint32 wait_kafka = 0;
-	static uint32 wait_trigger = 0;
-	WaitEvent	events[2];
-	bool		readable = false;
-	int			n;
-
-	if (wait_kafka == 0)
-	{
-		wait_trigger = SAGG_WAIT_EVENT("StreamAggTrigger");
-		wait_kafka = SAGG_WAIT_EVENT("StreamAggKafka");
-	}
-
-	if (!kafka)
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
-						 (timeout_ms >= 0 ? WL_TIMEOUT : 0),
-						 timeout_ms, wait_trigger);
-	else
-	{
-		n = WaitEventSetWait(session->waitset, timeout_ms, events, 2, wait_kafka);
-		for (int i = 0; i < n; i++)
-			readable = readable || (events[i].events & WL_SOCKET_READABLE) != 0;
-	}
-	ResetLatch(MyLatch);
-	sagg_session_check_stop(session);
-	return readable;
-}
 
 /*
  * The settings captured when the stream was created, and those a batch
@@ -250,46 +70,21 @@ load_stream(SaggSession *session)
 		ereport(LOG,
 				(errmsg("another process holds stream \"%s\"", session->slot->name),
 				 errdetail("This worker ends without having touched the stream's state.")));
-		leave(session, SAGG_EXIT_DIED);
+		sagg_session_leave(session, SAGG_EXIT_DIED);
 	}
 	session->locked = true;
 	sagg_slot_discard_stale(session->slot);
 
 	if (!sagg_extension_exists())
-		leave(session, SAGG_EXIT_GONE);
+		sagg_session_leave(session, SAGG_EXIT_GONE);
 	MemoryContextSwitchTo(session->memory);
 	session->stream = sagg_stream_by_view(session->slot->view, true);
 	if (session->stream == NULL)
-		leave(session, SAGG_EXIT_GONE);
+		sagg_session_leave(session, SAGG_EXIT_GONE);
 	if (session->stream->owner != GetUserId() || !session->stream->enabled ||
 		session->stream->database != MyDatabaseId)
-		leave(session, SAGG_EXIT_CHANGED);
+		sagg_session_leave(session, SAGG_EXIT_CHANGED);
 	apply_settings(session->stream);
-}
-
-/*
- * In a batch's transaction: is the stream still there, and still this
- * worker's?  Ends the process if not.
- */
-void
-sagg_session_check_stream(SaggSession *session)
-{
-	HeapTuple	tuple;
-	Oid			owner = InvalidOid;
-
-	if (sagg_extension_exists())
-	{
-		tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(session->slot->view));
-		if (HeapTupleIsValid(tuple))
-		{
-			owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-			ReleaseSysCache(tuple);
-		}
-	}
-	if (!OidIsValid(owner))
-		leave(session, SAGG_EXIT_GONE);
-	if (owner != GetUserId())
-		leave(session, SAGG_EXIT_CHANGED);
 }
 
 /*
@@ -429,7 +224,7 @@ note_error(SaggSession *session, const ErrorData *error, int attempts,
 	LWLockRelease(sagg_shared->lock);
 	pfree(message.data);
 
-	*delay_ms = Min((int64) FIRST_RETRY_DELAY_MS << Min(attempts, 20),
+	*delay_ms = Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(attempts, 20),
 					sagg_max_retry_delay_ms);
 	if (!retry)
 		ereport(LOG,
@@ -489,7 +284,7 @@ static void
 report_error(const SaggSession *session, const ErrorData *error)
 {
 	if (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED &&
-		told_to_stop(session->slot))
+		sagg_session_told_to_stop(session))
 		ereport(LOG,
 				(errmsg("stream \"%s\" gives way to a command that waits for it to stop",
 						session->slot->name)));
@@ -558,18 +353,17 @@ void
 stream_agg_worker_main(Datum arg)
 {
 	SaggSession session = {0};
+	SaggSlot   *slot;
 	int64		last_batches = -1;
 	int			attempts = 0;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	attach_to_slot(DatumGetInt32(arg));
-	session.slot = my_slot;
-
-	BackgroundWorkerInitializeConnectionByOid(my_slot->database,
-											  my_slot->owner, 0);
-	connected = true;
+	sagg_session_attach(&session, DatumGetInt32(arg));
+	slot = session.slot;
+	BackgroundWorkerInitializeConnectionByOid(slot->database, slot->owner, 0);
+	sagg_session_connected();
 	session.memory = AllocSetContextCreate(TopMemoryContext,
 										   "stream_agg session",
 										   ALLOCSET_DEFAULT_SIZES);
@@ -579,13 +373,13 @@ stream_agg_worker_main(Datum arg)
 		long		delay_ms;
 
 		/* progress since the last error: count attempts anew */
-		if (my_slot->tally.batches != last_batches)
+		if (slot->tally.batches != last_batches)
 			attempts = 0;
-		last_batches = my_slot->tally.batches;
+		last_batches = slot->tally.batches;
 		attempts++;
 
 		if (!note_error(&session, error, attempts, &delay_ms))
-			leave(&session, SAGG_EXIT_STOPPED);
+			sagg_session_leave(&session, SAGG_EXIT_STOPPED);
 		FreeErrorData(error);
 		wait_before_retry(&session, delay_ms);
 	}

@@ -11,8 +11,11 @@
 
 #include "stream_agg.h"
 
-/* slots.c: shared memory, called from _PG_init */
+/* called from _PG_init: shared memory, hooks and callbacks of this room */
 extern void sagg_slots_init(void);
+extern void sagg_label_init(void);
+extern void sagg_notify_init(void);
+extern void sagg_database_commands_init(void);
 
 /* launcher.c */
 extern void sagg_launcher_register(void);

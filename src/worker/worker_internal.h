@@ -133,6 +133,9 @@ typedef struct SaggShared
 
 extern SaggShared *sagg_shared;
 
+/* first delay before a retry; doubles up to stream_agg.max_retry_delay */
+#define SAGG_FIRST_RETRY_DELAY_MS	100
+
 /* slots.c; "slot" functions expect the caller to hold sagg_shared->lock */
 extern SaggSlot *sagg_slot_find(Oid database, Oid view);
 extern SaggSlot *sagg_slot_allocate(Oid database, Oid view);
@@ -143,16 +146,13 @@ extern void sagg_slot_set_error(SaggSlot *slot, int sqlstate,
 extern void sagg_mark_database(Oid database);
 
 /* label.c */
-extern void sagg_label_init(void);
 extern List *sagg_labelled_databases(void);
 
 /* notify.c */
-extern void sagg_notify_init(void);
 extern void sagg_stop_stream_at_commit(const SaggStream *stream);
 extern void sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view);
 
 /* database_commands.c */
-extern void sagg_database_commands_init(void);
 extern bool sagg_database_held(Oid database);
 
 /* scout.c */
@@ -167,7 +167,7 @@ typedef enum SaggExit
 	SAGG_EXIT_CHANGED			/* look at the catalog again */
 } SaggExit;
 
-/* stream_worker.c: one worker's view of its stream */
+/* one worker's view of its stream */
 typedef struct SaggSession
 {
 	SaggSlot   *slot;
@@ -191,8 +191,13 @@ typedef struct SaggSession
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
 } SaggSession;
 
+/* session.c */
+extern void sagg_session_attach(SaggSession *session, int i);
+extern void sagg_session_connected(void);
+extern void sagg_session_leave(SaggSession *session, SaggExit how) pg_attribute_noreturn();
 extern void sagg_session_stage(SaggSession *session, SaggStage stage);
 extern bool sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms);
+extern bool sagg_session_told_to_stop(const SaggSession *session);
 extern void sagg_session_check_stop(SaggSession *session);
 extern void sagg_session_check_stream(SaggSession *session);
 

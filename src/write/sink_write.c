@@ -26,8 +26,6 @@
 
 #include "access/relation.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_collation.h"
-#include "catalog/pg_operator.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
@@ -35,8 +33,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/syscache.h"
-#include "utils/typcache.h"
 
 #include "write_internal.h"
 
@@ -190,39 +186,6 @@ insert_statement(const SinkBatch *batch, bool *counts)
 }
 
 /*
- * Let statements of this SPI connection see a tuplestore by name.  "enr" must
- * live as long as it is registered.
- */
-void
-sagg_sink_register(EphemeralNamedRelation enr, char *name, TupleDesc desc,
-				   Tuplestorestate *rows, double estimate)
-{
-	int			ret;
-
-	memset(enr, 0, sizeof(*enr));
-	enr->md.name = name;
-	enr->md.reliddesc = InvalidOid;
-	enr->md.tupdesc = desc;
-	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr->md.enrtuples = estimate;
-	enr->reldata = rows;
-	ret = SPI_register_relation(enr);
-	if (ret != SPI_OK_REL_REGISTER)
-		elog(ERROR, "could not register \"%s\": %s",
-			 name, SPI_result_code_string(ret));
-}
-
-void
-sagg_sink_unregister(const char *name)
-{
-	int			ret = SPI_unregister_relation(name);
-
-	if (ret != SPI_OK_REL_UNREGISTER)
-		elog(ERROR, "could not unregister \"%s\": %s",
-			 name, SPI_result_code_string(ret));
-}
-
-/*
  * The kept plan of the INSERT, made anew when its text (which has the sink's
  * name) or the type of the output is no longer what it was made for.  Called
  * with batch_output registered.
@@ -285,20 +248,6 @@ write_output(SinkBatch *batch, Tuplestorestate *output)
 }
 
 /*
- * Type of the rows of batch_removed: the identity columns in identity order.
- */
-TupleDesc
-sagg_sink_identity_desc(const SinkBatch *batch)
-{
-	const SaggQuery *query = batch->query;
-	TupleDesc	desc = CreateTemplateTupleDesc(query->nidentity);
-
-	for (int i = 0; i < query->nidentity; i++)
-		TupleDescCopyEntry(desc, i + 1, batch->desc, query->identity[i]);
-	return desc;
-}
-
-/*
  * Which combinations of null columns occur in the removed rows?  A list of
  * Bitmapset of columns of batch_removed (from 0); NULL is the empty set.
  */
@@ -337,47 +286,6 @@ null_patterns(Tuplestorestate *removed, TupleDesc desc)
 }
 
 /*
- * The collation to name in a comparison of a removed row's value with a
- * column of another collation, so that an index of that column can be used.
- */
-static void
-append_collation(StringInfo buf, Oid collation)
-{
-	HeapTuple	tuple = SearchSysCache1(COLLOID, ObjectIdGetDatum(collation));
-	Form_pg_collation form;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for collation %u", collation);
-	form = (Form_pg_collation) GETSTRUCT(tuple);
-	appendStringInfo(buf, " COLLATE %s",
-					 quote_qualified_identifier(get_namespace_name(form->collnamespace),
-												NameStr(form->collname)));
-	ReleaseSysCache(tuple);
-}
-
-/*
- * "left" = "right", by the default equality of the type of "att", which both
- * are of or become, whatever the search_path.
- */
-void
-sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
-						  const char *left, const char *right)
-{
-	Oid			equal = lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR)->eq_opr;
-	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(equal));
-	Form_pg_operator form;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "could not find the equality operator of type %s",
-			 format_type_be(att->atttypid));
-	form = (Form_pg_operator) GETSTRUCT(tuple);
-	appendStringInfo(buf, "%s OPERATOR(%s.%s) %s", left,
-					 quote_identifier(get_namespace_name(form->oprnamespace)),
-					 NameStr(form->oprname), right);
-	ReleaseSysCache(tuple);
-}
-
-/*
  * The statement that deletes the removed rows of one null pattern.  Within a
  * pattern every condition is one that an index can serve, which cannot be said
  * of IS NOT DISTINCT FROM.
@@ -411,7 +319,7 @@ delete_statement(const SinkBatch *batch, TupleDesc desc,
 		sagg_sink_append_equality(&buf, att, psprintf("s.%s", name),
 								  psprintf("r.%s", name));
 		if (att->attcollation != TupleDescAttr(desc, i)->attcollation)
-			append_collation(&buf, att->attcollation);
+			sagg_sink_append_collation(&buf, att->attcollation);
 		appendStringInfo(&buf, " AND r.%s IS NOT NULL", name);
 	}
 	return buf.data;

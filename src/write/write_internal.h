@@ -35,13 +35,14 @@ extern Relation sagg_sink_lock(Oid sink, const SaggQuery *query,
 							   AttrNumber **columns);
 extern char *sagg_sink_identity_list(const SaggQuery *query);
 
-/* sink_write.c */
+/* sink_rows.c */
 extern void sagg_sink_register(EphemeralNamedRelation enr, char *name,
 							   TupleDesc desc, Tuplestorestate *rows,
 							   double estimate);
 extern void sagg_sink_unregister(const char *name);
 extern void sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
 									  const char *left, const char *right);
+extern void sagg_sink_append_collation(StringInfo buf, Oid collation);
 extern TupleDesc sagg_sink_identity_desc(const SinkBatch *batch);
 
 /* sink_complete.c */

@@ -1,0 +1,243 @@
+/*-------------------------------------------------------------------------
+ *
+ * session.c
+ *	  A stream worker's hold on its slot, and what it asks while it works: is
+ *	  it to stop, is the stream still there, has anything come.
+ *
+ * The process has its slot from sagg_session_attach to its end, whatever that
+ * is.  It ends in good order by sagg_session_leave only.
+ *
+ * Never: a wait within a transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "utils/guc.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "worker_internal.h"
+
+static SaggSlot *my_slot;
+static SaggExit my_exit = SAGG_EXIT_DIED;
+static bool connected = false;	/* to the database, as the owner */
+
+/*
+ * The process ends: give the slot back and let the launcher decide.
+ */
+static void
+detach_from_slot(int code, Datum arg)
+{
+	SaggSlot   *slot = my_slot;
+	Oid			database = slot->database;
+
+	/*
+	 * The server releases session-level locks of an open transaction only.
+	 * Nothing is open here: ShutdownPostgres, registered later, ran before.
+	 */
+	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	slot->pid = 0;
+	slot->latch = NULL;
+	switch (my_exit)
+	{
+		case SAGG_EXIT_DIED:
+			if (!connected)
+				sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE,
+									"the stream's worker could not connect to the database as the stream's owner; see the server log");
+			slot->deaths++;
+			slot->state = SAGG_STARTING;
+			slot->next_start =
+				TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(slot->deaths, 20),
+												sagg_max_retry_delay_ms));
+			break;
+		case SAGG_EXIT_STOPPED:
+			if (slot->state != SAGG_FAILED)
+				slot->state = slot->wanted && slot->stop_holds == 0 && sagg_enabled ?
+					SAGG_STARTING : SAGG_STOPPED;
+			break;
+		case SAGG_EXIT_GONE:
+			slot->wanted = false;
+			slot->state = SAGG_STOPPED;
+			break;
+		case SAGG_EXIT_CHANGED:
+			slot->state = SAGG_STARTING;
+			break;
+	}
+	ConditionVariableBroadcast(&slot->changed);
+	LWLockRelease(sagg_shared->lock);
+	ConditionVariableBroadcast(&sagg_shared->slots_changed);
+	sagg_mark_database(database);
+}
+
+/*
+ * Take slot number "i" for the session of this process; ends the process if
+ * nobody wants it to run.  Until the end of the process the slot is its own.
+ */
+void
+sagg_session_attach(SaggSession *session, int i)
+{
+	SaggSlot   *slot = &sagg_shared->slots[i];
+	bool		mine;
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	mine = slot->in_use && slot->wanted && slot->pid == 0 &&
+		slot->stop_holds == 0 && !sagg_database_held(slot->database);
+	slot->launching = false;
+	if (mine)
+	{
+		slot->pid = MyProcPid;
+		slot->latch = MyLatch;
+	}
+	LWLockRelease(sagg_shared->lock);
+	if (!mine)
+		proc_exit(0);
+	session->slot = my_slot = slot;
+	before_shmem_exit(detach_from_slot, (Datum) 0);
+}
+
+/*
+ * The process is connected to the database, as the owner.
+ */
+void
+sagg_session_connected(void)
+{
+	connected = true;
+}
+
+/*
+ * End the process in good order.  The holder of the stream's lock leaves no
+ * shared state behind: the next worker restores it from the checkpoint.
+ */
+void
+sagg_session_leave(SaggSession *session, SaggExit how)
+{
+	if (session->locked)
+	{
+		if (session->store)
+			sagg_store_close(session->store);
+		session->store = NULL;
+		sagg_state_discard(session->slot);
+	}
+	my_exit = how;
+	proc_exit(0);
+}
+
+/*
+ * Whether the stream is to stop.
+ */
+bool
+sagg_session_told_to_stop(const SaggSession *session)
+{
+	const SaggSlot *slot = session->slot;
+	bool		stop;
+
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	stop = slot->stop_holds > 0 || !slot->wanted || !sagg_enabled ||
+		sagg_database_held(slot->database);
+	LWLockRelease(sagg_shared->lock);
+	return stop;
+}
+
+/*
+ * Serve interrupts and settings; end the process if the stream is to stop.
+ * To be called outside of transactions only.
+ */
+void
+sagg_session_check_stop(SaggSession *session)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	if (sagg_session_told_to_stop(session))
+		sagg_session_leave(session, SAGG_EXIT_STOPPED);
+}
+
+/*
+ * Show a stage in pg_stat_stream_agg and pg_stat_activity.
+ */
+void
+sagg_session_stage(SaggSession *session, SaggStage stage)
+{
+	static const char *const names[SAGG_STAGES] =
+	{"READ", "EXECUTE", "WRITE", "CHECKPOINT"};
+	char		activity[SAGG_NAME_SIZE + 64];
+
+	session->slot->stage = stage;
+	snprintf(activity, sizeof(activity), "stream \"%s\", batch " INT64_FORMAT ": %s",
+			 session->slot->name, session->plan->batch, names[stage]);
+	pgstat_report_activity(STATE_RUNNING, activity);
+}
+
+/*
+ * Sleep until the latch is set, Kafka has something (if "kafka"), or the time
+ * is over (-1: no limit).  Returns true if Kafka has something.
+ */
+bool
+sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms)
+{
+	static uint32 wait_kafka = 0;
+	static uint32 wait_trigger = 0;
+	WaitEvent	events[2];
+	bool		readable = false;
+	int			n;
+
+	if (wait_kafka == 0)
+	{
+		wait_trigger = SAGG_WAIT_EVENT("StreamAggTrigger");
+		wait_kafka = SAGG_WAIT_EVENT("StreamAggKafka");
+	}
+
+	if (!kafka)
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+						 (timeout_ms >= 0 ? WL_TIMEOUT : 0),
+						 timeout_ms, wait_trigger);
+	else
+	{
+		n = WaitEventSetWait(session->waitset, timeout_ms, events, 2, wait_kafka);
+		for (int i = 0; i < n; i++)
+			readable = readable || (events[i].events & WL_SOCKET_READABLE) != 0;
+	}
+	ResetLatch(MyLatch);
+	sagg_session_check_stop(session);
+	return readable;
+}
+
+/*
+ * In a batch's transaction: is the stream still there, and still this
+ * worker's?  Ends the process if not.
+ */
+void
+sagg_session_check_stream(SaggSession *session)
+{
+	HeapTuple	tuple;
+	Oid			owner = InvalidOid;
+
+	if (sagg_extension_exists())
+	{
+		tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(session->slot->view));
+		if (HeapTupleIsValid(tuple))
+		{
+			owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+			ReleaseSysCache(tuple);
+		}
+	}
+	if (!OidIsValid(owner))
+		sagg_session_leave(session, SAGG_EXIT_GONE);
+	if (owner != GetUserId())
+		sagg_session_leave(session, SAGG_EXIT_CHANGED);
+}

@@ -1,0 +1,113 @@
+/*-------------------------------------------------------------------------
+ *
+ * sink_rows.c
+ *	  What statements on a sink are made of: the batch's rows as relations, and
+ *	  the comparison of identities.
+ *
+ * Nothing here runs a statement.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_collation.h"
+#include "catalog/pg_operator.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+#include "write_internal.h"
+
+/*
+ * Let statements of this SPI connection see a tuplestore by name.  "enr" must
+ * live as long as it is registered.
+ */
+void
+sagg_sink_register(EphemeralNamedRelation enr, char *name, TupleDesc desc,
+				   Tuplestorestate *rows, double estimate)
+{
+	int			ret;
+
+	memset(enr, 0, sizeof(*enr));
+	enr->md.name = name;
+	enr->md.reliddesc = InvalidOid;
+	enr->md.tupdesc = desc;
+	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
+	enr->md.enrtuples = estimate;
+	enr->reldata = rows;
+	ret = SPI_register_relation(enr);
+	if (ret != SPI_OK_REL_REGISTER)
+		elog(ERROR, "could not register \"%s\": %s",
+			 name, SPI_result_code_string(ret));
+}
+
+/*
+ * They do not see it any more.
+ */
+void
+sagg_sink_unregister(const char *name)
+{
+	int			ret = SPI_unregister_relation(name);
+
+	if (ret != SPI_OK_REL_UNREGISTER)
+		elog(ERROR, "could not unregister \"%s\": %s",
+			 name, SPI_result_code_string(ret));
+}
+
+/*
+ * Type of the rows of batch_removed: the identity columns in identity order.
+ */
+TupleDesc
+sagg_sink_identity_desc(const SinkBatch *batch)
+{
+	const SaggQuery *query = batch->query;
+	TupleDesc	desc = CreateTemplateTupleDesc(query->nidentity);
+
+	for (int i = 0; i < query->nidentity; i++)
+		TupleDescCopyEntry(desc, i + 1, batch->desc, query->identity[i]);
+	return desc;
+}
+
+/*
+ * The collation to name in a comparison of a removed row's value with a
+ * column of another collation, so that an index of that column can be used.
+ */
+void
+sagg_sink_append_collation(StringInfo buf, Oid collation)
+{
+	HeapTuple	tuple = SearchSysCache1(COLLOID, ObjectIdGetDatum(collation));
+	Form_pg_collation form;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for collation %u", collation);
+	form = (Form_pg_collation) GETSTRUCT(tuple);
+	appendStringInfo(buf, " COLLATE %s",
+					 quote_qualified_identifier(get_namespace_name(form->collnamespace),
+												NameStr(form->collname)));
+	ReleaseSysCache(tuple);
+}
+
+/*
+ * "left" = "right", by the default equality of the type of "att", which both
+ * are of or become, whatever the search_path.
+ */
+void
+sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
+						  const char *left, const char *right)
+{
+	Oid			equal = lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR)->eq_opr;
+	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(equal));
+	Form_pg_operator form;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "could not find the equality operator of type %s",
+			 format_type_be(att->atttypid));
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	appendStringInfo(buf, "%s OPERATOR(%s.%s) %s", left,
+					 quote_identifier(get_namespace_name(form->oprnamespace)),
+					 NameStr(form->oprname), right);
+	ReleaseSysCache(tuple);
+}
