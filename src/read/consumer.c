@@ -38,14 +38,6 @@ release_fetch(void *owner)
 	reader->fetch = NULL;
 }
 
-static void
-release_asks(void *owner)
-{
-	SaggReader *reader = (SaggReader *) owner;
-
-	reader->asks = NULL;
-}
-
 /*
  * Open a reader for the topic of a foreign table, with the options of its
  * server and of the current user's mapping.  Headers of records are kept if
@@ -74,8 +66,7 @@ sagg_reader_open(Oid source, bool want_headers)
 		reader->topic = pstrdup(topic);
 		reader->batch = sagg_batch_create(headers);
 		reader->fd = sagg_event_fd_open();
-		reader->asks = sagg_client_open(RD_KAFKA_CONSUMER, rd_kafka_conf_dup(conf),
-										topic, release_asks, reader);
+		sagg_reader_open_asks(reader);
 	}
 	PG_CATCH();
 	{
@@ -181,11 +172,10 @@ add_partition(SaggReader *reader, int32 partition)
 static void
 open_fetch(SaggReader *reader, int npartitions)
 {
-	rd_kafka_conf_t *conf = reader->conf;
+	rd_kafka_conf_t *conf = rd_kafka_conf_dup(reader->conf);
 
 	sagg_conf_for_fetch(conf, Max(npartitions, reader->known_partitions),
 						&reader->queue_bytes, &reader->queue_records);
-	reader->conf = NULL;
 	reader->fetch = sagg_client_open(RD_KAFKA_CONSUMER, conf, reader->topic,
 									 release_fetch, reader);
 }
@@ -272,7 +262,8 @@ sagg_reader_has_records(SaggReader *reader)
 	bool		found = false;
 
 	drain_descriptor(reader);
-	sagg_client_serve(reader->asks);
+	if (reader->asks)
+		sagg_client_serve(reader->asks);
 	if (reader->fetch == NULL)
 		return false;
 	sagg_client_serve(reader->fetch);
@@ -424,7 +415,8 @@ sagg_reader_collect(SaggReader *reader)
 	if (reader->nranges == 0)
 		return true;
 	drain_descriptor(reader);
-	sagg_client_serve(reader->asks);
+	if (reader->asks)
+		sagg_client_serve(reader->asks);
 	sagg_client_serve(reader->fetch);
 	for (int i = 0; i < reader->npartitions; i++)
 	{

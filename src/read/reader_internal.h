@@ -5,7 +5,8 @@
  *
  * A reader has two librdkafka clients.  "asks" answers questions (metadata,
  * watermarks) and never fetches: on a fetching connection a question waits
- * behind the fetch in flight.  "fetch" reads the assigned partitions, one
+ * behind the fetch in flight.  It is there while questions are asked, and made
+ * anew for the next after a rest.  "fetch" reads the assigned partitions, one
  * queue each; it is made at the first assignment, when the number of
  * partitions, and with it the size of a queue, is known.
  *
@@ -86,8 +87,9 @@ struct SaggReader
 	char	   *topic;
 	char	   *cluster_id;
 	int			fd;				/* eventfd of all partition queues */
-	rd_kafka_conf_t *conf;		/* for "fetch", until that is made */
-	SaggClient *asks;
+	rd_kafka_conf_t *conf;		/* of both clients */
+	SaggClient *asks;			/* NULL while nothing is asked */
+	TimestampTz asked;			/* when it was last needed */
 	SaggClient *fetch;
 	void		(*check) (void *arg);	/* while waiting; NULL = none */
 	void	   *check_arg;
@@ -96,12 +98,16 @@ struct SaggReader
 	int			npartitions;
 	SaggPartition **partitions;
 	int			known_partitions;	/* of the topic, 0 = not asked yet */
+	bool		other_partitions;	/* seen since then */
 	TimestampTz partitions_checked;
 	TimestampTz prodded;		/* see prod_fetcher */
 	int			nranges;		/* of the batch */
 	SaggRange  *ranges;
 	SaggBatch  *batch;
 };
+
+/* topic_query.c */
+extern void sagg_reader_open_asks(SaggReader *reader);
 
 /* partition_queue.c */
 extern void sagg_partition_attach(SaggReader *reader, SaggPartition *part);

@@ -25,8 +25,11 @@
 
 #define PARTITIONS_CHECK_MS		30000
 
-/* the longest sagg_reader_partitions_changed may take */
-#define PARTITIONS_WAIT_MS		100
+/* see sagg_reader_rest */
+#define REST_AFTER_MS			3000
+
+/* of sagg_reader_partitions_changed, each of SAGG_KAFKA_SLICE_MS */
+#define PARTITIONS_ATTEMPTS		2
 
 /*
  * Have "check" called with "arg" whenever a function that waits has waited
@@ -70,6 +73,50 @@ raise_no_answer(SaggReader *reader, rd_kafka_resp_err_t err)
 					reader->topic, sagg_kafka_timeout_ms),
 			 errdetail_internal("%s.", trouble[0] ? trouble : rd_kafka_err2str(err)),
 			 errhint("Check the brokers of the foreign server, and stream_agg.kafka_timeout.")));
+}
+
+static void
+release_asks(void *owner)
+{
+	SaggReader *reader = (SaggReader *) owner;
+
+	reader->asks = NULL;
+}
+
+/*
+ * Make sure that there is a client to ask.
+ */
+void
+sagg_reader_open_asks(SaggReader *reader)
+{
+	reader->asked = GetCurrentTimestamp();
+	if (reader->asks == NULL)
+		reader->asks = sagg_client_open(RD_KAFKA_CONSUMER,
+										rd_kafka_conf_dup(reader->conf),
+										reader->topic, release_asks, reader);
+}
+
+/*
+ * Nothing will be asked for a while, perhaps: let go of a client that nothing
+ * has been asked of for some time, for every client of librdkafka costs a
+ * millisecond of CPU a second.  Returns for how many of "timeout_ms" to sleep
+ * before it is time to call this again.
+ */
+long
+sagg_reader_rest(SaggReader *reader, long timeout_ms)
+{
+	TimestampTz now;
+	TimestampTz until;
+
+	if (reader->asks == NULL)
+		return timeout_ms;
+	now = GetCurrentTimestamp();
+	until = TimestampTzPlusMilliseconds(reader->asked, REST_AFTER_MS);
+	if (now < until)
+		return Min(timeout_ms,
+				   Max(1, TimestampDifferenceMilliseconds(now, until)));
+	sagg_client_close(reader->asks);
+	return timeout_ms;
 }
 
 /*
@@ -169,6 +216,7 @@ wait_for_partitions(SaggReader *reader, TimestampTz until)
 	}
 	reader->asks->trouble[0] = '\0';
 	reader->known_partitions = npartitions;
+	reader->other_partitions = false;
 	reader->partitions_checked = GetCurrentTimestamp();
 	return npartitions;
 }
@@ -184,6 +232,7 @@ sagg_reader_cluster_id(SaggReader *reader)
 
 	if (reader->cluster_id)
 		return reader->cluster_id;
+	sagg_reader_open_asks(reader);
 
 	(void) wait_for_partitions(reader, until);
 	while ((id = rd_kafka_clusterid(reader->asks->rk, slice(until))) == NULL)
@@ -246,10 +295,16 @@ SaggRange *
 sagg_reader_bounds(SaggReader *reader, int *npartitions)
 {
 	TimestampTz until = deadline();
-	int			n = wait_for_partitions(reader, until);
-	SaggRange  *bounds = palloc(sizeof(SaggRange) * n);
-	int64	   *low = palloc(sizeof(int64) * n);
-	int64	   *high = palloc(sizeof(int64) * n);
+	SaggRange  *bounds;
+	int64	   *low;
+	int64	   *high;
+	int			n;
+
+	sagg_reader_open_asks(reader);
+	n = wait_for_partitions(reader, until);
+	bounds = palloc(sizeof(SaggRange) * n);
+	low = palloc(sizeof(int64) * n);
+	high = palloc(sizeof(int64) * n);
 
 	/* in this order the end is never before the start */
 	wait_for_offsets(reader, RD_KAFKA_OFFSET_BEGINNING, until, n, low);
@@ -268,8 +323,8 @@ sagg_reader_bounds(SaggReader *reader, int *npartitions)
 
 /*
  * Has the topic other partitions than at the last sagg_reader_bounds?  Asks
- * once in PARTITIONS_CHECK_MS, for PARTITIONS_WAIT_MS at most; at other times,
- * and without an answer, it returns false.
+ * once in PARTITIONS_CHECK_MS, for a second at most; at other times, and
+ * without an answer, it returns false.
  */
 bool
 sagg_reader_partitions_changed(SaggReader *reader)
@@ -277,14 +332,23 @@ sagg_reader_partitions_changed(SaggReader *reader)
 	TimestampTz now;
 	int			npartitions;
 
-	if (reader->known_partitions == 0)
-		return false;
+	if (reader->known_partitions == 0 || reader->other_partitions)
+		return reader->other_partitions;
 	now = GetCurrentTimestamp();
 	if (!TimestampDifferenceExceeds(reader->partitions_checked, now,
 									PARTITIONS_CHECK_MS))
 		return false;
 	reader->partitions_checked = now;
-	return ask_partitions(reader, PARTITIONS_WAIT_MS,
-						  &npartitions) == RD_KAFKA_RESP_ERR_NO_ERROR &&
-		npartitions != reader->known_partitions;
+	sagg_reader_open_asks(reader);
+	for (int i = 0; i < PARTITIONS_ATTEMPTS; i++)
+	{
+		if (ask_partitions(reader, SAGG_KAFKA_SLICE_MS,
+						   &npartitions) == RD_KAFKA_RESP_ERR_NO_ERROR)
+		{
+			reader->other_partitions = npartitions != reader->known_partitions;
+			break;
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	return reader->other_partitions;
 }

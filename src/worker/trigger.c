@@ -190,6 +190,16 @@ report_statistics(SaggSession *session, long timeout_ms)
 }
 
 /*
+ * What there is to do before a sleep of "timeout_ms"; returns how long to sleep
+ * before there may be more.
+ */
+static long
+idle_work(SaggSession *session, long timeout_ms)
+{
+	return sagg_reader_rest(session->reader, report_statistics(session, timeout_ms));
+}
+
+/*
  * Sleep until the next trigger is due, a request comes in or, with interval
  * 0, Kafka has something.
  */
@@ -220,7 +230,7 @@ wait_for_trigger(SaggSession *session)
 				sagg_reader_partitions_changed(session->reader))
 				break;
 			(void) sagg_session_wait(session, true,
-									 report_statistics(session, PARTITIONS_CHECK_MS));
+									 idle_work(session, PARTITIONS_CHECK_MS));
 		}
 		else
 		{
@@ -228,7 +238,7 @@ wait_for_trigger(SaggSession *session)
 			if (now >= session->next_trigger)
 				break;
 			(void) sagg_session_wait(session, false,
-									 report_statistics(session, TimestampDifferenceMilliseconds(now, session->next_trigger)));
+									 idle_work(session, TimestampDifferenceMilliseconds(now, session->next_trigger)));
 		}
 	}
 }
