@@ -20,6 +20,9 @@
 /* least bytes of a record for which a full queue is within its memory */
 #define SMALLEST_RECORD			256
 
+/* bytes of a response besides its records, at most */
+#define RESPONSE_OVERHEAD		(1024 * 1024)
+
 /* a partition's queue is never smaller */
 #define SMALLEST_QUEUE_KB		256
 
@@ -114,6 +117,7 @@ sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 	int64		memory = (int64) sagg_fetch_memory_kb * 1024;
 	int64		queue_kb = Max(sagg_fetch_memory_kb / Max(npartitions, 1),
 							   SMALLEST_QUEUE_KB);
+	int64		fetch_bytes;
 	char		value[32];
 
 	/* assigning needs a group, though nobody ever joins it */
@@ -123,8 +127,12 @@ sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 	set_default(conf, defaults, "queued.max.messages.kbytes", queue_kb);
 	set_default(conf, defaults, "queued.min.messages",
 				Max(queue_kb * 1024 / SMALLEST_RECORD, 1000));
-	set_default(conf, defaults, "fetch.max.bytes",
-				Max(Min(memory / 2, 50 * 1024 * 1024), 1024 * 1024));
+	fetch_bytes = Max(Min(memory / 2, 50 * 1024 * 1024), 1024 * 1024);
+	if (get_property(conf, "message.max.bytes", value, sizeof(value)))
+		fetch_bytes = Max(fetch_bytes, strtol(value, NULL, 10));
+	set_default(conf, defaults, "fetch.max.bytes", fetch_bytes);
+	set_default(conf, defaults, "receive.message.max.bytes",
+				Max(100000000, fetch_bytes + RESPONSE_OVERHEAD));
 	set_default(conf, defaults, "fetch.wait.max.ms", fetch_wait(conf));
 	if (rd_kafka_version() >= 0x02020000)
 		set_default(conf, defaults, "fetch.queue.backoff.ms", 10);

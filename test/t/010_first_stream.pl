@@ -54,6 +54,13 @@ is($node->safe_psql('postgres', q{SELECT event_count FROM clickstream_agg
 	'a record in time is counted in its window');
 is($node->safe_psql('postgres', q{SELECT count(*) FILTER (WHERE lag = 0), sum(committed_offset)
 		FROM pg_stat_stream_agg_partitions}), '4|33', 'offsets by partition');
+# a topic of large records: what may be fetched at once follows
+my $brokers = $broker->brokers;
+$node->safe_psql('postgres', "SELECT stream_agg.create_source('large', topic => 'clicks', brokers => '$brokers',
+	columns => 'user_id bigint', options => '{\"message.max.bytes\": 200000000, \"fetch.wait.max.ms\": 20}')");
+is($node->safe_psql('postgres', 'SELECT count(*) FROM large'), 33, 'message.max.bytes beyond fetch_memory can be read with');
+$node->safe_psql('postgres', q{SELECT stream_agg.drop_source('large')});
+
 like($node->safe_psql('postgres',
 		q{SELECT backend_type, application_name, query FROM pg_stat_activity WHERE pid = }
 		  . worker_pid($node, 'clickstream_agg')),
