@@ -37,7 +37,8 @@ extern SaggRange *sagg_reader_bounds(SaggReader *reader, int *npartitions);
 extern void sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
 							   int npositions);
 extern bool sagg_reader_has_records(SaggReader *reader);
-extern long sagg_reader_rest(SaggReader *reader, long timeout_ms);
+extern long sagg_reader_rest(SaggReader *reader, long interval_ms,
+							 long timeout_ms);
 extern bool sagg_reader_cached_end(SaggReader *reader, int32 partition,
 								   int64 *end);
 extern bool sagg_reader_partitions_changed(SaggReader *reader);

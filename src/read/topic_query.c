@@ -26,7 +26,7 @@
 #define PARTITIONS_CHECK_MS		30000
 
 /* see sagg_reader_rest */
-#define REST_AFTER_MS			3000
+#define REST_AFTER_MS			5000
 
 /* of sagg_reader_partitions_changed, each of SAGG_KAFKA_SLICE_MS */
 #define PARTITIONS_ATTEMPTS		2
@@ -99,11 +99,12 @@ sagg_reader_open_asks(SaggReader *reader)
 /*
  * Nothing will be asked for a while, perhaps: let go of a client that nothing
  * has been asked of for some time, for every client of librdkafka costs a
- * millisecond of CPU a second.  Returns for how many of "timeout_ms" to sleep
+ * millisecond of CPU a second.  "interval_ms" is how often questions come when
+ * there is something to do.  Returns for how many of "timeout_ms" to sleep
  * before it is time to call this again.
  */
 long
-sagg_reader_rest(SaggReader *reader, long timeout_ms)
+sagg_reader_rest(SaggReader *reader, long interval_ms, long timeout_ms)
 {
 	TimestampTz now;
 	TimestampTz until;
@@ -111,7 +112,8 @@ sagg_reader_rest(SaggReader *reader, long timeout_ms)
 	if (reader->asks == NULL)
 		return timeout_ms;
 	now = GetCurrentTimestamp();
-	until = TimestampTzPlusMilliseconds(reader->asked, REST_AFTER_MS);
+	until = TimestampTzPlusMilliseconds(reader->asked,
+										Max(REST_AFTER_MS, 2 * interval_ms));
 	if (now < until)
 		return Min(timeout_ms,
 				   Max(1, TimestampDifferenceMilliseconds(now, until)));

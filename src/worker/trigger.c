@@ -196,7 +196,8 @@ report_statistics(SaggSession *session, long timeout_ms)
 static long
 idle_work(SaggSession *session, long timeout_ms)
 {
-	return sagg_reader_rest(session->reader, report_statistics(session, timeout_ms));
+	return sagg_reader_rest(session->reader, session->stream->trigger / 1000,
+							report_statistics(session, timeout_ms));
 }
 
 /*
