@@ -25,6 +25,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -199,6 +200,26 @@ find_option(List *options, const char *name)
 }
 
 /*
+ * Whether the user has CREATEDB.  (The server's own function is not there in
+ * all minor versions.)
+ */
+static bool
+may_create_databases(void)
+{
+	HeapTuple	tuple;
+	bool		may;
+
+	if (superuser())
+		return true;
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	may = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+	ReleaseSysCache(tuple);
+	return may;
+}
+
+/*
  * Whether the user may copy a database: a template everybody who may create
  * databases, others their owner.
  */
@@ -208,7 +229,7 @@ may_copy(Oid database)
 	HeapTuple	tuple;
 	bool		template;
 
-	if (!have_createdb_privilege())
+	if (!may_create_databases())
 		return false;
 	if (SAGG_OWNS_DATABASE(database, GetUserId()))
 		return true;
@@ -267,7 +288,7 @@ database_of_command(Node *stmt)
 			return altered_database(((DropdbStmt *) stmt)->dbname);
 		case T_RenameStmt:
 			if (((RenameStmt *) stmt)->renameType == OBJECT_DATABASE &&
-				have_createdb_privilege())
+				may_create_databases())
 				return altered_database(((RenameStmt *) stmt)->subname);
 			break;
 		case T_AlterDatabaseStmt:
