@@ -8,7 +8,6 @@ use warnings;
 use PostgreSQL::Test::Utils;
 use StreamAgg::Test;
 use Test::More;
-use Time::HiRes 'usleep';
 
 my $broker = start_broker(events => 1, steps => 1, tampered => 1, polled => 2, many => 4, typed => 1);
 my $node = new_node('complete', 'max_worker_processes = 20', 'stream_agg.max_attempts = 3');
@@ -217,34 +216,17 @@ $node->safe_psql('postgres', "SELECT stream_agg.drop_stream('narrow', drop_sink 
 # records are as many as the sink's counts say.
 create_source($node, $broker, 'polled_in', 'polled', 'k int, v int');
 create_stream('polled', 'SELECT k, count(*) AS n, sum(v) AS v FROM polled_in GROUP BY k', ', max_offsets_per_trigger => 50');
-my $seen = PostgreSQL::Test::Utils::tempdir() . '/seen';
-my $reader = fork() // die "fork: $!";
-if ($reader == 0)
-{
-	open my $out, '>', $seen or exit 1;
-	$out->autoflush(1);
-	my $stop = 0;
-	$SIG{TERM} = sub { $stop = 1 };
-	while (!$stop)
-	{
-		my ($status, $stdout) = $node->psql('postgres', q{
-			SELECT count(*), COALESCE(sum(n), 0),
-			       COALESCE((SELECT total_aggregated FROM stream_agg.commits WHERE stream = 'polled' ORDER BY batch DESC LIMIT 1), 0)
-			  FROM polled}, on_error_die => 0);
-		print $out "$stdout\n" if defined $status && $status == 0 && $stdout ne '';
-		usleep(5_000);
-	}
-	require POSIX;
-	POSIX::_exit(0);
-}
+my ($reader, $seen) = start_reader($node, q{
+	SELECT count(*), COALESCE(sum(n), 0),
+	       COALESCE((SELECT total_aggregated FROM stream_agg.commits WHERE stream = 'polled' ORDER BY batch DESC LIMIT 1), 0)
+	  FROM polled}, 5_000);
 for my $round (1 .. 100)
 {
 	last if $round > 10 && (() = slurp_file($seen) =~ /\n/g) > 20;
 	$broker->produce('polled', map { [ $_ % 2, '', sprintf('{"k":%d,"v":%d}', $rng->(20 * $round), $rng->(9)) ] } 1 .. 400);
 	process($node, 'polled');
 }
-kill 'TERM', $reader;
-waitpid $reader, 0;
+stop_reader($reader);
 my ($fell, $apart, $snapshots, $last) = (0, 0, 0, 0);
 for my $line (split /\n/, slurp_file($seen))
 {

@@ -7,7 +7,6 @@ use warnings;
 use PostgreSQL::Test::Utils;
 use StreamAgg::Test;
 use Test::More;
-use Time::HiRes 'usleep';
 
 my $broker = start_broker(events => 4);
 my $node = new_node('crash', 'restart_after_crash = on', 'stream_agg.keep_batches = 1000000');
@@ -58,11 +57,9 @@ sub produce
 	return;
 }
 
-# A reader that polls throughout, in a process of its own: what it sees goes to
-# a file, one line per snapshot.  Plans are committed without waiting for the
+# A reader that polls throughout.  Plans are committed without waiting for the
 # disk, so one that is seen can be lost in a crash; the message, whose commit
 # does wait, comes after the snapshot and makes all that it showed durable.
-my $seen = PostgreSQL::Test::Utils::tempdir() . '/seen';
 my $poll = q{
 	SELECT (SELECT COALESCE(sum(n), 0) FROM counted),
 	       (SELECT count(*) FROM windowed),
@@ -72,22 +69,7 @@ my $poll = q{
 	       (SELECT string_agg(concat_ws('/', stream, batch, md5(concat_ws(' ', ranges, watermark, batch_time))), ' ')
 	          FROM (SELECT * FROM stream_agg.offsets ORDER BY batch DESC LIMIT 8) o);
 	SELECT pg_logical_emit_message(true, 'reader', '') IS NULL};
-my $reader = fork() // die "fork: $!";
-if ($reader == 0)
-{
-	open my $out, '>', $seen or exit 1;
-	$out->autoflush(1);
-	my $stop = 0;
-	$SIG{TERM} = sub { $stop = 1 };
-	while (!$stop)
-	{
-		my ($status, $stdout) = $node->psql('postgres', $poll, on_error_die => 0);
-		print $out ((split /\n/, $stdout)[0], "\n") if defined $status && $status == 0 && $stdout ne '';
-		usleep(20_000);
-	}
-	require POSIX;
-	POSIX::_exit(0);
-}
+my ($reader, $seen) = start_reader($node, $poll, 20_000);
 
 sub check_all
 {
@@ -152,8 +134,7 @@ for my $name (sort keys %crash)
 	check_all($name);
 }
 
-kill 'TERM', $reader;
-waitpid $reader, 0;
+stop_reader($reader);
 
 # what the reader saw
 my ($fell, $apart, $replanned, $snapshots) = (0, 0, 0, 0);

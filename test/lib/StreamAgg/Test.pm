@@ -11,12 +11,14 @@ use warnings;
 
 use Exporter 'import';
 use IPC::Run;
+use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes ();
 
 our @EXPORT = qw(start_broker new_node create_source process is_equal_tables
-  counts_add_up watermark worker_pid wait_state seed seeded_random json_record);
+  counts_add_up watermark worker_pid wait_state start_reader stop_reader seed seeded_random json_record);
 
 my $tool = $ENV{KAFKA_TOOL} or die 'KAFKA_TOOL is not set: run the tests by test/run';
 
@@ -159,6 +161,38 @@ sub wait_state
 	return;
 }
 
+# A reader that polls throughout, in a process of its own: the first line of what
+# the query says goes to a file, one line per snapshot.  A server that is not there
+# is asked again.  Returns the process and the file.
+sub start_reader
+{
+	my ($node, $query, $pause_us) = @_;
+	my $seen = PostgreSQL::Test::Utils::tempdir() . '/seen';
+	my $pid = fork() // die "fork: $!";
+	return ($pid, $seen) if $pid;
+
+	# this process ends by _exit only: the server and the broker are its parent's
+	my $stop = 0;
+	local $SIG{TERM} = sub { $stop = 1 };
+	open my $out, '>', $seen or POSIX::_exit(1);
+	$out->autoflush(1);
+	while (!$stop)
+	{
+		my ($status, $stdout) = eval { $node->psql('postgres', $query, on_error_die => 0) };
+		print $out ((split /\n/, $stdout)[0], "\n") if defined $status && $status == 0 && $stdout ne '';
+		Time::HiRes::usleep($pause_us);
+	}
+	POSIX::_exit(0);
+}
+
+sub stop_reader
+{
+	my $pid = shift;
+	kill 'TERM', $pid;
+	waitpid $pid, 0;
+	return;
+}
+
 package StreamAgg::Test::Broker;
 
 use strict;
@@ -167,7 +201,7 @@ use warnings;
 use PostgreSQL::Test::Utils;
 use Time::HiRes 'usleep';
 
-my $number = 0;
+my $owner = $$;
 my @running;
 
 sub new
@@ -239,9 +273,13 @@ sub stop
 
 END
 {
-	my $status = $?;
-	$_->stop for @running;
-	$? = $status;
+	# not in a process that a test has forked off
+	if ($$ == $owner)
+	{
+		my $status = $?;
+		$_->stop for @running;
+		$? = $status;
+	}
 }
 
 1;
