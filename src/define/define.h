@@ -11,6 +11,8 @@
 #include "stream_agg.h"
 
 /* stream_catalog.c */
+extern void sagg_stream_update(const SaggStream *stream, const char *assignments,
+							   int nargs, Oid *types, Datum *values);
 extern SaggStream *sagg_stream_by_name(const char *name, bool missing_ok);
 extern SaggStream *sagg_stream_by_view(Oid view, bool missing_ok);
 

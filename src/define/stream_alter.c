@@ -12,7 +12,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -43,22 +42,11 @@ merge_options(SaggStream *stream, Datum changes)
 static void
 update_row(const SaggStream *stream)
 {
-	SaggOwnerContext owner;
 	Oid			types[2] = {OIDOID, JSONBOID};
 	Datum		values[2];
 
-	values[0] = ObjectIdGetDatum(stream->view);
 	values[1] = sagg_stream_options_jsonb(stream->on_error, stream->max_future);
-	SPI_connect();
-	sagg_become_extension_owner(&owner);
-	if (SPI_execute_with_args("UPDATE stream_agg.streams SET options = $2 WHERE query = $1",
-							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE ||
-		SPI_processed != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("stream \"%s\" was dropped concurrently", stream->name)));
-	sagg_restore_user(&owner);
-	SPI_finish();
+	sagg_stream_update(stream, "options = $2", 2, types, values);
 }
 
 /*

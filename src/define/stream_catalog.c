@@ -190,6 +190,32 @@ sagg_stream_of_sink(Oid sink)
 }
 
 /*
+ * Change a stream's row, as the owner of the extension: "assignments" is the SET
+ * clause, whose parameters begin at $2; values[0] is set here.  Raises
+ * serialization_failure if the row is gone.
+ */
+void
+sagg_stream_update(const SaggStream *stream, const char *assignments, int nargs,
+				   Oid *types, Datum *values)
+{
+	char	   *command = psprintf("UPDATE stream_agg.streams SET %s WHERE query = $1",
+								   assignments);
+	SaggOwnerContext owner;
+
+	types[0] = OIDOID;
+	values[0] = ObjectIdGetDatum(stream->view);
+	SPI_connect();
+	sagg_become_extension_owner(&owner);
+	if (SPI_execute_with_args(command, nargs, types, values, NULL, false, 0) != SPI_OK_UPDATE ||
+		SPI_processed != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("stream \"%s\" was dropped concurrently", stream->name)));
+	sagg_restore_user(&owner);
+	SPI_finish();
+}
+
+/*
  * A name that users write as they write a relation's, as a RangeVar.  "what"
  * is the argument's name, for messages.  Raises invalid_parameter_value and
  * invalid_name.

@@ -21,6 +21,7 @@
 #include "utils/numeric.h"
 
 #include "execute_internal.h"
+#include "powers_of_ten.h"
 
 /* the stored form of a numeric, see numeric.c */
 #define SIGN_MASK			0xC000
@@ -36,31 +37,6 @@
 #define DIGIT_BASE			10000	/* a stored digit */
 #define DIGIT_POWER			4		/* decimal digits in it */
 
-/* digits of a number that may be multiplied by 10^18 without a look */
-#define INT64_POWER			18
-
-static const int64 powers[INT64_POWER + 1] = {
-	INT64CONST(1),
-	INT64CONST(10),
-	INT64CONST(100),
-	INT64CONST(1000),
-	INT64CONST(10000),
-	INT64CONST(100000),
-	INT64CONST(1000000),
-	INT64CONST(10000000),
-	INT64CONST(100000000),
-	INT64CONST(1000000000),
-	INT64CONST(10000000000),
-	INT64CONST(100000000000),
-	INT64CONST(1000000000000),
-	INT64CONST(10000000000000),
-	INT64CONST(100000000000000),
-	INT64CONST(1000000000000000),
-	INT64CONST(10000000000000000),
-	INT64CONST(100000000000000000),
-	INT64CONST(1000000000000000000)
-};
-
 /*
  * value * 10^power, or false if that does not fit.
  */
@@ -69,8 +45,8 @@ scale_up(int128 *value, int power)
 {
 	while (power > 0)
 	{
-		int			step = Min(power, INT64_POWER);
-		int128		factor = powers[step];
+		int			step = Min(power, SAGG_INT64_POWER);
+		int128		factor = sagg_powers_of_ten[step];
 
 		if (*value != (int64) *value &&
 			(*value > SAGG_INT128_MAX / factor || *value < -(SAGG_INT128_MAX / factor)))
@@ -141,9 +117,9 @@ read_numeric(const char *data, Size len, int128 *value, int *scale)
 		}
 		if (power < 0)
 		{
-			if (n % powers[-power] != 0)
+			if (n % sagg_powers_of_ten[-power] != 0)
 				return false;
-			n /= powers[-power];
+			n /= sagg_powers_of_ten[-power];
 			power = 0;
 		}
 		result = n;
@@ -159,14 +135,14 @@ read_numeric(const char *data, Size len, int128 *value, int *scale)
 		}
 		if (power < 0)
 		{
-			if (result % powers[-power] != 0)
+			if (result % sagg_powers_of_ten[-power] != 0)
 				return false;
-			result /= powers[-power];
+			result /= sagg_powers_of_ten[-power];
 			power = 0;
 		}
 	}
-	for (; power > 0; power -= Min(power, INT64_POWER))
-		result *= powers[Min(power, INT64_POWER)];
+	for (; power > 0; power -= Min(power, SAGG_INT64_POWER))
+		result *= sagg_powers_of_ten[Min(power, SAGG_INT64_POWER)];
 	*value = negative ? -result : result;
 	return true;
 }

@@ -23,35 +23,11 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
+#include "powers_of_ten.h"
 #include "record_datum.h"
-
-/* digits that always fit an int64 */
-#define MAX_DIGITS			18
 
 /* integers up to here and powers of ten up to 10^22 are exact as double */
 #define MAX_EXACT_DOUBLE	(INT64CONST(1) << 53)
-
-static const int64 int_powers[MAX_DIGITS + 1] = {
-	INT64CONST(1),
-	INT64CONST(10),
-	INT64CONST(100),
-	INT64CONST(1000),
-	INT64CONST(10000),
-	INT64CONST(100000),
-	INT64CONST(1000000),
-	INT64CONST(10000000),
-	INT64CONST(100000000),
-	INT64CONST(1000000000),
-	INT64CONST(10000000000),
-	INT64CONST(100000000000),
-	INT64CONST(1000000000000),
-	INT64CONST(10000000000000),
-	INT64CONST(100000000000000),
-	INT64CONST(1000000000000000),
-	INT64CONST(10000000000000000),
-	INT64CONST(100000000000000000),
-	INT64CONST(1000000000000000000)
-};
 
 /*
  * Reads a JSON number of at most 18 digits and without exponent:
@@ -67,7 +43,7 @@ read_decimal(const SaggJsonValue *value, int64 *unscaled, int *scale)
 	uint64		n = 0;			/* 19 digits do not overflow it */
 
 	p += minus;
-	if (end - p > MAX_DIGITS + 1)
+	if (end - p > SAGG_INT64_POWER + 1)
 		return false;
 	for (; p < end; p++)
 	{
@@ -81,7 +57,7 @@ read_decimal(const SaggJsonValue *value, int64 *unscaled, int *scale)
 			return false;
 	}
 	*scale = point ? (int) (end - point - 1) : 0;
-	if (!point && value->len - minus > MAX_DIGITS)
+	if (!point && value->len - minus > SAGG_INT64_POWER)
 		return false;
 	*unscaled = minus ? -(int64) n : (int64) n;
 	return true;
@@ -102,11 +78,11 @@ fast_numeric(const SaggJsonValue *value, int32 typmod, Datum *result)
 		int			places = (((typmod - VARHDRSZ) & 0x7ff) ^ 1024) - 1024;
 
 		/* rounding, negative scales and overflow go the long way */
-		if (places < scale || places > MAX_DIGITS ||
-			pg_mul_s64_overflow(n, int_powers[places - scale], &n))
+		if (places < scale || places > SAGG_INT64_POWER ||
+			pg_mul_s64_overflow(n, sagg_powers_of_ten[places - scale], &n))
 			return false;
-		if (precision <= MAX_DIGITS &&
-			(n >= int_powers[precision] || n <= -int_powers[precision]))
+		if (precision <= SAGG_INT64_POWER &&
+			(n >= sagg_powers_of_ten[precision] || n <= -sagg_powers_of_ten[precision]))
 			return false;
 		scale = places;
 	}
@@ -126,7 +102,7 @@ fast_float8(const SaggJsonValue *value, Datum *result)
 	if (value->kind != SAGG_JSON_NUMBER || !read_decimal(value, &n, &scale) ||
 		n > MAX_EXACT_DOUBLE || n < -MAX_EXACT_DOUBLE)
 		return false;
-	*result = Float8GetDatum((double) n / (double) int_powers[scale]);
+	*result = Float8GetDatum((double) n / (double) sagg_powers_of_ten[scale]);
 	return true;
 }
 
@@ -250,7 +226,7 @@ read_epoch(const SaggJsonValue *value, Timestamp *result)
 	int			scale;
 
 	if (!read_decimal(value, &n, &scale) || scale > 3 ||
-		pg_mul_s64_overflow(n, int_powers[3 - scale], &n) ||
+		pg_mul_s64_overflow(n, sagg_powers_of_ten[3 - scale], &n) ||
 		pg_sub_s64_overflow(n, (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
 							USECS_PER_DAY, result))
 		return false;

@@ -12,7 +12,6 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -24,33 +23,20 @@ PG_FUNCTION_INFO_V1(stream_agg_start_stream);
 PG_FUNCTION_INFO_V1(stream_agg_stop_stream);
 
 /*
- * Lock the catalog row of a stream and set whether it shall run, as the owner
- * of the extension.
+ * Lock the catalog row of a stream and set whether it shall run.
  */
 static void
 set_enabled(const SaggStream *stream, bool enabled)
 {
-	SaggOwnerContext owner;
 	Oid			types[3] = {OIDOID, BOOLOID, OIDOID};
 	Datum		values[3];
 
-	values[0] = ObjectIdGetDatum(stream->view);
 	values[1] = BoolGetDatum(enabled);
 	values[2] = ObjectIdGetDatum(MyDatabaseId);
-
-	SPI_connect();
-	sagg_become_extension_owner(&owner);
-	if (SPI_execute_with_args("UPDATE stream_agg.streams"
-							  "   SET enabled = $2,"
-							  "       database = CASE WHEN $2 THEN $3 ELSE database END"
-							  " WHERE query = $1",
-							  3, types, values, NULL, false, 0) != SPI_OK_UPDATE ||
-		SPI_processed != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("stream \"%s\" was dropped concurrently", stream->name)));
-	sagg_restore_user(&owner);
-	SPI_finish();
+	sagg_stream_update(stream,
+					   "enabled = $2,"
+					   " database = CASE WHEN $2 THEN $3 ELSE database END",
+					   3, types, values);
 }
 
 /*

@@ -179,7 +179,7 @@ note_ended_worker(int i)
 		slot->next_start = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   NO_WORKER_RETRY_MS);
 		sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE,
-							"the stream's worker could not connect to the database as the stream's owner; see the server log");
+							SAGG_NO_CONNECTION);
 		sagg_mark_database(slot->database);
 	}
 	LWLockRelease(sagg_shared->lock);

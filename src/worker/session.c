@@ -53,7 +53,7 @@ detach_from_slot(int code, Datum arg)
 		case SAGG_EXIT_DIED:
 			if (!connected)
 				sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE,
-									"the stream's worker could not connect to the database as the stream's owner; see the server log");
+									SAGG_NO_CONNECTION);
 			slot->deaths++;
 			slot->state = SAGG_STARTING;
 			slot->next_start =

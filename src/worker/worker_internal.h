@@ -133,6 +133,10 @@ typedef struct SaggShared
 
 extern SaggShared *sagg_shared;
 
+/* last_error of a worker that died on its way to the database */
+#define SAGG_NO_CONNECTION \
+	"the stream's worker could not connect to the database as the stream's owner; see the server log"
+
 /* first delay before a retry; doubles up to stream_agg.max_retry_delay */
 #define SAGG_FIRST_RETRY_DELAY_MS	100
 
