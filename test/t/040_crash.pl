@@ -103,13 +103,12 @@ sub last_batch
 
 my %crash = (
 	'SIGKILL of a worker' => sub {
-		kill 'KILL', worker_pid($node, $streams[ $rng->(scalar @streams) ]);
+		kill_backends($node, worker_pid($node, $streams[ $rng->(scalar @streams) ]));
 	},
 	'SIGKILL of another backend' => sub {
-		my $other = $node->background_psql('postgres', on_error_stop => 0);
-		my $pid = $other->query_safe('SELECT pg_backend_pid()');
-		kill 'KILL', $pid;
-		eval { $other->quit };
+		my ($victim, $pid) = start_backend($node);
+		kill_backends($node, $pid);
+		$victim->finish;
 	},
 	'immediate stop' => sub {
 		$node->stop('immediate');

@@ -50,7 +50,7 @@ my %stream = (
 		output_mode => 'update'},
 	completed => q{ $q$ SELECT k, id, sum(v) AS v, jsonb_build_object('n', count(*)) AS j
 		FROM events GROUP BY 1, 2 HAVING sum(v) > 0 $q$, output_mode => 'complete'},
-	keyed => q{ 'SELECT id, count(*) AS n, sum(v) AS v FROM events WHERE id IS NOT NULL GROUP BY 1 HAVING sum(v) % 2 = 0',
+	keyed => q{ 'SELECT id * 100 + v AS id, count(*) AS n, sum(v) AS v FROM events WHERE id IS NOT NULL GROUP BY 1 HAVING sum(v) % 2 = 0',
 		output_mode => 'update'},
 	own => q{ 'SELECT k, count(*) AS n FROM events GROUP BY 1', output_mode => 'complete'},
 	parted => q{ 'SELECT k, count(*) AS n FROM events GROUP BY 1', output_mode => 'update'});

@@ -151,8 +151,7 @@ for my $round (1 .. 4)
 	produce_many(200);
 	$node->poll_query_until('postgres', "SELECT count(*) > $batches FROM stream_agg.commits WHERE stream = 'crashed'");
 	if ($round == 4) { $node->stop('immediate'); $node->start; }
-	else { kill 'KILL', $pid; }
-	$node->poll_query_until('postgres', 'SELECT true');
+	else { kill_backends($node, $pid); }
 }
 process($node, 'crashed');
 counts_add_up($node, 'crashed', $produced, 'after crashes the counts add up');

@@ -271,12 +271,6 @@ sub fail_by_error
 	return %bad;
 }
 
-sub wait_for_server
-{
-	wait_until(sub { my ($status) = $node->psql('postgres', 'SELECT 1'); $status == 0 }) or die 'the server does not come back';
-	return;
-}
-
 # What the worker does with the signal once it serves interrupts again.
 sub fail_by_signal
 {
@@ -314,18 +308,13 @@ my %failure = (
 	},
 	SIGKILL => sub {
 		my ($before, $at, %point) = @_;
-		kill 'KILL', grep { $_ ne '' } map { $at->{$_}->[5] } keys %point;
-		wait_for_server();
+		kill_backends($node, grep { $_ ne '' } map { $at->{$_}->[5] } keys %point);
 		return ();
 	},
 	'SIGKILL other' => sub {
-		my ($out, $err) = ('', '');
-		my $victim = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'),
-				'-c', 'SELECT pg_backend_pid()', '-c', 'SELECT pg_sleep(600)' ], '>', \$out, '2>', \$err);
-		$victim->pump until $out =~ /\n/;
-		kill 'KILL', (split /\n/, $out)[0];
+		my ($victim, $pid) = start_backend($node);
+		kill_backends($node, $pid);
 		$victim->finish;
-		wait_for_server();
 		return ();
 	},
 	'immediate stop' => sub {

@@ -18,7 +18,8 @@ use Test::More;
 use Time::HiRes ();
 
 our @EXPORT = qw(start_broker new_node create_source process is_equal_tables
-  counts_add_up watermark worker_pid wait_state start_reader stop_reader seed seeded_random json_record);
+  counts_add_up watermark worker_pid wait_state start_backend kill_backends start_reader stop_reader seed
+  seeded_random json_record);
 
 my $tool = $ENV{KAFKA_TOOL} or die 'KAFKA_TOOL is not set: run the tests by test/run';
 
@@ -158,6 +159,30 @@ sub wait_state
 		"SELECT count(*) = 1 FROM pg_stat_stream_agg WHERE stream = '$stream' AND $condition")
 	  or die "stream $stream is not $state"
 	  . $node->safe_psql('postgres', 'SELECT stream, state, last_error FROM pg_stat_stream_agg');
+	return;
+}
+
+# A backend that does nothing until it is killed; returns its psql and its pid.
+sub start_backend
+{
+	my ($node) = @_;
+	my $out = '';
+	my $psql = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'),
+			'-c', 'SELECT pg_backend_pid()', '-c', 'SELECT pg_sleep(6000)' ], '>', \$out, '2>', '/dev/null');
+	$psql->pump until $out =~ /\n/;
+	return ($psql, (split /\n/, $out)[0]);
+}
+
+# SIGKILL of processes of a server with restart_after_crash; returns when it has
+# recovered.  The end of another backend shows that the crash has been noticed:
+# until then the server accepts connections, only to end them.
+sub kill_backends
+{
+	my ($node, @pids) = @_;
+	my ($witness, $pid) = start_backend($node);
+	kill 'KILL', @pids or kill 'KILL', $pid;
+	$witness->finish;
+	$node->poll_query_until('postgres', 'SELECT true') or die 'the server does not come back';
 	return;
 }
 
