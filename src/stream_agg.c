@@ -28,7 +28,7 @@ int			sagg_max_streams = 32;
 int			sagg_max_partitions = 256;
 int			sagg_max_records_per_batch = 500000;
 int			sagg_batch_memory_kb = 262144;
-int			sagg_fetch_memory_kb = 65536;
+int			sagg_fetch_memory_kb = 131072;
 int			sagg_kafka_timeout_ms = 30000;
 int			sagg_keep_batches = 100;
 int			sagg_max_retry_delay_ms = 60000;
@@ -77,7 +77,7 @@ define_settings(void)
 	DefineCustomIntVariable("stream_agg.fetch_memory",
 							"Memory for records fetched ahead from Kafka, per stream.",
 							NULL,
-							&sagg_fetch_memory_kb, 65536, 1024, MAX_KILOBYTES,
+							&sagg_fetch_memory_kb, 131072, 1024, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.kafka_timeout",
 							"Time to wait for an answer from Kafka before giving up and retrying.",

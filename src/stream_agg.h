@@ -280,6 +280,20 @@ typedef struct SaggQuery
 	uint64		fingerprint;
 } SaggQuery;
 
+/*
+ * What a batch gives out, from EXECUTE to WRITE: tuplestores made with
+ * randomAccess.  No identity is in two of them or twice in one.  In mode append
+ * all rows are fresh; in mode complete "known" is the whole result.
+ */
+typedef struct SaggOutput
+{
+	struct Tuplestorestate *fresh;	/* rows of query->output_desc, of groups
+									 * that the sink should not have */
+	struct Tuplestorestate *known;	/* of groups that it should have */
+	struct Tuplestorestate *removed;	/* identities that have to leave the
+										 * sink; NULL where there can be none */
+} SaggOutput;
+
 /* A record's number within its batch, as the ctid of the source's rows. */
 #define SAGG_TID_RECORD(tid) \
 	(((int64) ItemPointerGetBlockNumberNoCheck(tid) << 15) | \

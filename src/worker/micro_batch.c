@@ -251,14 +251,12 @@ static void
 write_output(SaggSession *session, const SaggQuery *query,
 			 SaggExecution *execution, SaggCommit *commit)
 {
-	Tuplestorestate *output = sagg_execution_output(execution);
-	Tuplestorestate *removed = sagg_execution_removed(execution);
+	SaggOutput	output;
 
-	sagg_sink_write(session->sink, query, output, removed,
+	sagg_execution_output(execution, &output);
+	sagg_sink_write(session->sink, query, &output,
 					&commit->rows_out, &commit->rows_removed);
-	tuplestore_end(output);
-	if (removed)
-		tuplestore_end(removed);
+	sagg_execution_output_end(&output);
 	SAGG_FAILPOINT("write.done");
 	fire_deferred_triggers();
 	SAGG_FAILPOINT("write.triggers_done");
