@@ -111,6 +111,7 @@ typedef struct SaggStream
 	SaggOnError on_error;
 	int64		max_future;		/* microseconds an event time may be ahead of
 								 * the batch's; 0 = any */
+	bool		at_least_once;	/* the sink is a Kafka topic */
 	/* session settings captured at creation */
 	char	   *timezone;
 	char	   *datestyle;

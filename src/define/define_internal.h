@@ -77,6 +77,7 @@ typedef struct SaggStreamArguments
 	bool		if_not_exists;
 	SaggOnError on_error;
 	int64		max_future;		/* microseconds, 0 = any */
+	bool		at_least_once;
 } SaggStreamArguments;
 
 /* stream_arguments.c */
@@ -84,10 +85,14 @@ extern SaggStreamArguments *sagg_stream_arguments(FunctionCallInfo fcinfo);
 
 /* stream_options.c */
 extern void sagg_stream_options_read(List *options, SaggOnError *on_error,
-									 int64 *max_future);
-extern Datum sagg_stream_options_jsonb(SaggOnError on_error, int64 max_future);
+									 int64 *max_future, bool *at_least_once);
+extern Datum sagg_stream_options_jsonb(SaggOnError on_error, int64 max_future,
+									   bool at_least_once);
 extern void sagg_check_max_future(const SaggStream *stream,
 								  const SaggQuery *query);
+
+/* stream_delivery.c */
+extern void sagg_check_delivery(const SaggStream *stream, const SaggQuery *query);
 
 /* stream_catalog.c */
 extern RangeVar *sagg_parse_name(const char *name, const char *what);

@@ -95,9 +95,11 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 	{
 		stream->sink = sagg_sink_make(RangeVarGetCreationNamespace(name), name->relname,
 									  query, stream->mode);
+		sagg_check_delivery(stream, query);
 		return;
 	}
-	sagg_sink_check(stream->sink, query, stream->mode);
+	sagg_check_delivery(stream, query);
+	sagg_sink_check(stream->sink, query, stream->mode, stream->at_least_once);
 
 	/* one at a time, or two new streams would not see each other */
 	LockRelationOid(stream->sink, ShareUpdateExclusiveLock);
@@ -187,7 +189,8 @@ insert_stream(const SaggStream *stream, const char *search_path, bool start)
 	values[13] = setting("DateStyle");
 	values[14] = setting("IntervalStyle");
 	values[15] = CStringGetTextDatum(search_path);
-	values[16] = sagg_stream_options_jsonb(stream->on_error, stream->max_future);
+	values[16] = sagg_stream_options_jsonb(stream->on_error, stream->max_future,
+										   stream->at_least_once);
 	insert_row("INSERT INTO stream_agg.streams (stream, query, sink, source, output_mode,"
 			   " watermark, event_time, trigger_interval, max_offsets_per_trigger,"
 			   " starting_offsets, sink_created, enabled, timezone,"
@@ -307,6 +310,7 @@ fill_stream(SaggStream *stream, const SaggStreamArguments *args)
 	stream->starting_offsets = args->starting_offsets;
 	stream->on_error = args->on_error;
 	stream->max_future = args->max_future;
+	stream->at_least_once = args->at_least_once;
 }
 
 /*

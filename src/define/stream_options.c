@@ -58,16 +58,34 @@ max_future_from_text(char *text)
 }
 
 /*
+ * Whether rows may arrive more than once.
+ */
+static bool
+delivery_from_word(const char *word)
+{
+	if (strcmp(word, "at_least_once") == 0)
+		return true;
+	if (strcmp(word, "exactly_once") == 0)
+		return false;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid delivery \"%s\"", word),
+			 errhint("It is exactly_once (into a table) or at_least_once (into a Kafka topic).")));
+}
+
+/*
  * Read options, a list of DefElems with strings.  Raises
  * invalid_parameter_value for an unknown option, and for a value that is none.
  */
 void
-sagg_stream_options_read(List *options, SaggOnError *on_error, int64 *max_future)
+sagg_stream_options_read(List *options, SaggOnError *on_error,
+						 int64 *max_future, bool *at_least_once)
 {
 	ListCell   *lc;
 
 	*on_error = SAGG_FAIL;
 	*max_future = 0;
+	*at_least_once = false;
 	foreach(lc, options)
 	{
 		DefElem    *option = lfirst_node(DefElem, lc);
@@ -76,11 +94,13 @@ sagg_stream_options_read(List *options, SaggOnError *on_error, int64 *max_future
 			*on_error = on_error_from_word(defGetString(option));
 		else if (strcmp(option->defname, "max_future") == 0)
 			*max_future = max_future_from_text(defGetString(option));
+		else if (strcmp(option->defname, "delivery") == 0)
+			*at_least_once = delivery_from_word(defGetString(option));
 		else
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("unknown option \"%s\" of a stream", option->defname),
-					 errhint("Options of a stream are on_error and max_future.")));
+					 errhint("Options of a stream are on_error, max_future and delivery.")));
 	}
 }
 
@@ -102,7 +122,8 @@ push_option(JsonbParseState **state, const char *name, const char *value)
  * Options as the catalog holds them, those that have their default left out.
  */
 Datum
-sagg_stream_options_jsonb(SaggOnError on_error, int64 max_future)
+sagg_stream_options_jsonb(SaggOnError on_error, int64 max_future,
+						  bool at_least_once)
 {
 	JsonbParseState *state = NULL;
 	JsonbValue *object;
@@ -120,6 +141,8 @@ sagg_stream_options_jsonb(SaggOnError on_error, int64 max_future)
 		EncodeInterval(&itm, INTSTYLE_POSTGRES, text);
 		push_option(&state, "max_future", text);
 	}
+	if (at_least_once)
+		push_option(&state, "delivery", "at_least_once");
 	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(object));
 }
