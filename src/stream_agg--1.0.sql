@@ -160,6 +160,7 @@ CREATE TABLE stream_agg.commits (
     write_time          double precision NOT NULL,
     checkpoint_time     double precision NOT NULL,
     committed           timestamptz NOT NULL,
+    last_records        jsonb NOT NULL,
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.commits IS 'log of done micro-batches; its key lets a micro-batch commit only once';
@@ -189,6 +190,7 @@ COMMENT ON COLUMN stream_agg.commits.execute_time IS 'time of EXECUTE in ms';
 COMMENT ON COLUMN stream_agg.commits.write_time IS 'time of WRITE in ms';
 COMMENT ON COLUMN stream_agg.commits.checkpoint_time IS 'time of CHECKPOINT in ms, up to this row';
 COMMENT ON COLUMN stream_agg.commits.committed IS 'when this row was written';
+COMMENT ON COLUMN stream_agg.commits.last_records IS 'last record of each partition, {"partition": [offset, timestamp in ms]}; by it a topic that was made anew is told from the one read';
 
 CREATE TABLE stream_agg.state (
     stream    text NOT NULL,

@@ -163,6 +163,8 @@ typedef struct SaggCommit
 	int64		rows_removed;	/* rows deleted from the sink */
 	TimestampTz watermark;		/* after the batch */
 	int64		stage_time[SAGG_STAGES];	/* microseconds */
+	int			nlast;
+	SaggRange  *last;			/* records, as in SaggProgress, after the batch */
 } SaggCommit;
 
 /* Where a stream stands: its last commit and, if there is one, its open plan. */
@@ -172,6 +174,9 @@ typedef struct SaggProgress
 	TimestampTz watermark;		/* of the last commit */
 	int			npositions;
 	SaggRange  *positions;		/* start = first offset not yet committed */
+	int			nlast;
+	SaggRange  *last;			/* the last record of a partition: start = its
+								 * offset, end = its timestamp in ms */
 	SaggCounts	totals;			/* since the stream's first batch */
 	int64		total_rows_out;
 	int64		total_rows_removed;

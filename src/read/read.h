@@ -25,9 +25,20 @@ extern SaggReader *sagg_reader_open(Oid source, bool want_headers);
 extern void sagg_reader_close(SaggReader *reader);
 extern int	sagg_reader_fd(SaggReader *reader);
 extern const char *sagg_reader_topic(SaggReader *reader);
-extern const char *sagg_reader_trouble(SaggReader *reader);
 extern void sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg),
 								void *arg);
+
+/* reader_trouble.c */
+extern const char *sagg_reader_trouble(SaggReader *reader);
+extern bool sagg_reader_in_trouble(SaggReader *reader, long *timeout_ms);
+extern char *sagg_reader_silence(SaggReader *reader, TimestampTz since);
+
+/* last_record.c; the first two never wait */
+extern bool sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
+									SaggRange *last);
+extern bool sagg_reader_was_broken(SaggReader *reader);
+extern void sagg_reader_verify(SaggReader *reader, const SaggRange *last,
+							   int nlast);
 
 /* wait: cluster id; low and high watermark of every partition of the topic */
 extern const char *sagg_reader_cluster_id(SaggReader *reader);

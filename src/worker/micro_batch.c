@@ -68,9 +68,11 @@ read_records(SaggSession *session, const SaggPlan *plan)
 	SAGG_FAILPOINT("read.begun");
 	while (!sagg_reader_collect(session->reader))
 	{
-		if (sagg_session_wait(session, true, 1000))
+		if (sagg_session_wait(session, true, 500) &&
+			sagg_reader_trouble(session->reader) == NULL)
 			last_progress = GetCurrentTimestamp();
-		else if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
+		sagg_session_report_silence(session, last_progress);
+		if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
 											sagg_kafka_timeout_ms))
 		{
 			const char *trouble = sagg_reader_trouble(session->reader);
@@ -274,6 +276,11 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 					plan->ranges[i].end;
 		}
 	}
+	progress->nlast = commit->nlast;
+	if (progress->last)
+		pfree(progress->last);
+	progress->last = MemoryContextAlloc(session->memory, sizeof(SaggRange) * Max(commit->nlast, 1));
+	memcpy(progress->last, commit->last, sizeof(SaggRange) * commit->nlast);
 	progress->batch = plan->batch;
 	progress->watermark = commit->watermark;
 	progress->totals.delivered += commit->counts.delivered;
@@ -344,6 +351,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 
 	enter_stage(session, &clock, SAGG_READ);
 	read_records(session, plan);
+	sagg_session_verify(session, NULL, 0);
 	SAGG_FAILPOINT("read.done");
 
 	enter_stage(session, &clock, SAGG_EXECUTE);
@@ -361,6 +369,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 
 	enter_stage(session, &clock, SAGG_CHECKPOINT);
 	first_refused = put_aside(session, plan, refusals, &commit);
+	commit.last = sagg_last_records(session, plan, &commit.nlast);
 	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, &commit,
 						   sagg_execution_state(execution));
 	sagg_execution_end(execution);

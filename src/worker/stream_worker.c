@@ -91,9 +91,12 @@ load_stream(SaggSession *session)
  * While the reader waits for an answer from Kafka, which may take long.
  */
 static void
-check_stop(void *arg)
+while_waiting(void *arg)
 {
-	sagg_session_check_stop((SaggSession *) arg);
+	SaggSession *session = (SaggSession *) arg;
+
+	sagg_session_check_stop(session);
+	sagg_session_report_silence(session, 0);
 }
 
 /*
@@ -116,7 +119,7 @@ open_session(SaggSession *session)
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
 	session->reader = sagg_reader_open(session->stream->source,
 									   session->stream->on_error == SAGG_DEAD_LETTER);
-	sagg_reader_on_wait(session->reader, check_stop, session);
+	sagg_reader_on_wait(session->reader, while_waiting, session);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(session->memory);

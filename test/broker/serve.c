@@ -60,7 +60,7 @@ socket_address(const char *path)
 	return address;
 }
 
-static int
+int
 listen_on(const char *path)
 {
 	struct sockaddr_un address = socket_address(path);
@@ -73,8 +73,10 @@ listen_on(const char *path)
 	return fd;
 }
 
+static rd_kafka_mock_cluster_t *cluster;
+
 static const char *
-obey(rd_kafka_mock_cluster_t *cluster, char *line)
+obey(char *line)
 {
 	char	   *word = strtok(line, " \n");
 	char	   *first = strtok(NULL, " \n");
@@ -102,8 +104,8 @@ obey(rd_kafka_mock_cluster_t *cluster, char *line)
 	return NULL;
 }
 
-static void
-answer(int listener, rd_kafka_mock_cluster_t *cluster)
+void
+answer_control(int listener, const char *(*obey_line) (char *line))
 {
 	char		line[512];
 	int			fd = accept(listener, NULL, NULL);
@@ -114,7 +116,7 @@ answer(int listener, rd_kafka_mock_cluster_t *cluster)
 		return;
 	len = read(fd, line, sizeof(line) - 1);
 	line[len > 0 ? len : 0] = '\0';
-	error = obey(cluster, line);
+	error = obey_line(line);
 	dprintf(fd, error ? "error %s\n" : "ok\n", error);
 	close(fd);
 }
@@ -134,7 +136,6 @@ serve_main(int argc, char **argv)
 	};
 	char		reason[512];
 	rd_kafka_t *client;
-	rd_kafka_mock_cluster_t *cluster;
 	const char *ready_file = NULL;
 	char	   *topics[64];
 	int			ntopics = 0;
@@ -176,7 +177,7 @@ serve_main(int argc, char **argv)
 	while (!stop && (parent == 0 || kill(parent, 0) == 0 || errno == EPERM))
 	{
 		if (poll(&waiting, 1, 1000) > 0)
-			answer(waiting.fd, cluster);
+			answer_control(waiting.fd, obey);
 	}
 	rd_kafka_mock_cluster_destroy(cluster);
 	rd_kafka_destroy(client);
