@@ -397,7 +397,8 @@ SELECT s.stream,
        s.source,
        s.output_mode,
        CASE WHEN w.state IS NOT NULL THEN w.state
-            WHEN s.enabled AND s.database = d.oid THEN 'starting'
+            WHEN s.enabled AND s.database = d.oid
+                 AND NOT pg_catalog.pg_is_in_recovery() THEN 'starting'
             ELSE 'stopped' END AS state,
        w.stage,
        w.pid,
@@ -441,7 +442,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.query IS 'view that holds the q
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.sink IS 'table the results are written to';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.source IS 'foreign table the stream reads';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.output_mode IS 'append, update or complete';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state IS 'starting, running, stopped or failed (waits for start_stream)';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state IS 'starting, running, stopped (on a standby too) or failed (waits for start_stream)';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stage IS 'stage of the micro-batch at hand: read, execute, write, checkpoint; NULL between micro-batches';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.pid IS 'process of the worker';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.batches IS 'micro-batches committed';
