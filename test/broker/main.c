@@ -20,16 +20,24 @@ static const char usage[] =
 "    tells a running broker to refuse connections, to accept them again, to\n"
 "    answer late, to create a topic, to deny that it has one, to own up again\n"
 "kafka_tool produce --brokers LIST --topic NAME [--partition N] [--tab] [--check] [--compression CODEC] [--linger MS]\n"
-"                   [--timestamp MS] [--header NAME=VALUE]\n"
+"                   [--timestamp MS] [--header NAME=VALUE] [--property NAME=VALUE]...\n"
+"                   [--transaction ID [--abort]]\n"
 "    sends the lines of stdin as records; with --tab a line is\n"
 "    partition<TAB>key<TAB>payload, where partition and key may be empty and the\n"
 "    payload \\N is none.  Ends with status 0 when all are acknowledged, and\n"
-"    with --check only if the broker still has the first of them.\n"
+"    with --check only if the broker still has the first of them.  All are one\n"
+"    transaction with --transaction, which needs a real Kafka.\n"
 "kafka_tool generate --records N [--seed S] [--users N] [--start SECONDS] [--span SECONDS]\n"
 "        [--disorder SECONDS] [--late SHARE] [--partitions N] [--rate N]\n"
 "    prints clickstream records for produce --tab; --start counts since 1970\n"
 "kafka_tool consume --brokers LIST --topic NAME\n"
-"    reads a topic from its first to its last record and tells how long it took\n";
+"    reads a topic from its first to its last record and tells how long it took\n"
+"kafka_tool admin --brokers LIST [--property NAME=VALUE]... COMMAND\n"
+"        create TOPIC PARTITIONS REPLICAS [NAME=VALUE]... | delete TOPIC |\n"
+"        partitions TOPIC TOTAL | delete-records TOPIC PARTITION BEFORE |\n"
+"        alter topic|broker NAME [NAME=VALUE]... | leader TOPIC PARTITION |\n"
+"        await-node NODE\n"
+"    changes a real Kafka, or asks it\n";
 
 void
 die(const char *format,...)
@@ -102,7 +110,8 @@ main(int argc, char **argv)
 		{"control", control_main},
 		{"produce", produce_main},
 		{"generate", generate_main},
-		{"consume", consume_main}
+		{"consume", consume_main},
+		{"admin", admin_main}
 	};
 
 	for (size_t i = 0; argc > 1 && i < sizeof(commands) / sizeof(commands[0]); i++)
