@@ -16,6 +16,7 @@ extern int	produce_main(int argc, char **argv);
 extern int	generate_main(int argc, char **argv);
 extern int	consume_main(int argc, char **argv);
 extern int	admin_main(int argc, char **argv);
+extern int	committed_main(int argc, char **argv);
 
 /* options --property NAME=VALUE of a command */
 #define MAX_PROPERTIES	32
