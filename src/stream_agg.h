@@ -85,6 +85,15 @@ typedef enum SaggOnError
 	SAGG_DEAD_LETTER			/* and goes to stream_agg.dead_letters */
 } SaggOnError;
 
+/* The options of a stream: column "options" of stream_agg.streams. */
+typedef struct SaggStreamOptions
+{
+	SaggOnError on_error;
+	int64		max_future;		/* microseconds an event time may be ahead of
+								 * the batch's; 0 = any */
+	char	   *consumer_group; /* that is told of committed offsets, or NULL */
+} SaggStreamOptions;
+
 /*
  * A stream as its row of stream_agg.streams describes it.
  */
@@ -106,9 +115,7 @@ typedef struct SaggStream
 	char	   *starting_offsets;	/* earliest, latest */
 	bool		sink_created;	/* by create_stream */
 	bool		enabled;
-	SaggOnError on_error;
-	int64		max_future;		/* microseconds an event time may be ahead of
-								 * the batch's; 0 = any */
+	SaggStreamOptions options;
 	/* session settings captured at creation */
 	char	   *timezone;
 	char	   *datestyle;

@@ -35,6 +35,7 @@ release_fetch(void *owner)
 	reader->nranges = 0;
 	for (int i = 0; i < reader->npartitions; i++)
 		sagg_partition_detach(reader->partitions[i]);
+	sagg_group_detach(reader);
 	reader->fetch = NULL;
 }
 
@@ -156,6 +157,8 @@ open_fetch(SaggReader *reader, int npartitions)
 	static const uint64 one = 1;
 	rd_kafka_conf_t *conf = rd_kafka_conf_dup(reader->conf);
 
+	/* assigning needs a group, though nobody ever joins it */
+	sagg_conf_set(conf, "group.id", sagg_group_name(reader));
 	sagg_conf_for_fetch(conf, Max(npartitions, reader->known_partitions),
 						&reader->queue_bytes, &reader->queue_records);
 	reader->fetch = sagg_client_open(RD_KAFKA_CONSUMER, conf, reader->topic,
@@ -163,6 +166,7 @@ open_fetch(SaggReader *reader, int npartitions)
 
 	/* an idle stream is to hear of broken connections, too */
 	rd_kafka_queue_io_event_enable(reader->fetch->events, reader->fd, &one, sizeof(one));
+	sagg_group_attach(reader);
 }
 
 /*

@@ -40,6 +40,7 @@ static const SaggOption options[] = {
 	{"fetch.message.max.bytes", "fetch.message.max.bytes", SERVER},
 	{"fetch.min.bytes", "fetch.min.bytes", SERVER},
 	{"fetch.wait.max.ms", "fetch.wait.max.ms", SERVER},
+	{"isolation.level", "isolation.level", SERVER},
 	{"max.partition.fetch.bytes", "max.partition.fetch.bytes", SERVER},
 	{"message.max.bytes", "message.max.bytes", SERVER},
 	{"metadata.max.age.ms", "metadata.max.age.ms", SERVER},

@@ -59,6 +59,13 @@ extern bool sagg_reader_collect(SaggReader *reader);
 extern SaggBatch *sagg_reader_batch(SaggReader *reader);
 extern void sagg_reader_release(SaggReader *reader);
 
+/* group_offsets.c: never wait, and raise no error */
+extern void sagg_reader_set_group(SaggReader *reader, const char *group,
+								  const char *stream);
+extern void sagg_reader_commit(SaggReader *reader, const SaggRange *positions,
+							   int npositions);
+extern long sagg_reader_tend_group(SaggReader *reader, long timeout_ms);
+
 /* batch.c */
 extern int64 sagg_batch_records(const SaggBatch *batch);
 

@@ -110,7 +110,13 @@ struct SaggReader
 	int			nranges;		/* of the batch */
 	SaggRange  *ranges;
 	SaggBatch  *batch;
+	struct SaggGroupOffsets *group; /* NULL = no offsets are committed to Kafka */
 };
+
+/* group_offsets.c */
+extern const char *sagg_group_name(const SaggReader *reader);
+extern void sagg_group_attach(SaggReader *reader);
+extern void sagg_group_detach(SaggReader *reader);
 
 /* topic_query.c */
 extern void sagg_reader_open_asks(SaggReader *reader);

@@ -152,6 +152,8 @@ sagg_session_origin(SaggSession *session)
 	pfree(bounds);
 	sagg_reader_assign(session->reader, session->progress->positions,
 					   session->progress->npositions);
+	sagg_reader_commit(session->reader, session->progress->positions,
+					   session->progress->npositions);
 }
 
 /*

@@ -325,7 +325,7 @@ warn_of_refused_records(const SaggSession *session, const SaggCounts *counts,
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_SAGG_INVALID_RECORD),
-			 session->stream->on_error == SAGG_DEAD_LETTER ?
+			 session->stream->options.on_error == SAGG_DEAD_LETTER ?
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch are dead letters",
 					session->stream->name, counts->dead_lettered, counts->delivered) :
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were skipped",
@@ -358,8 +358,8 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	begin_transaction(session, plan);
 	query = sagg_query_of_view(session->stream);
 	execution = begin_execution(session, query, plan);
-	if (session->stream->on_error != SAGG_FAIL)
-		refusals = sagg_refusals_make(session->stream->on_error);
+	if (session->stream->options.on_error != SAGG_FAIL)
+		refusals = sagg_refusals_make(session->stream->options.on_error);
 	sagg_execution_refuse(execution, refusals,
 						  sagg_sink_max_key_bytes(session->stream->sink, query));
 	execute(session, execution, refusals, &commit);
@@ -389,6 +389,8 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	sagg_checkpoint_published(session->checkpoint);
 	advance(session, plan, &commit);
 	sagg_reader_release(session->reader);
+	sagg_reader_commit(session->reader, session->progress->positions,
+					   session->progress->npositions);
 	MemoryContextSwitchTo(session->memory);
 	sagg_publish_statistics(session);
 	SAGG_FAILPOINT("batch.done");

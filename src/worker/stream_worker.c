@@ -118,8 +118,10 @@ open_session(SaggSession *session)
 	session->sink = sagg_sink_open(session->stream);
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
 	session->reader = sagg_reader_open(session->stream->source,
-									   session->stream->on_error == SAGG_DEAD_LETTER);
+									   session->stream->options.on_error == SAGG_DEAD_LETTER);
 	sagg_reader_on_wait(session->reader, while_waiting, session);
+	sagg_reader_set_group(session->reader, session->stream->options.consumer_group,
+						  session->stream->name);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(session->memory);

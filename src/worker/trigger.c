@@ -200,8 +200,9 @@ report_statistics(SaggSession *session, long timeout_ms)
 static long
 idle_work(SaggSession *session, long timeout_ms)
 {
-	return sagg_reader_rest(session->reader, session->stream->trigger / 1000,
-							report_statistics(session, timeout_ms));
+	timeout_ms = report_statistics(session, timeout_ms);
+	timeout_ms = sagg_reader_tend_group(session->reader, timeout_ms);
+	return sagg_reader_rest(session->reader, session->stream->trigger / 1000, timeout_ms);
 }
 
 /*
