@@ -124,14 +124,18 @@ CREATE TABLE stream_agg.offsets (
     ranges     jsonb NOT NULL,
     watermark  timestamptz NOT NULL,
     batch_time timestamptz NOT NULL,
+    suspects   jsonb,
+    attempts   integer NOT NULL DEFAULT 0,
     PRIMARY KEY (stream, batch)
 );
-COMMENT ON TABLE stream_agg.offsets IS 'log of planned micro-batches; a retry runs the same plan';
+COMMENT ON TABLE stream_agg.offsets IS 'log of planned micro-batches; a retry runs the same plan, or a smaller one in search of a record';
 COMMENT ON COLUMN stream_agg.offsets.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.offsets.batch IS 'number of the micro-batch, from 0';
 COMMENT ON COLUMN stream_agg.offsets.ranges IS 'offsets to read, {"partition": [start, end]}, end exclusive';
 COMMENT ON COLUMN stream_agg.offsets.watermark IS 'watermark that decides which records are late: what the commit before left';
 COMMENT ON COLUMN stream_agg.offsets.batch_time IS 'now() in the query';
+COMMENT ON COLUMN stream_agg.offsets.suspects IS 'offsets among which a record is searched that cannot be processed, as in ranges; NULL: none is';
+COMMENT ON COLUMN stream_agg.offsets.attempts IS 'times a worker has begun the micro-batch anew after another had ended in it; counted only where on_error is not fail';
 
 CREATE TABLE stream_agg.commits (
     stream              text NOT NULL,

@@ -34,6 +34,7 @@ int			sagg_keep_batches = 100;
 int			sagg_max_retry_delay_ms = 60000;
 int			sagg_max_attempts = 10;
 int			sagg_max_dead_letters = 10000;
+int			sagg_max_poison_in_row = 100;
 int			sagg_max_stream_state_kb = -1;
 int			sagg_max_total_state_kb = -1;
 
@@ -103,6 +104,11 @@ define_settings(void)
 							"Most rows of a stream in stream_agg.dead_letters.",
 							"A micro-batch that would add more fails the stream.",
 							&sagg_max_dead_letters, 10000, 0, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_poison_in_row",
+							"Most records in a row that a stream leaves out because processing them fails.",
+							"A stream that meets one more, without having aggregated a record in between, fails.",
+							&sagg_max_poison_in_row, 100, 1, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_stream_state",
 							"Most shared memory that the state of a stream can take.",

@@ -51,6 +51,7 @@
 #define ERRCODE_SAGG_FENCED				MAKE_SQLSTATE('S','A','0','0','6')
 #define ERRCODE_SAGG_STATE_LIMIT		MAKE_SQLSTATE('S','A','0','0','7')
 #define ERRCODE_SAGG_DEAD_LETTERS		MAKE_SQLSTATE('S','A','0','0','8')
+#define ERRCODE_SAGG_POISON				MAKE_SQLSTATE('S','A','0','0','9')
 
 /* settings (stream_agg.c) */
 extern bool sagg_enabled;
@@ -64,6 +65,7 @@ extern int	sagg_keep_batches;
 extern int	sagg_max_retry_delay_ms;
 extern int	sagg_max_attempts;
 extern int	sagg_max_dead_letters;
+extern int	sagg_max_poison_in_row;
 extern int	sagg_max_stream_state_kb;	/* -1 = no limit */
 extern int	sagg_max_total_state_kb;
 
@@ -131,7 +133,10 @@ typedef struct SaggRange
 	int64		end;
 } SaggRange;
 
-/* The plan of a batch: a row of stream_agg.offsets.  A retry runs it again. */
+/*
+ * The plan of a batch: a row of stream_agg.offsets.  A retry runs it again, or
+ * a smaller one in its place (worker/poison.c).
+ */
 typedef struct SaggPlan
 {
 	int64		batch;			/* 0, 1, 2, ... without gaps */
@@ -140,6 +145,10 @@ typedef struct SaggPlan
 								 * the stream has none */
 	int			nranges;
 	SaggRange  *ranges;			/* by ascending partition */
+	int			nsuspects;		/* 0 = no record is searched */
+	SaggRange  *suspects;		/* offsets where one is that cannot be
+								 * processed; they contain "ranges" */
+	int			attempts;		/* begun by a worker after another had ended */
 } SaggPlan;
 
 /* The five counts of I5, and their sum: records delivered by Kafka. */
@@ -187,6 +196,8 @@ typedef struct SaggProgress
 	SaggCounts	totals;			/* since the stream's first batch */
 	int64		total_rows_out;
 	int64		total_rows_removed;
+	int			nsuspects;		/* what is left of the last commit's suspects */
+	SaggRange  *suspects;
 	SaggPlan   *pending;		/* planned and not committed, or NULL */
 } SaggProgress;
 

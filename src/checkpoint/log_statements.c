@@ -75,19 +75,32 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	},
 	[SAGG_LOG_PLANS_SINCE] = {
 		SPI_OK_SELECT,
-		"SELECT batch, ranges, watermark, batch_time"
+		"SELECT batch, ranges, watermark, batch_time, suspects, attempts"
 		"  FROM stream_agg.offsets WHERE stream = $1 AND batch >= $2"
 		" ORDER BY batch LIMIT 3",
 		2, {TEXTOID, INT8OID}
 	},
 	[SAGG_LOG_INSERT_PLAN] = {
 		SPI_OK_INSERT,
-		"INSERT INTO stream_agg.offsets (stream, batch, ranges, watermark, batch_time)"
-		" SELECT $1, $2, $3, $4, $5"
+		"INSERT INTO stream_agg.offsets"
+		"       (stream, batch, ranges, watermark, batch_time, suspects, attempts)"
+		" SELECT $1, $2, $3, $4, $5, $6, $7"
 		"  WHERE (SELECT coalesce(max(c.batch), -1)"
 		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
 		" ON CONFLICT DO NOTHING",
-		5, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
+		7, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		JSONBOID, INT4OID}
+	},
+	[SAGG_LOG_REPLACE_PLAN] = {
+		SPI_OK_UPDATE,
+		"UPDATE stream_agg.offsets"
+		"   SET ranges = $3, watermark = $4, batch_time = $5, suspects = $6,"
+		"       attempts = $7"
+		" WHERE stream = $1 AND batch = $2"
+		"   AND (SELECT coalesce(max(c.batch), -1)"
+		"          FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1",
+		7, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		JSONBOID, INT4OID}
 	},
 	[SAGG_LOG_INSERT_COMMIT] = {
 		SPI_OK_INSERT,

@@ -263,6 +263,40 @@ check_exists(SaggSession *session, const SaggRange *position,
 }
 
 /*
+ * While a record is searched: of "ranges" the suspects, of which the next batch
+ * takes half.  Returns how many ranges are left.  If none of them is there any
+ * more, the search is over.
+ */
+static int
+keep_suspects(SaggProgress *progress, SaggRange *ranges, int n, int64 *limit)
+{
+	int64		offsets = 0;
+	int			kept = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		SaggRange  *suspects = find_partition(progress->suspects, progress->nsuspects,
+											  ranges[i].partition);
+
+		if (suspects == NULL)
+			continue;
+		ranges[kept] = ranges[i];
+		ranges[kept].end = Min(ranges[i].end, suspects->end);
+		if (ranges[kept].start >= ranges[kept].end)
+			continue;
+		offsets += ranges[kept].end - ranges[kept].start;
+		kept++;
+	}
+	if (kept == 0)
+	{
+		progress->nsuspects = 0;
+		return n;
+	}
+	*limit = Max(1, Min(*limit, offsets / 2));
+	return kept;
+}
+
+/*
  * The ranges of the next batch, in the current context; returns how many.
  */
 static int
@@ -290,8 +324,10 @@ next_ranges(SaggSession *session, const SaggRange *bounds, int nbounds,
 	}
 	for (int i = 0; i < session->progress->npositions; i++)
 		check_exists(session, &session->progress->positions[i], bounds, nbounds);
-	sagg_ranges_share(ranges, n, limit > 0 ? limit : sagg_max_records_per_batch,
-					  batch);
+	limit = limit > 0 ? limit : sagg_max_records_per_batch;
+	if (session->progress->nsuspects > 0)
+		n = keep_suspects(session->progress, ranges, n, &limit);
+	sagg_ranges_share(ranges, n, limit, batch);
 	for (int i = 0; i < n; i++)
 	{
 		if (ranges[i].end > ranges[i].start)
@@ -299,6 +335,28 @@ next_ranges(SaggSession *session, const SaggRange *bounds, int nbounds,
 	}
 	*result = ranges;
 	return kept;
+}
+
+/*
+ * Begin a transaction that writes a plan.  "durable": it survives a crash of
+ * the server as soon as it is committed, and not only a little later.
+ */
+void
+sagg_plan_transaction(SaggSession *session, bool durable)
+{
+	StartTransactionCommand();
+	(void) set_config_option("synchronous_commit", durable ? "local" : "off",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL,
+							 true, 0, false);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	sagg_session_check_stream(session);
+}
+
+void
+sagg_plan_commit(SaggSession *session)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
 }
 
 /*
@@ -323,13 +381,15 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 		return NULL;
 	}
 	plan->batch_time = GetCurrentTimestamp();
+	plan->nsuspects = progress->nsuspects;
+	if (plan->nsuspects > 0)
+	{
+		plan->suspects = palloc(sizeof(SaggRange) * plan->nsuspects);
+		memcpy(plan->suspects, progress->suspects, sizeof(SaggRange) * plan->nsuspects);
+	}
 
-	StartTransactionCommand();
-	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
-	PushActiveSnapshot(GetTransactionSnapshot());
+	sagg_plan_transaction(session, sagg_poison_durable_plan(session));
 	MemoryContextSwitchTo(session->batch_memory);
-	sagg_session_check_stream(session);
 	sagg_checkpoint_plan(session->checkpoint, plan);
 	if (added)
 	{
@@ -345,8 +405,7 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 		}
 		sagg_checkpoint_set_origin(session->checkpoint, origin);
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	sagg_plan_commit(session);
 	MemoryContextSwitchTo(old);
 	SAGG_FAILPOINT("plan.committed");
 	return plan;

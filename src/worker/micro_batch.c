@@ -171,12 +171,17 @@ execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
 	callback.arg = unconstify(char *, sagg_reader_topic(session->reader));
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
+	sagg_poison_refuse(session, refusals);
 	sagg_scan_attach(session->stream->source, batch, refusals);
+	session->fault = SAGG_FAULT_RECORDS;
 	sagg_execution_run(execution);
 	SAGG_FAILPOINT("execute.ran");
 	sagg_scan_detach();
 	error_context_stack = callback.previous;
 
+	/* a window that closes is none of the record's that closes it */
+	if (session->stream->mode == SAGG_APPEND)
+		session->fault = SAGG_FAULT_WINDOWS;
 	sagg_execution_close(execution, counts, &commit->watermark);
 	SAGG_FAILPOINT("execute.done");
 
@@ -281,6 +286,7 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 		pfree(progress->last);
 	progress->last = MemoryContextAlloc(session->memory, sizeof(SaggRange) * Max(commit->nlast, 1));
 	memcpy(progress->last, commit->last, sizeof(SaggRange) * commit->nlast);
+	sagg_progress_suspects(progress, plan, session->memory);
 	progress->batch = plan->batch;
 	progress->watermark = commit->watermark;
 	progress->totals.delivered += commit->counts.delivered;
@@ -348,11 +354,13 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	char	   *first_refused;
 
 	session->plan = plan;
+	session->fault = SAGG_FAULT_NONE;
 
 	enter_stage(session, &clock, SAGG_READ);
 	read_records(session, plan);
 	sagg_session_verify(session, NULL, 0);
 	SAGG_FAILPOINT("read.done");
+	sagg_poison_begin(session, plan);
 
 	enter_stage(session, &clock, SAGG_EXECUTE);
 	begin_transaction(session, plan);
@@ -367,6 +375,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	enter_stage(session, &clock, SAGG_WRITE);
 	write_output(session, query, execution, &commit);
 
+	session->fault = SAGG_FAULT_NONE;
 	enter_stage(session, &clock, SAGG_CHECKPOINT);
 	first_refused = put_aside(session, plan, refusals, &commit);
 	commit.last = sagg_last_records(session, plan, &commit.nlast);
@@ -388,6 +397,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	SAGG_FAILPOINT("publish.done");
 	sagg_checkpoint_published(session->checkpoint);
 	advance(session, plan, &commit);
+	sagg_poison_committed(session, &commit.counts);
 	sagg_reader_release(session->reader);
 	sagg_reader_commit(session->reader, session->progress->positions,
 					   session->progress->npositions);

@@ -114,6 +114,8 @@ finish_pending_batch(SaggSession *session)
 	if (session->progress->pending == NULL)
 		return false;
 	MemoryContextReset(session->batch_memory);
+	session->plan = session->progress->pending;
+	session->progress->pending = sagg_poison_retry(session, session->plan);
 	sagg_micro_batch(session, session->progress->pending);
 	session->progress->pending = NULL;
 	session->behind = true;
@@ -218,7 +220,7 @@ wait_for_trigger(SaggSession *session)
 
 	/* behind, without a limit of the user's, or in the middle: no pause */
 	if ((session->behind && session->stream->max_offsets == 0) ||
-		session->progress->pending != NULL)
+		session->progress->pending != NULL || session->progress->nsuspects > 0)
 		session->next_trigger = now;
 
 	snprintf(activity, sizeof(activity), "stream \"%s\": waiting for a trigger",
