@@ -75,8 +75,15 @@ static const SaggOption options[] = {
 
 	{"topic", NULL, SAGG_OPT_TABLE},
 	{"format", NULL, SAGG_OPT_TABLE},
+	{"delimiter", NULL, SAGG_OPT_TABLE},
+	{"quote", NULL, SAGG_OPT_TABLE},
+	{"null", NULL, SAGG_OPT_TABLE},
+	{"other_operations", NULL, SAGG_OPT_TABLE},
 
 	{"field", NULL, SAGG_OPT_COLUMN},
+	{"path", NULL, SAGG_OPT_COLUMN},
+	{"envelope", NULL, SAGG_OPT_COLUMN},
+	{"unit", NULL, SAGG_OPT_COLUMN},
 	{"metadata", NULL, SAGG_OPT_COLUMN}
 };
 

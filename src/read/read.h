@@ -93,4 +93,11 @@ extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
 extern bool sagg_is_source(Oid relid);
 extern char *sagg_source_topic(Oid relid);
 
+/* source_layout.c */
+extern void sagg_source_check(Oid relid);
+
+/* source_options.c */
+extern bool sagg_is_source_option(const char *name);
+extern bool sagg_format_has_names(const char *format);
+
 #endif							/* SAGG_READ_H */
