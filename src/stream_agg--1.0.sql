@@ -97,7 +97,7 @@ COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at c
 COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';
 COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in a micro-batch; NULL: stream_agg.max_records_per_batch';
 COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts: earliest or latest';
-COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, max_future';
+COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, max_future, consumer_group, delivery';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
 COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
@@ -164,6 +164,7 @@ CREATE TABLE stream_agg.commits (
     write_time          double precision NOT NULL,
     checkpoint_time     double precision NOT NULL,
     committed           timestamptz NOT NULL,
+    last_records        jsonb NOT NULL,
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.commits IS 'log of done micro-batches; its key lets a micro-batch commit only once';
@@ -193,6 +194,7 @@ COMMENT ON COLUMN stream_agg.commits.execute_time IS 'time of EXECUTE in ms';
 COMMENT ON COLUMN stream_agg.commits.write_time IS 'time of WRITE in ms';
 COMMENT ON COLUMN stream_agg.commits.checkpoint_time IS 'time of CHECKPOINT in ms, up to this row';
 COMMENT ON COLUMN stream_agg.commits.committed IS 'when this row was written';
+COMMENT ON COLUMN stream_agg.commits.last_records IS 'last record of each partition, {"partition": [offset, timestamp in ms]}; by it a topic that was made anew is told from the one read';
 
 CREATE TABLE stream_agg.state (
     stream    text NOT NULL,
@@ -401,7 +403,8 @@ SELECT s.stream,
        s.source,
        s.output_mode,
        CASE WHEN w.state IS NOT NULL THEN w.state
-            WHEN s.enabled AND s.database = d.oid THEN 'starting'
+            WHEN s.enabled AND s.database = d.oid
+                 AND NOT pg_catalog.pg_is_in_recovery() THEN 'starting'
             ELSE 'stopped' END AS state,
        w.stage,
        w.pid,
@@ -445,7 +448,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.query IS 'view that holds the q
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.sink IS 'table the results are written to';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.source IS 'foreign table the stream reads';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.output_mode IS 'append, update or complete';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state IS 'starting, running, stopped or failed (waits for start_stream)';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state IS 'starting, running, stopped (on a standby too) or failed (waits for start_stream)';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stage IS 'stage of the micro-batch at hand: read, execute, write, checkpoint; NULL between micro-batches';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.pid IS 'process of the worker';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.batches IS 'micro-batches committed';

@@ -87,6 +87,16 @@ typedef enum SaggOnError
 	SAGG_DEAD_LETTER			/* and goes to stream_agg.dead_letters */
 } SaggOnError;
 
+/* The options of a stream: column "options" of stream_agg.streams. */
+typedef struct SaggStreamOptions
+{
+	SaggOnError on_error;
+	int64		max_future;		/* microseconds an event time may be ahead of
+								 * the batch's; 0 = any */
+	char	   *consumer_group; /* that is told of committed offsets, or NULL */
+	bool		at_least_once;	/* the sink is a Kafka topic */
+} SaggStreamOptions;
+
 /*
  * A stream as its row of stream_agg.streams describes it.
  */
@@ -108,10 +118,7 @@ typedef struct SaggStream
 	char	   *starting_offsets;	/* earliest, latest */
 	bool		sink_created;	/* by create_stream */
 	bool		enabled;
-	SaggOnError on_error;
-	int64		max_future;		/* microseconds an event time may be ahead of
-								 * the batch's; 0 = any */
-	bool		at_least_once;	/* the sink is a Kafka topic */
+	SaggStreamOptions options;
 	/* session settings captured at creation */
 	char	   *timezone;
 	char	   *datestyle;
@@ -173,6 +180,8 @@ typedef struct SaggCommit
 	int64		rows_removed;	/* rows deleted from the sink */
 	TimestampTz watermark;		/* after the batch */
 	int64		stage_time[SAGG_STAGES];	/* microseconds */
+	int			nlast;
+	SaggRange  *last;			/* records, as in SaggProgress, after the batch */
 } SaggCommit;
 
 /* Where a stream stands: its last commit and, if there is one, its open plan. */
@@ -182,6 +191,9 @@ typedef struct SaggProgress
 	TimestampTz watermark;		/* of the last commit */
 	int			npositions;
 	SaggRange  *positions;		/* start = first offset not yet committed */
+	int			nlast;
+	SaggRange  *last;			/* the last record of a partition: start = its
+								 * offset, end = its timestamp in ms */
 	SaggCounts	totals;			/* since the stream's first batch */
 	int64		total_rows_out;
 	int64		total_rows_removed;

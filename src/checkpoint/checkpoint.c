@@ -261,7 +261,7 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	const SaggCounts *t = &before->totals;
 	const int64 *time = commit->stage_time;
 	int			n = 1;
-	Datum		values[26];
+	Datum		values[27];
 
 	values[n++] = Int64GetDatum(plan->batch);
 	values[n++] = offsets_after(before, plan);
@@ -288,6 +288,7 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	values[n++] = Float8GetDatum(milliseconds(time[SAGG_WRITE]));
 	values[n++] = Float8GetDatum(milliseconds(time[SAGG_CHECKPOINT]));
 	values[n++] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[n++] = sagg_ranges_to_jsonb(commit->last, commit->nlast);
 	Assert(n == lengthof(values));
 	if (sagg_log_execute(section, SAGG_LOG_INSERT_COMMIT, values, NULL, 0) != 1)
 		raise_fenced(section, plan->batch, "committed");

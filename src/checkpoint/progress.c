@@ -31,7 +31,8 @@ enum
 	COMMIT_DEAD_LETTERED,
 	COMMIT_FILTERED,
 	COMMIT_ROWS_OUT,
-	COMMIT_ROWS_REMOVED
+	COMMIT_ROWS_REMOVED,
+	COMMIT_LAST_RECORDS
 };
 
 /* columns of the statement SAGG_LOG_PLANS_SINCE */
@@ -195,6 +196,11 @@ read_last_commit(SaggLogSection *section, SaggProgress *progress)
 								 &progress->npositions))
 		corrupt_row(checkpoint, "commits", progress->batch,
 					"Its offsets are not an object of offsets by partition.");
+	offsets = sagg_log_value(0, COMMIT_LAST_RECORDS, &isnull);
+	if (!isnull && !sagg_ranges_from_jsonb(DatumGetJsonbP(offsets), &progress->last,
+										   &progress->nlast))
+		corrupt_row(checkpoint, "commits", progress->batch,
+					"Its last records are not an object of offset and timestamp by partition.");
 	MemoryContextSwitchTo(old);
 
 	if (progress->watermark == DT_NOEND)
@@ -227,6 +233,12 @@ plan_of_row(SaggLogSection *section, int row)
 								&plan->nranges))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"Its ranges are not an object of offset pairs by partition.");
+	for (int i = 0; i < plan->nranges; i++)
+	{
+		if (plan->ranges[i].start > plan->ranges[i].end)
+			corrupt_row(section->checkpoint, "offsets", plan->batch,
+						"A range ends before it starts.");
+	}
 	suspects = sagg_log_value(row, PLAN_SUSPECTS, &isnull);
 	if (!isnull && !sagg_ranges_from_jsonb(DatumGetJsonbP(suspects), &plan->suspects,
 										   &plan->nsuspects))

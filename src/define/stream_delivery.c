@@ -19,7 +19,7 @@
 static void
 check_topic_sink(const SaggStream *stream, const SaggQuery *query, const char *name)
 {
-	if (!stream->at_least_once)
+	if (!stream->options.at_least_once)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("sink \"%s\" is a Kafka topic, which does not take every row exactly once", name),
@@ -64,7 +64,7 @@ sagg_check_delivery(const SaggStream *stream, const SaggQuery *query)
 		return;					/* left to WRITE to complain about */
 	if (sagg_is_source(stream->sink))
 		check_topic_sink(stream, query, name);
-	else if (stream->at_least_once)
+	else if (stream->options.at_least_once)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("delivery \"at_least_once\" is for sinks that are Kafka topics"),

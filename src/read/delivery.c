@@ -29,6 +29,7 @@
 #include "utils/memutils.h"
 
 #include "insert_internal.h"
+#include "payload_encode.h"
 
 #define OWN_HEADERS		3
 
@@ -97,7 +98,8 @@ sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
 		if (identity[i] == InvalidAttrNumber)
 			continue;
 		sagg_value_encoder_init(&delivery->encoders[i],
-								get_atttype(delivery->source, identity[i]));
+								get_atttype(delivery->source, identity[i]),
+								SAGG_UNIT_DEFAULT);
 		delivery->needs_settings |=
 			sagg_value_encoder_needs_settings(&delivery->encoders[i]);
 	}

@@ -63,6 +63,30 @@ add_position(SaggSession *session, int32 partition, int64 start)
 }
 
 /*
+ * Is the topic still the one that has been read?  Records that are gone need
+ * not be asked for.
+ */
+static void
+verify_last_records(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	const SaggProgress *progress = session->progress;
+	SaggRange  *last = palloc(sizeof(SaggRange) * Max(progress->nlast, 1));
+	int			n = 0;
+
+	for (int i = 0; i < progress->nlast; i++)
+	{
+		const SaggRange *one = &progress->last[i];
+		const SaggRange *bound = find_partition(unconstify(SaggRange *, bounds), nbounds, one->partition);
+
+		if (bounds == NULL ||
+			(bound && one->start >= bound->start && one->start < bound->end))
+			last[n++] = *one;
+	}
+	sagg_reader_verify(session->reader, last, n);
+	pfree(last);
+}
+
+/*
  * First contact of a stream with its topic: which cluster, from which offsets.
  * In later sessions: is it still that cluster?  Leaves the reader assigned to
  * the stream's positions.  Waits for Kafka.
@@ -124,9 +148,51 @@ sagg_session_origin(SaggSession *session)
 			add_position(session, origin->offsets[i].partition,
 						 origin->offsets[i].start);
 	}
+	verify_last_records(session, bounds, nbounds);
 	pfree(bounds);
 	sagg_reader_assign(session->reader, session->progress->positions,
 					   session->progress->npositions);
+	sagg_reader_commit(session->reader, session->progress->positions,
+					   session->progress->npositions);
+}
+
+/*
+ * After a connection was broken the topic may be another one under its name:
+ * see last_record.c.  "bounds" are as for sagg_batch_plan, if they are known.
+ */
+void
+sagg_session_verify(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	if (sagg_reader_was_broken(session->reader))
+		verify_last_records(session, bounds, nbounds);
+}
+
+/*
+ * The last record of each partition after the batch that was just read; "n" of
+ * them, in the current context.
+ */
+SaggRange *
+sagg_last_records(SaggSession *session, const SaggPlan *plan, int *n)
+{
+	const SaggProgress *progress = session->progress;
+	SaggRange  *last = palloc(sizeof(SaggRange) * (progress->nlast + plan->nranges + 1));
+
+	*n = progress->nlast;
+	if (progress->nlast > 0)
+		memcpy(last, progress->last, sizeof(SaggRange) * progress->nlast);
+	for (int i = 0; i < plan->nranges; i++)
+	{
+		SaggRange	one;
+		SaggRange  *place;
+
+		if (!sagg_reader_last_record(session->reader, &plan->ranges[i], &one))
+			continue;
+		place = find_partition(last, *n, one.partition);
+		if (place == NULL)
+			place = &last[(*n)++];
+		*place = one;
+	}
+	return last;
 }
 
 /*
@@ -174,6 +240,26 @@ check_position(SaggSession *session, const SaggRange *position,
 					   bounds->start, bounds->end),
 			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was made anew. "
 					 "Drop the stream and create it anew to go on without these records.")));
+}
+
+/*
+ * Topics do not lose partitions; one that has fewer was made anew.  That may
+ * also be a broker that has not heard of new ones yet, so it is tried again.
+ */
+static void
+check_exists(SaggSession *session, const SaggRange *position,
+			 const SaggRange *bounds, int nbounds)
+{
+	if (find_partition(unconstify(SaggRange *, bounds), nbounds, position->partition))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("partition %d of topic \"%s\" does not exist in the Kafka cluster",
+					position->partition, sagg_reader_topic(session->reader)),
+			 errdetail("The stream has read it up to offset " INT64_FORMAT ".",
+					   position->start),
+			 errhint("Topics do not lose partitions: this one was made anew. "
+					 "Drop the stream and create it anew to read it.")));
 }
 
 /*
@@ -236,6 +322,8 @@ next_ranges(SaggSession *session, const SaggRange *bounds, int nbounds,
 		ranges[n].end = bounds[i].end;
 		n++;
 	}
+	for (int i = 0; i < session->progress->npositions; i++)
+		check_exists(session, &session->progress->positions[i], bounds, nbounds);
 	limit = limit > 0 ? limit : sagg_max_records_per_batch;
 	if (session->progress->nsuspects > 0)
 		n = keep_suspects(session->progress, ranges, n, &limit);

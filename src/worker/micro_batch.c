@@ -68,9 +68,11 @@ read_records(SaggSession *session, const SaggPlan *plan)
 	SAGG_FAILPOINT("read.begun");
 	while (!sagg_reader_collect(session->reader))
 	{
-		if (sagg_session_wait(session, true, 1000))
+		if (sagg_session_wait(session, true, 500) &&
+			sagg_reader_trouble(session->reader) == NULL)
 			last_progress = GetCurrentTimestamp();
-		else if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
+		sagg_session_report_silence(session, last_progress);
+		if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
 											sagg_kafka_timeout_ms))
 		{
 			const char *trouble = sagg_reader_trouble(session->reader);
@@ -284,6 +286,11 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 					plan->ranges[i].end;
 		}
 	}
+	progress->nlast = commit->nlast;
+	if (progress->last)
+		pfree(progress->last);
+	progress->last = MemoryContextAlloc(session->memory, sizeof(SaggRange) * Max(commit->nlast, 1));
+	memcpy(progress->last, commit->last, sizeof(SaggRange) * commit->nlast);
 	sagg_progress_suspects(progress, plan, session->memory);
 	progress->batch = plan->batch;
 	progress->watermark = commit->watermark;
@@ -329,7 +336,7 @@ warn_of_refused_records(const SaggSession *session, const SaggCounts *counts,
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_SAGG_INVALID_RECORD),
-			 session->stream->on_error == SAGG_DEAD_LETTER ?
+			 session->stream->options.on_error == SAGG_DEAD_LETTER ?
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch are dead letters",
 					session->stream->name, counts->dead_lettered, counts->delivered) :
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were skipped",
@@ -356,6 +363,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 
 	enter_stage(session, &clock, SAGG_READ);
 	read_records(session, plan);
+	sagg_session_verify(session, NULL, 0);
 	SAGG_FAILPOINT("read.done");
 	sagg_poison_begin(session, plan);
 
@@ -363,8 +371,8 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	begin_transaction(session, plan);
 	query = sagg_query_of_view(session->stream);
 	execution = begin_execution(session, query, plan);
-	if (session->stream->on_error != SAGG_FAIL)
-		refusals = sagg_refusals_make(session->stream->on_error);
+	if (session->stream->options.on_error != SAGG_FAIL)
+		refusals = sagg_refusals_make(session->stream->options.on_error);
 	sagg_execution_refuse(execution, refusals,
 						  sagg_sink_max_key_bytes(session->stream->sink, query));
 	execute(session, execution, refusals, &commit);
@@ -375,6 +383,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	session->fault = SAGG_FAULT_NONE;
 	enter_stage(session, &clock, SAGG_CHECKPOINT);
 	first_refused = put_aside(session, plan, refusals, &commit);
+	commit.last = sagg_last_records(session, plan, &commit.nlast);
 	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, &commit,
 						   sagg_execution_state(execution));
 	sagg_execution_end(execution);
@@ -395,6 +404,8 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	advance(session, plan, &commit);
 	sagg_poison_committed(session, &commit.counts);
 	sagg_reader_release(session->reader);
+	sagg_reader_commit(session->reader, session->progress->positions,
+					   session->progress->npositions);
 	MemoryContextSwitchTo(session->memory);
 	sagg_publish_statistics(session);
 	SAGG_FAILPOINT("batch.done");

@@ -136,7 +136,7 @@ sagg_poison_durable_plan(SaggSession *session)
 	bool		first = !session->poison.planned;
 
 	session->poison.planned = true;
-	return session->stream->on_error != SAGG_FAIL &&
+	return session->stream->options.on_error != SAGG_FAIL &&
 		(first || session->progress->nsuspects > 0);
 }
 
@@ -153,7 +153,7 @@ sagg_poison_failed(SaggSession *session, const ErrorData *error)
 
 	poison->windows = false;
 	session->fault = SAGG_FAULT_NONE;
-	if (session->stream == NULL || session->stream->on_error == SAGG_FAIL ||
+	if (session->stream == NULL || session->stream->options.on_error == SAGG_FAIL ||
 		fault == SAGG_FAULT_NONE || !is_of_data(error->sqlerrcode))
 		return false;
 	poison->windows = fault == SAGG_FAULT_WINDOWS;
@@ -310,7 +310,7 @@ sagg_poison_retry(SaggSession *session, SaggPlan *plan)
 {
 	SaggPoison *poison = &session->poison;
 
-	if (session->stream->on_error == SAGG_FAIL)
+	if (session->stream->options.on_error == SAGG_FAIL)
 		return plan;
 	if (poison->failed != plan->batch && poison->found == plan->batch &&
 		!poison->counted)
@@ -333,7 +333,7 @@ sagg_poison_begin(SaggSession *session, SaggPlan *plan)
 	SaggPoison *poison = &session->poison;
 
 	if (likely(poison->found != plan->batch) || poison->counted ||
-		session->stream->on_error == SAGG_FAIL)
+		session->stream->options.on_error == SAGG_FAIL)
 		return;
 	write_attempts(session, plan, plan->attempts + 1);
 	poison->counted = true;

@@ -92,9 +92,12 @@ load_stream(SaggSession *session)
  * While the reader waits for an answer from Kafka, which may take long.
  */
 static void
-check_stop(void *arg)
+while_waiting(void *arg)
 {
-	sagg_session_check_stop((SaggSession *) arg);
+	SaggSession *session = (SaggSession *) arg;
+
+	sagg_session_check_stop(session);
+	sagg_session_report_silence(session, 0);
 }
 
 /*
@@ -114,14 +117,16 @@ open_session(SaggSession *session)
 												  ALLOCSET_DEFAULT_SIZES);
 	session->checkpoint = sagg_checkpoint_open(session->stream->name);
 	session->sink = sagg_sink_open(session->stream);
-	if (session->stream->at_least_once)
+	if (session->stream->options.at_least_once)
 		session->delivery = sagg_delivery_open(session->stream->sink,
 											   session->stream->name);
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
 	sagg_poison_opened(session);
 	session->reader = sagg_reader_open(session->stream->source,
-									   session->stream->on_error == SAGG_DEAD_LETTER);
-	sagg_reader_on_wait(session->reader, check_stop, session);
+									   session->stream->options.on_error == SAGG_DEAD_LETTER);
+	sagg_reader_on_wait(session->reader, while_waiting, session);
+	sagg_reader_set_group(session->reader, session->stream->options.consumer_group,
+						  session->stream->name);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(session->memory);

@@ -222,6 +222,7 @@ typedef struct SaggSession
 	SaggPoison	poison;			/* lives as long as the process */
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in Kafka */
+	bool		silence_logged; /* Kafka does not answer, and the log says so */
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
 } SaggSession;
 
@@ -231,6 +232,7 @@ extern void sagg_session_connected(void);
 extern void sagg_session_leave(SaggSession *session, SaggExit how) pg_attribute_noreturn();
 extern void sagg_session_stage(SaggSession *session, SaggStage stage);
 extern bool sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms);
+extern void sagg_session_report_silence(SaggSession *session, TimestampTz since);
 extern bool sagg_session_told_to_stop(const SaggSession *session);
 extern void sagg_session_check_stop(SaggSession *session);
 extern void sagg_session_check_stream(SaggSession *session);
@@ -245,6 +247,10 @@ extern void sagg_micro_batch(SaggSession *session, SaggPlan *plan);
 extern SaggPlan *sagg_batch_plan(SaggSession *session, const SaggRange *bounds,
 								 int nbounds);
 extern void sagg_session_origin(SaggSession *session);
+extern void sagg_session_verify(SaggSession *session, const SaggRange *bounds,
+								int nbounds);
+extern SaggRange *sagg_last_records(SaggSession *session, const SaggPlan *plan,
+									int *n);
 extern void sagg_plan_transaction(SaggSession *session, bool durable);
 extern void sagg_plan_commit(SaggSession *session);
 

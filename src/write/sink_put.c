@@ -135,17 +135,18 @@ update_statement(const SinkBatch *batch)
 }
 
 /*
- * Run a statement over the rows; returns how many it processed.
+ * Run a statement over the rows; returns how many it processed.  After an
+ * ERROR that is caught the rows are still registered.
  */
 static int64
 run(SinkBatch *batch, SinkStatement statement, const char *text,
 	Tuplestorestate *rows, int expected)
 {
-	EphemeralNamedRelationData enr;
+	EphemeralNamedRelation enr = palloc(sizeof(EphemeralNamedRelationData));
 	int64		processed;
 	int			ret;
 
-	sagg_sink_register(&enr, SAGG_ENR_OUTPUT, batch->desc, rows,
+	sagg_sink_register(enr, SAGG_ENR_OUTPUT, batch->desc, rows,
 					   Max((double) tuplestore_tuple_count(rows), LEAST_ESTIMATE));
 	ret = SPI_execute_plan(sagg_sink_plan(batch->sink, statement, text, batch->desc),
 						   NULL, NULL, false, 0);

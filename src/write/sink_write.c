@@ -50,7 +50,7 @@ sagg_sink_open(const SaggStream *stream)
 	sink->stream = MemoryContextStrdup(context, stream->name);
 	sink->relid = stream->sink;
 	sink->mode = stream->mode;
-	sink->foreign = stream->at_least_once;
+	sink->foreign = stream->options.at_least_once;
 	return sink;
 }
 

@@ -34,6 +34,42 @@ set_up() {
 	cd "$work"
 }
 
+# The jars of Apache Kafka, by Maven, and a copy that the servers' user can read.
+# Fails, and says why on stderr, where that cannot be.
+prepare_kafka() {
+	local program log=$work/maven.log
+	for program in java mvn; do
+		if ! command -v $program >/dev/null; then
+			echo "$program is not installed" >&2
+			return 1
+		fi
+	done
+	if ! [ "$top/build/kafka/complete" -nt "$top/test/kafka/pom.xml" ]; then
+		rm -rf "$top/build/kafka"
+		if ! mvn -q -B -f "$top/test/kafka/pom.xml" dependency:copy-dependencies >"$log" 2>&1; then
+			echo "Maven could not get Kafka's jars" >&2
+			[ "${STREAM_AGG_KAFKA:-}" != required ] || tail -n 20 "$log" >&2
+			return 1
+		fi
+		touch "$top/build/kafka/complete"
+	fi
+	"${as_user[@]}" mkdir "$work/jars"
+	cp "$top"/build/kafka/*.jar "$work/jars"
+	cp "$top/test/kafka/cluster" "$work/bin/kafka_cluster"
+	chmod -R a+rX "$work/jars" "$work/bin/kafka_cluster"
+}
+
+# after prepare_kafka: a cluster of one node
+start_kafka() {
+	export KAFKA_JARS=$work/jars KAFKA_CLUSTER=$work/bin/kafka_cluster KAFKA_SHARED=$work/shared_kafka
+	"${as_user[@]}" "$KAFKA_CLUSTER" start "$KAFKA_SHARED" 1 $$ >kafka_start.log 2>&1 ||
+		{ cat kafka_start.log; return 1; }
+}
+
+stop_kafka() {
+	[ -z "${KAFKA_SHARED:-}" ] || "${as_user[@]}" "$KAFKA_CLUSTER" stop "$KAFKA_SHARED" || true
+}
+
 # leave server and broker running when the script ends, with a script to stop them
 keep_running() { keep=1; }
 
@@ -55,6 +91,7 @@ STOP
 		"${as_user[@]}" "$bindir/pg_ctl" -D "$work/data" -m immediate stop >/dev/null 2>&1 || true
 	fi
 	[ -z "${broker_pid:-}" ] || kill "$broker_pid" 2>/dev/null || true
+	stop_kafka
 	rm -rf "$work"
 }
 
