@@ -94,6 +94,7 @@ typedef struct SaggStreamOptions
 	int64		max_future;		/* microseconds an event time may be ahead of
 								 * the batch's; 0 = any */
 	char	   *consumer_group; /* that is told of committed offsets, or NULL */
+	bool		at_least_once;	/* the sink is a Kafka topic */
 } SaggStreamOptions;
 
 /*

@@ -87,6 +87,9 @@ extern Datum sagg_stream_options_jsonb(const SaggStreamOptions *options);
 extern void sagg_check_max_future(const SaggStream *stream,
 								  const SaggQuery *query);
 
+/* stream_delivery.c */
+extern void sagg_check_delivery(const SaggStream *stream, const SaggQuery *query);
+
 /* stream_catalog.c */
 extern RangeVar *sagg_parse_name(const char *name, const char *what);
 extern char *sagg_stream_key(const RangeVar *name);

@@ -89,6 +89,15 @@ extern void sagg_batch_locate(SaggBatch *batch, int64 number, int32 *partition,
 extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
 							  int64 rotation);
 
+/* delivery.c: results of a stream that go to a source */
+typedef struct SaggDelivery SaggDelivery;
+
+extern SaggDelivery *sagg_delivery_open(Oid source, const char *stream);
+extern void sagg_delivery_close(SaggDelivery *delivery);
+extern void sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
+								AttrNumber *identity, int nidentity);
+extern void sagg_delivery_end(void);
+
 /* source_info.c */
 extern bool sagg_is_source(Oid relid);
 extern char *sagg_source_topic(Oid relid);

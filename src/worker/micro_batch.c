@@ -256,8 +256,13 @@ write_output(SaggSession *session, const SaggQuery *query,
 	SaggOutput	output;
 
 	sagg_execution_output(execution, &output);
+	if (session->delivery)
+		sagg_delivery_begin(session->delivery, session->plan->batch,
+							sagg_sink_identity(session->stream->sink, query),
+							query->nidentity);
 	sagg_sink_write(session->sink, query, &output,
 					&commit->rows_out, &commit->rows_removed);
+	sagg_delivery_end();
 	sagg_execution_output_end(&output);
 	SAGG_FAILPOINT("write.done");
 	fire_deferred_triggers();

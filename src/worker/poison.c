@@ -115,6 +115,10 @@ sagg_poison_opened(SaggSession *session)
 {
 	SaggPoison *poison = &session->poison;
 
+	/* an error behind the commit: the batch is done */
+	if (poison->opened && poison->failed >= 0 &&
+		poison->failed <= session->progress->batch)
+		forget_failure(poison);
 	if (poison->opened)
 		return;
 	poison->opened = true;

@@ -311,6 +311,12 @@ sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh, Tuplestorestate *known)
 	SAGG_FAILPOINT("write.statement_before");
 	if (batch->sink->mode == SAGG_APPEND)
 		processed = run(batch, SINK_INSERT, insert_statement(batch), fresh, SPI_OK_INSERT);
+	else if (batch->sink->foreign)
+	{
+		/* one statement, which waits once for all of its rows */
+		append_rows(batch, fresh, known);
+		processed = run(batch, SINK_INSERT, insert_statement(batch), known, SPI_OK_INSERT);
+	}
 	else
 	{
 		if (tuplestore_tuple_count(fresh) > 0)
