@@ -9,7 +9,7 @@ use StreamAgg::Test;
 use Test::More;
 
 my $broker = start_broker(events => 1, other => 1);
-my $node = new_node('attacks', 'log_statement = none');
+my $node = new_node('attacks', 'log_statement = none', 'stream_agg.max_attempts = 2');
 my $brokers = $broker->brokers;
 
 # in public anybody may create, as before PostgreSQL 15
@@ -262,6 +262,36 @@ $node->safe_psql('postgres', q{SELECT stream_agg.drop_stream('alice.trap', drop_
 # --- a lock on what all streams share
 refused('mallory', "BEGIN; LOCK TABLE stream_agg.$_ IN ACCESS EXCLUSIVE MODE; SELECT 'held'", qr/permission denied for table $_/,
 	"nobody locks stream_agg.$_") for qw(streams sources offsets commits state dead_letters);
+
+# --- privileges that are taken away from a stream that runs, and row-level security
+$node->safe_psql('postgres', qq{
+	SELECT stream_agg.create_source('public.lent', topic => 'other', brokers => '$brokers', columns => 'ts timestamptz, k int', $options);
+	CREATE TABLE public.given (k int UNIQUE NULLS NOT DISTINCT, n bigint);
+	CREATE TABLE public.kinds (k int, allowed boolean);
+	INSERT INTO public.kinds VALUES (1, true), (1, false);
+	ALTER TABLE public.kinds ENABLE ROW LEVEL SECURITY;
+	CREATE POLICY allowed ON public.kinds USING (allowed AND current_user = 'alice');
+	GRANT SELECT ON public.lent, public.kinds TO alice;
+	GRANT SELECT, INSERT, UPDATE, DELETE ON public.given TO alice});
+as('alice', q{SET search_path = alice;
+	SELECT stream_agg.create_stream('borrowed', 'SELECT k, count(*) AS n FROM public.lent JOIN public.kinds USING (k) GROUP BY k',
+		output_mode => 'update', trigger => '1 hour', sink => 'public.given')}, 'a stream on what others have');
+as('alice', q{SELECT stream_agg.process_available('alice.borrowed')});
+my $n = $node->safe_psql('postgres', 'SELECT count(*) FROM public.lent');
+is($node->safe_psql('postgres', 'SELECT n FROM public.given'), $n, 'sees the rows that policies let its owner see');
+for my $privilege ('INSERT ON public.given', 'UPDATE ON public.given', 'SELECT ON public.lent', 'SELECT ON public.kinds')
+{
+	my ($what) = $privilege =~ /public\.(\w+)/;
+	$node->safe_psql('postgres', "REVOKE $privilege FROM alice");
+	$broker->produce('other', $event);
+	refused('alice', q{SELECT stream_agg.process_available('alice.borrowed')},
+		qr/stream "borrowed" has failed.*permission denied for (foreign )?table $what/s, "without $privilege it fails");
+	is($node->safe_psql('postgres', 'SELECT n FROM public.given'), $n, 'and has written nothing');
+	$node->safe_psql('postgres', "GRANT $privilege TO alice; SELECT stream_agg.start_stream('alice.borrowed')");
+	as('alice', q{SELECT stream_agg.process_available('alice.borrowed')}, 'with it, it goes on');
+	is($node->safe_psql('postgres', 'SELECT n FROM public.given'), ++$n, 'where it was');
+}
+as('alice', q{SELECT stream_agg.drop_stream('alice.borrowed')});
 
 # --- secrets: not in what others can read, not in messages, not in the log
 my $secret = 'hunter2';
