@@ -369,7 +369,7 @@ sagg_query_of_view(const SaggStream *stream)
 							   save_context | SECURITY_RESTRICTED_OPERATION);
 	result = sagg_query_analyze(query, stream->event_time, stream->mode,
 								stream->has_watermark,
-								stream->on_error != SAGG_FAIL);
+								stream->options.on_error != SAGG_FAIL);
 	AtEOXact_GUC(false, nestlevel);
 	SetUserIdAndSecContext(save_user, save_context);
 	return result;

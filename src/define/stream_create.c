@@ -214,7 +214,7 @@ insert_stream(const SaggStream *stream, const char *search_path, bool start)
 	values[13] = setting("DateStyle");
 	values[14] = setting("IntervalStyle");
 	values[15] = CStringGetTextDatum(search_path);
-	values[16] = sagg_stream_options_jsonb(stream->on_error, stream->max_future);
+	values[16] = sagg_stream_options_jsonb(&stream->options);
 	insert_row("INSERT INTO stream_agg.streams (stream, query, sink, source, output_mode,"
 			   " watermark, event_time, trigger_interval, max_offsets_per_trigger,"
 			   " starting_offsets, sink_created, enabled, timezone,"
@@ -333,8 +333,7 @@ fill_stream(SaggStream *stream, const SaggStreamArguments *args)
 	stream->trigger = args->trigger;
 	stream->max_offsets = args->max_offsets;
 	stream->starting_offsets = args->starting_offsets;
-	stream->on_error = args->on_error;
-	stream->max_future = args->max_future;
+	stream->options = args->options;
 }
 
 /*
@@ -403,6 +402,7 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	char	   *schema;
 	Oid			sink;
 
+	PreventCommandDuringRecovery("stream_agg.create_stream()");
 	sagg_require_preload();
 	args = sagg_stream_arguments(fcinfo);
 	namespace = RangeVarGetCreationNamespace(args->name);
