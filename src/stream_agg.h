@@ -117,7 +117,8 @@ typedef struct SaggStream
 	int64		max_offsets;	/* bound of a batch in records; 0 = none */
 	char	   *starting_offsets;	/* earliest, latest */
 	bool		sink_created;	/* by create_stream */
-	bool		enabled;
+	bool		enabled;		/* and if the owner is a superuser, started for
+								 * him */
 	SaggStreamOptions options;
 	/* session settings captured at creation */
 	char	   *timezone;
@@ -397,6 +398,12 @@ extern void sagg_restore_user(const SaggOwnerContext *save);
 extern bool sagg_extension_exists(void);
 extern const char *sagg_mode_name(SaggOutputMode mode);
 extern bool sagg_mode_by_name(const char *name, SaggOutputMode *mode);
+
+/* secret_commands.c */
+extern void sagg_secret_commands_init(void);
+
+/* stream_title.c */
+extern const char *sagg_stream_title(const char *name);
 
 /* utility_command.c */
 extern void sagg_run_utility(Node *stmt, const char *text, int location,

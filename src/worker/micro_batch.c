@@ -319,7 +319,7 @@ warn_of_late_records(const SaggSession *session, const SaggCounts *counts)
 	last_warning = now;
 	ereport(WARNING,
 			(errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were late",
-					session->stream->name, counts->late,
+					sagg_stream_title(session->stream->name), counts->late,
 					counts->aggregated + counts->late),
 			 errdetail("Their windows end at or before the watermark, so they are counted and left out."),
 			 errhint("Perhaps one partition is ahead of the others, the clock of a producer is far ahead, or the stream's watermark is too short.")));
@@ -338,9 +338,9 @@ warn_of_refused_records(const SaggSession *session, const SaggCounts *counts,
 			(errcode(ERRCODE_SAGG_INVALID_RECORD),
 			 session->stream->options.on_error == SAGG_DEAD_LETTER ?
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch are dead letters",
-					session->stream->name, counts->dead_lettered, counts->delivered) :
+					sagg_stream_title(session->stream->name), counts->dead_lettered, counts->delivered) :
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were skipped",
-					session->stream->name, counts->dead_lettered, counts->delivered),
+					sagg_stream_title(session->stream->name), counts->dead_lettered, counts->delivered),
 			 errdetail_internal("%s", first)));
 }
 

@@ -232,7 +232,7 @@ replace_plan(SaggSession *session, const SaggPlan *failed)
 
 	ereport(LOG,
 			(errmsg("stream \"%s\": micro-batch " INT64_FORMAT " is retried with " INT64_FORMAT " of its " INT64_FORMAT " offsets, to find the record that cannot be processed",
-					session->stream->name, plan->batch,
+					sagg_stream_title(session->stream->name), plan->batch,
 					offsets_of(plan->ranges, plan->nranges),
 					offsets_of(failed->ranges, failed->nranges)),
 			 errdetail_internal("%s", session->poison.message)));

@@ -36,27 +36,6 @@
 PGDLLEXPORT void stream_agg_worker_main(Datum arg);
 
 /*
- * The settings captured when the stream was created, and those a batch
- * depends on whatever the role or the database say.
- */
-static void
-apply_settings(const SaggStream *stream)
-{
-	SetConfigOption("timezone", stream->timezone, PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("datestyle", stream->datestyle, PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("intervalstyle", stream->intervalstyle, PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("search_path", stream->search_path, PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("default_transaction_deferrable", "off", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("row_security", "on", PGC_USERSET, PGC_S_SESSION);
-	/* every micro-batch would be compiled anew */
-	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("deadlock_timeout", SAGG_WORKER_DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION);
-	SetConfigOption("application_name", stream->name, PGC_USERSET, PGC_S_SESSION);
-}
-
-/*
  * Read the definition, in a transaction, and take the stream's lock.  Ends
  * the process if there is no such stream for this worker.
  */
@@ -85,7 +64,7 @@ load_stream(SaggSession *session)
 	if (session->stream->owner != GetUserId() || !session->stream->enabled ||
 		session->stream->database != MyDatabaseId)
 		sagg_session_leave(session, SAGG_EXIT_CHANGED);
-	apply_settings(session->stream);
+	sagg_session_settings(session);
 }
 
 /*

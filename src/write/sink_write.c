@@ -72,10 +72,10 @@ sink_error_callback(void *arg)
 
 	if (batch->name)
 		errcontext("writing to sink %s of stream \"%s\"",
-				   batch->name, batch->sink->stream);
+				   batch->name, sagg_stream_title(batch->sink->stream));
 	else
 		errcontext("writing to the sink of stream \"%s\"",
-				   batch->sink->stream);
+				   sagg_stream_title(batch->sink->stream));
 	if (batch->sink->mode == SAGG_APPEND &&
 		geterrcode() == ERRCODE_UNIQUE_VIOLATION)
 		errhint("Output mode append writes a window once. If the stream was started without its checkpoint or made anew, truncate the sink, or delete what the stream will write again, and start the stream.");
