@@ -18,7 +18,8 @@
 
 typedef struct SaggCheckpoint SaggCheckpoint;
 
-/* a row of stream_agg.sources; all empty before the first contact */
+/* a row of stream_agg.sources; all empty before the first contact, or after a
+ * reset before the next */
 typedef struct SaggOrigin
 {
 	char	   *topic;			/* NULL before the first contact */
@@ -37,6 +38,7 @@ extern void sagg_checkpoint_commit(SaggCheckpoint *checkpoint,
 								   const SaggPlan *plan,
 								   SaggCommit *commit,
 								   const SaggStateAccess *state);
+extern int64 sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit);
 extern void sagg_checkpoint_published(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_aborted(SaggCheckpoint *checkpoint);
 
@@ -53,6 +55,9 @@ extern SaggOrigin *sagg_checkpoint_origin(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint,
 									   const SaggOrigin *origin);
 extern SaggProgress *sagg_checkpoint_progress(SaggCheckpoint *checkpoint);
+
+/* reset.c */
+extern void sagg_checkpoint_reset(const char *stream, bool replace);
 
 /* state_restore.c */
 extern void sagg_checkpoint_restore(SaggCheckpoint *checkpoint,

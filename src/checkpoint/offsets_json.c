@@ -5,6 +5,9 @@
  *
  * stream_agg.offsets holds ranges, {"0": [5, 17], "1": [0, 3]}, and
  * stream_agg.commits and stream_agg.sources hold offsets, {"0": 17, "1": 3}.
+ * What a plan skips is in the form of ranges, but a partition that has begun
+ * anew goes from a greater offset to a smaller one; what a commit skipped is a
+ * list for each partition, {"0": [[5, 17], [20, 30]]}, for the commit's reader.
  * Reading is strict: whatever writing would not have produced is refused, and
  * the caller says which row it was.  Ranges are sorted by partition.
  *
@@ -59,6 +62,51 @@ sagg_ranges_to_jsonb(const SaggRange *ranges, int nranges)
 	return text_to_jsonb(json.data);
 }
 
+static void
+append_skip(StringInfo json, const SaggRange *skip, int *n)
+{
+	appendStringInfo(json, "%s[" INT64_FORMAT "," INT64_FORMAT "]",
+					 (*n)++ > 0 ? "," : "", skip->start, skip->end);
+}
+
+/*
+ * What a batch skipped, by its plan and as it was read, as jsonb in the current
+ * memory context.
+ */
+Datum
+sagg_skips_to_jsonb(const SaggPlan *plan, const SaggCommit *commit)
+{
+	StringInfoData json;
+	int			partitions = 0;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	for (int r = 0; r < plan->nranges; r++)
+	{
+		int32		partition = plan->ranges[r].partition;
+		StringInfoData list;
+		int			n = 0;
+
+		initStringInfo(&list);
+		for (int i = 0; i < plan->nskipped; i++)
+		{
+			if (plan->skipped[i].partition == partition)
+				append_skip(&list, &plan->skipped[i], &n);
+		}
+		for (int i = 0; i < commit->nlosses; i++)
+		{
+			if (commit->losses[i].partition == partition)
+				append_skip(&list, &commit->losses[i], &n);
+		}
+		if (n > 0)
+			appendStringInfo(&json, "%s\"%d\":[%s]", partitions++ > 0 ? "," : "",
+							 partition, list.data);
+		pfree(list.data);
+	}
+	appendStringInfoChar(&json, '}');
+	return text_to_jsonb(json.data);
+}
+
 /* A string of digits alone. */
 static bool
 parse_digits(const char *text, int64 limit, int64 *value)
@@ -96,14 +144,22 @@ parse_offset(const JsonbValue *element, int64 *offset)
 	return parse_digits(DatumGetCString(text), PG_INT64_MAX, offset);
 }
 
-/* One value of the object: an offset, or a pair of them. */
+/* what the values of an object are */
+typedef enum Kind
+{
+	OFFSETS,					/* an offset */
+	RANGES,						/* two, ascending */
+	SKIPS						/* two */
+} Kind;
+
+/* One value of the object. */
 static bool
-parse_range(JsonbIterator **it, bool pair, SaggRange *range)
+parse_range(JsonbIterator **it, Kind kind, SaggRange *range)
 {
 	JsonbValue	v;
 	JsonbIteratorToken token = JsonbIteratorNext(it, &v, false);
 
-	if (!pair)
+	if (kind == OFFSETS)
 	{
 		if (token != WJB_VALUE || !parse_offset(&v, &range->start))
 			return false;
@@ -116,7 +172,7 @@ parse_range(JsonbIterator **it, bool pair, SaggRange *range)
 		JsonbIteratorNext(it, &v, false) == WJB_ELEM &&
 		parse_offset(&v, &range->end) &&
 		JsonbIteratorNext(it, &v, false) == WJB_END_ARRAY &&
-		range->start <= range->end;
+		(kind == SKIPS || range->start <= range->end);
 }
 
 static int
@@ -129,7 +185,7 @@ compare_ranges(const void *a, const void *b)
 }
 
 static bool
-parse_object(Jsonb *json, bool pairs, SaggRange **ranges, int *nranges)
+parse_object(Jsonb *json, Kind kind, SaggRange **ranges, int *nranges)
 {
 	JsonbIterator *it;
 	JsonbIteratorToken token;
@@ -145,7 +201,7 @@ parse_object(Jsonb *json, bool pairs, SaggRange **ranges, int *nranges)
 	while ((token = JsonbIteratorNext(&it, &v, false)) == WJB_KEY)
 	{
 		if (!parse_partition(&v, &(*ranges)[n].partition) ||
-			!parse_range(&it, pairs, &(*ranges)[n]))
+			!parse_range(&it, kind, &(*ranges)[n]))
 			return false;
 		n++;
 	}
@@ -166,7 +222,7 @@ parse_object(Jsonb *json, bool pairs, SaggRange **ranges, int *nranges)
 bool
 sagg_offsets_from_jsonb(Jsonb *json, SaggRange **ranges, int *nranges)
 {
-	return parse_object(json, false, ranges, nranges);
+	return parse_object(json, OFFSETS, ranges, nranges);
 }
 
 /*
@@ -175,5 +231,14 @@ sagg_offsets_from_jsonb(Jsonb *json, SaggRange **ranges, int *nranges)
 bool
 sagg_ranges_from_jsonb(Jsonb *json, SaggRange **ranges, int *nranges)
 {
-	return parse_object(json, true, ranges, nranges);
+	return parse_object(json, RANGES, ranges, nranges);
+}
+
+/*
+ * What a plan skips, the same way; "end" may be less than "start".
+ */
+bool
+sagg_skips_from_jsonb(Jsonb *json, SaggRange **ranges, int *nranges)
+{
+	return parse_object(json, SKIPS, ranges, nranges);
 }

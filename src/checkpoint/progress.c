@@ -18,29 +18,14 @@
 
 #include "checkpoint_internal.h"
 
-/* columns of the statement SAGG_LOG_LAST_COMMIT */
-enum
-{
-	COMMIT_BATCH = 1,
-	COMMIT_WATERMARK,
-	COMMIT_OFFSETS,
-	COMMIT_DELIVERED,
-	COMMIT_AGGREGATED,
-	COMMIT_LATE,
-	COMMIT_NULL_TIME,
-	COMMIT_DEAD_LETTERED,
-	COMMIT_FILTERED,
-	COMMIT_ROWS_OUT,
-	COMMIT_ROWS_REMOVED
-};
-
 /* columns of the statement SAGG_LOG_PLANS_SINCE */
 enum
 {
 	PLAN_BATCH = 1,
 	PLAN_RANGES,
 	PLAN_WATERMARK,
-	PLAN_BATCH_TIME
+	PLAN_BATCH_TIME,
+	PLAN_SKIPPED
 };
 
 static void
@@ -91,6 +76,12 @@ read_origin(SaggLogSection *section)
 
 	old = MemoryContextSwitchTo(section->caller);
 	value = sagg_log_value(0, 1, &isnull);
+	if (isnull)
+	{
+		/* reset, and not begun again */
+		MemoryContextSwitchTo(old);
+		return origin;
+	}
 	origin->topic = TextDatumGetCString(value);
 	value = sagg_log_value(0, 2, &isnull);
 	origin->cluster_id = TextDatumGetCString(value);
@@ -109,7 +100,7 @@ read_origin(SaggLogSection *section)
 /*
  * Where the stream began.  Allocated in the current memory context.  Topic and
  * cluster_id are NULL, and there are no offsets, before the first call of
- * sagg_checkpoint_set_origin.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT if only
+ * sagg_checkpoint_set_origin, or the first after a reset.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT if only
  * the origin is missing.
  */
 SaggOrigin *
@@ -146,10 +137,10 @@ sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint, const SaggOrigin *origin)
 }
 
 /*
- * The watermark of a stream that has not committed yet.
+ * The watermark of a stream that has not committed yet, or was reset.
  */
-static TimestampTz
-initial_watermark(SaggLogSection *section)
+TimestampTz
+sagg_log_initial_watermark(SaggLogSection *section)
 {
 	Datum		values[1];
 
@@ -176,18 +167,21 @@ read_last_commit(SaggLogSection *section, SaggProgress *progress)
 
 	if (sagg_log_execute(section, SAGG_LOG_LAST_COMMIT, values, NULL, 1) == 0)
 		return;
-	progress->batch = sagg_log_int64(0, COMMIT_BATCH);
-	progress->watermark = sagg_log_int64(0, COMMIT_WATERMARK);
-	totals->delivered = sagg_log_int64(0, COMMIT_DELIVERED);
-	totals->aggregated = sagg_log_int64(0, COMMIT_AGGREGATED);
-	totals->late = sagg_log_int64(0, COMMIT_LATE);
-	totals->null_time = sagg_log_int64(0, COMMIT_NULL_TIME);
-	totals->dead_lettered = sagg_log_int64(0, COMMIT_DEAD_LETTERED);
-	totals->filtered = sagg_log_int64(0, COMMIT_FILTERED);
-	progress->total_rows_out = sagg_log_int64(0, COMMIT_ROWS_OUT);
-	progress->total_rows_removed = sagg_log_int64(0, COMMIT_ROWS_REMOVED);
+	progress->batch = sagg_log_int64(0, SAGG_COMMIT_BATCH);
+	progress->watermark = sagg_log_int64(0, SAGG_COMMIT_WATERMARK);
+	totals->delivered = sagg_log_int64(0, SAGG_COMMIT_DELIVERED);
+	totals->aggregated = sagg_log_int64(0, SAGG_COMMIT_AGGREGATED);
+	totals->late = sagg_log_int64(0, SAGG_COMMIT_LATE);
+	totals->null_time = sagg_log_int64(0, SAGG_COMMIT_NULL_TIME);
+	totals->dead_lettered = sagg_log_int64(0, SAGG_COMMIT_DEAD_LETTERED);
+	totals->filtered = sagg_log_int64(0, SAGG_COMMIT_FILTERED);
+	progress->total_rows_out = sagg_log_int64(0, SAGG_COMMIT_ROWS_OUT);
+	progress->total_rows_removed = sagg_log_int64(0, SAGG_COMMIT_ROWS_REMOVED);
+	progress->total_skipped = sagg_log_int64(0, SAGG_COMMIT_SKIPPED);
+	progress->committed = sagg_log_int64(0, SAGG_COMMIT_TIME);
+	progress->replace = DatumGetBool(sagg_log_value(0, SAGG_COMMIT_REPLACE, &isnull));
 
-	offsets = sagg_log_value(0, COMMIT_OFFSETS, &isnull);
+	offsets = sagg_log_value(0, SAGG_COMMIT_OFFSETS, &isnull);
 	old = MemoryContextSwitchTo(section->caller);
 	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(offsets), &progress->positions,
 								 &progress->npositions))
@@ -214,6 +208,7 @@ plan_of_row(SaggLogSection *section, int row)
 	MemoryContext old = MemoryContextSwitchTo(section->caller);
 	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
 	Datum		ranges;
+	Datum		skipped;
 	bool		isnull;
 
 	plan->batch = sagg_log_int64(row, PLAN_BATCH);
@@ -224,6 +219,11 @@ plan_of_row(SaggLogSection *section, int row)
 								&plan->nranges))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"Its ranges are not an object of offset pairs by partition.");
+	skipped = sagg_log_value(row, PLAN_SKIPPED, &isnull);
+	if (!sagg_skips_from_jsonb(DatumGetJsonbP(skipped), &plan->skipped,
+							   &plan->nskipped))
+		corrupt_row(section->checkpoint, "offsets", plan->batch,
+					"What it skips is not an object of offset pairs by partition.");
 	MemoryContextSwitchTo(old);
 	return plan;
 }
@@ -255,6 +255,15 @@ check_plan(SaggLogSection *section, const SaggProgress *progress,
 		{
 			if (progress->positions[j].partition == range->partition)
 				start = progress->positions[j].start;
+		}
+		for (int j = 0; j < plan->nskipped; j++)
+		{
+			if (plan->skipped[j].partition == range->partition &&
+				plan->skipped[j].start == start)
+			{
+				start = plan->skipped[j].end;
+				break;
+			}
 		}
 		if (range->start != start)
 			corrupt_row(checkpoint, "offsets", plan->batch,
@@ -307,7 +316,8 @@ sagg_checkpoint_progress(SaggCheckpoint *checkpoint)
 
 	sagg_log_begin(&section, checkpoint);
 	progress->batch = -1;
-	progress->watermark = initial_watermark(&section);
+	progress->committed = DT_NOBEGIN;
+	progress->watermark = sagg_log_initial_watermark(&section);
 	read_last_commit(&section, progress);
 	read_pending_plan(&section, progress);
 	sagg_log_end(&section);

@@ -355,5 +355,5 @@ sagg_query_of_view(const SaggStream *stream)
 	relation_close(view, NoLock);
 	return sagg_query_analyze(query, stream->event_time, stream->mode,
 							  stream->has_watermark,
-							  stream->on_error != SAGG_FAIL);
+							  stream->options.on_error != SAGG_FAIL);
 }

@@ -114,7 +114,7 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 	stream->intervalstyle = next_text(&row);
 	stream->search_path = next_text(&row);
 	sagg_stream_options_read(sagg_options_from_json(DatumGetJsonbP(next_value(&row, &isnull))),
-							 &stream->on_error, &stream->max_future);
+							 &stream->options);
 	return stream;
 }
 

@@ -187,7 +187,7 @@ insert_stream(const SaggStream *stream, const char *search_path, bool start)
 	values[13] = setting("DateStyle");
 	values[14] = setting("IntervalStyle");
 	values[15] = CStringGetTextDatum(search_path);
-	values[16] = sagg_stream_options_jsonb(stream->on_error, stream->max_future);
+	values[16] = sagg_stream_options_jsonb(&stream->options);
 	insert_row("INSERT INTO stream_agg.streams (stream, query, sink, source, output_mode,"
 			   " watermark, event_time, trigger_interval, max_offsets_per_trigger,"
 			   " starting_offsets, sink_created, enabled, timezone,"
@@ -305,8 +305,7 @@ fill_stream(SaggStream *stream, const SaggStreamArguments *args)
 	stream->trigger = args->trigger;
 	stream->max_offsets = args->max_offsets;
 	stream->starting_offsets = args->starting_offsets;
-	stream->on_error = args->on_error;
-	stream->max_future = args->max_future;
+	stream->options = args->options;
 }
 
 /*

@@ -29,9 +29,14 @@ extern const char *sagg_reader_trouble(SaggReader *reader);
 extern void sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg),
 								void *arg);
 
-/* wait: cluster id; low and high watermark of every partition of the topic */
+/*
+ * wait: cluster id; low and high watermark of every partition of the topic; the
+ * first offsets of a time
+ */
 extern const char *sagg_reader_cluster_id(SaggReader *reader);
 extern SaggRange *sagg_reader_bounds(SaggReader *reader, int *npartitions);
+extern void sagg_reader_offsets_at(SaggReader *reader, TimestampTz time,
+								   SaggRange *bounds, int nbounds);
 
 /* never wait */
 extern void sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
@@ -47,6 +52,10 @@ extern void sagg_reader_begin(SaggReader *reader, const SaggRange *ranges,
 extern bool sagg_reader_collect(SaggReader *reader);
 extern SaggBatch *sagg_reader_batch(SaggReader *reader);
 extern void sagg_reader_release(SaggReader *reader);
+
+/* data_loss.c */
+extern void sagg_reader_skips_lost(SaggReader *reader);
+extern const SaggRange *sagg_reader_losses(SaggReader *reader, int *nlosses);
 
 /* batch.c */
 extern int64 sagg_batch_records(const SaggBatch *batch);

@@ -250,6 +250,7 @@ write_output(SaggSession *session, const SaggQuery *query,
 	Tuplestorestate *removed = sagg_execution_removed(execution);
 
 	sagg_sink_write(session->sink, query, output, removed,
+					session->progress->replace,
 					&commit->rows_out, &commit->rows_removed);
 	tuplestore_end(output);
 	if (removed)
@@ -286,6 +287,9 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 	progress->totals.filtered += commit->counts.filtered;
 	progress->total_rows_out += commit->rows_out;
 	progress->total_rows_removed += commit->rows_removed;
+	progress->total_skipped += sagg_skipped_offsets(plan, commit);
+	progress->committed = GetCurrentTimestamp();
+	progress->replace = false;
 }
 
 /*
@@ -320,12 +324,55 @@ warn_of_refused_records(const SaggSession *session, const SaggCounts *counts,
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_SAGG_INVALID_RECORD),
-			 session->stream->on_error == SAGG_DEAD_LETTER ?
+			 session->stream->options.on_error == SAGG_DEAD_LETTER ?
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch are dead letters",
 					session->stream->name, counts->dead_lettered, counts->delivered) :
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were skipped",
 					session->stream->name, counts->dead_lettered, counts->delivered),
 			 errdetail_internal("%s", first)));
+}
+
+static void
+append_losses(StringInfo buf, const SaggRange *losses, int n)
+{
+	for (int i = 0; i < n; i++)
+		appendStringInfo(buf,
+						 losses[i].end > losses[i].start ?
+						 "%spartition %d: offsets " INT64_FORMAT " to " INT64_FORMAT :
+						 "%spartition %d: it ends before offset " INT64_FORMAT ", and is read from offset " INT64_FORMAT,
+						 buf->len > 0 ? "; " : "", losses[i].partition,
+						 losses[i].start,
+						 losses[i].end - (losses[i].end > losses[i].start ? 1 : 0));
+}
+
+/*
+ * What the batch would have had to read and Kafka did not have; NULL if there
+ * is nothing.
+ */
+static char *
+describe_losses(const SaggPlan *plan, const SaggCommit *commit)
+{
+	StringInfoData buf;
+
+	if (plan->nskipped + commit->nlosses == 0)
+		return NULL;
+	initStringInfo(&buf);
+	append_losses(&buf, plan->skipped, plan->nskipped);
+	append_losses(&buf, commit->losses, commit->nlosses);
+	return buf.data;
+}
+
+static void
+warn_of_lost_offsets(const SaggSession *session, const char *losses)
+{
+	if (losses == NULL)
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
+			 errmsg("stream \"%s\" goes on without offsets that Kafka does not have",
+					session->stream->name),
+			 errdetail_internal("Topic \"%s\", %s.", sagg_reader_topic(session->reader), losses),
+			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was made anew.")));
 }
 
 /*
@@ -341,19 +388,23 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	SaggExecution *execution;
 	SaggRefusals *refusals = NULL;
 	char	   *first_refused;
+	char	   *losses;
 
 	session->plan = plan;
+	MemoryContextSwitchTo(session->batch_memory);
 
 	enter_stage(session, &clock, SAGG_READ);
 	read_records(session, plan);
 	SAGG_FAILPOINT("read.done");
+	commit.losses = sagg_reader_losses(session->reader, &commit.nlosses);
+	losses = describe_losses(plan, &commit);
 
 	enter_stage(session, &clock, SAGG_EXECUTE);
 	begin_transaction(session, plan);
 	query = sagg_query_of_view(session->stream);
 	execution = begin_execution(session, query, plan);
-	if (session->stream->on_error != SAGG_FAIL)
-		refusals = sagg_refusals_make(session->stream->on_error);
+	if (session->stream->options.on_error != SAGG_FAIL)
+		refusals = sagg_refusals_make(session->stream->options.on_error);
 	sagg_execution_refuse(execution, refusals,
 						  sagg_sink_max_key_bytes(session->stream->sink, query));
 	execute(session, execution, refusals, &commit);
@@ -387,4 +438,5 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	SAGG_FAILPOINT("batch.done");
 	warn_of_late_records(session, &commit.counts);
 	warn_of_refused_records(session, &commit.counts, first_refused);
+	warn_of_lost_offsets(session, losses);
 }

@@ -115,7 +115,9 @@ open_session(SaggSession *session)
 	session->sink = sagg_sink_open(session->stream);
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
 	session->reader = sagg_reader_open(session->stream->source,
-									   session->stream->on_error == SAGG_DEAD_LETTER);
+									   session->stream->options.on_error == SAGG_DEAD_LETTER);
+	if (session->stream->options.on_data_loss == SAGG_LOSS_EARLIEST)
+		sagg_reader_skips_lost(session->reader);
 	sagg_reader_on_wait(session->reader, check_stop, session);
 	PopActiveSnapshot();
 	CommitTransactionCommand();

@@ -192,6 +192,8 @@ typedef struct SaggSession
 	struct WaitEventSet *waitset;
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in Kafka */
+	TimestampTz held_until;		/* too few records for a batch: when to look
+								 * again, 0 = not so */
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
 } SaggSession;
 
@@ -214,6 +216,11 @@ extern void sagg_micro_batch(SaggSession *session, SaggPlan *plan);
 /* batch_plan.c */
 extern SaggPlan *sagg_batch_plan(SaggSession *session, const SaggRange *bounds,
 								 int nbounds);
+
+/* start_offsets.c */
+extern SaggRange *sagg_range_of(SaggRange *ranges, int nranges, int32 partition);
+extern void sagg_session_add_position(SaggSession *session, int32 partition,
+									  int64 start);
 extern void sagg_session_origin(SaggSession *session);
 
 /* state_limit.c */

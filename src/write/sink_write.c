@@ -385,6 +385,25 @@ write_rows(SinkBatch *batch, Tuplestorestate *output, Tuplestorestate *removed,
 }
 
 /*
+ * Delete all rows; returns how many there were.  The transaction's readers see
+ * them until it commits, as they would not with TRUNCATE.
+ */
+static int64
+delete_all(SinkBatch *batch)
+{
+	bool		partitioned =
+		batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	char	   *text = psprintf("DELETE FROM %s%s", partitioned ? "" : "ONLY ",
+								batch->name);
+	int			ret = SPI_execute(text, false, 0);
+
+	if (ret != SPI_OK_DELETE)
+		elog(ERROR, "could not execute \"%s\": %s",
+			 text, SPI_result_code_string(ret));
+	return (int64) SPI_processed;
+}
+
+/*
  * Write what differs between the result and the sink.
  */
 static void
@@ -403,8 +422,8 @@ write_difference(SinkBatch *batch, Tuplestorestate *output,
 /*
  * Write a batch's results: "output" (rows of query->output_desc) into the
  * sink, and in mode update delete the rows with the identities in "removed".
- * In mode complete "output" is the whole result, and the sink is made equal to
- * it.  Either may be empty, and "removed" NULL; other modes ignore "removed".
+ * In mode complete, and with "replace" in any mode, "output" is the whole
+ * result, and the sink is made equal to it.  Either may be empty, and "removed" NULL; other modes ignore "removed".
  * No identity is in both or twice in one.  The tuplestores must allow rescans
  * (made with randomAccess); they stay the caller's, with their read position
  * undefined.
@@ -418,7 +437,7 @@ write_difference(SinkBatch *batch, Tuplestorestate *output,
 void
 sagg_sink_write(SaggSink *sink, const SaggQuery *query,
 				Tuplestorestate *output, Tuplestorestate *removed,
-				int64 *rows_out, int64 *rows_removed)
+				bool replace, int64 *rows_out, int64 *rows_removed)
 {
 	SinkBatch	batch = {.sink = sink, .query = query, .desc = query->output_desc};
 	ErrorContextCallback context;
@@ -427,7 +446,7 @@ sagg_sink_write(SaggSink *sink, const SaggQuery *query,
 	*rows_removed = 0;
 	if (sink->mode != SAGG_UPDATE)
 		removed = NULL;
-	if (sink->mode != SAGG_COMPLETE &&
+	if (sink->mode != SAGG_COMPLETE && !replace &&
 		row_count(output) == 0 && row_count(removed) == 0)
 		return;
 
@@ -439,8 +458,13 @@ sagg_sink_write(SaggSink *sink, const SaggQuery *query,
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
 	begin_batch(&batch);
-	if (sink->mode == SAGG_COMPLETE)
+	if (sink->mode == SAGG_COMPLETE || (sink->mode == SAGG_UPDATE && replace))
 		write_difference(&batch, output, rows_out, rows_removed);
+	else if (replace)
+	{
+		*rows_removed = delete_all(&batch);
+		write_rows(&batch, output, NULL, rows_out, rows_removed);
+	}
 	else
 		write_rows(&batch, output, removed, rows_out, rows_removed);
 	relation_close(batch.rel, NoLock);
