@@ -97,7 +97,7 @@ COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at c
 COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';
 COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in a micro-batch; NULL: stream_agg.max_records_per_batch';
 COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts, or the first after reset_stream: earliest, latest, offsets by partition or a time';
-COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, min_offsets_per_trigger, max_trigger_delay';
+COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, min_offsets_per_trigger, max_trigger_delay';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
 COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
@@ -125,15 +125,19 @@ CREATE TABLE stream_agg.offsets (
     ranges     jsonb NOT NULL,
     watermark  timestamptz NOT NULL,
     batch_time timestamptz NOT NULL,
+    suspects   jsonb,
+    attempts   integer NOT NULL DEFAULT 0,
     skipped    jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (stream, batch)
 );
-COMMENT ON TABLE stream_agg.offsets IS 'log of planned micro-batches; a retry runs the same plan';
+COMMENT ON TABLE stream_agg.offsets IS 'log of planned micro-batches; a retry runs the same plan, or a smaller one in search of a record';
 COMMENT ON COLUMN stream_agg.offsets.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.offsets.batch IS 'number of the micro-batch, from 0';
 COMMENT ON COLUMN stream_agg.offsets.ranges IS 'offsets to read, {"partition": [start, end]}, end exclusive';
 COMMENT ON COLUMN stream_agg.offsets.watermark IS 'watermark that decides which records are late: what the commit before left';
 COMMENT ON COLUMN stream_agg.offsets.batch_time IS 'now() in the query';
+COMMENT ON COLUMN stream_agg.offsets.suspects IS 'offsets among which a record is searched that cannot be processed, as in ranges; NULL: none is';
+COMMENT ON COLUMN stream_agg.offsets.attempts IS 'times a worker has begun the micro-batch anew after another had ended in it; counted only where on_error is not fail';
 COMMENT ON COLUMN stream_agg.offsets.skipped IS 'offsets that Kafka did not have, {"partition": [first, end]}, end exclusive and less than first where a partition has begun anew';
 
 CREATE TABLE stream_agg.commits (
@@ -163,6 +167,7 @@ CREATE TABLE stream_agg.commits (
     write_time          double precision NOT NULL,
     checkpoint_time     double precision NOT NULL,
     committed           timestamptz NOT NULL,
+    last_records        jsonb NOT NULL,
     skipped             jsonb NOT NULL DEFAULT '{}',
     total_skipped       bigint NOT NULL DEFAULT 0,
     reset               text CHECK (reset IN ('state', 'results')),
@@ -195,6 +200,7 @@ COMMENT ON COLUMN stream_agg.commits.execute_time IS 'time of EXECUTE in ms';
 COMMENT ON COLUMN stream_agg.commits.write_time IS 'time of WRITE in ms';
 COMMENT ON COLUMN stream_agg.commits.checkpoint_time IS 'time of CHECKPOINT in ms, up to this row';
 COMMENT ON COLUMN stream_agg.commits.committed IS 'when this row was written';
+COMMENT ON COLUMN stream_agg.commits.last_records IS 'last record of each partition, {"partition": [offset, timestamp in ms]}; by it a topic that was made anew is told from the one read';
 COMMENT ON COLUMN stream_agg.commits.skipped IS 'offsets that Kafka did not have, {"partition": [[first, end], ...]}, end exclusive and less than first where a partition has begun anew';
 COMMENT ON COLUMN stream_agg.commits.total_skipped IS 'number of offsets skipped, since the stream''s first micro-batch';
 COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset_stream: state: state and offsets; results: and the next micro-batch replaces all rows of the sink';
@@ -413,7 +419,8 @@ SELECT s.stream,
        s.source,
        s.output_mode,
        CASE WHEN w.state IS NOT NULL THEN w.state
-            WHEN s.enabled AND s.database = d.oid THEN 'starting'
+            WHEN s.enabled AND s.database = d.oid
+                 AND NOT pg_catalog.pg_is_in_recovery() THEN 'starting'
             ELSE 'stopped' END AS state,
        w.stage,
        w.pid,
@@ -458,7 +465,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.query IS 'view that holds the q
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.sink IS 'table the results are written to';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.source IS 'foreign table the stream reads';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.output_mode IS 'append, update or complete';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state IS 'starting, running, stopped or failed (waits for start_stream)';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state IS 'starting, running, stopped (on a standby too) or failed (waits for start_stream)';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stage IS 'stage of the micro-batch at hand: read, execute, write, checkpoint; NULL between micro-batches';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.pid IS 'process of the worker';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.batches IS 'micro-batches committed';

@@ -51,6 +51,7 @@
 #define ERRCODE_SAGG_FENCED				MAKE_SQLSTATE('S','A','0','0','6')
 #define ERRCODE_SAGG_STATE_LIMIT		MAKE_SQLSTATE('S','A','0','0','7')
 #define ERRCODE_SAGG_DEAD_LETTERS		MAKE_SQLSTATE('S','A','0','0','8')
+#define ERRCODE_SAGG_POISON				MAKE_SQLSTATE('S','A','0','0','9')
 
 /* settings (stream_agg.c) */
 extern bool sagg_enabled;
@@ -64,6 +65,7 @@ extern int	sagg_keep_batches;
 extern int	sagg_max_retry_delay_ms;
 extern int	sagg_max_attempts;
 extern int	sagg_max_dead_letters;
+extern int	sagg_max_poison_in_row;
 extern int	sagg_max_stream_state_kb;	/* -1 = no limit */
 extern int	sagg_max_total_state_kb;
 
@@ -99,6 +101,7 @@ typedef struct SaggStreamOptions
 	SaggOnDataLoss on_data_loss;
 	int64		max_future;		/* microseconds an event time may be ahead of
 								 * the batch's; 0 = any */
+	char	   *consumer_group; /* that is told of committed offsets, or NULL */
 	int64		min_offsets;	/* that make a batch; 0 = any */
 	int64		max_delay;		/* microseconds that fewer than min_offsets
 								 * wait, at most */
@@ -141,7 +144,10 @@ typedef struct SaggRange
 	int64		end;
 } SaggRange;
 
-/* The plan of a batch: a row of stream_agg.offsets.  A retry runs it again. */
+/*
+ * The plan of a batch: a row of stream_agg.offsets.  A retry runs it again, or
+ * a smaller one in its place (worker/poison.c).
+ */
 typedef struct SaggPlan
 {
 	int64		batch;			/* 0, 1, 2, ... without gaps */
@@ -150,6 +156,10 @@ typedef struct SaggPlan
 								 * the stream has none */
 	int			nranges;
 	SaggRange  *ranges;			/* by ascending partition */
+	int			nsuspects;		/* 0 = no record is searched */
+	SaggRange  *suspects;		/* offsets where one is that cannot be
+								 * processed; they contain "ranges" */
+	int			attempts;		/* begun by a worker after another had ended */
 
 	/*
 	 * Offsets that Kafka does not have: where the last commit ends, and where
@@ -191,6 +201,8 @@ typedef struct SaggCommit
 								 * read, besides the plan's "skipped" */
 	const SaggRange *losses;
 	int64		stage_time[SAGG_STAGES];	/* microseconds */
+	int			nlast;
+	SaggRange  *last;			/* records, as in SaggProgress, after the batch */
 } SaggCommit;
 
 /* Where a stream stands: its last commit and, if there is one, its open plan. */
@@ -200,9 +212,14 @@ typedef struct SaggProgress
 	TimestampTz watermark;		/* of the last commit */
 	int			npositions;
 	SaggRange  *positions;		/* start = first offset not yet committed */
+	int			nlast;
+	SaggRange  *last;			/* the last record of a partition: start = its
+								 * offset, end = its timestamp in ms */
 	SaggCounts	totals;			/* since the stream's first batch */
 	int64		total_rows_out;
 	int64		total_rows_removed;
+	int			nsuspects;		/* what is left of the last commit's suspects */
+	SaggRange  *suspects;
 	int64		total_skipped;	/* offsets */
 	TimestampTz committed;		/* time of the last commit, DT_NOBEGIN = of no
 								 * micro-batch since the stream's start or
@@ -302,6 +319,20 @@ typedef struct SaggQuery
 	 */
 	uint64		fingerprint;
 } SaggQuery;
+
+/*
+ * What a batch gives out, from EXECUTE to WRITE: tuplestores made with
+ * randomAccess.  No identity is in two of them or twice in one.  In mode append
+ * all rows are fresh; in mode complete "known" is the whole result.
+ */
+typedef struct SaggOutput
+{
+	struct Tuplestorestate *fresh;	/* rows of query->output_desc, of groups
+									 * that the sink should not have */
+	struct Tuplestorestate *known;	/* of groups that it should have */
+	struct Tuplestorestate *removed;	/* identities that have to leave the
+										 * sink; NULL where there can be none */
+} SaggOutput;
 
 /* A record's number within its batch, as the ctid of the source's rows. */
 #define SAGG_TID_RECORD(tid) \

@@ -5,7 +5,8 @@
  *
  * stream_agg.offsets is the log of planned batches and stream_agg.commits that
  * of done ones; both are insert-only, keyed (stream, batch), and trimmed from
- * their old end.  A row of commits is written in the transaction that also
+ * their old end.  Only a plan that is not committed may be replaced, by a
+ * smaller one in search of a record that cannot be processed.  A row of commits is written in the transaction that also
  * writes the batch's results and state (I1), and only as the successor of the
  * last one (I2): that is the compare-and-set which a stale worker fails.
  *
@@ -95,6 +96,29 @@ raise_fenced(SaggLogSection *section, int64 batch, const char *done)
 }
 
 /*
+ * Run a statement that has a whole plan as its parameters.  Returns whether
+ * it found its place.
+ */
+static bool
+execute_plan_statement(SaggLogSection *section, SaggLogStatement statement,
+					   const SaggPlan *plan)
+{
+	Datum		values[8];
+	char		nulls[8];
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[1] = Int64GetDatum(plan->batch);
+	values[2] = sagg_ranges_to_jsonb(plan->ranges, plan->nranges);
+	values[3] = TimestampTzGetDatum(plan->watermark);
+	values[4] = TimestampTzGetDatum(plan->batch_time);
+	values[5] = sagg_ranges_to_jsonb(plan->suspects, plan->nsuspects);
+	nulls[5] = plan->nsuspects > 0 ? ' ' : 'n';
+	values[6] = Int32GetDatum(plan->attempts);
+	values[7] = sagg_ranges_to_jsonb(plan->skipped, plan->nskipped);
+	return sagg_log_execute(section, statement, values, nulls, 0) == 1;
+}
+
+/*
  * Write the plan of a batch into the log.  Raises ERRCODE_SAGG_FENCED if that
  * batch is planned already or is not the next one.
  */
@@ -102,16 +126,25 @@ void
 sagg_checkpoint_plan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
 {
 	SaggLogSection section;
-	Datum		values[6];
 
 	sagg_log_begin(&section, checkpoint);
-	values[1] = Int64GetDatum(plan->batch);
-	values[2] = sagg_ranges_to_jsonb(plan->ranges, plan->nranges);
-	values[3] = TimestampTzGetDatum(plan->watermark);
-	values[4] = TimestampTzGetDatum(plan->batch_time);
-	values[5] = sagg_ranges_to_jsonb(plan->skipped, plan->nskipped);
-	if (sagg_log_execute(&section, SAGG_LOG_INSERT_PLAN, values, NULL, 0) != 1)
+	if (!execute_plan_statement(&section, SAGG_LOG_INSERT_PLAN, plan))
 		raise_fenced(&section, plan->batch, "planned");
+	sagg_log_end(&section);
+}
+
+/*
+ * Put a plan in the place of the one that its batch has.  Raises
+ * ERRCODE_SAGG_FENCED if there is none, or the batch is committed.
+ */
+void
+sagg_checkpoint_replan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
+{
+	SaggLogSection section;
+
+	sagg_log_begin(&section, checkpoint);
+	if (!execute_plan_statement(&section, SAGG_LOG_REPLACE_PLAN, plan))
+		raise_fenced(&section, plan->batch, "committed");
 	sagg_log_end(&section);
 }
 
@@ -267,7 +300,7 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	const SaggCounts *t = &before->totals;
 	const int64 *time = commit->stage_time;
 	int			n = 1;
-	Datum		values[28];
+	Datum		values[29];
 
 	values[n++] = Int64GetDatum(plan->batch);
 	values[n++] = offsets_after(before, plan);
@@ -294,6 +327,7 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	values[n++] = Float8GetDatum(milliseconds(time[SAGG_WRITE]));
 	values[n++] = Float8GetDatum(milliseconds(time[SAGG_CHECKPOINT]));
 	values[n++] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[n++] = sagg_ranges_to_jsonb(commit->last, commit->nlast);
 	values[n++] = sagg_skips_to_jsonb(plan, commit);
 	values[n++] = Int64GetDatum(before->total_skipped + sagg_skipped_offsets(plan, commit));
 	Assert(n == lengthof(values));

@@ -28,6 +28,7 @@ typedef enum SaggLogStatement
 	SAGG_LOG_LAST_COMMIT,
 	SAGG_LOG_PLANS_SINCE,
 	SAGG_LOG_INSERT_PLAN,
+	SAGG_LOG_REPLACE_PLAN,
 	SAGG_LOG_INSERT_COMMIT,
 	SAGG_LOG_LAST_BATCH,
 	SAGG_LOG_IS_EMPTY,
@@ -63,6 +64,7 @@ enum
 	SAGG_COMMIT_FILTERED,
 	SAGG_COMMIT_ROWS_OUT,
 	SAGG_COMMIT_ROWS_REMOVED,
+	SAGG_COMMIT_LAST_RECORDS,
 	SAGG_COMMIT_SKIPPED,
 	SAGG_COMMIT_TIME,			/* -infinity: of a reset */
 	SAGG_COMMIT_REPLACE
@@ -172,8 +174,6 @@ extern bool sagg_offsets_from_jsonb(Jsonb *json, SaggRange **ranges,
 									int *nranges);
 extern bool sagg_ranges_from_jsonb(Jsonb *json, SaggRange **ranges,
 								   int *nranges);
-extern bool sagg_skips_from_jsonb(Jsonb *json, SaggRange **ranges,
-								  int *nranges);
 
 /* state_blob.c */
 extern void sagg_blob_writer_init(SaggBlobWriter *writer, MemoryContext context,

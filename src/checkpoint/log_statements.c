@@ -27,7 +27,7 @@
 
 #include "checkpoint_internal.h"
 
-#define MAX_ARGS	28
+#define MAX_ARGS	32
 
 typedef struct LogStatement
 {
@@ -72,7 +72,7 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		SPI_OK_SELECT,
 		"SELECT batch, watermark, offsets, total_delivered, total_aggregated,"
 		"       total_late, total_null_time, total_dead_lettered,"
-		"       total_filtered, total_rows_out, total_rows_removed,"
+		"       total_filtered, total_rows_out, total_rows_removed, last_records,"
 		"       total_skipped,"
 		"       CASE WHEN reset IS NULL THEN committed ELSE '-infinity' END,"
 		"       coalesce(reset = 'results', false)"
@@ -82,19 +82,33 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	},
 	[SAGG_LOG_PLANS_SINCE] = {
 		SPI_OK_SELECT,
-		"SELECT batch, ranges, watermark, batch_time, skipped"
+		"SELECT batch, ranges, watermark, batch_time, suspects, attempts, skipped"
 		"  FROM stream_agg.offsets WHERE stream = $1 AND batch >= $2"
 		" ORDER BY batch LIMIT 3",
 		2, {TEXTOID, INT8OID}
 	},
 	[SAGG_LOG_INSERT_PLAN] = {
 		SPI_OK_INSERT,
-		"INSERT INTO stream_agg.offsets (stream, batch, ranges, watermark, batch_time, skipped)"
-		" SELECT $1, $2, $3, $4, $5, $6"
+		"INSERT INTO stream_agg.offsets"
+		"       (stream, batch, ranges, watermark, batch_time, suspects, attempts,"
+		"        skipped)"
+		" SELECT $1, $2, $3, $4, $5, $6, $7, $8"
 		"  WHERE (SELECT coalesce(max(c.batch), -1)"
 		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
 		" ON CONFLICT DO NOTHING",
-		6, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID, JSONBOID}
+		8, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		JSONBOID, INT4OID, JSONBOID}
+	},
+	[SAGG_LOG_REPLACE_PLAN] = {
+		SPI_OK_UPDATE,
+		"UPDATE stream_agg.offsets"
+		"   SET ranges = $3, watermark = $4, batch_time = $5, suspects = $6,"
+		"       attempts = $7, skipped = $8"
+		" WHERE stream = $1 AND batch = $2"
+		"   AND (SELECT coalesce(max(c.batch), -1)"
+		"          FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1",
+		8, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		JSONBOID, INT4OID, JSONBOID}
 	},
 	[SAGG_LOG_INSERT_COMMIT] = {
 		SPI_OK_INSERT,
@@ -106,21 +120,21 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"        total_null_time, total_dead_lettered, total_filtered,"
 		"        total_rows_out, total_rows_removed, state_blobs,"
 		"        read_time, execute_time, write_time, checkpoint_time,"
-		"        committed, skipped, total_skipped)"
+		"        committed, last_records, skipped, total_skipped)"
 		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
 		"        $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,"
-		"        $25, $26, $27, $28"
+		"        $25, $26, $27, $28, $29"
 		"  WHERE (SELECT coalesce(max(c.batch), -1)"
 		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
 		" ON CONFLICT DO NOTHING",
-		28, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
+		29, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
 			INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
-		TIMESTAMPTZOID, JSONBOID, INT8OID}
+		TIMESTAMPTZOID, JSONBOID, JSONBOID, INT8OID}
 	},
 	[SAGG_LOG_LAST_BATCH] = {
 		SPI_OK_SELECT,
@@ -241,13 +255,14 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"        total_null_time, total_dead_lettered, total_filtered,"
 		"        total_rows_out, total_rows_removed, total_skipped, state_blobs,"
 		"        read_time, execute_time, write_time, checkpoint_time,"
-		"        committed)"
+		"        committed, last_records)"
 		" SELECT $1, $2, '{}', $3, $4, 0, 0, 0, 0, 0, 0, 0, 0,"
 		"        coalesce(c.total_delivered, 0), coalesce(c.total_aggregated, 0),"
 		"        coalesce(c.total_late, 0), coalesce(c.total_null_time, 0),"
 		"        coalesce(c.total_dead_lettered, 0), coalesce(c.total_filtered, 0),"
 		"        coalesce(c.total_rows_out, 0), coalesce(c.total_rows_removed, 0),"
-		"        coalesce(c.total_skipped, 0), 0, 0, 0, 0, 0, clock_timestamp()"
+		"        coalesce(c.total_skipped, 0), 0, 0, 0, 0, 0, clock_timestamp(),"
+		"        '{}'"
 		"   FROM (VALUES (true)) AS one"
 		"   LEFT JOIN stream_agg.commits c ON c.stream = $1 AND c.batch = $2 - 1",
 		4, {TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID}

@@ -5,9 +5,10 @@
  *
  * stream_agg.offsets holds ranges, {"0": [5, 17], "1": [0, 3]}, and
  * stream_agg.commits and stream_agg.sources hold offsets, {"0": 17, "1": 3}.
- * What a plan skips is in the form of ranges, but a partition that has begun
- * anew goes from a greater offset to a smaller one; what a commit skipped is a
- * list for each partition, {"0": [[5, 17], [20, 30]]}, for the commit's reader.
+ * The last records in stream_agg.commits are pairs like ranges, of an offset
+ * and a timestamp, and so is what a plan skips, which may go back to a smaller
+ * offset; which pairs make sense is for the caller to say.  What a commit
+ * skipped is a list for each partition, {"0": [[5, 17], [20, 30]]}, for people.
  * Reading is strict: whatever writing would not have produced is refused, and
  * the caller says which row it was.  Ranges are sorted by partition.
  *
@@ -144,22 +145,14 @@ parse_offset(const JsonbValue *element, int64 *offset)
 	return parse_digits(DatumGetCString(text), PG_INT64_MAX, offset);
 }
 
-/* what the values of an object are */
-typedef enum Kind
-{
-	OFFSETS,					/* an offset */
-	RANGES,						/* two, ascending */
-	SKIPS						/* two */
-} Kind;
-
-/* One value of the object. */
+/* One value of the object: an offset, or a pair of them. */
 static bool
-parse_range(JsonbIterator **it, Kind kind, SaggRange *range)
+parse_range(JsonbIterator **it, bool pair, SaggRange *range)
 {
 	JsonbValue	v;
 	JsonbIteratorToken token = JsonbIteratorNext(it, &v, false);
 
-	if (kind == OFFSETS)
+	if (!pair)
 	{
 		if (token != WJB_VALUE || !parse_offset(&v, &range->start))
 			return false;
@@ -171,8 +164,7 @@ parse_range(JsonbIterator **it, Kind kind, SaggRange *range)
 		parse_offset(&v, &range->start) &&
 		JsonbIteratorNext(it, &v, false) == WJB_ELEM &&
 		parse_offset(&v, &range->end) &&
-		JsonbIteratorNext(it, &v, false) == WJB_END_ARRAY &&
-		(kind == SKIPS || range->start <= range->end);
+		JsonbIteratorNext(it, &v, false) == WJB_END_ARRAY;
 }
 
 static int
@@ -185,7 +177,7 @@ compare_ranges(const void *a, const void *b)
 }
 
 static bool
-parse_object(Jsonb *json, Kind kind, SaggRange **ranges, int *nranges)
+parse_object(Jsonb *json, bool pairs, SaggRange **ranges, int *nranges)
 {
 	JsonbIterator *it;
 	JsonbIteratorToken token;
@@ -201,7 +193,7 @@ parse_object(Jsonb *json, Kind kind, SaggRange **ranges, int *nranges)
 	while ((token = JsonbIteratorNext(&it, &v, false)) == WJB_KEY)
 	{
 		if (!parse_partition(&v, &(*ranges)[n].partition) ||
-			!parse_range(&it, kind, &(*ranges)[n]))
+			!parse_range(&it, pairs, &(*ranges)[n]))
 			return false;
 		n++;
 	}
@@ -222,7 +214,7 @@ parse_object(Jsonb *json, Kind kind, SaggRange **ranges, int *nranges)
 bool
 sagg_offsets_from_jsonb(Jsonb *json, SaggRange **ranges, int *nranges)
 {
-	return parse_object(json, OFFSETS, ranges, nranges);
+	return parse_object(json, false, ranges, nranges);
 }
 
 /*
@@ -231,14 +223,5 @@ sagg_offsets_from_jsonb(Jsonb *json, SaggRange **ranges, int *nranges)
 bool
 sagg_ranges_from_jsonb(Jsonb *json, SaggRange **ranges, int *nranges)
 {
-	return parse_object(json, RANGES, ranges, nranges);
-}
-
-/*
- * What a plan skips, the same way; "end" may be less than "start".
- */
-bool
-sagg_skips_from_jsonb(Jsonb *json, SaggRange **ranges, int *nranges)
-{
-	return parse_object(json, SKIPS, ranges, nranges);
+	return parse_object(json, true, ranges, nranges);
 }

@@ -25,6 +25,8 @@ enum
 	PLAN_RANGES,
 	PLAN_WATERMARK,
 	PLAN_BATCH_TIME,
+	PLAN_SUSPECTS,
+	PLAN_ATTEMPTS,
 	PLAN_SKIPPED
 };
 
@@ -187,6 +189,11 @@ read_last_commit(SaggLogSection *section, SaggProgress *progress)
 								 &progress->npositions))
 		corrupt_row(checkpoint, "commits", progress->batch,
 					"Its offsets are not an object of offsets by partition.");
+	offsets = sagg_log_value(0, SAGG_COMMIT_LAST_RECORDS, &isnull);
+	if (!isnull && !sagg_ranges_from_jsonb(DatumGetJsonbP(offsets), &progress->last,
+										   &progress->nlast))
+		corrupt_row(checkpoint, "commits", progress->batch,
+					"Its last records are not an object of offset and timestamp by partition.");
 	MemoryContextSwitchTo(old);
 
 	if (progress->watermark == DT_NOEND)
@@ -208,6 +215,7 @@ plan_of_row(SaggLogSection *section, int row)
 	MemoryContext old = MemoryContextSwitchTo(section->caller);
 	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
 	Datum		ranges;
+	Datum		suspects;
 	Datum		skipped;
 	bool		isnull;
 
@@ -219,13 +227,34 @@ plan_of_row(SaggLogSection *section, int row)
 								&plan->nranges))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"Its ranges are not an object of offset pairs by partition.");
+	for (int i = 0; i < plan->nranges; i++)
+	{
+		if (plan->ranges[i].start > plan->ranges[i].end)
+			corrupt_row(section->checkpoint, "offsets", plan->batch,
+						"A range ends before it starts.");
+	}
+	suspects = sagg_log_value(row, PLAN_SUSPECTS, &isnull);
+	if (!isnull && !sagg_ranges_from_jsonb(DatumGetJsonbP(suspects), &plan->suspects,
+										   &plan->nsuspects))
+		corrupt_row(section->checkpoint, "offsets", plan->batch,
+					"Its suspects are not an object of offset pairs by partition.");
+	plan->attempts = DatumGetInt32(sagg_log_value(row, PLAN_ATTEMPTS, &isnull));
 	skipped = sagg_log_value(row, PLAN_SKIPPED, &isnull);
-	if (!sagg_skips_from_jsonb(DatumGetJsonbP(skipped), &plan->skipped,
-							   &plan->nskipped))
+	if (!sagg_ranges_from_jsonb(DatumGetJsonbP(skipped), &plan->skipped,
+								&plan->nskipped))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"What it skips is not an object of offset pairs by partition.");
 	MemoryContextSwitchTo(old);
 	return plan;
+}
+
+static bool
+has_suspects(int row)
+{
+	bool		isnull;
+
+	(void) sagg_log_value(row, PLAN_SUSPECTS, &isnull);
+	return !isnull;
 }
 
 /*
@@ -273,6 +302,38 @@ check_plan(SaggLogSection *section, const SaggProgress *progress,
 }
 
 /*
+ * What is left of the suspects of a plan that is committed, in "context".
+ */
+void
+sagg_progress_suspects(SaggProgress *progress, const SaggPlan *plan,
+					   MemoryContext context)
+{
+	int			n = 0;
+
+	if (progress->suspects)
+		pfree(progress->suspects);
+	progress->suspects = NULL;
+	progress->nsuspects = 0;
+	if (plan->nsuspects == 0)
+		return;
+	progress->suspects = MemoryContextAlloc(context,
+											sizeof(SaggRange) * plan->nsuspects);
+	for (int i = 0; i < plan->nsuspects; i++)
+	{
+		SaggRange	left = plan->suspects[i];
+
+		for (int j = 0; j < plan->nranges; j++)
+		{
+			if (plan->ranges[j].partition == left.partition)
+				left.start = Max(left.start, plan->ranges[j].end);
+		}
+		if (left.start < left.end)
+			progress->suspects[n++] = left;
+	}
+	progress->nsuspects = n;
+}
+
+/*
  * The plans since the last commit: its own, and a pending one if there is any.
  */
 static void
@@ -294,6 +355,9 @@ read_pending_plan(SaggLogSection *section, SaggProgress *progress)
 								 progress->batch));
 		if (batch == progress->batch + 1)
 			progress->pending = plan_of_row(section, i);
+		else if (has_suspects(i))
+			sagg_progress_suspects(progress, plan_of_row(section, i),
+								   section->caller);
 	}
 	if (progress->batch >= 0 &&
 		(rows == 0 || sagg_log_int64(0, PLAN_BATCH) != progress->batch))

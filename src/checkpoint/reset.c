@@ -56,3 +56,19 @@ sagg_checkpoint_reset(const char *stream, bool replace)
 	sagg_log_end(&section);
 	sagg_checkpoint_close(checkpoint);
 }
+
+/*
+ * Forget a plan behind the last committed batch, "batch": what it would read is
+ * not there any more.
+ */
+void
+sagg_checkpoint_forget_plan(SaggCheckpoint *checkpoint, int64 batch)
+{
+	SaggLogSection section;
+	Datum		values[2];
+
+	sagg_log_begin(&section, checkpoint);
+	values[1] = Int64GetDatum(batch);
+	(void) sagg_log_execute(&section, SAGG_LOG_RESET_PLANS, values, NULL, 0);
+	sagg_log_end(&section);
+}

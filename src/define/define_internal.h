@@ -115,7 +115,7 @@ extern char *sagg_required_argument(FunctionCallInfo fcinfo, int n,
 									const char *name);
 
 /* source_columns.c */
-extern List *sagg_parse_columns(const char *columns, char **text);
+extern List *sagg_parse_columns(const char *columns, bool by_name, char **text);
 
 /* source_server.c */
 extern char *sagg_server_of_brokers(const char *brokers, List *options);

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -58,8 +59,10 @@ Datum
 stream_agg_alter_stream(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	SaggStream *stream = sagg_stream_by_name(name, false);
+	SaggStream *stream;
 
+	PreventCommandDuringRecovery("stream_agg.alter_stream()");
+	stream = sagg_stream_by_name(name, false);
 	sagg_stream_check_owner(stream);
 	sagg_lock_stream(stream->view);
 

@@ -372,6 +372,7 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	char	   *schema;
 	Oid			sink;
 
+	PreventCommandDuringRecovery("stream_agg.create_stream()");
 	sagg_require_preload();
 	args = sagg_stream_arguments(fcinfo);
 	namespace = RangeVarGetCreationNamespace(args->name);

@@ -71,8 +71,10 @@ stream_agg_drop_stream(PG_FUNCTION_ARGS)
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	bool		drop_sink = PG_GETARG_BOOL(1);
 	bool		if_exists = PG_GETARG_BOOL(2);
-	SaggStream *stream = sagg_stream_by_name(name, true);
+	SaggStream *stream;
 
+	PreventCommandDuringRecovery("stream_agg.drop_stream()");
+	stream = sagg_stream_by_name(name, true);
 	if (stream == NULL)
 	{
 		tell_missing(name, if_exists);

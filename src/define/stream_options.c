@@ -22,6 +22,8 @@
 
 /* microseconds, as in Spark */
 #define DEFAULT_MAX_DELAY	(15 * USECS_PER_MINUTE)
+/* of the name of a consumer group; Kafka itself takes more */
+#define MAX_GROUP_BYTES		255
 
 static const char *const on_error_words[] = {
 	[SAGG_FAIL] = "fail",
@@ -89,6 +91,17 @@ min_offsets_from_text(char *text)
 	return value;
 }
 
+static char *
+checked_group(char *name)
+{
+	if (name[0] == '\0' || strlen(name) > MAX_GROUP_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("consumer_group must have between 1 and %d bytes", MAX_GROUP_BYTES),
+				 errhint("Leave it out to commit no offsets to Kafka.")));
+	return name;
+}
+
 /*
  * Read options, a list of DefElems with strings.  Raises
  * invalid_parameter_value for an unknown option, and for a value that is none.
@@ -113,6 +126,8 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 		else if (strcmp(name, "max_future") == 0)
 			options->max_future = length_from_text(name, value,
 												   "Leave it out to admit any event time.");
+		else if (strcmp(name, "consumer_group") == 0)
+			options->consumer_group = checked_group(value);
 		else if (strcmp(name, "min_offsets_per_trigger") == 0)
 			options->min_offsets = min_offsets_from_text(value);
 		else if (strcmp(name, "max_trigger_delay") == 0)
@@ -125,7 +140,7 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("unknown option \"%s\" of a stream", name),
-					 errhint("Options of a stream are on_error, on_data_loss, max_future, min_offsets_per_trigger and max_trigger_delay.")));
+					 errhint("Options of a stream are on_error, on_data_loss, max_future, consumer_group, min_offsets_per_trigger and max_trigger_delay.")));
 	}
 	if (has_delay && options->min_offsets == 0)
 		ereport(ERROR,
@@ -176,6 +191,8 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 		push_option(&state, "on_data_loss", "earliest");
 	if (options->max_future > 0)
 		push_length(&state, "max_future", options->max_future);
+	if (options->consumer_group)
+		push_option(&state, "consumer_group", options->consumer_group);
 	if (options->min_offsets > 0)
 		push_option(&state, "min_offsets_per_trigger",
 					psprintf(INT64_FORMAT, options->min_offsets));

@@ -27,26 +27,11 @@ typedef struct SaggOutRecord
 	int64		timestamp_ms;	/* 0 = now */
 	const char *key;			/* NULL = none */
 	Size		key_len;
-	const char *payload;		/* JSON in UTF-8 */
+	const char *payload;		/* NULL = none */
 	Size		payload_len;
 	int			nheaders;
 	SaggOutHeader *headers;
 } SaggOutRecord;
-
-/* value_encode.c */
-typedef struct SaggValueEncoder
-{
-	Oid			type;			/* below domains */
-	bool		as_text;		/* always in the type's text form */
-	bool		has_arrays;		/* may hold arrays that JSON cannot tell */
-	FmgrInfo	to_json;
-	FmgrInfo	output;
-} SaggValueEncoder;
-
-extern void sagg_value_encoder_init(SaggValueEncoder *encoder, Oid type);
-extern bool sagg_value_encoder_needs_settings(const SaggValueEncoder *encoder);
-extern void sagg_value_encode(SaggValueEncoder *encoder, Datum value,
-							  StringInfo out);
 
 /* record_encode.c */
 typedef struct SaggEncoder SaggEncoder;

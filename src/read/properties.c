@@ -40,6 +40,7 @@ static const SaggOption options[] = {
 	{"fetch.message.max.bytes", "fetch.message.max.bytes", SERVER},
 	{"fetch.min.bytes", "fetch.min.bytes", SERVER},
 	{"fetch.wait.max.ms", "fetch.wait.max.ms", SERVER},
+	{"isolation.level", "isolation.level", SERVER},
 	{"max.partition.fetch.bytes", "max.partition.fetch.bytes", SERVER},
 	{"message.max.bytes", "message.max.bytes", SERVER},
 	{"metadata.max.age.ms", "metadata.max.age.ms", SERVER},
@@ -74,8 +75,15 @@ static const SaggOption options[] = {
 
 	{"topic", NULL, SAGG_OPT_TABLE},
 	{"format", NULL, SAGG_OPT_TABLE},
+	{"delimiter", NULL, SAGG_OPT_TABLE},
+	{"quote", NULL, SAGG_OPT_TABLE},
+	{"null", NULL, SAGG_OPT_TABLE},
+	{"other_operations", NULL, SAGG_OPT_TABLE},
 
 	{"field", NULL, SAGG_OPT_COLUMN},
+	{"path", NULL, SAGG_OPT_COLUMN},
+	{"envelope", NULL, SAGG_OPT_COLUMN},
+	{"unit", NULL, SAGG_OPT_COLUMN},
 	{"metadata", NULL, SAGG_OPT_COLUMN}
 };
 

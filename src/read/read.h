@@ -25,9 +25,20 @@ extern SaggReader *sagg_reader_open(Oid source, bool want_headers);
 extern void sagg_reader_close(SaggReader *reader);
 extern int	sagg_reader_fd(SaggReader *reader);
 extern const char *sagg_reader_topic(SaggReader *reader);
-extern const char *sagg_reader_trouble(SaggReader *reader);
 extern void sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg),
 								void *arg);
+
+/* reader_trouble.c */
+extern const char *sagg_reader_trouble(SaggReader *reader);
+extern bool sagg_reader_in_trouble(SaggReader *reader, long *timeout_ms);
+extern char *sagg_reader_silence(SaggReader *reader, TimestampTz since);
+
+/* last_record.c; the first two never wait */
+extern bool sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
+									SaggRange *last);
+extern bool sagg_reader_was_broken(SaggReader *reader);
+extern bool sagg_reader_verify(SaggReader *reader, const SaggRange *last,
+							   int nlast);
 
 /*
  * wait: cluster id; low and high watermark of every partition of the topic; the
@@ -56,6 +67,12 @@ extern void sagg_reader_release(SaggReader *reader);
 /* data_loss.c */
 extern void sagg_reader_skips_lost(SaggReader *reader);
 extern const SaggRange *sagg_reader_losses(SaggReader *reader, int *nlosses);
+/* group_offsets.c: never wait, and raise no error */
+extern void sagg_reader_set_group(SaggReader *reader, const char *group,
+								  const char *stream);
+extern void sagg_reader_commit(SaggReader *reader, const SaggRange *positions,
+							   int npositions);
+extern long sagg_reader_tend_group(SaggReader *reader, long timeout_ms);
 
 /* batch.c */
 extern int64 sagg_batch_records(const SaggBatch *batch);
@@ -83,5 +100,12 @@ extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
 /* source_info.c */
 extern bool sagg_is_source(Oid relid);
 extern char *sagg_source_topic(Oid relid);
+
+/* source_layout.c */
+extern void sagg_source_check(Oid relid);
+
+/* source_options.c */
+extern bool sagg_is_source_option(const char *name);
+extern bool sagg_format_has_names(const char *format);
 
 #endif							/* SAGG_READ_H */

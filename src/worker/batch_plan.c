@@ -41,6 +41,8 @@ add_new_partitions(SaggSession *session, const SaggRange *bounds, int nbounds)
 		sagg_session_add_position(session, bounds[i].partition, bounds[i].start);
 		added = true;
 	}
+	if (added)
+		sagg_session_assign(session, bounds, nbounds);
 	return added;
 }
 
@@ -77,7 +79,8 @@ next_start(SaggSession *session, SaggPlan *plan, const SaggRange *bounds)
 	const SaggRange *position = sagg_range_of(progress->positions, progress->npositions,
 											  bounds->partition);
 
-	if (position->start >= bounds->start && position->start <= bounds->end)
+	if (position->start >= bounds->start && position->start <= bounds->end &&
+		(!session->made_anew || position->start == bounds->start))
 		return position->start;
 	if (session->stream->options.on_data_loss == SAGG_LOSS_FAIL)
 		raise_offsets_gone(session, position, bounds);
@@ -88,6 +91,60 @@ next_start(SaggSession *session, SaggPlan *plan, const SaggRange *bounds)
 }
 
 /*
+ * Topics do not lose partitions; one that has fewer was made anew.  That may
+ * also be a broker that has not heard of new ones yet, so it is tried again.
+ */
+static void
+check_exists(SaggSession *session, const SaggRange *position,
+			 const SaggRange *bounds, int nbounds)
+{
+	if (sagg_range_of(unconstify(SaggRange *, bounds), nbounds, position->partition))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("partition %d of topic \"%s\" does not exist in the Kafka cluster",
+					position->partition, sagg_reader_topic(session->reader)),
+			 errdetail("The stream has read it up to offset " INT64_FORMAT ".",
+					   position->start),
+			 errhint("Topics do not lose partitions: this one was made anew. "
+					 "Use stream_agg.reset_stream to read it.")));
+}
+
+/*
+ * While a record is searched: of "ranges" the suspects, of which the next batch
+ * takes half.  Returns how many ranges are left.  If none of them is there any
+ * more, the search is over.
+ */
+static int
+keep_suspects(SaggProgress *progress, SaggRange *ranges, int n, int64 *limit)
+{
+	int64		offsets = 0;
+	int			kept = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		SaggRange  *suspects = sagg_range_of(progress->suspects, progress->nsuspects,
+											  ranges[i].partition);
+
+		if (suspects == NULL)
+			continue;
+		ranges[kept] = ranges[i];
+		ranges[kept].end = Min(ranges[i].end, suspects->end);
+		if (ranges[kept].start >= ranges[kept].end)
+			continue;
+		offsets += ranges[kept].end - ranges[kept].start;
+		kept++;
+	}
+	if (kept == 0)
+	{
+		progress->nsuspects = 0;
+		return n;
+	}
+	*limit = Max(1, Min(*limit, offsets / 2));
+	return kept;
+}
+
+/*
  * The ranges of the next batch, in the current context.  A partition with a
  * skip has one in any case, be it empty.
  */
@@ -95,8 +152,8 @@ static void
 next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
 			int nbounds)
 {
+	SaggProgress *progress = session->progress;
 	SaggRange  *ranges = palloc(sizeof(SaggRange) * Max(nbounds, 1));
-	int64		limit = session->stream->max_offsets;
 	int			n = 0;
 
 	plan->ranges = palloc(sizeof(SaggRange) * Max(nbounds, 1));
@@ -108,9 +165,17 @@ next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
 		if (start < bounds[i].end)
 			ranges[n++] = (SaggRange) {bounds[i].partition, start, bounds[i].end};
 	}
-	if (!session->progress->replace)
-		sagg_ranges_share(ranges, n, limit > 0 ? limit : sagg_max_records_per_batch,
-						  plan->batch);
+	for (int i = 0; i < progress->npositions; i++)
+		check_exists(session, &progress->positions[i], bounds, nbounds);
+	if (!progress->replace)
+	{
+		int64		limit = session->stream->max_offsets > 0 ?
+			session->stream->max_offsets : sagg_max_records_per_batch;
+
+		if (progress->nsuspects > 0)
+			n = keep_suspects(progress, ranges, n, &limit);
+		sagg_ranges_share(ranges, n, limit, plan->batch);
+	}
 	for (int i = 0; i < nbounds; i++)
 	{
 		SaggRange  *range = sagg_range_of(ranges, n, bounds[i].partition);
@@ -121,30 +186,6 @@ next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
 		else if (skip)
 			plan->ranges[plan->nranges++] = (SaggRange) {skip->partition, skip->end, skip->end};
 	}
-}
-
-/*
- * Have all partitions fetched from where they go on.  Lost offsets are never
- * asked for if that can be helped: librdkafka may take its error about them for
- * one about the offsets it is given instead.
- */
-static void
-assign_positions(SaggSession *session, const SaggPlan *plan)
-{
-	SaggProgress *progress = session->progress;
-	SaggRange  *targets = palloc(sizeof(SaggRange) * Max(progress->npositions, 1));
-
-	for (int i = 0; i < progress->npositions; i++)
-	{
-		SaggRange  *skip = sagg_range_of(plan->skipped, plan->nskipped,
-										 progress->positions[i].partition);
-
-		targets[i] = progress->positions[i];
-		if (skip)
-			targets[i].start = skip->end;
-	}
-	sagg_reader_assign(session->reader, targets, progress->npositions);
-	pfree(targets);
 }
 
 /*
@@ -167,6 +208,28 @@ record_new_partitions(SaggSession *session, const SaggRange *bounds, int nbounds
 }
 
 /*
+ * Begin a transaction that writes a plan.  "durable": it survives a crash of
+ * the server as soon as it is committed, and not only a little later.
+ */
+void
+sagg_plan_transaction(SaggSession *session, bool durable)
+{
+	StartTransactionCommand();
+	(void) set_config_option("synchronous_commit", durable ? "local" : "off",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL,
+							 true, 0, false);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	sagg_session_check_stream(session);
+}
+
+void
+sagg_plan_commit(SaggSession *session)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/*
  * Plan the next batch over what lies within "bounds" (low and high watermark
  * by partition) and commit the plan.  Returns NULL if there is nothing to
  * read.  The batch that replaces the sink's rows reads all there is.  The plan is allocated in the session's batch memory.
@@ -182,25 +245,26 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 	plan->batch = progress->batch + 1;
 	plan->watermark = progress->watermark;
 	next_ranges(session, plan, bounds, nbounds);
-	assign_positions(session, plan);
 	if (plan->nranges == 0 && !progress->replace)
 	{
 		MemoryContextSwitchTo(old);
 		return NULL;
 	}
 	plan->batch_time = GetCurrentTimestamp();
+	plan->nsuspects = progress->nsuspects;
+	if (plan->nsuspects > 0)
+	{
+		plan->suspects = palloc(sizeof(SaggRange) * plan->nsuspects);
+		memcpy(plan->suspects, progress->suspects, sizeof(SaggRange) * plan->nsuspects);
+	}
 
-	StartTransactionCommand();
-	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
-	PushActiveSnapshot(GetTransactionSnapshot());
+	sagg_plan_transaction(session, sagg_poison_durable_plan(session));
 	MemoryContextSwitchTo(session->batch_memory);
-	sagg_session_check_stream(session);
 	sagg_checkpoint_plan(session->checkpoint, plan);
 	if (added)
 		record_new_partitions(session, bounds, nbounds);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	sagg_plan_commit(session);
+	session->made_anew = false;
 	MemoryContextSwitchTo(old);
 	SAGG_FAILPOINT("plan.committed");
 	return plan;

@@ -40,13 +40,15 @@ set_enabled(const SaggStream *stream, bool enabled)
 }
 
 /*
- * The stream of that name, if the current user owns it.
+ * The stream of that name, if the current user owns it, for a function that a
+ * standby cannot run.
  */
 static SaggStream *
-own_stream(FunctionCallInfo fcinfo)
+own_stream(FunctionCallInfo fcinfo, const char *function)
 {
 	SaggStream *stream;
 
+	PreventCommandDuringRecovery(function);
 	sagg_require_preload();
 	stream = sagg_stream_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	sagg_stream_check_owner(stream);
@@ -60,7 +62,7 @@ own_stream(FunctionCallInfo fcinfo)
 Datum
 stream_agg_start_stream(PG_FUNCTION_ARGS)
 {
-	SaggStream *stream = own_stream(fcinfo);
+	SaggStream *stream = own_stream(fcinfo, "stream_agg.start_stream()");
 	SaggSlot   *slot;
 	bool		running;
 
@@ -89,7 +91,7 @@ stream_agg_start_stream(PG_FUNCTION_ARGS)
 Datum
 stream_agg_stop_stream(PG_FUNCTION_ARGS)
 {
-	SaggStream *stream = own_stream(fcinfo);
+	SaggStream *stream = own_stream(fcinfo, "stream_agg.stop_stream()");
 
 	sagg_lock_stream(stream->view);
 	set_enabled(stream, false);

@@ -68,9 +68,11 @@ read_records(SaggSession *session, const SaggPlan *plan)
 	SAGG_FAILPOINT("read.begun");
 	while (!sagg_reader_collect(session->reader))
 	{
-		if (sagg_session_wait(session, true, 1000))
+		if (sagg_session_wait(session, true, 500) &&
+			sagg_reader_trouble(session->reader) == NULL)
 			last_progress = GetCurrentTimestamp();
-		else if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
+		sagg_session_report_silence(session, last_progress);
+		if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
 											sagg_kafka_timeout_ms))
 		{
 			const char *trouble = sagg_reader_trouble(session->reader);
@@ -169,12 +171,17 @@ execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
 	callback.arg = unconstify(char *, sagg_reader_topic(session->reader));
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
+	sagg_poison_refuse(session, refusals);
 	sagg_scan_attach(session->stream->source, batch, refusals);
+	session->fault = SAGG_FAULT_RECORDS;
 	sagg_execution_run(execution);
 	SAGG_FAILPOINT("execute.ran");
 	sagg_scan_detach();
 	error_context_stack = callback.previous;
 
+	/* a window that closes is none of the record's that closes it */
+	if (session->stream->mode == SAGG_APPEND)
+		session->fault = SAGG_FAULT_WINDOWS;
 	sagg_execution_close(execution, counts, &commit->watermark);
 	SAGG_FAILPOINT("execute.done");
 
@@ -246,15 +253,12 @@ static void
 write_output(SaggSession *session, const SaggQuery *query,
 			 SaggExecution *execution, SaggCommit *commit)
 {
-	Tuplestorestate *output = sagg_execution_output(execution);
-	Tuplestorestate *removed = sagg_execution_removed(execution);
+	SaggOutput	output;
 
-	sagg_sink_write(session->sink, query, output, removed,
-					session->progress->replace,
+	sagg_execution_output(execution, &output);
+	sagg_sink_write(session->sink, query, &output, session->progress->replace,
 					&commit->rows_out, &commit->rows_removed);
-	tuplestore_end(output);
-	if (removed)
-		tuplestore_end(removed);
+	sagg_execution_output_end(&output);
 	SAGG_FAILPOINT("write.done");
 	fire_deferred_triggers();
 	SAGG_FAILPOINT("write.triggers_done");
@@ -277,6 +281,12 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 					plan->ranges[i].end;
 		}
 	}
+	progress->nlast = commit->nlast;
+	if (progress->last)
+		pfree(progress->last);
+	progress->last = MemoryContextAlloc(session->memory, sizeof(SaggRange) * Max(commit->nlast, 1));
+	memcpy(progress->last, commit->last, sizeof(SaggRange) * commit->nlast);
+	sagg_progress_suspects(progress, plan, session->memory);
 	progress->batch = plan->batch;
 	progress->watermark = commit->watermark;
 	progress->totals.delivered += commit->counts.delivered;
@@ -392,12 +402,15 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 
 	session->plan = plan;
 	MemoryContextSwitchTo(session->batch_memory);
+	session->fault = SAGG_FAULT_NONE;
 
 	enter_stage(session, &clock, SAGG_READ);
 	read_records(session, plan);
+	sagg_session_verify(session, NULL, 0);
 	SAGG_FAILPOINT("read.done");
 	commit.losses = sagg_reader_losses(session->reader, &commit.nlosses);
 	losses = describe_losses(plan, &commit);
+	sagg_poison_begin(session, plan);
 
 	enter_stage(session, &clock, SAGG_EXECUTE);
 	begin_transaction(session, plan);
@@ -412,8 +425,10 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	enter_stage(session, &clock, SAGG_WRITE);
 	write_output(session, query, execution, &commit);
 
+	session->fault = SAGG_FAULT_NONE;
 	enter_stage(session, &clock, SAGG_CHECKPOINT);
 	first_refused = put_aside(session, plan, refusals, &commit);
+	commit.last = sagg_last_records(session, plan, &commit.nlast);
 	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, &commit,
 						   sagg_execution_state(execution));
 	sagg_execution_end(execution);
@@ -432,7 +447,10 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	SAGG_FAILPOINT("publish.done");
 	sagg_checkpoint_published(session->checkpoint);
 	advance(session, plan, &commit);
+	sagg_poison_committed(session, &commit.counts);
 	sagg_reader_release(session->reader);
+	sagg_reader_commit(session->reader, session->progress->positions,
+					   session->progress->npositions);
 	MemoryContextSwitchTo(session->memory);
 	sagg_publish_statistics(session);
 	SAGG_FAILPOINT("batch.done");

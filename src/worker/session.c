@@ -167,6 +167,28 @@ sagg_session_check_stop(SaggSession *session)
 }
 
 /*
+ * Kafka is waited for: if that has taken a while, say so in pg_stat_stream_agg,
+ * and once in the log.  The stream's state is what it was.  "since" as for
+ * sagg_reader_silence.
+ */
+void
+sagg_session_report_silence(SaggSession *session, TimestampTz since)
+{
+	char	   *text = sagg_reader_silence(session->reader, since);
+
+	if (text == NULL)
+		return;
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	sagg_slot_set_error(session->slot, ERRCODE_CONNECTION_FAILURE, text);
+	LWLockRelease(sagg_shared->lock);
+	if (!session->silence_logged)
+		ereport(LOG,
+				(errmsg_internal("stream \"%s\": %s", session->slot->name, text)));
+	session->silence_logged = true;
+	pfree(text);
+}
+
+/*
  * Show a stage in pg_stat_stream_agg and pg_stat_activity.
  */
 void

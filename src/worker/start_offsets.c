@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * start_offsets.c
- *	  A stream's first contact with its topic: from which offsets it reads.
+ *	  A stream's first contact with its topic: from which offsets it reads; and
+ *	  later, whether it is that topic still.
  *
  * What create_stream or reset_stream were told (define/starting_offsets.c) is
  * made into an offset for each partition once, and written to
@@ -170,8 +171,81 @@ record_origin(SaggSession *session, const SaggOrigin *origin)
 }
 
 /*
+ * The topic was deleted and made anew, and on_data_loss says to read it from its
+ * beginning: the next plan skips all that was read of the former one.  A plan
+ * for the former one goes.
+ */
+static void
+forget_former_topic(SaggSession *session)
+{
+	SaggProgress *progress = session->progress;
+
+	session->made_anew = true;
+	progress->nlast = 0;
+	progress->nsuspects = 0;
+	if (progress->pending == NULL)
+		return;
+	progress->pending = NULL;
+	sagg_plan_transaction(session, true);
+	sagg_checkpoint_forget_plan(session->checkpoint, progress->batch);
+	sagg_plan_commit(session);
+	MemoryContextSwitchTo(session->memory);
+}
+
+/*
+ * Is the topic still the one that has been read?  Records that are gone need
+ * not be asked for.
+ */
+static void
+verify_last_records(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	const SaggProgress *progress = session->progress;
+	SaggRange  *last = palloc(sizeof(SaggRange) * Max(progress->nlast, 1));
+	int			n = 0;
+
+	for (int i = 0; i < progress->nlast; i++)
+	{
+		const SaggRange *one = &progress->last[i];
+		const SaggRange *bound = sagg_range_of(unconstify(SaggRange *, bounds), nbounds, one->partition);
+
+		if (bounds == NULL ||
+			(bound && one->start >= bound->start && one->start < bound->end))
+			last[n++] = *one;
+	}
+	if (!sagg_reader_verify(session->reader, last, n))
+		forget_former_topic(session);
+	pfree(last);
+}
+
+/*
+ * Have all partitions fetched from where they go on.  Lost offsets are never
+ * asked for if that can be helped: librdkafka may take its error about them for
+ * one about the offsets that it is given instead.
+ */
+void
+sagg_session_assign(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	SaggProgress *progress = session->progress;
+	SaggRange  *targets = palloc(sizeof(SaggRange) * Max(progress->npositions, 1));
+
+	for (int i = 0; i < progress->npositions; i++)
+	{
+		const SaggRange *bound = sagg_range_of(unconstify(SaggRange *, bounds), nbounds,
+											   progress->positions[i].partition);
+
+		targets[i] = progress->positions[i];
+		if (bound && (session->made_anew || targets[i].start < bound->start ||
+					  targets[i].start > bound->end))
+			targets[i].start = bound->start;
+	}
+	sagg_reader_assign(session->reader, targets, progress->npositions);
+	pfree(targets);
+}
+
+/*
  * First contact of a stream with its topic: which cluster, from which offsets.
- * In later sessions: is it still that cluster?  Waits for Kafka.
+ * In later sessions: is it still that cluster, and that topic?  Leaves the
+ * reader assigned to the stream's positions.  Waits for Kafka.
  */
 void
 sagg_session_origin(SaggSession *session)
@@ -179,6 +253,8 @@ sagg_session_origin(SaggSession *session)
 	SaggProgress *progress = session->progress;
 	const char *cluster_id = sagg_reader_cluster_id(session->reader);
 	SaggOrigin *origin = known_origin(session, cluster_id);
+	SaggRange  *bounds;
+	int			nbounds;
 
 	if (origin->topic == NULL)
 	{
@@ -192,4 +268,55 @@ sagg_session_origin(SaggSession *session)
 		if (!sagg_range_of(progress->positions, progress->npositions, first->partition))
 			sagg_session_add_position(session, first->partition, first->start);
 	}
+	bounds = sagg_reader_bounds(session->reader, &nbounds);
+	verify_last_records(session, bounds, nbounds);
+	sagg_session_assign(session, bounds, nbounds);
+	pfree(bounds);
+	sagg_reader_commit(session->reader, progress->positions, progress->npositions);
+}
+
+/*
+ * After a connection was broken the topic may be another one under its name:
+ * see last_record.c.  "bounds" are as for sagg_batch_plan, if they are known;
+ * else a batch is under way, and one of another topic is an error.
+ */
+void
+sagg_session_verify(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	if (!sagg_reader_was_broken(session->reader))
+		return;
+	verify_last_records(session, bounds, nbounds);
+	if (session->made_anew && bounds == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("topic \"%s\" was deleted and made anew while it was read",
+						sagg_reader_topic(session->reader))));
+}
+
+/*
+ * The last record of each partition after the batch that was just read; "n" of
+ * them, in the current context.
+ */
+SaggRange *
+sagg_last_records(SaggSession *session, const SaggPlan *plan, int *n)
+{
+	const SaggProgress *progress = session->progress;
+	SaggRange  *last = palloc(sizeof(SaggRange) * (progress->nlast + plan->nranges + 1));
+
+	*n = progress->nlast;
+	if (progress->nlast > 0)
+		memcpy(last, progress->last, sizeof(SaggRange) * progress->nlast);
+	for (int i = 0; i < plan->nranges; i++)
+	{
+		SaggRange	one;
+		SaggRange  *place;
+
+		if (!sagg_reader_last_record(session->reader, &plan->ranges[i], &one))
+			continue;
+		place = sagg_range_of(last, *n, one.partition);
+		if (place == NULL)
+			place = &last[(*n)++];
+		*place = one;
+	}
+	return last;
 }

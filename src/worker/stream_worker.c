@@ -91,9 +91,12 @@ load_stream(SaggSession *session)
  * While the reader waits for an answer from Kafka, which may take long.
  */
 static void
-check_stop(void *arg)
+while_waiting(void *arg)
 {
-	sagg_session_check_stop((SaggSession *) arg);
+	SaggSession *session = (SaggSession *) arg;
+
+	sagg_session_check_stop(session);
+	sagg_session_report_silence(session, 0);
 }
 
 /*
@@ -114,11 +117,14 @@ open_session(SaggSession *session)
 	session->checkpoint = sagg_checkpoint_open(session->stream->name);
 	session->sink = sagg_sink_open(session->stream);
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
+	sagg_poison_opened(session);
 	session->reader = sagg_reader_open(session->stream->source,
 									   session->stream->options.on_error == SAGG_DEAD_LETTER);
 	if (session->stream->options.on_data_loss == SAGG_LOSS_EARLIEST)
 		sagg_reader_skips_lost(session->reader);
-	sagg_reader_on_wait(session->reader, check_stop, session);
+	sagg_reader_on_wait(session->reader, while_waiting, session);
+	sagg_reader_set_group(session->reader, session->stream->options.consumer_group,
+						  session->stream->name);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(session->memory);
@@ -163,6 +169,8 @@ close_session(SaggSession *session)
 	session->progress = NULL;
 	session->plan = NULL;
 	session->batch_memory = NULL;
+	session->made_anew = false;
+	session->held_until = 0;
 }
 
 /*
@@ -196,17 +204,20 @@ classify_error(int sqlstate)
 	}
 }
 
+#define CLOSED_WINDOWS_HINT \
+	"This is about rows of windows that have closed. No record of the micro-batch can be left out for it: mend the query or the sink."
+
 /*
- * Record an error and decide how long to wait before the next attempt.
- * Returns false if there is to be none.
+ * Record an error and decide how long to wait before the next attempt; in
+ * search of a record, not at all.  Returns false if there is to be none.
  */
 static bool
 note_error(SaggSession *session, const ErrorData *error, int attempts,
-		   long *delay_ms)
+		   bool searching, long *delay_ms)
 {
 	SaggSlot   *slot = session->slot;
 	ErrorKind	kind = classify_error(error->sqlerrcode);
-	bool		retry = kind == ERROR_TRANSIENT ||
+	bool		retry = searching || kind == ERROR_TRANSIENT ||
 		(kind == ERROR_UNKNOWN && attempts < sagg_max_attempts);
 	StringInfoData message;
 
@@ -216,6 +227,8 @@ note_error(SaggSession *session, const ErrorData *error, int attempts,
 		appendStringInfo(&message, "\nDETAIL:  %s", error->detail);
 	if (error->hint)
 		appendStringInfo(&message, "\nHINT:  %s", error->hint);
+	if (session->poison.windows)
+		appendStringInfoString(&message, "\nHINT:  " CLOSED_WINDOWS_HINT);
 	if (error->context)
 		appendStringInfo(&message, "\nCONTEXT:  %s", error->context);
 
@@ -226,7 +239,8 @@ note_error(SaggSession *session, const ErrorData *error, int attempts,
 	LWLockRelease(sagg_shared->lock);
 	pfree(message.data);
 
-	*delay_ms = Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(attempts, 20),
+	*delay_ms = searching ? 0 :
+		Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(attempts, 20),
 					sagg_max_retry_delay_ms);
 	if (!retry)
 		ereport(LOG,
@@ -283,8 +297,11 @@ session_error_context(void *arg)
  * that ends the stream is no error: the worker is the one to give way.
  */
 static void
-report_error(const SaggSession *session, const ErrorData *error)
+report_error(const SaggSession *session, const ErrorData *error, bool searching)
 {
+	/* the same again */
+	if (searching && session->plan->nsuspects > 0)
+		return;
 	if (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED &&
 		sagg_session_told_to_stop(session))
 		ereport(LOG,
@@ -296,10 +313,11 @@ report_error(const SaggSession *session, const ErrorData *error)
 
 /*
  * One session: from opening to an error.  Returns the error, allocated in
- * TopMemoryContext; otherwise the process ends in it.
+ * TopMemoryContext, and whether a record is to be searched for it; otherwise
+ * the process ends in it.
  */
 static ErrorData *
-run_session(SaggSession *session)
+run_session(SaggSession *session, bool *searching)
 {
 	ErrorContextCallback callback;
 	ErrorData  *volatile error = NULL;
@@ -319,7 +337,8 @@ run_session(SaggSession *session)
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(TopMemoryContext);
 		error = CopyErrorData();
-		report_error(session, error);
+		*searching = sagg_poison_failed(session, error);
+		report_error(session, error, *searching);
 		FlushErrorState();
 		recover_from_error(session, classify_error(error->sqlerrcode));
 		close_session(session);
@@ -371,16 +390,18 @@ stream_agg_worker_main(Datum arg)
 										   ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
-		ErrorData  *error = run_session(&session);
+		bool		searching = false;
+		ErrorData  *error = run_session(&session, &searching);
 		long		delay_ms;
 
 		/* progress since the last error: count attempts anew */
 		if (slot->tally.batches != last_batches)
 			attempts = 0;
 		last_batches = slot->tally.batches;
-		attempts++;
+		if (!searching)
+			attempts++;
 
-		if (!note_error(&session, error, attempts, &delay_ms))
+		if (!note_error(&session, error, attempts, searching, &delay_ms))
 			sagg_session_leave(&session, SAGG_EXIT_STOPPED);
 		FreeErrorData(error);
 		wait_before_retry(&session, delay_ms);

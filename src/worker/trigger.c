@@ -11,7 +11,7 @@
  * max_trigger_delay.
  *
  * A trigger that finds nothing does nothing: no transaction, no xid, no
- * request to Kafka.  All waiting is on the latch, and with interval 0 on
+ * request to Kafka unless its connections are in trouble.  All waiting is on the latch, and with interval 0 on
  * Kafka's event descriptor too.
  *
  *-------------------------------------------------------------------------
@@ -86,8 +86,11 @@ reached(const SaggProgress *progress, const SaggRange *bounds, int nbounds)
 {
 	for (int i = 0; i < nbounds; i++)
 	{
-		if (bounds[i].end > bounds[i].start &&
-			position_of(progress, bounds[i].partition) < bounds[i].end)
+		int64		position = position_of(progress, bounds[i].partition);
+
+		/* beyond the end is where no plan has been yet */
+		if (position > bounds[i].end ||
+			(position < bounds[i].end && bounds[i].end > bounds[i].start))
 			return false;
 	}
 	return true;
@@ -157,6 +160,8 @@ finish_pending_batch(SaggSession *session)
 	if (session->progress->pending == NULL)
 		return false;
 	MemoryContextReset(session->batch_memory);
+	session->plan = session->progress->pending;
+	session->progress->pending = sagg_poison_retry(session, session->plan);
 	sagg_micro_batch(session, session->progress->pending);
 	session->progress->pending = NULL;
 	session->behind = true;
@@ -176,7 +181,8 @@ serve_request(SaggSession *session, uint64 request)
 	(void) finish_pending_batch(session);
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
 	sagg_publish_ends(session, bounds, nbounds);
-	while (session->progress->replace ||
+	sagg_session_verify(session, bounds, nbounds);
+	while (session->progress->replace || session->made_anew ||
 		   !reached(session->progress, bounds, nbounds))
 	{
 		sagg_session_check_stop(session);
@@ -197,16 +203,19 @@ fire(SaggSession *session)
 	SaggRange  *bounds;
 	int			nbounds;
 	bool		held = session->held_until != 0;
+	long		unused = 0;
 
 	session->held_until = 0;
 	if (finish_pending_batch(session))
 		return;
 	if (!session->behind && !held &&
 		!sagg_reader_has_records(session->reader) &&
-		!sagg_reader_partitions_changed(session->reader))
+		!sagg_reader_partitions_changed(session->reader) &&
+		!sagg_reader_in_trouble(session->reader, &unused))
 		return;
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
 	sagg_publish_ends(session, bounds, nbounds);
+	sagg_session_verify(session, bounds, nbounds);
 	if (!held_back(session, bounds, nbounds))
 		(void) run_batch(session, bounds, nbounds);
 	pfree(bounds);
@@ -243,8 +252,9 @@ report_statistics(SaggSession *session, long timeout_ms)
 static long
 idle_work(SaggSession *session, long timeout_ms)
 {
-	return sagg_reader_rest(session->reader, session->stream->trigger / 1000,
-							report_statistics(session, timeout_ms));
+	timeout_ms = report_statistics(session, timeout_ms);
+	timeout_ms = sagg_reader_tend_group(session->reader, timeout_ms);
+	return sagg_reader_rest(session->reader, session->stream->trigger / 1000, timeout_ms);
 }
 
 /*
@@ -260,7 +270,7 @@ wait_for_trigger(SaggSession *session)
 
 	/* behind, without a limit of the user's, or in the middle: no pause */
 	if ((session->behind && session->stream->max_offsets == 0) ||
-		session->progress->pending != NULL)
+		session->progress->pending != NULL || session->progress->nsuspects > 0)
 		session->next_trigger = now;
 
 	snprintf(activity, sizeof(activity), "stream \"%s\": waiting for a trigger",
@@ -281,12 +291,14 @@ wait_for_trigger(SaggSession *session)
 		}
 		else if (interval == 0)
 		{
+			long		timeout_ms = PARTITIONS_CHECK_MS;
+
 			if (session->behind || session->progress->pending != NULL ||
 				sagg_reader_has_records(session->reader) ||
-				sagg_reader_partitions_changed(session->reader))
+				sagg_reader_partitions_changed(session->reader) ||
+				sagg_reader_in_trouble(session->reader, &timeout_ms))
 				break;
-			(void) sagg_session_wait(session, true,
-									 idle_work(session, PARTITIONS_CHECK_MS));
+			(void) sagg_session_wait(session, true, idle_work(session, timeout_ms));
 		}
 		else
 		{
