@@ -48,6 +48,9 @@ extern bool sagg_reader_collect(SaggReader *reader);
 extern SaggBatch *sagg_reader_batch(SaggReader *reader);
 extern void sagg_reader_release(SaggReader *reader);
 
+/* schema_registry.c: waits, for the registry of the records' schemas */
+extern void sagg_reader_look_up_schemas(SaggReader *reader);
+
 /* batch.c */
 extern int64 sagg_batch_records(const SaggBatch *batch);
 
