@@ -80,6 +80,7 @@ append_timestamp(int64 unix_time, bool zone, StringInfo out)
 		!IS_VALID_TIMESTAMP(timestamp) ||
 		timestamp2tm(timestamp, NULL, &tm, &fsec, NULL, NULL) != 0)
 		return false;
+	tm.tm_isdst = 0;			/* there is a zone */
 	EncodeDateTime(&tm, fsec, zone, utc, NULL, USE_ISO_DATES, text);
 	if (out)
 		appendStringInfoString(out, text);

@@ -204,6 +204,32 @@ render_elements(AvroReader *reader, const AvroNode *node, StringInfo out, int de
 }
 
 /*
+ * Makes what was appended from "start" on, a text or bytes, a string of JSON.
+ */
+static void
+put_quotes(StringInfo out, int start, SaggJsonKind kind)
+{
+	int			len = out->len - start;
+	char	   *copy = palloc(len + 1);
+
+	/* bytes may have NULs inside */
+	memcpy(copy, out->data + start, len);
+	copy[len] = '\0';
+	out->len = start;
+	out->data[start] = '\0';
+	if (kind == SAGG_JSON_STRING)
+		escape_json(out, copy);
+	else
+	{
+		appendStringInfoString(out, "\"\\\\x");
+		for (int i = 0; i < len; i++)
+			appendStringInfo(out, "%02x", (uint8) copy[i]);
+		appendStringInfoChar(out, '"');
+	}
+	pfree(copy);
+}
+
+/*
  * Takes a value of any type and appends it as JSON, in UTF-8.
  */
 bool
@@ -232,23 +258,7 @@ sagg_avro_render(AvroReader *reader, const AvroNode *node, StringInfo out,
 	if (!sagg_avro_scalar(reader, node, false, &kind, out))
 		return false;
 	if (kind == SAGG_JSON_STRING || kind == SAGG_BYTES)
-	{
-		char	   *text = pnstrdup(out->data + start, out->len - start);
-		int			len = out->len - start;
-
-		out->len = start;
-		out->data[start] = '\0';
-		if (kind == SAGG_BYTES)
-		{
-			appendStringInfoString(out, "\"\\\\x");
-			for (int i = 0; i < len; i++)
-				appendStringInfo(out, "%02x", (uint8) text[i]);
-			appendStringInfoChar(out, '"');
-		}
-		else
-			escape_json(out, text);
-		pfree(text);
-	}
+		put_quotes(out, start, kind);
 	return true;
 }
 
