@@ -25,9 +25,20 @@ extern SaggReader *sagg_reader_open(Oid source, bool want_headers);
 extern void sagg_reader_close(SaggReader *reader);
 extern int	sagg_reader_fd(SaggReader *reader);
 extern const char *sagg_reader_topic(SaggReader *reader);
-extern const char *sagg_reader_trouble(SaggReader *reader);
 extern void sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg),
 								void *arg);
+
+/* reader_trouble.c */
+extern const char *sagg_reader_trouble(SaggReader *reader);
+extern bool sagg_reader_in_trouble(SaggReader *reader, long *timeout_ms);
+extern char *sagg_reader_silence(SaggReader *reader, TimestampTz since);
+
+/* last_record.c; the first two never wait */
+extern bool sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
+									SaggRange *last);
+extern bool sagg_reader_was_broken(SaggReader *reader);
+extern void sagg_reader_verify(SaggReader *reader, const SaggRange *last,
+							   int nlast);
 
 /* wait: cluster id; low and high watermark of every partition of the topic */
 extern const char *sagg_reader_cluster_id(SaggReader *reader);
@@ -51,6 +62,13 @@ extern void sagg_reader_release(SaggReader *reader);
 /* schema_registry.c: waits, for the registry of the records' schemas */
 extern void sagg_reader_look_up_schemas(SaggReader *reader);
 
+/* group_offsets.c: never wait, and raise no error */
+extern void sagg_reader_set_group(SaggReader *reader, const char *group,
+								  const char *stream);
+extern void sagg_reader_commit(SaggReader *reader, const SaggRange *positions,
+							   int npositions);
+extern long sagg_reader_tend_group(SaggReader *reader, long timeout_ms);
+
 /* batch.c */
 extern int64 sagg_batch_records(const SaggBatch *batch);
 
@@ -73,6 +91,15 @@ extern void sagg_batch_locate(SaggBatch *batch, int64 number, int32 *partition,
 /* ranges.c */
 extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
 							  int64 rotation);
+
+/* delivery.c: results of a stream that go to a source */
+typedef struct SaggDelivery SaggDelivery;
+
+extern SaggDelivery *sagg_delivery_open(Oid source, const char *stream);
+extern void sagg_delivery_close(SaggDelivery *delivery);
+extern void sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
+								AttrNumber *identity, int nidentity);
+extern void sagg_delivery_end(void);
 
 /* source_info.c */
 extern bool sagg_is_source(Oid relid);
