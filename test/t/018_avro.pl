@@ -16,7 +16,7 @@ use Test::More;
 my $random = seeded_random();
 my $json = JSON::PP->new->canonical->allow_nonref;
 my $broker = start_broker(none => 1);
-my $node = new_node('avro', "stream_agg.kafka_timeout = '10s'");
+my $node = new_node('avro', "stream_agg.kafka_timeout = '150s'");
 my $brokers = $broker->brokers;
 my $scripts = $ENV{REGISTRY} or die 'REGISTRY is not set: run the tests by test/run';
 my @running;
