@@ -122,9 +122,11 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 	{
 		stream->sink = sagg_sink_make(RangeVarGetCreationNamespace(name), name->relname,
 									  query, stream->mode);
+		sagg_check_delivery(stream, query);
 		return;
 	}
-	sagg_sink_check(stream->sink, query, stream->mode);
+	sagg_check_delivery(stream, query);
+	sagg_sink_check(stream->sink, query, stream->mode, stream->options.at_least_once);
 
 	/* one at a time, or two new streams would not see each other */
 	LockRelationOid(stream->sink, ShareUpdateExclusiveLock);

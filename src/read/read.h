@@ -37,12 +37,17 @@ extern char *sagg_reader_silence(SaggReader *reader, TimestampTz since);
 extern bool sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
 									SaggRange *last);
 extern bool sagg_reader_was_broken(SaggReader *reader);
-extern void sagg_reader_verify(SaggReader *reader, const SaggRange *last,
+extern bool sagg_reader_verify(SaggReader *reader, const SaggRange *last,
 							   int nlast);
 
-/* wait: cluster id; low and high watermark of every partition of the topic */
+/*
+ * wait: cluster id; low and high watermark of every partition of the topic; the
+ * first offsets of a time
+ */
 extern const char *sagg_reader_cluster_id(SaggReader *reader);
 extern SaggRange *sagg_reader_bounds(SaggReader *reader, int *npartitions);
+extern void sagg_reader_offsets_at(SaggReader *reader, TimestampTz time,
+								   SaggRange *bounds, int nbounds);
 
 /* never wait */
 extern void sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
@@ -59,6 +64,9 @@ extern bool sagg_reader_collect(SaggReader *reader);
 extern SaggBatch *sagg_reader_batch(SaggReader *reader);
 extern void sagg_reader_release(SaggReader *reader);
 
+/* data_loss.c */
+extern void sagg_reader_skips_lost(SaggReader *reader);
+extern const SaggRange *sagg_reader_losses(SaggReader *reader, int *nlosses);
 /* group_offsets.c: never wait, and raise no error */
 extern void sagg_reader_set_group(SaggReader *reader, const char *group,
 								  const char *stream);
@@ -88,6 +96,15 @@ extern void sagg_batch_locate(SaggBatch *batch, int64 number, int32 *partition,
 /* ranges.c */
 extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
 							  int64 rotation);
+
+/* delivery.c: results of a stream that go to a source */
+typedef struct SaggDelivery SaggDelivery;
+
+extern SaggDelivery *sagg_delivery_open(Oid source, const char *stream);
+extern void sagg_delivery_close(SaggDelivery *delivery);
+extern void sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
+								AttrNumber *identity, int nidentity);
+extern void sagg_delivery_end(void);
 
 /* source_info.c */
 extern bool sagg_is_source(Oid relid);

@@ -11,7 +11,8 @@
  * after a delay, a new session goes on with the same plan; the process stays.
  * On anything worse the process ends and the launcher starts another.
  *
- * Never: a transaction open while waiting for Kafka or for a trigger.
+ * Never: a transaction open while waiting for Kafka or for a trigger, but for
+ * the acknowledgements of a sink that is a Kafka topic (read/delivery.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -95,10 +96,15 @@ open_session(SaggSession *session)
 												  ALLOCSET_DEFAULT_SIZES);
 	session->checkpoint = sagg_checkpoint_open(session->stream->name);
 	session->sink = sagg_sink_open(session->stream);
+	if (session->stream->options.at_least_once)
+		session->delivery = sagg_delivery_open(session->stream->sink,
+											   session->stream->name);
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
 	sagg_poison_opened(session);
 	session->reader = sagg_reader_open(session->stream->source,
 									   session->stream->options.on_error == SAGG_DEAD_LETTER);
+	if (session->stream->options.on_data_loss == SAGG_LOSS_EARLIEST)
+		sagg_reader_skips_lost(session->reader);
 	sagg_reader_on_wait(session->reader, while_waiting, session);
 	sagg_reader_set_group(session->reader, session->stream->options.consumer_group,
 						  session->stream->name);
@@ -131,6 +137,8 @@ close_session(SaggSession *session)
 		sagg_reader_close(session->reader);
 	if (session->sink)
 		sagg_sink_close(session->sink);
+	if (session->delivery)
+		sagg_delivery_close(session->delivery);
 	if (session->checkpoint)
 		sagg_checkpoint_close(session->checkpoint);
 	if (session->store)
@@ -139,6 +147,7 @@ close_session(SaggSession *session)
 	session->waitset = NULL;
 	session->reader = NULL;
 	session->sink = NULL;
+	session->delivery = NULL;
 	session->checkpoint = NULL;
 	session->store = NULL;
 	session->store_restored = false;
@@ -146,6 +155,8 @@ close_session(SaggSession *session)
 	session->progress = NULL;
 	session->plan = NULL;
 	session->batch_memory = NULL;
+	session->made_anew = false;
+	session->held_until = 0;
 }
 
 /*
@@ -248,6 +259,7 @@ recover_from_error(SaggSession *session, ErrorKind kind)
 	if (session->checkpoint)
 		sagg_checkpoint_aborted(session->checkpoint);
 	sagg_scan_detach();
+	sagg_delivery_end();
 	AbortOutOfAnyTransaction();
 	session->locked = false;
 }

@@ -10,6 +10,7 @@
  *		update	INSERT, UPDATE or an upsert; and DELETE (sink_delete.c) for
  *				groups that passed HAVING before and do not any more
  *		complete	as update, with what sink_complete.c finds to differ
+ *		a foreign table	INSERT of all that append or update give out
  *
  * They run as the current user, who is the stream's owner, in the caller's
  * transaction (I1): triggers, constraints and privileges of the sink work as
@@ -49,6 +50,7 @@ sagg_sink_open(const SaggStream *stream)
 	sink->stream = MemoryContextStrdup(context, stream->name);
 	sink->relid = stream->sink;
 	sink->mode = stream->mode;
+	sink->foreign = stream->options.at_least_once;
 	return sink;
 }
 
@@ -87,8 +89,8 @@ begin_batch(SinkBatch *batch)
 {
 	SaggSink   *sink = batch->sink;
 
-	batch->rel = sagg_sink_lock(sink->relid, batch->query, sink->mode, true,
-								&batch->columns);
+	batch->rel = sagg_sink_lock(sink->relid, batch->query, sink->mode,
+								sink->foreign, true, &batch->columns);
 	batch->name =
 		pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch->rel)),
 										   RelationGetRelationName(batch->rel)));
@@ -111,6 +113,30 @@ write_rows(SinkBatch *batch, const SaggOutput *output,
 }
 
 /*
+ * Write the results in place of all rows.  Readers see those until the
+ * transaction commits, as they would not with TRUNCATE.
+ */
+static void
+replace_rows(SinkBatch *batch, const SaggOutput *output,
+			 int64 *rows_out, int64 *rows_removed)
+{
+	bool		partitioned =
+		batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	char	   *text = psprintf("DELETE FROM %s%s", partitioned ? "" : "ONLY ",
+								batch->name);
+	SaggOutput	results = *output;
+	int64		unused = 0;
+	int			ret = SPI_execute(text, false, 0);
+
+	if (ret != SPI_OK_DELETE)
+		elog(ERROR, "could not execute \"%s\": %s",
+			 text, SPI_result_code_string(ret));
+	*rows_removed = (int64) SPI_processed;
+	results.removed = NULL;
+	write_rows(batch, &results, rows_out, &unused);
+}
+
+/*
  * Write what differs between the result and the sink.
  */
 static void
@@ -128,8 +154,9 @@ write_difference(SinkBatch *batch, Tuplestorestate *result,
 
 /*
  * Write a batch's results into the sink; in mode complete the sink is made
- * equal to output->known.  The tuplestores stay the caller's, with their read
- * position undefined and their contents used up.
+ * equal to output->known.  With "replace" the results are all that the sink is
+ * to have.  The tuplestores stay the caller's, with their read position
+ * undefined and their contents used up.
  *
  * Returns in *rows_out and *rows_removed the rows put into and deleted from
  * the sink.  Runs in the caller's transaction with an active snapshot, as the
@@ -139,14 +166,14 @@ write_difference(SinkBatch *batch, Tuplestorestate *result,
  */
 void
 sagg_sink_write(SaggSink *sink, const SaggQuery *query, const SaggOutput *output,
-				int64 *rows_out, int64 *rows_removed)
+				bool replace, int64 *rows_out, int64 *rows_removed)
 {
 	SinkBatch	batch = {.sink = sink, .query = query, .desc = query->output_desc};
 	ErrorContextCallback context;
 
 	*rows_out = 0;
 	*rows_removed = 0;
-	if (sink->mode != SAGG_COMPLETE && !has_rows(output->fresh) &&
+	if (sink->mode != SAGG_COMPLETE && !replace && !has_rows(output->fresh) &&
 		!has_rows(output->known) && !has_rows(output->removed))
 		return;
 
@@ -160,6 +187,8 @@ sagg_sink_write(SaggSink *sink, const SaggQuery *query, const SaggOutput *output
 	begin_batch(&batch);
 	if (sink->mode == SAGG_COMPLETE)
 		write_difference(&batch, output->known, rows_out, rows_removed);
+	else if (replace)
+		replace_rows(&batch, output, rows_out, rows_removed);
 	else
 		write_rows(&batch, output, rows_out, rows_removed);
 	relation_close(batch.rel, NoLock);
