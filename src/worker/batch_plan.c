@@ -87,6 +87,30 @@ verify_last_records(SaggSession *session, const SaggRange *bounds, int nbounds)
 }
 
 /*
+ * Is it still the cluster that the stream has read from?  Asked before the
+ * topic, which another cluster need not have.
+ */
+static void
+check_cluster(SaggSession *session, const char *cluster_id)
+{
+	SaggOrigin *origin;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	origin = sagg_checkpoint_origin(session->checkpoint);
+	if (origin->cluster_id && strcmp(origin->cluster_id, cluster_id) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_OTHER_CLUSTER),
+				 errmsg("the brokers belong to Kafka cluster \"%s\", the stream has read from cluster \"%s\"",
+						cluster_id, origin->cluster_id),
+				 errdetail("Offsets of one cluster mean nothing in another."),
+				 errhint("Point the server's brokers at the former cluster, or drop the stream and create it anew.")));
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(session->memory);
+}
+
+/*
  * First contact of a stream with its topic: which cluster, from which offsets.
  * In later sessions: is it still that cluster?  Leaves the reader assigned to
  * the stream's positions.  Waits for Kafka.
@@ -101,6 +125,7 @@ sagg_session_origin(SaggSession *session)
 	int			nbounds;
 
 	cluster_id = sagg_reader_cluster_id(session->reader);
+	check_cluster(session, cluster_id);
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
 
 	StartTransactionCommand();
@@ -129,13 +154,6 @@ sagg_session_origin(SaggSession *session)
 		}
 		sagg_checkpoint_set_origin(session->checkpoint, origin);
 	}
-	else if (strcmp(origin->cluster_id, cluster_id) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGG_OTHER_CLUSTER),
-				 errmsg("the brokers belong to Kafka cluster \"%s\", the stream has read from cluster \"%s\"",
-						cluster_id, origin->cluster_id),
-				 errdetail("Offsets of one cluster mean nothing in another."),
-				 errhint("Point the server's brokers at the former cluster, or drop the stream and create it anew.")));
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(session->memory);

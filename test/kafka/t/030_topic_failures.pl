@@ -11,7 +11,7 @@ use Test::More;
 
 my $random = seeded_random();
 my $kafka = StreamAgg::Kafka->shared;
-my $node = new_node('topics', "stream_agg.max_attempts = 4", "stream_agg.kafka_timeout = '10s'");
+my $node = new_node('topics', "stream_agg.max_attempts = 4", "stream_agg.kafka_timeout = '10s'", 'max_worker_processes = 24');
 my $columns = 'k int, v numeric';
 
 # what was produced, for topics that do not have it any more
