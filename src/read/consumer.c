@@ -33,6 +33,12 @@ release_fetch(void *owner)
 
 	sagg_batch_reset(reader->batch);
 	reader->nranges = 0;
+	for (int round = 0; round < SAGG_DRAIN_ROUNDS; round++)
+	{
+		rd_kafka_assign(reader->fetch->rk, NULL);
+		for (int i = 0; i < reader->npartitions; i++)
+			sagg_queue_drain(reader->partitions[i]->queue);
+	}
 	for (int i = 0; i < reader->npartitions; i++)
 		sagg_partition_detach(reader->partitions[i]);
 	sagg_group_detach(reader);

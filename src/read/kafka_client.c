@@ -197,6 +197,24 @@ sagg_client_note_trouble(SaggClient *client, const char *text)
 }
 
 /*
+ * The text of a log without the names of thread and client in front of it.
+ */
+static const char *
+without_origin(const char *text)
+{
+	static const char *const origins[] = {"[thrd:", "rdkafka#"};
+
+	for (int i = 0; i < lengthof(origins); i++)
+	{
+		const char *colon = strstr(text, ": ");
+
+		if (strncmp(text, origins[i], strlen(origins[i])) == 0 && colon)
+			text = colon + 2;
+	}
+	return text;
+}
+
+/*
  * Take note of one event, if it is an error or a log; the caller destroys it.
  */
 void
@@ -230,6 +248,16 @@ sagg_client_note_event(SaggClient *client, rd_kafka_event_t *event)
 			if (rd_kafka_event_log(event, &facility, &text, &level) == 0 &&
 				message_level_is_interesting(DEBUG1))
 				elog(DEBUG1, "librdkafka: %s: %s", facility, text);
+
+			/*
+			 * Errors of a partition whose topic is gone get no further than
+			 * the log, and there alone does it say that partitions came or
+			 * went.
+			 */
+			if (strcmp(facility, "ERROR") == 0)
+				sagg_client_note_trouble(client, without_origin(text));
+			else if (strcmp(facility, "PARTCNT") == 0)
+				client->broken = true;
 			break;
 		default:
 			break;

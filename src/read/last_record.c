@@ -22,6 +22,13 @@
 
 #include "reader_internal.h"
 
+/* what a reader of last records holds, given back before it is destroyed */
+typedef struct Verifier
+{
+	SaggClient *client;
+	rd_kafka_queue_t *queue;
+} Verifier;
+
 /*
  * The last record that was handed over of the partition of a range, in a range:
  * its offset as "start", its timestamp in milliseconds as "end".  Returns false
@@ -146,11 +153,11 @@ check_cluster(SaggReader *reader, SaggClient *client)
 
 /*
  * Read the records of "last" again until each is known to be, or not to be,
- * there.  "queue" is the client's.  Returns false if one is another.
+ * there.  Returns false if one is another.
  */
 static bool
-read_again(SaggReader *reader, SaggClient *client, rd_kafka_queue_t *queue,
-		   const SaggRange *last, int nlast)
+read_again(SaggReader *reader, Verifier *verifier, const SaggRange *last,
+		   int nlast)
 {
 	TimestampTz until = sagg_reader_deadline(reader);
 	bool	   *done = palloc0(sizeof(bool) * nlast);
@@ -162,9 +169,9 @@ read_again(SaggReader *reader, SaggClient *client, rd_kafka_queue_t *queue,
 		rd_kafka_message_t *message;
 		const SaggRange *one;
 
-		if (rd_kafka_consume_batch_queue(queue, sagg_reader_slice(until), &message, 1) <= 0)
+		if (rd_kafka_consume_batch_queue(verifier->queue, sagg_reader_slice(until), &message, 1) <= 0)
 		{
-			sagg_reader_before_attempt(reader, client, until, RD_KAFKA_RESP_ERR__TIMED_OUT);
+			sagg_reader_before_attempt(reader, verifier->client, until, RD_KAFKA_RESP_ERR__TIMED_OUT);
 			continue;
 		}
 		one = find_last(last, nlast, message);
@@ -177,7 +184,7 @@ read_again(SaggReader *reader, SaggClient *client, rd_kafka_queue_t *queue,
 		}
 	}
 	reader->waiting_since = 0;
-	check_cluster(reader, client);
+	check_cluster(reader, verifier->client);
 	pfree(done);
 	return !other;
 }
@@ -186,15 +193,21 @@ read_again(SaggReader *reader, SaggClient *client, rd_kafka_queue_t *queue,
 static void
 release_queue(void *owner)
 {
-	rd_kafka_queue_t **queue = (rd_kafka_queue_t **) owner;
+	Verifier   *verifier = (Verifier *) owner;
 
-	if (*queue)
-		rd_kafka_queue_destroy(*queue);
-	*queue = NULL;
+	if (verifier->queue == NULL)
+		return;
+	for (int round = 0; round < SAGG_DRAIN_ROUNDS; round++)
+	{
+		rd_kafka_assign(verifier->client->rk, NULL);
+		sagg_queue_drain(verifier->queue);
+	}
+	rd_kafka_queue_destroy(verifier->queue);
+	verifier->queue = NULL;
 }
 
 static SaggClient *
-open_verifier(SaggReader *reader, rd_kafka_queue_t **queue)
+open_verifier(SaggReader *reader, Verifier *verifier)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_dup(reader->conf);
 
@@ -212,7 +225,7 @@ open_verifier(SaggReader *reader, rd_kafka_queue_t **queue)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	return sagg_client_open(RD_KAFKA_CONSUMER, conf, reader->topic, release_queue, queue);
+	return sagg_client_open(RD_KAFKA_CONSUMER, conf, reader->topic, release_queue, verifier);
 }
 
 /*
@@ -225,27 +238,26 @@ bool
 sagg_reader_verify(SaggReader *reader, const SaggRange *last, int nlast)
 {
 	rd_kafka_topic_partition_list_t *list;
-	rd_kafka_queue_t *queue = NULL;
-	SaggClient *client;
+	Verifier	verifier = {0};
 	volatile bool same = true;
 
 	if (nlast == 0)
 		return true;
-	client = open_verifier(reader, &queue);
+	verifier.client = open_verifier(reader, &verifier);
 	PG_TRY();
 	{
-		queue = rd_kafka_queue_get_consumer(client->rk);
+		verifier.queue = rd_kafka_queue_get_consumer(verifier.client->rk);
 		list = rd_kafka_topic_partition_list_new(nlast);
 		for (int i = 0; i < nlast; i++)
 			rd_kafka_topic_partition_list_add(list, reader->topic,
 											  last[i].partition)->offset = last[i].start;
-		rd_kafka_assign(client->rk, list);
+		rd_kafka_assign(verifier.client->rk, list);
 		rd_kafka_topic_partition_list_destroy(list);
-		same = read_again(reader, client, queue, last, nlast);
+		same = read_again(reader, &verifier, last, nlast);
 	}
 	PG_FINALLY();
 	{
-		sagg_client_close(client);
+		sagg_client_close(verifier.client);
 	}
 	PG_END_TRY();
 	return same;

@@ -51,6 +51,22 @@ sagg_partition_restart(SaggPartition *part, int64 position)
 }
 
 /*
+ * Throw away what is in a queue.  Raises no error and does not wait.
+ */
+void
+sagg_queue_drain(rd_kafka_queue_t *queue)
+{
+	rd_kafka_message_t *messages[SAGG_TAKE_AT_ONCE];
+	ssize_t		n;
+
+	while (queue && (n = rd_kafka_consume_batch_queue(queue, 0, messages, SAGG_TAKE_AT_ONCE)) > 0)
+	{
+		for (ssize_t i = 0; i < n; i++)
+			rd_kafka_message_destroy(messages[i]);
+	}
+}
+
+/*
  * Give back messages and queue.  Raises no error.
  */
 void

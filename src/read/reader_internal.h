@@ -68,6 +68,14 @@ extern void sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 #define SAGG_TAKE_AT_ONCE		256
 
 /*
+ * Before a client is destroyed: how often to unassign and drain.  Errors in the
+ * queue of a partition whose topic is gone would keep librdkafka 2.0 from ever
+ * ending a thread.  An unassignment passes through its main thread, so after a
+ * few of them no more errors come.
+ */
+#define SAGG_DRAIN_ROUNDS		4
+
+/*
  * An assigned partition.  Everything before "position" has been handed over;
  * messages from there on stand in "taken" and, behind those, in "queue".
  */
@@ -148,6 +156,7 @@ extern void sagg_reader_raise_no_answer(SaggReader *reader,
 /* partition_queue.c */
 extern void sagg_partition_attach(SaggReader *reader, SaggPartition *part);
 extern void sagg_partition_restart(SaggPartition *part, int64 position);
+extern void sagg_queue_drain(rd_kafka_queue_t *queue);
 extern void sagg_partition_detach(SaggPartition *part);
 extern rd_kafka_message_t *sagg_partition_peek(SaggReader *reader,
 											   SaggPartition *part);

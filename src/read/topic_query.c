@@ -219,6 +219,30 @@ wait_for_partitions(SaggReader *reader, TimestampTz until)
 }
 
 /*
+ * Until a broker has answered anything at all: the topic need not be there.
+ */
+static void
+wait_for_broker(SaggReader *reader, TimestampTz until)
+{
+	for (;;)
+	{
+		int			npartitions;
+		rd_kafka_resp_err_t err = ask_partitions(reader, sagg_reader_slice(until), &npartitions);
+
+		switch (err)
+		{
+			case RD_KAFKA_RESP_ERR_NO_ERROR:
+			case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+			case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+			case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+				return;
+			default:
+				before_next_attempt(reader, until, err);
+		}
+	}
+}
+
+/*
  * The id of the cluster the brokers belong to; the reader's memory.  Waits.
  */
 const char *
@@ -232,7 +256,7 @@ sagg_reader_cluster_id(SaggReader *reader)
 	sagg_reader_open_asks(reader);
 	until = sagg_reader_deadline(reader);
 
-	(void) wait_for_partitions(reader, until);
+	wait_for_broker(reader, until);
 	while ((id = rd_kafka_clusterid(reader->asks->rk, sagg_reader_slice(until))) == NULL)
 		before_next_attempt(reader, until, RD_KAFKA_RESP_ERR__TIMED_OUT);
 	reader->waiting_since = 0;
