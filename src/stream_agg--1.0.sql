@@ -84,7 +84,8 @@ CREATE TABLE stream_agg.streams (
     timezone                text NOT NULL,
     datestyle               text NOT NULL,
     intervalstyle           text NOT NULL,
-    search_path             text NOT NULL
+    search_path             text NOT NULL,
+    started_for             oid NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE stream_agg.streams IS 'one row per stream: what create_stream was told';
 COMMENT ON COLUMN stream_agg.streams.stream IS 'name of the stream, as given to create_stream';
@@ -97,7 +98,7 @@ COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at c
 COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';
 COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in a micro-batch; NULL: stream_agg.max_records_per_batch';
 COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts, or the first after reset_stream: earliest, latest, offsets by partition or a time';
-COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, min_offsets_per_trigger, max_trigger_delay';
+COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
 COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
@@ -105,6 +106,7 @@ COMMENT ON COLUMN stream_agg.streams.timezone IS 'TimeZone at creation, in force
 COMMENT ON COLUMN stream_agg.streams.datestyle IS 'DateStyle at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.intervalstyle IS 'IntervalStyle at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.search_path IS 'search_path at creation, in force in every micro-batch';
+COMMENT ON COLUMN stream_agg.streams.started_for IS 'role that owned the stream when it was started; one that comes to a superuser later stays stopped';
 
 CREATE TABLE stream_agg.sources (
     stream          text PRIMARY KEY,
@@ -258,10 +260,10 @@ SELECT pg_catalog.pg_extension_config_dump('stream_agg.state', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.dead_letters', '');
 
 -- Owners read the rows of their streams; nobody but the worker, as the owner
--- of the extension, writes.  Dead letters are their owners' to delete.
+-- of the extension, writes.  Dead letters are deleted by a function: who has
+-- DELETE on a table may lock it.
 GRANT SELECT ON stream_agg.streams, stream_agg.sources, stream_agg.offsets,
-                stream_agg.commits, stream_agg.state TO PUBLIC;
-GRANT SELECT, DELETE ON stream_agg.dead_letters TO PUBLIC;
+                stream_agg.commits, stream_agg.state, stream_agg.dead_letters TO PUBLIC;
 
 CREATE FUNCTION stream_agg.is_owner(query oid)
 RETURNS boolean
@@ -299,9 +301,6 @@ COMMENT ON POLICY owner ON stream_agg.state IS 'owners read the rows of their st
 CREATE POLICY owner ON stream_agg.dead_letters FOR SELECT
     USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) dead_letters.stream));
 COMMENT ON POLICY owner ON stream_agg.dead_letters IS 'owners read the rows of their streams';
-CREATE POLICY owner_deletes ON stream_agg.dead_letters FOR DELETE
-    USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) dead_letters.stream));
-COMMENT ON POLICY owner_deletes ON stream_agg.dead_letters IS 'owners delete the dead letters of their streams';
 
 -- What a dump is restored into has the same database OID more often than one
 -- would think (that of database postgres is fixed), so a row that COPY or
@@ -365,6 +364,13 @@ LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.alter_stream(text, jsonb) IS
 'changes the options that are named, null to their default; takes effect with the next micro-batch, and a failed one that is run again';
 
+CREATE FUNCTION stream_agg.delete_dead_letters(stream text, through_batch bigint DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'stream_agg_delete_dead_letters'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT;
+COMMENT ON FUNCTION stream_agg.delete_dead_letters(text, bigint) IS
+'deletes the dead letters of a stream, all or those of micro-batches up to one, and returns how many';
+
 CREATE FUNCTION stream_agg.reset_stream(stream text, offsets text DEFAULT 'earliest', results boolean DEFAULT false)
 RETURNS void
 AS 'MODULE_PATHNAME', 'stream_agg_reset_stream'
@@ -420,6 +426,7 @@ SELECT s.stream,
        s.output_mode,
        CASE WHEN w.state IS NOT NULL THEN w.state
             WHEN s.enabled AND s.database = d.oid
+                 AND (s.started_for = v.relowner OR NOT r.rolsuper)
                  AND NOT pg_catalog.pg_is_in_recovery() THEN 'starting'
             ELSE 'stopped' END AS state,
        w.stage,
@@ -447,11 +454,12 @@ SELECT s.stream,
        w.last_error_time
   FROM stream_agg.streams s
   JOIN pg_catalog.pg_class v ON v.oid OPERATOR(pg_catalog.=) s.query::oid
+  JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) v.relowner
   JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
   LEFT JOIN stream_agg.stat_streams() w ON w.query OPERATOR(pg_catalog.=) s.query::oid
   LEFT JOIN LATERAL (SELECT *
                        FROM stream_agg.commits c
-                      WHERE c.stream = s.stream
+                      WHERE c.stream OPERATOR(pg_catalog.=) s.stream
                       ORDER BY c.batch DESC
                       LIMIT 1) c ON true
   LEFT JOIN LATERAL (SELECT pg_catalog.sum(GREATEST(p.end_offset - p.committed_offset, 0))::bigint AS lag
@@ -525,6 +533,12 @@ RETURNS event_trigger
 AS 'MODULE_PATHNAME', 'stream_agg_on_ddl_command_end'
 LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.on_ddl_command_end() IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE';
+
+-- Only the server calls these: as handlers, validators and triggers they need
+-- no privilege.
+REVOKE EXECUTE ON FUNCTION stream_agg.kafka_handler(), stream_agg.kafka_validator(text[], oid),
+    stream_agg.on_insert(), stream_agg.on_sql_drop(), stream_agg.on_ddl_command_end()
+    FROM PUBLIC;
 
 CREATE EVENT TRIGGER stream_agg_sql_drop ON sql_drop
     EXECUTE FUNCTION stream_agg.on_sql_drop();

@@ -102,6 +102,7 @@ typedef struct SaggStreamOptions
 	int64		max_future;		/* microseconds an event time may be ahead of
 								 * the batch's; 0 = any */
 	char	   *consumer_group; /* that is told of committed offsets, or NULL */
+	bool		at_least_once;	/* the sink is a Kafka topic */
 	int64		min_offsets;	/* that make a batch; 0 = any */
 	int64		max_delay;		/* microseconds that fewer than min_offsets
 								 * wait, at most */
@@ -127,7 +128,8 @@ typedef struct SaggStream
 	int64		max_offsets;	/* bound of a batch in records; 0 = none */
 	char	   *starting_offsets;	/* see define/starting_offsets.c */
 	bool		sink_created;	/* by create_stream */
-	bool		enabled;
+	bool		enabled;		/* and if the owner is a superuser, started for
+								 * him */
 	SaggStreamOptions options;
 	/* session settings captured at creation */
 	char	   *timezone;
@@ -424,6 +426,12 @@ extern void sagg_restore_user(const SaggOwnerContext *save);
 extern bool sagg_extension_exists(void);
 extern const char *sagg_mode_name(SaggOutputMode mode);
 extern bool sagg_mode_by_name(const char *name, SaggOutputMode *mode);
+
+/* secret_commands.c */
+extern void sagg_secret_commands_init(void);
+
+/* stream_title.c */
+extern const char *sagg_stream_title(const char *name);
 
 /* utility_command.c */
 extern void sagg_run_utility(Node *stmt, const char *text, int location,

@@ -86,9 +86,9 @@ raise_fenced(SaggLogSection *section, int64 batch, const char *done)
 			(errcode(ERRCODE_SAGG_FENCED),
 			 last < batch - 1 ?
 			 errmsg("micro-batch " INT64_FORMAT " of stream \"%s\" cannot follow micro-batch " INT64_FORMAT,
-					batch, stream, last) :
+					batch, sagg_stream_title(stream), last) :
 			 errmsg("micro-batch " INT64_FORMAT " of stream \"%s\" is already %s",
-					batch, stream, done),
+					batch, sagg_stream_title(stream), done),
 			 last < 0 ?
 			 errdetail("No micro-batch of the stream is committed.") :
 			 errdetail("The last committed micro-batch is " INT64_FORMAT ".", last),

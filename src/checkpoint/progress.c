@@ -37,7 +37,7 @@ corrupt_row(const SaggCheckpoint *checkpoint, const char *table, int64 batch,
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 			 errmsg("row of stream \"%s\", micro-batch " INT64_FORMAT " in stream_agg.%s is corrupt",
-					checkpoint->stream, batch, table),
+					sagg_stream_title(checkpoint->stream), batch, table),
 			 errdetail_internal("%s", detail),
 			 errhint(SAGG_HINT_REBUILD)));
 }
@@ -48,7 +48,7 @@ no_source_row(const SaggCheckpoint *checkpoint)
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 			 errmsg("stream_agg.sources has no row of stream \"%s\"",
-					checkpoint->stream),
+					sagg_stream_title(checkpoint->stream)),
 			 errdetail("The stream has rows in stream_agg.offsets, commits or state: part of its checkpoint is missing."),
 			 errhint(SAGG_HINT_REBUILD)));
 }
@@ -93,7 +93,7 @@ read_origin(SaggLogSection *section)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 				 errmsg("initial offsets of stream \"%s\" in stream_agg.sources are corrupt",
-						checkpoint->stream),
+						sagg_stream_title(checkpoint->stream)),
 				 errhint(SAGG_HINT_REBUILD)));
 	MemoryContextSwitchTo(old);
 	return origin;
@@ -134,7 +134,7 @@ sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint, const SaggOrigin *origin)
 	values[3] = sagg_offsets_to_jsonb(origin->offsets, origin->noffsets);
 	if (sagg_log_execute(&section, SAGG_LOG_SET_ORIGIN, values, NULL, 0) != 1)
 		elog(ERROR, "the origin of stream \"%s\" has another topic or cluster",
-			 checkpoint->stream);
+			 sagg_stream_title(checkpoint->stream));
 	sagg_log_end(&section);
 }
 
@@ -150,7 +150,7 @@ sagg_log_initial_watermark(SaggLogSection *section)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("stream \"%s\" does not exist",
-						section->checkpoint->stream)));
+						sagg_stream_title(section->checkpoint->stream))));
 	return sagg_log_int64(0, 1);
 }
 

@@ -92,6 +92,9 @@ extern void sagg_check_min_offsets(const SaggStreamOptions *options,
 /* starting_offsets.c */
 extern char *sagg_starting_offsets_check(const char *text, const char *what);
 
+/* stream_delivery.c */
+extern void sagg_check_delivery(const SaggStream *stream, const SaggQuery *query);
+
 /* stream_catalog.c */
 extern RangeVar *sagg_parse_name(const char *name, const char *what);
 extern char *sagg_stream_key(const RangeVar *name);

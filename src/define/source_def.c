@@ -189,7 +189,7 @@ stream_agg_drop_source(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("cannot drop source \"%s\" because stream \"%s\" reads it",
-						name->relname, stream->name),
+						name->relname, sagg_stream_title(stream->name)),
 				 errhint("Drop the stream first, with stream_agg.drop_stream(%s).",
 						 quote_literal_cstr(stream->name))));
 	sagg_drop_relation(relid, OBJECT_FOREIGN_TABLE);

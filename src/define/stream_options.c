@@ -103,6 +103,22 @@ checked_group(char *name)
 }
 
 /*
+ * Whether rows may arrive more than once.
+ */
+static bool
+delivery_from_word(const char *word)
+{
+	if (strcmp(word, "at_least_once") == 0)
+		return true;
+	if (strcmp(word, "exactly_once") == 0)
+		return false;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid delivery \"%s\"", word),
+			 errhint("It is exactly_once (into a table) or at_least_once (into a Kafka topic).")));
+}
+
+/*
  * Read options, a list of DefElems with strings.  Raises
  * invalid_parameter_value for an unknown option, and for a value that is none.
  */
@@ -128,6 +144,8 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 												   "Leave it out to admit any event time.");
 		else if (strcmp(name, "consumer_group") == 0)
 			options->consumer_group = checked_group(value);
+		else if (strcmp(name, "delivery") == 0)
+			options->at_least_once = delivery_from_word(value);
 		else if (strcmp(name, "min_offsets_per_trigger") == 0)
 			options->min_offsets = min_offsets_from_text(value);
 		else if (strcmp(name, "max_trigger_delay") == 0)
@@ -140,7 +158,7 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("unknown option \"%s\" of a stream", name),
-					 errhint("Options of a stream are on_error, on_data_loss, max_future, consumer_group, min_offsets_per_trigger and max_trigger_delay.")));
+					 errhint("Options of a stream are on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger and max_trigger_delay.")));
 	}
 	if (has_delay && options->min_offsets == 0)
 		ereport(ERROR,
@@ -193,6 +211,8 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 		push_length(&state, "max_future", options->max_future);
 	if (options->consumer_group)
 		push_option(&state, "consumer_group", options->consumer_group);
+	if (options->at_least_once)
+		push_option(&state, "delivery", "at_least_once");
 	if (options->min_offsets > 0)
 		push_option(&state, "min_offsets_per_trigger",
 					psprintf(INT64_FORMAT, options->min_offsets));

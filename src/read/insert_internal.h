@@ -37,6 +37,7 @@ typedef struct SaggOutRecord
 typedef struct SaggEncoder SaggEncoder;
 
 extern SaggEncoder *sagg_encoder_make(Relation rel);
+extern int	sagg_output_settings(void);
 extern void sagg_encoder_encode(SaggEncoder *encoder, TupleTableSlot *slot,
 								SaggOutRecord *record);
 
@@ -48,10 +49,17 @@ extern SaggOutHeader *sagg_headers_encode(Datum headers, const char *column,
 typedef struct SaggProducer SaggProducer;
 
 extern SaggProducer *sagg_producer_open(Oid source, Oid user);
+extern void sagg_producer_restart(SaggProducer *producer);
 extern void sagg_producer_send(SaggProducer *producer,
 							   const SaggOutRecord *record);
 extern void sagg_producer_finish(SaggProducer *producer);
 extern void sagg_producer_close(SaggProducer *producer);
+
+/* delivery.c */
+extern SaggDelivery *sagg_delivery_of(Oid source);
+extern SaggProducer *sagg_delivery_producer(SaggDelivery *delivery, Oid user);
+extern void sagg_delivery_mark(SaggDelivery *delivery, TupleTableSlot *slot,
+							   SaggOutRecord *record);
 
 /* fdw_insert.c */
 extern List *sagg_plan_modify(PlannerInfo *root, ModifyTable *plan,

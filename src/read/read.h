@@ -67,6 +67,10 @@ extern void sagg_reader_release(SaggReader *reader);
 /* data_loss.c */
 extern void sagg_reader_skips_lost(SaggReader *reader);
 extern const SaggRange *sagg_reader_losses(SaggReader *reader, int *nlosses);
+
+/* schema_registry.c: waits, for the registry of the records' schemas */
+extern void sagg_reader_look_up_schemas(SaggReader *reader);
+
 /* group_offsets.c: never wait, and raise no error */
 extern void sagg_reader_set_group(SaggReader *reader, const char *group,
 								  const char *stream);
@@ -96,6 +100,15 @@ extern void sagg_batch_locate(SaggBatch *batch, int64 number, int32 *partition,
 /* ranges.c */
 extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
 							  int64 rotation);
+
+/* delivery.c: results of a stream that go to a source */
+typedef struct SaggDelivery SaggDelivery;
+
+extern SaggDelivery *sagg_delivery_open(Oid source, const char *stream);
+extern void sagg_delivery_close(SaggDelivery *delivery);
+extern void sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
+								AttrNumber *identity, int nidentity);
+extern void sagg_delivery_end(void);
 
 /* source_info.c */
 extern bool sagg_is_source(Oid relid);

@@ -130,8 +130,8 @@ column_with_value(SaggEncoder *encoder, TupleTableSlot *slot, int first)
  * Settings that text forms are written with, so that they can be read with
  * any; as postgres_fdw does.  Undo by AtEOXact_GUC(true, result).
  */
-static int
-set_output_settings(void)
+int
+sagg_output_settings(void)
 {
 	int			level = NewGUCNestLevel();
 
@@ -265,7 +265,7 @@ sagg_encoder_encode(SaggEncoder *encoder, TupleTableSlot *slot,
 	encode_metadata(encoder, slot, record);
 	if (encoder->payload->needs_settings)
 	{
-		int			level = set_output_settings();
+		int			level = sagg_output_settings();
 
 		encode_payload(encoder, slot, record);
 		AtEOXact_GUC(true, level);

@@ -85,6 +85,7 @@ read_records(SaggSession *session, const SaggPlan *plan)
 					 trouble ? errdetail("The broker connection reports: %s.", trouble) : 0));
 		}
 	}
+	sagg_reader_look_up_schemas(session->reader);
 }
 
 /*
@@ -256,8 +257,13 @@ write_output(SaggSession *session, const SaggQuery *query,
 	SaggOutput	output;
 
 	sagg_execution_output(execution, &output);
+	if (session->delivery)
+		sagg_delivery_begin(session->delivery, session->plan->batch,
+							sagg_sink_identity(session->stream->sink, query),
+							query->nidentity);
 	sagg_sink_write(session->sink, query, &output, session->progress->replace,
 					&commit->rows_out, &commit->rows_removed);
+	sagg_delivery_end();
 	sagg_execution_output_end(&output);
 	SAGG_FAILPOINT("write.done");
 	fire_deferred_triggers();
@@ -317,7 +323,7 @@ warn_of_late_records(const SaggSession *session, const SaggCounts *counts)
 	last_warning = now;
 	ereport(WARNING,
 			(errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were late",
-					session->stream->name, counts->late,
+					sagg_stream_title(session->stream->name), counts->late,
 					counts->aggregated + counts->late),
 			 errdetail("Their windows end at or before the watermark, so they are counted and left out."),
 			 errhint("Perhaps one partition is ahead of the others, the clock of a producer is far ahead, or the stream's watermark is too short.")));
@@ -336,9 +342,9 @@ warn_of_refused_records(const SaggSession *session, const SaggCounts *counts,
 			(errcode(ERRCODE_SAGG_INVALID_RECORD),
 			 session->stream->options.on_error == SAGG_DEAD_LETTER ?
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch are dead letters",
-					session->stream->name, counts->dead_lettered, counts->delivered) :
+					sagg_stream_title(session->stream->name), counts->dead_lettered, counts->delivered) :
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were skipped",
-					session->stream->name, counts->dead_lettered, counts->delivered),
+					sagg_stream_title(session->stream->name), counts->dead_lettered, counts->delivered),
 			 errdetail_internal("%s", first)));
 }
 

@@ -118,6 +118,10 @@ sagg_poison_opened(SaggSession *session)
 {
 	SaggPoison *poison = &session->poison;
 
+	/* an error behind the commit: the batch is done */
+	if (poison->opened && poison->failed >= 0 &&
+		poison->failed <= session->progress->batch)
+		forget_failure(poison);
 	if (poison->opened)
 		return;
 	poison->opened = true;
@@ -253,7 +257,7 @@ replace_plan(SaggSession *session, const SaggPlan *failed)
 
 	ereport(LOG,
 			(errmsg("stream \"%s\": micro-batch " INT64_FORMAT " is retried with " INT64_FORMAT " of its " INT64_FORMAT " offsets, to find the record that cannot be processed",
-					session->stream->name, plan->batch,
+					sagg_stream_title(session->stream->name), plan->batch,
 					offsets_of(plan->ranges, plan->nranges),
 					offsets_of(failed->ranges, failed->nranges)),
 			 errdetail_internal("%s", session->poison.message)));

@@ -11,7 +11,8 @@
  * after a delay, a new session goes on with the same plan; the process stays.
  * On anything worse the process ends and the launcher starts another.
  *
- * Never: a transaction open while waiting for Kafka or for a trigger.
+ * Never: a transaction open while waiting for Kafka or for a trigger, but for
+ * the acknowledgements of a sink that is a Kafka topic (read/delivery.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -33,27 +34,6 @@
 #include "worker_internal.h"
 
 PGDLLEXPORT void stream_agg_worker_main(Datum arg);
-
-/*
- * The settings captured when the stream was created, and those a batch
- * depends on whatever the role or the database say.
- */
-static void
-apply_settings(const SaggStream *stream)
-{
-	SetConfigOption("timezone", stream->timezone, PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("datestyle", stream->datestyle, PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("intervalstyle", stream->intervalstyle, PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("search_path", stream->search_path, PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("default_transaction_deferrable", "off", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("row_security", "on", PGC_USERSET, PGC_S_SESSION);
-	/* every micro-batch would be compiled anew */
-	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("deadlock_timeout", SAGG_WORKER_DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION);
-	SetConfigOption("application_name", stream->name, PGC_USERSET, PGC_S_SESSION);
-}
 
 /*
  * Read the definition, in a transaction, and take the stream's lock.  Ends
@@ -84,7 +64,7 @@ load_stream(SaggSession *session)
 	if (session->stream->owner != GetUserId() || !session->stream->enabled ||
 		session->stream->database != MyDatabaseId)
 		sagg_session_leave(session, SAGG_EXIT_CHANGED);
-	apply_settings(session->stream);
+	sagg_session_settings(session);
 }
 
 /*
@@ -116,6 +96,9 @@ open_session(SaggSession *session)
 												  ALLOCSET_DEFAULT_SIZES);
 	session->checkpoint = sagg_checkpoint_open(session->stream->name);
 	session->sink = sagg_sink_open(session->stream);
+	if (session->stream->options.at_least_once)
+		session->delivery = sagg_delivery_open(session->stream->sink,
+											   session->stream->name);
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
 	sagg_poison_opened(session);
 	session->reader = sagg_reader_open(session->stream->source,
@@ -154,6 +137,8 @@ close_session(SaggSession *session)
 		sagg_reader_close(session->reader);
 	if (session->sink)
 		sagg_sink_close(session->sink);
+	if (session->delivery)
+		sagg_delivery_close(session->delivery);
 	if (session->checkpoint)
 		sagg_checkpoint_close(session->checkpoint);
 	if (session->store)
@@ -162,6 +147,7 @@ close_session(SaggSession *session)
 	session->waitset = NULL;
 	session->reader = NULL;
 	session->sink = NULL;
+	session->delivery = NULL;
 	session->checkpoint = NULL;
 	session->store = NULL;
 	session->store_restored = false;
@@ -273,6 +259,7 @@ recover_from_error(SaggSession *session, ErrorKind kind)
 	if (session->checkpoint)
 		sagg_checkpoint_aborted(session->checkpoint);
 	sagg_scan_detach();
+	sagg_delivery_end();
 	AbortOutOfAnyTransaction();
 	session->locked = false;
 }

@@ -144,6 +144,7 @@ run_batch(SaggSession *session, const SaggRange *bounds, int nbounds)
 
 	session->plan = NULL;
 	MemoryContextReset(session->batch_memory);
+	sagg_session_settings(session);
 	plan = sagg_batch_plan(session, bounds, nbounds);
 	if (plan != NULL)
 		sagg_micro_batch(session, plan);
@@ -160,6 +161,7 @@ finish_pending_batch(SaggSession *session)
 	if (session->progress->pending == NULL)
 		return false;
 	MemoryContextReset(session->batch_memory);
+	sagg_session_settings(session);
 	session->plan = session->progress->pending;
 	session->progress->pending = sagg_poison_retry(session, session->plan);
 	sagg_micro_batch(session, session->progress->pending);

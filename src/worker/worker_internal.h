@@ -23,8 +23,8 @@
 #include "worker/worker.h"
 #include "write/write.h"
 
-/* schema-qualified names: two identifiers, quotes and a dot */
-#define SAGG_NAME_SIZE			(2 * NAMEDATALEN + 6)
+/* titles of streams (sagg_stream_title): two identifiers and a dot */
+#define SAGG_NAME_SIZE			(2 * NAMEDATALEN)
 #define SAGG_ERROR_SIZE			1024
 #define SAGG_DIRTY_DATABASES	32
 #define SAGG_HELD_DATABASES		32
@@ -69,7 +69,7 @@ typedef struct SaggSlot
 	Oid			database;
 	Oid			view;			/* with database: the key */
 	Oid			owner;
-	char		name[SAGG_NAME_SIZE];
+	char		name[SAGG_NAME_SIZE];	/* for messages */
 
 	/* the launcher's side */
 	bool		wanted;			/* the catalog says it shall run */
@@ -210,6 +210,7 @@ typedef struct SaggSession
 	SaggReader *reader;
 	SaggCheckpoint *checkpoint;
 	SaggSink   *sink;
+	SaggDelivery *delivery;		/* NULL unless the sink is a Kafka topic */
 	SaggStore  *store;			/* NULL until the first batch */
 	bool		store_restored; /* it holds the state of the last commit, and
 								 * perhaps a batch that can be undone */
@@ -234,6 +235,7 @@ typedef struct SaggSession
 extern void sagg_session_attach(SaggSession *session, int i);
 extern void sagg_session_connected(void);
 extern void sagg_session_leave(SaggSession *session, SaggExit how) pg_attribute_noreturn();
+extern void sagg_session_settings(const SaggSession *session);
 extern void sagg_session_stage(SaggSession *session, SaggStage stage);
 extern bool sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms);
 extern void sagg_session_report_silence(SaggSession *session, TimestampTz since);

@@ -10,6 +10,7 @@
  *		update	INSERT, UPDATE or an upsert; and DELETE (sink_delete.c) for
  *				groups that passed HAVING before and do not any more
  *		complete	as update, with what sink_complete.c finds to differ
+ *		a foreign table	INSERT of all that append or update give out
  *
  * They run as the current user, who is the stream's owner, in the caller's
  * transaction (I1): triggers, constraints and privileges of the sink work as
@@ -49,6 +50,7 @@ sagg_sink_open(const SaggStream *stream)
 	sink->stream = MemoryContextStrdup(context, stream->name);
 	sink->relid = stream->sink;
 	sink->mode = stream->mode;
+	sink->foreign = stream->options.at_least_once;
 	return sink;
 }
 
@@ -70,10 +72,10 @@ sink_error_callback(void *arg)
 
 	if (batch->name)
 		errcontext("writing to sink %s of stream \"%s\"",
-				   batch->name, batch->sink->stream);
+				   batch->name, sagg_stream_title(batch->sink->stream));
 	else
 		errcontext("writing to the sink of stream \"%s\"",
-				   batch->sink->stream);
+				   sagg_stream_title(batch->sink->stream));
 	if (batch->sink->mode == SAGG_APPEND &&
 		geterrcode() == ERRCODE_UNIQUE_VIOLATION)
 		errhint("Output mode append writes a window once. If the stream was started without its checkpoint or made anew, truncate the sink, or delete what the stream will write again, and start the stream.");
@@ -87,8 +89,8 @@ begin_batch(SinkBatch *batch)
 {
 	SaggSink   *sink = batch->sink;
 
-	batch->rel = sagg_sink_lock(sink->relid, batch->query, sink->mode, true,
-								&batch->columns);
+	batch->rel = sagg_sink_lock(sink->relid, batch->query, sink->mode,
+								sink->foreign, true, &batch->columns);
 	batch->name =
 		pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch->rel)),
 										   RelationGetRelationName(batch->rel)));

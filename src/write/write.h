@@ -20,7 +20,8 @@ extern Oid	sagg_sink_make(Oid namespaceId, const char *relname,
 
 /* sink_check.c */
 extern void sagg_sink_check(Oid sink, const SaggQuery *query,
-							SaggOutputMode mode);
+							SaggOutputMode mode, bool foreign);
+extern AttrNumber *sagg_sink_identity(Oid sink, const SaggQuery *query);
 
 /* sink_index.c */
 extern Size sagg_sink_max_key_bytes(Oid sink, const SaggQuery *query);

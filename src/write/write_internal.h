@@ -40,6 +40,8 @@ struct SaggSink
 	char	   *stream;			/* for messages */
 	Oid			relid;
 	SaggOutputMode mode;
+	bool		foreign;		/* a foreign table, to which rows are only
+								 * added */
 	SinkPlan	plans[SINK_STATEMENTS];
 	bool		surprised;		/* it did not have the rows it should have */
 };
@@ -60,7 +62,7 @@ extern void sagg_sink_check_schema(Oid namespaceId, const char *relname);
 
 /* sink_check.c */
 extern Relation sagg_sink_lock(Oid sink, const SaggQuery *query,
-							   SaggOutputMode mode, bool running,
+							   SaggOutputMode mode, bool foreign, bool running,
 							   AttrNumber **columns);
 extern char *sagg_sink_identity_list(const SaggQuery *query);
 
