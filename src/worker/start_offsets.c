@@ -218,24 +218,32 @@ verify_last_records(SaggSession *session, const SaggRange *bounds, int nbounds)
 }
 
 /*
- * Have all partitions fetched from where they go on.  Lost offsets are never
- * asked for if that can be helped: librdkafka may take its error about them for
- * one about the offsets that it is given instead.
+ * Have all partitions fetched from where they go on: a plan that is pending
+ * says so, or the stream's position.  Lost positions are replaced right here:
+ * librdkafka (2.0) may fall silent about a partition that is assigned anew just
+ * when it finds out that it does not have the offset.
  */
 void
 sagg_session_assign(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
 	SaggProgress *progress = session->progress;
+	SaggPlan   *pending = progress->pending;
 	SaggRange  *targets = palloc(sizeof(SaggRange) * Max(progress->npositions, 1));
 
 	for (int i = 0; i < progress->npositions; i++)
 	{
+		const SaggRange *planned = pending == NULL ? NULL :
+			sagg_range_of(pending->ranges, pending->nranges,
+						  progress->positions[i].partition);
 		const SaggRange *bound = sagg_range_of(unconstify(SaggRange *, bounds), nbounds,
 											   progress->positions[i].partition);
 
 		targets[i] = progress->positions[i];
-		if (bound && (session->made_anew || targets[i].start < bound->start ||
-					  targets[i].start > bound->end))
+		if (planned)
+			targets[i].start = planned->start;
+		else if (bound &&
+				 (session->made_anew || targets[i].start < bound->start ||
+				  targets[i].start > bound->end))
 			targets[i].start = bound->start;
 	}
 	sagg_reader_assign(session->reader, targets, progress->npositions);

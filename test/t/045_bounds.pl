@@ -186,6 +186,22 @@ process($node, 'empty');
 like(skipped('empty'), qr/^0 \{"0": \[\[3, $low\]\]\}$/, 'offsets named that are gone are skipped likewise');
 value('SELECT stream_agg.drop_stream(stream) FROM stream_agg.streams');
 
+# a plan that skips is run again as it is, also after a crash of the server
+value('CREATE TABLE guarded (part int, off bigint, n bigint CHECK (off < 10), UNIQUE NULLS NOT DISTINCT (part, off))');
+create('skips', 'gone', q{trigger => '10 ms', sink => 'guarded', starting_offsets => '{"0": 5, "1": -1}', options => '{"on_data_loss": "earliest"}'});
+$node->poll_query_until('postgres', q{SELECT last_error ~ 'check constraint' FROM pg_stat_stream_agg WHERE stream = 'skips'});
+my $plan = q{SELECT ranges, skipped FROM stream_agg.offsets WHERE stream = 'skips' AND batch = 0};
+my $planned = value($plan);
+like($planned, qr/\|\{"0": \[5, $low\]\}$/, 'a plan says what it skips');
+$node->stop('immediate');
+$node->start;
+value('ALTER TABLE guarded DROP CONSTRAINT guarded_off_check');
+process($node, 'skips');
+is(value($plan), $planned, 'after a crash it is the same');
+is(skipped('skips'), qq(0 {"0": [[5, $low]]}), 'and its commit says so');
+is_equal_tables($node, 'SELECT * FROM guarded', 'SELECT * FROM skips_query WHERE part = 0', 'with all that is there once');
+value('SELECT stream_agg.drop_stream(stream) FROM stream_agg.streams');
+
 # --- a plan whose offsets go before it is run again
 $broker->produce('retried', map { '{"k": 1}' } 1 .. 20);
 value(q{CREATE TABLE strict (part int, off bigint, n bigint CHECK (off < 10), UNIQUE NULLS NOT DISTINCT (part, off))});

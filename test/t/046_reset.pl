@@ -195,6 +195,29 @@ value(q{SELECT stream_agg.reset_stream('letters', results => true); SELECT strea
 process($node, 'letters');
 is_equal_tables($node, 'SELECT * FROM letters', 'SELECT * FROM letters_query', 'a stream that was reset takes another topic');
 
+# --- a dump takes a reset along that nothing has followed yet
+value(q{SELECT stream_agg.stop_stream('closed'); SELECT stream_agg.reset_stream('closed', 'earliest', results => true)});
+value('CREATE DATABASE copy');
+my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump';
+$node->command_ok([ 'pg_dump', '-f', $dump, '-d', $node->connstr('postgres') ], 'a dump of a stream that was reset');
+$node->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-f', $dump, '-d', $node->connstr('copy') ], 'is restored');
+my $rows = value('SELECT count(*) FROM closed');
+is($node->safe_psql('copy', q{UPDATE closed SET n = 0; SELECT stream_agg.start_stream('closed');
+	SELECT count(*) FROM stream_agg.commits WHERE stream = 'closed' AND reset = 'results' AND batch =
+		(SELECT max(batch) FROM stream_agg.commits WHERE stream = 'closed')}), "\n1", 'with its reset');
+$node->safe_psql('copy', q{SELECT * FROM stream_agg.process_available('closed', '2 minutes')});
+is($node->safe_psql('copy', 'SELECT count(*), count(*) FILTER (WHERE n = 0) FROM closed'), "$rows|0",
+	'and the copy replaces its rows');
+
+# --- results that are in Kafka stay there
+value(q{SELECT stream_agg.create_source('produced', topic => 'other', brokers => '} . $broker->brokers . q{',
+	columns => $$win tstzrange, k int, n bigint$$)});
+value(q{SELECT stream_agg.create_stream('producing',
+	$$ SELECT stream_agg.tumble(ts, '1 minute') AS win, k, count(*) AS n FROM clicks GROUP BY 1, k $$,
+	watermark => '1 minute', sink => 'produced', start => false, options => '{"delivery": "at_least_once"}')});
+(undef, undef, my $kafka_sink) = $node->psql('postgres', q{SELECT stream_agg.reset_stream('producing', results => true)});
+like($kafka_sink, qr/results of stream "producing" cannot be replaced/, 'a Kafka topic is no table to be replaced');
+
 # --- owners only, and DELETE on the sink is needed
 value(q{CREATE ROLE app LOGIN; GRANT CREATE ON SCHEMA public TO app; GRANT SELECT ON clicks TO app;
 	CREATE TABLE only_insert (k int, n bigint, win tstzrange); GRANT INSERT ON only_insert TO app});
