@@ -5,6 +5,8 @@
  *
  * stream_agg.offsets holds ranges, {"0": [5, 17], "1": [0, 3]}, and
  * stream_agg.commits and stream_agg.sources hold offsets, {"0": 17, "1": 3}.
+ * The last records in stream_agg.commits are pairs like ranges, of an offset
+ * and a timestamp; which pairs make sense is for the caller to say.
  * Reading is strict: whatever writing would not have produced is refused, and
  * the caller says which row it was.  Ranges are sorted by partition.
  *
@@ -115,8 +117,7 @@ parse_range(JsonbIterator **it, bool pair, SaggRange *range)
 		parse_offset(&v, &range->start) &&
 		JsonbIteratorNext(it, &v, false) == WJB_ELEM &&
 		parse_offset(&v, &range->end) &&
-		JsonbIteratorNext(it, &v, false) == WJB_END_ARRAY &&
-		range->start <= range->end;
+		JsonbIteratorNext(it, &v, false) == WJB_END_ARRAY;
 }
 
 static int

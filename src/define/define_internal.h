@@ -87,6 +87,9 @@ extern Datum sagg_stream_options_jsonb(const SaggStreamOptions *options);
 extern void sagg_check_max_future(const SaggStream *stream,
 								  const SaggQuery *query);
 
+/* stream_delivery.c */
+extern void sagg_check_delivery(const SaggStream *stream, const SaggQuery *query);
+
 /* stream_catalog.c */
 extern RangeVar *sagg_parse_name(const char *name, const char *what);
 extern char *sagg_stream_key(const RangeVar *name);
@@ -110,7 +113,7 @@ extern char *sagg_required_argument(FunctionCallInfo fcinfo, int n,
 									const char *name);
 
 /* source_columns.c */
-extern List *sagg_parse_columns(const char *columns, char **text);
+extern List *sagg_parse_columns(const char *columns, bool by_name, char **text);
 
 /* source_server.c */
 extern char *sagg_server_of_brokers(const char *brokers, List *options);

@@ -60,6 +60,7 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	SaggStream *stream;
+	SaggQuery  *query;
 
 	PreventCommandDuringRecovery("stream_agg.alter_stream()");
 	stream = sagg_stream_by_name(name, false);
@@ -69,7 +70,9 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	/* as others left it that held the lock before */
 	stream = sagg_stream_by_view(stream->view, false);
 	merge_options(stream, PG_GETARG_DATUM(1));
-	sagg_check_max_future(stream, sagg_query_of_view(stream));
+	query = sagg_query_of_view(stream);
+	sagg_check_max_future(stream, query);
+	sagg_check_delivery(stream, query);
 	update_row(stream);
 	PG_RETURN_VOID();
 }

@@ -56,9 +56,9 @@ tell_missing(const char *name, bool if_exists)
 	if (!if_exists)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("stream \"%s\" does not exist", name)));
+				 errmsg("stream \"%s\" does not exist", sagg_stream_title(name))));
 	ereport(NOTICE,
-			(errmsg("stream \"%s\" does not exist, skipping", name)));
+			(errmsg("stream \"%s\" does not exist, skipping", sagg_stream_title(name))));
 }
 
 /*
@@ -262,7 +262,7 @@ stream_agg_on_ddl_command_end(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_IN_USE),
 					 errmsg("cannot replace the query of stream \"%s\"",
-							SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
+							sagg_stream_title(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1))),
 					 errdetail("Its state belongs to the present query."),
 					 errhint("Drop the stream and create it anew.")));
 	}

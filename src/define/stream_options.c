@@ -72,6 +72,22 @@ checked_group(char *name)
 }
 
 /*
+ * Whether rows may arrive more than once.
+ */
+static bool
+delivery_from_word(const char *word)
+{
+	if (strcmp(word, "at_least_once") == 0)
+		return true;
+	if (strcmp(word, "exactly_once") == 0)
+		return false;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid delivery \"%s\"", word),
+			 errhint("It is exactly_once (into a table) or at_least_once (into a Kafka topic).")));
+}
+
+/*
  * Read options, a list of DefElems with strings.  Raises
  * invalid_parameter_value for an unknown option, and for a value that is none.
  */
@@ -93,11 +109,13 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 			options->max_future = max_future_from_text(value);
 		else if (strcmp(name, "consumer_group") == 0)
 			options->consumer_group = checked_group(value);
+		else if (strcmp(name, "delivery") == 0)
+			options->at_least_once = delivery_from_word(value);
 		else
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("unknown option \"%s\" of a stream", name),
-					 errhint("Options of a stream are on_error, max_future and consumer_group.")));
+					 errhint("Options of a stream are on_error, max_future, consumer_group and delivery.")));
 	}
 }
 
@@ -139,6 +157,8 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 	}
 	if (options->consumer_group)
 		push_option(&state, "consumer_group", options->consumer_group);
+	if (options->at_least_once)
+		push_option(&state, "delivery", "at_least_once");
 	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(object));
 }

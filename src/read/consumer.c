@@ -119,26 +119,6 @@ sagg_reader_topic(SaggReader *reader)
 	return reader->topic;
 }
 
-/*
- * The last error of a broker connection since records or an answer came, or
- * NULL.  The reader's memory, until the next call.
- */
-const char *
-sagg_reader_trouble(SaggReader *reader)
-{
-	SaggClient *clients[2] = {reader->fetch, reader->asks};
-
-	for (int i = 0; i < 2; i++)
-	{
-		if (clients[i] == NULL)
-			continue;
-		sagg_client_serve(clients[i]);
-		if (clients[i]->trouble[0] != '\0')
-			return clients[i]->trouble;
-	}
-	return NULL;
-}
-
 static SaggPartition *
 find_partition(SaggReader *reader, int32 partition)
 {
@@ -159,6 +139,7 @@ add_partition(SaggReader *reader, int32 partition)
 	part->partition = partition;
 	part->range_end = -1;
 	part->position = -1;
+	part->last_offset = -1;
 	sagg_partition_attach(reader, part);
 	if (reader->npartitions == 0)
 		reader->partitions = palloc(sizeof(SaggPartition *));
@@ -173,6 +154,7 @@ add_partition(SaggReader *reader, int32 partition)
 static void
 open_fetch(SaggReader *reader, int npartitions)
 {
+	static const uint64 one = 1;
 	rd_kafka_conf_t *conf = rd_kafka_conf_dup(reader->conf);
 
 	/* assigning needs a group, though nobody ever joins it */
@@ -181,6 +163,9 @@ open_fetch(SaggReader *reader, int npartitions)
 						&reader->queue_bytes, &reader->queue_records);
 	reader->fetch = sagg_client_open(RD_KAFKA_CONSUMER, conf, reader->topic,
 									 release_fetch, reader);
+
+	/* an idle stream is to hear of broken connections, too */
+	rd_kafka_queue_io_event_enable(reader->fetch->events, reader->fd, &one, sizeof(one));
 	sagg_group_attach(reader);
 }
 
@@ -266,11 +251,9 @@ sagg_reader_has_records(SaggReader *reader)
 	bool		found = false;
 
 	drain_descriptor(reader);
-	if (reader->asks)
-		sagg_client_serve(reader->asks);
+	sagg_reader_check_refused(reader);
 	if (reader->fetch == NULL)
 		return false;
-	sagg_client_serve(reader->fetch);
 
 	/* all of them, so that each sends a wake-up for what comes */
 	for (int i = 0; i < reader->npartitions; i++)
@@ -419,9 +402,7 @@ sagg_reader_collect(SaggReader *reader)
 	if (reader->nranges == 0)
 		return true;
 	drain_descriptor(reader);
-	if (reader->asks)
-		sagg_client_serve(reader->asks);
-	sagg_client_serve(reader->fetch);
+	sagg_reader_check_refused(reader);
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		SaggPartition *part = reader->partitions[i];

@@ -25,9 +25,20 @@ extern SaggReader *sagg_reader_open(Oid source, bool want_headers);
 extern void sagg_reader_close(SaggReader *reader);
 extern int	sagg_reader_fd(SaggReader *reader);
 extern const char *sagg_reader_topic(SaggReader *reader);
-extern const char *sagg_reader_trouble(SaggReader *reader);
 extern void sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg),
 								void *arg);
+
+/* reader_trouble.c */
+extern const char *sagg_reader_trouble(SaggReader *reader);
+extern bool sagg_reader_in_trouble(SaggReader *reader, long *timeout_ms);
+extern char *sagg_reader_silence(SaggReader *reader, TimestampTz since);
+
+/* last_record.c; the first two never wait */
+extern bool sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
+									SaggRange *last);
+extern bool sagg_reader_was_broken(SaggReader *reader);
+extern void sagg_reader_verify(SaggReader *reader, const SaggRange *last,
+							   int nlast);
 
 /* wait: cluster id; low and high watermark of every partition of the topic */
 extern const char *sagg_reader_cluster_id(SaggReader *reader);
@@ -78,8 +89,24 @@ extern void sagg_batch_locate(SaggBatch *batch, int64 number, int32 *partition,
 extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
 							  int64 rotation);
 
+/* delivery.c: results of a stream that go to a source */
+typedef struct SaggDelivery SaggDelivery;
+
+extern SaggDelivery *sagg_delivery_open(Oid source, const char *stream);
+extern void sagg_delivery_close(SaggDelivery *delivery);
+extern void sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
+								AttrNumber *identity, int nidentity);
+extern void sagg_delivery_end(void);
+
 /* source_info.c */
 extern bool sagg_is_source(Oid relid);
 extern char *sagg_source_topic(Oid relid);
+
+/* source_layout.c */
+extern void sagg_source_check(Oid relid);
+
+/* source_options.c */
+extern bool sagg_is_source_option(const char *name);
+extern bool sagg_format_has_names(const char *format);
 
 #endif							/* SAGG_READ_H */

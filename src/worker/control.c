@@ -28,15 +28,17 @@ PG_FUNCTION_INFO_V1(stream_agg_stop_stream);
 static void
 set_enabled(const SaggStream *stream, bool enabled)
 {
-	Oid			types[3] = {OIDOID, BOOLOID, OIDOID};
-	Datum		values[3];
+	Oid			types[4] = {OIDOID, BOOLOID, OIDOID, OIDOID};
+	Datum		values[4];
 
 	values[1] = BoolGetDatum(enabled);
 	values[2] = ObjectIdGetDatum(MyDatabaseId);
+	values[3] = ObjectIdGetDatum(stream->owner);
 	sagg_stream_update(stream,
 					   "enabled = $2,"
-					   " database = CASE WHEN $2 THEN $3 ELSE database END",
-					   3, types, values);
+					   " database = CASE WHEN $2 THEN $3 ELSE database END,"
+					   " started_for = CASE WHEN $2 THEN $4 ELSE started_for END",
+					   4, types, values);
 }
 
 /*
@@ -74,7 +76,7 @@ stream_agg_start_stream(PG_FUNCTION_ARGS)
 	if (running && stream->enabled)
 	{
 		ereport(NOTICE,
-				(errmsg("stream \"%s\" is already running", stream->name)));
+				(errmsg("stream \"%s\" is already running", sagg_stream_title(stream->name))));
 		PG_RETURN_VOID();
 	}
 	sagg_stream_check_can_run(stream->owner);

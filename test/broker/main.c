@@ -40,7 +40,11 @@ static const char usage[] =
 "        partitions TOPIC TOTAL | delete-records TOPIC PARTITION BEFORE |\n"
 "        alter topic|broker NAME [NAME=VALUE]... | leader TOPIC PARTITION |\n"
 "        await-node NODE\n"
-"    changes a real Kafka, or asks it\n";
+"    changes a real Kafka, or asks it\n"
+"kafka_tool proxy --listen PORT --to PORT --control SOCKET [--parent PID]\n"
+"    carries connections from one port of 127.0.0.1 to another; told by control\n"
+"    cut (ends all, takes none), block (carries nothing), slow BYTES-PER-SECOND\n"
+"    or pass\n";
 
 void
 die(const char *format,...)
@@ -114,8 +118,9 @@ main(int argc, char **argv)
 		{"produce", produce_main},
 		{"generate", generate_main},
 		{"consume", consume_main},
+		{"admin", admin_main},
 		{"committed", committed_main},
-		{"admin", admin_main}
+		{"proxy", proxy_main}
 	};
 
 	for (size_t i = 0; argc > 1 && i < sizeof(commands) / sizeof(commands[0]); i++)

@@ -18,6 +18,7 @@ my $script = $ENV{KAFKA_CLUSTER} or die 'KAFKA_CLUSTER is not set: run the tests
 
 my $owner = $$;
 my @running;
+my @proxies;
 
 # The cluster of one node that all files share: topics need names of their own,
 # and nobody kills it or alters its nodes.
@@ -176,9 +177,38 @@ sub produce
 # Nodes: SIGKILL; start again, returns when it answers; and a new, empty cluster
 # on the same ports.
 sub kill_node { my ($self, $node) = @_; $self->own; $self->cluster('kill', $node // 1); return; }
-sub start_node { my ($self, $node) = @_; $self->own; $self->cluster('up', $node // 1); return; }
+sub start_node { my ($self, $node) = @_; return $self->start_nodes($node // 1); }
+sub start_nodes { my ($self, @nodes) = @_; $self->own; $self->cluster('up', @nodes); return; }
 sub renew { my ($self) = @_; $self->own; $self->cluster('renew'); return; }
 sub own { my ($self) = @_; die 'the shared cluster is not to be changed' if $self->{shared}; return; }
+
+# Put a proxy before a node, to be told cut, block, slow or pass: what the
+# listener PROXIED tells its clients leads there.
+sub start_proxy
+{
+	my ($self, $node) = @_;
+	$node //= 1;
+	my $control = PostgreSQL::Test::Utils::tempdir_short() . '/control';
+	my $harness = IPC::Run::start([ $tool, 'proxy', '--listen', $self->advertised_port('PROXIED', $node),
+			'--to', $self->port('PROXIED', $node), '--control', $control, '--parent', $$ ],
+		'<', \undef, '>', "$self->{dir}/proxy.log", '2>&1');
+	push @proxies, $harness;
+	$self->{proxy}{$node} = $control;
+	until_true('the proxy answers', sub { -S $control && eval { $self->network('pass'); 1 } });
+	return;
+}
+
+# network(command, ...) for the proxies of all nodes that have one
+sub network
+{
+	my ($self, @words) = @_;
+	for my $control (values %{ $self->{proxy} })
+	{
+		my $reply;
+		IPC::Run::run([ $tool, 'control', $control, @words ], '<', \undef, '>', \$reply, '2>&1') or die "proxy: $reply";
+	}
+	return;
+}
 
 # One of Kafka's own tools; a second or two each.
 sub java_tool { my ($self, $class, @arguments) = @_; return $self->cluster('tool', $class, @arguments); }
@@ -208,6 +238,7 @@ END
 	if ($$ == $owner)
 	{
 		my $status = $?;
+		$_->kill_kill for @proxies;
 		$_->stop for @running;
 		$? = $status;
 	}
