@@ -60,8 +60,11 @@ sagg_checkpoint_close(SaggCheckpoint *checkpoint)
 	MemoryContextDelete(checkpoint->context);
 }
 
-static int64
-last_committed(SaggLogSection *section)
+/*
+ * The last batch committed, -1 for none.
+ */
+int64
+sagg_log_last_batch(SaggLogSection *section)
 {
 	Datum		values[1];
 
@@ -77,7 +80,7 @@ static void
 raise_fenced(SaggLogSection *section, int64 batch, const char *done)
 {
 	const char *stream = section->checkpoint->stream;
-	int64		last = last_committed(section);
+	int64		last = sagg_log_last_batch(section);
 
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_FENCED),
@@ -100,8 +103,8 @@ static bool
 execute_plan_statement(SaggLogSection *section, SaggLogStatement statement,
 					   const SaggPlan *plan)
 {
-	Datum		values[7];
-	char		nulls[7];
+	Datum		values[8];
+	char		nulls[8];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[1] = Int64GetDatum(plan->batch);
@@ -111,6 +114,7 @@ execute_plan_statement(SaggLogSection *section, SaggLogStatement statement,
 	values[5] = sagg_ranges_to_jsonb(plan->suspects, plan->nsuspects);
 	nulls[5] = plan->nsuspects > 0 ? ' ' : 'n';
 	values[6] = Int32GetDatum(plan->attempts);
+	values[7] = sagg_ranges_to_jsonb(plan->skipped, plan->nskipped);
 	return sagg_log_execute(section, statement, values, nulls, 0) == 1;
 }
 
@@ -166,6 +170,41 @@ check_successor(const SaggProgress *before, const SaggPlan *plan,
 }
 
 /*
+ * Where a plan goes on with a partition that the last commit left at "start".
+ */
+static int64
+start_after_skip(const SaggPlan *plan, int32 partition, int64 start)
+{
+	for (int i = 0; i < plan->nskipped; i++)
+	{
+		if (plan->skipped[i].partition == partition &&
+			plan->skipped[i].start == start)
+			return plan->skipped[i].end;
+	}
+	return start;
+}
+
+static int64
+offsets_between(const SaggRange *ranges, int n)
+{
+	int64		sum = 0;
+
+	for (int i = 0; i < n; i++)
+		sum += Max(ranges[i].end - ranges[i].start, 0);
+	return sum;
+}
+
+/*
+ * How many offsets a batch skipped because Kafka did not have them.
+ */
+int64
+sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit)
+{
+	return offsets_between(plan->skipped, plan->nskipped) +
+		offsets_between(commit->losses, commit->nlosses);
+}
+
+/*
  * The next offset of each partition after the batch, sorted by partition.
  */
 static Datum
@@ -191,7 +230,7 @@ offsets_after(const SaggProgress *before, const SaggPlan *plan)
 		}
 		if (i < before->npositions && position->partition == range->partition)
 		{
-			if (range->start != position->start)
+			if (range->start != start_after_skip(plan, range->partition, position->start))
 				elog(ERROR, "partition %d would be read from offset " INT64_FORMAT ", not " INT64_FORMAT,
 					 range->partition, range->start, position->start);
 			i++;
@@ -261,7 +300,7 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	const SaggCounts *t = &before->totals;
 	const int64 *time = commit->stage_time;
 	int			n = 1;
-	Datum		values[27];
+	Datum		values[29];
 
 	values[n++] = Int64GetDatum(plan->batch);
 	values[n++] = offsets_after(before, plan);
@@ -289,6 +328,8 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	values[n++] = Float8GetDatum(milliseconds(time[SAGG_CHECKPOINT]));
 	values[n++] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[n++] = sagg_ranges_to_jsonb(commit->last, commit->nlast);
+	values[n++] = sagg_skips_to_jsonb(plan, commit);
+	values[n++] = Int64GetDatum(before->total_skipped + sagg_skipped_offsets(plan, commit));
 	Assert(n == lengthof(values));
 	if (sagg_log_execute(section, SAGG_LOG_INSERT_COMMIT, values, NULL, 0) != 1)
 		raise_fenced(section, plan->batch, "committed");
@@ -320,7 +361,7 @@ sagg_checkpoint_commit(SaggCheckpoint *checkpoint, const SaggProgress *before,
 
 	/* A stale worker fails here, or if it is a close race, at its insert. */
 	sagg_log_begin(&section, checkpoint);
-	if (last_committed(&section) != before->batch)
+	if (sagg_log_last_batch(&section) != before->batch)
 		raise_fenced(&section, plan->batch, "committed");
 	if (!checkpoint->known)
 		learn_sizes(&section, before->batch);

@@ -37,12 +37,17 @@ extern char *sagg_reader_silence(SaggReader *reader, TimestampTz since);
 extern bool sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
 									SaggRange *last);
 extern bool sagg_reader_was_broken(SaggReader *reader);
-extern void sagg_reader_verify(SaggReader *reader, const SaggRange *last,
+extern bool sagg_reader_verify(SaggReader *reader, const SaggRange *last,
 							   int nlast);
 
-/* wait: cluster id; low and high watermark of every partition of the topic */
+/*
+ * wait: cluster id; low and high watermark of every partition of the topic; the
+ * first offsets of a time
+ */
 extern const char *sagg_reader_cluster_id(SaggReader *reader);
 extern SaggRange *sagg_reader_bounds(SaggReader *reader, int *npartitions);
+extern void sagg_reader_offsets_at(SaggReader *reader, TimestampTz time,
+								   SaggRange *bounds, int nbounds);
 
 /* never wait */
 extern void sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
@@ -58,6 +63,13 @@ extern void sagg_reader_begin(SaggReader *reader, const SaggRange *ranges,
 extern bool sagg_reader_collect(SaggReader *reader);
 extern SaggBatch *sagg_reader_batch(SaggReader *reader);
 extern void sagg_reader_release(SaggReader *reader);
+
+/* data_loss.c */
+extern void sagg_reader_skips_lost(SaggReader *reader);
+extern const SaggRange *sagg_reader_losses(SaggReader *reader, int *nlosses);
+
+/* schema_registry.c: waits, for the registry of the records' schemas */
+extern void sagg_reader_look_up_schemas(SaggReader *reader);
 
 /* group_offsets.c: never wait, and raise no error */
 extern void sagg_reader_set_group(SaggReader *reader, const char *group,

@@ -222,6 +222,11 @@ typedef struct SaggSession
 	SaggPoison	poison;			/* lives as long as the process */
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in Kafka */
+	bool		made_anew;		/* the topic is another than the one read, and
+								 * on_data_loss says to read it from its
+								 * beginning */
+	TimestampTz held_until;		/* too few records for a batch: when to look
+								 * again, 0 = not so */
 	bool		silence_logged; /* Kafka does not answer, and the log says so */
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
 } SaggSession;
@@ -247,11 +252,20 @@ extern void sagg_micro_batch(SaggSession *session, SaggPlan *plan);
 /* batch_plan.c */
 extern SaggPlan *sagg_batch_plan(SaggSession *session, const SaggRange *bounds,
 								 int nbounds);
+
+/* start_offsets.c */
+extern SaggRange *sagg_range_of(SaggRange *ranges, int nranges, int32 partition);
+extern void sagg_session_add_position(SaggSession *session, int32 partition,
+									  int64 start);
 extern void sagg_session_origin(SaggSession *session);
+extern void sagg_session_assign(SaggSession *session, const SaggRange *bounds,
+								int nbounds);
 extern void sagg_session_verify(SaggSession *session, const SaggRange *bounds,
 								int nbounds);
 extern SaggRange *sagg_last_records(SaggSession *session, const SaggPlan *plan,
 									int *n);
+
+/* batch_plan.c */
 extern void sagg_plan_transaction(SaggSession *session, bool durable);
 extern void sagg_plan_commit(SaggSession *session);
 
