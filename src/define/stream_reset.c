@@ -72,10 +72,12 @@ stream_agg_reset_stream(PG_FUNCTION_ARGS)
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	char	   *offsets = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	bool		results = PG_GETARG_BOOL(2);
-	SaggStream *stream = sagg_stream_by_name(name, false);
+	SaggStream *stream;
 	Oid			types[2] = {OIDOID, TEXTOID};
 	Datum		values[2];
 
+	PreventCommandDuringRecovery("stream_agg.reset_stream()");
+	stream = sagg_stream_by_name(name, false);
 	sagg_stream_check_owner(stream);
 	offsets = sagg_starting_offsets_check(offsets, "offsets");
 	sagg_lock_stream(stream->view);

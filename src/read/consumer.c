@@ -165,8 +165,6 @@ open_fetch(SaggReader *reader, int npartitions)
 	static const uint64 one = 1;
 	rd_kafka_conf_t *conf = rd_kafka_conf_dup(reader->conf);
 
-	/* assigning needs a group, though nobody ever joins it */
-	sagg_conf_set(conf, "group.id", sagg_group_name(reader));
 	sagg_conf_for_fetch(conf, Max(npartitions, reader->known_partitions),
 						&reader->queue_bytes, &reader->queue_records);
 	reader->fetch = sagg_client_open(RD_KAFKA_CONSUMER, conf, reader->topic,

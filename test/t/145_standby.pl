@@ -153,7 +153,7 @@ sub check_standby
 	is($node->safe_psql('postgres', 'SELECT count(*), count(pid), min(state), max(state) FROM pg_stat_stream_agg'),
 		'3|0|stopped|stopped', "$what: streams are shown as stopped");
 	for my $call ("process_available('spend', '1 hour')", "start_stream('spend')", "stop_stream('spend')",
-		"alter_stream('spend', '{\"on_error\": \"skip\"}')", "drop_stream('spend')")
+		"alter_stream('spend', '{\"on_error\": \"skip\"}')", "reset_stream('spend')", "drop_stream('spend')")
 	{
 		my ($status, undef, $error) = $node->psql('postgres', "SELECT stream_agg.$call");
 		like($error, qr/ERROR:  cannot execute stream_agg\.\w+\(\) during recovery/, "$what: no $call");

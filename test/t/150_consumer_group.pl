@@ -87,6 +87,19 @@ is_committed('refused', 'grouped', 'they are made up for, without new records');
 my @warnings = slurp_file($node->logfile, $log) =~ /could not commit its offsets to consumer group "refused"/g;
 is(@warnings, 1, 'there is one warning');
 
+# A stop does not wait for a commit that is under way, as one is at a start; a
+# consumer's commit would be waited for, three quarters of a minute and longer.
+my $longest = 0;
+for (1 .. 10)
+{
+	$node->safe_psql('postgres', q{SELECT stream_agg.start_stream('slow')}) if $_ > 1;
+	worker_pid($node, 'slow');
+	my $before = time;
+	$node->safe_psql('postgres', q{SELECT stream_agg.stop_stream('slow')});
+	$longest = time - $before if time - $before > $longest;
+}
+cmp_ok($longest, '<', 30, 'a stream that has just started stops at once');
+
 # what is no name of a group
 for my $bad ('""', '"' . 'x' x 256 . '"')
 {
