@@ -36,6 +36,12 @@ check_sink(const SaggStream *stream)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the sink of stream \"%s\" does not exist", sagg_stream_title(stream->name))));
+	if (stream->options.at_least_once)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("results of stream \"%s\" cannot be replaced", sagg_stream_title(stream->name)),
+				 errdetail("Its sink is a Kafka topic, from which records cannot be removed."),
+				 errhint("Reset it without results: the topic gets the new results after the old ones.")));
 	if (pg_class_aclcheck(stream->sink, stream->owner, ACL_DELETE) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
