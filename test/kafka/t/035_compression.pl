@@ -19,7 +19,7 @@ sub codecs_in
 {
 	my (@topics) = @_;
 	my $files = join ',', map { "$kafka->{dir}/node.1/data/$_-0/00000000000000000000.log" } @topics;
-	my $dump = $kafka->java_tool('kafka.tools.DumpLogSegments', '--files', $files);
+	my $dump = $kafka->java_tool('org.apache.kafka.tools.DumpLogSegments', '--files', $files);
 	my (%found, $topic);
 	for my $line (split /\n/, $dump)
 	{
