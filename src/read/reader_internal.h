@@ -103,6 +103,7 @@ struct SaggReader
 	rd_kafka_conf_t *conf;		/* of both clients */
 	SaggClient *asks;			/* NULL while nothing is asked */
 	TimestampTz asked;			/* when it was last needed */
+	TimestampTz suspected;		/* see sagg_reader_suspects */
 	TimestampTz waiting_since;	/* for an answer; 0 = for none */
 	SaggClient *fetch;
 	void		(*check) (void *arg);	/* while waiting; NULL = none */
