@@ -51,6 +51,7 @@
 #define ERRCODE_SAGG_FENCED				MAKE_SQLSTATE('S','A','0','0','6')
 #define ERRCODE_SAGG_STATE_LIMIT		MAKE_SQLSTATE('S','A','0','0','7')
 #define ERRCODE_SAGG_DEAD_LETTERS		MAKE_SQLSTATE('S','A','0','0','8')
+#define ERRCODE_SAGG_POISON				MAKE_SQLSTATE('S','A','0','0','9')
 
 /* settings (stream_agg.c) */
 extern bool sagg_enabled;
@@ -64,6 +65,7 @@ extern int	sagg_keep_batches;
 extern int	sagg_max_retry_delay_ms;
 extern int	sagg_max_attempts;
 extern int	sagg_max_dead_letters;
+extern int	sagg_max_poison_in_row;
 extern int	sagg_max_stream_state_kb;	/* -1 = no limit */
 extern int	sagg_max_total_state_kb;
 
@@ -85,6 +87,27 @@ typedef enum SaggOnError
 	SAGG_DEAD_LETTER			/* and goes to stream_agg.dead_letters */
 } SaggOnError;
 
+/* What becomes of a stream whose next offsets are not in Kafka. */
+typedef enum SaggOnDataLoss
+{
+	SAGG_LOSS_FAIL,				/* it fails */
+	SAGG_LOSS_EARLIEST			/* it goes on from the first that are */
+} SaggOnDataLoss;
+
+/* The options of a stream: column "options" of stream_agg.streams. */
+typedef struct SaggStreamOptions
+{
+	SaggOnError on_error;
+	SaggOnDataLoss on_data_loss;
+	int64		max_future;		/* microseconds an event time may be ahead of
+								 * the batch's; 0 = any */
+	char	   *consumer_group; /* that is told of committed offsets, or NULL */
+	bool		at_least_once;	/* the sink is a Kafka topic */
+	int64		min_offsets;	/* that make a batch; 0 = any */
+	int64		max_delay;		/* microseconds that fewer than min_offsets
+								 * wait, at most */
+} SaggStreamOptions;
+
 /*
  * A stream as its row of stream_agg.streams describes it.
  */
@@ -103,12 +126,11 @@ typedef struct SaggStream
 	char	   *event_time;		/* column named by the user, or NULL */
 	int64		trigger;		/* microseconds; 0 = batch after batch */
 	int64		max_offsets;	/* bound of a batch in records; 0 = none */
-	char	   *starting_offsets;	/* earliest, latest */
+	char	   *starting_offsets;	/* see define/starting_offsets.c */
 	bool		sink_created;	/* by create_stream */
-	bool		enabled;
-	SaggOnError on_error;
-	int64		max_future;		/* microseconds an event time may be ahead of
-								 * the batch's; 0 = any */
+	bool		enabled;		/* and if the owner is a superuser, started for
+								 * him */
+	SaggStreamOptions options;
 	/* session settings captured at creation */
 	char	   *timezone;
 	char	   *datestyle;
@@ -124,7 +146,10 @@ typedef struct SaggRange
 	int64		end;
 } SaggRange;
 
-/* The plan of a batch: a row of stream_agg.offsets.  A retry runs it again. */
+/*
+ * The plan of a batch: a row of stream_agg.offsets.  A retry runs it again, or
+ * a smaller one in its place (worker/poison.c).
+ */
 typedef struct SaggPlan
 {
 	int64		batch;			/* 0, 1, 2, ... without gaps */
@@ -133,6 +158,18 @@ typedef struct SaggPlan
 								 * the stream has none */
 	int			nranges;
 	SaggRange  *ranges;			/* by ascending partition */
+	int			nsuspects;		/* 0 = no record is searched */
+	SaggRange  *suspects;		/* offsets where one is that cannot be
+								 * processed; they contain "ranges" */
+	int			attempts;		/* begun by a worker after another had ended */
+
+	/*
+	 * Offsets that Kafka does not have: where the last commit ends, and where
+	 * the range of the partition starts instead; "end" is less than "start"
+	 * if the partition has begun anew.
+	 */
+	int			nskipped;
+	SaggRange  *skipped;
 } SaggPlan;
 
 /* The five counts of I5, and their sum: records delivered by Kafka. */
@@ -162,6 +199,9 @@ typedef struct SaggCommit
 	int64		rows_out;		/* rows put into the sink */
 	int64		rows_removed;	/* rows deleted from the sink */
 	TimestampTz watermark;		/* after the batch */
+	int			nlosses;		/* offsets that were gone when they were to be
+								 * read, besides the plan's "skipped" */
+	const SaggRange *losses;
 	int64		stage_time[SAGG_STAGES];	/* microseconds */
 	int			nlast;
 	SaggRange  *last;			/* records, as in SaggProgress, after the batch */
@@ -180,6 +220,14 @@ typedef struct SaggProgress
 	SaggCounts	totals;			/* since the stream's first batch */
 	int64		total_rows_out;
 	int64		total_rows_removed;
+	int			nsuspects;		/* what is left of the last commit's suspects */
+	SaggRange  *suspects;
+	int64		total_skipped;	/* offsets */
+	TimestampTz committed;		/* time of the last commit, DT_NOBEGIN = of no
+								 * micro-batch since the stream's start or
+								 * reset */
+	bool		replace;		/* the next batch replaces all of the sink's
+								 * rows: see checkpoint/reset.c */
 	SaggPlan   *pending;		/* planned and not committed, or NULL */
 } SaggProgress;
 
@@ -274,6 +322,20 @@ typedef struct SaggQuery
 	uint64		fingerprint;
 } SaggQuery;
 
+/*
+ * What a batch gives out, from EXECUTE to WRITE: tuplestores made with
+ * randomAccess.  No identity is in two of them or twice in one.  In mode append
+ * all rows are fresh; in mode complete "known" is the whole result.
+ */
+typedef struct SaggOutput
+{
+	struct Tuplestorestate *fresh;	/* rows of query->output_desc, of groups
+									 * that the sink should not have */
+	struct Tuplestorestate *known;	/* of groups that it should have */
+	struct Tuplestorestate *removed;	/* identities that have to leave the
+										 * sink; NULL where there can be none */
+} SaggOutput;
+
 /* A record's number within its batch, as the ctid of the source's rows. */
 #define SAGG_TID_RECORD(tid) \
 	(((int64) ItemPointerGetBlockNumberNoCheck(tid) << 15) | \
@@ -364,6 +426,12 @@ extern void sagg_restore_user(const SaggOwnerContext *save);
 extern bool sagg_extension_exists(void);
 extern const char *sagg_mode_name(SaggOutputMode mode);
 extern bool sagg_mode_by_name(const char *name, SaggOutputMode *mode);
+
+/* secret_commands.c */
+extern void sagg_secret_commands_init(void);
+
+/* stream_title.c */
+extern const char *sagg_stream_title(const char *name);
 
 /* utility_command.c */
 extern void sagg_run_utility(Node *stmt, const char *text, int location,

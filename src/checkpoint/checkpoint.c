@@ -5,7 +5,8 @@
  *
  * stream_agg.offsets is the log of planned batches and stream_agg.commits that
  * of done ones; both are insert-only, keyed (stream, batch), and trimmed from
- * their old end.  A row of commits is written in the transaction that also
+ * their old end.  Only a plan that is not committed may be replaced, by a
+ * smaller one in search of a record that cannot be processed.  A row of commits is written in the transaction that also
  * writes the batch's results and state (I1), and only as the successor of the
  * last one (I2): that is the compare-and-set which a stale worker fails.
  *
@@ -59,8 +60,11 @@ sagg_checkpoint_close(SaggCheckpoint *checkpoint)
 	MemoryContextDelete(checkpoint->context);
 }
 
-static int64
-last_committed(SaggLogSection *section)
+/*
+ * The last batch committed, -1 for none.
+ */
+int64
+sagg_log_last_batch(SaggLogSection *section)
 {
 	Datum		values[1];
 
@@ -76,19 +80,42 @@ static void
 raise_fenced(SaggLogSection *section, int64 batch, const char *done)
 {
 	const char *stream = section->checkpoint->stream;
-	int64		last = last_committed(section);
+	int64		last = sagg_log_last_batch(section);
 
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_FENCED),
 			 last < batch - 1 ?
 			 errmsg("micro-batch " INT64_FORMAT " of stream \"%s\" cannot follow micro-batch " INT64_FORMAT,
-					batch, stream, last) :
+					batch, sagg_stream_title(stream), last) :
 			 errmsg("micro-batch " INT64_FORMAT " of stream \"%s\" is already %s",
-					batch, stream, done),
+					batch, sagg_stream_title(stream), done),
 			 last < 0 ?
 			 errdetail("No micro-batch of the stream is committed.") :
 			 errdetail("The last committed micro-batch is " INT64_FORMAT ".", last),
 			 errhint("Another worker has run the stream, or its checkpoint was restored to an earlier point; start the stream anew to go on from there.")));
+}
+
+/*
+ * Run a statement that has a whole plan as its parameters.  Returns whether
+ * it found its place.
+ */
+static bool
+execute_plan_statement(SaggLogSection *section, SaggLogStatement statement,
+					   const SaggPlan *plan)
+{
+	Datum		values[8];
+	char		nulls[8];
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[1] = Int64GetDatum(plan->batch);
+	values[2] = sagg_ranges_to_jsonb(plan->ranges, plan->nranges);
+	values[3] = TimestampTzGetDatum(plan->watermark);
+	values[4] = TimestampTzGetDatum(plan->batch_time);
+	values[5] = sagg_ranges_to_jsonb(plan->suspects, plan->nsuspects);
+	nulls[5] = plan->nsuspects > 0 ? ' ' : 'n';
+	values[6] = Int32GetDatum(plan->attempts);
+	values[7] = sagg_ranges_to_jsonb(plan->skipped, plan->nskipped);
+	return sagg_log_execute(section, statement, values, nulls, 0) == 1;
 }
 
 /*
@@ -99,15 +126,25 @@ void
 sagg_checkpoint_plan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
 {
 	SaggLogSection section;
-	Datum		values[5];
 
 	sagg_log_begin(&section, checkpoint);
-	values[1] = Int64GetDatum(plan->batch);
-	values[2] = sagg_ranges_to_jsonb(plan->ranges, plan->nranges);
-	values[3] = TimestampTzGetDatum(plan->watermark);
-	values[4] = TimestampTzGetDatum(plan->batch_time);
-	if (sagg_log_execute(&section, SAGG_LOG_INSERT_PLAN, values, NULL, 0) != 1)
+	if (!execute_plan_statement(&section, SAGG_LOG_INSERT_PLAN, plan))
 		raise_fenced(&section, plan->batch, "planned");
+	sagg_log_end(&section);
+}
+
+/*
+ * Put a plan in the place of the one that its batch has.  Raises
+ * ERRCODE_SAGG_FENCED if there is none, or the batch is committed.
+ */
+void
+sagg_checkpoint_replan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
+{
+	SaggLogSection section;
+
+	sagg_log_begin(&section, checkpoint);
+	if (!execute_plan_statement(&section, SAGG_LOG_REPLACE_PLAN, plan))
+		raise_fenced(&section, plan->batch, "committed");
 	sagg_log_end(&section);
 }
 
@@ -130,6 +167,41 @@ check_successor(const SaggProgress *before, const SaggPlan *plan,
 		c->dead_lettered + c->filtered)
 		elog(ERROR, "the counts of micro-batch " INT64_FORMAT " do not add up",
 			 plan->batch);
+}
+
+/*
+ * Where a plan goes on with a partition that the last commit left at "start".
+ */
+static int64
+start_after_skip(const SaggPlan *plan, int32 partition, int64 start)
+{
+	for (int i = 0; i < plan->nskipped; i++)
+	{
+		if (plan->skipped[i].partition == partition &&
+			plan->skipped[i].start == start)
+			return plan->skipped[i].end;
+	}
+	return start;
+}
+
+static int64
+offsets_between(const SaggRange *ranges, int n)
+{
+	int64		sum = 0;
+
+	for (int i = 0; i < n; i++)
+		sum += Max(ranges[i].end - ranges[i].start, 0);
+	return sum;
+}
+
+/*
+ * How many offsets a batch skipped because Kafka did not have them.
+ */
+int64
+sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit)
+{
+	return offsets_between(plan->skipped, plan->nskipped) +
+		offsets_between(commit->losses, commit->nlosses);
 }
 
 /*
@@ -158,7 +230,7 @@ offsets_after(const SaggProgress *before, const SaggPlan *plan)
 		}
 		if (i < before->npositions && position->partition == range->partition)
 		{
-			if (range->start != position->start)
+			if (range->start != start_after_skip(plan, range->partition, position->start))
 				elog(ERROR, "partition %d would be read from offset " INT64_FORMAT ", not " INT64_FORMAT,
 					 range->partition, range->start, position->start);
 			i++;
@@ -228,7 +300,7 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	const SaggCounts *t = &before->totals;
 	const int64 *time = commit->stage_time;
 	int			n = 1;
-	Datum		values[27];
+	Datum		values[29];
 
 	values[n++] = Int64GetDatum(plan->batch);
 	values[n++] = offsets_after(before, plan);
@@ -256,6 +328,8 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	values[n++] = Float8GetDatum(milliseconds(time[SAGG_CHECKPOINT]));
 	values[n++] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[n++] = sagg_ranges_to_jsonb(commit->last, commit->nlast);
+	values[n++] = sagg_skips_to_jsonb(plan, commit);
+	values[n++] = Int64GetDatum(before->total_skipped + sagg_skipped_offsets(plan, commit));
 	Assert(n == lengthof(values));
 	if (sagg_log_execute(section, SAGG_LOG_INSERT_COMMIT, values, NULL, 0) != 1)
 		raise_fenced(section, plan->batch, "committed");
@@ -287,7 +361,7 @@ sagg_checkpoint_commit(SaggCheckpoint *checkpoint, const SaggProgress *before,
 
 	/* A stale worker fails here, or if it is a close race, at its insert. */
 	sagg_log_begin(&section, checkpoint);
-	if (last_committed(&section) != before->batch)
+	if (sagg_log_last_batch(&section) != before->batch)
 		raise_fenced(&section, plan->batch, "committed");
 	if (!checkpoint->known)
 		learn_sizes(&section, before->batch);

@@ -6,7 +6,9 @@
  * stream_agg.offsets holds ranges, {"0": [5, 17], "1": [0, 3]}, and
  * stream_agg.commits and stream_agg.sources hold offsets, {"0": 17, "1": 3}.
  * The last records in stream_agg.commits are pairs like ranges, of an offset
- * and a timestamp; which pairs make sense is for the caller to say.
+ * and a timestamp, and so is what a plan skips, which may go back to a smaller
+ * offset; which pairs make sense is for the caller to say.  What a commit
+ * skipped is a list for each partition, {"0": [[5, 17], [20, 30]]}, for people.
  * Reading is strict: whatever writing would not have produced is refused, and
  * the caller says which row it was.  Ranges are sorted by partition.
  *
@@ -57,6 +59,51 @@ sagg_ranges_to_jsonb(const SaggRange *ranges, int nranges)
 		appendStringInfo(&json, "%s\"%d\":[" INT64_FORMAT "," INT64_FORMAT "]",
 						 i > 0 ? "," : "", ranges[i].partition,
 						 ranges[i].start, ranges[i].end);
+	appendStringInfoChar(&json, '}');
+	return text_to_jsonb(json.data);
+}
+
+static void
+append_skip(StringInfo json, const SaggRange *skip, int *n)
+{
+	appendStringInfo(json, "%s[" INT64_FORMAT "," INT64_FORMAT "]",
+					 (*n)++ > 0 ? "," : "", skip->start, skip->end);
+}
+
+/*
+ * What a batch skipped, by its plan and as it was read, as jsonb in the current
+ * memory context.
+ */
+Datum
+sagg_skips_to_jsonb(const SaggPlan *plan, const SaggCommit *commit)
+{
+	StringInfoData json;
+	int			partitions = 0;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	for (int r = 0; r < plan->nranges; r++)
+	{
+		int32		partition = plan->ranges[r].partition;
+		StringInfoData list;
+		int			n = 0;
+
+		initStringInfo(&list);
+		for (int i = 0; i < plan->nskipped; i++)
+		{
+			if (plan->skipped[i].partition == partition)
+				append_skip(&list, &plan->skipped[i], &n);
+		}
+		for (int i = 0; i < commit->nlosses; i++)
+		{
+			if (commit->losses[i].partition == partition)
+				append_skip(&list, &commit->losses[i], &n);
+		}
+		if (n > 0)
+			appendStringInfo(&json, "%s\"%d\":[%s]", partitions++ > 0 ? "," : "",
+							 partition, list.data);
+		pfree(list.data);
+	}
 	appendStringInfoChar(&json, '}');
 	return text_to_jsonb(json.data);
 }

@@ -18,30 +18,16 @@
 
 #include "checkpoint_internal.h"
 
-/* columns of the statement SAGG_LOG_LAST_COMMIT */
-enum
-{
-	COMMIT_BATCH = 1,
-	COMMIT_WATERMARK,
-	COMMIT_OFFSETS,
-	COMMIT_DELIVERED,
-	COMMIT_AGGREGATED,
-	COMMIT_LATE,
-	COMMIT_NULL_TIME,
-	COMMIT_DEAD_LETTERED,
-	COMMIT_FILTERED,
-	COMMIT_ROWS_OUT,
-	COMMIT_ROWS_REMOVED,
-	COMMIT_LAST_RECORDS
-};
-
 /* columns of the statement SAGG_LOG_PLANS_SINCE */
 enum
 {
 	PLAN_BATCH = 1,
 	PLAN_RANGES,
 	PLAN_WATERMARK,
-	PLAN_BATCH_TIME
+	PLAN_BATCH_TIME,
+	PLAN_SUSPECTS,
+	PLAN_ATTEMPTS,
+	PLAN_SKIPPED
 };
 
 static void
@@ -51,7 +37,7 @@ corrupt_row(const SaggCheckpoint *checkpoint, const char *table, int64 batch,
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 			 errmsg("row of stream \"%s\", micro-batch " INT64_FORMAT " in stream_agg.%s is corrupt",
-					checkpoint->stream, batch, table),
+					sagg_stream_title(checkpoint->stream), batch, table),
 			 errdetail_internal("%s", detail),
 			 errhint(SAGG_HINT_REBUILD)));
 }
@@ -62,7 +48,7 @@ no_source_row(const SaggCheckpoint *checkpoint)
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 			 errmsg("stream_agg.sources has no row of stream \"%s\"",
-					checkpoint->stream),
+					sagg_stream_title(checkpoint->stream)),
 			 errdetail("The stream has rows in stream_agg.offsets, commits or state: part of its checkpoint is missing."),
 			 errhint(SAGG_HINT_REBUILD)));
 }
@@ -92,6 +78,12 @@ read_origin(SaggLogSection *section)
 
 	old = MemoryContextSwitchTo(section->caller);
 	value = sagg_log_value(0, 1, &isnull);
+	if (isnull)
+	{
+		/* reset, and not begun again */
+		MemoryContextSwitchTo(old);
+		return origin;
+	}
 	origin->topic = TextDatumGetCString(value);
 	value = sagg_log_value(0, 2, &isnull);
 	origin->cluster_id = TextDatumGetCString(value);
@@ -101,7 +93,7 @@ read_origin(SaggLogSection *section)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 				 errmsg("initial offsets of stream \"%s\" in stream_agg.sources are corrupt",
-						checkpoint->stream),
+						sagg_stream_title(checkpoint->stream)),
 				 errhint(SAGG_HINT_REBUILD)));
 	MemoryContextSwitchTo(old);
 	return origin;
@@ -110,7 +102,7 @@ read_origin(SaggLogSection *section)
 /*
  * Where the stream began.  Allocated in the current memory context.  Topic and
  * cluster_id are NULL, and there are no offsets, before the first call of
- * sagg_checkpoint_set_origin.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT if only
+ * sagg_checkpoint_set_origin, or the first after a reset.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT if only
  * the origin is missing.
  */
 SaggOrigin *
@@ -142,15 +134,15 @@ sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint, const SaggOrigin *origin)
 	values[3] = sagg_offsets_to_jsonb(origin->offsets, origin->noffsets);
 	if (sagg_log_execute(&section, SAGG_LOG_SET_ORIGIN, values, NULL, 0) != 1)
 		elog(ERROR, "the origin of stream \"%s\" has another topic or cluster",
-			 checkpoint->stream);
+			 sagg_stream_title(checkpoint->stream));
 	sagg_log_end(&section);
 }
 
 /*
- * The watermark of a stream that has not committed yet.
+ * The watermark of a stream that has not committed yet, or was reset.
  */
-static TimestampTz
-initial_watermark(SaggLogSection *section)
+TimestampTz
+sagg_log_initial_watermark(SaggLogSection *section)
 {
 	Datum		values[1];
 
@@ -158,7 +150,7 @@ initial_watermark(SaggLogSection *section)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("stream \"%s\" does not exist",
-						section->checkpoint->stream)));
+						sagg_stream_title(section->checkpoint->stream))));
 	return sagg_log_int64(0, 1);
 }
 
@@ -177,24 +169,27 @@ read_last_commit(SaggLogSection *section, SaggProgress *progress)
 
 	if (sagg_log_execute(section, SAGG_LOG_LAST_COMMIT, values, NULL, 1) == 0)
 		return;
-	progress->batch = sagg_log_int64(0, COMMIT_BATCH);
-	progress->watermark = sagg_log_int64(0, COMMIT_WATERMARK);
-	totals->delivered = sagg_log_int64(0, COMMIT_DELIVERED);
-	totals->aggregated = sagg_log_int64(0, COMMIT_AGGREGATED);
-	totals->late = sagg_log_int64(0, COMMIT_LATE);
-	totals->null_time = sagg_log_int64(0, COMMIT_NULL_TIME);
-	totals->dead_lettered = sagg_log_int64(0, COMMIT_DEAD_LETTERED);
-	totals->filtered = sagg_log_int64(0, COMMIT_FILTERED);
-	progress->total_rows_out = sagg_log_int64(0, COMMIT_ROWS_OUT);
-	progress->total_rows_removed = sagg_log_int64(0, COMMIT_ROWS_REMOVED);
+	progress->batch = sagg_log_int64(0, SAGG_COMMIT_BATCH);
+	progress->watermark = sagg_log_int64(0, SAGG_COMMIT_WATERMARK);
+	totals->delivered = sagg_log_int64(0, SAGG_COMMIT_DELIVERED);
+	totals->aggregated = sagg_log_int64(0, SAGG_COMMIT_AGGREGATED);
+	totals->late = sagg_log_int64(0, SAGG_COMMIT_LATE);
+	totals->null_time = sagg_log_int64(0, SAGG_COMMIT_NULL_TIME);
+	totals->dead_lettered = sagg_log_int64(0, SAGG_COMMIT_DEAD_LETTERED);
+	totals->filtered = sagg_log_int64(0, SAGG_COMMIT_FILTERED);
+	progress->total_rows_out = sagg_log_int64(0, SAGG_COMMIT_ROWS_OUT);
+	progress->total_rows_removed = sagg_log_int64(0, SAGG_COMMIT_ROWS_REMOVED);
+	progress->total_skipped = sagg_log_int64(0, SAGG_COMMIT_SKIPPED);
+	progress->committed = sagg_log_int64(0, SAGG_COMMIT_TIME);
+	progress->replace = DatumGetBool(sagg_log_value(0, SAGG_COMMIT_REPLACE, &isnull));
 
-	offsets = sagg_log_value(0, COMMIT_OFFSETS, &isnull);
+	offsets = sagg_log_value(0, SAGG_COMMIT_OFFSETS, &isnull);
 	old = MemoryContextSwitchTo(section->caller);
 	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(offsets), &progress->positions,
 								 &progress->npositions))
 		corrupt_row(checkpoint, "commits", progress->batch,
 					"Its offsets are not an object of offsets by partition.");
-	offsets = sagg_log_value(0, COMMIT_LAST_RECORDS, &isnull);
+	offsets = sagg_log_value(0, SAGG_COMMIT_LAST_RECORDS, &isnull);
 	if (!isnull && !sagg_ranges_from_jsonb(DatumGetJsonbP(offsets), &progress->last,
 										   &progress->nlast))
 		corrupt_row(checkpoint, "commits", progress->batch,
@@ -220,6 +215,8 @@ plan_of_row(SaggLogSection *section, int row)
 	MemoryContext old = MemoryContextSwitchTo(section->caller);
 	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
 	Datum		ranges;
+	Datum		suspects;
+	Datum		skipped;
 	bool		isnull;
 
 	plan->batch = sagg_log_int64(row, PLAN_BATCH);
@@ -236,8 +233,28 @@ plan_of_row(SaggLogSection *section, int row)
 			corrupt_row(section->checkpoint, "offsets", plan->batch,
 						"A range ends before it starts.");
 	}
+	suspects = sagg_log_value(row, PLAN_SUSPECTS, &isnull);
+	if (!isnull && !sagg_ranges_from_jsonb(DatumGetJsonbP(suspects), &plan->suspects,
+										   &plan->nsuspects))
+		corrupt_row(section->checkpoint, "offsets", plan->batch,
+					"Its suspects are not an object of offset pairs by partition.");
+	plan->attempts = DatumGetInt32(sagg_log_value(row, PLAN_ATTEMPTS, &isnull));
+	skipped = sagg_log_value(row, PLAN_SKIPPED, &isnull);
+	if (!sagg_ranges_from_jsonb(DatumGetJsonbP(skipped), &plan->skipped,
+								&plan->nskipped))
+		corrupt_row(section->checkpoint, "offsets", plan->batch,
+					"What it skips is not an object of offset pairs by partition.");
 	MemoryContextSwitchTo(old);
 	return plan;
+}
+
+static bool
+has_suspects(int row)
+{
+	bool		isnull;
+
+	(void) sagg_log_value(row, PLAN_SUSPECTS, &isnull);
+	return !isnull;
 }
 
 /*
@@ -268,11 +285,52 @@ check_plan(SaggLogSection *section, const SaggProgress *progress,
 			if (progress->positions[j].partition == range->partition)
 				start = progress->positions[j].start;
 		}
+		for (int j = 0; j < plan->nskipped; j++)
+		{
+			if (plan->skipped[j].partition == range->partition &&
+				plan->skipped[j].start == start)
+			{
+				start = plan->skipped[j].end;
+				break;
+			}
+		}
 		if (range->start != start)
 			corrupt_row(checkpoint, "offsets", plan->batch,
 						psprintf("It reads partition %d from offset " INT64_FORMAT ", the last commit ends at " INT64_FORMAT ".",
 								 range->partition, range->start, start));
 	}
+}
+
+/*
+ * What is left of the suspects of a plan that is committed, in "context".
+ */
+void
+sagg_progress_suspects(SaggProgress *progress, const SaggPlan *plan,
+					   MemoryContext context)
+{
+	int			n = 0;
+
+	if (progress->suspects)
+		pfree(progress->suspects);
+	progress->suspects = NULL;
+	progress->nsuspects = 0;
+	if (plan->nsuspects == 0)
+		return;
+	progress->suspects = MemoryContextAlloc(context,
+											sizeof(SaggRange) * plan->nsuspects);
+	for (int i = 0; i < plan->nsuspects; i++)
+	{
+		SaggRange	left = plan->suspects[i];
+
+		for (int j = 0; j < plan->nranges; j++)
+		{
+			if (plan->ranges[j].partition == left.partition)
+				left.start = Max(left.start, plan->ranges[j].end);
+		}
+		if (left.start < left.end)
+			progress->suspects[n++] = left;
+	}
+	progress->nsuspects = n;
 }
 
 /*
@@ -297,6 +355,9 @@ read_pending_plan(SaggLogSection *section, SaggProgress *progress)
 								 progress->batch));
 		if (batch == progress->batch + 1)
 			progress->pending = plan_of_row(section, i);
+		else if (has_suspects(i))
+			sagg_progress_suspects(progress, plan_of_row(section, i),
+								   section->caller);
 	}
 	if (progress->batch >= 0 &&
 		(rows == 0 || sagg_log_int64(0, PLAN_BATCH) != progress->batch))
@@ -319,7 +380,8 @@ sagg_checkpoint_progress(SaggCheckpoint *checkpoint)
 
 	sagg_log_begin(&section, checkpoint);
 	progress->batch = -1;
-	progress->watermark = initial_watermark(&section);
+	progress->committed = DT_NOBEGIN;
+	progress->watermark = sagg_log_initial_watermark(&section);
 	read_last_commit(&section, progress);
 	read_pending_plan(&section, progress);
 	sagg_log_end(&section);

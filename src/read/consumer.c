@@ -41,6 +41,7 @@ release_fetch(void *owner)
 	}
 	for (int i = 0; i < reader->npartitions; i++)
 		sagg_partition_detach(reader->partitions[i]);
+	sagg_group_detach(reader);
 	reader->fetch = NULL;
 }
 
@@ -56,6 +57,7 @@ sagg_reader_open(Oid source, bool want_headers)
 {
 	char	   *topic = sagg_source_topic(source);
 	bool		headers = want_headers || sagg_source_has_headers(source);
+	struct SaggRegistry *registry = sagg_source_registry(source, GetUserId());
 	rd_kafka_conf_t *conf = sagg_client_conf(source);
 	MemoryContext memory = AllocSetContextCreate(TopMemoryContext,
 												 "stream_agg reader",
@@ -66,6 +68,7 @@ sagg_reader_open(Oid source, bool want_headers)
 	reader->memory = memory;
 	reader->fd = -1;
 	reader->conf = conf;
+	reader->registry = registry;
 	PG_TRY();
 	{
 		sagg_conf_prepare(conf);
@@ -162,6 +165,8 @@ open_fetch(SaggReader *reader, int npartitions)
 	static const uint64 one = 1;
 	rd_kafka_conf_t *conf = rd_kafka_conf_dup(reader->conf);
 
+	/* assigning needs a group, though nobody ever joins it */
+	sagg_conf_set(conf, "group.id", sagg_group_name(reader));
 	sagg_conf_for_fetch(conf, Max(npartitions, reader->known_partitions),
 						&reader->queue_bytes, &reader->queue_records);
 	reader->fetch = sagg_client_open(RD_KAFKA_CONSUMER, conf, reader->topic,
@@ -169,14 +174,15 @@ open_fetch(SaggReader *reader, int npartitions)
 
 	/* an idle stream is to hear of broken connections, too */
 	rd_kafka_queue_io_event_enable(reader->fetch->events, reader->fd, &one, sizeof(one));
+	sagg_group_attach(reader);
 }
 
 /*
  * Tell librdkafka where to fetch, all partitions anew: it then drops what it
  * has fetched from elsewhere.
  */
-static void
-assign_all(SaggReader *reader)
+void
+sagg_reader_assign_all(SaggReader *reader)
 {
 	rd_kafka_topic_partition_list_t *list =
 		rd_kafka_topic_partition_list_new(reader->npartitions);
@@ -220,7 +226,7 @@ sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
 
 		if (part == NULL)
 			part = add_partition(reader, positions[i].partition);
-		if (part->position == positions[i].start)
+		if (part->position == positions[i].start && !part->lost)
 			continue;
 		part->position = positions[i].start;
 		changed = true;
@@ -228,7 +234,7 @@ sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
 	if (changed)
 	{
 		sagg_reader_release(reader);
-		assign_all(reader);
+		sagg_reader_assign_all(reader);
 	}
 }
 
@@ -244,8 +250,8 @@ drain_descriptor(SaggReader *reader)
 }
 
 /*
- * Is there a record that no batch has taken?  Sends no request.  May raise
- * what sagg_reader_collect would.
+ * Is there a record that no batch has taken, or are there lost offsets to skip?
+ * Sends no request.  May raise what sagg_reader_collect would.
  */
 bool
 sagg_reader_has_records(SaggReader *reader)
@@ -260,7 +266,8 @@ sagg_reader_has_records(SaggReader *reader)
 	/* all of them, so that each sends a wake-up for what comes */
 	for (int i = 0; i < reader->npartitions; i++)
 	{
-		if (sagg_partition_peek(reader, reader->partitions[i]) != NULL)
+		if (sagg_partition_peek(reader, reader->partitions[i]) != NULL ||
+			reader->partitions[i]->lost)
 			found = true;
 	}
 	return found;
@@ -389,17 +396,30 @@ collect_partition(SaggReader *reader, SaggPartition *part)
 	return bytes >= reader->queue_bytes / 2 || records >= reader->queue_records / 2;
 }
 
+static bool
+all_complete(const SaggReader *reader)
+{
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		if (reader->partitions[i]->range_end >= 0 && !reader->partitions[i]->complete)
+			return false;
+	}
+	return true;
+}
+
 /*
  * Collect what has arrived.  Returns true when all ranges of the batch are
  * complete.  Otherwise call it again when the descriptor is readable, and
  * once a second at least.  Raises ERRCODE_SAGG_OFFSETS_GONE when records of
- * the ranges are not in Kafka any more.
+ * the ranges are not in Kafka any more; a reader that skips these waits for
+ * Kafka to tell where to go on.
  */
 bool
 sagg_reader_collect(SaggReader *reader)
 {
 	bool		complete = true;
 	bool		was_full = false;
+	bool		lost = false;
 
 	if (reader->nranges == 0)
 		return true;
@@ -413,8 +433,15 @@ sagg_reader_collect(SaggReader *reader)
 			continue;
 		if (collect_partition(reader, part))
 			was_full = true;
+		if (part->lost)
+			lost = true;
 		if (!part->complete)
 			complete = false;
+	}
+	if (lost)
+	{
+		sagg_reader_skip_lost(reader);
+		return all_complete(reader);
 	}
 	if (was_full)
 		prod_fetcher(reader, complete);
@@ -438,6 +465,7 @@ void
 sagg_reader_release(SaggReader *reader)
 {
 	sagg_batch_reset(reader->batch);
+	sagg_reader_forget_losses(reader);
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		reader->partitions[i]->range_end = -1;

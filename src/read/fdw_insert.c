@@ -34,6 +34,7 @@ typedef struct SourceInsert
 	MemoryContext row_memory;
 	SaggEncoder *encoder;
 	SaggProducer *producer;		/* NULL until the first row */
+	SaggDelivery *delivery;		/* whose the rows are, if a stream's */
 } SourceInsert;
 
 /*
@@ -69,6 +70,7 @@ begin(ModifyTableState *mtstate, ResultRelInfo *rri)
 	state->source = RelationGetRelid(rri->ri_RelationDesc);
 	state->user = OidIsValid(user) ? user : GetUserId();
 	state->encoder = sagg_encoder_make(rri->ri_RelationDesc);
+	state->delivery = sagg_delivery_of(state->source);
 	rri->ri_FdwState = state;
 	MemoryContextSwitchTo(old);
 }
@@ -120,6 +122,8 @@ encode_row(SourceInsert *state, TupleTableSlot *slot, SaggOutRecord *record)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	sagg_encoder_encode(state->encoder, slot, record);
+	if (state->delivery)
+		sagg_delivery_mark(state->delivery, slot, record);
 	error_context_stack = callback.previous;
 }
 
@@ -139,7 +143,9 @@ sagg_exec_insert(EState *estate, ResultRelInfo *rri, TupleTableSlot *slot,
 	MemoryContextReset(state->row_memory);
 	old = MemoryContextSwitchTo(state->row_memory);
 	encode_row(state, slot, &record);
-	if (state->producer == NULL)
+	if (state->producer == NULL && state->delivery)
+		state->producer = sagg_delivery_producer(state->delivery, state->user);
+	else if (state->producer == NULL)
 	{
 		MemoryContextSwitchTo(state->memory);
 		state->producer = sagg_producer_open(state->source, state->user);
@@ -164,7 +170,8 @@ sagg_end_insert(EState *estate, ResultRelInfo *rri)
 	if (state->producer)
 	{
 		sagg_producer_finish(state->producer);
-		sagg_producer_close(state->producer);
+		if (state->delivery == NULL)
+			sagg_producer_close(state->producer);
 	}
 	MemoryContextDelete(state->row_memory);
 }

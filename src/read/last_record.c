@@ -136,15 +136,17 @@ raise_made_anew(SaggReader *reader, const SaggRange *last, int64 timestamp)
 			 errdetail("The record at offset " INT64_FORMAT " of partition %d has timestamp " INT64_FORMAT
 					   " ms, the one that the stream has read there had " INT64_FORMAT " ms.",
 					   last->start, last->partition, timestamp, last->end),
-			 errhint("Offsets of the former topic mean nothing in this one. Drop the stream and create it anew.")));
+			 errhint("Offsets of the former topic mean nothing in this one. Use stream_agg.reset_stream to read it from its beginning, or set the stream's option on_data_loss to earliest.")));
 }
 
 /*
  * Compare a message with what is known of its partition, and free it.  Returns
- * whether the partition is done with.
+ * whether the partition is done with.  Another record is an error or, if the
+ * reader skips what is lost, sets "other".
  */
 static bool
-take_message(SaggReader *reader, rd_kafka_message_t *message, const SaggRange *last)
+take_message(SaggReader *reader, rd_kafka_message_t *message, const SaggRange *last,
+			 bool *other)
 {
 	rd_kafka_timestamp_type_t type;
 	rd_kafka_resp_err_t err = message->err;
@@ -156,7 +158,11 @@ take_message(SaggReader *reader, rd_kafka_message_t *message, const SaggRange *l
 	{
 		case RD_KAFKA_RESP_ERR_NO_ERROR:
 			if (offset == last->start && timestamp != last->end)
-				raise_made_anew(reader, last, timestamp);
+			{
+				if (!reader->skips_lost)
+					raise_made_anew(reader, last, timestamp);
+				*other = true;
+			}
 			return offset >= last->start;
 		case RD_KAFKA_RESP_ERR__PARTITION_EOF:
 		case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
@@ -191,15 +197,16 @@ check_cluster(SaggReader *reader, SaggClient *client)
 
 /*
  * Read the records of "last" again until each is known to be, or not to be,
- * there.
+ * there.  Returns false if one is another.
  */
-static void
+static bool
 read_again(SaggReader *reader, Verifier *verifier, const SaggRange *last,
 		   int nlast)
 {
 	TimestampTz until = sagg_reader_deadline(reader);
 	bool	   *done = palloc0(sizeof(bool) * nlast);
 	int			left = nlast;
+	bool		other = false;
 
 	while (left > 0)
 	{
@@ -214,7 +221,7 @@ read_again(SaggReader *reader, Verifier *verifier, const SaggRange *last,
 		one = find_last(last, nlast, message);
 		if (one == NULL)
 			rd_kafka_message_destroy(message);
-		else if (take_message(reader, message, one) && !done[one - last])
+		else if (take_message(reader, message, one, &other) && !done[one - last])
 		{
 			done[one - last] = true;
 			left--;
@@ -223,6 +230,7 @@ read_again(SaggReader *reader, Verifier *verifier, const SaggRange *last,
 	reader->waiting_since = 0;
 	check_cluster(reader, verifier->client);
 	pfree(done);
+	return !other;
 }
 
 /* called right before the client is destroyed, perhaps at process exit */
@@ -268,16 +276,17 @@ open_verifier(SaggReader *reader, Verifier *verifier)
  * Raise ERRCODE_SAGG_OFFSETS_GONE if one of the records of "last" (see
  * sagg_reader_last_record) is another one in Kafka.  A record that is not there
  * proves nothing.  Raises connection_failure if the brokers are of another
- * cluster.  Waits.
+ * cluster.  A reader that skips what is lost returns false instead.  Waits.
  */
-void
+bool
 sagg_reader_verify(SaggReader *reader, const SaggRange *last, int nlast)
 {
 	rd_kafka_topic_partition_list_t *list;
 	Verifier	verifier = {0};
+	volatile bool same = true;
 
 	if (nlast == 0)
-		return;
+		return true;
 	verifier.client = open_verifier(reader, &verifier);
 	PG_TRY();
 	{
@@ -288,11 +297,12 @@ sagg_reader_verify(SaggReader *reader, const SaggRange *last, int nlast)
 											  last[i].partition)->offset = last[i].start;
 		rd_kafka_assign(verifier.client->rk, list);
 		rd_kafka_topic_partition_list_destroy(list);
-		read_again(reader, &verifier, last, nlast);
+		same = read_again(reader, &verifier, last, nlast);
 	}
 	PG_FINALLY();
 	{
 		sagg_client_close(verifier.client);
 	}
 	PG_END_TRY();
+	return same;
 }

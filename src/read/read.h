@@ -39,12 +39,17 @@ extern bool sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
 extern bool sagg_reader_was_broken(SaggReader *reader);
 extern bool sagg_reader_suspects(SaggReader *reader, const SaggRange *last,
 								 int nlast);
-extern void sagg_reader_verify(SaggReader *reader, const SaggRange *last,
+extern bool sagg_reader_verify(SaggReader *reader, const SaggRange *last,
 							   int nlast);
 
-/* wait: cluster id; low and high watermark of every partition of the topic */
+/*
+ * wait: cluster id; low and high watermark of every partition of the topic; the
+ * first offsets of a time
+ */
 extern const char *sagg_reader_cluster_id(SaggReader *reader);
 extern SaggRange *sagg_reader_bounds(SaggReader *reader, int *npartitions);
+extern void sagg_reader_offsets_at(SaggReader *reader, TimestampTz time,
+								   SaggRange *bounds, int nbounds);
 
 /* never wait */
 extern void sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
@@ -60,6 +65,20 @@ extern void sagg_reader_begin(SaggReader *reader, const SaggRange *ranges,
 extern bool sagg_reader_collect(SaggReader *reader);
 extern SaggBatch *sagg_reader_batch(SaggReader *reader);
 extern void sagg_reader_release(SaggReader *reader);
+
+/* data_loss.c */
+extern void sagg_reader_skips_lost(SaggReader *reader);
+extern const SaggRange *sagg_reader_losses(SaggReader *reader, int *nlosses);
+
+/* schema_registry.c: waits, for the registry of the records' schemas */
+extern void sagg_reader_look_up_schemas(SaggReader *reader);
+
+/* group_offsets.c: never wait, and raise no error */
+extern void sagg_reader_set_group(SaggReader *reader, const char *group,
+								  const char *stream);
+extern void sagg_reader_commit(SaggReader *reader, const SaggRange *positions,
+							   int npositions);
+extern long sagg_reader_tend_group(SaggReader *reader, long timeout_ms);
 
 /* batch.c */
 extern int64 sagg_batch_records(const SaggBatch *batch);
@@ -84,8 +103,24 @@ extern void sagg_batch_locate(SaggBatch *batch, int64 number, int32 *partition,
 extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
 							  int64 rotation);
 
+/* delivery.c: results of a stream that go to a source */
+typedef struct SaggDelivery SaggDelivery;
+
+extern SaggDelivery *sagg_delivery_open(Oid source, const char *stream);
+extern void sagg_delivery_close(SaggDelivery *delivery);
+extern void sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
+								AttrNumber *identity, int nidentity);
+extern void sagg_delivery_end(void);
+
 /* source_info.c */
 extern bool sagg_is_source(Oid relid);
 extern char *sagg_source_topic(Oid relid);
+
+/* source_layout.c */
+extern void sagg_source_check(Oid relid);
+
+/* source_options.c */
+extern bool sagg_is_source_option(const char *name);
+extern bool sagg_format_has_names(const char *format);
 
 #endif							/* SAGG_READ_H */

@@ -266,8 +266,10 @@ sagg_reader_cluster_id(SaggReader *reader)
 }
 
 /*
- * One attempt to learn the first or the last offset of all partitions: one
- * request per broker, whatever the number of partitions.
+ * One attempt to learn the first or the last offset of all partitions, or the
+ * first of a time in ms: one request per broker, whatever the number of
+ * partitions.  Where no record is of that time or later it is
+ * RD_KAFKA_OFFSET_END.
  */
 static rd_kafka_resp_err_t
 ask_offsets(SaggReader *reader, int64 which, int timeout_ms,
@@ -284,7 +286,8 @@ ask_offsets(SaggReader *reader, int64 which, int timeout_ms,
 	{
 		err = list->elems[i].err;
 		offsets[list->elems[i].partition] = list->elems[i].offset;
-		if (err == RD_KAFKA_RESP_ERR_NO_ERROR && list->elems[i].offset < 0)
+		if (err == RD_KAFKA_RESP_ERR_NO_ERROR && list->elems[i].offset < 0 &&
+			!(which >= 0 && list->elems[i].offset == RD_KAFKA_OFFSET_END))
 			err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
 	}
 	rd_kafka_topic_partition_list_destroy(list);
@@ -350,6 +353,28 @@ sagg_reader_bounds(SaggReader *reader, int *npartitions)
 	}
 	*npartitions = n;
 	return bounds;
+}
+
+/*
+ * Move the starts of "bounds", which are of sagg_reader_bounds, to the first
+ * record whose timestamp is "time" (not before 1970) or later; to the end where
+ * there is none.  Waits.
+ */
+void
+sagg_reader_offsets_at(SaggReader *reader, TimestampTz time,
+					   SaggRange *bounds, int nbounds)
+{
+	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
+	int64	   *offsets = palloc(sizeof(int64) * Max(nbounds, 1));
+
+	sagg_reader_open_asks(reader);
+	wait_for_offsets(reader, (time - epoch + 999) / 1000, sagg_reader_deadline(reader), nbounds, offsets);
+
+	/* the ends were asked for before, so no record is between the two */
+	for (int i = 0; i < nbounds; i++)
+		bounds[i].start = offsets[bounds[i].partition] >= 0 ?
+			Max(bounds[i].start, offsets[bounds[i].partition]) : bounds[i].end;
+	pfree(offsets);
 }
 
 /*

@@ -9,7 +9,8 @@
  * disk, since WAL order keeps it before the batch's own commit - and a retry
  * runs the very same plan, so replay is deterministic.
  *
- * Offsets that are no longer there stop the stream (I5).
+ * Offsets that are no longer there stop the stream (I5), or are skipped where
+ * the option on_data_loss says so: the plan then tells which.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,196 +24,6 @@
 
 #include "worker_internal.h"
 
-static SaggRange *
-find_partition(SaggRange *ranges, int nranges, int32 partition)
-{
-	for (int i = 0; i < nranges; i++)
-	{
-		if (ranges[i].partition == partition)
-			return &ranges[i];
-	}
-	return NULL;
-}
-
-/*
- * Add a partition to the stream's positions, in order.
- */
-static void
-add_position(SaggSession *session, int32 partition, int64 start)
-{
-	SaggProgress *progress = session->progress;
-	int			i;
-
-	if (progress->npositions >= sagg_max_partitions)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("topic \"%s\" has more than %d partitions",
-						sagg_reader_topic(session->reader), sagg_max_partitions),
-				 errhint("Increase stream_agg.max_partitions.")));
-	if (progress->npositions == 0)
-		progress->positions = MemoryContextAlloc(session->memory, sizeof(SaggRange));
-	else
-		progress->positions = repalloc(progress->positions,
-									   sizeof(SaggRange) * (progress->npositions + 1));
-	for (i = progress->npositions; i > 0 &&
-		 progress->positions[i - 1].partition > partition; i--)
-		progress->positions[i] = progress->positions[i - 1];
-	progress->positions[i].partition = partition;
-	progress->positions[i].start = progress->positions[i].end = start;
-	progress->npositions++;
-}
-
-/*
- * Is the topic still the one that has been read?  Records that are gone need
- * not be asked for.
- */
-static void
-verify_last_records(SaggSession *session, const SaggRange *bounds, int nbounds)
-{
-	const SaggProgress *progress = session->progress;
-	SaggRange  *last = palloc(sizeof(SaggRange) * Max(progress->nlast, 1));
-	int			n = 0;
-
-	for (int i = 0; i < progress->nlast; i++)
-	{
-		const SaggRange *one = &progress->last[i];
-		const SaggRange *bound = find_partition(unconstify(SaggRange *, bounds), nbounds, one->partition);
-
-		if (bounds == NULL ||
-			(bound && one->start >= bound->start && one->start < bound->end))
-			last[n++] = *one;
-	}
-	sagg_reader_verify(session->reader, last, n);
-	pfree(last);
-}
-
-/*
- * Is it still the cluster that the stream has read from?  Asked before the
- * topic, which another cluster need not have.
- */
-static void
-check_cluster(SaggSession *session, const char *cluster_id)
-{
-	SaggOrigin *origin;
-
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	origin = sagg_checkpoint_origin(session->checkpoint);
-	if (origin->cluster_id && strcmp(origin->cluster_id, cluster_id) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGG_OTHER_CLUSTER),
-				 errmsg("the brokers belong to Kafka cluster \"%s\", the stream has read from cluster \"%s\"",
-						cluster_id, origin->cluster_id),
-				 errdetail("Offsets of one cluster mean nothing in another."),
-				 errhint("Point the server's brokers at the former cluster, or drop the stream and create it anew.")));
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(session->memory);
-}
-
-/*
- * First contact of a stream with its topic: which cluster, from which offsets.
- * In later sessions: is it still that cluster?  Leaves the reader assigned to
- * the stream's positions.  Waits for Kafka.
- */
-void
-sagg_session_origin(SaggSession *session)
-{
-	SaggOrigin *origin;
-	const char *cluster_id;
-	const char *topic = sagg_reader_topic(session->reader);
-	SaggRange  *bounds;
-	int			nbounds;
-
-	cluster_id = sagg_reader_cluster_id(session->reader);
-	check_cluster(session, cluster_id);
-	bounds = sagg_reader_bounds(session->reader, &nbounds);
-
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(session->memory);
-	origin = sagg_checkpoint_origin(session->checkpoint);
-	if (origin->topic && strcmp(origin->topic, topic) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
-				 errmsg("the source now reads topic \"%s\", the stream has read topic \"%s\"",
-						topic, origin->topic),
-				 errhint("Set the source's option topic back, or drop the stream and create it anew.")));
-	if (origin->cluster_id == NULL)
-	{
-		bool		latest = strcmp(session->stream->starting_offsets, "latest") == 0;
-
-		origin->topic = pstrdup(topic);
-		origin->cluster_id = pstrdup(cluster_id);
-		origin->noffsets = nbounds;
-		origin->offsets = palloc(sizeof(SaggRange) * Max(nbounds, 1));
-		for (int i = 0; i < nbounds; i++)
-		{
-			origin->offsets[i].partition = bounds[i].partition;
-			origin->offsets[i].start = origin->offsets[i].end =
-				latest ? bounds[i].end : bounds[i].start;
-		}
-		sagg_checkpoint_set_origin(session->checkpoint, origin);
-	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(session->memory);
-
-	for (int i = 0; i < origin->noffsets; i++)
-	{
-		if (!find_partition(session->progress->positions,
-							session->progress->npositions,
-							origin->offsets[i].partition))
-			add_position(session, origin->offsets[i].partition,
-						 origin->offsets[i].start);
-	}
-	verify_last_records(session, bounds, nbounds);
-	pfree(bounds);
-	sagg_reader_assign(session->reader, session->progress->positions,
-					   session->progress->npositions);
-}
-
-/*
- * After a connection was broken, and where it looks so, the topic may be another one under its name:
- * see last_record.c.  "bounds" are as for sagg_batch_plan, if they are known.
- */
-void
-sagg_session_verify(SaggSession *session, const SaggRange *bounds, int nbounds)
-{
-	if (sagg_reader_was_broken(session->reader) ||
-		(bounds && sagg_reader_suspects(session->reader, session->progress->last,
-										session->progress->nlast)))
-		verify_last_records(session, bounds, nbounds);
-}
-
-/*
- * The last record of each partition after the batch that was just read; "n" of
- * them, in the current context.
- */
-SaggRange *
-sagg_last_records(SaggSession *session, const SaggPlan *plan, int *n)
-{
-	const SaggProgress *progress = session->progress;
-	SaggRange  *last = palloc(sizeof(SaggRange) * (progress->nlast + plan->nranges + 1));
-
-	*n = progress->nlast;
-	if (progress->nlast > 0)
-		memcpy(last, progress->last, sizeof(SaggRange) * progress->nlast);
-	for (int i = 0; i < plan->nranges; i++)
-	{
-		SaggRange	one;
-		SaggRange  *place;
-
-		if (!sagg_reader_last_record(session->reader, &plan->ranges[i], &one))
-			continue;
-		place = find_partition(last, *n, one.partition);
-		if (place == NULL)
-			place = &last[(*n)++];
-		*place = one;
-	}
-	return last;
-}
-
 /*
  * Partitions the topic has got since: from their first offset.  Returns
  * whether there are any.
@@ -220,31 +31,29 @@ sagg_last_records(SaggSession *session, const SaggPlan *plan, int *n)
 static bool
 add_new_partitions(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
+	SaggProgress *progress = session->progress;
 	bool		added = false;
 
 	for (int i = 0; i < nbounds; i++)
 	{
-		if (find_partition(session->progress->positions,
-						   session->progress->npositions, bounds[i].partition))
+		if (sagg_range_of(progress->positions, progress->npositions, bounds[i].partition))
 			continue;
-		add_position(session, bounds[i].partition, bounds[i].start);
+		sagg_session_add_position(session, bounds[i].partition, bounds[i].start);
 		added = true;
 	}
 	if (added)
-		sagg_reader_assign(session->reader, session->progress->positions,
-						   session->progress->npositions);
+		sagg_session_assign(session, bounds, nbounds);
 	return added;
 }
 
 /*
- * Are the offsets a stream has to go on from still (or yet) in Kafka?
+ * Offsets that the stream has to go on from are not in Kafka, not any more or
+ * not yet.
  */
 static void
-check_position(SaggSession *session, const SaggRange *position,
-			   const SaggRange *bounds)
+raise_offsets_gone(SaggSession *session, const SaggRange *position,
+				   const SaggRange *bounds)
 {
-	if (position->start >= bounds->start && position->start <= bounds->end)
-		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
 			 position->start < bounds->start ?
@@ -257,7 +66,28 @@ check_position(SaggSession *session, const SaggRange *position,
 			 errdetail("Kafka has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
 					   bounds->start, bounds->end),
 			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was made anew. "
-					 "Drop the stream and create it anew to go on without these records.")));
+					 "Set the stream's option on_data_loss to earliest to go on from the first offset that Kafka has, or reset the stream.")));
+}
+
+/*
+ * Where to go on with a partition; what is lost before that goes into the plan.
+ */
+static int64
+next_start(SaggSession *session, SaggPlan *plan, const SaggRange *bounds)
+{
+	SaggProgress *progress = session->progress;
+	const SaggRange *position = sagg_range_of(progress->positions, progress->npositions,
+											  bounds->partition);
+
+	if (position->start >= bounds->start && position->start <= bounds->end &&
+		(!session->made_anew || position->start == bounds->start))
+		return position->start;
+	if (session->stream->options.on_data_loss == SAGG_LOSS_FAIL)
+		raise_offsets_gone(session, position, bounds);
+	plan->skipped[plan->nskipped].partition = bounds->partition;
+	plan->skipped[plan->nskipped].start = position->start;
+	plan->skipped[plan->nskipped++].end = bounds->start;
+	return bounds->start;
 }
 
 /*
@@ -268,7 +98,7 @@ static void
 check_exists(SaggSession *session, const SaggRange *position,
 			 const SaggRange *bounds, int nbounds)
 {
-	if (find_partition(unconstify(SaggRange *, bounds), nbounds, position->partition))
+	if (sagg_range_of(unconstify(SaggRange *, bounds), nbounds, position->partition))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -277,52 +107,132 @@ check_exists(SaggSession *session, const SaggRange *position,
 			 errdetail("The stream has read it up to offset " INT64_FORMAT ".",
 					   position->start),
 			 errhint("Topics do not lose partitions: this one was made anew. "
-					 "Drop the stream and create it anew to read it.")));
+					 "Use stream_agg.reset_stream to read it.")));
 }
 
 /*
- * The ranges of the next batch, in the current context; returns how many.
+ * While a record is searched: of "ranges" the suspects, of which the next batch
+ * takes half.  Returns how many ranges are left.  If none of them is there any
+ * more, the search is over.
  */
 static int
-next_ranges(SaggSession *session, const SaggRange *bounds, int nbounds,
-			int64 batch, SaggRange **result)
+keep_suspects(SaggProgress *progress, SaggRange *ranges, int n, int64 *limit)
 {
-	SaggRange  *ranges = palloc(sizeof(SaggRange) * Max(nbounds, 1));
-	int64		limit = session->stream->max_offsets;
-	int			n = 0;
+	int64		offsets = 0;
 	int			kept = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		SaggRange  *suspects = sagg_range_of(progress->suspects, progress->nsuspects,
+											  ranges[i].partition);
+
+		if (suspects == NULL)
+			continue;
+		ranges[kept] = ranges[i];
+		ranges[kept].end = Min(ranges[i].end, suspects->end);
+		if (ranges[kept].start >= ranges[kept].end)
+			continue;
+		offsets += ranges[kept].end - ranges[kept].start;
+		kept++;
+	}
+	if (kept == 0)
+	{
+		progress->nsuspects = 0;
+		return n;
+	}
+	*limit = Max(1, Min(*limit, offsets / 2));
+	return kept;
+}
+
+/*
+ * The ranges of the next batch, in the current context.  A partition with a
+ * skip has one in any case, be it empty.
+ */
+static void
+next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
+			int nbounds)
+{
+	SaggProgress *progress = session->progress;
+	SaggRange  *ranges = palloc(sizeof(SaggRange) * Max(nbounds, 1));
+	int			n = 0;
+
+	plan->ranges = palloc(sizeof(SaggRange) * Max(nbounds, 1));
+	plan->skipped = palloc(sizeof(SaggRange) * Max(nbounds, 1));
+	for (int i = 0; i < nbounds; i++)
+	{
+		int64		start = next_start(session, plan, &bounds[i]);
+
+		if (start < bounds[i].end)
+			ranges[n++] = (SaggRange) {bounds[i].partition, start, bounds[i].end};
+	}
+	for (int i = 0; i < progress->npositions; i++)
+		check_exists(session, &progress->positions[i], bounds, nbounds);
+	if (!progress->replace)
+	{
+		int64		limit = session->stream->max_offsets > 0 ?
+			session->stream->max_offsets : sagg_max_records_per_batch;
+
+		if (progress->nsuspects > 0)
+			n = keep_suspects(progress, ranges, n, &limit);
+		sagg_ranges_share(ranges, n, limit, plan->batch);
+	}
+	for (int i = 0; i < nbounds; i++)
+	{
+		SaggRange  *range = sagg_range_of(ranges, n, bounds[i].partition);
+		SaggRange  *skip = sagg_range_of(plan->skipped, plan->nskipped, bounds[i].partition);
+
+		if (range && range->end > range->start)
+			plan->ranges[plan->nranges++] = *range;
+		else if (skip)
+			plan->ranges[plan->nranges++] = (SaggRange) {skip->partition, skip->end, skip->end};
+	}
+}
+
+/*
+ * Record where partitions that the topic has got since begin.
+ */
+static void
+record_new_partitions(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	SaggOrigin *origin = sagg_checkpoint_origin(session->checkpoint);
 
 	for (int i = 0; i < nbounds; i++)
 	{
-		SaggRange  *position = find_partition(session->progress->positions,
-											  session->progress->npositions,
-											  bounds[i].partition);
-
-		check_position(session, position, &bounds[i]);
-		if (position->start >= bounds[i].end)
+		if (sagg_range_of(origin->offsets, origin->noffsets, bounds[i].partition))
 			continue;
-		ranges[n].partition = bounds[i].partition;
-		ranges[n].start = position->start;
-		ranges[n].end = bounds[i].end;
-		n++;
+		origin->offsets = origin->noffsets == 0 ? palloc(sizeof(SaggRange)) :
+			repalloc(origin->offsets, sizeof(SaggRange) * (origin->noffsets + 1));
+		origin->offsets[origin->noffsets++] = bounds[i];
 	}
-	for (int i = 0; i < session->progress->npositions; i++)
-		check_exists(session, &session->progress->positions[i], bounds, nbounds);
-	sagg_ranges_share(ranges, n, limit > 0 ? limit : sagg_max_records_per_batch,
-					  batch);
-	for (int i = 0; i < n; i++)
-	{
-		if (ranges[i].end > ranges[i].start)
-			ranges[kept++] = ranges[i];
-	}
-	*result = ranges;
-	return kept;
+	sagg_checkpoint_set_origin(session->checkpoint, origin);
+}
+
+/*
+ * Begin a transaction that writes a plan.  "durable": it survives a crash of
+ * the server as soon as it is committed, and not only a little later.
+ */
+void
+sagg_plan_transaction(SaggSession *session, bool durable)
+{
+	StartTransactionCommand();
+	(void) set_config_option("synchronous_commit", durable ? "local" : "off",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL,
+							 true, 0, false);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	sagg_session_check_stream(session);
+}
+
+void
+sagg_plan_commit(SaggSession *session)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
 }
 
 /*
  * Plan the next batch over what lies within "bounds" (low and high watermark
  * by partition) and commit the plan.  Returns NULL if there is nothing to
- * read.  The plan is allocated in the session's batch memory.
+ * read.  The batch that replaces the sink's rows reads all there is.  The plan is allocated in the session's batch memory.
  */
 SaggPlan *
 sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
@@ -334,37 +244,27 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 
 	plan->batch = progress->batch + 1;
 	plan->watermark = progress->watermark;
-	plan->nranges = next_ranges(session, bounds, nbounds, plan->batch, &plan->ranges);
-	if (plan->nranges == 0)
+	next_ranges(session, plan, bounds, nbounds);
+	if (plan->nranges == 0 && !progress->replace)
 	{
 		MemoryContextSwitchTo(old);
 		return NULL;
 	}
 	plan->batch_time = GetCurrentTimestamp();
+	plan->nsuspects = progress->nsuspects;
+	if (plan->nsuspects > 0)
+	{
+		plan->suspects = palloc(sizeof(SaggRange) * plan->nsuspects);
+		memcpy(plan->suspects, progress->suspects, sizeof(SaggRange) * plan->nsuspects);
+	}
 
-	StartTransactionCommand();
-	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
-	PushActiveSnapshot(GetTransactionSnapshot());
+	sagg_plan_transaction(session, sagg_poison_durable_plan(session));
 	MemoryContextSwitchTo(session->batch_memory);
-	sagg_session_check_stream(session);
 	sagg_checkpoint_plan(session->checkpoint, plan);
 	if (added)
-	{
-		SaggOrigin *origin = sagg_checkpoint_origin(session->checkpoint);
-
-		for (int i = 0; i < nbounds; i++)
-		{
-			if (find_partition(origin->offsets, origin->noffsets, bounds[i].partition))
-				continue;
-			origin->offsets = origin->noffsets == 0 ? palloc(sizeof(SaggRange)) :
-				repalloc(origin->offsets, sizeof(SaggRange) * (origin->noffsets + 1));
-			origin->offsets[origin->noffsets++] = bounds[i];
-		}
-		sagg_checkpoint_set_origin(session->checkpoint, origin);
-	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+		record_new_partitions(session, bounds, nbounds);
+	sagg_plan_commit(session);
+	session->made_anew = false;
 	MemoryContextSwitchTo(old);
 	SAGG_FAILPOINT("plan.committed");
 	return plan;

@@ -85,6 +85,7 @@ read_records(SaggSession *session, const SaggPlan *plan)
 					 trouble ? errdetail("The broker connection reports: %s.", trouble) : 0));
 		}
 	}
+	sagg_reader_look_up_schemas(session->reader);
 }
 
 /*
@@ -171,12 +172,17 @@ execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
 	callback.arg = unconstify(char *, sagg_reader_topic(session->reader));
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
+	sagg_poison_refuse(session, refusals);
 	sagg_scan_attach(session->stream->source, batch, refusals);
+	session->fault = SAGG_FAULT_RECORDS;
 	sagg_execution_run(execution);
 	SAGG_FAILPOINT("execute.ran");
 	sagg_scan_detach();
 	error_context_stack = callback.previous;
 
+	/* a window that closes is none of the record's that closes it */
+	if (session->stream->mode == SAGG_APPEND)
+		session->fault = SAGG_FAULT_WINDOWS;
 	sagg_execution_close(execution, counts, &commit->watermark);
 	SAGG_FAILPOINT("execute.done");
 
@@ -248,14 +254,17 @@ static void
 write_output(SaggSession *session, const SaggQuery *query,
 			 SaggExecution *execution, SaggCommit *commit)
 {
-	Tuplestorestate *output = sagg_execution_output(execution);
-	Tuplestorestate *removed = sagg_execution_removed(execution);
+	SaggOutput	output;
 
-	sagg_sink_write(session->sink, query, output, removed,
+	sagg_execution_output(execution, &output);
+	if (session->delivery)
+		sagg_delivery_begin(session->delivery, session->plan->batch,
+							sagg_sink_identity(session->stream->sink, query),
+							query->nidentity);
+	sagg_sink_write(session->sink, query, &output, session->progress->replace,
 					&commit->rows_out, &commit->rows_removed);
-	tuplestore_end(output);
-	if (removed)
-		tuplestore_end(removed);
+	sagg_delivery_end();
+	sagg_execution_output_end(&output);
 	SAGG_FAILPOINT("write.done");
 	fire_deferred_triggers();
 	SAGG_FAILPOINT("write.triggers_done");
@@ -283,6 +292,7 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 		pfree(progress->last);
 	progress->last = MemoryContextAlloc(session->memory, sizeof(SaggRange) * Max(commit->nlast, 1));
 	memcpy(progress->last, commit->last, sizeof(SaggRange) * commit->nlast);
+	sagg_progress_suspects(progress, plan, session->memory);
 	progress->batch = plan->batch;
 	progress->watermark = commit->watermark;
 	progress->totals.delivered += commit->counts.delivered;
@@ -293,6 +303,9 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 	progress->totals.filtered += commit->counts.filtered;
 	progress->total_rows_out += commit->rows_out;
 	progress->total_rows_removed += commit->rows_removed;
+	progress->total_skipped += sagg_skipped_offsets(plan, commit);
+	progress->committed = GetCurrentTimestamp();
+	progress->replace = false;
 }
 
 /*
@@ -310,7 +323,7 @@ warn_of_late_records(const SaggSession *session, const SaggCounts *counts)
 	last_warning = now;
 	ereport(WARNING,
 			(errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were late",
-					session->stream->name, counts->late,
+					sagg_stream_title(session->stream->name), counts->late,
 					counts->aggregated + counts->late),
 			 errdetail("Their windows end at or before the watermark, so they are counted and left out."),
 			 errhint("Perhaps one partition is ahead of the others, the clock of a producer is far ahead, or the stream's watermark is too short.")));
@@ -327,12 +340,55 @@ warn_of_refused_records(const SaggSession *session, const SaggCounts *counts,
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_SAGG_INVALID_RECORD),
-			 session->stream->on_error == SAGG_DEAD_LETTER ?
+			 session->stream->options.on_error == SAGG_DEAD_LETTER ?
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch are dead letters",
-					session->stream->name, counts->dead_lettered, counts->delivered) :
+					sagg_stream_title(session->stream->name), counts->dead_lettered, counts->delivered) :
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were skipped",
-					session->stream->name, counts->dead_lettered, counts->delivered),
+					sagg_stream_title(session->stream->name), counts->dead_lettered, counts->delivered),
 			 errdetail_internal("%s", first)));
+}
+
+static void
+append_losses(StringInfo buf, const SaggRange *losses, int n)
+{
+	for (int i = 0; i < n; i++)
+		appendStringInfo(buf,
+						 losses[i].end > losses[i].start ?
+						 "%spartition %d: offsets " INT64_FORMAT " to " INT64_FORMAT :
+						 "%spartition %d: it ends before offset " INT64_FORMAT ", and is read from offset " INT64_FORMAT,
+						 buf->len > 0 ? "; " : "", losses[i].partition,
+						 losses[i].start,
+						 losses[i].end - (losses[i].end > losses[i].start ? 1 : 0));
+}
+
+/*
+ * What the batch would have had to read and Kafka did not have; NULL if there
+ * is nothing.
+ */
+static char *
+describe_losses(const SaggPlan *plan, const SaggCommit *commit)
+{
+	StringInfoData buf;
+
+	if (plan->nskipped + commit->nlosses == 0)
+		return NULL;
+	initStringInfo(&buf);
+	append_losses(&buf, plan->skipped, plan->nskipped);
+	append_losses(&buf, commit->losses, commit->nlosses);
+	return buf.data;
+}
+
+static void
+warn_of_lost_offsets(const SaggSession *session, const char *losses)
+{
+	if (losses == NULL)
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
+			 errmsg("stream \"%s\" goes on without offsets that Kafka does not have",
+					session->stream->name),
+			 errdetail_internal("Topic \"%s\", %s.", sagg_reader_topic(session->reader), losses),
+			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was made anew.")));
 }
 
 /*
@@ -348,20 +404,26 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	SaggExecution *execution;
 	SaggRefusals *refusals = NULL;
 	char	   *first_refused;
+	char	   *losses;
 
 	session->plan = plan;
+	MemoryContextSwitchTo(session->batch_memory);
+	session->fault = SAGG_FAULT_NONE;
 
 	enter_stage(session, &clock, SAGG_READ);
 	read_records(session, plan);
 	sagg_session_verify(session, NULL, 0);
 	SAGG_FAILPOINT("read.done");
+	commit.losses = sagg_reader_losses(session->reader, &commit.nlosses);
+	losses = describe_losses(plan, &commit);
+	sagg_poison_begin(session, plan);
 
 	enter_stage(session, &clock, SAGG_EXECUTE);
 	begin_transaction(session, plan);
 	query = sagg_query_of_view(session->stream);
 	execution = begin_execution(session, query, plan);
-	if (session->stream->on_error != SAGG_FAIL)
-		refusals = sagg_refusals_make(session->stream->on_error);
+	if (session->stream->options.on_error != SAGG_FAIL)
+		refusals = sagg_refusals_make(session->stream->options.on_error);
 	sagg_execution_refuse(execution, refusals,
 						  sagg_sink_max_key_bytes(session->stream->sink, query));
 	execute(session, execution, refusals, &commit);
@@ -369,6 +431,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	enter_stage(session, &clock, SAGG_WRITE);
 	write_output(session, query, execution, &commit);
 
+	session->fault = SAGG_FAULT_NONE;
 	enter_stage(session, &clock, SAGG_CHECKPOINT);
 	first_refused = put_aside(session, plan, refusals, &commit);
 	commit.last = sagg_last_records(session, plan, &commit.nlast);
@@ -390,10 +453,14 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	SAGG_FAILPOINT("publish.done");
 	sagg_checkpoint_published(session->checkpoint);
 	advance(session, plan, &commit);
+	sagg_poison_committed(session, &commit.counts);
 	sagg_reader_release(session->reader);
+	sagg_reader_commit(session->reader, session->progress->positions,
+					   session->progress->npositions);
 	MemoryContextSwitchTo(session->memory);
 	sagg_publish_statistics(session);
 	SAGG_FAILPOINT("batch.done");
 	warn_of_late_records(session, &commit.counts);
 	warn_of_refused_records(session, &commit.counts, first_refused);
+	warn_of_lost_offsets(session, losses);
 }

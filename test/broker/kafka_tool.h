@@ -22,6 +22,7 @@ extern int	proxy_main(int argc, char **argv);
  * whether "obey" has an error to say */
 extern int	listen_on(const char *path);
 extern void answer_control(int listener, const char *(*obey) (char *line));
+extern int	committed_main(int argc, char **argv);
 
 /* options --property NAME=VALUE of a command */
 #define MAX_PROPERTIES	32

@@ -16,9 +16,10 @@ static const char usage[] =
 "    writes its address to FILE.  It speaks Kafka's protocol over TCP, without\n"
 "    transactions, and keeps at most 5 MiB (uncompressed batches as they were\n"
 "    sent) per partition: what is older goes.  Nothing is kept on disk.\n"
-"kafka_tool control SOCKET down|up|rtt MS|topic NAME PARTITIONS|hide NAME|show NAME\n"
+"kafka_tool control SOCKET down|up|rtt MS|topic NAME PARTITIONS|hide NAME|show NAME|refuse-commits N\n"
 "    tells a running broker to refuse connections, to accept them again, to\n"
-"    answer late, to create a topic, to deny that it has one, to own up again\n"
+"    answer late, to create a topic, to deny that it has one, to own up again,\n"
+"    to refuse the next N commits of offsets\n"
 "kafka_tool produce --brokers LIST --topic NAME [--partition N] [--tab] [--check] [--compression CODEC] [--linger MS]\n"
 "                   [--timestamp MS] [--header NAME=VALUE] [--property NAME=VALUE]...\n"
 "                   [--transaction ID [--abort]]\n"
@@ -32,6 +33,8 @@ static const char usage[] =
 "    prints clickstream records for produce --tab; --start counts since 1970\n"
 "kafka_tool consume --brokers LIST --topic NAME\n"
 "    reads a topic from its first to its last record and tells how long it took\n"
+"kafka_tool committed --brokers LIST --topic NAME --group NAME\n"
+"    prints partition and offset of what a consumer group has committed\n"
 "kafka_tool admin --brokers LIST [--property NAME=VALUE]... COMMAND\n"
 "        create TOPIC PARTITIONS REPLICAS [NAME=VALUE]... | delete TOPIC |\n"
 "        partitions TOPIC TOTAL | delete-records TOPIC PARTITION BEFORE |\n"
@@ -116,6 +119,7 @@ main(int argc, char **argv)
 		{"generate", generate_main},
 		{"consume", consume_main},
 		{"admin", admin_main},
+		{"committed", committed_main},
 		{"proxy", proxy_main}
 	};
 

@@ -18,6 +18,9 @@
 
 #define BROKER_ID	1
 
+/* number of a request in Kafka's protocol */
+#define OFFSET_COMMIT	8
+
 static volatile sig_atomic_t stop;
 
 static void
@@ -74,6 +77,17 @@ listen_on(const char *path)
 }
 
 static rd_kafka_mock_cluster_t *cluster;
+/*
+ * The next n requests to commit offsets to a group are refused.
+ */
+static void
+refuse_commits(int n)
+{
+	rd_kafka_mock_clear_request_errors(cluster, OFFSET_COMMIT);
+	for (int i = 0; i < n; i++)
+		rd_kafka_mock_push_request_errors(cluster, OFFSET_COMMIT, 1,
+										  RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED);
+}
 
 static const char *
 obey(char *line)
@@ -92,6 +106,8 @@ obey(char *line)
 		rd_kafka_mock_topic_set_error(cluster, first, RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
 	else if (word && first && strcmp(word, "show") == 0)
 		rd_kafka_mock_topic_set_error(cluster, first, RD_KAFKA_RESP_ERR_NO_ERROR);
+	else if (word && first && strcmp(word, "refuse-commits") == 0)
+		refuse_commits(atoi(first));
 	else if (word && first && second && strcmp(word, "topic") == 0)
 	{
 		rd_kafka_resp_err_t err = rd_kafka_mock_topic_create(cluster, first, atoi(second), 1);

@@ -1,0 +1,324 @@
+/*-------------------------------------------------------------------------
+ *
+ * start_offsets.c
+ *	  A stream's first contact with its topic: from which offsets it reads; and
+ *	  later, whether it is that topic still.
+ *
+ * What create_stream or reset_stream were told (define/starting_offsets.c) is
+ * made into an offset for each partition once, and written to
+ * stream_agg.sources before anything is planned: later sessions, and a retry
+ * after a crash, begin at the very same offsets.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "define/define.h"
+#include "worker_internal.h"
+
+/*
+ * The range of a partition, or NULL.
+ */
+SaggRange *
+sagg_range_of(SaggRange *ranges, int nranges, int32 partition)
+{
+	for (int i = 0; i < nranges; i++)
+	{
+		if (ranges[i].partition == partition)
+			return &ranges[i];
+	}
+	return NULL;
+}
+
+/*
+ * Add a partition to the stream's positions, in order.
+ */
+void
+sagg_session_add_position(SaggSession *session, int32 partition, int64 start)
+{
+	SaggProgress *progress = session->progress;
+	int			i;
+
+	if (progress->npositions >= sagg_max_partitions)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("topic \"%s\" has more than %d partitions",
+						sagg_reader_topic(session->reader), sagg_max_partitions),
+				 errhint("Increase stream_agg.max_partitions.")));
+	if (progress->npositions == 0)
+		progress->positions = MemoryContextAlloc(session->memory, sizeof(SaggRange));
+	else
+		progress->positions = repalloc(progress->positions,
+									   sizeof(SaggRange) * (progress->npositions + 1));
+	for (i = progress->npositions; i > 0 &&
+		 progress->positions[i - 1].partition > partition; i--)
+		progress->positions[i] = progress->positions[i - 1];
+	progress->positions[i].partition = partition;
+	progress->positions[i].start = progress->positions[i].end = start;
+	progress->npositions++;
+}
+
+/*
+ * Offsets named by the user, into those that Kafka has; "bounds" is one
+ * partition's, whose start they become.
+ */
+static void
+apply_named_offsets(SaggSession *session, const SaggStart *start,
+					SaggRange *bounds, int nbounds)
+{
+	for (int i = 0; i < start->noffsets; i++)
+	{
+		const SaggRange *named = &start->offsets[i];
+		SaggRange  *bound = sagg_range_of(bounds, nbounds, named->partition);
+
+		if (bound == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGG_OFFSETS_GONE),
+					 errmsg("starting_offsets name partition %d, which topic \"%s\" does not have",
+							named->partition, sagg_reader_topic(session->reader)),
+					 errdetail("The topic has partitions 0 to %d.", nbounds - 1),
+					 errhint("Use stream_agg.reset_stream to name others, then start the stream.")));
+		if (named->start == SAGG_OFFSET_LATEST)
+			bound->start = bound->end;
+		else if (named->start != SAGG_OFFSET_EARLIEST)
+			bound->start = named->start;
+	}
+}
+
+/*
+ * Where a stream that has not begun would begin; in the session's memory.
+ * Waits for Kafka.
+ */
+static SaggOrigin *
+first_offsets(SaggSession *session)
+{
+	SaggReader *reader = session->reader;
+	SaggStart  *start = sagg_starting_offsets(session->stream->starting_offsets);
+	SaggOrigin *first = palloc0(sizeof(SaggOrigin));
+	int			nbounds;
+	SaggRange  *bounds = sagg_reader_bounds(reader, &nbounds);
+
+	switch (start->kind)
+	{
+		case SAGG_START_EARLIEST:
+			break;
+		case SAGG_START_LATEST:
+			for (int i = 0; i < nbounds; i++)
+				bounds[i].start = bounds[i].end;
+			break;
+		case SAGG_START_OFFSETS:
+			apply_named_offsets(session, start, bounds, nbounds);
+			break;
+		case SAGG_START_TIME:
+			sagg_reader_offsets_at(reader, start->time, bounds, nbounds);
+			break;
+	}
+	for (int i = 0; i < nbounds; i++)
+		bounds[i].end = bounds[i].start;
+	first->topic = pstrdup(sagg_reader_topic(reader));
+	first->cluster_id = pstrdup(sagg_reader_cluster_id(reader));
+	first->noffsets = nbounds;
+	first->offsets = bounds;
+	return first;
+}
+
+/*
+ * The stream's origin, if it has one: is that the topic and the cluster the
+ * source reads now?
+ */
+static SaggOrigin *
+known_origin(SaggSession *session, const char *cluster_id)
+{
+	const char *topic = sagg_reader_topic(session->reader);
+	SaggOrigin *origin;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(session->memory);
+	origin = sagg_checkpoint_origin(session->checkpoint);
+	if (origin->topic && strcmp(origin->topic, topic) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
+				 errmsg("the source now reads topic \"%s\", the stream has read topic \"%s\"",
+						topic, origin->topic),
+				 errhint("Set the source's option topic back, or use stream_agg.reset_stream to read the other.")));
+	if (origin->cluster_id && strcmp(origin->cluster_id, cluster_id) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_OTHER_CLUSTER),
+				 errmsg("the brokers belong to Kafka cluster \"%s\", the stream has read from cluster \"%s\"",
+						cluster_id, origin->cluster_id),
+				 errdetail("Offsets of one cluster mean nothing in another."),
+				 errhint("Point the server's brokers at the former cluster, or use stream_agg.reset_stream to read the other.")));
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(session->memory);
+	return origin;
+}
+
+static void
+record_origin(SaggSession *session, const SaggOrigin *origin)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	sagg_checkpoint_set_origin(session->checkpoint, origin);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(session->memory);
+}
+
+/*
+ * The topic was deleted and made anew, and on_data_loss says to read it from its
+ * beginning: the next plan skips all that was read of the former one.  A plan
+ * for the former one goes.
+ */
+static void
+forget_former_topic(SaggSession *session)
+{
+	SaggProgress *progress = session->progress;
+
+	session->made_anew = true;
+	progress->nlast = 0;
+	progress->nsuspects = 0;
+	if (progress->pending == NULL)
+		return;
+	progress->pending = NULL;
+	sagg_plan_transaction(session, true);
+	sagg_checkpoint_forget_plan(session->checkpoint, progress->batch);
+	sagg_plan_commit(session);
+	MemoryContextSwitchTo(session->memory);
+}
+
+/*
+ * Is the topic still the one that has been read?  Records that are gone need
+ * not be asked for.
+ */
+static void
+verify_last_records(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	const SaggProgress *progress = session->progress;
+	SaggRange  *last = palloc(sizeof(SaggRange) * Max(progress->nlast, 1));
+	int			n = 0;
+
+	for (int i = 0; i < progress->nlast; i++)
+	{
+		const SaggRange *one = &progress->last[i];
+		const SaggRange *bound = sagg_range_of(unconstify(SaggRange *, bounds), nbounds, one->partition);
+
+		if (bounds == NULL ||
+			(bound && one->start >= bound->start && one->start < bound->end))
+			last[n++] = *one;
+	}
+	if (!sagg_reader_verify(session->reader, last, n))
+		forget_former_topic(session);
+	pfree(last);
+}
+
+/*
+ * Have all partitions fetched from where they go on.  Lost offsets are never
+ * asked for if that can be helped: librdkafka may take its error about them for
+ * one about the offsets that it is given instead.
+ */
+void
+sagg_session_assign(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	SaggProgress *progress = session->progress;
+	SaggRange  *targets = palloc(sizeof(SaggRange) * Max(progress->npositions, 1));
+
+	for (int i = 0; i < progress->npositions; i++)
+	{
+		const SaggRange *bound = sagg_range_of(unconstify(SaggRange *, bounds), nbounds,
+											   progress->positions[i].partition);
+
+		targets[i] = progress->positions[i];
+		if (bound && (session->made_anew || targets[i].start < bound->start ||
+					  targets[i].start > bound->end))
+			targets[i].start = bound->start;
+	}
+	sagg_reader_assign(session->reader, targets, progress->npositions);
+	pfree(targets);
+}
+
+/*
+ * First contact of a stream with its topic: which cluster, from which offsets.
+ * In later sessions: is it still that cluster, and that topic?  Leaves the
+ * reader assigned to the stream's positions.  Waits for Kafka.
+ */
+void
+sagg_session_origin(SaggSession *session)
+{
+	SaggProgress *progress = session->progress;
+	const char *cluster_id = sagg_reader_cluster_id(session->reader);
+	SaggOrigin *origin = known_origin(session, cluster_id);
+	SaggRange  *bounds;
+	int			nbounds;
+
+	if (origin->topic == NULL)
+	{
+		origin = first_offsets(session);
+		record_origin(session, origin);
+	}
+	for (int i = 0; i < origin->noffsets; i++)
+	{
+		const SaggRange *first = &origin->offsets[i];
+
+		if (!sagg_range_of(progress->positions, progress->npositions, first->partition))
+			sagg_session_add_position(session, first->partition, first->start);
+	}
+	bounds = sagg_reader_bounds(session->reader, &nbounds);
+	verify_last_records(session, bounds, nbounds);
+	sagg_session_assign(session, bounds, nbounds);
+	pfree(bounds);
+	sagg_reader_commit(session->reader, progress->positions, progress->npositions);
+}
+
+/*
+ * After a connection was broken, and where it looks so, the topic may be another
+ * one under its name: see last_record.c.  "bounds" are as for sagg_batch_plan, if they are known;
+ * else a batch is under way, and one of another topic is an error.
+ */
+void
+sagg_session_verify(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	if (!sagg_reader_was_broken(session->reader) &&
+		!(bounds && sagg_reader_suspects(session->reader, session->progress->last,
+										 session->progress->nlast)))
+		return;
+	verify_last_records(session, bounds, nbounds);
+	if (session->made_anew && bounds == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("topic \"%s\" was deleted and made anew while it was read",
+						sagg_reader_topic(session->reader))));
+}
+
+/*
+ * The last record of each partition after the batch that was just read; "n" of
+ * them, in the current context.
+ */
+SaggRange *
+sagg_last_records(SaggSession *session, const SaggPlan *plan, int *n)
+{
+	const SaggProgress *progress = session->progress;
+	SaggRange  *last = palloc(sizeof(SaggRange) * (progress->nlast + plan->nranges + 1));
+
+	*n = progress->nlast;
+	if (progress->nlast > 0)
+		memcpy(last, progress->last, sizeof(SaggRange) * progress->nlast);
+	for (int i = 0; i < plan->nranges; i++)
+	{
+		SaggRange	one;
+		SaggRange  *place;
+
+		if (!sagg_reader_last_record(session->reader, &plan->ranges[i], &one))
+			continue;
+		place = sagg_range_of(last, *n, one.partition);
+		if (place == NULL)
+			place = &last[(*n)++];
+		*place = one;
+	}
+	return last;
+}
