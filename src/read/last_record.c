@@ -10,9 +10,12 @@
  * partition.  When a reader is opened, and after a connection was broken, that
  * record is read again: with another timestamp it is another record.
  *
+ * A client does not always notice, so before each batch Kafka is asked for the
+ * first record younger than the last one read: as a rule it stands behind that,
+ * and if it does not, that record is read again, too.
+ *
  * This cannot be told of a record that retention or compaction has removed
- * since, nor where records have no timestamps.  And a topic that is made anew
- * without any connection noticing shows only at the next check.
+ * since, nor where records have no timestamps.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,6 +24,9 @@
 #include "utils/timestamp.h"
 
 #include "reader_internal.h"
+
+/* a topic whose timestamps are in no order is not read again for each batch */
+#define SUSPICION_PAUSE_MS	10000
 
 /* what a reader of last records holds, given back before it is destroyed */
 typedef struct Verifier
@@ -69,6 +75,44 @@ sagg_reader_was_broken(SaggReader *reader)
 	broken = reader->fetch->broken;
 	reader->fetch->broken = false;
 	return broken;
+}
+
+/*
+ * Is there, before one of the records of "last", a younger one?  In a topic made
+ * anew there is; in one whose timestamps are in no order there may be, so after
+ * a suspicion there is none for SUSPICION_PAUSE_MS.  After sagg_reader_bounds;
+ * waits for one answer.
+ */
+bool
+sagg_reader_suspects(SaggReader *reader, const SaggRange *last, int nlast)
+{
+	rd_kafka_topic_partition_list_t *list;
+	TimestampTz now = GetCurrentTimestamp();
+	bool		suspicion = false;
+
+	if (nlast == 0 || reader->asks == NULL ||
+		!TimestampDifferenceExceeds(reader->suspected, now, SUSPICION_PAUSE_MS))
+		return false;
+	list = rd_kafka_topic_partition_list_new(nlast);
+	for (int i = 0; i < nlast; i++)
+		rd_kafka_topic_partition_list_add(list, reader->topic,
+										  last[i].partition)->offset = last[i].end + 1;
+	if (rd_kafka_offsets_for_times(reader->asks->rk, list,
+								   SAGG_KAFKA_SLICE_MS) == RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		for (int i = 0; i < nlast; i++)
+		{
+			const rd_kafka_topic_partition_t *one = &list->elems[i];
+
+			if (one->err == RD_KAFKA_RESP_ERR_NO_ERROR && one->offset >= 0 &&
+				one->offset <= last[i].start)
+				suspicion = true;
+		}
+	}
+	rd_kafka_topic_partition_list_destroy(list);
+	if (suspicion)
+		reader->suspected = now;
+	return suspicion;
 }
 
 static const SaggRange *

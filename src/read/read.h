@@ -33,10 +33,12 @@ extern const char *sagg_reader_trouble(SaggReader *reader);
 extern bool sagg_reader_in_trouble(SaggReader *reader, long *timeout_ms);
 extern char *sagg_reader_silence(SaggReader *reader, TimestampTz since);
 
-/* last_record.c; the first two never wait */
+/* last_record.c; the first two never wait, the last may */
 extern bool sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
 									SaggRange *last);
 extern bool sagg_reader_was_broken(SaggReader *reader);
+extern bool sagg_reader_suspects(SaggReader *reader, const SaggRange *last,
+								 int nlast);
 extern bool sagg_reader_verify(SaggReader *reader, const SaggRange *last,
 							   int nlast);
 

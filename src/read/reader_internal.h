@@ -106,6 +106,7 @@ struct SaggReader
 	struct SaggRegistry *registry;	/* of the records' schemas, or NULL */
 	SaggClient *asks;			/* NULL while nothing is asked */
 	TimestampTz asked;			/* when it was last needed */
+	TimestampTz suspected;		/* see sagg_reader_suspects */
 	TimestampTz waiting_since;	/* for an answer; 0 = for none */
 	SaggClient *fetch;
 	void		(*check) (void *arg);	/* while waiting; NULL = none */

@@ -284,14 +284,16 @@ sagg_session_origin(SaggSession *session)
 }
 
 /*
- * After a connection was broken the topic may be another one under its name:
- * see last_record.c.  "bounds" are as for sagg_batch_plan, if they are known;
+ * After a connection was broken, and where it looks so, the topic may be another
+ * one under its name: see last_record.c.  "bounds" are as for sagg_batch_plan, if they are known;
  * else a batch is under way, and one of another topic is an error.
  */
 void
 sagg_session_verify(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
-	if (!sagg_reader_was_broken(session->reader))
+	if (!sagg_reader_was_broken(session->reader) &&
+		!(bounds && sagg_reader_suspects(session->reader, session->progress->last,
+										 session->progress->nlast)))
 		return;
 	verify_last_records(session, bounds, nbounds);
 	if (session->made_anew && bounds == NULL)
