@@ -29,10 +29,11 @@
 
 /*
  * Open the checkpoint of a stream.  Allocated in the current memory context,
- * which must outlive transactions.  Reads nothing yet.
+ * which must outlive transactions.  Reads nothing yet.  "by_topic": offsets are
+ * to be written in the form that names topics, for the source has several.
  */
 SaggCheckpoint *
-sagg_checkpoint_open(const char *stream)
+sagg_checkpoint_open(const char *stream, bool by_topic)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "stream_agg checkpoint",
@@ -42,6 +43,7 @@ sagg_checkpoint_open(const char *stream)
 
 	checkpoint->context = context;
 	checkpoint->stream = MemoryContextStrdup(context, stream);
+	checkpoint->by_topic = by_topic;
 	return checkpoint;
 }
 
@@ -103,7 +105,8 @@ sagg_checkpoint_plan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
 
 	sagg_log_begin(&section, checkpoint);
 	values[1] = Int64GetDatum(plan->batch);
-	values[2] = sagg_ranges_to_jsonb(plan->ranges, plan->nranges);
+	values[2] = sagg_ranges_to_jsonb(plan->ranges, plan->nranges,
+									 sagg_names_topics(checkpoint));
 	values[3] = TimestampTzGetDatum(plan->watermark);
 	values[4] = TimestampTzGetDatum(plan->batch_time);
 	if (sagg_log_execute(&section, SAGG_LOG_INSERT_PLAN, values, NULL, 0) != 1)
@@ -133,10 +136,11 @@ check_successor(const SaggProgress *before, const SaggPlan *plan,
 }
 
 /*
- * The next offset of each partition after the batch, sorted by partition.
+ * The next offset of each partition after the batch, sorted.
  */
 static Datum
-offsets_after(const SaggProgress *before, const SaggPlan *plan)
+offsets_after(const SaggCheckpoint *checkpoint, const SaggProgress *before,
+			  const SaggPlan *plan)
 {
 	SaggRange  *after = palloc(sizeof(SaggRange) *
 							   (before->npositions + plan->nranges + 1));
@@ -148,26 +152,28 @@ offsets_after(const SaggProgress *before, const SaggPlan *plan)
 	{
 		const SaggRange *position = &before->positions[i];
 		const SaggRange *range = &plan->ranges[j];
+		int			order = i >= before->npositions ? 1 :
+			j >= plan->nranges ? -1 : sagg_partition_compare(position, range);
 
-		if (j >= plan->nranges ||
-			(i < before->npositions && position->partition < range->partition))
+		if (order < 0)
 		{
 			after[n++] = *position;
 			i++;
 			continue;
 		}
-		if (i < before->npositions && position->partition == range->partition)
+		if (order == 0)
 		{
 			if (range->start != position->start)
-				elog(ERROR, "partition %d would be read from offset " INT64_FORMAT ", not " INT64_FORMAT,
-					 range->partition, range->start, position->start);
+				elog(ERROR, "partition %d of topic \"%s\" would be read from offset " INT64_FORMAT ", not " INT64_FORMAT,
+					 range->partition, sagg_topic_name(range->topic),
+					 range->start, position->start);
 			i++;
 		}
 		after[n] = *range;
 		after[n++].start = range->end;
 		j++;
 	}
-	return sagg_offsets_to_jsonb(after, n);
+	return sagg_offsets_to_jsonb(after, n, sagg_names_topics(checkpoint));
 }
 
 /*
@@ -231,7 +237,7 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	Datum		values[26];
 
 	values[n++] = Int64GetDatum(plan->batch);
-	values[n++] = offsets_after(before, plan);
+	values[n++] = offsets_after(section->checkpoint, before, plan);
 	values[n++] = TimestampTzGetDatum(commit->watermark);
 	values[n++] = Int64GetDatum(c->delivered);
 	values[n++] = Int64GetDatum(c->aggregated);

@@ -53,8 +53,9 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"INSERT INTO stream_agg.sources AS s (stream, topic, cluster_id, initial_offsets)"
 		" VALUES ($1, $2, $3, $4)"
 		" ON CONFLICT (stream) DO UPDATE"
-		"   SET initial_offsets = excluded.initial_offsets || s.initial_offsets"
-		" WHERE s.topic = excluded.topic AND s.cluster_id = excluded.cluster_id",
+		"   SET initial_offsets = excluded.initial_offsets"
+		" WHERE s.topic IS NOT DISTINCT FROM excluded.topic"
+		"   AND s.cluster_id = excluded.cluster_id",
 		4, {TEXTOID, TEXTOID, TEXTOID, JSONBOID}
 	},
 	[SAGG_LOG_INITIAL_WATERMARK] = {
@@ -189,10 +190,10 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"INSERT INTO stream_agg.dead_letters"
 		"       (stream, batch, topic, partition, \"offset\", \"timestamp\","
 		"        key, value, headers, error)"
-		" SELECT $1, $2, $3, unnest($4), unnest($5), unnest($6),"
+		" SELECT $1, $2, unnest($3), unnest($4), unnest($5), unnest($6),"
 		"        unnest($7), unnest($8), unnest($9), unnest($10)",
 		10, {
-			TEXTOID, INT8OID, TEXTOID, INT4ARRAYOID, INT8ARRAYOID,
+			TEXTOID, INT8OID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID,
 			TIMESTAMPTZARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, JSONBARRAYOID,
 		TEXTARRAYOID}
 	},

@@ -39,6 +39,7 @@ typedef enum SaggFieldKind
 	SAGG_FIELD_UNUSED,			/* not read, or dropped */
 	SAGG_FIELD_JSON,			/* a field of the payload */
 	/* of the record itself; the decoder leaves them to the scan */
+	SAGG_FIELD_TOPIC,
 	SAGG_FIELD_PARTITION,
 	SAGG_FIELD_OFFSET,
 	SAGG_FIELD_KEY,

@@ -106,14 +106,15 @@ check_own_value(const char *name, const char *value)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("unknown metadata \"%s\"", value),
-				 errhint("Metadata of a record are partition, offset, key, timestamp and headers.")));
+				 errhint("Metadata of a record are topic, partition, offset, key, timestamp and headers.")));
 }
 
 /*
  * kafka_validator(options text[], catalog oid) RETURNS void
  *
  * Raises fdw_invalid_option_name, fdw_invalid_attribute_value,
- * fdw_option_name_not_found and insufficient_privilege.
+ * fdw_option_name_not_found, invalid_regular_expression and
+ * insufficient_privilege.
  */
 Datum
 stream_agg_kafka_validator(PG_FUNCTION_ARGS)
@@ -123,7 +124,6 @@ stream_agg_kafka_validator(PG_FUNCTION_ARGS)
 	int			object = option_object(PG_GETARG_OID(1), &object_name);
 	bool		field = false;
 	bool		metadata = false;
-	bool		topic = false;
 	ListCell   *lc;
 
 	foreach(lc, options)
@@ -141,16 +141,12 @@ stream_agg_kafka_validator(PG_FUNCTION_ARGS)
 			sagg_option_check_value(option, value);
 		field |= strcmp(def->defname, "field") == 0;
 		metadata |= strcmp(def->defname, "metadata") == 0;
-		topic |= strcmp(def->defname, "topic") == 0;
 	}
 	if (field && metadata)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 				 errmsg("a column cannot have both options \"field\" and \"metadata\"")));
-	if (object == SAGG_OPT_TABLE && !topic)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
-				 errmsg("a source needs the option \"topic\""),
-				 errhint("Write OPTIONS (topic 'name of the Kafka topic').")));
+	if (object == SAGG_OPT_TABLE)
+		sagg_topics_check(options);
 	PG_RETURN_VOID();
 }

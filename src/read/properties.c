@@ -73,6 +73,8 @@ static const SaggOption options[] = {
 	{"ssl.key.location", "ssl.key.location", SAGG_OPT_MAPPING | SAGG_OPT_SUPERUSER},
 
 	{"topic", NULL, SAGG_OPT_TABLE},
+	{"topics", NULL, SAGG_OPT_TABLE},
+	{"topic_pattern", NULL, SAGG_OPT_TABLE},
 	{"format", NULL, SAGG_OPT_TABLE},
 
 	{"field", NULL, SAGG_OPT_COLUMN},

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * record_encode.c
- *	  A row of a source to a record: its payload (JSON), key, partition,
+ *	  A row of a source to a record: its payload (JSON), topic, key, partition,
  *	  timestamp and headers.
  *
  * The payload has one member for each field, in the order of the columns, and
@@ -125,6 +125,15 @@ sagg_encoder_make(Relation rel)
 	}
 	encoder->checker = sagg_decoder_make(desc, fields, 0);
 	return encoder;
+}
+
+/*
+ * Is there a column that says into which topic a row goes?
+ */
+bool
+sagg_encoder_has_topic(const SaggEncoder *encoder)
+{
+	return encoder->metadata[SAGG_FIELD_TOPIC] >= 0;
 }
 
 /*
@@ -256,7 +265,7 @@ encode_timestamp(const EncoderColumn *column, TimestampTz value)
 static void
 encode_metadata(SaggEncoder *encoder, TupleTableSlot *slot, SaggOutRecord *record)
 {
-	for (int kind = SAGG_FIELD_PARTITION; kind <= SAGG_FIELD_HEADERS; kind++)
+	for (int kind = SAGG_FIELD_TOPIC; kind <= SAGG_FIELD_HEADERS; kind++)
 	{
 		EncoderColumn *column = column_with_value(encoder, slot, encoder->metadata[kind]);
 		Datum		value;
@@ -264,7 +273,9 @@ encode_metadata(SaggEncoder *encoder, TupleTableSlot *slot, SaggOutRecord *recor
 		if (column == NULL)
 			continue;
 		value = slot->tts_values[column->index];
-		if (kind == SAGG_FIELD_PARTITION)
+		if (kind == SAGG_FIELD_TOPIC)
+			record->topic = TextDatumGetCString(value);
+		else if (kind == SAGG_FIELD_PARTITION)
 			record->partition = encode_partition(column, value);
 		else if (kind == SAGG_FIELD_KEY)
 			encode_key(column, value, record);

@@ -3,7 +3,7 @@
  * batch_plan.c
  *	  Which offsets a micro-batch reads.
  *
- * READ starts with a plan: a range per partition, bounded, the watermark that
+ * READ starts with a plan: a range per partition of the source's topics, bounded, the watermark that
  * decides what is late, and the batch's time.  It is committed to the log
  * stream_agg.offsets before anything is executed - without waiting for the
  * disk, since WAL order keeps it before the batch's own commit - and a retry
@@ -23,31 +23,23 @@
 
 #include "worker_internal.h"
 
-static SaggRange *
-find_partition(SaggRange *ranges, int nranges, int32 partition)
-{
-	for (int i = 0; i < nranges; i++)
-	{
-		if (ranges[i].partition == partition)
-			return &ranges[i];
-	}
-	return NULL;
-}
-
 /*
- * Add a partition to the stream's positions, in order.
+ * Add a partition to the stream's positions, in order, if it is not there.
+ * Returns whether it was added.
  */
-static void
-add_position(SaggSession *session, int32 partition, int64 start)
+static bool
+add_position(SaggSession *session, const SaggRange *first)
 {
 	SaggProgress *progress = session->progress;
 	int			i;
 
+	if (sagg_partition_find(progress->positions, progress->npositions, first))
+		return false;
 	if (progress->npositions >= sagg_max_partitions)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("topic \"%s\" has more than %d partitions",
-						sagg_reader_topic(session->reader), sagg_max_partitions),
+				 errmsg("there are more than %d partitions of %s",
+						sagg_max_partitions, sagg_reader_subject(session->reader)),
 				 errhint("Increase stream_agg.max_partitions.")));
 	if (progress->npositions == 0)
 		progress->positions = MemoryContextAlloc(session->memory, sizeof(SaggRange));
@@ -55,11 +47,62 @@ add_position(SaggSession *session, int32 partition, int64 start)
 		progress->positions = repalloc(progress->positions,
 									   sizeof(SaggRange) * (progress->npositions + 1));
 	for (i = progress->npositions; i > 0 &&
-		 progress->positions[i - 1].partition > partition; i--)
+		 sagg_partition_compare(&progress->positions[i - 1], first) > 0; i--)
 		progress->positions[i] = progress->positions[i - 1];
-	progress->positions[i].partition = partition;
-	progress->positions[i].start = progress->positions[i].end = start;
+	progress->positions[i] = *first;
+	progress->positions[i].end = first->start;
 	progress->npositions++;
+	return true;
+}
+
+/*
+ * A stream goes on only while its source has all topics it has read.
+ */
+static void
+check_source(SaggSession *session, const SaggOrigin *origin)
+{
+	const char *topic = sagg_reader_one_topic(session->reader);
+
+	for (int i = 0; i < origin->noffsets; i++)
+	{
+		int32		read = origin->offsets[i].topic;
+
+		if (sagg_reader_has_topic(session->reader, read))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
+				 topic ?
+				 errmsg("the source now reads topic \"%s\", the stream has read topic \"%s\"",
+						topic, sagg_topic_name(read)) :
+				 errmsg("the source does not read topic \"%s\" any more, which the stream has read",
+						sagg_topic_name(read)),
+				 errhint("Set the source's option %s back, or drop the stream and create it anew.",
+						 topic ? "topic" : "topics or topic_pattern")));
+	}
+}
+
+/*
+ * Are the topics that the stream has read still there?  A pattern has those
+ * that are, so a topic that is gone is not missed otherwise.
+ */
+static void
+check_topics(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	const SaggProgress *progress = session->progress;
+
+	for (int i = 0; i < progress->npositions; i++)
+	{
+		int32		topic = progress->positions[i].topic;
+
+		if ((i > 0 && topic == progress->positions[i - 1].topic) ||
+			sagg_topic_among(bounds, nbounds, topic))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("topic \"%s\" does not exist in the Kafka cluster",
+						sagg_topic_name(topic)),
+				 errdetail("The stream has read it.")));
+	}
 }
 
 /*
@@ -72,7 +115,7 @@ sagg_session_origin(SaggSession *session)
 {
 	SaggOrigin *origin;
 	const char *cluster_id;
-	const char *topic = sagg_reader_topic(session->reader);
+	const char *topic = sagg_reader_one_topic(session->reader);
 	SaggRange  *bounds;
 	int			nbounds;
 
@@ -83,23 +126,18 @@ sagg_session_origin(SaggSession *session)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(session->memory);
 	origin = sagg_checkpoint_origin(session->checkpoint);
-	if (origin->topic && strcmp(origin->topic, topic) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
-				 errmsg("the source now reads topic \"%s\", the stream has read topic \"%s\"",
-						topic, origin->topic),
-				 errhint("Set the source's option topic back, or drop the stream and create it anew.")));
+	check_source(session, origin);
 	if (origin->cluster_id == NULL)
 	{
 		bool		latest = strcmp(session->stream->starting_offsets, "latest") == 0;
 
-		origin->topic = pstrdup(topic);
+		origin->topic = topic ? pstrdup(topic) : NULL;
 		origin->cluster_id = pstrdup(cluster_id);
 		origin->noffsets = nbounds;
 		origin->offsets = palloc(sizeof(SaggRange) * Max(nbounds, 1));
 		for (int i = 0; i < nbounds; i++)
 		{
-			origin->offsets[i].partition = bounds[i].partition;
+			origin->offsets[i] = bounds[i];
 			origin->offsets[i].start = origin->offsets[i].end =
 				latest ? bounds[i].end : bounds[i].start;
 		}
@@ -117,39 +155,28 @@ sagg_session_origin(SaggSession *session)
 	MemoryContextSwitchTo(session->memory);
 
 	for (int i = 0; i < origin->noffsets; i++)
-	{
-		if (!find_partition(session->progress->positions,
-							session->progress->npositions,
-							origin->offsets[i].partition))
-			add_position(session, origin->offsets[i].partition,
-						 origin->offsets[i].start);
-	}
+		(void) add_position(session, &origin->offsets[i]);
+	check_topics(session, bounds, nbounds);
 	pfree(bounds);
 	sagg_reader_assign(session->reader, session->progress->positions,
 					   session->progress->npositions);
 }
 
 /*
- * Partitions the topic has got since: from their first offset.  Returns
- * whether there are any.
+ * Topics and partitions the source has got since: from their first offset.
  */
-static bool
+static void
 add_new_partitions(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
 	bool		added = false;
 
 	for (int i = 0; i < nbounds; i++)
-	{
-		if (find_partition(session->progress->positions,
-						   session->progress->npositions, bounds[i].partition))
-			continue;
-		add_position(session, bounds[i].partition, bounds[i].start);
-		added = true;
-	}
-	if (added)
-		sagg_reader_assign(session->reader, session->progress->positions,
-						   session->progress->npositions);
-	return added;
+		added |= add_position(session, &bounds[i]);
+	if (!added)
+		return;
+	session->new_partitions = true;
+	sagg_reader_assign(session->reader, session->progress->positions,
+					   session->progress->npositions);
 }
 
 /*
@@ -166,10 +193,10 @@ check_position(SaggSession *session, const SaggRange *position,
 			 position->start < bounds->start ?
 			 errmsg("offsets " INT64_FORMAT " to " INT64_FORMAT " of partition %d of topic \"%s\" are gone before the stream has read them",
 					position->start, bounds->start - 1, position->partition,
-					sagg_reader_topic(session->reader)) :
+					sagg_topic_name(position->topic)) :
 			 errmsg("offset " INT64_FORMAT " of partition %d of topic \"%s\" is beyond the end of the partition",
 					position->start, position->partition,
-					sagg_reader_topic(session->reader)),
+					sagg_topic_name(position->topic)),
 			 errdetail("Kafka has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
 					   bounds->start, bounds->end),
 			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was made anew. "
@@ -190,17 +217,15 @@ next_ranges(SaggSession *session, const SaggRange *bounds, int nbounds,
 
 	for (int i = 0; i < nbounds; i++)
 	{
-		SaggRange  *position = find_partition(session->progress->positions,
-											  session->progress->npositions,
-											  bounds[i].partition);
+		SaggRange  *position = sagg_partition_find(session->progress->positions,
+												   session->progress->npositions,
+												   &bounds[i]);
 
 		check_position(session, position, &bounds[i]);
 		if (position->start >= bounds[i].end)
 			continue;
-		ranges[n].partition = bounds[i].partition;
-		ranges[n].start = position->start;
-		ranges[n].end = bounds[i].end;
-		n++;
+		ranges[n] = bounds[i];
+		ranges[n++].start = position->start;
 	}
 	sagg_ranges_share(ranges, n, limit > 0 ? limit : sagg_max_records_per_batch,
 					  batch);
@@ -223,9 +248,10 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
 	SaggProgress *progress = session->progress;
 	MemoryContext old = MemoryContextSwitchTo(session->batch_memory);
-	bool		added = add_new_partitions(session, bounds, nbounds);
 	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
 
+	check_topics(session, bounds, nbounds);
+	add_new_partitions(session, bounds, nbounds);
 	plan->batch = progress->batch + 1;
 	plan->watermark = progress->watermark;
 	plan->nranges = next_ranges(session, bounds, nbounds, plan->batch, &plan->ranges);
@@ -243,23 +269,18 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 	MemoryContextSwitchTo(session->batch_memory);
 	sagg_session_check_stream(session);
 	sagg_checkpoint_plan(session->checkpoint, plan);
-	if (added)
+	if (session->new_partitions)
 	{
 		SaggOrigin *origin = sagg_checkpoint_origin(session->checkpoint);
 
-		for (int i = 0; i < nbounds; i++)
-		{
-			if (find_partition(origin->offsets, origin->noffsets, bounds[i].partition))
-				continue;
-			origin->offsets = origin->noffsets == 0 ? palloc(sizeof(SaggRange)) :
-				repalloc(origin->offsets, sizeof(SaggRange) * (origin->noffsets + 1));
-			origin->offsets[origin->noffsets++] = bounds[i];
-		}
+		origin->offsets = session->progress->positions;
+		origin->noffsets = session->progress->npositions;
 		sagg_checkpoint_set_origin(session->checkpoint, origin);
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
+	session->new_partitions = false;
 	SAGG_FAILPOINT("plan.committed");
 	return plan;
 }

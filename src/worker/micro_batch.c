@@ -77,8 +77,8 @@ read_records(SaggSession *session, const SaggPlan *plan)
 
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("no records of topic \"%s\" from Kafka for %d s",
-							sagg_reader_topic(session->reader),
+					 errmsg("no records of %s from Kafka for %d s",
+							sagg_reader_subject(session->reader),
 							sagg_kafka_timeout_ms / 1000),
 					 trouble ? errdetail("The broker connection reports: %s.", trouble) : 0));
 		}
@@ -145,12 +145,11 @@ begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
 static void
 record_error_context(void *arg)
 {
-	int32		partition;
-	int64		offset;
+	SaggPlace	place;
 
-	if (sagg_scan_last_record(&partition, &offset))
+	if (sagg_scan_last_record(&place))
 		errcontext("last record read: topic \"%s\", partition %d, offset " INT64_FORMAT,
-				   (const char *) arg, partition, offset);
+				   sagg_topic_name(place.topic), place.partition, place.offset);
 }
 
 /*
@@ -166,7 +165,7 @@ execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
 	ErrorContextCallback callback;
 
 	callback.callback = record_error_context;
-	callback.arg = unconstify(char *, sagg_reader_topic(session->reader));
+	callback.arg = NULL;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	sagg_scan_attach(session->stream->source, batch, refusals);
@@ -193,13 +192,13 @@ execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
 static char *
 describe_first(SaggSession *session, const SaggRefusals *refusals)
 {
-	int32		partition;
-	int64		offset;
+	SaggPlace	place;
 
 	sagg_batch_locate(sagg_reader_batch(session->reader), refusals->first.record,
-					  &partition, &offset);
-	return psprintf("The first one, in partition %d at offset " INT64_FORMAT ": %s",
-					partition, offset, refusals->first.reason);
+					  &place);
+	return psprintf("The first one, in partition %d of topic \"%s\" at offset " INT64_FORMAT ": %s",
+					place.partition, sagg_topic_name(place.topic), place.offset,
+					refusals->first.reason);
 }
 
 /*
@@ -217,8 +216,7 @@ put_aside(SaggSession *session, const SaggPlan *plan, SaggRefusals *refusals,
 	if (refusals->policy == SAGG_DEAD_LETTER)
 	{
 		reader = sagg_refused_open(sagg_reader_batch(session->reader), refusals);
-		sagg_checkpoint_dead_letters(session->checkpoint, plan,
-									 sagg_reader_topic(session->reader), refusals,
+		sagg_checkpoint_dead_letters(session->checkpoint, plan, refusals,
 									 sagg_refused_next, reader, commit);
 		sagg_refused_close(reader);
 	}
@@ -269,12 +267,11 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 
 	for (int i = 0; i < plan->nranges; i++)
 	{
-		for (int j = 0; j < progress->npositions; j++)
-		{
-			if (progress->positions[j].partition == plan->ranges[i].partition)
-				progress->positions[j].start = progress->positions[j].end =
-					plan->ranges[i].end;
-		}
+		SaggRange  *position = sagg_partition_find(progress->positions,
+												   progress->npositions,
+												   &plan->ranges[i]);
+
+		position->start = position->end = plan->ranges[i].end;
 	}
 	progress->batch = plan->batch;
 	progress->watermark = commit->watermark;

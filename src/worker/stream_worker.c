@@ -111,7 +111,8 @@ open_session(SaggSession *session)
 	session->batch_memory = AllocSetContextCreate(session->memory,
 												  "stream_agg batch",
 												  ALLOCSET_DEFAULT_SIZES);
-	session->checkpoint = sagg_checkpoint_open(session->stream->name);
+	session->checkpoint = sagg_checkpoint_open(session->stream->name,
+											   sagg_source_by_topic(session->stream->source));
 	session->sink = sagg_sink_open(session->stream);
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
 	session->reader = sagg_reader_open(session->stream->source,
@@ -159,6 +160,7 @@ close_session(SaggSession *session)
 	session->store_restored = false;
 	session->stream = NULL;
 	session->progress = NULL;
+	session->new_partitions = false;
 	session->plan = NULL;
 	session->batch_memory = NULL;
 }

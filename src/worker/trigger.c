@@ -62,14 +62,12 @@ request_served(SaggSlot *slot, uint64 request)
 }
 
 static int64
-position_of(const SaggProgress *progress, int32 partition)
+position_of(const SaggProgress *progress, const SaggRange *partition)
 {
-	for (int i = 0; i < progress->npositions; i++)
-	{
-		if (progress->positions[i].partition == partition)
-			return progress->positions[i].start;
-	}
-	return 0;
+	const SaggRange *position = sagg_partition_find(progress->positions,
+													progress->npositions, partition);
+
+	return position ? position->start : 0;
 }
 
 /*
@@ -81,7 +79,7 @@ reached(const SaggProgress *progress, const SaggRange *bounds, int nbounds)
 	for (int i = 0; i < nbounds; i++)
 	{
 		if (bounds[i].end > bounds[i].start &&
-			position_of(progress, bounds[i].partition) < bounds[i].end)
+			position_of(progress, &bounds[i]) < bounds[i].end)
 			return false;
 	}
 	return true;

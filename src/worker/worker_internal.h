@@ -26,6 +26,7 @@
 /* schema-qualified names: two identifiers, quotes and a dot */
 #define SAGG_NAME_SIZE			(2 * NAMEDATALEN + 6)
 #define SAGG_ERROR_SIZE			1024
+#define SAGG_TOPIC_SIZE			250 /* Kafka's limit, and NUL */
 #define SAGG_DIRTY_DATABASES	32
 #define SAGG_HELD_DATABASES		32
 
@@ -45,6 +46,8 @@ typedef enum SaggRunState
 
 typedef struct SaggSlotPartition
 {
+	int32		topic;			/* as the worker numbers them */
+	char		topic_name[SAGG_TOPIC_SIZE];
 	int32		partition;
 	int64		committed;		/* next offset to read, as committed */
 	int64		end;			/* high watermark as last heard of */
@@ -188,6 +191,7 @@ typedef struct SaggSession
 								 * perhaps a batch that can be undone */
 	uint64		fingerprint;	/* of the definition it was opened for */
 	SaggProgress *progress;		/* as of the last commit, in "memory" */
+	bool		new_partitions; /* in progress, not in stream_agg.sources yet */
 	SaggPlan   *plan;			/* of the batch at hand, for messages */
 	struct WaitEventSet *waitset;
 	TimestampTz next_trigger;
