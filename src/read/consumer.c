@@ -128,6 +128,16 @@ sagg_reader_one_topic(SaggReader *reader)
 }
 
 /*
+ * Has the source other topics than when the reader was opened?  Needs a
+ * transaction.
+ */
+bool
+sagg_reader_source_changed(SaggReader *reader, Oid source)
+{
+	return strcmp(sagg_source_topics(source)->subject, reader->topics->subject) != 0;
+}
+
+/*
  * Is a topic one of the source's, whether it exists or not?
  */
 bool

@@ -34,6 +34,7 @@ extern void sagg_reader_close(SaggReader *reader);
 extern int	sagg_reader_fd(SaggReader *reader);
 extern const char *sagg_reader_subject(SaggReader *reader);
 extern const char *sagg_reader_one_topic(SaggReader *reader);
+extern bool sagg_reader_source_changed(SaggReader *reader, Oid source);
 extern bool sagg_reader_has_topic(SaggReader *reader, int32 topic);
 extern const char *sagg_reader_trouble(SaggReader *reader);
 extern void sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg),

@@ -9,7 +9,8 @@
  * Kafka is followed by the next at once.
  *
  * A trigger that finds nothing does nothing: no transaction, no xid, no
- * request to Kafka.  All waiting is on the latch, and with interval 0 on
+ * request to Kafka.  Once in PARTITIONS_CHECK_MS only it asks Kafka and the
+ * catalogs whether there are other partitions or topics to read.  All waiting is on the latch, and with interval 0 on
  * Kafka's event descriptor too.
  *
  *-------------------------------------------------------------------------
@@ -128,6 +129,7 @@ serve_request(SaggSession *session, uint64 request)
 	SaggRange  *bounds;
 	int			nbounds;
 
+	sagg_session_check_now(session);
 	(void) finish_pending_batch(session);
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
 	sagg_publish_ends(session, bounds, nbounds);
@@ -143,6 +145,16 @@ serve_request(SaggSession *session, uint64 request)
 }
 
 /*
+ * Look now and then whether there are other topics or partitions to read.
+ */
+static bool
+partitions_changed(SaggSession *session)
+{
+	sagg_session_check_idle(session);
+	return sagg_reader_partitions_changed(session->reader);
+}
+
+/*
  * A trigger by time: run a batch if there is anything.
  */
 static void
@@ -155,7 +167,7 @@ fire(SaggSession *session)
 		return;
 	if (!session->behind &&
 		!sagg_reader_has_records(session->reader) &&
-		!sagg_reader_partitions_changed(session->reader))
+		!partitions_changed(session))
 		return;
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
 	sagg_publish_ends(session, bounds, nbounds);
@@ -226,7 +238,7 @@ wait_for_trigger(SaggSession *session)
 		{
 			if (session->behind || session->progress->pending != NULL ||
 				sagg_reader_has_records(session->reader) ||
-				sagg_reader_partitions_changed(session->reader))
+				partitions_changed(session))
 				break;
 			(void) sagg_session_wait(session, true,
 									 idle_work(session, PARTITIONS_CHECK_MS));

@@ -196,6 +196,7 @@ typedef struct SaggSession
 	struct WaitEventSet *waitset;
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in Kafka */
+	TimestampTz stream_checked; /* when the catalogs were last asked about it */
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
 } SaggSession;
 
@@ -208,6 +209,8 @@ extern bool sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms)
 extern bool sagg_session_told_to_stop(const SaggSession *session);
 extern void sagg_session_check_stop(SaggSession *session);
 extern void sagg_session_check_stream(SaggSession *session);
+extern void sagg_session_check_now(SaggSession *session);
+extern void sagg_session_check_idle(SaggSession *session);
 
 /* trigger.c */
 extern void sagg_trigger_loop(SaggSession *session);
