@@ -16,7 +16,7 @@ SOURCES := $(filter-out $(FAILPOINT_SOURCES),$(SOURCES))
 endif
 OBJS = $(SOURCES:.c=.o) $(CXX_SOURCES:.cpp=.o)
 
-REGRESS = install tumble sources topics streams errors privileges
+REGRESS = install tumble sources topics formats streams errors privileges
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
@@ -64,7 +64,7 @@ clean-deps:
 		$(FAILPOINT_SOURCES:.c=.o) $(FAILPOINT_SOURCES:.c=.d)
 
 # What the tests need is in test/; see "make help".
-.PHONY: help deps test fuzz demo bench soak check-cassert check-asan \
+.PHONY: help deps test fuzz demo bench bloat soak check-cassert check-asan \
 	check-valgrind check-layout check-syntax print-regress
 help:
 	@echo 'make               build the library'
@@ -78,7 +78,8 @@ help:
 	@echo 'make check-valgrind tests under valgrind'
 	@echo 'make demo [KEEP=1] the README example, live; KEEP=1 leaves it running'
 	@echo 'make bench [BROKERS=host:port] [RECORDS=n]  records per second'
-	@echo 'make soak [MINUTES=n] [RATE=n]              sizes of sink and logs over time'
+	@echo 'make bloat [MINUTES=n] [RATE=n]             sizes of sink and logs over time'
+	@echo 'make soak [MINUTES=n] [RATE=n] [SEED=n]     a nemesis on a real Kafka'
 
 deps:
 	test/deps
@@ -94,8 +95,10 @@ demo:
 	KEEP=$(KEEP) test/demo
 bench:
 	BROKERS=$(BROKERS) RECORDS=$(RECORDS) test/bench
+bloat:
+	BROKERS=$(BROKERS) MINUTES=$(MINUTES) RATE=$(RATE) test/bloat
 soak:
-	BROKERS=$(BROKERS) MINUTES=$(MINUTES) RATE=$(RATE) test/soak
+	MINUTES=$(MINUTES) RATE=$(RATE) SEED=$(SEED) test/soak
 check-layout:
 	test/check_layout
 print-regress:

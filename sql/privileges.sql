@@ -73,6 +73,51 @@ DELETE FROM stream_agg.dead_letters;
 TRUNCATE stream_agg.dead_letters;
 TRUNCATE stream_agg.offsets;
 
+SELECT stream_agg.delete_dead_letters('alice.counts');
+SELECT stream_agg.delete_dead_letters('alice.counts', 0);
+SELECT stream_agg.delete_dead_letters(NULL);
+SET ROLE stream_bob;
+SELECT stream_agg.delete_dead_letters('alice.counts');
+
+-- what opens files, runs programs or fetches URLs is for superusers, or for nobody
+SET ROLE stream_alice;
+CREATE FUNCTION pg_temp.try_server(name text, value text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('CREATE SERVER bad FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers %L, %I %L)', 'localhost:1', name, value);
+EXCEPTION WHEN fdw_error OR insufficient_privilege THEN
+    RAISE NOTICE '%: % (%)', name, sqlerrm, sqlstate;
+END $$;
+CREATE FUNCTION pg_temp.try_mapping(name text, value text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('CREATE USER MAPPING FOR CURRENT_USER SERVER own OPTIONS (%I %L)', name, value);
+EXCEPTION WHEN fdw_error OR insufficient_privilege THEN
+    RAISE NOTICE '%: % (%)', name, sqlerrm, sqlstate;
+END $$;
+CREATE SERVER own FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers 'localhost:1');
+\set attempts 'VALUES (''plugin.library.paths'', ''/tmp/x.so''), (''ssl.engine.location'', ''/tmp/x.so''), (''ssl.engine.id'', ''dynamic''), (''ssl.providers'', ''legacy''), (''sasl.kerberos.kinit.cmd'', ''touch /tmp/x''), (''sasl.kerberos.keytab'', ''/etc/keytab''), (''ssl.keystore.location'', ''/etc/passwd''), (''sasl.oauthbearer.token.endpoint.url'', ''http://localhost''), (''sasl.oauthbearer.config'', ''principal=x''), (''enable.sasl.oauthbearer.unsecure.jwt'', ''true''), (''internal.termination.signal'', ''9''), (''debug'', ''all''), (''log_cb'', ''1''), (''group.id'', ''x''), (''auto.offset.reset'', ''latest''), (''enable.auto.commit'', ''true''), (''transactional.id'', ''x''), (''offset.store.path'', ''/tmp/x''), (''ssl.ca.location'', ''/etc/passwd''), (''ssl.crl.location'', ''/etc/passwd''), (''ssl.certificate.location'', ''/etc/passwd''), (''ssl.key.location'', ''/etc/passwd''), (''sasl.mechanisms'', ''GSSAPI''), (''sasl.mechanisms'', ''PLAIN,GSSAPI''), (''sasl.mechanism'', ''OAUTHBEARER''), (''PLUGIN.LIBRARY.PATHS'', ''/tmp/x.so''), (''plugin.library.paths '', ''/tmp/x.so''), (''password'', ''hunter2''), (''ssl.key.pem'', ''hunter2'')'
+SELECT count(pg_temp.try_server(n, v)) FROM (:attempts) t(n, v);
+SELECT count(pg_temp.try_mapping(n, v)) FROM (:attempts) t(n, v) WHERE n NOT IN ('password', 'ssl.key.pem');
+RESET ROLE;
+SELECT count(pg_temp.try_server(n, v)) FROM (:attempts) t(n, v) WHERE n !~ 'location|^sasl.mechanism$' OR n ~ 'engine|keystore';
+
+-- nor is a server that a superuser gave such an option pointed elsewhere
+CREATE SERVER located FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers 'localhost:1', "ssl.ca.location" '/etc/ssl/certs');
+CREATE USER MAPPING FOR stream_alice SERVER located OPTIONS ("ssl.key.location" '/etc/ssl/private/key');
+ALTER SERVER located OWNER TO stream_alice;
+SET ROLE stream_alice;
+ALTER SERVER located OPTIONS (SET brokers 'elsewhere:1');
+ALTER SERVER located OPTIONS (SET "ssl.ca.location" '/etc/passwd');
+ALTER USER MAPPING FOR stream_alice SERVER located OPTIONS (ADD user 'x');
+ALTER SERVER located OPTIONS (DROP "ssl.ca.location", SET brokers 'elsewhere:1');
+DROP SERVER located, own CASCADE;
+-- the wrapper is not without its validator, and there is no other
+ALTER FOREIGN DATA WRAPPER stream_agg_kafka NO VALIDATOR;
+CREATE FOREIGN DATA WRAPPER other HANDLER stream_agg.kafka_handler;
+SELECT stream_agg.kafka_validator('{}', 0);
+CREATE TABLE alice.streams (database text);
+CREATE TRIGGER planted BEFORE INSERT ON alice.streams FOR EACH ROW EXECUTE FUNCTION stream_agg.on_insert();
+DROP TABLE alice.streams;
+
 -- pg_monitor sees statistics
 RESET ROLE;
 GRANT pg_monitor TO stream_bob;

@@ -137,5 +137,5 @@ sagg_too_many_dead_letters(int64 kept, const SaggRefusals *refusals)
 			 refusals->count > 0 ?
 			 errdetail("This micro-batch alone has more. The first one: %s",
 					   refusals->first.reason) : 0,
-			 errhint("Look at stream_agg.dead_letters for what produces them; then delete rows of it or raise stream_agg.max_dead_letters, and start the stream again.")));
+			 errhint("Look at stream_agg.dead_letters for what produces them; then run stream_agg.delete_dead_letters or raise stream_agg.max_dead_letters, and start the stream again.")));
 }

@@ -86,7 +86,8 @@ CREATE TABLE stream_agg.streams (
     timezone                text NOT NULL,
     datestyle               text NOT NULL,
     intervalstyle           text NOT NULL,
-    search_path             text NOT NULL
+    search_path             text NOT NULL,
+    started_for             oid NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE stream_agg.streams IS 'one row per stream: what create_stream was told';
 COMMENT ON COLUMN stream_agg.streams.stream IS 'name of the stream, as given to create_stream';
@@ -99,7 +100,7 @@ COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at c
 COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';
 COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in a micro-batch; NULL: stream_agg.max_records_per_batch';
 COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts: earliest or latest';
-COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, max_future';
+COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, max_future, consumer_group';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
 COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
@@ -107,6 +108,7 @@ COMMENT ON COLUMN stream_agg.streams.timezone IS 'TimeZone at creation, in force
 COMMENT ON COLUMN stream_agg.streams.datestyle IS 'DateStyle at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.intervalstyle IS 'IntervalStyle at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.search_path IS 'search_path at creation, in force in every micro-batch';
+COMMENT ON COLUMN stream_agg.streams.started_for IS 'role that owned the stream when it was started; one that comes to a superuser later stays stopped';
 
 CREATE TABLE stream_agg.sources (
     stream          text PRIMARY KEY,
@@ -126,14 +128,18 @@ CREATE TABLE stream_agg.offsets (
     ranges     jsonb NOT NULL,
     watermark  timestamptz NOT NULL,
     batch_time timestamptz NOT NULL,
+    suspects   jsonb,
+    attempts   integer NOT NULL DEFAULT 0,
     PRIMARY KEY (stream, batch)
 );
-COMMENT ON TABLE stream_agg.offsets IS 'log of planned micro-batches; a retry runs the same plan';
+COMMENT ON TABLE stream_agg.offsets IS 'log of planned micro-batches; a retry runs the same plan, or a smaller one in search of a record';
 COMMENT ON COLUMN stream_agg.offsets.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.offsets.batch IS 'number of the micro-batch, from 0';
 COMMENT ON COLUMN stream_agg.offsets.ranges IS 'offsets to read, {"partition": [start, end]}, end exclusive; by topic where the source has several';
 COMMENT ON COLUMN stream_agg.offsets.watermark IS 'watermark that decides which records are late: what the commit before left';
 COMMENT ON COLUMN stream_agg.offsets.batch_time IS 'now() in the query';
+COMMENT ON COLUMN stream_agg.offsets.suspects IS 'offsets among which a record is searched that cannot be processed, as in ranges; NULL: none is';
+COMMENT ON COLUMN stream_agg.offsets.attempts IS 'times a worker has begun the micro-batch anew after another had ended in it; counted only where on_error is not fail';
 
 CREATE TABLE stream_agg.commits (
     stream              text NOT NULL,
@@ -162,6 +168,7 @@ CREATE TABLE stream_agg.commits (
     write_time          double precision NOT NULL,
     checkpoint_time     double precision NOT NULL,
     committed           timestamptz NOT NULL,
+    last_records        jsonb NOT NULL,
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.commits IS 'log of done micro-batches; its key lets a micro-batch commit only once';
@@ -191,6 +198,7 @@ COMMENT ON COLUMN stream_agg.commits.execute_time IS 'time of EXECUTE in ms';
 COMMENT ON COLUMN stream_agg.commits.write_time IS 'time of WRITE in ms';
 COMMENT ON COLUMN stream_agg.commits.checkpoint_time IS 'time of CHECKPOINT in ms, up to this row';
 COMMENT ON COLUMN stream_agg.commits.committed IS 'when this row was written';
+COMMENT ON COLUMN stream_agg.commits.last_records IS 'last record of each partition, {"partition": [offset, timestamp in ms]}; by it a topic that was made anew is told from the one read';
 
 CREATE TABLE stream_agg.state (
     stream    text NOT NULL,
@@ -245,10 +253,10 @@ SELECT pg_catalog.pg_extension_config_dump('stream_agg.state', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.dead_letters', '');
 
 -- Owners read the rows of their streams; nobody but the worker, as the owner
--- of the extension, writes.  Dead letters are their owners' to delete.
+-- of the extension, writes.  Dead letters are deleted by a function: who has
+-- DELETE on a table may lock it.
 GRANT SELECT ON stream_agg.streams, stream_agg.sources, stream_agg.offsets,
-                stream_agg.commits, stream_agg.state TO PUBLIC;
-GRANT SELECT, DELETE ON stream_agg.dead_letters TO PUBLIC;
+                stream_agg.commits, stream_agg.state, stream_agg.dead_letters TO PUBLIC;
 
 CREATE FUNCTION stream_agg.is_owner(query oid)
 RETURNS boolean
@@ -286,9 +294,6 @@ COMMENT ON POLICY owner ON stream_agg.state IS 'owners read the rows of their st
 CREATE POLICY owner ON stream_agg.dead_letters FOR SELECT
     USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) dead_letters.stream));
 COMMENT ON POLICY owner ON stream_agg.dead_letters IS 'owners read the rows of their streams';
-CREATE POLICY owner_deletes ON stream_agg.dead_letters FOR DELETE
-    USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) dead_letters.stream));
-COMMENT ON POLICY owner_deletes ON stream_agg.dead_letters IS 'owners delete the dead letters of their streams';
 
 -- What a dump is restored into has the same database OID more often than one
 -- would think (that of database postgres is fixed), so a row that COPY or
@@ -352,6 +357,13 @@ LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.alter_stream(text, jsonb) IS
 'changes the options that are named, null to their default; takes effect with the next micro-batch, and a failed one that is run again';
 
+CREATE FUNCTION stream_agg.delete_dead_letters(stream text, through_batch bigint DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'stream_agg_delete_dead_letters'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT;
+COMMENT ON FUNCTION stream_agg.delete_dead_letters(text, bigint) IS
+'deletes the dead letters of a stream, all or those of micro-batches up to one, and returns how many';
+
 CREATE FUNCTION stream_agg.process_available(
     stream  text,
     timeout interval DEFAULT '1 minute',
@@ -400,7 +412,9 @@ SELECT s.stream,
        s.source,
        s.output_mode,
        CASE WHEN w.state IS NOT NULL THEN w.state
-            WHEN s.enabled AND s.database = d.oid THEN 'starting'
+            WHEN s.enabled AND s.database = d.oid
+                 AND (s.started_for = v.relowner OR NOT r.rolsuper)
+                 AND NOT pg_catalog.pg_is_in_recovery() THEN 'starting'
             ELSE 'stopped' END AS state,
        w.stage,
        w.pid,
@@ -426,11 +440,12 @@ SELECT s.stream,
        w.last_error_time
   FROM stream_agg.streams s
   JOIN pg_catalog.pg_class v ON v.oid OPERATOR(pg_catalog.=) s.query::oid
+  JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) v.relowner
   JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
   LEFT JOIN stream_agg.stat_streams() w ON w.query OPERATOR(pg_catalog.=) s.query::oid
   LEFT JOIN LATERAL (SELECT *
                        FROM stream_agg.commits c
-                      WHERE c.stream = s.stream
+                      WHERE c.stream OPERATOR(pg_catalog.=) s.stream
                       ORDER BY c.batch DESC
                       LIMIT 1) c ON true
   LEFT JOIN LATERAL (SELECT pg_catalog.sum(GREATEST(p.end_offset - p.committed_offset, 0))::bigint AS lag
@@ -444,7 +459,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.query IS 'view that holds the q
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.sink IS 'table the results are written to';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.source IS 'foreign table the stream reads';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.output_mode IS 'append, update or complete';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state IS 'starting, running, stopped or failed (waits for start_stream)';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state IS 'starting, running, stopped (on a standby too) or failed (waits for start_stream)';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stage IS 'stage of the micro-batch at hand: read, execute, write, checkpoint; NULL between micro-batches';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.pid IS 'process of the worker';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.batches IS 'micro-batches committed';
@@ -505,6 +520,12 @@ RETURNS event_trigger
 AS 'MODULE_PATHNAME', 'stream_agg_on_ddl_command_end'
 LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.on_ddl_command_end() IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE';
+
+-- Only the server calls these: as handlers, validators and triggers they need
+-- no privilege.
+REVOKE EXECUTE ON FUNCTION stream_agg.kafka_handler(), stream_agg.kafka_validator(text[], oid),
+    stream_agg.on_insert(), stream_agg.on_sql_drop(), stream_agg.on_ddl_command_end()
+    FROM PUBLIC;
 
 CREATE EVENT TRIGGER stream_agg_sql_drop ON sql_drop
     EXECUTE FUNCTION stream_agg.on_sql_drop();

@@ -28,12 +28,13 @@ int			sagg_max_streams = 32;
 int			sagg_max_partitions = 256;
 int			sagg_max_records_per_batch = 500000;
 int			sagg_batch_memory_kb = 262144;
-int			sagg_fetch_memory_kb = 65536;
+int			sagg_fetch_memory_kb = 131072;
 int			sagg_kafka_timeout_ms = 30000;
 int			sagg_keep_batches = 100;
 int			sagg_max_retry_delay_ms = 60000;
 int			sagg_max_attempts = 10;
 int			sagg_max_dead_letters = 10000;
+int			sagg_max_poison_in_row = 100;
 int			sagg_max_stream_state_kb = -1;
 int			sagg_max_total_state_kb = -1;
 
@@ -76,7 +77,7 @@ define_settings(void)
 	DefineCustomIntVariable("stream_agg.fetch_memory",
 							"Memory for records fetched ahead from Kafka, per stream.",
 							NULL,
-							&sagg_fetch_memory_kb, 65536, 1024, MAX_KILOBYTES,
+							&sagg_fetch_memory_kb, 131072, 1024, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.kafka_timeout",
 							"Time to wait for an answer from Kafka before giving up and retrying.",
@@ -103,6 +104,11 @@ define_settings(void)
 							"Most rows of a stream in stream_agg.dead_letters.",
 							"A micro-batch that would add more fails the stream.",
 							&sagg_max_dead_letters, 10000, 0, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_poison_in_row",
+							"Most records in a row that a stream leaves out because processing them fails.",
+							"A stream that meets one more, without having aggregated a record in between, fails.",
+							&sagg_max_poison_in_row, 100, 1, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_stream_state",
 							"Most shared memory that the state of a stream can take.",
@@ -133,6 +139,7 @@ _PG_init(void)
 		sagg_label_init();
 		sagg_notify_init();
 		sagg_database_commands_init();
+		sagg_secret_commands_init();
 		/* streams must not run while pg_upgrade works */
 		if (!IsBinaryUpgrade)
 			sagg_launcher_register();

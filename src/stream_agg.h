@@ -51,6 +51,7 @@
 #define ERRCODE_SAGG_FENCED				MAKE_SQLSTATE('S','A','0','0','6')
 #define ERRCODE_SAGG_STATE_LIMIT		MAKE_SQLSTATE('S','A','0','0','7')
 #define ERRCODE_SAGG_DEAD_LETTERS		MAKE_SQLSTATE('S','A','0','0','8')
+#define ERRCODE_SAGG_POISON				MAKE_SQLSTATE('S','A','0','0','9')
 
 /* settings (stream_agg.c) */
 extern bool sagg_enabled;
@@ -64,6 +65,7 @@ extern int	sagg_keep_batches;
 extern int	sagg_max_retry_delay_ms;
 extern int	sagg_max_attempts;
 extern int	sagg_max_dead_letters;
+extern int	sagg_max_poison_in_row;
 extern int	sagg_max_stream_state_kb;	/* -1 = no limit */
 extern int	sagg_max_total_state_kb;
 
@@ -85,6 +87,16 @@ typedef enum SaggOnError
 	SAGG_DEAD_LETTER			/* and goes to stream_agg.dead_letters */
 } SaggOnError;
 
+/* The options of a stream: column "options" of stream_agg.streams. */
+typedef struct SaggStreamOptions
+{
+	SaggOnError on_error;
+	int64		max_future;		/* microseconds an event time may be ahead of
+								 * the batch's; 0 = any */
+	char	   *consumer_group; /* that is told of committed offsets, or NULL */
+	bool		at_least_once;	/* the sink is a Kafka topic */
+} SaggStreamOptions;
+
 /*
  * A stream as its row of stream_agg.streams describes it.
  */
@@ -105,10 +117,9 @@ typedef struct SaggStream
 	int64		max_offsets;	/* bound of a batch in records; 0 = none */
 	char	   *starting_offsets;	/* earliest, latest */
 	bool		sink_created;	/* by create_stream */
-	bool		enabled;
-	SaggOnError on_error;
-	int64		max_future;		/* microseconds an event time may be ahead of
-								 * the batch's; 0 = any */
+	bool		enabled;		/* and if the owner is a superuser, started for
+								 * him */
+	SaggStreamOptions options;
 	/* session settings captured at creation */
 	char	   *timezone;
 	char	   *datestyle;
@@ -128,7 +139,10 @@ typedef struct SaggRange
 	int64		end;
 } SaggRange;
 
-/* The plan of a batch: a row of stream_agg.offsets.  A retry runs it again. */
+/*
+ * The plan of a batch: a row of stream_agg.offsets.  A retry runs it again, or
+ * a smaller one in its place (worker/poison.c).
+ */
 typedef struct SaggPlan
 {
 	int64		batch;			/* 0, 1, 2, ... without gaps */
@@ -137,6 +151,10 @@ typedef struct SaggPlan
 								 * the stream has none */
 	int			nranges;
 	SaggRange  *ranges;			/* by ascending topic and partition */
+	int			nsuspects;		/* 0 = no record is searched */
+	SaggRange  *suspects;		/* offsets where one is that cannot be
+								 * processed; they contain "ranges" */
+	int			attempts;		/* begun by a worker after another had ended */
 } SaggPlan;
 
 /* The five counts of I5, and their sum: records delivered by Kafka. */
@@ -167,6 +185,8 @@ typedef struct SaggCommit
 	int64		rows_removed;	/* rows deleted from the sink */
 	TimestampTz watermark;		/* after the batch */
 	int64		stage_time[SAGG_STAGES];	/* microseconds */
+	int			nlast;
+	SaggRange  *last;			/* records, as in SaggProgress, after the batch */
 } SaggCommit;
 
 /* Where a stream stands: its last commit and, if there is one, its open plan. */
@@ -176,9 +196,14 @@ typedef struct SaggProgress
 	TimestampTz watermark;		/* of the last commit */
 	int			npositions;
 	SaggRange  *positions;		/* start = first offset not yet committed */
+	int			nlast;
+	SaggRange  *last;			/* the last record of a partition: start = its
+								 * offset, end = its timestamp in ms */
 	SaggCounts	totals;			/* since the stream's first batch */
 	int64		total_rows_out;
 	int64		total_rows_removed;
+	int			nsuspects;		/* what is left of the last commit's suspects */
+	SaggRange  *suspects;
 	SaggPlan   *pending;		/* planned and not committed, or NULL */
 } SaggProgress;
 
@@ -273,6 +298,20 @@ typedef struct SaggQuery
 	uint64		fingerprint;
 } SaggQuery;
 
+/*
+ * What a batch gives out, from EXECUTE to WRITE: tuplestores made with
+ * randomAccess.  No identity is in two of them or twice in one.  In mode append
+ * all rows are fresh; in mode complete "known" is the whole result.
+ */
+typedef struct SaggOutput
+{
+	struct Tuplestorestate *fresh;	/* rows of query->output_desc, of groups
+									 * that the sink should not have */
+	struct Tuplestorestate *known;	/* of groups that it should have */
+	struct Tuplestorestate *removed;	/* identities that have to leave the
+										 * sink; NULL where there can be none */
+} SaggOutput;
+
 /* A record's number within its batch, as the ctid of the source's rows. */
 #define SAGG_TID_RECORD(tid) \
 	(((int64) ItemPointerGetBlockNumberNoCheck(tid) << 15) | \
@@ -347,6 +386,7 @@ typedef bool (*SaggNextDeadLetter) (void *arg, SaggDeadLetter *letter);
 extern int32 sagg_topic_number(const char *name);
 extern const char *sagg_topic_name(int32 topic);
 extern int	sagg_partition_compare(const SaggRange *a, const SaggRange *b);
+extern int	sagg_partition_order(const void *a, const void *b);
 extern SaggRange *sagg_partition_find(SaggRange *ranges, int nranges,
 									  const SaggRange *key);
 extern bool sagg_topic_among(const SaggRange *ranges, int nranges,
@@ -373,6 +413,12 @@ extern void sagg_restore_user(const SaggOwnerContext *save);
 extern bool sagg_extension_exists(void);
 extern const char *sagg_mode_name(SaggOutputMode mode);
 extern bool sagg_mode_by_name(const char *name, SaggOutputMode *mode);
+
+/* secret_commands.c */
+extern void sagg_secret_commands_init(void);
+
+/* stream_title.c */
+extern const char *sagg_stream_title(const char *name);
 
 /* utility_command.c */
 extern void sagg_run_utility(Node *stmt, const char *text, int location,

@@ -69,6 +69,15 @@ sagg_partition_compare(const SaggRange *a, const SaggRange *b)
 }
 
 /*
+ * The same for qsort.
+ */
+int
+sagg_partition_order(const void *a, const void *b)
+{
+	return sagg_partition_compare(a, b);
+}
+
+/*
  * The range of the partition that "key" is about, or NULL.
  */
 SaggRange *

@@ -5,7 +5,8 @@
  *
  * stream_agg.offsets is the log of planned batches and stream_agg.commits that
  * of done ones; both are insert-only, keyed (stream, batch), and trimmed from
- * their old end.  A row of commits is written in the transaction that also
+ * their old end.  Only a plan that is not committed may be replaced, by a
+ * smaller one in search of a record that cannot be processed.  A row of commits is written in the transaction that also
  * writes the batch's results and state (I1), and only as the successor of the
  * last one (I2): that is the compare-and-set which a stale worker fails.
  *
@@ -84,13 +85,36 @@ raise_fenced(SaggLogSection *section, int64 batch, const char *done)
 			(errcode(ERRCODE_SAGG_FENCED),
 			 last < batch - 1 ?
 			 errmsg("micro-batch " INT64_FORMAT " of stream \"%s\" cannot follow micro-batch " INT64_FORMAT,
-					batch, stream, last) :
+					batch, sagg_stream_title(stream), last) :
 			 errmsg("micro-batch " INT64_FORMAT " of stream \"%s\" is already %s",
-					batch, stream, done),
+					batch, sagg_stream_title(stream), done),
 			 last < 0 ?
 			 errdetail("No micro-batch of the stream is committed.") :
 			 errdetail("The last committed micro-batch is " INT64_FORMAT ".", last),
 			 errhint("Another worker has run the stream, or its checkpoint was restored to an earlier point; start the stream anew to go on from there.")));
+}
+
+/*
+ * Run a statement that has a whole plan as its parameters.  Returns whether
+ * it found its place.
+ */
+static bool
+execute_plan_statement(SaggLogSection *section, SaggLogStatement statement,
+					   const SaggPlan *plan)
+{
+	bool		by_topic = sagg_names_topics(section->checkpoint);
+	Datum		values[7];
+	char		nulls[7];
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[1] = Int64GetDatum(plan->batch);
+	values[2] = sagg_ranges_to_jsonb(plan->ranges, plan->nranges, by_topic);
+	values[3] = TimestampTzGetDatum(plan->watermark);
+	values[4] = TimestampTzGetDatum(plan->batch_time);
+	values[5] = sagg_ranges_to_jsonb(plan->suspects, plan->nsuspects, by_topic);
+	nulls[5] = plan->nsuspects > 0 ? ' ' : 'n';
+	values[6] = Int32GetDatum(plan->attempts);
+	return sagg_log_execute(section, statement, values, nulls, 0) == 1;
 }
 
 /*
@@ -101,16 +125,25 @@ void
 sagg_checkpoint_plan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
 {
 	SaggLogSection section;
-	Datum		values[5];
 
 	sagg_log_begin(&section, checkpoint);
-	values[1] = Int64GetDatum(plan->batch);
-	values[2] = sagg_ranges_to_jsonb(plan->ranges, plan->nranges,
-									 sagg_names_topics(checkpoint));
-	values[3] = TimestampTzGetDatum(plan->watermark);
-	values[4] = TimestampTzGetDatum(plan->batch_time);
-	if (sagg_log_execute(&section, SAGG_LOG_INSERT_PLAN, values, NULL, 0) != 1)
+	if (!execute_plan_statement(&section, SAGG_LOG_INSERT_PLAN, plan))
 		raise_fenced(&section, plan->batch, "planned");
+	sagg_log_end(&section);
+}
+
+/*
+ * Put a plan in the place of the one that its batch has.  Raises
+ * ERRCODE_SAGG_FENCED if there is none, or the batch is committed.
+ */
+void
+sagg_checkpoint_replan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
+{
+	SaggLogSection section;
+
+	sagg_log_begin(&section, checkpoint);
+	if (!execute_plan_statement(&section, SAGG_LOG_REPLACE_PLAN, plan))
+		raise_fenced(&section, plan->batch, "committed");
 	sagg_log_end(&section);
 }
 
@@ -234,7 +267,7 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	const SaggCounts *t = &before->totals;
 	const int64 *time = commit->stage_time;
 	int			n = 1;
-	Datum		values[26];
+	Datum		values[27];
 
 	values[n++] = Int64GetDatum(plan->batch);
 	values[n++] = offsets_after(section->checkpoint, before, plan);
@@ -261,6 +294,8 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	values[n++] = Float8GetDatum(milliseconds(time[SAGG_WRITE]));
 	values[n++] = Float8GetDatum(milliseconds(time[SAGG_CHECKPOINT]));
 	values[n++] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[n++] = sagg_ranges_to_jsonb(commit->last, commit->nlast,
+									   sagg_names_topics(section->checkpoint));
 	Assert(n == lengthof(values));
 	if (sagg_log_execute(section, SAGG_LOG_INSERT_COMMIT, values, NULL, 0) != 1)
 		raise_fenced(section, plan->batch, "committed");

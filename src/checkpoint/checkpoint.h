@@ -33,6 +33,8 @@ extern SaggCheckpoint *sagg_checkpoint_open(const char *stream, bool by_topic);
 extern void sagg_checkpoint_close(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_plan(SaggCheckpoint *checkpoint,
 								 const SaggPlan *plan);
+extern void sagg_checkpoint_replan(SaggCheckpoint *checkpoint,
+								   const SaggPlan *plan);
 extern void sagg_checkpoint_commit(SaggCheckpoint *checkpoint,
 								   const SaggProgress *before,
 								   const SaggPlan *plan,
@@ -53,6 +55,8 @@ extern SaggOrigin *sagg_checkpoint_origin(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint,
 									   const SaggOrigin *origin);
 extern SaggProgress *sagg_checkpoint_progress(SaggCheckpoint *checkpoint);
+extern void sagg_progress_suspects(SaggProgress *progress, const SaggPlan *plan,
+								   MemoryContext context);
 
 /* state_restore.c */
 extern void sagg_checkpoint_restore(SaggCheckpoint *checkpoint,

@@ -69,26 +69,39 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		SPI_OK_SELECT,
 		"SELECT batch, watermark, offsets, total_delivered, total_aggregated,"
 		"       total_late, total_null_time, total_dead_lettered,"
-		"       total_filtered, total_rows_out, total_rows_removed"
+		"       total_filtered, total_rows_out, total_rows_removed, last_records"
 		"  FROM stream_agg.commits WHERE stream = $1"
 		" ORDER BY batch DESC LIMIT 1",
 		1, {TEXTOID}
 	},
 	[SAGG_LOG_PLANS_SINCE] = {
 		SPI_OK_SELECT,
-		"SELECT batch, ranges, watermark, batch_time"
+		"SELECT batch, ranges, watermark, batch_time, suspects, attempts"
 		"  FROM stream_agg.offsets WHERE stream = $1 AND batch >= $2"
 		" ORDER BY batch LIMIT 3",
 		2, {TEXTOID, INT8OID}
 	},
 	[SAGG_LOG_INSERT_PLAN] = {
 		SPI_OK_INSERT,
-		"INSERT INTO stream_agg.offsets (stream, batch, ranges, watermark, batch_time)"
-		" SELECT $1, $2, $3, $4, $5"
+		"INSERT INTO stream_agg.offsets"
+		"       (stream, batch, ranges, watermark, batch_time, suspects, attempts)"
+		" SELECT $1, $2, $3, $4, $5, $6, $7"
 		"  WHERE (SELECT coalesce(max(c.batch), -1)"
 		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
 		" ON CONFLICT DO NOTHING",
-		5, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
+		7, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		JSONBOID, INT4OID}
+	},
+	[SAGG_LOG_REPLACE_PLAN] = {
+		SPI_OK_UPDATE,
+		"UPDATE stream_agg.offsets"
+		"   SET ranges = $3, watermark = $4, batch_time = $5, suspects = $6,"
+		"       attempts = $7"
+		" WHERE stream = $1 AND batch = $2"
+		"   AND (SELECT coalesce(max(c.batch), -1)"
+		"          FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1",
+		7, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		JSONBOID, INT4OID}
 	},
 	[SAGG_LOG_INSERT_COMMIT] = {
 		SPI_OK_INSERT,
@@ -100,21 +113,21 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"        total_null_time, total_dead_lettered, total_filtered,"
 		"        total_rows_out, total_rows_removed, state_blobs,"
 		"        read_time, execute_time, write_time, checkpoint_time,"
-		"        committed)"
+		"        committed, last_records)"
 		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
 		"        $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,"
-		"        $25, $26"
+		"        $25, $26, $27"
 		"  WHERE (SELECT coalesce(max(c.batch), -1)"
 		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
 		" ON CONFLICT DO NOTHING",
-		26, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
+		27, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
 			INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
-		TIMESTAMPTZOID}
+		TIMESTAMPTZOID, JSONBOID}
 	},
 	[SAGG_LOG_LAST_BATCH] = {
 		SPI_OK_SELECT,

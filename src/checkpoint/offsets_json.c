@@ -10,6 +10,9 @@
  * {"clicks": {"0": 17, "1": 3}, "views": {"0": 4}}.  Either form may be read,
  * for a source can become one of several topics.
  *
+ * The last records in stream_agg.commits are pairs like ranges, of an offset
+ * and a timestamp; which pairs make sense is for the caller to say.
+ *
  * Reading is strict: whatever writing would not have produced is refused, and
  * the caller says which row it was.  Ranges are sorted by topic and partition.
  *
@@ -149,8 +152,7 @@ parse_partition(RangeReader *reader, JsonbIterator **it, int32 topic,
 		parse_offset(v, &range->start) &&
 		JsonbIteratorNext(it, v, false) == WJB_ELEM &&
 		parse_offset(v, &range->end) &&
-		JsonbIteratorNext(it, v, false) == WJB_END_ARRAY &&
-		range->start <= range->end;
+		JsonbIteratorNext(it, v, false) == WJB_END_ARRAY;
 }
 
 /*
@@ -187,12 +189,6 @@ parse_partitions(RangeReader *reader, JsonbIterator **it, int32 topic, bool nest
 	return token == WJB_END_OBJECT;
 }
 
-static int
-compare_ranges(const void *a, const void *b)
-{
-	return sagg_partition_compare(a, b);
-}
-
 static bool
 parse_object(Jsonb *json, bool pairs, const char *topic,
 			 SaggRange **ranges, int *nranges)
@@ -211,7 +207,7 @@ parse_object(Jsonb *json, bool pairs, const char *topic,
 	if (!parse_partitions(&reader, &it, topic ? sagg_topic_number(topic) : -1, true))
 		return false;
 	if (reader.n > 1)
-		qsort(reader.ranges, reader.n, sizeof(SaggRange), compare_ranges);
+		qsort(reader.ranges, reader.n, sizeof(SaggRange), sagg_partition_order);
 	for (int i = 1; i < reader.n; i++)
 	{
 		if (sagg_partition_compare(&reader.ranges[i], &reader.ranges[i - 1]) == 0)

@@ -31,7 +31,8 @@ enum
 	COMMIT_DEAD_LETTERED,
 	COMMIT_FILTERED,
 	COMMIT_ROWS_OUT,
-	COMMIT_ROWS_REMOVED
+	COMMIT_ROWS_REMOVED,
+	COMMIT_LAST_RECORDS
 };
 
 /* columns of the statement SAGG_LOG_PLANS_SINCE */
@@ -40,7 +41,9 @@ enum
 	PLAN_BATCH = 1,
 	PLAN_RANGES,
 	PLAN_WATERMARK,
-	PLAN_BATCH_TIME
+	PLAN_BATCH_TIME,
+	PLAN_SUSPECTS,
+	PLAN_ATTEMPTS
 };
 
 static void
@@ -50,7 +53,7 @@ corrupt_row(const SaggCheckpoint *checkpoint, const char *table, int64 batch,
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 			 errmsg("row of stream \"%s\", micro-batch " INT64_FORMAT " in stream_agg.%s is corrupt",
-					checkpoint->stream, batch, table),
+					sagg_stream_title(checkpoint->stream), batch, table),
 			 errdetail_internal("%s", detail),
 			 errhint(SAGG_HINT_REBUILD)));
 }
@@ -61,7 +64,7 @@ no_source_row(const SaggCheckpoint *checkpoint)
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 			 errmsg("stream_agg.sources has no row of stream \"%s\"",
-					checkpoint->stream),
+					sagg_stream_title(checkpoint->stream)),
 			 errdetail("The stream has rows in stream_agg.offsets, commits or state: part of its checkpoint is missing."),
 			 errhint(SAGG_HINT_REBUILD)));
 }
@@ -119,7 +122,7 @@ read_origin(SaggLogSection *section)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 				 errmsg("initial offsets of stream \"%s\" in stream_agg.sources are corrupt",
-						checkpoint->stream),
+						sagg_stream_title(checkpoint->stream)),
 				 errhint(SAGG_HINT_REBUILD)));
 	MemoryContextSwitchTo(old);
 	return origin;
@@ -196,7 +199,7 @@ sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint, const SaggOrigin *origin)
 									  sagg_names_topics(checkpoint));
 	if (sagg_log_execute(&section, SAGG_LOG_SET_ORIGIN, values, nulls, 0) != 1)
 		elog(ERROR, "the origin of stream \"%s\" has another topic or cluster",
-			 checkpoint->stream);
+			 sagg_stream_title(checkpoint->stream));
 	sagg_log_end(&section);
 }
 
@@ -212,7 +215,7 @@ initial_watermark(SaggLogSection *section)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("stream \"%s\" does not exist",
-						section->checkpoint->stream)));
+						sagg_stream_title(section->checkpoint->stream))));
 	return sagg_log_int64(0, 1);
 }
 
@@ -248,6 +251,11 @@ read_last_commit(SaggLogSection *section, SaggProgress *progress)
 								 &progress->positions, &progress->npositions))
 		corrupt_row(checkpoint, "commits", progress->batch,
 					"Its offsets are not an object of offsets by partition.");
+	offsets = sagg_log_value(0, COMMIT_LAST_RECORDS, &isnull);
+	if (!isnull && !sagg_ranges_from_jsonb(DatumGetJsonbP(offsets), checkpoint->topic,
+										   &progress->last, &progress->nlast))
+		corrupt_row(checkpoint, "commits", progress->batch,
+					"Its last records are not an object of offset and timestamp by partition.");
 	MemoryContextSwitchTo(old);
 
 	if (progress->watermark == DT_NOEND)
@@ -269,6 +277,7 @@ plan_of_row(SaggLogSection *section, int row)
 	MemoryContext old = MemoryContextSwitchTo(section->caller);
 	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
 	Datum		ranges;
+	Datum		suspects;
 	bool		isnull;
 
 	plan->batch = sagg_log_int64(row, PLAN_BATCH);
@@ -279,8 +288,30 @@ plan_of_row(SaggLogSection *section, int row)
 								&plan->ranges, &plan->nranges))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"Its ranges are not an object of offset pairs by partition.");
+	for (int i = 0; i < plan->nranges; i++)
+	{
+		if (plan->ranges[i].start > plan->ranges[i].end)
+			corrupt_row(section->checkpoint, "offsets", plan->batch,
+						"A range ends before it starts.");
+	}
+	suspects = sagg_log_value(row, PLAN_SUSPECTS, &isnull);
+	if (!isnull && !sagg_ranges_from_jsonb(DatumGetJsonbP(suspects),
+										   section->checkpoint->topic,
+										   &plan->suspects, &plan->nsuspects))
+		corrupt_row(section->checkpoint, "offsets", plan->batch,
+					"Its suspects are not an object of offset pairs by partition.");
+	plan->attempts = DatumGetInt32(sagg_log_value(row, PLAN_ATTEMPTS, &isnull));
 	MemoryContextSwitchTo(old);
 	return plan;
+}
+
+static bool
+has_suspects(int row)
+{
+	bool		isnull;
+
+	(void) sagg_log_value(row, PLAN_SUSPECTS, &isnull);
+	return !isnull;
 }
 
 /*
@@ -310,6 +341,38 @@ check_plan(SaggCheckpoint *checkpoint, const SaggOrigin *origin,
 }
 
 /*
+ * What is left of the suspects of a plan that is committed, in "context".
+ */
+void
+sagg_progress_suspects(SaggProgress *progress, const SaggPlan *plan,
+					   MemoryContext context)
+{
+	int			n = 0;
+
+	if (progress->suspects)
+		pfree(progress->suspects);
+	progress->suspects = NULL;
+	progress->nsuspects = 0;
+	if (plan->nsuspects == 0)
+		return;
+	progress->suspects = MemoryContextAlloc(context,
+											sizeof(SaggRange) * plan->nsuspects);
+	for (int i = 0; i < plan->nsuspects; i++)
+	{
+		SaggRange	left = plan->suspects[i];
+
+		for (int j = 0; j < plan->nranges; j++)
+		{
+			if (sagg_partition_compare(&plan->ranges[j], &left) == 0)
+				left.start = Max(left.start, plan->ranges[j].end);
+		}
+		if (left.start < left.end)
+			progress->suspects[n++] = left;
+	}
+	progress->nsuspects = n;
+}
+
+/*
  * The plans since the last commit: its own, and a pending one if there is any.
  */
 static void
@@ -332,6 +395,9 @@ read_pending_plan(SaggLogSection *section, const SaggOrigin *origin,
 								 progress->batch));
 		if (batch == progress->batch + 1)
 			progress->pending = plan_of_row(section, i);
+		else if (has_suspects(i))
+			sagg_progress_suspects(progress, plan_of_row(section, i),
+								   section->caller);
 	}
 	if (progress->batch >= 0 &&
 		(rows == 0 || sagg_log_int64(0, PLAN_BATCH) != progress->batch))

@@ -180,7 +180,7 @@ corrupt(const char *stream, const SaggBlobId *id, const char *detail)
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 			 errmsg("state blob of stream \"%s\", partition %d, micro-batch " INT64_FORMAT ", seq %d is corrupt",
-					stream, id->partition, id->batch, id->seq),
+					sagg_stream_title(stream), id->partition, id->batch, id->seq),
 			 errdetail_internal("%s", detail),
 			 errhint(SAGG_HINT_REBUILD)));
 }
@@ -192,7 +192,7 @@ foreign(const char *stream, const SaggBlobId *id, const char *detail)
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
 			 errmsg("state blob of stream \"%s\", partition %d, micro-batch " INT64_FORMAT ", seq %d cannot be used",
-					stream, id->partition, id->batch, id->seq),
+					sagg_stream_title(stream), id->partition, id->batch, id->seq),
 			 errdetail_internal("%s", detail),
 			 errhint("Drop the stream and create it anew to build its state again from the records in Kafka.")));
 }

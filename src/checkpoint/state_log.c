@@ -87,7 +87,7 @@ sagg_state_log_mismatch(const SaggCheckpoint *checkpoint, int64 batch,
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 			 errmsg("state of stream \"%s\" is incomplete: " INT64_FORMAT " blobs, micro-batch " INT64_FORMAT " left " INT64_FORMAT,
-					checkpoint->stream, found, batch, expected),
+					sagg_stream_title(checkpoint->stream), found, batch, expected),
 			 errhint(SAGG_HINT_REBUILD)));
 }
 
@@ -119,7 +119,7 @@ sagg_state_log_sizes(SaggLogSection *section, int64 last_commit,
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 					 errmsg("state of stream \"%s\" has blobs of partition %d, which does not exist",
-							checkpoint->stream, partition),
+							sagg_stream_title(checkpoint->stream), partition),
 					 errhint(SAGG_HINT_REBUILD)));
 		chain = &sizes->chains[partition];
 		chain->bytes = sagg_log_int64(i, 2);
@@ -130,7 +130,7 @@ sagg_state_log_sizes(SaggLogSection *section, int64 last_commit,
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 					 errmsg("state of stream \"%s\" has blobs of micro-batch " INT64_FORMAT ", the last committed one is " INT64_FORMAT,
-							checkpoint->stream, chain->last, last_commit),
+							sagg_stream_title(checkpoint->stream), chain->last, last_commit),
 					 errhint(SAGG_HINT_REBUILD)));
 	}
 	expected = sagg_state_log_count(section, last_commit);

@@ -40,7 +40,7 @@ missing(const Restore *restore, int32 partition, int64 batch, int32 seq)
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 			 errmsg("state blob of stream \"%s\", partition %d, micro-batch " INT64_FORMAT ", seq %d is missing",
-					restore->checkpoint->stream, partition, batch, seq),
+					sagg_stream_title(restore->checkpoint->stream), partition, batch, seq),
 			 errhint(SAGG_HINT_REBUILD)));
 }
 
@@ -50,7 +50,7 @@ misplaced(const Restore *restore, const SaggBlobId *id, const char *detail)
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 			 errmsg("state blob of stream \"%s\", partition %d, micro-batch " INT64_FORMAT ", seq %d is out of place",
-					restore->checkpoint->stream, id->partition, id->batch, id->seq),
+					sagg_stream_title(restore->checkpoint->stream), id->partition, id->batch, id->seq),
 			 errdetail_internal("%s", detail),
 			 errhint(SAGG_HINT_REBUILD)));
 }

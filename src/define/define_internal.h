@@ -75,19 +75,20 @@ typedef struct SaggStreamArguments
 	int64		max_offsets;	/* 0 = none */
 	bool		start;
 	bool		if_not_exists;
-	SaggOnError on_error;
-	int64		max_future;		/* microseconds, 0 = any */
+	SaggStreamOptions options;
 } SaggStreamArguments;
 
 /* stream_arguments.c */
 extern SaggStreamArguments *sagg_stream_arguments(FunctionCallInfo fcinfo);
 
 /* stream_options.c */
-extern void sagg_stream_options_read(List *options, SaggOnError *on_error,
-									 int64 *max_future);
-extern Datum sagg_stream_options_jsonb(SaggOnError on_error, int64 max_future);
+extern void sagg_stream_options_read(List *list, SaggStreamOptions *options);
+extern Datum sagg_stream_options_jsonb(const SaggStreamOptions *options);
 extern void sagg_check_max_future(const SaggStream *stream,
 								  const SaggQuery *query);
+
+/* stream_delivery.c */
+extern void sagg_check_delivery(const SaggStream *stream, const SaggQuery *query);
 
 /* stream_catalog.c */
 extern RangeVar *sagg_parse_name(const char *name, const char *what);
@@ -112,7 +113,7 @@ extern char *sagg_required_argument(FunctionCallInfo fcinfo, int n,
 									const char *name);
 
 /* source_columns.c */
-extern List *sagg_parse_columns(const char *columns, char **text);
+extern List *sagg_parse_columns(const char *columns, bool by_name, char **text);
 
 /* source_server.c */
 extern char *sagg_server_of_brokers(const char *brokers, List *options);

@@ -18,6 +18,7 @@
 #include "access/relation.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
@@ -25,6 +26,7 @@
 #include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
 #include "tcop/tcopprot.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -338,22 +340,37 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 }
 
 /*
- * Analyse the query of a stream from its view.  Raises
+ * Analyse the query of a stream from its view, as the stream's owner: constants
+ * are folded, which calls functions that may be the owner's own (I8).  Raises
  * ERRCODE_SAGG_DEFINITION_CHANGED when the view is gone.
  */
 SaggQuery *
 sagg_query_of_view(const SaggStream *stream)
 {
 	Relation	view = try_relation_open(stream->view, AccessShareLock);
+	SaggQuery  *result;
 	Query	   *query;
+	Oid			save_user;
+	int			save_context;
+	int			nestlevel;
 
 	if (view == NULL || view->rd_rel->relkind != RELKIND_VIEW)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
-				 errmsg("the query of stream \"%s\" is gone", stream->name)));
+				 errmsg("the query of stream \"%s\" is gone", sagg_stream_title(stream->name))));
 	query = copyObject(get_view_query(view));
 	relation_close(view, NoLock);
-	return sagg_query_analyze(query, stream->event_time, stream->mode,
-							  stream->has_watermark,
-							  stream->on_error != SAGG_FAIL);
+
+	/* after an ERROR the end of the transaction restores user and settings */
+	GetUserIdAndSecContext(&save_user, &save_context);
+	nestlevel = NewGUCNestLevel();
+	if (save_user != stream->owner)
+		SetUserIdAndSecContext(stream->owner,
+							   save_context | SECURITY_RESTRICTED_OPERATION);
+	result = sagg_query_analyze(query, stream->event_time, stream->mode,
+								stream->has_watermark,
+								stream->options.on_error != SAGG_FAIL);
+	AtEOXact_GUC(false, nestlevel);
+	SetUserIdAndSecContext(save_user, save_context);
+	return result;
 }

@@ -13,10 +13,12 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_aggregate.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_proc.h"
 #include "common/hashfn.h"
 #include "lib/stringinfo.h"
+#include "parser/parse_agg.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
@@ -37,6 +39,33 @@ append_collation(StringInfo text, Oid collation)
 	appendStringInfo(text, " collate %s.%s",
 					 get_namespace_name(((Form_pg_collation) GETSTRUCT(tuple))->collnamespace),
 					 NameStr(((Form_pg_collation) GETSTRUCT(tuple))->collname));
+	ReleaseSysCache(tuple);
+}
+
+/*
+ * What an aggregate's state is: CREATE OR REPLACE AGGREGATE can make it
+ * another, and bytes of one type must not be read as those of another.
+ */
+static void
+append_state(StringInfo text, const Aggref *aggref)
+{
+	HeapTuple	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
+	Form_pg_aggregate form;
+	Oid			argtypes[FUNC_MAX_ARGS];
+	int			nargs;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
+	form = (Form_pg_aggregate) GETSTRUCT(tuple);
+	nargs = get_aggregate_argtypes(unconstify(Aggref *, aggref), argtypes);
+	appendStringInfo(text, " state %s",
+					 format_type_be_qualified(resolve_aggregate_transtype(aggref->aggfnoid,
+																		  form->aggtranstype,
+																		  argtypes, nargs)));
+	if (OidIsValid(form->aggserialfn))
+		appendStringInfo(text, " by %s and %s",
+						 format_procedure_qualified(form->aggserialfn),
+						 format_procedure_qualified(form->aggdeserialfn));
 	ReleaseSysCache(tuple);
 }
 
@@ -70,6 +99,7 @@ sagg_query_fingerprint(const SaggQuery *query)
 		appendStringInfo(&text, "aggregate %s returns %s",
 						 format_procedure_qualified(aggref->aggfnoid),
 						 format_type_be_qualified(aggref->aggtype));
+		append_state(&text, aggref);
 		append_collation(&text, aggref->inputcollid);
 		appendStringInfoChar(&text, '\n');
 	}

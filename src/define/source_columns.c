@@ -81,7 +81,8 @@ add_field_option(ColumnDef *column)
 	{
 		char	   *name = lfirst_node(DefElem, lc)->defname;
 
-		if (strcmp(name, "field") == 0 || strcmp(name, "metadata") == 0)
+		if (strcmp(name, "field") == 0 || strcmp(name, "path") == 0 ||
+			strcmp(name, "envelope") == 0 || strcmp(name, "metadata") == 0)
 			return;
 	}
 	column->fdwoptions = lappend(column->fdwoptions,
@@ -89,12 +90,13 @@ add_field_option(ColumnDef *column)
 }
 
 /*
- * Parse a list of columns into ColumnDefs.  "*text" is set to the statement
+ * Parse a list of columns into ColumnDefs, with the fields that columns take by
+ * their name if "by_name".  "*text" is set to the statement
  * that positions in them count in.  Raises invalid_parameter_value,
  * syntax_error or feature_not_supported.
  */
 List *
-sagg_parse_columns(const char *columns, char **text)
+sagg_parse_columns(const char *columns, bool by_name, char **text)
 {
 	CreateForeignTableStmt *stmt;
 	ListCell   *lc;
@@ -120,7 +122,8 @@ sagg_parse_columns(const char *columns, char **text)
 							column->colname),
 					 errdetail("A field that a record lacks is NULL."),
 					 errhint("Leave records out in the query of a stream, by WHERE.")));
-		add_field_option(column);
+		if (by_name)
+			add_field_option(column);
 	}
 	return stmt->base.tableElts;
 }

@@ -56,15 +56,33 @@ sagg_required_argument(FunctionCallInfo fcinfo, int n, const char *name)
 }
 
 /*
- * Name of the server to use, made from the brokers if need be.
+ * Options for the server and those for the source, which are in one argument.
+ */
+static void
+split_options(FunctionCallInfo fcinfo, List **for_server, List **for_source)
+{
+	List	   *options = PG_ARGISNULL(6) ? NIL :
+		sagg_options_from_json(PG_GETARG_JSONB_P(6));
+	ListCell   *lc;
+
+	*for_server = *for_source = NIL;
+	foreach(lc, options)
+	{
+		List	  **list = sagg_is_source_option(lfirst_node(DefElem, lc)->defname) ?
+			for_source : for_server;
+
+		*list = lappend(*list, lfirst(lc));
+	}
+}
+
+/*
+ * Name of the server to use, made from the brokers and options if need be.
  */
 static char *
-settle_server(FunctionCallInfo fcinfo)
+settle_server(FunctionCallInfo fcinfo, List *options)
 {
 	char	   *brokers = sagg_text_argument(fcinfo, 3);
 	char	   *server = sagg_text_argument(fcinfo, 4);
-	List	   *options = PG_ARGISNULL(6) ? NIL :
-		sagg_options_from_json(PG_GETARG_JSONB_P(6));
 
 	if ((brokers == NULL) == (server == NULL))
 		ereport(ERROR,
@@ -78,8 +96,9 @@ settle_server(FunctionCallInfo fcinfo)
 	if (options != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("options cannot be given together with server"),
-				 errdetail("They are options of the server."),
+				 errmsg("option \"%s\" cannot be given together with server",
+						linitial_node(DefElem, options)->defname),
+				 errdetail("It is an option of the server."),
 				 errhint("Use ALTER SERVER %s OPTIONS.", quote_identifier(server))));
 	return server;
 }
@@ -169,6 +188,8 @@ stream_agg_create_source(PG_FUNCTION_ARGS)
 	bool		if_not_exists = !PG_ARGISNULL(7) && PG_GETARG_BOOL(7);
 	CreateForeignTableStmt *stmt = makeNode(CreateForeignTableStmt);
 	ErrorContextCallback callback;
+	List	   *for_server;
+	List	   *for_source;
 	char	   *text;
 	Oid			relid = already_there(name);
 
@@ -182,15 +203,18 @@ stream_agg_create_source(PG_FUNCTION_ARGS)
 
 	stmt->base.type = T_CreateForeignTableStmt;
 	stmt->base.relation = name;
-	stmt->base.tableElts = sagg_parse_columns(columns, &text);
+	stmt->base.tableElts = sagg_parse_columns(columns, sagg_format_has_names(format), &text);
 	stmt->base.oncommit = ONCOMMIT_NOOP;
-	stmt->servername = settle_server(fcinfo);
-	stmt->options = list_make2(topic,
-							   text_option("format", format));
+	split_options(fcinfo, &for_server, &for_source);
+	stmt->servername = settle_server(fcinfo, for_server);
+	stmt->options = list_concat(list_make2(topic, text_option("format", format)),
+								for_source);
 	sagg_text_errors_begin(&callback, text);
 	sagg_run_utility((Node *) stmt, text, -1, 0);
 	sagg_text_errors_end(&callback);
-	PG_RETURN_OID(already_there(name));
+	relid = already_there(name);
+	sagg_source_check(relid);
+	PG_RETURN_OID(relid);
 }
 
 /*
@@ -221,7 +245,7 @@ stream_agg_drop_source(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("cannot drop source \"%s\" because stream \"%s\" reads it",
-						name->relname, stream->name),
+						name->relname, sagg_stream_title(stream->name)),
 				 errhint("Drop the stream first, with stream_agg.drop_stream(%s).",
 						 quote_literal_cstr(stream->name))));
 	sagg_drop_relation(relid, OBJECT_FOREIGN_TABLE);

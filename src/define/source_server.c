@@ -3,8 +3,9 @@
  * source_server.c
  *	  The foreign server of a source that was created by its brokers.
  *
- * A server with the very same options is used again when the user may use it;
- * else one is made, which needs USAGE on the wrapper.
+ * A server with the very same options is used again when the user may use it
+ * and it belongs to the user, a role he is a member of, or a superuser; else one
+ * is made, which needs USAGE on the wrapper.
  *
  *-------------------------------------------------------------------------
  */
@@ -57,8 +58,19 @@ same_options(List *a, List *b)
 }
 
 /*
- * A server of ours with these options that the current user may use; NULL if
- * there is none.
+ * Whether the current user trusts a role with a server: who owns it can have it
+ * point elsewhere at any time, at records of his own and with the passwords of
+ * others.
+ */
+static bool
+is_trusted(Oid owner)
+{
+	return superuser_arg(owner) || is_member_of_role_nosuper(GetUserId(), owner);
+}
+
+/*
+ * A server of ours with these options that the current user may use, and that
+ * no stranger can alter; NULL if there is none.
  */
 static char *
 find_server(Oid fdw, List *options)
@@ -73,6 +85,7 @@ find_server(Oid fdw, List *options)
 		Form_pg_foreign_server form = (Form_pg_foreign_server) GETSTRUCT(tuple);
 
 		if (form->srvfdw == fdw &&
+			is_trusted(form->srvowner) &&
 			same_options(GetForeignServer(form->oid)->options, options) &&
 			SAGG_SERVER_ACLCHECK(form->oid, GetUserId(), ACL_USAGE) == ACLCHECK_OK)
 			found = pstrdup(NameStr(form->srvname));

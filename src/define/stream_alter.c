@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -27,7 +28,7 @@ PG_FUNCTION_INFO_V1(stream_agg_alter_stream);
 static void
 merge_options(SaggStream *stream, Datum changes)
 {
-	Datum		merged = sagg_stream_options_jsonb(stream->on_error, stream->max_future);
+	Datum		merged = sagg_stream_options_jsonb(&stream->options);
 
 	if (!JB_ROOT_IS_OBJECT(DatumGetJsonbP(changes)))
 		ereport(ERROR,
@@ -36,7 +37,7 @@ merge_options(SaggStream *stream, Datum changes)
 	merged = DirectFunctionCall2(jsonb_concat, merged, changes);
 	merged = DirectFunctionCall1(jsonb_strip_nulls, merged);
 	sagg_stream_options_read(sagg_options_from_json(DatumGetJsonbP(merged)),
-							 &stream->on_error, &stream->max_future);
+							 &stream->options);
 }
 
 static void
@@ -45,7 +46,7 @@ update_row(const SaggStream *stream)
 	Oid			types[2] = {OIDOID, JSONBOID};
 	Datum		values[2];
 
-	values[1] = sagg_stream_options_jsonb(stream->on_error, stream->max_future);
+	values[1] = sagg_stream_options_jsonb(&stream->options);
 	sagg_stream_update(stream, "options = $2", 2, types, values);
 }
 
@@ -58,15 +59,20 @@ Datum
 stream_agg_alter_stream(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	SaggStream *stream = sagg_stream_by_name(name, false);
+	SaggStream *stream;
+	SaggQuery  *query;
 
+	PreventCommandDuringRecovery("stream_agg.alter_stream()");
+	stream = sagg_stream_by_name(name, false);
 	sagg_stream_check_owner(stream);
 	sagg_lock_stream(stream->view);
 
 	/* as others left it that held the lock before */
 	stream = sagg_stream_by_view(stream->view, false);
 	merge_options(stream, PG_GETARG_DATUM(1));
-	sagg_check_max_future(stream, sagg_query_of_view(stream));
+	query = sagg_query_of_view(stream);
+	sagg_check_max_future(stream, query);
+	sagg_check_delivery(stream, query);
 	update_row(stream);
 	PG_RETURN_VOID();
 }

@@ -118,6 +118,6 @@ sagg_stream_arguments(FunctionCallInfo fcinfo)
 	args->if_not_exists = flag(fcinfo, ARG_IF_NOT_EXISTS, "if_not_exists");
 	sagg_stream_options_read(PG_ARGISNULL(ARG_OPTIONS) ? NIL :
 							 sagg_options_from_json(PG_GETARG_JSONB_P(ARG_OPTIONS)),
-							 &args->on_error, &args->max_future);
+							 &args->options);
 	return args;
 }

@@ -34,10 +34,11 @@
 	"SELECT s.stream, s.query, s.sink, s.source, c.relowner, s.database," \
 	"       s.output_mode, s.watermark, s.event_time, s.trigger_interval," \
 	"       s.max_offsets_per_trigger, s.starting_offsets, s.sink_created," \
-	"       s.enabled, s.timezone, s.datestyle, s.intervalstyle, s.search_path," \
-	"       s.options" \
+	"       s.enabled AND (s.started_for = c.relowner OR NOT r.rolsuper)," \
+	"       s.timezone, s.datestyle, s.intervalstyle, s.search_path, s.options" \
 	"  FROM stream_agg.streams s" \
 	"  JOIN pg_catalog.pg_class c ON c.oid = s.query" \
+	"  JOIN pg_catalog.pg_roles r ON r.oid = c.relowner" \
 	" WHERE "
 
 typedef struct Row
@@ -114,7 +115,7 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 	stream->intervalstyle = next_text(&row);
 	stream->search_path = next_text(&row);
 	sagg_stream_options_read(sagg_options_from_json(DatumGetJsonbP(next_value(&row, &isnull))),
-							 &stream->on_error, &stream->max_future);
+							 &stream->options);
 	return stream;
 }
 
@@ -210,7 +211,7 @@ sagg_stream_update(const SaggStream *stream, const char *assignments, int nargs,
 		SPI_processed != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("stream \"%s\" was dropped concurrently", stream->name)));
+				 errmsg("stream \"%s\" was dropped concurrently", sagg_stream_title(stream->name))));
 	sagg_restore_user(&owner);
 	SPI_finish();
 }
@@ -239,14 +240,20 @@ sagg_parse_name(const char *name, const char *what)
 
 /*
  * How a stream of this name is called in the catalog: as it was named, quoted
- * where need be.
+ * where need be, whatever the session's quote_all_identifiers.
  */
 char *
 sagg_stream_key(const RangeVar *name)
 {
-	return name->schemaname ?
+	bool		save = quote_all_identifiers;
+	char	   *key;
+
+	quote_all_identifiers = false;
+	key = name->schemaname ?
 		quote_qualified_identifier(name->schemaname, name->relname) :
 		pstrdup(quote_identifier(name->relname));
+	quote_all_identifiers = save;
+	return key;
 }
 
 /*
@@ -282,7 +289,7 @@ sagg_stream_by_name(const char *name, bool missing_ok)
 	if (stream == NULL && !missing_ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("stream \"%s\" does not exist", name)));
+				 errmsg("stream \"%s\" does not exist", sagg_stream_title(name))));
 	return stream;
 }
 
@@ -295,7 +302,7 @@ sagg_stream_check_owner(const SaggStream *stream)
 	if (!SAGG_OWNS_RELATION(stream->view, GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of stream \"%s\"", stream->name)));
+				 errmsg("must be owner of stream \"%s\"", sagg_stream_title(stream->name))));
 }
 
 /*

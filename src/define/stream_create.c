@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
@@ -26,6 +27,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "define_internal.h"
@@ -78,6 +80,29 @@ make_view(const SaggStreamArguments *args, char *schema)
 }
 
 /*
+ * A table that has the stream's name by chance, or by the intent of somebody
+ * who waits for the stream's owner to run its triggers.
+ */
+static void
+refuse_stranger(Oid sink, const char *name)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(sink));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	if (!is_member_of_role_nosuper(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("table \"%s\" exists and belongs to role \"%s\"",
+						name, GetUserNameFromId(owner, false)),
+				 errdetail("The triggers of a sink run as the stream's owner."),
+				 errhint("Choose another name for the stream, or name the table by sink => if it is meant.")));
+}
+
+/*
  * Find or make the table that the results go to.
  */
 static void
@@ -90,14 +115,18 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 	if (name == NULL)
 		name = makeRangeVar(schema, args->name->relname, -1);
 	stream->sink = RangeVarGetRelid(name, NoLock, true);
+	if (args->sink == NULL && OidIsValid(stream->sink))
+		refuse_stranger(stream->sink, name->relname);
 	stream->sink_created = !OidIsValid(stream->sink);
 	if (stream->sink_created)
 	{
 		stream->sink = sagg_sink_make(RangeVarGetCreationNamespace(name), name->relname,
 									  query, stream->mode);
+		sagg_check_delivery(stream, query);
 		return;
 	}
-	sagg_sink_check(stream->sink, query, stream->mode);
+	sagg_check_delivery(stream, query);
+	sagg_sink_check(stream->sink, query, stream->mode, stream->options.at_least_once);
 
 	/* one at a time, or two new streams would not see each other */
 	LockRelationOid(stream->sink, ShareUpdateExclusiveLock);
@@ -105,7 +134,7 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 	if (other)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("table \"%s\" is the sink of stream \"%s\"", name->relname, other->name),
+				 errmsg("table \"%s\" is the sink of stream \"%s\"", name->relname, sagg_stream_title(other->name)),
 				 errhint("Name another sink.")));
 }
 
@@ -187,7 +216,7 @@ insert_stream(const SaggStream *stream, const char *search_path, bool start)
 	values[13] = setting("DateStyle");
 	values[14] = setting("IntervalStyle");
 	values[15] = CStringGetTextDatum(search_path);
-	values[16] = sagg_stream_options_jsonb(stream->on_error, stream->max_future);
+	values[16] = sagg_stream_options_jsonb(&stream->options);
 	insert_row("INSERT INTO stream_agg.streams (stream, query, sink, source, output_mode,"
 			   " watermark, event_time, trigger_interval, max_offsets_per_trigger,"
 			   " starting_offsets, sink_created, enabled, timezone,"
@@ -204,15 +233,16 @@ insert_stream(const SaggStream *stream, const char *search_path, bool start)
 static void
 adopt_stream(const SaggStream *stream)
 {
-	Oid			types[2] = {OIDOID, OIDOID};
-	Datum		values[2];
+	Oid			types[3] = {OIDOID, OIDOID, OIDOID};
+	Datum		values[3];
 
 	values[0] = ObjectIdGetDatum(stream->view);
 	values[1] = ObjectIdGetDatum(MyDatabaseId);
-	if (SPI_execute_with_args("UPDATE stream_agg.streams SET database = $2 WHERE query = $1",
-							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE ||
+	values[2] = ObjectIdGetDatum(stream->owner);
+	if (SPI_execute_with_args("UPDATE stream_agg.streams SET database = $2, started_for = $3 WHERE query = $1",
+							  3, types, values, NULL, false, 0) != SPI_OK_UPDATE ||
 		SPI_processed != 1)
-		elog(ERROR, "the row of stream \"%s\" is gone", stream->name);
+		elog(ERROR, "the row of stream \"%s\" is gone", sagg_stream_title(stream->name));
 }
 
 /*
@@ -277,18 +307,18 @@ tell_about(const SaggStream *stream, const SaggQuery *query)
 	if (stream->mode == SAGG_APPEND)
 		ereport(NOTICE,
 				(errmsg("the first window of stream \"%s\" appears when event time has advanced by %s",
-						stream->name,
+						sagg_stream_title(stream->name),
 						DatumGetCString(DirectFunctionCall1(interval_out,
 															interval_datum(query->window.size + stream->watermark_delay)))),
 				 errdetail("Output mode \"append\" writes a window once, when the watermark has passed its end.")));
 	else if (stream->mode == SAGG_COMPLETE)
 		ereport(NOTICE,
-				(errmsg("the state of stream \"%s\" keeps every group for ever", stream->name),
+				(errmsg("the state of stream \"%s\" keeps every group for ever", sagg_stream_title(stream->name)),
 				 errdetail("Output mode \"complete\" forgets nothing, whatever the watermark, and compares the whole result with the sink in every micro-batch."),
 				 errhint("Group by a window, give a watermark and use output_mode => 'update' to have old groups forgotten.")));
 	else if (!stream->has_watermark || query->window.kind == SAGG_WINDOW_NONE)
 		ereport(NOTICE,
-				(errmsg("the state of stream \"%s\" keeps every group for ever", stream->name),
+				(errmsg("the state of stream \"%s\" keeps every group for ever", sagg_stream_title(stream->name)),
 				 errhint("Group by a window and give a watermark to have old groups forgotten.")));
 }
 
@@ -305,8 +335,7 @@ fill_stream(SaggStream *stream, const SaggStreamArguments *args)
 	stream->trigger = args->trigger;
 	stream->max_offsets = args->max_offsets;
 	stream->starting_offsets = args->starting_offsets;
-	stream->on_error = args->on_error;
-	stream->max_future = args->max_future;
+	stream->options = args->options;
 }
 
 /*
@@ -332,7 +361,7 @@ find_stream(const SaggStreamArguments *args, Oid schema)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_TABLE),
 				 errmsg("relation \"%s\" already exists", view),
-				 errdetail("The query of stream \"%s\" would be kept as a view of that name.", key),
+				 errdetail("The query of stream \"%s\" would be kept as a view of that name.", sagg_stream_title(key)),
 				 errhint("Choose another name for the stream.")));
 	return stream;
 }
@@ -351,10 +380,12 @@ existing_stream(const SaggStreamArguments *args, Oid schema)
 	if (!args->if_not_exists)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("stream \"%s\" already exists", stream->name)));
+				 errmsg("stream \"%s\" already exists", sagg_stream_title(stream->name))));
+	/* what a stranger's stream writes is not what the caller wants */
+	sagg_stream_check_owner(stream);
 	ereport(NOTICE,
 			(errcode(ERRCODE_DUPLICATE_OBJECT),
-			 errmsg("stream \"%s\" already exists, skipping", stream->name)));
+			 errmsg("stream \"%s\" already exists, skipping", sagg_stream_title(stream->name))));
 	return stream->sink;
 }
 
@@ -373,6 +404,7 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	char	   *schema;
 	Oid			sink;
 
+	PreventCommandDuringRecovery("stream_agg.create_stream()");
 	sagg_require_preload();
 	args = sagg_stream_arguments(fcinfo);
 	namespace = RangeVarGetCreationNamespace(args->name);

@@ -56,9 +56,9 @@ tell_missing(const char *name, bool if_exists)
 	if (!if_exists)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("stream \"%s\" does not exist", name)));
+				 errmsg("stream \"%s\" does not exist", sagg_stream_title(name))));
 	ereport(NOTICE,
-			(errmsg("stream \"%s\" does not exist, skipping", name)));
+			(errmsg("stream \"%s\" does not exist, skipping", sagg_stream_title(name))));
 }
 
 /*
@@ -71,8 +71,10 @@ stream_agg_drop_stream(PG_FUNCTION_ARGS)
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	bool		drop_sink = PG_GETARG_BOOL(1);
 	bool		if_exists = PG_GETARG_BOOL(2);
-	SaggStream *stream = sagg_stream_by_name(name, true);
+	SaggStream *stream;
 
+	PreventCommandDuringRecovery("stream_agg.drop_stream()");
+	stream = sagg_stream_by_name(name, true);
 	if (stream == NULL)
 	{
 		tell_missing(name, if_exists);
@@ -260,7 +262,7 @@ stream_agg_on_ddl_command_end(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_IN_USE),
 					 errmsg("cannot replace the query of stream \"%s\"",
-							SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
+							sagg_stream_title(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1))),
 					 errdetail("Its state belongs to the present query."),
 					 errhint("Drop the stream and create it anew.")));
 	}

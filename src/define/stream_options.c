@@ -20,6 +20,9 @@
 
 #include "define_internal.h"
 
+/* of the name of a consumer group; Kafka itself takes more */
+#define MAX_GROUP_BYTES		255
+
 static const char *const on_error_words[] = {
 	[SAGG_FAIL] = "fail",
 	[SAGG_SKIP] = "skip",
@@ -57,30 +60,62 @@ max_future_from_text(char *text)
 	return length;
 }
 
+static char *
+checked_group(char *name)
+{
+	if (name[0] == '\0' || strlen(name) > MAX_GROUP_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("consumer_group must have between 1 and %d bytes", MAX_GROUP_BYTES),
+				 errhint("Leave it out to commit no offsets to Kafka.")));
+	return name;
+}
+
+/*
+ * Whether rows may arrive more than once.
+ */
+static bool
+delivery_from_word(const char *word)
+{
+	if (strcmp(word, "at_least_once") == 0)
+		return true;
+	if (strcmp(word, "exactly_once") == 0)
+		return false;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid delivery \"%s\"", word),
+			 errhint("It is exactly_once (into a table) or at_least_once (into a Kafka topic).")));
+}
+
 /*
  * Read options, a list of DefElems with strings.  Raises
  * invalid_parameter_value for an unknown option, and for a value that is none.
  */
 void
-sagg_stream_options_read(List *options, SaggOnError *on_error, int64 *max_future)
+sagg_stream_options_read(List *list, SaggStreamOptions *options)
 {
 	ListCell   *lc;
 
-	*on_error = SAGG_FAIL;
-	*max_future = 0;
-	foreach(lc, options)
+	*options = (SaggStreamOptions) {0};
+	foreach(lc, list)
 	{
 		DefElem    *option = lfirst_node(DefElem, lc);
+		const char *name = option->defname;
+		char	   *value = defGetString(option);
 
-		if (strcmp(option->defname, "on_error") == 0)
-			*on_error = on_error_from_word(defGetString(option));
-		else if (strcmp(option->defname, "max_future") == 0)
-			*max_future = max_future_from_text(defGetString(option));
+		if (strcmp(name, "on_error") == 0)
+			options->on_error = on_error_from_word(value);
+		else if (strcmp(name, "max_future") == 0)
+			options->max_future = max_future_from_text(value);
+		else if (strcmp(name, "consumer_group") == 0)
+			options->consumer_group = checked_group(value);
+		else if (strcmp(name, "delivery") == 0)
+			options->at_least_once = delivery_from_word(value);
 		else
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unknown option \"%s\" of a stream", option->defname),
-					 errhint("Options of a stream are on_error and max_future.")));
+					 errmsg("unknown option \"%s\" of a stream", name),
+					 errhint("Options of a stream are on_error, max_future, consumer_group and delivery.")));
 	}
 }
 
@@ -102,24 +137,28 @@ push_option(JsonbParseState **state, const char *name, const char *value)
  * Options as the catalog holds them, those that have their default left out.
  */
 Datum
-sagg_stream_options_jsonb(SaggOnError on_error, int64 max_future)
+sagg_stream_options_jsonb(const SaggStreamOptions *options)
 {
 	JsonbParseState *state = NULL;
 	JsonbValue *object;
 
 	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	if (on_error != SAGG_FAIL)
-		push_option(&state, "on_error", on_error_words[on_error]);
-	if (max_future > 0)
+	if (options->on_error != SAGG_FAIL)
+		push_option(&state, "on_error", on_error_words[options->on_error]);
+	if (options->max_future > 0)
 	{
 		char	   *text = palloc(MAXDATELEN + 1);
-		Interval	interval = {.time = max_future};
+		Interval	interval = {.time = options->max_future};
 		struct pg_itm itm;
 
 		interval2itm(interval, &itm);
 		EncodeInterval(&itm, INTSTYLE_POSTGRES, text);
 		push_option(&state, "max_future", text);
 	}
+	if (options->consumer_group)
+		push_option(&state, "consumer_group", options->consumer_group);
+	if (options->at_least_once)
+		push_option(&state, "delivery", "at_least_once");
 	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(object));
 }
@@ -131,7 +170,7 @@ sagg_stream_options_jsonb(SaggOnError on_error, int64 max_future)
 void
 sagg_check_max_future(const SaggStream *stream, const SaggQuery *query)
 {
-	if (stream->max_future > 0 && !query->has_event_time)
+	if (stream->options.max_future > 0 && !query->has_event_time)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_future needs an event time"),

@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/namespace.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "utils/rel.h"
@@ -22,6 +23,16 @@
 #include "define_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_on_insert);
+
+/*
+ * On another table the column may be of another type.
+ */
+static bool
+is_streams(Relation rel)
+{
+	return strcmp(RelationGetRelationName(rel), "streams") == 0 &&
+		RelationGetNamespace(rel) == get_namespace_oid(SAGG_SCHEMA, true);
+}
 
 /*
  * on_insert(): trigger BEFORE INSERT on stream_agg.streams.
@@ -37,11 +48,12 @@ stream_agg_on_insert(PG_FUNCTION_ARGS)
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
 		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
-		!TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		!TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
+		!is_streams(trigger->tg_relation))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"%s\" must be a trigger before INSERT for each row",
-						"stream_agg.on_insert")));
+				 errmsg("function \"%s\" must be a trigger before INSERT for each row of table \"%s\"",
+						"stream_agg.on_insert", "stream_agg.streams")));
 	column = SPI_fnumber(RelationGetDescr(trigger->tg_relation), "database");
 	if (column <= 0)
 		elog(ERROR, "table \"%s\" has no column \"database\"",

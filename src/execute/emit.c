@@ -38,7 +38,8 @@ rows_memory_kb(void)
 void
 sagg_emit_init(SaggExecution *ex)
 {
-	ex->emitted = tuplestore_begin_heap(true, false, rows_memory_kb());
+	ex->fresh = tuplestore_begin_heap(true, false, rows_memory_kb());
+	ex->known = tuplestore_begin_heap(true, false, rows_memory_kb());
 	if (ex->query->window.kind != SAGG_WINDOW_NONE &&
 		ex->query->window.type == TSTZRANGEOID)
 		ex->rangetype = lookup_type_cache(TSTZRANGEOID, TYPECACHE_RANGE_INFO);
@@ -60,6 +61,19 @@ window_datum(const SaggExecution *ex, int64 start)
 	lower.lower = true;
 	upper.val = TimestampTzGetDatum(start + ex->query->window.size);
 	return RangeTypePGetDatum(SAGG_MAKE_RANGE(ex->rangetype, &lower, &upper, false));
+}
+
+/*
+ * Where a group goes.  Append gives a group out once.  In mode update it was
+ * given out before if the store has it.
+ */
+static Tuplestorestate *
+relation_of(const SaggExecution *ex, const SaggGroup *group)
+{
+	if (ex->stream->mode == SAGG_APPEND ||
+		(ex->stream->mode == SAGG_UPDATE && !DsaPointerIsValid(group->stored)))
+		return ex->fresh;
+	return ex->known;
 }
 
 /*
@@ -85,12 +99,12 @@ sagg_emit_group(SaggExecution *ex, const SaggGroup *group)
 	}
 	for (int i = 0; i < ex->query->naggs; i++, n++)
 		values[n] = sagg_state_final(ex, i, &group->states[i], &nulls[n]);
-	tuplestore_putvalues(ex->emitted, desc, values, nulls);
+	tuplestore_putvalues(relation_of(ex, group), desc, values, nulls);
 	MemoryContextSwitchTo(old);
 }
 
 static QueryEnvironment *
-groups_environment(SaggExecution *ex)
+groups_environment(SaggExecution *ex, Tuplestorestate *groups)
 {
 	QueryEnvironment *env = create_queryEnv();
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
@@ -99,61 +113,77 @@ groups_environment(SaggExecution *ex)
 	enr->md.reliddesc = InvalidOid;
 	enr->md.tupdesc = ex->query->groups_desc;
 	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr->md.enrtuples = tuplestore_tuple_count(ex->emitted);
-	enr->reldata = ex->emitted;
+	enr->md.enrtuples = tuplestore_tuple_count(groups);
+	enr->reldata = groups;
 	register_ENR(env, enr);
 	return env;
 }
 
 /*
- * Run a query over the emitted groups, planned for as many as there are.
+ * Run a query over emitted groups, planned for as many as there are, and add
+ * its rows to "result".
  */
-static Tuplestorestate *
-run_over_groups(SaggExecution *ex, Query *query)
+static void
+run_over_groups(SaggExecution *ex, Query *query, Tuplestorestate *groups,
+				Tuplestorestate *result)
 {
-	Tuplestorestate *result = tuplestore_begin_heap(true, false, rows_memory_kb());
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
-	DestReceiver *dest = CreateDestReceiver(DestTuplestore);
+	DestReceiver *dest;
 	PlannedStmt *plan;
 	QueryDesc  *desc;
 
-	SetTuplestoreDestReceiverParams(dest, result, GetMemoryChunkContext(result),
-									true, NULL, NULL);
-	query = copyObject(query);
-	linitial_node(RangeTblEntry, query->rtable)->enrtuples =
-		tuplestore_tuple_count(ex->emitted);
-	plan = pg_plan_query(query, ex->stream->name, 0, NULL);
-	desc = CreateQueryDesc(plan, ex->stream->name, GetActiveSnapshot(),
-						   InvalidSnapshot, dest, NULL, groups_environment(ex), 0);
-	ExecutorStart(desc, 0);
-	SAGG_EXECUTOR_RUN(desc, ForwardScanDirection, 0);
-	ExecutorFinish(desc);
-	ExecutorEnd(desc);
-	FreeQueryDesc(desc);
-	dest->rDestroy(dest);
+	if (tuplestore_tuple_count(groups) > 0)
+	{
+		dest = CreateDestReceiver(DestTuplestore);
+		SetTuplestoreDestReceiverParams(dest, result, GetMemoryChunkContext(result),
+										true, NULL, NULL);
+		query = copyObject(query);
+		linitial_node(RangeTblEntry, query->rtable)->enrtuples =
+			tuplestore_tuple_count(groups);
+		plan = pg_plan_query(query, ex->stream->name, 0, NULL);
+		desc = CreateQueryDesc(plan, ex->stream->name, GetActiveSnapshot(),
+							   InvalidSnapshot, dest, NULL,
+							   groups_environment(ex, groups), 0);
+		ExecutorStart(desc, 0);
+		SAGG_EXECUTOR_RUN(desc, ForwardScanDirection, 0);
+		ExecutorFinish(desc);
+		ExecutorEnd(desc);
+		FreeQueryDesc(desc);
+		dest->rDestroy(dest);
+	}
 	MemoryContextSwitchTo(old);
-	return result;
 }
 
 /*
- * The batch's output rows, of the query's output_desc, in the current context.
- * The caller ends the tuplestore.
+ * What the batch gives out, in the current context: rows for the sink, and
+ * identities of emitted groups that do not pass HAVING.
  */
-Tuplestorestate *
-sagg_execution_output(SaggExecution *ex)
+void
+sagg_execution_output(SaggExecution *ex, SaggOutput *output)
 {
-	return run_over_groups(ex, ex->query->outer);
+	const SaggQuery *query = ex->query;
+
+	output->fresh = tuplestore_begin_heap(true, false, rows_memory_kb());
+	output->known = tuplestore_begin_heap(true, false, rows_memory_kb());
+	output->removed = NULL;
+	run_over_groups(ex, query->outer, ex->fresh, output->fresh);
+	run_over_groups(ex, query->outer, ex->known, output->known);
+	if (ex->stream->mode == SAGG_UPDATE && query->removed)
+	{
+		output->removed = tuplestore_begin_heap(true, false, rows_memory_kb());
+		run_over_groups(ex, query->removed, ex->fresh, output->removed);
+		run_over_groups(ex, query->removed, ex->known, output->removed);
+	}
 }
 
 /*
- * Identity columns of the emitted groups that do not pass HAVING and have to
- * leave the sink, in the current context; NULL where there can be none.  The
- * caller ends the tuplestore.
+ * Free it.
  */
-Tuplestorestate *
-sagg_execution_removed(SaggExecution *ex)
+void
+sagg_execution_output_end(SaggOutput *output)
 {
-	if (ex->stream->mode != SAGG_UPDATE || ex->query->removed == NULL)
-		return NULL;
-	return run_over_groups(ex, ex->query->removed);
+	tuplestore_end(output->fresh);
+	tuplestore_end(output->known);
+	if (output->removed)
+		tuplestore_end(output->removed);
 }

@@ -72,8 +72,8 @@ extern const SaggStateAccess *sagg_execution_state(SaggExecution *execution);
 extern void sagg_execution_run(SaggExecution *execution);
 extern void sagg_execution_close(SaggExecution *execution, SaggCounts *counts,
 								 TimestampTz *watermark);
-extern Tuplestorestate *sagg_execution_output(SaggExecution *execution);
-extern Tuplestorestate *sagg_execution_removed(SaggExecution *execution);
+extern void sagg_execution_output(SaggExecution *execution, SaggOutput *output);
+extern void sagg_execution_output_end(SaggOutput *output);
 extern void sagg_execution_end(SaggExecution *execution);
 
 /* refuse.c */

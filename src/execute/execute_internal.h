@@ -320,7 +320,9 @@ struct SaggExecution
 	bool		run_again;		/* a record was refused of which a row has
 								 * been aggregated */
 
-	Tuplestorestate *emitted;	/* rows of groups_desc */
+	Tuplestorestate *fresh;		/* emitted groups, rows of groups_desc: those
+								 * that the sink should not have yet */
+	Tuplestorestate *known;		/* and the others */
 	TypeCacheEntry *rangetype;	/* of the window column, or NULL */
 	SaggStateAccess access;
 };

@@ -304,7 +304,8 @@ sagg_execution_state(SaggExecution *ex)
 void
 sagg_execution_end(SaggExecution *ex)
 {
-	tuplestore_end(ex->emitted);
+	tuplestore_end(ex->fresh);
+	tuplestore_end(ex->known);
 	FreeExprContext(ex->tmpcontext, true);
 	FreeExprContext(ex->aggcontext, true);
 	MemoryContextDelete(ex->memory);

@@ -46,8 +46,8 @@ latest_time(const SaggExecution *ex)
 {
 	TimestampTz latest;
 
-	if (ex->stream->max_future == 0 || !ex->query->has_event_time ||
-		pg_add_s64_overflow(ex->plan->batch_time, ex->stream->max_future, &latest) ||
+	if (ex->stream->options.max_future == 0 || !ex->query->has_event_time ||
+		pg_add_s64_overflow(ex->plan->batch_time, ex->stream->options.max_future, &latest) ||
 		!IS_VALID_TIMESTAMP(latest))
 		return DT_NOEND;
 	if (is_without_time_zone(ex))
@@ -135,7 +135,7 @@ refuse_far_time(SaggExecution *ex, TupleTableSlot *slot, int64 time)
 					time_text(ex, time)),
 		   psprintf("The micro-batch's time is %s, and the stream's max_future %s.",
 					timestamptz_to_str(ex->plan->batch_time),
-					interval_text(ex->stream->max_future)));
+					interval_text(ex->stream->options.max_future)));
 	MemoryContextSwitchTo(old);
 }
 

@@ -17,6 +17,7 @@
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/syscache.h"
 
 #include "read/properties.h"
@@ -92,7 +93,7 @@ require_brokers(ForeignServer *server)
 			(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
 			 errmsg("server \"%s\" has no option \"brokers\"", server->servername),
 			 errhint("Use ALTER SERVER %s OPTIONS (ADD brokers 'host:9092').",
-					 server->servername)));
+					 quote_identifier(server->servername))));
 }
 
 /*

@@ -120,8 +120,6 @@ sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 	int64		fetch_bytes;
 	char		value[32];
 
-	/* assigning needs a group, though nobody ever joins it */
-	sagg_conf_set(conf, "group.id", SAGG_EXTENSION);
 	sagg_conf_set(conf, "max.poll.interval.ms", "86400000");
 
 	set_default(conf, defaults, "queued.max.messages.kbytes", queue_kb);

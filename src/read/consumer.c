@@ -35,6 +35,7 @@ release_fetch(void *owner)
 	reader->nranges = 0;
 	for (int i = 0; i < reader->npartitions; i++)
 		sagg_partition_detach(reader->partitions[i]);
+	sagg_group_detach(reader);
 	reader->fetch = NULL;
 }
 
@@ -146,26 +147,6 @@ sagg_reader_has_topic(SaggReader *reader, int32 topic)
 	return sagg_topics_include(reader->topics, sagg_topic_name(topic));
 }
 
-/*
- * The last error of a broker connection since records or an answer came, or
- * NULL.  The reader's memory, until the next call.
- */
-const char *
-sagg_reader_trouble(SaggReader *reader)
-{
-	SaggClient *clients[2] = {reader->fetch, reader->asks};
-
-	for (int i = 0; i < 2; i++)
-	{
-		if (clients[i] == NULL)
-			continue;
-		sagg_client_serve(clients[i]);
-		if (clients[i]->trouble[0] != '\0')
-			return clients[i]->trouble;
-	}
-	return NULL;
-}
-
 static SaggPartition *
 find_partition(SaggReader *reader, const SaggRange *key)
 {
@@ -189,6 +170,7 @@ add_partition(SaggReader *reader, const SaggRange *key)
 	part->partition = key->partition;
 	part->range_end = -1;
 	part->position = -1;
+	part->last_offset = -1;
 	sagg_partition_attach(reader, part);
 	if (reader->npartitions == 0)
 		reader->partitions = palloc(sizeof(SaggPartition *));
@@ -206,6 +188,7 @@ add_partition(SaggReader *reader, const SaggRange *key)
 static void
 open_fetch(SaggReader *reader, int npartitions, int32 topic)
 {
+	static const uint64 one = 1;
 	rd_kafka_conf_t *conf = rd_kafka_conf_dup(reader->conf);
 	char	   *name = unconstify(char *, sagg_topic_name(topic));
 	int			known = 0;
@@ -213,10 +196,17 @@ open_fetch(SaggReader *reader, int npartitions, int32 topic)
 	for (int i = 0; i < reader->nknown; i++)
 		known += reader->known[i].npartitions;
 	reader->sized_for = Max(npartitions, known);
+
+	/* assigning needs a group, though nobody ever joins it */
+	sagg_conf_set(conf, "group.id", sagg_group_name(reader));
 	sagg_conf_for_fetch(conf, reader->sized_for,
 						&reader->queue_bytes, &reader->queue_records);
 	reader->fetch = sagg_client_open(RD_KAFKA_CONSUMER, conf, &name, 1,
 									 release_fetch, reader);
+
+	/* an idle stream is to hear of broken connections, too */
+	rd_kafka_queue_io_event_enable(reader->fetch->events, reader->fd, &one, sizeof(one));
+	sagg_group_attach(reader);
 }
 
 /*
@@ -320,11 +310,9 @@ sagg_reader_has_records(SaggReader *reader)
 	bool		found = false;
 
 	drain_descriptor(reader);
-	if (reader->asks)
-		sagg_client_serve(reader->asks);
+	sagg_reader_check_refused(reader);
 	if (reader->fetch == NULL)
 		return false;
-	sagg_client_serve(reader->fetch);
 
 	/* all of them, so that each sends a wake-up for what comes */
 	for (int i = 0; i < reader->npartitions; i++)
@@ -456,9 +444,7 @@ sagg_reader_collect(SaggReader *reader)
 	if (reader->nranges == 0)
 		return true;
 	drain_descriptor(reader);
-	if (reader->asks)
-		sagg_client_serve(reader->asks);
-	sagg_client_serve(reader->fetch);
+	sagg_reader_check_refused(reader);
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		SaggPartition *part = reader->partitions[i];

@@ -1,21 +1,24 @@
 /*-------------------------------------------------------------------------
  *
  * decode.h
- *	  A record's payload (JSON) to the columns of a source.
+ *	  A record's payload to the columns of a source.
  *
- * The rules, with jsonb as the norm:
+ * A source has a format (format.h).  The rules of JSON, with jsonb as the norm:
  *
  * - A record is valid when jsonb would take it and it is an object, whatever
  *	 columns are read.  Narrower than jsonb in three points: nesting is bounded
  *	 by SAGG_JSON_MAX_DEPTH, the size by SAGG_JSON_MAX_SIZE, and the payload
  *	 must be UTF-8 whatever the server encoding is.
- * - A field is found by its name at the top level; of duplicates the last one
- *	 counts.  A missing field and a JSON null are NULL.
- * - A value is converted as (record::jsonb ->> field)::type would by the
+ * - A field is found by its name at the top level, or by its path, as
+ *	 record::jsonb #>> path does; but only numbers without sign and leading zeros
+ *	 are elements of arrays.  Of duplicates the last one counts, at each level.
+ *	 A missing field and a JSON null are NULL.
+ * - A value is converted as (record::jsonb #>> path)::type would by the
  *	 type's input function with the column's typmod; so 1e2 is an integer and
  *	 1.0 is not, and a string too long for varchar(n) is an error.
- * - Other than that: numbers are milliseconds since 1970-01-01 00:00 UTC for
- *	 timestamptz and timestamp (UTC), fractions kept to the microsecond;
+ * - Other than that: numbers are seconds, milliseconds, microseconds or
+ *	 nanoseconds, as the column's unit says, since 1970-01-01 00:00 UTC for
+ *	 timestamptz and timestamp (UTC), rounded to the microsecond;
  *	 columns of type json and jsonb take the value itself; arrays and
  *	 composites are read from JSON arrays and objects as jsonb_to_record does,
  *	 or from a string with their text form.
@@ -37,7 +40,7 @@
 typedef enum SaggFieldKind
 {
 	SAGG_FIELD_UNUSED,			/* not read, or dropped */
-	SAGG_FIELD_JSON,			/* a field of the payload */
+	SAGG_FIELD_PAYLOAD,			/* the payload, or a part of it */
 	/* of the record itself; the decoder leaves them to the scan */
 	SAGG_FIELD_TOPIC,
 	SAGG_FIELD_PARTITION,
@@ -47,14 +50,59 @@ typedef enum SaggFieldKind
 	SAGG_FIELD_HEADERS
 } SaggFieldKind;
 
+/* What a number is when it becomes a timestamp. */
+typedef enum SaggUnit
+{
+	SAGG_UNIT_DEFAULT,			/* milliseconds, for numbers of JSON only */
+	SAGG_UNIT_S,
+	SAGG_UNIT_MS,
+	SAGG_UNIT_US,
+	SAGG_UNIT_NS
+} SaggUnit;
+
 typedef struct SaggField
 {
 	SaggFieldKind kind;
-	const char *name;			/* of the JSON field, in server encoding; only
-								 * for SAGG_FIELD_JSON */
+
+	/* for SAGG_FIELD_PAYLOAD only */
+	const char *name;			/* for messages: field or path as written */
+	int			npath;			/* of formats with names: inwards, in server */
+	char	  **path;			/* encoding */
+	bool		in_envelope;	/* the path starts outside of the row */
+	int			position;		/* of formats without: from 0 */
+	SaggUnit	unit;
 } SaggField;
 
+typedef struct SaggFormat SaggFormat;
+
+/*
+ * What the payloads of a source look like (source_layout.c).  It must live as
+ * long as a decoder or encoder made for it.
+ */
+typedef struct SaggLayout
+{
+	const SaggFormat *format;
+	int			natts;
+	SaggField  *fields;			/* one for each column */
+	int			npositions;		/* columns that come from the payload */
+
+	/* options of csv */
+	char		delimiter;
+	char		quote;
+	const char *null_text;
+	/* of debezium */
+	bool		ignore_others;	/* operations that give no record */
+} SaggLayout;
+
 typedef struct SaggDecoder SaggDecoder;
+
+/* What becomes of a record. */
+typedef enum SaggVerdict
+{
+	SAGG_RECORD_GOOD,
+	SAGG_RECORD_LEFT_OUT,		/* it is none, by the source's options */
+	SAGG_RECORD_INVALID
+} SaggVerdict;
 
 /* Why a record does not decode. */
 typedef struct SaggRecordError
@@ -63,15 +111,18 @@ typedef struct SaggRecordError
 	const char *detail;			/* or NULL */
 } SaggRecordError;
 
-/* json_decode.c */
-extern SaggDecoder *sagg_decoder_make(TupleDesc desc, const SaggField *fields,
+/* decoder.c */
+extern SaggDecoder *sagg_decoder_make(TupleDesc desc, const SaggLayout *layout,
 									  int natts);
-extern void sagg_decoder_decode(SaggDecoder *decoder, const char *payload,
+extern bool sagg_decoder_decode(SaggDecoder *decoder, const char *payload,
 								Size len, Datum *values, bool *isnull);
-extern bool sagg_decoder_try(SaggDecoder *decoder, const char *payload,
-							 Size len, Datum *values, bool *isnull,
-							 SaggRecordError *why);
+extern SaggVerdict sagg_decoder_try(SaggDecoder *decoder, const char *payload,
+									Size len, Datum *values, bool *isnull,
+									SaggRecordError *why);
 extern void sagg_decoder_free(SaggDecoder *decoder);
+
+/* format_json.c */
+extern const SaggFormat sagg_format_json;
 
 /* record_errors.c */
 extern bool sagg_is_record_fault(int sqlerrcode);

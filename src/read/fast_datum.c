@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * fast_datum.c
- *	  Short ways from JSON values to Datums of the common types, for the
+ *	  Short ways from values to Datums of the common types, for the
  *	  values that nearly every record has.
  *
  * A short way takes a value only if its result is the very one the long way
@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "common/int.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
@@ -28,6 +29,12 @@
 
 /* integers up to here and powers of ten up to 10^22 are exact as double */
 #define MAX_EXACT_DOUBLE	(INT64CONST(1) << 53)
+
+static inline bool
+is_text(const SaggJsonValue *value)
+{
+	return value->kind == SAGG_JSON_STRING || value->kind == SAGG_PLAIN_TEXT;
+}
 
 /*
  * Reads a JSON number of at most 18 digits and without exponent:
@@ -218,36 +225,71 @@ read_timestamp(const SaggJsonValue *value, bool with_zone, Timestamp *result)
 	return IS_VALID_TIMESTAMP(*result);
 }
 
-/* Milliseconds since 1970 with at most three decimals. */
+/*
+ * Nanoseconds since 1970, without decimals, to microseconds, half of one away
+ * from zero.  Those of today have 19 digits.
+ */
 static bool
-read_epoch(const SaggJsonValue *value, Timestamp *result)
+read_nanoseconds(const SaggJsonValue *value, int64 *result)
 {
+	const char *p = value->text;
+	const char *end = p + value->len;
+	bool		minus = (*p == '-');
+	uint64		n = 0;
+
+	p += minus;
+	if (end - p > SAGG_INT64_POWER + 1)
+		return false;
+	for (; p < end; p++)
+	{
+		unsigned	digit = (unsigned char) *p - '0';
+
+		if (digit > 9)
+			return false;
+		n = n * 10 + digit;
+	}
+	n = n / 1000 + (n % 1000 >= 500);
+	*result = minus ? -(int64) n : (int64) n;
+	return true;
+}
+
+/* Time since 1970 with at most as many decimals as make microseconds. */
+static bool
+read_epoch(const SaggJsonValue *value, SaggUnit unit, Timestamp *result)
+{
+	int			decimals = unit == SAGG_UNIT_S ? 6 : unit == SAGG_UNIT_US ? 0 : 3;
 	int64		n;
 	int			scale;
 
-	if (!read_decimal(value, &n, &scale) || scale > 3 ||
-		pg_mul_s64_overflow(n, sagg_powers_of_ten[3 - scale], &n) ||
-		pg_sub_s64_overflow(n, (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
-							USECS_PER_DAY, result))
+	if (unit == SAGG_UNIT_NS)
+	{
+		if (!read_nanoseconds(value, &n))
+			return false;
+	}
+	else if (!read_decimal(value, &n, &scale) || scale > decimals ||
+			 pg_mul_s64_overflow(n, sagg_powers_of_ten[decimals - scale], &n))
 		return false;
-	return IS_VALID_TIMESTAMP(*result);
+	return !pg_sub_s64_overflow(n, (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
+								USECS_PER_DAY, result) &&
+		IS_VALID_TIMESTAMP(*result);
 }
 
 /* timestamptz and timestamp of full precision */
 static bool
-fast_timestamp(const SaggJsonValue *value, int32 typmod, bool with_zone,
-			   Datum *result)
+fast_timestamp(const SaggConversion *conv, const SaggJsonValue *value,
+			   bool with_zone, Datum *result)
 {
 	Timestamp	timestamp;
 
-	if (typmod >= 0 && typmod < MAX_TIMESTAMP_PRECISION)
+	if (conv->typmod >= 0 && conv->typmod < MAX_TIMESTAMP_PRECISION)
 		return false;
-	if (value->kind == SAGG_JSON_STRING)
+	if (is_text(value))
 	{
 		if (!read_timestamp(value, with_zone, &timestamp))
 			return false;
 	}
-	else if (value->kind != SAGG_JSON_NUMBER || !read_epoch(value, &timestamp))
+	else if (value->kind != SAGG_JSON_NUMBER ||
+			 !read_epoch(value, conv->unit, &timestamp))
 		return false;
 	*result = TimestampGetDatum(timestamp);
 	return true;
@@ -303,17 +345,17 @@ sagg_convert_fast(const SaggConversion *conv, const SaggJsonValue *value,
 		case SAGG_TO_NUMERIC:
 			return fast_numeric(value, conv->typmod, result);
 		case SAGG_TO_TEXT:
-			if (value->kind != SAGG_JSON_STRING || GetDatabaseEncoding() != PG_UTF8)
+			if (!is_text(value) || GetDatabaseEncoding() != PG_UTF8)
 				return false;
 			*result = PointerGetDatum(cstring_to_text_with_len(value->text,
 															   (int) value->len));
 			return true;
 		case SAGG_TO_TIMESTAMPTZ:
-			return fast_timestamp(value, conv->typmod, true, result);
+			return fast_timestamp(conv, value, true, result);
 		case SAGG_TO_TIMESTAMP:
-			return fast_timestamp(value, conv->typmod, false, result);
+			return fast_timestamp(conv, value, false, result);
 		case SAGG_TO_DATE:
-			if (value->kind != SAGG_JSON_STRING || value->len != 10 ||
+			if (!is_text(value) || value->len != 10 ||
 				!read_date(value->text, &days))
 				return false;
 			*result = DateADTGetDatum(days);
@@ -321,8 +363,13 @@ sagg_convert_fast(const SaggConversion *conv, const SaggJsonValue *value,
 		case SAGG_TO_JSON:
 		case SAGG_TO_JSONB:
 		case SAGG_TO_RECORD:
-		case SAGG_TO_OTHER:
 			break;
+		case SAGG_TO_OTHER:
+			if (value->kind != SAGG_BYTES || conv->type != BYTEAOID)
+				return false;
+			*result = PointerGetDatum(cstring_to_text_with_len(value->text,
+															   (int) value->len));
+			return true;
 	}
 	return false;
 }

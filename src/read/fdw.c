@@ -79,36 +79,6 @@ option_object(Oid catalog, const char **name)
 	}
 }
 
-static void
-check_not_empty(const char *name, const char *value)
-{
-	if (value[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-				 errmsg("option \"%s\" must not be empty", name)));
-}
-
-/*
- * Options that are ours and not librdkafka's.
- */
-static void
-check_own_value(const char *name, const char *value)
-{
-	SaggFieldKind kind;
-
-	check_not_empty(name, value);
-	if (strcmp(name, "format") == 0 && strcmp(value, "json") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-				 errmsg("unknown format \"%s\"", value),
-				 errhint("The format of records is json.")));
-	if (strcmp(name, "metadata") == 0 && !sagg_metadata_kind(value, &kind))
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-				 errmsg("unknown metadata \"%s\"", value),
-				 errhint("Metadata of a record are topic, partition, offset, key, timestamp and headers.")));
-}
-
 /*
  * kafka_validator(options text[], catalog oid) RETURNS void
  *
@@ -122,8 +92,6 @@ stream_agg_kafka_validator(PG_FUNCTION_ARGS)
 	List	   *options = untransformRelOptions(PG_GETARG_DATUM(0));
 	const char *object_name;
 	int			object = option_object(PG_GETARG_OID(1), &object_name);
-	bool		field = false;
-	bool		metadata = false;
 	ListCell   *lc;
 
 	foreach(lc, options)
@@ -136,17 +104,16 @@ stream_agg_kafka_validator(PG_FUNCTION_ARGS)
 			sagg_option_refuse(def->defname, object, object_name);
 		value = defGetString(def);
 		if (option->property == NULL)
-			check_own_value(def->defname, value);
+			sagg_check_source_option(def->defname, value);
 		else
 			sagg_option_check_value(option, value);
-		field |= strcmp(def->defname, "field") == 0;
-		metadata |= strcmp(def->defname, "metadata") == 0;
 	}
-	if (field && metadata)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-				 errmsg("a column cannot have both options \"field\" and \"metadata\"")));
+	if (object == SAGG_OPT_COLUMN)
+		sagg_check_column_options(options);
 	if (object == SAGG_OPT_TABLE)
+	{
 		sagg_topics_check(options);
+		sagg_check_source_options(options);
+	}
 	PG_RETURN_VOID();
 }

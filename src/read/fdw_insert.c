@@ -33,6 +33,7 @@ typedef struct SourceInsert
 	SaggTopics *topics;
 	SaggEncoder *encoder;
 	SaggProducer *producer;		/* NULL until the first row */
+	SaggDelivery *delivery;		/* whose the rows are, if a stream's */
 } SourceInsert;
 
 /*
@@ -76,6 +77,7 @@ begin(ModifyTableState *mtstate, ResultRelInfo *rri)
 						RelationGetRelationName(rri->ri_RelationDesc)),
 				 errdetail("No column says into which of them."),
 				 errhint("Insert into a source of one topic, or give this one a column of type text with OPTIONS (metadata 'topic').")));
+	state->delivery = sagg_delivery_of(state->source);
 	rri->ri_FdwState = state;
 	MemoryContextSwitchTo(old);
 }
@@ -151,6 +153,8 @@ encode_row(SourceInsert *state, TupleTableSlot *slot, SaggOutRecord *record)
 	error_context_stack = &callback;
 	sagg_encoder_encode(state->encoder, slot, record);
 	check_topic(state, record);
+	if (state->delivery)
+		sagg_delivery_mark(state->delivery, slot, record);
 	error_context_stack = callback.previous;
 }
 
@@ -170,7 +174,9 @@ sagg_exec_insert(EState *estate, ResultRelInfo *rri, TupleTableSlot *slot,
 	MemoryContextReset(state->row_memory);
 	old = MemoryContextSwitchTo(state->row_memory);
 	encode_row(state, slot, &record);
-	if (state->producer == NULL)
+	if (state->producer == NULL && state->delivery)
+		state->producer = sagg_delivery_producer(state->delivery, state->user);
+	else if (state->producer == NULL)
 	{
 		MemoryContextSwitchTo(state->memory);
 		state->producer = sagg_producer_open(state->source, state->user);
@@ -195,7 +201,8 @@ sagg_end_insert(EState *estate, ResultRelInfo *rri)
 	if (state->producer)
 	{
 		sagg_producer_finish(state->producer);
-		sagg_producer_close(state->producer);
+		if (state->delivery == NULL)
+			sagg_producer_close(state->producer);
 	}
 	MemoryContextDelete(state->row_memory);
 }

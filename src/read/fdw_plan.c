@@ -215,7 +215,7 @@ sagg_get_plan(PlannerInfo *root, RelOptInfo *baserel, Oid relid,
 			  ForeignPath *path, List *tlist, List *clauses, Plan *outer_plan)
 {
 	Relation	rel = table_open(relid, NoLock);
-	SaggField  *fields = sagg_source_fields(rel, NULL);
+	SaggField  *fields = sagg_source_layout(rel, NULL)->fields;
 	List	   *attributes = used_attributes(baserel, rel);
 	List	   *bounds = NIL;
 	List	   *exprs = NIL;

@@ -109,7 +109,7 @@ prepare_columns(SourceScan *state, Relation rel, List *attributes)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	Bitmapset  *used = bms_make_singleton(0);	/* not NULL, which means all */
-	SaggField  *fields;
+	SaggLayout *layout;
 	ListCell   *lc;
 
 	foreach(lc, attributes)
@@ -117,18 +117,20 @@ prepare_columns(SourceScan *state, Relation rel, List *attributes)
 		if (lfirst_int(lc) > 0)
 			used = bms_add_member(used, lfirst_int(lc));
 	}
-	fields = sagg_source_fields(rel, used);
-	state->decoder = sagg_decoder_make(desc, fields, desc->natts);
+	layout = sagg_source_layout(rel, used);
+	state->decoder = sagg_decoder_make(desc, layout, desc->natts);
 	state->metadata = palloc(sizeof(MetadataColumn) * Max(desc->natts, 1));
 	for (int i = 0; i < desc->natts; i++)
 	{
-		if (fields[i].kind == SAGG_FIELD_UNUSED || fields[i].kind == SAGG_FIELD_JSON)
+		SaggFieldKind kind = layout->fields[i].kind;
+
+		if (kind == SAGG_FIELD_UNUSED || kind == SAGG_FIELD_PAYLOAD)
 			continue;
 		state->metadata[state->nmetadata].index = i;
-		state->metadata[state->nmetadata].kind = fields[i].kind;
+		state->metadata[state->nmetadata].kind = kind;
 		state->metadata[state->nmetadata].type = TupleDescAttr(desc, i)->atttypid;
 		state->nmetadata++;
-		if (fields[i].kind == SAGG_FIELD_HEADERS)
+		if (kind == SAGG_FIELD_HEADERS)
 			state->want_headers = true;
 	}
 }
@@ -309,22 +311,24 @@ record_error_context(void *arg)
 }
 
 /*
- * The current record to the slot's values, in the current context.
+ * The current record to the slot's values, in the current context.  Returns
+ * false if the source leaves it out.
  */
-static void
+static bool
 decode_record(SourceScan *state, TupleTableSlot *slot)
 {
 	ErrorContextCallback callback;
+	bool		found;
 
 	callback.callback = record_error_context;
 	callback.arg = state;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
-	sagg_decoder_decode(state->decoder, state->record.payload,
-						state->record.payload_len,
-						slot->tts_values, slot->tts_isnull);
-	for (int i = 0; i < state->nmetadata; i++)
+	found = sagg_decoder_decode(state->decoder, state->record.payload,
+								state->record.payload_len,
+								slot->tts_values, slot->tts_isnull);
+	for (int i = 0; found && i < state->nmetadata; i++)
 	{
 		MetadataColumn *column = &state->metadata[i];
 
@@ -333,17 +337,19 @@ decode_record(SourceScan *state, TupleTableSlot *slot)
 								 &slot->tts_isnull[column->index]);
 	}
 	error_context_stack = callback.previous;
+	return found;
 }
 
 /*
- * The same for a record that may be refused.  Returns false if it does not
- * decode, or is refused already: then the slot's values are undefined.
+ * The same for a record that may be refused.  Returns false if it is left out,
+ * does not decode, or is refused already: then the slot's values are undefined.
  */
 static bool
 try_record(SourceScan *state, TupleTableSlot *slot)
 {
 	ErrorContextCallback callback;
 	SaggRecordError why;
+	SaggVerdict verdict;
 	bool		good;
 
 	if (sagg_record_refused(state->refusals, state->next))
@@ -353,9 +359,10 @@ try_record(SourceScan *state, TupleTableSlot *slot)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
-	good = sagg_decoder_try(state->decoder, state->record.payload,
-							state->record.payload_len,
-							slot->tts_values, slot->tts_isnull, &why);
+	verdict = sagg_decoder_try(state->decoder, state->record.payload,
+							   state->record.payload_len,
+							   slot->tts_values, slot->tts_isnull, &why);
+	good = (verdict == SAGG_RECORD_GOOD);
 	for (int i = 0; good && i < state->nmetadata; i++)
 	{
 		MetadataColumn *column = &state->metadata[i];
@@ -365,13 +372,14 @@ try_record(SourceScan *state, TupleTableSlot *slot)
 								 &slot->tts_isnull[column->index], &why);
 	}
 	error_context_stack = callback.previous;
-	if (!good)
+	if (!good && verdict != SAGG_RECORD_LEFT_OUT)
 		sagg_refuse_record(state->refusals, state->next, why.message, why.detail);
 	return good;
 }
 
 /*
- * The next record that decodes to the slot's values; false behind the last.
+ * The next record that is not left out nor refused, to the slot's values;
+ * false behind the last.
  */
 static bool
 next_good_record(ForeignScanState *node, SourceScan *state, TupleTableSlot *slot)
@@ -379,12 +387,7 @@ next_good_record(ForeignScanState *node, SourceScan *state, TupleTableSlot *slot
 	while (next_record(state))
 	{
 		last_place.partition = -1;
-		if (state->refusals == NULL)
-		{
-			decode_record(state, slot);
-			return true;
-		}
-		if (try_record(state, slot))
+		if (state->refusals ? try_record(state, slot) : decode_record(state, slot))
 			return true;
 		state->next++;
 

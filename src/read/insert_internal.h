@@ -28,32 +28,18 @@ typedef struct SaggOutRecord
 	int64		timestamp_ms;	/* 0 = now */
 	const char *key;			/* NULL = none */
 	Size		key_len;
-	const char *payload;		/* JSON in UTF-8 */
+	const char *payload;		/* NULL = none */
 	Size		payload_len;
 	int			nheaders;
 	SaggOutHeader *headers;
 } SaggOutRecord;
-
-/* value_encode.c */
-typedef struct SaggValueEncoder
-{
-	Oid			type;			/* below domains */
-	bool		as_text;		/* always in the type's text form */
-	bool		has_arrays;		/* may hold arrays that JSON cannot tell */
-	FmgrInfo	to_json;
-	FmgrInfo	output;
-} SaggValueEncoder;
-
-extern void sagg_value_encoder_init(SaggValueEncoder *encoder, Oid type);
-extern bool sagg_value_encoder_needs_settings(const SaggValueEncoder *encoder);
-extern void sagg_value_encode(SaggValueEncoder *encoder, Datum value,
-							  StringInfo out);
 
 /* record_encode.c */
 typedef struct SaggEncoder SaggEncoder;
 
 extern SaggEncoder *sagg_encoder_make(Relation rel);
 extern bool sagg_encoder_has_topic(const SaggEncoder *encoder);
+extern int	sagg_output_settings(void);
 extern void sagg_encoder_encode(SaggEncoder *encoder, TupleTableSlot *slot,
 								SaggOutRecord *record);
 
@@ -65,10 +51,17 @@ extern SaggOutHeader *sagg_headers_encode(Datum headers, const char *column,
 typedef struct SaggProducer SaggProducer;
 
 extern SaggProducer *sagg_producer_open(Oid source, Oid user);
+extern void sagg_producer_restart(SaggProducer *producer);
 extern void sagg_producer_send(SaggProducer *producer,
 							   const SaggOutRecord *record);
 extern void sagg_producer_finish(SaggProducer *producer);
 extern void sagg_producer_close(SaggProducer *producer);
+
+/* delivery.c */
+extern SaggDelivery *sagg_delivery_of(Oid source);
+extern SaggProducer *sagg_delivery_producer(SaggDelivery *delivery, Oid user);
+extern void sagg_delivery_mark(SaggDelivery *delivery, TupleTableSlot *slot,
+							   SaggOutRecord *record);
 
 /* fdw_insert.c */
 extern List *sagg_plan_modify(PlannerInfo *root, ModifyTable *plan,

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * json_leaf.cpp
- *	  Finds the wanted top-level fields of a JSON object and validates all of
- *	  the record, as strictly as jsonb does.
+ *	  Finds the wanted fields of a JSON object, on its top level or deeper, and
+ *	  validates all of the record, as strictly as jsonb does.
  *
  * simdjson's first stage checks UTF-8 and control characters and finds where
  * every token starts; the grammar is walked here, over these positions.
@@ -31,6 +31,7 @@
 #include <simdjson.h>
 
 #include "json_token.h"
+#include "json_tree.h"
 
 using Stage1 = simdjson::internal::dom_parser_implementation;
 
@@ -40,6 +41,13 @@ static constexpr size_t MIN_CAPACITY = 4096;
 
 /* one bit per open container in a walk */
 static constexpr size_t DEPTH_LIMIT = 1024;
+
+/* The text of a value that other values are parts of. */
+struct Copy
+{
+	Copy	   *next;
+	char		text[1];
+};
 
 struct SaggJsonLeaf
 {
@@ -54,10 +62,12 @@ struct SaggJsonLeaf
 	const uint32_t *token;		/* start of the current token */
 	SaggJsonError *error;
 
+	bool		no_memory;
+	Copy	   *copies;
+
 	/* the wanted fields */
-	int			nnames;
-	int			next;			/* which one is likely the next */
-	SaggJsonName *names;
+	int			nvalues;
+	JsonNode   *root;
 };
 
 /* ---------- small helpers ---------- */
@@ -142,48 +152,6 @@ take_string(SaggJsonLeaf *leaf, SaggJsonValue *value)
 	return true;
 }
 
-/* The end of the digits from p on. */
-static inline const uint8_t *
-skip_digits(const uint8_t *p, const uint8_t *end)
-{
-	while (p < end && is_digit(*p))
-		p++;
-	return p;
-}
-
-/* Is [p, end) a number as JSON writes it and numeric holds it? */
-static bool
-check_number(SaggJsonLeaf *leaf, const uint8_t *const start, const uint8_t *end)
-{
-	const uint8_t *whole = start + (*start == '-');
-	const uint8_t *p = skip_digits(whole, end);
-	const uint8_t *whole_end = p;
-	const uint8_t *frac = p;
-	const uint8_t *frac_end = p;
-	const uint8_t *exponent = nullptr;
-	bool		ok = p > whole && (*whole != '0' || p == whole + 1);
-
-	if (ok && p < end && *p == '.')
-	{
-		frac = p + 1;
-		p = frac_end = skip_digits(frac, end);
-		ok = frac_end > frac;
-	}
-	if (ok && p < end && (*p | 0x20) == 'e')
-	{
-		exponent = p + 1;
-		p = exponent + (exponent < end && (*exponent == '-' || *exponent == '+'));
-		ok = p < end && is_digit(*p);
-		p = skip_digits(p, end);
-	}
-	if (!ok || p != end)
-		return invalid(leaf, "invalid number", start);
-	if ((exponent || end - start > SAGG_NUMERIC_MAX_SCALE) &&
-		!sagg_json_numeric_holds(whole, whole_end, frac, frac_end, exponent, end))
-		return invalid(leaf, "number is out of range for numeric", start);
-	return true;
-}
-
 /*
  * Takes the current token as true, false, null or a number and moves on.
  * Fills in "value" if it is not null.
@@ -198,8 +166,10 @@ take_scalar(SaggJsonLeaf *leaf, SaggJsonValue *value)
 
 	if (*start == '-' || is_digit(*start))
 	{
-		if (!check_number(leaf, start, end))
-			return false;
+		const char *reason = sagg_json_check_number(start, end);
+
+		if (reason)
+			return invalid(leaf, reason, start);
 		kind = SAGG_JSON_NUMBER;
 	}
 	else if (len == 4 && memcmp(start, "true", 4) == 0)
@@ -290,9 +260,12 @@ take_container(SaggJsonLeaf *leaf, size_t depth)
 	}
 }
 
-/* Takes any value inside the record's object. */
+/*
+ * Takes any value inside the record's object, with "depth" containers around
+ * it.
+ */
 static bool
-take_value(SaggJsonLeaf *leaf, SaggJsonValue *value)
+take_value(SaggJsonLeaf *leaf, SaggJsonValue *value, size_t depth)
 {
 	uint8_t    *start = token_start(leaf);
 
@@ -300,7 +273,7 @@ take_value(SaggJsonLeaf *leaf, SaggJsonValue *value)
 		return take_string(leaf, value);
 	if (*start != '{' && *start != '[')
 		return take_scalar(leaf, value);
-	if (!take_container(leaf, 1))
+	if (!take_container(leaf, depth))
 		return false;
 	if (value)
 	{
@@ -312,27 +285,122 @@ take_value(SaggJsonLeaf *leaf, SaggJsonValue *value)
 	return true;
 }
 
-/*
- * The number of a wanted field, or -1.  Fields come in the same order from
- * record to record, so the search starts behind the last one found.
- */
-static int
-find_name(SaggJsonLeaf *leaf, const SaggJsonValue *key)
-{
-	int			i = leaf->next;
+/* ---------- wanted fields ---------- */
 
-	for (int n = 0; n < leaf->nnames; n++, i++)
+/*
+ * Notes the container that the current token opens as a value, with a copy of
+ * its text: what is inside will lose escapes and get NULs.  Does not move on.
+ */
+static bool
+note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggJsonValue *value, size_t depth)
+{
+	const uint32_t *token = leaf->token;
+	const uint8_t *start = token_start(leaf);
+	Copy	   *copy;
+
+	value->kind = *start == '{' ? SAGG_JSON_OBJECT : SAGG_JSON_ARRAY;
+	if (node->kind_only)
+		return true;
+	if (!take_container(leaf, depth))
+		return false;
+	value->len = (size_t) (leaf->buf + leaf->token[-1] + 1 - start);
+	leaf->token = token;
+	copy = (Copy *) malloc(sizeof(Copy) + value->len);
+	if (!copy)
 	{
-		if (i >= leaf->nnames)
-			i = 0;
-		if (leaf->names[i].len == key->len &&
-			memcmp(leaf->names[i].text, key->text, key->len) == 0)
-		{
-			leaf->next = i + 1;
-			return i;
-		}
+		leaf->no_memory = true;
+		return false;
 	}
-	return -1;
+	memcpy(copy->text, start, value->len);
+	copy->next = leaf->copies;
+	leaf->copies = copy;
+	value->text = copy->text;
+	return true;
+}
+
+static bool take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth);
+static bool take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth);
+
+/* Takes a value in which further ones are wanted, "depth" containers around it. */
+static bool
+take_parts(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
+{
+	uint8_t		c = *token_start(leaf);
+	SaggJsonValue *value = node->value < 0 ? nullptr : &values[node->value];
+
+	sagg_json_forget(node, values);
+	if (c != '{' && c != '[')
+		return take_value(leaf, value, depth);
+	if (depth + 1 > leaf->max_depth)
+		return invalid(leaf, "nested too deeply", token_start(leaf));
+	if (value && !note_container(leaf, node, value, depth))
+		return false;
+	leaf->token++;
+	return c == '{' ? take_members(leaf, node, values, depth + 1) :
+		take_elements(leaf, node, values, depth + 1);
+}
+
+/* Takes a value that may be wanted; "node" is null if it is not. */
+static inline bool
+take_wanted(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
+{
+	if (!node)
+		return take_value(leaf, nullptr, depth);
+	if (node->nchildren == 0)
+		return take_value(leaf, &values[node->value], depth);
+	return take_parts(leaf, node, values, depth);
+}
+
+/* Takes what is inside an array, behind its "[", and the "]". */
+static bool
+take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
+{
+	if (*token_start(leaf) == ']')
+	{
+		leaf->token++;
+		return true;
+	}
+	for (int64_t i = 0;; i++)
+	{
+		uint8_t		c;
+
+		if (!take_wanted(leaf, sagg_json_find_subscript(node, i), values, depth))
+			return false;
+		c = *token_start(leaf);
+		if (c != ',' && c != ']')
+			return unexpected(leaf, "\",\" or \"]\" expected");
+		leaf->token++;
+		if (c == ']')
+			return true;
+	}
+}
+
+/* Takes what is inside an object, behind its "{", and the "}". */
+static bool
+take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
+{
+	node->next = 0;
+	if (*token_start(leaf) == '}')
+	{
+		leaf->token++;
+		return true;
+	}
+	for (;;)
+	{
+		SaggJsonValue key;
+		uint8_t		c;
+
+		if (!take_key(leaf, &key))
+			return false;
+		if (!take_wanted(leaf, sagg_json_find_name(node, &key), values, depth))
+			return false;
+		c = *token_start(leaf);
+		if (c != ',' && c != '}')
+			return unexpected(leaf, "\",\" or \"}\" expected");
+		leaf->token++;
+		if (c == '}')
+			return true;
+	}
 }
 
 /* Walks the record. */
@@ -342,35 +410,17 @@ walk(SaggJsonLeaf *leaf, SaggJsonValue *values)
 	if (*token_start(leaf) != '{')
 		return unexpected(leaf, "not an object");
 	leaf->token++;
-	if (*token_start(leaf) == '}')
-		leaf->token++;
-	else
-		for (;;)
-		{
-			SaggJsonValue key;
-			int			field;
-			uint8_t		c;
-
-			if (!take_key(leaf, &key))
-				return false;
-			field = find_name(leaf, &key);
-			if (!take_value(leaf, field < 0 ? nullptr : &values[field]))
-				return false;
-			c = *token_start(leaf);
-			if (c != ',' && c != '}')
-				return unexpected(leaf, "\",\" or \"}\" expected");
-			leaf->token++;
-			if (c == '}')
-				break;
-		}
+	if (!take_members(leaf, leaf->root, values, 1))
+		return false;
 	if (token_start(leaf) != leaf->buf + leaf->len)
 		return unexpected(leaf, "text behind the object");
 
 	/*
 	 * End the texts with a NUL.  It replaces a quote, comma, bracket or space
-	 * that was walked over, never a byte of another wanted value.
+	 * that was walked over, never a byte of another wanted value; where one
+	 * value is part of another, the latter is a copy.
 	 */
-	for (int i = 0; i < leaf->nnames; i++)
+	for (int i = 0; i < leaf->nvalues; i++)
 		if (values[i].text)
 			values[i].text[values[i].len] = '\0';
 	return true;
@@ -424,44 +474,43 @@ stage1_reason(simdjson::error_code code)
 	}
 }
 
+static void
+free_copies(SaggJsonLeaf *leaf)
+{
+	while (leaf->copies)
+	{
+		Copy	   *next = leaf->copies->next;
+
+		free(leaf->copies);
+		leaf->copies = next;
+	}
+}
+
 /*
- * Makes a leaf that looks for these fields, each name once; the names are
- * copied.  max_depth: containers that may be open at once, at most 1023.
- * NULL when there is no memory.
+ * Makes a leaf that looks for these fields, each path once and none empty; the
+ * names are copied.  max_depth: containers that may be open at once, at most
+ * 1023.  NULL when there is no memory.
  */
 extern "C" SaggJsonLeaf *
-sagg_json_leaf_make(const SaggJsonName *names, int nnames, size_t max_depth) SAGG_NOEXCEPT
+sagg_json_leaf_make(const SaggJsonPath *paths, int npaths, size_t max_depth) SAGG_NOEXCEPT
 {
 	SaggJsonLeaf *leaf = new (std::nothrow) SaggJsonLeaf();
-	size_t		size = 1;
-	char	   *text;
 
 	if (!leaf)
 		return nullptr;
 	leaf->max_depth = max_depth < DEPTH_LIMIT ? max_depth : DEPTH_LIMIT - 1;
-	for (int i = 0; i < nnames; i++)
-		size += sizeof(SaggJsonName) + names[i].len;
-	leaf->names = (SaggJsonName *) malloc(size);
-	if (!leaf->names)
+	leaf->nvalues = npaths;
+	leaf->root = sagg_json_tree_make(paths, npaths);
+	if (!leaf->root)
 	{
 		delete leaf;
 		return nullptr;
-	}
-	leaf->nnames = nnames;
-	text = (char *) (leaf->names + nnames);
-	for (int i = 0; i < nnames; i++)
-	{
-		if (names[i].len > 0)
-			memcpy(text, names[i].text, names[i].len);
-		leaf->names[i].text = text;
-		leaf->names[i].len = names[i].len;
-		text += names[i].len;
 	}
 	return leaf;
 }
 
 /*
- * Parses a record; values[i] becomes the value of names[i].  The record is
+ * Parses a record; values[i] becomes the value at paths[i].  The record is
  * copied, so the caller may free it at once.  "error" is filled in for
  * SAGG_JSON_INVALID; values mean nothing unless SAGG_JSON_OK is returned.
  */
@@ -476,7 +525,7 @@ sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
 	if (len > 0)
 		memcpy(leaf->buf, record, len);
 	memset(leaf->buf + len, 0, simdjson::SIMDJSON_PADDING);
-	for (int i = 0; i < leaf->nnames; i++)
+	for (int i = 0; i < leaf->nvalues; i++)
 	{
 		values[i].text = nullptr;
 		values[i].len = 0;
@@ -485,7 +534,9 @@ sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
 	leaf->error = error;
 	leaf->len = len;
 	leaf->escapes = memchr(leaf->buf, '\\', len) != nullptr;
-	leaf->next = 0;
+	leaf->no_memory = false;
+	if (leaf->copies)
+		free_copies(leaf);
 
 	code = leaf->stage1->stage1(leaf->buf, len, simdjson::stage1_mode::regular);
 	if (code != simdjson::SUCCESS)
@@ -503,7 +554,9 @@ sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
 	leaf->token = leaf->stage1->structural_indexes.get();
 	leaf->stage1->structural_indexes[leaf->stage1->n_structural_indexes] = (uint32_t) len;
 	leaf->stage1->structural_indexes[leaf->stage1->n_structural_indexes + 1] = (uint32_t) len;
-	return walk(leaf, values) ? SAGG_JSON_OK : SAGG_JSON_INVALID;
+	if (walk(leaf, values))
+		return SAGG_JSON_OK;
+	return leaf->no_memory ? SAGG_JSON_NO_MEMORY : SAGG_JSON_INVALID;
 }
 
 /* Frees a leaf and the texts it gave out; NULL is allowed. */
@@ -512,7 +565,8 @@ sagg_json_leaf_free(SaggJsonLeaf *leaf) SAGG_NOEXCEPT
 {
 	if (!leaf)
 		return;
+	free_copies(leaf);
 	free(leaf->buf);
-	free(leaf->names);
+	free(leaf->root);
 	delete leaf;
 }

@@ -32,7 +32,10 @@ typedef enum SaggJsonKind
 	SAGG_JSON_NUMBER,
 	SAGG_JSON_STRING,
 	SAGG_JSON_ARRAY,
-	SAGG_JSON_OBJECT
+	SAGG_JSON_OBJECT,
+	/* of other formats, never from the leaf */
+	SAGG_PLAIN_TEXT,			/* the text form of the column's type */
+	SAGG_BYTES					/* bytes, which may have NULs inside */
 } SaggJsonKind;
 
 /*
@@ -48,12 +51,28 @@ typedef struct SaggJsonValue
 	SaggJsonKind kind;
 } SaggJsonValue;
 
-/* The name of a field to look for, UTF-8, not NUL-terminated. */
+/* The name of a field, UTF-8, not NUL-terminated. */
 typedef struct SaggJsonName
 {
 	const char *text;
 	size_t		len;			/* bytes */
 } SaggJsonName;
+
+/*
+ * Where to look for a value: names from the record's object inwards, at most
+ * SAGG_JSON_MAX_PATH.  In an array, a name that is a number without sign and
+ * leading zeros stands for an element, counted from 0.  With "kind_only" the
+ * value's kind is told and its text may be missing, which is cheaper where
+ * other paths lead on into it.
+ */
+#define SAGG_JSON_MAX_PATH		64
+
+typedef struct SaggJsonPath
+{
+	const SaggJsonName *names;
+	int			nnames;
+	int			kind_only;
+} SaggJsonPath;
 
 typedef enum SaggJsonResult
 {
@@ -72,7 +91,7 @@ typedef struct SaggJsonError
 
 typedef struct SaggJsonLeaf SaggJsonLeaf;
 
-extern SaggJsonLeaf *sagg_json_leaf_make(const SaggJsonName *names, int nnames,
+extern SaggJsonLeaf *sagg_json_leaf_make(const SaggJsonPath *paths, int npaths,
 										 size_t max_depth) SAGG_NOEXCEPT;
 extern SaggJsonResult sagg_json_leaf_parse(SaggJsonLeaf *leaf,
 										   const char *record, size_t len,

@@ -29,4 +29,49 @@ extern bool sagg_json_numeric_holds(const uint8_t *whole, const uint8_t *whole_e
 									const uint8_t *exponent,
 									const uint8_t *exponent_end) noexcept;
 
+/* The end of the digits from p on. */
+static inline const uint8_t *
+skip_digits(const uint8_t *p, const uint8_t *end)
+{
+	while (p < end && is_digit(*p))
+		p++;
+	return p;
+}
+
+/*
+ * Checks that [start, end) is a number as JSON writes it and numeric holds it.
+ * Returns why not, or null.
+ */
+static inline const char *
+sagg_json_check_number(const uint8_t *const start, const uint8_t *end)
+{
+	const uint8_t *whole = start + (*start == '-');
+	const uint8_t *p = skip_digits(whole, end);
+	const uint8_t *whole_end = p;
+	const uint8_t *frac = p;
+	const uint8_t *frac_end = p;
+	const uint8_t *exponent = nullptr;
+	bool		ok = p > whole && (*whole != '0' || p == whole + 1);
+
+	if (ok && p < end && *p == '.')
+	{
+		frac = p + 1;
+		p = frac_end = skip_digits(frac, end);
+		ok = frac_end > frac;
+	}
+	if (ok && p < end && (*p | 0x20) == 'e')
+	{
+		exponent = p + 1;
+		p = exponent + (exponent < end && (*exponent == '-' || *exponent == '+'));
+		ok = p < end && is_digit(*p);
+		p = skip_digits(p, end);
+	}
+	if (!ok || p != end)
+		return "invalid number";
+	if ((exponent || end - start > SAGG_NUMERIC_MAX_SCALE) &&
+		!sagg_json_numeric_holds(whole, whole_end, frac, frac_end, exponent, end))
+		return "number is out of range for numeric";
+	return nullptr;
+}
+
 #endif							/* SAGG_JSON_TOKEN_H */

@@ -23,6 +23,7 @@
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "reader_internal.h"
 
@@ -181,6 +182,7 @@ sagg_client_close(SaggClient *client)
 			client->release(client->owner);
 		for (int i = 0; i < client->ntopics; i++)
 			rd_kafka_topic_destroy(client->topics[i]);
+		rd_kafka_queue_io_event_enable(client->events, -1, NULL, 0);
 		rd_kafka_queue_destroy(client->events);
 		rd_kafka_destroy_flags(client->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
 	}
@@ -188,14 +190,18 @@ sagg_client_close(SaggClient *client)
 }
 
 /*
- * librdkafka puts its own name for the place in front of most texts; cut the
- * line breaks and the final stop so that the text fits into a sentence.
+ * Take note of an error of a connection.  librdkafka puts its own name for the
+ * place in front of most texts; the line breaks and the final stop are cut so
+ * that the text fits into a sentence.
  */
-static void
-note_trouble(SaggClient *client, const char *text)
+void
+sagg_client_note_trouble(SaggClient *client, const char *text)
 {
 	size_t		len;
 
+	client->broken = true;
+	if (client->trouble[0] == '\0')
+		client->trouble_since = GetCurrentTimestamp();
 	strlcpy(client->trouble, text, sizeof(client->trouble));
 	len = strlen(client->trouble);
 	while (len > 0 && strchr(". \r\n", client->trouble[len - 1]) != NULL)
@@ -228,11 +234,11 @@ sagg_client_note_event(SaggClient *client, rd_kafka_event_t *event)
 						break;
 					/* FALLTHROUGH */
 				default:
-					note_trouble(client, rd_kafka_event_error_string(event));
+					sagg_client_note_trouble(client, rd_kafka_event_error_string(event));
 					break;
 				case RD_KAFKA_RESP_ERR__AUTHENTICATION:
 				case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
-					note_trouble(client, rd_kafka_event_error_string(event));
+					sagg_client_note_trouble(client, rd_kafka_event_error_string(event));
 					client->refused = true;
 					break;
 			}

@@ -132,7 +132,7 @@ handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *messag
 					 errdetail_internal("%s.", text)));
 			break;
 		default:
-			strlcpy(reader->fetch->trouble, text, sizeof(reader->fetch->trouble));
+			sagg_client_note_trouble(reader->fetch, text);
 			break;
 	}
 }
@@ -183,7 +183,10 @@ rd_kafka_message_t *
 sagg_partition_take(SaggPartition *part)
 {
 	rd_kafka_message_t *message = part->taken[part->next++];
+	rd_kafka_timestamp_type_t type;
 
 	part->position = message->offset + 1;
+	part->last_offset = message->offset;
+	part->last_timestamp = rd_kafka_message_timestamp(message, &type);
 	return message;
 }

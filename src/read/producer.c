@@ -191,6 +191,20 @@ sagg_producer_open(Oid source, Oid user)
 }
 
 /*
+ * Another statement begins, whose records are counted anew.  All those of the
+ * one before are acknowledged.
+ */
+void
+sagg_producer_restart(SaggProducer *producer)
+{
+	Assert(producer->acknowledged == producer->sent);
+	producer->sent = 0;
+	producer->acknowledged = 0;
+	producer->client->trouble[0] = '\0';
+	producer->last_report = GetCurrentTimestamp();
+}
+
+/*
  * Records not reported on yet.
  */
 static int64

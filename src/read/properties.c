@@ -40,6 +40,7 @@ static const SaggOption options[] = {
 	{"fetch.message.max.bytes", "fetch.message.max.bytes", SERVER},
 	{"fetch.min.bytes", "fetch.min.bytes", SERVER},
 	{"fetch.wait.max.ms", "fetch.wait.max.ms", SERVER},
+	{"isolation.level", "isolation.level", SERVER},
 	{"max.partition.fetch.bytes", "max.partition.fetch.bytes", SERVER},
 	{"message.max.bytes", "message.max.bytes", SERVER},
 	{"metadata.max.age.ms", "metadata.max.age.ms", SERVER},
@@ -76,8 +77,15 @@ static const SaggOption options[] = {
 	{"topics", NULL, SAGG_OPT_TABLE},
 	{"topic_pattern", NULL, SAGG_OPT_TABLE},
 	{"format", NULL, SAGG_OPT_TABLE},
+	{"delimiter", NULL, SAGG_OPT_TABLE},
+	{"quote", NULL, SAGG_OPT_TABLE},
+	{"null", NULL, SAGG_OPT_TABLE},
+	{"other_operations", NULL, SAGG_OPT_TABLE},
 
 	{"field", NULL, SAGG_OPT_COLUMN},
+	{"path", NULL, SAGG_OPT_COLUMN},
+	{"envelope", NULL, SAGG_OPT_COLUMN},
+	{"unit", NULL, SAGG_OPT_COLUMN},
 	{"metadata", NULL, SAGG_OPT_COLUMN}
 };
 
@@ -160,6 +168,25 @@ option_of_property(const char *name)
 }
 
 /*
+ * Raise the error for an option of servers that was given to a user mapping, or
+ * the other way round.  Options of servers can be read by everybody: a secret
+ * that was meant for one goes neither into the message nor, with the statement,
+ * into the log.
+ */
+static void
+refuse_misplaced(const SaggOption *option, const char *object_name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+			 errhidestmt((option->flags & SAGG_OPT_SECRET) != 0),
+			 errmsg("option \"%s\" cannot be set for a %s", option->name, object_name),
+			 (option->flags & SAGG_OPT_SECRET) ?
+			 errdetail("Everybody can read the options of a server.") : 0,
+			 errhint("Use option \"%s\" of a %s.", option->name,
+					 option->flags & SAGG_OPT_SERVER ? "server" : "user mapping")));
+}
+
+/*
  * Raise fdw_invalid_option_name for an option that an object cannot have.
  * "object_name" is for the message, such as "server".
  */
@@ -168,10 +195,14 @@ sagg_option_refuse(const char *name, int object, const char *object_name)
 {
 	const SaggOption *option = option_of_property(name);
 	bool		kafka = (object & (SAGG_OPT_SERVER | SAGG_OPT_MAPPING)) != 0;
+	const SaggOption *misplaced = sagg_option_find(name, SAGG_OPT_SERVER | SAGG_OPT_MAPPING);
 
+	if (kafka && misplaced)
+		refuse_misplaced(misplaced, object_name);
 	if (kafka && option)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errhidestmt((option->flags & SAGG_OPT_SECRET) != 0),
 				 errmsg("property \"%s\" cannot be set for a %s", name, object_name),
 				 errhint("Use option \"%s\" of a %s.", option->name,
 						 option->flags & SAGG_OPT_SERVER ? "server" : "user mapping")));
@@ -225,7 +256,8 @@ broker_is_sane(const char *host, const char *colon, const char *end)
 		return false;
 	for (const char *p = host; p < host_end; p++)
 	{
-		if (isspace((unsigned char) *p) || *p == '/')
+		/* nor a password in front of it, for everybody to read */
+		if (isspace((unsigned char) *p) || *p == '/' || *p == '@')
 			return false;
 	}
 	if (colon)
@@ -269,6 +301,12 @@ check_brokers(const char *value)
 			else if (*p == ']')
 				colon = NULL;
 		}
+		if (!broker_is_sane(host, colon, end) && strchr(value, '@') != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+					 errhidestmt(true),
+					 errmsg("option \"brokers\" cannot hold credentials"),
+					 errhint("Use the options \"user\" and \"password\" of a user mapping.")));
 		if (!broker_is_sane(host, colon, end))
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),

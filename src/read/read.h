@@ -36,9 +36,20 @@ extern const char *sagg_reader_subject(SaggReader *reader);
 extern const char *sagg_reader_one_topic(SaggReader *reader);
 extern bool sagg_reader_source_changed(SaggReader *reader, Oid source);
 extern bool sagg_reader_has_topic(SaggReader *reader, int32 topic);
-extern const char *sagg_reader_trouble(SaggReader *reader);
 extern void sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg),
 								void *arg);
+
+/* reader_trouble.c */
+extern const char *sagg_reader_trouble(SaggReader *reader);
+extern bool sagg_reader_in_trouble(SaggReader *reader, long *timeout_ms);
+extern char *sagg_reader_silence(SaggReader *reader, TimestampTz since);
+
+/* last_record.c; the first two never wait */
+extern bool sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
+									SaggRange *last);
+extern bool sagg_reader_was_broken(SaggReader *reader);
+extern void sagg_reader_verify(SaggReader *reader, const SaggRange *last,
+							   int nlast);
 
 /* wait: cluster id; low and high watermark of every partition */
 extern const char *sagg_reader_cluster_id(SaggReader *reader);
@@ -56,6 +67,13 @@ extern void sagg_reader_begin(SaggReader *reader, const SaggRange *ranges,
 extern bool sagg_reader_collect(SaggReader *reader);
 extern SaggBatch *sagg_reader_batch(SaggReader *reader);
 extern void sagg_reader_release(SaggReader *reader);
+
+/* group_offsets.c: never wait, and raise no error */
+extern void sagg_reader_set_group(SaggReader *reader, const char *group,
+								  const char *stream);
+extern void sagg_reader_commit(SaggReader *reader, const SaggRange *positions,
+							   int npositions);
+extern long sagg_reader_tend_group(SaggReader *reader, long timeout_ms);
 
 /* batch.c */
 extern int64 sagg_batch_records(const SaggBatch *batch);
@@ -79,10 +97,26 @@ extern void sagg_batch_locate(SaggBatch *batch, int64 number, SaggPlace *place);
 extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
 							  int64 rotation);
 
+/* delivery.c: results of a stream that go to a source */
+typedef struct SaggDelivery SaggDelivery;
+
+extern SaggDelivery *sagg_delivery_open(Oid source, const char *stream);
+extern void sagg_delivery_close(SaggDelivery *delivery);
+extern void sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
+								AttrNumber *identity, int nidentity);
+extern void sagg_delivery_end(void);
+
 /* source_info.c */
 extern bool sagg_is_source(Oid relid);
 
 /* source_topics.c */
 extern bool sagg_source_by_topic(Oid relid);
+
+/* source_layout.c */
+extern void sagg_source_check(Oid relid);
+
+/* source_options.c */
+extern bool sagg_is_source_option(const char *name);
+extern bool sagg_format_has_names(const char *format);
 
 #endif							/* SAGG_READ_H */

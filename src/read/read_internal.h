@@ -25,14 +25,28 @@
  */
 extern rd_kafka_conf_t *sagg_client_conf(Oid source);
 
+/* source_info.c */
+extern char *sagg_find_option(List *options, const char *name);
+extern bool sagg_metadata_kind(const char *word, SaggFieldKind *kind);
+extern void sagg_check_metadata_type(SaggFieldKind kind, const char *word,
+									 Form_pg_attribute att);
+extern bool sagg_source_has_headers(Oid relid);
+
 /*
- * source_info.c: where each column of a source comes from, one SaggField per
+ * source_layout.c: where each column of a source comes from, one SaggField per
  * attribute.  "used" holds the attribute numbers that are read (NULL: all);
  * the others are SAGG_FIELD_UNUSED.  Allocated in the current context.
  */
-extern bool sagg_metadata_kind(const char *word, SaggFieldKind *kind);
-extern bool sagg_source_has_headers(Oid relid);
-extern SaggField *sagg_source_fields(Relation rel, const Bitmapset *used);
+extern SaggLayout *sagg_source_layout(Relation rel, const Bitmapset *used);
+
+/* source_options.c */
+extern const SaggFormat *sagg_format_by_name(const char *name);
+extern char **sagg_path_parse(const char *option, const char *path_text,
+							  int *npath);
+extern bool sagg_unit_by_name(const char *word, SaggUnit *unit);
+extern void sagg_check_source_option(const char *name, const char *value);
+extern void sagg_check_source_options(List *options);
+extern void sagg_check_column_options(List *options);
 
 /*
  * fdw_plan.c to fdw_scan.c: ForeignScan.fdw_private is a list of two integer

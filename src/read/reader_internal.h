@@ -42,6 +42,8 @@ typedef struct SaggClient
 	void		(*release) (void *owner);
 	void	   *owner;
 	bool		refused;		/* the broker rejects our credentials */
+	bool		broken;			/* a connection has, since anybody asked */
+	TimestampTz trouble_since;
 	char		trouble[SAGG_TROUBLE_SIZE]; /* last error, "" = none */
 } SaggClient;
 
@@ -53,6 +55,7 @@ extern SaggClient *sagg_client_open(rd_kafka_type_t type, rd_kafka_conf_t *conf,
 									void (*release) (void *), void *owner);
 extern void sagg_client_close(SaggClient *client);
 extern void sagg_client_serve(SaggClient *client);
+extern void sagg_client_note_trouble(SaggClient *client, const char *text);
 extern void sagg_client_note_event(SaggClient *client, rd_kafka_event_t *event);
 
 /* client_tuning.c */
@@ -78,6 +81,8 @@ typedef struct SaggPartition
 	int64		eof;			/* last end of the partition seen, -1 = none */
 	int64		range_end;		/* of the batch, -1 = not part of it */
 	bool		complete;		/* all of the batch's range handed over */
+	int64		last_offset;	/* of the last record handed over, -1 = none */
+	int64		last_timestamp; /* its timestamp, milliseconds; -1 = none */
 	rd_kafka_queue_t *queue;
 	int			next;			/* into taken */
 	int			ntaken;
@@ -100,6 +105,7 @@ struct SaggReader
 	rd_kafka_conf_t *conf;		/* of both clients */
 	SaggClient *asks;			/* NULL while nothing is asked */
 	TimestampTz asked;			/* when it was last needed */
+	TimestampTz waiting_since;	/* for an answer; 0 = for none */
 	SaggClient *fetch;
 	void		(*check) (void *arg);	/* while waiting; NULL = none */
 	void	   *check_arg;
@@ -117,10 +123,27 @@ struct SaggReader
 	int			nranges;		/* of the batch */
 	SaggRange  *ranges;
 	SaggBatch  *batch;
+	struct SaggGroupOffsets *group; /* NULL = no offsets are committed to Kafka */
 };
+
+/* group_offsets.c */
+extern const char *sagg_group_name(const SaggReader *reader);
+extern void sagg_group_attach(SaggReader *reader);
+extern void sagg_group_detach(SaggReader *reader);
 
 /* topic_query.c */
 extern void sagg_reader_open_asks(SaggReader *reader);
+extern void sagg_reader_before_attempt(SaggReader *reader, SaggClient *client,
+									   TimestampTz until,
+									   rd_kafka_resp_err_t err);
+extern TimestampTz sagg_reader_deadline(SaggReader *reader);
+extern int	sagg_reader_slice(TimestampTz until);
+
+/* reader_trouble.c */
+extern void sagg_reader_check_refused(SaggReader *reader);
+extern void sagg_reader_raise_no_answer(SaggReader *reader,
+										const SaggClient *client,
+										rd_kafka_resp_err_t err) pg_attribute_noreturn();
 
 /* partition_queue.c */
 extern void sagg_partition_attach(SaggReader *reader, SaggPartition *part);

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * record_datum.c
- *	  JSON values to Datums of any type: the long way, with the rules that
- *	  decode.h states.
+ *	  Values to Datums of any type: the long way, with the rules that decode.h
+ *	  states.
  *
  * Users' input functions and domain constraints run here, as whoever the
- * caller runs as (I8).  Errors are theirs and PostgreSQL's own; json_decode.c
+ * caller runs as (I8).  Errors are theirs and PostgreSQL's own; decoder.c
  * turns them into invalid records.  Results are made in the current memory
  * context, caches in the conversion's.  Takes no locks of its own.
  *
@@ -228,9 +228,28 @@ value_record(SaggConversion *conv, const SaggJsonValue *value)
 	return result;
 }
 
+/* How many microseconds a unit is: a Datum of type numeric. */
+static Datum
+unit_microseconds(SaggUnit unit)
+{
+	switch (unit)
+	{
+		case SAGG_UNIT_S:
+			return NumericGetDatum(int64_to_numeric(USECS_PER_SEC));
+		case SAGG_UNIT_US:
+			return NumericGetDatum(int64_to_numeric(1));
+		case SAGG_UNIT_NS:
+			return NumericGetDatum(int64_div_fast_to_numeric(1, 3));
+		case SAGG_UNIT_MS:
+		case SAGG_UNIT_DEFAULT:
+			break;
+	}
+	return NumericGetDatum(int64_to_numeric(1000));
+}
+
 /*
- * A number as milliseconds since 1970, rounded to microseconds, for
- * timestamptz and timestamp.
+ * A number as time since 1970, rounded to microseconds, for timestamptz and
+ * timestamp.
  */
 static Datum
 value_epoch(const SaggConversion *conv, const SaggJsonValue *value)
@@ -240,7 +259,7 @@ value_epoch(const SaggConversion *conv, const SaggJsonValue *value)
 	Timestamp	timestamp;
 
 	scaled = DirectFunctionCall2(numeric_mul, number_numeric(value),
-								 NumericGetDatum(int64_to_numeric(1000)));
+								 unit_microseconds(conv->unit));
 	unix_time = DatumGetInt64(DirectFunctionCall1(numeric_int8, scaled));
 	if (pg_sub_s64_overflow(unix_time, (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
 							USECS_PER_DAY, &timestamp) ||
@@ -254,10 +273,31 @@ value_epoch(const SaggConversion *conv, const SaggJsonValue *value)
 							   Int32GetDatum(conv->typmod));
 }
 
+/* Bytes, which only bytea holds. */
+static Datum
+value_bytes(const SaggConversion *conv, const SaggJsonValue *value)
+{
+	bytea	   *result;
+
+	if (conv->type != BYTEAOID)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+				 errmsg("bytes can only be read into a column of type bytea")));
+	result = palloc(VARHDRSZ + value->len);
+	SET_VARSIZE(result, VARHDRSZ + value->len);
+	memcpy(VARDATA(result), value->text, value->len);
+	return PointerGetDatum(result);
+}
+
 /* A value of the type below the domains, if any. */
 static Datum
 convert_base(SaggConversion *conv, const SaggJsonValue *value)
 {
+	if (value->kind == SAGG_PLAIN_TEXT)
+		return InputFunctionCall(&conv->input, server_text(value),
+								 conv->ioparam, conv->typmod);
+	if (value->kind == SAGG_BYTES)
+		return value_bytes(conv, value);
 	switch (conv->kind)
 	{
 		case SAGG_TO_JSON:

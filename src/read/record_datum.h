@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * record_datum.h
- *	  JSON values to Datums, for json_decode.c only.
+ *	  Values of a payload to Datums, for decoder.c only.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,6 +13,7 @@
 #include "access/tupdesc.h"
 #include "fmgr.h"
 
+#include "decode.h"
 #include "json_leaf.h"
 
 /* How the values of a column are made. */
@@ -41,6 +42,7 @@ typedef struct SaggConversion
 	const char *type_name;		/* for messages */
 	Oid			type;			/* below domains, as are the next three */
 	int32		typmod;
+	SaggUnit	unit;			/* of numbers that become timestamps */
 	FmgrInfo	input;
 	Oid			ioparam;
 	Oid			domain;			/* InvalidOid if the column is of none */

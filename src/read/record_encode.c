@@ -1,13 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * record_encode.c
- *	  A row of a source to a record: its payload (JSON), topic, key, partition,
+ *	  A row of a source to a record: its payload, topic, key, partition,
  *	  timestamp and headers.
  *
- * The payload has one member for each field, in the order of the columns, and
- * every payload is checked by the decoder's own rules: what INSERT produces, a
- * stream can read.  Columns that share a field, or a kind of metadata, can be
- * inserted one at a time.
+ * The payload is the format's business; every payload is checked by the
+ * decoder's own rules: what INSERT produces, a stream can read.  Columns that
+ * share a kind of metadata can be inserted one at a time.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,31 +19,28 @@
 #include "utils/builtins.h"
 #include "utils/float.h"
 #include "utils/guc.h"
-#include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
+#include "format.h"
 #include "insert_internal.h"
+#include "payload_encode.h"
 
 typedef struct EncoderColumn
 {
 	int			index;			/* into the slot's values */
 	const char *name;			/* for messages */
-	SaggFieldKind kind;
-	Oid			type;			/* of metadata, below domains */
-	SaggValueEncoder value;		/* of other columns */
-	int			next;			/* column of the same field or kind, -1 = none */
+	Oid			type;			/* below domains */
+	int			next;			/* column of the same kind, -1 = none */
 } EncoderColumn;
 
 struct SaggEncoder
 {
-	int			ncolumns;
+	int			ncolumns;		/* of metadata */
 	EncoderColumn *columns;
-	int			nmembers;		/* first column of each field */
-	int		   *members;
-	char	  **labels;			/* "field": in server encoding */
 	int			metadata[SAGG_FIELD_HEADERS + 1];	/* first column, -1 = none */
-	bool		needs_settings;
+	const SaggEncoding *encoding;
+	SaggPayloadEncoder *payload;
 	SaggDecoder *checker;
 };
 
@@ -60,70 +56,48 @@ chain(SaggEncoder *encoder, int first, int column)
 }
 
 static void
-add_member(SaggEncoder *encoder, int column, const char *field)
-{
-	StringInfoData label;
-
-	initStringInfo(&label);
-	escape_json(&label, field);
-	appendStringInfoChar(&label, ':');
-	for (int i = 0; i < encoder->nmembers; i++)
-	{
-		if (strcmp(encoder->labels[i], label.data) == 0)
-		{
-			chain(encoder, encoder->members[i], column);
-			return;
-		}
-	}
-	encoder->members[encoder->nmembers] = column;
-	encoder->labels[encoder->nmembers++] = label.data;
-}
-
-static void
-add_column(SaggEncoder *encoder, Form_pg_attribute att, const SaggField *field)
+add_metadata(SaggEncoder *encoder, Form_pg_attribute att, SaggFieldKind kind)
 {
 	int			number = encoder->ncolumns++;
 	EncoderColumn *column = &encoder->columns[number];
 
 	column->index = att->attnum - 1;
 	column->name = pstrdup(NameStr(att->attname));
-	column->kind = field->kind;
 	column->next = -1;
-	if (field->kind == SAGG_FIELD_JSON)
-	{
-		sagg_value_encoder_init(&column->value, att->atttypid);
-		encoder->needs_settings |= sagg_value_encoder_needs_settings(&column->value);
-		add_member(encoder, number, field->name);
-		return;
-	}
 	column->type = getBaseType(att->atttypid);
-	if (encoder->metadata[field->kind] < 0)
-		encoder->metadata[field->kind] = number;
+	if (encoder->metadata[kind] < 0)
+		encoder->metadata[kind] = number;
 	else
-		chain(encoder, encoder->metadata[field->kind], number);
+		chain(encoder, encoder->metadata[kind], number);
 }
 
 /*
- * Prepare to encode rows of a source, in the current memory context.
+ * Prepare to encode rows of a source, in the current memory context.  Raises
+ * feature_not_supported for one whose format has no way back.
  */
 SaggEncoder *
 sagg_encoder_make(Relation rel)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
-	SaggField  *fields = sagg_source_fields(rel, NULL);
+	SaggLayout *layout = sagg_source_layout(rel, NULL);
 	SaggEncoder *encoder = palloc0(sizeof(SaggEncoder));
 
+	encoder->encoding = layout->format->encoding;
+	if (encoder->encoding == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot insert into source \"%s\"", RelationGetRelationName(rel)),
+				 errdetail("Records of format %s can only be read.", layout->format->name)));
 	encoder->columns = palloc0(sizeof(EncoderColumn) * Max(desc->natts, 1));
-	encoder->members = palloc0(sizeof(int) * Max(desc->natts, 1));
-	encoder->labels = palloc0(sizeof(char *) * Max(desc->natts, 1));
 	for (int i = 0; i < lengthof(encoder->metadata); i++)
 		encoder->metadata[i] = -1;
 	for (int i = 0; i < desc->natts; i++)
 	{
-		if (fields[i].kind != SAGG_FIELD_UNUSED)
-			add_column(encoder, TupleDescAttr(desc, i), &fields[i]);
+		if (layout->fields[i].kind > SAGG_FIELD_PAYLOAD)
+			add_metadata(encoder, TupleDescAttr(desc, i), layout->fields[i].kind);
 	}
-	encoder->checker = sagg_decoder_make(desc, fields, 0);
+	encoder->payload = encoder->encoding->prepare(desc, layout);
+	encoder->checker = sagg_decoder_make(desc, layout, 0);
 	return encoder;
 }
 
@@ -165,8 +139,8 @@ column_with_value(SaggEncoder *encoder, TupleTableSlot *slot, int first)
  * Settings that text forms are written with, so that they can be read with
  * any; as postgres_fdw does.  Undo by AtEOXact_GUC(true, result).
  */
-static int
-set_output_settings(void)
+int
+sagg_output_settings(void)
 {
 	int			level = NewGUCNestLevel();
 
@@ -189,27 +163,21 @@ set_output_settings(void)
 static void
 encode_payload(SaggEncoder *encoder, TupleTableSlot *slot, SaggOutRecord *record)
 {
-	StringInfoData json;
+	StringInfoData out;
 
-	initStringInfo(&json);
-	appendStringInfoChar(&json, '{');
-	for (int i = 0; i < encoder->nmembers; i++)
+	initStringInfo(&out);
+	if (!encoder->encoding->encode(encoder->payload, slot->tts_values,
+								   slot->tts_isnull, &out))
+		return;
+	record->payload = out.data;
+	record->payload_len = out.len;
+	if (!encoder->encoding->bytes)
 	{
-		EncoderColumn *column = column_with_value(encoder, slot, encoder->members[i]);
-
-		if (i > 0)
-			appendStringInfoChar(&json, ',');
-		appendStringInfoString(&json, encoder->labels[i]);
-		if (column)
-			sagg_value_encode(&column->value, slot->tts_values[column->index], &json);
-		else
-			appendStringInfoString(&json, "null");
+		record->payload = pg_server_to_any(out.data, out.len, PG_UTF8);
+		if (record->payload != out.data)
+			record->payload_len = strlen(record->payload);
 	}
-	appendStringInfoChar(&json, '}');
-
-	record->payload = pg_server_to_any(json.data, json.len, PG_UTF8);
-	record->payload_len = record->payload == json.data ? json.len : strlen(record->payload);
-	sagg_decoder_decode(encoder->checker, record->payload, record->payload_len, NULL, NULL);
+	(void) sagg_decoder_decode(encoder->checker, record->payload, record->payload_len, NULL, NULL);
 }
 
 static int32
@@ -306,9 +274,9 @@ sagg_encoder_encode(SaggEncoder *encoder, TupleTableSlot *slot,
 	memset(record, 0, sizeof(*record));
 	record->partition = RD_KAFKA_PARTITION_UA;
 	encode_metadata(encoder, slot, record);
-	if (encoder->needs_settings)
+	if (encoder->payload->needs_settings)
 	{
-		int			level = set_output_settings();
+		int			level = sagg_output_settings();
 
 		encode_payload(encoder, slot, record);
 		AtEOXact_GUC(true, level);

@@ -206,7 +206,7 @@ sagg_record_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
 				return sagg_headers_jsonb(record->headers, false);
 			break;
 		case SAGG_FIELD_UNUSED:
-		case SAGG_FIELD_JSON:
+		case SAGG_FIELD_PAYLOAD:
 			elog(ERROR, "not a metadata column: %d", (int) kind);
 	}
 	*isnull = true;

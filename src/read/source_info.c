@@ -33,8 +33,11 @@ sagg_is_source(Oid relid)
 	return strcmp(wrapper->fdwname, SAGG_FDW) == 0;
 }
 
-static char *
-find_option(List *options, const char *name)
+/*
+ * The value of an option, NULL if it is not there.
+ */
+char *
+sagg_find_option(List *options, const char *name)
 {
 	ListCell   *lc;
 
@@ -79,8 +82,11 @@ sagg_metadata_kind(const char *word, SaggFieldKind *kind)
 	return false;
 }
 
-static void
-check_metadata_type(SaggFieldKind kind, const char *word, Form_pg_attribute att)
+/*
+ * Raises fdw_invalid_data_type for metadata in a column of another type.
+ */
+void
+sagg_check_metadata_type(SaggFieldKind kind, const char *word, Form_pg_attribute att)
 {
 	Oid			type = getBaseType(att->atttypid);
 	bool		fits;
@@ -135,46 +141,10 @@ sagg_source_has_headers(Oid relid)
 
 		if (TupleDescAttr(RelationGetDescr(rel), i)->attisdropped)
 			continue;
-		word = find_option(GetForeignColumnOptions(relid, i + 1), "metadata");
+		word = sagg_find_option(GetForeignColumnOptions(relid, i + 1), "metadata");
 		found = word && sagg_metadata_kind(word, &kind) &&
 			kind == SAGG_FIELD_HEADERS;
 	}
 	table_close(rel, NoLock);
 	return found;
-}
-
-/*
- * Where each column of a source comes from, one SaggField per attribute, in
- * the current context.  "used" holds the attribute numbers that are read
- * (NULL: all); the others are SAGG_FIELD_UNUSED.  Raises
- * fdw_invalid_data_type for metadata in a column of another type.
- */
-SaggField *
-sagg_source_fields(Relation rel, const Bitmapset *used)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-	SaggField  *fields = palloc0(sizeof(SaggField) * desc->natts);
-
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-		List	   *options;
-		char	   *word;
-
-		fields[i].kind = SAGG_FIELD_UNUSED;
-		if (att->attisdropped || (used && !bms_is_member(att->attnum, used)))
-			continue;
-		options = GetForeignColumnOptions(RelationGetRelid(rel), att->attnum);
-		word = find_option(options, "metadata");
-		if (word && sagg_metadata_kind(word, &fields[i].kind))
-			check_metadata_type(fields[i].kind, word, att);
-		else
-		{
-			char	   *name = find_option(options, "field");
-
-			fields[i].kind = SAGG_FIELD_JSON;
-			fields[i].name = name ? name : pstrdup(NameStr(att->attname));
-		}
-	}
-	return fields;
 }

@@ -51,29 +51,14 @@ serve_interrupts(SaggReader *reader)
 		reader->check(reader->check_arg);
 }
 
-static TimestampTz
-deadline(void)
+/*
+ * From now on an answer is waited for; returns until when.
+ */
+TimestampTz
+sagg_reader_deadline(SaggReader *reader)
 {
-	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), sagg_kafka_timeout_ms);
-}
-
-static void
-raise_no_answer(SaggReader *reader, rd_kafka_resp_err_t err)
-{
-	const char *trouble = reader->asks->trouble;
-
-	if (reader->asks->refused)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("Kafka has rejected the credentials for %s",
-						reader->topics->subject),
-				 errdetail_internal("%s.", trouble)));
-	ereport(ERROR,
-			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("no answer from Kafka about %s within %d ms",
-					reader->topics->subject, sagg_kafka_timeout_ms),
-			 errdetail_internal("%s.", trouble[0] ? trouble : rd_kafka_err2str(err)),
-			 errhint("Check the brokers of the foreign server, and stream_agg.kafka_timeout.")));
+	reader->waiting_since = GetCurrentTimestamp();
+	return TimestampTzPlusMilliseconds(reader->waiting_since, sagg_kafka_timeout_ms);
 }
 
 static void
@@ -124,16 +109,17 @@ sagg_reader_rest(SaggReader *reader, long interval_ms, long timeout_ms)
 }
 
 /*
- * An attempt failed with "err": raise an error if it is time to give up, else
- * return when the next attempt makes sense.
+ * An attempt of "client" to get an answer failed with "err": raise an error if
+ * it is time to give up, else return when the next attempt makes sense.
  */
-static void
-before_next_attempt(SaggReader *reader, TimestampTz until, rd_kafka_resp_err_t err)
+void
+sagg_reader_before_attempt(SaggReader *reader, SaggClient *client,
+						   TimestampTz until, rd_kafka_resp_err_t err)
 {
 	serve_interrupts(reader);
-	sagg_client_serve(reader->asks);
-	if (reader->asks->refused || GetCurrentTimestamp() >= until)
-		raise_no_answer(reader, err);
+	sagg_client_serve(client);
+	if (client->refused || GetCurrentTimestamp() >= until)
+		sagg_reader_raise_no_answer(reader, client, err);
 	if (err != RD_KAFKA_RESP_ERR__TIMED_OUT)
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
@@ -143,8 +129,17 @@ before_next_attempt(SaggReader *reader, TimestampTz until, rd_kafka_resp_err_t e
 	}
 }
 
-static int
-slice(TimestampTz until)
+static void
+before_next_attempt(SaggReader *reader, TimestampTz until, rd_kafka_resp_err_t err)
+{
+	sagg_reader_before_attempt(reader, reader->asks, until, err);
+}
+
+/*
+ * For how long to wait at once, in milliseconds.
+ */
+int
+sagg_reader_slice(TimestampTz until)
 {
 	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 
@@ -298,7 +293,7 @@ wait_for_topics(SaggReader *reader, TimestampTz until)
 		rd_kafka_resp_err_t err;
 
 		found = NULL;
-		err = ask_topics(reader, slice(until), &found, &nfound, &topic);
+		err = ask_topics(reader, sagg_reader_slice(until), &found, &nfound, &topic);
 		MemoryContextSwitchTo(old);
 		if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
 			break;
@@ -327,16 +322,18 @@ wait_for_topics(SaggReader *reader, TimestampTz until)
 const char *
 sagg_reader_cluster_id(SaggReader *reader)
 {
-	TimestampTz until = deadline();
+	TimestampTz until;
 	char	   *id;
 
 	if (reader->cluster_id)
 		return reader->cluster_id;
 	sagg_reader_open_asks(reader);
+	until = sagg_reader_deadline(reader);
 
 	(void) wait_for_topics(reader, until);
-	while ((id = rd_kafka_clusterid(reader->asks->rk, slice(until))) == NULL)
+	while ((id = rd_kafka_clusterid(reader->asks->rk, sagg_reader_slice(until))) == NULL)
 		before_next_attempt(reader, until, RD_KAFKA_RESP_ERR__TIMED_OUT);
+	reader->waiting_since = 0;
 	reader->cluster_id = MemoryContextStrdup(reader->memory, id);
 	rd_kafka_mem_free(reader->asks->rk, id);
 	return reader->cluster_id;
@@ -385,7 +382,7 @@ wait_for_offsets(SaggReader *reader, int64 which, TimestampTz until,
 
 	for (;;)
 	{
-		rd_kafka_resp_err_t err = ask_offsets(reader, which, slice(until),
+		rd_kafka_resp_err_t err = ask_offsets(reader, which, sagg_reader_slice(until),
 											  bounds, n, offsets, &topic);
 
 		if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
@@ -406,7 +403,7 @@ wait_for_offsets(SaggReader *reader, int64 which, TimestampTz until,
 SaggRange *
 sagg_reader_bounds(SaggReader *reader, int *npartitions)
 {
-	TimestampTz until = deadline();
+	TimestampTz until = sagg_reader_deadline(reader);
 	SaggRange  *bounds;
 	int64	   *low;
 	int64	   *high;
@@ -426,7 +423,10 @@ sagg_reader_bounds(SaggReader *reader, int *npartitions)
 	}
 	*npartitions = n;
 	if (n == 0)
+	{
+		reader->waiting_since = 0;
 		return bounds;
+	}
 
 	/* in this order the end is never before the start */
 	low = palloc(sizeof(int64) * n);
@@ -440,6 +440,14 @@ sagg_reader_bounds(SaggReader *reader, int *npartitions)
 	}
 	pfree(low);
 	pfree(high);
+	reader->waiting_since = 0;
+
+	/* all leaders have answered: what the other client reported is over */
+	if (reader->fetch)
+	{
+		sagg_client_serve(reader->fetch);
+		reader->fetch->trouble[0] = '\0';
+	}
 	return bounds;
 }
 

@@ -22,6 +22,7 @@
 #include "access/htup_details.h"
 #include "access/transam.h"
 #include "catalog/pg_type.h"
+#include "common/int.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_coerce.h"
@@ -30,9 +31,10 @@
 #include "utils/fmgroids.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
+#include "utils/timestamp.h"
 #include "utils/typcache.h"
 
-#include "insert_internal.h"
+#include "payload_encode.h"
 
 typedef struct TypeTraits
 {
@@ -96,11 +98,12 @@ add_traits(Oid type, TypeTraits *traits)
 }
 
 /*
- * Prepare to write values of a type.  Keeps what it needs in the current
- * memory context.
+ * Prepare to write values of a type, timestamps as numbers of "unit" unless
+ * that is SAGG_UNIT_DEFAULT.  Keeps what it needs in the current memory
+ * context.
  */
 void
-sagg_value_encoder_init(SaggValueEncoder *encoder, Oid type)
+sagg_value_encoder_init(SaggValueEncoder *encoder, Oid type, SaggUnit unit)
 {
 	TypeTraits	traits = {false, false};
 	Oid			output;
@@ -109,6 +112,7 @@ sagg_value_encoder_init(SaggValueEncoder *encoder, Oid type)
 
 	add_traits(type, &traits);
 	encoder->type = getBaseType(type);
+	encoder->unit = unit;
 	encoder->as_text = traits.as_text;
 	encoder->has_arrays = traits.has_arrays;
 	getTypeOutputInfo(encoder->type, &output, &is_varlena);
@@ -223,12 +227,56 @@ bounds_are_default(Datum value, Oid type)
 }
 
 /*
+ * Append a timestamp as a number of the unit, exactly; false if it is infinite
+ * or there is no such number.
+ */
+static bool
+append_epoch(const SaggValueEncoder *encoder, Timestamp value, StringInfo out)
+{
+	int			decimals = encoder->unit == SAGG_UNIT_S ? 6 :
+		encoder->unit == SAGG_UNIT_MS ? 3 : 0;
+	int64		microseconds;
+	char	   *digits;
+	int			len;
+
+	if (TIMESTAMP_NOT_FINITE(value) ||
+		pg_add_s64_overflow(value, (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
+							USECS_PER_DAY, &microseconds))
+		return false;
+	digits = psprintf(UINT64_FORMAT, microseconds < 0 ? -(uint64) microseconds : microseconds);
+	len = strlen(digits);
+	if (microseconds < 0)
+		appendStringInfoChar(out, '-');
+	if (len > decimals)
+		appendBinaryStringInfo(out, digits, len - decimals);
+	else
+		appendStringInfoChar(out, '0');
+	if (decimals > 0)
+	{
+		appendStringInfoChar(out, '.');
+		for (int i = len; i < decimals; i++)
+			appendStringInfoChar(out, '0');
+		appendStringInfoString(out, digits + Max(len - decimals, 0));
+		while (out->data[out->len - 1] == '0')
+			out->data[--out->len] = '\0';
+		if (out->data[out->len - 1] == '.')
+			out->data[--out->len] = '\0';
+	}
+	if (encoder->unit == SAGG_UNIT_NS && microseconds != 0)
+		appendStringInfoString(out, "000");
+	return true;
+}
+
+/*
  * Append a value that is not NULL, as JSON in server encoding.  Allocates in
  * the current memory context.  Raises what output functions raise.
  */
 void
 sagg_value_encode(SaggValueEncoder *encoder, Datum value, StringInfo out)
 {
+	if (encoder->unit != SAGG_UNIT_DEFAULT &&
+		append_epoch(encoder, DatumGetTimestamp(value), out))
+		return;
 	if (encoder->as_text ||
 		(encoder->has_arrays && !bounds_are_default(value, encoder->type)))
 		escape_json(out, OutputFunctionCall(&encoder->output, value));
@@ -238,4 +286,16 @@ sagg_value_encode(SaggValueEncoder *encoder, Datum value, StringInfo out)
 
 		appendBinaryStringInfo(out, VARDATA_ANY(json), VARSIZE_ANY_EXHDR(json));
 	}
+}
+
+/*
+ * Append a value that is not NULL in its type's text form, which depends on
+ * settings of the session for many types.
+ */
+void
+sagg_value_encode_text(SaggValueEncoder *encoder, Datum value, StringInfo out)
+{
+	if (encoder->unit == SAGG_UNIT_DEFAULT ||
+		!append_epoch(encoder, DatumGetTimestamp(value), out))
+		appendStringInfoString(out, OutputFunctionCall(&encoder->output, value));
 }

@@ -3,8 +3,8 @@
  * batch_plan.c
  *	  Which offsets a micro-batch reads.
  *
- * READ starts with a plan: a range per partition of the source's topics, bounded, the watermark that
- * decides what is late, and the batch's time.  It is committed to the log
+ * READ starts with a plan: a range per partition of the source's topics,
+ * bounded, the watermark that decides what is late, and the batch's time.  It is committed to the log
  * stream_agg.offsets before anything is executed - without waiting for the
  * disk, since WAL order keeps it before the batch's own commit - and a retry
  * runs the very same plan, so replay is deterministic.
@@ -106,6 +106,30 @@ check_topics(SaggSession *session, const SaggRange *bounds, int nbounds)
 }
 
 /*
+ * Is the topic still the one that has been read?  Records that are gone need
+ * not be asked for.
+ */
+static void
+verify_last_records(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	const SaggProgress *progress = session->progress;
+	SaggRange  *last = palloc(sizeof(SaggRange) * Max(progress->nlast, 1));
+	int			n = 0;
+
+	for (int i = 0; i < progress->nlast; i++)
+	{
+		const SaggRange *one = &progress->last[i];
+		const SaggRange *bound = sagg_partition_find(unconstify(SaggRange *, bounds), nbounds, one);
+
+		if (bounds == NULL ||
+			(bound && one->start >= bound->start && one->start < bound->end))
+			last[n++] = *one;
+	}
+	sagg_reader_verify(session->reader, last, n);
+	pfree(last);
+}
+
+/*
  * First contact of a stream with its topic: which cluster, from which offsets.
  * In later sessions: is it still that cluster?  Leaves the reader assigned to
  * the stream's positions.  Waits for Kafka.
@@ -157,9 +181,53 @@ sagg_session_origin(SaggSession *session)
 	for (int i = 0; i < origin->noffsets; i++)
 		(void) add_position(session, &origin->offsets[i]);
 	check_topics(session, bounds, nbounds);
+	verify_last_records(session, bounds, nbounds);
 	pfree(bounds);
 	sagg_reader_assign(session->reader, session->progress->positions,
 					   session->progress->npositions);
+	sagg_reader_commit(session->reader, session->progress->positions,
+					   session->progress->npositions);
+}
+
+/*
+ * After a connection was broken the topic may be another one under its name:
+ * see last_record.c.  "bounds" are as for sagg_batch_plan, if they are known.
+ */
+void
+sagg_session_verify(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	if (sagg_reader_was_broken(session->reader))
+		verify_last_records(session, bounds, nbounds);
+}
+
+/*
+ * The last record of each partition after the batch that was just read; "n" of
+ * them, in the current context.
+ */
+SaggRange *
+sagg_last_records(SaggSession *session, const SaggPlan *plan, int *n)
+{
+	const SaggProgress *progress = session->progress;
+	SaggRange  *last = palloc(sizeof(SaggRange) * (progress->nlast + plan->nranges + 1));
+
+	*n = progress->nlast;
+	if (progress->nlast > 0)
+		memcpy(last, progress->last, sizeof(SaggRange) * progress->nlast);
+	for (int i = 0; i < plan->nranges; i++)
+	{
+		SaggRange	one;
+		SaggRange  *place;
+
+		if (!sagg_reader_last_record(session->reader, &plan->ranges[i], &one))
+			continue;
+		place = sagg_partition_find(last, *n, &one);
+		if (place == NULL)
+			place = &last[(*n)++];
+		*place = one;
+	}
+	if (*n > 1)
+		qsort(last, *n, sizeof(SaggRange), sagg_partition_order);
+	return last;
 }
 
 /*
@@ -204,6 +272,60 @@ check_position(SaggSession *session, const SaggRange *position,
 }
 
 /*
+ * Topics do not lose partitions; one that has fewer was made anew.  That may
+ * also be a broker that has not heard of new ones yet, so it is tried again.
+ */
+static void
+check_exists(SaggSession *session, const SaggRange *position,
+			 const SaggRange *bounds, int nbounds)
+{
+	if (sagg_partition_find(unconstify(SaggRange *, bounds), nbounds, position))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("partition %d of topic \"%s\" does not exist in the Kafka cluster",
+					position->partition, sagg_topic_name(position->topic)),
+			 errdetail("The stream has read it up to offset " INT64_FORMAT ".",
+					   position->start),
+			 errhint("Topics do not lose partitions: this one was made anew. "
+					 "Drop the stream and create it anew to read it.")));
+}
+
+/*
+ * While a record is searched: of "ranges" the suspects, of which the next batch
+ * takes half.  Returns how many ranges are left.  If none of them is there any
+ * more, the search is over.
+ */
+static int
+keep_suspects(SaggProgress *progress, SaggRange *ranges, int n, int64 *limit)
+{
+	int64		offsets = 0;
+	int			kept = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		SaggRange  *suspects = sagg_partition_find(progress->suspects,
+												   progress->nsuspects, &ranges[i]);
+
+		if (suspects == NULL)
+			continue;
+		ranges[kept] = ranges[i];
+		ranges[kept].end = Min(ranges[i].end, suspects->end);
+		if (ranges[kept].start >= ranges[kept].end)
+			continue;
+		offsets += ranges[kept].end - ranges[kept].start;
+		kept++;
+	}
+	if (kept == 0)
+	{
+		progress->nsuspects = 0;
+		return n;
+	}
+	*limit = Max(1, Min(*limit, offsets / 2));
+	return kept;
+}
+
+/*
  * The ranges of the next batch, in the current context; returns how many.
  */
 static int
@@ -227,8 +349,12 @@ next_ranges(SaggSession *session, const SaggRange *bounds, int nbounds,
 		ranges[n] = bounds[i];
 		ranges[n++].start = position->start;
 	}
-	sagg_ranges_share(ranges, n, limit > 0 ? limit : sagg_max_records_per_batch,
-					  batch);
+	for (int i = 0; i < session->progress->npositions; i++)
+		check_exists(session, &session->progress->positions[i], bounds, nbounds);
+	limit = limit > 0 ? limit : sagg_max_records_per_batch;
+	if (session->progress->nsuspects > 0)
+		n = keep_suspects(session->progress, ranges, n, &limit);
+	sagg_ranges_share(ranges, n, limit, batch);
 	for (int i = 0; i < n; i++)
 	{
 		if (ranges[i].end > ranges[i].start)
@@ -236,6 +362,28 @@ next_ranges(SaggSession *session, const SaggRange *bounds, int nbounds,
 	}
 	*result = ranges;
 	return kept;
+}
+
+/*
+ * Begin a transaction that writes a plan.  "durable": it survives a crash of
+ * the server as soon as it is committed, and not only a little later.
+ */
+void
+sagg_plan_transaction(SaggSession *session, bool durable)
+{
+	StartTransactionCommand();
+	(void) set_config_option("synchronous_commit", durable ? "local" : "off",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL,
+							 true, 0, false);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	sagg_session_check_stream(session);
+}
+
+void
+sagg_plan_commit(SaggSession *session)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
 }
 
 /*
@@ -261,13 +409,15 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 		return NULL;
 	}
 	plan->batch_time = GetCurrentTimestamp();
+	plan->nsuspects = progress->nsuspects;
+	if (plan->nsuspects > 0)
+	{
+		plan->suspects = palloc(sizeof(SaggRange) * plan->nsuspects);
+		memcpy(plan->suspects, progress->suspects, sizeof(SaggRange) * plan->nsuspects);
+	}
 
-	StartTransactionCommand();
-	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
-	PushActiveSnapshot(GetTransactionSnapshot());
+	sagg_plan_transaction(session, sagg_poison_durable_plan(session));
 	MemoryContextSwitchTo(session->batch_memory);
-	sagg_session_check_stream(session);
 	sagg_checkpoint_plan(session->checkpoint, plan);
 	if (session->new_partitions)
 	{
@@ -277,8 +427,7 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 		origin->noffsets = session->progress->npositions;
 		sagg_checkpoint_set_origin(session->checkpoint, origin);
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	sagg_plan_commit(session);
 	MemoryContextSwitchTo(old);
 	session->new_partitions = false;
 	SAGG_FAILPOINT("plan.committed");

@@ -28,25 +28,29 @@ PG_FUNCTION_INFO_V1(stream_agg_stop_stream);
 static void
 set_enabled(const SaggStream *stream, bool enabled)
 {
-	Oid			types[3] = {OIDOID, BOOLOID, OIDOID};
-	Datum		values[3];
+	Oid			types[4] = {OIDOID, BOOLOID, OIDOID, OIDOID};
+	Datum		values[4];
 
 	values[1] = BoolGetDatum(enabled);
 	values[2] = ObjectIdGetDatum(MyDatabaseId);
+	values[3] = ObjectIdGetDatum(stream->owner);
 	sagg_stream_update(stream,
 					   "enabled = $2,"
-					   " database = CASE WHEN $2 THEN $3 ELSE database END",
-					   3, types, values);
+					   " database = CASE WHEN $2 THEN $3 ELSE database END,"
+					   " started_for = CASE WHEN $2 THEN $4 ELSE started_for END",
+					   4, types, values);
 }
 
 /*
- * The stream of that name, if the current user owns it.
+ * The stream of that name, if the current user owns it, for a function that a
+ * standby cannot run.
  */
 static SaggStream *
-own_stream(FunctionCallInfo fcinfo)
+own_stream(FunctionCallInfo fcinfo, const char *function)
 {
 	SaggStream *stream;
 
+	PreventCommandDuringRecovery(function);
 	sagg_require_preload();
 	stream = sagg_stream_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	sagg_stream_check_owner(stream);
@@ -60,7 +64,7 @@ own_stream(FunctionCallInfo fcinfo)
 Datum
 stream_agg_start_stream(PG_FUNCTION_ARGS)
 {
-	SaggStream *stream = own_stream(fcinfo);
+	SaggStream *stream = own_stream(fcinfo, "stream_agg.start_stream()");
 	SaggSlot   *slot;
 	bool		running;
 
@@ -72,7 +76,7 @@ stream_agg_start_stream(PG_FUNCTION_ARGS)
 	if (running && stream->enabled)
 	{
 		ereport(NOTICE,
-				(errmsg("stream \"%s\" is already running", stream->name)));
+				(errmsg("stream \"%s\" is already running", sagg_stream_title(stream->name))));
 		PG_RETURN_VOID();
 	}
 	sagg_stream_check_can_run(stream->owner);
@@ -89,7 +93,7 @@ stream_agg_start_stream(PG_FUNCTION_ARGS)
 Datum
 stream_agg_stop_stream(PG_FUNCTION_ARGS)
 {
-	SaggStream *stream = own_stream(fcinfo);
+	SaggStream *stream = own_stream(fcinfo, "stream_agg.stop_stream()");
 
 	sagg_lock_stream(stream->view);
 	set_enabled(stream, false);

@@ -68,9 +68,11 @@ read_records(SaggSession *session, const SaggPlan *plan)
 	SAGG_FAILPOINT("read.begun");
 	while (!sagg_reader_collect(session->reader))
 	{
-		if (sagg_session_wait(session, true, 1000))
+		if (sagg_session_wait(session, true, 500) &&
+			sagg_reader_trouble(session->reader) == NULL)
 			last_progress = GetCurrentTimestamp();
-		else if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
+		sagg_session_report_silence(session, last_progress);
+		if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
 											sagg_kafka_timeout_ms))
 		{
 			const char *trouble = sagg_reader_trouble(session->reader);
@@ -168,12 +170,17 @@ execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
 	callback.arg = NULL;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
+	sagg_poison_refuse(session, refusals);
 	sagg_scan_attach(session->stream->source, batch, refusals);
+	session->fault = SAGG_FAULT_RECORDS;
 	sagg_execution_run(execution);
 	SAGG_FAILPOINT("execute.ran");
 	sagg_scan_detach();
 	error_context_stack = callback.previous;
 
+	/* a window that closes is none of the record's that closes it */
+	if (session->stream->mode == SAGG_APPEND)
+		session->fault = SAGG_FAULT_WINDOWS;
 	sagg_execution_close(execution, counts, &commit->watermark);
 	SAGG_FAILPOINT("execute.done");
 
@@ -244,14 +251,17 @@ static void
 write_output(SaggSession *session, const SaggQuery *query,
 			 SaggExecution *execution, SaggCommit *commit)
 {
-	Tuplestorestate *output = sagg_execution_output(execution);
-	Tuplestorestate *removed = sagg_execution_removed(execution);
+	SaggOutput	output;
 
-	sagg_sink_write(session->sink, query, output, removed,
+	sagg_execution_output(execution, &output);
+	if (session->delivery)
+		sagg_delivery_begin(session->delivery, session->plan->batch,
+							sagg_sink_identity(session->stream->sink, query),
+							query->nidentity);
+	sagg_sink_write(session->sink, query, &output,
 					&commit->rows_out, &commit->rows_removed);
-	tuplestore_end(output);
-	if (removed)
-		tuplestore_end(removed);
+	sagg_delivery_end();
+	sagg_execution_output_end(&output);
 	SAGG_FAILPOINT("write.done");
 	fire_deferred_triggers();
 	SAGG_FAILPOINT("write.triggers_done");
@@ -273,6 +283,12 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 
 		position->start = position->end = plan->ranges[i].end;
 	}
+	progress->nlast = commit->nlast;
+	if (progress->last)
+		pfree(progress->last);
+	progress->last = MemoryContextAlloc(session->memory, sizeof(SaggRange) * Max(commit->nlast, 1));
+	memcpy(progress->last, commit->last, sizeof(SaggRange) * commit->nlast);
+	sagg_progress_suspects(progress, plan, session->memory);
 	progress->batch = plan->batch;
 	progress->watermark = commit->watermark;
 	progress->totals.delivered += commit->counts.delivered;
@@ -300,7 +316,7 @@ warn_of_late_records(const SaggSession *session, const SaggCounts *counts)
 	last_warning = now;
 	ereport(WARNING,
 			(errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were late",
-					session->stream->name, counts->late,
+					sagg_stream_title(session->stream->name), counts->late,
 					counts->aggregated + counts->late),
 			 errdetail("Their windows end at or before the watermark, so they are counted and left out."),
 			 errhint("Perhaps one partition is ahead of the others, the clock of a producer is far ahead, or the stream's watermark is too short.")));
@@ -317,11 +333,11 @@ warn_of_refused_records(const SaggSession *session, const SaggCounts *counts,
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_SAGG_INVALID_RECORD),
-			 session->stream->on_error == SAGG_DEAD_LETTER ?
+			 session->stream->options.on_error == SAGG_DEAD_LETTER ?
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch are dead letters",
-					session->stream->name, counts->dead_lettered, counts->delivered) :
+					sagg_stream_title(session->stream->name), counts->dead_lettered, counts->delivered) :
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were skipped",
-					session->stream->name, counts->dead_lettered, counts->delivered),
+					sagg_stream_title(session->stream->name), counts->dead_lettered, counts->delivered),
 			 errdetail_internal("%s", first)));
 }
 
@@ -340,17 +356,20 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	char	   *first_refused;
 
 	session->plan = plan;
+	session->fault = SAGG_FAULT_NONE;
 
 	enter_stage(session, &clock, SAGG_READ);
 	read_records(session, plan);
+	sagg_session_verify(session, NULL, 0);
 	SAGG_FAILPOINT("read.done");
+	sagg_poison_begin(session, plan);
 
 	enter_stage(session, &clock, SAGG_EXECUTE);
 	begin_transaction(session, plan);
 	query = sagg_query_of_view(session->stream);
 	execution = begin_execution(session, query, plan);
-	if (session->stream->on_error != SAGG_FAIL)
-		refusals = sagg_refusals_make(session->stream->on_error);
+	if (session->stream->options.on_error != SAGG_FAIL)
+		refusals = sagg_refusals_make(session->stream->options.on_error);
 	sagg_execution_refuse(execution, refusals,
 						  sagg_sink_max_key_bytes(session->stream->sink, query));
 	execute(session, execution, refusals, &commit);
@@ -358,8 +377,10 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	enter_stage(session, &clock, SAGG_WRITE);
 	write_output(session, query, execution, &commit);
 
+	session->fault = SAGG_FAULT_NONE;
 	enter_stage(session, &clock, SAGG_CHECKPOINT);
 	first_refused = put_aside(session, plan, refusals, &commit);
+	commit.last = sagg_last_records(session, plan, &commit.nlast);
 	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, &commit,
 						   sagg_execution_state(execution));
 	sagg_execution_end(execution);
@@ -378,7 +399,10 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	SAGG_FAILPOINT("publish.done");
 	sagg_checkpoint_published(session->checkpoint);
 	advance(session, plan, &commit);
+	sagg_poison_committed(session, &commit.counts);
 	sagg_reader_release(session->reader);
+	sagg_reader_commit(session->reader, session->progress->positions,
+					   session->progress->npositions);
 	MemoryContextSwitchTo(session->memory);
 	sagg_publish_statistics(session);
 	SAGG_FAILPOINT("batch.done");

@@ -85,7 +85,7 @@ change_at_commit(bool start, Oid view, Oid owner, const char *name)
 	change->start = start;
 	change->view = view;
 	change->owner = owner;
-	strlcpy(change->name, name, sizeof(change->name));
+	strlcpy(change->name, sagg_stream_title(name), sizeof(change->name));
 	changes = lappend(changes, change);
 	MemoryContextSwitchTo(old);
 	wake_at_commit = true;
@@ -198,6 +198,14 @@ sagg_lock_stream(Oid view)
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot = sagg_slot_find(MyDatabaseId, view);
+	if (slot && slot->pid == MyProcPid)
+	{
+		LWLockRelease(sagg_shared->lock);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("stream \"%s\" cannot be stopped, changed or dropped by its own micro-batch",
+						slot->name)));
+	}
 	if (slot)
 	{
 		slot->stop_holds++;

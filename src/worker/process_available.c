@@ -61,7 +61,7 @@ refuse_locked(const SaggStream *stream, Oid relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("cannot wait for stream \"%s\" while this transaction holds a lock on \"%s\"",
-						stream->name, RelationGetRelationName(rel)),
+						sagg_stream_title(stream->name), RelationGetRelationName(rel)),
 				 errdetail("The stream could not commit before the transaction ends."),
 				 errhint("Call process_available in a transaction of its own.")));
 	relation_close(rel, AccessShareLock);
@@ -99,7 +99,7 @@ check_transaction(const SaggStream *stream)
 			ereport(ERROR,
 					(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 					 errmsg("stream \"%s\" was created or changed by this transaction",
-							stream->name),
+							sagg_stream_title(stream->name)),
 					 errdetail("Its worker sees the stream only after the commit."),
 					 errhint("Call process_available in a transaction of its own.")));
 	}
@@ -162,13 +162,13 @@ look(Request *request, ConditionVariable **cv)
 	if (failed)
 		ereport(ERROR,
 				(errcode(sqlstate),
-				 errmsg("stream \"%s\" has failed", request->stream->name),
+				 errmsg("stream \"%s\" has failed", sagg_stream_title(request->stream->name)),
 				 errdetail_internal("%s", error),
 				 errhint("Mend the cause, then run stream_agg.start_stream.")));
 	if (stopped)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("stream \"%s\" was stopped", request->stream->name)));
+				 errmsg("stream \"%s\" was stopped", sagg_stream_title(request->stream->name))));
 	return false;
 }
 
@@ -191,7 +191,7 @@ raise_timeout(const Request *request, int64 timeout_ms)
 	ereport(ERROR,
 			(errcode(ERRCODE_QUERY_CANCELED),
 			 errmsg("stream \"%s\" has not processed what was available within " INT64_FORMAT " ms",
-					request->stream->name, timeout_ms),
+					sagg_stream_title(request->stream->name), timeout_ms),
 			 error[0] ? errdetail_internal("%s", error) :
 			 errdetail("It goes on by itself; nothing is lost.")));
 }
@@ -243,6 +243,7 @@ stream_agg_process_available(PG_FUNCTION_ARGS)
 	Datum		values[3];
 	bool		nulls[3] = {0};
 
+	PreventCommandDuringRecovery("stream_agg.process_available()");
 	sagg_require_preload();
 	stream = sagg_stream_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	sagg_stream_check_owner(stream);
@@ -258,7 +259,7 @@ stream_agg_process_available(PG_FUNCTION_ARGS)
 	if (!stream->enabled || stream->database != MyDatabaseId || !sagg_enabled)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("stream \"%s\" is stopped", stream->name),
+				 errmsg("stream \"%s\" is stopped", sagg_stream_title(stream->name)),
 				 sagg_enabled ?
 				 errhint("Start it with stream_agg.start_stream.") :
 				 errhint("stream_agg.enabled is off.")));

@@ -221,25 +221,27 @@ look_at_streams(Relation rel, uint64 changes)
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
 	{
-		bool		isnull[4];
+		bool		isnull[5];
 		Datum		name = column(row, rel, "stream", &isnull[0]);
 		Datum		view = column(row, rel, "query", &isnull[1]);
 		Datum		enabled = column(row, rel, "enabled", &isnull[2]);
 		Datum		database = column(row, rel, "database", &isnull[3]);
+		Datum		started_for = column(row, rel, "started_for", &isnull[4]);
 		Oid			owner;
 
 		CHECK_FOR_INTERRUPTS();
-		if (isnull[0] || isnull[1] || isnull[2] || isnull[3])
+		if (isnull[0] || isnull[1] || isnull[2] || isnull[3] || isnull[4])
 			continue;
 		owner = owner_of(DatumGetObjectId(view));
 		if (!OidIsValid(owner))
 			continue;
 		present = lappend_oid(present, DatumGetObjectId(view));
-		if (DatumGetBool(enabled) && DatumGetObjectId(database) == MyDatabaseId)
+		if (DatumGetBool(enabled) && DatumGetObjectId(database) == MyDatabaseId &&
+			(DatumGetObjectId(started_for) == owner || !superuser_arg(owner)))
 		{
 			wanted = lappend_oid(wanted, DatumGetObjectId(view));
-			want_stream(DatumGetObjectId(view), owner, TextDatumGetCString(name),
-						changes);
+			want_stream(DatumGetObjectId(view), owner,
+						sagg_stream_title(TextDatumGetCString(name)), changes);
 		}
 	}
 	ExecDropSingleTupleTableSlot(row);

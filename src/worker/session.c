@@ -22,6 +22,7 @@
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -138,6 +139,37 @@ sagg_session_leave(SaggSession *session, SaggExit how)
 }
 
 /*
+ * The settings captured when the stream was created, and those a batch depends
+ * on whatever the role or the database say.  All others are as at the start of
+ * the session: what a function of the user has set, the role included, does not
+ * outlive its micro-batch.  To be called before each micro-batch, and outside
+ * of transactions, or the first one would begin with other defaults.
+ */
+void
+sagg_session_settings(const SaggSession *session)
+{
+	const SaggStream *stream = session->stream;
+	MemoryContext old = MemoryContextSwitchTo(session->batch_memory ?
+											  session->batch_memory : session->memory);
+
+	SetConfigOption("role", "none", PGC_USERSET, PGC_S_SESSION);
+	ResetAllOptions();
+	SetConfigOption("timezone", stream->timezone, PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("datestyle", stream->datestyle, PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("intervalstyle", stream->intervalstyle, PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("search_path", stream->search_path, PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("default_transaction_deferrable", "off", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("row_security", "on", PGC_USERSET, PGC_S_SESSION);
+	/* every micro-batch would be compiled anew */
+	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("deadlock_timeout", SAGG_WORKER_DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION);
+	SetConfigOption("application_name", stream->name, PGC_USERSET, PGC_S_SESSION);
+	MemoryContextSwitchTo(old);
+}
+
+/*
  * Whether the stream is to stop.
  */
 bool
@@ -168,6 +200,28 @@ sagg_session_check_stop(SaggSession *session)
 	}
 	if (sagg_session_told_to_stop(session))
 		sagg_session_leave(session, SAGG_EXIT_STOPPED);
+}
+
+/*
+ * Kafka is waited for: if that has taken a while, say so in pg_stat_stream_agg,
+ * and once in the log.  The stream's state is what it was.  "since" as for
+ * sagg_reader_silence.
+ */
+void
+sagg_session_report_silence(SaggSession *session, TimestampTz since)
+{
+	char	   *text = sagg_reader_silence(session->reader, since);
+
+	if (text == NULL)
+		return;
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	sagg_slot_set_error(session->slot, ERRCODE_CONNECTION_FAILURE, text);
+	LWLockRelease(sagg_shared->lock);
+	if (!session->silence_logged)
+		ereport(LOG,
+				(errmsg_internal("stream \"%s\": %s", session->slot->name, text)));
+	session->silence_logged = true;
+	pfree(text);
 }
 
 /*

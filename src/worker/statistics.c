@@ -86,6 +86,7 @@ sagg_publish_ends(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
 	SaggSlot   *slot = session->slot;
 
+	session->silence_logged = false;
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < slot->npartitions; i++)
 	{

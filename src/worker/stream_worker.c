@@ -11,7 +11,8 @@
  * after a delay, a new session goes on with the same plan; the process stays.
  * On anything worse the process ends and the launcher starts another.
  *
- * Never: a transaction open while waiting for Kafka or for a trigger.
+ * Never: a transaction open while waiting for Kafka or for a trigger, but for
+ * the acknowledgements of a sink that is a Kafka topic (read/delivery.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -33,27 +34,6 @@
 #include "worker_internal.h"
 
 PGDLLEXPORT void stream_agg_worker_main(Datum arg);
-
-/*
- * The settings captured when the stream was created, and those a batch
- * depends on whatever the role or the database say.
- */
-static void
-apply_settings(const SaggStream *stream)
-{
-	SetConfigOption("timezone", stream->timezone, PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("datestyle", stream->datestyle, PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("intervalstyle", stream->intervalstyle, PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("search_path", stream->search_path, PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("default_transaction_deferrable", "off", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("row_security", "on", PGC_USERSET, PGC_S_SESSION);
-	/* every micro-batch would be compiled anew */
-	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_SESSION);
-	SetConfigOption("deadlock_timeout", SAGG_WORKER_DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION);
-	SetConfigOption("application_name", stream->name, PGC_USERSET, PGC_S_SESSION);
-}
 
 /*
  * Read the definition, in a transaction, and take the stream's lock.  Ends
@@ -84,16 +64,19 @@ load_stream(SaggSession *session)
 	if (session->stream->owner != GetUserId() || !session->stream->enabled ||
 		session->stream->database != MyDatabaseId)
 		sagg_session_leave(session, SAGG_EXIT_CHANGED);
-	apply_settings(session->stream);
+	sagg_session_settings(session);
 }
 
 /*
  * While the reader waits for an answer from Kafka, which may take long.
  */
 static void
-check_stop(void *arg)
+while_waiting(void *arg)
 {
-	sagg_session_check_stop((SaggSession *) arg);
+	SaggSession *session = (SaggSession *) arg;
+
+	sagg_session_check_stop(session);
+	sagg_session_report_silence(session, 0);
 }
 
 /*
@@ -114,10 +97,16 @@ open_session(SaggSession *session)
 	session->checkpoint = sagg_checkpoint_open(session->stream->name,
 											   sagg_source_by_topic(session->stream->source));
 	session->sink = sagg_sink_open(session->stream);
+	if (session->stream->options.at_least_once)
+		session->delivery = sagg_delivery_open(session->stream->sink,
+											   session->stream->name);
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
+	sagg_poison_opened(session);
 	session->reader = sagg_reader_open(session->stream->source,
-									   session->stream->on_error == SAGG_DEAD_LETTER);
-	sagg_reader_on_wait(session->reader, check_stop, session);
+									   session->stream->options.on_error == SAGG_DEAD_LETTER);
+	sagg_reader_on_wait(session->reader, while_waiting, session);
+	sagg_reader_set_group(session->reader, session->stream->options.consumer_group,
+						  session->stream->name);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(session->memory);
@@ -147,6 +136,8 @@ close_session(SaggSession *session)
 		sagg_reader_close(session->reader);
 	if (session->sink)
 		sagg_sink_close(session->sink);
+	if (session->delivery)
+		sagg_delivery_close(session->delivery);
 	if (session->checkpoint)
 		sagg_checkpoint_close(session->checkpoint);
 	if (session->store)
@@ -155,6 +146,7 @@ close_session(SaggSession *session)
 	session->waitset = NULL;
 	session->reader = NULL;
 	session->sink = NULL;
+	session->delivery = NULL;
 	session->checkpoint = NULL;
 	session->store = NULL;
 	session->store_restored = false;
@@ -196,17 +188,20 @@ classify_error(int sqlstate)
 	}
 }
 
+#define CLOSED_WINDOWS_HINT \
+	"This is about rows of windows that have closed. No record of the micro-batch can be left out for it: mend the query or the sink."
+
 /*
- * Record an error and decide how long to wait before the next attempt.
- * Returns false if there is to be none.
+ * Record an error and decide how long to wait before the next attempt; in
+ * search of a record, not at all.  Returns false if there is to be none.
  */
 static bool
 note_error(SaggSession *session, const ErrorData *error, int attempts,
-		   long *delay_ms)
+		   bool searching, long *delay_ms)
 {
 	SaggSlot   *slot = session->slot;
 	ErrorKind	kind = classify_error(error->sqlerrcode);
-	bool		retry = kind == ERROR_TRANSIENT ||
+	bool		retry = searching || kind == ERROR_TRANSIENT ||
 		(kind == ERROR_UNKNOWN && attempts < sagg_max_attempts);
 	StringInfoData message;
 
@@ -216,6 +211,8 @@ note_error(SaggSession *session, const ErrorData *error, int attempts,
 		appendStringInfo(&message, "\nDETAIL:  %s", error->detail);
 	if (error->hint)
 		appendStringInfo(&message, "\nHINT:  %s", error->hint);
+	if (session->poison.windows)
+		appendStringInfoString(&message, "\nHINT:  " CLOSED_WINDOWS_HINT);
 	if (error->context)
 		appendStringInfo(&message, "\nCONTEXT:  %s", error->context);
 
@@ -226,7 +223,8 @@ note_error(SaggSession *session, const ErrorData *error, int attempts,
 	LWLockRelease(sagg_shared->lock);
 	pfree(message.data);
 
-	*delay_ms = Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(attempts, 20),
+	*delay_ms = searching ? 0 :
+		Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(attempts, 20),
 					sagg_max_retry_delay_ms);
 	if (!retry)
 		ereport(LOG,
@@ -259,6 +257,7 @@ recover_from_error(SaggSession *session, ErrorKind kind)
 	if (session->checkpoint)
 		sagg_checkpoint_aborted(session->checkpoint);
 	sagg_scan_detach();
+	sagg_delivery_end();
 	AbortOutOfAnyTransaction();
 	session->locked = false;
 }
@@ -283,8 +282,11 @@ session_error_context(void *arg)
  * that ends the stream is no error: the worker is the one to give way.
  */
 static void
-report_error(const SaggSession *session, const ErrorData *error)
+report_error(const SaggSession *session, const ErrorData *error, bool searching)
 {
+	/* the same again */
+	if (searching && session->plan->nsuspects > 0)
+		return;
 	if (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED &&
 		sagg_session_told_to_stop(session))
 		ereport(LOG,
@@ -296,10 +298,11 @@ report_error(const SaggSession *session, const ErrorData *error)
 
 /*
  * One session: from opening to an error.  Returns the error, allocated in
- * TopMemoryContext; otherwise the process ends in it.
+ * TopMemoryContext, and whether a record is to be searched for it; otherwise
+ * the process ends in it.
  */
 static ErrorData *
-run_session(SaggSession *session)
+run_session(SaggSession *session, bool *searching)
 {
 	ErrorContextCallback callback;
 	ErrorData  *volatile error = NULL;
@@ -319,7 +322,8 @@ run_session(SaggSession *session)
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(TopMemoryContext);
 		error = CopyErrorData();
-		report_error(session, error);
+		*searching = sagg_poison_failed(session, error);
+		report_error(session, error, *searching);
 		FlushErrorState();
 		recover_from_error(session, classify_error(error->sqlerrcode));
 		close_session(session);
@@ -371,16 +375,18 @@ stream_agg_worker_main(Datum arg)
 										   ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
-		ErrorData  *error = run_session(&session);
+		bool		searching = false;
+		ErrorData  *error = run_session(&session, &searching);
 		long		delay_ms;
 
 		/* progress since the last error: count attempts anew */
 		if (slot->tally.batches != last_batches)
 			attempts = 0;
 		last_batches = slot->tally.batches;
-		attempts++;
+		if (!searching)
+			attempts++;
 
-		if (!note_error(&session, error, attempts, &delay_ms))
+		if (!note_error(&session, error, attempts, searching, &delay_ms))
 			sagg_session_leave(&session, SAGG_EXIT_STOPPED);
 		FreeErrorData(error);
 		wait_before_retry(&session, delay_ms);

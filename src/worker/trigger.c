@@ -9,8 +9,9 @@
  * Kafka is followed by the next at once.
  *
  * A trigger that finds nothing does nothing: no transaction, no xid, no
- * request to Kafka.  Once in PARTITIONS_CHECK_MS only it asks Kafka and the
- * catalogs whether there are other partitions or topics to read.  All waiting is on the latch, and with interval 0 on
+ * request to Kafka unless its connections are in trouble.  Once in
+ * PARTITIONS_CHECK_MS only it asks Kafka and the catalogs whether there are
+ * other partitions or topics to read.  All waiting is on the latch, and with interval 0 on
  * Kafka's event descriptor too.
  *
  *-------------------------------------------------------------------------
@@ -97,6 +98,7 @@ run_batch(SaggSession *session, const SaggRange *bounds, int nbounds)
 
 	session->plan = NULL;
 	MemoryContextReset(session->batch_memory);
+	sagg_session_settings(session);
 	plan = sagg_batch_plan(session, bounds, nbounds);
 	if (plan != NULL)
 		sagg_micro_batch(session, plan);
@@ -113,6 +115,9 @@ finish_pending_batch(SaggSession *session)
 	if (session->progress->pending == NULL)
 		return false;
 	MemoryContextReset(session->batch_memory);
+	sagg_session_settings(session);
+	session->plan = session->progress->pending;
+	session->progress->pending = sagg_poison_retry(session, session->plan);
 	sagg_micro_batch(session, session->progress->pending);
 	session->progress->pending = NULL;
 	session->behind = true;
@@ -133,6 +138,7 @@ serve_request(SaggSession *session, uint64 request)
 	(void) finish_pending_batch(session);
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
 	sagg_publish_ends(session, bounds, nbounds);
+	sagg_session_verify(session, bounds, nbounds);
 	while (!reached(session->progress, bounds, nbounds))
 	{
 		sagg_session_check_stop(session);
@@ -162,15 +168,18 @@ fire(SaggSession *session)
 {
 	SaggRange  *bounds;
 	int			nbounds;
+	long		unused = 0;
 
 	if (finish_pending_batch(session))
 		return;
 	if (!session->behind &&
 		!sagg_reader_has_records(session->reader) &&
-		!partitions_changed(session))
+		!partitions_changed(session) &&
+		!sagg_reader_in_trouble(session->reader, &unused))
 		return;
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
 	sagg_publish_ends(session, bounds, nbounds);
+	sagg_session_verify(session, bounds, nbounds);
 	(void) run_batch(session, bounds, nbounds);
 	pfree(bounds);
 }
@@ -206,8 +215,9 @@ report_statistics(SaggSession *session, long timeout_ms)
 static long
 idle_work(SaggSession *session, long timeout_ms)
 {
-	return sagg_reader_rest(session->reader, session->stream->trigger / 1000,
-							report_statistics(session, timeout_ms));
+	timeout_ms = report_statistics(session, timeout_ms);
+	timeout_ms = sagg_reader_tend_group(session->reader, timeout_ms);
+	return sagg_reader_rest(session->reader, session->stream->trigger / 1000, timeout_ms);
 }
 
 /*
@@ -223,7 +233,7 @@ wait_for_trigger(SaggSession *session)
 
 	/* behind, without a limit of the user's, or in the middle: no pause */
 	if ((session->behind && session->stream->max_offsets == 0) ||
-		session->progress->pending != NULL)
+		session->progress->pending != NULL || session->progress->nsuspects > 0)
 		session->next_trigger = now;
 
 	snprintf(activity, sizeof(activity), "stream \"%s\": waiting for a trigger",
@@ -236,12 +246,14 @@ wait_for_trigger(SaggSession *session)
 	{
 		if (interval == 0)
 		{
+			long		timeout_ms = PARTITIONS_CHECK_MS;
+
 			if (session->behind || session->progress->pending != NULL ||
 				sagg_reader_has_records(session->reader) ||
-				partitions_changed(session))
+				partitions_changed(session) ||
+				sagg_reader_in_trouble(session->reader, &timeout_ms))
 				break;
-			(void) sagg_session_wait(session, true,
-									 idle_work(session, PARTITIONS_CHECK_MS));
+			(void) sagg_session_wait(session, true, idle_work(session, timeout_ms));
 		}
 		else
 		{

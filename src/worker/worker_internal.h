@@ -23,8 +23,8 @@
 #include "worker/worker.h"
 #include "write/write.h"
 
-/* schema-qualified names: two identifiers, quotes and a dot */
-#define SAGG_NAME_SIZE			(2 * NAMEDATALEN + 6)
+/* titles of streams (sagg_stream_title): two identifiers and a dot */
+#define SAGG_NAME_SIZE			(2 * NAMEDATALEN)
 #define SAGG_ERROR_SIZE			1024
 #define SAGG_TOPIC_SIZE			250 /* Kafka's limit, and NUL */
 #define SAGG_DIRTY_DATABASES	32
@@ -72,7 +72,7 @@ typedef struct SaggSlot
 	Oid			database;
 	Oid			view;			/* with database: the key */
 	Oid			owner;
-	char		name[SAGG_NAME_SIZE];
+	char		name[SAGG_NAME_SIZE];	/* for messages */
 
 	/* the launcher's side */
 	bool		wanted;			/* the catalog says it shall run */
@@ -174,6 +174,33 @@ typedef enum SaggExit
 	SAGG_EXIT_CHANGED			/* look at the catalog again */
 } SaggExit;
 
+/* whose fault an error is that is raised now, if it is one of data */
+typedef enum SaggFault
+{
+	SAGG_FAULT_NONE,			/* nobody's */
+	SAGG_FAULT_RECORDS,			/* of a record of the batch */
+	SAGG_FAULT_WINDOWS			/* of windows that close, and so of no record */
+} SaggFault;
+
+/* what a process knows of records that make batches fail (poison.c) */
+typedef struct SaggPoison
+{
+	bool		opened;			/* "found" has been set */
+	bool		planned;		/* the process has planned a batch */
+	int64		found;			/* batch that another process has left, -1 =
+								 * none */
+	bool		counted;		/* and its attempt by this one is in the log */
+	int64		failed;			/* batch that must not be run again as it is,
+								 * -1 = none */
+	char	   *message;		/* why, in TopMemoryContext */
+	char	   *detail;
+	SaggPlace	last;			/* the record read last then; partition -1:
+								 * unknown */
+	bool		set_aside;		/* its single record is left out */
+	int			in_row;			/* records left out with none aggregated between */
+	bool		windows;		/* the last error was one of closing windows */
+} SaggPoison;
+
 /* one worker's view of its stream */
 typedef struct SaggSession
 {
@@ -186,6 +213,7 @@ typedef struct SaggSession
 	SaggReader *reader;
 	SaggCheckpoint *checkpoint;
 	SaggSink   *sink;
+	SaggDelivery *delivery;		/* NULL unless the sink is a Kafka topic */
 	SaggStore  *store;			/* NULL until the first batch */
 	bool		store_restored; /* it holds the state of the last commit, and
 								 * perhaps a batch that can be undone */
@@ -194,9 +222,12 @@ typedef struct SaggSession
 	bool		new_partitions; /* in progress, not in stream_agg.sources yet */
 	SaggPlan   *plan;			/* of the batch at hand, for messages */
 	struct WaitEventSet *waitset;
+	SaggFault	fault;
+	SaggPoison	poison;			/* lives as long as the process */
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in Kafka */
 	TimestampTz stream_checked; /* when the catalogs were last asked about it */
+	bool		silence_logged; /* Kafka does not answer, and the log says so */
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
 } SaggSession;
 
@@ -204,8 +235,10 @@ typedef struct SaggSession
 extern void sagg_session_attach(SaggSession *session, int i);
 extern void sagg_session_connected(void);
 extern void sagg_session_leave(SaggSession *session, SaggExit how) pg_attribute_noreturn();
+extern void sagg_session_settings(const SaggSession *session);
 extern void sagg_session_stage(SaggSession *session, SaggStage stage);
 extern bool sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms);
+extern void sagg_session_report_silence(SaggSession *session, TimestampTz since);
 extern bool sagg_session_told_to_stop(const SaggSession *session);
 extern void sagg_session_check_stop(SaggSession *session);
 extern void sagg_session_check_stream(SaggSession *session);
@@ -222,6 +255,21 @@ extern void sagg_micro_batch(SaggSession *session, SaggPlan *plan);
 extern SaggPlan *sagg_batch_plan(SaggSession *session, const SaggRange *bounds,
 								 int nbounds);
 extern void sagg_session_origin(SaggSession *session);
+extern void sagg_session_verify(SaggSession *session, const SaggRange *bounds,
+								int nbounds);
+extern SaggRange *sagg_last_records(SaggSession *session, const SaggPlan *plan,
+									int *n);
+extern void sagg_plan_transaction(SaggSession *session, bool durable);
+extern void sagg_plan_commit(SaggSession *session);
+
+/* poison.c */
+extern void sagg_poison_opened(SaggSession *session);
+extern bool sagg_poison_durable_plan(SaggSession *session);
+extern bool sagg_poison_failed(SaggSession *session, const ErrorData *error);
+extern SaggPlan *sagg_poison_retry(SaggSession *session, SaggPlan *plan);
+extern void sagg_poison_begin(SaggSession *session, SaggPlan *plan);
+extern void sagg_poison_refuse(SaggSession *session, SaggRefusals *refusals);
+extern void sagg_poison_committed(SaggSession *session, const SaggCounts *counts);
 
 /* state_limit.c */
 extern const SaggStoreBudget *sagg_state_budget(SaggSlot *slot);

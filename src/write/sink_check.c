@@ -44,6 +44,7 @@ typedef struct SinkCheck
 	Relation	rel;
 	const SaggQuery *query;
 	SaggOutputMode mode;
+	bool		foreign;		/* a foreign table that the caller knows */
 	bool		running;		/* asked by a batch */
 	AttrNumber *columns;		/* of rel, by column of the output */
 } SinkCheck;
@@ -82,8 +83,9 @@ check_kind(const SinkCheck *check)
 	Relation	rel = check->rel;
 	char	   *name = RelationGetRelationName(rel);
 
-	if (rel->rd_rel->relkind != RELKIND_RELATION &&
-		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+	if (check->foreign ? rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE :
+		(rel->rd_rel->relkind != RELKIND_RELATION &&
+		 rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE))
 		ereport(ERROR,
 				(SINK_ERRCODE(check, ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" cannot be the sink of a stream", name),
@@ -422,16 +424,18 @@ check_replica_identity(const SinkCheck *check)
 /*
  * Open and lock a sink, and check that it can take the results of "query".
  *
- * "running": asked by a batch, so that errors are of code
+ * "foreign": it is a foreign table, to which rows are only added, whatever the
+ * mode; else it must be a table.  "running": asked by a batch, so that errors are of code
  * ERRCODE_SAGG_DEFINITION_CHANGED.  "columns" returns, palloc'd, the sink's
  * column for each column of the output.  The caller closes the relation and
  * keeps the lock.
  */
 Relation
 sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
-			   bool running, AttrNumber **columns)
+			   bool foreign, bool running, AttrNumber **columns)
 {
-	SinkCheck	check = {.query = query, .mode = mode, .running = running};
+	SinkCheck	check = {.query = query, .mode = mode, .foreign = foreign,
+	.running = running};
 
 	check.rel = try_relation_open(sink, RowExclusiveLock);
 	if (check.rel == NULL)
@@ -442,7 +446,7 @@ sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
 				 running ? errhint("Drop the stream and create it anew.") : 0));
 	check_kind(&check);
 	check_columns(&check);
-	if (mode != SAGG_APPEND)
+	if (mode != SAGG_APPEND && !foreign)
 	{
 		if (query->missing_key != NULL || query->nidentity == 0)
 			elog(ERROR, "output mode %s needs an identity of the rows",
@@ -459,14 +463,15 @@ sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
  * Check that an existing relation can be the sink of a stream of the current
  * user, and raise an error that says what is missing if it cannot.
  *
- * The user needs INSERT on it, and in modes update and complete also SELECT,
- * UPDATE and DELETE.  Locks the sink until the end of the transaction, so that
+ * The user needs INSERT on it, and in modes update and complete, unless it is
+ * "foreign" (see sagg_sink_lock), also SELECT, UPDATE and DELETE.  Locks the sink until the end of the transaction, so that
  * it stays as it was found.
  */
 void
-sagg_sink_check(Oid sink, const SaggQuery *query, SaggOutputMode mode)
+sagg_sink_check(Oid sink, const SaggQuery *query, SaggOutputMode mode,
+				bool foreign)
 {
-	AclMode		needed = mode == SAGG_APPEND ? ACL_INSERT :
+	AclMode		needed = mode == SAGG_APPEND || foreign ? ACL_INSERT :
 		ACL_INSERT | ACL_SELECT | ACL_UPDATE | ACL_DELETE;
 	char	   *name = get_rel_name(sink);
 	AttrNumber *columns;
@@ -480,12 +485,27 @@ sagg_sink_check(Oid sink, const SaggQuery *query, SaggOutputMode mode)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for sink \"%s\"", name),
-				 mode == SAGG_APPEND ?
+				 mode == SAGG_APPEND || foreign ?
 				 errdetail("The stream's owner needs INSERT on it.") :
 				 errdetail("In output mode %s the stream's owner needs SELECT, INSERT, UPDATE and DELETE on it.",
 						   sagg_mode_name(mode))));
 
-	rel = sagg_sink_lock(sink, query, mode, false, &columns);
+	rel = sagg_sink_lock(sink, query, mode, foreign, false, &columns);
 	relation_close(rel, NoLock);
 	pfree(columns);
+}
+
+/*
+ * The columns of the sink that identify a row, in the order of the query's
+ * identity, palloc'd; InvalidAttrNumber for those that are not there.
+ */
+AttrNumber *
+sagg_sink_identity(Oid sink, const SaggQuery *query)
+{
+	AttrNumber *columns = palloc(sizeof(AttrNumber) * Max(query->nidentity, 1));
+
+	for (int i = 0; i < query->nidentity; i++)
+		columns[i] = get_attnum(sink, NameStr(TupleDescAttr(query->output_desc,
+															query->identity[i] - 1)->attname));
+	return columns;
 }

@@ -4,8 +4,8 @@
  *	  Mode complete: what has to change to make the sink equal to the result.
  *
  * One statement compares the whole sink with the whole result and yields only
- * what differs: rows of the result that the sink lacks or has otherwise, and
- * identities that are in the sink and not in the result.  sink_write.c puts
+ * what differs: rows of the result that the sink lacks, those it has otherwise,
+ * and identities that are in the sink and not in the result.  sink_put.c puts
  * these into the sink as it does in mode update, so rows that are as they
  * should be are neither written nor locked.
  *
@@ -49,8 +49,7 @@ typedef struct DifferenceReceiver
 	DestReceiver pub;
 	const SinkBatch *batch;
 	TupleDesc	identity_desc;
-	Tuplestorestate *changed;
-	Tuplestorestate *removed;
+	SaggOutput *difference;
 } DifferenceReceiver;
 
 /*
@@ -238,19 +237,21 @@ receive_difference(TupleTableSlot *slot, DestReceiver *self)
 {
 	DifferenceReceiver *receiver = (DifferenceReceiver *) self;
 	TupleDesc	desc = receiver->batch->desc;
+	SaggOutput *difference = receiver->difference;
 	bool		in_result;
 	bool		in_sink;
+	bool		same;
 
 	slot_getallattrs(slot);
 	in_result = !slot->tts_isnull[COLUMN_IN_RESULT];
 	in_sink = !slot->tts_isnull[COLUMN_IN_SINK];
+	same = in_result && in_sink && DatumGetBool(slot->tts_values[COLUMN_SAME_IDENTITY]);
 	if (in_result)
-		tuplestore_putvalues(receiver->changed, desc,
+		tuplestore_putvalues(same ? difference->known : difference->fresh, desc,
 							 slot->tts_values + COLUMNS_FIXED,
 							 slot->tts_isnull + COLUMNS_FIXED);
-	if (in_sink &&
-		(!in_result || !DatumGetBool(slot->tts_values[COLUMN_SAME_IDENTITY])))
-		tuplestore_putvalues(receiver->removed, receiver->identity_desc,
+	if (in_sink && !same)
+		tuplestore_putvalues(difference->removed, receiver->identity_desc,
 							 slot->tts_values + COLUMNS_FIXED + desc->natts,
 							 slot->tts_isnull + COLUMNS_FIXED + desc->natts);
 	return true;
@@ -293,28 +294,28 @@ compare(SinkBatch *batch, Tuplestorestate *rows, DifferenceReceiver *receiver)
 }
 
 /*
- * Compare the sink with "output", the whole result, as rows of the query's
- * output_desc.  Returns in *changed the rows to be put into the sink, and in
- * *removed the identities to be deleted from it before that; batch->desc
- * becomes the row type of these.  Both are the caller's, to be ended while it
- * is connected to SPI, as it is now.  Raises what assigning a value to a
- * column of the sink raises.
+ * Compare the sink with "result", the whole result, as rows of the query's
+ * output_desc.  Returns in *difference the rows to be put into the sink, and
+ * the identities to be deleted from it before that; batch->desc becomes the
+ * row type of these.  All are the caller's, to be ended while it is connected
+ * to SPI, as it is now.  Raises what assigning a value to a column of the sink
+ * raises.
  */
 void
-sagg_sink_difference(SinkBatch *batch, Tuplestorestate *output,
-					 Tuplestorestate **changed, Tuplestorestate **removed)
+sagg_sink_difference(SinkBatch *batch, Tuplestorestate *result, SaggOutput *difference)
 {
-	DifferenceReceiver receiver = {.batch = batch};
-	Tuplestorestate *rows = output;
+	DifferenceReceiver receiver = {.batch = batch, .difference = difference};
+	Tuplestorestate *rows = result;
 	bool		same;
 
 	batch->desc = sink_columns_desc(batch, &same);
 	if (!same)
-		rows = convert_output(batch->query->output_desc, batch->desc, output);
+		rows = convert_output(batch->query->output_desc, batch->desc, result);
 	receiver.identity_desc = sagg_sink_identity_desc(batch);
-	receiver.changed = *changed = tuplestore_begin_heap(true, false, work_mem);
-	receiver.removed = *removed = tuplestore_begin_heap(true, false, work_mem);
+	difference->fresh = tuplestore_begin_heap(true, false, work_mem);
+	difference->known = tuplestore_begin_heap(true, false, work_mem);
+	difference->removed = tuplestore_begin_heap(true, false, work_mem);
 	compare(batch, rows, &receiver);
-	if (rows != output)
+	if (rows != result)
 		tuplestore_end(rows);
 }

@@ -111,3 +111,29 @@ sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
 					 NameStr(form->oprname), right);
 	ReleaseSysCache(tuple);
 }
+
+/*
+ * The name of a column, quoted where it has to be.
+ */
+const char *
+sagg_sink_column(TupleDesc desc, AttrNumber attno)
+{
+	return quote_identifier(NameStr(TupleDescAttr(desc, attno - 1)->attname));
+}
+
+/*
+ * s.column = r.column, for column "i" of the identity, so that an index of the
+ * sink "s" serves it.
+ */
+void
+sagg_sink_append_match(StringInfo buf, const SinkBatch *batch, int i)
+{
+	AttrNumber	attno = batch->query->identity[i];
+	const char *name = sagg_sink_column(batch->query->output_desc, attno);
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(batch->rel),
+										  batch->columns[attno - 1] - 1);
+
+	sagg_sink_append_equality(buf, att, psprintf("s.%s", name), psprintf("r.%s", name));
+	if (att->attcollation != TupleDescAttr(batch->desc, attno - 1)->attcollation)
+		sagg_sink_append_collation(buf, att->attcollation);
+}

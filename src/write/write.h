@@ -20,7 +20,8 @@ extern Oid	sagg_sink_make(Oid namespaceId, const char *relname,
 
 /* sink_check.c */
 extern void sagg_sink_check(Oid sink, const SaggQuery *query,
-							SaggOutputMode mode);
+							SaggOutputMode mode, bool foreign);
+extern AttrNumber *sagg_sink_identity(Oid sink, const SaggQuery *query);
 
 /* sink_index.c */
 extern Size sagg_sink_max_key_bytes(Oid sink, const SaggQuery *query);
@@ -28,7 +29,7 @@ extern Size sagg_sink_max_key_bytes(Oid sink, const SaggQuery *query);
 /* sink_write.c */
 extern SaggSink *sagg_sink_open(const SaggStream *stream);
 extern void sagg_sink_write(SaggSink *sink, const SaggQuery *query,
-							Tuplestorestate *output, Tuplestorestate *removed,
+							const SaggOutput *output,
 							int64 *rows_out, int64 *rows_removed);
 extern void sagg_sink_close(SaggSink *sink);
 

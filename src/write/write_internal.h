@@ -11,9 +11,40 @@
 #include "write/write.h"
 
 #include "catalog/pg_attribute.h"
+#include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "utils/queryenvironment.h"
 #include "utils/relcache.h"
+
+/* The statements that put rows into a sink; see sink_put.c. */
+typedef enum SinkStatement
+{
+	SINK_INSERT,
+	SINK_UPSERT,
+	SINK_UPDATE
+} SinkStatement;
+
+#define SINK_STATEMENTS (SINK_UPDATE + 1)
+
+typedef struct SinkPlan
+{
+	MemoryContext context;		/* holds the next two */
+	char	   *text;
+	TupleDesc	desc;			/* of batch_output */
+	SPIPlanPtr	plan;			/* kept, or NULL */
+} SinkPlan;
+
+struct SaggSink
+{
+	MemoryContext context;		/* holds this struct */
+	char	   *stream;			/* for messages */
+	Oid			relid;
+	SaggOutputMode mode;
+	bool		foreign;		/* a foreign table, to which rows are only
+								 * added */
+	SinkPlan	plans[SINK_STATEMENTS];
+	bool		surprised;		/* it did not have the rows it should have */
+};
 
 /* A batch's use of a sink. */
 typedef struct SinkBatch
@@ -31,7 +62,7 @@ extern void sagg_sink_check_schema(Oid namespaceId, const char *relname);
 
 /* sink_check.c */
 extern Relation sagg_sink_lock(Oid sink, const SaggQuery *query,
-							   SaggOutputMode mode, bool running,
+							   SaggOutputMode mode, bool foreign, bool running,
 							   AttrNumber **columns);
 extern char *sagg_sink_identity_list(const SaggQuery *query);
 
@@ -45,9 +76,23 @@ extern void sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
 extern void sagg_sink_append_collation(StringInfo buf, Oid collation);
 extern TupleDesc sagg_sink_identity_desc(const SinkBatch *batch);
 
+extern const char *sagg_sink_column(TupleDesc desc, AttrNumber attno);
+extern void sagg_sink_append_match(StringInfo buf, const SinkBatch *batch, int i);
+
+/* sink_plan.c */
+extern SPIPlanPtr sagg_sink_plan(SaggSink *sink, SinkStatement statement,
+								 const char *text, TupleDesc desc);
+extern void sagg_sink_plan_forget(SinkPlan *kept);
+
+/* sink_put.c */
+extern int64 sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh,
+						   Tuplestorestate *known);
+
+/* sink_delete.c */
+extern int64 sagg_sink_delete(SinkBatch *batch, Tuplestorestate *removed);
+
 /* sink_complete.c */
-extern void sagg_sink_difference(SinkBatch *batch, Tuplestorestate *output,
-								 Tuplestorestate **changed,
-								 Tuplestorestate **removed);
+extern void sagg_sink_difference(SinkBatch *batch, Tuplestorestate *result,
+								 SaggOutput *difference);
 
 #endif							/* SAGG_WRITE_INTERNAL_H */

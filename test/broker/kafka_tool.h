@@ -15,6 +15,17 @@ extern int	control_main(int argc, char **argv);
 extern int	produce_main(int argc, char **argv);
 extern int	generate_main(int argc, char **argv);
 extern int	consume_main(int argc, char **argv);
+extern int	admin_main(int argc, char **argv);
+extern int	proxy_main(int argc, char **argv);
+
+/* a control socket: listen at a path; take one line, if there is one, and tell
+ * whether "obey" has an error to say */
+extern int	listen_on(const char *path);
+extern void answer_control(int listener, const char *(*obey) (char *line));
+extern int	committed_main(int argc, char **argv);
+
+/* options --property NAME=VALUE of a command */
+#define MAX_PROPERTIES	32
 
 /* print a message in the manner of printf to stderr and exit with status 1 */
 extern void die(const char *format,...) __attribute__((noreturn, format(printf, 1, 2)));

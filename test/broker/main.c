@@ -16,20 +16,35 @@ static const char usage[] =
 "    writes its address to FILE.  It speaks Kafka's protocol over TCP, without\n"
 "    transactions, and keeps at most 5 MiB (uncompressed batches as they were\n"
 "    sent) per partition: what is older goes.  Nothing is kept on disk.\n"
-"kafka_tool control SOCKET down|up|rtt MS|topic NAME PARTITIONS|hide NAME|show NAME\n"
+"kafka_tool control SOCKET down|up|rtt MS|topic NAME PARTITIONS|hide NAME|show NAME|refuse-commits N\n"
 "    tells a running broker to refuse connections, to accept them again, to\n"
-"    answer late, to create a topic, to deny that it has one, to own up again\n"
+"    answer late, to create a topic, to deny that it has one, to own up again,\n"
+"    to refuse the next N commits of offsets\n"
 "kafka_tool produce --brokers LIST --topic NAME [--partition N] [--tab] [--check] [--compression CODEC] [--linger MS]\n"
-"                   [--timestamp MS] [--header NAME=VALUE]\n"
+"                   [--timestamp MS] [--header NAME=VALUE] [--property NAME=VALUE]...\n"
+"                   [--transaction ID [--abort]]\n"
 "    sends the lines of stdin as records; with --tab a line is\n"
 "    partition<TAB>key<TAB>payload, where partition and key may be empty and the\n"
 "    payload \\N is none.  Ends with status 0 when all are acknowledged, and\n"
-"    with --check only if the broker still has the first of them.\n"
+"    with --check only if the broker still has the first of them.  All are one\n"
+"    transaction with --transaction, which needs a real Kafka.\n"
 "kafka_tool generate --records N [--seed S] [--users N] [--start SECONDS] [--span SECONDS]\n"
 "        [--disorder SECONDS] [--late SHARE] [--partitions N] [--rate N]\n"
 "    prints clickstream records for produce --tab; --start counts since 1970\n"
 "kafka_tool consume --brokers LIST --topic NAME\n"
-"    reads a topic from its first to its last record and tells how long it took\n";
+"    reads a topic from its first to its last record and tells how long it took\n"
+"kafka_tool committed --brokers LIST --topic NAME --group NAME\n"
+"    prints partition and offset of what a consumer group has committed\n"
+"kafka_tool admin --brokers LIST [--property NAME=VALUE]... COMMAND\n"
+"        create TOPIC PARTITIONS REPLICAS [NAME=VALUE]... | delete TOPIC |\n"
+"        partitions TOPIC TOTAL | delete-records TOPIC PARTITION BEFORE |\n"
+"        alter topic|broker NAME [NAME=VALUE]... | leader TOPIC PARTITION |\n"
+"        await-node NODE\n"
+"    changes a real Kafka, or asks it\n"
+"kafka_tool proxy --listen PORT --to PORT --control SOCKET [--parent PID]\n"
+"    carries connections from one port of 127.0.0.1 to another; told by control\n"
+"    cut (ends all, takes none), block (carries nothing), slow BYTES-PER-SECOND\n"
+"    or pass\n";
 
 void
 die(const char *format,...)
@@ -102,7 +117,10 @@ main(int argc, char **argv)
 		{"control", control_main},
 		{"produce", produce_main},
 		{"generate", generate_main},
-		{"consume", consume_main}
+		{"consume", consume_main},
+		{"admin", admin_main},
+		{"committed", committed_main},
+		{"proxy", proxy_main}
 	};
 
 	for (size_t i = 0; argc > 1 && i < sizeof(commands) / sizeof(commands[0]); i++)

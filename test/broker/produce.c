@@ -93,6 +93,13 @@ send_line(rd_kafka_t *client, const char *topic, int partition, char *line,
 	send_record(client, topic, partition, key, payload, payload ? len : 0);
 }
 
+static void
+check_error(rd_kafka_error_t *error)
+{
+	if (error)
+		die("%s", rd_kafka_error_string(error));
+}
+
 /*
  * Nothing may have been pushed out of the topic.
  */
@@ -133,14 +140,21 @@ produce_main(int argc, char **argv)
 		{"header", required_argument, NULL, 'h'},
 		{"check", no_argument, NULL, 'C'},
 		{"linger", required_argument, NULL, 'l'},
+		{"property", required_argument, NULL, 'P'},
+		{"transaction", required_argument, NULL, 'x'},
+		{"abort", no_argument, NULL, 'A'},
 		{0}
 	};
+	static char transactional_id[256] = "transactional.id=";
 	char		compression[64] = "compression.codec=none";
 	char		linger[64] = "linger.ms=5";
-	const char *const properties[] = {
+	const char *properties[6 + MAX_PROPERTIES + 1] = {
 		"acks=all", linger, "batch.num.messages=10000",
-		"queue.buffering.max.messages=200000", compression, NULL
+		"queue.buffering.max.messages=200000", compression
 	};
+	int			nproperties = 5;
+	bool		transaction = false;
+	bool		abort = false;
 	const char *brokers = NULL;
 	const char *topic = NULL;
 	int			partition = RD_KAFKA_PARTITION_UA;
@@ -180,13 +194,29 @@ produce_main(int argc, char **argv)
 		}
 		else if (c == 'C')
 			check = true;
+		else if (c == 'P' && nproperties < 5 + MAX_PROPERTIES)
+			properties[nproperties++] = optarg;
+		else if (c == 'x')
+		{
+			strncat(transactional_id, optarg, sizeof(transactional_id) - strlen(transactional_id) - 1);
+			transaction = true;
+		}
+		else if (c == 'A')
+			abort = true;
 		else
 			return 2;
 	}
 	if (brokers == NULL || topic == NULL)
 		die("--brokers or --topic is missing");
 	rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
+	if (transaction)
+		properties[nproperties++] = transactional_id;
 	client = make_client(RD_KAFKA_PRODUCER, conf, brokers, properties);
+	if (transaction)
+	{
+		check_error(rd_kafka_init_transactions(client, 30000));
+		check_error(rd_kafka_begin_transaction(client));
+	}
 	for (; (len = getline(&line, &size, stdin)) > 0; sent++)
 	{
 		if (line[len - 1] == '\n')
@@ -195,6 +225,9 @@ produce_main(int argc, char **argv)
 	}
 	while (rd_kafka_outq_len(client) > 0)
 		rd_kafka_poll(client, 100);
+	if (transaction)
+		check_error(abort ? rd_kafka_abort_transaction(client, 30000) :
+					rd_kafka_commit_transaction(client, 30000));
 	if (check)
 		check_kept(client, topic);
 	rd_kafka_destroy(client);

@@ -18,6 +18,9 @@
 
 #define BROKER_ID	1
 
+/* number of a request in Kafka's protocol */
+#define OFFSET_COMMIT	8
+
 static volatile sig_atomic_t stop;
 
 static void
@@ -60,7 +63,7 @@ socket_address(const char *path)
 	return address;
 }
 
-static int
+int
 listen_on(const char *path)
 {
 	struct sockaddr_un address = socket_address(path);
@@ -73,8 +76,21 @@ listen_on(const char *path)
 	return fd;
 }
 
+static rd_kafka_mock_cluster_t *cluster;
+/*
+ * The next n requests to commit offsets to a group are refused.
+ */
+static void
+refuse_commits(int n)
+{
+	rd_kafka_mock_clear_request_errors(cluster, OFFSET_COMMIT);
+	for (int i = 0; i < n; i++)
+		rd_kafka_mock_push_request_errors(cluster, OFFSET_COMMIT, 1,
+										  RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED);
+}
+
 static const char *
-obey(rd_kafka_mock_cluster_t *cluster, char *line)
+obey(char *line)
 {
 	char	   *word = strtok(line, " \n");
 	char	   *first = strtok(NULL, " \n");
@@ -90,6 +106,8 @@ obey(rd_kafka_mock_cluster_t *cluster, char *line)
 		rd_kafka_mock_topic_set_error(cluster, first, RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
 	else if (word && first && strcmp(word, "show") == 0)
 		rd_kafka_mock_topic_set_error(cluster, first, RD_KAFKA_RESP_ERR_NO_ERROR);
+	else if (word && first && strcmp(word, "refuse-commits") == 0)
+		refuse_commits(atoi(first));
 	else if (word && first && second && strcmp(word, "topic") == 0)
 	{
 		rd_kafka_resp_err_t err = rd_kafka_mock_topic_create(cluster, first, atoi(second), 1);
@@ -102,8 +120,8 @@ obey(rd_kafka_mock_cluster_t *cluster, char *line)
 	return NULL;
 }
 
-static void
-answer(int listener, rd_kafka_mock_cluster_t *cluster)
+void
+answer_control(int listener, const char *(*obey_line) (char *line))
 {
 	char		line[512];
 	int			fd = accept(listener, NULL, NULL);
@@ -114,7 +132,7 @@ answer(int listener, rd_kafka_mock_cluster_t *cluster)
 		return;
 	len = read(fd, line, sizeof(line) - 1);
 	line[len > 0 ? len : 0] = '\0';
-	error = obey(cluster, line);
+	error = obey_line(line);
 	dprintf(fd, error ? "error %s\n" : "ok\n", error);
 	close(fd);
 }
@@ -134,7 +152,6 @@ serve_main(int argc, char **argv)
 	};
 	char		reason[512];
 	rd_kafka_t *client;
-	rd_kafka_mock_cluster_t *cluster;
 	const char *ready_file = NULL;
 	char	   *topics[64];
 	int			ntopics = 0;
@@ -176,7 +193,7 @@ serve_main(int argc, char **argv)
 	while (!stop && (parent == 0 || kill(parent, 0) == 0 || errno == EPERM))
 	{
 		if (poll(&waiting, 1, 1000) > 0)
-			answer(waiting.fd, cluster);
+			answer_control(waiting.fd, obey);
 	}
 	rd_kafka_mock_cluster_destroy(cluster);
 	rd_kafka_destroy(client);

@@ -429,7 +429,8 @@ fuzz_column(Fuzz *fuzz, FuzzColumn *column)
 static void
 init_column(FuzzColumn *column, Form_pg_attribute attr)
 {
-	SaggField	field = {SAGG_FIELD_JSON, FIELD};
+	SaggField  *field = palloc0(sizeof(SaggField));
+	SaggLayout *layout = palloc0(sizeof(SaggLayout));
 	TupleDesc	desc = CreateTemplateTupleDesc(1);
 	Oid			function;
 	bool		varlena;
@@ -441,7 +442,15 @@ init_column(FuzzColumn *column, Form_pg_attribute attr)
 	TupleDescInitEntryCollation(desc, 1, attr->attcollation);
 	column->record_desc = BlessTupleDesc(desc);
 	fmgr_info(F_JSONB_TO_RECORD, &column->to_record);
-	column->decoder = sagg_decoder_make(desc, &field, 1);
+	field->kind = SAGG_FIELD_PAYLOAD;
+	field->name = FIELD;
+	field->npath = 1;
+	field->path = palloc(sizeof(char *));
+	field->path[0] = pstrdup(FIELD);
+	layout->format = &sagg_format_json;
+	layout->natts = layout->npositions = 1;
+	layout->fields = field;
+	column->decoder = sagg_decoder_make(desc, layout, 1);
 	sagg_conversion_init(&column->conv, attr->atttypid, attr->atttypmod, attr->attcollation);
 	getTypeInputInfo(column->base, &function, &column->ioparam);
 	fmgr_info(function, &column->input);
@@ -453,6 +462,7 @@ static void
 init_fuzz(Fuzz *fuzz, FunctionCallInfo fcinfo, TupleDesc types)
 {
 	SaggJsonName name = {FIELD, strlen(FIELD)};
+	SaggJsonPath path = {&name, 1, 0};
 
 	fuzz->context = CurrentMemoryContext;
 	fuzz->per_record = AllocSetContextCreate(CurrentMemoryContext, "fuzz record", ALLOCSET_DEFAULT_SIZES);
@@ -461,7 +471,7 @@ init_fuzz(Fuzz *fuzz, FunctionCallInfo fcinfo, TupleDesc types)
 	fuzz->columns = palloc0(sizeof(FuzzColumn) * types->natts);
 	for (int i = 0; i < types->natts; i++)
 		init_column(&fuzz->columns[i], TupleDescAttr(types, i));
-	fuzz->leaf = sagg_json_leaf_make(&name, 1, SAGG_JSON_MAX_DEPTH);
+	fuzz->leaf = sagg_json_leaf_make(&path, 1, SAGG_JSON_MAX_DEPTH);
 	if (fuzz->leaf == NULL)
 		elog(ERROR, "out of memory");
 }

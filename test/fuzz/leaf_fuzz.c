@@ -20,11 +20,22 @@
 
 #define MAX_DEPTH		1000
 #define NAMES			5
+#define PATHS			10
 
 static const SaggJsonName names[NAMES] = {
 	{"w", 1}, {"v", 1}, {"", 0}, {"\xc3\xa4", 2}, {"\xf0\x9f\x98\x80", 4}
 };
-static const SaggJsonName last_name = {"v", 1};
+/* of fields at the top, and of places deeper in them, some inside of others */
+static const SaggJsonPath tops[NAMES] = {
+	{&names[0], 1, 0}, {&names[1], 1, 0}, {&names[2], 1, 0}, {&names[3], 1, 0}, {&names[4], 1, 0}
+};
+static const SaggJsonName vx[] = {{"v", 1}, {"x", 1}, {"y", 1}}, vy[] = {{"v", 1}, {"y", 1}, {"x", 1}},
+	v0[] = {{"v", 1}, {"0", 1}, {"0", 1}}, v1x[] = {{"v", 1}, {"1", 1}, {"x", 1}},
+	vv[] = {{"v", 1}, {"v", 1}}, wv[] = {{"w", 1}, {"v", 1}}, w0[] = {{"w", 1}, {"0", 1}};
+static const SaggJsonPath deep[PATHS] = {
+	{vx, 1, 0}, {vx, 2, 0}, {vx, 3, 0}, {vy, 3, 0}, {v0, 2, 0}, {v0, 3, 0}, {v1x, 3, 0}, {vv, 2, 0}, {wv, 2, 0}, {w0, 2, 0}
+};
+static const SaggJsonPath kinds[2] = {{vx, 1, 1}, {vx, 2, 0}};
 
 static uint64_t current_seed;
 static uint64_t current_record;
@@ -133,15 +144,17 @@ parse(SaggJsonLeaf *leaf, const RecordMaker *maker, SaggJsonValue *values, SaggJ
 int
 main(int argc, char **argv)
 {
-	SaggJsonLeaf *leaf = sagg_json_leaf_make(names, NAMES, MAX_DEPTH);
-	SaggJsonLeaf *one = sagg_json_leaf_make(&last_name, 1, MAX_DEPTH);
+	SaggJsonLeaf *leaf = sagg_json_leaf_make(tops, NAMES, MAX_DEPTH);
+	SaggJsonLeaf *one = sagg_json_leaf_make(&tops[1], 1, MAX_DEPTH);
+	SaggJsonLeaf *deeper = sagg_json_leaf_make(deep, PATHS, MAX_DEPTH);
+	SaggJsonLeaf *kind = sagg_json_leaf_make(kinds, 2, MAX_DEPTH);
 	SaggJsonLeaf *none = sagg_json_leaf_make(NULL, 0, MAX_DEPTH);
 	RecordMaker maker = {0};
 	uint64_t	records;
 	uint64_t	first;
 	uint64_t	valid = 0;
 
-	if (argc < 3 || !leaf || !one || !none)
+	if (argc < 3 || !leaf || !one || !none || !deeper || !kind)
 		return 2;
 	current_seed = strtoull(argv[1], NULL, 10);
 	records = strtoull(argv[2], NULL, 10);
@@ -149,6 +162,8 @@ main(int argc, char **argv)
 	for (current_record = first; current_record < first + records; current_record++)
 	{
 		SaggJsonValue values[NAMES];
+		SaggJsonValue inner[PATHS];
+		SaggJsonValue part[2];
 		SaggJsonValue value;
 		SaggJsonError error;
 		SaggJsonResult result;
@@ -157,6 +172,8 @@ main(int argc, char **argv)
 		result = parse(leaf, &maker, values, &error);
 		check(parse(none, &maker, NULL, &error) == result, "validity depends on the fields wanted");
 		check(parse(one, &maker, &value, &error) == result, "validity depends on the fields wanted");
+		check(parse(deeper, &maker, inner, &error) == result, "validity depends on the paths wanted");
+		check(parse(kind, &maker, part, &error) == result, "validity depends on the paths wanted");
 		add_to_digest(&result, sizeof(result));
 		if (result != SAGG_JSON_OK)
 			continue;
@@ -171,11 +188,26 @@ main(int argc, char **argv)
 		check(value.kind == values[1].kind && value.len == values[1].len &&
 			  (value.len == 0 || memcmp(value.text, values[1].text, value.len) == 0),
 			  "a value depends on the fields wanted");
+		for (int i = 0; i < PATHS; i++)
+		{
+			check_value(&inner[i], maker.len);
+			add_to_digest(&inner[i].kind, sizeof(inner[i].kind));
+			add_to_digest(inner[i].text, inner[i].len);
+		}
+		check(inner[0].kind == value.kind && inner[0].len == value.len &&
+			  (value.len == 0 || memcmp(value.text, inner[0].text, value.len) == 0),
+			  "a value depends on the paths inside it");
+		check(part[0].kind == value.kind, "a kind is another one");
+		check(part[1].kind == inner[1].kind && part[1].len == inner[1].len &&
+			  (part[1].len == 0 || memcmp(part[1].text, inner[1].text, part[1].len) == 0),
+			  "a value depends on the paths wanted");
 	}
 	free(maker.data);
 	sagg_json_leaf_free(leaf);
 	sagg_json_leaf_free(one);
 	sagg_json_leaf_free(none);
+	sagg_json_leaf_free(deeper);
+	sagg_json_leaf_free(kind);
 	printf("%llu records of seed %llu from %llu on: %llu valid, digest %016llx\n",
 		   (unsigned long long) records, (unsigned long long) current_seed, (unsigned long long) first,
 		   (unsigned long long) valid, (unsigned long long) digest);

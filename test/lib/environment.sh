@@ -26,12 +26,48 @@ set_up() {
 
 	work=$(mktemp -d "${TMPDIR:-/tmp}/stream_agg.XXXXXX")
 	mkdir "$work/data" "$work/bin"
-	cp test/broker/kafka_tool test/modules/stream_lock.so test/modules/strict_sum.so test/fuzz/decode_fuzz.so \
+	cp test/broker/kafka_tool test/modules/stream_lock.so test/modules/strict_sum.so test/modules/crash_on.so test/fuzz/decode_fuzz.so \
 		test/fuzz/leaf_fuzz "$work/bin"
 	[ "$(id -u)" -ne 0 ] || chown -R postgres "$work"
-	export KAFKA_TOOL=$work/bin/kafka_tool STREAM_LOCK=$work/bin/stream_lock.so STRICT_SUM=$work/bin/strict_sum.so
+	export KAFKA_TOOL=$work/bin/kafka_tool STREAM_LOCK=$work/bin/stream_lock.so STRICT_SUM=$work/bin/strict_sum.so CRASH_ON=$work/bin/crash_on.so
 	export DECODE_FUZZ=$work/bin/decode_fuzz.so LEAF_FUZZ=$work/bin/leaf_fuzz
 	cd "$work"
+}
+
+# The jars of Apache Kafka, by Maven, and a copy that the servers' user can read.
+# Fails, and says why on stderr, where that cannot be.
+prepare_kafka() {
+	local program log=$work/maven.log
+	for program in java mvn; do
+		if ! command -v $program >/dev/null; then
+			echo "$program is not installed" >&2
+			return 1
+		fi
+	done
+	if ! [ "$top/build/kafka/complete" -nt "$top/test/kafka/pom.xml" ]; then
+		rm -rf "$top/build/kafka"
+		if ! mvn -q -B -f "$top/test/kafka/pom.xml" dependency:copy-dependencies >"$log" 2>&1; then
+			echo "Maven could not get Kafka's jars" >&2
+			[ "${STREAM_AGG_KAFKA:-}" != required ] || tail -n 20 "$log" >&2
+			return 1
+		fi
+		touch "$top/build/kafka/complete"
+	fi
+	"${as_user[@]}" mkdir "$work/jars"
+	cp "$top"/build/kafka/*.jar "$work/jars"
+	cp "$top/test/kafka/cluster" "$work/bin/kafka_cluster"
+	chmod -R a+rX "$work/jars" "$work/bin/kafka_cluster"
+}
+
+# after prepare_kafka: a cluster of one node
+start_kafka() {
+	export KAFKA_JARS=$work/jars KAFKA_CLUSTER=$work/bin/kafka_cluster KAFKA_SHARED=$work/shared_kafka
+	"${as_user[@]}" "$KAFKA_CLUSTER" start "$KAFKA_SHARED" 1 $$ >kafka_start.log 2>&1 ||
+		{ cat kafka_start.log; return 1; }
+}
+
+stop_kafka() {
+	[ -z "${KAFKA_SHARED:-}" ] || "${as_user[@]}" "$KAFKA_CLUSTER" stop "$KAFKA_SHARED" || true
 }
 
 # leave server and broker running when the script ends, with a script to stop them
@@ -55,6 +91,7 @@ STOP
 		"${as_user[@]}" "$bindir/pg_ctl" -D "$work/data" -m immediate stop >/dev/null 2>&1 || true
 	fi
 	[ -z "${broker_pid:-}" ] || kill "$broker_pid" 2>/dev/null || true
+	stop_kafka
 	rm -rf "$work"
 }
 

@@ -83,6 +83,19 @@ for my $database (sort keys %databases)
 		  FROM results WHERE record IS NULL}));
 }
 
+# paths, some of them inside of others, as jsonb's #> and #>>
+$node->safe_psql('utf8', qq{
+	CREATE FUNCTION fuzz_paths(seed bigint, records bigint, OUT record bigint, OUT path int, OUT got text, OUT expected text)
+	RETURNS SETOF record AS '$module' LANGUAGE C STRICT});
+my ($status, $out, $err) = $node->psql('utf8', "CREATE TABLE paths AS SELECT * FROM fuzz_paths($seed, $records)");
+is("$status $err", '0 ', 'paths: no crash');
+is($node->safe_psql('utf8', qq{
+		SELECT record, path, left(got, 200), left(expected, 200), left(encode(fuzz_record($seed, record), 'escape'), 300)
+		  FROM paths WHERE record >= 0 LIMIT 10}),
+	'', "paths: seed $seed: what jsonb finds is found");
+cmp_ok($node->safe_psql('utf8', 'SELECT got FROM paths WHERE record = -1'), '>', $records / 50,
+	'paths: there was something to find');
+
 # with the instructions of every processor, the same
 my %digests;
 for my $implementation ('', 'fallback', 'westmere', 'haswell', 'icelake')

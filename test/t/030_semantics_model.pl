@@ -8,7 +8,7 @@ use PostgreSQL::Test::Utils;
 use StreamAgg::Test;
 use Test::More;
 
-my $scenarios = 12;
+my $scenarios = $ENV{MODEL_SCENARIOS} // 12;
 my $broker = start_broker('none' => 1);
 my $node = new_node('model');
 my $first = seed() % 100000;

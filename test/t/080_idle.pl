@@ -1,4 +1,5 @@
-# An idle stream costs next to nothing: no transaction ids, no CPU.
+# An idle stream costs next to nothing, with a consumer group too: no transaction
+# ids, no CPU.
 
 use strict;
 use warnings;
@@ -16,7 +17,7 @@ $node->safe_psql('postgres', "
 	SELECT stream_agg.create_source('events', topic => 'events', brokers => '$brokers', columns => 'ts timestamptz, k int')");
 $node->safe_psql('postgres', q{
 	SELECT stream_agg.create_stream('idle', 'SELECT k, count(*) AS n FROM events GROUP BY k',
-		output_mode => 'update', trigger => '1 second')});
+		output_mode => 'update', trigger => '1 second', options => '{"consumer_group": "idle"}')});
 $broker->produce('events', '{"ts": "2026-01-01T00:00:00Z", "k": 1}');
 process($node, 'idle');
 my $pid = worker_pid($node, 'idle');

@@ -180,7 +180,7 @@ like(last_error('few'), qr/would have more than 5 dead letters\nDETAIL:  There a
 	'beyond it the stream fails and says what to do');
 is(counts('few'), '4|0|0|4|0', 'and nothing of the batch is committed');
 is($node->safe_psql('postgres', q{SELECT n FROM few}), 4, 'nor written');
-$node->safe_psql('postgres', q{DELETE FROM stream_agg.dead_letters WHERE stream = 'few'; SELECT stream_agg.start_stream('few')});
+$node->safe_psql('postgres', q{SELECT stream_agg.delete_dead_letters('few'); SELECT stream_agg.start_stream('few')});
 process($node, 'few');
 is(counts('few'), '6|0|0|6|0', 'with rows deleted it goes on');
 is(letters('few'), "0|9|" . record(1, '"bad"') . "\n0|11|" . record(1, '"bad"'), 'with those that are new');
@@ -230,15 +230,17 @@ as('alice', q{SELECT stream_agg.start_stream('hers')});
 process($node, 'hers');
 is(as('alice', 'SELECT count(*) FROM stream_agg.dead_letters'), 8, 'the owner sees them');
 is(as('bob', 'SELECT count(*) FROM stream_agg.dead_letters'), 0, 'another role sees nothing');
-as('bob', 'DELETE FROM stream_agg.dead_letters');
-is(as('alice', 'SELECT count(*) FROM stream_agg.dead_letters'), 8, 'and can delete nothing');
+like(as('bob', $_), qr/permission denied|must be owner/, "who cannot: $_")
+  for 'DELETE FROM stream_agg.dead_letters', q{SELECT stream_agg.delete_dead_letters('hers')};
+is(as('alice', 'SELECT count(*) FROM stream_agg.dead_letters'), 8, 'and has deleted nothing');
 like(as('alice', q{INSERT INTO stream_agg.dead_letters SELECT stream, batch, topic, 9, 9, NULL, NULL, NULL, NULL, 'x' FROM stream_agg.dead_letters LIMIT 1}),
 	qr/permission denied for table dead_letters/, 'the owner adds none');
 like(as('alice', q{UPDATE stream_agg.dead_letters SET error = ''}), qr/permission denied for table dead_letters/, 'nor changes them');
-as('alice', q{DELETE FROM stream_agg.dead_letters WHERE "offset" > 16});
-is(as('alice', 'SELECT count(*) FROM stream_agg.dead_letters'), 5, 'but deletes them');
 my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump';
 $node->command_ok([ 'pg_dump', '-f', $dump, $node->connstr('postgres') ], 'pg_dump');
-like(PostgreSQL::Test::Utils::slurp_file($dump), qr/COPY stream_agg\.dead_letters .*FROM stdin;\n(?:hers\t.*\n){5}\\\./, 'dumps them');
+like(PostgreSQL::Test::Utils::slurp_file($dump), qr/COPY stream_agg\.dead_letters .*FROM stdin;\n(?:hers\t.*\n){8}\\\./, 'dumps them');
+is(as('alice', q{SELECT stream_agg.delete_dead_letters('hers', -1), stream_agg.delete_dead_letters('hers')}), '0|8',
+	'the owner deletes those up to a micro-batch, and all');
+is(as('alice', 'SELECT count(*) FROM stream_agg.dead_letters'), 0, 'and they are gone');
 
 done_testing();

@@ -19,7 +19,7 @@ use Time::HiRes ();
 
 our @EXPORT = qw(start_broker new_node create_source process is_equal_tables
   counts_add_up watermark worker_pid wait_state start_backend kill_backends start_reader stop_reader seed
-  seeded_random json_record);
+  seeded_random json_record committed await_committed);
 
 my $tool = $ENV{KAFKA_TOOL} or die 'KAFKA_TOOL is not set: run the tests by test/run';
 
@@ -216,6 +216,34 @@ sub stop_reader
 	kill 'TERM', $pid;
 	waitpid $pid, 0;
 	return;
+}
+
+# What a consumer group has committed for a topic: "partition offset", with commas.
+sub committed
+{
+	my ($brokers, $topic, $group) = @_;
+	my ($output, $error);
+	IPC::Run::run([ $tool, 'committed', '--brokers', $brokers, '--topic', $topic, '--group', $group ],
+		'<', \undef, '>', \$output, '2>', \$error)
+	  or die "cannot ask: $error";
+	return join(', ', split /\n/, $output);
+}
+
+# Wait until a group has committed what the stream has: returns that.
+sub await_committed
+{
+	my ($node, $brokers, $topic, $group, $stream) = @_;
+	my ($got, $expected);
+	for (1 .. 1200)
+	{
+		$expected = $node->safe_psql('postgres', qq{
+			SELECT string_agg(format('%s %s', partition, committed_offset), ', ' ORDER BY partition)
+			  FROM pg_stat_stream_agg_partitions WHERE stream = '$stream'});
+		$got = committed($brokers, $topic, $group);
+		return $got if $got eq $expected;
+		Time::HiRes::usleep(100_000);
+	}
+	die "group $group has committed $got, stream $stream $expected";
 }
 
 package StreamAgg::Test::Broker;

@@ -1,0 +1,51 @@
+/*-------------------------------------------------------------------------
+ *
+ * dead_letters_delete.c
+ *	  delete_dead_letters: a stream's owner is done with some.
+ *
+ * A function, for whoever may DELETE from a table may also lock it, and this
+ * one is shared by all streams.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+
+#include "define_internal.h"
+
+PG_FUNCTION_INFO_V1(stream_agg_delete_dead_letters);
+
+/*
+ * delete_dead_letters(stream text, through_batch bigint) RETURNS bigint: how
+ * many there were.
+ */
+Datum
+stream_agg_delete_dead_letters(PG_FUNCTION_ARGS)
+{
+	SaggStream *stream;
+	Oid			types[2] = {TEXTOID, INT8OID};
+	Datum		values[2];
+	int64		deleted;
+	SaggOwnerContext owner;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	stream = sagg_stream_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	sagg_stream_check_owner(stream);
+
+	values[0] = CStringGetTextDatum(stream->name);
+	values[1] = PG_ARGISNULL(1) ? Int64GetDatum(PG_INT64_MAX) : PG_GETARG_DATUM(1);
+	SPI_connect();
+	sagg_become_extension_owner(&owner);
+	if (SPI_execute_with_args("DELETE FROM stream_agg.dead_letters"
+							  " WHERE stream = $1 AND batch <= $2",
+							  2, types, values, NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not delete dead letters");
+	deleted = (int64) SPI_processed;
+	sagg_restore_user(&owner);
+	SPI_finish();
+	PG_RETURN_INT64(deleted);
+}

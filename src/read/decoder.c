@@ -1,0 +1,286 @@
+/*-------------------------------------------------------------------------
+ *
+ * decoder.c
+ *	  The decoder: a record's payload to the columns of a source, by the rules
+ *	  of decode.h.
+ *
+ * The source's format finds the values (format_*.c); each goes the short way
+ * (fast_datum.c) or the long one (record_datum.c).  Only the long way can meet
+ * errors that are the record's fault, and only there is a PG_TRY: it costs
+ * 5 ns, little beside an input function, and nothing for records of numbers,
+ * times and texts.
+ *
+ * What is the record's fault becomes ERRCODE_SAGG_INVALID_RECORD with a reason;
+ * the scan's error context adds topic, partition and offset.  The error is
+ * raised anew, never swallowed, so no subtransaction is needed; where a record
+ * may be refused instead, the long way has one (record_errors.c).  Anything
+ * else (a cancelled query, no memory) passes as it is, for it would not be
+ * lasting.
+ *
+ * A record that is refused never leaves half of its columns to be used (I5:
+ * the caller sees an error, or is told).  Takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "mb/pg_wchar.h"
+#include "utils/memutils.h"
+
+#include "format.h"
+
+/* of another error's message, in ours */
+#define MAX_REASON_BYTES	500
+
+/* a buffer for payloads larger than this is not kept */
+#define KEEP_BUFFER_BYTES	(1024 * 1024)
+
+static void
+add_column(SaggDecoder *decoder, TupleDesc desc, int index,
+		   const SaggField *field)
+{
+	Form_pg_attribute attr = TupleDescAttr(desc, index);
+	DecoderColumn *column = &decoder->columns[decoder->ncolumns++];
+
+	column->index = index;
+	column->source = field;
+	sagg_conversion_init(&column->conv, attr->atttypid, attr->atttypmod,
+						 attr->attcollation);
+	column->conv.unit = field->unit;
+}
+
+/*
+ * Makes a decoder for rows of "desc", of which it fills the first "natts"
+ * columns; the rest is left alone.  The decoder lives in a child of the
+ * current memory context, until sagg_decoder_free or the end of that context;
+ * the layout must live as long.  Raises an error for a column whose type has
+ * no input function.
+ */
+SaggDecoder *
+sagg_decoder_make(TupleDesc desc, const SaggLayout *layout, int natts)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "stream_agg record decoder",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext save = MemoryContextSwitchTo(context);
+	SaggDecoder *decoder = palloc0(sizeof(SaggDecoder));
+
+	decoder->context = context;
+	decoder->layout = layout;
+	decoder->columns = palloc0(sizeof(DecoderColumn) * (natts + 1));
+	decoder->unused = palloc0(sizeof(int) * (natts + 1));
+	decoder->longs = palloc0(sizeof(DecoderColumn *) * (natts + 1));
+	for (int i = 0; i < natts; i++)
+	{
+		if (layout->fields[i].kind == SAGG_FIELD_PAYLOAD)
+			add_column(decoder, desc, i, &layout->fields[i]);
+		else if (layout->fields[i].kind == SAGG_FIELD_UNUSED)
+			decoder->unused[decoder->nunused++] = i;
+	}
+	layout->format->prepare(decoder);
+
+	MemoryContextSwitchTo(save);
+	return decoder;
+}
+
+/* Frees a decoder.  The Datums it made live on. */
+void
+sagg_decoder_free(SaggDecoder *decoder)
+{
+	MemoryContextDelete(decoder->context);
+}
+
+/*
+ * Makes a buffer hold "size" bytes and one more; what it held is lost.  It
+ * lives in "context"; one that is larger than it has to be is given back (I7).
+ */
+char *
+sagg_buffer_reserve(SaggBuffer *buffer, MemoryContext context, Size size)
+{
+	Size		capacity = 1024;
+
+	if (buffer->data && size < buffer->capacity &&
+		(buffer->capacity <= KEEP_BUFFER_BYTES || size > KEEP_BUFFER_BYTES))
+		return buffer->data;
+	while (capacity <= size)
+		capacity *= 2;
+	if (buffer->data)
+		pfree(buffer->data);
+	buffer->data = NULL;
+	buffer->data = MemoryContextAllocHuge(context, capacity);
+	buffer->capacity = capacity;
+	return buffer->data;
+}
+
+/*
+ * Whether a payload is a text: not too large, UTF-8, without NULs.  "what" is
+ * its format, for the reason.
+ */
+bool
+sagg_payload_is_text(const char *payload, Size len, const char *what,
+					 SaggRecordError *why)
+{
+	why->detail = NULL;
+	if (len > SAGG_JSON_MAX_SIZE)
+	{
+		why->message = psprintf("record of %zu bytes is too large", len);
+		why->detail = psprintf("Records of up to %d bytes can be decoded.",
+							   SAGG_JSON_MAX_SIZE);
+		return false;
+	}
+	if (pg_verify_mbstr(PG_UTF8, payload, (int) len, true))
+		return true;
+	why->message = psprintf("invalid %s record: not UTF-8 text", what);
+	return false;
+}
+
+/*
+ * Ends PG_CATCH: raises the error that was caught as an invalid record, or as
+ * it is.
+ */
+static void
+throw_invalid_field(const DecoderColumn *column)
+{
+	ErrorData  *error = CopyErrorData();
+	int			len;
+
+	if (!sagg_is_record_fault(error->sqlerrcode))
+		PG_RE_THROW();
+	FlushErrorState();
+	len = pg_mbcliplen(error->message, strlen(error->message), MAX_REASON_BYTES);
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_INVALID_RECORD),
+			 errmsg("value for field \"%s\" is not a valid %s", column->source->name,
+					column->conv.type_name),
+			 errdetail("Its conversion failed: %.*s.", len, error->message)));
+}
+
+/* Makes the Datum of a column the long way. */
+static void
+decode_long(SaggDecoder *decoder, DecoderColumn *column, Datum *result,
+			bool *isnull)
+{
+	MemoryContext save = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		*result = sagg_convert(&column->conv, &decoder->values[column->value],
+							   isnull);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(save);
+		throw_invalid_field(column);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * The columns of a parsed record the short way; those that need the long one
+ * are noted for decode_longs.
+ */
+static void
+decode_shorts(SaggDecoder *decoder, Datum *values, bool *isnull)
+{
+	decoder->nlong = 0;
+	for (int i = 0; i < decoder->nunused; i++)
+	{
+		values[decoder->unused[i]] = (Datum) 0;
+		isnull[decoder->unused[i]] = true;
+	}
+	for (int i = 0; i < decoder->ncolumns; i++)
+	{
+		DecoderColumn *column = &decoder->columns[i];
+		SaggJsonValue *value = &decoder->values[column->value];
+		Datum	   *result = &values[column->index];
+		bool	   *null = &isnull[column->index];
+
+		if ((value->kind == SAGG_JSON_MISSING || value->kind == SAGG_JSON_NULL) &&
+			!OidIsValid(column->conv.domain))
+		{
+			*result = (Datum) 0;
+			*null = true;
+		}
+		else if (sagg_convert_fast(&column->conv, value, result))
+			*null = false;
+		else
+			decoder->longs[decoder->nlong++] = column;
+	}
+}
+
+static void
+decode_longs(SaggDecoder *decoder, Datum *values, bool *isnull)
+{
+	for (int i = 0; i < decoder->nlong; i++)
+	{
+		int			index = decoder->longs[i]->index;
+
+		decode_long(decoder, decoder->longs[i], &values[index], &isnull[index]);
+	}
+}
+
+/*
+ * Decodes a payload of len bytes, NULL for a record without value, into
+ * values[] and isnull[] of the columns of kind SAGG_FIELD_PAYLOAD; columns of
+ * kind SAGG_FIELD_UNUSED become NULL, others are left alone.  Values are made
+ * in the current memory context; payload may be freed afterwards.  Returns
+ * false for a record that the source leaves out.  Raises
+ * ERRCODE_SAGG_INVALID_RECORD for one that does not decode.
+ */
+bool
+sagg_decoder_decode(SaggDecoder *decoder, const char *payload, Size len,
+					Datum *values, bool *isnull)
+{
+	SaggRecordError why;
+
+	switch (decoder->layout->format->parse(decoder, payload, len, &why))
+	{
+		case SAGG_RECORD_GOOD:
+			break;
+		case SAGG_RECORD_LEFT_OUT:
+			return false;
+		case SAGG_RECORD_INVALID:
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGG_INVALID_RECORD),
+					 errmsg("%s", why.message),
+					 why.detail ? errdetail_internal("%s", why.detail) : 0));
+	}
+	decode_shorts(decoder, values, isnull);
+	decode_longs(decoder, values, isnull);
+	return true;
+}
+
+typedef struct LongWay
+{
+	SaggDecoder *decoder;
+	Datum	   *values;
+	bool	   *isnull;
+} LongWay;
+
+static void
+run_long_way(void *arg)
+{
+	LongWay    *way = (LongWay *) arg;
+
+	decode_longs(way->decoder, way->values, way->isnull);
+}
+
+/*
+ * The same, but a record that does not decode is no error: SAGG_RECORD_INVALID
+ * then, with the reason in the current memory context, and what values[] and
+ * isnull[] hold is undefined.  Needs a transaction.
+ */
+SaggVerdict
+sagg_decoder_try(SaggDecoder *decoder, const char *payload, Size len,
+				 Datum *values, bool *isnull, SaggRecordError *why)
+{
+	LongWay		way = {decoder, values, isnull};
+	SaggVerdict verdict;
+
+	verdict = decoder->layout->format->parse(decoder, payload, len, why);
+	if (verdict != SAGG_RECORD_GOOD)
+		return verdict;
+	decode_shorts(decoder, values, isnull);
+	return decoder->nlong == 0 || sagg_record_protect(run_long_way, &way, why) ?
+		SAGG_RECORD_GOOD : SAGG_RECORD_INVALID;
+}

@@ -1,0 +1,103 @@
+/*-------------------------------------------------------------------------
+ *
+ * format.h
+ *	  What a format of records is made of: a few functions, in a file of its
+ *	  own (format_*.c), and what decoder.c and record_encode.c share with it.
+ *
+ * A format finds the values of a payload, as text; all formats have the same
+ * ways from there to Datums (fast_datum.c, record_datum.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_FORMAT_H
+#define SAGG_FORMAT_H
+
+#include "postgres.h"
+
+#include "read/decode.h"
+#include "read/json_leaf.h"
+#include "read/record_datum.h"
+
+/* How columns are tied to the payload. */
+typedef enum SaggFieldRule
+{
+	SAGG_BY_NAME,				/* options field and path */
+	SAGG_BY_POSITION,			/* all columns, in their order */
+	SAGG_WHOLE_PAYLOAD			/* there is one column */
+} SaggFieldRule;
+
+/* A column that comes from the payload. */
+typedef struct DecoderColumn
+{
+	int			index;			/* of the column, from 0 */
+	const SaggField *source;
+	int			value;			/* index into the decoder's values */
+	SaggConversion conv;
+} DecoderColumn;
+
+struct SaggDecoder
+{
+	MemoryContext context;		/* of all of it */
+	const SaggLayout *layout;
+	int			ncolumns;
+	DecoderColumn *columns;
+	SaggJsonValue *values;		/* of the record at hand, by the format */
+	void	   *state;			/* the format's own */
+	int			nunused;
+	int		   *unused;			/* columns to set to NULL, from 0 */
+	int			nlong;
+	DecoderColumn **longs;		/* of the record at hand, for the long way */
+};
+
+typedef struct SaggOutValue SaggOutValue;
+
+struct SaggFormat
+{
+	const char *name;
+	SaggFieldRule rule;
+
+	/*
+	 * Makes what parsing needs, in decoder->context, which is current: sets
+	 * decoder->values, state and the value of each column.
+	 */
+	void		(*prepare) (SaggDecoder *decoder);
+
+	/*
+	 * Finds the values of a payload (NULL: the record has none).  Sets "why" for
+	 * a record that is invalid.  Raises no error that is the record's fault.
+	 */
+	SaggVerdict (*parse) (SaggDecoder *decoder, const char *payload, Size len,
+						  SaggRecordError *why);
+
+	/* record_encode.c; NULL if rows cannot be inserted */
+	const struct SaggEncoding *encoding;
+};
+
+/* format_json.c */
+extern void sagg_json_prepare(SaggDecoder *decoder, const SaggJsonPath *paths,
+							  int npaths);
+extern bool sagg_json_parse(SaggDecoder *decoder, const char *payload, Size len,
+							SaggRecordError *why);
+extern SaggJsonName *sagg_json_names(char *const *path, int n);
+extern int	sagg_json_add_path(SaggJsonPath *paths, int *npaths,
+							   const SaggJsonName *names, int nnames);
+
+/* decoder.c */
+typedef struct SaggBuffer
+{
+	char	   *data;
+	Size		capacity;
+} SaggBuffer;
+
+extern char *sagg_buffer_reserve(SaggBuffer *buffer, MemoryContext context,
+								 Size size);
+extern bool sagg_payload_is_text(const char *payload, Size len,
+								 const char *what, SaggRecordError *why);
+
+/* the other formats */
+extern const SaggFormat sagg_format_debezium;
+extern const SaggFormat sagg_format_csv;
+extern const SaggFormat sagg_format_text;
+extern const SaggFormat sagg_format_raw;
+
+#endif							/* SAGG_FORMAT_H */

@@ -1,0 +1,58 @@
+/*-------------------------------------------------------------------------
+ *
+ * json_tree.h
+ *	  The wanted fields of a record as a tree, for json_leaf.cpp only.
+ *
+ * The root stands for the record, a node below it for a name at its parent's
+ * place.  C++ without PostgreSQL; nothing here throws (I6).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_JSON_TREE_H
+#define SAGG_JSON_TREE_H
+
+#include <cstdint>
+#include <cstring>
+
+#include "json_leaf.h"
+
+struct JsonNode
+{
+	const char *text;			/* the name */
+	size_t		len;
+	int64_t		subscript;		/* the name as an element of arrays, -1 = none */
+	int			value;			/* of the field, -1 = only on the way to others */
+	bool		kind_only;
+	int			next;			/* which child is likely the next */
+	int			nchildren;
+	JsonNode   *children;
+};
+
+/*
+ * The wanted field of a name, or null.  Fields come in the same order from
+ * record to record, so the search starts behind the last one found.
+ */
+static inline JsonNode *
+sagg_json_find_name(JsonNode *parent, const SaggJsonValue *key)
+{
+	int			i = parent->next;
+
+	for (int n = 0; n < parent->nchildren; n++, i++)
+	{
+		if (i >= parent->nchildren)
+			i = 0;
+		if (parent->children[i].len == key->len &&
+			memcmp(parent->children[i].text, key->text, key->len) == 0)
+		{
+			parent->next = i + 1;
+			return &parent->children[i];
+		}
+	}
+	return nullptr;
+}
+
+extern JsonNode *sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept;
+extern JsonNode *sagg_json_find_subscript(JsonNode *parent, int64_t subscript) noexcept;
+extern void sagg_json_forget(const JsonNode *node, SaggJsonValue *values) noexcept;
+
+#endif							/* SAGG_JSON_TREE_H */

@@ -1,0 +1,245 @@
+/*-------------------------------------------------------------------------
+ *
+ * last_record.c
+ *	  Is the topic still the one that has been read?
+ *
+ * A topic that was deleted and made anew under its name has offsets like the
+ * old one, and as soon as it has as many records, nothing in them tells that
+ * they are others.  librdkafka before 2.3 does not tell the id of a topic, so
+ * the checkpoint keeps the offset and the timestamp of the last record of each
+ * partition.  When a reader is opened, and after a connection was broken, that
+ * record is read again: with another timestamp it is another record.
+ *
+ * This cannot be told of a record that retention or compaction has removed
+ * since, nor where records have no timestamps.  And a topic that is made anew
+ * without any connection noticing shows only at the next check.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "reader_internal.h"
+
+/*
+ * The last record that was handed over of the partition of a range, in a range:
+ * its offset as "start", its timestamp in milliseconds as "end".  Returns false
+ * if there is none, or it has no timestamp.
+ */
+bool
+sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
+						SaggRange *last)
+{
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		const SaggPartition *part = reader->partitions[i];
+
+		if (part->partition != range->partition || part->topic != range->topic)
+			continue;
+		if (part->last_offset < range->start || part->last_offset >= range->end ||
+			part->last_timestamp < 0)
+			return false;
+		*last = *range;
+		last->start = part->last_offset;
+		last->end = part->last_timestamp;
+		return true;
+	}
+	return false;
+}
+
+/*
+ * Has a connection that records come by been broken since this was last asked?
+ */
+bool
+sagg_reader_was_broken(SaggReader *reader)
+{
+	bool		broken;
+
+	if (reader->fetch == NULL)
+		return false;
+	sagg_client_serve(reader->fetch);
+	broken = reader->fetch->broken;
+	reader->fetch->broken = false;
+	return broken;
+}
+
+static const SaggRange *
+find_last(const SaggRange *last, int nlast, const rd_kafka_message_t *message)
+{
+	const char *topic = message->rkt ? rd_kafka_topic_name(message->rkt) : "";
+
+	for (int i = 0; i < nlast; i++)
+	{
+		if (last[i].partition == message->partition &&
+			strcmp(sagg_topic_name(last[i].topic), topic) == 0)
+			return &last[i];
+	}
+	return NULL;
+}
+
+static void
+raise_made_anew(const SaggRange *last, int64 timestamp)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
+			 errmsg("topic \"%s\" is not the one that the stream has read: it was deleted and made anew",
+					sagg_topic_name(last->topic)),
+			 errdetail("The record at offset " INT64_FORMAT " of partition %d has timestamp " INT64_FORMAT
+					   " ms, the one that the stream has read there had " INT64_FORMAT " ms.",
+					   last->start, last->partition, timestamp, last->end),
+			 errhint("Offsets of the former topic mean nothing in this one. Drop the stream and create it anew.")));
+}
+
+/*
+ * Compare a message with what is known of its partition, and free it.  Returns
+ * whether the partition is done with.
+ */
+static bool
+take_message(rd_kafka_message_t *message, const SaggRange *last)
+{
+	rd_kafka_timestamp_type_t type;
+	rd_kafka_resp_err_t err = message->err;
+	int64		offset = message->offset;
+	int64		timestamp = rd_kafka_message_timestamp(message, &type);
+
+	rd_kafka_message_destroy(message);
+	switch (err)
+	{
+		case RD_KAFKA_RESP_ERR_NO_ERROR:
+			if (offset == last->start && timestamp != last->end)
+				raise_made_anew(last, timestamp);
+			return offset >= last->start;
+		case RD_KAFKA_RESP_ERR__PARTITION_EOF:
+		case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
+		case RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE:
+		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+			return true;		/* for others to say what that means */
+		default:
+			return false;
+	}
+}
+
+/*
+ * Another cluster may have come to the same addresses.
+ */
+static void
+check_cluster(SaggReader *reader, SaggClient *client)
+{
+	char	   *id = rd_kafka_clusterid(client->rk, 0);
+	bool		same = id == NULL || reader->cluster_id == NULL ||
+		strcmp(id, reader->cluster_id) == 0;
+
+	if (id)
+		rd_kafka_mem_free(client->rk, id);
+	if (!same)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("the brokers of %s belong to another Kafka cluster than before",
+						reader->topics->subject)));
+}
+
+/*
+ * Read the records of "last" again until each is known to be, or not to be,
+ * there.  "queue" is the client's.
+ */
+static void
+read_again(SaggReader *reader, SaggClient *client, rd_kafka_queue_t *queue,
+		   const SaggRange *last, int nlast)
+{
+	TimestampTz until = sagg_reader_deadline(reader);
+	bool	   *done = palloc0(sizeof(bool) * nlast);
+	int			left = nlast;
+
+	while (left > 0)
+	{
+		rd_kafka_message_t *message;
+		const SaggRange *one;
+
+		if (rd_kafka_consume_batch_queue(queue, sagg_reader_slice(until), &message, 1) <= 0)
+		{
+			sagg_reader_before_attempt(reader, client, until, RD_KAFKA_RESP_ERR__TIMED_OUT);
+			continue;
+		}
+		one = find_last(last, nlast, message);
+		if (one == NULL)
+			rd_kafka_message_destroy(message);
+		else if (take_message(message, one) && !done[one - last])
+		{
+			done[one - last] = true;
+			left--;
+		}
+	}
+	reader->waiting_since = 0;
+	check_cluster(reader, client);
+	pfree(done);
+}
+
+/* called right before the client is destroyed, perhaps at process exit */
+static void
+release_queue(void *owner)
+{
+	rd_kafka_queue_t **queue = (rd_kafka_queue_t **) owner;
+
+	if (*queue)
+		rd_kafka_queue_destroy(*queue);
+	*queue = NULL;
+}
+
+static SaggClient *
+open_verifier(SaggReader *reader, rd_kafka_queue_t **queue)
+{
+	rd_kafka_conf_t *conf = rd_kafka_conf_dup(reader->conf);
+
+	PG_TRY();
+	{
+		sagg_conf_set(conf, "group.id", SAGG_EXTENSION);
+		/* a record of each partition, not what follows it */
+		sagg_conf_set(conf, "queued.min.messages", "1");
+		sagg_conf_set(conf, "fetch.message.max.bytes", "1024");
+		sagg_conf_set(conf, "fetch.wait.max.ms", "10");
+	}
+	PG_CATCH();
+	{
+		rd_kafka_conf_destroy(conf);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return sagg_client_open(RD_KAFKA_CONSUMER, conf, NULL, 0, release_queue, queue);
+}
+
+/*
+ * Raise ERRCODE_SAGG_OFFSETS_GONE if one of the records of "last" (see
+ * sagg_reader_last_record) is another one in Kafka.  A record that is not there
+ * proves nothing.  Raises connection_failure if the brokers are of another
+ * cluster.  Waits.
+ */
+void
+sagg_reader_verify(SaggReader *reader, const SaggRange *last, int nlast)
+{
+	rd_kafka_topic_partition_list_t *list;
+	rd_kafka_queue_t *queue = NULL;
+	SaggClient *client;
+
+	if (nlast == 0)
+		return;
+	client = open_verifier(reader, &queue);
+	PG_TRY();
+	{
+		queue = rd_kafka_queue_get_consumer(client->rk);
+		list = rd_kafka_topic_partition_list_new(nlast);
+		for (int i = 0; i < nlast; i++)
+			rd_kafka_topic_partition_list_add(list, sagg_topic_name(last[i].topic),
+											  last[i].partition)->offset = last[i].start;
+		rd_kafka_assign(client->rk, list);
+		rd_kafka_topic_partition_list_destroy(list);
+		read_again(reader, client, queue, last, nlast);
+	}
+	PG_FINALLY();
+	{
+		sagg_client_close(client);
+	}
+	PG_END_TRY();
+}

@@ -1,0 +1,371 @@
+/*-------------------------------------------------------------------------
+ *
+ * poison.c
+ *	  The record that makes a micro-batch fail: finding it, and going on
+ *	  without it.
+ *
+ * Where on_error is not fail, an error that is the data's fault - of an
+ * expression, of an aggregate, of the sink's constraints - does not fail the
+ * stream.  The plan of the batch is replaced by a smaller one, a half, until a
+ * batch of a single offset fails: that record is refused, in a commit that
+ * aggregates nothing.  The offsets where the record must be (the suspects) are
+ * part of the plans, so a restart goes on with the search, and after it plans
+ * have their usual size again.  The record that an expression was given last is
+ * tried first: what is before it, then that record alone.
+ *
+ * A record that crashes the worker leaves no error.  A plan that a worker finds
+ * unfinished, and begins again, says so in the log ("attempts"), durably and
+ * before EXECUTE.  After SAGG_CRASHES of them it is taken for one that fails.
+ * Only a batch of one offset that has ended so many workers is refused.
+ *
+ * The refused record is to blame only if the batch does without it; if not,
+ * the error is one of the batch, as any other.  Rows of closed windows in
+ * output mode append belong to no record at hand: nobody is blamed for them.
+ *
+ * A batch that does not fail pays nothing for this, but that the first plan of
+ * a process is flushed: else a crash could take it along, uncounted.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "worker_internal.h"
+
+/* so many workers must have ended in a plan before its records are suspects */
+#define SAGG_CRASHES	3
+
+/*
+ * Is this an error that other data would not have raised?  Not those of the
+ * server, of connections, of other transactions, of the definition, nor ours.
+ * Classes that begin with 5 to 9 and I to Z are for RAISE ... ERRCODE of users,
+ * where they are not the server's.
+ */
+static bool
+is_of_data(int sqlstate)
+{
+	char		first;
+
+	switch (ERRCODE_TO_CATEGORY(sqlstate))
+	{
+		case MAKE_SQLSTATE('2', '1', '0', '0', '0'):	/* cardinality */
+		case MAKE_SQLSTATE('2', '2', '0', '0', '0'):	/* data exception */
+		case MAKE_SQLSTATE('2', '3', '0', '0', '0'):	/* constraint */
+		case MAKE_SQLSTATE('2', 'F', '0', '0', '0'):	/* routines */
+		case MAKE_SQLSTATE('3', '8', '0', '0', '0'):
+		case MAKE_SQLSTATE('3', '9', '0', '0', '0'):
+		case MAKE_SQLSTATE('4', '4', '0', '0', '0'):	/* check option */
+		case MAKE_SQLSTATE('5', '4', '0', '0', '0'):	/* too long, too deep */
+		case MAKE_SQLSTATE('P', '0', '0', '0', '0'):	/* RAISE */
+			return true;
+		case MAKE_SQLSTATE('5', '3', '0', '0', '0'):
+		case MAKE_SQLSTATE('5', '5', '0', '0', '0'):
+		case MAKE_SQLSTATE('5', '7', '0', '0', '0'):
+		case MAKE_SQLSTATE('5', '8', '0', '0', '0'):
+		case MAKE_SQLSTATE('7', '2', '0', '0', '0'):
+		case MAKE_SQLSTATE('S', 'A', '0', '0', '0'):
+		case MAKE_SQLSTATE('X', 'X', '0', '0', '0'):
+			return false;
+	}
+	first = PGUNSIXBIT(sqlstate);
+	return (first >= '5' && first <= '9') || (first >= 'I' && first <= 'Z');
+}
+
+static int64
+offsets_of(const SaggRange *ranges, int nranges)
+{
+	int64		n = 0;
+
+	for (int i = 0; i < nranges; i++)
+		n += ranges[i].end - ranges[i].start;
+	return n;
+}
+
+static void
+forget_failure(SaggPoison *poison)
+{
+	if (poison->message)
+		pfree(poison->message);
+	if (poison->detail)
+		pfree(poison->detail);
+	poison->message = NULL;
+	poison->detail = NULL;
+	poison->failed = -1;
+	poison->last.partition = -1;
+	poison->set_aside = false;
+}
+
+static void
+note_failure(SaggPoison *poison, int64 batch, const char *message, const char *detail)
+{
+	forget_failure(poison);
+	poison->failed = batch;
+	poison->message = MemoryContextStrdup(TopMemoryContext, message);
+	if (detail)
+		poison->detail = MemoryContextStrdup(TopMemoryContext, detail);
+}
+
+/*
+ * The session has read its progress.  A plan that the first one of a process
+ * finds is one in which another process has ended.
+ */
+void
+sagg_poison_opened(SaggSession *session)
+{
+	SaggPoison *poison = &session->poison;
+
+	/* an error behind the commit: the batch is done */
+	if (poison->opened && poison->failed >= 0 &&
+		poison->failed <= session->progress->batch)
+		forget_failure(poison);
+	if (poison->opened)
+		return;
+	poison->opened = true;
+	poison->failed = -1;
+	poison->last.partition = -1;
+	poison->found = session->progress->pending ? session->progress->pending->batch : -1;
+}
+
+/*
+ * Must the plan that is about to be written survive a crash?
+ */
+bool
+sagg_poison_durable_plan(SaggSession *session)
+{
+	bool		first = !session->poison.planned;
+
+	session->poison.planned = true;
+	return session->stream->options.on_error != SAGG_FAIL &&
+		(first || session->progress->nsuspects > 0);
+}
+
+/*
+ * The batch has failed with "error", and its session is about to be closed.
+ * Returns true if a record is to blame, so that the batch is to be retried at
+ * once; what is kept of the error is copied.
+ */
+bool
+sagg_poison_failed(SaggSession *session, const ErrorData *error)
+{
+	SaggPoison *poison = &session->poison;
+	SaggFault	fault = session->fault;
+
+	poison->windows = false;
+	session->fault = SAGG_FAULT_NONE;
+	if (session->stream == NULL || session->stream->options.on_error == SAGG_FAIL ||
+		fault == SAGG_FAULT_NONE || !is_of_data(error->sqlerrcode))
+		return false;
+	poison->windows = fault == SAGG_FAULT_WINDOWS;
+	if (poison->windows || poison->set_aside)
+		return false;
+
+	note_failure(poison, session->plan->batch, error->message, error->detail);
+	if (!sagg_scan_last_record(&poison->last))
+		poison->last.partition = -1;
+	return true;
+}
+
+/*
+ * A plan for what is before the record that was read last, or for that record
+ * if there is nothing before it.  False if it is none of the plan's.
+ */
+static bool
+plan_before_last_record(const SaggPoison *poison, const SaggPlan *failed,
+						SaggPlan *plan)
+{
+	for (int i = 0; i < failed->nranges; i++)
+	{
+		SaggRange	range = failed->ranges[i];
+
+		if (range.partition != poison->last.partition ||
+			range.topic != poison->last.topic ||
+			poison->last.offset < range.start || poison->last.offset >= range.end)
+			continue;
+		plan->nranges = plan->nsuspects = 1;
+		plan->ranges[0] = plan->suspects[0] = range;
+		plan->ranges[0].end = Max(poison->last.offset, range.start + 1);
+		plan->suspects[0].start = poison->last.offset;
+		plan->suspects[0].end = poison->last.offset + 1;
+		return true;
+	}
+	return false;
+}
+
+/*
+ * A plan for half of the offsets, in the same partitions.
+ */
+static void
+plan_half(const SaggPlan *failed, SaggPlan *plan)
+{
+	int			n = 0;
+
+	memcpy(plan->suspects, failed->ranges, sizeof(SaggRange) * failed->nranges);
+	plan->nsuspects = failed->nranges;
+	memcpy(plan->ranges, failed->ranges, sizeof(SaggRange) * failed->nranges);
+	sagg_ranges_share(plan->ranges, failed->nranges,
+					  offsets_of(failed->ranges, failed->nranges) / 2, failed->batch);
+	for (int i = 0; i < failed->nranges; i++)
+	{
+		if (plan->ranges[i].end > plan->ranges[i].start)
+			plan->ranges[n++] = plan->ranges[i];
+	}
+	plan->nranges = n;
+}
+
+/*
+ * Put a smaller plan into the place of one that fails, durably.  It lives as
+ * long as the session.
+ */
+static SaggPlan *
+replace_plan(SaggSession *session, const SaggPlan *failed)
+{
+	MemoryContext old = MemoryContextSwitchTo(session->memory);
+	SaggPlan   *plan = palloc(sizeof(SaggPlan));
+
+	*plan = *failed;
+	plan->attempts = 0;
+	plan->ranges = palloc(sizeof(SaggRange) * failed->nranges);
+	plan->suspects = palloc(sizeof(SaggRange) * failed->nranges);
+	if (failed->nsuspects > 0 ||
+		!plan_before_last_record(&session->poison, failed, plan))
+		plan_half(failed, plan);
+
+	ereport(LOG,
+			(errmsg("stream \"%s\": micro-batch " INT64_FORMAT " is retried with " INT64_FORMAT " of its " INT64_FORMAT " offsets, to find the record that cannot be processed",
+					sagg_stream_title(session->stream->name), plan->batch,
+					offsets_of(plan->ranges, plan->nranges),
+					offsets_of(failed->ranges, failed->nranges)),
+			 errdetail_internal("%s", session->poison.message)));
+	sagg_plan_transaction(session, true);
+	sagg_checkpoint_replan(session->checkpoint, plan);
+	sagg_plan_commit(session);
+	forget_failure(&session->poison);
+	session->poison.found = -1;
+	MemoryContextSwitchTo(old);
+	return plan;
+}
+
+static void
+write_attempts(SaggSession *session, SaggPlan *plan, int attempts)
+{
+	plan->attempts = attempts;
+	sagg_plan_transaction(session, true);
+	sagg_checkpoint_replan(session->checkpoint, plan);
+	sagg_plan_commit(session);
+}
+
+/*
+ * A worker has ended in the batch, perhaps.  Once that cannot be by chance it
+ * is a failure of the batch.
+ */
+static void
+consider_crashes(SaggSession *session, SaggPlan *plan)
+{
+	bool		single = offsets_of(plan->ranges, plan->nranges) == 1;
+
+	/* not even without its record: somebody else has to look at it */
+	if (single && plan->attempts >= 2 * SAGG_CRASHES)
+	{
+		int			attempts = plan->attempts;
+
+		write_attempts(session, plan, 0);
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_POISON),
+				 errmsg("%d workers of the stream have ended in the same micro-batch, which has a single record",
+						attempts),
+				 errdetail("The last ones had left out the record.")));
+	}
+	if (plan->attempts + 1 >= SAGG_CRASHES || (!single && plan->nsuspects > 0))
+		note_failure(&session->poison, plan->batch,
+					 single ? psprintf("%d workers have ended while they processed the record",
+									   plan->attempts + 1) :
+					 "workers have ended while they processed the micro-batch", NULL);
+}
+
+/*
+ * Leave out the single record of the batch.  But when one is left out after
+ * the other it is not they that are wrong.
+ */
+static void
+set_aside(SaggSession *session)
+{
+	SaggPoison *poison = &session->poison;
+
+	if (poison->in_row >= sagg_max_poison_in_row)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_POISON),
+				 errmsg("the processing of more than %d records in a row has failed",
+						sagg_max_poison_in_row),
+				 errdetail("The last one: %s", poison->message),
+				 errhint("Perhaps the query or the sink is wrong, and not the records. Mend it, or raise stream_agg.max_poison_in_row, and start the stream again.")));
+	poison->set_aside = true;
+}
+
+/*
+ * The plan to run in place of one that has been begun before: the same one, or
+ * a smaller one.  Outside of transactions, with the stream's lock held.
+ */
+SaggPlan *
+sagg_poison_retry(SaggSession *session, SaggPlan *plan)
+{
+	SaggPoison *poison = &session->poison;
+
+	if (session->stream->options.on_error == SAGG_FAIL)
+		return plan;
+	if (poison->failed != plan->batch && poison->found == plan->batch &&
+		!poison->counted)
+		consider_crashes(session, plan);
+	if (poison->failed != plan->batch)
+		return plan;
+	if (offsets_of(plan->ranges, plan->nranges) > 1)
+		return replace_plan(session, plan);
+	if (!poison->set_aside)
+		set_aside(session);
+	return plan;
+}
+
+/*
+ * EXECUTE is about to begin.  Count it if another worker has done so before.
+ */
+void
+sagg_poison_begin(SaggSession *session, SaggPlan *plan)
+{
+	SaggPoison *poison = &session->poison;
+
+	if (likely(poison->found != plan->batch) || poison->counted ||
+		session->stream->options.on_error == SAGG_FAIL)
+		return;
+	write_attempts(session, plan, plan->attempts + 1);
+	poison->counted = true;
+}
+
+/*
+ * Refuse the record of the batch if it is the one to be left out.
+ */
+void
+sagg_poison_refuse(SaggSession *session, SaggRefusals *refusals)
+{
+	SaggPoison *poison = &session->poison;
+
+	if (poison->set_aside && refusals != NULL &&
+		sagg_batch_records(sagg_reader_batch(session->reader)) > 0)
+		sagg_refuse_record(refusals, 0, poison->message, poison->detail);
+}
+
+/*
+ * The batch is committed.
+ */
+void
+sagg_poison_committed(SaggSession *session, const SaggCounts *counts)
+{
+	SaggPoison *poison = &session->poison;
+
+	if (counts->aggregated > 0)
+		poison->in_row = 0;
+	if (poison->set_aside)
+		poison->in_row++;
+	if (poison->failed >= 0)
+		forget_failure(poison);
+	poison->found = -1;
+}

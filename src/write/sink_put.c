@@ -1,0 +1,334 @@
+/*-------------------------------------------------------------------------
+ *
+ * sink_put.c
+ *	  Rows that have to be in the sink.
+ *
+ * Whoever knows nothing about the sink has to upsert.  But the state store
+ * tells which groups it meets for the first time and which it has written
+ * before, and for both there is a cheaper statement:
+ *
+ *		fresh	INSERT INTO sink (...) SELECT ... FROM batch_output
+ *		known	UPDATE sink s SET ... FROM batch_output r WHERE s.key = r.key
+ *		either	INSERT ... ON CONFLICT (identity) DO UPDATE
+ *
+ * That is a guess, since anybody may change the sink: a row that should not be
+ * there is, or one that should be is not.  The upsert then does it, for this
+ * batch and for all that come after it in the session.
+ *
+ * The statements are planned once and kept over transactions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "executor/spi.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+
+#include "write_internal.h"
+
+/*
+ * The plans are kept, so they are made for batches that may come, not for the
+ * rows of the first one.
+ */
+#define LEAST_ESTIMATE		1000
+
+static bool
+is_identity(const SaggQuery *query, AttrNumber attno)
+{
+	for (int i = 0; i < query->nidentity; i++)
+	{
+		if (query->identity[i] == attno)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * "a = prefix.a, ..." for the columns that are not of the identity; returns
+ * how many there are.
+ */
+static int
+append_assignments(StringInfo buf, const SinkBatch *batch, const char *prefix)
+{
+	int			n = 0;
+
+	for (int attno = 1; attno <= batch->desc->natts; attno++)
+	{
+		const char *name = sagg_sink_column(batch->desc, attno);
+
+		if (!is_identity(batch->query, attno))
+			appendStringInfo(buf, "%s%s = %s.%s", n++ > 0 ? ", " : "",
+							 name, prefix, name);
+	}
+	return n;
+}
+
+static void
+append_insert(StringInfo buf, const SinkBatch *batch)
+{
+	StringInfoData columns;
+
+	initStringInfo(&columns);
+	for (int attno = 1; attno <= batch->desc->natts; attno++)
+		appendStringInfo(&columns, "%s%s", attno > 1 ? ", " : "",
+						 sagg_sink_column(batch->desc, attno));
+	appendStringInfo(buf, "INSERT INTO %s (%s) SELECT %s FROM %s",
+					 batch->name, columns.data, columns.data, SAGG_ENR_OUTPUT);
+}
+
+static char *
+insert_statement(const SinkBatch *batch)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	append_insert(&buf, batch);
+	return buf.data;
+}
+
+/*
+ * Sets *counts to false when a row that is there already stays as it is,
+ * because it is nothing but its identity.
+ */
+static char *
+upsert_statement(const SinkBatch *batch, bool *counts)
+{
+	StringInfoData buf;
+	StringInfoData assignments;
+
+	initStringInfo(&buf);
+	append_insert(&buf, batch);
+	appendStringInfo(&buf, " ON CONFLICT (%s) DO ",
+					 sagg_sink_identity_list(batch->query));
+	initStringInfo(&assignments);
+	*counts = append_assignments(&assignments, batch, "EXCLUDED") > 0;
+	if (*counts)
+		appendStringInfo(&buf, "UPDATE SET %s", assignments.data);
+	else
+		appendStringInfoString(&buf, "NOTHING");
+	return buf.data;
+}
+
+static char *
+update_statement(const SinkBatch *batch)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "UPDATE ONLY %s s SET ", batch->name);
+	append_assignments(&buf, batch, "r");
+	appendStringInfo(&buf, " FROM %s r WHERE ", SAGG_ENR_OUTPUT);
+	for (int i = 0; i < batch->query->nidentity; i++)
+	{
+		if (i > 0)
+			appendStringInfoString(&buf, " AND ");
+		sagg_sink_append_match(&buf, batch, i);
+	}
+	return buf.data;
+}
+
+/*
+ * Run a statement over the rows; returns how many it processed.  After an
+ * ERROR that is caught the rows are still registered.
+ */
+static int64
+run(SinkBatch *batch, SinkStatement statement, const char *text,
+	Tuplestorestate *rows, int expected)
+{
+	EphemeralNamedRelation enr = palloc(sizeof(EphemeralNamedRelationData));
+	int64		processed;
+	int			ret;
+
+	sagg_sink_register(enr, SAGG_ENR_OUTPUT, batch->desc, rows,
+					   Max((double) tuplestore_tuple_count(rows), LEAST_ESTIMATE));
+	ret = SPI_execute_plan(sagg_sink_plan(batch->sink, statement, text, batch->desc),
+						   NULL, NULL, false, 0);
+	if (ret != expected)
+		elog(ERROR, "could not execute \"%s\": %s",
+			 text, SPI_result_code_string(ret));
+	processed = (int64) SPI_processed;
+	sagg_sink_unregister(SAGG_ENR_OUTPUT);
+	return processed;
+}
+
+/*
+ * Put rows into the sink of which nothing is known; returns how many.
+ */
+static int64
+upsert(SinkBatch *batch, Tuplestorestate *rows)
+{
+	bool		counts;
+	char	   *text = upsert_statement(batch, &counts);
+	int64		processed = run(batch, SINK_UPSERT, text, rows, SPI_OK_INSERT);
+
+	return counts ? processed : tuplestore_tuple_count(rows);
+}
+
+/*
+ * INSERT in a subtransaction.  Returns false if a row was there already, and
+ * then nothing has happened.
+ */
+static bool
+try_insert(SinkBatch *batch, Tuplestorestate *rows, int64 *processed)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *text = insert_statement(batch);
+	volatile bool done = true;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		*processed = run(batch, SINK_INSERT, text, rows, SPI_OK_INSERT);
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
+			ReThrowError(error);
+		FreeErrorData(error);
+		sagg_sink_unregister(SAGG_ENR_OUTPUT);
+		done = false;
+	}
+	PG_END_TRY();
+	return done;
+}
+
+/*
+ * May the rows go in by several statements?  Not where it could be seen:
+ * triggers would fire for each, and policies can differ between commands.
+ */
+static bool
+may_split(const SinkBatch *batch)
+{
+	return !batch->sink->surprised && batch->rel->trigdesc == NULL &&
+		!batch->rel->rd_rel->relrowsecurity;
+}
+
+/*
+ * Put rows into the sink that should not be there; returns how many.
+ */
+static int64
+put_fresh(SinkBatch *batch, Tuplestorestate *rows)
+{
+	int64		processed;
+
+	if (try_insert(batch, rows, &processed))
+		return processed;
+	batch->sink->surprised = true;
+	return upsert(batch, rows);
+}
+
+/*
+ * UPDATE, row by row through an index, whatever the planner knows of the sink.
+ */
+static int64
+update(SinkBatch *batch, Tuplestorestate *rows)
+{
+	static const char *const other_ways[] = {
+		"enable_bitmapscan", "enable_hashjoin", "enable_material",
+		"enable_mergejoin", "enable_seqscan"
+	};
+	int			nest = NewGUCNestLevel();
+	int64		processed;
+
+	for (int i = 0; i < lengthof(other_ways); i++)
+		(void) set_config_option(other_ways[i], "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	processed = run(batch, SINK_UPDATE, update_statement(batch), rows, SPI_OK_UPDATE);
+	AtEOXact_GUC(true, nest);
+	return processed;
+}
+
+/*
+ * Put rows into the sink that are there unless somebody has deleted them or,
+ * with HAVING, they did not pass it before; returns how many.
+ */
+static int64
+put_known(SinkBatch *batch, Tuplestorestate *rows)
+{
+	const SaggQuery *query = batch->query;
+	int64		count = tuplestore_tuple_count(rows);
+
+	if (may_split(batch) && query->removed == NULL &&
+		query->nidentity > 0 && query->nidentity < batch->desc->natts &&
+		batch->rel->rd_rel->relkind == RELKIND_RELATION)
+	{
+		if (update(batch, rows) == count)
+			return count;
+
+		/* a row is gone, or has a NULL in its identity */
+		batch->sink->surprised = true;
+	}
+	return upsert(batch, rows);
+}
+
+/*
+ * Add the rows of a tuplestore to another one.
+ */
+static void
+append_rows(const SinkBatch *batch, Tuplestorestate *from, Tuplestorestate *to)
+{
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(batch->desc, &TTSOpsMinimalTuple);
+
+	tuplestore_rescan(from);
+	while (tuplestore_gettupleslot(from, true, false, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		tuplestore_puttupleslot(to, slot);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+/*
+ * Put rows of batch->desc into the sink: "fresh" ones, which it should not
+ * have, and "known" ones, which it should.  Returns how many.  Connected to
+ * SPI; leaves "known" changed.
+ */
+int64
+sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh, Tuplestorestate *known)
+{
+	int64		processed = 0;
+
+	SAGG_FAILPOINT("write.statement_before");
+	if (batch->sink->mode == SAGG_APPEND)
+		processed = run(batch, SINK_INSERT, insert_statement(batch), fresh, SPI_OK_INSERT);
+	else if (batch->sink->foreign)
+	{
+		/* one statement, which waits once for all of its rows */
+		append_rows(batch, fresh, known);
+		processed = run(batch, SINK_INSERT, insert_statement(batch), known, SPI_OK_INSERT);
+	}
+	else
+	{
+		if (tuplestore_tuple_count(fresh) > 0)
+		{
+			if (may_split(batch))
+				processed += put_fresh(batch, fresh);
+			else
+				append_rows(batch, fresh, known);
+		}
+		if (tuplestore_tuple_count(known) > 0)
+			processed += put_known(batch, known);
+	}
+	SAGG_FAILPOINT("write.statement_after");
+	return processed;
+}

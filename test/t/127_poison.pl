@@ -1,0 +1,230 @@
+# Records whose processing fails, by an error of an expression, of an aggregate or
+# of the sink, or by the end of the worker: they are found and left out, and they
+# alone.  The oracle is the batch query over the other records.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use StreamAgg::Test;
+use Test::More;
+
+my $broker = start_broker(events => 3);
+my $node = new_node('poison', 'restart_after_crash = on', 'stream_agg.keep_batches = 1000000', 'timezone = UTC');
+my $rng = seeded_random();
+my $columns = 'ts timestamptz, k int, v int';
+$node->safe_psql('postgres', "CREATE FUNCTION crash_on(int, int) RETURNS int IMMUTABLE STRICT LANGUAGE c AS '$ENV{CRASH_ON}'");
+
+# --- records: each has a number of its own in v
+my $records = 600;
+my %bad;
+$bad{ $rng->($records) } = 1 while keys %bad < 5;
+$bad{0} = $bad{ $records - 1 } = 1;    # the first and the last, and two in a row
+my $twin = 100 + $rng->(400);
+$bad{$twin} = $bad{ $twin + 1 } = 1;
+my @produced = map {
+	[ $rng->(3), '', sprintf('{"ts":"2026-01-01T00:%02d:00Z","k":%d,"v":%d}', int($_ / 10), $rng->(10), $_) ]
+} 0 .. $records - 1;
+$broker->produce('events', @produced);
+create_source($node, $broker, 'events', 'events', $columns);
+my $list = join(',', sort { $a <=> $b } keys %bad);
+my $is_bad = "v IN ($list)";
+note("bad: $list");
+
+sub create
+{
+	my ($stream, $query, %args) = @_;
+	my $options = $args{options} // '{"on_error": "dead_letter"}';
+	my $more = join '', map { ", $_ => $args{$_}" } grep { $_ ne 'options' } sort keys %args;
+	$args{output_mode} or $more .= ", output_mode => 'update'";
+	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('$stream', \$q\$$query\$q\$, trigger => '0', options => '$options' $more)");
+	return;
+}
+
+sub value { return $node->safe_psql('postgres', $_[0]); }
+sub drop { value("SELECT stream_agg.drop_stream('$_[0]', drop_sink => true)"); return; }
+sub last_error { return value("SELECT last_error FROM pg_stat_stream_agg WHERE stream = '$_[0]'"); }
+
+sub letters
+{
+	return value(qq{SELECT string_agg(v, ',' ORDER BY v::numeric) FROM (SELECT convert_from(value, 'UTF8')::jsonb ->> 'v' AS v
+		FROM stream_agg.dead_letters WHERE stream = '$_[0]') x});
+}
+
+# What must hold of a stream over all records when it is through.
+sub check
+{
+	my ($stream, $oracle, $what, $bad) = @_;
+	$bad //= $list;
+	my $n = () = $bad =~ /\d+/g;
+	is_equal_tables($node, "SELECT * FROM $stream", $oracle, "$what: the table is the batch query over the other records");
+	is(letters($stream), $bad, "$what: the dead letters are those records");
+	counts_add_up($node, $stream, $records, "$what: the counts add up");
+	is(value("SELECT total_dead_lettered FROM stream_agg.commits WHERE stream = '$stream' ORDER BY batch DESC LIMIT 1"), $n, "$what: exactly");
+	is(value(qq{SELECT count(*) FROM stream_agg.offsets JOIN stream_agg.commits USING (stream, batch)
+		WHERE stream = '$stream' AND dead_lettered > 0 AND (delivered <> 1 OR aggregated <> 0)}), 0,
+		"$what: a record that is left out is alone in its micro-batch");
+	return;
+}
+
+# --- an expression
+my $sum = 'SELECT k, count(*) AS n, sum(v) AS total FROM events %s GROUP BY k';
+my $good = sprintf($sum, "WHERE NOT $is_bad");
+my $divide = "SELECT k, count(*) AS n, sum(v + 0 * (1 / (CASE WHEN $is_bad THEN 0 ELSE 1 END))) AS total FROM events GROUP BY k";
+for my $size (0, 7, 1)
+{
+	create("divided_$size", $divide, $size ? (max_offsets_per_trigger => $size) : ());
+	process($node, "divided_$size");
+	check("divided_$size", $good, 'an expression, batches of ' . ($size || 'all'));
+}
+is(value(q{SELECT string_agg(DISTINCT error, ',') FROM stream_agg.dead_letters}), 'division by zero', 'the reason is the error');
+is(value(q{SELECT suspects IS NULL FROM stream_agg.offsets WHERE stream = 'divided_0' ORDER BY batch DESC LIMIT 1}), 't', 'the search is over');
+drop("divided_$_") for 0, 7, 1;
+
+create('skipped', $divide, options => '{"on_error": "skip"}');
+process($node, 'skipped');
+is_equal_tables($node, 'SELECT * FROM skipped', $good, 'skip: the table is the batch query over the other records');
+is(letters('skipped'), '', 'skip: no dead letters');
+counts_add_up($node, 'skipped', $records, 'skip: the counts add up');
+drop('skipped');
+
+create('failing', $divide, options => '{}');
+wait_state($node, 'failing', 'running', 'division by zero');
+is(value(q{SELECT count(*) FROM stream_agg.commits WHERE stream = 'failing'}), 0, 'fail: the batch is retried as it is');
+is(value(q{SELECT count(*) FROM stream_agg.offsets WHERE stream = 'failing' AND suspects IS NULL AND attempts = 0}), 1, 'fail: by its plan');
+drop('failing');
+
+# --- a constraint of the sink, and a trigger: nobody knows the record there, so
+# it is found by halves
+value(q{CREATE TABLE guarded (k int, n bigint, total bigint, worst int, UNIQUE NULLS NOT DISTINCT (k), CHECK (worst < 1000))});
+my $guarded = "SELECT k, count(*) AS n, sum(v) AS total, max(CASE WHEN $is_bad THEN 1000 ELSE 0 END) AS worst FROM events %s GROUP BY k";
+my $log = -s $node->logfile;
+create('guarded', sprintf($guarded, ''));
+process($node, 'guarded');
+check('guarded', sprintf($guarded, "WHERE NOT $is_bad"), 'a constraint of the sink');
+my $tries = () = slurp_file($node->logfile, $log) =~ /is retried with \d+ of its \d+ offsets/g;
+cmp_ok($tries, '<=', 10 * keys %bad, "found by halves ($tries attempts)");
+cmp_ok($tries, '>=', 6, 'and not at once');
+drop('guarded');
+value(q{
+	CREATE TABLE triggered (k int, n bigint, total bigint, worst int, UNIQUE NULLS NOT DISTINCT (k));
+	CREATE FUNCTION complain() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		IF NEW.worst >= 1000 THEN RAISE 'too bad' USING ERRCODE = 'MY001', DETAIL = 'As bad as can be.'; END IF;
+		RETURN NEW;
+	END $$;
+	CREATE CONSTRAINT TRIGGER complain AFTER INSERT OR UPDATE ON triggered DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION complain()});
+create('triggered', sprintf($guarded, ''), max_offsets_per_trigger => 100);
+process($node, 'triggered');
+check('triggered', sprintf($guarded, "WHERE NOT $is_bad"), 'a deferred trigger of the sink');
+is(value(q{SELECT string_agg(DISTINCT error, ',') FROM stream_agg.dead_letters}), "too bad\nDETAIL:  As bad as can be.", 'with its detail');
+drop('triggered');
+
+# --- the same in complete mode
+value(q{CREATE TABLE completed (k int, n bigint, total bigint, worst int, UNIQUE NULLS NOT DISTINCT (k), CHECK (worst < 1000))});
+create('completed', sprintf($guarded, ''), output_mode => "'complete'");
+process($node, 'completed');
+check('completed', sprintf($guarded, "WHERE NOT $is_bad"), 'complete mode');
+drop('completed');
+
+# --- the record that tips a result over: none is bad by itself
+$broker->create_topic('sums', 1);
+create_source($node, $broker, 'sums', 'sums', 'k int, v bigint');
+$broker->produce('sums', map { [ 0, '', "{\"k\":1,\"v\":$_}" ] } 10, 20, '9223372036854775790', 5, 2, 3);
+create('tipped', 'SELECT k, count(*) AS n, sum(v)::bigint AS total FROM sums GROUP BY k');
+process($node, 'tipped');
+is(value('SELECT * FROM tipped'), '1|5|40', 'the record that makes a sum too large is left out');
+is(letters('tipped'), '9223372036854775790', 'it alone');
+drop('tipped');
+
+# --- an error that stays without the record is none of the record's
+$node->append_conf('postgresql.conf', 'stream_agg.max_attempts = 3');
+$node->reload;
+value('CREATE TABLE divisors (n int); INSERT INTO divisors VALUES (1)');
+create('divisors_read', 'SELECT k, sum(v) / (SELECT n FROM divisors) AS total FROM sums GROUP BY k', output_mode => "'complete'");
+process($node, 'divisors_read');
+value('UPDATE divisors SET n = 0');
+$broker->produce('sums', '{"k":2,"v":1}');
+wait_state($node, 'divisors_read', 'failed', '^division by zero');
+is(letters('divisors_read'), '', 'an error that stays without the record fails the stream');
+value(q{UPDATE divisors SET n = 1; SELECT stream_agg.start_stream('divisors_read')});
+process($node, 'divisors_read');
+is_equal_tables($node, 'SELECT * FROM divisors_read', 'SELECT k, sum(v) FROM sums GROUP BY k', 'and mended it goes on with all of them');
+drop('divisors_read');
+
+# --- crashes of the worker
+my ($crasher) = grep { $_ > 0 && $_ < $records - 1 } sort { $a <=> $b } keys %bad;
+create('crashed', "SELECT k, count(*) AS n, sum(crash_on(v, $crasher)) AS total FROM events GROUP BY k");
+$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM stream_agg.dead_letters WHERE stream = 'crashed'") or die 'not found';
+process($node, 'crashed');
+check('crashed', sprintf($sum, "WHERE v <> $crasher"), 'a crash', $crasher);
+is(value(q{SELECT error FROM stream_agg.dead_letters}), '3 workers have ended while they processed the record', 'crashes are counted');
+my $crashes = () = slurp_file($node->logfile) =~ /was terminated by signal 11/g;
+cmp_ok($crashes, '<=', 3 + 1 + 10 + 3, "it is found by halves ($crashes crashes)");
+drop('crashed');
+
+# --- restarts and kills in the middle of a search
+create('restarted', $divide =~ s/sum\(v/sum(pg_catalog.length(repeat('x', 20000)) - 20000 + v/r, max_offsets_per_trigger => 150);
+for my $round (1 .. 4)
+{
+	my $batches = value(q{SELECT count(*) FROM stream_agg.commits WHERE stream = 'restarted'});
+	$node->poll_query_until('postgres', "SELECT count(*) > $batches OR bool_or(total_delivered = $records) FROM stream_agg.commits WHERE stream = 'restarted'");
+	if ($round % 2) { $node->restart; }
+	else { kill_backends($node, grep { $_ ne '' } value(q{SELECT pid FROM pg_stat_stream_agg WHERE stream = 'restarted'})); }
+}
+process($node, 'restarted');
+check('restarted', $good, 'restarts and kills');
+drop('restarted');
+
+# --- workers that somebody ends, again and again, take no good record with them:
+# it needs three in the very same micro-batch of one record
+value(q{
+	CREATE TABLE holding (hold bool);
+	INSERT INTO holding VALUES (true);
+	CREATE FUNCTION held(int) RETURNS int STABLE LANGUAGE plpgsql AS $$
+	BEGIN
+		WHILE (SELECT hold FROM holding) LOOP PERFORM pg_sleep(0.01); END LOOP;
+		RETURN $1;
+	END $$});
+create('killed', 'SELECT k, count(*) AS n, sum(held(v)) AS total FROM events GROUP BY k');
+for my $death (1 .. 6)
+{
+	my $executing = q{SELECT pid FROM pg_stat_activity WHERE backend_type ~ 'stream_agg worker' AND wait_event = 'PgSleep'};
+	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM ($executing) x") or die 'no worker executes';
+	value('UPDATE holding SET hold = false') if $death == 6;
+	kill_backends($node, value($executing));
+}
+process($node, 'killed');
+is_equal_tables($node, 'SELECT * FROM killed', sprintf($sum, ''), 'workers that are killed take no good record with them');
+is(letters('killed'), '', 'so there are no dead letters');
+is(value(q{SELECT count(*) > 0 FROM stream_agg.offsets WHERE stream = 'killed' AND suspects IS NOT NULL}), 't', 'though smaller batches were tried');
+drop('killed');
+
+# --- rows of closed windows: nobody's fault
+value(q{CREATE TABLE windows (win tstzrange, n bigint CHECK (n < 10))});
+create('windows', q{SELECT stream_agg.tumble(ts, '1 minute') AS win, count(*) AS n FROM events GROUP BY 1},
+	output_mode => "'append'", watermark => "'1 minute'");
+wait_state($node, 'windows', 'running', 'HINT:  This is about rows of windows that have closed');
+is(letters('windows'), '', 'rows of closed windows are no record\'s fault');
+is(value(q{SELECT count(*) FROM stream_agg.offsets WHERE stream = 'windows' AND suspects IS NOT NULL}), 0, 'and none is searched');
+value(q{ALTER TABLE windows DROP CONSTRAINT windows_n_check});
+process($node, 'windows');
+is_equal_tables($node, 'SELECT * FROM windows', q{SELECT stream_agg.tumble(ts, '1 minute') AS win, count(*) AS n FROM events
+	WHERE ts < '2026-01-01 00:58Z' GROUP BY 1}, 'mended, the stream goes on');
+drop('windows');
+
+# --- a sink that takes nothing
+$node->append_conf('postgresql.conf', 'stream_agg.max_poison_in_row = 5');
+$node->reload;
+value(q{CREATE TABLE closed (k int, n bigint, total bigint, UNIQUE NULLS NOT DISTINCT (k), CHECK (false))});
+create('closed', sprintf($sum, ''));
+wait_state($node, 'closed', 'failed', 'the processing of more than 5 records in a row has failed');
+like(last_error('closed'), qr/DETAIL:  The last one: new row for relation "closed" violates check constraint/, 'a sink that takes nothing fails the stream');
+is(value(q{SELECT count(*) FROM stream_agg.dead_letters WHERE stream = 'closed'}), 5, 'after as many records as the setting says');
+value(q{ALTER TABLE closed DROP CONSTRAINT closed_check; SELECT stream_agg.start_stream('closed')});
+process($node, 'closed');
+is(value(q{SELECT count(*) FROM stream_agg.dead_letters WHERE stream = 'closed'}), 5, 'and mended it goes on');
+counts_add_up($node, 'closed', $records, 'with counts that add up');
+drop('closed');
+
+done_testing();

@@ -1,0 +1,98 @@
+# Offsets for Kafka's own tools: a stream with a consumer group commits to it
+# what it has committed itself, never reads it back, and does not need it.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use StreamAgg::Test;
+use Test::More;
+
+my $broker = start_broker(events => 2, others => 1);
+my $node = new_node('group');
+create_source($node, $broker, 'events', 'events', 'k int');
+create_source($node, $broker, 'others', 'others', 'k int');
+
+sub produce
+{
+	my $n = shift;
+	$broker->produce('events', map { [ $_ % 2, '', "{\"k\": $_}" ] } 1 .. $n);
+	return;
+}
+
+sub create_stream
+{
+	my ($stream, $source, $trigger, $options) = @_;
+	$node->safe_psql('postgres', qq{
+		SELECT stream_agg.create_stream('$stream', 'SELECT k, count(*) AS n FROM $source GROUP BY k',
+			output_mode => 'update', trigger => '$trigger', max_offsets_per_trigger => 100, options => '$options')});
+	return;
+}
+
+sub is_committed
+{
+	my ($group, $stream, $name) = @_;
+	my $offsets = await_committed($node, $broker->brokers, 'events', $group, $stream);
+	ok($offsets ne '', "$name: $offsets");
+	return;
+}
+
+produce(1000);
+create_stream('grouped', 'events', '0', '{"consumer_group": "dashboard"}');
+create_stream('slow', 'events', '1 hour', '{"consumer_group": "slow dashboard"}');
+create_stream('alone', 'events', '0', '{}');
+process($node, $_) for qw(grouped slow alone);
+is_committed('dashboard', 'grouped', 'what the stream has committed the group has');
+is_committed('slow dashboard', 'slow', 'with a long trigger interval, too');
+is(committed($broker->brokers, 'events', 'stream_agg'), '', 'a stream without a group commits to none');
+produce(500);
+process($node, 'grouped');
+is_committed('dashboard', 'grouped', 'and goes on to');
+
+# the group is told, not asked: a stream made anew starts at its starting_offsets
+$node->safe_psql('postgres', q{SELECT stream_agg.drop_stream('grouped', drop_sink => true)});
+create_stream('grouped', 'events', '0', '{"consumer_group": "dashboard"}');
+my (undef, $rows) = process($node, 'grouped');
+is($node->safe_psql('postgres', q{SELECT rows_in FROM pg_stat_stream_agg WHERE stream = 'grouped'}), 1500,
+	'a new stream with the same group reads everything');
+
+# other groups for streams that are there
+$node->safe_psql('postgres', q{SELECT stream_agg.alter_stream('grouped', '{"consumer_group": "other"}')});
+is_committed('other', 'grouped', 'another group is told at once, without new records');
+$node->safe_psql('postgres', q{SELECT stream_agg.alter_stream('grouped', '{"consumer_group": null}')});
+produce(100);
+process($node, 'grouped');
+is($node->safe_psql('postgres', q{SELECT options FROM stream_agg.streams WHERE stream = 'grouped'}), '{}',
+	'null takes the group away');
+isnt(committed($broker->brokers, 'events', 'other'),
+	$node->safe_psql('postgres', q{SELECT string_agg(format('%s %s', partition, committed_offset), ', ' ORDER BY partition)
+		FROM pg_stat_stream_agg_partitions WHERE stream = 'grouped'}),
+	'and nothing is committed to it any more');
+
+# refused commits are warnings, few of them, and made up for
+$node->safe_psql('postgres', q{SELECT stream_agg.alter_stream('grouped', '{"consumer_group": "refused"}')});
+is_committed('refused', 'grouped', 'before');
+$broker->control('refuse-commits', 3);
+my $log = -s $node->logfile;
+for (1 .. 5)
+{
+	produce(100);
+	process($node, 'grouped');
+}
+is($node->safe_psql('postgres', q{SELECT state, rows_in, last_error FROM pg_stat_stream_agg WHERE stream = 'grouped'}),
+	'running|2100|', 'a stream whose commits to the group are refused runs on');
+is_equal_tables($node, 'SELECT * FROM grouped', 'SELECT * FROM grouped_query', 'and its table equals the query');
+$node->wait_for_log(qr/WARNING:  stream "grouped" could not commit its offsets to consumer group "refused"/, $log);
+is_committed('refused', 'grouped', 'they are made up for, without new records');
+my @warnings = slurp_file($node->logfile, $log) =~ /could not commit its offsets to consumer group "refused"/g;
+is(@warnings, 1, 'there is one warning');
+
+# what is no name of a group
+for my $bad ('""', '"' . 'x' x 256 . '"')
+{
+	my ($status, undef, $error) = $node->psql('postgres',
+		qq{SELECT stream_agg.alter_stream('grouped', '{"consumer_group": $bad}')});
+	like($error, qr/consumer_group must have between 1 and 255 bytes/, 'refused: ' . substr($bad, 0, 5));
+}
+
+done_testing();
