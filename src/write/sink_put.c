@@ -26,6 +26,7 @@
 #include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -214,13 +215,18 @@ try_insert(SinkBatch *batch, Tuplestorestate *rows, int64 *processed)
 
 /*
  * May the rows go in by several statements?  Not where it could be seen:
- * triggers would fire for each, and policies can differ between commands.
+ * triggers would fire for each, policies can differ between commands, and a
+ * privilege that an upsert needs would not be missed before its time.
  */
 static bool
 may_split(const SinkBatch *batch)
 {
+	const AclMode both = ACL_INSERT | ACL_UPDATE;
+
 	return !batch->sink->surprised && batch->rel->trigdesc == NULL &&
-		!batch->rel->rd_rel->relrowsecurity;
+		!batch->rel->rd_rel->relrowsecurity &&
+		pg_class_aclmask(RelationGetRelid(batch->rel), GetUserId(), both,
+						 ACLMASK_ALL) == both;
 }
 
 /*
