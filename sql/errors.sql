@@ -77,7 +77,7 @@ SELECT stream_agg.create_stream('bad', NULL, output_mode => 'update');
 SELECT stream_agg.create_stream('', :q, output_mode => 'update');
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', trigger => '-1 s');
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', trigger => '1 month');
-SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', starting_offsets => 'yesterday');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', starting_offsets => 'newest');
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', max_offsets_per_trigger => 0);
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"nosuch": 1}');
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '[]');

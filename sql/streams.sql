@@ -69,6 +69,59 @@ SELECT stream_agg.alter_stream('per_user', '{"max_future": "1 hour"}');
 SELECT stream_agg.alter_stream('nosuch', '{}');
 SELECT stream_agg.drop_stream('with_options', drop_sink => true);
 
+-- bounds: least records of a micro-batch, lost offsets
+SELECT stream_agg.create_stream('with_bounds', 'SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id',
+    output_mode => 'update', start => false, max_offsets_per_trigger => 1000,
+    options => '{"min_offsets_per_trigger": 100, "max_trigger_delay": "90 seconds", "on_data_loss": "earliest"}');
+SELECT options FROM stream_agg.streams WHERE stream = 'with_bounds';
+SELECT stream_agg.alter_stream('with_bounds', '{"on_data_loss": "fail", "max_trigger_delay": null}');
+SELECT options FROM stream_agg.streams WHERE stream = 'with_bounds';
+SELECT stream_agg.alter_stream('with_bounds', '{"min_offsets_per_trigger": 1001}');
+SELECT stream_agg.alter_stream('with_bounds', '{"min_offsets_per_trigger": 0}');
+SELECT stream_agg.alter_stream('with_bounds', '{"min_offsets_per_trigger": null, "max_trigger_delay": "1 hour"}');
+SELECT stream_agg.alter_stream('with_bounds', '{"max_trigger_delay": "0"}');
+SELECT stream_agg.alter_stream('with_bounds', '{"on_data_loss": "latest"}');
+
+-- reset_stream, in one form whatever the session's settings are
+SET timezone = 'Asia/Tokyo';
+SET datestyle = 'German';
+SELECT stream_agg.reset_stream('with_bounds', '02.01.2026 09:00:00.0005');
+RESET datestyle;
+RESET timezone;
+SELECT starting_offsets FROM stream_agg.streams WHERE stream = 'with_bounds';
+SELECT batch, offsets, watermark, reset, total_delivered FROM stream_agg.commits WHERE stream = 'with_bounds';
+SELECT stream_agg.reset_stream('with_bounds', '{"10": -1, "2": 42, "0": -2}', results => true);
+SELECT starting_offsets FROM stream_agg.streams WHERE stream = 'with_bounds';
+SELECT batch, reset FROM stream_agg.commits WHERE stream = 'with_bounds' ORDER BY batch;
+SELECT * FROM stream_agg.sources WHERE stream = 'with_bounds';
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+SELECT stream_agg.reset_stream('with_bounds');
+SELECT starting_offsets, (SELECT count(*) FROM stream_agg.commits c WHERE c.stream = s.stream)
+  FROM stream_agg.streams s WHERE stream = 'with_bounds';
+ROLLBACK;
+SELECT starting_offsets, (SELECT count(*) FROM stream_agg.commits c WHERE c.stream = s.stream)
+  FROM stream_agg.streams s WHERE stream = 'with_bounds';
+SELECT stream_agg.reset_stream('nosuch');
+SELECT stream_agg.reset_stream('with_bounds', 'newest');
+SELECT stream_agg.reset_stream('with_bounds', 'infinity');
+SELECT stream_agg.reset_stream('with_bounds', '1969-12-31 23:59:59+00');
+SELECT stream_agg.reset_stream('with_bounds', '{"0": 1');
+SELECT stream_agg.reset_stream('with_bounds', '{"0": -3}');
+SELECT stream_agg.reset_stream('with_bounds', '{"0": 1.5}');
+SELECT stream_agg.reset_stream('with_bounds', '{"0": 9223372036854775808}');
+SELECT stream_agg.reset_stream('with_bounds', '{"0": "1"}');
+SELECT stream_agg.reset_stream('with_bounds', '{"0": [1]}');
+SELECT stream_agg.reset_stream('with_bounds', '{"00": 1}');
+SELECT stream_agg.reset_stream('with_bounds', '{"clicks": 1}');
+SELECT stream_agg.reset_stream('with_bounds', '{"-1": 1}');
+SELECT stream_agg.reset_stream('with_bounds', '{"2147483648": 1}');
+SELECT stream_agg.drop_stream('with_bounds', drop_sink => true);
+SELECT stream_agg.create_stream('bad', 'SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id',
+    output_mode => 'update', start => false, starting_offsets => '{"0": -3}');
+SELECT stream_agg.create_stream('bad', 'SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id',
+    output_mode => 'update', start => false, max_offsets_per_trigger => 10,
+    options => '{"min_offsets_per_trigger": 11}');
+
 -- append without a key in the select list: no index
 SELECT stream_agg.create_stream('no_identity',
     $$ SELECT count(*) AS n FROM clicks GROUP BY stream_agg.tumble(ts, '1 hour'), user_id $$,

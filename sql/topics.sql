@@ -51,6 +51,19 @@ SELECT stream_agg.create_source('one', topic => 'one', brokers => 'localhost:1',
     columns => $$a int, t text OPTIONS (metadata 'topic')$$);
 INSERT INTO one VALUES (1, 'two');
 
+
+-- where a stream begins, by topic
+SELECT stream_agg.create_stream('begun', 'SELECT t, count(*) FROM visits GROUP BY t', output_mode => 'update', start => false,
+    starting_offsets => '{"web": {"1": 7, "0": -1}, "app": {"0": 3}}');
+SELECT starting_offsets FROM stream_agg.streams;
+SELECT stream_agg.drop_stream('begun', drop_sink => true);
+SELECT stream_agg.create_stream('begun', 'SELECT t, count(*) FROM visits GROUP BY t', output_mode => 'update', start => false,
+    starting_offsets => '{"web": {"1": 7}, "0": 3}');
+SELECT stream_agg.create_stream('begun', 'SELECT t, count(*) FROM visits GROUP BY t', output_mode => 'update', start => false,
+    starting_offsets => '{"web": {"1": {"0": 7}}}');
+SELECT stream_agg.create_stream('begun', 'SELECT t, count(*) FROM visits GROUP BY t', output_mode => 'update', start => false,
+    starting_offsets => '{"web": {"x": 7}}');
+
 DROP FOREIGN TABLE one;
 DROP FOREIGN TABLE visits;
 DROP FOREIGN TABLE logs;

@@ -99,8 +99,8 @@ COMMENT ON COLUMN stream_agg.streams.watermark IS 'delay of the watermark behind
 COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at creation; NULL: the argument of the window function';
 COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';
 COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in a micro-batch; NULL: stream_agg.max_records_per_batch';
-COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts: earliest or latest';
-COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, max_future, consumer_group';
+COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts, or the first after reset_stream: earliest, latest, offsets by partition or a time';
+COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, min_offsets_per_trigger, max_trigger_delay';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
 COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
@@ -113,10 +113,11 @@ COMMENT ON COLUMN stream_agg.streams.started_for IS 'role that owned the stream 
 CREATE TABLE stream_agg.sources (
     stream          text PRIMARY KEY,
     topic           text,
-    cluster_id      text NOT NULL,
-    initial_offsets jsonb NOT NULL
+    cluster_id      text,
+    initial_offsets jsonb,
+    CHECK (num_nulls(cluster_id, initial_offsets) IN (0, 2) AND (topic IS NULL OR cluster_id IS NOT NULL))
 );
-COMMENT ON TABLE stream_agg.sources IS 'where each stream began to read, from its first contact with Kafka on';
+COMMENT ON TABLE stream_agg.sources IS 'where each stream began to read, from its first contact with Kafka on; all NULL: it was reset and has had no contact since';
 COMMENT ON COLUMN stream_agg.sources.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.sources.topic IS 'Kafka topic at the first contact; NULL: the source had several';
 COMMENT ON COLUMN stream_agg.sources.cluster_id IS 'id of the Kafka cluster at the first contact; another id stops the stream';
@@ -130,6 +131,7 @@ CREATE TABLE stream_agg.offsets (
     batch_time timestamptz NOT NULL,
     suspects   jsonb,
     attempts   integer NOT NULL DEFAULT 0,
+    skipped    jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.offsets IS 'log of planned micro-batches; a retry runs the same plan, or a smaller one in search of a record';
@@ -140,6 +142,7 @@ COMMENT ON COLUMN stream_agg.offsets.watermark IS 'watermark that decides which 
 COMMENT ON COLUMN stream_agg.offsets.batch_time IS 'now() in the query';
 COMMENT ON COLUMN stream_agg.offsets.suspects IS 'offsets among which a record is searched that cannot be processed, as in ranges; NULL: none is';
 COMMENT ON COLUMN stream_agg.offsets.attempts IS 'times a worker has begun the micro-batch anew after another had ended in it; counted only where on_error is not fail';
+COMMENT ON COLUMN stream_agg.offsets.skipped IS 'offsets that Kafka did not have, {"partition": [first, end]}, end exclusive and less than first where a partition has begun anew';
 
 CREATE TABLE stream_agg.commits (
     stream              text NOT NULL,
@@ -169,6 +172,9 @@ CREATE TABLE stream_agg.commits (
     checkpoint_time     double precision NOT NULL,
     committed           timestamptz NOT NULL,
     last_records        jsonb NOT NULL,
+    skipped             jsonb NOT NULL DEFAULT '{}',
+    total_skipped       bigint NOT NULL DEFAULT 0,
+    reset               text CHECK (reset IN ('state', 'results')),
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.commits IS 'log of done micro-batches; its key lets a micro-batch commit only once';
@@ -199,6 +205,9 @@ COMMENT ON COLUMN stream_agg.commits.write_time IS 'time of WRITE in ms';
 COMMENT ON COLUMN stream_agg.commits.checkpoint_time IS 'time of CHECKPOINT in ms, up to this row';
 COMMENT ON COLUMN stream_agg.commits.committed IS 'when this row was written';
 COMMENT ON COLUMN stream_agg.commits.last_records IS 'last record of each partition, {"partition": [offset, timestamp in ms]}; by it a topic that was made anew is told from the one read';
+COMMENT ON COLUMN stream_agg.commits.skipped IS 'offsets that Kafka did not have, {"partition": [[first, end], ...]}, end exclusive and less than first where a partition has begun anew';
+COMMENT ON COLUMN stream_agg.commits.total_skipped IS 'number of offsets skipped, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset_stream: state: state and offsets; results: and the next micro-batch replaces all rows of the sink';
 
 CREATE TABLE stream_agg.state (
     stream    text NOT NULL,
@@ -229,7 +238,7 @@ CREATE TABLE stream_agg.dead_letters (
     value       bytea,
     headers     jsonb,
     error       text NOT NULL,
-    PRIMARY KEY (stream, partition, "offset")
+    PRIMARY KEY (stream, topic, partition, "offset")
 );
 COMMENT ON TABLE stream_agg.dead_letters IS 'records that streams with on_error dead_letter could not process';
 COMMENT ON COLUMN stream_agg.dead_letters.stream IS 'name of the stream';
@@ -363,6 +372,12 @@ AS 'MODULE_PATHNAME', 'stream_agg_delete_dead_letters'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION stream_agg.delete_dead_letters(text, bigint) IS
 'deletes the dead letters of a stream, all or those of micro-batches up to one, and returns how many';
+CREATE FUNCTION stream_agg.reset_stream(stream text, offsets text DEFAULT 'earliest', results boolean DEFAULT false)
+RETURNS void
+AS 'MODULE_PATHNAME', 'stream_agg_reset_stream'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.reset_stream(text, text, boolean) IS
+'clears state and watermark of a stream, which goes on from other offsets; with results the next micro-batch replaces all rows of the sink';
 
 CREATE FUNCTION stream_agg.process_available(
     stream  text,
@@ -426,6 +441,7 @@ SELECT s.stream,
        COALESCE(c.total_filtered, 0) AS rows_filtered,
        COALESCE(c.total_dead_lettered, 0) AS rows_dead_lettered,
        COALESCE(c.total_null_time, 0) AS rows_null_time,
+       COALESCE(c.total_skipped, 0) AS offsets_skipped,
        CASE WHEN pg_catalog.isfinite(c.watermark) THEN c.watermark END AS watermark,
        w.state_rows,
        w.state_bytes,
@@ -470,6 +486,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_late IS 'records of window
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_filtered IS 'records that WHERE or a join removed';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_dead_lettered IS 'records that could not be processed and were put aside or skipped';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_null_time IS 'records without an event time';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.offsets_skipped IS 'offsets that Kafka did not have and on_data_loss let the stream go on without';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has none';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_rows IS 'groups in the state store';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes IS 'bytes of the state store';

@@ -87,14 +87,25 @@ typedef enum SaggOnError
 	SAGG_DEAD_LETTER			/* and goes to stream_agg.dead_letters */
 } SaggOnError;
 
+/* What becomes of a stream whose next offsets are not in Kafka. */
+typedef enum SaggOnDataLoss
+{
+	SAGG_LOSS_FAIL,				/* it fails */
+	SAGG_LOSS_EARLIEST			/* it goes on from the first that are */
+} SaggOnDataLoss;
+
 /* The options of a stream: column "options" of stream_agg.streams. */
 typedef struct SaggStreamOptions
 {
 	SaggOnError on_error;
+	SaggOnDataLoss on_data_loss;
 	int64		max_future;		/* microseconds an event time may be ahead of
 								 * the batch's; 0 = any */
 	char	   *consumer_group; /* that is told of committed offsets, or NULL */
 	bool		at_least_once;	/* the sink is a Kafka topic */
+	int64		min_offsets;	/* that make a batch; 0 = any */
+	int64		max_delay;		/* microseconds that fewer than min_offsets
+								 * wait, at most */
 } SaggStreamOptions;
 
 /*
@@ -115,7 +126,7 @@ typedef struct SaggStream
 	char	   *event_time;		/* column named by the user, or NULL */
 	int64		trigger;		/* microseconds; 0 = batch after batch */
 	int64		max_offsets;	/* bound of a batch in records; 0 = none */
-	char	   *starting_offsets;	/* earliest, latest */
+	char	   *starting_offsets;	/* see define/starting_offsets.c */
 	bool		sink_created;	/* by create_stream */
 	bool		enabled;		/* and if the owner is a superuser, started for
 								 * him */
@@ -155,6 +166,14 @@ typedef struct SaggPlan
 	SaggRange  *suspects;		/* offsets where one is that cannot be
 								 * processed; they contain "ranges" */
 	int			attempts;		/* begun by a worker after another had ended */
+
+	/*
+	 * Offsets that Kafka does not have: where the last commit ends, and where
+	 * the range of the partition starts instead; "end" is less than "start"
+	 * if the partition has begun anew.
+	 */
+	int			nskipped;
+	SaggRange  *skipped;
 } SaggPlan;
 
 /* The five counts of I5, and their sum: records delivered by Kafka. */
@@ -184,6 +203,9 @@ typedef struct SaggCommit
 	int64		rows_out;		/* rows put into the sink */
 	int64		rows_removed;	/* rows deleted from the sink */
 	TimestampTz watermark;		/* after the batch */
+	int			nlosses;		/* offsets that were gone when they were to be
+								 * read, besides the plan's "skipped" */
+	const SaggRange *losses;
 	int64		stage_time[SAGG_STAGES];	/* microseconds */
 	int			nlast;
 	SaggRange  *last;			/* records, as in SaggProgress, after the batch */
@@ -204,6 +226,12 @@ typedef struct SaggProgress
 	int64		total_rows_removed;
 	int			nsuspects;		/* what is left of the last commit's suspects */
 	SaggRange  *suspects;
+	int64		total_skipped;	/* offsets */
+	TimestampTz committed;		/* time of the last commit, DT_NOBEGIN = of no
+								 * micro-batch since the stream's start or
+								 * reset */
+	bool		replace;		/* the next batch replaces all of the sink's
+								 * rows: see checkpoint/reset.c */
 	SaggPlan   *pending;		/* planned and not committed, or NULL */
 } SaggProgress;
 

@@ -62,8 +62,11 @@ sagg_checkpoint_close(SaggCheckpoint *checkpoint)
 	MemoryContextDelete(checkpoint->context);
 }
 
-static int64
-last_committed(SaggLogSection *section)
+/*
+ * The last batch committed, -1 for none.
+ */
+int64
+sagg_log_last_batch(SaggLogSection *section)
 {
 	Datum		values[1];
 
@@ -79,7 +82,7 @@ static void
 raise_fenced(SaggLogSection *section, int64 batch, const char *done)
 {
 	const char *stream = section->checkpoint->stream;
-	int64		last = last_committed(section);
+	int64		last = sagg_log_last_batch(section);
 
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_FENCED),
@@ -103,8 +106,8 @@ execute_plan_statement(SaggLogSection *section, SaggLogStatement statement,
 					   const SaggPlan *plan)
 {
 	bool		by_topic = sagg_names_topics(section->checkpoint);
-	Datum		values[7];
-	char		nulls[7];
+	Datum		values[8];
+	char		nulls[8];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[1] = Int64GetDatum(plan->batch);
@@ -114,6 +117,7 @@ execute_plan_statement(SaggLogSection *section, SaggLogStatement statement,
 	values[5] = sagg_ranges_to_jsonb(plan->suspects, plan->nsuspects, by_topic);
 	nulls[5] = plan->nsuspects > 0 ? ' ' : 'n';
 	values[6] = Int32GetDatum(plan->attempts);
+	values[7] = sagg_ranges_to_jsonb(plan->skipped, plan->nskipped, by_topic);
 	return sagg_log_execute(section, statement, values, nulls, 0) == 1;
 }
 
@@ -169,6 +173,42 @@ check_successor(const SaggProgress *before, const SaggPlan *plan,
 }
 
 /*
+ * What a plan skips of a partition that the last commit left at the start of
+ * "position", or NULL.
+ */
+const SaggRange *
+sagg_skip_of(const SaggPlan *plan, const SaggRange *position)
+{
+	for (int i = 0; i < plan->nskipped; i++)
+	{
+		if (sagg_partition_compare(&plan->skipped[i], position) == 0 &&
+			plan->skipped[i].start == position->start)
+			return &plan->skipped[i];
+	}
+	return NULL;
+}
+
+static int64
+offsets_between(const SaggRange *ranges, int n)
+{
+	int64		sum = 0;
+
+	for (int i = 0; i < n; i++)
+		sum += Max(ranges[i].end - ranges[i].start, 0);
+	return sum;
+}
+
+/*
+ * How many offsets a batch skipped because Kafka did not have them.
+ */
+int64
+sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit)
+{
+	return offsets_between(plan->skipped, plan->nskipped) +
+		offsets_between(commit->losses, commit->nlosses);
+}
+
+/*
  * The next offset of each partition after the batch, sorted.
  */
 static Datum
@@ -196,7 +236,9 @@ offsets_after(const SaggCheckpoint *checkpoint, const SaggProgress *before,
 		}
 		if (order == 0)
 		{
-			if (range->start != position->start)
+			const SaggRange *skip = sagg_skip_of(plan, position);
+
+			if (range->start != (skip ? skip->end : position->start))
 				elog(ERROR, "partition %d of topic \"%s\" would be read from offset " INT64_FORMAT ", not " INT64_FORMAT,
 					 range->partition, sagg_topic_name(range->topic),
 					 range->start, position->start);
@@ -267,7 +309,7 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	const SaggCounts *t = &before->totals;
 	const int64 *time = commit->stage_time;
 	int			n = 1;
-	Datum		values[27];
+	Datum		values[29];
 
 	values[n++] = Int64GetDatum(plan->batch);
 	values[n++] = offsets_after(section->checkpoint, before, plan);
@@ -296,6 +338,9 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	values[n++] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[n++] = sagg_ranges_to_jsonb(commit->last, commit->nlast,
 									   sagg_names_topics(section->checkpoint));
+	values[n++] = sagg_skips_to_jsonb(plan, commit,
+									  sagg_names_topics(section->checkpoint));
+	values[n++] = Int64GetDatum(before->total_skipped + sagg_skipped_offsets(plan, commit));
 	Assert(n == lengthof(values));
 	if (sagg_log_execute(section, SAGG_LOG_INSERT_COMMIT, values, NULL, 0) != 1)
 		raise_fenced(section, plan->batch, "committed");
@@ -327,7 +372,7 @@ sagg_checkpoint_commit(SaggCheckpoint *checkpoint, const SaggProgress *before,
 
 	/* A stale worker fails here, or if it is a close race, at its insert. */
 	sagg_log_begin(&section, checkpoint);
-	if (last_committed(&section) != before->batch)
+	if (sagg_log_last_batch(&section) != before->batch)
 		raise_fenced(&section, plan->batch, "committed");
 	if (!checkpoint->known)
 		learn_sizes(&section, before->batch);

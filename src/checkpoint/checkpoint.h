@@ -18,7 +18,8 @@
 
 typedef struct SaggCheckpoint SaggCheckpoint;
 
-/* a row of stream_agg.sources; all empty before the first contact */
+/* a row of stream_agg.sources; all empty before the first contact, or after a
+ * reset before the next */
 typedef struct SaggOrigin
 {
 	char	   *topic;			/* NULL if the source had several, and before
@@ -40,6 +41,7 @@ extern void sagg_checkpoint_commit(SaggCheckpoint *checkpoint,
 								   const SaggPlan *plan,
 								   SaggCommit *commit,
 								   const SaggStateAccess *state);
+extern int64 sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit);
 extern void sagg_checkpoint_published(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_aborted(SaggCheckpoint *checkpoint);
 
@@ -57,6 +59,10 @@ extern void sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint,
 extern SaggProgress *sagg_checkpoint_progress(SaggCheckpoint *checkpoint);
 extern void sagg_progress_suspects(SaggProgress *progress, const SaggPlan *plan,
 								   MemoryContext context);
+
+/* reset.c */
+extern void sagg_checkpoint_reset(const char *stream, bool replace);
+extern void sagg_checkpoint_forget_plan(SaggCheckpoint *checkpoint, int64 batch);
 
 /* state_restore.c */
 extern void sagg_checkpoint_restore(SaggCheckpoint *checkpoint,

@@ -42,8 +42,33 @@ typedef enum SaggLogStatement
 	SAGG_LOG_STATE_DELETE,
 	SAGG_LOG_DEAD_LETTERS_COUNT,
 	SAGG_LOG_DEAD_LETTERS_INSERT,
+	SAGG_LOG_RESET_ORIGIN,
+	SAGG_LOG_RESET_PLANS,
+	SAGG_LOG_RESET_STATE,
+	SAGG_LOG_RESET_PLAN,
+	SAGG_LOG_RESET_COMMIT,
 	SAGG_LOG_STATEMENTS
 } SaggLogStatement;
+
+/* columns of the statement SAGG_LOG_LAST_COMMIT */
+enum
+{
+	SAGG_COMMIT_BATCH = 1,
+	SAGG_COMMIT_WATERMARK,
+	SAGG_COMMIT_OFFSETS,
+	SAGG_COMMIT_DELIVERED,
+	SAGG_COMMIT_AGGREGATED,
+	SAGG_COMMIT_LATE,
+	SAGG_COMMIT_NULL_TIME,
+	SAGG_COMMIT_DEAD_LETTERED,
+	SAGG_COMMIT_FILTERED,
+	SAGG_COMMIT_ROWS_OUT,
+	SAGG_COMMIT_ROWS_REMOVED,
+	SAGG_COMMIT_LAST_RECORDS,
+	SAGG_COMMIT_SKIPPED,
+	SAGG_COMMIT_TIME,			/* -infinity: of a reset */
+	SAGG_COMMIT_REPLACE
+};
 
 /* the blobs of one partition of the state: a base and deltas, or deltas */
 typedef struct SaggChain
@@ -137,14 +162,22 @@ extern Portal sagg_log_cursor(SaggLogSection *section,
 extern Datum sagg_log_value(int row, int column, bool *isnull);
 extern int64 sagg_log_int64(int row, int column);
 
+/* checkpoint.c */
+extern int64 sagg_log_last_batch(SaggLogSection *section);
+extern const SaggRange *sagg_skip_of(const SaggPlan *plan,
+									 const SaggRange *position);
+
 /* progress.c */
 extern bool sagg_names_topics(const SaggCheckpoint *checkpoint);
+extern TimestampTz sagg_log_initial_watermark(SaggLogSection *section);
 
 /* offsets_json.c */
 extern Datum sagg_offsets_to_jsonb(const SaggRange *ranges, int nranges,
 								   bool by_topic);
 extern Datum sagg_ranges_to_jsonb(const SaggRange *ranges, int nranges,
 								  bool by_topic);
+extern Datum sagg_skips_to_jsonb(const SaggPlan *plan, const SaggCommit *commit,
+								 bool by_topic);
 extern bool sagg_offsets_from_jsonb(Jsonb *json, const char *topic,
 									SaggRange **ranges, int *nranges);
 extern bool sagg_ranges_from_jsonb(Jsonb *json, const char *topic,

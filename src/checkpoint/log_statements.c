@@ -19,13 +19,15 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "checkpoint_internal.h"
 
-#define MAX_ARGS	28
+#define MAX_ARGS	32
 
 typedef struct LogStatement
 {
@@ -53,9 +55,11 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"INSERT INTO stream_agg.sources AS s (stream, topic, cluster_id, initial_offsets)"
 		" VALUES ($1, $2, $3, $4)"
 		" ON CONFLICT (stream) DO UPDATE"
-		"   SET initial_offsets = excluded.initial_offsets"
-		" WHERE s.topic IS NOT DISTINCT FROM excluded.topic"
-		"   AND s.cluster_id = excluded.cluster_id",
+		"   SET topic = excluded.topic, cluster_id = excluded.cluster_id,"
+		"       initial_offsets = excluded.initial_offsets"
+		" WHERE s.cluster_id IS NULL"
+		"    OR s.topic IS NOT DISTINCT FROM excluded.topic"
+		"       AND s.cluster_id = excluded.cluster_id",
 		4, {TEXTOID, TEXTOID, TEXTOID, JSONBOID}
 	},
 	[SAGG_LOG_INITIAL_WATERMARK] = {
@@ -69,14 +73,17 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		SPI_OK_SELECT,
 		"SELECT batch, watermark, offsets, total_delivered, total_aggregated,"
 		"       total_late, total_null_time, total_dead_lettered,"
-		"       total_filtered, total_rows_out, total_rows_removed, last_records"
+		"       total_filtered, total_rows_out, total_rows_removed, last_records,"
+		"       total_skipped,"
+		"       CASE WHEN reset IS NULL THEN committed ELSE '-infinity' END,"
+		"       coalesce(reset = 'results', false)"
 		"  FROM stream_agg.commits WHERE stream = $1"
 		" ORDER BY batch DESC LIMIT 1",
 		1, {TEXTOID}
 	},
 	[SAGG_LOG_PLANS_SINCE] = {
 		SPI_OK_SELECT,
-		"SELECT batch, ranges, watermark, batch_time, suspects, attempts"
+		"SELECT batch, ranges, watermark, batch_time, suspects, attempts, skipped"
 		"  FROM stream_agg.offsets WHERE stream = $1 AND batch >= $2"
 		" ORDER BY batch LIMIT 3",
 		2, {TEXTOID, INT8OID}
@@ -84,24 +91,25 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	[SAGG_LOG_INSERT_PLAN] = {
 		SPI_OK_INSERT,
 		"INSERT INTO stream_agg.offsets"
-		"       (stream, batch, ranges, watermark, batch_time, suspects, attempts)"
-		" SELECT $1, $2, $3, $4, $5, $6, $7"
+		"       (stream, batch, ranges, watermark, batch_time, suspects, attempts,"
+		"        skipped)"
+		" SELECT $1, $2, $3, $4, $5, $6, $7, $8"
 		"  WHERE (SELECT coalesce(max(c.batch), -1)"
 		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
 		" ON CONFLICT DO NOTHING",
-		7, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		JSONBOID, INT4OID}
+		8, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		JSONBOID, INT4OID, JSONBOID}
 	},
 	[SAGG_LOG_REPLACE_PLAN] = {
 		SPI_OK_UPDATE,
 		"UPDATE stream_agg.offsets"
 		"   SET ranges = $3, watermark = $4, batch_time = $5, suspects = $6,"
-		"       attempts = $7"
+		"       attempts = $7, skipped = $8"
 		" WHERE stream = $1 AND batch = $2"
 		"   AND (SELECT coalesce(max(c.batch), -1)"
 		"          FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1",
-		7, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		JSONBOID, INT4OID}
+		8, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		JSONBOID, INT4OID, JSONBOID}
 	},
 	[SAGG_LOG_INSERT_COMMIT] = {
 		SPI_OK_INSERT,
@@ -113,21 +121,21 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"        total_null_time, total_dead_lettered, total_filtered,"
 		"        total_rows_out, total_rows_removed, state_blobs,"
 		"        read_time, execute_time, write_time, checkpoint_time,"
-		"        committed, last_records)"
+		"        committed, last_records, skipped, total_skipped)"
 		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
 		"        $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,"
-		"        $25, $26, $27"
+		"        $25, $26, $27, $28, $29"
 		"  WHERE (SELECT coalesce(max(c.batch), -1)"
 		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
 		" ON CONFLICT DO NOTHING",
-		27, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
+		29, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
 			INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
-		TIMESTAMPTZOID, JSONBOID}
+		TIMESTAMPTZOID, JSONBOID, JSONBOID, INT8OID}
 	},
 	[SAGG_LOG_LAST_BATCH] = {
 		SPI_OK_SELECT,
@@ -204,11 +212,61 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"       (stream, batch, topic, partition, \"offset\", \"timestamp\","
 		"        key, value, headers, error)"
 		" SELECT $1, $2, unnest($3), unnest($4), unnest($5), unnest($6),"
-		"        unnest($7), unnest($8), unnest($9), unnest($10)",
+		"        unnest($7), unnest($8), unnest($9), unnest($10)"
+		" ON CONFLICT (stream, topic, partition, \"offset\") DO UPDATE"
+		"   SET batch = excluded.batch,"
+		"       \"timestamp\" = excluded.\"timestamp\", key = excluded.key,"
+		"       value = excluded.value, headers = excluded.headers,"
+		"       error = excluded.error",
 		10, {
 			TEXTOID, INT8OID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID,
 			TIMESTAMPTZARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, JSONBARRAYOID,
 		TEXTARRAYOID}
+	},
+	[SAGG_LOG_RESET_ORIGIN] = {
+		SPI_OK_INSERT,
+		"INSERT INTO stream_agg.sources (stream) VALUES ($1)"
+		" ON CONFLICT (stream) DO UPDATE"
+		"   SET topic = NULL, cluster_id = NULL, initial_offsets = NULL",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_RESET_PLANS] = {
+		SPI_OK_DELETE,
+		"DELETE FROM stream_agg.offsets WHERE stream = $1 AND batch > $2",
+		2, {TEXTOID, INT8OID}
+	},
+	[SAGG_LOG_RESET_STATE] = {
+		SPI_OK_DELETE,
+		"DELETE FROM stream_agg.state WHERE stream = $1",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_RESET_PLAN] = {
+		SPI_OK_INSERT,
+		"INSERT INTO stream_agg.offsets (stream, batch, ranges, watermark, batch_time)"
+		" VALUES ($1, $2, '{}', $3, now())",
+		3, {TEXTOID, INT8OID, TIMESTAMPTZOID}
+	},
+	[SAGG_LOG_RESET_COMMIT] = {
+		SPI_OK_INSERT,
+		"INSERT INTO stream_agg.commits"
+		"       (stream, batch, offsets, watermark, reset,"
+		"        delivered, aggregated, late, null_time, dead_lettered,"
+		"        filtered, rows_out, rows_removed,"
+		"        total_delivered, total_aggregated, total_late,"
+		"        total_null_time, total_dead_lettered, total_filtered,"
+		"        total_rows_out, total_rows_removed, total_skipped, state_blobs,"
+		"        read_time, execute_time, write_time, checkpoint_time,"
+		"        committed, last_records)"
+		" SELECT $1, $2, '{}', $3, $4, 0, 0, 0, 0, 0, 0, 0, 0,"
+		"        coalesce(c.total_delivered, 0), coalesce(c.total_aggregated, 0),"
+		"        coalesce(c.total_late, 0), coalesce(c.total_null_time, 0),"
+		"        coalesce(c.total_dead_lettered, 0), coalesce(c.total_filtered, 0),"
+		"        coalesce(c.total_rows_out, 0), coalesce(c.total_rows_removed, 0),"
+		"        coalesce(c.total_skipped, 0), 0, 0, 0, 0, 0, clock_timestamp(),"
+		"        '{}'"
+		"   FROM (VALUES (true)) AS one"
+		"   LEFT JOIN stream_agg.commits c ON c.stream = $1 AND c.batch = $2 - 1",
+		4, {TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID}
 	},
 };
 
@@ -263,7 +321,8 @@ prepared(SaggCheckpoint *checkpoint, SaggLogStatement statement)
  * Run a statement.  values[0] is set to the stream's name here, the others are
  * the caller's; "nulls" is as for SPI_execute_plan and may be NULL; "limit" is
  * the greatest number of rows, 0 for all.  Returns the number of rows; those
- * of a SELECT are read by sagg_log_value until the next statement.
+ * of a SELECT are read by sagg_log_value until the next statement.  It sees what
+ * is committed, whatever the isolation level of the transaction.
  */
 int64
 sagg_log_execute(SaggLogSection *section, SaggLogStatement statement,
@@ -274,7 +333,11 @@ sagg_log_execute(SaggLogSection *section, SaggLogStatement statement,
 
 	SPI_freetuptable(SPI_tuptable);
 	values[0] = PointerGetDatum(cstring_to_text(section->checkpoint->stream));
-	result = SPI_execute_plan(plan, values, nulls, false, limit);
+	if (IsolationUsesXactSnapshot())
+		result = SPI_execute_snapshot(plan, values, nulls, GetLatestSnapshot(),
+									  InvalidSnapshot, false, true, limit);
+	else
+		result = SPI_execute_plan(plan, values, nulls, false, limit);
 	if (result != log_statements[statement].expected)
 		elog(ERROR, "unexpected result of \"%s\": %s",
 			 log_statements[statement].text, SPI_result_code_string(result));

@@ -11,7 +11,9 @@
  * for a source can become one of several topics.
  *
  * The last records in stream_agg.commits are pairs like ranges, of an offset
- * and a timestamp; which pairs make sense is for the caller to say.
+ * and a timestamp, and so is what a plan skips, which may go back to a smaller
+ * offset; which pairs make sense is for the caller to say.  What a commit
+ * skipped is a list for each partition, {"0": [[5, 17], [20, 30]]}, for people.
  *
  * Reading is strict: whatever writing would not have produced is refused, and
  * the caller says which row it was.  Ranges are sorted by topic and partition.
@@ -85,6 +87,75 @@ Datum
 sagg_ranges_to_jsonb(const SaggRange *ranges, int nranges, bool by_topic)
 {
 	return make_jsonb(ranges, nranges, true, by_topic);
+}
+
+static void
+append_skip(StringInfo json, const SaggRange *skip, int *n)
+{
+	appendStringInfo(json, "%s[" INT64_FORMAT "," INT64_FORMAT "]",
+					 (*n)++ > 0 ? "," : "", skip->start, skip->end);
+}
+
+/*
+ * What a batch skipped of a partition, by its plan and as it was read; returns
+ * whether there is anything.
+ */
+static bool
+append_skips(StringInfo json, const SaggRange *range, const SaggPlan *plan,
+			 const SaggCommit *commit)
+{
+	int			n = 0;
+
+	for (int i = 0; i < plan->nskipped; i++)
+	{
+		if (sagg_partition_compare(&plan->skipped[i], range) == 0)
+			append_skip(json, &plan->skipped[i], &n);
+	}
+	for (int i = 0; i < commit->nlosses; i++)
+	{
+		if (sagg_partition_compare(&commit->losses[i], range) == 0)
+			append_skip(json, &commit->losses[i], &n);
+	}
+	return n > 0;
+}
+
+/*
+ * What a batch skipped as jsonb, in the current memory context.
+ */
+Datum
+sagg_skips_to_jsonb(const SaggPlan *plan, const SaggCommit *commit, bool by_topic)
+{
+	StringInfoData json;
+	const SaggRange *last = NULL;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	for (int r = 0; r < plan->nranges; r++)
+	{
+		const SaggRange *range = &plan->ranges[r];
+		StringInfoData list;
+
+		initStringInfo(&list);
+		if (append_skips(&list, range, plan, commit))
+		{
+			bool		new_topic = by_topic && (last == NULL || last->topic != range->topic);
+
+			if (last)
+				appendStringInfoString(&json, new_topic ? "}," : ",");
+			if (new_topic)
+			{
+				escape_json(&json, sagg_topic_name(range->topic));
+				appendStringInfoString(&json, ":{");
+			}
+			appendStringInfo(&json, "\"%d\":[%s]", range->partition, list.data);
+			last = range;
+		}
+		pfree(list.data);
+	}
+	if (last && by_topic)
+		appendStringInfoChar(&json, '}');
+	appendStringInfoChar(&json, '}');
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
 }
 
 /* A string of digits alone. */

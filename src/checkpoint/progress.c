@@ -18,23 +18,6 @@
 
 #include "checkpoint_internal.h"
 
-/* columns of the statement SAGG_LOG_LAST_COMMIT */
-enum
-{
-	COMMIT_BATCH = 1,
-	COMMIT_WATERMARK,
-	COMMIT_OFFSETS,
-	COMMIT_DELIVERED,
-	COMMIT_AGGREGATED,
-	COMMIT_LATE,
-	COMMIT_NULL_TIME,
-	COMMIT_DEAD_LETTERED,
-	COMMIT_FILTERED,
-	COMMIT_ROWS_OUT,
-	COMMIT_ROWS_REMOVED,
-	COMMIT_LAST_RECORDS
-};
-
 /* columns of the statement SAGG_LOG_PLANS_SINCE */
 enum
 {
@@ -43,7 +26,8 @@ enum
 	PLAN_WATERMARK,
 	PLAN_BATCH_TIME,
 	PLAN_SUSPECTS,
-	PLAN_ATTEMPTS
+	PLAN_ATTEMPTS,
+	PLAN_SKIPPED
 };
 
 static void
@@ -115,6 +99,12 @@ read_origin(SaggLogSection *section)
 		origin->topic = TextDatumGetCString(value);
 	remember_topic(checkpoint, origin->topic);
 	value = sagg_log_value(0, 2, &isnull);
+	if (isnull)
+	{
+		/* reset, and not begun again */
+		MemoryContextSwitchTo(old);
+		return origin;
+	}
 	origin->cluster_id = TextDatumGetCString(value);
 	value = sagg_log_value(0, 3, &isnull);
 	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(value), origin->topic,
@@ -131,7 +121,8 @@ read_origin(SaggLogSection *section)
 /*
  * Where the stream began.  Allocated in the current memory context.
  * cluster_id is NULL, and there are no offsets, before the first call of
- * sagg_checkpoint_set_origin.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT if only
+ * sagg_checkpoint_set_origin, or the first after a reset.  Raises
+ * ERRCODE_SAGG_CHECKPOINT_CORRUPT if only
  * the origin is missing.
  */
 SaggOrigin *
@@ -204,10 +195,10 @@ sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint, const SaggOrigin *origin)
 }
 
 /*
- * The watermark of a stream that has not committed yet.
+ * The watermark of a stream that has not committed yet, or was reset.
  */
-static TimestampTz
-initial_watermark(SaggLogSection *section)
+TimestampTz
+sagg_log_initial_watermark(SaggLogSection *section)
 {
 	Datum		values[1];
 
@@ -234,24 +225,27 @@ read_last_commit(SaggLogSection *section, SaggProgress *progress)
 
 	if (sagg_log_execute(section, SAGG_LOG_LAST_COMMIT, values, NULL, 1) == 0)
 		return;
-	progress->batch = sagg_log_int64(0, COMMIT_BATCH);
-	progress->watermark = sagg_log_int64(0, COMMIT_WATERMARK);
-	totals->delivered = sagg_log_int64(0, COMMIT_DELIVERED);
-	totals->aggregated = sagg_log_int64(0, COMMIT_AGGREGATED);
-	totals->late = sagg_log_int64(0, COMMIT_LATE);
-	totals->null_time = sagg_log_int64(0, COMMIT_NULL_TIME);
-	totals->dead_lettered = sagg_log_int64(0, COMMIT_DEAD_LETTERED);
-	totals->filtered = sagg_log_int64(0, COMMIT_FILTERED);
-	progress->total_rows_out = sagg_log_int64(0, COMMIT_ROWS_OUT);
-	progress->total_rows_removed = sagg_log_int64(0, COMMIT_ROWS_REMOVED);
+	progress->batch = sagg_log_int64(0, SAGG_COMMIT_BATCH);
+	progress->watermark = sagg_log_int64(0, SAGG_COMMIT_WATERMARK);
+	totals->delivered = sagg_log_int64(0, SAGG_COMMIT_DELIVERED);
+	totals->aggregated = sagg_log_int64(0, SAGG_COMMIT_AGGREGATED);
+	totals->late = sagg_log_int64(0, SAGG_COMMIT_LATE);
+	totals->null_time = sagg_log_int64(0, SAGG_COMMIT_NULL_TIME);
+	totals->dead_lettered = sagg_log_int64(0, SAGG_COMMIT_DEAD_LETTERED);
+	totals->filtered = sagg_log_int64(0, SAGG_COMMIT_FILTERED);
+	progress->total_rows_out = sagg_log_int64(0, SAGG_COMMIT_ROWS_OUT);
+	progress->total_rows_removed = sagg_log_int64(0, SAGG_COMMIT_ROWS_REMOVED);
+	progress->total_skipped = sagg_log_int64(0, SAGG_COMMIT_SKIPPED);
+	progress->committed = sagg_log_int64(0, SAGG_COMMIT_TIME);
+	progress->replace = DatumGetBool(sagg_log_value(0, SAGG_COMMIT_REPLACE, &isnull));
 
-	offsets = sagg_log_value(0, COMMIT_OFFSETS, &isnull);
+	offsets = sagg_log_value(0, SAGG_COMMIT_OFFSETS, &isnull);
 	old = MemoryContextSwitchTo(section->caller);
 	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(offsets), checkpoint->topic,
 								 &progress->positions, &progress->npositions))
 		corrupt_row(checkpoint, "commits", progress->batch,
 					"Its offsets are not an object of offsets by partition.");
-	offsets = sagg_log_value(0, COMMIT_LAST_RECORDS, &isnull);
+	offsets = sagg_log_value(0, SAGG_COMMIT_LAST_RECORDS, &isnull);
 	if (!isnull && !sagg_ranges_from_jsonb(DatumGetJsonbP(offsets), checkpoint->topic,
 										   &progress->last, &progress->nlast))
 		corrupt_row(checkpoint, "commits", progress->batch,
@@ -278,6 +272,7 @@ plan_of_row(SaggLogSection *section, int row)
 	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
 	Datum		ranges;
 	Datum		suspects;
+	Datum		skipped;
 	bool		isnull;
 
 	plan->batch = sagg_log_int64(row, PLAN_BATCH);
@@ -301,6 +296,11 @@ plan_of_row(SaggLogSection *section, int row)
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"Its suspects are not an object of offset pairs by partition.");
 	plan->attempts = DatumGetInt32(sagg_log_value(row, PLAN_ATTEMPTS, &isnull));
+	skipped = sagg_log_value(row, PLAN_SKIPPED, &isnull);
+	if (!sagg_ranges_from_jsonb(DatumGetJsonbP(skipped), section->checkpoint->topic,
+								&plan->skipped, &plan->nskipped))
+		corrupt_row(section->checkpoint, "offsets", plan->batch,
+					"What it skips is not an object of offset pairs by partition.");
 	MemoryContextSwitchTo(old);
 	return plan;
 }
@@ -330,13 +330,21 @@ check_plan(SaggCheckpoint *checkpoint, const SaggOrigin *origin,
 		const SaggRange *before = sagg_partition_find(progress->positions,
 													  progress->npositions, range);
 
+		const SaggRange *skip;
+		int64		start = -1;
+
 		if (before == NULL)
 			before = sagg_partition_find(origin->offsets, origin->noffsets, range);
-		if (before == NULL || range->start != before->start)
+		if (before)
+		{
+			skip = sagg_skip_of(plan, before);
+			start = skip ? skip->end : before->start;
+		}
+		if (range->start != start)
 			corrupt_row(checkpoint, "offsets", plan->batch,
 						psprintf("It reads partition %d of topic \"%s\" from offset " INT64_FORMAT ", the last commit ends at " INT64_FORMAT ".",
 								 range->partition, sagg_topic_name(range->topic),
-								 range->start, before ? before->start : -1));
+								 range->start, start));
 	}
 }
 
@@ -422,7 +430,8 @@ sagg_checkpoint_progress(SaggCheckpoint *checkpoint)
 	sagg_log_begin(&section, checkpoint);
 	origin = read_origin(&section);
 	progress->batch = -1;
-	progress->watermark = initial_watermark(&section);
+	progress->committed = DT_NOBEGIN;
+	progress->watermark = sagg_log_initial_watermark(&section);
 	read_last_commit(&section, progress);
 	read_pending_plan(&section, origin, progress);
 	sagg_log_end(&section);

@@ -19,6 +19,29 @@ extern SaggStream *sagg_stream_by_view(Oid view, bool missing_ok);
 extern void sagg_stream_check_owner(const SaggStream *stream);
 extern void sagg_stream_check_can_run(Oid owner);
 
+/* starting_offsets.c: where a stream begins to read */
+typedef enum SaggStartKind
+{
+	SAGG_START_EARLIEST,
+	SAGG_START_LATEST,
+	SAGG_START_OFFSETS,			/* of some partitions; others: earliest */
+	SAGG_START_TIME				/* the first records of that time or later */
+} SaggStartKind;
+
+/* offsets that stand for others, as in Spark and librdkafka */
+#define SAGG_OFFSET_EARLIEST	(-2)
+#define SAGG_OFFSET_LATEST		(-1)
+
+typedef struct SaggStart
+{
+	SaggStartKind kind;
+	TimestampTz time;
+	int			noffsets;
+	SaggRange  *offsets;		/* in "start", or one of the above */
+} SaggStart;
+
+extern SaggStart *sagg_starting_offsets(const char *text);
+
 /* query_analyze.c */
 extern SaggQuery *sagg_query_analyze(Query *query, const char *event_time,
 									 SaggOutputMode mode, bool has_watermark,

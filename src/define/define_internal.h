@@ -86,6 +86,11 @@ extern void sagg_stream_options_read(List *list, SaggStreamOptions *options);
 extern Datum sagg_stream_options_jsonb(const SaggStreamOptions *options);
 extern void sagg_check_max_future(const SaggStream *stream,
 								  const SaggQuery *query);
+extern void sagg_check_min_offsets(const SaggStreamOptions *options,
+								   int64 max_offsets);
+
+/* starting_offsets.c */
+extern char *sagg_starting_offsets_check(const char *text, const char *what);
 
 /* stream_delivery.c */
 extern void sagg_check_delivery(const SaggStream *stream, const SaggQuery *query);

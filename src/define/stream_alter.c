@@ -73,6 +73,7 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	query = sagg_query_of_view(stream);
 	sagg_check_max_future(stream, query);
 	sagg_check_delivery(stream, query);
+	sagg_check_min_offsets(&stream->options, stream->max_offsets);
 	update_row(stream);
 	PG_RETURN_VOID();
 }

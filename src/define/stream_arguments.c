@@ -49,14 +49,9 @@ output_mode(FunctionCallInfo fcinfo)
 static char *
 starting_offsets(FunctionCallInfo fcinfo)
 {
-	char	   *word = sagg_required_argument(fcinfo, ARG_STARTING_OFFSETS, "starting_offsets");
+	char	   *text = sagg_required_argument(fcinfo, ARG_STARTING_OFFSETS, "starting_offsets");
 
-	if (strcmp(word, "earliest") != 0 && strcmp(word, "latest") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid starting_offsets \"%s\"", word),
-				 errhint("They are earliest or latest.")));
-	return word;
+	return sagg_starting_offsets_check(text, "starting_offsets");
 }
 
 /*
@@ -119,5 +114,6 @@ sagg_stream_arguments(FunctionCallInfo fcinfo)
 	sagg_stream_options_read(PG_ARGISNULL(ARG_OPTIONS) ? NIL :
 							 sagg_options_from_json(PG_GETARG_JSONB_P(ARG_OPTIONS)),
 							 &args->options);
+	sagg_check_min_offsets(&args->options, args->max_offsets);
 	return args;
 }

@@ -20,6 +20,8 @@
 
 #include "define_internal.h"
 
+/* microseconds, as in Spark */
+#define DEFAULT_MAX_DELAY	(15 * USECS_PER_MINUTE)
 /* of the name of a consumer group; Kafka itself takes more */
 #define MAX_GROUP_BYTES		255
 
@@ -43,21 +45,50 @@ on_error_from_word(const char *word)
 			 errhint("It is fail (the stream stops), skip (the record is counted and left out) or dead_letter (and kept in stream_agg.dead_letters).")));
 }
 
+static SaggOnDataLoss
+on_data_loss_from_word(const char *word)
+{
+	if (strcmp(word, "fail") == 0)
+		return SAGG_LOSS_FAIL;
+	if (strcmp(word, "earliest") == 0)
+		return SAGG_LOSS_EARLIEST;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid on_data_loss \"%s\"", word),
+			 errhint("It is fail (the stream stops at offsets that Kafka does not have) or earliest (it goes on from the first offset that Kafka has).")));
+}
+
+/*
+ * A length of time in microseconds, greater than zero.
+ */
 static int64
-max_future_from_text(char *text)
+length_from_text(const char *name, char *text, const char *hint)
 {
 	Interval   *interval =
 		DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
 											  ObjectIdGetDatum(InvalidOid),
 											  Int32GetDatum(-1)));
-	int64		length = sagg_interval_length(interval, "max_future");
+	int64		length = sagg_interval_length(interval, name);
 
 	if (length <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_future must be greater than zero"),
-				 errhint("Leave it out to admit any event time.")));
+				 errmsg("%s must be greater than zero", name),
+				 errhint("%s", hint)));
 	return length;
+}
+
+static int64
+min_offsets_from_text(char *text)
+{
+	int64		value = DatumGetInt64(DirectFunctionCall1(int8in, CStringGetDatum(text)));
+
+	if (value <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("min_offsets_per_trigger must be greater than zero"),
+				 errhint("Leave it out to have a micro-batch of whatever there is.")));
+	return value;
 }
 
 static char *
@@ -94,9 +125,10 @@ delivery_from_word(const char *word)
 void
 sagg_stream_options_read(List *list, SaggStreamOptions *options)
 {
+	bool		has_delay = false;
 	ListCell   *lc;
 
-	*options = (SaggStreamOptions) {0};
+	*options = (SaggStreamOptions) {.max_delay = DEFAULT_MAX_DELAY};
 	foreach(lc, list)
 	{
 		DefElem    *option = lfirst_node(DefElem, lc);
@@ -105,18 +137,34 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 
 		if (strcmp(name, "on_error") == 0)
 			options->on_error = on_error_from_word(value);
+		else if (strcmp(name, "on_data_loss") == 0)
+			options->on_data_loss = on_data_loss_from_word(value);
 		else if (strcmp(name, "max_future") == 0)
-			options->max_future = max_future_from_text(value);
+			options->max_future = length_from_text(name, value,
+												   "Leave it out to admit any event time.");
 		else if (strcmp(name, "consumer_group") == 0)
 			options->consumer_group = checked_group(value);
 		else if (strcmp(name, "delivery") == 0)
 			options->at_least_once = delivery_from_word(value);
+		else if (strcmp(name, "min_offsets_per_trigger") == 0)
+			options->min_offsets = min_offsets_from_text(value);
+		else if (strcmp(name, "max_trigger_delay") == 0)
+		{
+			options->max_delay = length_from_text(name, value,
+												  "Leave out min_offsets_per_trigger to wait for nothing.");
+			has_delay = true;
+		}
 		else
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("unknown option \"%s\" of a stream", name),
-					 errhint("Options of a stream are on_error, max_future, consumer_group and delivery.")));
+					 errhint("Options of a stream are on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger and max_trigger_delay.")));
 	}
+	if (has_delay && options->min_offsets == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_trigger_delay needs min_offsets_per_trigger"),
+				 errdetail("It bounds how long fewer offsets than those wait.")));
 }
 
 static void
@@ -133,6 +181,18 @@ push_option(JsonbParseState **state, const char *name, const char *value)
 	(void) pushJsonbValue(state, WJB_VALUE, &string);
 }
 
+static void
+push_length(JsonbParseState **state, const char *name, int64 length)
+{
+	char	   *text = palloc(MAXDATELEN + 1);
+	Interval	interval = {.time = length};
+	struct pg_itm itm;
+
+	interval2itm(interval, &itm);
+	EncodeInterval(&itm, INTSTYLE_POSTGRES, text);
+	push_option(state, name, text);
+}
+
 /*
  * Options as the catalog holds them, those that have their default left out.
  */
@@ -145,22 +205,36 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	if (options->on_error != SAGG_FAIL)
 		push_option(&state, "on_error", on_error_words[options->on_error]);
+	if (options->on_data_loss == SAGG_LOSS_EARLIEST)
+		push_option(&state, "on_data_loss", "earliest");
 	if (options->max_future > 0)
-	{
-		char	   *text = palloc(MAXDATELEN + 1);
-		Interval	interval = {.time = options->max_future};
-		struct pg_itm itm;
-
-		interval2itm(interval, &itm);
-		EncodeInterval(&itm, INTSTYLE_POSTGRES, text);
-		push_option(&state, "max_future", text);
-	}
+		push_length(&state, "max_future", options->max_future);
 	if (options->consumer_group)
 		push_option(&state, "consumer_group", options->consumer_group);
 	if (options->at_least_once)
 		push_option(&state, "delivery", "at_least_once");
+	if (options->min_offsets > 0)
+		push_option(&state, "min_offsets_per_trigger",
+					psprintf(INT64_FORMAT, options->min_offsets));
+	if (options->min_offsets > 0 && options->max_delay != DEFAULT_MAX_DELAY)
+		push_length(&state, "max_trigger_delay", options->max_delay);
 	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(object));
+}
+
+/*
+ * Raise invalid_parameter_value if a micro-batch could never have as many
+ * records as it waits for.
+ */
+void
+sagg_check_min_offsets(const SaggStreamOptions *options, int64 max_offsets)
+{
+	if (max_offsets > 0 && options->min_offsets > max_offsets)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("min_offsets_per_trigger must not be greater than max_offsets_per_trigger"),
+				 errdetail("The stream's max_offsets_per_trigger is " INT64_FORMAT ".",
+						   max_offsets)));
 }
 
 /*

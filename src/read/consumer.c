@@ -227,8 +227,8 @@ resize_fetch(SaggReader *reader, int npartitions, int32 topic)
  * Tell librdkafka where to fetch, all partitions anew: it then drops what it
  * has fetched from elsewhere.
  */
-static void
-assign_all(SaggReader *reader)
+void
+sagg_reader_assign_all(SaggReader *reader)
 {
 	rd_kafka_topic_partition_list_t *list =
 		rd_kafka_topic_partition_list_new(reader->npartitions);
@@ -277,7 +277,7 @@ sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
 
 		if (part == NULL)
 			part = add_partition(reader, &positions[i]);
-		if (part->position == positions[i].start)
+		if (part->position == positions[i].start && !part->lost)
 			continue;
 		part->position = positions[i].start;
 		changed = true;
@@ -285,7 +285,7 @@ sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
 	if (changed)
 	{
 		sagg_reader_release(reader);
-		assign_all(reader);
+		sagg_reader_assign_all(reader);
 	}
 }
 
@@ -301,8 +301,8 @@ drain_descriptor(SaggReader *reader)
 }
 
 /*
- * Is there a record that no batch has taken?  Sends no request.  May raise
- * what sagg_reader_collect would.
+ * Is there a record that no batch has taken, or are there lost offsets to skip?
+ * Sends no request.  May raise what sagg_reader_collect would.
  */
 bool
 sagg_reader_has_records(SaggReader *reader)
@@ -317,7 +317,8 @@ sagg_reader_has_records(SaggReader *reader)
 	/* all of them, so that each sends a wake-up for what comes */
 	for (int i = 0; i < reader->npartitions; i++)
 	{
-		if (sagg_partition_peek(reader, reader->partitions[i]) != NULL)
+		if (sagg_partition_peek(reader, reader->partitions[i]) != NULL ||
+			reader->partitions[i]->lost)
 			found = true;
 	}
 	return found;
@@ -429,17 +430,30 @@ collect_partition(SaggReader *reader, SaggPartition *part)
 	return bytes >= reader->queue_bytes / 2 || records >= reader->queue_records / 2;
 }
 
+static bool
+all_complete(const SaggReader *reader)
+{
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		if (reader->partitions[i]->range_end >= 0 && !reader->partitions[i]->complete)
+			return false;
+	}
+	return true;
+}
+
 /*
  * Collect what has arrived.  Returns true when all ranges of the batch are
  * complete.  Otherwise call it again when the descriptor is readable, and
  * once a second at least.  Raises ERRCODE_SAGG_OFFSETS_GONE when records of
- * the ranges are not in Kafka any more.
+ * the ranges are not in Kafka any more; a reader that skips these waits for
+ * Kafka to tell where to go on.
  */
 bool
 sagg_reader_collect(SaggReader *reader)
 {
 	bool		complete = true;
 	bool		was_full = false;
+	bool		lost = false;
 
 	if (reader->nranges == 0)
 		return true;
@@ -453,8 +467,15 @@ sagg_reader_collect(SaggReader *reader)
 			continue;
 		if (collect_partition(reader, part))
 			was_full = true;
+		if (part->lost)
+			lost = true;
 		if (!part->complete)
 			complete = false;
+	}
+	if (lost)
+	{
+		sagg_reader_skip_lost(reader);
+		return all_complete(reader);
 	}
 	if (was_full)
 		prod_fetcher(reader, complete);
@@ -478,6 +499,7 @@ void
 sagg_reader_release(SaggReader *reader)
 {
 	sagg_batch_reset(reader->batch);
+	sagg_reader_forget_losses(reader);
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		reader->partitions[i]->range_end = -1;

@@ -64,8 +64,8 @@ sagg_reader_was_broken(SaggReader *reader)
 	return broken;
 }
 
-static const SaggRange *
-find_last(const SaggRange *last, int nlast, const rd_kafka_message_t *message)
+static SaggRange *
+find_last(SaggRange *last, int nlast, const rd_kafka_message_t *message)
 {
 	const char *topic = message->rkt ? rd_kafka_topic_name(message->rkt) : "";
 
@@ -88,15 +88,16 @@ raise_made_anew(const SaggRange *last, int64 timestamp)
 			 errdetail("The record at offset " INT64_FORMAT " of partition %d has timestamp " INT64_FORMAT
 					   " ms, the one that the stream has read there had " INT64_FORMAT " ms.",
 					   last->start, last->partition, timestamp, last->end),
-			 errhint("Offsets of the former topic mean nothing in this one. Drop the stream and create it anew.")));
+			 errhint("Offsets of the former topic mean nothing in this one. Use stream_agg.reset_stream to read it from its beginning, or set the stream's option on_data_loss to earliest.")));
 }
 
 /*
  * Compare a message with what is known of its partition, and free it.  Returns
- * whether the partition is done with.
+ * whether the partition is done with.  Another record is an error or, if the
+ * reader skips what is lost, SAGG_ANOTHER_RECORD instead of the timestamp.
  */
 static bool
-take_message(rd_kafka_message_t *message, const SaggRange *last)
+take_message(SaggReader *reader, rd_kafka_message_t *message, SaggRange *last)
 {
 	rd_kafka_timestamp_type_t type;
 	rd_kafka_resp_err_t err = message->err;
@@ -108,7 +109,12 @@ take_message(rd_kafka_message_t *message, const SaggRange *last)
 	{
 		case RD_KAFKA_RESP_ERR_NO_ERROR:
 			if (offset == last->start && timestamp != last->end)
-				raise_made_anew(last, timestamp);
+			{
+				if (!reader->skips_lost)
+					raise_made_anew(last, timestamp);
+				last->end = SAGG_ANOTHER_RECORD;
+				return true;
+			}
 			return offset >= last->start;
 		case RD_KAFKA_RESP_ERR__PARTITION_EOF:
 		case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
@@ -147,7 +153,7 @@ check_cluster(SaggReader *reader, SaggClient *client)
  */
 static void
 read_again(SaggReader *reader, SaggClient *client, rd_kafka_queue_t *queue,
-		   const SaggRange *last, int nlast)
+		   SaggRange *last, int nlast)
 {
 	TimestampTz until = sagg_reader_deadline(reader);
 	bool	   *done = palloc0(sizeof(bool) * nlast);
@@ -156,7 +162,7 @@ read_again(SaggReader *reader, SaggClient *client, rd_kafka_queue_t *queue,
 	while (left > 0)
 	{
 		rd_kafka_message_t *message;
-		const SaggRange *one;
+		SaggRange  *one;
 
 		if (rd_kafka_consume_batch_queue(queue, sagg_reader_slice(until), &message, 1) <= 0)
 		{
@@ -166,7 +172,7 @@ read_again(SaggReader *reader, SaggClient *client, rd_kafka_queue_t *queue,
 		one = find_last(last, nlast, message);
 		if (one == NULL)
 			rd_kafka_message_destroy(message);
-		else if (take_message(message, one) && !done[one - last])
+		else if (take_message(reader, message, one) && !done[one - last])
 		{
 			done[one - last] = true;
 			left--;
@@ -214,10 +220,10 @@ open_verifier(SaggReader *reader, rd_kafka_queue_t **queue)
  * Raise ERRCODE_SAGG_OFFSETS_GONE if one of the records of "last" (see
  * sagg_reader_last_record) is another one in Kafka.  A record that is not there
  * proves nothing.  Raises connection_failure if the brokers are of another
- * cluster.  Waits.
+ * cluster.  A reader that skips what is lost returns false instead.  Waits.
  */
 void
-sagg_reader_verify(SaggReader *reader, const SaggRange *last, int nlast)
+sagg_reader_verify(SaggReader *reader, SaggRange *last, int nlast)
 {
 	rd_kafka_topic_partition_list_t *list;
 	rd_kafka_queue_t *queue = NULL;

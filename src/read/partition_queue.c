@@ -47,6 +47,7 @@ sagg_partition_restart(SaggPartition *part, int64 position)
 	part->next = part->ntaken = 0;
 	part->position = position;
 	part->eof = -1;
+	part->lost = false;
 }
 
 /*
@@ -79,7 +80,8 @@ raise_offsets_gone(SaggReader *reader, SaggPartition *part, int64 offset)
 			 low >= 0 && high >= 0 ?
 			 errdetail("Kafka has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
 					   low, high) : 0,
-			 errhint("The topic's retention was too short for the time nobody read it, or the topic was made anew.")));
+			 errhint("The topic's retention was too short for the time nobody read it, or the topic was made anew. "
+					 "With the option on_data_loss set to earliest a stream goes on without these records.")));
 }
 
 /*
@@ -103,7 +105,9 @@ handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *messag
 			break;
 		case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
 		case RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE:
-			raise_offsets_gone(reader, part, offset >= 0 ? offset : part->position);
+			if (!reader->skips_lost)
+				raise_offsets_gone(reader, part, offset >= 0 ? offset : part->position);
+			part->lost = true;
 			break;
 		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
 			ereport(ERROR,
@@ -139,13 +143,13 @@ handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *messag
 
 /*
  * The first message at or behind the position, or NULL if there is none yet.
- * It stays there until taken.  Raises an error if offsets are gone or records
- * cannot be read.
+ * It stays there until taken.  Raises an error if records cannot be read, or if
+ * offsets are gone and the reader does not skip these: then it is "lost".
  */
 rd_kafka_message_t *
 sagg_partition_peek(SaggReader *reader, SaggPartition *part)
 {
-	for (;;)
+	while (!part->lost)
 	{
 		rd_kafka_message_t *message;
 
@@ -174,6 +178,7 @@ sagg_partition_peek(SaggReader *reader, SaggPartition *part)
 			handle_error(reader, part, message);
 		}
 	}
+	return NULL;
 }
 
 /*

@@ -48,12 +48,19 @@ extern char *sagg_reader_silence(SaggReader *reader, TimestampTz since);
 extern bool sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
 									SaggRange *last);
 extern bool sagg_reader_was_broken(SaggReader *reader);
-extern void sagg_reader_verify(SaggReader *reader, const SaggRange *last,
-							   int nlast);
+extern void sagg_reader_verify(SaggReader *reader, SaggRange *last, int nlast);
 
-/* wait: cluster id; low and high watermark of every partition */
+/* instead of the timestamp of a last record that is another one now */
+#define SAGG_ANOTHER_RECORD		(-1)
+
+/*
+ * wait: cluster id; low and high watermark of every partition; the first
+ * offsets of a time
+ */
 extern const char *sagg_reader_cluster_id(SaggReader *reader);
 extern SaggRange *sagg_reader_bounds(SaggReader *reader, int *npartitions);
+extern void sagg_reader_offsets_at(SaggReader *reader, TimestampTz time,
+								   SaggRange *bounds, int nbounds);
 
 /* never wait */
 extern void sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
@@ -68,6 +75,9 @@ extern bool sagg_reader_collect(SaggReader *reader);
 extern SaggBatch *sagg_reader_batch(SaggReader *reader);
 extern void sagg_reader_release(SaggReader *reader);
 
+/* data_loss.c */
+extern void sagg_reader_skips_lost(SaggReader *reader);
+extern const SaggRange *sagg_reader_losses(SaggReader *reader, int *nlosses);
 /* group_offsets.c: never wait, and raise no error */
 extern void sagg_reader_set_group(SaggReader *reader, const char *group,
 								  const char *stream);

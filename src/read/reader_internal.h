@@ -81,6 +81,8 @@ typedef struct SaggPartition
 	int64		eof;			/* last end of the partition seen, -1 = none */
 	int64		range_end;		/* of the batch, -1 = not part of it */
 	bool		complete;		/* all of the batch's range handed over */
+	bool		lost;			/* Kafka does not have the position; nothing
+								 * more comes until it is assigned anew */
 	int64		last_offset;	/* of the last record handed over, -1 = none */
 	int64		last_timestamp; /* its timestamp, milliseconds; -1 = none */
 	rd_kafka_queue_t *queue;
@@ -123,6 +125,9 @@ struct SaggReader
 	int			nranges;		/* of the batch */
 	SaggRange  *ranges;
 	SaggBatch  *batch;
+	bool		skips_lost;		/* else offsets that are gone are an error */
+	int			nlosses;		/* of the batch */
+	SaggRange  *losses;
 	struct SaggGroupOffsets *group; /* NULL = no offsets are committed to Kafka */
 };
 
@@ -130,6 +135,13 @@ struct SaggReader
 extern const char *sagg_group_name(const SaggReader *reader);
 extern void sagg_group_attach(SaggReader *reader);
 extern void sagg_group_detach(SaggReader *reader);
+
+/* consumer.c */
+extern void sagg_reader_assign_all(SaggReader *reader);
+
+/* data_loss.c */
+extern void sagg_reader_skip_lost(SaggReader *reader);
+extern void sagg_reader_forget_losses(SaggReader *reader);
 
 /* topic_query.c */
 extern void sagg_reader_open_asks(SaggReader *reader);

@@ -340,8 +340,10 @@ sagg_reader_cluster_id(SaggReader *reader)
 }
 
 /*
- * One attempt to learn the first or the last offset of partitions: one request
- * per broker, whatever their number.  An error is that of "*topic".
+ * One attempt to learn the first or the last offset of partitions, or the first
+ * of a time in ms: one request per broker, whatever their number.  Where no
+ * record is of that time or later it is RD_KAFKA_OFFSET_END.  An error is that
+ * of "*topic".
  */
 static rd_kafka_resp_err_t
 ask_offsets(SaggReader *reader, int64 which, int timeout_ms,
@@ -367,7 +369,8 @@ ask_offsets(SaggReader *reader, int64 which, int timeout_ms,
 		*topic = bounds[i].topic;
 		err = answer->err;
 		offsets[i] = answer->offset;
-		if (err == RD_KAFKA_RESP_ERR_NO_ERROR && answer->offset < 0)
+		if (err == RD_KAFKA_RESP_ERR_NO_ERROR && answer->offset < 0 &&
+			!(which >= 0 && answer->offset == RD_KAFKA_OFFSET_END))
 			err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
 	}
 	rd_kafka_topic_partition_list_destroy(list);
@@ -463,6 +466,31 @@ same_topics(const SaggReader *reader, const SaggKnownTopic *found, int nfound)
 			return false;
 	}
 	return true;
+}
+
+/*
+ * Move the starts of "bounds", which are of sagg_reader_bounds, to the first
+ * record whose timestamp is "time" (not before 1970) or later; to the end where
+ * there is none.  Waits.
+ */
+void
+sagg_reader_offsets_at(SaggReader *reader, TimestampTz time,
+					   SaggRange *bounds, int nbounds)
+{
+	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
+	int64	   *offsets = palloc(sizeof(int64) * Max(nbounds, 1));
+
+	if (nbounds == 0)
+		return;
+	sagg_reader_open_asks(reader);
+	wait_for_offsets(reader, (time - epoch + 999) / 1000, sagg_reader_deadline(reader),
+					 bounds, nbounds, offsets);
+
+	/* the ends were asked for before, so no record is between the two */
+	for (int i = 0; i < nbounds; i++)
+		bounds[i].start = offsets[i] >= 0 ?
+			Max(bounds[i].start, offsets[i]) : bounds[i].end;
+	pfree(offsets);
 }
 
 /*

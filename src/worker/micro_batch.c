@@ -258,7 +258,7 @@ write_output(SaggSession *session, const SaggQuery *query,
 		sagg_delivery_begin(session->delivery, session->plan->batch,
 							sagg_sink_identity(session->stream->sink, query),
 							query->nidentity);
-	sagg_sink_write(session->sink, query, &output,
+	sagg_sink_write(session->sink, query, &output, session->progress->replace,
 					&commit->rows_out, &commit->rows_removed);
 	sagg_delivery_end();
 	sagg_execution_output_end(&output);
@@ -299,6 +299,9 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 	progress->totals.filtered += commit->counts.filtered;
 	progress->total_rows_out += commit->rows_out;
 	progress->total_rows_removed += commit->rows_removed;
+	progress->total_skipped += sagg_skipped_offsets(plan, commit);
+	progress->committed = GetCurrentTimestamp();
+	progress->replace = false;
 }
 
 /*
@@ -341,6 +344,50 @@ warn_of_refused_records(const SaggSession *session, const SaggCounts *counts,
 			 errdetail_internal("%s", first)));
 }
 
+static void
+append_losses(StringInfo buf, const SaggRange *losses, int n)
+{
+	for (int i = 0; i < n; i++)
+		appendStringInfo(buf,
+						 losses[i].end > losses[i].start ?
+						 "%sopic \"%s\", partition %d: offsets " INT64_FORMAT " to " INT64_FORMAT :
+						 "%sopic \"%s\", partition %d: it ends before offset " INT64_FORMAT ", and is read from offset " INT64_FORMAT,
+						 buf->len > 0 ? "; t" : "T",
+						 sagg_topic_name(losses[i].topic), losses[i].partition,
+						 losses[i].start,
+						 losses[i].end - (losses[i].end > losses[i].start ? 1 : 0));
+}
+
+/*
+ * What the batch would have had to read and Kafka did not have; NULL if there
+ * is nothing.
+ */
+static char *
+describe_losses(const SaggPlan *plan, const SaggCommit *commit)
+{
+	StringInfoData buf;
+
+	if (plan->nskipped + commit->nlosses == 0)
+		return NULL;
+	initStringInfo(&buf);
+	append_losses(&buf, plan->skipped, plan->nskipped);
+	append_losses(&buf, commit->losses, commit->nlosses);
+	return buf.data;
+}
+
+static void
+warn_of_lost_offsets(const SaggSession *session, const char *losses)
+{
+	if (losses == NULL)
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
+			 errmsg("stream \"%s\" goes on without offsets that Kafka does not have",
+					session->stream->name),
+			 errdetail_internal("%s.", losses),
+			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was made anew.")));
+}
+
 /*
  * Run a planned batch to its commit.  Raises an ERROR when it fails, and the
  * worker then cleans up and runs the same plan again.
@@ -354,14 +401,18 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	SaggExecution *execution;
 	SaggRefusals *refusals = NULL;
 	char	   *first_refused;
+	char	   *losses;
 
 	session->plan = plan;
+	MemoryContextSwitchTo(session->batch_memory);
 	session->fault = SAGG_FAULT_NONE;
 
 	enter_stage(session, &clock, SAGG_READ);
 	read_records(session, plan);
 	sagg_session_verify(session, NULL, 0);
 	SAGG_FAILPOINT("read.done");
+	commit.losses = sagg_reader_losses(session->reader, &commit.nlosses);
+	losses = describe_losses(plan, &commit);
 	sagg_poison_begin(session, plan);
 
 	enter_stage(session, &clock, SAGG_EXECUTE);
@@ -408,4 +459,5 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	SAGG_FAILPOINT("batch.done");
 	warn_of_late_records(session, &commit.counts);
 	warn_of_refused_records(session, &commit.counts, first_refused);
+	warn_of_lost_offsets(session, losses);
 }

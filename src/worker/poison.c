@@ -22,6 +22,9 @@
  * the error is one of the batch, as any other.  Rows of closed windows in
  * output mode append belong to no record at hand: nobody is blamed for them.
  *
+ * The batch that replaces the sink's rows is one commit or none: it is never
+ * made smaller.
+ *
  * A batch that does not fail pays nothing for this, but that the first plan of
  * a process is flushed: else a crash could take it along, uncounted.
  *
@@ -154,7 +157,7 @@ sagg_poison_failed(SaggSession *session, const ErrorData *error)
 	poison->windows = false;
 	session->fault = SAGG_FAULT_NONE;
 	if (session->stream == NULL || session->stream->options.on_error == SAGG_FAIL ||
-		fault == SAGG_FAULT_NONE || !is_of_data(error->sqlerrcode))
+		session->progress->replace || fault == SAGG_FAULT_NONE || !is_of_data(error->sqlerrcode))
 		return false;
 	poison->windows = fault == SAGG_FAULT_WINDOWS;
 	if (poison->windows || poison->set_aside)
@@ -200,17 +203,38 @@ plan_half(const SaggPlan *failed, SaggPlan *plan)
 {
 	int			n = 0;
 
-	memcpy(plan->suspects, failed->ranges, sizeof(SaggRange) * failed->nranges);
-	plan->nsuspects = failed->nranges;
-	memcpy(plan->ranges, failed->ranges, sizeof(SaggRange) * failed->nranges);
-	sagg_ranges_share(plan->ranges, failed->nranges,
-					  offsets_of(failed->ranges, failed->nranges) / 2, failed->batch);
+	plan->nsuspects = 0;
 	for (int i = 0; i < failed->nranges; i++)
+	{
+		/* of a partition that skips offsets and has none left */
+		if (failed->ranges[i].end > failed->ranges[i].start)
+			plan->suspects[plan->nsuspects++] = failed->ranges[i];
+	}
+	memcpy(plan->ranges, plan->suspects, sizeof(SaggRange) * plan->nsuspects);
+	sagg_ranges_share(plan->ranges, plan->nsuspects,
+					  offsets_of(plan->suspects, plan->nsuspects) / 2, failed->batch);
+	for (int i = 0; i < plan->nsuspects; i++)
 	{
 		if (plan->ranges[i].end > plan->ranges[i].start)
 			plan->ranges[n++] = plan->ranges[i];
 	}
 	plan->nranges = n;
+}
+
+/*
+ * Of partitions that a smaller plan does not read it does not skip anything
+ * either; a later one will.
+ */
+static void
+keep_skips(const SaggPlan *failed, SaggPlan *plan)
+{
+	plan->skipped = palloc(sizeof(SaggRange) * Max(failed->nskipped, 1));
+	plan->nskipped = 0;
+	for (int i = 0; i < failed->nskipped; i++)
+	{
+		if (sagg_partition_find(plan->ranges, plan->nranges, &failed->skipped[i]))
+			plan->skipped[plan->nskipped++] = failed->skipped[i];
+	}
 }
 
 /*
@@ -230,6 +254,7 @@ replace_plan(SaggSession *session, const SaggPlan *failed)
 	if (failed->nsuspects > 0 ||
 		!plan_before_last_record(&session->poison, failed, plan))
 		plan_half(failed, plan);
+	keep_skips(failed, plan);
 
 	ereport(LOG,
 			(errmsg("stream \"%s\": micro-batch " INT64_FORMAT " is retried with " INT64_FORMAT " of its " INT64_FORMAT " offsets, to find the record that cannot be processed",
@@ -311,7 +336,7 @@ sagg_poison_retry(SaggSession *session, SaggPlan *plan)
 {
 	SaggPoison *poison = &session->poison;
 
-	if (session->stream->options.on_error == SAGG_FAIL)
+	if (session->stream->options.on_error == SAGG_FAIL || session->progress->replace)
 		return plan;
 	if (poison->failed != plan->batch && poison->found == plan->batch &&
 		!poison->counted)

@@ -104,6 +104,8 @@ open_session(SaggSession *session)
 	sagg_poison_opened(session);
 	session->reader = sagg_reader_open(session->stream->source,
 									   session->stream->options.on_error == SAGG_DEAD_LETTER);
+	if (session->stream->options.on_data_loss == SAGG_LOSS_EARLIEST)
+		sagg_reader_skips_lost(session->reader);
 	sagg_reader_on_wait(session->reader, while_waiting, session);
 	sagg_reader_set_group(session->reader, session->stream->options.consumer_group,
 						  session->stream->name);
@@ -155,6 +157,8 @@ close_session(SaggSession *session)
 	session->new_partitions = false;
 	session->plan = NULL;
 	session->batch_memory = NULL;
+	session->made_anew = NIL;
+	session->held_until = 0;
 }
 
 /*

@@ -6,7 +6,9 @@
  * Triggers fire at multiples of the interval, the first at start, missed ones
  * are skipped; with interval 0 batch follows batch.  process_available fires
  * one at once.  Without max_offsets_per_trigger a batch that left records in
- * Kafka is followed by the next at once.
+ * Kafka is followed by the next at once.  With min_offsets_per_trigger a trigger
+ * that finds fewer leaves them, until the last micro-batch is as old as
+ * max_trigger_delay.
  *
  * A trigger that finds nothing does nothing: no transaction, no xid, no
  * request to Kafka unless its connections are in trouble.  Once in
@@ -18,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "common/int.h"
 #include "pgstat.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -26,6 +29,9 @@
 
 /* with interval 0, how often at least to look for new partitions */
 #define PARTITIONS_CHECK_MS		30000
+
+/* with interval 0, how often to look whether there are enough records */
+#define HELD_CHECK_MS			250
 
 /*
  * The first multiple of the interval, counted from 1970-01-01 UTC, after now.
@@ -80,10 +86,50 @@ reached(const SaggProgress *progress, const SaggRange *bounds, int nbounds)
 {
 	for (int i = 0; i < nbounds; i++)
 	{
-		if (bounds[i].end > bounds[i].start &&
-			position_of(progress, &bounds[i]) < bounds[i].end)
+		int64		position = position_of(progress, &bounds[i]);
+
+		/* beyond the end is where no plan has been yet */
+		if (position > bounds[i].end ||
+			(position < bounds[i].end && bounds[i].end > bounds[i].start))
 			return false;
 	}
+	return true;
+}
+
+/*
+ * Do the records within "bounds" wait for more?  What has to be looked at at
+ * once, whatever its number, does not: lost offsets, results to be replaced.
+ */
+static bool
+held_back(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	const SaggStreamOptions *options = &session->stream->options;
+	SaggProgress *progress = session->progress;
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz due;
+	int64		waiting = 0;
+
+	if (options->min_offsets == 0 || progress->replace ||
+		progress->committed == DT_NOBEGIN)
+		return false;
+	for (int i = 0; i < nbounds; i++)
+	{
+		SaggRange  *position = sagg_partition_find(progress->positions,
+												   progress->npositions, &bounds[i]);
+		int64		start = position ? position->start : bounds[i].start;
+
+		if (start < bounds[i].start || start > bounds[i].end)
+			return false;
+		waiting += bounds[i].end - start;
+	}
+	if (waiting == 0 || waiting >= options->min_offsets ||
+		now < progress->committed ||
+		pg_add_s64_overflow(progress->committed, options->max_delay, &due))
+		return false;
+	if (now >= due)
+		return false;
+	session->held_until = Min(due, TimestampTzPlusMilliseconds(now, HELD_CHECK_MS));
+	session->behind = false;
 	return true;
 }
 
@@ -139,7 +185,8 @@ serve_request(SaggSession *session, uint64 request)
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
 	sagg_publish_ends(session, bounds, nbounds);
 	sagg_session_verify(session, bounds, nbounds);
-	while (!reached(session->progress, bounds, nbounds))
+	while (session->progress->replace || session->made_anew != NIL ||
+		   !reached(session->progress, bounds, nbounds))
 	{
 		sagg_session_check_stop(session);
 		if (!run_batch(session, bounds, nbounds))
@@ -168,11 +215,13 @@ fire(SaggSession *session)
 {
 	SaggRange  *bounds;
 	int			nbounds;
+	bool		held = session->held_until != 0;
 	long		unused = 0;
 
+	session->held_until = 0;
 	if (finish_pending_batch(session))
 		return;
-	if (!session->behind &&
+	if (!session->behind && !held &&
 		!sagg_reader_has_records(session->reader) &&
 		!partitions_changed(session) &&
 		!sagg_reader_in_trouble(session->reader, &unused))
@@ -180,7 +229,8 @@ fire(SaggSession *session)
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
 	sagg_publish_ends(session, bounds, nbounds);
 	sagg_session_verify(session, bounds, nbounds);
-	(void) run_batch(session, bounds, nbounds);
+	if (!held_back(session, bounds, nbounds))
+		(void) run_batch(session, bounds, nbounds);
 	pfree(bounds);
 }
 
@@ -244,7 +294,15 @@ wait_for_trigger(SaggSession *session)
 
 	while (open_request(session->slot) == 0)
 	{
-		if (interval == 0)
+		if (interval == 0 && session->held_until != 0)
+		{
+			now = GetCurrentTimestamp();
+			if (now >= session->held_until)
+				break;
+			(void) sagg_session_wait(session, false,
+									 idle_work(session, TimestampDifferenceMilliseconds(now, session->held_until)));
+		}
+		else if (interval == 0)
 		{
 			long		timeout_ms = PARTITIONS_CHECK_MS;
 

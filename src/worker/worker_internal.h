@@ -227,6 +227,11 @@ typedef struct SaggSession
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in Kafka */
 	TimestampTz stream_checked; /* when the catalogs were last asked about it */
+	List	   *made_anew;		/* numbers of topics that are others than those
+								 * read; on_data_loss says to read them from
+								 * their beginning */
+	TimestampTz held_until;		/* too few records for a batch: when to look
+								 * again, 0 = not so */
 	bool		silence_logged; /* Kafka does not answer, and the log says so */
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
 } SaggSession;
@@ -254,11 +259,21 @@ extern void sagg_micro_batch(SaggSession *session, SaggPlan *plan);
 /* batch_plan.c */
 extern SaggPlan *sagg_batch_plan(SaggSession *session, const SaggRange *bounds,
 								 int nbounds);
+
+/* start_offsets.c */
+extern bool sagg_session_add_position(SaggSession *session,
+									  const SaggRange *first);
+extern void sagg_session_check_topics(SaggSession *session,
+									  const SaggRange *bounds, int nbounds);
 extern void sagg_session_origin(SaggSession *session);
+extern void sagg_session_assign(SaggSession *session, const SaggRange *bounds,
+								int nbounds);
 extern void sagg_session_verify(SaggSession *session, const SaggRange *bounds,
 								int nbounds);
 extern SaggRange *sagg_last_records(SaggSession *session, const SaggPlan *plan,
 									int *n);
+
+/* batch_plan.c */
 extern void sagg_plan_transaction(SaggSession *session, bool durable);
 extern void sagg_plan_commit(SaggSession *session);
 

@@ -113,6 +113,30 @@ write_rows(SinkBatch *batch, const SaggOutput *output,
 }
 
 /*
+ * Write the results in place of all rows.  Readers see those until the
+ * transaction commits, as they would not with TRUNCATE.
+ */
+static void
+replace_rows(SinkBatch *batch, const SaggOutput *output,
+			 int64 *rows_out, int64 *rows_removed)
+{
+	bool		partitioned =
+		batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	char	   *text = psprintf("DELETE FROM %s%s", partitioned ? "" : "ONLY ",
+								batch->name);
+	SaggOutput	results = *output;
+	int64		unused = 0;
+	int			ret = SPI_execute(text, false, 0);
+
+	if (ret != SPI_OK_DELETE)
+		elog(ERROR, "could not execute \"%s\": %s",
+			 text, SPI_result_code_string(ret));
+	*rows_removed = (int64) SPI_processed;
+	results.removed = NULL;
+	write_rows(batch, &results, rows_out, &unused);
+}
+
+/*
  * Write what differs between the result and the sink.
  */
 static void
@@ -130,8 +154,9 @@ write_difference(SinkBatch *batch, Tuplestorestate *result,
 
 /*
  * Write a batch's results into the sink; in mode complete the sink is made
- * equal to output->known.  The tuplestores stay the caller's, with their read
- * position undefined and their contents used up.
+ * equal to output->known.  With "replace" the results are all that the sink is
+ * to have.  The tuplestores stay the caller's, with their read position
+ * undefined and their contents used up.
  *
  * Returns in *rows_out and *rows_removed the rows put into and deleted from
  * the sink.  Runs in the caller's transaction with an active snapshot, as the
@@ -141,14 +166,14 @@ write_difference(SinkBatch *batch, Tuplestorestate *result,
  */
 void
 sagg_sink_write(SaggSink *sink, const SaggQuery *query, const SaggOutput *output,
-				int64 *rows_out, int64 *rows_removed)
+				bool replace, int64 *rows_out, int64 *rows_removed)
 {
 	SinkBatch	batch = {.sink = sink, .query = query, .desc = query->output_desc};
 	ErrorContextCallback context;
 
 	*rows_out = 0;
 	*rows_removed = 0;
-	if (sink->mode != SAGG_COMPLETE && !has_rows(output->fresh) &&
+	if (sink->mode != SAGG_COMPLETE && !replace && !has_rows(output->fresh) &&
 		!has_rows(output->known) && !has_rows(output->removed))
 		return;
 
@@ -162,6 +187,8 @@ sagg_sink_write(SaggSink *sink, const SaggQuery *query, const SaggOutput *output
 	begin_batch(&batch);
 	if (sink->mode == SAGG_COMPLETE)
 		write_difference(&batch, output->known, rows_out, rows_removed);
+	else if (replace)
+		replace_rows(&batch, output, rows_out, rows_removed);
 	else
 		write_rows(&batch, output, rows_out, rows_removed);
 	relation_close(batch.rel, NoLock);

@@ -127,6 +127,21 @@ create('matched', q{topic_pattern => '^visits-'}, max_offsets_per_trigger => 11,
 my @visits = ('visits-eu', 'visits-us', 'visits-asia');
 equals('matched', 'a pattern from the beginning', @visits);
 
+# --- where streams of several topics begin
+create('begun', q{topics => '{visits-eu,visits-us}'}, starting_offsets => '{"visits-us": {"0": -1, "1": 3}, "visits-eu": {"2": -1, "1": -1}}');
+process($node, 'begun');
+is(sql(q{SELECT initial_offsets = jsonb_build_object('visits-eu', jsonb_build_object('0', 0,
+		'1', (SELECT max(pos) + 1 FROM source_begun WHERE topic = 'visits-eu' AND part = 1), '2', (SELECT max(pos) + 1 FROM source_begun WHERE topic = 'visits-eu' AND part = 2)),
+		'visits-us', jsonb_build_object('0', (SELECT max(pos) + 1 FROM source_begun WHERE topic = 'visits-us' AND part = 0), '1', 3)),
+	(SELECT sum(n) FROM begun) = (SELECT count(*) FROM source_begun WHERE (topic, part) = ('visits-eu', 0) OR (topic, part) = ('visits-us', 1) AND pos >= 3)
+	FROM stream_agg.sources WHERE stream = 'begun'}), 't|t', 'offsets by topic and partition to start from');
+sql(q{SELECT stream_agg.reset_stream('begun', '{"0": 5}')});
+like(fails(q{SELECT stream_agg.process_available('begun')}), qr/do not name topics, and the source has several/, 'offsets without topics are no place to start from');
+sql(q{SELECT stream_agg.reset_stream('begun', 'earliest', results => true); SELECT stream_agg.start_stream('begun')});
+process($node, 'begun');
+is_equal_tables($node, 'SELECT * FROM begun', 'SELECT * FROM begun_query', 'a reset stream reads all topics again');
+drop_stream('begun');
+
 # --- an empty topic that was seen, then a batch with its first records fails:
 # its retry reads the same
 $broker->create_topic('visits-mars', 1);
@@ -164,6 +179,14 @@ is(sql(q{SELECT topic, partition, convert_from(value, 'UTF8') FROM stream_agg.de
 	"visits-mars|0|rubbish\nvisits-us|1|nonsense", 'dead letters name their topic');
 counts_add_up($node, 'matched', sum(@visits), 'and are counted');
 sql(q{SELECT stream_agg.alter_stream('listed', '{"on_error": "skip"}'); SELECT stream_agg.start_stream('listed')});
+
+$broker->produce('visits-mars', map { [ 0, '', 'garbage' ] } 1 .. 60);
+$broker->produce('visits-asia', map { [ 0, '', 'garbage' ] } 1 .. 300);
+$produced{'visits-mars'} += 60;
+$produced{'visits-asia'} += 300;
+process($node, 'matched');
+is(sql(q{SELECT count(*), count(*) - count(DISTINCT "offset") > 30 FROM stream_agg.dead_letters WHERE stream = 'matched' AND value = 'garbage' AND partition = 0}),
+	'360|t', 'those at the same offset of different topics are all there');
 
 # the oracle cannot read records that do not decode
 my $before = sql(q{SELECT sum(n) FROM matched});

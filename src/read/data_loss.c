@@ -1,0 +1,116 @@
+/*-------------------------------------------------------------------------
+ *
+ * data_loss.c
+ *	  Offsets that are gone in the middle of a batch, where the stream's option
+ *	  on_data_loss says to go on without them.
+ *
+ * A plan is made of offsets that Kafka has, but retention may remove them
+ * before they are read: as a rule when a plan is run again after a long time.
+ * The batch then has what is left of its ranges, and tells what it lacks, so
+ * that its commit says so (I5).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "reader_internal.h"
+
+/*
+ * From here on offsets that are gone are skipped, not an error.
+ */
+void
+sagg_reader_skips_lost(SaggReader *reader)
+{
+	reader->skips_lost = true;
+}
+
+/*
+ * The ranges that the batch at hand lacks of its plan; the reader's, until
+ * sagg_reader_release.
+ */
+const SaggRange *
+sagg_reader_losses(SaggReader *reader, int *nlosses)
+{
+	*nlosses = reader->nlosses;
+	return reader->losses;
+}
+
+void
+sagg_reader_forget_losses(SaggReader *reader)
+{
+	if (reader->losses)
+		pfree(reader->losses);
+	reader->losses = NULL;
+	reader->nlosses = 0;
+}
+
+static void
+add_loss(SaggReader *reader, const SaggPartition *part, int64 start, int64 end)
+{
+	SaggRange  *loss;
+
+	reader->losses = reader->losses == NULL ?
+		MemoryContextAlloc(reader->memory, sizeof(SaggRange)) :
+		repalloc(reader->losses, sizeof(SaggRange) * (reader->nlosses + 1));
+	loss = &reader->losses[reader->nlosses++];
+	loss->topic = part->topic;
+	loss->partition = part->partition;
+	loss->start = start;
+	loss->end = end;
+}
+
+/*
+ * Go on with a partition's range at the first offset that there is.  Behind the
+ * end of the partition there is none: the range is over, and the next plan sees
+ * to it.
+ */
+static void
+skip_lost(SaggReader *reader, SaggPartition *part, const SaggRange *bounds)
+{
+	int64		next = part->range_end;
+
+	if (part->position >= bounds->start && part->position <= bounds->end)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("could not read partition %d of topic \"%s\" from offset " INT64_FORMAT,
+						part->partition, part->topic_name, part->position),
+				 errdetail("Kafka refuses the offset, and says it has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
+						   bounds->start, bounds->end)));
+	if (part->position < bounds->start)
+		next = Min(next, bounds->start);
+	add_loss(reader, part, part->position, next);
+	part->position = next;
+	part->complete = part->position >= part->range_end;
+}
+
+/*
+ * Skip what the lost partitions of the batch lack, and have them fetched from
+ * there on.  Waits for Kafka.
+ */
+void
+sagg_reader_skip_lost(SaggReader *reader)
+{
+	int			nbounds;
+	SaggRange  *bounds = sagg_reader_bounds(reader, &nbounds);
+
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		SaggPartition *part = reader->partitions[i];
+		SaggRange	key = {.topic = part->topic, .partition = part->partition};
+		SaggRange  *bound;
+
+		if (!part->lost || part->range_end < 0)
+			continue;
+		bound = sagg_partition_find(bounds, nbounds, &key);
+		if (bound == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("partition %d of topic \"%s\" does not exist in the Kafka cluster",
+							part->partition, part->topic_name)));
+		skip_lost(reader, part, bound);
+	}
+	pfree(bounds);
+	sagg_reader_assign_all(reader);
+}

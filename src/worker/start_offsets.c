@@ -1,0 +1,370 @@
+/*-------------------------------------------------------------------------
+ *
+ * start_offsets.c
+ *	  A stream's first contact with its topic: from which offsets it reads; and
+ *	  later, whether it is that topic still.
+ *
+ * What create_stream or reset_stream were told (define/starting_offsets.c) is
+ * made into an offset for each partition once, and written to
+ * stream_agg.sources before anything is planned: later sessions, and a retry
+ * after a crash, begin at the very same offsets.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "define/define.h"
+#include "worker_internal.h"
+
+/*
+ * Add a partition to the stream's positions, in order, if it is not there.
+ * Returns whether it was added.
+ */
+bool
+sagg_session_add_position(SaggSession *session, const SaggRange *first)
+{
+	SaggProgress *progress = session->progress;
+	int			i;
+
+	if (sagg_partition_find(progress->positions, progress->npositions, first))
+		return false;
+	if (progress->npositions >= sagg_max_partitions)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("there are more than %d partitions of %s",
+						sagg_max_partitions, sagg_reader_subject(session->reader)),
+				 errhint("Increase stream_agg.max_partitions.")));
+	if (progress->npositions == 0)
+		progress->positions = MemoryContextAlloc(session->memory, sizeof(SaggRange));
+	else
+		progress->positions = repalloc(progress->positions,
+									   sizeof(SaggRange) * (progress->npositions + 1));
+	for (i = progress->npositions; i > 0 &&
+		 sagg_partition_compare(&progress->positions[i - 1], first) > 0; i--)
+		progress->positions[i] = progress->positions[i - 1];
+	progress->positions[i] = *first;
+	progress->positions[i].end = first->start;
+	progress->npositions++;
+	return true;
+}
+
+/*
+ * A stream goes on only while its source has all topics it has read.
+ */
+static void
+check_source(SaggSession *session, const SaggOrigin *origin)
+{
+	const char *topic = sagg_reader_one_topic(session->reader);
+
+	for (int i = 0; i < origin->noffsets; i++)
+	{
+		int32		read = origin->offsets[i].topic;
+
+		if (sagg_reader_has_topic(session->reader, read))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
+				 topic ?
+				 errmsg("the source now reads topic \"%s\", the stream has read topic \"%s\"",
+						topic, sagg_topic_name(read)) :
+				 errmsg("the source does not read topic \"%s\" any more, which the stream has read",
+						sagg_topic_name(read)),
+				 errhint("Set the source's option %s back, or use stream_agg.reset_stream to read others.",
+						 topic ? "topic" : "topics or topic_pattern")));
+	}
+}
+
+/*
+ * Offsets named by the user, into those that Kafka has; "bounds" is one
+ * partition's, whose start they become.
+ */
+static void
+apply_named_offsets(SaggSession *session, const SaggStart *start,
+					SaggRange *bounds, int nbounds)
+{
+	const char *one_topic = sagg_reader_one_topic(session->reader);
+
+	for (int i = 0; i < start->noffsets; i++)
+	{
+		const SaggRange *named = &start->offsets[i];
+		SaggRange	key = *named;
+		SaggRange  *bound;
+
+		if (key.topic < 0 && one_topic == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
+					 errmsg("starting_offsets do not name topics, and the source has several"),
+					 errhint("Write {\"topic\": {\"0\": 42}}, in stream_agg.reset_stream, then start the stream.")));
+		if (key.topic < 0)
+			key.topic = sagg_topic_number(one_topic);
+		bound = sagg_partition_find(bounds, nbounds, &key);
+		if (bound == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGG_OFFSETS_GONE),
+					 errmsg("starting_offsets name partition %d, which topic \"%s\" does not have",
+							key.partition, sagg_topic_name(key.topic)),
+					 one_topic ?
+					 errdetail("The topic has partitions 0 to %d.", nbounds - 1) : 0,
+					 errhint("Use stream_agg.reset_stream to name others, then start the stream.")));
+		if (named->start == SAGG_OFFSET_LATEST)
+			bound->start = bound->end;
+		else if (named->start != SAGG_OFFSET_EARLIEST)
+			bound->start = named->start;
+	}
+}
+
+/*
+ * Where a stream that has not begun would begin; in the session's memory.
+ * Waits for Kafka.
+ */
+static SaggOrigin *
+first_offsets(SaggSession *session)
+{
+	SaggReader *reader = session->reader;
+	SaggStart  *start = sagg_starting_offsets(session->stream->starting_offsets);
+	SaggOrigin *first = palloc0(sizeof(SaggOrigin));
+	int			nbounds;
+	SaggRange  *bounds = sagg_reader_bounds(reader, &nbounds);
+
+	switch (start->kind)
+	{
+		case SAGG_START_EARLIEST:
+			break;
+		case SAGG_START_LATEST:
+			for (int i = 0; i < nbounds; i++)
+				bounds[i].start = bounds[i].end;
+			break;
+		case SAGG_START_OFFSETS:
+			apply_named_offsets(session, start, bounds, nbounds);
+			break;
+		case SAGG_START_TIME:
+			sagg_reader_offsets_at(reader, start->time, bounds, nbounds);
+			break;
+	}
+	for (int i = 0; i < nbounds; i++)
+		bounds[i].end = bounds[i].start;
+	if (sagg_reader_one_topic(reader))
+		first->topic = pstrdup(sagg_reader_one_topic(reader));
+	first->cluster_id = pstrdup(sagg_reader_cluster_id(reader));
+	first->noffsets = nbounds;
+	first->offsets = bounds;
+	return first;
+}
+
+/*
+ * The stream's origin, if it has one: is that the topic and the cluster the
+ * source reads now?
+ */
+static SaggOrigin *
+known_origin(SaggSession *session, const char *cluster_id)
+{
+	SaggOrigin *origin;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(session->memory);
+	origin = sagg_checkpoint_origin(session->checkpoint);
+	check_source(session, origin);
+	if (origin->cluster_id && strcmp(origin->cluster_id, cluster_id) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_OTHER_CLUSTER),
+				 errmsg("the brokers belong to Kafka cluster \"%s\", the stream has read from cluster \"%s\"",
+						cluster_id, origin->cluster_id),
+				 errdetail("Offsets of one cluster mean nothing in another."),
+				 errhint("Point the server's brokers at the former cluster, or use stream_agg.reset_stream to read the other.")));
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(session->memory);
+	return origin;
+}
+
+static void
+record_origin(SaggSession *session, const SaggOrigin *origin)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	sagg_checkpoint_set_origin(session->checkpoint, origin);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(session->memory);
+}
+
+/*
+ * Topics were deleted and made anew, and on_data_loss says to read them from
+ * their beginning: the next plan skips all that was read of the former ones.  A
+ * plan for those goes.
+ */
+static void
+forget_former_topics(SaggSession *session)
+{
+	SaggProgress *progress = session->progress;
+	int			kept = 0;
+
+	for (int i = 0; i < progress->nlast; i++)
+	{
+		if (!list_member_int(session->made_anew, progress->last[i].topic))
+			progress->last[kept++] = progress->last[i];
+	}
+	progress->nlast = kept;
+	progress->nsuspects = 0;
+	if (progress->pending == NULL)
+		return;
+	progress->pending = NULL;
+	sagg_plan_transaction(session, true);
+	sagg_checkpoint_forget_plan(session->checkpoint, progress->batch);
+	sagg_plan_commit(session);
+	MemoryContextSwitchTo(session->memory);
+}
+
+/*
+ * Are the topics still those that have been read?  Records that are gone need
+ * not be asked for.
+ */
+static void
+verify_last_records(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	const SaggProgress *progress = session->progress;
+	SaggRange  *last = palloc(sizeof(SaggRange) * Max(progress->nlast, 1));
+	bool		other = false;
+	int			n = 0;
+
+	for (int i = 0; i < progress->nlast; i++)
+	{
+		const SaggRange *one = &progress->last[i];
+		const SaggRange *bound = sagg_partition_find(unconstify(SaggRange *, bounds), nbounds, one);
+
+		if (bounds == NULL ||
+			(bound && one->start >= bound->start && one->start < bound->end))
+			last[n++] = *one;
+	}
+	sagg_reader_verify(session->reader, last, n);
+	for (int i = 0; i < n; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(session->memory);
+
+		if (last[i].end == SAGG_ANOTHER_RECORD)
+		{
+			session->made_anew = list_append_unique_int(session->made_anew, last[i].topic);
+			other = true;
+		}
+		MemoryContextSwitchTo(old);
+	}
+	if (other)
+		forget_former_topics(session);
+	pfree(last);
+}
+
+/*
+ * Have all partitions fetched from where they go on: a plan that is pending
+ * says so, or the stream's position.  Lost positions are replaced right here:
+ * librdkafka (2.0) may fall silent about a partition that is assigned anew just
+ * when it finds out that it does not have the offset.
+ */
+void
+sagg_session_assign(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	SaggProgress *progress = session->progress;
+	SaggPlan   *pending = progress->pending;
+	SaggRange  *targets = palloc(sizeof(SaggRange) * Max(progress->npositions, 1));
+
+	for (int i = 0; i < progress->npositions; i++)
+	{
+		const SaggRange *planned = pending == NULL ? NULL :
+			sagg_partition_find(pending->ranges, pending->nranges,
+								&progress->positions[i]);
+		const SaggRange *bound = sagg_partition_find(unconstify(SaggRange *, bounds), nbounds,
+													 &progress->positions[i]);
+
+		targets[i] = progress->positions[i];
+		if (planned)
+			targets[i].start = planned->start;
+		else if (bound &&
+				 (list_member_int(session->made_anew, targets[i].topic) ||
+				  targets[i].start < bound->start ||
+				  targets[i].start > bound->end))
+			targets[i].start = bound->start;
+	}
+	sagg_reader_assign(session->reader, targets, progress->npositions);
+	pfree(targets);
+}
+
+/*
+ * First contact of a stream with its topic: which cluster, from which offsets.
+ * In later sessions: is it still that cluster, and that topic?  Leaves the
+ * reader assigned to the stream's positions.  Waits for Kafka.
+ */
+void
+sagg_session_origin(SaggSession *session)
+{
+	SaggProgress *progress = session->progress;
+	const char *cluster_id = sagg_reader_cluster_id(session->reader);
+	SaggOrigin *origin = known_origin(session, cluster_id);
+	SaggRange  *bounds;
+	int			nbounds;
+
+	if (origin->cluster_id == NULL)
+	{
+		origin = first_offsets(session);
+		record_origin(session, origin);
+	}
+	for (int i = 0; i < origin->noffsets; i++)
+		(void) sagg_session_add_position(session, &origin->offsets[i]);
+	bounds = sagg_reader_bounds(session->reader, &nbounds);
+	sagg_session_check_topics(session, bounds, nbounds);
+	verify_last_records(session, bounds, nbounds);
+	sagg_session_assign(session, bounds, nbounds);
+	pfree(bounds);
+	sagg_reader_commit(session->reader, progress->positions, progress->npositions);
+}
+
+/*
+ * After a connection was broken the topic may be another one under its name:
+ * see last_record.c.  "bounds" are as for sagg_batch_plan, if they are known;
+ * else a batch is under way, and one of another topic is an error.
+ */
+void
+sagg_session_verify(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	if (!sagg_reader_was_broken(session->reader))
+		return;
+	verify_last_records(session, bounds, nbounds);
+	if (session->made_anew != NIL && bounds == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("topic \"%s\" was deleted and made anew while it was read",
+						sagg_topic_name(linitial_int(session->made_anew)))));
+}
+
+/*
+ * The last record of each partition after the batch that was just read; "n" of
+ * them, in the current context.
+ */
+SaggRange *
+sagg_last_records(SaggSession *session, const SaggPlan *plan, int *n)
+{
+	const SaggProgress *progress = session->progress;
+	SaggRange  *last = palloc(sizeof(SaggRange) * (progress->nlast + plan->nranges + 1));
+
+	*n = progress->nlast;
+	if (progress->nlast > 0)
+		memcpy(last, progress->last, sizeof(SaggRange) * progress->nlast);
+	for (int i = 0; i < plan->nranges; i++)
+	{
+		SaggRange	one;
+		SaggRange  *place;
+
+		if (!sagg_reader_last_record(session->reader, &plan->ranges[i], &one))
+			continue;
+		place = sagg_partition_find(last, *n, &one);
+		if (place == NULL)
+			place = &last[(*n)++];
+		*place = one;
+	}
+	if (*n > 1)
+		qsort(last, *n, sizeof(SaggRange), sagg_partition_order);
+	return last;
+}

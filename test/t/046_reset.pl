@@ -1,0 +1,211 @@
+# reset_stream: a stream begins anew, from other offsets; a reader of its table
+# never sees a hole, whatever happens meanwhile.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use StreamAgg::Test;
+use Test::More;
+
+my $broker = start_broker(clicks => 2, other => 1, bad => 1);
+my $node = new_node('reset', 'restart_after_crash = on', 'stream_agg.max_records_per_batch = 100');
+$node->safe_psql('postgres', 'ALTER DATABASE postgres SET client_min_messages = warning');
+create_source($node, $broker, $_, $_, 'ts timestamptz, k int, v int') for qw(clicks bad);
+my $random = seeded_random();
+
+my $reader;
+END { stop_reader($reader) if $reader }
+
+sub value { return $node->safe_psql('postgres', $_[0]); }
+
+# records of some minutes, in disorder
+my $minute = 0;
+sub produce
+{
+	my ($n, $minutes) = @_;
+	$broker->produce('clicks', map {
+		my $at = $minute * 60 + $random->($minutes * 60);
+		[ $_ % 2, '', json_record({ ts => sprintf('2026-01-01T%02d:%02d:%02dZ', $at / 3600, $at / 60 % 60, $at % 60),
+			k => $random->(10), v => $random->(100) }, numbers => [qw(k v)]) ] } 1 .. $n);
+	$minute += $minutes;
+	return;
+}
+
+# a record that closes the windows of all before
+sub close_windows
+{
+	$minute += 30;
+	$broker->produce('clicks', map { [ $_, '', sprintf('{"ts": "2026-01-01T%02d:%02d:00Z", "k": 99, "v": 0}',
+			$minute / 60, $minute % 60) ] } 0, 1);
+	$minute += 1;
+	return;
+}
+
+my %query = (
+	windows => q{SELECT stream_agg.tumble(ts, '1 minute') AS win, k, count(*) AS n, sum(v) AS total FROM clicks GROUP BY 1, k},
+	having => q{SELECT stream_agg.tumble(ts, '1 minute') AS win, k, count(*) AS n FROM clicks GROUP BY 1, k HAVING count(*) < 3});
+my %streams = (
+	closed => [ 'append', 'windows' ],
+	changed => [ 'update', 'windows' ],
+	kept => [ 'update', 'having' ],
+	whole => [ 'complete', 'windows' ]);
+for my $stream (sort keys %streams)
+{
+	my ($mode, $query) = @{ $streams{$stream} };
+	value("SELECT stream_agg.create_stream('$stream', \$q\$$query{$query}\$q\$, output_mode => '$mode',
+		watermark => '1 minute', trigger => '1 hour')");
+}
+
+sub expect
+{
+	my ($stream, $name) = @_;
+	my $open = $streams{$stream}[0] eq 'append' ?
+	  " WHERE upper(win) <= (SELECT watermark FROM stream_agg.commits WHERE stream = '$stream' ORDER BY batch DESC LIMIT 1)" : '';
+	return is_equal_tables($node, "SELECT * FROM $stream", "SELECT * FROM ${stream}_query$open", "$stream: $name");
+}
+
+produce(300, 10) for 1 .. 3;
+close_windows();
+process($node, $_) for sort keys %streams;
+
+# a defect: the tables are wrong, and late records were dropped
+produce(100, 10);
+$minute -= 40;
+produce(200, 10);
+$minute += 30;
+close_windows();
+process($node, $_) for sort keys %streams;
+cmp_ok(value(q{SELECT rows_late FROM pg_stat_stream_agg WHERE stream = 'closed'}), '>', 0, 'there were late records');
+value(q{UPDATE closed SET n = n + 1000; UPDATE changed SET n = n + 1000;
+	INSERT INTO changed SELECT tstzrange('1999-01-01', '1999-01-02'), 1, 1, 1;
+	DELETE FROM kept WHERE k < 5; DELETE FROM whole WHERE k < 5});
+my $records = value('SELECT count(*) FROM clicks');
+
+# --- rolled back, a reset leaves everything as it was
+my $logs = q{SELECT (SELECT md5(string_agg(o::text, '' ORDER BY batch)) FROM stream_agg.offsets o WHERE stream = 'closed'),
+	(SELECT md5(string_agg(c::text, '' ORDER BY batch)) FROM stream_agg.commits c WHERE stream = 'closed'),
+	(SELECT md5(string_agg(s::text, '' ORDER BY s.partition, batch, seq)) FROM stream_agg.state s WHERE stream = 'closed'),
+	(SELECT s::text FROM stream_agg.sources s WHERE stream = 'closed'),
+	(SELECT s::text FROM stream_agg.streams s WHERE stream = 'closed')};
+my $before = value($logs);
+value(q{BEGIN; SELECT stream_agg.reset_stream('closed', 'latest', results => true); ROLLBACK});
+is(value($logs), $before, 'rolled back, a reset leaves the checkpoint as it was');
+is((process($node, 'closed'))[1], 0, 'and the stream goes on where it was');
+
+# --- with results, every table is that of the batch query, late records and all
+for my $stream (sort keys %streams)
+{
+	my $batches = value("SELECT max(batch) FROM stream_agg.commits WHERE stream = '$stream'");
+	value("SELECT stream_agg.reset_stream('$stream', results => true)");
+	process($node, $stream);
+	expect($stream, 'with results the table is made anew');
+	is(value("SELECT string_agg(concat_ws(' ', reset, delivered), ', ' ORDER BY batch) FROM stream_agg.commits
+		WHERE stream = '$stream' AND batch > $batches"), "results 0, $records",
+		"$stream: by the first micro-batch alone, whatever its size");
+	counts_add_up($node, $stream, 2 * $records, "$stream: counters go on");
+}
+is(value(q{SELECT count(*) FROM changed WHERE lower(win) < '2000-01-01'}), 0, 'rows that are no results of the stream are gone');
+# one window, of which no micro-batch can be late
+produce(200, 1);
+close_windows();
+for my $stream (sort keys %streams)
+{
+	process($node, $stream);
+	expect($stream, 'and the stream goes on from there');
+}
+
+# --- without results the table stays, and its groups are counted from the offsets given
+value(q{SELECT stream_agg.reset_stream('changed', 'latest')});
+process($node, 'changed');
+expect('changed', 'without results the table stays');
+is(value(q{SELECT state_rows, watermark IS NULL FROM pg_stat_stream_agg WHERE stream = 'changed'}), '0|f', 'state is cleared');
+is(value(q{SELECT watermark = to_timestamp(0) FROM stream_agg.commits WHERE stream = 'changed' AND reset = 'state'}), 't',
+	'and so is the watermark');
+# as one micro-batch, or it would drop late records again
+$node->append_conf('postgresql.conf', 'stream_agg.max_records_per_batch = 100000');
+$node->reload;
+value(q{SELECT stream_agg.reset_stream('changed', 'earliest')});
+process($node, 'changed');
+expect('changed', 'read again, an update stream comes to the same');
+
+# --- a stopped stream stays stopped, one that is behind a reset is reset again
+value(q{SELECT stream_agg.stop_stream('whole'); SELECT stream_agg.reset_stream('whole', 'latest', results => true);
+	SELECT stream_agg.reset_stream('whole', 'earliest')});
+is(value(q{SELECT state, starting_offsets FROM pg_stat_stream_agg JOIN stream_agg.streams USING (stream)
+	WHERE stream = 'whole'}), 'stopped|earliest', 'a stopped stream stays stopped');
+value(q{SELECT stream_agg.start_stream('whole')});
+process($node, 'whole');
+expect('whole', 'and begins anew when started');
+
+# --- from offsets in the middle: what the records from there on say
+my $middle = value('SELECT count(*) / 4 FROM clicks');
+value(qq{SELECT stream_agg.reset_stream('changed', '{"0": $middle, "1": $middle}', results => true)});
+process($node, 'changed');
+value(q{SELECT stream_agg.create_source('tail', topic => 'clicks', brokers => '} . $broker->brokers . q{',
+	columns => $$ts timestamptz, k int, v int, off bigint OPTIONS (metadata 'offset')$$)});
+is_equal_tables($node, 'SELECT * FROM changed', qq{SELECT stream_agg.tumble(ts, '1 minute'), k, count(*), sum(v)
+	FROM tail WHERE off >= $middle GROUP BY 1, 2}, 'from offsets in the middle: the result of what follows');
+
+# --- a polling reader sees old rows until the new ones are there, through crashes
+value(q{SELECT stream_agg.reset_stream('changed', results => true)});
+process($node, 'changed');
+for my $stream (qw(closed changed))
+{
+	my $total = value("SELECT count(*), sum(n) FROM $stream");
+	($reader, my $seen) = start_reader($node, "SELECT count(*), sum(n) FROM $stream", 1_000);
+	for my $round (1 .. 2)
+	{
+		# the worker is killed where it has deleted and written and cannot commit
+		value("SELECT stream_agg.stop_stream('$stream'); SELECT stream_agg.reset_stream('$stream', results => true)");
+		my $blocker = $node->background_psql('postgres');
+		$blocker->query_safe("BEGIN; LOCK TABLE stream_agg.commits IN SHARE MODE");
+		value("SELECT stream_agg.start_stream('$stream')");
+		$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity a JOIN pg_stat_stream_agg s USING (pid)
+			WHERE s.stream = '$stream' AND a.wait_event_type = 'Lock'") or die 'the worker does not wait';
+		kill_backends($node, value("SELECT pid FROM pg_stat_stream_agg WHERE stream = '$stream'"));
+		eval { $blocker->quit };
+		process($node, $stream);
+		expect($stream, "round $round: after a crash in the middle the table is that of the batch query");
+	}
+	stop_reader($reader);
+	undef $reader;
+	my %lines;
+	$lines{$_}++ for split /\n/, slurp_file($seen);
+	cmp_ok($lines{$total} // 0, '>', 3, "$stream: a reader was there");
+	is(join(', ', grep { $_ ne $total } sort keys %lines), '', "$stream: and never saw anything but the whole result");
+}
+
+# --- dead letters are there once, however often they are read
+$broker->produce('bad', '{"k": 1}', '{"k": "none"}', '{"k": 2}');
+value(q{SELECT stream_agg.create_stream('letters', 'SELECT k, count(*) AS n FROM bad GROUP BY k', output_mode => 'update',
+	trigger => '1 hour', options => '{"on_error": "dead_letter"}')});
+process($node, 'letters');
+value(q{SELECT stream_agg.reset_stream('letters', results => true)});
+process($node, 'letters');
+is(value(q{SELECT count(*), max(batch) FROM stream_agg.dead_letters WHERE stream = 'letters'}), '1|2',
+	'a dead letter that is read again is there once');
+
+# --- a source that reads another topic, or another cluster
+$broker->produce('other', map { qq({"k": $_}) } 5 .. 7);
+value(q{ALTER FOREIGN TABLE bad OPTIONS (SET topic 'other');
+	SELECT stream_agg.stop_stream('letters'); SELECT stream_agg.start_stream('letters')});
+wait_state($node, 'letters', 'failed', 'topic "other"');
+value(q{SELECT stream_agg.reset_stream('letters', results => true); SELECT stream_agg.start_stream('letters')});
+process($node, 'letters');
+is_equal_tables($node, 'SELECT * FROM letters', 'SELECT * FROM letters_query', 'a stream that was reset takes another topic');
+
+# --- owners only, and DELETE on the sink is needed
+value(q{CREATE ROLE app LOGIN; GRANT CREATE ON SCHEMA public TO app; GRANT SELECT ON clicks TO app;
+	CREATE TABLE only_insert (k int, n bigint, win tstzrange); GRANT INSERT ON only_insert TO app});
+my ($status, $out, $err) = $node->psql('postgres', q{SET ROLE app; SELECT stream_agg.reset_stream('letters')});
+like($err, qr/must be owner of stream/, 'only the owner may');
+value(q{SET ROLE app; SELECT stream_agg.create_stream('theirs',
+	$$ SELECT stream_agg.tumble(ts, '1 minute') AS win, k, count(*) AS n FROM clicks GROUP BY 1, k $$,
+	watermark => '1 minute', sink => 'only_insert', start => false)});
+($status, $out, $err) = $node->psql('postgres', q{SET ROLE app; SELECT stream_agg.reset_stream('theirs', results => true)});
+like($err, qr/permission denied for sink "only_insert"/, 'with results the owner needs DELETE on the sink');
+value(q{SET ROLE app; SELECT stream_agg.reset_stream('theirs', 'latest')});
+is(value(q{SELECT starting_offsets FROM stream_agg.streams WHERE stream = 'theirs'}), 'latest', 'without it is no matter');
+
+done_testing();
