@@ -64,8 +64,24 @@ SELECT stream_agg.create_source('bad', topic => 't', server => 'format_kafka',
     columns => 'id int OPTIONS (envelope $$op$$)');
 INSERT INTO changes (id) VALUES (1);
 
+-- avro: the schemas' registry is the server's, credentials are the user's
+SELECT stream_agg.create_source('bad', topic => 't', server => 'format_kafka', format => 'avro', columns => 'id int');
+ALTER SERVER format_kafka OPTIONS (ADD "schema.registry" 'file:///etc/passwd');
+ALTER SERVER format_kafka OPTIONS (ADD "schema.registry" 'http://user:secret@host:8081');
+ALTER SERVER format_kafka OPTIONS (ADD "schema.registry" 'http://host/?a=b');
+ALTER SERVER format_kafka OPTIONS (ADD "schema.registry" 'http://');
+ALTER SERVER format_kafka OPTIONS (ADD "schema.registry" 'http://ho st');
+ALTER SERVER format_kafka OPTIONS (ADD "schema.registry.password" 'x');
+ALTER SERVER format_kafka OPTIONS (ADD "schema.registry" 'https://host:8081/registry');
+CREATE USER MAPPING FOR CURRENT_USER SERVER format_kafka
+    OPTIONS ("schema.registry.user" 'u', "schema.registry.password" 'p');
+SELECT stream_agg.create_source('events', topic => 't', server => 'format_kafka', format => 'avro',
+    columns => $$ id int OPTIONS (path 'user.id'), at timestamptz $$);
+INSERT INTO events (id) VALUES (1);
+DROP USER MAPPING FOR CURRENT_USER SERVER format_kafka;
+
 -- what cannot be written
 INSERT INTO deep (user_id) VALUES (1);
 
-DROP FOREIGN TABLE deep, csv, line, bytes, changes;
+DROP FOREIGN TABLE deep, csv, line, bytes, changes, events;
 DROP SERVER format_kafka;

@@ -19,17 +19,17 @@
 static void
 check_topic_sink(const SaggStream *stream, const SaggQuery *query, const char *name)
 {
+	if (stream->sink == stream->source)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the stream would read its own results"),
+				 errdetail("Source \"%s\" cannot be the sink as well.", name)));
 	if (!stream->options.at_least_once)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("sink \"%s\" is a Kafka topic, which does not take every row exactly once", name),
 				 errdetail("Kafka commits apart from the server: a micro-batch that is retried sends its rows again, with the same headers."),
 				 errhint("Say so by options => '{\"delivery\": \"at_least_once\"}', or name a table.")));
-	if (stream->sink == stream->source)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the stream would read its own results"),
-				 errdetail("Source \"%s\" cannot be the sink as well.", name)));
 	if (stream->mode == SAGG_COMPLETE)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -35,7 +35,13 @@ check_sink(const SaggStream *stream)
 	if (name == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("the sink of stream \"%s\" does not exist", stream->name)));
+				 errmsg("the sink of stream \"%s\" does not exist", sagg_stream_title(stream->name))));
+	if (stream->options.at_least_once)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("results of stream \"%s\" cannot be replaced", sagg_stream_title(stream->name)),
+				 errdetail("Its sink is a Kafka topic, from which records cannot be removed."),
+				 errhint("Reset it without results: the topic gets the new results after the old ones.")));
 	if (pg_class_aclcheck(stream->sink, stream->owner, ACL_DELETE) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -52,7 +58,7 @@ tell_about(const SaggStream *stream, bool results)
 	if (results && strcmp(stream->starting_offsets, "earliest") != 0)
 		ereport(NOTICE,
 				(errmsg("sink of stream \"%s\" will hold no results of records before the offsets given",
-						stream->name)));
+						sagg_stream_title(stream->name))));
 }
 
 /*

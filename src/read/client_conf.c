@@ -24,18 +24,17 @@
 #include "read_internal.h"
 
 /*
- * Options of the current user's mapping, or of the one for PUBLIC; NIL if
- * there is none.
+ * Options of a user's mapping, or of the one for PUBLIC; NIL if there is none.
  */
-static List *
-mapping_options(Oid server)
+List *
+sagg_mapping_options(Oid server, Oid user)
 {
 	HeapTuple	tuple;
 	Datum		options;
 	bool		isnull;
 	List	   *result = NIL;
 
-	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(GetUserId()),
+	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(user),
 							ObjectIdGetDatum(server));
 	if (!HeapTupleIsValid(tuple))
 		tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
@@ -113,7 +112,7 @@ sagg_client_conf(Oid source)
 	PG_TRY();
 	{
 		apply_options(conf, server->options, SAGG_OPT_SERVER, "server");
-		apply_options(conf, mapping_options(server->serverid), SAGG_OPT_MAPPING, "user mapping");
+		apply_options(conf, sagg_mapping_options(server->serverid, GetUserId()), SAGG_OPT_MAPPING, "user mapping");
 	}
 	PG_CATCH();
 	{

@@ -50,6 +50,7 @@ SaggReader *
 sagg_reader_open(Oid source, bool want_headers)
 {
 	bool		headers = want_headers || sagg_source_has_headers(source);
+	struct SaggRegistry *registry = sagg_source_registry(source, GetUserId());
 	rd_kafka_conf_t *conf = sagg_client_conf(source);
 	MemoryContext memory = AllocSetContextCreate(TopMemoryContext,
 												 "stream_agg reader",
@@ -60,6 +61,7 @@ sagg_reader_open(Oid source, bool want_headers)
 	reader->memory = memory;
 	reader->fd = -1;
 	reader->conf = conf;
+	reader->registry = registry;
 	PG_TRY();
 	{
 		sagg_conf_prepare(conf);

@@ -92,6 +92,8 @@ typedef struct SaggLayout
 	const char *null_text;
 	/* of debezium */
 	bool		ignore_others;	/* operations that give no record */
+	/* of avro, set by who reads; NULL = no schema is known */
+	struct SaggRegistry *registry;
 } SaggLayout;
 
 typedef struct SaggDecoder SaggDecoder;

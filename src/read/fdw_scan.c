@@ -29,6 +29,7 @@
 #include "utils/rel.h"
 
 #include "scan_internal.h"
+#include "schema_registry.h"
 
 /* A metadata column that is read. */
 typedef struct MetadataColumn
@@ -105,7 +106,7 @@ sagg_scan_detach(void)
  * Which columns are read, and from where.
  */
 static void
-prepare_columns(SourceScan *state, Relation rel, List *attributes)
+prepare_columns(SourceScan *state, Relation rel, List *attributes, Oid user)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	Bitmapset  *used = bms_make_singleton(0);	/* not NULL, which means all */
@@ -118,6 +119,9 @@ prepare_columns(SourceScan *state, Relation rel, List *attributes)
 			used = bms_add_member(used, lfirst_int(lc));
 	}
 	layout = sagg_source_layout(rel, used);
+	layout->registry = sagg_source_registry(state->source, user);
+	if (layout->registry && attached_batch == NULL)
+		sagg_registry_tidy(layout->registry);
 	state->decoder = sagg_decoder_make(desc, layout, desc->natts);
 	state->metadata = palloc(sizeof(MetadataColumn) * Max(desc->natts, 1));
 	for (int i = 0; i < desc->natts; i++)
@@ -143,6 +147,7 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 {
 	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
 	Relation	rel = node->ss.ss_currentRelation;
+	Oid			user = SAGG_SCAN_USER(node);
 	MemoryContext old;
 	SourceScan *state;
 
@@ -153,7 +158,8 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 	old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
 	state = palloc0(sizeof(SourceScan));
 	state->source = RelationGetRelid(rel);
-	prepare_columns(state, rel, list_nth(plan->fdw_private, SAGG_SCAN_ATTRIBUTES));
+	prepare_columns(state, rel, list_nth(plan->fdw_private, SAGG_SCAN_ATTRIBUTES),
+					OidIsValid(user) ? user : GetUserId());
 	state->bounds = list_nth(plan->fdw_private, SAGG_SCAN_BOUNDS);
 	state->expressions = ExecInitExprList(plan->fdw_exprs, (PlanState *) node);
 	if (attached_batch != NULL && attached_source == state->source)

@@ -73,6 +73,11 @@ static const SaggOption options[] = {
 	{"ssl.certificate.location", "ssl.certificate.location", SAGG_OPT_MAPPING | SAGG_OPT_SUPERUSER},
 	{"ssl.key.location", "ssl.key.location", SAGG_OPT_MAPPING | SAGG_OPT_SUPERUSER},
 
+	{"schema.registry", NULL, SERVER},
+	{"schema.registry.ca.pem", NULL, SERVER},
+	{"schema.registry.user", NULL, SAGG_OPT_MAPPING},
+	{"schema.registry.password", NULL, PRIVATE},
+
 	{"topic", NULL, SAGG_OPT_TABLE},
 	{"topics", NULL, SAGG_OPT_TABLE},
 	{"topic_pattern", NULL, SAGG_OPT_TABLE},

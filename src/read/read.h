@@ -78,6 +78,10 @@ extern void sagg_reader_release(SaggReader *reader);
 /* data_loss.c */
 extern void sagg_reader_skips_lost(SaggReader *reader);
 extern const SaggRange *sagg_reader_losses(SaggReader *reader, int *nlosses);
+
+/* schema_registry.c: waits, for the registry of the records' schemas */
+extern void sagg_reader_look_up_schemas(SaggReader *reader);
+
 /* group_offsets.c: never wait, and raise no error */
 extern void sagg_reader_set_group(SaggReader *reader, const char *group,
 								  const char *stream);

@@ -24,6 +24,7 @@
  * the result: rd_kafka_new takes it, else rd_kafka_conf_destroy.
  */
 extern rd_kafka_conf_t *sagg_client_conf(Oid source);
+extern List *sagg_mapping_options(Oid server, Oid user);
 
 /* source_info.c */
 extern char *sagg_find_option(List *options, const char *name);
@@ -38,6 +39,7 @@ extern bool sagg_source_has_headers(Oid relid);
  * the others are SAGG_FIELD_UNUSED.  Allocated in the current context.
  */
 extern SaggLayout *sagg_source_layout(Relation rel, const Bitmapset *used);
+extern struct SaggRegistry *sagg_source_registry(Oid relid, Oid user);
 
 /* source_options.c */
 extern const SaggFormat *sagg_format_by_name(const char *name);

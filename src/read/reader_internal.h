@@ -105,6 +105,7 @@ struct SaggReader
 	char	   *cluster_id;
 	int			fd;				/* eventfd of all partition queues */
 	rd_kafka_conf_t *conf;		/* of both clients */
+	struct SaggRegistry *registry;	/* of the records' schemas, or NULL */
 	SaggClient *asks;			/* NULL while nothing is asked */
 	TimestampTz asked;			/* when it was last needed */
 	TimestampTz waiting_since;	/* for an answer; 0 = for none */

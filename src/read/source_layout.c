@@ -15,11 +15,13 @@
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "foreign/foreign.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
 #include "format.h"
 #include "read_internal.h"
+#include "schema_registry.h"
 
 /*
  * Options of a column that need names in the payload.
@@ -174,6 +176,20 @@ sagg_source_layout(Relation rel, const Bitmapset *used)
 }
 
 /*
+ * The registry of a source's schemas, as a user reaches it; NULL if its format
+ * needs none.  Contacts nobody.
+ */
+struct SaggRegistry *
+sagg_source_registry(Oid relid, Oid user)
+{
+	char	   *format = sagg_find_option(GetForeignTable(relid)->options, "format");
+
+	if (format == NULL || sagg_format_by_name(format) != &sagg_format_avro)
+		return NULL;
+	return sagg_registry_open(GetForeignServerIdByRelId(relid), user);
+}
+
+/*
  * Raises an error if a source could not be read because of its columns and
  * options.  Contacts nobody.
  */
@@ -183,5 +199,6 @@ sagg_source_check(Oid relid)
 	Relation	rel = table_open(relid, AccessShareLock);
 
 	(void) sagg_source_layout(rel, NULL);
+	(void) sagg_source_registry(relid, GetUserId());
 	table_close(rel, NoLock);
 }

@@ -18,12 +18,13 @@
 #include "utils/fmgroids.h"
 
 #include "format.h"
+#include "http_get.h"
 #include "read/properties.h"
 #include "read_internal.h"
 
 static const SaggFormat *const formats[] = {
-	&sagg_format_json, &sagg_format_debezium, &sagg_format_csv,
-	&sagg_format_text, &sagg_format_raw
+	&sagg_format_json, &sagg_format_debezium, &sagg_format_avro,
+	&sagg_format_csv, &sagg_format_text, &sagg_format_raw
 };
 
 /*
@@ -164,7 +165,7 @@ check_character(const char *option, const char *value)
 }
 
 /*
- * Check the value of an option of ours, of a source or a column.
+ * Check the value of an option of ours, that is not librdkafka's.
  */
 void
 sagg_check_source_option(const char *name, const char *value)
@@ -181,7 +182,7 @@ sagg_check_source_option(const char *name, const char *value)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("unknown format \"%s\"", value),
-				 errhint("Formats of records are json, debezium, csv, text and raw.")));
+				 errhint("Formats of records are json, debezium, avro, csv, text and raw.")));
 	if (strcmp(name, "metadata") == 0 && !sagg_metadata_kind(value, &kind))
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
@@ -195,6 +196,8 @@ sagg_check_source_option(const char *name, const char *value)
 		check_character(name, value);
 	if (strcmp(name, "null") == 0 && strpbrk(value, "\r\n"))
 		refuse_value(name, value, "It cannot have a newline or carriage return.");
+	if (strcmp(name, "schema.registry") == 0 && sagg_http_url_problem(value))
+		refuse_value(name, value, sagg_http_url_problem(value));
 	if (strcmp(name, "other_operations") == 0 &&
 		strcmp(value, "refuse") != 0 && strcmp(value, "ignore") != 0)
 		refuse_value(name, value, "Write refuse or ignore.");

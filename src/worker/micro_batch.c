@@ -85,6 +85,7 @@ read_records(SaggSession *session, const SaggPlan *plan)
 					 trouble ? errdetail("The broker connection reports: %s.", trouble) : 0));
 		}
 	}
+	sagg_reader_look_up_schemas(session->reader);
 }
 
 /*

@@ -1,0 +1,107 @@
+/*-------------------------------------------------------------------------
+ *
+ * avro.h
+ *	  Avro's schemas and its binary encoding, for format_avro.c and
+ *	  schema_registry.c.
+ *
+ * libavro is not used: its C version knows no logical types, recurses as deep
+ * as a record says, and believes what a record says about the length of its
+ * arrays.  It is what the tests compare with.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_AVRO_H
+#define SAGG_AVRO_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+
+#include "read/json_leaf.h"
+
+typedef enum AvroType
+{
+	AVRO_T_NULL,
+	AVRO_T_BOOLEAN,
+	AVRO_T_INT,
+	AVRO_T_LONG,
+	AVRO_T_FLOAT,
+	AVRO_T_DOUBLE,
+	AVRO_T_BYTES,
+	AVRO_T_STRING,
+	AVRO_T_RECORD,
+	AVRO_T_ENUM,
+	AVRO_T_ARRAY,
+	AVRO_T_MAP,
+	AVRO_T_UNION,
+	AVRO_T_FIXED
+} AvroType;
+
+typedef enum AvroLogical
+{
+	AVRO_L_NONE,
+	AVRO_L_DATE,
+	AVRO_L_TIME_MILLIS,
+	AVRO_L_TIME_MICROS,
+	AVRO_L_TIMESTAMP_MILLIS,
+	AVRO_L_TIMESTAMP_MICROS,
+	AVRO_L_TIMESTAMP_NANOS,
+	AVRO_L_LOCAL_MILLIS,
+	AVRO_L_LOCAL_MICROS,
+	AVRO_L_LOCAL_NANOS,
+	AVRO_L_DECIMAL,
+	AVRO_L_UUID
+} AvroLogical;
+
+/* A type of a schema; a named one may be part of itself. */
+typedef struct AvroNode
+{
+	AvroType	type;
+	AvroLogical logical;
+	int			scale;			/* of decimal */
+	int			size;			/* of fixed, bytes */
+	int			n;				/* fields, symbols, branches; 1 for array, map */
+	const char **names;			/* of fields and symbols */
+	struct AvroNode **parts;	/* types of fields, branches, elements */
+} AvroNode;
+
+/* avro_schema.c */
+extern AvroNode *sagg_avro_compile(const char *schema, const char **problem);
+
+/* What is wanted of a record, by name; see JsonNode. */
+typedef struct AvroWant
+{
+	const char *name;			/* UTF-8 */
+	int			subscript;		/* the name as an element of arrays, -1 = none */
+	int			value;			/* into the values, -1 = only on the way */
+	bool		as_number;		/* dates and times as the number they are */
+	int			nchildren;
+	struct AvroWant *children;
+} AvroWant;
+
+/* A record being read. */
+typedef struct AvroReader
+{
+	const char *start;
+	const char *p;
+	const char *end;
+	int64		budget;			/* values that may still be read */
+	const char *reason;			/* why the record is invalid, NULL = it is not */
+	SaggJsonValue *values;
+	MemoryContext memory;		/* of the values' texts */
+} AvroReader;
+
+/* avro_walk.c */
+extern bool sagg_avro_read(AvroReader *reader, const AvroNode *schema,
+						   const AvroWant *wanted);
+extern bool sagg_avro_render(AvroReader *reader, const AvroNode *node,
+							 StringInfo out, int depth);
+extern bool sagg_avro_take_long(AvroReader *reader, int64 *result);
+extern bool sagg_avro_take_length(AvroReader *reader, Size *len);
+
+/* avro_value.c */
+extern bool sagg_avro_scalar(AvroReader *reader, const AvroNode *node,
+							 bool as_number, SaggJsonKind *kind,
+							 StringInfo out);
+
+#endif							/* SAGG_AVRO_H */

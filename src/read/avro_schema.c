@@ -1,0 +1,401 @@
+/*-------------------------------------------------------------------------
+ *
+ * avro_schema.c
+ *	  Avro's schemas: from JSON to a graph of types.
+ *
+ * Names are resolved, logical types that stream_agg knows are noted, and all
+ * else that a schema may say (docs, aliases, defaults, orders) is passed over:
+ * a record is read by the very schema it was written with.  What is wrong with
+ * a schema comes back as a text, never as an error.  Takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/numeric.h"
+
+#include "avro.h"
+
+/* types inside of types; a schema is written by people */
+#define MAX_NESTING		100
+
+typedef struct NamedType
+{
+	const char *name;			/* with its namespace */
+	AvroNode   *node;
+	struct NamedType *next;
+} NamedType;
+
+typedef struct Compiler
+{
+	NamedType  *types;
+	int			nesting;
+	const char *problem;		/* NULL = none so far */
+} Compiler;
+
+static AvroNode *compile(Compiler *compiler, const JsonbValue *json,
+						 const char *namespace);
+
+static const char *const type_names[] = {
+	[AVRO_T_NULL] = "null", [AVRO_T_BOOLEAN] = "boolean", [AVRO_T_INT] = "int",
+	[AVRO_T_LONG] = "long", [AVRO_T_FLOAT] = "float", [AVRO_T_DOUBLE] = "double",
+	[AVRO_T_BYTES] = "bytes", [AVRO_T_STRING] = "string"
+};
+
+static AvroNode *
+problem(Compiler *compiler, const char *text)
+{
+	if (compiler->problem == NULL)
+		compiler->problem = text;
+	return NULL;
+}
+
+/* A member of an object; NULL if there is none. */
+static JsonbValue *
+member(const JsonbValue *object, const char *name)
+{
+	return getKeyJsonValueFromContainer(object->val.binary.data, name, strlen(name), NULL);
+}
+
+static bool
+is_container(const JsonbValue *json, bool object)
+{
+	return json && json->type == jbvBinary &&
+		(object ? JsonContainerIsObject(json->val.binary.data) :
+		 JsonContainerIsArray(json->val.binary.data) && !JsonContainerIsScalar(json->val.binary.data));
+}
+
+static char *
+json_string(const JsonbValue *json)
+{
+	return json && json->type == jbvString ?
+		pnstrdup(json->val.string.val, json->val.string.len) : NULL;
+}
+
+static char *
+string_member(const JsonbValue *object, const char *name)
+{
+	return json_string(member(object, name));
+}
+
+/* A number that must be there, at least "min"; -1 if it is not. */
+static int
+int_member(const JsonbValue *object, const char *name, int min)
+{
+	JsonbValue *json = member(object, name);
+	bool		failed = false;
+	int			result;
+
+	if (json == NULL || json->type != jbvNumeric)
+		return -1;
+	result = numeric_int4_opt_error(json->val.numeric, &failed);
+	return failed || result < min ? -1 : result;
+}
+
+static AvroNode *
+make_node(AvroType type, int n)
+{
+	AvroNode   *node = palloc0(sizeof(AvroNode));
+
+	node->type = type;
+	node->n = n;
+	node->names = palloc0(sizeof(char *) * Max(n, 1));
+	node->parts = palloc0(sizeof(AvroNode *) * Max(n, 1));
+	return node;
+}
+
+static char *
+full_name(const char *name, const char *namespace)
+{
+	if (strchr(name, '.') || namespace == NULL || namespace[0] == '\0')
+		return pstrdup(name);
+	return psprintf("%s.%s", namespace, name);
+}
+
+static AvroNode *
+find_type(Compiler *compiler, const char *name)
+{
+	for (NamedType *type = compiler->types; type; type = type->next)
+	{
+		if (strcmp(type->name, name) == 0)
+			return type->node;
+	}
+	return NULL;
+}
+
+/*
+ * A type given by its name.
+ */
+static AvroNode *
+compile_name(Compiler *compiler, const char *name, const char *namespace)
+{
+	AvroNode   *found;
+
+	for (int i = 0; i < lengthof(type_names); i++)
+	{
+		if (strcmp(type_names[i], name) == 0)
+			return make_node((AvroType) i, 0);
+	}
+	found = find_type(compiler, full_name(name, namespace));
+	if (found == NULL)
+		found = find_type(compiler, name);
+	return found ? found : problem(compiler, psprintf("there is no type \"%s\"", name));
+}
+
+static AvroNode *
+compile_union(Compiler *compiler, const JsonbValue *json, const char *namespace)
+{
+	int			n = JsonContainerSize(json->val.binary.data);
+	AvroNode   *node = make_node(AVRO_T_UNION, n);
+
+	for (int i = 0; i < n && !compiler->problem; i++)
+		node->parts[i] = compile(compiler, getIthJsonbValueFromContainer(json->val.binary.data, i),
+								 namespace);
+	return n > 0 ? node : problem(compiler, "a union is empty");
+}
+
+static void
+compile_fields(Compiler *compiler, AvroNode *node, const JsonbValue *fields,
+			   const char *namespace)
+{
+	for (int i = 0; i < node->n && !compiler->problem; i++)
+	{
+		JsonbValue *field = getIthJsonbValueFromContainer(fields->val.binary.data, i);
+		JsonbValue *type = is_container(field, true) ? member(field, "type") : NULL;
+
+		node->names[i] = is_container(field, true) ? string_member(field, "name") : NULL;
+		if (type == NULL || node->names[i] == NULL)
+			problem(compiler, "a field has no name or no type");
+		else
+			node->parts[i] = compile(compiler, type, namespace);
+	}
+}
+
+static void
+take_symbols(Compiler *compiler, AvroNode *node, const JsonbValue *symbols)
+{
+	for (int i = 0; i < node->n; i++)
+	{
+		node->names[i] = json_string(getIthJsonbValueFromContainer(symbols->val.binary.data, i));
+		if (node->names[i] == NULL)
+			problem(compiler, "a symbol is not a string");
+	}
+}
+
+/*
+ * A record, enum or fixed, which has a name that is known from here on, inside
+ * of it too.
+ */
+static AvroNode *
+compile_named(Compiler *compiler, const JsonbValue *json, AvroType type,
+			  const char *namespace)
+{
+	const char *list = type == AVRO_T_ENUM ? "symbols" : "fields";
+	JsonbValue *parts = type == AVRO_T_FIXED ? NULL : member(json, list);
+	char	   *name = string_member(json, "name");
+	char	   *own = string_member(json, "namespace");
+	NamedType  *named = palloc0(sizeof(NamedType));
+	char	   *dot;
+
+	if (name == NULL)
+		return problem(compiler, "a type has no name");
+	if (type != AVRO_T_FIXED && !is_container(parts, false))
+		return problem(compiler, psprintf("type \"%s\" has no %s", name, list));
+	name = full_name(name, own ? own : namespace);
+	named->name = name;
+	named->node = make_node(type, parts ? JsonContainerSize(parts->val.binary.data) : 0);
+	named->next = compiler->types;
+	compiler->types = named;
+	if (type == AVRO_T_FIXED)
+	{
+		named->node->size = int_member(json, "size", 0);
+		if (named->node->size < 0)
+			return problem(compiler, psprintf("type \"%s\" has no size", name));
+	}
+	else if (type == AVRO_T_ENUM)
+		take_symbols(compiler, named->node, parts);
+	else
+	{
+		/* names inside belong to the namespace of this one */
+		name = pstrdup(name);
+		dot = strrchr(name, '.');
+		if (dot)
+			*dot = '\0';
+		compile_fields(compiler, named->node, parts, dot ? name : "");
+	}
+	return named->node;
+}
+
+static AvroNode *
+compile_elements(Compiler *compiler, const JsonbValue *json, AvroType type,
+				 const char *namespace)
+{
+	JsonbValue *elements = member(json, type == AVRO_T_ARRAY ? "items" : "values");
+	AvroNode   *node = make_node(type, 1);
+
+	if (elements == NULL)
+		return problem(compiler, "an array or map has no type of its elements");
+	node->parts[0] = compile(compiler, elements, namespace);
+	return node;
+}
+
+/*
+ * A logical type where it is known and fits what it is written as; else there
+ * is none, as Avro's specification wants it.
+ */
+static void
+set_logical(AvroNode *node, const JsonbValue *json)
+{
+	static const struct
+	{
+		const char *name;
+		AvroLogical logical;
+		AvroType	type;
+	}			known[] = {
+		{"date", AVRO_L_DATE, AVRO_T_INT},
+		{"time-millis", AVRO_L_TIME_MILLIS, AVRO_T_INT},
+		{"time-micros", AVRO_L_TIME_MICROS, AVRO_T_LONG},
+		{"timestamp-millis", AVRO_L_TIMESTAMP_MILLIS, AVRO_T_LONG},
+		{"timestamp-micros", AVRO_L_TIMESTAMP_MICROS, AVRO_T_LONG},
+		{"timestamp-nanos", AVRO_L_TIMESTAMP_NANOS, AVRO_T_LONG},
+		{"local-timestamp-millis", AVRO_L_LOCAL_MILLIS, AVRO_T_LONG},
+		{"local-timestamp-micros", AVRO_L_LOCAL_MICROS, AVRO_T_LONG},
+		{"local-timestamp-nanos", AVRO_L_LOCAL_NANOS, AVRO_T_LONG},
+		{"decimal", AVRO_L_DECIMAL, AVRO_T_BYTES},
+		{"decimal", AVRO_L_DECIMAL, AVRO_T_FIXED},
+		{"uuid", AVRO_L_UUID, AVRO_T_FIXED}
+	};
+	char	   *name = string_member(json, "logicalType");
+
+	if (name == NULL)
+		return;
+	for (int i = 0; i < lengthof(known); i++)
+	{
+		if (known[i].type == node->type && strcmp(known[i].name, name) == 0)
+			node->logical = known[i].logical;
+	}
+	if (node->logical == AVRO_L_UUID && node->size != 16)
+		node->logical = AVRO_L_NONE;
+	if (node->logical == AVRO_L_DECIMAL)
+	{
+		int			precision = int_member(json, "precision", 1);
+
+		node->scale = member(json, "scale") ? int_member(json, "scale", 0) : 0;
+		if (precision < 0 || node->scale < 0 || node->scale > precision)
+			node->logical = AVRO_L_NONE;
+	}
+}
+
+static AvroNode *
+compile_object(Compiler *compiler, const JsonbValue *json, const char *namespace)
+{
+	JsonbValue *type = member(json, "type");
+	char	   *name = json_string(type);
+	AvroNode   *node;
+
+	if (type == NULL)
+		return problem(compiler, "a type has no \"type\"");
+	if (name == NULL)
+		return compile(compiler, type, namespace);
+	if (strcmp(name, "record") == 0 || strcmp(name, "error") == 0)
+		return compile_named(compiler, json, AVRO_T_RECORD, namespace);
+	if (strcmp(name, "array") == 0)
+		return compile_elements(compiler, json, AVRO_T_ARRAY, namespace);
+	if (strcmp(name, "map") == 0)
+		return compile_elements(compiler, json, AVRO_T_MAP, namespace);
+	if (strcmp(name, "enum") == 0)
+		return compile_named(compiler, json, AVRO_T_ENUM, namespace);
+	if (strcmp(name, "fixed") == 0)
+	{
+		node = compile_named(compiler, json, AVRO_T_FIXED, namespace);
+		if (node)
+			set_logical(node, json);
+		return node;
+	}
+	node = compile_name(compiler, name, namespace);
+	/* a named type has its logical type from where it is defined */
+	if (node && node->type <= AVRO_T_STRING)
+		set_logical(node, json);
+	return node;
+}
+
+static AvroNode *
+compile(Compiler *compiler, const JsonbValue *json, const char *namespace)
+{
+	AvroNode   *node;
+
+	if (compiler->problem)
+		return NULL;
+	if (++compiler->nesting > MAX_NESTING)
+		return problem(compiler, "it is nested too deeply");
+	check_stack_depth();
+	if (json && json->type == jbvString)
+		node = compile_name(compiler, json_string(json), namespace);
+	else if (is_container(json, false))
+		node = compile_union(compiler, json, namespace);
+	else if (is_container(json, true))
+		node = compile_object(compiler, json, namespace);
+	else
+		node = problem(compiler, "a type is neither a name, nor an object, nor an array");
+	compiler->nesting--;
+	return node;
+}
+
+/* The text as jsonb; NULL if it is none. */
+static Jsonb *
+parse_json(const char *text)
+{
+	MemoryContext save = CurrentMemoryContext;
+	Jsonb	   *volatile result = NULL;
+
+	/* jsonb's parser leaves nothing behind that would have to be undone */
+	PG_TRY();
+	{
+		result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	}
+	PG_CATCH();
+	{
+		int			category = ERRCODE_TO_CATEGORY(geterrcode());
+
+		if (category != ERRCODE_DATA_EXCEPTION && category != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(save);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return result;
+}
+
+/*
+ * The type that a schema, as JSON text, describes, in the current memory
+ * context.  NULL, with the reason in *problem, if it is not a valid one.
+ */
+AvroNode *
+sagg_avro_compile(const char *schema, const char **why)
+{
+	Compiler	compiler = {0};
+	Jsonb	   *json = parse_json(schema);
+	JsonbValue	root = {0};
+	AvroNode   *result;
+
+	*why = NULL;
+	if (json == NULL)
+	{
+		*why = "it is not JSON";
+		return NULL;
+	}
+	if (JB_ROOT_IS_SCALAR(json))
+		root = *getIthJsonbValueFromContainer(&json->root, 0);
+	else
+	{
+		root.type = jbvBinary;
+		root.val.binary.data = &json->root;
+		root.val.binary.len = VARSIZE(json) - VARHDRSZ;
+	}
+	result = compile(&compiler, &root, "");
+	*why = compiler.problem;
+	return compiler.problem ? NULL : result;
+}

@@ -1,0 +1,197 @@
+/*-------------------------------------------------------------------------
+ *
+ * format_avro.c
+ *	  Format avro: records in Avro's binary encoding behind five bytes that
+ *	  name their schema, as Confluent's serializers write them.
+ *
+ *		0x00, schema id (4 bytes, highest first), the record
+ *
+ * Columns are fields of the record by name, or deeper parts by path, whatever
+ * schema a record was written with: a field that it does not have is NULL.
+ *
+ * - Numbers, strings and booleans go the ways of JSON's; enums are strings.
+ * - date, time and timestamp types become the strings of these, for columns
+ *	 that are numbers the number that was written; decimals are exact.
+ * - bytes and fixed are read into bytea.
+ * - Records, arrays and maps are read as JSON, in which bytes are written as
+ *	 "\x00ff" and what is no number in JSON as a string.
+ *
+ * Takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "mb/pg_wchar.h"
+#include "utils/memutils.h"
+
+#include "format.h"
+#include "schema_registry.h"
+
+#define MAGIC_BYTE		0
+#define HEADER_SIZE		5
+
+typedef struct AvroState
+{
+	AvroWant	root;			/* what is wanted of a record */
+	MemoryContext memory;		/* of the values of the record at hand */
+	int			nvalues;
+} AvroState;
+
+/*
+ * The schema id of a payload; false if it has none.
+ */
+bool
+sagg_avro_schema_id(const char *payload, Size len, int32 *id)
+{
+	const uint8 *bytes = (const uint8 *) payload;
+
+	if (payload == NULL || len < HEADER_SIZE || bytes[0] != MAGIC_BYTE)
+		return false;
+	*id = (int32) ((uint32) bytes[1] << 24 | (uint32) bytes[2] << 16 |
+				   (uint32) bytes[3] << 8 | bytes[4]);
+	return true;
+}
+
+/* A name as the number of an array's element, or -1. */
+static int
+name_subscript(const char *name)
+{
+	size_t		len = strlen(name);
+
+	if (len == 0 || len > 9 || strspn(name, "0123456789") != len ||
+		(name[0] == '0' && len > 1))
+		return -1;
+	return atoi(name);
+}
+
+static AvroWant *
+find_child(AvroWant *want, const char *name)
+{
+	AvroWant   *child;
+
+	for (int i = 0; i < want->nchildren; i++)
+	{
+		if (strcmp(want->children[i].name, name) == 0)
+			return &want->children[i];
+	}
+	want->children = want->nchildren == 0 ? palloc0(sizeof(AvroWant)) :
+		repalloc(want->children, sizeof(AvroWant) * (want->nchildren + 1));
+	child = &want->children[want->nchildren++];
+	memset(child, 0, sizeof(*child));
+	child->name = name;
+	child->subscript = name_subscript(name);
+	child->value = -1;
+	return child;
+}
+
+/*
+ * Dates and times are numbers for columns of these types.
+ */
+static bool
+wants_numbers(const SaggConversion *conv)
+{
+	switch (conv->kind)
+	{
+		case SAGG_TO_INT2:
+		case SAGG_TO_INT4:
+		case SAGG_TO_INT8:
+		case SAGG_TO_FLOAT8:
+		case SAGG_TO_NUMERIC:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
+ * Columns that differ in whether they want numbers do not share a value, so a
+ * path may have a value of its own kind for each.
+ */
+static void
+want_column(AvroState *state, DecoderColumn *column)
+{
+	bool		as_number = wants_numbers(&column->conv);
+	AvroWant   *want = &state->root;
+
+	for (int i = 0; i < column->source->npath; i++)
+		want = find_child(want, pg_server_to_any(column->source->path[i],
+												 strlen(column->source->path[i]), PG_UTF8));
+	if (want->value >= 0 && want->as_number != as_number)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("field \"%s\" cannot be read as a number and as something else at once",
+						column->source->name),
+				 errhint("Read it into columns of one kind, and convert it in the query.")));
+	if (want->value < 0)
+		want->value = state->nvalues++;
+	want->as_number = as_number;
+	column->value = want->value;
+}
+
+static void
+prepare_avro(SaggDecoder *decoder)
+{
+	AvroState  *state = palloc0(sizeof(AvroState));
+
+	state->root.subscript = -1;
+	state->root.value = -1;
+	state->memory = AllocSetContextCreate(decoder->context, "stream_agg Avro record",
+										  ALLOCSET_DEFAULT_SIZES);
+	decoder->state = state;
+	for (int i = 0; i < decoder->ncolumns; i++)
+		want_column(state, &decoder->columns[i]);
+	decoder->values = palloc0(sizeof(SaggJsonValue) * (state->nvalues + 1));
+}
+
+static SaggVerdict
+invalid(SaggRecordError *why, const char *message, const char *detail)
+{
+	why->message = message;
+	why->detail = detail;
+	return SAGG_RECORD_INVALID;
+}
+
+static SaggVerdict
+parse_avro(SaggDecoder *decoder, const char *payload, Size len,
+		   SaggRecordError *why)
+{
+	AvroState  *state = (AvroState *) decoder->state;
+	const SaggSchema *schema;
+	AvroReader	reader;
+	int32		id;
+
+	if (payload == NULL)
+		return invalid(why, "record has no value",
+					   "A record with a key and no value (a tombstone) cannot be decoded as Avro.");
+	if (len > SAGG_JSON_MAX_SIZE)
+		return invalid(why, psprintf("record of %zu bytes is too large", len), NULL);
+	if (!sagg_avro_schema_id(payload, len, &id))
+		return invalid(why, "invalid Avro record: it does not begin with the id of a schema",
+					   "Records must be as Confluent's serializers write them.");
+	schema = decoder->layout->registry ?
+		sagg_registry_look_up(decoder->layout->registry, id, NULL, NULL) : NULL;
+	if (schema == NULL || schema->root == NULL)
+		return invalid(why, psprintf("records of schema %d cannot be decoded", id),
+					   schema ? psprintf("Of this schema: %s.", schema->problem) : NULL);
+
+	MemoryContextReset(state->memory);
+	for (int i = 0; i < state->nvalues; i++)
+		decoder->values[i].kind = SAGG_JSON_MISSING;
+	reader.start = payload;
+	reader.p = payload + HEADER_SIZE;
+	reader.end = payload + len;
+	reader.values = decoder->values;
+	reader.memory = state->memory;
+	if (!sagg_avro_read(&reader, schema->root, &state->root))
+		return invalid(why, psprintf("invalid Avro record of schema %d: %s", id, reader.reason),
+					   psprintf("The error is at byte %zu of %zu.", (Size) (reader.p - payload), len));
+	return SAGG_RECORD_GOOD;
+}
+
+const SaggFormat sagg_format_avro = {
+	.name = "avro",
+	.rule = SAGG_BY_NAME,
+	.prepare = prepare_avro,
+	.parse = parse_avro
+};

@@ -1,0 +1,37 @@
+/*-------------------------------------------------------------------------
+ *
+ * http_get.h
+ *	  One HTTP request, for schema_registry.c only.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_HTTP_GET_H
+#define SAGG_HTTP_GET_H
+
+#include "postgres.h"
+
+typedef struct SaggHttpRequest
+{
+	const char *url;
+	const char *accept;			/* media type */
+	const char *user;			/* NULL = none */
+	const char *password;		/* or NULL */
+	const char *ca_pem;			/* certificates to trust, NULL = the system's */
+	int			timeout_ms;
+	Size		max_size;		/* of the answer, bytes */
+	void		(*check) (void *arg);	/* now and then while waiting, or NULL */
+	void	   *check_arg;
+} SaggHttpRequest;
+
+typedef struct SaggHttpAnswer
+{
+	int			status;
+	char	   *body;			/* palloc'd, with a NUL behind it */
+	Size		len;
+} SaggHttpAnswer;
+
+/* http_get.c */
+extern SaggHttpAnswer sagg_http_get(const SaggHttpRequest *request);
+extern const char *sagg_http_url_problem(const char *url);
+
+#endif							/* SAGG_HTTP_GET_H */
