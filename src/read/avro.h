@@ -6,7 +6,7 @@
  *
  * libavro is not used: its C version knows no logical types, recurses as deep
  * as a record says, and believes what a record says about the length of its
- * arrays.  It is what the tests compare with.
+ * arrays.
  *
  *-------------------------------------------------------------------------
  */

@@ -359,6 +359,7 @@ take_container(AvroReader *reader, const AvroNode *node, const AvroWant *want,
 			   int depth)
 {
 	const char *start = reader->p;
+	int64		budget = reader->budget;
 
 	if (want && want->value >= 0)
 	{
@@ -366,7 +367,9 @@ take_container(AvroReader *reader, const AvroNode *node, const AvroWant *want,
 			return false;
 		if (want->nchildren == 0)
 			return true;
+		/* once more, for what is wanted inside; paths bound how often */
 		reader->p = start;
+		reader->budget = budget;
 	}
 	if (node->type != AVRO_T_RECORD)
 		return take_elements(reader, node, want, depth);
@@ -420,16 +423,6 @@ take(AvroReader *reader, const AvroNode *node, const AvroWant *want, int depth)
 	}
 }
 
-static int
-count_wants(const AvroWant *want)
-{
-	int			n = 1;
-
-	for (int i = 0; i < want->nchildren; i++)
-		n += count_wants(&want->children[i]);
-	return n;
-}
-
 /*
  * Reads [reader->p, reader->end).  Fills in the values that are wanted, in
  * reader->memory, which the caller resets; others are left as they are.
@@ -442,8 +435,7 @@ sagg_avro_read(AvroReader *reader, const AvroNode *schema, const AvroWant *wante
 	bool		good;
 
 	reader->reason = NULL;
-	/* a value that has wanted ones inside is read once more */
-	reader->budget = (reader->end - reader->p + EMPTY_VALUES) * (int64) count_wants(wanted);
+	reader->budget = reader->end - reader->p + EMPTY_VALUES;
 	good = take(reader, schema, wanted, 0);
 	if (good && reader->p != reader->end)
 		good = fail(reader, "there are bytes behind it");

@@ -1,7 +1,9 @@
 #!/usr/bin/python3
 """A small schema registry with Confluent's REST API, for tests.
 
-    schema_registry.py READY_FILE [USER:PASSWORD]
+    schema_registry.py READY_FILE [USER:PASSWORD [PEM_FILE]]
+
+With a certificate and its key it speaks TLS.
 
 Writes its port to READY_FILE and ends with its parent.
 
@@ -9,13 +11,15 @@ Writes its port to READY_FILE and ends with its parent.
     GET  /schemas/ids/1            {"schema": "..."}
     GET  /requests                 how many schemas were asked for
 
-Ids from 9000 on are for what a registry may do wrong, see FAULTS.  A file
+Ids from 9000 on are for what a registry may do wrong, see FAULTS; 9012 is never
+answered.  A file
 READY_FILE.down makes it answer everything with 503.
 """
 import base64
 import http.server
 import json
 import os
+import ssl
 import sys
 import threading
 import time
@@ -23,7 +27,8 @@ import time
 schemas = []
 requests = 0
 READY = sys.argv[1]
-CREDENTIALS = sys.argv[2] if len(sys.argv) > 2 else None
+CREDENTIALS = sys.argv[2] if len(sys.argv) > 2 and sys.argv[2] else None
+PEM = sys.argv[3] if len(sys.argv) > 3 else None
 TYPE = "application/vnd.schemaregistry.v1+json"
 
 FAULTS = {
@@ -83,7 +88,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.give(int(self.path.rsplit("/", 1)[1]))
 
     def give(self, number):
-        if number in FAULTS:
+        if number == 9012:
+            time.sleep(6000)
+        elif number in FAULTS:
             self.answer(*FAULTS[number])
         elif 1 <= number <= len(schemas):
             self.answer(200, {"schema": schemas[number - 1]})
@@ -99,6 +106,11 @@ def end_with_parent():
 
 
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+server.daemon_threads = True
+if PEM:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(PEM)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
 threading.Thread(target=end_with_parent, daemon=True).start()
 with open(READY + ".new", "w") as ready:
     ready.write(str(server.server_port))

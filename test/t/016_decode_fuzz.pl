@@ -96,6 +96,67 @@ is($node->safe_psql('utf8', qq{
 cmp_ok($node->safe_psql('utf8', 'SELECT got FROM paths WHERE record = -1'), '>', $records / 50,
 	'paths: there was something to find');
 
+# other formats: records inside of Debezium's events as jsonb has them, and
+# nothing that ends the process
+$node->safe_psql('utf8', qq{
+	CREATE FUNCTION fuzz_format(format text, payload bytea) RETURNS text AS '$module' LANGUAGE C STRICT;
+	CREATE FUNCTION fuzz_avro(schema text, sample bytea, seed bigint, n bigint) RETURNS bigint AS '$module' LANGUAGE C STRICT;
+	CREATE FUNCTION by_jsonb(payload bytea) RETURNS text LANGUAGE plpgsql AS \$\$
+	DECLARE
+		j jsonb := convert_from(payload, 'UTF8')::jsonb;
+		e jsonb := CASE WHEN j ? 'payload' THEN j -> 'payload' ELSE j END;
+		after jsonb := e -> 'after';
+	BEGIN
+		IF jsonb_typeof(j) <> 'object' THEN RETURN 'invalid'; END IF;
+		IF jsonb_typeof(e) = 'null' OR (jsonb_typeof(e -> 'op') = 'string' AND e ->> 'op' IN ('u', 'd', 't', 'm')) THEN RETURN 'left out'; END IF;
+		IF jsonb_typeof(e -> 'op') = 'string' AND e ->> 'op' IN ('c', 'r') AND jsonb_typeof(after) = 'object' THEN
+			RETURN format('[%s],[%s],[%s]', COALESCE(after ->> 'v', 'NULL'), COALESCE(after ->> 'x', 'NULL'), COALESCE(e ->> 'op', 'NULL'));
+		END IF;
+		RETURN 'invalid';
+	EXCEPTION WHEN OTHERS THEN RETURN 'invalid';
+	END \$\$;
+	CREATE FUNCTION before_error(payload bytea) RETURNS text LANGUAGE plpgsql AS \$\$
+	BEGIN RETURN by_jsonb(payload); EXCEPTION WHEN OTHERS THEN RETURN 'invalid'; END \$\$});
+my $events = int($records / 10);
+($status, $out, $err) = $node->psql('utf8', <<"SQL");
+	CREATE TABLE events AS
+	SELECT n, payload, fuzz_format('debezium', payload) AS got, before_error(payload) AS wanted FROM (
+		SELECT n, CASE n % 6 WHEN 0 THEN r WHEN 1 THEN a || r || '}'::bytea WHEN 2 THEN '{"schema":{},"payload":'::bytea || a || r || '}}'::bytea
+		       WHEN 3 THEN '{"payload":'::bytea || r || '}'::bytea WHEN 4 THEN '{"after":'::bytea || r || ',"op":"r"}'::bytea
+		       ELSE '{"op":"u","payload":null,"x":'::bytea || r || '}'::bytea END AS payload
+		  FROM generate_series(1, $events) n, LATERAL (SELECT fuzz_record($seed, n) AS r, '{"op":"c","after":'::bytea AS a) x) y
+SQL
+is("$status $err", '0 ', 'debezium: no crash');
+is($node->safe_psql('utf8', q{
+		SELECT n, left(got, 100), left(wanted, 100), left(encode(payload, 'escape'), 300) FROM events
+		 WHERE got <> wanted AND NOT (got LIKE 'invalid%' AND wanted = 'invalid') AND got NOT LIKE '%nested too deeply' LIMIT 10}),
+	'', "debezium: seed $seed: what jsonb finds in an event is found");
+my %counts = map { $_ => $node->safe_psql('utf8', "SELECT count(*) FROM events WHERE got LIKE '$_%'") } '[', 'invalid', 'left out';
+cmp_ok($counts{$_}, '>', $events / 50, "debezium: $counts{$_} of $events records: $_") for sort keys %counts;
+
+for my $format ('csv', 'text', 'raw')
+{
+	($status, $out, $err) = $node->psql('utf8', "SELECT count(*) FROM generate_series(1, $events) n WHERE fuzz_format('$format', fuzz_record($seed, n)) IS NULL");
+	is("$status $out $err", '0 0 ', "$format: no crash");
+}
+
+# Avro: a record with something of everything, damaged in all ways
+my $schema = q({"type":"record","name":"R","fields":[{"name":"a","type":"int"},{"name":"b","type":"string"},{"name":"c","type":["null","R"]},
+	{"name":"d","type":{"type":"map","values":{"type":"array","items":["null","double","bytes"]}}},{"name":"e","type":{"type":"enum","name":"E","symbols":["A","B"]}},
+	{"name":"f","type":{"type":"fixed","name":"F","size":3}},{"name":"g","type":{"type":"bytes","logicalType":"decimal","precision":40,"scale":5}},
+	{"name":"h","type":{"type":"long","logicalType":"timestamp-millis"}},{"name":"i","type":{"type":"int","logicalType":"date"}},
+	{"name":"j","type":{"type":"array","items":"null"}},{"name":"k","type":"float"},{"name":"l","type":{"type":"array","items":"R"}},{"name":"m","type":"boolean"}]});
+my $inner = '"b":"xä","d":{"k":[[0,null],[1,"1.5"],[2,"00ff"]],"":[]},"e":"B","f":"010203","g":"ff7f00","h":1767323045678,"i":20000,"j":[null,null],"k":"0.1","m":true';
+my $line = qq({"id":1,"schema":$schema,"value":{"a":-5,$inner,"c":[1,{"a":1,$inner,"c":[0,null],"l":[]}],"l":[{"a":2,$inner,"c":[0,null],"l":[]}]}});
+$line =~ s/\n\s*//g;
+my $sample;
+IPC::Run::run([ 'python3', "$ENV{REGISTRY}/avro_encode.py" ], '<', \"$line\n", '>', \$sample) or die 'cannot encode';
+chomp $sample;
+($status, $out, $err) = $node->psql('utf8', sprintf(q{SELECT fuzz_avro($s$%s$s$, '\\x%s', %d, %d)}, $schema, substr($sample, 10), $seed, $records));
+is("$status $err", '0 ', 'avro: no crash, validity does not depend on what is read, and what is nested is JSON');
+cmp_ok($out, '>', $records / 100, "avro: $out of $records damaged records are valid");
+cmp_ok($out, '<', $records, 'avro: others are not');
+
 # with the instructions of every processor, the same
 my %digests;
 for my $implementation ('', 'fallback', 'westmere', 'haswell', 'icelake')

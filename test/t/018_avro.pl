@@ -16,7 +16,7 @@ use Test::More;
 my $random = seeded_random();
 my $json = JSON::PP->new->canonical->allow_nonref;
 my $broker = start_broker(none => 1);
-my $node = new_node('avro', "stream_agg.kafka_timeout = '10s'");
+my $node = new_node('avro', "stream_agg.kafka_timeout = '150s'");
 my $brokers = $broker->brokers;
 my $scripts = $ENV{REGISTRY} or die 'REGISTRY is not set: run the tests by test/run';
 my @running;
@@ -235,6 +235,34 @@ sql(q{CREATE SERVER silent FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (broker
 create_avro('lost', 'a int', 'silent');
 put('lost', '0000000001');
 like(error_of('SELECT * FROM lost'), qr{no answer from "http://127.0.0.1:1/schemas/ids/1".*DETAIL:}s, 'nobody there');
+
+# TLS: only with a certificate that is trusted
+my $pem = PostgreSQL::Test::Utils::tempdir() . '/registry.pem';
+IPC::Run::run([ 'openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=registry', '-addext', 'subjectAltName=IP:127.0.0.1',
+		'-keyout', "$pem.key", '-out', "$pem.crt" ], '>', '/dev/null', '2>&1') or die 'no certificate';
+my $certificate = slurp_file("$pem.crt");
+append_to_file($pem, slurp_file("$pem.key") . $certificate);
+my $tls = start_registry('', $pem);
+(my $https = $tls->{url}) =~ s/^http:/https:/;
+sql(qq{CREATE SERVER tls FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '$brokers', "schema.registry" '$https', "fetch.wait.max.ms" '20')});
+create_avro('encrypted', 'a int', 'tls');
+put('encrypted', '0000001f40');
+like(error_of('SELECT * FROM encrypted'), qr/no answer from .*certificate/s, 'a registry whose certificate nobody trusts');
+sql(qq{ALTER SERVER tls OPTIONS (ADD "schema.registry.ca.pem" '$certificate')});
+like(error_of('SELECT * FROM encrypted'), qr/records of schema 8000 cannot be decoded/, 'and one whose certificate the server says');
+
+# a registry that takes its time keeps neither a query nor a stream
+create_avro('hanging', 'a int');
+put('hanging', sprintf('00%08x02', 9012));
+like(error_of(q{SET statement_timeout = '1s'; SELECT * FROM hanging}), qr/canceling statement due to statement timeout/, 'a query that waits for a registry can be cancelled');
+sql(q{SELECT stream_agg.create_stream('hangs', 'SELECT a, count(*) FROM hanging GROUP BY a', output_mode => 'complete', trigger => '0')});
+$node->poll_query_until('postgres', q{SELECT state = 'running' AND pid IS NOT NULL FROM pg_stat_stream_agg WHERE stream = 'hangs'}) or die 'it does not run';
+$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM stream_agg.offsets WHERE stream = 'hangs'}) or die 'it plans no batch';
+like(sql(q{SELECT pid > 0 FROM pg_stat_stream_agg WHERE stream = 'hangs'}), qr/t/, 'a stream waits for it');
+sql(q{SELECT stream_agg.stop_stream('hangs')});
+$node->poll_query_until('postgres', q{SELECT pid IS NULL FROM pg_stat_stream_agg WHERE stream = 'hangs'}) or die 'it does not stop';
+is(sql(q{SELECT state FROM pg_stat_stream_agg WHERE stream = 'hangs'}), 'stopped', 'and stops when it is told to');
+sql(q{SELECT stream_agg.drop_stream('hangs')});
 
 # ---------- records that are wrong ----------
 

@@ -18,11 +18,11 @@ my $kafka = StreamAgg::Kafka->new(properties => {
 	'listener.name.ssl.ssl.client.auth' => 'required',
 	'authorizer.class.name' => 'org.apache.kafka.metadata.authorizer.StandardAuthorizer',
 	'super.users' => 'User:ANONYMOUS;User:alice;User:CN=client' });
-my $node = new_node('tls', 'log_statement = none', 'log_min_messages = debug5', "stream_agg.kafka_timeout = '10s'");
+my $node = new_node('tls', 'log_statement = none', 'log_min_messages = debug5', "stream_agg.kafka_timeout = '30s'");
 my $tmp = PostgreSQL::Test::Utils::tempdir();
 
 # librdkafka before 2.6.1 repeats a nonce that Kafka no longer takes
-my $scram = $node->safe_psql('postgres', q{SELECT true}) && librdkafka_version() ge '02.06.01';
+my $scram = librdkafka_version() ge "02.06.01";
 
 sub librdkafka_version
 {
@@ -47,11 +47,11 @@ sub option_list
 
 # an authority of somebody else's, and a certificate of it
 IPC::Run::run([ qw(openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=client
-		-keyout), "$tmp/stranger.key", '-out', "$tmp/stranger.pem" ], '>', \undef, '2>', \undef) or die 'openssl';
+		-keyout), "$tmp/stranger.key", '-out', "$tmp/stranger.pem" ], '>', '/dev/null', '2>', '/dev/null') or die 'openssl';
 my $stranger_key = PostgreSQL::Test::Utils::slurp_file("$tmp/stranger.key");
 my $stranger = PostgreSQL::Test::Utils::slurp_file("$tmp/stranger.pem");
 IPC::Run::run([ qw(openssl pkey -aes256 -passout pass:open-sesame -in), $kafka->tls_file('client.key'), '-out', "$tmp/locked.key" ],
-	'>', \undef, '2>', \undef) or die 'openssl';
+	'>', '/dev/null', '2>', '/dev/null') or die 'openssl';
 my $locked = PostgreSQL::Test::Utils::slurp_file("$tmp/locked.key");
 $kafka->certificate('other');
 $kafka->certificate('expired', -1, 'client');
@@ -69,10 +69,11 @@ $node->safe_psql('postgres', 'CREATE ROLE alice LOGIN; CREATE ROLE bob LOGIN;
 
 my $servers = 0;
 
-# A server by a listener, with a mapping; what a scan of the topic says.
+# A server by a listener, with a mapping; what a scan of the topic says.  Failures
+# of TLS may pass, so a scan waits for its time before it tells.
 sub try
 {
-	my ($listener, $server, $mapping) = @_;
+	my ($listener, $server, $mapping, $timeout) = @_;
 	my $name = 's' . ++$servers;
 	my $protocol = lc $listener;
 	my $options = option_list(brokers => $kafka->brokers($listener), 'security.protocol' => $protocol, %$server);
@@ -80,6 +81,7 @@ sub try
 	my ($status, $out, $err) = as('alice', "CREATE SERVER $name FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS ($options);
 		$private;
 		CREATE FOREIGN TABLE alice.$name (k int) SERVER $name OPTIONS (topic 'secured');
+		SET stream_agg.kafka_timeout = '$timeout';
 		SELECT 'sum ' || sum(k) FROM alice.$name");
 	return ($out =~ /^sum (\d+)$/m ? $1 : $err, $name);
 }
@@ -87,7 +89,7 @@ sub try
 sub lets_in
 {
 	my ($listener, $server, $mapping, $name) = @_;
-	my ($result, $table) = try($listener, $server, $mapping);
+	my ($result, $table) = try($listener, $server, $mapping, '30s');
 	is($result, 6, "$listener lets in: $name");
 	return $table;
 }
@@ -95,7 +97,7 @@ sub lets_in
 sub refuses
 {
 	my ($listener, $server, $mapping, $error, $name) = @_;
-	my ($result, $table) = try($listener, $server, $mapping);
+	my ($result, $table) = try($listener, $server, $mapping, $error =~ /no answer/ ? '5s' : '30s');
 	like($result, $error, "$listener refuses: $name");
 	return $table;
 }
@@ -108,7 +110,7 @@ lets_in('SASL_PLAINTEXT', { 'sasl.mechanism' => 'PLAIN' }, \%alice, 'PLAIN by na
 my $rejected = qr/ERROR:  Kafka has rejected the credentials for topic "secured"\nDETAIL:  .*[Aa]uthentication fail/;
 refuses('SASL_PLAINTEXT', {}, { user => 'alice', password => 'wrong' }, $rejected, 'a wrong password');
 refuses('SASL_PLAINTEXT', {}, { user => 'nobody', password => 'wrong' }, $rejected, 'an unknown user');
-refuses('SASL_PLAINTEXT', {}, {}, qr/ERROR:.*(sasl|SASL|rejected)/s, 'no user at all');
+refuses('SASL_PLAINTEXT', {}, {}, qr/could not set up a Kafka client\nDETAIL:  sasl\.username and sasl\.password must be set/, 'no user at all');
 refuses('SASL_PLAINTEXT', {}, { user => 'bob', password => $password{bob} },
 	qr/Kafka does not permit reading topic "secured"/, 'a user who may not read the topic');
 for my $mechanism ('SCRAM-SHA-256', 'SCRAM-SHA-512')
@@ -120,7 +122,7 @@ for my $mechanism ('SCRAM-SHA-256', 'SCRAM-SHA-512')
 }
 
 # --- TLS: is it the broker?
-my $no_trust = qr/ERROR:.*\n.*DETAIL:.*(certificate verify failed|certificate could not be verified)/s;
+my $no_trust = qr/no answer from Kafka.*DETAIL:  sasl_ssl:.*(certificate verify failed|certificate could not be verified)/s;
 my $secured = lets_in('SASL_SSL', { 'ssl.ca.pem' => $ca }, \%alice, 'PLAIN within TLS, the authority as text');
 lets_in('SASL_SSL', {}, { %alice, 'ssl.ca.pem' => $ca }, 'the authority in the mapping');
 refuses('SASL_SSL', {}, \%alice, $no_trust, 'a broker of an authority nobody has named');
@@ -131,17 +133,18 @@ lets_in('SASL_SSL', { 'enable.ssl.certificate.verification' => 'false' }, \%alic
 my %client = ('ssl.certificate.pem' => $certificate, 'ssl.key.pem' => $key);
 lets_in('SSL', { 'ssl.ca.pem' => $ca }, \%client, 'certificate and key as text in the mapping');
 lets_in('SSL', { 'ssl.ca.pem' => $ca }, { %client, 'ssl.key.pem' => $locked, 'ssl.key.password' => 'open-sesame' }, 'a key with a password');
-my $failed = qr/ERROR:.*\n.*DETAIL:/s;
-refuses('SSL', { 'ssl.ca.pem' => $ca }, { %client, 'ssl.key.pem' => $locked, 'ssl.key.password' => 'wrong-sesame' }, $failed, 'the wrong password');
-refuses('SSL', { 'ssl.ca.pem' => $ca }, {}, $failed, 'no certificate');
-refuses('SSL', { 'ssl.ca.pem' => $ca }, { 'ssl.certificate.pem' => $stranger, 'ssl.key.pem' => $stranger_key }, $failed, 'one of another authority');
+my $no_key = qr/could not set up a Kafka client\nDETAIL:  ssl\.key\.pem failed: /;
+my $no_client = qr/no answer from Kafka.*DETAIL:  ssl:.*SSL alert number (42|46|48|116)/s;
+refuses('SSL', { 'ssl.ca.pem' => $ca }, { %client, 'ssl.key.pem' => $locked, 'ssl.key.password' => 'wrong-sesame' }, $no_key, 'the wrong password');
+refuses('SSL', { 'ssl.ca.pem' => $ca }, {}, $no_client, 'no certificate');
+refuses('SSL', { 'ssl.ca.pem' => $ca }, { 'ssl.certificate.pem' => $stranger, 'ssl.key.pem' => $stranger_key }, $no_client, 'one of another authority');
 refuses('SSL', { 'ssl.ca.pem' => $ca }, { 'ssl.certificate.pem' => $kafka->tls_text('expired.pem'), 'ssl.key.pem' => $kafka->tls_text('expired.key') },
-	$failed, 'one that has expired');
+	$no_client, 'one that has expired');
 refuses('SSL', { 'ssl.ca.pem' => $ca }, { 'ssl.certificate.pem' => $kafka->tls_text('other.pem'), 'ssl.key.pem' => $kafka->tls_text('other.key') },
 	qr/Kafka does not permit reading topic "secured"/, 'a name that may not read the topic');
-refuses('SSL', { 'ssl.ca.pem' => $ca }, { %client, 'ssl.key.pem' => $stranger_key }, $failed, 'the key of another certificate');
-refuses('SSL', { 'ssl.ca.pem' => $ca }, { %client, 'ssl.key.pem' => 'no key' }, $failed, 'a key that is none');
-refuses('PLAINTEXT', { 'security.protocol' => 'ssl', 'ssl.ca.pem' => $ca }, \%client, $failed, 'TLS where there is none');
+refuses('SSL', { 'ssl.ca.pem' => $ca }, { %client, 'ssl.key.pem' => $stranger_key }, $no_key, 'the key of another certificate');
+refuses('SSL', { 'ssl.ca.pem' => $ca }, { %client, 'ssl.key.pem' => 'no key' }, $no_key, 'a key that is none');
+refuses('PLAINTEXT', { 'security.protocol' => 'ssl', 'ssl.ca.pem' => $ca }, \%client, qr/no answer from Kafka.*DETAIL:  ssl:.*SSL handshake failed/s, 'TLS where there is none');
 
 # --- a stream logs in as its owner: same server, same source, two mappings
 as('alice', "GRANT USAGE ON FOREIGN SERVER $secured TO bob; GRANT USAGE ON SCHEMA alice TO bob; GRANT SELECT ON alice.$secured TO bob");
@@ -154,7 +157,6 @@ for my $role ('alice', 'bob')
 }
 process($node, 'alice.counts');
 is($node->safe_psql('postgres', 'SELECT sum(n) FROM alice.counts'), 3, 'alice reads the topic');
-wait_state($node, 'bob.counts', '(starting|running|failed)') if 0;
 $node->poll_query_until('postgres', q{SELECT last_error ~ 'Kafka does not permit reading topic' FROM pg_stat_stream_agg WHERE stream = 'bob.counts'})
   or die 'bob reads as somebody else';
 is($node->safe_psql('postgres', 'SELECT count(*) FROM bob.counts'), 0, 'bob, by the same source, does not');
@@ -162,6 +164,8 @@ as('bob', "ALTER USER MAPPING FOR bob SERVER $secured OPTIONS (SET user 'alice',
 	SELECT stream_agg.start_stream('bob.counts')");
 process($node, 'bob.counts');
 is($node->safe_psql('postgres', 'SELECT sum(n) FROM bob.counts'), 3, 'until his mapping is another');
+as('alice', "DROP USER MAPPING FOR bob SERVER $secured; CREATE USER MAPPING FOR PUBLIC SERVER $secured OPTIONS (user 'alice', password '$password{alice}')");
+is((as('bob', "SELECT count(*) FROM alice.$secured"))[1], 3, 'or, without one, that for everybody');
 my (undef, undef, $err) = as('alice', "INSERT INTO alice.$secured VALUES (4)");
 is($err, '', 'alice produces');
 process($node, 'alice.counts');
