@@ -28,18 +28,20 @@ COMMENT ON FOREIGN DATA WRAPPER stream_agg_kafka IS 'Kafka topics as foreign tab
 
 CREATE FUNCTION stream_agg.create_source(
     source        text,
-    topic         text,
-    columns       text,
+    topic         text DEFAULT NULL,
+    columns       text DEFAULT NULL,
     brokers       text DEFAULT NULL,
     server        text DEFAULT NULL,
     format        text DEFAULT 'json',
     options       jsonb DEFAULT '{}',
-    if_not_exists boolean DEFAULT false)
+    if_not_exists boolean DEFAULT false,
+    topics        text[] DEFAULT NULL,
+    topic_pattern text DEFAULT NULL)
 RETURNS regclass
 AS 'MODULE_PATHNAME', 'stream_agg_create_source'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
-COMMENT ON FUNCTION stream_agg.create_source(text, text, text, text, text, text, jsonb, boolean) IS
-'creates a foreign table over a Kafka topic; contacts no broker';
+COMMENT ON FUNCTION stream_agg.create_source(text, text, text, text, text, text, jsonb, boolean, text[], text) IS
+'creates a foreign table over a Kafka topic, several topics or those that match a pattern; contacts no broker';
 
 CREATE FUNCTION stream_agg.drop_source(source text, if_exists boolean DEFAULT false)
 RETURNS void
@@ -113,13 +115,13 @@ CREATE TABLE stream_agg.sources (
     topic           text,
     cluster_id      text,
     initial_offsets jsonb,
-    CHECK (num_nulls(topic, cluster_id, initial_offsets) IN (0, 3))
+    CHECK (num_nulls(cluster_id, initial_offsets) IN (0, 2) AND (topic IS NULL OR cluster_id IS NOT NULL))
 );
 COMMENT ON TABLE stream_agg.sources IS 'where each stream began to read, from its first contact with Kafka on; all NULL: it was reset and has had no contact since';
 COMMENT ON COLUMN stream_agg.sources.stream IS 'name of the stream';
-COMMENT ON COLUMN stream_agg.sources.topic IS 'Kafka topic at the first contact';
+COMMENT ON COLUMN stream_agg.sources.topic IS 'Kafka topic at the first contact; NULL: the source had several';
 COMMENT ON COLUMN stream_agg.sources.cluster_id IS 'id of the Kafka cluster at the first contact; another id stops the stream';
-COMMENT ON COLUMN stream_agg.sources.initial_offsets IS 'first offset of each partition, {"partition": offset}';
+COMMENT ON COLUMN stream_agg.sources.initial_offsets IS 'first offset of each partition, {"partition": offset}, or {"topic": {"partition": offset}} where the source has several topics';
 
 CREATE TABLE stream_agg.offsets (
     stream     text NOT NULL,
@@ -135,7 +137,7 @@ CREATE TABLE stream_agg.offsets (
 COMMENT ON TABLE stream_agg.offsets IS 'log of planned micro-batches; a retry runs the same plan, or a smaller one in search of a record';
 COMMENT ON COLUMN stream_agg.offsets.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.offsets.batch IS 'number of the micro-batch, from 0';
-COMMENT ON COLUMN stream_agg.offsets.ranges IS 'offsets to read, {"partition": [start, end]}, end exclusive';
+COMMENT ON COLUMN stream_agg.offsets.ranges IS 'offsets to read, {"partition": [start, end]}, end exclusive; by topic where the source has several';
 COMMENT ON COLUMN stream_agg.offsets.watermark IS 'watermark that decides which records are late: what the commit before left';
 COMMENT ON COLUMN stream_agg.offsets.batch_time IS 'now() in the query';
 COMMENT ON COLUMN stream_agg.offsets.suspects IS 'offsets among which a record is searched that cannot be processed, as in ranges; NULL: none is';
@@ -178,7 +180,7 @@ CREATE TABLE stream_agg.commits (
 COMMENT ON TABLE stream_agg.commits IS 'log of done micro-batches; its key lets a micro-batch commit only once';
 COMMENT ON COLUMN stream_agg.commits.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.commits.batch IS 'number of the micro-batch, from 0';
-COMMENT ON COLUMN stream_agg.commits.offsets IS 'next offset of each partition of the topic, {"partition": offset}';
+COMMENT ON COLUMN stream_agg.commits.offsets IS 'next offset of each partition, {"partition": offset}; by topic where the source has several';
 COMMENT ON COLUMN stream_agg.commits.watermark IS 'watermark after the micro-batch; -infinity: the stream has none';
 COMMENT ON COLUMN stream_agg.commits.delivered IS 'records Kafka delivered: the sum of the next five';
 COMMENT ON COLUMN stream_agg.commits.aggregated IS 'records that went into a group';
@@ -236,7 +238,7 @@ CREATE TABLE stream_agg.dead_letters (
     value       bytea,
     headers     jsonb,
     error       text NOT NULL,
-    PRIMARY KEY (stream, partition, "offset")
+    PRIMARY KEY (stream, topic, partition, "offset")
 );
 COMMENT ON TABLE stream_agg.dead_letters IS 'records that streams with on_error dead_letter could not process';
 COMMENT ON COLUMN stream_agg.dead_letters.stream IS 'name of the stream';
@@ -409,6 +411,7 @@ COMMENT ON FUNCTION stream_agg.stat_streams() IS
 
 CREATE FUNCTION stream_agg.stat_partitions(
     OUT query            oid,
+    OUT topic            text,
     OUT partition        integer,
     OUT committed_offset bigint,
     OUT end_offset       bigint)
@@ -501,6 +504,7 @@ GRANT SELECT ON @extschema@.pg_stat_stream_agg TO PUBLIC;
 
 CREATE VIEW @extschema@.pg_stat_stream_agg_partitions WITH (security_barrier) AS
 SELECT s.stream,
+       p.topic,
        p.partition,
        p.committed_offset,
        p.end_offset,
@@ -510,8 +514,9 @@ SELECT s.stream,
   JOIN stream_agg.stat_partitions() p ON p.query OPERATOR(pg_catalog.=) s.query::oid
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
     OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
-COMMENT ON VIEW @extschema@.pg_stat_stream_agg_partitions IS 'one row per stream and partition of its topic: offsets and lag in records';
+COMMENT ON VIEW @extschema@.pg_stat_stream_agg_partitions IS 'one row per stream and partition of its topics: offsets and lag in records';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.stream IS 'name of the stream';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.topic IS 'Kafka topic';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.partition IS 'partition of the topic';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.committed_offset IS 'next offset to read, as committed';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.end_offset IS 'end of the partition in Kafka, as last heard of';

@@ -138,9 +138,13 @@ typedef struct SaggStream
 	char	   *search_path;
 } SaggStream;
 
-/* Offsets [start, end) of one partition of a topic. */
+/*
+ * Offsets [start, end) of one partition of a topic.  The topic is a number that
+ * topics.c has given to its name.
+ */
 typedef struct SaggRange
 {
+	int32		topic;
 	int32		partition;
 	int64		start;
 	int64		end;
@@ -157,7 +161,7 @@ typedef struct SaggPlan
 	TimestampTz watermark;		/* left by the commit before; DT_NOBEGIN when
 								 * the stream has none */
 	int			nranges;
-	SaggRange  *ranges;			/* by ascending partition */
+	SaggRange  *ranges;			/* by ascending topic and partition */
 	int			nsuspects;		/* 0 = no record is searched */
 	SaggRange  *suspects;		/* offsets where one is that cannot be
 								 * processed; they contain "ranges" */
@@ -390,6 +394,7 @@ typedef struct SaggRefusals
 /* One of them, as READ hands it to CHECKPOINT; values in the caller's context. */
 typedef struct SaggDeadLetter
 {
+	int32		topic;
 	int32		partition;
 	int64		offset;
 	Datum		timestamp;		/* timestamptz */
@@ -404,6 +409,16 @@ typedef struct SaggDeadLetter
 } SaggDeadLetter;
 
 typedef bool (*SaggNextDeadLetter) (void *arg, SaggDeadLetter *letter);
+
+/* topics.c */
+extern int32 sagg_topic_number(const char *name);
+extern const char *sagg_topic_name(int32 topic);
+extern int	sagg_partition_compare(const SaggRange *a, const SaggRange *b);
+extern int	sagg_partition_order(const void *a, const void *b);
+extern SaggRange *sagg_partition_find(SaggRange *ranges, int nranges,
+									  const SaggRange *key);
+extern bool sagg_topic_among(const SaggRange *ranges, int nranges,
+							 int32 topic);
 
 /* refusals.c */
 extern SaggRefusals *sagg_refusals_make(SaggOnError policy);

@@ -30,10 +30,11 @@
 
 /*
  * Open the checkpoint of a stream.  Allocated in the current memory context,
- * which must outlive transactions.  Reads nothing yet.
+ * which must outlive transactions.  Reads nothing yet.  "by_topic": offsets are
+ * to be written in the form that names topics, for the source has several.
  */
 SaggCheckpoint *
-sagg_checkpoint_open(const char *stream)
+sagg_checkpoint_open(const char *stream, bool by_topic)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "stream_agg checkpoint",
@@ -43,6 +44,7 @@ sagg_checkpoint_open(const char *stream)
 
 	checkpoint->context = context;
 	checkpoint->stream = MemoryContextStrdup(context, stream);
+	checkpoint->by_topic = by_topic;
 	return checkpoint;
 }
 
@@ -103,18 +105,19 @@ static bool
 execute_plan_statement(SaggLogSection *section, SaggLogStatement statement,
 					   const SaggPlan *plan)
 {
+	bool		by_topic = sagg_names_topics(section->checkpoint);
 	Datum		values[8];
 	char		nulls[8];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[1] = Int64GetDatum(plan->batch);
-	values[2] = sagg_ranges_to_jsonb(plan->ranges, plan->nranges);
+	values[2] = sagg_ranges_to_jsonb(plan->ranges, plan->nranges, by_topic);
 	values[3] = TimestampTzGetDatum(plan->watermark);
 	values[4] = TimestampTzGetDatum(plan->batch_time);
-	values[5] = sagg_ranges_to_jsonb(plan->suspects, plan->nsuspects);
+	values[5] = sagg_ranges_to_jsonb(plan->suspects, plan->nsuspects, by_topic);
 	nulls[5] = plan->nsuspects > 0 ? ' ' : 'n';
 	values[6] = Int32GetDatum(plan->attempts);
-	values[7] = sagg_ranges_to_jsonb(plan->skipped, plan->nskipped);
+	values[7] = sagg_ranges_to_jsonb(plan->skipped, plan->nskipped, by_topic);
 	return sagg_log_execute(section, statement, values, nulls, 0) == 1;
 }
 
@@ -170,18 +173,19 @@ check_successor(const SaggProgress *before, const SaggPlan *plan,
 }
 
 /*
- * Where a plan goes on with a partition that the last commit left at "start".
+ * What a plan skips of a partition that the last commit left at the start of
+ * "position", or NULL.
  */
-static int64
-start_after_skip(const SaggPlan *plan, int32 partition, int64 start)
+const SaggRange *
+sagg_skip_of(const SaggPlan *plan, const SaggRange *position)
 {
 	for (int i = 0; i < plan->nskipped; i++)
 	{
-		if (plan->skipped[i].partition == partition &&
-			plan->skipped[i].start == start)
-			return plan->skipped[i].end;
+		if (sagg_partition_compare(&plan->skipped[i], position) == 0 &&
+			plan->skipped[i].start == position->start)
+			return &plan->skipped[i];
 	}
-	return start;
+	return NULL;
 }
 
 static int64
@@ -205,10 +209,11 @@ sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit)
 }
 
 /*
- * The next offset of each partition after the batch, sorted by partition.
+ * The next offset of each partition after the batch, sorted.
  */
 static Datum
-offsets_after(const SaggProgress *before, const SaggPlan *plan)
+offsets_after(const SaggCheckpoint *checkpoint, const SaggProgress *before,
+			  const SaggPlan *plan)
 {
 	SaggRange  *after = palloc(sizeof(SaggRange) *
 							   (before->npositions + plan->nranges + 1));
@@ -220,26 +225,30 @@ offsets_after(const SaggProgress *before, const SaggPlan *plan)
 	{
 		const SaggRange *position = &before->positions[i];
 		const SaggRange *range = &plan->ranges[j];
+		int			order = i >= before->npositions ? 1 :
+			j >= plan->nranges ? -1 : sagg_partition_compare(position, range);
 
-		if (j >= plan->nranges ||
-			(i < before->npositions && position->partition < range->partition))
+		if (order < 0)
 		{
 			after[n++] = *position;
 			i++;
 			continue;
 		}
-		if (i < before->npositions && position->partition == range->partition)
+		if (order == 0)
 		{
-			if (range->start != start_after_skip(plan, range->partition, position->start))
-				elog(ERROR, "partition %d would be read from offset " INT64_FORMAT ", not " INT64_FORMAT,
-					 range->partition, range->start, position->start);
+			const SaggRange *skip = sagg_skip_of(plan, position);
+
+			if (range->start != (skip ? skip->end : position->start))
+				elog(ERROR, "partition %d of topic \"%s\" would be read from offset " INT64_FORMAT ", not " INT64_FORMAT,
+					 range->partition, sagg_topic_name(range->topic),
+					 range->start, position->start);
 			i++;
 		}
 		after[n] = *range;
 		after[n++].start = range->end;
 		j++;
 	}
-	return sagg_offsets_to_jsonb(after, n);
+	return sagg_offsets_to_jsonb(after, n, sagg_names_topics(checkpoint));
 }
 
 /*
@@ -303,7 +312,7 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	Datum		values[29];
 
 	values[n++] = Int64GetDatum(plan->batch);
-	values[n++] = offsets_after(before, plan);
+	values[n++] = offsets_after(section->checkpoint, before, plan);
 	values[n++] = TimestampTzGetDatum(commit->watermark);
 	values[n++] = Int64GetDatum(c->delivered);
 	values[n++] = Int64GetDatum(c->aggregated);
@@ -327,8 +336,10 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	values[n++] = Float8GetDatum(milliseconds(time[SAGG_WRITE]));
 	values[n++] = Float8GetDatum(milliseconds(time[SAGG_CHECKPOINT]));
 	values[n++] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[n++] = sagg_ranges_to_jsonb(commit->last, commit->nlast);
-	values[n++] = sagg_skips_to_jsonb(plan, commit);
+	values[n++] = sagg_ranges_to_jsonb(commit->last, commit->nlast,
+									   sagg_names_topics(section->checkpoint));
+	values[n++] = sagg_skips_to_jsonb(plan, commit,
+									  sagg_names_topics(section->checkpoint));
 	values[n++] = Int64GetDatum(before->total_skipped + sagg_skipped_offsets(plan, commit));
 	Assert(n == lengthof(values));
 	if (sagg_log_execute(section, SAGG_LOG_INSERT_COMMIT, values, NULL, 0) != 1)

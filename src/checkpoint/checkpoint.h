@@ -22,14 +22,15 @@ typedef struct SaggCheckpoint SaggCheckpoint;
  * reset before the next */
 typedef struct SaggOrigin
 {
-	char	   *topic;			/* NULL before the first contact */
-	char	   *cluster_id;		/* likewise */
+	char	   *topic;			/* NULL if the source had several, and before
+								 * the first contact */
+	char	   *cluster_id;		/* NULL before the first contact */
 	int			noffsets;
 	SaggRange  *offsets;		/* start = initial offset of the partition */
 } SaggOrigin;
 
 /* checkpoint.c */
-extern SaggCheckpoint *sagg_checkpoint_open(const char *stream);
+extern SaggCheckpoint *sagg_checkpoint_open(const char *stream, bool by_topic);
 extern void sagg_checkpoint_close(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_plan(SaggCheckpoint *checkpoint,
 								 const SaggPlan *plan);
@@ -47,7 +48,6 @@ extern void sagg_checkpoint_aborted(SaggCheckpoint *checkpoint);
 /* dead_letters.c */
 extern void sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint,
 										 const SaggPlan *plan,
-										 const char *topic,
 										 const SaggRefusals *refusals,
 										 SaggNextDeadLetter next, void *arg,
 										 SaggCommit *commit);

@@ -91,6 +91,8 @@ struct SaggCheckpoint
 {
 	MemoryContext context;		/* holds this object and its statements */
 	char	   *stream;
+	bool		by_topic;		/* the stream's source has several topics */
+	char	   *topic;			/* of offsets that name none, NULL = none such */
 	SPIPlanPtr	statements[SAGG_LOG_STATEMENTS];
 
 	/*
@@ -162,18 +164,24 @@ extern int64 sagg_log_int64(int row, int column);
 
 /* checkpoint.c */
 extern int64 sagg_log_last_batch(SaggLogSection *section);
+extern const SaggRange *sagg_skip_of(const SaggPlan *plan,
+									 const SaggRange *position);
 
 /* progress.c */
+extern bool sagg_names_topics(const SaggCheckpoint *checkpoint);
 extern TimestampTz sagg_log_initial_watermark(SaggLogSection *section);
 
 /* offsets_json.c */
-extern Datum sagg_offsets_to_jsonb(const SaggRange *ranges, int nranges);
-extern Datum sagg_ranges_to_jsonb(const SaggRange *ranges, int nranges);
-extern Datum sagg_skips_to_jsonb(const SaggPlan *plan, const SaggCommit *commit);
-extern bool sagg_offsets_from_jsonb(Jsonb *json, SaggRange **ranges,
-									int *nranges);
-extern bool sagg_ranges_from_jsonb(Jsonb *json, SaggRange **ranges,
-								   int *nranges);
+extern Datum sagg_offsets_to_jsonb(const SaggRange *ranges, int nranges,
+								   bool by_topic);
+extern Datum sagg_ranges_to_jsonb(const SaggRange *ranges, int nranges,
+								  bool by_topic);
+extern Datum sagg_skips_to_jsonb(const SaggPlan *plan, const SaggCommit *commit,
+								 bool by_topic);
+extern bool sagg_offsets_from_jsonb(Jsonb *json, const char *topic,
+									SaggRange **ranges, int *nranges);
+extern bool sagg_ranges_from_jsonb(Jsonb *json, const char *topic,
+								   SaggRange **ranges, int *nranges);
 
 /* state_blob.c */
 extern void sagg_blob_writer_init(SaggBlobWriter *writer, MemoryContext context,

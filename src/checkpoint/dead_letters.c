@@ -28,6 +28,7 @@
 /* columns of a chunk, in the order of SAGG_LOG_DEAD_LETTERS_INSERT */
 enum
 {
+	LETTER_TOPIC,
 	LETTER_PARTITION,
 	LETTER_OFFSET,
 	LETTER_TIMESTAMP,
@@ -68,6 +69,7 @@ fill_chunk(Chunk *chunk, SaggNextDeadLetter next, void *arg)
 
 		for (int column = 0; column < LETTER_COLUMNS; column++)
 			chunk->nulls[column][i] = false;
+		chunk->values[LETTER_TOPIC][i] = CStringGetTextDatum(sagg_topic_name(letter.topic));
 		chunk->values[LETTER_PARTITION][i] = Int32GetDatum(letter.partition);
 		chunk->values[LETTER_OFFSET][i] = Int64GetDatum(letter.offset);
 		chunk->values[LETTER_TIMESTAMP][i] = letter.timestamp;
@@ -98,13 +100,13 @@ chunk_array(Chunk *chunk, int column, Oid type, int len, bool byval, char align)
 }
 
 static void
-insert_chunk(SaggCheckpoint *checkpoint, Chunk *chunk, int64 batch, const char *topic)
+insert_chunk(SaggCheckpoint *checkpoint, Chunk *chunk, int64 batch)
 {
 	SaggLogSection section;
 	Datum		values[10];
 
 	values[1] = Int64GetDatum(batch);
-	values[2] = CStringGetTextDatum(topic);
+	values[2] = chunk_array(chunk, LETTER_TOPIC, TEXTOID, -1, false, TYPALIGN_INT);
 	values[3] = chunk_array(chunk, LETTER_PARTITION, INT4OID, 4, true, TYPALIGN_INT);
 	values[4] = chunk_array(chunk, LETTER_OFFSET, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
 	values[5] = chunk_array(chunk, LETTER_TIMESTAMP, TIMESTAMPTZOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
@@ -144,7 +146,7 @@ check_number(SaggCheckpoint *checkpoint, const SaggRefusals *refusals)
  */
 void
 sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint, const SaggPlan *plan,
-							 const char *topic, const SaggRefusals *refusals,
+							 const SaggRefusals *refusals,
 							 SaggNextDeadLetter next, void *arg,
 							 SaggCommit *commit)
 {
@@ -162,7 +164,7 @@ sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint, const SaggPlan *plan,
 	MemoryContextSwitchTo(memory);
 	while (fill_chunk(chunk, next, arg))
 	{
-		insert_chunk(checkpoint, chunk, plan->batch, topic);
+		insert_chunk(checkpoint, chunk, plan->batch);
 		written += chunk->n;
 		MemoryContextReset(memory);
 	}

@@ -56,9 +56,10 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		" VALUES ($1, $2, $3, $4)"
 		" ON CONFLICT (stream) DO UPDATE"
 		"   SET topic = excluded.topic, cluster_id = excluded.cluster_id,"
-		"       initial_offsets = excluded.initial_offsets || coalesce(s.initial_offsets, '{}')"
-		" WHERE s.topic IS NULL"
-		"    OR s.topic = excluded.topic AND s.cluster_id = excluded.cluster_id",
+		"       initial_offsets = excluded.initial_offsets"
+		" WHERE s.cluster_id IS NULL"
+		"    OR s.topic IS NOT DISTINCT FROM excluded.topic"
+		"       AND s.cluster_id = excluded.cluster_id",
 		4, {TEXTOID, TEXTOID, TEXTOID, JSONBOID}
 	},
 	[SAGG_LOG_INITIAL_WATERMARK] = {
@@ -210,15 +211,15 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"INSERT INTO stream_agg.dead_letters"
 		"       (stream, batch, topic, partition, \"offset\", \"timestamp\","
 		"        key, value, headers, error)"
-		" SELECT $1, $2, $3, unnest($4), unnest($5), unnest($6),"
+		" SELECT $1, $2, unnest($3), unnest($4), unnest($5), unnest($6),"
 		"        unnest($7), unnest($8), unnest($9), unnest($10)"
-		" ON CONFLICT (stream, partition, \"offset\") DO UPDATE"
-		"   SET batch = excluded.batch, topic = excluded.topic,"
+		" ON CONFLICT (stream, topic, partition, \"offset\") DO UPDATE"
+		"   SET batch = excluded.batch,"
 		"       \"timestamp\" = excluded.\"timestamp\", key = excluded.key,"
 		"       value = excluded.value, headers = excluded.headers,"
 		"       error = excluded.error",
 		10, {
-			TEXTOID, INT8OID, TEXTOID, INT4ARRAYOID, INT8ARRAYOID,
+			TEXTOID, INT8OID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID,
 			TIMESTAMPTZARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, JSONBARRAYOID,
 		TEXTARRAYOID}
 	},

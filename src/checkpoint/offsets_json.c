@@ -1,16 +1,22 @@
 /*-------------------------------------------------------------------------
  *
  * offsets_json.c
- *	  Offsets by partition, as the logs store them.
+ *	  Offsets by topic and partition, as the logs store them.
  *
- * stream_agg.offsets holds ranges, {"0": [5, 17], "1": [0, 3]}, and
- * stream_agg.commits and stream_agg.sources hold offsets, {"0": 17, "1": 3}.
+ * stream_agg.offsets holds ranges, and stream_agg.commits and
+ * stream_agg.sources hold offsets.  A stream that reads one topic writes
+ * {"0": [5, 17], "1": [0, 3]} and {"0": 17, "1": 3}; its topic is in
+ * stream_agg.sources.  One that reads several has these by topic,
+ * {"clicks": {"0": 17, "1": 3}, "views": {"0": 4}}.  Either form may be read,
+ * for a source can become one of several topics.
+ *
  * The last records in stream_agg.commits are pairs like ranges, of an offset
  * and a timestamp, and so is what a plan skips, which may go back to a smaller
  * offset; which pairs make sense is for the caller to say.  What a commit
  * skipped is a list for each partition, {"0": [[5, 17], [20, 30]]}, for people.
+ *
  * Reading is strict: whatever writing would not have produced is refused, and
- * the caller says which row it was.  Ranges are sorted by partition.
+ * the caller says which row it was.  Ranges are sorted by topic and partition.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,49 +24,69 @@
 
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
 #include "utils/numeric.h"
 
 #include "checkpoint_internal.h"
 
+/* ranges being read */
+typedef struct RangeReader
+{
+	bool		pairs;			/* ranges, not offsets */
+	int			n;
+	int			size;			/* allocated */
+	SaggRange  *ranges;
+} RangeReader;
+
+/*
+ * Ranges, sorted, as jsonb.
+ */
 static Datum
-text_to_jsonb(const char *text)
-{
-	return DirectFunctionCall1(jsonb_in, CStringGetDatum(text));
-}
-
-/*
- * The starts of ranges as jsonb, in the current memory context.
- */
-Datum
-sagg_offsets_to_jsonb(const SaggRange *ranges, int nranges)
+make_jsonb(const SaggRange *ranges, int nranges, bool pairs, bool by_topic)
 {
 	StringInfoData json;
 
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');
 	for (int i = 0; i < nranges; i++)
-		appendStringInfo(&json, "%s\"%d\":" INT64_FORMAT, i > 0 ? "," : "",
-						 ranges[i].partition, ranges[i].start);
+	{
+		if (i > 0)
+			appendStringInfoChar(&json, ',');
+		if (by_topic && (i == 0 || ranges[i].topic != ranges[i - 1].topic))
+		{
+			escape_json(&json, sagg_topic_name(ranges[i].topic));
+			appendStringInfoString(&json, ":{");
+		}
+		appendStringInfo(&json, "\"%d\":", ranges[i].partition);
+		if (pairs)
+			appendStringInfo(&json, "[" INT64_FORMAT "," INT64_FORMAT "]",
+							 ranges[i].start, ranges[i].end);
+		else
+			appendStringInfo(&json, INT64_FORMAT, ranges[i].start);
+		if (by_topic && (i == nranges - 1 || ranges[i + 1].topic != ranges[i].topic))
+			appendStringInfoChar(&json, '}');
+	}
 	appendStringInfoChar(&json, '}');
-	return text_to_jsonb(json.data);
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
 }
 
 /*
- * Ranges as jsonb, in the current memory context.
+ * The starts of ranges, which are sorted, as jsonb, in the current memory
+ * context; with "by_topic" in the form that names topics.
  */
 Datum
-sagg_ranges_to_jsonb(const SaggRange *ranges, int nranges)
+sagg_offsets_to_jsonb(const SaggRange *ranges, int nranges, bool by_topic)
 {
-	StringInfoData json;
+	return make_jsonb(ranges, nranges, false, by_topic);
+}
 
-	initStringInfo(&json);
-	appendStringInfoChar(&json, '{');
-	for (int i = 0; i < nranges; i++)
-		appendStringInfo(&json, "%s\"%d\":[" INT64_FORMAT "," INT64_FORMAT "]",
-						 i > 0 ? "," : "", ranges[i].partition,
-						 ranges[i].start, ranges[i].end);
-	appendStringInfoChar(&json, '}');
-	return text_to_jsonb(json.data);
+/*
+ * Ranges as jsonb, the same way.
+ */
+Datum
+sagg_ranges_to_jsonb(const SaggRange *ranges, int nranges, bool by_topic)
+{
+	return make_jsonb(ranges, nranges, true, by_topic);
 }
 
 static void
@@ -71,41 +97,65 @@ append_skip(StringInfo json, const SaggRange *skip, int *n)
 }
 
 /*
- * What a batch skipped, by its plan and as it was read, as jsonb in the current
- * memory context.
+ * What a batch skipped of a partition, by its plan and as it was read; returns
+ * whether there is anything.
+ */
+static bool
+append_skips(StringInfo json, const SaggRange *range, const SaggPlan *plan,
+			 const SaggCommit *commit)
+{
+	int			n = 0;
+
+	for (int i = 0; i < plan->nskipped; i++)
+	{
+		if (sagg_partition_compare(&plan->skipped[i], range) == 0)
+			append_skip(json, &plan->skipped[i], &n);
+	}
+	for (int i = 0; i < commit->nlosses; i++)
+	{
+		if (sagg_partition_compare(&commit->losses[i], range) == 0)
+			append_skip(json, &commit->losses[i], &n);
+	}
+	return n > 0;
+}
+
+/*
+ * What a batch skipped as jsonb, in the current memory context.
  */
 Datum
-sagg_skips_to_jsonb(const SaggPlan *plan, const SaggCommit *commit)
+sagg_skips_to_jsonb(const SaggPlan *plan, const SaggCommit *commit, bool by_topic)
 {
 	StringInfoData json;
-	int			partitions = 0;
+	const SaggRange *last = NULL;
 
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');
 	for (int r = 0; r < plan->nranges; r++)
 	{
-		int32		partition = plan->ranges[r].partition;
+		const SaggRange *range = &plan->ranges[r];
 		StringInfoData list;
-		int			n = 0;
 
 		initStringInfo(&list);
-		for (int i = 0; i < plan->nskipped; i++)
+		if (append_skips(&list, range, plan, commit))
 		{
-			if (plan->skipped[i].partition == partition)
-				append_skip(&list, &plan->skipped[i], &n);
+			bool		new_topic = by_topic && (last == NULL || last->topic != range->topic);
+
+			if (last)
+				appendStringInfoString(&json, new_topic ? "}," : ",");
+			if (new_topic)
+			{
+				escape_json(&json, sagg_topic_name(range->topic));
+				appendStringInfoString(&json, ":{");
+			}
+			appendStringInfo(&json, "\"%d\":[%s]", range->partition, list.data);
+			last = range;
 		}
-		for (int i = 0; i < commit->nlosses; i++)
-		{
-			if (commit->losses[i].partition == partition)
-				append_skip(&list, &commit->losses[i], &n);
-		}
-		if (n > 0)
-			appendStringInfo(&json, "%s\"%d\":[%s]", partitions++ > 0 ? "," : "",
-							 partition, list.data);
 		pfree(list.data);
 	}
+	if (last && by_topic)
+		appendStringInfoChar(&json, '}');
 	appendStringInfoChar(&json, '}');
-	return text_to_jsonb(json.data);
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
 }
 
 /* A string of digits alone. */
@@ -122,18 +172,6 @@ parse_digits(const char *text, int64 limit, int64 *value)
 }
 
 static bool
-parse_partition(const JsonbValue *key, int32 *partition)
-{
-	char	   *text = pnstrdup(key->val.string.val, key->val.string.len);
-	int64		value;
-
-	if (!parse_digits(text, PG_INT32_MAX, &value))
-		return false;
-	*partition = (int32) value;
-	return true;
-}
-
-static bool
 parse_offset(const JsonbValue *element, int64 *offset)
 {
 	Datum		text;
@@ -145,83 +183,131 @@ parse_offset(const JsonbValue *element, int64 *offset)
 	return parse_digits(DatumGetCString(text), PG_INT64_MAX, offset);
 }
 
-/* One value of the object: an offset, or a pair of them. */
-static bool
-parse_range(JsonbIterator **it, bool pair, SaggRange *range)
+static SaggRange *
+add_range(RangeReader *reader)
 {
-	JsonbValue	v;
-	JsonbIteratorToken token = JsonbIteratorNext(it, &v, false);
-
-	if (!pair)
+	if (reader->n == reader->size)
 	{
-		if (token != WJB_VALUE || !parse_offset(&v, &range->start))
+		reader->size = Max(16, 2 * reader->size);
+		reader->ranges = reader->ranges == NULL ?
+			palloc(sizeof(SaggRange) * reader->size) :
+			repalloc(reader->ranges, sizeof(SaggRange) * reader->size);
+	}
+	return &reader->ranges[reader->n++];
+}
+
+/*
+ * One partition: the iterator has just returned "token" for its value, an
+ * offset or a pair of them.
+ */
+static bool
+parse_partition(RangeReader *reader, JsonbIterator **it, int32 topic,
+				const char *key, JsonbIteratorToken token, JsonbValue *v)
+{
+	SaggRange  *range = add_range(reader);
+	int64		partition;
+
+	if (topic < 0 || !parse_digits(key, PG_INT32_MAX, &partition))
+		return false;
+	range->topic = topic;
+	range->partition = (int32) partition;
+	if (!reader->pairs)
+	{
+		if (token != WJB_VALUE || !parse_offset(v, &range->start))
 			return false;
 		range->end = range->start;
 		return true;
 	}
 	return token == WJB_BEGIN_ARRAY &&
-		JsonbIteratorNext(it, &v, false) == WJB_ELEM &&
-		parse_offset(&v, &range->start) &&
-		JsonbIteratorNext(it, &v, false) == WJB_ELEM &&
-		parse_offset(&v, &range->end) &&
-		JsonbIteratorNext(it, &v, false) == WJB_END_ARRAY;
+		JsonbIteratorNext(it, v, false) == WJB_ELEM &&
+		parse_offset(v, &range->start) &&
+		JsonbIteratorNext(it, v, false) == WJB_ELEM &&
+		parse_offset(v, &range->end) &&
+		JsonbIteratorNext(it, v, false) == WJB_END_ARRAY;
 }
 
-static int
-compare_ranges(const void *a, const void *b)
+/*
+ * The partitions of an object that was just entered.  Where "nested" is given,
+ * its values may be objects with the partitions of the topic they are named
+ * after instead.
+ */
+static bool
+parse_partitions(RangeReader *reader, JsonbIterator **it, int32 topic, bool nested)
 {
-	int32		pa = ((const SaggRange *) a)->partition;
-	int32		pb = ((const SaggRange *) b)->partition;
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	bool		by_topic = false;
+	int			first = reader->n;
 
-	return pa < pb ? -1 : pa > pb;
+	while ((token = JsonbIteratorNext(it, &v, false)) == WJB_KEY)
+	{
+		char	   *key = pnstrdup(v.val.string.val, v.val.string.len);
+
+		token = JsonbIteratorNext(it, &v, false);
+		if (nested && token == WJB_BEGIN_OBJECT)
+		{
+			if (reader->n > first && !by_topic)
+				return false;
+			by_topic = true;
+			first = reader->n;
+			if (!parse_partitions(reader, it, sagg_topic_number(key), false) ||
+				reader->n == first)
+				return false;
+		}
+		else if (by_topic || !parse_partition(reader, it, topic, key, token, &v))
+			return false;
+	}
+	return token == WJB_END_OBJECT;
 }
 
 static bool
-parse_object(Jsonb *json, bool pairs, SaggRange **ranges, int *nranges)
+parse_object(Jsonb *json, bool pairs, const char *topic,
+			 SaggRange **ranges, int *nranges)
 {
+	RangeReader reader = {.pairs = pairs};
 	JsonbIterator *it;
 	JsonbIteratorToken token;
 	JsonbValue	v;
-	int			n = 0;
 
 	if (!JB_ROOT_IS_OBJECT(json))
 		return false;
-	*ranges = palloc(sizeof(SaggRange) * Max(JB_ROOT_COUNT(json), 1));
 	it = JsonbIteratorInit(&json->root);
 	token = JsonbIteratorNext(&it, &v, false);
 	Assert(token == WJB_BEGIN_OBJECT);
-	while ((token = JsonbIteratorNext(&it, &v, false)) == WJB_KEY)
+	(void) token;
+	if (!parse_partitions(&reader, &it, topic ? sagg_topic_number(topic) : -1, true))
+		return false;
+	if (reader.n > 1)
+		qsort(reader.ranges, reader.n, sizeof(SaggRange), sagg_partition_order);
+	for (int i = 1; i < reader.n; i++)
 	{
-		if (!parse_partition(&v, &(*ranges)[n].partition) ||
-			!parse_range(&it, pairs, &(*ranges)[n]))
-			return false;
-		n++;
-	}
-	qsort(*ranges, n, sizeof(SaggRange), compare_ranges);
-	for (int i = 1; i < n; i++)
-	{
-		if ((*ranges)[i].partition == (*ranges)[i - 1].partition)
+		if (sagg_partition_compare(&reader.ranges[i], &reader.ranges[i - 1]) == 0)
 			return false;
 	}
-	*nranges = n;
+	*ranges = reader.ranges;
+	*nranges = reader.n;
 	return true;
 }
 
 /*
  * Offsets from jsonb, as ranges with start = end, allocated in the current
- * memory context.  Returns false if that is not what the value holds.
+ * memory context.  "topic" is whose partitions they are where no topic is
+ * named; NULL if there is to be none such.  Returns false if that is not what
+ * the value holds.
  */
 bool
-sagg_offsets_from_jsonb(Jsonb *json, SaggRange **ranges, int *nranges)
+sagg_offsets_from_jsonb(Jsonb *json, const char *topic,
+						SaggRange **ranges, int *nranges)
 {
-	return parse_object(json, false, ranges, nranges);
+	return parse_object(json, false, topic, ranges, nranges);
 }
 
 /*
  * Ranges from jsonb, the same way.
  */
 bool
-sagg_ranges_from_jsonb(Jsonb *json, SaggRange **ranges, int *nranges)
+sagg_ranges_from_jsonb(Jsonb *json, const char *topic,
+					   SaggRange **ranges, int *nranges)
 {
-	return parse_object(json, true, ranges, nranges);
+	return parse_object(json, true, topic, ranges, nranges);
 }

@@ -54,6 +54,23 @@ no_source_row(const SaggCheckpoint *checkpoint)
 }
 
 /*
+ * Are offsets to be written in the form that names topics?  Otherwise all of
+ * them are of the stream's one topic.
+ */
+bool
+sagg_names_topics(const SaggCheckpoint *checkpoint)
+{
+	return checkpoint->by_topic || checkpoint->topic == NULL;
+}
+
+static void
+remember_topic(SaggCheckpoint *checkpoint, const char *topic)
+{
+	if (topic && checkpoint->topic == NULL)
+		checkpoint->topic = MemoryContextStrdup(checkpoint->context, topic);
+}
+
+/*
  * Where the stream began, in the memory context of the section's caller; empty
  * before the first sagg_checkpoint_set_origin.  A stream that has done anything
  * has been somewhere: without a row there must not be any other.
@@ -78,17 +95,19 @@ read_origin(SaggLogSection *section)
 
 	old = MemoryContextSwitchTo(section->caller);
 	value = sagg_log_value(0, 1, &isnull);
+	if (!isnull)
+		origin->topic = TextDatumGetCString(value);
+	remember_topic(checkpoint, origin->topic);
+	value = sagg_log_value(0, 2, &isnull);
 	if (isnull)
 	{
 		/* reset, and not begun again */
 		MemoryContextSwitchTo(old);
 		return origin;
 	}
-	origin->topic = TextDatumGetCString(value);
-	value = sagg_log_value(0, 2, &isnull);
 	origin->cluster_id = TextDatumGetCString(value);
 	value = sagg_log_value(0, 3, &isnull);
-	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(value),
+	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(value), origin->topic,
 								 &origin->offsets, &origin->noffsets))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
@@ -100,9 +119,10 @@ read_origin(SaggLogSection *section)
 }
 
 /*
- * Where the stream began.  Allocated in the current memory context.  Topic and
- * cluster_id are NULL, and there are no offsets, before the first call of
- * sagg_checkpoint_set_origin, or the first after a reset.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT if only
+ * Where the stream began.  Allocated in the current memory context.
+ * cluster_id is NULL, and there are no offsets, before the first call of
+ * sagg_checkpoint_set_origin, or the first after a reset.  Raises
+ * ERRCODE_SAGG_CHECKPOINT_CORRUPT if only
  * the origin is missing.
  */
 SaggOrigin *
@@ -118,21 +138,57 @@ sagg_checkpoint_origin(SaggCheckpoint *checkpoint)
 }
 
 /*
+ * The offsets of an origin, sorted; of partitions that are in "recorded" those
+ * there.
+ */
+static SaggRange *
+merge_offsets(const SaggOrigin *recorded, const SaggOrigin *origin, int *n)
+{
+	SaggRange  *merged = palloc(sizeof(SaggRange) *
+								(recorded->noffsets + origin->noffsets + 1));
+	int			i = 0;
+	int			j = 0;
+
+	*n = 0;
+	while (i < recorded->noffsets || j < origin->noffsets)
+	{
+		int			order = i >= recorded->noffsets ? 1 : j >= origin->noffsets ? -1 :
+			sagg_partition_compare(&recorded->offsets[i], &origin->offsets[j]);
+
+		merged[(*n)++] = order <= 0 ? recorded->offsets[i++] : origin->offsets[j];
+		if (order >= 0)
+			j++;
+	}
+	return merged;
+}
+
+/*
  * Record the origin at the first contact with Kafka, or initial offsets of
- * partitions that the topic has got since; those already recorded never
- * change.  Topic and cluster_id must not be NULL.
+ * partitions that the source has got since; those already recorded never
+ * change.  Offsets are sorted; cluster_id must not be NULL.
  */
 void
 sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint, const SaggOrigin *origin)
 {
 	SaggLogSection section;
+	SaggOrigin *recorded;
+	SaggRange  *offsets;
+	int			noffsets;
 	Datum		values[4];
+	char		nulls[5] = "    ";
 
 	sagg_log_begin(&section, checkpoint);
-	values[1] = CStringGetTextDatum(origin->topic);
+	recorded = read_origin(&section);
+	remember_topic(checkpoint, origin->topic);
+	offsets = merge_offsets(recorded, origin, &noffsets);
+	if (origin->topic)
+		values[1] = CStringGetTextDatum(origin->topic);
+	else
+		nulls[1] = 'n';
 	values[2] = CStringGetTextDatum(origin->cluster_id);
-	values[3] = sagg_offsets_to_jsonb(origin->offsets, origin->noffsets);
-	if (sagg_log_execute(&section, SAGG_LOG_SET_ORIGIN, values, NULL, 0) != 1)
+	values[3] = sagg_offsets_to_jsonb(offsets, noffsets,
+									  sagg_names_topics(checkpoint));
+	if (sagg_log_execute(&section, SAGG_LOG_SET_ORIGIN, values, nulls, 0) != 1)
 		elog(ERROR, "the origin of stream \"%s\" has another topic or cluster",
 			 sagg_stream_title(checkpoint->stream));
 	sagg_log_end(&section);
@@ -185,13 +241,13 @@ read_last_commit(SaggLogSection *section, SaggProgress *progress)
 
 	offsets = sagg_log_value(0, SAGG_COMMIT_OFFSETS, &isnull);
 	old = MemoryContextSwitchTo(section->caller);
-	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(offsets), &progress->positions,
-								 &progress->npositions))
+	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(offsets), checkpoint->topic,
+								 &progress->positions, &progress->npositions))
 		corrupt_row(checkpoint, "commits", progress->batch,
 					"Its offsets are not an object of offsets by partition.");
 	offsets = sagg_log_value(0, SAGG_COMMIT_LAST_RECORDS, &isnull);
-	if (!isnull && !sagg_ranges_from_jsonb(DatumGetJsonbP(offsets), &progress->last,
-										   &progress->nlast))
+	if (!isnull && !sagg_ranges_from_jsonb(DatumGetJsonbP(offsets), checkpoint->topic,
+										   &progress->last, &progress->nlast))
 		corrupt_row(checkpoint, "commits", progress->batch,
 					"Its last records are not an object of offset and timestamp by partition.");
 	MemoryContextSwitchTo(old);
@@ -223,8 +279,8 @@ plan_of_row(SaggLogSection *section, int row)
 	plan->watermark = sagg_log_int64(row, PLAN_WATERMARK);
 	plan->batch_time = sagg_log_int64(row, PLAN_BATCH_TIME);
 	ranges = sagg_log_value(row, PLAN_RANGES, &isnull);
-	if (!sagg_ranges_from_jsonb(DatumGetJsonbP(ranges), &plan->ranges,
-								&plan->nranges))
+	if (!sagg_ranges_from_jsonb(DatumGetJsonbP(ranges), section->checkpoint->topic,
+								&plan->ranges, &plan->nranges))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"Its ranges are not an object of offset pairs by partition.");
 	for (int i = 0; i < plan->nranges; i++)
@@ -234,14 +290,15 @@ plan_of_row(SaggLogSection *section, int row)
 						"A range ends before it starts.");
 	}
 	suspects = sagg_log_value(row, PLAN_SUSPECTS, &isnull);
-	if (!isnull && !sagg_ranges_from_jsonb(DatumGetJsonbP(suspects), &plan->suspects,
-										   &plan->nsuspects))
+	if (!isnull && !sagg_ranges_from_jsonb(DatumGetJsonbP(suspects),
+										   section->checkpoint->topic,
+										   &plan->suspects, &plan->nsuspects))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"Its suspects are not an object of offset pairs by partition.");
 	plan->attempts = DatumGetInt32(sagg_log_value(row, PLAN_ATTEMPTS, &isnull));
 	skipped = sagg_log_value(row, PLAN_SKIPPED, &isnull);
-	if (!sagg_ranges_from_jsonb(DatumGetJsonbP(skipped), &plan->skipped,
-								&plan->nskipped))
+	if (!sagg_ranges_from_jsonb(DatumGetJsonbP(skipped), section->checkpoint->topic,
+								&plan->skipped, &plan->nskipped))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"What it skips is not an object of offset pairs by partition.");
 	MemoryContextSwitchTo(old);
@@ -261,43 +318,33 @@ has_suspects(int row)
  * A pending plan goes on where the last commit, or the origin, ends.
  */
 static void
-check_plan(SaggLogSection *section, const SaggProgress *progress,
-		   const SaggPlan *plan)
+check_plan(SaggCheckpoint *checkpoint, const SaggOrigin *origin,
+		   const SaggProgress *progress, const SaggPlan *plan)
 {
-	SaggCheckpoint *checkpoint = section->checkpoint;
-	SaggOrigin *origin = read_origin(section);
-
 	if (plan->watermark != progress->watermark)
 		corrupt_row(checkpoint, "offsets", plan->batch,
 					"Its watermark is not the one that the last commit left.");
 	for (int i = 0; i < plan->nranges; i++)
 	{
 		const SaggRange *range = &plan->ranges[i];
+		const SaggRange *before = sagg_partition_find(progress->positions,
+													  progress->npositions, range);
+
+		const SaggRange *skip;
 		int64		start = -1;
 
-		for (int j = 0; j < origin->noffsets; j++)
+		if (before == NULL)
+			before = sagg_partition_find(origin->offsets, origin->noffsets, range);
+		if (before)
 		{
-			if (origin->offsets[j].partition == range->partition)
-				start = origin->offsets[j].start;
-		}
-		for (int j = 0; j < progress->npositions; j++)
-		{
-			if (progress->positions[j].partition == range->partition)
-				start = progress->positions[j].start;
-		}
-		for (int j = 0; j < plan->nskipped; j++)
-		{
-			if (plan->skipped[j].partition == range->partition &&
-				plan->skipped[j].start == start)
-			{
-				start = plan->skipped[j].end;
-				break;
-			}
+			skip = sagg_skip_of(plan, before);
+			start = skip ? skip->end : before->start;
 		}
 		if (range->start != start)
 			corrupt_row(checkpoint, "offsets", plan->batch,
-						psprintf("It reads partition %d from offset " INT64_FORMAT ", the last commit ends at " INT64_FORMAT ".",
-								 range->partition, range->start, start));
+						psprintf("It reads partition %d of topic \"%s\" from offset " INT64_FORMAT ", the last commit ends at " INT64_FORMAT ".",
+								 range->partition, sagg_topic_name(range->topic),
+								 range->start, start));
 	}
 }
 
@@ -324,7 +371,7 @@ sagg_progress_suspects(SaggProgress *progress, const SaggPlan *plan,
 
 		for (int j = 0; j < plan->nranges; j++)
 		{
-			if (plan->ranges[j].partition == left.partition)
+			if (sagg_partition_compare(&plan->ranges[j], &left) == 0)
 				left.start = Max(left.start, plan->ranges[j].end);
 		}
 		if (left.start < left.end)
@@ -337,7 +384,8 @@ sagg_progress_suspects(SaggProgress *progress, const SaggPlan *plan,
  * The plans since the last commit: its own, and a pending one if there is any.
  */
 static void
-read_pending_plan(SaggLogSection *section, SaggProgress *progress)
+read_pending_plan(SaggLogSection *section, const SaggOrigin *origin,
+				  SaggProgress *progress)
 {
 	SaggCheckpoint *checkpoint = section->checkpoint;
 	Datum		values[2];
@@ -364,7 +412,7 @@ read_pending_plan(SaggLogSection *section, SaggProgress *progress)
 		corrupt_row(checkpoint, "commits", progress->batch,
 					"It is committed, and stream_agg.offsets has no plan of it.");
 	if (progress->pending)
-		check_plan(section, progress, progress->pending);
+		check_plan(checkpoint, origin, progress, progress->pending);
 }
 
 /*
@@ -377,13 +425,15 @@ sagg_checkpoint_progress(SaggCheckpoint *checkpoint)
 {
 	SaggProgress *progress = palloc0(sizeof(SaggProgress));
 	SaggLogSection section;
+	SaggOrigin *origin;
 
 	sagg_log_begin(&section, checkpoint);
+	origin = read_origin(&section);
 	progress->batch = -1;
 	progress->committed = DT_NOBEGIN;
 	progress->watermark = sagg_log_initial_watermark(&section);
 	read_last_commit(&section, progress);
-	read_pending_plan(&section, progress);
+	read_pending_plan(&section, origin, progress);
 	sagg_log_end(&section);
 	return progress;
 }

@@ -30,7 +30,7 @@
 void
 sagg_checkpoint_reset(const char *stream, bool replace)
 {
-	SaggCheckpoint *checkpoint = sagg_checkpoint_open(stream);
+	SaggCheckpoint *checkpoint = sagg_checkpoint_open(stream, false);
 	SaggLogSection section;
 	TimestampTz watermark;
 	int64		batch;

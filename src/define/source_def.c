@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * source_def.c
- *	  create_source and drop_source: a Kafka topic as a foreign table.
+ *	  create_source and drop_source: Kafka topics as a foreign table.
  *
  * Both come down to DDL of the server's own, run as the caller.  Nobody
  * contacts Kafka here.
@@ -12,9 +12,11 @@
 
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
@@ -108,6 +110,61 @@ text_option(const char *name, char *value)
 }
 
 /*
+ * An array of topics as the option "topics" has them; the validator checks
+ * their names.
+ */
+static char *
+join_topics(ArrayType *array)
+{
+	StringInfoData list;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			n;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &n);
+	initStringInfo(&list);
+	for (int i = 0; i < n; i++)
+	{
+		char	   *name = nulls[i] ? NULL : TextDatumGetCString(elements[i]);
+
+		if (name == NULL || strchr(name, ',') != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 name ? errmsg("\"%s\" cannot be the name of a topic", name) :
+					 errmsg("topics must not contain NULL")));
+		appendStringInfo(&list, "%s%s", i > 0 ? "," : "", name);
+	}
+	if (n == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("topics must not be empty")));
+	return list.data;
+}
+
+/*
+ * The option that says which topics the source has.
+ */
+static DefElem *
+topic_option(FunctionCallInfo fcinfo)
+{
+	int			given = !PG_ARGISNULL(1) + !PG_ARGISNULL(8) + !PG_ARGISNULL(9);
+
+	if (given != 1)
+		ereport(ERROR,
+				(errcode(given == 0 ? ERRCODE_NULL_VALUE_NOT_ALLOWED :
+						 ERRCODE_INVALID_PARAMETER_VALUE),
+				 given == 0 ?
+				 errmsg("one of topic, topics and topic_pattern must be given") :
+				 errmsg("only one of topic, topics and topic_pattern can be given")));
+	if (!PG_ARGISNULL(8))
+		return text_option("topics", join_topics(PG_GETARG_ARRAYTYPE_P(8)));
+	if (!PG_ARGISNULL(9))
+		return text_option("topic_pattern",
+						   sagg_required_argument(fcinfo, 9, "topic_pattern"));
+	return text_option("topic", sagg_required_argument(fcinfo, 1, "topic"));
+}
+
+/*
  * The relation of this name where CREATE would put it; InvalidOid if there is
  * none.
  */
@@ -119,13 +176,13 @@ already_there(RangeVar *name)
 
 /*
  * create_source(source, topic, columns, brokers, server, format, options,
- * if_not_exists): see the README.  Returns the foreign table.
+ * if_not_exists, topics, topic_pattern): see the README.  Returns the foreign table.
  */
 Datum
 stream_agg_create_source(PG_FUNCTION_ARGS)
 {
 	RangeVar   *name = sagg_parse_name(sagg_required_argument(fcinfo, 0, "source"), "source");
-	char	   *topic = sagg_required_argument(fcinfo, 1, "topic");
+	DefElem    *topic = topic_option(fcinfo);
 	char	   *columns = sagg_required_argument(fcinfo, 2, "columns");
 	char	   *format = sagg_required_argument(fcinfo, 5, "format");
 	bool		if_not_exists = !PG_ARGISNULL(7) && PG_GETARG_BOOL(7);
@@ -150,8 +207,7 @@ stream_agg_create_source(PG_FUNCTION_ARGS)
 	stmt->base.oncommit = ONCOMMIT_NOOP;
 	split_options(fcinfo, &for_server, &for_source);
 	stmt->servername = settle_server(fcinfo, for_server);
-	stmt->options = list_concat(list_make2(text_option("topic", topic),
-										   text_option("format", format)),
+	stmt->options = list_concat(list_make2(topic, text_option("format", format)),
 								for_source);
 	sagg_text_errors_begin(&callback, text);
 	sagg_run_utility((Node *) stmt, text, -1, 0);

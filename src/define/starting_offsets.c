@@ -6,6 +6,7 @@
  *		earliest, latest
  *		{"0": 42, "1": -2}	offsets by partition; -2 earliest, -1 latest;
  *							partitions not named: earliest
+ *		{"topic": {"0": 42}}	the same of a source of several topics
  *		a timestamptz		the first record of that time or later
  *
  * The catalog holds it in one form that reads the same under any setting of
@@ -20,6 +21,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
+#include "utils/json.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
@@ -54,6 +56,16 @@ partition_from_key(const JsonbValue *key, const char *what)
 }
 
 static int64
+not_a_number(int32 partition, const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("the offset of partition %d in %s is not a number", partition, what),
+			 errdetail("An offset is a whole number from 0, -1 for the end of the partition or -2 for its beginning.")));
+	return 0;
+}
+
+static int64
 offset_from_value(const JsonbValue *value, int32 partition, const char *what)
 {
 	char	   *text = NULL;
@@ -78,8 +90,47 @@ offset_from_value(const JsonbValue *value, int32 partition, const char *what)
 	return offset;
 }
 
+static SaggRange *
+add_range(SaggStart *start)
+{
+	start->offsets = start->offsets == NULL ? palloc(sizeof(SaggRange)) :
+		repalloc(start->offsets, sizeof(SaggRange) * (start->noffsets + 1));
+	return &start->offsets[start->noffsets++];
+}
+
 /*
- * Offsets by partition.
+ * Offsets by partition, of an object that was just entered; of topic -1: the
+ * source's only one.
+ */
+static void
+partitions_from_json(JsonbIterator **it, int32 topic, const char *what,
+					 SaggStart *start)
+{
+	JsonbValue	v;
+
+	while (JsonbIteratorNext(it, &v, false) == WJB_KEY)
+	{
+		JsonbValue	key = v;
+		JsonbIteratorToken token = JsonbIteratorNext(it, &v, topic >= 0);
+		SaggRange  *range;
+
+		if (token == WJB_BEGIN_OBJECT)
+		{
+			char	   *name = pnstrdup(key.val.string.val, key.val.string.len);
+
+			partitions_from_json(it, sagg_topic_number(name), what, start);
+			continue;
+		}
+		range = add_range(start);
+		range->topic = topic;
+		range->partition = partition_from_key(&key, what);
+		range->start = range->end = token == WJB_VALUE ?
+			offset_from_value(&v, range->partition, what) : not_a_number(range->partition, what);
+	}
+}
+
+/*
+ * Offsets by partition, or by topic and partition.
  */
 static void
 offsets_from_json(const char *text, const char *what, SaggStart *start)
@@ -87,18 +138,22 @@ offsets_from_json(const char *text, const char *what, SaggStart *start)
 	Jsonb	   *json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
 	JsonbIterator *it = JsonbIteratorInit(&json->root);
 	JsonbValue	v;
+	bool		named = false;
 
 	start->kind = SAGG_START_OFFSETS;
-	start->offsets = palloc(sizeof(SaggRange) * Max(JB_ROOT_COUNT(json), 1));
 	(void) JsonbIteratorNext(&it, &v, false);
-	while (JsonbIteratorNext(&it, &v, false) == WJB_KEY)
+	partitions_from_json(&it, -1, what, start);
+	for (int i = 0; i < start->noffsets; i++)
+		named |= start->offsets[i].topic >= 0;
+	for (int i = 0; i < start->noffsets && named; i++)
 	{
-		SaggRange  *range = &start->offsets[start->noffsets++];
-
-		range->partition = partition_from_key(&v, what);
-		(void) JsonbIteratorNext(&it, &v, true);
-		range->start = range->end = offset_from_value(&v, range->partition, what);
+		if (start->offsets[i].topic < 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("%s name topics for some partitions only", what)));
 	}
+	if (named)
+		qsort(start->offsets, start->noffsets, sizeof(SaggRange), sagg_partition_order);
 }
 
 /*
@@ -166,8 +221,22 @@ offsets_text(const SaggStart *start)
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');
 	for (int i = 0; i < start->noffsets; i++)
-		appendStringInfo(&json, "%s\"%d\": " INT64_FORMAT, i > 0 ? ", " : "",
-						 start->offsets[i].partition, start->offsets[i].start);
+	{
+		const SaggRange *range = &start->offsets[i];
+		bool		first = i == 0 || range->topic != start->offsets[i - 1].topic;
+		bool		last = i == start->noffsets - 1 ||
+			range->topic != start->offsets[i + 1].topic;
+
+		appendStringInfoString(&json, i > 0 ? ", " : "");
+		if (range->topic >= 0 && first)
+		{
+			escape_json(&json, sagg_topic_name(range->topic));
+			appendStringInfoString(&json, ": {");
+		}
+		appendStringInfo(&json, "\"%d\": " INT64_FORMAT, range->partition, range->start);
+		if (range->topic >= 0 && last)
+			appendStringInfoChar(&json, '}');
+	}
 	appendStringInfoChar(&json, '}');
 	return json.data;
 }

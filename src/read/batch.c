@@ -66,11 +66,12 @@ struct SaggBatchCursor
 /* A record as stored, before its key, payload and headers. */
 typedef struct StoredRecord
 {
+	int32		topic;
 	int32		partition;
 	int32		nheaders;
+	int32		key_len;		/* -1 = none */
 	int64		offset;
 	int64		timestamp_ms;
-	int64		key_len;		/* -1 = none */
 	int64		payload_len;	/* -1 = tombstone */
 	int64		headers_len;	/* bytes of all headers */
 } StoredRecord;
@@ -189,8 +190,9 @@ message_timestamp(const rd_kafka_message_t *message)
  * Fill in all of "stored"; returns the size of the record as stored.
  */
 static Size
-measure_message(const rd_kafka_message_t *message, bool keep_headers,
-				StoredRecord *stored, rd_kafka_headers_t **headers)
+measure_message(int32 topic, const rd_kafka_message_t *message,
+				bool keep_headers, StoredRecord *stored,
+				rd_kafka_headers_t **headers)
 {
 	*headers = NULL;
 	memset(stored, 0, sizeof(*stored));
@@ -200,10 +202,11 @@ measure_message(const rd_kafka_message_t *message, bool keep_headers,
 		stored->nheaders = rd_kafka_header_cnt(*headers);
 		stored->headers_len = store_headers(NULL, *headers);
 	}
+	stored->topic = topic;
 	stored->partition = message->partition;
 	stored->offset = message->offset;
 	stored->timestamp_ms = message_timestamp(message);
-	stored->key_len = message->key ? (int64) message->key_len : -1;
+	stored->key_len = message->key ? (int32) message->key_len : -1;
 	stored->payload_len = message->payload ? (int64) message->len : -1;
 	return sizeof(*stored) + Max(stored->key_len, 0) + Max(stored->payload_len, 0) +
 		stored->headers_len;
@@ -286,18 +289,18 @@ reserve_scratch(SaggBatch *batch, Size size)
 }
 
 /*
- * Add a message, which is the batch's from now on, also after an error.  Not
- * while a cursor reads the batch.
+ * Add a message of "topic", which is the batch's from now on, also after an
+ * error.  Not while a cursor reads the batch.
  */
 void
-sagg_batch_add(SaggBatch *batch, rd_kafka_message_t *message)
+sagg_batch_add(SaggBatch *batch, int32 topic, rd_kafka_message_t *message)
 {
 	StoredRecord stored;
 	rd_kafka_headers_t *headers;
 	Size		size;
 
 	batch->adding = message;
-	size = measure_message(message, batch->keep_headers, &stored, &headers);
+	size = measure_message(topic, message, batch->keep_headers, &stored, &headers);
 	batch->lacks_headers |= !batch->keep_headers;
 	if (batch->file == NULL &&
 		batch->bytes + size <= (Size) sagg_batch_memory_kb * 1024)
@@ -426,6 +429,7 @@ set_record(SaggBatchCursor *cursor, SaggRecord *record,
 	Size		key_len = Max(stored->key_len, 0);
 	Size		payload_len = Max(stored->payload_len, 0);
 
+	record->topic = stored->topic;
 	record->partition = stored->partition;
 	record->offset = stored->offset;
 	record->timestamp_ms = stored->timestamp_ms;

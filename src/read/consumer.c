@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * consumer.c
- *	  The reader: bounded ranges of a topic's records, batch by batch.
+ *	  The reader: bounded ranges of the records of topics, batch by batch.
  *
  * A range [start, end) of a partition is complete when the record before its
  * end was handed over, when one at or behind its end has arrived, or when
@@ -46,7 +46,7 @@ release_fetch(void *owner)
 }
 
 /*
- * Open a reader for the topic of a foreign table, with the options of its
+ * Open a reader for the topics of a foreign table, with the options of its
  * server and of the current user's mapping.  Headers of records are kept if
  * the source has a column of them, or with "want_headers".  Needs a
  * transaction; contacts nobody yet.  The reader stays until sagg_reader_close
@@ -55,7 +55,6 @@ release_fetch(void *owner)
 SaggReader *
 sagg_reader_open(Oid source, bool want_headers)
 {
-	char	   *topic = sagg_source_topic(source);
 	bool		headers = want_headers || sagg_source_has_headers(source);
 	struct SaggRegistry *registry = sagg_source_registry(source, GetUserId());
 	rd_kafka_conf_t *conf = sagg_client_conf(source);
@@ -72,7 +71,7 @@ sagg_reader_open(Oid source, bool want_headers)
 	PG_TRY();
 	{
 		sagg_conf_prepare(conf);
-		reader->topic = pstrdup(topic);
+		reader->topics = sagg_source_topics(source);
 		reader->batch = sagg_batch_create(headers);
 		reader->fd = sagg_event_fd_open();
 		sagg_reader_open_asks(reader);
@@ -119,32 +118,64 @@ sagg_reader_fd(SaggReader *reader)
 }
 
 /*
- * The topic's name; the reader's memory.
+ * What the reader reads, for messages: topic "a".  The reader's memory.
  */
 const char *
-sagg_reader_topic(SaggReader *reader)
+sagg_reader_subject(SaggReader *reader)
 {
-	return reader->topic;
+	return reader->topics->subject;
+}
+
+/*
+ * The name of the topic if the source has one, not several; the reader's
+ * memory.
+ */
+const char *
+sagg_reader_one_topic(SaggReader *reader)
+{
+	return reader->topics->one;
+}
+
+/*
+ * Has the source other topics than when the reader was opened?  Needs a
+ * transaction.
+ */
+bool
+sagg_reader_source_changed(SaggReader *reader, Oid source)
+{
+	return strcmp(sagg_source_topics(source)->subject, reader->topics->subject) != 0;
+}
+
+/*
+ * Is a topic one of the source's, whether it exists or not?
+ */
+bool
+sagg_reader_has_topic(SaggReader *reader, int32 topic)
+{
+	return sagg_topics_include(reader->topics, sagg_topic_name(topic));
 }
 
 static SaggPartition *
-find_partition(SaggReader *reader, int32 partition)
+find_partition(SaggReader *reader, const SaggRange *key)
 {
 	for (int i = 0; i < reader->npartitions; i++)
 	{
-		if (reader->partitions[i]->partition == partition)
+		if (reader->partitions[i]->partition == key->partition &&
+			reader->partitions[i]->topic == key->topic)
 			return reader->partitions[i];
 	}
 	return NULL;
 }
 
 static SaggPartition *
-add_partition(SaggReader *reader, int32 partition)
+add_partition(SaggReader *reader, const SaggRange *key)
 {
 	MemoryContext old = MemoryContextSwitchTo(reader->memory);
 	SaggPartition *part = palloc0(sizeof(SaggPartition));
 
-	part->partition = partition;
+	part->topic = key->topic;
+	part->topic_name = sagg_topic_name(key->topic);
+	part->partition = key->partition;
 	part->range_end = -1;
 	part->position = -1;
 	part->last_offset = -1;
@@ -159,20 +190,43 @@ add_partition(SaggReader *reader, int32 partition)
 	return part;
 }
 
+/*
+ * Make the client that fetches.  "topic" is one of those it is to read.
+ */
 static void
-open_fetch(SaggReader *reader, int npartitions)
+open_fetch(SaggReader *reader, int npartitions, int32 topic)
 {
 	static const uint64 one = 1;
 	rd_kafka_conf_t *conf = rd_kafka_conf_dup(reader->conf);
+	char	   *name = unconstify(char *, sagg_topic_name(topic));
+	int			known = 0;
 
-	sagg_conf_for_fetch(conf, Max(npartitions, reader->known_partitions),
+	for (int i = 0; i < reader->nknown; i++)
+		known += reader->known[i].npartitions;
+	reader->sized_for = Max(npartitions, known);
+
+	sagg_conf_for_fetch(conf, reader->sized_for,
 						&reader->queue_bytes, &reader->queue_records);
-	reader->fetch = sagg_client_open(RD_KAFKA_CONSUMER, conf, reader->topic,
+	reader->fetch = sagg_client_open(RD_KAFKA_CONSUMER, conf, &name, 1,
 									 release_fetch, reader);
 
 	/* an idle stream is to hear of broken connections, too */
 	rd_kafka_queue_io_event_enable(reader->fetch->events, reader->fd, &one, sizeof(one));
 	sagg_group_attach(reader);
+}
+
+/*
+ * There are many more partitions than the client was made for, whose queues
+ * together would be larger than stream_agg.fetch_memory (I7): make another.
+ */
+static void
+resize_fetch(SaggReader *reader, int npartitions, int32 topic)
+{
+	sagg_reader_release(reader);
+	sagg_client_close(reader->fetch);
+	open_fetch(reader, npartitions, topic);
+	for (int i = 0; i < reader->npartitions; i++)
+		sagg_partition_attach(reader, reader->partitions[i]);
 }
 
 /*
@@ -191,7 +245,7 @@ sagg_reader_assign_all(SaggReader *reader)
 		SaggPartition *part = reader->partitions[i];
 
 		sagg_partition_restart(part, part->position);
-		rd_kafka_topic_partition_list_add(list, reader->topic,
+		rd_kafka_topic_partition_list_add(list, part->topic_name,
 										  part->partition)->offset = part->position;
 	}
 	err = rd_kafka_assign(reader->fetch->rk, list);
@@ -199,7 +253,7 @@ sagg_reader_assign_all(SaggReader *reader)
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("could not assign the partitions of topic \"%s\"", reader->topic),
+				 errmsg("could not assign the partitions of %s", reader->topics->subject),
 				 errdetail_internal("%s.", rd_kafka_err2str(err))));
 }
 
@@ -217,13 +271,18 @@ sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
 	if (npositions == 0)
 		return;
 	if (reader->fetch == NULL)
-		open_fetch(reader, npositions);
+		open_fetch(reader, npositions, positions[0].topic);
+	else if (npositions > 2 * reader->sized_for)
+	{
+		resize_fetch(reader, npositions, positions[0].topic);
+		changed = true;
+	}
 	for (int i = 0; i < npositions; i++)
 	{
-		SaggPartition *part = find_partition(reader, positions[i].partition);
+		SaggPartition *part = find_partition(reader, &positions[i]);
 
 		if (part == NULL)
-			part = add_partition(reader, positions[i].partition);
+			part = add_partition(reader, &positions[i]);
 		if (part->position == positions[i].start && !part->lost)
 			continue;
 		part->position = positions[i].start;
@@ -271,24 +330,6 @@ sagg_reader_has_records(SaggReader *reader)
 	return found;
 }
 
-/*
- * The end of a partition as of the last fetch.  Returns false if not known.
- */
-bool
-sagg_reader_cached_end(SaggReader *reader, int32 partition, int64 *end)
-{
-	int64		low;
-	int64		high;
-
-	if (reader->fetch == NULL ||
-		rd_kafka_get_watermark_offsets(reader->fetch->rk, reader->topic, partition,
-									   &low, &high) != RD_KAFKA_RESP_ERR_NO_ERROR ||
-		high < 0)
-		return false;
-	*end = high;
-	return true;
-}
-
 static bool
 same_ranges(const SaggReader *reader, const SaggRange *ranges, int nranges)
 {
@@ -296,7 +337,8 @@ same_ranges(const SaggReader *reader, const SaggRange *ranges, int nranges)
 		return false;
 	for (int i = 0; i < nranges; i++)
 	{
-		if (reader->ranges[i].partition != ranges[i].partition ||
+		if (reader->ranges[i].topic != ranges[i].topic ||
+			reader->ranges[i].partition != ranges[i].partition ||
 			reader->ranges[i].start != ranges[i].start ||
 			reader->ranges[i].end != ranges[i].end)
 			return false;
@@ -323,7 +365,7 @@ sagg_reader_begin(SaggReader *reader, const SaggRange *ranges, int nranges)
 	reader->nranges = nranges;
 	for (int i = 0; i < nranges; i++)
 	{
-		SaggPartition *part = find_partition(reader, ranges[i].partition);
+		SaggPartition *part = find_partition(reader, &ranges[i]);
 
 		part->range_end = ranges[i].end;
 		part->complete = part->position >= part->range_end;
@@ -347,7 +389,7 @@ prod_fetcher(SaggReader *reader, bool at_once)
 		  TimestampDifferenceExceeds(reader->prodded, now, PROD_INTERVAL_MS)))
 		return;
 	reader->prodded = now;
-	if (rd_kafka_metadata(reader->fetch->rk, 0, reader->fetch->topic, &metadata,
+	if (rd_kafka_metadata(reader->fetch->rk, 0, reader->fetch->topics[0], &metadata,
 						  PROD_WAIT_MS) == RD_KAFKA_RESP_ERR_NO_ERROR)
 		rd_kafka_metadata_destroy(metadata);
 }
@@ -373,7 +415,7 @@ collect_partition(SaggReader *reader, SaggPartition *part)
 		}
 		bytes += message->len + message->key_len;
 		records++;
-		sagg_batch_add(reader->batch, sagg_partition_take(part));
+		sagg_batch_add(reader->batch, part->topic, sagg_partition_take(part));
 		part->complete = part->position >= part->range_end;
 		if (records % 1024 == 0)
 			CHECK_FOR_INTERRUPTS();

@@ -47,7 +47,7 @@ sagg_reader_forget_losses(SaggReader *reader)
 }
 
 static void
-add_loss(SaggReader *reader, int32 partition, int64 start, int64 end)
+add_loss(SaggReader *reader, const SaggPartition *part, int64 start, int64 end)
 {
 	SaggRange  *loss;
 
@@ -55,7 +55,8 @@ add_loss(SaggReader *reader, int32 partition, int64 start, int64 end)
 		MemoryContextAlloc(reader->memory, sizeof(SaggRange)) :
 		repalloc(reader->losses, sizeof(SaggRange) * (reader->nlosses + 1));
 	loss = &reader->losses[reader->nlosses++];
-	loss->partition = partition;
+	loss->topic = part->topic;
+	loss->partition = part->partition;
 	loss->start = start;
 	loss->end = end;
 }
@@ -74,12 +75,12 @@ skip_lost(SaggReader *reader, SaggPartition *part, const SaggRange *bounds)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("could not read partition %d of topic \"%s\" from offset " INT64_FORMAT,
-						part->partition, reader->topic, part->position),
+						part->partition, part->topic_name, part->position),
 				 errdetail("Kafka refuses the offset, and says it has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
 						   bounds->start, bounds->end)));
 	if (part->position < bounds->start)
 		next = Min(next, bounds->start);
-	add_loss(reader, part->partition, part->position, next);
+	add_loss(reader, part, part->position, next);
 	part->position = next;
 	part->complete = part->position >= part->range_end;
 }
@@ -97,15 +98,18 @@ sagg_reader_skip_lost(SaggReader *reader)
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		SaggPartition *part = reader->partitions[i];
+		SaggRange	key = {.topic = part->topic, .partition = part->partition};
+		SaggRange  *bound;
 
 		if (!part->lost || part->range_end < 0)
 			continue;
-		if (part->partition >= nbounds)
+		bound = sagg_partition_find(bounds, nbounds, &key);
+		if (bound == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
 					 errmsg("partition %d of topic \"%s\" does not exist in the Kafka cluster",
-							part->partition, reader->topic)));
-		skip_lost(reader, part, &bounds[part->partition]);
+							part->partition, part->topic_name)));
+		skip_lost(reader, part, bound);
 	}
 	pfree(bounds);
 	sagg_reader_assign_all(reader);

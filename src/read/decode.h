@@ -42,6 +42,7 @@ typedef enum SaggFieldKind
 	SAGG_FIELD_UNUSED,			/* not read, or dropped */
 	SAGG_FIELD_PAYLOAD,			/* the payload, or a part of it */
 	/* of the record itself; the decoder leaves them to the scan */
+	SAGG_FIELD_TOPIC,
 	SAGG_FIELD_PARTITION,
 	SAGG_FIELD_OFFSET,
 	SAGG_FIELD_KEY,

@@ -83,7 +83,8 @@ option_object(Oid catalog, const char **name)
  * kafka_validator(options text[], catalog oid) RETURNS void
  *
  * Raises fdw_invalid_option_name, fdw_invalid_attribute_value,
- * fdw_option_name_not_found and insufficient_privilege.
+ * fdw_option_name_not_found, invalid_regular_expression and
+ * insufficient_privilege.
  */
 Datum
 stream_agg_kafka_validator(PG_FUNCTION_ARGS)
@@ -110,11 +111,9 @@ stream_agg_kafka_validator(PG_FUNCTION_ARGS)
 	if (object == SAGG_OPT_COLUMN)
 		sagg_check_column_options(options);
 	if (object == SAGG_OPT_TABLE)
+	{
+		sagg_topics_check(options);
 		sagg_check_source_options(options);
-	if (object == SAGG_OPT_TABLE && !sagg_find_option(options, "topic"))
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
-				 errmsg("a source needs the option \"topic\""),
-				 errhint("Write OPTIONS (topic 'name of the Kafka topic').")));
+	}
 	PG_RETURN_VOID();
 }

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * fdw_insert.c
- *	  INSERT and COPY into a source: every row becomes a record of its topic.
+ *	  INSERT and COPY into a source: every row becomes a record of its topic,
+ *	  or of that one of its topics that a column names.
  *
  * The statement ends when Kafka has acknowledged all of them, and with an
  * error if it has not.  Records are not part of the transaction: ROLLBACK, or
@@ -13,9 +14,6 @@
 #include "postgres.h"
 
 #include "commands/explain.h"
-#if PG_VERSION_NUM >= 180000
-#include "commands/explain_format.h"
-#endif
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "parser/parsetree.h"
@@ -32,6 +30,7 @@ typedef struct SourceInsert
 	int64		rows;
 	MemoryContext memory;		/* of the statement */
 	MemoryContext row_memory;
+	SaggTopics *topics;
 	SaggEncoder *encoder;
 	SaggProducer *producer;		/* NULL until the first row */
 	SaggDelivery *delivery;		/* whose the rows are, if a stream's */
@@ -69,7 +68,15 @@ begin(ModifyTableState *mtstate, ResultRelInfo *rri)
 											  ALLOCSET_DEFAULT_SIZES);
 	state->source = RelationGetRelid(rri->ri_RelationDesc);
 	state->user = OidIsValid(user) ? user : GetUserId();
+	state->topics = sagg_source_topics(state->source);
 	state->encoder = sagg_encoder_make(rri->ri_RelationDesc);
+	if (state->topics->one == NULL && !sagg_encoder_has_topic(state->encoder))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot insert into source \"%s\", which has several topics",
+						RelationGetRelationName(rri->ri_RelationDesc)),
+				 errdetail("No column says into which of them."),
+				 errhint("Insert into a source of one topic, or give this one a column of type text with OPTIONS (metadata 'topic').")));
 	state->delivery = sagg_delivery_of(state->source);
 	rri->ri_FdwState = state;
 	MemoryContextSwitchTo(old);
@@ -112,6 +119,29 @@ row_error_context(void *arg)
 			   state->rows, get_rel_name(state->source));
 }
 
+/*
+ * A row goes into a topic of the source and nowhere else: who may insert into
+ * the source need not be allowed more.
+ */
+static void
+check_topic(SourceInsert *state, SaggOutRecord *record)
+{
+	if (record->topic == NULL && state->topics->one == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("a row for source \"%s\" must name its topic",
+						get_rel_name(state->source)),
+				 errdetail("The source has several.")));
+	if (record->topic && !sagg_topics_include(state->topics, record->topic))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("source \"%s\" has no topic \"%s\"",
+						get_rel_name(state->source), record->topic),
+				 errdetail("It has %s.", state->topics->subject)));
+	if (state->topics->one)
+		record->topic = NULL;
+}
+
 static void
 encode_row(SourceInsert *state, TupleTableSlot *slot, SaggOutRecord *record)
 {
@@ -122,6 +152,7 @@ encode_row(SourceInsert *state, TupleTableSlot *slot, SaggOutRecord *record)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	sagg_encoder_encode(state->encoder, slot, record);
+	check_topic(state, record);
 	if (state->delivery)
 		sagg_delivery_mark(state->delivery, slot, record);
 	error_context_stack = callback.previous;
@@ -192,6 +223,5 @@ void
 sagg_explain_modify(ModifyTableState *mtstate, ResultRelInfo *rri,
 					List *fdw_private, int subplan_index, ExplainState *es)
 {
-	ExplainPropertyText("Kafka Topic",
-						sagg_source_topic(RelationGetRelid(rri->ri_RelationDesc)), es);
+	sagg_explain_topics(RelationGetRelid(rri->ri_RelationDesc), es);
 }

@@ -4,8 +4,8 @@
  *	  Planning a scan of a source.
  *
  * The planner contacts no broker: how many records a topic has is not known.
- * What it pushes down are conditions on the partition and the offset of a
- * record, which spare reading what cannot match; they stay conditions of the
+ * What it pushes down are conditions on the topic, the partition and the offset
+ * of a record, which spare reading what cannot match; they stay conditions of the
  * scan as well, so pushing down never decides what comes out.
  *
  *-------------------------------------------------------------------------
@@ -15,6 +15,7 @@
 #include "access/stratnum.h"
 #include "access/sysattr.h"
 #include "access/table.h"
+#include "catalog/pg_operator.h"
 #include "catalog/pg_opfamily.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -81,8 +82,8 @@ pushable_column(Node *node, Index relid, const SaggField *fields)
 		var->varattno <= 0)
 		return SAGG_FIELD_UNUSED;
 	kind = fields[var->varattno - 1].kind;
-	return kind == SAGG_FIELD_PARTITION || kind == SAGG_FIELD_OFFSET ?
-		kind : SAGG_FIELD_UNUSED;
+	return kind == SAGG_FIELD_TOPIC || kind == SAGG_FIELD_PARTITION ||
+		kind == SAGG_FIELD_OFFSET ? kind : SAGG_FIELD_UNUSED;
 }
 
 /*
@@ -111,6 +112,34 @@ as_bigint(Node *expr)
 }
 
 /*
+ * Is a value known before the scan?
+ */
+static bool
+known_before(Node *value, Index relid)
+{
+	return !bms_is_member(relid, pull_varnos(NULL, value)) &&
+		!contain_volatile_functions(value) && !contain_subplans(value);
+}
+
+/*
+ * If a condition is "topic = ANY (texts)", as IN is, add it to the bounds.
+ */
+static void
+push_down_topics(ScalarArrayOpExpr *op, Index relid, const SaggField *fields,
+				 List **bounds, List **exprs)
+{
+	Node	   *value = lsecond(op->args);
+
+	if (!op->useOr || op->opno != TextEqualOperator ||
+		!get_collation_isdeterministic(op->inputcollid) ||
+		pushable_column(linitial(op->args), relid, fields) != SAGG_FIELD_TOPIC ||
+		exprType(value) != TEXTARRAYOID || !known_before(value, relid))
+		return;
+	*bounds = lappend_int(lappend_int(*bounds, SAGG_FIELD_TOPIC), SAGG_STRATEGY_ANY);
+	*exprs = lappend(*exprs, value);
+}
+
+/*
  * If a condition is "column <op> value" or the reverse, with the value known
  * before the scan, add it to the bounds.
  */
@@ -124,6 +153,8 @@ push_down(Expr *clause, Index relid, const SaggField *fields,
 	Oid			opno;
 	int			strategy;
 
+	if (IsA(clause, ScalarArrayOpExpr))
+		push_down_topics((ScalarArrayOpExpr *) clause, relid, fields, bounds, exprs);
 	if (!IsA(clause, OpExpr) || list_length(op->args) != 2)
 		return;
 	opno = op->opno;
@@ -135,12 +166,16 @@ push_down(Expr *clause, Index relid, const SaggField *fields,
 		value = linitial(op->args);
 		opno = get_commutator(opno);
 	}
-	if (kind == SAGG_FIELD_UNUSED || !OidIsValid(opno) ||
-		bms_is_member(relid, pull_varnos(NULL, value)) ||
-		contain_volatile_functions(value) || contain_subplans(value))
+	if (kind == SAGG_FIELD_UNUSED || !OidIsValid(opno) || !known_before(value, relid))
 		return;
-	strategy = get_op_opfamily_strategy(opno, INTEGER_BTREE_FAM_OID);
-	value = (Node *) as_bigint(value);
+	if (kind == SAGG_FIELD_TOPIC)
+		strategy = opno == TextEqualOperator && exprType(value) == TEXTOID &&
+			get_collation_isdeterministic(op->inputcollid) ? BTEqualStrategyNumber : 0;
+	else
+	{
+		strategy = get_op_opfamily_strategy(opno, INTEGER_BTREE_FAM_OID);
+		value = (Node *) as_bigint(value);
+	}
 	if (strategy == 0 || value == NULL)
 		return;
 	*bounds = lappend_int(lappend_int(*bounds, kind), strategy);
@@ -204,11 +239,40 @@ strategy_operator(int strategy)
 		case BTLessEqualStrategyNumber:
 			return "<=";
 		case BTEqualStrategyNumber:
+		case SAGG_STRATEGY_ANY:
 			return "=";
 		case BTGreaterEqualStrategyNumber:
 			return ">=";
 		default:
 			return ">";
+	}
+}
+
+static const char *
+column_name(SaggFieldKind kind)
+{
+	return kind == SAGG_FIELD_TOPIC ? "topic" :
+		kind == SAGG_FIELD_PARTITION ? "partition" : "offset";
+}
+
+/*
+ * The topics of a source into EXPLAIN.
+ */
+void
+sagg_explain_topics(Oid source, ExplainState *es)
+{
+	SaggTopics *topics = sagg_source_topics(source);
+	List	   *names = NIL;
+
+	if (topics->one)
+		ExplainPropertyText("Kafka Topic", topics->one, es);
+	else if (topics->pattern)
+		ExplainPropertyText("Kafka Topic Pattern", topics->pattern, es);
+	else
+	{
+		for (int i = 0; i < topics->nnames; i++)
+			names = lappend(names, topics->names[i]);
+		ExplainPropertyList("Kafka Topics", names, es);
 	}
 }
 
@@ -225,17 +289,18 @@ sagg_explain_scan(ForeignScanState *node, ExplainState *es)
 	int			i = 0;
 	ListCell   *lc;
 
-	ExplainPropertyText("Kafka Topic",
-						sagg_source_topic(RelationGetRelid(node->ss.ss_currentRelation)), es);
+	sagg_explain_topics(RelationGetRelid(node->ss.ss_currentRelation), es);
 	if (bounds == NIL)
 		return;
 	context = set_deparse_context_plan(es->deparse_cxt, (Plan *) plan, NIL);
 	initStringInfo(&text);
 	foreach(lc, plan->fdw_exprs)
 	{
-		appendStringInfo(&text, "%s%s %s %s", i > 0 ? ", " : "",
-						 list_nth_int(bounds, i) == SAGG_FIELD_PARTITION ? "partition" : "offset",
-						 strategy_operator(list_nth_int(bounds, i + 1)),
+		int			strategy = list_nth_int(bounds, i + 1);
+
+		appendStringInfo(&text, strategy == SAGG_STRATEGY_ANY ? "%s%s %s ANY (%s)" : "%s%s %s %s",
+						 i > 0 ? ", " : "", column_name(list_nth_int(bounds, i)),
+						 strategy_operator(strategy),
 						 deparse_expression(lfirst(lc), context, false, false));
 		i += 2;
 	}

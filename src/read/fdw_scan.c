@@ -19,9 +19,12 @@
 #include "postgres.h"
 
 #include "access/stratnum.h"
+#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "parser/parsetree.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
@@ -39,7 +42,6 @@ typedef struct MetadataColumn
 typedef struct SourceScan
 {
 	Oid			source;
-	const char *topic;			/* for messages */
 	SaggDecoder *decoder;
 	int			nmetadata;
 	MetadataColumn *metadata;
@@ -61,8 +63,7 @@ static SaggBatch *attached_batch = NULL;
 static SaggRefusals *attached_refusals = NULL;
 
 /* the record of it that was last given out, partition -1 = none */
-static int32 last_partition = -1;
-static int64 last_offset;
+static SaggPlace last_place = {.partition = -1};
 
 /*
  * Let scans of "source" that begin in this process from now on read "batch".
@@ -75,7 +76,7 @@ sagg_scan_attach(Oid source, SaggBatch *batch, SaggRefusals *refusals)
 	attached_refusals = refusals;
 	attached_source = source;
 	attached_batch = batch;
-	last_partition = -1;
+	last_place.partition = -1;
 }
 
 /*
@@ -84,11 +85,10 @@ sagg_scan_attach(Oid source, SaggBatch *batch, SaggRefusals *refusals)
  * name it already.
  */
 bool
-sagg_scan_last_record(int32 *partition, int64 *offset)
+sagg_scan_last_record(SaggPlace *place)
 {
-	*partition = last_partition;
-	*offset = last_offset;
-	return attached_batch != NULL && last_partition >= 0;
+	*place = last_place;
+	return attached_batch != NULL && last_place.partition >= 0;
 }
 
 /*
@@ -158,7 +158,6 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 	old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
 	state = palloc0(sizeof(SourceScan));
 	state->source = RelationGetRelid(rel);
-	state->topic = sagg_source_topic(state->source);
 	prepare_columns(state, rel, list_nth(plan->fdw_private, SAGG_SCAN_ATTRIBUTES),
 					OidIsValid(user) ? user : GetUserId());
 	state->bounds = list_nth(plan->fdw_private, SAGG_SCAN_BOUNDS);
@@ -208,6 +207,29 @@ narrow(int64 *min, int64 *max, int strategy, int64 value)
 }
 
 /*
+ * The names in a text, or in an array of texts.
+ */
+static List *
+topic_names(int strategy, Datum value)
+{
+	List	   *names = NIL;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			n;
+
+	if (strategy == BTEqualStrategyNumber)
+		return list_make1(TextDatumGetCString(value));
+	deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT,
+					  &elements, &nulls, &n);
+	for (int i = 0; i < n; i++)
+	{
+		if (!nulls[i])
+			names = lappend(names, TextDatumGetCString(elements[i]));
+	}
+	return names;
+}
+
+/*
  * The values of the conditions pushed down.  Returns false if one is NULL, so
  * that no row can pass.
  */
@@ -217,6 +239,7 @@ evaluate_limits(ForeignScanState *node, SourceScan *state, SaggScanLimits *limit
 	int			i = 0;
 	ListCell   *lc;
 
+	limits->topics = NIL;
 	limits->min_partition = limits->min_offset = 0;
 	limits->max_partition = limits->max_offset = PG_INT64_MAX - 1;
 	foreach(lc, state->expressions)
@@ -230,7 +253,9 @@ evaluate_limits(ForeignScanState *node, SourceScan *state, SaggScanLimits *limit
 										  node->ss.ps.ps_ExprContext, &isnull);
 		if (isnull)
 			return false;
-		if (kind == SAGG_FIELD_PARTITION)
+		if (kind == SAGG_FIELD_TOPIC)
+			limits->topics = lappend(limits->topics, topic_names(strategy, value));
+		else if (kind == SAGG_FIELD_PARTITION)
 			narrow(&limits->min_partition, &limits->max_partition, strategy,
 				   DatumGetInt64(value));
 		else
@@ -287,7 +312,8 @@ record_error_context(void *arg)
 	SourceScan *state = (SourceScan *) arg;
 
 	errcontext("record at topic \"%s\", partition %d, offset " INT64_FORMAT,
-			   state->topic, state->record.partition, state->record.offset);
+			   sagg_topic_name(state->record.topic), state->record.partition,
+			   state->record.offset);
 }
 
 /*
@@ -366,7 +392,7 @@ next_good_record(ForeignScanState *node, SourceScan *state, TupleTableSlot *slot
 {
 	while (next_record(state))
 	{
-		last_partition = -1;
+		last_place.partition = -1;
 		if (state->refusals ? try_record(state, slot) : decode_record(state, slot))
 			return true;
 		state->next++;
@@ -397,8 +423,9 @@ sagg_iterate_scan(ForeignScanState *node)
 	ExecStoreVirtualTuple(slot);
 	if (state->cursor)
 	{
-		last_partition = state->record.partition;
-		last_offset = state->record.offset;
+		last_place.topic = state->record.topic;
+		last_place.partition = state->record.partition;
+		last_place.offset = state->record.offset;
 	}
 	SAGG_TID_SET(&slot->tts_tid, state->next);
 	slot->tts_tableOid = state->source;

@@ -197,7 +197,7 @@ commit_positions(SaggReader *reader)
 		return;
 	list = rd_kafka_topic_partition_list_new(group->npositions);
 	for (int i = 0; i < group->npositions; i++)
-		rd_kafka_topic_partition_list_add(list, reader->topic,
+		rd_kafka_topic_partition_list_add(list, sagg_topic_name(group->positions[i].topic),
 										  group->positions[i].partition)->offset =
 			group->positions[i].start;
 	send_request(reader, list);

@@ -23,6 +23,7 @@ typedef struct SaggOutHeader
 
 typedef struct SaggOutRecord
 {
+	const char *topic;			/* NULL = the source's one */
 	int32		partition;		/* RD_KAFKA_PARTITION_UA = by key */
 	int64		timestamp_ms;	/* 0 = now */
 	const char *key;			/* NULL = none */
@@ -37,6 +38,7 @@ typedef struct SaggOutRecord
 typedef struct SaggEncoder SaggEncoder;
 
 extern SaggEncoder *sagg_encoder_make(Relation rel);
+extern bool sagg_encoder_has_topic(const SaggEncoder *encoder);
 extern int	sagg_output_settings(void);
 extern void sagg_encoder_encode(SaggEncoder *encoder, TupleTableSlot *slot,
 								SaggOutRecord *record);

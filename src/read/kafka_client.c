@@ -99,13 +99,37 @@ sagg_event_fd_close(int fd)
 }
 
 /*
- * Make a client.  Takes over "conf", whether it raises an error or not.
- * Contacts brokers only in the background.  Close it with sagg_client_close;
+ * Another topic; the client is closed if it is not one.
+ */
+static void
+add_topic(SaggClient *client, const char *name)
+{
+	rd_kafka_resp_err_t err;
+
+	client->topics[client->ntopics] = rd_kafka_topic_new(client->rk, name, NULL);
+	if (client->topics[client->ntopics] != NULL)
+	{
+		client->ntopics++;
+		return;
+	}
+	err = rd_kafka_last_error();
+	sagg_client_close(client);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid topic \"%s\"", name),
+			 errdetail_internal("%s.", rd_kafka_err2str(err))));
+}
+
+/*
+ * Make a client for these topics; more can be used by name.  Takes over
+ * "conf", whether it raises an error or not.  Contacts brokers only in the
+ * background.  Close it with sagg_client_close;
  * "release" is called with "owner" then, or at the end of the process.
  */
 SaggClient *
 sagg_client_open(rd_kafka_type_t type, rd_kafka_conf_t *conf,
-				 const char *topic, void (*release) (void *), void *owner)
+				 char *const *topics, int ntopics,
+				 void (*release) (void *), void *owner)
 {
 	static pid_t registered = 0;
 	SaggClient *client;
@@ -116,7 +140,8 @@ sagg_client_open(rd_kafka_type_t type, rd_kafka_conf_t *conf,
 		before_shmem_exit(close_all_clients, (Datum) 0);
 		registered = getpid();
 	}
-	client = MemoryContextAllocExtended(TopMemoryContext, sizeof(SaggClient),
+	client = MemoryContextAllocExtended(TopMemoryContext, sizeof(SaggClient) +
+										sizeof(rd_kafka_topic_t *) * ntopics,
 										MCXT_ALLOC_ZERO | MCXT_ALLOC_NO_OOM);
 	if (client)
 		client->rk = new_with_signals_blocked(type, conf, reason, sizeof(reason));
@@ -135,17 +160,9 @@ sagg_client_open(rd_kafka_type_t type, rd_kafka_conf_t *conf,
 
 	(void) rd_kafka_set_log_queue(client->rk, NULL);
 	client->events = rd_kafka_queue_get_main(client->rk);
-	client->topic = rd_kafka_topic_new(client->rk, topic, NULL);
-	if (client->topic == NULL)
-	{
-		rd_kafka_resp_err_t err = rd_kafka_last_error();
-
-		sagg_client_close(client);
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid topic \"%s\"", topic),
-				 errdetail_internal("%s.", rd_kafka_err2str(err))));
-	}
+	client->topics = (rd_kafka_topic_t **) (client + 1);
+	for (int i = 0; i < ntopics; i++)
+		add_topic(client, topics[i]);
 	client->release = release;
 	client->owner = owner;
 	return client;
@@ -163,8 +180,8 @@ sagg_client_close(SaggClient *client)
 	{
 		if (client->release)
 			client->release(client->owner);
-		if (client->topic)
-			rd_kafka_topic_destroy(client->topic);
+		for (int i = 0; i < client->ntopics; i++)
+			rd_kafka_topic_destroy(client->topics[i]);
 		rd_kafka_queue_io_event_enable(client->events, -1, NULL, 0);
 		rd_kafka_queue_destroy(client->events);
 		rd_kafka_destroy_flags(client->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);

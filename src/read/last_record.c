@@ -48,7 +48,7 @@ sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
 	{
 		const SaggPartition *part = reader->partitions[i];
 
-		if (part->partition != range->partition)
+		if (part->partition != range->partition || part->topic != range->topic)
 			continue;
 		if (part->last_offset < range->start || part->last_offset >= range->end ||
 			part->last_timestamp < 0)
@@ -95,7 +95,7 @@ sagg_reader_suspects(SaggReader *reader, const SaggRange *last, int nlast)
 		return false;
 	list = rd_kafka_topic_partition_list_new(nlast);
 	for (int i = 0; i < nlast; i++)
-		rd_kafka_topic_partition_list_add(list, reader->topic,
+		rd_kafka_topic_partition_list_add(list, sagg_topic_name(last[i].topic),
 										  last[i].partition)->offset = last[i].end + 1;
 	if (rd_kafka_offsets_for_times(reader->asks->rk, list,
 								   SAGG_KAFKA_SLICE_MS) == RD_KAFKA_RESP_ERR_NO_ERROR)
@@ -115,24 +115,27 @@ sagg_reader_suspects(SaggReader *reader, const SaggRange *last, int nlast)
 	return suspicion;
 }
 
-static const SaggRange *
-find_last(const SaggRange *last, int nlast, const rd_kafka_message_t *message)
+static SaggRange *
+find_last(SaggRange *last, int nlast, const rd_kafka_message_t *message)
 {
+	const char *topic = message->rkt ? rd_kafka_topic_name(message->rkt) : "";
+
 	for (int i = 0; i < nlast; i++)
 	{
-		if (last[i].partition == message->partition)
+		if (last[i].partition == message->partition &&
+			strcmp(sagg_topic_name(last[i].topic), topic) == 0)
 			return &last[i];
 	}
 	return NULL;
 }
 
 static void
-raise_made_anew(SaggReader *reader, const SaggRange *last, int64 timestamp)
+raise_made_anew(const SaggRange *last, int64 timestamp)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
 			 errmsg("topic \"%s\" is not the one that the stream has read: it was deleted and made anew",
-					reader->topic),
+					sagg_topic_name(last->topic)),
 			 errdetail("The record at offset " INT64_FORMAT " of partition %d has timestamp " INT64_FORMAT
 					   " ms, the one that the stream has read there had " INT64_FORMAT " ms.",
 					   last->start, last->partition, timestamp, last->end),
@@ -142,11 +145,10 @@ raise_made_anew(SaggReader *reader, const SaggRange *last, int64 timestamp)
 /*
  * Compare a message with what is known of its partition, and free it.  Returns
  * whether the partition is done with.  Another record is an error or, if the
- * reader skips what is lost, sets "other".
+ * reader skips what is lost, SAGG_ANOTHER_RECORD instead of the timestamp.
  */
 static bool
-take_message(SaggReader *reader, rd_kafka_message_t *message, const SaggRange *last,
-			 bool *other)
+take_message(SaggReader *reader, rd_kafka_message_t *message, SaggRange *last)
 {
 	rd_kafka_timestamp_type_t type;
 	rd_kafka_resp_err_t err = message->err;
@@ -160,8 +162,9 @@ take_message(SaggReader *reader, rd_kafka_message_t *message, const SaggRange *l
 			if (offset == last->start && timestamp != last->end)
 			{
 				if (!reader->skips_lost)
-					raise_made_anew(reader, last, timestamp);
-				*other = true;
+					raise_made_anew(last, timestamp);
+				last->end = SAGG_ANOTHER_RECORD;
+				return true;
 			}
 			return offset >= last->start;
 		case RD_KAFKA_RESP_ERR__PARTITION_EOF:
@@ -191,27 +194,25 @@ check_cluster(SaggReader *reader, SaggClient *client)
 	if (!same)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("the brokers of topic \"%s\" belong to another Kafka cluster than before",
-						reader->topic)));
+				 errmsg("the brokers of %s belong to another Kafka cluster than before",
+						reader->topics->subject)));
 }
 
 /*
  * Read the records of "last" again until each is known to be, or not to be,
- * there.  Returns false if one is another.
+ * there.
  */
-static bool
-read_again(SaggReader *reader, Verifier *verifier, const SaggRange *last,
-		   int nlast)
+static void
+read_again(SaggReader *reader, Verifier *verifier, SaggRange *last, int nlast)
 {
 	TimestampTz until = sagg_reader_deadline(reader);
 	bool	   *done = palloc0(sizeof(bool) * nlast);
 	int			left = nlast;
-	bool		other = false;
 
 	while (left > 0)
 	{
 		rd_kafka_message_t *message;
-		const SaggRange *one;
+		SaggRange  *one;
 
 		if (rd_kafka_consume_batch_queue(verifier->queue, sagg_reader_slice(until), &message, 1) <= 0)
 		{
@@ -221,7 +222,7 @@ read_again(SaggReader *reader, Verifier *verifier, const SaggRange *last,
 		one = find_last(last, nlast, message);
 		if (one == NULL)
 			rd_kafka_message_destroy(message);
-		else if (take_message(reader, message, one, &other) && !done[one - last])
+		else if (take_message(reader, message, one) && !done[one - last])
 		{
 			done[one - last] = true;
 			left--;
@@ -230,7 +231,6 @@ read_again(SaggReader *reader, Verifier *verifier, const SaggRange *last,
 	reader->waiting_since = 0;
 	check_cluster(reader, verifier->client);
 	pfree(done);
-	return !other;
 }
 
 /* called right before the client is destroyed, perhaps at process exit */
@@ -269,7 +269,7 @@ open_verifier(SaggReader *reader, Verifier *verifier)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	return sagg_client_open(RD_KAFKA_CONSUMER, conf, reader->topic, release_queue, verifier);
+	return sagg_client_open(RD_KAFKA_CONSUMER, conf, NULL, 0, release_queue, verifier);
 }
 
 /*
@@ -278,31 +278,29 @@ open_verifier(SaggReader *reader, Verifier *verifier)
  * proves nothing.  Raises connection_failure if the brokers are of another
  * cluster.  A reader that skips what is lost returns false instead.  Waits.
  */
-bool
-sagg_reader_verify(SaggReader *reader, const SaggRange *last, int nlast)
+void
+sagg_reader_verify(SaggReader *reader, SaggRange *last, int nlast)
 {
 	rd_kafka_topic_partition_list_t *list;
 	Verifier	verifier = {0};
-	volatile bool same = true;
 
 	if (nlast == 0)
-		return true;
+		return;
 	verifier.client = open_verifier(reader, &verifier);
 	PG_TRY();
 	{
 		verifier.queue = rd_kafka_queue_get_consumer(verifier.client->rk);
 		list = rd_kafka_topic_partition_list_new(nlast);
 		for (int i = 0; i < nlast; i++)
-			rd_kafka_topic_partition_list_add(list, reader->topic,
+			rd_kafka_topic_partition_list_add(list, sagg_topic_name(last[i].topic),
 											  last[i].partition)->offset = last[i].start;
 		rd_kafka_assign(verifier.client->rk, list);
 		rd_kafka_topic_partition_list_destroy(list);
-		same = read_again(reader, &verifier, last, nlast);
+		read_again(reader, &verifier, last, nlast);
 	}
 	PG_FINALLY();
 	{
 		sagg_client_close(verifier.client);
 	}
 	PG_END_TRY();
-	return same;
 }

@@ -27,11 +27,11 @@ sagg_partition_attach(SaggReader *reader, SaggPartition *part)
 {
 	static const uint64 one = 1;
 
-	part->queue = rd_kafka_queue_get_partition(reader->fetch->rk, reader->topic,
+	part->queue = rd_kafka_queue_get_partition(reader->fetch->rk, part->topic_name,
 											   part->partition);
 	if (part->queue == NULL)
 		elog(ERROR, "librdkafka has no queue for partition %d of topic \"%s\"",
-			 part->partition, reader->topic);
+			 part->partition, part->topic_name);
 	rd_kafka_queue_forward(part->queue, NULL);
 	rd_kafka_queue_io_event_enable(part->queue, reader->fd, &one, sizeof(one));
 }
@@ -87,12 +87,12 @@ raise_offsets_gone(SaggReader *reader, SaggPartition *part, int64 offset)
 	int64		low = RD_KAFKA_OFFSET_INVALID;
 	int64		high = RD_KAFKA_OFFSET_INVALID;
 
-	(void) rd_kafka_get_watermark_offsets(reader->fetch->rk, reader->topic,
+	(void) rd_kafka_get_watermark_offsets(reader->fetch->rk, part->topic_name,
 										  part->partition, &low, &high);
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
 			 errmsg("offset " INT64_FORMAT " of partition %d of topic \"%s\" is not in Kafka",
-					offset, part->partition, reader->topic),
+					offset, part->partition, part->topic_name),
 			 low >= 0 && high >= 0 ?
 			 errdetail("Kafka has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
 					   low, high) : 0,
@@ -128,7 +128,7 @@ handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *messag
 		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("Kafka does not permit reading topic \"%s\"", reader->topic),
+					 errmsg("Kafka does not permit reading topic \"%s\"", part->topic_name),
 					 errdetail_internal("%s.", text)));
 			break;
 		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
@@ -137,7 +137,7 @@ handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *messag
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
 					 errmsg("partition %d of topic \"%s\" does not exist in the Kafka cluster",
-							part->partition, reader->topic)));
+							part->partition, part->topic_name)));
 			break;
 		case RD_KAFKA_RESP_ERR__BAD_MSG:
 		case RD_KAFKA_RESP_ERR__BAD_COMPRESSION:
@@ -148,7 +148,7 @@ handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *messag
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("could not read partition %d of topic \"%s\" from offset " INT64_FORMAT,
-							part->partition, reader->topic, part->position),
+							part->partition, part->topic_name, part->position),
 					 errdetail_internal("%s.", text)));
 			break;
 		default:

@@ -43,7 +43,7 @@
 struct SaggProducer
 {
 	MemoryContextCallback callback;
-	char	   *topic;
+	const char *subject;		/* for messages: topic "a" */
 	int			fd;				/* readable when there are events */
 	SaggClient *client;			/* NULL = closed */
 	int64		sent;			/* records given to librdkafka, or refused */
@@ -163,7 +163,7 @@ producer_conf(Oid source, Oid user)
 }
 
 /*
- * Make a producer for the topic of "source", with the options of its server
+ * Make a producer for the topics of "source", with the options of its server
  * and of the mapping of "user".  Lives in the current context and is closed
  * with it, or when the process ends.  Contacts brokers only in the background.
  */
@@ -171,6 +171,7 @@ SaggProducer *
 sagg_producer_open(Oid source, Oid user)
 {
 	SaggProducer *producer = palloc0(sizeof(SaggProducer));
+	SaggTopics *topics = sagg_source_topics(source);
 	uint64		wake = 1;
 
 	producer->fd = -1;
@@ -178,10 +179,11 @@ sagg_producer_open(Oid source, Oid user)
 	producer->callback.arg = producer;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &producer->callback);
 
-	producer->topic = sagg_source_topic(source);
+	producer->subject = topics->subject;
 	producer->fd = sagg_event_fd_open();
 	producer->client = sagg_client_open(RD_KAFKA_PRODUCER, producer_conf(source, user),
-										producer->topic, release_producer, producer);
+										topics->names, topics->one ? 1 : 0,
+										release_producer, producer);
 	rd_kafka_queue_io_event_enable(producer->client->events, producer->fd,
 								   &wake, sizeof(wake));
 	producer->last_report = GetCurrentTimestamp();
@@ -337,8 +339,8 @@ raise_failure(SaggProducer *producer)
 	ereport(ERROR,
 			(errcode(sqlstate(producer->error)),
 			 errmsg("Kafka acknowledged " INT64_FORMAT " of " INT64_FORMAT
-					" records for topic \"%s\"",
-					producer->acknowledged, producer->sent, producer->topic),
+					" records for %s",
+					producer->acknowledged, producer->sent, producer->subject),
 			 unknown > 0 ?
 			 errdetail_internal("%s. Kafka may also have stored " INT64_FORMAT
 								" records without acknowledging them.", reason, unknown) :
@@ -396,9 +398,16 @@ sagg_producer_finish(SaggProducer *producer)
 static rd_kafka_resp_err_t
 try_to_send(SaggProducer *producer, const SaggOutRecord *record)
 {
+	rd_kafka_topic_t *named = NULL;
 	rd_kafka_headers_t *headers = NULL;
 	rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR_NO_ERROR;
 
+	if (record->topic)
+	{
+		named = rd_kafka_topic_new(producer->client->rk, record->topic, NULL);
+		if (named == NULL)
+			return rd_kafka_last_error();
+	}
 	if (record->nheaders > 0)
 		headers = rd_kafka_headers_new(record->nheaders);
 	for (int i = 0; i < record->nheaders && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
@@ -406,7 +415,7 @@ try_to_send(SaggProducer *producer, const SaggOutRecord *record)
 								  record->headers[i].value, record->headers[i].len);
 	if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
 		err = rd_kafka_producev(producer->client->rk,
-								RD_KAFKA_V_RKT(producer->client->topic),
+								RD_KAFKA_V_RKT(named ? named : producer->client->topics[0]),
 								RD_KAFKA_V_PARTITION(record->partition),
 								RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
 								RD_KAFKA_V_VALUE((void *) record->payload, record->payload_len),
@@ -416,6 +425,8 @@ try_to_send(SaggProducer *producer, const SaggOutRecord *record)
 								RD_KAFKA_V_END);
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR && headers)
 		rd_kafka_headers_destroy(headers);
+	if (named)
+		rd_kafka_topic_destroy(named);
 	return err;
 }
 

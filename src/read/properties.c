@@ -79,6 +79,8 @@ static const SaggOption options[] = {
 	{"schema.registry.password", NULL, PRIVATE},
 
 	{"topic", NULL, SAGG_OPT_TABLE},
+	{"topics", NULL, SAGG_OPT_TABLE},
+	{"topic_pattern", NULL, SAGG_OPT_TABLE},
 	{"format", NULL, SAGG_OPT_TABLE},
 	{"delimiter", NULL, SAGG_OPT_TABLE},
 	{"quote", NULL, SAGG_OPT_TABLE},

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * read.h
- *	  Stage 1, READ: a bounded range of a topic's records.
+ *	  Stage 1, READ: bounded ranges of the records of one or more topics.
  *
  * A reader is one librdkafka consumer with the records of at most one batch.
  * It lives outside of transactions and memory contexts, and is closed at
@@ -20,11 +20,22 @@
 typedef struct SaggReader SaggReader;
 typedef struct SaggBatch SaggBatch;
 
+/* Where a record is. */
+typedef struct SaggPlace
+{
+	int32		topic;
+	int32		partition;
+	int64		offset;
+} SaggPlace;
+
 /* consumer.c */
 extern SaggReader *sagg_reader_open(Oid source, bool want_headers);
 extern void sagg_reader_close(SaggReader *reader);
 extern int	sagg_reader_fd(SaggReader *reader);
-extern const char *sagg_reader_topic(SaggReader *reader);
+extern const char *sagg_reader_subject(SaggReader *reader);
+extern const char *sagg_reader_one_topic(SaggReader *reader);
+extern bool sagg_reader_source_changed(SaggReader *reader, Oid source);
+extern bool sagg_reader_has_topic(SaggReader *reader, int32 topic);
 extern void sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg),
 								void *arg);
 
@@ -39,12 +50,14 @@ extern bool sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
 extern bool sagg_reader_was_broken(SaggReader *reader);
 extern bool sagg_reader_suspects(SaggReader *reader, const SaggRange *last,
 								 int nlast);
-extern bool sagg_reader_verify(SaggReader *reader, const SaggRange *last,
-							   int nlast);
+extern void sagg_reader_verify(SaggReader *reader, SaggRange *last, int nlast);
+
+/* instead of the timestamp of a last record that is another one now */
+#define SAGG_ANOTHER_RECORD		(-1)
 
 /*
- * wait: cluster id; low and high watermark of every partition of the topic; the
- * first offsets of a time
+ * wait: cluster id; low and high watermark of every partition; the first
+ * offsets of a time
  */
 extern const char *sagg_reader_cluster_id(SaggReader *reader);
 extern SaggRange *sagg_reader_bounds(SaggReader *reader, int *npartitions);
@@ -57,8 +70,6 @@ extern void sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
 extern bool sagg_reader_has_records(SaggReader *reader);
 extern long sagg_reader_rest(SaggReader *reader, long interval_ms,
 							 long timeout_ms);
-extern bool sagg_reader_cached_end(SaggReader *reader, int32 partition,
-								   int64 *end);
 extern bool sagg_reader_partitions_changed(SaggReader *reader);
 extern void sagg_reader_begin(SaggReader *reader, const SaggRange *ranges,
 							  int nranges);
@@ -87,7 +98,7 @@ extern int64 sagg_batch_records(const SaggBatch *batch);
 extern void sagg_scan_attach(Oid source, SaggBatch *batch,
 							 SaggRefusals *refusals);
 extern void sagg_scan_detach(void);
-extern bool sagg_scan_last_record(int32 *partition, int64 *offset);
+extern bool sagg_scan_last_record(SaggPlace *place);
 
 /* refused_records.c */
 typedef struct SaggRefusedReader SaggRefusedReader;
@@ -96,8 +107,7 @@ extern SaggRefusedReader *sagg_refused_open(SaggBatch *batch,
 											SaggRefusals *refusals);
 extern bool sagg_refused_next(void *reader, SaggDeadLetter *letter);
 extern void sagg_refused_close(SaggRefusedReader *reader);
-extern void sagg_batch_locate(SaggBatch *batch, int64 number, int32 *partition,
-							  int64 *offset);
+extern void sagg_batch_locate(SaggBatch *batch, int64 number, SaggPlace *place);
 
 /* ranges.c */
 extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
@@ -114,7 +124,9 @@ extern void sagg_delivery_end(void);
 
 /* source_info.c */
 extern bool sagg_is_source(Oid relid);
-extern char *sagg_source_topic(Oid relid);
+
+/* source_topics.c */
+extern bool sagg_source_by_topic(Oid relid);
 
 /* source_layout.c */
 extern void sagg_source_check(Oid relid);

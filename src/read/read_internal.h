@@ -15,6 +15,7 @@
 #include "foreign/fdwapi.h"
 #include "nodes/bitmapset.h"
 #include "read/decode.h"
+#include "read/source_topics.h"
 #include "utils/rel.h"
 
 /*
@@ -52,10 +53,15 @@ extern void sagg_check_column_options(List *options);
 /*
  * fdw_plan.c to fdw_scan.c: ForeignScan.fdw_private is a list of two integer
  * lists.  The first holds the attribute numbers read.  The second holds a pair
- * per pushed-down condition, SaggFieldKind (PARTITION or OFFSET) and btree
- * strategy number; "column <op> expression", the expression being the element
- * of fdw_exprs at the same position, of type bigint.  A NULL value: no rows.
+ * per pushed-down condition, SaggFieldKind (TOPIC, PARTITION or OFFSET) and
+ * btree strategy number; "column <op> expression", the expression being the
+ * element of fdw_exprs at the same position, of type bigint.  Of topics the
+ * operator is =, and the type text; or it is SAGG_STRATEGY_ANY, and text[].  A
+ * NULL value: no rows.
  */
+#define SAGG_STRATEGY_ANY		0
+
+
 enum SaggScanPrivate
 {
 	SAGG_SCAN_ATTRIBUTES,
@@ -67,6 +73,7 @@ extern void sagg_get_paths(PlannerInfo *root, RelOptInfo *baserel, Oid relid);
 extern ForeignScan *sagg_get_plan(PlannerInfo *root, RelOptInfo *baserel,
 								  Oid relid, ForeignPath *path, List *tlist,
 								  List *clauses, Plan *outer_plan);
+extern void sagg_explain_topics(Oid source, struct ExplainState *es);
 extern void sagg_explain_scan(ForeignScanState *node, struct ExplainState *es);
 
 /* fdw_scan.c */
@@ -83,6 +90,7 @@ extern void sagg_end_scan(ForeignScanState *node);
  */
 typedef struct SaggRecord
 {
+	int32		topic;
 	int32		partition;
 	int64		offset;
 	int64		timestamp_ms;	/* of the message, -1 = none */
@@ -97,7 +105,8 @@ typedef struct SaggBatchCursor SaggBatchCursor;
 
 extern SaggBatch *sagg_batch_create(bool headers);
 extern bool sagg_batch_usable(const SaggBatch *batch);
-extern void sagg_batch_add(SaggBatch *batch, rd_kafka_message_t *message);
+extern void sagg_batch_add(SaggBatch *batch, int32 topic,
+						   rd_kafka_message_t *message);
 extern void sagg_batch_reset(SaggBatch *batch);
 extern void sagg_batch_destroy(SaggBatch *batch);
 extern SaggBatchCursor *sagg_batch_open(SaggBatch *batch, bool want_headers);

@@ -36,7 +36,8 @@ typedef struct SaggClient
 	dlist_node	node;
 	rd_kafka_t *rk;
 	rd_kafka_queue_t *events;	/* logs and errors */
-	rd_kafka_topic_t *topic;
+	int			ntopics;
+	rd_kafka_topic_t **topics;	/* those it was opened for */
 	pid_t		pid;			/* of the process that made it */
 	void		(*release) (void *owner);
 	void	   *owner;
@@ -50,7 +51,7 @@ typedef struct SaggClient
 extern int	sagg_event_fd_open(void);
 extern void sagg_event_fd_close(int fd);
 extern SaggClient *sagg_client_open(rd_kafka_type_t type, rd_kafka_conf_t *conf,
-									const char *topic,
+									char *const *topics, int ntopics,
 									void (*release) (void *), void *owner);
 extern void sagg_client_close(SaggClient *client);
 extern void sagg_client_serve(SaggClient *client);
@@ -81,6 +82,8 @@ extern void sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
  */
 typedef struct SaggPartition
 {
+	int32		topic;
+	const char *topic_name;
 	int32		partition;
 	int64		position;
 	int64		eof;			/* last end of the partition seen, -1 = none */
@@ -96,10 +99,17 @@ typedef struct SaggPartition
 	rd_kafka_message_t *taken[SAGG_TAKE_AT_ONCE];
 } SaggPartition;
 
+/* A topic of the source, as Kafka last described it. */
+typedef struct SaggKnownTopic
+{
+	int32		topic;
+	int			npartitions;
+} SaggKnownTopic;
+
 struct SaggReader
 {
 	MemoryContext memory;
-	char	   *topic;
+	SaggTopics *topics;
 	char	   *cluster_id;
 	int			fd;				/* eventfd of all partition queues */
 	rd_kafka_conf_t *conf;		/* of both clients */
@@ -113,9 +123,12 @@ struct SaggReader
 	void	   *check_arg;
 	int64		queue_bytes;	/* of a partition's queue, when full */
 	int64		queue_records;
+	int			sized_for;		/* partitions that "fetch" has memory for */
 	int			npartitions;
 	SaggPartition **partitions;
-	int			known_partitions;	/* of the topic, 0 = not asked yet */
+	bool		asked_topics;	/* what follows is known */
+	int			nknown;
+	SaggKnownTopic *known;		/* by name */
 	bool		other_partitions;	/* seen since then */
 	TimestampTz partitions_checked;
 	TimestampTz prodded;		/* see prod_fetcher */

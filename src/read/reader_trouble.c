@@ -35,13 +35,13 @@ sagg_reader_raise_no_answer(SaggReader *reader, const SaggClient *client,
 	if (client->refused)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("Kafka has rejected the credentials for topic \"%s\"",
-						reader->topic),
+				 errmsg("Kafka has rejected the credentials for %s",
+						reader->topics->subject),
 				 errdetail_internal("%s.", trouble)));
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("no answer from Kafka about topic \"%s\" within %d ms",
-					reader->topic, sagg_kafka_timeout_ms),
+			 errmsg("no answer from Kafka about %s within %d ms",
+					reader->topics->subject, sagg_kafka_timeout_ms),
 			 errdetail_internal("%s.", trouble[0] ? trouble : rd_kafka_err2str(err)),
 			 errhint("Check the brokers of the foreign server, and stream_agg.kafka_timeout.")));
 }
@@ -127,9 +127,10 @@ sagg_reader_silence(SaggReader *reader, TimestampTz since)
 	if (trouble == NULL && records &&
 		!TimestampDifferenceExceeds(since, now, sagg_kafka_timeout_ms / 2))
 		return NULL;
-	return psprintf("%s Kafka about topic \"%s\" yet\n"
+	return psprintf("%s Kafka about %s yet\n"
 					"DETAIL:  %s.\n"
 					"HINT:  The stream waits and goes on by itself. Check the brokers of the foreign server.",
-					records ? "no records from" : "no answer from", reader->topic,
+					records ? "no records from" : "no answer from",
+					reader->topics->subject,
 					trouble ? trouble : "The brokers are silent; no connection has reported an error");
 }

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * record_encode.c
- *	  A row of a source to a record: its payload, key, partition, timestamp and
- *	  headers.
+ *	  A row of a source to a record: its payload, topic, key, partition,
+ *	  timestamp and headers.
  *
  * The payload is the format's business; every payload is checked by the
  * decoder's own rules: what INSERT produces, a stream can read.  Columns that
@@ -99,6 +99,15 @@ sagg_encoder_make(Relation rel)
 	encoder->payload = encoder->encoding->prepare(desc, layout);
 	encoder->checker = sagg_decoder_make(desc, layout, 0);
 	return encoder;
+}
+
+/*
+ * Is there a column that says into which topic a row goes?
+ */
+bool
+sagg_encoder_has_topic(const SaggEncoder *encoder)
+{
+	return encoder->metadata[SAGG_FIELD_TOPIC] >= 0;
 }
 
 /*
@@ -224,7 +233,7 @@ encode_timestamp(const EncoderColumn *column, TimestampTz value)
 static void
 encode_metadata(SaggEncoder *encoder, TupleTableSlot *slot, SaggOutRecord *record)
 {
-	for (int kind = SAGG_FIELD_PARTITION; kind <= SAGG_FIELD_HEADERS; kind++)
+	for (int kind = SAGG_FIELD_TOPIC; kind <= SAGG_FIELD_HEADERS; kind++)
 	{
 		EncoderColumn *column = column_with_value(encoder, slot, encoder->metadata[kind]);
 		Datum		value;
@@ -232,7 +241,9 @@ encode_metadata(SaggEncoder *encoder, TupleTableSlot *slot, SaggOutRecord *recor
 		if (column == NULL)
 			continue;
 		value = slot->tts_values[column->index];
-		if (kind == SAGG_FIELD_PARTITION)
+		if (kind == SAGG_FIELD_TOPIC)
+			record->topic = TextDatumGetCString(value);
+		else if (kind == SAGG_FIELD_PARTITION)
 			record->partition = encode_partition(column, value);
 		else if (kind == SAGG_FIELD_KEY)
 			encode_key(column, value, record);

@@ -187,6 +187,8 @@ sagg_record_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
 	*isnull = false;
 	switch (kind)
 	{
+		case SAGG_FIELD_TOPIC:
+			return CStringGetTextDatum(sagg_topic_name(record->topic));
 		case SAGG_FIELD_PARTITION:
 			return Int32GetDatum(record->partition);
 		case SAGG_FIELD_OFFSET:

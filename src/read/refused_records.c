@@ -87,6 +87,7 @@ sagg_refused_next(void *arg, SaggDeadLetter *letter)
 	seek_record(reader->cursor, &reader->record, refusal->record, &record);
 
 	memset(letter, 0, sizeof(*letter));
+	letter->topic = record.topic;
 	letter->partition = record.partition;
 	letter->offset = record.offset;
 	letter->timestamp = sagg_record_timestamp(&record, &letter->no_timestamp);
@@ -107,15 +108,16 @@ sagg_refused_next(void *arg, SaggDeadLetter *letter)
  * Where a record of a batch comes from, by its number.
  */
 void
-sagg_batch_locate(SaggBatch *batch, int64 number, int32 *partition, int64 *offset)
+sagg_batch_locate(SaggBatch *batch, int64 number, SaggPlace *place)
 {
 	SaggBatchCursor *cursor = sagg_batch_open(batch, false);
 	int64		position = 0;
 	SaggRecord	record;
 
 	seek_record(cursor, &position, number, &record);
-	*partition = record.partition;
-	*offset = record.offset;
+	place->topic = record.topic;
+	place->partition = record.partition;
+	place->offset = record.offset;
 	sagg_batch_end(cursor);
 }
 

@@ -10,9 +10,13 @@
 
 #include "read/read_internal.h"
 
-/* The part of the topic a scan reads; both ends of both ranges belong to it. */
+/*
+ * The part of the source a scan reads; both ends of both ranges belong to it,
+ * and of topics those that are in every one of the lists of names.
+ */
 typedef struct SaggScanLimits
 {
+	List	   *topics;			/* of lists of strings */
 	int64		min_partition;
 	int64		max_partition;
 	int64		min_offset;

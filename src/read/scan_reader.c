@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * scan_reader.c
- *	  A foreign scan's own bounded read of a topic.
+ *	  A foreign scan's own bounded read of its source.
  *
- * The first start asks Kafka for the topic's bounds; whatever arrives later
+ * The first start asks Kafka for the partitions' bounds; whatever arrives later
  * is not read, and a scan started again reads the same.  Records are fetched
  * in chunks, each a batch of the reader, so that memory stays bounded.  The
  * reader is closed with the memory context it was opened in, at the latest.
@@ -33,7 +33,7 @@ struct SaggScanReader
 	SaggReader *reader;
 	SaggBatchCursor *cursor;
 	int			nbounds;
-	SaggRange  *bounds;			/* of the topic, NULL = not asked yet */
+	SaggRange  *bounds;			/* of the source, NULL = not asked yet */
 	int			nranges;
 	SaggRange  *ranges;			/* not yet read */
 	SaggRange  *chunk;			/* work space */
@@ -87,6 +87,25 @@ sagg_scan_reader_close(SaggScanReader *scan)
 	close_reader(scan);
 }
 
+static bool
+topic_passes(int32 topic, const SaggScanLimits *limits)
+{
+	const char *name = sagg_topic_name(topic);
+	ListCell   *lc;
+
+	foreach(lc, limits->topics)
+	{
+		bool		found = false;
+		ListCell   *lc2;
+
+		foreach(lc2, (List *) lfirst(lc))
+			found = found || strcmp(lfirst(lc2), name) == 0;
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
 /*
  * Begin to read what lies within the limits, from its start.  Waits for Kafka
  * the first time.
@@ -111,7 +130,8 @@ sagg_scan_reader_start(SaggScanReader *scan, const SaggScanLimits *limits)
 		SaggRange	range = scan->bounds[i];
 
 		if (range.partition < limits->min_partition ||
-			range.partition > limits->max_partition)
+			range.partition > limits->max_partition ||
+			!topic_passes(range.topic, limits))
 			continue;
 		range.start = Max(range.start, limits->min_offset);
 		if (limits->max_offset < range.end)
@@ -160,8 +180,8 @@ collect(SaggScanReader *scan)
 
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("no records of topic \"%s\" from Kafka for %d ms",
-							sagg_reader_topic(scan->reader), sagg_kafka_timeout_ms),
+					 errmsg("no records of %s from Kafka for %d ms",
+							sagg_reader_subject(scan->reader), sagg_kafka_timeout_ms),
 					 trouble ? errdetail_internal("%s.", trouble) : 0));
 		}
 	}
@@ -194,13 +214,8 @@ next_chunk(SaggScanReader *scan)
 	collect(scan);
 	sagg_batch_rewind(scan->cursor);
 	for (int i = 0; i < kept; i++)
-	{
-		for (int j = 0; j < scan->nranges; j++)
-		{
-			if (scan->ranges[j].partition == scan->chunk[i].partition)
-				scan->ranges[j].start = scan->chunk[i].end;
-		}
-	}
+		sagg_partition_find(scan->ranges, scan->nranges, &scan->chunk[i])->start =
+			scan->chunk[i].end;
 	return true;
 }
 

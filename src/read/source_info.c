@@ -52,21 +52,6 @@ sagg_find_option(List *options, const char *name)
 }
 
 /*
- * The Kafka topic of a source; palloc'd.
- */
-char *
-sagg_source_topic(Oid relid)
-{
-	char	   *topic = sagg_find_option(GetForeignTable(relid)->options, "topic");
-
-	if (topic == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
-				 errmsg("source \"%s\" has no option \"topic\"", get_rel_name(relid))));
-	return topic;
-}
-
-/*
  * The metadata a word of the column option "metadata" stands for; false if
  * there is no such metadata.
  */
@@ -78,6 +63,7 @@ sagg_metadata_kind(const char *word, SaggFieldKind *kind)
 		const char *word;
 		SaggFieldKind kind;
 	}			words[] = {
+		{"topic", SAGG_FIELD_TOPIC},
 		{"partition", SAGG_FIELD_PARTITION},
 		{"offset", SAGG_FIELD_OFFSET},
 		{"key", SAGG_FIELD_KEY},
@@ -108,6 +94,10 @@ sagg_check_metadata_type(SaggFieldKind kind, const char *word, Form_pg_attribute
 
 	switch (kind)
 	{
+		case SAGG_FIELD_TOPIC:
+			fits = type == TEXTOID;
+			types = "text";
+			break;
 		case SAGG_FIELD_PARTITION:
 			fits = type == INT4OID || type == INT8OID;
 			types = "integer or bigint";

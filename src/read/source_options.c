@@ -60,7 +60,7 @@ sagg_format_has_names(const char *format)
 bool
 sagg_is_source_option(const char *name)
 {
-	return strcmp(name, "topic") != 0 && strcmp(name, "format") != 0 &&
+	return strncmp(name, "topic", 5) != 0 && strcmp(name, "format") != 0 &&
 		sagg_option_find(name, SAGG_OPT_TABLE) != NULL;
 }
 
@@ -187,7 +187,7 @@ sagg_check_source_option(const char *name, const char *value)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("unknown metadata \"%s\"", value),
-				 errhint("Metadata of a record are partition, offset, key, timestamp and headers.")));
+				 errhint("Metadata of a record are topic, partition, offset, key, timestamp and headers.")));
 	if (strcmp(name, "path") == 0 || strcmp(name, "envelope") == 0)
 		(void) sagg_path_parse(name, value, &npath);
 	if (strcmp(name, "unit") == 0 && !sagg_unit_by_name(value, &unit))

@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * topic_query.c
- *	  Questions of a reader to Kafka: which cluster, which partitions, from
- *	  and to which offset.
+ *	  Questions of a reader to Kafka: which cluster, which topics and
+ *	  partitions, from and to which offset.
  *
  * They wait up to stream_agg.kafka_timeout, in slices short enough to serve
  * interrupts, and then raise connection_failure with what librdkafka reported
  * last.  Except at the start nothing is asked without need: an idle stream
- * asks once in PARTITIONS_CHECK_MS whether there are new partitions.
+ * asks once in PARTITIONS_CHECK_MS whether there are new partitions or topics.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "reader_internal.h"
@@ -78,7 +79,8 @@ sagg_reader_open_asks(SaggReader *reader)
 	if (reader->asks == NULL)
 		reader->asks = sagg_client_open(RD_KAFKA_CONSUMER,
 										rd_kafka_conf_dup(reader->conf),
-										reader->topic, release_asks, reader);
+										reader->topics->names, reader->topics->nnames,
+										release_asks, reader);
 }
 
 /*
@@ -148,7 +150,7 @@ sagg_reader_slice(TimestampTz until)
  * The error of a topic in an answer: raised if waiting does not help.
  */
 static void
-check_topic_error(SaggReader *reader, rd_kafka_resp_err_t err)
+check_topic_error(const char *topic, rd_kafka_resp_err_t err)
 {
 	switch (err)
 	{
@@ -157,78 +159,179 @@ check_topic_error(SaggReader *reader, rd_kafka_resp_err_t err)
 		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("topic \"%s\" does not exist in the Kafka cluster",
-							reader->topic)));
+					 errmsg("topic \"%s\" does not exist in the Kafka cluster", topic)));
 			break;
 		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("Kafka does not permit reading topic \"%s\"",
-							reader->topic)));
+					 errmsg("Kafka does not permit reading topic \"%s\"", topic)));
 			break;
 		default:
 			break;
 	}
 }
 
-/*
- * One attempt to learn the number of partitions.
- */
-static rd_kafka_resp_err_t
-ask_partitions(SaggReader *reader, int timeout_ms, int *npartitions)
+static bool
+is_known(const SaggReader *reader, const char *name)
 {
-	const struct rd_kafka_metadata *metadata;
-	rd_kafka_resp_err_t err;
-
-	*npartitions = 0;
-	err = rd_kafka_metadata(reader->asks->rk, 0, reader->asks->topic, &metadata,
-							timeout_ms);
-	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
-		return err;
-	err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
-	if (metadata->topic_cnt == 1)
+	for (int i = 0; i < reader->nknown; i++)
 	{
-		err = metadata->topics[0].err;
-		*npartitions = metadata->topics[0].partition_cnt;
+		if (strcmp(sagg_topic_name(reader->known[i].topic), name) == 0)
+			return true;
 	}
-	rd_kafka_metadata_destroy(metadata);
-	if (err == RD_KAFKA_RESP_ERR_NO_ERROR && *npartitions == 0)
-		err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
-	return err;
+	return false;
+}
+
+/*
+ * Is a topic of an answer one that the reader is to read now?  A topic that
+ * matches a pattern and has just been made, and is not complete yet, will be
+ * there the next time.
+ */
+static bool
+wanted(const SaggReader *reader, const rd_kafka_metadata_topic_t *topic)
+{
+	if (!sagg_topics_include(reader->topics, topic->topic))
+		return false;
+	if (reader->topics->pattern == NULL)
+		return true;
+	if (topic->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+		topic->err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC)
+		return false;
+	return !reader->asked_topics || is_known(reader, topic->topic) ||
+		(topic->err == RD_KAFKA_RESP_ERR_NO_ERROR && topic->partition_cnt > 0);
 }
 
 static int
-wait_for_partitions(SaggReader *reader, TimestampTz until)
+compare_known(const void *a, const void *b)
 {
-	int			npartitions;
+	return strcmp(sagg_topic_name(((const SaggKnownTopic *) a)->topic),
+				  sagg_topic_name(((const SaggKnownTopic *) b)->topic));
+}
+
+/*
+ * The topics of an answer that are the reader's.  An error is that of "*topic".
+ */
+static rd_kafka_resp_err_t
+take_topics(SaggReader *reader, const struct rd_kafka_metadata *metadata,
+			SaggKnownTopic *found, int *nfound, int32 *topic)
+{
+	for (int i = 0; i < metadata->topic_cnt; i++)
+	{
+		const rd_kafka_metadata_topic_t *t = &metadata->topics[i];
+
+		if (!wanted(reader, t))
+			continue;
+		*topic = sagg_topic_number(t->topic);
+		if (t->err != RD_KAFKA_RESP_ERR_NO_ERROR)
+			return t->err;
+		if (t->partition_cnt == 0)
+			return RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
+		found[*nfound].topic = *topic;
+		found[(*nfound)++].npartitions = t->partition_cnt;
+	}
+	if (*nfound < reader->topics->nnames)
+		return RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
+	qsort(found, *nfound, sizeof(SaggKnownTopic), compare_known);
+	return RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
+/*
+ * One attempt to learn the topics there are and their partitions: by one
+ * request, whatever their number.  They are allocated in the current context.
+ * An error is that of "*topic", unless that is -1.
+ */
+static rd_kafka_resp_err_t
+ask_topics(SaggReader *reader, int timeout_ms, SaggKnownTopic **found,
+		   int *nfound, int32 *topic)
+{
+	const SaggTopics *topics = reader->topics;
+	MemoryContext memory = CurrentMemoryContext;
+	MemoryContext matching;
+	const struct rd_kafka_metadata *metadata;
+	rd_kafka_resp_err_t err;
+
+	*nfound = 0;
+	*topic = -1;
+	err = rd_kafka_metadata(reader->asks->rk, topics->pattern != NULL,
+							topics->one ? reader->asks->topics[0] : NULL,
+							&metadata, timeout_ms);
+	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+		return err;
+
+	matching = AllocSetContextCreate(memory, "stream_agg topics",
+									 ALLOCSET_SMALL_SIZES);
+	PG_TRY();
+	{
+		*found = palloc(sizeof(SaggKnownTopic) * Max(metadata->topic_cnt, 1));
+		MemoryContextSwitchTo(matching);
+		err = take_topics(reader, metadata, *found, nfound, topic);
+	}
+	PG_FINALLY();
+	{
+		MemoryContextSwitchTo(memory);
+		MemoryContextDelete(matching);
+		rd_kafka_metadata_destroy(metadata);
+	}
+	PG_END_TRY();
+	return err;
+}
+
+/*
+ * Wait for the topics there are; returns the number of their partitions.
+ */
+static int
+wait_for_topics(SaggReader *reader, TimestampTz until)
+{
+	SaggKnownTopic *found;
+	int			nfound;
+	int			npartitions = 0;
+	int32		topic;
 
 	for (;;)
 	{
-		rd_kafka_resp_err_t err = ask_partitions(reader, sagg_reader_slice(until), &npartitions);
+		MemoryContext old = MemoryContextSwitchTo(reader->memory);
+		rd_kafka_resp_err_t err;
 
+		found = NULL;
+		err = ask_topics(reader, sagg_reader_slice(until), &found, &nfound, &topic);
+		MemoryContextSwitchTo(old);
 		if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
 			break;
-		check_topic_error(reader, err);
+		if (found)
+			pfree(found);
+		if (topic >= 0)
+			check_topic_error(sagg_topic_name(topic), err);
 		before_next_attempt(reader, until, err);
 	}
 	reader->asks->trouble[0] = '\0';
-	reader->known_partitions = npartitions;
+	if (reader->known)
+		pfree(reader->known);
+	reader->known = found;
+	reader->nknown = nfound;
+	reader->asked_topics = true;
 	reader->other_partitions = false;
 	reader->partitions_checked = GetCurrentTimestamp();
+	for (int i = 0; i < nfound; i++)
+		npartitions += found[i].npartitions;
 	return npartitions;
 }
 
 /*
- * Until a broker has answered anything at all: the topic need not be there.
+ * Until a broker has answered anything at all: the topics need not be there.
  */
 static void
 wait_for_broker(SaggReader *reader, TimestampTz until)
 {
 	for (;;)
 	{
-		int			npartitions;
-		rd_kafka_resp_err_t err = ask_partitions(reader, sagg_reader_slice(until), &npartitions);
+		SaggKnownTopic *found = NULL;
+		int			nfound;
+		int32		topic;
+		rd_kafka_resp_err_t err = ask_topics(reader, sagg_reader_slice(until),
+											 &found, &nfound, &topic);
 
+		if (found)
+			pfree(found);
 		switch (err)
 		{
 			case RD_KAFKA_RESP_ERR_NO_ERROR:
@@ -266,28 +369,37 @@ sagg_reader_cluster_id(SaggReader *reader)
 }
 
 /*
- * One attempt to learn the first or the last offset of all partitions, or the
- * first of a time in ms: one request per broker, whatever the number of
- * partitions.  Where no record is of that time or later it is
- * RD_KAFKA_OFFSET_END.
+ * One attempt to learn the first or the last offset of partitions, or the first
+ * of a time in ms: one request per broker, whatever their number.  Where no
+ * record is of that time or later it is RD_KAFKA_OFFSET_END.  An error is that
+ * of "*topic".
  */
 static rd_kafka_resp_err_t
 ask_offsets(SaggReader *reader, int64 which, int timeout_ms,
-			int npartitions, int64 *offsets)
+			const SaggRange *bounds, int n, int64 *offsets, int32 *topic)
 {
-	rd_kafka_topic_partition_list_t *list =
-		rd_kafka_topic_partition_list_new(npartitions);
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(n);
 	rd_kafka_resp_err_t err;
 
-	for (int i = 0; i < npartitions; i++)
-		rd_kafka_topic_partition_list_add(list, reader->topic, i)->offset = which;
+	*topic = -1;
+	for (int i = 0; i < n; i++)
+		rd_kafka_topic_partition_list_add(list, sagg_topic_name(bounds[i].topic),
+										  bounds[i].partition)->offset = which;
 	err = rd_kafka_offsets_for_times(reader->asks->rk, list, timeout_ms);
-	for (int i = 0; i < npartitions && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
+	for (int i = 0; i < n && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
 	{
-		err = list->elems[i].err;
-		offsets[list->elems[i].partition] = list->elems[i].offset;
-		if (err == RD_KAFKA_RESP_ERR_NO_ERROR && list->elems[i].offset < 0 &&
-			!(which >= 0 && list->elems[i].offset == RD_KAFKA_OFFSET_END))
+		const char *name = sagg_topic_name(bounds[i].topic);
+		rd_kafka_topic_partition_t *answer = &list->elems[i];
+
+		/* librdkafka promises no order */
+		if (answer->partition != bounds[i].partition ||
+			strcmp(answer->topic, name) != 0)
+			answer = rd_kafka_topic_partition_list_find(list, name, bounds[i].partition);
+		*topic = bounds[i].topic;
+		err = answer->err;
+		offsets[i] = answer->offset;
+		if (err == RD_KAFKA_RESP_ERR_NO_ERROR && answer->offset < 0 &&
+			!(which >= 0 && answer->offset == RD_KAFKA_OFFSET_END))
 			err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
 	}
 	rd_kafka_topic_partition_list_destroy(list);
@@ -296,26 +408,29 @@ ask_offsets(SaggReader *reader, int64 which, int timeout_ms,
 
 static void
 wait_for_offsets(SaggReader *reader, int64 which, TimestampTz until,
-				 int npartitions, int64 *offsets)
+				 const SaggRange *bounds, int n, int64 *offsets)
 {
+	int32		topic;
+
 	for (;;)
 	{
 		rd_kafka_resp_err_t err = ask_offsets(reader, which, sagg_reader_slice(until),
-											  npartitions, offsets);
+											  bounds, n, offsets, &topic);
 
 		if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
 			break;
-		if (err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
-			check_topic_error(reader, err);
+		if (err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED && topic >= 0)
+			check_topic_error(sagg_topic_name(topic), err);
 		before_next_attempt(reader, until, err);
 	}
 }
 
 /*
- * For every partition of the topic, ascending, the first offset that exists
- * and the end: where the next record goes, or with the default isolation
+ * For every partition of the source's topics, sorted, the first offset that
+ * exists and the end: where the next record goes, or with the default isolation
  * level, where the first open transaction begins.  Allocated in the current
- * context.  Waits.  Raises undefined_object if there is no such topic.
+ * context.  Waits.  Raises undefined_object if a topic that the source names
+ * does not exist; a pattern has those that do, which may be none.
  */
 SaggRange *
 sagg_reader_bounds(SaggReader *reader, int *npartitions)
@@ -324,20 +439,34 @@ sagg_reader_bounds(SaggReader *reader, int *npartitions)
 	SaggRange  *bounds;
 	int64	   *low;
 	int64	   *high;
-	int			n;
+	int			total;
+	int			n = 0;
 
 	sagg_reader_open_asks(reader);
-	n = wait_for_partitions(reader, until);
-	bounds = palloc(sizeof(SaggRange) * n);
-	low = palloc(sizeof(int64) * n);
-	high = palloc(sizeof(int64) * n);
+	total = wait_for_topics(reader, until);
+	bounds = palloc(sizeof(SaggRange) * Max(total, 1));
+	for (int i = 0; i < reader->nknown; i++)
+	{
+		for (int j = 0; j < reader->known[i].npartitions; j++)
+		{
+			bounds[n].topic = reader->known[i].topic;
+			bounds[n++].partition = j;
+		}
+	}
+	*npartitions = n;
+	if (n == 0)
+	{
+		reader->waiting_since = 0;
+		return bounds;
+	}
 
 	/* in this order the end is never before the start */
-	wait_for_offsets(reader, RD_KAFKA_OFFSET_BEGINNING, until, n, low);
-	wait_for_offsets(reader, RD_KAFKA_OFFSET_END, until, n, high);
+	low = palloc(sizeof(int64) * n);
+	high = palloc(sizeof(int64) * n);
+	wait_for_offsets(reader, RD_KAFKA_OFFSET_BEGINNING, until, bounds, n, low);
+	wait_for_offsets(reader, RD_KAFKA_OFFSET_END, until, bounds, n, high);
 	for (int i = 0; i < n; i++)
 	{
-		bounds[i].partition = i;
 		bounds[i].start = low[i];
 		bounds[i].end = Max(high[i], low[i]);
 	}
@@ -351,8 +480,21 @@ sagg_reader_bounds(SaggReader *reader, int *npartitions)
 		sagg_client_serve(reader->fetch);
 		reader->fetch->trouble[0] = '\0';
 	}
-	*npartitions = n;
 	return bounds;
+}
+
+static bool
+same_topics(const SaggReader *reader, const SaggKnownTopic *found, int nfound)
+{
+	if (nfound != reader->nknown)
+		return false;
+	for (int i = 0; i < nfound; i++)
+	{
+		if (found[i].topic != reader->known[i].topic ||
+			found[i].npartitions != reader->known[i].npartitions)
+			return false;
+	}
+	return true;
 }
 
 /*
@@ -367,28 +509,33 @@ sagg_reader_offsets_at(SaggReader *reader, TimestampTz time,
 	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
 	int64	   *offsets = palloc(sizeof(int64) * Max(nbounds, 1));
 
+	if (nbounds == 0)
+		return;
 	sagg_reader_open_asks(reader);
-	wait_for_offsets(reader, (time - epoch + 999) / 1000, sagg_reader_deadline(reader), nbounds, offsets);
+	wait_for_offsets(reader, (time - epoch + 999) / 1000, sagg_reader_deadline(reader),
+					 bounds, nbounds, offsets);
 
 	/* the ends were asked for before, so no record is between the two */
 	for (int i = 0; i < nbounds; i++)
-		bounds[i].start = offsets[bounds[i].partition] >= 0 ?
-			Max(bounds[i].start, offsets[bounds[i].partition]) : bounds[i].end;
+		bounds[i].start = offsets[i] >= 0 ?
+			Max(bounds[i].start, offsets[i]) : bounds[i].end;
 	pfree(offsets);
 }
 
 /*
- * Has the topic other partitions than at the last sagg_reader_bounds?  Asks
- * once in PARTITIONS_CHECK_MS, for a second at most; at other times, and
- * without an answer, it returns false.
+ * Has the source other topics, or other partitions, than at the last
+ * sagg_reader_bounds?  Asks once in PARTITIONS_CHECK_MS, for a second at most;
+ * at other times, and without an answer, it returns false.
  */
 bool
 sagg_reader_partitions_changed(SaggReader *reader)
 {
 	TimestampTz now;
-	int			npartitions;
+	SaggKnownTopic *found;
+	int			nfound;
+	int32		topic;
 
-	if (reader->known_partitions == 0 || reader->other_partitions)
+	if (!reader->asked_topics || reader->other_partitions)
 		return reader->other_partitions;
 	now = GetCurrentTimestamp();
 	if (!TimestampDifferenceExceeds(reader->partitions_checked, now,
@@ -398,12 +545,16 @@ sagg_reader_partitions_changed(SaggReader *reader)
 	sagg_reader_open_asks(reader);
 	for (int i = 0; i < PARTITIONS_ATTEMPTS; i++)
 	{
-		if (ask_partitions(reader, SAGG_KAFKA_SLICE_MS,
-						   &npartitions) == RD_KAFKA_RESP_ERR_NO_ERROR)
+		found = NULL;
+		if (ask_topics(reader, SAGG_KAFKA_SLICE_MS, &found, &nfound,
+					   &topic) == RD_KAFKA_RESP_ERR_NO_ERROR)
 		{
-			reader->other_partitions = npartitions != reader->known_partitions;
+			reader->other_partitions = !same_topics(reader, found, nfound);
+			pfree(found);
 			break;
 		}
+		if (found)
+			pfree(found);
 		CHECK_FOR_INTERRUPTS();
 	}
 	return reader->other_partitions;

@@ -3,7 +3,7 @@
  * batch_plan.c
  *	  Which offsets a micro-batch reads.
  *
- * READ starts with a plan: a range per partition, bounded, the watermark that
+ * READ starts with a plan: a range per partition of the source's topics, bounded, the watermark that
  * decides what is late, and the batch's time.  It is committed to the log
  * stream_agg.offsets before anything is executed - without waiting for the
  * disk, since WAL order keeps it before the batch's own commit - and a retry
@@ -25,25 +25,43 @@
 #include "worker_internal.h"
 
 /*
- * Partitions the topic has got since: from their first offset.  Returns
- * whether there are any.
+ * Are the topics that the stream has read still there?  A pattern has those
+ * that are, so a topic that is gone is not missed otherwise.
  */
-static bool
+void
+sagg_session_check_topics(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	const SaggProgress *progress = session->progress;
+
+	for (int i = 0; i < progress->npositions; i++)
+	{
+		int32		topic = progress->positions[i].topic;
+
+		if ((i > 0 && topic == progress->positions[i - 1].topic) ||
+			sagg_topic_among(bounds, nbounds, topic))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("topic \"%s\" does not exist in the Kafka cluster",
+						sagg_topic_name(topic)),
+				 errdetail("The stream has read it.")));
+	}
+}
+
+/*
+ * Topics and partitions the source has got since: from their first offset.
+ */
+static void
 add_new_partitions(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
-	SaggProgress *progress = session->progress;
 	bool		added = false;
 
 	for (int i = 0; i < nbounds; i++)
-	{
-		if (sagg_range_of(progress->positions, progress->npositions, bounds[i].partition))
-			continue;
-		sagg_session_add_position(session, bounds[i].partition, bounds[i].start);
-		added = true;
-	}
-	if (added)
-		sagg_session_assign(session, bounds, nbounds);
-	return added;
+		added |= sagg_session_add_position(session, &bounds[i]);
+	if (!added)
+		return;
+	session->new_partitions = true;
+	sagg_session_assign(session, bounds, nbounds);
 }
 
 /*
@@ -59,10 +77,10 @@ raise_offsets_gone(SaggSession *session, const SaggRange *position,
 			 position->start < bounds->start ?
 			 errmsg("offsets " INT64_FORMAT " to " INT64_FORMAT " of partition %d of topic \"%s\" are gone before the stream has read them",
 					position->start, bounds->start - 1, position->partition,
-					sagg_reader_topic(session->reader)) :
+					sagg_topic_name(position->topic)) :
 			 errmsg("offset " INT64_FORMAT " of partition %d of topic \"%s\" is beyond the end of the partition",
 					position->start, position->partition,
-					sagg_reader_topic(session->reader)),
+					sagg_topic_name(position->topic)),
 			 errdetail("Kafka has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
 					   bounds->start, bounds->end),
 			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was made anew. "
@@ -76,16 +94,16 @@ static int64
 next_start(SaggSession *session, SaggPlan *plan, const SaggRange *bounds)
 {
 	SaggProgress *progress = session->progress;
-	const SaggRange *position = sagg_range_of(progress->positions, progress->npositions,
-											  bounds->partition);
+	const SaggRange *position = sagg_partition_find(progress->positions,
+													progress->npositions, bounds);
 
 	if (position->start >= bounds->start && position->start <= bounds->end &&
-		(!session->made_anew || position->start == bounds->start))
+		(!list_member_int(session->made_anew, bounds->topic) ||
+		 position->start == bounds->start))
 		return position->start;
 	if (session->stream->options.on_data_loss == SAGG_LOSS_FAIL)
 		raise_offsets_gone(session, position, bounds);
-	plan->skipped[plan->nskipped].partition = bounds->partition;
-	plan->skipped[plan->nskipped].start = position->start;
+	plan->skipped[plan->nskipped] = *position;
 	plan->skipped[plan->nskipped++].end = bounds->start;
 	return bounds->start;
 }
@@ -98,12 +116,12 @@ static void
 check_exists(SaggSession *session, const SaggRange *position,
 			 const SaggRange *bounds, int nbounds)
 {
-	if (sagg_range_of(unconstify(SaggRange *, bounds), nbounds, position->partition))
+	if (sagg_partition_find(unconstify(SaggRange *, bounds), nbounds, position))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("partition %d of topic \"%s\" does not exist in the Kafka cluster",
-					position->partition, sagg_reader_topic(session->reader)),
+					position->partition, sagg_topic_name(position->topic)),
 			 errdetail("The stream has read it up to offset " INT64_FORMAT ".",
 					   position->start),
 			 errhint("Topics do not lose partitions: this one was made anew. "
@@ -123,8 +141,8 @@ keep_suspects(SaggProgress *progress, SaggRange *ranges, int n, int64 *limit)
 
 	for (int i = 0; i < n; i++)
 	{
-		SaggRange  *suspects = sagg_range_of(progress->suspects, progress->nsuspects,
-											  ranges[i].partition);
+		SaggRange  *suspects = sagg_partition_find(progress->suspects,
+												   progress->nsuspects, &ranges[i]);
 
 		if (suspects == NULL)
 			continue;
@@ -162,8 +180,10 @@ next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
 	{
 		int64		start = next_start(session, plan, &bounds[i]);
 
-		if (start < bounds[i].end)
-			ranges[n++] = (SaggRange) {bounds[i].partition, start, bounds[i].end};
+		if (start >= bounds[i].end)
+			continue;
+		ranges[n] = bounds[i];
+		ranges[n++].start = start;
 	}
 	for (int i = 0; i < progress->npositions; i++)
 		check_exists(session, &progress->positions[i], bounds, nbounds);
@@ -178,32 +198,29 @@ next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
 	}
 	for (int i = 0; i < nbounds; i++)
 	{
-		SaggRange  *range = sagg_range_of(ranges, n, bounds[i].partition);
-		SaggRange  *skip = sagg_range_of(plan->skipped, plan->nskipped, bounds[i].partition);
+		SaggRange  *range = sagg_partition_find(ranges, n, &bounds[i]);
+		SaggRange  *skip = sagg_partition_find(plan->skipped, plan->nskipped, &bounds[i]);
 
 		if (range && range->end > range->start)
 			plan->ranges[plan->nranges++] = *range;
 		else if (skip)
-			plan->ranges[plan->nranges++] = (SaggRange) {skip->partition, skip->end, skip->end};
+		{
+			plan->ranges[plan->nranges] = *skip;
+			plan->ranges[plan->nranges++].start = skip->end;
+		}
 	}
 }
 
 /*
- * Record where partitions that the topic has got since begin.
+ * Record where partitions that the source has got since begin.
  */
 static void
-record_new_partitions(SaggSession *session, const SaggRange *bounds, int nbounds)
+record_new_partitions(SaggSession *session)
 {
 	SaggOrigin *origin = sagg_checkpoint_origin(session->checkpoint);
 
-	for (int i = 0; i < nbounds; i++)
-	{
-		if (sagg_range_of(origin->offsets, origin->noffsets, bounds[i].partition))
-			continue;
-		origin->offsets = origin->noffsets == 0 ? palloc(sizeof(SaggRange)) :
-			repalloc(origin->offsets, sizeof(SaggRange) * (origin->noffsets + 1));
-		origin->offsets[origin->noffsets++] = bounds[i];
-	}
+	origin->offsets = session->progress->positions;
+	origin->noffsets = session->progress->npositions;
 	sagg_checkpoint_set_origin(session->checkpoint, origin);
 }
 
@@ -239,9 +256,10 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
 	SaggProgress *progress = session->progress;
 	MemoryContext old = MemoryContextSwitchTo(session->batch_memory);
-	bool		added = add_new_partitions(session, bounds, nbounds);
 	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
 
+	sagg_session_check_topics(session, bounds, nbounds);
+	add_new_partitions(session, bounds, nbounds);
 	plan->batch = progress->batch + 1;
 	plan->watermark = progress->watermark;
 	next_ranges(session, plan, bounds, nbounds);
@@ -261,10 +279,11 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 	sagg_plan_transaction(session, sagg_poison_durable_plan(session));
 	MemoryContextSwitchTo(session->batch_memory);
 	sagg_checkpoint_plan(session->checkpoint, plan);
-	if (added)
-		record_new_partitions(session, bounds, nbounds);
+	if (session->new_partitions)
+		record_new_partitions(session);
 	sagg_plan_commit(session);
-	session->made_anew = false;
+	session->new_partitions = false;
+	session->made_anew = NIL;
 	MemoryContextSwitchTo(old);
 	SAGG_FAILPOINT("plan.committed");
 	return plan;

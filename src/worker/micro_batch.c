@@ -79,8 +79,8 @@ read_records(SaggSession *session, const SaggPlan *plan)
 
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("no records of topic \"%s\" from Kafka for %d s",
-							sagg_reader_topic(session->reader),
+					 errmsg("no records of %s from Kafka for %d s",
+							sagg_reader_subject(session->reader),
 							sagg_kafka_timeout_ms / 1000),
 					 trouble ? errdetail("The broker connection reports: %s.", trouble) : 0));
 		}
@@ -148,12 +148,11 @@ begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
 static void
 record_error_context(void *arg)
 {
-	int32		partition;
-	int64		offset;
+	SaggPlace	place;
 
-	if (sagg_scan_last_record(&partition, &offset))
+	if (sagg_scan_last_record(&place))
 		errcontext("last record read: topic \"%s\", partition %d, offset " INT64_FORMAT,
-				   (const char *) arg, partition, offset);
+				   sagg_topic_name(place.topic), place.partition, place.offset);
 }
 
 /*
@@ -169,7 +168,7 @@ execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
 	ErrorContextCallback callback;
 
 	callback.callback = record_error_context;
-	callback.arg = unconstify(char *, sagg_reader_topic(session->reader));
+	callback.arg = NULL;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	sagg_poison_refuse(session, refusals);
@@ -201,13 +200,13 @@ execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
 static char *
 describe_first(SaggSession *session, const SaggRefusals *refusals)
 {
-	int32		partition;
-	int64		offset;
+	SaggPlace	place;
 
 	sagg_batch_locate(sagg_reader_batch(session->reader), refusals->first.record,
-					  &partition, &offset);
-	return psprintf("The first one, in partition %d at offset " INT64_FORMAT ": %s",
-					partition, offset, refusals->first.reason);
+					  &place);
+	return psprintf("The first one, in partition %d of topic \"%s\" at offset " INT64_FORMAT ": %s",
+					place.partition, sagg_topic_name(place.topic), place.offset,
+					refusals->first.reason);
 }
 
 /*
@@ -225,8 +224,7 @@ put_aside(SaggSession *session, const SaggPlan *plan, SaggRefusals *refusals,
 	if (refusals->policy == SAGG_DEAD_LETTER)
 	{
 		reader = sagg_refused_open(sagg_reader_batch(session->reader), refusals);
-		sagg_checkpoint_dead_letters(session->checkpoint, plan,
-									 sagg_reader_topic(session->reader), refusals,
+		sagg_checkpoint_dead_letters(session->checkpoint, plan, refusals,
 									 sagg_refused_next, reader, commit);
 		sagg_refused_close(reader);
 	}
@@ -280,12 +278,11 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 
 	for (int i = 0; i < plan->nranges; i++)
 	{
-		for (int j = 0; j < progress->npositions; j++)
-		{
-			if (progress->positions[j].partition == plan->ranges[i].partition)
-				progress->positions[j].start = progress->positions[j].end =
-					plan->ranges[i].end;
-		}
+		SaggRange  *position = sagg_partition_find(progress->positions,
+												   progress->npositions,
+												   &plan->ranges[i]);
+
+		position->start = position->end = plan->ranges[i].end;
 	}
 	progress->nlast = commit->nlast;
 	if (progress->last)
@@ -354,9 +351,10 @@ append_losses(StringInfo buf, const SaggRange *losses, int n)
 	for (int i = 0; i < n; i++)
 		appendStringInfo(buf,
 						 losses[i].end > losses[i].start ?
-						 "%spartition %d: offsets " INT64_FORMAT " to " INT64_FORMAT :
-						 "%spartition %d: it ends before offset " INT64_FORMAT ", and is read from offset " INT64_FORMAT,
-						 buf->len > 0 ? "; " : "", losses[i].partition,
+						 "%sopic \"%s\", partition %d: offsets " INT64_FORMAT " to " INT64_FORMAT :
+						 "%sopic \"%s\", partition %d: it ends before offset " INT64_FORMAT ", and is read from offset " INT64_FORMAT,
+						 buf->len > 0 ? "; t" : "T",
+						 sagg_topic_name(losses[i].topic), losses[i].partition,
 						 losses[i].start,
 						 losses[i].end - (losses[i].end > losses[i].start ? 1 : 0));
 }
@@ -387,7 +385,7 @@ warn_of_lost_offsets(const SaggSession *session, const char *losses)
 			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
 			 errmsg("stream \"%s\" goes on without offsets that Kafka does not have",
 					session->stream->name),
-			 errdetail_internal("Topic \"%s\", %s.", sagg_reader_topic(session->reader), losses),
+			 errdetail_internal("%s.", losses),
 			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was made anew.")));
 }
 

@@ -95,7 +95,7 @@ forget_failure(SaggPoison *poison)
 	poison->message = NULL;
 	poison->detail = NULL;
 	poison->failed = -1;
-	poison->partition = -1;
+	poison->last.partition = -1;
 	poison->set_aside = false;
 }
 
@@ -126,7 +126,7 @@ sagg_poison_opened(SaggSession *session)
 		return;
 	poison->opened = true;
 	poison->failed = -1;
-	poison->partition = -1;
+	poison->last.partition = -1;
 	poison->found = session->progress->pending ? session->progress->pending->batch : -1;
 }
 
@@ -164,8 +164,8 @@ sagg_poison_failed(SaggSession *session, const ErrorData *error)
 		return false;
 
 	note_failure(poison, session->plan->batch, error->message, error->detail);
-	if (!sagg_scan_last_record(&poison->partition, &poison->offset))
-		poison->partition = -1;
+	if (!sagg_scan_last_record(&poison->last))
+		poison->last.partition = -1;
 	return true;
 }
 
@@ -181,14 +181,15 @@ plan_before_last_record(const SaggPoison *poison, const SaggPlan *failed,
 	{
 		SaggRange	range = failed->ranges[i];
 
-		if (range.partition != poison->partition ||
-			poison->offset < range.start || poison->offset >= range.end)
+		if (range.partition != poison->last.partition ||
+			range.topic != poison->last.topic ||
+			poison->last.offset < range.start || poison->last.offset >= range.end)
 			continue;
 		plan->nranges = plan->nsuspects = 1;
 		plan->ranges[0] = plan->suspects[0] = range;
-		plan->ranges[0].end = Max(poison->offset, range.start + 1);
-		plan->suspects[0].start = poison->offset;
-		plan->suspects[0].end = poison->offset + 1;
+		plan->ranges[0].end = Max(poison->last.offset, range.start + 1);
+		plan->suspects[0].start = poison->last.offset;
+		plan->suspects[0].end = poison->last.offset + 1;
 		return true;
 	}
 	return false;
@@ -231,7 +232,7 @@ keep_skips(const SaggPlan *failed, SaggPlan *plan)
 	plan->nskipped = 0;
 	for (int i = 0; i < failed->nskipped; i++)
 	{
-		if (sagg_range_of(plan->ranges, plan->nranges, failed->skipped[i].partition))
+		if (sagg_partition_find(plan->ranges, plan->nranges, &failed->skipped[i]))
 			plan->skipped[plan->nskipped++] = failed->skipped[i];
 	}
 }

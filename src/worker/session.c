@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -26,6 +27,9 @@
 #include "utils/timestamp.h"
 
 #include "worker_internal.h"
+
+/* how often an idle stream looks at the catalogs */
+#define STREAM_CHECK_MS		30000
 
 static SaggSlot *my_slot;
 static SaggExit my_exit = SAGG_EXIT_DIED;
@@ -272,8 +276,9 @@ sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms)
 }
 
 /*
- * In a batch's transaction: is the stream still there, and still this
- * worker's?  Ends the process if not.
+ * In a batch's transaction: is the stream still there, still this worker's, and
+ * has its source the topics the reader knows?  Ends the process if not; the
+ * next one goes on with what the catalogs say.
  */
 void
 sagg_session_check_stream(SaggSession *session)
@@ -292,6 +297,31 @@ sagg_session_check_stream(SaggSession *session)
 	}
 	if (!OidIsValid(owner))
 		sagg_session_leave(session, SAGG_EXIT_GONE);
-	if (owner != GetUserId())
+	if (owner != GetUserId() ||
+		sagg_reader_source_changed(session->reader, session->stream->source))
 		sagg_session_leave(session, SAGG_EXIT_CHANGED);
+	session->stream_checked = GetCurrentTimestamp();
+}
+
+/*
+ * The same outside of batches, in a transaction of its own.
+ */
+void
+sagg_session_check_now(SaggSession *session)
+{
+	StartTransactionCommand();
+	sagg_session_check_stream(session);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(session->memory);
+}
+
+/*
+ * For a stream without batches, which would not notice otherwise: now and then.
+ */
+void
+sagg_session_check_idle(SaggSession *session)
+{
+	if (TimestampDifferenceExceeds(session->stream_checked, GetCurrentTimestamp(),
+								   STREAM_CHECK_MS))
+		sagg_session_check_now(session);
 }

@@ -21,33 +21,22 @@
 #include "worker_internal.h"
 
 /*
- * The range of a partition, or NULL.
+ * Add a partition to the stream's positions, in order, if it is not there.
+ * Returns whether it was added.
  */
-SaggRange *
-sagg_range_of(SaggRange *ranges, int nranges, int32 partition)
-{
-	for (int i = 0; i < nranges; i++)
-	{
-		if (ranges[i].partition == partition)
-			return &ranges[i];
-	}
-	return NULL;
-}
-
-/*
- * Add a partition to the stream's positions, in order.
- */
-void
-sagg_session_add_position(SaggSession *session, int32 partition, int64 start)
+bool
+sagg_session_add_position(SaggSession *session, const SaggRange *first)
 {
 	SaggProgress *progress = session->progress;
 	int			i;
 
+	if (sagg_partition_find(progress->positions, progress->npositions, first))
+		return false;
 	if (progress->npositions >= sagg_max_partitions)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("topic \"%s\" has more than %d partitions",
-						sagg_reader_topic(session->reader), sagg_max_partitions),
+				 errmsg("there are more than %d partitions of %s",
+						sagg_max_partitions, sagg_reader_subject(session->reader)),
 				 errhint("Increase stream_agg.max_partitions.")));
 	if (progress->npositions == 0)
 		progress->positions = MemoryContextAlloc(session->memory, sizeof(SaggRange));
@@ -55,11 +44,38 @@ sagg_session_add_position(SaggSession *session, int32 partition, int64 start)
 		progress->positions = repalloc(progress->positions,
 									   sizeof(SaggRange) * (progress->npositions + 1));
 	for (i = progress->npositions; i > 0 &&
-		 progress->positions[i - 1].partition > partition; i--)
+		 sagg_partition_compare(&progress->positions[i - 1], first) > 0; i--)
 		progress->positions[i] = progress->positions[i - 1];
-	progress->positions[i].partition = partition;
-	progress->positions[i].start = progress->positions[i].end = start;
+	progress->positions[i] = *first;
+	progress->positions[i].end = first->start;
 	progress->npositions++;
+	return true;
+}
+
+/*
+ * A stream goes on only while its source has all topics it has read.
+ */
+static void
+check_source(SaggSession *session, const SaggOrigin *origin)
+{
+	const char *topic = sagg_reader_one_topic(session->reader);
+
+	for (int i = 0; i < origin->noffsets; i++)
+	{
+		int32		read = origin->offsets[i].topic;
+
+		if (sagg_reader_has_topic(session->reader, read))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
+				 topic ?
+				 errmsg("the source now reads topic \"%s\", the stream has read topic \"%s\"",
+						topic, sagg_topic_name(read)) :
+				 errmsg("the source does not read topic \"%s\" any more, which the stream has read",
+						sagg_topic_name(read)),
+				 errhint("Set the source's option %s back, or use stream_agg.reset_stream to read others.",
+						 topic ? "topic" : "topics or topic_pattern")));
+	}
 }
 
 /*
@@ -70,17 +86,29 @@ static void
 apply_named_offsets(SaggSession *session, const SaggStart *start,
 					SaggRange *bounds, int nbounds)
 {
+	const char *one_topic = sagg_reader_one_topic(session->reader);
+
 	for (int i = 0; i < start->noffsets; i++)
 	{
 		const SaggRange *named = &start->offsets[i];
-		SaggRange  *bound = sagg_range_of(bounds, nbounds, named->partition);
+		SaggRange	key = *named;
+		SaggRange  *bound;
 
+		if (key.topic < 0 && one_topic == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
+					 errmsg("starting_offsets do not name topics, and the source has several"),
+					 errhint("Write {\"topic\": {\"0\": 42}}, in stream_agg.reset_stream, then start the stream.")));
+		if (key.topic < 0)
+			key.topic = sagg_topic_number(one_topic);
+		bound = sagg_partition_find(bounds, nbounds, &key);
 		if (bound == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGG_OFFSETS_GONE),
 					 errmsg("starting_offsets name partition %d, which topic \"%s\" does not have",
-							named->partition, sagg_reader_topic(session->reader)),
-					 errdetail("The topic has partitions 0 to %d.", nbounds - 1),
+							key.partition, sagg_topic_name(key.topic)),
+					 one_topic ?
+					 errdetail("The topic has partitions 0 to %d.", nbounds - 1) : 0,
 					 errhint("Use stream_agg.reset_stream to name others, then start the stream.")));
 		if (named->start == SAGG_OFFSET_LATEST)
 			bound->start = bound->end;
@@ -119,7 +147,8 @@ first_offsets(SaggSession *session)
 	}
 	for (int i = 0; i < nbounds; i++)
 		bounds[i].end = bounds[i].start;
-	first->topic = pstrdup(sagg_reader_topic(reader));
+	if (sagg_reader_one_topic(reader))
+		first->topic = pstrdup(sagg_reader_one_topic(reader));
 	first->cluster_id = pstrdup(sagg_reader_cluster_id(reader));
 	first->noffsets = nbounds;
 	first->offsets = bounds;
@@ -133,19 +162,13 @@ first_offsets(SaggSession *session)
 static SaggOrigin *
 known_origin(SaggSession *session, const char *cluster_id)
 {
-	const char *topic = sagg_reader_topic(session->reader);
 	SaggOrigin *origin;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(session->memory);
 	origin = sagg_checkpoint_origin(session->checkpoint);
-	if (origin->topic && strcmp(origin->topic, topic) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
-				 errmsg("the source now reads topic \"%s\", the stream has read topic \"%s\"",
-						topic, origin->topic),
-				 errhint("Set the source's option topic back, or use stream_agg.reset_stream to read the other.")));
+	check_source(session, origin);
 	if (origin->cluster_id && strcmp(origin->cluster_id, cluster_id) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_OTHER_CLUSTER),
@@ -171,17 +194,22 @@ record_origin(SaggSession *session, const SaggOrigin *origin)
 }
 
 /*
- * The topic was deleted and made anew, and on_data_loss says to read it from its
- * beginning: the next plan skips all that was read of the former one.  A plan
- * for the former one goes.
+ * Topics were deleted and made anew, and on_data_loss says to read them from
+ * their beginning: the next plan skips all that was read of the former ones.  A
+ * plan for those goes.
  */
 static void
-forget_former_topic(SaggSession *session)
+forget_former_topics(SaggSession *session)
 {
 	SaggProgress *progress = session->progress;
+	int			kept = 0;
 
-	session->made_anew = true;
-	progress->nlast = 0;
+	for (int i = 0; i < progress->nlast; i++)
+	{
+		if (!list_member_int(session->made_anew, progress->last[i].topic))
+			progress->last[kept++] = progress->last[i];
+	}
+	progress->nlast = kept;
 	progress->nsuspects = 0;
 	if (progress->pending == NULL)
 		return;
@@ -193,7 +221,7 @@ forget_former_topic(SaggSession *session)
 }
 
 /*
- * Is the topic still the one that has been read?  Records that are gone need
+ * Are the topics still those that have been read?  Records that are gone need
  * not be asked for.
  */
 static void
@@ -201,19 +229,32 @@ verify_last_records(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
 	const SaggProgress *progress = session->progress;
 	SaggRange  *last = palloc(sizeof(SaggRange) * Max(progress->nlast, 1));
+	bool		other = false;
 	int			n = 0;
 
 	for (int i = 0; i < progress->nlast; i++)
 	{
 		const SaggRange *one = &progress->last[i];
-		const SaggRange *bound = sagg_range_of(unconstify(SaggRange *, bounds), nbounds, one->partition);
+		const SaggRange *bound = sagg_partition_find(unconstify(SaggRange *, bounds), nbounds, one);
 
 		if (bounds == NULL ||
 			(bound && one->start >= bound->start && one->start < bound->end))
 			last[n++] = *one;
 	}
-	if (!sagg_reader_verify(session->reader, last, n))
-		forget_former_topic(session);
+	sagg_reader_verify(session->reader, last, n);
+	for (int i = 0; i < n; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(session->memory);
+
+		if (last[i].end == SAGG_ANOTHER_RECORD)
+		{
+			session->made_anew = list_append_unique_int(session->made_anew, last[i].topic);
+			other = true;
+		}
+		MemoryContextSwitchTo(old);
+	}
+	if (other)
+		forget_former_topics(session);
 	pfree(last);
 }
 
@@ -233,16 +274,17 @@ sagg_session_assign(SaggSession *session, const SaggRange *bounds, int nbounds)
 	for (int i = 0; i < progress->npositions; i++)
 	{
 		const SaggRange *planned = pending == NULL ? NULL :
-			sagg_range_of(pending->ranges, pending->nranges,
-						  progress->positions[i].partition);
-		const SaggRange *bound = sagg_range_of(unconstify(SaggRange *, bounds), nbounds,
-											   progress->positions[i].partition);
+			sagg_partition_find(pending->ranges, pending->nranges,
+								&progress->positions[i]);
+		const SaggRange *bound = sagg_partition_find(unconstify(SaggRange *, bounds), nbounds,
+													 &progress->positions[i]);
 
 		targets[i] = progress->positions[i];
 		if (planned)
 			targets[i].start = planned->start;
 		else if (bound &&
-				 (session->made_anew || targets[i].start < bound->start ||
+				 (list_member_int(session->made_anew, targets[i].topic) ||
+				  targets[i].start < bound->start ||
 				  targets[i].start > bound->end))
 			targets[i].start = bound->start;
 	}
@@ -264,19 +306,15 @@ sagg_session_origin(SaggSession *session)
 	SaggRange  *bounds;
 	int			nbounds;
 
-	if (origin->topic == NULL)
+	if (origin->cluster_id == NULL)
 	{
 		origin = first_offsets(session);
 		record_origin(session, origin);
 	}
 	for (int i = 0; i < origin->noffsets; i++)
-	{
-		const SaggRange *first = &origin->offsets[i];
-
-		if (!sagg_range_of(progress->positions, progress->npositions, first->partition))
-			sagg_session_add_position(session, first->partition, first->start);
-	}
+		(void) sagg_session_add_position(session, &origin->offsets[i]);
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
+	sagg_session_check_topics(session, bounds, nbounds);
 	verify_last_records(session, bounds, nbounds);
 	sagg_session_assign(session, bounds, nbounds);
 	pfree(bounds);
@@ -296,11 +334,11 @@ sagg_session_verify(SaggSession *session, const SaggRange *bounds, int nbounds)
 										 session->progress->nlast)))
 		return;
 	verify_last_records(session, bounds, nbounds);
-	if (session->made_anew && bounds == NULL)
+	if (session->made_anew != NIL && bounds == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("topic \"%s\" was deleted and made anew while it was read",
-						sagg_reader_topic(session->reader))));
+						sagg_topic_name(linitial_int(session->made_anew)))));
 }
 
 /*
@@ -323,10 +361,12 @@ sagg_last_records(SaggSession *session, const SaggPlan *plan, int *n)
 
 		if (!sagg_reader_last_record(session->reader, &plan->ranges[i], &one))
 			continue;
-		place = sagg_range_of(last, *n, one.partition);
+		place = sagg_partition_find(last, *n, &one);
 		if (place == NULL)
 			place = &last[(*n)++];
 		*place = one;
 	}
+	if (*n > 1)
+		qsort(last, *n, sizeof(SaggRange), sagg_partition_order);
 	return last;
 }

@@ -24,7 +24,7 @@ PG_FUNCTION_INFO_V1(stream_agg_stat_streams);
 PG_FUNCTION_INFO_V1(stream_agg_stat_partitions);
 
 #define STAT_STREAMS_COLUMNS	8
-#define STAT_PARTITIONS_COLUMNS 4
+#define STAT_PARTITIONS_COLUMNS 5
 
 /*
  * After a commit, and when a session opens: positions, counters, state.
@@ -62,11 +62,16 @@ sagg_publish_statistics(SaggSession *session)
 	for (int i = 0; i < slot->npartitions; i++)
 	{
 		SaggSlotPartition *partition = &slot->partitions[i];
+		const SaggRange *position = &progress->positions[i];
+		const char *name = sagg_topic_name(position->topic);
 
-		if (partition->partition != progress->positions[i].partition)
+		if (partition->partition != position->partition ||
+			strcmp(partition->topic_name, name) != 0)
 			partition->end = 0;
-		partition->partition = progress->positions[i].partition;
-		partition->committed = progress->positions[i].start;
+		partition->topic = position->topic;
+		strlcpy(partition->topic_name, name, SAGG_TOPIC_SIZE);
+		partition->partition = position->partition;
+		partition->committed = position->start;
 		partition->end = Max(partition->end, partition->committed);
 	}
 	LWLockRelease(sagg_shared->lock);
@@ -87,7 +92,8 @@ sagg_publish_ends(SaggSession *session, const SaggRange *bounds, int nbounds)
 	{
 		for (int j = 0; j < nbounds; j++)
 		{
-			if (bounds[j].partition == slot->partitions[i].partition)
+			if (bounds[j].partition == slot->partitions[i].partition &&
+				bounds[j].topic == slot->partitions[i].topic)
 				slot->partitions[i].end = bounds[j].end;
 		}
 	}
@@ -224,9 +230,10 @@ stream_agg_stat_partitions(PG_FUNCTION_ARGS)
 			bool		nulls[STAT_PARTITIONS_COLUMNS] = {0};
 
 			values[0] = ObjectIdGetDatum(view);
-			values[1] = Int32GetDatum(partitions[j].partition);
-			values[2] = Int64GetDatum(partitions[j].committed);
-			values[3] = Int64GetDatum(partitions[j].end);
+			values[1] = CStringGetTextDatum(partitions[j].topic_name);
+			values[2] = Int32GetDatum(partitions[j].partition);
+			values[3] = Int64GetDatum(partitions[j].committed);
+			values[4] = Int64GetDatum(partitions[j].end);
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		}
 	}

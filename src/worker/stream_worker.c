@@ -94,7 +94,8 @@ open_session(SaggSession *session)
 	session->batch_memory = AllocSetContextCreate(session->memory,
 												  "stream_agg batch",
 												  ALLOCSET_DEFAULT_SIZES);
-	session->checkpoint = sagg_checkpoint_open(session->stream->name);
+	session->checkpoint = sagg_checkpoint_open(session->stream->name,
+											   sagg_source_by_topic(session->stream->source));
 	session->sink = sagg_sink_open(session->stream);
 	if (session->stream->options.at_least_once)
 		session->delivery = sagg_delivery_open(session->stream->sink,
@@ -153,9 +154,10 @@ close_session(SaggSession *session)
 	session->store_restored = false;
 	session->stream = NULL;
 	session->progress = NULL;
+	session->new_partitions = false;
 	session->plan = NULL;
 	session->batch_memory = NULL;
-	session->made_anew = false;
+	session->made_anew = NIL;
 	session->held_until = 0;
 }
 

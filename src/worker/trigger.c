@@ -11,7 +11,9 @@
  * max_trigger_delay.
  *
  * A trigger that finds nothing does nothing: no transaction, no xid, no
- * request to Kafka unless its connections are in trouble.  All waiting is on the latch, and with interval 0 on
+ * request to Kafka unless its connections are in trouble.  Once in
+ * PARTITIONS_CHECK_MS only it asks Kafka and the catalogs whether there are
+ * other partitions or topics to read.  All waiting is on the latch, and with interval 0 on
  * Kafka's event descriptor too.
  *
  *-------------------------------------------------------------------------
@@ -68,14 +70,12 @@ request_served(SaggSlot *slot, uint64 request)
 }
 
 static int64
-position_of(const SaggProgress *progress, int32 partition)
+position_of(const SaggProgress *progress, const SaggRange *partition)
 {
-	for (int i = 0; i < progress->npositions; i++)
-	{
-		if (progress->positions[i].partition == partition)
-			return progress->positions[i].start;
-	}
-	return 0;
+	const SaggRange *position = sagg_partition_find(progress->positions,
+													progress->npositions, partition);
+
+	return position ? position->start : 0;
 }
 
 /*
@@ -86,7 +86,7 @@ reached(const SaggProgress *progress, const SaggRange *bounds, int nbounds)
 {
 	for (int i = 0; i < nbounds; i++)
 	{
-		int64		position = position_of(progress, bounds[i].partition);
+		int64		position = position_of(progress, &bounds[i]);
 
 		/* beyond the end is where no plan has been yet */
 		if (position > bounds[i].end ||
@@ -114,8 +114,8 @@ held_back(SaggSession *session, const SaggRange *bounds, int nbounds)
 		return false;
 	for (int i = 0; i < nbounds; i++)
 	{
-		SaggRange  *position = sagg_range_of(progress->positions, progress->npositions,
-											 bounds[i].partition);
+		SaggRange  *position = sagg_partition_find(progress->positions,
+												   progress->npositions, &bounds[i]);
 		int64		start = position ? position->start : bounds[i].start;
 
 		if (start < bounds[i].start || start > bounds[i].end)
@@ -180,11 +180,12 @@ serve_request(SaggSession *session, uint64 request)
 	SaggRange  *bounds;
 	int			nbounds;
 
+	sagg_session_check_now(session);
 	(void) finish_pending_batch(session);
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
 	sagg_publish_ends(session, bounds, nbounds);
 	sagg_session_verify(session, bounds, nbounds);
-	while (session->progress->replace || session->made_anew ||
+	while (session->progress->replace || session->made_anew != NIL ||
 		   !reached(session->progress, bounds, nbounds))
 	{
 		sagg_session_check_stop(session);
@@ -194,6 +195,16 @@ serve_request(SaggSession *session, uint64 request)
 	session->behind = true;		/* perhaps, since the request */
 	pfree(bounds);
 	request_served(session->slot, request);
+}
+
+/*
+ * Look now and then whether there are other topics or partitions to read.
+ */
+static bool
+partitions_changed(SaggSession *session)
+{
+	sagg_session_check_idle(session);
+	return sagg_reader_partitions_changed(session->reader);
 }
 
 /*
@@ -212,7 +223,7 @@ fire(SaggSession *session)
 		return;
 	if (!session->behind && !held &&
 		!sagg_reader_has_records(session->reader) &&
-		!sagg_reader_partitions_changed(session->reader) &&
+		!partitions_changed(session) &&
 		!sagg_reader_in_trouble(session->reader, &unused))
 		return;
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
@@ -297,7 +308,7 @@ wait_for_trigger(SaggSession *session)
 
 			if (session->behind || session->progress->pending != NULL ||
 				sagg_reader_has_records(session->reader) ||
-				sagg_reader_partitions_changed(session->reader) ||
+				partitions_changed(session) ||
 				sagg_reader_in_trouble(session->reader, &timeout_ms))
 				break;
 			(void) sagg_session_wait(session, true, idle_work(session, timeout_ms));

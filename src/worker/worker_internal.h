@@ -26,6 +26,7 @@
 /* titles of streams (sagg_stream_title): two identifiers and a dot */
 #define SAGG_NAME_SIZE			(2 * NAMEDATALEN)
 #define SAGG_ERROR_SIZE			1024
+#define SAGG_TOPIC_SIZE			250 /* Kafka's limit, and NUL */
 #define SAGG_DIRTY_DATABASES	32
 #define SAGG_HELD_DATABASES		32
 
@@ -45,6 +46,8 @@ typedef enum SaggRunState
 
 typedef struct SaggSlotPartition
 {
+	int32		topic;			/* as the worker numbers them */
+	char		topic_name[SAGG_TOPIC_SIZE];
 	int32		partition;
 	int64		committed;		/* next offset to read, as committed */
 	int64		end;			/* high watermark as last heard of */
@@ -191,8 +194,8 @@ typedef struct SaggPoison
 								 * -1 = none */
 	char	   *message;		/* why, in TopMemoryContext */
 	char	   *detail;
-	int32		partition;		/* the record read last then, -1 = unknown */
-	int64		offset;
+	SaggPlace	last;			/* the record read last then; partition -1:
+								 * unknown */
 	bool		set_aside;		/* its single record is left out */
 	int			in_row;			/* records left out with none aggregated between */
 	bool		windows;		/* the last error was one of closing windows */
@@ -216,15 +219,17 @@ typedef struct SaggSession
 								 * perhaps a batch that can be undone */
 	uint64		fingerprint;	/* of the definition it was opened for */
 	SaggProgress *progress;		/* as of the last commit, in "memory" */
+	bool		new_partitions; /* in progress, not in stream_agg.sources yet */
 	SaggPlan   *plan;			/* of the batch at hand, for messages */
 	struct WaitEventSet *waitset;
 	SaggFault	fault;
 	SaggPoison	poison;			/* lives as long as the process */
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in Kafka */
-	bool		made_anew;		/* the topic is another than the one read, and
-								 * on_data_loss says to read it from its
-								 * beginning */
+	TimestampTz stream_checked; /* when the catalogs were last asked about it */
+	List	   *made_anew;		/* numbers of topics that are others than those
+								 * read; on_data_loss says to read them from
+								 * their beginning */
 	TimestampTz held_until;		/* too few records for a batch: when to look
 								 * again, 0 = not so */
 	bool		silence_logged; /* Kafka does not answer, and the log says so */
@@ -242,6 +247,8 @@ extern void sagg_session_report_silence(SaggSession *session, TimestampTz since)
 extern bool sagg_session_told_to_stop(const SaggSession *session);
 extern void sagg_session_check_stop(SaggSession *session);
 extern void sagg_session_check_stream(SaggSession *session);
+extern void sagg_session_check_now(SaggSession *session);
+extern void sagg_session_check_idle(SaggSession *session);
 
 /* trigger.c */
 extern void sagg_trigger_loop(SaggSession *session);
@@ -254,9 +261,10 @@ extern SaggPlan *sagg_batch_plan(SaggSession *session, const SaggRange *bounds,
 								 int nbounds);
 
 /* start_offsets.c */
-extern SaggRange *sagg_range_of(SaggRange *ranges, int nranges, int32 partition);
-extern void sagg_session_add_position(SaggSession *session, int32 partition,
-									  int64 start);
+extern bool sagg_session_add_position(SaggSession *session,
+									  const SaggRange *first);
+extern void sagg_session_check_topics(SaggSession *session,
+									  const SaggRange *bounds, int nbounds);
 extern void sagg_session_origin(SaggSession *session);
 extern void sagg_session_assign(SaggSession *session, const SaggRange *bounds,
 								int nbounds);
