@@ -147,7 +147,7 @@ for my $policy ('skip', 'dead_letter')
 	}
 }
 my $log = PostgreSQL::Test::Utils::slurp_file($node->logfile);
-like($log, qr/WARNING: .*stream "dead_letter_0": $bad of ${\scalar @mixed} records of a micro-batch are dead letters\n.*DETAIL:  The first one, in partition \d at offset \d+: /,
+like($log, qr/WARNING: .*stream "dead_letter_0": $bad of ${\scalar @mixed} records of a micro-batch are dead letters\n.*DETAIL:  The first one, in partition \d of topic "mixed" at offset \d+: /,
 	'one warning a batch tells how many, and the first');
 is(scalar(() = $log =~ /WARNING: .*stream "skip_0": .* were skipped/g), 1, 'and only one');
 
