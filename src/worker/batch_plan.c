@@ -3,11 +3,11 @@
  * batch_plan.c
  *	  Which offsets a micro-batch reads.
  *
- * READ starts with a plan: a range per partition of the source's topics, bounded, the watermark that
- * decides what is late, and the batch's time.  It is committed to the log
- * stream_agg.offsets before anything is executed - without waiting for the
- * disk, since WAL order keeps it before the batch's own commit - and a retry
- * runs the very same plan, so replay is deterministic.
+ * READ starts with a plan: a range per partition of the source's topics,
+ * bounded, the watermark that decides what is late, and the batch's time.  It
+ * is committed to the log stream_agg.offsets before anything is executed -
+ * without waiting for the disk, since WAL order keeps it before the batch's own
+ * commit - and a retry runs the very same plan, so replay is deterministic.
  *
  * Offsets that are no longer there stop the stream (I5), or are skipped where
  * the option on_data_loss says so: the plan then tells which.
@@ -249,7 +249,8 @@ sagg_plan_commit(SaggSession *session)
 /*
  * Plan the next batch over what lies within "bounds" (low and high watermark
  * by partition) and commit the plan.  Returns NULL if there is nothing to
- * read.  The batch that replaces the sink's rows reads all there is.  The plan is allocated in the session's batch memory.
+ * read.  The batch that replaces the sink's rows reads all there is.  The plan
+ * is allocated in the session's batch memory.
  */
 SaggPlan *
 sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)

@@ -15,6 +15,7 @@ extern int	control_main(int argc, char **argv);
 extern int	produce_main(int argc, char **argv);
 extern int	generate_main(int argc, char **argv);
 extern int	consume_main(int argc, char **argv);
+extern int	committed_main(int argc, char **argv);
 extern int	admin_main(int argc, char **argv);
 extern int	proxy_main(int argc, char **argv);
 
@@ -22,7 +23,6 @@ extern int	proxy_main(int argc, char **argv);
  * whether "obey" has an error to say */
 extern int	listen_on(const char *path);
 extern void answer_control(int listener, const char *(*obey) (char *line));
-extern int	committed_main(int argc, char **argv);
 
 /* options --property NAME=VALUE of a command */
 #define MAX_PROPERTIES	32

@@ -77,6 +77,7 @@ listen_on(const char *path)
 }
 
 static rd_kafka_mock_cluster_t *cluster;
+
 /*
  * The next n requests to commit offsets to a group are refused.
  */
