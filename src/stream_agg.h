@@ -94,6 +94,14 @@ typedef enum SaggOnDataLoss
 	SAGG_LOSS_EARLIEST			/* it goes on from the first that are */
 } SaggOnDataLoss;
 
+/* Whose event times make the watermark, and by which one a record is late. */
+typedef enum SaggWatermarkPolicy
+{
+	SAGG_WATERMARK_GLOBAL,		/* the greatest of all partitions */
+	SAGG_WATERMARK_PER_PARTITION	/* the least of the partitions' own, and its
+									 * partition's */
+} SaggWatermarkPolicy;
+
 /* The options of a stream: column "options" of stream_agg.streams. */
 typedef struct SaggStreamOptions
 {
@@ -106,6 +114,10 @@ typedef struct SaggStreamOptions
 	int64		min_offsets;	/* that make a batch; 0 = any */
 	int64		max_delay;		/* microseconds that fewer than min_offsets
 								 * wait, at most */
+	SaggWatermarkPolicy watermark_policy;
+	int64		idle_timeout;	/* microseconds without records after which
+								 * event time goes on with the clock; 0 =
+								 * never */
 } SaggStreamOptions;
 
 /*
@@ -151,6 +163,22 @@ typedef struct SaggRange
 } SaggRange;
 
 /*
+ * Event time in one partition, as of a commit.
+ */
+typedef struct SaggPartitionTime
+{
+	int32		topic;
+	int32		partition;
+	int64		time;			/* greatest event time, floored to
+								 * milliseconds; DT_NOBEGIN = none yet, or
+								 * policy global */
+	TimestampTz active;			/* time of the last batch with a record that
+								 * has an event time; before the first, of the
+								 * batch that found the partition; DT_NOBEGIN
+								 * = no idle_timeout */
+} SaggPartitionTime;
+
+/*
  * The plan of a batch: a row of stream_agg.offsets.  A retry runs it again, or
  * a smaller one in its place (worker/poison.c).
  */
@@ -174,6 +202,14 @@ typedef struct SaggPlan
 	 */
 	int			nskipped;
 	SaggRange  *skipped;
+
+	/*
+	 * Partitions that have been quiet for idle_timeout and are read to their
+	 * ends, "start", by this batch: if it finds no event time in one, the
+	 * watermark does not wait for that one any longer.
+	 */
+	int			nquiet;
+	SaggRange  *quiet;
 } SaggPlan;
 
 /* The five counts of I5, and their sum: records delivered by Kafka. */
@@ -209,6 +245,9 @@ typedef struct SaggCommit
 	int64		stage_time[SAGG_STAGES];	/* microseconds */
 	int			nlast;
 	SaggRange  *last;			/* records, as in SaggProgress, after the batch */
+	int64		max_time;		/* these three as in SaggProgress, too */
+	int			ntimes;
+	SaggPartitionTime *times;
 } SaggCommit;
 
 /* Where a stream stands: its last commit and, if there is one, its open plan. */
@@ -232,6 +271,10 @@ typedef struct SaggProgress
 								 * reset */
 	bool		replace;		/* the next batch replaces all of the sink's
 								 * rows: see checkpoint/reset.c */
+	int64		max_time;		/* greatest event time, DT_NOBEGIN = none */
+	int			ntimes;
+	SaggPartitionTime *times;	/* by ascending topic and partition; of none
+								 * with policy global and no idle_timeout */
 	SaggPlan   *pending;		/* planned and not committed, or NULL */
 } SaggProgress;
 

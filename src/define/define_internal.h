@@ -32,7 +32,8 @@ extern void sagg_check_key(const SortGroupClause *clause, Oid type,
 extern void sagg_check_aggregate_call(const Aggref *aggref);
 
 /* query_source.c */
-extern Oid	sagg_find_source(Query *query, bool always, Var **record);
+extern Oid	sagg_find_source(Query *query, bool always, Var **record,
+								 bool *joined);
 extern Node *sagg_event_time_column(Query *query, const char *name);
 
 /* query_window.c */
@@ -86,6 +87,7 @@ extern void sagg_stream_options_read(List *list, SaggStreamOptions *options);
 extern Datum sagg_stream_options_jsonb(const SaggStreamOptions *options);
 extern void sagg_check_max_future(const SaggStream *stream,
 								  const SaggQuery *query);
+extern void sagg_check_watermark_options(const SaggStream *stream);
 extern void sagg_check_min_offsets(const SaggStreamOptions *options,
 								   int64 max_offsets);
 

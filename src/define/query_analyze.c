@@ -17,12 +17,14 @@
 
 #include "access/relation.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
+#include "parser/parse_clause.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
 #include "tcop/tcopprot.h"
@@ -300,24 +302,53 @@ make_inner(Analysis *a)
 }
 
 /*
+ * Have the rows of a join in the order of their records: EXECUTE judges a
+ * record by those before it in its partition.  Without a join they are.
+ */
+static void
+order_by_record(Query *inner, AttrNumber record)
+{
+	TargetEntry *tle = list_nth_node(TargetEntry, inner->targetList, record - 1);
+	SortGroupClause *clause = makeNode(SortGroupClause);
+
+	clause->tleSortGroupRef = tle->ressortgroupref =
+		assignSortGroupRef(tle, inner->targetList);
+	clause->eqop = TIDEqualOperator;
+	clause->sortop = TIDLessOperator;
+	clause->hashable = true;
+	inner->sortClause = list_make1(clause);
+}
+
+/*
+ * Must every row tell its record?  Else only those of joins do.
+ */
+static bool
+names_records(const SaggStreamOptions *options)
+{
+	return options->on_error != SAGG_FAIL ||
+		options->watermark_policy == SAGG_WATERMARK_PER_PARTITION;
+}
+
+/*
  * Analyse a stream's query.  "query" is the output of parse analysis and is
- * scribbled on; "event_time" is the column the user named, or NULL; with
- * "name_records" every row tells its record.  The result is allocated in the current context.  Raises an error, with its
- * reason, for a query that a stream in this mode cannot run.
+ * scribbled on; "event_time" is the column the user named, or NULL.  The result
+ * is allocated in the current context.  Raises an error, with its reason, for a
+ * query that a stream in this mode cannot run.
  */
 SaggQuery *
 sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
-				   bool has_watermark, bool name_records)
+				   bool has_watermark, const SaggStreamOptions *options)
 {
 	Analysis	a = {0};
 	SaggQuery  *result = palloc0(sizeof(SaggQuery));
 	Var		   *record;
+	bool		joined;
 	ListCell   *lc;
 
 	a.result = result;
 	a.query = query = rewrite(query);
 	sagg_check_query_shape(query);
-	result->source = sagg_find_source(query, name_records, &record);
+	result->source = sagg_find_source(query, names_records(options), &record, &joined);
 	flatten_aliases(query);
 
 	foreach(lc, query->groupClause)
@@ -335,6 +366,8 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	result->groups_desc = make_groups_desc(a.columns);
 	sagg_build_outer(result, query, a.columns);
 	result->inner = make_inner(&a);
+	if (joined && options->watermark_policy == SAGG_WATERMARK_PER_PARTITION)
+		order_by_record(result->inner, result->record);
 	result->fingerprint = sagg_query_fingerprint(result);
 	return result;
 }
@@ -369,7 +402,7 @@ sagg_query_of_view(const SaggStream *stream)
 							   save_context | SECURITY_RESTRICTED_OPERATION);
 	result = sagg_query_analyze(query, stream->event_time, stream->mode,
 								stream->has_watermark,
-								stream->options.on_error != SAGG_FAIL);
+								&stream->options);
 	AtEOXact_GUC(false, nestlevel);
 	SetUserIdAndSecContext(save_user, save_context);
 	return result;
