@@ -100,7 +100,7 @@ COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at c
 COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';
 COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in a micro-batch; NULL: stream_agg.max_records_per_batch';
 COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts, or the first after reset_stream: earliest, latest, offsets by partition or a time';
-COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay';
+COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
 COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
@@ -132,6 +132,7 @@ CREATE TABLE stream_agg.offsets (
     suspects   jsonb,
     attempts   integer NOT NULL DEFAULT 0,
     skipped    jsonb NOT NULL DEFAULT '{}',
+    quiet      jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.offsets IS 'log of planned micro-batches; a retry runs the same plan, or a smaller one in search of a record';
@@ -143,6 +144,7 @@ COMMENT ON COLUMN stream_agg.offsets.batch_time IS 'now() in the query';
 COMMENT ON COLUMN stream_agg.offsets.suspects IS 'offsets among which a record is searched that cannot be processed, as in ranges; NULL: none is';
 COMMENT ON COLUMN stream_agg.offsets.attempts IS 'times a worker has begun the micro-batch anew after another had ended in it; counted only where on_error is not fail';
 COMMENT ON COLUMN stream_agg.offsets.skipped IS 'offsets that Kafka did not have, {"partition": [first, end]}, end exclusive and less than first where a partition has begun anew';
+COMMENT ON COLUMN stream_agg.offsets.quiet IS 'partitions that had been quiet for idle_timeout and are read to their ends, {"partition": end}; the watermark does not wait for those in which the micro-batch finds no event time, and goes by the clock if there are no others';
 
 CREATE TABLE stream_agg.commits (
     stream              text NOT NULL,
@@ -175,6 +177,9 @@ CREATE TABLE stream_agg.commits (
     skipped             jsonb NOT NULL DEFAULT '{}',
     total_skipped       bigint NOT NULL DEFAULT 0,
     reset               text CHECK (reset IN ('state', 'results')),
+    max_event_time      timestamptz NOT NULL DEFAULT '-infinity',
+    event_times         jsonb NOT NULL DEFAULT '{}',
+    active_times        jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.commits IS 'log of done micro-batches; its key lets a micro-batch commit only once';
@@ -208,6 +213,9 @@ COMMENT ON COLUMN stream_agg.commits.last_records IS 'last record of each partit
 COMMENT ON COLUMN stream_agg.commits.skipped IS 'offsets that Kafka did not have, {"partition": [[first, end], ...]}, end exclusive and less than first where a partition has begun anew';
 COMMENT ON COLUMN stream_agg.commits.total_skipped IS 'number of offsets skipped, since the stream''s first micro-batch';
 COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset_stream: state: state and offsets; results: and the next micro-batch replaces all rows of the sink';
+COMMENT ON COLUMN stream_agg.commits.max_event_time IS 'greatest event time so far, floored to ms; -infinity: none yet';
+COMMENT ON COLUMN stream_agg.commits.event_times IS 'with watermark_policy per_partition: greatest event time of each partition, {"partition": ms since 1970}; by topic where the source has several';
+COMMENT ON COLUMN stream_agg.commits.active_times IS 'with idle_timeout: time of the last micro-batch with an event time in the partition, alike';
 
 CREATE TABLE stream_agg.state (
     stream    text NOT NULL,

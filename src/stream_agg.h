@@ -463,6 +463,14 @@ extern SaggRange *sagg_partition_find(SaggRange *ranges, int nranges,
 extern bool sagg_topic_among(const SaggRange *ranges, int nranges,
 							 int32 topic);
 
+/* watermark.c */
+extern int64 sagg_floor_ms(int64 time);
+extern TimestampTz sagg_watermark_of(const SaggStream *stream, int64 time);
+extern TimestampTz sagg_watermark_of_clock(const SaggStream *stream, int64 now);
+extern TimestampTz sagg_least_watermark(const SaggStream *stream,
+										const SaggPartitionTime *times,
+										const bool *quiet, int n, int64 now);
+
 /* refusals.c */
 extern SaggRefusals *sagg_refusals_make(SaggOnError policy);
 extern void sagg_refuse_record(SaggRefusals *refusals, int64 record,

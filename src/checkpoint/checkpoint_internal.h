@@ -67,7 +67,10 @@ enum
 	SAGG_COMMIT_LAST_RECORDS,
 	SAGG_COMMIT_SKIPPED,
 	SAGG_COMMIT_TIME,			/* -infinity: of a reset */
-	SAGG_COMMIT_REPLACE
+	SAGG_COMMIT_REPLACE,
+	SAGG_COMMIT_MAX_TIME,
+	SAGG_COMMIT_EVENT_TIMES,
+	SAGG_COMMIT_ACTIVE_TIMES
 };
 
 /* the blobs of one partition of the state: a base and deltas, or deltas */
@@ -182,6 +185,15 @@ extern bool sagg_offsets_from_jsonb(Jsonb *json, const char *topic,
 									SaggRange **ranges, int *nranges);
 extern bool sagg_ranges_from_jsonb(Jsonb *json, const char *topic,
 								   SaggRange **ranges, int *nranges);
+extern bool sagg_signed_from_jsonb(Jsonb *json, const char *topic,
+								   SaggRange **values, int *nvalues);
+
+/* partition_times.c */
+extern Datum sagg_times_to_jsonb(const SaggPartitionTime *times, int ntimes,
+								 bool active, bool by_topic);
+extern bool sagg_times_from_jsonb(Jsonb *event_times, Jsonb *active_times,
+								  const char *topic, SaggPartitionTime **times,
+								  int *ntimes);
 
 /* state_blob.c */
 extern void sagg_blob_writer_init(SaggBlobWriter *writer, MemoryContext context,

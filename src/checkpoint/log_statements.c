@@ -27,7 +27,7 @@
 
 #include "checkpoint_internal.h"
 
-#define MAX_ARGS	32
+#define MAX_ARGS	40
 
 typedef struct LogStatement
 {
@@ -76,14 +76,16 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"       total_filtered, total_rows_out, total_rows_removed, last_records,"
 		"       total_skipped,"
 		"       CASE WHEN reset IS NULL THEN committed ELSE '-infinity' END,"
-		"       coalesce(reset = 'results', false)"
+		"       coalesce(reset = 'results', false), max_event_time, event_times,"
+		"       active_times"
 		"  FROM stream_agg.commits WHERE stream = $1"
 		" ORDER BY batch DESC LIMIT 1",
 		1, {TEXTOID}
 	},
 	[SAGG_LOG_PLANS_SINCE] = {
 		SPI_OK_SELECT,
-		"SELECT batch, ranges, watermark, batch_time, suspects, attempts, skipped"
+		"SELECT batch, ranges, watermark, batch_time, suspects, attempts, skipped,"
+		"       quiet"
 		"  FROM stream_agg.offsets WHERE stream = $1 AND batch >= $2"
 		" ORDER BY batch LIMIT 3",
 		2, {TEXTOID, INT8OID}
@@ -92,24 +94,24 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		SPI_OK_INSERT,
 		"INSERT INTO stream_agg.offsets"
 		"       (stream, batch, ranges, watermark, batch_time, suspects, attempts,"
-		"        skipped)"
-		" SELECT $1, $2, $3, $4, $5, $6, $7, $8"
+		"        skipped, quiet)"
+		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9"
 		"  WHERE (SELECT coalesce(max(c.batch), -1)"
 		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
 		" ON CONFLICT DO NOTHING",
-		8, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		JSONBOID, INT4OID, JSONBOID}
+		9, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		JSONBOID, INT4OID, JSONBOID, JSONBOID}
 	},
 	[SAGG_LOG_REPLACE_PLAN] = {
 		SPI_OK_UPDATE,
 		"UPDATE stream_agg.offsets"
 		"   SET ranges = $3, watermark = $4, batch_time = $5, suspects = $6,"
-		"       attempts = $7, skipped = $8"
+		"       attempts = $7, skipped = $8, quiet = $9"
 		" WHERE stream = $1 AND batch = $2"
 		"   AND (SELECT coalesce(max(c.batch), -1)"
 		"          FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1",
-		8, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		JSONBOID, INT4OID, JSONBOID}
+		9, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		JSONBOID, INT4OID, JSONBOID, JSONBOID}
 	},
 	[SAGG_LOG_INSERT_COMMIT] = {
 		SPI_OK_INSERT,
@@ -121,21 +123,23 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"        total_null_time, total_dead_lettered, total_filtered,"
 		"        total_rows_out, total_rows_removed, state_blobs,"
 		"        read_time, execute_time, write_time, checkpoint_time,"
-		"        committed, last_records, skipped, total_skipped)"
+		"        committed, last_records, skipped, total_skipped,"
+		"        max_event_time, event_times, active_times)"
 		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
 		"        $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,"
-		"        $25, $26, $27, $28, $29"
+		"        $25, $26, $27, $28, $29, $30, $31, $32"
 		"  WHERE (SELECT coalesce(max(c.batch), -1)"
 		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
 		" ON CONFLICT DO NOTHING",
-		29, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
+		32, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
 			INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
-		TIMESTAMPTZOID, JSONBOID, JSONBOID, INT8OID}
+			TIMESTAMPTZOID, JSONBOID, JSONBOID, INT8OID,
+		TIMESTAMPTZOID, JSONBOID, JSONBOID}
 	},
 	[SAGG_LOG_LAST_BATCH] = {
 		SPI_OK_SELECT,

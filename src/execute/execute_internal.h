@@ -108,6 +108,7 @@ struct SaggStore
 /* store.c */
 extern void sagg_store_begin(SaggStore *store, int64 batch, int64 window_size);
 extern bool sagg_store_closes(const SaggStore *store, int64 start);
+extern TimestampTz sagg_store_next_end(SaggStore *store);
 
 /* store_limit.c */
 extern dsm_segment *sagg_store_create_segment(const SaggStoreBudget *budget,
@@ -309,6 +310,8 @@ struct SaggExecution
 	/* counting */
 	bool		any_time;
 	int64		max_time;		/* greatest event time of the batch */
+	TimestampTz row_watermark;	/* by which the row at hand is judged */
+	struct SaggPartitions *partitions;	/* NULL = policy global */
 	int64		rows[SAGG_CLASSES];	/* by class, without a record column */
 	uint8	   *classes;		/* of each record, with one */
 	int64		nclasses;
@@ -328,7 +331,7 @@ struct SaggExecution
 };
 
 /*
- * Whether the watermark that the commit before left has passed the window that
+ * Whether the watermark has passed the window that
  * starts at "start": its records are late, and it is not in the store.  Mode
  * complete calls nothing late and forgets nothing.
  */
@@ -337,7 +340,7 @@ sagg_window_passed(const SaggExecution *ex, int64 start)
 {
 	return ex->query->window.kind != SAGG_WINDOW_NONE &&
 		ex->stream->mode != SAGG_COMPLETE &&
-		start + ex->query->window.size <= ex->plan->watermark;
+		start + ex->query->window.size <= ex->row_watermark;
 }
 
 /*
@@ -434,7 +437,16 @@ extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
 
 extern void sagg_groups_forget(SaggExecution *ex);
 
+/* event_times.c */
+typedef struct SaggPartitions SaggPartitions;
+
+extern void sagg_partitions_row(SaggExecution *ex, TupleTableSlot *slot);
+extern void sagg_partitions_time(SaggExecution *ex, int64 time);
+extern void sagg_partitions_forget(SaggExecution *ex);
+extern TimestampTz sagg_next_watermark(SaggExecution *ex, int64 *max_time);
+
 /* refuse.c */
+extern int64 sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time);
 extern bool sagg_row_refused(const SaggExecution *ex, TupleTableSlot *slot);
 extern bool sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot,
 								  int64 time);

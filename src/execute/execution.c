@@ -48,6 +48,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	ex->stream = stream;
 	ex->query = query;
 	ex->plan = plan;
+	ex->row_watermark = plan->watermark;
 	ex->aggcontext = CreateStandaloneExprContext();
 	ex->tmpcontext = CreateStandaloneExprContext();
 	ex->aggstate = makeNode(AggState);
@@ -179,6 +180,8 @@ forget_rows(SaggExecution *ex)
 {
 	sagg_groups_forget(ex);
 	ex->any_time = false;
+	if (ex->partitions)
+		sagg_partitions_forget(ex);
 	memset(ex->rows, 0, sizeof(ex->rows));
 	if (ex->nclasses > 0)
 		memset(ex->classes, SAGG_CLASS_FILTERED, ex->nclasses);

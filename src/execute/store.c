@@ -186,6 +186,29 @@ sagg_store_closes(const SaggStore *store, int64 start)
 		start + store->window_size <= store->close_before;
 }
 
+/*
+ * The first end of the windows that the batch at hand does not end, DT_NOEND =
+ * there are none.
+ */
+TimestampTz
+sagg_store_next_end(SaggStore *store)
+{
+	TimestampTz next = DT_NOEND;
+
+	for (int p = 0; store->window_size > 0 && p < SAGG_STATE_PARTITIONS; p++)
+	{
+		for (dsa_pointer dp = store->header->partitions[p]; DsaPointerIsValid(dp);)
+		{
+			SaggTable  *table = SAGG_TABLE(store, dp);
+
+			if (!sagg_store_closes(store, table->start))
+				next = Min(next, table->start + store->window_size);
+			dp = table->next;
+		}
+	}
+	return next;
+}
+
 static void
 forget_undo(SaggStore *store)
 {

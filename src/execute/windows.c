@@ -6,7 +6,8 @@
  * A tumbling window is [origin + n * size, origin + (n + 1) * size), found by
  * arithmetic.  The semantics are Spark's: a row is late for a window that ends
  * at or before the watermark that the commit before left, except in output
- * mode complete, where nothing is late.
+ * mode complete, where nothing is late.  With watermark policy per_partition
+ * it is another one for every row (event_times.c).
  *
  * Every kind of window has its branch in sagg_place_row; what a row costs there
  * it costs for each record of a stream, so a kind looks nothing up that the
@@ -87,6 +88,8 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 		return !windowed;
 	}
 	time = DatumGetTimestampTz(slot->tts_values[query->event_time - 1]);
+	if (unlikely(ex->partitions))
+		sagg_partitions_row(ex, slot);
 	if (!sagg_check_event_time(ex, slot, time))
 	{
 		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
@@ -102,6 +105,8 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 	if (!ex->any_time || time > ex->max_time)
 		ex->max_time = time;
 	ex->any_time = true;
+	if (unlikely(ex->partitions))
+		sagg_partitions_time(ex, time);
 	if (sagg_window_passed(ex, places->start))
 	{
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);

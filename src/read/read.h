@@ -93,6 +93,7 @@ extern long sagg_reader_tend_group(SaggReader *reader, long timeout_ms);
 
 /* batch.c */
 extern int64 sagg_batch_records(const SaggBatch *batch);
+extern const SaggRange *sagg_batch_runs(const SaggBatch *batch, int *nruns);
 
 /* fdw_scan.c: scans of the source in this backend read the batch */
 extern void sagg_scan_attach(Oid source, SaggBatch *batch,

@@ -156,6 +156,32 @@ record_error_context(void *arg)
 }
 
 /*
+ * Event time as the batch finds it, into the commit, where EXECUTE goes on with
+ * it.
+ */
+static void
+begin_event_times(SaggSession *session, SaggExecution *execution, SaggCommit *commit)
+{
+	const SaggRange *runs;
+	int			nruns;
+
+	commit->times = sagg_session_times(session, session->plan->batch_time, &commit->ntimes);
+	if (session->stream->options.watermark_policy != SAGG_WATERMARK_PER_PARTITION)
+		return;
+	runs = sagg_batch_runs(sagg_reader_batch(session->reader), &nruns);
+	sagg_execution_partitions(execution, commit->times, commit->ntimes, runs, nruns);
+}
+
+static void
+end_event_times(SaggSession *session, SaggCommit *commit)
+{
+	if (commit->max_time != DT_NOBEGIN)
+		sagg_times_found(session, commit->times, commit->ntimes,
+						 session->plan->batch_time);
+	commit->max_time = Max(commit->max_time, session->progress->max_time);
+}
+
+/*
  * EXECUTE: the records through the query into groups.  Those that cannot be
  * processed go to "refusals", which is NULL if they are errors.
  */
@@ -173,6 +199,7 @@ execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
 	error_context_stack = &callback;
 	sagg_poison_refuse(session, refusals);
 	sagg_scan_attach(session->stream->source, batch, refusals);
+	begin_event_times(session, execution, commit);
 	session->fault = SAGG_FAULT_RECORDS;
 	sagg_execution_run(execution);
 	SAGG_FAILPOINT("execute.ran");
@@ -182,7 +209,8 @@ execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
 	/* a window that closes is none of the record's that closes it */
 	if (session->stream->mode == SAGG_APPEND)
 		session->fault = SAGG_FAULT_WINDOWS;
-	sagg_execution_close(execution, counts, &commit->watermark);
+	sagg_execution_close(execution, counts, &commit->watermark, &commit->max_time);
+	end_event_times(session, commit);
 	SAGG_FAILPOINT("execute.done");
 
 	counts->delivered = sagg_batch_records(batch);
@@ -289,6 +317,13 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 		pfree(progress->last);
 	progress->last = MemoryContextAlloc(session->memory, sizeof(SaggRange) * Max(commit->nlast, 1));
 	memcpy(progress->last, commit->last, sizeof(SaggRange) * commit->nlast);
+	progress->max_time = commit->max_time;
+	progress->ntimes = commit->ntimes;
+	if (progress->times)
+		pfree(progress->times);
+	progress->times = MemoryContextAlloc(session->memory,
+										 sizeof(SaggPartitionTime) * Max(commit->ntimes, 1));
+	memcpy(progress->times, commit->times, sizeof(SaggPartitionTime) * commit->ntimes);
 	sagg_progress_suspects(progress, plan, session->memory);
 	progress->batch = plan->batch;
 	progress->watermark = commit->watermark;
@@ -435,6 +470,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	commit.last = sagg_last_records(session, plan, &commit.nlast);
 	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, &commit,
 						   sagg_execution_state(execution));
+	sagg_idle_windows(session, execution);
 	sagg_execution_end(execution);
 	PopActiveSnapshot();
 	SAGG_FAILPOINT("commit.before");
@@ -451,6 +487,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	SAGG_FAILPOINT("publish.done");
 	sagg_checkpoint_published(session->checkpoint);
 	advance(session, plan, &commit);
+	sagg_idle_plan(session);
 	sagg_poison_committed(session, &commit.counts);
 	sagg_reader_release(session->reader);
 	sagg_reader_commit(session->reader, session->progress->positions,

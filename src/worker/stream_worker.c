@@ -121,6 +121,7 @@ open_session(SaggSession *session)
 	AddWaitEventToSet(session->waitset, WL_SOCKET_READABLE,
 					  sagg_reader_fd(session->reader), NULL, NULL);
 	sagg_session_origin(session);
+	sagg_idle_begin(session);
 	SAGG_FAILPOINT("session.opened");
 	sagg_publish_statistics(session);
 }
