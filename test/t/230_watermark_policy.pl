@@ -174,6 +174,35 @@ sub create_stream
 	$node->safe_psql('postgres', "SELECT stream_agg.drop_stream('$_', drop_sink => true)") for sort keys %streams;
 }
 
+# A join gives rows in an order of its own, and several of a record: each record is
+# judged by those before it in its partition all the same.
+{
+	my @records = shuffle_partitions(make_records([ 60, 60 ], 900, 8));
+	$broker->create_topic('joined', 2);
+	create_source($node, $broker, 'joined', 'joined', $columns);
+	$node->safe_psql('postgres', 'CREATE TABLE kinds AS SELECT k, i FROM generate_series(0, 2) k, generate_series(0, k) i');
+	$broker->produce('joined', map { json_of($_) } @records);
+	my ($late, $null, $groups, $watermark) = per_partition(2, @records);
+	for my $window (values %$groups)
+	{
+		for my $k (keys %$window) { $_ *= $k + 1 for @{ $window->{$k} }; }
+	}
+	for my $way ('enable_hashjoin', 'enable_mergejoin', 'enable_nestloop')
+	{
+		$node->safe_psql('postgres', "ALTER DATABASE postgres SET $_ = " . ($_ eq $way ? 'on' : 'off'))
+		  for 'enable_hashjoin', 'enable_mergejoin', 'enable_nestloop';
+		for my $limit (7, 0)
+		{
+			my $stream = "joined_${way}_$limit";
+			create_stream($stream, 'joined JOIN kinds USING (k)', 'update', 'per_partition', $limit);
+			process($node, $stream);
+			is(totals($stream), "$late late, $null null, at $watermark", "$way, $limit offsets at a time: late records");
+			is(sink($stream), rows_of($groups), "$way, $limit offsets at a time: the sink");
+		}
+	}
+	$node->safe_psql('postgres', "ALTER DATABASE postgres RESET ALL");
+}
+
 # A backlog of 24 hours, in partitions that are read at very unequal speed.
 {
 	my @records = make_records([ 1200, 150, 20 ], 86400, 60);

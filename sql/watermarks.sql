@@ -1,0 +1,14 @@
+-- options that are about the watermark
+SELECT stream_agg.create_stream('meters', 'SELECT stream_agg.tumble(ts, ''1 min'') AS win, user_id, count(*) FROM clicks GROUP BY 1, 2',
+    watermark => '1 minute', start => false,
+    options => '{"watermark_policy": "per_partition", "idle_timeout": "P1DT5.5S"}');
+SELECT options FROM stream_agg.streams WHERE stream = 'meters';
+SELECT stream_agg.alter_stream('meters', '{"watermark_policy": "global", "idle_timeout": null}');
+SELECT options FROM stream_agg.streams WHERE stream = 'meters';
+SELECT stream_agg.alter_stream('meters', '{"watermark_policy": "least"}');
+SELECT stream_agg.alter_stream('meters', '{"idle_timeout": "0"}');
+
+\set q '\'SELECT user_id, count(*) FROM clicks GROUP BY 1\''
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"watermark_policy": "per_partition"}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', event_time => 'ts', options => '{"idle_timeout": "1 minute"}');
+SELECT stream_agg.drop_stream('meters', drop_sink => true);
