@@ -15,7 +15,7 @@
 
 #include "execute_internal.h"
 
-/* of a serialized state that nothing is known of */
+/* of a serialized state, or of inputs, that nothing is known of */
 #define SERIALIZED_BYTES	64
 
 /*
@@ -27,6 +27,9 @@ sagg_execution_describe(const SaggExecution *ex, int aggno)
 {
 	const SaggAggCall *call = &ex->aggs[aggno];
 
+	if (call->kept)
+		return pstrdup(call->kept->distinct ? "its different inputs are kept" :
+					   "its inputs are kept");
 	if (SAGG_INLINE_IS_SUM(call->kind))
 		return psprintf("inlined, an exact sum of 128 bits; beyond it serialized by %s",
 						get_func_name(call->serialfn.fn_oid));
@@ -54,7 +57,9 @@ sagg_execution_estimate(const SaggExecution *ex)
 	{
 		const SaggAggCall *call = &ex->aggs[i];
 
-		if (SAGG_INLINE_IS_SUM(call->kind))
+		if (call->kept)
+			bytes += sizeof(int64) + SERIALIZED_BYTES;
+		else if (SAGG_INLINE_IS_SUM(call->kind))
 			bytes += 1 + sizeof(SaggSum);
 		else if (call->transtype == INTERNALOID)
 			bytes += sizeof(int32) + SERIALIZED_BYTES;

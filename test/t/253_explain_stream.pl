@@ -16,7 +16,8 @@ $node->safe_psql('postgres', q{
 	CREATE AGGREGATE last_colour(colour) (stype = colour, sfunc = enum_larger);
 	SELECT stream_agg.create_stream('full_of_it',
 		$$ SELECT stream_agg.tumble(ts, '5 minutes') AS win, name, count(*) AS n, sum(v + 1) FILTER (WHERE k > 0) AS total,
-		          stddev(v) AS s, max(t) AS t, last_colour('red') AS c, max((SELECT 1)) AS one
+		          stddev(v) AS s, max(t) AS t, last_colour('red') AS c, max((SELECT 1)) AS one,
+		          count(DISTINCT k) AS d, array_agg(t ORDER BY ts) AS ts
 		     FROM clicks JOIN names USING (k) WHERE v > 3 GROUP BY 1, 2 HAVING count(*) > 1 $$,
 		watermark => '10 minutes', output_mode => 'append', trigger => '1 hour', max_offsets_per_trigger => 500);
 	SELECT stream_agg.create_stream('plain', 'SELECT k, count(*) AS n FROM clicks GROUP BY 1', output_mode => 'update', trigger => '0')});
@@ -33,6 +34,8 @@ like($text, $_, "it says $_") for (qr/^Stream full_of_it \(append\)$/m, qr/^  So
 	qr/^  Aggregate: max\(clicks\.t\): text, kept as it is$/m,
 	qr/^  Aggregate: last_colour\('red'::colour\): colour, kept by its send function$/m,
 	qr/^  Aggregate: max\(\( SELECT 1.*\)\): inlined, integer, kept as it is$/m,
+	qr/^  Aggregate: count\(DISTINCT clicks\.k\): its different inputs are kept$/m,
+	qr/^  Aggregate: array_agg\(clicks\.t ORDER BY clicks\.ts\): its inputs are kept$/m,
 	qr/^  State: no groups; one would take about \d+ bytes$/m,
 	qr/^  Plan of a micro-batch:$/m, qr/Foreign Scan on clicks/, qr/Filter: \(v > '3'::numeric\)/, qr/ on names/);
 
