@@ -85,6 +85,10 @@ extern void sagg_execution_partitions(SaggExecution *execution,
 									  const SaggRange *runs, int nruns);
 extern TimestampTz sagg_execution_next_end(SaggExecution *execution, int64 *ahead);
 
+/* describe.c */
+extern char *sagg_execution_describe(const SaggExecution *execution, int aggno);
+extern int64 sagg_execution_estimate(const SaggExecution *execution);
+
 /* refuse.c */
 extern void sagg_execution_refuse(SaggExecution *execution,
 								  SaggRefusals *refusals, Size max_key_bytes);
