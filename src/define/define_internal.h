@@ -22,6 +22,7 @@
 /* tumble.c */
 extern int64 sagg_interval_length(const Interval *interval, const char *what);
 extern int64 sagg_window_size(const Interval *size);
+extern int64 sagg_window_slide(const Interval *slide);
 
 /* query_checks.c: refusals by the shape of the query */
 extern void sagg_check_query_shape(const Query *query);
@@ -35,7 +36,14 @@ extern void sagg_check_aggregate_call(const Aggref *aggref);
 extern Oid	sagg_find_source(Query *query, bool always, Var **record);
 extern Node *sagg_event_time_column(Query *query, const char *name);
 
+/* query_hop.c */
+extern FuncExpr *sagg_hop_of_rte(const RangeTblEntry *rte);
+extern void sagg_take_hop_from_lateral(Query *query);
+extern void sagg_check_select_list_srfs(const Query *query);
+extern void sagg_settle_panes(SaggQuery *result);
+
 /* query_window.c */
+extern bool sagg_is_hop(Oid funcid);
 extern bool sagg_match_window(Node *groupexpr, SaggWindow *window,
 							  Node **windowexpr, Node **eventtime);
 

@@ -72,9 +72,7 @@ check_result_clauses(const Query *query)
 		refuse_feature("the query of a stream cannot lock rows", NULL,
 					   "Leave out FOR UPDATE and FOR SHARE.");
 	if (query->hasTargetSRFs)
-		refuse_feature("the query of a stream cannot have set-returning functions in its select list",
-					   "A group is one row of the sink.",
-					   "Call the function in FROM, or where the sink is queried.");
+		sagg_check_select_list_srfs(query);
 }
 
 /*

@@ -82,5 +82,6 @@ extern void sagg_execution_refuse(SaggExecution *execution,
 
 /* aggregates.c: refuses, with its reason, an aggregate whose state cannot be kept */
 extern void sagg_aggregate_check(const Aggref *aggref);
+extern bool sagg_aggregate_combines(const Aggref *aggref);
 
 #endif							/* SAGG_EXECUTE_H */
