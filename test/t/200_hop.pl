@@ -164,5 +164,7 @@ $node->safe_psql('postgres',
 process($node, 'freed');
 ok($node->poll_query_until('postgres', "SELECT state_rows = $open FROM pg_stat_stream_agg WHERE stream = 'freed'"),
 	'panes are freed with the last window that needs them');
+is_equal_tables($node, 'SELECT * FROM freed UNION ALL SELECT * FROM stream_agg.open_windows(NULL::freed)', $query{panes},
+	'open windows are made of panes, too: with those in the sink they are the batch query');
 
 done_testing();
