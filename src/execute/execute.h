@@ -83,8 +83,8 @@ extern void sagg_execution_end(SaggExecution *execution);
 extern void sagg_execution_refuse(SaggExecution *execution,
 								  SaggRefusals *refusals, Size max_key_bytes);
 
-/* aggregates.c: refuses, with its reason, an aggregate whose state cannot be kept */
-extern void sagg_aggregate_check(const Aggref *aggref);
+/* aggregates.c */
+extern bool sagg_aggregate_keeps_inputs(const Aggref *aggref, bool *strict);
 extern bool sagg_aggregate_combines(const Aggref *aggref);
 
 #endif							/* SAGG_EXECUTE_H */

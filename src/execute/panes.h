@@ -52,7 +52,7 @@ typedef struct SaggSliding
 	SaggPaneList work;			/* of the partition at hand */
 	int			ntables;
 	int			max_tables;
-	SaggPaneTable  *tables;
+	SaggPaneTable *tables;
 
 	/* the key at hand */
 	int64		n;

@@ -56,7 +56,8 @@ my %query = (
 		longest_combined(name) IS NULL AS combined FROM events GROUP BY 1, id",
 	rest => "SELECT stream_agg.hop(ts, '3 minutes', '10 minutes', '2026-01-01 00:00:17Z') AS win, price, $aggregates
 		FROM events WHERE id IS NOT NULL GROUP BY 1, price HAVING count(*) > 1",
-	windows => "SELECT stream_agg.hop(ts, '4 minutes', '10 minutes') AS win, name, $aggregates, length(longest(name)) AS longest
+	windows => "SELECT stream_agg.hop(ts, '4 minutes', '10 minutes') AS win, name, $aggregates, length(longest(name)) AS longest,
+		count(DISTINCT id) AS ids_seen, array_agg(id ORDER BY id) AS id_list, percentile_cont(0.5) WITHIN GROUP (ORDER BY f) AS median
 		FROM events GROUP BY 1, name",
 	gaps => "SELECT lower(stream_agg.hop(ts, '10 minutes', '4 minutes')) AS start, id, $aggregates FROM events GROUP BY 1, id",
 	lateral => "SELECT win, id, count(*) AS n FROM events, stream_agg.hop(ts, '5 minutes', '20 minutes') AS win
