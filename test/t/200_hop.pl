@@ -66,9 +66,10 @@ my %query = (
 my %end = (gaps => "start + interval '4 minutes'", many => 'until');
 my $with_watermark = "watermark => '2 minutes', trigger => '1 hour'";
 
-# no micro-batch of one record for the modes that write a row per window and record
-my @runs = map { my $size = $_; map { my $kind = $_; map { [ $kind, $_, $size ] } qw(append update complete) } sort keys %query } (7, 1000, undef);
-push @runs, [ 'panes', 'append', 1 ], [ 'rest', 'update', 1 ], [ 'windows', 'append', 1 ];
+my @runs = map { my $kind = $_; map { [ $kind, $_, 7 ] } qw(append update) } sort keys %query;
+push @runs, map { my $kind = $_; map { [ $kind, $_, undef ] } qw(append update complete) } qw(panes rest windows gaps);
+push @runs, [ 'panes', 'append', 1 ], [ 'rest', 'update', 1 ], [ 'windows', 'append', 1 ], [ 'panes', 'complete', 7 ],
+  [ 'lateral', 'append', 1000 ], [ 'many', 'complete', 1000 ];
 
 # what the table has to hold, given the watermark
 sub expected
