@@ -324,6 +324,7 @@ struct SaggExecution
 								 * that the sink should not have yet */
 	Tuplestorestate *known;		/* and the others */
 	TypeCacheEntry *rangetype;	/* of the window column, or NULL */
+	bool		open_windows;	/* emits what the last commit left open */
 	SaggStateAccess access;
 };
 
