@@ -79,11 +79,15 @@ extern void sagg_execution_output(SaggExecution *execution, SaggOutput *output);
 extern void sagg_execution_output_end(SaggOutput *output);
 extern void sagg_execution_end(SaggExecution *execution);
 
+/* describe.c */
+extern char *sagg_execution_describe(const SaggExecution *execution, int aggno);
+extern int64 sagg_execution_estimate(const SaggExecution *execution);
+
 /* refuse.c */
 extern void sagg_execution_refuse(SaggExecution *execution,
 								  SaggRefusals *refusals, Size max_key_bytes);
 
-/* aggregates.c: refuses, with its reason, an aggregate whose state cannot be kept */
-extern void sagg_aggregate_check(const Aggref *aggref);
+/* aggregates.c */
+extern bool sagg_aggregate_keeps_inputs(const Aggref *aggref, bool *strict);
 
 #endif							/* SAGG_EXECUTE_H */
