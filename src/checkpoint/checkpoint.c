@@ -345,7 +345,7 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	const int64 *time = commit->stage_time;
 	bool		by_topic = sagg_names_topics(section->checkpoint);
 	int			n = 1;
-	Datum		values[32];
+	Datum		values[34];
 
 	values[n++] = Int64GetDatum(plan->batch);
 	values[n++] = offsets_after(section->checkpoint, before, plan);
@@ -375,6 +375,8 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	values[n++] = sagg_ranges_to_jsonb(commit->last, commit->nlast, by_topic);
 	values[n++] = sagg_skips_to_jsonb(plan, commit, by_topic);
 	values[n++] = Int64GetDatum(before->total_skipped + sagg_skipped_offsets(plan, commit));
+	values[n++] = Int64GetDatum(c->late_windows);
+	values[n++] = Int64GetDatum(t->late_windows + c->late_windows);
 	values[n++] = TimestampTzGetDatum(commit->max_time);
 	values[n++] = sagg_times_to_jsonb(commit->times, commit->ntimes, false, by_topic);
 	values[n++] = sagg_times_to_jsonb(commit->times, commit->ntimes, true, by_topic);

@@ -331,6 +331,7 @@ make_inner(Analysis *a)
 	inner->groupDistinct = false;
 	inner->havingQual = NULL;
 	inner->hasAggs = false;
+	inner->hasTargetSRFs = false;
 	return inner;
 }
 
@@ -381,8 +382,9 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	a.result = result;
 	a.query = query = rewrite(query);
 	sagg_check_query_shape(query);
-	result->source = sagg_find_source(query, names_records(options), &record, &joined);
 	flatten_aliases(query);
+	sagg_take_hop_from_lateral(query);
+	result->source = sagg_find_source(query, names_records(options), &record, &joined);
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);
@@ -393,6 +395,8 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 		add_group_column(&a, a.windowexpr, "the window", 0);
 	take_keys(&a);
 	take_aggregates(&a);
+	sagg_settle_panes(result,
+					  options->watermark_policy == SAGG_WATERMARK_PER_PARTITION);
 	if (record)
 		result->record = inner_column(&a, (Node *) record);
 

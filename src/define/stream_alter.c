@@ -61,6 +61,7 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	SaggStream *stream;
 	SaggQuery  *query;
+	uint64		fingerprint;
 
 	PreventCommandDuringRecovery("stream_agg.alter_stream()");
 	stream = sagg_stream_by_name(name, false);
@@ -69,8 +70,16 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 
 	/* as others left it that held the lock before */
 	stream = sagg_stream_by_view(stream->view, false);
+	fingerprint = sagg_query_of_view(stream)->fingerprint;
 	merge_options(stream, PG_GETARG_DATUM(1));
 	query = sagg_query_of_view(stream);
+	if (query->fingerprint != fingerprint)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("watermark_policy of stream \"%s\" cannot be changed",
+						sagg_stream_title(stream->name)),
+				 errdetail("The state of sliding windows is another one with another policy."),
+				 errhint("Create the stream anew.")));
 	sagg_check_max_future(stream, query);
 	sagg_check_watermark_options(stream);
 	sagg_check_delivery(stream, query);

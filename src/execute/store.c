@@ -164,26 +164,27 @@ sagg_store_discard(dsa_handle *handle)
 
 /*
  * Note that a batch begins: from now on the store is not what the last commit
- * left.  "window_size" is that of the definition, 0 when windows never end.
+ * left.  "window" is that of the definition, and is copied.
  */
 void
-sagg_store_begin(SaggStore *store, int64 batch, int64 window_size)
+sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 {
 	Assert(store->nrecords == 0 && store->ntables == 0);
 	store->header->in_batch = true;
 	store->batch = batch;
-	store->window_size = window_size;
+	store->window = *window;
 	store->close_before = DT_NOBEGIN;
 }
 
 /*
- * Whether the batch at hand ends the window that starts at "start".
+ * Whether the batch at hand ends the window, or the last window of the pane,
+ * that starts at "start".
  */
 bool
 sagg_store_closes(const SaggStore *store, int64 start)
 {
-	return store->window_size > 0 &&
-		start + store->window_size <= store->close_before;
+	return store->window.kind != SAGG_WINDOW_NONE &&
+		sagg_window_end(&store->window, start) <= store->close_before;
 }
 
 /*
@@ -195,14 +196,15 @@ sagg_store_next_end(SaggStore *store)
 {
 	TimestampTz next = DT_NOEND;
 
-	for (int p = 0; store->window_size > 0 && p < SAGG_STATE_PARTITIONS; p++)
+	for (int p = 0; store->window.kind != SAGG_WINDOW_NONE && p < SAGG_STATE_PARTITIONS; p++)
 	{
 		for (dsa_pointer dp = store->header->partitions[p]; DsaPointerIsValid(dp);)
 		{
 			SaggTable  *table = SAGG_TABLE(store, dp);
 
 			if (!sagg_store_closes(store, table->start))
-				next = Min(next, table->start + store->window_size);
+				next = Min(next, sagg_window_next_end(&store->window, table->start,
+													  store->close_before));
 			dp = table->next;
 		}
 	}
