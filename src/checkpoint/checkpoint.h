@@ -2,7 +2,7 @@
  *
  * checkpoint.h
  *	  Stage 4, CHECKPOINT: the logs offsets, commits, state and sources, and
- *	  dead letters.
+ *	  records put aside.
  *
  * Every function here runs in the caller's transaction and switches to the
  * extension's owner for its own statements only (I8).  A checkpoint object
@@ -48,11 +48,15 @@ extern int64 sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit
 extern void sagg_checkpoint_published(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_aborted(SaggCheckpoint *checkpoint);
 
-/* dead_letters.c */
+/* put_aside.c */
+extern void sagg_checkpoint_late_records(SaggCheckpoint *checkpoint,
+										 const SaggPlan *plan, int64 count,
+										 SaggNextAside next, void *arg,
+										 SaggCommit *commit);
 extern void sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint,
 										 const SaggPlan *plan,
 										 const SaggRefusals *refusals,
-										 SaggNextDeadLetter next, void *arg,
+										 SaggNextAside next, void *arg,
 										 SaggCommit *commit);
 
 /* progress.c */

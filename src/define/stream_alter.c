@@ -72,7 +72,7 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	merge_options(stream, PG_GETARG_DATUM(1));
 	query = sagg_query_of_view(stream);
 	sagg_check_max_future(stream, query);
-	sagg_check_watermark_options(stream);
+	sagg_check_watermark_options(stream, query);
 	sagg_check_delivery(stream, query);
 	sagg_check_min_offsets(&stream->options, stream->max_offsets);
 	update_row(stream);

@@ -85,6 +85,9 @@ extern void sagg_execution_partitions(SaggExecution *execution,
 									  const SaggRange *runs, int nruns);
 extern TimestampTz sagg_execution_next_end(SaggExecution *execution, int64 *ahead);
 
+/* late.c */
+extern void sagg_execution_keep_late(SaggExecution *execution, SaggLateRows *late);
+
 /* refuse.c */
 extern void sagg_execution_refuse(SaggExecution *execution,
 								  SaggRefusals *refusals, Size max_key_bytes);

@@ -364,6 +364,7 @@ struct SaggExecution
 	int64		max_time;		/* greatest event time of the batch */
 	TimestampTz row_watermark;	/* by which the row at hand is judged */
 	struct SaggPartitions *partitions;	/* NULL = policy global */
+	SaggLateRows *late;			/* that are kept; NULL = they are not */
 	int64		rows[SAGG_CLASSES];	/* by class, without a record column */
 	uint8	   *classes;		/* of each record, with one */
 	int64		nclasses;
@@ -515,6 +516,11 @@ extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
 
 extern void sagg_groups_forget(SaggExecution *ex);
 
+/* late.c */
+extern void sagg_late_row(SaggExecution *ex, TupleTableSlot *slot, int64 time,
+						  int64 start, int64 end);
+extern void sagg_late_forget(SaggExecution *ex);
+
 /* event_times.c */
 typedef struct SaggPartitions SaggPartitions;
 
@@ -524,6 +530,7 @@ extern void sagg_partitions_forget(SaggExecution *ex);
 extern TimestampTz sagg_next_watermark(SaggExecution *ex, int64 *max_time);
 
 /* refuse.c */
+extern bool sagg_is_without_time_zone(const SaggExecution *ex);
 extern int64 sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time);
 extern bool sagg_row_refused(const SaggExecution *ex, TupleTableSlot *slot);
 extern bool sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot,

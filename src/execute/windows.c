@@ -109,6 +109,9 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 		sagg_partitions_time(ex, time);
 	if (sagg_window_passed(ex, places->start))
 	{
+		if (ex->late)
+			sagg_late_row(ex, slot, time, places->start,
+						  places->start + query->window.size);
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);
 		return false;
 	}

@@ -104,9 +104,9 @@ extern bool sagg_scan_last_record(SaggPlace *place);
 /* refused_records.c */
 typedef struct SaggRefusedReader SaggRefusedReader;
 
-extern SaggRefusedReader *sagg_refused_open(SaggBatch *batch,
-											SaggRefusals *refusals);
-extern bool sagg_refused_next(void *reader, SaggDeadLetter *letter);
+extern SaggRefusedReader *sagg_refused_open(SaggBatch *batch, SaggRefusal *list,
+											int64 count);
+extern bool sagg_refused_next(void *reader, SaggAside *letter);
 extern void sagg_refused_close(SaggRefusedReader *reader);
 extern void sagg_batch_locate(SaggBatch *batch, int64 number, SaggPlace *place);
 
