@@ -284,7 +284,7 @@ COMMENT ON COLUMN stream_agg.late_records."timestamp" IS 'the record''s own time
 COMMENT ON COLUMN stream_agg.late_records.key IS 'the record''s key, byte by byte; NULL: it has none';
 COMMENT ON COLUMN stream_agg.late_records.value IS 'the record''s value, byte by byte; NULL: it has none';
 COMMENT ON COLUMN stream_agg.late_records.headers IS 'the record''s headers, [{"key": ..., "value": ...}, ...], with "key_hex" or "hex" for what is no text; NULL: it has none';
-COMMENT ON COLUMN stream_agg.late_records.event_time IS 'the record''s event time; of one without time zone, in the stream''s';
+COMMENT ON COLUMN stream_agg.late_records.event_time IS 'the record''s event time; one without time zone as if it was UTC, as watermarks are';
 COMMENT ON COLUMN stream_agg.late_records.windows IS 'windows that lack the record';
 
 -- A dump holds the definitions (streams), the checkpoint (sources, offsets,

@@ -445,14 +445,14 @@ typedef struct SaggRefusals
 
 /*
  * The rows of a batch that came too late, for streams that keep their records;
- * by ascending record.  Times are the clock's.
+ * by ascending record.
  */
 typedef struct SaggLateRow
 {
 	int64		record;			/* its number within the batch */
-	TimestampTz time;			/* event time */
-	TimestampTz start;			/* of the window */
-	TimestampTz end;
+	int64		time;			/* event time */
+	int64		start;			/* of the window */
+	int64		end;
 } SaggLateRow;
 
 typedef struct SaggLateRows

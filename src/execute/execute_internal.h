@@ -530,7 +530,6 @@ extern void sagg_partitions_forget(SaggExecution *ex);
 extern TimestampTz sagg_next_watermark(SaggExecution *ex, int64 *max_time);
 
 /* refuse.c */
-extern bool sagg_is_without_time_zone(const SaggExecution *ex);
 extern int64 sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time);
 extern bool sagg_row_refused(const SaggExecution *ex, TupleTableSlot *slot);
 extern bool sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot,

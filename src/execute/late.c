@@ -12,10 +12,7 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "execute_internal.h"
 
@@ -32,19 +29,6 @@ sagg_execution_keep_late(SaggExecution *ex, SaggLateRows *late)
 }
 
 /*
- * An event time as a time of the clock: one without time zone is one of the
- * stream's.
- */
-static TimestampTz
-clock_time(const SaggExecution *ex, int64 time)
-{
-	if (!sagg_is_without_time_zone(ex))
-		return time;
-	return DatumGetTimestampTz(DirectFunctionCall1(timestamp_timestamptz,
-												   TimestampGetDatum(time)));
-}
-
-/*
  * A row is late for the window [start, end).
  */
 void
@@ -56,9 +40,9 @@ sagg_late_row(SaggExecution *ex, TupleTableSlot *slot, int64 time,
 	SaggLateRow row;
 
 	row.record = SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[attno - 1]));
-	row.time = clock_time(ex, time);
-	row.start = clock_time(ex, start);
-	row.end = clock_time(ex, end);
+	row.time = time;
+	row.start = start;
+	row.end = end;
 	if (late->n == 0 || late->rows[late->n - 1].record != row.record)
 	{
 		if (late->records >= sagg_max_late_records)

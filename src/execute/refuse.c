@@ -28,11 +28,8 @@
 
 #include "execute_internal.h"
 
-/*
- * Is the event time a timestamp without time zone?
- */
-bool
-sagg_is_without_time_zone(const SaggExecution *ex)
+static bool
+is_without_time_zone(const SaggExecution *ex)
 {
 	TargetEntry *tle = linitial_node(TargetEntry, ex->query->inner->targetList);
 
@@ -46,7 +43,7 @@ sagg_is_without_time_zone(const SaggExecution *ex)
 int64
 sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time)
 {
-	if (!sagg_is_without_time_zone(ex))
+	if (!is_without_time_zone(ex))
 		return time;
 	return DatumGetTimestamp(DirectFunctionCall1(timestamptz_timestamp,
 												 TimestampTzGetDatum(time)));
@@ -85,7 +82,7 @@ sagg_execution_refuse(SaggExecution *ex, SaggRefusals *refusals,
 static char *
 time_text(const SaggExecution *ex, int64 time)
 {
-	return DatumGetCString(DirectFunctionCall1(sagg_is_without_time_zone(ex) ?
+	return DatumGetCString(DirectFunctionCall1(is_without_time_zone(ex) ?
 											   timestamp_out : timestamptz_out,
 											   TimestampTzGetDatum(time)));
 }
