@@ -421,6 +421,18 @@ LANGUAGE C VOLATILE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION stream_agg.delete_late_records(text, bigint) IS
 'deletes the late records of a stream, all or those of micro-batches up to one, and returns how many';
 
+CREATE FUNCTION stream_agg.repair_late(
+    stream text,
+    OUT win          tstzrange,
+    OUT late_records bigint,
+    OUT repaired     boolean,
+    OUT reason       text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'stream_agg_repair_late'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.repair_late(text) IS
+'replaces the rows of windows that lack late records by what the query gives with them, in this transaction, or says why it cannot';
+
 CREATE FUNCTION stream_agg.reset_stream(stream text, offsets text DEFAULT 'earliest', results boolean DEFAULT false)
 RETURNS void
 AS 'MODULE_PATHNAME', 'stream_agg_reset_stream'

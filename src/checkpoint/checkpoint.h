@@ -59,6 +59,24 @@ extern void sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint,
 										 SaggNextAside next, void *arg,
 										 SaggCommit *commit);
 
+/* late_log.c */
+typedef struct SaggLateWindow
+{
+	int64		start;
+	int64		end;
+	int64		records;		/* that came too late for it */
+	const char *reason;			/* why it cannot be repaired; NULL = it can */
+} SaggLateWindow;
+
+extern SaggLateWindow *sagg_checkpoint_late_windows(SaggCheckpoint *checkpoint,
+													int *nwindows);
+extern void sagg_checkpoint_late_repaired(SaggCheckpoint *checkpoint,
+										  const SaggLateWindow *windows,
+										  int nwindows);
+extern int64 sagg_checkpoint_time_before(SaggCheckpoint *checkpoint,
+										 const SaggRange *bound);
+extern SaggRange *sagg_checkpoint_dead_offsets(SaggCheckpoint *checkpoint, int *n);
+
 /* progress.c */
 extern SaggOrigin *sagg_checkpoint_origin(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_set_origin(SaggCheckpoint *checkpoint,

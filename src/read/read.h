@@ -101,6 +101,21 @@ extern void sagg_scan_attach(Oid source, SaggBatch *batch,
 extern void sagg_scan_detach(void);
 extern bool sagg_scan_last_record(SaggPlace *place);
 
+/* scan_restriction.c: what scans of a source read, instead of all of it */
+typedef struct SaggRestriction
+{
+	Oid			source;
+	int			nranges;
+	SaggRange  *ranges;
+	int			nleft_out;		/* records within them, sorted */
+	SaggPlace  *left_out;
+	bool		lenient;		/* what does not decode is left out, too */
+} SaggRestriction;
+
+extern void sagg_restriction_sort(SaggPlace *places, int nplaces);
+extern void sagg_scan_restrict(const SaggRestriction *restriction);
+extern void sagg_scan_unrestrict(void);
+
 /* refused_records.c */
 typedef struct SaggRefusedReader SaggRefusedReader;
 

@@ -261,11 +261,11 @@ put_aside(SaggSession *session, const SaggPlan *plan, SaggRefusals *refusals,
 }
 
 /*
- * Constraints and triggers that wait for the commit run now, as the owner,
- * before CHECKPOINT (I8).
+ * Constraints and triggers that wait for the commit run now, as the current
+ * user: in a batch as the owner, before CHECKPOINT (I8).
  */
-static void
-fire_deferred_triggers(void)
+void
+sagg_fire_deferred_triggers(void)
 {
 	ConstraintsSetStmt *stmt = makeNode(ConstraintsSetStmt);
 
@@ -293,7 +293,7 @@ write_output(SaggSession *session, const SaggQuery *query,
 	sagg_delivery_end();
 	sagg_execution_output_end(&output);
 	SAGG_FAILPOINT("write.done");
-	fire_deferred_triggers();
+	sagg_fire_deferred_triggers();
 	SAGG_FAILPOINT("write.triggers_done");
 }
 
