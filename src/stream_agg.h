@@ -499,6 +499,12 @@ extern bool sagg_topic_among(const SaggRange *ranges, int nranges,
 							 int32 topic);
 
 /* watermark.c */
+extern SaggPartitionTime *sagg_partition_times(const SaggStream *stream,
+											   const SaggRange *partitions,
+											   int npartitions,
+											   const SaggPartitionTime *known,
+											   int nknown, TimestampTz batch_time,
+											   int *n);
 extern int64 sagg_floor_ms(int64 time);
 extern TimestampTz sagg_watermark_of(const SaggStream *stream, int64 time);
 extern TimestampTz sagg_watermark_of_clock(const SaggStream *stream, int64 now);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * watermark.c
- *	  The watermark of partitions of which some are quiet.
+ *	  Event time by partition, and the watermark where some are quiet.
  *
  * EXECUTE says by it what a batch leaves, and the worker when a batch without
  * records would close a window.
@@ -83,4 +83,55 @@ sagg_least_watermark(const SaggStream *stream, const SaggPartitionTime *times,
 		return n == 0 ? DT_NOBEGIN : least;
 	return Max(sagg_watermark_of_clock(stream, now),
 			   least_quiet == DT_NOEND ? DT_NOBEGIN : least_quiet);
+}
+
+/*
+ * The time of a partition; "place" is where it is as a rule.
+ */
+static const SaggPartitionTime *
+find_time(const SaggPartitionTime *times, int ntimes, const SaggRange *partition,
+		  int place)
+{
+	for (int i = 0; i < ntimes; i++)
+	{
+		const SaggPartitionTime *time = &times[(place + i) % ntimes];
+
+		if (time->partition == partition->partition && time->topic == partition->topic)
+			return time;
+	}
+	return NULL;
+}
+
+/*
+ * Event time of partitions before a batch at "batch_time": as a commit left it,
+ * or for those that are new; in the current context.  None if the stream's
+ * options do not ask for it.
+ */
+SaggPartitionTime *
+sagg_partition_times(const SaggStream *stream, const SaggRange *partitions,
+					 int npartitions, const SaggPartitionTime *known, int nknown,
+					 TimestampTz batch_time, int *n)
+{
+	const SaggStreamOptions *options = &stream->options;
+	bool		by_partition = options->watermark_policy == SAGG_WATERMARK_PER_PARTITION;
+	SaggPartitionTime *times = palloc(sizeof(SaggPartitionTime) * Max(npartitions, 1));
+	int			count = 0;
+
+	if (stream->has_watermark && (by_partition || options->idle_timeout > 0))
+		count = npartitions;
+	for (int i = 0; i < count; i++)
+	{
+		const SaggPartitionTime *before = find_time(known, nknown, &partitions[i], i);
+
+		times[i].topic = partitions[i].topic;
+		times[i].partition = partitions[i].partition;
+		times[i].time = times[i].active = DT_NOBEGIN;
+		if (before && by_partition)
+			times[i].time = before->time;
+		if (options->idle_timeout > 0)
+			times[i].active = before && before->active != DT_NOBEGIN ?
+				before->active : sagg_floor_ms(batch_time);
+	}
+	*n = count;
+	return times;
 }

@@ -88,6 +88,10 @@ extern TimestampTz sagg_execution_next_end(SaggExecution *execution, int64 *ahea
 /* late.c */
 extern void sagg_execution_keep_late(SaggExecution *execution, SaggLateRows *late);
 
+/* describe.c */
+extern char *sagg_execution_describe(const SaggExecution *execution, int aggno);
+extern int64 sagg_execution_estimate(const SaggExecution *execution);
+
 /* refuse.c */
 extern void sagg_execution_refuse(SaggExecution *execution,
 								  SaggRefusals *refusals, Size max_key_bytes);

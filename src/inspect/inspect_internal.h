@@ -27,11 +27,25 @@ typedef struct SaggInspection
 	SaggProgress *progress;
 	SaggPlan   *plan;			/* of the batch after it */
 	int64		log_bytes;		/* of the state log */
+	SaggStore  *store;
 	SaggExecution *execution;
 } SaggInspection;
 
 /* inspection.c */
 extern void sagg_inspection_begin(SaggInspection *inspection);
+extern void sagg_inspection_begin_empty(SaggInspection *inspection);
+extern void sagg_inspection_next(SaggInspection *inspection,
+								 TimestampTz watermark);
 extern void sagg_inspection_end(SaggInspection *inspection);
+
+/* trial_read.c */
+typedef struct SaggTrialRead SaggTrialRead;
+
+extern SaggTrialRead *sagg_trial_read(SaggInspection *inspection, int64 limit);
+extern void sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals);
+extern void sagg_trial_event_times(SaggTrialRead *trial,
+								   SaggInspection *inspection);
+extern int64 sagg_trial_records(SaggTrialRead *trial);
+extern void sagg_trial_end(SaggTrialRead *trial);
 
 #endif							/* SAGG_INSPECT_INTERNAL_H */

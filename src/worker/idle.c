@@ -25,61 +25,18 @@
 
 #include "worker_internal.h"
 
-static bool
-times_wanted(const SaggStream *stream)
-{
-	return stream->has_watermark &&
-		(stream->options.watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
-		 stream->options.idle_timeout > 0);
-}
-
-/*
- * What the last commit left of the stream's position number "n"; as a rule in
- * the same place.
- */
-static const SaggPartitionTime *
-find_time(const SaggProgress *progress, int n)
-{
-	const SaggRange *position = &progress->positions[n];
-
-	for (int i = 0; i < progress->ntimes; i++)
-	{
-		const SaggPartitionTime *time = &progress->times[(n + i) % progress->ntimes];
-
-		if (time->partition == position->partition && time->topic == position->topic)
-			return time;
-	}
-	return NULL;
-}
-
 /*
  * Event time of all partitions the stream has, as the last commit left it and
  * as of the batch at "batch_time" for those that are new; in the current
- * context.  None if the stream's options do not ask for it.
+ * context.
  */
 SaggPartitionTime *
 sagg_session_times(const SaggSession *session, TimestampTz batch_time, int *n)
 {
 	const SaggProgress *progress = session->progress;
-	const SaggStreamOptions *options = &session->stream->options;
-	SaggPartitionTime *times = palloc(sizeof(SaggPartitionTime) * Max(progress->npositions, 1));
-	int			count = times_wanted(session->stream) ? progress->npositions : 0;
 
-	for (int i = 0; i < count; i++)
-	{
-		const SaggPartitionTime *known = find_time(progress, i);
-
-		times[i].topic = progress->positions[i].topic;
-		times[i].partition = progress->positions[i].partition;
-		times[i].time = times[i].active = DT_NOBEGIN;
-		if (known && options->watermark_policy == SAGG_WATERMARK_PER_PARTITION)
-			times[i].time = known->time;
-		if (options->idle_timeout > 0)
-			times[i].active = known && known->active != DT_NOBEGIN ?
-				known->active : sagg_floor_ms(batch_time);
-	}
-	*n = count;
-	return times;
+	return sagg_partition_times(session->stream, progress->positions, progress->npositions,
+								progress->times, progress->ntimes, batch_time, n);
 }
 
 /*
