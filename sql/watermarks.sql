@@ -7,8 +7,15 @@ SELECT stream_agg.alter_stream('meters', '{"watermark_policy": "global", "idle_t
 SELECT options FROM stream_agg.streams WHERE stream = 'meters';
 SELECT stream_agg.alter_stream('meters', '{"watermark_policy": "least"}');
 SELECT stream_agg.alter_stream('meters', '{"idle_timeout": "0"}');
+SELECT stream_agg.alter_stream('meters', '{"late_records": true}');
+SELECT options FROM stream_agg.streams WHERE stream = 'meters';
+SELECT stream_agg.alter_stream('meters', '{"late_records": "perhaps"}');
+SELECT * FROM stream_agg.repair_late('meters');
+SELECT stream_agg.delete_late_records('meters');
+SELECT * FROM stream_agg.repair_late('nosuch');
 
 \set q '\'SELECT user_id, count(*) FROM clicks GROUP BY 1\''
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"watermark_policy": "per_partition"}');
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', event_time => 'ts', options => '{"idle_timeout": "1 minute"}');
+SELECT stream_agg.create_stream('bad', 'SELECT stream_agg.tumble(ts, ''1 min'') AS win, count(*) FROM clicks GROUP BY 1', output_mode => 'complete', watermark => '1 minute', options => '{"late_records": true}');
 SELECT stream_agg.drop_stream('meters', drop_sink => true);

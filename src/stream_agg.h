@@ -52,6 +52,7 @@
 #define ERRCODE_SAGG_STATE_LIMIT		MAKE_SQLSTATE('S','A','0','0','7')
 #define ERRCODE_SAGG_DEAD_LETTERS		MAKE_SQLSTATE('S','A','0','0','8')
 #define ERRCODE_SAGG_POISON				MAKE_SQLSTATE('S','A','0','0','9')
+#define ERRCODE_SAGG_LATE_RECORDS		MAKE_SQLSTATE('S','A','0','1','5')
 
 /* settings (stream_agg.c) */
 extern bool sagg_enabled;
@@ -65,6 +66,7 @@ extern int	sagg_keep_batches;
 extern int	sagg_max_retry_delay_ms;
 extern int	sagg_max_attempts;
 extern int	sagg_max_dead_letters;
+extern int	sagg_max_late_records;
 extern int	sagg_max_poison_in_row;
 extern int	sagg_max_stream_state_kb;	/* -1 = no limit */
 extern int	sagg_max_total_state_kb;
@@ -118,6 +120,7 @@ typedef struct SaggStreamOptions
 	int64		idle_timeout;	/* microseconds without records after which
 								 * event time goes on with the clock; 0 =
 								 * never */
+	bool		late_records;	/* go to stream_agg.late_records */
 } SaggStreamOptions;
 
 /*
@@ -452,8 +455,32 @@ typedef struct SaggRefusals
 	uint8	   *bits;			/* by record: is it refused? */
 } SaggRefusals;
 
-/* One of them, as READ hands it to CHECKPOINT; values in the caller's context. */
-typedef struct SaggDeadLetter
+/*
+ * The rows of a batch that came too late, for streams that keep their records;
+ * by ascending record.
+ */
+typedef struct SaggLateRow
+{
+	int64		record;			/* its number within the batch */
+	int64		time;			/* event time */
+	int64		start;			/* of the window */
+	int64		end;
+} SaggLateRow;
+
+typedef struct SaggLateRows
+{
+	MemoryContext memory;		/* of "rows" */
+	int64		n;
+	int64		records;		/* how many they are of */
+	int64		size;			/* allocated */
+	SaggLateRow *rows;
+} SaggLateRows;
+
+/*
+ * A record that is put aside, a dead letter or a late one, as READ hands it to
+ * CHECKPOINT; values in the caller's context.
+ */
+typedef struct SaggAside
 {
 	int32		topic;
 	int32		partition;
@@ -466,10 +493,12 @@ typedef struct SaggDeadLetter
 	bool		no_key;
 	bool		no_value;
 	bool		no_headers;
-	const char *error;
-} SaggDeadLetter;
+	const char *error;			/* of a dead letter */
+	int			nrows;			/* of a late record */
+	const SaggLateRow *rows;
+} SaggAside;
 
-typedef bool (*SaggNextDeadLetter) (void *arg, SaggDeadLetter *letter);
+typedef bool (*SaggNextAside) (void *arg, SaggAside *aside);
 
 /* topics.c */
 extern int32 sagg_topic_number(const char *name);
@@ -502,6 +531,7 @@ extern void sagg_refuse_record(SaggRefusals *refusals, int64 record,
 extern bool sagg_record_refused(const SaggRefusals *refusals, int64 record);
 extern void sagg_too_many_dead_letters(int64 kept,
 									   const SaggRefusals *refusals);
+extern void sagg_too_many_late_records(int64 kept, int64 added);
 
 /* catalog_access.c */
 typedef struct SaggOwnerContext
@@ -512,6 +542,8 @@ typedef struct SaggOwnerContext
 } SaggOwnerContext;
 
 extern void sagg_become_extension_owner(SaggOwnerContext *save);
+extern void sagg_become_stream_owner(SaggOwnerContext *save,
+									 const SaggStream *stream);
 extern void sagg_restore_user(const SaggOwnerContext *save);
 extern bool sagg_extension_exists(void);
 extern const char *sagg_mode_name(SaggOutputMode mode);

@@ -228,6 +228,76 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 			TIMESTAMPTZARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, JSONBARRAYOID,
 		TEXTARRAYOID}
 	},
+	[SAGG_LOG_LATE_RECORDS_COUNT] = {
+		SPI_OK_SELECT,
+		"SELECT count(*) FROM stream_agg.late_records WHERE stream = $1",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_LATE_RECORDS_INSERT] = {
+		SPI_OK_INSERT,
+		"INSERT INTO stream_agg.late_records"
+		"       (stream, batch, topic, partition, \"offset\", \"timestamp\","
+		"        key, value, headers, event_time, windows)"
+		" SELECT $1, $2, r.topic, r.partition, r.off, r.ts, r.key, r.value,"
+		"        r.headers, r.event_time, w.windows"
+		"   FROM unnest($3, $4, $5, $6, $7, $8, $9, $10) WITH ORDINALITY"
+		"        AS r (topic, partition, off, ts, key, value, headers, event_time, n)"
+		"   JOIN (SELECT u.n, array_agg(tstzrange(u.s, u.e) ORDER BY u.s) AS windows"
+		"           FROM unnest($11, $12, $13) AS u (s, e, n) GROUP BY u.n) AS w"
+		"     ON w.n = r.n"
+		" ON CONFLICT (stream, topic, partition, \"offset\") DO UPDATE"
+		"   SET batch = excluded.batch,"
+		"       \"timestamp\" = excluded.\"timestamp\", key = excluded.key,"
+		"       value = excluded.value, headers = excluded.headers,"
+		"       event_time = excluded.event_time, windows = excluded.windows",
+		13, {
+			TEXTOID, INT8OID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID,
+			TIMESTAMPTZARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, JSONBARRAYOID,
+			TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
+		INT8ARRAYOID}
+	},
+	[SAGG_LOG_LATE_WINDOWS] = {
+		SPI_OK_SELECT,
+		"SELECT lower(w), upper(w), count(*)"
+		"  FROM stream_agg.late_records l, unnest(l.windows) AS w"
+		" WHERE l.stream = $1 GROUP BY w ORDER BY w",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_LATE_REPAIRED] = {
+		SPI_OK_UPDATE,
+		"UPDATE stream_agg.late_records l"
+		"   SET windows = ARRAY(SELECT w FROM unnest(l.windows) AS w"
+		"                        WHERE w <> ALL (r.windows) ORDER BY w)"
+		"  FROM (SELECT ARRAY(SELECT tstzrange(s, e)"
+		"                       FROM unnest($2, $3) AS u (s, e)) AS windows) AS r"
+		" WHERE l.stream = $1 AND l.windows && r.windows",
+		3, {TEXTOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID}
+	},
+	[SAGG_LOG_LATE_FORGET] = {
+		SPI_OK_DELETE,
+		"DELETE FROM stream_agg.late_records WHERE stream = $1 AND windows = '{}'",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_COMMITS] = {
+		SPI_OK_SELECT,
+		"SELECT c.offsets, c.max_event_time FROM stream_agg.commits c"
+		" WHERE c.stream = $1"
+		"   AND c.batch > (SELECT coalesce(max(r.batch), -1) FROM stream_agg.commits r"
+		"                   WHERE r.stream = $1 AND r.reset IS NOT NULL)"
+		" ORDER BY c.batch",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_DEAD_OFFSETS] = {
+		SPI_OK_SELECT,
+		"SELECT topic, partition, \"offset\""
+		"  FROM stream_agg.dead_letters WHERE stream = $1",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_RESET_LATE_RECORDS] = {
+		SPI_OK_DELETE,
+		"DELETE FROM stream_agg.late_records WHERE stream = $1",
+		1, {TEXTOID}
+	},
 	[SAGG_LOG_RESET_ORIGIN] = {
 		SPI_OK_INSERT,
 		"INSERT INTO stream_agg.sources (stream) VALUES ($1)"

@@ -103,7 +103,8 @@ extern void sagg_stream_options_read(List *list, SaggStreamOptions *options);
 extern Datum sagg_stream_options_jsonb(const SaggStreamOptions *options);
 extern void sagg_check_max_future(const SaggStream *stream,
 								  const SaggQuery *query);
-extern void sagg_check_watermark_options(const SaggStream *stream);
+extern void sagg_check_watermark_options(const SaggStream *stream,
+										 const SaggQuery *query);
 extern void sagg_check_min_offsets(const SaggStreamOptions *options,
 								   int64 max_offsets);
 

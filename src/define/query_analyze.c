@@ -336,8 +336,8 @@ make_inner(Analysis *a)
 }
 
 /*
- * Have the rows of a join in the order of their records: EXECUTE judges a
- * record by those before it in its partition.  Without a join they are.
+ * Have the rows of a join in the order of their records.  Without a join they
+ * are.
  */
 static void
 order_by_record(Query *inner, AttrNumber record)
@@ -354,13 +354,22 @@ order_by_record(Query *inner, AttrNumber record)
 }
 
 /*
+ * Does EXECUTE need the rows in the order of their records?
+ */
+static bool
+needs_order(const SaggStreamOptions *options)
+{
+	return options->watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
+		options->late_records;
+}
+
+/*
  * Must every row tell its record?  Else only those of joins do.
  */
 static bool
 names_records(const SaggStreamOptions *options)
 {
-	return options->on_error != SAGG_FAIL ||
-		options->watermark_policy == SAGG_WATERMARK_PER_PARTITION;
+	return options->on_error != SAGG_FAIL || needs_order(options);
 }
 
 /*
@@ -403,7 +412,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	result->groups_desc = make_groups_desc(a.columns);
 	sagg_build_outer(result, query, a.columns);
 	result->inner = make_inner(&a);
-	if (joined && options->watermark_policy == SAGG_WATERMARK_PER_PARTITION)
+	if (joined && needs_order(options))
 		order_by_record(result->inner, result->record);
 	result->fingerprint = sagg_query_fingerprint(result);
 	return result;

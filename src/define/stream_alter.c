@@ -81,7 +81,7 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 				 errdetail("The state of sliding windows is another one with another policy."),
 				 errhint("Create the stream anew.")));
 	sagg_check_max_future(stream, query);
-	sagg_check_watermark_options(stream);
+	sagg_check_watermark_options(stream, query);
 	sagg_check_delivery(stream, query);
 	sagg_check_min_offsets(&stream->options, stream->max_offsets);
 	update_row(stream);

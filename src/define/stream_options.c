@@ -131,6 +131,18 @@ watermark_policy_from_word(const char *word)
 			 errhint("It is global (the greatest event time of all partitions, less the delay) or per_partition (the least of the partitions' own watermarks).")));
 }
 
+static bool
+flag_from_text(const char *name, const char *text)
+{
+	bool		value;
+
+	if (!parse_bool(text, &value))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be true or false", name)));
+	return value;
+}
+
 /*
  * Read options, a list of DefElems with strings.  Raises
  * invalid_parameter_value for an unknown option, and for a value that is none.
@@ -172,11 +184,13 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 		else if (strcmp(name, "idle_timeout") == 0)
 			options->idle_timeout = length_from_text(name, value,
 													 "Leave it out to have event time stand still without records.");
+		else if (strcmp(name, "late_records") == 0)
+			options->late_records = flag_from_text(name, value);
 		else
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("unknown option \"%s\" of a stream", name),
-					 errhint("Options of a stream are on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy and idle_timeout.")));
+					 errhint("Options of a stream are on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout and late_records.")));
 	}
 	if (has_delay && options->min_offsets == 0)
 		ereport(ERROR,
@@ -240,6 +254,8 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 		push_option(&state, "watermark_policy", "per_partition");
 	if (options->idle_timeout > 0)
 		push_length(&state, "idle_timeout", options->idle_timeout);
+	if (options->late_records)
+		push_option(&state, "late_records", "true");
 	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(object));
 }
@@ -270,12 +286,20 @@ needs_watermark(const char *option, const char *detail)
 }
 
 /*
- * Raise invalid_parameter_value for options that are about the watermark of a
- * stream that has none.
+ * Raise invalid_parameter_value for options that are about the watermark, or
+ * late records, of a stream that has none.
  */
 void
-sagg_check_watermark_options(const SaggStream *stream)
+sagg_check_watermark_options(const SaggStream *stream, const SaggQuery *query)
 {
+	if (stream->options.late_records &&
+		(!stream->has_watermark || stream->mode == SAGG_COMPLETE ||
+		 query->window.kind == SAGG_WINDOW_NONE))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("late_records is for streams that can have some"),
+				 errdetail("Records are late for windows that a watermark has passed, in the output modes append and update."),
+				 errhint("Leave it out.")));
 	if (stream->has_watermark)
 		return;
 	if (stream->options.watermark_policy != SAGG_WATERMARK_GLOBAL)

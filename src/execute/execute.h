@@ -85,6 +85,9 @@ extern void sagg_execution_partitions(SaggExecution *execution,
 									  const SaggRange *runs, int nruns);
 extern TimestampTz sagg_execution_next_end(SaggExecution *execution, int64 *ahead);
 
+/* late.c */
+extern void sagg_execution_keep_late(SaggExecution *execution, SaggLateRows *late);
+
 /* describe.c */
 extern char *sagg_execution_describe(const SaggExecution *execution, int aggno);
 extern int64 sagg_execution_estimate(const SaggExecution *execution);

@@ -380,6 +380,7 @@ struct SaggExecution
 	int64		max_time;		/* greatest event time of the batch */
 	TimestampTz row_watermark;	/* by which the row at hand is judged */
 	struct SaggPartitions *partitions;	/* NULL = policy global */
+	SaggLateRows *late;			/* that are kept; NULL = they are not */
 	int64		rows[SAGG_CLASSES];	/* by class, without a record column */
 	int64		late_windows;	/* windows that rows were late for */
 	uint8	   *classes;		/* of each record, with one */
@@ -551,6 +552,11 @@ extern bool sagg_groups_met(SaggExecution *ex, SaggGroup *group);
 extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
 
 extern void sagg_groups_forget(SaggExecution *ex);
+
+/* late.c */
+extern void sagg_late_row(SaggExecution *ex, TupleTableSlot *slot, int64 time,
+						  int64 start, int64 end);
+extern void sagg_late_forget(SaggExecution *ex);
 
 /* event_times.c */
 typedef struct SaggPartitions SaggPartitions;

@@ -184,6 +184,8 @@ forget_rows(SaggExecution *ex)
 	ex->late_windows = 0;
 	if (ex->partitions)
 		sagg_partitions_forget(ex);
+	if (ex->late)
+		sagg_late_forget(ex);
 	memset(ex->rows, 0, sizeof(ex->rows));
 	if (ex->nclasses > 0)
 		memset(ex->classes, SAGG_CLASS_FILTERED, ex->nclasses);

@@ -192,6 +192,12 @@ place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *pl
 	}
 	late = hop_late(ex, last, n);
 	ex->late_windows += late;
+	for (int64 i = 0; ex->late && i < late; i++)
+	{
+		int64		start = last - (n - 1 - i) * window->slide;
+
+		sagg_late_row(ex, slot, time, start, start + window->size);
+	}
 	if (late == n)
 	{
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);
@@ -250,6 +256,9 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 	if (sagg_window_passed(ex, places->start))
 	{
 		ex->late_windows++;
+		if (ex->late)
+			sagg_late_row(ex, slot, time, places->start,
+						  places->start + query->window.size);
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);
 		return false;
 	}

@@ -251,7 +251,8 @@ put_aside(SaggSession *session, const SaggPlan *plan, SaggRefusals *refusals,
 		return NULL;
 	if (refusals->policy == SAGG_DEAD_LETTER)
 	{
-		reader = sagg_refused_open(sagg_reader_batch(session->reader), refusals);
+		reader = sagg_refused_open(sagg_reader_batch(session->reader),
+								   refusals->list, refusals->count);
 		sagg_checkpoint_dead_letters(session->checkpoint, plan, refusals,
 									 sagg_refused_next, reader, commit);
 		sagg_refused_close(reader);
@@ -260,11 +261,11 @@ put_aside(SaggSession *session, const SaggPlan *plan, SaggRefusals *refusals,
 }
 
 /*
- * Constraints and triggers that wait for the commit run now, as the owner,
- * before CHECKPOINT (I8).
+ * Constraints and triggers that wait for the commit run now, as the current
+ * user: in a batch as the owner, before CHECKPOINT (I8).
  */
-static void
-fire_deferred_triggers(void)
+void
+sagg_fire_deferred_triggers(void)
 {
 	ConstraintsSetStmt *stmt = makeNode(ConstraintsSetStmt);
 
@@ -292,7 +293,7 @@ write_output(SaggSession *session, const SaggQuery *query,
 	sagg_delivery_end();
 	sagg_execution_output_end(&output);
 	SAGG_FAILPOINT("write.done");
-	fire_deferred_triggers();
+	sagg_fire_deferred_triggers();
 	SAGG_FAILPOINT("write.triggers_done");
 }
 
@@ -437,6 +438,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	SaggQuery  *query;
 	SaggExecution *execution;
 	SaggRefusals *refusals = NULL;
+	SaggLateRows late = {0};
 	char	   *first_refused;
 	char	   *losses;
 
@@ -460,6 +462,8 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 		refusals = sagg_refusals_make(session->stream->options.on_error);
 	sagg_execution_refuse(execution, refusals,
 						  sagg_sink_max_key_bytes(session->stream->sink, query));
+	if (session->stream->options.late_records)
+		sagg_execution_keep_late(execution, &late);
 	execute(session, execution, refusals, &commit);
 
 	enter_stage(session, &clock, SAGG_WRITE);
@@ -468,6 +472,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	session->fault = SAGG_FAULT_NONE;
 	enter_stage(session, &clock, SAGG_CHECKPOINT);
 	first_refused = put_aside(session, plan, refusals, &commit);
+	sagg_keep_late_records(session, plan, &late, refusals, &commit);
 	commit.last = sagg_last_records(session, plan, &commit.nlast);
 	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, &commit,
 						   sagg_execution_state(execution));

@@ -103,7 +103,8 @@ open_session(SaggSession *session)
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
 	sagg_poison_opened(session);
 	session->reader = sagg_reader_open(session->stream->source,
-									   session->stream->options.on_error == SAGG_DEAD_LETTER);
+									   session->stream->options.on_error == SAGG_DEAD_LETTER ||
+									   session->stream->options.late_records);
 	if (session->stream->options.on_data_loss == SAGG_LOSS_EARLIEST)
 		sagg_reader_skips_lost(session->reader);
 	sagg_reader_on_wait(session->reader, while_waiting, session);

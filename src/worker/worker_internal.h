@@ -281,6 +281,11 @@ extern SaggRange *sagg_last_records(SaggSession *session, const SaggPlan *plan,
 extern void sagg_plan_transaction(SaggSession *session, bool durable);
 extern void sagg_plan_commit(SaggSession *session);
 
+/* late_records.c */
+extern void sagg_keep_late_records(SaggSession *session, const SaggPlan *plan,
+								   SaggLateRows *late, const SaggRefusals *refusals,
+								   SaggCommit *commit);
+
 /* idle.c */
 extern SaggPartitionTime *sagg_session_times(const SaggSession *session,
 											 TimestampTz batch_time, int *n);
