@@ -18,7 +18,7 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
-#include "execute_internal.h"
+#include "event_times.h"
 
 static void
 count_records(const SaggExecution *ex, SaggCounts *counts)

@@ -37,7 +37,7 @@
 
 #include "utils/timestamp.h"
 
-#include "execute_internal.h"
+#include "event_times.h"
 
 /* Event time by partition, while the batch's rows come in. */
 struct SaggPartitions

@@ -553,19 +553,6 @@ extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
 
 extern void sagg_groups_forget(SaggExecution *ex);
 
-/* late.c */
-extern void sagg_late_row(SaggExecution *ex, TupleTableSlot *slot, int64 time,
-						  int64 start, int64 end);
-extern void sagg_late_forget(SaggExecution *ex);
-
-/* event_times.c */
-typedef struct SaggPartitions SaggPartitions;
-
-extern void sagg_partitions_row(SaggExecution *ex, TupleTableSlot *slot);
-extern void sagg_partitions_time(SaggExecution *ex, int64 time);
-extern void sagg_partitions_forget(SaggExecution *ex);
-extern TimestampTz sagg_next_watermark(SaggExecution *ex, int64 *max_time);
-
 /* refuse.c */
 extern int64 sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time);
 extern bool sagg_row_refused(const SaggExecution *ex, TupleTableSlot *slot);

@@ -19,7 +19,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "execute_internal.h"
+#include "event_times.h"
 
 typedef struct BatchReceiver
 {

@@ -14,7 +14,7 @@
 
 #include "utils/memutils.h"
 
-#include "execute_internal.h"
+#include "event_times.h"
 
 /*
  * Have the rows that are late put into "late", which is empty and outlives the

@@ -40,7 +40,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "execute_internal.h"
+#include "event_times.h"
 
 /*
  * Count a record by the greatest class of its rows.
