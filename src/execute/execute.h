@@ -88,6 +88,10 @@ extern TimestampTz sagg_execution_next_end(SaggExecution *execution, int64 *ahea
 /* late.c */
 extern void sagg_execution_keep_late(SaggExecution *execution, SaggLateRows *late);
 
+/* convert.c */
+extern void sagg_execution_convert(SaggExecution *from, SaggExecution *to,
+								   const int *origins);
+
 /* describe.c */
 extern char *sagg_execution_describe(const SaggExecution *execution, int aggno);
 extern int64 sagg_execution_estimate(const SaggExecution *execution);

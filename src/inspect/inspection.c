@@ -19,8 +19,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "miscadmin.h"
-#include "utils/guc.h"
 #include "utils/timestamp.h"
 
 #include "inspect_internal.h"
