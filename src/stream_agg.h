@@ -542,8 +542,6 @@ typedef struct SaggOwnerContext
 } SaggOwnerContext;
 
 extern void sagg_become_extension_owner(SaggOwnerContext *save);
-extern void sagg_become_stream_owner(SaggOwnerContext *save,
-									 const SaggStream *stream);
 extern void sagg_restore_user(const SaggOwnerContext *save);
 extern bool sagg_extension_exists(void);
 extern const char *sagg_mode_name(SaggOutputMode mode);
