@@ -242,8 +242,12 @@ typedef struct SaggProgress
 typedef enum SaggWindowKind
 {
 	SAGG_WINDOW_NONE,			/* grouping by keys alone */
-	SAGG_WINDOW_TUMBLE
+	SAGG_WINDOW_TUMBLE,
+	SAGG_WINDOW_SESSION			/* as long as there are records */
 } SaggWindowKind;
+
+/* windows that are put together from states of several groups of records */
+#define SAGG_WINDOW_COMBINES(kind)	((kind) == SAGG_WINDOW_SESSION)
 
 typedef struct SaggWindow
 {

@@ -198,6 +198,19 @@ init_storage(SaggAggCall *call, AggInfo *info, Oid aggowner)
 	look_up_function(&call->deserialfn, info->form->aggdeserialfn, aggowner);
 	build_aggregate_deserialfn_expr(info->form->aggdeserialfn, &expr);
 	fmgr_info_set_expr((Node *) expr, &call->deserialfn);
+}
+
+/*
+ * A deserialized state is combined with none, and the states of sessions and
+ * panes are combined with each other.
+ */
+static void
+init_combine(SaggAggCall *call, AggInfo *info, Oid aggowner)
+{
+	Expr	   *expr;
+
+	if (!OidIsValid(info->form->aggcombinefn))
+		return;
 	look_up_function(&call->combinefn, info->form->aggcombinefn, aggowner);
 	build_aggregate_transfn_expr(&info->transtype, 1, 0, false, info->transtype,
 								 call->agg->aggref->inputcollid,
@@ -232,6 +245,8 @@ sagg_aggregates_init(const SaggQuery *query)
 		init_transition(call, &info, aggowner);
 		init_final(call, &info, aggowner);
 		init_storage(call, &info, aggowner);
+		if (info.transtype == INTERNALOID || SAGG_WINDOW_COMBINES(query->window.kind))
+			init_combine(call, &info, aggowner);
 		call->kind = sagg_inline_kind(call);
 		ReleaseSysCache(info.tuple);
 	}

@@ -83,4 +83,8 @@ extern void sagg_execution_refuse(SaggExecution *execution,
 /* aggregates.c: refuses, with its reason, an aggregate whose state cannot be kept */
 extern void sagg_aggregate_check(const Aggref *aggref);
 
+/* combine.c: refuses one whose states cannot be combined; "why" they have to be */
+extern void sagg_combine_check(const Aggref *aggref, const char *why);
+extern bool sagg_combines(const Aggref *aggref);
+
 #endif							/* SAGG_EXECUTE_H */

@@ -230,7 +230,7 @@ typedef struct SaggAggCall
 	int			nfinalargs;
 	FmgrInfo	serialfn;		/* for states of type internal */
 	FmgrInfo	deserialfn;
-	FmgrInfo	combinefn;
+	FmgrInfo	combinefn;		/* of these, and where states are combined */
 	SaggCodec	codec;			/* for all others */
 	FunctionCallInfo trans_fcinfo;
 	AggStatePerTransData pertrans;	/* what AggGetAggref looks at */
@@ -356,6 +356,13 @@ extern void sagg_state_advance_args(SaggExecution *ex, SaggAggCall *call,
 									const Datum *args, const bool *nulls);
 extern Datum sagg_state_copy(SaggExecution *ex, const SaggAggCall *call,
 							 Datum value);
+extern Datum sagg_state_replace(SaggExecution *ex, SaggAggCall *call,
+								Datum value, bool isnull,
+								const SaggAggState *former);
+
+/* combine.c */
+extern void sagg_states_combine(SaggExecution *ex, SaggAggState *states,
+								const SaggAggState *others);
 
 /* inline_aggregate.c */
 extern SaggInlineKind sagg_inline_kind(const SaggAggCall *call);
@@ -370,6 +377,7 @@ extern bool sagg_inline_read(SaggBytes *bytes, SaggAggState *state);
 /* inline_numeric.c */
 extern bool sagg_sum_add_numeric(SaggSum *sum, Datum datum);
 extern bool sagg_sum_add_int8(SaggSum *sum, int64 value);
+extern bool sagg_sum_add_sum(SaggSum *sum, const SaggSum *other);
 extern Datum sagg_sum_numeric(const SaggSum *sum);
 
 /* entry.c */
