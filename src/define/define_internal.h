@@ -32,8 +32,13 @@ extern void sagg_check_key(const SortGroupClause *clause, Oid type,
 extern void sagg_check_aggregate_call(const Aggref *aggref);
 
 /* query_source.c */
+extern int	sagg_count_sources(Node *node);
 extern Oid	sagg_find_source(Query *query, bool always, Var **record);
 extern Node *sagg_event_time_column(Query *query, const char *name);
+
+/* query_reads.c: what a query reads besides its source */
+extern void sagg_check_reads(const SaggQuery *query);
+extern void sagg_check_sink_not_read(const SaggQuery *query, Oid sink);
 
 /* query_window.c */
 extern bool sagg_match_window(Node *groupexpr, SaggWindow *window,

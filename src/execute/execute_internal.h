@@ -340,6 +340,35 @@ sagg_window_passed(const SaggExecution *ex, int64 start)
 		start + ex->query->window.size <= ex->plan->watermark;
 }
 
+/*
+ * The windows a row counts in: "n" of them, at least one; they start at start,
+ * start - step, start - 2 * step, ...
+ */
+typedef struct SaggPlaces
+{
+	int64		start;
+	int64		step;			/* set if n > 1 */
+	int			n;
+} SaggPlaces;
+
+/* windows.c */
+extern bool sagg_place_row(SaggExecution *ex, TupleTableSlot *slot,
+						   SaggPlaces *places);
+extern void sagg_classify_record(SaggExecution *ex, TupleTableSlot *slot,
+								 SaggClass class);
+
+/*
+ * Count a row, or its record when joins may repeat it.
+ */
+static inline void
+sagg_classify(SaggExecution *ex, TupleTableSlot *slot, SaggClass class)
+{
+	if (ex->query->record == 0)
+		ex->rows[class]++;
+	else
+		sagg_classify_record(ex, slot, class);
+}
+
 /* aggregate_calls.c */
 extern void sagg_states_init(SaggExecution *ex, SaggAggState *states);
 extern void sagg_states_advance(SaggExecution *ex, SaggAggState *states,
