@@ -66,6 +66,13 @@ LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION stream_agg.tumble(timestamptz, interval, timestamptz) IS
 'the tumbling window [start, end) that holds ts; windows are aligned to origin, a day is 24 hours';
 
+CREATE FUNCTION stream_agg.session(ts timestamptz, gap interval)
+RETURNS tstzrange
+AS 'MODULE_PATHNAME', 'stream_agg_session'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.session(timestamptz, interval) IS
+'the session window [ts, ts + gap) of a record, NULL if gap is not greater than zero; in GROUP BY of a stream, those of a key that overlap or touch become one';
+
 /* ---------------------------------------------------------------- catalog */
 
 CREATE TABLE stream_agg.streams (

@@ -249,6 +249,14 @@ typedef enum SaggWindowKind
 /* windows that are put together from states of several groups of records */
 #define SAGG_WINDOW_COMBINES(kind)	((kind) == SAGG_WINDOW_SESSION)
 
+/* What a column has of the window. */
+typedef enum SaggWindowPart
+{
+	SAGG_WINDOW_WHOLE,
+	SAGG_WINDOW_START,
+	SAGG_WINDOW_END
+} SaggWindowPart;
+
 typedef struct SaggWindow
 {
 	SaggWindowKind kind;
@@ -259,6 +267,9 @@ typedef struct SaggWindow
 	Oid			type;			/* of the window column: TSTZRANGEOID for
 								 * tumble; TIMESTAMPTZOID or TIMESTAMPOID (its
 								 * start) for date_bin */
+	int64		gap;			/* of sessions, microseconds; 0 = the record's */
+	AttrNumber	gap_column;		/* of the inner query's rows, an interval, with
+								 * gap 0 */
 } SaggWindow;
 
 typedef struct SaggKey
@@ -312,6 +323,9 @@ typedef struct SaggQuery
 								 * yields the sink's columns */
 	Query	   *removed;		/* identity columns of the groups that do not
 								 * pass HAVING; NULL without HAVING */
+	Query	   *replaced;		/* identity columns of any groups; NULL unless
+								 * the window can change: sessions */
+	SaggWindowPart window_identity; /* what of the window "identity" has */
 	TupleDesc	output_desc;	/* of outer: the sink's columns by name */
 
 	/*

@@ -31,6 +31,7 @@
 #include "utils/rel.h"
 
 #include "define_internal.h"
+#include "execute/execute.h"
 
 typedef struct Analysis
 {
@@ -170,6 +171,18 @@ settle_event_time(Analysis *a, const char *name)
 }
 
 /*
+ * The gap of a session that is the record's own.
+ */
+static void
+settle_gap(Analysis *a)
+{
+	SaggWindow *window = &a->result->window;
+
+	if (window->kind == SAGG_WINDOW_SESSION && window->gap == 0)
+		window->gap_column = inner_column(a, lsecond(castNode(FuncExpr, a->windowexpr)->args));
+}
+
+/*
  * Grouping keys other than the window.
  */
 static void
@@ -246,6 +259,8 @@ take_aggregates(Analysis *a)
 		ListCell   *la;
 
 		sagg_check_aggregate_call(aggref);
+		if (result->window.kind == SAGG_WINDOW_SESSION)
+			sagg_combine_check(aggref, "Sessions that a record connects become one, and so must their states.");
 		agg->aggref = aggref;
 		agg->args = palloc(sizeof(AttrNumber) * Max(list_length(aggref->args), 1));
 		foreach(la, aggref->args)
@@ -323,6 +338,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);
 	settle_event_time(&a, event_time);
+	settle_gap(&a);
 	sagg_check_query_mode(result, mode, has_watermark);
 
 	if (a.windowexpr)

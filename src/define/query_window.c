@@ -5,7 +5,8 @@
  *
  * stream_agg.tumble(ts, size [, origin]) is a tumbling window, as are lower()
  * and upper() of it and date_bin(size, ts, origin).  Size and origin must be
- * constants.  The functions are known by their OIDs, never by name alone.
+ * constants.  stream_agg.session(ts, gap) makes session windows; its gap may
+ * be an expression.  The functions are known by their OIDs, never by name alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +32,15 @@ is_tumble(Oid funcid)
 
 	return funcid == LookupFuncName(name, 2, argtypes, true) ||
 		funcid == LookupFuncName(name, 3, argtypes, true);
+}
+
+static bool
+is_session(Oid funcid)
+{
+	Oid			argtypes[2] = {TIMESTAMPTZOID, INTERVALOID};
+	List	   *name = list_make2(makeString(SAGG_SCHEMA), makeString("session"));
+
+	return funcid == LookupFuncName(name, 2, argtypes, true);
 }
 
 /*
@@ -78,6 +88,21 @@ match_tumble(FuncExpr *func, SaggWindow *window)
 	return linitial(func->args);
 }
 
+/*
+ * A gap that is no constant is the record's; query_analyze.c gives it a column.
+ */
+static Node *
+match_session(FuncExpr *func, SaggWindow *window)
+{
+	Node	   *gap = eval_const_expressions(NULL, copyObject(lsecond(func->args)));
+
+	window->kind = SAGG_WINDOW_SESSION;
+	window->type = TSTZRANGEOID;
+	if (IsA(gap, Const))
+		window->gap = sagg_session_gap(DatumGetIntervalP(constant_argument(gap, "session", "gap")));
+	return linitial(func->args);
+}
+
 static Node *
 match_date_bin(FuncExpr *func, SaggWindow *window)
 {
@@ -112,6 +137,8 @@ sagg_match_window(Node *groupexpr, SaggWindow *window,
 
 	if (is_tumble(func->funcid))
 		*eventtime = match_tumble(func, window);
+	else if (is_session(func->funcid))
+		*eventtime = match_session(func, window);
 	else if (func == (FuncExpr *) groupexpr &&
 			 (func->funcid == F_DATE_BIN_INTERVAL_TIMESTAMP_TIMESTAMP ||
 			  func->funcid == F_DATE_BIN_INTERVAL_TIMESTAMPTZ_TIMESTAMPTZ))

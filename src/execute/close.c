@@ -19,7 +19,7 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
-#include "execute_internal.h"
+#include "sessions.h"
 
 #define USECS_PER_MSEC	INT64CONST(1000)
 
@@ -180,10 +180,15 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts, TimestampTz *waterma
 	*watermark = next_watermark(ex);
 	if (ex->stream->mode != SAGG_COMPLETE)
 		ex->store->close_before = *watermark;
-	if (ex->stream->mode == SAGG_UPDATE)
-		emit_changed(ex);
+	if (ex->sessions)
+		sagg_sessions_close(ex);
 	else
-		emit_windows(ex);
-	store_changed(ex);
+	{
+		if (ex->stream->mode == SAGG_UPDATE)
+			emit_changed(ex);
+		else
+			emit_windows(ex);
+		store_changed(ex);
+	}
 	MemoryContextSwitchTo(old);
 }

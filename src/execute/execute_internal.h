@@ -85,6 +85,14 @@ typedef struct SaggUndoRecord
 	uint32		slot;			/* of the slots it was linked into */
 } SaggUndoRecord;
 
+/* An entry that goes when the batch is published. */
+typedef struct SaggBuried
+{
+	int64		start;			/* of its table */
+	uint32		hash;
+	dsa_pointer version;
+} SaggBuried;
+
 struct SaggStore
 {
 	dsm_segment *segment;
@@ -103,6 +111,16 @@ struct SaggStore
 	uint32		ntables;
 	uint32		max_tables;
 	SaggUndoTable *tables;
+	int64		nburied;
+	int64		max_buried;
+	SaggBuried *buried;
+	Size		buried_bytes[SAGG_STATE_PARTITIONS];	/* as SaggTable.bytes */
+
+	/* when sessions may be over; see store_due.c */
+	bool		due_known;
+	int64		ndue;
+	int64		max_due;
+	struct SaggDue *due;
 };
 
 /* store.c */
@@ -118,8 +136,12 @@ extern dsa_pointer sagg_store_allocate(SaggStore *store, Size size);
 extern SaggTable *sagg_store_table(SaggStore *store, int partition, int64 start);
 extern bool sagg_table_probe(SaggStore *store, SaggTable *table, uint32 hash,
 							 uint32 *step, dsa_pointer *version);
-extern void sagg_store_put(SaggStore *store, int64 start, uint32 hash,
-						   dsa_pointer old, const char *entry, Size len);
+extern dsa_pointer sagg_store_put(SaggStore *store, int64 start, uint32 hash,
+								  dsa_pointer old, const char *entry, Size len);
+extern void sagg_store_bury(SaggStore *store, int64 start, uint32 hash,
+							dsa_pointer version);
+extern void sagg_store_remove(SaggStore *store, int64 start, uint32 hash,
+							  dsa_pointer version);
 extern void sagg_store_load(SaggStore *store, int64 start, uint32 hash,
 							dsa_pointer old, const char *entry, Size len);
 extern void sagg_store_free_table(SaggStore *store, int partition,
@@ -323,8 +345,11 @@ struct SaggExecution
 	Tuplestorestate *fresh;		/* emitted groups, rows of groups_desc: those
 								 * that the sink should not have yet */
 	Tuplestorestate *known;		/* and the others */
+	Tuplestorestate *replaced;	/* windows and keys of groups that have become
+								 * others; NULL unless the window can change */
 	TypeCacheEntry *rangetype;	/* of the window column, or NULL */
 	SaggStateAccess access;
+	struct SaggSessions *sessions;	/* see sessions.c, or NULL */
 };
 
 /*
@@ -416,6 +441,12 @@ extern void sagg_entry_read(SaggExecution *ex, SaggGroup *group,
 							const char *entry, Size len, bool states);
 extern bool sagg_entry_has_keys(SaggExecution *ex, const char *entry, Size len,
 								const SaggGroup *group);
+extern bool sagg_entry_same_keys(SaggExecution *ex, const char *entry, Size len,
+								 const Datum *keys, const bool *nulls);
+extern void sagg_entry_write_gone(SaggExecution *ex, StringInfo buf,
+								  const SaggGroup *group, int64 start);
+extern int64 sagg_entry_end(const char *entry);
+extern bool sagg_entry_is_gone(const char *entry);
 
 /* keys.c */
 extern SaggKeyCall *sagg_keys_init(const SaggQuery *query);
@@ -446,6 +477,8 @@ extern void sagg_groups_forget(SaggExecution *ex);
 extern bool sagg_row_refused(const SaggExecution *ex, TupleTableSlot *slot);
 extern bool sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot,
 								  int64 time);
+extern void sagg_refuse_gap(SaggExecution *ex, TupleTableSlot *slot,
+							const Interval *gap);
 extern void sagg_refuse_window(SaggExecution *ex, TupleTableSlot *slot,
 							   int64 time);
 extern bool sagg_keys_fit(const SaggExecution *ex, const Datum *keys,
@@ -463,6 +496,8 @@ extern void sagg_rows_flush(SaggRows *rows);
 /* emit.c */
 extern void sagg_emit_init(SaggExecution *ex);
 extern void sagg_emit_group(SaggExecution *ex, const SaggGroup *group);
+extern void sagg_emit_replaced(SaggExecution *ex, const SaggGroup *group,
+							   int64 start, int64 end);
 
 /* state_access.c */
 extern void sagg_state_access_init(SaggExecution *ex);
