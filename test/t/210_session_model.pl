@@ -12,7 +12,7 @@ use Test::More;
 my $per_mode = $ENV{MODEL_SCENARIOS} // 2;
 my $broker = start_broker('none' => 1);
 my $node = new_node('session_model');
-$node->append_conf('postgresql.conf', 'restart_after_crash = on');
+$node->append_conf('postgresql.conf', "restart_after_crash = on\nstream_agg.keep_batches = 10000");
 $node->restart;
 my $seed = seed() % 100000;
 
@@ -77,9 +77,20 @@ sub make_stream
 sub compare
 {
 	my ($stream, $batches, $first, $last) = @_;
-	my $got = join("\n", observe($stream, $first, $last));
-	my $wanted = join("\n", expected($batches, $first, $last));
-	return $got eq $wanted ? '' : "batches $first to $last\ngot:\n$got\nexpected:\n$wanted\n";
+	my @got = split /\n/, join("\n", observe($stream, $first, $last));
+	my @wanted = split /\n/, join("\n", expected($batches, $first, $last));
+	my (@lines, %other);
+
+	return '' if "@got" eq "@wanted";
+	for my $i (0 .. $last - $first)
+	{
+		push @lines, 'batch ' . ($first + $i) . ": got $got[$i], expected $wanted[$i]" if $got[$i] ne $wanted[$i];
+	}
+	$other{$_}++ for @wanted;
+	push @lines, map { "has $_" } grep { !$other{$_} } @got;
+	%other = map { $_ => 1 } @got;
+	push @lines, map { "lacks $_" } grep { !$other{$_} } @wanted;
+	return join("\n", "batches $first to $last", @lines[ 0 .. ($#lines > 12 ? 12 : $#lines) ]);
 }
 
 # All records first, then batches of one size.
