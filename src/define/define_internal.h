@@ -109,10 +109,12 @@ extern char *sagg_stream_key(const RangeVar *name);
 extern char *sagg_stream_view_name(const RangeVar *name);
 extern SaggStream *sagg_stream_by_key(const char *key);
 extern SaggStream *sagg_stream_of_source(Oid source);
-extern SaggStream *sagg_stream_of_sink(Oid sink);
 
 /* stream_drop.c */
 extern void sagg_drop_relation(Oid relid, ObjectType type);
+
+/* live_view.c */
+extern void sagg_drop_live_view(const SaggStream *stream);
 
 /* parse_text.c */
 extern void sagg_text_errors_begin(ErrorContextCallback *callback,

@@ -348,6 +348,7 @@ struct SaggExecution
 	Tuplestorestate *replaced;	/* windows and keys of groups that have become
 								 * others; NULL unless the window can change */
 	TypeCacheEntry *rangetype;	/* of the window column, or NULL */
+	bool		open_windows;	/* emits what the last commit left open */
 	SaggStateAccess access;
 	struct SaggSessions *sessions;	/* see sessions.c, or NULL */
 };
