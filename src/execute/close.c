@@ -206,6 +206,9 @@ sagg_execution_open_windows(SaggExecution *ex)
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 
 	ex->open_windows = true;
-	emit_windows(ex);
+	if (ex->sessions)
+		sagg_sessions_emit_stored(ex);
+	else
+		emit_windows(ex);
 	MemoryContextSwitchTo(old);
 }

@@ -142,10 +142,10 @@ emit_stored(SaggExecution *ex, SaggGroup *group, const SaggVersion *version)
 }
 
 /*
- * Mode complete: sessions of keys that the batch has not met.
+ * Give out all stored sessions of keys that the batch has not met.
  */
-static void
-emit_unmet(SaggExecution *ex)
+void
+sagg_sessions_emit_stored(SaggExecution *ex)
 {
 	SaggGroup  *group = sagg_groups_allocate(ex);
 
@@ -250,5 +250,5 @@ sagg_sessions_close(SaggExecution *ex)
 	if (forgets)
 		close_due(ex);
 	if (ex->stream->mode == SAGG_COMPLETE)
-		emit_unmet(ex);
+		sagg_sessions_emit_stored(ex);
 }

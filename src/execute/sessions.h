@@ -68,6 +68,7 @@ extern void sagg_session_load(SaggExecution *ex, SaggSession *session);
 
 /* session_close.c */
 extern void sagg_sessions_close(SaggExecution *ex);
+extern void sagg_sessions_emit_stored(SaggExecution *ex);
 
 /* store_due.c */
 extern void sagg_due_prepare(SaggStore *store);

@@ -11,9 +11,9 @@
  * put back with the end there is then.  So an item costs a few steps each time
  * that a session has not ended when it was to.
  *
- * The heap is private memory of the worker, 16 bytes an item, and made from
- * the store when it is needed and not known: at first, and after an undo, which
- * forgets it.
+ * The heap is memory of the process, like the handle, 16 bytes an item, and made
+ * from the store when it is needed and not known: at first, and after an undo,
+ * which forgets it.
  *
  *-------------------------------------------------------------------------
  */
@@ -78,7 +78,7 @@ sagg_due_add(SaggStore *store, int64 end, uint32 hash)
 
 		store->due = store->due ?
 			repalloc_huge(store->due, max * sizeof(SaggDue)) :
-			MemoryContextAllocHuge(TopMemoryContext, max * sizeof(SaggDue));
+			MemoryContextAllocHuge(MemoryContextGetParent(store->memory), max * sizeof(SaggDue));
 		store->max_due = max;
 	}
 	sift_up(store->due, store->ndue++, item);
