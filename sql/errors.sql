@@ -65,12 +65,10 @@ SELECT pg_temp.try('SELECT id, name, count(*) FROM clicks JOIN users ON id = use
 SELECT pg_temp.try('SELECT count(*) FROM clicks GROUP BY user_id', mode => 'update', watermark => NULL);
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*), count(*) FROM clicks GROUP BY 1');
 
--- aggregates whose state cannot be kept
-SELECT pg_temp.try('SELECT user_id, count(DISTINCT ts) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
-SELECT pg_temp.try('SELECT user_id, max(ts ORDER BY ts) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
-SELECT pg_temp.try('SELECT user_id, percentile_cont(0.5) WITHIN GROUP (ORDER BY purchase_amount::float8) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
-SELECT pg_temp.try('SELECT user_id, rank(1) WITHIN GROUP (ORDER BY user_id) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
-SELECT pg_temp.try('SELECT user_id, json_agg(ts) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+-- aggregates of which neither state nor inputs can be kept
+SELECT pg_temp.try('SELECT user_id, count(DISTINCT (ts, user_id)) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, json_agg(ROW(ts, 1)) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, percentile_cont((SELECT 0.5)) WITHIN GROUP (ORDER BY purchase_amount::float8) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
 
 -- not one SELECT
 SELECT pg_temp.try('');

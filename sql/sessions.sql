@@ -46,6 +46,10 @@ SELECT pg_temp.try('SELECT lower(stream_agg.session(ts, ''30 min'')) AS began, v
                       FROM page_views GROUP BY stream_agg.session(ts, ''30 min''), visitor', 'update');
 SELECT pg_temp.try('SELECT stream_agg.session(ts, ''30 min'') AS s, sum(pages), avg(pages), stddev(pages), max(visitor), bool_or(pages > 1), regr_slope(pages, pages)
                       FROM page_views GROUP BY 1');
+-- without a combine function, with DISTINCT or ORDER BY: the inputs are kept
+CREATE AGGREGATE public.last_pages(int) (sfunc = int4larger, stype = int);
+SELECT pg_temp.try('SELECT stream_agg.session(ts, ''1 min'') AS s, last_pages(pages), count(DISTINCT visitor), array_agg(pages ORDER BY ts), percentile_disc(0.5) WITHIN GROUP (ORDER BY pages) FROM page_views GROUP BY 1');
+DROP AGGREGATE public.last_pages(int);
 
 -- refused
 SELECT pg_temp.try('SELECT stream_agg.session(ts, ''0'') AS s, count(*) FROM page_views GROUP BY 1');
@@ -54,9 +58,6 @@ SELECT pg_temp.try('SELECT stream_agg.session(ts, NULL) AS s, count(*) FROM page
 SELECT pg_temp.try('SELECT stream_agg.session(ts, ''1 min'') AS s, stream_agg.session(ts, ''2 min'') AS t, count(*) FROM page_views GROUP BY 1, 2');
 SELECT pg_temp.try('SELECT stream_agg.session(ts, idle * random()) AS s, count(*) FROM page_views GROUP BY 1');
 SELECT pg_temp.try('SELECT stream_agg.session(ts, ''1 min'') AS s, count(*) FROM page_views GROUP BY 1', watermark => NULL);
-CREATE AGGREGATE public.last_pages(int) (sfunc = int4larger, stype = int);
-SELECT pg_temp.try('SELECT stream_agg.session(ts, ''1 min'') AS s, last_pages(pages) FROM page_views GROUP BY 1');
-DROP AGGREGATE public.last_pages(int);
 -- without its end, a session whose gap is the record's cannot be told from a former one
 SELECT pg_temp.try('SELECT lower(stream_agg.session(ts, idle)) AS began, visitor, count(*) FROM page_views GROUP BY stream_agg.session(ts, idle), 2', 'update');
 -- a topic takes nothing back

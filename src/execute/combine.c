@@ -3,57 +3,19 @@
  * combine.c
  *	  Two states of an aggregate become one: that of the records of both.
  *
- * For sessions that merge, and panes of a window.  It is done by the
- * aggregate's combine function, as in a parallel plan (nodeAgg.c is the model);
- * an inlined sum is added here.  Which aggregates that can be done for is told
- * when a stream is created.
+ * For sessions that merge.  It is done by the aggregate's combine function, as
+ * in a parallel plan (nodeAgg.c is the model); inlined sums are added here, and
+ * kept inputs put together (kept.c).  Where states are combined an aggregate
+ * without a combine function has its inputs kept.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "catalog/pg_aggregate.h"
 #include "executor/executor.h"
 #include "utils/memutils.h"
-#include "utils/regproc.h"
-#include "utils/syscache.h"
 
 #include "execute_internal.h"
-
-/*
- * Whether states of the aggregate can be combined.
- */
-bool
-sagg_combines(const Aggref *aggref)
-{
-	HeapTuple	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
-	bool		result;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
-	result = OidIsValid(((Form_pg_aggregate) GETSTRUCT(tuple))->aggcombinefn) &&
-		aggref->aggdistinct == NIL && aggref->aggorder == NIL &&
-		!AGGKIND_IS_ORDERED_SET(aggref->aggkind);
-	ReleaseSysCache(tuple);
-	return result;
-}
-
-/*
- * Refuse an aggregate whose states cannot be combined; "why" tells, in a
- * sentence, for what they have to be.  Raises feature_not_supported.
- */
-void
-sagg_combine_check(const Aggref *aggref, const char *why)
-{
-	if (!sagg_combines(aggref))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a stream cannot compute the aggregate %s of this window",
-						format_procedure(aggref->aggfnoid)),
-				 errdetail("%s It has no combine function for that.", why),
-				 errhint("Use an aggregate with a combine function (CREATE AGGREGATE ... COMBINEFUNC), or a tumbling window.")));
-}
 
 /*
  * Another state as one more argument of the combine function.
@@ -149,6 +111,8 @@ sagg_states_combine(SaggExecution *ex, SaggAggState *states,
 
 		if (SAGG_INLINE_IS_SUM(call->kind))
 			combine_sums(ex, call, &states[i], &others[i]);
+		else if (call->kept)
+			sagg_kept_combine(ex, call, &states[i], &others[i]);
 		else
 			combine_general(ex, call, &states[i], &others[i]);
 	}

@@ -83,11 +83,8 @@ extern void sagg_execution_end(SaggExecution *execution);
 extern void sagg_execution_refuse(SaggExecution *execution,
 								  SaggRefusals *refusals, Size max_key_bytes);
 
-/* aggregates.c: refuses, with its reason, an aggregate whose state cannot be kept */
-extern void sagg_aggregate_check(const Aggref *aggref);
-
-/* combine.c: refuses one whose states cannot be combined; "why" they have to be */
-extern void sagg_combine_check(const Aggref *aggref, const char *why);
-extern bool sagg_combines(const Aggref *aggref);
+/* aggregates.c */
+extern bool sagg_aggregate_keeps_inputs(const Aggref *aggref, bool combine,
+										bool *strict);
 
 #endif							/* SAGG_EXECUTE_H */

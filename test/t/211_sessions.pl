@@ -117,6 +117,7 @@ $node->safe_psql('postgres', q{
 	CREATE FUNCTION longer(text, text) RETURNS text LANGUAGE plpgsql IMMUTABLE STRICT
 		AS 'BEGIN RETURN CASE WHEN length($1) >= length($2) THEN $1 ELSE $2 END; END';
 	CREATE AGGREGATE longest(text) (sfunc = longer, stype = text, combinefunc = longer);
+	CREATE AGGREGATE biggest(int) (sfunc = int4larger, stype = int);
 	CREATE FUNCTION add_up(numeric[], numeric) RETURNS numeric[] LANGUAGE sql IMMUTABLE AS 'SELECT ARRAY[$1[1] + 1, $1[2] + COALESCE($2, 0)]';
 	CREATE FUNCTION add_both(numeric[], numeric[]) RETURNS numeric[] LANGUAGE sql IMMUTABLE AS 'SELECT ARRAY[$1[1] + $2[1], $1[2] + $2[2]]';
 	CREATE AGGREGATE added(numeric) (sfunc = add_up, stype = numeric[], initcond = '{0,0}', combinefunc = add_both)});
@@ -141,7 +142,9 @@ sub visit
 my $aggregates = q{count(*) AS n, count(pages) AS np, sum(pages) AS p, avg(pages) AS ap, sum(hits) AS h, avg(hits) AS ah,
 	sum(spent) AS sp, avg(spent) AS asp, max(spent) AS msp, min(visitor) AS mv, sum(weight) AS w, max(weight) AS mw,
 	stddev(hits) AS dh, var_pop(pages) AS vp, bool_and(pages > 0) AS pos, bit_or(pages) AS bits, min(ts) AS first, max(ts) AS last,
-	longest(visitor || pages) AS l, added(spent) AS ad, count(*) FILTER (WHERE pages > 5) AS many, sum(spent) FILTER (WHERE pages > 5) AS sm};
+	longest(visitor || pages) AS l, added(spent) AS ad, count(*) FILTER (WHERE pages > 5) AS many, sum(spent) FILTER (WHERE pages > 5) AS sm,
+	count(DISTINCT pages) AS dp, string_agg(visitor, ',' ORDER BY visitor) AS names, percentile_disc(0.5) WITHIN GROUP (ORDER BY pages) AS med,
+	biggest(pages) AS big};
 my @streams = (
 	[ 'by_visitor', 'update', q{stream_agg.session(ts, '10 seconds')}, 'visitor', 'visits v' ],
 	[ 'by_shop', 'complete', q{stream_agg.session(ts, '1 second')}, 'shop', 'visits v' ],
