@@ -142,7 +142,8 @@ emit_stored(SaggExecution *ex, SaggGroup *group, const SaggVersion *version)
 }
 
 /*
- * Give out all stored sessions of keys that the batch has not met.
+ * Give out all stored sessions, that the last commit has not passed, of keys that
+ * the batch has not met.
  */
 void
 sagg_sessions_emit_stored(SaggExecution *ex)
@@ -163,6 +164,9 @@ sagg_sessions_emit_stored(SaggExecution *ex)
 			if (!DsaPointerIsValid(slots[i].version))
 				continue;
 			version = SAGG_VERSION(ex->store, slots[i].version);
+			if (sagg_entry_is_gone(version->entry) ||
+				sagg_session_passed(ex, sagg_entry_end(version->entry)))
+				continue;
 			old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 			group->hash = slots[i].hash;
 			sagg_entry_read(ex, group, version->entry, version->len, false);

@@ -202,11 +202,14 @@ is(rows("SELECT state_rows FROM pg_stat_stream_agg WHERE stream = 'by_visitor'")
 # told by its start a session is updated in place, told by its end it is not
 create("by_$_", 'update', "SELECT $_(stream_agg.session(ts, '10 seconds')) AS at, word, count(*) AS n FROM words WHERE ts > '1971-01-01' GROUP BY stream_agg.session(ts, '10 seconds'), 2",
 	", watermark => '1 hour'") for qw(lower upper);
+my $shown;
 for my $seconds ([ 0, 20 ], [ 5 ], [ 22 ], [ 13 ], [ -8 ])
 {
 	$broker->produce('words', map { json_record({ ts => (86400 * 700 + $_) * 1000, word => 'a' }, numbers => ['ts']) } @$seconds);
+	$shown = rows(q{SELECT string_agg(action, ' ' ORDER BY action) FROM stream_agg.preview('by_upper', 100)});
 	process($node, "by_$_") for qw(lower upper);
 }
+is($shown, 'update', 'preview has shown what the last one does: the session begins earlier');
 my $changes = "SELECT string_agg(rows_out || '/' || rows_removed, ' ' ORDER BY batch) FROM stream_agg.commits WHERE aggregated > 0 AND stream =";
 is(rows('SELECT extract(epoch FROM at)::bigint - 86400 * 700, n FROM by_lower'), '-8|6', 'one session in the end');
 is(rows('SELECT extract(epoch FROM at)::bigint - 86400 * 700, n FROM by_upper'), '32|6', 'by its end, too');
