@@ -255,7 +255,7 @@ settle_inputs(SaggQuery *result, bool *strict)
 
 	agg->inputs = n;
 	agg->keeps_inputs = sagg_aggregate_keeps_inputs(agg->aggref,
-													SAGG_WINDOW_COMBINES(result->window.kind),
+													result->window.kind == SAGG_WINDOW_SESSION,
 													&strict[n]);
 	for (int i = 0; agg->keeps_inputs && i < n; i++)
 	{
@@ -343,6 +343,7 @@ make_inner(Analysis *a)
 	inner->groupDistinct = false;
 	inner->havingQual = NULL;
 	inner->hasAggs = false;
+	inner->hasTargetSRFs = false;
 	return inner;
 }
 
@@ -364,8 +365,9 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	a.result = result;
 	a.query = query = rewrite(query);
 	sagg_check_query_shape(query);
-	result->source = sagg_find_source(query, name_records, &record);
 	flatten_aliases(query);
+	sagg_take_hop_from_lateral(query);
+	result->source = sagg_find_source(query, name_records, &record);
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);
@@ -377,6 +379,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 		add_group_column(&a, a.windowexpr, "the window", 0);
 	take_keys(&a);
 	take_aggregates(&a);
+	sagg_settle_panes(result);
 	if (record)
 		result->record = inner_column(&a, (Node *) record);
 

@@ -56,6 +56,7 @@ count_records(const SaggExecution *ex, SaggCounts *counts)
 	counts->aggregated = rows[SAGG_CLASS_AGGREGATED];
 	counts->late = rows[SAGG_CLASS_LATE];
 	counts->null_time = rows[SAGG_CLASS_NULL_TIME];
+	counts->late_windows = ex->late_windows;
 	counts->dead_lettered = ex->refusals ? ex->refusals->count : 0;
 }
 
@@ -186,7 +187,9 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts, TimestampTz *waterma
 		sagg_sessions_close(ex);
 	else
 	{
-		if (ex->stream->mode == SAGG_UPDATE)
+		if (ex->query->window.panes)
+			sagg_panes_emit(ex);
+		else if (ex->stream->mode == SAGG_UPDATE)
 			emit_changed(ex);
 		else
 			emit_windows(ex);
@@ -208,6 +211,8 @@ sagg_execution_open_windows(SaggExecution *ex)
 	ex->open_windows = true;
 	if (ex->sessions)
 		sagg_sessions_emit_stored(ex);
+	else if (ex->query->window.panes)
+		sagg_panes_emit(ex);
 	else
 		emit_windows(ex);
 	MemoryContextSwitchTo(old);

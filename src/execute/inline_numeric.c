@@ -191,7 +191,7 @@ sagg_sum_add_int8(SaggSum *sum, int64 value)
 }
 
 /*
- * Add another sum.  False, and nothing changed, if the result does not fit.
+ * The same for all values of another sum.
  */
 bool
 sagg_sum_add_sum(SaggSum *sum, const SaggSum *other)
@@ -204,7 +204,7 @@ sagg_sum_add_sum(SaggSum *sum, const SaggSum *other)
 		if (!scale_up(&value, sum->scale - other->scale))
 			return false;
 	}
-	else if (other->scale > sum->scale && !scale_up(&total, other->scale - sum->scale))
+	else if (!scale_up(&total, other->scale - sum->scale))
 		return false;
 	if (__builtin_add_overflow(total, value, &total))
 		return false;
