@@ -18,4 +18,10 @@ SELECT * FROM stream_agg.repair_late('nosuch');
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"watermark_policy": "per_partition"}');
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', event_time => 'ts', options => '{"idle_timeout": "1 minute"}');
 SELECT stream_agg.create_stream('bad', 'SELECT stream_agg.tumble(ts, ''1 min'') AS win, count(*) FROM clicks GROUP BY 1', output_mode => 'complete', watermark => '1 minute', options => '{"late_records": true}');
+SELECT stream_agg.create_stream('bad', 'SELECT stream_agg.session(ts, ''1 min'') AS win, user_id, count(*) FROM clicks GROUP BY 1, 2', watermark => '1 minute', options => '{"watermark_policy": "per_partition"}');
+
+-- sliding windows: state by pane, or by window
+SELECT stream_agg.create_stream('sliding', 'SELECT stream_agg.hop(ts, ''1 min'', ''1 hour'') AS win, count(*) FROM clicks GROUP BY 1', watermark => '1 minute', output_mode => 'update', start => false);
+SELECT stream_agg.alter_stream('sliding', '{"watermark_policy": "per_partition"}');
+SELECT stream_agg.drop_stream('sliding', drop_sink => true);
 SELECT stream_agg.drop_stream('meters', drop_sink => true);

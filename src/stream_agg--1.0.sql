@@ -80,6 +80,13 @@ LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 10;
 COMMENT ON FUNCTION stream_agg.hop(timestamptz, interval, interval, timestamptz) IS
 'the sliding windows [start, end) that hold ts, earliest first; they start every slide, aligned to origin';
 
+CREATE FUNCTION stream_agg.session(ts timestamptz, gap interval)
+RETURNS tstzrange
+AS 'MODULE_PATHNAME', 'stream_agg_session'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.session(timestamptz, interval) IS
+'the session window [ts, ts + gap) of a record, NULL if gap is not greater than zero; in GROUP BY of a stream, those of a key that overlap or touch become one';
+
 /* ---------------------------------------------------------------- catalog */
 
 CREATE TABLE stream_agg.streams (

@@ -23,6 +23,9 @@
 extern int64 sagg_window_size(const Interval *size);
 extern int64 sagg_window_slide(const Interval *slide);
 
+/* session_window.c */
+extern int64 sagg_session_gap(const Interval *gap);
+
 /* query_checks.c: refusals by the shape of the query */
 extern void sagg_check_query_shape(const Query *query);
 extern void sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,

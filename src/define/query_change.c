@@ -67,6 +67,21 @@ inner_expression(const SaggQuery *query, AttrNumber attno)
 }
 
 /*
+ * Do the queries have the same gap between sessions, if they have any?
+ */
+static bool
+same_gap(const SaggQuery *old, const SaggQuery *new)
+{
+	AttrNumber	old_column = old->window.gap_column;
+	AttrNumber	new_column = new->window.gap_column;
+
+	if (old->window.gap != new->window.gap || (old_column == 0) != (new_column == 0))
+		return false;
+	return old_column == 0 ||
+		equal(inner_expression(old, old_column), inner_expression(new, new_column));
+}
+
+/*
  * Do the queries make the same groups of their rows?
  */
 static bool
@@ -77,7 +92,7 @@ same_groups(const SaggQuery *old, const SaggQuery *new)
 
 	old_groups.naggs = new_groups.naggs = 0;
 	if (sagg_query_fingerprint(&old_groups) != sagg_query_fingerprint(&new_groups) ||
-		old->has_event_time != new->has_event_time ||
+		old->has_event_time != new->has_event_time || !same_gap(old, new) ||
 		!equal(inner_expression(old, old->event_time),
 			   inner_expression(new, new->event_time)))
 		return false;
@@ -203,6 +218,8 @@ sagg_compare_queries(const SaggStream *stream, const SaggQuery *old,
 		refuse(stream, "It has another FROM or WITH: other records would go into the groups.");
 	if (!equal(old_select->jointree->quals, new_select->jointree->quals))
 		refuse(stream, "It has another WHERE: other records would go into the groups.");
+	if (old->window.panes != new->window.panes)
+		refuse(stream, "Sliding windows are kept whole where an aggregate cannot be combined, and else by pane: neither state is the other's.");
 	if (!same_groups(old, new))
 		refuse(stream, "It has another window, event time or grouping key: there would be other groups.");
 	if (stream->mode == SAGG_UPDATE &&

@@ -300,6 +300,13 @@ sagg_check_watermark_options(const SaggStream *stream, const SaggQuery *query)
 				 errmsg("late_records is for streams that can have some"),
 				 errdetail("Records are late for windows that a watermark has passed, in the output modes append and update."),
 				 errhint("Leave it out.")));
+	if (stream->options.watermark_policy == SAGG_WATERMARK_PER_PARTITION &&
+		query->window.kind == SAGG_WINDOW_SESSION)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("watermark_policy per_partition is not for session windows"),
+				 errdetail("A record of one partition can join a session that the others have closed, or not, as they were read."),
+				 errhint("Use watermark_policy global.")));
 	if (stream->has_watermark)
 		return;
 	if (stream->options.watermark_policy != SAGG_WATERMARK_GLOBAL)

@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "event_times.h"
+#include "sessions.h"
 
 static void
 count_records(const SaggExecution *ex, SaggCounts *counts)
@@ -160,13 +161,18 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts,
 	*watermark = sagg_next_watermark(ex, max_time);
 	if (ex->stream->mode != SAGG_COMPLETE)
 		ex->store->close_before = *watermark;
-	if (ex->query->window.panes)
-		sagg_panes_emit(ex);
-	else if (ex->stream->mode == SAGG_UPDATE)
-		emit_changed(ex);
+	if (ex->sessions)
+		sagg_sessions_close(ex);
 	else
-		emit_windows(ex);
-	store_changed(ex);
+	{
+		if (ex->query->window.panes)
+			sagg_panes_emit(ex);
+		else if (ex->stream->mode == SAGG_UPDATE)
+			emit_changed(ex);
+		else
+			emit_windows(ex);
+		store_changed(ex);
+	}
 	MemoryContextSwitchTo(old);
 }
 
@@ -181,7 +187,9 @@ sagg_execution_open_windows(SaggExecution *ex)
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 
 	ex->open_windows = true;
-	if (ex->query->window.panes)
+	if (ex->sessions)
+		sagg_sessions_emit_stored(ex);
+	else if (ex->query->window.panes)
 		sagg_panes_emit(ex);
 	else
 		emit_windows(ex);

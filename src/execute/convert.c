@@ -14,7 +14,7 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 
-#include "execute_internal.h"
+#include "sessions.h"
 
 /*
  * One group: "from_group" and "to_group" are scratch.
@@ -25,6 +25,8 @@ convert_group(SaggExecution *from, SaggExecution *to, SaggGroup *from_group,
 {
 	sagg_entry_read(from, from_group, version->entry, version->len, true);
 	to_group->start = from_group->start;
+	if (SAGG_HAS_SESSIONS(to))
+		((SaggSession *) to_group)->end = ((SaggSession *) from_group)->end;
 	to_group->keys = from_group->keys;
 	to_group->keynulls = from_group->keynulls;
 	sagg_states_init(to, to_group->states);
@@ -66,7 +68,7 @@ sagg_execution_convert(SaggExecution *from, SaggExecution *to, const int *origin
 				convert_group(from, to, from_group, to_group,
 							  SAGG_VERSION(from->store, slots[i].version), origins);
 				MemoryContextSwitchTo(old);
-				sagg_store_put(to->store, to_group->start, slots[i].hash,
+				sagg_store_put(to->store, table->start, slots[i].hash,
 							   InvalidDsaPointer, to->entry.data, to->entry.len);
 				ResetExprContext(to->tmpcontext);
 				ReScanExprContext(from->aggcontext);

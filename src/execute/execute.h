@@ -101,7 +101,8 @@ extern void sagg_execution_refuse(SaggExecution *execution,
 								  SaggRefusals *refusals, Size max_key_bytes);
 
 /* aggregates.c */
-extern bool sagg_aggregate_keeps_inputs(const Aggref *aggref, bool *strict);
+extern bool sagg_aggregate_keeps_inputs(const Aggref *aggref, bool combine,
+										bool *strict);
 extern bool sagg_aggregate_combines(const Aggref *aggref);
 
 #endif							/* SAGG_EXECUTE_H */
