@@ -202,6 +202,7 @@ typedef enum SaggKeyKind
 	SAGG_KEY_INT2,
 	SAGG_KEY_INT4,
 	SAGG_KEY_INT8,
+	SAGG_KEY_ENUM,
 	SAGG_KEY_TEXT				/* of a deterministic collation */
 } SaggKeyKind;
 
