@@ -393,6 +393,7 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
 	ex->any_time = true;
 	if (sagg_session_passed(ex, *end))
 	{
+		ex->late_windows++;
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);
 		return false;
 	}
