@@ -440,6 +440,7 @@ extern void sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
 extern void sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
 							SaggAggState *state);
 
+extern SaggBytes sagg_state_skip(SaggExecution *ex, int aggno, SaggBytes *bytes);
 extern void sagg_state_begin(SaggExecution *ex, SaggAggCall *call,
 							 SaggAggState *state);
 extern Datum sagg_state_finish(SaggExecution *ex, SaggAggCall *call,
@@ -461,6 +462,7 @@ extern void sagg_kept_write(const SaggAggCall *call, StringInfo buf,
 							const SaggAggState *state);
 extern void sagg_kept_read(const SaggAggCall *call, SaggBytes *bytes,
 						   SaggAggState *state);
+extern SaggBytes sagg_kept_skip(const SaggAggCall *call, SaggBytes *bytes);
 extern void sagg_kept_take(SaggKeptCall *kept, SaggBytes *bytes,
 						   Datum *values, bool *nulls);
 
@@ -493,6 +495,16 @@ extern void sagg_entry_read(SaggExecution *ex, SaggGroup *group,
 							const char *entry, Size len, bool states);
 extern bool sagg_entry_has_keys(SaggExecution *ex, const char *entry, Size len,
 								const SaggGroup *group);
+
+extern void sagg_entry_skip_keys(SaggExecution *ex, SaggBytes *bytes);
+
+/* entry_delta.c */
+extern bool sagg_delta_write(SaggExecution *ex, StringInfo buf,
+							 const SaggVersion *former,
+							 const SaggVersion *present, uint32 salt);
+extern void sagg_delta_apply(SaggExecution *ex, StringInfo buf,
+							 const SaggVersion *former,
+							 const char *delta, Size len);
 
 /* keys.c */
 extern SaggKeyCall *sagg_keys_init(const SaggQuery *query);
