@@ -185,6 +185,12 @@ typedef struct SaggCounts
 	int64		null_time;
 	int64		dead_lettered;
 	int64		filtered;
+
+	/*
+	 * Not one of them: how often a row of the inner query was late for a
+	 * window, be the record late for all of its windows or not.
+	 */
+	int64		late_windows;
 } SaggCounts;
 
 typedef enum SaggStage
@@ -242,8 +248,23 @@ typedef struct SaggProgress
 typedef enum SaggWindowKind
 {
 	SAGG_WINDOW_NONE,			/* grouping by keys alone */
-	SAGG_WINDOW_TUMBLE
+	SAGG_WINDOW_TUMBLE,
+	SAGG_WINDOW_HOP,			/* sliding: a record falls into several, or in
+								 * the gap between two into none */
+	SAGG_WINDOW_SESSION			/* as long as there are records */
 } SaggWindowKind;
+
+/* windows that are put together from states of several groups of records */
+#define SAGG_WINDOW_COMBINES(window) \
+	((window)->panes || (window)->kind == SAGG_WINDOW_SESSION)
+
+/* What a column has of the window. */
+typedef enum SaggWindowPart
+{
+	SAGG_WINDOW_WHOLE,
+	SAGG_WINDOW_START,
+	SAGG_WINDOW_END
+} SaggWindowPart;
 
 typedef struct SaggWindow
 {
@@ -251,10 +272,17 @@ typedef struct SaggWindow
 	int64		size;			/* microseconds */
 	int64		origin;			/* microseconds since 2000-01-01, as a
 								 * TimestampTz; windows start at origin + n *
-								 * size */
+								 * size, those of hop at origin + n * slide */
 	Oid			type;			/* of the window column: TSTZRANGEOID for
 								 * tumble; TIMESTAMPTZOID or TIMESTAMPOID (its
 								 * start) for date_bin */
+	int64		slide;			/* of hop; else the size */
+	bool		panes;			/* of hop: groups are kept by pane and combined
+								 * when a window is given out; see
+								 * execute/windows.c */
+	int64		gap;			/* of sessions, microseconds; 0 = the record's */
+	AttrNumber	gap_column;		/* of the inner query's rows, an interval, with
+								 * gap 0 */
 } SaggWindow;
 
 typedef struct SaggKey
@@ -314,6 +342,9 @@ typedef struct SaggQuery
 								 * yields the sink's columns */
 	Query	   *removed;		/* identity columns of the groups that do not
 								 * pass HAVING; NULL without HAVING */
+	Query	   *replaced;		/* identity columns of any groups; NULL unless
+								 * the window can change: sessions */
+	SaggWindowPart window_identity; /* what of the window "identity" has */
 	TupleDesc	output_desc;	/* of outer: the sink's columns by name */
 
 	/*

@@ -171,6 +171,18 @@ settle_event_time(Analysis *a, const char *name)
 }
 
 /*
+ * The gap of a session that is the record's own.
+ */
+static void
+settle_gap(Analysis *a)
+{
+	SaggWindow *window = &a->result->window;
+
+	if (window->kind == SAGG_WINDOW_SESSION && window->gap == 0)
+		window->gap_column = inner_column(a, lsecond(castNode(FuncExpr, a->windowexpr)->args));
+}
+
+/*
  * Grouping keys other than the window.
  */
 static void
@@ -242,7 +254,9 @@ settle_inputs(SaggQuery *result, bool *strict)
 	SaggAgg    *agg = &result->aggs[n];
 
 	agg->inputs = n;
-	agg->keeps_inputs = sagg_aggregate_keeps_inputs(agg->aggref, &strict[n]);
+	agg->keeps_inputs = sagg_aggregate_keeps_inputs(agg->aggref,
+													result->window.kind == SAGG_WINDOW_SESSION,
+													&strict[n]);
 	for (int i = 0; agg->keeps_inputs && i < n; i++)
 	{
 		const SaggAgg *other = &result->aggs[i];
@@ -329,6 +343,7 @@ make_inner(Analysis *a)
 	inner->groupDistinct = false;
 	inner->havingQual = NULL;
 	inner->hasAggs = false;
+	inner->hasTargetSRFs = false;
 	return inner;
 }
 
@@ -350,18 +365,21 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	a.result = result;
 	a.query = query = rewrite(query);
 	sagg_check_query_shape(query);
-	result->source = sagg_find_source(query, name_records, &record);
 	flatten_aliases(query);
+	sagg_take_hop_from_lateral(query);
+	result->source = sagg_find_source(query, name_records, &record);
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);
 	settle_event_time(&a, event_time);
+	settle_gap(&a);
 	sagg_check_query_mode(result, mode, has_watermark);
 
 	if (a.windowexpr)
 		add_group_column(&a, a.windowexpr, "the window", 0);
 	take_keys(&a);
 	take_aggregates(&a);
+	sagg_settle_panes(result);
 	if (record)
 		result->record = inner_column(&a, (Node *) record);
 

@@ -21,7 +21,7 @@
  */
 #include "postgres.h"
 
-#include "execute_internal.h"
+#include "sessions.h"
 
 /* entries that are smaller are written whole */
 #define LEAST_ENTRY		4096
@@ -80,8 +80,8 @@ append_states(SaggExecution *ex, StringInfo buf, const char *entry,
 /*
  * Replace the contents of "buf" by the delta from one version of a group, whose
  * entry the log has, to another, behind its length.  Returns false if the entry
- * is to be written whole; "salt" is the group's own, as far as there is such a
- * number.
+ * is to be written whole, as those of sessions are, which merge; "salt" is the
+ * group's own, as far as there is such a number.
  */
 bool
 sagg_delta_write(SaggExecution *ex, StringInfo buf, const SaggVersion *former,
@@ -91,7 +91,7 @@ sagg_delta_write(SaggExecution *ex, StringInfo buf, const SaggVersion *former,
 	SaggBytes	now = {present->entry, present->entry + present->len};
 	int32		len = 0;
 
-	if (present->len < LEAST_ENTRY || former->len < LEAST_ENTRY ||
+	if (SAGG_HAS_SESSIONS(ex) || present->len < LEAST_ENTRY || former->len < LEAST_ENTRY ||
 		(ex->plan->batch + salt) % WHOLE_PERIOD == 0)
 		return false;
 	sagg_entry_skip_keys(ex, &then);

@@ -16,7 +16,7 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 
-#include "execute_internal.h"
+#include "sessions.h"
 
 static void
 pass_entry(SaggExecution *ex, dsa_pointer dp, SaggBytesFn fn, void *fnarg)
@@ -44,7 +44,7 @@ live_bytes(void *arg, int partition)
 			bytes += table->bytes;
 		dp = table->next;
 	}
-	return bytes;
+	return bytes - ex->store->buried_bytes[partition];
 }
 
 /*
@@ -78,6 +78,19 @@ changes(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 	}
 }
 
+/*
+ * Whether an entry will not be there after the commit: a session that is over
+ * or gone.
+ */
+static bool
+is_leaving(const SaggExecution *ex, dsa_pointer dp)
+{
+	const char *entry = SAGG_VERSION(ex->store, dp)->entry;
+
+	return SAGG_HAS_SESSIONS(ex) &&
+		(sagg_entry_is_gone(entry) || sagg_entry_end(entry) <= ex->store->close_before);
+}
+
 static void
 contents(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 {
@@ -94,10 +107,42 @@ contents(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 		for (uint32 i = 0; i < table->nslots; i++)
 		{
 			CHECK_FOR_INTERRUPTS();
-			if (DsaPointerIsValid(slots[i].version))
+			if (DsaPointerIsValid(slots[i].version) && !is_leaving(ex, slots[i].version))
 				pass_entry(ex, slots[i].version, fn, fnarg);
 		}
 	}
+}
+
+static void
+check_partition(uint32 hash, int partition)
+{
+	if (SAGG_PARTITION_OF(hash) != partition)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
+				 errmsg("a stored group of state partition %d hashes to partition %d",
+						partition, SAGG_PARTITION_OF(hash)),
+				 errdetail("The hash function of a grouping key has changed, perhaps with the version of its collation."),
+				 errhint("Drop the stream and create it anew to aggregate from starting_offsets.")));
+}
+
+/*
+ * A session of the log into the store, or out of it.
+ */
+static void
+restore_session(SaggExecution *ex, int partition, SaggGroup *group,
+				const char *entry, Size len)
+{
+	bool		gone = len >= 2 * sizeof(int64) && sagg_entry_is_gone(entry);
+	dsa_pointer stored;
+
+	sagg_entry_read(ex, group, entry, len, !gone);
+	group->hash = sagg_keys_hash(ex, SAGG_SESSIONS_TABLE, group->keys, group->keynulls);
+	check_partition(group->hash, partition);
+	stored = sagg_groups_stored(ex, group);
+	if (gone && DsaPointerIsValid(stored))
+		sagg_store_remove(ex->store, SAGG_SESSIONS_TABLE, group->hash, stored);
+	else if (!gone && !sagg_session_passed(ex, sagg_entry_end(entry)))
+		sagg_store_load(ex->store, SAGG_SESSIONS_TABLE, group->hash, stored, entry, len);
 }
 
 /*
@@ -107,17 +152,9 @@ static void
 restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
 			  const char *entry, Size len, bool delta)
 {
-	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
-
 	sagg_entry_read(ex, group, entry, len, !delta);
 	group->hash = sagg_keys_hash(ex, group->start, group->keys, group->keynulls);
-	if (SAGG_PARTITION_OF(group->hash) != partition)
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
-				 errmsg("a stored group of state partition %d hashes to partition %d",
-						partition, SAGG_PARTITION_OF(group->hash)),
-				 errdetail("The hash function of a grouping key has changed, perhaps with the version of its collation."),
-				 errhint("Drop the stream and create it anew to aggregate from starting_offsets.")));
+	check_partition(group->hash, partition);
 	if (!sagg_window_passed(ex, group->start))
 	{
 		dsa_pointer stored = sagg_groups_stored(ex, group);
@@ -132,8 +169,6 @@ restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
 		}
 		sagg_store_load(ex->store, group->start, group->hash, stored, entry, len);
 	}
-	MemoryContextSwitchTo(old);
-	ResetExprContext(ex->tmpcontext);
 }
 
 static void
@@ -147,9 +182,17 @@ restore(void *arg, int partition, const char *data, Size len)
 	{
 		int64		size = sagg_bytes_take_length(&bytes);
 		Size		len = size < 0 ? -size : size;
+		const char *entry = sagg_bytes_take(&bytes, len);
+		MemoryContext old;
 
 		CHECK_FOR_INTERRUPTS();
-		restore_entry(ex, partition, group, sagg_bytes_take(&bytes, len), len, size < 0);
+		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+		if (SAGG_HAS_SESSIONS(ex))
+			restore_session(ex, partition, group, entry, len);
+		else
+			restore_entry(ex, partition, group, entry, len, size < 0);
+		MemoryContextSwitchTo(old);
+		ResetExprContext(ex->tmpcontext);
 	}
 	pfree(group);
 }
