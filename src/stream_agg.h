@@ -275,6 +275,15 @@ typedef struct SaggAgg
 	AttrNumber	filter;			/* boolean column of FILTER, or 0 */
 } SaggAgg;
 
+/* What a query makes of its rows. */
+typedef enum SaggQueryKind
+{
+	SAGG_AGGREGATION,			/* groups */
+	SAGG_ROWS,					/* rows of the sink, as they are */
+	SAGG_DEDUPLICATION			/* the same, but one only of those with equal
+								 * keys */
+} SaggQueryKind;
+
 typedef struct SaggQuery
 {
 	Oid			source;			/* the foreign table */
@@ -324,12 +333,30 @@ typedef struct SaggQuery
 	 * written: types and collations of keys by name, aggregates, window.
 	 */
 	uint64		fingerprint;
+
+	/*
+	 * The same for state in shared memory, whose layout may also depend on the
+	 * watermark's delay.
+	 */
+	uint64		store_fingerprint;
+
+	SaggQueryKind kind;
+
+	/*
+	 * Without aggregation the rows of "inner" are the output: these columns
+	 * and all behind them are those of output_desc.  Groups, "outer" and the
+	 * identity are not used; "keys" are those of DISTINCT ON.
+	 */
+	AttrNumber	first_output;
+	bool		single_row;		/* aggregates without GROUP BY: one group, which
+								 * is there even for no rows */
 } SaggQuery;
 
 /*
  * What a batch gives out, from EXECUTE to WRITE: tuplestores made with
  * randomAccess.  No identity is in two of them or twice in one.  In mode append
- * all rows are fresh; in mode complete "known" is the whole result.
+ * all rows are fresh, and have no identity if the query does not aggregate; in
+ * mode complete "known" is the whole result.
  */
 typedef struct SaggOutput
 {

@@ -24,7 +24,7 @@ extern int64 sagg_interval_length(const Interval *interval, const char *what);
 extern int64 sagg_window_size(const Interval *size);
 
 /* query_checks.c: refusals by the shape of the query */
-extern void sagg_check_query_shape(const Query *query);
+extern void sagg_check_query_shape(const Query *query, SaggQueryKind kind);
 extern void sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 								  bool has_watermark);
 extern void sagg_check_key(const SortGroupClause *clause, Oid type,
@@ -34,6 +34,15 @@ extern void sagg_check_aggregate_call(const Aggref *aggref);
 /* query_source.c */
 extern Oid	sagg_find_source(Query *query, bool always, Var **record);
 extern Node *sagg_event_time_column(Query *query, const char *name);
+
+/* query_analyze.c */
+extern char *sagg_expression_name(const Query *query, const TargetEntry *tle,
+								  char *unnamed);
+
+/* query_rows.c: queries that do not aggregate */
+extern SaggQueryKind sagg_query_kind(const Query *query);
+extern void sagg_take_rows(SaggQuery *result, const Query *query, List *inner,
+						   const Var *record);
 
 /* query_window.c */
 extern bool sagg_match_window(Node *groupexpr, SaggWindow *window,

@@ -18,6 +18,7 @@
 #include "access/relation.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -101,10 +102,10 @@ add_group_column(Analysis *a, Node *expr, char *name, int keyno)
 }
 
 /*
- * What users would call a grouping expression.
+ * What users would call an expression; "unnamed" if it has no name.
  */
-static char *
-expression_name(const Query *query, const TargetEntry *tle, int n)
+char *
+sagg_expression_name(const Query *query, const TargetEntry *tle, char *unnamed)
 {
 	if (IsA(tle->expr, Var))
 	{
@@ -116,7 +117,7 @@ expression_name(const Query *query, const TargetEntry *tle, int n)
 		return pstrdup(tle->resname);
 	if (IsA(tle->expr, FuncExpr))
 		return psprintf("%s(...)", get_func_name(((FuncExpr *) tle->expr)->funcid));
-	return psprintf("expression %d of GROUP BY", n);
+	return unnamed;
 }
 
 /*
@@ -195,7 +196,8 @@ take_keys(Analysis *a)
 		if (sagg_match_window(expr, &window, &windowexpr, &eventtime))
 			continue;
 		key = &result->keys[result->nkeys++];
-		key->name = expression_name(a->query, tle, n);
+		key->name = sagg_expression_name(a->query, tle,
+										 psprintf("expression %d of GROUP BY", n));
 		key->type = exprType(expr);
 		key->typmod = exprTypmod(expr);
 		key->collation = exprCollation(expr);
@@ -293,10 +295,31 @@ make_inner(Analysis *a)
 
 	inner->targetList = a->inner;
 	inner->groupClause = NIL;
+	inner->groupingSets = NIL;
 	inner->groupDistinct = false;
 	inner->havingQual = NULL;
 	inner->hasAggs = false;
 	return inner;
+}
+
+/*
+ * Window, keys and aggregates, and the queries before and behind them.
+ */
+static void
+take_groups(Analysis *a, Var *record)
+{
+	SaggQuery  *result = a->result;
+
+	if (a->windowexpr)
+		add_group_column(a, a->windowexpr, "the window", 0);
+	take_keys(a);
+	take_aggregates(a);
+	if (record)
+		result->record = inner_column(a, (Node *) record);
+	result->single_row = a->query->groupClause == NIL;
+	result->groups_desc = make_groups_desc(a->columns);
+	sagg_build_outer(result, a->query, a->columns);
+	result->inner = make_inner(a);
 }
 
 /*
@@ -316,8 +339,9 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 
 	a.result = result;
 	a.query = query = rewrite(query);
-	sagg_check_query_shape(query);
-	result->source = sagg_find_source(query, name_records, &record);
+	result->kind = sagg_query_kind(query);
+	sagg_check_query_shape(query, result->kind);
+	result->source = sagg_find_source(query, name_records || query->hasTargetSRFs, &record);
 	flatten_aliases(query);
 
 	foreach(lc, query->groupClause)
@@ -325,16 +349,10 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	settle_event_time(&a, event_time);
 	sagg_check_query_mode(result, mode, has_watermark);
 
-	if (a.windowexpr)
-		add_group_column(&a, a.windowexpr, "the window", 0);
-	take_keys(&a);
-	take_aggregates(&a);
-	if (record)
-		result->record = inner_column(&a, (Node *) record);
-
-	result->groups_desc = make_groups_desc(a.columns);
-	sagg_build_outer(result, query, a.columns);
-	result->inner = make_inner(&a);
+	if (result->kind == SAGG_AGGREGATION)
+		take_groups(&a, record);
+	else
+		sagg_take_rows(result, query, a.inner, record);
 	result->fingerprint = sagg_query_fingerprint(result);
 	return result;
 }
@@ -370,6 +388,10 @@ sagg_query_of_view(const SaggStream *stream)
 	result = sagg_query_analyze(query, stream->event_time, stream->mode,
 								stream->has_watermark,
 								stream->options.on_error != SAGG_FAIL);
+	result->store_fingerprint = result->fingerprint;
+	if (result->kind == SAGG_DEDUPLICATION)
+		result->store_fingerprint = hash_combine64(result->fingerprint,
+												   (uint64) stream->watermark_delay);
 	AtEOXact_GUC(false, nestlevel);
 	SetUserIdAndSecContext(save_user, save_context);
 	return result;

@@ -167,6 +167,20 @@ store_changed(SaggExecution *ex)
 }
 
 /*
+ * Without GROUP BY there is a group even if no row has come.
+ */
+static void
+require_single_group(SaggExecution *ex)
+{
+	SaggGroup  *group = sagg_groups_lookup_row(ex, 0,
+											   sagg_groups_hash_row(ex, 0, NULL, NULL),
+											   NULL, NULL);
+
+	if (!DsaPointerIsValid(group->stored))
+		group->changed = true;
+}
+
+/*
  * End the batch's work on groups.  Sets the counts of aggregated, late and
  * refused records and of those without event time, and the watermark after the batch.
  * From here on the store holds the batch's state, to be published or undone.
@@ -180,10 +194,22 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts, TimestampTz *waterma
 	*watermark = next_watermark(ex);
 	if (ex->stream->mode != SAGG_COMPLETE)
 		ex->store->close_before = *watermark;
-	if (ex->stream->mode == SAGG_UPDATE)
-		emit_changed(ex);
-	else
-		emit_windows(ex);
-	store_changed(ex);
+	switch (ex->query->kind)
+	{
+		case SAGG_AGGREGATION:
+			if (ex->query->single_row)
+				require_single_group(ex);
+			if (ex->stream->mode == SAGG_UPDATE)
+				emit_changed(ex);
+			else
+				emit_windows(ex);
+			store_changed(ex);
+			break;
+		case SAGG_ROWS:
+			break;
+		case SAGG_DEDUPLICATION:
+			sagg_seen_keys_store(ex);
+			break;
+	}
 	MemoryContextSwitchTo(old);
 }

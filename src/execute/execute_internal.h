@@ -14,6 +14,7 @@
 #include "lib/stringinfo.h"
 #include "nodes/execnodes.h"
 #include "storage/dsm.h"
+#include "tcop/dest.h"
 #include "utils/typcache.h"
 
 /* ------------------------------------------------------------------ store */
@@ -325,6 +326,7 @@ struct SaggExecution
 	Tuplestorestate *known;		/* and the others */
 	TypeCacheEntry *rangetype;	/* of the window column, or NULL */
 	SaggStateAccess access;
+	struct SaggSeenKeys *seen;	/* of deduplication, or NULL */
 };
 
 /*
@@ -339,6 +341,23 @@ sagg_window_passed(const SaggExecution *ex, int64 start)
 		ex->stream->mode != SAGG_COMPLETE &&
 		start + ex->query->window.size <= ex->plan->watermark;
 }
+
+/* execution.c */
+extern void sagg_classify(SaggExecution *ex, TupleTableSlot *slot, SaggClass class);
+
+/* pass_rows.c */
+extern DestReceiver *sagg_row_receiver(SaggExecution *ex);
+extern void sagg_rows_forget(SaggExecution *ex);
+
+/* deduplicate.c */
+extern struct SaggSeenKeys *sagg_seen_keys_init(SaggExecution *ex);
+extern int64 sagg_expiry_step(int64 delay);
+extern bool sagg_seen_key(SaggExecution *ex, int64 time, const Datum *values,
+						  const bool *nulls);
+extern void sagg_seen_keys_store(SaggExecution *ex);
+extern void sagg_seen_keys_forget(SaggExecution *ex);
+extern void sagg_seen_key_restore(SaggExecution *ex, int partition,
+								  const char *entry, Size len);
 
 /* aggregate_calls.c */
 extern void sagg_states_init(SaggExecution *ex, SaggAggState *states);
@@ -429,5 +448,6 @@ extern void sagg_emit_group(SaggExecution *ex, const SaggGroup *group);
 
 /* state_access.c */
 extern void sagg_state_access_init(SaggExecution *ex);
+extern void sagg_check_partition(uint32 hash, int partition);
 
 #endif							/* SAGG_EXECUTE_INTERNAL_H */

@@ -8,7 +8,8 @@
  * A window is [origin + n * size, origin + (n + 1) * size), found by
  * arithmetic.  The semantics are Spark's: a row is late when its window ends
  * at or before the watermark that the commit before left, except in output
- * mode complete, where nothing is late.
+ * mode complete, where nothing is late.  Rows of queries that do not aggregate
+ * go to pass_rows.c instead.
  *
  * Nothing here changes the store.
  *
@@ -65,7 +66,11 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	sagg_emit_init(ex);
 	sagg_execution_refuse(ex, NULL, 0);
 	sagg_state_access_init(ex);
-	sagg_store_begin(store, plan->batch, query->window.size);
+	if (query->kind == SAGG_DEDUPLICATION)
+		ex->seen = sagg_seen_keys_init(ex);
+	sagg_store_begin(store, plan->batch,
+					 ex->seen ? sagg_expiry_step(stream->watermark_delay) :
+					 query->window.size);
 	MemoryContextSwitchTo(old);
 	return ex;
 }
@@ -73,8 +78,8 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 /*
  * Count a row, or its record when joins may repeat it.
  */
-static void
-classify(SaggExecution *ex, TupleTableSlot *slot, SaggClass class)
+void
+sagg_classify(SaggExecution *ex, TupleTableSlot *slot, SaggClass class)
 {
 	AttrNumber	record = ex->query->record;
 	int64		n;
@@ -136,19 +141,19 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start)
 	if (slot->tts_isnull[query->event_time - 1])
 	{
 		if (windowed)
-			classify(ex, slot, SAGG_CLASS_NULL_TIME);
+			sagg_classify(ex, slot, SAGG_CLASS_NULL_TIME);
 		return !windowed;
 	}
 	time = DatumGetTimestampTz(slot->tts_values[query->event_time - 1]);
 	if (!sagg_check_event_time(ex, slot, time))
 	{
-		classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
 		return false;
 	}
 	if (windowed && !window_start(&query->window, time, start))
 	{
 		sagg_refuse_window(ex, slot, time);
-		classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
 		return false;
 	}
 
@@ -157,7 +162,7 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start)
 	ex->any_time = true;
 	if (sagg_window_passed(ex, *start))
 	{
-		classify(ex, slot, SAGG_CLASS_LATE);
+		sagg_classify(ex, slot, SAGG_CLASS_LATE);
 		return false;
 	}
 	return true;
@@ -177,7 +182,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	if (receiver->rows &&
 		sagg_rows_add(receiver->rows, start, slot->tts_values, slot->tts_isnull))
 	{
-		classify(ex, slot, SAGG_CLASS_AGGREGATED);
+		sagg_classify(ex, slot, SAGG_CLASS_AGGREGATED);
 		SAGG_FAILPOINT("execute.row");
 		return true;
 	}
@@ -188,13 +193,13 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	if (group == NULL)
 	{
 		sagg_refuse_keys(ex, slot, ex->row_keys, ex->row_keynulls);
-		classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
 		ResetExprContext(ex->tmpcontext);
 		return true;
 	}
 	group->changed = true;
 	sagg_states_advance(ex, group->states, slot->tts_values, slot->tts_isnull);
-	classify(ex, slot, SAGG_CLASS_AGGREGATED);
+	sagg_classify(ex, slot, SAGG_CLASS_AGGREGATED);
 	ResetExprContext(ex->tmpcontext);
 	SAGG_FAILPOINT("execute.row");
 	return true;
@@ -224,30 +229,33 @@ end_receiver(DestReceiver *self)
 {
 }
 
-static BatchReceiver *
+static DestReceiver *
 make_receiver(SaggExecution *ex)
 {
-	BatchReceiver *receiver = palloc0(sizeof(BatchReceiver));
+	BatchReceiver *receiver;
 
+	if (ex->query->kind != SAGG_AGGREGATION)
+		return sagg_row_receiver(ex);
+	receiver = palloc0(sizeof(BatchReceiver));
 	receiver->pub.receiveSlot = receive_row;
 	receiver->pub.rStartup = startup_receiver;
 	receiver->pub.rShutdown = shutdown_receiver;
 	receiver->pub.rDestroy = end_receiver;
 	receiver->pub.mydest = DestNone;
 	receiver->ex = ex;
-	return receiver;
+	return &receiver->pub;
 }
 
 static void
 run_inner(SaggExecution *ex)
 {
-	BatchReceiver *receiver = make_receiver(ex);
+	DestReceiver *receiver = make_receiver(ex);
 	PlannedStmt *plan;
 	QueryDesc  *desc;
 
 	plan = pg_plan_query(copyObject(ex->query->inner), ex->stream->name, 0, NULL);
 	desc = CreateQueryDesc(plan, ex->stream->name, GetActiveSnapshot(),
-						   InvalidSnapshot, &receiver->pub, NULL, NULL, 0);
+						   InvalidSnapshot, receiver, NULL, NULL, 0);
 	ExecutorStart(desc, 0);
 	SAGG_EXECUTOR_RUN(desc, ForwardScanDirection, 0);
 	ExecutorFinish(desc);
@@ -262,6 +270,7 @@ static void
 forget_rows(SaggExecution *ex)
 {
 	sagg_groups_forget(ex);
+	sagg_rows_forget(ex);
 	ex->any_time = false;
 	memset(ex->rows, 0, sizeof(ex->rows));
 	if (ex->nclasses > 0)
@@ -304,7 +313,8 @@ sagg_execution_state(SaggExecution *ex)
 void
 sagg_execution_end(SaggExecution *ex)
 {
-	tuplestore_end(ex->fresh);
+	if (ex->fresh)
+		tuplestore_end(ex->fresh);
 	tuplestore_end(ex->known);
 	FreeExprContext(ex->tmpcontext, true);
 	FreeExprContext(ex->aggcontext, true);

@@ -83,6 +83,22 @@ contents(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 }
 
 /*
+ * Raise an error unless a group with this hash, which the log has in a
+ * partition, belongs there.
+ */
+void
+sagg_check_partition(uint32 hash, int partition)
+{
+	if (SAGG_PARTITION_OF(hash) != partition)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
+				 errmsg("a stored group of state partition %d hashes to partition %d",
+						partition, SAGG_PARTITION_OF(hash)),
+				 errdetail("The hash function of a grouping key has changed, perhaps with the version of its collation."),
+				 errhint("Drop the stream and create it anew to aggregate from starting_offsets.")));
+}
+
+/*
  * One entry of the log into the store.
  */
 static void
@@ -93,13 +109,7 @@ restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
 
 	sagg_entry_read(ex, group, entry, len, true);
 	group->hash = sagg_keys_hash(ex, group->start, group->keys, group->keynulls);
-	if (SAGG_PARTITION_OF(group->hash) != partition)
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
-				 errmsg("a stored group of state partition %d hashes to partition %d",
-						partition, SAGG_PARTITION_OF(group->hash)),
-				 errdetail("The hash function of a grouping key has changed, perhaps with the version of its collation."),
-				 errhint("Drop the stream and create it anew to aggregate from starting_offsets.")));
+	sagg_check_partition(group->hash, partition);
 	if (!sagg_window_passed(ex, group->start))
 		sagg_store_load(ex->store, group->start, group->hash,
 						sagg_groups_stored(ex, group), entry, len);
@@ -119,7 +129,10 @@ restore(void *arg, int partition, const char *data, Size len)
 		int32		size = sagg_bytes_take_length(&bytes);
 
 		CHECK_FOR_INTERRUPTS();
-		restore_entry(ex, partition, group, sagg_bytes_take(&bytes, size), size);
+		if (ex->seen)
+			sagg_seen_key_restore(ex, partition, sagg_bytes_take(&bytes, size), size);
+		else
+			restore_entry(ex, partition, group, sagg_bytes_take(&bytes, size), size);
 	}
 	pfree(group);
 }
