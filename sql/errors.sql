@@ -37,6 +37,18 @@ SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM click
 SELECT pg_temp.try('SELECT name, count(*) FROM users WHERE id IN (SELECT user_id FROM clicks) GROUP BY 1', mode => 'update', watermark => NULL);
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT ts, rank() OVER (ORDER BY ts) FROM clicks) c GROUP BY 1');
 
+-- what stands beside it
+CREATE FUNCTION all_clicks() RETURNS SETOF clicks STABLE LANGUAGE sql AS 'SELECT * FROM clicks';
+CREATE TABLE own_result (id bigint, count bigint, UNIQUE NULLS NOT DISTINCT (id));
+SELECT pg_temp.try('SELECT id, count(*) FROM clicks JOIN (SELECT id FROM users FOR UPDATE) u ON id = user_id GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT id, count(*) FROM clicks JOIN users TABLESAMPLE BERNOULLI (50) ON id = user_id GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('WITH RECURSIVE r AS (SELECT user_id AS id FROM clicks UNION SELECT users.id FROM r JOIN users USING (id)) SELECT id, count(*) FROM r GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id AS id, count(*) FROM all_clicks() GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT c.user_id AS id, count(*) FROM clicks c JOIN all_clicks() USING (user_id) GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT stream_agg.create_stream('bad', 'SELECT user_id AS id, count(*) FROM clicks LEFT JOIN own_result r ON r.id = user_id GROUP BY 1', output_mode => 'update', sink => 'own_result');
+DROP TABLE own_result;
+DROP FUNCTION all_clicks;
+
 -- the shape of the query
 SELECT pg_temp.try('SELECT count(*) FROM clicks', watermark => NULL);
 SELECT pg_temp.try('SELECT count(*) FROM clicks GROUP BY ()', event_time => 'ts');

@@ -32,6 +32,7 @@ extern void sagg_check_key(const SortGroupClause *clause, Oid type,
 extern void sagg_check_aggregate_call(const Aggref *aggref);
 
 /* query_source.c */
+extern int	sagg_count_sources(Node *node);
 extern Oid	sagg_find_source(Query *query, bool always, Var **record);
 extern Node *sagg_event_time_column(Query *query, const char *name);
 
@@ -43,6 +44,10 @@ extern char *sagg_expression_name(const Query *query, const TargetEntry *tle,
 extern SaggQueryKind sagg_query_kind(const Query *query);
 extern void sagg_take_rows(SaggQuery *result, const Query *query, List *inner,
 						   const Var *record);
+
+/* query_reads.c: what a query reads besides its source */
+extern void sagg_check_reads(const SaggQuery *query);
+extern void sagg_check_sink_not_read(const SaggQuery *query, Oid sink);
 
 /* query_window.c */
 extern bool sagg_match_window(Node *groupexpr, SaggWindow *window,
@@ -110,10 +115,12 @@ extern char *sagg_stream_key(const RangeVar *name);
 extern char *sagg_stream_view_name(const RangeVar *name);
 extern SaggStream *sagg_stream_by_key(const char *key);
 extern SaggStream *sagg_stream_of_source(Oid source);
-extern SaggStream *sagg_stream_of_sink(Oid sink);
 
 /* stream_drop.c */
 extern void sagg_drop_relation(Oid relid, ObjectType type);
+
+/* live_view.c */
+extern void sagg_drop_live_view(const SaggStream *stream);
 
 /* parse_text.c */
 extern void sagg_text_errors_begin(ErrorContextCallback *callback,

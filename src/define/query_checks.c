@@ -79,9 +79,6 @@ check_result_clauses(const Query *query, SaggQueryKind kind)
 		refuse_feature("the query of a stream cannot have ORDER BY",
 					   "The sink is a table and has no order.",
 					   "Use ORDER BY where the sink is queried.");
-	if (query->rowMarks)
-		refuse_feature("the query of a stream cannot lock rows", NULL,
-					   "Leave out FOR UPDATE and FOR SHARE.");
 	if (query->hasTargetSRFs && kind == SAGG_AGGREGATION)
 		refuse_feature("the query of a stream cannot have set-returning functions in its select list",
 					   "A group is one row of the sink.",
@@ -102,19 +99,46 @@ check_grouping(const Query *query)
 				   NULL, "Create one stream per grouping.");
 }
 
-static void
-check_ctes(const Query *query)
+/*
+ * What stands anywhere in a query, also where it reads tables only.
+ */
+static bool
+check_everywhere(Node *node, void *context)
 {
-	ListCell   *lc;
-
-	if (query->hasModifyingCTE)
-		refuse_feature("the query of a stream cannot modify data", NULL, NULL);
-	foreach(lc, query->cteList)
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
 	{
-		if (lfirst_node(CommonTableExpr, lc)->cterecursive)
-			refuse_feature("the query of a stream cannot have a recursive WITH query",
-						   NULL, NULL);
+		const Query *query = (Query *) node;
+
+		if (query->hasModifyingCTE)
+			refuse_feature("the query of a stream cannot modify data", NULL, NULL);
+		if (query->rowMarks)
+			refuse_feature("the query of a stream cannot lock rows", NULL,
+						   "Leave out FOR UPDATE and FOR SHARE.");
+		return query_tree_walker((Query *) node, check_everywhere, context,
+								 QTW_EXAMINE_RTES_BEFORE);
 	}
+	if (IsA(node, RangeTblEntry))
+	{
+		const TableSampleClause *sample = ((RangeTblEntry *) node)->tablesample;
+
+		if (sample && sample->repeatable == NULL)
+			refuse_feature("the query of a stream cannot sample a table without REPEATABLE",
+						   "A micro-batch that is retried must give the same result.",
+						   "Add REPEATABLE (seed) to TABLESAMPLE.");
+		return false;
+	}
+	if (IsA(node, CommonTableExpr))
+	{
+		const CommonTableExpr *cte = (CommonTableExpr *) node;
+
+		if (cte->cterecursive && sagg_count_sources(cte->ctequery) > 0)
+			refuse_feature("the source of a stream cannot stand in a recursive WITH query",
+						   "That would need all records of the topic, not those of a micro-batch.",
+						   "A recursive WITH query over tables can be joined with the source.");
+	}
+	return expression_tree_walker(node, check_everywhere, context);
 }
 
 static bool
@@ -140,7 +164,7 @@ sagg_check_query_shape(const Query *query, SaggQueryKind kind)
 		refuse_feature("the query of a stream must be a SELECT", NULL, NULL);
 	check_result_clauses(query, kind);
 	check_grouping(query);
-	check_ctes(query);
+	(void) check_everywhere((Node *) query, NULL);
 	if (find_grouping_function((Node *) query->targetList, NULL) ||
 		find_grouping_function(query->havingQual, NULL))
 		refuse_feature("the query of a stream cannot call GROUPING()", NULL, NULL);

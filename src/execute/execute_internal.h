@@ -325,6 +325,7 @@ struct SaggExecution
 								 * that the sink should not have yet */
 	Tuplestorestate *known;		/* and the others */
 	TypeCacheEntry *rangetype;	/* of the window column, or NULL */
+	bool		open_windows;	/* emits what the last commit left open */
 	SaggStateAccess access;
 	struct SaggSeenKeys *seen;	/* of deduplication, or NULL */
 };
@@ -342,9 +343,6 @@ sagg_window_passed(const SaggExecution *ex, int64 start)
 		start + ex->query->window.size <= ex->plan->watermark;
 }
 
-/* execution.c */
-extern void sagg_classify(SaggExecution *ex, TupleTableSlot *slot, SaggClass class);
-
 /* pass_rows.c */
 extern DestReceiver *sagg_row_receiver(SaggExecution *ex);
 extern void sagg_rows_forget(SaggExecution *ex);
@@ -358,6 +356,35 @@ extern void sagg_seen_keys_store(SaggExecution *ex);
 extern void sagg_seen_keys_forget(SaggExecution *ex);
 extern void sagg_seen_key_restore(SaggExecution *ex, int partition,
 								  const char *entry, Size len);
+
+/*
+ * The windows a row counts in: "n" of them, at least one; they start at start,
+ * start - step, start - 2 * step, ...
+ */
+typedef struct SaggPlaces
+{
+	int64		start;
+	int64		step;			/* set if n > 1 */
+	int			n;
+} SaggPlaces;
+
+/* windows.c */
+extern bool sagg_place_row(SaggExecution *ex, TupleTableSlot *slot,
+						   SaggPlaces *places);
+extern void sagg_classify_record(SaggExecution *ex, TupleTableSlot *slot,
+								 SaggClass class);
+
+/*
+ * Count a row, or its record when joins may repeat it.
+ */
+static inline void
+sagg_classify(SaggExecution *ex, TupleTableSlot *slot, SaggClass class)
+{
+	if (ex->query->record == 0)
+		ex->rows[class]++;
+	else
+		sagg_classify_record(ex, slot, class);
+}
 
 /* aggregate_calls.c */
 extern void sagg_states_init(SaggExecution *ex, SaggAggState *states);

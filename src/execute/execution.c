@@ -3,13 +3,9 @@
  * execution.c
  *	  EXECUTE: the rows of a batch into windowed groups.
  *
- * PostgreSQL's executor runs the inner query; a DestReceiver at its end takes
- * each row's event time, drops what is late, and advances the group's states.
- * A window is [origin + n * size, origin + (n + 1) * size), found by
- * arithmetic.  The semantics are Spark's: a row is late when its window ends
- * at or before the watermark that the commit before left, except in output
- * mode complete, where nothing is late.  Rows of queries that do not aggregate
- * go to pass_rows.c instead.
+ * PostgreSQL's executor runs the inner query; a DestReceiver at its end puts
+ * each row into its windows (windows.c) and advances the groups' states.  Rows
+ * of queries that do not aggregate go to pass_rows.c instead.
  *
  * Nothing here changes the store.
  *
@@ -18,13 +14,11 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "common/int.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 #include "execute_internal.h"
 
@@ -76,116 +70,17 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 }
 
 /*
- * Count a row, or its record when joins may repeat it.
- */
-void
-sagg_classify(SaggExecution *ex, TupleTableSlot *slot, SaggClass class)
-{
-	AttrNumber	record = ex->query->record;
-	int64		n;
-
-	if (record == 0)
-	{
-		ex->rows[class]++;
-		return;
-	}
-	n = SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[record - 1]));
-	if (n >= ex->nclasses)
-	{
-		int64		size = Max(n + 1, Max(1024, ex->nclasses * 2));
-
-		ex->classes = ex->classes ? repalloc_huge(ex->classes, size) :
-			MemoryContextAllocHuge(ex->memory, size);
-		memset(ex->classes + ex->nclasses, SAGG_CLASS_FILTERED, size - ex->nclasses);
-		ex->nclasses = size;
-	}
-	ex->classes[n] = Max(ex->classes[n], class);
-}
-
-/*
- * Start of the window that holds a time; false if that is out of range.
+ * A row into the group of one window.  Returns false if its record is refused.
  */
 static bool
-window_start(const SaggWindow *window, int64 time, int64 *start)
+take_row(BatchReceiver *receiver, TupleTableSlot *slot, int64 start)
 {
-	int64		distance;
-	int64		end;
-
-	if (!pg_sub_s64_overflow(time, window->origin, &distance))
-	{
-		int64		into = distance % window->size;
-
-		if (into < 0)
-			into += window->size;
-		return !pg_sub_s64_overflow(time, into, start) &&
-			!pg_add_s64_overflow(*start, window->size, &end) &&
-			IS_VALID_TIMESTAMP(*start) && IS_VALID_TIMESTAMP(end);
-	}
-	return false;
-}
-
-/*
- * Event time and window of a row.  Returns false, having counted it, for a row
- * that goes no further.
- */
-static bool
-place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start)
-{
-	const SaggQuery *query = ex->query;
-	bool		windowed = query->window.kind != SAGG_WINDOW_NONE;
-	int64		time;
-
-	*start = 0;
-	if (!query->has_event_time)
-		return true;
-	if (slot->tts_isnull[query->event_time - 1])
-	{
-		if (windowed)
-			sagg_classify(ex, slot, SAGG_CLASS_NULL_TIME);
-		return !windowed;
-	}
-	time = DatumGetTimestampTz(slot->tts_values[query->event_time - 1]);
-	if (!sagg_check_event_time(ex, slot, time))
-	{
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
-		return false;
-	}
-	if (windowed && !window_start(&query->window, time, start))
-	{
-		sagg_refuse_window(ex, slot, time);
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
-		return false;
-	}
-
-	if (!ex->any_time || time > ex->max_time)
-		ex->max_time = time;
-	ex->any_time = true;
-	if (sagg_window_passed(ex, *start))
-	{
-		sagg_classify(ex, slot, SAGG_CLASS_LATE);
-		return false;
-	}
-	return true;
-}
-
-static bool
-receive_row(TupleTableSlot *slot, DestReceiver *self)
-{
-	BatchReceiver *receiver = (BatchReceiver *) self;
 	SaggExecution *ex = receiver->ex;
 	SaggGroup  *group;
-	int64		start;
 
-	slot_getallattrs(slot);
-	if (sagg_row_refused(ex, slot) || !place_row(ex, slot, &start))
-		return true;
 	if (receiver->rows &&
 		sagg_rows_add(receiver->rows, start, slot->tts_values, slot->tts_isnull))
-	{
-		sagg_classify(ex, slot, SAGG_CLASS_AGGREGATED);
-		SAGG_FAILPOINT("execute.row");
 		return true;
-	}
 	group = sagg_groups_lookup_row(ex, start,
 								   sagg_groups_hash_row(ex, start, slot->tts_values,
 														slot->tts_isnull),
@@ -195,12 +90,33 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 		sagg_refuse_keys(ex, slot, ex->row_keys, ex->row_keynulls);
 		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
 		ResetExprContext(ex->tmpcontext);
-		return true;
+		return false;
 	}
 	group->changed = true;
 	sagg_states_advance(ex, group->states, slot->tts_values, slot->tts_isnull);
-	sagg_classify(ex, slot, SAGG_CLASS_AGGREGATED);
 	ResetExprContext(ex->tmpcontext);
+	return true;
+}
+
+static bool
+receive_row(TupleTableSlot *slot, DestReceiver *self)
+{
+	BatchReceiver *receiver = (BatchReceiver *) self;
+	SaggExecution *ex = receiver->ex;
+	SaggPlaces	places;
+
+	slot_getallattrs(slot);
+	if (sagg_row_refused(ex, slot) || !sagg_place_row(ex, slot, &places))
+		return true;
+	if (!take_row(receiver, slot, places.start))
+		return true;
+	sagg_classify(ex, slot, SAGG_CLASS_AGGREGATED);
+	while (--places.n > 0)
+	{
+		places.start -= places.step;
+		if (!take_row(receiver, slot, places.start))
+			return true;
+	}
 	SAGG_FAILPOINT("execute.row");
 	return true;
 }
