@@ -85,12 +85,10 @@ SELECT pg_temp.try('SELECT DISTINCT ON (user_id) * FROM clicks ORDER BY user_id,
 SELECT pg_temp.try('SELECT DISTINCT ON (user_id) user_id, count(*) FROM clicks GROUP BY user_id', event_time => 'ts', mode => 'update');
 SELECT pg_temp.try('SELECT DISTINCT ON (user_id::bit(64)) * FROM clicks', event_time => 'ts');
 
--- aggregates whose state cannot be kept
-SELECT pg_temp.try('SELECT user_id, count(DISTINCT ts) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
-SELECT pg_temp.try('SELECT user_id, max(ts ORDER BY ts) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
-SELECT pg_temp.try('SELECT user_id, percentile_cont(0.5) WITHIN GROUP (ORDER BY purchase_amount::float8) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
-SELECT pg_temp.try('SELECT user_id, rank(1) WITHIN GROUP (ORDER BY user_id) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
-SELECT pg_temp.try('SELECT user_id, json_agg(ts) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+-- aggregates of which neither state nor inputs can be kept
+SELECT pg_temp.try('SELECT user_id, count(DISTINCT (ts, user_id)) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, json_agg(ROW(ts, 1)) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, percentile_cont((SELECT 0.5)) WITHIN GROUP (ORDER BY purchase_amount::float8) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
 
 -- not one SELECT
 SELECT pg_temp.try('');

@@ -29,7 +29,7 @@ extern void sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 								  bool has_watermark);
 extern void sagg_check_key(const SortGroupClause *clause, Oid type,
 						   const char *name);
-extern void sagg_check_aggregate_call(const Aggref *aggref);
+extern void sagg_check_direct_arguments(const Aggref *aggref);
 
 /* query_source.c */
 extern int	sagg_count_sources(Node *node);

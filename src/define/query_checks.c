@@ -16,15 +16,15 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_aggregate.h"
+#include "catalog/pg_type.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/parse_relation.h"
+#include "rewrite/rewriteManip.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
 #include "define_internal.h"
-#include "execute/execute.h"
 
 static void refuse(int sqlstate, const char *what, const char *detail,
 				   const char *hint) pg_attribute_noreturn();
@@ -242,34 +242,15 @@ sagg_check_key(const SortGroupClause *clause, Oid type, const char *name)
 }
 
 /*
- * Refuse an aggregate with clauses that need all of its input at once, or
- * whose state cannot be kept between micro-batches.
+ * Refuse direct arguments of an aggregate that cannot be computed per group.
  */
 void
-sagg_check_aggregate_call(const Aggref *aggref)
+sagg_check_direct_arguments(const Aggref *aggref)
 {
-	const char *name = get_func_name(aggref->aggfnoid);
-
-	if (aggref->aggkind == AGGKIND_HYPOTHETICAL)
+	if (checkExprHasSubLink((Node *) aggref->aggdirectargs))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a stream cannot compute the hypothetical-set aggregate %s", name),
-				 errdetail("It needs all records of a group, sorted, at once.")));
-	if (aggref->aggkind == AGGKIND_ORDERED_SET)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a stream cannot compute the ordered-set aggregate %s", name),
-				 errdetail("It needs all records of a group, sorted, at once.")));
-	if (aggref->aggdistinct)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a stream cannot compute %s with DISTINCT", name),
-				 errdetail("It would have to keep every value of every group."),
-				 errhint("Group by the value as well, and count the rows of the sink.")));
-	if (aggref->aggorder)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a stream cannot compute %s with ORDER BY", name),
-				 errdetail("Records are aggregated as they arrive.")));
-	sagg_aggregate_check(aggref);
+				 errmsg("a stream cannot compute %s with a subquery as direct argument",
+						get_func_name(aggref->aggfnoid)),
+				 errhint("Join the table and group by its column.")));
 }

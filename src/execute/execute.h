@@ -83,7 +83,7 @@ extern void sagg_execution_end(SaggExecution *execution);
 extern void sagg_execution_refuse(SaggExecution *execution,
 								  SaggRefusals *refusals, Size max_key_bytes);
 
-/* aggregates.c: refuses, with its reason, an aggregate whose state cannot be kept */
-extern void sagg_aggregate_check(const Aggref *aggref);
+/* aggregates.c */
+extern bool sagg_aggregate_keeps_inputs(const Aggref *aggref, bool *strict);
 
 #endif							/* SAGG_EXECUTE_H */
