@@ -387,6 +387,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	else
 		sagg_take_rows(result, query, a.inner, record);
 	result->fingerprint = sagg_query_fingerprint(result);
+	result->store_fingerprint = result->fingerprint;
 	return result;
 }
 
@@ -421,7 +422,6 @@ sagg_query_of_view(const SaggStream *stream)
 	result = sagg_query_analyze(query, stream->event_time, stream->mode,
 								stream->has_watermark,
 								stream->options.on_error != SAGG_FAIL);
-	result->store_fingerprint = result->fingerprint;
 	if (result->kind == SAGG_DEDUPLICATION)
 		result->store_fingerprint = hash_combine64(result->fingerprint,
 												   (uint64) stream->watermark_delay);

@@ -104,6 +104,18 @@ wait_state($node, 'guarded', 'running', 'new row violates row-level security pol
 value(q{DROP POLICY p ON guarded; CREATE POLICY p ON guarded FOR INSERT TO writer WITH CHECK (true)});
 check('guarded', 'SELECT * FROM guarded', 'SELECT k, v FROM events', 'its policy holds, and it goes on when that admits the row');
 
+# --- a dry run
+is(value(q{SELECT count(*), min(action), max(action) FROM stream_agg.preview('SELECT k, v, g FROM events, generate_series(1, 2) g WHERE v < 10')}),
+	'20|insert|insert', 'preview of rows');
+is(value(q{SELECT count(*), min(action), max(action) FROM stream_agg.preview('SELECT DISTINCT ON (k) k, v FROM events',
+	event_time => 'ts', watermark => '1 day')}), '10|insert|insert', 'preview of deduplication');
+is(value(q{SELECT data ->> 'n' FROM stream_agg.preview('SELECT count(*) AS n FROM events', output_mode => 'complete')}), $records, 'preview of one row');
+value(q{SELECT stream_agg.create_stream('once', 'SELECT DISTINCT ON (k) k, v FROM events', event_time => 'ts', watermark => '1 day', trigger => '0')});
+process($node, 'once');
+is(value(q{SELECT count(*) FROM stream_agg.preview('once')}), 0, 'preview knows the keys that have been seen');
+like(value(q{SELECT string_agg(l, E'\n') FROM stream_agg.explain_stream('once') l}),
+	qr/the first row of a key within the watermark is written\n.*Key: k integer\n.*State: 10 groups/s, 'explain_stream tells of keys');
+
 # --- records that cannot be processed
 my $dead = q{'{"on_error": "dead_letter"}'};
 value(q{CREATE TABLE picky (v int CHECK (v % 50 <> 7), k int, inverse int)});
@@ -129,6 +141,10 @@ is_equal_tables($node, 'SELECT v, g FROM spread', q{SELECT v, 0 FROM timed WHERE
 	'a record of which a join makes a row that is refused is left out with all of its rows');
 is(value(q{SELECT dead_lettered + aggregated + filtered = delivered AND rows_out = aggregated FROM stream_agg.commits WHERE stream = 'spread'
 	ORDER BY batch DESC LIMIT 1}), 't', 'and once');
+
+# --- a dry run
+like(value(q{SELECT string_agg(l, E'\n') FROM stream_agg.explain_stream('timed') l}),
+	qr/Aggregates: none, rows are written as they come\n.*State: none/s, 'explain_stream tells of rows');
 
 # --- a reset
 value(q{UPDATE parts SET v = -1; SELECT stream_agg.stop_stream('parts');
