@@ -17,6 +17,7 @@
 #include "catalog/pg_collation.h"
 #include "catalog/pg_proc.h"
 #include "common/hashfn.h"
+#include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parse_agg.h"
@@ -81,8 +82,15 @@ append_inputs(StringInfo text, const SaggAgg *agg)
 	appendStringInfo(text, " inputs of %d%s", agg->inputs,
 					 agg->aggref->aggdistinct ? " distinct" : "");
 	foreach(lc, agg->aggref->args)
-		appendStringInfo(text, " %s",
-						 format_type_be_qualified(exprType((Node *) lfirst_node(TargetEntry, lc)->expr)));
+	{
+		Node	   *arg = (Node *) lfirst_node(TargetEntry, lc)->expr;
+		TupleDesc	record = exprType(arg) == RECORDOID ? get_expr_result_tupdesc(arg, true) : NULL;
+
+		appendStringInfo(text, " %s", format_type_be_qualified(exprType(arg)));
+		for (int i = 0; record && i < record->natts; i++)
+			appendStringInfo(text, " field %s",
+							 format_type_be_qualified(TupleDescAttr(record, i)->atttypid));
+	}
 }
 
 /*

@@ -73,8 +73,8 @@ keeps_inputs(const AggInfo *info, const Aggref *aggref)
 }
 
 /*
- * Values of a pseudo-type cannot be read from bytes; "unknown" is that of plain
- * literals and is as good as text.
+ * Values of a pseudo-type cannot be read from bytes, but for ROW(...); "unknown"
+ * is the type of plain literals and is as good as text.
  */
 static void
 check_inputs(const Aggref *aggref)
@@ -83,9 +83,11 @@ check_inputs(const Aggref *aggref)
 
 	foreach(lc, aggref->args)
 	{
-		Oid			type = exprType((Node *) lfirst_node(TargetEntry, lc)->expr);
+		Node	   *arg = (Node *) lfirst_node(TargetEntry, lc)->expr;
+		Oid			type = exprType(arg);
 
-		if (type != UNKNOWNOID && get_typtype(type) == TYPTYPE_PSEUDO)
+		if (type != UNKNOWNOID && get_typtype(type) == TYPTYPE_PSEUDO &&
+			!(type == RECORDOID && sagg_record_has_codec(arg)))
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("a stream cannot compute the aggregate %s",

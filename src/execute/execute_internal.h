@@ -140,10 +140,13 @@ typedef struct SaggCodec
 	int16		len;
 	bool		byval;
 	bool		raw;			/* as its bytes are, else by send and receive */
+	bool		text;			/* not even these: by output and input */
 	FmgrInfo	send;
 	FmgrInfo	receive;
 	Oid			ioparam;
 	int32		typmod;
+	TupleDesc	record;			/* of type record: its fields; else NULL */
+	struct SaggCodec *fields;
 } SaggCodec;
 
 /* bytes being read */
@@ -156,6 +159,10 @@ typedef struct SaggBytes
 extern void sagg_codec_init(SaggCodec *codec, Oid type, int32 typmod);
 extern void sagg_codec_write(SaggCodec *codec, StringInfo buf, Datum value);
 extern Datum sagg_codec_read(SaggCodec *codec, const char *data, Size len);
+extern bool sagg_record_has_codec(Node *expr);
+extern void sagg_codec_init_record(SaggCodec *codec, Node *expr);
+extern void sagg_record_write(SaggCodec *codec, StringInfo buf, Datum value);
+extern Datum sagg_record_read(SaggCodec *codec, const char *data, Size len);
 extern void sagg_codec_corrupt(const char *detail) pg_attribute_noreturn();
 extern const char *sagg_bytes_take(SaggBytes *bytes, Size len);
 extern int32 sagg_bytes_take_length(SaggBytes *bytes);
