@@ -332,6 +332,7 @@ make_inner(Analysis *a)
 	inner->groupDistinct = false;
 	inner->havingQual = NULL;
 	inner->hasAggs = false;
+	inner->hasTargetSRFs = false;
 	return inner;
 }
 
@@ -347,6 +348,7 @@ take_groups(Analysis *a, Var *record)
 		add_group_column(a, a->windowexpr, "the window", 0);
 	take_keys(a);
 	take_aggregates(a);
+	sagg_settle_panes(result);
 	if (record)
 		result->record = inner_column(a, (Node *) record);
 	result->single_row = a->query->groupClause == NIL;
@@ -374,8 +376,12 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	a.query = query = rewrite(query);
 	result->kind = sagg_query_kind(query);
 	sagg_check_query_shape(query, result->kind);
-	result->source = sagg_find_source(query, name_records || query->hasTargetSRFs, &record);
 	flatten_aliases(query);
+	if (result->kind == SAGG_AGGREGATION)
+		sagg_take_hop_from_lateral(query);
+	result->source = sagg_find_source(query, name_records ||
+									  (query->hasTargetSRFs && result->kind != SAGG_AGGREGATION),
+									  &record);
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);

@@ -109,6 +109,9 @@ sagg_query_fingerprint(const SaggQuery *query)
 					 query->window.kind, query->window.size, query->window.origin,
 					 query->window.kind == SAGG_WINDOW_NONE ? "" :
 					 format_type_be_qualified(query->window.type));
+	if (query->window.kind == SAGG_WINDOW_HOP)
+		appendStringInfo(&text, "slide " INT64_FORMAT " %s\n", query->window.slide,
+						 query->window.panes ? "by pane" : "by window");
 	for (int i = 0; i < query->nkeys; i++)
 	{
 		const SaggKey *key = &query->keys[i];

@@ -25,6 +25,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
@@ -117,6 +118,39 @@ sagg_aggregate_keeps_inputs(const Aggref *aggref, bool *strict)
 		check_inputs(aggref);
 	else if (info.transtype != INTERNALOID)
 		sagg_codec_init(&codec, info.transtype, -1);
+	ReleaseSysCache(info.tuple);
+	return result;
+}
+
+/*
+ * Can states of an aggregate be combined, as a parallel query would do, so that
+ * the result is that of all their input?  Not where the order of input matters,
+ * or where the state that is kept is not the one the combine function is for.
+ */
+bool
+sagg_aggregate_combines(const Aggref *aggref)
+{
+	AggInfo		info;
+	bool		result;
+
+	get_info(&info, aggref);
+	switch (info.form->aggtransfn)
+	{
+		case F_NUMERIC_AVG_ACCUM:
+			result = info.form->aggcombinefn == F_NUMERIC_AVG_COMBINE;
+			break;
+		case F_INT8_AVG_ACCUM:
+			result = info.form->aggcombinefn == F_INT8_AVG_COMBINE;
+			break;
+		case F_ARRAY_AGG_TRANSFN:
+		case F_ARRAY_AGG_ARRAY_TRANSFN:
+		case F_STRING_AGG_TRANSFN:
+		case F_BYTEA_STRING_AGG_TRANSFN:
+			result = false;
+			break;
+		default:
+			result = OidIsValid(info.form->aggcombinefn) && !keeps_inputs(&info, aggref);
+	}
 	ReleaseSysCache(info.tuple);
 	return result;
 }
@@ -232,6 +266,13 @@ init_storage(SaggAggCall *call, AggInfo *info, Oid aggowner)
 	look_up_function(&call->deserialfn, info->form->aggdeserialfn, aggowner);
 	build_aggregate_deserialfn_expr(info->form->aggdeserialfn, &expr);
 	fmgr_info_set_expr((Node *) expr, &call->deserialfn);
+}
+
+static void
+init_combination(SaggAggCall *call, AggInfo *info, Oid aggowner)
+{
+	Expr	   *expr;
+
 	look_up_function(&call->combinefn, info->form->aggcombinefn, aggowner);
 	build_aggregate_transfn_expr(&info->transtype, 1, 0, false, info->transtype,
 								 call->agg->aggref->inputcollid,
@@ -270,7 +311,10 @@ sagg_aggregates_init(const SaggQuery *query)
 		else
 		{
 			init_storage(call, &info, aggowner);
+			if (info.transtype == INTERNALOID || query->window.panes)
+				init_combination(call, &info, aggowner);
 			call->kind = sagg_inline_kind(call);
+			call->combine_inline = sagg_inline_combines(call);
 		}
 		ReleaseSysCache(info.tuple);
 	}

@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "execute_internal.h"
+#include "pass_rows.h"
 
 #define USECS_PER_MSEC	INT64CONST(1000)
 
@@ -56,6 +57,7 @@ count_records(const SaggExecution *ex, SaggCounts *counts)
 	counts->aggregated = rows[SAGG_CLASS_AGGREGATED];
 	counts->late = rows[SAGG_CLASS_LATE];
 	counts->null_time = rows[SAGG_CLASS_NULL_TIME];
+	counts->late_windows = ex->late_windows;
 	counts->dead_lettered = ex->refusals ? ex->refusals->count : 0;
 }
 
@@ -201,7 +203,9 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts, TimestampTz *waterma
 		case SAGG_AGGREGATION:
 			if (ex->query->single_row)
 				require_single_group(ex);
-			if (ex->stream->mode == SAGG_UPDATE)
+			if (ex->query->window.panes)
+				sagg_panes_emit(ex);
+			else if (ex->stream->mode == SAGG_UPDATE)
 				emit_changed(ex);
 			else
 				emit_windows(ex);
@@ -227,6 +231,9 @@ sagg_execution_open_windows(SaggExecution *ex)
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 
 	ex->open_windows = true;
-	emit_windows(ex);
+	if (ex->query->window.panes)
+		sagg_panes_emit(ex);
+	else
+		emit_windows(ex);
 	MemoryContextSwitchTo(old);
 }

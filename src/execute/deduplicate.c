@@ -28,7 +28,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "execute_internal.h"
+#include "pass_rows.h"
 
 /* the delay has this many steps */
 #define STEPS_OF_DELAY	4
@@ -70,7 +70,7 @@ struct SaggSeenKeys
 {
 	MemoryContext memory;		/* of the keys */
 	seentab_hash *table;
-	int64		step;			/* microseconds */
+	SaggWindow	window;			/* the step, as the store knows it */
 };
 
 static bool
@@ -83,10 +83,19 @@ seen_equal(SaggExecution *ex, const SeenKey *a, const SeenKey *b)
  * The time that one table of the store has keys of, for a watermark's delay;
  * both in microseconds.
  */
-int64
-sagg_expiry_step(int64 delay)
+static int64
+expiry_step(int64 delay)
 {
 	return Min(Max(delay / STEPS_OF_DELAY, LEAST_STEP), GREATEST_STEP);
+}
+
+/*
+ * What ends a table of the store.  Lives as long as the execution.
+ */
+const SaggWindow *
+sagg_seen_keys_window(const SaggExecution *ex)
+{
+	return &ex->seen->window;
 }
 
 /*
@@ -95,9 +104,9 @@ sagg_expiry_step(int64 delay)
 static int64
 table_start(const struct SaggSeenKeys *seen, int64 expires)
 {
-	int64		into = (expires - 1) % seen->step;
+	int64		into = (expires - 1) % seen->window.size;
 
-	return expires - 1 - (into < 0 ? into + seen->step : into);
+	return expires - 1 - (into < 0 ? into + seen->window.size : into);
 }
 
 /*
@@ -119,12 +128,13 @@ expiry(const SaggExecution *ex, int64 time)
 struct SaggSeenKeys *
 sagg_seen_keys_init(SaggExecution *ex)
 {
-	struct SaggSeenKeys *seen = palloc(sizeof(struct SaggSeenKeys));
+	struct SaggSeenKeys *seen = palloc0(sizeof(struct SaggSeenKeys));
 
 	seen->memory = AllocSetContextCreate(ex->memory, "stream_agg seen keys",
 										 ALLOCSET_DEFAULT_SIZES);
 	seen->table = seentab_create(ex->memory, 1024, ex);
-	seen->step = sagg_expiry_step(ex->stream->watermark_delay);
+	seen->window.kind = SAGG_WINDOW_TUMBLE;
+	seen->window.size = expiry_step(ex->stream->watermark_delay);
 	return seen;
 }
 

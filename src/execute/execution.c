@@ -21,6 +21,7 @@
 #include "utils/snapmgr.h"
 
 #include "execute_internal.h"
+#include "pass_rows.h"
 
 typedef struct BatchReceiver
 {
@@ -64,8 +65,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	if (query->kind == SAGG_DEDUPLICATION)
 		ex->seen = sagg_seen_keys_init(ex);
 	sagg_store_begin(store, plan->batch,
-					 ex->seen ? sagg_expiry_step(stream->watermark_delay) :
-					 query->window.size);
+					 ex->seen ? sagg_seen_keys_window(ex) : &query->window);
 	MemoryContextSwitchTo(old);
 	return ex;
 }
@@ -189,6 +189,7 @@ forget_rows(SaggExecution *ex)
 	sagg_groups_forget(ex);
 	sagg_rows_forget(ex);
 	ex->any_time = false;
+	ex->late_windows = 0;
 	memset(ex->rows, 0, sizeof(ex->rows));
 	if (ex->nclasses > 0)
 		memset(ex->classes, SAGG_CLASS_FILTERED, ex->nclasses);

@@ -20,7 +20,7 @@
 #include "executor/executor.h"
 #include "utils/memutils.h"
 
-#include "execute_internal.h"
+#include "pass_rows.h"
 
 typedef struct RowReceiver
 {

@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 
 #include "execute_internal.h"
+#include "pass_rows.h"
 
 static void
 pass_entry(SaggExecution *ex, dsa_pointer dp, SaggBytesFn fn, void *fnarg)
