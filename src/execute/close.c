@@ -19,8 +19,8 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
-#include "execute_internal.h"
 #include "pass_rows.h"
+#include "sessions.h"
 
 #define USECS_PER_MSEC	INT64CONST(1000)
 
@@ -184,6 +184,25 @@ require_single_group(SaggExecution *ex)
 		group->changed = true;
 }
 
+static void
+close_groups(SaggExecution *ex)
+{
+	if (ex->sessions)
+	{
+		sagg_sessions_close(ex);
+		return;
+	}
+	if (ex->query->single_row)
+		require_single_group(ex);
+	if (ex->query->window.panes)
+		sagg_panes_emit(ex);
+	else if (ex->stream->mode == SAGG_UPDATE)
+		emit_changed(ex);
+	else
+		emit_windows(ex);
+	store_changed(ex);
+}
+
 /*
  * End the batch's work on groups.  Sets the counts of aggregated, late and
  * refused records and of those without event time, and the watermark after the batch.
@@ -201,15 +220,7 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts, TimestampTz *waterma
 	switch (ex->query->kind)
 	{
 		case SAGG_AGGREGATION:
-			if (ex->query->single_row)
-				require_single_group(ex);
-			if (ex->query->window.panes)
-				sagg_panes_emit(ex);
-			else if (ex->stream->mode == SAGG_UPDATE)
-				emit_changed(ex);
-			else
-				emit_windows(ex);
-			store_changed(ex);
+			close_groups(ex);
 			break;
 		case SAGG_ROWS:
 			break;
@@ -231,7 +242,9 @@ sagg_execution_open_windows(SaggExecution *ex)
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 
 	ex->open_windows = true;
-	if (ex->query->window.panes)
+	if (ex->sessions)
+		sagg_sessions_emit_stored(ex);
+	else if (ex->query->window.panes)
 		sagg_panes_emit(ex);
 	else
 		emit_windows(ex);

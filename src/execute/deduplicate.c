@@ -272,12 +272,12 @@ sagg_seen_keys_store(SaggExecution *ex)
 }
 
 /*
- * An entry of the log into the store, at once and for good.
+ * An entry of the log into the store, at once and for good.  Leaves garbage in
+ * the current context.
  */
 void
 sagg_seen_key_restore(SaggExecution *ex, int partition, const char *data, Size len)
 {
-	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 	SaggGroup	group = {.keys = ex->row_keys, .keynulls = ex->row_keynulls};
 	int64		expires;
 	uint32		hash;
@@ -288,6 +288,4 @@ sagg_seen_key_restore(SaggExecution *ex, int partition, const char *data, Size l
 	if (group.start > ex->plan->watermark && !find_stored(ex, hash, &expires))
 		sagg_store_load(ex->store, table_start(ex->seen, group.start), hash,
 						InvalidDsaPointer, data, len);
-	MemoryContextSwitchTo(old);
-	ResetExprContext(ex->tmpcontext);
 }
