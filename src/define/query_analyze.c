@@ -17,6 +17,7 @@
 
 #include "access/relation.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
@@ -24,6 +25,7 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
+#include "parser/parse_clause.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
 #include "tcop/tcopprot.h"
@@ -351,10 +353,47 @@ make_inner(Analysis *a)
 }
 
 /*
+ * Have the rows of a join in the order of their records.  Without a join they
+ * are.
+ */
+static void
+order_by_record(Query *inner, AttrNumber record)
+{
+	TargetEntry *tle = list_nth_node(TargetEntry, inner->targetList, record - 1);
+	SortGroupClause *clause = makeNode(SortGroupClause);
+
+	clause->tleSortGroupRef = tle->ressortgroupref =
+		assignSortGroupRef(tle, inner->targetList);
+	clause->eqop = TIDEqualOperator;
+	clause->sortop = TIDLessOperator;
+	clause->hashable = true;
+	inner->sortClause = list_make1(clause);
+}
+
+/*
+ * Does EXECUTE need the rows in the order of their records?
+ */
+static bool
+needs_order(const SaggStreamOptions *options)
+{
+	return options->watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
+		options->late_records;
+}
+
+/*
+ * Must every row tell its record?  Else only those of joins do.
+ */
+static bool
+names_records(const SaggStreamOptions *options)
+{
+	return options->on_error != SAGG_FAIL || needs_order(options);
+}
+
+/*
  * Window, keys and aggregates, and the queries before and behind them.
  */
 static void
-take_groups(Analysis *a, Var *record)
+take_groups(Analysis *a, const SaggStreamOptions *options, Var *record)
 {
 	SaggQuery  *result = a->result;
 
@@ -362,7 +401,8 @@ take_groups(Analysis *a, Var *record)
 		add_group_column(a, a->windowexpr, "the window", 0);
 	take_keys(a);
 	take_aggregates(a);
-	sagg_settle_panes(result);
+	sagg_settle_panes(result,
+					  options->watermark_policy == SAGG_WATERMARK_PER_PARTITION);
 	if (record)
 		result->record = inner_column(a, (Node *) record);
 	result->single_row = a->query->groupClause == NIL;
@@ -373,17 +413,18 @@ take_groups(Analysis *a, Var *record)
 
 /*
  * Analyse a stream's query.  "query" is the output of parse analysis and is
- * scribbled on; "event_time" is the column the user named, or NULL; with
- * "name_records" every row tells its record.  The result is allocated in the current context.  Raises an error, with its
- * reason, for a query that a stream in this mode cannot run.
+ * scribbled on; "event_time" is the column the user named, or NULL.  The result
+ * is allocated in the current context.  Raises an error, with its reason, for a
+ * query that a stream in this mode cannot run.
  */
 SaggQuery *
 sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
-				   bool has_watermark, bool name_records)
+				   bool has_watermark, const SaggStreamOptions *options)
 {
 	Analysis	a = {0};
 	SaggQuery  *result = palloc0(sizeof(SaggQuery));
 	Var		   *record;
+	bool		joined;
 	ListCell   *lc;
 
 	a.result = result;
@@ -393,20 +434,24 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	flatten_aliases(query);
 	if (result->kind == SAGG_AGGREGATION)
 		sagg_take_hop_from_lateral(query);
-	result->source = sagg_find_source(query, name_records ||
+	result->source = sagg_find_source(query, names_records(options) ||
 									  (query->hasTargetSRFs && result->kind != SAGG_AGGREGATION),
-									  &record);
+									  &record, &joined);
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);
 	settle_event_time(&a, event_time);
 	settle_gap(&a);
 	sagg_check_query_mode(result, mode, has_watermark);
+	if (result->kind != SAGG_AGGREGATION)
+		sagg_check_rows_options(options);
 
 	if (result->kind == SAGG_AGGREGATION)
-		take_groups(&a, record);
+		take_groups(&a, options, record);
 	else
 		sagg_take_rows(result, query, a.inner, record);
+	if (joined && (needs_order(options) || result->kind == SAGG_DEDUPLICATION))
+		order_by_record(result->inner, result->record);
 	result->fingerprint = sagg_query_fingerprint(result);
 	result->store_fingerprint = result->fingerprint;
 	return result;
@@ -442,7 +487,7 @@ sagg_query_of_view(const SaggStream *stream)
 							   save_context | SECURITY_RESTRICTED_OPERATION);
 	result = sagg_query_analyze(query, stream->event_time, stream->mode,
 								stream->has_watermark,
-								stream->options.on_error != SAGG_FAIL);
+								&stream->options);
 	if (result->kind == SAGG_DEDUPLICATION)
 		result->store_fingerprint = hash_combine64(result->fingerprint,
 												   (uint64) stream->watermark_delay);

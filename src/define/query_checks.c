@@ -196,6 +196,21 @@ check_rows_mode(const SaggQuery *result, SaggOutputMode mode, bool has_watermark
 }
 
 /*
+ * Refuse options that are about windows, for a query that does not aggregate.
+ */
+void
+sagg_check_rows_options(const SaggStreamOptions *options)
+{
+	if (options->watermark_policy == SAGG_WATERMARK_PER_PARTITION)
+		refuse_feature("watermark_policy \"per_partition\" needs a query that aggregates",
+					   "Rows are written, and keys are forgotten, by the watermark of all partitions.",
+					   "Leave it out.");
+	if (options->late_records)
+		refuse_feature("late_records needs a query that aggregates",
+					   "They are kept to repair windows.", "Leave it out.");
+}
+
+/*
  * Refuse what an output mode, or a watermark, cannot do with the analysed
  * query.
  */

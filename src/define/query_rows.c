@@ -11,13 +11,10 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
-#include "parser/parse_oper.h"
-#include "parser/parsetree.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
@@ -111,41 +108,6 @@ take_output(SaggQuery *result, const Query *query, List **inner)
 }
 
 /*
- * Whether rows come in the order of their records: from a scan of the source,
- * which no join can change.
- */
-static bool
-keeps_order(const Query *query)
-{
-	Node	   *from;
-	RangeTblEntry *rte;
-
-	if (list_length(query->jointree->fromlist) != 1 || query->hasSubLinks)
-		return false;
-	from = linitial(query->jointree->fromlist);
-	if (!IsA(from, RangeTblRef))
-		return false;
-	rte = rt_fetch(((RangeTblRef *) from)->rtindex, query->rtable);
-	return rte->rtekind == RTE_RELATION ||
-		(rte->rtekind == RTE_SUBQUERY && keeps_order(rte->subquery));
-}
-
-/*
- * Bring rows into the order of column "attno", the number of their record.
- */
-static void
-sort_by_record(Query *inner, AttrNumber attno)
-{
-	TargetEntry *tle = list_nth_node(TargetEntry, inner->targetList, attno - 1);
-	SortGroupClause *clause = makeNode(SortGroupClause);
-
-	get_sort_group_operators(TIDOID, true, true, false,
-							 &clause->sortop, &clause->eqop, NULL, &clause->hashable);
-	clause->tleSortGroupRef = tle->ressortgroupref = 1;
-	inner->sortClause = list_make1(clause);
-}
-
-/*
  * Fill in keys, output and inner query of "result", whose event time is the
  * one column of "inner" so far.  "record" tells the record of a row, or is
  * NULL.  Raises feature_not_supported for a key that cannot be looked up.
@@ -162,6 +124,4 @@ sagg_take_rows(SaggQuery *result, const Query *query, List *inner, const Var *re
 	result->inner->targetList = inner;
 	result->inner->distinctClause = NIL;
 	result->inner->hasDistinctOn = false;
-	if (result->kind == SAGG_DEDUPLICATION && result->record != 0 && !keeps_order(query))
-		sort_by_record(result->inner, result->record);
 }
