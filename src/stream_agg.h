@@ -417,20 +417,12 @@ typedef struct SaggQuery
 	 */
 	uint64		fingerprint;
 
-	/*
-	 * The same for state in shared memory, whose layout may also depend on the
-	 * watermark's delay.
-	 */
-	uint64		store_fingerprint;
-
+	uint64		store_fingerprint;	/* the same for shared memory, whose layout
+									 * may depend on the watermark's delay */
 	SaggQueryKind kind;
-
-	/*
-	 * Without aggregation the rows of "inner" are the output: these columns
-	 * and all behind them are those of output_desc.  Groups, "outer" and the
-	 * identity are not used; "keys" are those of DISTINCT ON.
-	 */
-	AttrNumber	first_output;
+	AttrNumber	first_output;	/* without aggregation: of the columns of "inner"
+								 * that are those of output_desc; "keys" are of
+								 * DISTINCT ON, and there are no groups */
 	bool		single_row;		/* aggregates without GROUP BY: one group, which
 								 * is there even for no rows */
 } SaggQuery;
