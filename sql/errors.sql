@@ -50,8 +50,8 @@ DROP TABLE own_result;
 DROP FUNCTION all_clicks;
 
 -- the shape of the query
-SELECT pg_temp.try('SELECT * FROM clicks');
-SELECT pg_temp.try('SELECT count(*) FROM clicks', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT count(*) FROM clicks', watermark => NULL);
+SELECT pg_temp.try('SELECT count(*) FROM clicks GROUP BY ()', event_time => 'ts');
 SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY GROUPING SETS ((user_id), ())', mode => 'update', watermark => NULL);
 SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks GROUP BY ROLLUP (user_id)', mode => 'update', watermark => NULL);
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks GROUP BY 1 ORDER BY 1');
@@ -64,6 +64,26 @@ SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*), clock_tim
 SELECT pg_temp.try('SELECT id, name, count(*) FROM clicks JOIN users ON id = user_id GROUP BY id', mode => 'update', watermark => NULL);
 SELECT pg_temp.try('SELECT count(*) FROM clicks GROUP BY user_id', mode => 'update', watermark => NULL);
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*), count(*) FROM clicks GROUP BY 1');
+
+-- rows that are not aggregated
+SELECT pg_temp.try('SELECT * FROM clicks');
+SELECT pg_temp.try('SELECT * FROM clicks', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT * FROM clicks', mode => 'complete', watermark => NULL);
+SELECT pg_temp.try('SELECT * FROM clicks ORDER BY ts', watermark => NULL);
+SELECT pg_temp.try('SELECT * FROM clicks LIMIT 10', watermark => NULL);
+SELECT pg_temp.try('SELECT * FROM clicks WHERE random() < 0.5', watermark => NULL);
+SELECT pg_temp.try('SELECT *, rank() OVER (ORDER BY ts) FROM clicks', watermark => NULL);
+SELECT pg_temp.try('SELECT * FROM clicks FOR UPDATE', watermark => NULL);
+SELECT pg_temp.try('SELECT DISTINCT user_id FROM clicks', event_time => 'ts');
+SELECT stream_agg.create_stream('bad', 'SELECT * FROM clicks', start => false, options => '{"max_future": "1 hour"}');
+
+-- deduplication
+SELECT pg_temp.try('SELECT DISTINCT ON (user_id) * FROM clicks');
+SELECT pg_temp.try('SELECT DISTINCT ON (user_id) * FROM clicks', event_time => 'ts', watermark => NULL);
+SELECT pg_temp.try('SELECT DISTINCT ON (user_id) * FROM clicks', event_time => 'ts', mode => 'update');
+SELECT pg_temp.try('SELECT DISTINCT ON (user_id) * FROM clicks ORDER BY user_id, ts', event_time => 'ts');
+SELECT pg_temp.try('SELECT DISTINCT ON (user_id) user_id, count(*) FROM clicks GROUP BY user_id', event_time => 'ts', mode => 'update');
+SELECT pg_temp.try('SELECT DISTINCT ON (user_id::bit(64)) * FROM clicks', event_time => 'ts');
 
 -- aggregates of which neither state nor inputs can be kept
 SELECT pg_temp.try('SELECT user_id, json_agg(c) FROM (SELECT user_id, ts FROM clicks) c GROUP BY 1', mode => 'update', watermark => NULL);

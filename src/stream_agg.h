@@ -355,6 +355,15 @@ typedef struct SaggAgg
 	List	   *direct_args;	/* over the columns of the groups */
 } SaggAgg;
 
+/* What a query makes of its rows. */
+typedef enum SaggQueryKind
+{
+	SAGG_AGGREGATION,			/* groups */
+	SAGG_ROWS,					/* rows of the sink, as they are */
+	SAGG_DEDUPLICATION			/* the same, but one only of those with equal
+								 * keys */
+} SaggQueryKind;
+
 typedef struct SaggQuery
 {
 	Oid			source;			/* the foreign table */
@@ -407,12 +416,22 @@ typedef struct SaggQuery
 	 * written: types and collations of keys by name, aggregates, window.
 	 */
 	uint64		fingerprint;
+
+	uint64		store_fingerprint;	/* the same for shared memory, whose layout
+									 * may depend on the watermark's delay */
+	SaggQueryKind kind;
+	AttrNumber	first_output;	/* without aggregation: of the columns of "inner"
+								 * that are those of output_desc; "keys" are of
+								 * DISTINCT ON, and there are no groups */
+	bool		single_row;		/* aggregates without GROUP BY: one group, which
+								 * is there even for no rows */
 } SaggQuery;
 
 /*
  * What a batch gives out, from EXECUTE to WRITE: tuplestores made with
  * randomAccess.  No identity is in two of them or twice in one.  In mode append
- * all rows are fresh; in mode complete "known" is the whole result.
+ * all rows are fresh, and have no identity if the query does not aggregate; in
+ * mode complete "known" is the whole result.
  */
 typedef struct SaggOutput
 {

@@ -27,9 +27,10 @@ extern int64 sagg_window_slide(const Interval *slide);
 extern int64 sagg_session_gap(const Interval *gap);
 
 /* query_checks.c: refusals by the shape of the query */
-extern void sagg_check_query_shape(const Query *query);
+extern void sagg_check_query_shape(const Query *query, SaggQueryKind kind);
 extern void sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 								  bool has_watermark);
+extern void sagg_check_rows_options(const SaggStreamOptions *options);
 extern void sagg_check_key(const SortGroupClause *clause, Oid type,
 						   const char *name);
 extern void sagg_check_direct_arguments(const Aggref *aggref);
@@ -39,6 +40,15 @@ extern int	sagg_count_sources(Node *node);
 extern Oid	sagg_find_source(Query *query, bool always, Var **record,
 								 bool *joined);
 extern Node *sagg_event_time_column(Query *query, const char *name);
+
+/* query_analyze.c */
+extern char *sagg_expression_name(const Query *query, const TargetEntry *tle,
+								  char *unnamed);
+
+/* query_rows.c: queries that do not aggregate */
+extern SaggQueryKind sagg_query_kind(const Query *query);
+extern void sagg_take_rows(SaggQuery *result, const Query *query, List *inner,
+						   const Var *record);
 
 /* query_hop.c */
 extern FuncExpr *sagg_hop_of_rte(const RangeTblEntry *rte);

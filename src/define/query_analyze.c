@@ -19,6 +19,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -104,10 +105,10 @@ add_group_column(Analysis *a, Node *expr, char *name, int keyno)
 }
 
 /*
- * What users would call a grouping expression.
+ * What users would call an expression; "unnamed" if it has no name.
  */
-static char *
-expression_name(const Query *query, const TargetEntry *tle, int n)
+char *
+sagg_expression_name(const Query *query, const TargetEntry *tle, char *unnamed)
 {
 	if (IsA(tle->expr, Var))
 	{
@@ -119,7 +120,7 @@ expression_name(const Query *query, const TargetEntry *tle, int n)
 		return pstrdup(tle->resname);
 	if (IsA(tle->expr, FuncExpr))
 		return psprintf("%s(...)", get_func_name(((FuncExpr *) tle->expr)->funcid));
-	return psprintf("expression %d of GROUP BY", n);
+	return unnamed;
 }
 
 /*
@@ -210,7 +211,8 @@ take_keys(Analysis *a)
 		if (sagg_match_window(expr, &window, &windowexpr, &eventtime))
 			continue;
 		key = &result->keys[result->nkeys++];
-		key->name = expression_name(a->query, tle, n);
+		key->name = sagg_expression_name(a->query, tle,
+										 psprintf("expression %d of GROUP BY", n));
 		key->type = exprType(expr);
 		key->typmod = exprTypmod(expr);
 		key->collation = exprCollation(expr);
@@ -342,6 +344,7 @@ make_inner(Analysis *a)
 
 	inner->targetList = a->inner;
 	inner->groupClause = NIL;
+	inner->groupingSets = NIL;
 	inner->groupDistinct = false;
 	inner->havingQual = NULL;
 	inner->hasAggs = false;
@@ -387,6 +390,28 @@ names_records(const SaggStreamOptions *options)
 }
 
 /*
+ * Window, keys and aggregates, and the queries before and behind them.
+ */
+static void
+take_groups(Analysis *a, const SaggStreamOptions *options, Var *record)
+{
+	SaggQuery  *result = a->result;
+
+	if (a->windowexpr)
+		add_group_column(a, a->windowexpr, "the window", 0);
+	take_keys(a);
+	take_aggregates(a);
+	sagg_settle_panes(result,
+					  options->watermark_policy == SAGG_WATERMARK_PER_PARTITION);
+	if (record)
+		result->record = inner_column(a, (Node *) record);
+	result->single_row = a->query->groupClause == NIL;
+	result->groups_desc = make_groups_desc(a->columns);
+	sagg_build_outer(result, a->query, a->columns);
+	result->inner = make_inner(a);
+}
+
+/*
  * Analyse a stream's query.  "query" is the output of parse analysis and is
  * scribbled on; "event_time" is the column the user named, or NULL.  The result
  * is allocated in the current context.  Raises an error, with its reason, for a
@@ -404,32 +429,31 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 
 	a.result = result;
 	a.query = query = rewrite(query);
-	sagg_check_query_shape(query);
+	result->kind = sagg_query_kind(query);
+	sagg_check_query_shape(query, result->kind);
 	flatten_aliases(query);
-	sagg_take_hop_from_lateral(query);
-	result->source = sagg_find_source(query, names_records(options), &record, &joined);
+	if (result->kind == SAGG_AGGREGATION)
+		sagg_take_hop_from_lateral(query);
+	result->source = sagg_find_source(query, names_records(options) ||
+									  (query->hasTargetSRFs && result->kind != SAGG_AGGREGATION),
+									  &record, &joined);
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);
 	settle_event_time(&a, event_time);
 	settle_gap(&a);
 	sagg_check_query_mode(result, mode, has_watermark);
+	if (result->kind != SAGG_AGGREGATION)
+		sagg_check_rows_options(options);
 
-	if (a.windowexpr)
-		add_group_column(&a, a.windowexpr, "the window", 0);
-	take_keys(&a);
-	take_aggregates(&a);
-	sagg_settle_panes(result,
-					  options->watermark_policy == SAGG_WATERMARK_PER_PARTITION);
-	if (record)
-		result->record = inner_column(&a, (Node *) record);
-
-	result->groups_desc = make_groups_desc(a.columns);
-	sagg_build_outer(result, query, a.columns);
-	result->inner = make_inner(&a);
-	if (joined && needs_order(options))
+	if (result->kind == SAGG_AGGREGATION)
+		take_groups(&a, options, record);
+	else
+		sagg_take_rows(result, query, a.inner, record);
+	if (joined && (needs_order(options) || result->kind == SAGG_DEDUPLICATION))
 		order_by_record(result->inner, result->record);
 	result->fingerprint = sagg_query_fingerprint(result);
+	result->store_fingerprint = result->fingerprint;
 	return result;
 }
 
@@ -464,6 +488,9 @@ sagg_query_of_view(const SaggStream *stream)
 	result = sagg_query_analyze(query, stream->event_time, stream->mode,
 								stream->has_watermark,
 								&stream->options);
+	if (result->kind == SAGG_DEDUPLICATION)
+		result->store_fingerprint = hash_combine64(result->fingerprint,
+												   (uint64) stream->watermark_delay);
 	AtEOXact_GUC(false, nestlevel);
 	SetUserIdAndSecContext(save_user, save_context);
 	return result;

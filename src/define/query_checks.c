@@ -3,9 +3,10 @@
  * query_checks.c
  *	  Which queries a stream cannot run, told by their shape.
  *
- * A stream keeps groups between micro-batches, so its query must be one
- * aggregation whose result can be brought up to date group by group.  What
- * needs the whole result at once (ORDER BY, LIMIT, window functions), more
+ * A stream keeps groups between micro-batches, so a query that aggregates must
+ * be one aggregation whose result can be brought up to date group by group.
+ * One that does not must tell of each record by itself what becomes of it, or
+ * by the keys that have been seen.  What needs the whole result at once (ORDER BY, LIMIT, window functions), more
  * than one grouping, or gives another answer when a batch is retried (volatile
  * functions) is refused here, each with its reason.
  *
@@ -48,9 +49,11 @@ refuse_feature(const char *what, const char *detail, const char *hint)
  * Clauses over the result as a whole.
  */
 static void
-check_result_clauses(const Query *query)
+check_result_clauses(const Query *query, SaggQueryKind kind)
 {
-	const char *whole = "A stream brings its result up to date group by group.";
+	const char *whole = kind == SAGG_AGGREGATION ?
+		"A stream brings its result up to date group by group." :
+		"A stream writes rows as their records arrive.";
 
 	if (query->setOperations)
 		refuse_feature("the query of a stream cannot be a UNION, INTERSECT or EXCEPT",
@@ -61,34 +64,37 @@ check_result_clauses(const Query *query)
 	if (query->hasWindowFuncs)
 		refuse_feature("the query of a stream cannot have window functions",
 					   whole, "Use window functions where the sink is queried.");
-	if (query->distinctClause)
+	if (query->distinctClause && kind == SAGG_AGGREGATION)
 		refuse_feature("the query of a stream cannot have DISTINCT",
 					   whole, "Group by the columns that shall be distinct.");
+	if (query->distinctClause && !query->hasDistinctOn)
+		refuse_feature("the query of a stream cannot have DISTINCT without ON",
+					   "It would have to keep every row for ever.",
+					   "Group by the columns that shall be distinct, in output mode update, or use DISTINCT ON (columns) with event_time and watermark to leave out what is repeated within the watermark.");
+	if (query->sortClause && kind == SAGG_DEDUPLICATION)
+		refuse_feature("the query of a stream cannot have ORDER BY",
+					   "Of records with the same keys the first to arrive is the one that stays.",
+					   "Leave out ORDER BY. To keep the least or the greatest, group by the keys and use an aggregate.");
 	if (query->sortClause)
 		refuse_feature("the query of a stream cannot have ORDER BY",
 					   "The sink is a table and has no order.",
 					   "Use ORDER BY where the sink is queried.");
-	if (query->hasTargetSRFs)
+	if (query->hasTargetSRFs && kind == SAGG_AGGREGATION)
 		sagg_check_select_list_srfs(query);
 }
 
 /*
- * Grouping: there must be one.
+ * One grouping, or GROUP BY (), which is none.
  */
 static void
 check_grouping(const Query *query)
 {
-	if (query->groupingSets)
-		refuse_feature("the query of a stream cannot have GROUPING SETS, ROLLUP or CUBE",
-					   NULL, "Create one stream per grouping.");
-	if (query->groupClause == NIL && !query->hasAggs)
-		refuse_feature("the query of a stream must aggregate",
-					   "A stream keeps one row per group: it needs GROUP BY and aggregate functions.",
-					   "Group by a window such as stream_agg.tumble(ts, '1 minute').");
-	if (query->groupClause == NIL)
-		refuse_feature("the query of a stream must have a GROUP BY",
-					   "Without it there is a row even for no records at all, which has no identity in the sink.",
-					   "Group by a window such as stream_agg.tumble(ts, '1 minute').");
+	if (query->groupingSets == NIL ||
+		(list_length(query->groupingSets) == 1 &&
+		 linitial_node(GroupingSet, query->groupingSets)->kind == GROUPING_SET_EMPTY))
+		return;
+	refuse_feature("the query of a stream cannot have GROUPING SETS, ROLLUP or CUBE",
+				   NULL, "Create one stream per grouping.");
 }
 
 /*
@@ -150,11 +156,11 @@ find_grouping_function(Node *node, void *context)
  * Raises feature_not_supported.
  */
 void
-sagg_check_query_shape(const Query *query)
+sagg_check_query_shape(const Query *query, SaggQueryKind kind)
 {
 	if (query->commandType != CMD_SELECT || query->utilityStmt)
 		refuse_feature("the query of a stream must be a SELECT", NULL, NULL);
-	check_result_clauses(query);
+	check_result_clauses(query, kind);
 	check_grouping(query);
 	(void) check_everywhere((Node *) query, NULL);
 	if (find_grouping_function((Node *) query->targetList, NULL) ||
@@ -170,6 +176,41 @@ sagg_check_query_shape(const Query *query)
 }
 
 /*
+ * The same for rows that are written as they come.
+ */
+static void
+check_rows_mode(const SaggQuery *result, SaggOutputMode mode, bool has_watermark)
+{
+	if (mode != SAGG_APPEND)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("output mode \"%s\" needs a query that aggregates",
+						sagg_mode_name(mode)),
+				 errdetail("Without GROUP BY and aggregate functions rows are written once, and never change."),
+				 errhint("Use output_mode => 'append'.")));
+	if (result->kind == SAGG_DEDUPLICATION && !has_watermark)
+		refuse(ERRCODE_INVALID_PARAMETER_VALUE,
+			   "DISTINCT ON in the query of a stream needs a watermark",
+			   "Keys are remembered for the watermark's delay; without one all of them would be kept for ever.",
+			   "Name the column of the event time as event_time and give a watermark, for example watermark => '10 minutes'. To keep every key for ever, group by the keys in output mode update.");
+}
+
+/*
+ * Refuse options that are about windows, for a query that does not aggregate.
+ */
+void
+sagg_check_rows_options(const SaggStreamOptions *options)
+{
+	if (options->watermark_policy == SAGG_WATERMARK_PER_PARTITION)
+		refuse_feature("watermark_policy \"per_partition\" needs a query that aggregates",
+					   "Rows are written, and keys are forgotten, by the watermark of all partitions.",
+					   "Leave it out.");
+	if (options->late_records)
+		refuse_feature("late_records needs a query that aggregates",
+					   "They are kept to repair windows.", "Leave it out.");
+}
+
+/*
  * Refuse what an output mode, or a watermark, cannot do with the analysed
  * query.
  */
@@ -182,7 +223,9 @@ sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 			   "a watermark needs an event-time column",
 			   "The query groups by no window, and no event_time is given.",
 			   "Group by stream_agg.tumble(column, size), or name the column as event_time.");
-	if (mode != SAGG_APPEND)
+	if (result->kind != SAGG_AGGREGATION)
+		check_rows_mode(result, mode, has_watermark);
+	if (mode != SAGG_APPEND || result->kind != SAGG_AGGREGATION)
 		return;
 	if (!has_watermark)
 		refuse(ERRCODE_INVALID_PARAMETER_VALUE,

@@ -102,6 +102,9 @@ sagg_query_fingerprint(const SaggQuery *query)
 	StringInfoData text;
 
 	initStringInfo(&text);
+	if (query->kind != SAGG_AGGREGATION)
+		appendStringInfoString(&text, query->kind == SAGG_DEDUPLICATION ?
+							   "seen keys\n" : "no state\n");
 	appendStringInfo(&text, "window %d size " INT64_FORMAT " origin " INT64_FORMAT " %s\n",
 					 query->window.kind, query->window.size, query->window.origin,
 					 query->window.kind == SAGG_WINDOW_NONE ? "" :

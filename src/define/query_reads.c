@@ -75,7 +75,7 @@ sagg_check_reads(const SaggQuery *query)
 
 	/* the planner needs rows of the groups to be there only when it runs */
 	if (sources_of_plan(query->inner) > sagg_count_sources((Node *) query->inner) ||
-		sources_of_plan(query->outer) > 0)
+		(query->outer && sources_of_plan(query->outer) > 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("the query of a stream calls a function that reads a source"),

@@ -283,6 +283,8 @@ sagg_check_query(const SaggStream *stream, const SaggQuery *query)
 static void
 tell_about(const SaggStream *stream, const SaggQuery *query)
 {
+	if (query->kind != SAGG_AGGREGATION)
+		return;
 	if (stream->mode == SAGG_APPEND)
 		ereport(NOTICE,
 				(errmsg("the first window of stream \"%s\" appears when event time has advanced by %s",
@@ -290,12 +292,13 @@ tell_about(const SaggStream *stream, const SaggQuery *query)
 						DatumGetCString(DirectFunctionCall1(interval_out,
 															sagg_interval_datum(Min(query->window.slide, query->window.size) + query->window.gap + stream->watermark_delay)))),
 				 errdetail("Output mode \"append\" writes a window once, when the watermark has passed its end.")));
-	else if (stream->mode == SAGG_COMPLETE)
+	else if (stream->mode == SAGG_COMPLETE && !query->single_row)
 		ereport(NOTICE,
 				(errmsg("the state of stream \"%s\" keeps every group for ever", sagg_stream_title(stream->name)),
 				 errdetail("Output mode \"complete\" forgets nothing, whatever the watermark, and compares the whole result with the sink in every micro-batch."),
 				 errhint("Group by a window, give a watermark and use output_mode => 'update' to have old groups forgotten.")));
-	else if (!stream->has_watermark || query->window.kind == SAGG_WINDOW_NONE)
+	else if (!query->single_row &&
+			 (!stream->has_watermark || query->window.kind == SAGG_WINDOW_NONE))
 		ereport(NOTICE,
 				(errmsg("the state of stream \"%s\" keeps every group for ever", sagg_stream_title(stream->name)),
 				 errhint("Group by a window and give a watermark to have old groups forgotten.")));

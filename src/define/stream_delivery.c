@@ -36,11 +36,11 @@ check_topic_sink(const SaggStream *stream, const SaggQuery *query, const char *n
 				 errmsg("output mode \"complete\" needs a table as its sink"),
 				 errdetail("It changes and deletes rows, and records of a topic stay as they are."),
 				 errhint("Use output mode append (each window once) or update (a record whenever a group has changed).")));
-	if (query->missing_key || query->nidentity == 0)
+	if (query->missing_key)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the select list omits the grouping key %s",
-						query->missing_key ? query->missing_key : "of the query"),
+						query->missing_key),
 				 errdetail("Window and keys tell readers of the topic which row a record is."),
 				 errhint("Add the key to the select list.")));
 	if (stream->mode == SAGG_UPDATE && query->replaced)

@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "event_times.h"
+#include "pass_rows.h"
 #include "sessions.h"
 
 static void
@@ -146,6 +147,39 @@ store_changed(SaggExecution *ex)
 }
 
 /*
+ * Without GROUP BY there is a group even if no row has come.
+ */
+static void
+require_single_group(SaggExecution *ex)
+{
+	SaggGroup  *group = sagg_groups_lookup_row(ex, 0,
+											   sagg_groups_hash_row(ex, 0, NULL, NULL),
+											   NULL, NULL);
+
+	if (!DsaPointerIsValid(group->stored))
+		group->changed = true;
+}
+
+static void
+close_groups(SaggExecution *ex)
+{
+	if (ex->sessions)
+	{
+		sagg_sessions_close(ex);
+		return;
+	}
+	if (ex->query->single_row)
+		require_single_group(ex);
+	if (ex->query->window.panes)
+		sagg_panes_emit(ex);
+	else if (ex->stream->mode == SAGG_UPDATE)
+		emit_changed(ex);
+	else
+		emit_windows(ex);
+	store_changed(ex);
+}
+
+/*
  * End the batch's work on groups.  Sets the counts of aggregated, late and
  * refused records and of those without event time, the watermark after the batch,
  * and "max_time", the batch's greatest event time, DT_NOBEGIN = none.
@@ -161,17 +195,16 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts,
 	*watermark = sagg_next_watermark(ex, max_time);
 	if (ex->stream->mode != SAGG_COMPLETE)
 		ex->store->close_before = *watermark;
-	if (ex->sessions)
-		sagg_sessions_close(ex);
-	else
+	switch (ex->query->kind)
 	{
-		if (ex->query->window.panes)
-			sagg_panes_emit(ex);
-		else if (ex->stream->mode == SAGG_UPDATE)
-			emit_changed(ex);
-		else
-			emit_windows(ex);
-		store_changed(ex);
+		case SAGG_AGGREGATION:
+			close_groups(ex);
+			break;
+		case SAGG_ROWS:
+			break;
+		case SAGG_DEDUPLICATION:
+			sagg_seen_keys_store(ex);
+			break;
 	}
 	MemoryContextSwitchTo(old);
 }

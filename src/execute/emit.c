@@ -193,15 +193,22 @@ run_over_groups(SaggExecution *ex, Query *query, Tuplestorestate *groups,
 /*
  * What the batch gives out, in the current context: rows for the sink, and
  * identities of emitted groups that do not pass HAVING, or have become others.
+ * To be called once.
  */
 void
 sagg_execution_output(SaggExecution *ex, SaggOutput *output)
 {
 	const SaggQuery *query = ex->query;
 
-	output->fresh = tuplestore_begin_heap(true, false, rows_memory_kb());
 	output->known = tuplestore_begin_heap(true, false, rows_memory_kb());
 	output->removed = NULL;
+	if (query->kind != SAGG_AGGREGATION)
+	{
+		output->fresh = ex->fresh;
+		ex->fresh = NULL;
+		return;
+	}
+	output->fresh = tuplestore_begin_heap(true, false, rows_memory_kb());
 	run_over_groups(ex, query->outer, ex->fresh, output->fresh);
 	run_over_groups(ex, query->outer, ex->known, output->known);
 	if (ex->stream->mode == SAGG_UPDATE && (query->removed || query->replaced))

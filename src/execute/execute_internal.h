@@ -282,6 +282,7 @@ struct SaggExecution
 	TypeCacheEntry *rangetype;	/* of the window column, or NULL */
 	bool		open_windows;	/* emits what the last commit left open */
 	SaggStateAccess access;
+	struct SaggSeenKeys *seen;	/* of deduplication, or NULL */
 	struct SaggSessions *sessions;	/* see sessions.c, or NULL */
 };
 
@@ -496,5 +497,6 @@ extern void sagg_emit_replaced(SaggExecution *ex, const SaggGroup *group,
 
 /* state_access.c */
 extern void sagg_state_access_init(SaggExecution *ex);
+extern void sagg_check_partition(uint32 hash, int partition);
 
 #endif							/* SAGG_EXECUTE_INTERNAL_H */

@@ -4,7 +4,8 @@
  *	  EXECUTE: the rows of a batch into windowed groups.
  *
  * PostgreSQL's executor runs the inner query; a DestReceiver at its end puts
- * each row into its windows (windows.c) and advances the groups' states.
+ * each row into its windows (windows.c) and advances the groups' states.  Rows
+ * of queries that do not aggregate go to pass_rows.c instead.
  *
  * Nothing here changes the store.
  *
@@ -20,6 +21,7 @@
 #include "utils/snapmgr.h"
 
 #include "event_times.h"
+#include "pass_rows.h"
 #include "sessions.h"
 
 typedef struct BatchReceiver
@@ -64,7 +66,10 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	sagg_emit_init(ex);
 	sagg_execution_refuse(ex, NULL, 0);
 	sagg_state_access_init(ex);
-	sagg_store_begin(store, plan->batch, &query->window);
+	if (query->kind == SAGG_DEDUPLICATION)
+		ex->seen = sagg_seen_keys_init(ex);
+	sagg_store_begin(store, plan->batch,
+					 ex->seen ? sagg_seen_keys_window(ex) : &query->window);
 	MemoryContextSwitchTo(old);
 	return ex;
 }
@@ -160,30 +165,33 @@ end_receiver(DestReceiver *self)
 {
 }
 
-static BatchReceiver *
+static DestReceiver *
 make_receiver(SaggExecution *ex)
 {
-	BatchReceiver *receiver = palloc0(sizeof(BatchReceiver));
+	BatchReceiver *receiver;
 
+	if (ex->query->kind != SAGG_AGGREGATION)
+		return sagg_row_receiver(ex);
+	receiver = palloc0(sizeof(BatchReceiver));
 	receiver->pub.receiveSlot = ex->sessions ? receive_session_row : receive_row;
 	receiver->pub.rStartup = startup_receiver;
 	receiver->pub.rShutdown = shutdown_receiver;
 	receiver->pub.rDestroy = end_receiver;
 	receiver->pub.mydest = DestNone;
 	receiver->ex = ex;
-	return receiver;
+	return &receiver->pub;
 }
 
 static void
 run_inner(SaggExecution *ex)
 {
-	BatchReceiver *receiver = make_receiver(ex);
+	DestReceiver *receiver = make_receiver(ex);
 	PlannedStmt *plan;
 	QueryDesc  *desc;
 
 	plan = pg_plan_query(copyObject(ex->query->inner), ex->stream->name, 0, NULL);
 	desc = CreateQueryDesc(plan, ex->stream->name, GetActiveSnapshot(),
-						   InvalidSnapshot, &receiver->pub, NULL, NULL, 0);
+						   InvalidSnapshot, receiver, NULL, NULL, 0);
 	ExecutorStart(desc, 0);
 	SAGG_EXECUTOR_RUN(desc, ForwardScanDirection, 0);
 	ExecutorFinish(desc);
@@ -200,6 +208,7 @@ forget_rows(SaggExecution *ex)
 	if (ex->sessions)
 		sagg_sessions_forget(ex);
 	sagg_groups_forget(ex);
+	sagg_rows_forget(ex);
 	ex->any_time = false;
 	ex->late_windows = 0;
 	if (ex->partitions)
@@ -247,7 +256,8 @@ sagg_execution_state(SaggExecution *ex)
 void
 sagg_execution_end(SaggExecution *ex)
 {
-	tuplestore_end(ex->fresh);
+	if (ex->fresh)
+		tuplestore_end(ex->fresh);
 	tuplestore_end(ex->known);
 	if (ex->replaced)
 		tuplestore_end(ex->replaced);

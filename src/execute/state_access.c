@@ -16,6 +16,7 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 
+#include "pass_rows.h"
 #include "sessions.h"
 
 static void
@@ -113,8 +114,12 @@ contents(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 	}
 }
 
-static void
-check_partition(uint32 hash, int partition)
+/*
+ * Raise an error unless a group with this hash, which the log has in a
+ * partition, belongs there.
+ */
+void
+sagg_check_partition(uint32 hash, int partition)
 {
 	if (SAGG_PARTITION_OF(hash) != partition)
 		ereport(ERROR,
@@ -137,7 +142,7 @@ restore_session(SaggExecution *ex, int partition, SaggGroup *group,
 
 	sagg_entry_read(ex, group, entry, len, !gone);
 	group->hash = sagg_keys_hash(ex, SAGG_SESSIONS_TABLE, group->keys, group->keynulls);
-	check_partition(group->hash, partition);
+	sagg_check_partition(group->hash, partition);
 	stored = sagg_groups_stored(ex, group);
 	if (gone && DsaPointerIsValid(stored))
 		sagg_store_remove(ex->store, SAGG_SESSIONS_TABLE, group->hash, stored);
@@ -154,7 +159,7 @@ restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
 {
 	sagg_entry_read(ex, group, entry, len, !delta);
 	group->hash = sagg_keys_hash(ex, group->start, group->keys, group->keynulls);
-	check_partition(group->hash, partition);
+	sagg_check_partition(group->hash, partition);
 	if (!sagg_window_passed(ex, group->start))
 	{
 		dsa_pointer stored = sagg_groups_stored(ex, group);
@@ -187,7 +192,9 @@ restore(void *arg, int partition, const char *data, Size len)
 
 		CHECK_FOR_INTERRUPTS();
 		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
-		if (SAGG_HAS_SESSIONS(ex))
+		if (ex->seen)
+			sagg_seen_key_restore(ex, partition, entry, len);
+		else if (SAGG_HAS_SESSIONS(ex))
 			restore_session(ex, partition, group, entry, len);
 		else
 			restore_entry(ex, partition, group, entry, len, size < 0);

@@ -122,10 +122,15 @@ explain_groups(StringInfo text, const SaggInspection *inspection)
 {
 	const SaggQuery *query = inspection->query;
 
+	if (query->kind != SAGG_AGGREGATION)
+		line(text, "  Aggregates: none, %s",
+			 query->kind == SAGG_ROWS ? "rows are written as they come" :
+			 "the first row of a key within the watermark is written");
 	switch (query->window.kind)
 	{
 		case SAGG_WINDOW_NONE:
-			line(text, "  Window: none");
+			if (query->kind == SAGG_AGGREGATION)
+				line(text, "  Window: none");
 			break;
 		case SAGG_WINDOW_TUMBLE:
 			line(text, "  Window: tumbling, %s", interval_text(query->window.size));
@@ -158,7 +163,9 @@ explain_state(StringInfo text, const SaggInspection *inspection)
 	int64		bytes;
 
 	sagg_store_statistics(inspection->store, &groups, &bytes);
-	if (groups > 0)
+	if (inspection->query->kind == SAGG_ROWS)
+		line(text, "  State: none");
+	else if (groups > 0)
 		line(text, "  State: " INT64_FORMAT " groups of " INT64_FORMAT " bytes each, " INT64_FORMAT " kB; " INT64_FORMAT " kB in the log",
 			 groups, bytes / groups, (bytes + 1023) / 1024,
 			 (inspection->log_bytes + 1023) / 1024);

@@ -182,6 +182,8 @@ collect_rows(ReturnSetInfo *rsinfo, const SaggStream *stream, Relation sink)
 	check_not_replaced(stream);
 	inspection.query = sagg_query_of_view(stream);
 	check_may_read(stream, inspection.query);
+	if (inspection.query->kind != SAGG_AGGREGATION)
+		return;
 	shape_as_sink(inspection.query, sink);
 	sagg_become_stream_owner(&owner, stream);
 	sagg_inspection_begin(&inspection);

@@ -266,7 +266,8 @@ try_batch(Preview *preview)
 	run_batch(preview);
 	return_output(preview);
 	tell_counts(preview);
-	if (inspection->stream->mode == SAGG_APPEND)
+	if (inspection->stream->mode == SAGG_APPEND &&
+		inspection->query->kind == SAGG_AGGREGATION)
 		return_open_windows(preview);
 	sagg_inspection_end(inspection);
 	RollbackAndReleaseCurrentSubTransaction();

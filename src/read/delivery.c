@@ -9,7 +9,8 @@
  *
  *		stream_agg.stream	name of the stream
  *		stream_agg.batch	number of the micro-batch
- *		stream_agg.row		window and keys of the row, as a JSON array
+ *		stream_agg.row		window and keys of the row, as a JSON array, or its
+ *							number in the micro-batch where it has none
  *
  * A micro-batch that is retried sends its rows again, and Kafka keeps both: by
  * these headers a reader can tell.  A record without a key gets the row's
@@ -40,7 +41,8 @@ struct SaggDelivery
 	char	   *stream;			/* in UTF-8 */
 	SaggProducer *producer;		/* NULL until the first record */
 	char		batch[32];
-	int			nidentity;
+	int			nidentity;		/* or SAGG_DELIVERY_NUMBERED */
+	int64		rows;			/* of the batch so far */
 	AttrNumber *identity;		/* columns of the source */
 	SaggValueEncoder *encoders; /* of them */
 	bool		needs_settings;
@@ -81,7 +83,9 @@ sagg_delivery_close(SaggDelivery *delivery)
 /*
  * From now on what this process inserts into the source is the output of
  * micro-batch "batch", whose rows are identified by the columns "identity" of
- * the source.  That array, and the current context, must live until the end.
+ * the source, of which there are "nidentity"; or by their number in the batch
+ * with SAGG_DELIVERY_NUMBERED.  That array, and the current context, must live
+ * until the end.
  */
 void
 sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
@@ -89,6 +93,7 @@ sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
 {
 	snprintf(delivery->batch, sizeof(delivery->batch), INT64_FORMAT, batch);
 	delivery->nidentity = nidentity;
+	delivery->rows = 0;
 	delivery->identity = identity;
 	delivery->encoders = palloc0(sizeof(SaggValueEncoder) * Max(nidentity, 1));
 	delivery->needs_settings = false;
@@ -186,7 +191,9 @@ void
 sagg_delivery_mark(SaggDelivery *delivery, TupleTableSlot *slot,
 				   SaggOutRecord *record)
 {
-	char	   *row = row_text(delivery, slot);
+	bool		numbered = delivery->nidentity == SAGG_DELIVERY_NUMBERED;
+	char	   *row = numbered ? psprintf("[" INT64_FORMAT "]", delivery->rows++) :
+		row_text(delivery, slot);
 	SaggOutHeader *headers = palloc(sizeof(SaggOutHeader) * (record->nheaders + OWN_HEADERS));
 
 	if (record->nheaders > 0)
@@ -195,7 +202,7 @@ sagg_delivery_mark(SaggDelivery *delivery, TupleTableSlot *slot,
 	set_header(&headers[record->nheaders++], "stream_agg.batch", delivery->batch);
 	set_header(&headers[record->nheaders++], "stream_agg.row", row);
 	record->headers = headers;
-	if (record->key == NULL)
+	if (record->key == NULL && !numbered)
 	{
 		record->key = row;
 		record->key_len = strlen(row);

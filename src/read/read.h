@@ -132,6 +132,9 @@ extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
 /* delivery.c: results of a stream that go to a source */
 typedef struct SaggDelivery SaggDelivery;
 
+/* in the place of a number of columns: rows are told by their order */
+#define SAGG_DELIVERY_NUMBERED	(-1)
+
 extern SaggDelivery *sagg_delivery_open(Oid source, const char *stream);
 extern void sagg_delivery_close(SaggDelivery *delivery);
 extern void sagg_delivery_begin(SaggDelivery *delivery, int64 batch,

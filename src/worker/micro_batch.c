@@ -118,7 +118,7 @@ begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
 	SaggExecution *execution;
 	bool		fresh = false;
 
-	if (session->store && session->fingerprint != query->fingerprint)
+	if (session->store && session->fingerprint != query->store_fingerprint)
 	{
 		sagg_store_close(session->store);
 		session->store = NULL;
@@ -129,9 +129,9 @@ begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
 		session->store = sagg_store_open(&session->slot->store,
 										 sagg_shared->store_tranche,
 										 sagg_state_budget(session->slot),
-										 query->fingerprint,
+										 query->store_fingerprint,
 										 session->progress->batch, &fresh);
-		session->fingerprint = query->fingerprint;
+		session->fingerprint = query->store_fingerprint;
 	}
 	execution = sagg_execution_begin(session->store, session->stream, query, plan);
 	SAGG_FAILPOINT("execute.begun");
@@ -186,8 +186,8 @@ end_event_times(SaggSession *session, SaggCommit *commit)
  * processed go to "refusals", which is NULL if they are errors.
  */
 static void
-execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
-		SaggCommit *commit)
+execute(SaggSession *session, const SaggQuery *query, SaggExecution *execution,
+		SaggRefusals *refusals, SaggCommit *commit)
 {
 	SaggBatch  *batch = sagg_reader_batch(session->reader);
 	SaggCounts *counts = &commit->counts;
@@ -207,7 +207,8 @@ execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
 	error_context_stack = callback.previous;
 
 	/* a window that closes is none of the record's that closes it */
-	if (session->stream->mode == SAGG_APPEND)
+	if (session->stream->mode == SAGG_APPEND &&
+		query->kind == SAGG_AGGREGATION)
 		session->fault = SAGG_FAULT_WINDOWS;
 	sagg_execution_close(execution, counts, &commit->watermark, &commit->max_time);
 	end_event_times(session, commit);
@@ -287,7 +288,8 @@ write_output(SaggSession *session, const SaggQuery *query,
 	if (session->delivery)
 		sagg_delivery_begin(session->delivery, session->plan->batch,
 							sagg_sink_identity(session->stream->sink, query),
-							query->nidentity);
+							query->kind == SAGG_AGGREGATION ? query->nidentity :
+							SAGG_DELIVERY_NUMBERED);
 	sagg_sink_write(session->sink, query, &output, session->progress->replace,
 					&commit->rows_out, &commit->rows_removed);
 	sagg_delivery_end();
@@ -464,7 +466,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 						  sagg_sink_max_key_bytes(session->stream->sink, query));
 	if (session->stream->options.late_records)
 		sagg_execution_keep_late(execution, &late);
-	execute(session, execution, refusals, &commit);
+	execute(session, query, execution, refusals, &commit);
 
 	enter_stage(session, &clock, SAGG_WRITE);
 	write_output(session, query, execution, &commit);

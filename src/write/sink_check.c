@@ -449,11 +449,14 @@ sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
 	check_columns(&check);
 	if (mode != SAGG_APPEND && !foreign)
 	{
-		if (query->missing_key != NULL || query->nidentity == 0)
+		if (query->missing_key != NULL || (query->nidentity == 0 && !query->single_row))
 			elog(ERROR, "output mode %s needs an identity of the rows",
 				 sagg_mode_name(mode));
-		check_identity_columns(&check);
-		check_identity_index(&check);
+		if (!query->single_row)
+		{
+			check_identity_columns(&check);
+			check_identity_index(&check);
+		}
 		check_replica_identity(&check);
 	}
 	*columns = check.columns;

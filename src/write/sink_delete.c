@@ -3,7 +3,8 @@
  * sink_delete.c
  *	  Rows that have to leave the sink.
  *
- * They are named by their identities alone, and found by the sink's index.
+ * They are named by their identities alone, and found by the sink's index.  The
+ * one row of a query without GROUP BY has none: it is whatever there is.
  *
  *-------------------------------------------------------------------------
  */
@@ -73,6 +74,8 @@ delete_statement(const SinkBatch *batch, TupleDesc desc,
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "DELETE FROM %s%s s USING %s r WHERE ",
 					 partitioned ? "" : "ONLY ", batch->name, SAGG_ENR_REMOVED);
+	if (query->nidentity == 0)
+		appendStringInfoString(&buf, "true");
 	for (int i = 0; i < query->nidentity; i++)
 	{
 		const char *name = sagg_sink_column(desc, i + 1);

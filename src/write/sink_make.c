@@ -177,8 +177,8 @@ comment_on_table(RangeVar *relation, const char *text)
  *
  * Raises what CREATE TABLE raises (duplicate_table, insufficient_privilege,
  * ...), and undefined_function when a key cannot be part of a unique index.
- * But in mode append the query must have an identity; the caller has seen to
- * that.
+ * But in mode append the query must have an identity, or a single row; the
+ * caller has seen to that.
  */
 Oid
 sagg_sink_make(Oid namespaceId, const char *relname, const SaggQuery *query,
@@ -191,7 +191,7 @@ sagg_sink_make(Oid namespaceId, const char *relname, const SaggQuery *query,
 
 	sagg_sink_check_schema(namespaceId, relname);
 	identified = query->missing_key == NULL && query->nidentity > 0;
-	if (mode != SAGG_APPEND && !identified)
+	if (mode != SAGG_APPEND && !identified && !query->single_row)
 		elog(ERROR, "output mode %s needs an identity of the rows",
 			 sagg_mode_name(mode));
 

@@ -15,6 +15,9 @@
  * there is, or one that should be is not.  The upsert then does it, for this
  * batch and for all that come after it in the session.
  *
+ * A query without GROUP BY has a single row, without an identity: it is updated,
+ * or inserted where there is none.
+ *
  * The statements are planned once and kept over transactions.
  *
  *-------------------------------------------------------------------------
@@ -123,9 +126,13 @@ update_statement(const SinkBatch *batch)
 	StringInfoData buf;
 
 	initStringInfo(&buf);
-	appendStringInfo(&buf, "UPDATE ONLY %s s SET ", batch->name);
+	appendStringInfo(&buf, "UPDATE %s%s s SET ",
+					 batch->rel->rd_rel->relkind == RELKIND_RELATION ? "ONLY " : "",
+					 batch->name);
 	append_assignments(&buf, batch, "r");
-	appendStringInfo(&buf, " FROM %s r WHERE ", SAGG_ENR_OUTPUT);
+	appendStringInfo(&buf, " FROM %s r", SAGG_ENR_OUTPUT);
+	if (batch->query->nidentity > 0)
+		appendStringInfoString(&buf, " WHERE ");
 	for (int i = 0; i < batch->query->nidentity; i++)
 	{
 		if (i > 0)
@@ -288,6 +295,26 @@ put_known(SinkBatch *batch, Tuplestorestate *rows)
 }
 
 /*
+ * Put the one row of a query without GROUP BY into the sink.
+ */
+static int64
+put_single(SinkBatch *batch, Tuplestorestate *rows)
+{
+	int64		processed = run(batch, SINK_UPDATE, update_statement(batch), rows,
+								SPI_OK_UPDATE);
+
+	if (processed > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
+				 errmsg("sink %s has more than one row", batch->name),
+				 errdetail("The query has no GROUP BY, so its result is one row."),
+				 errhint("Delete the other rows and start the stream.")));
+	if (processed == 0)
+		processed = run(batch, SINK_INSERT, insert_statement(batch), rows, SPI_OK_INSERT);
+	return processed;
+}
+
+/*
  * Add the rows of a tuplestore to another one.
  */
 static void
@@ -322,6 +349,11 @@ sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh, Tuplestorestate *known)
 		/* one statement, which waits once for all of its rows */
 		append_rows(batch, fresh, known);
 		processed = run(batch, SINK_INSERT, insert_statement(batch), known, SPI_OK_INSERT);
+	}
+	else if (batch->query->single_row)
+	{
+		append_rows(batch, fresh, known);
+		processed = put_single(batch, known);
 	}
 	else
 	{

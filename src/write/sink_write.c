@@ -137,6 +137,24 @@ replace_rows(SinkBatch *batch, const SaggOutput *output,
 }
 
 /*
+ * Delete all rows if there is more than one, for the result of a query without
+ * GROUP BY; returns how many.
+ */
+static int64
+delete_surplus(SinkBatch *batch)
+{
+	const char *only = batch->rel->rd_rel->relkind == RELKIND_RELATION ? "ONLY " : "";
+	char	   *text = psprintf("DELETE FROM %s%s WHERE (SELECT count(*) > 1 FROM (SELECT FROM %s%s LIMIT 2) s)",
+								only, batch->name, only, batch->name);
+	int			ret = SPI_execute(text, false, 0);
+
+	if (ret != SPI_OK_DELETE)
+		elog(ERROR, "could not execute \"%s\": %s",
+			 text, SPI_result_code_string(ret));
+	return (int64) SPI_processed;
+}
+
+/*
  * Write what differs between the result and the sink.
  */
 static void
@@ -144,9 +162,11 @@ write_difference(SinkBatch *batch, Tuplestorestate *result,
 				 int64 *rows_out, int64 *rows_removed)
 {
 	SaggOutput	difference;
+	int64		surplus = batch->query->single_row ? delete_surplus(batch) : 0;
 
 	sagg_sink_difference(batch, result, &difference);
 	write_rows(batch, &difference, rows_out, rows_removed);
+	*rows_removed += surplus;
 	tuplestore_end(difference.fresh);
 	tuplestore_end(difference.known);
 	tuplestore_end(difference.removed);
