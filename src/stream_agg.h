@@ -106,6 +106,8 @@ typedef struct SaggStreamOptions
 	int64		min_offsets;	/* that make a batch; 0 = any */
 	int64		max_delay;		/* microseconds that fewer than min_offsets
 								 * wait, at most */
+	bool		stops_all;		/* when it fails, streams that share its reader
+								 * do */
 } SaggStreamOptions;
 
 /*
@@ -136,6 +138,7 @@ typedef struct SaggStream
 	char	   *datestyle;
 	char	   *intervalstyle;
 	char	   *search_path;
+	char	   *reader;			/* that it shares with others, or NULL */
 } SaggStream;
 
 /*

@@ -51,17 +51,24 @@ sagg_session_check_topics(SaggSession *session, const SaggRange *bounds, int nbo
 /*
  * Topics and partitions the source has got since: from their first offset.
  */
-static void
-add_new_partitions(SaggSession *session, const SaggRange *bounds, int nbounds)
+void
+sagg_session_add_partitions(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
 	bool		added = false;
+	ListCell   *lc;
 
-	for (int i = 0; i < nbounds; i++)
-		added |= sagg_session_add_position(session, &bounds[i]);
-	if (!added)
-		return;
-	session->new_partitions = true;
-	sagg_session_assign(session, bounds, nbounds);
+	foreach(lc, session->sessions)
+	{
+		SaggSession *one = lfirst(lc);
+
+		for (int i = 0; i < nbounds; i++)
+		{
+			if (sagg_session_add_position(one, &bounds[i]))
+				added = one->new_partitions = true;
+		}
+	}
+	if (added)
+		sagg_session_assign(session, bounds, nbounds);
 }
 
 /*
@@ -163,6 +170,22 @@ keep_suspects(SaggProgress *progress, SaggRange *ranges, int n, int64 *limit)
 }
 
 /*
+ * Does the next batch replace the rows of a sink?
+ */
+bool
+sagg_session_replaces(const SaggSession *session)
+{
+	ListCell   *lc;
+
+	foreach(lc, session->sessions)
+	{
+		if (((SaggSession *) lfirst(lc))->progress->replace)
+			return true;
+	}
+	return false;
+}
+
+/*
  * The ranges of the next batch, in the current context.  A partition with a
  * skip has one in any case, be it empty.
  */
@@ -172,6 +195,7 @@ next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
 {
 	SaggProgress *progress = session->progress;
 	SaggRange  *ranges = palloc(sizeof(SaggRange) * Max(nbounds, 1));
+	ListCell   *lc;
 	int			n = 0;
 
 	plan->ranges = palloc(sizeof(SaggRange) * Max(nbounds, 1));
@@ -187,13 +211,18 @@ next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
 	}
 	for (int i = 0; i < progress->npositions; i++)
 		check_exists(session, &progress->positions[i], bounds, nbounds);
-	if (!progress->replace)
+	if (!sagg_session_replaces(session))
 	{
 		int64		limit = session->stream->max_offsets > 0 ?
 			session->stream->max_offsets : sagg_max_records_per_batch;
 
-		if (progress->nsuspects > 0)
-			n = keep_suspects(progress, ranges, n, &limit);
+		foreach(lc, session->sessions)
+		{
+			SaggProgress *one = ((SaggSession *) lfirst(lc))->progress;
+
+			if (one->nsuspects > 0)
+				n = keep_suspects(one, ranges, n, &limit);
+		}
 		sagg_ranges_share(ranges, n, limit, plan->batch);
 	}
 	for (int i = 0; i < nbounds; i++)
@@ -247,43 +276,90 @@ sagg_plan_commit(SaggSession *session)
 }
 
 /*
- * Plan the next batch over what lies within "bounds" (low and high watermark
- * by partition) and commit the plan.  Returns NULL if there is nothing to
- * read.  The batch that replaces the sink's rows reads all there is.  The plan
- * is allocated in the session's batch memory.
+ * What of the plan of "session" is its own; the ranges are shared.
  */
-SaggPlan *
-sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
+static void
+complete_plan(const SaggSession *session, SaggPlan *plan)
 {
-	SaggProgress *progress = session->progress;
-	MemoryContext old = MemoryContextSwitchTo(session->batch_memory);
-	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
+	const SaggProgress *progress = session->progress;
 
-	sagg_session_check_topics(session, bounds, nbounds);
-	add_new_partitions(session, bounds, nbounds);
 	plan->batch = progress->batch + 1;
 	plan->watermark = progress->watermark;
-	next_ranges(session, plan, bounds, nbounds);
-	if (plan->nranges == 0 && !progress->replace)
-	{
-		MemoryContextSwitchTo(old);
-		return NULL;
-	}
-	plan->batch_time = GetCurrentTimestamp();
+	plan->attempts = 0;
+	plan->suspects = NULL;
 	plan->nsuspects = progress->nsuspects;
 	if (plan->nsuspects > 0)
 	{
 		plan->suspects = palloc(sizeof(SaggRange) * plan->nsuspects);
 		memcpy(plan->suspects, progress->suspects, sizeof(SaggRange) * plan->nsuspects);
 	}
+}
 
-	sagg_plan_transaction(session, sagg_poison_durable_plan(session));
+/*
+ * Write the plans of a session and its followers into the log, in one
+ * transaction.
+ */
+static void
+commit_plans(SaggSession *session, List *sessions)
+{
+	bool		durable = false;
+	ListCell   *lc;
+
+	foreach(lc, sessions)
+		durable |= sagg_poison_durable_plan(lfirst(lc));
+	sagg_plan_transaction(session, durable);
 	MemoryContextSwitchTo(session->batch_memory);
-	sagg_checkpoint_plan(session->checkpoint, plan);
-	if (session->new_partitions)
-		record_new_partitions(session);
+	foreach(lc, sessions)
+	{
+		SaggSession *one = lfirst(lc);
+
+		sagg_checkpoint_plan(one->checkpoint, one->plan);
+		if (one->new_partitions)
+			record_new_partitions(one);
+	}
 	sagg_plan_commit(session);
-	session->new_partitions = false;
+	foreach(lc, sessions)
+		((SaggSession *) lfirst(lc))->new_partitions = false;
+}
+
+/*
+ * Plan the next batch over what lies within "bounds" (low and high watermark
+ * by partition) and commit the plan, that of the session's followers with it.
+ * Returns NULL if there is nothing to read.  The batch that replaces the sink's
+ * rows reads all there is.  Plans are allocated in the session's batch memory.
+ */
+SaggPlan *
+sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	MemoryContext old = MemoryContextSwitchTo(session->batch_memory);
+	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
+	List	   *sessions;
+	ListCell   *lc;
+
+	sagg_session_check_topics(session, bounds, nbounds);
+	sagg_session_add_partitions(session, bounds, nbounds);
+	plan->batch = session->progress->batch + 1;
+	next_ranges(session, plan, bounds, nbounds);
+	if (plan->nranges == 0 && !sagg_session_replaces(session))
+	{
+		MemoryContextSwitchTo(old);
+		return NULL;
+	}
+	plan->batch_time = GetCurrentTimestamp();
+	sessions = session->sessions;
+	foreach(lc, sessions)
+	{
+		SaggSession *one = lfirst(lc);
+
+		one->plan = plan;
+		if (one != session)
+		{
+			one->plan = palloc(sizeof(SaggPlan));
+			*one->plan = *plan;
+		}
+		complete_plan(one, one->plan);
+	}
+	commit_plans(session, sessions);
 	session->made_anew = NIL;
 	MemoryContextSwitchTo(old);
 	SAGG_FAILPOINT("plan.committed");

@@ -23,7 +23,7 @@ extern void sagg_launcher_register(void);
 /* control.c, label.c, notify.c */
 extern void sagg_require_preload(void);
 extern void sagg_label_database(void);
-extern void sagg_start_stream_at_commit(Oid view, Oid owner, const char *name);
+extern void sagg_start_stream_at_commit(const SaggStream *stream);
 extern void sagg_lock_stream(Oid view);
 
 #endif							/* SAGG_WORKER_H */
