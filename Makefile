@@ -86,9 +86,9 @@ deps:
 test:
 	test/run
 fuzz:
-	FUZZ_RECORDS=$(or $(RECORDS),1000000) RANDOM_STREAMS_GROUPS=$(or $(GROUPS),15) \
+	FUZZ_RECORDS=$(or $(RECORDS),1000000) CASES=$(or $(CASES),300) \
 		$(if $(SEED),STREAM_AGG_SEED=$(SEED)) \
-		test/run 016_decode_fuzz.pl 035_random_streams.pl
+		test/run 016_decode_fuzz.pl 270_random_equation.pl
 check-cassert check-asan check-valgrind:
 	test/checked $(@:check-%=%)
 demo:

@@ -37,6 +37,18 @@ SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM click
 SELECT pg_temp.try('SELECT name, count(*) FROM users WHERE id IN (SELECT user_id FROM clicks) GROUP BY 1', mode => 'update', watermark => NULL);
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT ts, rank() OVER (ORDER BY ts) FROM clicks) c GROUP BY 1');
 
+-- what stands beside it
+CREATE FUNCTION all_clicks() RETURNS SETOF clicks STABLE LANGUAGE sql AS 'SELECT * FROM clicks';
+CREATE TABLE own_result (id bigint, count bigint, UNIQUE NULLS NOT DISTINCT (id));
+SELECT pg_temp.try('SELECT id, count(*) FROM clicks JOIN (SELECT id FROM users FOR UPDATE) u ON id = user_id GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT id, count(*) FROM clicks JOIN users TABLESAMPLE BERNOULLI (50) ON id = user_id GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('WITH RECURSIVE r AS (SELECT user_id AS id FROM clicks UNION SELECT users.id FROM r JOIN users USING (id)) SELECT id, count(*) FROM r GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id AS id, count(*) FROM all_clicks() GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT c.user_id AS id, count(*) FROM clicks c JOIN all_clicks() USING (user_id) GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT stream_agg.create_stream('bad', 'SELECT user_id AS id, count(*) FROM clicks LEFT JOIN own_result r ON r.id = user_id GROUP BY 1', output_mode => 'update', sink => 'own_result');
+DROP TABLE own_result;
+DROP FUNCTION all_clicks;
+
 -- the shape of the query
 SELECT pg_temp.try('SELECT * FROM clicks');
 SELECT pg_temp.try('SELECT count(*) FROM clicks', mode => 'update', watermark => NULL);
@@ -53,12 +65,10 @@ SELECT pg_temp.try('SELECT id, name, count(*) FROM clicks JOIN users ON id = use
 SELECT pg_temp.try('SELECT count(*) FROM clicks GROUP BY user_id', mode => 'update', watermark => NULL);
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*), count(*) FROM clicks GROUP BY 1');
 
--- aggregates whose state cannot be kept
-SELECT pg_temp.try('SELECT user_id, count(DISTINCT ts) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
-SELECT pg_temp.try('SELECT user_id, max(ts ORDER BY ts) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
-SELECT pg_temp.try('SELECT user_id, percentile_cont(0.5) WITHIN GROUP (ORDER BY purchase_amount::float8) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
-SELECT pg_temp.try('SELECT user_id, rank(1) WITHIN GROUP (ORDER BY user_id) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
-SELECT pg_temp.try('SELECT user_id, json_agg(ts) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+-- aggregates of which neither state nor inputs can be kept
+SELECT pg_temp.try('SELECT user_id, count(DISTINCT (ts, user_id)) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, json_agg(ROW(ts, 1)) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, percentile_cont((SELECT 0.5)) WITHIN GROUP (ORDER BY purchase_amount::float8) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
 
 -- not one SELECT
 SELECT pg_temp.try('');
@@ -89,6 +99,31 @@ SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', event_time =
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', event_time => 'ts', options => '{"max_future": "soon"}');
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"max_future": "1 hour"}');
 SELECT stream_agg.create_stream('nosuch.bad', :q, output_mode => 'update');
+
+-- a shared reader
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', reader => '');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', reader => repeat('r', 64));
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"on_failure": "stop_all"}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', reader => 'r', options => '{"on_failure": "detach"}');
+BEGIN;
+SELECT stream_agg.create_stream('good', :q, output_mode => 'update', reader => 'r', start => false, options => '{"on_failure": "stop_all"}');
+SAVEPOINT good;
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', reader => 'r', trigger => '2 s');
+ROLLBACK TO good;
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', reader => 'r', max_offsets_per_trigger => 5);
+ROLLBACK TO good;
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', reader => 'r', options => '{"on_data_loss": "earliest"}');
+ROLLBACK TO good;
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', reader => 'r', options => '{"consumer_group": "g"}');
+ROLLBACK TO good;
+SELECT stream_agg.create_stream('other', :q, output_mode => 'update', reader => 'r', start => false, max_offsets_per_trigger => NULL);
+SAVEPOINT other;
+SELECT stream_agg.alter_stream('other', '{"min_offsets_per_trigger": 10}');
+ROLLBACK TO other;
+SELECT stream_agg.alter_stream('other', '{"on_error": "skip"}');
+SELECT stream, reader, options FROM stream_agg.streams ORDER BY stream;
+SELECT stream, state, reader, read_by FROM pg_stat_stream_agg ORDER BY stream;
+ROLLBACK;
 
 -- an owner who cannot connect
 CREATE ROLE stream_nologin NOLOGIN;

@@ -395,6 +395,22 @@ LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.process_available(text, interval) IS
 'triggers a stream at once and returns when all records that were in Kafka at the call are committed';
 
+/* -------------------------------------------------------------- live state */
+
+CREATE FUNCTION stream_agg.open_windows(sink anyelement)
+RETURNS SETOF anyelement
+AS 'MODULE_PATHNAME', 'stream_agg_open_windows'
+LANGUAGE C STABLE CALLED ON NULL INPUT;
+COMMENT ON FUNCTION stream_agg.open_windows(anyelement) IS
+'windows of a stream that are still open, as rows of its sink: SELECT * FROM stream_agg.open_windows(NULL::sink)';
+
+CREATE FUNCTION stream_agg.create_live_view(stream text)
+RETURNS regclass
+AS 'MODULE_PATHNAME', 'stream_agg_create_live_view'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.create_live_view(text) IS
+'makes the view <sink>_live of a stream in output mode append: its sink and its open windows';
+
 /* ------------------------------------------------------------- monitoring */
 
 CREATE FUNCTION stream_agg.stat_streams(

@@ -274,8 +274,14 @@ typedef struct SaggAgg
 {
 	Aggref	   *aggref;			/* as PostgreSQL analysed it */
 	int			nargs;
-	AttrNumber *args;			/* columns of the inner query's rows */
+	AttrNumber *args;			/* columns of the inner query's rows: those of
+								 * aggref->args, with what it sorts by */
 	AttrNumber	filter;			/* boolean column of FILTER, or 0 */
+	bool		keeps_inputs;	/* its state is its inputs */
+	int			inputs;			/* number of the aggregate that keeps them: its
+								 * own, or a lesser one */
+	bool		shares_inputs;	/* it is another's */
+	List	   *direct_args;	/* over the columns of the groups */
 } SaggAgg;
 
 typedef struct SaggQuery

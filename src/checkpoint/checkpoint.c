@@ -49,6 +49,20 @@ sagg_checkpoint_open(const char *stream, bool by_topic)
 }
 
 /*
+ * The same to look at the checkpoint as the active snapshot sees it: all of one
+ * commit, whatever the worker does meanwhile.  To be used, and closed, within
+ * one query of the caller's; nothing is written by it.
+ */
+SaggCheckpoint *
+sagg_checkpoint_open_snapshot(const char *stream)
+{
+	SaggCheckpoint *checkpoint = sagg_checkpoint_open(stream, false);
+
+	checkpoint->as_of_snapshot = true;
+	return checkpoint;
+}
+
+/*
  * Free a checkpoint object.  Needs no transaction.
  */
 void
@@ -249,6 +263,26 @@ offsets_after(const SaggCheckpoint *checkpoint, const SaggProgress *before,
 		j++;
 	}
 	return sagg_offsets_to_jsonb(after, n, sagg_names_topics(checkpoint));
+}
+
+/*
+ * Bytes of the blobs that a stream's state log holds as of its last commit.
+ * Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT as sagg_checkpoint_restore does.
+ */
+int64
+sagg_checkpoint_state_bytes(SaggCheckpoint *checkpoint,
+							const SaggProgress *progress)
+{
+	SaggLogSection section;
+	SaggLogSizes sizes;
+	int64		bytes = 0;
+
+	sagg_log_begin(&section, checkpoint);
+	sagg_state_log_sizes(&section, progress->batch, &sizes);
+	sagg_log_end(&section);
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+		bytes += sizes.chains[p].bytes;
+	return bytes;
 }
 
 /*

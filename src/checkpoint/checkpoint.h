@@ -31,7 +31,10 @@ typedef struct SaggOrigin
 
 /* checkpoint.c */
 extern SaggCheckpoint *sagg_checkpoint_open(const char *stream, bool by_topic);
+extern SaggCheckpoint *sagg_checkpoint_open_snapshot(const char *stream);
 extern void sagg_checkpoint_close(SaggCheckpoint *checkpoint);
+extern int64 sagg_checkpoint_state_bytes(SaggCheckpoint *checkpoint,
+										 const SaggProgress *progress);
 extern void sagg_checkpoint_plan(SaggCheckpoint *checkpoint,
 								 const SaggPlan *plan);
 extern void sagg_checkpoint_replan(SaggCheckpoint *checkpoint,

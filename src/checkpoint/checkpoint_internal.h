@@ -92,6 +92,7 @@ struct SaggCheckpoint
 	MemoryContext context;		/* holds this object and its statements */
 	char	   *stream;
 	bool		by_topic;		/* the stream's source has several topics */
+	bool		as_of_snapshot; /* reads what the caller's snapshot sees */
 	char	   *topic;			/* of offsets that name none, NULL = none such */
 	SPIPlanPtr	statements[SAGG_LOG_STATEMENTS];
 
@@ -190,7 +191,8 @@ extern void sagg_blob_begin(SaggBlobWriter *writer, int32 partition,
 							int64 batch, bool base, int64 follows);
 extern void sagg_blob_add(void *writer, const char *data, Size len);
 extern void sagg_blob_finish(SaggBlobWriter *writer);
-extern void sagg_blob_verify(const char *stream, const SaggBlobId *id,
+extern void sagg_blob_verify(const SaggCheckpoint *checkpoint,
+							 const SaggBlobId *id,
 							 const bytea *data, uint64 fingerprint,
 							 SaggBlobContent *content);
 

@@ -322,7 +322,8 @@ prepared(SaggCheckpoint *checkpoint, SaggLogStatement statement)
  * the caller's; "nulls" is as for SPI_execute_plan and may be NULL; "limit" is
  * the greatest number of rows, 0 for all.  Returns the number of rows; those
  * of a SELECT are read by sagg_log_value until the next statement.  It sees what
- * is committed, whatever the isolation level of the transaction.
+ * is committed, whatever the isolation level of the transaction, or if the
+ * checkpoint was opened so, what the active snapshot sees.
  */
 int64
 sagg_log_execute(SaggLogSection *section, SaggLogStatement statement,
@@ -333,7 +334,9 @@ sagg_log_execute(SaggLogSection *section, SaggLogStatement statement,
 
 	SPI_freetuptable(SPI_tuptable);
 	values[0] = PointerGetDatum(cstring_to_text(section->checkpoint->stream));
-	if (IsolationUsesXactSnapshot())
+	if (section->checkpoint->as_of_snapshot)
+		result = SPI_execute_plan(plan, values, nulls, true, limit);
+	else if (IsolationUsesXactSnapshot())
 		result = SPI_execute_snapshot(plan, values, nulls, GetLatestSnapshot(),
 									  InvalidSnapshot, false, true, limit);
 	else
@@ -356,7 +359,8 @@ sagg_log_cursor(SaggLogSection *section, SaggLogStatement statement,
 	Portal		portal;
 
 	values[0] = PointerGetDatum(cstring_to_text(section->checkpoint->stream));
-	portal = SPI_cursor_open(NULL, plan, values, NULL, false);
+	portal = SPI_cursor_open(NULL, plan, values, NULL,
+							 section->checkpoint->as_of_snapshot);
 	if (portal == NULL)
 		elog(ERROR, "could not open a cursor for \"%s\": %s",
 			 log_statements[statement].text, SPI_result_code_string(SPI_result));

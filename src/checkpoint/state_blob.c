@@ -185,6 +185,19 @@ corrupt(const char *stream, const SaggBlobId *id, const char *detail)
 			 errhint(SAGG_HINT_REBUILD)));
 }
 
+/*
+ * The definition in force is newer than the caller's snapshot, or older.
+ */
+static void
+changed_meanwhile(const char *stream)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("the query of stream \"%s\" has changed since the snapshot of this query was taken",
+					sagg_stream_title(stream)),
+			 errhint("Run it again, in a new transaction.")));
+}
+
 /* A blob that is sound, but was written by someone else. */
 static void
 foreign(const char *stream, const SaggBlobId *id, const char *detail)
@@ -205,9 +218,11 @@ foreign(const char *stream, const SaggBlobId *id, const char *detail)
  * PostgreSQL major version or definition.
  */
 void
-sagg_blob_verify(const char *stream, const SaggBlobId *id, const bytea *data,
-				 uint64 fingerprint, SaggBlobContent *content)
+sagg_blob_verify(const SaggCheckpoint *checkpoint, const SaggBlobId *id,
+				 const bytea *data, uint64 fingerprint,
+				 SaggBlobContent *content)
 {
+	const char *stream = checkpoint->stream;
 	BlobHeader	header;
 	Size		size = VARSIZE_ANY_EXHDR(data);
 	const char *payload = VARDATA_ANY(data) + sizeof(header);
@@ -229,6 +244,8 @@ sagg_blob_verify(const char *stream, const SaggBlobId *id, const bytea *data,
 		foreign(stream, id,
 				psprintf("It was written by PostgreSQL %u, this is PostgreSQL %u.",
 						 header.major, PG_MAJOR));
+	if (header.fingerprint != fingerprint && checkpoint->as_of_snapshot)
+		changed_meanwhile(stream);
 	if (header.fingerprint != fingerprint)
 		foreign(stream, id,
 				"It was written for another definition of the stream's query.");

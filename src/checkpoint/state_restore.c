@@ -127,7 +127,7 @@ restore_blob(Restore *restore, HeapTuple row, TupleDesc desc)
 	id.base = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
 	data = (bytea *) PG_DETOAST_DATUM_COPY(SPI_getbinval(row, desc, 5, &isnull));
 
-	sagg_blob_verify(restore->checkpoint->stream, &id, data,
+	sagg_blob_verify(restore->checkpoint, &id, data,
 					 restore->state->fingerprint, &content);
 	check_order(restore, &id, &content);
 

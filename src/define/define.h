@@ -15,9 +15,13 @@ extern void sagg_stream_update(const SaggStream *stream, const char *assignments
 							   int nargs, Oid *types, Datum *values);
 extern SaggStream *sagg_stream_by_name(const char *name, bool missing_ok);
 extern SaggStream *sagg_stream_by_view(Oid view, bool missing_ok);
+extern SaggStream *sagg_stream_of_sink(Oid sink);
 
 extern void sagg_stream_check_owner(const SaggStream *stream);
 extern void sagg_stream_check_can_run(Oid owner);
+
+/* live_view.c */
+extern Oid	sagg_live_view(const SaggStream *stream);
 
 /* starting_offsets.c: where a stream begins to read */
 typedef enum SaggStartKind

@@ -29,11 +29,16 @@ extern void sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 								  bool has_watermark);
 extern void sagg_check_key(const SortGroupClause *clause, Oid type,
 						   const char *name);
-extern void sagg_check_aggregate_call(const Aggref *aggref);
+extern void sagg_check_direct_arguments(const Aggref *aggref);
 
 /* query_source.c */
+extern int	sagg_count_sources(Node *node);
 extern Oid	sagg_find_source(Query *query, bool always, Var **record);
 extern Node *sagg_event_time_column(Query *query, const char *name);
+
+/* query_reads.c: what a query reads besides its source */
+extern void sagg_check_reads(const SaggQuery *query);
+extern void sagg_check_sink_not_read(const SaggQuery *query, Oid sink);
 
 /* query_window.c */
 extern bool sagg_match_window(Node *groupexpr, SaggWindow *window,
@@ -103,13 +108,16 @@ extern char *sagg_stream_view_name(const RangeVar *name);
 extern SaggStream *sagg_stream_by_key(const char *key);
 extern SaggStream *sagg_stream_of_source(Oid source);
 extern SaggStream *sagg_stream_of_sink(Oid sink);
-extern SaggStream *sagg_stream_of_reader(const char *reader, Oid owner);
+extern SaggStream *sagg_stream_beside(const SaggStream *stream);
 
 /* stream_reader.c */
 extern void sagg_check_reader(const SaggStream *stream);
 
 /* stream_drop.c */
 extern void sagg_drop_relation(Oid relid, ObjectType type);
+
+/* live_view.c */
+extern void sagg_drop_live_view(const SaggStream *stream);
 
 /* parse_text.c */
 extern void sagg_text_errors_begin(ErrorContextCallback *callback,

@@ -31,6 +31,7 @@
 #include "utils/rel.h"
 
 #include "define_internal.h"
+#include "execute/execute.h"
 
 typedef struct Analysis
 {
@@ -231,11 +232,40 @@ guard_argument(Node *arg, Expr *filter)
 	return (Node *) guard;
 }
 
+/*
+ * How the state of the last aggregate is kept: the same inputs are kept once.
+ */
+static void
+settle_inputs(SaggQuery *result, bool *strict)
+{
+	int			n = result->naggs - 1;
+	SaggAgg    *agg = &result->aggs[n];
+
+	agg->inputs = n;
+	agg->keeps_inputs = sagg_aggregate_keeps_inputs(agg->aggref, &strict[n]);
+	for (int i = 0; agg->keeps_inputs && i < n; i++)
+	{
+		const SaggAgg *other = &result->aggs[i];
+
+		if (other->keeps_inputs && other->inputs == i &&
+			strict[i] == strict[n] &&
+			(other->aggref->aggdistinct != NIL) == (agg->aggref->aggdistinct != NIL) &&
+			list_length(other->aggref->aggargtypes) == list_length(agg->aggref->aggargtypes) &&
+			other->filter == agg->filter &&
+			other->nargs == agg->nargs &&
+			memcmp(other->args, agg->args, sizeof(AttrNumber) * agg->nargs) == 0)
+			agg->inputs = i;
+	}
+	agg->shares_inputs = agg->inputs != n;
+}
+
 static void
 take_aggregates(Analysis *a)
 {
 	SaggQuery  *result = a->result;
+	List	   *keys = list_copy(a->columns);
 	List	   *aggregates = sagg_collect_aggregates(a->query);
+	bool	   *strict = palloc(sizeof(bool) * Max(list_length(aggregates), 1));
 	ListCell   *lc;
 
 	result->aggs = palloc0(sizeof(SaggAgg) * Max(list_length(aggregates), 1));
@@ -245,7 +275,7 @@ take_aggregates(Analysis *a)
 		SaggAgg    *agg = &result->aggs[result->naggs++];
 		ListCell   *la;
 
-		sagg_check_aggregate_call(aggref);
+		sagg_check_direct_arguments(aggref);
 		agg->aggref = aggref;
 		agg->args = palloc(sizeof(AttrNumber) * Max(list_length(aggref->args), 1));
 		foreach(la, aggref->args)
@@ -256,6 +286,9 @@ take_aggregates(Analysis *a)
 		}
 		if (aggref->aggfilter)
 			agg->filter = inner_column(a, (Node *) aggref->aggfilter);
+		agg->direct_args = (List *) sagg_over_groups(a->query, keys,
+													 (Node *) aggref->aggdirectargs);
+		settle_inputs(result, strict);
 		add_group_column(a, (Node *) aggref, get_func_name(aggref->aggfnoid), -1);
 	}
 }

@@ -15,15 +15,15 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_aggregate.h"
+#include "catalog/pg_type.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/parse_relation.h"
+#include "rewrite/rewriteManip.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
 #include "define_internal.h"
-#include "execute/execute.h"
 
 static void refuse(int sqlstate, const char *what, const char *detail,
 				   const char *hint) pg_attribute_noreturn();
@@ -68,9 +68,6 @@ check_result_clauses(const Query *query)
 		refuse_feature("the query of a stream cannot have ORDER BY",
 					   "The sink is a table and has no order.",
 					   "Use ORDER BY where the sink is queried.");
-	if (query->rowMarks)
-		refuse_feature("the query of a stream cannot lock rows", NULL,
-					   "Leave out FOR UPDATE and FOR SHARE.");
 	if (query->hasTargetSRFs)
 		refuse_feature("the query of a stream cannot have set-returning functions in its select list",
 					   "A group is one row of the sink.",
@@ -96,19 +93,46 @@ check_grouping(const Query *query)
 					   "Group by a window such as stream_agg.tumble(ts, '1 minute').");
 }
 
-static void
-check_ctes(const Query *query)
+/*
+ * What stands anywhere in a query, also where it reads tables only.
+ */
+static bool
+check_everywhere(Node *node, void *context)
 {
-	ListCell   *lc;
-
-	if (query->hasModifyingCTE)
-		refuse_feature("the query of a stream cannot modify data", NULL, NULL);
-	foreach(lc, query->cteList)
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
 	{
-		if (lfirst_node(CommonTableExpr, lc)->cterecursive)
-			refuse_feature("the query of a stream cannot have a recursive WITH query",
-						   NULL, NULL);
+		const Query *query = (Query *) node;
+
+		if (query->hasModifyingCTE)
+			refuse_feature("the query of a stream cannot modify data", NULL, NULL);
+		if (query->rowMarks)
+			refuse_feature("the query of a stream cannot lock rows", NULL,
+						   "Leave out FOR UPDATE and FOR SHARE.");
+		return query_tree_walker((Query *) node, check_everywhere, context,
+								 QTW_EXAMINE_RTES_BEFORE);
 	}
+	if (IsA(node, RangeTblEntry))
+	{
+		const TableSampleClause *sample = ((RangeTblEntry *) node)->tablesample;
+
+		if (sample && sample->repeatable == NULL)
+			refuse_feature("the query of a stream cannot sample a table without REPEATABLE",
+						   "A micro-batch that is retried must give the same result.",
+						   "Add REPEATABLE (seed) to TABLESAMPLE.");
+		return false;
+	}
+	if (IsA(node, CommonTableExpr))
+	{
+		const CommonTableExpr *cte = (CommonTableExpr *) node;
+
+		if (cte->cterecursive && sagg_count_sources(cte->ctequery) > 0)
+			refuse_feature("the source of a stream cannot stand in a recursive WITH query",
+						   "That would need all records of the topic, not those of a micro-batch.",
+						   "A recursive WITH query over tables can be joined with the source.");
+	}
+	return expression_tree_walker(node, check_everywhere, context);
 }
 
 static bool
@@ -134,7 +158,7 @@ sagg_check_query_shape(const Query *query)
 		refuse_feature("the query of a stream must be a SELECT", NULL, NULL);
 	check_result_clauses(query);
 	check_grouping(query);
-	check_ctes(query);
+	(void) check_everywhere((Node *) query, NULL);
 	if (find_grouping_function((Node *) query->targetList, NULL) ||
 		find_grouping_function(query->havingQual, NULL))
 		refuse_feature("the query of a stream cannot call GROUPING()", NULL, NULL);
@@ -190,34 +214,15 @@ sagg_check_key(const SortGroupClause *clause, Oid type, const char *name)
 }
 
 /*
- * Refuse an aggregate with clauses that need all of its input at once, or
- * whose state cannot be kept between micro-batches.
+ * Refuse direct arguments of an aggregate that cannot be computed per group.
  */
 void
-sagg_check_aggregate_call(const Aggref *aggref)
+sagg_check_direct_arguments(const Aggref *aggref)
 {
-	const char *name = get_func_name(aggref->aggfnoid);
-
-	if (aggref->aggkind == AGGKIND_HYPOTHETICAL)
+	if (checkExprHasSubLink((Node *) aggref->aggdirectargs))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a stream cannot compute the hypothetical-set aggregate %s", name),
-				 errdetail("It needs all records of a group, sorted, at once.")));
-	if (aggref->aggkind == AGGKIND_ORDERED_SET)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a stream cannot compute the ordered-set aggregate %s", name),
-				 errdetail("It needs all records of a group, sorted, at once.")));
-	if (aggref->aggdistinct)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a stream cannot compute %s with DISTINCT", name),
-				 errdetail("It would have to keep every value of every group."),
-				 errhint("Group by the value as well, and count the rows of the sink.")));
-	if (aggref->aggorder)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a stream cannot compute %s with ORDER BY", name),
-				 errdetail("Records are aggregated as they arrive.")));
-	sagg_aggregate_check(aggref);
+				 errmsg("a stream cannot compute %s with a subquery as direct argument",
+						get_func_name(aggref->aggfnoid)),
+				 errhint("Join the table and group by its column.")));
 }

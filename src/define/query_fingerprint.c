@@ -18,6 +18,7 @@
 #include "catalog/pg_proc.h"
 #include "common/hashfn.h"
 #include "lib/stringinfo.h"
+#include "nodes/nodeFuncs.h"
 #include "parser/parse_agg.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -70,6 +71,21 @@ append_state(StringInfo text, const Aggref *aggref)
 }
 
 /*
+ * Kept inputs are told by their types and by who shares them.
+ */
+static void
+append_inputs(StringInfo text, const SaggAgg *agg)
+{
+	ListCell   *lc;
+
+	appendStringInfo(text, " inputs of %d%s", agg->inputs,
+					 agg->aggref->aggdistinct ? " distinct" : "");
+	foreach(lc, agg->aggref->args)
+		appendStringInfo(text, " %s",
+						 format_type_be_qualified(exprType((Node *) lfirst_node(TargetEntry, lc)->expr)));
+}
+
+/*
  * The fingerprint of a query whose window, keys and aggregates are filled in.
  */
 uint64
@@ -99,7 +115,10 @@ sagg_query_fingerprint(const SaggQuery *query)
 		appendStringInfo(&text, "aggregate %s returns %s",
 						 format_procedure_qualified(aggref->aggfnoid),
 						 format_type_be_qualified(aggref->aggtype));
-		append_state(&text, aggref);
+		if (query->aggs[i].keeps_inputs)
+			append_inputs(&text, &query->aggs[i]);
+		else
+			append_state(&text, aggref);
 		append_collation(&text, aggref->inputcollid);
 		appendStringInfoChar(&text, '\n');
 	}

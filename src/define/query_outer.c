@@ -58,7 +58,10 @@ query_over_groups(const SaggQuery *result, const Query *query,
 	outer->targetList = targetlist;
 	outer->hasSubLinks = query->hasSubLinks;
 	if (query->hasSubLinks)
+	{
 		outer->cteList = copyObject(query->cteList);
+		outer->hasRecursive = query->hasRecursive;
+	}
 	return outer;
 }
 

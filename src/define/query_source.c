@@ -64,6 +64,18 @@ count_sources(Node *node, void *context)
 	return expression_tree_walker(node, count_sources, context);
 }
 
+/*
+ * How often sources appear in a query, or in a part of one.
+ */
+int
+sagg_count_sources(Node *node)
+{
+	SourceSearch search = {0};
+
+	count_sources(node, &search);
+	return search.count;
+}
+
 static void
 refuse_level(const char *clause)
 {
@@ -130,7 +142,6 @@ inline_cte(RangeTblEntry *rte, SourceSearch *search)
 	Query	   *owner;
 	CommonTableExpr *cte = NULL;
 	ListCell   *lc;
-	SourceSearch inner = {0};
 
 	owner = list_nth(search->levels,
 					 list_length(search->levels) - 1 - (int) rte->ctelevelsup);
@@ -142,8 +153,7 @@ inline_cte(RangeTblEntry *rte, SourceSearch *search)
 	}
 	if (cte == NULL || cte->cterecursive)
 		return;
-	count_sources(cte->ctequery, &inner);
-	if (inner.count == 0)
+	if (sagg_count_sources(cte->ctequery) == 0)
 		return;
 	if (cte->cterefcount > 1)
 	{
@@ -194,18 +204,13 @@ locate_in_relation(Query *query, int rtindex, SourceSearch *search)
 
 	if (rte->rtekind == RTE_RELATION)
 		found = rte->relid == search->source;
-	else if (rte->rtekind == RTE_SUBQUERY)
+	else if (rte->rtekind == RTE_SUBQUERY &&
+			 sagg_count_sources((Node *) rte->subquery) > 0)
 	{
-		SourceSearch inner = {0};
-
-		count_sources((Node *) rte->subquery, &inner);
-		if (inner.count > 0)
-		{
-			check_level(rte->subquery);
-			drop_order(rte->subquery);
-			found = locate_in_tree(rte->subquery, (Node *) rte->subquery->jointree,
-								   search);
-		}
+		check_level(rte->subquery);
+		drop_order(rte->subquery);
+		found = locate_in_tree(rte->subquery, (Node *) rte->subquery->jointree,
+							   search);
 	}
 	if (found)
 		search->path = lcons_int(rtindex, search->path);

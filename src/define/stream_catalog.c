@@ -193,15 +193,15 @@ sagg_stream_of_sink(Oid sink)
 }
 
 /*
- * A stream of "owner" that shares the reader of this name, in the current
- * context; NULL if there is none.
+ * Another stream that shares the reader of "stream", in the current context;
+ * NULL if there is none.
  */
 SaggStream *
-sagg_stream_of_reader(const char *reader, Oid owner)
+sagg_stream_beside(const SaggStream *stream)
 {
-	return fetch_stream(psprintf(STREAM_QUERY "s.reader = $1 AND c.relowner = %u ORDER BY s.stream",
-								 owner),
-						TEXTOID, CStringGetTextDatum(reader));
+	return fetch_stream(psprintf(STREAM_QUERY "s.reader = $1 AND c.relowner = %u AND c.oid <> %u"
+								 " ORDER BY s.stream", stream->owner, stream->view),
+						TEXTOID, CStringGetTextDatum(stream->reader));
 }
 
 /*

@@ -17,11 +17,9 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
-#include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
-#include "nodes/nodeFuncs.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -126,6 +124,7 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 		return;
 	}
 	sagg_check_delivery(stream, query);
+	sagg_check_sink_not_read(query, stream->sink);
 	sagg_sink_check(stream->sink, query, stream->mode, stream->options.at_least_once);
 
 	/* one at a time, or two new streams would not see each other */
@@ -264,23 +263,6 @@ record_stream(const SaggStream *stream, bool start)
 	SPI_finish();
 }
 
-/*
- * Check the privileges of the view's owner on what a query reads, at every
- * level of it.
- */
-static bool
-check_permissions(Node *node, void *context)
-{
-	if (node == NULL)
-		return false;
-	if (IsA(node, Query))
-	{
-		SAGG_CHECK_PERMISSIONS((Query *) node);
-		return query_tree_walker((Query *) node, check_permissions, context, 0);
-	}
-	return expression_tree_walker(node, check_permissions, context);
-}
-
 static void
 check_query(const SaggStream *stream, const SaggQuery *query)
 {
@@ -288,8 +270,7 @@ check_query(const SaggStream *stream, const SaggQuery *query)
 
 	if (result != ACLCHECK_OK)
 		aclcheck_error(result, OBJECT_FOREIGN_TABLE, get_rel_name(query->source));
-	(void) check_permissions((Node *) query->inner, NULL);
-	(void) check_permissions((Node *) query->outer, NULL);
+	sagg_check_reads(query);
 	if (stream->mode != SAGG_APPEND && query->missing_key)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -90,6 +90,7 @@ stream_agg_drop_stream(PG_FUNCTION_ARGS)
 		tell_missing(name, if_exists);
 		PG_RETURN_VOID();
 	}
+	sagg_drop_live_view(stream);
 	sagg_drop_relation(stream->view, OBJECT_VIEW);
 	if (drop_sink && get_rel_name(stream->sink) != NULL)
 	{

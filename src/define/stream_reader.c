@@ -124,7 +124,7 @@ sagg_check_reader(const SaggStream *stream)
 				 errmsg("reader must have between 1 and %d bytes", NAMEDATALEN - 1),
 				 errhint("Leave it out for a reader of the stream's own.")));
 	lock_reader(stream->reader);
-	other = sagg_stream_of_reader(stream->reader, stream->owner);
+	other = sagg_stream_beside(stream);
 	if (other == NULL)
 		return;
 	check_alike(stream, other);

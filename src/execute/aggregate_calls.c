@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "utils/datum.h"
 #include "utils/expandeddatum.h"
 #include "utils/memutils.h"
@@ -49,6 +50,19 @@ sagg_state_copy(SaggExecution *ex, const SaggAggCall *call, Datum value)
 }
 
 /*
+ * A transition state before its first input.
+ */
+void
+sagg_state_begin(SaggExecution *ex, SaggAggCall *call, SaggAggState *state)
+{
+	memset(&state->sum, 0, sizeof(SaggSum));
+	state->value = call->initnull ? (Datum) 0 :
+		sagg_state_copy(ex, call, call->initvalue);
+	state->isnull = call->initnull;
+	state->no_value = call->initnull;
+}
+
+/*
  * The states of a group before its first row.
  */
 void
@@ -56,13 +70,10 @@ sagg_states_init(SaggExecution *ex, SaggAggState *states)
 {
 	for (int i = 0; i < ex->query->naggs; i++)
 	{
-		SaggAggCall *call = &ex->aggs[i];
-
-		memset(&states[i].sum, 0, sizeof(SaggSum));
-		states[i].value = call->initnull ? (Datum) 0 :
-			sagg_state_copy(ex, call, call->initvalue);
-		states[i].isnull = call->initnull;
-		states[i].no_value = call->initnull;
+		if (ex->aggs[i].kept)
+			memset(&states[i], 0, sizeof(SaggAggState));
+		else
+			sagg_state_begin(ex, &ex->aggs[i], &states[i]);
 	}
 }
 
@@ -96,7 +107,6 @@ static void
 call_transition(SaggExecution *ex, SaggAggCall *call, SaggAggState *state)
 {
 	FunctionCallInfo fcinfo = call->trans_fcinfo;
-	const SaggAgg *agg = call->agg;
 	Datum		value;
 
 	if (call->transfn.fn_strict)
@@ -113,8 +123,8 @@ call_transition(SaggExecution *ex, SaggAggCall *call, SaggAggState *state)
 	}
 
 	set_current(ex, call);
-	InitFunctionCallInfoData(*fcinfo, &call->transfn, agg->nargs + 1,
-							 agg->aggref->inputcollid, (Node *) ex->aggstate, NULL);
+	InitFunctionCallInfoData(*fcinfo, &call->transfn, call->ntransargs + 1,
+							 call->agg->aggref->inputcollid, (Node *) ex->aggstate, NULL);
 	fcinfo->args[0].value = state->value;
 	fcinfo->args[0].isnull = state->isnull;
 	value = FunctionCallInvoke(fcinfo);
@@ -135,7 +145,7 @@ sagg_state_advance_args(SaggExecution *ex, SaggAggCall *call, SaggAggState *stat
 	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 	FunctionCallInfo fcinfo = call->trans_fcinfo;
 
-	for (int i = 0; i < call->agg->nargs; i++)
+	for (int i = 0; i < call->ntransargs; i++)
 	{
 		fcinfo->args[i + 1].value = args[i];
 		fcinfo->args[i + 1].isnull = nulls[i];
@@ -187,6 +197,8 @@ sagg_states_advance(SaggExecution *ex, SaggAggState *states,
 			continue;
 		if (call->kind != SAGG_INLINE_NONE)
 			sagg_inline_advance(ex, call, &states[i], values, nulls);
+		else if (call->kept)
+			sagg_kept_add(ex, call, &states[i], values, nulls);
 		else
 			advance(ex, call, &states[i], values, nulls);
 	}
@@ -199,19 +211,19 @@ read_only(const SaggAggCall *call, const SaggAggState *state)
 }
 
 /*
- * The aggregate's result, in the current context or as part of the state.
+ * The result of a transition state, in the current context or as part of the
+ * state.
  */
 Datum
-sagg_state_final(SaggExecution *ex, int aggno, const SaggAggState *state,
-				 bool *isnull)
+sagg_state_finish(SaggExecution *ex, SaggAggCall *call, const SaggAggState *state,
+				  bool *isnull)
 {
-	SaggAggCall *call = &ex->aggs[aggno];
 	LOCAL_FCINFO(fcinfo, FUNC_MAX_ARGS);
 	bool		anynull = state->isnull;
+	int			nargs = 1;
+	ListCell   *lc;
 	Datum		result;
 
-	if (SAGG_INLINE_IS_SUM(call->kind))
-		return sagg_inline_final(call, state, isnull);
 	if (!OidIsValid(call->finalfn.fn_oid))
 	{
 		*isnull = state->isnull;
@@ -220,14 +232,21 @@ sagg_state_final(SaggExecution *ex, int aggno, const SaggAggState *state,
 
 	ex->aggstate->curperagg = &call->peragg;
 	ex->aggstate->curpertrans = &call->pertrans;
+	ex->aggstate->pertrans = &call->pertrans;	/* peragg's transno is 0 */
 	InitFunctionCallInfoData(*fcinfo, &call->finalfn, call->nfinalargs,
 							 call->agg->aggref->inputcollid, (Node *) ex->aggstate, NULL);
 	fcinfo->args[0].value = read_only(call, state);
 	fcinfo->args[0].isnull = state->isnull;
-	for (int i = 1; i < call->nfinalargs; i++)
+	foreach(lc, call->direct_args)
 	{
-		fcinfo->args[i].value = (Datum) 0;
-		fcinfo->args[i].isnull = true;
+		fcinfo->args[nargs].value = ExecEvalExpr(lfirst_node(ExprState, lc), ex->groupcontext,
+												 &fcinfo->args[nargs].isnull);
+		anynull |= fcinfo->args[nargs++].isnull;
+	}
+	for (; nargs < call->nfinalargs; nargs++)
+	{
+		fcinfo->args[nargs].value = (Datum) 0;
+		fcinfo->args[nargs].isnull = true;
 		anynull = true;
 	}
 	if (call->finalfn.fn_strict && anynull)
@@ -241,6 +260,23 @@ sagg_state_final(SaggExecution *ex, int aggno, const SaggAggState *state,
 }
 
 /*
+ * The result of an aggregate, in the current context or as part of its state,
+ * which is that of number "aggno" among those of its group.
+ */
+Datum
+sagg_state_final(SaggExecution *ex, int aggno, const SaggAggState *state,
+				 bool *isnull)
+{
+	SaggAggCall *call = &ex->aggs[aggno];
+
+	if (SAGG_INLINE_IS_SUM(call->kind))
+		return sagg_inline_final(call, state, isnull);
+	if (call->kept)
+		return sagg_kept_final(ex, call, &state[call->agg->inputs - aggno], isnull);
+	return sagg_state_finish(ex, call, state, isnull);
+}
+
+/*
  * Append a state: a length word and its bytes; a negative length is a mark.
  * What is before that with an inlined sum is in inline_aggregate.c.
  */
@@ -251,6 +287,11 @@ sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
 	SaggAggCall *call = &ex->aggs[aggno];
 	int32		mark = state->no_value ? STATE_NO_VALUE : STATE_NULL;
 
+	if (call->kept)
+	{
+		sagg_kept_write(call, buf, state);
+		return;
+	}
 	if (SAGG_INLINE_IS_SUM(call->kind))
 	{
 		sagg_inline_write(buf, state);
@@ -342,6 +383,11 @@ sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
 	const char *data;
 
 	memset(state, 0, sizeof(*state));
+	if (call->kept)
+	{
+		sagg_kept_read(call, bytes, state);
+		return;
+	}
 	state->isnull = state->no_value = true;
 	if (SAGG_INLINE_IS_SUM(call->kind) && !sagg_inline_read(bytes, state))
 		return;

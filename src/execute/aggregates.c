@@ -4,9 +4,10 @@
  *	  What pg_aggregate says of the aggregates of a stream.
  *
  * Aggregates are PostgreSQL's own and its users': their support functions are
- * called through fmgr as the executor would (nodeAgg.c is the model).  Refused
- * is what does not work between micro-batches: a state that cannot be made
- * bytes, and a final function that changes the state it reads.
+ * called through fmgr as the executor would (nodeAgg.c is the model).  Where
+ * their transition state does not work between micro-batches - it cannot be
+ * made bytes, its final function changes it, or its input has to be sorted
+ * first - the inputs are the state; see kept.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,6 +19,7 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
 #include "parser/parse_agg.h"
 #include "parser/parse_coerce.h"
 #include "utils/acl.h"
@@ -52,43 +54,69 @@ get_info(AggInfo *info, const Aggref *aggref)
 												  info->argtypes, info->nargs);
 }
 
-static void
-refuse(const Aggref *aggref, const char *detail)
+/*
+ * Whether an aggregate's state has to be its inputs.  An internal state goes on
+ * from its bytes by way of its combine function only.
+ */
+static bool
+keeps_inputs(const AggInfo *info, const Aggref *aggref)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("a stream cannot compute the aggregate %s",
-					format_procedure(aggref->aggfnoid)),
-			 errdetail("%s", detail)));
+	if (AGGKIND_IS_ORDERED_SET(aggref->aggkind) || aggref->aggdistinct || aggref->aggorder)
+		return true;
+	if (info->form->aggfinalmodify != AGGMODIFY_READ_ONLY)
+		return true;
+	if (info->transtype == INTERNALOID)
+		return !OidIsValid(info->form->aggserialfn) ||
+			!OidIsValid(info->form->aggdeserialfn) ||
+			!OidIsValid(info->form->aggcombinefn);
+	return get_typtype(info->transtype) == TYPTYPE_PSEUDO;
 }
 
 /*
- * Refuse an aggregate whose state cannot be kept between micro-batches.
- * Raises feature_not_supported with the reason.
+ * Values of a pseudo-type cannot be read from bytes; "unknown" is that of plain
+ * literals and is as good as text.
  */
-void
-sagg_aggregate_check(const Aggref *aggref)
+static void
+check_inputs(const Aggref *aggref)
+{
+	ListCell   *lc;
+
+	foreach(lc, aggref->args)
+	{
+		Oid			type = exprType((Node *) lfirst_node(TargetEntry, lc)->expr);
+
+		if (type != UNKNOWNOID && get_typtype(type) == TYPTYPE_PSEUDO)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("a stream cannot compute the aggregate %s",
+							format_procedure(aggref->aggfnoid)),
+					 errdetail("Its inputs have to be kept, and a value of type %s cannot be.",
+							   format_type_be(type)),
+					 errhint("Cast it to a named composite type, or make it jsonb, for example by jsonb_build_object.")));
+	}
+}
+
+/*
+ * Whether a stream keeps the inputs of an aggregate instead of its transition
+ * state; sets "strict" if that goes for inputs without NULLs only.  Raises
+ * feature_not_supported for an aggregate of which neither can be kept.
+ */
+bool
+sagg_aggregate_keeps_inputs(const Aggref *aggref, bool *strict)
 {
 	AggInfo		info;
+	SaggCodec	codec;
+	bool		result;
 
 	get_info(&info, aggref);
-	if (info.form->aggfinalmodify != AGGMODIFY_READ_ONLY)
-		refuse(aggref, "Its final function changes the state, which goes on with the next micro-batch.");
-	if (info.transtype == INTERNALOID &&
-		(!OidIsValid(info.form->aggserialfn) || !OidIsValid(info.form->aggdeserialfn)))
-		refuse(aggref, "Its state is internal and it has no functions to serialize and deserialize it, so it cannot be kept.");
-	if (info.transtype == INTERNALOID && !OidIsValid(info.form->aggcombinefn))
-		refuse(aggref, "Its state is internal and it has no combine function, so it cannot go on from one that was kept.");
-	if (info.transtype != INTERNALOID &&
-		get_typtype(info.transtype) == TYPTYPE_PSEUDO)
-		refuse(aggref, "Its state is of a pseudo-type and cannot be kept.");
-	if (info.transtype != INTERNALOID)
-	{
-		SaggCodec	codec;
-
+	result = keeps_inputs(&info, aggref);
+	*strict = func_strict(info.form->aggtransfn);
+	if (result)
+		check_inputs(aggref);
+	else if (info.transtype != INTERNALOID)
 		sagg_codec_init(&codec, info.transtype, -1);
-	}
 	ReleaseSysCache(info.tuple);
+	return result;
 }
 
 static Datum
@@ -145,10 +173,13 @@ init_transition(SaggAggCall *call, AggInfo *info, Oid aggowner)
 {
 	const Aggref *aggref = call->agg->aggref;
 	Expr	   *expr;
+	int			ndirect = list_length(aggref->aggdirectargs);
 	Size		size = SizeForFunctionCallInfo(call->agg->nargs + 1);
 
+	call->ntransargs = AGGKIND_IS_ORDERED_SET(aggref->aggkind) ?
+		list_length(aggref->args) : info->nargs;
 	look_up_function(&call->transfn, info->form->aggtransfn, aggowner);
-	build_aggregate_transfn_expr(info->argtypes, info->nargs, 0,
+	build_aggregate_transfn_expr(info->argtypes, info->nargs, ndirect,
 								 aggref->aggvariadic, info->transtype,
 								 aggref->inputcollid, info->form->aggtransfn,
 								 InvalidOid, &expr, NULL);
@@ -158,8 +189,8 @@ init_transition(SaggAggCall *call, AggInfo *info, Oid aggowner)
 
 	/* the first input becomes the state, so it must be of its type */
 	if (call->transfn.fn_strict && call->initnull &&
-		(info->nargs < 1 ||
-		 !IsBinaryCoercible(info->argtypes[0], info->transtype)))
+		(info->nargs <= ndirect ||
+		 !IsBinaryCoercible(info->argtypes[ndirect], info->transtype)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
 				 errmsg("aggregate %u needs to have compatible input type and transition type",
@@ -172,7 +203,8 @@ init_final(SaggAggCall *call, AggInfo *info, Oid aggowner)
 	const Aggref *aggref = call->agg->aggref;
 	Expr	   *expr;
 
-	call->nfinalargs = 1 + (info->form->aggfinalextra ? info->nargs : 0);
+	call->nfinalargs = 1 + (info->form->aggfinalextra ? info->nargs :
+							list_length(aggref->aggdirectargs));
 	if (!OidIsValid(info->form->aggfinalfn))
 		return;
 	look_up_function(&call->finalfn, info->form->aggfinalfn, aggowner);
@@ -231,8 +263,13 @@ sagg_aggregates_init(const SaggQuery *query)
 		call->peragg.aggref = aggref;
 		init_transition(call, &info, aggowner);
 		init_final(call, &info, aggowner);
-		init_storage(call, &info, aggowner);
-		call->kind = sagg_inline_kind(call);
+		if (call->agg->keeps_inputs)
+			call->kept = sagg_kept_init(call);
+		else
+		{
+			init_storage(call, &info, aggowner);
+			call->kind = sagg_inline_kind(call);
+		}
 		ReleaseSysCache(info.tuple);
 	}
 	return calls;

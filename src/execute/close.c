@@ -65,6 +65,8 @@ count_records(const SaggExecution *ex, SaggCounts *counts)
 static bool
 emits_window(const SaggExecution *ex, int64 start)
 {
+	if (ex->open_windows)
+		return !sagg_window_passed(ex, start);
 	return ex->stream->mode == SAGG_COMPLETE || sagg_store_closes(ex->store, start);
 }
 
@@ -185,5 +187,20 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts, TimestampTz *waterma
 	else
 		emit_windows(ex);
 	store_changed(ex);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Instead of a batch: give out the groups of all windows that the last commit
+ * left open, of a store that was restored from it, or of one that no batch has
+ * changed.  sagg_execution_output is next.
+ */
+void
+sagg_execution_open_windows(SaggExecution *ex)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->memory);
+
+	ex->open_windows = true;
+	emit_windows(ex);
 	MemoryContextSwitchTo(old);
 }

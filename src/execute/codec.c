@@ -95,8 +95,11 @@ sagg_codec_write(SaggCodec *codec, StringInfo buf, Datum value)
 	}
 }
 
-static void
-corrupt(const char *detail)
+/*
+ * Refuse bytes that no state was written as.
+ */
+void
+sagg_codec_corrupt(const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
@@ -120,14 +123,14 @@ sagg_codec_read(SaggCodec *codec, const char *data, Size len)
 		appendBinaryStringInfo(&buf, data, len);
 		value = ReceiveFunctionCall(&codec->receive, &buf, codec->ioparam, codec->typmod);
 		if (buf.cursor != buf.len)
-			corrupt("A value is followed by bytes that do not belong to it.");
+			sagg_codec_corrupt("A value is followed by bytes that do not belong to it.");
 		pfree(buf.data);
 		return value;
 	}
 	if (codec->byval)
 	{
 		if (len != sizeof(Datum))
-			corrupt("A value has the wrong length.");
+			sagg_codec_corrupt("A value has the wrong length.");
 		memcpy(&value, data, sizeof(Datum));
 		return value;
 	}
@@ -136,7 +139,7 @@ sagg_codec_read(SaggCodec *codec, const char *data, Size len)
 		char	   *copy;
 
 		if (len != codec->len)
-			corrupt("A value has the wrong length.");
+			sagg_codec_corrupt("A value has the wrong length.");
 		copy = palloc(len);
 		memcpy(copy, data, len);
 		return PointerGetDatum(copy);
@@ -160,7 +163,7 @@ sagg_bytes_take(SaggBytes *bytes, Size len)
 	const char *data = bytes->data;
 
 	if (len > (Size) (bytes->end - bytes->data))
-		corrupt("It ends too early.");
+		sagg_codec_corrupt("It ends too early.");
 	bytes->data += len;
 	return data;
 }

@@ -97,6 +97,8 @@ sagg_emit_group(SaggExecution *ex, const SaggGroup *group)
 		values[n] = group->keys[i];
 		nulls[n] = group->keynulls[i];
 	}
+	if (ex->groupcontext)
+		sagg_kept_set_group(ex, values, nulls, n);
 	for (int i = 0; i < ex->query->naggs; i++, n++)
 		values[n] = sagg_state_final(ex, i, &group->states[i], &nulls[n]);
 	tuplestore_putvalues(relation_of(ex, group), desc, values, nulls);

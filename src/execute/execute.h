@@ -41,6 +41,8 @@ extern SaggStore *sagg_store_open(dsa_handle *handle, int tranche_id,
 								  const SaggStoreBudget *budget,
 								  uint64 fingerprint, int64 batch, bool *fresh);
 extern void sagg_store_close(SaggStore *store);
+extern SaggStore *sagg_store_private(const char *stream, int64 log_bytes,
+									 uint64 fingerprint, int64 batch);
 extern void sagg_store_discard(dsa_handle *handle);
 extern void sagg_store_publish(SaggStore *store);
 extern void sagg_store_undo(SaggStore *store);
@@ -72,6 +74,7 @@ extern const SaggStateAccess *sagg_execution_state(SaggExecution *execution);
 extern void sagg_execution_run(SaggExecution *execution);
 extern void sagg_execution_close(SaggExecution *execution, SaggCounts *counts,
 								 TimestampTz *watermark);
+extern void sagg_execution_open_windows(SaggExecution *execution);
 extern void sagg_execution_output(SaggExecution *execution, SaggOutput *output);
 extern void sagg_execution_output_end(SaggOutput *output);
 extern void sagg_execution_end(SaggExecution *execution);
@@ -80,7 +83,7 @@ extern void sagg_execution_end(SaggExecution *execution);
 extern void sagg_execution_refuse(SaggExecution *execution,
 								  SaggRefusals *refusals, Size max_key_bytes);
 
-/* aggregates.c: refuses, with its reason, an aggregate whose state cannot be kept */
-extern void sagg_aggregate_check(const Aggref *aggref);
+/* aggregates.c */
+extern bool sagg_aggregate_keeps_inputs(const Aggref *aggref, bool *strict);
 
 #endif							/* SAGG_EXECUTE_H */

@@ -14,6 +14,7 @@
 #include "lib/stringinfo.h"
 #include "nodes/execnodes.h"
 #include "storage/dsm.h"
+#include "utils/sortsupport.h"
 #include "utils/typcache.h"
 
 /* ------------------------------------------------------------------ store */
@@ -154,6 +155,7 @@ typedef struct SaggBytes
 extern void sagg_codec_init(SaggCodec *codec, Oid type, int32 typmod);
 extern void sagg_codec_write(SaggCodec *codec, StringInfo buf, Datum value);
 extern Datum sagg_codec_read(SaggCodec *codec, const char *data, Size len);
+extern void sagg_codec_corrupt(const char *detail) pg_attribute_noreturn();
 extern const char *sagg_bytes_take(SaggBytes *bytes, Size len);
 extern int32 sagg_bytes_take_length(SaggBytes *bytes);
 
@@ -204,7 +206,10 @@ typedef enum SaggInlineKind
 
 #define SAGG_INLINE_IS_SUM(kind)	((kind) >= SAGG_INLINE_SUM_INT8)
 
-/* The transition state of one aggregate in one group. */
+/*
+ * The state of one aggregate in one group: a transition state, or with
+ * SaggAggCall.kept "value" is a SaggKept, a null pointer for no inputs.
+ */
 typedef struct SaggAggState
 {
 	Datum		value;
@@ -225,13 +230,16 @@ typedef struct SaggAggCall
 	bool		transbyval;
 	Datum		initvalue;
 	bool		initnull;
+	int			ntransargs;		/* without the state */
 	FmgrInfo	transfn;
 	FmgrInfo	finalfn;		/* fn_oid InvalidOid = none */
 	int			nfinalargs;
+	List	   *direct_args;	/* ExprStates, see SaggExecution.groupcontext */
 	FmgrInfo	serialfn;		/* for states of type internal */
 	FmgrInfo	deserialfn;
 	FmgrInfo	combinefn;
 	SaggCodec	codec;			/* for all others */
+	struct SaggKeptCall *kept;	/* or NULL */
 	FunctionCallInfo trans_fcinfo;
 	AggStatePerTransData pertrans;	/* what AggGetAggref looks at */
 	AggStatePerAggData peragg;
@@ -239,6 +247,44 @@ typedef struct SaggAggCall
 
 /* aggregates.c */
 extern SaggAggCall *sagg_aggregates_init(const SaggQuery *query);
+
+/* a tuple of a set */
+typedef struct SaggKeptSlot
+{
+	uint32		hash;
+	uint32		place;			/* of its bytes + 1; 0 = none */
+} SaggKeptSlot;
+
+/* The inputs of an aggregate in one group; see kept.c. */
+typedef struct SaggKept
+{
+	int64		count;
+	Size		len;			/* bytes of them */
+	Size		size;			/* allocated for them */
+	char	   *data;
+	uint32		nslots;			/* a power of two; 0 = no table made yet */
+	SaggKeptSlot *slots;
+} SaggKept;
+
+typedef struct SaggKeptSort
+{
+	int			column;			/* of the inputs, from 0 */
+	SortSupportData support;
+} SaggKeptSort;
+
+/* How the inputs of an aggregate are kept, and given to it in the end. */
+typedef struct SaggKeptCall
+{
+	bool		distinct;		/* a set, of different bytes */
+	bool		counts;			/* its result is the number of inputs */
+	int			ncolumns;
+	SaggCodec  *codecs;
+	StringInfoData tuple;		/* scratch */
+	int			nsort;
+	SaggKeptSort *sort;			/* DISTINCT: of all of its columns */
+	int16		resultlen;
+	bool		resultbyval;
+} SaggKeptCall;
 
 /* ----------------------------------------------------------------- groups */
 
@@ -298,6 +344,12 @@ struct SaggExecution
 	AggState   *aggstate;		/* what aggregate functions see as context */
 	ExprContext *aggcontext;	/* lives as long as the execution */
 	ExprContext *tmpcontext;	/* reset by each row */
+	ExprContext *groupcontext;	/* for direct arguments: its scan tuple has
+								 * window and keys of the group that is given
+								 * out; NULL = there are none */
+	ExprContext *replaycontext; /* take the place of aggcontext */
+	ExprContext *inputcontext;	/* and tmpcontext while kept inputs are given
+								 * to their aggregate */
 	SaggAggCall *aggs;
 	SaggKeyCall *keys;
 	Datum	   *row_keys;		/* of the row at hand */
@@ -324,6 +376,7 @@ struct SaggExecution
 								 * that the sink should not have yet */
 	Tuplestorestate *known;		/* and the others */
 	TypeCacheEntry *rangetype;	/* of the window column, or NULL */
+	bool		open_windows;	/* emits what the last commit left open */
 	SaggStateAccess access;
 };
 
@@ -380,11 +433,36 @@ extern void sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
 extern void sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
 							SaggAggState *state);
 
+extern void sagg_state_begin(SaggExecution *ex, SaggAggCall *call,
+							 SaggAggState *state);
+extern Datum sagg_state_finish(SaggExecution *ex, SaggAggCall *call,
+							   const SaggAggState *state, bool *isnull);
 extern void sagg_state_advance_args(SaggExecution *ex, SaggAggCall *call,
 									SaggAggState *state,
 									const Datum *args, const bool *nulls);
 extern Datum sagg_state_copy(SaggExecution *ex, const SaggAggCall *call,
 							 Datum value);
+
+/* kept.c */
+extern SaggKeptCall *sagg_kept_init(const SaggAggCall *call);
+extern void sagg_kept_add(SaggExecution *ex, SaggAggCall *call,
+						  SaggAggState *state,
+						  const Datum *values, const bool *nulls);
+extern void sagg_kept_combine(SaggExecution *ex, SaggAggCall *call,
+							  SaggAggState *state, const SaggAggState *other);
+extern void sagg_kept_write(const SaggAggCall *call, StringInfo buf,
+							const SaggAggState *state);
+extern void sagg_kept_read(const SaggAggCall *call, SaggBytes *bytes,
+						   SaggAggState *state);
+extern void sagg_kept_take(SaggKeptCall *kept, SaggBytes *bytes,
+						   Datum *values, bool *nulls);
+
+/* kept_replay.c */
+extern void sagg_kept_replay_init(SaggExecution *ex);
+extern void sagg_kept_set_group(SaggExecution *ex, const Datum *values,
+								const bool *nulls, int n);
+extern Datum sagg_kept_final(SaggExecution *ex, SaggAggCall *call,
+							 const SaggAggState *state, bool *isnull);
 
 /* inline_aggregate.c */
 extern SaggInlineKind sagg_inline_kind(const SaggAggCall *call);

@@ -54,6 +54,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	ex->aggstate->curaggcontext = ex->aggcontext;
 	ex->aggstate->tmpcontext = ex->tmpcontext;
 	ex->aggs = sagg_aggregates_init(query);
+	sagg_kept_replay_init(ex);
 	initStringInfo(&ex->entry);
 	sagg_groups_init(ex);
 	sagg_emit_init(ex);
@@ -222,6 +223,13 @@ sagg_execution_end(SaggExecution *ex)
 {
 	tuplestore_end(ex->fresh);
 	tuplestore_end(ex->known);
+	if (ex->replaycontext)
+	{
+		FreeExprContext(ex->replaycontext, true);
+		FreeExprContext(ex->inputcontext, true);
+	}
+	if (ex->groupcontext)
+		FreeExprContext(ex->groupcontext, true);
 	FreeExprContext(ex->tmpcontext, true);
 	FreeExprContext(ex->aggcontext, true);
 	MemoryContextDelete(ex->memory);

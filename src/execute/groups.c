@@ -243,15 +243,21 @@ sagg_groups_fetch_slot(SaggExecution *ex, uint32 hash)
 void
 sagg_groups_fetch(SaggExecution *ex, uint32 hash)
 {
-	const GroupEntry *entry = &ex->groups->data[hash & ex->groups->sizemask];
+	uint32		mask = ex->groups->sizemask;
 
-	if (entry->status == grouptab_SH_IN_USE)
+	for (uint32 i = hash & mask;; i = (i + 1) & mask)
 	{
+		const GroupEntry *entry = &ex->groups->data[i];
 		const char *group = (const char *) entry->group;
 
+		if (entry->status != grouptab_SH_IN_USE)
+			return;
+		if (entry->hash != hash)
+			continue;
 		__builtin_prefetch(group);
 		__builtin_prefetch(group + 64, 1);
 		__builtin_prefetch(group + 128, 1);
+		return;
 	}
 }
 

@@ -3,7 +3,8 @@
  * fdw_plan.c
  *	  Planning a scan of a source.
  *
- * The planner contacts no broker: how many records a topic has is not known.
+ * The planner contacts no broker: how many records a topic has is not known,
+ * but those of a micro-batch are.
  * What it pushes down are conditions on the topic, the partition and the offset
  * of a record, which spare reading what cannot match; they stay conditions of the
  * scan as well, so pushing down never decides what comes out.
@@ -49,7 +50,11 @@
 void
 sagg_get_rel_size(PlannerInfo *root, RelOptInfo *baserel, Oid relid)
 {
-	baserel->tuples = ESTIMATED_RECORDS;
+	int64		records;
+
+	/* in a micro-batch that is known, so that joins are planned for it */
+	baserel->tuples = sagg_scan_attached(relid, &records) ? Max(records, 1) :
+		ESTIMATED_RECORDS;
 	set_baserel_size_estimates(root, baserel);
 }
 
@@ -59,7 +64,7 @@ sagg_get_rel_size(PlannerInfo *root, RelOptInfo *baserel, Oid relid)
 void
 sagg_get_paths(PlannerInfo *root, RelOptInfo *baserel, Oid relid)
 {
-	Cost		run = ESTIMATED_RECORDS *
+	Cost		run = baserel->tuples *
 		(DECODE_COST + cpu_tuple_cost + baserel->baserestrictcost.per_tuple);
 	Cost		startup = baserel->baserestrictcost.startup;
 

@@ -103,6 +103,18 @@ sagg_scan_detach(void)
 }
 
 /*
+ * Is it a batch that a scan of "source" would read?  Then tell its records.
+ */
+bool
+sagg_scan_attached(Oid source, int64 *records)
+{
+	if (attached_batch == NULL || attached_source != source)
+		return false;
+	*records = sagg_batch_records(attached_batch);
+	return true;
+}
+
+/*
  * Which columns are read, and from where.
  */
 static void

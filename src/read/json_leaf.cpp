@@ -122,26 +122,40 @@ unexpected(SaggJsonLeaf *leaf, const char *reason)
 /* ---------- tokens ---------- */
 
 /*
+ * Checks the escapes in [start, end), and replaces them in place by what they
+ * stand for if "value" is not null.  Apart from take_string, to keep that quick.
+ */
+__attribute__((noinline)) static bool
+take_escapes(SaggJsonLeaf *leaf, uint8_t *start, uint8_t *end, SaggJsonValue *value)
+{
+	const uint8_t *wrong;
+	const char *reason;
+
+	if (memchr(start, '\\', (size_t) (end - start)) == nullptr)
+		return true;
+	reason = sagg_json_unescape(start, end, value ? start : nullptr, &end, &wrong);
+	if (reason != nullptr)
+		return invalid(leaf, reason, wrong);
+	if (value)
+		value->len = (size_t) (end - start);
+	return true;
+}
+
+/*
  * Takes the current token as a string and moves on.  If "value" is not null
  * it is filled in and the string loses its escapes, in place.
  */
-static bool
+static inline bool
 take_string(SaggJsonLeaf *leaf, SaggJsonValue *value)
 {
 	uint8_t    *start = token_start(leaf);
 	uint8_t    *end = token_end(leaf);
-	const uint8_t *wrong;
-	const char *reason;
 
 	/* stage 1 has seen both quotes; nothing else would be a token */
 	if (end - start < 2 || end[-1] != '"')
 		return invalid(leaf, "unterminated string", start);
 	start++;
 	end--;
-	if (leaf->escapes && memchr(start, '\\', (size_t) (end - start)) &&
-		(reason = sagg_json_unescape(start, end, value ? start : nullptr,
-									 &end, &wrong)) != nullptr)
-		return invalid(leaf, reason, wrong);
 	if (value)
 	{
 		value->kind = SAGG_JSON_STRING;
@@ -149,7 +163,7 @@ take_string(SaggJsonLeaf *leaf, SaggJsonValue *value)
 		value->len = (size_t) (end - start);
 	}
 	leaf->token++;
-	return true;
+	return !leaf->escapes || take_escapes(leaf, start, end, value);
 }
 
 /*

@@ -29,6 +29,39 @@ struct JsonNode
 };
 
 /*
+ * Are n bytes the same?  Names are short: a call of memcmp would take longer.
+ */
+static inline bool
+sagg_json_same(const char *a, const char *b, size_t n)
+{
+	uint64_t	x;
+	uint64_t	y;
+
+	if (n < sizeof(x))
+	{
+		while (n > 0 && *a == *b)
+		{
+			a++;
+			b++;
+			n--;
+		}
+		return n == 0;
+	}
+	for (size_t i = 0;; i += sizeof(x))
+	{
+		/* the last eight bytes may overlap the ones before */
+		size_t		at = i + sizeof(x) < n ? i : n - sizeof(x);
+
+		memcpy(&x, a + at, sizeof(x));
+		memcpy(&y, b + at, sizeof(y));
+		if (x != y)
+			return false;
+		if (i + sizeof(x) >= n)
+			return true;
+	}
+}
+
+/*
  * The wanted field of a name, or null.  Fields come in the same order from
  * record to record, so the search starts behind the last one found.
  */
@@ -42,7 +75,7 @@ sagg_json_find_name(JsonNode *parent, const SaggJsonValue *key)
 		if (i >= parent->nchildren)
 			i = 0;
 		if (parent->children[i].len == key->len &&
-			memcmp(parent->children[i].text, key->text, key->len) == 0)
+			sagg_json_same(parent->children[i].text, key->text, key->len))
 		{
 			parent->next = i + 1;
 			return &parent->children[i];

@@ -80,6 +80,7 @@ extern void sagg_explain_scan(ForeignScanState *node, struct ExplainState *es);
 extern void sagg_begin_scan(ForeignScanState *node, int eflags);
 extern TupleTableSlot *sagg_iterate_scan(ForeignScanState *node);
 extern void sagg_rescan(ForeignScanState *node);
+extern bool sagg_scan_attached(Oid source, int64 *records);
 extern void sagg_end_scan(ForeignScanState *node);
 
 /*

@@ -1,0 +1,123 @@
+/*-------------------------------------------------------------------------
+ *
+ * query_reads.c
+ *	  What a stream's query reads besides its source.
+ *
+ * Tables, views and foreign tables of other wrappers are read under the
+ * snapshot of the micro-batch, as the stream's owner.  Checked here, when a
+ * stream is created: the owner's privileges, and that no other way leads to a
+ * source or to the stream's own sink.
+ *
+ * Nothing here changes the query.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/partition.h"
+#include "executor/executor.h"
+#include "nodes/nodeFuncs.h"
+#include "tcop/tcopprot.h"
+#include "utils/lsyscache.h"
+
+#include "define_internal.h"
+#include "read/read.h"
+
+/*
+ * Check the privileges of the view's owner on what a query reads, at every
+ * level of it.
+ */
+static bool
+check_permissions(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+	{
+		SAGG_CHECK_PERMISSIONS((Query *) node);
+		return query_tree_walker((Query *) node, check_permissions, context, 0);
+	}
+	return expression_tree_walker(node, check_permissions, context);
+}
+
+/*
+ * A plan shows what the planner has put in the place of SQL functions.
+ */
+static int
+sources_of_plan(const Query *query)
+{
+	PlannedStmt *plan = pg_plan_query(copyObject(unconstify(Query *, query)),
+									  "the query of a stream", 0, NULL);
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, plan->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind == RTE_RELATION && sagg_is_source(rte->relid))
+			n++;
+	}
+	return n;
+}
+
+/*
+ * Check what a query reads, as the current user.  Raises
+ * insufficient_privilege, or feature_not_supported for a source behind an SQL
+ * function; and any error of the planner, at creation rather than in the first
+ * micro-batch.
+ */
+void
+sagg_check_reads(const SaggQuery *query)
+{
+	(void) check_permissions((Node *) query->inner, NULL);
+	(void) check_permissions((Node *) query->outer, NULL);
+
+	/* the planner needs rows of the groups to be there only when it runs */
+	if (sources_of_plan(query->inner) > sagg_count_sources((Node *) query->inner) ||
+		sources_of_plan(query->outer) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the query of a stream calls a function that reads a source"),
+				 errdetail("The function would see the records of a micro-batch, or all of the topic for every one."),
+				 errhint("Name the source in FROM, once; functions can read tables.")));
+}
+
+static bool
+reads_relation(Node *node, void *context)
+{
+	Oid			sink = *(Oid *) context;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, RangeTblEntry))
+	{
+		RangeTblEntry *rte = (RangeTblEntry *) node;
+
+		return rte->rtekind == RTE_RELATION &&
+			(rte->relid == sink ||
+			 (get_rel_relispartition(rte->relid) &&
+			  list_member_oid(get_partition_ancestors(rte->relid), sink)));
+	}
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, reads_relation, context,
+								 QTW_EXAMINE_RTES_BEFORE);
+	return expression_tree_walker(node, reads_relation, context);
+}
+
+/*
+ * A query that reads its own results has no batch query to be equal to.
+ * Raises feature_not_supported.
+ */
+void
+sagg_check_sink_not_read(const SaggQuery *query, Oid sink)
+{
+	if (reads_relation((Node *) query->inner, &sink) ||
+		reads_relation((Node *) query->outer, &sink))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the query of a stream cannot read the stream's own sink"),
+				 errdetail("Its result would depend on how the records are cut into micro-batches."),
+				 errhint("Read \"%s\" in a query over the results, or in another stream.",
+						 get_rel_name(sink))));
+}

@@ -1,0 +1,39 @@
+/*-------------------------------------------------------------------------
+ *
+ * inspect_internal.h
+ *	  A stream as other sessions look at it: its state as their snapshot sees
+ *	  it, and batches that are only tried.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_INSPECT_INTERNAL_H
+#define SAGG_INSPECT_INTERNAL_H
+
+#include "stream_agg.h"
+
+#include "checkpoint/checkpoint.h"
+#include "define/define.h"
+#include "execute/execute.h"
+
+/*
+ * A stream's state as of the last commit that the active snapshot sees, in
+ * memory of this process, and an execution against it.
+ */
+typedef struct SaggInspection
+{
+	const SaggStream *stream;
+	SaggQuery  *query;
+	SaggCheckpoint *checkpoint; /* NULL: of a stream that has none */
+	SaggProgress *progress;
+	SaggPlan   *plan;			/* of the batch after it */
+	int64		log_bytes;		/* of the state log */
+	SaggExecution *execution;
+} SaggInspection;
+
+/* inspection.c */
+extern void sagg_become_stream_owner(SaggOwnerContext *save,
+									 const SaggStream *stream);
+extern void sagg_inspection_begin(SaggInspection *inspection);
+extern void sagg_inspection_end(SaggInspection *inspection);
+
+#endif							/* SAGG_INSPECT_INTERNAL_H */

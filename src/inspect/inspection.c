@@ -1,0 +1,91 @@
+/*-------------------------------------------------------------------------
+ *
+ * inspection.c
+ *	  A stream's state, restored into the memory of this process.
+ *
+ * The state log holds what the last commit left, and by MVCC a snapshot sees it
+ * and the sink as of the same commit: so any backend can tell what is in the
+ * open windows, under any isolation level and on a standby, and neither waits
+ * for the worker nor makes it wait.
+ *
+ * Functions of aggregates and of the query are the owner's code: it runs as the
+ * owner, in a security-restricted operation, and with the settings that hold
+ * in the stream's micro-batches (I8).
+ *
+ * Never: a write, or a lock that the worker would wait for.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+
+#include "inspect_internal.h"
+#include "read/read.h"
+
+static void
+set_for_now(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * Switch to a stream's owner and the settings of its micro-batches.  "save" is
+ * the caller's and goes to sagg_restore_user; after an ERROR the end of the
+ * (sub)transaction does that.
+ */
+void
+sagg_become_stream_owner(SaggOwnerContext *save, const SaggStream *stream)
+{
+	GetUserIdAndSecContext(&save->save_userid, &save->save_sec_context);
+	SetUserIdAndSecContext(stream->owner,
+						   save->save_sec_context | SECURITY_RESTRICTED_OPERATION);
+	save->save_nestlevel = NewGUCNestLevel();
+	set_for_now("timezone", stream->timezone);
+	set_for_now("datestyle", stream->datestyle);
+	set_for_now("intervalstyle", stream->intervalstyle);
+	set_for_now("search_path", stream->search_path);
+}
+
+/*
+ * The state of inspection->stream as of the last commit that the active
+ * snapshot sees, ready for the batch after it; "query" is filled in by the
+ * caller, the rest here.  In the current context, with which it goes after an
+ * ERROR.  The current user is the stream's owner.
+ */
+void
+sagg_inspection_begin(SaggInspection *inspection)
+{
+	const SaggStream *stream = inspection->stream;
+	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
+	SaggStore  *store;
+
+	inspection->checkpoint = sagg_checkpoint_open_snapshot(stream->name);
+	inspection->progress = sagg_checkpoint_progress(inspection->checkpoint);
+	inspection->log_bytes = sagg_checkpoint_state_bytes(inspection->checkpoint,
+														inspection->progress);
+	plan->batch = inspection->progress->batch + 1;
+	plan->watermark = inspection->progress->watermark;
+	plan->batch_time = GetCurrentTimestamp();
+	inspection->plan = plan;
+	store = sagg_store_private(stream->name, inspection->log_bytes,
+							   inspection->query->fingerprint,
+							   inspection->progress->batch);
+	inspection->execution = sagg_execution_begin(store, stream,
+												 inspection->query, plan);
+	sagg_checkpoint_restore(inspection->checkpoint, inspection->progress,
+							sagg_execution_state(inspection->execution));
+}
+
+/*
+ * End it; what the state took goes with the context it was begun in.
+ */
+void
+sagg_inspection_end(SaggInspection *inspection)
+{
+	sagg_execution_end(inspection->execution);
+	sagg_checkpoint_close(inspection->checkpoint);
+}

@@ -1,0 +1,196 @@
+/*-------------------------------------------------------------------------
+ *
+ * open_windows.c
+ *	  open_windows: what a stream would write if its windows closed now, as
+ *	  rows of its sink.
+ *
+ * The rows are of the last commit that the caller's snapshot sees, so together
+ * with the sink's they are the whole result: a window that has closed is in
+ * the sink, one that has not is here, none in both.  That holds within one
+ * query, as in the view that create_live_view makes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/tuptable.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_node.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/typcache.h"
+
+#include "inspect_internal.h"
+
+PG_FUNCTION_INFO_V1(stream_agg_open_windows);
+
+/*
+ * The table whose rows the function returns.
+ */
+static Oid
+sink_of_call(FunctionCallInfo fcinfo)
+{
+	Oid			type = get_fn_expr_argtype(fcinfo->flinfo, 0);
+	Oid			relid = OidIsValid(type) ? get_typ_typrelid(type) : InvalidOid;
+
+	if (!OidIsValid(relid) || get_rel_type_id(relid) != type)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("open_windows takes a row of the stream's sink"),
+				 errhint("Write SELECT * FROM stream_agg.open_windows(NULL::sink), with the name of the sink.")));
+	return relid;
+}
+
+/*
+ * May the caller see the rows of the sink, all of them?  Whoever may read the
+ * sink may, where no policy hides rows from him; and whoever may read the live
+ * view, for which policies are those of its owner.
+ */
+static void
+check_may_read(const SaggStream *stream)
+{
+	Oid			live = sagg_live_view(stream);
+
+	if (OidIsValid(live) &&
+		pg_class_aclcheck(live, GetUserId(), ACL_SELECT) == ACLCHECK_OK)
+		return;
+	if (pg_class_aclcheck(stream->sink, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(stream->sink));
+	if (check_enable_rls(stream->sink, InvalidOid, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("open windows of stream \"%s\" would bypass row-level security of table \"%s\"",
+						sagg_stream_title(stream->name), get_rel_name(stream->sink)),
+				 errhint("Read a view that the stream's owner has made over the live view.")));
+}
+
+/*
+ * The value of the query's output column for a column of the sink, as an INSERT
+ * would put it there; NULL for a column that the query does not have.
+ */
+static Expr *
+value_for_column(const SaggQuery *query, Form_pg_attribute att)
+{
+	ListCell   *lc;
+
+	foreach(lc, query->outer->targetList)
+	{
+		TargetEntry *tle = lfirst_node(TargetEntry, lc);
+		Node	   *expr = (Node *) tle->expr;
+
+		if (att->attisdropped || tle->resjunk ||
+			strcmp(tle->resname, NameStr(att->attname)) != 0)
+			continue;
+		expr = coerce_to_target_type(make_parsestate(NULL), expr, exprType(expr),
+									 att->atttypid, att->atttypmod,
+									 COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+		if (expr == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("column \"%s\" of the sink does not take the query's type %s",
+							NameStr(att->attname),
+							format_type_be(exprType((Node *) tle->expr)))));
+		return (Expr *) expr;
+	}
+	return (Expr *) makeNullConst(att->attisdropped ? INT4OID : att->atttypid,
+								  att->attisdropped ? -1 : att->atttypmod,
+								  att->attisdropped ? InvalidOid : att->attcollation);
+}
+
+/*
+ * Have the query yield rows of the sink.
+ */
+static void
+shape_as_sink(SaggQuery *query, Relation sink)
+{
+	TupleDesc	desc = RelationGetDescr(sink);
+	List	   *columns = NIL;
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		columns = lappend(columns,
+						  makeTargetEntry(value_for_column(query, att), i + 1,
+										  pstrdup(NameStr(att->attname)), false));
+	}
+	query->outer->targetList = columns;
+}
+
+static void
+return_rows(ReturnSetInfo *rsinfo, Tuplestorestate *rows)
+{
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(rsinfo->setDesc,
+													&TTSOpsMinimalTuple);
+
+	while (tuplestore_gettupleslot(rows, true, false, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		tuplestore_puttupleslot(rsinfo->setResult, slot);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+static void
+collect_rows(ReturnSetInfo *rsinfo, const SaggStream *stream, Relation sink)
+{
+	SaggInspection inspection = {.stream = stream};
+	SaggOwnerContext owner;
+	SaggOutput	output;
+
+	inspection.query = sagg_query_of_view(stream);
+	shape_as_sink(inspection.query, sink);
+	sagg_become_stream_owner(&owner, stream);
+	sagg_inspection_begin(&inspection);
+	sagg_execution_open_windows(inspection.execution);
+	sagg_execution_output(inspection.execution, &output);
+	sagg_restore_user(&owner);
+	return_rows(rsinfo, output.fresh);
+	return_rows(rsinfo, output.known);
+	sagg_execution_output_end(&output);
+	sagg_inspection_end(&inspection);
+}
+
+/*
+ * open_windows(sink anyelement): the groups of windows that are open, in rows
+ * of the sink's type.  The argument only tells the type.
+ */
+Datum
+stream_agg_open_windows(PG_FUNCTION_ARGS)
+{
+	MemoryContext memory;
+	MemoryContext old;
+	Relation	sink;
+	SaggStream *stream;
+
+	/* locked as for a SELECT, so that its columns and the query belong together */
+	sink = table_open(sink_of_call(fcinfo), AccessShareLock);
+	stream = sagg_stream_of_sink(RelationGetRelid(sink));
+	if (stream == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("table \"%s\" is not the sink of a stream",
+						RelationGetRelationName(sink))));
+	check_may_read(stream);
+	InitMaterializedSRF(fcinfo, 0);
+
+	memory = AllocSetContextCreate(CurrentMemoryContext, "stream_agg open windows",
+								   ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(memory);
+	collect_rows((ReturnSetInfo *) fcinfo->resultinfo, stream, sink);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(memory);
+	table_close(sink, NoLock);
+	return (Datum) 0;
+}
