@@ -80,6 +80,13 @@ LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 10;
 COMMENT ON FUNCTION stream_agg.hop(timestamptz, interval, interval, timestamptz) IS
 'the sliding windows [start, end) that hold ts, earliest first; they start every slide, aligned to origin';
 
+CREATE FUNCTION stream_agg.session(ts timestamptz, gap interval)
+RETURNS tstzrange
+AS 'MODULE_PATHNAME', 'stream_agg_session'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.session(timestamptz, interval) IS
+'the session window [ts, ts + gap) of a record, NULL if gap is not greater than zero; in GROUP BY of a stream, those of a key that overlap or touch become one';
+
 /* ---------------------------------------------------------------- catalog */
 
 CREATE TABLE stream_agg.streams (
@@ -380,12 +387,18 @@ LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.stop_stream(text) IS
 'stops a stream after the micro-batch it is in; stopping a stopped stream does nothing';
 
-CREATE FUNCTION stream_agg.alter_stream(stream text, options jsonb)
+CREATE FUNCTION stream_agg.alter_stream(
+    stream                  text,
+    options                 jsonb DEFAULT NULL,
+    trigger                 interval DEFAULT NULL,
+    max_offsets_per_trigger bigint DEFAULT NULL,
+    watermark               interval DEFAULT NULL,
+    query                   text DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME', 'stream_agg_alter_stream'
-LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION stream_agg.alter_stream(text, jsonb) IS
-'changes the options that are named, null to their default; takes effect with the next micro-batch, and a failed one that is run again';
+LANGUAGE C VOLATILE CALLED ON NULL INPUT;
+COMMENT ON FUNCTION stream_agg.alter_stream(text, jsonb, interval, bigint, interval, text) IS
+'changes what is not NULL, options that are null to their default, the query with its state kept; takes effect with the next micro-batch, and a failed one that is run again';
 
 CREATE FUNCTION stream_agg.delete_dead_letters(stream text, through_batch bigint DEFAULT NULL)
 RETURNS bigint

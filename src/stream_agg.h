@@ -252,9 +252,22 @@ typedef enum SaggWindowKind
 {
 	SAGG_WINDOW_NONE,			/* grouping by keys alone */
 	SAGG_WINDOW_TUMBLE,
-	SAGG_WINDOW_HOP				/* sliding: a record falls into several, or in
+	SAGG_WINDOW_HOP,			/* sliding: a record falls into several, or in
 								 * the gap between two into none */
+	SAGG_WINDOW_SESSION			/* as long as there are records */
 } SaggWindowKind;
+
+/* windows that are put together from states of several groups of records */
+#define SAGG_WINDOW_COMBINES(window) \
+	((window)->panes || (window)->kind == SAGG_WINDOW_SESSION)
+
+/* What a column has of the window. */
+typedef enum SaggWindowPart
+{
+	SAGG_WINDOW_WHOLE,
+	SAGG_WINDOW_START,
+	SAGG_WINDOW_END
+} SaggWindowPart;
 
 typedef struct SaggWindow
 {
@@ -270,6 +283,9 @@ typedef struct SaggWindow
 	bool		panes;			/* of hop: groups are kept by pane and combined
 								 * when a window is given out; see
 								 * execute/windows.c */
+	int64		gap;			/* of sessions, microseconds; 0 = the record's */
+	AttrNumber	gap_column;		/* of the inner query's rows, an interval, with
+								 * gap 0 */
 } SaggWindow;
 
 typedef struct SaggKey
@@ -329,6 +345,9 @@ typedef struct SaggQuery
 								 * yields the sink's columns */
 	Query	   *removed;		/* identity columns of the groups that do not
 								 * pass HAVING; NULL without HAVING */
+	Query	   *replaced;		/* identity columns of any groups; NULL unless
+								 * the window can change: sessions */
+	SaggWindowPart window_identity; /* what of the window "identity" has */
 	TupleDesc	output_desc;	/* of outer: the sink's columns by name */
 
 	/*

@@ -67,6 +67,11 @@ extern void sagg_progress_suspects(SaggProgress *progress, const SaggPlan *plan,
 extern void sagg_checkpoint_reset(const char *stream, bool replace);
 extern void sagg_checkpoint_forget_plan(SaggCheckpoint *checkpoint, int64 batch);
 
+/* rewrite.c */
+extern void sagg_checkpoint_rewrite(SaggCheckpoint *checkpoint,
+									const SaggProgress *progress,
+									const SaggStateAccess *state);
+
 /* state_restore.c */
 extern void sagg_checkpoint_restore(SaggCheckpoint *checkpoint,
 									const SaggProgress *progress,

@@ -20,6 +20,8 @@ extern SaggStream *sagg_stream_by_view(Oid view, bool missing_ok);
 extern SaggStream *sagg_stream_of_sink(Oid sink);
 
 extern void sagg_stream_check_owner(const SaggStream *stream);
+extern void sagg_become_stream_owner(SaggOwnerContext *save,
+									 const SaggStream *stream);
 extern void sagg_stream_check_can_run(Oid owner);
 
 /* live_view.c */

@@ -108,7 +108,7 @@ refuse_unless_append(const SaggStream *stream)
 }
 
 static char *
-view_statement(Oid sink, const char *name)
+view_statement(Oid sink, const char *name, const char *command)
 {
 	Relation	rel = table_open(sink, AccessShareLock);
 	char	   *schema = get_namespace_name(RelationGetNamespace(rel));
@@ -127,9 +127,9 @@ view_statement(Oid sink, const char *name)
 	}
 	table_close(rel, NoLock);
 	initStringInfo(&text);
-	appendStringInfo(&text, "CREATE VIEW %s AS SELECT %s FROM %s UNION ALL"
+	appendStringInfo(&text, "%s %s AS SELECT %s FROM %s UNION ALL"
 					 " SELECT %s FROM stream_agg.open_windows(NULL::%s)",
-					 quote_qualified_identifier(schema, name),
+					 command, quote_qualified_identifier(schema, name),
 					 columns.data, table, columns.data, table);
 	return text.data;
 }
@@ -139,6 +139,17 @@ run_statement(const char *text)
 {
 	sagg_run_utility(linitial_node(RawStmt, raw_parser(text, RAW_PARSE_DEFAULT))->stmt,
 					 text, -1, 0);
+}
+
+/*
+ * The sink has got columns: the live view, if there is one, gets them too.
+ */
+void
+sagg_refresh_live_view(const SaggStream *stream)
+{
+	if (OidIsValid(sagg_live_view(stream)))
+		run_statement(view_statement(stream->sink, live_view_name(stream->sink),
+									 "CREATE OR REPLACE VIEW"));
 }
 
 /*
@@ -167,7 +178,7 @@ stream_agg_create_live_view(PG_FUNCTION_ARGS)
 	/* the stream's owner shall own it, whoever of that role is here */
 	GetUserIdAndSecContext(&save_user, &save_context);
 	SetUserIdAndSecContext(stream->owner, save_context | SECURITY_LOCAL_USERID_CHANGE);
-	run_statement(view_statement(stream->sink, name));
+	run_statement(view_statement(stream->sink, name, "CREATE VIEW"));
 	run_statement(psprintf("COMMENT ON VIEW %s IS %s",
 						   quote_qualified_identifier(schema, name),
 						   quote_literal_cstr(psprintf("results of stream %s, with windows that are still open",

@@ -171,6 +171,18 @@ settle_event_time(Analysis *a, const char *name)
 }
 
 /*
+ * The gap of a session that is the record's own.
+ */
+static void
+settle_gap(Analysis *a)
+{
+	SaggWindow *window = &a->result->window;
+
+	if (window->kind == SAGG_WINDOW_SESSION && window->gap == 0)
+		window->gap_column = inner_column(a, lsecond(castNode(FuncExpr, a->windowexpr)->args));
+}
+
+/*
  * Grouping keys other than the window.
  */
 static void
@@ -242,7 +254,9 @@ settle_inputs(SaggQuery *result, bool *strict)
 	SaggAgg    *agg = &result->aggs[n];
 
 	agg->inputs = n;
-	agg->keeps_inputs = sagg_aggregate_keeps_inputs(agg->aggref, &strict[n]);
+	agg->keeps_inputs = sagg_aggregate_keeps_inputs(agg->aggref,
+													result->window.kind == SAGG_WINDOW_SESSION,
+													&strict[n]);
 	for (int i = 0; agg->keeps_inputs && i < n; i++)
 	{
 		const SaggAgg *other = &result->aggs[i];
@@ -358,6 +372,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);
 	settle_event_time(&a, event_time);
+	settle_gap(&a);
 	sagg_check_query_mode(result, mode, has_watermark);
 
 	if (a.windowexpr)

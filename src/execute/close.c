@@ -19,7 +19,7 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
-#include "execute_internal.h"
+#include "sessions.h"
 
 #define USECS_PER_MSEC	INT64CONST(1000)
 
@@ -183,13 +183,18 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts, TimestampTz *waterma
 	*watermark = next_watermark(ex);
 	if (ex->stream->mode != SAGG_COMPLETE)
 		ex->store->close_before = *watermark;
-	if (ex->query->window.panes)
-		sagg_panes_emit(ex);
-	else if (ex->stream->mode == SAGG_UPDATE)
-		emit_changed(ex);
+	if (ex->sessions)
+		sagg_sessions_close(ex);
 	else
-		emit_windows(ex);
-	store_changed(ex);
+	{
+		if (ex->query->window.panes)
+			sagg_panes_emit(ex);
+		else if (ex->stream->mode == SAGG_UPDATE)
+			emit_changed(ex);
+		else
+			emit_windows(ex);
+		store_changed(ex);
+	}
 	MemoryContextSwitchTo(old);
 }
 
@@ -204,7 +209,9 @@ sagg_execution_open_windows(SaggExecution *ex)
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 
 	ex->open_windows = true;
-	if (ex->query->window.panes)
+	if (ex->sessions)
+		sagg_sessions_emit_stored(ex);
+	else if (ex->query->window.panes)
 		sagg_panes_emit(ex);
 	else
 		emit_windows(ex);

@@ -79,6 +79,10 @@ extern void sagg_execution_output(SaggExecution *execution, SaggOutput *output);
 extern void sagg_execution_output_end(SaggOutput *output);
 extern void sagg_execution_end(SaggExecution *execution);
 
+/* convert.c */
+extern void sagg_execution_convert(SaggExecution *from, SaggExecution *to,
+								   const int *origins);
+
 /* describe.c */
 extern char *sagg_execution_describe(const SaggExecution *execution, int aggno);
 extern int64 sagg_execution_estimate(const SaggExecution *execution);
@@ -88,7 +92,8 @@ extern void sagg_execution_refuse(SaggExecution *execution,
 								  SaggRefusals *refusals, Size max_key_bytes);
 
 /* aggregates.c */
-extern bool sagg_aggregate_keeps_inputs(const Aggref *aggref, bool *strict);
+extern bool sagg_aggregate_keeps_inputs(const Aggref *aggref, bool combine,
+										bool *strict);
 extern bool sagg_aggregate_combines(const Aggref *aggref);
 
 #endif							/* SAGG_EXECUTE_H */

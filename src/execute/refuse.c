@@ -172,6 +172,21 @@ sagg_refuse_window(SaggExecution *ex, TupleTableSlot *slot, int64 time)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * Refuse the record of a row whose session gap has no certain length.
+ */
+void
+sagg_refuse_gap(SaggExecution *ex, TupleTableSlot *slot, const Interval *gap)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+
+	refuse(ex, slot, psprintf("session gap of a record is no length of time: %s",
+							  DatumGetCString(DirectFunctionCall1(interval_out,
+																  IntervalPGetDatum(gap)))),
+		   "It must not contain months or years, whose length varies, nor be out of range.");
+	MemoryContextSwitchTo(old);
+}
+
 static Size
 key_bytes(const SaggCodec *codec, Datum value)
 {

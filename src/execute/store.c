@@ -136,6 +136,8 @@ sagg_store_close(SaggStore *store)
 	dsa_detach(store->area);
 	dsm_detach(store->segment);
 	MemoryContextDelete(store->memory);
+	if (store->due)
+		pfree(store->due);
 	pfree(store);
 }
 
@@ -178,12 +180,13 @@ sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 
 /*
  * Whether the batch at hand ends the window, or the last window of the pane,
- * that starts at "start".
+ * that starts at "start".  Sessions end one by one, see session_close.c.
  */
 bool
 sagg_store_closes(const SaggStore *store, int64 start)
 {
 	return store->window.kind != SAGG_WINDOW_NONE &&
+		store->window.kind != SAGG_WINDOW_SESSION &&
 		sagg_window_end(&store->window, start) <= store->close_before;
 }
 
@@ -195,6 +198,9 @@ forget_undo(SaggStore *store)
 	store->tables = NULL;
 	store->nrecords = store->max_records = 0;
 	store->ntables = store->max_tables = 0;
+	store->buried = NULL;
+	store->nburied = store->max_buried = 0;
+	memset(store->buried_bytes, 0, sizeof(store->buried_bytes));
 	store->close_before = DT_NOBEGIN;
 }
 
@@ -221,8 +227,8 @@ evict_closed(SaggStore *store)
 }
 
 /*
- * The batch is committed: its state is the store's.  Frees before-images and
- * closed windows.  Does not raise errors, except when the system cannot map a
+ * The batch is committed: its state is the store's.  Frees before-images,
+ * closed windows and what is buried.  Does not raise errors, except when the system cannot map a
  * segment of the area; the store is marked until the end, so that it is then
  * discarded and not taken for whole.
  */
@@ -248,6 +254,9 @@ sagg_store_publish(SaggStore *store)
 	}
 	SAGG_FAILPOINT("publish.middle");
 	evict_closed(store);
+	for (int64 i = 0; i < store->nburied; i++)
+		sagg_store_remove(store, store->buried[i].start, store->buried[i].hash,
+						  store->buried[i].version);
 	forget_undo(store);
 	store->header->batch = store->batch;
 	store->header->in_batch = false;
@@ -302,6 +311,7 @@ sagg_store_undo(SaggStore *store)
 								  store->tables[i].table);
 	}
 	store->header->in_batch = false;
+	store->due_known = false;
 	forget_undo(store);
 }
 

@@ -32,8 +32,6 @@ typedef struct SaggInspection
 } SaggInspection;
 
 /* inspection.c */
-extern void sagg_become_stream_owner(SaggOwnerContext *save,
-									 const SaggStream *stream);
 extern void sagg_inspection_begin(SaggInspection *inspection);
 extern void sagg_inspection_begin_empty(SaggInspection *inspection);
 extern void sagg_inspection_next(SaggInspection *inspection,

@@ -161,7 +161,7 @@ open_follower(SaggSession *lead, SaggSession *follower)
 	follower->batch_memory = lead->batch_memory;
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	loaded = sagg_session_load(follower, &how);
+	loaded = sagg_session_take(follower, &how);
 	if (loaded)
 		sagg_session_open_parts(follower);
 	PopActiveSnapshot();

@@ -40,7 +40,7 @@ PGDLLEXPORT void stream_agg_worker_main(Datum arg);
  * false if there is no such stream for this worker, and in "how" why.
  */
 bool
-sagg_session_load(SaggSession *session, SaggExit *how)
+sagg_session_take(SaggSession *session, SaggExit *how)
 {
 	LOCKTAG		tag;
 
@@ -107,7 +107,7 @@ open_session(SaggSession *session)
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!sagg_session_load(session, &how))
+	if (!sagg_session_take(session, &how))
 		sagg_session_leave(session, how);
 	sagg_session_settings(session);
 	SAGG_FAILPOINT("session.locked");

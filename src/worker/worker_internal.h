@@ -285,7 +285,7 @@ extern void sagg_session_check_now(SaggSession *session);
 extern void sagg_session_check_idle(SaggSession *session);
 
 /* stream_worker.c */
-extern bool sagg_session_load(SaggSession *session, SaggExit *how);
+extern bool sagg_session_take(SaggSession *session, SaggExit *how);
 extern void sagg_session_open_parts(SaggSession *session);
 extern void sagg_session_close_parts(SaggSession *session);
 

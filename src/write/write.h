@@ -23,6 +23,10 @@ extern void sagg_sink_check(Oid sink, const SaggQuery *query,
 							SaggOutputMode mode, bool foreign);
 extern AttrNumber *sagg_sink_identity(Oid sink, const SaggQuery *query);
 
+/* sink_alter.c */
+extern void sagg_sink_add_column(Oid sink, Form_pg_attribute att);
+extern void sagg_sink_drop_column(Oid sink, const char *name);
+
 /* sink_index.c */
 extern Size sagg_sink_max_key_bytes(Oid sink, const SaggQuery *query);
 
