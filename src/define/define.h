@@ -60,7 +60,7 @@ extern SaggStart *sagg_starting_offsets(const char *text);
 /* query_analyze.c */
 extern SaggQuery *sagg_query_analyze(Query *query, const char *event_time,
 									 SaggOutputMode mode, bool has_watermark,
-									 bool name_records);
+									 const SaggStreamOptions *options);
 extern SaggQuery *sagg_query_of_view(const SaggStream *stream);
 
 /* query_text.c: a query that has no stream */

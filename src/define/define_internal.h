@@ -36,14 +36,15 @@ extern void sagg_check_direct_arguments(const Aggref *aggref);
 
 /* query_source.c */
 extern int	sagg_count_sources(Node *node);
-extern Oid	sagg_find_source(Query *query, bool always, Var **record);
+extern Oid	sagg_find_source(Query *query, bool always, Var **record,
+								 bool *joined);
 extern Node *sagg_event_time_column(Query *query, const char *name);
 
 /* query_hop.c */
 extern FuncExpr *sagg_hop_of_rte(const RangeTblEntry *rte);
 extern void sagg_take_hop_from_lateral(Query *query);
 extern void sagg_check_select_list_srfs(const Query *query);
-extern void sagg_settle_panes(SaggQuery *result);
+extern void sagg_settle_panes(SaggQuery *result, bool per_partition);
 
 /* query_reads.c: what a query reads besides its source */
 extern void sagg_check_reads(const SaggQuery *query);
@@ -110,6 +111,8 @@ extern void sagg_stream_options_read(List *list, SaggStreamOptions *options);
 extern Datum sagg_stream_options_jsonb(const SaggStreamOptions *options);
 extern void sagg_check_max_future(const SaggStream *stream,
 								  const SaggQuery *query);
+extern void sagg_check_watermark_options(const SaggStream *stream,
+										 const SaggQuery *query);
 extern void sagg_check_min_offsets(const SaggStreamOptions *options,
 								   int64 max_offsets);
 

@@ -90,6 +90,25 @@ merge_arguments(SaggStream *stream, FunctionCallInfo fcinfo)
 		change_watermark(stream, sagg_duration_argument(fcinfo, ARG_WATERMARK, "watermark"));
 }
 
+/*
+ * The state of sliding windows is not the same with either policy.
+ */
+static void
+check_policy_change(const SaggStream *stream, SaggWatermarkPolicy before)
+{
+	SaggStream	old = *stream;
+
+	old.options.watermark_policy = before;
+	if (sagg_query_of_view(&old)->fingerprint == sagg_query_of_view(stream)->fingerprint)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("watermark_policy of stream \"%s\" cannot be changed",
+					sagg_stream_title(stream->name)),
+			 errdetail("Its state of sliding windows is by pane with policy global, and by window with per_partition."),
+			 errhint("Create another stream.")));
+}
+
 static void
 update_row(const SaggStream *stream)
 {
@@ -120,6 +139,7 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	char	   *name = sagg_required_argument(fcinfo, ARG_STREAM, "stream");
 	SaggStream *stream;
 	SaggQuery  *query;
+	SaggWatermarkPolicy policy;
 
 	PreventCommandDuringRecovery("stream_agg.alter_stream()");
 	stream = sagg_stream_by_name(name, false);
@@ -128,11 +148,15 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 
 	/* as others left it that held the lock before */
 	stream = sagg_stream_by_view(stream->view, false);
+	policy = stream->options.watermark_policy;
 	merge_arguments(stream, fcinfo);
+	if (stream->options.watermark_policy != policy)
+		check_policy_change(stream, policy);
 	if (!PG_ARGISNULL(ARG_QUERY))
 		sagg_change_query(stream, sagg_text_argument(fcinfo, ARG_QUERY));
 	query = sagg_query_of_view(stream);
 	sagg_check_max_future(stream, query);
+	sagg_check_watermark_options(stream, query);
 	sagg_check_delivery(stream, query);
 	sagg_check_min_offsets(&stream->options, stream->max_offsets);
 	sagg_check_reader(stream);

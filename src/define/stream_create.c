@@ -276,6 +276,7 @@ sagg_check_query(const SaggStream *stream, const SaggQuery *query)
 						   sagg_mode_name(stream->mode)),
 				 errhint("Add the key to the select list.")));
 	sagg_check_max_future(stream, query);
+	sagg_check_watermark_options(stream, query);
 }
 
 /*

@@ -162,7 +162,7 @@ static void
 delete_streams(Datum views)
 {
 	static const char *const logs[] = {
-		"sources", "offsets", "commits", "state", "dead_letters"
+		"sources", "offsets", "commits", "state", "dead_letters", "late_records"
 	};
 
 	for (int i = 0; i < lengthof(logs); i++)

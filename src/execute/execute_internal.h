@@ -202,6 +202,7 @@ typedef enum SaggKeyKind
 	SAGG_KEY_INT2,
 	SAGG_KEY_INT4,
 	SAGG_KEY_INT8,
+	SAGG_KEY_ENUM,
 	SAGG_KEY_TEXT				/* of a deterministic collation */
 } SaggKeyKind;
 
@@ -258,6 +259,9 @@ struct SaggExecution
 	/* counting */
 	bool		any_time;
 	int64		max_time;		/* greatest event time of the batch */
+	TimestampTz row_watermark;	/* by which the row at hand is judged */
+	struct SaggPartitions *partitions;	/* NULL = policy global */
+	SaggLateRows *late;			/* that are kept; NULL = they are not */
 	int64		rows[SAGG_CLASSES];	/* by class, without a record column */
 	int64		late_windows;	/* windows that rows were late for */
 	uint8	   *classes;		/* of each record, with one */
@@ -294,16 +298,17 @@ sagg_window_end(const SaggWindow *window, int64 start)
 }
 
 /*
- * Whether the watermark that the commit before left has passed the windows of
- * the groups that start at "start": their records are late, and they are not in
- * the store.  Mode complete calls nothing late and forgets nothing.
+ * Whether the watermark has passed the windows of the groups that start at
+ * "start": their records are late, and they are not in the store.  It is what the
+ * commit before left, or more for a row of policy per_partition.  Mode complete
+ * calls nothing late and forgets nothing.
  */
 static inline bool
 sagg_window_passed(const SaggExecution *ex, int64 start)
 {
 	return ex->query->window.kind != SAGG_WINDOW_NONE &&
 		ex->stream->mode != SAGG_COMPLETE &&
-		sagg_window_end(&ex->query->window, start) <= ex->plan->watermark;
+		sagg_window_end(&ex->query->window, start) <= ex->row_watermark;
 }
 
 /*
@@ -439,6 +444,7 @@ extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
 extern void sagg_groups_forget(SaggExecution *ex);
 
 /* refuse.c */
+extern int64 sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time);
 extern bool sagg_row_refused(const SaggExecution *ex, TupleTableSlot *slot);
 extern bool sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot,
 								  int64 time);

@@ -19,6 +19,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "event_times.h"
 #include "sessions.h"
 
 typedef struct BatchReceiver
@@ -48,6 +49,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	ex->stream = stream;
 	ex->query = query;
 	ex->plan = plan;
+	ex->row_watermark = plan->watermark;
 	ex->aggcontext = CreateStandaloneExprContext();
 	ex->tmpcontext = CreateStandaloneExprContext();
 	ex->aggstate = makeNode(AggState);
@@ -200,6 +202,10 @@ forget_rows(SaggExecution *ex)
 	sagg_groups_forget(ex);
 	ex->any_time = false;
 	ex->late_windows = 0;
+	if (ex->partitions)
+		sagg_partitions_forget(ex);
+	if (ex->late)
+		sagg_late_forget(ex);
 	memset(ex->rows, 0, sizeof(ex->rows));
 	if (ex->nclasses > 0)
 		memset(ex->classes, SAGG_CLASS_FILTERED, ex->nclasses);

@@ -37,9 +37,20 @@ is_without_time_zone(const SaggExecution *ex)
 }
 
 /*
+ * A time of the clock as an event time.  A timestamp without time zone is one
+ * of the stream's time zone, as it is wherever it meets one with.
+ */
+int64
+sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time)
+{
+	if (!is_without_time_zone(ex))
+		return time;
+	return DatumGetTimestamp(DirectFunctionCall1(timestamptz_timestamp,
+												 TimestampTzGetDatum(time)));
+}
+
+/*
  * The greatest event time that "max_future" admits; DT_NOEND if there is none.
- * A timestamp without time zone is one of the stream's time zone, as it is
- * wherever it meets one with.
  */
 static int64
 latest_time(const SaggExecution *ex)
@@ -50,10 +61,7 @@ latest_time(const SaggExecution *ex)
 		pg_add_s64_overflow(ex->plan->batch_time, ex->stream->options.max_future, &latest) ||
 		!IS_VALID_TIMESTAMP(latest))
 		return DT_NOEND;
-	if (is_without_time_zone(ex))
-		return DatumGetTimestamp(DirectFunctionCall1(timestamptz_timestamp,
-													 TimestampTzGetDatum(latest)));
-	return latest;
+	return sagg_event_time_of_clock(ex, latest);
 }
 
 /*

@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "event_times.h"
 #include "sessions.h"
 
 typedef struct SessionEntry
@@ -393,6 +394,8 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
 	ex->any_time = true;
 	if (sagg_session_passed(ex, *end))
 	{
+		if (ex->late)
+			sagg_late_row(ex, slot, *start, *start, *end);
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);
 		return false;
 	}

@@ -72,6 +72,7 @@ extern void sagg_sessions_emit_stored(SaggExecution *ex);
 
 /* store_due.c */
 extern void sagg_due_prepare(SaggStore *store);
+extern int64 sagg_due_first(const SaggStore *store);
 extern void sagg_due_add(SaggStore *store, int64 end, uint32 hash);
 extern uint32 *sagg_due_take(SaggStore *store, int64 until, int64 *n);
 

@@ -122,6 +122,11 @@ struct SaggStore
 extern void sagg_store_begin(SaggStore *store, int64 batch,
 							 const SaggWindow *window);
 extern bool sagg_store_closes(const SaggStore *store, int64 start);
+extern TimestampTz sagg_store_next_end(SaggStore *store);
+
+/* windows.c */
+extern int64 sagg_window_next_end(const SaggWindow *window, int64 start,
+								  TimestampTz watermark);
 
 /* store_limit.c */
 extern dsm_segment *sagg_store_create_segment(const SaggStoreBudget *budget,

@@ -19,7 +19,7 @@
 
 #include "utils/memutils.h"
 
-#include "execute_internal.h"
+#include "sessions.h"
 
 #define STORE_MAGIC			0x53414753
 #define STORE_INITIAL_SIZE	(256 * 1024)
@@ -188,6 +188,34 @@ sagg_store_closes(const SaggStore *store, int64 start)
 	return store->window.kind != SAGG_WINDOW_NONE &&
 		store->window.kind != SAGG_WINDOW_SESSION &&
 		sagg_window_end(&store->window, start) <= store->close_before;
+}
+
+/*
+ * The first end of the windows that the batch at hand does not end, DT_NOEND =
+ * there are none.
+ */
+TimestampTz
+sagg_store_next_end(SaggStore *store)
+{
+	TimestampTz next = DT_NOEND;
+
+	/* or one that has been, of a session that has grown */
+	if (store->window.kind == SAGG_WINDOW_SESSION)
+		return sagg_due_first(store);
+
+	for (int p = 0; store->window.kind != SAGG_WINDOW_NONE && p < SAGG_STATE_PARTITIONS; p++)
+	{
+		for (dsa_pointer dp = store->header->partitions[p]; DsaPointerIsValid(dp);)
+		{
+			SaggTable  *table = SAGG_TABLE(store, dp);
+
+			if (!sagg_store_closes(store, table->start))
+				next = Min(next, sagg_window_next_end(&store->window, table->start,
+													  store->close_before));
+			dp = table->next;
+		}
+	}
+	return next;
 }
 
 static void

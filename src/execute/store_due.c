@@ -109,6 +109,15 @@ sagg_due_prepare(SaggStore *store)
 	}
 }
 
+/*
+ * The end of the first item, DT_NOEND = there is none.
+ */
+int64
+sagg_due_first(const SaggStore *store)
+{
+	return store->ndue > 0 ? store->due[0].end : DT_NOEND;
+}
+
 static int
 compare_hashes(const void *a, const void *b)
 {

@@ -43,6 +43,8 @@ typedef struct SaggTrialRead SaggTrialRead;
 
 extern SaggTrialRead *sagg_trial_read(SaggInspection *inspection, int64 limit);
 extern void sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals);
+extern void sagg_trial_event_times(SaggTrialRead *trial,
+								   SaggInspection *inspection);
 extern int64 sagg_trial_records(SaggTrialRead *trial);
 extern void sagg_trial_end(SaggTrialRead *trial);
 

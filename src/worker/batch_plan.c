@@ -276,23 +276,55 @@ sagg_plan_commit(SaggSession *session)
 }
 
 /*
- * What of the plan of "session" is its own; the ranges are shared.
+ * The plan of one stream: the ranges of "plan", and what is its own.  In the
+ * current context.
  */
-static void
-complete_plan(const SaggSession *session, SaggPlan *plan)
+static SaggPlan *
+own_plan(const SaggSession *session, const SaggPlan *plan,
+		 const SaggRange *bounds, int nbounds)
 {
 	const SaggProgress *progress = session->progress;
+	SaggPlan   *own = palloc(sizeof(SaggPlan));
 
-	plan->batch = progress->batch + 1;
-	plan->watermark = progress->watermark;
-	plan->attempts = 0;
-	plan->suspects = NULL;
-	plan->nsuspects = progress->nsuspects;
-	if (plan->nsuspects > 0)
+	*own = *plan;
+	own->batch = progress->batch + 1;
+	own->watermark = progress->watermark;
+	own->nsuspects = progress->nsuspects;
+	if (own->nsuspects > 0)
 	{
-		plan->suspects = palloc(sizeof(SaggRange) * plan->nsuspects);
-		memcpy(plan->suspects, progress->suspects, sizeof(SaggRange) * plan->nsuspects);
+		own->suspects = palloc(sizeof(SaggRange) * own->nsuspects);
+		memcpy(own->suspects, progress->suspects, sizeof(SaggRange) * own->nsuspects);
 	}
+	sagg_plan_quiet(session, own, bounds, nbounds);
+	return own;
+}
+
+/*
+ * Make the plans of all streams that take part.  Returns whether there is
+ * anything to do, be it to close a window by the clock.
+ */
+static bool
+make_plans(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	SaggPlan	plan = {0};
+	bool		closes = false;
+	ListCell   *lc;
+
+	plan.batch = session->progress->batch + 1;
+	next_ranges(session, &plan, bounds, nbounds);
+	plan.batch_time = GetCurrentTimestamp();
+	foreach(lc, session->sessions)
+	{
+		SaggSession *one = lfirst(lc);
+
+		one->plan = own_plan(one, &plan, bounds, nbounds);
+		closes |= sagg_idle_closes(one, one->plan);
+	}
+	if (plan.nranges > 0 || sagg_session_replaces(session) || closes)
+		return true;
+	foreach(lc, session->sessions)
+		((SaggSession *) lfirst(lc))->plan = NULL;
+	return false;
 }
 
 /*
@@ -325,43 +357,25 @@ commit_plans(SaggSession *session, List *sessions)
 /*
  * Plan the next batch over what lies within "bounds" (low and high watermark
  * by partition) and commit the plan, that of the session's followers with it.
- * Returns NULL if there is nothing to read.  The batch that replaces the sink's
- * rows reads all there is.  Plans are allocated in the session's batch memory.
+ * Returns NULL if there is nothing to read, and no window to close by the clock.
+ * The batch that replaces a sink's rows reads all there is.  Plans are allocated
+ * in the session's batch memory.
  */
 SaggPlan *
 sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
 	MemoryContext old = MemoryContextSwitchTo(session->batch_memory);
-	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
-	List	   *sessions;
-	ListCell   *lc;
 
 	sagg_session_check_topics(session, bounds, nbounds);
 	sagg_session_add_partitions(session, bounds, nbounds);
-	plan->batch = session->progress->batch + 1;
-	next_ranges(session, plan, bounds, nbounds);
-	if (plan->nranges == 0 && !sagg_session_replaces(session))
+	if (!make_plans(session, bounds, nbounds))
 	{
 		MemoryContextSwitchTo(old);
 		return NULL;
 	}
-	plan->batch_time = GetCurrentTimestamp();
-	sessions = session->sessions;
-	foreach(lc, sessions)
-	{
-		SaggSession *one = lfirst(lc);
-
-		one->plan = plan;
-		if (one != session)
-		{
-			one->plan = palloc(sizeof(SaggPlan));
-			*one->plan = *plan;
-		}
-		complete_plan(one, one->plan);
-	}
-	commit_plans(session, sessions);
+	commit_plans(session, session->sessions);
 	session->made_anew = NIL;
 	MemoryContextSwitchTo(old);
 	SAGG_FAILPOINT("plan.committed");
-	return plan;
+	return session->plan;
 }

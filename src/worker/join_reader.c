@@ -174,13 +174,16 @@ open_follower(SaggSession *lead, SaggSession *follower)
 	}
 	if (follower->stream->source != lead->stream->source)
 		return PLACE_FAR;
-	if (follower->stream->options.on_error == SAGG_DEAD_LETTER)
+	if (follower->stream->options.on_error == SAGG_DEAD_LETTER ||
+		follower->stream->options.late_records)
 		sagg_reader_keep_headers(lead->reader);
 
 	/* both begin now, at offsets that are found out once */
 	alike = ours->committed == DT_NOBEGIN && ours->pending == NULL &&
 		strcmp(follower->stream->starting_offsets, lead->stream->starting_offsets) == 0;
 	sagg_session_settle(follower, alike ? lead : NULL);
+	MemoryContextSwitchTo(follower->memory);
+	sagg_idle_begin(follower);
 	MemoryContextSwitchTo(lead->memory);
 	return place_of(lead, follower);
 }

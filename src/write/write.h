@@ -37,4 +37,9 @@ extern void sagg_sink_write(SaggSink *sink, const SaggQuery *query,
 							int64 *rows_out, int64 *rows_removed);
 extern void sagg_sink_close(SaggSink *sink);
 
+/* sink_repair.c */
+extern void sagg_sink_repair(SaggSink *sink, const SaggQuery *query,
+							 Tuplestorestate *rows, AttrNumber window,
+							 Datum windows);
+
 #endif							/* SAGG_WRITE_H */

@@ -146,6 +146,21 @@ all_of();
 equal_for('updated', 'win, k, total', 'and the stream goes on');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_class WHERE relname ~ 'former'}), 0, 'no view is left over');
 
+# a reader whose snapshot is older than the query
+{
+	my $reader = $node->background_psql('postgres', on_error_stop => 0);
+	my $windows = 'SELECT count(*) FROM stream_agg.open_windows(NULL::appended)';
+	$reader->query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM stream_agg.commits');
+	altered(qq{'appended', query => \$\$ SELECT $window, count(*) AS n, avg(v) AS mean, sum(v) AS total, stddev(v) AS s,
+		array_agg(v ORDER BY v, ts) AS all_of_them $from HAVING max(t) IS NULL OR max(t) <> '' \$\$}, 'append: another HAVING, with an aggregate of its own');
+	$reader->query($windows);
+	like($reader->{stderr}, qr/ERROR:  the query of stream "appended" has changed since the snapshot of this query was taken/, 'an older snapshot is told so');
+	$reader->{stderr} = '';
+	$reader->query('ROLLBACK');
+	cmp_ok($reader->query_safe($windows), '>', 0, 'a new one reads on');
+	$reader->quit;
+}
+
 # before the first micro-batch
 $node->safe_psql('postgres', q{SELECT stream_agg.create_stream('fresh', 'SELECT k, count(*) AS n FROM clicks GROUP BY 1', output_mode => 'update', start => false)});
 altered(q{'fresh', query => 'SELECT k, count(*) AS n, sum(v) AS total FROM clicks GROUP BY 1'}, 'a stream that has not begun');
@@ -174,6 +189,7 @@ like($stderr, qr/must be owner/, 'the stream of another');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_class WHERE relname ~ 'former'}), 0, 'nothing is left of what was refused');
 produce_some(50);
 all_of();
+process($node, 'fresh');
 is_equal_tables($node, 'SELECT k, n FROM mine', 'SELECT k, n FROM own_query', 'and nothing was lost');
 is($node->safe_psql('postgres', q{SELECT count(DISTINCT rows_in) FROM pg_stat_stream_agg}), 1, 'all streams have counted the same records');
 
