@@ -249,9 +249,19 @@ typedef enum SaggWindowKind
 {
 	SAGG_WINDOW_NONE,			/* grouping by keys alone */
 	SAGG_WINDOW_TUMBLE,
-	SAGG_WINDOW_HOP				/* sliding: a record falls into several, or in
+	SAGG_WINDOW_HOP,			/* sliding: a record falls into several, or in
 								 * the gap between two into none */
+	SAGG_WINDOW_CALENDAR		/* of days or months by a time zone */
 } SaggWindowKind;
+
+/* Windows of days or months, by the clocks of a time zone; see calendar.c. */
+typedef struct SaggCalendar
+{
+	struct pg_tz *zone;
+	int32		months;			/* one of these two is greater than zero */
+	int32		days;
+	int64		origin;			/* local time, microseconds since 2000-01-01 */
+} SaggCalendar;
 
 typedef struct SaggWindow
 {
@@ -267,6 +277,8 @@ typedef struct SaggWindow
 	bool		panes;			/* of hop: groups are kept by pane and combined
 								 * when a window is given out; see
 								 * execute/windows.c */
+	SaggCalendar calendar;		/* of SAGG_WINDOW_CALENDAR, whose size is about
+								 * right only */
 } SaggWindow;
 
 typedef struct SaggKey
@@ -437,6 +449,12 @@ extern SaggRange *sagg_partition_find(SaggRange *ranges, int nranges,
 									  const SaggRange *key);
 extern bool sagg_topic_among(const SaggRange *ranges, int nranges,
 							 int32 topic);
+
+/* calendar.c */
+extern void sagg_calendar_init(SaggCalendar *calendar, const Interval *size,
+							   const char *zone, const TimestampTz *origin);
+extern bool sagg_calendar_window(const SaggCalendar *calendar, TimestampTz ts,
+								 TimestampTz *start, TimestampTz *end);
 
 /* refusals.c */
 extern SaggRefusals *sagg_refusals_make(SaggOnError policy);

@@ -59,7 +59,7 @@ window_datum(const SaggExecution *ex, int64 start)
 	lower.val = TimestampTzGetDatum(start);
 	lower.inclusive = true;
 	lower.lower = true;
-	upper.val = TimestampTzGetDatum(start + ex->query->window.size);
+	upper.val = TimestampTzGetDatum(sagg_window_end(&ex->query->window, start));
 	return RangeTypePGetDatum(SAGG_MAKE_RANGE(ex->rangetype, &lower, &upper, false));
 }
 

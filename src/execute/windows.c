@@ -27,6 +27,8 @@
  * windows that do not overlap, where slide > size; a row between them is in no
  * window, and counts as one that WHERE removes after it has moved event time.
  *
+ * Windows of days and months by a time zone are found by calendar.c.
+ *
  * Every kind of window has its branch in sagg_place_row; what a row costs there
  * it costs for each record of a stream, so a kind looks nothing up that the
  * analysis of the query could have found, and others do not pay for it.
@@ -93,6 +95,22 @@ sagg_pane_window(const SaggWindow *window, int64 time)
 	int64		into = (time - window->origin) % window->slide;
 
 	return time - into - (into < 0 ? window->slide : 0);
+}
+
+/*
+ * sagg_window_end for windows that are not of one size or not alone.
+ */
+int64
+sagg_other_window_end(const SaggWindow *window, int64 start)
+{
+	TimestampTz from = start;
+	TimestampTz end;
+
+	if (window->kind == SAGG_WINDOW_CALENDAR)
+		return sagg_calendar_window(&window->calendar, start, &from, &end) ? end : DT_NOEND;
+	if (window->panes)
+		from = sagg_pane_window(window, start);
+	return from + window->size;
 }
 
 /*
@@ -190,6 +208,7 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 	const SaggQuery *query = ex->query;
 	bool		windowed = query->window.kind != SAGG_WINDOW_NONE;
 	int64		time;
+	int64		end;
 
 	places->start = 0;
 	places->n = 1;
@@ -209,7 +228,10 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 	}
 	if (query->window.kind == SAGG_WINDOW_HOP)
 		return place_in_hop(ex, slot, time, places);
-	if (windowed && !window_start(&query->window, time, &places->start))
+	if (windowed &&
+		!(query->window.kind == SAGG_WINDOW_CALENDAR ?
+		  sagg_calendar_window(&query->window.calendar, time, &places->start, &end) :
+		  window_start(&query->window, time, &places->start)))
 	{
 		sagg_refuse_window(ex, slot, time);
 		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
