@@ -297,11 +297,12 @@ carry_record(Query *query, List *path)
  * Find the source of a stream's query, which is analysed and rewritten, and
  * bring the way to it into the form of subqueries.  Sets "record" to a Var of
  * "query" that tells the record of a row, or to NULL where no join can repeat
- * one and "always" is false.  Returns the source's OID; raises an error if there is not exactly one
- * source, or if it stands where a stream cannot read it.
+ * one and "always" is false; "joined" to whether one can.  Returns the source's
+ * OID; raises an error if there is not exactly one source, or if it stands where
+ * a stream cannot read it.
  */
 Oid
-sagg_find_source(Query *query, bool always, Var **record)
+sagg_find_source(Query *query, bool always, Var **record, bool *joined)
 {
 	SourceSearch search = {0};
 
@@ -326,6 +327,7 @@ sagg_find_source(Query *query, bool always, Var **record)
 				 errmsg("the query of a stream can read a source only once"),
 				 errdetail("Joining, or appending, streams with streams is not supported.")));
 
+	*joined = search.joined;
 	*record = search.joined || always ? carry_record(query, search.path) : NULL;
 	return search.source;
 }
