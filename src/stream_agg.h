@@ -412,6 +412,12 @@ extern SaggRange *sagg_partition_find(SaggRange *ranges, int nranges,
 extern bool sagg_topic_among(const SaggRange *ranges, int nranges,
 							 int32 topic);
 
+/* calendar.c */
+extern void sagg_calendar_init(SaggCalendar *calendar, const Interval *size,
+							   const char *zone, const TimestampTz *origin);
+extern bool sagg_calendar_window(const SaggCalendar *calendar, TimestampTz ts,
+								 TimestampTz *start, TimestampTz *end);
+
 /* watermark.c */
 extern SaggPartitionTime *sagg_partition_times(const SaggStream *stream,
 											   const SaggRange *partitions,

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/tupdesc.h"
+#include "datatype/timestamp.h"
 #include "nodes/parsenodes.h"
 #include "nodes/primnodes.h"
 
@@ -27,7 +28,8 @@ typedef enum SaggWindowKind
 	SAGG_WINDOW_TUMBLE,
 	SAGG_WINDOW_HOP,			/* sliding: a record falls into several, or in
 								 * the gap between two into none */
-	SAGG_WINDOW_SESSION			/* as long as there are records */
+	SAGG_WINDOW_SESSION,		/* as long as there are records */
+	SAGG_WINDOW_CALENDAR		/* of days or months by a time zone */
 } SaggWindowKind;
 
 /* windows that are put together from states of several groups of records */
@@ -41,6 +43,15 @@ typedef enum SaggWindowPart
 	SAGG_WINDOW_START,
 	SAGG_WINDOW_END
 } SaggWindowPart;
+
+/* Windows of days or months, by the clocks of a time zone; see calendar.c. */
+typedef struct SaggCalendar
+{
+	struct pg_tz *zone;
+	int32		months;			/* one of these two is greater than zero */
+	int32		days;
+	int64		origin;			/* local time, microseconds since 2000-01-01 */
+} SaggCalendar;
 
 typedef struct SaggWindow
 {
@@ -59,6 +70,8 @@ typedef struct SaggWindow
 	int64		gap;			/* of sessions, microseconds; 0 = the record's */
 	AttrNumber	gap_column;		/* of the inner query's rows, an interval, with
 								 * gap 0 */
+	SaggCalendar calendar;		/* of SAGG_WINDOW_CALENDAR, whose size is about
+								 * right only */
 } SaggWindow;
 
 typedef struct SaggKey
