@@ -350,7 +350,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	a.result = result;
 	a.query = query = rewrite(query);
 	sagg_check_query_shape(query);
-	result->source = sagg_find_source(query, name_records, &record);
+	result->sources = sagg_find_sources(query, name_records, &record);
 	flatten_aliases(query);
 
 	foreach(lc, query->groupClause)

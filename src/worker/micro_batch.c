@@ -172,7 +172,7 @@ execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	sagg_poison_refuse(session, refusals);
-	sagg_scan_attach(session->stream->source, batch, refusals);
+	sagg_scan_attach(session->stream->sources, batch, refusals);
 	session->fault = SAGG_FAULT_RECORDS;
 	sagg_execution_run(execution);
 	SAGG_FAILPOINT("execute.ran");

@@ -95,14 +95,14 @@ open_session(SaggSession *session)
 												  "stream_agg batch",
 												  ALLOCSET_DEFAULT_SIZES);
 	session->checkpoint = sagg_checkpoint_open(session->stream->name,
-											   sagg_source_by_topic(session->stream->source));
+											   sagg_sources_by_topic(session->stream->sources));
 	session->sink = sagg_sink_open(session->stream);
 	if (session->stream->options.at_least_once)
 		session->delivery = sagg_delivery_open(session->stream->sink,
 											   session->stream->name);
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
 	sagg_poison_opened(session);
-	session->reader = sagg_reader_open(session->stream->source,
+	session->reader = sagg_reader_open(session->stream->sources,
 									   session->stream->options.on_error == SAGG_DEAD_LETTER);
 	if (session->stream->options.on_data_loss == SAGG_LOSS_EARLIEST)
 		sagg_reader_skips_lost(session->reader);
