@@ -410,6 +410,28 @@ LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.create_live_view(text) IS
 'makes the view <sink>_live of a stream in output mode append: its sink and its open windows';
 
+CREATE FUNCTION stream_agg.preview(
+    stream           text,
+    "limit"          bigint DEFAULT 10000,
+    watermark        interval DEFAULT NULL,
+    event_time       text DEFAULT NULL,
+    output_mode      text DEFAULT NULL,
+    starting_offsets text DEFAULT NULL,
+    OUT action text,
+    OUT data   jsonb)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'stream_agg_preview'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT;
+COMMENT ON FUNCTION stream_agg.preview(text, bigint, interval, text, text, text) IS
+'what the next micro-batch of a stream, or the first one of the text of a query, would write; changes nothing';
+
+CREATE FUNCTION stream_agg.explain_stream(stream text)
+RETURNS SETOF text
+AS 'MODULE_PATHNAME', 'stream_agg_explain_stream'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.explain_stream(text) IS
+'what a stream does in each micro-batch: source, window, keys, how states are kept and what they take, plan';
+
 /* ------------------------------------------------------------- monitoring */
 
 CREATE FUNCTION stream_agg.stat_streams(

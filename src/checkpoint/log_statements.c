@@ -309,8 +309,15 @@ prepared(SaggCheckpoint *checkpoint, SaggLogStatement statement)
 
 		memcpy(args, s->args, sizeof(args));
 		plan = SPI_prepare(s->text, s->nargs, args);
-		if (plan == NULL || SPI_keepplan(plan) != 0)
+		if (plan == NULL)
 			elog(ERROR, "could not prepare \"%s\": %s", s->text,
+				 SPI_result_code_string(SPI_result));
+
+		/* nobody would free it after an ERROR, and it is needed once */
+		if (checkpoint->as_of_snapshot)
+			return plan;
+		if (SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not keep a plan: %s",
 				 SPI_result_code_string(SPI_result));
 		checkpoint->statements[statement] = plan;
 	}

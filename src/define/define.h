@@ -10,6 +10,8 @@
 
 #include "stream_agg.h"
 
+#include "fmgr.h"
+
 /* stream_catalog.c */
 extern void sagg_stream_update(const SaggStream *stream, const char *assignments,
 							   int nargs, Oid *types, Datum *values);
@@ -22,6 +24,13 @@ extern void sagg_stream_check_can_run(Oid owner);
 
 /* live_view.c */
 extern Oid	sagg_live_view(const SaggStream *stream);
+
+/* source_def.c, tumble.c, starting_offsets.c: arguments of SQL functions */
+extern char *sagg_text_argument(FunctionCallInfo fcinfo, int n);
+extern char *sagg_required_argument(FunctionCallInfo fcinfo, int n,
+									const char *name);
+extern int64 sagg_interval_length(const Interval *interval, const char *what);
+extern char *sagg_starting_offsets_check(const char *text, const char *what);
 
 /* starting_offsets.c: where a stream begins to read */
 typedef enum SaggStartKind
@@ -51,5 +60,10 @@ extern SaggQuery *sagg_query_analyze(Query *query, const char *event_time,
 									 SaggOutputMode mode, bool has_watermark,
 									 bool name_records);
 extern SaggQuery *sagg_query_of_view(const SaggStream *stream);
+
+/* query_text.c: a query that has no stream */
+extern SaggQuery *sagg_query_of_text(const char *text, bool any_mode,
+									 SaggStream *stream);
+extern bool sagg_is_name(const char *text);
 
 #endif							/* SAGG_DEFINE_H */

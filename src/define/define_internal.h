@@ -20,7 +20,6 @@
 	((TimestampTz) (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
 
 /* tumble.c */
-extern int64 sagg_interval_length(const Interval *interval, const char *what);
 extern int64 sagg_window_size(const Interval *size);
 
 /* query_checks.c: refusals by the shape of the query */
@@ -89,6 +88,10 @@ typedef struct SaggStreamArguments
 /* stream_arguments.c */
 extern SaggStreamArguments *sagg_stream_arguments(FunctionCallInfo fcinfo);
 
+/* stream_create.c */
+extern RawStmt *sagg_parse_query(const char *text);
+extern void sagg_check_query(const SaggStream *stream, const SaggQuery *query);
+
 /* stream_options.c */
 extern void sagg_stream_options_read(List *list, SaggStreamOptions *options);
 extern Datum sagg_stream_options_jsonb(const SaggStreamOptions *options);
@@ -96,9 +99,6 @@ extern void sagg_check_max_future(const SaggStream *stream,
 								  const SaggQuery *query);
 extern void sagg_check_min_offsets(const SaggStreamOptions *options,
 								   int64 max_offsets);
-
-/* starting_offsets.c */
-extern char *sagg_starting_offsets_check(const char *text, const char *what);
 
 /* stream_delivery.c */
 extern void sagg_check_delivery(const SaggStream *stream, const SaggQuery *query);
@@ -121,11 +121,6 @@ extern void sagg_text_errors_begin(ErrorContextCallback *callback,
 								   const char *text);
 extern void sagg_text_errors_end(ErrorContextCallback *callback);
 extern List *sagg_parse_text(const char *text);
-
-/* source_def.c */
-extern char *sagg_text_argument(FunctionCallInfo fcinfo, int n);
-extern char *sagg_required_argument(FunctionCallInfo fcinfo, int n,
-									const char *name);
 
 /* source_columns.c */
 extern List *sagg_parse_columns(const char *columns, bool by_name, char **text);

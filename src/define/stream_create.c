@@ -37,10 +37,11 @@
 PG_FUNCTION_INFO_V1(stream_agg_create_stream);
 
 /*
- * The one SELECT in the text of a query.
+ * The one SELECT in the text of a query.  Raises syntax_error and
+ * feature_not_supported.
  */
-static RawStmt *
-parse_query(const char *text)
+RawStmt *
+sagg_parse_query(const char *text)
 {
 	List	   *statements = sagg_parse_text(text);
 	RawStmt    *raw;
@@ -65,7 +66,7 @@ parse_query(const char *text)
 static Oid
 make_view(const SaggStreamArguments *args, char *schema)
 {
-	RawStmt    *raw = parse_query(args->query);
+	RawStmt    *raw = sagg_parse_query(args->query);
 	ViewStmt   *stmt = makeNode(ViewStmt);
 	ErrorContextCallback callback;
 
@@ -279,8 +280,12 @@ record_stream(const SaggStream *stream, bool start)
 	SPI_finish();
 }
 
-static void
-check_query(const SaggStream *stream, const SaggQuery *query)
+/*
+ * Refuse a query that the current user may not run, or that does not fit the
+ * stream's other arguments.
+ */
+void
+sagg_check_query(const SaggStream *stream, const SaggQuery *query)
 {
 	sagg_check_reads(query);
 	if (stream->mode != SAGG_APPEND && query->missing_key)
@@ -413,7 +418,7 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	stream.view = make_view(args, schema);
 	query = sagg_query_of_view(&stream);
 	stream.sources = query->sources;
-	check_query(&stream, query);
+	sagg_check_query(&stream, query);
 	settle_sink(args, schema, query, &stream);
 	record_stream(&stream, args->start);
 	sagg_label_database();

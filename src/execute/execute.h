@@ -79,6 +79,10 @@ extern void sagg_execution_output(SaggExecution *execution, SaggOutput *output);
 extern void sagg_execution_output_end(SaggOutput *output);
 extern void sagg_execution_end(SaggExecution *execution);
 
+/* describe.c */
+extern char *sagg_execution_describe(const SaggExecution *execution, int aggno);
+extern int64 sagg_execution_estimate(const SaggExecution *execution);
+
 /* refuse.c */
 extern void sagg_execution_refuse(SaggExecution *execution,
 								  SaggRefusals *refusals, Size max_key_bytes);

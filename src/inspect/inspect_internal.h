@@ -27,6 +27,7 @@ typedef struct SaggInspection
 	SaggProgress *progress;
 	SaggPlan   *plan;			/* of the batch after it */
 	int64		log_bytes;		/* of the state log */
+	SaggStore  *store;
 	SaggExecution *execution;
 } SaggInspection;
 
@@ -34,6 +35,17 @@ typedef struct SaggInspection
 extern void sagg_become_stream_owner(SaggOwnerContext *save,
 									 const SaggStream *stream);
 extern void sagg_inspection_begin(SaggInspection *inspection);
+extern void sagg_inspection_begin_empty(SaggInspection *inspection);
+extern void sagg_inspection_next(SaggInspection *inspection,
+								 TimestampTz watermark);
 extern void sagg_inspection_end(SaggInspection *inspection);
+
+/* trial_read.c */
+typedef struct SaggTrialRead SaggTrialRead;
+
+extern SaggTrialRead *sagg_trial_read(SaggInspection *inspection, int64 limit);
+extern void sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals);
+extern int64 sagg_trial_records(SaggTrialRead *trial);
+extern void sagg_trial_end(SaggTrialRead *trial);
 
 #endif							/* SAGG_INSPECT_INTERNAL_H */

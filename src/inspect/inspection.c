@@ -18,12 +18,12 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
 #include "inspect_internal.h"
-#include "read/read.h"
 
 static void
 set_for_now(const char *name, const char *value)
@@ -51,6 +51,29 @@ sagg_become_stream_owner(SaggOwnerContext *save, const SaggStream *stream)
 }
 
 /*
+ * An execution of the batch after "progress", against a store for the state it
+ * left.
+ */
+static void
+begin_execution(SaggInspection *inspection)
+{
+	const SaggProgress *progress = inspection->progress;
+	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
+
+	plan->batch = progress->batch + 1;
+	plan->watermark = progress->watermark;
+	plan->batch_time = GetCurrentTransactionStartTimestamp();
+	inspection->plan = plan;
+	inspection->store = sagg_store_private(inspection->stream->name,
+										   inspection->log_bytes,
+										   inspection->query->fingerprint,
+										   progress->batch);
+	inspection->execution = sagg_execution_begin(inspection->store,
+												 inspection->stream,
+												 inspection->query, plan);
+}
+
+/*
  * The state of inspection->stream as of the last commit that the active
  * snapshot sees, ready for the batch after it; "query" is filled in by the
  * caller, the rest here.  In the current context, with which it goes after an
@@ -59,25 +82,46 @@ sagg_become_stream_owner(SaggOwnerContext *save, const SaggStream *stream)
 void
 sagg_inspection_begin(SaggInspection *inspection)
 {
-	const SaggStream *stream = inspection->stream;
-	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
-	SaggStore  *store;
-
-	inspection->checkpoint = sagg_checkpoint_open_snapshot(stream->name);
+	inspection->checkpoint = sagg_checkpoint_open_snapshot(inspection->stream->name);
 	inspection->progress = sagg_checkpoint_progress(inspection->checkpoint);
 	inspection->log_bytes = sagg_checkpoint_state_bytes(inspection->checkpoint,
 														inspection->progress);
-	plan->batch = inspection->progress->batch + 1;
-	plan->watermark = inspection->progress->watermark;
-	plan->batch_time = GetCurrentTimestamp();
-	inspection->plan = plan;
-	store = sagg_store_private(stream->name, inspection->log_bytes,
-							   inspection->query->fingerprint,
-							   inspection->progress->batch);
-	inspection->execution = sagg_execution_begin(store, stream,
-												 inspection->query, plan);
+	begin_execution(inspection);
 	sagg_checkpoint_restore(inspection->checkpoint, inspection->progress,
 							sagg_execution_state(inspection->execution));
+}
+
+/*
+ * The same of a stream that has no checkpoint, before its first batch.
+ */
+void
+sagg_inspection_begin_empty(SaggInspection *inspection)
+{
+	SaggProgress *progress = palloc0(sizeof(SaggProgress));
+
+	progress->batch = -1;
+	progress->watermark = inspection->stream->has_watermark ?
+		(TimestampTz) (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY :
+		DT_NOBEGIN;
+	inspection->progress = progress;
+	begin_execution(inspection);
+}
+
+/*
+ * The execution is over, and its batch is as if it were committed: on to the
+ * next one.
+ */
+void
+sagg_inspection_next(SaggInspection *inspection, TimestampTz watermark)
+{
+	sagg_execution_end(inspection->execution);
+	sagg_store_publish(inspection->store);
+	inspection->plan->batch++;
+	inspection->plan->watermark = watermark;
+	inspection->execution = sagg_execution_begin(inspection->store,
+												 inspection->stream,
+												 inspection->query,
+												 inspection->plan);
 }
 
 /*
@@ -87,5 +131,6 @@ void
 sagg_inspection_end(SaggInspection *inspection)
 {
 	sagg_execution_end(inspection->execution);
-	sagg_checkpoint_close(inspection->checkpoint);
+	if (inspection->checkpoint)
+		sagg_checkpoint_close(inspection->checkpoint);
 }

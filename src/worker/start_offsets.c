@@ -83,10 +83,10 @@ check_source(SaggSession *session, const SaggOrigin *origin)
  * partition's, whose start they become.
  */
 static void
-apply_named_offsets(SaggSession *session, const SaggStart *start,
+apply_named_offsets(SaggReader *reader, const SaggStart *start,
 					SaggRange *bounds, int nbounds)
 {
-	const char *one_topic = sagg_reader_one_topic(session->reader);
+	const char *one_topic = sagg_reader_one_topic(reader);
 
 	for (int i = 0; i < start->noffsets; i++)
 	{
@@ -118,15 +118,13 @@ apply_named_offsets(SaggSession *session, const SaggStart *start,
 }
 
 /*
- * Where a stream that has not begun would begin; in the session's memory.
- * Waits for Kafka.
+ * What Kafka has for a stream that has not begun: by partition from where
+ * "starting_offsets" says to the end.  In the current context.  Waits for Kafka.
  */
-static SaggOrigin *
-first_offsets(SaggSession *session)
+SaggRange *
+sagg_first_ranges(SaggReader *reader, const char *starting_offsets, int *n)
 {
-	SaggReader *reader = session->reader;
-	SaggStart  *start = sagg_starting_offsets(session->stream->starting_offsets);
-	SaggOrigin *first = palloc0(sizeof(SaggOrigin));
+	SaggStart  *start = sagg_starting_offsets(starting_offsets);
 	int			nbounds;
 	SaggRange  *bounds = sagg_reader_bounds(reader, &nbounds);
 
@@ -139,12 +137,29 @@ first_offsets(SaggSession *session)
 				bounds[i].start = bounds[i].end;
 			break;
 		case SAGG_START_OFFSETS:
-			apply_named_offsets(session, start, bounds, nbounds);
+			apply_named_offsets(reader, start, bounds, nbounds);
 			break;
 		case SAGG_START_TIME:
 			sagg_reader_offsets_at(reader, start->time, bounds, nbounds);
 			break;
 	}
+	*n = nbounds;
+	return bounds;
+}
+
+/*
+ * Where a stream that has not begun would begin; in the session's memory.
+ * Waits for Kafka.
+ */
+static SaggOrigin *
+first_offsets(SaggSession *session)
+{
+	SaggReader *reader = session->reader;
+	SaggOrigin *first = palloc0(sizeof(SaggOrigin));
+	int			nbounds;
+	SaggRange  *bounds = sagg_first_ranges(reader, session->stream->starting_offsets,
+										   &nbounds);
+
 	for (int i = 0; i < nbounds; i++)
 		bounds[i].end = bounds[i].start;
 	if (sagg_reader_one_topic(reader))

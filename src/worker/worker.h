@@ -20,6 +20,11 @@ extern void sagg_database_commands_init(void);
 /* launcher.c */
 extern void sagg_launcher_register(void);
 
+/* start_offsets.c */
+struct SaggReader;
+extern SaggRange *sagg_first_ranges(struct SaggReader *reader,
+									const char *starting_offsets, int *n);
+
 /* control.c, label.c, notify.c */
 extern void sagg_require_preload(void);
 extern void sagg_label_database(void);

@@ -1,0 +1,67 @@
+/*-------------------------------------------------------------------------
+ *
+ * query_text.c
+ *	  A query as create_stream would take it, analysed without making a stream.
+ *
+ * Nothing here touches the catalogs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "parser/analyze.h"
+#include "utils/guc.h"
+#include "utils/varlena.h"
+
+#include "define_internal.h"
+
+/*
+ * Whether a text is the name of something, rather than a query.
+ */
+bool
+sagg_is_name(const char *text)
+{
+	List	   *parts;
+
+	return SplitIdentifierString(pstrdup(text), '.', &parts) && parts != NIL;
+}
+
+static char *
+setting(const char *name)
+{
+	return pstrdup(GetConfigOption(name, false, false));
+}
+
+/*
+ * Analyse the text of a query for a stream that is not made: "stream" has what
+ * create_stream would be told, and gets source, owner and settings of this
+ * session; with "any_mode" also an output mode that the query can have.  Raises
+ * the errors that create_stream would.
+ */
+SaggQuery *
+sagg_query_of_text(const char *text, bool any_mode, SaggStream *stream)
+{
+	RawStmt    *raw = sagg_parse_query(text);
+	ErrorContextCallback callback;
+	SaggQuery  *result;
+	Query	   *query;
+
+	sagg_text_errors_begin(&callback, text);
+	query = parse_analyze_fixedparams(raw, text, NULL, 0, NULL);
+	sagg_text_errors_end(&callback);
+	if (any_mode)
+		stream->mode = !stream->has_watermark && (query->hasAggs || query->groupClause) ?
+			SAGG_UPDATE : SAGG_APPEND;
+	stream->owner = GetUserId();
+	stream->database = MyDatabaseId;
+	stream->timezone = setting("TimeZone");
+	stream->datestyle = setting("DateStyle");
+	stream->intervalstyle = setting("IntervalStyle");
+	stream->search_path = setting("search_path");
+	result = sagg_query_analyze(query, stream->event_time, stream->mode,
+								stream->has_watermark, false);
+	stream->sources = result->sources;
+	sagg_check_query(stream, result);
+	return result;
+}

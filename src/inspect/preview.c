@@ -1,0 +1,307 @@
+/*-------------------------------------------------------------------------
+ *
+ * preview.c
+ *	  preview: what the next micro-batch of a stream, or the first one of a
+ *	  query, would write.
+ *
+ * The batch is a real one, up to WRITE: its records come from Kafka, go through
+ * the query into a state that is a copy, and the rows that would go to the sink
+ * go to the caller.  The copy lies in memory of this process, and whatever
+ * functions of the query might have done is rolled back.  The stream's worker
+ * neither waits nor notices.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "executor/executor.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+
+#include "inspect_internal.h"
+#include "write/write.h"
+
+PG_FUNCTION_INFO_V1(stream_agg_preview);
+
+/* positions of the arguments */
+enum
+{
+	ARG_STREAM,
+	ARG_LIMIT,
+	ARG_WATERMARK,
+	ARG_EVENT_TIME,
+	ARG_OUTPUT_MODE,
+	ARG_STARTING_OFFSETS
+};
+
+typedef struct Preview
+{
+	ReturnSetInfo *rsinfo;
+	int64		limit;
+	SaggInspection inspection;
+	SaggCounts	counts;
+	TimestampTz watermark;
+} Preview;
+
+/*
+ * A query without a stream, with the arguments that stand for those of
+ * create_stream.
+ */
+static void
+settle_query(Preview *preview, FunctionCallInfo fcinfo, const char *text)
+{
+	SaggStream *stream = palloc0(sizeof(SaggStream));
+	char	   *mode = sagg_text_argument(fcinfo, ARG_OUTPUT_MODE);
+	char	   *offsets = sagg_text_argument(fcinfo, ARG_STARTING_OFFSETS);
+
+	stream->name = "preview";
+	stream->has_watermark = !PG_ARGISNULL(ARG_WATERMARK);
+	if (stream->has_watermark)
+		stream->watermark_delay = sagg_interval_length(PG_GETARG_INTERVAL_P(ARG_WATERMARK),
+													   "watermark");
+	stream->event_time = sagg_text_argument(fcinfo, ARG_EVENT_TIME);
+	if (mode && !sagg_mode_by_name(mode, &stream->mode))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown output mode \"%s\"", mode)));
+	stream->starting_offsets = sagg_starting_offsets_check(offsets ? offsets : "earliest",
+														   "starting_offsets");
+	preview->inspection.stream = stream;
+	preview->inspection.query = sagg_query_of_text(text, mode == NULL, stream);
+}
+
+static void
+settle_stream(Preview *preview, FunctionCallInfo fcinfo, const char *name)
+{
+	SaggStream *stream = sagg_stream_by_name(name, false);
+
+	sagg_stream_check_owner(stream);
+	for (int i = ARG_WATERMARK; i <= ARG_STARTING_OFFSETS; i++)
+	{
+		if (!PG_ARGISNULL(i))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("stream \"%s\" has been told watermark, event_time, output_mode and starting_offsets",
+							sagg_stream_title(stream->name)),
+					 errhint("Give them with the text of a query only.")));
+	}
+	preview->inspection.stream = stream;
+	preview->inspection.query = sagg_query_of_view(stream);
+
+	/* a standby does not grant the lock of an INSERT */
+	if (OidIsValid(stream->sink) && !RecoveryInProgress())
+		sagg_sink_check(stream->sink, preview->inspection.query, stream->mode,
+						stream->options.at_least_once);
+}
+
+/*
+ * A row as JSON.  It is made as the owner, for types may have casts of the
+ * owner's.
+ */
+static Datum
+row_as_jsonb(TupleTableSlot *slot)
+{
+	Datum		row = ExecFetchSlotHeapTupleDatum(slot);
+	Datum		json = DirectFunctionCall1(row_to_json, row);
+
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(TextDatumGetCString(json)));
+}
+
+/*
+ * Return the rows of a relation, at most "limit" of them; NULL: it has none.
+ */
+static void
+return_rows(Preview *preview, Tuplestorestate *rows, TupleDesc desc,
+			const char *action, int64 limit)
+{
+	TupleTableSlot *slot;
+	MemoryContext memory;
+	MemoryContext old;
+
+	if (rows == NULL)
+		return;
+	slot = MakeSingleTupleTableSlot(BlessTupleDesc(desc), &TTSOpsMinimalTuple);
+	memory = AllocSetContextCreate(CurrentMemoryContext, "stream_agg preview row",
+								   ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(memory);
+	for (int64 n = 0; n < limit && tuplestore_gettupleslot(rows, true, false, slot); n++)
+	{
+		Datum		values[2] = {CStringGetTextDatum(action), row_as_jsonb(slot)};
+		bool		nulls[2] = {false, false};
+
+		CHECK_FOR_INTERRUPTS();
+		tuplestore_putvalues(preview->rsinfo->setResult, preview->rsinfo->setDesc,
+							 values, nulls);
+		MemoryContextReset(memory);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(memory);
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+static TupleDesc
+identity_desc(const SaggQuery *query)
+{
+	TupleDesc	desc = CreateTemplateTupleDesc(query->nidentity);
+
+	for (int i = 0; i < query->nidentity; i++)
+		TupleDescCopyEntry(desc, i + 1, query->output_desc, query->identity[i]);
+	return desc;
+}
+
+static void
+return_output(Preview *preview)
+{
+	const SaggQuery *query = preview->inspection.query;
+	SaggOutput	output;
+
+	sagg_execution_output(preview->inspection.execution, &output);
+	return_rows(preview, output.fresh, query->output_desc, "insert", PG_INT64_MAX);
+	return_rows(preview, output.known, query->output_desc,
+				preview->inspection.stream->mode == SAGG_COMPLETE ? "result" : "update",
+				PG_INT64_MAX);
+	if (output.removed)
+		return_rows(preview, output.removed, identity_desc(query), "delete", PG_INT64_MAX);
+	sagg_execution_output_end(&output);
+}
+
+/*
+ * In mode append: windows that the batch would leave open.
+ */
+static void
+return_open_windows(Preview *preview)
+{
+	SaggOutput	output;
+
+	sagg_inspection_next(&preview->inspection, preview->watermark);
+	sagg_execution_open_windows(preview->inspection.execution);
+	sagg_execution_output(preview->inspection.execution, &output);
+	return_rows(preview, output.fresh, preview->inspection.query->output_desc,
+				"open", preview->limit);
+	sagg_execution_output_end(&output);
+}
+
+/*
+ * READ and EXECUTE.
+ */
+static void
+run_batch(Preview *preview)
+{
+	SaggInspection *inspection = &preview->inspection;
+	const SaggStream *stream = inspection->stream;
+	SaggCounts *counts = &preview->counts;
+	SaggRefusals *refusals = NULL;
+	SaggTrialRead *trial;
+
+	if (stream->options.on_error != SAGG_FAIL)
+		refusals = sagg_refusals_make(stream->options.on_error);
+	sagg_execution_refuse(inspection->execution, refusals,
+						  OidIsValid(stream->sink) ?
+						  sagg_sink_max_key_bytes(stream->sink, inspection->query) : 0);
+	trial = sagg_trial_read(inspection, preview->limit);
+	sagg_trial_attach(trial, refusals);
+	sagg_execution_run(inspection->execution);
+	sagg_execution_close(inspection->execution, counts, &preview->watermark);
+	counts->delivered = sagg_trial_records(trial);
+	counts->filtered = counts->delivered - counts->aggregated - counts->late -
+		counts->null_time - counts->dead_lettered;
+	sagg_trial_end(trial);
+}
+
+/*
+ * What the row of the batch in stream_agg.commits would say.
+ */
+static void
+tell_counts(const Preview *preview)
+{
+	const SaggInspection *inspection = &preview->inspection;
+	const SaggCounts *counts = &preview->counts;
+	char	   *watermark = TIMESTAMP_NOT_FINITE(preview->watermark) ? "none" :
+		DatumGetCString(DirectFunctionCall1(timestamptz_out,
+											TimestampTzGetDatum(preview->watermark)));
+
+	ereport(NOTICE,
+			(inspection->checkpoint ?
+			 errmsg("preview of micro-batch " INT64_FORMAT " of stream \"%s\": " INT64_FORMAT " records",
+					inspection->progress->batch + 1,
+					sagg_stream_title(inspection->stream->name), counts->delivered) :
+			 errmsg("preview of a first micro-batch in output mode %s: " INT64_FORMAT " records",
+					sagg_mode_name(inspection->stream->mode), counts->delivered),
+			 errdetail("Aggregated " INT64_FORMAT ", late " INT64_FORMAT ", filtered " INT64_FORMAT ", without event time " INT64_FORMAT ", cannot be processed " INT64_FORMAT "; watermark then: %s.",
+					   counts->aggregated, counts->late, counts->filtered,
+					   counts->null_time, counts->dead_lettered, watermark)));
+}
+
+/*
+ * The batch and its rows, in a subtransaction that is rolled back, which also
+ * brings back user and settings.
+ */
+static void
+try_batch(Preview *preview)
+{
+	ResourceOwner resources = CurrentResourceOwner;
+	MemoryContext memory = CurrentMemoryContext;
+	SaggInspection *inspection = &preview->inspection;
+	SaggOwnerContext owner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(memory);
+	sagg_become_stream_owner(&owner, inspection->stream);
+	if (OidIsValid(inspection->stream->view))
+		sagg_inspection_begin(inspection);
+	else
+		sagg_inspection_begin_empty(inspection);
+	run_batch(preview);
+	return_output(preview);
+	tell_counts(preview);
+	if (inspection->stream->mode == SAGG_APPEND)
+		return_open_windows(preview);
+	sagg_inspection_end(inspection);
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(memory);
+	CurrentResourceOwner = resources;
+}
+
+/*
+ * preview(stream text, limit bigint, watermark interval, event_time text,
+ * output_mode text, starting_offsets text, OUT action text, OUT data jsonb):
+ * "stream" is the name of one or the text of a query.
+ */
+Datum
+stream_agg_preview(PG_FUNCTION_ARGS)
+{
+	Preview		preview = {0};
+	char	   *text = sagg_required_argument(fcinfo, ARG_STREAM, "stream");
+	MemoryContext memory;
+	MemoryContext old;
+
+	InitMaterializedSRF(fcinfo, 0);
+	preview.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	memory = AllocSetContextCreate(CurrentMemoryContext, "stream_agg preview",
+								   ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(memory);
+	if (sagg_is_name(text))
+		settle_stream(&preview, fcinfo, text);
+	else
+		settle_query(&preview, fcinfo, text);
+	preview.limit = !PG_ARGISNULL(ARG_LIMIT) ? PG_GETARG_INT64(ARG_LIMIT) :
+		preview.inspection.stream->max_offsets > 0 ?
+		preview.inspection.stream->max_offsets : sagg_max_records_per_batch;
+	if (preview.limit <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("limit must be greater than zero")));
+	try_batch(&preview);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(memory);
+	return (Datum) 0;
+}

@@ -1,0 +1,232 @@
+/*-------------------------------------------------------------------------
+ *
+ * trial_read.c
+ *	  READ for a batch that is only tried, in the session of a user.
+ *
+ * The records are those that the stream's next batch would read, or the first
+ * of a query without a stream.  It waits for Kafka within the transaction, as
+ * every scan of a source does.  No offset is committed anywhere, and the reader
+ * is closed with its memory context, at the latest.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "inspect_internal.h"
+#include "read/read.h"
+#include "worker/worker.h"
+
+/* the reader wants to be called this often */
+#define LOOK_AGAIN_MS			1000
+
+struct SaggTrialRead
+{
+	MemoryContextCallback callback;
+	ErrorContextCallback on_error;
+	List	   *sources;		/* OIDs */
+	SaggReader *reader;
+	bool		attached;
+};
+
+static void
+end_trial(void *arg)
+{
+	SaggTrialRead *trial = (SaggTrialRead *) arg;
+
+	if (trial->attached)
+		sagg_scan_detach();
+	if (trial->reader)
+		sagg_reader_close(trial->reader);
+	trial->attached = false;
+	trial->reader = NULL;
+}
+
+/*
+ * Where a stream goes on in a partition, of which Kafka has "bounds".
+ */
+static int64
+next_offset(const SaggInspection *inspection, const SaggOrigin *origin,
+			const SaggRange *bounds)
+{
+	const SaggProgress *progress = inspection->progress;
+	const SaggRange *position = sagg_partition_find(progress->positions,
+													progress->npositions, bounds);
+
+	if (position == NULL)
+		position = sagg_partition_find(origin->offsets, origin->noffsets, bounds);
+	if (position == NULL)
+		return bounds->start;
+	if (position->start >= bounds->start && position->start <= bounds->end)
+		return position->start;
+	ereport(inspection->stream->options.on_data_loss == SAGG_LOSS_FAIL ? ERROR : WARNING,
+			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
+			 errmsg("offset " INT64_FORMAT " of partition %d of topic \"%s\", from which stream \"%s\" has to go on, is not in Kafka",
+					position->start, bounds->partition, sagg_topic_name(bounds->topic),
+					sagg_stream_title(inspection->stream->name)),
+			 errdetail("Kafka has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
+					   bounds->start, bounds->end)));
+	return bounds->start;
+}
+
+/*
+ * What there is to read, in the current context; waits for Kafka.
+ */
+static SaggRange *
+ranges_to_read(const SaggInspection *inspection, SaggReader *reader, int *n)
+{
+	SaggOrigin *origin = inspection->checkpoint ?
+		sagg_checkpoint_origin(inspection->checkpoint) : NULL;
+	SaggRange  *ranges;
+
+	if (origin == NULL || origin->cluster_id == NULL)
+		return sagg_first_ranges(reader, inspection->stream->starting_offsets, n);
+	if (strcmp(origin->cluster_id, sagg_reader_cluster_id(reader)) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_OTHER_CLUSTER),
+				 errmsg("the brokers belong to Kafka cluster \"%s\", the stream has read from cluster \"%s\"",
+						sagg_reader_cluster_id(reader), origin->cluster_id)));
+	ranges = sagg_reader_bounds(reader, n);
+	for (int i = 0; i < *n; i++)
+		ranges[i].start = next_offset(inspection, origin, &ranges[i]);
+	return ranges;
+}
+
+/*
+ * Ranges that are not empty, of no more than "limit" records together.
+ */
+static int
+bound_ranges(SaggRange *ranges, int n, int64 limit, int64 batch)
+{
+	int			kept = 0;
+	int			nonempty = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (ranges[i].start < ranges[i].end)
+			ranges[kept++] = ranges[i];
+	}
+	if (kept > 0)
+		sagg_ranges_share(ranges, kept, limit, batch);
+	for (int i = 0; i < kept; i++)
+	{
+		if (ranges[i].start < ranges[i].end)
+			ranges[nonempty++] = ranges[i];
+	}
+	return nonempty;
+}
+
+/*
+ * Wait until the batch is there.
+ */
+static void
+collect(SaggReader *reader)
+{
+	static uint32 wait_event = 0;
+	TimestampTz last_progress = GetCurrentTimestamp();
+
+	if (wait_event == 0)
+		wait_event = SAGG_WAIT_EVENT("StreamAggKafka");
+	while (!sagg_reader_collect(reader))
+	{
+		int			events = WaitLatchOrSocket(MyLatch,
+											   WL_LATCH_SET | WL_SOCKET_READABLE |
+											   WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+											   sagg_reader_fd(reader), LOOK_AGAIN_MS,
+											   wait_event);
+
+		if (events & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+		}
+		if (events & WL_SOCKET_READABLE)
+			last_progress = GetCurrentTimestamp();
+		else if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
+											sagg_kafka_timeout_ms))
+		{
+			const char *trouble = sagg_reader_trouble(reader);
+
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("no records of %s from Kafka for %d ms",
+							sagg_reader_subject(reader), sagg_kafka_timeout_ms),
+					 trouble ? errdetail_internal("%s.", trouble) : 0));
+		}
+	}
+}
+
+/*
+ * Read a batch of at most "limit" records, as the stream's owner, who is the
+ * current user.  Its ranges go to inspection->plan.  The result lives in the
+ * current context until sagg_trial_end.
+ */
+SaggTrialRead *
+sagg_trial_read(SaggInspection *inspection, int64 limit)
+{
+	SaggTrialRead *trial = palloc0(sizeof(SaggTrialRead));
+	SaggPlan   *plan = inspection->plan;
+	int			n;
+
+	trial->sources = inspection->stream->sources;
+	trial->callback.func = end_trial;
+	trial->callback.arg = trial;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &trial->callback);
+	trial->reader = sagg_reader_open(trial->sources, false);
+	plan->ranges = ranges_to_read(inspection, trial->reader, &n);
+	plan->nranges = bound_ranges(plan->ranges, n, limit, plan->batch);
+	sagg_reader_assign(trial->reader, plan->ranges, plan->nranges);
+	sagg_reader_begin(trial->reader, plan->ranges, plan->nranges);
+	collect(trial->reader);
+	sagg_reader_look_up_schemas(trial->reader);
+	return trial;
+}
+
+/*
+ * An error of the query is, as a rule, one of the record read last.
+ */
+static void
+record_error_context(void *arg)
+{
+	SaggPlace	place;
+
+	if (sagg_scan_last_record(&place))
+		errcontext("last record read: topic \"%s\", partition %d, offset " INT64_FORMAT,
+				   sagg_topic_name(place.topic), place.partition, place.offset);
+}
+
+/*
+ * From here on, until sagg_trial_end, scans of the source read the batch;
+ * records that do not decode go to "refusals", which is NULL if they are errors.
+ */
+void
+sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals)
+{
+	trial->on_error.callback = record_error_context;
+	trial->on_error.previous = error_context_stack;
+	error_context_stack = &trial->on_error;
+	sagg_scan_attach(trial->sources, sagg_reader_batch(trial->reader), refusals);
+	trial->attached = true;
+}
+
+/*
+ * Records of the batch.
+ */
+int64
+sagg_trial_records(SaggTrialRead *trial)
+{
+	return sagg_batch_records(sagg_reader_batch(trial->reader));
+}
+
+void
+sagg_trial_end(SaggTrialRead *trial)
+{
+	if (trial->attached)
+		error_context_stack = trial->on_error.previous;
+	end_trial(trial);
+}
