@@ -73,8 +73,8 @@ SELECT pg_temp.try('SELECT count(*) FROM clicks GROUP BY user_id', mode => 'upda
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*), count(*) FROM clicks GROUP BY 1');
 
 -- aggregates of which neither state nor inputs can be kept
-SELECT pg_temp.try('SELECT user_id, count(DISTINCT (ts, user_id)) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
-SELECT pg_temp.try('SELECT user_id, json_agg(ROW(ts, 1)) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, json_agg(c) FROM (SELECT user_id, ts FROM clicks) c GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, count(DISTINCT (ts, (1, user_id))) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
 SELECT pg_temp.try('SELECT user_id, percentile_cont((SELECT 0.5)) WITHIN GROUP (ORDER BY purchase_amount::float8) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
 
 -- not one SELECT

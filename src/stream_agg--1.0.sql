@@ -66,6 +66,20 @@ LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION stream_agg.tumble(timestamptz, interval, timestamptz) IS
 'the tumbling window [start, end) that holds ts; windows are aligned to origin, a day is 24 hours';
 
+CREATE FUNCTION stream_agg.hop(ts timestamptz, slide interval, size interval)
+RETURNS SETOF tstzrange
+AS 'MODULE_PATHNAME', 'stream_agg_hop'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 10;
+COMMENT ON FUNCTION stream_agg.hop(timestamptz, interval, interval) IS
+'the sliding windows [start, end) that hold ts, earliest first; they start every slide, aligned to 1970-01-01 00:00 UTC';
+
+CREATE FUNCTION stream_agg.hop(ts timestamptz, slide interval, size interval, origin timestamptz)
+RETURNS SETOF tstzrange
+AS 'MODULE_PATHNAME', 'stream_agg_hop'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 10;
+COMMENT ON FUNCTION stream_agg.hop(timestamptz, interval, interval, timestamptz) IS
+'the sliding windows [start, end) that hold ts, earliest first; they start every slide, aligned to origin';
+
 /* ---------------------------------------------------------------- catalog */
 
 CREATE TABLE stream_agg.streams (
@@ -176,6 +190,8 @@ CREATE TABLE stream_agg.commits (
     last_records        jsonb NOT NULL,
     skipped             jsonb NOT NULL DEFAULT '{}',
     total_skipped       bigint NOT NULL DEFAULT 0,
+    late_windows        bigint NOT NULL DEFAULT 0,
+    total_late_windows  bigint NOT NULL DEFAULT 0,
     reset               text CHECK (reset IN ('state', 'results')),
     PRIMARY KEY (stream, batch)
 );
@@ -186,7 +202,7 @@ COMMENT ON COLUMN stream_agg.commits.offsets IS 'next offset of each partition, 
 COMMENT ON COLUMN stream_agg.commits.watermark IS 'watermark after the micro-batch; -infinity: the stream has none';
 COMMENT ON COLUMN stream_agg.commits.delivered IS 'records Kafka delivered: the sum of the next five';
 COMMENT ON COLUMN stream_agg.commits.aggregated IS 'records that went into a group';
-COMMENT ON COLUMN stream_agg.commits.late IS 'records of windows the watermark had passed';
+COMMENT ON COLUMN stream_agg.commits.late IS 'records for all of whose windows it was too late: the watermark had passed them';
 COMMENT ON COLUMN stream_agg.commits.null_time IS 'records without an event time';
 COMMENT ON COLUMN stream_agg.commits.dead_lettered IS 'records skipped or put aside because they could not be processed';
 COMMENT ON COLUMN stream_agg.commits.filtered IS 'records that WHERE or a join removed';
@@ -209,6 +225,8 @@ COMMENT ON COLUMN stream_agg.commits.committed IS 'when this row was written';
 COMMENT ON COLUMN stream_agg.commits.last_records IS 'last record of each partition, {"partition": [offset, timestamp in ms]}; by it a topic that was made anew is told from the one read';
 COMMENT ON COLUMN stream_agg.commits.skipped IS 'offsets that Kafka did not have, {"partition": [[first, end], ...]}, end exclusive and less than first where a partition has begun anew';
 COMMENT ON COLUMN stream_agg.commits.total_skipped IS 'number of offsets skipped, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.late_windows IS 'how often a record was too late for a window; one that slides can be late for some of its windows and count in others';
+COMMENT ON COLUMN stream_agg.commits.total_late_windows IS 'late_windows, since the stream''s first micro-batch';
 COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset_stream: state: state and offsets; results: and the next micro-batch replaces all rows of the sink';
 
 CREATE TABLE stream_agg.state (
@@ -483,6 +501,7 @@ SELECT s.stream,
        COALESCE(c.total_dead_lettered, 0) AS rows_dead_lettered,
        COALESCE(c.total_null_time, 0) AS rows_null_time,
        COALESCE(c.total_skipped, 0) AS offsets_skipped,
+       COALESCE(c.total_late_windows, 0) AS late_windows,
        CASE WHEN pg_catalog.isfinite(c.watermark) THEN c.watermark END AS watermark,
        w.state_rows,
        w.state_bytes,
@@ -523,11 +542,12 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.batches IS 'micro-batches commi
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_in IS 'records read: aggregated, late, filtered, dead-lettered and without event time';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_out IS 'rows written to the sink';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_removed IS 'rows deleted from the sink';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_late IS 'records of windows the watermark had passed';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_late IS 'records for all of whose windows it was too late: the watermark had passed them';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_filtered IS 'records that WHERE or a join removed';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_dead_lettered IS 'records that could not be processed and were put aside or skipped';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_null_time IS 'records without an event time';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.offsets_skipped IS 'offsets that Kafka did not have and on_data_loss let the stream go on without';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.late_windows IS 'how often a record was too late for a window; with hop() it can be for some of its windows only';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has none';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_rows IS 'groups in the state store';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes IS 'bytes of the state store';

@@ -185,6 +185,12 @@ typedef struct SaggCounts
 	int64		null_time;
 	int64		dead_lettered;
 	int64		filtered;
+
+	/*
+	 * Not one of them: how often a row of the inner query was late for a
+	 * window, be the record late for all of its windows or not.
+	 */
+	int64		late_windows;
 } SaggCounts;
 
 typedef enum SaggStage
@@ -242,7 +248,9 @@ typedef struct SaggProgress
 typedef enum SaggWindowKind
 {
 	SAGG_WINDOW_NONE,			/* grouping by keys alone */
-	SAGG_WINDOW_TUMBLE
+	SAGG_WINDOW_TUMBLE,
+	SAGG_WINDOW_HOP				/* sliding: a record falls into several, or in
+								 * the gap between two into none */
 } SaggWindowKind;
 
 typedef struct SaggWindow
@@ -251,10 +259,14 @@ typedef struct SaggWindow
 	int64		size;			/* microseconds */
 	int64		origin;			/* microseconds since 2000-01-01, as a
 								 * TimestampTz; windows start at origin + n *
-								 * size */
+								 * size, those of hop at origin + n * slide */
 	Oid			type;			/* of the window column: TSTZRANGEOID for
 								 * tumble; TIMESTAMPTZOID or TIMESTAMPOID (its
 								 * start) for date_bin */
+	int64		slide;			/* of hop; else the size */
+	bool		panes;			/* of hop: groups are kept by pane and combined
+								 * when a window is given out; see
+								 * execute/windows.c */
 } SaggWindow;
 
 typedef struct SaggKey

@@ -343,7 +343,7 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	const SaggCounts *t = &before->totals;
 	const int64 *time = commit->stage_time;
 	int			n = 1;
-	Datum		values[29];
+	Datum		values[31];
 
 	values[n++] = Int64GetDatum(plan->batch);
 	values[n++] = offsets_after(section->checkpoint, before, plan);
@@ -375,6 +375,8 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	values[n++] = sagg_skips_to_jsonb(plan, commit,
 									  sagg_names_topics(section->checkpoint));
 	values[n++] = Int64GetDatum(before->total_skipped + sagg_skipped_offsets(plan, commit));
+	values[n++] = Int64GetDatum(c->late_windows);
+	values[n++] = Int64GetDatum(t->late_windows + c->late_windows);
 	Assert(n == lengthof(values));
 	if (sagg_log_execute(section, SAGG_LOG_INSERT_COMMIT, values, NULL, 0) != 1)
 		raise_fenced(section, plan->batch, "committed");

@@ -67,7 +67,8 @@ enum
 	SAGG_COMMIT_LAST_RECORDS,
 	SAGG_COMMIT_SKIPPED,
 	SAGG_COMMIT_TIME,			/* -infinity: of a reset */
-	SAGG_COMMIT_REPLACE
+	SAGG_COMMIT_REPLACE,
+	SAGG_COMMIT_LATE_WINDOWS
 };
 
 /* the blobs of one partition of the state: a base and deltas, or deltas */

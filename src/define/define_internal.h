@@ -21,6 +21,7 @@
 
 /* tumble.c */
 extern int64 sagg_window_size(const Interval *size);
+extern int64 sagg_window_slide(const Interval *slide);
 
 /* query_checks.c: refusals by the shape of the query */
 extern void sagg_check_query_shape(const Query *query);
@@ -38,11 +39,18 @@ extern List *sagg_find_sources(Query *query, bool always, Var **record);
 extern Var *sagg_carry_record(Query *query);
 extern Node *sagg_event_time_column(Query *query, const char *name);
 
+/* query_hop.c */
+extern FuncExpr *sagg_hop_of_rte(const RangeTblEntry *rte);
+extern void sagg_take_hop_from_lateral(Query *query);
+extern void sagg_check_select_list_srfs(const Query *query);
+extern void sagg_settle_panes(SaggQuery *result);
+
 /* query_reads.c: what a query reads besides its source */
 extern void sagg_check_reads(const SaggQuery *query);
 extern void sagg_check_sink_not_read(const SaggQuery *query, Oid sink);
 
 /* query_window.c */
+extern bool sagg_is_hop(Oid funcid);
 extern bool sagg_match_window(Node *groupexpr, SaggWindow *window,
 							  Node **windowexpr, Node **eventtime);
 

@@ -329,6 +329,7 @@ make_inner(Analysis *a)
 	inner->groupDistinct = false;
 	inner->havingQual = NULL;
 	inner->hasAggs = false;
+	inner->hasTargetSRFs = false;
 	return inner;
 }
 
@@ -350,8 +351,9 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	a.result = result;
 	a.query = query = rewrite(query);
 	sagg_check_query_shape(query);
-	result->sources = sagg_find_sources(query, name_records, &record);
 	flatten_aliases(query);
+	sagg_take_hop_from_lateral(query);
+	result->sources = sagg_find_sources(query, name_records, &record);
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);
@@ -362,6 +364,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 		add_group_column(&a, a.windowexpr, "the window", 0);
 	take_keys(&a);
 	take_aggregates(&a);
+	sagg_settle_panes(result);
 	if (record)
 		result->record = inner_column(&a, (Node *) record);
 

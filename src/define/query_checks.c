@@ -69,9 +69,7 @@ check_result_clauses(const Query *query)
 					   "The sink is a table and has no order.",
 					   "Use ORDER BY where the sink is queried.");
 	if (query->hasTargetSRFs)
-		refuse_feature("the query of a stream cannot have set-returning functions in its select list",
-					   "A group is one row of the sink.",
-					   "Call the function in FROM, or where the sink is queried.");
+		sagg_check_select_list_srfs(query);
 }
 
 /*

@@ -17,6 +17,7 @@
 #include "catalog/pg_collation.h"
 #include "catalog/pg_proc.h"
 #include "common/hashfn.h"
+#include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parse_agg.h"
@@ -81,8 +82,15 @@ append_inputs(StringInfo text, const SaggAgg *agg)
 	appendStringInfo(text, " inputs of %d%s", agg->inputs,
 					 agg->aggref->aggdistinct ? " distinct" : "");
 	foreach(lc, agg->aggref->args)
-		appendStringInfo(text, " %s",
-						 format_type_be_qualified(exprType((Node *) lfirst_node(TargetEntry, lc)->expr)));
+	{
+		Node	   *arg = (Node *) lfirst_node(TargetEntry, lc)->expr;
+		TupleDesc	record = exprType(arg) == RECORDOID ? get_expr_result_tupdesc(arg, true) : NULL;
+
+		appendStringInfo(text, " %s", format_type_be_qualified(exprType(arg)));
+		for (int i = 0; record && i < record->natts; i++)
+			appendStringInfo(text, " field %s",
+							 format_type_be_qualified(TupleDescAttr(record, i)->atttypid));
+	}
 }
 
 /*
@@ -98,6 +106,9 @@ sagg_query_fingerprint(const SaggQuery *query)
 					 query->window.kind, query->window.size, query->window.origin,
 					 query->window.kind == SAGG_WINDOW_NONE ? "" :
 					 format_type_be_qualified(query->window.type));
+	if (query->window.kind == SAGG_WINDOW_HOP)
+		appendStringInfo(&text, "slide " INT64_FORMAT " %s\n", query->window.slide,
+						 query->window.panes ? "by pane" : "by window");
 	for (int i = 0; i < query->nkeys; i++)
 	{
 		const SaggKey *key = &query->keys[i];

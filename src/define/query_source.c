@@ -96,6 +96,8 @@ all_union_all(Node *node)
 static void
 check_level(Query *query)
 {
+	ListCell   *lc;
+
 	if (query->setOperations && !all_union_all(query->setOperations))
 		refuse_level("UNION without ALL, INTERSECT or EXCEPT");
 	if (query->groupClause || query->groupingSets || query->hasAggs || query->havingQual)
@@ -110,6 +112,14 @@ check_level(Query *query)
 		refuse_level("a set-returning function in a select list");
 	if (query->rowMarks)
 		refuse_level("FOR UPDATE or FOR SHARE");
+	foreach(lc, query->rtable)
+	{
+		if (sagg_hop_of_rte(lfirst_node(RangeTblEntry, lc)))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("windows of stream_agg.hop cannot stand in a subquery of FROM"),
+					 errhint("Call stream_agg.hop in the select list of the stream's query, and group by it.")));
+	}
 }
 
 /*

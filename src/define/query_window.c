@@ -3,9 +3,11 @@
  * query_window.c
  *	  Recognises the window among the expressions of GROUP BY.
  *
- * stream_agg.tumble(ts, size [, origin]) is a tumbling window, as are lower()
- * and upper() of it and date_bin(size, ts, origin).  Size and origin must be
- * constants.  The functions are known by their OIDs, never by name alone.
+ * stream_agg.tumble(ts, size [, origin]) is a tumbling window, as is
+ * date_bin(size, ts, origin); stream_agg.hop(ts, slide, size [, origin]) is a
+ * sliding one.  lower() and upper() of a window are that window, too.  Slide,
+ * size and origin must be constants.  The functions are known by their OIDs,
+ * never by name alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +33,19 @@ is_tumble(Oid funcid)
 
 	return funcid == LookupFuncName(name, 2, argtypes, true) ||
 		funcid == LookupFuncName(name, 3, argtypes, true);
+}
+
+/*
+ * Is it stream_agg.hop?
+ */
+bool
+sagg_is_hop(Oid funcid)
+{
+	Oid			argtypes[4] = {TIMESTAMPTZOID, INTERVALOID, INTERVALOID, TIMESTAMPTZOID};
+	List	   *name = list_make2(makeString(SAGG_SCHEMA), makeString("hop"));
+
+	return funcid == LookupFuncName(name, 3, argtypes, true) ||
+		funcid == LookupFuncName(name, 4, argtypes, true);
 }
 
 /*
@@ -72,9 +87,32 @@ match_tumble(FuncExpr *func, SaggWindow *window)
 
 	window->kind = SAGG_WINDOW_TUMBLE;
 	window->type = TSTZRANGEOID;
-	window->size = sagg_window_size(size);
+	window->slide = window->size = sagg_window_size(size);
 	window->origin = list_length(func->args) > 2 ?
 		constant_origin(lthird(func->args), "tumble") : SAGG_EPOCH;
+	return linitial(func->args);
+}
+
+static Node *
+match_hop(FuncExpr *func, SaggWindow *window)
+{
+	Interval   *slide = DatumGetIntervalP(constant_argument(lsecond(func->args),
+															"hop", "slide"));
+	Interval   *size = DatumGetIntervalP(constant_argument(lthird(func->args),
+														   "hop", "size"));
+
+	window->kind = SAGG_WINDOW_HOP;
+	window->type = TSTZRANGEOID;
+	window->slide = sagg_window_slide(slide);
+	window->size = sagg_window_size(size);
+	window->origin = list_length(func->args) > 3 ?
+		constant_origin(lfourth(func->args), "hop") : SAGG_EPOCH;
+	if (window->slide > PG_INT64_MAX / 4 || window->size > PG_INT64_MAX / 4)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("slide or size of hop in GROUP BY is out of range")));
+	if (window->slide == window->size)
+		window->kind = SAGG_WINDOW_TUMBLE;
 	return linitial(func->args);
 }
 
@@ -86,7 +124,7 @@ match_date_bin(FuncExpr *func, SaggWindow *window)
 
 	window->kind = SAGG_WINDOW_TUMBLE;
 	window->type = func->funcresulttype;
-	window->size = sagg_window_size(size);
+	window->slide = window->size = sagg_window_size(size);
 	window->origin = constant_origin(lthird(func->args), "date_bin");
 	return lsecond(func->args);
 }
@@ -112,6 +150,8 @@ sagg_match_window(Node *groupexpr, SaggWindow *window,
 
 	if (is_tumble(func->funcid))
 		*eventtime = match_tumble(func, window);
+	else if (func->funcretset && sagg_is_hop(func->funcid))
+		*eventtime = match_hop(func, window);
 	else if (func == (FuncExpr *) groupexpr &&
 			 (func->funcid == F_DATE_BIN_INTERVAL_TIMESTAMP_TIMESTAMP ||
 			  func->funcid == F_DATE_BIN_INTERVAL_TIMESTAMPTZ_TIMESTAMPTZ))

@@ -309,7 +309,7 @@ tell_about(const SaggStream *stream, const SaggQuery *query)
 				(errmsg("the first window of stream \"%s\" appears when event time has advanced by %s",
 						sagg_stream_title(stream->name),
 						DatumGetCString(DirectFunctionCall1(interval_out,
-															interval_datum(query->window.size + stream->watermark_delay)))),
+															interval_datum(Min(query->window.slide, query->window.size) + stream->watermark_delay)))),
 				 errdetail("Output mode \"append\" writes a window once, when the watermark has passed its end.")));
 	else if (stream->mode == SAGG_COMPLETE)
 		ereport(NOTICE,

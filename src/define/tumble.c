@@ -62,6 +62,21 @@ sagg_window_size(const Interval *size)
 	return length;
 }
 
+/*
+ * The same of the time from one window's start to the next.
+ */
+int64
+sagg_window_slide(const Interval *slide)
+{
+	int64		length = sagg_interval_length(slide, "window slide");
+
+	if (length <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("window slide must be greater than zero")));
+	return length;
+}
+
 static void
 window_out_of_range(void)
 {

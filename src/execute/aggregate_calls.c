@@ -81,9 +81,9 @@ sagg_states_init(SaggExecution *ex, SaggAggState *states)
  * A transition function has returned something else than the state it was
  * given: keep it, and free the former state (ExecAggTransReparent).
  */
-static Datum
-replace_state(SaggExecution *ex, SaggAggCall *call, Datum value, bool isnull,
-			  const SaggAggState *former)
+Datum
+sagg_state_replace(SaggExecution *ex, SaggAggCall *call, Datum value, bool isnull,
+				   const SaggAggState *former)
 {
 	if (isnull)
 		value = (Datum) 0;
@@ -129,7 +129,7 @@ call_transition(SaggExecution *ex, SaggAggCall *call, SaggAggState *state)
 	fcinfo->args[0].isnull = state->isnull;
 	value = FunctionCallInvoke(fcinfo);
 	if (!call->transbyval && DatumGetPointer(value) != DatumGetPointer(state->value))
-		value = replace_state(ex, call, value, fcinfo->isnull, state);
+		value = sagg_state_replace(ex, call, value, fcinfo->isnull, state);
 	state->value = value;
 	state->isnull = fcinfo->isnull;
 	state->no_value = false;

@@ -25,6 +25,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
@@ -73,8 +74,8 @@ keeps_inputs(const AggInfo *info, const Aggref *aggref)
 }
 
 /*
- * Values of a pseudo-type cannot be read from bytes; "unknown" is that of plain
- * literals and is as good as text.
+ * Values of a pseudo-type cannot be read from bytes, but for ROW(...); "unknown"
+ * is the type of plain literals and is as good as text.
  */
 static void
 check_inputs(const Aggref *aggref)
@@ -83,9 +84,11 @@ check_inputs(const Aggref *aggref)
 
 	foreach(lc, aggref->args)
 	{
-		Oid			type = exprType((Node *) lfirst_node(TargetEntry, lc)->expr);
+		Node	   *arg = (Node *) lfirst_node(TargetEntry, lc)->expr;
+		Oid			type = exprType(arg);
 
-		if (type != UNKNOWNOID && get_typtype(type) == TYPTYPE_PSEUDO)
+		if (type != UNKNOWNOID && get_typtype(type) == TYPTYPE_PSEUDO &&
+			!(type == RECORDOID && sagg_record_has_codec(arg)))
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("a stream cannot compute the aggregate %s",
@@ -115,6 +118,39 @@ sagg_aggregate_keeps_inputs(const Aggref *aggref, bool *strict)
 		check_inputs(aggref);
 	else if (info.transtype != INTERNALOID)
 		sagg_codec_init(&codec, info.transtype, -1);
+	ReleaseSysCache(info.tuple);
+	return result;
+}
+
+/*
+ * Can states of an aggregate be combined, as a parallel query would do, so that
+ * the result is that of all their input?  Not where the order of input matters,
+ * or where the state that is kept is not the one the combine function is for.
+ */
+bool
+sagg_aggregate_combines(const Aggref *aggref)
+{
+	AggInfo		info;
+	bool		result;
+
+	get_info(&info, aggref);
+	switch (info.form->aggtransfn)
+	{
+		case F_NUMERIC_AVG_ACCUM:
+			result = info.form->aggcombinefn == F_NUMERIC_AVG_COMBINE;
+			break;
+		case F_INT8_AVG_ACCUM:
+			result = info.form->aggcombinefn == F_INT8_AVG_COMBINE;
+			break;
+		case F_ARRAY_AGG_TRANSFN:
+		case F_ARRAY_AGG_ARRAY_TRANSFN:
+		case F_STRING_AGG_TRANSFN:
+		case F_BYTEA_STRING_AGG_TRANSFN:
+			result = false;
+			break;
+		default:
+			result = OidIsValid(info.form->aggcombinefn) && !keeps_inputs(&info, aggref);
+	}
 	ReleaseSysCache(info.tuple);
 	return result;
 }
@@ -230,6 +266,13 @@ init_storage(SaggAggCall *call, AggInfo *info, Oid aggowner)
 	look_up_function(&call->deserialfn, info->form->aggdeserialfn, aggowner);
 	build_aggregate_deserialfn_expr(info->form->aggdeserialfn, &expr);
 	fmgr_info_set_expr((Node *) expr, &call->deserialfn);
+}
+
+static void
+init_combination(SaggAggCall *call, AggInfo *info, Oid aggowner)
+{
+	Expr	   *expr;
+
 	look_up_function(&call->combinefn, info->form->aggcombinefn, aggowner);
 	build_aggregate_transfn_expr(&info->transtype, 1, 0, false, info->transtype,
 								 call->agg->aggref->inputcollid,
@@ -268,7 +311,10 @@ sagg_aggregates_init(const SaggQuery *query)
 		else
 		{
 			init_storage(call, &info, aggowner);
+			if (info.transtype == INTERNALOID || query->window.panes)
+				init_combination(call, &info, aggowner);
 			call->kind = sagg_inline_kind(call);
+			call->combine_inline = sagg_inline_combines(call);
 		}
 		ReleaseSysCache(info.tuple);
 	}

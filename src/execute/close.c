@@ -56,6 +56,7 @@ count_records(const SaggExecution *ex, SaggCounts *counts)
 	counts->aggregated = rows[SAGG_CLASS_AGGREGATED];
 	counts->late = rows[SAGG_CLASS_LATE];
 	counts->null_time = rows[SAGG_CLASS_NULL_TIME];
+	counts->late_windows = ex->late_windows;
 	counts->dead_lettered = ex->refusals ? ex->refusals->count : 0;
 }
 
@@ -182,7 +183,9 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts, TimestampTz *waterma
 	*watermark = next_watermark(ex);
 	if (ex->stream->mode != SAGG_COMPLETE)
 		ex->store->close_before = *watermark;
-	if (ex->stream->mode == SAGG_UPDATE)
+	if (ex->query->window.panes)
+		sagg_panes_emit(ex);
+	else if (ex->stream->mode == SAGG_UPDATE)
 		emit_changed(ex);
 	else
 		emit_windows(ex);
@@ -201,6 +204,9 @@ sagg_execution_open_windows(SaggExecution *ex)
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 
 	ex->open_windows = true;
-	emit_windows(ex);
+	if (ex->query->window.panes)
+		sagg_panes_emit(ex);
+	else
+		emit_windows(ex);
 	MemoryContextSwitchTo(old);
 }

@@ -89,5 +89,6 @@ extern void sagg_execution_refuse(SaggExecution *execution,
 
 /* aggregates.c */
 extern bool sagg_aggregate_keeps_inputs(const Aggref *aggref, bool *strict);
+extern bool sagg_aggregate_combines(const Aggref *aggref);
 
 #endif							/* SAGG_EXECUTE_H */

@@ -92,7 +92,7 @@ struct SaggStore
 	dsa_area   *area;
 	SaggStoreHeader *header;
 	const SaggStoreBudget *budget;
-	int64		window_size;	/* microseconds; 0 = windows never end */
+	SaggWindow	window;
 
 	/* the batch at hand */
 	MemoryContext memory;		/* of what follows */
@@ -107,7 +107,8 @@ struct SaggStore
 };
 
 /* store.c */
-extern void sagg_store_begin(SaggStore *store, int64 batch, int64 window_size);
+extern void sagg_store_begin(SaggStore *store, int64 batch,
+							 const SaggWindow *window);
 extern bool sagg_store_closes(const SaggStore *store, int64 start);
 
 /* store_limit.c */
@@ -139,10 +140,13 @@ typedef struct SaggCodec
 	int16		len;
 	bool		byval;
 	bool		raw;			/* as its bytes are, else by send and receive */
+	bool		text;			/* not even these: by output and input */
 	FmgrInfo	send;
 	FmgrInfo	receive;
 	Oid			ioparam;
 	int32		typmod;
+	TupleDesc	record;			/* of type record: its fields; else NULL */
+	struct SaggCodec *fields;
 } SaggCodec;
 
 /* bytes being read */
@@ -155,6 +159,10 @@ typedef struct SaggBytes
 extern void sagg_codec_init(SaggCodec *codec, Oid type, int32 typmod);
 extern void sagg_codec_write(SaggCodec *codec, StringInfo buf, Datum value);
 extern Datum sagg_codec_read(SaggCodec *codec, const char *data, Size len);
+extern bool sagg_record_has_codec(Node *expr);
+extern void sagg_codec_init_record(SaggCodec *codec, Node *expr);
+extern void sagg_record_write(SaggCodec *codec, StringInfo buf, Datum value);
+extern Datum sagg_record_read(SaggCodec *codec, const char *data, Size len);
 extern void sagg_codec_corrupt(const char *detail) pg_attribute_noreturn();
 extern const char *sagg_bytes_take(SaggBytes *bytes, Size len);
 extern int32 sagg_bytes_take_length(SaggBytes *bytes);
@@ -237,7 +245,8 @@ typedef struct SaggAggCall
 	List	   *direct_args;	/* ExprStates, see SaggExecution.groupcontext */
 	FmgrInfo	serialfn;		/* for states of type internal */
 	FmgrInfo	deserialfn;
-	FmgrInfo	combinefn;
+	FmgrInfo	combinefn;		/* for those, and all where there are panes */
+	bool		combine_inline;
 	SaggCodec	codec;			/* for all others */
 	struct SaggKeptCall *kept;	/* or NULL */
 	FunctionCallInfo trans_fcinfo;
@@ -333,6 +342,9 @@ typedef enum SaggClass
 	SAGG_CLASSES
 } SaggClass;
 
+/* windows.c */
+extern int64 sagg_pane_window(const SaggWindow *window, int64 time);
+
 struct SaggExecution
 {
 	SaggStore  *store;
@@ -362,6 +374,7 @@ struct SaggExecution
 	bool		any_time;
 	int64		max_time;		/* greatest event time of the batch */
 	int64		rows[SAGG_CLASSES];	/* by class, without a record column */
+	int64		late_windows;	/* windows that rows were late for */
 	uint8	   *classes;		/* of each record, with one */
 	int64		nclasses;
 
@@ -381,16 +394,28 @@ struct SaggExecution
 };
 
 /*
- * Whether the watermark that the commit before left has passed the window that
- * starts at "start": its records are late, and it is not in the store.  Mode
- * complete calls nothing late and forgets nothing.
+ * When the groups that start at "start" are over: the end of their window, of
+ * a pane that of the last window it belongs to.
+ */
+static inline int64
+sagg_window_end(const SaggWindow *window, int64 start)
+{
+	if (unlikely(window->panes))
+		start = sagg_pane_window(window, start);
+	return start + window->size;
+}
+
+/*
+ * Whether the watermark that the commit before left has passed the windows of
+ * the groups that start at "start": their records are late, and they are not in
+ * the store.  Mode complete calls nothing late and forgets nothing.
  */
 static inline bool
 sagg_window_passed(const SaggExecution *ex, int64 start)
 {
 	return ex->query->window.kind != SAGG_WINDOW_NONE &&
 		ex->stream->mode != SAGG_COMPLETE &&
-		start + ex->query->window.size <= ex->plan->watermark;
+		sagg_window_end(&ex->query->window, start) <= ex->plan->watermark;
 }
 
 /*
@@ -440,6 +465,8 @@ extern Datum sagg_state_finish(SaggExecution *ex, SaggAggCall *call,
 extern void sagg_state_advance_args(SaggExecution *ex, SaggAggCall *call,
 									SaggAggState *state,
 									const Datum *args, const bool *nulls);
+extern Datum sagg_state_replace(SaggExecution *ex, SaggAggCall *call, Datum value,
+								bool isnull, const SaggAggState *former);
 extern Datum sagg_state_copy(SaggExecution *ex, const SaggAggCall *call,
 							 Datum value);
 
@@ -469,6 +496,9 @@ extern SaggInlineKind sagg_inline_kind(const SaggAggCall *call);
 extern void sagg_inline_advance(SaggExecution *ex, SaggAggCall *call,
 								SaggAggState *state,
 								const Datum *values, const bool *nulls);
+extern bool sagg_inline_combines(const SaggAggCall *call);
+extern void sagg_inline_combine(SaggExecution *ex, SaggAggCall *call,
+								SaggAggState *into, const SaggAggState *from);
 extern Datum sagg_inline_final(SaggAggCall *call, const SaggAggState *state,
 							   bool *isnull);
 extern void sagg_inline_write(StringInfo buf, const SaggAggState *state);
@@ -477,6 +507,7 @@ extern bool sagg_inline_read(SaggBytes *bytes, SaggAggState *state);
 /* inline_numeric.c */
 extern bool sagg_sum_add_numeric(SaggSum *sum, Datum datum);
 extern bool sagg_sum_add_int8(SaggSum *sum, int64 value);
+extern bool sagg_sum_add_sum(SaggSum *sum, const SaggSum *other);
 extern Datum sagg_sum_numeric(const SaggSum *sum);
 
 /* entry.c */
@@ -491,6 +522,7 @@ extern bool sagg_entry_has_keys(SaggExecution *ex, const char *entry, Size len,
 extern SaggKeyCall *sagg_keys_init(const SaggQuery *query);
 extern uint32 sagg_keys_hash(SaggExecution *ex, int64 start,
 							 const Datum *keys, const bool *nulls);
+extern uint32 sagg_pane_salt(int64 start);
 extern bool sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
 							const Datum *b, const bool *bnulls);
 extern int	sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b);
@@ -529,6 +561,18 @@ typedef struct SaggRows SaggRows;
 extern SaggRows *sagg_rows_init(SaggExecution *ex, TupleDesc desc);
 extern bool sagg_rows_add(SaggRows *rows, int64 start, Datum *values, bool *nulls);
 extern void sagg_rows_flush(SaggRows *rows);
+
+/* aggregate_combine.c */
+extern void sagg_state_combine_by_function(SaggExecution *ex, SaggAggCall *call,
+										   SaggAggState *into,
+										   const SaggAggState *from);
+extern void sagg_states_combine(SaggExecution *ex, SaggAggState *into,
+								const SaggAggState *from);
+extern void sagg_states_copy(SaggExecution *ex, SaggAggState *to,
+							 const SaggAggState *from);
+
+/* panes.c */
+extern void sagg_panes_emit(SaggExecution *ex);
 
 /* emit.c */
 extern void sagg_emit_init(SaggExecution *ex);

@@ -60,7 +60,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	sagg_emit_init(ex);
 	sagg_execution_refuse(ex, NULL, 0);
 	sagg_state_access_init(ex);
-	sagg_store_begin(store, plan->batch, query->window.size);
+	sagg_store_begin(store, plan->batch, &query->window);
 	MemoryContextSwitchTo(old);
 	return ex;
 }
@@ -180,6 +180,7 @@ forget_rows(SaggExecution *ex)
 {
 	sagg_groups_forget(ex);
 	ex->any_time = false;
+	ex->late_windows = 0;
 	memset(ex->rows, 0, sizeof(ex->rows));
 	if (ex->nclasses > 0)
 		memset(ex->classes, SAGG_CLASS_FILTERED, ex->nclasses);

@@ -24,6 +24,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "common/int.h"
 #include "utils/array.h"
 #include "utils/date.h"
 #include "utils/datum.h"
@@ -232,22 +233,12 @@ sum_numeric(SaggExecution *ex, SaggAggCall *call, SaggAggState *state, Datum val
 }
 
 /*
- * One row into a state, whose kind is not SAGG_INLINE_NONE.
+ * A value into a state, whose kind is not SAGG_INLINE_NONE.
  */
-void
-sagg_inline_advance(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
-					const Datum *values, const bool *nulls)
+static inline void
+advance_by_value(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
+				 Datum value)
 {
-	Datum		value = (Datum) 0;
-
-	if (call->agg->nargs > 0)
-	{
-		AttrNumber	attno = call->agg->args[0] - 1;
-
-		if (nulls[attno])
-			return;
-		value = values[attno];
-	}
 	if (state->no_value && call->transfn.fn_strict)
 	{
 		/* the first value becomes the state */
@@ -339,6 +330,127 @@ sagg_inline_advance(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 		case SAGG_INLINE_AVG_NUMERIC:
 			sum_numeric(ex, call, state, value);
 			break;
+	}
+}
+
+/*
+ * One row into a state, whose kind is not SAGG_INLINE_NONE.
+ */
+void
+sagg_inline_advance(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
+					const Datum *values, const bool *nulls)
+{
+	Datum		value = (Datum) 0;
+
+	if (call->agg->nargs > 0)
+	{
+		AttrNumber	attno = call->agg->args[0] - 1;
+
+		if (nulls[attno])
+			return;
+		value = values[attno];
+	}
+	advance_by_value(ex, call, state, value);
+}
+
+/*
+ * Does combining mean what sagg_inline_combine does?
+ */
+bool
+sagg_inline_combines(const SaggAggCall *call)
+{
+	Oid			function = call->combinefn.fn_oid;
+
+	switch (call->kind)
+	{
+		case SAGG_INLINE_NONE:
+			return false;
+		case SAGG_INLINE_COUNT:
+		case SAGG_INLINE_SUM_INT2:
+		case SAGG_INLINE_SUM_INT4:
+			return function == F_INT8PL;
+		case SAGG_INLINE_AVG_INT2:
+		case SAGG_INLINE_AVG_INT4:
+			return function == F_INT4_AVG_COMBINE;
+		default:
+			/* sagg_aggregate_combines has looked at the sums' functions */
+			return SAGG_INLINE_IS_SUM(call->kind) || function == call->transfn.fn_oid;
+	}
+}
+
+/*
+ * A sum into another.  Where one of them has outgrown its place, the server's
+ * function takes both.
+ */
+static void
+combine_sums(SaggExecution *ex, SaggAggCall *call, SaggAggState *into,
+			 const SaggAggState *from)
+{
+	int64		n = from->sum.n;
+
+	if (from->isnull)
+	{
+		if (n == 0 || (into->isnull && sagg_sum_add_sum(&into->sum, &from->sum)))
+			return;
+		outgrow(ex, call, into, sagg_sum_numeric(&from->sum));
+	}
+	else
+	{
+		bool		isnull = false;
+
+		if (into->isnull && into->sum.n > 0)
+		{
+			Datum		so_far = sagg_sum_numeric(&into->sum);
+
+			sagg_state_advance_args(ex, call, into, &so_far, &isnull);
+		}
+		sagg_state_combine_by_function(ex, call, into, from);
+	}
+	into->sum.n += n;
+}
+
+/*
+ * The state "from" into "into", whose call has sagg_inline_combines.
+ */
+void
+sagg_inline_combine(SaggExecution *ex, SaggAggCall *call, SaggAggState *into,
+					const SaggAggState *from)
+{
+	int64		count;
+
+	switch (call->kind)
+	{
+		case SAGG_INLINE_COUNT:
+			if (pg_add_s64_overflow(DatumGetInt64(into->value),
+									DatumGetInt64(from->value), &count))
+				refuse_overflow();
+			into->value = Int64GetDatum(count);
+			break;
+		case SAGG_INLINE_SUM_INT2:
+		case SAGG_INLINE_SUM_INT4:
+			if (!from->isnull)
+				sum_integer(into, DatumGetInt64(from->value));
+			break;
+		case SAGG_INLINE_AVG_INT2:
+		case SAGG_INLINE_AVG_INT4:
+			{
+				CountAndSum *a = (CountAndSum *) ARR_DATA_PTR((ArrayType *) DatumGetPointer(into->value));
+				const CountAndSum *b = (CountAndSum *) ARR_DATA_PTR((ArrayType *) DatumGetPointer(from->value));
+
+				a->count += b->count;
+				a->sum += b->sum;
+				break;
+			}
+		case SAGG_INLINE_SUM_INT8:
+		case SAGG_INLINE_AVG_INT8:
+		case SAGG_INLINE_SUM_NUMERIC:
+		case SAGG_INLINE_AVG_NUMERIC:
+			combine_sums(ex, call, into, from);
+			break;
+		default:
+			/* of minima, maxima and sums of floats it is the transition */
+			if (!from->isnull)
+				advance_by_value(ex, call, into, from->value);
 	}
 }
 

@@ -191,6 +191,30 @@ sagg_sum_add_int8(SaggSum *sum, int64 value)
 }
 
 /*
+ * The same for all values of another sum.
+ */
+bool
+sagg_sum_add_sum(SaggSum *sum, const SaggSum *other)
+{
+	int128		value = other->unscaled;
+	int128		total = sum->unscaled;
+
+	if (other->scale < sum->scale)
+	{
+		if (!scale_up(&value, sum->scale - other->scale))
+			return false;
+	}
+	else if (!scale_up(&total, other->scale - sum->scale))
+		return false;
+	if (__builtin_add_overflow(total, value, &total))
+		return false;
+	sum->unscaled = total;
+	sum->scale = Max(sum->scale, other->scale);
+	sum->n += other->n;
+	return true;
+}
+
+/*
  * The sum as numeric, in the current context.
  */
 Datum

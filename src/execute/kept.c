@@ -44,24 +44,53 @@
 #define LEAST_TABLE		8
 
 /*
- * Whether equal values of a column have equal bytes.
+ * Whether equal values have equal bytes, by an operator family and a type of it.
  */
 static bool
-is_image_equal(const SaggCodec *codec, const SaggKeptSort *sort, Oid sortop, Oid type)
+is_image_equal(const SaggCodec *codec, Oid type, Oid collation,
+			   Oid opfamily, Oid opcintype)
 {
-	Oid			opfamily;
-	Oid			opcintype;
-	int16		strategy;
 	Oid			function;
 
 	if (!codec->raw && get_typtype(getBaseType(type)) != TYPTYPE_ENUM)
 		return false;
-	if (!get_ordering_op_properties(sortop, &opfamily, &opcintype, &strategy))
-		return false;
 	function = get_opfamily_proc(opfamily, opcintype, opcintype, BTEQUALIMAGE_PROC);
 	return OidIsValid(function) &&
-		DatumGetBool(OidFunctionCall1Coll(function, sort->support.ssup_collation,
-										  ObjectIdGetDatum(opcintype)));
+		DatumGetBool(OidFunctionCall1Coll(function, collation, ObjectIdGetDatum(opcintype)));
+}
+
+/*
+ * Records are compared field by field, by the default operators of their types.
+ */
+static bool
+is_record_image_equal(const SaggCodec *codec)
+{
+	for (int i = 0; i < codec->record->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(codec->record, i);
+		TypeCacheEntry *type = lookup_type_cache(att->atttypid, TYPECACHE_BTREE_OPFAMILY);
+
+		if (!is_image_equal(&codec->fields[i], att->atttypid, att->attcollation,
+							type->btree_opf, type->btree_opintype))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Whether equal values of a column have equal bytes.
+ */
+static bool
+is_column_image_equal(const SaggCodec *codec, Oid sortop, Oid type, Oid collation)
+{
+	Oid			opfamily;
+	Oid			opcintype;
+	int16		strategy;
+
+	if (codec->record)
+		return is_record_image_equal(codec);
+	return get_ordering_op_properties(sortop, &opfamily, &opcintype, &strategy) &&
+		is_image_equal(codec, type, collation, opfamily, opcintype);
 }
 
 /*
@@ -90,8 +119,9 @@ init_sort(SaggKeptCall *kept, const Aggref *aggref)
 		sort->support.ssup_nulls_first = clause->nulls_first;
 		PrepareSortSupportFromOrderingOp(clause->sortop, &sort->support);
 		image_equal = image_equal &&
-			is_image_equal(&kept->codecs[sort->column], sort, clause->sortop,
-						   exprType((Node *) tle->expr));
+			is_column_image_equal(&kept->codecs[sort->column], clause->sortop,
+								  exprType((Node *) tle->expr),
+								  sort->support.ssup_collation);
 	}
 	return image_equal;
 }
@@ -114,7 +144,12 @@ sagg_kept_init(const SaggAggCall *call)
 	{
 		Node	   *arg = (Node *) lfirst_node(TargetEntry, lc)->expr;
 
-		sagg_codec_init(&kept->codecs[kept->ncolumns++], exprType(arg), exprTypmod(arg));
+		SaggCodec  *codec = &kept->codecs[kept->ncolumns++];
+
+		if (exprType(arg) == RECORDOID)
+			sagg_codec_init_record(codec, arg);
+		else
+			sagg_codec_init(codec, exprType(arg), exprTypmod(arg));
 	}
 	initStringInfo(&kept->tuple);
 	image_equal = init_sort(kept, aggref);

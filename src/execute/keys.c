@@ -169,6 +169,18 @@ mix(uint64 hash, uint64 value)
 }
 
 /*
+ * What the start of a pane adds to the hash of its groups' keys.  All panes of
+ * a key are in one partition of the store, and the keys' own hash is told by
+ * that of a group: panes.c relies on both.
+ */
+uint32
+sagg_pane_salt(int64 start)
+{
+	return (uint32) (mix(UINT64CONST(0x9e3779b97f4a7c15), (uint64) start) >> 24) *
+		SAGG_STATE_PARTITIONS;
+}
+
+/*
  * The hash of a group, from the start of its window and its keys.  May leave
  * garbage in the current context.
  */
@@ -176,12 +188,14 @@ uint32
 sagg_keys_hash(SaggExecution *ex, int64 start, const Datum *keys,
 			   const bool *nulls)
 {
-	uint64		hash = mix(UINT64CONST(0x9e3779b97f4a7c15), (uint64) start);
+	bool		panes = ex->query->window.panes;
+	uint64		hash = mix(UINT64CONST(0x9e3779b97f4a7c15), panes ? 0 : (uint64) start);
 
 	for (int i = 0; i < ex->query->nkeys; i++)
 		hash = mix(hash, nulls[i] ? UINT64CONST(0xc4ceb9fe1a85ec53) :
 				   value_hash(ex, i, keys[i]));
-	return (uint32) ((hash * UINT64CONST(0xc4ceb9fe1a85ec53)) >> 32);
+	return (uint32) ((hash * UINT64CONST(0xc4ceb9fe1a85ec53)) >> 32) ^
+		(unlikely(panes) ? sagg_pane_salt(start) : 0);
 }
 
 /*

@@ -164,26 +164,27 @@ sagg_store_discard(dsa_handle *handle)
 
 /*
  * Note that a batch begins: from now on the store is not what the last commit
- * left.  "window_size" is that of the definition, 0 when windows never end.
+ * left.  "window" is that of the definition, and is copied.
  */
 void
-sagg_store_begin(SaggStore *store, int64 batch, int64 window_size)
+sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 {
 	Assert(store->nrecords == 0 && store->ntables == 0);
 	store->header->in_batch = true;
 	store->batch = batch;
-	store->window_size = window_size;
+	store->window = *window;
 	store->close_before = DT_NOBEGIN;
 }
 
 /*
- * Whether the batch at hand ends the window that starts at "start".
+ * Whether the batch at hand ends the window, or the last window of the pane,
+ * that starts at "start".
  */
 bool
 sagg_store_closes(const SaggStore *store, int64 start)
 {
-	return store->window_size > 0 &&
-		start + store->window_size <= store->close_before;
+	return store->window.kind != SAGG_WINDOW_NONE &&
+		sagg_window_end(&store->window, start) <= store->close_before;
 }
 
 static void

@@ -8,6 +8,25 @@
  * at or before the watermark that the commit before left, except in output
  * mode complete, where nothing is late.
  *
+ * A sliding window (hop) is [origin + n * slide, origin + n * slide + size).
+ * Where windows overlap, time is cut at each start and each end of one: what is
+ * between two cuts is a pane, and every window consists of whole panes.  With
+ * "rest" = size % slide they are
+ *
+ *		[origin + n * slide, origin + n * slide + rest)			if rest > 0
+ *		[origin + n * slide + rest, origin + (n + 1) * slide)
+ *
+ * so there are never more of them than with panes as long as the greatest
+ * common divisor of slide and size.  A row then goes into one group, that of its
+ * pane, whatever the number of its windows, and panes.c combines panes into
+ * windows.  A pane holds what was in time for any of its windows; what was late
+ * for one of them came after that window had been given out for the last time,
+ * so lateness by window needs no further care.
+ *
+ * Aggregates whose states cannot be combined have a group per window.  So have
+ * windows that do not overlap, where slide > size; a row between them is in no
+ * window, and counts as one that WHERE removes after it has moved event time.
+ *
  * Every kind of window has its branch in sagg_place_row; what a row costs there
  * it costs for each record of a stream, so a kind looks nothing up that the
  * analysis of the query could have found, and others do not pay for it.
@@ -66,6 +85,102 @@ window_start(const SaggWindow *window, int64 time, int64 *start)
 }
 
 /*
+ * Start of the last window that begins at or before a time.
+ */
+int64
+sagg_pane_window(const SaggWindow *window, int64 time)
+{
+	int64		into = (time - window->origin) % window->slide;
+
+	return time - into - (into < 0 ? window->slide : 0);
+}
+
+/*
+ * The last window of a time, and how many there are; false if any of them is
+ * out of range.
+ */
+static bool
+hop_windows(const SaggWindow *window, int64 time, int64 *last, int64 *n)
+{
+	int64		distance;
+	int64		into;
+	int64		first;
+	int64		end;
+
+	if (pg_sub_s64_overflow(time, window->origin, &distance))
+		return false;
+	into = distance % window->slide;
+	if (into < 0)
+		into += window->slide;
+	*n = window->size / window->slide + (into < window->size % window->slide ? 1 : 0);
+	return !pg_sub_s64_overflow(time, into, last) &&
+		(*n == 0 ||
+		 (!pg_sub_s64_overflow(*last, (*n - 1) * window->slide, &first) &&
+		  !pg_add_s64_overflow(*last, window->size, &end) &&
+		  IS_VALID_TIMESTAMP(first) && IS_VALID_TIMESTAMP(end)));
+}
+
+/*
+ * Of "n" windows, the last of which starts at "last": how many the watermark
+ * has passed.
+ */
+static int64
+hop_late(const SaggExecution *ex, int64 last, int64 n)
+{
+	const SaggWindow *window = &ex->query->window;
+	int64		watermark = ex->plan->watermark;
+	int64		first = last - (n - 1) * window->slide;
+
+	if (ex->stream->mode == SAGG_COMPLETE || first + window->size > watermark)
+		return 0;
+	return Min(n, (watermark - first - window->size) / window->slide + 1);
+}
+
+/*
+ * The windows of a row under hop.  Returns false, having counted it, for a row
+ * that goes no further.
+ */
+static bool
+place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *places)
+{
+	const SaggWindow *window = &ex->query->window;
+	int64		last;
+	int64		n;
+	int64		late;
+
+	if (!hop_windows(window, time, &last, &n))
+	{
+		sagg_refuse_window(ex, slot, time);
+		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		return false;
+	}
+	if (!ex->any_time || time > ex->max_time)
+		ex->max_time = time;
+	ex->any_time = true;
+	if (n == 0)
+	{
+		sagg_classify(ex, slot, SAGG_CLASS_FILTERED);
+		return false;
+	}
+	late = hop_late(ex, last, n);
+	ex->late_windows += late;
+	if (late == n)
+	{
+		sagg_classify(ex, slot, SAGG_CLASS_LATE);
+		return false;
+	}
+	places->start = last;
+	if (!window->panes)
+	{
+		places->n = n - late;
+		places->step = window->slide;
+	}
+	else if (time - last >= window->size % window->slide)
+		places->start += window->size % window->slide;
+	return true;
+}
+
+/*
  * Event time and windows of a row.  Returns false, having counted it, for a row
  * that goes no further.
  */
@@ -92,6 +207,8 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
 		return false;
 	}
+	if (query->window.kind == SAGG_WINDOW_HOP)
+		return place_in_hop(ex, slot, time, places);
 	if (windowed && !window_start(&query->window, time, &places->start))
 	{
 		sagg_refuse_window(ex, slot, time);
@@ -104,6 +221,7 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 	ex->any_time = true;
 	if (sagg_window_passed(ex, places->start))
 	{
+		ex->late_windows++;
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);
 		return false;
 	}

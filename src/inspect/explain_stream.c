@@ -132,6 +132,11 @@ explain_groups(StringInfo text, const SaggInspection *inspection)
 		case SAGG_WINDOW_TUMBLE:
 			line(text, "  Window: tumbling, %s", interval_text(query->window.size));
 			break;
+		case SAGG_WINDOW_HOP:
+			line(text, "  Window: sliding by %s, %s; state by %s",
+				 interval_text(query->window.slide), interval_text(query->window.size),
+				 query->window.panes ? "pane" : "window");
+			break;
 	}
 	for (int i = 0; i < query->nkeys; i++)
 		line(text, "  Key: %s %s", query->keys[i].name,

@@ -295,6 +295,7 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 	progress->totals.delivered += commit->counts.delivered;
 	progress->totals.aggregated += commit->counts.aggregated;
 	progress->totals.late += commit->counts.late;
+	progress->totals.late_windows += commit->counts.late_windows;
 	progress->totals.null_time += commit->counts.null_time;
 	progress->totals.dead_lettered += commit->counts.dead_lettered;
 	progress->totals.filtered += commit->counts.filtered;

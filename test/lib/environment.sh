@@ -35,34 +35,42 @@ set_up() {
 	cd "$work"
 }
 
+# resolve_kafka FOLDER [PROPERTY]...: jars into a folder of build, unless they are there
+resolve_kafka() {
+	local folder=$top/build/$1 log=$work/maven.log
+	if ! [ "$folder/complete" -nt "$top/test/kafka/pom.xml" ]; then
+		rm -rf "$folder"
+		if ! mvn -q -B -f "$top/test/kafka/pom.xml" -Dkafka.jars="$1" "${@:2}" dependency:copy-dependencies >"$log" 2>&1; then
+			echo "Maven could not get Kafka's jars" >&2
+			[ "${STREAM_AGG_KAFKA:-}" != required ] || tail -n 20 "$log" >&2
+			return 1
+		fi
+		touch "$folder/complete"
+	fi
+}
+
 # The jars of Apache Kafka, by Maven, and a copy that the servers' user can read.
 # Fails, and says why on stderr, where that cannot be.
 prepare_kafka() {
-	local program log=$work/maven.log
+	local program
 	for program in java mvn; do
 		if ! command -v $program >/dev/null; then
 			echo "$program is not installed" >&2
 			return 1
 		fi
 	done
-	if ! [ "$top/build/kafka/complete" -nt "$top/test/kafka/pom.xml" ]; then
-		rm -rf "$top/build/kafka"
-		if ! mvn -q -B -f "$top/test/kafka/pom.xml" dependency:copy-dependencies >"$log" 2>&1; then
-			echo "Maven could not get Kafka's jars" >&2
-			[ "${STREAM_AGG_KAFKA:-}" != required ] || tail -n 20 "$log" >&2
-			return 1
-		fi
-		touch "$top/build/kafka/complete"
-	fi
-	"${as_user[@]}" mkdir "$work/jars"
+	resolve_kafka kafka || return 1
+	resolve_kafka kafka-3.7 -Dkafka.version=3.7.1 || return 1
+	"${as_user[@]}" mkdir "$work/jars" "$work/jars-3.7"
 	cp "$top"/build/kafka/*.jar "$work/jars"
+	cp "$top"/build/kafka-3.7/*.jar "$work/jars-3.7"
 	cp "$top/test/kafka/cluster" "$work/bin/kafka_cluster"
-	chmod -R a+rX "$work/jars" "$work/bin/kafka_cluster"
+	chmod -R a+rX "$work/jars" "$work/jars-3.7" "$work/bin/kafka_cluster"
 }
 
 # after prepare_kafka: a cluster of one node
 start_kafka() {
-	export KAFKA_JARS=$work/jars KAFKA_CLUSTER=$work/bin/kafka_cluster KAFKA_SHARED=$work/shared_kafka
+	export KAFKA_JARS=$work/jars KAFKA_3_7_JARS=$work/jars-3.7 KAFKA_CLUSTER=$work/bin/kafka_cluster KAFKA_SHARED=$work/shared_kafka
 	"${as_user[@]}" "$KAFKA_CLUSTER" start "$KAFKA_SHARED" 1 $$ >kafka_start.log 2>&1 ||
 		{ cat kafka_start.log; return 1; }
 }

@@ -20,8 +20,13 @@ NULL is \\N, times are microseconds since 1970-01-01 00:00 UTC.  The rules:
 
     A record goes through WHERE first; what WHERE removes has no effect.
     A record without an event time is counted and has no further effect.
+    Windows start at multiples of the slide; where it is less than their size
+    they overlap, and a record belongs to several.  Where it is greater a record
+    may belong to none: it counts as filtered, after it has moved the watermark.
     A window [start, end) is late when end <= watermark, the one that the
-    commit *before* left.  A late record is counted and goes no further.
+    commit *before* left.  A record that is late for all of its windows is
+    counted and goes no further; one that is late for some counts in the others.
+    late_windows counts pairs of a record and a window it was late for.
     Then the watermark becomes the greatest event time, floored to
     milliseconds, less the delay, unless that would be a step back.  It starts
     at 1970-01-01.
@@ -38,7 +43,7 @@ import random
 from decimal import Decimal
 
 COMMIT = ("delivered", "aggregated", "late", "null_time", "filtered",
-          "rows_out", "rows_removed", "watermark")
+          "rows_out", "rows_removed", "watermark", "late_windows")
 ROW = ("window start", "k", "n", "n_large", "total", "least", "greatest",
        "price")
 
@@ -83,12 +88,13 @@ def total(group):
 
 
 class Stream:
-    """A running stream.  mode: append, update or complete; size: of the tumbling
-    windows, microseconds; delay: of the watermark, microseconds, or None for
+    """A running stream.  mode: append, update or complete; size and slide: of
+    the windows, microseconds; delay: of the watermark, microseconds, or None for
     a stream without a watermark."""
 
-    def __init__(self, mode, size, delay, where="true", having="true"):
+    def __init__(self, mode, size, slide, delay, where="true", having="true"):
         self.mode, self.size, self.delay = mode, size, delay
+        self.slide = slide
         self.where = Conditions.WHERE[where]
         self.having = Conditions.HAVING[having]
         self.watermark = None if delay is None else 0
@@ -99,6 +105,15 @@ class Stream:
         """Whether the watermark has passed the window at "start"."""
         return self.mode != "complete" and self.watermark is not None and \
             start + self.size <= self.watermark
+
+    def windows(self, time):
+        """Starts of the windows that hold a time."""
+        start = time - time % self.slide
+        starts = []
+        while start > time - self.size:
+            starts.append(start)
+            start -= self.slide
+        return starts
 
     def run(self, records):
         """Run one batch.  Returns its commit: a dict of COMMIT's columns."""
@@ -131,13 +146,18 @@ class Stream:
                 continue
             if greatest is None or record.time > greatest:
                 greatest = record.time
-            start = record.time - record.time % self.size
-            if self.passed(start):
+            starts = self.windows(record.time)
+            open_ones = [s for s in starts if not self.passed(s)]
+            counts["late_windows"] += len(starts) - len(open_ones)
+            if not starts:
+                counts["filtered"] += 1
+            elif not open_ones:
                 counts["late"] += 1
-                continue
-            counts["aggregated"] += 1
-            self.groups.setdefault((start, record.key), []).append(record)
-            touched.add((start, record.key))
+            else:
+                counts["aggregated"] += 1
+            for start in open_ones:
+                self.groups.setdefault((start, record.key), []).append(record)
+                touched.add((start, record.key))
         if self.watermark is not None and greatest is not None:
             floored = greatest - greatest % MILLISECOND
             self.watermark = max(self.watermark, floored - self.delay)
@@ -188,6 +208,11 @@ class Generator:
         self.mode = r.choice(("append", "update", "complete"))
         self.size = r.choice((SECOND, 7 * SECOND, 60 * SECOND,
                               250 * MILLISECOND, DAY))
+        self.slide = r.choice((self.size, self.size, self.size // 2,
+                               self.size // 5, self.size * 2 // 5,
+                               self.size * 3 // 2))
+        # an aggregate that can combine states, and one that cannot
+        self.sum = r.choice(("sum", "sum", "plain_sum"))
         self.delay = r.choice((0, self.size, self.size // 2, 3 * self.size,
                                self.size * 3 // 2 + 7 * MILLISECOND))
         if self.mode != "append" and r.random() < 0.25:
@@ -197,8 +222,8 @@ class Generator:
         # the head of the stream: before, around and long after 1970
         self.head = r.choice((-20 * self.size, 0, 19723 * DAY,
                               19723 * DAY + 1234567))
-        self.stream = Stream(self.mode, self.size, self.delay, self.where,
-                             self.having)
+        self.stream = Stream(self.mode, self.size, self.slide, self.delay,
+                             self.where, self.having)
 
     def interval(self, us):
         return "%d milliseconds" % (us // MILLISECOND)
@@ -206,12 +231,15 @@ class Generator:
     def scenario(self):
         """Name and value of everything the stream is made from."""
         yield "columns", "ts timestamptz, k text, v bigint, price numeric"
+        window = ("tumble(ts, '%s')" % self.interval(self.size)
+                  if self.slide == self.size else "hop(ts, '%s', '%s')"
+                  % (self.interval(self.slide), self.interval(self.size)))
         yield "query", (
-            "SELECT stream_agg.tumble(ts, '%s') AS win, k, count(*) AS n,"
+            "SELECT stream_agg.%s AS win, k, count(*) AS n,"
             " count(*) FILTER (WHERE v > 5) AS n_large, sum(v) AS total,"
-            " min(v) AS least, max(v) AS greatest, sum(price) AS price"
+            " min(v) AS least, max(v) AS greatest, %s(price) AS price"
             " FROM %%s WHERE %s GROUP BY 1, k HAVING %s"
-            % (self.interval(self.size), self.where.replace("%", "%%"),
+            % (window, self.sum, self.where.replace("%", "%%"),
                self.having.replace("%", "%%")))
         yield "mode", self.mode
         if self.delay is not None:
@@ -223,8 +251,9 @@ class Generator:
         if kind < 0.06:
             return None
         if kind < 0.30:         # an edge of a window, and around it
-            edge = self.head - self.head % self.size
-            return edge + r.randrange(-2, 3) * self.size + r.choice((-1, 0, 0, 1))
+            edge = self.head - self.head % self.slide
+            return edge + r.randrange(-2, 3) * r.choice(
+                (self.size, self.slide)) + r.choice((-1, 0, 0, 1))
         if kind < 0.50 and self.stream.watermark is not None:
             return self.stream.watermark + r.choice(
                 (-self.size, -MILLISECOND, -1, 0, 0, 1, MILLISECOND))

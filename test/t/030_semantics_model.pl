@@ -8,10 +8,11 @@ use PostgreSQL::Test::Utils;
 use StreamAgg::Test;
 use Test::More;
 
-my $scenarios = $ENV{MODEL_SCENARIOS} // 12;
+my $scenarios = $ENV{MODEL_SCENARIOS} // 16;
 my $broker = start_broker('none' => 1);
 my $node = new_node('model');
 my $first = seed() % 100000;
+$node->safe_psql('postgres', 'CREATE AGGREGATE plain_sum(numeric) (SFUNC = numeric_add, STYPE = numeric)');
 
 # The model's output: name => value of the scenario, and by batch the records,
 # whether to restart before it, the commit and the sink.
@@ -48,7 +49,7 @@ sub observe
 	my $watermark = microseconds("NULLIF(watermark, '-infinity')");
 	my $start = microseconds('lower(win)');
 	my $text = $node->safe_psql('postgres', qq{
-		COPY (SELECT delivered, aggregated, late, null_time, filtered, rows_out, rows_removed, $watermark
+		COPY (SELECT delivered, aggregated, late, null_time, filtered, rows_out, rows_removed, $watermark, late_windows
 		        FROM stream_agg.commits WHERE stream = '$stream' AND batch = $batch) TO STDOUT;
 		COPY (SELECT $start, k, n, n_large, total, least, greatest, price FROM $stream) TO STDOUT});
 	$text =~ s/\\\\/\\/g;
@@ -84,7 +85,8 @@ for my $seed ($first .. $first + $scenarios - 1)
 		last;
 	}
 	$node->safe_psql('postgres', "SELECT stream_agg.drop_stream('$stream')");
-	is($failure, '', "seed $seed: $scenario->{mode}, "
+	my ($window, $sum) = $scenario->{query} =~ /stream_agg\.(.*?\)) AS.*(\w+_sum|sum)\(price\)/;
+	is($failure, '', "seed $seed: $scenario->{mode}, $window, $sum, "
 		  . ($scenario->{watermark} // 'no watermark') . ', ' . scalar(@$batches) . ' batches equal the model');
 }
 

@@ -33,6 +33,8 @@ $node->safe_psql('postgres', q{
 		AS $$ SELECT range_merge($1, int8range($2, $2, '[]')) $$;
 	CREATE AGGREGATE extent(int) (SFUNC = widen, STYPE = int8range, INITCOND = 'empty');
 	-- polymorphic, variadic, over several arguments
+	CREATE FUNCTION last_of(anyelement, anyelement) RETURNS anyelement LANGUAGE sql IMMUTABLE AS $$ SELECT coalesce($2, $1) $$;
+	CREATE AGGREGATE last_item(aclitem) (SFUNC = last_of, STYPE = aclitem);
 	CREATE AGGREGATE collect(anycompatible) (SFUNC = array_append, STYPE = anycompatiblearray, INITCOND = '{}');
 	CREATE FUNCTION add_all(int8, VARIADIC int[]) RETURNS int8 LANGUAGE sql IMMUTABLE
 		AS $$ SELECT $1 + coalesce((SELECT sum(x) FROM unnest($2) x), 0) $$;
@@ -49,7 +51,7 @@ $node->safe_psql('postgres', q{
 		FINALFUNC = rank_final, FINALFUNC_EXTRA, HYPOTHETICAL, FINALFUNC_MODIFY = READ_WRITE);
 });
 create_source($node, $broker, 'events', 'events',
-	'ts timestamptz, id int, k int, i int, n numeric, t text, c text COLLATE nocase, f float8, m mood, b bool, j jsonb, p point');
+	'ts timestamptz, id int, k int, i int, n numeric, t text, c text COLLATE nocase, f float8, m mood, b bool, j jsonb, p point, a aclitem');
 
 sub pick { return $_[ $rng->(scalar @_) ]; }
 my @records;
@@ -63,21 +65,22 @@ for my $n (0 .. 599)
 			c => pick(undef, 'anna', 'ANNA', 'Anna', 'bob', 'Bob'),
 			f => pick(undef, '0', '-0.0', '0.5', '2', $rng->(30)),
 			m => pick(undef, 'sad', 'ok', 'happy'), b => pick(undef, 'true', 'false'),
-			j => pick(undef, '{"a": 1}', '{"a": 1.0}', '[]', "[$n]"), p => pick(undef, '(1,2)', '(1.5,0)') },
+			j => pick(undef, '{"a": 1}', '{"a": 1.0}', '[]', "[$n]"), p => pick(undef, '(1,2)', '(1.5,0)'),
+			a => pick(undef, 'postgres=r/postgres', '=w/postgres') },
 		numbers => [qw(id k i)], bare => [qw(b)]);
 }
 
 my %select = (
 	distinct => q{
 		count(DISTINCT i) AS i, count(DISTINCT n) AS n, count(DISTINCT t) AS t, count(DISTINCT c) AS c,
-		count(DISTINCT f) AS f, count(DISTINCT m) AS m, count(DISTINCT j) AS j, count(DISTINCT ts) AS ts,
+		count(DISTINCT f) AS f, count(DISTINCT m) AS m, count(DISTINCT j) AS j, count(DISTINCT (i, t)) AS pairs_it, count(DISTINCT (n, c, m)) AS rows, count(DISTINCT ts) AS ts,
 		count(DISTINCT b) FILTER (WHERE i > 0) AS filtered, count(DISTINCT 10 / i) FILTER (WHERE i <> 0) AS guarded,
 		count(DISTINCT i) * 2 + count(i) AS twice, sum(DISTINCT i) AS sum_i, sum(DISTINCT f) AS sum_f,
 		round(avg(DISTINCT n), 6) AS avg_n, stddev(DISTINCT i) AS deviation,
 		array_agg(DISTINCT i) AS all_i, array_agg(DISTINCT t COLLATE "C" ORDER BY t COLLATE "C" DESC) AS all_t,
 		array_agg(DISTINCT m) AS all_m, string_agg(DISTINCT t COLLATE "C", ';') AS strings,
 		lower(string_agg(DISTINCT c, ';')) AS names, corr(DISTINCT i, f) AS corr, regr_count(DISTINCT f, i) AS pairs,
-		jsonb_agg(DISTINCT i) AS json, min(DISTINCT t) AS least, bool_and(DISTINCT b) AS all_b, collect(DISTINCT i) AS collected,
+		jsonb_agg(DISTINCT i) AS json, jsonb_agg(DISTINCT (m, id % 5)) AS json_rows, min(DISTINCT t) AS least, bool_and(DISTINCT b) AS all_b, collect(DISTINCT i) AS collected,
 		sum_positive(DISTINCT i) AS positive, extent(DISTINCT i) AS extent, sum_all(DISTINCT i, id % 3) AS sum_all,
 		modified(DISTINCT i) AS modified},
 	ordered => q{
@@ -96,11 +99,11 @@ my %select = (
 		percent_rank(k) WITHIN GROUP (ORDER BY i) AS percent, cume_dist('ok'::mood) WITHIN GROUP (ORDER BY m) AS cume,
 		ranks(3, 'a'::text) WITHIN GROUP (ORDER BY i, t) AS ranks},
 	arrived => q{
-		array_agg(i) AS i, array_agg(t) AS t, array_agg(ARRAY[id, i]) AS arrays, array_agg(p) AS points, array_agg(m) AS moods,
+		array_agg(i) AS i, array_agg(t) AS t, array_agg(ARRAY[id, i]) AS arrays, array_agg(p) AS points, array_agg(m) AS moods, array_agg(a) AS items, json_agg((a, k)) AS item_rows, last_item(a) AS last_item,
 		string_agg(t, ',') AS strings, string_agg(convert_to(t, 'UTF8'), '\x00') AS bytes,
 		json_agg(i) AS json, jsonb_agg(j) AS jsonb, json_agg(events) AS records, json_object_agg(id, t) AS object,
 		jsonb_object_agg('k', i) AS last, xmlagg(xmlelement(name e, i)) AS xml, range_agg(int4range(id, id + i)) FILTER (WHERE i > 0) AS ranges,
-		array_agg(ROW(id, t)::pair) AS pairs, modified(i) AS modified, shareable(i) AS shareable, moving(i) AS moving,
+		array_agg(ROW(id, t)::pair) AS pairs, json_agg((i, t, m, n, ts)) AS anonymous, jsonb_agg(ROW('x', id, p)) FILTER (WHERE b) AS guarded, modified(i) AS modified, shareable(i) AS shareable, moving(i) AS moving,
 		pair_agg(t) AS pair, collect(i) AS collected, collect(t) FILTER (WHERE b) AS texts, sum_all(i, id, 3) AS sum_all,
 		sum_positive(i) AS positive, extent(i) AS extent, array_agg(id) FILTER (WHERE b) AS filtered,
 		hll_cardinality(hll_add_agg(hll_hash_text(t))) AS hll, hll_add_agg(hll_hash_integer(i), 12)::text AS hll_print,

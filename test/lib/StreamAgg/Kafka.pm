@@ -29,12 +29,13 @@ sub shared
 	return bless({ dir => $dir, nodes => 1, shared => 1 }, $class)->read_ports;
 }
 
-# new(nodes => 1 or 3, properties => { name => value }): a cluster of the test's
-# own, which ends with it.
+# new(nodes => 1 or 3, properties => { name => value }, jars => folder): a cluster
+# of the test's own, which ends with it; of another Kafka than the others if there
+# are jars.
 sub new
 {
 	my ($class, %how) = @_;
-	my $self = bless { dir => PostgreSQL::Test::Utils::tempdir(), nodes => $how{nodes} // 1 }, $class;
+	my $self = bless { dir => PostgreSQL::Test::Utils::tempdir(), nodes => $how{nodes} // 1, jars => $how{jars} }, $class;
 	if ($how{properties})
 	{
 		PostgreSQL::Test::Utils::append_to_file("$self->{dir}/extra.properties", "$_=$how{properties}{$_}\n")
@@ -50,6 +51,7 @@ sub cluster
 	my ($self, $command, @arguments) = @_;
 	my $output = '';
 	my @command = ($script, $command, $self->{dir}, @arguments);
+	local $ENV{KAFKA_JARS} = $self->{jars} // $ENV{KAFKA_JARS};
 
 	# nodes outlive the command and keep what they inherit, so no pipes
 	my $log = "$self->{dir}/cluster.log";

@@ -1,0 +1,270 @@
+/*-------------------------------------------------------------------------
+ *
+ * panes.c
+ *	  SaggSliding windows out of panes: which panes, and which windows.
+ *
+ * Groups of a stream with panes are of a pane each (windows.c).  When windows are
+ * given out, the panes of a key - of the batch, and of the store - are brought
+ * together in order of time, and sliding.c makes windows of them.  Every pane is
+ * read from the store once a batch, however many windows it is part of.
+ *
+ * Append gives out the windows that the batch closes, update the open ones of
+ * which it has changed a pane, complete all; open_windows all that are open.
+ * Nothing here changes the store, nor a group.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/int.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "panes.h"
+
+#define ST_SORT sort_panes
+#define ST_ELEMENT_TYPE SaggPane
+#define ST_COMPARE(a, b) \
+	((a)->keyhash != (b)->keyhash ? ((a)->keyhash < (b)->keyhash ? -1 : 1) : \
+	 (a)->start != (b)->start ? ((a)->start < (b)->start ? -1 : 1) : 0)
+#define ST_SCOPE static
+#define ST_DEFINE
+#include "lib/sort_template.h"
+
+static int
+compare_tables(const void *a, const void *b)
+{
+	int64		x = ((const SaggPaneTable *) a)->start;
+	int64		y = ((const SaggPaneTable *) b)->start;
+
+	return x < y ? -1 : x > y;
+}
+
+static void
+add_pane(SaggPaneList *list, uint32 keyhash, int64 start, SaggGroup *group,
+		 dsa_pointer version)
+{
+	SaggPane   *pane;
+
+	if (list->n == list->size)
+	{
+		list->size = Max(1024, list->size * 2);
+		list->panes = list->panes ?
+			repalloc_huge(list->panes, sizeof(SaggPane) * list->size) :
+			MemoryContextAllocHuge(CurrentMemoryContext, sizeof(SaggPane) * list->size);
+	}
+	pane = &list->panes[list->n++];
+	pane->keyhash = keyhash;
+	pane->start = start;
+	pane->group = group;
+	pane->version = version;
+}
+
+/*
+ * Start of the last window that ends at or before a time; PG_INT64_MIN if there
+ * is none.
+ */
+static int64
+last_window_until(const SaggWindow *window, int64 time)
+{
+	int64		start;
+	int64		distance;
+
+	if (TIMESTAMP_NOT_FINITE(time) ||
+		pg_sub_s64_overflow(time, window->size, &start) ||
+		pg_sub_s64_overflow(start, window->origin, &distance))
+		return PG_INT64_MIN;
+	return sagg_pane_window(window, start);
+}
+
+/*
+ * The windows that the batch may give out.
+ */
+static void
+set_range(SaggSliding *s)
+{
+	const SaggExecution *ex = s->ex;
+
+	s->first = PG_INT64_MIN;
+	s->last = PG_INT64_MAX;
+	if (ex->stream->mode == SAGG_COMPLETE)
+		return;
+	s->first = last_window_until(s->window, ex->plan->watermark);
+	if (s->first != PG_INT64_MIN)
+		s->first += s->window->slide;
+	if (ex->stream->mode == SAGG_APPEND && !ex->open_windows)
+		s->last = last_window_until(s->window, ex->store->close_before);
+}
+
+static void
+collect_batch(SaggSliding *s)
+{
+	for (SaggGroup *group = sagg_groups_next(s->ex, true); group;
+		 group = sagg_groups_next(s->ex, false))
+		add_pane(&s->batch, group->hash ^ sagg_pane_salt(group->start),
+				 group->start, group, InvalidDsaPointer);
+}
+
+/*
+ * The tables of a partition, by time.
+ */
+static void
+collect_tables(SaggSliding *s, int partition)
+{
+	SaggStore  *store = s->ex->store;
+
+	s->ntables = 0;
+	for (dsa_pointer dp = store->header->partitions[partition]; DsaPointerIsValid(dp);)
+	{
+		SaggTable  *table = SAGG_TABLE(store, dp);
+
+		if (s->ntables == s->max_tables)
+		{
+			s->max_tables = Max(256, s->max_tables * 2);
+			s->tables = s->tables ?
+				repalloc(s->tables, sizeof(SaggPaneTable) * s->max_tables) :
+				palloc(sizeof(SaggPaneTable) * s->max_tables);
+		}
+		s->tables[s->ntables].start = table->start;
+		s->tables[s->ntables++].table = table;
+		dp = table->next;
+	}
+	qsort(s->tables, s->ntables, sizeof(SaggPaneTable), compare_tables);
+}
+
+/*
+ * The first table at or after a time.
+ */
+static int
+find_table(const SaggSliding *s, int64 start)
+{
+	int			low = 0;
+	int			high = s->ntables;
+
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (s->tables[middle].start < start)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/*
+ * Append and complete: all stored panes of windows that are given out.
+ */
+static void
+add_stored(SaggSliding *s)
+{
+	SaggStore  *store = s->ex->store;
+
+	for (int i = find_table(s, s->first); i < s->ntables; i++)
+	{
+		SaggTable  *table = s->tables[i].table;
+		uint32		salt = sagg_pane_salt(table->start);
+		SaggSlotRef *slots;
+
+		if (s->last != PG_INT64_MAX && table->start >= s->last + s->window->size)
+			break;
+		CHECK_FOR_INTERRUPTS();
+		slots = table->nslots > 0 ? SAGG_SLOTS(store, table) : NULL;
+		for (uint32 j = 0; j < table->nslots; j++)
+		{
+			if (DsaPointerIsValid(slots[j].version))
+				add_pane(&s->work, slots[j].hash ^ salt, table->start, NULL,
+						 slots[j].version);
+		}
+	}
+}
+
+/*
+ * Update: of the keys the batch has changed, which "work" is sorted by, the
+ * stored panes in their windows.
+ */
+static void
+add_stored_of_changed(SaggSliding *s)
+{
+	SaggStore  *store = s->ex->store;
+	int64		n = s->work.n;
+
+	for (int64 i = 0, j; i < n; i = j)
+	{
+		uint32		keyhash = s->work.panes[i].keyhash;
+		int64		first = Max(sagg_first_window_of(s->window, s->work.panes[i].start), s->first);
+		int64		end;
+
+		for (j = i + 1; j < n && s->work.panes[j].keyhash == keyhash; j++)
+			;
+		end = sagg_pane_window(s->window, s->work.panes[j - 1].start) + s->window->size;
+		CHECK_FOR_INTERRUPTS();
+		for (int t = find_table(s, first); t < s->ntables && s->tables[t].start < end; t++)
+		{
+			SaggTable  *table = s->tables[t].table;
+			uint32		hash = keyhash ^ sagg_pane_salt(table->start);
+			uint32		step = 0;
+			dsa_pointer version;
+
+			while (sagg_table_probe(store, table, hash, &step, &version))
+				add_pane(&s->work, keyhash, table->start, NULL, version);
+		}
+	}
+}
+
+static void
+emit_partition(SaggSliding *s, int partition)
+{
+	SaggPaneList   *work = &s->work;
+
+	work->n = 0;
+	for (int64 i = 0; i < s->batch.n; i++)
+	{
+		if (SAGG_PARTITION_OF(s->batch.panes[i].keyhash) == partition)
+			add_pane(work, s->batch.panes[i].keyhash, s->batch.panes[i].start,
+					 s->batch.panes[i].group, InvalidDsaPointer);
+	}
+	collect_tables(s, partition);
+	if (!sagg_gives_out_all(s->ex))
+	{
+		sort_panes(work->panes, work->n);
+		add_stored_of_changed(s);
+	}
+	else
+		add_stored(s);
+	CHECK_FOR_INTERRUPTS();
+	sort_panes(work->panes, work->n);
+	for (int64 i = 0, j; i < work->n; i = j)
+	{
+		for (j = i + 1; j < work->n && work->panes[j].keyhash == work->panes[i].keyhash; j++)
+			;
+		sagg_sliding_emit(s, work->panes + i, j - i);
+	}
+}
+
+/*
+ * Give out what the batch has to, for a query with panes.  The batch's groups
+ * are not yet in the store.
+ */
+void
+sagg_panes_emit(SaggExecution *ex)
+{
+	SaggSliding		s = {.ex = ex,.window = &ex->query->window};
+	ExprContext *aggcontext = ex->aggcontext;
+
+	set_range(&s);
+	if (s.last < s.first)
+		return;
+	s.loaded = CreateStandaloneExprContext();
+	s.stacks = CreateStandaloneExprContext();
+	s.result = CreateStandaloneExprContext();
+	collect_batch(&s);
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+		emit_partition(&s, p);
+	sagg_sliding_allocate_in(&s, aggcontext);
+	FreeExprContext(s.result, true);
+	FreeExprContext(s.stacks, true);
+	FreeExprContext(s.loaded, true);
+}

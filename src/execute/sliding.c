@@ -1,0 +1,284 @@
+/*-------------------------------------------------------------------------
+ *
+ * sliding.c
+ *	  Sliding windows out of panes: the windows of one key.
+ *
+ * Each window is the combination of a run of panes, and the next one of almost
+ * the same.  So the windows of a key slide over its panes as a queue made of two
+ * stacks: of the front one, panes that were there when it was made, each entry
+ * holds the states from its pane to the stack's end; to the back one, those that
+ * have come in since, belongs one sum.  A window is the front entry of its first
+ * pane combined with that sum; when the front is used up, a new one is made of
+ * all panes of the window.  A pane is thus combined about three times, however
+ * many windows it is part of.
+ *
+ * Panes keep their order in all of that.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/int.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "panes.h"
+
+/*
+ * Start of the first window that holds a pane.
+ */
+int64
+sagg_first_window_of(const SaggWindow *window, int64 pane)
+{
+	return sagg_pane_window(window, pane - window->size) + window->slide;
+}
+
+/*
+ * Whether all windows in the range are given out, not those only that the batch
+ * has changed.
+ */
+bool
+sagg_gives_out_all(const SaggExecution *ex)
+{
+	return ex->stream->mode != SAGG_UPDATE || ex->open_windows;
+}
+
+/*
+ * What aggregate functions allocate goes to "context".
+ */
+void
+sagg_sliding_allocate_in(SaggSliding *s, ExprContext *context)
+{
+	s->ex->aggcontext = context;
+	s->ex->aggstate->curaggcontext = context;
+}
+
+/*
+ * Whether a pane of the store is among the batch's groups, in its present form.
+ * "panes" have one hash and are sorted by time.
+ */
+static bool
+is_superseded(const SaggPane *panes, int64 n, int64 i)
+{
+	for (int64 j = i - 1; j >= 0 && panes[j].start == panes[i].start; j--)
+	{
+		if (panes[j].group && panes[j].group->stored == panes[i].version)
+			return true;
+	}
+	for (int64 j = i + 1; j < n && panes[j].start == panes[i].start; j++)
+	{
+		if (panes[j].group && panes[j].group->stored == panes[i].version)
+			return true;
+	}
+	return false;
+}
+
+static SaggGroup *
+load_pane(SaggSliding *s, const SaggPane *pane)
+{
+	SaggExecution *ex = s->ex;
+	SaggVersion *version = SAGG_VERSION(ex->store, pane->version);
+	SaggGroup  *group = sagg_groups_allocate(ex);
+
+	sagg_entry_read(ex, group, version->entry, version->len, true);
+	group->stored = pane->version;
+	return group;
+}
+
+/*
+ * The states of the window that begins with pane "head", as long as its panes
+ * end at "tail".
+ */
+static const SaggAggState *
+slide(SaggSliding *s, int64 head, int64 tail)
+{
+	SaggExecution *ex = s->ex;
+	Size		size = sizeof(SaggAggState) * ex->query->naggs;
+	SaggAggState *states;
+
+	sagg_sliding_allocate_in(s, s->stacks);
+	if (head >= s->middle)
+	{
+		ReScanExprContext(s->stacks);
+		s->panes[tail - 1].front = s->panes[tail - 1].group->states;
+		for (int64 i = tail - 2; i >= head; i--)
+		{
+			states = MemoryContextAlloc(s->stacks->ecxt_per_tuple_memory, size);
+			sagg_states_copy(ex, states, s->panes[i].group->states);
+			sagg_states_combine(ex, states, s->panes[i + 1].front);
+			s->panes[i].front = states;
+			ResetExprContext(ex->tmpcontext);
+		}
+		s->middle = s->end = tail;
+		s->back = NULL;
+	}
+	for (; s->end < tail; s->end++)
+	{
+		if (s->back)
+			sagg_states_combine(ex, s->back, s->panes[s->end].group->states);
+		else
+		{
+			s->back = MemoryContextAlloc(s->stacks->ecxt_per_tuple_memory, size);
+			sagg_states_copy(ex, s->back, s->panes[s->end].group->states);
+		}
+		ResetExprContext(ex->tmpcontext);
+	}
+	if (s->back == NULL)
+		return s->panes[head].front;
+
+	sagg_sliding_allocate_in(s, s->result);
+	states = MemoryContextAlloc(s->result->ecxt_per_tuple_memory, size);
+	sagg_states_copy(ex, states, s->panes[head].front);
+	sagg_states_combine(ex, states, s->back);
+	return states;
+}
+
+/*
+ * The same without stacks, where no other window is given out.
+ */
+static const SaggAggState *
+fold(SaggSliding *s, int64 head, int64 tail)
+{
+	SaggExecution *ex = s->ex;
+	SaggAggState *states;
+
+	sagg_sliding_allocate_in(s, s->result);
+	states = MemoryContextAlloc(s->result->ecxt_per_tuple_memory,
+								sizeof(SaggAggState) * ex->query->naggs);
+	sagg_states_copy(ex, states, s->panes[head].group->states);
+	for (int64 i = head + 1; i < tail; i++)
+	{
+		sagg_states_combine(ex, states, s->panes[i].group->states);
+		ResetExprContext(ex->tmpcontext);
+	}
+	return states;
+}
+
+/*
+ * Give out a window of the key at hand: panes from "head" to before "tail".
+ */
+static void
+emit_window(SaggSliding *s, int64 start, int64 head, int64 tail)
+{
+	SaggExecution *ex = s->ex;
+	SaggGroup	group = *s->panes[head].group;
+
+	group.start = start;
+	if (tail - head > 1)
+		group.states = unconstify(SaggAggState *, s->first == s->last ?
+								  fold(s, head, tail) : slide(s, head, tail));
+	/* it was given out before if one of its panes was there */
+	group.stored = InvalidDsaPointer;
+	for (int64 i = head; s->panes[tail].stored > s->panes[head].stored; i++)
+	{
+		group.stored = s->panes[i].group->stored;
+		if (DsaPointerIsValid(group.stored))
+			break;
+	}
+	sagg_emit_group(ex, &group);
+	ResetExprContext(ex->tmpcontext);
+	ReScanExprContext(s->result);
+}
+
+/*
+ * All windows of the key at hand that are to be given out.
+ */
+static void
+emit_key(SaggSliding *s)
+{
+	bool		all = sagg_gives_out_all(s->ex);
+	int64		size = s->window->size;
+	int64		start = Max(s->first, sagg_first_window_of(s->window, s->panes[0].group->start));
+	int64		head = 0;
+	int64		tail = 0;
+
+	s->middle = s->end = 0;
+	s->back = NULL;
+	while (start <= s->last)
+	{
+		while (head < s->n && s->panes[head].group->start < start)
+			head++;
+		if (head == s->n)
+			break;
+		if (s->panes[head].group->start >= start + size)
+		{
+			start = sagg_first_window_of(s->window, s->panes[head].group->start);
+			continue;
+		}
+		tail = Max(tail, head);
+		while (tail < s->n && s->panes[tail].group->start < start + size)
+			tail++;
+		if (all || s->panes[tail].changed > s->panes[head].changed)
+			emit_window(s, start, head, tail);
+		if (pg_add_s64_overflow(start, s->window->slide, &start))
+			break;
+	}
+}
+
+/*
+ * The key of the first of some panes: it becomes the key at hand, its panes are
+ * taken out, and the number of those that remain is returned.
+ */
+static int64
+take_key(SaggSliding *s, SaggGroup **groups, int64 n)
+{
+	int64		rest = 0;
+	SaggGroup  *first = groups[0];
+
+	s->n = 0;
+	if (n >= s->size)
+	{
+		s->size = Max(256, n * 2);
+		s->panes = s->panes ? repalloc_huge(s->panes, sizeof(SaggKeyPane) * s->size) :
+			MemoryContextAllocHuge(s->ex->memory, sizeof(SaggKeyPane) * s->size);
+	}
+	s->panes[0].changed = s->panes[0].stored = 0;
+	for (int64 i = 0; i < n; i++)
+	{
+		SaggKeyPane *pane = &s->panes[s->n];
+
+		if (i > 0 && !sagg_keys_equal(s->ex, groups[i]->keys, groups[i]->keynulls,
+									  first->keys, first->keynulls))
+		{
+			groups[rest++] = groups[i];
+			continue;
+		}
+		pane->group = groups[i];
+		pane[1].changed = pane->changed + (groups[i]->changed ? 1 : 0);
+		pane[1].stored = pane->stored + (DsaPointerIsValid(groups[i]->stored) ? 1 : 0);
+		s->n++;
+	}
+	return rest;
+}
+
+/*
+ * The panes of one hash, sorted by time: of one key, as a rule.
+ */
+void
+sagg_sliding_emit(SaggSliding *s, const SaggPane *panes, int64 n)
+{
+	MemoryContext old = MemoryContextSwitchTo(s->loaded->ecxt_per_tuple_memory);
+	SaggGroup **groups = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(SaggGroup *) * n);
+	int64		ngroups = 0;
+
+	sagg_sliding_allocate_in(s, s->loaded);
+	for (int64 i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (panes[i].group)
+			groups[ngroups++] = panes[i].group;
+		else if (!is_superseded(panes, n, i))
+			groups[ngroups++] = load_pane(s, &panes[i]);
+		ResetExprContext(s->ex->tmpcontext);
+	}
+	while (ngroups > 0)
+	{
+		ngroups = take_key(s, groups, ngroups);
+		emit_key(s);
+	}
+	MemoryContextSwitchTo(old);
+	ReScanExprContext(s->stacks);
+	ReScanExprContext(s->loaded);
+}
+
