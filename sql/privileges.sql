@@ -76,8 +76,11 @@ TRUNCATE stream_agg.offsets;
 SELECT stream_agg.delete_dead_letters('alice.counts');
 SELECT stream_agg.delete_dead_letters('alice.counts', 0);
 SELECT stream_agg.delete_dead_letters(NULL);
+DELETE FROM stream_agg.late_records;
 SET ROLE stream_bob;
 SELECT stream_agg.delete_dead_letters('alice.counts');
+SELECT stream_agg.delete_late_records('alice.counts');
+SELECT stream_agg.repair_late('alice.counts');
 
 -- what opens files, runs programs or fetches URLs is for superusers, or for nobody
 SET ROLE stream_alice;

@@ -139,3 +139,20 @@ sagg_too_many_dead_letters(int64 kept, const SaggRefusals *refusals)
 					   refusals->first.reason) : 0,
 			 errhint("Look at stream_agg.dead_letters for what produces them; then run stream_agg.delete_dead_letters or raise stream_agg.max_dead_letters, and start the stream again.")));
 }
+
+/*
+ * The same for late records, of which the batch has "added".
+ */
+void
+sagg_too_many_late_records(int64 kept, int64 added)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_LATE_RECORDS),
+			 errmsg("the stream would have more than %d late records",
+					sagg_max_late_records),
+			 kept > 0 ?
+			 errdetail("There are " INT64_FORMAT ", and this micro-batch adds " INT64_FORMAT ".",
+					   kept, added) :
+			 errdetail("This micro-batch alone has more."),
+			 errhint("Run stream_agg.repair_late or stream_agg.delete_late_records, raise stream_agg.max_late_records, or set the stream's option late_records to false, and start the stream again.")));
+}

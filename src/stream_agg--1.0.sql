@@ -80,6 +80,13 @@ LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 10;
 COMMENT ON FUNCTION stream_agg.hop(timestamptz, interval, interval, timestamptz) IS
 'the sliding windows [start, end) that hold ts, earliest first; they start every slide, aligned to origin';
 
+CREATE FUNCTION stream_agg.session(ts timestamptz, gap interval)
+RETURNS tstzrange
+AS 'MODULE_PATHNAME', 'stream_agg_session'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.session(timestamptz, interval) IS
+'the session window [ts, ts + gap) of a record, NULL if gap is not greater than zero; in GROUP BY of a stream, those of a key that overlap or touch become one';
+
 /* ---------------------------------------------------------------- catalog */
 
 CREATE TABLE stream_agg.streams (
@@ -115,7 +122,7 @@ COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at c
 COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';
 COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in a micro-batch; NULL: stream_agg.max_records_per_batch';
 COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts, or the first after reset_stream: earliest, latest, offsets by partition or a time';
-COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay';
+COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout, late_records';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
 COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
@@ -148,6 +155,7 @@ CREATE TABLE stream_agg.offsets (
     suspects   jsonb,
     attempts   integer NOT NULL DEFAULT 0,
     skipped    jsonb NOT NULL DEFAULT '{}',
+    quiet      jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.offsets IS 'log of planned micro-batches; a retry runs the same plan, or a smaller one in search of a record';
@@ -159,6 +167,7 @@ COMMENT ON COLUMN stream_agg.offsets.batch_time IS 'now() in the query';
 COMMENT ON COLUMN stream_agg.offsets.suspects IS 'offsets among which a record is searched that cannot be processed, as in ranges; NULL: none is';
 COMMENT ON COLUMN stream_agg.offsets.attempts IS 'times a worker has begun the micro-batch anew after another had ended in it; counted only where on_error is not fail';
 COMMENT ON COLUMN stream_agg.offsets.skipped IS 'offsets that Kafka did not have, {"partition": [first, end]}, end exclusive and less than first where a partition has begun anew';
+COMMENT ON COLUMN stream_agg.offsets.quiet IS 'partitions that had been quiet for idle_timeout and are read to their ends, {"partition": end}; the watermark does not wait for those in which the micro-batch finds no event time, and goes by the clock if there are no others';
 
 CREATE TABLE stream_agg.commits (
     stream              text NOT NULL,
@@ -193,6 +202,9 @@ CREATE TABLE stream_agg.commits (
     late_windows        bigint NOT NULL DEFAULT 0,
     total_late_windows  bigint NOT NULL DEFAULT 0,
     reset               text CHECK (reset IN ('state', 'results')),
+    max_event_time      timestamptz NOT NULL DEFAULT '-infinity',
+    event_times         jsonb NOT NULL DEFAULT '{}',
+    active_times        jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.commits IS 'log of done micro-batches; its key lets a micro-batch commit only once';
@@ -228,6 +240,9 @@ COMMENT ON COLUMN stream_agg.commits.total_skipped IS 'number of offsets skipped
 COMMENT ON COLUMN stream_agg.commits.late_windows IS 'how often a record was too late for a window; one that slides can be late for some of its windows and count in others';
 COMMENT ON COLUMN stream_agg.commits.total_late_windows IS 'late_windows, since the stream''s first micro-batch';
 COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset_stream: state: state and offsets; results: and the next micro-batch replaces all rows of the sink';
+COMMENT ON COLUMN stream_agg.commits.max_event_time IS 'greatest event time so far, floored to ms; -infinity: none yet';
+COMMENT ON COLUMN stream_agg.commits.event_times IS 'with watermark_policy per_partition: greatest event time of each partition, {"partition": ms since 1970}; by topic where the source has several';
+COMMENT ON COLUMN stream_agg.commits.active_times IS 'with idle_timeout: time of the last micro-batch with an event time in the partition, alike';
 
 CREATE TABLE stream_agg.state (
     stream    text NOT NULL,
@@ -272,20 +287,49 @@ COMMENT ON COLUMN stream_agg.dead_letters.value IS 'the record''s value, byte by
 COMMENT ON COLUMN stream_agg.dead_letters.headers IS 'the record''s headers, [{"key": ..., "value": ...}, ...], with "key_hex" or "hex" for what is no text; NULL: it has none';
 COMMENT ON COLUMN stream_agg.dead_letters.error IS 'why the record could not be processed, cut to 500 bytes';
 
+CREATE TABLE stream_agg.late_records (
+    stream      text NOT NULL,
+    batch       bigint NOT NULL,
+    topic       text NOT NULL,
+    partition   integer NOT NULL,
+    "offset"    bigint NOT NULL,
+    "timestamp" timestamptz,
+    key         bytea,
+    value       bytea,
+    headers     jsonb,
+    event_time  timestamptz NOT NULL,
+    windows     tstzrange[] NOT NULL,
+    PRIMARY KEY (stream, topic, partition, "offset")
+);
+COMMENT ON TABLE stream_agg.late_records IS 'records that came too late for a window, of streams with the option late_records, until repair_late has put them right';
+COMMENT ON COLUMN stream_agg.late_records.stream IS 'name of the stream';
+COMMENT ON COLUMN stream_agg.late_records.batch IS 'micro-batch that the record was part of';
+COMMENT ON COLUMN stream_agg.late_records.topic IS 'Kafka topic';
+COMMENT ON COLUMN stream_agg.late_records.partition IS 'partition of the topic';
+COMMENT ON COLUMN stream_agg.late_records."offset" IS 'offset of the record';
+COMMENT ON COLUMN stream_agg.late_records."timestamp" IS 'the record''s own timestamp; NULL: it has none, or one out of range';
+COMMENT ON COLUMN stream_agg.late_records.key IS 'the record''s key, byte by byte; NULL: it has none';
+COMMENT ON COLUMN stream_agg.late_records.value IS 'the record''s value, byte by byte; NULL: it has none';
+COMMENT ON COLUMN stream_agg.late_records.headers IS 'the record''s headers, [{"key": ..., "value": ...}, ...], with "key_hex" or "hex" for what is no text; NULL: it has none';
+COMMENT ON COLUMN stream_agg.late_records.event_time IS 'the record''s event time; one without time zone as if it was UTC, as watermarks are';
+COMMENT ON COLUMN stream_agg.late_records.windows IS 'windows that lack the record';
+
 -- A dump holds the definitions (streams), the checkpoint (sources, offsets,
--- commits, state) and the dead letters.
+-- commits, state), the dead letters and the late records.
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.streams', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.sources', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.offsets', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.commits', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.state', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.dead_letters', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_agg.late_records', '');
 
 -- Owners read the rows of their streams; nobody but the worker, as the owner
 -- of the extension, writes.  Dead letters are deleted by a function: who has
 -- DELETE on a table may lock it.
 GRANT SELECT ON stream_agg.streams, stream_agg.sources, stream_agg.offsets,
-                stream_agg.commits, stream_agg.state, stream_agg.dead_letters TO PUBLIC;
+                stream_agg.commits, stream_agg.state, stream_agg.dead_letters,
+                stream_agg.late_records TO PUBLIC;
 
 CREATE FUNCTION stream_agg.is_owner(query oid)
 RETURNS boolean
@@ -304,6 +348,7 @@ ALTER TABLE stream_agg.offsets ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.commits ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.state ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.dead_letters ENABLE ROW LEVEL SECURITY;
+ALTER TABLE stream_agg.late_records ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY owner ON stream_agg.streams FOR SELECT
     USING (stream_agg.is_owner(query));
@@ -323,6 +368,9 @@ COMMENT ON POLICY owner ON stream_agg.state IS 'owners read the rows of their st
 CREATE POLICY owner ON stream_agg.dead_letters FOR SELECT
     USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) dead_letters.stream));
 COMMENT ON POLICY owner ON stream_agg.dead_letters IS 'owners read the rows of their streams';
+CREATE POLICY owner ON stream_agg.late_records FOR SELECT
+    USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) late_records.stream));
+COMMENT ON POLICY owner ON stream_agg.late_records IS 'owners read the rows of their streams';
 
 -- What a dump is restored into has the same database OID more often than one
 -- would think (that of database postgres is fixed), so a row that COPY or
@@ -379,12 +427,18 @@ LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.stop_stream(text) IS
 'stops a stream after the micro-batch it is in; stopping a stopped stream does nothing';
 
-CREATE FUNCTION stream_agg.alter_stream(stream text, options jsonb)
+CREATE FUNCTION stream_agg.alter_stream(
+    stream                  text,
+    options                 jsonb DEFAULT NULL,
+    trigger                 interval DEFAULT NULL,
+    max_offsets_per_trigger bigint DEFAULT NULL,
+    watermark               interval DEFAULT NULL,
+    query                   text DEFAULT NULL)
 RETURNS void
 AS 'MODULE_PATHNAME', 'stream_agg_alter_stream'
-LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION stream_agg.alter_stream(text, jsonb) IS
-'changes the options that are named, null to their default; takes effect with the next micro-batch, and a failed one that is run again';
+LANGUAGE C VOLATILE CALLED ON NULL INPUT;
+COMMENT ON FUNCTION stream_agg.alter_stream(text, jsonb, interval, bigint, interval, text) IS
+'changes what is not NULL, options that are null to their default, the query with its state kept; takes effect with the next micro-batch, and a failed one that is run again';
 
 CREATE FUNCTION stream_agg.delete_dead_letters(stream text, through_batch bigint DEFAULT NULL)
 RETURNS bigint
@@ -392,6 +446,25 @@ AS 'MODULE_PATHNAME', 'stream_agg_delete_dead_letters'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION stream_agg.delete_dead_letters(text, bigint) IS
 'deletes the dead letters of a stream, all or those of micro-batches up to one, and returns how many';
+
+CREATE FUNCTION stream_agg.delete_late_records(stream text, through_batch bigint DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'stream_agg_delete_late_records'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT;
+COMMENT ON FUNCTION stream_agg.delete_late_records(text, bigint) IS
+'deletes the late records of a stream, all or those of micro-batches up to one, and returns how many';
+
+CREATE FUNCTION stream_agg.repair_late(
+    stream text,
+    OUT win          tstzrange,
+    OUT late_records bigint,
+    OUT repaired     boolean,
+    OUT reason       text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'stream_agg_repair_late'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.repair_late(text) IS
+'replaces the rows of windows that lack late records by what the query gives with them, in this transaction, or says why it cannot';
 
 CREATE FUNCTION stream_agg.reset_stream(stream text, offsets text DEFAULT 'earliest', results boolean DEFAULT false)
 RETURNS void

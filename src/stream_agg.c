@@ -34,6 +34,7 @@ int			sagg_keep_batches = 100;
 int			sagg_max_retry_delay_ms = 60000;
 int			sagg_max_attempts = 10;
 int			sagg_max_dead_letters = 10000;
+int			sagg_max_late_records = 10000;
 int			sagg_max_poison_in_row = 100;
 int			sagg_max_stream_state_kb = -1;
 int			sagg_max_total_state_kb = -1;
@@ -99,6 +100,11 @@ define_settings(void)
 							"Errors that are expected to pass, such as an unreachable broker or a "
 							"deadlock, are retried without end.",
 							&sagg_max_attempts, 10, 1, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_late_records",
+							"Most rows of a stream in stream_agg.late_records.",
+							"A micro-batch that would add more fails the stream.",
+							&sagg_max_late_records, 10000, 0, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_dead_letters",
 							"Most rows of a stream in stream_agg.dead_letters.",

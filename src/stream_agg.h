@@ -52,6 +52,7 @@
 #define ERRCODE_SAGG_STATE_LIMIT		MAKE_SQLSTATE('S','A','0','0','7')
 #define ERRCODE_SAGG_DEAD_LETTERS		MAKE_SQLSTATE('S','A','0','0','8')
 #define ERRCODE_SAGG_POISON				MAKE_SQLSTATE('S','A','0','0','9')
+#define ERRCODE_SAGG_LATE_RECORDS		MAKE_SQLSTATE('S','A','0','1','5')
 
 /* settings (stream_agg.c) */
 extern bool sagg_enabled;
@@ -65,6 +66,7 @@ extern int	sagg_keep_batches;
 extern int	sagg_max_retry_delay_ms;
 extern int	sagg_max_attempts;
 extern int	sagg_max_dead_letters;
+extern int	sagg_max_late_records;
 extern int	sagg_max_poison_in_row;
 extern int	sagg_max_stream_state_kb;	/* -1 = no limit */
 extern int	sagg_max_total_state_kb;
@@ -94,6 +96,14 @@ typedef enum SaggOnDataLoss
 	SAGG_LOSS_EARLIEST			/* it goes on from the first that are */
 } SaggOnDataLoss;
 
+/* Whose event times make the watermark, and by which one a record is late. */
+typedef enum SaggWatermarkPolicy
+{
+	SAGG_WATERMARK_GLOBAL,		/* the greatest of all partitions */
+	SAGG_WATERMARK_PER_PARTITION	/* the least of the partitions' own, and its
+									 * partition's */
+} SaggWatermarkPolicy;
+
 /* The options of a stream: column "options" of stream_agg.streams. */
 typedef struct SaggStreamOptions
 {
@@ -106,6 +116,11 @@ typedef struct SaggStreamOptions
 	int64		min_offsets;	/* that make a batch; 0 = any */
 	int64		max_delay;		/* microseconds that fewer than min_offsets
 								 * wait, at most */
+	SaggWatermarkPolicy watermark_policy;
+	int64		idle_timeout;	/* microseconds without records after which
+								 * event time goes on with the clock; 0 =
+								 * never */
+	bool		late_records;	/* go to stream_agg.late_records */
 } SaggStreamOptions;
 
 /*
@@ -151,6 +166,22 @@ typedef struct SaggRange
 } SaggRange;
 
 /*
+ * Event time in one partition, as of a commit.
+ */
+typedef struct SaggPartitionTime
+{
+	int32		topic;
+	int32		partition;
+	int64		time;			/* greatest event time, floored to
+								 * milliseconds; DT_NOBEGIN = none yet, or
+								 * policy global */
+	TimestampTz active;			/* time of the last batch with a record that
+								 * has an event time; before the first, of the
+								 * batch that found the partition; DT_NOBEGIN
+								 * = no idle_timeout */
+} SaggPartitionTime;
+
+/*
  * The plan of a batch: a row of stream_agg.offsets.  A retry runs it again, or
  * a smaller one in its place (worker/poison.c).
  */
@@ -174,6 +205,14 @@ typedef struct SaggPlan
 	 */
 	int			nskipped;
 	SaggRange  *skipped;
+
+	/*
+	 * Partitions that have been quiet for idle_timeout and are read to their
+	 * ends, "start", by this batch: if it finds no event time in one, the
+	 * watermark does not wait for that one any longer.
+	 */
+	int			nquiet;
+	SaggRange  *quiet;
 } SaggPlan;
 
 /* The five counts of I5, and their sum: records delivered by Kafka. */
@@ -215,6 +254,9 @@ typedef struct SaggCommit
 	int64		stage_time[SAGG_STAGES];	/* microseconds */
 	int			nlast;
 	SaggRange  *last;			/* records, as in SaggProgress, after the batch */
+	int64		max_time;		/* these three as in SaggProgress, too */
+	int			ntimes;
+	SaggPartitionTime *times;
 } SaggCommit;
 
 /* Where a stream stands: its last commit and, if there is one, its open plan. */
@@ -238,6 +280,10 @@ typedef struct SaggProgress
 								 * reset */
 	bool		replace;		/* the next batch replaces all of the sink's
 								 * rows: see checkpoint/reset.c */
+	int64		max_time;		/* greatest event time, DT_NOBEGIN = none */
+	int			ntimes;
+	SaggPartitionTime *times;	/* by ascending topic and partition; of none
+								 * with policy global and no idle_timeout */
 	SaggPlan   *pending;		/* planned and not committed, or NULL */
 } SaggProgress;
 
@@ -249,9 +295,22 @@ typedef enum SaggWindowKind
 {
 	SAGG_WINDOW_NONE,			/* grouping by keys alone */
 	SAGG_WINDOW_TUMBLE,
-	SAGG_WINDOW_HOP				/* sliding: a record falls into several, or in
+	SAGG_WINDOW_HOP,			/* sliding: a record falls into several, or in
 								 * the gap between two into none */
+	SAGG_WINDOW_SESSION			/* as long as there are records */
 } SaggWindowKind;
+
+/* windows that are put together from states of several groups of records */
+#define SAGG_WINDOW_COMBINES(window) \
+	((window)->panes || (window)->kind == SAGG_WINDOW_SESSION)
+
+/* What a column has of the window. */
+typedef enum SaggWindowPart
+{
+	SAGG_WINDOW_WHOLE,
+	SAGG_WINDOW_START,
+	SAGG_WINDOW_END
+} SaggWindowPart;
 
 typedef struct SaggWindow
 {
@@ -267,6 +326,9 @@ typedef struct SaggWindow
 	bool		panes;			/* of hop: groups are kept by pane and combined
 								 * when a window is given out; see
 								 * execute/windows.c */
+	int64		gap;			/* of sessions, microseconds; 0 = the record's */
+	AttrNumber	gap_column;		/* of the inner query's rows, an interval, with
+								 * gap 0 */
 } SaggWindow;
 
 typedef struct SaggKey
@@ -326,6 +388,9 @@ typedef struct SaggQuery
 								 * yields the sink's columns */
 	Query	   *removed;		/* identity columns of the groups that do not
 								 * pass HAVING; NULL without HAVING */
+	Query	   *replaced;		/* identity columns of any groups; NULL unless
+								 * the window can change: sessions */
+	SaggWindowPart window_identity; /* what of the window "identity" has */
 	TupleDesc	output_desc;	/* of outer: the sink's columns by name */
 
 	/*
@@ -409,8 +474,32 @@ typedef struct SaggRefusals
 	uint8	   *bits;			/* by record: is it refused? */
 } SaggRefusals;
 
-/* One of them, as READ hands it to CHECKPOINT; values in the caller's context. */
-typedef struct SaggDeadLetter
+/*
+ * The rows of a batch that came too late, for streams that keep their records;
+ * by ascending record.
+ */
+typedef struct SaggLateRow
+{
+	int64		record;			/* its number within the batch */
+	int64		time;			/* event time */
+	int64		start;			/* of the window */
+	int64		end;
+} SaggLateRow;
+
+typedef struct SaggLateRows
+{
+	MemoryContext memory;		/* of "rows" */
+	int64		n;
+	int64		records;		/* how many they are of */
+	int64		size;			/* allocated */
+	SaggLateRow *rows;
+} SaggLateRows;
+
+/*
+ * A record that is put aside, a dead letter or a late one, as READ hands it to
+ * CHECKPOINT; values in the caller's context.
+ */
+typedef struct SaggAside
 {
 	int32		topic;
 	int32		partition;
@@ -423,10 +512,12 @@ typedef struct SaggDeadLetter
 	bool		no_key;
 	bool		no_value;
 	bool		no_headers;
-	const char *error;
-} SaggDeadLetter;
+	const char *error;			/* of a dead letter */
+	int			nrows;			/* of a late record */
+	const SaggLateRow *rows;
+} SaggAside;
 
-typedef bool (*SaggNextDeadLetter) (void *arg, SaggDeadLetter *letter);
+typedef bool (*SaggNextAside) (void *arg, SaggAside *aside);
 
 /* topics.c */
 extern int32 sagg_topic_number(const char *name);
@@ -438,6 +529,20 @@ extern SaggRange *sagg_partition_find(SaggRange *ranges, int nranges,
 extern bool sagg_topic_among(const SaggRange *ranges, int nranges,
 							 int32 topic);
 
+/* watermark.c */
+extern SaggPartitionTime *sagg_partition_times(const SaggStream *stream,
+											   const SaggRange *partitions,
+											   int npartitions,
+											   const SaggPartitionTime *known,
+											   int nknown, TimestampTz batch_time,
+											   int *n);
+extern int64 sagg_floor_ms(int64 time);
+extern TimestampTz sagg_watermark_of(const SaggStream *stream, int64 time);
+extern TimestampTz sagg_watermark_of_clock(const SaggStream *stream, int64 now);
+extern TimestampTz sagg_least_watermark(const SaggStream *stream,
+										const SaggPartitionTime *times,
+										const bool *quiet, int n, int64 now);
+
 /* refusals.c */
 extern SaggRefusals *sagg_refusals_make(SaggOnError policy);
 extern void sagg_refuse_record(SaggRefusals *refusals, int64 record,
@@ -445,6 +550,7 @@ extern void sagg_refuse_record(SaggRefusals *refusals, int64 record,
 extern bool sagg_record_refused(const SaggRefusals *refusals, int64 record);
 extern void sagg_too_many_dead_letters(int64 kept,
 									   const SaggRefusals *refusals);
+extern void sagg_too_many_late_records(int64 kept, int64 added);
 
 /* catalog_access.c */
 typedef struct SaggOwnerContext

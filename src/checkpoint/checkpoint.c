@@ -120,8 +120,8 @@ execute_plan_statement(SaggLogSection *section, SaggLogStatement statement,
 					   const SaggPlan *plan)
 {
 	bool		by_topic = sagg_names_topics(section->checkpoint);
-	Datum		values[8];
-	char		nulls[8];
+	Datum		values[9];
+	char		nulls[9];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[1] = Int64GetDatum(plan->batch);
@@ -132,6 +132,7 @@ execute_plan_statement(SaggLogSection *section, SaggLogStatement statement,
 	nulls[5] = plan->nsuspects > 0 ? ' ' : 'n';
 	values[6] = Int32GetDatum(plan->attempts);
 	values[7] = sagg_ranges_to_jsonb(plan->skipped, plan->nskipped, by_topic);
+	values[8] = sagg_offsets_to_jsonb(plan->quiet, plan->nquiet, by_topic);
 	return sagg_log_execute(section, statement, values, nulls, 0) == 1;
 }
 
@@ -342,8 +343,9 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	const SaggCounts *c = &commit->counts;
 	const SaggCounts *t = &before->totals;
 	const int64 *time = commit->stage_time;
+	bool		by_topic = sagg_names_topics(section->checkpoint);
 	int			n = 1;
-	Datum		values[31];
+	Datum		values[34];
 
 	values[n++] = Int64GetDatum(plan->batch);
 	values[n++] = offsets_after(section->checkpoint, before, plan);
@@ -370,13 +372,14 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	values[n++] = Float8GetDatum(milliseconds(time[SAGG_WRITE]));
 	values[n++] = Float8GetDatum(milliseconds(time[SAGG_CHECKPOINT]));
 	values[n++] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[n++] = sagg_ranges_to_jsonb(commit->last, commit->nlast,
-									   sagg_names_topics(section->checkpoint));
-	values[n++] = sagg_skips_to_jsonb(plan, commit,
-									  sagg_names_topics(section->checkpoint));
+	values[n++] = sagg_ranges_to_jsonb(commit->last, commit->nlast, by_topic);
+	values[n++] = sagg_skips_to_jsonb(plan, commit, by_topic);
 	values[n++] = Int64GetDatum(before->total_skipped + sagg_skipped_offsets(plan, commit));
 	values[n++] = Int64GetDatum(c->late_windows);
 	values[n++] = Int64GetDatum(t->late_windows + c->late_windows);
+	values[n++] = TimestampTzGetDatum(commit->max_time);
+	values[n++] = sagg_times_to_jsonb(commit->times, commit->ntimes, false, by_topic);
+	values[n++] = sagg_times_to_jsonb(commit->times, commit->ntimes, true, by_topic);
 	Assert(n == lengthof(values));
 	if (sagg_log_execute(section, SAGG_LOG_INSERT_COMMIT, values, NULL, 0) != 1)
 		raise_fenced(section, plan->batch, "committed");

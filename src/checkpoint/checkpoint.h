@@ -2,7 +2,7 @@
  *
  * checkpoint.h
  *	  Stage 4, CHECKPOINT: the logs offsets, commits, state and sources, and
- *	  dead letters.
+ *	  records put aside.
  *
  * Every function here runs in the caller's transaction and switches to the
  * extension's owner for its own statements only (I8).  A checkpoint object
@@ -48,12 +48,34 @@ extern int64 sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit
 extern void sagg_checkpoint_published(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_aborted(SaggCheckpoint *checkpoint);
 
-/* dead_letters.c */
+/* put_aside.c */
+extern void sagg_checkpoint_late_records(SaggCheckpoint *checkpoint,
+										 const SaggPlan *plan, int64 count,
+										 SaggNextAside next, void *arg,
+										 SaggCommit *commit);
 extern void sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint,
 										 const SaggPlan *plan,
 										 const SaggRefusals *refusals,
-										 SaggNextDeadLetter next, void *arg,
+										 SaggNextAside next, void *arg,
 										 SaggCommit *commit);
+
+/* late_log.c */
+typedef struct SaggLateWindow
+{
+	int64		start;
+	int64		end;
+	int64		records;		/* that came too late for it */
+	const char *reason;			/* why it cannot be repaired; NULL = it can */
+} SaggLateWindow;
+
+extern SaggLateWindow *sagg_checkpoint_late_windows(SaggCheckpoint *checkpoint,
+													int *nwindows);
+extern void sagg_checkpoint_late_repaired(SaggCheckpoint *checkpoint,
+										  const SaggLateWindow *windows,
+										  int nwindows);
+extern int64 sagg_checkpoint_time_before(SaggCheckpoint *checkpoint,
+										 const SaggRange *bound);
+extern SaggRange *sagg_checkpoint_dead_offsets(SaggCheckpoint *checkpoint, int *n);
 
 /* progress.c */
 extern SaggOrigin *sagg_checkpoint_origin(SaggCheckpoint *checkpoint);
@@ -66,6 +88,11 @@ extern void sagg_progress_suspects(SaggProgress *progress, const SaggPlan *plan,
 /* reset.c */
 extern void sagg_checkpoint_reset(const char *stream, bool replace);
 extern void sagg_checkpoint_forget_plan(SaggCheckpoint *checkpoint, int64 batch);
+
+/* rewrite.c */
+extern void sagg_checkpoint_rewrite(SaggCheckpoint *checkpoint,
+									const SaggProgress *progress,
+									const SaggStateAccess *state);
 
 /* state_restore.c */
 extern void sagg_checkpoint_restore(SaggCheckpoint *checkpoint,

@@ -42,9 +42,17 @@ typedef enum SaggLogStatement
 	SAGG_LOG_STATE_DELETE,
 	SAGG_LOG_DEAD_LETTERS_COUNT,
 	SAGG_LOG_DEAD_LETTERS_INSERT,
+	SAGG_LOG_LATE_RECORDS_COUNT,
+	SAGG_LOG_LATE_RECORDS_INSERT,
+	SAGG_LOG_LATE_WINDOWS,
+	SAGG_LOG_LATE_REPAIRED,
+	SAGG_LOG_LATE_FORGET,
+	SAGG_LOG_COMMITS,
+	SAGG_LOG_DEAD_OFFSETS,
 	SAGG_LOG_RESET_ORIGIN,
 	SAGG_LOG_RESET_PLANS,
 	SAGG_LOG_RESET_STATE,
+	SAGG_LOG_RESET_LATE_RECORDS,
 	SAGG_LOG_RESET_PLAN,
 	SAGG_LOG_RESET_COMMIT,
 	SAGG_LOG_STATEMENTS
@@ -68,7 +76,10 @@ enum
 	SAGG_COMMIT_SKIPPED,
 	SAGG_COMMIT_TIME,			/* -infinity: of a reset */
 	SAGG_COMMIT_REPLACE,
-	SAGG_COMMIT_LATE_WINDOWS
+	SAGG_COMMIT_LATE_WINDOWS,
+	SAGG_COMMIT_MAX_TIME,
+	SAGG_COMMIT_EVENT_TIMES,
+	SAGG_COMMIT_ACTIVE_TIMES
 };
 
 /* the blobs of one partition of the state: a base and deltas, or deltas */
@@ -184,6 +195,15 @@ extern bool sagg_offsets_from_jsonb(Jsonb *json, const char *topic,
 									SaggRange **ranges, int *nranges);
 extern bool sagg_ranges_from_jsonb(Jsonb *json, const char *topic,
 								   SaggRange **ranges, int *nranges);
+extern bool sagg_signed_from_jsonb(Jsonb *json, const char *topic,
+								   SaggRange **values, int *nvalues);
+
+/* partition_times.c */
+extern Datum sagg_times_to_jsonb(const SaggPartitionTime *times, int ntimes,
+								 bool active, bool by_topic);
+extern bool sagg_times_from_jsonb(Jsonb *event_times, Jsonb *active_times,
+								  const char *topic, SaggPartitionTime **times,
+								  int *ntimes);
 
 /* state_blob.c */
 extern void sagg_blob_writer_init(SaggBlobWriter *writer, MemoryContext context,

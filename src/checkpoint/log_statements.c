@@ -27,7 +27,7 @@
 
 #include "checkpoint_internal.h"
 
-#define MAX_ARGS	32
+#define MAX_ARGS	40
 
 typedef struct LogStatement
 {
@@ -76,14 +76,16 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"       total_filtered, total_rows_out, total_rows_removed, last_records,"
 		"       total_skipped,"
 		"       CASE WHEN reset IS NULL THEN committed ELSE '-infinity' END,"
-		"       coalesce(reset = 'results', false), total_late_windows"
+		"       coalesce(reset = 'results', false), total_late_windows,"
+		"       max_event_time, event_times, active_times"
 		"  FROM stream_agg.commits WHERE stream = $1"
 		" ORDER BY batch DESC LIMIT 1",
 		1, {TEXTOID}
 	},
 	[SAGG_LOG_PLANS_SINCE] = {
 		SPI_OK_SELECT,
-		"SELECT batch, ranges, watermark, batch_time, suspects, attempts, skipped"
+		"SELECT batch, ranges, watermark, batch_time, suspects, attempts, skipped,"
+		"       quiet"
 		"  FROM stream_agg.offsets WHERE stream = $1 AND batch >= $2"
 		" ORDER BY batch LIMIT 3",
 		2, {TEXTOID, INT8OID}
@@ -92,24 +94,24 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		SPI_OK_INSERT,
 		"INSERT INTO stream_agg.offsets"
 		"       (stream, batch, ranges, watermark, batch_time, suspects, attempts,"
-		"        skipped)"
-		" SELECT $1, $2, $3, $4, $5, $6, $7, $8"
+		"        skipped, quiet)"
+		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9"
 		"  WHERE (SELECT coalesce(max(c.batch), -1)"
 		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
 		" ON CONFLICT DO NOTHING",
-		8, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		JSONBOID, INT4OID, JSONBOID}
+		9, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		JSONBOID, INT4OID, JSONBOID, JSONBOID}
 	},
 	[SAGG_LOG_REPLACE_PLAN] = {
 		SPI_OK_UPDATE,
 		"UPDATE stream_agg.offsets"
 		"   SET ranges = $3, watermark = $4, batch_time = $5, suspects = $6,"
-		"       attempts = $7, skipped = $8"
+		"       attempts = $7, skipped = $8, quiet = $9"
 		" WHERE stream = $1 AND batch = $2"
 		"   AND (SELECT coalesce(max(c.batch), -1)"
 		"          FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1",
-		8, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		JSONBOID, INT4OID, JSONBOID}
+		9, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		JSONBOID, INT4OID, JSONBOID, JSONBOID}
 	},
 	[SAGG_LOG_INSERT_COMMIT] = {
 		SPI_OK_INSERT,
@@ -122,21 +124,23 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"        total_rows_out, total_rows_removed, state_blobs,"
 		"        read_time, execute_time, write_time, checkpoint_time,"
 		"        committed, last_records, skipped, total_skipped,"
-		"        late_windows, total_late_windows)"
+		"        late_windows, total_late_windows,"
+		"        max_event_time, event_times, active_times)"
 		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
 		"        $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,"
-		"        $25, $26, $27, $28, $29, $30, $31"
+		"        $25, $26, $27, $28, $29, $30, $31, $32, $33, $34"
 		"  WHERE (SELECT coalesce(max(c.batch), -1)"
 		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
 		" ON CONFLICT DO NOTHING",
-		31, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
+		34, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
 			INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
-		TIMESTAMPTZOID, JSONBOID, JSONBOID, INT8OID, INT8OID, INT8OID}
+			TIMESTAMPTZOID, JSONBOID, JSONBOID, INT8OID, INT8OID, INT8OID,
+		TIMESTAMPTZOID, JSONBOID, JSONBOID}
 	},
 	[SAGG_LOG_LAST_BATCH] = {
 		SPI_OK_SELECT,
@@ -223,6 +227,76 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 			TEXTOID, INT8OID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID,
 			TIMESTAMPTZARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, JSONBARRAYOID,
 		TEXTARRAYOID}
+	},
+	[SAGG_LOG_LATE_RECORDS_COUNT] = {
+		SPI_OK_SELECT,
+		"SELECT count(*) FROM stream_agg.late_records WHERE stream = $1",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_LATE_RECORDS_INSERT] = {
+		SPI_OK_INSERT,
+		"INSERT INTO stream_agg.late_records"
+		"       (stream, batch, topic, partition, \"offset\", \"timestamp\","
+		"        key, value, headers, event_time, windows)"
+		" SELECT $1, $2, r.topic, r.partition, r.off, r.ts, r.key, r.value,"
+		"        r.headers, r.event_time, w.windows"
+		"   FROM unnest($3, $4, $5, $6, $7, $8, $9, $10) WITH ORDINALITY"
+		"        AS r (topic, partition, off, ts, key, value, headers, event_time, n)"
+		"   JOIN (SELECT u.n, array_agg(tstzrange(u.s, u.e) ORDER BY u.s) AS windows"
+		"           FROM unnest($11, $12, $13) AS u (s, e, n) GROUP BY u.n) AS w"
+		"     ON w.n = r.n"
+		" ON CONFLICT (stream, topic, partition, \"offset\") DO UPDATE"
+		"   SET batch = excluded.batch,"
+		"       \"timestamp\" = excluded.\"timestamp\", key = excluded.key,"
+		"       value = excluded.value, headers = excluded.headers,"
+		"       event_time = excluded.event_time, windows = excluded.windows",
+		13, {
+			TEXTOID, INT8OID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID,
+			TIMESTAMPTZARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, JSONBARRAYOID,
+			TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
+		INT8ARRAYOID}
+	},
+	[SAGG_LOG_LATE_WINDOWS] = {
+		SPI_OK_SELECT,
+		"SELECT lower(w), upper(w), count(*)"
+		"  FROM stream_agg.late_records l, unnest(l.windows) AS w"
+		" WHERE l.stream = $1 GROUP BY w ORDER BY w",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_LATE_REPAIRED] = {
+		SPI_OK_UPDATE,
+		"UPDATE stream_agg.late_records l"
+		"   SET windows = ARRAY(SELECT w FROM unnest(l.windows) AS w"
+		"                        WHERE w <> ALL (r.windows) ORDER BY w)"
+		"  FROM (SELECT ARRAY(SELECT tstzrange(s, e)"
+		"                       FROM unnest($2, $3) AS u (s, e)) AS windows) AS r"
+		" WHERE l.stream = $1 AND l.windows && r.windows",
+		3, {TEXTOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID}
+	},
+	[SAGG_LOG_LATE_FORGET] = {
+		SPI_OK_DELETE,
+		"DELETE FROM stream_agg.late_records WHERE stream = $1 AND windows = '{}'",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_COMMITS] = {
+		SPI_OK_SELECT,
+		"SELECT c.offsets, c.max_event_time FROM stream_agg.commits c"
+		" WHERE c.stream = $1"
+		"   AND c.batch > (SELECT coalesce(max(r.batch), -1) FROM stream_agg.commits r"
+		"                   WHERE r.stream = $1 AND r.reset IS NOT NULL)"
+		" ORDER BY c.batch",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_DEAD_OFFSETS] = {
+		SPI_OK_SELECT,
+		"SELECT topic, partition, \"offset\""
+		"  FROM stream_agg.dead_letters WHERE stream = $1",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_RESET_LATE_RECORDS] = {
+		SPI_OK_DELETE,
+		"DELETE FROM stream_agg.late_records WHERE stream = $1",
+		1, {TEXTOID}
 	},
 	[SAGG_LOG_RESET_ORIGIN] = {
 		SPI_OK_INSERT,

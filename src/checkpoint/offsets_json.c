@@ -33,6 +33,7 @@
 typedef struct RangeReader
 {
 	bool		pairs;			/* ranges, not offsets */
+	bool		negative;		/* values may be */
 	int			n;
 	int			size;			/* allocated */
 	SaggRange  *ranges;
@@ -172,15 +173,22 @@ parse_digits(const char *text, int64 limit, int64 *value)
 }
 
 static bool
-parse_offset(const JsonbValue *element, int64 *offset)
+parse_offset(const RangeReader *reader, const JsonbValue *element, int64 *offset)
 {
-	Datum		text;
+	char	   *text;
 
 	if (element->type != jbvNumeric)
 		return false;
-	text = DirectFunctionCall1(numeric_out,
-							   NumericGetDatum(element->val.numeric));
-	return parse_digits(DatumGetCString(text), PG_INT64_MAX, offset);
+	text = DatumGetCString(DirectFunctionCall1(numeric_out,
+											   NumericGetDatum(element->val.numeric)));
+	if (reader->negative && text[0] == '-')
+	{
+		if (!parse_digits(text + 1, PG_INT64_MAX, offset))
+			return false;
+		*offset = -*offset;
+		return true;
+	}
+	return parse_digits(text, PG_INT64_MAX, offset);
 }
 
 static SaggRange *
@@ -213,16 +221,16 @@ parse_partition(RangeReader *reader, JsonbIterator **it, int32 topic,
 	range->partition = (int32) partition;
 	if (!reader->pairs)
 	{
-		if (token != WJB_VALUE || !parse_offset(v, &range->start))
+		if (token != WJB_VALUE || !parse_offset(reader, v, &range->start))
 			return false;
 		range->end = range->start;
 		return true;
 	}
 	return token == WJB_BEGIN_ARRAY &&
 		JsonbIteratorNext(it, v, false) == WJB_ELEM &&
-		parse_offset(v, &range->start) &&
+		parse_offset(reader, v, &range->start) &&
 		JsonbIteratorNext(it, v, false) == WJB_ELEM &&
-		parse_offset(v, &range->end) &&
+		parse_offset(reader, v, &range->end) &&
 		JsonbIteratorNext(it, v, false) == WJB_END_ARRAY;
 }
 
@@ -261,10 +269,10 @@ parse_partitions(RangeReader *reader, JsonbIterator **it, int32 topic, bool nest
 }
 
 static bool
-parse_object(Jsonb *json, bool pairs, const char *topic,
+parse_object(Jsonb *json, bool pairs, bool negative, const char *topic,
 			 SaggRange **ranges, int *nranges)
 {
-	RangeReader reader = {.pairs = pairs};
+	RangeReader reader = {.pairs = pairs, .negative = negative};
 	JsonbIterator *it;
 	JsonbIteratorToken token;
 	JsonbValue	v;
@@ -299,7 +307,7 @@ bool
 sagg_offsets_from_jsonb(Jsonb *json, const char *topic,
 						SaggRange **ranges, int *nranges)
 {
-	return parse_object(json, false, topic, ranges, nranges);
+	return parse_object(json, false, false, topic, ranges, nranges);
 }
 
 /*
@@ -309,5 +317,15 @@ bool
 sagg_ranges_from_jsonb(Jsonb *json, const char *topic,
 					   SaggRange **ranges, int *nranges)
 {
-	return parse_object(json, true, topic, ranges, nranges);
+	return parse_object(json, true, false, topic, ranges, nranges);
+}
+
+/*
+ * The same as for offsets of values that may be below zero.
+ */
+bool
+sagg_signed_from_jsonb(Jsonb *json, const char *topic,
+					   SaggRange **values, int *nvalues)
+{
+	return parse_object(json, false, true, topic, values, nvalues);
 }

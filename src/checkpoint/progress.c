@@ -27,7 +27,8 @@ enum
 	PLAN_BATCH_TIME,
 	PLAN_SUSPECTS,
 	PLAN_ATTEMPTS,
-	PLAN_SKIPPED
+	PLAN_SKIPPED,
+	PLAN_QUIET
 };
 
 static void
@@ -211,6 +212,29 @@ sagg_log_initial_watermark(SaggLogSection *section)
 }
 
 /*
+ * Event time as the last commit left it, from the row at hand.
+ */
+static void
+read_event_times(SaggLogSection *section, SaggProgress *progress)
+{
+	MemoryContext old;
+	Datum		event_times;
+	Datum		active_times;
+	bool		isnull;
+
+	progress->max_time = sagg_log_int64(0, SAGG_COMMIT_MAX_TIME);
+	event_times = sagg_log_value(0, SAGG_COMMIT_EVENT_TIMES, &isnull);
+	active_times = sagg_log_value(0, SAGG_COMMIT_ACTIVE_TIMES, &isnull);
+	old = MemoryContextSwitchTo(section->caller);
+	if (!sagg_times_from_jsonb(DatumGetJsonbP(event_times), DatumGetJsonbP(active_times),
+							   section->checkpoint->topic,
+							   &progress->times, &progress->ntimes))
+		corrupt_row(section->checkpoint, "commits", progress->batch,
+					"Its event times are not an object of times by partition.");
+	MemoryContextSwitchTo(old);
+}
+
+/*
  * The last commit into "progress"; without one it stays as it is.
  */
 static void
@@ -252,6 +276,7 @@ read_last_commit(SaggLogSection *section, SaggProgress *progress)
 		corrupt_row(checkpoint, "commits", progress->batch,
 					"Its last records are not an object of offset and timestamp by partition.");
 	MemoryContextSwitchTo(old);
+	read_event_times(section, progress);
 
 	if (progress->watermark == DT_NOEND)
 		corrupt_row(checkpoint, "commits", progress->batch,
@@ -274,6 +299,7 @@ plan_of_row(SaggLogSection *section, int row)
 	Datum		ranges;
 	Datum		suspects;
 	Datum		skipped;
+	Datum		quiet;
 	bool		isnull;
 
 	plan->batch = sagg_log_int64(row, PLAN_BATCH);
@@ -302,6 +328,11 @@ plan_of_row(SaggLogSection *section, int row)
 								&plan->skipped, &plan->nskipped))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"What it skips is not an object of offset pairs by partition.");
+	quiet = sagg_log_value(row, PLAN_QUIET, &isnull);
+	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(quiet), section->checkpoint->topic,
+								 &plan->quiet, &plan->nquiet))
+		corrupt_row(section->checkpoint, "offsets", plan->batch,
+					"Its quiet partitions are not an object of offsets by partition.");
 	MemoryContextSwitchTo(old);
 	return plan;
 }
@@ -433,6 +464,7 @@ sagg_checkpoint_progress(SaggCheckpoint *checkpoint)
 	progress->batch = -1;
 	progress->committed = DT_NOBEGIN;
 	progress->watermark = sagg_log_initial_watermark(&section);
+	progress->max_time = DT_NOBEGIN;
 	read_last_commit(&section, progress);
 	read_pending_plan(&section, origin, progress);
 	sagg_log_end(&section);

@@ -8,6 +8,8 @@
  * beginning.  So counters go on, a stale worker fails at its number (I2), and
  * the next micro-batch follows it like any other.  The origin is emptied, to be
  * found anew at the next contact with Kafka - on another topic or cluster too.
+ * Late records go: nothing is late yet, and the windows they missed are not
+ * what the stream is about any more.
  *
  * Column "reset" of its row in stream_agg.commits says whether the micro-batch
  * after it replaces the rows of the sink.  That is in the log, not in the
@@ -47,6 +49,7 @@ sagg_checkpoint_reset(const char *stream, bool replace)
 	values[1] = Int64GetDatum(batch);
 	(void) sagg_log_execute(&section, SAGG_LOG_RESET_PLANS, values, NULL, 0);
 	(void) sagg_log_execute(&section, SAGG_LOG_RESET_STATE, values, NULL, 0);
+	(void) sagg_log_execute(&section, SAGG_LOG_RESET_LATE_RECORDS, values, NULL, 0);
 	(void) sagg_log_execute(&section, SAGG_LOG_RESET_ORIGIN, values, NULL, 0);
 	values[1] = Int64GetDatum(batch + 1);
 	values[2] = TimestampTzGetDatum(watermark);

@@ -1,10 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * dead_letters_delete.c
- *	  delete_dead_letters: a stream's owner is done with some.
+ *	  delete_dead_letters and delete_late_records: a stream's owner is done
+ *	  with some.
  *
- * A function, for whoever may DELETE from a table may also lock it, and this
- * one is shared by all streams.
+ * Functions, for whoever may DELETE from a table may also lock it, and these
+ * are shared by all streams.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,13 +18,14 @@
 #include "define_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_delete_dead_letters);
+PG_FUNCTION_INFO_V1(stream_agg_delete_late_records);
 
 /*
- * delete_dead_letters(stream text, through_batch bigint) RETURNS bigint: how
- * many there were.
+ * (stream text, through_batch bigint) RETURNS bigint: how many there were in
+ * "table".
  */
-Datum
-stream_agg_delete_dead_letters(PG_FUNCTION_ARGS)
+static Datum
+delete_records(FunctionCallInfo fcinfo, const char *table)
 {
 	SaggStream *stream;
 	Oid			types[2] = {TEXTOID, INT8OID};
@@ -40,12 +42,24 @@ stream_agg_delete_dead_letters(PG_FUNCTION_ARGS)
 	values[1] = PG_ARGISNULL(1) ? Int64GetDatum(PG_INT64_MAX) : PG_GETARG_DATUM(1);
 	SPI_connect();
 	sagg_become_extension_owner(&owner);
-	if (SPI_execute_with_args("DELETE FROM stream_agg.dead_letters"
-							  " WHERE stream = $1 AND batch <= $2",
+	if (SPI_execute_with_args(psprintf("DELETE FROM stream_agg.%s"
+									   " WHERE stream = $1 AND batch <= $2", table),
 							  2, types, values, NULL, false, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete dead letters");
+		elog(ERROR, "could not delete from stream_agg.%s", table);
 	deleted = (int64) SPI_processed;
 	sagg_restore_user(&owner);
 	SPI_finish();
 	PG_RETURN_INT64(deleted);
+}
+
+Datum
+stream_agg_delete_dead_letters(PG_FUNCTION_ARGS)
+{
+	return delete_records(fcinfo, "dead_letters");
+}
+
+Datum
+stream_agg_delete_late_records(PG_FUNCTION_ARGS)
+{
+	return delete_records(fcinfo, "late_records");
 }

@@ -20,6 +20,8 @@ extern SaggStream *sagg_stream_by_view(Oid view, bool missing_ok);
 extern SaggStream *sagg_stream_of_sink(Oid sink);
 
 extern void sagg_stream_check_owner(const SaggStream *stream);
+extern void sagg_become_stream_owner(SaggOwnerContext *save,
+									 const SaggStream *stream);
 extern void sagg_stream_check_can_run(Oid owner);
 
 /* live_view.c */
@@ -58,7 +60,7 @@ extern SaggStart *sagg_starting_offsets(const char *text);
 /* query_analyze.c */
 extern SaggQuery *sagg_query_analyze(Query *query, const char *event_time,
 									 SaggOutputMode mode, bool has_watermark,
-									 bool name_records);
+									 const SaggStreamOptions *options);
 extern SaggQuery *sagg_query_of_view(const SaggStream *stream);
 
 /* query_text.c: a query that has no stream */

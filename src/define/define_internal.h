@@ -23,6 +23,9 @@
 extern int64 sagg_window_size(const Interval *size);
 extern int64 sagg_window_slide(const Interval *slide);
 
+/* session_window.c */
+extern int64 sagg_session_gap(const Interval *gap);
+
 /* query_checks.c: refusals by the shape of the query */
 extern void sagg_check_query_shape(const Query *query);
 extern void sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
@@ -33,7 +36,8 @@ extern void sagg_check_direct_arguments(const Aggref *aggref);
 
 /* query_source.c */
 extern int	sagg_count_sources(Node *node);
-extern List *sagg_find_sources(Query *query, bool always, Var **record);
+extern List *sagg_find_sources(Query *query, bool always, Var **record,
+								bool *multiplied);
 
 /* query_record.c */
 extern Var *sagg_carry_record(Query *query);
@@ -43,7 +47,7 @@ extern Node *sagg_event_time_column(Query *query, const char *name);
 extern FuncExpr *sagg_hop_of_rte(const RangeTblEntry *rte);
 extern void sagg_take_hop_from_lateral(Query *query);
 extern void sagg_check_select_list_srfs(const Query *query);
-extern void sagg_settle_panes(SaggQuery *result);
+extern void sagg_settle_panes(SaggQuery *result, bool per_partition);
 
 /* query_reads.c: what a query reads besides its source */
 extern void sagg_check_reads(const SaggQuery *query);
@@ -95,9 +99,13 @@ typedef struct SaggStreamArguments
 
 /* stream_arguments.c */
 extern SaggStreamArguments *sagg_stream_arguments(FunctionCallInfo fcinfo);
+extern int64 sagg_duration_argument(FunctionCallInfo fcinfo, int n,
+									const char *name);
+extern Datum sagg_interval_datum(int64 length);
 
 /* stream_create.c */
 extern RawStmt *sagg_parse_query(const char *text);
+extern Oid	sagg_make_query_view(char *schema, char *name, const char *text);
 extern void sagg_check_query(const SaggStream *stream, const SaggQuery *query);
 
 /* stream_options.c */
@@ -105,6 +113,8 @@ extern void sagg_stream_options_read(List *list, SaggStreamOptions *options);
 extern Datum sagg_stream_options_jsonb(const SaggStreamOptions *options);
 extern void sagg_check_max_future(const SaggStream *stream,
 								  const SaggQuery *query);
+extern void sagg_check_watermark_options(const SaggStream *stream,
+										 const SaggQuery *query);
 extern void sagg_check_min_offsets(const SaggStreamOptions *options,
 								   int64 max_offsets);
 
@@ -123,6 +133,25 @@ extern void sagg_drop_relation(Oid relid, ObjectType type);
 
 /* live_view.c */
 extern void sagg_drop_live_view(const SaggStream *stream);
+extern void sagg_refresh_live_view(const SaggStream *stream);
+
+/* query_change.c: from one query of a stream to another */
+typedef struct SaggQueryChange
+{
+	List	   *added;			/* columns of the new query, by number */
+	List	   *removed;		/* names of columns of the old one */
+	int		   *origins;		/* by aggregate of the new one, the aggregate of
+								 * the old one whose state it goes on with; -1 =
+								 * none */
+	int			new_aggregates; /* that are not in the old one */
+} SaggQueryChange;
+
+extern SaggQueryChange *sagg_compare_queries(const SaggStream *stream,
+											 const SaggQuery *old, Oid new_view,
+											 const SaggQuery *new);
+
+/* stream_requery.c */
+extern void sagg_change_query(SaggStream *stream, const char *text);
 
 /* parse_text.c */
 extern void sagg_text_errors_begin(ErrorContextCallback *callback,

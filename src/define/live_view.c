@@ -5,13 +5,14 @@
  *
  * The view is an ordinary one, over the sink and open_windows.  It belongs to
  * the stream's owner and goes with the stream, for without the stream it could
- * not be read.  It is found by its name, <sink>_live, and by what it is made
- * of; there is no row of it in the catalog.
+ * not be read.  It is found by what it is made of, so it may be renamed; there is
+ * no row of it in the catalog.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
@@ -20,6 +21,8 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "parser/parser.h"
+#include "parser/parsetree.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -29,14 +32,18 @@
 
 PG_FUNCTION_INFO_V1(stream_agg_create_live_view);
 
-/* does the rule of view $1 use open_windows, and belongs the view to role $2? */
-#define IS_LIVE_VIEW \
-	"SELECT FROM pg_catalog.pg_class c" \
+/* views of role $1 whose rules use open_windows, and table $2 */
+#define LIVE_VIEWS \
+	"SELECT c.oid FROM pg_catalog.pg_class c" \
 	"  JOIN pg_catalog.pg_rewrite r ON r.ev_class = c.oid" \
 	"  JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid" \
-	" WHERE c.oid = $1 AND c.relkind = 'v' AND c.relowner = $2" \
+	" WHERE c.relkind = 'v' AND c.relowner = $1" \
 	"   AND d.refclassid = 'pg_catalog.pg_proc'::regclass" \
-	"   AND d.refobjid = 'stream_agg.open_windows(anyelement)'::regprocedure"
+	"   AND d.refobjid = 'stream_agg.open_windows(anyelement)'::regprocedure" \
+	"   AND EXISTS (SELECT FROM pg_catalog.pg_depend s" \
+	"                WHERE s.classid = d.classid AND s.objid = d.objid" \
+	"                  AND s.refclassid = 'pg_catalog.pg_class'::regclass AND s.refobjid = $2)" \
+	" ORDER BY c.oid"
 
 static char *
 live_view_name(Oid sink)
@@ -46,35 +53,84 @@ live_view_name(Oid sink)
 	return name ? makeObjectName(name, NULL, "live") : NULL;
 }
 
-static bool
-is_live_view(Oid relid, Oid owner)
+/*
+ * The one relation, or function, that a subquery shows all rows of; NULL if it
+ * does something else.
+ */
+static RangeTblEntry *
+all_rows_of(const Query *query)
 {
-	Oid			types[2] = {OIDOID, OIDOID};
-	Datum		values[2] = {ObjectIdGetDatum(relid), ObjectIdGetDatum(owner)};
-	SaggOwnerContext save;
-	bool		found;
+	Node	   *from;
 
-	SPI_connect();
-	sagg_become_extension_owner(&save);
-	if (SPI_execute_with_args(IS_LIVE_VIEW, 2, types, values, NULL, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for a live view");
-	found = SPI_processed > 0;
-	sagg_restore_user(&save);
-	SPI_finish();
-	return found;
+	if (query->jointree->quals || list_length(query->jointree->fromlist) != 1 ||
+		query->groupClause || query->hasAggs || query->hasTargetSRFs ||
+		query->havingQual || query->distinctClause || query->setOperations ||
+		query->limitCount || query->limitOffset)
+		return NULL;
+	from = linitial(query->jointree->fromlist);
+	return IsA(from, RangeTblRef) ?
+		rt_fetch(((RangeTblRef *) from)->rtindex, query->rtable) : NULL;
 }
 
 /*
- * The live view of a stream, or InvalidOid.
+ * Whether a view is one of all rows of the sink and all open windows.
+ */
+static bool
+shows_all(Oid viewid, Oid sink)
+{
+	Relation	view = relation_open(viewid, AccessShareLock);
+	Query	   *query = get_view_query(view);
+	SetOperationStmt *setop = (SetOperationStmt *) query->setOperations;
+	bool		table = false;
+	bool		windows = false;
+	ListCell   *lc;
+
+	if (setop && setop->op == SETOP_UNION && setop->all &&
+		IsA(setop->larg, RangeTblRef) && IsA(setop->rarg, RangeTblRef) &&
+		!query->limitCount && !query->limitOffset)
+	{
+		foreach(lc, query->rtable)
+		{
+			RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+			RangeTblEntry *of = rte->rtekind == RTE_SUBQUERY ?
+				all_rows_of(rte->subquery) : NULL;
+
+			table = table || (of && of->rtekind == RTE_RELATION &&
+							  of->relid == sink && of->inh);
+			windows = windows || (of && of->rtekind == RTE_FUNCTION);
+		}
+	}
+	relation_close(view, NoLock);
+	return table && windows;
+}
+
+/*
+ * The live view of a stream, whatever it is called, or InvalidOid.
  */
 Oid
 sagg_live_view(const SaggStream *stream)
 {
-	char	   *name = live_view_name(stream->sink);
-	Oid			relid = name ? get_relname_relid(name, get_rel_namespace(stream->sink)) :
-		InvalidOid;
+	Oid			types[2] = {OIDOID, OIDOID};
+	Datum		values[2] = {ObjectIdGetDatum(stream->owner), ObjectIdGetDatum(stream->sink)};
+	SaggOwnerContext save;
+	Oid			found = InvalidOid;
 
-	return OidIsValid(relid) && is_live_view(relid, stream->owner) ? relid : InvalidOid;
+	SPI_connect();
+	sagg_become_extension_owner(&save);
+	if (SPI_execute_with_args(LIVE_VIEWS, 2, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for a live view");
+	sagg_restore_user(&save);
+	for (uint64 i = 0; i < SPI_processed && !OidIsValid(found); i++)
+	{
+		bool		isnull;
+		Oid			view = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+														  SPI_tuptable->tupdesc, 1, &isnull));
+
+		if (shows_all(view, stream->sink))
+			found = view;
+	}
+	SPI_finish();
+	return found;
 }
 
 /*
@@ -107,8 +163,23 @@ refuse_unless_append(const SaggStream *stream)
 				 errhint("Read table \"%s\".", get_rel_name(stream->sink))));
 }
 
+static void
+refuse_another(const SaggStream *stream)
+{
+	Oid			view = sagg_live_view(stream);
+
+	if (OidIsValid(view))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("stream \"%s\" has a live view already, \"%s\"",
+						sagg_stream_title(stream->name), get_rel_name(view))));
+}
+
+/*
+ * The statement that makes a live view of this name, which is qualified.
+ */
 static char *
-view_statement(Oid sink, const char *name)
+view_statement(Oid sink, const char *view, const char *command)
 {
 	Relation	rel = table_open(sink, AccessShareLock);
 	char	   *schema = get_namespace_name(RelationGetNamespace(rel));
@@ -127,9 +198,9 @@ view_statement(Oid sink, const char *name)
 	}
 	table_close(rel, NoLock);
 	initStringInfo(&text);
-	appendStringInfo(&text, "CREATE VIEW %s AS SELECT %s FROM %s UNION ALL"
+	appendStringInfo(&text, "%s %s AS SELECT %s FROM %s UNION ALL"
 					 " SELECT %s FROM stream_agg.open_windows(NULL::%s)",
-					 quote_qualified_identifier(schema, name),
+					 command, view,
 					 columns.data, table, columns.data, table);
 	return text.data;
 }
@@ -139,6 +210,21 @@ run_statement(const char *text)
 {
 	sagg_run_utility(linitial_node(RawStmt, raw_parser(text, RAW_PARSE_DEFAULT))->stmt,
 					 text, -1, 0);
+}
+
+/*
+ * The sink has got columns: the live view, if there is one, gets them too.
+ */
+void
+sagg_refresh_live_view(const SaggStream *stream)
+{
+	Oid			view = sagg_live_view(stream);
+
+	if (OidIsValid(view))
+		run_statement(view_statement(stream->sink,
+									 quote_qualified_identifier(get_namespace_name(get_rel_namespace(view)),
+																get_rel_name(view)),
+									 "CREATE OR REPLACE VIEW"));
 }
 
 /*
@@ -162,12 +248,14 @@ stream_agg_create_live_view(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the sink of stream \"%s\" does not exist", sagg_stream_title(stream->name))));
 	refuse_unless_append(stream);
+	refuse_another(stream);
 	schema = get_namespace_name(get_rel_namespace(stream->sink));
 
 	/* the stream's owner shall own it, whoever of that role is here */
 	GetUserIdAndSecContext(&save_user, &save_context);
 	SetUserIdAndSecContext(stream->owner, save_context | SECURITY_LOCAL_USERID_CHANGE);
-	run_statement(view_statement(stream->sink, name));
+	run_statement(view_statement(stream->sink, quote_qualified_identifier(schema, name),
+								 "CREATE VIEW"));
 	run_statement(psprintf("COMMENT ON VIEW %s IS %s",
 						   quote_qualified_identifier(schema, name),
 						   quote_literal_cstr(psprintf("results of stream %s, with windows that are still open",

@@ -17,12 +17,14 @@
 
 #include "access/relation.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
+#include "parser/parse_clause.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
 #include "tcop/tcopprot.h"
@@ -171,6 +173,18 @@ settle_event_time(Analysis *a, const char *name)
 }
 
 /*
+ * The gap of a session that is the record's own.
+ */
+static void
+settle_gap(Analysis *a)
+{
+	SaggWindow *window = &a->result->window;
+
+	if (window->kind == SAGG_WINDOW_SESSION && window->gap == 0)
+		window->gap_column = inner_column(a, lsecond(castNode(FuncExpr, a->windowexpr)->args));
+}
+
+/*
  * Grouping keys other than the window.
  */
 static void
@@ -242,7 +256,9 @@ settle_inputs(SaggQuery *result, bool *strict)
 	SaggAgg    *agg = &result->aggs[n];
 
 	agg->inputs = n;
-	agg->keeps_inputs = sagg_aggregate_keeps_inputs(agg->aggref, &strict[n]);
+	agg->keeps_inputs = sagg_aggregate_keeps_inputs(agg->aggref,
+													result->window.kind == SAGG_WINDOW_SESSION,
+													&strict[n]);
 	for (int i = 0; agg->keeps_inputs && i < n; i++)
 	{
 		const SaggAgg *other = &result->aggs[i];
@@ -334,18 +350,56 @@ make_inner(Analysis *a)
 }
 
 /*
+ * Have the rows of a join in the order of their records.  Without a join they
+ * are.
+ */
+static void
+order_by_record(Query *inner, AttrNumber record)
+{
+	TargetEntry *tle = list_nth_node(TargetEntry, inner->targetList, record - 1);
+	SortGroupClause *clause = makeNode(SortGroupClause);
+
+	clause->tleSortGroupRef = tle->ressortgroupref =
+		assignSortGroupRef(tle, inner->targetList);
+	clause->eqop = TIDEqualOperator;
+	clause->sortop = TIDLessOperator;
+	clause->hashable = true;
+	inner->sortClause = list_make1(clause);
+}
+
+/*
+ * Does EXECUTE need the rows in the order of their records?
+ */
+static bool
+needs_order(const SaggStreamOptions *options)
+{
+	return options->watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
+		options->late_records;
+}
+
+/*
+ * Must every row tell its record?  Else only those of joins do.
+ */
+static bool
+names_records(const SaggStreamOptions *options)
+{
+	return options->on_error != SAGG_FAIL || needs_order(options);
+}
+
+/*
  * Analyse a stream's query.  "query" is the output of parse analysis and is
- * scribbled on; "event_time" is the column the user named, or NULL; with
- * "name_records" every row tells its record.  The result is allocated in the current context.  Raises an error, with its
- * reason, for a query that a stream in this mode cannot run.
+ * scribbled on; "event_time" is the column the user named, or NULL.  The result
+ * is allocated in the current context.  Raises an error, with its reason, for a
+ * query that a stream in this mode cannot run.
  */
 SaggQuery *
 sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
-				   bool has_watermark, bool name_records)
+				   bool has_watermark, const SaggStreamOptions *options)
 {
 	Analysis	a = {0};
 	SaggQuery  *result = palloc0(sizeof(SaggQuery));
 	Var		   *record;
+	bool		joined;
 	ListCell   *lc;
 
 	a.result = result;
@@ -353,24 +407,28 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	sagg_check_query_shape(query);
 	flatten_aliases(query);
 	sagg_take_hop_from_lateral(query);
-	result->sources = sagg_find_sources(query, name_records, &record);
+	result->sources = sagg_find_sources(query, names_records(options), &record, &joined);
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);
 	settle_event_time(&a, event_time);
+	settle_gap(&a);
 	sagg_check_query_mode(result, mode, has_watermark);
 
 	if (a.windowexpr)
 		add_group_column(&a, a.windowexpr, "the window", 0);
 	take_keys(&a);
 	take_aggregates(&a);
-	sagg_settle_panes(result);
+	sagg_settle_panes(result,
+					  options->watermark_policy == SAGG_WATERMARK_PER_PARTITION);
 	if (record)
 		result->record = inner_column(&a, (Node *) record);
 
 	result->groups_desc = make_groups_desc(a.columns);
 	sagg_build_outer(result, query, a.columns);
 	result->inner = make_inner(&a);
+	if (joined && needs_order(options))
+		order_by_record(result->inner, result->record);
 	result->fingerprint = sagg_query_fingerprint(result);
 	return result;
 }
@@ -405,7 +463,7 @@ sagg_query_of_view(const SaggStream *stream)
 							   save_context | SECURITY_RESTRICTED_OPERATION);
 	result = sagg_query_analyze(query, stream->event_time, stream->mode,
 								stream->has_watermark,
-								stream->options.on_error != SAGG_FAIL);
+								&stream->options);
 	AtEOXact_GUC(false, nestlevel);
 	SetUserIdAndSecContext(save_user, save_context);
 	return result;

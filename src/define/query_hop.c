@@ -276,11 +276,12 @@ windows_per_record(const SaggWindow *window)
 
 /*
  * Whether groups are kept by pane, for a query whose aggregates are filled in:
- * if windows overlap, and all aggregates can combine states.  Refuses windows
- * that overlap too much.
+ * if windows overlap, and all aggregates can combine states.  Not with watermark
+ * policy "per_partition", by which a record can be late for one of two windows
+ * that are both open.  Refuses windows that overlap too much.
  */
 void
-sagg_settle_panes(SaggQuery *result)
+sagg_settle_panes(SaggQuery *result, bool per_partition)
 {
 	SaggWindow *window = &result->window;
 	const Aggref *obstacle = NULL;
@@ -293,7 +294,7 @@ sagg_settle_panes(SaggQuery *result)
 		if (!sagg_aggregate_combines(result->aggs[i].aggref))
 			obstacle = result->aggs[i].aggref;
 	}
-	window->panes = obstacle == NULL;
+	window->panes = obstacle == NULL && !per_partition;
 	limit = window->panes ? MAX_WINDOWS_BY_PANE : MAX_WINDOWS_BY_WINDOW;
 	if (windows_per_record(window) <= limit)
 		return;
@@ -304,6 +305,8 @@ sagg_settle_panes(SaggQuery *result)
 			 obstacle ?
 			 errdetail("More than " INT64_FORMAT " are not supported where an aggregate cannot combine states, as %s.",
 					   limit, get_func_name(obstacle->aggfnoid)) :
+			 per_partition ?
+			 errdetail("More than " INT64_FORMAT " are not supported with watermark_policy per_partition.", limit) :
 			 errdetail("More than " INT64_FORMAT " are not supported.", limit),
 			 errhint("Use a longer slide or a shorter size.")));
 }

@@ -6,7 +6,7 @@
  * "outer" is the stream's select list and HAVING over SAGG_ENR_GROUPS, so
  * PostgreSQL evaluates them, sublinks included.  "removed" gives the identity
  * of groups that do not pass HAVING, which an update stream deletes from its
- * sink.
+ * sink; "replaced" that of sessions that have become others.
  *
  *-------------------------------------------------------------------------
  */
@@ -66,20 +66,37 @@ query_over_groups(const SaggQuery *result, const Query *query,
 }
 
 /*
+ * Whether a bound of the window tells which it is, besides its keys.  The start
+ * of a session does if all have the same gap: then a later session of the key
+ * that is closed starts before any that is open.
+ */
+static bool
+bound_identifies(const SaggQuery *result, bool lower)
+{
+	return result->window.kind != SAGG_WINDOW_SESSION || !lower || result->window.gap > 0;
+}
+
+/*
  * Which column of the groups tells an output column's value and is told by it:
- * the column itself, or for the window a bound of it.  0 = none.
+ * the column itself, or for the window a bound of it.  0 = none.  Sets *part
+ * for the window.
  */
 static AttrNumber
-identifies(Node *expr, const SaggQuery *result)
+identifies(Node *expr, const SaggQuery *result, SaggWindowPart *part)
 {
+	*part = SAGG_WINDOW_WHOLE;
 	if (IsA(expr, FuncExpr) && result->window.kind != SAGG_WINDOW_NONE)
 	{
 		FuncExpr   *func = (FuncExpr *) expr;
 
 		if ((func->funcid == F_LOWER_ANYRANGE || func->funcid == F_UPPER_ANYRANGE) &&
 			IsA(linitial(func->args), Var) &&
-			((Var *) linitial(func->args))->varattno == 1)
+			((Var *) linitial(func->args))->varattno == 1 &&
+			bound_identifies(result, func->funcid == F_LOWER_ANYRANGE))
+		{
+			*part = func->funcid == F_LOWER_ANYRANGE ? SAGG_WINDOW_START : SAGG_WINDOW_END;
 			return 1;
+		}
 	}
 	return IsA(expr, Var) ? ((Var *) expr)->varattno : 0;
 }
@@ -106,9 +123,12 @@ find_identity(SaggQuery *result, List *columns, List *targetlist)
 		foreach(lt, targetlist)
 		{
 			TargetEntry *tle = lfirst_node(TargetEntry, lt);
+			SaggWindowPart part;
 
-			if (identifies((Node *) tle->expr, result) != attno)
+			if (identifies((Node *) tle->expr, result, &part) != attno)
 				continue;
+			if (column->keyno == 0)
+				result->window_identity = part;
 			result->identity[result->nidentity++] = tle->resno;
 			break;
 		}
@@ -161,6 +181,9 @@ sagg_build_outer(SaggQuery *result, const Query *query, List *columns)
 	result->output_desc = ExecCleanTypeFromTL(targetlist);
 	find_identity(result, columns, targetlist);
 
+	if (result->window.kind == SAGG_WINDOW_SESSION && result->missing_key == NULL)
+		result->replaced = query_over_groups(result, query,
+											 identity_targetlist(result, targetlist), NULL);
 	if (having && result->missing_key == NULL)
 	{
 		BooleanTest *test = makeNode(BooleanTest);

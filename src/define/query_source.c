@@ -318,11 +318,12 @@ locate_in_tree(Query *query, Node *node, SourceSearch *search)
  * Find the source of a stream's query, which is analysed and rewritten, and
  * bring the way to it into the form of subqueries.  Sets "record" to a Var of
  * "query" that tells the record of a row, or to NULL where a record has one row
- * at most and "always" is false.  Returns the OIDs of the sources; raises an
- * error if there are none, or if one stands where a stream cannot read it.
+ * at most and "always" is false; "multiplied" to whether it can have more.
+ * Returns the OIDs of the sources; raises an error if there are none, or if one
+ * stands where a stream cannot read it.
  */
 List *
-sagg_find_sources(Query *query, bool always, Var **record)
+sagg_find_sources(Query *query, bool always, Var **record, bool *multiplied)
 {
 	SourceSearch search = {0};
 
@@ -346,6 +347,7 @@ sagg_find_sources(Query *query, bool always, Var **record)
 	if (sagg_count_sources((Node *) query) > search.found)
 		refuse_second_source();
 
+	*multiplied = search.multiplied;
 	*record = search.multiplied || always ? sagg_carry_record(query) : NULL;
 	return search.sources;
 }

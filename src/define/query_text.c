@@ -60,7 +60,7 @@ sagg_query_of_text(const char *text, bool any_mode, SaggStream *stream)
 	stream->intervalstyle = setting("IntervalStyle");
 	stream->search_path = setting("search_path");
 	result = sagg_query_analyze(query, stream->event_time, stream->mode,
-								stream->has_watermark, false);
+								stream->has_watermark, &stream->options);
 	stream->sources = result->sources;
 	sagg_check_query(stream, result);
 	return result;

@@ -5,9 +5,10 @@
  *
  * stream_agg.tumble(ts, size [, origin]) is a tumbling window, as is
  * date_bin(size, ts, origin); stream_agg.hop(ts, slide, size [, origin]) is a
- * sliding one.  lower() and upper() of a window are that window, too.  Slide,
- * size and origin must be constants.  The functions are known by their OIDs,
- * never by name alone.
+ * sliding one.  Slide, size and origin must be constants.
+ * stream_agg.session(ts, gap) makes sessions; its gap may be an expression.
+ * lower() and upper() of a window are that window, too.  The functions are known
+ * by their OIDs, never by name alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,6 +34,15 @@ is_tumble(Oid funcid)
 
 	return funcid == LookupFuncName(name, 2, argtypes, true) ||
 		funcid == LookupFuncName(name, 3, argtypes, true);
+}
+
+static bool
+is_session(Oid funcid)
+{
+	Oid			argtypes[2] = {TIMESTAMPTZOID, INTERVALOID};
+	List	   *name = list_make2(makeString(SAGG_SCHEMA), makeString("session"));
+
+	return funcid == LookupFuncName(name, 2, argtypes, true);
 }
 
 /*
@@ -93,6 +103,21 @@ match_tumble(FuncExpr *func, SaggWindow *window)
 	return linitial(func->args);
 }
 
+/*
+ * A gap that is no constant is the record's; query_analyze.c gives it a column.
+ */
+static Node *
+match_session(FuncExpr *func, SaggWindow *window)
+{
+	Node	   *gap = eval_const_expressions(NULL, copyObject(lsecond(func->args)));
+
+	window->kind = SAGG_WINDOW_SESSION;
+	window->type = TSTZRANGEOID;
+	if (IsA(gap, Const))
+		window->gap = sagg_session_gap(DatumGetIntervalP(constant_argument(gap, "session", "gap")));
+	return linitial(func->args);
+}
+
 static Node *
 match_hop(FuncExpr *func, SaggWindow *window)
 {
@@ -150,6 +175,8 @@ sagg_match_window(Node *groupexpr, SaggWindow *window,
 
 	if (is_tumble(func->funcid))
 		*eventtime = match_tumble(func, window);
+	else if (is_session(func->funcid))
+		*eventtime = match_session(func, window);
 	else if (func->funcretset && sagg_is_hop(func->funcid))
 		*eventtime = match_hop(func, window);
 	else if (func == (FuncExpr *) groupexpr &&

@@ -1,11 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * stream_alter.c
- *	  alter_stream: other options for a stream that is there.
+ *	  alter_stream: what create_stream was told, for a stream that is there.
  *
  * So a stream that has failed at a record it cannot process goes on, from its
- * last commit, without that record.  State does not depend on options; a
- * micro-batch that is planned and not committed runs with the new ones.
+ * last commit, without that record.  State does not depend on options, trigger
+ * and bounds; a micro-batch that is planned and not committed runs with the new
+ * ones.  A watermark never goes back, whatever its delay becomes.  Another
+ * query is in stream_requery.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,11 +18,23 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
+#include "utils/timestamp.h"
 
 #include "define_internal.h"
 #include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_alter_stream);
+
+/* positions of the arguments */
+enum
+{
+	ARG_STREAM,
+	ARG_OPTIONS,
+	ARG_TRIGGER,
+	ARG_MAX_OFFSETS,
+	ARG_WATERMARK,
+	ARG_QUERY
+};
 
 /*
  * Change "stream" by options; those that are null get their default.
@@ -40,27 +54,92 @@ merge_options(SaggStream *stream, Datum changes)
 							 &stream->options);
 }
 
+/*
+ * The delay decides what becomes late from now on.  With none there is nothing
+ * that could have become late, and there may be state that would.
+ */
 static void
-update_row(const SaggStream *stream)
+change_watermark(SaggStream *stream, int64 delay)
 {
-	Oid			types[2] = {OIDOID, JSONBOID};
-	Datum		values[2];
-
-	values[1] = sagg_stream_options_jsonb(&stream->options);
-	sagg_stream_update(stream, "options = $2", 2, types, values);
+	if (!stream->has_watermark)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("stream \"%s\" has no watermark, and cannot get one", sagg_stream_title(stream->name)),
+				 errhint("Make another stream, with a watermark.")));
+	stream->watermark_delay = delay;
 }
 
 /*
- * alter_stream(stream text, options jsonb): waits for the micro-batch at hand;
- * on commit the stream goes on with the new options.  One that is stopped or
- * failed stays so.
+ * Change "stream" by the arguments that are not NULL.
+ */
+static void
+merge_arguments(SaggStream *stream, FunctionCallInfo fcinfo)
+{
+	if (!PG_ARGISNULL(ARG_OPTIONS))
+		merge_options(stream, PG_GETARG_DATUM(ARG_OPTIONS));
+	if (!PG_ARGISNULL(ARG_TRIGGER))
+		stream->trigger = sagg_duration_argument(fcinfo, ARG_TRIGGER, "trigger");
+	if (!PG_ARGISNULL(ARG_MAX_OFFSETS))
+		stream->max_offsets = PG_GETARG_INT64(ARG_MAX_OFFSETS);
+	if (stream->max_offsets < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_offsets_per_trigger must not be negative"),
+				 errhint("0 takes the bound away.")));
+	if (!PG_ARGISNULL(ARG_WATERMARK))
+		change_watermark(stream, sagg_duration_argument(fcinfo, ARG_WATERMARK, "watermark"));
+}
+
+/*
+ * The state of sliding windows is not the same with either policy.
+ */
+static void
+check_policy_change(const SaggStream *stream, SaggWatermarkPolicy before)
+{
+	SaggStream	old = *stream;
+
+	old.options.watermark_policy = before;
+	if (sagg_query_of_view(&old)->fingerprint == sagg_query_of_view(stream)->fingerprint)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("watermark_policy of stream \"%s\" cannot be changed",
+					sagg_stream_title(stream->name)),
+			 errdetail("Its state of sliding windows is by pane with policy global, and by window with per_partition."),
+			 errhint("Create another stream.")));
+}
+
+static void
+update_row(const SaggStream *stream)
+{
+	Oid			types[5] = {OIDOID, JSONBOID, INTERVALOID, INT8OID, INTERVALOID};
+	Datum		values[5];
+
+	values[1] = sagg_stream_options_jsonb(&stream->options);
+	values[2] = sagg_interval_datum(stream->trigger);
+	values[3] = Int64GetDatum(stream->max_offsets);
+	values[4] = sagg_interval_datum(stream->watermark_delay);
+	sagg_stream_update(stream,
+					   "options = $2, trigger_interval = $3,"
+					   " max_offsets_per_trigger = NULLIF($4, 0),"
+					   " watermark = CASE WHEN watermark IS NOT NULL THEN $5 END",
+					   5, types, values);
+}
+
+/*
+ * alter_stream(stream text, options jsonb, trigger interval,
+ * max_offsets_per_trigger bigint, watermark interval, query text): changes what
+ * is not NULL.  Waits for the micro-batch at hand; on commit the stream goes on
+ * with what has changed.  One that is stopped or failed stays so, but with
+ * another query a failed one tries again.
  */
 Datum
 stream_agg_alter_stream(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *name = sagg_required_argument(fcinfo, ARG_STREAM, "stream");
 	SaggStream *stream;
 	SaggQuery  *query;
+	SaggWatermarkPolicy policy;
 
 	PreventCommandDuringRecovery("stream_agg.alter_stream()");
 	stream = sagg_stream_by_name(name, false);
@@ -69,9 +148,15 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 
 	/* as others left it that held the lock before */
 	stream = sagg_stream_by_view(stream->view, false);
-	merge_options(stream, PG_GETARG_DATUM(1));
+	policy = stream->options.watermark_policy;
+	merge_arguments(stream, fcinfo);
+	if (stream->options.watermark_policy != policy)
+		check_policy_change(stream, policy);
+	if (!PG_ARGISNULL(ARG_QUERY))
+		sagg_change_query(stream, sagg_text_argument(fcinfo, ARG_QUERY));
 	query = sagg_query_of_view(stream);
 	sagg_check_max_future(stream, query);
+	sagg_check_watermark_options(stream, query);
 	sagg_check_delivery(stream, query);
 	sagg_check_min_offsets(&stream->options, stream->max_offsets);
 	update_row(stream);

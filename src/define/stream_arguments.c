@@ -57,8 +57,8 @@ starting_offsets(FunctionCallInfo fcinfo)
 /*
  * A length of time in microseconds, not negative.
  */
-static int64
-duration(FunctionCallInfo fcinfo, int n, const char *name)
+int64
+sagg_duration_argument(FunctionCallInfo fcinfo, int n, const char *name)
 {
 	int64		length = sagg_interval_length(PG_GETARG_INTERVAL_P(n), name);
 
@@ -67,6 +67,18 @@ duration(FunctionCallInfo fcinfo, int n, const char *name)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must not be negative", name)));
 	return length;
+}
+
+/*
+ * Such a length as an interval, in the current context.
+ */
+Datum
+sagg_interval_datum(int64 length)
+{
+	Interval   *interval = palloc0(sizeof(Interval));
+
+	interval->time = length;
+	return IntervalPGetDatum(interval);
 }
 
 static bool
@@ -93,7 +105,7 @@ sagg_stream_arguments(FunctionCallInfo fcinfo)
 	args->query = sagg_required_argument(fcinfo, ARG_QUERY, "query");
 	args->has_watermark = !PG_ARGISNULL(ARG_WATERMARK);
 	if (args->has_watermark)
-		args->watermark_delay = duration(fcinfo, ARG_WATERMARK, "watermark");
+		args->watermark_delay = sagg_duration_argument(fcinfo, ARG_WATERMARK, "watermark");
 	args->event_time = sagg_text_argument(fcinfo, ARG_EVENT_TIME);
 	args->mode = output_mode(fcinfo);
 	if (PG_ARGISNULL(ARG_TRIGGER))
@@ -101,7 +113,7 @@ sagg_stream_arguments(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("trigger must not be NULL"),
 				 errhint("trigger => '0' runs one micro-batch after the other.")));
-	args->trigger = duration(fcinfo, ARG_TRIGGER, "trigger");
+	args->trigger = sagg_duration_argument(fcinfo, ARG_TRIGGER, "trigger");
 	args->sink = sink ? sagg_parse_name(sink, "sink") : NULL;
 	args->starting_offsets = starting_offsets(fcinfo);
 	args->max_offsets = PG_ARGISNULL(ARG_MAX_OFFSETS) ? 0 : PG_GETARG_INT64(ARG_MAX_OFFSETS);

@@ -23,6 +23,7 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
@@ -356,4 +357,29 @@ sagg_stream_check_can_run(Oid owner)
 				 errhint("Use GRANT CONNECT ON DATABASE %s TO %s.",
 						 quote_identifier(get_database_name(MyDatabaseId)),
 						 quote_identifier(name))));
+}
+
+static void
+set_for_now(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * Switch to a stream's owner and the settings of its micro-batches.  "save" is
+ * the caller's and goes to sagg_restore_user; after an ERROR the end of the
+ * (sub)transaction does that.
+ */
+void
+sagg_become_stream_owner(SaggOwnerContext *save, const SaggStream *stream)
+{
+	GetUserIdAndSecContext(&save->save_userid, &save->save_sec_context);
+	SetUserIdAndSecContext(stream->owner,
+						   save->save_sec_context | SECURITY_RESTRICTED_OPERATION);
+	save->save_nestlevel = NewGUCNestLevel();
+	set_for_now("timezone", stream->timezone);
+	set_for_now("datestyle", stream->datestyle);
+	set_for_now("intervalstyle", stream->intervalstyle);
+	set_for_now("search_path", stream->search_path);
 }

@@ -61,20 +61,21 @@ sagg_parse_query(const char *text)
 }
 
 /*
- * Make the stream's view; returns its OID.
+ * Make a view for the query of a stream; returns its OID.  Raises what CREATE
+ * VIEW raises.
  */
-static Oid
-make_view(const SaggStreamArguments *args, char *schema)
+Oid
+sagg_make_query_view(char *schema, char *name, const char *text)
 {
-	RawStmt    *raw = sagg_parse_query(args->query);
+	RawStmt    *raw = sagg_parse_query(text);
 	ViewStmt   *stmt = makeNode(ViewStmt);
 	ErrorContextCallback callback;
 
-	stmt->view = makeRangeVar(schema, sagg_stream_view_name(args->name), -1);
+	stmt->view = makeRangeVar(schema, name, -1);
 	stmt->query = raw->stmt;
 	stmt->withCheckOption = NO_CHECK_OPTION;
-	sagg_text_errors_begin(&callback, args->query);
-	sagg_run_utility((Node *) stmt, args->query, raw->stmt_location, raw->stmt_len);
+	sagg_text_errors_begin(&callback, text);
+	sagg_run_utility((Node *) stmt, text, raw->stmt_location, raw->stmt_len);
 	sagg_text_errors_end(&callback);
 	return RangeVarGetRelid(stmt->view, NoLock, false);
 }
@@ -170,15 +171,6 @@ setting(const char *name)
 	return CStringGetTextDatum(GetConfigOption(name, false, false));
 }
 
-static Datum
-interval_datum(int64 length)
-{
-	Interval   *interval = palloc0(sizeof(Interval));
-
-	interval->time = length;
-	return IntervalPGetDatum(interval);
-}
-
 static void
 insert_row(const char *command, int nargs, Oid *types, Datum *values, const char *nulls)
 {
@@ -218,11 +210,11 @@ insert_stream(const SaggStream *stream, const char *search_path, bool start)
 	values[2] = ObjectIdGetDatum(stream->sink);
 	values[3] = ObjectIdGetDatum(linitial_oid(stream->sources));
 	values[4] = CStringGetTextDatum(sagg_mode_name(stream->mode));
-	values[5] = interval_datum(stream->watermark_delay);
+	values[5] = sagg_interval_datum(stream->watermark_delay);
 	nulls[5] = stream->has_watermark ? ' ' : 'n';
 	values[6] = stream->event_time ? CStringGetTextDatum(stream->event_time) : (Datum) 0;
 	nulls[6] = stream->event_time ? ' ' : 'n';
-	values[7] = interval_datum(stream->trigger);
+	values[7] = sagg_interval_datum(stream->trigger);
 	values[8] = Int64GetDatum(stream->max_offsets);
 	nulls[8] = stream->max_offsets > 0 ? ' ' : 'n';
 	values[9] = CStringGetTextDatum(stream->starting_offsets);
@@ -296,6 +288,7 @@ sagg_check_query(const SaggStream *stream, const SaggQuery *query)
 						   sagg_mode_name(stream->mode)),
 				 errhint("Add the key to the select list.")));
 	sagg_check_max_future(stream, query);
+	sagg_check_watermark_options(stream, query);
 }
 
 /*
@@ -309,7 +302,7 @@ tell_about(const SaggStream *stream, const SaggQuery *query)
 				(errmsg("the first window of stream \"%s\" appears when event time has advanced by %s",
 						sagg_stream_title(stream->name),
 						DatumGetCString(DirectFunctionCall1(interval_out,
-															interval_datum(Min(query->window.slide, query->window.size) + stream->watermark_delay)))),
+															sagg_interval_datum(Min(query->window.slide, query->window.size) + query->window.gap + stream->watermark_delay)))),
 				 errdetail("Output mode \"append\" writes a window once, when the watermark has passed its end.")));
 	else if (stream->mode == SAGG_COMPLETE)
 		ereport(NOTICE,
@@ -415,7 +408,8 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	schema = get_namespace_name(namespace);
 	sagg_stream_check_can_run(GetUserId());
 	fill_stream(&stream, args);
-	stream.view = make_view(args, schema);
+	stream.view = sagg_make_query_view(schema, sagg_stream_view_name(args->name),
+									   args->query);
 	query = sagg_query_of_view(&stream);
 	stream.sources = query->sources;
 	sagg_check_query(&stream, query);

@@ -43,6 +43,12 @@ check_topic_sink(const SaggStream *stream, const SaggQuery *query, const char *n
 						query->missing_key ? query->missing_key : "of the query"),
 				 errdetail("Window and keys tell readers of the topic which row a record is."),
 				 errhint("Add the key to the select list.")));
+	if (stream->mode == SAGG_UPDATE && query->replaced)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("session windows are not supported in output mode \"update\" with a Kafka topic as the sink"),
+				 errdetail("A session that grows, or merges with another, would have to be taken back."),
+				 errhint("Use output mode append: each session once, when it is over.")));
 	if (stream->mode == SAGG_UPDATE && query->removed)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

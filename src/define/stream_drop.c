@@ -162,7 +162,7 @@ static void
 delete_streams(Datum views)
 {
 	static const char *const logs[] = {
-		"sources", "offsets", "commits", "state", "dead_letters"
+		"sources", "offsets", "commits", "state", "dead_letters", "late_records"
 	};
 
 	for (int i = 0; i < lengthof(logs); i++)
@@ -265,7 +265,7 @@ stream_agg_on_ddl_command_end(PG_FUNCTION_ARGS)
 					 errmsg("cannot replace the query of stream \"%s\"",
 							sagg_stream_title(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1))),
 					 errdetail("Its state belongs to the present query."),
-					 errhint("Drop the stream and create it anew.")));
+					 errhint("Use stream_agg.alter_stream(stream, query => ...), which keeps the state where that can be.")));
 	}
 	SPI_finish();
 	PG_RETURN_NULL();

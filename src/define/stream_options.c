@@ -118,6 +118,31 @@ delivery_from_word(const char *word)
 			 errhint("It is exactly_once (into a table) or at_least_once (into a Kafka topic).")));
 }
 
+static SaggWatermarkPolicy
+watermark_policy_from_word(const char *word)
+{
+	if (strcmp(word, "global") == 0)
+		return SAGG_WATERMARK_GLOBAL;
+	if (strcmp(word, "per_partition") == 0)
+		return SAGG_WATERMARK_PER_PARTITION;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid watermark_policy \"%s\"", word),
+			 errhint("It is global (the greatest event time of all partitions, less the delay) or per_partition (the least of the partitions' own watermarks).")));
+}
+
+static bool
+flag_from_text(const char *name, const char *text)
+{
+	bool		value;
+
+	if (!parse_bool(text, &value))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be true or false", name)));
+	return value;
+}
+
 /*
  * Read options, a list of DefElems with strings.  Raises
  * invalid_parameter_value for an unknown option, and for a value that is none.
@@ -154,11 +179,18 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 												  "Leave out min_offsets_per_trigger to wait for nothing.");
 			has_delay = true;
 		}
+		else if (strcmp(name, "watermark_policy") == 0)
+			options->watermark_policy = watermark_policy_from_word(value);
+		else if (strcmp(name, "idle_timeout") == 0)
+			options->idle_timeout = length_from_text(name, value,
+													 "Leave it out to have event time stand still without records.");
+		else if (strcmp(name, "late_records") == 0)
+			options->late_records = flag_from_text(name, value);
 		else
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("unknown option \"%s\" of a stream", name),
-					 errhint("Options of a stream are on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger and max_trigger_delay.")));
+					 errhint("Options of a stream are on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout and late_records.")));
 	}
 	if (has_delay && options->min_offsets == 0)
 		ereport(ERROR,
@@ -218,6 +250,12 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 					psprintf(INT64_FORMAT, options->min_offsets));
 	if (options->min_offsets > 0 && options->max_delay != DEFAULT_MAX_DELAY)
 		push_length(&state, "max_trigger_delay", options->max_delay);
+	if (options->watermark_policy == SAGG_WATERMARK_PER_PARTITION)
+		push_option(&state, "watermark_policy", "per_partition");
+	if (options->idle_timeout > 0)
+		push_length(&state, "idle_timeout", options->idle_timeout);
+	if (options->late_records)
+		push_option(&state, "late_records", "true");
 	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(object));
 }
@@ -235,6 +273,48 @@ sagg_check_min_offsets(const SaggStreamOptions *options, int64 max_offsets)
 				 errmsg("min_offsets_per_trigger must not be greater than max_offsets_per_trigger"),
 				 errdetail("The stream's max_offsets_per_trigger is " INT64_FORMAT ".",
 						   max_offsets)));
+}
+
+static void
+needs_watermark(const char *option, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("%s needs a watermark", option),
+			 errdetail("%s", detail),
+			 errhint("Give one, for example watermark => '10 minutes'.")));
+}
+
+/*
+ * Raise invalid_parameter_value for options that are about the watermark, or
+ * late records, of a stream that has none.
+ */
+void
+sagg_check_watermark_options(const SaggStream *stream, const SaggQuery *query)
+{
+	if (stream->options.late_records &&
+		(!stream->has_watermark || stream->mode == SAGG_COMPLETE ||
+		 query->window.kind == SAGG_WINDOW_NONE))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("late_records is for streams that can have some"),
+				 errdetail("Records are late for windows that a watermark has passed, in the output modes append and update."),
+				 errhint("Leave it out.")));
+	if (stream->options.watermark_policy == SAGG_WATERMARK_PER_PARTITION &&
+		query->window.kind == SAGG_WINDOW_SESSION)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("watermark_policy per_partition is not for session windows"),
+				 errdetail("A record of one partition can join a session that the others have closed, or not, as they were read."),
+				 errhint("Use watermark_policy global.")));
+	if (stream->has_watermark)
+		return;
+	if (stream->options.watermark_policy != SAGG_WATERMARK_GLOBAL)
+		needs_watermark("watermark_policy",
+						"It says which partitions the watermark waits for.");
+	if (stream->options.idle_timeout > 0)
+		needs_watermark("idle_timeout",
+						"It says when the watermark goes on without records.");
 }
 
 /*

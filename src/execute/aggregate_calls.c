@@ -78,8 +78,8 @@ sagg_states_init(SaggExecution *ex, SaggAggState *states)
 }
 
 /*
- * A transition function has returned something else than the state it was
- * given: keep it, and free the former state (ExecAggTransReparent).
+ * A transition or combine function has returned something else than the state
+ * it was given: keep it, and free the former state (ExecAggTransReparent).
  */
 Datum
 sagg_state_replace(SaggExecution *ex, SaggAggCall *call, Datum value, bool isnull,

@@ -5,7 +5,8 @@
  *
  * The aggregates whose transitions are inlined are combined inline, too
  * (inline_aggregate.c); all others by their combine functions, as nodeAgg.c does
- * in a parallel plan.  A combine function must not change its second argument,
+ * in a parallel plan, and inputs that are kept instead are put together (kept.c).
+ * A combine function must not change its second argument,
  * which may be a pane that goes on.
  *
  * Sums of float4 and float8 depend on the order of addition, as anywhere.
@@ -88,6 +89,8 @@ sagg_states_combine(SaggExecution *ex, SaggAggState *into,
 
 		if (call->combine_inline)
 			sagg_inline_combine(ex, call, &into[i], &from[i]);
+		else if (call->kept)
+			sagg_kept_combine(ex, call, &into[i], &from[i]);
 		else
 			sagg_state_combine_by_function(ex, call, &into[i], &from[i]);
 	}

@@ -100,19 +100,46 @@ check_inputs(const Aggref *aggref)
 }
 
 /*
+ * Can states be combined?  Not where the order of input matters, or where the
+ * state that is kept is not the one the combine function is for.
+ */
+static bool
+combines(const AggInfo *info, const Aggref *aggref)
+{
+	if (keeps_inputs(info, aggref))
+		return false;
+	switch (info->form->aggtransfn)
+	{
+		case F_NUMERIC_AVG_ACCUM:
+			return info->form->aggcombinefn == F_NUMERIC_AVG_COMBINE;
+		case F_INT8_AVG_ACCUM:
+			return info->form->aggcombinefn == F_INT8_AVG_COMBINE;
+		case F_ARRAY_AGG_TRANSFN:
+		case F_ARRAY_AGG_ARRAY_TRANSFN:
+		case F_STRING_AGG_TRANSFN:
+		case F_BYTEA_STRING_AGG_TRANSFN:
+			return false;
+		default:
+			return OidIsValid(info->form->aggcombinefn);
+	}
+}
+
+/*
  * Whether a stream keeps the inputs of an aggregate instead of its transition
- * state; sets "strict" if that goes for inputs without NULLs only.  Raises
- * feature_not_supported for an aggregate of which neither can be kept.
+ * state, because of the aggregate or, with "combine", because its states would
+ * have to be combined and cannot be; sets "strict" if that goes for inputs without
+ * NULLs only.  Raises feature_not_supported for an aggregate of which neither can
+ * be kept.
  */
 bool
-sagg_aggregate_keeps_inputs(const Aggref *aggref, bool *strict)
+sagg_aggregate_keeps_inputs(const Aggref *aggref, bool combine, bool *strict)
 {
 	AggInfo		info;
 	SaggCodec	codec;
 	bool		result;
 
 	get_info(&info, aggref);
-	result = keeps_inputs(&info, aggref);
+	result = combine ? !combines(&info, aggref) : keeps_inputs(&info, aggref);
 	*strict = func_strict(info.form->aggtransfn);
 	if (result)
 		check_inputs(aggref);
@@ -124,8 +151,7 @@ sagg_aggregate_keeps_inputs(const Aggref *aggref, bool *strict)
 
 /*
  * Can states of an aggregate be combined, as a parallel query would do, so that
- * the result is that of all their input?  Not where the order of input matters,
- * or where the state that is kept is not the one the combine function is for.
+ * the result is that of all their input?
  */
 bool
 sagg_aggregate_combines(const Aggref *aggref)
@@ -134,23 +160,7 @@ sagg_aggregate_combines(const Aggref *aggref)
 	bool		result;
 
 	get_info(&info, aggref);
-	switch (info.form->aggtransfn)
-	{
-		case F_NUMERIC_AVG_ACCUM:
-			result = info.form->aggcombinefn == F_NUMERIC_AVG_COMBINE;
-			break;
-		case F_INT8_AVG_ACCUM:
-			result = info.form->aggcombinefn == F_INT8_AVG_COMBINE;
-			break;
-		case F_ARRAY_AGG_TRANSFN:
-		case F_ARRAY_AGG_ARRAY_TRANSFN:
-		case F_STRING_AGG_TRANSFN:
-		case F_BYTEA_STRING_AGG_TRANSFN:
-			result = false;
-			break;
-		default:
-			result = OidIsValid(info.form->aggcombinefn) && !keeps_inputs(&info, aggref);
-	}
+	result = combines(&info, aggref);
 	ReleaseSysCache(info.tuple);
 	return result;
 }
@@ -311,7 +321,7 @@ sagg_aggregates_init(const SaggQuery *query)
 		else
 		{
 			init_storage(call, &info, aggowner);
-			if (info.transtype == INTERNALOID || query->window.panes)
+			if (info.transtype == INTERNALOID || SAGG_WINDOW_COMBINES(&query->window))
 				init_combination(call, &info, aggowner);
 			call->kind = sagg_inline_kind(call);
 			call->combine_inline = sagg_inline_combines(call);

@@ -14,36 +14,12 @@
  */
 #include "postgres.h"
 
-#include "common/int.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
-#include "execute_internal.h"
-
-#define USECS_PER_MSEC	INT64CONST(1000)
-
-/*
- * The watermark after the batch: the greatest event time, floored to
- * milliseconds, less the delay; never back.
- */
-static TimestampTz
-next_watermark(const SaggExecution *ex)
-{
-	TimestampTz watermark = ex->plan->watermark;
-	int64		into;
-	int64		candidate;
-
-	if (!ex->stream->has_watermark || !ex->any_time)
-		return watermark;
-	into = ex->max_time % USECS_PER_MSEC;
-	if (into < 0)
-		into += USECS_PER_MSEC;
-	if (pg_sub_s64_overflow(ex->max_time - into, ex->stream->watermark_delay, &candidate) ||
-		!IS_VALID_TIMESTAMP(candidate))
-		return watermark;
-	return Max(watermark, candidate);
-}
+#include "event_times.h"
+#include "sessions.h"
 
 static void
 count_records(const SaggExecution *ex, SaggCounts *counts)
@@ -171,25 +147,32 @@ store_changed(SaggExecution *ex)
 
 /*
  * End the batch's work on groups.  Sets the counts of aggregated, late and
- * refused records and of those without event time, and the watermark after the batch.
+ * refused records and of those without event time, the watermark after the batch,
+ * and "max_time", the batch's greatest event time, DT_NOBEGIN = none.
  * From here on the store holds the batch's state, to be published or undone.
  */
 void
-sagg_execution_close(SaggExecution *ex, SaggCounts *counts, TimestampTz *watermark)
+sagg_execution_close(SaggExecution *ex, SaggCounts *counts,
+					 TimestampTz *watermark, int64 *max_time)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 
 	count_records(ex, counts);
-	*watermark = next_watermark(ex);
+	*watermark = sagg_next_watermark(ex, max_time);
 	if (ex->stream->mode != SAGG_COMPLETE)
 		ex->store->close_before = *watermark;
-	if (ex->query->window.panes)
-		sagg_panes_emit(ex);
-	else if (ex->stream->mode == SAGG_UPDATE)
-		emit_changed(ex);
+	if (ex->sessions)
+		sagg_sessions_close(ex);
 	else
-		emit_windows(ex);
-	store_changed(ex);
+	{
+		if (ex->query->window.panes)
+			sagg_panes_emit(ex);
+		else if (ex->stream->mode == SAGG_UPDATE)
+			emit_changed(ex);
+		else
+			emit_windows(ex);
+		store_changed(ex);
+	}
 	MemoryContextSwitchTo(old);
 }
 
@@ -204,7 +187,9 @@ sagg_execution_open_windows(SaggExecution *ex)
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 
 	ex->open_windows = true;
-	if (ex->query->window.panes)
+	if (ex->sessions)
+		sagg_sessions_emit_stored(ex);
+	else if (ex->query->window.panes)
 		sagg_panes_emit(ex);
 	else
 		emit_windows(ex);

@@ -21,7 +21,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "execute_internal.h"
+#include "sessions.h"
 
 /*
  * Memory for rows of a micro-batch; what exceeds it goes to a temporary file.
@@ -40,6 +40,8 @@ sagg_emit_init(SaggExecution *ex)
 {
 	ex->fresh = tuplestore_begin_heap(true, false, rows_memory_kb());
 	ex->known = tuplestore_begin_heap(true, false, rows_memory_kb());
+	if (ex->query->replaced)
+		ex->replaced = tuplestore_begin_heap(true, false, rows_memory_kb());
 	if (ex->query->window.kind != SAGG_WINDOW_NONE &&
 		ex->query->window.type == TSTZRANGEOID)
 		ex->rangetype = lookup_type_cache(TSTZRANGEOID, TYPECACHE_RANGE_INFO);
@@ -49,7 +51,7 @@ sagg_emit_init(SaggExecution *ex)
  * The window column: a range, or the window's start.
  */
 static Datum
-window_datum(const SaggExecution *ex, int64 start)
+window_datum(const SaggExecution *ex, int64 start, int64 end)
 {
 	RangeBound	lower = {0};
 	RangeBound	upper = {0};
@@ -59,8 +61,15 @@ window_datum(const SaggExecution *ex, int64 start)
 	lower.val = TimestampTzGetDatum(start);
 	lower.inclusive = true;
 	lower.lower = true;
-	upper.val = TimestampTzGetDatum(start + ex->query->window.size);
+	upper.val = TimestampTzGetDatum(end);
 	return RangeTypePGetDatum(SAGG_MAKE_RANGE(ex->rangetype, &lower, &upper, false));
+}
+
+static int64
+window_end(const SaggExecution *ex, const SaggGroup *group)
+{
+	return SAGG_HAS_SESSIONS(ex) ? ((const SaggSession *) group)->end :
+		group->start + ex->query->window.size;
 }
 
 /*
@@ -91,7 +100,7 @@ sagg_emit_group(SaggExecution *ex, const SaggGroup *group)
 
 	CHECK_FOR_INTERRUPTS();
 	if (ex->query->window.kind != SAGG_WINDOW_NONE)
-		values[n++] = window_datum(ex, group->start);
+		values[n++] = window_datum(ex, group->start, window_end(ex, group));
 	for (int i = 0; i < ex->query->nkeys; i++, n++)
 	{
 		values[n] = group->keys[i];
@@ -102,6 +111,31 @@ sagg_emit_group(SaggExecution *ex, const SaggGroup *group)
 	for (int i = 0; i < ex->query->naggs; i++, n++)
 		values[n] = sagg_state_final(ex, i, &group->states[i], &nulls[n]);
 	tuplestore_putvalues(relation_of(ex, group), desc, values, nulls);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Add what a group has been, by its former window and the keys of "group", to
+ * those whose rows have to leave the sink.  Leaves garbage in tmpcontext, which
+ * the caller resets.
+ */
+void
+sagg_emit_replaced(SaggExecution *ex, const SaggGroup *group, int64 start, int64 end)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+	TupleDesc	desc = ex->query->groups_desc;
+	Datum	   *values = palloc0(sizeof(Datum) * desc->natts);
+	bool	   *nulls = palloc(sizeof(bool) * desc->natts);
+
+	memset(nulls, true, sizeof(bool) * desc->natts);
+	values[0] = window_datum(ex, start, end);
+	nulls[0] = false;
+	for (int i = 0; i < ex->query->nkeys; i++)
+	{
+		values[i + 1] = group->keys[i];
+		nulls[i + 1] = group->keynulls[i];
+	}
+	tuplestore_putvalues(ex->replaced, desc, values, nulls);
 	MemoryContextSwitchTo(old);
 }
 
@@ -158,7 +192,7 @@ run_over_groups(SaggExecution *ex, Query *query, Tuplestorestate *groups,
 
 /*
  * What the batch gives out, in the current context: rows for the sink, and
- * identities of emitted groups that do not pass HAVING.
+ * identities of emitted groups that do not pass HAVING, or have become others.
  */
 void
 sagg_execution_output(SaggExecution *ex, SaggOutput *output)
@@ -170,12 +204,15 @@ sagg_execution_output(SaggExecution *ex, SaggOutput *output)
 	output->removed = NULL;
 	run_over_groups(ex, query->outer, ex->fresh, output->fresh);
 	run_over_groups(ex, query->outer, ex->known, output->known);
+	if (ex->stream->mode == SAGG_UPDATE && (query->removed || query->replaced))
+		output->removed = tuplestore_begin_heap(true, false, rows_memory_kb());
 	if (ex->stream->mode == SAGG_UPDATE && query->removed)
 	{
-		output->removed = tuplestore_begin_heap(true, false, rows_memory_kb());
 		run_over_groups(ex, query->removed, ex->fresh, output->removed);
 		run_over_groups(ex, query->removed, ex->known, output->removed);
 	}
+	if (ex->stream->mode == SAGG_UPDATE && query->replaced)
+		run_over_groups(ex, query->replaced, ex->replaced, output->removed);
 }
 
 /*

@@ -73,11 +73,24 @@ extern SaggExecution *sagg_execution_begin(SaggStore *store,
 extern const SaggStateAccess *sagg_execution_state(SaggExecution *execution);
 extern void sagg_execution_run(SaggExecution *execution);
 extern void sagg_execution_close(SaggExecution *execution, SaggCounts *counts,
-								 TimestampTz *watermark);
+								 TimestampTz *watermark, int64 *max_time);
 extern void sagg_execution_open_windows(SaggExecution *execution);
 extern void sagg_execution_output(SaggExecution *execution, SaggOutput *output);
 extern void sagg_execution_output_end(SaggOutput *output);
 extern void sagg_execution_end(SaggExecution *execution);
+
+/* event_times.c */
+extern void sagg_execution_partitions(SaggExecution *execution,
+									  SaggPartitionTime *times, int ntimes,
+									  const SaggRange *runs, int nruns);
+extern TimestampTz sagg_execution_next_end(SaggExecution *execution, int64 *ahead);
+
+/* late.c */
+extern void sagg_execution_keep_late(SaggExecution *execution, SaggLateRows *late);
+
+/* convert.c */
+extern void sagg_execution_convert(SaggExecution *from, SaggExecution *to,
+								   const int *origins);
 
 /* describe.c */
 extern char *sagg_execution_describe(const SaggExecution *execution, int aggno);
@@ -88,7 +101,8 @@ extern void sagg_execution_refuse(SaggExecution *execution,
 								  SaggRefusals *refusals, Size max_key_bytes);
 
 /* aggregates.c */
-extern bool sagg_aggregate_keeps_inputs(const Aggref *aggref, bool *strict);
+extern bool sagg_aggregate_keeps_inputs(const Aggref *aggref, bool combine,
+										bool *strict);
 extern bool sagg_aggregate_combines(const Aggref *aggref);
 
 #endif							/* SAGG_EXECUTE_H */

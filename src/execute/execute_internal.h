@@ -9,128 +9,13 @@
 #define SAGG_EXECUTE_INTERNAL_H
 
 #include "execute/execute.h"
+#include "state_store.h"
 
 #include "executor/nodeAgg.h"
 #include "lib/stringinfo.h"
 #include "nodes/execnodes.h"
-#include "storage/dsm.h"
 #include "utils/sortsupport.h"
 #include "utils/typcache.h"
-
-/* ------------------------------------------------------------------ store */
-
-/* partition of the store that a group belongs to */
-#define SAGG_PARTITION_OF(hash)	((int) ((hash) % SAGG_STATE_PARTITIONS))
-
-/*
- * One version of a group, in dynamic shared memory.  Never changed once it is
- * linked: a batch links a new one and keeps the old one as "prev", its
- * before-image (I3), until the batch is published or undone.
- */
-typedef struct SaggVersion
-{
-	dsa_pointer prev;
-	uint32		len;
-	char		entry[FLEXIBLE_ARRAY_MEMBER];	/* see entry.c */
-} SaggVersion;
-
-typedef struct SaggSlotRef
-{
-	dsa_pointer version;		/* InvalidDsaPointer = empty */
-	uint32		hash;
-} SaggSlotRef;
-
-/* Groups of one window in one partition: a hash table with linear probing. */
-typedef struct SaggTable
-{
-	dsa_pointer next;			/* other windows of the partition */
-	int64		start;			/* of the window */
-	uint32		nslots;			/* a power of two */
-	uint32		nentries;
-	uint64		bytes;			/* of entries, with a length word each */
-	dsa_pointer slots;
-	uint32		touched;		/* by the batch: its number in undo_tables + 1 */
-} SaggTable;
-
-typedef struct SaggStoreHeader
-{
-	uint32		magic;
-	bool		in_batch;		/* changed since the last publish or undo */
-	uint64		fingerprint;
-	int64		batch;			/* whose commit this state equals */
-	Size		size;			/* the area's limit; see store_limit.c */
-	dsa_pointer partitions[SAGG_STATE_PARTITIONS];	/* lists of SaggTable */
-} SaggStoreHeader;
-
-/* where the area begins in a store's segment */
-#define SAGG_STORE_PLACE(segment) \
-	((char *) dsm_segment_address(segment) + MAXALIGN(sizeof(SaggStoreHeader)))
-
-/* What the batch did, for undo; in private memory. */
-typedef struct SaggUndoTable
-{
-	dsa_pointer table;
-	int			partition;
-	bool		created;
-	int64		resized_at;		/* records before the first resize, -1 = none */
-	dsa_pointer slots;			/* as they were before the batch */
-	uint32		nslots;
-	uint32		nentries;
-	uint64		bytes;
-} SaggUndoTable;
-
-typedef struct SaggUndoRecord
-{
-	dsa_pointer version;		/* linked by the batch */
-	uint32		table;			/* index into undo_tables */
-	uint32		slot;			/* of the slots it was linked into */
-} SaggUndoRecord;
-
-struct SaggStore
-{
-	dsm_segment *segment;
-	dsa_area   *area;
-	SaggStoreHeader *header;
-	const SaggStoreBudget *budget;
-	SaggWindow	window;
-
-	/* the batch at hand */
-	MemoryContext memory;		/* of what follows */
-	int64		batch;
-	TimestampTz close_before;	/* windows that end until then go at publish */
-	int64		nrecords;
-	int64		max_records;
-	SaggUndoRecord *records;
-	uint32		ntables;
-	uint32		max_tables;
-	SaggUndoTable *tables;
-};
-
-/* store.c */
-extern void sagg_store_begin(SaggStore *store, int64 batch,
-							 const SaggWindow *window);
-extern bool sagg_store_closes(const SaggStore *store, int64 start);
-
-/* store_limit.c */
-extern dsm_segment *sagg_store_create_segment(const SaggStoreBudget *budget,
-											  Size size);
-extern dsa_pointer sagg_store_allocate(SaggStore *store, Size size);
-
-/* store_table.c */
-extern SaggTable *sagg_store_table(SaggStore *store, int partition, int64 start);
-extern bool sagg_table_probe(SaggStore *store, SaggTable *table, uint32 hash,
-							 uint32 *step, dsa_pointer *version);
-extern void sagg_store_put(SaggStore *store, int64 start, uint32 hash,
-						   dsa_pointer old, const char *entry, Size len);
-extern void sagg_store_load(SaggStore *store, int64 start, uint32 hash,
-							dsa_pointer old, const char *entry, Size len);
-extern void sagg_store_free_table(SaggStore *store, int partition,
-								  dsa_pointer table);
-
-#define SAGG_TABLE(store, p)	((SaggTable *) dsa_get_address((store)->area, p))
-#define SAGG_VERSION(store, p)	((SaggVersion *) dsa_get_address((store)->area, p))
-#define SAGG_SLOTS(store, table) \
-	((SaggSlotRef *) dsa_get_address((store)->area, (table)->slots))
 
 /* ------------------------------------------------------------------ codec */
 
@@ -245,7 +130,7 @@ typedef struct SaggAggCall
 	List	   *direct_args;	/* ExprStates, see SaggExecution.groupcontext */
 	FmgrInfo	serialfn;		/* for states of type internal */
 	FmgrInfo	deserialfn;
-	FmgrInfo	combinefn;		/* for those, and all where there are panes */
+	FmgrInfo	combinefn;		/* for those, and all where states are combined */
 	bool		combine_inline;
 	SaggCodec	codec;			/* for all others */
 	struct SaggKeptCall *kept;	/* or NULL */
@@ -317,6 +202,7 @@ typedef enum SaggKeyKind
 	SAGG_KEY_INT2,
 	SAGG_KEY_INT4,
 	SAGG_KEY_INT8,
+	SAGG_KEY_ENUM,
 	SAGG_KEY_TEXT				/* of a deterministic collation */
 } SaggKeyKind;
 
@@ -373,6 +259,9 @@ struct SaggExecution
 	/* counting */
 	bool		any_time;
 	int64		max_time;		/* greatest event time of the batch */
+	TimestampTz row_watermark;	/* by which the row at hand is judged */
+	struct SaggPartitions *partitions;	/* NULL = policy global */
+	SaggLateRows *late;			/* that are kept; NULL = they are not */
 	int64		rows[SAGG_CLASSES];	/* by class, without a record column */
 	int64		late_windows;	/* windows that rows were late for */
 	uint8	   *classes;		/* of each record, with one */
@@ -388,9 +277,12 @@ struct SaggExecution
 	Tuplestorestate *fresh;		/* emitted groups, rows of groups_desc: those
 								 * that the sink should not have yet */
 	Tuplestorestate *known;		/* and the others */
+	Tuplestorestate *replaced;	/* windows and keys of groups that have become
+								 * others; NULL unless the window can change */
 	TypeCacheEntry *rangetype;	/* of the window column, or NULL */
 	bool		open_windows;	/* emits what the last commit left open */
 	SaggStateAccess access;
+	struct SaggSessions *sessions;	/* see sessions.c, or NULL */
 };
 
 /*
@@ -406,16 +298,17 @@ sagg_window_end(const SaggWindow *window, int64 start)
 }
 
 /*
- * Whether the watermark that the commit before left has passed the windows of
- * the groups that start at "start": their records are late, and they are not in
- * the store.  Mode complete calls nothing late and forgets nothing.
+ * Whether the watermark has passed the windows of the groups that start at
+ * "start": their records are late, and they are not in the store.  It is what the
+ * commit before left, or more for a row of policy per_partition.  Mode complete
+ * calls nothing late and forgets nothing.
  */
 static inline bool
 sagg_window_passed(const SaggExecution *ex, int64 start)
 {
 	return ex->query->window.kind != SAGG_WINDOW_NONE &&
 		ex->stream->mode != SAGG_COMPLETE &&
-		sagg_window_end(&ex->query->window, start) <= ex->plan->watermark;
+		sagg_window_end(&ex->query->window, start) <= ex->row_watermark;
 }
 
 /*
@@ -517,6 +410,12 @@ extern void sagg_entry_read(SaggExecution *ex, SaggGroup *group,
 							const char *entry, Size len, bool states);
 extern bool sagg_entry_has_keys(SaggExecution *ex, const char *entry, Size len,
 								const SaggGroup *group);
+extern bool sagg_entry_same_keys(SaggExecution *ex, const char *entry, Size len,
+								 const Datum *keys, const bool *nulls);
+extern void sagg_entry_write_gone(SaggExecution *ex, StringInfo buf,
+								  const SaggGroup *group, int64 start);
+extern int64 sagg_entry_end(const char *entry);
+extern bool sagg_entry_is_gone(const char *entry);
 
 /* keys.c */
 extern SaggKeyCall *sagg_keys_init(const SaggQuery *query);
@@ -545,9 +444,12 @@ extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
 extern void sagg_groups_forget(SaggExecution *ex);
 
 /* refuse.c */
+extern int64 sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time);
 extern bool sagg_row_refused(const SaggExecution *ex, TupleTableSlot *slot);
 extern bool sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot,
 								  int64 time);
+extern void sagg_refuse_gap(SaggExecution *ex, TupleTableSlot *slot,
+							const Interval *gap);
 extern void sagg_refuse_window(SaggExecution *ex, TupleTableSlot *slot,
 							   int64 time);
 extern bool sagg_keys_fit(const SaggExecution *ex, const Datum *keys,
@@ -577,6 +479,8 @@ extern void sagg_panes_emit(SaggExecution *ex);
 /* emit.c */
 extern void sagg_emit_init(SaggExecution *ex);
 extern void sagg_emit_group(SaggExecution *ex, const SaggGroup *group);
+extern void sagg_emit_replaced(SaggExecution *ex, const SaggGroup *group,
+							   int64 start, int64 end);
 
 /* state_access.c */
 extern void sagg_state_access_init(SaggExecution *ex);

@@ -19,7 +19,8 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "execute_internal.h"
+#include "event_times.h"
+#include "sessions.h"
 
 typedef struct BatchReceiver
 {
@@ -48,6 +49,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	ex->stream = stream;
 	ex->query = query;
 	ex->plan = plan;
+	ex->row_watermark = plan->watermark;
 	ex->aggcontext = CreateStandaloneExprContext();
 	ex->tmpcontext = CreateStandaloneExprContext();
 	ex->aggstate = makeNode(AggState);
@@ -57,6 +59,8 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	sagg_kept_replay_init(ex);
 	initStringInfo(&ex->entry);
 	sagg_groups_init(ex);
+	if (SAGG_HAS_SESSIONS(ex))
+		sagg_sessions_init(ex);
 	sagg_emit_init(ex);
 	sagg_execution_refuse(ex, NULL, 0);
 	sagg_state_access_init(ex);
@@ -117,13 +121,28 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	return true;
 }
 
+/*
+ * A row for session windows, see sessions.c.
+ */
+static bool
+receive_session_row(TupleTableSlot *slot, DestReceiver *self)
+{
+	SaggExecution *ex = ((BatchReceiver *) self)->ex;
+
+	slot_getallattrs(slot);
+	if (!sagg_row_refused(ex, slot))
+		sagg_session_row(ex, slot);
+	return true;
+}
+
 static void
 startup_receiver(DestReceiver *self, int operation, TupleDesc typeinfo)
 {
 	BatchReceiver *receiver = (BatchReceiver *) self;
 	MemoryContext old = MemoryContextSwitchTo(receiver->ex->memory);
 
-	receiver->rows = sagg_rows_init(receiver->ex, typeinfo);
+	if (receiver->ex->sessions == NULL)
+		receiver->rows = sagg_rows_init(receiver->ex, typeinfo);
 	MemoryContextSwitchTo(old);
 }
 
@@ -146,7 +165,7 @@ make_receiver(SaggExecution *ex)
 {
 	BatchReceiver *receiver = palloc0(sizeof(BatchReceiver));
 
-	receiver->pub.receiveSlot = receive_row;
+	receiver->pub.receiveSlot = ex->sessions ? receive_session_row : receive_row;
 	receiver->pub.rStartup = startup_receiver;
 	receiver->pub.rShutdown = shutdown_receiver;
 	receiver->pub.rDestroy = end_receiver;
@@ -178,9 +197,15 @@ run_inner(SaggExecution *ex)
 static void
 forget_rows(SaggExecution *ex)
 {
+	if (ex->sessions)
+		sagg_sessions_forget(ex);
 	sagg_groups_forget(ex);
 	ex->any_time = false;
 	ex->late_windows = 0;
+	if (ex->partitions)
+		sagg_partitions_forget(ex);
+	if (ex->late)
+		sagg_late_forget(ex);
 	memset(ex->rows, 0, sizeof(ex->rows));
 	if (ex->nclasses > 0)
 		memset(ex->classes, SAGG_CLASS_FILTERED, ex->nclasses);
@@ -224,6 +249,8 @@ sagg_execution_end(SaggExecution *ex)
 {
 	tuplestore_end(ex->fresh);
 	tuplestore_end(ex->known);
+	if (ex->replaced)
+		tuplestore_end(ex->replaced);
 	if (ex->replaycontext)
 	{
 		FreeExprContext(ex->replaycontext, true);

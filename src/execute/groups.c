@@ -17,7 +17,7 @@
 #include "utils/datum.h"
 #include "utils/memutils.h"
 
-#include "execute_internal.h"
+#include "sessions.h"
 
 typedef struct GroupEntry
 {
@@ -80,7 +80,7 @@ SaggGroup *
 sagg_groups_allocate(SaggExecution *ex)
 {
 	int			nkeys = ex->query->nkeys;
-	Size		keys = MAXALIGN(sizeof(SaggGroup));
+	Size		keys = MAXALIGN(SAGG_HAS_SESSIONS(ex) ? sizeof(SaggSession) : sizeof(SaggGroup));
 	Size		nulls = keys + sizeof(Datum) * nkeys;
 	Size		states = MAXALIGN(nulls + nkeys);
 	char	   *memory = palloc0(states + sizeof(SaggAggState) * ex->query->naggs);
@@ -99,7 +99,7 @@ dsa_pointer
 sagg_groups_stored(SaggExecution *ex, const SaggGroup *group)
 {
 	SaggTable  *table = sagg_store_table(ex->store, SAGG_PARTITION_OF(group->hash),
-										 group->start);
+										 SAGG_HAS_SESSIONS(ex) ? SAGG_SESSIONS_TABLE : group->start);
 	MemoryContext old;
 	uint32		step = 0;
 	dsa_pointer dp = InvalidDsaPointer;

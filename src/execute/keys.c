@@ -38,6 +38,8 @@ key_kind(Oid function, Oid collation)
 		case F_TIMESTAMP_EQ:
 		case F_TIMESTAMPTZ_EQ:
 			return SIZEOF_DATUM == 8 ? SAGG_KEY_INT8 : SAGG_KEY_GENERAL;
+		case F_ENUM_EQ:
+			return SAGG_KEY_ENUM;
 		case F_TEXTEQ:
 			return OidIsValid(collation) && get_collation_isdeterministic(collation) ?
 				SAGG_KEY_TEXT : SAGG_KEY_GENERAL;
@@ -100,6 +102,8 @@ values_equal(SaggExecution *ex, int i, Datum a, Datum b)
 			return DatumGetInt32(a) == DatumGetInt32(b);
 		case SAGG_KEY_INT8:
 			return DatumGetInt64(a) == DatumGetInt64(b);
+		case SAGG_KEY_ENUM:
+			return DatumGetObjectId(a) == DatumGetObjectId(b);
 		case SAGG_KEY_TEXT:
 			{
 				struct varlena *x = plain_text(ex, a);
@@ -133,6 +137,22 @@ sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
 	return true;
 }
 
+/*
+ * The hash of an enum's label.  The server's own is that of its OID, which is
+ * another in a database that a dump is restored into; but a stored group has its
+ * place by its hash.
+ */
+static uint64
+label_hash(SaggKeyCall *key, Datum value)
+{
+	bytea	   *label = SendFunctionCall(&key->codec.send, value);
+	uint64		hash = hash_bytes((unsigned char *) VARDATA_ANY(label),
+								  VARSIZE_ANY_EXHDR(label));
+
+	pfree(label);
+	return hash;
+}
+
 static inline uint64
 value_hash(SaggExecution *ex, int i, Datum value)
 {
@@ -146,6 +166,8 @@ value_hash(SaggExecution *ex, int i, Datum value)
 			return (uint64) (int64) DatumGetInt32(value);
 		case SAGG_KEY_INT8:
 			return (uint64) DatumGetInt64(value);
+		case SAGG_KEY_ENUM:
+			return label_hash(&ex->keys[i], value);
 		case SAGG_KEY_TEXT:
 			{
 				struct varlena *text = plain_text(ex, value);
@@ -223,6 +245,7 @@ sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b)
 			y = DatumGetInt64(b);
 			break;
 		case SAGG_KEY_INT1:
+		case SAGG_KEY_ENUM:
 		case SAGG_KEY_TEXT:
 		case SAGG_KEY_GENERAL:
 			break;

@@ -37,9 +37,20 @@ is_without_time_zone(const SaggExecution *ex)
 }
 
 /*
+ * A time of the clock as an event time.  A timestamp without time zone is one
+ * of the stream's time zone, as it is wherever it meets one with.
+ */
+int64
+sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time)
+{
+	if (!is_without_time_zone(ex))
+		return time;
+	return DatumGetTimestamp(DirectFunctionCall1(timestamptz_timestamp,
+												 TimestampTzGetDatum(time)));
+}
+
+/*
  * The greatest event time that "max_future" admits; DT_NOEND if there is none.
- * A timestamp without time zone is one of the stream's time zone, as it is
- * wherever it meets one with.
  */
 static int64
 latest_time(const SaggExecution *ex)
@@ -50,10 +61,7 @@ latest_time(const SaggExecution *ex)
 		pg_add_s64_overflow(ex->plan->batch_time, ex->stream->options.max_future, &latest) ||
 		!IS_VALID_TIMESTAMP(latest))
 		return DT_NOEND;
-	if (is_without_time_zone(ex))
-		return DatumGetTimestamp(DirectFunctionCall1(timestamptz_timestamp,
-													 TimestampTzGetDatum(latest)));
-	return latest;
+	return sagg_event_time_of_clock(ex, latest);
 }
 
 /*
@@ -169,6 +177,21 @@ sagg_refuse_window(SaggExecution *ex, TupleTableSlot *slot, int64 time)
 
 	refuse(ex, slot, psprintf("window of event time %s is out of range",
 							  time_text(ex, time)), NULL);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Refuse the record of a row whose session gap has no certain length.
+ */
+void
+sagg_refuse_gap(SaggExecution *ex, TupleTableSlot *slot, const Interval *gap)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+
+	refuse(ex, slot, psprintf("session gap of a record is no length of time: %s",
+							  DatumGetCString(DirectFunctionCall1(interval_out,
+																  IntervalPGetDatum(gap)))),
+		   "It must not contain months or years, whose length varies, nor be out of range.");
 	MemoryContextSwitchTo(old);
 }
 

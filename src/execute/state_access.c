@@ -15,7 +15,7 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 
-#include "execute_internal.h"
+#include "sessions.h"
 
 static void
 pass_entry(SaggExecution *ex, dsa_pointer dp, SaggBytesFn fn, void *fnarg)
@@ -43,7 +43,7 @@ live_bytes(void *arg, int partition)
 			bytes += table->bytes;
 		dp = table->next;
 	}
-	return bytes;
+	return bytes - ex->store->buried_bytes[partition];
 }
 
 static void
@@ -58,6 +58,19 @@ changes(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 		if (store->tables[store->records[i].table].partition == partition)
 			pass_entry(ex, store->records[i].version, fn, fnarg);
 	}
+}
+
+/*
+ * Whether an entry will not be there after the commit: a session that is over
+ * or gone.
+ */
+static bool
+is_leaving(const SaggExecution *ex, dsa_pointer dp)
+{
+	const char *entry = SAGG_VERSION(ex->store, dp)->entry;
+
+	return SAGG_HAS_SESSIONS(ex) &&
+		(sagg_entry_is_gone(entry) || sagg_entry_end(entry) <= ex->store->close_before);
 }
 
 static void
@@ -76,10 +89,42 @@ contents(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 		for (uint32 i = 0; i < table->nslots; i++)
 		{
 			CHECK_FOR_INTERRUPTS();
-			if (DsaPointerIsValid(slots[i].version))
+			if (DsaPointerIsValid(slots[i].version) && !is_leaving(ex, slots[i].version))
 				pass_entry(ex, slots[i].version, fn, fnarg);
 		}
 	}
+}
+
+static void
+check_partition(uint32 hash, int partition)
+{
+	if (SAGG_PARTITION_OF(hash) != partition)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
+				 errmsg("a stored group of state partition %d hashes to partition %d",
+						partition, SAGG_PARTITION_OF(hash)),
+				 errdetail("The hash function of a grouping key has changed, perhaps with the version of its collation."),
+				 errhint("Drop the stream and create it anew to aggregate from starting_offsets.")));
+}
+
+/*
+ * A session of the log into the store, or out of it.
+ */
+static void
+restore_session(SaggExecution *ex, int partition, SaggGroup *group,
+				const char *entry, Size len)
+{
+	bool		gone = len >= 2 * sizeof(int64) && sagg_entry_is_gone(entry);
+	dsa_pointer stored;
+
+	sagg_entry_read(ex, group, entry, len, !gone);
+	group->hash = sagg_keys_hash(ex, SAGG_SESSIONS_TABLE, group->keys, group->keynulls);
+	check_partition(group->hash, partition);
+	stored = sagg_groups_stored(ex, group);
+	if (gone && DsaPointerIsValid(stored))
+		sagg_store_remove(ex->store, SAGG_SESSIONS_TABLE, group->hash, stored);
+	else if (!gone && !sagg_session_passed(ex, sagg_entry_end(entry)))
+		sagg_store_load(ex->store, SAGG_SESSIONS_TABLE, group->hash, stored, entry, len);
 }
 
 /*
@@ -89,22 +134,12 @@ static void
 restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
 			  const char *entry, Size len)
 {
-	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
-
 	sagg_entry_read(ex, group, entry, len, true);
 	group->hash = sagg_keys_hash(ex, group->start, group->keys, group->keynulls);
-	if (SAGG_PARTITION_OF(group->hash) != partition)
-		ereport(ERROR,
-				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
-				 errmsg("a stored group of state partition %d hashes to partition %d",
-						partition, SAGG_PARTITION_OF(group->hash)),
-				 errdetail("The hash function of a grouping key has changed, perhaps with the version of its collation."),
-				 errhint("Drop the stream and create it anew to aggregate from starting_offsets.")));
+	check_partition(group->hash, partition);
 	if (!sagg_window_passed(ex, group->start))
 		sagg_store_load(ex->store, group->start, group->hash,
 						sagg_groups_stored(ex, group), entry, len);
-	MemoryContextSwitchTo(old);
-	ResetExprContext(ex->tmpcontext);
 }
 
 static void
@@ -117,9 +152,17 @@ restore(void *arg, int partition, const char *data, Size len)
 	while (bytes.data < bytes.end)
 	{
 		int32		size = sagg_bytes_take_length(&bytes);
+		const char *entry = sagg_bytes_take(&bytes, size);
+		MemoryContext old;
 
 		CHECK_FOR_INTERRUPTS();
-		restore_entry(ex, partition, group, sagg_bytes_take(&bytes, size), size);
+		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+		if (SAGG_HAS_SESSIONS(ex))
+			restore_session(ex, partition, group, entry, size);
+		else
+			restore_entry(ex, partition, group, entry, size);
+		MemoryContextSwitchTo(old);
+		ResetExprContext(ex->tmpcontext);
 	}
 	pfree(group);
 }

@@ -19,7 +19,7 @@
 
 #include "utils/memutils.h"
 
-#include "execute_internal.h"
+#include "sessions.h"
 
 #define STORE_MAGIC			0x53414753
 #define STORE_INITIAL_SIZE	(256 * 1024)
@@ -136,6 +136,8 @@ sagg_store_close(SaggStore *store)
 	dsa_detach(store->area);
 	dsm_detach(store->segment);
 	MemoryContextDelete(store->memory);
+	if (store->due)
+		pfree(store->due);
 	pfree(store);
 }
 
@@ -178,13 +180,42 @@ sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 
 /*
  * Whether the batch at hand ends the window, or the last window of the pane,
- * that starts at "start".
+ * that starts at "start".  Sessions end one by one, see session_close.c.
  */
 bool
 sagg_store_closes(const SaggStore *store, int64 start)
 {
 	return store->window.kind != SAGG_WINDOW_NONE &&
+		store->window.kind != SAGG_WINDOW_SESSION &&
 		sagg_window_end(&store->window, start) <= store->close_before;
+}
+
+/*
+ * The first end of the windows that the batch at hand does not end, DT_NOEND =
+ * there are none.
+ */
+TimestampTz
+sagg_store_next_end(SaggStore *store)
+{
+	TimestampTz next = DT_NOEND;
+
+	/* or one that has been, of a session that has grown */
+	if (store->window.kind == SAGG_WINDOW_SESSION)
+		return sagg_due_first(store);
+
+	for (int p = 0; store->window.kind != SAGG_WINDOW_NONE && p < SAGG_STATE_PARTITIONS; p++)
+	{
+		for (dsa_pointer dp = store->header->partitions[p]; DsaPointerIsValid(dp);)
+		{
+			SaggTable  *table = SAGG_TABLE(store, dp);
+
+			if (!sagg_store_closes(store, table->start))
+				next = Min(next, sagg_window_next_end(&store->window, table->start,
+													  store->close_before));
+			dp = table->next;
+		}
+	}
+	return next;
 }
 
 static void
@@ -195,6 +226,9 @@ forget_undo(SaggStore *store)
 	store->tables = NULL;
 	store->nrecords = store->max_records = 0;
 	store->ntables = store->max_tables = 0;
+	store->buried = NULL;
+	store->nburied = store->max_buried = 0;
+	memset(store->buried_bytes, 0, sizeof(store->buried_bytes));
 	store->close_before = DT_NOBEGIN;
 }
 
@@ -221,8 +255,8 @@ evict_closed(SaggStore *store)
 }
 
 /*
- * The batch is committed: its state is the store's.  Frees before-images and
- * closed windows.  Does not raise errors, except when the system cannot map a
+ * The batch is committed: its state is the store's.  Frees before-images,
+ * closed windows and what is buried.  Does not raise errors, except when the system cannot map a
  * segment of the area; the store is marked until the end, so that it is then
  * discarded and not taken for whole.
  */
@@ -248,6 +282,9 @@ sagg_store_publish(SaggStore *store)
 	}
 	SAGG_FAILPOINT("publish.middle");
 	evict_closed(store);
+	for (int64 i = 0; i < store->nburied; i++)
+		sagg_store_remove(store, store->buried[i].start, store->buried[i].hash,
+						  store->buried[i].version);
 	forget_undo(store);
 	store->header->batch = store->batch;
 	store->header->in_batch = false;
@@ -302,6 +339,7 @@ sagg_store_undo(SaggStore *store)
 								  store->tables[i].table);
 	}
 	store->header->in_batch = false;
+	store->due_known = false;
 	forget_undo(store);
 }
 

@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * store_table.c
- *	  Groups of a window in the store: look up, put, grow.
+ *	  Groups of a window in the store: look up, put, grow, remove.
  *
  * Every change is noted in the store's private undo log before it is made, and
  * all memory it needs is allocated before that; so whatever fails, undo finds
- * the store either unchanged or with the change noted.
+ * the store either unchanged or with the change noted.  What a batch removes
+ * is buried: it stays until the batch is published.
  *
  *-------------------------------------------------------------------------
  */
@@ -249,9 +250,9 @@ link_version(SaggStore *store, SaggTable *table, uint32 slot, uint32 hash,
 /*
  * Give a group a new version, of "len" bytes at "entry", which are copied.
  * "old" is its present version, invalid for a new group.  The change can be
- * undone.  Raises ERRCODE_SAGG_STATE_LIMIT.
+ * undone.  Returns the new version.  Raises ERRCODE_SAGG_STATE_LIMIT.
  */
-void
+dsa_pointer
 sagg_store_put(SaggStore *store, int64 start, uint32 hash,
 			   dsa_pointer old, const char *entry, Size len)
 {
@@ -277,6 +278,77 @@ sagg_store_put(SaggStore *store, int64 start, uint32 hash,
 	record->table = number;
 	record->slot = slot;
 	link_version(store, table, slot, hash, old, version, len);
+	return version;
+}
+
+/*
+ * Have the present version of a group removed, and the group with it, when the
+ * batch is published.  Until then it stays where it is.
+ */
+void
+sagg_store_bury(SaggStore *store, int64 start, uint32 hash, dsa_pointer version)
+{
+	SaggBuried *buried;
+
+	if (store->nburied == store->max_buried)
+	{
+		int64		max = Max(256, store->max_buried * 2);
+
+		store->buried = store->buried ?
+			repalloc_huge(store->buried, max * sizeof(SaggBuried)) :
+			MemoryContextAlloc(store->memory, max * sizeof(SaggBuried));
+		store->max_buried = max;
+	}
+	buried = &store->buried[store->nburied++];
+	buried->start = start;
+	buried->hash = hash;
+	buried->version = version;
+	store->buried_bytes[SAGG_PARTITION_OF(hash)] +=
+		SAGG_VERSION(store, version)->len + sizeof(uint32);
+}
+
+/*
+ * Close the gap at slot "hole": later groups of the chain that would not be
+ * found behind it move up.
+ */
+static void
+empty_slot(SaggStore *store, SaggTable *table, uint32 hole)
+{
+	SaggSlotRef *slots = SAGG_SLOTS(store, table);
+	uint32		mask = table->nslots - 1;
+
+	for (uint32 i = (hole + 1) & mask; DsaPointerIsValid(slots[i].version); i = (i + 1) & mask)
+	{
+		uint32		home = FIRST_SLOT(table, slots[i].hash);
+
+		if (((i - home) & mask) < ((i - hole) & mask))
+			continue;
+		slots[hole] = slots[i];
+		hole = i;
+	}
+	slots[hole].version = InvalidDsaPointer;
+}
+
+/*
+ * Free a group, and its table if that was the last one.  At once and for good:
+ * for publish, and while a store is restored.
+ */
+void
+sagg_store_remove(SaggStore *store, int64 start, uint32 hash, dsa_pointer version)
+{
+	int			partition = SAGG_PARTITION_OF(hash);
+	dsa_pointer dp = store->header->partitions[partition];
+	SaggTable  *table;
+
+	while (SAGG_TABLE(store, dp)->start != start)
+		dp = SAGG_TABLE(store, dp)->next;
+	table = SAGG_TABLE(store, dp);
+	table->nentries--;
+	table->bytes -= SAGG_VERSION(store, version)->len + sizeof(uint32);
+	empty_slot(store, table, find_slot(store, table, hash, version));
+	dsa_free(store->area, version);
+	if (table->nentries == 0)
+		sagg_store_free_table(store, partition, dp);
 }
 
 /*

@@ -6,7 +6,8 @@
  * A tumbling window is [origin + n * size, origin + (n + 1) * size), found by
  * arithmetic.  The semantics are Spark's: a row is late for a window that ends
  * at or before the watermark that the commit before left, except in output
- * mode complete, where nothing is late.
+ * mode complete, where nothing is late.  With watermark policy per_partition
+ * it is another one for every row (event_times.c).
  *
  * A sliding window (hop) is [origin + n * slide, origin + n * slide + size).
  * Where windows overlap, time is cut at each start and each end of one: what is
@@ -39,7 +40,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "execute_internal.h"
+#include "event_times.h"
 
 /*
  * Count a record by the greatest class of its rows.
@@ -128,12 +129,41 @@ static int64
 hop_late(const SaggExecution *ex, int64 last, int64 n)
 {
 	const SaggWindow *window = &ex->query->window;
-	int64		watermark = ex->plan->watermark;
+	int64		watermark = ex->row_watermark;
 	int64		first = last - (n - 1) * window->slide;
 
 	if (ex->stream->mode == SAGG_COMPLETE || first + window->size > watermark)
 		return 0;
 	return Min(n, (watermark - first - window->size) / window->slide + 1);
+}
+
+/*
+ * The row's event time, for the watermark.
+ */
+static inline void
+note_time(SaggExecution *ex, int64 time)
+{
+	if (!ex->any_time || time > ex->max_time)
+		ex->max_time = time;
+	ex->any_time = true;
+	if (unlikely(ex->partitions))
+		sagg_partitions_time(ex, time);
+}
+
+/*
+ * The first end of a window that a group which starts at "start" is part of,
+ * and that the watermark has not passed.
+ */
+int64
+sagg_window_next_end(const SaggWindow *window, int64 start, TimestampTz watermark)
+{
+	int64		into;
+
+	if (!window->panes)
+		return start + window->size;
+	start = Max(start, watermark) - window->size;
+	into = (start - window->origin) % window->slide;
+	return start - into + (into < 0 ? 0 : window->slide) + window->size;
 }
 
 /*
@@ -154,9 +184,7 @@ place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *pl
 		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
 		return false;
 	}
-	if (!ex->any_time || time > ex->max_time)
-		ex->max_time = time;
-	ex->any_time = true;
+	note_time(ex, time);
 	if (n == 0)
 	{
 		sagg_classify(ex, slot, SAGG_CLASS_FILTERED);
@@ -164,6 +192,12 @@ place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *pl
 	}
 	late = hop_late(ex, last, n);
 	ex->late_windows += late;
+	for (int64 i = 0; ex->late && i < late; i++)
+	{
+		int64		start = last - (n - 1 - i) * window->slide;
+
+		sagg_late_row(ex, slot, time, start, start + window->size);
+	}
 	if (late == n)
 	{
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);
@@ -202,6 +236,8 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 		return !windowed;
 	}
 	time = DatumGetTimestampTz(slot->tts_values[query->event_time - 1]);
+	if (unlikely(ex->partitions))
+		sagg_partitions_row(ex, slot);
 	if (!sagg_check_event_time(ex, slot, time))
 	{
 		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
@@ -216,12 +252,13 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 		return false;
 	}
 
-	if (!ex->any_time || time > ex->max_time)
-		ex->max_time = time;
-	ex->any_time = true;
+	note_time(ex, time);
 	if (sagg_window_passed(ex, places->start))
 	{
 		ex->late_windows++;
+		if (ex->late)
+			sagg_late_row(ex, slot, time, places->start,
+						  places->start + query->window.size);
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);
 		return false;
 	}

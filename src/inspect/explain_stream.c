@@ -22,6 +22,7 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "parser/parsetree.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -136,6 +137,12 @@ explain_groups(StringInfo text, const SaggInspection *inspection)
 			line(text, "  Window: sliding by %s, %s; state by %s",
 				 interval_text(query->window.slide), interval_text(query->window.size),
 				 query->window.panes ? "pane" : "window");
+			break;
+		case SAGG_WINDOW_SESSION:
+			line(text, "  Window: session, gap %s",
+				 query->window.gap > 0 ? interval_text(query->window.gap) :
+				 expression_text(query, (Node *) get_tle_by_resno(query->inner->targetList,
+																  query->window.gap_column)->expr));
 			break;
 	}
 	for (int i = 0; i < query->nkeys; i++)

@@ -32,8 +32,6 @@ typedef struct SaggInspection
 } SaggInspection;
 
 /* inspection.c */
-extern void sagg_become_stream_owner(SaggOwnerContext *save,
-									 const SaggStream *stream);
 extern void sagg_inspection_begin(SaggInspection *inspection);
 extern void sagg_inspection_begin_empty(SaggInspection *inspection);
 extern void sagg_inspection_next(SaggInspection *inspection,
@@ -45,6 +43,8 @@ typedef struct SaggTrialRead SaggTrialRead;
 
 extern SaggTrialRead *sagg_trial_read(SaggInspection *inspection, int64 limit);
 extern void sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals);
+extern void sagg_trial_event_times(SaggTrialRead *trial,
+								   SaggInspection *inspection);
 extern int64 sagg_trial_records(SaggTrialRead *trial);
 extern void sagg_trial_end(SaggTrialRead *trial);
 

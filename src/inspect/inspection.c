@@ -19,36 +19,9 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "miscadmin.h"
-#include "utils/guc.h"
 #include "utils/timestamp.h"
 
 #include "inspect_internal.h"
-
-static void
-set_for_now(const char *name, const char *value)
-{
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-}
-
-/*
- * Switch to a stream's owner and the settings of its micro-batches.  "save" is
- * the caller's and goes to sagg_restore_user; after an ERROR the end of the
- * (sub)transaction does that.
- */
-void
-sagg_become_stream_owner(SaggOwnerContext *save, const SaggStream *stream)
-{
-	GetUserIdAndSecContext(&save->save_userid, &save->save_sec_context);
-	SetUserIdAndSecContext(stream->owner,
-						   save->save_sec_context | SECURITY_RESTRICTED_OPERATION);
-	save->save_nestlevel = NewGUCNestLevel();
-	set_for_now("timezone", stream->timezone);
-	set_for_now("datestyle", stream->datestyle);
-	set_for_now("intervalstyle", stream->intervalstyle);
-	set_for_now("search_path", stream->search_path);
-}
 
 /*
  * An execution of the batch after "progress", against a store for the state it

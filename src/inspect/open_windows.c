@@ -53,16 +53,32 @@ sink_of_call(FunctionCallInfo fcinfo)
 }
 
 /*
+ * Whether a view shows all columns of the query.
+ */
+static bool
+has_columns(Oid view, const SaggQuery *query)
+{
+	for (int i = 0; i < query->output_desc->natts; i++)
+	{
+		const char *name = NameStr(TupleDescAttr(query->output_desc, i)->attname);
+
+		if (get_attnum(view, name) == InvalidAttrNumber)
+			return false;
+	}
+	return true;
+}
+
+/*
  * May the caller see the rows of the sink, all of them?  Whoever may read the
  * sink may, where no policy hides rows from him; and whoever may read the live
  * view, for which policies are those of its owner.
  */
 static void
-check_may_read(const SaggStream *stream)
+check_may_read(const SaggStream *stream, const SaggQuery *query)
 {
 	Oid			live = sagg_live_view(stream);
 
-	if (OidIsValid(live) &&
+	if (OidIsValid(live) && has_columns(live, query) &&
 		pg_class_aclcheck(live, GetUserId(), ACL_SELECT) == ACLCHECK_OK)
 		return;
 	if (pg_class_aclcheck(stream->sink, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
@@ -142,6 +158,20 @@ return_rows(ReturnSetInfo *rsinfo, Tuplestorestate *rows)
 	ExecDropSingleTupleTableSlot(slot);
 }
 
+/*
+ * By a snapshot that is older than its query the stream has the former view.
+ */
+static void
+check_not_replaced(const SaggStream *stream)
+{
+	if (get_rel_name(stream->view) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the query of stream \"%s\" has changed since the snapshot of this query was taken",
+						sagg_stream_title(stream->name)),
+				 errhint("Run it again, in a new transaction.")));
+}
+
 static void
 collect_rows(ReturnSetInfo *rsinfo, const SaggStream *stream, Relation sink)
 {
@@ -149,7 +179,9 @@ collect_rows(ReturnSetInfo *rsinfo, const SaggStream *stream, Relation sink)
 	SaggOwnerContext owner;
 	SaggOutput	output;
 
+	check_not_replaced(stream);
 	inspection.query = sagg_query_of_view(stream);
+	check_may_read(stream, inspection.query);
 	shape_as_sink(inspection.query, sink);
 	sagg_become_stream_owner(&owner, stream);
 	sagg_inspection_begin(&inspection);
@@ -182,7 +214,6 @@ stream_agg_open_windows(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s\" is not the sink of a stream",
 						RelationGetRelationName(sink))));
-	check_may_read(stream);
 	InitMaterializedSRF(fcinfo, 0);
 
 	memory = AllocSetContextCreate(CurrentMemoryContext, "stream_agg open windows",

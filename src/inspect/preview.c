@@ -201,6 +201,7 @@ run_batch(Preview *preview)
 	SaggCounts *counts = &preview->counts;
 	SaggRefusals *refusals = NULL;
 	SaggTrialRead *trial;
+	int64		max_time;
 
 	if (stream->options.on_error != SAGG_FAIL)
 		refusals = sagg_refusals_make(stream->options.on_error);
@@ -209,8 +210,10 @@ run_batch(Preview *preview)
 						  sagg_sink_max_key_bytes(stream->sink, inspection->query) : 0);
 	trial = sagg_trial_read(inspection, preview->limit);
 	sagg_trial_attach(trial, refusals);
+	sagg_trial_event_times(trial, inspection);
 	sagg_execution_run(inspection->execution);
-	sagg_execution_close(inspection->execution, counts, &preview->watermark);
+	sagg_execution_close(inspection->execution, counts, &preview->watermark,
+						 &max_time);
 	counts->delivered = sagg_trial_records(trial);
 	counts->filtered = counts->delivered - counts->aggregated - counts->late -
 		counts->null_time - counts->dead_lettered;

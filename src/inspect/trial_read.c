@@ -31,6 +31,8 @@ struct SaggTrialRead
 	ErrorContextCallback on_error;
 	List	   *sources;		/* OIDs */
 	SaggReader *reader;
+	int			npartitions;
+	SaggRange  *partitions;		/* all that there are */
 	bool		attached;
 };
 
@@ -179,6 +181,9 @@ sagg_trial_read(SaggInspection *inspection, int64 limit)
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &trial->callback);
 	trial->reader = sagg_reader_open(trial->sources, false);
 	plan->ranges = ranges_to_read(inspection, trial->reader, &n);
+	trial->npartitions = n;
+	trial->partitions = palloc(sizeof(SaggRange) * Max(n, 1));
+	memcpy(trial->partitions, plan->ranges, sizeof(SaggRange) * n);
 	plan->nranges = bound_ranges(plan->ranges, n, limit, plan->batch);
 	sagg_reader_assign(trial->reader, plan->ranges, plan->nranges);
 	sagg_reader_begin(trial->reader, plan->ranges, plan->nranges);
@@ -212,6 +217,28 @@ sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals)
 	error_context_stack = &trial->on_error;
 	sagg_scan_attach(trial->sources, sagg_reader_batch(trial->reader), refusals);
 	trial->attached = true;
+}
+
+/*
+ * With watermark policy per_partition: let the execution, which is about to
+ * run, judge records by their partitions.
+ */
+void
+sagg_trial_event_times(SaggTrialRead *trial, SaggInspection *inspection)
+{
+	const SaggProgress *progress = inspection->progress;
+	const SaggRange *runs;
+	SaggPartitionTime *times;
+	int			nruns;
+	int			ntimes;
+
+	if (inspection->stream->options.watermark_policy != SAGG_WATERMARK_PER_PARTITION)
+		return;
+	times = sagg_partition_times(inspection->stream, trial->partitions, trial->npartitions,
+								 progress->times, progress->ntimes,
+								 inspection->plan->batch_time, &ntimes);
+	runs = sagg_batch_runs(sagg_reader_batch(trial->reader), &nruns);
+	sagg_execution_partitions(inspection->execution, times, ntimes, runs, nruns);
 }
 
 /*

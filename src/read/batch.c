@@ -47,6 +47,9 @@ struct SaggBatch
 	rd_kafka_message_t *adding; /* being copied */
 	StringInfoData scratch;		/* a record on its way to the file */
 	SaggSpill  *file;			/* NULL = none */
+	int			nruns;
+	int			max_runs;
+	SaggRange  *runs;			/* see sagg_batch_runs */
 };
 
 struct SaggBatchCursor
@@ -112,6 +115,44 @@ sagg_batch_records(const SaggBatch *batch)
 }
 
 /*
+ * Which records are of which partition: ranges of their numbers, [start, end),
+ * in order; valid until the batch is filled anew.
+ */
+const SaggRange *
+sagg_batch_runs(const SaggBatch *batch, int *nruns)
+{
+	*nruns = batch->nruns;
+	return batch->runs;
+}
+
+/*
+ * The next record is one of this partition.
+ */
+static inline void
+extend_runs(SaggBatch *batch, int32 topic, int32 partition)
+{
+	SaggRange  *run = batch->nruns > 0 ? &batch->runs[batch->nruns - 1] : NULL;
+
+	if (run == NULL || run->partition != partition || run->topic != topic)
+	{
+		if (batch->nruns == batch->max_runs)
+		{
+			int			size = Max(256, batch->max_runs * 2);
+
+			batch->runs = batch->runs ?
+				repalloc_huge(batch->runs, sizeof(SaggRange) * size) :
+				MemoryContextAllocHuge(batch->memory, sizeof(SaggRange) * size);
+			batch->max_runs = size;
+		}
+		run = &batch->runs[batch->nruns++];
+		run->topic = topic;
+		run->partition = partition;
+		run->start = batch->nrecords;
+	}
+	run->end = batch->nrecords + 1;
+}
+
+/*
  * Give back memory and file.  Cursors must be gone or not used
  * again.  Raises no error.
  */
@@ -128,6 +169,7 @@ sagg_batch_reset(SaggBatch *batch)
 	batch->lacks_headers = false;
 	batch->nstored = 0;
 	batch->nrecords = 0;
+	batch->nruns = 0;
 	batch->bytes = 0;
 	if (batch->adding)
 		rd_kafka_message_destroy(batch->adding);
@@ -312,6 +354,7 @@ sagg_batch_add(SaggBatch *batch, int32 topic, rd_kafka_message_t *message)
 		copy_message(scratch, message, &stored, headers);
 		sagg_spill_write(batch->file, scratch, size);
 	}
+	extend_runs(batch, topic, message->partition);
 	batch->adding = NULL;
 	rd_kafka_message_destroy(message);
 	batch->nrecords++;

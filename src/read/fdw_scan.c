@@ -59,6 +59,7 @@ typedef struct SourceScan
 	int32		topic;			/* last one looked for, -1 = none */
 	bool		topic_is_ours;
 	SaggScanReader *reader;		/* or a reader of our own */
+	const SaggRestriction *restriction; /* of what that reads, or NULL */
 } SourceScan;
 
 /* the batch that scans of attached_sources read, NULL = none */
@@ -187,6 +188,8 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 			state->topics = sagg_source_topics(state->source);
 		state->topic = -1;
 	}
+	else
+		state->restriction = sagg_scan_restriction(state->source);
 	node->fdw_state = state;
 	MemoryContextSwitchTo(old);
 }
@@ -299,6 +302,7 @@ start(ForeignScanState *node, SourceScan *state)
 		sagg_batch_rewind(state->cursor);
 		return;
 	}
+	limits.restriction = state->restriction;
 	if (!evaluate_limits(node, state, &limits))
 	{
 		state->empty = true;
@@ -367,19 +371,15 @@ decode_record(SourceScan *state, TupleTableSlot *slot)
 }
 
 /*
- * The same for a record that may be refused.  Returns false if it is left out,
- * does not decode, or is refused already: then the slot's values are undefined.
+ * The same for a record that may not decode: then "why" says so.
  */
-static bool
-try_record(SourceScan *state, TupleTableSlot *slot)
+static SaggVerdict
+decode_leniently(SourceScan *state, TupleTableSlot *slot, SaggRecordError *why)
 {
 	ErrorContextCallback callback;
-	SaggRecordError why;
 	SaggVerdict verdict;
 	bool		good;
 
-	if (sagg_record_refused(state->refusals, state->next))
-		return false;
 	callback.callback = record_error_context;
 	callback.arg = state;
 	callback.previous = error_context_stack;
@@ -387,7 +387,7 @@ try_record(SourceScan *state, TupleTableSlot *slot)
 
 	verdict = sagg_decoder_try(state->decoder, state->record.payload,
 							   state->record.payload_len,
-							   slot->tts_values, slot->tts_isnull, &why);
+							   slot->tts_values, slot->tts_isnull, why);
 	good = (verdict == SAGG_RECORD_GOOD);
 	for (int i = 0; good && i < state->nmetadata; i++)
 	{
@@ -395,12 +395,54 @@ try_record(SourceScan *state, TupleTableSlot *slot)
 
 		good = sagg_try_metadata(column->kind, column->type, &state->record,
 								 &slot->tts_values[column->index],
-								 &slot->tts_isnull[column->index], &why);
+								 &slot->tts_isnull[column->index], why);
 	}
 	error_context_stack = callback.previous;
-	if (!good && verdict != SAGG_RECORD_LEFT_OUT)
+	return good || verdict != SAGG_RECORD_GOOD ? verdict : SAGG_RECORD_INVALID;
+}
+
+/*
+ * The current record of a batch that refuses records.  Returns false if it is
+ * left out, does not decode, or is refused already: then the slot's values are
+ * undefined.
+ */
+static bool
+try_record(SourceScan *state, TupleTableSlot *slot)
+{
+	SaggRecordError why;
+	SaggVerdict verdict;
+
+	if (sagg_record_refused(state->refusals, state->next))
+		return false;
+	verdict = decode_leniently(state, slot, &why);
+	if (verdict == SAGG_RECORD_INVALID)
 		sagg_refuse_record(state->refusals, state->next, why.message, why.detail);
-	return good;
+	return verdict == SAGG_RECORD_GOOD;
+}
+
+/*
+ * The current record of a scan that is restricted.
+ */
+static bool
+take_restricted(SourceScan *state, TupleTableSlot *slot)
+{
+	SaggRecordError why;
+
+	if (sagg_restriction_skips(state->restriction, &state->record))
+		return false;
+	if (!state->restriction->lenient)
+		return decode_record(state, slot);
+	return decode_leniently(state, slot, &why) == SAGG_RECORD_GOOD;
+}
+
+static bool
+take_record(SourceScan *state, TupleTableSlot *slot)
+{
+	if (state->refusals)
+		return try_record(state, slot);
+	if (state->restriction)
+		return take_restricted(state, slot);
+	return decode_record(state, slot);
 }
 
 /*
@@ -434,7 +476,7 @@ next_good_record(ForeignScanState *node, SourceScan *state, TupleTableSlot *slot
 			state->next++;
 			continue;
 		}
-		if (state->refusals ? try_record(state, slot) : decode_record(state, slot))
+		if (take_record(state, slot))
 			return true;
 		state->next++;
 

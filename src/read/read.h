@@ -93,6 +93,7 @@ extern long sagg_reader_tend_group(SaggReader *reader, long timeout_ms);
 
 /* batch.c */
 extern int64 sagg_batch_records(const SaggBatch *batch);
+extern const SaggRange *sagg_batch_runs(const SaggBatch *batch, int *nruns);
 
 /* fdw_scan.c: scans of the sources in this backend read the batch */
 extern void sagg_scan_attach(List *sources, SaggBatch *batch,
@@ -100,12 +101,27 @@ extern void sagg_scan_attach(List *sources, SaggBatch *batch,
 extern void sagg_scan_detach(void);
 extern bool sagg_scan_last_record(SaggPlace *place);
 
+/* scan_restriction.c: what scans of a source read, instead of all of it */
+typedef struct SaggRestriction
+{
+	List	   *sources;
+	int			nranges;
+	SaggRange  *ranges;
+	int			nleft_out;		/* records within them, sorted */
+	SaggPlace  *left_out;
+	bool		lenient;		/* what does not decode is left out, too */
+} SaggRestriction;
+
+extern void sagg_restriction_sort(SaggPlace *places, int nplaces);
+extern void sagg_scan_restrict(const SaggRestriction *restriction);
+extern void sagg_scan_unrestrict(void);
+
 /* refused_records.c */
 typedef struct SaggRefusedReader SaggRefusedReader;
 
-extern SaggRefusedReader *sagg_refused_open(SaggBatch *batch,
-											SaggRefusals *refusals);
-extern bool sagg_refused_next(void *reader, SaggDeadLetter *letter);
+extern SaggRefusedReader *sagg_refused_open(SaggBatch *batch, SaggRefusal *list,
+											int64 count);
+extern bool sagg_refused_next(void *reader, SaggAside *letter);
 extern void sagg_refused_close(SaggRefusedReader *reader);
 extern void sagg_batch_locate(SaggBatch *batch, int64 number, SaggPlace *place);
 

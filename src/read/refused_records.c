@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * refused_records.c
- *	  The bytes of the records that a batch has refused, for CHECKPOINT.
+ *	  The bytes of the records that a batch puts aside, for CHECKPOINT: those
+ *	  it has refused, and those that came too late.
  *
  * Goes through the batch once, in the order of the records' numbers, whether
  * they are in memory or in the file.  Nothing here may fail because of what is
- * in a record: it has been refused for that already.
+ * in a record: it may have been refused for that already.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,7 +17,8 @@
 struct SaggRefusedReader
 {
 	SaggBatchCursor *cursor;
-	const SaggRefusals *refusals;
+	int64		count;
+	const SaggRefusal *list;
 	int64		next;			/* into the list */
 	int64		record;			/* number of the next record of the batch */
 };
@@ -31,18 +33,19 @@ by_record(const void *a, const void *b)
 }
 
 /*
- * Begin to read the refused records of a batch, in the current context.
- * "refusals" has a list, which is sorted here.
+ * Begin to read records of a batch, in the current context; "list" has "count"
+ * of them, and is sorted here.
  */
 SaggRefusedReader *
-sagg_refused_open(SaggBatch *batch, SaggRefusals *refusals)
+sagg_refused_open(SaggBatch *batch, SaggRefusal *list, int64 count)
 {
 	SaggRefusedReader *reader = palloc0(sizeof(SaggRefusedReader));
 
-	if (refusals->count > 1)
-		qsort(refusals->list, refusals->count, sizeof(SaggRefusal), by_record);
+	if (count > 1)
+		qsort(list, count, sizeof(SaggRefusal), by_record);
 	reader->cursor = sagg_batch_open(batch, true);
-	reader->refusals = refusals;
+	reader->list = list;
+	reader->count = count;
 	return reader;
 }
 
@@ -71,19 +74,19 @@ bytes_datum(const char *data, Size len)
 }
 
 /*
- * The next refused record, its values in the current context; false behind the
- * last one.  A SaggNextDeadLetter, whose argument is a SaggRefusedReader.
+ * The next of the records, its values in the current context; false behind the
+ * last one.  A SaggNextAside, whose argument is a SaggRefusedReader.
  */
 bool
-sagg_refused_next(void *arg, SaggDeadLetter *letter)
+sagg_refused_next(void *arg, SaggAside *letter)
 {
 	SaggRefusedReader *reader = (SaggRefusedReader *) arg;
 	const SaggRefusal *refusal;
 	SaggRecord	record;
 
-	if (reader->next >= reader->refusals->count)
+	if (reader->next >= reader->count)
 		return false;
-	refusal = &reader->refusals->list[reader->next++];
+	refusal = &reader->list[reader->next++];
 	seek_record(reader->cursor, &reader->record, refusal->record, &record);
 
 	memset(letter, 0, sizeof(*letter));

@@ -21,7 +21,14 @@ typedef struct SaggScanLimits
 	int64		max_partition;
 	int64		min_offset;
 	int64		max_offset;
+	const SaggRestriction *restriction; /* or NULL */
 } SaggScanLimits;
+
+/* scan_restriction.c */
+extern const SaggRestriction *sagg_scan_restriction(Oid source);
+extern bool sagg_restrict_range(const SaggRestriction *restriction, SaggRange *range);
+extern bool sagg_restriction_skips(const SaggRestriction *restriction,
+								   const SaggRecord *record);
 
 /* scan_reader.c */
 typedef struct SaggScanReader SaggScanReader;

@@ -136,6 +136,8 @@ sagg_scan_reader_start(SaggScanReader *scan, const SaggScanLimits *limits)
 		range.start = Max(range.start, limits->min_offset);
 		if (limits->max_offset < range.end)
 			range.end = limits->max_offset + 1;
+		if (limits->restriction && !sagg_restrict_range(limits->restriction, &range))
+			continue;
 		if (range.start < range.end)
 			scan->ranges[scan->nranges++] = range;
 	}

@@ -249,7 +249,7 @@ sagg_plan_commit(SaggSession *session)
 /*
  * Plan the next batch over what lies within "bounds" (low and high watermark
  * by partition) and commit the plan.  Returns NULL if there is nothing to
- * read.  The batch that replaces the sink's rows reads all there is.  The plan
+ * read, and no window to close by the clock.  The batch that replaces the sink's rows reads all there is.  The plan
  * is allocated in the session's batch memory.
  */
 SaggPlan *
@@ -264,13 +264,14 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 	plan->batch = progress->batch + 1;
 	plan->watermark = progress->watermark;
 	next_ranges(session, plan, bounds, nbounds);
-	if (plan->nranges == 0 && !progress->replace)
+	plan->batch_time = GetCurrentTimestamp();
+	plan->nsuspects = progress->nsuspects;
+	sagg_plan_quiet(session, plan, bounds, nbounds);
+	if (plan->nranges == 0 && !progress->replace && !sagg_idle_closes(session, plan))
 	{
 		MemoryContextSwitchTo(old);
 		return NULL;
 	}
-	plan->batch_time = GetCurrentTimestamp();
-	plan->nsuspects = progress->nsuspects;
 	if (plan->nsuspects > 0)
 	{
 		plan->suspects = palloc(sizeof(SaggRange) * plan->nsuspects);

@@ -156,6 +156,32 @@ record_error_context(void *arg)
 }
 
 /*
+ * Event time as the batch finds it, into the commit, where EXECUTE goes on with
+ * it.
+ */
+static void
+begin_event_times(SaggSession *session, SaggExecution *execution, SaggCommit *commit)
+{
+	const SaggRange *runs;
+	int			nruns;
+
+	commit->times = sagg_session_times(session, session->plan->batch_time, &commit->ntimes);
+	if (session->stream->options.watermark_policy != SAGG_WATERMARK_PER_PARTITION)
+		return;
+	runs = sagg_batch_runs(sagg_reader_batch(session->reader), &nruns);
+	sagg_execution_partitions(execution, commit->times, commit->ntimes, runs, nruns);
+}
+
+static void
+end_event_times(SaggSession *session, SaggCommit *commit)
+{
+	if (commit->max_time != DT_NOBEGIN)
+		sagg_times_found(session, commit->times, commit->ntimes,
+						 session->plan->batch_time);
+	commit->max_time = Max(commit->max_time, session->progress->max_time);
+}
+
+/*
  * EXECUTE: the records through the query into groups.  Those that cannot be
  * processed go to "refusals", which is NULL if they are errors.
  */
@@ -173,6 +199,7 @@ execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
 	error_context_stack = &callback;
 	sagg_poison_refuse(session, refusals);
 	sagg_scan_attach(session->stream->sources, batch, refusals);
+	begin_event_times(session, execution, commit);
 	session->fault = SAGG_FAULT_RECORDS;
 	sagg_execution_run(execution);
 	SAGG_FAILPOINT("execute.ran");
@@ -182,7 +209,8 @@ execute(SaggSession *session, SaggExecution *execution, SaggRefusals *refusals,
 	/* a window that closes is none of the record's that closes it */
 	if (session->stream->mode == SAGG_APPEND)
 		session->fault = SAGG_FAULT_WINDOWS;
-	sagg_execution_close(execution, counts, &commit->watermark);
+	sagg_execution_close(execution, counts, &commit->watermark, &commit->max_time);
+	end_event_times(session, commit);
 	SAGG_FAILPOINT("execute.done");
 
 	counts->delivered = sagg_batch_records(batch);
@@ -223,7 +251,8 @@ put_aside(SaggSession *session, const SaggPlan *plan, SaggRefusals *refusals,
 		return NULL;
 	if (refusals->policy == SAGG_DEAD_LETTER)
 	{
-		reader = sagg_refused_open(sagg_reader_batch(session->reader), refusals);
+		reader = sagg_refused_open(sagg_reader_batch(session->reader),
+								   refusals->list, refusals->count);
 		sagg_checkpoint_dead_letters(session->checkpoint, plan, refusals,
 									 sagg_refused_next, reader, commit);
 		sagg_refused_close(reader);
@@ -232,11 +261,11 @@ put_aside(SaggSession *session, const SaggPlan *plan, SaggRefusals *refusals,
 }
 
 /*
- * Constraints and triggers that wait for the commit run now, as the owner,
- * before CHECKPOINT (I8).
+ * Constraints and triggers that wait for the commit run now, as the current
+ * user: in a batch as the owner, before CHECKPOINT (I8).
  */
-static void
-fire_deferred_triggers(void)
+void
+sagg_fire_deferred_triggers(void)
 {
 	ConstraintsSetStmt *stmt = makeNode(ConstraintsSetStmt);
 
@@ -264,7 +293,7 @@ write_output(SaggSession *session, const SaggQuery *query,
 	sagg_delivery_end();
 	sagg_execution_output_end(&output);
 	SAGG_FAILPOINT("write.done");
-	fire_deferred_triggers();
+	sagg_fire_deferred_triggers();
 	SAGG_FAILPOINT("write.triggers_done");
 }
 
@@ -289,6 +318,13 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 		pfree(progress->last);
 	progress->last = MemoryContextAlloc(session->memory, sizeof(SaggRange) * Max(commit->nlast, 1));
 	memcpy(progress->last, commit->last, sizeof(SaggRange) * commit->nlast);
+	progress->max_time = commit->max_time;
+	progress->ntimes = commit->ntimes;
+	if (progress->times)
+		pfree(progress->times);
+	progress->times = MemoryContextAlloc(session->memory,
+										 sizeof(SaggPartitionTime) * Max(commit->ntimes, 1));
+	memcpy(progress->times, commit->times, sizeof(SaggPartitionTime) * commit->ntimes);
 	sagg_progress_suspects(progress, plan, session->memory);
 	progress->batch = plan->batch;
 	progress->watermark = commit->watermark;
@@ -402,6 +438,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	SaggQuery  *query;
 	SaggExecution *execution;
 	SaggRefusals *refusals = NULL;
+	SaggLateRows late = {0};
 	char	   *first_refused;
 	char	   *losses;
 
@@ -425,6 +462,8 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 		refusals = sagg_refusals_make(session->stream->options.on_error);
 	sagg_execution_refuse(execution, refusals,
 						  sagg_sink_max_key_bytes(session->stream->sink, query));
+	if (session->stream->options.late_records)
+		sagg_execution_keep_late(execution, &late);
 	execute(session, execution, refusals, &commit);
 
 	enter_stage(session, &clock, SAGG_WRITE);
@@ -433,9 +472,11 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	session->fault = SAGG_FAULT_NONE;
 	enter_stage(session, &clock, SAGG_CHECKPOINT);
 	first_refused = put_aside(session, plan, refusals, &commit);
+	sagg_keep_late_records(session, plan, &late, refusals, &commit);
 	commit.last = sagg_last_records(session, plan, &commit.nlast);
 	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, &commit,
 						   sagg_execution_state(execution));
+	sagg_idle_windows(session, execution);
 	sagg_execution_end(execution);
 	PopActiveSnapshot();
 	SAGG_FAILPOINT("commit.before");
@@ -452,6 +493,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	SAGG_FAILPOINT("publish.done");
 	sagg_checkpoint_published(session->checkpoint);
 	advance(session, plan, &commit);
+	sagg_idle_plan(session);
 	sagg_poison_committed(session, &commit.counts);
 	sagg_reader_release(session->reader);
 	sagg_reader_commit(session->reader, session->progress->positions,

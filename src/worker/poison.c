@@ -255,6 +255,7 @@ replace_plan(SaggSession *session, const SaggPlan *failed)
 		!plan_before_last_record(&session->poison, failed, plan))
 		plan_half(failed, plan);
 	keep_skips(failed, plan);
+	plan->nquiet = 0;			/* it does not read them to their ends */
 
 	ereport(LOG,
 			(errmsg("stream \"%s\": micro-batch " INT64_FORMAT " is retried with " INT64_FORMAT " of its " INT64_FORMAT " offsets, to find the record that cannot be processed",

@@ -103,7 +103,8 @@ open_session(SaggSession *session)
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
 	sagg_poison_opened(session);
 	session->reader = sagg_reader_open(session->stream->sources,
-									   session->stream->options.on_error == SAGG_DEAD_LETTER);
+									   session->stream->options.on_error == SAGG_DEAD_LETTER ||
+									   session->stream->options.late_records);
 	if (session->stream->options.on_data_loss == SAGG_LOSS_EARLIEST)
 		sagg_reader_skips_lost(session->reader);
 	sagg_reader_on_wait(session->reader, while_waiting, session);
@@ -121,6 +122,7 @@ open_session(SaggSession *session)
 	AddWaitEventToSet(session->waitset, WL_SOCKET_READABLE,
 					  sagg_reader_fd(session->reader), NULL, NULL);
 	sagg_session_origin(session);
+	sagg_idle_begin(session);
 	SAGG_FAILPOINT("session.opened");
 	sagg_publish_statistics(session);
 }

@@ -11,7 +11,8 @@
  * max_trigger_delay.
  *
  * A trigger that finds nothing does nothing: no transaction, no xid, no
- * request to Kafka unless its connections are in trouble.  Once in
+ * request to Kafka unless its connections are in trouble, or event time has
+ * gone on by the clock so far that a window closes (idle.c).  Once in
  * PARTITIONS_CHECK_MS only it asks Kafka and the catalogs whether there are
  * other partitions or topics to read.  All waiting is on the latch, and with interval 0 on
  * Kafka's event descriptor too.
@@ -224,6 +225,7 @@ fire(SaggSession *session)
 	if (!session->behind && !held &&
 		!sagg_reader_has_records(session->reader) &&
 		!partitions_changed(session) &&
+		!sagg_idle_is_due(session, GetCurrentTimestamp()) &&
 		!sagg_reader_in_trouble(session->reader, &unused))
 		return;
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
@@ -306,7 +308,12 @@ wait_for_trigger(SaggSession *session)
 		{
 			long		timeout_ms = PARTITIONS_CHECK_MS;
 
+			now = GetCurrentTimestamp();
+			if (session->idle_due != DT_NOEND)
+				timeout_ms = Min(timeout_ms,
+								 TimestampDifferenceMilliseconds(now, session->idle_due));
 			if (session->behind || session->progress->pending != NULL ||
+				sagg_idle_is_due(session, now) ||
 				sagg_reader_has_records(session->reader) ||
 				partitions_changed(session) ||
 				sagg_reader_in_trouble(session->reader, &timeout_ms))

@@ -31,4 +31,7 @@ extern void sagg_label_database(void);
 extern void sagg_start_stream_at_commit(Oid view, Oid owner, const char *name);
 extern void sagg_lock_stream(Oid view);
 
+/* micro_batch.c */
+extern void sagg_fire_deferred_triggers(void);
+
 #endif							/* SAGG_WORKER_H */

@@ -232,6 +232,10 @@ typedef struct SaggSession
 								 * their beginning */
 	TimestampTz held_until;		/* too few records for a batch: when to look
 								 * again, 0 = not so */
+	TimestampTz idle_due;		/* when a batch without records would close a
+								 * window, DT_NOEND = never; see idle.c */
+	TimestampTz next_end;		/* of the first open window */
+	int64		clock_ahead;	/* of event time, by the time zone */
 	bool		silence_logged; /* Kafka does not answer, and the log says so */
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
 } SaggSession;
@@ -276,6 +280,24 @@ extern SaggRange *sagg_last_records(SaggSession *session, const SaggPlan *plan,
 /* batch_plan.c */
 extern void sagg_plan_transaction(SaggSession *session, bool durable);
 extern void sagg_plan_commit(SaggSession *session);
+
+/* late_records.c */
+extern void sagg_keep_late_records(SaggSession *session, const SaggPlan *plan,
+								   SaggLateRows *late, const SaggRefusals *refusals,
+								   SaggCommit *commit);
+
+/* idle.c */
+extern SaggPartitionTime *sagg_session_times(const SaggSession *session,
+											 TimestampTz batch_time, int *n);
+extern void sagg_times_found(const SaggSession *session, SaggPartitionTime *times,
+							 int n, TimestampTz batch_time);
+extern void sagg_plan_quiet(const SaggSession *session, SaggPlan *plan,
+							const SaggRange *bounds, int nbounds);
+extern void sagg_idle_windows(SaggSession *session, SaggExecution *execution);
+extern void sagg_idle_begin(SaggSession *session);
+extern void sagg_idle_plan(SaggSession *session);
+extern bool sagg_idle_is_due(const SaggSession *session, TimestampTz now);
+extern bool sagg_idle_closes(const SaggSession *session, const SaggPlan *plan);
 
 /* poison.c */
 extern void sagg_poison_opened(SaggSession *session);

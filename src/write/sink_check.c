@@ -402,7 +402,8 @@ check_identity_index(const SinkCheck *check)
 static void
 check_replica_identity(const SinkCheck *check)
 {
-	bool		deletes = check->mode == SAGG_COMPLETE || check->query->removed;
+	bool		deletes = check->mode == SAGG_COMPLETE || check->query->removed ||
+		check->query->replaced;
 	List	   *rels = list_make1_oid(RelationGetRelid(check->rel));
 	ListCell   *lc;
 

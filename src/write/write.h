@@ -23,6 +23,10 @@ extern void sagg_sink_check(Oid sink, const SaggQuery *query,
 							SaggOutputMode mode, bool foreign);
 extern AttrNumber *sagg_sink_identity(Oid sink, const SaggQuery *query);
 
+/* sink_alter.c */
+extern void sagg_sink_add_column(Oid sink, Form_pg_attribute att);
+extern void sagg_sink_drop_column(Oid sink, const char *name);
+
 /* sink_index.c */
 extern Size sagg_sink_max_key_bytes(Oid sink, const SaggQuery *query);
 
@@ -32,5 +36,10 @@ extern void sagg_sink_write(SaggSink *sink, const SaggQuery *query,
 							const SaggOutput *output, bool replace,
 							int64 *rows_out, int64 *rows_removed);
 extern void sagg_sink_close(SaggSink *sink);
+
+/* sink_repair.c */
+extern void sagg_sink_repair(SaggSink *sink, const SaggQuery *query,
+							 Tuplestorestate *rows, AttrNumber window,
+							 Datum windows);
 
 #endif							/* SAGG_WRITE_H */

@@ -261,7 +261,7 @@ $node->safe_psql('postgres', q{SELECT stream_agg.drop_stream('alice.trap', drop_
 
 # --- a lock on what all streams share
 refused('mallory', "BEGIN; LOCK TABLE stream_agg.$_ IN ACCESS EXCLUSIVE MODE; SELECT 'held'", qr/permission denied for table $_/,
-	"nobody locks stream_agg.$_") for qw(streams sources offsets commits state dead_letters);
+	"nobody locks stream_agg.$_") for qw(streams sources offsets commits state dead_letters late_records);
 
 # --- privileges that are taken away from a stream that runs, and row-level security
 $node->safe_psql('postgres', qq{

@@ -158,9 +158,29 @@ cmp_ok($node->safe_psql('postgres', "SET ROLE analyst; $open"), '>', 0, 'the own
 $node->safe_psql('postgres', 'ALTER TABLE results DISABLE ROW LEVEL SECURITY');
 denied('reader', 'SELECT stream_agg.create_live_view($$windows$$)', qr/must be owner/, 'the live view is the owner\'s to make');
 
+# it is known by what it shows, whatever it and the sink are called
+$node->safe_psql('postgres', 'REVOKE SELECT ON results FROM reader; GRANT SELECT ON results_live TO reader;
+	ALTER VIEW results_live RENAME TO live; ALTER TABLE results RENAME TO outcome');
+is($node->safe_psql('postgres', 'SET ROLE reader; SELECT count(*) FROM live'), $all, 'renamed: SELECT on the live view is enough');
+denied('analyst', 'SELECT stream_agg.create_live_view($$windows$$)', qr/has a live view already, "live"/, 'one is enough');
+$node->safe_psql('postgres', 'ALTER VIEW live RENAME TO results_live; ALTER TABLE outcome RENAME TO results');
+# a view of the owner's that shows less gives no right to more
+$node->safe_psql('postgres', q{SET ROLE analyst; REVOKE SELECT ON results_live FROM reader; DROP VIEW results_live;
+	CREATE VIEW results_live AS SELECT n FROM results UNION ALL SELECT n FROM stream_agg.open_windows(NULL::results) WHERE u = 1;
+	CREATE VIEW narrow AS SELECT n FROM results UNION ALL SELECT n FROM stream_agg.open_windows(NULL::results);
+	GRANT SELECT ON results_live, narrow TO reader});
+denied('reader', $open, qr/permission denied for table results/, 'views that show less');
+$node->safe_psql('postgres', q{SET ROLE analyst; DROP VIEW results_live, narrow; SELECT stream_agg.create_live_view('windows')});
+
+# a dump has it, and its restored copy shows what is in the dump
+$node->command_ok([ 'bash', '-c', "createdb -h '" . $node->host . "' -p " . $node->port . " copied && pg_dump -h '" . $node->host . "' -p " . $node->port
+	. " postgres | psql -XAtq -v ON_ERROR_STOP=1 -h '" . $node->host . "' -p " . $node->port . ' copied >/dev/null' ], 'a dump is restored');
+is($node->safe_psql('copied', 'SELECT count(*), sum(n), sum(total) FROM results_live'),
+	$node->safe_psql('postgres', 'SELECT count(*), sum(n), sum(total) FROM results_live'), 'with its open windows');
+
 # a view of that name that somebody else has made opens nothing
 $node->safe_psql('postgres', q{
-	SET ROLE analyst; REVOKE SELECT ON results FROM reader; DROP VIEW results_live; RESET ROLE;
+	SET ROLE analyst; DROP VIEW results_live; RESET ROLE;
 	SET ROLE other; CREATE VIEW results_live AS SELECT 1 AS one FROM stream_agg.open_windows(NULL::results)});
 denied('other', $open, qr/permission denied for table results/, 'a view of that name by somebody else');
 $node->safe_psql('postgres', q{DROP VIEW results_live; SELECT stream_agg.create_live_view('windows')});

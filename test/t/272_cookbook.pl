@@ -95,9 +95,10 @@ for my $recipe (map { $_->[0] } @recipes)
 		# in mode append, what the watermark has passed
 		my ($mode, $watermark) = split /\|/, sql("SELECT s.output_mode, p.watermark FROM stream_agg.streams s JOIN pg_stat_stream_agg p USING (stream) WHERE stream = '$stream'");
 		my $sink = sql("SELECT sink FROM stream_agg.streams WHERE stream = '$stream'");
-		my $end = { spending => 'upper(win)', spending_days => "window_start + interval '1 day'" }->{$stream};
+		my $end = { spending => 'upper(win)', sessions => 'upper(visit)', spending_days => "window_start + interval '1 day'" }->{$stream};
 		my $where = $mode ne 'append' ? 'true' : defined $end ? "$end <= '$watermark'" : 'true';
-		is_equal_tables($node, "SELECT * FROM $sink", "SELECT * FROM ${stream}_query q WHERE $where", "$recipe->{heading}: $stream equals the batch query");
+		my $batch = sql("SELECT COALESCE(to_regclass('${stream}_batch'), to_regclass('${stream}_query'))");
+		is_equal_tables($node, "SELECT * FROM $sink", "SELECT * FROM $batch q WHERE $where", "$recipe->{heading}: $stream equals the batch query");
 		is(sql("SELECT COALESCE(sum(late), 0) FROM stream_agg.commits WHERE stream = '$stream'"), 0, 'no record was late');
 		cmp_ok(sql("SELECT count(*) FROM $sink"), '>', 0, 'and it has rows') if $stream ne 'spending_days';
 	}

@@ -1,0 +1,284 @@
+/*-------------------------------------------------------------------------
+ *
+ * put_aside.c
+ *	  Records that a batch puts aside: those it has refused, into
+ *	  stream_agg.dead_letters, and those that came too late, into
+ *	  stream_agg.late_records.
+ *
+ * They are written in the batch's own transaction (I1): a record is put aside
+ * exactly once, and its offset is committed together with it.  A stream has no
+ * more of them than stream_agg.max_dead_letters and max_late_records; the batch
+ * that would add more fails, so none is dropped silently (I5).  A table is
+ * counted only when there are some to add.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "portability/instr_time.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "checkpoint_internal.h"
+
+/* how many go into one statement: until one of these is reached */
+#define CHUNK_RECORDS	500
+#define CHUNK_BYTES		(1024 * 1024)
+#define CHUNK_WINDOWS	10000
+
+/* columns of a chunk; the statements have them from $3 on */
+enum
+{
+	ASIDE_TOPIC,
+	ASIDE_PARTITION,
+	ASIDE_OFFSET,
+	ASIDE_TIMESTAMP,
+	ASIDE_KEY,
+	ASIDE_VALUE,
+	ASIDE_HEADERS,
+	ASIDE_ERROR,				/* of dead letters */
+	ASIDE_EVENT_TIME = ASIDE_ERROR,	/* of late records */
+	ASIDE_COLUMNS
+};
+
+typedef struct ColumnType
+{
+	Oid			type;
+	int			len;
+	bool		byval;
+	char		align;
+} ColumnType;
+
+#define TEXT_COLUMN		{TEXTOID, -1, false, TYPALIGN_INT}
+#define TIME_COLUMN		{TIMESTAMPTZOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE}
+#define INT8_COLUMN		{INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE}
+
+static const ColumnType column_types[ASIDE_COLUMNS] = {
+	[ASIDE_TOPIC] = TEXT_COLUMN,
+	[ASIDE_PARTITION] = {INT4OID, 4, true, TYPALIGN_INT},
+	[ASIDE_OFFSET] = INT8_COLUMN,
+	[ASIDE_TIMESTAMP] = TIME_COLUMN,
+	[ASIDE_KEY] = {BYTEAOID, -1, false, TYPALIGN_INT},
+	[ASIDE_VALUE] = {BYTEAOID, -1, false, TYPALIGN_INT},
+	[ASIDE_HEADERS] = {JSONBOID, -1, false, TYPALIGN_INT},
+	[ASIDE_ERROR] = TEXT_COLUMN,
+};
+
+static const ColumnType time_column = TIME_COLUMN;
+static const ColumnType int8_column = INT8_COLUMN;
+
+/*
+ * Some of the records.  The windows of late ones stand in arrays of their own,
+ * with the number of their record, from 1.
+ */
+typedef struct Chunk
+{
+	bool		late;
+	int			n;
+	Datum		values[ASIDE_COLUMNS][CHUNK_RECORDS];
+	bool		nulls[ASIDE_COLUMNS][CHUNK_RECORDS];
+	int			nwindows;
+	int			max_windows;
+	Datum	   *starts;
+	Datum	   *ends;
+	Datum	   *records;
+} Chunk;
+
+static Size
+varlena_size(Datum value, bool isnull)
+{
+	return isnull ? 0 : VARSIZE_ANY(DatumGetPointer(value));
+}
+
+static void
+set_value(Chunk *chunk, int column, Datum value, bool isnull)
+{
+	chunk->values[column][chunk->n - 1] = value;
+	chunk->nulls[column][chunk->n - 1] = isnull;
+}
+
+/*
+ * The windows of the late record that was added last.
+ */
+static void
+add_windows(Chunk *chunk, const SaggAside *aside)
+{
+	if (chunk->nwindows + aside->nrows > chunk->max_windows)
+	{
+		Size		size = sizeof(Datum) * (chunk->nwindows + aside->nrows + CHUNK_WINDOWS);
+
+		chunk->max_windows = chunk->nwindows + aside->nrows + CHUNK_WINDOWS;
+		chunk->starts = chunk->starts ? repalloc_huge(chunk->starts, size) : palloc(size);
+		chunk->ends = chunk->ends ? repalloc_huge(chunk->ends, size) : palloc(size);
+		chunk->records = chunk->records ? repalloc_huge(chunk->records, size) : palloc(size);
+	}
+	for (int i = 0; i < aside->nrows; i++)
+	{
+		chunk->starts[chunk->nwindows] = TimestampTzGetDatum(aside->rows[i].start);
+		chunk->ends[chunk->nwindows] = TimestampTzGetDatum(aside->rows[i].end);
+		chunk->records[chunk->nwindows++] = Int64GetDatum(chunk->n);
+	}
+}
+
+/*
+ * Collect records in the current context; returns false when there are none
+ * left.
+ */
+static bool
+fill_chunk(Chunk *chunk, bool late, SaggNextAside next, void *arg)
+{
+	Size		bytes = 0;
+	SaggAside	aside;
+
+	memset(chunk, 0, sizeof(*chunk));
+	chunk->late = late;
+	while (chunk->n < CHUNK_RECORDS && bytes < CHUNK_BYTES &&
+		   chunk->nwindows < CHUNK_WINDOWS && next(arg, &aside))
+	{
+		chunk->n++;
+		set_value(chunk, ASIDE_TOPIC, CStringGetTextDatum(sagg_topic_name(aside.topic)), false);
+		set_value(chunk, ASIDE_PARTITION, Int32GetDatum(aside.partition), false);
+		set_value(chunk, ASIDE_OFFSET, Int64GetDatum(aside.offset), false);
+		set_value(chunk, ASIDE_TIMESTAMP, aside.timestamp, aside.no_timestamp);
+		set_value(chunk, ASIDE_KEY, aside.key, aside.no_key);
+		set_value(chunk, ASIDE_VALUE, aside.value, aside.no_value);
+		set_value(chunk, ASIDE_HEADERS, aside.headers, aside.no_headers);
+		if (late)
+		{
+			set_value(chunk, ASIDE_EVENT_TIME, TimestampTzGetDatum(aside.rows[0].time), false);
+			add_windows(chunk, &aside);
+		}
+		else
+			set_value(chunk, ASIDE_ERROR, CStringGetTextDatum(aside.error), false);
+		bytes += varlena_size(aside.key, aside.no_key) +
+			varlena_size(aside.value, aside.no_value) +
+			varlena_size(aside.headers, aside.no_headers);
+	}
+	return chunk->n > 0;
+}
+
+static Datum
+make_array(const ColumnType *type, Datum *values, bool *nulls, int n)
+{
+	int			dims[1] = {n};
+	int			lbs[1] = {1};
+
+	return PointerGetDatum(construct_md_array(values, nulls, 1, dims, lbs, type->type,
+											  type->len, type->byval, type->align));
+}
+
+static void
+insert_chunk(SaggCheckpoint *checkpoint, Chunk *chunk, int64 batch)
+{
+	SaggLogSection section;
+	Datum		values[13];
+
+	values[1] = Int64GetDatum(batch);
+	for (int i = 0; i < ASIDE_COLUMNS; i++)
+	{
+		const ColumnType *type = chunk->late && i == ASIDE_EVENT_TIME ?
+			&time_column : &column_types[i];
+
+		values[i + 2] = make_array(type, chunk->values[i], chunk->nulls[i], chunk->n);
+	}
+	if (chunk->late)
+	{
+		values[10] = make_array(&time_column, chunk->starts, NULL, chunk->nwindows);
+		values[11] = make_array(&time_column, chunk->ends, NULL, chunk->nwindows);
+		values[12] = make_array(&int8_column, chunk->records, NULL, chunk->nwindows);
+	}
+	sagg_log_begin(&section, checkpoint);
+	if (sagg_log_execute(&section, chunk->late ? SAGG_LOG_LATE_RECORDS_INSERT :
+						 SAGG_LOG_DEAD_LETTERS_INSERT, values, NULL, 0) != chunk->n)
+		elog(ERROR, "records that micro-batch " INT64_FORMAT " puts aside are missing", batch);
+	sagg_log_end(&section);
+}
+
+/*
+ * How many the stream has already.
+ */
+static int64
+count_kept(SaggCheckpoint *checkpoint, bool late)
+{
+	SaggLogSection section;
+	Datum		values[1];
+	int64		kept;
+
+	sagg_log_begin(&section, checkpoint);
+	(void) sagg_log_execute(&section, late ? SAGG_LOG_LATE_RECORDS_COUNT :
+							SAGG_LOG_DEAD_LETTERS_COUNT, values, NULL, 1);
+	kept = sagg_log_int64(0, 1);
+	sagg_log_end(&section);
+	return kept;
+}
+
+/*
+ * Write down "count" records, got from "next" one by one.
+ */
+static void
+write_records(SaggCheckpoint *checkpoint, const SaggPlan *plan, bool late,
+			  int64 count, SaggNextAside next, void *arg, SaggCommit *commit)
+{
+	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
+												 "stream_agg records put aside",
+												 ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = CurrentMemoryContext;
+	Chunk	   *chunk = palloc(sizeof(Chunk));
+	int64		written = 0;
+	instr_time	started;
+	instr_time	spent;
+
+	INSTR_TIME_SET_CURRENT(started);
+	MemoryContextSwitchTo(memory);
+	while (fill_chunk(chunk, late, next, arg))
+	{
+		insert_chunk(checkpoint, chunk, plan->batch);
+		written += chunk->n;
+		MemoryContextReset(memory);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(memory);
+	pfree(chunk);
+	if (written != count)
+		elog(ERROR, INT64_FORMAT " of " INT64_FORMAT " records were put aside",
+			 written, count);
+	INSTR_TIME_SET_CURRENT(spent);
+	INSTR_TIME_SUBTRACT(spent, started);
+	commit->stage_time[SAGG_CHECKPOINT] += INSTR_TIME_GET_MICROSEC(spent);
+}
+
+/*
+ * Write down a batch's dead letters: as many as "refusals" has, got from "next"
+ * one by one.  A part of CHECKPOINT, before sagg_checkpoint_commit; adds the
+ * time spent to commit->stage_time.  Raises ERRCODE_SAGG_DEAD_LETTERS if they do
+ * not fit beside those that are there.
+ */
+void
+sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint, const SaggPlan *plan,
+							 const SaggRefusals *refusals,
+							 SaggNextAside next, void *arg, SaggCommit *commit)
+{
+	int64		kept = count_kept(checkpoint, false);
+
+	if (kept + refusals->count > sagg_max_dead_letters)
+		sagg_too_many_dead_letters(kept, refusals);
+	write_records(checkpoint, plan, false, refusals->count, next, arg, commit);
+}
+
+/*
+ * The same for "count" late records; raises ERRCODE_SAGG_LATE_RECORDS.
+ */
+void
+sagg_checkpoint_late_records(SaggCheckpoint *checkpoint, const SaggPlan *plan,
+							 int64 count, SaggNextAside next, void *arg,
+							 SaggCommit *commit)
+{
+	int64		kept = count_kept(checkpoint, true);
+
+	if (kept + count > sagg_max_late_records)
+		sagg_too_many_late_records(kept, count);
+	write_records(checkpoint, plan, true, count, next, arg, commit);
+}

@@ -1,0 +1,59 @@
+/*-------------------------------------------------------------------------
+ *
+ * rewrite.c
+ *	  A stream's state written anew, for another query.
+ *
+ * Like a reset it is a row of the logs between micro-batches, numbered like one:
+ * it reads nothing, and offsets, watermark and counters are as before.  All of
+ * the state log goes, and what the new state has comes, in the caller's
+ * transaction; so a crash leaves the one or the other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "checkpoint_internal.h"
+
+/*
+ * Write "state", all of it changes, in place of what the last commit of the
+ * stream left; "progress" is where it stands.  A plan that is not committed is
+ * forgotten: the next micro-batch is planned anew from the same offsets.  The
+ * stream's lock is held.
+ */
+void
+sagg_checkpoint_rewrite(SaggCheckpoint *checkpoint, const SaggProgress *progress,
+						const SaggStateAccess *state)
+{
+	SaggPlan	plan = {
+		.batch = progress->batch + 1,
+		.watermark = progress->watermark,
+		.batch_time = GetCurrentTimestamp()
+	};
+	SaggCommit	commit = {
+		.watermark = progress->watermark,
+		.nlast = progress->nlast,
+		.last = progress->last
+	};
+	SaggLogSection section;
+	Datum		values[2];
+	Datum		oldest;
+	bool		isnull;
+
+	sagg_log_begin(&section, checkpoint);
+	values[1] = Int64GetDatum(progress->batch);
+	(void) sagg_log_execute(&section, SAGG_LOG_RESET_PLANS, values, NULL, 0);
+	(void) sagg_log_execute(&section, SAGG_LOG_RESET_STATE, values, NULL, 0);
+	(void) sagg_log_execute(&section, SAGG_LOG_OLDEST_BATCH, values, NULL, 1);
+	oldest = sagg_log_value(0, 1, &isnull);
+	checkpoint->sizes.oldest = isnull ? 0 : DatumGetInt64(oldest);
+	checkpoint->sizes.delta_bytes = 0;
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+		checkpoint->sizes.chains[p] = (SaggChain) {0, 0, -1, -1};
+	checkpoint->known = true;
+	sagg_log_end(&section);
+
+	sagg_checkpoint_plan(checkpoint, &plan);
+	sagg_checkpoint_commit(checkpoint, progress, &plan, &commit, state);
+}

@@ -1,0 +1,74 @@
+/*-------------------------------------------------------------------------
+ *
+ * session_window.c
+ *	  session(ts, gap): the session window that a record makes by itself.
+ *
+ * That is [ts, ts + gap).  In a stream's query the analysis recognises the
+ * function, and execute/sessions.c merges those of a key that touch.  Elsewhere
+ * it is a range like any other: a batch query merges by window functions, see
+ * README.md.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "common/int.h"
+#include "utils/rangetypes.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+#include "define_internal.h"
+
+PG_FUNCTION_INFO_V1(stream_agg_session);
+
+/*
+ * The constant gap of a stream's sessions in microseconds, greater than zero.
+ */
+int64
+sagg_session_gap(const Interval *gap)
+{
+	int64		length = sagg_interval_length(gap, "session gap");
+
+	if (length <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("session gap must be greater than zero"),
+				 errdetail("A record with no gap, or a negative one, is in no session.")));
+	return length;
+}
+
+/*
+ * session(ts timestamptz, gap interval) RETURNS tstzrange; NULL for a gap that
+ * is not greater than zero.
+ */
+Datum
+stream_agg_session(PG_FUNCTION_ARGS)
+{
+	TimestampTz ts = PG_GETARG_TIMESTAMPTZ(0);
+	int64		gap = sagg_interval_length(PG_GETARG_INTERVAL_P(1), "session gap");
+	TypeCacheEntry *typcache = (TypeCacheEntry *) fcinfo->flinfo->fn_extra;
+	RangeBound	lower = {.inclusive = true,.lower = true};
+	RangeBound	upper = {.inclusive = false,.lower = false};
+	int64		end;
+
+	if (gap <= 0)
+		PG_RETURN_NULL();
+	if (TIMESTAMP_NOT_FINITE(ts))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("an infinite time is in no window")));
+	if (pg_add_s64_overflow(ts, gap, &end) || !IS_VALID_TIMESTAMP(end))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("window is out of the range of timestamps")));
+
+	if (typcache == NULL)
+	{
+		typcache = range_get_typcache(fcinfo, TSTZRANGEOID);
+		fcinfo->flinfo->fn_extra = typcache;
+	}
+	lower.val = TimestampTzGetDatum(ts);
+	upper.val = TimestampTzGetDatum(end);
+	PG_RETURN_RANGE_P(SAGG_MAKE_RANGE(typcache, &lower, &upper, false));
+}

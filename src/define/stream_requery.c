@@ -1,0 +1,262 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_requery.c
+ *	  Another query for a stream that has a state.
+ *
+ * The other query gets a view of its own, which takes the place and the name of
+ * the former one: columns of a view cannot be removed.  The sink gets and loses
+ * columns, and the state of the aggregates that stay is written anew for the
+ * other query (execute/convert.c, checkpoint/rewrite.c).  All of it is the
+ * caller's transaction.
+ *
+ * The stream's lock is held, so no micro-batch runs meanwhile.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "checkpoint/checkpoint.h"
+#include "define_internal.h"
+#include "execute/execute.h"
+#include "read/read.h"
+#include "worker/worker.h"
+#include "write/write.h"
+
+/* relations whose rules read view $1 */
+#define DEPENDENT_VIEW \
+	"SELECT r.ev_class::pg_catalog.regclass::text" \
+	"  FROM pg_catalog.pg_depend d" \
+	"  JOIN pg_catalog.pg_rewrite r ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND r.oid = d.objid" \
+	" WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 AND r.ev_class <> $1"
+
+/*
+ * The former view goes, so nothing may be made of it.
+ */
+static void
+check_no_dependents(const SaggStream *stream)
+{
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(stream->view);
+	SaggOwnerContext owner;
+
+	SPI_connect();
+	sagg_become_extension_owner(&owner);
+	if (SPI_execute_with_args(DEPENDENT_VIEW, 1, &type, &value, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for dependent views");
+	sagg_restore_user(&owner);
+	if (SPI_processed > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot replace view \"%s\", the query of stream \"%s\"",
+						get_rel_name(stream->view), sagg_stream_title(stream->name)),
+				 errdetail("View %s depends on it.",
+						   SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
+				 errhint("Drop that view, and make it again afterwards.")));
+	SPI_finish();
+}
+
+static void
+rename_view(Oid view, const char *name)
+{
+	RenameStmt *stmt = makeNode(RenameStmt);
+
+	stmt->renameType = OBJECT_VIEW;
+	stmt->relation = makeRangeVar(get_namespace_name(get_rel_namespace(view)),
+								  get_rel_name(view), -1);
+	stmt->newname = pstrdup(name);
+	stmt->behavior = DROP_RESTRICT;
+	sagg_run_utility((Node *) stmt, "ALTER VIEW", -1, 0);
+}
+
+/*
+ * Give one relation the privileges of another of the same owner.
+ */
+static void
+copy_privileges(Oid from, Oid to)
+{
+	Relation	catalog = table_open(RelationRelationId, RowExclusiveLock);
+	HeapTuple	from_tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(from));
+	HeapTuple	to_tuple = SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(to));
+	Datum		values[Natts_pg_class] = {0};
+	bool		nulls[Natts_pg_class] = {0};
+	bool		replace[Natts_pg_class] = {0};
+	bool		isnull;
+	Datum		acl = SysCacheGetAttr(RELOID, from_tuple, Anum_pg_class_relacl, &isnull);
+
+	if (!isnull)
+	{
+		Oid		   *members;
+		int			nmembers = aclmembers(DatumGetAclP(acl), &members);
+
+		values[Anum_pg_class_relacl - 1] = acl;
+		replace[Anum_pg_class_relacl - 1] = true;
+		to_tuple = heap_modify_tuple(to_tuple, RelationGetDescr(catalog), values,
+									 nulls, replace);
+		CatalogTupleUpdate(catalog, &to_tuple->t_self, to_tuple);
+		updateAclDependencies(RelationRelationId, to, 0,
+							  ((Form_pg_class) GETSTRUCT(to_tuple))->relowner,
+							  0, NULL, nmembers, members);
+	}
+	ReleaseSysCache(from_tuple);
+	table_close(catalog, RowExclusiveLock);
+	CommandCounterIncrement();
+}
+
+/*
+ * Columns of the sink that come and go with those of the query.
+ */
+static void
+change_sink(const SaggStream *stream, const SaggQuery *query, const SaggQueryChange *change)
+{
+	ListCell   *lc;
+
+	if (change->removed != NIL && !stream->sink_created)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("column \"%s\" of sink \"%s\" is not dropped, because create_stream did not make the table",
+						(char *) linitial(change->removed), get_rel_name(stream->sink)),
+				 errhint("Leave the column in the query, or make another stream.")));
+	if (change->removed != NIL && OidIsValid(sagg_live_view(stream)))
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("column \"%s\" of sink \"%s\" is in the live view",
+						(char *) linitial(change->removed), get_rel_name(stream->sink)),
+				 errhint("Drop the live view, and make it again afterwards.")));
+	foreach(lc, change->removed)
+		sagg_sink_drop_column(stream->sink, lfirst(lc));
+	foreach(lc, change->added)
+	{
+		Form_pg_attribute att = TupleDescAttr(query->output_desc, lfirst_int(lc) - 1);
+
+		if (stream->sink_created &&
+			get_attnum(stream->sink, NameStr(att->attname)) == InvalidAttrNumber)
+			sagg_sink_add_column(stream->sink, att);
+	}
+	sagg_sink_check(stream->sink, query, stream->mode, stream->options.at_least_once);
+	if (change->added != NIL)
+		sagg_refresh_live_view(stream);
+}
+
+static SaggExecution *
+begin_execution(const SaggStream *stream, SaggQuery *query,
+				const SaggProgress *progress, const SaggPlan *plan, int64 log_bytes)
+{
+	return sagg_execution_begin(sagg_store_private(stream->name, log_bytes,
+												   query->fingerprint, progress->batch),
+								stream, query, plan);
+}
+
+/*
+ * The state of the old query into one of the new, in the log.
+ */
+static void
+convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
+			  const SaggQueryChange *change)
+{
+	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
+												 "stream_agg conversion",
+												 ALLOCSET_DEFAULT_SIZES);
+	MemoryContext save = MemoryContextSwitchTo(memory);
+	SaggCheckpoint *checkpoint = sagg_checkpoint_open(stream->name,
+													  sagg_sources_by_topic(stream->sources));
+	SaggProgress *progress = sagg_checkpoint_progress(checkpoint);
+	SaggPlan	plan = {.batch = progress->batch + 1,.watermark = progress->watermark};
+	SaggOwnerContext owner;
+	SaggExecution *from;
+	SaggExecution *to;
+	int64		bytes;
+
+	if (progress->replace)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream \"%s\" was reset, and its results have not been replaced yet",
+						sagg_stream_title(stream->name)),
+				 errhint("Change its query after its next micro-batch.")));
+	sagg_become_stream_owner(&owner, stream);
+	if (progress->batch >= 0)
+	{
+		bytes = sagg_checkpoint_state_bytes(checkpoint, progress);
+		from = begin_execution(stream, old, progress, &plan, bytes);
+		sagg_checkpoint_restore(checkpoint, progress, sagg_execution_state(from));
+		to = begin_execution(stream, new, progress, &plan, 4 * bytes);
+		sagg_execution_convert(from, to, change->origins);
+		sagg_checkpoint_rewrite(checkpoint, progress, sagg_execution_state(to));
+		sagg_execution_end(to);
+		sagg_execution_end(from);
+	}
+	sagg_restore_user(&owner);
+	sagg_checkpoint_close(checkpoint);
+	MemoryContextSwitchTo(save);
+	MemoryContextDelete(memory);
+}
+
+static void
+tell_about(const SaggStream *stream, const SaggQueryChange *change)
+{
+	if (change->new_aggregates > 0)
+		ereport(NOTICE,
+				(errmsg("%d aggregates of stream \"%s\" begin with the next micro-batch",
+						change->new_aggregates, sagg_stream_title(stream->name)),
+				 errdetail("In groups that are there already they are of records from now on; the others go on with their state."),
+				 errhint("Use stream_agg.reset_stream to compute all of them from records that Kafka still has.")));
+}
+
+/*
+ * Let "text" be the query of "stream", whose lock is held, with the state of
+ * the aggregates that stay.  "stream" gets the view of the new query.  Raises
+ * feature_not_supported, with the reason, if that cannot be, and what
+ * create_stream would raise for the query.
+ */
+void
+sagg_change_query(SaggStream *stream, const char *text)
+{
+	char	   *name = get_rel_name(stream->view);
+	Oid			namespace = get_rel_namespace(stream->view);
+	SaggQuery  *old = sagg_query_of_view(stream);
+	SaggStream	next = *stream;
+	Oid			save_user;
+	int			save_context;
+	SaggQueryChange *change;
+	SaggQuery  *new;
+	Oid			types[2] = {OIDOID, OIDOID};
+	Datum		values[2];
+
+	check_no_dependents(stream);
+	GetUserIdAndSecContext(&save_user, &save_context);
+	SetUserIdAndSecContext(stream->owner, save_context | SECURITY_LOCAL_USERID_CHANGE);
+	rename_view(stream->view, ChooseRelationName(name, NULL, "former", namespace, false));
+	next.view = sagg_make_query_view(get_namespace_name(namespace), name, text);
+	new = sagg_query_of_view(&next);
+	sagg_check_query(&next, new);
+	change = sagg_compare_queries(stream, old, next.view, new);
+	change_sink(stream, new, change);
+	convert_state(stream, old, new, change);
+	copy_privileges(stream->view, next.view);
+	values[1] = ObjectIdGetDatum(next.view);
+	sagg_stream_update(stream, "query = $2", 2, types, values);
+	CommandCounterIncrement();
+	sagg_drop_relation(stream->view, OBJECT_VIEW);
+	SetUserIdAndSecContext(save_user, save_context);
+	tell_about(stream, change);
+	stream->view = next.view;
+	if (stream->enabled && stream->database == MyDatabaseId)
+		sagg_start_stream_at_commit(stream->view, stream->owner, stream->name);
+}

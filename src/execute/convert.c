@@ -1,0 +1,79 @@
+/*-------------------------------------------------------------------------
+ *
+ * convert.c
+ *	  The state of one query becomes that of another, which has some of its
+ *	  aggregates.
+ *
+ * Groups are read as the one query wrote them and written as the other reads
+ * them.  Both have the same window and keys, so a group stays where it is.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "executor/executor.h"
+#include "miscadmin.h"
+
+#include "sessions.h"
+
+/*
+ * One group: "from_group" and "to_group" are scratch.
+ */
+static void
+convert_group(SaggExecution *from, SaggExecution *to, SaggGroup *from_group,
+			  SaggGroup *to_group, const SaggVersion *version, const int *origins)
+{
+	sagg_entry_read(from, from_group, version->entry, version->len, true);
+	to_group->start = from_group->start;
+	if (SAGG_HAS_SESSIONS(to))
+		((SaggSession *) to_group)->end = ((SaggSession *) from_group)->end;
+	to_group->keys = from_group->keys;
+	to_group->keynulls = from_group->keynulls;
+	sagg_states_init(to, to_group->states);
+	for (int i = 0; i < to->query->naggs; i++)
+	{
+		if (origins[i] >= 0)
+			to_group->states[i] = from_group->states[origins[i]];
+	}
+	sagg_entry_write(to, &to->entry, to_group);
+}
+
+/*
+ * Give "to", whose store is empty, all groups in the store of "from".
+ * origins[i] is the aggregate of "from" whose state aggregate i of "to" goes on
+ * with; -1: it begins.  In the store of "to" all groups are changes.
+ */
+void
+sagg_execution_convert(SaggExecution *from, SaggExecution *to, const int *origins)
+{
+	SaggGroup  *from_group = sagg_groups_allocate(from);
+	SaggGroup  *to_group = sagg_groups_allocate(to);
+
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	{
+		for (dsa_pointer dp = from->store->header->partitions[p]; DsaPointerIsValid(dp);)
+		{
+			SaggTable  *table = SAGG_TABLE(from->store, dp);
+			SaggSlotRef *slots = table->nslots > 0 ? SAGG_SLOTS(from->store, table) : NULL;
+
+			dp = table->next;
+			for (uint32 i = 0; i < table->nslots; i++)
+			{
+				MemoryContext old;
+
+				CHECK_FOR_INTERRUPTS();
+				if (!DsaPointerIsValid(slots[i].version))
+					continue;
+				old = MemoryContextSwitchTo(to->tmpcontext->ecxt_per_tuple_memory);
+				convert_group(from, to, from_group, to_group,
+							  SAGG_VERSION(from->store, slots[i].version), origins);
+				MemoryContextSwitchTo(old);
+				sagg_store_put(to->store, table->start, slots[i].hash,
+							   InvalidDsaPointer, to->entry.data, to->entry.len);
+				ResetExprContext(to->tmpcontext);
+				ReScanExprContext(from->aggcontext);
+				ReScanExprContext(to->aggcontext);
+			}
+		}
+	}
+}

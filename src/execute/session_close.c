@@ -1,0 +1,258 @@
+/*-------------------------------------------------------------------------
+ *
+ * session_close.c
+ *	  The end of a batch for session windows: output, and state to the store.
+ *
+ * Mode append gives out the sessions that the new watermark has passed,
+ * complete all there are.  Mode update gives out the sessions that the batch
+ * has changed, and the identities of those they have been until now, whose
+ * rows leave the sink in the same commit.
+ *
+ * In the store a session that is changed is a new version of the stored one
+ * with its start; other stored sessions that it has taken in are replaced by a
+ * mark that they are gone (entry.c), for the log.  Those marks, and sessions
+ * that are over, are buried: the batch's publish removes them, undo does not
+ * know of them (I3).  Sessions that are over leave no mark in the log: who
+ * restores it knows the watermark.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "executor/executor.h"
+#include "miscadmin.h"
+
+#include "sessions.h"
+
+/*
+ * Whether the batch closes sessions that end then.
+ */
+static bool
+closes(const SaggExecution *ex, int64 end)
+{
+	return end <= ex->store->close_before;
+}
+
+/*
+ * Is a stored session, as far as the sink can tell, this one?
+ */
+static bool
+same_identity(const SaggExecution *ex, const SaggSession *session,
+			  const SaggSessionPart *part)
+{
+	SaggWindowPart window = ex->query->window_identity;
+
+	return (window == SAGG_WINDOW_END || part->start == session->group.start) &&
+		(window == SAGG_WINDOW_START || part->end == session->end);
+}
+
+/*
+ * Mode update: what was written of the sessions that are in this one now.  A
+ * row that goes on is known to the sink, all others leave it.
+ */
+static void
+emit_replaced(SaggExecution *ex, SaggSession *session)
+{
+	session->group.stored = InvalidDsaPointer;
+	for (SaggSessionPart *part = session->parts; part; part = part->next)
+	{
+		if (same_identity(ex, session, part))
+			session->group.stored = part->version;
+		else
+			sagg_emit_replaced(ex, &session->group, part->start, part->end);
+	}
+}
+
+static bool
+is_emitted(const SaggExecution *ex, const SaggSession *session)
+{
+	switch (ex->stream->mode)
+	{
+		case SAGG_APPEND:
+			return closes(ex, session->end);
+		case SAGG_UPDATE:
+			return session->group.changed;
+		case SAGG_COMPLETE:
+			break;
+	}
+	return true;
+}
+
+/*
+ * A changed session to the store.
+ */
+static void
+put_session(SaggExecution *ex, SaggSession *session)
+{
+	SaggStore  *store = ex->store;
+	uint32		hash = session->group.hash;
+	dsa_pointer old = InvalidDsaPointer;
+	MemoryContext save;
+
+	for (SaggSessionPart *part = session->parts; part; part = part->next)
+	{
+		if (part->start == session->group.start)
+			old = part->version;
+		else
+		{
+			sagg_entry_write_gone(ex, &ex->entry, &session->group, part->start);
+			sagg_store_bury(store, SAGG_SESSIONS_TABLE, hash,
+							sagg_store_put(store, SAGG_SESSIONS_TABLE, hash, part->version,
+										   ex->entry.data, ex->entry.len));
+		}
+	}
+	save = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+	sagg_entry_write(ex, &ex->entry, &session->group);
+	MemoryContextSwitchTo(save);
+	sagg_store_put(store, SAGG_SESSIONS_TABLE, hash, old, ex->entry.data, ex->entry.len);
+	if (!DsaPointerIsValid(old) && store->due_known)
+		sagg_due_add(store, session->end, hash);
+	SAGG_FAILPOINT("store.changed");
+}
+
+static void
+close_session(SaggExecution *ex, SaggSession *session)
+{
+	if (is_emitted(ex, session))
+	{
+		sagg_session_load(ex, session);
+		if (ex->stream->mode == SAGG_UPDATE)
+			emit_replaced(ex, session);
+		sagg_emit_group(ex, &session->group);
+	}
+	if (closes(ex, session->end))
+	{
+		for (SaggSessionPart *part = session->parts; part; part = part->next)
+			sagg_store_bury(ex->store, SAGG_SESSIONS_TABLE, session->group.hash,
+							part->version);
+	}
+	else if (session->group.changed)
+		put_session(ex, session);
+	ResetExprContext(ex->tmpcontext);
+}
+
+/*
+ * Give out a stored session.  "group" has its bounds and keys.
+ */
+static void
+emit_stored(SaggExecution *ex, SaggGroup *group, const SaggVersion *version)
+{
+	sagg_entry_read(ex, group, version->entry, version->len, true);
+	sagg_emit_group(ex, group);
+}
+
+/*
+ * Give out all stored sessions, that the last commit has not passed, of keys that
+ * the batch has not met.
+ */
+void
+sagg_sessions_emit_stored(SaggExecution *ex)
+{
+	SaggGroup  *group = sagg_groups_allocate(ex);
+
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	{
+		SaggTable  *table = sagg_store_table(ex->store, p, SAGG_SESSIONS_TABLE);
+		SaggSlotRef *slots = table && table->nslots > 0 ? SAGG_SLOTS(ex->store, table) : NULL;
+
+		for (uint32 i = 0; table && i < table->nslots; i++)
+		{
+			SaggVersion *version;
+			MemoryContext old;
+
+			CHECK_FOR_INTERRUPTS();
+			if (!DsaPointerIsValid(slots[i].version))
+				continue;
+			version = SAGG_VERSION(ex->store, slots[i].version);
+			if (sagg_entry_is_gone(version->entry) ||
+				sagg_session_passed(ex, sagg_entry_end(version->entry)))
+				continue;
+			old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+			group->hash = slots[i].hash;
+			sagg_entry_read(ex, group, version->entry, version->len, false);
+			if (!sagg_sessions_met(ex, group))
+				emit_stored(ex, group, version);
+			MemoryContextSwitchTo(old);
+			ResetExprContext(ex->tmpcontext);
+		}
+	}
+}
+
+/*
+ * Sessions with this hash that are over and of a key that the batch has not
+ * met: given out in mode append, and buried.
+ */
+static void
+close_hash(SaggExecution *ex, uint32 hash, SaggGroup *group)
+{
+	SaggTable  *table = sagg_store_table(ex->store, SAGG_PARTITION_OF(hash),
+										 SAGG_SESSIONS_TABLE);
+	int64		least = DT_NOEND;
+	uint32		step = 0;
+	dsa_pointer dp;
+
+	while (table && sagg_table_probe(ex->store, table, hash, &step, &dp))
+	{
+		SaggVersion *version = SAGG_VERSION(ex->store, dp);
+		int64		end = sagg_entry_end(version->entry);
+		MemoryContext old;
+
+		if (!closes(ex, end))
+		{
+			if (!sagg_entry_is_gone(version->entry))
+				least = Min(least, end);
+			continue;
+		}
+		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+		group->hash = hash;
+		sagg_entry_read(ex, group, version->entry, version->len, false);
+		if (!sagg_sessions_met(ex, group))
+		{
+			if (ex->stream->mode == SAGG_APPEND)
+				emit_stored(ex, group, version);
+			sagg_store_bury(ex->store, SAGG_SESSIONS_TABLE, hash, dp);
+		}
+		MemoryContextSwitchTo(old);
+		ResetExprContext(ex->tmpcontext);
+	}
+	if (least != DT_NOEND)
+		sagg_due_add(ex->store, least, hash);
+}
+
+static void
+close_due(SaggExecution *ex)
+{
+	SaggGroup  *group = sagg_groups_allocate(ex);
+	int64		n;
+	uint32	   *hashes = sagg_due_take(ex->store, ex->store->close_before, &n);
+
+	for (int64 i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		close_hash(ex, hashes[i], group);
+	}
+	pfree(hashes);
+}
+
+/*
+ * The batch's work on sessions ends; the store's close_before is set.
+ */
+void
+sagg_sessions_close(SaggExecution *ex)
+{
+	bool		forgets = ex->store->close_before > DT_NOBEGIN;
+
+	if (forgets)
+		sagg_due_prepare(ex->store);
+	for (SaggSessionKey *key = sagg_sessions_next(ex, true); key;
+		 key = sagg_sessions_next(ex, false))
+	{
+		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < key->n; i++)
+			close_session(ex, key->sessions[i]);
+	}
+	if (forgets)
+		close_due(ex);
+	if (ex->stream->mode == SAGG_COMPLETE)
+		sagg_sessions_emit_stored(ex);
+}

@@ -1,0 +1,40 @@
+/*-------------------------------------------------------------------------
+ *
+ * repair_internal.h
+ *	  Windows made anew, with the records that came too late for them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_REPAIR_INTERNAL_H
+#define SAGG_REPAIR_INTERNAL_H
+
+#include "stream_agg.h"
+
+#include "checkpoint/checkpoint.h"
+#include "define/define.h"
+#include "read/read.h"
+
+typedef struct SaggRepair
+{
+	const SaggStream *stream;
+	SaggQuery  *query;
+	SaggCheckpoint *checkpoint;
+	SaggProgress *progress;
+	SaggOrigin *origin;
+	AttrNumber	column;			/* of the output, by which windows are told */
+	bool		upper;			/* it has the window's end, */
+	bool		whole;			/* the window; else its start */
+	int			nwindows;
+	SaggLateWindow *windows;
+	int			nranges;		/* what the stream has read, and Kafka has */
+	SaggRange  *ranges;
+} SaggRepair;
+
+/* repair_topic.c */
+extern void sagg_repair_topic(SaggRepair *repair);
+
+/* repair_rows.c */
+extern void sagg_repair_column(SaggRepair *repair);
+extern void sagg_repair_rows(SaggRepair *repair);
+
+#endif							/* SAGG_REPAIR_INTERNAL_H */

@@ -1,0 +1,190 @@
+/*-------------------------------------------------------------------------
+ *
+ * repair_late.c
+ *	  repair_late: windows made anew, with the records that came too late for
+ *	  them.
+ *
+ * In one transaction, the caller's: the rows of closed windows in the sink are
+ * replaced by what the stream's query gives over what it has read, late
+ * records included, and these are not late any more.  So it can be rolled back,
+ * and readers see the old rows or the new ones.
+ *
+ * The stream's lock is held until the end of the transaction (I2): no
+ * micro-batch runs meanwhile.  Its state need not be touched, for a window that
+ * has closed is not in it.  One that is still open - with watermark policy
+ * per_partition a record can be late for it - has to wait until it closes, or
+ * the stream would write it again without the record.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/rangetypes.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+#include "read/read.h"
+#include "repair_internal.h"
+#include "worker/worker.h"
+
+PG_FUNCTION_INFO_V1(stream_agg_repair_late);
+
+static void
+check_stream(const SaggStream *stream)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("repair_late cannot run in a transaction with isolation level %s",
+						IsolationIsSerializable() ? "serializable" : "repeatable read"),
+				 errdetail("Its snapshot may be older than rows that the stream has written."),
+				 errhint("Use read committed.")));
+	if (stream->options.at_least_once)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("late records of stream \"%s\" cannot be repaired", sagg_stream_title(stream->name)),
+				 errdetail("Its sink is a Kafka topic, in which no record can be replaced.")));
+}
+
+/*
+ * Windows that are still open wait; the watermark is the last commit's.
+ */
+static void
+wait_for_open_windows(SaggRepair *repair)
+{
+	for (int i = 0; i < repair->nwindows; i++)
+	{
+		if (repair->windows[i].end > repair->progress->watermark)
+			repair->windows[i].reason = "it is still open: run repair_late again when the watermark has passed its end";
+	}
+}
+
+static bool
+any_to_repair(const SaggRepair *repair)
+{
+	for (int i = 0; i < repair->nwindows; i++)
+	{
+		if (repair->windows[i].reason == NULL)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Only windows with bounds of their own can be made anew one by one.
+ */
+static void
+check_window(const SaggRepair *repair)
+{
+	switch (repair->query->window.kind)
+	{
+		case SAGG_WINDOW_TUMBLE:
+		case SAGG_WINDOW_HOP:
+			return;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("late records of stream \"%s\" cannot be repaired",
+							sagg_stream_title(repair->stream->name)),
+					 errdetail("Their windows cannot be made anew one by one."),
+					 errhint("Use stream_agg.reset_stream with results => true.")));
+	}
+}
+
+/*
+ * As the stream's owner: find out what can be repaired, and do it.
+ */
+static void
+repair_windows(SaggRepair *repair)
+{
+	SaggOwnerContext owner;
+	bool		other_user = GetUserId() != repair->stream->owner;
+
+	/* not those that others have waiting, as the owner */
+	if (other_user)
+		sagg_fire_deferred_triggers();
+	sagg_become_stream_owner(&owner, repair->stream);
+	repair->query = sagg_query_of_view(repair->stream);
+	check_window(repair);
+	sagg_repair_column(repair);
+	wait_for_open_windows(repair);
+	if (any_to_repair(repair))
+		sagg_repair_topic(repair);
+	if (any_to_repair(repair))
+	{
+		sagg_repair_rows(repair);
+		/* nor our own as somebody else */
+		sagg_fire_deferred_triggers();
+	}
+	sagg_restore_user(&owner);
+}
+
+/*
+ * One row for each window: window, late records, repaired, reason.
+ */
+static void
+return_windows(ReturnSetInfo *rsinfo, const SaggRepair *repair)
+{
+	TypeCacheEntry *type = lookup_type_cache(TSTZRANGEOID, TYPECACHE_RANGE_INFO);
+
+	for (int i = 0; i < repair->nwindows; i++)
+	{
+		const SaggLateWindow *window = &repair->windows[i];
+		RangeBound	lower = {.inclusive = true, .lower = true};
+		RangeBound	upper = {0};
+		Datum		values[4];
+		bool		nulls[4] = {false, false, false, false};
+
+		lower.val = TimestampTzGetDatum(window->start);
+		upper.val = TimestampTzGetDatum(window->end);
+		values[0] = RangeTypePGetDatum(SAGG_MAKE_RANGE(type, &lower, &upper, false));
+		values[1] = Int64GetDatum(window->records);
+		values[2] = BoolGetDatum(window->reason == NULL);
+		nulls[3] = window->reason == NULL;
+		if (window->reason)
+			values[3] = CStringGetTextDatum(window->reason);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+}
+
+/*
+ * repair_late(stream text) RETURNS TABLE (win, late_records, repaired, reason).
+ * Waits for the micro-batch at hand, and for Kafka; the stream goes on at the end
+ * of the transaction.
+ */
+Datum
+stream_agg_repair_late(PG_FUNCTION_ARGS)
+{
+	SaggRepair	repair = {0};
+	SaggStream *stream;
+
+	PreventCommandDuringRecovery("stream_agg.repair_late()");
+	InitMaterializedSRF(fcinfo, 0);
+	stream = sagg_stream_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	sagg_stream_check_owner(stream);
+	check_stream(stream);
+	sagg_lock_stream(stream->view);
+
+	/* as others left it that held the lock before */
+	PushActiveSnapshot(GetTransactionSnapshot());
+	repair.stream = stream = sagg_stream_by_view(stream->view, false);
+	repair.checkpoint = sagg_checkpoint_open(stream->name, sagg_sources_by_topic(stream->sources));
+	repair.progress = sagg_checkpoint_progress(repair.checkpoint);
+	repair.origin = sagg_checkpoint_origin(repair.checkpoint);
+	repair.windows = sagg_checkpoint_late_windows(repair.checkpoint, &repair.nwindows);
+	if (repair.nwindows > 0)
+	{
+		repair_windows(&repair);
+		sagg_checkpoint_late_repaired(repair.checkpoint, repair.windows, repair.nwindows);
+	}
+	sagg_checkpoint_close(repair.checkpoint);
+	PopActiveSnapshot();
+	return_windows((ReturnSetInfo *) fcinfo->resultinfo, &repair);
+	return (Datum) 0;
+}

@@ -1,0 +1,137 @@
+/*-------------------------------------------------------------------------
+ *
+ * watermark.c
+ *	  Event time by partition, and the watermark where some are quiet.
+ *
+ * EXECUTE says by it what a batch leaves, and the worker when a batch without
+ * records would close a window.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/int.h"
+#include "utils/timestamp.h"
+
+#include "stream_agg.h"
+
+/*
+ * Floored to milliseconds, as event times are.
+ */
+int64
+sagg_floor_ms(int64 time)
+{
+	int64		into = time % 1000;
+
+	return time - (into < 0 ? into + 1000 : into);
+}
+
+/*
+ * The watermark by an event time, which is in whole milliseconds; DT_NOBEGIN if
+ * there is none or it is out of range.
+ */
+TimestampTz
+sagg_watermark_of(const SaggStream *stream, int64 time)
+{
+	TimestampTz watermark;
+
+	if (time == DT_NOBEGIN ||
+		pg_sub_s64_overflow(time, stream->watermark_delay, &watermark) ||
+		!IS_VALID_TIMESTAMP(watermark))
+		return DT_NOBEGIN;
+	return watermark;
+}
+
+/*
+ * The watermark by the clock, when nothing comes: as if a record came that is
+ * idle_timeout old.  "now" is the clock's time as an event time.
+ */
+TimestampTz
+sagg_watermark_of_clock(const SaggStream *stream, int64 now)
+{
+	int64		time;
+
+	if (stream->options.idle_timeout == 0 ||
+		pg_sub_s64_overflow(now, stream->options.idle_timeout, &time))
+		return DT_NOBEGIN;
+	return sagg_watermark_of(stream, sagg_floor_ms(time));
+}
+
+/*
+ * The least watermark of the partitions that are not quiet.  If all are, the
+ * clock's, but not less than the least of the partitions that have one.
+ * DT_NOBEGIN if there is no partition, or one that is waited for has no event
+ * time yet.
+ */
+TimestampTz
+sagg_least_watermark(const SaggStream *stream, const SaggPartitionTime *times,
+					 const bool *quiet, int n, int64 now)
+{
+	TimestampTz least = DT_NOEND;
+	TimestampTz least_quiet = DT_NOEND;
+
+	for (int i = 0; i < n; i++)
+	{
+		TimestampTz own = sagg_watermark_of(stream, times[i].time);
+
+		if (!quiet[i])
+			least = Min(least, own);
+		else if (own != DT_NOBEGIN)
+			least_quiet = Min(least_quiet, own);
+	}
+	if (n == 0 || least != DT_NOEND)
+		return n == 0 ? DT_NOBEGIN : least;
+	return Max(sagg_watermark_of_clock(stream, now),
+			   least_quiet == DT_NOEND ? DT_NOBEGIN : least_quiet);
+}
+
+/*
+ * The time of a partition; "place" is where it is as a rule.
+ */
+static const SaggPartitionTime *
+find_time(const SaggPartitionTime *times, int ntimes, const SaggRange *partition,
+		  int place)
+{
+	for (int i = 0; i < ntimes; i++)
+	{
+		const SaggPartitionTime *time = &times[(place + i) % ntimes];
+
+		if (time->partition == partition->partition && time->topic == partition->topic)
+			return time;
+	}
+	return NULL;
+}
+
+/*
+ * Event time of partitions before a batch at "batch_time": as a commit left it,
+ * or for those that are new; in the current context.  None if the stream's
+ * options do not ask for it.
+ */
+SaggPartitionTime *
+sagg_partition_times(const SaggStream *stream, const SaggRange *partitions,
+					 int npartitions, const SaggPartitionTime *known, int nknown,
+					 TimestampTz batch_time, int *n)
+{
+	const SaggStreamOptions *options = &stream->options;
+	bool		by_partition = options->watermark_policy == SAGG_WATERMARK_PER_PARTITION;
+	SaggPartitionTime *times = palloc(sizeof(SaggPartitionTime) * Max(npartitions, 1));
+	int			count = 0;
+
+	if (stream->has_watermark && (by_partition || options->idle_timeout > 0))
+		count = npartitions;
+	for (int i = 0; i < count; i++)
+	{
+		const SaggPartitionTime *before = find_time(known, nknown, &partitions[i], i);
+
+		times[i].topic = partitions[i].topic;
+		times[i].partition = partitions[i].partition;
+		times[i].time = times[i].active = DT_NOBEGIN;
+		if (before && by_partition)
+			times[i].time = before->time;
+		if (options->idle_timeout > 0)
+			times[i].active = before && before->active != DT_NOBEGIN ?
+				before->active : sagg_floor_ms(batch_time);
+	}
+	*n = count;
+	return times;
+}

@@ -1,0 +1,103 @@
+/*-------------------------------------------------------------------------
+ *
+ * sink_repair.c
+ *	  Whole windows in the sink, replaced by what they should have been.
+ *
+ * The rows of the windows are told by the one column of the sink that has the
+ * window or one of its bounds.  Where rows have an identity, those that are
+ * there still are updated, so that what others keep in further columns stays;
+ * only those that do not belong to the result any more are deleted.  Else all
+ * are.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/pg_class.h"
+#include "executor/spi.h"
+#include "executor/tuptable.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "write_internal.h"
+
+/*
+ * The statement that deletes the rows of the windows, $1, but for those of
+ * the new result that have an identity.
+ */
+static char *
+delete_statement(const SinkBatch *batch, AttrNumber window)
+{
+	bool		partitioned =
+		batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "DELETE FROM %s%s s WHERE s.%s OPERATOR(pg_catalog.=) ANY ($1)",
+					 partitioned ? "" : "ONLY ", batch->name,
+					 sagg_sink_column(batch->desc, window));
+	if (batch->sink->mode == SAGG_APPEND)
+		return buf.data;
+	appendStringInfo(&buf, " AND NOT EXISTS (SELECT FROM %s r WHERE ", SAGG_ENR_OUTPUT);
+	for (int i = 0; i < batch->query->nidentity; i++)
+	{
+		const char *name = sagg_sink_column(batch->desc, batch->query->identity[i]);
+
+		appendStringInfo(&buf, "%s(", i > 0 ? " AND " : "");
+		sagg_sink_append_match(&buf, batch, i);
+		appendStringInfo(&buf, " OR s.%s IS NULL AND r.%s IS NULL)", name, name);
+	}
+	appendStringInfoChar(&buf, ')');
+	return buf.data;
+}
+
+static int64
+delete_rows(SinkBatch *batch, Tuplestorestate *rows, AttrNumber window, Datum windows)
+{
+	Oid			type = get_array_type(TupleDescAttr(batch->desc, window - 1)->atttypid);
+	char	   *text = delete_statement(batch, window);
+	EphemeralNamedRelationData enr;
+	int64		deleted;
+	int			ret;
+
+	sagg_sink_register(&enr, SAGG_ENR_OUTPUT, batch->desc, rows,
+					   (double) tuplestore_tuple_count(rows));
+	ret = SPI_execute_with_args(text, 1, &type, &windows, NULL, false, 0);
+	if (ret != SPI_OK_DELETE)
+		elog(ERROR, "could not execute \"%s\": %s", text, SPI_result_code_string(ret));
+	deleted = (int64) SPI_processed;
+	sagg_sink_unregister(SAGG_ENR_OUTPUT);
+	return deleted;
+}
+
+/*
+ * Make "rows", of query->output_desc, the sink's rows of some windows: those
+ * whose value in column number "window" of the output is among the array
+ * "windows" of that column's type.  Runs as the current user, as
+ * sagg_sink_write does, who needs DELETE on the sink.  The rows are used up.
+ */
+void
+sagg_sink_repair(SaggSink *sink, const SaggQuery *query, Tuplestorestate *rows,
+				 AttrNumber window, Datum windows)
+{
+	SinkBatch	batch = {.sink = sink, .query = query, .desc = query->output_desc};
+	Tuplestorestate *none = tuplestore_begin_heap(true, false, 64);
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	batch.rel = sagg_sink_lock(sink->relid, query, sink->mode, sink->foreign, true,
+							   &batch.columns);
+	batch.name =
+		pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch.rel)),
+										   RelationGetRelationName(batch.rel)));
+	(void) delete_rows(&batch, rows, window, windows);
+	if (tuplestore_tuple_count(rows) > 0)
+		(void) sagg_sink_put(&batch, sink->mode == SAGG_APPEND ? rows : none,
+							 sink->mode == SAGG_APPEND ? none : rows);
+	relation_close(batch.rel, NoLock);
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "could not disconnect from SPI");
+	tuplestore_end(none);
+}
