@@ -121,6 +121,8 @@ typedef struct SaggStreamOptions
 								 * event time goes on with the clock; 0 =
 								 * never */
 	bool		late_records;	/* go to stream_agg.late_records */
+	bool		stops_all;		/* when it fails, streams that share its reader
+								 * do */
 } SaggStreamOptions;
 
 /*
@@ -151,6 +153,7 @@ typedef struct SaggStream
 	char	   *datestyle;
 	char	   *intervalstyle;
 	char	   *search_path;
+	char	   *reader;			/* that it shares with others, or NULL */
 } SaggStream;
 
 /*
@@ -297,7 +300,8 @@ typedef enum SaggWindowKind
 	SAGG_WINDOW_TUMBLE,
 	SAGG_WINDOW_HOP,			/* sliding: a record falls into several, or in
 								 * the gap between two into none */
-	SAGG_WINDOW_SESSION			/* as long as there are records */
+	SAGG_WINDOW_SESSION,		/* as long as there are records */
+	SAGG_WINDOW_CALENDAR		/* of days or months by a time zone */
 } SaggWindowKind;
 
 /* windows that are put together from states of several groups of records */
@@ -311,6 +315,15 @@ typedef enum SaggWindowPart
 	SAGG_WINDOW_START,
 	SAGG_WINDOW_END
 } SaggWindowPart;
+
+/* Windows of days or months, by the clocks of a time zone; see calendar.c. */
+typedef struct SaggCalendar
+{
+	struct pg_tz *zone;
+	int32		months;			/* one of these two is greater than zero */
+	int32		days;
+	int64		origin;			/* local time, microseconds since 2000-01-01 */
+} SaggCalendar;
 
 typedef struct SaggWindow
 {
@@ -329,6 +342,8 @@ typedef struct SaggWindow
 	int64		gap;			/* of sessions, microseconds; 0 = the record's */
 	AttrNumber	gap_column;		/* of the inner query's rows, an interval, with
 								 * gap 0 */
+	SaggCalendar calendar;		/* of SAGG_WINDOW_CALENDAR, whose size is about
+								 * right only */
 } SaggWindow;
 
 typedef struct SaggKey
@@ -528,6 +543,12 @@ extern SaggRange *sagg_partition_find(SaggRange *ranges, int nranges,
 									  const SaggRange *key);
 extern bool sagg_topic_among(const SaggRange *ranges, int nranges,
 							 int32 topic);
+
+/* calendar.c */
+extern void sagg_calendar_init(SaggCalendar *calendar, const Interval *size,
+							   const char *zone, const TimestampTz *origin);
+extern bool sagg_calendar_window(const SaggCalendar *calendar, TimestampTz ts,
+								 TimestampTz *start, TimestampTz *end);
 
 /* watermark.c */
 extern SaggPartitionTime *sagg_partition_times(const SaggStream *stream,

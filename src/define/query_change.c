@@ -218,7 +218,7 @@ sagg_compare_queries(const SaggStream *stream, const SaggQuery *old,
 		refuse(stream, "It has another FROM or WITH: other records would go into the groups.");
 	if (!equal(old_select->jointree->quals, new_select->jointree->quals))
 		refuse(stream, "It has another WHERE: other records would go into the groups.");
-	if (old->window.panes != new->window.panes)
+	if (old->window.kind == new->window.kind && old->window.panes != new->window.panes)
 		refuse(stream, "Sliding windows are kept whole where an aggregate cannot be combined, and else by pane: neither state is the other's.");
 	if (!same_groups(old, new))
 		refuse(stream, "It has another window, event time or grouping key: there would be other groups.");

@@ -196,13 +196,13 @@ other_sources(const SaggStream *stream)
 static void
 insert_stream(const SaggStream *stream, const char *search_path, bool start)
 {
-	Oid			types[18] = {
+	Oid			types[19] = {
 		TEXTOID, OIDOID, OIDOID, OIDOID, TEXTOID, INTERVALOID, TEXTOID,
 		INTERVALOID, INT8OID, TEXTOID, BOOLOID, BOOLOID,
-		TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, REGCLASSARRAYOID
+		TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID, REGCLASSARRAYOID
 	};
-	Datum		values[18];
-	char		nulls[18];
+	Datum		values[19];
+	char		nulls[19];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = CStringGetTextDatum(stream->name);
@@ -225,15 +225,17 @@ insert_stream(const SaggStream *stream, const char *search_path, bool start)
 	values[14] = setting("IntervalStyle");
 	values[15] = CStringGetTextDatum(search_path);
 	values[16] = sagg_stream_options_jsonb(&stream->options);
-	values[17] = other_sources(stream);
-	nulls[17] = list_length(stream->sources) > 1 ? ' ' : 'n';
+	values[17] = stream->reader ? CStringGetTextDatum(stream->reader) : (Datum) 0;
+	nulls[17] = stream->reader ? ' ' : 'n';
+	values[18] = other_sources(stream);
+	nulls[18] = list_length(stream->sources) > 1 ? ' ' : 'n';
 	insert_row("INSERT INTO stream_agg.streams (stream, query, sink, source, output_mode,"
 			   " watermark, event_time, trigger_interval, max_offsets_per_trigger,"
 			   " starting_offsets, sink_created, enabled, timezone,"
-			   " datestyle, intervalstyle, search_path, options, other_sources, database)"
+			   " datestyle, intervalstyle, search_path, options, reader, other_sources, database)"
 			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-			   " $14, $15, $16, $17, $18, 0)",
-			   18, types, values, nulls);
+			   " $14, $15, $16, $17, $18, $19, 0)",
+			   19, types, values, nulls);
 }
 
 /*
@@ -329,6 +331,7 @@ fill_stream(SaggStream *stream, const SaggStreamArguments *args)
 	stream->max_offsets = args->max_offsets;
 	stream->starting_offsets = args->starting_offsets;
 	stream->options = args->options;
+	stream->reader = args->reader;
 }
 
 /*
@@ -385,7 +388,7 @@ existing_stream(const SaggStreamArguments *args, Oid schema)
 /*
  * create_stream(stream, query, watermark, event_time, output_mode, trigger,
  * sink, starting_offsets, max_offsets_per_trigger, start, options,
- * if_not_exists): see the README.  Returns the sink.
+ * if_not_exists, reader): see the README.  Returns the sink.
  */
 Datum
 stream_agg_create_stream(PG_FUNCTION_ARGS)
@@ -413,11 +416,12 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	query = sagg_query_of_view(&stream);
 	stream.sources = query->sources;
 	sagg_check_query(&stream, query);
+	sagg_check_reader(&stream);
 	settle_sink(args, schema, query, &stream);
 	record_stream(&stream, args->start);
 	sagg_label_database();
 	if (args->start)
-		sagg_start_stream_at_commit(stream.view, stream.owner, stream.name);
+		sagg_start_stream_at_commit(&stream);
 	tell_about(&stream, query);
 	PG_RETURN_OID(stream.sink);
 }

@@ -107,7 +107,7 @@ sagg_groups_stored(SaggExecution *ex, const SaggGroup *group)
 	if (table == NULL)
 		return InvalidDsaPointer;
 	old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
-	while (sagg_table_probe(ex->store, table, group->hash, &step, &dp))
+	while (sagg_table_probe_start(ex->store, table, group->hash, group->start, &step, &dp))
 	{
 		SaggVersion *version = SAGG_VERSION(ex->store, dp);
 

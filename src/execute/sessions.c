@@ -394,6 +394,7 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
 	ex->any_time = true;
 	if (sagg_session_passed(ex, *end))
 	{
+		ex->late_windows++;
 		if (ex->late)
 			sagg_late_row(ex, slot, *start, *start, *end);
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);

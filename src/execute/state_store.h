@@ -32,6 +32,8 @@ typedef struct SaggSlotRef
 {
 	dsa_pointer version;		/* InvalidDsaPointer = empty */
 	uint32		hash;
+	uint32		start;			/* of its entry, folded: all sessions of a key
+								 * have the same hash */
 } SaggSlotRef;
 
 /* Groups of one window in one partition: a hash table with linear probing. */
@@ -137,6 +139,8 @@ extern dsa_pointer sagg_store_allocate(SaggStore *store, Size size);
 extern SaggTable *sagg_store_table(SaggStore *store, int partition, int64 start);
 extern bool sagg_table_probe(SaggStore *store, SaggTable *table, uint32 hash,
 							 uint32 *step, dsa_pointer *version);
+extern bool sagg_table_probe_start(SaggStore *store, SaggTable *table, uint32 hash,
+								   int64 start, uint32 *step, dsa_pointer *version);
 extern dsa_pointer sagg_store_put(SaggStore *store, int64 start, uint32 hash,
 								  dsa_pointer old, const char *entry, Size len);
 extern void sagg_store_bury(SaggStore *store, int64 start, uint32 hash,

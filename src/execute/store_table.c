@@ -78,6 +78,32 @@ sagg_table_probe(SaggStore *store, SaggTable *table, uint32 hash,
 	}
 }
 
+static uint32
+fold_start(int64 start)
+{
+	return (uint32) start ^ (uint32) (start >> 32);
+}
+
+/*
+ * The same for those whose entries begin with "start", and perhaps a few others;
+ * none but these are looked at.
+ */
+bool
+sagg_table_probe_start(SaggStore *store, SaggTable *table, uint32 hash,
+					   int64 start, uint32 *step, dsa_pointer *version)
+{
+	uint32		mask = table->nslots - 1;
+	uint32		folded = fold_start(start);
+
+	while (sagg_table_probe(store, table, hash, step, version))
+	{
+		if (SAGG_SLOTS(store, table)[(FIRST_SLOT(table, hash) + *step - 1) & mask].start == folded)
+			return true;
+	}
+	*version = InvalidDsaPointer;
+	return false;
+}
+
 /*
  * The slot of a version, or for an invalid one the slot where to put a new
  * group with this hash.
@@ -237,8 +263,11 @@ link_version(SaggStore *store, SaggTable *table, uint32 slot, uint32 hash,
 			 dsa_pointer old, dsa_pointer version, Size len)
 {
 	SaggSlotRef *ref = &SAGG_SLOTS(store, table)[slot];
+	int64		start;
 
+	memcpy(&start, SAGG_VERSION(store, version)->entry, sizeof(start));
 	ref->hash = hash;
+	ref->start = fold_start(start);
 	ref->version = version;
 	table->bytes += len + sizeof(uint32);
 	if (DsaPointerIsValid(old))

@@ -27,6 +27,9 @@ SESSION_ROW = ("window start", "window end") + ROW[1:]
 class SessionStream(Stream):
     """groups and sink are keyed by (start, end, key)."""
 
+    def __init__(self, mode, delay):
+        super().__init__(mode, None, None, delay)
+
     def ended(self, end):
         """Whether the watermark has passed a session that ends then."""
         return self.mode != "complete" and self.watermark is not None and \
@@ -69,6 +72,7 @@ class SessionStream(Stream):
                 greatest = record.time
             if self.ended(record.time + record.gap):
                 counts["late"] += 1
+                counts["late_windows"] += 1
                 continue
             counts["aggregated"] += 1
             self.merge(record, touched)
@@ -98,11 +102,12 @@ class SessionGenerator(Generator):
 
     def __init__(self, seed):
         super().__init__(seed)
+        self.slide, self.sum = self.size, "sum"
         self.fixed = self.random.random() < 0.5
         self.stream = self.new_stream()
 
     def new_stream(self):
-        stream = SessionStream(self.mode, self.size, self.delay)
+        stream = SessionStream(self.mode, self.delay)
         stream.where = Conditions.WHERE[self.where]
         stream.having = Conditions.HAVING[self.having]
         return stream

@@ -228,6 +228,21 @@ process($node, 'by_lower');
 is(rows('SELECT string_agg(format(\'%s:%s\', extract(epoch FROM at)::bigint - 86400 * 700, n), \' \' ORDER BY at) FROM by_lower'),
 	'-20:8 41:1 100:1', 'a batch that failed changes nothing, and counts once in the end');
 
+# other aggregates, with the state of those that stay
+sub try_query
+{
+	my ($gap, $list) = @_;
+	my (undef, undef, $stderr) = $node->psql('postgres', "SELECT stream_agg.alter_stream('by_lower', query =>
+		\$\$ SELECT lower(stream_agg.session(ts, '$gap')) AS at, word, $list FROM words WHERE ts > '1971-01-01' GROUP BY stream_agg.session(ts, '$gap'), 2 \$\$)");
+	return $stderr;
+}
+like(try_query('20 seconds', 'count(*) AS n'), qr/another window/, 'another gap is refused');
+unlike(try_query('10 seconds', 'count(*) AS n, min(ts) AS first'), qr/ERROR/, 'another aggregate is taken');
+$broker->produce('words', map { json_record({ ts => (86400 * 700 + $_) * 1000, word => 'a' }, numbers => ['ts']) } -5, 50);
+process($node, 'by_lower');
+is(rows('SELECT string_agg(format(\'%s:%s %s\', extract(epoch FROM at)::bigint - 86400 * 700, n, extract(epoch FROM first)::bigint - 86400 * 700), \', \' ORDER BY at) FROM by_lower'),
+	'-20:9 -5, 41:2 50, 100:1 ', 'counts go on, the new aggregate begins');
+
 # a gap of months, one that leads out of time
 create_source($node, $broker, 'odd', 'odd', 'ts timestamptz, idle interval');
 create('odd_gaps', 'update', 'SELECT stream_agg.session(ts, idle) AS s, count(*) AS n FROM odd GROUP BY 1', q{, options => '{"on_error": "dead_letter"}'});

@@ -100,6 +100,16 @@ process($node, 'closing');
 is(sql(q{SELECT sum(late) FROM stream_agg.commits WHERE stream = 'closing'}), 1, 'a record of one source is late by the event time of another');
 $produced{$_}++ for 'app', 'shop';
 
+# --- streams that share a reader read several sources as well
+sql(q{BEGIN;
+	SELECT stream_agg.create_stream('shared_a', 'SELECT k, count(*) AS n FROM everything GROUP BY k', output_mode => 'update', trigger => '1 hour', reader => 'all');
+	SELECT stream_agg.create_stream('shared_b', 'SELECT origin, sum(v) AS s FROM everything GROUP BY 1', output_mode => 'complete', trigger => '1 hour', reader => 'all');
+	COMMIT});
+process($node, 'shared_a');
+is_equal_tables($node, "SELECT * FROM shared_$_", "SELECT * FROM shared_${_}_query", "streams with one reader read several sources: shared_$_") for 'a', 'b';
+my ($code, $said, $why) = $node->psql('postgres', q{SELECT stream_agg.create_stream('shared_c', 'SELECT k, count(*) AS n FROM web GROUP BY k', output_mode => 'update', trigger => '1 hour', reader => 'all')});
+like($why, qr/must have the same source/, 'but all of them the same');
+
 # --- a record that does not decode is one of its source's format
 sql(q{SELECT stream_agg.create_stream('broken', 'SELECT count(*) AS n, k FROM everything GROUP BY k', output_mode => 'update', trigger => '1 hour',
 	options => '{"on_error": "dead_letter"}')});

@@ -43,7 +43,7 @@ sub observe
 	my $watermark = microseconds("NULLIF(watermark, '-infinity')");
 	my ($start, $end) = map { microseconds("$_(win)") } qw(lower upper);
 	my $text = $node->safe_psql('postgres', qq{
-		COPY (SELECT delivered, aggregated, late, null_time, filtered, rows_out, rows_removed, $watermark
+		COPY (SELECT delivered, aggregated, late, null_time, filtered, rows_out, rows_removed, $watermark, late_windows
 		        FROM stream_agg.commits WHERE stream = '$stream' AND batch BETWEEN $first AND $last ORDER BY batch) TO STDOUT;
 		COPY (SELECT $start, $end, k, n, n_large, total, least, greatest, price FROM $stream) TO STDOUT});
 	$text =~ s/\\\\/\\/g;
