@@ -32,7 +32,14 @@ SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM click
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT * FROM clicks LIMIT 10) c GROUP BY 1');
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT ts, count(*) FROM clicks GROUP BY ts) c GROUP BY 1');
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT DISTINCT ts FROM clicks) c GROUP BY 1');
-SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT ts FROM clicks UNION ALL SELECT ts FROM clicks) c GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT ts FROM clicks UNION SELECT ts FROM clicks) c GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT ts FROM clicks UNION ALL (SELECT ts FROM clicks EXCEPT SELECT now())) c GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT ts FROM clicks UNION ALL SELECT ''yesterday'' FROM users) c GROUP BY 1');
+SELECT pg_temp.try('WITH c AS (SELECT ts FROM clicks) SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT ts FROM c UNION ALL SELECT ts FROM c) c GROUP BY 1');
+SELECT stream_agg.create_source('far_clicks', topic => 'clicks', brokers => 'far:9092', columns => 'ts timestamptz');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT ts FROM clicks UNION ALL SELECT ts FROM far_clicks) c GROUP BY 1');
+SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks JOIN far_clicks USING (ts) GROUP BY 1');
+SELECT stream_agg.drop_source('far_clicks');
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM clicks WHERE user_id IN (SELECT user_id FROM clicks) GROUP BY 1');
 SELECT pg_temp.try('SELECT name, count(*) FROM users WHERE id IN (SELECT user_id FROM clicks) GROUP BY 1', mode => 'update', watermark => NULL);
 SELECT pg_temp.try('SELECT stream_agg.tumble(ts, ''1 min''), count(*) FROM (SELECT ts, rank() OVER (ORDER BY ts) FROM clicks) c GROUP BY 1');

@@ -103,13 +103,14 @@ CREATE TABLE stream_agg.streams (
     intervalstyle           text NOT NULL,
     search_path             text NOT NULL,
     started_for             oid NOT NULL DEFAULT 0,
-    reader                  text
+    reader                  text,
+    other_sources           regclass[]
 );
 COMMENT ON TABLE stream_agg.streams IS 'one row per stream: what create_stream was told';
 COMMENT ON COLUMN stream_agg.streams.stream IS 'name of the stream, as given to create_stream';
 COMMENT ON COLUMN stream_agg.streams.query IS 'view that holds the query; its owner is the stream''s owner';
 COMMENT ON COLUMN stream_agg.streams.sink IS 'table the results are written to';
-COMMENT ON COLUMN stream_agg.streams.source IS 'foreign table the stream reads';
+COMMENT ON COLUMN stream_agg.streams.source IS 'foreign table the stream reads, the first one if its query appends several';
 COMMENT ON COLUMN stream_agg.streams.output_mode IS 'append, update or complete';
 COMMENT ON COLUMN stream_agg.streams.watermark IS 'delay of the watermark behind the greatest event time; NULL: no watermark';
 COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at creation; NULL: the argument of the window function';
@@ -126,6 +127,7 @@ COMMENT ON COLUMN stream_agg.streams.intervalstyle IS 'IntervalStyle at creation
 COMMENT ON COLUMN stream_agg.streams.search_path IS 'search_path at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.started_for IS 'role that owned the stream when it was started; one that comes to a superuser later stays stopped';
 COMMENT ON COLUMN stream_agg.streams.reader IS 'name of the reader that the stream shares with other streams of its owner; NULL: one of its own';
+COMMENT ON COLUMN stream_agg.streams.other_sources IS 'further foreign tables the stream reads, where its query appends several by UNION ALL';
 
 CREATE TABLE stream_agg.sources (
     stream          text PRIMARY KEY,

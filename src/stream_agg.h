@@ -134,7 +134,7 @@ typedef struct SaggStream
 	char	   *name;			/* unique in the database */
 	Oid			view;			/* the query; its owner is the stream's */
 	Oid			sink;
-	Oid			source;			/* the foreign table */
+	List	   *sources;		/* OIDs of the foreign tables */
 	Oid			owner;
 	Oid			database;		/* where the stream was started; a copy of the
 								 * database has another OID */

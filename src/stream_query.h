@@ -109,7 +109,7 @@ typedef enum SaggQueryKind
 
 typedef struct SaggQuery
 {
-	Oid			source;			/* the foreign table */
+	List	   *sources;		/* OIDs of the foreign tables, each once */
 
 	/*
 	 * Rows to aggregate, one column each: event time (timestamptz or

@@ -37,8 +37,11 @@ extern void sagg_check_direct_arguments(const Aggref *aggref);
 
 /* query_source.c */
 extern int	sagg_count_sources(Node *node);
-extern Oid	sagg_find_source(Query *query, bool always, Var **record,
-								 bool *joined);
+extern List *sagg_find_sources(Query *query, bool always, Var **record,
+								bool *multiplied);
+
+/* query_record.c */
+extern Var *sagg_carry_record(Query *query);
 extern Node *sagg_event_time_column(Query *query, const char *name);
 
 /* query_analyze.c */

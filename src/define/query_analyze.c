@@ -434,9 +434,9 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	flatten_aliases(query);
 	if (result->kind == SAGG_AGGREGATION)
 		sagg_take_hop_from_lateral(query);
-	result->source = sagg_find_source(query, names_records(options) ||
-									  (query->hasTargetSRFs && result->kind != SAGG_AGGREGATION),
-									  &record, &joined);
+	result->sources = sagg_find_sources(query, names_records(options) ||
+										(query->hasTargetSRFs && result->kind != SAGG_AGGREGATION),
+										&record, &joined);
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);

@@ -212,7 +212,7 @@ sagg_compare_queries(const SaggStream *stream, const SaggQuery *old,
 	Query	   *old_select = plain_query(stream->view);
 	Query	   *new_select = plain_query(new_view);
 
-	if (old->source != new->source || !equal(old_select->rtable, new_select->rtable) ||
+	if (!equal(old->sources, new->sources) || !equal(old_select->rtable, new_select->rtable) ||
 		!equal(old_select->jointree->fromlist, new_select->jointree->fromlist) ||
 		!equal(old_select->cteList, new_select->cteList))
 		refuse(stream, "It has another FROM or WITH: other records would go into the groups.");

@@ -57,7 +57,7 @@ check_result_clauses(const Query *query, SaggQueryKind kind)
 
 	if (query->setOperations)
 		refuse_feature("the query of a stream cannot be a UNION, INTERSECT or EXCEPT",
-					   NULL, "Create one stream per branch.");
+					   NULL, "Append sources to each other in a subquery: FROM (SELECT ... UNION ALL SELECT ...) AS u.");
 	if (query->limitCount || query->limitOffset)
 		refuse_feature("the query of a stream cannot have LIMIT or OFFSET",
 					   whole, "Use LIMIT where the sink is queried.");

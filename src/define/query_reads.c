@@ -16,8 +16,11 @@
 
 #include "catalog/partition.h"
 #include "executor/executor.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "tcop/tcopprot.h"
+#include "utils/acl.h"
 #include "utils/lsyscache.h"
 
 #include "define_internal.h"
@@ -38,6 +41,35 @@ check_permissions(Node *node, void *context)
 		return query_tree_walker((Query *) node, check_permissions, context, 0);
 	}
 	return expression_tree_walker(node, check_permissions, context);
+}
+
+/*
+ * Sources that a stream reads together are read with one connection.
+ */
+static void
+check_sources(const SaggQuery *query)
+{
+	Oid			server = GetForeignTable(linitial_oid(query->sources))->serverid;
+	ListCell   *lc;
+
+	foreach(lc, query->sources)
+	{
+		Oid			source = lfirst_oid(lc);
+		AclResult	result = pg_class_aclcheck(source, GetUserId(), ACL_SELECT);
+
+		if (result != ACLCHECK_OK)
+			aclcheck_error(result, OBJECT_FOREIGN_TABLE, get_rel_name(source));
+		if (GetForeignTable(source)->serverid != server)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("the sources of a stream must be of one server"),
+					 errdetail("Source \"%s\" is of server \"%s\", source \"%s\" of server \"%s\".",
+							   get_rel_name(linitial_oid(query->sources)),
+							   GetForeignServer(server)->servername,
+							   get_rel_name(source),
+							   GetForeignServer(GetForeignTable(source)->serverid)->servername),
+					 errhint("Create the sources with the same server, or a stream for each and a view over their sinks.")));
+	}
 }
 
 /*
@@ -63,13 +95,14 @@ sources_of_plan(const Query *query)
 
 /*
  * Check what a query reads, as the current user.  Raises
- * insufficient_privilege, or feature_not_supported for a source behind an SQL
- * function; and any error of the planner, at creation rather than in the first
+ * insufficient_privilege, or feature_not_supported for sources of different
+ * servers and a source behind an SQL function; and any error of the planner, at creation rather than in the first
  * micro-batch.
  */
 void
 sagg_check_reads(const SaggQuery *query)
 {
+	check_sources(query);
 	(void) check_permissions((Node *) query->inner, NULL);
 	(void) check_permissions((Node *) query->outer, NULL);
 

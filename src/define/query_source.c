@@ -3,47 +3,43 @@
  * query_source.c
  *	  Finds the source in a stream's query and says how it may be reached.
  *
- * The source appears once, and every level between it and the top only
- * selects, projects and joins: then each of its records becomes rows of the
- * stream's query without looking at other records (or batches).  A WITH query
- * on the way is turned into a subquery, as the planner would do.
+ * Every level between the source and the top only selects, projects and joins:
+ * then each of its records becomes rows of the stream's query without looking at
+ * other records (or batches).  There is one source, or several, or one several
+ * times, in the branches of UNION ALL.  A WITH query on the way is turned into a
+ * subquery, as the planner would do.
  *
- * Where joins may repeat or multiply a record, or where records may be refused,
- * the record's ctid is carried up through the levels, so that EXECUTE can count
- * records rather than rows (I5), and name one.
+ * Where joins and unions may repeat or multiply a record, or where records may
+ * be refused, the record's ctid is carried up through the levels, so that
+ * EXECUTE can count records rather than rows (I5), and name one.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/sysattr.h"
-#include "catalog/pg_type.h"
-#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
-#include "parser/parse_relation.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteManip.h"
-#include "utils/builtins.h"
-#include "utils/lsyscache.h"
 
 #include "define_internal.h"
 #include "read/read.h"
 
 typedef struct SourceSearch
 {
-	Oid			source;
-	int			count;			/* of appearances of sources */
-	bool		joined;			/* with anything, at any level */
+	List	   *sources;		/* OIDs, each once, as they were found */
+	int			found;			/* times, where a stream can read one */
+	bool		repeated;		/* by a WITH query that is read twice */
+	bool		multiplied;		/* rows of a record, by anything at any level */
 	List	   *levels;			/* queries from the top down to here */
-	List	   *path;			/* range table indexes from the top */
 } SourceSearch;
 
 static bool locate_in_tree(Query *query, Node *node, SourceSearch *search);
+static bool locate_in_relation(Query *query, int rtindex, SourceSearch *search);
 
 static bool
 count_sources(Node *node, void *context)
 {
-	SourceSearch *search = context;
+	int		   *count = context;
 
 	if (node == NULL)
 		return false;
@@ -52,10 +48,7 @@ count_sources(Node *node, void *context)
 		RangeTblEntry *rte = (RangeTblEntry *) node;
 
 		if (rte->rtekind == RTE_RELATION && sagg_is_source(rte->relid))
-		{
-			search->source = rte->relid;
-			search->count++;
-		}
+			(*count)++;
 		return false;
 	}
 	if (IsA(node, Query))
@@ -70,10 +63,10 @@ count_sources(Node *node, void *context)
 int
 sagg_count_sources(Node *node)
 {
-	SourceSearch search = {0};
+	int			count = 0;
 
-	count_sources(node, &search);
-	return search.count;
+	count_sources(node, &count);
+	return count;
 }
 
 static void
@@ -83,19 +76,30 @@ refuse_level(const char *clause)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("the source of a stream cannot stand below %s", clause),
 			 errdetail("That would need all records of the topic, not those of a micro-batch."),
-			 errhint("Between the source and the GROUP BY of the stream there can be WHERE, expressions and joins.")));
+			 errhint("Between the source and the GROUP BY of the stream there can be WHERE, expressions, joins and UNION ALL.")));
+}
+
+static bool
+all_union_all(Node *node)
+{
+	SetOperationStmt *set = (SetOperationStmt *) node;
+
+	if (!IsA(node, SetOperationStmt))
+		return true;
+	return set->op == SETOP_UNION && set->all &&
+		all_union_all(set->larg) && all_union_all(set->rarg);
 }
 
 /*
- * A level below the top may select, project and join.
+ * A level below the top may select, project, join and append.
  */
 static void
 check_level(Query *query)
 {
 	ListCell   *lc;
 
-	if (query->setOperations)
-		refuse_level("UNION, INTERSECT or EXCEPT");
+	if (query->setOperations && !all_union_all(query->setOperations))
+		refuse_level("UNION without ALL, INTERSECT or EXCEPT");
 	if (query->groupClause || query->groupingSets || query->hasAggs || query->havingQual)
 		refuse_level("GROUP BY or an aggregate");
 	if (query->limitCount || query->limitOffset)
@@ -167,7 +171,7 @@ inline_cte(RangeTblEntry *rte, SourceSearch *search)
 		return;
 	if (cte->cterefcount > 1)
 	{
-		search->count++;
+		search->repeated = true;
 		return;
 	}
 
@@ -204,27 +208,61 @@ inline_ctes(Query *query, SourceSearch *search)
 }
 
 /*
+ * Look for sources in the branches of a UNION ALL.  Each has one, or its rows
+ * would be added again in every batch.
+ */
+static bool
+locate_in_union(Query *query, Node *node, SourceSearch *search)
+{
+	if (IsA(node, SetOperationStmt))
+	{
+		SetOperationStmt *set = (SetOperationStmt *) node;
+		bool		left = locate_in_union(query, set->larg, search);
+
+		return locate_in_union(query, set->rarg, search) && left;
+	}
+	if (!locate_in_relation(query, castNode(RangeTblRef, node)->rtindex, search))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("every branch of a UNION ALL with a source must read a source"),
+				 errdetail("The rows of another branch would be added again in every micro-batch."),
+				 errhint("Join tables with the source; or append their rows where the sink is queried.")));
+	search->multiplied = true;
+	return true;
+}
+
+/*
  * Look for the source in one item of FROM.
  */
 static bool
 locate_in_relation(Query *query, int rtindex, SourceSearch *search)
 {
 	RangeTblEntry *rte = rt_fetch(rtindex, query->rtable);
-	bool		found = false;
+	Query	   *subquery = rte->subquery;
 
-	if (rte->rtekind == RTE_RELATION)
-		found = rte->relid == search->source;
-	else if (rte->rtekind == RTE_SUBQUERY &&
-			 sagg_count_sources((Node *) rte->subquery) > 0)
+	if (rte->rtekind == RTE_RELATION && sagg_is_source(rte->relid))
 	{
-		check_level(rte->subquery);
-		drop_order(rte->subquery);
-		found = locate_in_tree(rte->subquery, (Node *) rte->subquery->jointree,
-							   search);
+		search->sources = list_append_unique_oid(search->sources, rte->relid);
+		search->found++;
+		return true;
 	}
-	if (found)
-		search->path = lcons_int(rtindex, search->path);
-	return found;
+	if (rte->rtekind != RTE_SUBQUERY || sagg_count_sources((Node *) subquery) == 0)
+		return false;
+	check_level(subquery);
+	drop_order(subquery);
+	if (subquery->setOperations)
+		return locate_in_union(subquery, subquery->setOperations, search);
+	return locate_in_tree(subquery, (Node *) subquery->jointree, search);
+}
+
+static void
+refuse_second_source(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("the query of a stream can read a source only once"),
+			 errdetail("Joining streams with streams is not supported."),
+			 errhint("Sources can be appended to each other by UNION ALL in a subquery in FROM.")));
 }
 
 static void
@@ -249,9 +287,15 @@ locate_in_tree(Query *query, Node *node, SourceSearch *search)
 		ListCell   *lc;
 
 		if (list_length(from->fromlist) > 1)
-			search->joined = true;
+			search->multiplied = true;
 		foreach(lc, from->fromlist)
-			found |= locate_in_tree(query, lfirst(lc), search);
+		{
+			if (!locate_in_tree(query, lfirst(lc), search))
+				continue;
+			if (found)
+				refuse_second_source();
+			found = true;
+		}
 		return found;
 	}
 	else
@@ -260,7 +304,9 @@ locate_in_tree(Query *query, Node *node, SourceSearch *search)
 		bool		left = locate_in_tree(query, join->larg, search);
 		bool		right = locate_in_tree(query, join->rarg, search);
 
-		search->joined = true;
+		search->multiplied = true;
+		if (left && right)
+			refuse_second_source();
 		if ((left && (join->jointype == JOIN_RIGHT || join->jointype == JOIN_FULL)) ||
 			(right && (join->jointype == JOIN_LEFT || join->jointype == JOIN_FULL)))
 			refuse_nullable_side();
@@ -269,140 +315,39 @@ locate_in_tree(Query *query, Node *node, SourceSearch *search)
 }
 
 /*
- * The record's ctid as a Var of "query", carried up from the source.
- */
-static Var *
-carry_record(Query *query, List *path)
-{
-	int			rtindex = linitial_int(path);
-	RangeTblEntry *rte = rt_fetch(rtindex, query->rtable);
-	AttrNumber	attno = SelfItemPointerAttributeNumber;
-
-	if (rte->rtekind == RTE_SUBQUERY)
-	{
-		Query	   *subquery = rte->subquery;
-		Var		   *var = carry_record(subquery, list_copy_tail(path, 1));
-
-		attno = list_length(subquery->targetList) + 1;
-		subquery->targetList = lappend(subquery->targetList,
-									   makeTargetEntry((Expr *) var, attno,
-													   pstrdup("record"), false));
-		rte->eref->colnames = lappend(rte->eref->colnames,
-									  makeString(pstrdup("record")));
-	}
-	return makeVar(rtindex, attno, TIDOID, -1, InvalidOid, 0);
-}
-
-/*
  * Find the source of a stream's query, which is analysed and rewritten, and
  * bring the way to it into the form of subqueries.  Sets "record" to a Var of
- * "query" that tells the record of a row, or to NULL where no join can repeat
- * one and "always" is false; "joined" to whether one can.  Returns the source's
- * OID; raises an error if there is not exactly one source, or if it stands where
- * a stream cannot read it.
+ * "query" that tells the record of a row, or to NULL where a record has one row
+ * at most and "always" is false; "multiplied" to whether it can have more.
+ * Returns the OIDs of the sources; raises an error if there are none, or if one
+ * stands where a stream cannot read it.
  */
-Oid
-sagg_find_source(Query *query, bool always, Var **record, bool *joined)
+List *
+sagg_find_sources(Query *query, bool always, Var **record, bool *multiplied)
 {
 	SourceSearch search = {0};
 
-	count_sources((Node *) query, &search);
-	if (search.count == 1)
-		inline_ctes(query, &search);
-	if (search.count == 0)
+	if (sagg_count_sources((Node *) query) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("the query of a stream must read a source"),
 				 errdetail("None of its tables is a foreign table of %s.", SAGG_FDW),
 				 errhint("Create one with stream_agg.create_source().")));
-	if (search.count == 1 &&
-		!locate_in_tree(query, (Node *) query->jointree, &search))
+	inline_ctes(query, &search);
+	if (search.repeated)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a WITH query that reads a source can be referred to only once"),
+				 errhint("Name the source itself in each branch of a UNION ALL.")));
+	if (!locate_in_tree(query, (Node *) query->jointree, &search))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("the source of a stream must stand in FROM"),
 				 errdetail("In a subquery of an expression it would be read as a whole for every row.")));
-	if (search.count > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("the query of a stream can read a source only once"),
-				 errdetail("Joining, or appending, streams with streams is not supported.")));
+	if (sagg_count_sources((Node *) query) > search.found)
+		refuse_second_source();
 
-	*joined = search.joined;
-	*record = search.joined || always ? carry_record(query, search.path) : NULL;
-	return search.source;
-}
-
-/*
- * Let the query read a column, as the parser does for columns named in it.
- */
-static void
-request_column(Query *query, RangeTblEntry *rte, AttrNumber attno)
-{
-	Bitmapset **selected;
-
-	if (rte->rtekind != RTE_RELATION)
-		return;
-#if PG_VERSION_NUM >= 160000
-	selected = &getRTEPermissionInfo(query->rteperminfos, rte)->selectedCols;
-#else
-	selected = &rte->selectedCols;
-#endif
-	*selected = bms_add_member(*selected, attno - FirstLowInvalidHeapAttributeNumber);
-}
-
-static void
-check_event_time_type(const Var *var, const char *name)
-{
-	Oid			type = getBaseType(var->vartype);
-
-	if (type != TIMESTAMPTZOID && type != TIMESTAMPOID)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("event_time \"%s\" is of type %s",
-						name, format_type_be(var->vartype)),
-				 errdetail("An event time is a timestamp with or without time zone.")));
-}
-
-/*
- * The column of FROM that the user named as event time, as a Var of "query".
- * Raises undefined_column, ambiguous_column, or datatype_mismatch.
- */
-Node *
-sagg_event_time_column(Query *query, const char *name)
-{
-	Var		   *found = NULL;
-	int			rtindex = 0;
-	ListCell   *lc;
-
-	foreach(lc, query->rtable)
-	{
-		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
-		List	   *names;
-		List	   *vars;
-		ListCell   *lname;
-		ListCell   *lvar;
-
-		rtindex++;
-		if (!rte->inFromCl || rte->rtekind == RTE_JOIN)
-			continue;
-		expandRTE(rte, rtindex, 0, -1, false, &names, &vars);
-		forboth(lname, names, lvar, vars)
-		{
-			if (strcmp(strVal(lfirst(lname)), name) != 0)
-				continue;
-			if (found)
-				ereport(ERROR,
-						(errcode(ERRCODE_AMBIGUOUS_COLUMN),
-						 errmsg("event_time \"%s\" is ambiguous", name),
-						 errhint("Rename the column in a subquery in FROM.")));
-			found = lfirst_node(Var, lvar);
-			request_column(query, rte, found->varattno);
-		}
-	}
-	if (found == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("event_time \"%s\" is not a column of the query's FROM", name)));
-	check_event_time_type(found, name);
-	return (Node *) found;
+	*multiplied = search.multiplied;
+	*record = search.multiplied || always ? sagg_carry_record(query) : NULL;
+	return search.sources;
 }

@@ -61,7 +61,7 @@ sagg_query_of_text(const char *text, bool any_mode, SaggStream *stream)
 	stream->search_path = setting("search_path");
 	result = sagg_query_analyze(query, stream->event_time, stream->mode,
 								stream->has_watermark, &stream->options);
-	stream->source = result->source;
+	stream->sources = result->sources;
 	sagg_check_query(stream, result);
 	return result;
 }

@@ -21,6 +21,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
@@ -32,7 +33,7 @@
 #include "define_internal.h"
 
 #define STREAM_QUERY \
-	"SELECT s.stream, s.query, s.sink, s.source, c.relowner, s.database," \
+	"SELECT s.stream, s.query, s.sink, s.source, s.other_sources, c.relowner, s.database," \
 	"       s.output_mode, s.watermark, s.event_time, s.trigger_interval," \
 	"       s.max_offsets_per_trigger, s.starting_offsets, s.sink_created," \
 	"       s.enabled AND (s.started_for = c.relowner OR NOT r.rolsuper)," \
@@ -84,6 +85,27 @@ next_interval(Row *row, const char *what, int64 *length)
 }
 
 /*
+ * The columns source and other_sources.
+ */
+static List *
+next_sources(Row *row)
+{
+	List	   *sources = list_make1_oid(next_oid(row));
+	bool		isnull;
+	Datum		others = next_value(row, &isnull);
+	Datum	   *elements;
+	int			n;
+
+	if (isnull)
+		return sources;
+	deconstruct_array(DatumGetArrayTypeP(others), REGCLASSOID, sizeof(Oid), true,
+					  TYPALIGN_INT, &elements, NULL, &n);
+	for (int i = 0; i < n; i++)
+		sources = lappend_oid(sources, DatumGetObjectId(elements[i]));
+	return sources;
+}
+
+/*
  * A row of STREAM_QUERY, in the current context.
  */
 static SaggStream *
@@ -97,7 +119,7 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 	stream->name = next_text(&row);
 	stream->view = next_oid(&row);
 	stream->sink = next_oid(&row);
-	stream->source = next_oid(&row);
+	stream->sources = next_sources(&row);
 	stream->owner = next_oid(&row);
 	stream->database = next_oid(&row);
 	mode = next_text(&row);
@@ -182,7 +204,7 @@ sagg_stream_by_key(const char *key)
 SaggStream *
 sagg_stream_of_source(Oid source)
 {
-	return fetch_stream(STREAM_QUERY "s.source = $1 ORDER BY s.stream", OIDOID,
+	return fetch_stream(STREAM_QUERY "(s.source = $1 OR $1 = ANY (s.other_sources)) ORDER BY s.stream", OIDOID,
 						ObjectIdGetDatum(source));
 }
 

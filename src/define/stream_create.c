@@ -22,6 +22,7 @@
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -177,22 +178,37 @@ insert_row(const char *command, int nargs, Oid *types, Datum *values, const char
 		elog(ERROR, "could not execute: %s", command);
 }
 
+/*
+ * The sources but the first, as an array of regclass.
+ */
+static Datum
+other_sources(const SaggStream *stream)
+{
+	int			n = list_length(stream->sources) - 1;
+	Datum	   *oids = palloc(sizeof(Datum) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+		oids[i] = ObjectIdGetDatum(list_nth_oid(stream->sources, i + 1));
+	return PointerGetDatum(construct_array(oids, n, REGCLASSOID, sizeof(Oid), true,
+										   TYPALIGN_INT));
+}
+
 static void
 insert_stream(const SaggStream *stream, const char *search_path, bool start)
 {
-	Oid			types[18] = {
+	Oid			types[19] = {
 		TEXTOID, OIDOID, OIDOID, OIDOID, TEXTOID, INTERVALOID, TEXTOID,
 		INTERVALOID, INT8OID, TEXTOID, BOOLOID, BOOLOID,
-		TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID
+		TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID, REGCLASSARRAYOID
 	};
-	Datum		values[18];
-	char		nulls[18];
+	Datum		values[19];
+	char		nulls[19];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = CStringGetTextDatum(stream->name);
 	values[1] = ObjectIdGetDatum(stream->view);
 	values[2] = ObjectIdGetDatum(stream->sink);
-	values[3] = ObjectIdGetDatum(stream->source);
+	values[3] = ObjectIdGetDatum(linitial_oid(stream->sources));
 	values[4] = CStringGetTextDatum(sagg_mode_name(stream->mode));
 	values[5] = sagg_interval_datum(stream->watermark_delay);
 	nulls[5] = stream->has_watermark ? ' ' : 'n';
@@ -211,13 +227,15 @@ insert_stream(const SaggStream *stream, const char *search_path, bool start)
 	values[16] = sagg_stream_options_jsonb(&stream->options);
 	values[17] = stream->reader ? CStringGetTextDatum(stream->reader) : (Datum) 0;
 	nulls[17] = stream->reader ? ' ' : 'n';
+	values[18] = other_sources(stream);
+	nulls[18] = list_length(stream->sources) > 1 ? ' ' : 'n';
 	insert_row("INSERT INTO stream_agg.streams (stream, query, sink, source, output_mode,"
 			   " watermark, event_time, trigger_interval, max_offsets_per_trigger,"
 			   " starting_offsets, sink_created, enabled, timezone,"
-			   " datestyle, intervalstyle, search_path, options, reader, database)"
+			   " datestyle, intervalstyle, search_path, options, reader, other_sources, database)"
 			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-			   " $14, $15, $16, $17, $18, 0)",
-			   18, types, values, nulls);
+			   " $14, $15, $16, $17, $18, $19, 0)",
+			   19, types, values, nulls);
 }
 
 /*
@@ -263,10 +281,6 @@ record_stream(const SaggStream *stream, bool start)
 void
 sagg_check_query(const SaggStream *stream, const SaggQuery *query)
 {
-	AclResult	result = pg_class_aclcheck(query->source, GetUserId(), ACL_SELECT);
-
-	if (result != ACLCHECK_OK)
-		aclcheck_error(result, OBJECT_FOREIGN_TABLE, get_rel_name(query->source));
 	sagg_check_reads(query);
 	if (stream->mode != SAGG_APPEND && query->missing_key)
 		ereport(ERROR,
@@ -403,7 +417,7 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	stream.view = sagg_make_query_view(schema, sagg_stream_view_name(args->name),
 									   args->query);
 	query = sagg_query_of_view(&stream);
-	stream.source = query->source;
+	stream.sources = query->sources;
 	sagg_check_query(&stream, query);
 	sagg_check_reader(&stream);
 	settle_sink(args, schema, query, &stream);

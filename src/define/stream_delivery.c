@@ -19,7 +19,7 @@
 static void
 check_topic_sink(const SaggStream *stream, const SaggQuery *query, const char *name)
 {
-	if (stream->sink == stream->source)
+	if (list_member_oid(stream->sources, stream->sink))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the stream would read its own results"),

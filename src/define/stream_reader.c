@@ -48,7 +48,7 @@ check_alike(const SaggStream *stream, const SaggStream *other)
 	const SaggStreamOptions *a = &stream->options;
 	const SaggStreamOptions *b = &other->options;
 
-	if (stream->source != other->source)
+	if (!equal(stream->sources, other->sources))
 		refuse(stream, other, "source");
 	if (stream->trigger != other->trigger)
 		refuse(stream, other, "trigger");

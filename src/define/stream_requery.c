@@ -176,7 +176,7 @@ convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
 												 ALLOCSET_DEFAULT_SIZES);
 	MemoryContext save = MemoryContextSwitchTo(memory);
 	SaggCheckpoint *checkpoint = sagg_checkpoint_open(stream->name,
-													  sagg_source_by_topic(stream->source));
+													  sagg_sources_by_topic(stream->sources));
 	SaggProgress *progress = sagg_checkpoint_progress(checkpoint);
 	SaggPlan	plan = {.batch = progress->batch + 1,.watermark = progress->watermark};
 	SaggOwnerContext owner;

@@ -86,8 +86,11 @@ expression_text(const SaggQuery *query, Node *expr)
 static void
 explain_definition(StringInfo text, const SaggStream *stream)
 {
+	ListCell   *lc;
+
 	line(text, "Stream %s (%s)", stream->name, sagg_mode_name(stream->mode));
-	line(text, "  Source: %s", relation_name(stream->source));
+	foreach(lc, stream->sources)
+		line(text, "  Source: %s", relation_name(lfirst_oid(lc)));
 	line(text, "  Sink: %s", relation_name(stream->sink));
 	if (stream->trigger == 0)
 		appendStringInfoString(text, "  Trigger: as soon as there are records");

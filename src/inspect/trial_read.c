@@ -29,7 +29,7 @@ struct SaggTrialRead
 {
 	MemoryContextCallback callback;
 	ErrorContextCallback on_error;
-	Oid			source;
+	List	   *sources;		/* OIDs */
 	SaggReader *reader;
 	int			npartitions;
 	SaggRange  *partitions;		/* all that there are */
@@ -175,11 +175,11 @@ sagg_trial_read(SaggInspection *inspection, int64 limit)
 	SaggPlan   *plan = inspection->plan;
 	int			n;
 
-	trial->source = inspection->stream->source;
+	trial->sources = inspection->stream->sources;
 	trial->callback.func = end_trial;
 	trial->callback.arg = trial;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &trial->callback);
-	trial->reader = sagg_reader_open(trial->source, false);
+	trial->reader = sagg_reader_open(trial->sources, false);
 	plan->ranges = ranges_to_read(inspection, trial->reader, &n);
 	trial->npartitions = n;
 	trial->partitions = palloc(sizeof(SaggRange) * Max(n, 1));
@@ -215,7 +215,7 @@ sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals)
 	trial->on_error.callback = record_error_context;
 	trial->on_error.previous = error_context_stack;
 	error_context_stack = &trial->on_error;
-	sagg_scan_attach(trial->source, sagg_reader_batch(trial->reader), refusals);
+	sagg_scan_attach(trial->sources, sagg_reader_batch(trial->reader), refusals);
 	trial->attached = true;
 }
 

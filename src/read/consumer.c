@@ -45,17 +45,31 @@ release_fetch(void *owner)
 	reader->fetch = NULL;
 }
 
+static bool
+any_has_headers(List *sources)
+{
+	ListCell   *lc;
+
+	foreach(lc, sources)
+	{
+		if (sagg_source_has_headers(lfirst_oid(lc)))
+			return true;
+	}
+	return false;
+}
+
 /*
- * Open a reader for the topics of a foreign table, with the options of its
- * server and of the current user's mapping.  Headers of records are kept if
- * the source has a column of them, or with "want_headers".  Needs a
+ * Open a reader for the topics of foreign tables (OIDs) of one server, with the
+ * options of the server and of the current user's mapping.  Headers of records
+ * are kept if a source has a column of them, or with "want_headers".  Needs a
  * transaction; contacts nobody yet.  The reader stays until sagg_reader_close
  * or the end of the process.
  */
 SaggReader *
-sagg_reader_open(Oid source, bool want_headers)
+sagg_reader_open(List *sources, bool want_headers)
 {
-	bool		headers = want_headers || sagg_source_has_headers(source);
+	Oid			source = linitial_oid(sources);
+	bool		headers = want_headers || any_has_headers(sources);
 	struct SaggRegistry *registry = sagg_source_registry(source, GetUserId());
 	rd_kafka_conf_t *conf = sagg_client_conf(source);
 	MemoryContext memory = AllocSetContextCreate(TopMemoryContext,
@@ -71,7 +85,7 @@ sagg_reader_open(Oid source, bool want_headers)
 	PG_TRY();
 	{
 		sagg_conf_prepare(conf);
-		reader->topics = sagg_source_topics(source);
+		reader->topics = sagg_sources_topics(sources);
 		reader->batch = sagg_batch_create(headers);
 		reader->fd = sagg_event_fd_open();
 		sagg_reader_open_asks(reader);
@@ -127,7 +141,7 @@ sagg_reader_subject(SaggReader *reader)
 }
 
 /*
- * The name of the topic if the source has one, not several; the reader's
+ * The name of the topic if there is one source with one topic; the reader's
  * memory.
  */
 const char *
@@ -137,17 +151,17 @@ sagg_reader_one_topic(SaggReader *reader)
 }
 
 /*
- * Has the source other topics than when the reader was opened?  Needs a
+ * Have the sources other topics than when the reader was opened?  Needs a
  * transaction.
  */
 bool
-sagg_reader_source_changed(SaggReader *reader, Oid source)
+sagg_reader_sources_changed(SaggReader *reader, List *sources)
 {
-	return strcmp(sagg_source_topics(source)->subject, reader->topics->subject) != 0;
+	return strcmp(sagg_sources_topics(sources)->subject, reader->topics->subject) != 0;
 }
 
 /*
- * Is a topic one of the source's, whether it exists or not?
+ * Is a topic one of the sources', whether it exists or not?
  */
 bool
 sagg_reader_has_topic(SaggReader *reader, int32 topic)

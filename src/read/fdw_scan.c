@@ -3,9 +3,9 @@
  * fdw_scan.c
  *	  Scans of a source.
  *
- * In a worker, while a batch is attached, scans of its source read the batch:
- * every scan all records, in the same order and numbered alike, so that a
- * query may scan it more than once.  Any other scan reads the topic as it
+ * In a worker, while a batch is attached, scans of its sources read the batch:
+ * every scan all records of its topics, in the same order and numbered alike, so
+ * that a query may scan it more than once.  Any other scan reads the topic as it
  * stands when the scan starts, with a consumer of its own.  EXPLAIN without
  * ANALYZE contacts nobody.
  *
@@ -54,12 +54,16 @@ typedef struct SourceScan
 	SaggRecord	record;			/* the current one */
 	SaggBatchCursor *cursor;	/* of the attached batch, or NULL */
 	SaggRefusals *refusals;		/* for records that do not decode, or NULL */
+	const SaggTopics *topics;	/* of the source, where the batch has those of
+								 * others too; or NULL */
+	int32		topic;			/* last one looked for, -1 = none */
+	bool		topic_is_ours;
 	SaggScanReader *reader;		/* or a reader of our own */
 	const SaggRestriction *restriction; /* of what that reads, or NULL */
 } SourceScan;
 
-/* the batch that scans of attached_source read, NULL = none */
-static Oid	attached_source = InvalidOid;
+/* the batch that scans of attached_sources read, NULL = none */
+static List *attached_sources = NIL;
 static SaggBatch *attached_batch = NULL;
 static SaggRefusals *attached_refusals = NULL;
 
@@ -67,15 +71,16 @@ static SaggRefusals *attached_refusals = NULL;
 static SaggPlace last_place = {.partition = -1};
 
 /*
- * Let scans of "source" that begin in this process from now on read "batch".
+ * Let scans of "sources" (OIDs, which must outlive it) that begin in this process
+ * from now on read "batch".
  * They add to "refusals" the records that do not decode, and leave out what is
  * in it; NULL if such records are errors.
  */
 void
-sagg_scan_attach(Oid source, SaggBatch *batch, SaggRefusals *refusals)
+sagg_scan_attach(List *sources, SaggBatch *batch, SaggRefusals *refusals)
 {
 	attached_refusals = refusals;
-	attached_source = source;
+	attached_sources = sources;
 	attached_batch = batch;
 	last_place.partition = -1;
 }
@@ -98,7 +103,7 @@ sagg_scan_last_record(SaggPlace *place)
 void
 sagg_scan_detach(void)
 {
-	attached_source = InvalidOid;
+	attached_sources = NIL;
 	attached_batch = NULL;
 	attached_refusals = NULL;
 }
@@ -109,7 +114,7 @@ sagg_scan_detach(void)
 bool
 sagg_scan_attached(Oid source, int64 *records)
 {
-	if (attached_batch == NULL || attached_source != source)
+	if (attached_batch == NULL || !list_member_oid(attached_sources, source))
 		return false;
 	*records = sagg_batch_records(attached_batch);
 	return true;
@@ -175,10 +180,13 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 					OidIsValid(user) ? user : GetUserId());
 	state->bounds = list_nth(plan->fdw_private, SAGG_SCAN_BOUNDS);
 	state->expressions = ExecInitExprList(plan->fdw_exprs, (PlanState *) node);
-	if (attached_batch != NULL && attached_source == state->source)
+	if (attached_batch != NULL && list_member_oid(attached_sources, state->source))
 	{
 		state->cursor = sagg_batch_open(attached_batch, state->want_headers);
 		state->refusals = attached_refusals;
+		if (list_length(attached_sources) > 1)
+			state->topics = sagg_source_topics(state->source);
+		state->topic = -1;
 	}
 	else
 		state->restriction = sagg_scan_restriction(state->source);
@@ -438,6 +446,22 @@ take_record(SourceScan *state, TupleTableSlot *slot)
 }
 
 /*
+ * Is the current record of a topic of the source, or of another source of the
+ * same batch?
+ */
+static bool
+of_this_source(SourceScan *state)
+{
+	if (state->record.topic != state->topic)
+	{
+		state->topic = state->record.topic;
+		state->topic_is_ours = sagg_topics_include(state->topics,
+												   sagg_topic_name(state->topic));
+	}
+	return state->topic_is_ours;
+}
+
+/*
  * The next record that is not left out nor refused, to the slot's values;
  * false behind the last.
  */
@@ -447,6 +471,11 @@ next_good_record(ForeignScanState *node, SourceScan *state, TupleTableSlot *slot
 	while (next_record(state))
 	{
 		last_place.partition = -1;
+		if (state->topics && !of_this_source(state))
+		{
+			state->next++;
+			continue;
+		}
 		if (take_record(state, slot))
 			return true;
 		state->next++;

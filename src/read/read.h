@@ -29,12 +29,12 @@ typedef struct SaggPlace
 } SaggPlace;
 
 /* consumer.c */
-extern SaggReader *sagg_reader_open(Oid source, bool want_headers);
+extern SaggReader *sagg_reader_open(List *sources, bool want_headers);
 extern void sagg_reader_close(SaggReader *reader);
 extern int	sagg_reader_fd(SaggReader *reader);
 extern const char *sagg_reader_subject(SaggReader *reader);
 extern const char *sagg_reader_one_topic(SaggReader *reader);
-extern bool sagg_reader_source_changed(SaggReader *reader, Oid source);
+extern bool sagg_reader_sources_changed(SaggReader *reader, List *sources);
 extern bool sagg_reader_has_topic(SaggReader *reader, int32 topic);
 extern void sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg),
 								void *arg);
@@ -96,8 +96,8 @@ extern long sagg_reader_tend_group(SaggReader *reader, long timeout_ms);
 extern int64 sagg_batch_records(const SaggBatch *batch);
 extern const SaggRange *sagg_batch_runs(const SaggBatch *batch, int *nruns);
 
-/* fdw_scan.c: scans of the source in this backend read the batch */
-extern void sagg_scan_attach(Oid source, SaggBatch *batch,
+/* fdw_scan.c: scans of the sources in this backend read the batch */
+extern void sagg_scan_attach(List *sources, SaggBatch *batch,
 							 SaggRefusals *refusals);
 extern void sagg_scan_detach(void);
 extern bool sagg_scan_last_record(SaggPlace *place);
@@ -105,7 +105,7 @@ extern bool sagg_scan_last_record(SaggPlace *place);
 /* scan_restriction.c: what scans of a source read, instead of all of it */
 typedef struct SaggRestriction
 {
-	Oid			source;
+	List	   *sources;
 	int			nranges;
 	SaggRange  *ranges;
 	int			nleft_out;		/* records within them, sorted */
@@ -146,7 +146,7 @@ extern void sagg_delivery_end(void);
 extern bool sagg_is_source(Oid relid);
 
 /* source_topics.c */
-extern bool sagg_source_by_topic(Oid relid);
+extern bool sagg_sources_by_topic(List *sources);
 
 /* source_layout.c */
 extern void sagg_source_check(Oid relid);

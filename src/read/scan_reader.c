@@ -70,7 +70,7 @@ sagg_scan_reader_open(Oid source, Oid user, bool want_headers)
 	GetUserIdAndSecContext(&save_user, &save_context);
 	if (user != save_user)
 		SetUserIdAndSecContext(user, save_context | SECURITY_LOCAL_USERID_CHANGE);
-	scan->reader = sagg_reader_open(source, want_headers);
+	scan->reader = sagg_reader_open(list_make1_oid(source), want_headers);
 	SetUserIdAndSecContext(save_user, save_context);
 
 	scan->cursor = sagg_batch_open(sagg_reader_batch(scan->reader), want_headers);

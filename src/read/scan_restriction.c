@@ -39,7 +39,7 @@ sagg_scan_unrestrict(void)
 const SaggRestriction *
 sagg_scan_restriction(Oid source)
 {
-	return current && current->source == source ? current : NULL;
+	return current && list_member_oid(current->sources, source) ? current : NULL;
 }
 
 /*

@@ -146,7 +146,7 @@ from_options(List *options, SaggTopics *topics)
 SaggTopics *
 sagg_source_topics(Oid relid)
 {
-	SaggTopics *topics = palloc(sizeof(SaggTopics));
+	SaggTopics *topics = palloc0(sizeof(SaggTopics));
 
 	if (!from_options(GetForeignTable(relid)->options, topics))
 		ereport(ERROR,
@@ -157,13 +157,62 @@ sagg_source_topics(Oid relid)
 }
 
 /*
- * Can the source have records of several topics?  Its checkpoints name topics
+ * The names of all, each once.
+ */
+static void
+join_names(SaggTopics *all, const SaggTopics *topics)
+{
+	for (int i = 0; i < topics->nnames; i++)
+	{
+		bool		known = false;
+
+		for (int j = 0; j < all->nnames; j++)
+			known = known || strcmp(all->names[j], topics->names[i]) == 0;
+		if (known)
+			continue;
+		all->names = all->names ?
+			repalloc(all->names, sizeof(char *) * (all->nnames + 1)) :
+			palloc(sizeof(char *));
+		all->names[all->nnames++] = topics->names[i];
+	}
+}
+
+/*
+ * The topics of sources (OIDs) that are read together; in the current context.
+ */
+SaggTopics *
+sagg_sources_topics(List *sources)
+{
+	SaggTopics *all;
+	ListCell   *lc;
+
+	if (list_length(sources) == 1)
+		return sagg_source_topics(linitial_oid(sources));
+	all = palloc0(sizeof(SaggTopics));
+	foreach(lc, sources)
+	{
+		SaggTopics *topics = sagg_source_topics(lfirst_oid(lc));
+
+		all->subject = all->subject ?
+			psprintf("%s and %s", all->subject, topics->subject) : topics->subject;
+		if (topics->pattern)
+			all->pattern = topics->pattern;
+		join_names(all, topics);
+		all->parts = lappend(all->parts, topics);
+	}
+	if (all->nnames > 1)
+		qsort(all->names, all->nnames, sizeof(char *), compare_names);
+	return all;
+}
+
+/*
+ * Can the sources have records of several topics?  Checkpoints name topics
  * then.
  */
 bool
-sagg_source_by_topic(Oid relid)
+sagg_sources_by_topic(List *sources)
 {
-	return sagg_source_topics(relid)->one == NULL;
+	return sagg_sources_topics(sources)->one == NULL;
 }
 
 static bool
@@ -202,6 +251,15 @@ sagg_topics_check(List *options)
 bool
 sagg_topics_include(const SaggTopics *topics, const char *name)
 {
+	ListCell   *lc;
+
+	foreach(lc, topics->parts)
+	{
+		if (sagg_topics_include(lfirst(lc), name))
+			return true;
+	}
+	if (topics->parts)
+		return false;
 	if (topics->pattern)
 		return strncmp(name, "__", 2) != 0 && matches(name, topics->pattern);
 	for (int i = 0; i < topics->nnames; i++)

@@ -17,9 +17,13 @@ typedef struct SaggTopics
 	const char *pattern;		/* the option "topic_pattern", or NULL */
 	int			nnames;			/* without a pattern, sorted */
 	char	  **names;
+	List	   *parts;			/* of several sources: the SaggTopics of each;
+								 * "pattern" is one of theirs, "names" all of
+								 * those without a pattern */
 } SaggTopics;
 
 extern SaggTopics *sagg_source_topics(Oid relid);
+extern SaggTopics *sagg_sources_topics(List *sources);
 extern bool sagg_topics_include(const SaggTopics *topics, const char *name);
 extern void sagg_topics_check(List *options);
 

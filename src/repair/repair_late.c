@@ -174,7 +174,7 @@ stream_agg_repair_late(PG_FUNCTION_ARGS)
 	/* as others left it that held the lock before */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	repair.stream = stream = sagg_stream_by_view(stream->view, false);
-	repair.checkpoint = sagg_checkpoint_open(stream->name, sagg_source_by_topic(stream->source));
+	repair.checkpoint = sagg_checkpoint_open(stream->name, sagg_sources_by_topic(stream->sources));
 	repair.progress = sagg_checkpoint_progress(repair.checkpoint);
 	repair.origin = sagg_checkpoint_origin(repair.checkpoint);
 	repair.windows = sagg_checkpoint_late_windows(repair.checkpoint, &repair.nwindows);

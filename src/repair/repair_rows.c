@@ -145,7 +145,7 @@ make_restriction(const SaggRepair *repair)
 	SaggRestriction *restriction = palloc0(sizeof(SaggRestriction));
 	SaggRange  *dead;
 
-	restriction->source = repair->stream->source;
+	restriction->sources = repair->stream->sources;
 	restriction->nranges = repair->nranges;
 	restriction->ranges = repair->ranges;
 	restriction->lenient = repair->stream->options.on_error != SAGG_FAIL;

@@ -37,7 +37,7 @@ ask_for_bounds(const SaggRepair *repair, int *nbounds)
 		int			nlast = 0;
 		const char *cluster_id;
 
-		reader = sagg_reader_open(repair->stream->source, false);
+		reader = sagg_reader_open(repair->stream->sources, false);
 		cluster_id = sagg_reader_cluster_id(reader);
 		if (strcmp(repair->origin->cluster_id, cluster_id) != 0)
 			ereport(ERROR,

@@ -172,7 +172,7 @@ open_follower(SaggSession *lead, SaggSession *follower)
 		sagg_follower_release(follower, how);
 		return PLACE_GONE;
 	}
-	if (follower->stream->source != lead->stream->source)
+	if (!equal(follower->stream->sources, lead->stream->sources))
 		return PLACE_FAR;
 	if (follower->stream->options.on_error == SAGG_DEAD_LETTER ||
 		follower->stream->options.late_records)

@@ -205,7 +205,7 @@ execute(SaggSession *session, const SaggQuery *query, SaggExecution *execution,
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	sagg_poison_refuse(session, refusals);
-	sagg_scan_attach(session->stream->source, batch, refusals);
+	sagg_scan_attach(session->stream->sources, batch, refusals);
 	begin_event_times(session, execution, commit);
 	session->fault = SAGG_FAULT_RECORDS;
 	sagg_execution_run(execution);

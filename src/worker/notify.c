@@ -88,7 +88,7 @@ change_at_commit(bool start, const SaggStream *stream)
 	change->view = stream->view;
 	change->owner = stream->owner;
 	strlcpy(change->name, sagg_stream_title(stream->name), sizeof(change->name));
-	change->source = stream->source;
+	change->source = linitial_oid(stream->sources);
 	strlcpy(change->reader, stream->reader ? stream->reader : "", sizeof(change->reader));
 	changes = lappend(changes, change);
 	MemoryContextSwitchTo(old);

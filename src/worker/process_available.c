@@ -77,6 +77,7 @@ check_transaction(const SaggStream *stream)
 	Oid			types[1] = {OIDOID};
 	Datum		values[1] = {ObjectIdGetDatum(stream->view)};
 	bool		changed;
+	ListCell   *lc;
 
 	if (GetTopTransactionIdIfAny() != InvalidTransactionId)
 	{
@@ -105,7 +106,8 @@ check_transaction(const SaggStream *stream)
 	}
 	refuse_locked(stream, stream->sink);
 	refuse_locked(stream, stream->view);
-	refuse_locked(stream, stream->source);
+	foreach(lc, stream->sources)
+		refuse_locked(stream, lfirst_oid(lc));
 }
 
 /*

@@ -329,7 +329,7 @@ sagg_session_check_stream(SaggSession *session)
 	if (!OidIsValid(owner))
 		sagg_session_leave(session, SAGG_EXIT_GONE);
 	if (owner != GetUserId() ||
-		sagg_reader_source_changed(session->reader, session->stream->source))
+		sagg_reader_sources_changed(session->reader, session->stream->sources))
 		sagg_session_leave(session, SAGG_EXIT_CHANGED);
 	session->stream_checked = GetCurrentTimestamp();
 }

@@ -88,7 +88,7 @@ sagg_session_open_parts(SaggSession *session)
 {
 	MemoryContextSwitchTo(session->memory);
 	session->checkpoint = sagg_checkpoint_open(session->stream->name,
-											   sagg_source_by_topic(session->stream->source));
+											   sagg_sources_by_topic(session->stream->sources));
 	session->sink = sagg_sink_open(session->stream);
 	if (session->stream->options.at_least_once)
 		session->delivery = sagg_delivery_open(session->stream->sink,
@@ -117,7 +117,7 @@ open_session(SaggSession *session)
 												  "stream_agg batch",
 												  ALLOCSET_DEFAULT_SIZES);
 	sagg_session_open_parts(session);
-	session->reader = sagg_reader_open(session->stream->source,
+	session->reader = sagg_reader_open(session->stream->sources,
 									   session->stream->options.on_error == SAGG_DEAD_LETTER ||
 									   session->stream->options.late_records);
 	if (session->stream->options.on_data_loss == SAGG_LOSS_EARLIEST)

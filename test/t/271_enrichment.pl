@@ -125,11 +125,14 @@ is(sql("SELECT count(*) FROM closing WHERE w > timestamptz '$whole_windows' + in
 # --- one snapshot for the batch: a change while it runs is not seen by half of it
 sql(q{CREATE FUNCTION gate() RETURNS boolean STABLE LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_lock_shared(7); PERFORM pg_advisory_unlock_shared(7); RETURN true; END';
 	CREATE TABLE label (id int, what text); INSERT INTO label VALUES (1, 'old')});
-create('halves', q{SELECT l.what, count(*) AS n, (SELECT max(what) FROM label) AS again FROM e JOIN label l ON true WHERE gate() GROUP BY 1});
+create('halves', q{SELECT l.what, count(*) AS n, (SELECT max(what) FROM label) AS again FROM e JOIN label l ON true WHERE gate() GROUP BY 1},
+	"output_mode => 'update', start => false");
 my ($in, $said) = ('', '');
 my $keeper = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ], '<', \$in, '>', \$said, '2>&1');
 $in .= "SELECT pg_advisory_lock(7), 'locked';\n";
 $keeper->pump until $said =~ /locked/;
+# its first micro-batch comes with its start
+sql(q{SELECT stream_agg.start_stream('halves')});
 my $out = '';
 my $waiting = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', "SELECT count(*) FROM stream_agg.process_available('halves')" ],
 	'<', \undef, '>', \$out, '2>&1');

@@ -61,7 +61,11 @@ my @aggregates = ('count(*)', 'count(%s)', 'count(e.n)', 'sum(e.v)', 'sum(e.n)',
 	'max(e.v) - min(e.v)', 'COALESCE(sum(e.n), 0) + count(*)', 'CASE WHEN count(*) > 2 THEN \'many\' ELSE \'few\' END',
 	'count(*)::text || \'/\' || count(e.v)::text', 'longest(e.t)', 'sum(e.v::bigint * 3 + 1)', 'sum(length(e.t)) / count(*)',
 	'max(upper(e.t))', 'sum(e.i)', 'avg(e.i)', 'max(e.i)', 'sum((SELECT count(*) FROM {dim} s WHERE s.id = e.v))',
-	'count(*) FILTER (WHERE e.v IN (SELECT id FROM {dim} s))', 'regr_slope(e.v, e.v * 2)', '(SELECT max(length(e.t)) + min(k) FROM (VALUES (1), (2)) s(k))');
+	'count(*) FILTER (WHERE e.v IN (SELECT id FROM {dim} s))', 'regr_slope(e.v, e.v * 2)',
+	'count(DISTINCT e.v)', 'count(DISTINCT %s)', 'sum(DISTINCT e.n)', 'count(DISTINCT e.t) FILTER (WHERE e.ok)', 'array_agg(DISTINCT e.t)',
+	'string_agg(e.t, \',\' ORDER BY e.t)', 'array_agg(e.v ORDER BY e.v DESC)', 'jsonb_agg(e.ok ORDER BY e.ok)', 'array_agg(%s ORDER BY %s)',
+	'percentile_cont(0.5) WITHIN GROUP (ORDER BY e.v)', 'percentile_disc(0.9) WITHIN GROUP (ORDER BY e.n)',
+	'mode() WITHIN GROUP (ORDER BY e.ok)', 'max(e.v ORDER BY e.v)', 'rank(2) WITHIN GROUP (ORDER BY e.v)', '(SELECT max(length(e.t)) + min(k) FROM (VALUES (1), (2)) s(k))');
 my @conditions = ('true', 'true', 'true', 'e.v % 3 <> 0', 'e.v > 0 OR e.t = \'a\'', 'e.t IS NOT NULL', 'e.ok', 'e.ok IS NOT TRUE',
 	'e.n BETWEEN -10 AND 10', 'e.v IN (SELECT id FROM {dim} s)', 'NOT EXISTS (SELECT FROM {dim} s WHERE s.id = e.v AND s.grp = \'g1\')',
 	'e.v > (SELECT min(id) FROM {dim} s)', 'e.f > 0 AND e.v < 5', 'false');
@@ -105,7 +109,7 @@ sub random_query
 	my %seen;
 	@keys = grep { !$seen{$_}++ } @keys;
 	push @keys, 'e.ok' unless @keys || $query->{window};
-	my @outputs = map { my $a = $one_of->(@aggregates); $a =~ s/%s/$own/; $a } 1 .. 1 + $below->(5);
+	my @outputs = map { my $a = $one_of->(@aggregates); $a =~ s/%s/$own/g; $a } 1 .. 1 + $below->(5);
 	$query->{keys} = \@keys;
 	$query->{outputs} = \@outputs;
 	return $query;
