@@ -120,6 +120,31 @@ SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', event_time =
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"max_future": "1 hour"}');
 SELECT stream_agg.create_stream('nosuch.bad', :q, output_mode => 'update');
 
+-- a shared reader
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', reader => '');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', reader => repeat('r', 64));
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"on_failure": "stop_all"}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', reader => 'r', options => '{"on_failure": "detach"}');
+BEGIN;
+SELECT stream_agg.create_stream('good', :q, output_mode => 'update', reader => 'r', start => false, options => '{"on_failure": "stop_all"}');
+SAVEPOINT good;
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', reader => 'r', trigger => '2 s');
+ROLLBACK TO good;
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', reader => 'r', max_offsets_per_trigger => 5);
+ROLLBACK TO good;
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', reader => 'r', options => '{"on_data_loss": "earliest"}');
+ROLLBACK TO good;
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', reader => 'r', options => '{"consumer_group": "g"}');
+ROLLBACK TO good;
+SELECT stream_agg.create_stream('other', :q, output_mode => 'update', reader => 'r', start => false, max_offsets_per_trigger => NULL);
+SAVEPOINT other;
+SELECT stream_agg.alter_stream('other', '{"min_offsets_per_trigger": 10}');
+ROLLBACK TO other;
+SELECT stream_agg.alter_stream('other', '{"on_error": "skip"}');
+SELECT stream, reader, options FROM stream_agg.streams ORDER BY stream;
+SELECT stream, state, reader, read_by FROM pg_stat_stream_agg ORDER BY stream;
+ROLLBACK;
+
 -- an owner who cannot connect
 CREATE ROLE stream_nologin NOLOGIN;
 GRANT SELECT ON clicks TO stream_nologin;

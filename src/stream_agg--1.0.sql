@@ -108,7 +108,8 @@ CREATE TABLE stream_agg.streams (
     datestyle               text NOT NULL,
     intervalstyle           text NOT NULL,
     search_path             text NOT NULL,
-    started_for             oid NOT NULL DEFAULT 0
+    started_for             oid NOT NULL DEFAULT 0,
+    reader                  text
 );
 COMMENT ON TABLE stream_agg.streams IS 'one row per stream: what create_stream was told';
 COMMENT ON COLUMN stream_agg.streams.stream IS 'name of the stream, as given to create_stream';
@@ -121,7 +122,7 @@ COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at c
 COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';
 COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in a micro-batch; NULL: stream_agg.max_records_per_batch';
 COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts, or the first after reset_stream: earliest, latest, offsets by partition or a time';
-COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout, late_records';
+COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout, late_records, on_failure';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
 COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
@@ -130,6 +131,7 @@ COMMENT ON COLUMN stream_agg.streams.datestyle IS 'DateStyle at creation, in for
 COMMENT ON COLUMN stream_agg.streams.intervalstyle IS 'IntervalStyle at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.search_path IS 'search_path at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.started_for IS 'role that owned the stream when it was started; one that comes to a superuser later stays stopped';
+COMMENT ON COLUMN stream_agg.streams.reader IS 'name of the reader that the stream shares with other streams of its owner; NULL: one of its own';
 
 CREATE TABLE stream_agg.sources (
     stream          text PRIMARY KEY,
@@ -397,11 +399,12 @@ CREATE FUNCTION stream_agg.create_stream(
     max_offsets_per_trigger bigint DEFAULT NULL,
     start                   boolean DEFAULT true,
     options                 jsonb DEFAULT '{}',
-    if_not_exists           boolean DEFAULT false)
+    if_not_exists           boolean DEFAULT false,
+    reader                  text DEFAULT NULL)
 RETURNS regclass
 AS 'MODULE_PATHNAME', 'stream_agg_create_stream'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
-COMMENT ON FUNCTION stream_agg.create_stream(text, text, interval, text, text, interval, text, text, bigint, boolean, jsonb, boolean) IS
+COMMENT ON FUNCTION stream_agg.create_stream(text, text, interval, text, text, interval, text, text, bigint, boolean, jsonb, boolean, text) IS
 'creates a stream, a query over a source that runs in micro-batches, and returns its sink';
 
 CREATE FUNCTION stream_agg.drop_stream(stream text, drop_sink boolean DEFAULT false, if_exists boolean DEFAULT false)
@@ -531,7 +534,8 @@ CREATE FUNCTION stream_agg.stat_streams(
     OUT state_rows       bigint,
     OUT state_bytes      bigint,
     OUT last_error       text,
-    OUT last_error_time  timestamptz)
+    OUT last_error_time  timestamptz,
+    OUT read_by          oid)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_stat_streams'
 LANGUAGE C VOLATILE STRICT;
@@ -584,12 +588,15 @@ SELECT s.stream,
        c.write_time,
        c.checkpoint_time,
        w.last_error,
-       w.last_error_time
+       w.last_error_time,
+       s.reader,
+       l.stream AS read_by
   FROM stream_agg.streams s
   JOIN pg_catalog.pg_class v ON v.oid OPERATOR(pg_catalog.=) s.query::oid
   JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) v.relowner
   JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
   LEFT JOIN stream_agg.stat_streams() w ON w.query OPERATOR(pg_catalog.=) s.query::oid
+  LEFT JOIN stream_agg.streams l ON l.query::oid OPERATOR(pg_catalog.=) w.read_by
   LEFT JOIN LATERAL (SELECT *
                        FROM stream_agg.commits c
                       WHERE c.stream OPERATOR(pg_catalog.=) s.stream
@@ -631,6 +638,8 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.write_time IS 'time of WRITE in
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.checkpoint_time IS 'time of CHECKPOINT in the last micro-batch, ms';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_error IS 'last error of the worker, with detail, hint and context';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_error_time IS 'when it was raised';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.reader IS 'name of the reader that the stream shares; NULL: one of its own';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.read_by IS 'stream whose worker runs this one''s micro-batches, itself where it has one of its own; streams with the same are committed together; NULL: none runs';
 GRANT SELECT ON @extschema@.pg_stat_stream_agg TO PUBLIC;
 
 CREATE VIEW @extschema@.pg_stat_stream_agg_partitions WITH (security_barrier) AS

@@ -121,6 +121,8 @@ typedef struct SaggStreamOptions
 								 * event time goes on with the clock; 0 =
 								 * never */
 	bool		late_records;	/* go to stream_agg.late_records */
+	bool		stops_all;		/* when it fails, streams that share its reader
+								 * do */
 } SaggStreamOptions;
 
 /*
@@ -151,6 +153,7 @@ typedef struct SaggStream
 	char	   *datestyle;
 	char	   *intervalstyle;
 	char	   *search_path;
+	char	   *reader;			/* that it shares with others, or NULL */
 } SaggStream;
 
 /*

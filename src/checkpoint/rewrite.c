@@ -4,7 +4,7 @@
  *	  A stream's state written anew, for another query.
  *
  * Like a reset it is a row of the logs between micro-batches, numbered like one:
- * it reads nothing, and offsets, watermark and counters are as before.  All of
+ * it reads nothing, and offsets, event times and counters are as before.  All of
  * the state log goes, and what the new state has comes, in the caller's
  * transaction; so a crash leaves the one or the other.
  *
@@ -34,7 +34,10 @@ sagg_checkpoint_rewrite(SaggCheckpoint *checkpoint, const SaggProgress *progress
 	SaggCommit	commit = {
 		.watermark = progress->watermark,
 		.nlast = progress->nlast,
-		.last = progress->last
+		.last = progress->last,
+		.max_time = progress->max_time,
+		.ntimes = progress->ntimes,
+		.times = progress->times
 	};
 	SaggLogSection section;
 	Datum		values[2];

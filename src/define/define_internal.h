@@ -102,6 +102,7 @@ typedef struct SaggStreamArguments
 	bool		start;
 	bool		if_not_exists;
 	SaggStreamOptions options;
+	char	   *reader;			/* or NULL */
 } SaggStreamArguments;
 
 /* stream_arguments.c */
@@ -134,6 +135,11 @@ extern char *sagg_stream_key(const RangeVar *name);
 extern char *sagg_stream_view_name(const RangeVar *name);
 extern SaggStream *sagg_stream_by_key(const char *key);
 extern SaggStream *sagg_stream_of_source(Oid source);
+extern SaggStream *sagg_stream_of_sink(Oid sink);
+extern SaggStream *sagg_stream_beside(const SaggStream *stream);
+
+/* stream_reader.c */
+extern void sagg_check_reader(const SaggStream *stream);
 
 /* stream_drop.c */
 extern void sagg_drop_relation(Oid relid, ObjectType type);

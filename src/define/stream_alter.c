@@ -159,6 +159,7 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	sagg_check_watermark_options(stream, query);
 	sagg_check_delivery(stream, query);
 	sagg_check_min_offsets(&stream->options, stream->max_offsets);
+	sagg_check_reader(stream);
 	update_row(stream);
 	PG_RETURN_VOID();
 }

@@ -29,7 +29,8 @@ enum
 	ARG_MAX_OFFSETS,
 	ARG_START,
 	ARG_OPTIONS,
-	ARG_IF_NOT_EXISTS
+	ARG_IF_NOT_EXISTS,
+	ARG_READER
 };
 
 static SaggOutputMode
@@ -127,5 +128,6 @@ sagg_stream_arguments(FunctionCallInfo fcinfo)
 							 sagg_options_from_json(PG_GETARG_JSONB_P(ARG_OPTIONS)),
 							 &args->options);
 	sagg_check_min_offsets(&args->options, args->max_offsets);
+	args->reader = sagg_text_argument(fcinfo, ARG_READER);
 	return args;
 }

@@ -36,7 +36,8 @@
 	"       s.output_mode, s.watermark, s.event_time, s.trigger_interval," \
 	"       s.max_offsets_per_trigger, s.starting_offsets, s.sink_created," \
 	"       s.enabled AND (s.started_for = c.relowner OR NOT r.rolsuper)," \
-	"       s.timezone, s.datestyle, s.intervalstyle, s.search_path, s.options" \
+	"       s.timezone, s.datestyle, s.intervalstyle, s.search_path, s.options," \
+	"       s.reader" \
 	"  FROM stream_agg.streams s" \
 	"  JOIN pg_catalog.pg_class c ON c.oid = s.query" \
 	"  JOIN pg_catalog.pg_roles r ON r.oid = c.relowner" \
@@ -117,6 +118,7 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 	stream->search_path = next_text(&row);
 	sagg_stream_options_read(sagg_options_from_json(DatumGetJsonbP(next_value(&row, &isnull))),
 							 &stream->options);
+	stream->reader = next_text(&row);
 	return stream;
 }
 
@@ -189,6 +191,18 @@ sagg_stream_of_sink(Oid sink)
 {
 	return fetch_stream(STREAM_QUERY "s.sink = $1", OIDOID,
 						ObjectIdGetDatum(sink));
+}
+
+/*
+ * Another stream that shares the reader of "stream", in the current context;
+ * NULL if there is none.
+ */
+SaggStream *
+sagg_stream_beside(const SaggStream *stream)
+{
+	return fetch_stream(psprintf(STREAM_QUERY "s.reader = $1 AND c.relowner = %u AND c.oid <> %u"
+								 " ORDER BY s.stream", stream->owner, stream->view),
+						TEXTOID, CStringGetTextDatum(stream->reader));
 }
 
 /*

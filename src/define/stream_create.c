@@ -180,13 +180,13 @@ insert_row(const char *command, int nargs, Oid *types, Datum *values, const char
 static void
 insert_stream(const SaggStream *stream, const char *search_path, bool start)
 {
-	Oid			types[17] = {
+	Oid			types[18] = {
 		TEXTOID, OIDOID, OIDOID, OIDOID, TEXTOID, INTERVALOID, TEXTOID,
 		INTERVALOID, INT8OID, TEXTOID, BOOLOID, BOOLOID,
-		TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID
+		TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID
 	};
-	Datum		values[17];
-	char		nulls[17];
+	Datum		values[18];
+	char		nulls[18];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = CStringGetTextDatum(stream->name);
@@ -209,13 +209,15 @@ insert_stream(const SaggStream *stream, const char *search_path, bool start)
 	values[14] = setting("IntervalStyle");
 	values[15] = CStringGetTextDatum(search_path);
 	values[16] = sagg_stream_options_jsonb(&stream->options);
+	values[17] = stream->reader ? CStringGetTextDatum(stream->reader) : (Datum) 0;
+	nulls[17] = stream->reader ? ' ' : 'n';
 	insert_row("INSERT INTO stream_agg.streams (stream, query, sink, source, output_mode,"
 			   " watermark, event_time, trigger_interval, max_offsets_per_trigger,"
 			   " starting_offsets, sink_created, enabled, timezone,"
-			   " datestyle, intervalstyle, search_path, options, database)"
+			   " datestyle, intervalstyle, search_path, options, reader, database)"
 			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-			   " $14, $15, $16, $17, 0)",
-			   17, types, values, nulls);
+			   " $14, $15, $16, $17, $18, 0)",
+			   18, types, values, nulls);
 }
 
 /*
@@ -318,6 +320,7 @@ fill_stream(SaggStream *stream, const SaggStreamArguments *args)
 	stream->max_offsets = args->max_offsets;
 	stream->starting_offsets = args->starting_offsets;
 	stream->options = args->options;
+	stream->reader = args->reader;
 }
 
 /*
@@ -374,7 +377,7 @@ existing_stream(const SaggStreamArguments *args, Oid schema)
 /*
  * create_stream(stream, query, watermark, event_time, output_mode, trigger,
  * sink, starting_offsets, max_offsets_per_trigger, start, options,
- * if_not_exists): see the README.  Returns the sink.
+ * if_not_exists, reader): see the README.  Returns the sink.
  */
 Datum
 stream_agg_create_stream(PG_FUNCTION_ARGS)
@@ -402,11 +405,12 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	query = sagg_query_of_view(&stream);
 	stream.source = query->source;
 	sagg_check_query(&stream, query);
+	sagg_check_reader(&stream);
 	settle_sink(args, schema, query, &stream);
 	record_stream(&stream, args->start);
 	sagg_label_database();
 	if (args->start)
-		sagg_start_stream_at_commit(stream.view, stream.owner, stream.name);
+		sagg_start_stream_at_commit(&stream);
 	tell_about(&stream, query);
 	PG_RETURN_OID(stream.sink);
 }

@@ -144,6 +144,22 @@ flag_from_text(const char *name, const char *text)
 }
 
 /*
+ * Whether streams that share the reader fail when this one does.
+ */
+static bool
+on_failure_from_word(const char *word)
+{
+	if (strcmp(word, "stop_all") == 0)
+		return true;
+	if (strcmp(word, "leave") == 0)
+		return false;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid on_failure \"%s\"", word),
+			 errhint("It is leave (the other streams of the reader go on) or stop_all (they fail with this one).")));
+}
+
+/*
  * Read options, a list of DefElems with strings.  Raises
  * invalid_parameter_value for an unknown option, and for a value that is none.
  */
@@ -169,6 +185,8 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 												   "Leave it out to admit any event time.");
 		else if (strcmp(name, "consumer_group") == 0)
 			options->consumer_group = checked_group(value);
+		else if (strcmp(name, "on_failure") == 0)
+			options->stops_all = on_failure_from_word(value);
 		else if (strcmp(name, "delivery") == 0)
 			options->at_least_once = delivery_from_word(value);
 		else if (strcmp(name, "min_offsets_per_trigger") == 0)
@@ -190,7 +208,7 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("unknown option \"%s\" of a stream", name),
-					 errhint("Options of a stream are on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout and late_records.")));
+					 errhint("Options of a stream are on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout, late_records and on_failure.")));
 	}
 	if (has_delay && options->min_offsets == 0)
 		ereport(ERROR,
@@ -256,6 +274,8 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 		push_length(&state, "idle_timeout", options->idle_timeout);
 	if (options->late_records)
 		push_option(&state, "late_records", "true");
+	if (options->stops_all)
+		push_option(&state, "on_failure", "stop_all");
 	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(object));
 }

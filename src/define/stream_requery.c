@@ -258,5 +258,5 @@ sagg_change_query(SaggStream *stream, const char *text)
 	tell_about(stream, change);
 	stream->view = next.view;
 	if (stream->enabled && stream->database == MyDatabaseId)
-		sagg_start_stream_at_commit(stream->view, stream->owner, stream->name);
+		sagg_start_stream_at_commit(stream);
 }

@@ -403,3 +403,25 @@ sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
 	else
 		state->value = sagg_codec_read(&call->codec, data, len);
 }
+
+/*
+ * Step over what sagg_state_write wrote.  Returns the part of it that only
+ * grows, from its beginning: kept inputs, or nothing.
+ */
+SaggBytes
+sagg_state_skip(SaggExecution *ex, int aggno, SaggBytes *bytes)
+{
+	SaggAggCall *call = &ex->aggs[aggno];
+	SaggBytes	nothing = {bytes->data, bytes->data};
+	SaggAggState state;
+	int32		len;
+
+	if (call->kept)
+		return sagg_kept_skip(call, bytes);
+	if (SAGG_INLINE_IS_SUM(call->kind) && !sagg_inline_read(bytes, &state))
+		return nothing;
+	len = sagg_bytes_take_length(bytes);
+	if (len > 0)
+		sagg_bytes_take(bytes, len);
+	return nothing;
+}

@@ -109,7 +109,12 @@ sagg_states_copy(SaggExecution *ex, SaggAggState *to, const SaggAggState *from)
 
 		if (from[i].isnull)
 			continue;
-		if (call->transtype == INTERNALOID)
+		if (call->kept)
+		{
+			to[i].value = (Datum) 0;
+			sagg_kept_combine(ex, call, &to[i], &from[i]);
+		}
+		else if (call->transtype == INTERNALOID)
 			to[i].value = call_combine(ex, call, (Datum) 0, true, from[i].value, false,
 									   &to[i].isnull);
 		else if (!call->transbyval)

@@ -3,7 +3,8 @@
  * entry.c
  *	  A group as bytes: its window, keys, transition states.
  *
- * The same bytes are in the store and, behind a length word, in the state log.
+ * The same bytes are in the store and, behind a length word, in the state log,
+ * which may have what is new of them instead (entry_delta.c).
  *
  *		int64 start		of the window, in microseconds since 2000-01-01
  *		int64 end		of a session; windows of other kinds have none.  The
@@ -79,6 +80,22 @@ sagg_entry_write(SaggExecution *ex, StringInfo buf, const SaggGroup *group)
 	write_keys(ex, buf, group->keys, group->keynulls);
 	for (int i = 0; i < ex->query->naggs; i++)
 		sagg_state_write(ex, i, buf, &group->states[i]);
+}
+
+/*
+ * Step over window and keys of an entry.
+ */
+void
+sagg_entry_skip_keys(SaggExecution *ex, SaggBytes *bytes)
+{
+	sagg_bytes_take(bytes, head_size(ex));
+	for (int i = 0; i < ex->query->nkeys; i++)
+	{
+		int32		size = sagg_bytes_take_length(bytes);
+
+		if (size > 0)
+			sagg_bytes_take(bytes, size);
+	}
 }
 
 /*

@@ -352,6 +352,7 @@ extern void sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
 extern void sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
 							SaggAggState *state);
 
+extern SaggBytes sagg_state_skip(SaggExecution *ex, int aggno, SaggBytes *bytes);
 extern void sagg_state_begin(SaggExecution *ex, SaggAggCall *call,
 							 SaggAggState *state);
 extern Datum sagg_state_finish(SaggExecution *ex, SaggAggCall *call,
@@ -375,6 +376,7 @@ extern void sagg_kept_write(const SaggAggCall *call, StringInfo buf,
 							const SaggAggState *state);
 extern void sagg_kept_read(const SaggAggCall *call, SaggBytes *bytes,
 						   SaggAggState *state);
+extern SaggBytes sagg_kept_skip(const SaggAggCall *call, SaggBytes *bytes);
 extern void sagg_kept_take(SaggKeptCall *kept, SaggBytes *bytes,
 						   Datum *values, bool *nulls);
 
@@ -417,6 +419,16 @@ extern void sagg_entry_write_gone(SaggExecution *ex, StringInfo buf,
 								  const SaggGroup *group, int64 start);
 extern int64 sagg_entry_end(const char *entry);
 extern bool sagg_entry_is_gone(const char *entry);
+
+extern void sagg_entry_skip_keys(SaggExecution *ex, SaggBytes *bytes);
+
+/* entry_delta.c */
+extern bool sagg_delta_write(SaggExecution *ex, StringInfo buf,
+							 const SaggVersion *former,
+							 const SaggVersion *present, uint32 salt);
+extern void sagg_delta_apply(SaggExecution *ex, StringInfo buf,
+							 const SaggVersion *former,
+							 const char *delta, Size len);
 
 /* keys.c */
 extern SaggKeyCall *sagg_keys_init(const SaggQuery *query);

@@ -445,3 +445,23 @@ sagg_kept_read(const SaggAggCall *call, SaggBytes *bytes, SaggAggState *state)
 	memcpy(kept->data, sagg_bytes_take(bytes, len), len);
 	state->value = PointerGetDatum(kept);
 }
+
+/*
+ * Step over what sagg_kept_write wrote; returns where the tuples are.
+ */
+SaggBytes
+sagg_kept_skip(const SaggAggCall *call, SaggBytes *bytes)
+{
+	SaggBytes	tuples = {bytes->data, bytes->data};
+	int32		len;
+
+	if (call->agg->shares_inputs)
+		return tuples;
+	sagg_bytes_take(bytes, sizeof(int64));
+	len = sagg_bytes_take_length(bytes);
+	if (len < 0)
+		sagg_codec_corrupt("Kept inputs have no valid length.");
+	tuples.data = sagg_bytes_take(bytes, len);
+	tuples.end = bytes->data;
+	return tuples;
+}

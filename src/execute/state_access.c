@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * state_access.c
- *	  The state store as CHECKPOINT sees it: entries, each behind its length.
+ *	  The state store as CHECKPOINT sees it: entries, each behind its length, and
+ *	  deltas of entries (entry_delta.c).
  *
  * Windows that the batch closes are neither among the changes nor among the
  * contents: after the commit they are not there.  For the same reason entries
@@ -47,6 +48,23 @@ live_bytes(void *arg, int partition)
 	return bytes - ex->store->buried_bytes[partition];
 }
 
+/*
+ * A version that the batch has made: what is new of it, or all.
+ */
+static void
+pass_change(SaggExecution *ex, const SaggUndoRecord *record,
+			SaggBytesFn fn, void *fnarg)
+{
+	SaggVersion *version = SAGG_VERSION(ex->store, record->version);
+
+	if (DsaPointerIsValid(version->prev) &&
+		sagg_delta_write(ex, &ex->entry, SAGG_VERSION(ex->store, version->prev),
+						 version, record->slot))
+		fn(fnarg, ex->entry.data, ex->entry.len);
+	else
+		pass_entry(ex, record->version, fn, fnarg);
+}
+
 static void
 changes(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 {
@@ -57,7 +75,7 @@ changes(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (store->tables[store->records[i].table].partition == partition)
-			pass_entry(ex, store->records[i].version, fn, fnarg);
+			pass_change(ex, &store->records[i], fn, fnarg);
 	}
 }
 
@@ -133,18 +151,29 @@ restore_session(SaggExecution *ex, int partition, SaggGroup *group,
 }
 
 /*
- * One entry of the log into the store.
+ * One entry of the log, or a delta, into the store.
  */
 static void
 restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
-			  const char *entry, Size len)
+			  const char *entry, Size len, bool delta)
 {
-	sagg_entry_read(ex, group, entry, len, true);
+	sagg_entry_read(ex, group, entry, len, !delta);
 	group->hash = sagg_keys_hash(ex, group->start, group->keys, group->keynulls);
 	sagg_check_partition(group->hash, partition);
 	if (!sagg_window_passed(ex, group->start))
-		sagg_store_load(ex->store, group->start, group->hash,
-						sagg_groups_stored(ex, group), entry, len);
+	{
+		dsa_pointer stored = sagg_groups_stored(ex, group);
+
+		if (delta)
+		{
+			if (!DsaPointerIsValid(stored))
+				sagg_codec_corrupt("A change has no entry before it.");
+			sagg_delta_apply(ex, &ex->entry, SAGG_VERSION(ex->store, stored), entry, len);
+			entry = ex->entry.data;
+			len = ex->entry.len;
+		}
+		sagg_store_load(ex->store, group->start, group->hash, stored, entry, len);
+	}
 }
 
 static void
@@ -156,18 +185,19 @@ restore(void *arg, int partition, const char *data, Size len)
 
 	while (bytes.data < bytes.end)
 	{
-		int32		size = sagg_bytes_take_length(&bytes);
-		const char *entry = sagg_bytes_take(&bytes, size);
+		int64		size = sagg_bytes_take_length(&bytes);
+		Size		len = size < 0 ? -size : size;
+		const char *entry = sagg_bytes_take(&bytes, len);
 		MemoryContext old;
 
 		CHECK_FOR_INTERRUPTS();
 		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 		if (ex->seen)
-			sagg_seen_key_restore(ex, partition, entry, size);
+			sagg_seen_key_restore(ex, partition, entry, len);
 		else if (SAGG_HAS_SESSIONS(ex))
-			restore_session(ex, partition, group, entry, size);
+			restore_session(ex, partition, group, entry, len);
 		else
-			restore_entry(ex, partition, group, entry, size);
+			restore_entry(ex, partition, group, entry, len, size < 0);
 		MemoryContextSwitchTo(old);
 		ResetExprContext(ex->tmpcontext);
 	}

@@ -371,6 +371,15 @@ free_cursor_headers(void *arg)
 }
 
 /*
+ * Keep headers from now on.
+ */
+void
+sagg_batch_keep_headers(SaggBatch *batch)
+{
+	batch->keep_headers = true;
+}
+
+/*
  * Can the batch be read as it is?  Otherwise it has to be collected anew.
  */
 bool

@@ -516,3 +516,12 @@ sagg_reader_release(SaggReader *reader)
 	reader->ranges = NULL;
 	reader->nranges = 0;
 }
+
+/*
+ * Keep the headers of records, of a batch at hand too: it is collected anew.
+ */
+void
+sagg_reader_keep_headers(SaggReader *reader)
+{
+	sagg_batch_keep_headers(reader->batch);
+}

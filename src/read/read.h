@@ -76,6 +76,7 @@ extern void sagg_reader_begin(SaggReader *reader, const SaggRange *ranges,
 extern bool sagg_reader_collect(SaggReader *reader);
 extern SaggBatch *sagg_reader_batch(SaggReader *reader);
 extern void sagg_reader_release(SaggReader *reader);
+extern void sagg_reader_keep_headers(SaggReader *reader);
 
 /* data_loss.c */
 extern void sagg_reader_skips_lost(SaggReader *reader);

@@ -51,17 +51,24 @@ sagg_session_check_topics(SaggSession *session, const SaggRange *bounds, int nbo
 /*
  * Topics and partitions the source has got since: from their first offset.
  */
-static void
-add_new_partitions(SaggSession *session, const SaggRange *bounds, int nbounds)
+void
+sagg_session_add_partitions(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
 	bool		added = false;
+	ListCell   *lc;
 
-	for (int i = 0; i < nbounds; i++)
-		added |= sagg_session_add_position(session, &bounds[i]);
-	if (!added)
-		return;
-	session->new_partitions = true;
-	sagg_session_assign(session, bounds, nbounds);
+	foreach(lc, session->sessions)
+	{
+		SaggSession *one = lfirst(lc);
+
+		for (int i = 0; i < nbounds; i++)
+		{
+			if (sagg_session_add_position(one, &bounds[i]))
+				added = one->new_partitions = true;
+		}
+	}
+	if (added)
+		sagg_session_assign(session, bounds, nbounds);
 }
 
 /*
@@ -163,6 +170,22 @@ keep_suspects(SaggProgress *progress, SaggRange *ranges, int n, int64 *limit)
 }
 
 /*
+ * Does the next batch replace the rows of a sink?
+ */
+bool
+sagg_session_replaces(const SaggSession *session)
+{
+	ListCell   *lc;
+
+	foreach(lc, session->sessions)
+	{
+		if (((SaggSession *) lfirst(lc))->progress->replace)
+			return true;
+	}
+	return false;
+}
+
+/*
  * The ranges of the next batch, in the current context.  A partition with a
  * skip has one in any case, be it empty.
  */
@@ -172,6 +195,7 @@ next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
 {
 	SaggProgress *progress = session->progress;
 	SaggRange  *ranges = palloc(sizeof(SaggRange) * Max(nbounds, 1));
+	ListCell   *lc;
 	int			n = 0;
 
 	plan->ranges = palloc(sizeof(SaggRange) * Max(nbounds, 1));
@@ -187,13 +211,18 @@ next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
 	}
 	for (int i = 0; i < progress->npositions; i++)
 		check_exists(session, &progress->positions[i], bounds, nbounds);
-	if (!progress->replace)
+	if (!sagg_session_replaces(session))
 	{
 		int64		limit = session->stream->max_offsets > 0 ?
 			session->stream->max_offsets : sagg_max_records_per_batch;
 
-		if (progress->nsuspects > 0)
-			n = keep_suspects(progress, ranges, n, &limit);
+		foreach(lc, session->sessions)
+		{
+			SaggProgress *one = ((SaggSession *) lfirst(lc))->progress;
+
+			if (one->nsuspects > 0)
+				n = keep_suspects(one, ranges, n, &limit);
+		}
 		sagg_ranges_share(ranges, n, limit, plan->batch);
 	}
 	for (int i = 0; i < nbounds; i++)
@@ -247,46 +276,106 @@ sagg_plan_commit(SaggSession *session)
 }
 
 /*
+ * The plan of one stream: the ranges of "plan", and what is its own.  In the
+ * current context.
+ */
+static SaggPlan *
+own_plan(const SaggSession *session, const SaggPlan *plan,
+		 const SaggRange *bounds, int nbounds)
+{
+	const SaggProgress *progress = session->progress;
+	SaggPlan   *own = palloc(sizeof(SaggPlan));
+
+	*own = *plan;
+	own->batch = progress->batch + 1;
+	own->watermark = progress->watermark;
+	own->nsuspects = progress->nsuspects;
+	if (own->nsuspects > 0)
+	{
+		own->suspects = palloc(sizeof(SaggRange) * own->nsuspects);
+		memcpy(own->suspects, progress->suspects, sizeof(SaggRange) * own->nsuspects);
+	}
+	sagg_plan_quiet(session, own, bounds, nbounds);
+	return own;
+}
+
+/*
+ * Make the plans of all streams that take part.  Returns whether there is
+ * anything to do, be it to close a window by the clock.
+ */
+static bool
+make_plans(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	SaggPlan	plan = {0};
+	bool		closes = false;
+	ListCell   *lc;
+
+	plan.batch = session->progress->batch + 1;
+	next_ranges(session, &plan, bounds, nbounds);
+	plan.batch_time = GetCurrentTimestamp();
+	foreach(lc, session->sessions)
+	{
+		SaggSession *one = lfirst(lc);
+
+		one->plan = own_plan(one, &plan, bounds, nbounds);
+		closes |= sagg_idle_closes(one, one->plan);
+	}
+	if (plan.nranges > 0 || sagg_session_replaces(session) || closes)
+		return true;
+	foreach(lc, session->sessions)
+		((SaggSession *) lfirst(lc))->plan = NULL;
+	return false;
+}
+
+/*
+ * Write the plans of a session and its followers into the log, in one
+ * transaction.
+ */
+static void
+commit_plans(SaggSession *session, List *sessions)
+{
+	bool		durable = false;
+	ListCell   *lc;
+
+	foreach(lc, sessions)
+		durable |= sagg_poison_durable_plan(lfirst(lc));
+	sagg_plan_transaction(session, durable);
+	MemoryContextSwitchTo(session->batch_memory);
+	foreach(lc, sessions)
+	{
+		SaggSession *one = lfirst(lc);
+
+		sagg_checkpoint_plan(one->checkpoint, one->plan);
+		if (one->new_partitions)
+			record_new_partitions(one);
+	}
+	sagg_plan_commit(session);
+	foreach(lc, sessions)
+		((SaggSession *) lfirst(lc))->new_partitions = false;
+}
+
+/*
  * Plan the next batch over what lies within "bounds" (low and high watermark
- * by partition) and commit the plan.  Returns NULL if there is nothing to
- * read, and no window to close by the clock.  The batch that replaces the sink's rows reads all there is.  The plan
- * is allocated in the session's batch memory.
+ * by partition) and commit the plan, that of the session's followers with it.
+ * Returns NULL if there is nothing to read, and no window to close by the clock.
+ * The batch that replaces a sink's rows reads all there is.  Plans are allocated
+ * in the session's batch memory.
  */
 SaggPlan *
 sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
-	SaggProgress *progress = session->progress;
 	MemoryContext old = MemoryContextSwitchTo(session->batch_memory);
-	SaggPlan   *plan = palloc0(sizeof(SaggPlan));
 
 	sagg_session_check_topics(session, bounds, nbounds);
-	add_new_partitions(session, bounds, nbounds);
-	plan->batch = progress->batch + 1;
-	plan->watermark = progress->watermark;
-	next_ranges(session, plan, bounds, nbounds);
-	plan->batch_time = GetCurrentTimestamp();
-	plan->nsuspects = progress->nsuspects;
-	sagg_plan_quiet(session, plan, bounds, nbounds);
-	if (plan->nranges == 0 && !progress->replace && !sagg_idle_closes(session, plan))
+	sagg_session_add_partitions(session, bounds, nbounds);
+	if (!make_plans(session, bounds, nbounds))
 	{
 		MemoryContextSwitchTo(old);
 		return NULL;
 	}
-	if (plan->nsuspects > 0)
-	{
-		plan->suspects = palloc(sizeof(SaggRange) * plan->nsuspects);
-		memcpy(plan->suspects, progress->suspects, sizeof(SaggRange) * plan->nsuspects);
-	}
-
-	sagg_plan_transaction(session, sagg_poison_durable_plan(session));
-	MemoryContextSwitchTo(session->batch_memory);
-	sagg_checkpoint_plan(session->checkpoint, plan);
-	if (session->new_partitions)
-		record_new_partitions(session);
-	sagg_plan_commit(session);
-	session->new_partitions = false;
+	commit_plans(session, session->sessions);
 	session->made_anew = NIL;
 	MemoryContextSwitchTo(old);
 	SAGG_FAILPOINT("plan.committed");
-	return plan;
+	return session->plan;
 }

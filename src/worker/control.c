@@ -82,7 +82,7 @@ stream_agg_start_stream(PG_FUNCTION_ARGS)
 	sagg_stream_check_can_run(stream->owner);
 	set_enabled(stream, true);
 	sagg_label_database();
-	sagg_start_stream_at_commit(stream->view, stream->owner, stream->name);
+	sagg_start_stream_at_commit(stream);
 	PG_RETURN_VOID();
 }
 

@@ -215,12 +215,18 @@ sagg_idle_plan(SaggSession *session)
 }
 
 /*
- * Is a batch without records to be run?
+ * When is a batch without records to be run, of this stream or one that takes
+ * part in its batches?  DT_NOEND = never.
  */
-bool
-sagg_idle_is_due(const SaggSession *session, TimestampTz now)
+TimestampTz
+sagg_idle_due(const SaggSession *session)
 {
-	return now >= session->idle_due;
+	TimestampTz due = DT_NOEND;
+	ListCell   *lc;
+
+	foreach(lc, session->sessions)
+		due = Min(due, ((SaggSession *) lfirst(lc))->idle_due);
+	return due;
 }
 
 /*
@@ -229,6 +235,6 @@ sagg_idle_is_due(const SaggSession *session, TimestampTz now)
 bool
 sagg_idle_closes(const SaggSession *session, const SaggPlan *plan)
 {
-	return plan->nquiet > 0 && sagg_idle_is_due(session, plan->batch_time) &&
+	return plan->nquiet > 0 && plan->batch_time >= session->idle_due &&
 		watermark_at(session, plan->batch_time) >= session->next_end;
 }

@@ -175,6 +175,7 @@ note_ended_worker(int i)
 	if (slot->launching)
 	{
 		slot->launching = false;
+		slot->leads = false;
 		slot->deaths++;
 		slot->next_start = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   NO_WORKER_RETRY_MS);
@@ -223,6 +224,7 @@ tend_slot(int i, int *running)
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz again = 0;
 	bool		start = false;
+	SaggSlot   *lead;
 	char		name[SAGG_NAME_SIZE];
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
@@ -238,9 +240,17 @@ tend_slot(int i, int *running)
 								"as many streams run as stream_agg.max_streams allows");
 			again = TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
 		}
+		else if (!slot->apart && (lead = sagg_slot_lead(slot)) != NULL)
+		{
+			/* it takes the stream on, now or when its worker has started */
+			slot->state = SAGG_STARTING;
+			if (lead->latch)
+				SetLatch(lead->latch);
+		}
 		else
 		{
 			slot->state = SAGG_STARTING;
+			slot->leads = slot->reader[0] != '\0' && !slot->apart;
 			slot->launching = start = true;
 			strlcpy(name, slot->name, sizeof(name));
 		}
@@ -255,6 +265,7 @@ tend_slot(int i, int *running)
 
 		LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 		slot->launching = false;
+		slot->leads = false;
 		slot->crowded_out = true;
 		slot->next_start = again =
 			TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
@@ -365,7 +376,12 @@ forget_launches(void)
 {
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < sagg_shared->nslots; i++)
-		sagg_shared->slots[i].launching = false;
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+
+		slot->launching = false;
+		slot->leads = slot->leads && slot->pid != 0;
+	}
 	LWLockRelease(sagg_shared->lock);
 }
 

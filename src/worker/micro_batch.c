@@ -7,8 +7,9 @@
  *
  * READ waits for Kafka, outside of any transaction.  The other stages share
  * one transaction (I1): output rows, offsets, state and watermark are
- * committed together or not at all.  Only after the commit is shared memory
- * told (I3).  An ERROR before the commit leaves to the worker to put back the
+ * committed together or not at all, of all streams that share the reader.  One
+ * after the other goes through EXECUTE, WRITE and CHECKPOINT; what is told of a
+ * stage here is told of each.  Only after the commit is shared memory told (I3).  An ERROR before the commit leaves to the worker to put back the
  * store; one between commit and publish, to discard it.
  *
  *-------------------------------------------------------------------------
@@ -27,34 +28,41 @@
 #include "define/define.h"
 #include "worker_internal.h"
 
-/* a warning is logged when more than this share of a batch was late */
-#define LATE_SHARE_WARNING		10	/* one tenth */
-#define LATE_WARNING_INTERVAL_MS	60000	/* and not more often */
-
 typedef struct StageClock
 {
 	instr_time	started;
 	SaggStage	stage;
-	SaggCommit *commit;
 } StageClock;
+
+/*
+ * The stage at hand has ended: add its time to "commit".
+ */
+static void
+leave_stage(StageClock *clock, SaggCommit *commit)
+{
+	instr_time	spent;
+
+	INSTR_TIME_SET_CURRENT(spent);
+	INSTR_TIME_SUBTRACT(spent, clock->started);
+	commit->stage_time[clock->stage] += INSTR_TIME_GET_MICROSEC(spent);
+}
 
 static void
 enter_stage(SaggSession *session, StageClock *clock, SaggStage stage)
 {
-	instr_time	now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	if (stage != SAGG_READ)
-	{
-		instr_time	spent = now;
-
-		INSTR_TIME_SUBTRACT(spent, clock->started);
-		clock->commit->stage_time[clock->stage] += INSTR_TIME_GET_MICROSEC(spent);
-	}
-	clock->started = now;
+	INSTR_TIME_SET_CURRENT(clock->started);
 	clock->stage = stage;
 	sagg_session_stage(session, stage);
 }
+
+/* One stream's part of a batch, from READ to after the commit. */
+typedef struct Part
+{
+	SaggSession *session;
+	SaggCommit	commit;
+	StageClock	clock;
+	char	   *first_refused;	/* described, NULL = none */
+} Part;
 
 /*
  * READ: all records of the plan's ranges, in memory or in a temporary file.
@@ -105,7 +113,6 @@ begin_transaction(SaggSession *session, const SaggPlan *plan)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(session->batch_memory);
-	sagg_session_check_stream(session);
 }
 
 /*
@@ -128,7 +135,7 @@ begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
 		session->store_restored = false;
 		session->store = sagg_store_open(&session->slot->store,
 										 sagg_shared->store_tranche,
-										 sagg_state_budget(session->slot),
+										 sagg_state_budget(session),
 										 query->store_fingerprint,
 										 session->progress->batch, &fresh);
 		session->fingerprint = query->store_fingerprint;
@@ -295,7 +302,10 @@ write_output(SaggSession *session, const SaggQuery *query,
 	sagg_delivery_end();
 	sagg_execution_output_end(&output);
 	SAGG_FAILPOINT("write.done");
-	sagg_fire_deferred_triggers();
+	if (list_length(session->lead->sessions) > 1)
+		AfterTriggerFireDeferred();	/* others come after it */
+	else
+		sagg_fire_deferred_triggers();
 	SAGG_FAILPOINT("write.triggers_done");
 }
 
@@ -345,119 +355,21 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 }
 
 /*
- * Many late records are a sign of something to look at, now and then.
+ * EXECUTE, WRITE and CHECKPOINT of one stream.
  */
 static void
-warn_of_late_records(const SaggSession *session, const SaggCounts *counts)
+process_part(Part *part)
 {
-	static TimestampTz last_warning = 0;
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (counts->late * LATE_SHARE_WARNING <= counts->aggregated + counts->late ||
-		!TimestampDifferenceExceeds(last_warning, now, LATE_WARNING_INTERVAL_MS))
-		return;
-	last_warning = now;
-	ereport(WARNING,
-			(errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were late",
-					sagg_stream_title(session->stream->name), counts->late,
-					counts->aggregated + counts->late),
-			 errdetail("Their windows end at or before the watermark, so they are counted and left out."),
-			 errhint("Perhaps one partition is ahead of the others, the clock of a producer is far ahead, or the stream's watermark is too short.")));
-}
-
-/*
- * One warning a batch, however many there are.
- */
-static void
-warn_of_refused_records(const SaggSession *session, const SaggCounts *counts,
-						const char *first)
-{
-	if (first == NULL)
-		return;
-	ereport(WARNING,
-			(errcode(ERRCODE_SAGG_INVALID_RECORD),
-			 session->stream->options.on_error == SAGG_DEAD_LETTER ?
-			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch are dead letters",
-					sagg_stream_title(session->stream->name), counts->dead_lettered, counts->delivered) :
-			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were skipped",
-					sagg_stream_title(session->stream->name), counts->dead_lettered, counts->delivered),
-			 errdetail_internal("%s", first)));
-}
-
-static void
-append_losses(StringInfo buf, const SaggRange *losses, int n)
-{
-	for (int i = 0; i < n; i++)
-		appendStringInfo(buf,
-						 losses[i].end > losses[i].start ?
-						 "%sopic \"%s\", partition %d: offsets " INT64_FORMAT " to " INT64_FORMAT :
-						 "%sopic \"%s\", partition %d: it ends before offset " INT64_FORMAT ", and is read from offset " INT64_FORMAT,
-						 buf->len > 0 ? "; t" : "T",
-						 sagg_topic_name(losses[i].topic), losses[i].partition,
-						 losses[i].start,
-						 losses[i].end - (losses[i].end > losses[i].start ? 1 : 0));
-}
-
-/*
- * What the batch would have had to read and Kafka did not have; NULL if there
- * is nothing.
- */
-static char *
-describe_losses(const SaggPlan *plan, const SaggCommit *commit)
-{
-	StringInfoData buf;
-
-	if (plan->nskipped + commit->nlosses == 0)
-		return NULL;
-	initStringInfo(&buf);
-	append_losses(&buf, plan->skipped, plan->nskipped);
-	append_losses(&buf, commit->losses, commit->nlosses);
-	return buf.data;
-}
-
-static void
-warn_of_lost_offsets(const SaggSession *session, const char *losses)
-{
-	if (losses == NULL)
-		return;
-	ereport(WARNING,
-			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
-			 errmsg("stream \"%s\" goes on without offsets that Kafka does not have",
-					session->stream->name),
-			 errdetail_internal("%s.", losses),
-			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was made anew.")));
-}
-
-/*
- * Run a planned batch to its commit.  Raises an ERROR when it fails, and the
- * worker then cleans up and runs the same plan again.
- */
-void
-sagg_micro_batch(SaggSession *session, SaggPlan *plan)
-{
-	SaggCommit	commit = {0};
-	StageClock	clock = {.commit = &commit};
+	SaggSession *session = part->session;
+	SaggPlan   *plan = session->plan;
+	SaggCommit *commit = &part->commit;
+	SaggRefusals *refusals = NULL;
 	SaggQuery  *query;
 	SaggExecution *execution;
-	SaggRefusals *refusals = NULL;
 	SaggLateRows late = {0};
-	char	   *first_refused;
-	char	   *losses;
 
-	session->plan = plan;
-	MemoryContextSwitchTo(session->batch_memory);
-	session->fault = SAGG_FAULT_NONE;
-
-	enter_stage(session, &clock, SAGG_READ);
-	read_records(session, plan);
-	sagg_session_verify(session, NULL, 0);
-	SAGG_FAILPOINT("read.done");
-	commit.losses = sagg_reader_losses(session->reader, &commit.nlosses);
-	losses = describe_losses(plan, &commit);
-	sagg_poison_begin(session, plan);
-
-	enter_stage(session, &clock, SAGG_EXECUTE);
-	begin_transaction(session, plan);
+	enter_stage(session, &part->clock, SAGG_EXECUTE);
+	sagg_session_check_stream(session);
 	query = sagg_query_of_view(session->stream);
 	execution = begin_execution(session, query, plan);
 	if (session->stream->options.on_error != SAGG_FAIL)
@@ -466,44 +378,162 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 						  sagg_sink_max_key_bytes(session->stream->sink, query));
 	if (session->stream->options.late_records)
 		sagg_execution_keep_late(execution, &late);
-	execute(session, query, execution, refusals, &commit);
+	execute(session, query, execution, refusals, commit);
 
-	enter_stage(session, &clock, SAGG_WRITE);
-	write_output(session, query, execution, &commit);
+	leave_stage(&part->clock, commit);
+	enter_stage(session, &part->clock, SAGG_WRITE);
+	write_output(session, query, execution, commit);
 
 	session->fault = SAGG_FAULT_NONE;
-	enter_stage(session, &clock, SAGG_CHECKPOINT);
-	first_refused = put_aside(session, plan, refusals, &commit);
-	sagg_keep_late_records(session, plan, &late, refusals, &commit);
-	commit.last = sagg_last_records(session, plan, &commit.nlast);
-	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, &commit,
+	leave_stage(&part->clock, commit);
+	enter_stage(session, &part->clock, SAGG_CHECKPOINT);
+	part->first_refused = put_aside(session, plan, refusals, commit);
+	sagg_keep_late_records(session, plan, &late, refusals, commit);
+	commit->last = sagg_last_records(session, plan, &commit->nlast);
+	leave_stage(&part->clock, commit);
+	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, commit,
 						   sagg_execution_state(execution));
 	sagg_idle_windows(session, execution);
 	sagg_execution_end(execution);
+}
+
+/*
+ * The same for one of several streams: under its own settings, and so that an
+ * error is known to be its own.  What has to outlive it is in batch memory,
+ * the rest is freed.
+ */
+static void
+process_shared_part(Part *part)
+{
+	SaggSession *session = part->session;
+	MemoryContext outer = CurrentMemoryContext;
+	MemoryContext memory = AllocSetContextCreate(outer, "stream_agg part of a batch",
+												 ALLOCSET_DEFAULT_SIZES);
+	const SaggRange *last;
+	const SaggPartitionTime *times;
+	int			nestlevel;
+
+	session->lead->at_work = session;
+	nestlevel = sagg_session_settings_begin(session);
+	MemoryContextSwitchTo(memory);
+	process_part(part);
+	MemoryContextSwitchTo(outer);
+	AtEOXact_GUC(false, nestlevel);
+
+	last = part->commit.last;
+	part->commit.last = palloc(sizeof(SaggRange) * Max(part->commit.nlast, 1));
+	memcpy(part->commit.last, last, sizeof(SaggRange) * part->commit.nlast);
+	times = part->commit.times;
+	part->commit.times = palloc(sizeof(SaggPartitionTime) * Max(part->commit.ntimes, 1));
+	memcpy(part->commit.times, times, sizeof(SaggPartitionTime) * part->commit.ntimes);
+	if (part->first_refused)
+		part->first_refused = pstrdup(part->first_refused);
+	MemoryContextDelete(memory);
+	session->lead->at_work = NULL;
+}
+
+/*
+ * After the commit: shared memory, and what the session knows, as the tables
+ * say.
+ */
+static void
+publish_part(Part *part)
+{
+	SaggSession *session = part->session;
+
+	sagg_store_publish(session->store);
+	session->store_restored = true;
+	SAGG_FAILPOINT("publish.done");
+	sagg_checkpoint_published(session->checkpoint);
+	advance(session, session->plan, &part->commit);
+	sagg_idle_plan(session);
+	sagg_poison_committed(session, &part->commit.counts);
+}
+
+static void
+report_part(const Part *part)
+{
+	sagg_warn_of_late_records(part->session, &part->commit.counts);
+	sagg_warn_of_refused_records(part->session, &part->commit.counts, part->first_refused);
+}
+
+/*
+ * READ, and what is to be known about it: the parts of the batch, one for each
+ * stream that takes part, and in "losses" what Kafka did not have, or NULL.
+ */
+static Part *
+begin_parts(SaggSession *session, int *nparts, char **losses)
+{
+	StageClock	clock;
+	SaggCommit	read = {0};
+	Part	   *parts;
+
+	enter_stage(session, &clock, SAGG_READ);
+	read_records(session, session->plan);
+	sagg_session_verify(session, NULL, 0);
+	SAGG_FAILPOINT("read.done");
+	read.losses = sagg_reader_losses(session->reader, &read.nlosses);
+	*losses = sagg_describe_losses(session->plan, &read);
+	leave_stage(&clock, &read);
+
+	*nparts = list_length(session->sessions);
+	parts = palloc0(sizeof(Part) * *nparts);
+	for (int i = 0; i < *nparts; i++)
+	{
+		parts[i].session = list_nth(session->sessions, i);
+		parts[i].commit = read;
+		sagg_poison_begin(parts[i].session, parts[i].session->plan);
+	}
+	return parts;
+}
+
+/*
+ * Run a planned batch to its commit: that of the session and of the streams that
+ * take part, whose plans are in their sessions.  Raises an ERROR when it fails,
+ * and the worker then cleans up and runs the same plan again.
+ */
+void
+sagg_micro_batch(SaggSession *session, SaggPlan *plan)
+{
+	Part	   *parts;
+	int			nparts;
+	char	   *losses;
+
+	session->plan = plan;
+	MemoryContextSwitchTo(session->batch_memory);
+	session->fault = SAGG_FAULT_NONE;
+	parts = begin_parts(session, &nparts, &losses);
+
+	begin_transaction(session, plan);
+	for (int i = 0; i < nparts; i++)
+	{
+		if (nparts > 1)
+			process_shared_part(&parts[i]);
+		else
+			process_part(&parts[i]);
+	}
 	PopActiveSnapshot();
 	SAGG_FAILPOINT("commit.before");
 	CommitTransactionCommand();
 
 	/*
-	 * What fails from here on does not take the batch back: the store is not
+	 * What fails from here on does not take the batch back: the stores are not
 	 * undone then, nor half published, but discarded.
 	 */
-	session->store_restored = false;
+	for (int i = 0; i < nparts; i++)
+		parts[i].session->store_restored = false;
 	SAGG_FAILPOINT("commit.after");
-	sagg_store_publish(session->store);
-	session->store_restored = true;
-	SAGG_FAILPOINT("publish.done");
-	sagg_checkpoint_published(session->checkpoint);
-	advance(session, plan, &commit);
-	sagg_idle_plan(session);
-	sagg_poison_committed(session, &commit.counts);
+	for (int i = 0; i < nparts; i++)
+		publish_part(&parts[i]);
 	sagg_reader_release(session->reader);
-	sagg_reader_commit(session->reader, session->progress->positions,
-					   session->progress->npositions);
+	if (session == session->lead)
+		sagg_reader_commit(session->reader, session->progress->positions,
+						   session->progress->npositions);
 	MemoryContextSwitchTo(session->memory);
-	sagg_publish_statistics(session);
+	for (int i = 0; i < nparts; i++)
+		sagg_publish_statistics(parts[i].session);
 	SAGG_FAILPOINT("batch.done");
-	warn_of_late_records(session, &commit.counts);
-	warn_of_refused_records(session, &commit.counts, first_refused);
-	warn_of_lost_offsets(session, losses);
+	for (int i = 0; i < nparts; i++)
+		report_part(&parts[i]);
+	sagg_warn_of_lost_offsets(session, losses);
 }

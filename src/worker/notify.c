@@ -43,6 +43,8 @@ typedef struct StreamChange
 	Oid			view;
 	Oid			owner;
 	char		name[SAGG_NAME_SIZE];
+	char		reader[NAMEDATALEN];
+	Oid			source;
 } StreamChange;
 
 static object_access_hook_type prev_object_access_hook = NULL;
@@ -77,15 +79,17 @@ forget_changes(void)
 }
 
 static void
-change_at_commit(bool start, Oid view, Oid owner, const char *name)
+change_at_commit(bool start, const SaggStream *stream)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 	StreamChange *change = palloc(sizeof(StreamChange));
 
 	change->start = start;
-	change->view = view;
-	change->owner = owner;
-	strlcpy(change->name, sagg_stream_title(name), sizeof(change->name));
+	change->view = stream->view;
+	change->owner = stream->owner;
+	strlcpy(change->name, sagg_stream_title(stream->name), sizeof(change->name));
+	change->source = stream->source;
+	strlcpy(change->reader, stream->reader ? stream->reader : "", sizeof(change->reader));
 	changes = lappend(changes, change);
 	MemoryContextSwitchTo(old);
 	wake_at_commit = true;
@@ -97,9 +101,9 @@ change_at_commit(bool start, Oid view, Oid owner, const char *name)
  * why the stream does not run if no worker can be had, not even a scout.
  */
 void
-sagg_start_stream_at_commit(Oid view, Oid owner, const char *name)
+sagg_start_stream_at_commit(const SaggStream *stream)
 {
-	change_at_commit(true, view, owner, name);
+	change_at_commit(true, stream);
 }
 
 /*
@@ -109,7 +113,7 @@ sagg_start_stream_at_commit(Oid view, Oid owner, const char *name)
 void
 sagg_stop_stream_at_commit(const SaggStream *stream)
 {
-	change_at_commit(false, stream->view, stream->owner, stream->name);
+	change_at_commit(false, stream);
 }
 
 /*
@@ -139,6 +143,8 @@ apply_change(const StreamChange *change)
 	if (slot->pid == 0)
 	{
 		strlcpy(slot->name, change->name, sizeof(slot->name));
+		strlcpy(slot->reader, change->reader, sizeof(slot->reader));
+		slot->source = change->source;
 		slot->owner = change->owner;
 	}
 	if (slot->pid == 0 || slot->state == SAGG_FAILED)

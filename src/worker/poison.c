@@ -36,9 +36,6 @@
 
 #include "worker_internal.h"
 
-/* so many workers must have ended in a plan before its records are suspects */
-#define SAGG_CRASHES	3
-
 /*
  * Is this an error that other data would not have raised?  Not those of the
  * server, of connections, of other transactions, of the definition, nor ours.
@@ -85,8 +82,11 @@ offsets_of(const SaggRange *ranges, int nranges)
 	return n;
 }
 
-static void
-forget_failure(SaggPoison *poison)
+/*
+ * Forget which batch has failed, and why.
+ */
+void
+sagg_poison_forget(SaggPoison *poison)
 {
 	if (poison->message)
 		pfree(poison->message);
@@ -102,7 +102,7 @@ forget_failure(SaggPoison *poison)
 static void
 note_failure(SaggPoison *poison, int64 batch, const char *message, const char *detail)
 {
-	forget_failure(poison);
+	sagg_poison_forget(poison);
 	poison->failed = batch;
 	poison->message = MemoryContextStrdup(TopMemoryContext, message);
 	if (detail)
@@ -121,7 +121,7 @@ sagg_poison_opened(SaggSession *session)
 	/* an error behind the commit: the batch is done */
 	if (poison->opened && poison->failed >= 0 &&
 		poison->failed <= session->progress->batch)
-		forget_failure(poison);
+		sagg_poison_forget(poison);
 	if (poison->opened)
 		return;
 	poison->opened = true;
@@ -156,8 +156,8 @@ sagg_poison_failed(SaggSession *session, const ErrorData *error)
 
 	poison->windows = false;
 	session->fault = SAGG_FAULT_NONE;
-	if (session->stream == NULL || session->stream->options.on_error == SAGG_FAIL ||
-		session->progress->replace || fault == SAGG_FAULT_NONE || !is_of_data(error->sqlerrcode))
+	if (fault == SAGG_FAULT_NONE || session->stream->options.on_error == SAGG_FAIL ||
+		sagg_session_replaces(session->lead) || !is_of_data(error->sqlerrcode))
 		return false;
 	poison->windows = fault == SAGG_FAULT_WINDOWS;
 	if (poison->windows || poison->set_aside)
@@ -238,6 +238,24 @@ keep_skips(const SaggPlan *failed, SaggPlan *plan)
 }
 
 /*
+ * The pending plan of a stream that shares the reader, with the ranges of one
+ * that is made smaller.
+ */
+static void
+follow_plan(SaggSession *session, const SaggPlan *smaller)
+{
+	SaggPlan   *plan = session->progress->pending;
+
+	plan->attempts = 0;
+	plan->nranges = smaller->nranges;
+	plan->ranges = smaller->ranges;
+	plan->nskipped = smaller->nskipped;
+	plan->skipped = smaller->skipped;
+	plan->nquiet = 0;
+	sagg_checkpoint_replan(session->checkpoint, plan);
+}
+
+/*
  * Put a smaller plan into the place of one that fails, durably.  It lives as
  * long as the session.
  */
@@ -246,6 +264,7 @@ replace_plan(SaggSession *session, const SaggPlan *failed)
 {
 	MemoryContext old = MemoryContextSwitchTo(session->memory);
 	SaggPlan   *plan = palloc(sizeof(SaggPlan));
+	ListCell   *lc;
 
 	*plan = *failed;
 	plan->attempts = 0;
@@ -265,8 +284,13 @@ replace_plan(SaggSession *session, const SaggPlan *failed)
 			 errdetail_internal("%s", session->poison.message)));
 	sagg_plan_transaction(session, true);
 	sagg_checkpoint_replan(session->checkpoint, plan);
+	foreach(lc, session->lead->sessions)
+	{
+		if (lfirst(lc) != session)
+			follow_plan(lfirst(lc), plan);
+	}
 	sagg_plan_commit(session);
-	forget_failure(&session->poison);
+	sagg_poison_forget(&session->poison);
 	session->poison.found = -1;
 	MemoryContextSwitchTo(old);
 	return plan;
@@ -337,7 +361,7 @@ sagg_poison_retry(SaggSession *session, SaggPlan *plan)
 {
 	SaggPoison *poison = &session->poison;
 
-	if (session->stream->options.on_error == SAGG_FAIL || session->progress->replace)
+	if (session->stream->options.on_error == SAGG_FAIL || sagg_session_replaces(session->lead))
 		return plan;
 	if (poison->failed != plan->batch && poison->found == plan->batch &&
 		!poison->counted)
@@ -392,6 +416,6 @@ sagg_poison_committed(SaggSession *session, const SaggCounts *counts)
 	if (poison->set_aside)
 		poison->in_row++;
 	if (poison->failed >= 0)
-		forget_failure(poison);
+		sagg_poison_forget(poison);
 	poison->found = -1;
 }

@@ -148,7 +148,8 @@ owner_of(Oid relid)
  * changed since "changes" are as that left them: the snapshot may be older.
  */
 static void
-want_stream(Oid view, Oid owner, const char *name, uint64 changes)
+want_stream(Oid view, Oid owner, const char *name, const char *reader,
+			Oid source, uint64 changes)
 {
 	SaggSlot   *slot;
 
@@ -159,7 +160,11 @@ want_stream(Oid view, Oid owner, const char *name, uint64 changes)
 	if (slot != NULL && slot->changed_at <= changes)
 	{
 		if (slot->pid == 0)
+		{
 			strlcpy(slot->name, name, sizeof(slot->name));
+			strlcpy(slot->reader, reader, sizeof(slot->reader));
+			slot->source = source;
+		}
 		if (slot->owner != owner)
 		{
 			slot->owner = owner;
@@ -221,12 +226,14 @@ look_at_streams(Relation rel, uint64 changes)
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
 	{
-		bool		isnull[5];
+		bool		isnull[7];
 		Datum		name = column(row, rel, "stream", &isnull[0]);
 		Datum		view = column(row, rel, "query", &isnull[1]);
 		Datum		enabled = column(row, rel, "enabled", &isnull[2]);
 		Datum		database = column(row, rel, "database", &isnull[3]);
 		Datum		started_for = column(row, rel, "started_for", &isnull[4]);
+		Datum		reader = column(row, rel, "reader", &isnull[5]);
+		Datum		source = column(row, rel, "source", &isnull[6]);
 		Oid			owner;
 
 		CHECK_FOR_INTERRUPTS();
@@ -241,7 +248,9 @@ look_at_streams(Relation rel, uint64 changes)
 		{
 			wanted = lappend_oid(wanted, DatumGetObjectId(view));
 			want_stream(DatumGetObjectId(view), owner,
-						sagg_stream_title(TextDatumGetCString(name)), changes);
+						sagg_stream_title(TextDatumGetCString(name)),
+						isnull[5] ? "" : TextDatumGetCString(reader),
+						isnull[6] ? InvalidOid : DatumGetObjectId(source), changes);
 		}
 	}
 	ExecDropSingleTupleTableSlot(row);

@@ -51,35 +51,16 @@ detach_from_slot(int code, Datum arg)
 	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	slot->pid = 0;
-	slot->latch = NULL;
-	switch (my_exit)
+	if (my_exit == SAGG_EXIT_DIED && !connected)
+		sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE, SAGG_NO_CONNECTION);
+	sagg_slot_vacate(slot, my_exit);
+	for (int i = 0; i < sagg_shared->nslots; i++)
 	{
-		case SAGG_EXIT_DIED:
-			if (!connected)
-				sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE,
-									SAGG_NO_CONNECTION);
-			slot->deaths++;
-			slot->state = SAGG_STARTING;
-			slot->next_start =
-				TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(slot->deaths, 20),
-												sagg_max_retry_delay_ms));
-			break;
-		case SAGG_EXIT_STOPPED:
-			if (slot->state != SAGG_FAILED)
-				slot->state = slot->wanted && slot->stop_holds == 0 && sagg_enabled ?
-					SAGG_STARTING : SAGG_STOPPED;
-			break;
-		case SAGG_EXIT_GONE:
-			slot->wanted = false;
-			slot->state = SAGG_STOPPED;
-			break;
-		case SAGG_EXIT_CHANGED:
-			slot->state = SAGG_STARTING;
-			break;
+		/* others that the process worked for: another will */
+		if (sagg_shared->slots[i].lead == slot)
+			sagg_slot_vacate(&sagg_shared->slots[i],
+							 my_exit == SAGG_EXIT_DIED ? SAGG_EXIT_DIED : SAGG_EXIT_STOPPED);
 	}
-	ConditionVariableBroadcast(&slot->changed);
 	LWLockRelease(sagg_shared->lock);
 	ConditionVariableBroadcast(&sagg_shared->slots_changed);
 	sagg_mark_database(database);
@@ -96,7 +77,7 @@ sagg_session_attach(SaggSession *session, int i)
 	bool		mine;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	mine = slot->in_use && slot->wanted && slot->pid == 0 &&
+	mine = slot->in_use && slot->wanted && slot->pid == 0 && slot->lead == NULL &&
 		slot->stop_holds == 0 && !sagg_database_held(slot->database);
 	slot->launching = false;
 	if (mine)
@@ -107,7 +88,8 @@ sagg_session_attach(SaggSession *session, int i)
 	LWLockRelease(sagg_shared->lock);
 	if (!mine)
 		proc_exit(0);
-	session->slot = my_slot = slot;
+	my_slot = slot;
+	sagg_session_init(session, session, slot);
 	before_shmem_exit(detach_from_slot, (Datum) 0);
 }
 
@@ -122,17 +104,32 @@ sagg_session_connected(void)
 
 /*
  * End the process in good order.  The holder of the stream's lock leaves no
- * shared state behind: the next worker restores it from the checkpoint.
+ * shared state behind: the next worker restores it from the checkpoint.  Of
+ * streams that share a reader "how" is about the session's.
  */
 void
 sagg_session_leave(SaggSession *session, SaggExit how)
 {
-	if (session->locked)
+	ListCell   *lc;
+
+	foreach(lc, session->lead->held)
 	{
-		if (session->store)
-			sagg_store_close(session->store);
-		session->store = NULL;
-		sagg_state_discard(session->slot);
+		SaggSession *one = lfirst(lc);
+
+		if (!one->locked)
+			continue;
+		if (one->store)
+			sagg_store_close(one->store);
+		one->store = NULL;
+		sagg_state_discard(one->slot);
+	}
+	if (session != session->lead)
+	{
+		/* without it the others go on */
+		LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+		sagg_slot_vacate(session->slot, how);
+		LWLockRelease(sagg_shared->lock);
+		how = SAGG_EXIT_CHANGED;
 	}
 	my_exit = how;
 	proc_exit(0);
@@ -170,6 +167,30 @@ sagg_session_settings(const SaggSession *session)
 }
 
 /*
+ * The same captured settings for one stream's part of a transaction that several
+ * share.  Returns a number for AtEOXact_GUC, which takes back these and what
+ * functions of the user have set since.
+ */
+int
+sagg_session_settings_begin(const SaggSession *session)
+{
+	const SaggStream *stream = session->stream;
+	const char *const settings[][2] = {
+		{"timezone", stream->timezone},
+		{"datestyle", stream->datestyle},
+		{"intervalstyle", stream->intervalstyle},
+		{"search_path", stream->search_path},
+		{"application_name", stream->name}
+	};
+	int			nestlevel = NewGUCNestLevel();
+
+	for (int i = 0; i < lengthof(settings); i++)
+		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return nestlevel;
+}
+
+/*
  * Whether the stream is to stop.
  */
 bool
@@ -198,8 +219,9 @@ sagg_session_check_stop(SaggSession *session)
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
 	}
-	if (sagg_session_told_to_stop(session))
-		sagg_session_leave(session, SAGG_EXIT_STOPPED);
+	if (sagg_session_told_to_stop(session->lead))
+		sagg_session_leave(session->lead, SAGG_EXIT_STOPPED);
+	sagg_followers_check_stop(session->lead);
 }
 
 /*
@@ -211,11 +233,14 @@ void
 sagg_session_report_silence(SaggSession *session, TimestampTz since)
 {
 	char	   *text = sagg_reader_silence(session->reader, since);
+	ListCell   *lc;
 
 	if (text == NULL)
 		return;
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	sagg_slot_set_error(session->slot, ERRCODE_CONNECTION_FAILURE, text);
+	foreach(lc, session->lead->held)
+		sagg_slot_set_error(((SaggSession *) lfirst(lc))->slot,
+							ERRCODE_CONNECTION_FAILURE, text);
 	LWLockRelease(sagg_shared->lock);
 	if (!session->silence_logged)
 		ereport(LOG,
@@ -233,8 +258,14 @@ sagg_session_stage(SaggSession *session, SaggStage stage)
 	static const char *const names[SAGG_STAGES] =
 	{"READ", "EXECUTE", "WRITE", "CHECKPOINT"};
 	char		activity[SAGG_NAME_SIZE + 64];
+	ListCell   *lc;
 
 	session->slot->stage = stage;
+	if (stage == SAGG_READ)
+	{
+		foreach(lc, session->sessions)
+			((SaggSession *) lfirst(lc))->slot->stage = stage;
+	}
 	snprintf(activity, sizeof(activity), "stream \"%s\", batch " INT64_FORMAT ": %s",
 			 session->slot->name, session->plan->batch, names[stage]);
 	pgstat_report_activity(STATE_RUNNING, activity);
@@ -266,7 +297,7 @@ sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms)
 						 timeout_ms, wait_trigger);
 	else
 	{
-		n = WaitEventSetWait(session->waitset, timeout_ms, events, 2, wait_kafka);
+		n = WaitEventSetWait(session->lead->waitset, timeout_ms, events, 2, wait_kafka);
 		for (int i = 0; i < n; i++)
 			readable = readable || (events[i].events & WL_SOCKET_READABLE) != 0;
 	}

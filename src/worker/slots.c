@@ -189,6 +189,9 @@ sagg_slot_free(SaggSlot *slot)
 	slot->wanted = false;
 	slot->stop_holds = 0;
 	slot->launching = false;
+	slot->reader[0] = '\0';
+	slot->leads = slot->apart = false;
+	slot->lead = NULL;
 	slot->deaths = 0;
 	slot->next_start = 0;
 	slot->crowded_out = false;
@@ -202,6 +205,42 @@ sagg_slot_free(SaggSlot *slot)
 	slot->state_rows = slot->state_bytes = 0;
 	slot->state_memory = 0;
 	slot->npartitions = 0;
+	ConditionVariableBroadcast(&slot->changed);
+}
+
+/*
+ * No process works for the slot's stream any more.
+ */
+void
+sagg_slot_vacate(SaggSlot *slot, SaggExit how)
+{
+	slot->pid = 0;
+	slot->latch = NULL;
+	slot->lead = NULL;
+	slot->leads = false;
+	switch (how)
+	{
+		case SAGG_EXIT_DIED:
+			slot->deaths++;
+			slot->state = SAGG_STARTING;
+			slot->next_start =
+				TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(slot->deaths, 20),
+												sagg_max_retry_delay_ms));
+			break;
+		case SAGG_EXIT_STOPPED:
+			if (slot->state != SAGG_FAILED)
+				slot->state = slot->wanted && slot->stop_holds == 0 && sagg_enabled ?
+					SAGG_STARTING : SAGG_STOPPED;
+			break;
+		case SAGG_EXIT_GONE:
+			slot->wanted = false;
+			slot->state = SAGG_STOPPED;
+			break;
+		case SAGG_EXIT_CHANGED:
+			slot->state = SAGG_STARTING;
+			break;
+	}
 	ConditionVariableBroadcast(&slot->changed);
 }
 

@@ -214,14 +214,14 @@ record_origin(SaggSession *session, const SaggOrigin *origin)
  * plan for those goes.
  */
 static void
-forget_former_topics(SaggSession *session)
+forget_former_topics(SaggSession *session, const List *made_anew)
 {
 	SaggProgress *progress = session->progress;
 	int			kept = 0;
 
 	for (int i = 0; i < progress->nlast; i++)
 	{
-		if (!list_member_int(session->made_anew, progress->last[i].topic))
+		if (!list_member_int(made_anew, progress->last[i].topic))
 			progress->last[kept++] = progress->last[i];
 	}
 	progress->nlast = kept;
@@ -229,18 +229,31 @@ forget_former_topics(SaggSession *session)
 	if (progress->pending == NULL)
 		return;
 	progress->pending = NULL;
-	sagg_plan_transaction(session, true);
 	sagg_checkpoint_forget_plan(session->checkpoint, progress->batch);
+}
+
+/*
+ * The same for all streams that read here, in one transaction.
+ */
+static void
+forget_former_topics_of_all(SaggSession *session)
+{
+	ListCell   *lc;
+
+	sagg_plan_transaction(session, true);
+	foreach(lc, session->sessions)
+		forget_former_topics(lfirst(lc), session->made_anew);
 	sagg_plan_commit(session);
 	MemoryContextSwitchTo(session->memory);
 }
 
 /*
  * Are the topics still those that have been read?  Records that are gone need
- * not be asked for.
+ * not be asked for.  Those that are not are in session->made_anew then, and
+ * the result tells whether there are any.  Waits for Kafka.
  */
-static void
-verify_last_records(SaggSession *session, const SaggRange *bounds, int nbounds)
+bool
+sagg_session_other_topics(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
 	const SaggProgress *progress = session->progress;
 	SaggRange  *last = palloc(sizeof(SaggRange) * Max(progress->nlast, 1));
@@ -268,9 +281,15 @@ verify_last_records(SaggSession *session, const SaggRange *bounds, int nbounds)
 		}
 		MemoryContextSwitchTo(old);
 	}
-	if (other)
-		forget_former_topics(session);
 	pfree(last);
+	return other;
+}
+
+static void
+verify_last_records(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	if (sagg_session_other_topics(session, bounds, nbounds))
+		forget_former_topics_of_all(session);
 }
 
 /*
@@ -308,26 +327,56 @@ sagg_session_assign(SaggSession *session, const SaggRange *bounds, int nbounds)
 }
 
 /*
- * First contact of a stream with its topic: which cluster, from which offsets.
- * In later sessions: is it still that cluster, and that topic?  Leaves the
- * reader assigned to the stream's positions.  Waits for Kafka.
+ * Where another stream of the reader stands, as an origin; in the session's
+ * memory.
+ */
+static SaggOrigin *
+offsets_of(SaggSession *session)
+{
+	const SaggProgress *progress = session->progress;
+	SaggOrigin *origin = palloc0(sizeof(SaggOrigin));
+
+	if (sagg_reader_one_topic(session->reader))
+		origin->topic = pstrdup(sagg_reader_one_topic(session->reader));
+	origin->cluster_id = pstrdup(sagg_reader_cluster_id(session->reader));
+	origin->noffsets = progress->npositions;
+	origin->offsets = palloc(sizeof(SaggRange) * Max(progress->npositions, 1));
+	memcpy(origin->offsets, progress->positions, sizeof(SaggRange) * progress->npositions);
+	return origin;
+}
+
+/*
+ * First contact of a stream with its topic: which cluster, from which offsets;
+ * those of "like", if that is not NULL.  In later sessions: is it still that
+ * cluster, and that topic?  Waits for Kafka.
+ */
+void
+sagg_session_settle(SaggSession *session, SaggSession *like)
+{
+	const char *cluster_id = sagg_reader_cluster_id(session->reader);
+	SaggOrigin *origin = known_origin(session, cluster_id);
+
+	if (origin->cluster_id == NULL)
+	{
+		origin = like ? offsets_of(like) : first_offsets(session);
+		record_origin(session, origin);
+	}
+	for (int i = 0; i < origin->noffsets; i++)
+		(void) sagg_session_add_position(session, &origin->offsets[i]);
+}
+
+/*
+ * The same for who has a reader, which is left assigned to the stream's
+ * positions.
  */
 void
 sagg_session_origin(SaggSession *session)
 {
 	SaggProgress *progress = session->progress;
-	const char *cluster_id = sagg_reader_cluster_id(session->reader);
-	SaggOrigin *origin = known_origin(session, cluster_id);
 	SaggRange  *bounds;
 	int			nbounds;
 
-	if (origin->cluster_id == NULL)
-	{
-		origin = first_offsets(session);
-		record_origin(session, origin);
-	}
-	for (int i = 0; i < origin->noffsets; i++)
-		(void) sagg_session_add_position(session, &origin->offsets[i]);
+	sagg_session_settle(session, NULL);
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
 	sagg_session_check_topics(session, bounds, nbounds);
 	verify_last_records(session, bounds, nbounds);

@@ -105,18 +105,15 @@ reserve(void *arg, Size present, Size least, Size wanted)
 }
 
 /*
- * The budget of a slot's store; lives as long as the slot.
+ * The budget of a stream's store; lives as long as the session object.
  */
 const SaggStoreBudget *
-sagg_state_budget(SaggSlot *slot)
+sagg_state_budget(SaggSession *session)
 {
-	static SaggStoreBudget budget;
-
-	/* a process has one slot */
-	budget.stream = slot->name;
-	budget.reserve = reserve;
-	budget.arg = slot;
-	return &budget;
+	session->budget.stream = session->slot->name;
+	session->budget.reserve = reserve;
+	session->budget.arg = session->slot;
+	return &session->budget;
 }
 
 /*

@@ -23,7 +23,7 @@
 PG_FUNCTION_INFO_V1(stream_agg_stat_streams);
 PG_FUNCTION_INFO_V1(stream_agg_stat_partitions);
 
-#define STAT_STREAMS_COLUMNS	8
+#define STAT_STREAMS_COLUMNS	9
 #define STAT_PARTITIONS_COLUMNS 5
 
 /*
@@ -78,16 +78,9 @@ sagg_publish_statistics(SaggSession *session)
 	ConditionVariableBroadcast(&slot->changed);
 }
 
-/*
- * High watermarks as Kafka just told them.
- */
-void
-sagg_publish_ends(SaggSession *session, const SaggRange *bounds, int nbounds)
+static void
+set_ends(SaggSlot *slot, const SaggRange *bounds, int nbounds)
 {
-	SaggSlot   *slot = session->slot;
-
-	session->silence_logged = false;
-	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < slot->npartitions; i++)
 	{
 		for (int j = 0; j < nbounds; j++)
@@ -97,6 +90,20 @@ sagg_publish_ends(SaggSession *session, const SaggRange *bounds, int nbounds)
 				slot->partitions[i].end = bounds[j].end;
 		}
 	}
+}
+
+/*
+ * High watermarks as Kafka just told them.
+ */
+void
+sagg_publish_ends(SaggSession *session, const SaggRange *bounds, int nbounds)
+{
+	ListCell   *lc;
+
+	session->silence_logged = false;
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	foreach(lc, session->sessions)
+		set_ends(((SaggSession *) lfirst(lc))->slot, bounds, nbounds);
 	LWLockRelease(sagg_shared->lock);
 }
 
@@ -138,7 +145,7 @@ may_see(Oid owner)
 }
 
 static void
-put_stream(ReturnSetInfo *rsinfo, const SaggSlot *slot)
+put_stream(ReturnSetInfo *rsinfo, const SaggSlot *slot, Oid read_by)
 {
 	Datum		values[STAT_STREAMS_COLUMNS] = {0};
 	bool		nulls[STAT_STREAMS_COLUMNS] = {0};
@@ -159,6 +166,8 @@ put_stream(ReturnSetInfo *rsinfo, const SaggSlot *slot)
 		values[6] = CStringGetTextDatum(slot->last_error);
 		values[7] = TimestampTzGetDatum(slot->last_error_time);
 	}
+	values[8] = ObjectIdGetDatum(read_by);
+	nulls[8] = !OidIsValid(read_by);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
@@ -179,13 +188,15 @@ stream_agg_stat_streams(PG_FUNCTION_ARGS)
 	for (int i = 0; i < sagg_shared->nslots; i++)
 	{
 		bool		ours;
+		Oid			read_by;
 
 		LWLockAcquire(sagg_shared->lock, LW_SHARED);
 		*copy = sagg_shared->slots[i];
+		read_by = copy->lead ? copy->lead->view : copy->pid != 0 ? copy->view : InvalidOid;
 		LWLockRelease(sagg_shared->lock);
 		ours = copy->in_use && copy->database == MyDatabaseId;
 		if (ours && may_see(copy->owner))
-			put_stream(rsinfo, copy);
+			put_stream(rsinfo, copy, read_by);
 	}
 	PG_RETURN_VOID();
 }

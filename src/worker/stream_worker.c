@@ -36,11 +36,11 @@
 PGDLLEXPORT void stream_agg_worker_main(Datum arg);
 
 /*
- * Read the definition, in a transaction, and take the stream's lock.  Ends
- * the process if there is no such stream for this worker.
+ * Read the definition, in a transaction, and take the stream's lock.  Returns
+ * false if there is no such stream for this worker, and in "how" why.
  */
-static void
-load_stream(SaggSession *session)
+bool
+sagg_session_take(SaggSession *session, SaggExit *how)
 {
 	LOCKTAG		tag;
 
@@ -49,22 +49,23 @@ load_stream(SaggSession *session)
 	{
 		ereport(LOG,
 				(errmsg("another process holds stream \"%s\"", session->slot->name),
-				 errdetail("This worker ends without having touched the stream's state.")));
-		sagg_session_leave(session, SAGG_EXIT_DIED);
+				 errdetail("This worker has not touched the stream's state.")));
+		*how = SAGG_EXIT_DIED;
+		return false;
 	}
 	session->locked = true;
 	sagg_slot_discard_stale(session->slot);
 
+	*how = SAGG_EXIT_GONE;
 	if (!sagg_extension_exists())
-		sagg_session_leave(session, SAGG_EXIT_GONE);
+		return false;
 	MemoryContextSwitchTo(session->memory);
 	session->stream = sagg_stream_by_view(session->slot->view, true);
 	if (session->stream == NULL)
-		sagg_session_leave(session, SAGG_EXIT_GONE);
-	if (session->stream->owner != GetUserId() || !session->stream->enabled ||
-		session->stream->database != MyDatabaseId)
-		sagg_session_leave(session, SAGG_EXIT_CHANGED);
-	sagg_session_settings(session);
+		return false;
+	*how = SAGG_EXIT_CHANGED;
+	return session->stream->owner == GetUserId() && session->stream->enabled &&
+		session->stream->database == MyDatabaseId;
 }
 
 /*
@@ -80,20 +81,12 @@ while_waiting(void *arg)
 }
 
 /*
- * Open everything a batch needs.  Contacts Kafka only after the transaction.
+ * Open what belongs to the stream itself, not to its reader.  In a transaction.
  */
-static void
-open_session(SaggSession *session)
+void
+sagg_session_open_parts(SaggSession *session)
 {
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	load_stream(session);
-	SAGG_FAILPOINT("session.locked");
-
 	MemoryContextSwitchTo(session->memory);
-	session->batch_memory = AllocSetContextCreate(session->memory,
-												  "stream_agg batch",
-												  ALLOCSET_DEFAULT_SIZES);
 	session->checkpoint = sagg_checkpoint_open(session->stream->name,
 											   sagg_source_by_topic(session->stream->source));
 	session->sink = sagg_sink_open(session->stream);
@@ -102,6 +95,28 @@ open_session(SaggSession *session)
 											   session->stream->name);
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
 	sagg_poison_opened(session);
+}
+
+/*
+ * Open everything a batch needs.  Contacts Kafka only after the transaction.
+ */
+static void
+open_session(SaggSession *session)
+{
+	SaggExit	how;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!sagg_session_take(session, &how))
+		sagg_session_leave(session, how);
+	sagg_session_settings(session);
+	SAGG_FAILPOINT("session.locked");
+
+	MemoryContextSwitchTo(session->memory);
+	session->batch_memory = AllocSetContextCreate(session->memory,
+												  "stream_agg batch",
+												  ALLOCSET_DEFAULT_SIZES);
+	sagg_session_open_parts(session);
 	session->reader = sagg_reader_open(session->stream->source,
 									   session->stream->options.on_error == SAGG_DEAD_LETTER ||
 									   session->stream->options.late_records);
@@ -125,19 +140,17 @@ open_session(SaggSession *session)
 	sagg_idle_begin(session);
 	SAGG_FAILPOINT("session.opened");
 	sagg_publish_statistics(session);
+	if (session->slot->leads)
+		sagg_followers_open(session);
 }
 
 /*
- * Close what open_session opened, whole or in part.  Also after an error,
- * outside of transactions.
+ * Close what belongs to the stream itself.  What else the session has is its
+ * reader's, and left alone.
  */
-static void
-close_session(SaggSession *session)
+void
+sagg_session_close_parts(SaggSession *session)
 {
-	if (session->waitset)
-		FreeWaitEventSet(session->waitset);
-	if (session->reader)
-		sagg_reader_close(session->reader);
 	if (session->sink)
 		sagg_sink_close(session->sink);
 	if (session->delivery)
@@ -161,6 +174,21 @@ close_session(SaggSession *session)
 	session->batch_memory = NULL;
 	session->made_anew = NIL;
 	session->held_until = 0;
+}
+
+/*
+ * Close what open_session opened, whole or in part.  Also after an error,
+ * outside of transactions.
+ */
+static void
+close_session(SaggSession *session)
+{
+	sagg_followers_close(session);
+	if (session->waitset)
+		FreeWaitEventSet(session->waitset);
+	if (session->reader)
+		sagg_reader_close(session->reader);
+	sagg_session_close_parts(session);
 }
 
 /*
@@ -198,17 +226,11 @@ classify_error(int sqlstate)
 	"This is about rows of windows that have closed. No record of the micro-batch can be left out for it: mend the query or the sink."
 
 /*
- * Record an error and decide how long to wait before the next attempt; in
- * search of a record, not at all.  Returns false if there is to be none.
+ * An error as pg_stat_stream_agg shows it.
  */
-static bool
-note_error(SaggSession *session, const ErrorData *error, int attempts,
-		   bool searching, long *delay_ms)
+static char *
+error_text(const SaggSession *session, const ErrorData *error)
 {
-	SaggSlot   *slot = session->slot;
-	ErrorKind	kind = classify_error(error->sqlerrcode);
-	bool		retry = searching || kind == ERROR_TRANSIENT ||
-		(kind == ERROR_UNKNOWN && attempts < sagg_max_attempts);
 	StringInfoData message;
 
 	initStringInfo(&message);
@@ -221,35 +243,92 @@ note_error(SaggSession *session, const ErrorData *error, int attempts,
 		appendStringInfoString(&message, "\nHINT:  " CLOSED_WINDOWS_HINT);
 	if (error->context)
 		appendStringInfo(&message, "\nCONTEXT:  %s", error->context);
-
-	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	sagg_slot_set_error(slot, error->sqlerrcode, message.data);
-	if (!retry)
-		slot->state = SAGG_FAILED;
-	LWLockRelease(sagg_shared->lock);
-	pfree(message.data);
-
-	*delay_ms = searching ? 0 :
-		Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(attempts, 20),
-					sagg_max_retry_delay_ms);
-	if (!retry)
-		ereport(LOG,
-				(errmsg("stream \"%s\" has failed", slot->name),
-				 errhint("Mend the cause, then run stream_agg.start_stream.")));
-	return retry;
+	return message.data;
 }
 
 /*
- * After an ERROR: shared state back to the last commit, while the stream's
- * lock is still held, for aborting the transaction releases it.  A stream that
- * is not to be tried again gives its shared memory to others.
+ * Record an error of a stream.  "failed": there is to be no other attempt.
  */
 static void
-recover_from_error(SaggSession *session, ErrorKind kind)
+note_error(SaggSession *session, const ErrorData *error, bool failed)
 {
-	bool		lasting = kind == ERROR_LASTING && session->locked;
+	char	   *text = error_text(session, error);
 
-	LWLockReleaseAll();
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	sagg_slot_set_error(session->slot, error->sqlerrcode, text);
+	if (failed)
+		session->slot->state = SAGG_FAILED;
+	LWLockRelease(sagg_shared->lock);
+	pfree(text);
+	if (failed)
+		ereport(LOG,
+				(errmsg("stream \"%s\" has failed", session->slot->name),
+				 errhint("Mend the cause, then run stream_agg.start_stream.")));
+}
+
+/*
+ * Count an error of a stream; is it the last attempt?
+ */
+static bool
+attempts_are_over(SaggSession *session, ErrorKind kind, bool searching)
+{
+	/* progress since the last error: count attempts anew */
+	if (session->slot->tally.batches != session->last_batches)
+		session->attempts = 0;
+	session->last_batches = session->slot->tally.batches;
+	if (searching)
+		return false;
+	session->attempts++;
+	return kind == ERROR_LASTING ||
+		(kind == ERROR_UNKNOWN && session->attempts >= sagg_max_attempts);
+}
+
+/*
+ * Record an error and decide how long to wait before the next attempt, in ms; in
+ * search of a record, not at all.  A stream that has failed goes, and those that
+ * share its reader with it if they are to.  Ends the process if that leaves
+ * none, or not the one that leads.
+ */
+static long
+handle_error(SaggSession *lead, const ErrorData *error, bool searching)
+{
+	SaggSession *culprit = lead->at_work ? lead->at_work : lead;
+	bool		failed;
+	bool		all;
+	ListCell   *lc;
+
+	if (culprit != lead && sagg_session_told_to_stop(culprit))
+	{
+		sagg_follower_release(culprit, SAGG_EXIT_STOPPED);
+		return 0;
+	}
+	failed = attempts_are_over(culprit, classify_error(error->sqlerrcode), searching);
+	all = lead->at_work == NULL || (failed && culprit->stops_all);
+	foreach(lc, lead->held)
+	{
+		if (all || lfirst(lc) == culprit)
+			note_error(lfirst(lc), error, failed);
+	}
+	lead->at_work = NULL;
+	if (failed && (all || culprit == lead))
+		sagg_session_leave(lead, SAGG_EXIT_STOPPED);
+	if (failed)
+	{
+		sagg_follower_release(culprit, SAGG_EXIT_STOPPED);
+		return 0;
+	}
+	return searching ? 0 :
+		Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(culprit->attempts, 20),
+			sagg_max_retry_delay_ms);
+}
+
+/*
+ * A store back to the last commit.  A stream that is not to be tried again gives
+ * its shared memory to others.
+ */
+static void
+recover_store(SaggSession *session, bool lasting)
+{
 	if (session->store && session->store_restored && !lasting)
 		sagg_store_undo(session->store);
 	else if (session->store || lasting)
@@ -262,10 +341,31 @@ recover_from_error(SaggSession *session, ErrorKind kind)
 	}
 	if (session->checkpoint)
 		sagg_checkpoint_aborted(session->checkpoint);
+}
+
+/*
+ * After an ERROR: shared state back to the last commit, while the locks of the
+ * streams are still held, for aborting the transaction releases them.
+ */
+static void
+recover_from_error(SaggSession *lead, ErrorKind kind)
+{
+	List	   *sessions = lead->held;
+	ListCell   *lc;
+
+	LWLockReleaseAll();
+	foreach(lc, sessions)
+	{
+		SaggSession *session = lfirst(lc);
+
+		recover_store(session, kind == ERROR_LASTING && session->locked &&
+					  (lead->at_work == NULL || lead->at_work == session));
+	}
 	sagg_scan_detach();
 	sagg_delivery_end();
 	AbortOutOfAnyTransaction();
-	session->locked = false;
+	foreach(lc, sessions)
+		((SaggSession *) lfirst(lc))->locked = false;
 }
 
 /*
@@ -276,6 +376,8 @@ session_error_context(void *arg)
 {
 	SaggSession *session = (SaggSession *) arg;
 
+	if (session->at_work)
+		session = session->at_work;
 	if (session->plan)
 		errcontext("micro-batch " INT64_FORMAT " of stream \"%s\"",
 				   session->plan->batch, session->slot->name);
@@ -288,18 +390,34 @@ session_error_context(void *arg)
  * that ends the stream is no error: the worker is the one to give way.
  */
 static void
-report_error(const SaggSession *session, const ErrorData *error, bool searching)
+report_error(const SaggSession *lead, const ErrorData *error, bool searching)
 {
+	const SaggSession *session = lead->at_work ? lead->at_work : lead;
+
 	/* the same again */
 	if (searching && session->plan->nsuspects > 0)
 		return;
-	if (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED &&
+	if ((error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		 error->sqlerrcode == ERRCODE_QUERY_CANCELED) &&
 		sagg_session_told_to_stop(session))
 		ereport(LOG,
 				(errmsg("stream \"%s\" gives way to a command that waits for it to stop",
 						session->slot->name)));
 	else
 		EmitErrorReport();
+}
+
+/*
+ * Whose fault is an error, before the session that tells is closed?  Returns
+ * whether a record is to be searched for it.
+ */
+static bool
+note_fault(SaggSession *lead, const ErrorData *error)
+{
+	SaggSession *culprit = lead->at_work ? lead->at_work : lead;
+
+	culprit->stops_all = culprit->stream && culprit->stream->options.stops_all;
+	return sagg_poison_failed(culprit, error);
 }
 
 /*
@@ -328,7 +446,7 @@ run_session(SaggSession *session, bool *searching)
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(TopMemoryContext);
 		error = CopyErrorData();
-		*searching = sagg_poison_failed(session, error);
+		*searching = note_fault(session, error);
 		report_error(session, error, *searching);
 		FlushErrorState();
 		recover_from_error(session, classify_error(error->sqlerrcode));
@@ -364,10 +482,8 @@ wait_before_retry(SaggSession *session, long delay_ms)
 void
 stream_agg_worker_main(Datum arg)
 {
-	SaggSession session = {0};
+	SaggSession session = {.last_batches = -1};
 	SaggSlot   *slot;
-	int64		last_batches = -1;
-	int			attempts = 0;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -383,17 +499,8 @@ stream_agg_worker_main(Datum arg)
 	{
 		bool		searching = false;
 		ErrorData  *error = run_session(&session, &searching);
-		long		delay_ms;
+		long		delay_ms = handle_error(&session, error, searching);
 
-		/* progress since the last error: count attempts anew */
-		if (slot->tally.batches != last_batches)
-			attempts = 0;
-		last_batches = slot->tally.batches;
-		if (!searching)
-			attempts++;
-
-		if (!note_error(&session, error, attempts, searching, &delay_ms))
-			sagg_session_leave(&session, SAGG_EXIT_STOPPED);
 		FreeErrorData(error);
 		wait_before_retry(&session, delay_ms);
 	}

@@ -47,27 +47,43 @@ next_multiple(int64 interval, TimestampTz now)
 }
 
 /*
- * Has process_available asked for something that has not been served?
+ * Has process_available asked for something that has not been served, of this
+ * stream or of one that takes part in its batches?
  */
-static uint64
-open_request(SaggSlot *slot)
+static bool
+open_request(SaggSession *session)
 {
-	uint64		request;
+	bool		open = false;
+	ListCell   *lc;
 
 	LWLockAcquire(sagg_shared->lock, LW_SHARED);
-	request = slot->request_seq > slot->done_seq ? slot->request_seq : 0;
+	foreach(lc, session->sessions)
+	{
+		SaggSession *one = lfirst(lc);
+
+		one->request = one->slot->request_seq > one->slot->done_seq ?
+			one->slot->request_seq : 0;
+		open = open || one->request != 0;
+	}
 	LWLockRelease(sagg_shared->lock);
-	return request;
+	return open;
 }
 
 static void
-request_served(SaggSlot *slot, uint64 request)
+requests_served(SaggSession *session)
 {
+	ListCell   *lc;
+
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	if (slot->done_seq < request)
-		slot->done_seq = request;
+	foreach(lc, session->sessions)
+	{
+		SaggSession *one = lfirst(lc);
+
+		if (one->slot->done_seq < one->request)
+			one->slot->done_seq = one->request;
+		ConditionVariableBroadcast(&one->slot->changed);
+	}
 	LWLockRelease(sagg_shared->lock);
-	ConditionVariableBroadcast(&slot->changed);
 }
 
 static int64
@@ -110,7 +126,7 @@ held_back(SaggSession *session, const SaggRange *bounds, int nbounds)
 	TimestampTz due;
 	int64		waiting = 0;
 
-	if (options->min_offsets == 0 || progress->replace ||
+	if (options->min_offsets == 0 || sagg_session_replaces(session) ||
 		progress->committed == DT_NOBEGIN)
 		return false;
 	for (int i = 0; i < nbounds; i++)
@@ -159,14 +175,24 @@ run_batch(SaggSession *session, const SaggRange *bounds, int nbounds)
 static bool
 finish_pending_batch(SaggSession *session)
 {
+	ListCell   *lc;
+
 	if (session->progress->pending == NULL)
 		return false;
 	MemoryContextReset(session->batch_memory);
 	sagg_session_settings(session);
-	session->plan = session->progress->pending;
-	session->progress->pending = sagg_poison_retry(session, session->plan);
-	sagg_micro_batch(session, session->progress->pending);
-	session->progress->pending = NULL;
+	foreach(lc, session->sessions)
+	{
+		SaggSession *one = lfirst(lc);
+
+		one->plan = one->progress->pending;
+		one->progress->pending = sagg_poison_retry(one, one->plan);
+	}
+	foreach(lc, session->sessions)
+		((SaggSession *) lfirst(lc))->plan = ((SaggSession *) lfirst(lc))->progress->pending;
+	sagg_micro_batch(session, session->plan);
+	foreach(lc, session->sessions)
+		((SaggSession *) lfirst(lc))->progress->pending = NULL;
 	session->behind = true;
 	return true;
 }
@@ -176,7 +202,7 @@ finish_pending_batch(SaggSession *session)
  * committed.
  */
 static void
-serve_request(SaggSession *session, uint64 request)
+serve_requests(SaggSession *session)
 {
 	SaggRange  *bounds;
 	int			nbounds;
@@ -186,7 +212,7 @@ serve_request(SaggSession *session, uint64 request)
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
 	sagg_publish_ends(session, bounds, nbounds);
 	sagg_session_verify(session, bounds, nbounds);
-	while (session->progress->replace || session->made_anew != NIL ||
+	while (sagg_session_replaces(session) || session->made_anew != NIL ||
 		   !reached(session->progress, bounds, nbounds))
 	{
 		sagg_session_check_stop(session);
@@ -195,7 +221,7 @@ serve_request(SaggSession *session, uint64 request)
 	}
 	session->behind = true;		/* perhaps, since the request */
 	pfree(bounds);
-	request_served(session->slot, request);
+	requests_served(session);
 }
 
 /*
@@ -225,7 +251,7 @@ fire(SaggSession *session)
 	if (!session->behind && !held &&
 		!sagg_reader_has_records(session->reader) &&
 		!partitions_changed(session) &&
-		!sagg_idle_is_due(session, GetCurrentTimestamp()) &&
+		GetCurrentTimestamp() < sagg_idle_due(session) &&
 		!sagg_reader_in_trouble(session->reader, &unused))
 		return;
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
@@ -273,6 +299,22 @@ idle_work(SaggSession *session, long timeout_ms)
 }
 
 /*
+ * Is a record searched that cannot be processed?
+ */
+static bool
+in_search(const SaggSession *session)
+{
+	ListCell   *lc;
+
+	foreach(lc, session->sessions)
+	{
+		if (((SaggSession *) lfirst(lc))->progress->nsuspects > 0)
+			return true;
+	}
+	return false;
+}
+
+/*
  * Sleep until the next trigger is due, a request comes in or, with interval
  * 0, Kafka has something.
  */
@@ -282,19 +324,21 @@ wait_for_trigger(SaggSession *session)
 	int64		interval = session->stream->trigger;
 	TimestampTz now = GetCurrentTimestamp();
 	char		activity[SAGG_NAME_SIZE + 64];
+	ListCell   *lc;
 
 	/* behind, without a limit of the user's, or in the middle: no pause */
 	if ((session->behind && session->stream->max_offsets == 0) ||
-		session->progress->pending != NULL || session->progress->nsuspects > 0)
+		session->progress->pending != NULL || in_search(session))
 		session->next_trigger = now;
 
 	snprintf(activity, sizeof(activity), "stream \"%s\": waiting for a trigger",
 			 session->slot->name);
 	pgstat_report_activity(STATE_IDLE, activity);
-	session->slot->stage = SAGG_STAGES;
+	foreach(lc, session->sessions)
+		((SaggSession *) lfirst(lc))->slot->stage = SAGG_STAGES;
 	(void) report_statistics(session, 0);
 
-	while (open_request(session->slot) == 0)
+	while (!open_request(session) && !sagg_reader_company_changed(session))
 	{
 		if (interval == 0 && session->held_until != 0)
 		{
@@ -309,11 +353,11 @@ wait_for_trigger(SaggSession *session)
 			long		timeout_ms = PARTITIONS_CHECK_MS;
 
 			now = GetCurrentTimestamp();
-			if (session->idle_due != DT_NOEND)
+			if (sagg_idle_due(session) != DT_NOEND)
 				timeout_ms = Min(timeout_ms,
-								 TimestampDifferenceMilliseconds(now, session->idle_due));
+								 TimestampDifferenceMilliseconds(now, sagg_idle_due(session)));
 			if (session->behind || session->progress->pending != NULL ||
-				sagg_idle_is_due(session, now) ||
+				now >= sagg_idle_due(session) ||
 				sagg_reader_has_records(session->reader) ||
 				partitions_changed(session) ||
 				sagg_reader_in_trouble(session->reader, &timeout_ms))
@@ -342,16 +386,15 @@ sagg_trigger_loop(SaggSession *session)
 
 	for (;;)
 	{
-		uint64		request;
-
 		sagg_session_check_stop(session);
 		wait_for_trigger(session);
 		session->plan = NULL;
 		MemoryContextSwitchTo(session->memory);
 
-		request = open_request(session->slot);
-		if (request != 0)
-			serve_request(session, request);
+		if (sagg_reader_company_changed(session))
+			sagg_company_change(session);
+		else if (open_request(session))
+			serve_requests(session);
 		else
 		{
 			if (session->stream->trigger > 0)

@@ -28,7 +28,7 @@ extern SaggRange *sagg_first_ranges(struct SaggReader *reader,
 /* control.c, label.c, notify.c */
 extern void sagg_require_preload(void);
 extern void sagg_label_database(void);
-extern void sagg_start_stream_at_commit(Oid view, Oid owner, const char *name);
+extern void sagg_start_stream_at_commit(const SaggStream *stream);
 extern void sagg_lock_stream(Oid view);
 
 /* micro_batch.c */

@@ -85,6 +85,14 @@ typedef struct SaggSlot
 	bool		crowded_out;	/* or when a process has ended: there was no
 								 * place for its worker */
 
+	/* streams that share a reader: shared_reader.c */
+	char		reader[NAMEDATALEN];	/* empty = none */
+	Oid			source;			/* that it reads */
+	bool		leads;			/* its process reads for others of that reader */
+	bool		apart;			/* it stands elsewhere than they do: a process of
+								 * its own */
+	struct SaggSlot *lead;		/* whose process runs this stream, NULL = its own */
+
 	/* the worker's side */
 	SaggRunState state;
 	pid_t		pid;			/* 0 = none */
@@ -140,13 +148,29 @@ extern SaggShared *sagg_shared;
 #define SAGG_NO_CONNECTION \
 	"the stream's worker could not connect to the database as the stream's owner; see the server log"
 
+/* streams that share a reader are brought level when no more offsets lie between */
+#define SAGG_CLOSE_OFFSETS		100000
+
+/* so many workers must have ended in a plan before its records are suspects */
+#define SAGG_CRASHES			3
+
 /* first delay before a retry; doubles up to stream_agg.max_retry_delay */
 #define SAGG_FIRST_RETRY_DELAY_MS	100
+
+/* how a worker's life ended, for the launcher */
+typedef enum SaggExit
+{
+	SAGG_EXIT_DIED,				/* unexpectedly: start it again, later */
+	SAGG_EXIT_STOPPED,			/* as told, or failed for good */
+	SAGG_EXIT_GONE,				/* the stream is not there any more */
+	SAGG_EXIT_CHANGED			/* look at the catalog again */
+} SaggExit;
 
 /* slots.c; "slot" functions expect the caller to hold sagg_shared->lock */
 extern SaggSlot *sagg_slot_find(Oid database, Oid view);
 extern SaggSlot *sagg_slot_allocate(Oid database, Oid view);
 extern void sagg_slot_free(SaggSlot *slot);
+extern void sagg_slot_vacate(SaggSlot *slot, SaggExit how);
 extern void sagg_slot_discard_stale(SaggSlot *slot);
 extern void sagg_slot_set_error(SaggSlot *slot, int sqlstate,
 								const char *message);
@@ -164,15 +188,6 @@ extern bool sagg_database_held(Oid database);
 
 /* scout.c */
 extern bool sagg_scout_run(Oid database);
-
-/* how a worker's life ended, for the launcher */
-typedef enum SaggExit
-{
-	SAGG_EXIT_DIED,				/* unexpectedly: start it again, later */
-	SAGG_EXIT_STOPPED,			/* as told, or failed for good */
-	SAGG_EXIT_GONE,				/* the stream is not there any more */
-	SAGG_EXIT_CHANGED			/* look at the catalog again */
-} SaggExit;
 
 /* whose fault an error is that is raised now, if it is one of data */
 typedef enum SaggFault
@@ -201,10 +216,28 @@ typedef struct SaggPoison
 	bool		windows;		/* the last error was one of closing windows */
 } SaggPoison;
 
-/* one worker's view of its stream */
+/*
+ * A worker's view of a stream.  Of several that share a reader, one leads: it
+ * has the reader, the set of events to wait for and the memory of batches, and
+ * the others, its followers, point to them (shared_reader.c).
+ */
 typedef struct SaggSession
 {
 	SaggSlot   *slot;
+	struct SaggSession *lead;	/* whose reader this is: its own session, or
+								 * that of another stream */
+	List	   *held;			/* of a lead: itself, and the sessions of the
+								 * others that its process works for */
+	List	   *sessions;		/* itself, and of a lead those that take part in
+								 * its batches */
+	uint64		request;		/* of process_available, being served; 0 = none */
+	struct SaggSession *at_work;	/* of a lead: the one whose fault an error
+									 * would be, NULL = that of all */
+	int			attempts;		/* failed ones in a row */
+	int64		last_batches;	/* done at the last of them */
+	bool		stops_all;		/* the option, as of the last error */
+	bool		opening;		/* of a lead: others are being opened */
+	SaggStoreBudget budget;
 	bool		locked;			/* the stream's lock is held (I2) */
 	MemoryContext memory;		/* lives as long as the session */
 	MemoryContext batch_memory;	/* reset by each micro-batch */
@@ -245,6 +278,7 @@ extern void sagg_session_attach(SaggSession *session, int i);
 extern void sagg_session_connected(void);
 extern void sagg_session_leave(SaggSession *session, SaggExit how) pg_attribute_noreturn();
 extern void sagg_session_settings(const SaggSession *session);
+extern int	sagg_session_settings_begin(const SaggSession *session);
 extern void sagg_session_stage(SaggSession *session, SaggStage stage);
 extern bool sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms);
 extern void sagg_session_report_silence(SaggSession *session, TimestampTz since);
@@ -254,13 +288,46 @@ extern void sagg_session_check_stream(SaggSession *session);
 extern void sagg_session_check_now(SaggSession *session);
 extern void sagg_session_check_idle(SaggSession *session);
 
+/* stream_worker.c */
+extern bool sagg_session_take(SaggSession *session, SaggExit *how);
+extern void sagg_session_open_parts(SaggSession *session);
+extern void sagg_session_close_parts(SaggSession *session);
+
+/* shared_reader.c */
+extern SaggSlot *sagg_slot_lead(const SaggSlot *slot);
+extern SaggSession *sagg_follower_claim(SaggSession *lead);
+extern void sagg_follower_joined(SaggSession *follower);
+extern void sagg_session_init(SaggSession *session, SaggSession *lead,
+							  SaggSlot *slot);
+extern bool sagg_reader_company_changed(SaggSession *session);
+extern void sagg_follower_release(SaggSession *follower, SaggExit how);
+extern void sagg_followers_check_stop(SaggSession *lead);
+extern void sagg_followers_close(SaggSession *lead);
+
+/* join_reader.c */
+extern void sagg_followers_open(SaggSession *lead);
+extern void sagg_company_change(SaggSession *session);
+
 /* trigger.c */
 extern void sagg_trigger_loop(SaggSession *session);
 
 /* micro_batch.c */
 extern void sagg_micro_batch(SaggSession *session, SaggPlan *plan);
 
+/* batch_warnings.c */
+extern char *sagg_describe_losses(const SaggPlan *plan, const SaggCommit *commit);
+extern void sagg_warn_of_late_records(const SaggSession *session,
+									  const SaggCounts *counts);
+extern void sagg_warn_of_refused_records(const SaggSession *session,
+										 const SaggCounts *counts,
+										 const char *first);
+extern void sagg_warn_of_lost_offsets(const SaggSession *session,
+									  const char *losses);
+
 /* batch_plan.c */
+extern bool sagg_session_replaces(const SaggSession *session);
+extern void sagg_session_add_partitions(SaggSession *session,
+										const SaggRange *bounds, int nbounds);
 extern SaggPlan *sagg_batch_plan(SaggSession *session, const SaggRange *bounds,
 								 int nbounds);
 
@@ -269,7 +336,10 @@ extern bool sagg_session_add_position(SaggSession *session,
 									  const SaggRange *first);
 extern void sagg_session_check_topics(SaggSession *session,
 									  const SaggRange *bounds, int nbounds);
+extern void sagg_session_settle(SaggSession *session, SaggSession *like);
 extern void sagg_session_origin(SaggSession *session);
+extern bool sagg_session_other_topics(SaggSession *session,
+									  const SaggRange *bounds, int nbounds);
 extern void sagg_session_assign(SaggSession *session, const SaggRange *bounds,
 								int nbounds);
 extern void sagg_session_verify(SaggSession *session, const SaggRange *bounds,
@@ -296,11 +366,12 @@ extern void sagg_plan_quiet(const SaggSession *session, SaggPlan *plan,
 extern void sagg_idle_windows(SaggSession *session, SaggExecution *execution);
 extern void sagg_idle_begin(SaggSession *session);
 extern void sagg_idle_plan(SaggSession *session);
-extern bool sagg_idle_is_due(const SaggSession *session, TimestampTz now);
+extern TimestampTz sagg_idle_due(const SaggSession *session);
 extern bool sagg_idle_closes(const SaggSession *session, const SaggPlan *plan);
 
 /* poison.c */
 extern void sagg_poison_opened(SaggSession *session);
+extern void sagg_poison_forget(SaggPoison *poison);
 extern bool sagg_poison_durable_plan(SaggSession *session);
 extern bool sagg_poison_failed(SaggSession *session, const ErrorData *error);
 extern SaggPlan *sagg_poison_retry(SaggSession *session, SaggPlan *plan);
@@ -309,7 +380,7 @@ extern void sagg_poison_refuse(SaggSession *session, SaggRefusals *refusals);
 extern void sagg_poison_committed(SaggSession *session, const SaggCounts *counts);
 
 /* state_limit.c */
-extern const SaggStoreBudget *sagg_state_budget(SaggSlot *slot);
+extern const SaggStoreBudget *sagg_state_budget(SaggSession *session);
 extern void sagg_state_discard(SaggSlot *slot);
 
 /* statistics.c */

@@ -171,6 +171,24 @@ sub create_stream
 	}
 	my $batches = $node->safe_psql('postgres', "SELECT batches FROM pg_stat_stream_agg WHERE stream = 'append_1'");
 	is($batches, scalar @all, 'micro-batches of one record were such');
+
+	# read again from the beginning, all at once
+	for my $stream ('append_7', 'update_7_restarts')
+	{
+		$node->safe_psql('postgres', "SELECT stream_agg.reset_stream('$stream', 'earliest', results => true)");
+		process($node, $stream);
+		is(sink($stream), rows_of($groups, $streams{$stream}[0] eq 'append' ? $watermark : undef), "$stream: the sink after a reset");
+	}
+
+	# a preview judges as the micro-batch will
+	$node->safe_psql('postgres', "SELECT stream_agg.stop_stream('append_1000')");
+	$broker->produce('cut', map { json_of($_) } [ 0, $base + 5000, 1, 1 ], [ 1, $base + 1490, 1, 1 ], [ 0, $base + 1600, 1, 1 ]);
+	my ($status, $out, $err) = $node->psql('postgres', "SELECT * FROM stream_agg.preview('append_1000')");
+	my ($previewed) = $err =~ /late (\d+)/;
+	$node->safe_psql('postgres', "SELECT stream_agg.start_stream('append_1000')");
+	process($node, 'append_1000');
+	is($node->safe_psql('postgres', "SELECT late FROM stream_agg.commits WHERE stream = 'append_1000' ORDER BY batch DESC LIMIT 1"),
+		$previewed, "a preview tells what is late: $previewed");
 	$node->safe_psql('postgres', "SELECT stream_agg.drop_stream('$_', drop_sink => true)") for sort keys %streams;
 }
 

@@ -55,14 +55,17 @@ make_stream('by_trigger', 2, options => { idle_timeout => '1 second' }, trigger 
 make_stream('updates', 1, options => { idle_timeout => '1 second' }, mode => 'update');
 make_stream('no_zone', 1, options => { idle_timeout => '1 second' }, type => 'timestamp',
 	window => "date_bin('1 minute', ts, '2020-01-01')");
-my @streams = ('waits', 'closes', 'by_trigger', 'updates', 'no_zone');
+make_stream('sliding', 1, options => { idle_timeout => '1 second' }, window => "stream_agg.hop(ts, '1 minute', '2 minutes')");
+make_stream('sessions', 1, options => { idle_timeout => '1 second' }, window => "stream_agg.session(ts, '50 seconds')");
+my @streams = ('waits', 'closes', 'by_trigger', 'updates', 'no_zone', 'sessions', 'sliding');
 for my $stream (@streams)
 {
 	$broker->produce($stream, record(0, '2026-01-01 00:00:10'), record(0, '2026-01-01 00:01:10'), record(0, '2026-01-01 00:01:20'));
 	process($node, $stream);
 }
-wait_for("SELECT count(*) = 2 AND sum(n) = 3 FROM $_", "$_: the last window is in the sink") for @streams[1 .. 4];
-wait_for("SELECT state_rows = 0 FROM pg_stat_stream_agg WHERE stream = '$_'", "$_: and no state is left") for @streams[1 .. 4];
+wait_for("SELECT count(*) = 2 AND sum(n) = 3 FROM $_", "$_: the last window is in the sink") for @streams[1 .. 5];
+wait_for('SELECT count(*) = 3 AND sum(n) = 6 FROM sliding', 'sliding: all windows of the last records are in the sink');
+wait_for("SELECT state_rows = 0 FROM pg_stat_stream_agg WHERE stream = '$_'", "$_: and no state is left") for @streams[1 .. 6];
 is(by_the_clock($_), 't', "$_: event time went by the clock of the plan") for 'closes', 'by_trigger', 'updates';
 is($node->safe_psql('postgres', "SELECT abs(extract(epoch FROM (now() AT TIME ZONE 'America/New_York') - (watermark AT TIME ZONE 'UTC'))) < 1800
 	FROM " . last_commit('no_zone')), 't', 'no_zone: by the clock of the stream\'s time zone');

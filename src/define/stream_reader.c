@@ -1,0 +1,136 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_reader.c
+ *	  Streams that share a reader: what they must have in common.
+ *
+ * A reader is a name, among the streams of one owner.  What it is told of - the
+ * source, when batches begin and how large they are, what becomes of lost
+ * offsets, the consumer group - its streams say alike; each of them is checked
+ * against one that is there.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "define_internal.h"
+
+static void
+refuse(const SaggStream *stream, const SaggStream *other, const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("stream \"%s\" must have the same %s as stream \"%s\", with which it shares reader \"%s\"",
+					sagg_stream_title(stream->name), what,
+					sagg_stream_title(other->name), stream->reader),
+			 errdetail("Streams that share a reader have the same source, trigger, max_offsets_per_trigger, min_offsets_per_trigger, max_trigger_delay, on_data_loss and consumer_group."),
+			 errhint("Give it the same %s, or name another reader.", what)));
+}
+
+static bool
+same_text(const char *a, const char *b)
+{
+	return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+static void
+check_alike(const SaggStream *stream, const SaggStream *other)
+{
+	const SaggStreamOptions *a = &stream->options;
+	const SaggStreamOptions *b = &other->options;
+
+	if (stream->source != other->source)
+		refuse(stream, other, "source");
+	if (stream->trigger != other->trigger)
+		refuse(stream, other, "trigger");
+	if (stream->max_offsets != other->max_offsets)
+		refuse(stream, other, "max_offsets_per_trigger");
+	if (a->min_offsets != b->min_offsets)
+		refuse(stream, other, "min_offsets_per_trigger");
+	if (a->max_delay != b->max_delay)
+		refuse(stream, other, "max_trigger_delay");
+	if (a->on_data_loss != b->on_data_loss)
+		refuse(stream, other, "on_data_loss");
+	if (!same_text(a->consumer_group, b->consumer_group))
+		refuse(stream, other, "consumer_group");
+}
+
+/*
+ * One new stream of a reader at a time, or two would not see each other.
+ */
+static void
+lock_reader(const char *reader)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId,
+					   string_hash(reader, NAMEDATALEN), 2);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+/*
+ * Has the stream been in contact with Kafka?
+ */
+static bool
+has_begun(const SaggStream *stream)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(stream->name)};
+	SaggOwnerContext owner;
+	bool		found;
+
+	SPI_connect();
+	sagg_become_extension_owner(&owner);
+	if (SPI_execute_with_args("SELECT FROM stream_agg.sources WHERE stream = $1 AND cluster_id IS NOT NULL",
+							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read stream_agg.sources");
+	found = SPI_processed > 0;
+	sagg_restore_user(&owner);
+	SPI_finish();
+	return found;
+}
+
+/*
+ * Check the reader of a stream that is made or changed against the others that
+ * share it.  Raises invalid_parameter_value.
+ */
+void
+sagg_check_reader(const SaggStream *stream)
+{
+	SaggStream *other;
+
+	if (stream->reader == NULL)
+	{
+		if (stream->options.stops_all)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("on_failure needs a reader"),
+					 errdetail("It is about the streams that share a reader with this one."),
+					 errhint("Name the reader by reader.")));
+		return;
+	}
+	if (stream->reader[0] == '\0' || strlen(stream->reader) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("reader must have between 1 and %d bytes", NAMEDATALEN - 1),
+				 errhint("Leave it out for a reader of the stream's own.")));
+	lock_reader(stream->reader);
+	other = sagg_stream_beside(stream);
+	if (other == NULL)
+		return;
+	check_alike(stream, other);
+	if (has_begun(other) && !has_begun(stream))
+		ereport(NOTICE,
+				(errmsg("stream \"%s\" reads apart from the other streams of reader \"%s\" until it has caught up with them",
+						sagg_stream_title(stream->name), stream->reader),
+				 errdetail("From then on their tables agree at every moment.")));
+}

@@ -1,0 +1,101 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch_warnings.c
+ *	  What the log says of a committed batch that somebody should look at.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "utils/timestamp.h"
+
+#include "worker_internal.h"
+
+/* a warning is logged when more than this share of a batch was late */
+#define LATE_SHARE_WARNING		10	/* one tenth */
+#define LATE_WARNING_INTERVAL_MS	60000	/* and not more often */
+
+/*
+ * Many late records are a sign of something to look at, now and then.
+ */
+void
+sagg_warn_of_late_records(const SaggSession *session, const SaggCounts *counts)
+{
+	static TimestampTz last_warning = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (counts->late * LATE_SHARE_WARNING <= counts->aggregated + counts->late ||
+		!TimestampDifferenceExceeds(last_warning, now, LATE_WARNING_INTERVAL_MS))
+		return;
+	last_warning = now;
+	ereport(WARNING,
+			(errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were late",
+					sagg_stream_title(session->stream->name), counts->late,
+					counts->aggregated + counts->late),
+			 errdetail("Their windows end at or before the watermark, so they are counted and left out."),
+			 errhint("Perhaps one partition is ahead of the others, the clock of a producer is far ahead, or the stream's watermark is too short.")));
+}
+
+/*
+ * One warning a batch, however many there are.
+ */
+void
+sagg_warn_of_refused_records(const SaggSession *session, const SaggCounts *counts,
+							 const char *first)
+{
+	if (first == NULL)
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_SAGG_INVALID_RECORD),
+			 session->stream->options.on_error == SAGG_DEAD_LETTER ?
+			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch are dead letters",
+					sagg_stream_title(session->stream->name), counts->dead_lettered, counts->delivered) :
+			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were skipped",
+					sagg_stream_title(session->stream->name), counts->dead_lettered, counts->delivered),
+			 errdetail_internal("%s", first)));
+}
+
+static void
+append_losses(StringInfo buf, const SaggRange *losses, int n)
+{
+	for (int i = 0; i < n; i++)
+		appendStringInfo(buf,
+						 losses[i].end > losses[i].start ?
+						 "%sopic \"%s\", partition %d: offsets " INT64_FORMAT " to " INT64_FORMAT :
+						 "%sopic \"%s\", partition %d: it ends before offset " INT64_FORMAT ", and is read from offset " INT64_FORMAT,
+						 buf->len > 0 ? "; t" : "T",
+						 sagg_topic_name(losses[i].topic), losses[i].partition,
+						 losses[i].start,
+						 losses[i].end - (losses[i].end > losses[i].start ? 1 : 0));
+}
+
+/*
+ * What the batch would have had to read and Kafka did not have; NULL if there
+ * is nothing.
+ */
+char *
+sagg_describe_losses(const SaggPlan *plan, const SaggCommit *commit)
+{
+	StringInfoData buf;
+
+	if (plan->nskipped + commit->nlosses == 0)
+		return NULL;
+	initStringInfo(&buf);
+	append_losses(&buf, plan->skipped, plan->nskipped);
+	append_losses(&buf, commit->losses, commit->nlosses);
+	return buf.data;
+}
+
+void
+sagg_warn_of_lost_offsets(const SaggSession *session, const char *losses)
+{
+	if (losses == NULL)
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
+			 errmsg("stream \"%s\" goes on without offsets that Kafka does not have",
+					session->stream->name),
+			 errdetail_internal("%s.", losses),
+			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was made anew.")));
+}

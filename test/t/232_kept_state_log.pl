@@ -1,0 +1,54 @@
+# The log gets what is new of kept inputs, not all of them, and a state that is
+# restored from it, after a restart or a crash, goes on as if nothing had been.
+
+use strict;
+use warnings;
+
+use StreamAgg::Test;
+use Test::More;
+
+my $broker = start_broker('events' => 1);
+my $node = new_node('kept_state_log', 'restart_after_crash = on');
+my $rng = seeded_random();
+
+create_source($node, $broker, 'events', 'events', 'id int, k int, v int, n numeric');
+my $next = 0;
+
+sub produce
+{
+	my $count = shift;
+	$broker->produce('events', map { sprintf('{"id":%d,"k":%d,"v":%d,"n":%d.%d}', $next++, $rng->(2), $rng->(100000), $rng->(9), $rng->(3)) } 1 .. $count);
+	return;
+}
+
+# kept inputs before, between and behind states of the other kinds
+my $query = q{SELECT k, count(DISTINCT id) AS ids, sum(n) AS total, avg(v) AS mean, cardinality(array_agg(v) FILTER (WHERE v % 2 = 0)) AS evens,
+	md5(string_agg(id::text, ',' ORDER BY id) FILTER (WHERE v % 2 = 0)) AS even_ids,
+	max(id) AS latest, count(*) AS records, sum(DISTINCT id) AS sum, md5(string_agg(v::text, ',' ORDER BY id DESC)) AS list, stddev(n) AS deviation
+	FROM events GROUP BY k};
+$node->safe_psql('postgres', "SELECT stream_agg.create_stream('kept', \$\$$query\$\$, output_mode => 'update',
+	trigger => '1 hour', max_offsets_per_trigger => 100)");
+
+produce(6000);
+process($node, 'kept');
+is_equal_tables($node, 'SELECT * FROM kept', $query, 'sixty micro-batches equal the batch query');
+my $written = 'percentile_disc(0.5) WITHIN GROUP (ORDER BY length(data)) FILTER (WHERE NOT base)';
+cmp_ok($node->safe_psql('postgres', "SELECT $written FROM stream_agg.state WHERE batch > 20"), '<', 12000, 'a micro-batch writes what is new');
+
+for my $round (1 .. 4)
+{
+	if ($round % 2) { $node->restart; }
+	else { kill_backends($node, worker_pid($node, 'kept')); }
+	is_equal_tables($node, 'SELECT * FROM kept', $query, "nothing changes by restart $round");
+	produce(250);
+	process($node, 'kept');
+	is_equal_tables($node, 'SELECT * FROM kept', $query, "after restart $round it goes on");
+}
+cmp_ok($node->safe_psql('postgres', 'SELECT max(length(data)) FROM stream_agg.state'), '>', 60000, 'and from time to time all');
+counts_add_up($node, 'kept', $next, 'every record is counted once');
+
+# others read it from the log
+$node->safe_psql('postgres', "SELECT stream_agg.stop_stream('kept')");
+is_equal_tables($node, 'SELECT * FROM stream_agg.open_windows(NULL::kept)', $query, 'open windows of a stopped stream');
+
+done_testing();
