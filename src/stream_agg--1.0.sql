@@ -52,19 +52,13 @@ COMMENT ON FUNCTION stream_agg.drop_source(text, boolean) IS
 
 /* ---------------------------------------------------------------- windows */
 
-CREATE FUNCTION stream_agg.tumble(ts timestamptz, size interval)
+CREATE FUNCTION stream_agg.tumble(ts timestamptz, size interval,
+                                  origin timestamptz DEFAULT '1970-01-01 00:00:00+00', timezone text DEFAULT '')
 RETURNS tstzrange
 AS 'MODULE_PATHNAME', 'stream_agg_tumble'
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION stream_agg.tumble(timestamptz, interval) IS
-'the tumbling window [start, end) that holds ts; windows are aligned to 1970-01-01 00:00 UTC, a day is 24 hours';
-
-CREATE FUNCTION stream_agg.tumble(ts timestamptz, size interval, origin timestamptz)
-RETURNS tstzrange
-AS 'MODULE_PATHNAME', 'stream_agg_tumble'
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION stream_agg.tumble(timestamptz, interval, timestamptz) IS
-'the tumbling window [start, end) that holds ts; windows are aligned to origin, a day is 24 hours';
+COMMENT ON FUNCTION stream_agg.tumble(timestamptz, interval, timestamptz, text) IS
+'the tumbling window [start, end) that holds ts; windows are aligned to origin, a day is 24 hours; with a timezone size is days, weeks, months or years by its clocks';
 
 CREATE FUNCTION stream_agg.hop(ts timestamptz, slide interval, size interval)
 RETURNS SETOF tstzrange

@@ -300,7 +300,8 @@ typedef enum SaggWindowKind
 	SAGG_WINDOW_TUMBLE,
 	SAGG_WINDOW_HOP,			/* sliding: a record falls into several, or in
 								 * the gap between two into none */
-	SAGG_WINDOW_SESSION			/* as long as there are records */
+	SAGG_WINDOW_SESSION,		/* as long as there are records */
+	SAGG_WINDOW_CALENDAR		/* of days or months by a time zone */
 } SaggWindowKind;
 
 /* windows that are put together from states of several groups of records */
@@ -314,6 +315,15 @@ typedef enum SaggWindowPart
 	SAGG_WINDOW_START,
 	SAGG_WINDOW_END
 } SaggWindowPart;
+
+/* Windows of days or months, by the clocks of a time zone; see calendar.c. */
+typedef struct SaggCalendar
+{
+	struct pg_tz *zone;
+	int32		months;			/* one of these two is greater than zero */
+	int32		days;
+	int64		origin;			/* local time, microseconds since 2000-01-01 */
+} SaggCalendar;
 
 typedef struct SaggWindow
 {
@@ -332,6 +342,8 @@ typedef struct SaggWindow
 	int64		gap;			/* of sessions, microseconds; 0 = the record's */
 	AttrNumber	gap_column;		/* of the inner query's rows, an interval, with
 								 * gap 0 */
+	SaggCalendar calendar;		/* of SAGG_WINDOW_CALENDAR, whose size is about
+								 * right only */
 } SaggWindow;
 
 typedef struct SaggKey
@@ -550,6 +562,12 @@ extern SaggRange *sagg_partition_find(SaggRange *ranges, int nranges,
 									  const SaggRange *key);
 extern bool sagg_topic_among(const SaggRange *ranges, int nranges,
 							 int32 topic);
+
+/* calendar.c */
+extern void sagg_calendar_init(SaggCalendar *calendar, const Interval *size,
+							   const char *zone, const TimestampTz *origin);
+extern bool sagg_calendar_window(const SaggCalendar *calendar, TimestampTz ts,
+								 TimestampTz *start, TimestampTz *end);
 
 /* watermark.c */
 extern SaggPartitionTime *sagg_partition_times(const SaggStream *stream,

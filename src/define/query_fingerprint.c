@@ -21,6 +21,7 @@
 #include "lib/stringinfo.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parse_agg.h"
+#include "pgtime.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
@@ -109,6 +110,11 @@ sagg_query_fingerprint(const SaggQuery *query)
 					 query->window.kind, query->window.size, query->window.origin,
 					 query->window.kind == SAGG_WINDOW_NONE ? "" :
 					 format_type_be_qualified(query->window.type));
+	if (query->window.kind == SAGG_WINDOW_CALENDAR)
+		appendStringInfo(&text, "by %s months %d days %d origin " INT64_FORMAT "\n",
+						 pg_get_timezone_name(query->window.calendar.zone),
+						 query->window.calendar.months, query->window.calendar.days,
+						 query->window.calendar.origin);
 	if (query->window.kind == SAGG_WINDOW_HOP)
 		appendStringInfo(&text, "slide " INT64_FORMAT " %s\n", query->window.slide,
 						 query->window.panes ? "by pane" : "by window");

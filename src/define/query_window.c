@@ -3,7 +3,7 @@
  * query_window.c
  *	  Recognises the window among the expressions of GROUP BY.
  *
- * stream_agg.tumble(ts, size [, origin]) is a tumbling window, as is
+ * stream_agg.tumble(ts, size [, origin] [, timezone]) is a tumbling window, as is
  * date_bin(size, ts, origin); stream_agg.hop(ts, slide, size [, origin]) is a
  * sliding one.  Slide, size and origin must be constants.
  * stream_agg.session(ts, gap) makes sessions; its gap may be an expression.
@@ -20,8 +20,10 @@
 #include "nodes/nodeFuncs.h"
 #include "parser/parse_func.h"
 #include "optimizer/optimizer.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "define_internal.h"
@@ -29,11 +31,10 @@
 static bool
 is_tumble(Oid funcid)
 {
-	Oid			argtypes[3] = {TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID};
+	Oid			argtypes[4] = {TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, TEXTOID};
 	List	   *name = list_make2(makeString(SAGG_SCHEMA), makeString("tumble"));
 
-	return funcid == LookupFuncName(name, 2, argtypes, true) ||
-		funcid == LookupFuncName(name, 3, argtypes, true);
+	return funcid == LookupFuncName(name, 4, argtypes, true);
 }
 
 static bool
@@ -89,18 +90,45 @@ constant_origin(Node *arg, const char *function)
 	return origin;
 }
 
+/*
+ * Arguments in the order of the parameters, with those left out, as a call by
+ * name may have them.
+ */
+static List *
+all_arguments(const FuncExpr *func)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(func->funcid));
+	List	   *args;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", func->funcid);
+	args = expand_function_arguments(copyObject(func->args), false, func->funcresulttype, tuple);
+	ReleaseSysCache(tuple);
+	return args;
+}
+
 static Node *
 match_tumble(FuncExpr *func, SaggWindow *window)
 {
-	Interval   *size = DatumGetIntervalP(constant_argument(lsecond(func->args),
-														   "tumble", "size"));
+	List	   *args = all_arguments(func);
+	Interval   *size = DatumGetIntervalP(constant_argument(lsecond(args), "tumble", "size"));
+	TimestampTz origin = constant_origin(lthird(args), "tumble");
+	char	   *zone = TextDatumGetCString(constant_argument(lfourth(args), "tumble", "timezone"));
 
 	window->kind = SAGG_WINDOW_TUMBLE;
 	window->type = TSTZRANGEOID;
-	window->slide = window->size = sagg_window_size(size);
-	window->origin = list_length(func->args) > 2 ?
-		constant_origin(lthird(func->args), "tumble") : SAGG_EPOCH;
-	return linitial(func->args);
+	window->origin = origin;
+	if (zone[0] == '\0')
+		window->size = sagg_window_size(size);
+	else
+	{
+		window->kind = SAGG_WINDOW_CALENDAR;
+		sagg_calendar_init(&window->calendar, size, zone, origin == SAGG_EPOCH ? NULL : &origin);
+		window->size = USECS_PER_DAY * (window->calendar.days +
+										(int64) window->calendar.months * DAYS_PER_MONTH);
+	}
+	window->slide = window->size;
+	return linitial(args);
 }
 
 /*
@@ -121,24 +149,23 @@ match_session(FuncExpr *func, SaggWindow *window)
 static Node *
 match_hop(FuncExpr *func, SaggWindow *window)
 {
-	Interval   *slide = DatumGetIntervalP(constant_argument(lsecond(func->args),
-															"hop", "slide"));
-	Interval   *size = DatumGetIntervalP(constant_argument(lthird(func->args),
-														   "hop", "size"));
+	List	   *args = all_arguments(func);
+	Interval   *slide = DatumGetIntervalP(constant_argument(lsecond(args), "hop", "slide"));
+	Interval   *size = DatumGetIntervalP(constant_argument(lthird(args), "hop", "size"));
 
 	window->kind = SAGG_WINDOW_HOP;
 	window->type = TSTZRANGEOID;
 	window->slide = sagg_window_slide(slide);
 	window->size = sagg_window_size(size);
-	window->origin = list_length(func->args) > 3 ?
-		constant_origin(lfourth(func->args), "hop") : SAGG_EPOCH;
+	window->origin = list_length(args) > 3 ?
+		constant_origin(lfourth(args), "hop") : SAGG_EPOCH;
 	if (window->slide > PG_INT64_MAX / 4 || window->size > PG_INT64_MAX / 4)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("slide or size of hop in GROUP BY is out of range")));
 	if (window->slide == window->size)
 		window->kind = SAGG_WINDOW_TUMBLE;
-	return linitial(func->args);
+	return linitial(args);
 }
 
 static Node *

@@ -8,12 +8,16 @@
  * Spark.  The functions work in any SQL; in a stream's query the analysis
  * recognises them and execute/ computes the window by arithmetic instead.
  *
+ * With a time zone, size is a number of days or months by its clocks
+ * (calendar.c).
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
 #include "common/int.h"
+#include "utils/builtins.h"
 #include "utils/rangetypes.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
@@ -85,39 +89,12 @@ window_out_of_range(void)
 			 errmsg("window is out of the range of timestamps")));
 }
 
-/*
- * tumble(ts timestamptz, size interval [, origin timestamptz]) RETURNS
- * tstzrange
- */
-Datum
-stream_agg_tumble(PG_FUNCTION_ARGS)
+static Datum
+make_window(FunctionCallInfo fcinfo, TimestampTz start, TimestampTz end)
 {
-	TimestampTz ts = PG_GETARG_TIMESTAMPTZ(0);
-	int64		size = sagg_window_size(PG_GETARG_INTERVAL_P(1));
-	TimestampTz origin = PG_NARGS() > 2 ? PG_GETARG_TIMESTAMPTZ(2) : SAGG_EPOCH;
 	TypeCacheEntry *typcache = (TypeCacheEntry *) fcinfo->flinfo->fn_extra;
 	RangeBound	lower = {.inclusive = true,.lower = true};
 	RangeBound	upper = {.inclusive = false,.lower = false};
-	int64		since;
-	int64		start;
-	int64		end = 0;
-
-	if (TIMESTAMP_NOT_FINITE(ts))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("an infinite time is in no window")));
-	if (TIMESTAMP_NOT_FINITE(origin))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("window origin must be finite")));
-
-	if (pg_sub_s64_overflow(ts, origin, &since))
-		window_out_of_range();
-	since -= since % size + (since % size < 0 ? size : 0);
-	if (pg_add_s64_overflow(origin, since, &start) ||
-		pg_add_s64_overflow(start, size, &end) ||
-		!IS_VALID_TIMESTAMP(start) || !IS_VALID_TIMESTAMP(end))
-		window_out_of_range();
 
 	if (typcache == NULL)
 	{
@@ -127,4 +104,57 @@ stream_agg_tumble(PG_FUNCTION_ARGS)
 	lower.val = TimestampTzGetDatum(start);
 	upper.val = TimestampTzGetDatum(end);
 	PG_RETURN_RANGE_P(SAGG_MAKE_RANGE(typcache, &lower, &upper, false));
+}
+
+static Datum
+tumble_by_zone(FunctionCallInfo fcinfo, TimestampTz ts, TimestampTz origin,
+			   const char *zone)
+{
+	SaggCalendar calendar;
+	TimestampTz start;
+	TimestampTz end;
+
+	sagg_calendar_init(&calendar, PG_GETARG_INTERVAL_P(1), zone,
+					   origin == SAGG_EPOCH ? NULL : &origin);
+	if (!sagg_calendar_window(&calendar, ts, &start, &end))
+		window_out_of_range();
+	return make_window(fcinfo, start, end);
+}
+
+/*
+ * tumble(ts timestamptz, size interval, origin timestamptz, timezone text)
+ * RETURNS tstzrange.  An empty timezone is none.
+ */
+Datum
+stream_agg_tumble(PG_FUNCTION_ARGS)
+{
+	TimestampTz ts = PG_GETARG_TIMESTAMPTZ(0);
+	TimestampTz origin = PG_GETARG_TIMESTAMPTZ(2);
+	text	   *zone = PG_GETARG_TEXT_PP(3);
+	int64		size = 0;
+	int64		since;
+	int64		start;
+	int64		end = 0;
+
+	if (VARSIZE_ANY_EXHDR(zone) == 0)
+		size = sagg_window_size(PG_GETARG_INTERVAL_P(1));
+	if (TIMESTAMP_NOT_FINITE(ts))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("an infinite time is in no window")));
+	if (TIMESTAMP_NOT_FINITE(origin))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("window origin must be finite")));
+	if (VARSIZE_ANY_EXHDR(zone) > 0)
+		return tumble_by_zone(fcinfo, ts, origin, text_to_cstring(zone));
+
+	if (pg_sub_s64_overflow(ts, origin, &since))
+		window_out_of_range();
+	since -= since % size + (since % size < 0 ? size : 0);
+	if (pg_add_s64_overflow(origin, since, &start) ||
+		pg_add_s64_overflow(start, size, &end) ||
+		!IS_VALID_TIMESTAMP(start) || !IS_VALID_TIMESTAMP(end))
+		window_out_of_range();
+	return make_window(fcinfo, start, end);
 }

@@ -69,7 +69,7 @@ static int64
 window_end(const SaggExecution *ex, const SaggGroup *group)
 {
 	return SAGG_HAS_SESSIONS(ex) ? ((const SaggSession *) group)->end :
-		group->start + ex->query->window.size;
+		sagg_window_end(&ex->query->window, group->start);
 }
 
 /*

@@ -229,6 +229,7 @@ typedef enum SaggClass
 } SaggClass;
 
 /* windows.c */
+extern int64 sagg_other_window_end(const SaggWindow *window, int64 start);
 extern int64 sagg_pane_window(const SaggWindow *window, int64 time);
 
 struct SaggExecution
@@ -293,9 +294,9 @@ struct SaggExecution
 static inline int64
 sagg_window_end(const SaggWindow *window, int64 start)
 {
-	if (unlikely(window->panes))
-		start = sagg_pane_window(window, start);
-	return start + window->size;
+	if (likely(window->kind == SAGG_WINDOW_TUMBLE))
+		return start + window->size;
+	return sagg_other_window_end(window, start);
 }
 
 /*

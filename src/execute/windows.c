@@ -28,6 +28,8 @@
  * windows that do not overlap, where slide > size; a row between them is in no
  * window, and counts as one that WHERE removes after it has moved event time.
  *
+ * Windows of days and months by a time zone are found by calendar.c.
+ *
  * Every kind of window has its branch in sagg_place_row; what a row costs there
  * it costs for each record of a stream, so a kind looks nothing up that the
  * analysis of the query could have found, and others do not pay for it.
@@ -97,6 +99,22 @@ sagg_pane_window(const SaggWindow *window, int64 time)
 }
 
 /*
+ * sagg_window_end for windows that are not of one size or not alone.
+ */
+int64
+sagg_other_window_end(const SaggWindow *window, int64 start)
+{
+	TimestampTz from = start;
+	TimestampTz end;
+
+	if (window->kind == SAGG_WINDOW_CALENDAR)
+		return sagg_calendar_window(&window->calendar, start, &from, &end) ? end : DT_NOEND;
+	if (window->panes)
+		from = sagg_pane_window(window, start);
+	return from + window->size;
+}
+
+/*
  * The last window of a time, and how many there are; false if any of them is
  * out of range.
  */
@@ -160,7 +178,7 @@ sagg_window_next_end(const SaggWindow *window, int64 start, TimestampTz watermar
 	int64		into;
 
 	if (!window->panes)
-		return start + window->size;
+		return sagg_window_end(window, start);
 	start = Max(start, watermark) - window->size;
 	into = (start - window->origin) % window->slide;
 	return start - into + (into < 0 ? 0 : window->slide) + window->size;
@@ -224,6 +242,7 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 	const SaggQuery *query = ex->query;
 	bool		windowed = query->window.kind != SAGG_WINDOW_NONE;
 	int64		time;
+	int64		end;
 
 	places->start = 0;
 	places->n = 1;
@@ -245,7 +264,10 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 	}
 	if (query->window.kind == SAGG_WINDOW_HOP)
 		return place_in_hop(ex, slot, time, places);
-	if (windowed && !window_start(&query->window, time, &places->start))
+	if (windowed &&
+		!(query->window.kind == SAGG_WINDOW_CALENDAR ?
+		  sagg_calendar_window(&query->window.calendar, time, &places->start, &end) :
+		  window_start(&query->window, time, &places->start)))
 	{
 		sagg_refuse_window(ex, slot, time);
 		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
@@ -258,7 +280,7 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 		ex->late_windows++;
 		if (ex->late)
 			sagg_late_row(ex, slot, time, places->start,
-						  places->start + query->window.size);
+						  sagg_window_end(&query->window, places->start));
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);
 		return false;
 	}

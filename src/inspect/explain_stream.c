@@ -24,6 +24,7 @@
 #include "nodes/makefuncs.h"
 #include "parser/parsetree.h"
 #include "tcop/tcopprot.h"
+#include "pgtime.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
@@ -134,6 +135,12 @@ explain_groups(StringInfo text, const SaggInspection *inspection)
 			break;
 		case SAGG_WINDOW_TUMBLE:
 			line(text, "  Window: tumbling, %s", interval_text(query->window.size));
+			break;
+		case SAGG_WINDOW_CALENDAR:
+			line(text, query->window.calendar.months > 0 ?
+				 "  Window: tumbling, %d months in %s" : "  Window: tumbling, %d days in %s",
+				 Max(query->window.calendar.months, query->window.calendar.days),
+				 pg_get_timezone_name(query->window.calendar.zone));
 			break;
 		case SAGG_WINDOW_HOP:
 			line(text, "  Window: sliding by %s, %s; state by %s",
