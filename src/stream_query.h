@@ -1,0 +1,165 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_query.h
+ *	  The query of a stream as it has been analysed.
+ *
+ * A part of stream_agg.h, which includes it; nobody else does.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_STREAM_QUERY_H
+#define SAGG_STREAM_QUERY_H
+
+/*
+ * The analysed query of a stream (define/ makes it, execute/ and write/ use
+ * it).  Column numbers count from 1.
+ */
+typedef enum SaggWindowKind
+{
+	SAGG_WINDOW_NONE,			/* grouping by keys alone */
+	SAGG_WINDOW_TUMBLE,
+	SAGG_WINDOW_HOP,			/* sliding: a record falls into several, or in
+								 * the gap between two into none */
+	SAGG_WINDOW_SESSION,		/* as long as there are records */
+	SAGG_WINDOW_CALENDAR		/* of days or months by a time zone */
+} SaggWindowKind;
+
+/* windows that are put together from states of several groups of records */
+#define SAGG_WINDOW_COMBINES(window) \
+	((window)->panes || (window)->kind == SAGG_WINDOW_SESSION)
+
+/* What a column has of the window. */
+typedef enum SaggWindowPart
+{
+	SAGG_WINDOW_WHOLE,
+	SAGG_WINDOW_START,
+	SAGG_WINDOW_END
+} SaggWindowPart;
+
+/* Windows of days or months, by the clocks of a time zone; see calendar.c. */
+typedef struct SaggCalendar
+{
+	struct pg_tz *zone;
+	int32		months;			/* one of these two is greater than zero */
+	int32		days;
+	int64		origin;			/* local time, microseconds since 2000-01-01 */
+} SaggCalendar;
+
+typedef struct SaggWindow
+{
+	SaggWindowKind kind;
+	int64		size;			/* microseconds */
+	int64		origin;			/* microseconds since 2000-01-01, as a
+								 * TimestampTz; windows start at origin + n *
+								 * size, those of hop at origin + n * slide */
+	Oid			type;			/* of the window column: TSTZRANGEOID for
+								 * tumble; TIMESTAMPTZOID or TIMESTAMPOID (its
+								 * start) for date_bin */
+	int64		slide;			/* of hop; else the size */
+	bool		panes;			/* of hop: groups are kept by pane and combined
+								 * when a window is given out; see
+								 * execute/windows.c */
+	int64		gap;			/* of sessions, microseconds; 0 = the record's */
+	AttrNumber	gap_column;		/* of the inner query's rows, an interval, with
+								 * gap 0 */
+	SaggCalendar calendar;		/* of SAGG_WINDOW_CALENDAR, whose size is about
+								 * right only */
+} SaggWindow;
+
+typedef struct SaggKey
+{
+	AttrNumber	attno;			/* column of the inner query's rows */
+	char	   *name;			/* for messages */
+	Oid			type;
+	int32		typmod;
+	Oid			collation;
+	Oid			eqop;			/* equality operator of the GROUP BY */
+} SaggKey;
+
+typedef struct SaggAgg
+{
+	Aggref	   *aggref;			/* as PostgreSQL analysed it */
+	int			nargs;
+	AttrNumber *args;			/* columns of the inner query's rows: those of
+								 * aggref->args, with what it sorts by */
+	AttrNumber	filter;			/* boolean column of FILTER, or 0 */
+	bool		keeps_inputs;	/* its state is its inputs */
+	int			inputs;			/* number of the aggregate that keeps them: its
+								 * own, or a lesser one */
+	bool		shares_inputs;	/* it is another's */
+	List	   *direct_args;	/* over the columns of the groups */
+} SaggAgg;
+
+/* What a query makes of its rows. */
+typedef enum SaggQueryKind
+{
+	SAGG_AGGREGATION,			/* groups */
+	SAGG_ROWS,					/* rows of the sink, as they are */
+	SAGG_DEDUPLICATION			/* the same, but one only of those with equal
+								 * keys */
+} SaggQueryKind;
+
+typedef struct SaggQuery
+{
+	Oid			source;			/* the foreign table */
+
+	/*
+	 * Rows to aggregate, one column each: event time (timestamptz or
+	 * timestamp; a NULL constant when has_event_time is false), keys,
+	 * aggregate arguments (guarded by their FILTER), filters, and the
+	 * record's number within the batch where joins may repeat it.  Rewritten,
+	 * as "outer" and "removed": ready to be planned.
+	 */
+	Query	   *inner;
+	bool		has_event_time;
+	AttrNumber	event_time;		/* always 1 */
+	AttrNumber	record;			/* column of type tid, or 0; see
+								 * SAGG_TID_RECORD */
+
+	SaggWindow	window;
+	int			nkeys;
+	SaggKey    *keys;			/* without the window */
+	int			naggs;
+	SaggAgg    *aggs;
+
+	/*
+	 * Rows of groups: [window,] keys, final values of the aggregates.  They
+	 * are fed to "outer" and "removed" as the ephemeral relation
+	 * SAGG_ENR_GROUPS.
+	 */
+	TupleDesc	groups_desc;
+	Query	   *outer;			/* select list and HAVING over the groups;
+								 * yields the sink's columns */
+	Query	   *removed;		/* identity columns of the groups that do not
+								 * pass HAVING; NULL without HAVING */
+	Query	   *replaced;		/* identity columns of any groups; NULL unless
+								 * the window can change: sessions */
+	SaggWindowPart window_identity; /* what of the window "identity" has */
+	TupleDesc	output_desc;	/* of outer: the sink's columns by name */
+
+	/*
+	 * Columns of output_desc that identify a row (window and keys).  When the
+	 * select list omits one, missing_key tells its expression and the
+	 * identity is not usable.
+	 */
+	int			nidentity;
+	AttrNumber *identity;
+	char	   *missing_key;
+
+	/*
+	 * Changes whenever stored state could no longer be read as it was
+	 * written: types and collations of keys by name, aggregates, window.
+	 */
+	uint64		fingerprint;
+
+	uint64		store_fingerprint;	/* the same for shared memory, whose layout
+									 * may depend on the watermark's delay */
+	SaggQueryKind kind;
+	AttrNumber	first_output;	/* without aggregation: of the columns of "inner"
+								 * that are those of output_desc; "keys" are of
+								 * DISTINCT ON, and there are no groups */
+	bool		single_row;		/* aggregates without GROUP BY: one group, which
+								 * is there even for no rows */
+} SaggQuery;
+
+#endif							/* SAGG_STREAM_QUERY_H */
