@@ -28,6 +28,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
+#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -282,6 +283,11 @@ stream_agg_scout_main(Datum arg)
 	uint64		changes;
 	bool		busy = false;
 
+	/*
+	 * The server's own handler would end the process wherever it is, a spinlock
+	 * or lightweight lock in hand, and the server could not shut down.
+	 */
+	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	if (sagg_database_held(DatumGetObjectId(arg)))
 		proc_exit(0);

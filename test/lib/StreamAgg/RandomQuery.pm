@@ -63,7 +63,7 @@ my @aggregates = ('count(*)', 'count(%s)', 'count(e.n)', 'sum(e.v)', 'sum(e.n)',
 	'max(upper(e.t))', 'sum(e.i)', 'avg(e.i)', 'max(e.i)', 'sum((SELECT count(*) FROM {dim} s WHERE s.id = e.v))',
 	'count(*) FILTER (WHERE e.v IN (SELECT id FROM {dim} s))', 'regr_slope(e.v, e.v * 2)',
 	'count(DISTINCT e.v)', 'count(DISTINCT %s)', 'sum(DISTINCT e.n)', 'count(DISTINCT e.t) FILTER (WHERE e.ok)', 'array_agg(DISTINCT e.t)',
-	'string_agg(e.t, \',\' ORDER BY e.t)', 'array_agg(e.v ORDER BY e.v DESC)', 'jsonb_agg(e.ok ORDER BY e.ok)', 'array_agg(%s ORDER BY %s)',
+	'string_agg(e.t, \',\' ORDER BY e.t)', 'array_agg(e.v ORDER BY e.v DESC)', 'jsonb_agg(e.ok ORDER BY e.ok)', 'array_agg(%s::text ORDER BY %s::text)',
 	'percentile_cont(0.5) WITHIN GROUP (ORDER BY e.v)', 'percentile_disc(0.9) WITHIN GROUP (ORDER BY e.n)',
 	'mode() WITHIN GROUP (ORDER BY e.ok)', 'max(e.v ORDER BY e.v)', 'rank(2) WITHIN GROUP (ORDER BY e.v)', '(SELECT max(length(e.t)) + min(k) FROM (VALUES (1), (2)) s(k))');
 my @conditions = ('true', 'true', 'true', 'e.v % 3 <> 0', 'e.v > 0 OR e.t = \'a\'', 'e.t IS NOT NULL', 'e.ok', 'e.ok IS NOT TRUE',
