@@ -199,6 +199,20 @@ check_cluster(SaggReader *reader, SaggClient *client)
 }
 
 /*
+ * Have no more of a partition fetched.  All share one queue: what follows the
+ * record of one, be it much, would keep the others waiting.
+ */
+static void
+stop_fetching(SaggClient *client, const SaggRange *one)
+{
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+
+	rd_kafka_topic_partition_list_add(list, sagg_topic_name(one->topic), one->partition);
+	(void) rd_kafka_pause_partitions(client->rk, list);
+	rd_kafka_topic_partition_list_destroy(list);
+}
+
+/*
  * Read the records of "last" again until each is known to be, or not to be,
  * there.
  */
@@ -226,6 +240,7 @@ read_again(SaggReader *reader, Verifier *verifier, SaggRange *last, int nlast)
 		{
 			done[one - last] = true;
 			left--;
+			stop_fetching(verifier->client, one);
 		}
 	}
 	reader->waiting_since = 0;
@@ -258,8 +273,13 @@ open_verifier(SaggReader *reader, Verifier *verifier)
 	PG_TRY();
 	{
 		sagg_conf_set(conf, "group.id", SAGG_EXTENSION);
-		/* a record of each partition, not what follows it */
-		sagg_conf_set(conf, "queued.min.messages", "1");
+
+		/*
+		 * A record of each partition, and little of what follows it; but none
+		 * is to wait, as librdkafka before 2.2 does for a second, because the
+		 * queue has a few of another.
+		 */
+		sagg_conf_set(conf, "queued.min.messages", "10000");
 		sagg_conf_set(conf, "fetch.message.max.bytes", "1024");
 		sagg_conf_set(conf, "fetch.wait.max.ms", "10");
 	}
