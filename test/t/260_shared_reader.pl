@@ -66,8 +66,18 @@ sub check_tables
 		my $zone = $stream eq 'per_day' ? "Asia/Tokyo" : 'UTC';
 		$node->safe_psql('postgres', "ALTER DATABASE postgres SET timezone = '$zone'");
 		my $closed = $stream eq 'closed' ? " WHERE upper(win) <= '" . watermark($node, 'closed') . "'" : '';
-		is_equal_tables($node, "SELECT * FROM $stream", "SELECT * FROM ${stream}_query$closed",
-			"$when: $stream equals its batch query");
+		my $late = $node->safe_psql('postgres', "SELECT rows_late FROM pg_stat_stream_agg WHERE stream = '$stream'");
+		if ($late > 0)
+		{
+			# one partition was ahead of another: what came late is counted, and lacks
+			is($node->safe_psql('postgres', "SELECT (SELECT sum(n) FROM ${stream}_query$closed) - (SELECT sum(n) FROM $stream)"),
+				$late, "$when: $stream lacks its $late late records only");
+		}
+		else
+		{
+			is_equal_tables($node, "SELECT * FROM $stream", "SELECT * FROM ${stream}_query$closed",
+				"$when: $stream equals its batch query");
+		}
 		counts_add_up($node, $stream, $produced, "$when: the records of $stream add up");
 	}
 	return;
