@@ -170,4 +170,18 @@ typedef struct SaggQuery
 								 * is there even for no rows */
 } SaggQuery;
 
+/*
+ * Is a column of output_desc one of those that identify a row?
+ */
+static inline bool
+sagg_is_identity(const SaggQuery *query, AttrNumber attno)
+{
+	for (int i = 0; i < query->nidentity; i++)
+	{
+		if (query->identity[i] == attno)
+			return true;
+	}
+	return false;
+}
+
 #endif							/* STREAM_QUERY_H */

@@ -35,14 +35,6 @@ typedef struct HopWindows
 	TypeCacheEntry *typcache;
 } HopWindows;
 
-static void
-hop_out_of_range(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-			 errmsg("window is out of the range of timestamps")));
-}
-
 /*
  * The first and the last window of a time; the first is after the last if
  * there is none.
@@ -56,16 +48,9 @@ find_windows(HopWindows *windows, TimestampTz ts, TimestampTz origin)
 	int64		before;
 	int64		end;
 
-	if (TIMESTAMP_NOT_FINITE(ts))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("an infinite time is in no window")));
-	if (TIMESTAMP_NOT_FINITE(origin))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("window origin must be finite")));
+	sagg_check_window_time(ts, origin);
 	if (pg_sub_s64_overflow(ts, origin, &since))
-		hop_out_of_range();
+		sagg_window_out_of_range();
 	into = since % slide + (since % slide < 0 ? slide : 0);
 	if (into >= windows->size)
 	{
@@ -78,7 +63,7 @@ find_windows(HopWindows *windows, TimestampTz ts, TimestampTz origin)
 		pg_sub_s64_overflow(windows->last, before, &windows->next) ||
 		pg_add_s64_overflow(windows->last, windows->size, &end) ||
 		!IS_VALID_TIMESTAMP(windows->next) || !IS_VALID_TIMESTAMP(end))
-		hop_out_of_range();
+		sagg_window_out_of_range();
 }
 
 static HopWindows *

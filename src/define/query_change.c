@@ -157,17 +157,6 @@ find_column(const Query *query, const char *name)
 	return NULL;
 }
 
-static bool
-is_identity(const SaggQuery *query, AttrNumber attno)
-{
-	for (int i = 0; i < query->nidentity; i++)
-	{
-		if (query->identity[i] == attno)
-			return true;
-	}
-	return false;
-}
-
 /*
  * Which columns come and go; those that stay have to be the same.
  */
@@ -193,7 +182,7 @@ match_columns(const SaggStream *stream, const Query *old, const Query *new,
 
 		if (find_column(new, NameStr(att->attname)))
 			continue;
-		if (is_identity(old_query, att->attnum))
+		if (sagg_is_identity(old_query, att->attnum))
 			refuse(stream, psprintf("Column \"%s\", which identifies the rows of the sink, would be missing.",
 									NameStr(att->attname)));
 		change->removed = lappend(change->removed, pstrdup(NameStr(att->attname)));

@@ -12,11 +12,8 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
 #include "common/int.h"
-#include "utils/rangetypes.h"
 #include "utils/timestamp.h"
-#include "utils/typcache.h"
 
 #include "define_internal.h"
 
@@ -47,28 +44,12 @@ stream_agg_session(PG_FUNCTION_ARGS)
 {
 	TimestampTz ts = PG_GETARG_TIMESTAMPTZ(0);
 	int64		gap = sagg_interval_length(PG_GETARG_INTERVAL_P(1), "session gap");
-	TypeCacheEntry *typcache = (TypeCacheEntry *) fcinfo->flinfo->fn_extra;
-	RangeBound	lower = {.inclusive = true,.lower = true};
-	RangeBound	upper = {.inclusive = false,.lower = false};
 	int64		end;
 
 	if (gap <= 0)
 		PG_RETURN_NULL();
-	if (TIMESTAMP_NOT_FINITE(ts))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("an infinite time is in no window")));
+	sagg_check_window_time(ts, SAGG_EPOCH);
 	if (pg_add_s64_overflow(ts, gap, &end) || !IS_VALID_TIMESTAMP(end))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("window is out of the range of timestamps")));
-
-	if (typcache == NULL)
-	{
-		typcache = range_get_typcache(fcinfo, TSTZRANGEOID);
-		fcinfo->flinfo->fn_extra = typcache;
-	}
-	lower.val = TimestampTzGetDatum(ts);
-	upper.val = TimestampTzGetDatum(end);
-	PG_RETURN_RANGE_P(SAGG_MAKE_RANGE(typcache, &lower, &upper, false));
+		sagg_window_out_of_range();
+	return sagg_make_window(fcinfo, ts, end);
 }

@@ -81,16 +81,39 @@ sagg_window_slide(const Interval *slide)
 	return length;
 }
 
-static void
-window_out_of_range(void)
+/*
+ * Refuse a time that is in no window, and an origin that is none.
+ */
+void
+sagg_check_window_time(TimestampTz ts, TimestampTz origin)
+{
+	if (TIMESTAMP_NOT_FINITE(ts))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("an infinite time is in no window")));
+	if (TIMESTAMP_NOT_FINITE(origin))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("window origin must be finite")));
+}
+
+/*
+ * Raise the error of a window whose bounds are no timestamps.
+ */
+void
+sagg_window_out_of_range(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 			 errmsg("window is out of the range of timestamps")));
 }
 
-static Datum
-make_window(FunctionCallInfo fcinfo, TimestampTz start, TimestampTz end)
+/*
+ * The result of a function that returns one window, [start, end).  Takes
+ * fn_extra for itself.
+ */
+Datum
+sagg_make_window(FunctionCallInfo fcinfo, TimestampTz start, TimestampTz end)
 {
 	TypeCacheEntry *typcache = (TypeCacheEntry *) fcinfo->flinfo->fn_extra;
 	RangeBound	lower = {.inclusive = true,.lower = true};
@@ -117,8 +140,8 @@ tumble_by_zone(FunctionCallInfo fcinfo, TimestampTz ts, TimestampTz origin,
 	sagg_calendar_init(&calendar, PG_GETARG_INTERVAL_P(1), zone,
 					   origin == SAGG_EPOCH ? NULL : &origin);
 	if (!sagg_calendar_window(&calendar, ts, &start, &end))
-		window_out_of_range();
-	return make_window(fcinfo, start, end);
+		sagg_window_out_of_range();
+	return sagg_make_window(fcinfo, start, end);
 }
 
 /*
@@ -138,23 +161,16 @@ stream_agg_tumble(PG_FUNCTION_ARGS)
 
 	if (VARSIZE_ANY_EXHDR(zone) == 0)
 		size = sagg_window_size(PG_GETARG_INTERVAL_P(1));
-	if (TIMESTAMP_NOT_FINITE(ts))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("an infinite time is in no window")));
-	if (TIMESTAMP_NOT_FINITE(origin))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("window origin must be finite")));
+	sagg_check_window_time(ts, origin);
 	if (VARSIZE_ANY_EXHDR(zone) > 0)
 		return tumble_by_zone(fcinfo, ts, origin, text_to_cstring(zone));
 
 	if (pg_sub_s64_overflow(ts, origin, &since))
-		window_out_of_range();
+		sagg_window_out_of_range();
 	since -= since % size + (since % size < 0 ? size : 0);
 	if (pg_add_s64_overflow(origin, since, &start) ||
 		pg_add_s64_overflow(start, size, &end) ||
 		!IS_VALID_TIMESTAMP(start) || !IS_VALID_TIMESTAMP(end))
-		window_out_of_range();
-	return make_window(fcinfo, start, end);
+		sagg_window_out_of_range();
+	return sagg_make_window(fcinfo, start, end);
 }

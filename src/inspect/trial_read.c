@@ -12,18 +12,12 @@
  */
 #include "postgres.h"
 
-#include "miscadmin.h"
-#include "pgstat.h"
-#include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "inspect_internal.h"
 #include "read/read.h"
 #include "worker/worker.h"
-
-/* the reader wants to be called this often */
-#define LOOK_AGAIN_MS			1000
 
 struct SaggTrialRead
 {
@@ -124,46 +118,6 @@ bound_ranges(SaggRange *ranges, int n, int64 limit, int64 batch)
 }
 
 /*
- * Wait until the batch is there.
- */
-static void
-collect(SaggReader *reader)
-{
-	static uint32 wait_event = 0;
-	TimestampTz last_progress = GetCurrentTimestamp();
-
-	if (wait_event == 0)
-		wait_event = SAGG_WAIT_EVENT("StreamAggKafka");
-	while (!sagg_reader_collect(reader))
-	{
-		int			events = WaitLatchOrSocket(MyLatch,
-											   WL_LATCH_SET | WL_SOCKET_READABLE |
-											   WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-											   sagg_reader_fd(reader), LOOK_AGAIN_MS,
-											   wait_event);
-
-		if (events & WL_LATCH_SET)
-		{
-			ResetLatch(MyLatch);
-			CHECK_FOR_INTERRUPTS();
-		}
-		if (events & WL_SOCKET_READABLE)
-			last_progress = GetCurrentTimestamp();
-		else if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
-											sagg_kafka_timeout_ms))
-		{
-			const char *trouble = sagg_reader_trouble(reader);
-
-			ereport(ERROR,
-					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("no records of %s from Kafka for %d ms",
-							sagg_reader_subject(reader), sagg_kafka_timeout_ms),
-					 trouble ? errdetail_internal("%s.", trouble) : 0));
-		}
-	}
-}
-
-/*
  * Read a batch of at most "limit" records, as the stream's owner, who is the
  * current user.  Its ranges go to inspection->plan.  The result lives in the
  * current context until sagg_trial_end.
@@ -187,22 +141,9 @@ sagg_trial_read(SaggInspection *inspection, int64 limit)
 	plan->nranges = bound_ranges(plan->ranges, n, limit, plan->batch);
 	sagg_reader_assign(trial->reader, plan->ranges, plan->nranges);
 	sagg_reader_begin(trial->reader, plan->ranges, plan->nranges);
-	collect(trial->reader);
+	sagg_reader_await(trial->reader);
 	sagg_reader_look_up_schemas(trial->reader);
 	return trial;
-}
-
-/*
- * An error of the query is, as a rule, one of the record read last.
- */
-static void
-record_error_context(void *arg)
-{
-	SaggPlace	place;
-
-	if (sagg_scan_last_record(&place))
-		errcontext("last record read: topic \"%s\", partition %d, offset " INT64_FORMAT,
-				   sagg_topic_name(place.topic), place.partition, place.offset);
 }
 
 /*
@@ -212,7 +153,7 @@ record_error_context(void *arg)
 void
 sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals)
 {
-	trial->on_error.callback = record_error_context;
+	trial->on_error.callback = sagg_scan_error_context;
 	trial->on_error.previous = error_context_stack;
 	error_context_stack = &trial->on_error;
 	sagg_scan_attach(trial->sources, sagg_reader_batch(trial->reader), refusals);

@@ -98,6 +98,20 @@ sagg_scan_last_record(SaggPlace *place)
 }
 
 /*
+ * An error context callback for who runs a query over an attached batch: an
+ * error is, as a rule, one of the record read last.  "arg" is not used.
+ */
+void
+sagg_scan_error_context(void *arg)
+{
+	SaggPlace	place;
+
+	if (sagg_scan_last_record(&place))
+		errcontext("last record read: topic \"%s\", partition %d, offset " INT64_FORMAT,
+				   sagg_topic_name(place.topic), place.partition, place.offset);
+}
+
+/*
  * End it.  Also when nothing is attached.
  */
 void

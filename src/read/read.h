@@ -78,6 +78,9 @@ extern SaggBatch *sagg_reader_batch(SaggReader *reader);
 extern void sagg_reader_release(SaggReader *reader);
 extern void sagg_reader_keep_headers(SaggReader *reader);
 
+/* scan_reader.c */
+extern void sagg_reader_await(SaggReader *reader);
+
 /* data_loss.c */
 extern void sagg_reader_skips_lost(SaggReader *reader);
 extern const SaggRange *sagg_reader_losses(SaggReader *reader, int *nlosses);
@@ -101,6 +104,7 @@ extern void sagg_scan_attach(List *sources, SaggBatch *batch,
 							 SaggRefusals *refusals);
 extern void sagg_scan_detach(void);
 extern bool sagg_scan_last_record(SaggPlace *place);
+extern void sagg_scan_error_context(void *arg);
 
 /* scan_restriction.c: what scans of a source read, instead of all of it */
 typedef struct SaggRestriction

@@ -149,24 +149,26 @@ sagg_scan_reader_start(SaggScanReader *scan, const SaggScanLimits *limits)
 }
 
 /*
- * Wait until the chunk is complete.
+ * Wait, in the session of a user, until the batch that was begun is complete.
+ * Raises what sagg_reader_collect does, and connection_failure when there is no
+ * progress for stream_agg.kafka_timeout.
  */
-static void
-collect(SaggScanReader *scan)
+void
+sagg_reader_await(SaggReader *reader)
 {
 	static uint32 wait_event = 0;
 	TimestampTz last_progress = GetCurrentTimestamp();
 
 	if (wait_event == 0)
 		wait_event = SAGG_WAIT_EVENT("StreamAggKafka");
-	while (!sagg_reader_collect(scan->reader))
+	while (!sagg_reader_collect(reader))
 	{
 		int			events;
 
 		events = WaitLatchOrSocket(MyLatch,
 								   WL_LATCH_SET | WL_SOCKET_READABLE |
 								   WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-								   sagg_reader_fd(scan->reader), LOOK_AGAIN_MS,
+								   sagg_reader_fd(reader), LOOK_AGAIN_MS,
 								   wait_event);
 		if (events & WL_LATCH_SET)
 		{
@@ -178,12 +180,12 @@ collect(SaggScanReader *scan)
 		else if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
 											sagg_kafka_timeout_ms))
 		{
-			const char *trouble = sagg_reader_trouble(scan->reader);
+			const char *trouble = sagg_reader_trouble(reader);
 
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
 					 errmsg("no records of %s from Kafka for %d ms",
-							sagg_reader_subject(scan->reader), sagg_kafka_timeout_ms),
+							sagg_reader_subject(reader), sagg_kafka_timeout_ms),
 					 trouble ? errdetail_internal("%s.", trouble) : 0));
 		}
 	}
@@ -213,7 +215,7 @@ next_chunk(SaggScanReader *scan)
 	}
 
 	sagg_reader_begin(scan->reader, scan->chunk, kept);
-	collect(scan);
+	sagg_reader_await(scan->reader);
 	sagg_batch_rewind(scan->cursor);
 	for (int i = 0; i < kept; i++)
 		sagg_partition_find(scan->ranges, scan->nranges, &scan->chunk[i])->start =

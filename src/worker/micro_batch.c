@@ -150,19 +150,6 @@ begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
 }
 
 /*
- * An error of the query is, as a rule, one of the record read last.
- */
-static void
-record_error_context(void *arg)
-{
-	SaggPlace	place;
-
-	if (sagg_scan_last_record(&place))
-		errcontext("last record read: topic \"%s\", partition %d, offset " INT64_FORMAT,
-				   sagg_topic_name(place.topic), place.partition, place.offset);
-}
-
-/*
  * Event time as the batch finds it, into the commit, where EXECUTE goes on with
  * it.
  */
@@ -200,7 +187,7 @@ execute(SaggSession *session, const SaggQuery *query, SaggExecution *execution,
 	SaggCounts *counts = &commit->counts;
 	ErrorContextCallback callback;
 
-	callback.callback = record_error_context;
+	callback.callback = sagg_scan_error_context;
 	callback.arg = NULL;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;

@@ -43,17 +43,6 @@
  */
 #define LEAST_ESTIMATE		1000
 
-static bool
-is_identity(const SaggQuery *query, AttrNumber attno)
-{
-	for (int i = 0; i < query->nidentity; i++)
-	{
-		if (query->identity[i] == attno)
-			return true;
-	}
-	return false;
-}
-
 /*
  * "a = prefix.a, ..." for the columns that are not of the identity; returns
  * how many there are.
@@ -67,7 +56,7 @@ append_assignments(StringInfo buf, const SinkBatch *batch, const char *prefix)
 	{
 		const char *name = sagg_sink_column(batch->desc, attno);
 
-		if (!is_identity(batch->query, attno))
+		if (!sagg_is_identity(batch->query, attno))
 			appendStringInfo(buf, "%s%s = %s.%s", n++ > 0 ? ", " : "",
 							 name, prefix, name);
 	}
