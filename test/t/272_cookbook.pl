@@ -30,21 +30,40 @@ for my $line (split /\n/, slurp_file("$ENV{TESTDIR}/doc/cookbook.md"))
 }
 
 # --- records in the form that the book shows, an hour and a half of them, out of
-# order by less than a minute
+# order by less than a minute; some payments are sent again, as they are
 sub at
 {
 	my $second = shift;
 	return sprintf '"2026-01-05T%02d:%02d:%02dZ"', 9 + $second / 3600, $second / 60 % 60, $second % 60;
 }
+my $payment = 0;
+my (@sent_last, $sent_again);
 my %record = (
 	clicks => sub { sprintf '{"ts": %s, "user_id": %s, "page": "%s", "event": "%s", "amount": %s}', at($_[0]), one_of('null', 1 .. 9),
 		one_of('/', '/tea', '/cake', '/cart'), one_of('view', 'view', 'view', 'cart', 'buy'), one_of('null', '19.90', '5', '120.00') },
-	payments => sub { sprintf '{"id": "p-%d", "paid_at": %s, "card": "c-%d", "merchant": "%s", "amount": %d.%02d, "status": "%s"}', $rng->(300),
+	payments => sub { sprintf '{"id": "p-%d", "paid_at": %s, "card": "c-%d", "merchant": "%s", "amount": %d.%02d, "status": "%s"}', ++$payment,
 		at($_[0]), $rng->(8) * $rng->(3), one_of('kiosk', 'bakery'), $rng->(90), $rng->(100), one_of('ok', 'ok', 'ok', 'refused') },
 	orders => sub { sprintf '{"at": %s, "customer": %d, "sku": "%s", "quantity": %d}', at($_[0]), 1 + $rng->(4), one_of('tea', 'cake', 'gone'), 1 + $rng->(5) },
 	readings => sub { sprintf '{"device": "d-%d", "time": %d, "temperature": %d.%d}', 1 + $rng->(4), 1767603600000 + 1000 * $_[0], $rng->(30), $rng->(10) },
 	requests => sub { sprintf '{"at": %s, "service": "%s", "status": %d, "ms": %d.%d}', at($_[0]), one_of('login', 'search', 'pay'),
 		one_of(200, 200, 200, 404, 500), $rng->(300), $rng->(10) });
+
+# Every sixth payment a second time, a little later, and the last ones in front of
+# the next.
+sub send_again
+{
+	my @once = @_;
+	my @sent = @sent_last;
+	for my $n (0 .. $#once)
+	{
+		push @sent, $once[$n];
+		push @sent, [ $rng->(2), '', $once[ $n - $rng->(5) ][2] ] if $n >= 5 && $rng->(6) == 0;
+	}
+	$sent_again += @sent - @once;
+	@sent_last = @once[ -2, -1 ];
+	return @sent;
+}
+
 sub produce
 {
 	my ($from, $to) = @_;
@@ -56,6 +75,7 @@ sub produce
 			my $second = $from + int($n * ($to - $from) / 300) + $rng->(50);
 			push @records, [ $rng->(2), '', $record{$topic}->($second) ];
 		}
+		@records = send_again(@records) if $topic eq 'payments';
 		$broker->produce($topic, @records);
 	}
 	return;
@@ -87,7 +107,7 @@ produce(2700, 5400);
 process($node, $_) for @streams;
 
 my $rest = @recipes - 1;
-cmp_ok($rest, '>=', 10, "the book has $rest recipes");
+cmp_ok($rest, '>=', 14, "the book has $rest recipes");
 for my $recipe (map { $_->[0] } @recipes)
 {
 	for my $stream (@{ $recipe->{streams} })
@@ -95,7 +115,7 @@ for my $recipe (map { $_->[0] } @recipes)
 		# in mode append, what the watermark has passed
 		my ($mode, $watermark) = split /\|/, sql("SELECT s.output_mode, p.watermark FROM stream_agg.streams s JOIN pg_stat_stream_agg p USING (stream) WHERE stream = '$stream'");
 		my $sink = sql("SELECT sink FROM stream_agg.streams WHERE stream = '$stream'");
-		my $end = { spending => 'upper(win)', sessions => 'upper(visit)', spending_days => "window_start + interval '1 day'" }->{$stream};
+		my $end = { spending => 'upper(win)', latency_percentiles => 'upper(win)', sessions => 'upper(visit)', spending_days => "window_start + interval '1 day'" }->{$stream};
 		my $where = $mode ne 'append' ? 'true' : defined $end ? "$end <= '$watermark'" : 'true';
 		my $batch = sql("SELECT COALESCE(to_regclass('${stream}_batch'), to_regclass('${stream}_query'))");
 		is_equal_tables($node, "SELECT * FROM $sink", "SELECT * FROM $batch q WHERE $where", "$recipe->{heading}: $stream equals the batch query");
@@ -104,5 +124,12 @@ for my $recipe (map { $_->[0] } @recipes)
 	}
 	cmp_ok(scalar(split /\n/, sql($_)), '>', 0, "$recipe->{heading}: a query gives rows") for @{ $queries{ $recipe->{heading} } };
 }
+
+# --- what two recipes say of their queries
+cmp_ok($sent_again, '>', 50, "$sent_again payments came again");
+is(sql($queries{'Payments that come twice'}[0]), join('|', $payment, $sent_again, 0), 'each is once in the table, and the others are counted');
+my ($archive) = @{ $queries{'An archive and its aggregates'} };
+is(sql($archive), '600|600|600', 'an archive and its aggregates have the same records');
+is(sql(q{SELECT count(*), count(DISTINCT read_by) FROM pg_stat_stream_agg WHERE reader = 'clicks'}), '3|1', 'which one worker has read');
 
 done_testing();
