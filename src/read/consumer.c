@@ -462,10 +462,8 @@ all_complete(const SaggReader *reader)
 }
 
 /*
- * Collect what has arrived, one partition after the other: so the records of a
- * batch stand in one order, whichever came first, and a batch that is run again
- * is the same.  What comes of the others meanwhile waits in their queues.
- * Returns true when all ranges of the batch are complete.  Otherwise call it again when the descriptor is readable, and
+ * Collect what has arrived.  Returns true when all ranges of the batch are
+ * complete.  Otherwise call it again when the descriptor is readable, and
  * once a second at least.  Raises ERRCODE_SAGG_OFFSETS_GONE when records of
  * the ranges are not in Kafka any more; a reader that skips these waits for
  * Kafka to tell where to go on.
@@ -492,10 +490,7 @@ sagg_reader_collect(SaggReader *reader)
 		if (part->lost)
 			lost = true;
 		if (!part->complete)
-		{
 			complete = false;
-			break;
-		}
 	}
 	if (lost)
 	{

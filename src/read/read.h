@@ -97,7 +97,7 @@ extern long sagg_reader_tend_group(SaggReader *reader, long timeout_ms);
 
 /* batch.c */
 extern int64 sagg_batch_records(const SaggBatch *batch);
-extern const SaggRange *sagg_batch_runs(const SaggBatch *batch, int *nruns);
+extern const SaggRange *sagg_batch_runs(SaggBatch *batch, int *nruns);
 
 /* fdw_scan.c: scans of the sources in this backend read the batch */
 extern void sagg_scan_attach(List *sources, SaggBatch *batch,

@@ -84,10 +84,8 @@ extern bool sagg_scan_attached(Oid source, int64 *records);
 extern void sagg_end_scan(ForeignScanState *node);
 
 /*
- * batch.c: the records of a batch, in a context of their own below "parent".
- * Messages are taken over by sagg_batch_add, which copies and destroys them.
- * Up to stream_agg.batch_memory the records are in memory, beyond it in a
- * temporary file.
+ * batch.c, batch_cursor.c: the records of a batch.  Messages are taken over by
+ * sagg_batch_add, which copies and destroys them.
  */
 typedef struct SaggRecord
 {

@@ -1,0 +1,229 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch_cursor.c
+ *	  Reading the records of a micro-batch, in their order.
+ *
+ * A batch may be read by several cursors, each of them any number of times; none
+ * changes it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "batch_internal.h"
+
+struct SaggBatchCursor
+{
+	SaggBatch  *batch;
+	bool		want_headers;
+	int64		next_stretch;
+	int64		left;			/* records of the current one */
+	int			chunk;			/* of the next record, SAGG_IN_FILE = the file */
+	int64		place;			/* in it */
+	SaggReadAhead *ahead;
+	char	   *buffer;			/* the record read from the file */
+	Size		size;
+	rd_kafka_headers_t *headers;	/* of the record read from the file */
+	MemoryContextCallback callback;
+};
+
+static void
+free_cursor_headers(void *arg)
+{
+	SaggBatchCursor *cursor = (SaggBatchCursor *) arg;
+
+	if (cursor->headers)
+		rd_kafka_headers_destroy(cursor->headers);
+	cursor->headers = NULL;
+}
+
+/*
+ * A cursor before the first record, in the current context.  Headers of
+ * records are returned with "want_headers" only.  Raises an error that passes
+ * with the next attempt if they were not kept, because the source had no column
+ * for them when the reader was opened.
+ */
+SaggBatchCursor *
+sagg_batch_open(SaggBatch *batch, bool want_headers)
+{
+	SaggBatchCursor *cursor = palloc0(sizeof(SaggBatchCursor));
+
+	if (want_headers)
+		batch->keep_headers = true;
+	if (!sagg_batch_usable(batch))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("headers of the records were not kept"),
+				 errdetail("The source has got a column for them since the stream began to read; the records are read again.")));
+	sagg_batch_arrange(batch);
+	cursor->batch = batch;
+	cursor->want_headers = want_headers;
+	cursor->callback.func = free_cursor_headers;
+	cursor->callback.arg = cursor;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &cursor->callback);
+	return cursor;
+}
+
+/*
+ * Back to before the first record, also after the batch was filled anew.
+ */
+void
+sagg_batch_rewind(SaggBatchCursor *cursor)
+{
+	sagg_batch_arrange(cursor->batch);
+	cursor->next_stretch = 0;
+	cursor->left = 0;
+	if (cursor->ahead)
+		cursor->ahead->len = 0;
+}
+
+/*
+ * Done with the cursor; its memory goes with its context.  The batch need not
+ * be there any more.
+ */
+void
+sagg_batch_end(SaggBatchCursor *cursor)
+{
+	free_cursor_headers(cursor);
+	cursor->batch = NULL;
+}
+
+/*
+ * The next bytes of the file.
+ */
+static void
+read_file(SaggBatchCursor *cursor, void *data, Size len)
+{
+	if (cursor->ahead == NULL)
+		cursor->ahead = MemoryContextAllocZero(GetMemoryChunkContext(cursor),
+											   sizeof(SaggReadAhead));
+	sagg_spill_read(cursor->batch->file, cursor->ahead, cursor->place, data, len);
+	cursor->place += len;
+}
+
+/*
+ * Headers as they stand in the file, to a list of librdkafka's.
+ */
+static void
+load_headers(SaggBatchCursor *cursor, const SaggStoredRecord *stored, const char *p)
+{
+	cursor->headers = rd_kafka_headers_new(stored->nheaders);
+	for (int i = 0; i < stored->nheaders; i++)
+	{
+		SaggStoredHeader header;
+
+		memcpy(&header, p, sizeof(header));
+		p += sizeof(header);
+		rd_kafka_header_add(cursor->headers, p, header.name_len - 1,
+							header.value_len < 0 ? NULL : p + header.name_len,
+							Max(header.value_len, 0));
+		p += header.name_len + Max(header.value_len, 0);
+	}
+}
+
+/*
+ * "record" from what is stored; "data" is what stands behind "stored".
+ */
+static void
+set_record(SaggBatchCursor *cursor, SaggRecord *record,
+		   const SaggStoredRecord *stored, const char *data)
+{
+	Size		key_len = Max(stored->key_len, 0);
+	Size		payload_len = Max(stored->payload_len, 0);
+
+	record->topic = stored->topic;
+	record->partition = stored->partition;
+	record->offset = stored->offset;
+	record->timestamp_ms = stored->timestamp_ms;
+	record->key = stored->key_len < 0 ? NULL : key_len > 0 ? data : "";
+	record->key_len = key_len;
+	record->payload = stored->payload_len < 0 ? NULL :
+		payload_len > 0 ? data + key_len : "";
+	record->payload_len = payload_len;
+	record->headers = NULL;
+	if (unlikely(cursor->headers))
+		free_cursor_headers(cursor);
+	if (cursor->want_headers && stored->nheaders > 0)
+	{
+		load_headers(cursor, stored, data + key_len + payload_len);
+		record->headers = cursor->headers;
+	}
+}
+
+static void
+next_from_memory(SaggBatchCursor *cursor, SaggRecord *record)
+{
+	SaggBatch  *batch = cursor->batch;
+	SaggChunk  *chunk = batch->chunks[cursor->chunk];
+	SaggStoredRecord stored;
+	const char *data;
+
+	while (cursor->place == chunk->used)
+	{
+		chunk = batch->chunks[++cursor->chunk];
+		cursor->place = 0;
+	}
+	data = chunk->data + cursor->place;
+	memcpy(&stored, data, sizeof(stored));
+	data += sizeof(stored);
+	set_record(cursor, record, &stored, data);
+	cursor->place += sizeof(stored) + Max(stored.key_len, 0) +
+		Max(stored.payload_len, 0) + stored.headers_len;
+}
+
+static void
+next_from_file(SaggBatchCursor *cursor, SaggRecord *record)
+{
+	SaggStoredRecord stored;
+	Size		len;
+
+	read_file(cursor, &stored, sizeof(stored));
+	len = Max(stored.key_len, 0) + Max(stored.payload_len, 0) + stored.headers_len;
+	if (cursor->size < len)
+	{
+		Size		size = Max(len, 2 * cursor->size);
+
+		if (cursor->buffer)
+			pfree(cursor->buffer);
+		cursor->buffer = NULL;
+		cursor->size = 0;
+		cursor->buffer = MemoryContextAllocHuge(GetMemoryChunkContext(cursor), size);
+		cursor->size = size;
+	}
+	if (len > 0)
+		read_file(cursor, cursor->buffer, len);
+	set_record(cursor, record, &stored, cursor->buffer);
+}
+
+static bool
+next_stretch(SaggBatchCursor *cursor)
+{
+	const SaggStretch *stretch;
+
+	if (cursor->next_stretch >= cursor->batch->nstretches)
+		return false;
+	stretch = &cursor->batch->stretches[cursor->next_stretch++];
+	cursor->left = stretch->run.end - stretch->run.start;
+	cursor->chunk = stretch->chunk;
+	cursor->place = stretch->place;
+	return true;
+}
+
+/*
+ * The next record, or false behind the last one.  What "record" points to
+ * stays until the next call for this cursor.
+ */
+bool
+sagg_batch_next(SaggBatchCursor *cursor, SaggRecord *record)
+{
+	if (cursor->left == 0 && !next_stretch(cursor))
+		return false;
+	if (cursor->chunk == SAGG_IN_FILE)
+		next_from_file(cursor, record);
+	else
+		next_from_memory(cursor, record);
+	cursor->left--;
+	return true;
+}
