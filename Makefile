@@ -5,8 +5,8 @@ DATA = src/stream_agg--1.0.sql
 DOCS =
 PGFILEDESC = "stream_agg - micro-batch stream processing of Kafka topics"
 
-SOURCES = $(sort $(wildcard src/*.c src/*/*.c))
-CXX_SOURCES = $(sort $(wildcard src/*/*.cpp))
+SOURCES = $(sort $(wildcard src/*.c src/*/*.c src/*/*/*.c))
+CXX_SOURCES = $(sort $(wildcard src/*/*/*.cpp))
 # "make FAILPOINTS=1" after "make clean": a library for the fault tests, see src/failpoint.h
 FAILPOINT_SOURCES = src/failpoint.c src/execute/store_audit.c src/worker/failpoint_audit.c
 ifdef FAILPOINTS

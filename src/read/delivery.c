@@ -30,7 +30,7 @@
 #include "utils/memutils.h"
 
 #include "insert_internal.h"
-#include "payload_encode.h"
+#include "read/format/payload_encode.h"
 
 #define OWN_HEADERS		3
 

@@ -14,7 +14,7 @@
 
 #include "foreign/fdwapi.h"
 #include "nodes/bitmapset.h"
-#include "read/decode.h"
+#include "read/format/decode.h"
 #include "read/source_topics.h"
 #include "utils/rel.h"
 

@@ -22,9 +22,9 @@
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
-#include "format.h"
+#include "read/format/format.h"
 #include "insert_internal.h"
-#include "payload_encode.h"
+#include "read/format/payload_encode.h"
 
 typedef struct EncoderColumn
 {

@@ -10,7 +10,7 @@
 
 #include "postgres.h"
 
-#include "avro.h"
+#include "read/format/avro.h"
 
 typedef struct SaggRegistry SaggRegistry;
 

@@ -19,7 +19,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
-#include "format.h"
+#include "read/format/format.h"
 #include "read_internal.h"
 #include "schema_registry.h"
 

@@ -17,7 +17,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 
-#include "format.h"
+#include "read/format/format.h"
 #include "http_get.h"
 #include "read/properties.h"
 #include "read_internal.h"

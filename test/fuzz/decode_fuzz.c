@@ -2,7 +2,7 @@
  * decode_fuzz.c
  *	  Decodes random records, and has PostgreSQL's jsonb decode them too.
  *
- * The rules that are held to are those of src/read/decode.h.  The decoder is
+ * The rules that are held to are those of src/read/format/decode.h.  The decoder is
  * linked into this library, so that no Kafka is between; its short way
  * (fast_datum.c) and its long way (record_datum.c) are both called where the
  * short one takes a value.  What is expected is made from the record by jsonb
@@ -33,8 +33,8 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
-#include "read/decode.h"
-#include "read/record_datum.h"
+#include "read/format/decode.h"
+#include "read/format/record_datum.h"
 #include "record_maker.h"
 
 PG_MODULE_MAGIC;

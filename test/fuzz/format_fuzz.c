@@ -15,9 +15,9 @@
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 
-#include "read/avro.h"
-#include "read/decode.h"
-#include "read/format.h"
+#include "read/format/avro.h"
+#include "read/format/decode.h"
+#include "read/format/format.h"
 #include "record_maker.h"
 
 PG_FUNCTION_INFO_V1(fuzz_format);

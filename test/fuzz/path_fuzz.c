@@ -20,7 +20,7 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 
-#include "read/decode.h"
+#include "read/format/decode.h"
 #include "record_maker.h"
 
 PG_FUNCTION_INFO_V1(fuzz_paths);

@@ -17,7 +17,7 @@
 
 #include "lib/stringinfo.h"
 
-#include "read/json_leaf.h"
+#include "json_leaf.h"
 
 typedef enum AvroType
 {

@@ -16,7 +16,7 @@
 #include "mb/pg_wchar.h"
 
 #include "format.h"
-#include "read/payload_encode.h"
+#include "payload_encode.h"
 
 typedef struct JsonState
 {

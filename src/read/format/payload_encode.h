@@ -13,7 +13,7 @@
 #include "access/tupdesc.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
-#include "read/decode.h"
+#include "decode.h"
 
 /* What an encoding prepares for a source; its own data goes behind this. */
 typedef struct SaggPayloadEncoder

@@ -14,9 +14,9 @@
 
 #include "postgres.h"
 
-#include "read/decode.h"
-#include "read/json_leaf.h"
-#include "read/record_datum.h"
+#include "decode.h"
+#include "json_leaf.h"
+#include "record_datum.h"
 
 /* How columns are tied to the payload. */
 typedef enum SaggFieldRule
