@@ -41,8 +41,8 @@ extern void sagg_check_direct_arguments(const Aggref *aggref);
 
 /* query_source.c */
 extern int	sagg_count_sources(Node *node);
-extern List *sagg_find_sources(Query *query, bool always, bool in_order,
-							   Var **record, bool *reordered);
+extern List *sagg_find_sources(Query *query, bool always, Var **record,
+								bool *multiplied);
 
 /* query_record.c */
 extern Var *sagg_carry_record(Query *query);

@@ -353,8 +353,8 @@ make_inner(Analysis *a)
 }
 
 /*
- * Have the rows in the order of their records, as they are where nothing is
- * joined.
+ * Have the rows of a join in the order of their records.  Without a join they
+ * are.
  */
 static void
 order_by_record(Query *inner, AttrNumber record)
@@ -374,10 +374,9 @@ order_by_record(Query *inner, AttrNumber record)
  * Does EXECUTE need the rows in the order of their records?
  */
 static bool
-needs_order(const SaggQuery *result, const SaggStreamOptions *options)
+needs_order(const SaggStreamOptions *options)
 {
-	return result->kind == SAGG_DEDUPLICATION ||
-		options->watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
+	return options->watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
 		options->late_records;
 }
 
@@ -385,12 +384,9 @@ needs_order(const SaggQuery *result, const SaggStreamOptions *options)
  * Must every row tell its record?  Else only those of joins do.
  */
 static bool
-names_records(const SaggQuery *result, const Query *query,
-			  const SaggStreamOptions *options)
+names_records(const SaggStreamOptions *options)
 {
-	return options->on_error != SAGG_FAIL || options->late_records ||
-		options->watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
-		(query->hasTargetSRFs && result->kind != SAGG_AGGREGATION);
+	return options->on_error != SAGG_FAIL || needs_order(options);
 }
 
 /*
@@ -428,7 +424,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	Analysis	a = {0};
 	SaggQuery  *result = palloc0(sizeof(SaggQuery));
 	Var		   *record;
-	bool		reordered;
+	bool		joined;
 	ListCell   *lc;
 
 	a.result = result;
@@ -438,8 +434,9 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	flatten_aliases(query);
 	if (result->kind == SAGG_AGGREGATION)
 		sagg_take_hop_from_lateral(query);
-	result->sources = sagg_find_sources(query, names_records(result, query, options),
-										needs_order(result, options), &record, &reordered);
+	result->sources = sagg_find_sources(query, names_records(options) ||
+										(query->hasTargetSRFs && result->kind != SAGG_AGGREGATION),
+										&record, &joined);
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);
@@ -453,7 +450,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 		take_groups(&a, options, record);
 	else
 		sagg_take_rows(result, query, a.inner, record);
-	if (reordered && needs_order(result, options))
+	if (joined && (needs_order(options) || result->kind == SAGG_DEDUPLICATION))
 		order_by_record(result->inner, result->record);
 	result->fingerprint = sagg_query_fingerprint(result);
 	result->store_fingerprint = result->fingerprint;

@@ -18,13 +18,9 @@
  */
 #include "postgres.h"
 
-#include "access/stratnum.h"
-#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "parser/parsetree.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
@@ -42,10 +38,13 @@ typedef struct MetadataColumn
 typedef struct SourceScan
 {
 	Oid			source;
+	bool		attached;		/* it reads the attached batch */
 	SaggDecoder *decoder;
+	SaggSharedScan *shared;		/* of a batch for several streams, or NULL */
 	int			nmetadata;
 	MetadataColumn *metadata;
 	bool		want_headers;
+	bool		want_record;	/* metadata beside where it is */
 	List	   *bounds;			/* see SAGG_SCAN_BOUNDS */
 	List	   *expressions;	/* ExprStates, alike */
 	bool		started;
@@ -53,6 +52,7 @@ typedef struct SourceScan
 	int64		next;			/* number of the next record */
 	SaggRecord	record;			/* the current one */
 	SaggBatchCursor *cursor;	/* of the attached batch, or NULL */
+	int64		loaded;			/* records it has given out */
 	SaggRefusals *refusals;		/* for records that do not decode, or NULL */
 	const SaggTopics *topics;	/* of the source, where the batch has those of
 								 * others too; or NULL */
@@ -155,6 +155,8 @@ prepare_columns(SourceScan *state, Relation rel, List *attributes, Oid user)
 	if (layout->registry && attached_batch == NULL)
 		sagg_registry_tidy(layout->registry);
 	state->decoder = sagg_decoder_make(desc, layout, desc->natts);
+	if (state->attached)
+		state->shared = sagg_shared_scan_begin(rel, layout, used, state->decoder);
 	state->metadata = palloc(sizeof(MetadataColumn) * Max(desc->natts, 1));
 	for (int i = 0; i < desc->natts; i++)
 	{
@@ -168,6 +170,9 @@ prepare_columns(SourceScan *state, Relation rel, List *attributes, Oid user)
 		state->nmetadata++;
 		if (kind == SAGG_FIELD_HEADERS)
 			state->want_headers = true;
+		if (kind != SAGG_FIELD_TOPIC && kind != SAGG_FIELD_PARTITION &&
+			kind != SAGG_FIELD_OFFSET)
+			state->want_record = true;
 	}
 }
 
@@ -190,11 +195,13 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 	old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
 	state = palloc0(sizeof(SourceScan));
 	state->source = RelationGetRelid(rel);
+	state->attached = attached_batch != NULL &&
+		list_member_oid(attached_sources, state->source);
 	prepare_columns(state, rel, list_nth(plan->fdw_private, SAGG_SCAN_ATTRIBUTES),
 					OidIsValid(user) ? user : GetUserId());
 	state->bounds = list_nth(plan->fdw_private, SAGG_SCAN_BOUNDS);
 	state->expressions = ExecInitExprList(plan->fdw_exprs, (PlanState *) node);
-	if (attached_batch != NULL && list_member_oid(attached_sources, state->source))
+	if (state->attached)
 	{
 		state->cursor = sagg_batch_open(attached_batch, state->want_headers);
 		state->refusals = attached_refusals;
@@ -208,101 +215,6 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 	MemoryContextSwitchTo(old);
 }
 
-/*
- * Narrow [min, max] by "column <strategy> value".
- */
-static void
-narrow(int64 *min, int64 *max, int strategy, int64 value)
-{
-	switch (strategy)
-	{
-		case BTLessStrategyNumber:
-			if (value == PG_INT64_MIN)
-				*max = value;	/* before any */
-			else
-				*max = Min(*max, value - 1);
-			break;
-		case BTLessEqualStrategyNumber:
-			*max = Min(*max, value);
-			break;
-		case BTEqualStrategyNumber:
-			*min = Max(*min, value);
-			*max = Min(*max, value);
-			break;
-		case BTGreaterEqualStrategyNumber:
-			*min = Max(*min, value);
-			break;
-		case BTGreaterStrategyNumber:
-			if (value == PG_INT64_MAX)
-				*min = value;	/* behind any */
-			else
-				*min = Max(*min, value + 1);
-			break;
-		default:
-			elog(ERROR, "unexpected strategy number: %d", strategy);
-	}
-}
-
-/*
- * The names in a text, or in an array of texts.
- */
-static List *
-topic_names(int strategy, Datum value)
-{
-	List	   *names = NIL;
-	Datum	   *elements;
-	bool	   *nulls;
-	int			n;
-
-	if (strategy == BTEqualStrategyNumber)
-		return list_make1(TextDatumGetCString(value));
-	deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT,
-					  &elements, &nulls, &n);
-	for (int i = 0; i < n; i++)
-	{
-		if (!nulls[i])
-			names = lappend(names, TextDatumGetCString(elements[i]));
-	}
-	return names;
-}
-
-/*
- * The values of the conditions pushed down.  Returns false if one is NULL, so
- * that no row can pass.
- */
-static bool
-evaluate_limits(ForeignScanState *node, SourceScan *state, SaggScanLimits *limits)
-{
-	int			i = 0;
-	ListCell   *lc;
-
-	limits->topics = NIL;
-	limits->min_partition = limits->min_offset = 0;
-	limits->max_partition = limits->max_offset = PG_INT64_MAX - 1;
-	foreach(lc, state->expressions)
-	{
-		SaggFieldKind kind = list_nth_int(state->bounds, i++);
-		int			strategy = list_nth_int(state->bounds, i++);
-		bool		isnull;
-		Datum		value;
-
-		value = ExecEvalExprSwitchContext((ExprState *) lfirst(lc),
-										  node->ss.ps.ps_ExprContext, &isnull);
-		if (isnull)
-			return false;
-		if (kind == SAGG_FIELD_TOPIC)
-			limits->topics = lappend(limits->topics, topic_names(strategy, value));
-		else if (kind == SAGG_FIELD_PARTITION)
-			narrow(&limits->min_partition, &limits->max_partition, strategy,
-				   DatumGetInt64(value));
-		else
-			narrow(&limits->min_offset, &limits->max_offset, strategy,
-				   DatumGetInt64(value));
-	}
-	return limits->min_partition <= limits->max_partition &&
-		limits->min_offset <= limits->max_offset;
-}
-
 static void
 start(ForeignScanState *node, SourceScan *state)
 {
@@ -314,10 +226,12 @@ start(ForeignScanState *node, SourceScan *state)
 	if (state->cursor)
 	{
 		sagg_batch_rewind(state->cursor);
+		state->loaded = 0;
 		return;
 	}
 	limits.restriction = state->restriction;
-	if (!evaluate_limits(node, state, &limits))
+	if (!sagg_scan_limits(state->bounds, state->expressions, node->ss.ps.ps_ExprContext,
+						  &limits))
 	{
 		state->empty = true;
 		return;
@@ -335,13 +249,33 @@ start(ForeignScanState *node, SourceScan *state)
 	sagg_scan_reader_start(state->reader, &limits);
 }
 
+/*
+ * All of the current record of a batch.  Returns false if there is none.
+ */
+static bool
+load_record(SourceScan *state)
+{
+	while (state->loaded <= state->next)
+	{
+		if (!sagg_batch_next(state->cursor, &state->record))
+			return false;
+		state->loaded++;
+	}
+	return true;
+}
+
+/*
+ * The next record: where it is and, unless its row may be shared, all of it.
+ */
 static bool
 next_record(SourceScan *state)
 {
 	if (state->empty)
 		return false;
-	return state->cursor ? sagg_batch_next(state->cursor, &state->record) :
-		sagg_scan_reader_next(state->reader, &state->record);
+	if (state->cursor == NULL)
+		return sagg_scan_reader_next(state->reader, &state->record);
+	return (state->shared && sagg_shared_place(state->shared, state->next, &state->record)) ||
+		load_record(state);
 }
 
 static void
@@ -352,6 +286,35 @@ record_error_context(void *arg)
 	errcontext("record at topic \"%s\", partition %d, offset " INT64_FORMAT,
 			   sagg_topic_name(state->record.topic), state->record.partition,
 			   state->record.offset);
+}
+
+/*
+ * The columns of the current record that come from its payload.  Errors are
+ * raised if "why" is NULL.
+ */
+static SaggVerdict
+decode_payload(SourceScan *state, TupleTableSlot *slot, SaggRecordError *why)
+{
+	const SaggRecord *record = &state->record;
+	SaggVerdict verdict;
+
+	if (state->shared)
+	{
+		if (state->want_record)
+			(void) load_record(state);
+		if (sagg_shared_find(state->shared, state->next, slot->tts_values,
+							 slot->tts_isnull, &verdict))
+			return verdict;
+		(void) load_record(state);
+		return sagg_shared_decode(state->shared, state->next, record,
+								  slot->tts_values, slot->tts_isnull, why);
+	}
+	if (why)
+		return sagg_decoder_try(state->decoder, record->payload, record->payload_len,
+								slot->tts_values, slot->tts_isnull, why);
+	return sagg_decoder_decode(state->decoder, record->payload, record->payload_len,
+							   slot->tts_values, slot->tts_isnull) ?
+		SAGG_RECORD_GOOD : SAGG_RECORD_LEFT_OUT;
 }
 
 /*
@@ -369,9 +332,7 @@ decode_record(SourceScan *state, TupleTableSlot *slot)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
-	found = sagg_decoder_decode(state->decoder, state->record.payload,
-								state->record.payload_len,
-								slot->tts_values, slot->tts_isnull);
+	found = decode_payload(state, slot, NULL) == SAGG_RECORD_GOOD;
 	for (int i = 0; found && i < state->nmetadata; i++)
 	{
 		MetadataColumn *column = &state->metadata[i];
@@ -399,9 +360,7 @@ decode_leniently(SourceScan *state, TupleTableSlot *slot, SaggRecordError *why)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
-	verdict = sagg_decoder_try(state->decoder, state->record.payload,
-							   state->record.payload_len,
-							   slot->tts_values, slot->tts_isnull, why);
+	verdict = decode_payload(state, slot, why);
 	good = (verdict == SAGG_RECORD_GOOD);
 	for (int i = 0; good && i < state->nmetadata; i++)
 	{
@@ -556,6 +515,8 @@ sagg_end_scan(ForeignScanState *node)
 		sagg_batch_end(state->cursor);
 	if (state->reader)
 		sagg_scan_reader_close(state->reader);
+	if (state->shared)
+		sagg_shared_scan_end(state->shared);
 	sagg_decoder_free(state->decoder);
 	node->fdw_state = NULL;
 }

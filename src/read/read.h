@@ -106,6 +106,10 @@ extern void sagg_scan_detach(void);
 extern bool sagg_scan_last_record(SaggPlace *place);
 extern void sagg_scan_error_context(void *arg);
 
+/* shared_rows.c: such scans, of several streams, decode each record once */
+extern void sagg_shared_rows_begin(int64 records);
+extern void sagg_shared_rows_end(void);
+
 /* scan_restriction.c: what scans of a source read, instead of all of it */
 typedef struct SaggRestriction
 {

@@ -24,6 +24,10 @@ typedef struct SaggScanLimits
 	const SaggRestriction *restriction; /* or NULL */
 } SaggScanLimits;
 
+/* scan_limits.c */
+extern bool sagg_scan_limits(List *bounds, List *expressions, ExprContext *context,
+							 SaggScanLimits *limits);
+
 /* scan_restriction.c */
 extern const SaggRestriction *sagg_scan_restriction(Oid source);
 extern bool sagg_restrict_range(const SaggRestriction *restriction, SaggRange *range);
@@ -39,6 +43,20 @@ extern void sagg_scan_reader_start(SaggScanReader *scan,
 								   const SaggScanLimits *limits);
 extern bool sagg_scan_reader_next(SaggScanReader *scan, SaggRecord *record);
 extern void sagg_scan_reader_close(SaggScanReader *scan);
+
+/* shared_scan.c; the begin and end of sharing are in read.h */
+typedef struct SaggSharedScan SaggSharedScan;
+
+extern SaggSharedScan *sagg_shared_scan_begin(Relation rel, const SaggLayout *layout,
+											  const Bitmapset *used, SaggDecoder *decoder);
+extern bool sagg_shared_place(const SaggSharedScan *scan, int64 number,
+							  SaggRecord *record);
+extern bool sagg_shared_find(SaggSharedScan *scan, int64 number, Datum *values,
+							 bool *isnull, SaggVerdict *verdict);
+extern SaggVerdict sagg_shared_decode(SaggSharedScan *scan, int64 number,
+									  const SaggRecord *record, Datum *values,
+									  bool *isnull, SaggRecordError *why);
+extern void sagg_shared_scan_end(SaggSharedScan *scan);
 
 /* record_metadata.c */
 extern Datum sagg_record_metadata(SaggFieldKind kind, Oid type,

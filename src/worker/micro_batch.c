@@ -419,6 +419,17 @@ process_shared_part(Part *part)
 	session->lead->at_work = NULL;
 }
 
+static void
+process_shared_parts(Part *parts, int nparts)
+{
+	SaggBatch  *batch = sagg_reader_batch(parts->session->reader);
+
+	sagg_shared_rows_begin(sagg_batch_records(batch));
+	for (int i = 0; i < nparts; i++)
+		process_shared_part(&parts[i]);
+	sagg_shared_rows_end();
+}
+
 /*
  * After the commit: shared memory, and what the session knows, as the tables
  * say.
@@ -492,13 +503,10 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	parts = begin_parts(session, &nparts, &losses);
 
 	begin_transaction(session, plan);
-	for (int i = 0; i < nparts; i++)
-	{
-		if (nparts > 1)
-			process_shared_part(&parts[i]);
-		else
-			process_part(&parts[i]);
-	}
+	if (nparts > 1)
+		process_shared_parts(parts, nparts);
+	else
+		process_part(parts);
 	PopActiveSnapshot();
 	SAGG_FAILPOINT("commit.before");
 	CommitTransactionCommand();

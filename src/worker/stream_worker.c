@@ -362,6 +362,7 @@ recover_from_error(SaggSession *lead, ErrorKind kind)
 					  (lead->at_work == NULL || lead->at_work == session));
 	}
 	sagg_scan_detach();
+	sagg_shared_rows_end();
 	sagg_delivery_end();
 	AbortOutOfAnyTransaction();
 	foreach(lc, sessions)

@@ -203,8 +203,17 @@ decode_shorts(SaggDecoder *decoder, Datum *values, bool *isnull)
 		}
 		else if (sagg_convert_fast(&column->conv, value, result))
 			*null = false;
+		else if (column->optional)
+		{
+			*result = (Datum) 0;
+			*null = true;
+			column->way = SAGG_WAY_NONE;
+		}
 		else
+		{
+			column->way = SAGG_WAY_LONG;
 			decoder->longs[decoder->nlong++] = column;
+		}
 	}
 }
 

@@ -26,12 +26,24 @@ typedef enum SaggFieldRule
 	SAGG_WHOLE_PAYLOAD			/* there is one column */
 } SaggFieldRule;
 
+/* How the value of a column was made. */
+typedef enum SaggWay
+{
+	SAGG_WAY_SHORT,
+	SAGG_WAY_LONG,
+	SAGG_WAY_NONE				/* it was not, and is NULL */
+} SaggWay;
+
 /* A column that comes from the payload. */
 typedef struct DecoderColumn
 {
 	int			index;			/* of the column, from 0 */
 	const SaggField *source;
 	int			value;			/* index into the decoder's values */
+	bool		optional;		/* not made if there is no short way */
+	SaggWay		way;			/* of the record at hand; set if not the short
+								 * one, and left so for who looks at it to set
+								 * back */
 	SaggConversion conv;
 } DecoderColumn;
 

@@ -1,0 +1,233 @@
+/*-------------------------------------------------------------------------
+ *
+ * shared_rows.c
+ *	  What is kept of the rows of a batch that is read for several streams.
+ *
+ * Memory for it, bounded by stream_agg.batch_memory (I7), from the first
+ * stream's part of a batch to the end of the last one's; and what the streams
+ * read of a source, which is learned from batch to batch.  What is put there,
+ * and when it is used, is the scans' (shared_scan.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/inval.h"
+#include "utils/memutils.h"
+
+#include "shared_rows.h"
+
+/* of values; larger ones than an eighth of it stand alone */
+#define CHUNK_BYTES		(64 * 1024)
+
+/* The attribute numbers that streams read of a source. */
+typedef struct Interest
+{
+	Oid			source;
+	Bitmapset  *before;			/* of the last batch */
+	Bitmapset  *now;
+} Interest;
+
+/* of the batch at hand, NULL = it is not shared */
+static SaggSharedRows *shared = NULL;
+
+/* in TopMemoryContext */
+static List *interests = NIL;
+
+/*
+ * Relation cache callback: a source has changed, or (InvalidOid) may have.
+ */
+static void
+source_changed(Datum arg, Oid relid)
+{
+	ListCell   *lc;
+
+	if (shared == NULL)
+		return;
+	foreach(lc, shared->stores)
+	{
+		SaggRowStore *store = lfirst(lc);
+
+		if (relid == InvalidOid || relid == store->source)
+			store->stale = true;
+	}
+}
+
+/* Memory context callback. */
+static void
+forget_rows(void *arg)
+{
+	shared = NULL;
+}
+
+/*
+ * The scans that begin from now on are of several streams, one after the other,
+ * over one batch of so many records: what they decode is kept, in a context
+ * below the current one, until sagg_shared_rows_end or the end of that.
+ */
+void
+sagg_shared_rows_begin(int64 records)
+{
+	static bool registered = false;
+	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
+												 "stream_agg shared rows",
+												 ALLOCSET_DEFAULT_SIZES);
+	SaggSharedRows *rows = MemoryContextAllocZero(memory, sizeof(SaggSharedRows));
+	ListCell   *lc;
+
+	if (!registered)
+		CacheRegisterRelcacheCallback(source_changed, (Datum) 0);
+	registered = true;
+	foreach(lc, interests)
+	{
+		Interest   *interest = lfirst(lc);
+
+		bms_free(interest->before);
+		interest->before = interest->now;
+		interest->now = NULL;
+	}
+	rows->memory = memory;
+	rows->records = records;
+	rows->nblocks = (records + SAGG_BLOCK_ROWS - 1) / SAGG_BLOCK_ROWS;
+	rows->callback.func = forget_rows;
+	MemoryContextRegisterResetCallback(memory, &rows->callback);
+	shared = rows;
+}
+
+/*
+ * Give back what is kept.  Scans must have ended.  Also when nothing is.
+ */
+void
+sagg_shared_rows_end(void)
+{
+	if (shared == NULL)
+		return;
+	elog(DEBUG1, "%d scans of a batch of " INT64_FORMAT " records have decoded " INT64_FORMAT ", with %zu bytes of shared rows",
+		 shared->nscans, shared->records, shared->ndecoded, shared->bytes);
+	MemoryContextDelete(shared->memory);
+}
+
+/*
+ * Memory of "size" bytes, zeroed; NULL if that is too much.
+ */
+void *
+sagg_shared_memory(SaggSharedRows *rows, Size size)
+{
+	if (rows->full || rows->bytes + size > (Size) sagg_batch_memory_kb * 1024)
+	{
+		/* a value that is too large says nothing of the others */
+		rows->full |= size <= CHUNK_BYTES;
+		return NULL;
+	}
+	rows->bytes += size;
+	return MemoryContextAllocExtended(rows->memory, size,
+									  MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+}
+
+/*
+ * A copy of a by-reference value of a type of this length.  Returns false if
+ * there is no memory for it, or if it is not flat.
+ */
+bool
+sagg_shared_copy(SaggSharedRows *rows, int16 len, Datum value, Datum *copy)
+{
+	const char *p = DatumGetPointer(value);
+	Size		size;
+	char	   *to;
+
+	if (len == -1 && VARATT_IS_EXTERNAL(p))
+		return false;
+	size = len > 0 ? (Size) len : len == -1 ? VARSIZE_ANY(p) : strlen(p) + 1;
+	if (MAXALIGN(size) > rows->left && size <= CHUNK_BYTES / 8)
+	{
+		rows->chunk = sagg_shared_memory(rows, CHUNK_BYTES);
+		rows->left = rows->chunk ? CHUNK_BYTES : 0;
+	}
+	if (MAXALIGN(size) <= rows->left)
+	{
+		to = rows->chunk;
+		rows->chunk += MAXALIGN(size);
+		rows->left -= MAXALIGN(size);
+	}
+	else if ((to = sagg_shared_memory(rows, size)) == NULL)
+		return false;
+	memcpy(to, p, size);
+	*copy = PointerGetDatum(to);
+	return true;
+}
+
+/*
+ * What is kept of the source's records, or is going to be.  NULL if the batch is
+ * not shared, or if there is no memory for it.
+ */
+SaggRowStore *
+sagg_shared_store(Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	MemoryContext old;
+	SaggRowStore *store;
+	ListCell   *lc;
+
+	if (shared == NULL)
+		return NULL;
+	foreach(lc, shared->stores)
+	{
+		store = lfirst(lc);
+		if (store->source == RelationGetRelid(rel) && !store->stale)
+			return store;
+	}
+	if ((store = sagg_shared_memory(shared, sizeof(SaggRowStore))) == NULL ||
+		(store->columns = sagg_shared_memory(shared, sizeof(SaggRowColumn) *
+											 Max(desc->natts, 1))) == NULL ||
+		(store->blocks = sagg_shared_memory(shared, sizeof(SaggRowBlock *) *
+											Max(shared->nblocks, 1))) == NULL)
+		return NULL;
+	store->rows = shared;
+	store->source = RelationGetRelid(rel);
+	store->natts = desc->natts;
+	for (int i = 0; i < desc->natts; i++)
+	{
+		store->columns[i].byval = TupleDescAttr(desc, i)->attbyval;
+		store->columns[i].len = TupleDescAttr(desc, i)->attlen;
+	}
+	old = MemoryContextSwitchTo(shared->memory);
+	shared->stores = lappend(shared->stores, store);
+	MemoryContextSwitchTo(old);
+	return store;
+}
+
+static Interest *
+find_interest(Oid source)
+{
+	MemoryContext old;
+	Interest   *interest;
+	ListCell   *lc;
+
+	foreach(lc, interests)
+	{
+		interest = lfirst(lc);
+		if (interest->source == source)
+			return interest;
+	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	interest = palloc0(sizeof(Interest));
+	interest->source = source;
+	interests = lappend(interests, interest);
+	MemoryContextSwitchTo(old);
+	return interest;
+}
+
+/*
+ * A scan reads the attributes "used" of a source: the ones that scans have read
+ * in the last batch.
+ */
+Bitmapset *
+sagg_shared_interest(Oid source, const Bitmapset *used)
+{
+	Interest   *interest = find_interest(source);
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	interest->now = bms_add_members(interest->now, used);
+	MemoryContextSwitchTo(old);
+	return interest->before;
+}
