@@ -235,7 +235,7 @@ COMMENT ON COLUMN stream_agg.commits.skipped IS 'offsets that Kafka did not have
 COMMENT ON COLUMN stream_agg.commits.total_skipped IS 'number of offsets skipped, since the stream''s first micro-batch';
 COMMENT ON COLUMN stream_agg.commits.late_windows IS 'how often a record was too late for a window; one that slides can be late for some of its windows and count in others';
 COMMENT ON COLUMN stream_agg.commits.total_late_windows IS 'late_windows, since the stream''s first micro-batch';
-COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset_stream: state: state and offsets; results: and the next micro-batch replaces all rows of the sink';
+COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset_stream: state: state and offsets; results: and the next micro-batch computes the results of affected windows anew';
 COMMENT ON COLUMN stream_agg.commits.max_event_time IS 'greatest event time so far, floored to ms; -infinity: none yet';
 COMMENT ON COLUMN stream_agg.commits.event_times IS 'with watermark_policy per_partition: greatest event time of each partition, {"partition": ms since 1970}; by topic where the source has several';
 COMMENT ON COLUMN stream_agg.commits.active_times IS 'with idle_timeout: time of the last micro-batch with an event time in the partition, alike';
@@ -468,7 +468,7 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'stream_agg_reset_stream'
 LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.reset_stream(text, text, boolean) IS
-'clears state and watermark of a stream, which goes on from other offsets; with results the next micro-batch replaces all rows of the sink';
+'clears state and watermark of a stream, which goes on from other offsets; with results the next micro-batch computes affected windows anew, and all rows where there are none';
 
 CREATE FUNCTION stream_agg.process_available(
     stream  text,

@@ -304,6 +304,10 @@ typedef struct SaggOutput
 	struct Tuplestorestate *known;	/* of groups that it should have */
 	struct Tuplestorestate *removed;	/* identities that have to leave the
 										 * sink; NULL where there can be none */
+	TimestampTz replaces;		/* the rows take the place of those in the sink
+								 * whose window is not before this, see
+								 * sagg_execution_replaces; DT_NOBEGIN = of all,
+								 * DT_NOEND = of none */
 } SaggOutput;
 
 /* A record's number within its batch, as the ctid of the source's rows. */

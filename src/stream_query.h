@@ -142,8 +142,10 @@ typedef struct SaggQuery
 								 * pass HAVING; NULL without HAVING */
 	Query	   *replaced;		/* identity columns of any groups; NULL unless
 								 * the window can change: sessions */
-	SaggWindowPart window_identity; /* what of the window "identity" has */
 	TupleDesc	output_desc;	/* of outer: the sink's columns by name */
+	AttrNumber	window_output;	/* column of output_desc that tells the window,
+								 * the first if there are more; 0 = none */
+	SaggWindowPart window_identity; /* what it has of the window */
 
 	/*
 	 * Columns of output_desc that identify a row (window and keys).  When the

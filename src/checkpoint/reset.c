@@ -12,7 +12,7 @@
  * what the stream is about any more.
  *
  * Column "reset" of its row in stream_agg.commits says whether the micro-batch
- * after it replaces the rows of the sink.  That is in the log, not in the
+ * after it replaces rows of the sink.  That is in the log, not in the
  * micro-batch's plan, so that a retry, a crash or a restore cannot miss it.
  *
  *-------------------------------------------------------------------------
@@ -26,7 +26,7 @@
 
 /*
  * Reset the checkpoint of a stream, whose lock is held, in the caller's
- * transaction.  "replace": the next micro-batch replaces the sink's rows; a
+ * transaction.  "replace": the next micro-batch replaces rows of the sink; a
  * reset before this one that nothing has followed yet is not forgotten.
  */
 void

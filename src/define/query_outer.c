@@ -128,7 +128,10 @@ find_identity(SaggQuery *result, List *columns, List *targetlist)
 			if (identifies((Node *) tle->expr, result, &part) != attno)
 				continue;
 			if (column->keyno == 0)
+			{
+				result->window_output = tle->resno;
 				result->window_identity = part;
+			}
 			result->identity[result->nidentity++] = tle->resno;
 			break;
 		}

@@ -42,11 +42,14 @@ check_sink(const SaggStream *stream)
 				 errmsg("results of stream \"%s\" cannot be replaced", sagg_stream_title(stream->name)),
 				 errdetail("Its sink is a Kafka topic, from which records cannot be removed."),
 				 errhint("Reset it without results: the topic gets the new results after the old ones.")));
-	if (pg_class_aclcheck(stream->sink, stream->owner, ACL_DELETE) != ACLCHECK_OK)
+	if (pg_class_aclcheck(stream->sink, stream->owner, ACL_DELETE) != ACLCHECK_OK ||
+		(pg_class_aclcheck(stream->sink, stream->owner, ACL_SELECT) != ACLCHECK_OK &&
+		 pg_attribute_aclcheck_all(stream->sink, stream->owner, ACL_SELECT,
+								   ACLMASK_ANY) != ACLCHECK_OK))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for sink \"%s\"", name),
-				 errdetail("To replace its rows the stream's owner needs DELETE on it.")));
+				 errdetail("To replace its rows the stream's owner needs SELECT and DELETE on it.")));
 }
 
 /*
@@ -57,7 +60,7 @@ tell_about(const SaggStream *stream, bool results)
 {
 	if (results && strcmp(stream->starting_offsets, "earliest") != 0)
 		ereport(NOTICE,
-				(errmsg("sink of stream \"%s\" will hold no results of records before the offsets given",
+				(errmsg("windows that stream \"%s\" computes anew will lack the records before the offsets given",
 						sagg_stream_title(stream->name))));
 }
 

@@ -202,6 +202,7 @@ sagg_execution_output(SaggExecution *ex, SaggOutput *output)
 
 	output->known = tuplestore_begin_heap(true, false, rows_memory_kb());
 	output->removed = NULL;
+	output->replaces = DT_NOEND;
 	if (query->kind != SAGG_AGGREGATION)
 	{
 		output->fresh = ex->fresh;

@@ -79,6 +79,9 @@ extern void sagg_execution_output(SaggExecution *execution, SaggOutput *output);
 extern void sagg_execution_output_end(SaggOutput *output);
 extern void sagg_execution_end(SaggExecution *execution);
 
+/* replaced.c */
+extern int64 sagg_execution_replaces(SaggExecution *execution);
+
 /* event_times.c */
 extern void sagg_execution_partitions(SaggExecution *execution,
 									  SaggPartitionTime *times, int ntimes,

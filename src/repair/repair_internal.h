@@ -21,9 +21,6 @@ typedef struct SaggRepair
 	SaggCheckpoint *checkpoint;
 	SaggProgress *progress;
 	SaggOrigin *origin;
-	AttrNumber	column;			/* of the output, by which windows are told */
-	bool		upper;			/* it has the window's end, */
-	bool		whole;			/* the window; else its start */
 	int			nwindows;
 	SaggLateWindow *windows;
 	int			nranges;		/* what the stream has read, and Kafka has */
@@ -34,7 +31,7 @@ typedef struct SaggRepair
 extern void sagg_repair_topic(SaggRepair *repair);
 
 /* repair_rows.c */
-extern void sagg_repair_column(SaggRepair *repair);
+extern void sagg_repair_check_column(const SaggRepair *repair);
 extern void sagg_repair_rows(SaggRepair *repair);
 
 #endif							/* SAGG_REPAIR_INTERNAL_H */

@@ -112,7 +112,7 @@ repair_windows(SaggRepair *repair)
 	sagg_become_stream_owner(&owner, repair->stream);
 	repair->query = sagg_query_of_view(repair->stream);
 	check_window(repair);
-	sagg_repair_column(repair);
+	sagg_repair_check_column(repair);
 	wait_for_open_windows(repair);
 	if (any_to_repair(repair))
 		sagg_repair_topic(repair);

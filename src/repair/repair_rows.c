@@ -16,7 +16,6 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rangetypes.h"
 #include "utils/timestamp.h"
@@ -29,44 +28,22 @@
 #define ROWS_AT_ONCE	1000
 
 /*
- * Find the output column that tells a row's window.
+ * Raises an error unless a row's window can be told from it.
  */
 void
-sagg_repair_column(SaggRepair *repair)
+sagg_repair_check_column(const SaggRepair *repair)
 {
-	ListCell   *lc;
-
-	foreach(lc, repair->query->outer->targetList)
-	{
-		TargetEntry *tle = lfirst_node(TargetEntry, lc);
-		Node	   *expr = (Node *) tle->expr;
-		Oid			function = InvalidOid;
-
-		if (IsA(expr, FuncExpr) && list_length(((FuncExpr *) expr)->args) == 1)
-		{
-			function = ((FuncExpr *) expr)->funcid;
-			expr = linitial(((FuncExpr *) expr)->args);
-		}
-		if (!IsA(expr, Var) || ((Var *) expr)->varattno != 1 ||
-			(OidIsValid(function) && function != F_LOWER_ANYRANGE &&
-			 function != F_UPPER_ANYRANGE))
-			continue;
-		repair->column = tle->resno;
-		repair->upper = function == F_UPPER_ANYRANGE;
-		repair->whole = !OidIsValid(function) &&
-			repair->query->window.type == TSTZRANGEOID;
-		return;
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("late records of stream \"%s\" cannot be repaired",
-					sagg_stream_title(repair->stream->name)),
-			 errdetail("Its select list omits the window, so nobody knows which rows of the sink are of it."),
-			 errhint("Create a stream whose query selects the window.")));
+	if (repair->query->window_output == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("late records of stream \"%s\" cannot be repaired",
+						sagg_stream_title(repair->stream->name)),
+				 errdetail("Its select list omits the window, so nobody knows which rows of the sink are of it."),
+				 errhint("Create a stream whose query selects the window.")));
 }
 
 /*
- * The value of that column in the rows of a window.
+ * The value of the column that tells it in the rows of a window.
  */
 static Datum
 window_value(const SaggRepair *repair, const SaggLateWindow *window)
@@ -76,10 +53,11 @@ window_value(const SaggRepair *repair, const SaggLateWindow *window)
 
 	lower.val = TimestampTzGetDatum(window->start);
 	upper.val = TimestampTzGetDatum(window->end);
-	if (repair->whole)
+	if (repair->query->window_identity == SAGG_WINDOW_WHOLE &&
+		repair->query->window.type == TSTZRANGEOID)
 		return RangeTypePGetDatum(SAGG_MAKE_RANGE(lookup_type_cache(TSTZRANGEOID, TYPECACHE_RANGE_INFO),
 												  &lower, &upper, false));
-	return repair->upper ? upper.val : lower.val;
+	return repair->query->window_identity == SAGG_WINDOW_END ? upper.val : lower.val;
 }
 
 /*
@@ -88,7 +66,7 @@ window_value(const SaggRepair *repair, const SaggLateWindow *window)
 static Datum
 window_values(const SaggRepair *repair)
 {
-	Oid			type = TupleDescAttr(repair->query->output_desc, repair->column - 1)->atttypid;
+	Oid			type = TupleDescAttr(repair->query->output_desc, repair->query->window_output - 1)->atttypid;
 	Datum	   *values = palloc(sizeof(Datum) * repair->nwindows);
 	int			n = 0;
 	int16		len;
@@ -112,14 +90,14 @@ run_query(const SaggRepair *repair, Datum windows, Tuplestorestate *rows)
 {
 	const SaggStream *stream = repair->stream;
 	TupleDesc	desc = repair->query->output_desc;
-	Oid			type = get_array_type(TupleDescAttr(desc, repair->column - 1)->atttypid);
+	Oid			type = get_array_type(TupleDescAttr(desc, repair->query->window_output - 1)->atttypid);
 	char	   *text;
 	Portal		portal;
 
 	text = psprintf("SELECT * FROM %s q WHERE q.%s OPERATOR(pg_catalog.=) ANY ($1)",
 					quote_qualified_identifier(get_namespace_name(get_rel_namespace(stream->view)),
 											   get_rel_name(stream->view)),
-					quote_identifier(NameStr(TupleDescAttr(desc, repair->column - 1)->attname)));
+					quote_identifier(NameStr(TupleDescAttr(desc, repair->query->window_output - 1)->attname)));
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
 	portal = SPI_cursor_open_with_args(NULL, text, 1, &type, &windows, NULL, false, 0);
@@ -179,7 +157,7 @@ sagg_repair_rows(SaggRepair *repair)
 		sagg_scan_restrict(restriction);
 		run_query(repair, windows, rows);
 		sagg_scan_unrestrict();
-		sagg_sink_repair(sink, repair->query, rows, repair->column, windows);
+		sagg_sink_repair(sink, repair->query, rows, repair->query->window_output, windows);
 	}
 	PG_CATCH();
 	{

@@ -358,7 +358,7 @@ commit_plans(SaggSession *session, List *sessions)
  * Plan the next batch over what lies within "bounds" (low and high watermark
  * by partition) and commit the plan, that of the session's followers with it.
  * Returns NULL if there is nothing to read, and no window to close by the clock.
- * The batch that replaces a sink's rows reads all there is.  Plans are allocated
+ * The batch that replaces rows of a sink reads all there is.  Plans are allocated
  * in the session's batch memory.
  */
 SaggPlan *

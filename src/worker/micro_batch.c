@@ -279,13 +279,15 @@ write_output(SaggSession *session, const SaggQuery *query,
 	SaggOutput	output;
 
 	sagg_execution_output(execution, &output);
+	if (session->progress->replace)
+		output.replaces = sagg_execution_replaces(execution);
 	if (session->delivery)
 		sagg_delivery_begin(session->delivery, session->plan->batch,
 							sagg_sink_identity(session->stream->sink, query),
 							query->kind == SAGG_AGGREGATION ? query->nidentity :
 							SAGG_DELIVERY_NUMBERED);
-	sagg_sink_write(session->sink, query, &output, session->progress->replace,
-					&commit->rows_out, &commit->rows_removed);
+	sagg_sink_write(session->sink, query, &output, &commit->rows_out,
+					&commit->rows_removed);
 	sagg_delivery_end();
 	sagg_execution_output_end(&output);
 	SAGG_FAILPOINT("write.done");

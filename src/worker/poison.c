@@ -22,7 +22,7 @@
  * the error is one of the batch, as any other.  Rows of closed windows in
  * output mode append belong to no record at hand: nobody is blamed for them.
  *
- * The batch that replaces the sink's rows is one commit or none: it is never
+ * The batch that replaces rows of the sink is one commit or none: it is never
  * made smaller.
  *
  * A batch that does not fail pays nothing for this, but that the first plan of

@@ -23,6 +23,7 @@
 
 #include "access/relation.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
@@ -30,6 +31,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/timestamp.h"
 
 #include "write_internal.h"
 
@@ -113,8 +115,27 @@ write_rows(SinkBatch *batch, const SaggOutput *output,
 }
 
 /*
- * Write the results in place of all rows.  Readers see those until the
- * transaction commits, as they would not with TRUNCATE.
+ * The rows that "replaces" of a batch's output means: an expression over the
+ * sink, with the bound as $1; NULL = all.
+ */
+static char *
+replaced_rows(const SinkBatch *batch, TimestampTz replaces)
+{
+	const SaggQuery *query = batch->query;
+	const char *column;
+
+	if (replaces == DT_NOBEGIN)
+		return NULL;
+	column = sagg_sink_column(batch->desc, query->window_output);
+	if (query->window_identity != SAGG_WINDOW_WHOLE || query->window.type != TSTZRANGEOID)
+		return psprintf("s.%s OPERATOR(pg_catalog.>=) $1", column);
+	return psprintf("pg_catalog.%s(s.%s) OPERATOR(pg_catalog.>=) $1",
+					query->window.kind == SAGG_WINDOW_SESSION ? "upper" : "lower", column);
+}
+
+/*
+ * Write the results in place of the rows that output->replaces tells.  Readers
+ * see those until the transaction commits, as they would not with TRUNCATE.
  */
 static void
 replace_rows(SinkBatch *batch, const SaggOutput *output,
@@ -122,11 +143,14 @@ replace_rows(SinkBatch *batch, const SaggOutput *output,
 {
 	bool		partitioned =
 		batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
-	char	   *text = psprintf("DELETE FROM %s%s", partitioned ? "" : "ONLY ",
-								batch->name);
+	char	   *which = replaced_rows(batch, output->replaces);
+	char	   *text = psprintf("DELETE FROM %s%s s%s%s", partitioned ? "" : "ONLY ",
+								batch->name, which ? " WHERE " : "", which ? which : "");
+	Oid			type = batch->query->window.type == TIMESTAMPOID ? TIMESTAMPOID : TIMESTAMPTZOID;
+	Datum		bound = TimestampTzGetDatum(output->replaces);
 	SaggOutput	results = *output;
 	int64		unused = 0;
-	int			ret = SPI_execute(text, false, 0);
+	int			ret = SPI_execute_with_args(text, which ? 1 : 0, &type, &bound, NULL, false, 0);
 
 	if (ret != SPI_OK_DELETE)
 		elog(ERROR, "could not execute \"%s\": %s",
@@ -174,9 +198,8 @@ write_difference(SinkBatch *batch, Tuplestorestate *result,
 
 /*
  * Write a batch's results into the sink; in mode complete the sink is made
- * equal to output->known.  With "replace" the results are all that the sink is
- * to have.  The tuplestores stay the caller's, with their read position
- * undefined and their contents used up.
+ * equal to output->known.  The tuplestores stay the caller's, with their read
+ * position undefined and their contents used up.
  *
  * Returns in *rows_out and *rows_removed the rows put into and deleted from
  * the sink.  Runs in the caller's transaction with an active snapshot, as the
@@ -186,14 +209,15 @@ write_difference(SinkBatch *batch, Tuplestorestate *result,
  */
 void
 sagg_sink_write(SaggSink *sink, const SaggQuery *query, const SaggOutput *output,
-				bool replace, int64 *rows_out, int64 *rows_removed)
+				int64 *rows_out, int64 *rows_removed)
 {
 	SinkBatch	batch = {.sink = sink, .query = query, .desc = query->output_desc};
 	ErrorContextCallback context;
+	bool		replaces = output->replaces != DT_NOEND;
 
 	*rows_out = 0;
 	*rows_removed = 0;
-	if (sink->mode != SAGG_COMPLETE && !replace && !has_rows(output->fresh) &&
+	if (sink->mode != SAGG_COMPLETE && !replaces && !has_rows(output->fresh) &&
 		!has_rows(output->known) && !has_rows(output->removed))
 		return;
 
@@ -207,7 +231,7 @@ sagg_sink_write(SaggSink *sink, const SaggQuery *query, const SaggOutput *output
 	begin_batch(&batch);
 	if (sink->mode == SAGG_COMPLETE)
 		write_difference(&batch, output->known, rows_out, rows_removed);
-	else if (replace)
+	else if (replaces)
 		replace_rows(&batch, output, rows_out, rows_removed);
 	else
 		write_rows(&batch, output, rows_out, rows_removed);

@@ -33,7 +33,7 @@ extern Size sagg_sink_max_key_bytes(Oid sink, const SaggQuery *query);
 /* sink_write.c */
 extern SaggSink *sagg_sink_open(const SaggStream *stream);
 extern void sagg_sink_write(SaggSink *sink, const SaggQuery *query,
-							const SaggOutput *output, bool replace,
+							const SaggOutput *output,
 							int64 *rows_out, int64 *rows_removed);
 extern void sagg_sink_close(SaggSink *sink);
 

@@ -9,7 +9,7 @@ use StreamAgg::Test;
 use Test::More;
 
 my $broker = start_broker(clicks => 2, other => 1, bad => 1);
-my $node = new_node('reset', 'restart_after_crash = on', 'stream_agg.max_records_per_batch = 100');
+my $node = new_node('reset', 'restart_after_crash = on', 'max_worker_processes = 64', 'stream_agg.max_records_per_batch = 100');
 $node->safe_psql('postgres', 'ALTER DATABASE postgres SET client_min_messages = warning');
 create_source($node, $broker, $_, $_, 'ts timestamptz, k int, v int') for qw(clicks bad);
 my $random = seeded_random();
@@ -78,7 +78,8 @@ close_windows();
 process($node, $_) for sort keys %streams;
 cmp_ok(value(q{SELECT rows_late FROM pg_stat_stream_agg WHERE stream = 'closed'}), '>', 0, 'there were late records');
 value(q{UPDATE closed SET n = n + 1000; UPDATE changed SET n = n + 1000;
-	INSERT INTO changed SELECT tstzrange('1999-01-01', '1999-01-02'), 1, 1, 1;
+	INSERT INTO changed SELECT tstzrange(t, t + '1 second'), 1, 1, 1
+		FROM unnest('{1999-01-01,2026-01-01 00:10:01}'::timestamptz[]) t;
 	DELETE FROM kept WHERE k < 5; DELETE FROM whole WHERE k < 5});
 my $records = value('SELECT count(*) FROM clicks');
 
@@ -99,13 +100,14 @@ for my $stream (sort keys %streams)
 	my $batches = value("SELECT max(batch) FROM stream_agg.commits WHERE stream = '$stream'");
 	value("SELECT stream_agg.reset_stream('$stream', results => true)");
 	process($node, $stream);
+	is(value(q{DELETE FROM changed WHERE lower(win) < '2000-01-01' RETURNING 1}), '1',
+		'a window before those of the records stays') if $stream eq 'changed';
 	expect($stream, 'with results the table is made anew');
 	is(value("SELECT string_agg(concat_ws(' ', reset, delivered), ', ' ORDER BY batch) FROM stream_agg.commits
 		WHERE stream = '$stream' AND batch > $batches"), "results 0, $records",
 		"$stream: by the first micro-batch alone, whatever its size");
 	counts_add_up($node, $stream, 2 * $records, "$stream: counters go on");
 }
-is(value(q{SELECT count(*) FROM changed WHERE lower(win) < '2000-01-01'}), 0, 'rows that are no results of the stream are gone');
 # one window, of which no micro-batch can be late
 produce(200, 1);
 close_windows();
@@ -138,14 +140,55 @@ value(q{SELECT stream_agg.start_stream('whole')});
 process($node, 'whole');
 expect('whole', 'and begins anew when started');
 
-# --- from offsets in the middle: what the records from there on say
+# --- from offsets in the middle: windows from the first of theirs on are made anew,
+# as a stream has them that begins there; those before stay
 my $middle = value('SELECT count(*) / 4 FROM clicks');
-value(qq{SELECT stream_agg.reset_stream('changed', '{"0": $middle, "1": $middle}', results => true)});
-process($node, 'changed');
-value(q{SELECT stream_agg.create_source('tail', topic => 'clicks', brokers => '} . $broker->brokers . q{',
-	columns => $$ts timestamptz, k int, v int, off bigint OPTIONS (metadata 'offset')$$)});
-is_equal_tables($node, 'SELECT * FROM changed', qq{SELECT stream_agg.tumble(ts, '1 minute'), k, count(*), sum(v)
-	FROM tail WHERE off >= $middle GROUP BY 1, 2}, 'from offsets in the middle: the result of what follows');
+my $offsets = qq({"0": $middle, "1": $middle});
+my $brokers = $broker->brokers;
+value(qq{SELECT stream_agg.create_source('tail', topic => 'clicks', brokers => '$brokers',
+	columns => \$\$ts timestamptz, k int, v int, off bigint OPTIONS (metadata 'offset')\$\$)});
+my $hop = q{clicks, stream_agg.hop(ts, '1 minute', '3 minutes') win};
+my $first_hop = q{(SELECT min(lower(w)) FROM unnest(ARRAY[first_time, watermark]) t, stream_agg.hop(t, '1 minute', '3 minutes') w)};
+my @cases = (
+	# mode, query, and which rows are affected
+	[ 'tumble', 'update', $query{windows}, q{lower(win) >= date_trunc('minute', least(first_time, watermark))} ],
+	[ 'tumble_append', 'append', $query{windows}, q{lower(win) >= date_trunc('minute', least(first_time, watermark))} ],
+	[ 'tumble_having', 'update', $query{having}, q{lower(win) >= date_trunc('minute', least(first_time, watermark))} ],
+	[ 'tumble_end', 'update', q{SELECT upper(stream_agg.tumble(ts, '1 minute')) AS stop, k, count(*) AS n FROM clicks GROUP BY stream_agg.tumble(ts, '1 minute'), k},
+		q{stop > date_trunc('minute', least(first_time, watermark))} ],
+	[ 'hop', 'update', "SELECT win, k, sum(v) AS total FROM $hop GROUP BY win, k", "lower(win) >= $first_hop" ],
+	[ 'hop_end', 'append', "SELECT upper(win) AS stop, k, sum(v) AS total FROM $hop GROUP BY win, k", "stop >= $first_hop + interval '3 minutes'" ],
+	[ 'hop_windows', 'append', "SELECT lower(win) AS start, k, array_agg(v ORDER BY v) AS v FROM $hop GROUP BY win, k", "start >= $first_hop" ],
+	[ 'sessions', 'append', q{SELECT stream_agg.session(ts, '1 minute') AS win, k, count(*) AS n FROM clicks GROUP BY 1, k}, 'upper(win) >= least(first_time, watermark)' ],
+	[ 'bins', 'update', q{SELECT date_bin('5 minutes', ts, '2000-01-01'), k, max(v) FROM clicks GROUP BY 1, k},
+		q{date_bin >= date_bin('5 minutes', least(first_time, watermark), '2000-01-01')} ],
+	[ 'days', 'update', q{SELECT stream_agg.tumble(ts, '1 day', timezone => 'Europe/Berlin') AS day, k, count(*) AS n FROM clicks GROUP BY 1, k}, q{lower(day) >= '2025-12-31 23:00Z'} ],
+	[ 'no_window', 'update', q{SELECT k, count(*) AS n FROM clicks GROUP BY k}, 'true' ]);
+my @names = map { ($_->[0], "from_$_->[0]") } @cases;
+for my $case (@cases)
+{
+	my ($stream, $mode, $query) = @$case;
+	my $watermark = $query =~ /GROUP BY k$/ ? '' : ", watermark => '1 minute'";
+	my $create = "\$q\$$query\$q\$, output_mode => '$mode', trigger => '1 hour' $watermark";
+	value("SELECT stream_agg.create_stream('$stream', $create);
+		SELECT stream_agg.create_stream('from_$stream', $create, starting_offsets => '$offsets')");
+}
+process($node, $_) for @names;
+value("CREATE TABLE before_$_->[0] AS SELECT * FROM $_->[0];
+	SELECT stream_agg.reset_stream('$_->[0]', '$offsets', results => true)") for @cases;
+my $first_time = value("SELECT min(ts) FROM tail WHERE off >= $middle");
+for my $case (@cases)
+{
+	my ($stream, $mode, undef, $affected) = @$case;
+	process($node, $stream);
+	my $kept = "SELECT b.* FROM before_$stream b, CAST('$first_time' AS timestamptz) AS first_time,
+		(SELECT watermark FROM pg_stat_stream_agg WHERE stream = '$stream') w WHERE ($affected) IS NOT TRUE";
+	is_equal_tables($node, "SELECT * FROM $stream", "$kept UNION ALL SELECT * FROM from_$stream",
+		"$stream ($mode), from offsets in the middle: affected windows anew, those before as they were");
+	cmp_ok(value("SELECT count(*) FROM ($kept) k"), '>', 0, "$stream: there are windows before")
+	  unless $stream =~ /^(days|no_window)$/;
+}
+value("SELECT stream_agg.drop_stream('$_')") for @names;
 
 # --- a polling reader sees old rows until the new ones are there, through crashes
 value(q{SELECT stream_agg.reset_stream('changed', results => true)});

@@ -1,0 +1,96 @@
+/*-------------------------------------------------------------------------
+ *
+ * replaced.c
+ *	  Which rows of the sink a batch takes the place of that computes results
+ *	  anew.
+ *
+ * Windows that its records fall into, and those that the watermark has not passed
+ * when it ends, may get rows from it or a later batch.  They are told by one
+ * bound: a window that starts earlier ends earlier too, but for sessions, whose
+ * ends alone tell what touches a time.  Nothing here changes a group.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/timestamp.h"
+
+#include "panes.h"
+#include "sessions.h"
+
+/*
+ * The least start of the batch's groups, DT_NOEND = there are none.
+ */
+static int64
+first_group(SaggExecution *ex)
+{
+	int64		first = DT_NOEND;
+
+	if (ex->sessions)
+	{
+		for (SaggSessionKey *key = sagg_sessions_next(ex, true); key;
+			 key = sagg_sessions_next(ex, false))
+		{
+			if (key->n > 0)
+				first = Min(first, key->sessions[0]->group.start);
+		}
+		return first;
+	}
+	for (SaggGroup *group = sagg_groups_next(ex, true); group;
+		 group = sagg_groups_next(ex, false))
+		first = Min(first, group->start);
+	return first;
+}
+
+/*
+ * Start of the first window that ends after a time.
+ */
+static int64
+first_open_window(const SaggWindow *window, TimestampTz time)
+{
+	TimestampTz start;
+	TimestampTz end;
+
+	switch (window->kind)
+	{
+		case SAGG_WINDOW_SESSION:
+			return time;
+		case SAGG_WINDOW_CALENDAR:
+			return sagg_calendar_window(&window->calendar, time, &start, &end) ?
+				start : DT_NOBEGIN;
+		default:
+			return sagg_first_window_of(window, time);
+	}
+}
+
+/*
+ * The least value, in the rows that the batch's results take the place of, of the
+ * output column that tells the window: of its start, or of its end if the column
+ * has only that, or if windows are sessions.  DT_NOBEGIN = all rows, DT_NOEND =
+ * none.  To be called when the batch is closed.
+ */
+int64
+sagg_execution_replaces(SaggExecution *ex)
+{
+	const SaggQuery *query = ex->query;
+	const SaggWindow *window = &query->window;
+	bool		session = window->kind == SAGG_WINDOW_SESSION;
+	int64		first;
+
+	if (query->kind != SAGG_AGGREGATION || window->kind == SAGG_WINDOW_NONE ||
+		query->window_output == 0 ||
+		(session && query->window_identity == SAGG_WINDOW_START))
+		return DT_NOBEGIN;
+	first = first_group(ex);
+	if (first == DT_NOEND)
+		return DT_NOEND;
+	if (window->panes)
+		first = sagg_first_window_of(window, first);
+	if (ex->stream->has_watermark)
+		first = Min(first, first_open_window(window, ex->store->close_before));
+	if (query->window_identity == SAGG_WINDOW_END && !session)
+		return window->kind == SAGG_WINDOW_CALENDAR ?
+			sagg_other_window_end(window, first) : first + window->size;
+	return first;
+}
