@@ -73,6 +73,10 @@ SELECT stream_agg.create_source('nosuch.bad', topic => 't', brokers => 'localhos
 CREATE SERVER bad FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers 'localhost:1', "plugin.library.paths" '/tmp/evil');
 CREATE SERVER bad FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers 'localhost:1', "group.id" 'x');
 CREATE SERVER bad FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers 'localhost:1', password 'x');
+CREATE SERVER bad FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers 'http://localhost:1');
+CREATE SERVER bad FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers 'localhost:1, SSLX://localhost:2');
+CREATE SERVER good FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers 'SASL_SSL://localhost:1, plaintext://[::1]:2');
+DROP SERVER good;
 CREATE FOREIGN TABLE bad (a int) SERVER shop_kafka;
 CREATE FOREIGN TABLE bad (a int) SERVER shop_kafka OPTIONS (topic 't', nosuch '1');
 CREATE FOREIGN TABLE bad (a int OPTIONS (nosuch '1')) SERVER shop_kafka OPTIONS (topic 't');

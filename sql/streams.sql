@@ -32,6 +32,15 @@ SELECT c.reloptions, c.relreplident, pg_get_indexdef(i.indexrelid)
 SELECT output_mode FROM pg_stat_stream_agg WHERE stream = 'per_day';
 SELECT stream_agg.drop_stream('per_day', drop_sink => true);
 
+-- a window without a watermark; the stream goes with its query
+SELECT stream_agg.create_stream('for_ever',
+    $$ SELECT stream_agg.tumble(ts, '1 day') AS win, count(*) AS n FROM clicks GROUP BY 1 $$,
+    output_mode => 'update', start => false);
+SELECT obj_description('for_ever_query'::regclass);
+DROP VIEW for_ever_query;
+SELECT count(*) FROM stream_agg.streams WHERE stream = 'for_ever';
+DROP TABLE for_ever;
+
 -- date_bin and lower(win) are windows
 SELECT stream_agg.create_stream('per_minute',
     $$ SELECT date_bin('1 minute', ts, '2000-01-01 00:00+00') AS minute, count(*) AS n FROM clicks GROUP BY 1 $$,

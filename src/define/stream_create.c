@@ -17,6 +17,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "commands/comment.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -61,14 +62,15 @@ sagg_parse_query(const char *text)
 }
 
 /*
- * Make a view for the query of a stream; returns its OID.  Raises what CREATE
- * VIEW raises.
+ * Make a view for the query "text" of the stream "stream", a key; returns its
+ * OID.  Raises what CREATE VIEW raises.
  */
 Oid
-sagg_make_query_view(char *schema, char *name, const char *text)
+sagg_make_query_view(const char *stream, char *schema, char *name, const char *text)
 {
 	RawStmt    *raw = sagg_parse_query(text);
 	ViewStmt   *stmt = makeNode(ViewStmt);
+	Oid			view;
 	ErrorContextCallback callback;
 
 	stmt->view = makeRangeVar(schema, name, -1);
@@ -77,7 +79,10 @@ sagg_make_query_view(char *schema, char *name, const char *text)
 	sagg_text_errors_begin(&callback, text);
 	sagg_run_utility((Node *) stmt, text, raw->stmt_location, raw->stmt_len);
 	sagg_text_errors_end(&callback);
-	return RangeVarGetRelid(stmt->view, NoLock, false);
+	view = RangeVarGetRelid(stmt->view, NoLock, false);
+	CreateComments(view, RelationRelationId, 0,
+				   psprintf("query of stream %s", stream));
+	return view;
 }
 
 /*
@@ -317,7 +322,9 @@ tell_about(const SaggStream *stream, const SaggQuery *query)
 			 (!stream->has_watermark || query->window.kind == SAGG_WINDOW_NONE))
 		ereport(NOTICE,
 				(errmsg("the state of stream \"%s\" keeps every group for ever", sagg_stream_title(stream->name)),
-				 errhint("Group by a window and give a watermark to have old groups forgotten.")));
+				 query->window.kind == SAGG_WINDOW_NONE ?
+				 errhint("Group by a window and give a watermark to have old groups forgotten.") :
+				 errhint("Give a watermark to have old groups forgotten.")));
 }
 
 static void
@@ -414,8 +421,8 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	schema = get_namespace_name(namespace);
 	sagg_stream_check_can_run(GetUserId());
 	fill_stream(&stream, args);
-	stream.view = sagg_make_query_view(schema, sagg_stream_view_name(args->name),
-									   args->query);
+	stream.view = sagg_make_query_view(stream.name, schema,
+									   sagg_stream_view_name(args->name), args->query);
 	query = sagg_query_of_view(&stream);
 	stream.sources = query->sources;
 	sagg_check_query(&stream, query);

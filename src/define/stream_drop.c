@@ -29,6 +29,9 @@ PG_FUNCTION_INFO_V1(stream_agg_drop_stream);
 PG_FUNCTION_INFO_V1(stream_agg_on_sql_drop);
 PG_FUNCTION_INFO_V1(stream_agg_on_ddl_command_end);
 
+/* view of the stream that drop_stream is dropping */
+static Oid	named_view = InvalidOid;
+
 /*
  * Drop a relation as DROP ... RESTRICT would.  Raises undefined_table if it is
  * gone, and what DROP raises.
@@ -91,7 +94,9 @@ stream_agg_drop_stream(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	}
 	sagg_drop_live_view(stream);
+	named_view = stream->view;
 	sagg_drop_relation(stream->view, OBJECT_VIEW);
+	named_view = InvalidOid;
 	if (drop_sink && get_rel_name(stream->sink) != NULL)
 	{
 		if (stream->sink_created)
@@ -151,8 +156,28 @@ delete_rows(const char *command, Datum views)
 
 	if (plan == NULL ||
 		SPI_execute_snapshot(plan, &views, NULL, GetLatestSnapshot(),
-							 InvalidSnapshot, false, true, 0) != SPI_OK_DELETE)
+							 InvalidSnapshot, false, true, 0) < 0)
 		elog(ERROR, "could not execute: %s", command);
+}
+
+/*
+ * Streams that are gone with their views, where that was not asked for by name:
+ * rows of view and stream that SPI has returned.
+ */
+static void
+tell_dropped(void)
+{
+	SPITupleTable *rows = SPI_tuptable;
+
+	for (uint64 i = 0; i < rows->numvals; i++)
+	{
+		bool		isnull;
+
+		if (DatumGetObjectId(SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &isnull)) != named_view)
+			ereport(NOTICE,
+					(errmsg("drop cascades to stream \"%s\"",
+							sagg_stream_title(SPI_getvalue(rows->vals[i], rows->tupdesc, 2)))));
+	}
 }
 
 /*
@@ -169,7 +194,9 @@ delete_streams(Datum views)
 		delete_rows(psprintf("DELETE FROM stream_agg.%s WHERE stream IN"
 							 " (SELECT stream FROM stream_agg.streams WHERE query = ANY ($1))",
 							 logs[i]), views);
-	delete_rows("DELETE FROM stream_agg.streams WHERE query = ANY ($1)", views);
+	delete_rows("DELETE FROM stream_agg.streams WHERE query = ANY ($1)"
+				" RETURNING query::oid, stream", views);
+	tell_dropped();
 }
 
 /*

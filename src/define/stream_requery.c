@@ -243,7 +243,7 @@ sagg_change_query(SaggStream *stream, const char *text)
 	GetUserIdAndSecContext(&save_user, &save_context);
 	SetUserIdAndSecContext(stream->owner, save_context | SECURITY_LOCAL_USERID_CHANGE);
 	rename_view(stream->view, ChooseRelationName(name, NULL, "former", namespace, false));
-	next.view = sagg_make_query_view(get_namespace_name(namespace), name, text);
+	next.view = sagg_make_query_view(stream->name, get_namespace_name(namespace), name, text);
 	new = sagg_query_of_view(&next);
 	sagg_check_query(&next, new);
 	change = sagg_compare_queries(stream, old, next.view, new);

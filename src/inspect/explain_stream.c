@@ -176,8 +176,8 @@ explain_state(StringInfo text, const SaggInspection *inspection)
 	if (inspection->query->kind == SAGG_ROWS)
 		line(text, "  State: none");
 	else if (groups > 0)
-		line(text, "  State: " INT64_FORMAT " groups of " INT64_FORMAT " bytes each, " INT64_FORMAT " kB; " INT64_FORMAT " kB in the log",
-			 groups, bytes / groups, (bytes + 1023) / 1024,
+		line(text, "  State: " INT64_FORMAT " %s of " INT64_FORMAT " bytes each, " INT64_FORMAT " kB; " INT64_FORMAT " kB in the log",
+			 groups, groups == 1 ? "group" : "groups", bytes / groups, (bytes + 1023) / 1024,
 			 (inspection->log_bytes + 1023) / 1024);
 	else
 		line(text, "  State: no groups; one would take about " INT64_FORMAT " bytes",

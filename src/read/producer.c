@@ -329,6 +329,25 @@ failure_reason(SaggProducer *producer, char *buffer, size_t size)
 		rd_kafka_err2str(RD_KAFKA_RESP_ERR__MSG_TIMED_OUT);
 }
 
+/*
+ * What to do about it.
+ */
+static int
+hint(const SaggProducer *producer)
+{
+	if (producer->acknowledged > 0)
+		return errhint("Records that were acknowledged stay in the topic, for Kafka does not roll back.");
+	switch (sqlstate(producer->error))
+	{
+		case ERRCODE_UNDEFINED_OBJECT:
+			return errhint("Create the topic, or name another one in the options of the foreign table.");
+		case ERRCODE_CONNECTION_FAILURE:
+			return errhint("Check the brokers of the foreign server, and stream_agg.kafka_timeout.");
+		default:
+			return 0;
+	}
+}
+
 static void
 raise_failure(SaggProducer *producer)
 {
@@ -345,7 +364,7 @@ raise_failure(SaggProducer *producer)
 			 errdetail_internal("%s. Kafka may also have stored " INT64_FORMAT
 								" records without acknowledging them.", reason, unknown) :
 			 errdetail_internal("%s.", reason),
-			 errhint("Records that were acknowledged stay in the topic, for Kafka does not roll back.")));
+			 hint(producer)));
 }
 
 /*

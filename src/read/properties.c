@@ -275,6 +275,23 @@ broker_is_sane(const char *host, const char *colon, const char *end)
 }
 
 /*
+ * Is [start, end) a protocol that librdkafka takes in front of a broker?
+ */
+static bool
+is_protocol(const char *start, const char *end)
+{
+	static const char *const known[] = {"PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"};
+
+	for (int i = 0; i < lengthof(known); i++)
+	{
+		if (end - start == strlen(known[i]) &&
+			pg_strncasecmp(start, known[i], end - start) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
  * "host:port", "host", "[IPv6]:port", also behind "protocol://", and lists of
  * these.  Loosely: whether there is such a host turns out when it is used.
  */
@@ -296,9 +313,11 @@ check_brokers(const char *value)
 		{
 			if (strncmp(p, "://", 3) == 0 && host == item)
 			{
-				p += 2;
-				host = p + 1;
 				colon = NULL;
+				host = is_protocol(item, p) ? p + 3 : end;
+				if (host == end)
+					break;
+				p += 2;
 			}
 			else if (*p == ':')
 				colon = p;

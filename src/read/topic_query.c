@@ -159,7 +159,8 @@ check_topic_error(const char *topic, rd_kafka_resp_err_t err)
 		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("topic \"%s\" does not exist in the Kafka cluster", topic)));
+					 errmsg("topic \"%s\" does not exist in the Kafka cluster", topic),
+					 errhint("Create it, or name another topic in the options of the foreign table.")));
 			break;
 		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
 			ereport(ERROR,

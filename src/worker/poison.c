@@ -155,9 +155,17 @@ sagg_poison_failed(SaggSession *session, const ErrorData *error)
 	SaggFault	fault = session->fault;
 
 	poison->windows = false;
+	poison->avoidable = false;
 	session->fault = SAGG_FAULT_NONE;
-	if (fault == SAGG_FAULT_NONE || session->stream->options.on_error == SAGG_FAIL ||
-		sagg_session_replaces(session->lead) || !is_of_data(error->sqlerrcode))
+	if (fault == SAGG_FAULT_NONE || sagg_session_replaces(session->lead))
+		return false;
+	if (session->stream->options.on_error == SAGG_FAIL)
+	{
+		poison->avoidable = fault == SAGG_FAULT_RECORDS &&
+			(error->sqlerrcode == ERRCODE_SAGG_INVALID_RECORD || is_of_data(error->sqlerrcode));
+		return false;
+	}
+	if (!is_of_data(error->sqlerrcode))
 		return false;
 	poison->windows = fault == SAGG_FAULT_WINDOWS;
 	if (poison->windows || poison->set_aside)

@@ -225,6 +225,9 @@ classify_error(int sqlstate)
 #define CLOSED_WINDOWS_HINT \
 	"This is about rows of windows that have closed. No record of the micro-batch can be left out for it: mend the query or the sink."
 
+#define AVOIDABLE_HINT \
+	"To go on without such records, set the option on_error: stream_agg.alter_stream(stream, '{\"on_error\": \"dead_letter\"}')."
+
 /*
  * An error as pg_stat_stream_agg shows it.
  */
@@ -241,6 +244,8 @@ error_text(const SaggSession *session, const ErrorData *error)
 		appendStringInfo(&message, "\nHINT:  %s", error->hint);
 	if (session->poison.windows)
 		appendStringInfoString(&message, "\nHINT:  " CLOSED_WINDOWS_HINT);
+	if (session->poison.avoidable && error->hint == NULL)
+		appendStringInfoString(&message, "\nHINT:  " AVOIDABLE_HINT);
 	if (error->context)
 		appendStringInfo(&message, "\nCONTEXT:  %s", error->context);
 	return message.data;

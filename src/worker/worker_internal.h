@@ -214,6 +214,8 @@ typedef struct SaggPoison
 	bool		set_aside;		/* its single record is left out */
 	int			in_row;			/* records left out with none aggregated between */
 	bool		windows;		/* the last error was one of closing windows */
+	bool		avoidable;		/* or of a record that another on_error leaves
+								 * out */
 } SaggPoison;
 
 /*

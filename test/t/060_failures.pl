@@ -66,7 +66,7 @@ counts_add_up($node, 'absent', 20, 'with every record counted once');
 $broker->control('hide', 'coming');
 create('early', 'coming');
 wait_state($node, 'early', 'starting', 'topic "coming"');
-like(last_error('early'), qr/topic "coming" does not exist/, 'a missing topic is told: ' . (split /\n/, last_error('early'))[0]);
+like(last_error('early'), qr/topic "coming" does not exist.*\nHINT:  Create it/, 'a missing topic is told: ' . (split /\n/, last_error('early'))[0]);
 $broker->control('show', 'coming');
 $broker->produce('coming', record(1, 1));
 $node->poll_query_until('postgres', q{SELECT state = 'running' FROM pg_stat_stream_agg WHERE stream = 'early'});
