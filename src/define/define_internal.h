@@ -41,8 +41,8 @@ extern void sagg_check_direct_arguments(const Aggref *aggref);
 
 /* query_source.c */
 extern int	sagg_count_sources(Node *node);
-extern List *sagg_find_sources(Query *query, bool always, Var **record,
-								bool *multiplied);
+extern List *sagg_find_sources(Query *query, bool always, bool in_order,
+							   Var **record, bool *reordered);
 
 /* query_record.c */
 extern Var *sagg_carry_record(Query *query);
@@ -120,8 +120,7 @@ extern Datum sagg_interval_datum(int64 length);
 
 /* stream_create.c */
 extern RawStmt *sagg_parse_query(const char *text);
-extern Oid	sagg_make_query_view(const char *stream, char *schema, char *name,
-								 const char *text);
+extern Oid	sagg_make_query_view(char *schema, char *name, const char *text);
 extern void sagg_check_query(const SaggStream *stream, const SaggQuery *query);
 
 /* stream_options.c */

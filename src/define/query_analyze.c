@@ -353,8 +353,8 @@ make_inner(Analysis *a)
 }
 
 /*
- * Have the rows of a join in the order of their records.  Without a join they
- * are.
+ * Have the rows in the order of their records, as they are where nothing is
+ * joined.
  */
 static void
 order_by_record(Query *inner, AttrNumber record)
@@ -374,9 +374,10 @@ order_by_record(Query *inner, AttrNumber record)
  * Does EXECUTE need the rows in the order of their records?
  */
 static bool
-needs_order(const SaggStreamOptions *options)
+needs_order(const SaggQuery *result, const SaggStreamOptions *options)
 {
-	return options->watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
+	return result->kind == SAGG_DEDUPLICATION ||
+		options->watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
 		options->late_records;
 }
 
@@ -384,9 +385,12 @@ needs_order(const SaggStreamOptions *options)
  * Must every row tell its record?  Else only those of joins do.
  */
 static bool
-names_records(const SaggStreamOptions *options)
+names_records(const SaggQuery *result, const Query *query,
+			  const SaggStreamOptions *options)
 {
-	return options->on_error != SAGG_FAIL || needs_order(options);
+	return options->on_error != SAGG_FAIL || options->late_records ||
+		options->watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
+		(query->hasTargetSRFs && result->kind != SAGG_AGGREGATION);
 }
 
 /*
@@ -424,7 +428,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	Analysis	a = {0};
 	SaggQuery  *result = palloc0(sizeof(SaggQuery));
 	Var		   *record;
-	bool		joined;
+	bool		reordered;
 	ListCell   *lc;
 
 	a.result = result;
@@ -434,9 +438,8 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	flatten_aliases(query);
 	if (result->kind == SAGG_AGGREGATION)
 		sagg_take_hop_from_lateral(query);
-	result->sources = sagg_find_sources(query, names_records(options) ||
-										(query->hasTargetSRFs && result->kind != SAGG_AGGREGATION),
-										&record, &joined);
+	result->sources = sagg_find_sources(query, names_records(result, query, options),
+										needs_order(result, options), &record, &reordered);
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);
@@ -450,7 +453,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 		take_groups(&a, options, record);
 	else
 		sagg_take_rows(result, query, a.inner, record);
-	if (joined && (needs_order(options) || result->kind == SAGG_DEDUPLICATION))
+	if (reordered && needs_order(result, options))
 		order_by_record(result->inner, result->record);
 	result->fingerprint = sagg_query_fingerprint(result);
 	result->store_fingerprint = result->fingerprint;

@@ -30,6 +30,7 @@ typedef struct SourceSearch
 	int			found;			/* times, where a stream can read one */
 	bool		repeated;		/* by a WITH query that is read twice */
 	bool		multiplied;		/* rows of a record, by anything at any level */
+	bool		semijoined;		/* rows, perhaps, by a subquery in WHERE */
 	List	   *levels;			/* queries from the top down to here */
 } SourceSearch;
 
@@ -288,6 +289,8 @@ locate_in_tree(Query *query, Node *node, SourceSearch *search)
 
 		if (list_length(from->fromlist) > 1)
 			search->multiplied = true;
+		if (checkExprHasSubLink(from->quals))
+			search->semijoined = true;
 		foreach(lc, from->fromlist)
 		{
 			if (!locate_in_tree(query, lfirst(lc), search))
@@ -317,13 +320,16 @@ locate_in_tree(Query *query, Node *node, SourceSearch *search)
 /*
  * Find the source of a stream's query, which is analysed and rewritten, and
  * bring the way to it into the form of subqueries.  Sets "record" to a Var of
- * "query" that tells the record of a row, or to NULL where a record has one row
- * at most and "always" is false; "multiplied" to whether it can have more.
- * Returns the OIDs of the sources; raises an error if there are none, or if one
- * stands where a stream cannot read it.
+ * "query" that tells the record of a row, or to NULL where nobody needs it: a
+ * record has one row at most, "always" is false, and rows come in the order of
+ * their records or "in_order" is false.  Sets "reordered" to whether rows may
+ * come in another order, as those of joins do, also of those that the planner
+ * makes of IN and EXISTS.  Returns the OIDs of the sources; raises an error if
+ * there are none, or if one stands where a stream cannot read it.
  */
 List *
-sagg_find_sources(Query *query, bool always, Var **record, bool *multiplied)
+sagg_find_sources(Query *query, bool always, bool in_order, Var **record,
+				  bool *reordered)
 {
 	SourceSearch search = {0};
 
@@ -347,7 +353,8 @@ sagg_find_sources(Query *query, bool always, Var **record, bool *multiplied)
 	if (sagg_count_sources((Node *) query) > search.found)
 		refuse_second_source();
 
-	*multiplied = search.multiplied;
-	*record = search.multiplied || always ? sagg_carry_record(query) : NULL;
+	*reordered = search.multiplied || search.semijoined;
+	*record = search.multiplied || always || (in_order && *reordered) ?
+		sagg_carry_record(query) : NULL;
 	return search.sources;
 }

@@ -1,11 +1,7 @@
 #!/usr/bin/env python3
 """What a stream with session windows must do, as stream_model.py for tumbling
-ones: same lines of output, same rules where this does not say otherwise.
-
-    session_model.py SEED [--size N]
-
-With --size the records are cut into batches of N, without into those that they
-were made in; 0 is one batch of all.
+ones: same arguments, same lines of output, same rules where this does not say
+otherwise.
 
     A record is a session by itself, [time, time + gap).  Without a gap greater
     than zero it counts as filtered and has no effect.
@@ -14,76 +10,35 @@ were made in; 0 is one batch of all.
     Sessions with end <= watermark, the new one, close.
     update: a session that has grown, or is part of another one now, is not the
     session any more that was written: its row leaves the sink.
+
+    session_model.py MODE DELAY         microseconds, \\N without a watermark
+
+reads records by batch instead, and writes the session of each that is not late:
+
+    in:     BATCH TIME GAP KEY ID
+    out:    session ID START END
 """
 
-import argparse
+import itertools
+import sys
 
-from stream_model import (COMMIT, MILLISECOND, ROW, Conditions, Generator,
-                          Stream, json_of, show)
-
-SESSION_ROW = ("window start", "window end") + ROW[1:]
+from stream_model import (MILLISECOND, Generator, Record, Stream,
+                          main, show)
 
 
 class SessionStream(Stream):
-    """groups and sink are keyed by (start, end, key)."""
+    def __init__(self, mode, delay, where="true", having="true"):
+        super().__init__(mode, None, None, delay, where, having)
+        self.closed = []        # (start, end, records)
 
-    def __init__(self, mode, delay):
-        super().__init__(mode, None, None, delay)
+    def windows(self, record):
+        if record.gap is None or record.gap <= 0:
+            return None
+        return [(record.time, record.time + record.gap)]
 
-    def ended(self, end):
-        """Whether the watermark has passed a session that ends then."""
-        return self.mode != "complete" and self.watermark is not None and \
-            end <= self.watermark
-
-    def run(self, records):
-        counts = dict.fromkeys(COMMIT, 0)
-        counts["delivered"] = len(records)
-        before = set(self.groups)
-        touched = self.aggregate(records, counts)
-        if self.mode == "update":
-            for group in before - set(self.groups):
-                if self.sink.pop(group, None) is not None:
-                    counts["rows_removed"] += 1
-            for group in touched:
-                self.write(group, counts)
-        if self.mode == "complete":
-            self.write_all(counts)
-        for group in [g for g in self.groups if self.ended(g[1])]:
-            if self.mode == "append":
-                self.write(group, counts)
-            del self.groups[group]
-        counts["watermark"] = self.watermark
-        return counts
-
-    def aggregate(self, records, counts):
-        touched = set()
-        greatest = None
-        for record in records:
-            if not self.where(record):
-                counts["filtered"] += 1
-                continue
-            if record.time is None:
-                counts["null_time"] += 1
-                continue
-            if record.gap is None or record.gap <= 0:
-                counts["filtered"] += 1
-                continue
-            if greatest is None or record.time > greatest:
-                greatest = record.time
-            if self.ended(record.time + record.gap):
-                counts["late"] += 1
-                counts["late_windows"] += 1
-                continue
-            counts["aggregated"] += 1
-            self.merge(record, touched)
-        if self.watermark is not None and greatest is not None:
-            floored = greatest - greatest % MILLISECOND
-            self.watermark = max(self.watermark, floored - self.delay)
-        return touched
-
-    def merge(self, record, touched):
+    def put(self, record, start, end, touched):
         """Put a record into the session that it makes with all it touches."""
-        start, end, records = record.time, record.time + record.gap, [record]
+        records = [record]
         for group in list(self.groups):
             if group[2] == record.key and group[0] <= end and start <= group[1]:
                 start, end = min(start, group[0]), max(end, group[1])
@@ -92,9 +47,8 @@ class SessionStream(Stream):
         self.groups[(start, end, record.key)] = records
         touched.add((start, end, record.key))
 
-    @staticmethod
-    def row(group, records):
-        return (group[0], group[1]) + Stream.row((group[0], group[2]), records)[1:]
+    def close(self, group):
+        self.closed.append(group[:2] + (self.groups.pop(group),))
 
 
 class SessionGenerator(Generator):
@@ -104,13 +58,9 @@ class SessionGenerator(Generator):
         super().__init__(seed)
         self.slide, self.sum = self.size, "sum"
         self.fixed = self.random.random() < 0.5
-        self.stream = self.new_stream()
 
     def new_stream(self):
-        stream = SessionStream(self.mode, self.delay)
-        stream.where = Conditions.WHERE[self.where]
-        stream.having = Conditions.HAVING[self.having]
-        return stream
+        return SessionStream(self.mode, self.delay, self.where, self.having)
 
     def scenario(self):
         gap = "interval '%s'" % self.interval(self.size) if self.fixed else \
@@ -150,47 +100,36 @@ class SessionGenerator(Generator):
         if self.random.random() < 0.5:
             self.head += self.size // 2
 
-
-def json_with_gap(record, r):
-    text = json_of(record, r)
-    if record.gap is None:
-        return text
-    return '{"g":%d%s' % (record.gap // MILLISECOND,
-                          text[1:] if text == "{}" else "," + text[1:])
+    @staticmethod
+    def fields(record):
+        gap = None if record.gap is None else record.gap // MILLISECOND
+        return Generator.fields(record) + (("g", gap, str),)
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("seed", type=int)
-    parser.add_argument("--batches", type=int, default=10)
-    parser.add_argument("--partitions", type=int, default=1)
-    parser.add_argument("--size", type=int)
-    args = parser.parse_args()
+def number(text):
+    return None if text == "\\N" else int(text)
 
-    generator = SessionGenerator(args.seed)
-    r = generator.random
-    for name, value in generator.scenario():
-        show("scenario", name, value)
-    batches = []
-    for _ in range(args.batches):
-        batches.append(generator.batch())
-        generator.stream.run(batches[-1])
-    if args.size is not None:
-        records = [record for batch in batches for record in batch]
-        size = args.size or len(records)
-        batches = [records[i:i + size] for i in range(0, len(records), size)]
 
-    stream = generator.new_stream()
-    for batch, records in enumerate(batches):
+def assign(mode, delay):
+    """The sessions of records from the standard input."""
+    stream = SessionStream(mode, number(delay))
+    lines = (line.rstrip("\n").split("\t") for line in sys.stdin)
+    for _, batch in itertools.groupby(lines, key=lambda line: line[0]):
+        records = []
+        for _, time, gap, key, name in batch:
+            record = Record(number(time), key, None, None)
+            record.gap, record.name = number(gap), name
+            records.append(record)
+        stream.run(records)
+    for group in list(stream.groups):
+        stream.close(group)
+    for start, end, records in stream.closed:
         for record in records:
-            show("record", batch, r.randrange(args.partitions),
-                 json_with_gap(record, r))
-        commit = stream.run(records)
-        show("commit", batch, *(commit[c] for c in COMMIT))
-        for row in stream.sink.values():
-            show("row", batch, *row)
+            show("session", record.name, start, end)
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) == 3 and not sys.argv[1].isdigit():
+        assign(*sys.argv[1:])
+    else:
+        main(SessionGenerator, __doc__)

@@ -5,10 +5,11 @@ It is the oracle for batches with late records, where the sink is not simply
 the result of the query over all records.  It shares nothing with src/: it
 keeps the records of each group in a list and computes everything anew.
 
-    stream_model.py SEED
+    stream_model.py SEED [--size N]
 
 makes a random scenario of that seed and prints it, and what must come of it,
-as lines of tab-separated fields:
+as lines of tab-separated fields.  With --size the records are cut into batches
+of N, without into those that they were made in; 0 is one batch of all.
 
     scenario  NAME  VALUE              columns, query, mode, watermark
     record    BATCH PARTITION JSON     to be produced, in this order
@@ -44,8 +45,8 @@ from decimal import Decimal
 
 COMMIT = ("delivered", "aggregated", "late", "null_time", "filtered",
           "rows_out", "rows_removed", "watermark", "late_windows")
-ROW = ("window start", "k", "n", "n_large", "total", "least", "greatest",
-       "price")
+ROW = ("window start", "window end", "k", "n", "n_large", "total", "least",
+       "greatest", "price")
 
 MILLISECOND = 1000
 SECOND = 1000 * MILLISECOND
@@ -98,37 +99,42 @@ class Stream:
         self.where = Conditions.WHERE[where]
         self.having = Conditions.HAVING[having]
         self.watermark = None if delay is None else 0
-        self.groups = {}        # (window start, key) -> records; open windows
+        self.groups = {}        # (start, end, key) -> records; open windows
         self.sink = {}          # the same -> a tuple of ROW's columns
 
-    def passed(self, start):
-        """Whether the watermark has passed the window at "start"."""
+    def passed(self, end):
+        """Whether the watermark has passed a window that ends then."""
         return self.mode != "complete" and self.watermark is not None and \
-            start + self.size <= self.watermark
+            end <= self.watermark
 
-    def windows(self, time):
-        """Starts of the windows that hold a time."""
-        start = time - time % self.slide
-        starts = []
-        while start > time - self.size:
-            starts.append(start)
+    def windows(self, record):
+        """The windows, as (start, end), that hold a record with a time; None
+        for one that is to have no effect."""
+        start = record.time - record.time % self.slide
+        windows = []
+        while start > record.time - self.size:
+            windows.append((start, start + self.size))
             start -= self.slide
-        return starts
+        return windows
 
     def run(self, records):
         """Run one batch.  Returns its commit: a dict of COMMIT's columns."""
         counts = dict.fromkeys(COMMIT, 0)
         counts["delivered"] = len(records)
+        before = list(self.groups)
         touched = self.aggregate(records, counts)
         if self.mode == "update":
+            for group in before:
+                if group not in self.groups and self.sink.pop(group, None):
+                    counts["rows_removed"] += 1
             for group in sorted(touched, key=repr):
                 self.write(group, counts)
         if self.mode == "complete":
             self.write_all(counts)
-        for group in [g for g in self.groups if self.passed(g[0])]:
+        for group in [g for g in self.groups if self.passed(g[1])]:
             if self.mode == "append":
                 self.write(group, counts)
-            del self.groups[group]
+            self.close(group)
         counts["watermark"] = self.watermark
         return counts
 
@@ -144,24 +150,36 @@ class Stream:
             if record.time is None:
                 counts["null_time"] += 1
                 continue
+            windows = self.windows(record)
+            if windows is None:
+                counts["filtered"] += 1
+                continue
             if greatest is None or record.time > greatest:
                 greatest = record.time
-            starts = self.windows(record.time)
-            open_ones = [s for s in starts if not self.passed(s)]
-            counts["late_windows"] += len(starts) - len(open_ones)
-            if not starts:
+            open_ones = [w for w in windows if not self.passed(w[1])]
+            counts["late_windows"] += len(windows) - len(open_ones)
+            if not windows:
                 counts["filtered"] += 1
             elif not open_ones:
                 counts["late"] += 1
             else:
                 counts["aggregated"] += 1
-            for start in open_ones:
-                self.groups.setdefault((start, record.key), []).append(record)
-                touched.add((start, record.key))
+            for start, end in open_ones:
+                self.put(record, start, end, touched)
         if self.watermark is not None and greatest is not None:
             floored = greatest - greatest % MILLISECOND
             self.watermark = max(self.watermark, floored - self.delay)
         return touched
+
+    def put(self, record, start, end, touched):
+        """A record into one of its windows."""
+        group = (start, end, record.key)
+        self.groups.setdefault(group, []).append(record)
+        touched.add(group)
+
+    def close(self, group):
+        """The watermark has passed a group."""
+        del self.groups[group]
 
     def write(self, group, counts):
         """A group's row into the sink, or out of it."""
@@ -190,13 +208,12 @@ class Stream:
 
     @staticmethod
     def row(group, records):
-        start, key = group
         prices = [r.price for r in records if r.price is not None]
-        return (start, key, len(records),
-                len([v for v in values(records) if v > 5]), total(records),
-                min(values(records), default=None),
-                max(values(records), default=None),
-                sum(prices, Decimal(0)) if prices else None)
+        return group + (len(records),
+                        len([v for v in values(records) if v > 5]),
+                        total(records), min(values(records), default=None),
+                        max(values(records), default=None),
+                        sum(prices, Decimal(0)) if prices else None)
 
 
 class Generator:
@@ -222,8 +239,12 @@ class Generator:
         # the head of the stream: before, around and long after 1970
         self.head = r.choice((-20 * self.size, 0, 19723 * DAY,
                               19723 * DAY + 1234567))
-        self.stream = Stream(self.mode, self.size, self.slide, self.delay,
-                             self.where, self.having)
+        self.stream = self.new_stream()
+
+    def new_stream(self):
+        """The stream that the batches are for."""
+        return Stream(self.mode, self.size, self.slide, self.delay,
+                      self.where, self.having)
 
     def interval(self, us):
         return "%d milliseconds" % (us // MILLISECOND)
@@ -277,15 +298,23 @@ class Generator:
         records = [self.record() for _ in range(r.choice((1, 3, 10, 40)))]
         self.head += r.choice((0, self.size // 3, self.size,
                                2 * self.size + (self.delay or 0)))
+        self.stream.run(records)
         return records
+
+    @staticmethod
+    def fields(record):
+        """Name, value and text of each field."""
+        return (("ts", record.time, timestamp), ("k", record.key, quote),
+                ("v", record.value, str),
+                ("price", record.price, "{:f}".format))
 
 
 def timestamp(us):
-    """A time as ISO 8601 in UTC."""
+    """A time as a JSON string, ISO 8601 in UTC."""
     days, rest = divmod(us, DAY)
     seconds, fraction = divmod(rest, SECOND)
     year, month, day = civil(days)
-    return "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ" % (
+    return '"%04d-%02d-%02dT%02d:%02d:%02d.%06dZ"' % (
         year, month, day, seconds // 3600, seconds // 60 % 60, seconds % 60,
         fraction)
 
@@ -306,26 +335,21 @@ def quote(text):
     return '"%s"' % text.replace("\\", "\\\\").replace('"', '\\"')
 
 
-def json_of(record, r):
+def json_of(fields, r):
     """A record as JSON.  NULL is null or a field that is missing; a time of
     whole milliseconds may be a number.  By hand, so that a price keeps its
     digits."""
-    fields = []
-    for name, value, text in (("ts", record.time, timestamp),
-                              ("k", record.key, quote),
-                              ("v", record.value, str),
-                              ("price", record.price, "{:f}".format)):
+    members = []
+    for name, value, text in fields:
         if value is None:
             if r.random() < 0.5:
-                fields.append('"%s":null' % name)
+                members.append('"%s":null' % name)
         elif name == "ts" and value % MILLISECOND == 0 and r.random() < 0.3:
-            fields.append('"ts":%d' % (value // MILLISECOND))
-        elif name == "ts":
-            fields.append('"ts":"%s"' % text(value))
+            members.append('"ts":%d' % (value // MILLISECOND))
         else:
-            fields.append('"%s":%s' % (name, text(value)))
-    r.shuffle(fields)
-    return "{%s}" % ",".join(fields)
+            members.append('"%s":%s' % (name, text(value)))
+    r.shuffle(members)
+    return "{%s}" % ",".join(members)
 
 
 def field(value):
@@ -340,23 +364,30 @@ def show(*fields):
     print("\t".join(field(f) for f in fields))
 
 
-def main():
+def main(generator_class, description):
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n", maxsplit=1)[0])
+        description=description.split("\n", maxsplit=1)[0])
     parser.add_argument("seed", type=int)
     parser.add_argument("--batches", type=int, default=12)
-    parser.add_argument("--partitions", type=int, default=3)
+    parser.add_argument("--partitions", type=int, default=1)
+    parser.add_argument("--size", type=int)
     args = parser.parse_args()
 
-    generator = Generator(args.seed)
-    stream, r = generator.stream, generator.random
+    generator = generator_class(args.seed)
+    r = generator.random
     for name, value in generator.scenario():
         show("scenario", name, value)
-    for batch in range(args.batches):
-        records = generator.batch()
+    batches = [generator.batch() for _ in range(args.batches)]
+    if args.size is not None:
+        records = [record for batch in batches for record in batch]
+        size = args.size or len(records)
+        batches = [records[i:i + size] for i in range(0, len(records), size)]
+
+    stream = generator.new_stream()
+    for batch, records in enumerate(batches):
         for record in records:
             show("record", batch, r.randrange(args.partitions),
-                 json_of(record, r))
+                 json_of(generator.fields(record), r))
         if batch > 0 and r.random() < 0.2:
             show("restart", batch)
         commit = stream.run(records)
@@ -366,4 +397,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(Generator, __doc__)

@@ -6,7 +6,7 @@ use strict;
 use warnings;
 
 use PostgreSQL::Test::Utils;
-use StreamAgg::SessionModel;
+use StreamAgg::Model;
 use StreamAgg::Test;
 use Test::More;
 
@@ -21,7 +21,7 @@ my $seed = seed() % 100000;
 sub in_batches_of
 {
 	my ($scenario_seed, $size) = @_;
-	my ($scenario, $batches) = run_model($scenario_seed, '--size', $size);
+	my ($scenario, $batches) = run_model('session_model', $scenario_seed, '--size', $size);
 	my $stream = "s${scenario_seed}_$size";
 
 	make_stream($node, $broker, $stream, $scenario, $size ? ", max_offsets_per_trigger => $size" : '');
@@ -45,7 +45,7 @@ my @restarts = (
 sub with_restarts
 {
 	my ($scenario_seed) = @_;
-	my ($scenario, $batches) = run_model($scenario_seed);
+	my ($scenario, $batches) = run_model('session_model', $scenario_seed);
 	my $stream = "r$scenario_seed";
 	my $failure = '';
 
@@ -71,7 +71,7 @@ for my $mode (qw(append update complete))
 {
 	for my $n (1 .. $per_mode)
 	{
-		do { $seed++ } until (run_model($seed, '--batches', 1))[0]{mode} eq $mode;
+		do { $seed++ } until (run_model('session_model', $seed, '--batches', 1))[0]{mode} eq $mode;
 		in_batches_of($seed, $_) for 1, 7, 1000, 0;
 		with_restarts($seed) if $n == 1;
 	}

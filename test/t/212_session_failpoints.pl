@@ -8,7 +8,7 @@ use warnings;
 
 use PostgreSQL::Test::Utils;
 use StreamAgg::Failpoint;
-use StreamAgg::SessionModel;
+use StreamAgg::Model;
 use StreamAgg::Test;
 use Test::More;
 
@@ -49,8 +49,8 @@ sub process_with_failure
 
 for my $mode (qw(append update complete))
 {
-	do { $seed++ } until (run_model($seed, '--batches', 1))[0]{mode} eq $mode;
-	my ($scenario, $batches) = run_model($seed, '--batches', 14);
+	do { $seed++ } until (run_model('session_model', $seed, '--batches', 1))[0]{mode} eq $mode;
+	my ($scenario, $batches) = run_model('session_model', $seed, '--batches', 14);
 	my $stream = "s_$mode";
 	my $failure = '';
 

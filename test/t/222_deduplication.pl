@@ -40,6 +40,28 @@ for my $case (
 }
 $node->safe_psql('postgres', "SELECT stream_agg.drop_stream('spark')");
 
+# The first record of a key is the first in the order of arrival, whatever order the
+# join has that IN or EXISTS in WHERE becomes.
+$broker->create_topic('arrival', 1);
+create_source($node, $broker, 'arrival', 'arrival', "ts timestamptz, k text, v int, off bigint OPTIONS (metadata 'offset')");
+$broker->produce('arrival', map { my $v = 100 - $_; my $k = $_ % 5; qq({"k":"$k","v":$v,"ts":"2026-01-01T00:00:00Z"}) } 0 .. 99);
+$node->safe_psql('postgres', 'CREATE TABLE wanted AS SELECT v FROM generate_series(1, 100) v');
+for my $way ('enable_hashjoin', 'enable_mergejoin', 'enable_nestloop')
+{
+	$node->safe_psql('postgres', "ALTER DATABASE postgres SET $_ = " . ($_ eq $way ? 'on' : 'off'))
+	  for 'enable_hashjoin', 'enable_mergejoin', 'enable_nestloop';
+	for my $where ('v IN (SELECT v FROM wanted)', 'EXISTS (SELECT FROM wanted w WHERE w.v = arrival.v)')
+	{
+		$node->safe_psql('postgres', "SELECT stream_agg.create_stream('arrived', \$q\$ SELECT DISTINCT ON (k) k, off FROM arrival WHERE $where \$q\$,
+			event_time => 'ts', watermark => '1 hour', trigger => '1 hour')");
+		process($node, 'arrived');
+		is($node->safe_psql('postgres', q{SELECT string_agg(k || off, ' ' ORDER BY k) FROM arrived}), '00 11 22 33 44',
+			"$way, $where: the first of a key is the one that came first");
+		$node->safe_psql('postgres', "SELECT stream_agg.drop_stream('arrived', drop_sink => true)");
+	}
+}
+$node->safe_psql('postgres', 'ALTER DATABASE postgres RESET ALL');
+
 # How keys are written, and in which form the model compares them.
 $node->safe_psql('postgres', q{
 	CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);

@@ -201,6 +201,7 @@ sub create_stream
 	$node->safe_psql('postgres', 'CREATE TABLE kinds AS SELECT k, i FROM generate_series(0, 2) k, generate_series(0, k) i');
 	$broker->produce('joined', map { json_of($_) } @records);
 	my ($late, $null, $groups, $watermark) = per_partition(2, @records);
+	my $once = rows_of($groups);
 	for my $window (values %$groups)
 	{
 		for my $k (keys %$window) { $_ *= $k + 1 for @{ $window->{$k} }; }
@@ -216,6 +217,11 @@ sub create_stream
 			process($node, $stream);
 			is(totals($stream), "$late late, $null null, at $watermark", "$way, $limit offsets at a time: late records");
 			is(sink($stream), rows_of($groups), "$way, $limit offsets at a time: the sink");
+			# so does the join that IN in WHERE becomes
+			create_stream("in_$stream", '(SELECT * FROM joined WHERE k IN (SELECT k FROM kinds)) j', 'update', 'per_partition', $limit);
+			process($node, "in_$stream");
+			is(totals("in_$stream"), "$late late, $null null, at $watermark", "$way of IN, $limit offsets at a time: late records");
+			is(sink("in_$stream"), $once, "$way of IN, $limit offsets at a time: the sink");
 		}
 	}
 	$node->safe_psql('postgres', "ALTER DATABASE postgres RESET ALL");

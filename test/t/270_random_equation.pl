@@ -3,19 +3,18 @@
 # over the records that were not late, with the joined table as it was when each
 # was read; and every record is counted for what became of it.
 #
-# Which records were late is worked out in SQL from the log of the batches: the
-# source has the partition and the offset of each record, stream_agg.offsets
-# says which batch read it, and the watermark follows from the event times.
-#
-# What queries are made of is in StreamAgg::RandomQuery.  Streams come in groups
-# that share a topic and run at once.  CASES=n says how many streams there shall
-# be.  A failure names its group; STREAM_AGG_SEED=seed RANDOM_GROUP=n runs that
-# one again.
+# What queries are made of is in StreamAgg::RandomQuery, and what must come of
+# them in StreamAgg::RandomOracle.  Streams come in groups that share topics and
+# run at once.  CASES=n says how many streams there shall be.  A failure names its
+# group; STREAM_AGG_SEED=seed RANDOM_GROUP=n runs that one again.
 
 use strict;
 use warnings;
 
+use Digest::MD5 'md5';
+use POSIX ();
 use PostgreSQL::Test::Utils;
+use StreamAgg::RandomOracle;
 use StreamAgg::RandomQuery;
 use StreamAgg::Test;
 use Test::More;
@@ -37,8 +36,13 @@ my @key_types = sort keys %values;
 my @dim_changes = ('', "UPDATE dim SET grp = 'g' || (id % 3) WHERE id > 1", 'DELETE FROM dim WHERE id = 2', "INSERT INTO dim VALUES (2, 'g2'), (10, NULL)",
 	"TRUNCATE dim; INSERT INTO dim VALUES (1, 'g1'), (-4, 'new'), (3, 'g3')", "UPDATE dim SET id = id + 1 WHERE id > 1", "INSERT INTO dim SELECT id, 'twice' FROM dim");
 
+# where times begin: January 1, and shortly before clocks are changed in America and Europe
+my @bases = (1767225600, 1772935200, 1774731600, 1792879200, 1793494800);
+
 my $rng;
 sub one_of { return $_[ $rng->(scalar @_) ]; }
+# below any number
+sub far { my $n = shift; return $n <= 32768 ? $rng->($n) : int($n / 32768 * $rng->(32768)); }
 
 my $broker = start_broker('none' => 1);
 my $node = new_node('random', 'max_worker_processes = 64', 'stream_agg.max_streams = 48', 'stream_agg.keep_batches = 1000000',
@@ -51,36 +55,36 @@ $node->safe_psql('postgres', q{
 	CREATE AGGREGATE longest(text) (SFUNC = pick_longer, STYPE = text, INITCOND = '');
 	CREATE TABLE dim (id int, grp text);
 	CREATE TABLE dim_versions (version int, id int, grp text);
-	CREATE TABLE dim_marks (stream text, batch bigint)});
+	CREATE TABLE dim_marks (stream text, batch bigint);
+	CREATE SCHEMA oracle});
 
 # ---------- records ----------
 
+# milliseconds since the topic's times began, and microseconds
 sub timestamp
 {
-	my $ms = shift;
-	my $days = int($ms / 86_400_000);
-	my $rest = $ms % 86_400_000;
-	return sprintf('2026-01-%02dT%02d:%02d:%02d.%03dZ', 1 + $days, $rest / 3_600_000, $rest / 60_000 % 60, $rest / 1000 % 60, $rest % 1000);
+	my ($topic, $ms, $us) = @_;
+	return POSIX::strftime('%Y-%m-%dT%H:%M:%S', gmtime($topic->{base} + int($ms / 1000))) . sprintf('.%06dZ', $ms % 1000 * 1000 + $us);
 }
 
 # the event time of a record: mostly near the head, some on the edges, some late
 sub event_time
 {
 	my $topic = shift;
-	my $head = $topic->{head} += $rng->($topic->{pace});
+	my $head = $topic->{head} += far($topic->{pace});
 	my $kind = $rng->(20);
 
 	return 'null' if $kind == 0;
 	my $ms = $head;
-	$ms = $head - $rng->(1 + $topic->{disorder}) if $kind > 8;
+	$ms = $head - far(1 + $topic->{disorder}) if $kind > 8;
 	$ms -= $ms % one_of(1000, 7000, 60_000, 3_600_000) if $kind == 1 || $kind == 12;
 	$ms -= 1 if $kind == 12 && $ms > 0;
-	$ms = $rng->(1 + $head) if $kind == 2;
+	$ms = far(1 + $head) if $kind == 2;
 	# on a coarse grid many windows end exactly at the watermark
 	$ms -= $ms % $topic->{grain};
 	$ms = 0 if $ms < 0;
-	return $ms + 1767225600000 if $kind == 3;
-	return '"' . timestamp($ms) . '"';
+	return $ms + $topic->{base} * 1000 if $kind == 3;
+	return '"' . timestamp($topic, $ms, $kind == 4 ? $rng->(1000) : 0) . '"';
 }
 
 sub make_record
@@ -101,30 +105,47 @@ sub make_record
 	}
 	# a field that is null may as well be missing
 	my @fields = grep { $record{$_} ne 'null' || $rng->(2) } sort keys %record;
-	return [ $rng->($topic->{partitions}), '', '{' . join(',', map { "\"$_\":$record{$_}" } @fields) . '}' ];
+	my $name = one_of(sort keys %{ $topic->{partitions} });
+	return [ $name, $rng->($topic->{partitions}{$name}), '{' . join(',', map { "\"$_\":$record{$_}" } @fields) . '}' ];
 }
 
+# A source of one topic or several, all with the same columns.
+sub create_source_of
+{
+	my ($source, $columns, @topics) = @_;
+	my $of = @topics == 1 ? "topic => '$topics[0]'" : 'topics => ARRAY[' . join(', ', map { "'$_'" } @topics) . ']';
+	my $brokers = $broker->brokers;
+	$node->safe_psql('postgres', "SELECT stream_agg.create_source('$source', $of, brokers => '$brokers',
+		columns => \$c\$$columns\$c\$, options => '{\"fetch.wait.max.ms\": 20}')");
+	return;
+}
+
+# The topics of a group: those of the main source and that of the other one.
 sub make_topic
 {
 	my $group = shift;
 	my $name = "r$group";
 	my $topic = {
 		name => $name,
-		partitions => one_of(1, 2, 4),
+		sources => { main => $name, other => "${name}_other" },
+		topics => { main => [ $name, $rng->(3) ? () : "${name}_more" ], other => ["${name}_other"] },
+		base => one_of(@bases),
 		head => $rng->(2) * 3_600_000,
-		pace => one_of(2, 400, 4000, 60_000),
+		pace => one_of(2, 400, 4000, 60_000, 900_000),
 		grain => one_of(1, 1, 250, 1000, 30_000),
 		types => [ map { one_of(@key_types) } 1 .. 4 ],
-		garbage => $rng->(2),    # some records do not decode
-		bad => [],               # [partition, offset] of these
-		next => [ (0) x 4 ] };
+		garbage => $group % 2 };    # some records do not decode
+	my @columns = ('ts timestamptz', 'v int', 'n numeric', 'f float8', 't text', 'ok boolean', 'i interval',
+		map({ "k$_ $topic->{types}[$_]" } 0 .. $#{ $topic->{types} }),
+		map { "_$_->[0] $_->[1] OPTIONS (metadata '$_->[2]')" } [ 't', 'text', 'topic' ], [ 'p', 'int', 'partition' ], [ 'o', 'bigint', 'offset' ]);
 
 	$topic->{disorder} = $topic->{pace} * one_of(0, 1, 10, 100);
-	$broker->create_topic($name, $topic->{partitions});
-	create_source($node, $broker, $name, $name, join(', ',
-		'ts timestamptz, v int, n numeric, f float8, t text, ok boolean, i interval',
-		map({ "k$_ $topic->{types}[$_]" } 0 .. $#{ $topic->{types} }),
-		q{_p int OPTIONS (metadata 'partition'), _o bigint OPTIONS (metadata 'offset')}));
+	$topic->{partitions} = { map { $_ => one_of(1, 2, 4) } map { @$_ } @{ $topic->{topics} }{ 'main', 'other' } };
+	$broker->create_topic($_, $topic->{partitions}{$_}) for sort keys %{ $topic->{partitions} };
+	$topic->{bad} = [];                                                            # [topic, partition, offset] of these
+	$topic->{next}{$_} = [ (0) x 4 ] for keys %{ $topic->{partitions} };
+	create_source_of($name, join(', ', @columns), @{ $topic->{topics}{main} });
+	create_source_of("${name}_other", join(', ', reverse @columns), @{ $topic->{topics}{other} });
 	return $topic;
 }
 
@@ -133,38 +154,44 @@ sub make_topic
 sub produce_records
 {
 	my ($topic, $n) = @_;
-	my @records;
+	my %records;
 	for (1 .. $n)
 	{
-		my $record = make_record($topic);
-		my $offset = $topic->{next}[ $record->[0] ]++;
+		my ($name, $partition, $json) = @{ make_record($topic) };
+		my $offset = $topic->{next}{$name}[$partition]++;
 		if ($topic->{garbage} && $rng->(25) == 0)
 		{
-			$record->[2] = one_of(@garbage);
-			push @{ $topic->{bad} }, [ $record->[0], $offset ];
+			$json = one_of(@garbage);
+			push @{ $topic->{bad} }, [ $name, $partition, $offset ];
 		}
-		push @records, $record;
+		push @{ $records{$name} }, [ $partition, '', $json ];
 	}
-	$broker->produce($topic->{name}, @records);
+	$broker->produce($_, @{ $records{$_} }) for sort keys %records;
 	return;
 }
 
-# The records that decode as a table: what lies between the others.
+# The records of all sources that decode as a table: what lies between the others.
 sub load_records
 {
 	my $topic = shift;
 	my @parts;
-	for my $partition (0 .. $topic->{partitions} - 1)
+	my $columns = join(', ', 'ts', 'v', 'n', 'f', 't', 'ok', 'i', map({ "k$_" } 0 .. $#{ $topic->{types} }), '_t', '_p', '_o');
+	for my $source (sort keys %{ $topic->{sources} })
 	{
-		my $from = 0;
-		for my $bad (sort { $a <=> $b } map { $_->[1] } grep { $_->[0] == $partition } @{ $topic->{bad} })
+		for my $place (map { my $t = $_; map { [ $t, $_ ] } 0 .. $topic->{partitions}{$t} - 1 } @{ $topic->{topics}{$source} })
 		{
-			push @parts, "_p = $partition AND _o >= $from AND _o < $bad" if $from < $bad;
-			$from = $bad + 1;
+			my ($name, $partition) = @$place;
+			my $where = "SELECT $columns FROM $topic->{sources}{$source} WHERE _t = '$name' AND _p = $partition AND";
+			my $from = 0;
+			for my $bad (sort { $a <=> $b } map { $_->[2] } grep { $_->[0] eq $name && $_->[1] == $partition } @{ $topic->{bad} })
+			{
+				push @parts, "$where _o >= $from AND _o < $bad" if $from < $bad;
+				$from = $bad + 1;
+			}
+			push @parts, "$where _o >= $from";
 		}
-		push @parts, "_p = $partition AND _o >= $from";
 	}
-	return "CREATE TABLE $topic->{name}_all AS " . join(' UNION ALL ', map { "SELECT * FROM $topic->{name} WHERE $_" } @parts);
+	return "CREATE TABLE $topic->{name}_all AS " . join(' UNION ALL ', @parts);
 }
 
 # ---------- streams ----------
@@ -184,84 +211,16 @@ sub make_stream
 sub create_stream
 {
 	my ($topic, $stream) = @_;
-	my @arguments = ("'$stream->{name}'", '$q$' . stream_query($stream, $topic->{name}) . '$q$',
+	my @arguments = ("'$stream->{name}'", '$q$' . stream_query($stream, $topic->{sources}) . '$q$',
 		"output_mode => '$stream->{mode}'", "trigger => '$stream->{trigger}'");
 
 	push @arguments, "watermark => '$stream->{delay}'" if defined $stream->{delay};
 	push @arguments, "max_offsets_per_trigger => $stream->{bound}" if $stream->{bound};
-	push @arguments, "options => '{\"on_error\": \"$stream->{policy}\"}'" if $stream->{policy};
+	my @options = ($stream->{policy} ? "\"on_error\": \"$stream->{policy}\"" : (),
+		$stream->{per_partition} ? '"watermark_policy": "per_partition"' : ());
+	push @arguments, 'event_time => \'ts\'' if $stream->{event_time};
+	push @arguments, "options => '{" . join(', ', @options) . "}'" if @options;
 	return 'SELECT stream_agg.create_stream(' . join(', ', @arguments) . ')';
-}
-
-# ---------- the oracle ----------
-
-# One row, a text, for whatever is not as it has to be.
-sub oracle
-{
-	my ($topic, $stream) = @_;
-	my $name = $stream->{name};
-	my $window = $stream->{window};
-	my $moves = defined $stream->{delay};
-	my $late = $moves && $stream->{mode} ne 'complete' && $window ? "$window->[1] <= e.before" : 'false';
-	my $start = $moves ? q{timestamptz '1970-01-01 00:00+00'} : q{timestamptz '-infinity'};
-	my $after = $moves ? 'after' : $start;
-	my $delay = $stream->{delay} // '0';
-	my @conditions = $window ? ('x.w IS NOT NULL', "NOT ($late)") : ();
-	push @conditions, "$window->[1] <= (SELECT max(after) FROM marks)" if $stream->{mode} eq 'append';
-	my $expected = oracle_query($stream, 'records', @conditions);
-	my $passes = passes($stream);
-	my $time = $window ? 'e.ts' : q{'epoch'::timestamptz};
-	# a record fits if one of its windows takes it
-	my $fits = $window ? "EXISTS (SELECT FROM (SELECT $window->[0] AS w) x WHERE NOT ($late))" : 'true';
-	# where the plan reads no record it meets no garbage
-	my $bad = @{ $topic->{bad} };
-	my $unread = $stream->{condition} eq 'false' ? $bad : 0;
-	my $refused = $bad - $unread;
-	my $letters = ($stream->{policy} // '') eq 'dead_letter' ? $refused : 0;
-	return qq{
-		WITH ranges AS MATERIALIZED (
-			SELECT batch, r.key::int AS p, (r.value ->> 0)::bigint AS first, (r.value ->> 1)::bigint AS behind,
-			       (SELECT count(*) FROM dim_marks m WHERE m.stream = '$name' AND m.batch < o.batch)::int AS version
-			  FROM stream_agg.offsets o JOIN stream_agg.commits c USING (stream, batch), jsonb_each(ranges) r WHERE stream = '$name'),
-		got_records AS MATERIALIZED (
-			SELECT t.*, batch, version FROM $topic->{name}_all t JOIN ranges ON t._p = p AND t._o >= first AND t._o < behind),
-		read AS MATERIALIZED (SELECT e.*, $passes AS passes FROM got_records e),
-		tops AS (
-			SELECT batch, date_trunc('milliseconds', max(e.ts)) AS top FROM read e WHERE passes GROUP BY batch),
-		afters AS (
-			SELECT batch, GREATEST($start, max(top - interval '$delay') OVER (ORDER BY batch)) AS after
-			  FROM (SELECT DISTINCT batch FROM ranges) b LEFT JOIN tops USING (batch)),
-		marks AS MATERIALIZED (
-			SELECT batch, $after AS after, lag($after, 1, $start) OVER (ORDER BY batch) AS before FROM afters),
-		records AS MATERIALIZED (SELECT read.*, before FROM read JOIN marks USING (batch)),
-		expected AS MATERIALIZED ($expected),
-		got AS MATERIALIZED (SELECT * FROM $name)
-		SELECT '$name: ' || what FROM (
-			SELECT 'lacks ' || left(x::text, 200) AS what FROM (SELECT * FROM expected EXCEPT ALL SELECT * FROM got) x
-			UNION ALL
-			SELECT 'has ' || left(x::text, 200) FROM (SELECT * FROM got EXCEPT ALL SELECT * FROM expected) x
-			UNION ALL
-			SELECT 'read ' || count(*) || ' of ' || (SELECT count(*) FROM $topic->{name}_all) FROM read
-			HAVING count(*) <> (SELECT count(*) FROM $topic->{name}_all) OR count(DISTINCT (_p, _o)) <> count(*)
-			UNION ALL
-			SELECT format('batch %s has watermark %s -> %s, expected %s -> %s', batch, o.watermark, c.watermark, before, after)
-			  FROM marks JOIN stream_agg.offsets o USING (batch) JOIN stream_agg.commits c USING (stream, batch)
-			 WHERE stream = '$name' AND (o.watermark <> before OR c.watermark <> after)
-			UNION ALL
-			SELECT format('counts of batch %s do not add up', batch) FROM stream_agg.commits
-			 WHERE stream = '$name' AND delivered <> aggregated + late + null_time + dead_lettered + filtered
-			UNION ALL
-			SELECT count(*) || ' dead letters, expected $letters' FROM stream_agg.dead_letters WHERE stream = '$name'
-			HAVING count(*) <> $letters
-			UNION ALL
-			SELECT 'counts are ' || got.c || ', expected ' || expected.c
-			  FROM (SELECT concat_ws(' ', sum(delivered), sum(aggregated), sum(late), sum(null_time), sum(filtered), sum(dead_lettered)) AS c
-			          FROM stream_agg.commits WHERE stream = '$name') got,
-			       (SELECT concat_ws(' ', count(*) + $bad, count(*) FILTER (WHERE passes AND $time IS NOT NULL AND $fits),
-			                         count(*) FILTER (WHERE passes AND $time IS NOT NULL AND NOT $fits),
-			                         count(*) FILTER (WHERE passes AND $time IS NULL), count(*) FILTER (WHERE NOT passes) + $unread, $refused) AS c
-			          FROM records e) expected
-			 WHERE got.c <> expected.c) problems LIMIT 8};
 }
 
 # ---------- a group ----------
@@ -313,13 +272,26 @@ sub create_streams
 	return @problems;
 }
 
+# What of the streams is not as it has to be.
+sub compare_streams
+{
+	my ($topic, @streams) = @_;
+	my @modelled = grep { needs_model($_) } @streams;
+	my @problems = grep { /ERROR/ } run_all('SET client_min_messages = error', 'DROP SCHEMA oracle CASCADE', 'CREATE SCHEMA oracle',
+		load_records($topic), "ANALYZE $topic->{name}_all", map { prepare_oracle($topic, $_) } @streams);
+	return @problems if @problems;
+	my @results = map { model_result($_, $node->safe_psql('postgres', model_input($_))) } @modelled;
+	push @problems, grep { /ERROR/ } run_all(@results) if @results;
+	return (@problems, run_all(map { oracle($topic, $_) } @streams));
+}
+
 my ($scenarios, $late, $batches, $refused) = (0, 0, 0, 0);
 
 sub run_group
 {
 	my $group = shift;
-	$rng = seeded_random($seed * 1000 + $group);
-	$rng->(10) for 1 .. 5;
+	# groups and seeds next to each other have nothing in common
+	$rng = seeded_random(unpack('N', md5("$seed $group")) & 0x7fffffff);
 	my $topic = make_topic($group);
 	my @streams = map { make_stream($topic, "s${group}_$_") } 1 .. $streams_per_group;
 
@@ -340,8 +312,9 @@ sub run_group
 		push @problems, grep { /ERROR/ } run_all(map { "SELECT FROM stream_agg.process_available('$_->{name}', '2 minutes')" } @running);
 		push @problems, change_dim($round, one_of(@dim_changes));
 	}
-	push @problems, grep { /ERROR/ } run_all(load_records($topic), "ANALYZE $topic->{name}_all");
-	push @problems, run_all(map { oracle($topic, $_) } @running);
+	push @problems, run_all("SELECT stream || ': ' || last_error FROM pg_stat_stream_agg WHERE state = 'failed'");
+	push @problems, eval { compare_streams($topic, @running) };
+	push @problems, "$@" if $@;
 	my ($late_here, $refused_here, $batches_here) = split /\|/, $node->safe_psql('postgres',
 		"SELECT COALESCE(sum(late), 0), COALESCE(sum(dead_lettered), 0), count(*) FROM stream_agg.commits WHERE stream LIKE 's${group}\\_%'");
 	$late += $late_here;
@@ -353,7 +326,7 @@ sub run_group
 	my %wrong = map { /\b(s${group}_\d+)\b/ ? ($1 => 1) : () } @problems;
 	ok(!@problems, "group $group of seed $seed: " . scalar(@running) . ' streams equal their batch queries') or diag(join("\n", @problems,
 		map({ create_stream($topic, $_) } grep { $wrong{ $_->{name} } } @streams),
-		'columns: ' . join(', ', @{ $topic->{types} }) . "; $topic->{partitions} partitions",
+		'columns: ' . join(', ', @{ $topic->{types} }) . '; ' . join(', ', map { "$_: $topic->{partitions}{$_} partitions" } sort keys %{ $topic->{partitions} }),
 		"again: STREAM_AGG_SEED=$seed RANDOM_GROUP=$group test/run 270_random_equation.pl"));
 	return;
 }

@@ -1,5 +1,5 @@
 # What random queries of streams are made of: tables of their parts, to which a
-# new feature adds a line, and the query as two texts - over the source, for the
+# new feature adds a line, and the query as two texts - over the sources, for the
 # stream, and over the records that a stream has read, for the oracle.
 #
 # In all parts e is the record.  {dim} is a table (id, grp) that changes between
@@ -12,7 +12,7 @@ use warnings;
 
 use Exporter 'import';
 
-our @EXPORT = qw(random_query stream_query oracle_query passes %values %windows);
+our @EXPORT = qw(random_query stream_query oracle_query oracle_rows passes %values);
 
 # type of a column => its values in JSON
 our %values = (
@@ -40,18 +40,76 @@ our %values = (
 	inet => [ '"10.0.0.1"', '"10.0.0.0/8"' ],
 	int4range => [ '"[1,5)"', '"[1,4]"', '"empty"' ]);
 
-# kind of window => [ the window or windows of e.ts, the end of a window x.w ]...
-our %windows = (
+# A window has
+#	stream	how the stream computes it, of e.ts
+#	ranges	the windows that hold e.ts as rows w, by other means
+#	shown	what the stream shows of one, w
+sub as_shown
+{
+	my ($window, $shown) = @_;
+	return { %$window, stream => $shown =~ s/\bw\b/$window->{stream}/r, shown => $shown };
+}
+
+sub fixed
+{
+	my ($stream, $size, $origin) = @_;
+	return { stream => $stream, shown => 'w',
+		ranges => "SELECT tstzrange(s, s + interval '$size') AS w FROM date_bin('$size', e.ts, '$origin') s WHERE s IS NOT NULL" };
+}
+
+sub tumble
+{
+	my ($size, $origin) = @_;
+	return fixed("stream_agg.tumble(e.ts, '$size'" . ($origin ? ", '$origin'" : '') . ')', $size, $origin // '1970-01-01 00:00+00');
+}
+
+# n: size divided by slide, or one more
+sub hop
+{
+	my ($slide, $size, $n, $origin) = @_;
+	my $last = "date_bin('$slide', e.ts, '" . ($origin // '1970-01-01 00:00+00') . "')";
+	return { stream => "stream_agg.hop(e.ts, '$slide', '$size'" . ($origin ? ", '$origin'" : '') . ')', shown => 'w',
+		ranges => "SELECT tstzrange(s, s + interval '$size') AS w
+			FROM generate_series($last - $n * interval '$slide', $last, interval '$slide') s WHERE s + interval '$size' > e.ts" };
+}
+
+# bounds are by the clocks of a zone: "start", or so many sizes from it
+sub calendar
+{
+	my ($size, $zone, $start, $origin) = @_;
+	my @bounds = map { "($start + $_ * interval '$size') AT TIME ZONE '$zone'" } 'n', '(n + 1)';
+	$origin = $origin ? "'$origin', " : '';
+	return { stream => "stream_agg.tumble(e.ts, '$size', ${origin}timezone => '$zone')", shown => 'w',
+		ranges => "SELECT tstzrange($bounds[0], $bounds[1]) AS w FROM generate_series(-1, 1) n
+			WHERE e.ts >= $bounds[0] AND e.ts < $bounds[1]" =~ s/\{local\}/e.ts AT TIME ZONE '$zone'/gr };
+}
+
+my @zones = ('Europe/Berlin', 'America/Havana', 'Australia/Lord_Howe', 'Asia/Kathmandu', 'America/New_York');
+my %windows = (
 	tumble => [
-		map({ [ "stream_agg.tumble(e.ts, '$_')", 'upper(x.w)' ] }
-			'1 second', '7 seconds', '1 minute', '1 hour', '1 day', '250 milliseconds'),
-		[ "stream_agg.tumble(e.ts, '5 minutes', '2000-01-01 00:01:30+00')", 'upper(x.w)' ],
-		[ "lower(stream_agg.tumble(e.ts, '30 seconds'))", "x.w + interval '30 seconds'" ] ],
+		map({ tumble($_) } '1 second', '7 seconds', '1 minute', '1 hour', '1 day', '250 milliseconds'),
+		tumble('5 minutes', '2000-01-01 00:01:30+00'),
+		map({ as_shown(tumble('30 seconds'), $_) } 'lower(w)', 'upper(w)') ],
 	date_bin => [
-		[ "date_bin('90 seconds', e.ts, '2000-01-01 00:00:07+00')", "x.w + interval '90 seconds'" ],
-		[ "date_bin('15 minutes', e.ts AT TIME ZONE 'UTC', timestamp '2000-01-01')", "x.w AT TIME ZONE 'UTC' + interval '15 minutes'" ],
-		[ "date_bin('1 second', e.ts, 'epoch')", "x.w + interval '1 second'" ] ]);
-my @window_kinds = sort keys %windows;
+		map({ { %$_, shown => 'lower(w)' } } fixed("date_bin('90 seconds', e.ts, '2000-01-01 00:00:07+00')", '90 seconds', '2000-01-01 00:00:07+00'),
+			fixed("date_bin('1 second', e.ts, 'epoch')", '1 second', 'epoch')),
+		{ %{ fixed("date_bin('15 minutes', e.ts AT TIME ZONE 'UTC', timestamp '2000-01-01')", '15 minutes', '2000-01-01 00:00+00') },
+			shown => "lower(w) AT TIME ZONE 'UTC'" } ],
+	hop => [
+		map({ hop(@$_) } [ '1 second', '5 seconds', 5 ], [ '250 milliseconds', '1 second', 4 ], [ '4 minutes', '10 minutes', 3 ],
+			[ '3 seconds', '10 seconds', 4, '2000-01-01 00:00:01.5+00' ], [ '10 minutes', '4 minutes', 1 ],
+			[ '1 minute', '1 minute', 1 ], [ '1 hour', '1 day', 24 ], [ '5 minutes', '7 minutes', 2 ]),
+		map({ as_shown(hop('2 minutes', '6 minutes', 3), $_) } 'lower(w)', 'upper(w)') ],
+	calendar => [
+		map({ calendar('1 day', $_, "date_trunc('day', {local})") } @zones),
+		calendar('1 month', 'Europe/Berlin', "date_trunc('month', {local})"),
+		calendar('1 week', 'America/Havana', "date_trunc('week', {local})"),
+		calendar('2 days', 'Europe/Berlin', "date_bin('2 days', {local}, '2026-01-05 06:00')", '2026-01-05 06:00+01'),
+		as_shown(calendar('1 day', 'America/New_York', "date_trunc('day', {local})"), 'lower(w)') ]);
+
+# gap => whether it is constant
+my %gaps = (map({ ("interval '$_'" => 1) } '1 second', '20 seconds', '5 minutes', '1 hour'),
+	"e.v * interval '1 minute'" => 0, 'e.i' => 0, "CASE WHEN e.ok THEN interval '10 minutes' ELSE interval '3 seconds' END" => 0);
 
 # with the columns v int, n numeric, f float8, t text, ok boolean of every source; %s: one of its own
 my @aggregates = ('count(*)', 'count(%s)', 'count(e.n)', 'sum(e.v)', 'sum(e.n)', 'sum(e.f)', 'avg(e.v)', 'avg(e.n)', 'avg(e.f)',
@@ -81,7 +139,97 @@ my @joins = (([ '', undef ]) x 5,
 	[ 'JOIN {dim} d ON d.id = e.v LEFT JOIN {dim} d2 ON d2.id = d.id + 1', 'd2.grp' ],
 	[ 'CROSS JOIN (VALUES (1), (2)) d(i)', 'd.i' ],
 	[ 'CROSS JOIN LATERAL generate_series(1, e.v % 3) d(i)', 'd.i' ]);
-my @delays = ('0', '1 second', '10 seconds', '2 minutes', '1 hour', '1 day 00:00:01', '7 milliseconds');
+# in microseconds
+my %delays = ('0' => 0, '7 milliseconds' => 7e3, '1 second' => 1e6, '10 seconds' => 1e7, '2 minutes' => 1.2e8, '1 hour' => 3.6e9,
+	'1 day 00:00:01' => 86401e6);
+# columns of a stream without GROUP BY, and some that give any number of rows
+my @columns = ('e.ts', 'e.v', '%s', 'upper(e.t)', 'e.n * 2', "date_trunc('hour', e.ts)", 'ROW(e.n, e.t)::text', 'to_jsonb(e.i)',
+	'COALESCE(e.v, -1)', "CASE WHEN e.ok THEN e.t ELSE 'none' END", "stream_agg.tumble(e.ts, '1 hour')");
+my @looked_up = ('(SELECT max(grp) FROM {dim} s WHERE s.id = e.v)', 'EXISTS (SELECT FROM {dim} s WHERE s.id = e.v)');
+my @sets = ('generate_series(1, e.v)', 'unnest(ARRAY[e.t, upper(e.t)])', "stream_agg.hop(e.ts, '10 minutes', '30 minutes')");
+# what a branch of UNION ALL makes of v
+my @branch_values = ('e.v', 'e.v', '-e.v', 'e.v + 1');
+
+# aggregates that cannot combine states
+my $kept = qr/DISTINCT|ORDER BY|longest/;
+# and those whose combined states are not what they would be in one piece
+my $inexact = qr/regr_slope/;
+
+# What a mode, and chance, make of a stream: is it one that groups, by which
+# window, with which watermark?
+sub choose_kind
+{
+	my ($query, $one_of, $below) = @_;
+	my $append = $query->{mode} eq 'append';
+
+	$query->{kind} = $one_of->('tumble', 'tumble', 'date_bin', 'hop', 'hop', 'calendar', 'session', 'session',
+		$append ? ('rows', 'distinct') : 'none');
+	$query->{delay} = $one_of->(sort keys %delays) if $append || $query->{kind} eq 'none' ? $query->{kind} !~ /none|rows/ || !$below->(3) : $below->(4);
+	$query->{delay_us} = $delays{ $query->{delay} } if defined $query->{delay};
+	$query->{event_time} = 1 if $query->{kind} =~ /none|rows|distinct/ && defined $query->{delay};
+	$query->{per_partition} = 1 if defined $query->{delay} && $query->{kind} !~ /session|rows|distinct/ && !$below->(3);
+	return;
+}
+
+sub choose_window
+{
+	my ($query, $one_of, $below) = @_;
+
+	if ($query->{kind} eq 'session')
+	{
+		$query->{gap} = $one_of->(sort keys %gaps);
+		my @shown = ('w', 'upper(w)', $gaps{ $query->{gap} } || $query->{mode} eq 'append' ? 'lower(w)' : 'w');
+		$query->{window} = as_shown({ stream => "stream_agg.session(e.ts, $query->{gap})" }, $one_of->(@shown));
+	}
+	elsif ($windows{ $query->{kind} })
+	{
+		$query->{window} = { %{ $one_of->(@{ $windows{ $query->{kind} } }) } };
+		if ($query->{kind} eq 'hop' && !$below->(3))
+		{
+			# in FROM instead of the select list
+			($query->{from_window}) = $query->{window}{stream} =~ /(stream_agg\.hop\([^()]*\))/;
+			$query->{window}{stream} =~ s/\Q$query->{from_window}\E/win/;
+		}
+	}
+	return;
+}
+
+# Several sources, or the main one several times.
+sub choose_branches
+{
+	my ($query, $one_of, $below) = @_;
+
+	return if $below->(4);
+	for my $source ('main', $one_of->('other', 'other', 'main'), ('other') x !$below->(4))
+	{
+		push @{ $query->{branches} }, { source => $source, condition => $one_of->(grep { $_ ne 'false' } @conditions),
+			# where a session or a key is of a record, its branches must not differ
+			v => $query->{kind} =~ /session|distinct/ ? 'e.v' : $one_of->(@branch_values) };
+	}
+	return;
+}
+
+sub choose_aggregates
+{
+	my ($query, $own, $one_of, $below) = @_;
+	my @choice = @aggregates;
+
+	@choice = grep { !/$inexact/ } @choice if $query->{kind} =~ /hop|session/;
+	@choice = grep { !/$kept/ } @choice if $query->{kind} =~ /hop|session/ && $below->(2);
+	return map { $one_of->(@choice) =~ s/%s/$own/gr } 1 .. 1 + $below->(5);
+}
+
+# The select list without GROUP BY.  Of the rows of a record with the same keys
+# DISTINCT ON may take any, so they are alike.
+sub choose_columns
+{
+	my ($query, $own, $join_key, $one_of, $below) = @_;
+	my @choice = (@columns, $query->{kind} eq 'rows' ? (@looked_up, $join_key // 'e.v') : ());
+	my @outputs = ('e._t', 'e._p', 'e._o', map { $one_of->(@choice) =~ s/%s/$own/gr } 0 .. $below->(4));
+
+	push @outputs, $one_of->(@sets) if $query->{kind} eq 'rows' && !$below->(4);
+	return @outputs;
+}
 
 # A random query: one_of chooses among its arguments, below(n) a number;
 # topic->{types} are the types of the columns k0, k1, ...
@@ -89,51 +237,76 @@ sub random_query
 {
 	my ($mode, $topic, $one_of, $below) = @_;
 	my $own = 'e.k' . $below->(scalar @{ $topic->{types} });
-	my $query = { mode => $mode, condition => $one_of->(@conditions), having => $one_of->(@havings) };
+	my $query = { mode => $mode, condition => $one_of->(@conditions), having => $one_of->(@havings),
+		columns => [ qw(n f t ok i _t _p _o), map { "k$_" } 0 .. $#{ $topic->{types} } ] };
 	my ($join, $join_key) = @{ $one_of->(@joins) };
-	my @keys;
+	my (@keys, %seen);
 
-	if ($mode eq 'append' || $below->(5))
-	{
-		$query->{kind} = $one_of->(@window_kinds);
-		$query->{window} = $one_of->(@{ $windows{ $query->{kind} } });
-		$query->{delay} = $one_of->(@delays) if $mode eq 'append' || $below->(4);
-	}
+	choose_kind($query, $one_of, $below);
+	choose_window($query, $one_of, $below);
+	choose_branches($query, $one_of, $below);
 	$query->{join} = $join;
+	if ($query->{kind} eq 'rows')
+	{
+		$query->{outputs} = [ choose_columns($query, $own, $join_key, $one_of, $below) ];
+		return $query;
+	}
 	for (1 .. $below->(4))
 	{
 		push @keys, $one_of->(map({ "e.k$_" } 0 .. $#{ $topic->{types} }), $join_key // 'e.v',
 			'e.v % 2', 'COALESCE(e.t, \'-\')', 'e.ok', 'upper(e.t)', 'e.n', '(SELECT max(grp) FROM {dim} s WHERE s.id = e.v)');
 	}
 	# the same key twice is refused nowhere, but proves nothing
-	my %seen;
 	@keys = grep { !$seen{$_}++ } @keys;
 	push @keys, 'e.ok' unless @keys || $query->{window};
-	my @outputs = map { my $a = $one_of->(@aggregates); $a =~ s/%s/$own/g; $a } 1 .. 1 + $below->(5);
 	$query->{keys} = \@keys;
-	$query->{outputs} = \@outputs;
+	$query->{outputs} = [ $query->{kind} eq 'distinct' ? choose_columns($query, $own, undef, $one_of, $below)
+		: choose_aggregates($query, $own, $one_of, $below) ];
 	return $query;
 }
 
-# The SELECT over a relation with a window expression; further conditions choose
-# among the rows.
+# FROM: a relation e, or branches of several; relation->(source) is the main or
+# the other one, with further columns.
+sub from_clause
+{
+	my ($query, $relation, @further) = @_;
+	my $from = $relation->('main') . ' e';
+
+	if ($query->{branches})
+	{
+		my @columns = map { "e.$_" } @{ $query->{columns} }, @further;
+		$from = '(' . join(' UNION ALL ', map {
+			'SELECT ' . join(', ', 'e.ts', "$_->{v} AS v", @columns) . ' FROM ' . $relation->($_->{source}) . " e WHERE $_->{condition}"
+		} @{ $query->{branches} }) . ') e';
+	}
+	return "$from $query->{join}";
+}
+
+# The SELECT over FROM with a window expression; further conditions choose among
+# the rows.
 sub assemble
 {
 	my ($query, $from, $window, @conditions) = @_;
-	my @keys = (($query->{window} ? $window : ()), @{ $query->{keys} });
-	my $list = join(', ', map({ "$keys[$_] AS key$_" } 0 .. $#keys), map({ "$query->{outputs}[$_] AS out$_" } 0 .. $#{ $query->{outputs} }));
+	my @keys = (($query->{window} ? $window : ()), @{ $query->{keys} // [] });
+	my @outputs = map { "$query->{outputs}[$_] AS out$_" } 0 .. $#{ $query->{outputs} };
+	my $where = join(' AND ', map { "($_)" } $query->{condition}, @conditions);
 	my $having = $query->{having} ? " HAVING $query->{having}" : '';
-	return "SELECT $list FROM $from WHERE " . join(' AND ', map { "($_)" } $query->{condition}, @conditions)
-	  . ' GROUP BY ' . join(', ', 1 .. @keys) . $having;
+
+	return 'SELECT ' . join(', ', @outputs) . " FROM $from WHERE $where" if $query->{kind} eq 'rows';
+	return 'SELECT DISTINCT ON (' . join(', ', @keys) . ') ' . join(', ', @outputs) . " FROM $from WHERE $where"
+	  if $query->{kind} eq 'distinct';
+	return 'SELECT ' . join(', ', map({ "$keys[$_] AS key$_" } 0 .. $#keys), @outputs)
+	  . " FROM $from WHERE $where GROUP BY " . join(', ', 1 .. @keys) . $having;
 }
 
-# As a stream has it.
+# As a stream has it: sources are the foreign tables, main and other.
 sub stream_query
 {
-	my ($query, $source) = @_;
-	my $text = assemble($query, "$source e $query->{join}", $query->{window} ? $query->{window}[0] : undef);
-	$text =~ s/\{dim\}/dim/g;
-	return $text;
+	my ($query, $sources) = @_;
+	my $from = from_clause($query, sub { $sources->{ $_[0] } });
+
+	$from .= ", $query->{from_window} AS win" if $query->{from_window};
+	return assemble($query, $from, $query->{window} ? $query->{window}{stream} : undef) =~ s/\{dim\}/dim/gr;
 }
 
 # What {dim} was when the record e was read.
@@ -145,20 +318,56 @@ sub versioned
 	return $text;
 }
 
-# As the oracle has it: over rows x records and windows, x.w, of a relation with
-# the columns of the source, and "version" of dim; further conditions on these.
-sub oracle_query
+# FROM, for the oracle: records is a relation with the columns of the sources
+# and further ones, topics names those of each.
+sub oracle_from
 {
-	my ($query, $records, @conditions) = @_;
-	my $windows = $query->{window} ? "CROSS JOIN LATERAL (SELECT $query->{window}[0] AS w) x" : '';
-	return versioned(assemble($query, "$records e $query->{join} $windows", 'x.w', @conditions));
+	my ($query, $records, $topics, @further) = @_;
+	return from_clause($query, sub {
+		my $names = join(', ', map { "'$_'" } @{ $topics->{ $_[0] } });
+		return "(SELECT e.* FROM $records e WHERE e._t IN ($names))";
+	}, 'version', @further);
 }
 
-# An expression over a record e of such a relation: does a row of it pass?
+# As the oracle has it: over rows x records and windows, x.w, with "batch",
+# "before" and "version" of dim of each record; further conditions on these.
+# Sessions are those of a table "made" by record and keys, key0 and so on.
+sub oracle_query
+{
+	my ($query, $records, $topics, $made, @conditions) = @_;
+	my $from = oracle_from($query, $records, $topics, 'batch', 'before');
+	my $keys = $query->{keys} // [];
+
+	if ($query->{kind} eq 'session')
+	{
+		$from .= " JOIN $made x ON " . join(' AND ', map({ "x.$_ = e.$_" } '_t', '_p', '_o'),
+			map { "x.key$_ IS NOT DISTINCT FROM $keys->[$_]" } 0 .. $#$keys);
+	}
+	elsif ($query->{window}) { $from .= " CROSS JOIN LATERAL ($query->{window}{ranges}) x"; }
+	return versioned(assemble($query, $from, $query->{window} ? $query->{window}{shown} =~ s/\bw\b/x.w/r : undef, @conditions));
+}
+
+# The rows that a query with sessions, or DISTINCT ON, makes of records: by record,
+# with keys, key0 and so on; gap or output.
+sub oracle_rows
+{
+	my ($query, $records, $topics) = @_;
+	my @list = (map({ "e.$_" } '_t', '_p', '_o', 'batch', 'ts'), map({ "$query->{keys}[$_] AS key$_" } 0 .. $#{ $query->{keys} }));
+
+	push @list, "$query->{gap} AS gap" if $query->{gap};
+	push @list, map { "$query->{outputs}[$_] AS out$_" } 0 .. $#{ $query->{outputs} } if $query->{kind} eq 'distinct';
+	return versioned('SELECT ' . join(', ', @list) . ' FROM ' . oracle_from($query, $records, $topics, 'batch') . " WHERE $query->{condition}");
+}
+
+# An expression over a record e of such a relation: does a row of it pass, and
+# under a further condition?
 sub passes
 {
-	my $query = shift;
-	return versioned("EXISTS (SELECT FROM (SELECT e.*) e $query->{join} WHERE $query->{condition})");
+	my ($query, $topics, $condition) = @_;
+	# rows that a set in the select list does not give do not
+	my $list = $query->{kind} eq 'rows' ? join(', ', @{ $query->{outputs} }) : '';
+	return versioned("EXISTS (SELECT $list FROM " . oracle_from($query, '(SELECT e.*)', $topics) . " WHERE ($query->{condition})"
+		  . ($condition ? " AND $condition" : '') . ')');
 }
 
 1;

@@ -1,6 +1,7 @@
-# Session streams batch by batch beside test/model/session_model.py.
+# Streams batch by batch beside the executable models: test/model/stream_model.py,
+# session_model.py.
 
-package StreamAgg::SessionModel;
+package StreamAgg::Model;
 
 use strict;
 use warnings;
@@ -12,21 +13,22 @@ use StreamAgg::Test;
 
 our @EXPORT = qw(run_model make_stream compare);
 
-# The model's output: name => value of the scenario, and by batch the records,
-# the commit and the sink.
+# The output of a model: name => value of the scenario, and by batch the records,
+# whether to restart before it, the commit and the sink.
 sub run_model
 {
-	my @arguments = @_;
+	my ($model, @arguments) = @_;
 	my ($output, $error);
 	my (%scenario, @batches);
 
-	IPC::Run::run([ 'python3', 'model/session_model.py', @arguments ], '>', \$output, '2>', \$error)
+	IPC::Run::run([ 'python3', "model/$model.py", @arguments ], '>', \$output, '2>', \$error)
 	  or die "model: $error";
 	for (split /\n/, $output)
 	{
 		my ($kind, $what, $rest) = split /\t/, $_, 3;
 		if ($kind eq 'scenario') { $scenario{$what} = $rest; }
 		elsif ($kind eq 'record') { push @{ $batches[$what]{records} }, [ split /\t/, $rest, 2 ]; }
+		elsif ($kind eq 'restart') { $batches[$what]{restart} = 1; }
 		elsif ($kind eq 'commit') { $batches[$what]{commit} = $rest; }
 		elsif ($kind eq 'row') { push @{ $batches[$what]{rows} }, $rest; }
 	}
@@ -60,11 +62,11 @@ sub expected
 # A stream of a scenario, with a topic and a source of its own, to be started.
 sub make_stream
 {
-	my ($node, $broker, $stream, $scenario, $more) = @_;
+	my ($node, $broker, $stream, $scenario, $more, $partitions) = @_;
 	my $query = sprintf($scenario->{query}, "topic_$stream");
 	my $watermark = $scenario->{watermark} ? ", watermark => '$scenario->{watermark}'" : '';
 
-	$broker->create_topic("topic_$stream", 1);
+	$broker->create_topic("topic_$stream", $partitions // 1);
 	create_source($node, $broker, "topic_$stream", "topic_$stream", $scenario->{columns});
 	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('$stream', \$q\$$query\$q\$,
 		output_mode => '$scenario->{mode}', trigger => '1 hour', start => false $watermark $more)");
