@@ -274,7 +274,7 @@ next_record(SourceScan *state)
 		return false;
 	if (state->cursor == NULL)
 		return sagg_scan_reader_next(state->reader, &state->record);
-	return (state->shared && sagg_shared_place(state->shared, state->next, &state->record)) ||
+	return (state->shared && sagg_shared_seek(state->shared, state->next, &state->record)) ||
 		load_record(state);
 }
 
@@ -302,8 +302,7 @@ decode_payload(SourceScan *state, TupleTableSlot *slot, SaggRecordError *why)
 	{
 		if (state->want_record)
 			(void) load_record(state);
-		if (sagg_shared_find(state->shared, state->next, slot->tts_values,
-							 slot->tts_isnull, &verdict))
+		if (sagg_shared_find(state->shared, slot->tts_values, slot->tts_isnull, &verdict))
 			return verdict;
 		(void) load_record(state);
 		return sagg_shared_decode(state->shared, state->next, record,

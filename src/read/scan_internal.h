@@ -49,10 +49,10 @@ typedef struct SaggSharedScan SaggSharedScan;
 
 extern SaggSharedScan *sagg_shared_scan_begin(Relation rel, const SaggLayout *layout,
 											  const Bitmapset *used, SaggDecoder *decoder);
-extern bool sagg_shared_place(const SaggSharedScan *scan, int64 number,
-							  SaggRecord *record);
-extern bool sagg_shared_find(SaggSharedScan *scan, int64 number, Datum *values,
-							 bool *isnull, SaggVerdict *verdict);
+extern bool sagg_shared_seek(SaggSharedScan *scan, int64 number,
+							 SaggRecord *record);
+extern bool sagg_shared_find(SaggSharedScan *scan, Datum *values, bool *isnull,
+							 SaggVerdict *verdict);
 extern SaggVerdict sagg_shared_decode(SaggSharedScan *scan, int64 number,
 									  const SaggRecord *record, Datum *values,
 									  bool *isnull, SaggRecordError *why);

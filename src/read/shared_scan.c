@@ -43,6 +43,8 @@ struct SaggSharedScan
 	SaggDecoder *first;			/* of more, or NULL */
 	bool		cleared;		/* columns that are not read are NULL */
 	int64		ndecoded;		/* records */
+	const SaggRowBlock *block;	/* of the record at hand, or NULL */
+	int			row;			/* in it */
 };
 
 /*
@@ -117,38 +119,43 @@ clear_unused(SaggSharedScan *scan, Datum *values, bool *isnull)
 }
 
 /*
- * Where the record of a number is, if one of its rows is kept.  Returns false if
+ * Go to the record of a number; where it is, if it is kept.  Returns false if
  * not.
  */
 bool
-sagg_shared_place(const SaggSharedScan *scan, int64 number, SaggRecord *record)
+sagg_shared_seek(SaggSharedScan *scan, int64 number, SaggRecord *record)
 {
-	const SaggRowBlock *block = number / SAGG_BLOCK_ROWS < scan->store->rows->nblocks ?
-		scan->store->blocks[number / SAGG_BLOCK_ROWS] : NULL;
-	int			row = number % SAGG_BLOCK_ROWS;
+	const SaggRowStore *store = scan->store;
+	const SaggPlace *place;
 
-	if (block == NULL || block->rows[row] == SAGG_ROW_UNKNOWN)
+	scan->block = number / SAGG_BLOCK_ROWS < store->rows->nblocks ?
+		store->blocks[number / SAGG_BLOCK_ROWS] : NULL;
+	scan->row = number % SAGG_BLOCK_ROWS;
+	if (scan->block && scan->block->rows[scan->row] == SAGG_ROW_UNKNOWN)
+		scan->block = NULL;
+	if (scan->block == NULL)
 		return false;
-	record->topic = block->places[row].topic;
-	record->partition = block->places[row].partition;
-	record->offset = block->places[row].offset;
+	place = &scan->block->places[scan->row];
+	record->topic = place->topic;
+	record->partition = place->partition;
+	record->offset = place->offset;
 	return true;
 }
 
 /*
- * The columns of the record of a number, if they are kept.  Returns false if not
- * all are.  Values live until the end of the batch; not to be written to.
+ * The columns of the record that sagg_shared_seek has gone to, if they are kept.
+ * Returns false if not all are.  Values live until the end of the batch; not to
+ * be written to.
  */
 bool
-sagg_shared_find(SaggSharedScan *scan, int64 number, Datum *values, bool *isnull,
+sagg_shared_find(SaggSharedScan *scan, Datum *values, bool *isnull,
 				 SaggVerdict *verdict)
 {
-	const SaggRowStore *store = scan->store;
 	const SaggDecoder *decoder = scan->decoder;
-	const SaggRowBlock *block = store->blocks[number / SAGG_BLOCK_ROWS];
-	int			row = number % SAGG_BLOCK_ROWS;
+	const SaggRowBlock *block = scan->block;
+	int			row = scan->row;
 
-	if (block == NULL || block->rows[row] == SAGG_ROW_UNKNOWN)
+	if (block == NULL)
 		return false;
 	*verdict = block->rows[row] == SAGG_ROW_GOOD ? SAGG_RECORD_GOOD : SAGG_RECORD_LEFT_OUT;
 	if (*verdict == SAGG_RECORD_LEFT_OUT)
@@ -160,7 +167,7 @@ sagg_shared_find(SaggSharedScan *scan, int64 number, Datum *values, bool *isnull
 		uint8		state = cells ? cells->states[row] : SAGG_CELL_UNKNOWN;
 
 		if (state == SAGG_CELL_UNKNOWN ||
-			(state == SAGG_CELL_OF_SETTINGS && !under_settings(store)))
+			(state == SAGG_CELL_OF_SETTINGS && !under_settings(scan->store)))
 			return false;
 		values[index] = cells->values[row];
 		isnull[index] = state == SAGG_CELL_NULL;
