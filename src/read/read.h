@@ -107,7 +107,7 @@ extern bool sagg_scan_last_record(SaggPlace *place);
 extern void sagg_scan_error_context(void *arg);
 
 /* shared_rows.c: such scans, of several streams, decode each record once */
-extern void sagg_shared_rows_begin(int64 records);
+extern void sagg_shared_rows_begin(int64 records, List *streams);
 extern void sagg_shared_rows_end(void);
 
 /* scan_restriction.c: what scans of a source read, instead of all of it */

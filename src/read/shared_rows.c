@@ -5,13 +5,24 @@
  *
  * Memory for it, bounded by stream_agg.batch_memory (I7), from the first
  * stream's part of a batch to the end of the last one's; and what the streams
- * read of a source, which is learned from batch to batch.  What is put there,
- * and when it is used, is the scans' (shared_scan.c).
+ * read of a source, which is learned from batch to batch, and for the first one
+ * taken from the catalogs.  What is put there, and when it is used, is the
+ * scans' (shared_scan.c).
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_depend.h"
+#include "catalog/pg_rewrite.h"
+#include "rewrite/prs2lock.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 
@@ -24,8 +35,8 @@
 typedef struct Interest
 {
 	Oid			source;
-	Bitmapset  *before;			/* of the last batch */
-	Bitmapset  *now;
+	Bitmapset  *expected;		/* in this batch */
+	Bitmapset  *seen;			/* so far */
 } Interest;
 
 /* of the batch at hand, NULL = it is not shared */
@@ -33,6 +44,7 @@ static SaggSharedRows *shared = NULL;
 
 /* in TopMemoryContext */
 static List *interests = NIL;
+static List *views = NIL;		/* OIDs, whose columns are in interests */
 
 /*
  * Relation cache callback: a source has changed, or (InvalidOid) may have.
@@ -60,32 +72,115 @@ forget_rows(void *arg)
 	shared = NULL;
 }
 
+static Interest *
+find_interest(Oid source)
+{
+	MemoryContext old;
+	Interest   *interest;
+	ListCell   *lc;
+
+	foreach(lc, interests)
+	{
+		interest = lfirst(lc);
+		if (interest->source == source)
+			return interest;
+	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	interest = palloc0(sizeof(Interest));
+	interest->source = source;
+	interests = lappend(interests, interest);
+	MemoryContextSwitchTo(old);
+	return interest;
+}
+
+/*
+ * A view's query is going to be run for the first time: note which columns of
+ * sources it names.  What it reads by way of other views is learned later.
+ */
+static void
+expect_columns(Relation view)
+{
+	Relation	depend = table_open(DependRelationId, AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&keys[0], Anum_pg_depend_classid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(RewriteRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_objid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(view->rd_rules->rules[0]->ruleId));
+	scan = systable_beginscan(depend, DependDependerIndexId, true, NULL, 2, keys);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_depend form = (Form_pg_depend) GETSTRUCT(tuple);
+		Interest   *interest;
+		MemoryContext old;
+
+		if (form->refclassid != RelationRelationId || form->refobjsubid <= 0 ||
+			!sagg_is_source(form->refobjid))
+			continue;
+		interest = find_interest(form->refobjid);
+		old = MemoryContextSwitchTo(TopMemoryContext);
+		interest->expected = bms_add_member(interest->expected, form->refobjsubid);
+		MemoryContextSwitchTo(old);
+	}
+	systable_endscan(scan);
+	table_close(depend, AccessShareLock);
+}
+
+/*
+ * What the streams read of the sources: in the last batch or, of those that had
+ * no part in it, as their views say.
+ */
+static void
+update_interests(List *streams)
+{
+	ListCell   *lc;
+
+	foreach(lc, interests)
+	{
+		Interest   *interest = lfirst(lc);
+
+		bms_free(interest->expected);
+		interest->expected = interest->seen;
+		interest->seen = NULL;
+	}
+	foreach(lc, streams)
+	{
+		Relation	view = list_member_oid(views, lfirst_oid(lc)) ? NULL :
+			try_relation_open(lfirst_oid(lc), AccessShareLock);
+		MemoryContext old;
+
+		if (view == NULL)
+			continue;
+		if (view->rd_rules && view->rd_rules->numLocks > 0)
+			expect_columns(view);
+		relation_close(view, NoLock);
+		old = MemoryContextSwitchTo(TopMemoryContext);
+		views = lappend_oid(views, lfirst_oid(lc));
+		MemoryContextSwitchTo(old);
+	}
+}
+
 /*
  * The scans that begin from now on are of several streams, one after the other,
  * over one batch of so many records: what they decode is kept, in a context
  * below the current one, until sagg_shared_rows_end or the end of that.
+ * "streams" are the OIDs of their views.
  */
 void
-sagg_shared_rows_begin(int64 records)
+sagg_shared_rows_begin(int64 records, List *streams)
 {
 	static bool registered = false;
 	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
 												 "stream_agg shared rows",
 												 ALLOCSET_DEFAULT_SIZES);
 	SaggSharedRows *rows = MemoryContextAllocZero(memory, sizeof(SaggSharedRows));
-	ListCell   *lc;
 
 	if (!registered)
 		CacheRegisterRelcacheCallback(source_changed, (Datum) 0);
 	registered = true;
-	foreach(lc, interests)
-	{
-		Interest   *interest = lfirst(lc);
-
-		bms_free(interest->before);
-		interest->before = interest->now;
-		interest->now = NULL;
-	}
+	update_interests(streams);
 	rows->memory = memory;
 	rows->records = records;
 	rows->nblocks = (records + SAGG_BLOCK_ROWS - 1) / SAGG_BLOCK_ROWS;
@@ -196,30 +291,9 @@ sagg_shared_store(Relation rel)
 	return store;
 }
 
-static Interest *
-find_interest(Oid source)
-{
-	MemoryContext old;
-	Interest   *interest;
-	ListCell   *lc;
-
-	foreach(lc, interests)
-	{
-		interest = lfirst(lc);
-		if (interest->source == source)
-			return interest;
-	}
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	interest = palloc0(sizeof(Interest));
-	interest->source = source;
-	interests = lappend(interests, interest);
-	MemoryContextSwitchTo(old);
-	return interest;
-}
-
 /*
- * A scan reads the attributes "used" of a source: the ones that scans have read
- * in the last batch.
+ * A scan reads the attributes "used" of a source: the ones that scans of this
+ * batch are expected to read.
  */
 Bitmapset *
 sagg_shared_interest(Oid source, const Bitmapset *used)
@@ -227,7 +301,7 @@ sagg_shared_interest(Oid source, const Bitmapset *used)
 	Interest   *interest = find_interest(source);
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
-	interest->now = bms_add_members(interest->now, used);
+	interest->seen = bms_add_members(interest->seen, used);
 	MemoryContextSwitchTo(old);
-	return interest->before;
+	return interest->expected;
 }

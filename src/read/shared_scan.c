@@ -6,8 +6,8 @@
  *
  * A stream's scan decodes what its query reads, and keeps that; the scans of
  * the streams after it take it from here.  The first scan of a batch also keeps
- * what the streams have read of the batch before, so that one pass over the
- * payloads is enough.  What is missing a scan decodes by itself.
+ * what the others are expected to read, so that one pass over the payloads is
+ * enough.  What is missing a scan decodes by itself.
  *
  * A scan finds here only what it would have made itself:
  *
@@ -48,20 +48,20 @@ struct SaggSharedScan
 };
 
 /*
- * A decoder of what the streams have read of the last batch too; NULL if that
- * is no more than "used".  Of avro the same part cannot always be read for all of
+ * A decoder of what the other streams are expected to read too; NULL if that is
+ * no more than "used".  Of avro the same part cannot always be read for all of
  * them at once.
  */
 static SaggDecoder *
 make_first(Relation rel, const SaggLayout *layout, const Bitmapset *used,
-		   const Bitmapset *before)
+		   const Bitmapset *expected)
 {
 	SaggDecoder *decoder;
 
-	if (layout->format == &sagg_format_avro || bms_is_subset(before, used))
+	if (layout->format == &sagg_format_avro || bms_is_subset(expected, used))
 		return NULL;
 	decoder = sagg_decoder_make(RelationGetDescr(rel),
-								sagg_source_layout(rel, bms_union(before, used)),
+								sagg_source_layout(rel, bms_union(expected, used)),
 								layout->natts);
 	for (int i = 0; i < decoder->ncolumns; i++)
 		decoder->columns[i].optional = !bms_is_member(decoder->columns[i].index + 1, used);
@@ -80,16 +80,16 @@ sagg_shared_scan_begin(Relation rel, const SaggLayout *layout,
 {
 	SaggRowStore *store = sagg_shared_store(rel);
 	SaggSharedScan *scan;
-	Bitmapset  *before;
+	Bitmapset  *expected;
 
 	if (store == NULL)
 		return NULL;
-	before = sagg_shared_interest(RelationGetRelid(rel), used);
+	expected = sagg_shared_interest(RelationGetRelid(rel), used);
 	scan = palloc0(sizeof(SaggSharedScan));
 	scan->store = store;
 	scan->decoder = decoder;
 	if (!store->read)
-		scan->first = make_first(rel, layout, used, before);
+		scan->first = make_first(rel, layout, used, expected);
 	store->read = true;
 	return scan;
 }

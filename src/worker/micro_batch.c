@@ -425,8 +425,11 @@ static void
 process_shared_parts(Part *parts, int nparts)
 {
 	SaggBatch  *batch = sagg_reader_batch(parts->session->reader);
+	List	   *views = NIL;
 
-	sagg_shared_rows_begin(sagg_batch_records(batch));
+	for (int i = 0; i < nparts; i++)
+		views = lappend_oid(views, parts[i].session->slot->view);
+	sagg_shared_rows_begin(sagg_batch_records(batch), views);
 	for (int i = 0; i < nparts; i++)
 		process_shared_part(&parts[i]);
 	sagg_shared_rows_end();
