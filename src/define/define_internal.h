@@ -120,7 +120,8 @@ extern Datum sagg_interval_datum(int64 length);
 
 /* stream_create.c */
 extern RawStmt *sagg_parse_query(const char *text);
-extern Oid	sagg_make_query_view(char *schema, char *name, const char *text);
+extern Oid	sagg_make_query_view(const char *stream, char *schema, char *name,
+								 const char *text);
 extern void sagg_check_query(const SaggStream *stream, const SaggQuery *query);
 
 /* stream_options.c */
