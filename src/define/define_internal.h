@@ -21,6 +21,7 @@
 
 /* tumble.c */
 extern int64 sagg_window_size(const Interval *size);
+extern int64 sagg_tumble_size(const Interval *size);
 extern void sagg_check_window_time(TimestampTz ts, TimestampTz origin);
 extern void sagg_window_out_of_range(void) pg_attribute_noreturn();
 extern Datum sagg_make_window(FunctionCallInfo fcinfo, TimestampTz start,

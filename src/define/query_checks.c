@@ -218,25 +218,29 @@ void
 sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 					  bool has_watermark)
 {
+	bool		aggregates = result->kind == SAGG_AGGREGATION;
+
+	if (aggregates && mode == SAGG_APPEND && result->window.kind == SAGG_WINDOW_NONE)
+		refuse(ERRCODE_INVALID_PARAMETER_VALUE,
+			   "output mode \"append\" needs a window in GROUP BY",
+			   "A group without a window never ends, so it would never be written.",
+			   has_watermark ?
+			   "Group by stream_agg.tumble(column, size), or use output_mode => 'update'." :
+			   "Group by stream_agg.tumble(column, size) and give a watermark, or use output_mode => 'update'.");
 	if (has_watermark && !result->has_event_time)
 		refuse(ERRCODE_INVALID_PARAMETER_VALUE,
 			   "a watermark needs an event-time column",
-			   "The query groups by no window, and no event_time is given.",
-			   "Group by stream_agg.tumble(column, size), or name the column as event_time.");
-	if (result->kind != SAGG_AGGREGATION)
+			   aggregates ? "The query groups by no window, and no event_time is given." :
+			   "No event_time is given.",
+			   aggregates ? "Group by stream_agg.tumble(column, size), or name the column as event_time." :
+			   "Name the column as event_time.");
+	if (!aggregates)
 		check_rows_mode(result, mode, has_watermark);
-	if (mode != SAGG_APPEND || result->kind != SAGG_AGGREGATION)
-		return;
-	if (!has_watermark)
+	else if (mode == SAGG_APPEND && !has_watermark)
 		refuse(ERRCODE_INVALID_PARAMETER_VALUE,
 			   "output mode \"append\" needs a watermark",
 			   "A window is written once, when the watermark says that no more of its records will come.",
 			   "Give a watermark, for example watermark => '10 minutes', or use output_mode => 'update'.");
-	if (result->window.kind == SAGG_WINDOW_NONE)
-		refuse(ERRCODE_INVALID_PARAMETER_VALUE,
-			   "output mode \"append\" needs a window in GROUP BY",
-			   "A group without a window never ends, so it would never be written.",
-			   "Group by stream_agg.tumble(column, size), or use output_mode => 'update'.");
 }
 
 /*

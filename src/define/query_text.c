@@ -34,6 +34,29 @@ setting(const char *name)
 }
 
 /*
+ * Refuse what CREATE VIEW would.
+ */
+static void
+check_column_names(const Query *query)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, query->targetList)
+	{
+		TargetEntry *tle = lfirst_node(TargetEntry, lc);
+		String	   *name = tle->resjunk ? NULL : makeString(tle->resname);
+
+		if (name && list_member(names, name))
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_COLUMN),
+					 errmsg("column \"%s\" specified more than once", tle->resname)));
+		if (name)
+			names = lappend(names, name);
+	}
+}
+
+/*
  * Analyse the text of a query for a stream that is not made: "stream" has what
  * create_stream would be told, and gets source, owner and settings of this
  * session; with "any_mode" also an output mode that the query can have.  Raises
@@ -50,6 +73,7 @@ sagg_query_of_text(const char *text, bool any_mode, SaggStream *stream)
 	sagg_text_errors_begin(&callback, text);
 	query = parse_analyze_fixedparams(raw, text, NULL, 0, NULL);
 	sagg_text_errors_end(&callback);
+	check_column_names(query);
 	if (any_mode)
 		stream->mode = !stream->has_watermark && (query->hasAggs || query->groupClause) ?
 			SAGG_UPDATE : SAGG_APPEND;

@@ -119,7 +119,7 @@ match_tumble(FuncExpr *func, SaggWindow *window)
 	window->type = TSTZRANGEOID;
 	window->origin = origin;
 	if (zone[0] == '\0')
-		window->size = sagg_window_size(size);
+		window->size = sagg_tumble_size(size);
 	else
 	{
 		window->kind = SAGG_WINDOW_CALENDAR;

@@ -290,10 +290,10 @@ sagg_check_query(const SaggStream *stream, const SaggQuery *query)
 	if (stream->mode != SAGG_APPEND && query->missing_key)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the select list omits the grouping key %s", query->missing_key),
+				 errmsg("the select list omits %s, by which the query groups", query->missing_key),
 				 errdetail("Output mode \"%s\" finds the row of a group by its window and keys.",
 						   sagg_mode_name(stream->mode)),
-				 errhint("Add the key to the select list.")));
+				 errhint("Add it to the select list.")));
 	sagg_check_max_future(stream, query);
 	sagg_check_watermark_options(stream, query);
 }

@@ -39,10 +39,10 @@ check_topic_sink(const SaggStream *stream, const SaggQuery *query, const char *n
 	if (query->missing_key)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the select list omits the grouping key %s",
+				 errmsg("the select list omits %s, by which the query groups",
 						query->missing_key),
 				 errdetail("Window and keys tell readers of the topic which row a record is."),
-				 errhint("Add the key to the select list.")));
+				 errhint("Add it to the select list.")));
 	if (stream->mode == SAGG_UPDATE && query->replaced)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -26,6 +26,17 @@
 
 PG_FUNCTION_INFO_V1(stream_agg_tumble);
 
+static void
+refuse_months(const Interval *interval, const char *what, const char *hint)
+{
+	if (interval->month != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not contain months or years", what),
+				 errdetail("The length of a month varies."),
+				 errhint("%s", hint)));
+}
+
 /*
  * Length of a window, or of a delay, in microseconds; a day is 24 hours.
  * "what" names it in messages.  Raises an error for months, whose length
@@ -37,12 +48,7 @@ sagg_interval_length(const Interval *interval, const char *what)
 	int64		days;
 	int64		length;
 
-	if (interval->month != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not contain months or years", what),
-				 errdetail("The length of a month varies."),
-				 errhint("Use days, which have 24 hours here, or smaller units.")));
+	refuse_months(interval, what, "Use days, which have 24 hours here, or smaller units.");
 	if (pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &days) ||
 		pg_add_s64_overflow(days, interval->time, &length))
 		ereport(ERROR,
@@ -64,6 +70,17 @@ sagg_window_size(const Interval *size)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("window size must be greater than zero")));
 	return length;
+}
+
+/*
+ * The same of a window that could have months if it had a time zone.
+ */
+int64
+sagg_tumble_size(const Interval *size)
+{
+	refuse_months(size, "window size",
+				  "Give a time zone by whose clocks months begin, for example timezone => 'UTC', or use days, which have 24 hours without one.");
+	return sagg_window_size(size);
 }
 
 /*
@@ -160,7 +177,7 @@ stream_agg_tumble(PG_FUNCTION_ARGS)
 	int64		end = 0;
 
 	if (VARSIZE_ANY_EXHDR(zone) == 0)
-		size = sagg_window_size(PG_GETARG_INTERVAL_P(1));
+		size = sagg_tumble_size(PG_GETARG_INTERVAL_P(1));
 	sagg_check_window_time(ts, origin);
 	if (VARSIZE_ANY_EXHDR(zone) > 0)
 		return tumble_by_zone(fcinfo, ts, origin, text_to_cstring(zone));

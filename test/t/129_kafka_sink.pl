@@ -52,7 +52,7 @@ refused(create('a', $by_minute, q{watermark => '0', sink => 'minutes'}),
 	'without being told, no stream delivers at least once');
 refused(create('a', $by_key, "output_mode => 'complete', sink => 'groups', options => $once"), qr/output mode "complete" needs a table/, 'complete mode');
 refused(create('a', "$by_key HAVING sum(v) > 5", "output_mode => 'update', sink => 'groups', options => $once"), qr/HAVING is not supported/, 'HAVING in update mode');
-refused(create('a', $by_minute =~ s/k, count/count/r =~ s/1, 2/1, k/r, "watermark => '0', sink => 'minutes', options => $once"), qr/omits the grouping key/, 'no identity');
+refused(create('a', $by_minute =~ s/k, count/count/r =~ s/1, 2/1, k/r, "watermark => '0', sink => 'minutes', options => $once"), qr/omits k, by which the query groups/, 'no identity');
 refused(create('a', $by_minute, "watermark => '0', sink => 'groups', options => $once"), qr/sink "groups" has no column "win"/, 'a column that is missing');
 refused(create('a', $by_key, "output_mode => 'update', options => $once"), qr/delivery "at_least_once" is for sinks that are Kafka topics/, 'a table');
 refused(create('a', 'SELECT k, sum(n)::bigint AS n FROM groups GROUP BY k', "output_mode => 'update', sink => 'groups', options => $once"),

@@ -114,6 +114,7 @@ sub refused
 }
 refused(q{'SELECT k, count(*) FROM clicks GROUP BY k', output_mode => 'append'}, qr/ERROR/, 'append without a watermark');
 refused(q{'SELECT k, countt(*) FROM clicks GROUP BY k'}, qr/function countt\(\) does not exist.*\^/s, 'errors show their place');
+refused(q{'SELECT k, count(*), count(v) FROM clicks GROUP BY k'}, qr/column "count" specified more than once/, 'a name twice');
 refused(q{'SELECT n FROM updated'}, qr/ERROR/, 'a query without a source');
 refused(q{'nothing'}, qr/stream "nothing" does not exist/, 'no such stream');
 refused(q{'updated', watermark => '1 minute'}, qr/has been told watermark/, 'arguments of a stream');
