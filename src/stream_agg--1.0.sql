@@ -511,7 +511,7 @@ RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_preview'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION stream_agg.preview(text, bigint, interval, text, text, text) IS
-'what the next micro-batch of a stream, or the first one of the text of a query, would write; changes nothing';
+'what the next micro-batch of a stream, or the first one of the text of a query, would write; rolled back';
 
 CREATE FUNCTION stream_agg.explain_stream(stream text)
 RETURNS SETOF text

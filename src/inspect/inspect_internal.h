@@ -48,4 +48,9 @@ extern void sagg_trial_event_times(SaggTrialRead *trial,
 extern int64 sagg_trial_records(SaggTrialRead *trial);
 extern void sagg_trial_end(SaggTrialRead *trial);
 
+/* trial_write.c */
+extern const char *sagg_trial_no_write(const SaggStream *stream);
+extern bool sagg_trial_write(const SaggInspection *inspection,
+							 const SaggOutput *output);
+
 #endif							/* SAGG_INSPECT_INTERNAL_H */

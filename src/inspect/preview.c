@@ -4,11 +4,15 @@
  *	  preview: what the next micro-batch of a stream, or the first one of a
  *	  query, would write.
  *
- * The batch is a real one, up to WRITE: its records come from Kafka, go through
- * the query into a state that is a copy, and the rows that would go to the sink
- * go to the caller.  The copy lies in memory of this process, and whatever
- * functions of the query might have done is rolled back.  The stream's worker
- * neither waits nor notices.
+ * The batch is a real one, up to CHECKPOINT: its records come from Kafka, go
+ * through the query into a state that is a copy, and the rows that go to the sink
+ * go to the caller as well.  The copy lies in memory of this process; what was
+ * done in the database, by functions of the query, the sink's triggers or
+ * ourselves, is rolled back with a subtransaction, errors or not.
+ *
+ * The stream's worker is in the way only where rows are written
+ * (trial_write.c).  READ and EXECUTE take place beside it; if it has committed
+ * meanwhile, all is done again while it waits.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,9 +29,11 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "inspect_internal.h"
+#include "worker/worker.h"
 #include "write/write.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_preview);
@@ -45,20 +51,31 @@ enum
 
 typedef struct Preview
 {
+	FunctionCallInfo fcinfo;
 	ReturnSetInfo *rsinfo;
+	char	   *text;			/* name of a stream, or a query */
+	Oid			view;			/* of the stream, for the next attempt */
+
+	/* of one attempt */
 	int64		limit;
 	SaggInspection inspection;
 	SaggCounts	counts;
 	TimestampTz watermark;
+	const char *no_write;		/* why the sink is not tried; NULL: it is, or
+								 * there is none */
 } Preview;
+
+/* is this process in a preview? */
+static bool busy = false;
 
 /*
  * A query without a stream, with the arguments that stand for those of
  * create_stream.
  */
 static void
-settle_query(Preview *preview, FunctionCallInfo fcinfo, const char *text)
+settle_query(Preview *preview)
 {
+	FunctionCallInfo fcinfo = preview->fcinfo;
 	SaggStream *stream = palloc0(sizeof(SaggStream));
 	char	   *mode = sagg_text_argument(fcinfo, ARG_OUTPUT_MODE);
 	char	   *offsets = sagg_text_argument(fcinfo, ARG_STARTING_OFFSETS);
@@ -76,13 +93,14 @@ settle_query(Preview *preview, FunctionCallInfo fcinfo, const char *text)
 	stream->starting_offsets = sagg_starting_offsets_check(offsets ? offsets : "earliest",
 														   "starting_offsets");
 	preview->inspection.stream = stream;
-	preview->inspection.query = sagg_query_of_text(text, mode == NULL, stream);
+	preview->inspection.query = sagg_query_of_text(preview->text, mode == NULL, stream);
 }
 
 static void
-settle_stream(Preview *preview, FunctionCallInfo fcinfo, const char *name)
+settle_stream(Preview *preview)
 {
-	SaggStream *stream = sagg_stream_by_name(name, false);
+	FunctionCallInfo fcinfo = preview->fcinfo;
+	SaggStream *stream = sagg_stream_by_name(preview->text, false);
 
 	sagg_stream_check_owner(stream);
 	for (int i = ARG_WATERMARK; i <= ARG_STARTING_OFFSETS; i++)
@@ -96,11 +114,29 @@ settle_stream(Preview *preview, FunctionCallInfo fcinfo, const char *name)
 	}
 	preview->inspection.stream = stream;
 	preview->inspection.query = sagg_query_of_view(stream);
+	preview->view = stream->view;
+	preview->no_write = sagg_trial_no_write(stream);
+}
 
-	/* a standby does not grant the lock of an INSERT */
-	if (OidIsValid(stream->sink) && !RecoveryInProgress())
-		sagg_sink_check(stream->sink, preview->inspection.query, stream->mode,
-						stream->options.at_least_once);
+/*
+ * What is to be tried, and with how many records.
+ */
+static void
+settle(Preview *preview)
+{
+	FunctionCallInfo fcinfo = preview->fcinfo;
+
+	if (sagg_is_name(preview->text))
+		settle_stream(preview);
+	else
+		settle_query(preview);
+	preview->limit = !PG_ARGISNULL(ARG_LIMIT) ? PG_GETARG_INT64(ARG_LIMIT) :
+		preview->inspection.stream->max_offsets > 0 ?
+		preview->inspection.stream->max_offsets : sagg_max_records_per_batch;
+	if (preview->limit <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("limit must be greater than zero")));
 }
 
 /*
@@ -159,19 +195,16 @@ identity_desc(const SaggQuery *query)
 }
 
 static void
-return_output(Preview *preview)
+return_output(Preview *preview, const SaggOutput *output)
 {
 	const SaggQuery *query = preview->inspection.query;
-	SaggOutput	output;
 
-	sagg_execution_output(preview->inspection.execution, &output);
-	return_rows(preview, output.fresh, query->output_desc, "insert", PG_INT64_MAX);
-	return_rows(preview, output.known, query->output_desc,
+	return_rows(preview, output->fresh, query->output_desc, "insert", PG_INT64_MAX);
+	return_rows(preview, output->known, query->output_desc,
 				preview->inspection.stream->mode == SAGG_COMPLETE ? "result" : "update",
 				PG_INT64_MAX);
-	if (output.removed)
-		return_rows(preview, output.removed, identity_desc(query), "delete", PG_INT64_MAX);
-	sagg_execution_output_end(&output);
+	if (output->removed)
+		return_rows(preview, output->removed, identity_desc(query), "delete", PG_INT64_MAX);
 }
 
 /*
@@ -239,40 +272,141 @@ tell_counts(const Preview *preview)
 					sagg_stream_title(inspection->stream->name), counts->delivered) :
 			 errmsg("preview of a first micro-batch in output mode %s: " INT64_FORMAT " records",
 					sagg_mode_name(inspection->stream->mode), counts->delivered),
-			 errdetail("Aggregated " INT64_FORMAT ", late " INT64_FORMAT ", filtered " INT64_FORMAT ", without event time " INT64_FORMAT ", cannot be processed " INT64_FORMAT "; watermark then: %s.",
+			 errdetail("Aggregated " INT64_FORMAT ", late " INT64_FORMAT ", filtered " INT64_FORMAT ", without event time " INT64_FORMAT ", cannot be processed " INT64_FORMAT "; watermark then: %s.%s%s%s",
 					   counts->aggregated, counts->late, counts->filtered,
-					   counts->null_time, counts->dead_lettered, watermark)));
+					   counts->null_time, counts->dead_lettered, watermark,
+					   preview->no_write ? " The sink was not tried, for " : "",
+					   preview->no_write ? preview->no_write : "",
+					   preview->no_write ? "." : "")));
 }
 
 /*
- * The batch and its rows, in a subtransaction that is rolled back, which also
- * brings back user and settings.
+ * WRITE.  Returns false if the batch is not the next one any more.
+ */
+static bool
+try_sink(Preview *preview, const SaggOutput *output)
+{
+	const SaggStream *stream = preview->inspection.stream;
+
+	if (!OidIsValid(stream->sink))
+		return true;
+	if (preview->no_write == NULL &&
+		!sagg_trial_write(&preview->inspection, output))
+		return false;
+
+	/* there may have been no rows; a standby does not grant the lock of an INSERT */
+	if (!RecoveryInProgress())
+		sagg_sink_check(stream->sink, preview->inspection.query, stream->mode,
+						stream->options.at_least_once);
+	return true;
+}
+
+/*
+ * As the stream's owner.  Where that is another user, who then cannot have
+ * triggers deferred, they are not; and those that wait since before the call are
+ * not run as the owner.
  */
 static void
-try_batch(Preview *preview)
+become_owner(Preview *preview, SaggOwnerContext *owner)
 {
-	ResourceOwner resources = CurrentResourceOwner;
-	MemoryContext memory = CurrentMemoryContext;
+	const SaggStream *stream = preview->inspection.stream;
+
+	if (OidIsValid(stream->sink) && preview->no_write == NULL &&
+		stream->owner != GetUserId())
+		sagg_fire_deferred_triggers();
+	sagg_become_stream_owner(owner, stream);
+}
+
+/*
+ * The batch and its rows, in a subtransaction that is to be rolled back, which
+ * also brings back user and settings.  "alone": the worker has to wait.
+ * Returns false if it has been faster: there are no rows then.
+ */
+static bool
+try_batch(Preview *preview, bool alone)
+{
 	SaggInspection *inspection = &preview->inspection;
 	SaggOwnerContext owner;
+	SaggOutput	output;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(memory);
-	sagg_become_stream_owner(&owner, inspection->stream);
-	if (OidIsValid(inspection->stream->view))
+	if (alone)
+		sagg_lock_micro_batch(preview->view);
+	if (!IsolationUsesXactSnapshot())
+		PushActiveSnapshot(GetTransactionSnapshot());
+	settle(preview);
+	become_owner(preview, &owner);
+	if (OidIsValid(preview->view))
 		sagg_inspection_begin(inspection);
 	else
 		sagg_inspection_begin_empty(inspection);
 	run_batch(preview);
-	return_output(preview);
-	tell_counts(preview);
+	sagg_execution_output(inspection->execution, &output);
+	if (inspection->progress->replace)
+		output.replaces = sagg_execution_replaces(inspection->execution);
+	return_output(preview, &output);
 	if (inspection->stream->mode == SAGG_APPEND &&
 		inspection->query->kind == SAGG_AGGREGATION)
 		return_open_windows(preview);
+	if (!try_sink(preview, &output))
+	{
+		tuplestore_clear(preview->rsinfo->setResult);
+		return false;
+	}
+	sagg_execution_output_end(&output);
+	tell_counts(preview);
 	sagg_inspection_end(inspection);
+	return true;
+}
+
+/*
+ * Roll back what an attempt has done.
+ */
+static void
+leave_attempt(ResourceOwner resources, MemoryContext memory, MemoryContext caller)
+{
 	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(memory);
+	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = resources;
+	MemoryContextDelete(memory);
+	busy = false;
+}
+
+/*
+ * try_batch, of which nothing is left but the rows for the caller.  An ERROR
+ * must not leave the subtransaction either, or the session would be in a
+ * transaction that only waits for ROLLBACK.
+ */
+static bool
+attempt(Preview *preview, bool alone)
+{
+	ResourceOwner resources = CurrentResourceOwner;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext memory = AllocSetContextCreate(caller, "stream_agg preview",
+												 ALLOCSET_DEFAULT_SIZES);
+	volatile bool done = false;
+
+	memset(&preview->inspection, 0, sizeof(SaggInspection));
+	memset(&preview->counts, 0, sizeof(SaggCounts));
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(memory);
+	busy = true;
+	PG_TRY();
+	{
+		done = try_batch(preview, alone);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		leave_attempt(resources, memory, caller);
+		ReThrowError(error);
+	}
+	PG_END_TRY();
+	leave_attempt(resources, memory, caller);
+	return done;
 }
 
 /*
@@ -283,29 +417,16 @@ try_batch(Preview *preview)
 Datum
 stream_agg_preview(PG_FUNCTION_ARGS)
 {
-	Preview		preview = {0};
-	char	   *text = sagg_required_argument(fcinfo, ARG_STREAM, "stream");
-	MemoryContext memory;
-	MemoryContext old;
+	Preview		preview = {.fcinfo = fcinfo};
 
+	preview.text = sagg_required_argument(fcinfo, ARG_STREAM, "stream");
+	if (busy)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("preview cannot be called by what a preview runs")));
 	InitMaterializedSRF(fcinfo, 0);
 	preview.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	memory = AllocSetContextCreate(CurrentMemoryContext, "stream_agg preview",
-								   ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(memory);
-	if (sagg_is_name(text))
-		settle_stream(&preview, fcinfo, text);
-	else
-		settle_query(&preview, fcinfo, text);
-	preview.limit = !PG_ARGISNULL(ARG_LIMIT) ? PG_GETARG_INT64(ARG_LIMIT) :
-		preview.inspection.stream->max_offsets > 0 ?
-		preview.inspection.stream->max_offsets : sagg_max_records_per_batch;
-	if (preview.limit <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("limit must be greater than zero")));
-	try_batch(&preview);
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(memory);
+	if (!attempt(&preview, false) && !attempt(&preview, true))
+		elog(ERROR, "a micro-batch was committed that should have waited");
 	return (Datum) 0;
 }

@@ -170,6 +170,7 @@ stream_agg_repair_late(PG_FUNCTION_ARGS)
 	sagg_stream_check_owner(stream);
 	check_stream(stream);
 	sagg_lock_stream(stream->view);
+	sagg_lock_micro_batch(stream->view);	/* for preview writes, too */
 
 	/* as others left it that held the lock before */
 	PushActiveSnapshot(GetTransactionSnapshot());

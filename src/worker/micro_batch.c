@@ -99,18 +99,22 @@ read_records(SaggSession *session, const SaggPlan *plan)
 /*
  * Begin the batch's transaction, with the plan's batch time as now().
  * StartTransaction takes the time of the statement for that; a parallel worker
- * is who may set it, as here.
+ * is who may set it, as here.  Who tries out what a stream would write is waited
+ * for now, while nobody waits for this transaction.
  */
 static void
 begin_transaction(SaggSession *session, const SaggPlan *plan)
 {
 	int			save = ParallelWorkerNumber;
+	ListCell   *lc;
 
 	ParallelWorkerNumber = 0;
 	SetParallelStartTimestamps(plan->batch_time, plan->batch_time);
 	ParallelWorkerNumber = save;
 
 	StartTransactionCommand();
+	foreach(lc, session->sessions)
+		sagg_lock_micro_batch(((SaggSession *) lfirst(lc))->slot->view);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(session->batch_memory);
 }
@@ -257,7 +261,8 @@ put_aside(SaggSession *session, const SaggPlan *plan, SaggRefusals *refusals,
 
 /*
  * Constraints and triggers that wait for the commit run now, as the current
- * user: in a batch as the owner, before CHECKPOINT (I8).
+ * user: in a batch as the owner, before CHECKPOINT (I8).  Those to come do not
+ * wait, until the end of the (sub)transaction.
  */
 void
 sagg_fire_deferred_triggers(void)

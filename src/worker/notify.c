@@ -228,6 +228,20 @@ sagg_lock_stream(Oid view)
 }
 
 /*
+ * Until the end of the (sub)transaction be the only one to run a micro-batch of
+ * a stream, or to write what one would write: wait for the one at hand, and have
+ * the worker wait before it begins another.
+ */
+void
+sagg_lock_micro_batch(Oid view)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId, view, 3);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+/*
  * A stream's view is being dropped, by whatever command: end its worker, free
  * its slot at commit.
  */

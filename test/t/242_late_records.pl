@@ -172,6 +172,26 @@ process($node, 'dirty');
 is($node->safe_psql('postgres', "SELECT repaired FROM stream_agg.repair_late('dirty')"), 't', 'a stream with dead letters is repaired');
 is($node->safe_psql('postgres', "SELECT n FROM dirty WHERE lower(win) = to_timestamp($base)"), 15, 'without these');
 
+# Into a sink whose constraints are checked at the end, by the owner and by others.
+$broker->create_topic('checked', 1);
+create_source($node, $broker, 'checked_source', 'checked', 'ts timestamptz, k int');
+$node->safe_psql('postgres', 'CREATE TABLE ks (k int PRIMARY KEY); INSERT INTO ks VALUES (1), (2);
+	CREATE TABLE checked (win tstzrange, k int REFERENCES ks DEFERRABLE INITIALLY DEFERRED, n bigint, UNIQUE (win, k) DEFERRABLE INITIALLY DEFERRED)');
+make_stream('checked', 'append', '', query => "SELECT stream_agg.tumble(ts, '1 minute') AS win, k, count(*) AS n FROM checked_source GROUP BY 1, 2");
+$broker->produce('checked', record(0, $base + 10, 1, 1), record(0, $base + 300, 1, 1));
+process($node, 'checked');
+for my $round (1, 2)
+{
+	$broker->produce('checked', record(0, $base + 20, $round, 1));
+	process($node, 'checked');
+	is($node->safe_psql('postgres', "SELECT late_records, repaired FROM stream_agg.repair_late('checked')"), '1|t', "deferred constraints: repaired, $round");
+	is($node->safe_psql('postgres', "SELECT string_agg(k || ':' || n, ' ' ORDER BY k) FROM checked WHERE lower(win) = to_timestamp($base)"),
+		$round == 1 ? '1:2' : '1:2 2:1', 'with the record');
+}
+$broker->produce('checked', record(0, $base + 30, 3, 1));
+process($node, 'checked');
+like(($node->psql('postgres', "SELECT * FROM stream_agg.repair_late('checked')"))[2], qr/violates foreign key constraint "checked_k_fkey"/, 'and heeded');
+
 # Too many.
 $node->safe_psql('postgres', q{SELECT stream_agg.delete_late_records('crashed')});
 $node->append_conf('postgresql.conf', 'stream_agg.max_late_records = 5');

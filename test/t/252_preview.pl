@@ -35,18 +35,25 @@ sub produce_some
 	return;
 }
 
-# everything there is, as far as a session can see it; what is counted of reads
-# does not matter
+# everything there is, as far as a session can see it
 sub everything
 {
 	my $on = shift;
 	return $on->safe_psql('postgres', q{
 		SELECT query_to_xml(format('SELECT t::text AS t FROM %s t ORDER BY t::text COLLATE "C"', c.oid::regclass), true, true, '')
 		  FROM pg_class c WHERE relkind = 'r' AND relnamespace IN ('stream_agg'::regnamespace, 'public'::regnamespace) ORDER BY relname;
-		SELECT relname, n_tup_ins, n_tup_upd, n_tup_del, n_live_tup, n_dead_tup FROM pg_stat_user_tables ORDER BY 1;
-		SELECT relname, pg_relation_size(oid) FROM pg_class WHERE relkind IN ('r', 'i') ORDER BY 1, 2;
 		SELECT stream, state, batches, rows_in, rows_out, rows_late, watermark, state_rows, state_bytes, lag FROM pg_stat_stream_agg ORDER BY 1;
 		SELECT count(*) FROM pg_class; SELECT count(*) FROM pg_locks WHERE locktype <> 'virtualxid' AND pid <> pg_backend_pid()});
+}
+
+# and what a transaction that is rolled back leaves behind; what is counted of
+# reads does not matter
+sub traces
+{
+	my $on = shift;
+	return $on->safe_psql('postgres', q{
+		SELECT relname, n_tup_ins, n_tup_upd, n_tup_del, n_live_tup, n_dead_tup FROM pg_stat_user_tables ORDER BY 1;
+		SELECT relname, pg_relation_size(oid) FROM pg_class WHERE relkind IN ('r', 'i') ORDER BY 1, 2});
 }
 sub next_xid { return shift->safe_psql('postgres', 'SELECT pg_snapshot_xmax(pg_current_snapshot())'); }
 
@@ -55,16 +62,21 @@ for my $round (1 .. 3)
 	produce_some(200);
 	# statistics of what the session before has done are there when it has ended
 	$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()});
-	my ($before, $xid) = (everything($node), next_xid($node));
+	my ($before, $traces, $xid) = (everything($node), traces($node), next_xid($node));
 	my %shown;
 	for my $stream ('appended', 'updated', 'whole')
 	{
-		$shown{$stream} = $node->safe_psql('postgres', "SELECT action, data FROM stream_agg.preview('$stream', NULL) ORDER BY 1, 2");
-		is($node->safe_psql('postgres', "SELECT action, data FROM stream_agg.preview('$stream', NULL) ORDER BY 1, 2"), $shown{$stream},
-			"round $round: $stream: the same again");
+		$shown{$stream} = $node->safe_psql('postgres', "BEGIN READ ONLY; SELECT action, data FROM stream_agg.preview('$stream', NULL) ORDER BY 1, 2; COMMIT");
 	}
-	is(everything($node), $before, "round $round: nothing has changed");
+	is(everything($node), $before, "round $round: in a read-only transaction nothing has changed");
+	is(traces($node), $traces, "round $round: nothing was written");
 	is(next_xid($node), $xid, "round $round: no transaction id was taken");
+	for my $stream ('appended', 'updated', 'whole')
+	{
+		is($node->safe_psql('postgres', "SELECT action, data FROM stream_agg.preview('$stream', NULL) ORDER BY 1, 2"), $shown{$stream},
+			"round $round: $stream: the same with the sink");
+	}
+	is(everything($node), $before, "round $round: nothing has changed with the sink");
 
 	# and then the real thing
 	for my $stream ('appended', 'updated', 'whole')
@@ -123,7 +135,7 @@ refused(q{'updated', 0}, qr/limit must be greater than zero/, 'limit 0');
 # --- an error of a record names it, and is skipped as the stream would
 $broker->produce('clicks', [ 1, '', '{"ts": "nonsense", "k": 1}' ]);
 refused(q{'appended', NULL}, qr/ERROR:  .*partition 1/s, 'a record that does not decode');
-$node->safe_psql('postgres', q{SELECT stream_agg.alter_stream('appended', '{"on_error": "skip"}')});
+$node->safe_psql('postgres', q{SELECT stream_agg.stop_stream('appended'); SELECT stream_agg.alter_stream('appended', '{"on_error": "skip"}')});
 (undef, undef, $stderr) = $node->psql('postgres', q{SELECT count(*) FROM stream_agg.preview('appended', NULL)});
 like($stderr, qr/cannot be processed 1/, 'on_error skip: it is counted');
 
@@ -139,7 +151,6 @@ $node->safe_psql('postgres', 'CREATE ROLE other');
 like($stderr, qr/must be owner of stream/, 'the stream of another');
 (undef, undef, $stderr) = $node->psql('postgres', q{SET ROLE other; SELECT * FROM stream_agg.preview('SELECT k, count(*) AS n FROM clicks GROUP BY 1')});
 like($stderr, qr/permission denied for foreign table clicks/, 'the source of another');
-$node->safe_psql('postgres', q{SELECT stream_agg.stop_stream('appended')});
 produce_some(100);
 $node->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');

@@ -1,0 +1,101 @@
+/*-------------------------------------------------------------------------
+ *
+ * trial_write.c
+ *	  WRITE for a batch that is only tried: into the sink itself, with its
+ *	  constraints, triggers and privileges, in a subtransaction that the caller
+ *	  rolls back.
+ *
+ * Rows are written under the stream's batch lock, which its worker takes at the
+ * beginning of a micro-batch, when it holds nothing else that others wait for.
+ * So the two write one after the other: neither meets rows of the other that
+ * are not committed, and they cannot wait for each other.  The worker waits for
+ * no longer than the subtransaction lasts.
+ *
+ * Never: records for Kafka, which does not roll back.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "utils/snapmgr.h"
+
+#include "inspect_internal.h"
+#include "worker/worker.h"
+#include "write/write.h"
+
+/*
+ * Why rows of the stream cannot be written on trial, for messages; NULL if they
+ * can.
+ */
+const char *
+sagg_trial_no_write(const SaggStream *stream)
+{
+	if (stream->options.at_least_once)
+		return "it is a Kafka topic, which does not roll back";
+	if (RecoveryInProgress())
+		return "the server is a standby";
+	if (XactReadOnly)
+		return "the transaction is read-only";
+	if (IsolationUsesXactSnapshot())
+		return "the transaction is not read committed, so its snapshot may be older than rows that the stream has written";
+	return NULL;
+}
+
+/*
+ * Is the batch of "inspection" still the one that comes next?
+ */
+static bool
+is_next(const SaggInspection *inspection)
+{
+	SaggCheckpoint *checkpoint;
+	int64		last;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	checkpoint = sagg_checkpoint_open_snapshot(inspection->stream->name);
+	last = sagg_checkpoint_progress(checkpoint)->batch;
+	sagg_checkpoint_close(checkpoint);
+	PopActiveSnapshot();
+	return last == inspection->progress->batch;
+}
+
+static void
+write_rows(const SaggInspection *inspection, const SaggOutput *output)
+{
+	SaggSink   *sink = sagg_sink_open(inspection->stream);
+	int64		rows_out;
+	int64		rows_removed;
+
+	PG_TRY();
+	{
+		sagg_sink_write(sink, inspection->query, output, &rows_out, &rows_removed);
+		sagg_fire_deferred_triggers();
+	}
+	PG_FINALLY();
+	{
+		sagg_sink_close(sink);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Write the output of the batch into the stream's sink, and run what waits for
+ * the commit, as the stream's owner, who is the current user.  Raises what the
+ * real batch would.  Uses up the rows of "output".
+ *
+ * Returns false, without having written, if the stream has committed a batch
+ * since its state was looked at: the rows are then not those that come next,
+ * and could be refused for what has been written meanwhile.  After a call of
+ * sagg_lock_micro_batch before that it does not.
+ */
+bool
+sagg_trial_write(const SaggInspection *inspection, const SaggOutput *output)
+{
+	sagg_lock_micro_batch(inspection->stream->view);
+	if (!is_next(inspection))
+		return false;
+	write_rows(inspection, output);
+	return true;
+}
