@@ -199,7 +199,7 @@ finish_pending_batch(SaggSession *session)
 
 /*
  * Serve process_available: batches until all that Kafka had at the request is
- * committed.
+ * committed.  It takes the place of a trigger.
  */
 static void
 serve_requests(SaggSession *session)
@@ -219,7 +219,13 @@ serve_requests(SaggSession *session)
 		if (!run_batch(session, bounds, nbounds))
 			break;
 	}
-	session->behind = true;		/* perhaps, since the request */
+
+	/* what has come since is for the next trigger, if that is one by time */
+	session->behind = session->stream->trigger == 0 ||
+		!reached(session->progress, bounds, nbounds);
+	if (session->stream->trigger > 0)
+		session->next_trigger = next_multiple(session->stream->trigger,
+											  GetCurrentTimestamp());
 	pfree(bounds);
 	requests_served(session);
 }
