@@ -27,6 +27,7 @@ my $seed = seed();
 
 my @modes = ('append', 'update', 'complete');
 my @triggers = ('0', '0', '5 milliseconds', '1 hour');
+my @bounds = (undef, undef, 1, 3, 17, 100);
 my @policies = ('skip', 'dead_letter');
 my @garbage = ('', 'no JSON', '{"v": 1', '{"v": 1}}', '[1]', "{\"t\": \"\\ud800\"}", '{"v": 01}');
 my @restarts = ('none', 'none', 'none', 'stop', 'kill');
@@ -139,6 +140,7 @@ sub make_topic
 		map({ "k$_ $topic->{types}[$_]" } 0 .. $#{ $topic->{types} }),
 		map { "_$_->[0] $_->[1] OPTIONS (metadata '$_->[2]')" } [ 't', 'text', 'topic' ], [ 'p', 'int', 'partition' ], [ 'o', 'bigint', 'offset' ]);
 
+	$topic->{pace_of_reader} = [ one_of(@bounds), one_of(@triggers) ] if $rng->(2);
 	$topic->{disorder} = $topic->{pace} * one_of(0, 1, 10, 100);
 	$topic->{partitions} = { map { $_ => one_of(1, 2, 4) } map { @$_ } @{ $topic->{topics} }{ 'main', 'other' } };
 	$broker->create_topic($_, $topic->{partitions}{$_}) for sort keys %{ $topic->{partitions} };
@@ -202,8 +204,14 @@ sub make_stream
 	my $stream = random_query(one_of(@modes), $topic, \&one_of, $rng);
 
 	$stream->{name} = $name;
-	$stream->{bound} = one_of(undef, undef, 1, 3, 17, 100);
+	$stream->{bound} = one_of(@bounds);
 	$stream->{trigger} = one_of(@triggers);
+	# streams that share a reader have the same source and the same pace
+	if ($topic->{pace_of_reader} && !$stream->{branches} && $rng->(2))
+	{
+		$stream->{reader} = "reader_of_$topic->{name}";
+		($stream->{bound}, $stream->{trigger}) = @{ $topic->{pace_of_reader} };
+	}
 	$stream->{policy} = one_of(@policies) if $topic->{garbage} || $rng->(3) == 0;
 	return $stream;
 }
@@ -218,6 +226,8 @@ sub create_stream
 	push @arguments, "max_offsets_per_trigger => $stream->{bound}" if $stream->{bound};
 	my @options = ($stream->{policy} ? "\"on_error\": \"$stream->{policy}\"" : (),
 		$stream->{per_partition} ? '"watermark_policy": "per_partition"' : ());
+	push @options, '"late_records": true' if $stream->{late_records};
+	push @arguments, "reader => '$stream->{reader}'" if $stream->{reader};
 	push @arguments, 'event_time => \'ts\'' if $stream->{event_time};
 	push @arguments, "options => '{" . join(', ', @options) . "}'" if @options;
 	return 'SELECT stream_agg.create_stream(' . join(', ', @arguments) . ')';
@@ -286,6 +296,7 @@ sub compare_streams
 }
 
 my ($scenarios, $late, $batches, $refused) = (0, 0, 0, 0);
+my %kinds;
 
 sub run_group
 {
@@ -321,6 +332,9 @@ sub run_group
 	$refused += $refused_here;
 	$batches += $batches_here;
 	$scenarios += @running;
+	$kinds{ $_->{kind} }++ for @running;
+	$kinds{'UNION ALL'}++ for grep { $_->{branches} } @running;
+	$kinds{per_partition}++ for grep { $_->{per_partition} } @running;
 	push @problems, grep { /ERROR/ } run_all(map { "SELECT stream_agg.drop_stream('$_->{name}', drop_sink => true)" } @running);
 
 	my %wrong = map { /\b(s${group}_\d+)\b/ ? ($1 => 1) : () } @problems;
@@ -341,6 +355,7 @@ else
 	cmp_ok($late, '>', 0, 'some records were late');
 	cmp_ok($refused, '>', 0, 'and some could not be processed');
 }
+diag('figures: ' . join(', ', map { "$kinds{$_} $_" } sort keys %kinds));
 diag("figures: $scenarios streams, $batches batches, $late late records, $refused that do not decode");
 
 done_testing();

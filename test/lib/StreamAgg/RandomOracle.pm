@@ -136,10 +136,10 @@ sub model_result
 		FROM ${name}_rows JOIN (VALUES " . join(', ', @values) . ') m (id, s, e) USING (id) ORDER BY _t, _p, _o, key, id';
 }
 
-# What the stream's table has to hold.
+# What the stream's table has to hold, together with open windows or without.
 sub expected_rows
 {
-	my ($topic, $stream) = @_;
+	my ($topic, $stream, $open) = @_;
 	my $prefix = "oracle.$stream->{name}";
 	my @conditions;
 
@@ -147,7 +147,7 @@ sub expected_rows
 	  if $stream->{kind} eq 'distinct';
 	push @conditions, 'upper(x.w) > e.before' if $stream->{window} && defined $stream->{delay} && $stream->{mode} ne 'complete'
 	  && $stream->{kind} ne 'session';
-	push @conditions, "upper(x.w) <= (SELECT max(after) FROM ${prefix}_marks)" if $stream->{mode} eq 'append' && $stream->{window};
+	push @conditions, "upper(x.w) <= (SELECT max(after) FROM ${prefix}_marks)" if $stream->{mode} eq 'append' && $stream->{window} && !$open;
 	return oracle_query($stream, "${prefix}_records", $topic->{topics}, "${prefix}_made", @conditions);
 }
 
@@ -179,6 +179,35 @@ sub late_windows
 	return "(SELECT count(*) FROM oracle.$stream->{name}_records e, LATERAL ($stream->{window}{ranges}) x WHERE passes AND upper(w) <= e.before)";
 }
 
+# Queries for what is wrong with the windows that are open.
+sub open_problems
+{
+	my ($topic, $stream) = @_;
+	my $name = $stream->{name};
+	my $got = "SELECT * FROM $name UNION ALL SELECT * FROM stream_agg.open_windows(NULL::$name)";
+	my $expected = expected_rows($topic, $stream, 1);
+
+	return () if $stream->{mode} ne 'append' || !$stream->{window};
+	return ("SELECT 'with open windows lacks ' || left(x::text, 200) FROM (($expected) EXCEPT ALL ($got)) x",
+		"SELECT 'with open windows has ' || left(x::text, 200) FROM (($got) EXCEPT ALL ($expected)) x");
+}
+
+# Queries for what is wrong with the late records that the stream has kept.
+sub late_problems
+{
+	my $stream = shift;
+	my $name = $stream->{name};
+	my $ranges = $stream->{kind} eq 'session' ? "SELECT tstzrange(e.ts, e.ts + $stream->{gap}) AS w" : $stream->{window}{ranges};
+	my $got = qq{SELECT topic, partition, "offset", event_time, (SELECT array_agg(w ORDER BY w) FROM unnest(windows) w)
+		FROM stream_agg.late_records WHERE stream = '$name'};
+	my $expected = "SELECT _t, _p, _o, ts, array_agg(w ORDER BY w) FROM oracle.${name}_records e, LATERAL ($ranges) x
+		WHERE moves AND upper(w) <= before GROUP BY 1, 2, 3, 4";
+
+	return () if !$stream->{late_records};
+	return ("SELECT 'late records lack ' || left(x::text, 200) FROM (($expected) EXCEPT ALL ($got)) x",
+		"SELECT 'late records have ' || left(x::text, 200) FROM (($got) EXCEPT ALL ($expected)) x");
+}
+
 # A query: one row, a text, for whatever is not as it has to be.
 sub oracle
 {
@@ -194,6 +223,7 @@ sub oracle
 	my $bad = grep { $read{ $_->[0] } } @{ $topic->{bad} };
 	my $unread = $stream->{condition} eq 'false' ? $bad : 0;
 	my $refused = $bad - $unread;
+	my $more = join(' UNION ALL ', '', open_problems($topic, $stream), late_problems($stream));
 	my $letters = ($stream->{policy} // '') eq 'dead_letter' ? $refused : 0;
 	return qq{
 		WITH expected AS MATERIALIZED ($expected),
@@ -223,7 +253,7 @@ sub oracle
 			       (SELECT concat_ws(' ', count(*) + $bad, count(*) FILTER (WHERE class = 'aggregated'), count(*) FILTER (WHERE class = 'late'),
 			                         count(*) FILTER (WHERE class = 'null_time'), count(*) FILTER (WHERE class = 'filtered') + $unread, $refused, $late_windows) AS c
 			          FROM classes) expected
-			 WHERE got.c <> expected.c) problems LIMIT 8};
+			 WHERE got.c <> expected.c $more) problems LIMIT 8};
 }
 
 1;

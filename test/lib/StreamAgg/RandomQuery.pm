@@ -168,6 +168,7 @@ sub choose_kind
 	$query->{delay_us} = $delays{ $query->{delay} } if defined $query->{delay};
 	$query->{event_time} = 1 if $query->{kind} =~ /none|rows|distinct/ && defined $query->{delay};
 	$query->{per_partition} = 1 if defined $query->{delay} && $query->{kind} !~ /session|rows|distinct/ && !$below->(3);
+	$query->{late_records} = 1 if defined $query->{delay} && $query->{mode} ne 'complete' && $query->{kind} !~ /none|rows|distinct/ && !$below->(4);
 	return;
 }
 
