@@ -86,7 +86,7 @@ deps:
 test:
 	test/run
 fuzz:
-	FUZZ_RECORDS=$(or $(RECORDS),1000000) CASES=$(or $(CASES),300) \
+	FUZZ_RECORDS=$(or $(RECORDS),1000000) RANDOM_GROUPS=$(or $(GROUPS),20) \
 		$(if $(SEED),STREAM_AGG_SEED=$(SEED)) \
 		test/run 016_decode_fuzz.pl 270_random_equation.pl
 check-cassert check-asan check-valgrind:

@@ -5,8 +5,8 @@
 #
 # What queries are made of is in StreamAgg::RandomQuery, and what must come of
 # them in StreamAgg::RandomOracle.  Streams come in groups that share topics and
-# run at once.  CASES=n says how many streams there shall be.  A failure names its
-# group; STREAM_AGG_SEED=seed RANDOM_GROUP=n runs that one again.
+# run at once.  RANDOM_GROUPS=n says how many groups there shall be.  A failure
+# names its group; STREAM_AGG_SEED=seed RANDOM_GROUP=n runs that one again.
 
 use strict;
 use warnings;
@@ -20,8 +20,7 @@ use StreamAgg::Test;
 use Test::More;
 
 my $streams_per_group = 20;
-my $cases = $ENV{CASES} // 160;
-my $groups = int(($cases + $streams_per_group - 1) / $streams_per_group);
+my $groups = $ENV{RANDOM_GROUPS} // 10;
 my $rounds = 3;
 my $seed = seed();
 
@@ -30,7 +29,8 @@ my @triggers = ('0', '0', '5 milliseconds', '1 hour');
 my @bounds = (undef, undef, 1, 3, 17, 100);
 my @policies = ('skip', 'dead_letter');
 my @garbage = ('', 'no JSON', '{"v": 1', '{"v": 1}}', '[1]', "{\"t\": \"\\ud800\"}", '{"v": 01}');
-my @restarts = ('none', 'none', 'none', 'stop', 'kill');
+# before records come, or while they are processed
+my @restarts = ('none', 'none', 'none', 'stop', 'kill', 'kill busy', 'alter');
 my @server_restarts = ('none', 'none', 'fast', 'immediate');
 my @key_types = sort keys %values;
 # what becomes of the joined table between two rounds; (1, 'g1') stays
@@ -212,7 +212,9 @@ sub make_stream
 		$stream->{reader} = "reader_of_$topic->{name}";
 		($stream->{bound}, $stream->{trigger}) = @{ $topic->{pace_of_reader} };
 	}
-	$stream->{policy} = one_of(@policies) if $topic->{garbage} || $rng->(3) == 0;
+	elsif (!defined $stream->{bound} && $rng->(5) == 0) { $stream->{least} = one_of(2, 10); }
+	$stream->{patient} = 1 if defined $stream->{delay} && $rng->(4) == 0;
+	$stream->{policy} = one_of(@policies) if $topic->{garbage} || $stream->{poison} || $rng->(3) == 0;
 	return $stream;
 }
 
@@ -227,6 +229,9 @@ sub create_stream
 	my @options = ($stream->{policy} ? "\"on_error\": \"$stream->{policy}\"" : (),
 		$stream->{per_partition} ? '"watermark_policy": "per_partition"' : ());
 	push @options, '"late_records": true' if $stream->{late_records};
+	# these make no difference to the result
+	push @options, '"idle_timeout": "1 day"' if $stream->{patient};
+	push @options, '"min_offsets_per_trigger": ' . $stream->{least} if $stream->{least};
 	push @arguments, "reader => '$stream->{reader}'" if $stream->{reader};
 	push @arguments, 'event_time => \'ts\'' if $stream->{event_time};
 	push @arguments, "options => '{" . join(', ', @options) . "}'" if @options;
@@ -253,8 +258,11 @@ sub restart_streams
 		my $how = one_of(@restarts);
 		push @before, "SELECT stream_agg.stop_stream('$stream->{name}')" if $how eq 'stop';
 		push @after, "SELECT stream_agg.start_stream('$stream->{name}')" if $how eq 'stop';
-		push @before, "DO \$\$ BEGIN PERFORM pg_terminate_backend(pid) FROM pg_stat_stream_agg WHERE stream = '$stream->{name}'; END \$\$"
-		  if $how eq 'kill';
+		my $kill = "DO \$\$ BEGIN PERFORM pg_terminate_backend(pid) FROM pg_stat_stream_agg WHERE stream = '$stream->{name}'; END \$\$";
+		push @before, $kill if $how eq 'kill';
+		push @after, $kill if $how eq 'kill busy';
+		push @after, "SELECT stream_agg.alter_stream('$stream->{name}', max_offsets_per_trigger => " . one_of(0, 1, 7, 40) . ')'
+		  if $how eq 'alter' && !$stream->{reader} && !$stream->{least};
 	}
 	return (\@before, \@after);
 }
@@ -292,7 +300,10 @@ sub compare_streams
 	return @problems if @problems;
 	my @results = map { model_result($_, $node->safe_psql('postgres', model_input($_))) } @modelled;
 	push @problems, grep { /ERROR/ } run_all(@results) if @results;
-	return (@problems, run_all(map { oracle($topic, $_) } @streams));
+	push @problems, run_all(map { oracle($topic, $_) } @streams);
+	my @repairable = grep { is_repairable($_) } @streams;
+	push @problems, grep { /ERROR/ } run_all(map { "SELECT FROM stream_agg.repair_late('$_->{name}')" } @repairable);
+	return (@problems, run_all(map { repaired_oracle($topic, $_) } @repairable));
 }
 
 my ($scenarios, $late, $batches, $refused) = (0, 0, 0, 0);
@@ -334,6 +345,9 @@ sub run_group
 	$scenarios += @running;
 	$kinds{ $_->{kind} }++ for @running;
 	$kinds{'UNION ALL'}++ for grep { $_->{branches} } @running;
+	$kinds{'with failing records'}++ for grep { $_->{poison} } @running;
+	$kinds{repaired}++ for grep { is_repairable($_) } @running;
+	$kinds{'of a shared reader'}++ for grep { $_->{reader} } @running;
 	$kinds{per_partition}++ for grep { $_->{per_partition} } @running;
 	push @problems, grep { /ERROR/ } run_all(map { "SELECT stream_agg.drop_stream('$_->{name}', drop_sink => true)" } @running);
 

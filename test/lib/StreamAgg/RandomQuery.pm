@@ -3,7 +3,8 @@
 # stream, and over the records that a stream has read, for the oracle.
 #
 # In all parts e is the record.  {dim} is a table (id, grp) that changes between
-# micro-batches; the oracle has it as it was at the record's.
+# micro-batches; the oracle has it as it was at the record's.  {ratio} is 10 / e.v,
+# an error for records with v = 0.
 
 package StreamAgg::RandomQuery;
 
@@ -147,7 +148,8 @@ my @columns = ('e.ts', 'e.v', '%s', 'upper(e.t)', 'e.n * 2', "date_trunc('hour',
 	'COALESCE(e.v, -1)', "CASE WHEN e.ok THEN e.t ELSE 'none' END", "stream_agg.tumble(e.ts, '1 hour')");
 my @looked_up = ('(SELECT max(grp) FROM {dim} s WHERE s.id = e.v)', 'EXISTS (SELECT FROM {dim} s WHERE s.id = e.v)');
 my @sets = ('generate_series(1, e.v)', 'unnest(ARRAY[e.t, upper(e.t)])', "stream_agg.hop(e.ts, '10 minutes', '30 minutes')");
-# what a branch of UNION ALL makes of v
+# what a branch of UNION ALL joins, and makes of v
+my @branch_joins = ('', '', 'JOIN {dim} b ON b.id = e.v', "LEFT JOIN {dim} b ON b.id = e.v AND b.grp <> 'g2'", 'CROSS JOIN generate_series(1, 2) b');
 my @branch_values = ('e.v', 'e.v', '-e.v', 'e.v + 1');
 
 # aggregates that cannot combine states
@@ -163,12 +165,12 @@ sub choose_kind
 	my $append = $query->{mode} eq 'append';
 
 	$query->{kind} = $one_of->('tumble', 'tumble', 'date_bin', 'hop', 'hop', 'calendar', 'session', 'session',
-		$append ? ('rows', 'distinct') : 'none');
+		$append ? ('rows', 'rows', 'distinct', 'distinct', 'distinct') : 'none');
 	$query->{delay} = $one_of->(sort keys %delays) if $append || $query->{kind} eq 'none' ? $query->{kind} !~ /none|rows/ || !$below->(3) : $below->(4);
 	$query->{delay_us} = $delays{ $query->{delay} } if defined $query->{delay};
 	$query->{event_time} = 1 if $query->{kind} =~ /none|rows|distinct/ && defined $query->{delay};
 	$query->{per_partition} = 1 if defined $query->{delay} && $query->{kind} !~ /session|rows|distinct/ && !$below->(3);
-	$query->{late_records} = 1 if defined $query->{delay} && $query->{mode} ne 'complete' && $query->{kind} !~ /none|rows|distinct/ && !$below->(4);
+	$query->{late_records} = 1 if defined $query->{delay} && $query->{mode} ne 'complete' && $query->{kind} !~ /none|rows|distinct/ && $below->(2);
 	return;
 }
 
@@ -195,18 +197,31 @@ sub choose_window
 	return;
 }
 
-# Several sources, or the main one several times.
+# Several sources, or the main one several times; or a subquery over it alone.
 sub choose_branches
 {
 	my ($query, $one_of, $below) = @_;
 
-	return if $below->(4);
-	for my $source ('main', $one_of->('other', 'other', 'main'), ('other') x !$below->(4))
+	return if $below->(3);
+	for my $source ('main', $below->(4) ? ($one_of->('other', 'other', 'main'), ('other') x !$below->(4)) : ())
 	{
 		push @{ $query->{branches} }, { source => $source, condition => $one_of->(grep { $_ ne 'false' } @conditions),
+			join => $one_of->(@branch_joins),
 			# where a session or a key is of a record, its branches must not differ
 			v => $query->{kind} =~ /session|distinct/ ? 'e.v' : $one_of->(@branch_values) };
 	}
+	return;
+}
+
+# Have some records fail, in WHERE or in the select list.
+sub choose_poison
+{
+	my ($query, $one_of, $below) = @_;
+
+	return if $query->{branches} || $below->(8);
+	$query->{poison} = $one_of->('WHERE', 'output');
+	if ($query->{poison} eq 'WHERE') { $query->{condition} = '{ratio} > 1'; }
+	else { push @{ $query->{outputs} }, $query->{kind} =~ /rows|distinct/ ? '{ratio}' : 'sum({ratio})'; }
 	return;
 }
 
@@ -250,6 +265,7 @@ sub random_query
 	if ($query->{kind} eq 'rows')
 	{
 		$query->{outputs} = [ choose_columns($query, $own, $join_key, $one_of, $below) ];
+		choose_poison($query, $one_of, $below);
 		return $query;
 	}
 	for (1 .. $below->(4))
@@ -263,6 +279,7 @@ sub random_query
 	$query->{keys} = \@keys;
 	$query->{outputs} = [ $query->{kind} eq 'distinct' ? choose_columns($query, $own, undef, $one_of, $below)
 		: choose_aggregates($query, $own, $one_of, $below) ];
+	choose_poison($query, $one_of, $below);
 	return $query;
 }
 
@@ -277,7 +294,7 @@ sub from_clause
 	{
 		my @columns = map { "e.$_" } @{ $query->{columns} }, @further;
 		$from = '(' . join(' UNION ALL ', map {
-			'SELECT ' . join(', ', 'e.ts', "$_->{v} AS v", @columns) . ' FROM ' . $relation->($_->{source}) . " e WHERE $_->{condition}"
+			'SELECT ' . join(', ', 'e.ts', "$_->{v} AS v", @columns) . ' FROM ' . $relation->($_->{source}) . " e $_->{join} WHERE $_->{condition}"
 		} @{ $query->{branches} }) . ') e';
 	}
 	return "$from $query->{join}";
@@ -307,15 +324,16 @@ sub stream_query
 	my $from = from_clause($query, sub { $sources->{ $_[0] } });
 
 	$from .= ", $query->{from_window} AS win" if $query->{from_window};
-	return assemble($query, $from, $query->{window} ? $query->{window}{stream} : undef) =~ s/\{dim\}/dim/gr;
+	return assemble($query, $from, $query->{window} ? $query->{window}{stream} : undef) =~ s/\{dim\}/dim/gr =~ s/\{ratio\}/10 \/ e.v/gr;
 }
 
-# What {dim} was when the record e was read.
+# What {dim} was when the record e was read; the oracle has no record that fails.
 sub versioned
 {
 	my $text = shift;
 	$text =~ s/JOIN (?=\{dim\}|\((?!VALUES))/JOIN LATERAL /g;
 	$text =~ s/\{dim\}/(SELECT id, grp FROM dim_versions v WHERE v.version = e.version)/g;
+	$text =~ s/\{ratio\}/10 \/ NULLIF(e.v, 0)/g;
 	return $text;
 }
 
@@ -360,13 +378,13 @@ sub oracle_rows
 	return versioned('SELECT ' . join(', ', @list) . ' FROM ' . oracle_from($query, $records, $topics, 'batch') . " WHERE $query->{condition}");
 }
 
-# An expression over a record e of such a relation: does a row of it pass, and
-# under a further condition?
+# An expression over a record e of such a relation: does a row of it pass; or,
+# given a condition, does a row before the select list, that is under it?
 sub passes
 {
 	my ($query, $topics, $condition) = @_;
 	# rows that a set in the select list does not give do not
-	my $list = $query->{kind} eq 'rows' ? join(', ', @{ $query->{outputs} }) : '';
+	my $list = $query->{kind} eq 'rows' && !$condition ? join(', ', @{ $query->{outputs} }) : '';
 	return versioned("EXISTS (SELECT $list FROM " . oracle_from($query, '(SELECT e.*)', $topics) . " WHERE ($query->{condition})"
 		  . ($condition ? " AND $condition" : '') . ')');
 }
