@@ -49,6 +49,7 @@ my $broker = start_broker('none' => 1);
 my $node = new_node('random', 'max_worker_processes = 64', 'stream_agg.max_streams = 48', 'stream_agg.keep_batches = 1000000',
 	"timezone = 'UTC'", 'fsync = off');
 $node->safe_psql('postgres', q{
+	CREATE DOMAIN few AS int CHECK (VALUE < 100);
 	CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
 	CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
 	CREATE FUNCTION pick_longer(text, text) RETURNS text LANGUAGE sql IMMUTABLE

@@ -227,7 +227,8 @@ sub late_problems
 sub is_repairable
 {
 	my $stream = shift;
-	return $stream->{late_records} && $stream->{kind} ne 'session' && !$stream->{poison} && stream_query($stream, { main => 'm', other => 'o' }) !~ /\bdim\b/;
+	return $stream->{late_records} && $stream->{kind} ne 'session' && !$stream->{poison} && !$stream->{hidden}{0}
+	  && stream_query($stream, { main => 'm', other => 'o' }) !~ /\bdim\b/;
 }
 
 # The oracle after repair_late: windows that are closed have all their records,

@@ -4,7 +4,7 @@
 #
 # In all parts e is the record.  {dim} is a table (id, grp) that changes between
 # micro-batches; the oracle has it as it was at the record's.  {ratio} is 10 / e.v,
-# an error for records with v = 0.
+# an error for records with v = 0; {window} what the query groups by as its window.
 
 package StreamAgg::RandomQuery;
 
@@ -38,6 +38,12 @@ our %values = (
 	jsonb => [ '{"a":1}', '{"a":1.0}', '[1,null]', '"x"', '{}' ],
 	'int[]' => [ '[]', '[1,2]', '[1,null]', '"{1,2}"' ],
 	mood => [ '"sad"', '"ok"', '"happy"' ],
+	time => [ '"01:02:03"', '"23:59:59.999999"' ],
+	'bit(3)' => [ '"101"', '"000"' ],
+	name => [ '"a"', '"A"', '""' ],
+	'text[]' => [ '[]', '["a","b"]', '["a",null]' ],
+	numrange => [ '"[1,2.0)"', '"[1.0,2)"', '"empty"' ],
+	few => [ '1', '2', '3' ],
 	inet => [ '"10.0.0.1"', '"10.0.0.0/8"' ],
 	int4range => [ '"[1,5)"', '"[1,4]"', '"empty"' ]);
 
@@ -124,7 +130,13 @@ my @aggregates = ('count(*)', 'count(%s)', 'count(e.n)', 'sum(e.v)', 'sum(e.n)',
 	'count(DISTINCT e.v)', 'count(DISTINCT %s)', 'sum(DISTINCT e.n)', 'count(DISTINCT e.t) FILTER (WHERE e.ok)', 'array_agg(DISTINCT e.t)',
 	'string_agg(e.t, \',\' ORDER BY e.t)', 'array_agg(e.v ORDER BY e.v DESC)', 'jsonb_agg(e.ok ORDER BY e.ok)', 'array_agg(%s::text ORDER BY %s::text)',
 	'percentile_cont(0.5) WITHIN GROUP (ORDER BY e.v)', 'percentile_disc(0.9) WITHIN GROUP (ORDER BY e.n)',
-	'mode() WITHIN GROUP (ORDER BY e.ok)', 'max(e.v ORDER BY e.v)', 'rank(2) WITHIN GROUP (ORDER BY e.v)', '(SELECT max(length(e.t)) + min(k) FROM (VALUES (1), (2)) s(k))');
+	'mode() WITHIN GROUP (ORDER BY e.ok)', 'count(DISTINCT (e.v, e.t))', 'array_agg(DISTINCT e.v ORDER BY e.v DESC)', 'avg(DISTINCT e.n)',
+	'percentile_disc(ARRAY[0.25, 0.75]) WITHIN GROUP (ORDER BY e.v)', 'string_agg(DISTINCT e.t, \',\' ORDER BY e.t)', 'bit_and(e.v)', 'min(e.n)',
+	'jsonb_object_agg(COALESCE(e.t, \'-\'), 1)', 'sum(e.v) * 1.5 / NULLIF(count(*) FILTER (WHERE e.ok), 0)', 'min(e.ok::int) = max(e.ok::int)',
+	'dense_rank(2) WITHIN GROUP (ORDER BY e.v)', 'array_agg(e._o) FILTER (WHERE false)', 'max(ARRAY[e.v, 1])', 'max(e.v ORDER BY e.v)', 'rank(2) WITHIN GROUP (ORDER BY e.v)', '(SELECT max(length(e.t)) + min(k) FROM (VALUES (1), (2)) s(k))');
+# over the window as well
+my @of_windows = ('{window}::text || \'/\' || count(*)', 'CASE WHEN bool_or(e.ok) THEN {window} END');
+my @windows_having = ('hashtext({window}::text) % 2 = 0', '{window}::text > \'\' AND count(*) > 1');
 my @conditions = ('true', 'true', 'true', 'e.v % 3 <> 0', 'e.v > 0 OR e.t = \'a\'', 'e.t IS NOT NULL', 'e.ok', 'e.ok IS NOT TRUE',
 	'e.n BETWEEN -10 AND 10', 'e.v IN (SELECT id FROM {dim} s)', 'NOT EXISTS (SELECT FROM {dim} s WHERE s.id = e.v AND s.grp = \'g1\')',
 	'e.v > (SELECT min(id) FROM {dim} s)', 'e.f > 0 AND e.v < 5', 'false');
@@ -153,7 +165,7 @@ my @branch_joins = ('', '', 'JOIN {dim} b ON b.id = e.v', "LEFT JOIN {dim} b ON 
 my @branch_values = ('e.v', 'e.v', '-e.v', 'e.v + 1');
 
 # aggregates that cannot combine states
-my $kept = qr/DISTINCT|ORDER BY|longest/;
+my $kept = qr/DISTINCT|ORDER BY|longest|array_agg|object_agg/;
 # and those whose combined states are not what they would be in one piece
 my $inexact = qr/regr_slope/;
 
@@ -213,6 +225,19 @@ sub choose_branches
 	return;
 }
 
+# What GROUP BY has and the select list has not, in mode append: no index needs it.
+sub choose_hidden
+{
+	my ($query, $one_of, $below) = @_;
+
+	$query->{having} = $one_of->(@windows_having) if $query->{window} && ($query->{kind} ne 'hop' || $query->{from_window}) && !$below->(5);
+	return if $query->{mode} ne 'append' || !$query->{window} || $below->(4);
+	# the window, or the last key
+	if ($query->{kind} ne 'hop' && $below->(2)) { $query->{hidden}{0} = 1; }
+	elsif (@{ $query->{keys} }) { $query->{hidden}{ scalar @{ $query->{keys} } } = 1; }
+	return;
+}
+
 # Have some records fail, in WHERE or in the select list.
 sub choose_poison
 {
@@ -232,6 +257,8 @@ sub choose_aggregates
 
 	@choice = grep { !/$inexact/ } @choice if $query->{kind} =~ /hop|session/;
 	@choice = grep { !/$kept/ } @choice if $query->{kind} =~ /hop|session/ && $below->(2);
+	# hop() in the select list is a set, so it stands there once
+	push @choice, (@of_windows) x 3 if $query->{window} && ($query->{kind} ne 'hop' || $query->{from_window});
 	return map { $one_of->(@choice) =~ s/%s/$own/gr } 1 .. 1 + $below->(5);
 }
 
@@ -271,12 +298,13 @@ sub random_query
 	for (1 .. $below->(4))
 	{
 		push @keys, $one_of->(map({ "e.k$_" } 0 .. $#{ $topic->{types} }), $join_key // 'e.v',
-			'e.v % 2', 'COALESCE(e.t, \'-\')', 'e.ok', 'upper(e.t)', 'e.n', '(SELECT max(grp) FROM {dim} s WHERE s.id = e.v)');
+			'e.v % 2', 'e.ts', "date_trunc('hour', e.ts)", 'COALESCE(e.t, \'-\')', 'e.ok', 'upper(e.t)', 'e.n', '(SELECT max(grp) FROM {dim} s WHERE s.id = e.v)');
 	}
 	# the same key twice is refused nowhere, but proves nothing
 	@keys = grep { !$seen{$_}++ } @keys;
-	push @keys, 'e.ok' unless @keys || $query->{window};
+	push @keys, 'e.ok' if !@keys && ($query->{kind} eq 'distinct' || $query->{kind} eq 'none' && $below->(2));
 	$query->{keys} = \@keys;
+	choose_hidden($query, $one_of, $below);
 	$query->{outputs} = [ $query->{kind} eq 'distinct' ? choose_columns($query, $own, undef, $one_of, $below)
 		: choose_aggregates($query, $own, $one_of, $below) ];
 	choose_poison($query, $one_of, $below);
@@ -306,6 +334,7 @@ sub assemble
 {
 	my ($query, $from, $window, @conditions) = @_;
 	my @keys = (($query->{window} ? $window : ()), @{ $query->{keys} // [] });
+	my @shown = grep { !$query->{hidden}{$_} } 0 .. $#keys;
 	my @outputs = map { "$query->{outputs}[$_] AS out$_" } 0 .. $#{ $query->{outputs} };
 	my $where = join(' AND ', map { "($_)" } $query->{condition}, @conditions);
 	my $having = $query->{having} ? " HAVING $query->{having}" : '';
@@ -313,8 +342,10 @@ sub assemble
 	return 'SELECT ' . join(', ', @outputs) . " FROM $from WHERE $where" if $query->{kind} eq 'rows';
 	return 'SELECT DISTINCT ON (' . join(', ', @keys) . ') ' . join(', ', @outputs) . " FROM $from WHERE $where"
 	  if $query->{kind} eq 'distinct';
-	return 'SELECT ' . join(', ', map({ "$keys[$_] AS key$_" } 0 .. $#keys), @outputs)
-	  . " FROM $from WHERE $where GROUP BY " . join(', ', 1 .. @keys) . $having;
+	my $grouped = join(', ', 1 .. @shown, map { $keys[$_] } sort keys %{ $query->{hidden} // {} });
+	my $text = 'SELECT ' . join(', ', map({ "$keys[$_] AS key$_" } @shown), @outputs)
+	  . " FROM $from WHERE $where" . ($grouped ne '' ? " GROUP BY $grouped" : '') . $having;
+	return $window ? $text =~ s/\{window\}/$window/gr : $text;
 }
 
 # As a stream has it: sources are the foreign tables, main and other.
