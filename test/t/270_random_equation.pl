@@ -27,6 +27,7 @@ my $seed = seed();
 my @modes = ('append', 'update', 'complete');
 my @triggers = ('0', '0', '5 milliseconds', '1 hour');
 my @bounds = (undef, undef, 1, 3, 17, 100);
+my @large_bounds = (undef, undef, 100, 1000);
 my @policies = ('skip', 'dead_letter');
 my @garbage = ('', 'no JSON', '{"v": 1', '{"v": 1}}', '[1]', "{\"t\": \"\\ud800\"}", '{"v": 01}');
 # before records come, or while they are processed
@@ -47,7 +48,9 @@ sub far { my $n = shift; return $n <= 32768 ? $rng->($n) : int($n / 32768 * $rng
 
 my $broker = start_broker('none' => 1);
 my $node = new_node('random', 'max_worker_processes = 64', 'stream_agg.max_streams = 48', 'stream_agg.keep_batches = 1000000',
-	"timezone = 'UTC'", 'fsync = off');
+	"timezone = 'UTC'", 'fsync = off',
+	# some groups have batches that do not fit into these
+	'stream_agg.batch_memory = 1MB', 'stream_agg.fetch_memory = 1MB', 'stream_agg.max_poison_in_row = 1000000');
 $node->safe_psql('postgres', q{
 	CREATE DOMAIN few AS int CHECK (VALUE < 100);
 	CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
@@ -136,12 +139,13 @@ sub make_topic
 		pace => one_of(2, 400, 4000, 60_000, 900_000),
 		grain => one_of(1, 1, 250, 1000, 30_000),
 		types => [ map { one_of(@key_types) } 1 .. 4 ],
-		garbage => $group % 2 };    # some records do not decode
+		garbage => $group % 3 > 0,              # some records do not decode
+		large => $group % 10 == 4 ? 16 : 1 };    # times as many records
 	my @columns = ('ts timestamptz', 'v int', 'n numeric', 'f float8', 't text', 'ok boolean', 'i interval',
 		map({ "k$_ $topic->{types}[$_]" } 0 .. $#{ $topic->{types} }),
 		map { "_$_->[0] $_->[1] OPTIONS (metadata '$_->[2]')" } [ 't', 'text', 'topic' ], [ 'p', 'int', 'partition' ], [ 'o', 'bigint', 'offset' ]);
 
-	$topic->{pace_of_reader} = [ one_of(@bounds), one_of(@triggers) ] if $rng->(2);
+	$topic->{pace_of_reader} = [ one_of($topic->{large} > 1 ? @large_bounds : @bounds), one_of(@triggers) ] if $rng->(2);
 	$topic->{disorder} = $topic->{pace} * one_of(0, 1, 10, 100);
 	$topic->{partitions} = { map { $_ => one_of(1, 2, 4) } map { @$_ } @{ $topic->{topics} }{ 'main', 'other' } };
 	$broker->create_topic($_, $topic->{partitions}{$_}) for sort keys %{ $topic->{partitions} };
@@ -158,7 +162,7 @@ sub produce_records
 {
 	my ($topic, $n) = @_;
 	my %records;
-	for (1 .. $n)
+	for (1 .. $n * $topic->{large})
 	{
 		my ($name, $partition, $json) = @{ make_record($topic) };
 		my $offset = $topic->{next}{$name}[$partition]++;
@@ -205,7 +209,7 @@ sub make_stream
 	my $stream = random_query(one_of(@modes), $topic, \&one_of, $rng);
 
 	$stream->{name} = $name;
-	$stream->{bound} = one_of(@bounds);
+	$stream->{bound} = one_of($topic->{large} > 1 ? @large_bounds : @bounds);
 	$stream->{trigger} = one_of(@triggers);
 	# streams that share a reader have the same source and the same pace
 	if ($topic->{pace_of_reader} && !$stream->{branches} && $rng->(2))
@@ -262,7 +266,7 @@ sub restart_streams
 		my $kill = "DO \$\$ BEGIN PERFORM pg_terminate_backend(pid) FROM pg_stat_stream_agg WHERE stream = '$stream->{name}'; END \$\$";
 		push @before, $kill if $how eq 'kill';
 		push @after, $kill if $how eq 'kill busy';
-		push @after, "SELECT stream_agg.alter_stream('$stream->{name}', max_offsets_per_trigger => " . one_of(0, 1, 7, 40) . ')'
+		push @after, "SELECT stream_agg.alter_stream('$stream->{name}', max_offsets_per_trigger => " . one_of(0, 40, $stream->{bound} // 7) . ')'
 		  if $how eq 'alter' && !$stream->{reader} && !$stream->{least};
 	}
 	return (\@before, \@after);

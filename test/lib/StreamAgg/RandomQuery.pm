@@ -39,7 +39,6 @@ our %values = (
 	'int[]' => [ '[]', '[1,2]', '[1,null]', '"{1,2}"' ],
 	mood => [ '"sad"', '"ok"', '"happy"' ],
 	time => [ '"01:02:03"', '"23:59:59.999999"' ],
-	'bit(3)' => [ '"101"', '"000"' ],
 	name => [ '"a"', '"A"', '""' ],
 	'text[]' => [ '[]', '["a","b"]', '["a",null]' ],
 	numrange => [ '"[1,2.0)"', '"[1.0,2)"', '"empty"' ],
@@ -238,12 +237,13 @@ sub choose_hidden
 	return;
 }
 
-# Have some records fail, in WHERE or in the select list.
+# Have some records fail, in WHERE or in the select list.  To find each of them
+# takes many batches.
 sub choose_poison
 {
-	my ($query, $one_of, $below) = @_;
+	my ($query, $topic, $one_of, $below) = @_;
 
-	return if $query->{branches} || $below->(8);
+	return if $query->{branches} || $topic->{large} > 1 || $below->(8);
 	$query->{poison} = $one_of->('WHERE', 'output');
 	if ($query->{poison} eq 'WHERE') { $query->{condition} = '{ratio} > 1'; }
 	else { push @{ $query->{outputs} }, $query->{kind} =~ /rows|distinct/ ? '{ratio}' : 'sum({ratio})'; }
@@ -275,7 +275,8 @@ sub choose_columns
 }
 
 # A random query: one_of chooses among its arguments, below(n) a number;
-# topic->{types} are the types of the columns k0, k1, ...
+# topic->{types} are the types of the columns k0, k1, ..., and topic->{large} is
+# greater than 1 if there are many records.
 sub random_query
 {
 	my ($mode, $topic, $one_of, $below) = @_;
@@ -292,7 +293,7 @@ sub random_query
 	if ($query->{kind} eq 'rows')
 	{
 		$query->{outputs} = [ choose_columns($query, $own, $join_key, $one_of, $below) ];
-		choose_poison($query, $one_of, $below);
+		choose_poison($query, $topic, $one_of, $below);
 		return $query;
 	}
 	for (1 .. $below->(4))
@@ -307,7 +308,7 @@ sub random_query
 	choose_hidden($query, $one_of, $below);
 	$query->{outputs} = [ $query->{kind} eq 'distinct' ? choose_columns($query, $own, undef, $one_of, $below)
 		: choose_aggregates($query, $own, $one_of, $below) ];
-	choose_poison($query, $one_of, $below);
+	choose_poison($query, $topic, $one_of, $below);
 	return $query;
 }
 
@@ -345,7 +346,7 @@ sub assemble
 	my $grouped = join(', ', 1 .. @shown, map { $keys[$_] } sort keys %{ $query->{hidden} // {} });
 	my $text = 'SELECT ' . join(', ', map({ "$keys[$_] AS key$_" } @shown), @outputs)
 	  . " FROM $from WHERE $where" . ($grouped ne '' ? " GROUP BY $grouped" : '') . $having;
-	return $window ? $text =~ s/\{window\}/$window/gr : $text;
+	return $window ? $text =~ s/\{window\}/($window)/gr : $text;
 }
 
 # As a stream has it: sources are the foreign tables, main and other.
