@@ -276,6 +276,22 @@ refuse_nullable_side(void)
 			 errhint("Make it an inner join, or have the source on the preserved side.")));
 }
 
+/*
+ * Is there a subquery that the planner may turn into a join?  "context" is not
+ * used.
+ */
+static bool
+can_become_join(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, SubLink) &&
+		(((SubLink *) node)->subLinkType == EXISTS_SUBLINK ||
+		 ((SubLink *) node)->subLinkType == ANY_SUBLINK))
+		return true;
+	return expression_tree_walker(node, can_become_join, context);
+}
+
 static bool
 locate_in_tree(Query *query, Node *node, SourceSearch *search)
 {
@@ -289,7 +305,7 @@ locate_in_tree(Query *query, Node *node, SourceSearch *search)
 
 		if (list_length(from->fromlist) > 1)
 			search->multiplied = true;
-		if (checkExprHasSubLink(from->quals))
+		if (can_become_join(from->quals, NULL))
 			search->semijoined = true;
 		foreach(lc, from->fromlist)
 		{
