@@ -5,9 +5,10 @@
  *
  * In a worker, while a batch is attached, scans of its sources read the batch:
  * every scan all records of its topics, in the same order and numbered alike, so
- * that a query may scan it more than once.  Any other scan reads the topic as it
- * stands when the scan starts, with a consumer of its own.  EXPLAIN without
- * ANALYZE contacts nobody.
+ * that a query may scan it more than once; those of several streams share what
+ * they decode (shared_scan.c).  Any other scan reads the topic as it stands when
+ * the scan starts, with a consumer of its own.  EXPLAIN without ANALYZE contacts
+ * nobody.
  *
  * A record that cannot be decoded is an error (I5), and the error's context
  * names it; in a batch with refusals it is refused and gives no row, however

@@ -426,6 +426,10 @@ process_shared_part(Part *part)
 	session->lead->at_work = NULL;
 }
 
+/*
+ * One stream after the other; what the first ones have decoded is kept for the
+ * others.
+ */
 static void
 process_shared_parts(Part *parts, int nparts)
 {
