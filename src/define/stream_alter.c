@@ -161,5 +161,7 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	sagg_check_min_offsets(&stream->options, stream->max_offsets);
 	sagg_check_reader(stream);
 	update_row(stream);
+	if (PG_ARGISNULL(ARG_QUERY))
+		sagg_tell_if_failed(stream);
 	PG_RETURN_VOID();
 }

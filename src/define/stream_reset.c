@@ -94,5 +94,6 @@ stream_agg_reset_stream(PG_FUNCTION_ARGS)
 	sagg_stream_update(stream, "starting_offsets = $2", 2, types, values);
 	sagg_checkpoint_reset(stream->name, results);
 	tell_about(stream, results);
+	sagg_tell_if_failed(stream);
 	PG_RETURN_VOID();
 }

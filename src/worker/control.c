@@ -87,6 +87,25 @@ stream_agg_start_stream(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Tell the user who has changed a stream that it does not run for that.
+ */
+void
+sagg_tell_if_failed(const SaggStream *stream)
+{
+	SaggSlot   *slot;
+	bool		failed;
+
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	slot = sagg_slot_find(MyDatabaseId, stream->view);
+	failed = slot && slot->state == SAGG_FAILED;
+	LWLockRelease(sagg_shared->lock);
+	if (failed)
+		ereport(NOTICE,
+				(errmsg("stream \"%s\" has failed, and stays so", sagg_stream_title(stream->name)),
+				 errhint("Let it go on with stream_agg.start_stream.")));
+}
+
+/*
  * stop_stream(stream text): returns when the worker has finished the batch it
  * is in and has ended.  If the transaction aborts the stream goes on.
  */

@@ -278,17 +278,22 @@ release_streams(bool commit)
 	ListCell   *lc;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	foreach(lc, held_views)
-	{
-		SaggSlot   *slot = sagg_slot_find(MyDatabaseId, lfirst_oid(lc));
-
-		if (slot && slot->stop_holds > 0)
-			slot->stop_holds--;
-	}
 	foreach(lc, changes)
 	{
 		if (commit)
 			apply_change(lfirst(lc));
+	}
+	foreach(lc, held_views)
+	{
+		SaggSlot   *slot = sagg_slot_find(MyDatabaseId, lfirst_oid(lc));
+
+		if (slot == NULL)
+			continue;
+		if (slot->stop_holds > 0)
+			slot->stop_holds--;
+		if (slot->pid == 0 && slot->state == SAGG_STOPPED && slot->wanted &&
+			slot->stop_holds == 0 && sagg_enabled)
+			slot->state = SAGG_STARTING;
 	}
 	foreach(lc, dropped_views)
 	{

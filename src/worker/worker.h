@@ -31,6 +31,7 @@ extern void sagg_label_database(void);
 extern void sagg_start_stream_at_commit(const SaggStream *stream);
 extern void sagg_lock_stream(Oid view);
 extern void sagg_lock_micro_batch(Oid view);
+extern void sagg_tell_if_failed(const SaggStream *stream);
 
 /* micro_batch.c */
 extern void sagg_fire_deferred_triggers(void);

@@ -119,6 +119,7 @@ for my $stream (sort keys %streams)
 
 # --- without results the table stays, and its groups are counted from the offsets given
 value(q{SELECT stream_agg.reset_stream('changed', 'latest')});
+isnt(value(q{SELECT state FROM pg_stat_stream_agg WHERE stream = 'changed'}), 'stopped', 'a running stream is not stopped by that');
 process($node, 'changed');
 expect('changed', 'without results the table stays');
 is(value(q{SELECT state_rows, watermark IS NULL FROM pg_stat_stream_agg WHERE stream = 'changed'}), '0|f', 'state is cleared');

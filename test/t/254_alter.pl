@@ -100,7 +100,7 @@ cmp_ok($node->safe_psql('postgres', "SELECT count(*) FROM appended_live WHERE lo
 
 process($node, 'updated');
 like(alter(qq{'updated', query => \$\$ SELECT $window, max(t) AS t, sum(v) AS total, count(*) FILTER (WHERE v > 25) AS large $from \$\$}),
-	qr/NOTICE:  1 aggregates/, 'one added, one removed');
+	qr/NOTICE:  1 aggregate of/, 'one added, one removed');
 is($node->safe_psql('postgres', q{SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'updated'::regclass AND attnum > 0 AND NOT attisdropped}),
 	'win k total t large', 'the sink has the columns of the query');
 equal_for('updated', 'win, k, t, total', 'update: rows stay as they are');

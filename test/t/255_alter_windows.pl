@@ -82,7 +82,7 @@ for my $kind (sort keys %window)
 	cmp_ok($node->safe_psql('postgres', "SELECT count(*) FROM stream_agg.open_windows(NULL::${kind}_control)"), '>', 5, "$kind: windows are open");
 	my $query = query($kind, @after, $kind eq 'whole' ? ("$more AS vs") : ());
 	my (undef, undef, $stderr) = $node->psql('postgres', "SELECT stream_agg.alter_stream('${kind}_changed', query => \$\$ $query \$\$)");
-	like($stderr, qr/^(?!.*ERROR).*1 aggregates of stream/s, "$kind: the query is changed");
+	like($stderr, qr/^(?!.*ERROR).*1 aggregate of stream/s, "$kind: the query is changed");
 }
 is($node->safe_psql('postgres', q{
 	SELECT count(*) FROM (SELECT DISTINCT ON (stream) * FROM stream_agg.commits ORDER BY stream, batch DESC) c
