@@ -139,6 +139,18 @@ $node->safe_psql('postgres', q{SELECT stream_agg.stop_stream('appended'); SELECT
 (undef, undef, $stderr) = $node->psql('postgres', q{SELECT count(*) FROM stream_agg.preview('appended', NULL)});
 like($stderr, qr/cannot be processed 1/, 'on_error skip: it is counted');
 
+# an error that is not the record's, while it is converted, leaves no transaction behind
+$node->safe_psql('postgres', q{
+	CREATE FUNCTION is_slow(bigint) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN true; END $$;
+	CREATE DOMAIN slow AS bigint CHECK (is_slow(value))});
+create_source($node, $broker, 'slow_clicks', 'clicks', 'ts timestamptz, k slow');
+$node->safe_psql('postgres', q{SELECT stream_agg.create_stream('slow_stream', 'SELECT k FROM slow_clicks', start => false, options => '{"on_error": "skip"}')});
+(undef, $stdout, $stderr) = $node->psql('postgres', q{SET statement_timeout = '1s';
+	SELECT count(*) FROM stream_agg.preview('slow_stream');
+	SELECT 'and on'}, on_error_stop => 0);
+like($stderr, qr/canceling statement due to statement timeout/, 'a preview that is cancelled while it converts a record');
+like($stdout, qr/^and on$/m, 'the session goes on');
+
 # scans of the source in the same session read the topic, not the batch
 is((split /\n/, $node->safe_psql('postgres', q{
 	SELECT stream_agg.alter_stream('updated', '{"on_error": "skip"}');

@@ -66,10 +66,14 @@ sagg_record_protect(void (*convert) (void *arg), void *arg, SaggRecordError *why
 
 		MemoryContextSwitchTo(memory);
 		error = CopyErrorData();
-		if (!sagg_is_record_fault(error->sqlerrcode))
-			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(memory);
+		CurrentResourceOwner = owner;
+
+		/* in the subtransaction it would leave a session in a failed one */
+		if (!sagg_is_record_fault(error->sqlerrcode))
+			ReThrowError(error);
 		why->message = error->message;
 		why->detail = error->detail;
 		good = false;
