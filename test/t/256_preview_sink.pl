@@ -228,5 +228,12 @@ is_equal_tables($node, 'SELECT * FROM busy_updated', 'SELECT * FROM busy_updated
 is(sql(qq{SELECT count(*) FROM pg_locks WHERE pid <> pg_backend_pid() AND relation = 'busy_updated'::regclass}), 0, 'which has no lock on the sink any more');
 $_->quit for $holder, $watcher;
 
+# --- a change of the sink is tried while the stream stands still
+($out, $err) = says(q{BEGIN; SELECT stream_agg.stop_stream('busy_updated'); INSERT INTO busy VALUES ('2026-01-01', 3, 3); ALTER TABLE busy_updated ADD CONSTRAINT few CHECK (n < 0) NOT VALID;
+	SELECT count(*) FROM stream_agg.preview('busy_updated', NULL); ROLLBACK});
+like($err, qr/ERROR:  new row for relation "busy_updated" violates check constraint "few"/, 'a change of the sink is tried in the transaction that stops the stream');
+process($node, $_) for sort keys %busy;
+is_equal_tables($node, 'SELECT * FROM busy_updated', 'SELECT * FROM busy_updated_query', 'which goes on after it is rolled back');
+
 $node->stop;
 done_testing();
