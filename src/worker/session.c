@@ -139,15 +139,17 @@ sagg_session_leave(SaggSession *session, SaggExit how)
  * The settings captured when the stream was created, and those a batch depends
  * on whatever the role or the database say.  All others are as at the start of
  * the session: what a function of the user has set, the role included, does not
- * outlive its micro-batch.  To be called before each micro-batch, and outside
- * of transactions, or the first one would begin with other defaults.
+ * outlive its micro-batch.  To be called before each micro-batch and before a look
+ * at the catalogs, and outside of transactions, or the first one would begin with
+ * other defaults.
  */
 void
 sagg_session_settings(const SaggSession *session)
 {
 	const SaggStream *stream = session->stream;
-	MemoryContext old = MemoryContextSwitchTo(session->batch_memory ?
-											  session->batch_memory : session->memory);
+	MemoryContext memory = AllocSetContextCreate(session->memory, "stream_agg settings",
+												 ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(memory);
 
 	SetConfigOption("role", "none", PGC_USERSET, PGC_S_SESSION);
 	ResetAllOptions();
@@ -164,6 +166,7 @@ sagg_session_settings(const SaggSession *session)
 	SetConfigOption("deadlock_timeout", SAGG_WORKER_DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION);
 	SetConfigOption("application_name", stream->name, PGC_USERSET, PGC_S_SESSION);
 	MemoryContextSwitchTo(old);
+	MemoryContextDelete(memory);
 }
 
 /*
@@ -335,11 +338,13 @@ sagg_session_check_stream(SaggSession *session)
 }
 
 /*
- * The same outside of batches, in a transaction of its own.
+ * The same outside of batches, in a transaction of its own, as the stream's owner
+ * whatever role the last batch has left.
  */
 void
 sagg_session_check_now(SaggSession *session)
 {
+	sagg_session_settings(session);
 	StartTransactionCommand();
 	sagg_session_check_stream(session);
 	CommitTransactionCommand();
