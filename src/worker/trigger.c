@@ -398,7 +398,10 @@ sagg_trigger_loop(SaggSession *session)
 		MemoryContextSwitchTo(session->memory);
 
 		if (sagg_reader_company_changed(session))
+		{
+			sagg_session_settings(session);
 			sagg_company_change(session);
+		}
 		else if (open_request(session))
 			serve_requests(session);
 		else
