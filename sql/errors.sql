@@ -56,6 +56,11 @@ SELECT stream_agg.create_stream('bad', 'SELECT user_id AS id, count(*) FROM clic
 DROP TABLE own_result;
 DROP FUNCTION all_clicks;
 
+-- system columns of a record, but for the source's OID
+SELECT pg_temp.try('SELECT user_id, max(ctid) FROM clicks GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT user_id, count(*) FROM clicks c WHERE EXISTS (SELECT FROM users WHERE c.xmin IS NULL) GROUP BY 1', mode => 'update', watermark => NULL);
+SELECT pg_temp.try('SELECT clicks.tableoid::regclass AS t, max(users.ctid) AS place, max(clicks.cmax::text) AS cmax FROM clicks JOIN users ON id = user_id GROUP BY 1', mode => 'update', watermark => NULL);
+
 -- the shape of the query
 SELECT pg_temp.try('SELECT count(*) FROM clicks', watermark => NULL);
 SELECT pg_temp.try('SELECT count(*) FROM clicks GROUP BY ()', event_time => 'ts');

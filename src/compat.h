@@ -161,4 +161,13 @@ extern int no_such_variable
 				   estate)->checkAsUser)
 #endif
 
+/* 16 moved what is checked of privileges out of the range table entry */
+#if PG_VERSION_NUM >= 160000
+#include "parser/parse_relation.h"
+#define SAGG_SELECTED_COLUMNS(query, rte) \
+	(getRTEPermissionInfo((query)->rteperminfos, (rte))->selectedCols)
+#else
+#define SAGG_SELECTED_COLUMNS(query, rte) ((rte)->selectedCols)
+#endif
+
 #endif							/* SAGG_COMPAT_H */

@@ -16,6 +16,8 @@
  */
 #include "postgres.h"
 
+#include "access/sysattr.h"
+#include "catalog/heap.h"
 #include "catalog/pg_type.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
@@ -24,7 +26,9 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "compat.h"
 #include "define_internal.h"
+#include "read/read.h"
 
 static void refuse(int sqlstate, const char *what, const char *detail,
 				   const char *hint) pg_attribute_noreturn();
@@ -98,6 +102,33 @@ check_grouping(const Query *query)
 }
 
 /*
+ * Records have no place in a table and no transaction that wrote them.
+ */
+static void
+check_system_columns(const Query *query)
+{
+	ListCell   *lc;
+
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+		int			attno;
+
+		if (rte->rtekind != RTE_RELATION || !sagg_is_source(rte->relid))
+			continue;
+		for (attno = FirstLowInvalidHeapAttributeNumber + 1; attno < 0; attno++)
+		{
+			if (attno != TableOidAttributeNumber &&
+				bms_is_member(attno - FirstLowInvalidHeapAttributeNumber,
+							  SAGG_SELECTED_COLUMNS(query, rte)))
+				refuse_feature(psprintf("the query of a stream cannot use column \"%s\" of a source",
+										NameStr(SystemAttributeDefinition(attno)->attname)),
+							   NULL, "A record is told by columns with the options metadata 'partition' and metadata 'offset'.");
+		}
+	}
+}
+
+/*
  * What stands anywhere in a query, also where it reads tables only.
  */
 static bool
@@ -114,6 +145,7 @@ check_everywhere(Node *node, void *context)
 		if (query->rowMarks)
 			refuse_feature("the query of a stream cannot lock rows", NULL,
 						   "Leave out FOR UPDATE and FOR SHARE.");
+		check_system_columns(query);
 		return query_tree_walker((Query *) node, check_everywhere, context,
 								 QTW_EXAMINE_RTES_BEFORE);
 	}

@@ -16,6 +16,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "compat.h"
 #include "define_internal.h"
 #include "read/read.h"
 
@@ -123,11 +124,7 @@ request_column(Query *query, RangeTblEntry *rte, AttrNumber attno)
 
 	if (rte->rtekind != RTE_RELATION)
 		return;
-#if PG_VERSION_NUM >= 160000
-	selected = &getRTEPermissionInfo(query->rteperminfos, rte)->selectedCols;
-#else
-	selected = &rte->selectedCols;
-#endif
+	selected = &SAGG_SELECTED_COLUMNS(query, rte);
 	*selected = bms_add_member(*selected, attno - FirstLowInvalidHeapAttributeNumber);
 }
 
