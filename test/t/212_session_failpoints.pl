@@ -25,14 +25,15 @@ my $audits = 0;
 
 audit_functions($node);
 
-# Process what there is while a failpoint waits for the worker.
+# Process what there is while a failpoint waits for the worker: one that every batch
+# passes, or any.
 sub process_with_failure
 {
-	my ($stream) = @_;
-	my ($point, $action) = @{ $points[ $rng->(scalar @points) ] };
+	my ($stream, $certain) = @_;
+	my ($point, $action) = $certain ? ('commit.before', 'error') : @{ $points[ $rng->(scalar @points) ] };
 	my ($witness) = start_backend($node);
 
-	arm($node, $stream, $point, $action, 1 + $rng->(3));
+	arm($node, $stream, $point, $action, $certain ? 1 : 1 + $rng->(3));
 	$node->psql('postgres', "SELECT FROM stream_agg.process_available('$stream', '1 minute')");
 	if (is_hit($node, $stream))
 	{
@@ -59,7 +60,7 @@ for my $mode (qw(append update complete))
 	{
 		$broker->produce("topic_$stream", @{ $batches->[$batch]{records} });
 		$node->safe_psql('postgres', "SELECT stream_agg.start_stream('$stream')") if $batch == 0;
-		if ($batch % 2) { process_with_failure($stream); }
+		if ($batch % 2) { process_with_failure($stream, $batch == 1); }
 		else { process($node, $stream); }
 		$failure = compare($node, $stream, $batches, $batch, $batch);
 		last if $failure;
