@@ -86,6 +86,7 @@ check_window(const SaggRepair *repair)
 	{
 		case SAGG_WINDOW_TUMBLE:
 		case SAGG_WINDOW_HOP:
+		case SAGG_WINDOW_CALENDAR:
 			return;
 		default:
 			ereport(ERROR,

@@ -192,6 +192,29 @@ $broker->produce('checked', record(0, $base + 30, 3, 1));
 process($node, 'checked');
 like(($node->psql('postgres', "SELECT * FROM stream_agg.repair_late('checked')"))[2], qr/violates foreign key constraint "checked_k_fkey"/, 'and heeded');
 
+# days of a time zone, one of them of 23 hours
+$broker->create_topic('days', 1);
+create_source($node, $broker, 'days_source', 'days', 'ts timestamptz');
+my $day = q{stream_agg.tumble(ts, '1 day', timezone => 'Europe/Berlin')};
+for my $case ([ 'whole_days', $day ], [ 'starts_of_days', "lower($day)" ], [ 'ends_of_days', "upper($day)" ])
+{
+	my ($stream, $shown) = @$case;
+	$node->safe_psql('postgres', qq{SELECT stream_agg.create_stream('$stream', \$q\$SELECT $shown AS d, count(*) AS n FROM days_source GROUP BY 1\$q\$,
+		watermark => '0', output_mode => 'append', trigger => '1 hour', options => '{"late_records": true}')});
+}
+for my $times ([ '2026-03-28 22:59', '2026-03-28 23:00', '2026-03-29 21:59', '2026-03-29 22:00', '2026-03-31 00:00' ],
+	[ '2026-03-28 22:30', '2026-03-28 23:30', '2026-03-29 21:30', '2026-03-29 22:30' ])
+{
+	$broker->produce('days', map { [ 0, '', qq({"ts":"$_:00Z"}) ] } @$times);
+	process($node, $_) for qw(whole_days starts_of_days ends_of_days);
+}
+for my $stream (qw(whole_days starts_of_days ends_of_days))
+{
+	is($node->safe_psql('postgres', "SELECT string_agg(upper(win) - lower(win) || ' ' || late_records || ' ' || repaired, ', ' ORDER BY win)
+			FROM stream_agg.repair_late('$stream')"), '1 day 1 true, 23:00:00 2 true, 1 day 1 true', "$stream: days are repaired");
+	is_equal_tables($node, "SELECT * FROM $stream", "SELECT * FROM ${stream}_query ORDER BY d LIMIT 3", "$stream: and equal the batch query");
+}
+
 # Too many.
 $node->safe_psql('postgres', q{SELECT stream_agg.delete_late_records('crashed')});
 $node->append_conf('postgresql.conf', 'stream_agg.max_late_records = 5');
