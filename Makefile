@@ -28,7 +28,7 @@ PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wno-unused-parameter \
 	-Wno-missing-field-initializers -Wno-sign-compare -fvisibility=hidden
 PG_CXXFLAGS = -std=c++17 -Wall -Wextra -fvisibility=hidden \
 	-fvisibility-inlines-hidden -fno-exceptions -fno-rtti
-SHLIB_LINK = -lrdkafka -lcurl -lsimdjson -lstdc++ -Wl,--exclude-libs,ALL
+SHLIB_LINK = -lrdkafka -lcurl -lsimdjson -lstdc++ -pthread -Wl,--exclude-libs,ALL
 
 # PGXS gives options of one's own to C alone
 PG_CXXFLAGS += $(COPT)

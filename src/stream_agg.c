@@ -29,6 +29,7 @@ int			sagg_max_partitions = 256;
 int			sagg_max_records_per_batch = 500000;
 int			sagg_batch_memory_kb = 262144;
 int			sagg_fetch_memory_kb = 131072;
+int			sagg_collect_ahead = 10000;
 int			sagg_kafka_timeout_ms = 30000;
 int			sagg_keep_batches = 100;
 int			sagg_max_retry_delay_ms = 60000;
@@ -80,6 +81,11 @@ define_settings(void)
 							NULL,
 							&sagg_fetch_memory_kb, 131072, 1024, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.collect_ahead",
+							"Least records of a micro-batch for a second thread to collect those of the next one while it is executed.",
+							"-1 means that there is no such thread.",
+							&sagg_collect_ahead, 10000, -1, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.kafka_timeout",
 							"Time to wait for an answer from Kafka before giving up and retrying.",
 							NULL,

@@ -62,6 +62,7 @@ extern int	sagg_max_partitions;
 extern int	sagg_max_records_per_batch;
 extern int	sagg_batch_memory_kb;
 extern int	sagg_fetch_memory_kb;
+extern int	sagg_collect_ahead;
 extern int	sagg_kafka_timeout_ms;
 extern int	sagg_keep_batches;
 extern int	sagg_max_retry_delay_ms;

@@ -6,8 +6,9 @@
  * Records are copied, and librdkafka's messages given back at once: a message
  * takes twice the memory, holds on to the whole answer it came with, and is out
  * of every cache when its turn comes.  Up to stream_agg.batch_memory the copies
- * are in memory, one after the other in a few large chunks; from the first
- * record beyond it on they are in a temporary file, in the same form.  The file
+ * are in memory, one after the other in a few large chunks (batch_chunks.c), some
+ * of them made by the collector's thread (collector.c); from the first record
+ * beyond it on they are in a temporary file, in the same form.  The file
  * is not tied to a transaction: a batch is collected outside of any and may be
  * read by several, if the first ones fail.
  *
@@ -25,10 +26,6 @@
 
 #include "batch_internal.h"
 
-/* a chunk, unless a record is larger; chunks that an empty batch may keep */
-#define CHUNK_SIZE			((Size) 4 * 1024 * 1024)
-#define CHUNKS_KEPT			8
-
 /*
  * An empty batch, in a context of its own below the current one.  Looking for
  * headers takes librdkafka a while, so they are kept with "headers" only.
@@ -43,8 +40,6 @@ sagg_batch_create(bool headers)
 
 	batch->memory = memory;
 	batch->keep_headers = headers;
-	batch->max_chunks = CHUNKS_KEPT;
-	batch->chunks = MemoryContextAlloc(memory, sizeof(SaggChunk *) * batch->max_chunks);
 	return batch;
 }
 
@@ -58,40 +53,39 @@ sagg_batch_records(const SaggBatch *batch)
 }
 
 /*
- * The next record, which is one of this partition, stands at "place" of a chunk,
- * or of the file with chunk SAGG_IN_FILE.
+ * The next records, all of one partition, stand at "records"; the batch holds
+ * their chunk from now on.
  */
-static inline void
-extend_stretches(SaggBatch *batch, int32 topic, int32 partition, int chunk, int64 place)
+static void
+add_stretch(SaggBatch *batch, const SaggStretch *records)
 {
 	SaggStretch *stretch = batch->adding_to;
 
-	if (stretch == NULL || stretch->run.partition != partition ||
-		stretch->run.topic != topic ||
-		(chunk == SAGG_IN_FILE) != (stretch->chunk == SAGG_IN_FILE))
+	if (stretch && stretch->chunk == records->chunk && stretch->end == records->place &&
+		sagg_partition_compare(&stretch->run, &records->run) == 0)
 	{
-		if (batch->nstretches == batch->max_stretches)
-		{
-			int64		size = Max(256, batch->max_stretches * 2);
-
-			batch->stretches = batch->stretches ?
-				repalloc_huge(batch->stretches, sizeof(SaggStretch) * size) :
-				MemoryContextAllocHuge(batch->memory, sizeof(SaggStretch) * size);
-			batch->max_stretches = size;
-		}
-		stretch = &batch->stretches[batch->nstretches++];
-		stretch->run.topic = topic;
-		stretch->run.partition = partition;
-		stretch->run.start = stretch->run.end = 0;
-		stretch->chunk = chunk;
-		stretch->place = place;
-		batch->adding_to = stretch;
+		stretch->end = records->end;
+		stretch->run.end += records->run.end;
+		return;
 	}
-	stretch->run.end++;
+	if (batch->nstretches == batch->max_stretches)
+	{
+		int64		size = Max(256, batch->max_stretches * 2);
+
+		batch->stretches = batch->stretches ?
+			repalloc_huge(batch->stretches, sizeof(SaggStretch) * size) :
+			MemoryContextAllocHuge(batch->memory, sizeof(SaggStretch) * size);
+		batch->max_stretches = size;
+	}
+	stretch = &batch->stretches[batch->nstretches++];
+	*stretch = *records;
+	if (stretch->chunk)
+		stretch->chunk->holders++;
+	batch->adding_to = stretch;
 }
 
 /*
- * By partition, then as the records were added, which is by offset.
+ * By partition and offset.
  */
 static int
 compare_stretches(const void *a, const void *b)
@@ -102,9 +96,7 @@ compare_stretches(const void *a, const void *b)
 
 	if (order != 0)
 		return order;
-	if (x->chunk != y->chunk)
-		return x->chunk < y->chunk ? -1 : 1;
-	return x->place < y->place ? -1 : x->place > y->place;
+	return x->first < y->first ? -1 : x->first > y->first;
 }
 
 /*
@@ -167,13 +159,18 @@ sagg_batch_runs(SaggBatch *batch, int *nruns)
 void
 sagg_batch_reset(SaggBatch *batch)
 {
+	int			needed = batch->nchunks;
+
+	if (batch->filling)
+		sagg_chunk_release(batch, batch->filling);
+	batch->filling = NULL;
+	for (int64 i = 0; i < batch->nstretches; i++)
+	{
+		if (batch->stretches[i].chunk)
+			sagg_chunk_release(batch, batch->stretches[i].chunk);
+	}
 	/* what this batch needed the next one may need too, but no more */
-	while (batch->nchunks > Max(CHUNKS_KEPT, batch->chunk + 1) ||
-		   (batch->nchunks > 0 && batch->chunks[batch->nchunks - 1]->size > CHUNK_SIZE))
-		pfree(batch->chunks[--batch->nchunks]);
-	for (int i = 0; i < batch->nchunks; i++)
-		batch->chunks[i]->used = 0;
-	batch->chunk = 0;
+	sagg_chunks_trim(batch, needed);
 	batch->lacks_headers = false;
 	batch->nrecords = 0;
 	batch->nstretches = 0;
@@ -202,125 +199,36 @@ sagg_batch_destroy(SaggBatch *batch)
 }
 
 /*
- * Bytes of the message's headers as stored; with "to", write them there.
- */
-static int64
-store_headers(char *to, rd_kafka_headers_t *headers)
-{
-	int64		bytes = 0;
-	const char *name;
-	const void *value;
-	size_t		len;
-
-	for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value,
-											   &len) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
-	{
-		SaggStoredHeader stored;
-
-		stored.name_len = strlen(name) + 1;
-		stored.value_len = value ? (int64) len : -1;
-		if (to)
-		{
-			memcpy(to + bytes, &stored, sizeof(stored));
-			memcpy(to + bytes + sizeof(stored), name, stored.name_len);
-			if (stored.value_len > 0)
-				memcpy(to + bytes + sizeof(stored) + stored.name_len, value, stored.value_len);
-		}
-		bytes += sizeof(stored) + stored.name_len + Max(stored.value_len, 0);
-	}
-	return bytes;
-}
-
-static int64
-message_timestamp(const rd_kafka_message_t *message)
-{
-	rd_kafka_timestamp_type_t type;
-	int64		timestamp = rd_kafka_message_timestamp(message, &type);
-
-	return type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE ? -1 : timestamp;
-}
-
-/*
- * Fill in all of "stored"; returns the size of the record as stored.
- */
-static Size
-measure_message(int32 topic, const rd_kafka_message_t *message,
-				bool keep_headers, SaggStoredRecord *stored,
-				rd_kafka_headers_t **headers)
-{
-	*headers = NULL;
-	memset(stored, 0, sizeof(*stored));
-	if (keep_headers &&
-		rd_kafka_message_headers(message, headers) == RD_KAFKA_RESP_ERR_NO_ERROR)
-	{
-		stored->nheaders = rd_kafka_header_cnt(*headers);
-		stored->headers_len = store_headers(NULL, *headers);
-	}
-	stored->topic = topic;
-	stored->partition = message->partition;
-	stored->offset = message->offset;
-	stored->timestamp_ms = message_timestamp(message);
-	stored->key_len = message->key ? (int32) message->key_len : -1;
-	stored->payload_len = message->payload ? (int64) message->len : -1;
-	return sizeof(*stored) + Max(stored->key_len, 0) + Max(stored->payload_len, 0) +
-		stored->headers_len;
-}
-
-static void
-copy_message(char *to, const rd_kafka_message_t *message,
-			 const SaggStoredRecord *stored, rd_kafka_headers_t *headers)
-{
-	memcpy(to, stored, sizeof(*stored));
-	to += sizeof(*stored);
-	if (stored->key_len > 0)
-	{
-		memcpy(to, message->key, stored->key_len);
-		to += stored->key_len;
-	}
-	if (stored->payload_len > 0)
-	{
-		memcpy(to, message->payload, stored->payload_len);
-		to += stored->payload_len;
-	}
-	if (stored->headers_len > 0)
-		(void) store_headers(to, headers);
-}
-
-static void
-add_chunk(SaggBatch *batch, Size size)
-{
-	if (batch->nchunks == batch->max_chunks)
-	{
-		batch->chunks = repalloc_huge(batch->chunks,
-									  sizeof(SaggChunk *) * batch->max_chunks * 2);
-		batch->max_chunks *= 2;
-	}
-	batch->chunks[batch->nchunks] =
-		MemoryContextAllocHuge(batch->memory, offsetof(SaggChunk, data) + size);
-	batch->chunks[batch->nchunks]->size = size;
-	batch->chunks[batch->nchunks]->used = 0;
-	batch->nchunks++;
-}
-
-/*
- * Room for a record in a chunk, batch->chunk from then on.
+ * Room for a record in the chunk being filled.
  */
 static char *
 reserve(SaggBatch *batch, Size size)
 {
-	SaggChunk  *chunk;
+	SaggChunk  *chunk = batch->filling;
 	char	   *result;
 
-	while (batch->chunk < batch->nchunks &&
-		   batch->chunks[batch->chunk]->used + size > batch->chunks[batch->chunk]->size)
-		batch->chunk++;
-	if (batch->chunk == batch->nchunks)
-		add_chunk(batch, Max(size, CHUNK_SIZE));
-	chunk = batch->chunks[batch->chunk];
+	if (chunk == NULL || chunk->size - chunk->used < size)
+	{
+		SaggChunk  *next = sagg_chunk_take(batch, size, false);
+
+		if (chunk)
+			sagg_chunk_release(batch, chunk);
+		batch->filling = chunk = next;
+	}
 	result = chunk->data + chunk->used;
 	chunk->used += size;
 	batch->bytes += size;
 	return result;
+}
+
+static SaggSpill *
+create_file(SaggBatch *batch)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->memory);
+	SaggSpill  *file = sagg_spill_create();
+
+	MemoryContextSwitchTo(old);
+	return file;
 }
 
 /*
@@ -329,16 +237,24 @@ reserve(SaggBatch *batch, Size size)
 static char *
 reserve_scratch(SaggBatch *batch, Size size)
 {
-	MemoryContext old = MemoryContextSwitchTo(batch->memory);
+	MemoryContext old;
 
 	if (batch->file == NULL)
-		batch->file = sagg_spill_create();
+		batch->file = create_file(batch);
+	old = MemoryContextSwitchTo(batch->memory);
 	if (batch->scratch.data == NULL)
 		initStringInfo(&batch->scratch);
 	resetStringInfo(&batch->scratch);
 	enlargeStringInfo(&batch->scratch, size);
 	MemoryContextSwitchTo(old);
 	return batch->scratch.data;
+}
+
+static bool
+fits_memory(const SaggBatch *batch, Size size)
+{
+	return batch->file == NULL &&
+		batch->bytes + size <= (Size) sagg_batch_memory_kb * 1024;
 }
 
 /*
@@ -349,33 +265,61 @@ void
 sagg_batch_add(SaggBatch *batch, int32 topic, rd_kafka_message_t *message)
 {
 	SaggStoredRecord stored;
+	SaggStretch record = {.run = {.topic = topic, .partition = message->partition, .end = 1}};
 	rd_kafka_headers_t *headers;
 	Size		size;
 
 	batch->adding = message;
-	size = measure_message(topic, message, batch->keep_headers, &stored, &headers);
+	size = sagg_record_measure(topic, message, batch->keep_headers, &stored, &headers);
 	batch->lacks_headers |= !batch->keep_headers;
-	if (batch->file == NULL &&
-		batch->bytes + size <= (Size) sagg_batch_memory_kb * 1024)
+	record.first = message->offset;
+	if (fits_memory(batch, size))
 	{
 		char	   *data = reserve(batch, size);
 
-		copy_message(data, message, &stored, headers);
-		extend_stretches(batch, topic, message->partition, batch->chunk,
-						 data - batch->chunks[batch->chunk]->data);
+		sagg_record_copy(data, message, &stored, headers);
+		record.chunk = batch->filling;
+		record.place = data - batch->filling->data;
 	}
 	else
 	{
 		char	   *scratch = reserve_scratch(batch, size);
 
-		copy_message(scratch, message, &stored, headers);
+		sagg_record_copy(scratch, message, &stored, headers);
 		sagg_spill_write(batch->file, scratch, size);
-		extend_stretches(batch, topic, message->partition, SAGG_IN_FILE,
-						 sagg_spill_size(batch->file) - size);
+		record.place = sagg_spill_size(batch->file) - size;
 	}
+	record.end = record.place + size;
+	add_stretch(batch, &record);
 	batch->adding = NULL;
 	rd_kafka_message_destroy(message);
 	batch->nrecords++;
+}
+
+/*
+ * Add records that were stored before, with their headers if "headers"; "records"
+ * tells how many of which partition and where.  Their chunk is held, not copied.
+ */
+void
+sagg_batch_add_stored(SaggBatch *batch, const SaggStretch *records, bool headers)
+{
+	SaggStretch stored = *records;
+	Size		size = records->end - records->place;
+
+	if (fits_memory(batch, size))
+		batch->bytes += size;
+	else
+	{
+		if (batch->file == NULL)
+			batch->file = create_file(batch);
+		sagg_spill_write(batch->file, records->chunk->data + records->place, size);
+		stored.chunk = NULL;
+		stored.end = sagg_spill_size(batch->file);
+		stored.place = stored.end - size;
+	}
+	add_stretch(batch, &stored);
+	batch->lacks_headers |= !headers;
+	batch->nrecords += records->run.end;
 }
 
 /*
@@ -385,6 +329,15 @@ void
 sagg_batch_keep_headers(SaggBatch *batch)
 {
 	batch->keep_headers = true;
+}
+
+/*
+ * Are the headers of records kept?
+ */
+bool
+sagg_batch_keeps_headers(const SaggBatch *batch)
+{
+	return batch->keep_headers;
 }
 
 /*

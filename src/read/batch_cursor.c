@@ -20,7 +20,7 @@ struct SaggBatchCursor
 	bool		want_headers;
 	int64		next_stretch;
 	int64		left;			/* records of the current one */
-	int			chunk;			/* of the next record, SAGG_IN_FILE = the file */
+	const SaggChunk *chunk;		/* of the next record, NULL = the file */
 	int64		place;			/* in it */
 	SaggReadAhead *ahead;
 	char	   *buffer;			/* the record read from the file */
@@ -155,22 +155,13 @@ set_record(SaggBatchCursor *cursor, SaggRecord *record,
 static void
 next_from_memory(SaggBatchCursor *cursor, SaggRecord *record)
 {
-	SaggBatch  *batch = cursor->batch;
-	SaggChunk  *chunk = batch->chunks[cursor->chunk];
 	SaggStoredRecord stored;
-	const char *data;
+	const char *data = cursor->chunk->data + cursor->place;
 
-	while (cursor->place == chunk->used)
-	{
-		chunk = batch->chunks[++cursor->chunk];
-		cursor->place = 0;
-	}
-	data = chunk->data + cursor->place;
 	memcpy(&stored, data, sizeof(stored));
 	data += sizeof(stored);
 	set_record(cursor, record, &stored, data);
-	cursor->place += sizeof(stored) + Max(stored.key_len, 0) +
-		Max(stored.payload_len, 0) + stored.headers_len;
+	cursor->place += sagg_record_size(&stored);
 }
 
 static void
@@ -180,7 +171,7 @@ next_from_file(SaggBatchCursor *cursor, SaggRecord *record)
 	Size		len;
 
 	read_file(cursor, &stored, sizeof(stored));
-	len = Max(stored.key_len, 0) + Max(stored.payload_len, 0) + stored.headers_len;
+	len = sagg_record_size(&stored) - sizeof(stored);
 	if (cursor->size < len)
 	{
 		Size		size = Max(len, 2 * cursor->size);
@@ -220,7 +211,7 @@ sagg_batch_next(SaggBatchCursor *cursor, SaggRecord *record)
 {
 	if (cursor->left == 0 && !next_stretch(cursor))
 		return false;
-	if (cursor->chunk == SAGG_IN_FILE)
+	if (cursor->chunk == NULL)
 		next_from_file(cursor, record);
 	else
 		next_from_memory(cursor, record);

@@ -21,7 +21,7 @@
 
 #include "reader_internal.h"
 
-/* see prod_fetcher */
+/* see sagg_reader_prod */
 #define PROD_INTERVAL_MS	10
 #define PROD_WAIT_MS		1
 
@@ -31,6 +31,7 @@ release_fetch(void *owner)
 {
 	SaggReader *reader = (SaggReader *) owner;
 
+	sagg_collector_end(reader);
 	sagg_batch_reset(reader->batch);
 	reader->nranges = 0;
 	for (int round = 0; round < SAGG_DRAIN_ROUNDS; round++)
@@ -40,7 +41,7 @@ release_fetch(void *owner)
 			sagg_queue_drain(reader->partitions[i]->queue);
 	}
 	for (int i = 0; i < reader->npartitions; i++)
-		sagg_partition_detach(reader->partitions[i]);
+		sagg_partition_detach(reader, reader->partitions[i]);
 	sagg_group_detach(reader);
 	reader->fetch = NULL;
 }
@@ -193,6 +194,7 @@ add_partition(SaggReader *reader, const SaggRange *key)
 	part->range_end = -1;
 	part->position = -1;
 	part->last_offset = -1;
+	dlist_init(&part->portions);
 	sagg_partition_attach(reader, part);
 	if (reader->npartitions == 0)
 		reader->partitions = palloc(sizeof(SaggPartition *));
@@ -258,7 +260,7 @@ sagg_reader_assign_all(SaggReader *reader)
 	{
 		SaggPartition *part = reader->partitions[i];
 
-		sagg_partition_restart(part, part->position);
+		sagg_partition_restart(reader, part, part->position);
 		rd_kafka_topic_partition_list_add(list, part->topic_name,
 										  part->partition)->offset = part->position;
 	}
@@ -284,6 +286,7 @@ sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
 
 	if (npositions == 0)
 		return;
+	sagg_collector_halt(reader);
 	if (reader->fetch == NULL)
 		open_fetch(reader, npositions, positions[0].topic);
 	else if (npositions > 2 * reader->sized_for)
@@ -333,11 +336,13 @@ sagg_reader_has_records(SaggReader *reader)
 	sagg_reader_check_refused(reader);
 	if (reader->fetch == NULL)
 		return false;
+	sagg_collector_halt(reader);
 
-	/* all of them, so that each sends a wake-up for what comes */
+	/* all without a record, so that each sends a wake-up for what comes */
 	for (int i = 0; i < reader->npartitions; i++)
 	{
-		if (sagg_partition_peek(reader, reader->partitions[i]) != NULL ||
+		if (sagg_portions_first(reader->partitions[i]) >= 0 ||
+			sagg_partition_peek(reader, reader->partitions[i]) != NULL ||
 			reader->partitions[i]->lost)
 			found = true;
 	}
@@ -361,6 +366,21 @@ same_ranges(const SaggReader *reader, const SaggRange *ranges, int nranges)
 }
 
 /*
+ * Have records been collected of which the headers are wanted since?
+ */
+static bool
+collected_without_headers(const SaggReader *reader)
+{
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		if (sagg_batch_keeps_headers(reader->batch) &&
+			sagg_portions_lack_headers(reader->partitions[i]))
+			return true;
+	}
+	return false;
+}
+
+/*
  * Begin a batch of these ranges.  What was collected of the very same ranges
  * before, and not released, is kept: a retry need not fetch it again.
  */
@@ -374,6 +394,8 @@ sagg_reader_begin(SaggReader *reader, const SaggRange *ranges, int nranges)
 		return;
 
 	sagg_reader_assign(reader, ranges, nranges);
+	if (collected_without_headers(reader))
+		sagg_reader_assign_all(reader);
 	reader->ranges = MemoryContextAlloc(reader->memory, sizeof(SaggRange) * nranges);
 	memcpy(reader->ranges, ranges, sizeof(SaggRange) * nranges);
 	reader->nranges = nranges;
@@ -381,6 +403,7 @@ sagg_reader_begin(SaggReader *reader, const SaggRange *ranges, int nranges)
 	{
 		SaggPartition *part = find_partition(reader, &ranges[i]);
 
+		part->range_start = ranges[i].start;
 		part->range_end = ranges[i].end;
 		part->complete = part->position >= part->range_end;
 	}
@@ -391,21 +414,27 @@ sagg_reader_begin(SaggReader *reader, const SaggRange *ranges, int nranges)
  * fast the queue is emptied (librdkafka before 2.2).  A request wakes it up;
  * its answer is not waited for.  "at_once": a batch is complete, and what the
  * client does not fetch while that is executed would be waited for afterwards.
+ * Returns false if it is too soon after the last one.
+ *
+ * Runs in the collector's thread, too: no error, no memory of PostgreSQL's.
  */
-static void
-prod_fetcher(SaggReader *reader, bool at_once)
+bool
+sagg_reader_prod(SaggReader *reader, bool at_once)
 {
 	const struct rd_kafka_metadata *metadata;
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now;
 
-	if (rd_kafka_version() >= 0x02020000 ||
-		!(at_once ||
-		  TimestampDifferenceExceeds(reader->prodded, now, PROD_INTERVAL_MS)))
-		return;
+	if (rd_kafka_version() >= 0x02020000)
+		return true;
+	now = GetCurrentTimestamp();
+	if (!at_once &&
+		!TimestampDifferenceExceeds(reader->prodded, now, PROD_INTERVAL_MS))
+		return false;
 	reader->prodded = now;
 	if (rd_kafka_metadata(reader->fetch->rk, 0, reader->fetch->topics[0], &metadata,
 						  PROD_WAIT_MS) == RD_KAFKA_RESP_ERR_NO_ERROR)
 		rd_kafka_metadata_destroy(metadata);
+	return true;
 }
 
 /*
@@ -418,7 +447,16 @@ collect_partition(SaggReader *reader, SaggPartition *part)
 	rd_kafka_message_t *message;
 	int64		bytes = 0;
 	int64		records = 0;
+	int64		n;
 
+	while ((n = sagg_portion_take(reader, part, part->range_end, &bytes)) > 0)
+		records += n;
+	part->complete = part->position >= part->range_end;
+	if (!part->complete && sagg_portions_first(part) >= 0)
+	{
+		part->position = part->range_end;
+		part->complete = true;
+	}
 	while (!part->complete && (message = sagg_partition_peek(reader, part)) != NULL)
 	{
 		if (message->offset >= part->range_end)
@@ -479,6 +517,7 @@ sagg_reader_collect(SaggReader *reader)
 		return true;
 	drain_descriptor(reader);
 	sagg_reader_check_refused(reader);
+	sagg_collector_halt(reader);
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		SaggPartition *part = reader->partitions[i];
@@ -498,7 +537,7 @@ sagg_reader_collect(SaggReader *reader)
 		return all_complete(reader);
 	}
 	if (was_full)
-		prod_fetcher(reader, complete);
+		(void) sagg_reader_prod(reader, complete);
 	return complete;
 }
 
@@ -518,6 +557,7 @@ sagg_reader_batch(SaggReader *reader)
 void
 sagg_reader_release(SaggReader *reader)
 {
+	sagg_collector_halt(reader);
 	sagg_batch_reset(reader->batch);
 	sagg_reader_forget_losses(reader);
 	for (int i = 0; i < reader->npartitions; i++)

@@ -40,8 +40,9 @@ sagg_partition_attach(SaggReader *reader, SaggPartition *part)
  * Forget what was taken and go on at "position"; the caller assigns it.
  */
 void
-sagg_partition_restart(SaggPartition *part, int64 position)
+sagg_partition_restart(SaggReader *reader, SaggPartition *part, int64 position)
 {
+	sagg_portions_drop(reader, part);
 	while (part->next < part->ntaken)
 		rd_kafka_message_destroy(part->taken[part->next++]);
 	part->next = part->ntaken = 0;
@@ -70,9 +71,9 @@ sagg_queue_drain(rd_kafka_queue_t *queue)
  * Give back messages and queue.  Raises no error.
  */
 void
-sagg_partition_detach(SaggPartition *part)
+sagg_partition_detach(SaggReader *reader, SaggPartition *part)
 {
-	sagg_partition_restart(part, part->position);
+	sagg_partition_restart(reader, part, part->position);
 	if (part->queue)
 	{
 		rd_kafka_queue_io_event_enable(part->queue, -1, NULL, 0);
@@ -158,7 +159,7 @@ handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *messag
 }
 
 /*
- * The first message at or behind the position, or NULL if there is none yet.
+ * The first message at or behind the position, where no portion is, or NULL if there is none yet.
  * It stays there until taken.  Raises an error if records cannot be read, or if
  * offsets are gone and the reader does not skip these: then it is "lost".
  */

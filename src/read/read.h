@@ -74,6 +74,7 @@ extern bool sagg_reader_partitions_changed(SaggReader *reader);
 extern void sagg_reader_begin(SaggReader *reader, const SaggRange *ranges,
 							  int nranges);
 extern bool sagg_reader_collect(SaggReader *reader);
+extern void sagg_reader_collect_ahead(SaggReader *reader);
 extern SaggBatch *sagg_reader_batch(SaggReader *reader);
 extern void sagg_reader_release(SaggReader *reader);
 extern void sagg_reader_keep_headers(SaggReader *reader);

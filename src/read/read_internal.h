@@ -105,6 +105,7 @@ typedef struct SaggBatchCursor SaggBatchCursor;
 extern SaggBatch *sagg_batch_create(bool headers);
 extern bool sagg_batch_usable(const SaggBatch *batch);
 extern void sagg_batch_keep_headers(SaggBatch *batch);
+extern bool sagg_batch_keeps_headers(const SaggBatch *batch);
 extern void sagg_batch_add(SaggBatch *batch, int32 topic,
 						   rd_kafka_message_t *message);
 extern void sagg_batch_reset(SaggBatch *batch);

@@ -11,7 +11,8 @@
  * partitions, and with it the size of a queue, is known.
  *
  * librdkafka's threads never run our code: there is no callback in either
- * direction, only queues polled by this process.
+ * direction, only queues polled by this process: by its main thread and, while
+ * that executes a batch, by the collector (collector.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -78,7 +79,9 @@ extern void sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 
 /*
  * An assigned partition.  Everything before "position" has been handed over;
- * messages from there on stand in "taken" and, behind those, in "queue".
+ * records from there on stand in "portions", messages behind those in "taken" and,
+ * behind those, in "queue".  While the collector works, what is behind "position"
+ * is its own.
  */
 typedef struct SaggPartition
 {
@@ -87,12 +90,14 @@ typedef struct SaggPartition
 	int32		partition;
 	int64		position;
 	int64		eof;			/* last end of the partition seen, -1 = none */
-	int64		range_end;		/* of the batch, -1 = not part of it */
+	int64		range_start;	/* of the batch */
+	int64		range_end;		/* -1 = not part of it */
 	bool		complete;		/* all of the batch's range handed over */
 	bool		lost;			/* Kafka does not have the position; nothing
 								 * more comes until it is assigned anew */
 	int64		last_offset;	/* of the last record handed over, -1 = none */
 	int64		last_timestamp; /* its timestamp, milliseconds; -1 = none */
+	dlist_head	portions;		/* see portions.c */
 	rd_kafka_queue_t *queue;
 	int			next;			/* into taken */
 	int			ntaken;
@@ -131,10 +136,11 @@ struct SaggReader
 	SaggKnownTopic *known;		/* by name */
 	bool		other_partitions;	/* seen since then */
 	TimestampTz partitions_checked;
-	TimestampTz prodded;		/* see prod_fetcher */
+	TimestampTz prodded;		/* see sagg_reader_prod */
 	int			nranges;		/* of the batch */
 	SaggRange  *ranges;
 	SaggBatch  *batch;
+	struct SaggCollector *collector;	/* NULL = none yet */
 	bool		skips_lost;		/* else offsets that are gone are an error */
 	int			nlosses;		/* of the batch */
 	SaggRange  *losses;
@@ -147,6 +153,7 @@ extern void sagg_group_detach(SaggReader *reader);
 
 /* consumer.c */
 extern void sagg_reader_assign_all(SaggReader *reader);
+extern bool sagg_reader_prod(SaggReader *reader, bool at_once);
 
 /* data_loss.c */
 extern void sagg_reader_skip_lost(SaggReader *reader);
@@ -168,12 +175,26 @@ extern void sagg_reader_raise_no_answer(SaggReader *reader,
 
 /* partition_queue.c */
 extern void sagg_partition_attach(SaggReader *reader, SaggPartition *part);
-extern void sagg_partition_restart(SaggPartition *part, int64 position);
+extern void sagg_partition_restart(SaggReader *reader, SaggPartition *part,
+								   int64 position);
 extern void sagg_queue_drain(rd_kafka_queue_t *queue);
-extern void sagg_partition_detach(SaggPartition *part);
+extern void sagg_partition_detach(SaggReader *reader, SaggPartition *part);
 extern rd_kafka_message_t *sagg_partition_peek(SaggReader *reader,
 											   SaggPartition *part);
 extern rd_kafka_message_t *sagg_partition_take(SaggPartition *part);
+
+/* portions.c */
+extern void sagg_portions_drop(SaggReader *reader, SaggPartition *part);
+extern int64 sagg_portions_first(SaggPartition *part);
+extern int64 sagg_portions_end(SaggPartition *part);
+extern Size sagg_portions_bytes(SaggPartition *part);
+extern bool sagg_portions_lack_headers(SaggPartition *part);
+extern int64 sagg_portion_take(SaggReader *reader, SaggPartition *part,
+							   int64 end, int64 *bytes);
+
+/* collector.c */
+extern void sagg_collector_halt(SaggReader *reader);
+extern void sagg_collector_end(SaggReader *reader);
 
 /* spill_file.c */
 #define SAGG_SPILL_BUFFER		65536

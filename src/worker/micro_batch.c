@@ -515,6 +515,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	MemoryContextSwitchTo(session->batch_memory);
 	session->fault = SAGG_FAULT_NONE;
 	parts = begin_parts(session, &nparts, &losses);
+	sagg_reader_collect_ahead(session->reader);
 
 	begin_transaction(session, plan);
 	if (nparts > 1)

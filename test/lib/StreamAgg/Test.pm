@@ -72,15 +72,18 @@ sub start_broker
 	return StreamAgg::Test::Broker->new(%topics);
 }
 
-# A running server with stream_agg; further lines go to postgresql.conf.
+# A running server with stream_agg; further lines go to postgresql.conf.  Half of
+# the servers, others with each seed, collect records ahead for any micro-batch.
 sub new_node
 {
 	my ($name, @conf) = @_;
+	my $always = (unpack('%32C*', "$0 $name") + seed()) % 2;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 	$node->init;
 	$node->append_conf('postgresql.conf', join("\n",
 		"shared_preload_libraries = 'stream_agg'",
 		"stream_agg.max_retry_delay = '1s'",
+		$always ? 'stream_agg.collect_ahead = 0' : '',
 		@conf, ''));
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION stream_agg');

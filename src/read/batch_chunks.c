@@ -1,0 +1,93 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch_chunks.c
+ *	  Memory for the records of micro-batches: chunks, used over and over.
+ *
+ * A chunk is held by whoever fills it and by each stretch of records in it that
+ * is needed: of the batch, or collected for the ones to come.  Nobody's, it is
+ * kept for the next, within limits.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "batch_internal.h"
+
+/* chunks that are kept whatever was needed */
+#define CHUNKS_KEPT			8
+
+static SaggChunk *
+make_chunk(SaggBatch *batch, Size size, bool or_null)
+{
+	SaggChunk  *chunk = MemoryContextAllocExtended(batch->memory,
+												   offsetof(SaggChunk, data) + size,
+												   MCXT_ALLOC_HUGE |
+												   (or_null ? MCXT_ALLOC_NO_OOM : 0));
+
+	if (chunk)
+		chunk->size = size;
+	return chunk;
+}
+
+/*
+ * An empty chunk with room for "size" bytes at least, held by the caller.  Without
+ * memory for it an error, or NULL with "or_null".
+ */
+SaggChunk *
+sagg_chunk_take(SaggBatch *batch, Size size, bool or_null)
+{
+	SaggChunk  *chunk = batch->spare;
+
+	if (chunk && size <= SAGG_CHUNK_SIZE)
+	{
+		batch->spare = chunk->next;
+		batch->nspare--;
+	}
+	else
+		chunk = make_chunk(batch, Max(size, SAGG_CHUNK_SIZE), or_null);
+	if (chunk == NULL)
+		return NULL;
+	chunk->next = NULL;
+	chunk->used = 0;
+	chunk->holders = 1;
+	batch->nchunks++;
+	return chunk;
+}
+
+/*
+ * One who held the chunk does not need it any more.  Raises no error.
+ */
+void
+sagg_chunk_release(SaggBatch *batch, SaggChunk *chunk)
+{
+	Assert(chunk->holders > 0);
+	if (--chunk->holders > 0)
+		return;
+	batch->nchunks--;
+	if (chunk->size > SAGG_CHUNK_SIZE)
+	{
+		pfree(chunk);
+		return;
+	}
+	chunk->next = batch->spare;
+	batch->spare = chunk;
+	batch->nspare++;
+}
+
+/*
+ * Keep no more than "needed" chunks, or a few.  Raises no error.
+ */
+void
+sagg_chunks_trim(SaggBatch *batch, int needed)
+{
+	while (batch->nspare > Max(CHUNKS_KEPT, needed))
+	{
+		SaggChunk  *chunk = batch->spare;
+
+		batch->spare = chunk->next;
+		batch->nspare--;
+		pfree(chunk);
+	}
+}

@@ -1,0 +1,101 @@
+/*-------------------------------------------------------------------------
+ *
+ * stored_record.c
+ *	  A message of librdkafka's as a record of a micro-batch is stored.
+ *
+ * Never: memory of PostgreSQL's or an error.  These run in the collector's
+ * thread, too.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "batch_internal.h"
+
+/*
+ * Bytes of the message's headers as stored; with "to", write them there.
+ */
+static int64
+store_headers(char *to, rd_kafka_headers_t *headers)
+{
+	int64		bytes = 0;
+	const char *name;
+	const void *value;
+	size_t		len;
+
+	for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value,
+											   &len) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
+	{
+		SaggStoredHeader stored;
+
+		stored.name_len = strlen(name) + 1;
+		stored.value_len = value ? (int64) len : -1;
+		if (to)
+		{
+			memcpy(to + bytes, &stored, sizeof(stored));
+			memcpy(to + bytes + sizeof(stored), name, stored.name_len);
+			if (stored.value_len > 0)
+				memcpy(to + bytes + sizeof(stored) + stored.name_len, value, stored.value_len);
+		}
+		bytes += sizeof(stored) + stored.name_len + Max(stored.value_len, 0);
+	}
+	return bytes;
+}
+
+static int64
+message_timestamp(const rd_kafka_message_t *message)
+{
+	rd_kafka_timestamp_type_t type;
+	int64		timestamp = rd_kafka_message_timestamp(message, &type);
+
+	return type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE ? -1 : timestamp;
+}
+
+/*
+ * Fill in all of "stored"; returns the size of the record as stored, in bytes.
+ * "headers" are the message's if they are to be kept, or NULL.
+ */
+Size
+sagg_record_measure(int32 topic, const rd_kafka_message_t *message,
+					bool keep_headers, SaggStoredRecord *stored,
+					rd_kafka_headers_t **headers)
+{
+	*headers = NULL;
+	memset(stored, 0, sizeof(*stored));
+	if (keep_headers &&
+		rd_kafka_message_headers(message, headers) == RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		stored->nheaders = rd_kafka_header_cnt(*headers);
+		stored->headers_len = store_headers(NULL, *headers);
+	}
+	stored->topic = topic;
+	stored->partition = message->partition;
+	stored->offset = message->offset;
+	stored->timestamp_ms = message_timestamp(message);
+	stored->key_len = message->key ? (int32) message->key_len : -1;
+	stored->payload_len = message->payload ? (int64) message->len : -1;
+	return sagg_record_size(stored);
+}
+
+/*
+ * Write a record, as measured, to "to".
+ */
+void
+sagg_record_copy(char *to, const rd_kafka_message_t *message,
+				 const SaggStoredRecord *stored, rd_kafka_headers_t *headers)
+{
+	memcpy(to, stored, sizeof(*stored));
+	to += sizeof(*stored);
+	if (stored->key_len > 0)
+	{
+		memcpy(to, message->key, stored->key_len);
+		to += stored->key_len;
+	}
+	if (stored->payload_len > 0)
+	{
+		memcpy(to, message->payload, stored->payload_len);
+		to += stored->payload_len;
+	}
+	if (stored->headers_len > 0)
+		(void) store_headers(to, headers);
+}
