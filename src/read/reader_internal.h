@@ -153,6 +153,8 @@ extern void sagg_group_detach(SaggReader *reader);
 
 /* consumer.c */
 extern void sagg_reader_assign_all(SaggReader *reader);
+
+/* collect.c */
 extern bool sagg_reader_prod(SaggReader *reader, bool at_once);
 
 /* data_loss.c */
