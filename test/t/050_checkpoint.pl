@@ -96,7 +96,7 @@ like($node->safe_psql('postgres', q{SELECT last_error FROM pg_stat_stream_agg WH
 $node->safe_psql('postgres', q{SELECT stream_agg.drop_stream('fenced')});
 
 # --- a state of 100,000 groups comes back
-$broker->produce('many', map { record($_, $_ * 7) } 1 .. 100_000);
+$broker->produce('many', map { [ $_ % 4, '', record($_, $_ * 7) ] } 1 .. 100_000);
 create('large', 'SELECT k, count(*) AS n, sum(v) AS total, avg(v) AS mean FROM many GROUP BY k');
 process($node, 'large');
 is($node->safe_psql('postgres', q{SELECT state_rows FROM pg_stat_stream_agg WHERE stream = 'large'}),
