@@ -350,7 +350,8 @@ recover_store(SaggSession *session, bool lasting)
 
 /*
  * After an ERROR: shared state back to the last commit, while the locks of the
- * streams are still held, for aborting the transaction releases them.
+ * streams are still held.  Aborting a transaction releases them; if none was open
+ * it is for us to do.
  */
 static void
 recover_from_error(SaggSession *lead, ErrorKind kind)
@@ -370,6 +371,7 @@ recover_from_error(SaggSession *lead, ErrorKind kind)
 	sagg_shared_rows_end();
 	sagg_delivery_end();
 	AbortOutOfAnyTransaction();
+	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
 	foreach(lc, sessions)
 		((SaggSession *) lfirst(lc))->locked = false;
 }
