@@ -89,6 +89,26 @@ sagg_reader_prod(SaggReader *reader, bool at_once)
 }
 
 /*
+ * Is what has been taken of the partition's queue, so many records and bytes, with
+ * what is left so much that the queue may have been full?
+ *
+ * Runs in the collector's thread, too.
+ */
+bool
+sagg_queue_was_full(const SaggReader *reader, const SaggPartition *part,
+					int64 records, int64 bytes)
+{
+	if (records > 0)
+	{
+		int64		left = (int64) rd_kafka_queue_length(part->queue);
+
+		bytes += left * (bytes / records);
+		records += left;
+	}
+	return bytes >= reader->queue_bytes / 2 || records >= reader->queue_records / 2;
+}
+
+/*
  * Move what there is of the partition's range to the batch.  Returns whether
  * that and what is left is so much that the queue may have been full.
  */
@@ -129,14 +149,8 @@ collect_partition(SaggReader *reader, SaggPartition *part)
 		part->complete = true;
 	}
 	if (records > 0)
-	{
-		int64		left = (int64) rd_kafka_queue_length(part->queue);
-
 		reader->fetch->trouble[0] = '\0';
-		bytes += left * (bytes / records);
-		records += left;
-	}
-	return bytes >= reader->queue_bytes / 2 || records >= reader->queue_records / 2;
+	return sagg_queue_was_full(reader, part, records, bytes);
 }
 
 static bool

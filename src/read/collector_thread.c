@@ -187,20 +187,6 @@ collect_share(SaggCollector *collector, SaggShare *share)
 }
 
 /*
- * Was the partition's queue so full before a turn that its fetcher may be waiting?
- * "records" and "bytes" are those of the turn.
- */
-static bool
-was_full(const SaggReader *reader, const SaggShare *share, int64 records, int64 bytes)
-{
-	int64		left = (int64) rd_kafka_queue_length(share->part->queue);
-
-	return records > 0 &&
-		(records + left >= reader->queue_records / 2 ||
-		 bytes + left * (bytes / records) >= reader->queue_bytes / 2);
-}
-
-/*
  * A turn of each partition.  Returns whether all shares are done, and in "found"
  * whether there was anything.
  */
@@ -220,7 +206,7 @@ collect_round(SaggCollector *collector, bool *found)
 		if (worth_a_turn(share))
 			n = collect_share(collector, share);
 		*found = *found || n > 0;
-		if (was_full(reader, share, n, share->bytes - bytes))
+		if (n > 0 && sagg_queue_was_full(reader, share->part, n, share->bytes - bytes))
 			collector->prod = true;
 		done = done && share->left == 0;
 	}

@@ -156,6 +156,9 @@ extern void sagg_reader_assign_all(SaggReader *reader);
 
 /* collect.c */
 extern bool sagg_reader_prod(SaggReader *reader, bool at_once);
+extern bool sagg_queue_was_full(const SaggReader *reader,
+								const SaggPartition *part,
+								int64 records, int64 bytes);
 
 /* data_loss.c */
 extern void sagg_reader_skip_lost(SaggReader *reader);
