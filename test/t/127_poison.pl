@@ -170,7 +170,7 @@ for my $round (1 .. 4)
 	my $batches = value(q{SELECT count(*) FROM stream_agg.commits WHERE stream = 'restarted'});
 	$node->poll_query_until('postgres', "SELECT count(*) > $batches OR bool_or(total_delivered = $records) FROM stream_agg.commits WHERE stream = 'restarted'");
 	if ($round % 2) { $node->restart; }
-	else { kill_backends($node, grep { $_ ne '' } value(q{SELECT pid FROM pg_stat_stream_agg WHERE stream = 'restarted'})); }
+	else { kill_backends($node, value(q{SELECT pid FROM pg_stat_stream_agg WHERE stream = 'restarted'})); }
 }
 process($node, 'restarted');
 check('restarted', $good, 'restarts and kills');
@@ -189,10 +189,10 @@ value(q{
 create('killed', 'SELECT k, count(*) AS n, sum(held(v)) AS total FROM events GROUP BY k');
 for my $death (1 .. 6)
 {
-	my $executing = q{SELECT pid FROM pg_stat_activity WHERE backend_type ~ 'stream_agg worker' AND wait_event = 'PgSleep'};
-	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM ($executing) x") or die 'no worker executes';
+	my $worker = q{SELECT %s FROM pg_stat_activity WHERE backend_type ~ 'stream_agg worker'};
+	$node->poll_query_until('postgres', sprintf("$worker AND wait_event = 'PgSleep'", 'count(*) = 1')) or die 'no worker executes';
 	value('UPDATE holding SET hold = false') if $death == 6;
-	kill_backends($node, value($executing));
+	kill_backends($node, value(sprintf($worker, 'pid')));    # it looks at the table between two naps
 }
 process($node, 'killed');
 is_equal_tables($node, 'SELECT * FROM killed', sprintf($sum, ''), 'workers that are killed take no good record with them');

@@ -308,7 +308,7 @@ my %failure = (
 	},
 	SIGKILL => sub {
 		my ($before, $at, %point) = @_;
-		kill_backends($node, grep { $_ ne '' } map { $at->{$_}->[5] } keys %point);
+		kill_backends($node, map { $at->{$_}->[5] } keys %point);
 		return ();
 	},
 	'SIGKILL other' => sub {

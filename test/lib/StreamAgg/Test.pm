@@ -145,11 +145,14 @@ sub watermark
 sub worker_pid
 {
 	my ($node, $stream) = @_;
-	$node->poll_query_until('postgres',
-		"SELECT pid IS NOT NULL AND state = 'running' FROM pg_stat_stream_agg WHERE stream = '$stream'")
-	  or die "stream $stream does not run";
-	return $node->safe_psql('postgres',
-		"SELECT pid FROM pg_stat_stream_agg WHERE stream = '$stream'");
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		my ($status, $pid) = $node->psql('postgres',
+			"SELECT pid FROM pg_stat_stream_agg WHERE stream = '$stream' AND state = 'running'");
+		return $pid if $status == 0 && $pid ne '';
+		Time::HiRes::usleep(100_000);
+	}
+	die "stream $stream does not run";
 }
 
 # Wait until a stream is in a state, with an error that matches if one is given.
@@ -177,12 +180,15 @@ sub start_backend
 }
 
 # SIGKILL of processes of a server with restart_after_crash; returns when it has
-# recovered.  The end of another backend shows that the crash has been noticed:
-# until then the server accepts connections, only to end them.
+# recovered.  A pid may be '', of a process that is gone; where no other is left, it
+# is a backend started here that dies: the server crashes in any case.  The end of
+# that backend shows that the crash has been noticed: until then the server accepts
+# connections, only to end them.
 sub kill_backends
 {
 	my ($node, @pids) = @_;
 	my ($witness, $pid) = start_backend($node);
+	@pids = grep { $_ ne '' } @pids;
 	kill 'KILL', @pids or kill 'KILL', $pid;
 	$witness->finish;
 	$node->poll_query_until('postgres', 'SELECT true') or die 'the server does not come back';
