@@ -25,6 +25,8 @@
 
 #include "panes.h"
 
+#define PREFETCHED 8			/* panes ahead */
+
 /*
  * Start of the first window that holds a pane.
  */
@@ -72,6 +74,22 @@ is_superseded(const SaggPane *panes, int64 n, int64 i)
 			return true;
 	}
 	return false;
+}
+
+/*
+ * A pane that is soon to be read.  They lie all over the store: without this, most
+ * of the time of reading them is spent in waiting for memory.
+ */
+static void
+prefetch_pane(SaggSliding *s, const SaggPane *pane)
+{
+	char	   *version;
+
+	if (pane->group)
+		return;
+	version = (char *) SAGG_VERSION(s->ex->store, pane->version);
+	__builtin_prefetch(version);
+	__builtin_prefetch(version + 64);
 }
 
 static SaggGroup *
@@ -263,9 +281,13 @@ sagg_sliding_emit(SaggSliding *s, const SaggPane *panes, int64 n)
 	int64		ngroups = 0;
 
 	sagg_sliding_allocate_in(s, s->loaded);
+	for (int64 i = 0; i < Min(n, PREFETCHED); i++)
+		prefetch_pane(s, &panes[i]);
 	for (int64 i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
+		if (i + PREFETCHED < n)
+			prefetch_pane(s, &panes[i + PREFETCHED]);
 		if (panes[i].group)
 			groups[ngroups++] = panes[i].group;
 		else if (!is_superseded(panes, n, i))
