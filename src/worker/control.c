@@ -70,7 +70,8 @@ stream_agg_start_stream(PG_FUNCTION_ARGS)
 
 	LWLockAcquire(sagg_shared->lock, LW_SHARED);
 	slot = sagg_slot_find(MyDatabaseId, stream->view);
-	running = slot && slot->pid != 0 && slot->stop_holds == 0;
+	running = slot && slot->pid != 0 && slot->stop_holds == 0 &&
+		slot->state != SAGG_FAILED;
 	LWLockRelease(sagg_shared->lock);
 
 	if (running && stream->enabled)

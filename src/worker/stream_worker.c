@@ -265,10 +265,12 @@ note_error(SaggSession *session, const ErrorData *error, bool failed)
 		session->slot->state = SAGG_FAILED;
 	LWLockRelease(sagg_shared->lock);
 	pfree(text);
-	if (failed)
-		ereport(LOG,
-				(errmsg("stream \"%s\" has failed", session->slot->name),
-				 errhint("Mend the cause, then run stream_agg.start_stream.")));
+	if (!failed)
+		return;
+	ereport(LOG,
+			(errmsg("stream \"%s\" has failed", session->slot->name),
+			 errhint("Mend the cause, then run stream_agg.start_stream.")));
+	SAGG_FAILPOINT("stream.failed");
 }
 
 /*

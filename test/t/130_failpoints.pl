@@ -394,13 +394,14 @@ note(sprintf '%d cells in %.0f s, %d records', @points * @actions * @modes, $too
 
 # --- a batch that kills its worker again and again
 my $stream = $streams[0];
+arm($node, $stream, 'execute.row', 'hang');
+produce();
 for my $death (1 .. 4)
 {
-	arm($node, $stream, 'execute.row', 'fatal');
-	produce() if $death == 1;
 	wait_hit($node, $stream) or die 'the worker did not come back';
+	arm($node, $stream, $death < 4 ? 'execute.row' : 'session.opened', 'hang');
+	release($node, $stream, 'fatal');
 }
-arm($node, $stream, 'session.opened', 'hang');
 wait_hit($node, $stream);
 is($node->safe_psql('postgres', "SELECT deaths FROM failpoint_store('${stream}_query')"), 4,
 	'deaths of workers are counted until a batch is good, so that each waits longer than the one before');
@@ -408,6 +409,23 @@ disarm($node, $stream);
 release($node, $stream, 'go');
 process($node, $stream);
 is($node->safe_psql('postgres', "SELECT deaths FROM failpoint_store('${stream}_query')"), 0, 'and then anew');
+
+# --- a stream that has failed, whose worker has not ended yet, can be started
+$broker->create_topic('broken', 1);
+create_source($node, $broker, 'broken', 'broken', 'k int');
+$broker->produce('broken', '{"k": "no number"}');
+arm($node, 'fails', 'stream.failed', 'hang');
+$node->safe_psql('postgres', q{SELECT stream_agg.create_stream('fails', 'SELECT k, count(*) AS n FROM broken GROUP BY k', output_mode => 'update')});
+wait_hit($node, 'fails') or die 'the stream does not fail';
+wait_state($node, 'fails', 'failed');
+my (undef, undef, $notice) = $node->psql('postgres', q{SELECT stream_agg.start_stream('fails')});
+is($notice, '', 'a stream that has failed is not taken for one that runs, though its worker has not ended');
+arm($node, 'fails', 'stream.failed', 'hang');
+release($node, 'fails', 'go');
+ok(wait_hit($node, 'fails'), 'and another worker takes it up');
+disarm($node, 'fails');
+release($node, 'fails', 'go');
+$node->safe_psql('postgres', q{SELECT stream_agg.drop_stream('fails', drop_sink => true)});
 
 # --- a worker that fails often keeps nothing of it
 sub fail_often
