@@ -77,7 +77,7 @@ help:
 	@echo 'make check-asan     tests of a library with AddressSanitizer and UBSan'
 	@echo 'make check-valgrind tests under valgrind'
 	@echo 'make demo [KEEP=1] the README example, live; KEEP=1 leaves it running'
-	@echo 'make bench [BROKERS=host:port] [RECORDS=n]  records per second'
+	@echo 'make bench [WHAT=hop] [BROKERS=host:port] [RECORDS=n]  records per second'
 	@echo 'make bloat [MINUTES=n] [RATE=n]             sizes of sink and logs over time'
 	@echo 'make soak [MINUTES=n] [RATE=n] [SEED=n]     a nemesis on a real Kafka'
 
@@ -94,7 +94,7 @@ check-cassert check-asan check-valgrind:
 demo:
 	KEEP=$(KEEP) test/demo
 bench:
-	BROKERS=$(BROKERS) RECORDS=$(RECORDS) test/bench
+	BROKERS=$(BROKERS) RECORDS=$(RECORDS) test/bench $(WHAT)
 bloat:
 	BROKERS=$(BROKERS) MINUTES=$(MINUTES) RATE=$(RATE) test/bloat
 soak:
