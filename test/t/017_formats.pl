@@ -81,6 +81,7 @@ my @names = ('user', 'user', 'items', 'items', 'x', 'other', '', 'user.id', 'ite
 my @docs;
 push @docs, '{' . join(',', map { "\"$names[$random->(scalar @names)]\": $values[$random->(scalar @values)]" } 0 .. $random->(5)) . '}'
   for 1 .. 300;
+push @docs, map { "{\"user\":{\"id\":$_}}" } 1 .. 20;
 # every name twice: the last one counts, with all that is in it
 push @docs, '{"user":{"id":1,"name":"a"},"user":{"name":"b"}}', '{"user":{"id":1},"user":2}', '{"user":1,"user":{"id":2,"id":3}}',
   '{"items":[{"sku":1}],"items":[]}', '{"x":{"y":{"z":1},"y":{}}}', '{"items":[1,2,{"sku":3}]}';

@@ -101,7 +101,7 @@ sub run_query
 
 	$node->safe_psql('postgres',
 		"SELECT stream_agg.create_stream('$stream', \$q\$$query\$q\$, output_mode => '$mode',
-			watermark => '2 minutes', trigger => '1 hour', start => false $bound)");
+			watermark => '2 minutes', trigger => '20 days', start => false $bound)");
 	$node->safe_psql('postgres', "SELECT stream_agg.start_stream('$stream')");
 	process($node, $stream);
 	my $watermark = watermark($node, $stream);
@@ -140,7 +140,7 @@ for my $mode ('update', 'append')
 		'ts timestamptz, id int, name text COLLATE nocase, price numeric, mood mood, ok bool, note text');
 	$node->safe_psql('postgres',
 		"SELECT stream_agg.create_stream('$stream', \$q\$$query\$q\$, output_mode => '$mode',
-			watermark => '2 minutes', trigger => '1 hour')");
+			watermark => '2 minutes', trigger => '20 days')");
 	for (my $i = 0; $i < @records; $i += $batch)
 	{
 		my $last = $i + $batch > @records ? $#records : $i + $batch - 1;
@@ -148,7 +148,7 @@ for my $mode ('update', 'append')
 		process($node, $stream);
 		if ($i % 300 == 0)
 		{
-			$node->restart('fast');
+			$node->restart;
 		}
 		else
 		{
@@ -168,7 +168,7 @@ create_source($node, $broker, 'swings', 'swings', 'ts timestamptz, k text, v int
 $node->safe_psql('postgres', q{
 	SELECT stream_agg.create_stream('swinging',
 		'SELECT k, sum(v) AS total FROM swings GROUP BY k HAVING sum(v) > 10',
-		output_mode => 'update', trigger => '1 hour')});
+		output_mode => 'update', trigger => '20 days')});
 my @swings = ([ 'a', 11 ], [ 'a', -5 ], [ 'a', 20 ], [ undef, 30 ], [ undef, -30 ], [ 'b', 1 ]);
 for my $swing (@swings)
 {

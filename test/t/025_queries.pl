@@ -64,7 +64,7 @@ while (my $line = <DATA>)
 	# with on_error the inner query tells the record of every row
 	my $options = $rng->(2) ? '{"on_error": "dead_letter"}' : '{}';
 	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('s_$name', \$q\$$query\$q\$,
-		output_mode => '$mode', trigger => '1 hour', max_offsets_per_trigger => 173, options => '$options')");
+		output_mode => '$mode', trigger => '20 days', max_offsets_per_trigger => 173, options => '$options')");
 	process($node, "s_$name");
 	is_equal_tables($node, "SELECT * FROM s_$name", "SELECT * FROM s_${name}_query WHERE $where", "$mode: $query");
 	counts_add_up($node, "s_$name", scalar @records, "$name counts every record once");

@@ -27,7 +27,7 @@ my $query = q{SELECT stream_agg.tumble(ts, '1 minute') AS w, k, strict_sum(v) AS
 for my $mode ('append', 'update')
 {
 	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('strict_$mode', \$\$$query\$\$, output_mode => '$mode',
-		watermark => '0', trigger => '1 hour', max_offsets_per_trigger => 3)");
+		watermark => '0', trigger => '20 days', max_offsets_per_trigger => 3)");
 }
 for my $round (0 .. 3)
 {
@@ -42,7 +42,7 @@ is_equal_tables($node, 'SELECT * FROM strict_append', "SELECT * FROM ($query) q 
 # without a combine function a deserialized state could not go on: inputs are kept
 my $not_combined = 'SELECT k, not_combined(v) AS s, not_combined(v) FILTER (WHERE v > 5) AS some FROM c GROUP BY 1';
 $node->safe_psql('postgres', "SELECT stream_agg.create_stream('not_combined', '$not_combined', output_mode => 'update',
-	trigger => '1 hour', max_offsets_per_trigger => 7)");
+	trigger => '20 days', max_offsets_per_trigger => 7)");
 process($node, 'not_combined');
 is_equal_tables($node, 'SELECT * FROM not_combined', $not_combined, 'an aggregate without a combine function');
 

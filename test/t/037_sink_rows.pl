@@ -30,7 +30,7 @@ $node->safe_psql('postgres', q{
 for my $sink (@sinks)
 {
 	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('to_$sink', \$q\$$query{$sink}\$q\$,
-		sink => '$sink', output_mode => 'update', trigger => '1 hour', start => false)");
+		sink => '$sink', output_mode => 'update', trigger => '20 days', start => false)");
 }
 $node->safe_psql('postgres', q{
 	CREATE TABLE fired (tg text);

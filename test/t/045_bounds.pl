@@ -33,11 +33,11 @@ sub read_from
 
 # --- starting_offsets
 $broker->produce('begin', map { my $p = $_; map { [ $p, '', qq({"k": $_}) ] } 1 .. 10 } 0 .. 2);
-create('by_offset', 'begin', q{trigger => '1 hour', starting_offsets => '{"0": 4, "1": -2}'});
-create('by_end', 'begin', q{trigger => '1 hour', starting_offsets => '{"1": -1, "2": 10}'});
-create('from_end', 'begin', q{trigger => '1 hour', starting_offsets => 'latest'});
+create('by_offset', 'begin', q{trigger => '20 days', starting_offsets => '{"0": 4, "1": -2}'});
+create('by_end', 'begin', q{trigger => '20 days', starting_offsets => '{"1": -1, "2": 10}'});
+create('from_end', 'begin', q{trigger => '20 days', starting_offsets => 'latest'});
 # the embedded broker has no record of any time; a real one is in the Kafka tier
-create('from_time', 'begin', q{trigger => '1 hour', starting_offsets => '2020-01-01 00:00:00+01'});
+create('from_time', 'begin', q{trigger => '20 days', starting_offsets => '2020-01-01 00:00:00+01'});
 process($node, $_) for qw(by_offset by_end from_end from_time);
 is(read_from('by_offset'), '0:4 1:0 2:0', 'a named offset, the beginning, and partitions not named from their beginning');
 is(read_from('by_end'), '0:0', 'the end, as -1 and as an offset');
@@ -149,7 +149,7 @@ sub skipped
 }
 
 $broker->produce('gone', map { [ $_ % 2, '', '{"k": 1}' ] } 1 .. 20);
-create('loses', 'gone', q{trigger => '1 hour'});
+create('loses', 'gone', q{trigger => '20 days'});
 process($node, 'loses');
 value(q{SELECT stream_agg.stop_stream('loses')});
 fill('gone', 0);
@@ -172,14 +172,14 @@ counts_add_up($node, 'loses', value('SELECT count(*) FROM loses'), 'and the coun
 
 # a partition that ends before the stream's offset: made anew, or never so long
 my $end = value('SELECT max(off) + 1 FROM gone WHERE part = 1');
-create('anew', 'gone', q{trigger => '1 hour', starting_offsets => '{"0": -1, "1": 500}', options => '{"on_data_loss": "earliest"}'});
+create('anew', 'gone', q{trigger => '20 days', starting_offsets => '{"0": -1, "1": 500}', options => '{"on_data_loss": "earliest"}'});
 process($node, 'anew');
 is(skipped('anew'), '0 {"1": [[500, 0]]}', 'a partition that ends before the offset is read from its beginning');
 is(value('SELECT count(*) FROM anew'), $end, 'all of it');
 is(value(q{SELECT offsets_skipped FROM pg_stat_stream_agg WHERE stream = 'anew'}), 0, 'and nothing was skipped');
 
 # all that is left is gone too: the skip is committed by itself
-create('empty', 'gone', qq{trigger => '1 hour', starting_offsets => '{"0": 3, "1": -1}', options => '{"on_data_loss": "earliest"}'});
+create('empty', 'gone', qq{trigger => '20 days', starting_offsets => '{"0": 3, "1": -1}', options => '{"on_data_loss": "earliest"}'});
 value(q{SELECT stream_agg.stop_stream('empty')});
 value(q{SELECT stream_agg.start_stream('empty')});
 process($node, 'empty');

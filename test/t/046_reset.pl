@@ -54,7 +54,7 @@ for my $stream (sort keys %streams)
 {
 	my ($mode, $query) = @{ $streams{$stream} };
 	value("SELECT stream_agg.create_stream('$stream', \$q\$$query{$query}\$q\$, output_mode => '$mode',
-		watermark => '1 minute', trigger => '1 hour')");
+		watermark => '1 minute', trigger => '20 days')");
 }
 
 sub expect
@@ -170,7 +170,7 @@ for my $case (@cases)
 {
 	my ($stream, $mode, $query) = @$case;
 	my $watermark = $query =~ /GROUP BY k$/ ? '' : ", watermark => '1 minute'";
-	my $create = "\$q\$$query\$q\$, output_mode => '$mode', trigger => '1 hour' $watermark";
+	my $create = "\$q\$$query\$q\$, output_mode => '$mode', trigger => '20 days' $watermark";
 	value("SELECT stream_agg.create_stream('$stream', $create);
 		SELECT stream_agg.create_stream('from_$stream', $create, starting_offsets => '$offsets')");
 }
@@ -223,7 +223,7 @@ for my $stream (qw(closed changed))
 # --- dead letters are there once, however often they are read
 $broker->produce('bad', '{"k": 1}', '{"k": "none"}', '{"k": 2}');
 value(q{SELECT stream_agg.create_stream('letters', 'SELECT k, count(*) AS n FROM bad GROUP BY k', output_mode => 'update',
-	trigger => '1 hour', options => '{"on_error": "dead_letter"}')});
+	trigger => '20 days', options => '{"on_error": "dead_letter"}')});
 process($node, 'letters');
 value(q{SELECT stream_agg.reset_stream('letters', results => true)});
 process($node, 'letters');
@@ -246,10 +246,10 @@ my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump';
 $node->command_ok([ 'pg_dump', '-f', $dump, '-d', $node->connstr('postgres') ], 'a dump of a stream that was reset');
 $node->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-f', $dump, '-d', $node->connstr('copy') ], 'is restored');
 my $rows = value('SELECT count(*) FROM closed');
-is($node->safe_psql('copy', q{UPDATE closed SET n = 0; SELECT stream_agg.start_stream('closed');
+is($node->safe_psql('copy', q{UPDATE closed SET n = 0;
 	SELECT count(*) FROM stream_agg.commits WHERE stream = 'closed' AND reset = 'results' AND batch =
-		(SELECT max(batch) FROM stream_agg.commits WHERE stream = 'closed')}), "\n1", 'with its reset');
-$node->safe_psql('copy', q{SELECT * FROM stream_agg.process_available('closed', '2 minutes')});
+		(SELECT max(batch) FROM stream_agg.commits WHERE stream = 'closed')}), 1, 'with its reset');
+$node->safe_psql('copy', q{SELECT stream_agg.start_stream('closed'); SELECT * FROM stream_agg.process_available('closed', '2 minutes')});
 is($node->safe_psql('copy', 'SELECT count(*), count(*) FILTER (WHERE n = 0) FROM closed'), "$rows|0",
 	'and the copy replaces its rows');
 

@@ -39,7 +39,7 @@ for my $case (
 	$node->safe_psql('postgres', qq{
 		CREATE TABLE $stream (topic text, part int, off bigint, n bigserial);
 		SELECT stream_agg.create_stream('$stream', 'SELECT topic, part, off FROM records', sink => '$stream',
-			trigger => '1 hour' $more)});
+			trigger => '20 days' $more)});
 	process($node, $stream);
 	my $batches = $node->safe_psql('postgres', "SELECT count(*) FROM stream_agg.commits WHERE stream = '$stream'");
 	is($node->safe_psql('postgres', qq{

@@ -50,7 +50,7 @@ sub create_stream
 	$node->safe_psql('postgres', qq{
 		CREATE TABLE $stream (part int, off bigint, bytes int, n bigserial);
 		SELECT stream_agg.create_stream('$stream', 'SELECT part, off, length(value) AS bytes FROM $source', sink => '$stream',
-			trigger => '1 hour' $more)});
+			trigger => '20 days' $more)});
 	return;
 }
 

@@ -15,8 +15,8 @@ create_source($node, $broker, 'many', 'many', 'ts timestamptz, k int, v int');
 $node->safe_psql('postgres', qq{
 	CREATE FUNCTION lock_stream(oid) RETURNS bool LANGUAGE c STRICT AS '$ENV{STREAM_LOCK}';
 	CREATE FUNCTION unlock_stream(oid) RETURNS bool LANGUAGE c STRICT AS '$ENV{STREAM_LOCK}';
-	CREATE FUNCTION slowly(int) RETURNS int STABLE LANGUAGE plpgsql AS
-		'BEGIN PERFORM pg_sleep(0.005); RETURN \$1; END'});
+	CREATE FUNCTION held(int) RETURNS int STABLE LANGUAGE plpgsql AS
+		'BEGIN PERFORM pg_advisory_xact_lock_shared(5); RETURN \$1; END'});
 
 sub record
 {
@@ -28,12 +28,12 @@ sub create
 {
 	my ($stream, $query) = @_;
 	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('$stream', \$q\$$query\$q\$,
-		output_mode => 'update', trigger => '1 hour')");
+		output_mode => 'update', trigger => '20 days')");
 	return;
 }
 
 # --- a second worker is refused before it touches anything
-create('fenced', 'SELECT k, count(*) AS n, sum(slowly(v)) AS total FROM events GROUP BY k');
+create('fenced', 'SELECT k, count(*) AS n, sum(held(v)) AS total FROM events GROUP BY k');
 $broker->produce('events', map { record($_ % 5, $_) } 1 .. 20);
 process($node, 'fenced');
 $node->safe_psql('postgres', q{SELECT stream_agg.stop_stream('fenced')});
@@ -52,23 +52,24 @@ process($node, 'fenced');
 is_equal_tables($node, 'SELECT * FROM fenced', 'SELECT * FROM fenced_query', 'later it runs');
 
 # --- a stale worker fails its compare-and-set
-my $worker = worker_pid($node, 'fenced');
+my $holder = $node->background_psql('postgres');
+$holder->query_safe('SELECT pg_advisory_lock(5)');
 $broker->produce('events', map { record($_ % 5, $_) } 1 .. 200);
 my $processing = $node->background_psql('postgres', on_error_stop => 0);
 $processing->query_until(qr/begun/, q{
 	\echo begun
 	SELECT stream_agg.process_available('fenced');
 });
-$node->poll_query_until('postgres',
-	q{SELECT stage = 'execute' FROM pg_stat_stream_agg WHERE stream = 'fenced'}) or die 'no batch began';
-kill 'STOP', $worker;
+$node->poll_query_until('postgres', q{SELECT stage = 'execute' AND wait_event_type = 'Lock' FROM pg_stat_stream_agg
+	JOIN pg_stat_activity USING (pid) WHERE stream = 'fenced'}) or die 'no batch began';
 my $batch = $node->safe_psql('postgres', q{SELECT max(batch) FROM stream_agg.offsets});
 $node->safe_psql('postgres', qq{
 	INSERT INTO stream_agg.commits
 	SELECT (c).* FROM (SELECT jsonb_populate_record(c, jsonb_build_object('batch', $batch)) AS c
 	                     FROM stream_agg.commits c WHERE batch = $batch - 1) x});
 my $before = $node->safe_psql('postgres', 'SELECT sum(n), sum(total) FROM fenced');
-kill 'CONT', $worker;
+$holder->query_safe('SELECT pg_advisory_unlock(5)');
+$holder->quit;
 wait_state($node, 'fenced', 'failed', 'already committed|is not the successor|does not follow');
 is($node->safe_psql('postgres', 'SELECT sum(n), sum(total) FROM fenced'), $before,
 	'what the stale worker did is not there');
@@ -101,7 +102,9 @@ create('large', 'SELECT k, count(*) AS n, sum(v) AS total, avg(v) AS mean FROM m
 process($node, 'large');
 is($node->safe_psql('postgres', q{SELECT state_rows FROM pg_stat_stream_agg WHERE stream = 'large'}),
 	100_000, 'there are 100,000 groups');
-$node->restart('immediate');
+$node->stop('immediate');
+$node->start;
+process($node, 'large');    # the first trigger of the worker is over
 $broker->produce('many', map { record($_ * 1000, 1) } 1 .. 100);
 my ($batches, $rows) = process($node, 'large');
 is($rows, 100, 'process_available tells of what was new only');

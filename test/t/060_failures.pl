@@ -76,13 +76,14 @@ is($node->safe_psql('postgres', 'SELECT * FROM early'), '1|1|1', 'the stream goe
 # --- another cluster behind the same server
 my $other = start_broker(coming => 1);
 my $server = $node->safe_psql('postgres', q{SELECT srvname FROM pg_foreign_server});
-$node->safe_psql('postgres', "SELECT stream_agg.stop_stream('early');
+$node->safe_psql('postgres', "SELECT stream_agg.stop_stream('early'), stream_agg.stop_stream('absent');
 	ALTER SERVER $server OPTIONS (SET brokers '" . $other->brokers . "');
 	SELECT stream_agg.start_stream('early')");
 wait_state($node, 'early', 'failed', 'Kafka cluster');
 like(last_error('early'), qr/belong to Kafka cluster ".+", the stream has read from cluster ".+"/,
 	'another cluster stops the stream');
-$node->safe_psql('postgres', "ALTER SERVER $server OPTIONS (SET brokers '" . $broker->brokers . "')");
+$node->safe_psql('postgres', "ALTER SERVER $server OPTIONS (SET brokers '" . $broker->brokers . "');
+	SELECT stream_agg.start_stream('absent')");
 $other->stop;
 drop('early');
 
@@ -95,8 +96,8 @@ drop('absent');
 
 # --- a sink that refuses a row, until it is repaired
 $node->safe_psql('postgres', q{CREATE TABLE strict (k int UNIQUE NULLS NOT DISTINCT, n bigint CHECK (n < 3), total bigint)});
-create('refused', 'kept', 'strict');
 $broker->produce('kept', map { record(1, $_) } 1 .. 5);
+create('refused', 'kept', 'strict');
 wait_state($node, 'refused', 'running', 'violates check constraint');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM strict'), 0, 'a batch that fails leaves nothing');
 $node->safe_psql('postgres', 'ALTER TABLE strict DROP CONSTRAINT strict_n_check');

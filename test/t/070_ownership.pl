@@ -37,7 +37,7 @@ my ($status, $out, $err) = as('alice', qq{
 	END \$\$;
 	CREATE FUNCTION who(int) RETURNS text STABLE LANGUAGE sql AS 'SELECT current_user::text';
 	SELECT stream_agg.create_stream('counts', 'SELECT k, count(*) AS n, min(who(k)) AS who FROM events GROUP BY k',
-		output_mode => 'update', trigger => '1 hour', start => false);
+		output_mode => 'update', trigger => '20 days', start => false);
 	CREATE TRIGGER immediate AFTER INSERT ON counts FOR EACH ROW EXECUTE FUNCTION note('immediate');
 	CREATE CONSTRAINT TRIGGER deferred AFTER INSERT ON counts DEFERRABLE INITIALLY DEFERRED
 		FOR EACH ROW EXECUTE FUNCTION note('deferred');

@@ -99,9 +99,9 @@ refused('alice', "SET search_path = alice; SELECT stream_agg.create_stream('take
 # --- what is planted where names are looked up, with public before pg_catalog
 as('alice', "SET search_path = alice, public, pg_catalog;
 	SELECT stream_agg.create_stream('all_modes', 'SELECT k, count(*) AS n FROM events GROUP BY k HAVING count(*) <> 2',
-		output_mode => 'update', trigger => '1 hour', start => false);
+		output_mode => 'update', trigger => '20 days', start => false);
 	SELECT stream_agg.create_stream('completed', 'SELECT k, count(*) AS n FROM events GROUP BY k',
-		output_mode => 'complete', trigger => '1 hour', start => false)", 'alice looks in public first');
+		output_mode => 'complete', trigger => '20 days', start => false)", 'alice looks in public first');
 my $planted = '';
 for my $type ('integer', 'bigint', 'text', 'name', 'oid', 'jsonb')
 {
@@ -178,7 +178,7 @@ as('alice', qq{SET search_path = alice;
 	CREATE CONSTRAINT TRIGGER last AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION last();
 	SET timezone = 'UTC'; SET datestyle = 'ISO'; SET work_mem = '5MB';
 	SELECT stream_agg.create_stream('meddled', 'SELECT k, count(*) AS n FROM other GROUP BY k', output_mode => 'update',
-		trigger => '1 hour', start => false);
+		trigger => '20 days', start => false);
 	CREATE CONSTRAINT TRIGGER meddle AFTER INSERT OR UPDATE ON meddled DEFERRABLE INITIALLY DEFERRED
 		FOR EACH ROW EXECUTE FUNCTION meddle();
 	SELECT stream_agg.start_stream('meddled')}, 'a trigger meddles with the session');
@@ -216,7 +216,7 @@ as('alice', q{SET search_path = alice;
 	CREATE FUNCTION shown(bytea) RETURNS text IMMUTABLE LANGUAGE sql AS $$ SELECT 'bytes' $$;
 	CREATE AGGREGATE confused(int) (SFUNC = crafted, STYPE = bytea, FINALFUNC = shown);
 	SELECT stream_agg.create_stream('confusion', 'SELECT k, confused(k) AS s FROM other GROUP BY k', output_mode => 'update',
-		trigger => '1 hour');
+		trigger => '20 days');
 }, 'an aggregate has bytes of its owner as its state');
 as('alice', q{SELECT stream_agg.process_available('alice.confusion')});
 as('alice', q{SET search_path = alice;
@@ -234,7 +234,7 @@ as('alice', q{SET search_path = alice;
 		$$ BEGIN INSERT INTO public.ran VALUES ('size as ' || current_user); RETURN '1 min'; END $$;
 	CREATE FUNCTION size() RETURNS interval IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN alice.noted(); END $$;
 	SELECT stream_agg.create_stream('trap', 'SELECT stream_agg.tumble(ts, size()) AS w, count(*) AS n FROM other GROUP BY 1',
-		output_mode => 'update', trigger => '1 hour');
+		output_mode => 'update', trigger => '20 days');
 	CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS
 		$$ BEGIN INSERT INTO public.ran VALUES ('trigger as ' || current_user); RETURN NULL; END $$;
 	CREATE TRIGGER fire AFTER INSERT OR UPDATE ON trap FOR EACH ROW EXECUTE FUNCTION fire()}, 'alice sets a trap for superusers');
@@ -275,7 +275,7 @@ $node->safe_psql('postgres', qq{
 	GRANT SELECT, INSERT, UPDATE, DELETE ON public.given TO alice});
 as('alice', q{SET search_path = alice;
 	SELECT stream_agg.create_stream('borrowed', 'SELECT k, count(*) AS n FROM public.lent JOIN public.kinds USING (k) GROUP BY k',
-		output_mode => 'update', trigger => '1 hour', sink => 'public.given')}, 'a stream on what others have');
+		output_mode => 'update', trigger => '20 days', sink => 'public.given')}, 'a stream on what others have');
 as('alice', q{SELECT stream_agg.process_available('alice.borrowed')});
 my $n = $node->safe_psql('postgres', 'SELECT count(*) FROM public.lent');
 is($node->safe_psql('postgres', 'SELECT n FROM public.given'), $n, 'sees the rows that policies let its owner see');

@@ -68,7 +68,7 @@ sub failed
 	# the backlog may be done before the command came
 	backlog(20);
 	$node->psql('postgres', q{SELECT stream_agg.process_available(stream) FROM stream_agg.streams});
-	is(psql('SELECT state, pid IS NULL FROM pg_stat_stream_agg'), 'failed|t', $name);
+	ok($node->poll_query_until('postgres', q{SELECT state = 'failed' AND pid IS NULL FROM pg_stat_stream_agg}), $name);
 	like(psql('SELECT last_error FROM pg_stat_stream_agg'), qr/$error/s, 'and says why');
 	return;
 }
@@ -77,6 +77,8 @@ sub gone
 {
 	my ($name) = @_;
 	$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'stream_agg worker'});
+	# a slot that a worker has left behind the command is freed by the next look around
+	$node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM stream_agg.stat_streams()');
 	is(psql(q{SELECT (SELECT count(*) FROM stream_agg.streams) + (SELECT count(*) FROM stream_agg.sources) +
 		(SELECT count(*) FROM stream_agg.offsets) + (SELECT count(*) FROM stream_agg.commits) + (SELECT count(*) FROM stream_agg.state) +
 		(SELECT count(*) FROM stream_agg.stat_streams())}), 0, $name);

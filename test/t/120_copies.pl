@@ -128,19 +128,19 @@ $node->safe_psql('shop', qq{
 	INSERT INTO names VALUES (0, 'zero'), (1, 'one'), (2, NULL);
 	SELECT stream_agg.create_stream('per_window',
 		\$\$ SELECT stream_agg.tumble(ts, '10 minutes') AS win, k, count(*) AS n, sum(v) AS v FROM events GROUP BY 1, k \$\$,
-		watermark => '30 minutes', trigger => '1 hour', max_offsets_per_trigger => 20);
+		watermark => '30 minutes', trigger => '20 days', max_offsets_per_trigger => 20);
 	SELECT stream_agg.create_stream('by_name',
 		'SELECT m.k, m.name, count(*) AS n FROM events e JOIN (SELECT k, name FROM names GROUP BY k) m USING (k) GROUP BY m.k, m.name',
-		output_mode => 'update', trigger => '1 hour');
+		output_mode => 'update', trigger => '20 days');
 	SET search_path = far, public;
 	SET timezone = 'Asia/Kolkata';
 	SELECT stream_agg.create_stream('unqualified',
 		\$\$ SELECT date_trunc('day', ts) AS day, count(*) AS n, min(v), avg(v) FROM events GROUP BY 1 \$\$,
-		sink => 'results', output_mode => 'update', trigger => '1 hour');
+		sink => 'results', output_mode => 'update', trigger => '20 days');
 	RESET search_path;
 	SELECT stream_agg.create_stream('far."Odd ""näme"".x"',
 		'SELECT k, max(v) AS v, count(*) FILTER (WHERE v > 50) AS high FROM events GROUP BY k',
-		output_mode => 'update', trigger => '1 hour')});
+		output_mode => 'update', trigger => '20 days')});
 produce_minutes(40);
 process_all($node, 'shop');
 $node->safe_psql('shop', 'ALTER DATABASE shop SET timezone = UTC');
@@ -167,7 +167,7 @@ for my $way (
 # --- the launcher looks at the twin, which has the original's OID, for the sake
 # of another stream
 $other->safe_psql('twin', q{SELECT stream_agg.create_stream('new', 'SELECT k, count(*) AS n FROM events GROUP BY k',
-	output_mode => 'update', trigger => '1 hour')});
+	output_mode => 'update', trigger => '20 days')});
 $other->safe_psql('twin', q{SELECT stream_agg.process_available('new')});
 is($other->safe_psql('twin', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'stream_agg worker'}), 1,
 	'in a database of the same OID the restored streams stay stopped too');
@@ -208,7 +208,7 @@ is($other->safe_psql('anew', 'SELECT min(rows_in), max(rows_in) FROM pg_stat_str
 
 # --- starting_offsets is what counts then, not where the original began
 $node->safe_psql('shop', q{SELECT stream_agg.create_stream('tail', 'SELECT v, count(*) AS n FROM events GROUP BY v',
-	output_mode => 'update', trigger => '1 hour', starting_offsets => 'latest')});
+	output_mode => 'update', trigger => '20 days', starting_offsets => 'latest')});
 $node->safe_psql('shop', q{SELECT stream_agg.process_available('tail')});
 produce_minutes(2);
 dump_restore([ '-Fc', $checkpoint ], [ [] ], $other, 'latest', 'latest');

@@ -114,7 +114,7 @@ for my $size (1, 7, 1000, undef)
 
 	$node->safe_psql('postgres',
 		"SELECT stream_agg.create_stream('$stream', \$q\$$query\$q\$, output_mode => 'update',
-			watermark => '1 day', trigger => '1 hour'$bound)");
+			watermark => '1 day', trigger => '20 days'$bound)");
 	process($node, $stream);
 	is_equal_tables($node, as_text("SELECT * FROM $stream"), as_text($query),
 		"$stream: every aggregate is what PostgreSQL's is");
@@ -128,13 +128,13 @@ create_source($node, $broker, 'restarts', 'restarts', $columns);
 my $query = query('restarts', 1440);
 $node->safe_psql('postgres',
 	"SELECT stream_agg.create_stream('restarted', \$q\$$query\$q\$, output_mode => 'update',
-		watermark => '1 day', trigger => '1 hour')");
+		watermark => '1 day', trigger => '20 days')");
 for (my $i = 0; $i < @records; $i += 150)
 {
 	my $last = $i + 150 > @records ? $#records : $i + 149;
 	$broker->produce('restarts', @records[ $i .. $last ]);
 	process($node, 'restarted');
-	$node->restart('fast');
+	$node->restart;
 }
 is_equal_tables($node, as_text('SELECT * FROM restarted'), as_text($query),
 	'every aggregate is what it is without restarts');
@@ -158,7 +158,7 @@ for my $aggregate (sort keys %overflow)
 	like($stderr, qr/\Q$error\E/, "$aggregate overflows in a batch");
 	$node->safe_psql('postgres',
 		"SELECT stream_agg.create_stream('${topic}_stream', 'SELECT k, $aggregate FROM $topic GROUP BY k',
-			output_mode => 'update', trigger => '1 hour')");
+			output_mode => 'update', trigger => '20 days')");
 	(undef, undef, $stderr) = $node->psql('postgres',
 		"SELECT * FROM stream_agg.process_available('${topic}_stream', '2 minutes')");
 	like($stderr, qr/\Q$error\E/, "$aggregate overflows in a stream");

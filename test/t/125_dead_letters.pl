@@ -174,7 +174,9 @@ $broker->produce('capped', map { [ 0, '', record(1, $_ % 2 ? $_ : '"bad"') ] } 1
 create('few', 'SELECT k, count(*) AS n, sum(v) AS total FROM capped GROUP BY k', batch => 8);
 process($node, 'few');
 is(counts('few'), '4|0|0|4|0', 'below the cap');
+$node->safe_psql('postgres', q{SELECT stream_agg.stop_stream('few')});
 $broker->produce('capped', map { [ 0, '', record(1, $_ % 2 ? $_ : '"bad"') ] } 1 .. 4);
+$node->safe_psql('postgres', q{SELECT stream_agg.start_stream('few')});
 wait_state($node, 'few', 'failed');
 like(last_error('few'), qr/would have more than 5 dead letters\nDETAIL:  There are 4, and this micro-batch adds \d\.\nHINT:  .*dead_letters.*max_dead_letters/,
 	'beyond it the stream fails and says what to do');

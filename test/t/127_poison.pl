@@ -151,6 +151,8 @@ value(q{UPDATE divisors SET n = 1; SELECT stream_agg.start_stream('divisors_read
 process($node, 'divisors_read');
 is_equal_tables($node, 'SELECT * FROM divisors_read', 'SELECT k, sum(v) FROM sums GROUP BY k', 'and mended it goes on with all of them');
 drop('divisors_read');
+$node->append_conf('postgresql.conf', 'stream_agg.max_attempts = 1000');
+$node->reload;
 
 # --- crashes of the worker
 my ($crasher) = grep { $_ > 0 && $_ < $records - 1 } sort { $a <=> $b } keys %bad;

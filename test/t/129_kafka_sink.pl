@@ -61,9 +61,9 @@ refused(create('a', $by_key, q{output_mode => 'update', options => '{"delivery":
 
 # --- a chain of two streams, without failures
 my $by_hour = q{SELECT stream_agg.tumble(lower(win), '1 hour') AS hour, k, sum(n) AS n, sum(total) AS total, count(*) AS windows FROM minutes GROUP BY 1, 2};
-value(create('minutes_made', $by_minute, "watermark => '10 seconds', sink => 'minutes', options => $once"));
+value(create('minutes_made', $by_minute, "watermark => '1 minute', sink => 'minutes', options => $once"));
 value(create('hours', $by_hour, q{output_mode => 'update', watermark => '1000 days'}));
-for (1 .. 5) { produce(2); process($node, 'minutes_made'); }
+for (1 .. 8) { produce(2); process($node, 'minutes_made'); }
 process($node, 'hours');
 my $closed = q{SELECT * FROM minutes_made_query WHERE upper(win) <= (SELECT watermark FROM pg_stat_stream_agg WHERE stream = 'minutes_made')};
 is_equal_tables($node, 'SELECT win, k, n, total FROM minutes', $closed, 'append: the topic has the rows of closed windows');

@@ -31,7 +31,7 @@ for my $database ('postgres', 'odd name')
 		SELECT stream_agg.create_source('events', topic => 'events', brokers => '$brokers', columns => 'k int, v int',
 			options => '{"fetch.wait.max.ms": 20}');
 		SELECT stream_agg.create_stream('counts', 'SELECT k, count(*) AS n, sum(v) AS v FROM events GROUP BY k',
-			output_mode => 'update', trigger => '1 hour')});
+			output_mode => 'update', trigger => '20 days')});
 }
 produce();
 $old->safe_psql($_, q{SELECT stream_agg.process_available('counts')}) for 'postgres', 'odd name';

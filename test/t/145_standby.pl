@@ -203,6 +203,8 @@ set_pause($second, 0.002);
 $load = start_load();
 wait_for_batches($second, 1 + $random->(3));
 check_standby($third, 'the next standby');
+$third->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_wal_receiver WHERE status = 'streaming'})
+  or die 'the next standby does not follow';
 $second->stop('fast');
 my $left = $third->safe_psql('postgres', 'SELECT sum(total_delivered) FROM
 	(SELECT max(total_delivered) AS total_delivered FROM stream_agg.commits GROUP BY stream) x');

@@ -64,7 +64,7 @@ my %query = (
 		WHERE price > 1 GROUP BY win, id HAVING upper(win) > '2026-01-01 00:30Z'",
 	many => "SELECT upper(stream_agg.hop(ts, '10 seconds', '5 minutes')) AS until, count(*) AS n, sum(price) AS total FROM events GROUP BY 1");
 my %end = (gaps => "start + interval '4 minutes'", many => 'until');
-my $with_watermark = "watermark => '2 minutes', trigger => '1 hour'";
+my $with_watermark = "watermark => '2 minutes', trigger => '20 days'";
 
 my @runs = map { my $kind = $_; map { [ $kind, $_, 7 ] } qw(append update) } sort keys %query;
 push @runs, map { my $kind = $_; map { [ $kind, $_, undef ] } qw(append update complete) } qw(panes rest windows gaps);
@@ -101,7 +101,7 @@ $broker->create_topic('between', 1);
 create_source($node, $broker, 'between', 'between', $columns);
 $node->safe_psql('postgres', "SELECT stream_agg.create_stream('between_windows',
 	\$\$ SELECT stream_agg.hop(ts, '10 minutes', '4 minutes') AS win, count(*) AS n FROM between GROUP BY 1 \$\$,
-	output_mode => 'append', watermark => '0', trigger => '1 hour')");
+	output_mode => 'append', watermark => '0', trigger => '20 days')");
 $broker->produce('between', map { json_record({ ts => "2026-01-01T00:$_:00Z" }) } qw(01 05 03));
 process($node, 'between_windows');
 is($node->safe_psql('postgres', q{SELECT aggregated, filtered, late, late_windows, watermark = '2026-01-01 00:05Z' FROM stream_agg.commits WHERE stream = 'between_windows'}),
@@ -113,7 +113,7 @@ is($node->safe_psql('postgres', 'SELECT lower(win) AT TIME ZONE $$UTC$$, n FROM 
 $broker->produce('between', json_record({ ts => '2026-01-01T00:03:59Z' }));
 $node->safe_psql('postgres', "SELECT stream_agg.create_stream('some_late',
 	\$\$ SELECT stream_agg.hop(ts, '2 minutes', '4 minutes') AS win, count(*) AS n FROM between GROUP BY 1 \$\$,
-	output_mode => 'append', watermark => '0', trigger => '1 hour', max_offsets_per_trigger => 3)");
+	output_mode => 'append', watermark => '0', trigger => '20 days', max_offsets_per_trigger => 3)");
 process($node, 'some_late');
 is($node->safe_psql('postgres', q{SELECT batch, aggregated, late, late_windows FROM stream_agg.commits WHERE stream = 'some_late' ORDER BY 1}),
 	"0|3|0|0\n1|1|0|1", 'a record that is late for one of two windows is not late');

@@ -36,7 +36,7 @@ for my $kind (sort keys %query)
 		my ($mode, $size) = @$run;
 		my $stream = "${kind}_${mode}_$size";
 		$node->safe_psql('postgres', "SELECT stream_agg.create_stream('$stream', \$q\$$query{$kind}\$q\$, output_mode => '$mode',
-			watermark => '6 hours', trigger => '1 hour', max_offsets_per_trigger => $size)");
+			watermark => '6 hours', trigger => '20 days', max_offsets_per_trigger => $size)");
 		process($node, $stream);
 		my $watermark = watermark($node, $stream);
 		my $closed = $mode eq 'append' ? "WHERE upper(win) <= '$watermark'" : '';
@@ -51,12 +51,13 @@ is($node->safe_psql('postgres', "SELECT count(DISTINCT upper(win) - lower(win)) 
 $broker->create_topic('again', 1);
 create_source($node, $broker, 'again', 'again', 'ts timestamptz, k int');
 my $query = $query{day} =~ s/FROM events/FROM again/r;
-$node->safe_psql('postgres', "SELECT stream_agg.create_stream('again_daily', \$q\$$query\$q\$, output_mode => 'append', watermark => '6 hours', trigger => '1 hour')");
+$node->safe_psql('postgres', "SELECT stream_agg.create_stream('again_daily', \$q\$$query\$q\$, output_mode => 'append', watermark => '6 hours', trigger => '20 days')");
 for (my $i = 0; $i < @lines; $i += 35)
 {
 	$broker->produce('again', @lines[ $i .. ($i + 34 < $#lines ? $i + 34 : $#lines) ]);
 	process($node, 'again_daily');
-	$i % 2 ? $node->restart('fast') : $node->restart('immediate');
+	$node->stop($i % 2 ? 'fast' : 'immediate');
+	$node->start;
 }
 is_equal_tables($node, 'SELECT * FROM again_daily UNION ALL SELECT * FROM stream_agg.open_windows(NULL::again_daily)', $query,
 	'the same after restarts and crashes, with the windows that are open');

@@ -22,7 +22,7 @@ sub run_case
 	$broker->create_topic($topic, 1);
 	create_source($node, $broker, $topic, $topic, 'ts timestamptz');
 	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('$stream', \$q\$$query\$q\$,
-		output_mode => '$mode', watermark => '10 seconds', trigger => '1 hour')");
+		output_mode => '$mode', watermark => '10 seconds', trigger => '20 days')");
 	while (my ($times, $expected) = splice @batches, 0, 2)
 	{
 		$broker->produce($topic, map { sprintf '{"ts":%d}', $_ * 1000 } @$times);

@@ -20,7 +20,7 @@ sub create
 {
 	my ($name, $mode, $query, $more) = @_;
 	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('$name', \$q\$$query\$q\$,
-		output_mode => '$mode', trigger => '1 hour' $more)");
+		output_mode => '$mode', trigger => '20 days' $more)");
 	return;
 }
 

@@ -125,7 +125,7 @@ for my $name (sort keys %query)
 	for my $mode ('update', 'append', 'complete')
 	{
 		$node->safe_psql('postgres', "SELECT stream_agg.create_stream('${name}_$mode', \$q\$$query{$name}\$q\$,
-			output_mode => '$mode', watermark => '1 second', trigger => '1 hour', max_offsets_per_trigger => 70)");
+			output_mode => '$mode', watermark => '1 second', trigger => '20 days', max_offsets_per_trigger => 70)");
 	}
 }
 for my $round (0 .. 3)

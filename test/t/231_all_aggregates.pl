@@ -213,7 +213,7 @@ for my $form (sort keys %accepted)
 	my $name = 'all_' . $form =~ s/ /_/r;
 	$query{$name} = "SELECT k, $list FROM samples GROUP BY k";
 	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('$name', \$q\$$query{$name}\$q\$, output_mode => 'update',
-		trigger => '1 hour', max_offsets_per_trigger => 50)");
+		trigger => '20 days', max_offsets_per_trigger => 50)");
 }
 for my $round (0 .. 1)
 {

@@ -27,7 +27,7 @@ my $query = q{SELECT k, count(DISTINCT id) AS ids, sum(n) AS total, avg(v) AS me
 	max(id) AS latest, count(*) AS records, sum(DISTINCT id) AS sum, md5(string_agg(v::text, ',' ORDER BY id DESC)) AS list, stddev(n) AS deviation
 	FROM events GROUP BY k};
 $node->safe_psql('postgres', "SELECT stream_agg.create_stream('kept', \$\$$query\$\$, output_mode => 'update',
-	trigger => '1 hour', max_offsets_per_trigger => 100)");
+	trigger => '20 days', max_offsets_per_trigger => 100)");
 
 produce(6000);
 process($node, 'kept');

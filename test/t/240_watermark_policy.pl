@@ -116,7 +116,7 @@ sub create_stream
 	my ($stream, $source, $mode, $policy, $limit) = @_;
 	my $bound = $limit ? ", max_offsets_per_trigger => $limit" : '';
 	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('$stream', \$q\$" . sprintf($query, $source) . "\$q\$,
-		watermark => '$delay seconds', output_mode => '$mode', trigger => '1 hour' $bound,
+		watermark => '$delay seconds', output_mode => '$mode', trigger => '20 days' $bound,
 		options => '{\"watermark_policy\": \"$policy\"}')");
 	return;
 }

@@ -33,7 +33,7 @@ sub make_stream
 	my $query = $how{query} // "SELECT stream_agg.tumble(ts, '1 minute') AS win, k, count(*) AS n, sum(v) AS total
 		FROM late_source WHERE v > 5 GROUP BY 1, k";
 	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('$stream', \$q\$$query\$q\$,
-		watermark => '20 seconds', output_mode => '$mode', trigger => '1 hour', max_offsets_per_trigger => " . ($how{limit} // 40) . ",
+		watermark => '20 seconds', output_mode => '$mode', trigger => '20 days', max_offsets_per_trigger => " . ($how{limit} // 40) . ",
 		options => '{\"late_records\": true$options}')");
 	return;
 }
@@ -200,7 +200,7 @@ for my $case ([ 'whole_days', $day ], [ 'starts_of_days', "lower($day)" ], [ 'en
 {
 	my ($stream, $shown) = @$case;
 	$node->safe_psql('postgres', qq{SELECT stream_agg.create_stream('$stream', \$q\$SELECT $shown AS d, count(*) AS n FROM days_source GROUP BY 1\$q\$,
-		watermark => '0', output_mode => 'append', trigger => '1 hour', options => '{"late_records": true}')});
+		watermark => '0', output_mode => 'append', trigger => '20 days', options => '{"late_records": true}')});
 }
 for my $times ([ '2026-03-28 22:59', '2026-03-28 23:00', '2026-03-29 21:59', '2026-03-29 22:00', '2026-03-31 00:00' ],
 	[ '2026-03-28 22:30', '2026-03-28 23:30', '2026-03-29 21:30', '2026-03-29 22:30' ])

@@ -19,7 +19,7 @@ create_source($node, $broker, 'ticks', 'ticks', 'ts timestamptz, k int');
 $node->safe_psql('postgres', q{
 	SELECT stream_agg.create_stream('per_second',
 		$$ SELECT stream_agg.tumble(ts, '1 second') AS win, k, count(*) AS n FROM ticks GROUP BY 1, 2 $$,
-		watermark => '5 minutes', output_mode => 'append', trigger => '1 hour');
+		watermark => '5 minutes', output_mode => 'append', trigger => '20 days');
 	SELECT stream_agg.create_live_view('per_second');
 	CREATE TABLE reads (reader int, reads bigint, closings bigint);
 	CREATE TABLE wrong (reader int, what text);

@@ -20,9 +20,9 @@ create_source($node, $broker, 'clicks', 'clicks', 'ts timestamptz, k bigint, v n
 my $windowed = q{SELECT stream_agg.tumble(ts, '1 minute') AS win, k, count(*) AS n, sum(v) AS total FROM clicks WHERE v <> 7 GROUP BY 1, 2};
 my $having = q{SELECT k, count(*) AS n, sum(v) AS total FROM clicks GROUP BY 1 HAVING sum(v) < 1000};
 $node->safe_psql('postgres', qq{
-	SELECT stream_agg.create_stream('appended', \$\$ $windowed \$\$, watermark => '1 minute', trigger => '1 hour', max_offsets_per_trigger => 100000);
-	SELECT stream_agg.create_stream('updated', \$\$ $having \$\$, output_mode => 'update', trigger => '1 hour', max_offsets_per_trigger => 100000);
-	SELECT stream_agg.create_stream('whole', \$\$ $having \$\$, output_mode => 'complete', trigger => '1 hour', max_offsets_per_trigger => 100000)});
+	SELECT stream_agg.create_stream('appended', \$\$ $windowed \$\$, watermark => '1 minute', trigger => '20 days', max_offsets_per_trigger => 100000);
+	SELECT stream_agg.create_stream('updated', \$\$ $having \$\$, output_mode => 'update', trigger => '20 days', max_offsets_per_trigger => 100000);
+	SELECT stream_agg.create_stream('whole', \$\$ $having \$\$, output_mode => 'complete', trigger => '20 days', max_offsets_per_trigger => 100000)});
 
 my $second = 0;
 sub produce_some

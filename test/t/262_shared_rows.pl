@@ -278,15 +278,14 @@ $node->reload;
 create_source($node, $broker, 'large', 'large', 'k int, name text, v int');
 sql(q{ALTER FOREIGN TABLE large ADD COLUMN place bigint OPTIONS (metadata 'offset'), ADD COLUMN key text OPTIONS (metadata 'key')});
 my @large = ('names', 'sums', 'places');
+sub large { return map { json_record({ k => $rng->(20), name => 'x' x $rng->(80), v => $rng->(1000) }, numbers => [qw(k v)]) } 1 .. shift; }
+produce('large', large(10));    # of the first batch, which waits for no more
 make_streams('large',
 	map { [ @$_, q(options => '{"min_offsets_per_trigger": 20000, "max_trigger_delay": "1 hour"}') ] }
 	[ 'names', 'SELECT name, count(*) AS n FROM large GROUP BY name' ],
 	[ 'sums', 'SELECT k, sum(v) AS total, count(*) AS n, max(name) AS last FROM large GROUP BY k' ],
 	[ 'places', 'SELECT k, max(place) AS last, count(key) AS keys, count(name) AS names FROM large GROUP BY k' ]);
-sub large { return map { json_record({ k => $rng->(20), name => 'x' x $rng->(80), v => $rng->(1000) }, numbers => [qw(k v)]) } 1 .. shift; }
-
 # the second batch waits for all
-produce('large', large(10));
 await_records(10, @large);
 $from = log_size();
 produce('large', large(20000));

@@ -37,7 +37,7 @@ sub produce
 sub create
 {
 	my ($name, $query, $more) = @_;
-	return sql("SELECT stream_agg.create_stream('$name', \$q\$$query\$q\$, trigger => '1 hour', " . ($more // "output_mode => 'update'") . ')');
+	return sql("SELECT stream_agg.create_stream('$name', \$q\$$query\$q\$, trigger => '20 days', " . ($more // "output_mode => 'update'") . ')');
 }
 
 # a database with a table that another one reads

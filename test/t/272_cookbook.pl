@@ -102,8 +102,10 @@ for my $recipe (@recipes)
 }
 my @streams = map { @{ $_->[0]{streams} } } @recipes;
 process($node, $_) for @streams;
-$node->restart;
+# they start when all is there: a part of it could make the others late
+$node->stop;
 produce(2700, 5400);
+$node->start;
 process($node, $_) for @streams;
 
 my $rest = @recipes - 1;

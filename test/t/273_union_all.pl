@@ -65,7 +65,7 @@ for my $name (sort keys %query)
 	my $options = one_of('{}', '{"on_error": "dead_letter"}');
 	my $bound = one_of('NULL', 7, 100);
 	my $mode = one_of('update', 'complete');
-	sql("SELECT stream_agg.create_stream('u_$name', \$q\$$query{$name}\$q\$, output_mode => '$mode', trigger => '1 hour', max_offsets_per_trigger => $bound, options => '$options')");
+	sql("SELECT stream_agg.create_stream('u_$name', \$q\$$query{$name}\$q\$, output_mode => '$mode', trigger => '20 days', max_offsets_per_trigger => $bound, options => '$options')");
 }
 for my $round (1, 2)
 {
@@ -88,7 +88,7 @@ is(sql(q{SELECT string_agg(format('%s %s %s', topic, partition, committed_offset
 is(sql(q{SELECT source, other_sources FROM stream_agg.streams WHERE stream = 'u_origin'}), 'web|{app,shop}', 'the catalog names the sources');
 
 sql(q{SELECT stream_agg.create_stream('closing', $q$ SELECT stream_agg.tumble(ts, '1 minute') AS win, origin, count(*) AS n FROM everything GROUP BY 1, 2 $q$,
-	output_mode => 'append', watermark => '1 minute', trigger => '1 hour', starting_offsets => '{"app": {"0": -1}, "web": {"1": -2}}')});
+	output_mode => 'append', watermark => '1 minute', trigger => '20 days', starting_offsets => '{"app": {"0": -1}, "web": {"1": -2}}')});
 process($node, 'closing');
 is_equal_tables($node, 'SELECT * FROM closing', q{SELECT * FROM closing_query WHERE origin <> 'app'
 	AND upper(win) <= (SELECT date_trunc('milliseconds', max(ts)) - interval '1 minute' FROM everything WHERE origin <> 'app')},
@@ -102,16 +102,16 @@ $produced{$_}++ for 'app', 'shop';
 
 # --- streams that share a reader read several sources as well
 sql(q{BEGIN;
-	SELECT stream_agg.create_stream('shared_a', 'SELECT k, count(*) AS n FROM everything GROUP BY k', output_mode => 'update', trigger => '1 hour', reader => 'all');
-	SELECT stream_agg.create_stream('shared_b', 'SELECT origin, sum(v) AS s FROM everything GROUP BY 1', output_mode => 'complete', trigger => '1 hour', reader => 'all');
+	SELECT stream_agg.create_stream('shared_a', 'SELECT k, count(*) AS n FROM everything GROUP BY k', output_mode => 'update', trigger => '20 days', reader => 'all');
+	SELECT stream_agg.create_stream('shared_b', 'SELECT origin, sum(v) AS s FROM everything GROUP BY 1', output_mode => 'complete', trigger => '20 days', reader => 'all');
 	COMMIT});
 process($node, 'shared_a');
 is_equal_tables($node, "SELECT * FROM shared_$_", "SELECT * FROM shared_${_}_query", "streams with one reader read several sources: shared_$_") for 'a', 'b';
-my ($code, $said, $why) = $node->psql('postgres', q{SELECT stream_agg.create_stream('shared_c', 'SELECT k, count(*) AS n FROM web GROUP BY k', output_mode => 'update', trigger => '1 hour', reader => 'all')});
+my ($code, $said, $why) = $node->psql('postgres', q{SELECT stream_agg.create_stream('shared_c', 'SELECT k, count(*) AS n FROM web GROUP BY k', output_mode => 'update', trigger => '20 days', reader => 'all')});
 like($why, qr/must have the same source/, 'but all of them the same');
 
 # --- a record that does not decode is one of its source's format
-sql(q{SELECT stream_agg.create_stream('broken', 'SELECT count(*) AS n, k FROM everything GROUP BY k', output_mode => 'update', trigger => '1 hour',
+sql(q{SELECT stream_agg.create_stream('broken', 'SELECT count(*) AS n, k FROM everything GROUP BY k', output_mode => 'update', trigger => '20 days',
 	options => '{"on_error": "dead_letter"}')});
 process($node, 'broken');
 my $before = sql('SELECT sum(n) FROM broken');
@@ -123,7 +123,7 @@ is(sql('SELECT sum(n) FROM broken'), $before + 1, 'and the others counted');
 
 # --- a pattern beside a topic; the topic that comes later is read
 sql(q{SELECT stream_agg.create_stream('patterned', 'SELECT k, sum(v) AS s FROM (SELECT k, v FROM logs UNION ALL SELECT k, v FROM app) u GROUP BY k',
-	output_mode => 'update', trigger => '1 hour')});
+	output_mode => 'update', trigger => '20 days')});
 $broker->produce('log-a', '{"k": "log", "v": 3}');
 process($node, 'patterned');
 $broker->create_topic('log-b', 1);

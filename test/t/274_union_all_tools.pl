@@ -46,7 +46,7 @@ my $query = q{SELECT stream_agg.tumble(ts, '1 minute') AS win, origin, count(*) 
 sub make
 {
 	my ($stream, $mode, $options) = @_;
-	return sql("SELECT stream_agg.create_stream('$stream', \$q\$$query\$q\$, watermark => '1 minute', output_mode => '$mode', trigger => '1 hour',
+	return sql("SELECT stream_agg.create_stream('$stream', \$q\$$query\$q\$, watermark => '1 minute', output_mode => '$mode', trigger => '20 days',
 		max_offsets_per_trigger => 90, options => '{\"late_records\": true, \"on_error\": \"dead_letter\"$options}')");
 }
 make('closed', 'append', '');
@@ -109,7 +109,7 @@ cmp_ok($open, '>', 0, 'with windows open');
 like($err, qr/NOTICE:  1 aggregate of stream "closed" begins with the next micro-batch/, 'the query gets an aggregate');
 is(sql(q{SELECT count(*), count(top), sum(n) > 0 FROM stream_agg.open_windows(NULL::closed)}), "$open|0|t", 'open windows keep what they have');
 # all there is in one micro-batch, or one source would be late by the other
-produce(60, 0);
+produce(90, 0);
 sql(q{SELECT stream_agg.start_stream('closed')});
 process($node, 'closed');
 is_equal_tables($node, 'SELECT win, origin, n, total FROM closed_live', good($query), 'aggregates that stay are right');

@@ -34,7 +34,7 @@ sub create
 	my ($stream, $source, $more) = @_;
 	value("SELECT stream_agg.create_stream('$stream',
 		'SELECT part, off, max(k) AS k, count(*) AS n FROM $source GROUP BY part, off',
-		output_mode => 'update', trigger => '1 hour', $more)");
+		output_mode => 'update', trigger => '20 days', $more)");
 	process($node, $stream);
 	return;
 }

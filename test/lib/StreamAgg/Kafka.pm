@@ -126,7 +126,13 @@ sub delete_topic
 	return;
 }
 
-sub add_partitions { my ($self, $name, $total) = @_; $self->admin('partitions', $name, $total); return; }
+sub add_partitions
+{
+	my ($self, $name, $total) = @_;
+	$self->admin('partitions', $name, $total);
+	$self->await_leader($name, $total - 1);
+	return;
+}
 
 # alter_topic(name, property => value, ...): the others go back to their defaults.
 sub alter_topic

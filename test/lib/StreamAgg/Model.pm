@@ -69,7 +69,7 @@ sub make_stream
 	$broker->create_topic("topic_$stream", $partitions // 1);
 	create_source($node, $broker, "topic_$stream", "topic_$stream", $scenario->{columns});
 	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('$stream', \$q\$$query\$q\$,
-		output_mode => '$scenario->{mode}', trigger => '1 hour', start => false $watermark $more)");
+		output_mode => '$scenario->{mode}', trigger => '20 days', start => false $watermark $more)");
 	return;
 }
 

@@ -38,8 +38,13 @@ sub seeded_random
 	my $state = shift // seed();
 	return sub {
 		my $below = shift;
-		$state = ($state * 1103515245 + 12345) % 2147483648;
-		return int($state / 65536) % $below;
+		my $drawn = 0;
+		for (my $reach = 1; $reach < $below; $reach *= 32768)
+		{
+			$state = ($state * 1103515245 + 12345) % 2147483648;
+			$drawn = $drawn * 32768 + int($state / 65536);
+		}
+		return $drawn % $below;
 	};
 }
 
@@ -182,15 +187,16 @@ sub start_backend
 # SIGKILL of processes of a server with restart_after_crash; returns when it has
 # recovered.  A pid may be '', of a process that is gone; where no other is left, it
 # is a backend started here that dies: the server crashes in any case.  The end of
-# that backend shows that the crash has been noticed: until then the server accepts
-# connections, only to end them.
+# another backend shows that the crash has been noticed: until then the server
+# accepts connections, only to end them.
 sub kill_backends
 {
 	my ($node, @pids) = @_;
-	my ($witness, $pid) = start_backend($node);
+	my ($witness) = start_backend($node);
+	my ($victim, $pid) = start_backend($node);
 	@pids = grep { $_ ne '' } @pids;
 	kill 'KILL', @pids or kill 'KILL', $pid;
-	$witness->finish;
+	$_->finish for $witness, $victim;
 	$node->poll_query_until('postgres', 'SELECT true') or die 'the server does not come back';
 	return;
 }
