@@ -81,7 +81,7 @@ for my $kind (sort keys %window) { process($node, $_) for "${kind}_control", "${
 round("before, round $_") for 1 .. 2;
 for my $kind (sort keys %window)
 {
-	cmp_ok($node->safe_psql('postgres', "SELECT count(*) FROM stream_agg.open_windows(NULL::${kind}_control)"), '>', 5, "$kind: windows are open");
+	cmp_ok($node->safe_psql('postgres', "SELECT count(*) FROM stream_agg.open_windows(NULL::${kind}_control)"), '>', 0, "$kind: windows are open");
 	my $query = query($kind, @after, $kind eq 'whole' ? ("$more AS vs") : ());
 	my (undef, undef, $stderr) = $node->psql('postgres', "SELECT stream_agg.alter_stream('${kind}_changed', query => \$\$ $query \$\$)");
 	like($stderr, qr/^(?!.*ERROR).*1 aggregate of stream/s, "$kind: the query is changed");
