@@ -217,8 +217,11 @@ like(sql_error("INSERT INTO copies SELECT i, CASE WHEN i = 5005 THEN repeat('x',
 	qr/no error/, 'a trigger makes it small');
 sql('DROP TRIGGER before ON copies');
 my $error = sql_error("\\set VERBOSITY verbose\nINSERT INTO copies SELECT i, CASE WHEN i = 6005 THEN repeat('x', 2000000) END FROM generate_series(6001, 6010) i");
-like($error, qr/54000: Kafka acknowledged 4 of 5 records for topic "copies"\n.*too large.*does not roll back/s, 'a record is too large: the number acknowledged');
-is(sql('SELECT count(*) FROM copies WHERE id BETWEEN 6001 AND 6010'), 4, 'and it is right');
+# those before it are sent or, if they are still waiting, are not
+like($error, qr/54000: Kafka acknowledged [0-4] of 5 records for topic "copies"\n.*too large/s, 'a record is too large: the number acknowledged');
+my ($acknowledged) = $error =~ /acknowledged (\d)/;
+is(sql('SELECT count(*) FROM copies WHERE id BETWEEN 6001 AND 6010'), $acknowledged, 'and it is right');
+is($error =~ /does not roll back/ ? 1 : 0, $acknowledged > 0 ? 1 : 0, 'what is there stays there');
 
 # Kafka does not answer
 $broker->down;
