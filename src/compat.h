@@ -18,6 +18,11 @@
 #include "varatt.h"
 #endif
 
+/* 18 puts the mark of functions that do not return in front, as C23 will. */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /*
  * The library is built with hidden visibility.  Before 16 the server's headers
  * do not export SQL-callable functions in spite of it (the Makefile defines
@@ -106,6 +111,34 @@ extern int no_such_variable
 	ExecutorRun(desc, direction, count, true)
 #endif
 
+/* Before 16 there was one macro for the absolute value of any type. */
+#if PG_VERSION_NUM < 160000
+#define i64abs(i)	Abs(i)
+#endif
+
+/* 18 has types of comparison that are no access method's own strategies. */
+#if PG_VERSION_NUM >= 180000
+#define SAGG_STRATEGY	CompareType
+#else
+#define SAGG_STRATEGY	int16
+#endif
+
+/* The columns of a range table entry; from 18 on they can be OLD and NEW ones. */
+#if PG_VERSION_NUM >= 180000
+#define SAGG_EXPAND_RTE(rte, rtindex, names, vars) \
+	expandRTE(rte, rtindex, 0, VAR_RETURNING_DEFAULT, -1, false, names, vars)
+#else
+#define SAGG_EXPAND_RTE(rte, rtindex, names, vars) \
+	expandRTE(rte, rtindex, 0, -1, false, names, vars)
+#endif
+
+/* From 18 on EXPLAIN has three headers. */
+#include "commands/explain.h"
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
+#endif
+
 /* create_foreignscan_path has got one argument more in 17 and in 18. */
 #if PG_VERSION_NUM >= 180000
 #define SAGG_FOREIGN_PATH(root, rel, rows, startup, total, outer) \
@@ -132,7 +165,26 @@ extern int no_such_variable
 #if PG_VERSION_NUM >= 180000
 #define SAGG_FLATTEN_VARS(query, node) \
 	flatten_group_exprs(NULL, query, flatten_join_alias_vars(NULL, query, node))
-#define SAGG_FORGET_GROUP_RTE(query)	((query)->hasGroupRTE = false)
+#define SAGG_FORGET_GROUP_RTE(query)	sagg_forget_group_rte(query)
+
+static inline void
+sagg_forget_group_rte(Query *query)
+{
+	ListCell   *lc;
+
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		/* numbers of other entries stay; this one has no row to give */
+		if (rte->rtekind == RTE_GROUP)
+		{
+			rte->rtekind = RTE_RESULT;
+			rte->groupexprs = NIL;
+		}
+	}
+	query->hasGroupRTE = false;
+}
 #elif PG_VERSION_NUM >= 160000
 #define SAGG_FLATTEN_VARS(query, node) flatten_join_alias_vars(NULL, query, node)
 #define SAGG_FORGET_GROUP_RTE(query)	((void) 0)
@@ -169,5 +221,27 @@ extern int no_such_variable
 #else
 #define SAGG_SELECTED_COLUMNS(query, rte) ((rte)->selectedCols)
 #endif
+
+/* Leave out of a query, that is to be compared, what is checked of privileges. */
+static inline void
+sagg_forget_permissions(Query *query)
+{
+	ListCell   *lc;
+
+#if PG_VERSION_NUM >= 160000
+	query->rteperminfos = NIL;
+#endif
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+#if PG_VERSION_NUM >= 160000
+		rte->perminfoindex = 0;
+#else
+		rte->requiredPerms = 0;
+		rte->selectedCols = NULL;
+#endif
+	}
+}
 
 #endif							/* SAGG_COMPAT_H */

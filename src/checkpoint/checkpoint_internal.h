@@ -224,8 +224,8 @@ extern int64 sagg_state_log_write(SaggCheckpoint *checkpoint, int64 batch,
 								  const SaggStateAccess *state,
 								  SaggLogSizes *sizes);
 extern int64 sagg_state_log_count(SaggLogSection *section, int64 batch);
-extern void sagg_state_log_mismatch(const SaggCheckpoint *checkpoint,
+pg_noreturn extern void sagg_state_log_mismatch(const SaggCheckpoint *checkpoint,
 									int64 batch, int64 expected,
-									int64 found) pg_attribute_noreturn();
+									int64 found);
 
 #endif							/* SAGG_CHECKPOINT_INTERNAL_H */

@@ -23,7 +23,7 @@
 extern int64 sagg_window_size(const Interval *size);
 extern int64 sagg_tumble_size(const Interval *size);
 extern void sagg_check_window_time(TimestampTz ts, TimestampTz origin);
-extern void sagg_window_out_of_range(void) pg_attribute_noreturn();
+pg_noreturn extern void sagg_window_out_of_range(void);
 extern Datum sagg_make_window(FunctionCallInfo fcinfo, TimestampTz start,
 							  TimestampTz end);
 extern int64 sagg_window_slide(const Interval *slide);

@@ -19,7 +19,7 @@
 
 #include "define_internal.h"
 
-static void refuse(const SaggStream *stream, const char *detail) pg_attribute_noreturn();
+pg_noreturn static void refuse(const SaggStream *stream, const char *detail);
 
 static void
 refuse(const SaggStream *stream, const char *detail)
@@ -52,11 +52,8 @@ plain_query(Oid viewid)
 			rte->relid = InvalidOid;
 			rte->eref->colnames = NIL;
 		}
-#if PG_VERSION_NUM < 160000
-		rte->requiredPerms = 0;
-		rte->selectedCols = NULL;
-#endif
 	}
+	sagg_forget_permissions(query);
 	return query;
 }
 

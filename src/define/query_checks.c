@@ -30,8 +30,8 @@
 #include "define_internal.h"
 #include "read/read.h"
 
-static void refuse(int sqlstate, const char *what, const char *detail,
-				   const char *hint) pg_attribute_noreturn();
+pg_noreturn static void refuse(int sqlstate, const char *what, const char *detail,
+				   const char *hint);
 
 static void
 refuse(int sqlstate, const char *what, const char *detail, const char *hint)

@@ -163,7 +163,7 @@ sagg_event_time_column(Query *query, const char *name)
 		rtindex++;
 		if (!rte->inFromCl || rte->rtekind == RTE_JOIN)
 			continue;
-		expandRTE(rte, rtindex, 0, -1, false, &names, &vars);
+		SAGG_EXPAND_RTE(rte, rtindex, &names, &vars);
 		forboth(lname, names, lvar, vars)
 		{
 			if (strcmp(strVal(lfirst(lname)), name) != 0)

@@ -343,14 +343,13 @@ sagg_stream_check_owner(const SaggStream *stream)
 }
 
 /*
- * Raise insufficient_privilege if no worker could run as "owner": before 17 a
- * role that cannot log in, always one that may not connect to the database.
+ * Raise insufficient_privilege if no worker could run as "owner": a role that
+ * cannot log in, or may not connect to the database.
  */
 void
 sagg_stream_check_can_run(Oid owner)
 {
 	char	   *name = GetUserNameFromId(owner, false);
-#if PG_VERSION_NUM < 170000
 	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
 	bool		can_login = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
 
@@ -362,7 +361,6 @@ sagg_stream_check_can_run(Oid owner)
 				 errdetail("The worker of a stream connects as the stream's owner."),
 				 errhint("Use ALTER ROLE %s LOGIN, or give the stream's query to another owner.",
 						 quote_identifier(name))));
-#endif
 	if (SAGG_DATABASE_ACLCHECK(MyDatabaseId, owner, ACL_CONNECT) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

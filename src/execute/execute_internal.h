@@ -48,7 +48,7 @@ extern bool sagg_record_has_codec(Node *expr);
 extern void sagg_codec_init_record(SaggCodec *codec, Node *expr);
 extern void sagg_record_write(SaggCodec *codec, StringInfo buf, Datum value);
 extern Datum sagg_record_read(SaggCodec *codec, const char *data, Size len);
-extern void sagg_codec_corrupt(const char *detail) pg_attribute_noreturn();
+pg_noreturn extern void sagg_codec_corrupt(const char *detail);
 extern const char *sagg_bytes_take(SaggBytes *bytes, Size len);
 extern int32 sagg_bytes_take_length(SaggBytes *bytes);
 

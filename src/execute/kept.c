@@ -85,7 +85,7 @@ is_column_image_equal(const SaggCodec *codec, Oid sortop, Oid type, Oid collatio
 {
 	Oid			opfamily;
 	Oid			opcintype;
-	int16		strategy;
+	SAGG_STRATEGY strategy;
 
 	if (codec->record)
 		return is_record_image_equal(codec);

@@ -186,18 +186,18 @@ restore(void *arg, int partition, const char *data, Size len)
 	while (bytes.data < bytes.end)
 	{
 		int64		size = sagg_bytes_take_length(&bytes);
-		Size		len = size < 0 ? -size : size;
-		const char *entry = sagg_bytes_take(&bytes, len);
+		Size		entry_len = size < 0 ? -size : size;
+		const char *entry = sagg_bytes_take(&bytes, entry_len);
 		MemoryContext old;
 
 		CHECK_FOR_INTERRUPTS();
 		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 		if (ex->seen)
-			sagg_seen_key_restore(ex, partition, entry, len);
+			sagg_seen_key_restore(ex, partition, entry, entry_len);
 		else if (SAGG_HAS_SESSIONS(ex))
-			restore_session(ex, partition, group, entry, len);
+			restore_session(ex, partition, group, entry, entry_len);
 		else
-			restore_entry(ex, partition, group, entry, len, size < 0);
+			restore_entry(ex, partition, group, entry, entry_len, size < 0);
 		MemoryContextSwitchTo(old);
 		ResetExprContext(ex->tmpcontext);
 	}

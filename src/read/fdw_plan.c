@@ -20,7 +20,6 @@
 #include "catalog/pg_opfamily.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
-#include "commands/explain.h"
 #include "foreign/foreign.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -36,9 +35,6 @@
 #include "utils/ruleutils.h"
 
 #include "read_internal.h"
-#if PG_VERSION_NUM >= 180000
-#include "commands/explain_format.h"
-#endif
 
 /* what a topic is taken to hold */
 #define ESTIMATED_RECORDS		100000

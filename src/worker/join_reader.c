@@ -93,7 +93,7 @@ distance(const SaggProgress *a, const SaggProgress *b)
 
 		if (other == NULL)
 			return PG_INT64_MAX;
-		sum += Abs(a->positions[i].start - other->start);
+		sum += i64abs(a->positions[i].start - other->start);
 	}
 	return a->npositions == b->npositions ? sum : PG_INT64_MAX;
 }

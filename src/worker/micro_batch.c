@@ -21,6 +21,7 @@
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"

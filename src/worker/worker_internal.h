@@ -278,7 +278,7 @@ typedef struct SaggSession
 /* session.c */
 extern void sagg_session_attach(SaggSession *session, int i);
 extern void sagg_session_connected(void);
-extern void sagg_session_leave(SaggSession *session, SaggExit how) pg_attribute_noreturn();
+pg_noreturn extern void sagg_session_leave(SaggSession *session, SaggExit how);
 extern void sagg_session_settings(const SaggSession *session);
 extern int	sagg_session_settings_begin(const SaggSession *session);
 extern void sagg_session_stage(SaggSession *session, SaggStage stage);
