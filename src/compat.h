@@ -181,6 +181,7 @@ sagg_forget_group_rte(Query *query)
 		{
 			rte->rtekind = RTE_RESULT;
 			rte->groupexprs = NIL;
+			rte->eref->colnames = NIL;
 		}
 	}
 	query->hasGroupRTE = false;

@@ -50,6 +50,7 @@ extern Var *sagg_carry_record(Query *query);
 extern Node *sagg_event_time_column(Query *query, const char *name);
 
 /* query_analyze.c */
+extern void sagg_flatten_aliases(Query *query);
 extern char *sagg_expression_name(const Query *query, const TargetEntry *tle,
 								  char *unnamed);
 

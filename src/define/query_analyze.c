@@ -66,8 +66,8 @@ rewrite(Query *query)
 /*
  * Name columns of joins, and of GROUP BY, by what they stand for.
  */
-static void
-flatten_aliases(Query *query)
+void
+sagg_flatten_aliases(Query *query)
 {
 	query->targetList = (List *) SAGG_FLATTEN_VARS(query, (Node *) query->targetList);
 	query->havingQual = SAGG_FLATTEN_VARS(query, query->havingQual);
@@ -435,7 +435,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	a.query = query = rewrite(query);
 	result->kind = sagg_query_kind(query);
 	sagg_check_query_shape(query, result->kind);
-	flatten_aliases(query);
+	sagg_flatten_aliases(query);
 	if (result->kind == SAGG_AGGREGATION)
 		sagg_take_hop_from_lateral(query);
 	result->sources = sagg_find_sources(query, names_records(result, query, options),

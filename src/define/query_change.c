@@ -53,6 +53,7 @@ plain_query(Oid viewid)
 			rte->eref->colnames = NIL;
 		}
 	}
+	sagg_flatten_aliases(query);
 	sagg_forget_permissions(query);
 	return query;
 }

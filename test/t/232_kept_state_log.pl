@@ -22,7 +22,7 @@ sub produce
 }
 
 # kept inputs before, between and behind states of the other kinds
-my $query = q{SELECT k, count(DISTINCT id) AS ids, sum(n) AS total, avg(v) AS mean, cardinality(array_agg(v) FILTER (WHERE v % 2 = 0)) AS evens,
+my $query = q{SELECT k, count(DISTINCT id) AS ids, sum(n) AS total, avg(v) AS mean, jsonb_array_length(jsonb_agg(v) FILTER (WHERE v % 2 = 0)) AS evens,
 	md5(string_agg(id::text, ',' ORDER BY id) FILTER (WHERE v % 2 = 0)) AS even_ids,
 	max(id) AS latest, count(*) AS records, sum(DISTINCT id) AS sum, md5(string_agg(v::text, ',' ORDER BY id DESC)) AS list, stddev(n) AS deviation
 	FROM events GROUP BY k};
