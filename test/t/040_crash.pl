@@ -76,7 +76,7 @@ sub check_all
 	my $what = shift;
 	for my $stream (@streams)
 	{
-		$node->poll_query_until('postgres', 'SELECT true');
+		await_server($node);
 		process($node, $stream);
 		my $where = $stream eq 'windowed' ? "upper(win) <= '" . watermark($node, $stream) . "'" : 'true';
 		is_equal_tables($node, "SELECT * FROM $stream",

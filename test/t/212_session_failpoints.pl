@@ -43,7 +43,7 @@ sub process_with_failure
 	}
 	disarm($node, $stream);
 	$witness->kill_kill;
-	$node->poll_query_until('postgres', 'SELECT true') or die 'the server does not come back';
+	await_server($node);
 	process($node, $stream);
 	return;
 }

@@ -18,7 +18,7 @@ use Test::More;
 use Time::HiRes ();
 
 our @EXPORT = qw(start_broker new_node create_source process is_equal_tables
-  counts_add_up watermark worker_pid wait_state start_backend kill_backends start_reader stop_reader seed
+  counts_add_up watermark worker_pid wait_state start_backend kill_backends await_server start_reader stop_reader seed
   seeded_random json_record committed await_committed);
 
 my $tool = $ENV{KAFKA_TOOL} or die 'KAFKA_TOOL is not set: run the tests by test/run';
@@ -152,9 +152,9 @@ sub worker_pid
 	my ($node, $stream) = @_;
 	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
-		my ($status, $pid) = $node->psql('postgres',
-			"SELECT pid FROM pg_stat_stream_agg WHERE stream = '$stream' AND state = 'running'");
-		return $pid if $status == 0 && $pid ne '';
+		my ($status, $pid) = eval { $node->psql('postgres',
+			"SELECT pid FROM pg_stat_stream_agg WHERE stream = '$stream' AND state = 'running'") };
+		return $pid if defined $status && $status == 0 && $pid ne '';
 		Time::HiRes::usleep(100_000);
 	}
 	die "stream $stream does not run";
@@ -197,7 +197,21 @@ sub kill_backends
 	@pids = grep { $_ ne '' } @pids;
 	kill 'KILL', @pids or kill 'KILL', $pid;
 	$_->finish for $witness, $victim;
-	$node->poll_query_until('postgres', 'SELECT true') or die 'the server does not come back';
+	await_server($node);
+	return;
+}
+
+# Wait until a server that has crashed takes connections.  psql can be gone before
+# it was told what to ask, which is an exception, not an answer.
+sub await_server
+{
+	my ($node) = @_;
+	my $end = time + $PostgreSQL::Test::Utils::timeout_default;
+	until (eval { $node->poll_query_until('postgres', 'SELECT true') })
+	{
+		die 'the server does not come back' if time > $end;
+		Time::HiRes::usleep(100_000);
+	}
 	return;
 }
 
