@@ -225,7 +225,7 @@ extern int64 sagg_state_log_write(SaggCheckpoint *checkpoint, int64 batch,
 								  SaggLogSizes *sizes);
 extern int64 sagg_state_log_count(SaggLogSection *section, int64 batch);
 pg_noreturn extern void sagg_state_log_mismatch(const SaggCheckpoint *checkpoint,
-									int64 batch, int64 expected,
-									int64 found);
+												int64 batch, int64 expected,
+												int64 found);
 
 #endif							/* SAGG_CHECKPOINT_INTERNAL_H */

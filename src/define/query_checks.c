@@ -31,7 +31,7 @@
 #include "read/read.h"
 
 pg_noreturn static void refuse(int sqlstate, const char *what, const char *detail,
-				   const char *hint);
+							   const char *hint);
 
 static void
 refuse(int sqlstate, const char *what, const char *detail, const char *hint)

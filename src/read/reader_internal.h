@@ -175,8 +175,8 @@ extern int	sagg_reader_slice(TimestampTz until);
 /* reader_trouble.c */
 extern void sagg_reader_check_refused(SaggReader *reader);
 pg_noreturn extern void sagg_reader_raise_no_answer(SaggReader *reader,
-										const SaggClient *client,
-										rd_kafka_resp_err_t err);
+													const SaggClient *client,
+													rd_kafka_resp_err_t err);
 
 /* partition_queue.c */
 extern void sagg_partition_attach(SaggReader *reader, SaggPartition *part);

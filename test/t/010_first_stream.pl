@@ -124,7 +124,7 @@ worker_pid($node, 'silent');
 kill 'STOP', $broker->pid;
 my $start = time;
 $node->stop('fast');
-cmp_ok(time - $start, '<', 20, 'the server stops within 20 s though the broker is silent');
+cmp_ok(time - $start, '<', 5, 'the server stops within 5 s though the broker is silent');
 kill 'CONT', $broker->pid;
 
 done_testing();

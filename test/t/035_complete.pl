@@ -264,6 +264,6 @@ for my $round (1 .. 3)
 is($node->safe_psql('postgres', q{SELECT rows_removed FROM pg_stat_stream_agg WHERE stream = 'many'}),
 	10000, 'rows that left are counted');
 cmp_ok($node->safe_psql('postgres', q{SELECT max(execute_time + write_time) FROM stream_agg.commits WHERE stream = 'many'}),
-	'<', 60_000, 'no batch took long');
+	'<', 8000, 'no batch took long');
 
 done_testing();

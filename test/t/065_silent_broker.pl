@@ -35,14 +35,14 @@ $node->poll_query_until('postgres',
 my ($status) = $node->psql('postgres', q{SELECT stream_agg.process_available('known', '1 second')});
 isnt($status, 0, 'process_available raises when its time is up');
 
-within(20, "$_->[0] does not wait for the broker", sub { $node->safe_psql('postgres', $_->[1]) })
+within(5, "$_->[0] does not wait for the broker", sub { $node->safe_psql('postgres', $_->[1]) })
   for [ 'stop_stream', q{SELECT stream_agg.stop_stream('stopped')} ],
   [ 'drop_stream', q{SELECT stream_agg.drop_stream('dropped')} ],
   [ 'stop_stream after a question', q{SELECT stream_agg.stop_stream('known')} ];
 $node->safe_psql('postgres', "SELECT stream_agg.start_stream('$_')") for qw(stopped known);
 $node->poll_query_until('postgres',
 	q{SELECT count(pid) = 2 FROM pg_stat_stream_agg}) or die 'no workers';
-within(20, 'a fast shutdown does not wait for the broker', sub { $node->stop('fast') });
+within(5, 'a fast shutdown does not wait for the broker', sub { $node->stop('fast') });
 kill CONT => $broker->pid;
 
 done_testing();

@@ -38,7 +38,7 @@ my ($batches, $misplaced) = split /\|/, $node->safe_psql('postgres', q{
 cmp_ok($batches, '>=', 3, 'batches run while records come');
 # a loaded machine takes its time to produce
 cmp_ok($batches, '<=', time - $start + 2, 'once an interval, no more');
-cmp_ok($misplaced, '<=', $batches / 2, "at multiples of the interval, but for the first ($misplaced of $batches not)");
+cmp_ok($misplaced, '<=', 2, 'at multiples of the interval, but for the first');
 process($node, 'ticking');
 counts_add_up($node, 'ticking', 40, 'and take every record once');
 

@@ -64,6 +64,7 @@ sub check
 			"0|$records", "$name: $stream has no lag");
 		is((process($node, $stream))[1], 0, "$name: $stream finds no more");
 	}
+	is($node->safe_psql('postgres', "SELECT count(*) FROM $source"), $records, "$name: a scan finds $records records");
 	return;
 }
 

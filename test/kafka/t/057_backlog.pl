@@ -34,7 +34,8 @@ sql(q{SELECT stream_agg.stop_stream('counts')});
 produce(60_000, $partitions - 2) for 1 .. 5;
 sql(q{SELECT stream_agg.start_stream('counts')});
 process($node, 'counts');
-unlike(sql(q{SELECT last_error FROM pg_stat_stream_agg WHERE stream = 'counts'}), qr/within \d+ ms/, 'it begins at the first attempt');
+# or that an answer took a while
+like(sql(q{SELECT last_error FROM pg_stat_stream_agg WHERE stream = 'counts'}), qr/\A(no answer from Kafka about topic "events" yet\n.*)?\z/s, 'it begins at the first attempt');
 is_equal_tables($node, 'SELECT * FROM counts', 'SELECT * FROM counts_query', 'the table equals the query');
 counts_add_up($node, 'counts', $delivered, 'every record once');
 
