@@ -206,7 +206,7 @@ collect_round(SaggCollector *collector, bool *found)
 		if (worth_a_turn(share))
 			n = collect_share(collector, share);
 		*found = *found || n > 0;
-		if (n > 0 && sagg_queue_was_full(reader, share->part, n, share->bytes - bytes))
+		if (sagg_queue_was_full(reader, share->part, n, share->bytes - bytes))
 			collector->prod = true;
 		done = done && share->left == 0;
 	}
