@@ -460,6 +460,15 @@ extern bool sagg_extension_exists(void);
 extern const char *sagg_mode_name(SaggOutputMode mode);
 extern bool sagg_mode_by_name(const char *name, SaggOutputMode *mode);
 
+/* owner_code.c */
+extern bool sagg_session_is_of(Oid owner);
+extern void sagg_become_owner(SaggOwnerContext *save, Oid owner);
+extern void sagg_become_stream_owner(SaggOwnerContext *save,
+									 const SaggStream *stream);
+extern void sagg_become_stream_owner_to_write(SaggOwnerContext *save,
+											  const SaggStream *stream);
+extern void sagg_fire_deferred_triggers(void);
+
 /* secret_commands.c */
 extern void sagg_secret_commands_init(void);
 

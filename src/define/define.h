@@ -20,12 +20,12 @@ extern SaggStream *sagg_stream_by_view(Oid view, bool missing_ok);
 extern SaggStream *sagg_stream_of_sink(Oid sink);
 
 extern void sagg_stream_check_owner(const SaggStream *stream);
-extern void sagg_become_stream_owner(SaggOwnerContext *save,
-									 const SaggStream *stream);
 extern void sagg_stream_check_can_run(Oid owner);
 
 /* live_view.c */
 extern Oid	sagg_live_view(const SaggStream *stream);
+extern bool sagg_live_view_shows(const SaggStream *stream, Oid role,
+								 TupleDesc output);
 
 /* source_def.c, tumble.c, starting_offsets.c: arguments of SQL functions */
 extern char *sagg_text_argument(FunctionCallInfo fcinfo, int n);

@@ -156,7 +156,8 @@ extern void sagg_drop_relation(Oid relid, ObjectType type);
 
 /* live_view.c */
 extern void sagg_drop_live_view(const SaggStream *stream);
-extern void sagg_refresh_live_view(const SaggStream *stream);
+extern void sagg_refresh_live_view(const SaggStream *stream, TupleDesc before,
+								   List *added);
 
 /* query_change.c: from one query of a stream to another */
 typedef struct SaggQueryChange

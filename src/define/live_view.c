@@ -14,6 +14,7 @@
 
 #include "access/relation.h"
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -23,9 +24,12 @@
 #include "parser/parser.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
 #include "utils/syscache.h"
 
 #include "define_internal.h"
@@ -63,9 +67,9 @@ all_rows_of(const Query *query)
 	Node	   *from;
 
 	if (query->jointree->quals || list_length(query->jointree->fromlist) != 1 ||
-		query->groupClause || query->hasAggs || query->hasTargetSRFs ||
-		query->havingQual || query->distinctClause || query->setOperations ||
-		query->limitCount || query->limitOffset)
+		query->groupClause || query->groupingSets || query->hasAggs ||
+		query->hasTargetSRFs || query->havingQual || query->distinctClause ||
+		query->setOperations || query->limitCount || query->limitOffset)
 		return NULL;
 	from = linitial(query->jointree->fromlist);
 	return IsA(from, RangeTblRef) ?
@@ -73,43 +77,137 @@ all_rows_of(const Query *query)
 }
 
 /*
- * Whether a view is one of all rows of the sink and all open windows.
+ * Whether a range table entry is the sink itself, with all of its rows.
  */
 static bool
-shows_all(Oid viewid, Oid sink)
+is_sink(const RangeTblEntry *rte, Oid sink)
 {
-	Relation	view = relation_open(viewid, AccessShareLock);
-	Query	   *query = get_view_query(view);
-	SetOperationStmt *setop = (SetOperationStmt *) query->setOperations;
-	bool		table = false;
-	bool		windows = false;
-	ListCell   *lc;
-
-	if (setop && setop->op == SETOP_UNION && setop->all &&
-		IsA(setop->larg, RangeTblRef) && IsA(setop->rarg, RangeTblRef) &&
-		!query->limitCount && !query->limitOffset)
-	{
-		foreach(lc, query->rtable)
-		{
-			RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
-			RangeTblEntry *of = rte->rtekind == RTE_SUBQUERY ?
-				all_rows_of(rte->subquery) : NULL;
-
-			table = table || (of && of->rtekind == RTE_RELATION &&
-							  of->relid == sink && of->inh);
-			windows = windows || (of && of->rtekind == RTE_FUNCTION);
-		}
-	}
-	relation_close(view, NoLock);
-	return table && windows;
+	return rte->rtekind == RTE_RELATION && rte->relid == sink && rte->inh &&
+		rte->tablesample == NULL;
 }
 
 /*
- * The live view of a stream, whatever it is called, or InvalidOid.
+ * Whether it is open_windows of the sink.
  */
-Oid
-sagg_live_view(const SaggStream *stream)
+static bool
+is_open_windows(const RangeTblEntry *rte, Oid sink)
 {
+	FuncExpr   *call;
+
+	if (rte->rtekind != RTE_FUNCTION || rte->funcordinality ||
+		list_length(rte->functions) != 1)
+		return false;
+	call = (FuncExpr *) linitial_node(RangeTblFunction, rte->functions)->funcexpr;
+	return IsA(call, FuncExpr) && call->funcresulttype == get_rel_type_id(sink) &&
+		get_func_namespace(call->funcid) == get_namespace_oid(SAGG_SCHEMA, true) &&
+		strcmp(get_func_name(call->funcid), "open_windows") == 0;
+}
+
+/*
+ * The column of the sink that a branch of the view has in place "resno", as it
+ * is; InvalidAttrNumber if it has anything else there.
+ */
+static AttrNumber
+column_shown(const Query *branch, AttrNumber resno)
+{
+	TargetEntry *tle = get_tle_by_resno(branch->targetList, resno);
+	Var		   *var = tle ? (Var *) tle->expr : NULL;
+
+	if (var == NULL || tle->resjunk || !IsA(var, Var) || var->varlevelsup != 0 ||
+		var->varattno <= 0)
+		return InvalidAttrNumber;
+	return var->varattno;
+}
+
+/*
+ * The columns that both branches show, in order, by their numbers in the sink;
+ * NIL if a column is not the same one of the sink in both.
+ */
+static List *
+columns_shown(const Query *query, const Query *left, const Query *right)
+{
+	List	   *columns = NIL;
+	ListCell   *lc;
+
+	foreach(lc, query->targetList)
+	{
+		TargetEntry *tle = lfirst_node(TargetEntry, lc);
+		AttrNumber	attno;
+
+		if (tle->resjunk)
+			continue;
+		attno = column_shown(left, tle->resno);
+		if (attno == InvalidAttrNumber || !IsA(tle->expr, Var) ||
+			((Var *) tle->expr)->varattno != tle->resno ||
+			column_shown(right, tle->resno) != attno)
+			return NIL;
+		columns = lappend_int(columns, attno);
+	}
+	return columns;
+}
+
+static Query *
+branch_of(const Query *query, Node *branch)
+{
+	RangeTblEntry *rte;
+
+	if (!IsA(branch, RangeTblRef))
+		return NULL;
+	rte = rt_fetch(((RangeTblRef *) branch)->rtindex, query->rtable);
+	return rte->rtekind == RTE_SUBQUERY ? rte->subquery : NULL;
+}
+
+/*
+ * What a query shows of all rows of the sink and all open windows, if it is
+ * their union and nothing else: columns by their numbers in the sink.  NIL if
+ * it is not, for an expression in the place of a column may be there to hide it.
+ */
+static List *
+shown_by_query(const Query *query, Oid sink)
+{
+	SetOperationStmt *setop = (SetOperationStmt *) query->setOperations;
+	Query	   *left;
+	Query	   *right;
+	RangeTblEntry *a;
+	RangeTblEntry *b;
+
+	if (setop == NULL || setop->op != SETOP_UNION || !setop->all ||
+		query->limitCount || query->limitOffset)
+		return NIL;
+	left = branch_of(query, setop->larg);
+	right = branch_of(query, setop->rarg);
+	a = left ? all_rows_of(left) : NULL;
+	b = right ? all_rows_of(right) : NULL;
+	if (a == NULL || b == NULL ||
+		!((is_sink(a, sink) && is_open_windows(b, sink)) ||
+		  (is_sink(b, sink) && is_open_windows(a, sink))))
+		return NIL;
+	return columns_shown(query, left, right);
+}
+
+/*
+ * The same of a view.  One whose readers need privileges of their own shows
+ * nothing.
+ */
+static List *
+shown_by_view(Oid viewid, Oid sink)
+{
+	Relation	view = relation_open(viewid, AccessShareLock);
+	List	   *columns = RelationHasSecurityInvoker(view) ? NIL :
+		shown_by_query(get_view_query(view), sink);
+
+	relation_close(view, NoLock);
+	return columns;
+}
+
+/*
+ * The live view of a stream, whatever it is called, or InvalidOid.  "columns",
+ * unless NULL, is set to those it shows, by their numbers in the sink.
+ */
+static Oid
+find_live_view(const SaggStream *stream, List **columns)
+{
+	MemoryContext caller = CurrentMemoryContext;
 	Oid			types[2] = {OIDOID, OIDOID};
 	Datum		values[2] = {ObjectIdGetDatum(stream->owner), ObjectIdGetDatum(stream->sink)};
 	SaggOwnerContext save;
@@ -125,12 +223,58 @@ sagg_live_view(const SaggStream *stream)
 		bool		isnull;
 		Oid			view = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
 														  SPI_tuptable->tupdesc, 1, &isnull));
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		List	   *shown = shown_by_view(view, stream->sink);
 
-		if (shows_all(view, stream->sink))
+		MemoryContextSwitchTo(old);
+		if (shown)
 			found = view;
+		if (columns)
+			*columns = shown;
 	}
 	SPI_finish();
 	return found;
+}
+
+Oid
+sagg_live_view(const SaggStream *stream)
+{
+	return find_live_view(stream, NULL);
+}
+
+/*
+ * Whether the columns that a query puts into the sink are among "columns".
+ */
+static bool
+has_columns(Oid sink, List *columns, TupleDesc output)
+{
+	for (int i = 0; i < output->natts; i++)
+	{
+		AttrNumber	attno = get_attnum(sink, NameStr(TupleDescAttr(output, i)->attname));
+
+		/* what the sink has no column for is not shown by open_windows either */
+		if (attno != InvalidAttrNumber && !list_member_int(columns, attno))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Whether "role" sees, by its privilege to SELECT from the live view, every
+ * column of "output" in all rows of the sink: so it does if the view's owner,
+ * who is the stream's, does.
+ */
+bool
+sagg_live_view_shows(const SaggStream *stream, Oid role, TupleDesc output)
+{
+	List	   *columns = NIL;
+	Oid			view = find_live_view(stream, &columns);
+
+	return OidIsValid(view) &&
+		pg_class_aclcheck(view, role, ACL_SELECT) == ACLCHECK_OK &&
+		pg_class_aclcheck(stream->sink, stream->owner, ACL_SELECT) == ACLCHECK_OK &&
+		check_enable_rls(stream->sink, stream->owner, true) != RLS_ENABLED &&
+		has_columns(stream->sink, columns, output);
 }
 
 /*
@@ -176,33 +320,50 @@ refuse_another(const SaggStream *stream)
 }
 
 /*
- * The statement that makes a live view of this name, which is qualified.
+ * The columns of a table that are not dropped, by their numbers.
  */
-static char *
-view_statement(Oid sink, const char *view, const char *command)
+static List *
+all_columns(Oid table)
 {
-	Relation	rel = table_open(sink, AccessShareLock);
-	char	   *schema = get_namespace_name(RelationGetNamespace(rel));
-	char	   *table = pstrdup(quote_qualified_identifier(schema, RelationGetRelationName(rel)));
-	StringInfoData columns;
-	StringInfoData text;
+	Relation	rel = table_open(table, AccessShareLock);
+	List	   *columns = NIL;
 
-	initStringInfo(&columns);
 	for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)
 	{
-		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
-
-		if (!att->attisdropped)
-			appendStringInfo(&columns, "%s%s", columns.len > 0 ? ", " : "",
-							 quote_identifier(NameStr(att->attname)));
+		if (!TupleDescAttr(RelationGetDescr(rel), i)->attisdropped)
+			columns = lappend_int(columns, i + 1);
 	}
 	table_close(rel, NoLock);
-	initStringInfo(&text);
-	appendStringInfo(&text, "%s %s AS SELECT %s FROM %s UNION ALL"
-					 " SELECT %s FROM stream_agg.open_windows(NULL::%s)",
-					 command, view,
-					 columns.data, table, columns.data, table);
-	return text.data;
+	return columns;
+}
+
+/*
+ * The statement that makes a live view of this name, which is qualified, with
+ * these columns of the sink.  "view", unless invalid, is the one to replace, whose
+ * columns keep their names.
+ */
+static char *
+view_statement(const char *command, const char *name, Oid sink, List *columns, Oid view)
+{
+	char	   *table = quote_qualified_identifier(get_namespace_name(get_rel_namespace(sink)),
+												   get_rel_name(sink));
+	StringInfoData list;
+	AttrNumber	n = 0;
+	ListCell   *lc;
+
+	initStringInfo(&list);
+	foreach(lc, columns)
+	{
+		char	   *column = get_attname(sink, lfirst_int(lc), false);
+		char	   *kept = OidIsValid(view) ? get_attname(view, ++n, true) : NULL;
+
+		appendStringInfo(&list, "%s%s", list.len > 0 ? ", " : "", quote_identifier(column));
+		if (kept)
+			appendStringInfo(&list, " AS %s", quote_identifier(kept));
+	}
+	return psprintf("%s %s AS SELECT %s FROM %s UNION ALL"
+					" SELECT %s FROM stream_agg.open_windows(NULL::%s)",
+					command, name, list.data, table, list.data, table);
 }
 
 static void
@@ -213,18 +374,30 @@ run_statement(const char *text)
 }
 
 /*
- * The sink has got columns: the live view, if there is one, gets them too.
+ * The sink has got columns, of these names: the live view, if there is one, gets
+ * them too, unless it has left out some of "before", the columns that the query
+ * had.  As the stream's owner.
  */
 void
-sagg_refresh_live_view(const SaggStream *stream)
+sagg_refresh_live_view(const SaggStream *stream, TupleDesc before, List *added)
 {
-	Oid			view = sagg_live_view(stream);
+	List	   *columns = NIL;
+	Oid			view = find_live_view(stream, &columns);
+	ListCell   *lc;
 
-	if (OidIsValid(view))
-		run_statement(view_statement(stream->sink,
-									 quote_qualified_identifier(get_namespace_name(get_rel_namespace(view)),
-																get_rel_name(view)),
-									 "CREATE OR REPLACE VIEW"));
+	if (!OidIsValid(view) || !has_columns(stream->sink, columns, before))
+		return;
+	foreach(lc, added)
+	{
+		AttrNumber	attno = get_attnum(stream->sink, lfirst(lc));
+
+		if (attno != InvalidAttrNumber)
+			columns = list_append_unique_int(columns, attno);
+	}
+	run_statement(view_statement("CREATE OR REPLACE VIEW",
+								 quote_qualified_identifier(get_namespace_name(get_rel_namespace(view)),
+															get_rel_name(view)),
+								 stream->sink, columns, view));
 }
 
 /*
@@ -236,8 +409,7 @@ stream_agg_create_live_view(PG_FUNCTION_ARGS)
 	SaggStream *stream;
 	char	   *name;
 	char	   *schema;
-	Oid			save_user;
-	int			save_context;
+	SaggOwnerContext owner;
 
 	PreventCommandDuringRecovery("stream_agg.create_live_view()");
 	stream = sagg_stream_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
@@ -252,14 +424,13 @@ stream_agg_create_live_view(PG_FUNCTION_ARGS)
 	schema = get_namespace_name(get_rel_namespace(stream->sink));
 
 	/* the stream's owner shall own it, whoever of that role is here */
-	GetUserIdAndSecContext(&save_user, &save_context);
-	SetUserIdAndSecContext(stream->owner, save_context | SECURITY_LOCAL_USERID_CHANGE);
-	run_statement(view_statement(stream->sink, quote_qualified_identifier(schema, name),
-								 "CREATE VIEW"));
+	sagg_become_owner(&owner, stream->owner);
+	run_statement(view_statement("CREATE VIEW", quote_qualified_identifier(schema, name),
+								 stream->sink, all_columns(stream->sink), InvalidOid));
 	run_statement(psprintf("COMMENT ON VIEW %s IS %s",
 						   quote_qualified_identifier(schema, name),
 						   quote_literal_cstr(psprintf("results of stream %s, with windows that are still open",
 													   stream->name))));
-	SetUserIdAndSecContext(save_user, save_context);
+	sagg_restore_user(&owner);
 	PG_RETURN_OID(get_relname_relid(name, get_rel_namespace(stream->sink)));
 }

@@ -471,9 +471,7 @@ sagg_query_of_view(const SaggStream *stream)
 	Relation	view = try_relation_open(stream->view, AccessShareLock);
 	SaggQuery  *result;
 	Query	   *query;
-	Oid			save_user;
-	int			save_context;
-	int			nestlevel;
+	SaggOwnerContext owner;
 
 	if (view == NULL || view->rd_rel->relkind != RELKIND_VIEW)
 		ereport(ERROR,
@@ -482,19 +480,13 @@ sagg_query_of_view(const SaggStream *stream)
 	query = copyObject(get_view_query(view));
 	relation_close(view, NoLock);
 
-	/* after an ERROR the end of the transaction restores user and settings */
-	GetUserIdAndSecContext(&save_user, &save_context);
-	nestlevel = NewGUCNestLevel();
-	if (save_user != stream->owner)
-		SetUserIdAndSecContext(stream->owner,
-							   save_context | SECURITY_RESTRICTED_OPERATION);
+	sagg_become_stream_owner(&owner, stream);
 	result = sagg_query_analyze(query, stream->event_time, stream->mode,
 								stream->has_watermark,
 								&stream->options);
 	if (result->kind == SAGG_DEDUPLICATION)
 		result->store_fingerprint = hash_combine64(result->fingerprint,
 												   (uint64) stream->watermark_delay);
-	AtEOXact_GUC(false, nestlevel);
-	SetUserIdAndSecContext(save_user, save_context);
+	sagg_restore_user(&owner);
 	return result;
 }

@@ -370,32 +370,3 @@ sagg_stream_check_can_run(Oid owner)
 						 quote_identifier(get_database_name(MyDatabaseId)),
 						 quote_identifier(name))));
 }
-
-static void
-set_for_now(const char *name, const char *value)
-{
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-}
-
-/*
- * Switch to a stream's owner and the settings of its micro-batches.  If that is
- * another user, the owner's code must not leave anything in the session, so
- * that deferred triggers cannot be queued: see sagg_fire_deferred_triggers.
- * "save" is the caller's and goes to sagg_restore_user; after an ERROR the end
- * of the (sub)transaction does that.
- */
-void
-sagg_become_stream_owner(SaggOwnerContext *save, const SaggStream *stream)
-{
-	GetUserIdAndSecContext(&save->save_userid, &save->save_sec_context);
-	if (stream->owner != save->save_userid)
-		SetUserIdAndSecContext(stream->owner,
-							   save->save_sec_context | SECURITY_RESTRICTED_OPERATION);
-	save->save_nestlevel = NewGUCNestLevel();
-	set_for_now("timezone", stream->timezone);
-	set_for_now("datestyle", stream->datestyle);
-	set_for_now("intervalstyle", stream->intervalstyle);
-	set_for_now("search_path", stream->search_path);
-	set_for_now("row_security", "on");
-}

@@ -124,8 +124,10 @@ copy_privileges(Oid from, Oid to)
  * Columns of the sink that come and go with those of the query.
  */
 static void
-change_sink(const SaggStream *stream, const SaggQuery *query, const SaggQueryChange *change)
+change_sink(const SaggStream *stream, const SaggQuery *old, const SaggQuery *query,
+			const SaggQueryChange *change)
 {
+	List	   *names = NIL;
 	ListCell   *lc;
 
 	if (change->removed != NIL && !stream->sink_created)
@@ -146,13 +148,14 @@ change_sink(const SaggStream *stream, const SaggQuery *query, const SaggQueryCha
 	{
 		Form_pg_attribute att = TupleDescAttr(query->output_desc, lfirst_int(lc) - 1);
 
+		names = lappend(names, NameStr(att->attname));
 		if (stream->sink_created &&
 			get_attnum(stream->sink, NameStr(att->attname)) == InvalidAttrNumber)
 			sagg_sink_add_column(stream->sink, att);
 	}
 	sagg_sink_check(stream->sink, query, stream->mode, stream->options.at_least_once);
 	if (change->added != NIL)
-		sagg_refresh_live_view(stream);
+		sagg_refresh_live_view(stream, old->output_desc, names);
 }
 
 static SaggExecution *
@@ -165,7 +168,7 @@ begin_execution(const SaggStream *stream, SaggQuery *query,
 }
 
 /*
- * The state of the old query into one of the new, in the log.
+ * The state of the old query into one of the new, in the log; as the owner.
  */
 static void
 convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
@@ -179,7 +182,6 @@ convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
 													  sagg_sources_by_topic(stream->sources));
 	SaggProgress *progress = sagg_checkpoint_progress(checkpoint);
 	SaggPlan	plan = {.batch = progress->batch + 1,.watermark = progress->watermark};
-	SaggOwnerContext owner;
 	SaggExecution *from;
 	SaggExecution *to;
 	int64		bytes;
@@ -190,7 +192,6 @@ convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
 				 errmsg("stream \"%s\" was reset, and its results have not been replaced yet",
 						sagg_stream_title(stream->name)),
 				 errhint("Change its query after its next micro-batch.")));
-	sagg_become_stream_owner(&owner, stream);
 	if (progress->batch >= 0)
 	{
 		bytes = sagg_checkpoint_state_bytes(checkpoint, progress);
@@ -202,7 +203,6 @@ convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
 		sagg_execution_end(to);
 		sagg_execution_end(from);
 	}
-	sagg_restore_user(&owner);
 	sagg_checkpoint_close(checkpoint);
 	MemoryContextSwitchTo(save);
 	MemoryContextDelete(memory);
@@ -234,29 +234,32 @@ sagg_change_query(SaggStream *stream, const char *text)
 	Oid			namespace = get_rel_namespace(stream->view);
 	SaggQuery  *old = sagg_query_of_view(stream);
 	SaggStream	next = *stream;
-	Oid			save_user;
-	int			save_context;
+	SaggOwnerContext owner;
+	SaggOwnerContext settings;
 	SaggQueryChange *change;
 	SaggQuery  *new;
 	Oid			types[2] = {OIDOID, OIDOID};
 	Datum		values[2];
 
 	check_no_dependents(stream);
-	GetUserIdAndSecContext(&save_user, &save_context);
-	SetUserIdAndSecContext(stream->owner, save_context | SECURITY_LOCAL_USERID_CHANGE);
+
+	/* names in the text are those of the caller's search_path */
+	sagg_become_owner(&owner, stream->owner);
 	rename_view(stream->view, ChooseRelationName(name, NULL, "former", namespace, false));
 	next.view = sagg_make_query_view(stream->name, get_namespace_name(namespace), name, text);
+	sagg_become_stream_owner(&settings, stream);
 	new = sagg_query_of_view(&next);
 	sagg_check_query(&next, new);
 	change = sagg_compare_queries(stream, old, next.view, new);
-	change_sink(stream, new, change);
+	change_sink(stream, old, new, change);
 	convert_state(stream, old, new, change);
 	copy_privileges(stream->view, next.view);
 	values[1] = ObjectIdGetDatum(next.view);
 	sagg_stream_update(stream, "query = $2", 2, types, values);
 	CommandCounterIncrement();
 	sagg_drop_relation(stream->view, OBJECT_VIEW);
-	SetUserIdAndSecContext(save_user, save_context);
+	sagg_restore_user(&settings);
+	sagg_restore_user(&owner);
 	tell_about(stream, change);
 	stream->view = next.view;
 	if (stream->enabled && stream->database == MyDatabaseId)

@@ -53,22 +53,6 @@ sink_of_call(FunctionCallInfo fcinfo)
 }
 
 /*
- * Whether a view shows all columns of the query.
- */
-static bool
-has_columns(Oid view, const SaggQuery *query)
-{
-	for (int i = 0; i < query->output_desc->natts; i++)
-	{
-		const char *name = NameStr(TupleDescAttr(query->output_desc, i)->attname);
-
-		if (get_attnum(view, name) == InvalidAttrNumber)
-			return false;
-	}
-	return true;
-}
-
-/*
  * May the caller see the rows of the sink, all of them?  Whoever may read the
  * sink may, where no policy hides rows from him; and whoever may read the live
  * view, for which policies are those of its owner.
@@ -76,10 +60,7 @@ has_columns(Oid view, const SaggQuery *query)
 static void
 check_may_read(const SaggStream *stream, const SaggQuery *query)
 {
-	Oid			live = sagg_live_view(stream);
-
-	if (OidIsValid(live) && has_columns(live, query) &&
-		pg_class_aclcheck(live, GetUserId(), ACL_SELECT) == ACLCHECK_OK)
+	if (sagg_live_view_shows(stream, GetUserId(), query->output_desc))
 		return;
 	if (pg_class_aclcheck(stream->sink, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(stream->sink));

@@ -302,19 +302,17 @@ try_sink(Preview *preview, const SaggOutput *output)
 }
 
 /*
- * As the stream's owner.  Where that is another user, who then cannot have
- * triggers deferred, they are not; and those that wait since before the call are
- * not run as the owner.
+ * As the stream's owner.
  */
 static void
-become_owner(Preview *preview, SaggOwnerContext *owner)
+become_owner(const Preview *preview, SaggOwnerContext *owner)
 {
 	const SaggStream *stream = preview->inspection.stream;
 
-	if (OidIsValid(stream->sink) && preview->no_write == NULL &&
-		stream->owner != GetUserId())
-		sagg_fire_deferred_triggers();
-	sagg_become_stream_owner(owner, stream);
+	if (OidIsValid(stream->sink) && preview->no_write == NULL)
+		sagg_become_stream_owner_to_write(owner, stream);
+	else
+		sagg_become_stream_owner(owner, stream);
 }
 
 /*

@@ -139,15 +139,12 @@ static rd_kafka_conf_t *
 producer_conf(Oid source, Oid user)
 {
 	rd_kafka_conf_t *conf;
-	Oid			save_user;
-	int			save_context;
+	SaggOwnerContext owner;
 
 	/* an ERROR in between: the end of the transaction restores the user */
-	GetUserIdAndSecContext(&save_user, &save_context);
-	if (user != save_user)
-		SetUserIdAndSecContext(user, save_context | SECURITY_LOCAL_USERID_CHANGE);
+	sagg_become_owner(&owner, user);
 	conf = sagg_client_conf(source);
-	SetUserIdAndSecContext(save_user, save_context);
+	sagg_restore_user(&owner);
 
 	PG_TRY();
 	{

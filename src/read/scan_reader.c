@@ -58,8 +58,7 @@ SaggScanReader *
 sagg_scan_reader_open(Oid source, Oid user, bool want_headers)
 {
 	SaggScanReader *scan = palloc0(sizeof(SaggScanReader));
-	Oid			save_user;
-	int			save_context;
+	SaggOwnerContext owner;
 
 	scan->memory = CurrentMemoryContext;
 	scan->callback.func = close_reader;
@@ -67,11 +66,9 @@ sagg_scan_reader_open(Oid source, Oid user, bool want_headers)
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &scan->callback);
 
 	/* an ERROR in between: the end of the transaction restores the user */
-	GetUserIdAndSecContext(&save_user, &save_context);
-	if (user != save_user)
-		SetUserIdAndSecContext(user, save_context | SECURITY_LOCAL_USERID_CHANGE);
+	sagg_become_owner(&owner, user);
 	scan->reader = sagg_reader_open(list_make1_oid(source), want_headers);
-	SetUserIdAndSecContext(save_user, save_context);
+	sagg_restore_user(&owner);
 
 	scan->cursor = sagg_batch_open(sagg_reader_batch(scan->reader), want_headers);
 	return scan;

@@ -105,12 +105,8 @@ static void
 repair_windows(SaggRepair *repair)
 {
 	SaggOwnerContext owner;
-	bool		other_user = GetUserId() != repair->stream->owner;
 
-	/* not those that others have waiting, as the owner */
-	if (other_user)
-		sagg_fire_deferred_triggers();
-	sagg_become_stream_owner(&owner, repair->stream);
+	sagg_become_stream_owner_to_write(&owner, repair->stream);
 	repair->query = sagg_query_of_view(repair->stream);
 	check_window(repair);
 	sagg_repair_check_column(repair);

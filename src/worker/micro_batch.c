@@ -261,21 +261,6 @@ put_aside(SaggSession *session, const SaggPlan *plan, SaggRefusals *refusals,
 }
 
 /*
- * Constraints and triggers that wait for the commit run now, as the current
- * user: in a batch as the owner, before CHECKPOINT (I8).  Those to come do not
- * wait, until the end of the (sub)transaction.
- */
-void
-sagg_fire_deferred_triggers(void)
-{
-	ConstraintsSetStmt *stmt = makeNode(ConstraintsSetStmt);
-
-	stmt->constraints = NIL;
-	stmt->deferred = false;
-	AfterTriggerSetState(stmt);
-}
-
-/*
  * WRITE: output rows to the sink, with all that its triggers do.
  */
 static void

@@ -33,7 +33,4 @@ extern void sagg_lock_stream(Oid view);
 extern void sagg_lock_micro_batch(Oid view);
 extern void sagg_tell_if_failed(const SaggStream *stream);
 
-/* micro_batch.c */
-extern void sagg_fire_deferred_triggers(void);
-
 #endif							/* SAGG_WORKER_H */
