@@ -3,6 +3,11 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION stream_agg" to load this file. \quit
 
+-- It runs as a superuser, with a search_path that begins with the schema of the
+-- extension, in which others may be able to create: functions, operators and
+-- relations are named with their schemas, every one.  Types of the server are found
+-- in pg_catalog first.
+
 CREATE SCHEMA stream_agg;
 COMMENT ON SCHEMA stream_agg IS 'stream_agg: streams, their checkpoints and the functions that define them';
 GRANT USAGE ON SCHEMA stream_agg TO PUBLIC;
@@ -88,11 +93,11 @@ CREATE TABLE stream_agg.streams (
     query                   regclass NOT NULL UNIQUE,
     sink                    regclass NOT NULL,
     source                  regclass NOT NULL,
-    output_mode             text NOT NULL CHECK (output_mode IN ('append', 'update', 'complete')),
+    output_mode             text NOT NULL CHECK (output_mode OPERATOR(pg_catalog.=) ANY (ARRAY['append', 'update', 'complete'])),
     watermark               interval,
     event_time              text,
     trigger_interval        interval NOT NULL,
-    max_offsets_per_trigger bigint CHECK (max_offsets_per_trigger > 0),
+    max_offsets_per_trigger bigint CHECK (max_offsets_per_trigger OPERATOR(pg_catalog.>) 0),
     starting_offsets        text NOT NULL,
     options                 jsonb NOT NULL DEFAULT '{}',
     sink_created            boolean NOT NULL,
@@ -102,7 +107,7 @@ CREATE TABLE stream_agg.streams (
     datestyle               text NOT NULL,
     intervalstyle           text NOT NULL,
     search_path             text NOT NULL,
-    started_for             oid NOT NULL DEFAULT 0,
+    started_for             oid[] NOT NULL DEFAULT '{}',
     reader                  text,
     other_sources           regclass[]
 );
@@ -125,16 +130,24 @@ COMMENT ON COLUMN stream_agg.streams.timezone IS 'TimeZone at creation, in force
 COMMENT ON COLUMN stream_agg.streams.datestyle IS 'DateStyle at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.intervalstyle IS 'IntervalStyle at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.search_path IS 'search_path at creation, in force in every micro-batch';
-COMMENT ON COLUMN stream_agg.streams.started_for IS 'role that owned the stream when it was started; one that comes to a superuser later stays stopped';
+COMMENT ON COLUMN stream_agg.streams.started_for IS 'roles that owned query, sink, source and other_sources when the stream was started; where one of these has another owner now, it stays stopped';
 COMMENT ON COLUMN stream_agg.streams.reader IS 'name of the reader that the stream shares with other streams of its owner; NULL: one of its own';
 COMMENT ON COLUMN stream_agg.streams.other_sources IS 'further foreign tables the stream reads, where its query appends several by UNION ALL';
+
+CREATE FUNCTION stream_agg.has_owners(owners oid[], query regclass, sink regclass, source regclass, other_sources regclass[])
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'stream_agg_has_owners'
+LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.has_owners(oid[], regclass, regclass, regclass, regclass[]) IS
+'whether the query, sink and sources of a stream have these owners, those that they had when it was started';
 
 CREATE TABLE stream_agg.sources (
     stream          text PRIMARY KEY,
     topic           text,
     cluster_id      text,
     initial_offsets jsonb,
-    CHECK (num_nulls(cluster_id, initial_offsets) IN (0, 2) AND (topic IS NULL OR cluster_id IS NOT NULL))
+    CHECK ((cluster_id IS NULL) OPERATOR(pg_catalog.=) (initial_offsets IS NULL)
+           AND (topic IS NULL OR cluster_id IS NOT NULL))
 );
 COMMENT ON TABLE stream_agg.sources IS 'where each stream began to read, from its first contact with Kafka on; all NULL: it was reset and has had no contact since';
 COMMENT ON COLUMN stream_agg.sources.stream IS 'name of the stream';
@@ -197,7 +210,7 @@ CREATE TABLE stream_agg.commits (
     total_skipped       bigint NOT NULL DEFAULT 0,
     late_windows        bigint NOT NULL DEFAULT 0,
     total_late_windows  bigint NOT NULL DEFAULT 0,
-    reset               text CHECK (reset IN ('state', 'results')),
+    reset               text CHECK (reset OPERATOR(pg_catalog.=) ANY (ARRAY['state', 'results'])),
     max_event_time      timestamptz NOT NULL DEFAULT '-infinity',
     event_times         jsonb NOT NULL DEFAULT '{}',
     active_times        jsonb NOT NULL DEFAULT '{}',
@@ -330,6 +343,7 @@ GRANT SELECT ON stream_agg.streams, stream_agg.sources, stream_agg.offsets,
 CREATE FUNCTION stream_agg.is_owner(query oid)
 RETURNS boolean
 LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT COALESCE((SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE')
                        FROM pg_catalog.pg_class c
@@ -557,13 +571,13 @@ SELECT s.stream,
        s.source,
        s.output_mode,
        CASE WHEN w.state IS NOT NULL THEN w.state
-            WHEN s.enabled AND s.database = d.oid
-                 AND (s.started_for = v.relowner OR NOT r.rolsuper)
+            WHEN s.enabled AND s.database OPERATOR(pg_catalog.=) d.oid
+                 AND stream_agg.has_owners(s.started_for, s.query, s.sink, s.source, s.other_sources)
                  AND NOT pg_catalog.pg_is_in_recovery() THEN 'starting'
             ELSE 'stopped' END AS state,
        w.stage,
        w.pid,
-       COALESCE(c.batch + 1, 0) AS batches,
+       COALESCE(c.batch OPERATOR(pg_catalog.+) 1, 0) AS batches,
        COALESCE(c.total_delivered, 0) AS rows_in,
        COALESCE(c.total_rows_out, 0) AS rows_out,
        COALESCE(c.total_rows_removed, 0) AS rows_removed,
@@ -588,19 +602,18 @@ SELECT s.stream,
        s.reader,
        l.stream AS read_by
   FROM stream_agg.streams s
-  JOIN pg_catalog.pg_class v ON v.oid OPERATOR(pg_catalog.=) s.query::oid
-  JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) v.relowner
-  JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
-  LEFT JOIN stream_agg.stat_streams() w ON w.query OPERATOR(pg_catalog.=) s.query::oid
-  LEFT JOIN stream_agg.streams l ON l.query::oid OPERATOR(pg_catalog.=) w.read_by
+  JOIN pg_catalog.pg_class v ON v.oid OPERATOR(pg_catalog.=) s.query::pg_catalog.oid
+  JOIN pg_catalog.pg_database d ON d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+  LEFT JOIN stream_agg.stat_streams() w ON w.query OPERATOR(pg_catalog.=) s.query::pg_catalog.oid
+  LEFT JOIN stream_agg.streams l ON l.query::pg_catalog.oid OPERATOR(pg_catalog.=) w.read_by
   LEFT JOIN LATERAL (SELECT *
                        FROM stream_agg.commits c
                       WHERE c.stream OPERATOR(pg_catalog.=) s.stream
                       ORDER BY c.batch DESC
                       LIMIT 1) c ON true
-  LEFT JOIN LATERAL (SELECT pg_catalog.sum(GREATEST(p.end_offset - p.committed_offset, 0))::bigint AS lag
+  LEFT JOIN LATERAL (SELECT pg_catalog.sum(GREATEST(p.end_offset OPERATOR(pg_catalog.-) p.committed_offset, 0))::bigint AS lag
                        FROM stream_agg.stat_partitions() p
-                      WHERE p.query OPERATOR(pg_catalog.=) s.query::oid) p ON true
+                      WHERE p.query OPERATOR(pg_catalog.=) s.query::pg_catalog.oid) p ON true
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
     OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW @extschema@.pg_stat_stream_agg IS 'one row per stream: what it does and has done; times in ms, lag in records';
@@ -644,10 +657,10 @@ SELECT s.stream,
        p.partition,
        p.committed_offset,
        p.end_offset,
-       GREATEST(p.end_offset - p.committed_offset, 0) AS lag
+       GREATEST(p.end_offset OPERATOR(pg_catalog.-) p.committed_offset, 0) AS lag
   FROM stream_agg.streams s
-  JOIN pg_catalog.pg_class v ON v.oid OPERATOR(pg_catalog.=) s.query::oid
-  JOIN stream_agg.stat_partitions() p ON p.query OPERATOR(pg_catalog.=) s.query::oid
+  JOIN pg_catalog.pg_class v ON v.oid OPERATOR(pg_catalog.=) s.query::pg_catalog.oid
+  JOIN stream_agg.stat_partitions() p ON p.query OPERATOR(pg_catalog.=) s.query::pg_catalog.oid
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
     OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW @extschema@.pg_stat_stream_agg_partitions IS 'one row per stream and partition of its topics: offsets and lag in records';

@@ -23,6 +23,7 @@
 #include "datatype/timestamp.h"
 #include "nodes/parsenodes.h"
 #include "nodes/primnodes.h"
+#include "utils/array.h"
 
 #include "compat.h"
 #include "failpoint.h"
@@ -147,8 +148,8 @@ typedef struct SaggStream
 	int64		max_offsets;	/* bound of a batch in records; 0 = none */
 	char	   *starting_offsets;	/* see define/starting_offsets.c */
 	bool		sink_created;	/* by create_stream */
-	bool		enabled;		/* and if the owner is a superuser, started for
-								 * him */
+	bool		enabled;		/* and started by or for those who own it now */
+	ArrayType  *owners;			/* when it was started, see stream_owners.c */
 	SaggStreamOptions options;
 	/* session settings captured at creation */
 	char	   *timezone;
@@ -471,6 +472,13 @@ extern void sagg_fire_deferred_triggers(void);
 
 /* secret_commands.c */
 extern void sagg_secret_commands_init(void);
+
+/* stream_owners.c */
+extern Oid	sagg_relation_owner(Oid relid);
+extern ArrayType *sagg_stream_owners(Oid view, Oid sink, List *sources);
+extern bool sagg_stream_has_owners(ArrayType *owners, Oid view, Oid sink,
+								   List *sources);
+extern List *sagg_source_list(Oid source, ArrayType *others);
 
 /* stream_title.c */
 extern const char *sagg_stream_title(const char *name);

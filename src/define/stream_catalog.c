@@ -36,12 +36,11 @@
 	"SELECT s.stream, s.query, s.sink, s.source, s.other_sources, c.relowner, s.database," \
 	"       s.output_mode, s.watermark, s.event_time, s.trigger_interval," \
 	"       s.max_offsets_per_trigger, s.starting_offsets, s.sink_created," \
-	"       s.enabled AND (s.started_for = c.relowner OR NOT r.rolsuper)," \
+	"       s.enabled, s.started_for," \
 	"       s.timezone, s.datestyle, s.intervalstyle, s.search_path, s.options," \
 	"       s.reader" \
 	"  FROM stream_agg.streams s" \
 	"  JOIN pg_catalog.pg_class c ON c.oid = s.query" \
-	"  JOIN pg_catalog.pg_roles r ON r.oid = c.relowner" \
 	" WHERE "
 
 typedef struct Row
@@ -90,19 +89,11 @@ next_interval(Row *row, const char *what, int64 *length)
 static List *
 next_sources(Row *row)
 {
-	List	   *sources = list_make1_oid(next_oid(row));
+	Oid			source = next_oid(row);
 	bool		isnull;
 	Datum		others = next_value(row, &isnull);
-	Datum	   *elements;
-	int			n;
 
-	if (isnull)
-		return sources;
-	deconstruct_array(DatumGetArrayTypeP(others), REGCLASSOID, sizeof(Oid), true,
-					  TYPALIGN_INT, &elements, NULL, &n);
-	for (int i = 0; i < n; i++)
-		sources = lappend_oid(sources, DatumGetObjectId(elements[i]));
-	return sources;
+	return sagg_source_list(source, isnull ? NULL : DatumGetArrayTypeP(others));
 }
 
 /*
@@ -134,6 +125,9 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 	stream->starting_offsets = next_text(&row);
 	stream->sink_created = DatumGetBool(next_value(&row, &isnull));
 	stream->enabled = DatumGetBool(next_value(&row, &isnull));
+	stream->owners = DatumGetArrayTypePCopy(next_value(&row, &isnull));
+	if (!sagg_stream_has_owners(stream->owners, stream->view, stream->sink, stream->sources))
+		stream->enabled = false;
 	stream->timezone = next_text(&row);
 	stream->datestyle = next_text(&row);
 	stream->intervalstyle = next_text(&row);

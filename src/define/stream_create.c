@@ -250,12 +250,12 @@ insert_stream(const SaggStream *stream, const char *search_path, bool start)
 static void
 adopt_stream(const SaggStream *stream)
 {
-	Oid			types[3] = {OIDOID, OIDOID, OIDOID};
+	Oid			types[3] = {OIDOID, OIDOID, OIDARRAYOID};
 	Datum		values[3];
 
 	values[0] = ObjectIdGetDatum(stream->view);
 	values[1] = ObjectIdGetDatum(MyDatabaseId);
-	values[2] = ObjectIdGetDatum(stream->owner);
+	values[2] = PointerGetDatum(sagg_stream_owners(stream->view, stream->sink, stream->sources));
 	if (SPI_execute_with_args("UPDATE stream_agg.streams SET database = $2, started_for = $3 WHERE query = $1",
 							  3, types, values, NULL, false, 0) != SPI_OK_UPDATE ||
 		SPI_processed != 1)

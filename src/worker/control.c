@@ -28,12 +28,12 @@ PG_FUNCTION_INFO_V1(stream_agg_stop_stream);
 static void
 set_enabled(const SaggStream *stream, bool enabled)
 {
-	Oid			types[4] = {OIDOID, BOOLOID, OIDOID, OIDOID};
+	Oid			types[4] = {OIDOID, BOOLOID, OIDOID, OIDARRAYOID};
 	Datum		values[4];
 
 	values[1] = BoolGetDatum(enabled);
 	values[2] = ObjectIdGetDatum(MyDatabaseId);
-	values[3] = ObjectIdGetDatum(stream->owner);
+	values[3] = PointerGetDatum(sagg_stream_owners(stream->view, stream->sink, stream->sources));
 	sagg_stream_update(stream,
 					   "enabled = $2,"
 					   " database = CASE WHEN $2 THEN $3 ELSE database END,"

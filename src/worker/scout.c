@@ -13,7 +13,6 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -33,7 +32,6 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 #include "worker_internal.h"
 
@@ -130,20 +128,6 @@ column(TupleTableSlot *row, Relation rel, const char *name, bool *isnull)
 	return slot_getattr(row, attno, isnull);
 }
 
-static Oid
-owner_of(Oid relid)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner = InvalidOid;
-
-	if (HeapTupleIsValid(tuple))
-	{
-		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-		ReleaseSysCache(tuple);
-	}
-	return owner;
-}
-
 /*
  * Put one stream that shall run into its slot.  Slots that a transaction has
  * changed since "changes" are as that left them: the snapshot may be older.
@@ -227,7 +211,7 @@ look_at_streams(Relation rel, uint64 changes)
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
 	{
-		bool		isnull[7];
+		bool		isnull[9];
 		Datum		name = column(row, rel, "stream", &isnull[0]);
 		Datum		view = column(row, rel, "query", &isnull[1]);
 		Datum		enabled = column(row, rel, "enabled", &isnull[2]);
@@ -235,23 +219,30 @@ look_at_streams(Relation rel, uint64 changes)
 		Datum		started_for = column(row, rel, "started_for", &isnull[4]);
 		Datum		reader = column(row, rel, "reader", &isnull[5]);
 		Datum		source = column(row, rel, "source", &isnull[6]);
+		Datum		sink = column(row, rel, "sink", &isnull[7]);
+		Datum		others = column(row, rel, "other_sources", &isnull[8]);
 		Oid			owner;
+		List	   *sources;
 
 		CHECK_FOR_INTERRUPTS();
-		if (isnull[0] || isnull[1] || isnull[2] || isnull[3] || isnull[4])
+		if (isnull[0] || isnull[1] || isnull[2] || isnull[3] || isnull[4] ||
+			isnull[6] || isnull[7])
 			continue;
-		owner = owner_of(DatumGetObjectId(view));
+		owner = sagg_relation_owner(DatumGetObjectId(view));
 		if (!OidIsValid(owner))
 			continue;
 		present = lappend_oid(present, DatumGetObjectId(view));
+		sources = sagg_source_list(DatumGetObjectId(source),
+								   isnull[8] ? NULL : DatumGetArrayTypeP(others));
 		if (DatumGetBool(enabled) && DatumGetObjectId(database) == MyDatabaseId &&
-			(DatumGetObjectId(started_for) == owner || !superuser_arg(owner)))
+			sagg_stream_has_owners(DatumGetArrayTypeP(started_for), DatumGetObjectId(view),
+								   DatumGetObjectId(sink), sources))
 		{
 			wanted = lappend_oid(wanted, DatumGetObjectId(view));
 			want_stream(DatumGetObjectId(view), owner,
 						sagg_stream_title(TextDatumGetCString(name)),
 						isnull[5] ? "" : TextDatumGetCString(reader),
-						isnull[6] ? InvalidOid : DatumGetObjectId(source), changes);
+						DatumGetObjectId(source), changes);
 		}
 	}
 	ExecDropSingleTupleTableSlot(row);

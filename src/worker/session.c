@@ -13,9 +13,7 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
-#include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
@@ -23,7 +21,6 @@
 #include "storage/lmgr.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "worker_internal.h"
@@ -310,29 +307,23 @@ sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms)
 }
 
 /*
- * In a batch's transaction: is the stream still there, still this worker's, and
- * has its source the topics the reader knows?  Ends the process if not; the
+ * In a batch's transaction: is the stream still there, still this worker's and of
+ * those who owned its parts, and has its source the topics the reader knows?  Ends the process if not; the
  * next one goes on with what the catalogs say.
  */
 void
 sagg_session_check_stream(SaggSession *session)
 {
-	HeapTuple	tuple;
+	const SaggStream *stream = session->stream;
 	Oid			owner = InvalidOid;
 
 	if (sagg_extension_exists())
-	{
-		tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(session->slot->view));
-		if (HeapTupleIsValid(tuple))
-		{
-			owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-			ReleaseSysCache(tuple);
-		}
-	}
+		owner = sagg_relation_owner(session->slot->view);
 	if (!OidIsValid(owner))
 		sagg_session_leave(session, SAGG_EXIT_GONE);
 	if (owner != GetUserId() ||
-		sagg_reader_sources_changed(session->reader, session->stream->sources))
+		!sagg_stream_has_owners(stream->owners, stream->view, stream->sink, stream->sources) ||
+		sagg_reader_sources_changed(session->reader, stream->sources))
 		sagg_session_leave(session, SAGG_EXIT_CHANGED);
 	session->stream_checked = GetCurrentTimestamp();
 }

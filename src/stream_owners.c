@@ -1,0 +1,126 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_owners.c
+ *	  Who owned a stream's query, sink and sources when it was started.
+ *
+ * Whoever owns one of them has code of his own run as the stream's owner.  So
+ * who starts a stream trusts those who own them at that moment, and a change of
+ * any of these owners stops the stream until it is started again.
+ *
+ * The owners are kept as an array of OIDs: of the query's view, the sink, and
+ * the sources in their order.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/syscache.h"
+
+#include "stream_agg.h"
+
+PG_FUNCTION_INFO_V1(stream_agg_has_owners);
+
+/*
+ * The owner of a relation; InvalidOid if it is gone.
+ */
+Oid
+sagg_relation_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+		ReleaseSysCache(tuple);
+	}
+	return owner;
+}
+
+static List *
+relations_of(Oid view, Oid sink, List *sources)
+{
+	return list_concat(list_make2_oid(view, sink), sources);
+}
+
+/*
+ * The owners of these relations now, in the current context.
+ */
+ArrayType *
+sagg_stream_owners(Oid view, Oid sink, List *sources)
+{
+	List	   *relations = relations_of(view, sink, sources);
+	Datum	   *owners = palloc(sizeof(Datum) * list_length(relations));
+
+	for (int i = 0; i < list_length(relations); i++)
+		owners[i] = ObjectIdGetDatum(sagg_relation_owner(list_nth_oid(relations, i)));
+	return construct_array(owners, list_length(relations), OIDOID, sizeof(Oid),
+						   true, TYPALIGN_INT);
+}
+
+/*
+ * Whether these relations have the owners that sagg_stream_owners has found.
+ * One that is gone does not count: the worker will say so.
+ */
+bool
+sagg_stream_has_owners(ArrayType *owners, Oid view, Oid sink, List *sources)
+{
+	List	   *relations = relations_of(view, sink, sources);
+	Datum	   *elements;
+	int			n;
+
+	deconstruct_array(owners, OIDOID, sizeof(Oid), true, TYPALIGN_INT,
+					  &elements, NULL, &n);
+	if (n != list_length(relations))
+		return false;
+	for (int i = 0; i < n; i++)
+	{
+		Oid			owner = sagg_relation_owner(list_nth_oid(relations, i));
+
+		if (OidIsValid(owner) && owner != DatumGetObjectId(elements[i]))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * The OIDs in columns source and other_sources of stream_agg.streams, the latter
+ * a regclass[], or NULL.
+ */
+List *
+sagg_source_list(Oid source, ArrayType *others)
+{
+	List	   *sources = list_make1_oid(source);
+	Datum	   *elements;
+	int			n;
+
+	if (others == NULL)
+		return sources;
+	deconstruct_array(others, REGCLASSOID, sizeof(Oid), true, TYPALIGN_INT,
+					  &elements, NULL, &n);
+	for (int i = 0; i < n; i++)
+		sources = lappend_oid(sources, DatumGetObjectId(elements[i]));
+	return sources;
+}
+
+/*
+ * has_owners(owners oid[], query regclass, sink regclass, source regclass,
+ * other_sources regclass[]) RETURNS boolean: as sagg_stream_has_owners.
+ */
+Datum
+stream_agg_has_owners(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2) || PG_ARGISNULL(3))
+		PG_RETURN_NULL();
+	PG_RETURN_BOOL(sagg_stream_has_owners(PG_GETARG_ARRAYTYPE_P(0), PG_GETARG_OID(1),
+										  PG_GETARG_OID(2),
+										  sagg_source_list(PG_GETARG_OID(3),
+														   PG_ARGISNULL(4) ? NULL :
+														   PG_GETARG_ARRAYTYPE_P(4))));
+}
