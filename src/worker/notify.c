@@ -33,6 +33,7 @@
 
 /* what the current transaction shall do at its end; in TopMemoryContext */
 static bool wake_at_commit = false;
+static bool look_at_commit = false; /* what streams are made of has changed */
 static List *held_views = NIL;	/* one entry for each hold */
 static List *dropped_views = NIL;	/* slots to free at commit */
 static List *changes = NIL;		/* of StreamChange, in order */
@@ -45,6 +46,7 @@ typedef struct StreamChange
 	char		name[SAGG_NAME_SIZE];
 	char		reader[NAMEDATALEN];
 	Oid			source;
+	Oid			sink;
 } StreamChange;
 
 static object_access_hook_type prev_object_access_hook = NULL;
@@ -89,6 +91,7 @@ change_at_commit(bool start, const SaggStream *stream)
 	change->owner = stream->owner;
 	strlcpy(change->name, sagg_stream_title(stream->name), sizeof(change->name));
 	change->source = linitial_oid(stream->sources);
+	change->sink = stream->sink;
 	strlcpy(change->reader, stream->reader ? stream->reader : "", sizeof(change->reader));
 	changes = lappend(changes, change);
 	MemoryContextSwitchTo(old);
@@ -145,6 +148,7 @@ apply_change(const StreamChange *change)
 		strlcpy(slot->name, change->name, sizeof(slot->name));
 		strlcpy(slot->reader, change->reader, sizeof(slot->reader));
 		slot->source = change->source;
+		slot->sink = change->sink;
 		slot->owner = change->owner;
 	}
 	if (slot->pid == 0 || slot->state == SAGG_FAILED)
@@ -242,26 +246,50 @@ sagg_lock_micro_batch(Oid view)
 }
 
 /*
+ * Whether a relation is the view, the source or the sink of a stream with a slot;
+ * "view" tells which.
+ */
+static bool
+is_of_stream(Oid relid, bool *view)
+{
+	bool		found = false;
+
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	*view = sagg_slot_find(MyDatabaseId, relid) != NULL;
+	for (int i = 0; i < sagg_shared->nslots && !found; i++)
+	{
+		const SaggSlot *slot = &sagg_shared->slots[i];
+
+		found = slot->in_use && slot->database == MyDatabaseId &&
+			(slot->source == relid || slot->sink == relid);
+	}
+	LWLockRelease(sagg_shared->lock);
+	return found || *view;
+}
+
+/*
  * A stream's view is being dropped, by whatever command: end its worker, free
- * its slot at commit.
+ * its slot at commit.  One that is altered may have another owner, so a scout
+ * looks at it after the commit.
  */
 static void
 on_object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 				 void *arg)
 {
-	bool		ours = false;
+	bool		view;
 
 	if (prev_object_access_hook)
 		prev_object_access_hook(access, classId, objectId, subId, arg);
 
-	if (access != OAT_DROP || classId != RelationRelationId || subId != 0 ||
-		sagg_shared == NULL)
+	if ((access != OAT_DROP && access != OAT_POST_ALTER) ||
+		classId != RelationRelationId || subId != 0 || sagg_shared == NULL)
 		return;
 
-	LWLockAcquire(sagg_shared->lock, LW_SHARED);
-	ours = sagg_slot_find(MyDatabaseId, objectId) != NULL;
-	LWLockRelease(sagg_shared->lock);
-	if (ours)
+	if (!is_of_stream(objectId, &view))
+		return;
+	if (access == OAT_POST_ALTER)
+		look_at_commit = true;
+	else if (view)
 	{
 		sagg_lock_stream(objectId);
 		remember(&dropped_views, objectId);
@@ -326,7 +354,14 @@ on_transaction(XactEvent event, void *arg)
 				forget_all(&dropped_views);
 				forget_changes();
 			}
+			if (look_at_commit && event == XACT_EVENT_COMMIT)
+				sagg_mark_database(MyDatabaseId);
 			wake_at_commit = false;
+			look_at_commit = false;
+			break;
+		case XACT_EVENT_PREPARE:
+			/* workers look for themselves before the next micro-batch */
+			look_at_commit = false;
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			if (wake_at_commit)

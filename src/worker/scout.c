@@ -134,7 +134,7 @@ column(TupleTableSlot *row, Relation rel, const char *name, bool *isnull)
  */
 static void
 want_stream(Oid view, Oid owner, const char *name, const char *reader,
-			Oid source, uint64 changes)
+			Oid source, Oid sink, uint64 changes)
 {
 	SaggSlot   *slot;
 
@@ -149,6 +149,7 @@ want_stream(Oid view, Oid owner, const char *name, const char *reader,
 			strlcpy(slot->name, name, sizeof(slot->name));
 			strlcpy(slot->reader, reader, sizeof(slot->reader));
 			slot->source = source;
+			slot->sink = sink;
 		}
 		if (slot->owner != owner)
 		{
@@ -242,7 +243,8 @@ look_at_streams(Relation rel, uint64 changes)
 			want_stream(DatumGetObjectId(view), owner,
 						sagg_stream_title(TextDatumGetCString(name)),
 						isnull[5] ? "" : TextDatumGetCString(reader),
-						DatumGetObjectId(source), changes);
+						DatumGetObjectId(source), DatumGetObjectId(sink),
+						changes);
 		}
 	}
 	ExecDropSingleTupleTableSlot(row);

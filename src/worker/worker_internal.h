@@ -88,6 +88,7 @@ typedef struct SaggSlot
 	/* streams that share a reader: shared_reader.c */
 	char		reader[NAMEDATALEN];	/* empty = none */
 	Oid			source;			/* that it reads */
+	Oid			sink;
 	bool		leads;			/* its process reads for others of that reader */
 	bool		apart;			/* it stands elsewhere than they do: a process of
 								 * its own */

@@ -168,7 +168,8 @@ static int64
 delete_surplus(SinkBatch *batch)
 {
 	const char *only = batch->rel->rd_rel->relkind == RELKIND_RELATION ? "ONLY " : "";
-	char	   *text = psprintf("DELETE FROM %s%s WHERE (SELECT count(*) > 1 FROM (SELECT FROM %s%s LIMIT 2) s)",
+	char	   *text = psprintf("DELETE FROM %s%s WHERE (SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 1"
+								" FROM (SELECT FROM %s%s LIMIT 2) s)",
 								only, batch->name, only, batch->name);
 	int			ret = SPI_execute(text, false, 0);
 

@@ -1,0 +1,249 @@
+# What is captured, shown and inherited: traps where the install script and the
+# workers look for names, views that hide columns from open_windows, streams that
+# change hands.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use StreamAgg::Test;
+use Test::More;
+
+my $broker = start_broker(events => 1, windows => 1);
+my $node = new_node('changing_hands', 'log_statement = none', 'stream_agg.max_attempts = 2');
+my $brokers = $broker->brokers;
+my $options = q{options => '{"fetch.wait.max.ms": 20}'};
+
+$node->safe_psql('postgres', q{
+	CREATE ROLE mallory LOGIN;
+	CREATE ROLE bob LOGIN;
+	CREATE ROLE carol LOGIN;
+	CREATE SCHEMA mallory AUTHORIZATION mallory;
+	GRANT USAGE ON SCHEMA mallory TO PUBLIC;
+	GRANT USAGE ON FOREIGN DATA WRAPPER stream_agg_kafka TO mallory});
+
+sub as
+{
+	my ($role, $sql, $name) = @_;
+	my ($status, $out, $err) = $node->psql('postgres', $sql, extra_params => [ '-U', $role ]);
+	is($status, 0, $name) or diag($err) if defined $name;
+	return ($out, $err, $status);
+}
+
+sub value
+{
+	return $node->safe_psql('postgres', shift);
+}
+
+sub produce
+{
+	return $broker->produce('events', map { sprintf('{"ts": "2026-01-01T00:00:00Z", "k": %d, "v": %d}', $_ % 2, $_) } 0 .. 3);
+}
+
+produce();
+as('mallory', "CREATE SEQUENCE mallory.ran; SELECT nextval('mallory.ran');
+	SELECT stream_agg.create_source('mallory.events', topic => 'events', brokers => '$brokers',
+	columns => 'ts timestamptz, k int, v int', $options)", 'a source of mallory\'s');
+
+# ---------------------------------------------------- traps for CREATE EXTENSION
+
+# In public anybody may create, and mallory has: for every function and operator
+# that the script names, ones of that name which fit better than the server's or as
+# well; relations and types of the server's names.
+$node->safe_psql('postgres', 'CREATE DATABASE traps');
+$node->safe_psql('traps', 'DROP EXTENSION IF EXISTS stream_agg; GRANT CREATE ON SCHEMA public TO PUBLIC; CREATE EXTENSION IF NOT EXISTS plpgsql');
+my $script = PostgreSQL::Test::Utils::slurp_file($node->config_data('--sharedir') . '/extension/stream_agg--1.0.sql');
+$script =~ s/^COMMENT ON .*?;$//msg;
+$script =~ s/--.*$//mg;
+my %names = map { lc $_ => 1 } $script =~ /(?:^|[^\w.])(?:pg_catalog\.)?([a-z_]\w*)\s*\(/gi;
+my $names = join ',', map { "'$_'" } sort keys %names, 'num_nulls';
+my $types = q{'text', 'int4', 'int8', 'oid', 'regclass', 'jsonb', 'bool', 'name', 'timestamptz', 'bytea', 'interval'};
+my $springs = q{LANGUAGE plpgsql AS $b$ DECLARE c text; BEGIN
+	PERFORM nextval('public.sprung'); GET DIAGNOSTICS c = PG_CONTEXT; RAISE LOG 'sprung: %', c; RETURN NULL; END $b$};
+my $traps = $node->safe_psql('traps', qq{
+	SET search_path = pg_catalog;
+	WITH types AS (SELECT oid, oid::regtype::text AS t, typname FROM pg_type WHERE typname IN ($types) AND typnamespace = 'pg_catalog'::regnamespace),
+	signatures AS (
+		SELECT p.proname, pg_get_function_identity_arguments(p.oid) AS args FROM pg_proc p
+		 WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname IN ($names) AND p.provariadic = 0
+		   AND p.prorettype <> 'internal'::regtype AND NOT 'internal'::regtype = ANY (p.proargtypes) AND NOT 'cstring'::regtype = ANY (p.proargtypes)
+		   AND pg_get_function_identity_arguments(p.oid) !~ '"any"|ORDER BY|internal|anycompatible|anyelement|anyarray|OUT|anynonarray|anyenum|anyrange|anymultirange'
+		UNION SELECT proname, t FROM pg_proc, types WHERE pronamespace = 'pg_catalog'::regnamespace AND proname IN ($names)
+		UNION SELECT proname, a.t || ', ' || b.t FROM pg_proc, types a, types b WHERE pronamespace = 'pg_catalog'::regnamespace AND proname IN ($names) AND provariadic <> 0)
+	SELECT format('CREATE FUNCTION public.%I(%s) RETURNS int %s;', proname, args, \$q\$$springs\$q\$) FROM signatures
+	UNION ALL
+	SELECT format('CREATE FUNCTION public.compare(%s, %s) RETURNS boolean %s;', a.t, b.t, \$q\$$springs\$q\$) FROM types a, types b
+	UNION ALL
+	SELECT format('CREATE OPERATOR public.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = public.compare);', o, a.t, b.t)
+	  FROM types a, types b, unnest(ARRAY['=', '<>', '<', '>', '<=', '>=', '+', '-', '||']) o});
+my ($status, undef, $trap_errors) = $node->psql('traps', "CREATE SEQUENCE public.sprung; GRANT ALL ON SEQUENCE public.sprung TO PUBLIC;\n$traps",
+	on_error_stop => 0, extra_params => [ '-U', 'mallory' ]);
+unlike($trap_errors, qr/ERROR/, 'H1: mallory sets traps') or diag(substr($trap_errors, 0, 500));
+$node->safe_psql('traps', q{
+	CREATE TABLE public.pg_class (oid oid, relowner oid); CREATE VIEW public.pg_database AS SELECT 1::oid AS oid, 'x'::name AS datname;
+	CREATE TABLE public.streams (stream text); CREATE TABLE public.commits (stream text)}, extra_params => [ '-U', 'mallory' ]);
+cmp_ok(scalar(() = $traps =~ /^CREATE/mg), '>', 500, 'H1: hundreds of them');
+$node->safe_psql('traps', q{CREATE DOMAIN public.jsonb AS int; CREATE DOMAIN public.regclass AS int; CREATE DOMAIN public.oid AS int;
+	CREATE DOMAIN public.bytea AS int; CREATE DOMAIN public.tstzrange AS int; CREATE DOMAIN public.text AS int}, extra_params => [ '-U', 'mallory' ]);
+$node->safe_psql('traps', 'CREATE EXTENSION stream_agg SCHEMA public');
+is($node->safe_psql('traps', q{
+	SET search_path = pg_catalog;
+	SELECT DISTINCT pg_describe_object(d.refclassid, d.refobjid, 0)
+	  FROM pg_depend d
+	 WHERE d.refobjid >= 16384
+	   AND (d.refclassid = 'pg_proc'::regclass AND (SELECT proowner FROM pg_proc WHERE oid = d.refobjid) = 'mallory'::regrole
+	    OR d.refclassid = 'pg_operator'::regclass AND (SELECT oprowner FROM pg_operator WHERE oid = d.refobjid) = 'mallory'::regrole
+	    OR d.refclassid = 'pg_type'::regclass AND (SELECT typowner FROM pg_type WHERE oid = d.refobjid) = 'mallory'::regrole
+	    OR d.refclassid = 'pg_class'::regclass AND (SELECT relowner FROM pg_class WHERE oid = d.refobjid) = 'mallory'::regrole)
+	   AND (d.classid, d.objid) IN (
+	       SELECT classid, objid FROM pg_depend WHERE deptype = 'e'
+	       UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint WHERE connamespace = 'stream_agg'::regnamespace
+	       UNION ALL SELECT 'pg_rewrite'::regclass, oid FROM pg_rewrite WHERE ev_class::regclass::text ~ 'pg_stat_stream_agg'
+	       UNION ALL SELECT 'pg_policy'::regclass, oid FROM pg_policy
+	       UNION ALL SELECT 'pg_attrdef'::regclass, a.oid FROM pg_attrdef a JOIN pg_class c ON c.oid = adrelid WHERE c.relnamespace = 'stream_agg'::regnamespace)}),
+	'', 'H1: CREATE EXTENSION has captured nothing of mallory\'s');
+$node->safe_psql('traps', qq{
+	SELECT stream_agg.create_source('alone', topic => 'events', brokers => '$brokers', columns => 'ts timestamptz, k int, v int', $options);
+	SELECT stream_agg.create_stream('counted', 'SELECT k, pg_catalog.count(*) AS n FROM alone GROUP BY k', output_mode => 'update', trigger => '20 days');
+	SELECT stream_agg.process_available('counted');
+	SELECT stream_agg.preview('counted'); SELECT stream_agg.explain_stream('counted');
+	SELECT * FROM pg_stat_stream_agg; SELECT * FROM pg_stat_stream_agg_partitions; SELECT * FROM stream_agg.commits; SELECT * FROM stream_agg.state;
+	SELECT stream_agg.alter_stream('counted', trigger => '10 days'); SELECT stream_agg.reset_stream('counted'); SELECT stream_agg.stop_stream('counted');
+	UPDATE stream_agg.sources SET topic = topic; UPDATE stream_agg.streams SET reader = reader; UPDATE stream_agg.commits SET reset = reset;
+	SELECT stream_agg.delete_dead_letters('counted'), stream_agg.delete_late_records('counted')});
+$node->safe_psql('traps', 'SELECT * FROM public.pg_stat_stream_agg; SELECT * FROM stream_agg.streams; SELECT * FROM stream_agg.commits',
+	extra_params => [ '-U', 'bob' ]);
+$node->safe_psql('traps', q{SELECT stream_agg.drop_stream('counted', drop_sink => true)});
+is($node->safe_psql('traps', 'SELECT is_called FROM public.sprung'), 'f', 'H1: and no trap has sprung, whoever used it')
+  or diag(grep { /sprung/ } split /^/m, PostgreSQL::Test::Utils::slurp_file($node->logfile));
+$node->safe_psql('traps', 'DROP EXTENSION stream_agg CASCADE');
+
+# the same where the worker looks for names: in a search_path with public first
+$node->safe_psql('postgres', 'CREATE ROLE alice LOGIN; CREATE SCHEMA alice AUTHORIZATION alice; GRANT CREATE ON SCHEMA public TO mallory;
+	GRANT USAGE ON FOREIGN DATA WRAPPER stream_agg_kafka TO alice');
+as('mallory', q{
+	CREATE FUNCTION public.stepped(bigint) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN
+		PERFORM nextval('mallory.ran'); RETURN $1 + 1; END $$;
+	CREATE AGGREGATE public.count(*) (SFUNC = public.stepped, STYPE = bigint, INITCOND = '0');
+	GRANT ALL ON SEQUENCE mallory.ran TO PUBLIC}, 'mallory has a count(*) of her own');
+my $ran = value('SELECT last_value FROM mallory.ran');
+as('alice', qq{SELECT stream_agg.create_source('alice.events', topic => 'events', brokers => '$brokers', columns => 'k int, v int', $options);
+	SET search_path = alice, public, pg_catalog;
+	SELECT stream_agg.create_stream('one', 'SELECT sum(v) AS v FROM events', output_mode => 'complete', trigger => '20 days')}, 'alice looks in public first');
+as('alice', q{SELECT stream_agg.process_available('alice.one')}, 'her stream runs');
+is(value('SELECT last_value FROM mallory.ran'), $ran, 'H1: and nothing of mallory\'s with it');
+
+# ------------------------------------------------------------- views that hide
+
+as('alice', qq{SET search_path = alice; GRANT USAGE ON SCHEMA alice TO carol;
+	SELECT stream_agg.create_source('windows', topic => 'windows', brokers => '$brokers', columns => 'ts timestamptz, email text', $options);
+	SELECT stream_agg.create_stream('m', \$\$SELECT stream_agg.tumble(ts, '1 minute') AS w, email, count(*) AS n FROM windows GROUP BY 1, 2\$\$,
+		watermark => '0 seconds', trigger => '20 days')}, 'alice counts mails');
+$broker->produce('windows', '{"ts": "2026-01-01T00:00:00Z", "email": "ceo@corp.example"}');
+as('alice', q{SELECT stream_agg.process_available('alice.m')}, 'a window is open');
+my $all = 'w, email, n';
+sub hides
+{
+	my ($name, $view, $more) = @_;
+	my $complete = $more;    # a live view indeed, which gets the columns of the query
+	as('alice', "SET search_path = alice; CREATE VIEW masked $view; GRANT SELECT ON masked TO carol; " . ($more // ''), "alice has a view $name");
+	my ($out, $err) = as('carol', 'SELECT * FROM stream_agg.open_windows(NULL::alice.m)');
+	is($out, '', "M6: open_windows does not show what is hidden by a view $name");
+	like($err, qr/permission denied for table m|would bypass row-level security/, 'M6: but is refused');
+	# nor does another query of the stream make it another view
+	my $shape = q{SELECT string_agg(attname, ', ' ORDER BY attnum), pg_get_viewdef('alice.masked'::regclass)
+		FROM pg_attribute WHERE attrelid = 'alice.masked'::regclass};
+	my ($before) = as('alice', $shape);
+	as('alice', q{SET search_path = alice; SELECT stream_agg.alter_stream('alice.m', query =>
+		$$SELECT stream_agg.tumble(ts, '1 minute') AS w, email, count(*) AS n, min(email) AS least FROM windows GROUP BY 1, 2$$)}, 'another query');
+	is((as('alice', $shape))[0], $before, "M6: a view $name stays as it is when the query gets a column") unless $complete;
+	as('alice', q{SET search_path = alice; DROP VIEW masked; SELECT stream_agg.alter_stream('alice.m', query =>
+		$$SELECT stream_agg.tumble(ts, '1 minute') AS w, email, count(*) AS n FROM windows GROUP BY 1, 2$$)}, 'and back');
+	return;
+}
+my $open = 'stream_agg.open_windows(NULL::m)';
+hides('with a mask', "AS SELECT w, '***'::text AS email, n FROM m UNION ALL SELECT w, '***'::text, n FROM $open");
+hides('with a mask on one side', "AS SELECT w, email, n FROM m UNION ALL SELECT w, '***'::text, n FROM $open");
+hides('with a mask on the other', "AS SELECT w, '***'::text AS email, n FROM m UNION ALL SELECT w, email, n FROM $open");
+hides('with an expression around', "AS SELECT w, lower(email) AS email, n FROM m UNION ALL SELECT w, lower(email), n FROM $open");
+hides('without a column', "AS SELECT w, n FROM m UNION ALL SELECT w, n FROM $open");
+hides('of rows as a whole', "AS SELECT md5(m::text) AS email, NULL::tstzrange AS w, 1 AS n FROM m UNION ALL SELECT md5(o::text), NULL, 1 FROM $open o");
+hides('with WHERE', "AS SELECT $all FROM m WHERE email <> 'ceo\@corp.example' UNION ALL SELECT $all FROM $open WHERE email <> 'ceo\@corp.example'");
+hides('with WHERE above', "AS SELECT * FROM (SELECT $all FROM m UNION ALL SELECT $all FROM $open) u WHERE n > 10");
+hides('with DISTINCT', "AS SELECT DISTINCT $all FROM m UNION ALL SELECT DISTINCT $all FROM $open");
+hides('with UNION', "AS SELECT $all FROM m UNION SELECT $all FROM $open");
+hides('with GROUP BY', "AS SELECT $all FROM m GROUP BY $all UNION ALL SELECT $all FROM $open GROUP BY $all");
+hides('with LIMIT', "AS SELECT $all FROM m UNION ALL (SELECT $all FROM $open LIMIT 0)");
+hides('with TABLESAMPLE', "AS SELECT $all FROM m TABLESAMPLE SYSTEM (0) UNION ALL SELECT $all FROM $open");
+hides('with columns changed about', "(w, email, n) AS SELECT w, n::text, n FROM m UNION ALL SELECT w, n::text, n FROM $open");
+hides('of other functions', "AS SELECT $all FROM m UNION ALL SELECT w, email, n FROM unnest((SELECT array_agg(o) FROM $open o)) x");
+hides('with the rights of its reader', "WITH (security_invoker) AS SELECT $all FROM m UNION ALL SELECT $all FROM $open");
+hides('whose column is not granted', "AS SELECT $all FROM m UNION ALL SELECT $all FROM $open",
+	'REVOKE SELECT ON masked FROM carol; GRANT SELECT (w, n) ON masked TO carol; GRANT SELECT (w, n) ON m TO carol');
+as('alice', q{SELECT stream_agg.create_live_view('alice.m'); GRANT SELECT ON alice.m_live TO carol;
+	ALTER VIEW alice.m_live RENAME TO live; ALTER VIEW alice.live RENAME COLUMN email TO mail}, 'a real live view, renamed');
+is((as('carol', 'SELECT email FROM stream_agg.open_windows(NULL::alice.m)'))[0], 'ceo@corp.example', 'M6: it gives open_windows to those who may read it');
+is((as('carol', 'SELECT mail FROM alice.live'))[0], 'ceo@corp.example', 'M6: as it does itself');
+as('alice', 'ALTER TABLE alice.m ENABLE ROW LEVEL SECURITY; ALTER TABLE alice.m FORCE ROW LEVEL SECURITY');
+is((as('carol', 'SELECT * FROM stream_agg.open_windows(NULL::alice.m)'))[0], '', 'M6: not where policies hide rows from its owner');
+as('alice', 'ALTER TABLE alice.m DISABLE ROW LEVEL SECURITY; ALTER TABLE alice.m NO FORCE ROW LEVEL SECURITY');
+as('alice', q{SET search_path = alice; SELECT stream_agg.alter_stream('alice.m', query =>
+	$$SELECT stream_agg.tumble(ts, '1 minute') AS w, email, count(*) AS n, max(email) AS greatest FROM windows GROUP BY 1, 2$$)}, 'another query');
+is((as('carol', 'SELECT mail, n FROM alice.live'))[0], 'ceo@corp.example|1', 'M6: a live view that shows all gets the column, its own names stay');
+is(value(q{SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'alice.live'::regclass}), 'w mail n greatest', 'M6: after the others');
+
+# --------------------------------------------------------- streams change hands
+
+as('mallory', q{SET search_path = mallory; CREATE TABLE handed (k int UNIQUE NULLS NOT DISTINCT, n bigint);
+	SELECT stream_agg.create_stream('passed', 'SELECT k, count(*) AS n FROM events GROUP BY k', output_mode => 'update', trigger => '20 days', sink => 'handed');
+	CREATE TABLE ran_as (who text);
+	GRANT INSERT ON ran_as TO PUBLIC;
+	CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO mallory.ran_as VALUES (current_user); RETURN NULL; END $$;
+	CREATE TRIGGER note AFTER INSERT OR UPDATE ON handed FOR EACH ROW EXECUTE FUNCTION note();
+	CREATE SERVER mine FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers 'localhost:1')}, 'mallory has a stream with a trigger');
+as('mallory', q{SELECT stream_agg.process_available('mallory.passed')}, 'it runs');
+is(value(q{SELECT DISTINCT who FROM mallory.ran_as}), 'mallory', 'as mallory');
+$node->safe_psql('postgres', q{CREATE ROLE dave LOGIN; GRANT alice, dave TO mallory; GRANT USAGE, CREATE ON SCHEMA mallory TO alice, dave;
+	GRANT ALL ON ALL TABLES IN SCHEMA mallory TO alice, dave, mallory});
+
+sub state_is
+{
+	my ($state, $name) = @_;
+	$node->poll_query_until('postgres', "SELECT state = '$state' FROM pg_stat_stream_agg WHERE stream = 'passed'")
+	  or diag(value(q{SELECT state, last_error FROM pg_stat_stream_agg WHERE stream = 'passed'}));
+	return is(value(q{SELECT state FROM pg_stat_stream_agg WHERE stream = 'passed'}), $state, $name);
+}
+
+# by whom, how; who owns the stream then, and who starts it
+for my $change (
+	[ 'postgres', 'REASSIGN OWNED BY mallory TO alice', 'alice', 'alice' ],
+	[ 'postgres', 'ALTER VIEW mallory.passed_query OWNER TO mallory', 'mallory', 'postgres' ],
+	[ 'mallory', 'ALTER TABLE mallory.passed_query OWNER TO alice', 'alice', 'alice' ],
+	[ 'postgres', 'ALTER TABLE mallory.handed OWNER TO dave', 'alice', 'alice' ],
+	[ 'postgres', 'ALTER FOREIGN TABLE mallory.events OWNER TO dave', 'alice', 'alice' ],
+	[ 'postgres', 'REASSIGN OWNED BY alice, dave TO postgres', 'postgres', 'postgres' ],
+	[ 'postgres', 'REASSIGN OWNED BY postgres TO mallory', 'mallory', 'mallory' ])
+{
+	my ($who, $command, $owner, $starter) = @$change;
+	$command = q{ALTER VIEW mallory.passed_query OWNER TO mallory; ALTER TABLE mallory.handed OWNER TO mallory;
+		ALTER FOREIGN TABLE mallory.events OWNER TO mallory; ALTER TABLE mallory.ran_as OWNER TO mallory} if $command =~ /BY postgres/;
+	$node->safe_psql('postgres', 'GRANT ALL ON ALL TABLES IN SCHEMA mallory TO alice, dave, mallory; DELETE FROM mallory.ran_as');
+	as($who, $command, "$who: $command") if $who ne 'postgres';
+	$node->safe_psql('postgres', $command) if $who eq 'postgres';
+	$node->safe_psql('postgres', 'GRANT ALL ON ALL TABLES IN SCHEMA mallory TO alice, dave, mallory');
+	produce();
+	my (undef, $err) = as('postgres', q{SELECT stream_agg.process_available('mallory.passed')});
+	like($err, qr/stream "passed" is stopped/, "L8: $command: the stream stops");
+	$node->restart if $command =~ /^REASSIGN/;
+	state_is('stopped', 'L8: and stays so');
+	is(value('SELECT count(*) FROM mallory.ran_as'), 0, 'L8: no code has run');
+	as($starter, q{SELECT stream_agg.start_stream('mallory.passed'); SELECT stream_agg.process_available('mallory.passed')}, "L8: until $starter starts it");
+	is(value('SELECT DISTINCT who FROM mallory.ran_as'), $owner, "L8: as $owner");
+}
+$node->safe_psql('postgres', 'ALTER ROLE mallory RENAME TO mallory2');
+produce();
+as('postgres', q{SELECT stream_agg.process_available('mallory.passed')}, 'L8: another name of the owner changes nothing');
+as('mallory2', 'DROP OWNED BY mallory2 CASCADE', 'L8: the owner drops all');
+is(value(q{SELECT count(*) FROM stream_agg.streams WHERE stream = 'mallory.passed'}), 0, 'L8: streams too');
+
+done_testing();
