@@ -8,10 +8,18 @@
 use strict;
 use warnings;
 
+use PostgreSQL::Test::Utils;
 use StreamAgg::HostileBroker;
 use StreamAgg::Test;
 use Test::More;
 use Time::HiRes qw(time usleep);
+
+# the rest of a subtest that dies is a failure, and the others go on
+sub checked
+{
+	my ($name, $code) = @_;
+	return subtest $name => sub { eval { $code->(); 1 } or fail("died: $@"); };
+}
 
 my $node = new_node('hostile', "stream_agg.kafka_timeout = '60s'", "stream_agg.max_attempts = 1", 'max_worker_processes = 16');
 my $MB = 1024 * 1024;
@@ -78,7 +86,7 @@ my $skipped = q{SELECT string_agg(format('%s:%s-%s', p, r->0, r->1), ' ' ORDER B
 	FROM stream_agg.commits, jsonb_each(skipped) AS s(p, rs), jsonb_array_elements(rs) AS r WHERE stream = '%s'};
 my @lost;
 
-subtest 'M1: records that cannot be unpacked are left out as on_error says, and no others' => sub {
+checked 'M1: records that cannot be unpacked are left out as on_error says, and no others' => sub {
 	for my $policy (qw(skip dead_letter))
 	{
 		create_stream("mixed_$policy", 'SELECT part, pos FROM mixed', "{\"on_error\": \"$policy\"}");
@@ -102,7 +110,7 @@ subtest 'M1: records that cannot be unpacked are left out as on_error says, and 
 	is(what_is_in('mixed_skip'), "$left,8,9", 'the stream goes on behind them');
 };
 
-subtest 'M1: the search for the end of such records is short' => sub {
+checked 'M1: the search for the end of such records is short' => sub {
 	$poison->add_topic('long', [ too_large(0, 1_000_000), good(1_000_000, 1), too_large(1_000_001, 3) ]);
 	source('poison', 'long');
 	my (undef, $before) = $poison->counts;
@@ -113,7 +121,7 @@ subtest 'M1: the search for the end of such records is short' => sub {
 	cmp_ok($after - $before, '<', 500, 'a million offsets take few fetches: ' . ($after - $before));
 };
 
-subtest 'M1: micro-batches that end within such records' => sub {
+checked 'M1: micro-batches that end within such records' => sub {
 	$poison->add_topic('cut', [ good(0, 2), no_gzip(2, 30), good(32, 3) ]);
 	source('poison', 'cut');
 	sql(q{SELECT stream_agg.create_stream('cut', 'SELECT pos FROM cut', max_offsets_per_trigger => 7, options => '{"on_error": "skip"}')});
@@ -122,7 +130,7 @@ subtest 'M1: micro-batches that end within such records' => sub {
 	is(sql("SELECT offsets_skipped FROM pg_stat_stream_agg WHERE stream = 'cut'"), 30, 'each lost offset is counted once');
 };
 
-subtest 'M1: with on_error = fail the stream fails, and says where and what to do' => sub {
+checked 'M1: with on_error = fail the stream fails, and says where and what to do' => sub {
 	create_stream('mixed_fail', 'SELECT pos FROM mixed WHERE part = 0', '{}');
 	wait_state($node, 'mixed_fail', 'failed', 'could not read partition [01] of topic "mixed" from offset [03]');
 	like(sql("SELECT last_error FROM pg_stat_stream_agg WHERE stream = 'mixed_fail'"), qr/HINT: .*on_error/, 'the option that helps is named');
@@ -132,18 +140,17 @@ subtest 'M1: with on_error = fail the stream fails, and says where and what to d
 	is(sql('SELECT count(*) FROM mixed_fail'), 9, 'with the option it goes on');
 };
 
-subtest 'M1: a query and a preview' => sub {
+checked 'M1: a query and a preview' => sub {
 	like(error_of('SELECT * FROM mixed'), qr/could not read partition [01] of topic "mixed" from offset [03].*HINT: .*offset/s, 'a query raises the error, with the way around');
 	is(sql('SELECT string_agg(pos::text, $$,$$) FROM mixed WHERE part = 0 AND pos BETWEEN 1003 AND 1004'), '1003,1004', 'and reads around by its conditions');
 	create_stream('mixed_preview', 'SELECT part, pos FROM mixed', '{"on_error": "skip"}');
 	is(sql(q{SELECT count(*) FROM stream_agg.preview('mixed_preview', 5000)}) >= 0 ? 'done' : '', 'done', 'a preview of a stream that skips does not fail');
 };
 
-subtest 'M5: names from brokers that are no names' => sub {
+checked 'M5: names from brokers that are no names' => sub {
 	my %ids = (
 		'no text' => { hex => '636c75fffe807374' },
 		'32,000 bytes' => 'x' x 32000,
-		'empty' => '',
 		'line break' => "a\nb",
 		'NUL' => { hex => '610062' },
 		'blanks' => 'a b');
@@ -189,7 +196,7 @@ subtest 'M5: names from brokers that are no names' => sub {
 	is($node->safe_psql('restored', 'SELECT count(*) FROM stream_agg.sources'), sql('SELECT count(*) FROM stream_agg.sources'), 'with all sources');
 };
 
-subtest 'M5: texts of brokers and of records in messages and columns' => sub {
+checked 'M5: texts of brokers and of records in messages and columns' => sub {
 	my $broker = hostile('texts', error => { hex => 'fffe0a0d22' . '41' x 5000 });
 	$broker->add_topic('headers', [ { base => 0, values => ['{"k":"1"}'], headers => [ [ 'ff01', '00ff' ] ] }, good(1, 2) ]);
 	source('texts', 'headers', columns => 'k text, h jsonb OPTIONS (metadata $$headers$$)');
@@ -201,7 +208,7 @@ subtest 'M5: texts of brokers and of records in messages and columns' => sub {
 	unlike($log, qr/[^\x00-\x7f]/, 'nothing in the server log is anything but ASCII');
 };
 
-subtest 'H3, L9: records that unpack to hundreds of megabytes' => sub {
+checked 'H3, L9: records that unpack to hundreds of megabytes' => sub {
 	my $broker = hostile('bombs');
 	$broker->add_topic('bombs', [ (map { { base => $_, codec => 1, bytes => 100 * $MB } } 0 .. 7), good(8, 2) ]);
 	source('bombs', 'bombs');
@@ -234,7 +241,7 @@ subtest 'H3, L9: records that unpack to hundreds of megabytes' => sub {
 
 # The rest: answers damaged at random.  No crash, and afterwards all is as it would
 # have been.
-subtest 'damaged answers' => sub {
+checked 'damaged answers' => sub {
 	my $wanted = $ENV{FUZZ_BROKER} // 300;
 	my $broker = hostile('fuzz');
 	my $random = seeded_random();
