@@ -620,7 +620,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_late IS 'records for all o
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_filtered IS 'records that WHERE or a join removed';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_dead_lettered IS 'records that could not be processed and were put aside or skipped';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_null_time IS 'records without an event time';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.offsets_skipped IS 'offsets that Kafka did not have and on_data_loss let the stream go on without';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.offsets_skipped IS 'offsets that Kafka did not have, or whose records could not be unpacked, and that on_data_loss or on_error let the stream go on without';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.late_windows IS 'how often a record was too late for a window; with hop() it can be for some of its windows only';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has none';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_rows IS 'groups in the state store';

@@ -11,7 +11,8 @@ read again whenever it changes:
         {"end": 5,                        instead of the offset behind the last batch
          "batches": [BATCH...]}]}],
      "error": "text",                     of FindCoordinator's answer
-     "fuzz": {"seed": 1, "share": 10}}    one answer in "share" is damaged
+     "fuzz": {"seed": 1, "share": 10}}    one answer in "share" is damaged: records,
+                                          offsets, names, errors, numbers of partitions
 
 A BATCH is {"base": first offset, "values": ["{...}"], "times": offsets it has if
 more than values, "codec": 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd,
@@ -19,6 +20,9 @@ more than values, "codec": 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd,
 "garbage": "hex" in place of its records.  "crc": false gives it a wrong one,
 "magic" another number, "key_bytes" and "header_bytes": N move the bytes of the
 value there; "headers": [["name in hex", "value in hex"]].
+
+The form of answers is always right: librdkafka 2.0.2 does not survive it when it
+reads one whose lengths are wrong, and that is not what is to be tested.
 
 READY_FILE.count has how many requests were answered, how many of them were
 fetches, and how many answers were damaged.
@@ -144,20 +148,43 @@ def offsets_of(batch):
     return batch.get("times", len(batch.get("values", [1])))
 
 
-def make_batch(batch):
-    key = json.dumps(batch, sort_keys=True)
+def damaged_batch(batch, rng):
+    """The batch with something in it that is not so: values, offsets, codec, bytes of
+    what is compressed."""
+    batch = dict(batch)
+    kind = rng.randrange(6)
+    if kind == 0:
+        batch["base"] = rng.choice((batch["base"] + rng.randrange(-20, 20), -1, 1 << 62, (1 << 63) - 1, -(1 << 63)))
+    elif kind == 1:
+        batch["times"] = rng.choice((0, 1, 2, 1000, 0x7FFFFFFF, -5))
+    elif kind == 2:
+        batch["codec"], batch["garbage"] = rng.randrange(1, 8), bytes(rng.randrange(256) for _ in range(rng.randrange(200))).hex()
+    elif kind == 3 and batch.get("codec"):
+        batch["garbage"] = damage(make_records(batch), rng).hex()
+    elif kind == 4:
+        batch["stamp"] = rng.choice((-1, 0, 1 << 62, -(1 << 63), (1 << 63) - 1))
+    else:
+        batch["values"] = [{"hex": damage(text(v), rng).hex()} for v in batch["values"]]
+        batch["headers"] = [[bytes(rng.randrange(1, 256) for _ in range(rng.randrange(20))).hex(), "ff00"]]
+    return make_batch(batch, False)
+
+
+def make_batch(batch, keep=True):
+    key = json.dumps(batch, sort_keys=True) if keep else None
     if key in records_made:
         return records_made[key]
     records = make_records(batch)
     n = offsets_of(batch)
-    tail = struct.pack(">hiqqqhii", batch.get("codec", 0), n - 1, 1700000000000, 1700000000000, -1, -1, -1,
+    tail = struct.pack(">hiqqqhii", batch.get("codec", 0), n - 1, batch.get("stamp", 1700000000000), batch.get("stamp", 1700000000000), -1, -1, -1,
                        len(batch.get("values", [1]))) + records
     crc = crc32c(tail) if len(tail) < 1 << 16 else 0
     if batch.get("crc", True) is False:
         crc ^= 1
     body = struct.pack(">ibI", 0, batch.get("magic", 2), crc) + tail
-    records_made[key] = struct.pack(">qi", batch["base"], len(body)) + body
-    return records_made[key]
+    made = struct.pack(">qi", batch["base"], len(body)) + body
+    if keep:
+        records_made[key] = made
+    return made
 
 
 def current_script():
@@ -236,10 +263,13 @@ def each_partition(request, form, answer):
     return struct.pack(">i", topics) + out
 
 
-def list_offsets(request):
+def list_offsets(request, rng):
     request.take("i")
 
     def answer(partition, stamp):
+        if rng:
+            return struct.pack(">hqq", rng.choice((0, 0, 0, 0, 1, 3, 5, 6, 29)), rng.choice((-1, 0, 1 << 62)), rng.choice(
+                (-3, -2, -1, 0, 1, rng.randrange(1000), 1 << 32, (1 << 63) - 1, -(1 << 63))))
         if partition is None:
             return struct.pack(">hqq", 3, -1, -1)
         if stamp == EARLIEST:
@@ -250,7 +280,7 @@ def list_offsets(request):
     return each_partition(request, "q", answer)
 
 
-def fetch(request):
+def fetch(request, rng):
     _, wait, _, most, _ = request.take("iiiib")
     left = [most]
     found = [False]
@@ -266,14 +296,17 @@ def fetch(request):
         for batch in partition["batches"]:
             if batch["base"] + offsets_of(batch) <= offset:
                 continue
-            made = make_batch(batch)
+            made = damaged_batch(batch, rng) if rng and rng.randrange(3) == 0 else make_batch(batch)
             # the first batch of all comes whole, whatever its size, as from Kafka
             if (found[0] or data) and len(data) + len(made) > min(part_most, left[0]):
                 break
             data += made
             found[0] = True
         left[0] -= len(data)
-        return struct.pack(">hqqii", 0, end, end, -1, len(data)) + data
+        error = 0
+        if rng:
+            error, end = rng.choice(((0, end), (0, end), (0, end), (0, -5), (0, 1 << 62), (1, end), (3, end), (6, end), (29, end), (2, end)))
+        return struct.pack(">hqqii", error, end, end, -1, len(data)) + data
     body = each_partition(request, "qi", answer)
     if not found[0]:
         time.sleep(min(wait, 20) / 1000)
@@ -286,11 +319,31 @@ def find_coordinator():
     return struct.pack(">hi", 0, 1) + string(b"127.0.0.1") + struct.pack(">i", port)
 
 
+def other_metadata(rng):
+    """A well-formed answer that says what is not so."""
+    def number(usual):
+        return rng.choice((usual, usual, usual, -1, 0, 1, 2, 3, 5, 6, 9, 29, 87, 0x7FFFFFFF))
+
+    def name(usual):
+        return rng.choice((usual, usual, b"fuzz_2", b"fuzz_1", b"", b"fuzz\xff", b"fuzz\0", b"fuzz' \n", bytes(
+            rng.randrange(256) for _ in range(rng.randrange(1, 300)))))
+    topics = b""
+    n = 0
+    for topic in script["topics"]:
+        for _ in range(rng.choice((0, 1, 1, 1, 2))):
+            n += 1
+            count = rng.choice((len(topic["partitions"]), len(topic["partitions"]), 0, 1, 3, 40, 300))
+            parts = b"".join(struct.pack(">hiiiiii", number(0) & 0x7F, i, number(1) & 0x7F, 1, 1, 1, 1) for i in range(count))
+            topics += struct.pack(">h", number(0) & 0x7F) + string(name(text(topic["name"]))) + b"\0" + struct.pack(">i", count) + parts
+    return (struct.pack(">ii", 1, 1) + string(b"127.0.0.1") + struct.pack(">i", port) + struct.pack(">h", -1) +
+            string(name(text(script["cluster"]))) + struct.pack(">ii", number(1), n) + topics)
+
+
 def damage(data, rng):
-    """Something else than a valid answer, as it is after its length."""
+    """Other bytes."""
     data = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 8))):
-        at = rng.randrange(4, len(data)) if len(data) > 4 else 0
+        at = rng.randrange(len(data))
         kind = rng.randrange(6)
         if kind == 0:
             data[at] ^= 1 << rng.randrange(8)
@@ -304,7 +357,7 @@ def damage(data, rng):
             data[at:at] = bytes(rng.randrange(256) for _ in range(rng.randrange(1, 16)))
         else:
             data[at:at + 8] = struct.pack(">q", rng.choice((-1, 1 << 62, (1 << 63) - 1, -(1 << 63), 1 << 32)))
-        if len(data) < 5:
+        if not data:
             break
     return bytes(data)
 
@@ -314,30 +367,29 @@ def answer(data):
     request = Request(data)
     key, version, correlation = request.take("hhi")
     request.string()
+    rng = None
     with lock:
-        current_script()
+        fuzz = current_script().get("fuzz")
         counts["answers"] += 1
         counts["fetches"] += key == FETCH
+        if fuzz and key in (METADATA, LIST_OFFSETS, FETCH):
+            rng = randoms.setdefault(fuzz["seed"], random.Random(fuzz["seed"]))
+            rng = random.Random(rng.randrange(1 << 32)) if rng.randrange(fuzz["share"]) == 0 else None
+            counts["damaged"] += rng is not None
     if key == API_VERSIONS:
         body = api_versions(version)
     elif key == METADATA:
-        body = metadata(request)
+        body = other_metadata(rng) if rng else metadata(request)
     elif key == LIST_OFFSETS:
-        body = list_offsets(request)
+        body = list_offsets(request, rng)
     elif key == FETCH:
-        body = fetch(request)
+        body = fetch(request, rng)
     elif key == FIND_COORDINATOR:
         body = find_coordinator()
     else:
         return None
     result = struct.pack(">i", correlation) + body
-    fuzz = script.get("fuzz")
     with lock:
-        if fuzz:
-            rng = randoms.setdefault(fuzz["seed"], random.Random(fuzz["seed"]))
-            if rng.randrange(fuzz["share"]) == 0:
-                result = damage(result, rng)
-                counts["damaged"] += 1
         with open(READY + ".count.new", "w") as f:
             f.write("%(answers)d %(fetches)d %(damaged)d" % counts)
         os.rename(READY + ".count.new", READY + ".count")
