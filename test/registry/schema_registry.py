@@ -14,7 +14,8 @@ Writes its port to READY_FILE and ends with its parent.
                                    null none; answers how many it has damaged
 
 Ids from 9000 on are for what a registry may do wrong, see FAULTS; 9012 is never
-answered.  A file
+answered.  Those from 20000 on are records with a long k and an enum of 20,000
+symbols of 60 bytes, 30000 is one of 20,000 named types.  A file
 READY_FILE.down makes it answer everything with 503.
 """
 import base64
@@ -49,6 +50,16 @@ FAULTS = {
     9010: (200, b'{"schema": "\\"long\\"", "references": [{"name": "x", "subject": "y", "version": 1}]}'),
     9011: (200, b'{"schema": "' + b"[" * 5000 + b'"}'),
 }
+
+
+def large(number):
+    """The schema of a record with much beside k; the first branch is null."""
+    if number == 30000:
+        more = [{"name": "f%d" % i, "type": ["null", {"type": "record", "name": "t%d" % i, "fields": [
+            {"name": "x", "type": "t%d" % (i * 7919 % i) if i else "long"}]}]} for i in range(20000)]
+    else:
+        more = [{"name": "e", "type": ["null", {"type": "enum", "name": "e", "symbols": ["%060d" % i for i in range(20000)]}]}]
+    return json.dumps({"type": "record", "name": "large", "fields": [{"name": "k", "type": "long"}] + more})
 
 
 def damage(schema):
@@ -140,6 +151,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(6000)
         elif number in FAULTS:
             self.answer(*FAULTS[number])
+        elif 20000 <= number <= 30000:
+            self.answer(200, {"schema": large(number)})
         elif 1 <= number <= len(schemas) and rng:
             self.wfile.write(damage(schemas[number - 1]))
             self.close_connection = True

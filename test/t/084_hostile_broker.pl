@@ -3,8 +3,8 @@
 # gets into a table, records that cannot be read are left out as on_error says, and
 # no more than these.
 #
-# FUZZ_BROKER=n: so many damaged answers, instead of 300.  ONLY=text: the subtests whose
-# names have it.
+# FUZZ_BROKER=n: so many damaged answers, instead of 300; FUZZ_SECONDS=n: for so long.
+# ONLY=text: the subtests whose names have it.
 
 use strict;
 use warnings;
@@ -259,14 +259,15 @@ checked 'damaged answers' => sub {
 	sql(q{ALTER SYSTEM SET stream_agg.kafka_timeout = '2s'; ALTER SYSTEM SET stream_agg.max_retry_delay = '100ms'; SELECT pg_reload_conf()});
 	my $start = time;
 	my $round = 0;
-	while (($broker->counts)[2] < $wanted)
+	my $more = sub { $ENV{FUZZ_SECONDS} ? time - $start < $ENV{FUZZ_SECONDS} : ($broker->counts)[2] < $wanted };
+	while ($more->())
 	{
 		my $stream = 'fuzz_' . $round++;
 		my $policy = (qw(fail skip dead_letter))[ $random->(3) ];
 		$broker->say(fuzz => { seed => seed() * 1000 + $round, share => 1 + $random->(6) });
 		create_stream($stream, 'SELECT part, pos, k, h FROM fuzz', "{\"on_error\": \"$policy\", \"on_data_loss\": \"earliest\"}");
 		my $until = time + 3;
-		while (time < $until && ($broker->counts)[2] < $wanted)
+		while (time < $until && $more->())
 		{
 			$node->psql('postgres', $_, timeout => 60) for 'SET statement_timeout = 1000; SELECT count(h) FROM fuzz',
 			  "SELECT stream_agg.start_stream('$stream')", "SET statement_timeout = 1000; SELECT count(*) FROM stream_agg.preview('$stream')";
