@@ -96,6 +96,7 @@ typedef struct SaggPartition
 	bool		lost;			/* Kafka does not have the position; nothing
 								 * more comes until it is assigned anew */
 	bool		unreadable;		/* nor here, where records cannot be unpacked */
+	int64		readable_at;	/* where they could, nevertheless; -1 = nowhere */
 	int64		last_offset;	/* of the last record handed over, -1 = none */
 	int64		last_timestamp; /* its timestamp, milliseconds; -1 = none */
 	dlist_head	portions;		/* see portions.c */

@@ -241,6 +241,23 @@ first_readable(Search *search)
 }
 
 /*
+ * A search has found nothing wrong at the position of a partition.  That may be so
+ * once, for the error may be of what was fetched from elsewhere; twice would be
+ * without end.
+ */
+static void
+note_readable(SaggPartition *part)
+{
+	if (part->readable_at == part->position)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("could not read partition %d of topic \"%s\" from offset " INT64_FORMAT,
+						part->partition, part->topic_name, part->position),
+				 errdetail("Records there cannot be unpacked at one time, and can at another.")));
+	part->readable_at = part->position;
+}
+
+/*
  * Leave out what cannot be read at the position of a partition.
  */
 static void
@@ -264,7 +281,9 @@ skip_unreadable(SaggReader *reader, SaggPartition *part)
 			sagg_client_close(search->client);
 	}
 	PG_END_TRY();
-	if (next > position)
+	if (next == position)
+		note_readable(part);
+	else
 	{
 		ereport(WARNING,
 				(errcode(ERRCODE_DATA_CORRUPTED),
