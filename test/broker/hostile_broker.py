@@ -134,8 +134,10 @@ def make_records(batch):
     if "garbage" in batch:
         return bytes.fromhex(batch["garbage"])
     if "bytes" in batch:
-        before, n, behind = frame_of_large(batch)
-        return {1: gzip_large, 4: zstd_large}[codec](before, n, behind)
+        key = (codec, frame_of_large(batch))
+        if key not in records_made:
+            records_made[key] = {1: gzip_large, 4: zstd_large}[codec](*key[1])
+        return records_made[key]
     headers = [(bytes.fromhex(n), bytes.fromhex(v)) for n, v in batch.get("headers", [])]
     data = b"".join(record(i, text(v), headers) for i, v in enumerate(batch["values"]))
     if codec == 1:
