@@ -134,6 +134,7 @@ sagg_trial_read(SaggInspection *inspection, int64 limit)
 	trial->callback.arg = trial;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &trial->callback);
 	trial->reader = sagg_reader_open(trial->sources, false);
+	sagg_reader_skips_unreadable(trial->reader, inspection->stream->options.on_error != SAGG_FAIL);
 	plan->ranges = ranges_to_read(inspection, trial->reader, &n);
 	trial->npartitions = n;
 	trial->partitions = palloc(sizeof(SaggRange) * Max(n, 1));

@@ -221,6 +221,15 @@ reserve(SaggBatch *batch, Size size)
 	return result;
 }
 
+static void
+drop_scratch(SaggBatch *batch)
+{
+	if (batch->scratch)
+		pfree(batch->scratch);
+	batch->scratch = NULL;
+	batch->scratch_size = 0;
+}
+
 static SaggSpill *
 create_file(SaggBatch *batch)
 {
@@ -232,22 +241,20 @@ create_file(SaggBatch *batch)
 }
 
 /*
- * Room for a record that goes to the file.
+ * Room for a record that goes to the file, whatever its size.
  */
 static char *
 reserve_scratch(SaggBatch *batch, Size size)
 {
-	MemoryContext old;
-
 	if (batch->file == NULL)
 		batch->file = create_file(batch);
-	old = MemoryContextSwitchTo(batch->memory);
-	if (batch->scratch.data == NULL)
-		initStringInfo(&batch->scratch);
-	resetStringInfo(&batch->scratch);
-	enlargeStringInfo(&batch->scratch, size);
-	MemoryContextSwitchTo(old);
-	return batch->scratch.data;
+	if (batch->scratch_size < size)
+	{
+		drop_scratch(batch);
+		batch->scratch = MemoryContextAllocHuge(batch->memory, size);
+		batch->scratch_size = size;
+	}
+	return batch->scratch;
 }
 
 static bool
@@ -288,6 +295,8 @@ sagg_batch_add(SaggBatch *batch, int32 topic, rd_kafka_message_t *message)
 		sagg_record_copy(scratch, message, &stored, headers);
 		sagg_spill_write(batch->file, scratch, size);
 		record.place = sagg_spill_size(batch->file) - size;
+		if (batch->scratch_size > SAGG_CHUNK_SIZE)
+			drop_scratch(batch);
 	}
 	record.end = record.place + size;
 	add_stretch(batch, &record);

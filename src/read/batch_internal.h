@@ -57,7 +57,8 @@ struct SaggBatch
 	SaggChunk  *filling;		/* for the next record, or NULL */
 	Size		bytes;			/* of the records in chunks */
 	rd_kafka_message_t *adding; /* being copied */
-	StringInfoData scratch;		/* a record on its way to the file */
+	char	   *scratch;		/* a record on its way to the file */
+	Size		scratch_size;
 	SaggSpill  *file;			/* NULL = none */
 	int64		nstretches;
 	int64		max_stretches;

@@ -23,6 +23,17 @@
 /* bytes of a response besides its records, at most */
 #define RESPONSE_OVERHEAD		(1024 * 1024)
 
+/*
+ * librdkafka unpacks all of an answer at once, with no bound of its own for gzip
+ * and lz4, which make a thousand bytes of one at most; what people send has a
+ * tenth of that.  An answer is so small a part of the memory for fetching that it
+ * fits into it at half of the worst.  Kafka's answer is larger only if the first
+ * batch of records is.
+ */
+#define UNPACKED				512
+#define SMALLEST_ANSWER			(64 * 1024)
+#define MOST_OF_PARTITION		(1024 * 1024)
+
 /* a partition's queue is never smaller */
 #define SMALLEST_QUEUE_KB		256
 
@@ -117,7 +128,7 @@ sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 	int64		memory = (int64) sagg_fetch_memory_kb * 1024;
 	int64		queue_kb = Max(sagg_fetch_memory_kb / Max(npartitions, 1),
 							   SMALLEST_QUEUE_KB);
-	int64		fetch_bytes;
+	int64		fetch_bytes = Max(Min(memory / UNPACKED, 50 * 1024 * 1024), SMALLEST_ANSWER);
 	char		value[32];
 
 	/* assigning needs a group, though nobody ever joins it */
@@ -127,12 +138,14 @@ sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 	set_default(conf, defaults, "queued.max.messages.kbytes", queue_kb);
 	set_default(conf, defaults, "queued.min.messages",
 				Max(queue_kb * 1024 / SMALLEST_RECORD, 1000));
-	fetch_bytes = Max(Min(memory / 2, 50 * 1024 * 1024), 1024 * 1024);
-	if (get_property(conf, "message.max.bytes", value, sizeof(value)))
-		fetch_bytes = Max(fetch_bytes, strtol(value, NULL, 10));
+
+	/* of what is produced; an answer may be smaller */
+	sagg_conf_set(conf, "message.max.bytes", "1000");
 	set_default(conf, defaults, "fetch.max.bytes", fetch_bytes);
+	set_default(conf, defaults, "fetch.message.max.bytes", Min(fetch_bytes, MOST_OF_PARTITION));
+	get_property(conf, "fetch.max.bytes", value, sizeof(value));
 	set_default(conf, defaults, "receive.message.max.bytes",
-				Max(100000000, fetch_bytes + RESPONSE_OVERHEAD));
+				Max(100000000, strtol(value, NULL, 10) + RESPONSE_OVERHEAD));
 	set_default(conf, defaults, "fetch.wait.max.ms", fetch_wait(conf));
 	if (rd_kafka_version() >= 0x02020000)
 		set_default(conf, defaults, "fetch.queue.backoff.ms", 10);

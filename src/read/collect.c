@@ -8,7 +8,7 @@
  * Kafka says that the partition ends there or later.  Gaps in between mean
  * nothing: compaction and transactions leave them.
  *
- * No function of this file waits for Kafka.
+ * No function of this file waits for Kafka, unless records have to be skipped.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,7 +54,7 @@ sagg_reader_has_records(SaggReader *reader)
 	{
 		if (sagg_portions_first(reader->partitions[i]) >= 0 ||
 			sagg_partition_peek(reader, reader->partitions[i]) != NULL ||
-			reader->partitions[i]->lost)
+			reader->partitions[i]->lost || reader->partitions[i]->unreadable)
 			found = true;
 	}
 	return found;
@@ -168,15 +168,15 @@ all_complete(const SaggReader *reader)
  * Collect what has arrived.  Returns true when all ranges of the batch are
  * complete.  Otherwise call it again when the descriptor is readable, and
  * once a second at least.  Raises ERRCODE_SAGG_OFFSETS_GONE when records of
- * the ranges are not in Kafka any more; a reader that skips these waits for
- * Kafka to tell where to go on.
+ * the ranges are not in Kafka any more, or data_corrupted when they cannot be read;
+ * a reader that skips these waits for Kafka to tell where to go on.
  */
 bool
 sagg_reader_collect(SaggReader *reader)
 {
 	bool		complete = true;
 	bool		was_full = false;
-	bool		lost = false;
+	bool		stuck = false;
 
 	if (reader->nranges == 0)
 		return true;
@@ -191,14 +191,16 @@ sagg_reader_collect(SaggReader *reader)
 			continue;
 		if (collect_partition(reader, part))
 			was_full = true;
-		if (part->lost)
-			lost = true;
+		if (part->lost || part->unreadable)
+			stuck = true;
 		if (!part->complete)
 			complete = false;
 	}
-	if (lost)
+	if (stuck)
 	{
+		sagg_reader_skip_unreadable(reader);
 		sagg_reader_skip_lost(reader);
+		sagg_reader_assign_all(reader);
 		return all_complete(reader);
 	}
 	if (was_full)

@@ -185,6 +185,7 @@ add_partition(SaggReader *reader, const SaggRange *key)
 	part->range_end = -1;
 	part->position = -1;
 	part->last_offset = -1;
+	part->readable_at = -1;
 	dlist_init(&part->portions);
 	sagg_partition_attach(reader, part);
 	if (reader->npartitions == 0)

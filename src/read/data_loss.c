@@ -46,8 +46,11 @@ sagg_reader_forget_losses(SaggReader *reader)
 	reader->nlosses = 0;
 }
 
-static void
-add_loss(SaggReader *reader, const SaggPartition *part, int64 start, int64 end)
+/*
+ * The batch lacks the offsets from "start" up to, not including, "end".
+ */
+void
+sagg_reader_add_loss(SaggReader *reader, const SaggPartition *part, int64 start, int64 end)
 {
 	SaggRange  *loss;
 
@@ -80,21 +83,35 @@ skip_lost(SaggReader *reader, SaggPartition *part, const SaggRange *bounds)
 						   bounds->start, bounds->end)));
 	if (part->position < bounds->start)
 		next = Min(next, bounds->start);
-	add_loss(reader, part, part->position, next);
+	sagg_reader_add_loss(reader, part, part->position, next);
 	part->position = next;
 	part->complete = part->position >= part->range_end;
 }
 
+static bool
+any_lost(const SaggReader *reader)
+{
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		if (reader->partitions[i]->lost)
+			return true;
+	}
+	return false;
+}
+
 /*
- * Skip what the lost partitions of the batch lack, and have them fetched from
- * there on.  Waits for Kafka.
+ * Skip what the lost partitions of the batch lack; all partitions are to be
+ * assigned anew then.  Waits for Kafka.
  */
 void
 sagg_reader_skip_lost(SaggReader *reader)
 {
 	int			nbounds;
-	SaggRange  *bounds = sagg_reader_bounds(reader, &nbounds);
+	SaggRange  *bounds;
 
+	if (!any_lost(reader))
+		return;
+	bounds = sagg_reader_bounds(reader, &nbounds);
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		SaggPartition *part = reader->partitions[i];
@@ -112,5 +129,4 @@ sagg_reader_skip_lost(SaggReader *reader)
 		skip_lost(reader, part, bound);
 	}
 	pfree(bounds);
-	sagg_reader_assign_all(reader);
 }

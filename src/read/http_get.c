@@ -29,7 +29,7 @@
 #include "utils/timestamp.h"
 
 #include "http_get.h"
-#include "stream_agg.h"
+#include "read_internal.h"
 
 /* libcurl wants to be called this often, in case that no socket tells it */
 #define SLICE_MS		50
@@ -195,6 +195,7 @@ outcome(Transfer *transfer)
 		return NULL;
 	if (message->data.result == CURLE_WRITE_ERROR)
 		return "the answer is too large";
+	sagg_foreign_text_clean(transfer->error);
 	return transfer->error[0] ? transfer->error : curl_easy_strerror(message->data.result);
 }
 

@@ -206,11 +206,7 @@ sagg_client_note_trouble(SaggClient *client, const char *text)
 	len = strlen(client->trouble);
 	while (len > 0 && strchr(". \r\n", client->trouble[len - 1]) != NULL)
 		client->trouble[--len] = '\0';
-	for (char *p = client->trouble; *p; p++)
-	{
-		if (iscntrl((unsigned char) *p) || IS_HIGHBIT_SET(*p))
-			*p = ' ';
-	}
+	sagg_foreign_text_clean(client->trouble);
 }
 
 /*
@@ -264,7 +260,7 @@ sagg_client_note_event(SaggClient *client, rd_kafka_event_t *event)
 		case RD_KAFKA_EVENT_LOG:
 			if (rd_kafka_event_log(event, &facility, &text, &level) == 0 &&
 				message_level_is_interesting(DEBUG1))
-				elog(DEBUG1, "librdkafka: %s: %s", facility, text);
+				elog(DEBUG1, "librdkafka: %s: %s", facility, sagg_foreign_text(text));
 
 			/*
 			 * Errors of a partition whose topic is gone get no further than

@@ -49,6 +49,7 @@ sagg_partition_restart(SaggReader *reader, SaggPartition *part, int64 position)
 	part->position = position;
 	part->eof = -1;
 	part->lost = false;
+	part->unreadable = false;
 }
 
 /*
@@ -101,6 +102,18 @@ raise_offsets_gone(SaggReader *reader, SaggPartition *part, int64 offset)
 					 "With the option on_data_loss set to earliest a stream goes on without these records.")));
 }
 
+static void
+raise_unreadable(const SaggPartition *part, bool avoidable, const char *text)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("could not read partition %d of topic \"%s\" from offset " INT64_FORMAT,
+					part->partition, part->topic_name, part->position),
+			 errdetail_internal("%s.", text),
+			 avoidable ?
+			 errhint("A stream leaves out records that cannot be read if its option on_error is skip or dead_letter; a query, by conditions on columns with metadata partition and offset.") : 0));
+}
+
 /*
  * An error in place of a message.  Raises an error unless librdkafka goes on
  * by itself without a gap.
@@ -110,9 +123,11 @@ handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *messag
 {
 	rd_kafka_resp_err_t err = message->err;
 	int64		offset = message->offset;
+	bool		unreadable = sagg_is_unreadable(message);
 	char		text[SAGG_TROUBLE_SIZE];
 
 	strlcpy(text, rd_kafka_message_errstr(message), sizeof(text));
+	sagg_foreign_text_clean(text);
 	rd_kafka_message_destroy(message);
 
 	switch (err)
@@ -146,11 +161,9 @@ handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *messag
 		case RD_KAFKA_RESP_ERR__UNDERFLOW:
 		case RD_KAFKA_RESP_ERR_INVALID_MSG:
 		case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
-			ereport(ERROR,
-					(errcode(ERRCODE_DATA_CORRUPTED),
-					 errmsg("could not read partition %d of topic \"%s\" from offset " INT64_FORMAT,
-							part->partition, part->topic_name, part->position),
-					 errdetail_internal("%s.", text)));
+			if (!unreadable || !reader->skips_unreadable)
+				raise_unreadable(part, unreadable, text);
+			part->unreadable = true;
 			break;
 		default:
 			sagg_client_note_trouble(reader->fetch, text);
@@ -161,12 +174,13 @@ handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *messag
 /*
  * The first message at or behind the position, where no portion is, or NULL if there is none yet.
  * It stays there until taken.  Raises an error if records cannot be read, or if
- * offsets are gone and the reader does not skip these: then it is "lost".
+ * offsets are gone, and the reader does not skip these: else the partition is
+ * "unreadable" or "lost" then.
  */
 rd_kafka_message_t *
 sagg_partition_peek(SaggReader *reader, SaggPartition *part)
 {
-	while (!part->lost)
+	while (!part->lost && !part->unreadable)
 	{
 		rd_kafka_message_t *message;
 

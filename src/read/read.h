@@ -86,6 +86,9 @@ extern void sagg_reader_await(SaggReader *reader);
 extern void sagg_reader_skips_lost(SaggReader *reader);
 extern const SaggRange *sagg_reader_losses(SaggReader *reader, int *nlosses);
 
+/* unreadable.c */
+extern void sagg_reader_skips_unreadable(SaggReader *reader, bool skips);
+
 /* schema_registry.c: waits, for the registry of the records' schemas */
 extern void sagg_reader_look_up_schemas(SaggReader *reader);
 

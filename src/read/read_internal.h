@@ -34,6 +34,17 @@ extern void sagg_check_metadata_type(SaggFieldKind kind, const char *word,
 extern bool sagg_source_has_headers(Oid relid);
 
 /*
+ * foreign_text.c: what others send.  A text of a message has less than
+ * SAGG_FOREIGN_TEXT bytes.
+ */
+#define SAGG_FOREIGN_TEXT		256
+
+extern char *sagg_foreign_text(const char *text);
+extern void sagg_foreign_text_clean(char *text);
+extern void sagg_check_cluster_id(const char *id);
+extern void sagg_check_topic_name(const char *name);
+
+/*
  * source_layout.c: where each column of a source comes from, one SaggField per
  * attribute.  "used" holds the attribute numbers that are read (NULL: all);
  * the others are SAGG_FIELD_UNUSED.  Allocated in the current context.

@@ -95,6 +95,8 @@ typedef struct SaggPartition
 	bool		complete;		/* all of the batch's range handed over */
 	bool		lost;			/* Kafka does not have the position; nothing
 								 * more comes until it is assigned anew */
+	bool		unreadable;		/* nor here, where records cannot be unpacked */
+	int64		readable_at;	/* where they could, nevertheless; -1 = nowhere */
 	int64		last_offset;	/* of the last record handed over, -1 = none */
 	int64		last_timestamp; /* its timestamp, milliseconds; -1 = none */
 	dlist_head	portions;		/* see portions.c */
@@ -142,6 +144,7 @@ struct SaggReader
 	SaggBatch  *batch;
 	struct SaggCollector *collector;	/* NULL = none yet */
 	bool		skips_lost;		/* else offsets that are gone are an error */
+	bool		skips_unreadable;	/* so are records that cannot be unpacked */
 	int			nlosses;		/* of the batch */
 	SaggRange  *losses;
 	struct SaggGroupOffsets *group; /* NULL = no offsets are committed to Kafka */
@@ -161,8 +164,14 @@ extern bool sagg_queue_was_full(const SaggReader *reader,
 								int64 records, int64 bytes);
 
 /* data_loss.c */
+extern void sagg_reader_add_loss(SaggReader *reader, const SaggPartition *part,
+								 int64 start, int64 end);
 extern void sagg_reader_skip_lost(SaggReader *reader);
 extern void sagg_reader_forget_losses(SaggReader *reader);
+
+/* unreadable.c */
+extern bool sagg_is_unreadable(const rd_kafka_message_t *message);
+extern void sagg_reader_skip_unreadable(SaggReader *reader);
 
 /* topic_query.c */
 extern void sagg_reader_open_asks(SaggReader *reader);

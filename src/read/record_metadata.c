@@ -4,7 +4,8 @@
  *	  Columns of a source that come from the record itself, not its payload.
  *
  * Bytes from Kafka become text only if they are UTF-8 that the server encoding
- * has characters for.
+ * has characters for.  Keys and headers have bounds: what is larger is the fault
+ * of the record.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +25,11 @@ key_datum(Oid type, const SaggRecord *record)
 {
 	const char *text;
 
+	if (record->key_len > SAGG_KEY_MAX_SIZE)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_INVALID_RECORD),
+				 errmsg("key of a record is too large: %zu bytes", record->key_len),
+				 errdetail("Keys of up to %d bytes can be read.", SAGG_KEY_MAX_SIZE)));
 	if (type == BYTEAOID)
 	{
 		bytea	   *result = palloc(VARHDRSZ + record->key_len);
@@ -155,7 +161,24 @@ push_header(JsonbParseState **state, const char *name, const char *value,
 }
 
 /*
- * Headers as a JSON array, in the current context.  With "lenient" every
+ * Are the headers of a record, all together, small enough for a column?
+ */
+bool
+sagg_headers_fit(const rd_kafka_headers_t *headers)
+{
+	const char *name;
+	const void *value;
+	size_t		len;
+	Size		total = 0;
+
+	for (size_t i = 0; total <= SAGG_HEADERS_MAX_SIZE &&
+		 rd_kafka_header_get_all(headers, i, &name, &value, &len) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
+		total += len + strlen(name);
+	return total <= SAGG_HEADERS_MAX_SIZE;
+}
+
+/*
+ * Headers, which fit, as a JSON array, in the current context.  With "lenient" every
  * header has some form, else one whose key is no text is an error.
  */
 Datum
@@ -202,6 +225,11 @@ sagg_record_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
 				return timestamp_datum(record->timestamp_ms);
 			break;
 		case SAGG_FIELD_HEADERS:
+			if (record->headers && !sagg_headers_fit(record->headers))
+				ereport(ERROR,
+						(errcode(ERRCODE_SAGG_INVALID_RECORD),
+						 errmsg("headers of a record are too large"),
+						 errdetail("Headers of up to %d bytes can be read.", SAGG_HEADERS_MAX_SIZE)));
 			if (record->headers)
 				return sagg_headers_jsonb(record->headers, false);
 			break;
@@ -224,8 +252,9 @@ is_safe(SaggFieldKind kind, Oid type, const SaggRecord *record)
 	switch (kind)
 	{
 		case SAGG_FIELD_KEY:
-			return record->key == NULL || type == BYTEAOID ||
-				(GetDatabaseEncoding() == PG_UTF8 &&
+			return record->key == NULL ||
+				(type == BYTEAOID && record->key_len <= SAGG_KEY_MAX_SIZE) ||
+				(GetDatabaseEncoding() == PG_UTF8 && record->key_len <= SAGG_KEY_MAX_SIZE &&
 				 pg_verify_mbstr(PG_UTF8, record->key, record->key_len, true));
 		case SAGG_FIELD_TIMESTAMP:
 			return timestamp_from_ms(record->timestamp_ms, &ignore);

@@ -74,6 +74,23 @@ bytes_datum(const char *data, Size len)
 }
 
 /*
+ * The reason why a record is put aside and, if it is too large to be kept whole,
+ * what is missing.  NULL for a record that has none.
+ */
+static const char *
+add_missing(const char *reason, const SaggAside *letter, const SaggRecord *record)
+{
+	bool		key = letter->no_key && record->key;
+	bool		value = letter->no_value && record->payload;
+	bool		headers = letter->no_headers && record->headers;
+
+	if (reason == NULL || !(key || value || headers))
+		return reason;
+	return psprintf("%s (too large to be kept:%s%s%s)", reason, key ? " key" : "",
+					value ? " value" : "", headers ? " headers" : "");
+}
+
+/*
  * The next of the records, its values in the current context; false behind the
  * last one.  A SaggNextAside, whose argument is a SaggRefusedReader.
  */
@@ -94,16 +111,16 @@ sagg_refused_next(void *arg, SaggAside *letter)
 	letter->partition = record.partition;
 	letter->offset = record.offset;
 	letter->timestamp = sagg_record_timestamp(&record, &letter->no_timestamp);
-	letter->no_key = record.key == NULL;
-	if (record.key)
+	letter->no_key = record.key == NULL || record.key_len > SAGG_KEY_MAX_SIZE;
+	if (!letter->no_key)
 		letter->key = bytes_datum(record.key, record.key_len);
-	letter->no_value = record.payload == NULL;
-	if (record.payload)
+	letter->no_value = record.payload == NULL || record.payload_len > SAGG_RAW_MAX_SIZE;
+	if (!letter->no_value)
 		letter->value = bytes_datum(record.payload, record.payload_len);
-	letter->no_headers = record.headers == NULL;
-	if (record.headers)
+	letter->no_headers = record.headers == NULL || !sagg_headers_fit(record.headers);
+	if (!letter->no_headers)
 		letter->headers = sagg_headers_jsonb(record.headers, true);
-	letter->error = refusal->reason;
+	letter->error = add_missing(refusal->reason, letter, &record);
 	return true;
 }
 

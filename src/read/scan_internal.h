@@ -65,6 +65,7 @@ extern bool sagg_try_metadata(SaggFieldKind kind, Oid type,
 							  const SaggRecord *record, Datum *value,
 							  bool *isnull, SaggRecordError *why);
 extern Datum sagg_record_timestamp(const SaggRecord *record, bool *isnull);
+extern bool sagg_headers_fit(const rd_kafka_headers_t *headers);
 extern Datum sagg_headers_jsonb(const rd_kafka_headers_t *headers, bool lenient);
 
 #endif							/* SAGG_SCAN_INTERNAL_H */

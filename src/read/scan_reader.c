@@ -121,6 +121,8 @@ sagg_scan_reader_start(SaggScanReader *scan, const SaggScanLimits *limits)
 		MemoryContextSwitchTo(old);
 	}
 
+	sagg_reader_skips_unreadable(scan->reader,
+								 limits->restriction && limits->restriction->lenient);
 	scan->nranges = 0;
 	for (int i = 0; i < scan->nbounds; i++)
 	{

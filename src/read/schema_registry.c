@@ -13,6 +13,10 @@
  * That the registry does not answer is nobody's: a connection failure, retried.
  * What it answers goes into no message; it may be any host's answer.
  *
+ * Whoever produces may name any number of schemas.  After MAX_FAILURES that are
+ * none the registry is not asked for others until the next batch, nor when those
+ * that are kept have MAX_SCHEMA_BYTES: records that name them are refused, too.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -28,6 +32,8 @@
 
 #define MAX_ANSWER_SIZE		(4 * 1024 * 1024)
 #define MAX_SCHEMAS			1000	/* kept */
+#define MAX_SCHEMA_BYTES	(64 * 1024 * 1024)	/* of all, of a batch too */
+#define MAX_FAILURES		1000	/* of a batch */
 #define FAILURE_KEPT_MS		10000	/* that there is no such schema */
 #define NO_SUCH_SCHEMA		"40403" /* the registry's error_code */
 
@@ -39,6 +45,16 @@ struct SaggRegistry
 	char	   *password;
 	char	   *ca_pem;
 	HTAB	   *schemas;
+	int			failures;		/* since sagg_registry_tidy */
+	Size		bytes;			/* of the schemas that are kept */
+};
+
+/* instead of schemas that are not asked for */
+static const SaggSchema too_many = {
+	.problem = "the registry is not asked for it, for it lacks very many of those that the records name"
+};
+static const SaggSchema too_large = {
+	.problem = "the registry is not asked for it, for those that the records name take too much memory"
 };
 
 /* of this process, for ever: they are as many as servers and users */
@@ -101,23 +117,26 @@ sagg_registry_open(Oid serverid, Oid userid)
 static void
 forget(SaggRegistry *registry, SaggSchema *schema)
 {
+	registry->bytes -= schema->bytes;
 	if (schema->memory)
 		MemoryContextDelete(schema->memory);
 	hash_search(registry->schemas, &schema->id, HASH_REMOVE, NULL);
 }
 
 /*
- * Forget failures of a while ago, and all schemas if there are many (I7).  Not
- * while a record is being decoded.
+ * Forget failures of a while ago, and all schemas if there are many or large ones
+ * (I7); the registry may be asked again.  Not while a record is being decoded.
  */
 void
 sagg_registry_tidy(SaggRegistry *registry)
 {
-	bool		all = hash_get_num_entries(registry->schemas) > MAX_SCHEMAS;
+	bool		all = hash_get_num_entries(registry->schemas) > MAX_SCHEMAS ||
+		registry->bytes > MAX_SCHEMA_BYTES;
 	TimestampTz now = GetCurrentTimestamp();
 	HASH_SEQ_STATUS seq;
 	SaggSchema *schema;
 
+	registry->failures = 0;
 	hash_seq_init(&seq, registry->schemas);
 	while ((schema = hash_seq_search(&seq)) != NULL)
 	{
@@ -152,6 +171,8 @@ enum AnswerPart
 static AvroNode *
 compile_answer(const SaggJsonValue *parts, const char **problem)
 {
+	AvroNode   *node;
+
 	*problem = NULL;
 	if (parts[ANSWER_SCHEMA].kind != SAGG_JSON_STRING)
 		*problem = "the registry gives none for it";
@@ -163,7 +184,10 @@ compile_answer(const SaggJsonValue *parts, const char **problem)
 		*problem = "it refers to other schemas";
 	if (*problem)
 		return NULL;
-	return sagg_avro_compile(parts[ANSWER_SCHEMA].text, problem);
+	node = sagg_avro_compile(parts[ANSWER_SCHEMA].text, problem);
+	if (*problem)
+		*problem = sagg_foreign_text(*problem);
+	return node;
 }
 
 /*
@@ -243,16 +267,13 @@ take_answer(SaggRegistry *registry, SaggSchema *schema, const SaggHttpAnswer *an
 }
 
 /*
- * A schema, from the registry if it was not looked up before; waits for that,
- * and calls "check" meanwhile.  Raises connection_failure and the like.
+ * Ask the registry for a schema.  What is kept of it goes into schema->memory,
+ * the answer and the rest into the current context.
  */
-const SaggSchema *
-sagg_registry_look_up(SaggRegistry *registry, int32 id,
-					  void (*check) (void *arg), void *arg)
+static void
+ask_for_schema(SaggRegistry *registry, SaggSchema *schema,
+			   void (*check) (void *arg), void *arg)
 {
-	const SaggSchema *known = sagg_registry_find(registry, id);
-	MemoryContext memory;
-	MemoryContext old;
 	SaggHttpRequest request = {
 		.accept = "application/vnd.schemaregistry.v1+json",
 		.user = registry->user,
@@ -264,34 +285,69 @@ sagg_registry_look_up(SaggRegistry *registry, int32 id,
 		.check_arg = arg
 	};
 	SaggHttpAnswer answer;
+	MemoryContext old;
+
+	request.url = psprintf("%s/schemas/ids/%d", registry->url, schema->id);
+	answer = sagg_http_get(&request);
+	schema->fetched = GetCurrentTimestamp();
+	old = MemoryContextSwitchTo(schema->memory);
+	take_answer(registry, schema, &answer);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Keep a schema that was asked for.  Without a root it counts as a failure.
+ */
+static const SaggSchema *
+keep_schema(SaggRegistry *registry, SaggSchema *schema)
+{
+	SaggSchema *entry = hash_search(registry->schemas, &schema->id, HASH_ENTER, NULL);
+
+	schema->bytes = MemoryContextMemAllocated(schema->memory, true);
+	registry->bytes += schema->bytes;
+	if (schema->root == NULL)
+		registry->failures++;
+	MemoryContextSetParent(schema->memory, TopMemoryContext);
+	*entry = *schema;
+	return entry;
+}
+
+/*
+ * A schema, from the registry if it was not looked up before; waits for that,
+ * and calls "check" meanwhile.  Raises connection_failure and the like.
+ */
+const SaggSchema *
+sagg_registry_look_up(SaggRegistry *registry, int32 id,
+					  void (*check) (void *arg), void *arg)
+{
+	const SaggSchema *known = sagg_registry_find(registry, id);
+	MemoryContext scratch;
+	MemoryContext old;
 	SaggSchema	schema = {.id = id};
-	SaggSchema *entry = NULL;
 
 	if (known)
 		return known;
-	memory = AllocSetContextCreate(CurrentMemoryContext, "stream_agg schema",
-								   ALLOCSET_SMALL_SIZES);
-	old = MemoryContextSwitchTo(memory);
+	if (registry->failures >= MAX_FAILURES)
+		return &too_many;
+	if (registry->bytes > MAX_SCHEMA_BYTES)
+		return &too_large;
+	scratch = AllocSetContextCreate(CurrentMemoryContext, "stream_agg answer of a registry",
+									ALLOCSET_SMALL_SIZES);
+	schema.memory = AllocSetContextCreate(scratch, "stream_agg schema",
+										  ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(scratch);
 	PG_TRY();
 	{
-		request.url = psprintf("%s/schemas/ids/%d", registry->url, id);
-		answer = sagg_http_get(&request);
-		schema.memory = memory;
-		schema.fetched = GetCurrentTimestamp();
-		take_answer(registry, &schema, &answer);
-		entry = hash_search(registry->schemas, &id, HASH_ENTER, NULL);
-		*entry = schema;
+		ask_for_schema(registry, &schema, check, arg);
+		known = keep_schema(registry, &schema);
 	}
-	PG_CATCH();
+	PG_FINALLY();
 	{
 		MemoryContextSwitchTo(old);
-		MemoryContextDelete(memory);
-		PG_RE_THROW();
+		MemoryContextDelete(scratch);
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(old);
-	MemoryContextSetParent(memory, TopMemoryContext);
-	return entry;
+	return known;
 }
 
 /*

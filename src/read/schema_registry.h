@@ -22,6 +22,7 @@ typedef struct SaggSchema
 	const char *problem;		/* why */
 	TimestampTz fetched;
 	MemoryContext memory;
+	Size		bytes;			/* of it */
 } SaggSchema;
 
 /*

@@ -24,7 +24,8 @@
 
 #include "read_internal.h"
 
-#define MAX_TOPIC_LENGTH	249
+/* of the names of topics */
+#define ALPHABET	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 
 static void
 invalid_topics(const char *value, const char *detail)
@@ -36,22 +37,30 @@ invalid_topics(const char *value, const char *detail)
 			 errhint("Write names of topics with commas between.")));
 }
 
+/*
+ * Can this be the name of a topic?
+ */
+bool
+sagg_is_topic_name(const char *name)
+{
+	size_t		len = strlen(name);
+
+	return len > 0 && len <= SAGG_MAX_TOPIC_NAME && strspn(name, ALPHABET) == len &&
+		strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+}
+
 static void
 check_name(const char *value, const char *name)
 {
 	if (name[0] == '\0')
 		invalid_topics(value, "A name is empty.");
-	if (strlen(name) > MAX_TOPIC_LENGTH || strcmp(name, ".") == 0 ||
-		strcmp(name, "..") == 0)
-		invalid_topics(value, psprintf("\"%s\" cannot be the name of a topic.", name));
-	for (const char *p = name; *p; p++)
-	{
-		if (IS_HIGHBIT_SET(*p) ||
-			!(isalnum((unsigned char) *p) || strchr("._-", *p)))
-			invalid_topics(value,
-						   psprintf("\"%s\" cannot be the name of a topic; names consist of ASCII letters, digits, \".\", \"_\" and \"-\".",
-									name));
-	}
+	if (sagg_is_topic_name(name))
+		return;
+	invalid_topics(value,
+				   strspn(name, ALPHABET) == strlen(name) ?
+				   psprintf("\"%s\" cannot be the name of a topic.", name) :
+				   psprintf("\"%s\" cannot be the name of a topic; names consist of ASCII letters, digits, \".\", \"_\" and \"-\".",
+							name));
 }
 
 static int

@@ -220,6 +220,9 @@ take_topics(SaggReader *reader, const struct rd_kafka_metadata *metadata,
 	{
 		const rd_kafka_metadata_topic_t *t = &metadata->topics[i];
 
+		/* a pattern may be for names of any topics */
+		if (reader->topics->pattern)
+			sagg_check_topic_name(t->topic);
 		if (!wanted(reader, t))
 			continue;
 		*topic = sagg_topic_number(t->topic);
@@ -353,7 +356,7 @@ const char *
 sagg_reader_cluster_id(SaggReader *reader)
 {
 	TimestampTz until;
-	char	   *id;
+	char	   *volatile id;
 
 	if (reader->cluster_id)
 		return reader->cluster_id;
@@ -364,8 +367,16 @@ sagg_reader_cluster_id(SaggReader *reader)
 	while ((id = rd_kafka_clusterid(reader->asks->rk, sagg_reader_slice(until))) == NULL)
 		before_next_attempt(reader, until, RD_KAFKA_RESP_ERR__TIMED_OUT);
 	reader->waiting_since = 0;
-	reader->cluster_id = MemoryContextStrdup(reader->memory, id);
-	rd_kafka_mem_free(reader->asks->rk, id);
+	PG_TRY();
+	{
+		sagg_check_cluster_id(id);
+		reader->cluster_id = MemoryContextStrdup(reader->memory, id);
+	}
+	PG_FINALLY();
+	{
+		rd_kafka_mem_free(reader->asks->rk, id);
+	}
+	PG_END_TRY();
 	return reader->cluster_id;
 }
 

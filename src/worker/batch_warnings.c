@@ -94,8 +94,8 @@ sagg_warn_of_lost_offsets(const SaggSession *session, const char *losses)
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
-			 errmsg("stream \"%s\" goes on without offsets that Kafka does not have",
+			 errmsg("stream \"%s\" goes on without offsets that it could not read",
 					session->stream->name),
 			 errdetail_internal("%s.", losses),
-			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was made anew.")));
+			 errhint("The topic's retention was too short for the time the stream did not run, the topic was made anew, or records cannot be unpacked, of which another warning tells.")));
 }

@@ -66,6 +66,22 @@ typedef struct Part
 } Part;
 
 /*
+ * Do all streams of the reader go on without records that cannot be processed?
+ */
+static bool
+all_skip(const SaggSession *session)
+{
+	ListCell   *lc;
+
+	foreach(lc, session->sessions)
+	{
+		if (((SaggSession *) lfirst(lc))->stream->options.on_error == SAGG_FAIL)
+			return false;
+	}
+	return true;
+}
+
+/*
  * READ: all records of the plan's ranges, in memory or in a temporary file.
  */
 static void
@@ -73,6 +89,7 @@ read_records(SaggSession *session, const SaggPlan *plan)
 {
 	TimestampTz last_progress = GetCurrentTimestamp();
 
+	sagg_reader_skips_unreadable(session->reader, all_skip(session));
 	sagg_reader_begin(session->reader, plan->ranges, plan->nranges);
 	SAGG_FAILPOINT("read.begun");
 	while (!sagg_reader_collect(session->reader))

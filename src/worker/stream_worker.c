@@ -122,6 +122,7 @@ open_session(SaggSession *session)
 									   session->stream->options.late_records);
 	if (session->stream->options.on_data_loss == SAGG_LOSS_EARLIEST)
 		sagg_reader_skips_lost(session->reader);
+	sagg_reader_skips_unreadable(session->reader, session->stream->options.on_error != SAGG_FAIL);
 	sagg_reader_on_wait(session->reader, while_waiting, session);
 	sagg_reader_set_group(session->reader, session->stream->options.consumer_group,
 						  session->stream->name);

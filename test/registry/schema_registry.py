@@ -10,15 +10,19 @@ Writes its port to READY_FILE and ends with its parent.
     POST /subjects/NAME/versions   {"schema": "...", "schemaType": "AVRO"} -> {"id": 1}
     GET  /schemas/ids/1            {"schema": "..."}
     GET  /requests                 how many schemas were asked for
+    POST /fuzz {"seed": 1}         damages each answer with a schema from now on, with
+                                   null none; answers how many it has damaged
 
 Ids from 9000 on are for what a registry may do wrong, see FAULTS; 9012 is never
-answered.  A file
+answered.  Those from 20000 on are records with a long k and an enum of 20,000
+symbols of 60 bytes, 30000 is one of 20,000 named types.  A file
 READY_FILE.down makes it answer everything with 503.
 """
 import base64
 import http.server
 import json
 import os
+import random
 import ssl
 import sys
 import threading
@@ -26,6 +30,8 @@ import time
 
 schemas = []
 requests = 0
+rng = None
+damaged = 0
 READY = sys.argv[1]
 CREDENTIALS = sys.argv[2] if len(sys.argv) > 2 and sys.argv[2] else None
 PEM = sys.argv[3] if len(sys.argv) > 3 else None
@@ -44,6 +50,53 @@ FAULTS = {
     9010: (200, b'{"schema": "\\"long\\"", "references": [{"name": "x", "subject": "y", "version": 1}]}'),
     9011: (200, b'{"schema": "' + b"[" * 5000 + b'"}'),
 }
+
+
+def large(number):
+    """The schema of a record with much beside k; the first branch is null."""
+    if number == 30000:
+        more = [{"name": "f%d" % i, "type": ["null", {"type": "record", "name": "t%d" % i, "fields": [
+            {"name": "x", "type": "t%d" % (i * 7919 % i) if i else "long"}]}]} for i in range(20000)]
+    else:
+        more = [{"name": "e", "type": ["null", {"type": "enum", "name": "e", "symbols": ["%060d" % i for i in range(20000)]}]}]
+    return json.dumps({"type": "record", "name": "large", "fields": [{"name": "k", "type": "long"}] + more})
+
+
+def damage(schema):
+    """An answer of which a part - the schema, the JSON, the headers - is none."""
+    global damaged
+    damaged += 1
+    part = rng.randrange(4)
+    if part < 2:
+        schema = mutate(schema.encode()).decode("latin-1")
+    body = json.dumps({"schema": schema}).encode()
+    if part == 2:
+        body = mutate(body)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (TYPE.encode(), len(body))
+    return mutate(head + body) if part == 3 else head + body
+
+
+def mutate(data):
+    data = bytearray(data)
+    words = [b'"null"', b'"long"', b'"record"', b'"array"', b"{", b"}", b"[", b"]", b'"', b"99999999999", b"-1", b"1e9", b"\\u0000",
+             b"\xff\xfe", b"[" * 200, b'{"type":' * 50, b"\r\n", b"\0"]
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        at = rng.randrange(len(data))
+        kind = rng.randrange(5)
+        if kind == 0:
+            data[at] = rng.randrange(256)
+        elif kind == 1:
+            del data[at:at + rng.randrange(1, 30)]
+        elif kind == 2:
+            data[at:at] = rng.choice(words)
+        elif kind == 3:
+            end = at + rng.randrange(1, 40)
+            data[at:at] = data[at:end]
+        else:
+            data[at:at + rng.randrange(1, 10)] = rng.choice(words)
+        if not data:
+            return b" "
+    return bytes(data)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -66,7 +119,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_POST(self):
+        global rng
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/fuzz":
+            if "seed" in body:
+                rng = None if body["seed"] is None else random.Random(body["seed"])
+            self.answer(200, damaged)
+            return
         if body["schema"] not in schemas:
             schemas.append(body["schema"])
         self.answer(200, {"id": schemas.index(body["schema"]) + 1})
@@ -92,6 +151,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(6000)
         elif number in FAULTS:
             self.answer(*FAULTS[number])
+        elif 20000 <= number <= 30000:
+            self.answer(200, {"schema": large(number)})
+        elif 1 <= number <= len(schemas) and rng:
+            self.wfile.write(damage(schemas[number - 1]))
+            self.close_connection = True
         elif 1 <= number <= len(schemas):
             self.answer(200, {"schema": schemas[number - 1]})
         else:

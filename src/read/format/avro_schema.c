@@ -12,27 +12,37 @@
  */
 #include "postgres.h"
 
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
+#include "utils/memutils.h"
 #include "utils/numeric.h"
 
 #include "avro.h"
 
-/* types inside of types; a schema is written by people */
+/*
+ * Types inside of types; and types, fields, branches and symbols together: a schema
+ * is written by people.
+ */
 #define MAX_NESTING		100
+#define MAX_PARTS		50000
+
+/* of the table of named types */
+#define NBUCKETS		1024
 
 typedef struct NamedType
 {
 	const char *name;			/* with its namespace */
 	AvroNode   *node;
-	struct NamedType *next;
+	struct NamedType *next;		/* in its bucket */
 } NamedType;
 
 typedef struct Compiler
 {
-	NamedType  *types;
+	NamedType  *types[NBUCKETS];
 	int			nesting;
+	int			nparts;
 	const char *problem;		/* NULL = none so far */
 } Compiler;
 
@@ -115,15 +125,33 @@ full_name(const char *name, const char *namespace)
 	return psprintf("%s.%s", namespace, name);
 }
 
+static NamedType **
+bucket_of(Compiler *compiler, const char *name)
+{
+	return &compiler->types[hash_bytes((const unsigned char *) name, strlen(name)) % NBUCKETS];
+}
+
 static AvroNode *
 find_type(Compiler *compiler, const char *name)
 {
-	for (NamedType *type = compiler->types; type; type = type->next)
+	for (NamedType *type = *bucket_of(compiler, name); type; type = type->next)
 	{
 		if (strcmp(type->name, name) == 0)
 			return type->node;
 	}
 	return NULL;
+}
+
+/*
+ * There are so many parts more.  False, with a problem, if that is too many.
+ */
+static bool
+count_parts(Compiler *compiler, int n)
+{
+	compiler->nparts += n;
+	if (compiler->nparts > MAX_PARTS)
+		problem(compiler, "it has too many types, fields or symbols");
+	return compiler->problem == NULL;
 }
 
 /*
@@ -149,8 +177,11 @@ static AvroNode *
 compile_union(Compiler *compiler, const JsonbValue *json, const char *namespace)
 {
 	int			n = JsonContainerSize(json->val.binary.data);
-	AvroNode   *node = make_node(AVRO_T_UNION, n);
+	AvroNode   *node;
 
+	if (!count_parts(compiler, n))
+		return NULL;
+	node = make_node(AVRO_T_UNION, n);
 	for (int i = 0; i < n && !compiler->problem; i++)
 		node->parts[i] = compile(compiler, getIthJsonbValueFromContainer(json->val.binary.data, i),
 								 namespace);
@@ -205,10 +236,12 @@ compile_named(Compiler *compiler, const JsonbValue *json, AvroType type,
 	if (type != AVRO_T_FIXED && !is_container(parts, false))
 		return problem(compiler, psprintf("type \"%s\" has no %s", name, list));
 	name = full_name(name, own ? own : namespace);
+	if (!count_parts(compiler, parts ? JsonContainerSize(parts->val.binary.data) : 0))
+		return NULL;
 	named->name = name;
 	named->node = make_node(type, parts ? JsonContainerSize(parts->val.binary.data) : 0);
-	named->next = compiler->types;
-	compiler->types = named;
+	named->next = *bucket_of(compiler, name);
+	*bucket_of(compiler, name) = named;
 	if (type == AVRO_T_FIXED)
 	{
 		named->node->size = int_member(json, "size", 0);
@@ -332,6 +365,9 @@ compile(Compiler *compiler, const JsonbValue *json, const char *namespace)
 	if (++compiler->nesting > MAX_NESTING)
 		return problem(compiler, "it is nested too deeply");
 	check_stack_depth();
+	CHECK_FOR_INTERRUPTS();
+	if (!count_parts(compiler, 1))
+		return NULL;
 	if (json && json->type == jbvString)
 		node = compile_name(compiler, json_string(json), namespace);
 	else if (is_container(json, false))
@@ -370,23 +406,15 @@ parse_json(const char *text)
 }
 
 /*
- * The type that a schema, as JSON text, describes, in the current memory
- * context.  NULL, with the reason in *problem, if it is not a valid one.
+ * The type that a schema, as JSON, describes, in the current memory context.
  */
-AvroNode *
-sagg_avro_compile(const char *schema, const char **why)
+static AvroNode *
+compile_root(Jsonb *json, const char **why)
 {
 	Compiler	compiler = {0};
-	Jsonb	   *json = parse_json(schema);
 	JsonbValue	root = {0};
 	AvroNode   *result;
 
-	*why = NULL;
-	if (json == NULL)
-	{
-		*why = "it is not JSON";
-		return NULL;
-	}
 	if (JB_ROOT_IS_SCALAR(json))
 		root = *getIthJsonbValueFromContainer(&json->root, 0);
 	else
@@ -398,4 +426,27 @@ sagg_avro_compile(const char *schema, const char **why)
 	result = compile(&compiler, &root, "");
 	*why = compiler.problem;
 	return compiler.problem ? NULL : result;
+}
+
+/*
+ * The type that a schema, as JSON text, describes, in the current memory
+ * context, which gets little else.  NULL, with the reason in *why, if it is not a
+ * valid one.
+ */
+AvroNode *
+sagg_avro_compile(const char *schema, const char **why)
+{
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext,
+												  "stream_agg Avro schema as JSON",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(scratch);
+	Jsonb	   *json = parse_json(schema);
+	AvroNode   *result = NULL;
+
+	MemoryContextSwitchTo(old);
+	*why = "it is not JSON";
+	if (json)
+		result = compile_root(json, why);
+	MemoryContextDelete(scratch);
+	return result;
 }

@@ -36,6 +36,15 @@
 #define SAGG_JSON_MAX_DEPTH		1000
 #define SAGG_JSON_MAX_SIZE		(64 * 1024 * 1024)	/* bytes */
 
+/*
+ * Bytes of a payload of format raw; and of a key, or of all headers of a record,
+ * as columns.  A row of all three, or a dead letter, is within what PostgreSQL
+ * takes for a row (MaxAllocSize).
+ */
+#define SAGG_RAW_MAX_SIZE		(256 * 1024 * 1024)
+#define SAGG_KEY_MAX_SIZE		(64 * 1024 * 1024)
+#define SAGG_HEADERS_MAX_SIZE	(64 * 1024 * 1024)
+
 /* Where a column of a source comes from. */
 typedef enum SaggFieldKind
 {

@@ -62,6 +62,12 @@ parse_raw(SaggDecoder *decoder, const char *payload, Size len,
 		  SaggRecordError *why)
 {
 	decoder->values[0].kind = SAGG_JSON_MISSING;
+	if (payload && len > SAGG_RAW_MAX_SIZE)
+	{
+		why->message = psprintf("record of %zu bytes is too large", len);
+		why->detail = psprintf("Records of up to %d bytes can be read as bytea.", SAGG_RAW_MAX_SIZE);
+		return SAGG_RECORD_INVALID;
+	}
 	if (payload)
 		take_whole(decoder, payload, len, SAGG_BYTES);
 	return SAGG_RECORD_GOOD;

@@ -1,0 +1,290 @@
+# Brokers that answer what no broker should, and producers whose records unpack to
+# more than a library takes: memory stays in its bounds, nothing that is no text
+# gets into a table, records that cannot be read are left out as on_error says, and
+# no more than these.
+#
+# FUZZ_BROKER=n: so many damaged answers, instead of 300; FUZZ_SECONDS=n: for so long.
+# ONLY=text: the subtests whose names have it.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use StreamAgg::HostileBroker;
+use StreamAgg::Test;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+# the rest of a subtest that dies is a failure, and the others go on
+sub checked
+{
+	my ($name, $code) = @_;
+	return if defined $ENV{ONLY} && index($name, $ENV{ONLY}) < 0;
+	return subtest $name => sub { eval { $code->(); 1 } or fail("died: $@"); };
+}
+
+my $node = new_node('hostile', "stream_agg.kafka_timeout = '60s'", "stream_agg.max_attempts = 1", 'max_worker_processes = 16');
+my $MB = 1024 * 1024;
+
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+sub error_of
+{
+	my ($status, $out, $err) = $node->psql('postgres', $_[0]);
+	return $status == 0 ? 'no error' : $err;
+}
+
+# a broker, and its server
+sub hostile
+{
+	my ($server, %script) = @_;
+	my $broker = StreamAgg::HostileBroker->new(%script);
+	sql("CREATE SERVER $server FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '" . $broker->brokers . q{', "fetch.wait.max.ms" '20')});
+	return $broker;
+}
+sub source
+{
+	my ($server, $name, %how) = @_;
+	my $columns = $how{columns} // 'k text, pos bigint OPTIONS (metadata $$offset$$)';
+	my $topic = $how{topic} // "topic => '$name'";
+	my $format = $how{format} // 'json';
+	sql("SELECT stream_agg.create_source('$name', $topic, server => '$server', format => '$format', columns => \$c\$$columns\$c\$)");
+	return;
+}
+sub create_stream
+{
+	my ($name, $query, $options) = @_;
+	sql("SELECT stream_agg.create_stream('$name', \$q\$$query\$q\$, options => '$options')");
+	return;
+}
+
+# batches of records {"k": "<offset>"}: [first offset, number]
+sub good { my ($base, $n) = @_; return { base => $base, values => [ map { "{\"k\":\"$_\"}" } $base .. $base + $n - 1 ] }; }
+
+# ones that cannot be read: too large for zstd, no gzip at all, a codec nobody knows
+sub too_large { my ($base, $n) = @_; return { base => $base, times => $n, codec => 4, bytes => 200 * $MB }; }
+sub no_gzip { my ($base, $n) = @_; return { base => $base, times => $n, codec => 1, garbage => '00112233' }; }
+sub no_snappy { my ($base, $n) = @_; return { base => $base, times => $n, codec => 2, garbage => 'ffffffffffff' }; }
+sub no_lz4 { my ($base, $n) = @_; return { base => $base, times => $n, codec => 3, garbage => '0011223344556677' }; }
+sub no_codec { my ($base, $n) = @_; return { base => $base, times => $n, codec => 6, garbage => '00' }; }
+
+# of a process, in MB; a sanitizer takes memory of its own
+sub peak
+{
+	my ($pid) = @_;
+	return 0 if slurp_file("/proc/$pid/maps") =~ /libasan/;
+	return slurp_file("/proc/$pid/status") =~ /^VmHWM:\s+(\d+) kB/m ? $1 / 1024 : die 'no VmHWM';
+}
+
+my $poison = hostile('poison');
+$poison->add_topic('mixed',
+	[ good(0, 3), too_large(3, 1000), good(1003, 2), no_gzip(1005, 1), no_snappy(1006, 7), no_lz4(1013, 1), good(1014, 1), no_codec(1015, 2), good(1017, 3) ],
+	[ no_gzip(0, 5), good(5, 2), too_large(7, 1) ]);
+my $columns = 'k text, part int OPTIONS (metadata $$partition$$), pos bigint OPTIONS (metadata $$offset$$)';
+source('poison', 'mixed', columns => $columns);
+my $left = '0:0,1,2,1003,1004,1014,1017,1018,1019 1:5,6';
+sub what_is_in
+{
+	return sql("SELECT string_agg(part || ':' || o, ' ' ORDER BY part) FROM (SELECT part, string_agg(pos::text, ',' ORDER BY pos) AS o FROM $_[0] GROUP BY part) x");
+}
+my $skipped = q{SELECT string_agg(format('%s:%s-%s', p, r->0, r->1), ' ' ORDER BY p, (r->>0)::bigint)
+	FROM stream_agg.commits, jsonb_each(skipped) AS s(p, rs), jsonb_array_elements(rs) AS r WHERE stream = '%s'};
+my @lost;
+
+checked 'M1: records that cannot be unpacked are left out as on_error says, and no others' => sub {
+	for my $policy (qw(skip dead_letter))
+	{
+		create_stream("mixed_$policy", 'SELECT part, pos FROM mixed', "{\"on_error\": \"$policy\"}");
+		process($node, "mixed_$policy");
+		is(what_is_in("mixed_$policy"), $left, "$policy: all records that can be read are there, and each once");
+		my $query = $skipped =~ s/'%s'\}?$/'mixed_$policy'/r;
+		my $lost = sql($query);
+		my %gone = (0 => {}, 1 => {});
+		$lost =~ s/(\d+):(\d+)-(\d+)/@{$gone{$1}}{$2 .. $3 - 1} = (); ''/ge;
+		is_deeply([ sort { $a <=> $b } keys %{ $gone{0} } ], [ 3 .. 1002, 1005 .. 1013, 1015, 1016 ], "$policy: skipped has the offsets of partition 0 that were not read");
+		is_deeply([ sort { $a <=> $b } keys %{ $gone{1} } ], [ 0 .. 4, 7 ], "$policy: and those of partition 1");
+		is(sql("SELECT offsets_skipped FROM pg_stat_stream_agg WHERE stream = 'mixed_$policy'"), 1000 + 9 + 2 + 5 + 1, "$policy: they are counted");
+		counts_add_up($node, "mixed_$policy", 11, "$policy: what was delivered adds up");
+	}
+	like(slurp_file($node->logfile), qr/WARNING: .*cannot be read.*\n.*DETAIL: .*offsets 3 to 1002/, 'the log tells which and why');
+
+	# what comes later is read
+	$poison->{is}{topics}[0]{partitions}[1]{batches}[3] = good(8, 2);
+	$poison->say;
+	process($node, 'mixed_skip');
+	is(what_is_in('mixed_skip'), "$left,8,9", 'the stream goes on behind them');
+};
+
+checked 'M1: the search for the end of such records is short' => sub {
+	$poison->add_topic('long', [ too_large(0, 1_000_000), good(1_000_000, 1), too_large(1_000_001, 3) ]);
+	source('poison', 'long');
+	my (undef, $before) = $poison->counts;
+	create_stream('long_s', 'SELECT pos FROM long', '{"on_error": "skip"}');
+	process($node, 'long_s');
+	my (undef, $after) = $poison->counts;
+	is(sql('SELECT string_agg(pos::text, $$,$$) FROM long_s'), '1000000', 'the one record behind a million lost ones is read');
+	cmp_ok($after - $before, '<', 500, 'a million offsets take few fetches: ' . ($after - $before));
+};
+
+checked 'M1: micro-batches that end within such records' => sub {
+	$poison->add_topic('cut', [ good(0, 2), no_gzip(2, 30), good(32, 3) ]);
+	source('poison', 'cut');
+	sql(q{SELECT stream_agg.create_stream('cut_s', 'SELECT pos FROM cut', max_offsets_per_trigger => 7, options => '{"on_error": "skip"}')});
+	process($node, 'cut_s');
+	is(sql('SELECT string_agg(pos::text, $$,$$ ORDER BY pos) FROM cut_s'), '0,1,32,33,34', 'all that can be read is there, once');
+	is(sql("SELECT offsets_skipped FROM pg_stat_stream_agg WHERE stream = 'cut_s'"), 30, 'each lost offset is counted once');
+};
+
+checked 'M1: with on_error = fail the stream fails, and says where and what to do' => sub {
+	create_stream('mixed_fail', 'SELECT pos FROM mixed WHERE part = 0', '{}');
+	wait_state($node, 'mixed_fail', 'failed', 'could not read partition [01] of topic "mixed" from offset [03]');
+	like(sql("SELECT last_error FROM pg_stat_stream_agg WHERE stream = 'mixed_fail'"), qr/HINT: .*on_error/, 'the option that helps is named');
+	is(sql('SELECT count(*) FROM mixed_fail'), 0, 'nothing is written');
+	sql(q{SELECT stream_agg.alter_stream('mixed_fail', options => '{"on_error": "skip"}'); SELECT stream_agg.start_stream('mixed_fail')});
+	process($node, 'mixed_fail');
+	is(sql('SELECT count(*) FROM mixed_fail'), 9, 'with the option it goes on');
+};
+
+checked 'M1: a query and a preview' => sub {
+	like(error_of('SELECT * FROM mixed'), qr/could not read partition [01] of topic "mixed" from offset [03].*HINT: .*offset/s, 'a query raises the error, with the way around');
+	is(sql('SELECT string_agg(pos::text, $$,$$) FROM mixed WHERE part = 0 AND pos BETWEEN 1003 AND 1004'), '1003,1004', 'and reads around by its conditions');
+	create_stream('mixed_preview', 'SELECT part, pos FROM mixed', '{"on_error": "skip"}');
+	is(sql(q{SELECT count(*) FROM stream_agg.preview('mixed_preview', 5000)}) >= 0 ? 'done' : '', 'done', 'a preview of a stream that skips does not fail');
+};
+
+checked 'M5: names from brokers that are no names' => sub {
+	my %ids = (
+		'no text' => { hex => '636c75fffe807374' },
+		'32,000 bytes' => 'x' x 32000,
+		'line break' => "a\nb",
+		'NUL' => { hex => '610062' },
+		'blanks' => 'a b');
+	my $n = 0;
+	for my $what (sort keys %ids)
+	{
+		my $name = 'id' . ++$n;
+		my $broker = hostile($name, cluster => $ids{$what});
+		$broker->add_topic($name, [ good(0, 2) ]);
+		source($name, $name);
+		create_stream("${name}_s", "SELECT pos FROM $name", '{}');
+		# librdkafka ends texts at NULs: what is before is a name
+		if ($what eq 'NUL') { process($node, "${name}_s"); next; }
+		$node->poll_query_until('postgres', "SELECT last_error ~ 'cluster id' FROM pg_stat_stream_agg WHERE stream = '${name}_s'") or fail("$what: an error of the broker");
+		my $error = sql("SELECT last_error FROM pg_stat_stream_agg WHERE stream = '${name}_s'");
+		cmp_ok(length $error, '<', 1000, "$what: an error of bounded length");
+		like($error, qr/^[\x20-\x7e\n]*$/, "$what: that is text");
+		sql("SELECT stream_agg.drop_stream('${name}_s')");
+	}
+	my $broker = hostile('names');
+	$broker->add_topic('web_1', [ good(0, 2) ]);
+	source('names', 'web', topic => q{topic_pattern => '^web.*'}, columns => 'pos bigint OPTIONS (metadata $$offset$$), topic text OPTIONS (metadata $$topic$$)');
+	create_stream('web_s', 'SELECT topic, pos FROM web', '{}');
+	process($node, 'web_s');
+	for my $name ({ hex => '7765625fff' }, "web'; --", "web\n", "web\x{22}", 'web' x 100)
+	{
+		my @topics = @{ $broker->{is}{topics} };
+		$broker->add_topic($name, [ good(0, 2) ]);
+		my $error = error_of('SELECT count(*) FROM web');
+		like($error, qr/ERROR: .*name of a topic/, 'a topic that cannot be one is an error');
+		like($error, qr/^[\x20-\x7e\n\t]*$/, 'that is text');
+		$broker->say(topics => \@topics);
+	}
+	is(sql('SELECT count(*) FROM web'), 2, 'afterwards all is well');
+	is(sql('SELECT count(*) FROM web_s'), 2, 'the stream has what it should have');
+
+	my ($stdout, $stderr);
+	my $restored = IPC::Run::run([ 'pg_dump', '-d', $node->connstr('postgres'), '-f', "$PostgreSQL::Test::Utils::tmp_check/dump.sql" ], '>', \$stdout, '2>', \$stderr);
+	ok($restored, 'the database can be dumped') or diag $stderr;
+	sql('CREATE DATABASE restored');
+	$restored = IPC::Run::run([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('restored'), '-f', "$PostgreSQL::Test::Utils::tmp_check/dump.sql" ], '>', \$stdout, '2>', \$stderr);
+	ok($restored, 'and restored') or diag $stderr;
+	is($node->safe_psql('restored', 'SELECT count(*) FROM stream_agg.sources'), sql('SELECT count(*) FROM stream_agg.sources'), 'with all sources');
+};
+
+checked 'M5: texts of brokers and of records in messages and columns' => sub {
+	my $broker = hostile('texts', error => { hex => 'fffe0a0d22' . '41' x 5000 });
+	$broker->add_topic('headers', [ { base => 0, values => ['{"k":"1"}'], headers => [ [ 'ff01', '00ff' ] ] }, good(1, 2) ]);
+	source('texts', 'headers', columns => 'k text, h jsonb OPTIONS (metadata $$headers$$)');
+	create_stream('headers_s', 'SELECT k, h FROM headers', '{"on_error": "dead_letter", "consumer_group": "g"}');
+	process($node, 'headers_s');
+	is(sql('SELECT count(*) FROM headers_s'), 2, 'a header whose name is no text is refused with its record');
+	like(sql(q{SELECT headers::text FROM stream_agg.dead_letters WHERE stream = 'headers_s'}), qr/ff01/, 'and kept in a form that is text');
+	my $log = slurp_file($node->logfile);
+	unlike($log, qr/[^\x00-\x7f]/, 'nothing in the server log is anything but ASCII');
+};
+
+checked 'H3, L9: records that unpack to hundreds of megabytes' => sub {
+	my $broker = hostile('bombs');
+	$broker->add_topic('bombs', [ (map { { base => $_, codec => 1, bytes => 100 * $MB } } 0 .. 7), good(8, 2) ]);
+	source('bombs', 'bombs');
+	create_stream('bombs_s', 'SELECT pos FROM bombs', '{"on_error": "skip"}');
+	my $pid = worker_pid($node, 'bombs_s');
+	process($node, 'bombs_s');
+	is(sql('SELECT string_agg(pos::text, $$,$$ ORDER BY pos) FROM bombs_s'), '8,9', 'they are refused one by one, and what follows is read');
+	my $peak = peak($pid);
+	note("VmHWM $peak MB");
+	cmp_ok($peak, '<', 700, '800 MB in 8 records: memory is that of few at a time');
+
+	$broker->add_topic('huge', [ { base => 0, codec => 1, bytes => 300 * $MB }, good(1, 1) ]);
+	$broker->add_topic('huge_key', [ { base => 0, codec => 1, bytes => 100 * $MB, key_bytes => 1 }, good(1, 1) ]);
+	$broker->add_topic('huge_header', [ { base => 0, codec => 1, bytes => 100 * $MB, header_bytes => 1 }, good(1, 1) ]);
+	source('bombs', 'huge', format => 'raw', columns => 'v bytea, pos bigint OPTIONS (metadata $$offset$$)');
+	source('bombs', 'huge_key', format => 'raw', columns => 'v bytea, key bytea OPTIONS (metadata $$key$$), pos bigint OPTIONS (metadata $$offset$$)');
+	source('bombs', 'huge_header', format => 'raw', columns => 'v bytea, h jsonb OPTIONS (metadata $$headers$$), pos bigint OPTIONS (metadata $$offset$$)');
+	create_stream('huge_s', 'SELECT length(v) AS n, pos FROM huge', '{"on_error": "skip"}');
+	create_stream('huge_key_s', 'SELECT length(key) AS n, pos FROM huge_key', '{"on_error": "dead_letter"}');
+	create_stream('huge_header_s', 'SELECT h, pos FROM huge_header', '{"on_error": "dead_letter"}');
+	for my $stream (qw(huge huge_key huge_header))
+	{
+		process($node, "${stream}_s");
+		is(sql("SELECT string_agg(pos::text, ',') FROM ${stream}_s"), '1', "$stream: such a record follows on_error");
+		sql("SELECT stream_agg.stop_stream('${stream}_s')");
+	}
+	is(sql(q{SELECT string_agg(stream || ':' || (error ~ 'large') || coalesce(length(key), -1), ' ' ORDER BY stream) FROM stream_agg.dead_letters WHERE stream ~ '^huge'}),
+		'huge_header_s:true-1 huge_key_s:true-1', 'dead letters of such records are kept without what is too large');
+};
+
+# The rest: answers damaged at random.  No crash, and afterwards all is as it would
+# have been.
+checked 'damaged answers' => sub {
+	my $wanted = $ENV{FUZZ_BROKER} // 300;
+	my $broker = hostile('fuzz');
+	my $random = seeded_random();
+	my (@batches, $n);
+	for my $i (0 .. 39)
+	{
+		my $size = 1 + $random->(20);
+		push @batches, { %{ good($n // 0, $size) }, codec => $random->(2), headers => [ [ '6e', '76' ] ] };
+		$n += $size;
+	}
+	$broker->add_topic('fuzz_1', \@batches, [ good(0, 50) ]);
+	source('fuzz', 'fuzz', topic => q{topic_pattern => '^fuzz.*'}, columns => "$columns, h jsonb OPTIONS (metadata \$\$headers\$\$)");
+	sql(q{ALTER SYSTEM SET stream_agg.kafka_timeout = '2s'; ALTER SYSTEM SET stream_agg.max_retry_delay = '100ms'; SELECT pg_reload_conf()});
+	my $start = time;
+	my $round = 0;
+	my $more = sub { $ENV{FUZZ_SECONDS} ? time - $start < $ENV{FUZZ_SECONDS} : ($broker->counts)[2] < $wanted };
+	while ($more->())
+	{
+		my $stream = 'fuzz_' . $round++;
+		my $policy = (qw(fail skip dead_letter))[ $random->(3) ];
+		$broker->say(fuzz => { seed => seed() * 1000 + $round, share => 1 + $random->(6) });
+		create_stream($stream, 'SELECT part, pos, k, h FROM fuzz', "{\"on_error\": \"$policy\", \"on_data_loss\": \"earliest\"}");
+		my $until = time + 3;
+		while (time < $until && $more->())
+		{
+			$node->psql('postgres', $_, timeout => 60) for 'SET statement_timeout = 1000; SELECT count(h) FROM fuzz',
+			  "SELECT stream_agg.start_stream('$stream')", "SET statement_timeout = 1000; SELECT count(*) FROM stream_agg.preview('$stream')";
+		}
+		sql("SELECT stream_agg.drop_stream('$stream', drop_sink => true)");
+	}
+	note(sprintf '%d damaged answers of %d in %d s', ($broker->counts)[2], ($broker->counts)[0], time - $start);
+	unlike(slurp_file($node->logfile), qr/terminated by signal|PANIC|TRAP|AddressSanitizer|runtime error/, 'no process has ended by them');
+	$broker->say(fuzz => undef);
+	sql(q{ALTER SYSTEM SET stream_agg.kafka_timeout = '60s'; SELECT pg_reload_conf()});
+	is(sql('SELECT count(*) FROM fuzz'), $n + 50, 'afterwards the topic is as it was');
+	create_stream('fuzz_after', 'SELECT part, pos FROM fuzz', '{}');
+	process($node, 'fuzz_after');
+	is(sql('SELECT count(*) FROM fuzz_after'), $n + 50, 'and a stream reads all of it');
+};
+
+$node->stop;
+done_testing();

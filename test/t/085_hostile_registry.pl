@@ -1,0 +1,176 @@
+# Schema registries that answer what none should, and producers who name schemas
+# without end: requests, time and memory of a micro-batch stay in their bounds, and
+# records whose schemas are none follow on_error.
+#
+# FUZZ_REGISTRY=n: so many damaged answers, instead of 200; FUZZ_SECONDS=n: for so long.
+# ONLY=text: the subtests whose names have it.
+
+use strict;
+use warnings;
+
+use IPC::Run;
+use JSON::PP;
+use PostgreSQL::Test::Utils;
+use StreamAgg::Test;
+use Test::More;
+use Time::HiRes 'time';
+
+# the rest of a subtest that dies is a failure, and the others go on
+sub checked
+{
+	my ($name, $code) = @_;
+	return if defined $ENV{ONLY} && index($name, $ENV{ONLY}) < 0;
+	return subtest $name => sub { eval { $code->(); 1 } or fail("died: $@"); };
+}
+
+my $random = seeded_random();
+my $json = JSON::PP->new->canonical->allow_nonref;
+my $broker = start_broker(none => 1);
+my $node = new_node('hostile_registry', "stream_agg.kafka_timeout = '60s'", "stream_agg.max_attempts = 1",
+	'stream_agg.max_dead_letters = 100000');
+my $brokers = $broker->brokers;
+my $scripts = $ENV{REGISTRY} or die 'REGISTRY is not set: run the tests by test/run';
+my $ready = PostgreSQL::Test::Utils::tempdir() . '/registry';
+my $running = IPC::Run::start([ 'python3', "$scripts/schema_registry.py", $ready ], '<', \undef, '>', "$ready.log", '2>&1');
+for (1 .. 1800) { last if -s $ready; select(undef, undef, undef, 0.1); }
+my $url = 'http://127.0.0.1:' . slurp_file($ready);
+
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+sub http
+{
+	my ($method, $path, $body) = @_;
+	my ($out, $err);
+	my $code = 'import sys, urllib.request as r; print(r.urlopen(r.Request(sys.argv[2], method=sys.argv[1], data=sys.stdin.buffer.read() or None)).read().decode())';
+	IPC::Run::run([ 'python3', '-c', $code, $method, "$url$path" ], '<', \($body // ''), '>', \$out, '2>', \$err) or die $err;
+	return $json->decode($out);
+}
+sub register { my ($text) = @_; return http('POST', '/subjects/x/versions', $json->encode({ schema => $text }))->{id}; }
+sub requests { return http('GET', '/requests'); }
+
+sql(qq{CREATE SERVER kafka FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '$brokers', "schema.registry" '$url', "fetch.wait.max.ms" '20')});
+sub create_avro
+{
+	my ($name) = @_;
+	$broker->create_topic($name, 1);
+	sql(qq{SELECT stream_agg.create_source('$name', topic => '$name', server => 'kafka', format => 'avro', columns => 'k bigint');
+		SELECT stream_agg.create_source('${name}_bytes', topic => '$name', server => 'kafka', format => 'raw', columns => 'v bytea')});
+	return;
+}
+sub create_stream
+{
+	my ($name, $policy) = @_;
+	sql("SELECT stream_agg.create_stream('${name}_s', 'SELECT k FROM $name', options => '{\"on_error\": \"$policy\"}', start => false)");
+	return;
+}
+# a record of a schema {"k": long}: its id, and k below 64
+sub record { my ($id, $k) = @_; return sprintf '00%08x%02x', $id, 2 * $k; }
+sub put { my ($name, @hex) = @_; sql("INSERT INTO ${name}_bytes (v) VALUES " . join(', ', map { "('\\x$_')" } @hex)); return; }
+# of a process, in MB; a sanitizer takes memory of its own
+sub peak { return slurp_file("/proc/$_[0]/maps") =~ /libasan/ ? 0 : slurp_file("/proc/$_[0]/status") =~ /^VmHWM:\s+(\d+) kB/m ? $1 / 1024 : die 'no VmHWM'; }
+
+my $good = register('{"type": "record", "name": "r", "fields": [{"name": "k", "type": "long"}]}');
+
+checked 'L5: 20,000 records that name as many schemas that are none' => sub {
+	create_avro('many');
+	put('many', record($good, 1));
+	sql(q{INSERT INTO many_bytes (v) SELECT ('\x00' || lpad(to_hex(1000000 + i), 8, '0') || '02')::bytea FROM generate_series(1, 20000) i});
+	put('many', record($good, 2));
+	create_stream('many', 'skip');
+	my $before = requests();
+	sql("SELECT stream_agg.start_stream('many_s')");
+	my $start = time;
+	process($node, 'many_s');
+	note(sprintf '%d requests, %.1f s', requests() - $before, time - $start);
+	cmp_ok(requests() - $before, '<=', 1100, 'the registry is asked for a thousand of them');
+	is(sql('SELECT string_agg(k::text, $$,$$ ORDER BY k) FROM many_s'), '1,2', 'records of a schema that is known are processed');
+	counts_add_up($node, 'many_s', 20002, 'all are counted');
+	sql("SELECT stream_agg.drop_stream('many_s')");
+
+	create_stream('many', 'dead_letter');
+	sql("SELECT stream_agg.start_stream('many_s')");
+	process($node, 'many_s');
+	is(sql(q{SELECT count(*) || ' ' || count(DISTINCT value) FROM stream_agg.dead_letters WHERE stream = 'many_s'}), '20000 20000', 'dead letters keep all others');
+	like(sql(q{SELECT error FROM stream_agg.dead_letters WHERE stream = 'many_s' ORDER BY "offset" DESC LIMIT 1}), qr/was not asked|is not asked/, 'and say that the registry was not asked');
+	put('many', record($good, 3));
+	process($node, 'many_s');
+	is(sql('SELECT count(*) FROM many_s WHERE k = 3'), 1, 'the next micro-batch is as any other');
+	sql("SELECT stream_agg.drop_stream('many_s')");
+};
+
+checked 'L5: a schema of 20,000 named types' => sub {
+	create_avro('large');
+	put('large', record(30000, 1), record($good, 2));
+	create_stream('large', 'dead_letter');
+	my $start = time;
+	sql("SELECT stream_agg.start_stream('large_s')");
+	process($node, 'large_s');
+	my $spent = time - $start;
+	note(sprintf '%.1f s', $spent);
+	cmp_ok($spent, '<', 15, 'is compiled or refused in a few seconds');
+	is(sql('SELECT string_agg(k::text, $$,$$) FROM large_s'), '2', 'what follows is processed');
+	like(sql(q{SELECT error FROM stream_agg.dead_letters WHERE stream = 'large_s'}), qr/too many types/, 'and the record says why it is not');
+	ok($node->poll_query_until('postgres', q{SELECT stream_agg.stop_stream('large_s') IS NOT NULL OR true}), 'the stream can be stopped');
+};
+
+checked 'L5: large schemas without end' => sub {
+	create_avro('sizes');
+	put('sizes', (map { record(20000 + $_, 1) . '00' } 1 .. 60), record($good, 2));
+	create_stream('sizes', 'skip');
+	sql("SELECT stream_agg.start_stream('sizes_s')");
+	my $pid = worker_pid($node, 'sizes_s');
+	process($node, 'sizes_s');
+	my $peak = peak($pid);
+	note("VmHWM $peak MB");
+	cmp_ok($peak, '<', 300, 'what is kept of schemas is bounded');
+	my $taken = sql('SELECT count(*) FROM sizes_s WHERE k = 1');
+	note("$taken schemas fit");
+	cmp_ok($taken, '>', 10, 'many fit');
+	cmp_ok($taken, '<', 60, 'not all of them');
+	counts_add_up($node, 'sizes_s', 61, 'all are counted');
+};
+
+checked 'M5: texts of registries in messages' => sub {
+	create_avro('texts');
+	my $long = register($json->encode({ type => 'record', name => 'r', fields => [ { name => 'k', type => "no\n\x{1}such" . 'x' x 100000 } ] }));
+	put('texts', record($long, 1));
+	create_stream('texts', 'dead_letter');
+	sql("SELECT stream_agg.start_stream('texts_s')");
+	process($node, 'texts_s');
+	my $error = sql(q{SELECT error FROM stream_agg.dead_letters WHERE stream = 'texts_s'});
+	like($error, qr/there is no type "no\\x0a\\x01suchxxx/, 'a name is shown, but for what cannot be');
+	cmp_ok(length $error, '<', 500, 'and not all of it');
+};
+
+# Answers damaged at random: no crash, and afterwards all is as it would have been.
+checked 'damaged answers' => sub {
+	my $wanted = $ENV{FUZZ_REGISTRY} // 200;
+	my $text = $json->encode({ type => 'record', name => 'r', namespace => 'a.b', fields => [
+				{ name => 'k', type => 'long' },
+				{ name => 'u', type => [ 'null', { type => 'enum', name => 'e', symbols => [ 'A', 'B' ] }, { type => 'fixed', name => 'f', size => 16, logicalType => 'uuid' } ] },
+				{ name => 'd', type => { type => 'bytes', logicalType => 'decimal', precision => 10, scale => 2 } },
+				{ name => 'm', type => { type => 'map', values => { type => 'array', items => [ 'null', 'r' ] } } } ] });
+	my $id = register($text);
+	create_avro('fuzz');
+	put('fuzz', map { record($id, $_) . '00' . '0264' . '00' } 1 .. 5);
+	create_stream('fuzz', 'skip');
+	sql(q{ALTER SYSTEM SET stream_agg.kafka_timeout = '2s'; SELECT pg_reload_conf()});
+	http('POST', '/fuzz', $json->encode({ seed => seed() }));
+	my $damaged = 0;
+	my $start = time;
+	my $log = slurp_file($node->logfile);
+	while ($ENV{FUZZ_SECONDS} ? time - $start < $ENV{FUZZ_SECONDS} : $damaged < $wanted)
+	{
+		# each in a session of its own, which knows no schema yet
+		$node->psql('postgres', 'SET statement_timeout = 5000; SELECT count(k) FROM fuzz') for 1 .. 20;
+		$damaged = http('POST', '/fuzz', $json->encode({}));
+	}
+	sql("SELECT stream_agg.start_stream('fuzz_s')");
+	note(sprintf '%d damaged answers in %d s', $damaged, time - $start);
+	http('POST', '/fuzz', $json->encode({ seed => undef }));
+	unlike(slurp_file($node->logfile), qr/terminated by signal|PANIC|TRAP|AddressSanitizer|runtime error/, 'no process has ended by them');
+	is(sql('SELECT count(k) FROM fuzz'), 5, 'afterwards the records are as they were');
+};
+
+$node->stop;
+$running->kill_kill;
+done_testing();
