@@ -22,6 +22,10 @@
 /* types inside of types; a schema is written by people */
 #define MAX_NESTING		100
 
+/* what numeric holds: digits behind the point, and in all */
+#define MAX_SCALE		16383
+#define MAX_PRECISION	(131072 + MAX_SCALE)
+
 typedef struct NamedType
 {
 	const char *name;			/* with its namespace */
@@ -284,7 +288,8 @@ set_logical(AvroNode *node, const JsonbValue *json)
 		int			precision = int_member(json, "precision", 1);
 
 		node->scale = member(json, "scale") ? int_member(json, "scale", 0) : 0;
-		if (precision < 0 || node->scale < 0 || node->scale > precision)
+		if (precision < 0 || precision > MAX_PRECISION ||
+			node->scale < 0 || node->scale > MAX_SCALE || node->scale > precision)
 			node->logical = AVRO_L_NONE;
 	}
 }

@@ -171,12 +171,14 @@ sagg_json_unescape(const uint8_t *p, const uint8_t *end, uint8_t *out,
 /*
  * Would numeric hold the number?  Its digits before and behind the point are
  * given by where they begin and end; the exponent, with its sign, may be null.
+ * *digits, less those the exponent stands for, must not become negative.
  */
 bool
 sagg_json_numeric_holds(const uint8_t *whole, const uint8_t *whole_end,
 						const uint8_t *frac, const uint8_t *frac_end,
 						const uint8_t *exponent,
-						const uint8_t *exponent_end) noexcept
+						const uint8_t *exponent_end,
+						int64_t *digits) noexcept
 {
 	int64_t		exp = 0;
 	int64_t		power;
@@ -188,6 +190,9 @@ sagg_json_numeric_holds(const uint8_t *whole, const uint8_t *whole_end,
 		for (; p < exponent_end && exp < NUMERIC_MAX_EXPONENT; p++)
 			exp = exp * 10 + (*p - '0');
 		if (exp >= NUMERIC_MAX_EXPONENT)
+			return false;
+		*digits -= exp;
+		if (*digits < 0)
 			return false;
 		if (*exponent == '-')
 			exp = -exp;
