@@ -168,6 +168,13 @@ sagg_json_unescape(const uint8_t *p, const uint8_t *end, uint8_t *out,
 	return nullptr;
 }
 
+static bool
+take_digits(int64_t n, int64_t *digits)
+{
+	*digits -= n;
+	return *digits >= 0;
+}
+
 /*
  * Would numeric hold the number?  Its digits before and behind the point are
  * given by where they begin and end; the exponent, with its sign, may be null.
@@ -191,9 +198,6 @@ sagg_json_numeric_holds(const uint8_t *whole, const uint8_t *whole_end,
 			exp = exp * 10 + (*p - '0');
 		if (exp >= NUMERIC_MAX_EXPONENT)
 			return false;
-		*digits -= exp;
-		if (*digits < 0)
-			return false;
 		if (*exponent == '-')
 			exp = -exp;
 	}
@@ -208,8 +212,8 @@ sagg_json_numeric_holds(const uint8_t *whole, const uint8_t *whole_end,
 		while (p < frac_end && *p == '0')
 			p++;
 		if (p == frac_end)
-			return true;		/* zero */
+			return exp >= 0 || take_digits(-exp, digits);	/* zero */
 		power = frac - p - 1;
 	}
-	return power + exp <= NUMERIC_MAX_POWER;
+	return power + exp <= NUMERIC_MAX_POWER && take_digits(exp < 0 ? -exp : exp, digits);
 }
