@@ -168,9 +168,16 @@ sub measure
 		$broker->produce("$case->{topic}_$n", $case->{then}->($n));
 		process($node, 's');
 	}
-	my $used = cpu($pid);
-	my $delivered = sql(q{SELECT total_delivered FROM stream_agg.commits WHERE stream = 's' ORDER BY batch DESC LIMIT 1});
+	# a micro-batch may end before the last record
+	my $delivered = 0;
+	for (1 .. 100)
+	{
+		$delivered = sql(q{SELECT total_delivered FROM stream_agg.commits WHERE stream = 's' ORDER BY batch DESC LIMIT 1});
+		last if $delivered >= $n;
+		process($node, 's');
+	}
 	die "$case->{name}: $delivered of $n records" if $delivered < $n;
+	my $used = cpu($pid);
 	if ($case->{restore})
 	{
 		$used = sql(q{

@@ -8,6 +8,7 @@ use warnings;
 
 use IPC::Run;
 use JSON::PP;
+use Math::BigInt;
 use POSIX ();
 use PostgreSQL::Test::Utils;
 use StreamAgg::Test;
@@ -81,15 +82,15 @@ is(sql('SELECT string_agg(id::text, $$ $$ ORDER BY id) FROM in_json WHERE id > 1
 # ---------- containers of very many values ----------
 
 create_source($node, $broker, 'wide', 'wide', 'id int, t text');
-$pid = create('wide', 'SELECT id, length(t) AS t FROM wide');
+$pid = create('in_wide', 'SELECT id, length(t) AS t FROM wide');
 $broker->produce('wide', map { sprintf '{"id":%d,"t":[%s]}', $_, join ',', ('[]') x 300_000 } 1 .. 4);
-bounded('wide', $pid, 'M3: containers of very many values');
-is(sql('SELECT count(*), min(t) FROM wide'), '4|1200000', 'M3: containers that fit a message are taken');
+bounded('in_wide', $pid, 'M3: containers of very many values');
+is(sql('SELECT count(*), min(t) FROM in_wide'), '4|1200000', 'M3: containers that fit a message are taken');
 
 # ---------- CSV ----------
 
-create_source($node, $broker, 'csv', 'csv', q{id int, n numeric, t text, a numeric[]});
-sql(q{ALTER FOREIGN TABLE csv OPTIONS (ADD format 'csv')});
+sql(qq{SELECT stream_agg.create_source('csv', topic => 'csv', brokers => '$brokers', format => 'csv',
+	columns => 'id int, n numeric, t text, a numeric[]', options => '{"fetch.wait.max.ms": 20}')});
 $pid = create('in_csv', 'SELECT id, length(n::text) AS n, length(t) AS t, array_length(a, 1) AS a FROM csv');
 $broker->produce('csv', qq(1,1e131071,1e131071,"{1e131071}"), qq(2,1,x,"{$array}"), '3,1e999999999,x,{}', '4,1,x,{2}');
 bounded('in_csv', $pid, 'M3: CSV');
@@ -150,7 +151,7 @@ bounded('in_avro', $pid, 'M2: Avro as numbers');
 bounded('as_text', $text_pid, 'M2: Avro as texts');
 is(sql(q{SELECT string_agg(id || ' ' || length(v::text), '|' ORDER BY id, length(v::text)) FROM in_avro}), '1 6|6 16385|7 1233',
 	'M2: decimals that numeric holds are taken');
-is(sql(q{SELECT v FROM in_avro WHERE id = 7}), sql('SELECT 2::numeric ^ 4095 - 1'), 'M2: and are exact, to the greatest');
+is(sql(q{SELECT v FROM in_avro WHERE id = 7}), Math::BigInt->new(2)->bpow(4095)->bdec->bstr, 'M2: and are exact, to the greatest');
 is(sql(q{SELECT count(*) FROM stream_agg.dead_letters WHERE stream = 'in_avro'}), '11', 'M2: all else is a dead letter');
 is(sql(q{SELECT string_agg(DISTINCT split_part(error, E'\n', 1), '|' ORDER BY split_part(error, E'\n', 1)) FROM stream_agg.dead_letters WHERE stream = 'as_text'}),
 	'invalid Avro record of schema 7: a decimal is too long|invalid Avro record of schema 8: its numbers stand for too many digits|value for field "v" is not a valid text',
