@@ -100,7 +100,6 @@ is(sql('SELECT string_agg(format($$%s %s %s$$, id, n, t), $$|$$ ORDER BY id) FRO
 
 my $ready = PostgreSQL::Test::Utils::tempdir() . '/registry';
 my $registry = IPC::Run::start([ 'python3', "$scripts/schema_registry.py", $ready ], '<', \undef, '>', "$ready.log", '2>&1');
-END { $registry->kill_kill if $registry; }
 for (1 .. 1800) { last if -s $ready; select(undef, undef, undef, 0.1); }
 my $url = 'http://127.0.0.1:' . slurp_file($ready);
 my $json = JSON::PP->new->canonical->allow_nonref;
@@ -157,4 +156,5 @@ is(sql(q{SELECT string_agg(DISTINCT split_part(error, E'\n', 1), '|' ORDER BY sp
 	'invalid Avro record of schema 7: a decimal is too long|invalid Avro record of schema 8: its numbers stand for too many digits|value for field "v" is not a valid text',
 	'M2: with its reason');
 
+$registry->kill_kill;
 done_testing();
