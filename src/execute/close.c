@@ -94,7 +94,7 @@ emit_windows(SaggExecution *ex)
 	}
 	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
 	{
-		for (dsa_pointer dp = ex->store->header->partitions[p]; DsaPointerIsValid(dp);)
+		for (dsa_pointer dp = SAGG_FIRST_TABLE(ex->store, p); DsaPointerIsValid(dp);)
 		{
 			SaggTable  *table = SAGG_TABLE(ex->store, dp);
 

@@ -49,9 +49,11 @@ sagg_execution_convert(SaggExecution *from, SaggExecution *to, const int *origin
 	SaggGroup  *from_group = sagg_groups_allocate(from);
 	SaggGroup  *to_group = sagg_groups_allocate(to);
 
+	/* groups stay where they are, so their hashes do */
+	to->store->header->seed = from->store->header->seed;
 	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
 	{
-		for (dsa_pointer dp = from->store->header->partitions[p]; DsaPointerIsValid(dp);)
+		for (dsa_pointer dp = SAGG_FIRST_TABLE(from->store, p); DsaPointerIsValid(dp);)
 		{
 			SaggTable  *table = SAGG_TABLE(from->store, dp);
 			SaggSlotRef *slots = table->nslots > 0 ? SAGG_SLOTS(from->store, table) : NULL;

@@ -13,7 +13,10 @@
  * and not after s + step.  So expired keys are freed table by table, as closed
  * windows are, and nobody looks for them.  A step is a quarter of the delay:
  * as live keys expire within two delays, a lookup has some nine tables to go
- * through.  In a table that is not freed yet an expired key counts for nothing.
+ * through.  Keys of records from the future expire later than that; the later,
+ * the longer is the time whose last step has them all.  So there are some nine
+ * tables more each time the distance is four times as great, however many times
+ * there are.  In a table that is not freed yet an expired key counts for nothing.
  *
  * Like groups, new keys go to the store at the end only (I3).
  *
@@ -39,6 +42,7 @@
 typedef struct SeenKey
 {
 	int64		expires;
+	uint32		hash;			/* as the store has it */
 	bool		fresh;			/* not in the store yet */
 	Datum	   *keys;
 	bool	   *nulls;
@@ -99,14 +103,39 @@ sagg_seen_keys_window(const SaggExecution *ex)
 }
 
 /*
- * The table for an expiry.
+ * Where the step, or the "size" of several, begins that an expiry is in.
  */
 static int64
-table_start(const struct SaggSeenKeys *seen, int64 expires)
+step_start(int64 expires, int64 size)
 {
-	int64		into = (expires - 1) % seen->window.size;
+	int64		into = (expires - 1) % size;
 
-	return expires - 1 - (into < 0 ? into + seen->window.size : into);
+	return expires - 1 - (into < 0 ? into + size : into);
+}
+
+/*
+ * The table for an expiry, by the watermark; where there is none yet, by what it
+ * would be if the batch had nothing but its latest record.
+ */
+static int64
+table_start(const SaggExecution *ex, int64 expires, TimestampTz watermark)
+{
+	int64		step = ex->seen->window.size;
+	int64		size = step;
+	int64		distance;
+	int64		end;
+
+	if (TIMESTAMP_NOT_FINITE(watermark) &&
+		(!ex->any_time || pg_sub_s64_overflow(ex->max_time, ex->stream->watermark_delay, &watermark)))
+		distance = 0;
+	else if (pg_sub_s64_overflow(expires, watermark, &distance))
+		distance = PG_INT64_MAX;
+	while (distance / (4 * STEPS_OF_DELAY) > size && size < PG_INT64_MAX / 16)
+		size *= 4;
+	/* the last step of all is for those that no other is for */
+	if (pg_add_s64_overflow(step_start(expires, size), size, &end) || end > END_TIMESTAMP)
+		end = step_start(END_TIMESTAMP, step) + step;
+	return end - step;
 }
 
 /*
@@ -168,7 +197,7 @@ static bool
 find_stored(SaggExecution *ex, uint32 hash, int64 *expires)
 {
 	SaggStore  *store = ex->store;
-	dsa_pointer dp = store->header->partitions[SAGG_PARTITION_OF(hash)];
+	dsa_pointer dp = SAGG_FIRST_TABLE(store, SAGG_PARTITION_OF(hash));
 	bool		found = false;
 	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 
@@ -232,11 +261,13 @@ sagg_seen_key(SaggExecution *ex, int64 time, const Datum *values, const bool *nu
 	{
 		int64		expires;
 
+		hash = sagg_keys_place(ex, hash, 0, ex->row_keys, ex->row_keynulls);
 		stored = find_stored(ex, hash, &expires);
 		key = keep_key(ex);
 		key->fresh = !stored;
 		key->expires = stored ? expires : expiry(ex, time);
-		(void) seentab_insert_hash(ex->seen->table, key, hash, &found);
+		key->hash = hash;
+		(void) seentab_insert_hash(ex->seen->table, key, SAGG_SEEDED_HASH(hash), &found);
 		Assert(!found);
 		found = stored;
 	}
@@ -265,8 +296,8 @@ sagg_seen_keys_store(SaggExecution *ex)
 		if (!key->fresh || key->expires <= ex->store->close_before)
 			continue;
 		sagg_entry_write(ex, &ex->entry, &group);
-		sagg_store_put(ex->store, table_start(ex->seen, key->expires), entry->hash,
-					   InvalidDsaPointer, ex->entry.data, ex->entry.len);
+		sagg_store_put(ex->store, table_start(ex, key->expires, ex->store->close_before),
+					   key->hash, InvalidDsaPointer, ex->entry.data, ex->entry.len);
 		SAGG_FAILPOINT("store.changed");
 	}
 }
@@ -283,9 +314,10 @@ sagg_seen_key_restore(SaggExecution *ex, int partition, const char *data, Size l
 	uint32		hash;
 
 	sagg_entry_read(ex, &group, data, len, false);
-	hash = sagg_keys_hash(ex, 0, group.keys, group.keynulls);
+	hash = sagg_keys_place(ex, sagg_keys_hash(ex, 0, group.keys, group.keynulls), 0,
+						   group.keys, group.keynulls);
 	sagg_check_partition(hash, partition);
 	if (group.start > ex->plan->watermark && !find_stored(ex, hash, &expires))
-		sagg_store_load(ex->store, table_start(ex->seen, group.start), hash,
+		sagg_store_load(ex->store, table_start(ex, group.start, ex->plan->watermark), hash,
 						InvalidDsaPointer, data, len);
 }

@@ -56,7 +56,7 @@ typedef struct SaggStoreAudit
 	int64		batch;
 	int64		allocated_bytes;	/* as the allocator rounds them */
 	int64		allocated_objects;
-	int64		reachable_objects;	/* tables, slot arrays, versions */
+	int64		reachable_objects;	/* directories, tables, slot arrays, versions */
 } SaggStoreAudit;
 
 extern bool sagg_store_audit(dsa_handle handle, SaggStoreAudit *audit);

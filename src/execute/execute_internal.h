@@ -174,6 +174,7 @@ typedef struct SaggKeptCall
 	int			ncolumns;
 	SaggCodec  *codecs;
 	StringInfoData tuple;		/* scratch */
+	SaggHashSeed seed;			/* of its tables */
 	int			nsort;
 	SaggKeptSort *sort;			/* DISTINCT: of all of its columns */
 	int16		resultlen;
@@ -186,7 +187,7 @@ typedef struct SaggKeptCall
 typedef struct SaggGroup
 {
 	int64		start;			/* of its window */
-	uint32		hash;
+	uint32		hash;			/* as the store has it: with the partition */
 	bool		changed;
 	dsa_pointer stored;			/* its version in the store, or invalid */
 	Datum	   *keys;
@@ -211,6 +212,7 @@ typedef struct SaggKeyCall
 	SaggKeyKind kind;
 	FmgrInfo	eq;
 	FmgrInfo	hash;
+	FmgrInfo	seeded_hash;	/* fn_oid InvalidOid = there is none */
 	SaggCodec	codec;
 } SaggKeyCall;
 
@@ -435,7 +437,9 @@ extern void sagg_delta_apply(SaggExecution *ex, StringInfo buf,
 extern SaggKeyCall *sagg_keys_init(const SaggQuery *query);
 extern uint32 sagg_keys_hash(SaggExecution *ex, int64 start,
 							 const Datum *keys, const bool *nulls);
-extern uint32 sagg_pane_salt(int64 start);
+extern uint32 sagg_keys_place(SaggExecution *ex, uint32 hash, int64 start,
+							  const Datum *keys, const bool *nulls);
+extern uint32 sagg_start_salt(const SaggStore *store, int64 start);
 extern bool sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
 							const Datum *b, const bool *bnulls);
 extern int	sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b);

@@ -32,7 +32,7 @@ static bool groups_equal(SaggExecution *ex, const SaggGroup *a, const SaggGroup 
 #define SH_ELEMENT_TYPE	GroupEntry
 #define SH_KEY_TYPE		SaggGroup *
 #define SH_KEY			group
-#define SH_HASH_KEY(tb, key)	((key)->hash)
+#define SH_HASH_KEY(tb, key)	SAGG_SEEDED_HASH((key)->hash)
 #define SH_EQUAL(tb, a, b)		groups_equal((tb)->private_data, a, b)
 #define SH_SCOPE		static inline
 #define SH_STORE_HASH
@@ -69,7 +69,7 @@ sagg_groups_init(SaggExecution *ex)
 bool
 sagg_groups_met(SaggExecution *ex, SaggGroup *group)
 {
-	return grouptab_lookup_hash(ex->groups, group, group->hash) != NULL;
+	return grouptab_lookup_hash(ex->groups, group, SAGG_SEEDED_HASH(group->hash)) != NULL;
 }
 
 /*
@@ -93,13 +93,13 @@ sagg_groups_allocate(SaggExecution *ex)
 }
 
 /*
- * The group's version in the store, or InvalidDsaPointer.
+ * The group's version in the store, or InvalidDsaPointer.  Not for sessions.
  */
 dsa_pointer
 sagg_groups_stored(SaggExecution *ex, const SaggGroup *group)
 {
 	SaggTable  *table = sagg_store_table(ex->store, SAGG_PARTITION_OF(group->hash),
-										 SAGG_HAS_SESSIONS(ex) ? SAGG_SESSIONS_TABLE : group->start);
+										 group->start);
 	MemoryContext old;
 	uint32		step = 0;
 	dsa_pointer dp = InvalidDsaPointer;
@@ -121,15 +121,19 @@ sagg_groups_stored(SaggExecution *ex, const SaggGroup *group)
 
 /*
  * A group for the execution to keep, from the store or new.  "probe" has its
- * hash and keys.  NULL if it would be new and its keys are too long.
+ * start and keys, and gets its hash in the store; it has that of the batch.  NULL
+ * if it would be new and its keys are too long.
  */
 static SaggGroup *
-make_group(SaggExecution *ex, const SaggGroup *probe)
+make_group(SaggExecution *ex, SaggGroup *probe)
 {
-	dsa_pointer stored = sagg_groups_stored(ex, probe);
-	MemoryContext old;
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+	dsa_pointer stored;
 	SaggGroup  *group;
 
+	probe->hash = sagg_keys_place(ex, probe->hash, probe->start, probe->keys, probe->keynulls);
+	MemoryContextSwitchTo(old);
+	stored = sagg_groups_stored(ex, probe);
 	if (!DsaPointerIsValid(stored) && !sagg_keys_fit(ex, probe->keys, probe->keynulls))
 		return NULL;
 	old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);

@@ -25,7 +25,6 @@
 #include "access/nbtree.h"
 #include "catalog/pg_aggregate.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "utils/fmgroids.h"
@@ -151,6 +150,8 @@ sagg_kept_init(const SaggAggCall *call)
 		else
 			sagg_codec_init(codec, exprType(arg), exprTypmod(arg));
 	}
+	if (kept->distinct)
+		sagg_hash_seed_make(&kept->seed);
 	initStringInfo(&kept->tuple);
 	image_equal = init_sort(kept, aggref);
 	kept->counts = call->transfn.fn_oid == F_INT8INC_ANY &&
@@ -197,6 +198,16 @@ sagg_kept_take(SaggKeptCall *call, SaggBytes *bytes, Datum *values, bool *nulls)
 	}
 }
 
+static uint32
+tuple_hash(const SaggKeptCall *call, const char *tuple, Size len)
+{
+	SaggSip		sip;
+
+	sagg_sip_init(&sip, &call->seed);
+	sagg_sip_add_bytes(&sip, tuple, len);
+	return (uint32) sagg_sip_end(&sip);
+}
+
 static void
 put_in_table(SaggKept *kept, uint32 hash, Size place)
 {
@@ -241,7 +252,7 @@ reserve_table(const SaggKeptCall *call, SaggKept *kept)
 		const char *tuple = bytes.data;
 
 		skip_tuple(call, &bytes);
-		put_in_table(kept, hash_bytes((const unsigned char *) tuple, bytes.data - tuple),
+		put_in_table(kept, tuple_hash(call, tuple, bytes.data - tuple),
 					 tuple - kept->data);
 	}
 }
@@ -279,7 +290,7 @@ is_in_set(const SaggKeptCall *call, SaggKept *kept, const char *tuple, Size len)
 	}
 
 	reserve_table(call, kept);
-	hash = hash_bytes((const unsigned char *) tuple, len);
+	hash = tuple_hash(call, tuple, len);
 	mask = kept->nslots - 1;
 	for (uint32 i = hash & mask; kept->slots[i].place != 0; i = (i + 1) & mask)
 	{

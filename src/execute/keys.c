@@ -5,18 +5,28 @@
  *
  * Keys are equal as GROUP BY would have it: by the operator of the query,
  * under the key's collation; NULLs are equal.  Where that operator is one that
- * compares bytes, they are compared here, otherwise by calling it.  The hash
- * decides the partition of a stored group, so a change of it is a change of
- * the format of stored state.
+ * compares bytes, they are compared here, otherwise by calling it.
+ *
+ * There are two hashes.  One decides the partition of a stored group, so a
+ * change of it is a change of the format of stored state; anybody can compute it.
+ * The other finds groups in tables, in the batch and in the store.  It has the
+ * store's secret seed, for keys are what producers choose.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/hash.h"
 #include "common/hashfn.h"
+#include "access/htup_details.h"
+#include "access/stratnum.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_amop.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "execute_internal.h"
 
@@ -49,6 +59,41 @@ key_kind(Oid function, Oid collation)
 }
 
 /*
+ * A secret for a store, or for tables that are in no store.
+ */
+void
+sagg_hash_seed_make(SaggHashSeed *seed)
+{
+	if (!pg_strong_random(seed, sizeof(*seed)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random numbers for a hash table")));
+}
+
+/*
+ * The hash function with a seed for a key of another kind, if its operator class
+ * has one.
+ */
+static void
+init_seeded_hash(SaggKeyCall *call, Oid eqop)
+{
+	CatCList   *members = SearchSysCacheList1(AMOPOPID, ObjectIdGetDatum(eqop));
+	Oid			function = InvalidOid;
+
+	for (int i = 0; i < members->n_members && !OidIsValid(function); i++)
+	{
+		Form_pg_amop member = (Form_pg_amop) GETSTRUCT(&members->members[i]->tuple);
+
+		if (member->amopmethod == HASH_AM_OID && member->amopstrategy == HTEqualStrategyNumber)
+			function = get_opfamily_proc(member->amopfamily, member->amoplefttype,
+										 member->amoplefttype, HASHEXTENDED_PROC);
+	}
+	ReleaseSysCacheList(members);
+	if (OidIsValid(function))
+		fmgr_info(function, &call->seeded_hash);
+}
+
+/*
  * Set up the keys of a query, in the current context.
  */
 SaggKeyCall *
@@ -67,6 +112,8 @@ sagg_keys_init(const SaggQuery *query)
 		fmgr_info(hash, &keys[i].hash);
 		fmgr_info(get_opcode(key->eqop), &keys[i].eq);
 		keys[i].kind = key_kind(keys[i].eq.fn_oid, key->collation);
+		if (keys[i].kind == SAGG_KEY_GENERAL)
+			init_seeded_hash(&keys[i], key->eqop);
 		sagg_codec_init(&keys[i].codec, key->type, key->typmod);
 	}
 	return keys;
@@ -182,6 +229,73 @@ value_hash(SaggExecution *ex, int i, Datum value)
 											ex->query->keys[i].collation, value));
 }
 
+/*
+ * What the start of an entry adds to the hash of its keys, where the hash of the
+ * keys is told by that of an entry: panes.c relies on it, and sessions.
+ */
+uint32
+sagg_start_salt(const SaggStore *store, int64 start)
+{
+	return SAGG_SEEDED_HASH((uint32) sagg_seeded_hash(&store->header->seed, (uint64) start));
+}
+
+/*
+ * Add a value to a seeded hash.
+ */
+static inline void
+add_value(SaggExecution *ex, SaggSip *sip, int i, Datum value)
+{
+	const SaggKeyCall *key = &ex->keys[i];
+	struct varlena *text;
+
+	switch (key->kind)
+	{
+		case SAGG_KEY_TEXT:
+			text = plain_text(ex, value);
+			sagg_sip_add_bytes(sip, VARDATA_ANY(text), VARSIZE_ANY_EXHDR(text));
+			break;
+		case SAGG_KEY_ENUM:
+			sagg_sip_add(sip, DatumGetObjectId(value));
+			break;
+		case SAGG_KEY_GENERAL:
+			if (OidIsValid(key->seeded_hash.fn_oid))
+			{
+				sagg_sip_add(sip, DatumGetUInt64(FunctionCall2Coll(unconstify(FmgrInfo *, &key->seeded_hash),
+																   ex->query->keys[i].collation, value,
+																   UInt64GetDatum(ex->store->header->seed.k0))));
+				break;
+			}
+			/* fall through */
+		default:
+			sagg_sip_add(sip, value_hash(ex, i, value));
+	}
+}
+
+/*
+ * The hash of a group for the tables of a batch, from the start of its window and
+ * its keys: SAGG_SEEDED_BITS.  May leave garbage in the current context.
+ */
+uint32
+sagg_keys_hash(SaggExecution *ex, int64 start, const Datum *keys,
+			   const bool *nulls)
+{
+	bool		panes = ex->query->window.panes;
+	SaggSip		sip;
+	uint32		hash;
+
+	sagg_sip_init(&sip, &ex->store->header->seed);
+	sagg_sip_add(&sip, panes ? 0 : (uint64) start);
+	for (int i = 0; i < ex->query->nkeys; i++)
+	{
+		if (nulls[i])
+			sagg_sip_add(&sip, UINT64CONST(0xc4ceb9fe1a85ec53));
+		else
+			add_value(ex, &sip, i, keys[i]);
+	}
+	hash = SAGG_SEEDED_HASH((uint32) sagg_sip_end(&sip));
+	return unlikely(panes) ? hash ^ sagg_start_salt(ex->store, start) : hash;
+}
+
 /* multiply and shift, as in MurmurHash's finalizer */
 static inline uint64
 mix(uint64 hash, uint64 value)
@@ -191,33 +305,23 @@ mix(uint64 hash, uint64 value)
 }
 
 /*
- * What the start of a pane adds to the hash of its groups' keys.  All panes of
- * a key are in one partition of the store, and the keys' own hash is told by
- * that of a group: panes.c relies on both.
+ * The hash of a group in the store: with its partition, in which all panes and all
+ * sessions of a key are.  "hash" is that of sagg_keys_hash.  May leave garbage
+ * in the current context.
  */
 uint32
-sagg_pane_salt(int64 start)
+sagg_keys_place(SaggExecution *ex, uint32 hash, int64 start, const Datum *keys,
+				const bool *nulls)
 {
-	return (uint32) (mix(UINT64CONST(0x9e3779b97f4a7c15), (uint64) start) >> 24) *
-		SAGG_STATE_PARTITIONS;
-}
-
-/*
- * The hash of a group, from the start of its window and its keys.  May leave
- * garbage in the current context.
- */
-uint32
-sagg_keys_hash(SaggExecution *ex, int64 start, const Datum *keys,
-			   const bool *nulls)
-{
-	bool		panes = ex->query->window.panes;
-	uint64		hash = mix(UINT64CONST(0x9e3779b97f4a7c15), panes ? 0 : (uint64) start);
+	uint64		open = mix(UINT64CONST(0x9e3779b97f4a7c15),
+						   ex->query->window.panes ? 0 : (uint64) start);
+	uint32		partition;
 
 	for (int i = 0; i < ex->query->nkeys; i++)
-		hash = mix(hash, nulls[i] ? UINT64CONST(0xc4ceb9fe1a85ec53) :
+		open = mix(open, nulls[i] ? UINT64CONST(0xc4ceb9fe1a85ec53) :
 				   value_hash(ex, i, keys[i]));
-	return (uint32) ((hash * UINT64CONST(0xc4ceb9fe1a85ec53)) >> 32) ^
-		(unlikely(panes) ? sagg_pane_salt(start) : 0);
+	partition = (uint32) ((open * UINT64CONST(0xc4ceb9fe1a85ec53)) >> 32) % SAGG_STATE_PARTITIONS;
+	return hash | partition << SAGG_SEEDED_BITS;
 }
 
 /*

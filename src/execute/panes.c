@@ -102,7 +102,7 @@ collect_batch(SaggSliding *s)
 {
 	for (SaggGroup *group = sagg_groups_next(s->ex, true); group;
 		 group = sagg_groups_next(s->ex, false))
-		add_pane(&s->batch, group->hash ^ sagg_pane_salt(group->start),
+		add_pane(&s->batch, group->hash ^ sagg_start_salt(s->ex->store, group->start),
 				 group->start, group, InvalidDsaPointer);
 }
 
@@ -115,7 +115,7 @@ collect_tables(SaggSliding *s, int partition)
 	SaggStore  *store = s->ex->store;
 
 	s->ntables = 0;
-	for (dsa_pointer dp = store->header->partitions[partition]; DsaPointerIsValid(dp);)
+	for (dsa_pointer dp = SAGG_FIRST_TABLE(store, partition); DsaPointerIsValid(dp);)
 	{
 		SaggTable  *table = SAGG_TABLE(store, dp);
 
@@ -165,7 +165,7 @@ add_stored(SaggSliding *s)
 	for (int i = find_table(s, s->first); i < s->ntables; i++)
 	{
 		SaggTable  *table = s->tables[i].table;
-		uint32		salt = sagg_pane_salt(table->start);
+		uint32		salt = sagg_start_salt(store, table->start);
 		SaggSlotRef *slots;
 
 		if (s->last != PG_INT64_MAX && table->start >= s->last + s->window->size)
@@ -195,16 +195,17 @@ add_stored_of_changed(SaggSliding *s)
 	{
 		uint32		keyhash = s->work.panes[i].keyhash;
 		int64		first = Max(sagg_first_window_of(s->window, s->work.panes[i].start), s->first);
-		int64		end;
+		int64		end = sagg_pane_window(s->window, s->work.panes[i].start) + s->window->size;
 
-		for (j = i + 1; j < n && s->work.panes[j].keyhash == keyhash; j++)
-			;
-		end = sagg_pane_window(s->window, s->work.panes[j - 1].start) + s->window->size;
+		/* as long as the next pane has windows that these panes may be in */
+		for (j = i + 1; j < n && s->work.panes[j].keyhash == keyhash &&
+			 sagg_first_window_of(s->window, s->work.panes[j].start) <= end; j++)
+			end = sagg_pane_window(s->window, s->work.panes[j].start) + s->window->size;
 		CHECK_FOR_INTERRUPTS();
 		for (int t = find_table(s, first); t < s->ntables && s->tables[t].start < end; t++)
 		{
 			SaggTable  *table = s->tables[t].table;
-			uint32		hash = keyhash ^ sagg_pane_salt(table->start);
+			uint32		hash = keyhash ^ sagg_start_salt(store, table->start);
 			uint32		step = 0;
 			dsa_pointer version;
 

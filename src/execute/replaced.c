@@ -32,8 +32,11 @@ first_group(SaggExecution *ex)
 		for (SaggSessionKey *key = sagg_sessions_next(ex, true); key;
 			 key = sagg_sessions_next(ex, false))
 		{
-			if (key->n > 0)
-				first = Min(first, key->sessions[0]->group.start);
+			SaggSession *session = sagg_session_at(&key->sessions,
+												   sagg_session_first(&key->sessions));
+
+			if (session)
+				first = Min(first, session->group.start);
 		}
 		return first;
 	}

@@ -82,36 +82,42 @@ is_emitted(const SaggExecution *ex, const SaggSession *session)
  * A changed session to the store.
  */
 static void
-put_session(SaggExecution *ex, SaggSession *session)
+put_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
 {
 	SaggStore  *store = ex->store;
 	uint32		hash = session->group.hash;
 	dsa_pointer old = InvalidDsaPointer;
+	bool		apart = false;
 	MemoryContext save;
 
 	for (SaggSessionPart *part = session->parts; part; part = part->next)
 	{
 		if (part->start == session->group.start)
+		{
 			old = part->version;
+			apart = part->apart;
+		}
 		else
 		{
 			sagg_entry_write_gone(ex, &ex->entry, &session->group, part->start);
-			sagg_store_bury(store, SAGG_SESSIONS_TABLE, hash,
-							sagg_store_put(store, SAGG_SESSIONS_TABLE, hash, part->version,
-										   ex->entry.data, ex->entry.len));
+			sagg_session_bury(store, hash, part->start, part->apart,
+							  sagg_session_put(store, hash, part->start, part->apart,
+											   part->version, &ex->entry));
 		}
 	}
+	if (!DsaPointerIsValid(old))
+		apart = key->nstored++ >= SAGG_FEW_SESSIONS;
 	save = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 	sagg_entry_write(ex, &ex->entry, &session->group);
 	MemoryContextSwitchTo(save);
-	sagg_store_put(store, SAGG_SESSIONS_TABLE, hash, old, ex->entry.data, ex->entry.len);
+	sagg_session_put(store, hash, session->group.start, apart, old, &ex->entry);
 	if (!DsaPointerIsValid(old) && store->due_known)
 		sagg_due_add(store, session->end, hash);
 	SAGG_FAILPOINT("store.changed");
 }
 
 static void
-close_session(SaggExecution *ex, SaggSession *session)
+close_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
 {
 	if (is_emitted(ex, session))
 	{
@@ -123,11 +129,11 @@ close_session(SaggExecution *ex, SaggSession *session)
 	if (closes(ex, session->end))
 	{
 		for (SaggSessionPart *part = session->parts; part; part = part->next)
-			sagg_store_bury(ex->store, SAGG_SESSIONS_TABLE, session->group.hash,
-							part->version);
+			sagg_session_bury(ex->store, session->group.hash, part->start,
+							  part->apart, part->version);
 	}
 	else if (session->group.changed)
-		put_session(ex, session);
+		put_session(ex, key, session);
 	ResetExprContext(ex->tmpcontext);
 }
 
@@ -141,6 +147,33 @@ emit_stored(SaggExecution *ex, SaggGroup *group, const SaggVersion *version)
 	sagg_emit_group(ex, group);
 }
 
+static void
+emit_table(SaggExecution *ex, SaggTable *table, SaggGroup *group)
+{
+	SaggSlotRef *slots = table->nslots > 0 ? SAGG_SLOTS(ex->store, table) : NULL;
+
+	for (uint32 i = 0; i < table->nslots; i++)
+	{
+		SaggVersion *version;
+		MemoryContext old;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!DsaPointerIsValid(slots[i].version))
+			continue;
+		version = SAGG_VERSION(ex->store, slots[i].version);
+		if (sagg_entry_is_gone(version->entry) ||
+			sagg_session_passed(ex, sagg_entry_end(version->entry)))
+			continue;
+		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+		group->hash = sagg_session_slot_hash(table, &slots[i]);
+		sagg_entry_read(ex, group, version->entry, version->len, false);
+		if (!sagg_sessions_met(ex, group))
+			emit_stored(ex, group, version);
+		MemoryContextSwitchTo(old);
+		ResetExprContext(ex->tmpcontext);
+	}
+}
+
 /*
  * Give out all stored sessions, that the last commit has not passed, of keys that
  * the batch has not met.
@@ -152,29 +185,9 @@ sagg_sessions_emit_stored(SaggExecution *ex)
 
 	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
 	{
-		SaggTable  *table = sagg_store_table(ex->store, p, SAGG_SESSIONS_TABLE);
-		SaggSlotRef *slots = table && table->nslots > 0 ? SAGG_SLOTS(ex->store, table) : NULL;
-
-		for (uint32 i = 0; table && i < table->nslots; i++)
-		{
-			SaggVersion *version;
-			MemoryContext old;
-
-			CHECK_FOR_INTERRUPTS();
-			if (!DsaPointerIsValid(slots[i].version))
-				continue;
-			version = SAGG_VERSION(ex->store, slots[i].version);
-			if (sagg_entry_is_gone(version->entry) ||
-				sagg_session_passed(ex, sagg_entry_end(version->entry)))
-				continue;
-			old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
-			group->hash = slots[i].hash;
-			sagg_entry_read(ex, group, version->entry, version->len, false);
-			if (!sagg_sessions_met(ex, group))
-				emit_stored(ex, group, version);
-			MemoryContextSwitchTo(old);
-			ResetExprContext(ex->tmpcontext);
-		}
+		for (dsa_pointer dp = SAGG_FIRST_TABLE(ex->store, p); DsaPointerIsValid(dp);
+			 dp = SAGG_TABLE(ex->store, dp)->next)
+			emit_table(ex, SAGG_TABLE(ex->store, dp), group);
 	}
 }
 
@@ -185,13 +198,12 @@ sagg_sessions_emit_stored(SaggExecution *ex)
 static void
 close_hash(SaggExecution *ex, uint32 hash, SaggGroup *group)
 {
-	SaggTable  *table = sagg_store_table(ex->store, SAGG_PARTITION_OF(hash),
-										 SAGG_SESSIONS_TABLE);
+	SaggSessionWalk walk;
 	int64		least = DT_NOEND;
-	uint32		step = 0;
 	dsa_pointer dp;
 
-	while (table && sagg_table_probe(ex->store, table, hash, &step, &dp))
+	sagg_session_walk(ex->store, hash, &walk);
+	while (sagg_session_walk_next(ex->store, &walk, &dp))
 	{
 		SaggVersion *version = SAGG_VERSION(ex->store, dp);
 		int64		end = sagg_entry_end(version->entry);
@@ -210,7 +222,7 @@ close_hash(SaggExecution *ex, uint32 hash, SaggGroup *group)
 		{
 			if (ex->stream->mode == SAGG_APPEND)
 				emit_stored(ex, group, version);
-			sagg_store_bury(ex->store, SAGG_SESSIONS_TABLE, hash, dp);
+			sagg_session_bury(ex->store, hash, group->start, walk.apart, dp);
 		}
 		MemoryContextSwitchTo(old);
 		ResetExprContext(ex->tmpcontext);
@@ -241,6 +253,7 @@ void
 sagg_sessions_close(SaggExecution *ex)
 {
 	bool		forgets = ex->store->close_before > DT_NOBEGIN;
+	SaggSession *session;
 
 	if (forgets)
 		sagg_due_prepare(ex->store);
@@ -248,8 +261,13 @@ sagg_sessions_close(SaggExecution *ex)
 		 key = sagg_sessions_next(ex, false))
 	{
 		CHECK_FOR_INTERRUPTS();
-		for (int i = 0; i < key->n; i++)
-			close_session(ex, key->sessions[i]);
+		for (SaggSessionPlace place = sagg_session_first(&key->sessions);
+			 (session = sagg_session_at(&key->sessions, place)) != NULL;
+			 place = sagg_session_next(&key->sessions, place))
+		{
+			CHECK_FOR_INTERRUPTS();
+			close_session(ex, key, session);
+		}
 	}
 	if (forgets)
 		close_due(ex);

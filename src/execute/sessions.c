@@ -22,6 +22,7 @@
 
 #include "common/int.h"
 #include "executor/executor.h"
+#include "miscadmin.h"
 #include "utils/datum.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -42,7 +43,7 @@ static bool same_key(SaggExecution *ex, const SaggSessionKey *a, const SaggSessi
 #define SH_ELEMENT_TYPE	SessionEntry
 #define SH_KEY_TYPE		SaggSessionKey *
 #define SH_KEY			key
-#define SH_HASH_KEY(tb, k)		((k)->hash)
+#define SH_HASH_KEY(tb, k)		SAGG_SEEDED_HASH((k)->hash)
 #define SH_EQUAL(tb, a, b)		same_key((tb)->private_data, a, b)
 #define SH_SCOPE		static inline
 #define SH_STORE_HASH
@@ -109,7 +110,7 @@ sagg_sessions_met(SaggExecution *ex, const SaggGroup *group)
 		.keynulls = group->keynulls
 	};
 
-	return sesstab_lookup_hash(ex->sessions->keys, &probe, group->hash) != NULL;
+	return sesstab_lookup_hash(ex->sessions->keys, &probe, SAGG_SEEDED_HASH(group->hash)) != NULL;
 }
 
 /*
@@ -130,25 +131,6 @@ sagg_session_load(SaggExecution *ex, SaggSession *session)
 	MemoryContextSwitchTo(old);
 }
 
-/*
- * Put a session into its place among those of its key.
- */
-static void
-insert_session(SaggSessionKey *key, int place, SaggSession *session)
-{
-	if (key->n == key->max)
-	{
-		key->max = Max(4, key->max * 2);
-		key->sessions = key->sessions ?
-			repalloc_huge(key->sessions, sizeof(SaggSession *) * key->max) :
-			palloc(sizeof(SaggSession *) * key->max);
-	}
-	memmove(&key->sessions[place + 1], &key->sessions[place],
-			sizeof(SaggSession *) * (key->n - place));
-	key->sessions[place] = session;
-	key->n++;
-}
-
 static int
 compare_starts(const void *a, const void *b)
 {
@@ -165,29 +147,44 @@ compare_starts(const void *a, const void *b)
 static void
 load_sessions(SaggExecution *ex, SaggSessionKey *key)
 {
-	SaggTable  *table = sagg_store_table(ex->store, SAGG_PARTITION_OF(key->hash),
-										 SAGG_SESSIONS_TABLE);
-	uint32		step = 0;
+	SaggSessionWalk walk;
+	SaggSession **sessions = NULL;
+	int			n = 0;
+	int			max = 0;
 	dsa_pointer dp;
 
-	while (table && sagg_table_probe(ex->store, table, key->hash, &step, &dp))
+	sagg_session_walk(ex->store, key->hash, &walk);
+	while (sagg_session_walk_next(ex->store, &walk, &dp))
 	{
 		SaggVersion *version = SAGG_VERSION(ex->store, dp);
 		SaggSession *session;
 
+		CHECK_FOR_INTERRUPTS();
+		key->nstored += walk.apart ? 0 : 1;
 		if (!sagg_entry_same_keys(ex, version->entry, version->len, key->keys, key->keynulls))
 			continue;
 		session = (SaggSession *) sagg_groups_allocate(ex);
 		sagg_entry_read(ex, &session->group, version->entry, version->len, false);
 		session->group.hash = key->hash;
-		session->parts = palloc0(sizeof(SaggSessionPart));
+		session->parts = session->last_part = palloc0(sizeof(SaggSessionPart));
 		session->parts->version = dp;
 		session->parts->start = session->group.start;
 		session->parts->end = session->end;
-		insert_session(key, key->n, session);
+		session->parts->apart = walk.apart;
+		if (n == max)
+		{
+			max = Max(4, max * 2);
+			sessions = sessions ? repalloc_huge(sessions, sizeof(SaggSession *) * max) :
+				palloc(sizeof(SaggSession *) * max);
+		}
+		sessions[n++] = session;
 	}
-	if (key->n > 1)
-		qsort(key->sessions, key->n, sizeof(SaggSession *), compare_starts);
+	if (n > 1)
+		qsort(sessions, n, sizeof(SaggSession *), compare_starts);
+	for (int i = 0; i < n; i++)
+		sagg_session_append(&key->sessions, sessions[i]);
+	if (sessions)
+		pfree(sessions);
 }
 
 static void
@@ -214,12 +211,12 @@ make_key(SaggExecution *ex, const SaggSessionKey *probe)
 	int			nkeys = Max(ex->query->nkeys, 1);
 	SaggSessionKey *key = palloc0(sizeof(SaggSessionKey));
 
-	key->hash = probe->hash;
+	key->hash = sagg_keys_place(ex, probe->hash, SAGG_SESSIONS_TABLE, probe->keys, probe->keynulls);
 	key->keys = palloc0(sizeof(Datum) * nkeys);
 	key->keynulls = palloc0(sizeof(bool) * nkeys);
 	copy_keys(ex, key->keys, key->keynulls, probe->keys, probe->keynulls);
 	load_sessions(ex, key);
-	if (key->n == 0 && !sagg_keys_fit(ex, key->keys, key->keynulls))
+	if (key->sessions.nblocks == 0 && !sagg_keys_fit(ex, key->keys, key->keynulls))
 		key = NULL;
 	MemoryContextSwitchTo(old);
 	return key;
@@ -245,7 +242,7 @@ find_key(SaggExecution *ex, TupleTableSlot *slot)
 	/* what can fail comes before the table is changed */
 	key = make_key(ex, &probe);
 	if (key)
-		sesstab_insert_hash(ex->sessions->keys, key, key->hash, &found);
+		sesstab_insert_hash(ex->sessions->keys, key, probe.hash, &found);
 	return key;
 }
 
@@ -253,7 +250,8 @@ find_key(SaggExecution *ex, TupleTableSlot *slot)
  * A new session, without records.
  */
 static SaggSession *
-make_session(SaggExecution *ex, SaggSessionKey *key, int place, int64 start, int64 end)
+make_session(SaggExecution *ex, SaggSessionKey *key, SaggSessionPlace place,
+			 int64 start, int64 end)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
 	SaggSession *session = (SaggSession *) sagg_groups_allocate(ex);
@@ -264,51 +262,30 @@ make_session(SaggExecution *ex, SaggSessionKey *key, int place, int64 start, int
 	session->loaded = true;
 	copy_keys(ex, session->group.keys, session->group.keynulls, key->keys, key->keynulls);
 	sagg_states_init(ex, session->group.states);
-	insert_session(key, place, session);
+	sagg_session_insert(&key->sessions, place, session);
 	MemoryContextSwitchTo(old);
 	return session;
 }
 
 /*
- * The first session of a key that does not end before "start".
- */
-static int
-first_touched(const SaggSessionKey *key, int64 start)
-{
-	int			low = 0;
-	int			high = key->n;
-
-	while (low < high)
-	{
-		int			middle = (low + high) / 2;
-
-		if (key->sessions[middle]->end < start)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
-/*
- * Let a session take in the one after it.
+ * Let a session take in the one after it, which is at "place".
  */
 static void
-absorb_next(SaggExecution *ex, SaggSessionKey *key, int place)
+absorb(SaggExecution *ex, SaggSessionKey *key, SaggSession *session,
+	   SaggSessionPlace place)
 {
-	SaggSession *session = key->sessions[place];
-	SaggSession *next = key->sessions[place + 1];
-	SaggSessionPart **last = &session->parts;
+	SaggSession *next = sagg_session_at(&key->sessions, place);
 
 	sagg_session_load(ex, next);
 	sagg_states_combine(ex, session->group.states, next->group.states);
 	session->end = Max(session->end, next->end);
-	while (*last)
-		last = &(*last)->next;
-	*last = next->parts;
-	key->n--;
-	memmove(&key->sessions[place + 1], &key->sessions[place + 2],
-			sizeof(SaggSession *) * (key->n - place - 1));
+	if (session->parts == NULL)
+		session->parts = next->parts;
+	else
+		session->last_part->next = next->parts;
+	if (next->parts)
+		session->last_part = next->last_part;
+	sagg_session_remove(&key->sessions, place);
 }
 
 /*
@@ -317,18 +294,25 @@ absorb_next(SaggExecution *ex, SaggSessionKey *key, int place)
 static SaggSession *
 require_session(SaggExecution *ex, SaggSessionKey *key, int64 start, int64 end)
 {
-	int			place = first_touched(key, start);
-	SaggSession *session;
+	SaggSessionPlace place = sagg_session_find(&key->sessions, start);
+	SaggSession *session = sagg_session_at(&key->sessions, place);
+	SaggSession *next;
 
-	if (place == key->n || key->sessions[place]->group.start > end)
+	if (session == NULL || session->group.start > end)
 		return make_session(ex, key, place, start, end);
-	session = key->sessions[place];
 	sagg_session_load(ex, session);
 	session->group.start = Min(session->group.start, start);
 	session->end = Max(session->end, end);
-	while (place + 1 < key->n && key->sessions[place + 1]->group.start <= session->end)
-		absorb_next(ex, key, place);
-	return session;
+	for (;;)
+	{
+		SaggSessionPlace behind = sagg_session_next(&key->sessions, place);
+
+		next = sagg_session_at(&key->sessions, behind);
+		if (next == NULL || next->group.start > session->end)
+			return session;
+		CHECK_FOR_INTERRUPTS();
+		absorb(ex, key, session, behind);
+	}
 }
 
 /*

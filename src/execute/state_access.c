@@ -37,7 +37,7 @@ live_bytes(void *arg, int partition)
 	SaggExecution *ex = arg;
 	Size		bytes = 0;
 
-	for (dsa_pointer dp = ex->store->header->partitions[partition]; DsaPointerIsValid(dp);)
+	for (dsa_pointer dp = SAGG_FIRST_TABLE(ex->store, partition); DsaPointerIsValid(dp);)
 	{
 		SaggTable  *table = SAGG_TABLE(ex->store, dp);
 
@@ -97,7 +97,7 @@ contents(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 {
 	SaggExecution *ex = arg;
 
-	for (dsa_pointer dp = ex->store->header->partitions[partition]; DsaPointerIsValid(dp);)
+	for (dsa_pointer dp = SAGG_FIRST_TABLE(ex->store, partition); DsaPointerIsValid(dp);)
 	{
 		SaggTable  *table = SAGG_TABLE(ex->store, dp);
 		SaggSlotRef *slots = SAGG_SLOTS(ex->store, table);
@@ -138,16 +138,19 @@ restore_session(SaggExecution *ex, int partition, SaggGroup *group,
 				const char *entry, Size len)
 {
 	bool		gone = len >= 2 * sizeof(int64) && sagg_entry_is_gone(entry);
+	bool		apart;
 	dsa_pointer stored;
 
 	sagg_entry_read(ex, group, entry, len, !gone);
-	group->hash = sagg_keys_hash(ex, SAGG_SESSIONS_TABLE, group->keys, group->keynulls);
+	group->hash = sagg_keys_place(ex, sagg_keys_hash(ex, SAGG_SESSIONS_TABLE, group->keys,
+													 group->keynulls),
+								  SAGG_SESSIONS_TABLE, group->keys, group->keynulls);
 	sagg_check_partition(group->hash, partition);
-	stored = sagg_groups_stored(ex, group);
+	stored = sagg_session_stored(ex, group, &apart);
 	if (gone && DsaPointerIsValid(stored))
-		sagg_store_remove(ex->store, SAGG_SESSIONS_TABLE, group->hash, stored);
+		sagg_session_forget(ex->store, group->hash, group->start, apart, stored);
 	else if (!gone && !sagg_session_passed(ex, sagg_entry_end(entry)))
-		sagg_store_load(ex->store, SAGG_SESSIONS_TABLE, group->hash, stored, entry, len);
+		sagg_session_restore(ex->store, group->hash, group->start, apart, stored, entry, len);
 }
 
 /*
@@ -158,7 +161,8 @@ restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
 			  const char *entry, Size len, bool delta)
 {
 	sagg_entry_read(ex, group, entry, len, !delta);
-	group->hash = sagg_keys_hash(ex, group->start, group->keys, group->keynulls);
+	group->hash = sagg_keys_place(ex, sagg_keys_hash(ex, group->start, group->keys, group->keynulls),
+								  group->start, group->keys, group->keynulls);
 	sagg_check_partition(group->hash, partition);
 	if (!sagg_window_passed(ex, group->start))
 	{

@@ -10,11 +10,21 @@
 #define SAGG_STATE_STORE_H
 
 #include "execute/execute.h"
+#include "hash_seed.h"
 
 #include "storage/dsm.h"
 
-/* partition of the store that a group belongs to */
-#define SAGG_PARTITION_OF(hash)	((int) ((hash) % SAGG_STATE_PARTITIONS))
+/*
+ * The hash of a group: in the upper bits the partition of the store that it
+ * belongs to, which the log knows and which is the same for ever; the rest is
+ * by the store's secret seed, so nobody can choose keys that meet in one place.
+ */
+#define SAGG_SEEDED_BITS		28
+#define SAGG_SEEDED_HASH(hash)	((hash) & (((uint32) 1 << SAGG_SEEDED_BITS) - 1))
+#define SAGG_PARTITION_OF(hash)	((int) ((hash) >> SAGG_SEEDED_BITS))
+
+StaticAssertDecl(SAGG_STATE_PARTITIONS == 1 << (32 - SAGG_SEEDED_BITS),
+				 "the upper bits of a hash are the partition");
 
 /*
  * One version of a group, in dynamic shared memory.  Never changed once it is
@@ -40,6 +50,8 @@ typedef struct SaggSlotRef
 typedef struct SaggTable
 {
 	dsa_pointer next;			/* other windows of the partition */
+	dsa_pointer prev;
+	dsa_pointer chain;			/* those in the same bucket of its directory */
 	int64		start;			/* of the window */
 	uint32		nslots;			/* a power of two */
 	uint32		nentries;
@@ -48,6 +60,15 @@ typedef struct SaggTable
 	uint32		touched;		/* by the batch: its number in undo_tables + 1 */
 } SaggTable;
 
+/* The windows of a partition; see store_directory.c. */
+typedef struct SaggDirectory
+{
+	dsa_pointer first;			/* list of all its SaggTables, the newest first */
+	dsa_pointer buckets;		/* of dsa_pointers to chains; invalid = none */
+	uint32		nbuckets;		/* a power of two; 0 = the list is short */
+	uint32		ntables;
+} SaggDirectory;
+
 typedef struct SaggStoreHeader
 {
 	uint32		magic;
@@ -55,8 +76,13 @@ typedef struct SaggStoreHeader
 	uint64		fingerprint;
 	int64		batch;			/* whose commit this state equals */
 	Size		size;			/* the area's limit; see store_limit.c */
-	dsa_pointer partitions[SAGG_STATE_PARTITIONS];	/* lists of SaggTable */
+	SaggHashSeed seed;
+	SaggDirectory partitions[SAGG_STATE_PARTITIONS];
 } SaggStoreHeader;
+
+/* the tables of a partition, one after the other by "next" */
+#define SAGG_FIRST_TABLE(store, partition) \
+	((store)->header->partitions[partition].first)
 
 /* where the area begins in a store's segment */
 #define SAGG_STORE_PLACE(segment) \
@@ -121,6 +147,7 @@ struct SaggStore
 };
 
 /* store.c */
+extern void sagg_store_init_header(SaggStoreHeader *header);
 extern void sagg_store_begin(SaggStore *store, int64 batch,
 							 const SaggWindow *window);
 extern bool sagg_store_closes(const SaggStore *store, int64 start);
@@ -135,8 +162,13 @@ extern dsm_segment *sagg_store_create_segment(const SaggStoreBudget *budget,
 											  Size size);
 extern dsa_pointer sagg_store_allocate(SaggStore *store, Size size);
 
-/* store_table.c */
+/* store_directory.c */
 extern SaggTable *sagg_store_table(SaggStore *store, int partition, int64 start);
+extern dsa_pointer sagg_directory_find(SaggStore *store, int partition, int64 start);
+extern dsa_pointer sagg_directory_add(SaggStore *store, int partition, int64 start);
+extern void sagg_directory_remove(SaggStore *store, int partition, dsa_pointer dp);
+
+/* store_table.c */
 extern bool sagg_table_probe(SaggStore *store, SaggTable *table, uint32 hash,
 							 uint32 *step, dsa_pointer *version);
 extern bool sagg_table_probe_start(SaggStore *store, SaggTable *table, uint32 hash,

@@ -40,6 +40,20 @@ make_handle(dsm_segment *segment)
 }
 
 /*
+ * No windows yet, and a secret of its own.
+ */
+void
+sagg_store_init_header(SaggStoreHeader *header)
+{
+	for (int i = 0; i < SAGG_STATE_PARTITIONS; i++)
+	{
+		header->partitions[i].first = InvalidDsaPointer;
+		header->partitions[i].buckets = InvalidDsaPointer;
+	}
+	sagg_hash_seed_make(&header->seed);
+}
+
+/*
  * An empty store.
  */
 static SaggStore *
@@ -55,8 +69,7 @@ create_store(dsa_handle *handle, int tranche_id, const SaggStoreBudget *budget,
 									  tranche_id, segment);
 	store->header->size = STORE_PLACE_SIZE;
 	dsa_set_size_limit(store->area, store->header->size);
-	for (int i = 0; i < SAGG_STATE_PARTITIONS; i++)
-		store->header->partitions[i] = InvalidDsaPointer;
+	sagg_store_init_header(store->header);
 	store->header->magic = STORE_MAGIC;
 	store->header->fingerprint = fingerprint;
 	store->header->batch = batch;
@@ -205,7 +218,7 @@ sagg_store_next_end(SaggStore *store)
 
 	for (int p = 0; store->window.kind != SAGG_WINDOW_NONE && p < SAGG_STATE_PARTITIONS; p++)
 	{
-		for (dsa_pointer dp = store->header->partitions[p]; DsaPointerIsValid(dp);)
+		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p); DsaPointerIsValid(dp);)
 		{
 			SaggTable  *table = SAGG_TABLE(store, dp);
 
@@ -242,7 +255,7 @@ evict_closed(SaggStore *store)
 	{
 		dsa_pointer next;
 
-		for (dsa_pointer dp = store->header->partitions[p];
+		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p);
 			 DsaPointerIsValid(dp); dp = next)
 		{
 			SaggTable  *table = SAGG_TABLE(store, dp);
@@ -353,7 +366,8 @@ sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes)
 	*bytes = 0;
 	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
 	{
-		for (dsa_pointer dp = store->header->partitions[p]; DsaPointerIsValid(dp);)
+		*bytes += store->header->partitions[p].nbuckets * sizeof(dsa_pointer);
+		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p); DsaPointerIsValid(dp);)
 		{
 			SaggTable  *table = SAGG_TABLE(store, dp);
 

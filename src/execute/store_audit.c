@@ -94,7 +94,8 @@ count_reachable(SaggStore *store, SaggStoreAudit *audit)
 {
 	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
 	{
-		for (dsa_pointer dp = store->header->partitions[p]; DsaPointerIsValid(dp);)
+		audit->reachable_objects += store->header->partitions[p].nbuckets > 0 ? 1 : 0;
+		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p); DsaPointerIsValid(dp);)
 		{
 			SaggTable  *table = SAGG_TABLE(store, dp);
 

@@ -84,6 +84,20 @@ sagg_due_add(SaggStore *store, int64 end, uint32 hash)
 	sift_up(store->due, store->ndue++, item);
 }
 
+static void
+add_table(SaggStore *store, const SaggTable *table)
+{
+	const SaggSlotRef *slots = table->nslots > 0 ? SAGG_SLOTS(store, table) : NULL;
+
+	for (uint32 i = 0; i < table->nslots; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (DsaPointerIsValid(slots[i].version))
+			sagg_due_add(store, sagg_entry_end(SAGG_VERSION(store, slots[i].version)->entry),
+						 sagg_session_slot_hash(table, &slots[i]));
+	}
+}
+
 /*
  * Make the heap if it is not known.  Not for the middle of a batch's changes.
  */
@@ -96,16 +110,9 @@ sagg_due_prepare(SaggStore *store)
 	store->due_known = true;
 	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
 	{
-		SaggTable  *table = sagg_store_table(store, p, SAGG_SESSIONS_TABLE);
-		SaggSlotRef *slots = table && table->nslots > 0 ? SAGG_SLOTS(store, table) : NULL;
-
-		for (uint32 i = 0; table && i < table->nslots; i++)
-		{
-			CHECK_FOR_INTERRUPTS();
-			if (DsaPointerIsValid(slots[i].version))
-				sagg_due_add(store, sagg_entry_end(SAGG_VERSION(store, slots[i].version)->entry),
-							 slots[i].hash);
-		}
+		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p); DsaPointerIsValid(dp);
+			 dp = SAGG_TABLE(store, dp)->next)
+			add_table(store, SAGG_TABLE(store, dp));
 	}
 }
 

@@ -24,7 +24,7 @@
  * entry is alone in its window, with a table and slots of its own.  What is not
  * touched is no more than address space.
  */
-#define ROOM_PER_LOG_BYTE	16
+#define ROOM_PER_LOG_BYTE	20
 #define ROOM_AT_LEAST		((Size) 16 * 1024 * 1024)
 
 static Size
@@ -59,8 +59,7 @@ sagg_store_private(const char *stream, int64 log_bytes, uint64 fingerprint,
 	store->header->fingerprint = fingerprint;
 	store->header->batch = batch;
 	store->header->size = size;
-	for (int i = 0; i < SAGG_STATE_PARTITIONS; i++)
-		store->header->partitions[i] = InvalidDsaPointer;
+	sagg_store_init_header(store->header);
 	store->area = dsa_create_in_place(MemoryContextAllocHuge(CurrentMemoryContext, size),
 									  size, LWTRANCHE_PARALLEL_QUERY_DSA, NULL);
 	dsa_set_size_limit(store->area, size);

@@ -18,9 +18,18 @@
 
 #define TABLE_INITIAL_SLOTS	8
 
-/* the low bits of the hash have chosen the partition */
-#define FIRST_SLOT(table, hash) \
-	(((hash) / SAGG_STATE_PARTITIONS) & ((table)->nslots - 1))
+/*
+ * Where the search for a hash begins.  The batch's own table has its groups by
+ * the lower bits, and they come from there in its order: the multiplication keeps
+ * those that come next to each other apart.
+ */
+static inline uint32
+first_slot(uint32 hash, uint32 nslots)
+{
+	return ((hash * (uint32) 0x9e3779b1) >> 8) & (nslots - 1);
+}
+
+#define FIRST_SLOT(table, hash)		first_slot(hash, (table)->nslots)
 
 static dsa_pointer
 allocate_slots(SaggStore *store, uint32 nslots)
@@ -31,23 +40,6 @@ allocate_slots(SaggStore *store, uint32 nslots)
 	for (uint32 i = 0; i < nslots; i++)
 		slots[i].version = InvalidDsaPointer;
 	return result;
-}
-
-/*
- * The table of a window in a partition, or NULL.
- */
-SaggTable *
-sagg_store_table(SaggStore *store, int partition, int64 start)
-{
-	for (dsa_pointer dp = store->header->partitions[partition]; DsaPointerIsValid(dp);)
-	{
-		SaggTable  *table = SAGG_TABLE(store, dp);
-
-		if (table->start == start)
-			return table;
-		dp = table->next;
-	}
-	return NULL;
 }
 
 /*
@@ -191,24 +183,11 @@ touch_table(SaggStore *store, int partition, dsa_pointer dp, bool created)
 static dsa_pointer
 require_table(SaggStore *store, int partition, int64 start, bool undoable)
 {
-	dsa_pointer dp;
-	SaggTable  *table;
+	dsa_pointer dp = sagg_directory_find(store, partition, start);
 
-	for (dp = store->header->partitions[partition]; DsaPointerIsValid(dp);
-		 dp = table->next)
-	{
-		table = SAGG_TABLE(store, dp);
-		if (table->start == start)
-			return dp;
-	}
-
-	dp = sagg_store_allocate(store, sizeof(SaggTable));
-	table = SAGG_TABLE(store, dp);
-	memset(table, 0, sizeof(SaggTable));
-	table->start = start;
-	table->slots = InvalidDsaPointer;
-	table->next = store->header->partitions[partition];
-	store->header->partitions[partition] = dp;
+	if (DsaPointerIsValid(dp))
+		return dp;
+	dp = sagg_directory_add(store, partition, start);
 	if (undoable)
 		touch_table(store, partition, dp, true);
 	return dp;
@@ -233,7 +212,7 @@ grow_table(SaggStore *store, SaggTable *table, SaggUndoTable *undo)
 	to = dsa_get_address(store->area, grown);
 	for (uint32 i = 0; i < table->nslots; i++)
 	{
-		uint32		first = (from[i].hash / SAGG_STATE_PARTITIONS) & (nslots - 1);
+		uint32		first = first_slot(from[i].hash, nslots);
 
 		if (DsaPointerIsValid(from[i].version))
 			to[find_empty_slot(to, nslots, first)] = from[i];
@@ -366,12 +345,9 @@ void
 sagg_store_remove(SaggStore *store, int64 start, uint32 hash, dsa_pointer version)
 {
 	int			partition = SAGG_PARTITION_OF(hash);
-	dsa_pointer dp = store->header->partitions[partition];
-	SaggTable  *table;
+	dsa_pointer dp = sagg_directory_find(store, partition, start);
+	SaggTable  *table = SAGG_TABLE(store, dp);
 
-	while (SAGG_TABLE(store, dp)->start != start)
-		dp = SAGG_TABLE(store, dp)->next;
-	table = SAGG_TABLE(store, dp);
 	table->nentries--;
 	table->bytes -= SAGG_VERSION(store, version)->len + sizeof(uint32);
 	empty_slot(store, table, find_slot(store, table, hash, version));
@@ -409,11 +385,8 @@ void
 sagg_store_free_table(SaggStore *store, int partition, dsa_pointer dp)
 {
 	SaggTable  *table = SAGG_TABLE(store, dp);
-	dsa_pointer *link = &store->header->partitions[partition];
 
-	while (*link != dp)
-		link = &SAGG_TABLE(store, *link)->next;
-	*link = table->next;
+	sagg_directory_remove(store, partition, dp);
 	if (table->nslots > 0)
 	{
 		SaggSlotRef *slots = SAGG_SLOTS(store, table);

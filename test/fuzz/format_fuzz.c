@@ -7,6 +7,8 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
+
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
@@ -22,9 +24,11 @@
 
 PG_FUNCTION_INFO_V1(fuzz_format);
 PG_FUNCTION_INFO_V1(fuzz_avro);
+PG_FUNCTION_INFO_V1(fuzz_damage);
+PG_FUNCTION_INFO_V1(fuzz_schema);
 
 static const SaggFormat *const formats[] = {
-	&sagg_format_csv, &sagg_format_text, &sagg_format_raw, &sagg_format_debezium
+	&sagg_format_csv, &sagg_format_text, &sagg_format_raw, &sagg_format_debezium, &sagg_format_json
 };
 static const char *const column_names[] = {"v", "x", "op"};
 
@@ -155,6 +159,60 @@ damage(RecordMaker *maker)
 				break;
 		}
 	}
+}
+
+/* Some bytes, damaged by a seed, with room for a few more. */
+static void
+make_damaged(RecordMaker *maker, const bytea *bytes, uint64_t seed)
+{
+	maker->len = VARSIZE_ANY_EXHDR(bytes);
+	maker->capacity = maker->len + 16;
+	maker->data = palloc(maker->capacity);
+	maker->state = seed;
+	memcpy(maker->data, VARDATA_ANY(bytes), maker->len);
+	damage(maker);
+}
+
+/*
+ * fuzz_damage(payload bytea, seed bigint): the payload, damaged or whole.
+ */
+Datum
+fuzz_damage(PG_FUNCTION_ARGS)
+{
+	RecordMaker maker = {0};
+
+	make_damaged(&maker, PG_GETARG_BYTEA_PP(0), (uint64_t) PG_GETARG_INT64(1));
+	PG_RETURN_BYTEA_P((bytea *) cstring_to_text_with_len((char *) maker.data, (int) maker.len));
+}
+
+/*
+ * fuzz_schema(schema bytea, sample bytea, seed bigint): whether a damaged schema is
+ * one; then the sample, damaged as well, is read by it.
+ */
+Datum
+fuzz_schema(PG_FUNCTION_ARGS)
+{
+	RecordMaker maker = {0};
+	RecordMaker sample = {0};
+	AvroWant	all = {.subscript = -1, .value = 0};
+	SaggJsonValue value = {0};
+	const char *problem;
+	const AvroNode *schema;
+
+	make_damaged(&maker, PG_GETARG_BYTEA_PP(0), (uint64_t) PG_GETARG_INT64(2));
+	schema = pg_verify_mbstr(PG_UTF8, (char *) maker.data, (int) maker.len, true) ?
+		sagg_avro_compile(pnstrdup((char *) maker.data, maker.len), &problem) : NULL;
+	if (schema == NULL)
+		PG_RETURN_BOOL(false);
+	make_damaged(&sample, PG_GETARG_BYTEA_PP(1), (uint64_t) PG_GETARG_INT64(2) / 2);
+	{
+		char	   *copy = exact_copy((const char *) sample.data, sample.len);
+		AvroReader	reader = {.start = copy, .p = copy, .end = copy + sample.len, .values = &value, .memory = CurrentMemoryContext};
+
+		(void) sagg_avro_read(&reader, schema, &all);
+		free(copy);
+	}
+	PG_RETURN_BOOL(true);
 }
 
 /* Reads a payload in one of two ways; the reason why it is invalid, or NULL. */

@@ -157,6 +157,29 @@ is("$status $err", '0 ', 'avro: no crash, validity does not depend on what is re
 cmp_ok($out, '>', $records / 100, "avro: $out of $records damaged records are valid");
 cmp_ok($out, '<', $records, 'avro: others are not');
 
+# Seeds picked by hand, what bounds are for among them, damaged in all ways and
+# read as every format; and schemas, of which a damaged sample is then read.
+$node->safe_psql('utf8', qq{
+	CREATE FUNCTION fuzz_damage(payload bytea, seed bigint) RETURNS bytea AS '$module' LANGUAGE C STRICT;
+	CREATE FUNCTION fuzz_schema(schema bytea, sample bytea, seed bigint) RETURNS boolean AS '$module' LANGUAGE C STRICT;
+	CREATE TABLE corpus AS SELECT convert_to(v, 'UTF8') AS payload FROM (VALUES
+		('{"v":' || repeat('[', 999) || repeat(']', 999) || '}'), (repeat('{"v":', 1000) || '1' || repeat('}', 1000)), (repeat('[', 5000)),
+		('{"v":[' || repeat('1e131071,', 40) || '1]}'), ('{"v":1e-16383,"x":-0.1E+131072}'), ('{"v":' || repeat('9', 131073) || '}'),
+		('{"v":0.' || repeat('0', 16384) || '1}'), ('{"v":"' || repeat('\\ud83d\\ude00', 100) || '\\ud800"}'), ('{"v":"\\u0000"}'),
+		('{"op":"c","after":{"v":1e131071,"x":[1e131071]}}'), ('{"payload":{"op":"r","after":{"v":{"op":"u"}}},"op":"d"}'),
+		('{"payload":{"payload":{"op":"c"}},"after":null}'), (repeat('"', 1001)), (repeat('",', 500)), ('"a""b",' || repeat(',', 3) || E'\r\n'),
+		('1e999999999,-1e-999999999,NaN'), (repeat('x', 100000)), ('{"' || repeat('v', 70000) || '":1,"v":2}'), ('{' || repeat('"v":1,', 2000) || '"v":2}')) x(v)});
+my $damages = int($records / 500);
+for my $format ('json', 'debezium', 'csv', 'text', 'raw')
+{
+	($status, $out, $err) = $node->psql('utf8', "SELECT count(*) FROM corpus, generate_series($seed, $seed + $damages - 1) n WHERE fuzz_format('$format', fuzz_damage(payload, n)) IS NULL");
+	is("$status $out $err", '0 0 ', "$format: no crash with damaged seeds picked by hand");
+}
+($status, $out, $err) = $node->psql('utf8', sprintf(
+	q{SELECT count(*) FROM generate_series(%d, %d) n WHERE fuzz_schema(convert_to($s$%s$s$, 'UTF8'), '\\x%s', n)}, $seed, $seed + $events - 1, $schema, substr($sample, 10)));
+is("$status $err", '0 ', 'avro: no crash with damaged schemas');
+cmp_ok($out, '>', $events / 20, "avro: $out of $events damaged schemas are valid");
+
 # with the instructions of every processor, the same
 my %digests;
 for my $implementation ('', 'fallback', 'westmere', 'haswell', 'icelake')

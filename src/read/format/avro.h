@@ -86,6 +86,7 @@ typedef struct AvroReader
 	const char *p;
 	const char *end;
 	int64		budget;			/* values that may still be read */
+	int64		digits;			/* that short numbers may still stand for */
 	const char *reason;			/* why the record is invalid, NULL = it is not */
 	SaggJsonValue *values;
 	MemoryContext memory;		/* of the values' texts */

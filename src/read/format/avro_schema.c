@@ -31,6 +31,10 @@
 /* of the table of named types */
 #define NBUCKETS		1024
 
+/* what numeric holds: digits behind the point, and in all */
+#define MAX_SCALE		16383
+#define MAX_PRECISION	(131072 + MAX_SCALE)
+
 typedef struct NamedType
 {
 	const char *name;			/* with its namespace */
@@ -317,7 +321,8 @@ set_logical(AvroNode *node, const JsonbValue *json)
 		int			precision = int_member(json, "precision", 1);
 
 		node->scale = member(json, "scale") ? int_member(json, "scale", 0) : 0;
-		if (precision < 0 || node->scale < 0 || node->scale > precision)
+		if (precision < 0 || precision > MAX_PRECISION ||
+			node->scale < 0 || node->scale > MAX_SCALE || node->scale > precision)
 			node->logical = AVRO_L_NONE;
 	}
 }

@@ -147,6 +147,16 @@ take_number(AvroReader *reader, const AvroNode *node, bool as_number,
 	return append_logical(node->logical, n, out) || fail(reader, "a date or time is out of range");
 }
 
+/*
+ * Whether the record's numbers may stand for so many digits more.
+ */
+static bool
+take_digits(AvroReader *reader, int digits)
+{
+	reader->digits -= digits;
+	return reader->digits >= 0 || fail(reader, "its numbers stand for too many digits");
+}
+
 static bool
 take_float(AvroReader *reader, const AvroNode *node, SaggJsonKind *kind,
 		   StringInfo out)
@@ -172,6 +182,8 @@ take_float(AvroReader *reader, const AvroNode *node, SaggJsonKind *kind,
 	else
 		memcpy(&number, &bits, sizeof(number));
 	*kind = isfinite(number) ? SAGG_JSON_NUMBER : SAGG_JSON_STRING;
+	if (isfinite(number) && number != 0 && !take_digits(reader, abs(ilogb(number)) * 3 / 10))
+		return false;
 	if (out == NULL)
 		return true;
 	if (isnan(number))
@@ -187,41 +199,58 @@ take_float(AvroReader *reader, const AvroNode *node, SaggJsonKind *kind,
 }
 
 /*
- * A whole number of any length, two's complement with its highest byte first,
- * as decimal digits without sign, at least "least" of them.
+ * A whole number of at most MAX_DECIMAL_BYTES, two's complement with its highest
+ * byte first, as decimal digits without sign, at least "least" of them.
  */
 static char *
-decimal_digits(const uint8 *bytes, Size len, bool minus, int least)
+decimal_digits(const uint8 *bytes, int len, bool minus, int least)
 {
-	/* a byte has less than 2.5 digits */
-	int			size = (int) len * 5 / 2 + 3 + least;
+	uint32		words[MAX_DECIMAL_BYTES / sizeof(uint32)];	/* the highest first */
+	int			nwords = (len + 3) / 4;
+	int			first = 0;
+	/* a byte has less than 2.5 digits, and nine are written at once */
+	int			size = len * 5 / 2 + 9 + least;
 	char	   *digits = palloc(size + 1);
 	char	   *p = digits + size;
-	uint8	   *rest = palloc(len + 1);
-	int			carry = 1;
+	uint64		carry = 1;
 
-	memcpy(rest, bytes, len);
-	for (int i = (int) len - 1; minus && i >= 0; i--)
+	for (int i = 0, byte = len - 4 * nwords; i < nwords; i++)
 	{
-		int			byte = (uint8) ~rest[i] + carry;
-
-		rest[i] = (uint8) byte;
-		carry = byte >> 8;
+		words[i] = 0;
+		for (int j = 0; j < 4; j++, byte++)
+			words[i] = words[i] << 8 | (byte < 0 ? (minus ? 0xff : 0) : bytes[byte]);
+	}
+	for (int i = nwords - 1; minus && i >= 0; i--)
+	{
+		carry += (uint32) ~words[i];
+		words[i] = (uint32) carry;
+		carry >>= 32;
 	}
 	*p = '\0';
-	for (Size first = 0; first < len || digits + size - p < least;)
+	for (;;)
 	{
-		uint32		remainder = 0;
+		uint64		rest = 0;
 
-		for (Size i = first; i < len; i++)
-		{
-			remainder = remainder << 8 | rest[i];
-			rest[i] = (uint8) (remainder / 10);
-			remainder %= 10;
-		}
-		while (first < len && rest[first] == 0)
+		while (first < nwords && words[first] == 0)
 			first++;
-		*--p = (char) ('0' + remainder);
+		if (first == nwords)
+			break;
+		for (int i = first; i < nwords; i++)
+		{
+			rest = rest << 32 | words[i];
+			words[i] = (uint32) (rest / 1000000000);
+			rest %= 1000000000;
+		}
+		for (int i = 0; i < 9; i++, rest /= 10)
+			*--p = (char) ('0' + rest % 10);
+	}
+	while (*p == '0')
+		p++;
+	least -= digits + size - p;
+	if (least > 0)
+	{
+		p -= least;
+		memset(p, '0', least);
 	}
 	return p;
 }
@@ -238,6 +267,8 @@ take_decimal(AvroReader *reader, const AvroNode *node, Size len,
 	reader->p += len;
 	if (len > MAX_DECIMAL_BYTES)
 		return fail(reader, "a decimal is too long");
+	if (!take_digits(reader, node->scale))
+		return false;
 	*kind = SAGG_JSON_NUMBER;
 	if (out == NULL)
 		return true;

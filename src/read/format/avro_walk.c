@@ -16,6 +16,7 @@
 
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/json.h"
 
 #include "avro.h"
@@ -222,8 +223,8 @@ put_quotes(StringInfo out, int start, SaggJsonKind kind)
 	else
 	{
 		appendStringInfoString(out, "\"\\\\x");
-		for (int i = 0; i < len; i++)
-			appendStringInfo(out, "%02x", (uint8) copy[i]);
+		enlargeStringInfo(out, 2 * len + 1);
+		out->len += (int) hex_encode(copy, len, out->data + out->len);
 		appendStringInfoChar(out, '"');
 	}
 	pfree(copy);
@@ -360,6 +361,7 @@ take_container(AvroReader *reader, const AvroNode *node, const AvroWant *want,
 {
 	const char *start = reader->p;
 	int64		budget = reader->budget;
+	int64		digits = reader->digits;
 
 	if (want && want->value >= 0)
 	{
@@ -370,6 +372,7 @@ take_container(AvroReader *reader, const AvroNode *node, const AvroWant *want,
 		/* once more, for what is wanted inside; paths bound how often */
 		reader->p = start;
 		reader->budget = budget;
+		reader->digits = digits;
 	}
 	if (node->type != AVRO_T_RECORD)
 		return take_elements(reader, node, want, depth);
@@ -436,6 +439,7 @@ sagg_avro_read(AvroReader *reader, const AvroNode *schema, const AvroWant *wante
 
 	reader->reason = NULL;
 	reader->budget = reader->end - reader->p + EMPTY_VALUES;
+	reader->digits = SAGG_MAX_DIGITS(reader->end - reader->p);
 	good = take(reader, schema, wanted, 0);
 	if (good && reader->p != reader->end)
 		good = fail(reader, "there are bytes behind it");

@@ -6,8 +6,9 @@
  * A source has a format (format.h).  The rules of JSON, with jsonb as the norm:
  *
  * - A record is valid when jsonb would take it and it is an object, whatever
- *	 columns are read.  Narrower than jsonb in three points: nesting is bounded
- *	 by SAGG_JSON_MAX_DEPTH, the size by SAGG_JSON_MAX_SIZE, and the payload
+ *	 columns are read.  Narrower than jsonb in four points: nesting is bounded
+ *	 by SAGG_JSON_MAX_DEPTH, the size by SAGG_JSON_MAX_SIZE, the digits that the
+ *	 exponents of its numbers stand for by SAGG_MAX_DIGITS, and the payload
  *	 must be UTF-8 whatever the server encoding is.
  * - A field is found by its name at the top level, or by its path, as
  *	 record::jsonb #>> path does; but only numbers without sign and leading zeros

@@ -17,6 +17,8 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
+
 #include "format.h"
 #include "payload_encode.h"
 
@@ -91,6 +93,7 @@ split(SaggDecoder *decoder, const char *p, const char *end, SaggRecordError *why
 		SaggJsonValue *value = &decoder->values[n];
 		bool		quoted;
 
+		CHECK_FOR_INTERRUPTS();
 		value->text = out;
 		p = take_field(layout, p, end, &out, &quoted);
 		if (p == NULL)

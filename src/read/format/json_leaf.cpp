@@ -59,6 +59,7 @@ struct SaggJsonLeaf
 	/* the record being walked */
 	size_t		len;
 	bool		escapes;		/* there is a backslash somewhere */
+	int64_t		digits;			/* that exponents may still stand for */
 	const uint32_t *token;		/* start of the current token */
 	SaggJsonError *error;
 
@@ -180,7 +181,7 @@ take_scalar(SaggJsonLeaf *leaf, SaggJsonValue *value)
 
 	if (*start == '-' || is_digit(*start))
 	{
-		const char *reason = sagg_json_check_number(start, end);
+		const char *reason = sagg_json_check_number(start, end, &leaf->digits);
 
 		if (reason)
 			return invalid(leaf, reason, start);
@@ -310,6 +311,7 @@ note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggJsonValue *value, s
 {
 	const uint32_t *token = leaf->token;
 	const uint8_t *start = token_start(leaf);
+	int64_t		digits = leaf->digits;
 	Copy	   *copy;
 
 	value->kind = *start == '{' ? SAGG_JSON_OBJECT : SAGG_JSON_ARRAY;
@@ -319,6 +321,7 @@ note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggJsonValue *value, s
 		return false;
 	value->len = (size_t) (leaf->buf + leaf->token[-1] + 1 - start);
 	leaf->token = token;
+	leaf->digits = digits;
 	copy = (Copy *) malloc(sizeof(Copy) + value->len);
 	if (!copy)
 	{
@@ -548,6 +551,7 @@ sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
 	leaf->error = error;
 	leaf->len = len;
 	leaf->escapes = memchr(leaf->buf, '\\', len) != nullptr;
+	leaf->digits = SAGG_MAX_DIGITS(len);
 	leaf->no_memory = false;
 	if (leaf->copies)
 		free_copies(leaf);

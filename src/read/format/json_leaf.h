@@ -23,6 +23,16 @@ extern "C"
 #define SAGG_NOEXCEPT
 #endif
 
+/*
+ * How many digits the exponents of a record's numbers may stand for in all: what
+ * is written 1e131071 in eight bytes is a text of 131072.  "len" is the record's
+ * in bytes; numbers of double precision stay below in records of up to a megabyte.
+ */
+#define SAGG_MAX_DIGITS_OF_ALL	(64 * 1024 * 1024)
+#define SAGG_MAX_DIGITS(len) \
+	((len) >= SAGG_MAX_DIGITS_OF_ALL / 64 ? SAGG_MAX_DIGITS_OF_ALL : \
+	 1024 * 1024 + (long) (len) * 63)
+
 typedef enum SaggJsonKind
 {
 	SAGG_JSON_MISSING,

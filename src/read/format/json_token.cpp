@@ -168,15 +168,24 @@ sagg_json_unescape(const uint8_t *p, const uint8_t *end, uint8_t *out,
 	return nullptr;
 }
 
+static bool
+take_digits(int64_t n, int64_t *digits)
+{
+	*digits -= n;
+	return *digits >= 0;
+}
+
 /*
  * Would numeric hold the number?  Its digits before and behind the point are
  * given by where they begin and end; the exponent, with its sign, may be null.
+ * *digits, less those the exponent stands for, must not become negative.
  */
 bool
 sagg_json_numeric_holds(const uint8_t *whole, const uint8_t *whole_end,
 						const uint8_t *frac, const uint8_t *frac_end,
 						const uint8_t *exponent,
-						const uint8_t *exponent_end) noexcept
+						const uint8_t *exponent_end,
+						int64_t *digits) noexcept
 {
 	int64_t		exp = 0;
 	int64_t		power;
@@ -203,8 +212,8 @@ sagg_json_numeric_holds(const uint8_t *whole, const uint8_t *whole_end,
 		while (p < frac_end && *p == '0')
 			p++;
 		if (p == frac_end)
-			return true;		/* zero */
+			return exp >= 0 || take_digits(-exp, digits);	/* zero */
 		power = frac - p - 1;
 	}
-	return power + exp <= NUMERIC_MAX_POWER;
+	return power + exp <= NUMERIC_MAX_POWER && take_digits(exp < 0 ? -exp : exp, digits);
 }

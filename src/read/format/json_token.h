@@ -27,7 +27,8 @@ extern const char *sagg_json_unescape(const uint8_t *p, const uint8_t *end,
 extern bool sagg_json_numeric_holds(const uint8_t *whole, const uint8_t *whole_end,
 									const uint8_t *frac, const uint8_t *frac_end,
 									const uint8_t *exponent,
-									const uint8_t *exponent_end) noexcept;
+									const uint8_t *exponent_end,
+									int64_t *digits) noexcept;
 
 /* The end of the digits from p on. */
 static inline const uint8_t *
@@ -39,11 +40,13 @@ skip_digits(const uint8_t *p, const uint8_t *end)
 }
 
 /*
- * Checks that [start, end) is a number as JSON writes it and numeric holds it.
+ * Checks that [start, end) is a number as JSON writes it and numeric holds it,
+ * and takes the digits that its exponent stands for from what is left of them.
  * Returns why not, or null.
  */
 static inline const char *
-sagg_json_check_number(const uint8_t *const start, const uint8_t *end)
+sagg_json_check_number(const uint8_t *const start, const uint8_t *end,
+					   int64_t *digits)
 {
 	const uint8_t *whole = start + (*start == '-');
 	const uint8_t *p = skip_digits(whole, end);
@@ -69,8 +72,9 @@ sagg_json_check_number(const uint8_t *const start, const uint8_t *end)
 	if (!ok || p != end)
 		return "invalid number";
 	if ((exponent || end - start > SAGG_NUMERIC_MAX_SCALE) &&
-		!sagg_json_numeric_holds(whole, whole_end, frac, frac_end, exponent, end))
-		return "number is out of range for numeric";
+		!sagg_json_numeric_holds(whole, whole_end, frac, frac_end, exponent, end, digits))
+		return *digits < 0 ? "the exponents of its numbers stand for too many digits" :
+			"number is out of range for numeric";
 	return nullptr;
 }
 

@@ -13,6 +13,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "common/int.h"
@@ -71,6 +73,19 @@ conversion_kind(Oid type, int32 typmod)
 }
 
 /*
+ * Whether values of a type hold any number of numerics, which its input function
+ * reads: then exponents may stand for any number of digits.
+ */
+static bool
+holds_numerics(Oid type)
+{
+	Oid			element = get_base_element_type(type);
+
+	return type == JSONBOID || type == NUMMULTIRANGEOID ||
+		(OidIsValid(element) && getBaseType(element) == NUMERICOID);
+}
+
+/*
  * Prepares the conversion of JSON values to a column's type.  What it needs
  * over time is kept in the current memory context.  Raises an error if the
  * type has no input function.
@@ -90,6 +105,7 @@ sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod, Oid collation
 	conv->type = base;
 	conv->typmod = typmod;
 	conv->kind = conversion_kind(base, typmod);
+	conv->bounds_digits = holds_numerics(base);
 	getTypeInputInfo(base, &input, &conv->ioparam);
 	fmgr_info(input, &conv->input);
 	if (conv->kind == SAGG_TO_RECORD)
@@ -273,6 +289,38 @@ value_epoch(const SaggConversion *conv, const SaggJsonValue *value)
 							   Int32GetDatum(conv->typmod));
 }
 
+/*
+ * Raises an error if the exponents in a text that is the whole value stand for
+ * more digits than those of a record may.  Where it is JSON, strings are left out.
+ */
+static void
+check_digits(const SaggConversion *conv, const SaggJsonValue *value)
+{
+	int64		digits = SAGG_MAX_DIGITS(value->len);
+	const char *end = value->text + value->len;
+	bool		inside = false;
+
+	for (const char *p = value->text; p < end; p++)
+	{
+		int64		exponent = 0;
+
+		if (*p == '"' && conv->type == JSONBOID)
+			inside = !inside;
+		else if (*p == '\\' && inside)
+			p++;
+		if (inside || (*p != 'e' && *p != 'E') || p == value->text || !isdigit((unsigned char) p[-1]))
+			continue;
+		p += p[1] == '-' || p[1] == '+';
+		for (; isdigit((unsigned char) p[1]) && exponent <= SAGG_MAX_DIGITS_OF_ALL; p++)
+			exponent = exponent * 10 + (p[1] - '0');
+		digits -= exponent;
+		if (digits < 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("the exponents of its numbers stand for too many digits")));
+	}
+}
+
 /* Bytes, which only bytea holds. */
 static Datum
 value_bytes(const SaggConversion *conv, const SaggJsonValue *value)
@@ -293,6 +341,10 @@ value_bytes(const SaggConversion *conv, const SaggJsonValue *value)
 static Datum
 convert_base(SaggConversion *conv, const SaggJsonValue *value)
 {
+	if (conv->bounds_digits &&
+		(value->kind == SAGG_PLAIN_TEXT ||
+		 (value->kind == SAGG_JSON_STRING && conv->kind != SAGG_TO_JSONB)))
+		check_digits(conv, value);
 	if (value->kind == SAGG_PLAIN_TEXT)
 		return InputFunctionCall(&conv->input, server_text(value),
 								 conv->ioparam, conv->typmod);

@@ -1,0 +1,237 @@
+# What a producer chooses - the times of records, their order, their keys - does
+# not make a micro-batch quadratic: twice the records cost no more than 2.3 times
+# the processor time of the worker, for windows, sessions, panes and keys chosen
+# so that a hash table without a secret would have them all in one place.
+#
+# LINEAR_RECORDS is the least number of records; it is doubled twice.  Processor
+# time depends little on what else the machine does; what grows too fast is
+# measured again, and the least of all measurements counts.
+
+use strict;
+use warnings;
+
+use POSIX ();
+use PostgreSQL::Test::Utils;
+use StreamAgg::Test;
+use Test::More;
+
+my $least = $ENV{LINEAR_RECORDS} // 20_000;
+my @sizes = map { $_ * $least } 1, 2, 4;
+my $ratio = 2.3;
+my $tries = 3;
+
+my @topics = map { my $n = $_; map { ("${_}_$n" => 1) } qw(spread numbers texts ends) } @sizes;
+my $broker = start_broker(@topics);
+my $node = new_node('linear', 'timezone = UTC', 'fsync = off');
+my $start = 1767225600;    # seconds since 1970
+
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+
+# ---------- keys that have one hash without a seed ----------
+
+# Arithmetic modulo 2^64; shifts are logical.
+sub times64 { use integer; return $_[0] * $_[1]; }
+sub shift64 { my ($x, $n) = @_; return ($x >> $n) & (~0 >> $n); }
+
+sub inverse64
+{
+	my $x = shift;
+	my $inverse = $x;
+	$inverse = times64($inverse, do { use integer; 2 - $x * $inverse }) for 1 .. 6;
+	return $inverse;
+}
+
+# Integers whose MurmurHash-like hash without a seed has the same upper half.
+sub colliding_numbers
+{
+	my $n = shift;
+	my $m = do { no warnings 'portable'; 0xff51afd7ed558ccd };
+	my $last = do { no warnings 'portable'; 0xc4ceb9fe1a85ec53 };
+	my $golden = do { no warnings 'portable'; 0x9e3779b97f4a7c15 };
+	my ($mi, $li) = (inverse64($m), inverse64($last));
+	my $first = times64($golden, $m);
+	$first ^= shift64($first, 33);
+	return map {
+		my $h = times64((0x12345678 << 32) | $_, $li);
+		$h ^= shift64($h, 33);
+		sprintf '%d', do { use integer; (times64($h, $mi) ^ $first) + 0 };
+	} 1 .. $n;
+}
+
+sub rot { my ($x, $k) = @_; return (($x << $k) | ($x >> (32 - $k))) & 0xffffffff; }
+
+# One step of hash_bytes: the state after twelve bytes more.
+sub step
+{
+	my ($state, $words) = @_;
+	my ($a, $b, $c) = map { ($state->[$_] + $words->[$_]) & 0xffffffff } 0 .. 2;
+	for my $k ([ 4, 6, 8 ], [ 16, 19, 4 ])
+	{
+		$a = (($a - $c) & 0xffffffff) ^ rot($c, $k->[0]); $c = ($c + $b) & 0xffffffff;
+		$b = (($b - $a) & 0xffffffff) ^ rot($a, $k->[1]); $a = ($a + $c) & 0xffffffff;
+		$c = (($c - $b) & 0xffffffff) ^ rot($b, $k->[2]); $b = ($b + $a) & 0xffffffff;
+	}
+	return [ $a, $b, $c ];
+}
+
+# A word and the same word with "difference" added, both of letters and digits.
+sub two_words
+{
+	my $difference = shift;
+	my ($one, $two, $carry) = ('', '', 0);
+	for my $byte (unpack 'C4', pack 'V', $difference)
+	{
+		my ($x) = grep { chr($_) =~ /[0-9A-Za-z]/ && chr(($_ + $byte + $carry) & 255) =~ /[0-9A-Za-z]/ } 48 .. 122;
+		return unless defined $x;
+		my $sum = $x + $byte + $carry;
+		$one .= chr $x;
+		$two .= chr($sum & 255);
+		$carry = $sum >> 8;
+	}
+	return ($one, $two);
+}
+
+# Texts of one length that hash_bytes without a seed cannot tell apart: n times one
+# of two pairs of blocks, of which the second block undoes what the first one does.
+sub colliding_texts
+{
+	my $n = shift;
+	my $rng = seeded_random();
+	my $bits = 1;
+	$bits++ while 2**$bits < $n;
+	my $state = [ ((0x9e3779b9 + 24 * $bits + 3923095) & 0xffffffff) x 3 ];
+	my @choices;
+	while (@choices < $bits)
+	{
+		my ($one, $two) = map { join '', map { ('a' .. 'z', 0 .. 9)[ $rng->(36) ] } 1 .. 12 } 1 .. 2;
+		my ($s1, $s2) = map { step($state, [ unpack 'V3', $_ ]) } $one, $two;
+		my @ends = ('', '');
+		for my $i (0 .. 2)
+		{
+			my @words = two_words(($s1->[$i] - $s2->[$i]) & 0xffffffff) or last;
+			$ends[$_] .= $words[$_] for 0, 1;
+		}
+		next if length $ends[0] < 12 || $one eq $two;
+		push @choices, [ $one . $ends[0], $two . $ends[1] ];
+		$state = step($s1, [ unpack 'V3', $ends[0] ]);
+	}
+	return map { my $i = $_; join '', map { $choices[$_][ ($i >> $_) & 1 ] } 0 .. $bits - 1 } 0 .. $n - 1;
+}
+
+# ---------- records ----------
+
+my @all_numbers = colliding_numbers($sizes[-1]);
+my @all_texts = colliding_texts($sizes[-1]);
+for my $n (@sizes)
+{
+	my @numbers = @all_numbers[ 0 .. $n - 1 ];
+	my @texts = @all_texts[ 0 .. $n - 1 ];
+	my $half = $n / 2;
+
+	# a minute each, in no order
+	$broker->produce("spread_$n", map { my $i = $_ * 7919 % $n; sprintf '{"k":%d,"ts":%d}', $i, $start + 60 * $i } 1 .. $n);
+	$broker->produce("numbers_$n", map { sprintf '{"k":%s,"ts":%d}', $_, $start } @numbers);
+	$broker->produce("texts_$n", map { sprintf '{"t":"%s","ts":%d}', $_, $start } @texts);
+	# minutes of keys of their own, then keys that come at both ends of the time
+	$broker->produce("ends_$n", map { sprintf '{"k":%d,"ts":%d}', -$_, $start + 60 * $_ } 1 .. $half);
+	create_source($node, $broker, "${_}_$n", "${_}_$n", q{ts timestamptz OPTIONS (unit 's'), k bigint, t text})
+	  for qw(spread numbers texts ends);
+}
+
+# ---------- measurements ----------
+
+my $ticks = POSIX::sysconf(POSIX::_SC_CLK_TCK());
+
+# Seconds that a process has used the processor.
+sub cpu
+{
+	my @fields = split ' ', (slurp_file("/proc/$_[0]/stat") =~ s/.*\) //sr);
+	return ($fields[11] + $fields[12]) / $ticks;
+}
+
+sub create
+{
+	my ($case, $n) = @_;
+	my $more = join '', map { ", $_ => '$case->{$_}'" } grep { exists $case->{$_} } qw(output_mode watermark event_time);
+	sql(sprintf q{SELECT stream_agg.create_stream('s', $q$%s$q$, trigger => '20 days'%s)}, $case->{query} =~ s/\$n/$n/gr, $more);
+	return worker_pid($node, 's');
+}
+
+# The processor time of one case with n records: all that its worker has used.
+sub measure
+{
+	my ($case, $n) = @_;
+	my $pid = create($case, $n);
+	process($node, 's');
+	if ($case->{then})
+	{
+		$broker->produce("$case->{topic}_$n", $case->{then}->($n));
+		process($node, 's');
+	}
+	# a micro-batch may end before the last record
+	my $delivered = 0;
+	for (1 .. 100)
+	{
+		$delivered = sql(q{SELECT total_delivered FROM stream_agg.commits WHERE stream = 's' ORDER BY batch DESC LIMIT 1});
+		last if $delivered >= $n;
+		process($node, 's');
+	}
+	die "$case->{name}: $delivered of $n records" if $delivered < $n;
+	my $used = cpu($pid);
+	if ($case->{restore})
+	{
+		$used = sql(q{
+			CREATE TEMP TABLE used AS SELECT split_part(pg_read_file('/proc/self/stat'), ' ', 14)::int AS ticks;
+			DO $$ BEGIN PERFORM count(*) FROM stream_agg.open_windows(NULL::s); END $$;
+			SELECT split_part(pg_read_file('/proc/self/stat'), ' ', 14)::int - ticks FROM used}) / $ticks;
+	}
+	sql(q{SELECT stream_agg.drop_stream('s', true)});
+	return $used;
+}
+
+sub grows_linearly
+{
+	my $case = shift;
+	my @used;
+	my $worst;
+	for my $try (1 .. $tries)
+	{
+		for my $i (0 .. $#sizes)
+		{
+			my $used = measure($case, $sizes[$i]);
+			$used[$i] = $used if !defined $used[$i] || $used < $used[$i];
+		}
+		# a few ticks more or less say nothing; two doublings, each by the mean of both
+		$worst = sqrt($used[2] / ($used[0] > 0.1 ? $used[0] : 0.1));
+		last if $worst <= $ratio;
+	}
+	diag(sprintf 'figures: %s: %s s for %s records', $case->{name}, join('/', map { sprintf '%.2f', $_ } @used), join('/', @sizes));
+	cmp_ok($worst, '<=', $ratio, "M4: $case->{name}: twice the records, at most $ratio times the time");
+	return;
+}
+
+my $last = sub { my $n = shift; return sprintf '{"k":0,"ts":%d}', $start + 60 * $n + 12 * 365 * 86400; };
+
+grows_linearly($_) for (
+	{ name => 'windows of one group each', query => q{SELECT stream_agg.tumble(ts, '1 minute') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
+		output_mode => 'update' },
+	{ name => 'sessions of one key', query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
+		output_mode => 'update' },
+	{ name => 'colliding numbers', query => q{SELECT k, count(*) AS n FROM numbers_$n GROUP BY k}, output_mode => 'update' },
+	{ name => 'colliding texts', query => q{SELECT t, count(*) AS n FROM texts_$n GROUP BY t}, output_mode => 'update' },
+	{ name => 'colliding texts in a set', query => q{SELECT count(DISTINCT t) AS n FROM texts_$n}, output_mode => 'update' },
+	{ name => 'panes', query => q{SELECT stream_agg.hop(ts, '5 minutes', '10 minutes') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
+		output_mode => 'update' },
+	{ name => 'DISTINCT ON, times far from each other', query => q{SELECT DISTINCT ON (k) k, ts FROM spread_$n}, event_time => 'ts', watermark => '1 minute' },
+	{ name => 'DISTINCT ON, colliding numbers', query => q{SELECT DISTINCT ON (k) k, ts FROM numbers_$n}, event_time => 'ts', watermark => '1 minute' },
+	{ name => 'panes between the ends of keys', topic => 'ends',
+		then => sub { my $n = shift; return map { my $i = $_; map { sprintf '{"k":%d,"ts":%d}', $i, $_ } $start, $start + 60 * $n } 1 .. $n / 4; },
+		query => q{SELECT stream_agg.hop(ts, '5 minutes', '10 minutes') AS w, k, count(*) AS n FROM ends_$n GROUP BY 1, 2}, output_mode => 'update' },
+	{ name => 'windows that close at once', topic => 'spread', then => $last, watermark => '4000 days',
+		query => q{SELECT stream_agg.tumble(ts, '1 minute') AS w, count(*) AS n FROM spread_$n GROUP BY 1}, output_mode => 'append' },
+	{ name => 'sessions that close at once', topic => 'spread', then => $last, watermark => '4000 days',
+		query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, count(*) AS n FROM spread_$n GROUP BY 1}, output_mode => 'append' },
+	{ name => 'sessions of one key, restored', restore => 1, query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
+		output_mode => 'update' });
+
+done_testing();

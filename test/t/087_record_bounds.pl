@@ -1,0 +1,160 @@
+# What a record's few bytes can stand for is bounded: decimals with millions of
+# digits, numbers with great exponents inside of what is read as text, and
+# containers of very many values are refused as records that do not decode.  The
+# stream goes on, with no more memory and time than other records take.
+
+use strict;
+use warnings;
+
+use IPC::Run;
+use JSON::PP;
+use Math::BigInt;
+use POSIX ();
+use PostgreSQL::Test::Utils;
+use StreamAgg::Test;
+use Test::More;
+
+my $broker = start_broker(map { $_ => 1 } qw(json csv avro wide));
+my $node = new_node('bounds', 'fsync = off', "stream_agg.kafka_timeout = '60s'");
+my $brokers = $broker->brokers;
+my $scripts = $ENV{REGISTRY} or die 'REGISTRY is not set: run the tests by test/run';
+
+# kB that a worker may take beyond what it has at the start, and seconds of the
+# processor's for a micro-batch
+my $memory = 300_000;
+my $time = 3;
+
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+
+sub memory { my ($kb) = slurp_file("/proc/$_[0]/status") =~ /VmHWM:\s+(\d+)/; return $kb; }
+
+sub seconds
+{
+	my @fields = split ' ', (slurp_file("/proc/$_[0]/stat") =~ s/.*\) //sr);
+	return ($fields[11] + $fields[12]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+}
+
+sub create
+{
+	my ($stream, $query) = @_;
+	sql("SELECT stream_agg.create_stream('$stream', \$q\$$query\$q\$, options => '{\"on_error\": \"dead_letter\"}', trigger => '20 days')");
+	process($node, $stream);
+	return worker_pid($node, $stream);
+}
+
+# Run a micro-batch, and test that it is bounded.
+sub bounded
+{
+	my ($stream, $pid, $name) = @_;
+	my ($kb, $s) = (memory($pid), seconds($pid));
+	process($node, $stream);
+	is(worker_pid($node, $stream), $pid, "$name: the worker goes on");
+	($kb, $s) = (memory($pid) - $kb, seconds($pid) - $s);
+	diag(sprintf 'figures: %s: %d kB more, %.2f s', $name, $kb, $s);
+	cmp_ok($kb, '<', $memory, "$name: memory of the worker");
+	cmp_ok($s, '<', $time, "$name: time");
+	return;
+}
+
+sub dead_letters { my $stream = shift; return sql("SELECT string_agg(split_part(error, E'\\n', 1), '|' ORDER BY \"offset\") FROM stream_agg.dead_letters WHERE stream = '$stream'"); }
+
+# ---------- JSON ----------
+
+create_source($node, $broker, 'json', 'json', 'id int, t text, j jsonb, n numeric, a numeric[]');
+my $pid = create('in_json', 'SELECT id, length(t) AS t, length(j::text) AS j, length(n::text) AS n, array_length(a, 1) AS a FROM json');
+my $many = join ',', ('1e131071') x 6000;
+my $small = join ',', ('1e-16383') x 20_000;
+$broker->produce('json', '{"id":1,"t":[1e131071],"j":[1e131071],"n":1e131071,"a":[1e131071]}', qq({"id":2,"t":[$many]}), qq({"id":3,"j":[$many]}),
+	qq({"id":4,"t":{"x":[$small]}}), qq({"id":5,"a":[$many]}), qq({"id":6,"nothing":[$many]}),
+	sprintf('{"id":7,"t":[%s]}', join ',', ('1.7976931348623157e308') x 5_000), sprintf('{"id":8,"n":%s}', '9' x 100_000), '{"id":9,"t":[1]}');
+bounded('in_json', $pid, 'M3: exponents in JSON');
+is(sql('SELECT string_agg(id::text, $$ $$ ORDER BY id) FROM in_json'), '1 7 8 9', 'M3: records with exponents of a sensible size are taken');
+is(sql('SELECT t, j, n, a FROM in_json WHERE id = 1'), '131074|131074|131072|1', 'M3: and have their values');
+is(dead_letters('in_json'), join('|', ('invalid JSON record: the exponents of its numbers stand for too many digits') x 5),
+	'M3: others are dead letters, whatever is read of them');
+
+# the text of numbers in other places
+my $array = join ',', ('1e131071') x 6000;
+$broker->produce('json', qq({"id":11,"a":"{$array}"}), '{"id":12,"a":"{1e131071}"}');
+bounded('in_json', $pid, 'M3: exponents in an array in a string');
+is(sql('SELECT string_agg(id::text, $$ $$ ORDER BY id) FROM in_json WHERE id > 10'), '12', 'M3: an array of very many digits is refused');
+
+# ---------- containers of very many values ----------
+
+create_source($node, $broker, 'wide', 'wide', 'id int, t text');
+$pid = create('in_wide', 'SELECT id, length(t) AS t FROM wide');
+$broker->produce('wide', map { sprintf '{"id":%d,"t":[%s]}', $_, join ',', ('[]') x 300_000 } 1 .. 4);
+bounded('in_wide', $pid, 'M3: containers of very many values');
+is(sql('SELECT count(*), min(t) FROM in_wide'), '4|1200000', 'M3: containers that fit a message are taken');
+
+# ---------- CSV ----------
+
+sql(qq{SELECT stream_agg.create_source('csv', topic => 'csv', brokers => '$brokers', format => 'csv',
+	columns => 'id int, n numeric, t text, a numeric[]', options => '{"fetch.wait.max.ms": 20}')});
+$pid = create('in_csv', 'SELECT id, length(n::text) AS n, length(t) AS t, array_length(a, 1) AS a FROM csv');
+$broker->produce('csv', qq(1,1e131071,1e131071,"{1e131071}"), qq(2,1,x,"{$array}"), '3,1e999999999,x,{}', '4,1,x,{2}');
+bounded('in_csv', $pid, 'M3: CSV');
+is(sql('SELECT string_agg(format($$%s %s %s$$, id, n, t), $$|$$ ORDER BY id) FROM in_csv'), '1 131072 8|4 1 1', 'M3: CSV: numbers are as long as numeric has them, texts as they are');
+
+# ---------- Avro ----------
+
+my $ready = PostgreSQL::Test::Utils::tempdir() . '/registry';
+my $registry = IPC::Run::start([ 'python3', "$scripts/schema_registry.py", $ready ], '<', \undef, '>', "$ready.log", '2>&1');
+for (1 .. 1800) { last if -s $ready; select(undef, undef, undef, 0.1); }
+my $url = 'http://127.0.0.1:' . slurp_file($ready);
+my $json = JSON::PP->new->canonical->allow_nonref;
+
+sub register
+{
+	my $schema = shift;
+	my $code = 'import json, sys, urllib.request as r; print(json.loads(r.urlopen(r.Request(sys.argv[1], data=sys.stdin.buffer.read())).read())["id"])';
+	my ($out, $err);
+	IPC::Run::run([ 'python3', '-c', $code, "$url/subjects/s/versions" ], '<', \$json->encode({ schema => $json->encode($schema) }), '>', \$out, '2>', \$err) or die $err;
+	chomp $out;
+	return $out;
+}
+
+# Produce records with a field "id" and one called "v", of the given type.
+my $last_id = 0;
+sub produce_avro
+{
+	my ($type, @values) = @_;
+	my $schema = { type => 'record', name => 'R' . ++$last_id, fields => [ { name => 'id', type => 'int' }, { name => 'v', type => $type } ] };
+	my $id = register($schema);
+	my $lines = join '', map { $json->encode({ id => $id + 0, schema => $schema, value => { id => $last_id, v => $_ } }) . "\n" } @values;
+	my $out;
+	IPC::Run::run([ 'python3', "$scripts/avro_encode.py" ], '<', \$lines, '>', \$out) or die 'cannot encode';
+	sql('INSERT INTO avro_bytes (v) VALUES ' . join(', ', map { "('\\x$_')" } split /\n/, $out));
+	return;
+}
+sub decimal { my ($precision, $scale) = @_; return { type => 'bytes', logicalType => 'decimal', precision => $precision, scale => $scale }; }
+
+sql(qq{CREATE SERVER kafka FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '$brokers', "schema.registry" '$url', "fetch.wait.max.ms" '20');
+	SELECT stream_agg.create_source('avro', topic => 'avro', server => 'kafka', format => 'avro', columns => 'id int, v numeric');
+	SELECT stream_agg.create_source('avro_text', topic => 'avro', server => 'kafka', format => 'avro', columns => 'id int, v text');
+	SELECT stream_agg.create_source('avro_bytes', topic => 'avro', server => 'kafka', format => 'raw', columns => 'v bytea')});
+$pid = create('in_avro', 'SELECT id, v FROM avro');
+my $text_pid = create('as_text', 'SELECT id, length(v) AS v FROM avro_text');
+produce_avro(decimal(30, 3), '7fff');
+produce_avro(decimal(2_000_000_000, 1_000_000_000), '7f', '7f', '7f');
+produce_avro(decimal(2_147_483_647, 2_147_483_647), '7f');
+produce_avro(decimal(16_384, 16_384), '7f');
+produce_avro(decimal(10, 11), '7f');
+produce_avro(decimal(16_383, 16_383), '7f');
+produce_avro(decimal(1300, 0), '7f' . 'ff' x 511, '7f' . 'ff' x 512);
+produce_avro({ type => 'array', items => decimal(16_383, 16_383) }, [ ('7f') x 5000 ]);
+produce_avro({ type => 'array', items => decimal(1300, 0) }, [ ('7f' . 'ff' x 511) x 1000 ]);
+produce_avro({ type => 'array', items => 'double' }, [ ('1e308') x 20_000 ]);
+produce_avro('bytes', 'ff' x 500_000);
+bounded('in_avro', $pid, 'M2: Avro as numbers');
+bounded('as_text', $text_pid, 'M2: Avro as texts');
+is(sql(q{SELECT string_agg(id || ' ' || length(v::text), '|' ORDER BY id, length(v::text)) FROM in_avro}), '1 6|6 16385|7 1233',
+	'M2: decimals that numeric holds are taken');
+is(sql(q{SELECT v FROM in_avro WHERE id = 7}), Math::BigInt->new(2)->bpow(4095)->bdec->bstr, 'M2: and are exact, to the greatest');
+is(sql(q{SELECT count(*) FROM stream_agg.dead_letters WHERE stream = 'in_avro'}), '11', 'M2: all else is a dead letter');
+is(sql(q{SELECT string_agg(DISTINCT split_part(error, E'\n', 1), '|' ORDER BY split_part(error, E'\n', 1)) FROM stream_agg.dead_letters WHERE stream = 'as_text'}),
+	'invalid Avro record of schema 7: a decimal is too long|invalid Avro record of schema 8: its numbers stand for too many digits|value for field "v" is not a valid text',
+	'M2: with its reason');
+
+$registry->kill_kill;
+done_testing();
