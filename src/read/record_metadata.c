@@ -24,6 +24,11 @@ key_datum(Oid type, const SaggRecord *record)
 {
 	const char *text;
 
+	if (record->key_len > SAGG_BYTES_MAX_SIZE)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_INVALID_RECORD),
+				 errmsg("key of %d bytes is too large", (int) record->key_len),
+				 errdetail("Keys of up to %d bytes can be read.", SAGG_BYTES_MAX_SIZE)));
 	if (type == BYTEAOID)
 	{
 		bytea	   *result = palloc(VARHDRSZ + record->key_len);
@@ -224,8 +229,10 @@ is_safe(SaggFieldKind kind, Oid type, const SaggRecord *record)
 	switch (kind)
 	{
 		case SAGG_FIELD_KEY:
-			return record->key == NULL || type == BYTEAOID ||
-				(GetDatabaseEncoding() == PG_UTF8 &&
+			return record->key == NULL ||
+				(record->key_len <= SAGG_BYTES_MAX_SIZE && type == BYTEAOID) ||
+				(record->key_len <= SAGG_BYTES_MAX_SIZE &&
+				 GetDatabaseEncoding() == PG_UTF8 &&
 				 pg_verify_mbstr(PG_UTF8, record->key, record->key_len, true));
 		case SAGG_FIELD_TIMESTAMP:
 			return timestamp_from_ms(record->timestamp_ms, &ignore);

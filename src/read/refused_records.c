@@ -6,13 +6,20 @@
  *
  * Goes through the batch once, in the order of the records' numbers, whether
  * they are in memory or in the file.  Nothing here may fail because of what is
- * in a record: it may have been refused for that already.
+ * in a record: it may have been refused for that already.  So of keys and
+ * values larger than a row can hold only a beginning is kept, of such headers
+ * nothing, and the error says so.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "lib/stringinfo.h"
+
 #include "scan_internal.h"
+
+/* so much is kept of a key, a value and headers; all three fit into a row */
+#define MAX_KEPT_BYTES	(64 * 1024 * 1024)
 
 struct SaggRefusedReader
 {
@@ -74,6 +81,50 @@ bytes_datum(const char *data, Size len)
 }
 
 /*
+ * What is kept of a key or value; what is not goes into "cut", for people.
+ */
+static Datum
+kept_bytes(const char *data, Size len, const char *what, StringInfo cut)
+{
+	if (len > MAX_KEPT_BYTES)
+		appendStringInfo(cut, "\nDETAIL:  The %s of %zu bytes is cut to the first %d.",
+						 what, len, MAX_KEPT_BYTES);
+	return bytes_datum(data, Min(len, MAX_KEPT_BYTES));
+}
+
+static int64
+headers_size(const rd_kafka_headers_t *headers)
+{
+	int64		bytes = 0;
+	const char *name;
+	const void *value;
+	size_t		len;
+
+	for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value,
+											   &len) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
+		bytes += strlen(name) + len;
+	return bytes;
+}
+
+/*
+ * The headers of a record, unless they are too large.  Bytes that are no text
+ * become twice as many, and a header has some of its own.
+ */
+static void
+put_headers(SaggAside *letter, const rd_kafka_headers_t *headers, StringInfo cut)
+{
+	int64		count = headers ? rd_kafka_header_cnt(headers) : 0;
+	int64		bytes = headers ? headers_size(headers) : 0;
+
+	letter->no_headers = headers == NULL || count * 64 + bytes * 2 > MAX_KEPT_BYTES;
+	if (!letter->no_headers)
+		letter->headers = sagg_headers_jsonb(headers, true);
+	else if (headers)
+		appendStringInfo(cut, "\nDETAIL:  " INT64_FORMAT " headers of " INT64_FORMAT " bytes are left out.",
+						 count, bytes);
+}
+
+/*
  * The next of the records, its values in the current context; false behind the
  * last one.  A SaggNextAside, whose argument is a SaggRefusedReader.
  */
@@ -83,6 +134,7 @@ sagg_refused_next(void *arg, SaggAside *letter)
 	SaggRefusedReader *reader = (SaggRefusedReader *) arg;
 	const SaggRefusal *refusal;
 	SaggRecord	record;
+	StringInfoData cut;
 
 	if (reader->next >= reader->count)
 		return false;
@@ -90,20 +142,21 @@ sagg_refused_next(void *arg, SaggAside *letter)
 	seek_record(reader->cursor, &reader->record, refusal->record, &record);
 
 	memset(letter, 0, sizeof(*letter));
+	initStringInfo(&cut);
 	letter->topic = record.topic;
 	letter->partition = record.partition;
 	letter->offset = record.offset;
 	letter->timestamp = sagg_record_timestamp(&record, &letter->no_timestamp);
 	letter->no_key = record.key == NULL;
 	if (record.key)
-		letter->key = bytes_datum(record.key, record.key_len);
+		letter->key = kept_bytes(record.key, record.key_len, "key", &cut);
 	letter->no_value = record.payload == NULL;
 	if (record.payload)
-		letter->value = bytes_datum(record.payload, record.payload_len);
-	letter->no_headers = record.headers == NULL;
-	if (record.headers)
-		letter->headers = sagg_headers_jsonb(record.headers, true);
+		letter->value = kept_bytes(record.payload, record.payload_len, "value", &cut);
+	put_headers(letter, record.headers, &cut);
 	letter->error = refusal->reason;
+	if (letter->error && cut.len > 0)
+		letter->error = psprintf("%s%s", refusal->reason, cut.data);
 	return true;
 }
 

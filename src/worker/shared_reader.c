@@ -251,7 +251,7 @@ is_close(const SaggSession *session, const SaggSlot *lead)
 		if (theirs->partition != ours->partition ||
 			strcmp(theirs->topic_name, sagg_topic_name(ours->topic)) != 0)
 			return false;
-		distance += i64abs(theirs->committed - ours->start);
+		distance = sagg_add_saturated(distance, i64abs(theirs->committed - ours->start));
 	}
 	return distance <= SAGG_CLOSE_OFFSETS / 2;
 }

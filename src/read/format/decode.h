@@ -35,6 +35,8 @@
 
 #define SAGG_JSON_MAX_DEPTH		1000
 #define SAGG_JSON_MAX_SIZE		(64 * 1024 * 1024)	/* bytes */
+/* of a value in format raw, and of a key: two of them fit into a row */
+#define SAGG_BYTES_MAX_SIZE		(480 * 1024 * 1024)
 
 /* Where a column of a source comes from. */
 typedef enum SaggFieldKind

@@ -62,6 +62,13 @@ parse_raw(SaggDecoder *decoder, const char *payload, Size len,
 		  SaggRecordError *why)
 {
 	decoder->values[0].kind = SAGG_JSON_MISSING;
+	if (payload && len > SAGG_BYTES_MAX_SIZE)
+	{
+		why->message = psprintf("record of %zu bytes is too large", len);
+		why->detail = psprintf("Values of up to %d bytes can be read.",
+							   SAGG_BYTES_MAX_SIZE);
+		return SAGG_RECORD_INVALID;
+	}
 	if (payload)
 		take_whole(decoder, payload, len, SAGG_BYTES);
 	return SAGG_RECORD_GOOD;
