@@ -284,7 +284,7 @@ warn_of_unplaced(void)
 	if (unplaced > 0)
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("no free background worker slot for %d streams", unplaced),
+				 errmsg("no free background worker slot for streams: %d", unplaced),
 				 errdetail("They wait for one; pg_stat_stream_agg shows which."),
 				 errhint("Consider increasing max_worker_processes.")));
 	unplaced = 0;

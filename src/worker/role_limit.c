@@ -261,9 +261,23 @@ sagg_slot_freed(void)
 }
 
 /*
+ * A stream that has waited for a worker has one: that was its last error.  The
+ * caller holds the lock.
+ */
+void
+sagg_slot_placed(SaggSlot *slot)
+{
+	if (slot->last_sqlstate != ERRCODE_CONFIGURATION_LIMIT_EXCEEDED)
+		return;
+	slot->last_error[0] = '\0';
+	slot->last_sqlstate = 0;
+	slot->last_error_time = 0;
+}
+
+/*
  * Of a scout's streams "crowded" have found no free slot, and "limited" were
- * kept from one by the limit of their owner.  The log says so once in a while;
- * pg_stat_stream_agg shows it of each.
+ * kept from one by the limit of their owner.  The log says so once in a while,
+ * and when they have become twice as many; pg_stat_stream_agg shows it of each.
  */
 void
 sagg_warn_of_missing_slots(int crowded, int limited)
@@ -277,18 +291,22 @@ sagg_warn_of_missing_slots(int crowded, int limited)
 	sagg_slot_missing();
 	SpinLockAcquire(&sagg_shared->mutex);
 	due = sagg_shared->missing_warned == 0 ||
-		now - sagg_shared->missing_warned >= WARNING_INTERVAL_MS * INT64CONST(1000);
+		now - sagg_shared->missing_warned >= WARNING_INTERVAL_MS * INT64CONST(1000) ||
+		crowded + limited >= 2 * sagg_shared->missing_count;
 	if (due)
+	{
 		sagg_shared->missing_warned = now;
+		sagg_shared->missing_count = crowded + limited;
+	}
 	SpinLockRelease(&sagg_shared->mutex);
 	if (!due)
 		return;
 	database = get_database_name(MyDatabaseId);
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("%d streams of database \"%s\" wait for a free slot",
-					crowded + limited, database ? database : ""),
-			 errdetail("Of these %d wait because their owner has as many streams as stream_agg.max_streams_per_role allows.",
+			 errmsg("streams of database \"%s\" wait for a free slot: %d",
+					database ? database : "", crowded + limited),
+			 errdetail("Those that wait because their owner has as many streams as stream_agg.max_streams_per_role allows: %d.",
 					   limited),
 			 errhint("Consider stopping streams, or increasing %s.",
 					 crowded > 0 ? "stream_agg.max_streams" : SETTING)));

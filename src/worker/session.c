@@ -84,6 +84,7 @@ sagg_session_attach(SaggSession *session, int i)
 	{
 		slot->pid = MyProcPid;
 		slot->latch = MyLatch;
+		sagg_slot_placed(slot);
 	}
 	LWLockRelease(sagg_shared->lock);
 	if (!mine)

@@ -125,6 +125,7 @@ sagg_follower_claim(SaggSession *lead)
 		found->latch = MyLatch;
 		found->lead = lead->slot;
 		found->state = SAGG_STARTING;
+		sagg_slot_placed(found);
 	}
 	LWLockRelease(sagg_shared->lock);
 	if (found == NULL)

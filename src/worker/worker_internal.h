@@ -139,6 +139,7 @@ typedef struct SaggShared
 								 * more than fit: all */
 	Oid			waiting[SAGG_DIRTY_DATABASES];
 	TimestampTz missing_warned; /* when the log last said so, 0 = never */
+	int			missing_count;	/* and of how many */
 	int			streams_per_role;	/* stream_agg.max_streams_per_role as
 									 * configured, for roles without their own */
 
@@ -190,6 +191,7 @@ extern void sagg_role_check(Oid role, int n, int limit);
 extern void sagg_role_limit_configured(void);
 extern void sagg_slot_missing(void);
 extern void sagg_slot_freed(void);
+extern void sagg_slot_placed(SaggSlot *slot);
 extern void sagg_warn_of_missing_slots(int crowded, int limited);
 
 /* label.c */
