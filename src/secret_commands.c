@@ -47,7 +47,8 @@ static void
 hide_statement(void *arg)
 {
 	errhidestmt(true);
-	errcontext("%s, whose text is not shown", (const char *) arg);
+	if (arg)
+		errcontext("%s, whose text is not shown", (const char *) arg);
 }
 
 /*
@@ -136,11 +137,12 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 				QueryCompletion *qc)
 {
 	const char *secret = secret_command(pstmt->utilityStmt);
-	ErrorContextCallback callback = {NULL, hide_statement, unconstify(char *, secret)};
 	ErrorContextCallback *save = error_context_stack;
+	ErrorContextCallback callback = {NULL, hide_statement,
+	save ? unconstify(char *, secret) : NULL};
 
 	if (secret)
-		error_context_stack = &callback;	/* without those before it */
+		error_context_stack = &callback;	/* in the place of those there */
 	if (prev_process_utility)
 		prev_process_utility(pstmt, text, read_only_tree, context, params,
 							 environment, dest, qc);

@@ -608,7 +608,8 @@ SELECT s.stream,
                       WHERE c.stream OPERATOR(pg_catalog.=) s.stream
                       ORDER BY c.batch DESC
                       LIMIT 1) c ON true
-  LEFT JOIN LATERAL (SELECT LEAST(pg_catalog.sum(GREATEST(p.end_offset - p.committed_offset, 0)), 9223372036854775807)::bigint AS lag
+  LEFT JOIN LATERAL (SELECT LEAST(pg_catalog.sum(GREATEST(p.end_offset - p.committed_offset, 0)),
+                                    CASE WHEN pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 THEN 9223372036854775807 END)::bigint AS lag
                        FROM stream_agg.stat_partitions() p
                       WHERE p.query OPERATOR(pg_catalog.=) s.query::oid) p ON true
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
