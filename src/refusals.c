@@ -156,3 +156,25 @@ sagg_too_many_late_records(int64 kept, int64 added)
 			 errdetail("This micro-batch alone has more."),
 			 errhint("Run stream_agg.repair_late or stream_agg.delete_late_records, raise stream_agg.max_late_records, or set the stream's option late_records to false, and start the stream again.")));
 }
+
+/*
+ * The error that ends a batch whose dead letters, or late records, would take
+ * too many bytes beside those of "kept" bytes.
+ */
+void
+sagg_too_large_aside(bool late, int64 kept)
+{
+	if (late)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_LATE_RECORDS),
+				 errmsg("the late records of the stream would take more than %d kB",
+						sagg_max_late_records_size_kb),
+				 errdetail("Those of earlier micro-batches take " INT64_FORMAT " kB.", kept / 1024),
+				 errhint("Run stream_agg.repair_late or stream_agg.delete_late_records, raise stream_agg.max_late_records_size, or set the stream's option late_records to false, and start the stream again.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_DEAD_LETTERS),
+			 errmsg("the dead letters of the stream would take more than %d kB",
+					sagg_max_dead_letters_size_kb),
+			 errdetail("Those of earlier micro-batches take " INT64_FORMAT " kB.", kept / 1024),
+			 errhint("Look at stream_agg.dead_letters for what produces them; then run stream_agg.delete_dead_letters or raise stream_agg.max_dead_letters_size, and start the stream again.")));
+}

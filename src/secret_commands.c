@@ -1,54 +1,133 @@
 /*-------------------------------------------------------------------------
  *
  * secret_commands.c
- *	  Commands that hold secrets do not go into the log when they fail.
+ *	  Statements that hold secrets do not go into the log when they fail.
  *
- * CREATE and ALTER USER MAPPING for a server of Kafka hold passwords and keys.
- * The server writes the statement of an error into its log, whatever it was
- * about: a mapping that exists already, a missing privilege, a typing error in
- * another option.  Here the statement is left out.
+ * CREATE and ALTER USER MAPPING hold passwords and keys, and so does a server
+ * that is given them by mistake.  The server writes the statement of an error
+ * into its log, whatever it was about: a mapping that exists already, a missing
+ * privilege, a typing error in the server's name or in another option.  Here the
+ * statement is left out, in two places:
  *
- * What log_statement asks for is written all the same: that is before anybody
- * knows what the statement is.
+ * - While such a command runs, by the context of errors.  What encloses the
+ *	 command, a function or a DO block, would quote it to the client as well, who
+ *	 need not be the one that wrote the function; so its context is left out.
+ * - Before any error is written, by its text: for statements that never came to
+ *	 be run, because of a syntax error or a failed transaction, and for strings
+ *	 of several statements of which another has failed.
+ *
+ * All servers are meant, those of other wrappers too: the name of one that does
+ * not exist tells nothing, and their secrets are no less secret.
+ *
+ * What log_statement, log_min_duration_statement and the like ask for is written
+ * all the same: they are asked for every statement, whatever is in it.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "foreign/foreign.h"
+#include "commands/defrem.h"
 #include "nodes/parsenodes.h"
+#include "tcop/tcopprot.h"
 #include "tcop/utility.h"
+#include "utils/elog.h"
 
 #include "stream_agg.h"
 
 static ProcessUtility_hook_type prev_process_utility = NULL;
+static emit_log_hook_type prev_emit_log = NULL;
+
+/* what options with secrets are called, of librdkafka's properties too */
+static const char *const secret_words[] = {
+	"password", "passwd", "secret", "private", "ssl.key", "ssl.certificate.pem",
+	"BEGIN RSA", "BEGIN ENCRYPTED"
+};
 
 static void
 hide_statement(void *arg)
 {
 	errhidestmt(true);
+	if (arg)
+		errcontext("%s, whose text is not shown", (const char *) arg);
 }
 
 /*
- * Whether a server, which need not exist, is one of Kafka.
+ * The position of a word, in any case, in [text, end); NULL if it is not there.
+ */
+static const char *
+find_word(const char *text, const char *end, const char *word)
+{
+	size_t		len = strlen(word);
+
+	for (; end - text >= (ptrdiff_t) len; text++)
+	{
+		if (pg_tolower((unsigned char) *text) == pg_tolower((unsigned char) *word) &&
+			pg_strncasecmp(text, word, len) == 0)
+			return text;
+	}
+	return NULL;
+}
+
+/*
+ * Might a text hold the secrets of a server or a user mapping?  It is not
+ * parsed, for it need not be a statement; what has one of the words and no
+ * secret is not shown either.
  */
 static bool
-is_ours(const char *servername)
+may_hold_secrets(const char *text)
 {
-	ForeignServer *server = GetForeignServerByName(servername, true);
+	const char *end;
 
-	return server != NULL &&
-		strcmp(GetForeignDataWrapper(server->fdwid)->fdwname, SAGG_FDW) == 0;
+	if (text == NULL)
+		return false;
+	end = text + strlen(text);
+	if (find_word(text, end, "mapping") == NULL &&
+		find_word(text, end, "server") == NULL &&
+		find_word(text, end, "create_source") == NULL)
+		return false;
+	for (int i = 0; i < lengthof(secret_words); i++)
+	{
+		if (find_word(text, end, secret_words[i]))
+			return true;
+	}
+	return false;
 }
 
 static bool
-holds_secrets(Node *stmt)
+has_secret_option(List *options)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		const char *name = lfirst_node(DefElem, lc)->defname;
+
+		for (int i = 0; i < lengthof(secret_words); i++)
+		{
+			if (find_word(name, name + strlen(name), secret_words[i]))
+				return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * What a statement is called, if it may hold secrets; else NULL.
+ */
+static const char *
+secret_command(Node *stmt)
 {
 	if (IsA(stmt, CreateUserMappingStmt))
-		return is_ours(((CreateUserMappingStmt *) stmt)->servername);
+		return "CREATE USER MAPPING";
 	if (IsA(stmt, AlterUserMappingStmt))
-		return is_ours(((AlterUserMappingStmt *) stmt)->servername);
-	return false;
+		return "ALTER USER MAPPING";
+	if (IsA(stmt, CreateForeignServerStmt) &&
+		has_secret_option(((CreateForeignServerStmt *) stmt)->options))
+		return "CREATE SERVER";
+	if (IsA(stmt, AlterForeignServerStmt) &&
+		has_secret_option(((AlterForeignServerStmt *) stmt)->options))
+		return "ALTER SERVER";
+	return NULL;
 }
 
 static void
@@ -57,11 +136,13 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 				QueryEnvironment *environment, DestReceiver *dest,
 				QueryCompletion *qc)
 {
-	ErrorContextCallback callback = {error_context_stack, hide_statement, NULL};
+	const char *secret = secret_command(pstmt->utilityStmt);
 	ErrorContextCallback *save = error_context_stack;
+	ErrorContextCallback callback = {NULL, hide_statement,
+	save ? unconstify(char *, secret) : NULL};
 
-	if (holds_secrets(pstmt->utilityStmt))
-		error_context_stack = &callback;
+	if (secret)
+		error_context_stack = &callback;	/* in the place of those there */
 	if (prev_process_utility)
 		prev_process_utility(pstmt, text, read_only_tree, context, params,
 							 environment, dest, qc);
@@ -72,6 +153,39 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 }
 
 /*
+ * A message is about to be written.  The flags that are set here are looked at
+ * only after that; the query that an error is in has no such flag, and is taken
+ * away from the client, too.  An error of the parser quotes what it could not
+ * read, perhaps to the end of the text: then another message is written.
+ */
+static void
+emit_log(ErrorData *error)
+{
+	bool		hide = !error->hide_stmt && may_hold_secrets(debug_query_string);
+
+	if (may_hold_secrets(error->internalquery))
+	{
+		error->internalquery = NULL;
+		error->internalpos = 0;
+		hide = true;
+	}
+	if (!error->hide_ctx && may_hold_secrets(error->context))
+		error->hide_ctx = true;
+	if (hide)
+		error->hide_stmt = true;
+	if (hide && error->elevel == ERROR && error->sqlerrcode == ERRCODE_SYNTAX_ERROR)
+	{
+		error->output_to_server = false;
+		ereport(LOG_SERVER_ONLY,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errhidestmt(true), errhidecontext(true),
+				 errmsg("syntax error in a statement that is not shown, for it may hold secrets")));
+	}
+	if (prev_emit_log)
+		prev_emit_log(error);
+}
+
+/*
  * Called by _PG_init in the postmaster.
  */
 void
@@ -79,4 +193,6 @@ sagg_secret_commands_init(void)
 {
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
+	prev_emit_log = emit_log_hook;
+	emit_log_hook = emit_log;
 }

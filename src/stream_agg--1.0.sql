@@ -564,6 +564,13 @@ LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.stat_partitions() IS
 'what shared memory knows of the partitions that streams of this database read; read it through pg_stat_stream_agg_partitions';
 
+CREATE FUNCTION stream_agg.waiting_reason(owner oid)
+RETURNS text
+AS 'MODULE_PATHNAME', 'stream_agg_waiting_reason'
+LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION stream_agg.waiting_reason(oid) IS
+'why a stream of this owner that shall run has no place in shared memory, NULL if there is one; read it through pg_stat_stream_agg';
+
 CREATE VIEW @extschema@.pg_stat_stream_agg WITH (security_barrier) AS
 SELECT s.stream,
        s.query,
@@ -597,7 +604,10 @@ SELECT s.stream,
        c.execute_time,
        c.write_time,
        c.checkpoint_time,
-       w.last_error,
+       CASE WHEN w.state IS NOT NULL THEN w.last_error
+            WHEN s.enabled AND s.database = d.oid
+                 AND (s.started_for = v.relowner OR NOT r.rolsuper)
+                 THEN stream_agg.waiting_reason(v.relowner) END AS last_error,
        w.last_error_time,
        s.reader,
        l.stream AS read_by
@@ -611,7 +621,8 @@ SELECT s.stream,
                       WHERE c.stream OPERATOR(pg_catalog.=) s.stream
                       ORDER BY c.batch DESC
                       LIMIT 1) c ON true
-  LEFT JOIN LATERAL (SELECT pg_catalog.sum(GREATEST(p.end_offset OPERATOR(pg_catalog.-) p.committed_offset, 0))::bigint AS lag
+  LEFT JOIN LATERAL (SELECT LEAST(pg_catalog.sum(GREATEST(p.end_offset OPERATOR(pg_catalog.-) p.committed_offset, 0)),
+                                  CASE WHEN pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 THEN 9223372036854775807 END)::bigint AS lag
                        FROM stream_agg.stat_partitions() p
                       WHERE p.query OPERATOR(pg_catalog.=) s.query::pg_catalog.oid) p ON true
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')

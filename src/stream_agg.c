@@ -39,6 +39,10 @@ int			sagg_max_late_records = 10000;
 int			sagg_max_poison_in_row = 100;
 int			sagg_max_stream_state_kb = -1;
 int			sagg_max_total_state_kb = -1;
+int			sagg_max_role_state_kb = -1;
+int			sagg_max_streams_per_role = -1;
+int			sagg_max_dead_letters_size_kb = 262144;
+int			sagg_max_late_records_size_kb = 262144;
 
 bool		sagg_preloaded = false;
 
@@ -55,6 +59,35 @@ define_startup_settings(void)
 							NULL,
 							&sagg_max_partitions, 256, 1, 100000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+}
+
+/*
+ * What one role can take.  A superuser may set these for a role, by ALTER ROLE;
+ * others may not set them at all.  What counts is the owner of the stream.
+ */
+static void
+define_role_settings(void)
+{
+	DefineCustomIntVariable("stream_agg.max_streams_per_role",
+							"Most streams of a role that can run at once, in all databases.",
+							"A superuser has no such limit. -1 is three quarters of stream_agg.max_streams, or of the background workers there are if that is less.",
+							&sagg_max_streams_per_role, -1, -1, 10000,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_role_state",
+							"Most shared memory that the state of all streams of a role can take.",
+							"The stream that needs more fails. A superuser has no such limit. -1 is three quarters of stream_agg.max_total_state.",
+							&sagg_max_role_state_kb, -1, -1, MAX_KILOBYTES,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_dead_letters_size",
+							"Most bytes of a stream in stream_agg.dead_letters.",
+							"A micro-batch that would add more fails the stream. -1 is no limit.",
+							&sagg_max_dead_letters_size_kb, 262144, -1, MAX_KILOBYTES,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_late_records_size",
+							"Most bytes of a stream in stream_agg.late_records.",
+							"A micro-batch that would add more fails the stream. -1 is no limit.",
+							&sagg_max_late_records_size_kb, 262144, -1, MAX_KILOBYTES,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
 }
 
 static void
@@ -130,8 +163,9 @@ define_settings(void)
 	DefineCustomIntVariable("stream_agg.max_total_state",
 							"Most shared memory that the state of all streams can take.",
 							"The stream that needs more fails. -1 is no limit.",
-							&sagg_max_total_state_kb, -1, -1, MAX_KILOBYTES,
+							&sagg_max_total_state_kb, sagg_default_total_state(), -1, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	define_role_settings();
 	MarkGUCPrefixReserved("stream_agg");
 }
 

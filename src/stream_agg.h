@@ -20,6 +20,7 @@
 #include "postgres.h"
 
 #include "access/tupdesc.h"
+#include "common/int.h"
 #include "datatype/timestamp.h"
 #include "nodes/parsenodes.h"
 #include "nodes/primnodes.h"
@@ -72,7 +73,11 @@ extern int	sagg_max_dead_letters;
 extern int	sagg_max_late_records;
 extern int	sagg_max_poison_in_row;
 extern int	sagg_max_stream_state_kb;	/* -1 = no limit */
-extern int	sagg_max_total_state_kb;
+extern int	sagg_max_total_state_kb;	/* -1 = no limit */
+extern int	sagg_max_role_state_kb; /* -1 = by max_total_state */
+extern int	sagg_max_streams_per_role;	/* -1 = by max_streams */
+extern int	sagg_max_dead_letters_size_kb;	/* -1 = no limit */
+extern int	sagg_max_late_records_size_kb;	/* -1 = no limit */
 
 /* true when the library was loaded by shared_preload_libraries */
 extern bool sagg_preloaded;
@@ -408,6 +413,18 @@ typedef struct SaggAside
 
 typedef bool (*SaggNextAside) (void *arg, SaggAside *aside);
 
+/*
+ * The sum of two numbers of offsets, neither negative; the greatest int64 if it
+ * is greater.  What brokers say of ends of partitions can be anything.
+ */
+static inline int64
+sagg_add_saturated(int64 a, int64 b)
+{
+	int64		sum;
+
+	return pg_add_s64_overflow(a, b, &sum) ? PG_INT64_MAX : sum;
+}
+
 /* topics.c */
 extern int32 sagg_topic_number(const char *name);
 extern const char *sagg_topic_name(int32 topic);
@@ -446,6 +463,7 @@ extern bool sagg_record_refused(const SaggRefusals *refusals, int64 record);
 extern void sagg_too_many_dead_letters(int64 kept,
 									   const SaggRefusals *refusals);
 extern void sagg_too_many_late_records(int64 kept, int64 added);
+extern void sagg_too_large_aside(bool late, int64 kept);
 
 /* catalog_access.c */
 typedef struct SaggOwnerContext

@@ -209,7 +209,7 @@ offsets_between(const SaggRange *ranges, int n)
 	int64		sum = 0;
 
 	for (int i = 0; i < n; i++)
-		sum += Max(ranges[i].end - ranges[i].start, 0);
+		sum = sagg_add_saturated(sum, Max(ranges[i].end - ranges[i].start, 0));
 	return sum;
 }
 
@@ -219,8 +219,8 @@ offsets_between(const SaggRange *ranges, int n)
 int64
 sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit)
 {
-	return offsets_between(plan->skipped, plan->nskipped) +
-		offsets_between(commit->losses, commit->nlosses);
+	return sagg_add_saturated(offsets_between(plan->skipped, plan->nskipped),
+							  offsets_between(commit->losses, commit->nlosses));
 }
 
 /*
@@ -374,7 +374,8 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	values[n++] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[n++] = sagg_ranges_to_jsonb(commit->last, commit->nlast, by_topic);
 	values[n++] = sagg_skips_to_jsonb(plan, commit, by_topic);
-	values[n++] = Int64GetDatum(before->total_skipped + sagg_skipped_offsets(plan, commit));
+	values[n++] = Int64GetDatum(sagg_add_saturated(before->total_skipped,
+												   sagg_skipped_offsets(plan, commit)));
 	values[n++] = Int64GetDatum(c->late_windows);
 	values[n++] = Int64GetDatum(t->late_windows + c->late_windows);
 	values[n++] = TimestampTzGetDatum(commit->max_time);

@@ -208,7 +208,12 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	},
 	[SAGG_LOG_DEAD_LETTERS_COUNT] = {
 		SPI_OK_SELECT,
-		"SELECT count(*) FROM stream_agg.dead_letters WHERE stream = $1",
+		"SELECT count(*),"
+		"       coalesce(sum(coalesce(octet_length(key), 0)::bigint"
+		"                    + coalesce(octet_length(value), 0)"
+		"                    + coalesce(pg_column_size(headers), 0)"
+		"                    + octet_length(error)), 0)::bigint"
+		"  FROM stream_agg.dead_letters WHERE stream = $1",
 		1, {TEXTOID}
 	},
 	[SAGG_LOG_DEAD_LETTERS_INSERT] = {
@@ -230,7 +235,12 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	},
 	[SAGG_LOG_LATE_RECORDS_COUNT] = {
 		SPI_OK_SELECT,
-		"SELECT count(*) FROM stream_agg.late_records WHERE stream = $1",
+		"SELECT count(*),"
+		"       coalesce(sum(coalesce(octet_length(key), 0)::bigint"
+		"                    + coalesce(octet_length(value), 0)"
+		"                    + coalesce(pg_column_size(headers), 0)"
+		"                    + pg_column_size(windows)), 0)::bigint"
+		"  FROM stream_agg.late_records WHERE stream = $1",
 		1, {TEXTOID}
 	},
 	[SAGG_LOG_LATE_RECORDS_INSERT] = {

@@ -7,7 +7,8 @@
  *
  * They are written in the batch's own transaction (I1): a record is put aside
  * exactly once, and its offset is committed together with it.  A stream has no
- * more of them than stream_agg.max_dead_letters and max_late_records; the batch
+ * more of them than stream_agg.max_dead_letters and max_late_records, and none
+ * whose bytes exceed max_dead_letters_size and max_late_records_size; the batch
  * that would add more fails, so none is dropped silently (I5).  A table is
  * counted only when there are some to add.
  *
@@ -78,6 +79,8 @@ typedef struct Chunk
 {
 	bool		late;
 	int			n;
+	int64		bytes;			/* of the records' keys, values, headers and
+								 * errors */
 	Datum		values[ASIDE_COLUMNS][CHUNK_RECORDS];
 	bool		nulls[ASIDE_COLUMNS][CHUNK_RECORDS];
 	int			nwindows;
@@ -87,10 +90,10 @@ typedef struct Chunk
 	Datum	   *records;
 } Chunk;
 
-static Size
+static int64
 varlena_size(Datum value, bool isnull)
 {
-	return isnull ? 0 : VARSIZE_ANY(DatumGetPointer(value));
+	return isnull ? 0 : VARSIZE_ANY_EXHDR(DatumGetPointer(value));
 }
 
 static void
@@ -130,12 +133,11 @@ add_windows(Chunk *chunk, const SaggAside *aside)
 static bool
 fill_chunk(Chunk *chunk, bool late, SaggNextAside next, void *arg)
 {
-	Size		bytes = 0;
 	SaggAside	aside;
 
 	memset(chunk, 0, sizeof(*chunk));
 	chunk->late = late;
-	while (chunk->n < CHUNK_RECORDS && bytes < CHUNK_BYTES &&
+	while (chunk->n < CHUNK_RECORDS && chunk->bytes < CHUNK_BYTES &&
 		   chunk->nwindows < CHUNK_WINDOWS && next(arg, &aside))
 	{
 		chunk->n++;
@@ -152,8 +154,11 @@ fill_chunk(Chunk *chunk, bool late, SaggNextAside next, void *arg)
 			add_windows(chunk, &aside);
 		}
 		else
+		{
 			set_value(chunk, ASIDE_ERROR, CStringGetTextDatum(aside.error), false);
-		bytes += varlena_size(aside.key, aside.no_key) +
+			chunk->bytes += strlen(aside.error);
+		}
+		chunk->bytes += varlena_size(aside.key, aside.no_key) +
 			varlena_size(aside.value, aside.no_value) +
 			varlena_size(aside.headers, aside.no_headers);
 	}
@@ -198,10 +203,10 @@ insert_chunk(SaggCheckpoint *checkpoint, Chunk *chunk, int64 batch)
 }
 
 /*
- * How many the stream has already.
+ * How many the stream has already, and in "bytes" what they take.
  */
 static int64
-count_kept(SaggCheckpoint *checkpoint, bool late)
+count_kept(SaggCheckpoint *checkpoint, bool late, int64 *bytes)
 {
 	SaggLogSection section;
 	Datum		values[1];
@@ -211,16 +216,30 @@ count_kept(SaggCheckpoint *checkpoint, bool late)
 	(void) sagg_log_execute(&section, late ? SAGG_LOG_LATE_RECORDS_COUNT :
 							SAGG_LOG_DEAD_LETTERS_COUNT, values, NULL, 1);
 	kept = sagg_log_int64(0, 1);
+	*bytes = sagg_log_int64(0, 2);
 	sagg_log_end(&section);
 	return kept;
 }
 
 /*
- * Write down "count" records, got from "next" one by one.
+ * The most bytes that records put aside can take.
+ */
+static int64
+max_bytes(bool late)
+{
+	int			kilobytes = late ? sagg_max_late_records_size_kb : sagg_max_dead_letters_size_kb;
+
+	return kilobytes < 0 ? PG_INT64_MAX : (int64) kilobytes * 1024;
+}
+
+/*
+ * Write down "count" records, got from "next" one by one, beside those of
+ * "kept" bytes that are there.
  */
 static void
 write_records(SaggCheckpoint *checkpoint, const SaggPlan *plan, bool late,
-			  int64 count, SaggNextAside next, void *arg, SaggCommit *commit)
+			  int64 count, int64 kept, SaggNextAside next, void *arg,
+			  SaggCommit *commit)
 {
 	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
 												 "stream_agg records put aside",
@@ -228,6 +247,7 @@ write_records(SaggCheckpoint *checkpoint, const SaggPlan *plan, bool late,
 	MemoryContext old = CurrentMemoryContext;
 	Chunk	   *chunk = palloc(sizeof(Chunk));
 	int64		written = 0;
+	int64		bytes = kept;
 	instr_time	started;
 	instr_time	spent;
 
@@ -235,6 +255,9 @@ write_records(SaggCheckpoint *checkpoint, const SaggPlan *plan, bool late,
 	MemoryContextSwitchTo(memory);
 	while (fill_chunk(chunk, late, next, arg))
 	{
+		bytes += chunk->bytes;
+		if (bytes > max_bytes(late))
+			sagg_too_large_aside(late, kept);
 		insert_chunk(checkpoint, chunk, plan->batch);
 		written += chunk->n;
 		MemoryContextReset(memory);
@@ -261,11 +284,12 @@ sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint, const SaggPlan *plan,
 							 const SaggRefusals *refusals,
 							 SaggNextAside next, void *arg, SaggCommit *commit)
 {
-	int64		kept = count_kept(checkpoint, false);
+	int64		bytes;
+	int64		kept = count_kept(checkpoint, false, &bytes);
 
 	if (kept + refusals->count > sagg_max_dead_letters)
 		sagg_too_many_dead_letters(kept, refusals);
-	write_records(checkpoint, plan, false, refusals->count, next, arg, commit);
+	write_records(checkpoint, plan, false, refusals->count, bytes, next, arg, commit);
 }
 
 /*
@@ -276,9 +300,10 @@ sagg_checkpoint_late_records(SaggCheckpoint *checkpoint, const SaggPlan *plan,
 							 int64 count, SaggNextAside next, void *arg,
 							 SaggCommit *commit)
 {
-	int64		kept = count_kept(checkpoint, true);
+	int64		bytes;
+	int64		kept = count_kept(checkpoint, true, &bytes);
 
 	if (kept + count > sagg_max_late_records)
 		sagg_too_many_late_records(kept, count);
-	write_records(checkpoint, plan, true, count, next, arg, commit);
+	write_records(checkpoint, plan, true, count, bytes, next, arg, commit);
 }

@@ -133,6 +133,7 @@ extern void sagg_check_max_future(const SaggStream *stream,
 								  const SaggQuery *query);
 extern void sagg_check_watermark_options(const SaggStream *stream,
 										 const SaggQuery *query);
+extern void sagg_check_group(const SaggStream *stream, const SaggQuery *query);
 extern void sagg_check_min_offsets(const SaggStreamOptions *options,
 								   int64 max_offsets);
 

@@ -157,6 +157,7 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	query = sagg_query_of_view(stream);
 	sagg_check_max_future(stream, query);
 	sagg_check_watermark_options(stream, query);
+	sagg_check_group(stream, query);
 	sagg_check_delivery(stream, query);
 	sagg_check_min_offsets(&stream->options, stream->max_offsets);
 	sagg_check_reader(stream);

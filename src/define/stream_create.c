@@ -296,6 +296,7 @@ sagg_check_query(const SaggStream *stream, const SaggQuery *query)
 				 errhint("Add it to the select list.")));
 	sagg_check_max_future(stream, query);
 	sagg_check_watermark_options(stream, query);
+	sagg_check_group(stream, query);
 }
 
 /*

@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "define_internal.h"
+#include "read/read.h"
 
 /* microseconds, as in Spark */
 #define DEFAULT_MAX_DELAY	(15 * USECS_PER_MINUTE)
@@ -293,6 +294,18 @@ sagg_check_min_offsets(const SaggStreamOptions *options, int64 max_offsets)
 				 errmsg("min_offsets_per_trigger must not be greater than max_offsets_per_trigger"),
 				 errdetail("The stream's max_offsets_per_trigger is " INT64_FORMAT ".",
 						   max_offsets)));
+}
+
+/*
+ * Raise insufficient_privilege if the stream may not commit its offsets to its
+ * consumer group.
+ */
+void
+sagg_check_group(const SaggStream *stream, const SaggQuery *query)
+{
+	if (stream->options.consumer_group)
+		sagg_group_check(linitial_oid(query->sources), stream->owner,
+						 stream->options.consumer_group, stream->name);
 }
 
 static void

@@ -74,6 +74,7 @@ static const SaggOption options[] = {
 	{"ssl.certificate.location", "ssl.certificate.location", SAGG_OPT_MAPPING | SAGG_OPT_SUPERUSER},
 	{"ssl.key.location", "ssl.key.location", SAGG_OPT_MAPPING | SAGG_OPT_SUPERUSER},
 
+	{"consumer_groups", NULL, SERVER},
 	{"schema.registry", NULL, SERVER},
 	{"schema.registry.ca.pem", NULL, SERVER},
 	{"schema.registry.user", NULL, SAGG_OPT_MAPPING},

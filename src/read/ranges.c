@@ -18,7 +18,7 @@ typedef struct Share
 {
 	int			index;			/* into the ranges */
 	int			turn;			/* order among equal remainders */
-	uint64		remainder;
+	uint128		remainder;
 } Share;
 
 static int
@@ -57,7 +57,8 @@ void
 sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit, int64 rotation)
 {
 	Share	   *shares;
-	int64		total = 0;		/* waiting, beyond one each */
+	int128		total = 0;		/* waiting, beyond one each: an end may be any
+								 * int64 */
 	int64		bound = limit - nranges;
 	int64		left = bound;
 
@@ -79,7 +80,7 @@ sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit, int64 rotation)
 
 		shares[i].index = i;
 		shares[i].turn = (int) ((i + nranges - rotation % nranges) % nranges);
-		shares[i].remainder = (uint64) (product % total);
+		shares[i].remainder = product % total;
 		ranges[i].end = ranges[i].start + 1 + share;
 		left -= share;
 	}

@@ -93,6 +93,10 @@ extern void sagg_reader_skips_unreadable(SaggReader *reader, bool skips);
 extern void sagg_reader_look_up_schemas(SaggReader *reader);
 
 /* group_offsets.c: never wait, and raise no error */
+extern bool sagg_group_allowed(Oid source, Oid owner, const char *group,
+							   const char *stream);
+extern void sagg_group_check(Oid source, Oid owner, const char *group,
+							 const char *stream);
 extern void sagg_reader_set_group(SaggReader *reader, const char *group,
 								  const char *stream);
 extern void sagg_reader_commit(SaggReader *reader, const SaggRange *positions,

@@ -20,6 +20,9 @@
 
 #include "scan_internal.h"
 
+/* bytes that a header takes in jsonb besides its name and value, at most */
+#define HEADER_OVERHEAD	64
+
 static Datum
 key_datum(Oid type, const SaggRecord *record)
 {
@@ -161,7 +164,8 @@ push_header(JsonbParseState **state, const char *name, const char *value,
 }
 
 /*
- * Are the headers of a record, all together, small enough for a column?
+ * Are the headers of a record, all together, small enough for a column?  Bytes
+ * that are no text become twice as many there, and a header has some of its own.
  */
 bool
 sagg_headers_fit(const rd_kafka_headers_t *headers)
@@ -173,7 +177,7 @@ sagg_headers_fit(const rd_kafka_headers_t *headers)
 
 	for (size_t i = 0; total <= SAGG_HEADERS_MAX_SIZE &&
 		 rd_kafka_header_get_all(headers, i, &name, &value, &len) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
-		total += len + strlen(name);
+		total += 2 * (len + strlen(name)) + HEADER_OVERHEAD;
 	return total <= SAGG_HEADERS_MAX_SIZE;
 }
 

@@ -6,13 +6,23 @@
  *
  * Goes through the batch once, in the order of the records' numbers, whether
  * they are in memory or in the file.  Nothing here may fail because of what is
- * in a record: it may have been refused for that already.
+ * in a record: it may have been refused for that already.  So of keys and
+ * values larger than a row can hold only a beginning is kept, of such headers
+ * nothing, and the error says so.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "lib/stringinfo.h"
+
 #include "scan_internal.h"
+
+/*
+ * So much is kept of a key, and of a value: several records fit into what a
+ * stream may put aside.
+ */
+#define MAX_KEPT_BYTES	(64 * 1024 * 1024)
 
 struct SaggRefusedReader
 {
@@ -74,20 +84,29 @@ bytes_datum(const char *data, Size len)
 }
 
 /*
- * The reason why a record is put aside and, if it is too large to be kept whole,
- * what is missing.  NULL for a record that has none.
+ * What is kept of a key or value; what is not goes into "cut", for people.
  */
-static const char *
-add_missing(const char *reason, const SaggAside *letter, const SaggRecord *record)
+static Datum
+kept_bytes(const char *data, Size len, const char *what, StringInfo cut)
 {
-	bool		key = letter->no_key && record->key;
-	bool		value = letter->no_value && record->payload;
-	bool		headers = letter->no_headers && record->headers;
+	if (len > MAX_KEPT_BYTES)
+		appendStringInfo(cut, "\nDETAIL:  The %s of %zu bytes is cut to the first %d.",
+						 what, len, MAX_KEPT_BYTES);
+	return bytes_datum(data, Min(len, MAX_KEPT_BYTES));
+}
 
-	if (reason == NULL || !(key || value || headers))
-		return reason;
-	return psprintf("%s (too large to be kept:%s%s%s)", reason, key ? " key" : "",
-					value ? " value" : "", headers ? " headers" : "");
+/*
+ * The headers of a record, unless they are too large.
+ */
+static void
+put_headers(SaggAside *letter, const rd_kafka_headers_t *headers, StringInfo cut)
+{
+	letter->no_headers = headers == NULL || !sagg_headers_fit(headers);
+	if (!letter->no_headers)
+		letter->headers = sagg_headers_jsonb(headers, true);
+	else if (headers)
+		appendStringInfo(cut, "\nDETAIL:  %zu headers are too large, and left out.",
+						 rd_kafka_header_cnt(headers));
 }
 
 /*
@@ -100,6 +119,7 @@ sagg_refused_next(void *arg, SaggAside *letter)
 	SaggRefusedReader *reader = (SaggRefusedReader *) arg;
 	const SaggRefusal *refusal;
 	SaggRecord	record;
+	StringInfoData cut;
 
 	if (reader->next >= reader->count)
 		return false;
@@ -107,20 +127,21 @@ sagg_refused_next(void *arg, SaggAside *letter)
 	seek_record(reader->cursor, &reader->record, refusal->record, &record);
 
 	memset(letter, 0, sizeof(*letter));
+	initStringInfo(&cut);
 	letter->topic = record.topic;
 	letter->partition = record.partition;
 	letter->offset = record.offset;
 	letter->timestamp = sagg_record_timestamp(&record, &letter->no_timestamp);
-	letter->no_key = record.key == NULL || record.key_len > SAGG_KEY_MAX_SIZE;
-	if (!letter->no_key)
-		letter->key = bytes_datum(record.key, record.key_len);
-	letter->no_value = record.payload == NULL || record.payload_len > SAGG_RAW_MAX_SIZE;
-	if (!letter->no_value)
-		letter->value = bytes_datum(record.payload, record.payload_len);
-	letter->no_headers = record.headers == NULL || !sagg_headers_fit(record.headers);
-	if (!letter->no_headers)
-		letter->headers = sagg_headers_jsonb(record.headers, true);
-	letter->error = add_missing(refusal->reason, letter, &record);
+	letter->no_key = record.key == NULL;
+	if (record.key)
+		letter->key = kept_bytes(record.key, record.key_len, "key", &cut);
+	letter->no_value = record.payload == NULL;
+	if (record.payload)
+		letter->value = kept_bytes(record.payload, record.payload_len, "value", &cut);
+	put_headers(letter, record.headers, &cut);
+	letter->error = refusal->reason;
+	if (letter->error && cut.len > 0)
+		letter->error = psprintf("%s%s", refusal->reason, cut.data);
 	return true;
 }
 

@@ -157,7 +157,7 @@ keep_suspects(SaggProgress *progress, SaggRange *ranges, int n, int64 *limit)
 		ranges[kept].end = Min(ranges[i].end, suspects->end);
 		if (ranges[kept].start >= ranges[kept].end)
 			continue;
-		offsets += ranges[kept].end - ranges[kept].start;
+		offsets = sagg_add_saturated(offsets, ranges[kept].end - ranges[kept].start);
 		kept++;
 	}
 	if (kept == 0)

@@ -93,7 +93,7 @@ distance(const SaggProgress *a, const SaggProgress *b)
 
 		if (other == NULL)
 			return PG_INT64_MAX;
-		sum += i64abs(a->positions[i].start - other->start);
+		sum = sagg_add_saturated(sum, i64abs(a->positions[i].start - other->start));
 	}
 	return a->npositions == b->npositions ? sum : PG_INT64_MAX;
 }

@@ -31,12 +31,15 @@
 #define SCOUT_RETRY_MS			10000
 
 #define NO_PLACE \
-	"no free background worker slot; max_worker_processes may have to be raised"
+	"waiting for a free worker slot: no free background worker slot; max_worker_processes may have to be raised"
 
 PGDLLEXPORT void stream_agg_launcher_main(Datum arg);
 
 /* handles of the workers this launcher has registered, by slot */
 static BackgroundWorkerHandle **handles;
+
+/* streams no worker could be started for, since the log last said so */
+static int	unplaced = 0;
 
 /* databases no scout could be started for, in TopMemoryContext */
 static List *not_visited = NIL;
@@ -187,7 +190,7 @@ note_ended_worker(int i)
 }
 
 static bool
-register_worker(int i, const char *name)
+register_worker(int i, Oid view)
 {
 	BackgroundWorker worker = {0};
 	MemoryContext old;
@@ -198,7 +201,7 @@ register_worker(int i, const char *name)
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	strlcpy(worker.bgw_library_name, SAGG_EXTENSION, BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "stream_agg_worker_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "stream_agg worker for %s", name);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "stream_agg worker %u", view);
 	strlcpy(worker.bgw_type, "stream_agg worker", BGW_MAXLEN);
 	worker.bgw_main_arg = Int32GetDatum(i);
 	worker.bgw_notify_pid = MyProcPid;
@@ -225,7 +228,7 @@ tend_slot(int i, int *running)
 	TimestampTz again = 0;
 	bool		start = false;
 	SaggSlot   *lead;
-	char		name[SAGG_NAME_SIZE];
+	Oid			view = InvalidOid;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	if (slot->in_use && slot->wanted && slot->pid == 0 && !slot->launching &&
@@ -237,7 +240,7 @@ tend_slot(int i, int *running)
 		else if (*running >= sagg_max_streams)
 		{
 			sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-								"as many streams run as stream_agg.max_streams allows");
+								"waiting for a free worker slot: as many streams run as stream_agg.max_streams allows");
 			again = TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
 		}
 		else if (!slot->apart && (lead = sagg_slot_lead(slot)) != NULL)
@@ -252,33 +255,39 @@ tend_slot(int i, int *running)
 			slot->state = SAGG_STARTING;
 			slot->leads = slot->reader[0] != '\0' && !slot->apart;
 			slot->launching = start = true;
-			strlcpy(name, slot->name, sizeof(name));
+			view = slot->view;
 		}
 	}
 	if (slot->in_use && (slot->pid != 0 || slot->launching))
 		(*running)++;
 	LWLockRelease(sagg_shared->lock);
 
-	if (start && !register_worker(i, name))
+	if (start && !register_worker(i, view))
 	{
-		bool		known;		/* and told already */
-
 		LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 		slot->launching = false;
 		slot->leads = false;
 		slot->crowded_out = true;
 		slot->next_start = again =
 			TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
-		known = strcmp(slot->last_error, NO_PLACE) == 0;
+		/* told already if it is the last error */
+		unplaced += strcmp(slot->last_error, NO_PLACE) != 0;
 		sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, NO_PLACE);
 		LWLockRelease(sagg_shared->lock);
-		if (!known)
-			ereport(WARNING,
-					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("no free background worker slot for stream \"%s\"", name),
-					 errhint("Consider increasing max_worker_processes.")));
 	}
 	return again;
+}
+
+static void
+warn_of_unplaced(void)
+{
+	if (unplaced > 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("no free background worker slot for streams: %d", unplaced),
+				 errdetail("They wait for one; pg_stat_stream_agg shows which."),
+				 errhint("Consider increasing max_worker_processes.")));
+	unplaced = 0;
 }
 
 /*
@@ -329,6 +338,7 @@ one_round(bool all)
 	TimestampTz again = 0;
 	int			running = 0;
 
+	sagg_role_limit_configured();
 	visit_databases(all);
 
 	for (int i = 0; i < sagg_shared->nslots; i++)
@@ -351,6 +361,7 @@ one_round(bool all)
 			again = next;
 	}
 
+	warn_of_unplaced();
 	if (databases_marked())
 		return 0;
 	if (not_visited != NIL)

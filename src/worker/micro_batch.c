@@ -346,7 +346,8 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 	progress->totals.filtered += commit->counts.filtered;
 	progress->total_rows_out += commit->rows_out;
 	progress->total_rows_removed += commit->rows_removed;
-	progress->total_skipped += sagg_skipped_offsets(plan, commit);
+	progress->total_skipped = sagg_add_saturated(progress->total_skipped,
+												 sagg_skipped_offsets(plan, commit));
 	progress->committed = GetCurrentTimestamp();
 	progress->replace = false;
 }

@@ -47,6 +47,7 @@ typedef struct StreamChange
 	char		reader[NAMEDATALEN];
 	Oid			source;
 	Oid			sink;
+	int			limit;			/* of the owner's streams */
 } StreamChange;
 
 static object_access_hook_type prev_object_access_hook = NULL;
@@ -80,8 +81,63 @@ forget_changes(void)
 	changes = NIL;
 }
 
+/*
+ * What the transaction has done last with a stream, or NULL.
+ */
+static const StreamChange *
+last_change(Oid view)
+{
+	const StreamChange *found = NULL;
+	ListCell   *lc;
+
+	foreach(lc, changes)
+	{
+		const StreamChange *change = lfirst(lc);
+
+		if (change->view == view)
+			found = change;
+	}
+	return found;
+}
+
+/*
+ * How many streams of an owner shall run when this transaction has committed,
+ * "view" left out.
+ */
+static int
+streams_at_commit(Oid owner, Oid view)
+{
+	int			n = 0;
+	ListCell   *lc;
+
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		const SaggSlot *slot = &sagg_shared->slots[i];
+		bool		here = slot->database == MyDatabaseId;
+		const StreamChange *change = here ? last_change(slot->view) : NULL;
+
+		if (!slot->in_use || slot->owner != owner ||
+			(here && (slot->view == view || list_member_oid(dropped_views, slot->view))))
+			continue;
+		if (change ? change->start : slot->wanted)
+			n++;
+	}
+	foreach(lc, changes)
+	{
+		const StreamChange *change = lfirst(lc);
+
+		if (change->start && change->owner == owner && change->view != view &&
+			change == last_change(change->view) &&
+			sagg_slot_find(MyDatabaseId, change->view) == NULL)
+			n++;
+	}
+	LWLockRelease(sagg_shared->lock);
+	return n;
+}
+
 static void
-change_at_commit(bool start, const SaggStream *stream)
+change_at_commit(bool start, const SaggStream *stream, int limit)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 	StreamChange *change = palloc(sizeof(StreamChange));
@@ -90,6 +146,7 @@ change_at_commit(bool start, const SaggStream *stream)
 	change->view = stream->view;
 	change->owner = stream->owner;
 	strlcpy(change->name, sagg_stream_title(stream->name), sizeof(change->name));
+	change->limit = limit;
 	change->source = linitial_oid(stream->sources);
 	change->sink = stream->sink;
 	strlcpy(change->reader, stream->reader ? stream->reader : "", sizeof(change->reader));
@@ -102,11 +159,17 @@ change_at_commit(bool start, const SaggStream *stream)
  * At commit: a stream that is new, was stopped or failed, or waits before a
  * retry, starts at once.  Its slot is made here, so that there is one to tell
  * why the stream does not run if no worker can be had, not even a scout.
+ *
+ * Raises configuration_limit_exceeded if the stream's owner has as many streams
+ * as stream_agg.max_streams_per_role allows.
  */
 void
 sagg_start_stream_at_commit(const SaggStream *stream)
 {
-	change_at_commit(true, stream);
+	int			limit = sagg_role_limit(stream->owner);
+
+	sagg_role_check(stream->owner, streams_at_commit(stream->owner, stream->view), limit);
+	change_at_commit(true, stream, limit);
 }
 
 /*
@@ -116,7 +179,7 @@ sagg_start_stream_at_commit(const SaggStream *stream)
 void
 sagg_stop_stream_at_commit(const SaggStream *stream)
 {
-	change_at_commit(false, stream);
+	change_at_commit(false, stream, 0);
 }
 
 /*
@@ -126,12 +189,19 @@ sagg_stop_stream_at_commit(const SaggStream *stream)
 static void
 apply_change(const StreamChange *change)
 {
-	SaggSlot   *slot = sagg_slot_find(MyDatabaseId, change->view);
+	SaggSlot   *slot = change->start ?
+		sagg_role_slot(change->view, change->owner, change->limit) :
+		sagg_slot_find(MyDatabaseId, change->view);
 
-	if (slot == NULL && change->start)
-		slot = sagg_slot_allocate(MyDatabaseId, change->view);
 	if (slot == NULL)
+	{
+		/* others have been faster, or it has none to stop */
+		if (change->start)
+			sagg_slot_missing();
 		return;
+	}
+	if (slot->wanted && !change->start)
+		sagg_slot_freed();
 	slot->wanted = change->start;
 	slot->changed_at = ++sagg_shared->changes;
 	if (!change->start)

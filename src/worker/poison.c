@@ -78,7 +78,7 @@ offsets_of(const SaggRange *ranges, int nranges)
 	int64		n = 0;
 
 	for (int i = 0; i < nranges; i++)
-		n += ranges[i].end - ranges[i].start;
+		n = sagg_add_saturated(n, ranges[i].end - ranges[i].start);
 	return n;
 }
 

@@ -129,19 +129,20 @@ column(TupleTableSlot *row, Relation rel, const char *name, bool *isnull)
 }
 
 /*
- * Put one stream that shall run into its slot.  Slots that a transaction has
- * changed since "changes" are as that left them: the snapshot may be older.
+ * Put one stream that shall run into its slot; false if it has to wait for one.
+ * Slots that a transaction has changed since "changes" are as that left them:
+ * the snapshot may be older.
  */
-static void
+static bool
 want_stream(Oid view, Oid owner, const char *name, const char *reader,
-			Oid source, Oid sink, uint64 changes)
+			Oid source, Oid sink, int limit, uint64 changes)
 {
 	SaggSlot   *slot;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot = sagg_slot_find(MyDatabaseId, view);
-	if (slot == NULL)
-		slot = sagg_slot_allocate(MyDatabaseId, view);
+	if (slot == NULL || slot->changed_at <= changes)
+		slot = sagg_role_slot(view, owner, limit);
 	if (slot != NULL && slot->changed_at <= changes)
 	{
 		if (slot->pid == 0)
@@ -162,12 +163,26 @@ want_stream(Oid view, Oid owner, const char *name, const char *reader,
 		ConditionVariableBroadcast(&slot->changed);
 	}
 	LWLockRelease(sagg_shared->lock);
+	return slot != NULL;
+}
 
-	if (slot == NULL)
-		ereport(WARNING,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("no free slot for stream \"%s\"", name),
-				 errhint("Consider increasing stream_agg.max_streams.")));
+/*
+ * The same for a row of stream_agg.streams.  One that has to wait is counted.
+ */
+static void
+want_row(Oid view, Oid owner, Datum name, const char *reader, Oid source,
+		 Oid sink, uint64 changes, int *crowded, int *limited)
+{
+	int			limit = sagg_role_limit(owner);
+	int			n;
+
+	if (want_stream(view, owner, sagg_stream_title(TextDatumGetCString(name)),
+					reader, source, sink, limit, changes))
+		return;
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	n = sagg_role_streams(owner);
+	LWLockRelease(sagg_shared->lock);
+	(*(n >= limit ? limited : crowded))++;
 }
 
 /*
@@ -187,6 +202,8 @@ dismiss_others(List *wanted, List *present, uint64 changes)
 			slot->changed_at > changes ||
 			list_member_oid(wanted, slot->view))
 			continue;
+		if (slot->wanted)
+			sagg_slot_freed();
 		slot->wanted = false;
 		if (slot->latch)
 			SetLatch(slot->latch);
@@ -207,6 +224,8 @@ look_at_streams(Relation rel, uint64 changes)
 {
 	List	   *wanted = NIL;
 	List	   *present = NIL;
+	int			crowded = 0;
+	int			limited = 0;
 	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	TupleTableSlot *row = table_slot_create(rel, NULL);
 
@@ -240,16 +259,16 @@ look_at_streams(Relation rel, uint64 changes)
 								   DatumGetObjectId(sink), sources))
 		{
 			wanted = lappend_oid(wanted, DatumGetObjectId(view));
-			want_stream(DatumGetObjectId(view), owner,
-						sagg_stream_title(TextDatumGetCString(name)),
-						isnull[5] ? "" : TextDatumGetCString(reader),
-						DatumGetObjectId(source), DatumGetObjectId(sink),
-						changes);
+			want_row(DatumGetObjectId(view), owner, name,
+					 isnull[5] ? "" : TextDatumGetCString(reader),
+					 DatumGetObjectId(source), DatumGetObjectId(sink), changes,
+					 &crowded, &limited);
 		}
 	}
 	ExecDropSingleTupleTableSlot(row);
 	table_endscan(scan);
 	dismiss_others(wanted, present, changes);
+	sagg_warn_of_missing_slots(crowded, limited);
 }
 
 /*

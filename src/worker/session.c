@@ -81,6 +81,7 @@ sagg_session_attach(SaggSession *session, int i)
 	{
 		slot->pid = MyProcPid;
 		slot->latch = MyLatch;
+		sagg_slot_placed(slot);
 	}
 	LWLockRelease(sagg_shared->lock);
 	if (!mine)
@@ -133,6 +134,17 @@ sagg_session_leave(SaggSession *session, SaggExit how)
 }
 
 /*
+ * What a worker is called where everybody can see it, in pg_stat_activity: by
+ * the OID of the stream's view, for the names of streams are their owners' and
+ * the database's.  In the current context.
+ */
+static char *
+session_label(const SaggSession *session)
+{
+	return psprintf("stream_agg %u", session->slot->view);
+}
+
+/*
  * The settings captured when the stream was created, and those a batch depends
  * on whatever the role or the database say.  All others are as at the start of
  * the session: what a function of the user has set, the role included, does not
@@ -161,7 +173,7 @@ sagg_session_settings(const SaggSession *session)
 	/* every micro-batch would be compiled anew */
 	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("deadlock_timeout", SAGG_WORKER_DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION);
-	SetConfigOption("application_name", stream->name, PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("application_name", session_label(session), PGC_USERSET, PGC_S_SESSION);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(memory);
 }
@@ -180,7 +192,7 @@ sagg_session_settings_begin(const SaggSession *session)
 		{"datestyle", stream->datestyle},
 		{"intervalstyle", stream->intervalstyle},
 		{"search_path", stream->search_path},
-		{"application_name", stream->name}
+		{"application_name", session_label(session)}
 	};
 	int			nestlevel = NewGUCNestLevel();
 

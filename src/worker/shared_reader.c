@@ -125,6 +125,7 @@ sagg_follower_claim(SaggSession *lead)
 		found->latch = MyLatch;
 		found->lead = lead->slot;
 		found->state = SAGG_STARTING;
+		sagg_slot_placed(found);
 	}
 	LWLockRelease(sagg_shared->lock);
 	if (found == NULL)
@@ -251,7 +252,7 @@ is_close(const SaggSession *session, const SaggSlot *lead)
 		if (theirs->partition != ours->partition ||
 			strcmp(theirs->topic_name, sagg_topic_name(ours->topic)) != 0)
 			return false;
-		distance += i64abs(theirs->committed - ours->start);
+		distance = sagg_add_saturated(distance, i64abs(theirs->committed - ours->start));
 	}
 	return distance <= SAGG_CLOSE_OFFSETS / 2;
 }

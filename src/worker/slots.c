@@ -81,6 +81,7 @@ shmem_startup(void)
 		SpinLockInit(&sagg_shared->mutex);
 		ConditionVariableInit(&sagg_shared->slots_changed);
 		sagg_shared->nslots = slot_count();
+		sagg_shared->streams_per_role = sagg_max_streams_per_role;
 		for (int i = 0; i < sagg_shared->nslots; i++)
 		{
 			SaggSlot   *slot = &sagg_shared->slots[i];
@@ -206,6 +207,7 @@ sagg_slot_free(SaggSlot *slot)
 	slot->state_memory = 0;
 	slot->npartitions = 0;
 	ConditionVariableBroadcast(&slot->changed);
+	sagg_slot_freed();
 }
 
 /*
@@ -236,6 +238,7 @@ sagg_slot_vacate(SaggSlot *slot, SaggExit how)
 		case SAGG_EXIT_GONE:
 			slot->wanted = false;
 			slot->state = SAGG_STOPPED;
+			sagg_slot_freed();
 			break;
 		case SAGG_EXIT_CHANGED:
 			slot->state = SAGG_STARTING;

@@ -1,8 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * state_limit.c
- *	  The limits of state: stream_agg.max_stream_state for each stream and
+ *	  The limits of state: stream_agg.max_stream_state for each stream,
+ *	  stream_agg.max_role_state for those of a role and
  *	  stream_agg.max_total_state for all of them (I7).
+ *
+ * Shared memory is the server's: where it has come to an end, parallel queries
+ * fail as well.  So by default streams leave half of it to others, and those of
+ * a role that is no superuser a quarter of the rest to other roles.
  *
  * A store asks here before it grows.  What each takes is in its slot, so that
  * the sum over streams is known to whoever asks, and two that ask at the same
@@ -13,8 +18,13 @@
 #include "postgres.h"
 
 #include <limits.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 
+#include "miscadmin.h"
+#include "storage/dsm_impl.h"
 #include "storage/lwlock.h"
+#include "utils/guc.h"
 
 #include "worker_internal.h"
 
@@ -37,10 +47,48 @@ left_of(uint64 limit, uint64 taken)
 }
 
 /*
- * What the stores of all other streams take.  The caller holds the lock.
+ * The limit of a role that is no superuser, in bytes.  The setting is that of
+ * the stream's owner: its worker is a session of it.
  */
 static uint64
-taken_by_others(const SaggSlot *slot)
+role_limit_bytes(void)
+{
+	if (sagg_max_role_state_kb >= 0 || sagg_max_total_state_kb < 0)
+		return limit_bytes(sagg_max_role_state_kb);
+	return limit_bytes(sagg_max_total_state_kb) / 4 * 3;
+}
+
+/*
+ * Half of the memory that dynamic shared memory can take, in kB, as it is when
+ * the server starts; -1 if that cannot be found out.
+ */
+int
+sagg_default_total_state(void)
+{
+	struct statvfs fs;
+	uint64		bytes;
+
+	if (dynamic_shared_memory_type == DSM_IMPL_MMAP && statvfs(PG_DYNSHMEM_DIR, &fs) == 0)
+		bytes = (uint64) fs.f_bavail * fs.f_frsize; /* shared with the data */
+	else if (dynamic_shared_memory_type == DSM_IMPL_POSIX && statvfs("/dev/shm", &fs) == 0)
+		bytes = (uint64) fs.f_blocks * fs.f_frsize;
+	else
+	{
+		long		pages = sysconf(_SC_PHYS_PAGES);
+		long		size = sysconf(_SC_PAGESIZE);
+
+		bytes = pages > 0 && size > 0 ? (uint64) pages * size : 0;
+	}
+	/* a file system without a bound says 0 */
+	return bytes == 0 ? -1 : (int) Min(bytes / 2 / 1024, MAX_KILOBYTES);
+}
+
+/*
+ * What the stores of all other streams take, or of those of one role.  The
+ * caller holds the lock.
+ */
+static uint64
+taken_by_others(const SaggSlot *slot, Oid owner)
 {
 	uint64		sum = 0;
 
@@ -48,7 +96,8 @@ taken_by_others(const SaggSlot *slot)
 	{
 		const SaggSlot *other = &sagg_shared->slots[i];
 
-		if (other != slot && other->in_use)
+		if (other != slot && other->in_use &&
+			(!OidIsValid(owner) || other->owner == owner))
 			sum += other->state_memory;
 	}
 	return sum;
@@ -78,6 +127,21 @@ refuse_for_all(const SaggSlot *slot, Size present, Size least, uint64 others)
 			 errhint("Increase stream_agg.max_total_state, or " HINT_SMALLER)));
 }
 
+static void
+refuse_for_role(const SaggSlot *slot, Size present, Size least, uint64 limit,
+				uint64 others)
+{
+	char	   *role = GetUserNameFromId(slot->owner, true);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_STATE_LIMIT),
+			 errmsg("state of stream \"%s\" has reached the limit of " UINT64_FORMAT " kB for all streams of role \"%s\"",
+					slot->name, limit / 1024, role ? role : ""),
+			 errdetail("It takes %zu kB of shared memory and needs %zu kB more; other streams of the role take " UINT64_FORMAT " kB.",
+					   present / 1024, least / 1024, others / 1024),
+			 errhint("Have a superuser increase stream_agg.max_role_state, for this role by ALTER ROLE, or " HINT_SMALLER)));
+}
+
 /*
  * See SaggStoreBudget.
  */
@@ -86,19 +150,26 @@ reserve(void *arg, Size present, Size least, Size wanted)
 {
 	SaggSlot   *slot = (SaggSlot *) arg;
 	uint64		stream_left = left_of(limit_bytes(sagg_max_stream_state_kb), present);
+	uint64		role_limit = superuser_arg(slot->owner) ? PG_UINT64_MAX : role_limit_bytes();
+	uint64		role_left;
 	uint64		total_left;
+	uint64		of_role;
 	uint64		others;
 	Size		growth;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	others = taken_by_others(slot);
+	others = taken_by_others(slot, InvalidOid);
+	of_role = taken_by_others(slot, slot->owner);
 	total_left = left_of(limit_bytes(sagg_max_total_state_kb), others + present);
-	growth = Min(wanted, Min(stream_left, total_left));
+	role_left = left_of(role_limit, of_role + present);
+	growth = Min(wanted, Min(stream_left, Min(role_left, total_left)));
 	slot->state_memory = present + (growth >= least ? growth : 0);
 	LWLockRelease(sagg_shared->lock);
 
 	if (stream_left < least)
 		refuse_for_stream(slot, present, least);
+	if (role_left < least)
+		refuse_for_role(slot, present, least, role_limit, of_role);
 	if (total_left < least)
 		refuse_for_all(slot, present, least, others);
 	return growth;

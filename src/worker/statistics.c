@@ -243,8 +243,10 @@ stream_agg_stat_partitions(PG_FUNCTION_ARGS)
 			values[0] = ObjectIdGetDatum(view);
 			values[1] = CStringGetTextDatum(partitions[j].topic_name);
 			values[2] = Int32GetDatum(partitions[j].partition);
-			values[3] = Int64GetDatum(partitions[j].committed);
-			values[4] = Int64GetDatum(partitions[j].end);
+			/* whatever a broker has said: the difference of two such does not
+			 * overflow */
+			values[3] = Int64GetDatum(Max(partitions[j].committed, 0));
+			values[4] = Int64GetDatum(Max(partitions[j].end, 0));
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		}
 	}

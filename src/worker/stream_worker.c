@@ -98,6 +98,30 @@ sagg_session_open_parts(SaggSession *session)
 }
 
 /*
+ * Mappings and options of the server may have changed since the stream was told
+ * of its consumer group.  Without one it goes on.
+ */
+static void
+set_group(SaggSession *session)
+{
+	const SaggStream *stream = session->stream;
+	const char *group = stream->options.consumer_group;
+
+	if (group && !sagg_group_allowed(linitial_oid(stream->sources), stream->owner,
+									 group, stream->name))
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("stream \"%s\" may not commit to consumer group \"%s\" any more",
+						session->slot->name, group),
+				 errdetail("Its offsets are not committed to Kafka."),
+				 errhint("Allow it by option \"consumer_groups\" of the server, or give the stream another group.")));
+		group = NULL;
+	}
+	sagg_reader_set_group(session->reader, group, stream->name);
+}
+
+/*
  * Open everything a batch needs.  Contacts Kafka only after the transaction.
  */
 static void
@@ -124,8 +148,7 @@ open_session(SaggSession *session)
 		sagg_reader_skips_lost(session->reader);
 	sagg_reader_skips_unreadable(session->reader, session->stream->options.on_error != SAGG_FAIL);
 	sagg_reader_on_wait(session->reader, while_waiting, session);
-	sagg_reader_set_group(session->reader, session->stream->options.consumer_group,
-						  session->stream->name);
+	set_group(session);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(session->memory);

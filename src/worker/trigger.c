@@ -137,7 +137,7 @@ held_back(SaggSession *session, const SaggRange *bounds, int nbounds)
 
 		if (start < bounds[i].start || start > bounds[i].end)
 			return false;
-		waiting += bounds[i].end - start;
+		waiting = sagg_add_saturated(waiting, bounds[i].end - start);
 	}
 	if (waiting == 0 || waiting >= options->min_offsets ||
 		now < progress->committed ||

@@ -17,6 +17,9 @@ extern void sagg_label_init(void);
 extern void sagg_notify_init(void);
 extern void sagg_database_commands_init(void);
 
+/* state_limit.c */
+extern int	sagg_default_total_state(void);
+
 /* launcher.c */
 extern void sagg_launcher_register(void);
 

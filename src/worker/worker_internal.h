@@ -136,6 +136,13 @@ typedef struct SaggShared
 	Oid			dirty[SAGG_DIRTY_DATABASES];
 	int			nheld;			/* databases that commands need for themselves */
 	Oid			held[SAGG_HELD_DATABASES];
+	int			nwaiting;		/* databases with streams that wait for a slot;
+								 * more than fit: all */
+	Oid			waiting[SAGG_DIRTY_DATABASES];
+	TimestampTz missing_warned; /* when the log last said so, 0 = never */
+	int			missing_count;	/* and of how many */
+	int			streams_per_role;	/* stream_agg.max_streams_per_role as
+									 * configured, for roles without their own */
 
 	ConditionVariable slots_changed;	/* a scout has been there, a worker has
 										 * ended */
@@ -176,6 +183,17 @@ extern void sagg_slot_discard_stale(SaggSlot *slot);
 extern void sagg_slot_set_error(SaggSlot *slot, int sqlstate,
 								const char *message);
 extern void sagg_mark_database(Oid database);
+
+/* role_limit.c; "slot" functions expect the caller to hold sagg_shared->lock */
+extern int	sagg_role_limit(Oid role);
+extern int	sagg_role_streams(Oid role);
+extern SaggSlot *sagg_role_slot(Oid view, Oid owner, int limit);
+extern void sagg_role_check(Oid role, int n, int limit);
+extern void sagg_role_limit_configured(void);
+extern void sagg_slot_missing(void);
+extern void sagg_slot_freed(void);
+extern void sagg_slot_placed(SaggSlot *slot);
+extern void sagg_warn_of_missing_slots(int crowded, int limited);
 
 /* label.c */
 extern List *sagg_labelled_databases(void);

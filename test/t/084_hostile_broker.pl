@@ -230,7 +230,7 @@ checked 'H3, L9: records that unpack to hundreds of megabytes' => sub {
 	source('bombs', 'huge', format => 'raw', columns => 'v bytea, pos bigint OPTIONS (metadata $$offset$$)');
 	source('bombs', 'huge_key', format => 'raw', columns => 'v bytea, key bytea OPTIONS (metadata $$key$$), pos bigint OPTIONS (metadata $$offset$$)');
 	source('bombs', 'huge_header', format => 'raw', columns => 'v bytea, h jsonb OPTIONS (metadata $$headers$$), pos bigint OPTIONS (metadata $$offset$$)');
-	create_stream('huge_s', 'SELECT length(v) AS n, pos FROM huge', '{"on_error": "skip"}');
+	create_stream('huge_s', 'SELECT length(v) AS n, pos FROM huge', '{"on_error": "dead_letter"}');
 	create_stream('huge_key_s', 'SELECT length(key) AS n, pos FROM huge_key', '{"on_error": "dead_letter"}');
 	create_stream('huge_header_s', 'SELECT h, pos FROM huge_header', '{"on_error": "dead_letter"}');
 	for my $stream (qw(huge huge_key huge_header))
@@ -239,8 +239,9 @@ checked 'H3, L9: records that unpack to hundreds of megabytes' => sub {
 		is(sql("SELECT string_agg(pos::text, ',') FROM ${stream}_s"), '1', "$stream: such a record follows on_error");
 		sql("SELECT stream_agg.stop_stream('${stream}_s')");
 	}
-	is(sql(q{SELECT string_agg(stream || ':' || (error ~ 'large') || coalesce(length(key), -1), ' ' ORDER BY stream) FROM stream_agg.dead_letters WHERE stream ~ '^huge'}),
-		'huge_header_s:true-1 huge_key_s:true-1', 'dead letters of such records are kept without what is too large');
+	is(sql(q{SELECT string_agg(stream || ':' || (error ~ 'too large') || coalesce(length(key), -1), ' ' ORDER BY stream) FROM stream_agg.dead_letters WHERE stream ~ '^huge'}),
+		'huge_header_s:true-1 huge_key_s:true' . 64 * $MB . ' huge_s:true-1', 'dead letters of such records are kept without headers that are too large, and with the beginning of a key');
+	is(sql(q{SELECT octet_length(value) FROM stream_agg.dead_letters WHERE stream ~ 'huge_s'}), 64 * $MB, 'and with the beginning of a value');
 };
 
 # The rest: answers damaged at random.  No crash, and afterwards all is as it would

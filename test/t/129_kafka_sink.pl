@@ -96,8 +96,8 @@ sub crash_before_commit
 	  or die 'no lock';
 	produce(2);
 	my $waiting = q{SELECT l.pid FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-		WHERE l.relation = 'stream_agg.commits'::regclass AND NOT l.granted AND a.query ~ 'CHECKPOINT' AND a.application_name IN (}
-	  . join(',', map { "'$_'" } @streams) . ')';
+		WHERE l.relation = 'stream_agg.commits'::regclass AND NOT l.granted AND a.query ~ 'CHECKPOINT' AND l.pid IN (SELECT pid FROM pg_stat_stream_agg WHERE stream IN (}
+	  . join(',', map { "'$_'" } @streams) . '))';
 	$node->poll_query_until('postgres', "SELECT count(*) = " . @streams . " FROM ($waiting) x") or die 'no batch is there';
 	kill_backends($node, split /\n/, value($waiting));
 	$holder->finish;
@@ -131,7 +131,7 @@ value(q{SELECT stream_agg.stop_stream(stream) FROM stream_agg.streams WHERE stre
 $other->down;
 produce();
 wait_state($node, 'remote_made', 'running', 'Kafka acknowledged 0 of \d+ records for topic "remote"');
-ok($node->poll_query_until('postgres', q{SELECT xact_start IS NULL FROM pg_stat_activity WHERE application_name = 'remote_made'}), 'a broker that does not answer: no transaction stays open');
+ok($node->poll_query_until('postgres', q{SELECT xact_start IS NULL FROM pg_stat_activity JOIN pg_stat_stream_agg s USING (pid) WHERE stream = 'remote_made'}), 'a broker that does not answer: no transaction stays open');
 $other->up;
 process($node, 'remote_made');
 is_equal_tables($node, q{SELECT k, n FROM (SELECT *, row_number() OVER (PARTITION BY key ORDER BY "offset" DESC) AS r FROM remote) x WHERE r = 1},

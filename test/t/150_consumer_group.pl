@@ -108,4 +108,49 @@ for my $bad ('""', '"' . 'x' x 256 . '"')
 	like($error, qr/consumer_group must have between 1 and 255 bytes/, 'refused: ' . substr($bad, 0, 5));
 }
 
+# --- L4: with credentials that are not the owner's a stream has a group of its own
+my $brokers = $broker->brokers;
+$node->safe_psql('postgres', qq{
+	CREATE ROLE alice LOGIN;
+	CREATE SCHEMA alice AUTHORIZATION alice;
+	CREATE SERVER shared FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '$brokers', "fetch.wait.max.ms" '20');
+	CREATE USER MAPPING FOR PUBLIC SERVER shared OPTIONS (user 'mighty', password 'x');
+	GRANT USAGE ON FOREIGN SERVER shared TO alice});
+sub alice
+{
+	my (undef, undef, $error) = $node->psql('postgres', "SET client_min_messages = warning; $_[0]", extra_params => [ '-U', 'alice' ]);
+	return $error;
+}
+is(alice(q{SELECT stream_agg.create_source('alice.events', server => 'shared', topic => 'events', columns => 'k int')}), '', 'alice has a source over a server of others');
+sub alice_creates
+{
+	my $group = shift;
+	return alice("SELECT stream_agg.create_stream('alice.mine', 'SELECT k, count(*) AS n FROM alice.events GROUP BY k',
+		output_mode => 'update', trigger => '0', options => '{\"consumer_group\": \"$group\"}')");
+}
+my $refused = qr/may not commit to consumer group "billing"\nDETAIL:  Role "alice" has no credentials of its own for server "shared"\.\nHINT:  Use consumer group "stream_agg\.postgres\.alice\.mine", or have the owner of the server allow others by its option "consumer_groups"/;
+like(alice_creates('billing'), $refused, 'L4: the mapping for PUBLIC does not lend its rights to any group');
+is(alice_creates('stream_agg.postgres.alice.mine'), '', 'L4: a group of its own a stream has');
+is_committed('stream_agg.postgres.alice.mine', 'alice.mine', 'L4: and commits to it');
+my $alter = q{SELECT stream_agg.alter_stream('alice.mine', '{"consumer_group": "billing"}')};
+like(alice($alter), $refused, 'L4: alter_stream refuses others as well');
+alice(q{CREATE USER MAPPING FOR alice SERVER shared});
+like(alice($alter), $refused, 'L4: a mapping of its own without credentials changes nothing');
+alice(q{ALTER USER MAPPING FOR alice SERVER shared OPTIONS (ADD user 'alice', ADD password 'x')});
+like(alice($alter), $refused, 'L4: nor credentials that the protocol does not use');
+like(alice(q{ALTER SERVER shared OPTIONS (ADD consumer_groups '*')}), qr/must be owner/, q{L4: only the server's owner allows groups});
+$node->safe_psql('postgres', q{ALTER SERVER shared OPTIONS (ADD consumer_groups 'bill, reports.*')});
+like(alice($alter), qr/Option "consumer_groups" of server "shared" does not have it/, 'L4: what is not listed is refused');
+like(alice($alter =~ s/billing/reports/r), qr/does not have it/, 'L4: a prefix is one up to the star');
+is(alice($alter =~ s/billing/reports.daily/r), '', 'L4: what has a prefix that is listed is allowed');
+is(alice($alter =~ s/billing/bill/r), '', 'L4: so is what is listed');
+is_committed('bill', 'alice.mine', 'L4: and is committed to');
+$log = -s $node->logfile;
+$node->safe_psql('postgres', q{ALTER SERVER shared OPTIONS (SET consumer_groups 'other'); SELECT stream_agg.stop_stream('alice.mine'); SELECT stream_agg.start_stream('alice.mine')});
+$node->wait_for_log(qr/WARNING:  stream "alice\.mine" may not commit to consumer group "bill" any more/, $log);
+my $was = committed($brokers, 'events', 'bill');
+produce(100);
+process($node, 'alice.mine');
+is(committed($brokers, 'events', 'bill'), $was, 'L4: what is not allowed any more is not committed to; the stream goes on');
+
 done_testing();

@@ -73,7 +73,7 @@ my $holder = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres')
 $node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_locks WHERE relation = 'stream_agg.commits'::regclass AND mode = 'ExclusiveLock' AND granted});
 produce(300);
 my $waiting = q{SELECT l.pid FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.relation = 'stream_agg.commits'::regclass
-	AND NOT l.granted AND a.query ~ 'CHECKPOINT' AND a.application_name IN ('minutes_made', 'groups_made')};
+	AND NOT l.granted AND a.query ~ 'CHECKPOINT' AND l.pid IN (SELECT pid FROM pg_stat_stream_agg WHERE stream IN ('minutes_made', 'groups_made'))};
 $node->poll_query_until('postgres', "SELECT count(*) = 2 FROM ($waiting) x") or die 'no batch is there';
 kill_backends($node, split /\n/, value($waiting));
 $holder->finish;
