@@ -11,7 +11,7 @@ use StreamAgg::Test;
 use Test::More;
 
 my $broker = start_broker(events => 1);
-my $node = new_node('state_identity');
+my $node = new_node('state_identity', 'stream_agg.max_attempts = 2');
 $node->safe_psql('postgres', 'CREATE ROLE mallory LOGIN; CREATE SCHEMA mallory AUTHORIZATION mallory');
 create_source($node, $broker, 'public.src', 'events', 'k int, v int, w numeric');
 $node->safe_psql('postgres', 'GRANT SELECT ON public.src TO mallory');
@@ -177,7 +177,7 @@ subtest 'C1: an aggregate that is replaced while a batch begins' => sub {
 		CREATE FUNCTION f2(bytea[]) RETURNS text IMMUTABLE LANGUAGE sql AS \$\$ SELECT encode(\$1[1], 'hex') \$\$;
 		CREATE AGGREGATE ag(int) (SFUNC = s1, STYPE = bytea, FINALFUNC = f1);
 		SELECT stream_agg.create_stream('race', 'SELECT k, a_first(v) AS c, ag(v) AS a FROM src GROUP BY k',
-			output_mode => 'update', trigger => '20 days', options => '{"max_attempts": 2}')});
+			output_mode => 'update', trigger => '20 days')});
 	produce(2);
 	as_mallory(q{SELECT stream_agg.process_available('race')});
 	is(as_mallory('SELECT DISTINCT a FROM race'), 'x', 'the state is there');
