@@ -113,9 +113,12 @@ element_at(const SaggCodec *element, char *p, char *end, char **after)
 {
 	Size		len = (Size) element->len;
 
+	/* the alignment may have led beyond */
+	if (p >= end)
+		sagg_codec_corrupt("An element of an array is not there.");
 	if (element->len < 0)
 	{
-		if (p >= end || VARATT_IS_1B_E(p) ||
+		if (VARATT_IS_1B_E(p) ||
 			(!VARATT_IS_1B(p) && (end - p < VARHDRSZ || !VARATT_IS_4B_U(p))))
 			sagg_codec_corrupt("An element of an array has no valid header.");
 		len = VARSIZE_ANY(p);

@@ -52,9 +52,8 @@ append_columns(SaggStateForm *form, Oid type)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 
-		if (att->attisdropped)
-			appendStringInfoString(&form->names, " dropped");
-		else
+		/* a dump leaves out dropped columns, and so does record_send */
+		if (!att->attisdropped)
 			sagg_form_type(form, att->atttypid, att->atttypmod);
 	}
 	appendStringInfoString(&form->names, " end");

@@ -194,6 +194,22 @@ subtest 'C1: an aggregate that is replaced while a batch begins' => sub {
 };
 
 # --- what goes on
+subtest 'C1: types and functions that are other ones and the same by name and make go on from the log' => sub {
+	my $definition = q{
+		CREATE DOMAIN st AS numeric(9, 2);
+		CREATE FUNCTION s(st, int) RETURNS st IMMUTABLE LANGUAGE sql AS $$ SELECT ($1 + 1)::mallory.st $$;
+		CREATE %s ag(int) (SFUNC = s, STYPE = st, INITCOND = '0')};
+	as_mallory(sprintf($definition, 'AGGREGATE'));
+	as_mallory(q{SELECT stream_agg.create_stream('renamed', 'SELECT ag(v) AS a FROM src', output_mode => 'update', trigger => '20 days')});
+	as_mallory(q{SELECT stream_agg.process_available('renamed')});
+	my $before = as_mallory('SELECT a FROM renamed');
+	as_mallory('ALTER DOMAIN st RENAME TO st_old; ALTER FUNCTION s RENAME TO s_old;' . sprintf($definition, 'OR REPLACE AGGREGATE'));
+	produce(2);
+	as_mallory(q{SELECT stream_agg.process_available('renamed')});
+	is(as_mallory('SELECT a FROM renamed'), $before + 1 . '.00', 'as a dump that is restored does');
+	$node->safe_psql('postgres', q{SELECT stream_agg.drop_stream('mallory.renamed', drop_sink => true);
+		DROP SCHEMA mallory CASCADE; CREATE SCHEMA mallory AUTHORIZATION mallory});
+};
 subtest 'C1: a function with another body goes on with the state of its types' => sub {
 	as_mallory(q{
 		CREATE FUNCTION s(int, int) RETURNS int IMMUTABLE LANGUAGE sql AS $$ SELECT $1 + 1 $$;
