@@ -117,7 +117,7 @@ my %stream = (
 		avg(n) FILTER (WHERE k > 1) AS i FROM events GROUP BY t},
 	raw => q{SELECT n, ts, last(t) AS a, last(b) AS b, last(j) AS c, last(n) AS d, last(ts) AS e, last(ts::time) AS f, last(ts::timetz) AS g,
 		last(('10.0.0.' || k)::inet) AS h, last('::/64'::cidr) AS i, last(t::name) AS l, last(t::bpchar) AS m, last(k > 1) AS o, last(f::float4) AS p,
-		last(j::json) AS q, last(md5(t)::uuid) AS r, last(interval '1 day' * k) AS s, last(t::xml) AS u FROM events GROUP BY n, ts},
+		last(j::json) AS q, last(md5(t)::uuid) AS r, last(interval '1 day' * k) AS s FROM events GROUP BY n, ts},
 	arrays => q{SELECT ARRAY[k, NULL, 3] AS kk, last(ARRAY[t, NULL, 'x']) AS a, last(ARRAY[[n, 1], [2, NaN]]) AS b, last(ARRAY[ts]) AS c,
 		last(ARRAY[b, b]) AS d, last(ARRAY[j, NULL]) AS e, last(ARRAY['a'::"char"]) AS f, last('{}'::int8[]) AS g, last(ARRAY[k > 1]) AS h,
 		last(ARRAY[t::name]) AS i FROM (SELECT *, numeric 'NaN' AS NaN FROM events) e GROUP BY 1},
