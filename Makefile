@@ -72,7 +72,7 @@ help:
 	@echo 'make install       install it into the server of PG_CONFIG'
 	@echo 'make deps          install what building and testing need (apt)'
 	@echo 'make test          build, install, run every test'
-	@echo 'make fuzz [RECORDS=n] [GROUPS=n] [SEED=n]  random records and random streams, many'
+	@echo 'make fuzz [RECORDS=n] [BLOBS=n] [GROUPS=n] [SEED=n]  random records, damaged state and random streams, many'
 	@echo 'make check-cassert  tests on a server with assertions'
 	@echo 'make check-asan     tests of a library with AddressSanitizer and UBSan'
 	@echo 'make check-valgrind tests under valgrind'
@@ -86,9 +86,9 @@ deps:
 test:
 	test/run
 fuzz:
-	FUZZ_RECORDS=$(or $(RECORDS),1000000) RANDOM_GROUPS=$(or $(GROUPS),20) \
+	FUZZ_RECORDS=$(or $(RECORDS),1000000) FUZZ_BLOBS=$(or $(BLOBS),100000) RANDOM_GROUPS=$(or $(GROUPS),20) \
 		$(if $(SEED),STREAM_AGG_SEED=$(SEED)) \
-		test/run 016_decode_fuzz.pl 270_random_equation.pl
+		test/run 016_decode_fuzz.pl 077_stored_bytes.pl 270_random_equation.pl
 check-cassert check-asan check-valgrind:
 	test/checked $(@:check-%=%)
 demo:

@@ -343,6 +343,9 @@ typedef struct SaggStateAccess
 	void		(*contents) (void *arg, int partition, SaggBytesFn fn, void *fnarg);
 	/* one or more whole entries, in the order they were written */
 	void		(*restore) (void *arg, int partition, const char *data, Size len);
+	/* all of them have been: what they hold is verified; before, nobody may
+	 * use it */
+	void		(*restored) (void *arg);
 } SaggStateAccess;
 
 /*

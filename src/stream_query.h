@@ -84,6 +84,17 @@ typedef struct SaggKey
 	Oid			eqop;			/* equality operator of the GROUP BY */
 } SaggKey;
 
+/*
+ * What stored bytes are, as a digest: the same one only if they can be read as
+ * they were written by this server.  Two of them are compared by memcmp.
+ */
+#define SAGG_IDENTITY_BYTES		32
+
+typedef struct SaggIdentity
+{
+	uint8		digest[SAGG_IDENTITY_BYTES];
+} SaggIdentity;
+
 typedef struct SaggAgg
 {
 	Aggref	   *aggref;			/* as PostgreSQL analysed it */
@@ -96,6 +107,7 @@ typedef struct SaggAgg
 								 * own, or a lesser one */
 	bool		shares_inputs;	/* it is another's */
 	List	   *direct_args;	/* over the columns of the groups */
+	SaggIdentity identity;		/* of its definition and its state, by OID */
 } SaggAgg;
 
 /* What a query makes of its rows. */
@@ -158,12 +170,15 @@ typedef struct SaggQuery
 
 	/*
 	 * Changes whenever stored state could no longer be read as it was
-	 * written: types and collations of keys by name, aggregates, window.
+	 * written: types and collations of keys by name, aggregates, window; see
+	 * query_fingerprint.c.
 	 */
 	uint64		fingerprint;
 
 	uint64		store_fingerprint;	/* the same for shared memory, whose layout
 									 * may depend on the watermark's delay */
+	SaggIdentity state_identity;	/* of all that by OID as well: state in memory
+								 * is of this server's present types */
 	SaggQueryKind kind;
 	AttrNumber	first_output;	/* without aggregation: of the columns of "inner"
 								 * that are those of output_desc; "keys" are of

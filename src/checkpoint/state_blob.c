@@ -13,7 +13,8 @@
  * The header is in the byte order of the machine, as the values of built-in
  * types within entries are.  Nothing in a blob is used before its checksum,
  * which covers all of it, was verified; what does not verify is named and
- * never guessed at.
+ * never guessed at.  A checksum is no proof of origin: execute/ verifies the
+ * values as well.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,7 +27,7 @@
 #include "checkpoint_internal.h"
 
 #define BLOB_MAGIC		0x53414742	/* SAGB */
-#define BLOB_FORMAT		2
+#define BLOB_FORMAT		3
 #define BLOB_PAYLOAD	(1024 * 1024)	/* bytes of entries, unless one entry
 										 * alone has more */
 #define PG_MAJOR		(PG_VERSION_NUM / 10000)

@@ -9,8 +9,8 @@
  * complete; what is not as some commit left it stops the stream with an error
  * that names it.
  *
- * SaggStateAccess.restore may run users' code (deserialize functions), so it
- * is called outside of sections (I8).
+ * SaggStateAccess.restore and restored may run users' code (receive and
+ * deserialize functions), so they are called outside of sections (I8).
  *
  *-------------------------------------------------------------------------
  */
@@ -205,4 +205,5 @@ sagg_checkpoint_restore(SaggCheckpoint *checkpoint,
 	if (restore.blobs != expected)
 		sagg_state_log_mismatch(checkpoint, progress->batch, expected,
 								restore.blobs);
+	state->restored(state->arg);
 }

@@ -94,6 +94,7 @@ extern void sagg_build_outer(SaggQuery *result, const Query *query,
 
 /* query_fingerprint.c */
 extern uint64 sagg_query_fingerprint(const SaggQuery *query);
+extern void sagg_query_identify(SaggQuery *query);
 
 /* the arguments of create_stream */
 typedef struct SaggStreamArguments

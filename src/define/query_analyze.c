@@ -455,8 +455,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 		sagg_take_rows(result, query, a.inner, record);
 	if (reordered && needs_order(result, options))
 		order_by_record(result->inner, result->record);
-	result->fingerprint = sagg_query_fingerprint(result);
-	result->store_fingerprint = result->fingerprint;
+	sagg_query_identify(result);
 	return result;
 }
 

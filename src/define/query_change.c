@@ -104,11 +104,13 @@ same_groups(const SaggQuery *old, const SaggQuery *new)
 }
 
 static int
-find_aggregate(const SaggQuery *query, const Aggref *aggref)
+find_aggregate(const SaggQuery *query, const SaggAgg *agg)
 {
 	for (int i = 0; i < query->naggs; i++)
 	{
-		if (equal(query->aggs[i].aggref, aggref))
+		/* of one definition too, should it have been replaced between the two */
+		if (equal(query->aggs[i].aggref, agg->aggref) &&
+			memcmp(&query->aggs[i].identity, &agg->identity, sizeof(SaggIdentity)) == 0)
 			return i;
 	}
 	return -1;
@@ -127,7 +129,7 @@ match_aggregates(const SaggQuery *old, const SaggQuery *new, SaggQueryChange *ch
 	for (int i = 0; i < new->naggs; i++)
 	{
 		const SaggAgg *agg = &new->aggs[i];
-		int			origin = find_aggregate(old, agg->aggref);
+		int			origin = find_aggregate(old, agg);
 
 		if (origin < 0)
 		{

@@ -311,7 +311,7 @@ sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
 								 (Node *) ex->aggstate, NULL);
 		fcinfo->args[0].value = state->value;
 		fcinfo->args[0].isnull = false;
-		bytes = DatumGetByteaPP(FunctionCallInvoke(fcinfo));
+		bytes = DatumGetByteaPP(sagg_codec_call(fcinfo));
 		if (fcinfo->isnull)
 			elog(ERROR, "function %u returned NULL", call->serialfn.fn_oid);
 		len = VARSIZE_ANY_EXHDR(bytes);
@@ -349,7 +349,7 @@ deserialize(SaggExecution *ex, SaggAggCall *call, const char *data, int32 len)
 	fcinfo->args[0].isnull = false;
 	fcinfo->args[1].value = PointerGetDatum(NULL);
 	fcinfo->args[1].isnull = false;
-	result = FunctionCallInvoke(fcinfo);
+	result = sagg_codec_call(fcinfo);
 	if (fcinfo->isnull)
 		elog(ERROR, "function %u returned NULL", call->deserialfn.fn_oid);
 
@@ -395,13 +395,19 @@ sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
 	state->isnull = len < 0;
 	state->no_value = len == STATE_NO_VALUE;
 	state->value = (Datum) 0;
-	if (len < 0)
-		return;
-	data = sagg_bytes_take(bytes, len);
-	if (OidIsValid(call->deserialfn.fn_oid))
-		state->value = deserialize(ex, call, data, len);
-	else
-		state->value = sagg_codec_read(&call->codec, data, len);
+	/* the first input becomes a state without value: may it? */
+	if (len < STATE_NO_VALUE || (state->no_value && !call->initnull))
+		sagg_codec_corrupt("A state has no valid length.");
+	if (len >= 0)
+	{
+		data = sagg_bytes_take(bytes, len);
+		if (OidIsValid(call->deserialfn.fn_oid))
+			state->value = deserialize(ex, call, data, len);
+		else
+			state->value = sagg_codec_read(&call->codec, data, len);
+	}
+	if (call->kind != SAGG_INLINE_NONE)
+		sagg_inline_check(call, state);
 }
 
 /*

@@ -9,15 +9,21 @@
  * made bytes, its final function changes it, or its input has to be sorted
  * first - the inputs are the state; see kept.c.
  *
+ * What an aggregate is can change by CREATE OR REPLACE.  So what its state is
+ * called by, in the analysis of the query, is told once more by the very
+ * catalog row that the calls are made of, and has to be the same.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/transam.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_aggregate.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parse_agg.h"
@@ -56,6 +62,18 @@ get_info(AggInfo *info, const Aggref *aggref)
 }
 
 /*
+ * May bytes from the state log be given to a deserialize function?  Those of the
+ * server's own that are named here believe what they read, and what they read
+ * is verified (serialized_state.c).  Others of its own believe more than can
+ * be verified.  Those of extensions are written by superusers' leave.
+ */
+static bool
+deserializes_safely(Oid function)
+{
+	return sagg_serialized_is_known(function) || function >= FirstGenbkiObjectId;
+}
+
+/*
  * Whether an aggregate's state has to be its inputs.  An internal state goes on
  * from its bytes by way of its combine function only.
  */
@@ -69,7 +87,8 @@ keeps_inputs(const AggInfo *info, const Aggref *aggref)
 	if (info->transtype == INTERNALOID)
 		return !OidIsValid(info->form->aggserialfn) ||
 			!OidIsValid(info->form->aggdeserialfn) ||
-			!OidIsValid(info->form->aggcombinefn);
+			!OidIsValid(info->form->aggcombinefn) ||
+			!deserializes_safely(info->form->aggdeserialfn);
 	return get_typtype(info->transtype) == TYPTYPE_PSEUDO;
 }
 
@@ -163,6 +182,105 @@ sagg_aggregate_combines(const Aggref *aggref)
 	result = combines(&info, aggref);
 	ReleaseSysCache(info.tuple);
 	return result;
+}
+
+static void
+form_inputs(SaggStateForm *form, const AggInfo *info, const SaggAgg *agg)
+{
+	ListCell   *lc;
+
+	/* NULLs are not kept for a strict function */
+	appendStringInfo(&form->names, " inputs of %d%s%s", agg->inputs,
+					 agg->aggref->aggdistinct ? " distinct" : "",
+					 func_strict(info->form->aggtransfn) ? " strict" : "");
+	foreach(lc, agg->aggref->args)
+	{
+		Node	   *arg = (Node *) lfirst_node(TargetEntry, lc)->expr;
+		TupleDesc	record = exprType(arg) == RECORDOID ? get_expr_result_tupdesc(arg, true) : NULL;
+
+		sagg_form_type(form, exprType(arg), exprTypmod(arg));
+		for (int i = 0; record && i < record->natts; i++)
+		{
+			appendStringInfoString(&form->names, " field");
+			sagg_form_type(form, TupleDescAttr(record, i)->atttypid,
+						   TupleDescAttr(record, i)->atttypmod);
+		}
+	}
+}
+
+static void
+form_state(SaggStateForm *form, const AggInfo *info)
+{
+	bool		isnull;
+	Datum		initval = SysCacheGetAttr(AGGFNOID, info->tuple,
+										  Anum_pg_aggregate_agginitval, &isnull);
+
+	appendStringInfoString(&form->names, " state");
+	sagg_form_type(form, info->transtype, -1);
+	sagg_form_function(form, "by", info->form->aggtransfn);
+	sagg_form_function(form, "combined by", info->form->aggcombinefn);
+	sagg_form_function(form, "serialized by", info->form->aggserialfn);
+	sagg_form_function(form, "deserialized by", info->form->aggdeserialfn);
+	sagg_form_function(form, "final", info->form->aggfinalfn);
+	if (!isnull)
+		appendStringInfo(&form->names, " initial %s",
+						 quote_literal_cstr(TextDatumGetCString(initval)));
+}
+
+/*
+ * Append an aggregate and what its state is.  "identity" becomes the digest of
+ * that alone.
+ */
+static void
+form_aggregate(SaggStateForm *form, const AggInfo *info, const SaggAgg *agg,
+			   SaggIdentity *identity)
+{
+	const Aggref *aggref = agg->aggref;
+	SaggStateForm own;
+
+	sagg_form_init(&own);
+	sagg_form_function(&own, "aggregate", aggref->aggfnoid);
+	appendStringInfo(&own.names, " returns %s", format_type_be_qualified(aggref->aggtype));
+	if (agg->keeps_inputs)
+		form_inputs(&own, info, agg);
+	else
+		form_state(&own, info);
+	sagg_form_collation(&own, aggref->inputcollid);
+	sagg_form_digest(&own, identity);
+	appendStringInfo(&form->names, "%s\n", own.names.data);
+	appendStringInfo(&form->oids, "%s\n", own.oids.data);
+}
+
+/*
+ * Append an aggregate of a query that is being analysed, and fill in its
+ * identity.
+ */
+void
+sagg_aggregate_form(SaggStateForm *form, SaggAgg *agg)
+{
+	AggInfo		info;
+
+	get_info(&info, agg->aggref);
+	form_aggregate(form, &info, agg, &agg->identity);
+	ReleaseSysCache(info.tuple);
+}
+
+/*
+ * The calls are made of "info": is it what the query's analysis has found?
+ */
+static void
+check_unchanged(const AggInfo *info, const SaggAgg *agg)
+{
+	SaggStateForm form;
+	SaggIdentity identity;
+
+	sagg_form_init(&form);
+	form_aggregate(&form, info, agg, &identity);
+	if (memcmp(&identity, &agg->identity, sizeof(identity)) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("aggregate %s was replaced while a query was being prepared",
+						format_procedure(agg->aggref->aggfnoid))));
 }
 
 static Datum
@@ -308,6 +426,7 @@ sagg_aggregates_init(const SaggQuery *query)
 
 		check_execute(aggref->aggfnoid, GetUserId());
 		get_info(&info, aggref);
+		check_unchanged(&info, &query->aggs[i]);
 		aggowner = function_owner(aggref->aggfnoid);
 		call->agg = &query->aggs[i];
 		call->transtype = info.transtype;
@@ -323,7 +442,7 @@ sagg_aggregates_init(const SaggQuery *query)
 			init_storage(call, &info, aggowner);
 			if (info.transtype == INTERNALOID || SAGG_WINDOW_COMBINES(&query->window))
 				init_combination(call, &info, aggowner);
-			call->kind = sagg_inline_kind(call);
+			call->kind = sagg_inline_kind(call, info.form->aggcombinefn);
 			call->combine_inline = sagg_inline_combines(call);
 		}
 		ReleaseSysCache(info.tuple);

@@ -313,6 +313,7 @@ sagg_seen_key_restore(SaggExecution *ex, int partition, const char *data, Size l
 	int64		expires;
 	uint32		hash;
 
+	sagg_entry_check_keys(ex, data, len);
 	sagg_entry_read(ex, &group, data, len, false);
 	hash = sagg_keys_place(ex, sagg_keys_hash(ex, 0, group.keys, group.keynulls), 0,
 						   group.keys, group.keynulls);

@@ -113,7 +113,8 @@ sagg_entry_write_gone(SaggExecution *ex, StringInfo buf, const SaggGroup *group,
 /*
  * Fill in window and keys of "group", and its states if "states" says so, from
  * an entry.  All arrays of the group are there; what they point to is
- * allocated in the current context.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT.
+ * allocated in the current context.  The entry is one of this stream's store, or
+ * verified (entry_check.c); still, raises ERRCODE_SAGG_CHECKPOINT_CORRUPT.
  */
 void
 sagg_entry_read(SaggExecution *ex, SaggGroup *group, const char *entry, Size len,

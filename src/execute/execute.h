@@ -18,6 +18,7 @@
 
 #include "stream_agg.h"
 
+#include "lib/stringinfo.h"
 #include "utils/dsa.h"
 #include "utils/tuplestore.h"
 
@@ -39,7 +40,7 @@ typedef struct SaggStoreBudget
 /* store.c */
 extern SaggStore *sagg_store_open(dsa_handle *handle, int tranche_id,
 								  const SaggStoreBudget *budget,
-								  uint64 fingerprint, int64 batch, bool *fresh);
+								  const SaggQuery *query, int64 batch, bool *fresh);
 extern void sagg_store_close(SaggStore *store);
 extern SaggStore *sagg_store_private(const char *stream, int64 log_bytes,
 									 uint64 fingerprint, int64 batch);
@@ -103,7 +104,25 @@ extern int64 sagg_execution_estimate(const SaggExecution *execution);
 extern void sagg_execution_refuse(SaggExecution *execution,
 								  SaggRefusals *refusals, Size max_key_bytes);
 
+/*
+ * What stored bytes depend on, as text: by name, which a dump and an upgrade
+ * keep, and by OID.
+ */
+typedef struct SaggStateForm
+{
+	StringInfoData names;
+	StringInfoData oids;
+} SaggStateForm;
+
+/* state_form.c */
+extern void sagg_form_init(SaggStateForm *form);
+extern void sagg_form_type(SaggStateForm *form, Oid type, int32 typmod);
+extern void sagg_form_function(SaggStateForm *form, const char *role, Oid function);
+extern void sagg_form_collation(SaggStateForm *form, Oid collation);
+extern void sagg_form_digest(const SaggStateForm *form, SaggIdentity *identity);
+
 /* aggregates.c */
+extern void sagg_aggregate_form(SaggStateForm *form, SaggAgg *agg);
 extern bool sagg_aggregate_keeps_inputs(const Aggref *aggref, bool combine,
 										bool *strict);
 extern bool sagg_aggregate_combines(const Aggref *aggref);

@@ -19,11 +19,30 @@
 
 /* ------------------------------------------------------------------ codec */
 
+/* What bytes have to be that are stored as they are; see codec_check.c. */
+typedef enum SaggRawKind
+{
+	SAGG_RAW_NONE,				/* they are not stored as they are */
+	SAGG_RAW_ANY,				/* any bytes are a value */
+	SAGG_RAW_BOOL,
+	SAGG_RAW_NAME,
+	SAGG_RAW_RECEIVED,			/* such as the receive function takes */
+	SAGG_RAW_TEXT,				/* in the database's encoding */
+	SAGG_RAW_JSON,
+	SAGG_RAW_NUMERIC,
+	SAGG_RAW_INET,
+	SAGG_RAW_JSONB,
+	SAGG_RAW_ARRAY
+} SaggRawKind;
+
 /* How values of a type are stored; see codec.c. */
 typedef struct SaggCodec
 {
+	Oid			type;			/* below domains */
 	int16		len;
 	bool		byval;
+	char		align;
+	SaggRawKind kind;
 	bool		raw;			/* as its bytes are, else by send and receive */
 	bool		text;			/* not even these: by output and input */
 	FmgrInfo	send;
@@ -32,6 +51,7 @@ typedef struct SaggCodec
 	int32		typmod;
 	TupleDesc	record;			/* of type record: its fields; else NULL */
 	struct SaggCodec *fields;
+	struct SaggCodec *element;	/* of arrays that are raw; else NULL */
 } SaggCodec;
 
 /* bytes being read */
@@ -44,10 +64,29 @@ typedef struct SaggBytes
 extern void sagg_codec_init(SaggCodec *codec, Oid type, int32 typmod);
 extern void sagg_codec_write(SaggCodec *codec, StringInfo buf, Datum value);
 extern Datum sagg_codec_read(SaggCodec *codec, const char *data, Size len);
+extern const char *sagg_codec_way(Oid type);
+extern Datum sagg_codec_call(FunctionCallInfo fcinfo);
+extern bytea *sagg_codec_send(SaggCodec *codec, Datum value);
+extern Datum sagg_codec_receive(SaggCodec *codec, const char *data, Size len);
 extern bool sagg_record_has_codec(Node *expr);
 extern void sagg_codec_init_record(SaggCodec *codec, Node *expr);
 extern void sagg_record_write(SaggCodec *codec, StringInfo buf, Datum value);
 extern Datum sagg_record_read(SaggCodec *codec, const char *data, Size len);
+extern void sagg_record_check(SaggCodec *codec, const char *data, Size len);
+
+/* codec_check.c */
+extern void sagg_codec_check(SaggCodec *codec, const char *data, Size len);
+
+extern void sagg_numeric_check(const char *data, Size len);
+extern void sagg_text_check(const char *data, Size len);
+
+/* jsonb_check.c */
+extern void sagg_jsonb_check(const char *data, Size len);
+
+/* serialized_state.c */
+extern bool sagg_serialized_is_known(Oid function);
+extern void sagg_serialized_check(Oid function, const char *data, Size len);
+
 pg_noreturn extern void sagg_codec_corrupt(const char *detail);
 extern const char *sagg_bytes_take(SaggBytes *bytes, Size len);
 extern int32 sagg_bytes_take_length(SaggBytes *bytes);
@@ -391,7 +430,8 @@ extern Datum sagg_kept_final(SaggExecution *ex, SaggAggCall *call,
 							 const SaggAggState *state, bool *isnull);
 
 /* inline_aggregate.c */
-extern SaggInlineKind sagg_inline_kind(const SaggAggCall *call);
+extern SaggInlineKind sagg_inline_kind(const SaggAggCall *call, Oid combinefn);
+extern void sagg_inline_check(const SaggAggCall *call, const SaggAggState *state);
 extern void sagg_inline_advance(SaggExecution *ex, SaggAggCall *call,
 								SaggAggState *state,
 								const Datum *values, const bool *nulls);
@@ -424,6 +464,10 @@ extern int64 sagg_entry_end(const char *entry);
 extern bool sagg_entry_is_gone(const char *entry);
 
 extern void sagg_entry_skip_keys(SaggExecution *ex, SaggBytes *bytes);
+
+/* entry_check.c */
+extern void sagg_entry_check_keys(SaggExecution *ex, const char *entry, Size len);
+extern void sagg_entry_check(SaggExecution *ex, const char *entry, Size len);
 
 /* entry_delta.c */
 extern bool sagg_delta_write(SaggExecution *ex, StringInfo buf,

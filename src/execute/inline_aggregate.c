@@ -3,11 +3,15 @@
  * inline_aggregate.c
  *	  Transitions of the commonest aggregates, without a function call.
  *
- * What is inlined is chosen by the OID of the transition function, so it holds
- * for users' aggregates over the same function too.  Most states are what the
- * function's own are, and everything but the transition goes the general way
- * (aggregate_calls.c): count, sum of int2, int4, float4 and float8, avg of int2
- * and int4, min and max of by-value types and numeric.
+ * What is inlined are aggregates of the server's own, by their OID, as long as
+ * they are defined as the server defines them: their functions, type of state
+ * and initial value.  What is inlined believes in the form of a state, which is
+ * checked wherever one is read (sagg_inline_check).  Users' aggregates over the
+ * same functions are not inlined.
+ *
+ * Most states are what the function's own are, and everything but the transition
+ * goes the general way (aggregate_calls.c): count, sum of int2, int4, float4 and
+ * float8, avg of int2 and int4, min and max of by-value types and numeric.
  *
  * The others, sum and avg of numeric and int8, have a SaggSum in place of the
  * server's internal state.  A numeric that does not fit it is handed to the
@@ -46,83 +50,117 @@ typedef struct CountAndSum
 	int64		sum;
 } CountAndSum;
 
+/* How the server defines an aggregate that is inlined. */
 static const struct
 {
-	Oid			transfn;
+	Oid			aggregate;
 	SaggInlineKind kind;
+	Oid			transtype;
+	Oid			transfn;
+	Oid			combinefn;
+	Oid			finalfn;
 }			inlined[] =
 {
-	{F_INT8INC, SAGG_INLINE_COUNT},
-	{F_INT8INC_ANY, SAGG_INLINE_COUNT},
-	{F_INT2_SUM, SAGG_INLINE_SUM_INT2},
-	{F_INT4_SUM, SAGG_INLINE_SUM_INT4},
-	{F_FLOAT4PL, SAGG_INLINE_SUM_FLOAT4},
-	{F_FLOAT8PL, SAGG_INLINE_SUM_FLOAT8},
-	{F_INT2_AVG_ACCUM, SAGG_INLINE_AVG_INT2},
-	{F_INT4_AVG_ACCUM, SAGG_INLINE_AVG_INT4},
-	{F_INT2LARGER, SAGG_INLINE_MAX_INT2},
-	{F_INT4LARGER, SAGG_INLINE_MAX_INT4},
-	{F_DATE_LARGER, SAGG_INLINE_MAX_INT4},
-	{F_INT8LARGER, SAGG_INLINE_MAX_INT8},
-	{F_TIMESTAMP_LARGER, SAGG_INLINE_MAX_INT8},
-	{F_TIMESTAMPTZ_LARGER, SAGG_INLINE_MAX_INT8},
-	{F_FLOAT4LARGER, SAGG_INLINE_MAX_FLOAT4},
-	{F_FLOAT8LARGER, SAGG_INLINE_MAX_FLOAT8},
-	{F_INT2SMALLER, SAGG_INLINE_MIN_INT2},
-	{F_INT4SMALLER, SAGG_INLINE_MIN_INT4},
-	{F_DATE_SMALLER, SAGG_INLINE_MIN_INT4},
-	{F_INT8SMALLER, SAGG_INLINE_MIN_INT8},
-	{F_TIMESTAMP_SMALLER, SAGG_INLINE_MIN_INT8},
-	{F_TIMESTAMPTZ_SMALLER, SAGG_INLINE_MIN_INT8},
-	{F_FLOAT4SMALLER, SAGG_INLINE_MIN_FLOAT4},
-	{F_FLOAT8SMALLER, SAGG_INLINE_MIN_FLOAT8},
-	{F_NUMERIC_LARGER, SAGG_INLINE_MAX_NUMERIC},
-	{F_NUMERIC_SMALLER, SAGG_INLINE_MIN_NUMERIC}
+	{F_COUNT_, SAGG_INLINE_COUNT, INT8OID, F_INT8INC, F_INT8PL, InvalidOid},
+	{F_COUNT_ANY, SAGG_INLINE_COUNT, INT8OID, F_INT8INC_ANY, F_INT8PL, InvalidOid},
+	{F_SUM_INT2, SAGG_INLINE_SUM_INT2, INT8OID, F_INT2_SUM, F_INT8PL, InvalidOid},
+	{F_SUM_INT4, SAGG_INLINE_SUM_INT4, INT8OID, F_INT4_SUM, F_INT8PL, InvalidOid},
+	{F_SUM_FLOAT4, SAGG_INLINE_SUM_FLOAT4, FLOAT4OID, F_FLOAT4PL, F_FLOAT4PL, InvalidOid},
+	{F_SUM_FLOAT8, SAGG_INLINE_SUM_FLOAT8, FLOAT8OID, F_FLOAT8PL, F_FLOAT8PL, InvalidOid},
+	{F_AVG_INT2, SAGG_INLINE_AVG_INT2, INT8ARRAYOID, F_INT2_AVG_ACCUM, F_INT4_AVG_COMBINE, F_INT8_AVG},
+	{F_AVG_INT4, SAGG_INLINE_AVG_INT4, INT8ARRAYOID, F_INT4_AVG_ACCUM, F_INT4_AVG_COMBINE, F_INT8_AVG},
+	{F_MAX_INT2, SAGG_INLINE_MAX_INT2, INT2OID, F_INT2LARGER, F_INT2LARGER, InvalidOid},
+	{F_MAX_INT4, SAGG_INLINE_MAX_INT4, INT4OID, F_INT4LARGER, F_INT4LARGER, InvalidOid},
+	{F_MAX_DATE, SAGG_INLINE_MAX_INT4, DATEOID, F_DATE_LARGER, F_DATE_LARGER, InvalidOid},
+	{F_MAX_INT8, SAGG_INLINE_MAX_INT8, INT8OID, F_INT8LARGER, F_INT8LARGER, InvalidOid},
+	{F_MAX_TIMESTAMP, SAGG_INLINE_MAX_INT8, TIMESTAMPOID, F_TIMESTAMP_LARGER, F_TIMESTAMP_LARGER, InvalidOid},
+	{F_MAX_TIMESTAMPTZ, SAGG_INLINE_MAX_INT8, TIMESTAMPTZOID, F_TIMESTAMPTZ_LARGER, F_TIMESTAMPTZ_LARGER, InvalidOid},
+	{F_MAX_FLOAT4, SAGG_INLINE_MAX_FLOAT4, FLOAT4OID, F_FLOAT4LARGER, F_FLOAT4LARGER, InvalidOid},
+	{F_MAX_FLOAT8, SAGG_INLINE_MAX_FLOAT8, FLOAT8OID, F_FLOAT8LARGER, F_FLOAT8LARGER, InvalidOid},
+	{F_MAX_NUMERIC, SAGG_INLINE_MAX_NUMERIC, NUMERICOID, F_NUMERIC_LARGER, F_NUMERIC_LARGER, InvalidOid},
+	{F_MIN_INT2, SAGG_INLINE_MIN_INT2, INT2OID, F_INT2SMALLER, F_INT2SMALLER, InvalidOid},
+	{F_MIN_INT4, SAGG_INLINE_MIN_INT4, INT4OID, F_INT4SMALLER, F_INT4SMALLER, InvalidOid},
+	{F_MIN_DATE, SAGG_INLINE_MIN_INT4, DATEOID, F_DATE_SMALLER, F_DATE_SMALLER, InvalidOid},
+	{F_MIN_INT8, SAGG_INLINE_MIN_INT8, INT8OID, F_INT8SMALLER, F_INT8SMALLER, InvalidOid},
+	{F_MIN_TIMESTAMP, SAGG_INLINE_MIN_INT8, TIMESTAMPOID, F_TIMESTAMP_SMALLER, F_TIMESTAMP_SMALLER, InvalidOid},
+	{F_MIN_TIMESTAMPTZ, SAGG_INLINE_MIN_INT8, TIMESTAMPTZOID, F_TIMESTAMPTZ_SMALLER, F_TIMESTAMPTZ_SMALLER, InvalidOid},
+	{F_MIN_FLOAT4, SAGG_INLINE_MIN_FLOAT4, FLOAT4OID, F_FLOAT4SMALLER, F_FLOAT4SMALLER, InvalidOid},
+	{F_MIN_FLOAT8, SAGG_INLINE_MIN_FLOAT8, FLOAT8OID, F_FLOAT8SMALLER, F_FLOAT8SMALLER, InvalidOid},
+	{F_MIN_NUMERIC, SAGG_INLINE_MIN_NUMERIC, NUMERICOID, F_NUMERIC_SMALLER, F_NUMERIC_SMALLER, InvalidOid},
+	{F_SUM_INT8, SAGG_INLINE_SUM_INT8, INTERNALOID, F_INT8_AVG_ACCUM, F_INT8_AVG_COMBINE, F_NUMERIC_POLY_SUM},
+	{F_AVG_INT8, SAGG_INLINE_AVG_INT8, INTERNALOID, F_INT8_AVG_ACCUM, F_INT8_AVG_COMBINE, F_NUMERIC_POLY_AVG},
+	{F_SUM_NUMERIC, SAGG_INLINE_SUM_NUMERIC, INTERNALOID, F_NUMERIC_AVG_ACCUM, F_NUMERIC_AVG_COMBINE, F_NUMERIC_SUM},
+	{F_AVG_NUMERIC, SAGG_INLINE_AVG_NUMERIC, INTERNALOID, F_NUMERIC_AVG_ACCUM, F_NUMERIC_AVG_COMBINE, F_NUMERIC_AVG}
 };
 
-static bool
+static inline bool
 averages_integers(SaggInlineKind kind)
 {
 	return kind == SAGG_INLINE_AVG_INT2 || kind == SAGG_INLINE_AVG_INT4;
 }
 
 /*
- * Is the initial state an array of two int8, as it has to be?
+ * Is an array of int8 a row of two, as it has to be?
  */
-static bool
-is_count_and_sum(const SaggAggCall *call)
+static inline bool
+is_count_and_sum(Datum value)
 {
-	ArrayType  *array = (ArrayType *) DatumGetPointer(call->initvalue);
+	const ArrayType *array = (const ArrayType *) DatumGetPointer(value);
 
-	return !call->initnull && !ARR_HASNULL(array) &&
-		ARR_SIZE(array) == ARR_OVERHEAD_NONULLS(1) + sizeof(CountAndSum);
+	return ARR_SIZE(array) == ARR_OVERHEAD_NONULLS(1) + sizeof(CountAndSum) &&
+		ARR_NDIM(array) == 1 && ARR_DIMS(array)[0] == 2 && !ARR_HASNULL(array) &&
+		ARR_ELEMTYPE(array) == INT8OID;
 }
 
 /*
- * How a call's transitions can be inlined; its functions are looked up.
+ * Does a call begin with the state that the server's definition has?
+ */
+static bool
+begins_well(const SaggAggCall *call, SaggInlineKind kind)
+{
+	if (averages_integers(kind))
+		return !call->initnull && is_count_and_sum(call->initvalue);
+	if (kind == SAGG_INLINE_COUNT)
+		return !call->initnull;
+	return call->initnull;
+}
+
+/*
+ * Raise an error unless a state that was read is of the form that is relied on
+ * here.
+ */
+void
+sagg_inline_check(const SaggAggCall *call, const SaggAggState *state)
+{
+	bool		valid;
+
+	if (state->isnull)
+		valid = call->initnull && state->no_value && !SAGG_INLINE_IS_SUM(call->kind);
+	else
+		valid = !averages_integers(call->kind) || is_count_and_sum(state->value);
+	if (unlikely(!valid))
+		sagg_codec_corrupt("It is not what the aggregate makes.");
+}
+
+/*
+ * How a call's transitions can be inlined; its transition and final functions
+ * are looked up, "combinefn" is the combine function of its definition.
  */
 SaggInlineKind
-sagg_inline_kind(const SaggAggCall *call)
+sagg_inline_kind(const SaggAggCall *call, Oid combinefn)
 {
-	Oid			transfn = call->transfn.fn_oid;
-	Oid			finalfn = call->finalfn.fn_oid;
-
 #if SIZEOF_DATUM != 8 || !defined(HAVE_INT128)
 	return SAGG_INLINE_NONE;
 #endif
-	if (transfn == F_NUMERIC_AVG_ACCUM && finalfn == F_NUMERIC_SUM)
-		return SAGG_INLINE_SUM_NUMERIC;
-	if (transfn == F_NUMERIC_AVG_ACCUM && finalfn == F_NUMERIC_AVG)
-		return SAGG_INLINE_AVG_NUMERIC;
-	if (transfn == F_INT8_AVG_ACCUM && finalfn == F_NUMERIC_POLY_SUM)
-		return SAGG_INLINE_SUM_INT8;
-	if (transfn == F_INT8_AVG_ACCUM && finalfn == F_NUMERIC_POLY_AVG)
-		return SAGG_INLINE_AVG_INT8;
 	for (int i = 0; i < lengthof(inlined); i++)
 	{
-		if (inlined[i].transfn == transfn)
-			return averages_integers(inlined[i].kind) && !is_count_and_sum(call) ?
-				SAGG_INLINE_NONE : inlined[i].kind;
+		if (inlined[i].aggregate == call->agg->aggref->aggfnoid &&
+			inlined[i].transtype == call->transtype &&
+			inlined[i].transfn == call->transfn.fn_oid &&
+			inlined[i].combinefn == combinefn &&
+			inlined[i].finalfn == call->finalfn.fn_oid &&
+			begins_well(call, inlined[i].kind))
+			return inlined[i].kind;
 	}
 	return SAGG_INLINE_NONE;
 }
@@ -153,7 +191,7 @@ sum_integer(SaggAggState *state, int64 value)
 	state->isnull = false;
 }
 
-/* the array is the state's own and of the form that aggregates.c has checked */
+/* the array is the state's own and of the form that was checked */
 static inline void
 average_integer(SaggAggState *state, int64 value)
 {
@@ -510,7 +548,7 @@ sagg_inline_read(SaggBytes *bytes, SaggAggState *state)
 		memcpy(&scale, sagg_bytes_take(bytes, sizeof(int32)), sizeof(int32));
 		memcpy(&state->sum.unscaled, sagg_bytes_take(bytes, sizeof(int128)), sizeof(int128));
 	}
-	if ((format != INLINE_SUM && format != GENERAL_SUM) ||
+	if ((format != INLINE_SUM && format != GENERAL_SUM) || state->sum.n < 0 ||
 		scale < 0 || scale > SAGG_SUM_DIGITS)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),

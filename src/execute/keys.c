@@ -192,7 +192,7 @@ sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
 static uint64
 label_hash(SaggKeyCall *key, Datum value)
 {
-	bytea	   *label = SendFunctionCall(&key->codec.send, value);
+	bytea	   *label = sagg_codec_send(&key->codec, value);
 	uint64		hash = hash_bytes((unsigned char *) VARDATA_ANY(label),
 								  VARSIZE_ANY_EXHDR(label));
 

@@ -114,3 +114,24 @@ sagg_record_read(SaggCodec *codec, const char *data, Size len)
 		sagg_codec_corrupt("A record is followed by bytes that do not belong to it.");
 	return HeapTupleGetDatum(heap_form_tuple(codec->record, values, nulls));
 }
+
+/*
+ * Verify that "len" bytes are a value.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT.
+ */
+void
+sagg_record_check(SaggCodec *codec, const char *data, Size len)
+{
+	SaggBytes	bytes = {data, data + len};
+
+	for (int i = 0; i < codec->record->natts; i++)
+	{
+		int32		size = sagg_bytes_take_length(&bytes);
+
+		if (size < NULL_FIELD)
+			sagg_codec_corrupt("A field has no valid length.");
+		if (size != NULL_FIELD)
+			sagg_codec_check(&codec->fields[i], sagg_bytes_take(&bytes, size), size);
+	}
+	if (bytes.data != bytes.end)
+		sagg_codec_corrupt("A record is followed by bytes that do not belong to it.");
+}

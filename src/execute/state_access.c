@@ -9,6 +9,9 @@
  * of windows that the last commit's watermark has passed are left out when a
  * store is restored.
  *
+ * What is restored is verified: keys when they come, states when all entries are
+ * there, of which many have replaced others.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -141,7 +144,8 @@ restore_session(SaggExecution *ex, int partition, SaggGroup *group,
 	bool		apart;
 	dsa_pointer stored;
 
-	sagg_entry_read(ex, group, entry, len, !gone);
+	sagg_entry_check_keys(ex, entry, len);
+	sagg_entry_read(ex, group, entry, len, false);
 	group->hash = sagg_keys_place(ex, sagg_keys_hash(ex, SAGG_SESSIONS_TABLE, group->keys,
 													 group->keynulls),
 								  SAGG_SESSIONS_TABLE, group->keys, group->keynulls);
@@ -160,7 +164,8 @@ static void
 restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
 			  const char *entry, Size len, bool delta)
 {
-	sagg_entry_read(ex, group, entry, len, !delta);
+	sagg_entry_check_keys(ex, entry, len);
+	sagg_entry_read(ex, group, entry, len, false);
 	group->hash = sagg_keys_place(ex, sagg_keys_hash(ex, group->start, group->keys, group->keynulls),
 								  group->start, group->keys, group->keynulls);
 	sagg_check_partition(group->hash, partition);
@@ -209,6 +214,47 @@ restore(void *arg, int partition, const char *data, Size len)
 }
 
 /*
+ * Verify all entries of a table.
+ */
+static void
+check_table(SaggExecution *ex, SaggTable *table)
+{
+	SaggSlotRef *slots = table->nslots > 0 ? SAGG_SLOTS(ex->store, table) : NULL;
+
+	for (uint32 i = 0; i < table->nslots; i++)
+	{
+		SaggVersion *version;
+		MemoryContext old;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!DsaPointerIsValid(slots[i].version))
+			continue;
+		version = SAGG_VERSION(ex->store, slots[i].version);
+		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+		sagg_entry_check(ex, version->entry, version->len);
+		MemoryContextSwitchTo(old);
+		ResetExprContext(ex->tmpcontext);
+	}
+}
+
+static void
+restored(void *arg)
+{
+	SaggExecution *ex = arg;
+
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	{
+		for (dsa_pointer dp = SAGG_FIRST_TABLE(ex->store, p); DsaPointerIsValid(dp);)
+		{
+			SaggTable  *table = SAGG_TABLE(ex->store, dp);
+
+			check_table(ex, table);
+			dp = table->next;
+		}
+	}
+}
+
+/*
  * Fill in ex->access.
  */
 void
@@ -220,4 +266,5 @@ sagg_state_access_init(SaggExecution *ex)
 	ex->access.changes = changes;
 	ex->access.contents = contents;
 	ex->access.restore = restore;
+	ex->access.restored = restored;
 }

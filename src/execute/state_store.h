@@ -74,6 +74,8 @@ typedef struct SaggStoreHeader
 	uint32		magic;
 	bool		in_batch;		/* changed since the last publish or undo */
 	uint64		fingerprint;
+	SaggIdentity identity;		/* of the types and functions of the entries,
+								 * which are read as they are */
 	int64		batch;			/* whose commit this state equals */
 	Size		size;			/* the area's limit; see store_limit.c */
 	SaggHashSeed seed;

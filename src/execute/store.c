@@ -58,7 +58,7 @@ sagg_store_init_header(SaggStoreHeader *header)
  */
 static SaggStore *
 create_store(dsa_handle *handle, int tranche_id, const SaggStoreBudget *budget,
-			 uint64 fingerprint, int64 batch)
+			 const SaggQuery *query, int64 batch)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 	dsm_segment *segment = sagg_store_create_segment(budget, STORE_INITIAL_SIZE);
@@ -71,7 +71,8 @@ create_store(dsa_handle *handle, int tranche_id, const SaggStoreBudget *budget,
 	dsa_set_size_limit(store->area, store->header->size);
 	sagg_store_init_header(store->header);
 	store->header->magic = STORE_MAGIC;
-	store->header->fingerprint = fingerprint;
+	store->header->fingerprint = query->store_fingerprint;
+	store->header->identity = query->state_identity;
 	store->header->batch = batch;
 	store->header->in_batch = true; /* until it is restored and published */
 	dsa_pin(store->area);
@@ -103,7 +104,8 @@ attach_store(dsa_handle handle)
 
 /*
  * Attach to the store behind "*handle", if it is the state that "batch" left
- * under the definition "fingerprint"; else discard it and make an empty one.
+ * under the definition "query", with the very types and functions that this now
+ * has; else discard it and make an empty one.
  * "fresh" tells which: a fresh store has to be restored from the checkpoint.
  * "batch" is the last committed one, -1 = none yet.  "tranche_id" is for the
  * area's locks, "budget" is asked before the store grows and must live on.
@@ -113,7 +115,7 @@ attach_store(dsa_handle handle)
  */
 SaggStore *
 sagg_store_open(dsa_handle *handle, int tranche_id,
-				const SaggStoreBudget *budget, uint64 fingerprint,
+				const SaggStoreBudget *budget, const SaggQuery *query,
 				int64 batch, bool *fresh)
 {
 	SaggStore  *store;
@@ -124,7 +126,8 @@ sagg_store_open(dsa_handle *handle, int tranche_id,
 		store = attach_store(*handle);
 		if (store && store->header->magic == STORE_MAGIC &&
 			!store->header->in_batch &&
-			store->header->fingerprint == fingerprint &&
+			store->header->fingerprint == query->store_fingerprint &&
+			memcmp(&store->header->identity, &query->state_identity, sizeof(SaggIdentity)) == 0 &&
 			store->header->batch == batch)
 		{
 			store->budget = budget;
@@ -135,7 +138,7 @@ sagg_store_open(dsa_handle *handle, int tranche_id,
 		sagg_store_discard(handle);
 	}
 	*fresh = true;
-	store = create_store(handle, tranche_id, budget, fingerprint, batch);
+	store = create_store(handle, tranche_id, budget, query, batch);
 	store->budget = budget;
 	return store;
 }

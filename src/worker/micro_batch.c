@@ -147,7 +147,9 @@ begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
 	SaggExecution *execution;
 	bool		fresh = false;
 
-	if (session->store && session->fingerprint != query->store_fingerprint)
+	if (session->store &&
+		(session->fingerprint != query->store_fingerprint ||
+		 memcmp(&session->identity, &query->state_identity, sizeof(SaggIdentity)) != 0))
 	{
 		sagg_store_close(session->store);
 		session->store = NULL;
@@ -158,9 +160,9 @@ begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
 		session->store = sagg_store_open(&session->slot->store,
 										 sagg_shared->store_tranche,
 										 sagg_state_budget(session),
-										 query->store_fingerprint,
-										 session->progress->batch, &fresh);
+										 query, session->progress->batch, &fresh);
 		session->fingerprint = query->store_fingerprint;
+		session->identity = query->state_identity;
 	}
 	execution = sagg_execution_begin(session->store, session->stream, query, plan);
 	SAGG_FAILPOINT("execute.begun");

@@ -272,6 +272,7 @@ typedef struct SaggSession
 	bool		store_restored; /* it holds the state of the last commit, and
 								 * perhaps a batch that can be undone */
 	uint64		fingerprint;	/* of the definition it was opened for */
+	SaggIdentity identity;
 	SaggProgress *progress;		/* as of the last commit, in "memory" */
 	bool		new_partitions; /* in progress, not in stream_agg.sources yet */
 	SaggPlan   *plan;			/* of the batch at hand, for messages */
