@@ -62,6 +62,7 @@ sagg_launcher_register(void)
 static void
 leave_shared_memory(int code, Datum arg)
 {
+	sagg_mark_end();
 	SpinLockAcquire(&sagg_shared->mutex);
 	sagg_shared->launcher = NULL;
 	SpinLockRelease(&sagg_shared->mutex);
@@ -83,6 +84,7 @@ forget_other_databases(List *labelled)
 			!list_member_oid(labelled, slot->database))
 			sagg_slot_free(slot);
 	}
+	sagg_crashes_forget_others(labelled);
 	LWLockRelease(sagg_shared->lock);
 
 	for (int i = 0; i < sagg_shared->nslots; i++)
@@ -232,8 +234,8 @@ tend_slot(int i, int *running)
 		slot->stop_holds == 0 && slot->state != SAGG_FAILED && sagg_enabled &&
 		!sagg_database_held(slot->database))
 	{
-		if (slot->next_start > now)
-			again = slot->next_start;
+		if (slot->next_start > now || slot->paused_until > now)
+			again = Max(slot->next_start, slot->paused_until);
 		else if (*running >= sagg_max_streams)
 		{
 			sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
@@ -331,6 +333,7 @@ one_round(bool all)
 
 	visit_databases(all);
 
+	sagg_crash_pause_save();
 	for (int i = 0; i < sagg_shared->nslots; i++)
 		note_ended_worker(i);
 
@@ -405,6 +408,8 @@ stream_agg_launcher_main(Datum arg)
 										  "stream_agg launcher round",
 										  ALLOCSET_DEFAULT_SIZES);
 	before_shmem_exit(leave_shared_memory, (Datum) 0);
+	sagg_mark_begin(&sagg_shared->launcher_mark, InvalidOid);
+	sagg_crash_pause_begin();
 	forget_launches();
 	SpinLockAcquire(&sagg_shared->mutex);
 	sagg_shared->launcher = MyLatch;

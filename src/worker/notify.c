@@ -139,6 +139,7 @@ apply_change(const StreamChange *change)
 	}
 	slot->deaths = 0;
 	slot->next_start = 0;
+	sagg_crashes_forget(MyDatabaseId, change->view);
 	slot->crowded_out = false;
 	if (slot->pid == 0)
 	{
@@ -299,6 +300,8 @@ release_streams(bool commit)
 	{
 		SaggSlot   *slot = sagg_slot_find(MyDatabaseId, lfirst_oid(lc));
 
+		if (commit)
+			sagg_crashes_forget(MyDatabaseId, lfirst_oid(lc));
 		if (commit && slot && slot->pid == 0 && !slot->launching)
 			sagg_slot_free(slot);
 	}

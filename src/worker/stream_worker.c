@@ -461,6 +461,8 @@ run_session(SaggSession *session, bool *searching)
 		FlushErrorState();
 		recover_from_error(session, classify_error(error->sqlerrcode));
 		close_session(session);
+		sagg_mark_stream(session->slot->view);
+		sagg_mark_batch(-1);
 		MemoryContextSwitchTo(TopMemoryContext);
 		RESUME_INTERRUPTS();
 	}
