@@ -5,10 +5,10 @@
  *
  * It is connected to no database, so it never stands in the way of DROP
  * DATABASE, and it contacts no broker.  Which databases have streams it reads
- * from their security labels (label.c); which streams, it has a scout find
- * out (scout.c).  It starts a worker for each slot that wants one, and starts
- * it again, later each time, when it dies.  It sleeps on its latch until
- * something changes.
+ * from their security labels (label.c); which streams, it has scouts find
+ * out (visits.c, scout.c).  It starts a worker for each slot that wants one, and
+ * starts it again, later each time, when it dies.  It sleeps on its latch until
+ * something changes, and waits for nothing else.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,7 +28,6 @@
 #include "worker_internal.h"
 
 #define NO_WORKER_RETRY_MS		10000
-#define SCOUT_RETRY_MS			10000
 
 #define NO_PLACE \
 	"no free background worker slot; max_worker_processes may have to be raised"
@@ -37,9 +36,6 @@ PGDLLEXPORT void stream_agg_launcher_main(Datum arg);
 
 /* handles of the workers this launcher has registered, by slot */
 static BackgroundWorkerHandle **handles;
-
-/* databases no scout could be started for, in TopMemoryContext */
-static List *not_visited = NIL;
 
 /*
  * Register the launcher; called by _PG_init in the postmaster.
@@ -97,16 +93,13 @@ forget_other_databases(List *labelled)
 }
 
 /*
- * Databases a scout shall visit: of the labelled ones those marked since the
- * last call, those no scout could be started for then, or all.  Slots of
- * databases without a label are freed: they were dropped.  Allocated in the
- * current context.
+ * Have scouts visit databases: of the labelled ones those marked since the last
+ * call, or all.  Slots of databases without a label are freed: they were dropped.
  */
-static List *
-take_dirty_databases(bool all)
+static void
+visit_dirty_databases(bool all)
 {
 	MemoryContext context = CurrentMemoryContext;
-	List	   *databases = NIL;
 	Oid			dirty[SAGG_DIRTY_DATABASES];
 	int			ndirty;
 	ListCell   *lc;
@@ -117,27 +110,25 @@ take_dirty_databases(bool all)
 	memcpy(dirty, sagg_shared->dirty, sizeof(dirty));
 	sagg_shared->ndirty = 0;
 	SpinLockRelease(&sagg_shared->mutex);
-	if (ndirty == 0 && not_visited == NIL && !all)
-		return NIL;
+	if (ndirty == 0 && !all)
+		return;
 
 	StartTransactionCommand();
 	labelled = sagg_labelled_databases();
 	forget_other_databases(labelled);
-	MemoryContextSwitchTo(context);
+	sagg_visits_keep(labelled);
 	foreach(lc, labelled)
 	{
 		Oid			database = lfirst_oid(lc);
-		bool		wanted = all || ndirty > SAGG_DIRTY_DATABASES ||
-			list_member_oid(not_visited, database);
+		bool		wanted = all || ndirty > SAGG_DIRTY_DATABASES;
 
 		for (int i = 0; i < ndirty && !wanted; i++)
 			wanted = dirty[i] == database;
 		if (wanted)
-			databases = lappend_oid(databases, database);
+			sagg_visit_add(database);
 	}
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
-	return databases;
 }
 
 /*
@@ -284,55 +275,17 @@ tend_slot(int i, int *running)
 }
 
 /*
- * Send scouts to the databases that need one.
- */
-static void
-visit_databases(bool all)
-{
-	List	   *databases = take_dirty_databases(all);
-	ListCell   *lc;
-
-	list_free(not_visited);
-	not_visited = NIL;
-	foreach(lc, databases)
-	{
-		if (!sagg_scout_run(lfirst_oid(lc)))
-		{
-			MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-			not_visited = lappend_oid(not_visited, lfirst_oid(lc));
-			MemoryContextSwitchTo(old);
-		}
-	}
-}
-
-/*
- * Was a database marked meanwhile?  Waiting for a scout resets the latch, so
- * the latch alone does not tell.
- */
-static bool
-databases_marked(void)
-{
-	bool		marked;
-
-	SpinLockAcquire(&sagg_shared->mutex);
-	marked = sagg_shared->ndirty > 0;
-	SpinLockRelease(&sagg_shared->mutex);
-	return marked;
-}
-
-/*
  * One round over databases and slots.  Returns how long to sleep, in ms, -1
  * for "until the latch".
  */
 static long
 one_round(bool all)
 {
-	TimestampTz again = 0;
+	TimestampTz again;
 	int			running = 0;
 
-	visit_databases(all);
-
+	visit_dirty_databases(all);
+	again = sagg_visits_tend();
 	sagg_crash_pause_save();
 	for (int i = 0; i < sagg_shared->nslots; i++)
 		note_ended_worker(i);
@@ -354,16 +307,6 @@ one_round(bool all)
 			again = next;
 	}
 
-	if (databases_marked())
-		return 0;
-	if (not_visited != NIL)
-	{
-		TimestampTz retry = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														SCOUT_RETRY_MS);
-
-		if (again == 0 || retry < again)
-			again = retry;
-	}
 	if (again == 0)
 		return -1;
 	return Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), again));

@@ -255,11 +255,19 @@ extern List *sagg_labelled_databases(void);
 extern void sagg_stop_stream_at_commit(const SaggStream *stream);
 extern void sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view);
 
+/* stop_wait.c */
+extern void sagg_wait_for_worker(SaggSlot *slot, Oid view);
+
 /* database_commands.c */
 extern bool sagg_database_held(Oid database);
 
 /* scout.c */
-extern bool sagg_scout_run(Oid database);
+extern struct BackgroundWorkerHandle *sagg_scout_send(Oid database);
+
+/* visits.c */
+extern void sagg_visit_add(Oid database);
+extern void sagg_visits_keep(const List *databases);
+extern TimestampTz sagg_visits_tend(void);
 
 /* whose fault an error is that is raised now, if it is one of data */
 typedef enum SaggFault
@@ -361,6 +369,12 @@ extern void sagg_session_check_stop(SaggSession *session);
 extern void sagg_session_check_stream(SaggSession *session);
 extern void sagg_session_check_now(SaggSession *session);
 extern void sagg_session_check_idle(SaggSession *session);
+
+/* batch_timeout.c */
+extern void sagg_batch_timeout_connecting(void);
+extern void sagg_batch_timeout_connected(void);
+extern void sagg_batch_timeout_begin(void);
+extern void sagg_batch_timeout_end(void);
 
 /* stream_worker.c */
 extern bool sagg_session_take(SaggSession *session, SaggExit *how);
