@@ -185,6 +185,7 @@ _PG_init(void)
 		sagg_label_init();
 		sagg_notify_init();
 		sagg_database_commands_init();
+		sagg_drop_extension_init();
 		sagg_secret_commands_init();
 		/* streams must not run while pg_upgrade works */
 		if (!IsBinaryUpgrade)
