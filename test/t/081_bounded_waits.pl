@@ -181,7 +181,7 @@ for my $function ('sleeping', 'stubborn')
 		is($node->psql('postgres', q{SET lock_timeout = '20s'; SET stream_agg.stop_timeout = '200ms'; SELECT stream_agg.stop_stream('s')}),
 			0, 'it returns');
 		is(value(q{SELECT count(*) FROM stream_agg.commits WHERE stream = 's'}), 0, 'the micro-batch is rolled back');
-		value(q{TRUNCATE stuck; SELECT stream_agg.start_stream('s')});
+		value(q{DELETE FROM stuck; SELECT stream_agg.start_stream('s')});
 		process($node, 's');
 		is_equal_tables($node, 'SELECT * FROM s', 'SELECT k, count(*), sum(v) FROM events GROUP BY k', 'and run when the stream starts again');
 		value(q{SELECT stream_agg.drop_stream('s', drop_sink => true)});
@@ -203,7 +203,7 @@ subtest 'L6: statement_timeout of a role or database is for its micro-batches, t
 	my $query = 'SELECT k, count(*) AS n, sum(public.sleeping(v)) AS total FROM events GROUP BY k';
 	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('alice.s', '$query', output_mode => 'update', trigger => '0')", extra_params => [ '-U', 'alice' ]);
 	wait_state($node, 'alice.s', 'running', 'canceling statement due to statement timeout');
-	value('TRUNCATE stuck');
+	value('DELETE FROM stuck');
 	wait_for(q{SELECT count(*) = 1 FROM stream_agg.commits WHERE stream = 'alice.s'});
 	is_equal_tables($node, 'SELECT * FROM alice.s', 'SELECT k, count(*), sum(v) FROM events GROUP BY k', 'then the micro-batch is run again');
 
@@ -217,7 +217,7 @@ subtest 'L6: statement_timeout of a role or database is for its micro-batches, t
 	is(value($asleep), 't', 'a timeout in postgresql.conf has not ended the micro-batch');
 	$node->append_conf('postgresql.conf', 'statement_timeout = 0');
 	$node->reload;
-	value('TRUNCATE stuck');
+	value('DELETE FROM stuck');
 	value(q{SET stream_agg.stop_timeout = '200ms'; SELECT stream_agg.stop_stream('alice.s'); SELECT stream_agg.start_stream('alice.s')});
 };
 
