@@ -57,6 +57,13 @@ extern int no_such_variable
 #define SAGG_CREATE_WAIT_EVENT_SET(n) CreateWaitEventSet(TopMemoryContext, n)
 #endif
 
+/* From 16 on a developer may have SIGABRT sent in place of SIGQUIT. */
+#if PG_VERSION_NUM >= 160000
+#define SAGG_ABORTS_FOR_CRASH	send_abort_for_crash
+#else
+#define SAGG_ABORTS_FOR_CRASH	false
+#endif
+
 /* From 16 on the checks of privileges have one function for all objects. */
 #if PG_VERSION_NUM >= 160000
 #define SAGG_OWNS_RELATION(relid, role) \

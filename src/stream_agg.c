@@ -37,6 +37,10 @@ int			sagg_max_attempts = 10;
 int			sagg_max_dead_letters = 10000;
 int			sagg_max_late_records = 10000;
 int			sagg_max_poison_in_row = 100;
+int			sagg_crash_restart_delay_ms = 5000;
+int			sagg_max_crashes = 5;
+int			sagg_crash_window_s = 3600;
+int			sagg_stop_timeout_ms = 30000;
 int			sagg_max_stream_state_kb = -1;
 int			sagg_max_total_state_kb = -1;
 int			sagg_max_role_state_kb = -1;
@@ -88,6 +92,35 @@ define_role_settings(void)
 							"A micro-batch that would add more fails the stream. -1 is no limit.",
 							&sagg_max_late_records_size_kb, 262144, -1, MAX_KILOBYTES,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+}
+
+/*
+ * Settings about crashes of the server and about micro-batches that do not end.
+ */
+static void
+define_crash_settings(void)
+{
+	DefineCustomIntVariable("stream_agg.crash_restart_delay",
+							"Time after a crash of the server before streams start.",
+							"A stream that has crashed the server waits longer, twice as long with each crash, "
+							"up to 5 minutes.",
+							&sagg_crash_restart_delay_ms, 5000, 0, 3600 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_crashes",
+							"Crashes of the server within stream_agg.crash_window after which the stream to blame fails.",
+							"-1 is no limit.",
+							&sagg_max_crashes, 5, -1, 100,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.crash_window",
+							"Time for which crashes of the server are counted.",
+							NULL,
+							&sagg_crash_window_s, 3600, 1, 7 * 24 * 3600,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.stop_timeout",
+							"Time a command that stops a stream waits for the micro-batch at hand before it cancels it.",
+							"The micro-batch is run again when the stream starts. -1 waits without end.",
+							&sagg_stop_timeout_ms, 30000, -1, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 }
 
 static void
@@ -166,7 +199,6 @@ define_settings(void)
 							&sagg_max_total_state_kb, sagg_default_total_state(), -1, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	define_role_settings();
-	MarkGUCPrefixReserved("stream_agg");
 }
 
 void
@@ -178,6 +210,8 @@ _PG_init(void)
 		define_startup_settings();
 	}
 	define_settings();
+	define_crash_settings();
+	MarkGUCPrefixReserved("stream_agg");
 
 	if (sagg_preloaded)
 	{
@@ -185,6 +219,7 @@ _PG_init(void)
 		sagg_label_init();
 		sagg_notify_init();
 		sagg_database_commands_init();
+		sagg_drop_extension_init();
 		sagg_secret_commands_init();
 		/* streams must not run while pg_upgrade works */
 		if (!IsBinaryUpgrade)

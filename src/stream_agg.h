@@ -55,6 +55,7 @@
 #define ERRCODE_SAGG_STATE_LIMIT		MAKE_SQLSTATE('S','A','0','0','7')
 #define ERRCODE_SAGG_DEAD_LETTERS		MAKE_SQLSTATE('S','A','0','0','8')
 #define ERRCODE_SAGG_POISON				MAKE_SQLSTATE('S','A','0','0','9')
+#define ERRCODE_SAGG_CRASHES			MAKE_SQLSTATE('S','A','0','1','9')
 #define ERRCODE_SAGG_LATE_RECORDS		MAKE_SQLSTATE('S','A','0','1','5')
 
 /* settings (stream_agg.c) */
@@ -72,6 +73,10 @@ extern int	sagg_max_attempts;
 extern int	sagg_max_dead_letters;
 extern int	sagg_max_late_records;
 extern int	sagg_max_poison_in_row;
+extern int	sagg_crash_restart_delay_ms;
+extern int	sagg_max_crashes;	/* -1 = no limit */
+extern int	sagg_crash_window_s;
+extern int	sagg_stop_timeout_ms;	/* -1 = no limit */
 extern int	sagg_max_stream_state_kb;	/* -1 = no limit */
 extern int	sagg_max_total_state_kb;	/* -1 = no limit */
 extern int	sagg_max_role_state_kb; /* -1 = by max_total_state */

@@ -65,15 +65,16 @@ check_alike(const SaggStream *stream, const SaggStream *other)
 }
 
 /*
- * One new stream of a reader at a time, or two would not see each other.
+ * One new stream of a reader at a time, or two would not see each other.  A reader
+ * is its owner's, and so is the lock: nobody waits for the transactions of others.
  */
 static void
-lock_reader(const char *reader)
+lock_reader(Oid owner, const char *reader)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId,
-					   string_hash(reader, NAMEDATALEN), 2);
+					   hash_combine(murmurhash32(owner), string_hash(reader, NAMEDATALEN)), 2);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 
@@ -123,7 +124,7 @@ sagg_check_reader(const SaggStream *stream)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("reader must have between 1 and %d bytes", NAMEDATALEN - 1),
 				 errhint("Leave it out for a reader of the stream's own.")));
-	lock_reader(stream->reader);
+	lock_reader(stream->owner, stream->reader);
 	other = sagg_stream_beside(stream);
 	if (other == NULL)
 		return;

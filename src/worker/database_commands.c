@@ -307,8 +307,9 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 				QueryEnvironment *environment, DestReceiver *dest,
 				QueryCompletion *qc)
 {
-	/* within a transaction block these commands fail */
-	if (context == PROCESS_UTILITY_TOPLEVEL && !IsInTransactionBlock(true))
+	/* within a transaction block these commands fail, all but RENAME */
+	if (context == PROCESS_UTILITY_TOPLEVEL &&
+		(IsA(pstmt->utilityStmt, RenameStmt) || !IsInTransactionBlock(true)))
 	{
 		Oid			database = database_of_command(pstmt->utilityStmt);
 

@@ -15,6 +15,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_shseclabel.h"
 #include "commands/seclabel.h"
@@ -22,11 +23,15 @@
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/snapmgr.h"
 
 #include "worker_internal.h"
 
 #define LABEL_PROVIDER	"stream_agg"
 #define LABEL_STREAMS	"streams"
+
+/* the current transaction is to label its database */
+static bool label_at_commit = false;
 
 /*
  * SECURITY LABEL FOR stream_agg, as pg_dump --create writes it: on databases
@@ -53,15 +58,45 @@ check_relabel(const ObjectAddress *object, const char *seclabel)
 						 LABEL_PROVIDER, LABEL_STREAMS)));
 }
 
+/*
+ * Label the current database as one that has streams.  Setters are serialised by
+ * a lock, for concurrent updates of a label are an error.  It is taken when the
+ * transaction is about to commit: nobody waits for one that does something else
+ * first.
+ */
+static void
+set_label(void)
+{
+	ObjectAddress object;
+
+	ObjectAddressSet(object, DatabaseRelationId, MyDatabaseId);
+	LockSharedObject(DatabaseRelationId, MyDatabaseId, 0,
+					 ShareUpdateExclusiveLock);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (GetSecurityLabel(&object, LABEL_PROVIDER) == NULL)
+		SetSecurityLabel(&object, LABEL_PROVIDER, LABEL_STREAMS);
+	PopActiveSnapshot();
+}
+
+static void
+on_transaction(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_PRE_COMMIT && label_at_commit)
+		set_label();
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+		label_at_commit = false;
+}
+
 void
 sagg_label_init(void)
 {
+	RegisterXactCallback(on_transaction, NULL);
 	register_label_provider(LABEL_PROVIDER, check_relabel);
 }
 
 /*
- * Label the current database as one that has streams.  Setters are
- * serialised by a lock, for concurrent updates of a label are an error.
+ * The current transaction makes or starts a stream in the current database: label
+ * it at commit, unless it is labelled.
  */
 void
 sagg_label_database(void)
@@ -69,12 +104,8 @@ sagg_label_database(void)
 	ObjectAddress object;
 
 	ObjectAddressSet(object, DatabaseRelationId, MyDatabaseId);
-	if (GetSecurityLabel(&object, LABEL_PROVIDER) != NULL)
-		return;
-	LockSharedObject(DatabaseRelationId, MyDatabaseId, 0,
-					 ShareUpdateExclusiveLock);
 	if (GetSecurityLabel(&object, LABEL_PROVIDER) == NULL)
-		SetSecurityLabel(&object, LABEL_PROVIDER, LABEL_STREAMS);
+		label_at_commit = true;
 }
 
 /*

@@ -5,10 +5,10 @@
  *
  * It is connected to no database, so it never stands in the way of DROP
  * DATABASE, and it contacts no broker.  Which databases have streams it reads
- * from their security labels (label.c); which streams, it has a scout find
- * out (scout.c).  It starts a worker for each slot that wants one, and starts
- * it again, later each time, when it dies.  It sleeps on its latch until
- * something changes.
+ * from their security labels (label.c); which streams, it has scouts find
+ * out (visits.c, scout.c).  It starts a worker for each slot that wants one, and
+ * starts it again, later each time, when it dies.  It sleeps on its latch until
+ * something changes, and waits for nothing else.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,7 +28,6 @@
 #include "worker_internal.h"
 
 #define NO_WORKER_RETRY_MS		10000
-#define SCOUT_RETRY_MS			10000
 
 #define NO_PLACE \
 	"waiting for a free worker slot: no free background worker slot; max_worker_processes may have to be raised"
@@ -40,9 +39,6 @@ static BackgroundWorkerHandle **handles;
 
 /* streams no worker could be started for, since the log last said so */
 static int	unplaced = 0;
-
-/* databases no scout could be started for, in TopMemoryContext */
-static List *not_visited = NIL;
 
 /*
  * Register the launcher; called by _PG_init in the postmaster.
@@ -65,6 +61,7 @@ sagg_launcher_register(void)
 static void
 leave_shared_memory(int code, Datum arg)
 {
+	sagg_mark_end();
 	SpinLockAcquire(&sagg_shared->mutex);
 	sagg_shared->launcher = NULL;
 	SpinLockRelease(&sagg_shared->mutex);
@@ -86,6 +83,7 @@ forget_other_databases(List *labelled)
 			!list_member_oid(labelled, slot->database))
 			sagg_slot_free(slot);
 	}
+	sagg_crashes_forget_others(labelled);
 	LWLockRelease(sagg_shared->lock);
 
 	for (int i = 0; i < sagg_shared->nslots; i++)
@@ -98,16 +96,13 @@ forget_other_databases(List *labelled)
 }
 
 /*
- * Databases a scout shall visit: of the labelled ones those marked since the
- * last call, those no scout could be started for then, or all.  Slots of
- * databases without a label are freed: they were dropped.  Allocated in the
- * current context.
+ * Have scouts visit databases: of the labelled ones those marked since the last
+ * call, or all.  Slots of databases without a label are freed: they were dropped.
  */
-static List *
-take_dirty_databases(bool all)
+static void
+visit_dirty_databases(bool all)
 {
 	MemoryContext context = CurrentMemoryContext;
-	List	   *databases = NIL;
 	Oid			dirty[SAGG_DIRTY_DATABASES];
 	int			ndirty;
 	ListCell   *lc;
@@ -118,27 +113,25 @@ take_dirty_databases(bool all)
 	memcpy(dirty, sagg_shared->dirty, sizeof(dirty));
 	sagg_shared->ndirty = 0;
 	SpinLockRelease(&sagg_shared->mutex);
-	if (ndirty == 0 && not_visited == NIL && !all)
-		return NIL;
+	if (ndirty == 0 && !all)
+		return;
 
 	StartTransactionCommand();
 	labelled = sagg_labelled_databases();
 	forget_other_databases(labelled);
-	MemoryContextSwitchTo(context);
+	sagg_visits_keep(labelled);
 	foreach(lc, labelled)
 	{
 		Oid			database = lfirst_oid(lc);
-		bool		wanted = all || ndirty > SAGG_DIRTY_DATABASES ||
-			list_member_oid(not_visited, database);
+		bool		wanted = all || ndirty > SAGG_DIRTY_DATABASES;
 
 		for (int i = 0; i < ndirty && !wanted; i++)
 			wanted = dirty[i] == database;
 		if (wanted)
-			databases = lappend_oid(databases, database);
+			sagg_visit_add(database);
 	}
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
-	return databases;
 }
 
 /*
@@ -235,8 +228,8 @@ tend_slot(int i, int *running)
 		slot->stop_holds == 0 && slot->state != SAGG_FAILED && sagg_enabled &&
 		!sagg_database_held(slot->database))
 	{
-		if (slot->next_start > now)
-			again = slot->next_start;
+		if (slot->next_start > now || slot->paused_until > now)
+			again = Max(slot->next_start, slot->paused_until);
 		else if (*running >= sagg_max_streams)
 		{
 			sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
@@ -291,56 +284,19 @@ warn_of_unplaced(void)
 }
 
 /*
- * Send scouts to the databases that need one.
- */
-static void
-visit_databases(bool all)
-{
-	List	   *databases = take_dirty_databases(all);
-	ListCell   *lc;
-
-	list_free(not_visited);
-	not_visited = NIL;
-	foreach(lc, databases)
-	{
-		if (!sagg_scout_run(lfirst_oid(lc)))
-		{
-			MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-			not_visited = lappend_oid(not_visited, lfirst_oid(lc));
-			MemoryContextSwitchTo(old);
-		}
-	}
-}
-
-/*
- * Was a database marked meanwhile?  Waiting for a scout resets the latch, so
- * the latch alone does not tell.
- */
-static bool
-databases_marked(void)
-{
-	bool		marked;
-
-	SpinLockAcquire(&sagg_shared->mutex);
-	marked = sagg_shared->ndirty > 0;
-	SpinLockRelease(&sagg_shared->mutex);
-	return marked;
-}
-
-/*
  * One round over databases and slots.  Returns how long to sleep, in ms, -1
  * for "until the latch".
  */
 static long
 one_round(bool all)
 {
-	TimestampTz again = 0;
+	TimestampTz again;
 	int			running = 0;
 
 	sagg_role_limit_configured();
-	visit_databases(all);
-
+	visit_dirty_databases(all);
+	again = sagg_visits_tend();
+	sagg_crash_pause_save();
 	for (int i = 0; i < sagg_shared->nslots; i++)
 		note_ended_worker(i);
 
@@ -362,16 +318,6 @@ one_round(bool all)
 	}
 
 	warn_of_unplaced();
-	if (databases_marked())
-		return 0;
-	if (not_visited != NIL)
-	{
-		TimestampTz retry = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														SCOUT_RETRY_MS);
-
-		if (again == 0 || retry < again)
-			again = retry;
-	}
 	if (again == 0)
 		return -1;
 	return Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), again));
@@ -416,6 +362,8 @@ stream_agg_launcher_main(Datum arg)
 										  "stream_agg launcher round",
 										  ALLOCSET_DEFAULT_SIZES);
 	before_shmem_exit(leave_shared_memory, (Datum) 0);
+	sagg_mark_begin(&sagg_shared->launcher_mark, InvalidOid);
+	sagg_crash_pause_begin();
 	forget_launches();
 	SpinLockAcquire(&sagg_shared->mutex);
 	sagg_shared->launcher = MyLatch;

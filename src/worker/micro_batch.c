@@ -135,6 +135,7 @@ begin_transaction(SaggSession *session, const SaggPlan *plan)
 		sagg_lock_micro_batch(((SaggSession *) lfirst(lc))->slot->view);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(session->batch_memory);
+	sagg_batch_timeout_begin();
 }
 
 /*
@@ -414,6 +415,7 @@ process_shared_part(Part *part)
 	int			nestlevel;
 
 	session->lead->at_work = session;
+	sagg_mark_stream(session->slot->view);
 	nestlevel = sagg_session_settings_begin(session);
 	MemoryContextSwitchTo(memory);
 	process_part(part);
@@ -430,6 +432,7 @@ process_shared_part(Part *part)
 		part->first_refused = pstrdup(part->first_refused);
 	MemoryContextDelete(memory);
 	session->lead->at_work = NULL;
+	sagg_mark_stream(session->lead->slot->view);
 }
 
 /*
@@ -518,6 +521,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	char	   *losses;
 
 	session->plan = plan;
+	sagg_mark_batch(plan->batch);
 	MemoryContextSwitchTo(session->batch_memory);
 	session->fault = SAGG_FAULT_NONE;
 	parts = begin_parts(session, &nparts, &losses);
@@ -529,6 +533,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	else
 		process_part(parts);
 	PopActiveSnapshot();
+	sagg_batch_timeout_end();
 	SAGG_FAILPOINT("commit.before");
 	CommitTransactionCommand();
 
@@ -549,6 +554,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	for (int i = 0; i < nparts; i++)
 		sagg_publish_statistics(parts[i].session);
 	SAGG_FAILPOINT("batch.done");
+	sagg_mark_batch(-1);
 	for (int i = 0; i < nparts; i++)
 		report_part(&parts[i]);
 	sagg_warn_of_lost_offsets(session, losses);

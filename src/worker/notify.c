@@ -212,6 +212,7 @@ apply_change(const StreamChange *change)
 	}
 	slot->deaths = 0;
 	slot->next_start = 0;
+	sagg_crashes_forget(MyDatabaseId, change->view);
 	slot->crowded_out = false;
 	if (slot->pid == 0)
 	{
@@ -246,29 +247,13 @@ discard_store(Oid view)
 }
 
 /*
- * Take the lock of a stream.  When the worker waits for this transaction in
- * turn, it is the worker that gives way: it looks for deadlocks early
- * (SAGG_WORKER_DEADLOCK_TIMEOUT), this transaction late.
- */
-static void
-wait_for_lock(const LOCKTAG *tag)
-{
-	int			nestlevel = NewGUCNestLevel();
-
-	(void) set_config_option("deadlock_timeout", "30s", PGC_SUSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	(void) LockAcquire(tag, ExclusiveLock, false, false);
-	AtEOXact_GUC(false, nestlevel);
-}
-
-/*
  * Keep a stream from running until the current transaction ends, and return
- * when no worker runs it: its batch at hand is finished first.
+ * when no worker runs it: its batch at hand is finished first, or cancelled after
+ * stream_agg.stop_timeout.
  */
 void
 sagg_lock_stream(Oid view)
 {
-	LOCKTAG		tag;
 	SaggSlot   *slot;
 
 	sagg_require_preload();
@@ -296,8 +281,7 @@ sagg_lock_stream(Oid view)
 	LWLockRelease(sagg_shared->lock);
 	wake_at_commit = true;
 
-	sagg_stream_locktag(&tag, MyDatabaseId, view);
-	wait_for_lock(&tag);
+	sagg_wait_for_worker(slot, view);
 	discard_store(view);
 }
 
@@ -397,6 +381,8 @@ release_streams(bool commit)
 	{
 		SaggSlot   *slot = sagg_slot_find(MyDatabaseId, lfirst_oid(lc));
 
+		if (commit)
+			sagg_crashes_forget(MyDatabaseId, lfirst_oid(lc));
 		if (commit && slot && slot->pid == 0 && !slot->launching)
 			sagg_slot_free(slot);
 	}

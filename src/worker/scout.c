@@ -30,6 +30,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -42,18 +43,20 @@ PGDLLEXPORT void stream_agg_scout_main(Datum arg);
 #define LOCK_PAUSE_MS	100
 
 /*
- * Have a scout look at a database and wait until it is back.  Returns false
- * when it could not even be started, or a command holds the database, so that
- * the caller tries again.
+ * Have a scout look at a database: its handle, in TopMemoryContext.  NULL when it
+ * cannot be started, or a command holds the database, so that the caller tries
+ * again.  The caller's latch is set when the scout ends.
  */
-bool
-sagg_scout_run(Oid database)
+BackgroundWorkerHandle *
+sagg_scout_send(Oid database)
 {
+	static bool told = false;	/* that there is no place */
 	BackgroundWorker worker = {0};
-	BackgroundWorkerHandle *handle;
+	BackgroundWorkerHandle *handle = NULL;
+	MemoryContext old;
 
 	if (sagg_database_held(database))
-		return false;
+		return NULL;
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
@@ -63,23 +66,24 @@ sagg_scout_run(Oid database)
 	strlcpy(worker.bgw_type, "stream_agg scout", BGW_MAXLEN);
 	worker.bgw_main_arg = ObjectIdGetDatum(database);
 	worker.bgw_notify_pid = MyProcPid;
-	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	if (RegisterDynamicBackgroundWorker(&worker, &handle))
+		told = false;
+	else if (!told)
 	{
+		told = true;
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("no free background worker slot to look for streams"),
 				 errhint("Consider increasing max_worker_processes.")));
-		return false;
 	}
-	if (WaitForBackgroundWorkerShutdown(handle) == BGWH_POSTMASTER_DIED)
-		proc_exit(1);
-	pfree(handle);
-	return true;
+	MemoryContextSwitchTo(old);
+	return handle;
 }
 
 /*
- * Lock stream_agg.streams, but do not wait for long: the launcher waits for
- * this process, and other databases for the launcher.
+ * Lock stream_agg.streams, but do not wait for long: other databases may wait for
+ * the place of this process.
  */
 static bool
 lock_streams(Oid relid)

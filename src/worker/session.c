@@ -46,6 +46,7 @@ detach_from_slot(int code, Datum arg)
 	 * Nothing is open here: ShutdownPostgres, registered later, ran before.
 	 */
 	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
+	sagg_mark_end();
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	if (my_exit == SAGG_EXIT_DIED && !connected)
@@ -87,6 +88,7 @@ sagg_session_attach(SaggSession *session, int i)
 	if (!mine)
 		proc_exit(0);
 	my_slot = slot;
+	sagg_mark_begin(&slot->mark, slot->view);
 	sagg_session_init(session, session, slot);
 	before_shmem_exit(detach_from_slot, (Datum) 0);
 }

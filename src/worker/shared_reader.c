@@ -79,7 +79,8 @@ may_claim(const SaggSlot *lead, const SaggSlot *slot, TimestampTz now)
 {
 	return slot->in_use && slot->wanted && slot->pid == 0 && !slot->launching &&
 		!slot->apart && slot->stop_holds == 0 && slot->state != SAGG_FAILED &&
-		slot->next_start <= now && slot->database == lead->database &&
+		slot->next_start <= now && slot->paused_until <= now &&
+		slot->database == lead->database &&
 		slot->owner == lead->owner && slot->source == lead->source &&
 		strcmp(slot->reader, lead->reader) == 0;
 }

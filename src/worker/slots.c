@@ -6,7 +6,7 @@
  * A slot is what backends, the launcher and the stream's worker know of a
  * running stream; the catalog is what shall be.  Slots are filled by scouts
  * (scout.c) from the catalog, so nothing is lost when they are: after a crash
- * restart they start empty.
+ * restart they start empty, but for what the crash log knows (crash_log.c).
  *
  * SaggShared->lock is held for memory accesses only, never while waiting.
  *
@@ -90,6 +90,7 @@ shmem_startup(void)
 			slot->partitions = partitions + (Size) i * sagg_max_partitions;
 			ConditionVariableInit(&slot->changed);
 		}
+		sagg_crash_log_init();
 	}
 	LWLockRelease(AddinShmemInitLock);
 
@@ -168,6 +169,7 @@ sagg_slot_allocate(Oid database, Oid view)
 	found->in_use = true;
 	found->database = database;
 	found->view = view;
+	sagg_crash_pause_slot(found);
 	return found;
 }
 
@@ -195,6 +197,7 @@ sagg_slot_free(SaggSlot *slot)
 	slot->lead = NULL;
 	slot->deaths = 0;
 	slot->next_start = 0;
+	slot->paused_until = 0;
 	slot->crowded_out = false;
 	slot->state = SAGG_STOPPED;
 	slot->latch = NULL;

@@ -478,6 +478,7 @@ run_session(SaggSession *session, bool *searching)
 	PG_CATCH();
 	{
 		HOLD_INTERRUPTS();
+		sagg_batch_timeout_end();
 		MemoryContextSwitchTo(TopMemoryContext);
 		error = CopyErrorData();
 		*searching = note_fault(session, error);
@@ -485,6 +486,8 @@ run_session(SaggSession *session, bool *searching)
 		FlushErrorState();
 		recover_from_error(session, classify_error(error->sqlerrcode));
 		close_session(session);
+		sagg_mark_stream(session->slot->view);
+		sagg_mark_batch(-1);
 		MemoryContextSwitchTo(TopMemoryContext);
 		RESUME_INTERRUPTS();
 	}
@@ -524,7 +527,9 @@ stream_agg_worker_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	sagg_session_attach(&session, DatumGetInt32(arg));
 	slot = session.slot;
+	sagg_batch_timeout_connecting();
 	BackgroundWorkerInitializeConnectionByOid(slot->database, slot->owner, 0);
+	sagg_batch_timeout_connected();
 	sagg_session_connected();
 	session.memory = AllocSetContextCreate(TopMemoryContext,
 										   "stream_agg session",

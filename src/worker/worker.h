@@ -16,6 +16,7 @@ extern void sagg_slots_init(void);
 extern void sagg_label_init(void);
 extern void sagg_notify_init(void);
 extern void sagg_database_commands_init(void);
+extern void sagg_drop_extension_init(void);
 
 /* state_limit.c */
 extern int	sagg_default_total_state(void);

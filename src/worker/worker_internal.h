@@ -61,9 +61,61 @@ typedef struct SaggTally
 	int64		rows_out;
 } SaggTally;
 
+/* what a process does, as it says itself: crash_log.c */
+typedef enum SaggActivity
+{
+	SAGG_NO_PROCESS,
+	SAGG_OUTSIDE_BATCH,
+	SAGG_IN_BATCH
+} SaggActivity;
+
+/* written by the process alone, read when no process is left */
+typedef struct SaggMark
+{
+	volatile SaggActivity activity;
+	volatile int told;			/* to quit, and why: a QuitSignalReason */
+	volatile Oid view;			/* of the stream it works for */
+	volatile int64 batch;		/* -1 = none */
+} SaggMark;
+
+#define SAGG_CRASH_TIMES		100 /* at least the largest max_crashes */
+#define SAGG_CRASH_STREAMS		64
+
+typedef struct SaggCrashTimes
+{
+	int			n;
+	TimestampTz at[SAGG_CRASH_TIMES];	/* oldest first */
+} SaggCrashTimes;
+
+/* crashes of the server by one stream, or one that it may have to do with */
+typedef struct SaggCrashes
+{
+	Oid			database;
+	Oid			view;			/* with database: the key */
+	bool		failed;			/* not to be started but by start_stream */
+	int			pause_ms;		/* from the start of the server, 0 = none */
+	int			ntimes;			/* as of the last crash, for messages */
+	TimestampTz last;
+	int64		batch;			/* in which the last one was, -1 = in none */
+	SaggCrashTimes times;		/* of those that it is to blame for */
+} SaggCrashes;
+
+typedef struct SaggCrashLog
+{
+	bool		fresh;			/* no launcher has started since the last one */
+	bool		changed;		/* since the file was written */
+	int			delay_ms;		/* how long all streams wait then */
+	TimestampTz resumed;		/* when the launcher has started after it, 0 = none
+								 * in the life of this shared memory */
+	SaggCrashTimes unexplained; /* crashes that no stream is to blame for, with
+								 * streams in micro-batches */
+	int			nstreams;
+	SaggCrashes streams[SAGG_CRASH_STREAMS];	/* oldest first as a rule */
+} SaggCrashLog;
+
 /*
  * One stream in shared memory.  All fields are protected by SaggShared->lock,
- * except "stage", which only its worker writes and anybody may read, and
+ * except "stage" and "mark", which only its worker writes, and
  * "store", which belongs to the holder of the stream's lock (I2).
  */
 typedef struct SaggSlot
@@ -82,6 +134,7 @@ typedef struct SaggSlot
 	bool		launching;		/* registered, not attached yet */
 	int			deaths;			/* of workers, since the last good batch */
 	TimestampTz next_start;		/* not before */
+	TimestampTz paused_until;	/* nor before, after a crash of the server */
 	bool		crowded_out;	/* or when a process has ended: there was no
 								 * place for its worker */
 
@@ -99,6 +152,7 @@ typedef struct SaggSlot
 	pid_t		pid;			/* 0 = none */
 	Latch	   *latch;
 	volatile SaggStage stage;
+	SaggMark	mark;			/* of its worker */
 	dsa_handle	store;			/* the state, DSM_HANDLE_INVALID = none */
 	bool		store_stale;	/* the slot has been freed since: not ours */
 	char		last_error[SAGG_ERROR_SIZE];	/* empty = none */
@@ -128,6 +182,8 @@ typedef struct SaggShared
 {
 	LWLock	   *lock;			/* the slots, and the next */
 	uint64		changes;		/* made to slots by transactions, so far */
+	SaggCrashLog crash_log;
+	SaggMark	launcher_mark;	/* only the launcher writes it */
 	int			store_tranche;
 
 	slock_t		mutex;			/* what follows */
@@ -195,6 +251,22 @@ extern void sagg_slot_freed(void);
 extern void sagg_slot_placed(SaggSlot *slot);
 extern void sagg_warn_of_missing_slots(int crowded, int limited);
 
+/* crash_log.c */
+extern void sagg_mark_begin(SaggMark *mark, Oid view);
+extern void sagg_mark_end(void);
+extern void sagg_mark_batch(int64 batch);
+extern void sagg_mark_stream(Oid view);
+extern SaggCrashes *sagg_crashes_find(Oid database, Oid view);
+extern void sagg_crash_log_save(const SaggCrashLog *log);
+extern void sagg_crash_log_init(void);
+
+/* crash_pause.c */
+extern void sagg_crash_pause_begin(void);
+extern void sagg_crash_pause_slot(SaggSlot *slot);
+extern void sagg_crash_pause_save(void);
+extern void sagg_crashes_forget(Oid database, Oid view);
+extern void sagg_crashes_forget_others(const List *databases);
+
 /* label.c */
 extern List *sagg_labelled_databases(void);
 
@@ -202,11 +274,19 @@ extern List *sagg_labelled_databases(void);
 extern void sagg_stop_stream_at_commit(const SaggStream *stream);
 extern void sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view);
 
+/* stop_wait.c */
+extern void sagg_wait_for_worker(SaggSlot *slot, Oid view);
+
 /* database_commands.c */
 extern bool sagg_database_held(Oid database);
 
 /* scout.c */
-extern bool sagg_scout_run(Oid database);
+extern struct BackgroundWorkerHandle *sagg_scout_send(Oid database);
+
+/* visits.c */
+extern void sagg_visit_add(Oid database);
+extern void sagg_visits_keep(const List *databases);
+extern TimestampTz sagg_visits_tend(void);
 
 /* whose fault an error is that is raised now, if it is one of data */
 typedef enum SaggFault
@@ -309,6 +389,12 @@ extern void sagg_session_check_stop(SaggSession *session);
 extern void sagg_session_check_stream(SaggSession *session);
 extern void sagg_session_check_now(SaggSession *session);
 extern void sagg_session_check_idle(SaggSession *session);
+
+/* batch_timeout.c */
+extern void sagg_batch_timeout_connecting(void);
+extern void sagg_batch_timeout_connected(void);
+extern void sagg_batch_timeout_begin(void);
+extern void sagg_batch_timeout_end(void);
 
 /* stream_worker.c */
 extern bool sagg_session_take(SaggSession *session, SaggExit *how);

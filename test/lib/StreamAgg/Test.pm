@@ -79,6 +79,7 @@ sub start_broker
 
 # A running server with stream_agg; further lines go to postgresql.conf.  Half of
 # the servers, others with each seed, collect records ahead for any micro-batch.
+# Streams may crash as often as they like, and start again at once.
 sub new_node
 {
 	my ($name, @conf) = @_;
@@ -88,6 +89,8 @@ sub new_node
 	$node->append_conf('postgresql.conf', join("\n",
 		"shared_preload_libraries = 'stream_agg'",
 		"stream_agg.max_retry_delay = '1s'",
+		'stream_agg.crash_restart_delay = 0',
+		'stream_agg.max_crashes = -1',
 		$always ? 'stream_agg.collect_ahead = 0' : '',
 		@conf, ''));
 	$node->start;

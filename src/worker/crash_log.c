@@ -1,0 +1,437 @@
+/*-------------------------------------------------------------------------
+ *
+ * crash_log.c
+ *	  Which streams have crashed the server: found out when it has happened,
+ *	  and kept over restarts.
+ *
+ * The postmaster answers the crash of a process by SIGQUIT to all others, and
+ * tells them why.  A worker notes in its slot that it has been told.  So when no
+ * process is left, a slot that still has one but was not told is that of the
+ * worker that has ended by itself: its stream is to blame.  Where that is nobody's
+ * - a client's backend has crashed, say - streams that were in a micro-batch are
+ * suspects: their batch may have made the other process crash.
+ *
+ * That is worked out in the postmaster, between the end of the last process and
+ * the start of the next, and written to a file, as pg_stat_statements does: the
+ * shared memory goes, and the postmaster may.  The file is in a directory that
+ * base backups and pg_rewind leave out: another server has its own crashes.
+ *
+ * What becomes of the streams is up to crash_pause.c.
+ *
+ * Never: an error that would keep the server from starting or stopping; trust in
+ * shared memory that a crashed process has left.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <unistd.h>
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "port/pg_crc32c.h"
+#include "postmaster/interrupt.h"
+#include "postmaster/postmaster.h"
+#include "storage/fd.h"
+#include "storage/ipc.h"
+#include "storage/pmsignal.h"
+#include "utils/timestamp.h"
+
+#include "worker_internal.h"
+
+#define CRASH_FILE			PG_STAT_TMP_DIR "/stream_agg_crashes"
+#define CRASH_FILE_MAGIC	0x5A6C0001
+
+/* a stream's pause doubles up to this, or stays at the first one if longer */
+#define LONGEST_PAUSE_MS	(5 * 60 * 1000)
+
+typedef struct CrashFile
+{
+	uint32		magic;
+	pg_crc32c	crc;			/* of the rest */
+	SaggCrashLog log;
+} CrashFile;
+
+/* the mark of this process, NULL = none */
+static SaggMark *my_mark = NULL;
+
+/*
+ * SIGQUIT: note why, then end as any process of the server does.  What a process
+ * is sent by anybody but the postmaster is an end of its own.
+ */
+static void
+told_to_quit(SIGNAL_ARGS)
+{
+	if (my_mark)
+		my_mark->told = GetQuitSignalReason();
+	SignalHandlerForCrashExit(postgres_signal_arg);
+}
+
+/*
+ * This process, which has just begun, uses "mark" from now on.  "view" is that of
+ * its stream, InvalidOid for the launcher.
+ */
+void
+sagg_mark_begin(SaggMark *mark, Oid view)
+{
+	mark->told = PMQUIT_NOT_SENT;
+	mark->view = view;
+	mark->batch = -1;
+	mark->activity = SAGG_OUTSIDE_BATCH;
+	my_mark = mark;
+	pqsignal(SIGQUIT, told_to_quit);
+}
+
+/*
+ * The process ends in good order.
+ */
+void
+sagg_mark_end(void)
+{
+	if (my_mark)
+		my_mark->activity = SAGG_NO_PROCESS;
+	my_mark = NULL;
+}
+
+/*
+ * The worker begins a micro-batch, or (-1) is out of it.
+ */
+void
+sagg_mark_batch(int64 batch)
+{
+	my_mark->batch = batch;
+	my_mark->activity = batch >= 0 ? SAGG_IN_BATCH : SAGG_OUTSIDE_BATCH;
+}
+
+/*
+ * The worker works for this one of several streams.
+ */
+void
+sagg_mark_stream(Oid view)
+{
+	my_mark->view = view;
+}
+
+/*
+ * Those of the times that are not older than stream_agg.crash_window.
+ */
+static void
+forget_old_times(SaggCrashTimes *times, TimestampTz now)
+{
+	int			n = 0;
+
+	for (int i = 0; i < times->n; i++)
+	{
+		if (!TimestampDifferenceExceeds(times->at[i], now, sagg_crash_window_s * 1000L))
+			times->at[n++] = times->at[i];
+	}
+	times->n = n;
+}
+
+static void
+add_time(SaggCrashTimes *times, TimestampTz now)
+{
+	forget_old_times(times, now);
+	if (times->n == SAGG_CRASH_TIMES)
+		memmove(times->at, times->at + 1, sizeof(TimestampTz) * --times->n);
+	times->at[times->n++] = now;
+}
+
+/*
+ * The record of a stream, or NULL.  The caller holds SaggShared->lock or is the
+ * postmaster.
+ */
+SaggCrashes *
+sagg_crashes_find(Oid database, Oid view)
+{
+	SaggCrashLog *log = &sagg_shared->crash_log;
+
+	for (int i = 0; i < log->nstreams; i++)
+	{
+		if (log->streams[i].database == database && log->streams[i].view == view)
+			return &log->streams[i];
+	}
+	return NULL;
+}
+
+/*
+ * Records that say nothing any more.
+ */
+static void
+forget_old_streams(SaggCrashLog *log, TimestampTz now)
+{
+	int			n = 0;
+
+	for (int i = 0; i < log->nstreams; i++)
+	{
+		SaggCrashes *stream = &log->streams[i];
+
+		forget_old_times(&stream->times, now);
+		if (stream->failed || stream->times.n > 0 || stream->pause_ms > 0)
+			log->streams[n++] = *stream;
+	}
+	log->nstreams = n;
+}
+
+/*
+ * The record of a stream, a new one if there is none.  If there is no room the
+ * oldest has to go.
+ */
+static SaggCrashes *
+record_of(SaggCrashLog *log, Oid database, Oid view)
+{
+	SaggCrashes *stream = sagg_crashes_find(database, view);
+
+	if (stream)
+		return stream;
+	if (log->nstreams == SAGG_CRASH_STREAMS)
+		memmove(log->streams, log->streams + 1, sizeof(SaggCrashes) * --log->nstreams);
+	stream = &log->streams[log->nstreams++];
+	memset(stream, 0, sizeof(SaggCrashes));
+	stream->database = database;
+	stream->view = view;
+	return stream;
+}
+
+/*
+ * How long a stream waits after so many crashes: twice as long each time.
+ */
+static int
+pause_after(int crashes)
+{
+	return Min((int64) sagg_crash_restart_delay_ms << Min(crashes, 20),
+			   Max(sagg_crash_restart_delay_ms, LONGEST_PAUSE_MS));
+}
+
+/*
+ * The worker of a slot has crashed the server.
+ */
+static void
+blame(SaggCrashLog *log, const SaggSlot *of_worker, TimestampTz now)
+{
+	const SaggSlot *slot = sagg_slot_find(of_worker->database, of_worker->mark.view);
+	SaggCrashes *stream;
+
+	if (slot == NULL)
+		slot = of_worker;
+	stream = record_of(log, slot->database, slot->view);
+	add_time(&stream->times, now);
+	stream->last = now;
+	stream->batch = of_worker->mark.batch;
+	stream->ntimes = stream->times.n;
+	stream->pause_ms = pause_after(stream->times.n);
+	if (sagg_max_crashes >= 0 && stream->times.n >= Max(sagg_max_crashes, 1))
+		stream->failed = true;
+	ereport(LOG,
+			(errmsg("the worker of stream \"%.*s\" has crashed the server, %d times within %d s",
+					SAGG_NAME_SIZE - 1, slot->name, stream->times.n, sagg_crash_window_s),
+			 stream->failed ?
+			 errdetail("The stream has failed, and waits for stream_agg.start_stream.") :
+			 errdetail("It is started again %d ms after the server.", stream->pause_ms)));
+}
+
+/*
+ * Nobody is to blame: those in a micro-batch start one after the other.
+ */
+static void
+suspect(SaggCrashLog *log, const SaggSlot *slot, int nth)
+{
+	record_of(log, slot->database, slot->view)->pause_ms =
+		pause_after(log->unexplained.n) + Min((int64) nth * sagg_crash_restart_delay_ms, LONGEST_PAUSE_MS);
+}
+
+static bool
+is_culprit(const SaggSlot *slot)
+{
+	return slot->in_use && slot->mark.activity != SAGG_NO_PROCESS &&
+		slot->mark.told == PMQUIT_NOT_SENT && !SAGG_ABORTS_FOR_CRASH;
+}
+
+/*
+ * What a process was told when it was ended, PMQUIT_NOT_SENT if no process was.
+ */
+static int
+what_they_were_told(void)
+{
+	int			told = PMQUIT_NOT_SENT;
+
+	if (sagg_shared->launcher_mark.activity != SAGG_NO_PROCESS)
+		told = sagg_shared->launcher_mark.told;
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggMark   *mark = &sagg_shared->slots[i].mark;
+
+		if (mark->activity != SAGG_NO_PROCESS && mark->told != PMQUIT_NOT_SENT)
+			told = mark->told;
+	}
+	return told;
+}
+
+/*
+ * The server has crashed, and no process is left.
+ */
+static void
+note_crash(SaggCrashLog *log)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			culprits = 0;
+	int			suspects = 0;
+
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+		SaggCrashes *stream;
+
+		if (!slot->in_use || slot->mark.activity == SAGG_NO_PROCESS)
+			continue;
+		if (is_culprit(slot))
+			culprits++;
+		else if (slot->mark.activity == SAGG_IN_BATCH)
+			suspects++;
+		/* it had come back from the last one */
+		stream = sagg_crashes_find(slot->database, slot->view);
+		if (stream)
+			stream->pause_ms = 0;
+	}
+	log->fresh = true;
+	log->delay_ms = sagg_crash_restart_delay_ms;
+	forget_old_streams(log, now);
+	if (culprits == 0 && suspects > 0)
+		add_time(&log->unexplained, now);
+	suspects = 0;
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+
+		if (is_culprit(slot))
+			blame(log, slot, now);
+		else if (culprits == 0 && slot->in_use && slot->mark.activity == SAGG_IN_BATCH)
+			suspect(log, slot, suspects++);
+	}
+}
+
+/*
+ * The server has been stopped: whatever was to wait need not any more.
+ */
+static void
+note_stop(SaggCrashLog *log)
+{
+	log->fresh = false;
+	log->delay_ms = 0;
+	for (int i = 0; i < log->nstreams; i++)
+		log->streams[i].pause_ms = 0;
+	forget_old_streams(log, GetCurrentTimestamp());
+}
+
+static pg_crc32c
+checksum(const CrashFile *file)
+{
+	pg_crc32c	crc;
+
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, &file->log, sizeof(SaggCrashLog));
+	FIN_CRC32C(crc);
+	return crc;
+}
+
+/*
+ * Write the log to its file, durably; failure is told in the server's log.  For
+ * the launcher, with a copy of its own, and the postmaster.
+ */
+void
+sagg_crash_log_save(const SaggCrashLog *log)
+{
+	static CrashFile content;
+	FILE	   *file = AllocateFile(CRASH_FILE ".tmp", PG_BINARY_W);
+	bool		done;
+
+	content.magic = CRASH_FILE_MAGIC;
+	content.log = *log;
+	content.crc = checksum(&content);
+	done = file != NULL && fwrite(&content, sizeof(content), 1, file) == 1;
+	if (file != NULL && FreeFile(file) != 0)
+		done = false;
+	if (done)
+		(void) durable_rename(CRASH_FILE ".tmp", CRASH_FILE, LOG);
+	else
+		ereport(LOG,
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", CRASH_FILE ".tmp")));
+}
+
+static bool
+is_sound(const CrashFile *content)
+{
+	const SaggCrashLog *log = &content->log;
+
+	if (content->magic != CRASH_FILE_MAGIC || content->crc != checksum(content) ||
+		log->nstreams < 0 || log->nstreams > SAGG_CRASH_STREAMS ||
+		log->unexplained.n < 0 || log->unexplained.n > SAGG_CRASH_TIMES)
+		return false;
+	for (int i = 0; i < log->nstreams; i++)
+	{
+		if (log->streams[i].times.n < 0 || log->streams[i].times.n > SAGG_CRASH_TIMES)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Read the file.  One that is not there is an empty log.
+ */
+static void
+load(void)
+{
+	static CrashFile content;
+	FILE	   *file = AllocateFile(CRASH_FILE, PG_BINARY_R);
+
+	if (file == NULL)
+	{
+		if (errno != ENOENT)
+			ereport(LOG,
+					(errcode_for_file_access(),
+					 errmsg("could not read file \"%s\": %m", CRASH_FILE)));
+		return;
+	}
+	if (fread(&content, sizeof(content), 1, file) == 1 && is_sound(&content))
+		sagg_shared->crash_log = content.log;
+	else
+		ereport(LOG,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("ignoring invalid data in file \"%s\"", CRASH_FILE)));
+	(void) FreeFile(file);
+	sagg_shared->crash_log.resumed = 0;
+}
+
+/*
+ * In the postmaster, whose children are gone: the shared memory is about to go.
+ */
+static void
+at_shared_memory_exit(int code, Datum arg)
+{
+	SaggCrashLog *log = &sagg_shared->crash_log;
+	int			told = what_they_were_told();
+
+	/* as a crashed process may have left it */
+	if (log->nstreams < 0 || log->nstreams > SAGG_CRASH_STREAMS ||
+		log->unexplained.n < 0 || log->unexplained.n > SAGG_CRASH_TIMES)
+		return;
+	if (told == PMQUIT_FOR_CRASH)
+		note_crash(log);
+	else if (told == PMQUIT_FOR_STOP || code == 0)
+		note_stop(log);
+	sagg_crash_log_save(log);
+}
+
+/*
+ * Called when shared memory is made: the log as the last server, or this one
+ * before its crash, has left it.
+ */
+void
+sagg_crash_log_init(void)
+{
+	if (IsUnderPostmaster)
+		return;
+	load();
+	on_shmem_exit(at_shared_memory_exit, (Datum) 0);
+}
