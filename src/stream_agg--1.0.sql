@@ -605,8 +605,8 @@ SELECT s.stream,
        c.write_time,
        c.checkpoint_time,
        CASE WHEN w.state IS NOT NULL THEN w.last_error
-            WHEN s.enabled AND s.database = d.oid
-                 AND (s.started_for = v.relowner OR NOT r.rolsuper)
+            WHEN s.enabled AND s.database OPERATOR(pg_catalog.=) d.oid
+                 AND stream_agg.has_owners(s.started_for, s.query, s.sink, s.source, s.other_sources)
                  THEN stream_agg.waiting_reason(v.relowner) END AS last_error,
        w.last_error_time,
        s.reader,
