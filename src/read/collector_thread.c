@@ -16,10 +16,10 @@
  */
 #include "postgres.h"
 
-#include <signal.h>
 #include <time.h>
 
 #include "collector_internal.h"
+#include "reader_internal.h"
 
 /*
  * Messages of a partition before it is the next one's turn, and how many there are
@@ -273,8 +273,6 @@ int
 sagg_collector_thread_start(SaggCollector *collector)
 {
 	pthread_condattr_t attributes;
-	sigset_t	all;
-	sigset_t	before;
 	int			error;
 
 	pg_atomic_init_u32(&collector->halt, 0);
@@ -284,10 +282,7 @@ sagg_collector_thread_start(SaggCollector *collector)
 	pthread_cond_init(&collector->changed, &attributes);
 	pthread_condattr_destroy(&attributes);
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	error = pthread_create(&collector->thread, NULL, collector_main, collector);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	error = sagg_thread_start(&collector->thread, collector_main, collector);
 	if (error != 0)
 	{
 		pthread_cond_destroy(&collector->changed);

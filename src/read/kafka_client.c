@@ -11,6 +11,10 @@
  * librdkafka's threads run with all signals blocked and never call into the
  * server: logs and errors are events of a queue which this process polls.
  *
+ * A broker can send data that a thread of librdkafka does not get done with.  So
+ * a client is destroyed by a thread, which this process waits for with a bound.
+ * A client that is not destroyed by then is left behind, and the process ends.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -18,16 +22,31 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "miscadmin.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "reader_internal.h"
 
+/* how long a process waits for the end of a client, in seconds */
+#define DESTROY_TIMEOUT_S	3
+
 static dlist_head clients = DLIST_STATIC_INIT(clients);
+
+/* A client that is being destroyed, of both threads; by malloc. */
+typedef struct Destruction
+{
+	rd_kafka_t *rk;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool		done;
+} Destruction;
 
 static void
 close_all_clients(int code, Datum arg)
@@ -169,6 +188,142 @@ sagg_client_open(rd_kafka_type_t type, rd_kafka_conf_t *conf,
 }
 
 /*
+ * pthread_create, for a thread that runs with all signals blocked.  Returns 0 or
+ * an errno for lack of resources.
+ */
+int
+sagg_thread_start(pthread_t *thread, void *(*main) (void *), void *arg)
+{
+	sigset_t	all;
+	sigset_t	before;
+	int			error;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	error = pthread_create(thread, NULL, main, arg);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return error;
+}
+
+/*
+ * The thread that destroys a client: it calls librdkafka and nothing else.
+ */
+static void *
+destroy_main(void *arg)
+{
+	Destruction *destruction = arg;
+
+	rd_kafka_destroy_flags(destruction->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	pthread_mutex_lock(&destruction->lock);
+	destruction->done = true;
+	pthread_cond_signal(&destruction->changed);
+	pthread_mutex_unlock(&destruction->lock);
+	return NULL;
+}
+
+/*
+ * Start that thread, with all signals blocked.  Returns NULL for lack of
+ * resources.
+ */
+static Destruction *
+begin_destruction(rd_kafka_t *rk, pthread_t *thread)
+{
+	Destruction *destruction = malloc(sizeof(Destruction));
+	pthread_condattr_t attributes;
+
+	if (destruction == NULL)
+		return NULL;
+	destruction->rk = rk;
+	destruction->done = false;
+	pthread_mutex_init(&destruction->lock, NULL);
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&destruction->changed, &attributes);
+	pthread_condattr_destroy(&attributes);
+
+	if (sagg_thread_start(thread, destroy_main, destruction) == 0)
+		return destruction;
+	pthread_cond_destroy(&destruction->changed);
+	pthread_mutex_destroy(&destruction->lock);
+	free(destruction);
+	return NULL;
+}
+
+/*
+ * Whether the thread has come to its end in time; then what it used is freed.
+ */
+static bool
+await_destruction(Destruction *destruction, pthread_t thread)
+{
+	struct timespec until;
+	bool		done;
+	int			error = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += DESTROY_TIMEOUT_S;
+	pthread_mutex_lock(&destruction->lock);
+	while (!destruction->done && error == 0)
+		error = pthread_cond_timedwait(&destruction->changed, &destruction->lock, &until);
+	done = destruction->done;
+	pthread_mutex_unlock(&destruction->lock);
+	if (!done)
+		return false;
+	pthread_join(thread, NULL);
+	pthread_cond_destroy(&destruction->changed);
+	pthread_mutex_destroy(&destruction->lock);
+	free(destruction);
+	return true;
+}
+
+/*
+ * End the process where exit() would race with the threads of a client that was
+ * left behind.
+ */
+static void
+leave_at_once(int code, Datum arg)
+{
+	_exit(code);
+}
+
+/*
+ * A client was left behind: this process ends as soon as it may.
+ */
+static void
+end_process(void)
+{
+	static bool ending = false;
+
+	if (ending)
+		return;
+	ending = true;
+	on_proc_exit(leave_at_once, (Datum) 0);
+	ereport(LOG,
+			(errcode(ERRCODE_FDW_ERROR),
+			 errmsg("a Kafka client has not ended within %d s, so this process ends", DESTROY_TIMEOUT_S),
+			 errdetail("A broker has sent data that librdkafka does not get done with.")));
+	if (!proc_exit_inprogress)
+	{
+		ProcDiePending = InterruptPending = true;
+		SetLatch(MyLatch);
+	}
+}
+
+/*
+ * rd_kafka_destroy, with a bound.
+ */
+static void
+destroy_client(rd_kafka_t *rk)
+{
+	pthread_t	thread;
+	Destruction *destruction = begin_destruction(rk, &thread);
+
+	if (destruction == NULL)
+		rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	else if (!await_destruction(destruction, thread))
+		end_process();
+}
+
+/*
  * Destroy a client and all that hangs on it.  Raises no error, and waits for
  * no broker.
  */
@@ -184,7 +339,7 @@ sagg_client_close(SaggClient *client)
 			rd_kafka_topic_destroy(client->topics[i]);
 		rd_kafka_queue_io_event_enable(client->events, -1, NULL, 0);
 		rd_kafka_queue_destroy(client->events);
-		rd_kafka_destroy_flags(client->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+		destroy_client(client->rk);
 	}
 	pfree(client);
 }

@@ -19,6 +19,8 @@
 #ifndef SAGG_READER_INTERNAL_H
 #define SAGG_READER_INTERNAL_H
 
+#include <pthread.h>
+
 #include "lib/ilist.h"
 #include "read/read_internal.h"
 
@@ -55,6 +57,7 @@ extern SaggClient *sagg_client_open(rd_kafka_type_t type, rd_kafka_conf_t *conf,
 									char *const *topics, int ntopics,
 									void (*release) (void *), void *owner);
 extern void sagg_client_close(SaggClient *client);
+extern int	sagg_thread_start(pthread_t *thread, void *(*main) (void *), void *arg);
 extern void sagg_client_serve(SaggClient *client);
 extern void sagg_client_note_trouble(SaggClient *client, const char *text);
 extern void sagg_client_note_event(SaggClient *client, rd_kafka_event_t *event);

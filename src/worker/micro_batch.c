@@ -135,7 +135,6 @@ begin_transaction(SaggSession *session, const SaggPlan *plan)
 		sagg_lock_micro_batch(((SaggSession *) lfirst(lc))->slot->view);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(session->batch_memory);
-	sagg_batch_timeout_begin();
 }
 
 /*
@@ -533,7 +532,6 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	else
 		process_part(parts);
 	PopActiveSnapshot();
-	sagg_batch_timeout_end();
 	SAGG_FAILPOINT("commit.before");
 	CommitTransactionCommand();
 

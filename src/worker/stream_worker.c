@@ -478,7 +478,6 @@ run_session(SaggSession *session, bool *searching)
 	PG_CATCH();
 	{
 		HOLD_INTERRUPTS();
-		sagg_batch_timeout_end();
 		MemoryContextSwitchTo(TopMemoryContext);
 		error = CopyErrorData();
 		*searching = note_fault(session, error);
@@ -527,9 +526,7 @@ stream_agg_worker_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	sagg_session_attach(&session, DatumGetInt32(arg));
 	slot = session.slot;
-	sagg_batch_timeout_connecting();
 	BackgroundWorkerInitializeConnectionByOid(slot->database, slot->owner, 0);
-	sagg_batch_timeout_connected();
 	sagg_session_connected();
 	session.memory = AllocSetContextCreate(TopMemoryContext,
 										   "stream_agg session",

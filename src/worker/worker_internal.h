@@ -390,12 +390,6 @@ extern void sagg_session_check_stream(SaggSession *session);
 extern void sagg_session_check_now(SaggSession *session);
 extern void sagg_session_check_idle(SaggSession *session);
 
-/* batch_timeout.c */
-extern void sagg_batch_timeout_connecting(void);
-extern void sagg_batch_timeout_connected(void);
-extern void sagg_batch_timeout_begin(void);
-extern void sagg_batch_timeout_end(void);
-
 /* stream_worker.c */
 extern bool sagg_session_take(SaggSession *session, SaggExit *how);
 extern void sagg_session_open_parts(SaggSession *session);

@@ -198,29 +198,6 @@ subtest 'L6: DROP EXTENSION ends a micro-batch that does not end' => sub {
 	value('DROP DATABASE dropping');
 };
 
-subtest 'L6: statement_timeout of a role or database is for its micro-batches, that of the server is not' => sub {
-	value(q{INSERT INTO stuck VALUES (true); ALTER ROLE alice SET statement_timeout = '300ms'});
-	my $query = 'SELECT k, count(*) AS n, sum(public.sleeping(v)) AS total FROM events GROUP BY k';
-	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('alice.s', '$query', output_mode => 'update', trigger => '0')", extra_params => [ '-U', 'alice' ]);
-	wait_state($node, 'alice.s', 'running', 'canceling statement due to statement timeout');
-	value('DELETE FROM stuck');
-	wait_for(q{SELECT count(*) = 1 FROM stream_agg.commits WHERE stream = 'alice.s'});
-	is_equal_tables($node, 'SELECT * FROM alice.s', 'SELECT k, count(*), sum(v) FROM events GROUP BY k', 'then the micro-batch is run again');
-
-	value('ALTER ROLE alice RESET statement_timeout');
-	$node->append_conf('postgresql.conf', "statement_timeout = '300ms'");
-	$node->restart;
-	value('SET statement_timeout = 0; INSERT INTO stuck VALUES (true)');
-	produce(1);
-	wait_for($asleep);
-	is($node->psql('postgres', q{SET statement_timeout = 0; SELECT pg_sleep(1)}), 0, 'after a while');
-	is(value($asleep), 't', 'a timeout in postgresql.conf has not ended the micro-batch');
-	$node->append_conf('postgresql.conf', 'statement_timeout = 0');
-	$node->reload;
-	value('DELETE FROM stuck');
-	value(q{SET stream_agg.stop_timeout = '200ms'; SELECT stream_agg.stop_stream('alice.s'); SELECT stream_agg.start_stream('alice.s')});
-};
-
 subtest 'L6: what NOLOGIN, CONNECTION LIMIT and VALID UNTIL mean' => sub {
 	wait_state($node, 'alice.s', 'running');
 	my $pid = worker_pid($node, 'alice.s');

@@ -11,6 +11,7 @@ use warnings;
 
 use PostgreSQL::Test::Utils;
 use StreamAgg::HostileBroker;
+use Compress::Zlib ();
 use StreamAgg::Test;
 use Test::More;
 use Time::HiRes qw(time usleep);
@@ -242,6 +243,27 @@ checked 'H3, L9: records that unpack to hundreds of megabytes' => sub {
 	is(sql(q{SELECT string_agg(stream || ':' || (error ~ 'too large') || coalesce(length(key), -1), ' ' ORDER BY stream) FROM stream_agg.dead_letters WHERE stream ~ '^huge'}),
 		'huge_header_s:true-1 huge_key_s:true' . 64 * $MB . ' huge_s:true-1', 'dead letters of such records are kept without headers that are too large, and with the beginning of a key');
 	is(sql(q{SELECT octet_length(value) FROM stream_agg.dead_letters WHERE stream ~ 'huge_s'}), 64 * $MB, 'and with the beginning of a value');
+};
+
+# A gzip stream without its end: librdkafka unpacks it for ever, in a thread of its
+# own, and does not end as long.
+checked 'a batch that librdkafka does not get done with' => sub {
+	my $broker = hostile('spin');
+	my $endless = unpack 'H*', substr(Compress::Zlib::memGzip('x' x 100), 0, -8);
+	$broker->add_topic('spin', [ { base => 0, codec => 1, garbage => $endless } ]);
+	source('spin', 'spin');
+	my $log = -s $node->logfile;
+	my $left = sub { my $n = () = slurp_file($node->logfile, $log) =~ /a Kafka client has not ended within/g; return $n; };
+
+	like(error_of('SET statement_timeout = 2000; SELECT count(*) FROM spin; SELECT 1'), qr/canceling statement.*terminating connection/s,
+		'a session that has read it is cancelled, and ends');
+	is($left->(), 1, 'and the log says why');
+	create_stream('spin_s', 'SELECT pos FROM spin', '{"on_error": "skip"}');
+	like(error_of(q{SELECT stream_agg.process_available('spin_s', '3 seconds')}), qr/has not processed what was available/, 'a stream waits');
+	my $pid = worker_pid($node, 'spin_s');
+	sql("SELECT stream_agg.stop_stream('spin_s')");
+	is(sql("SELECT count(*) FROM pg_stat_activity WHERE pid = $pid"), 0, 'and stops');
+	is($left->(), 2, 'as the log says');
 };
 
 # The rest: answers damaged at random.  No crash, and afterwards all is as it would
