@@ -74,19 +74,21 @@ sagg_stream_has_owners(ArrayType *owners, Oid view, Oid sink, List *sources)
 	List	   *relations = relations_of(view, sink, sources);
 	Datum	   *elements;
 	int			n;
+	bool		same;
 
 	deconstruct_array(owners, OIDOID, sizeof(Oid), true, TYPALIGN_INT,
 					  &elements, NULL, &n);
-	if (n != list_length(relations))
-		return false;
-	for (int i = 0; i < n; i++)
+	same = n == list_length(relations);
+	for (int i = 0; i < n && same; i++)
 	{
 		Oid			owner = sagg_relation_owner(list_nth_oid(relations, i));
 
-		if (OidIsValid(owner) && owner != DatumGetObjectId(elements[i]))
-			return false;
+		same = !OidIsValid(owner) || owner == DatumGetObjectId(elements[i]);
 	}
-	return true;
+	/* workers ask in every micro-batch */
+	list_free(relations);
+	pfree(elements);
+	return same;
 }
 
 /*

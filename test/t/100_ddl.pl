@@ -70,6 +70,9 @@ $node->safe_psql('postgres', q{
 	ALTER FOREIGN TABLE events OWNER TO heir;
 	GRANT USAGE ON FOREIGN SERVER } . $node->safe_psql('postgres', 'SELECT srvname FROM pg_foreign_server') . q{ TO heir});
 $broker->produce('events', record(1));
+wait_state($node, 'trimmed', 'stopped');
+is($node->safe_psql('postgres', 'SELECT n FROM counted WHERE k = 1'), 3, 'another owner: the stream stops');
+$node->safe_psql('postgres', q{SELECT stream_agg.start_stream('trimmed')});
 $node->poll_query_until('postgres',
 	q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'stream_agg worker' AND usename = 'heir'})
   and pass('a new owner gets a worker of his own');
