@@ -202,7 +202,7 @@ my $script = PostgreSQL::Test::Utils::tempdir_short() . '/fake_broker.py';
 append_to_file($script, <<'PYTHON');
 # Answers librdkafka's questions about topic "t" of two partitions, whose end is
 # the greatest offset there is; it has no records.
-import socket, struct, sys, threading, time
+import os, socket, struct, threading, time
 MAX = 2**63 - 1
 def text(s): return struct.pack('>h', len(s)) + s.encode()
 def serve(c, port):
@@ -244,8 +244,12 @@ s.bind(('127.0.0.1', 0))
 s.listen(50)
 port = s.getsockname()[1]
 print(port, flush=True)
-while True:
-    c = s.accept()[0]
+s.settimeout(1)
+parent = os.getppid()
+while os.getppid() == parent:
+    try: c = s.accept()[0]
+    except socket.timeout: continue
+    c.settimeout(None)
     threading.Thread(target=serve, args=(c, port), daemon=True).start()
 PYTHON
 my $port = '';
