@@ -198,8 +198,14 @@ subtest 'L6: DROP EXTENSION ends a micro-batch that does not end' => sub {
 	value('DROP DATABASE dropping');
 };
 
-subtest 'L6: what NOLOGIN, CONNECTION LIMIT and VALID UNTIL mean' => sub {
-	wait_state($node, 'alice.s', 'running');
+subtest 'L6: what statement_timeout, NOLOGIN, CONNECTION LIMIT and VALID UNTIL mean' => sub {
+	value(q{ALTER ROLE alice SET statement_timeout = '1ms'});
+	$node->safe_psql('postgres', q{SET statement_timeout = 0;
+		SELECT stream_agg.create_stream('alice.s', 'SELECT k, count(*) AS n, sum(v) AS total FROM events GROUP BY k', output_mode => 'update', trigger => '0')},
+		extra_params => [ '-U', 'alice' ]);
+	wait_for("SELECT (SELECT sum(n) FROM alice.s) = $produced");
+	pass('statement_timeout is not for workers');
+	value('ALTER ROLE alice RESET statement_timeout');
 	my $pid = worker_pid($node, 'alice.s');
 	value(q{ALTER ROLE alice CONNECTION LIMIT 0 VALID UNTIL '2000-01-01'});
 	value("SELECT pg_terminate_backend($pid)");
