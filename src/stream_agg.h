@@ -101,6 +101,8 @@ typedef enum SaggOnDataLoss
 /* Whose event times make the watermark, and by which one a record is late. */
 typedef enum SaggWatermarkPolicy
 {
+	SAGG_WATERMARK_ALIGNED,		/* the greatest of all partitions, but not
+								 * beyond those with records left to read */
 	SAGG_WATERMARK_GLOBAL,		/* the greatest of all partitions */
 	SAGG_WATERMARK_PER_PARTITION	/* the least of the partitions' own, and its
 									 * partition's */
@@ -218,6 +220,14 @@ typedef struct SaggPlan
 	 */
 	int			nquiet;
 	SaggRange  *quiet;
+
+	/*
+	 * Policy aligned: partitions that had records up to "end" when the batch
+	 * was planned, of which the batch does not read all.  The watermark does
+	 * not pass their own event time.
+	 */
+	int			nbehind;
+	SaggRange  *behind;
 } SaggPlan;
 
 /* The five counts of I5, and their sum: records delivered by Kafka. */
@@ -432,6 +442,8 @@ extern SaggPartitionTime *sagg_partition_times(const SaggStream *stream,
 											   int *n);
 extern int64 sagg_floor_ms(int64 time);
 extern TimestampTz sagg_watermark_of(const SaggStream *stream, int64 time);
+extern void sagg_plan_behind(const SaggStream *stream, SaggPlan *plan,
+							 const SaggRange *unread, int nunread);
 extern TimestampTz sagg_watermark_of_clock(const SaggStream *stream, int64 now);
 extern TimestampTz sagg_least_watermark(const SaggStream *stream,
 										const SaggPartitionTime *times,

@@ -105,7 +105,7 @@ check_policy_change(const SaggStream *stream, SaggWatermarkPolicy before)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("watermark_policy of stream \"%s\" cannot be changed",
 					sagg_stream_title(stream->name)),
-			 errdetail("Its state of sliding windows is by pane with policy global, and by window with per_partition."),
+			 errdetail("Its state of sliding windows is by window with policy per_partition, and by pane with the others."),
 			 errhint("Create another stream.")));
 }
 

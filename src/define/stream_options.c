@@ -118,17 +118,25 @@ delivery_from_word(const char *word)
 			 errhint("It is exactly_once (into a table) or at_least_once (into a Kafka topic).")));
 }
 
+static const char *const watermark_policy_words[] = {
+	[SAGG_WATERMARK_ALIGNED] = "aligned",
+	[SAGG_WATERMARK_GLOBAL] = "global",
+	[SAGG_WATERMARK_PER_PARTITION] = "per_partition"
+};
+
 static SaggWatermarkPolicy
 watermark_policy_from_word(const char *word)
 {
-	if (strcmp(word, "global") == 0)
-		return SAGG_WATERMARK_GLOBAL;
-	if (strcmp(word, "per_partition") == 0)
-		return SAGG_WATERMARK_PER_PARTITION;
+	for (int i = 0; i < lengthof(watermark_policy_words); i++)
+	{
+		if (strcmp(word, watermark_policy_words[i]) == 0)
+			return (SaggWatermarkPolicy) i;
+	}
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid watermark_policy \"%s\"", word),
-			 errhint("It is global (the greatest event time of all partitions, less the delay) or per_partition (the least of the partitions' own watermarks).")));
+			 errhint("Valid values are aligned (the greatest event time of all partitions less the delay, but not beyond partitions with records that are still to be read), "
+					 "global (the greatest event time of all partitions less the delay, as in Spark) and per_partition (the least of the partitions' own watermarks).")));
 }
 
 static bool
@@ -268,8 +276,9 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 					psprintf(INT64_FORMAT, options->min_offsets));
 	if (options->min_offsets > 0 && options->max_delay != DEFAULT_MAX_DELAY)
 		push_length(&state, "max_trigger_delay", options->max_delay);
-	if (options->watermark_policy == SAGG_WATERMARK_PER_PARTITION)
-		push_option(&state, "watermark_policy", "per_partition");
+	if (options->watermark_policy != SAGG_WATERMARK_ALIGNED)
+		push_option(&state, "watermark_policy",
+					watermark_policy_words[options->watermark_policy]);
 	if (options->idle_timeout > 0)
 		push_length(&state, "idle_timeout", options->idle_timeout);
 	if (options->late_records)
@@ -326,10 +335,10 @@ sagg_check_watermark_options(const SaggStream *stream, const SaggQuery *query)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("watermark_policy per_partition is not for session windows"),
 				 errdetail("A record of one partition can join a session that the others have closed, or not, as they were read."),
-				 errhint("Use watermark_policy global.")));
+				 errhint("Use watermark_policy aligned.")));
 	if (stream->has_watermark)
 		return;
-	if (stream->options.watermark_policy != SAGG_WATERMARK_GLOBAL)
+	if (stream->options.watermark_policy != SAGG_WATERMARK_ALIGNED)
 		needs_watermark("watermark_policy",
 						"It says which partitions the watermark waits for.");
 	if (stream->options.idle_timeout > 0)
