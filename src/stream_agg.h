@@ -108,13 +108,18 @@ typedef enum SaggWatermarkPolicy
 									 * partition's */
 } SaggWatermarkPolicy;
 
+/* of option max_future: nothing was said */
+#define SAGG_MAX_FUTURE_DEFAULT	(-1)
+
 /* The options of a stream: column "options" of stream_agg.streams. */
 typedef struct SaggStreamOptions
 {
 	SaggOnError on_error;
 	SaggOnDataLoss on_data_loss;
 	int64		max_future;		/* microseconds an event time may be ahead of
-								 * the batch's; 0 = any */
+								 * the batch's; 0 = any,
+								 * SAGG_MAX_FUTURE_DEFAULT; see
+								 * sagg_max_future */
 	char	   *consumer_group; /* that is told of committed offsets, or NULL */
 	bool		at_least_once;	/* the sink is a Kafka topic */
 	int64		min_offsets;	/* that make a batch; 0 = any */
@@ -441,6 +446,7 @@ extern SaggPartitionTime *sagg_partition_times(const SaggStream *stream,
 											   int nknown, TimestampTz batch_time,
 											   int *n);
 extern int64 sagg_floor_ms(int64 time);
+extern int64 sagg_max_future(const SaggStream *stream);
 extern TimestampTz sagg_watermark_of(const SaggStream *stream, int64 time);
 extern void sagg_plan_behind(const SaggStream *stream, SaggPlan *plan,
 							 const SaggRange *unread, int nunread);

@@ -27,6 +27,19 @@ sagg_floor_ms(int64 time)
 }
 
 /*
+ * How far the event time of a record may be ahead of the batch's time, in
+ * microseconds; 0 = any distance.  By default that is a day, where the event time
+ * of one record moves a watermark for all others.
+ */
+int64
+sagg_max_future(const SaggStream *stream)
+{
+	if (stream->options.max_future != SAGG_MAX_FUTURE_DEFAULT)
+		return stream->options.max_future;
+	return stream->has_watermark ? USECS_PER_DAY : 0;
+}
+
+/*
  * The watermark by an event time, which is in whole milliseconds; DT_NOBEGIN if
  * there is none or it is out of range.
  */

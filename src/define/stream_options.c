@@ -177,20 +177,27 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 	bool		has_delay = false;
 	ListCell   *lc;
 
-	*options = (SaggStreamOptions) {.max_delay = DEFAULT_MAX_DELAY};
+	*options = (SaggStreamOptions) {
+		.max_future = SAGG_MAX_FUTURE_DEFAULT, .max_delay = DEFAULT_MAX_DELAY
+	};
 	foreach(lc, list)
 	{
 		DefElem    *option = lfirst_node(DefElem, lc);
 		const char *name = option->defname;
-		char	   *value = defGetString(option);
+		char	   *value = option->arg ? defGetString(option) : NULL;
 
+		if (value == NULL && strcmp(name, "max_future") != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("option \"%s\" must not be null", name),
+					 errhint("Leave it out to have its default.")));
 		if (strcmp(name, "on_error") == 0)
 			options->on_error = on_error_from_word(value);
 		else if (strcmp(name, "on_data_loss") == 0)
 			options->on_data_loss = on_data_loss_from_word(value);
 		else if (strcmp(name, "max_future") == 0)
-			options->max_future = length_from_text(name, value,
-												   "Leave it out to admit any event time.");
+			options->max_future = value == NULL ? 0 :
+				length_from_text(name, value, "Use null to allow any event time.");
 		else if (strcmp(name, "consumer_group") == 0)
 			options->consumer_group = checked_group(value);
 		else if (strcmp(name, "on_failure") == 0)
@@ -225,6 +232,9 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 				 errdetail("It bounds how long fewer offsets than those wait.")));
 }
 
+/*
+ * Add an option to the object that is being built; "value" NULL = null.
+ */
 static void
 push_option(JsonbParseState **state, const char *name, const char *value)
 {
@@ -234,8 +244,13 @@ push_option(JsonbParseState **state, const char *name, const char *value)
 	string.val.string.val = unconstify(char *, name);
 	string.val.string.len = strlen(name);
 	(void) pushJsonbValue(state, WJB_KEY, &string);
-	string.val.string.val = unconstify(char *, value);
-	string.val.string.len = strlen(value);
+	if (value == NULL)
+		string.type = jbvNull;
+	else
+	{
+		string.val.string.val = unconstify(char *, value);
+		string.val.string.len = strlen(value);
+	}
 	(void) pushJsonbValue(state, WJB_VALUE, &string);
 }
 
@@ -267,6 +282,8 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 		push_option(&state, "on_data_loss", "earliest");
 	if (options->max_future > 0)
 		push_length(&state, "max_future", options->max_future);
+	else if (options->max_future == 0)
+		push_option(&state, "max_future", NULL);
 	if (options->consumer_group)
 		push_option(&state, "consumer_group", options->consumer_group);
 	if (options->at_least_once)
