@@ -28,19 +28,30 @@
 #include <unistd.h>
 
 #include "miscadmin.h"
-#include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/pmsignal.h"
 #include "utils/elog.h"
 
 #include "stream_agg.h"
 
-#define WORKER_NAME_PREFIX	"stream_agg worker for "
 #define POLL_MICROSECONDS	1000
 #define WORD_SIZE			64
 
 /* SQLSTATE of the ERROR; of a class nothing else has, so it is retried as unknown */
 #define ERRCODE_FAILPOINT	MAKE_SQLSTATE('F','P','0','0','1')
+
+/* the stream of this process, NULL = it is no stream's worker */
+static const char *my_stream = NULL;
+
+/*
+ * This process is the worker of a stream.  The name is the caller's and lives as
+ * long as the process.
+ */
+void
+sagg_failpoint_stream(const char *stream)
+{
+	my_stream = stream;
+}
 
 /*
  * The files of this process's stream, or false in processes that are no
@@ -49,14 +60,9 @@
 static bool
 file_of_stream(char *armed)
 {
-	const char *name;
-
-	if (MyBgworkerEntry == NULL ||
-		strncmp(MyBgworkerEntry->bgw_name, WORKER_NAME_PREFIX,
-				strlen(WORKER_NAME_PREFIX)) != 0)
+	if (my_stream == NULL)
 		return false;
-	name = MyBgworkerEntry->bgw_name + strlen(WORKER_NAME_PREFIX);
-	snprintf(armed, MAXPGPATH, "failpoint.%s", name);
+	snprintf(armed, MAXPGPATH, "failpoint.%s", my_stream);
 	return true;
 }
 

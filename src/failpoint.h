@@ -18,10 +18,14 @@
 
 #ifdef SAGG_FAILPOINTS
 extern void sagg_failpoint(const char *name);
+extern void sagg_failpoint_stream(const char *stream);
 
 #define SAGG_FAILPOINT(name)	sagg_failpoint(name)
+/* the process is the worker of a stream, whose name must live on */
+#define SAGG_FAILPOINT_STREAM(stream)	sagg_failpoint_stream(stream)
 #else
 #define SAGG_FAILPOINT(name)	((void) 0)
+#define SAGG_FAILPOINT_STREAM(stream)	((void) 0)
 #endif
 
 #endif							/* SAGG_FAILPOINT_H */

@@ -88,6 +88,7 @@ sagg_session_attach(SaggSession *session, int i)
 	if (!mine)
 		proc_exit(0);
 	my_slot = slot;
+	SAGG_FAILPOINT_STREAM(slot->name);
 	sagg_mark_begin(&slot->mark, slot->view);
 	sagg_session_init(session, session, slot);
 	before_shmem_exit(detach_from_slot, (Datum) 0);
