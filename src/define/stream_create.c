@@ -415,6 +415,7 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	sagg_require_preload();
 	args = sagg_stream_arguments(fcinfo);
 	namespace = RangeVarGetCreationNamespace(args->name);
+	PreventCommandIfParallelMode("stream_agg.create_stream()");
 	sink = existing_stream(args, namespace);
 	if (OidIsValid(sink))
 		PG_RETURN_OID(sink);

@@ -77,6 +77,7 @@ stream_agg_drop_stream(PG_FUNCTION_ARGS)
 	SaggStream *stream;
 
 	PreventCommandDuringRecovery("stream_agg.drop_stream()");
+	PreventCommandIfParallelMode("stream_agg.drop_stream()");
 	stream = sagg_stream_by_name(name, true);
 	if (stream == NULL)
 	{
