@@ -87,7 +87,8 @@ sagg_make_query_view(const char *stream, char *schema, char *name, const char *t
 
 /*
  * A table that has the stream's name by chance, or by the intent of somebody
- * who waits for the stream's owner to run its triggers.
+ * who waits for the stream's owner to run its triggers.  Membership in the
+ * table's owner tells nothing: others can have granted that to the user.
  */
 static void
 refuse_stranger(Oid sink, const char *name)
@@ -99,7 +100,7 @@ refuse_stranger(Oid sink, const char *name)
 		return;
 	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
-	if (!is_member_of_role_nosuper(GetUserId(), owner))
+	if (owner != GetUserId())
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_TABLE),
 				 errmsg("table \"%s\" exists and belongs to role \"%s\"",
@@ -375,7 +376,8 @@ find_stream(const SaggStreamArguments *args, Oid schema)
 
 /*
  * If there is a stream of this name already: its sink with a NOTICE, if that
- * is wanted, else an error.
+ * is wanted and the stream is the user's, else an error.  What another role's
+ * stream writes is not what the user wants, even one that he may alter.
  */
 static Oid
 existing_stream(const SaggStreamArguments *args, Oid schema)
@@ -384,12 +386,12 @@ existing_stream(const SaggStreamArguments *args, Oid schema)
 
 	if (stream == NULL)
 		return InvalidOid;
-	if (!args->if_not_exists)
+	if (!args->if_not_exists || stream->owner != GetUserId())
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("stream \"%s\" already exists", sagg_stream_title(stream->name))));
-	/* what a stranger's stream writes is not what the caller wants */
-	sagg_stream_check_owner(stream);
+				 errmsg("stream \"%s\" already exists", sagg_stream_title(stream->name)),
+				 args->if_not_exists ?
+				 errdetail("It belongs to role \"%s\".", GetUserNameFromId(stream->owner, false)) : 0));
 	ereport(NOTICE,
 			(errcode(ERRCODE_DUPLICATE_OBJECT),
 			 errmsg("stream \"%s\" already exists, skipping", sagg_stream_title(stream->name))));

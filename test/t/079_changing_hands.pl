@@ -192,6 +192,31 @@ as('alice', q{SET search_path = alice; SELECT stream_agg.alter_stream('alice.m',
 is((as('carol', 'SELECT mail, n FROM alice.live'))[0], 'ceo@corp.example|1', 'M6: a live view that shows all gets the column, its own names stay');
 is(value(q{SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'alice.live'::regclass}), 'w mail n greatest', 'M6: after the others');
 
+# ------------------------------------ membership, which others can give to a victim
+
+$node->safe_psql('postgres', q{CREATE ROLE team; GRANT team TO mallory WITH ADMIN OPTION; GRANT CREATE ON SCHEMA public TO team;
+	GRANT USAGE ON FOREIGN DATA WRAPPER stream_agg_kafka TO team});
+as('mallory', qq{SET ROLE team; CREATE TABLE public.payments (k int UNIQUE NULLS NOT DISTINCT, n bigint);
+	CREATE SERVER trap FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '$brokers,localhost:1');
+	GRANT USAGE ON FOREIGN SERVER trap TO PUBLIC; RESET ROLE; GRANT team TO postgres, alice;
+	SELECT stream_agg.create_stream('public.salaries', 'SELECT k, count(*) AS n FROM mallory.events GROUP BY k', output_mode => 'update', start => false)},
+	'mallory makes others members of the role that owns her traps');
+for my $role ('postgres', 'alice')
+{
+	my $source = $role eq 'alice' ? 'alice.events' : 'mallory.events';
+	my (undef, $err) = as($role, qq{SET search_path = public;
+		SELECT stream_agg.create_stream('payments', 'SELECT k, count(*) AS n FROM $source GROUP BY k', output_mode => 'update', start => false)});
+	like($err, qr/table "payments" exists and belongs to role "team"/, "$role, made a member, does not get the role's table for a sink");
+	(undef, $err) = as($role, qq{SET search_path = public;
+		SELECT stream_agg.create_stream('public.salaries', 'SELECT k, count(*) AS n FROM $source GROUP BY k', output_mode => 'update', if_not_exists => true)});
+	like($err, qr/stream "public.salaries" already exists\nDETAIL:  It belongs to role "mallory"/, "$role does not take another role's stream for one of its own");
+}
+as('alice', qq{SELECT stream_agg.create_source('alice.theirs', topic => 'events', brokers => '$brokers,localhost:1', columns => 'k int')}, 'alice has a source of those brokers');
+is(value(q{SELECT pg_get_userbyid(srvowner) FROM pg_foreign_table t JOIN pg_foreign_server s ON s.oid = t.ftserver WHERE ftrelid = 'alice.theirs'::regclass}),
+	'alice', 'its server is hers, not that of the role she was made a member of');
+$node->safe_psql('postgres', q{DROP FOREIGN TABLE alice.theirs; SELECT stream_agg.drop_stream('public.salaries', drop_sink => true);
+	DROP OWNED BY team; DROP ROLE team});
+
 # --------------------------------------------------------- streams change hands
 
 as('mallory', q{SET search_path = mallory; CREATE TABLE handed (k int UNIQUE NULLS NOT DISTINCT, n bigint);
