@@ -63,7 +63,7 @@ sagg_parse_query(const char *text)
 
 /*
  * Make a view for the query "text" of the stream "stream", a key; returns its
- * OID.  Raises what CREATE VIEW raises.
+ * OID.  Raises what CREATE VIEW and sagg_check_lasting raise.
  */
 Oid
 sagg_make_query_view(const char *stream, char *schema, char *name, const char *text)
@@ -80,6 +80,7 @@ sagg_make_query_view(const char *stream, char *schema, char *name, const char *t
 	sagg_run_utility((Node *) stmt, text, raw->stmt_location, raw->stmt_len);
 	sagg_text_errors_end(&callback);
 	view = RangeVarGetRelid(stmt->view, NoLock, false);
+	sagg_check_lasting(view);
 	CreateComments(view, RelationRelationId, 0,
 				   psprintf("query of stream %s", stream));
 	return view;
@@ -414,15 +415,16 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	Oid			sink;
 
 	PreventCommandDuringRecovery("stream_agg.create_stream()");
+	PreventCommandIfParallelMode("stream_agg.create_stream()");
 	sagg_require_preload();
 	args = sagg_stream_arguments(fcinfo);
 	namespace = RangeVarGetCreationNamespace(args->name);
-	PreventCommandIfParallelMode("stream_agg.create_stream()");
 	sink = existing_stream(args, namespace);
 	if (OidIsValid(sink))
 		PG_RETURN_OID(sink);
 
 	schema = get_namespace_name(namespace);
+	(void) sagg_delete_orphan(sagg_stream_key(args->name));
 	sagg_stream_check_can_run(GetUserId());
 	fill_stream(&stream, args);
 	stream.view = sagg_make_query_view(stream.name, schema,

@@ -217,6 +217,39 @@ is(value(q{SELECT pg_get_userbyid(srvowner) FROM pg_foreign_table t JOIN pg_fore
 $node->safe_psql('postgres', q{DROP FOREIGN TABLE alice.theirs; SELECT stream_agg.drop_stream('public.salaries', drop_sink => true);
 	DROP OWNED BY team; DROP ROLE team});
 
+# ------------------------------------------------------- what goes with a session
+
+for my $temporary (
+	[ 'a function', 'CREATE FUNCTION pg_temp.f(int) RETURNS int IMMUTABLE LANGUAGE sql AS $$SELECT $1$$', 'pg_temp.f(k)' ],
+	[ 'a type', 'CREATE DOMAIN pg_temp.d AS int', 'k::pg_temp.d::int' ],
+	[ 'an operator', 'CREATE OPERATOR pg_temp.#+# (LEFTARG = int, RIGHTARG = int, FUNCTION = pg_catalog.int4pl)', 'k OPERATOR(pg_temp.#+#) 1' ],
+	[ 'a collation', 'CREATE COLLATION pg_temp.c FROM "C"', 'length(max(k::text COLLATE pg_temp.c))' ],
+	[ 'an aggregate', 'CREATE AGGREGATE pg_temp.a(int) (SFUNC = pg_catalog.int4pl, STYPE = int, INITCOND = 0)', 'pg_temp.a(k)' ],
+	[ 'a function by way of another', 'CREATE DOMAIN pg_temp.d AS int; CREATE FUNCTION alice.through(int, pg_temp.d DEFAULT NULL) RETURNS int IMMUTABLE LANGUAGE sql AS $$SELECT $1$$', 'alice.through(k)' ],
+	[ 'a type by way of a view', 'CREATE DOMAIN pg_temp.d AS int; CREATE VIEW alice.through AS SELECT 1::pg_temp.d::int AS one', '(SELECT one FROM alice.through)' ])
+{
+	my ($what, $make, $expression) = @$temporary;
+	my $key = $expression =~ /max|pg_temp\.a/ ? "$expression AS v" : "count($expression) AS v";
+	my (undef, $err) = as('alice', qq{SET client_min_messages = error; SET search_path = alice; $make;
+		SELECT stream_agg.create_stream('brief', \$q\$SELECT $key FROM events\$q\$, output_mode => 'complete', start => false)});
+	like($err, qr/cannot use temporary objects\nDETAIL:  It depends on .*, which goes when the session ends/, "the query of a stream cannot use $what in pg_temp");
+}
+is(value(q{SELECT count(*) FROM stream_agg.streams WHERE stream ~ 'brief'}), 0, 'no stream is left of those');
+
+# a view that went without the event trigger
+$node->safe_psql('postgres', q{ALTER EVENT TRIGGER stream_agg_sql_drop DISABLE});
+for my $again ('create', 'drop')
+{
+	as('alice', q{SET search_path = alice; SELECT stream_agg.create_stream('gone', 'SELECT sum(v) AS v FROM events', output_mode => 'complete', start => false);
+		DROP VIEW alice.gone_query; DROP TABLE alice.gone}, 'a stream loses its view');
+	is(value(q{SELECT count(*) FROM stream_agg.streams WHERE stream = 'gone'}), 1, 'and its row stays');
+	as('alice', q{SET search_path = alice; SELECT stream_agg.create_stream('gone', 'SELECT sum(v) AS v FROM events', output_mode => 'complete', start => false);
+		DROP VIEW alice.gone_query; DROP TABLE alice.gone}, 'its name can be taken') if $again eq 'create';
+	as('alice', q{SELECT stream_agg.drop_stream('gone')}, 'drop_stream removes it');
+	is(value(q{SELECT count(*) FROM stream_agg.streams WHERE stream = 'gone'}), 0, 'and its row');
+}
+$node->safe_psql('postgres', q{ALTER EVENT TRIGGER stream_agg_sql_drop ENABLE});
+
 # --------------------------------------------------------- streams change hands
 
 as('mallory', q{SET search_path = mallory; CREATE TABLE handed (k int UNIQUE NULLS NOT DISTINCT, n bigint);
