@@ -10,7 +10,7 @@ use StreamAgg::Test;
 use Test::More;
 
 my $broker = start_broker(events => 1, windows => 1);
-my $node = new_node('changing_hands', 'log_statement = none', 'stream_agg.max_attempts = 2');
+my $node = new_node('changing_hands', 'log_statement = none', 'stream_agg.max_attempts = 2', 'max_prepared_transactions = 2');
 my $brokers = $broker->brokers;
 my $options = q{options => '{"fetch.wait.max.ms": 20}'};
 
@@ -249,6 +249,21 @@ for my $again ('create', 'drop')
 	is(value(q{SELECT count(*) FROM stream_agg.streams WHERE stream = 'gone'}), 0, 'and its row');
 }
 $node->safe_psql('postgres', q{ALTER EVENT TRIGGER stream_agg_sql_drop ENABLE});
+
+# ------------------------------------------- a database that changes its name twice
+
+$node->safe_psql('postgres', 'CREATE DATABASE named');
+$node->safe_psql('named', qq{CREATE EXTENSION stream_agg;
+	SELECT stream_agg.create_source('events', topic => 'events', brokers => '$brokers', columns => 'k int, v int', $options);
+	SELECT stream_agg.create_stream('total', 'SELECT sum(v) AS v FROM events', output_mode => 'complete', trigger => '0')});
+for my $end (q{PREPARE TRANSACTION 'named'}, 'COMMIT', 'ROLLBACK')
+{
+	$node->safe_psql('postgres', "BEGIN; ALTER DATABASE named RENAME TO other; ALTER DATABASE other RENAME TO named; $end");
+	$node->safe_psql('postgres', q{ROLLBACK PREPARED 'named'}) if $end =~ /PREPARE/;
+	my ($status, undef, $err) = $node->psql('named', q{SELECT stream_agg.process_available('total', '30 seconds')});
+	is($status, 0, "a database renamed twice and $end: its streams go on") or diag($err);
+}
+$node->safe_psql('postgres', 'DROP DATABASE named');
 
 # --------------------------------------------------------- streams change hands
 
