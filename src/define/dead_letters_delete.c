@@ -13,6 +13,7 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "define_internal.h"
@@ -33,6 +34,7 @@ delete_records(FunctionCallInfo fcinfo, const char *table)
 	int64		deleted;
 	SaggOwnerContext owner;
 
+	PreventCommandIfParallelMode(psprintf("stream_agg.delete_%s()", table));
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
 	stream = sagg_stream_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);

@@ -31,6 +31,9 @@ extern int64 sagg_window_slide(const Interval *slide);
 /* session_window.c */
 extern int64 sagg_session_gap(const Interval *gap);
 
+/* query_lasting.c */
+extern void sagg_check_lasting(Oid view);
+
 /* query_checks.c: refusals by the shape of the query */
 extern void sagg_check_query_shape(const Query *query, SaggQueryKind kind);
 extern void sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
@@ -155,6 +158,7 @@ extern void sagg_check_reader(const SaggStream *stream);
 
 /* stream_drop.c */
 extern void sagg_drop_relation(Oid relid, ObjectType type);
+extern bool sagg_delete_orphan(const char *stream);
 
 /* live_view.c */
 extern void sagg_drop_live_view(const SaggStream *stream);

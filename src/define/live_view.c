@@ -412,6 +412,7 @@ stream_agg_create_live_view(PG_FUNCTION_ARGS)
 	SaggOwnerContext owner;
 
 	PreventCommandDuringRecovery("stream_agg.create_live_view()");
+	PreventCommandIfParallelMode("stream_agg.create_live_view()");
 	stream = sagg_stream_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	sagg_stream_check_owner(stream);
 	name = live_view_name(stream->sink);

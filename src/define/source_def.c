@@ -194,6 +194,7 @@ stream_agg_create_source(PG_FUNCTION_ARGS)
 	char	   *text;
 	Oid			relid = already_there(name);
 
+	PreventCommandIfParallelMode("stream_agg.create_source()");
 	if (if_not_exists && OidIsValid(relid))
 	{
 		ereport(NOTICE,
@@ -229,6 +230,7 @@ stream_agg_drop_source(PG_FUNCTION_ARGS)
 	Oid			relid = RangeVarGetRelid(name, NoLock, if_exists);
 	SaggStream *stream;
 
+	PreventCommandIfParallelMode("stream_agg.drop_source()");
 	if (!OidIsValid(relid))
 	{
 		ereport(NOTICE,

@@ -4,8 +4,8 @@
  *	  The foreign server of a source that was created by its brokers.
  *
  * A server with the very same options is used again when the user may use it
- * and it belongs to the user, a role he is a member of, or a superuser; else one
- * is made, which needs USAGE on the wrapper.
+ * and it belongs to the user or a superuser; else one is made, which needs USAGE
+ * on the wrapper.
  *
  *-------------------------------------------------------------------------
  */
@@ -60,12 +60,13 @@ same_options(List *a, List *b)
 /*
  * Whether the current user trusts a role with a server: who owns it can have it
  * point elsewhere at any time, at records of his own and with the passwords of
- * others.
+ * others.  Membership in the owner tells nothing: others can have granted that
+ * to the user.
  */
 static bool
 is_trusted(Oid owner)
 {
-	return superuser_arg(owner) || is_member_of_role_nosuper(GetUserId(), owner);
+	return owner == GetUserId() || superuser_arg(owner);
 }
 
 /*

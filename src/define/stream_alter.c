@@ -150,6 +150,7 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	SaggWatermarkPolicy policy;
 
 	PreventCommandDuringRecovery("stream_agg.alter_stream()");
+	PreventCommandIfParallelMode("stream_agg.alter_stream()");
 	stream = sagg_stream_by_name(name, false);
 	sagg_stream_check_owner(stream);
 	sagg_lock_stream(stream->view);

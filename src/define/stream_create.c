@@ -63,7 +63,7 @@ sagg_parse_query(const char *text)
 
 /*
  * Make a view for the query "text" of the stream "stream", a key; returns its
- * OID.  Raises what CREATE VIEW raises.
+ * OID.  Raises what CREATE VIEW and sagg_check_lasting raise.
  */
 Oid
 sagg_make_query_view(const char *stream, char *schema, char *name, const char *text)
@@ -80,6 +80,7 @@ sagg_make_query_view(const char *stream, char *schema, char *name, const char *t
 	sagg_run_utility((Node *) stmt, text, raw->stmt_location, raw->stmt_len);
 	sagg_text_errors_end(&callback);
 	view = RangeVarGetRelid(stmt->view, NoLock, false);
+	sagg_check_lasting(view);
 	CreateComments(view, RelationRelationId, 0,
 				   psprintf("query of stream %s", stream));
 	return view;
@@ -87,7 +88,8 @@ sagg_make_query_view(const char *stream, char *schema, char *name, const char *t
 
 /*
  * A table that has the stream's name by chance, or by the intent of somebody
- * who waits for the stream's owner to run its triggers.
+ * who waits for the stream's owner to run its triggers.  Membership in the
+ * table's owner tells nothing: others can have granted that to the user.
  */
 static void
 refuse_stranger(Oid sink, const char *name)
@@ -99,7 +101,7 @@ refuse_stranger(Oid sink, const char *name)
 		return;
 	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
-	if (!is_member_of_role_nosuper(GetUserId(), owner))
+	if (owner != GetUserId())
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_TABLE),
 				 errmsg("table \"%s\" exists and belongs to role \"%s\"",
@@ -375,7 +377,8 @@ find_stream(const SaggStreamArguments *args, Oid schema)
 
 /*
  * If there is a stream of this name already: its sink with a NOTICE, if that
- * is wanted, else an error.
+ * is wanted and the stream is the user's, else an error.  What another role's
+ * stream writes is not what the user wants, even one that he may alter.
  */
 static Oid
 existing_stream(const SaggStreamArguments *args, Oid schema)
@@ -384,12 +387,12 @@ existing_stream(const SaggStreamArguments *args, Oid schema)
 
 	if (stream == NULL)
 		return InvalidOid;
-	if (!args->if_not_exists)
+	if (!args->if_not_exists || stream->owner != GetUserId())
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("stream \"%s\" already exists", sagg_stream_title(stream->name))));
-	/* what a stranger's stream writes is not what the caller wants */
-	sagg_stream_check_owner(stream);
+				 errmsg("stream \"%s\" already exists", sagg_stream_title(stream->name)),
+				 args->if_not_exists ?
+				 errdetail("It belongs to role \"%s\".", GetUserNameFromId(stream->owner, false)) : 0));
 	ereport(NOTICE,
 			(errcode(ERRCODE_DUPLICATE_OBJECT),
 			 errmsg("stream \"%s\" already exists, skipping", sagg_stream_title(stream->name))));
@@ -412,6 +415,7 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	Oid			sink;
 
 	PreventCommandDuringRecovery("stream_agg.create_stream()");
+	PreventCommandIfParallelMode("stream_agg.create_stream()");
 	sagg_require_preload();
 	args = sagg_stream_arguments(fcinfo);
 	namespace = RangeVarGetCreationNamespace(args->name);
@@ -420,6 +424,7 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 		PG_RETURN_OID(sink);
 
 	schema = get_namespace_name(namespace);
+	(void) sagg_delete_orphan(sagg_stream_key(args->name));
 	sagg_stream_check_can_run(GetUserId());
 	fill_stream(&stream, args);
 	stream.view = sagg_make_query_view(stream.name, schema,

@@ -77,9 +77,12 @@ stream_agg_drop_stream(PG_FUNCTION_ARGS)
 	SaggStream *stream;
 
 	PreventCommandDuringRecovery("stream_agg.drop_stream()");
+	PreventCommandIfParallelMode("stream_agg.drop_stream()");
 	stream = sagg_stream_by_name(name, true);
 	if (stream == NULL)
 	{
+		if (sagg_delete_orphan(sagg_stream_key(sagg_parse_name(name, "stream"))))
+			PG_RETURN_VOID();
 		tell_missing(name, if_exists);
 		PG_RETURN_VOID();
 	}
@@ -181,10 +184,11 @@ tell_dropped(void)
 }
 
 /*
- * Remove the rows of streams whose views are among "views", everywhere.
+ * Remove the rows of streams whose views are among "views", everywhere, and
+ * tell of them if "tell".
  */
 static void
-delete_streams(Datum views)
+delete_streams(Datum views, bool tell)
 {
 	static const char *const logs[] = {
 		"sources", "offsets", "commits", "state", "dead_letters", "late_records"
@@ -196,7 +200,34 @@ delete_streams(Datum views)
 							 logs[i]), views);
 	delete_rows("DELETE FROM stream_agg.streams WHERE query = ANY ($1)"
 				" RETURNING query::oid, stream", views);
-	tell_dropped();
+	if (tell)
+		tell_dropped();
+}
+
+/*
+ * Remove the rows of a stream whose view is gone without the event trigger:
+ * event triggers were off, or the view went with the temporary objects of a
+ * session.  "stream" is its key; returns whether there was such a stream.  Who
+ * owned it cannot be told any more, so everybody may remove it.
+ */
+bool
+sagg_delete_orphan(const char *stream)
+{
+	SaggOwnerContext owner;
+	Datum		views = (Datum) 0;
+
+	SPI_connect();
+	sagg_become_extension_owner(&owner);
+	views = collect_oids(psprintf("SELECT s.query::pg_catalog.oid FROM stream_agg.streams s"
+								  " WHERE s.stream OPERATOR(pg_catalog.=) %s"
+								  "   AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c"
+								  "                    WHERE c.oid OPERATOR(pg_catalog.=) s.query)",
+								  quote_literal_cstr(stream)));
+	if (views)
+		delete_streams(views, false);
+	sagg_restore_user(&owner);
+	SPI_finish();
+	return views != (Datum) 0;
 }
 
 /*
@@ -233,14 +264,14 @@ stream_agg_on_sql_drop(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	SPI_connect();
 	views = collect_oids(DROPPED_OBJECTS " 'view'");
-	tables = collect_oids(DROPPED_OBJECTS " 'table'");
+	tables = collect_oids(DROPPED_OBJECTS " ANY ('{table,foreign table}')");
 	if (views || tables)
 	{
 		SaggOwnerContext owner;
 
 		sagg_become_extension_owner(&owner);
 		if (views)
-			delete_streams(views);
+			delete_streams(views, true);
 		if (tables)
 			forget_sinks(tables);
 		sagg_restore_user(&owner);

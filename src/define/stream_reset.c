@@ -80,6 +80,7 @@ stream_agg_reset_stream(PG_FUNCTION_ARGS)
 	Datum		values[2];
 
 	PreventCommandDuringRecovery("stream_agg.reset_stream()");
+	PreventCommandIfParallelMode("stream_agg.reset_stream()");
 	stream = sagg_stream_by_name(name, false);
 	sagg_stream_check_owner(stream);
 	offsets = sagg_starting_offsets_check(offsets, "offsets");

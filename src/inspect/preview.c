@@ -417,6 +417,7 @@ stream_agg_preview(PG_FUNCTION_ARGS)
 {
 	Preview		preview = {.fcinfo = fcinfo};
 
+	PreventCommandIfParallelMode("stream_agg.preview()");
 	preview.text = sagg_required_argument(fcinfo, ARG_STREAM, "stream");
 	if (busy)
 		ereport(ERROR,

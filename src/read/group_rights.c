@@ -8,7 +8,9 @@
  * stream owner's: a user mapping for PUBLIC, or a broker that asks for none and
  * can be reached by the server only, would lend its rights to every role.  So
  * with such a connection a stream has one group of its own, and further ones
- * are for the server's owner to allow, by the option consumer_groups.
+ * are for the server's owner to allow, by the option consumer_groups.  A key
+ * for TLS is no credential here: a client can make one itself, and a broker need
+ * not ask who has signed it.
  *
  *-------------------------------------------------------------------------
  */
@@ -61,32 +63,36 @@ has_prefix(const char *text, const char *prefix)
 }
 
 /*
- * Does Kafka know the role itself: by a mapping of its own, with credentials
+ * Does Kafka know the role itself: by a mapping of its own, with a password
  * that the security protocol uses?
  */
 static bool
 is_known_to_kafka(ForeignServer *server, Oid role)
 {
 	const char *protocol = sagg_find_option(server->options, "security.protocol");
-	List	   *options;
 
-	if (!SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(role),
+	if (!has_prefix(protocol, "sasl_") ||
+		!SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(role),
 							   ObjectIdGetDatum(server->serverid)))
 		return false;
-	options = sagg_mapping_options(server->serverid, role);
-	if (has_prefix(protocol, "sasl_"))
-		return sagg_find_option(options, "password") != NULL;
-	return has_prefix(protocol, "ssl") &&
-		(sagg_find_option(options, "ssl.key.pem") != NULL ||
-		 sagg_find_option(options, "ssl.key.location") != NULL);
+	return sagg_find_option(sagg_mapping_options(server->serverid, role), "password") != NULL;
 }
 
+/*
+ * The group that is a stream's own.  "stream" is its key, with the quotes that
+ * tell a dot in a name from one between names.
+ */
 static char *
 own_group(const char *stream)
 {
 	char	   *database = get_database_name(MyDatabaseId);
+	bool		save = quote_all_identifiers;
+	char	   *group;
 
-	return psprintf("stream_agg.%s.%s", database ? database : "", sagg_stream_title(stream));
+	quote_all_identifiers = false;
+	group = psprintf("stream_agg.%s.%s", database ? quote_identifier(database) : "", stream);
+	quote_all_identifiers = save;
+	return group;
 }
 
 static bool

@@ -162,6 +162,7 @@ stream_agg_repair_late(PG_FUNCTION_ARGS)
 	SaggStream *stream;
 
 	PreventCommandDuringRecovery("stream_agg.repair_late()");
+	PreventCommandIfParallelMode("stream_agg.repair_late()");
 	InitMaterializedSRF(fcinfo, 0);
 	stream = sagg_stream_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	sagg_stream_check_owner(stream);

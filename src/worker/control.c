@@ -42,8 +42,8 @@ set_enabled(const SaggStream *stream, bool enabled)
 }
 
 /*
- * The stream of that name, if the current user owns it, for a function that a
- * standby cannot run.
+ * The stream of that name, if the current user owns it, for a function that
+ * neither a standby nor a parallel worker can run.
  */
 static SaggStream *
 own_stream(FunctionCallInfo fcinfo, const char *function)
@@ -51,6 +51,7 @@ own_stream(FunctionCallInfo fcinfo, const char *function)
 	SaggStream *stream;
 
 	PreventCommandDuringRecovery(function);
+	PreventCommandIfParallelMode(function);
 	sagg_require_preload();
 	stream = sagg_stream_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	sagg_stream_check_owner(stream);

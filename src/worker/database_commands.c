@@ -62,25 +62,33 @@ sagg_database_held(Oid database)
 
 	SpinLockAcquire(&sagg_shared->mutex);
 	for (int i = 0; i < sagg_shared->nheld && !held; i++)
-		held = sagg_shared->held[i] == database;
+		held = sagg_shared->held[i].database == database;
 	SpinLockRelease(&sagg_shared->mutex);
 	return held;
 }
 
 /*
- * Hold a database.  Returns false if too many are held already.
+ * Hold a database.  One that others hold, waiting for its lock, has one entry.
+ * Returns false if too many are held already.
  */
 static bool
 hold(Oid database)
 {
-	bool		done = false;
+	int			i = 0;
+	bool		done;
 
 	SpinLockAcquire(&sagg_shared->mutex);
-	if (sagg_shared->nheld < SAGG_HELD_DATABASES)
+	while (i < sagg_shared->nheld && sagg_shared->held[i].database != database)
+		i++;
+	done = i < SAGG_HELD_DATABASES;
+	if (done && i == sagg_shared->nheld)
 	{
-		sagg_shared->held[sagg_shared->nheld++] = database;
-		done = true;
+		sagg_shared->held[i].database = database;
+		sagg_shared->held[i].holders = 0;
+		sagg_shared->nheld++;
 	}
+	if (done)
+		sagg_shared->held[i].holders++;
 	SpinLockRelease(&sagg_shared->mutex);
 	if (done)
 		held_database = database;
@@ -102,11 +110,11 @@ release(void)
 	SpinLockAcquire(&sagg_shared->mutex);
 	for (int i = 0; i < sagg_shared->nheld; i++)
 	{
-		if (sagg_shared->held[i] == database)
-		{
+		if (sagg_shared->held[i].database != database)
+			continue;
+		if (--sagg_shared->held[i].holders == 0)
 			sagg_shared->held[i] = sagg_shared->held[--sagg_shared->nheld];
-			break;
-		}
+		break;
 	}
 	SpinLockRelease(&sagg_shared->mutex);
 	sagg_mark_database(database);
@@ -115,7 +123,9 @@ release(void)
 static void
 on_transaction(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+	/* a prepared transaction may stay for days, so it holds nothing */
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PREPARE)
 		release();
 }
 

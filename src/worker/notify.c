@@ -415,6 +415,16 @@ on_transaction(XactEvent event, void *arg)
 			wake_at_commit = false;
 			look_at_commit = false;
 			break;
+		case XACT_EVENT_PARALLEL_COMMIT:
+		case XACT_EVENT_PARALLEL_ABORT:
+			/* changes nothing, but must not leave a stream held */
+			if (held_views != NIL)
+				release_streams(false);
+			forget_all(&dropped_views);
+			forget_changes();
+			wake_at_commit = false;
+			look_at_commit = false;
+			break;
 		case XACT_EVENT_PREPARE:
 			/* workers look for themselves before the next micro-batch */
 			look_at_commit = false;

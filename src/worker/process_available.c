@@ -246,6 +246,7 @@ stream_agg_process_available(PG_FUNCTION_ARGS)
 	bool		nulls[3] = {0};
 
 	PreventCommandDuringRecovery("stream_agg.process_available()");
+	PreventCommandIfParallelMode("stream_agg.process_available()");
 	sagg_require_preload();
 	stream = sagg_stream_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	sagg_stream_check_owner(stream);

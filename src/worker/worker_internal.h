@@ -178,6 +178,15 @@ typedef struct SaggSlot
 	SaggSlotPartition *partitions;	/* max_partitions of them */
 } SaggSlot;
 
+/*
+ * A database that commands need for themselves.
+ */
+typedef struct SaggHeldDatabase
+{
+	Oid			database;
+	int			holders;		/* backends */
+} SaggHeldDatabase;
+
 typedef struct SaggShared
 {
 	LWLock	   *lock;			/* the slots, and the next */
@@ -191,7 +200,7 @@ typedef struct SaggShared
 	int			ndirty;			/* databases to look at; more than fit: all */
 	Oid			dirty[SAGG_DIRTY_DATABASES];
 	int			nheld;			/* databases that commands need for themselves */
-	Oid			held[SAGG_HELD_DATABASES];
+	SaggHeldDatabase held[SAGG_HELD_DATABASES];
 	int			nwaiting;		/* databases with streams that wait for a slot;
 								 * more than fit: all */
 	Oid			waiting[SAGG_DIRTY_DATABASES];

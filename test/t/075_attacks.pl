@@ -94,7 +94,7 @@ as('mallory', "SELECT stream_agg.create_source('mallory.events', topic => 'event
 	SELECT stream_agg.create_stream('taken', 'SELECT k, count(*) FROM events GROUP BY k', output_mode => 'update', start => false)",
 	'mallory takes a name');
 refused('alice', "SET search_path = alice; SELECT stream_agg.create_stream('taken', '$counts', output_mode => 'update', if_not_exists => true)",
-	qr/must be owner of stream "taken"/, 'a stream of another role is not taken for one\'s own');
+	qr/stream "taken" already exists\nDETAIL:  It belongs to role "mallory"/, 'a stream of another role is not taken for one\'s own');
 
 # --- what is planted where names are looked up, with public before pg_catalog
 as('alice', "SET search_path = alice, public, pg_catalog;

@@ -221,7 +221,8 @@ my @calls = (
 	[ 'object_access_hook', q{ALTER VIEW mallory.victim_query RENAME TO renamed; ALTER VIEW mallory.renamed RENAME TO victim_query;
 		ALTER TABLE mallory.victim RENAME TO renamed; ALTER TABLE mallory.renamed RENAME TO victim}, qr/must be owner of view/ ],
 	[ 'stream_agg.create_stream', q{SET search_path = mallory;
-		SELECT stream_agg.create_stream('mallory.victim', 'SELECT 1', if_not_exists => true)}, qr/permission denied for|must be owner/ ],
+		SELECT stream_agg.create_stream('mallory.victim', 'SELECT 1', if_not_exists => true)}, qr/permission denied for|already exists/,
+		qr/stream "mallory.victim" already exists\nDETAIL:  It belongs to role "mallory"/ ],
 	[ 'stream_agg_sql_drop', q{DROP VIEW mallory.victim_query}, qr/must be owner of view/ ],
 	[ 'stream_agg.drop_stream', q{SELECT stream_agg.drop_stream('mallory.victim', drop_sink => true)}, $owner_only ]);
 

@@ -10,7 +10,7 @@ use StreamAgg::Test;
 use Test::More;
 
 my $broker = start_broker(events => 1, windows => 1);
-my $node = new_node('changing_hands', 'log_statement = none', 'stream_agg.max_attempts = 2');
+my $node = new_node('changing_hands', 'log_statement = none', 'stream_agg.max_attempts = 2', 'max_prepared_transactions = 2');
 my $brokers = $broker->brokers;
 my $options = q{options => '{"fetch.wait.max.ms": 20}'};
 
@@ -191,6 +191,79 @@ as('alice', q{SET search_path = alice; SELECT stream_agg.alter_stream('alice.m',
 	$$SELECT stream_agg.tumble(ts, '1 minute') AS w, email, count(*) AS n, max(email) AS greatest FROM windows GROUP BY 1, 2$$)}, 'another query');
 is((as('carol', 'SELECT mail, n FROM alice.live'))[0], 'ceo@corp.example|1', 'M6: a live view that shows all gets the column, its own names stay');
 is(value(q{SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'alice.live'::regclass}), 'w mail n greatest', 'M6: after the others');
+
+# ------------------------------------ membership, which others can give to a victim
+
+$node->safe_psql('postgres', q{CREATE ROLE team; GRANT team TO mallory WITH ADMIN OPTION; GRANT CREATE ON SCHEMA public TO team;
+	GRANT USAGE ON FOREIGN DATA WRAPPER stream_agg_kafka TO team});
+as('mallory', qq{SET ROLE team; CREATE TABLE public.payments (k int UNIQUE NULLS NOT DISTINCT, n bigint);
+	CREATE SERVER trap FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '$brokers,localhost:1');
+	GRANT USAGE ON FOREIGN SERVER trap TO PUBLIC; RESET ROLE; GRANT team TO postgres, alice;
+	SELECT stream_agg.create_stream('public.salaries', 'SELECT k, count(*) AS n FROM mallory.events GROUP BY k', output_mode => 'update', start => false)},
+	'mallory makes others members of the role that owns her traps');
+for my $role ('postgres', 'alice')
+{
+	my $source = $role eq 'alice' ? 'alice.events' : 'mallory.events';
+	my (undef, $err) = as($role, qq{SET search_path = public;
+		SELECT stream_agg.create_stream('payments', 'SELECT k, count(*) AS n FROM $source GROUP BY k', output_mode => 'update', start => false)});
+	like($err, qr/table "payments" exists and belongs to role "team"/, "$role, made a member, does not get the role's table for a sink");
+	(undef, $err) = as($role, qq{SET search_path = public;
+		SELECT stream_agg.create_stream('public.salaries', 'SELECT k, count(*) AS n FROM $source GROUP BY k', output_mode => 'update', if_not_exists => true)});
+	like($err, qr/stream "public.salaries" already exists\nDETAIL:  It belongs to role "mallory"/, "$role does not take another role's stream for one of its own");
+}
+as('alice', qq{SELECT stream_agg.create_source('alice.theirs', topic => 'events', brokers => '$brokers,localhost:1', columns => 'k int')}, 'alice has a source of those brokers');
+is(value(q{SELECT pg_get_userbyid(srvowner) FROM pg_foreign_table t JOIN pg_foreign_server s ON s.oid = t.ftserver WHERE ftrelid = 'alice.theirs'::regclass}),
+	'alice', 'its server is hers, not that of the role she was made a member of');
+$node->safe_psql('postgres', q{DROP FOREIGN TABLE alice.theirs; SELECT stream_agg.drop_stream('public.salaries', drop_sink => true);
+	DROP OWNED BY team; DROP ROLE team});
+
+# ------------------------------------------------------- what goes with a session
+
+for my $temporary (
+	[ 'a function', 'CREATE FUNCTION pg_temp.f(int) RETURNS int IMMUTABLE LANGUAGE sql AS $$SELECT $1$$', 'pg_temp.f(k)' ],
+	[ 'a type', 'CREATE DOMAIN pg_temp.d AS int', 'k::pg_temp.d::int' ],
+	[ 'an operator', 'CREATE OPERATOR pg_temp.#+# (LEFTARG = int, RIGHTARG = int, FUNCTION = pg_catalog.int4pl)', 'k OPERATOR(pg_temp.#+#) 1' ],
+	[ 'a collation', 'CREATE COLLATION pg_temp.c FROM "C"', 'length(max(k::text COLLATE pg_temp.c))' ],
+	[ 'an aggregate', 'CREATE AGGREGATE pg_temp.a(int) (SFUNC = pg_catalog.int4pl, STYPE = int, INITCOND = 0)', 'pg_temp.a(k)' ],
+	[ 'a function by way of another', 'CREATE DOMAIN pg_temp.d AS int; CREATE FUNCTION alice.through(int, pg_temp.d DEFAULT NULL) RETURNS int IMMUTABLE LANGUAGE sql AS $$SELECT $1$$', 'alice.through(k)' ],
+	[ 'a type by way of a view', 'CREATE DOMAIN pg_temp.d AS int; CREATE VIEW alice.through AS SELECT 1::pg_temp.d::int AS one', '(SELECT one FROM alice.through)' ])
+{
+	my ($what, $make, $expression) = @$temporary;
+	my $key = $expression =~ /max|pg_temp\.a/ ? "$expression AS v" : "count($expression) AS v";
+	my (undef, $err) = as('alice', qq{SET client_min_messages = error; SET search_path = alice; $make;
+		SELECT stream_agg.create_stream('brief', \$q\$SELECT $key FROM events\$q\$, output_mode => 'complete', start => false)});
+	like($err, qr/cannot use temporary objects\nDETAIL:  It depends on .*, which goes when the session ends/, "the query of a stream cannot use $what in pg_temp");
+}
+is(value(q{SELECT count(*) FROM stream_agg.streams WHERE stream ~ 'brief'}), 0, 'no stream is left of those');
+
+# a view that went without the event trigger
+$node->safe_psql('postgres', q{ALTER EVENT TRIGGER stream_agg_sql_drop DISABLE});
+for my $again ('create', 'drop')
+{
+	as('alice', q{SET search_path = alice; SELECT stream_agg.create_stream('gone', 'SELECT sum(v) AS v FROM events', output_mode => 'complete', start => false);
+		DROP VIEW alice.gone_query; DROP TABLE alice.gone}, 'a stream loses its view');
+	is(value(q{SELECT count(*) FROM stream_agg.streams WHERE stream = 'gone'}), 1, 'and its row stays');
+	as('alice', q{SET search_path = alice; SELECT stream_agg.create_stream('gone', 'SELECT sum(v) AS v FROM events', output_mode => 'complete', start => false);
+		DROP VIEW alice.gone_query; DROP TABLE alice.gone}, 'its name can be taken') if $again eq 'create';
+	as('alice', q{SELECT stream_agg.drop_stream('gone')}, 'drop_stream removes it');
+	is(value(q{SELECT count(*) FROM stream_agg.streams WHERE stream = 'gone'}), 0, 'and its row');
+}
+$node->safe_psql('postgres', q{ALTER EVENT TRIGGER stream_agg_sql_drop ENABLE});
+
+# ------------------------------------------- a database that changes its name twice
+
+$node->safe_psql('postgres', 'CREATE DATABASE named');
+$node->safe_psql('named', qq{CREATE EXTENSION stream_agg;
+	SELECT stream_agg.create_source('events', topic => 'events', brokers => '$brokers', columns => 'k int, v int', $options);
+	SELECT stream_agg.create_stream('total', 'SELECT sum(v) AS v FROM events', output_mode => 'complete', trigger => '0')});
+for my $end (q{PREPARE TRANSACTION 'named'}, 'COMMIT', 'ROLLBACK')
+{
+	$node->safe_psql('postgres', "BEGIN; ALTER DATABASE named RENAME TO other; ALTER DATABASE other RENAME TO named; $end");
+	$node->safe_psql('postgres', q{ROLLBACK PREPARED 'named'}) if $end =~ /PREPARE/;
+	my ($status, undef, $err) = $node->psql('named', q{SELECT stream_agg.process_available('total', '30 seconds')});
+	is($status, 0, "a database renamed twice and $end: its streams go on") or diag($err);
+}
+$node->safe_psql('postgres', 'DROP DATABASE named');
 
 # --------------------------------------------------------- streams change hands
 

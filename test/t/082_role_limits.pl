@@ -197,6 +197,18 @@ wait_state($node, 'late', 'failed', 'the late records of the stream would take m
 pass('L9: late records have such a limit as well');
 as('alice', q{SELECT stream_agg.drop_stream('late')});
 
+# --- what a parallel worker holds
+sql(create('kept'));
+sql(q{CREATE FUNCTION stops(text) RETURNS boolean PARALLEL SAFE LANGUAGE plpgsql AS $$ BEGIN
+	PERFORM stream_agg.stop_stream($1); RETURN true; END $$;
+	CREATE TABLE one AS SELECT 'kept' AS stream});
+my $force = sql('SHOW server_version_num') >= 160000 ? 'debug_parallel_query' : 'force_parallel_mode';
+refused('postgres', "SET $force = on; SELECT stops(stream) FROM one", qr/cannot execute stream_agg\.stop_stream\(\) during a parallel operation/,
+	'a parallel worker cannot stop a stream');
+process($node, 'kept');
+is(sql(q{SELECT state FROM pg_stat_stream_agg WHERE stream = 'kept'}), 'running', 'which runs on');
+sql(q{SELECT stream_agg.drop_stream('kept', drop_sink => true); DROP FUNCTION stops; DROP TABLE one});
+
 # --- L1: whatever a broker says of ends
 my $script = PostgreSQL::Test::Utils::tempdir_short() . '/fake_broker.py';
 append_to_file($script, <<'PYTHON');

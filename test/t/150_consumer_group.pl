@@ -153,4 +153,23 @@ produce(100);
 process($node, 'alice.mine');
 is(committed($brokers, 'events', 'bill'), $was, 'L4: what is not allowed any more is not committed to; the stream goes on');
 
+# a quoted name with a dot is another name than one with a schema
+alice(q{SELECT stream_agg.drop_stream('alice.mine', drop_sink => true)});
+sub alice_creates_dotted
+{
+	return alice("SET search_path = alice; SELECT stream_agg.create_stream('\"alice.mine\"', 'SELECT k, count(*) AS n FROM alice.events GROUP BY k',
+		output_mode => 'update', start => false, options => '{\"consumer_group\": \"$_[0]\"}')");
+}
+like(alice_creates_dotted('stream_agg.postgres.alice.mine'), qr/Use consumer group "stream_agg\.postgres\."alice\.mine""|does not have it/,
+	'L4: the group of stream alice.mine is not that of stream "alice.mine"');
+is(alice_creates_dotted('stream_agg.postgres.\\"alice.mine\\"'), '', 'L4: which has one with quotes');
+
+# a key for TLS can be made by anybody
+$node->safe_psql('postgres', q{ALTER SERVER shared OPTIONS (DROP consumer_groups, ADD "security.protocol" 'ssl')});
+alice(q{ALTER USER MAPPING FOR alice SERVER shared OPTIONS (DROP user, DROP password, ADD "ssl.key.pem" 'made by alice', ADD "ssl.certificate.pem" 'made by alice')});
+like(alice(q{SELECT stream_agg.alter_stream('alice."alice.mine"', '{"consumer_group": "billing"}')}), qr/may not commit to consumer group "billing"/,
+	'L4: a key for TLS opens no group');
+$node->safe_psql('postgres', q{ALTER SERVER shared OPTIONS (ADD consumer_groups 'billing')});
+is(alice(q{SELECT stream_agg.alter_stream('alice."alice.mine"', '{"consumer_group": "billing"}')}), '', 'L4: the server does');
+
 done_testing();
