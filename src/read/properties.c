@@ -376,6 +376,35 @@ check_brokers(const char *value)
 }
 
 /*
+ * Without a pause after a broken connection or a failed request librdkafka's
+ * threads would do nothing else.
+ */
+static void
+check_pause(const char *name, const char *value)
+{
+	static const struct
+	{
+		const char *name;
+		int			least;
+	}			pauses[] = {
+		{"fetch.error.backoff.ms", 10},
+		{"reconnect.backoff.max.ms", 100},
+		{"reconnect.backoff.ms", 10},
+		{"retry.backoff.ms", 10}
+	};
+
+	for (int i = 0; i < lengthof(pauses); i++)
+	{
+		if (strcmp(name, pauses[i].name) == 0 &&
+			strtol(value, NULL, 0) < pauses[i].least)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+					 errmsg("invalid value for option \"%s\": \"%s\"", name, value),
+					 errhint("It must be %d at least.", pauses[i].least)));
+	}
+}
+
+/*
  * Check an option's value before it is stored, without contacting anybody or
  * opening a file.  Raises fdw_invalid_attribute_value or
  * insufficient_privilege.
@@ -397,6 +426,7 @@ sagg_option_check_value(const SaggOption *option, const char *value)
 		check_mechanism(value);
 	if (strcmp(option->name, "brokers") == 0)
 		check_brokers(value);
+	check_pause(option->name, value);
 	if (option->property == NULL || (option->flags & SAGG_OPT_SECRET) ||
 		(option->flags & SAGG_OPT_SUPERUSER) || strstr(option->name, ".pem"))
 		return;
