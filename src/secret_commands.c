@@ -16,6 +16,9 @@
  *	 be run, because of a syntax error or a failed transaction, and for strings
  *	 of several statements of which another has failed.
  *
+ * The same goes for details: that of a crash, which the postmaster writes, quotes
+ * the statement that was running, and that of a deadlock those of others.
+ *
  * All servers are meant, those of other wrappers too: the name of one that does
  * not exist tells nothing, and their secrets are no less secret.
  *
@@ -40,8 +43,10 @@ static emit_log_hook_type prev_emit_log = NULL;
 /* what options with secrets are called, of librdkafka's properties too */
 static const char *const secret_words[] = {
 	"password", "passwd", "secret", "private", "ssl.key", "ssl.certificate.pem",
-	"BEGIN RSA", "BEGIN ENCRYPTED"
+	"BEGIN RSA", "BEGIN ENCRYPTED", "basic.auth", "jaas"
 };
+
+#define HIDDEN_DETAIL "Statements are not shown, for they may hold secrets."
 
 static void
 hide_statement(void *arg)
@@ -69,6 +74,23 @@ find_word(const char *text, const char *end, const char *word)
 }
 
 /*
+ * Is there a user with a password in front of a host, "user:password@"?
+ */
+static bool
+has_userinfo(const char *text)
+{
+	for (const char *at = strchr(text, '@'); at; at = strchr(at + 1, '@'))
+	{
+		for (const char *p = at; p > text && strchr(" \t\r\n'\"$@", p[-1]) == NULL; p--)
+		{
+			if (p[-1] == ':')
+				return true;
+		}
+	}
+	return false;
+}
+
+/*
  * Might a text hold the secrets of a server or a user mapping?  It is not
  * parsed, for it need not be a statement; what has one of the words and no
  * secret is not shown either.
@@ -81,6 +103,9 @@ may_hold_secrets(const char *text)
 	if (text == NULL)
 		return false;
 	end = text + strlen(text);
+	if (find_word(text, end, "mapping") != NULL &&
+		find_word(text, end, "options") != NULL)
+		return true;
 	if (find_word(text, end, "mapping") == NULL &&
 		find_word(text, end, "server") == NULL &&
 		find_word(text, end, "create_source") == NULL)
@@ -90,7 +115,7 @@ may_hold_secrets(const char *text)
 		if (find_word(text, end, secret_words[i]))
 			return true;
 	}
-	return false;
+	return has_userinfo(text);
 }
 
 static bool
@@ -100,7 +125,11 @@ has_secret_option(List *options)
 
 	foreach(lc, options)
 	{
-		const char *name = lfirst_node(DefElem, lc)->defname;
+		DefElem    *option = lfirst_node(DefElem, lc);
+		const char *name = option->defname;
+
+		if (option->arg && has_userinfo(defGetString(option)))
+			return true;
 
 		for (int i = 0; i < lengthof(secret_words); i++)
 		{
@@ -153,6 +182,19 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 }
 
 /*
+ * What the log gets as the detail of an error, in place of one with statements.
+ * The hook is called in the memory that is freed with the error.
+ */
+static void
+hide_detail(ErrorData *error)
+{
+	if (!may_hold_secrets(error->detail_log ? error->detail_log : error->detail))
+		return;
+	error->detail_log = error->detail && !may_hold_secrets(error->detail) ?
+		psprintf("%s\n%s", error->detail, HIDDEN_DETAIL) : pstrdup(HIDDEN_DETAIL);
+}
+
+/*
  * A message is about to be written.  The flags that are set here are looked at
  * only after that; the query that an error is in has no such flag, and is taken
  * away from the client, too.  An error of the parser quotes what it could not
@@ -171,6 +213,7 @@ emit_log(ErrorData *error)
 	}
 	if (!error->hide_ctx && may_hold_secrets(error->context))
 		error->hide_ctx = true;
+	hide_detail(error);
 	if (hide)
 		error->hide_stmt = true;
 	if (hide && error->elevel == ERROR && error->sqlerrcode == ERRCODE_SYNTAX_ERROR)

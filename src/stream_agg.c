@@ -59,7 +59,7 @@ define_startup_settings(void)
 							&sagg_max_streams, 32, 1, 10000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_partitions",
-							"Most partitions that a stream can read, of its topics together.",
+							"Most partitions that a stream or a query can read, of its topics together.",
 							NULL,
 							&sagg_max_partitions, 256, 1, 100000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);

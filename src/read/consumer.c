@@ -321,6 +321,35 @@ same_ranges(const SaggReader *reader, const SaggRange *ranges, int nranges)
 }
 
 /*
+ * Pass over the offsets from the start of a range on that have no record, as far
+ * as what has arrived tells; no further than to its end.  Returns where the
+ * partition goes on: the range's start, if nothing has arrived.  May raise what
+ * sagg_reader_collect would.  Does not wait.
+ */
+int64
+sagg_reader_pass_gap(SaggReader *reader, const SaggRange *range)
+{
+	SaggPartition *part;
+	int64		next;
+
+	sagg_collector_halt(reader);
+	part = find_partition(reader, range);
+	if (part == NULL || part->position != range->start)
+		return range->start;
+	next = sagg_portions_first(part);
+	if (next < 0)
+	{
+		rd_kafka_message_t *message = sagg_partition_peek(reader, part);
+
+		if (part->lost || part->unreadable)
+			return range->start;
+		next = message ? message->offset : part->eof;
+	}
+	part->position = Max(part->position, Min(next, range->end));
+	return part->position;
+}
+
+/*
  * Have records been collected of which the headers are wanted since?
  */
 static bool

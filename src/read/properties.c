@@ -293,6 +293,33 @@ is_protocol(const char *start, const char *end)
 }
 
 /*
+ * Might a list of brokers or a URL have a user and a password in front of a host?
+ * There is an '@', or more than one ':' behind "protocol://" and outside of
+ * brackets.
+ */
+bool
+sagg_value_has_userinfo(const char *value)
+{
+	int			colons = 0;
+	bool		brackets = false;
+
+	for (const char *p = value; *p; p++)
+	{
+		if (*p == '@')
+			return true;
+		if (strncmp(p, "://", 3) == 0)
+			p += 2;
+		else if (*p == '[' || *p == ']')
+			brackets = *p == '[';
+		else if (*p == ',')
+			colons = 0;
+		else if (*p == ':' && !brackets && ++colons > 1)
+			return true;
+	}
+	return false;
+}
+
+/*
  * "host:port", "host", "[IPv6]:port", also behind "protocol://", and lists of
  * these.  Loosely: whether there is such a host turns out when it is used.
  */
@@ -331,6 +358,12 @@ check_brokers(const char *value)
 					 errhidestmt(true),
 					 errmsg("option \"brokers\" cannot hold credentials"),
 					 errhint("Use the options \"user\" and \"password\" of a user mapping.")));
+		if (!broker_is_sane(host, colon, end) && sagg_value_has_userinfo(value))
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+					 errhidestmt(true),
+					 errmsg("invalid value for option \"brokers\""),
+					 errhint("Write host:port, more than one of them with commas between.")));
 		if (!broker_is_sane(host, colon, end))
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
@@ -339,6 +372,35 @@ check_brokers(const char *value)
 		if (*end == '\0')
 			return;
 		item = end + 1;
+	}
+}
+
+/*
+ * Without a pause after a broken connection or a failed request librdkafka's
+ * threads would do nothing else.
+ */
+static void
+check_pause(const char *name, const char *value)
+{
+	static const struct
+	{
+		const char *name;
+		int			least;
+	}			pauses[] = {
+		{"fetch.error.backoff.ms", 10},
+		{"reconnect.backoff.max.ms", 100},
+		{"reconnect.backoff.ms", 10},
+		{"retry.backoff.ms", 10}
+	};
+
+	for (int i = 0; i < lengthof(pauses); i++)
+	{
+		if (strcmp(name, pauses[i].name) == 0 &&
+			strtol(value, NULL, 0) < pauses[i].least)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+					 errmsg("invalid value for option \"%s\": \"%s\"", name, value),
+					 errhint("It must be %d at least.", pauses[i].least)));
 	}
 }
 
@@ -364,6 +426,7 @@ sagg_option_check_value(const SaggOption *option, const char *value)
 		check_mechanism(value);
 	if (strcmp(option->name, "brokers") == 0)
 		check_brokers(value);
+	check_pause(option->name, value);
 	if (option->property == NULL || (option->flags & SAGG_OPT_SECRET) ||
 		(option->flags & SAGG_OPT_SUPERUSER) || strstr(option->name, ".pem"))
 		return;

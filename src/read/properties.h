@@ -31,6 +31,7 @@ extern const SaggOption *sagg_option_find(const char *name, int object);
 extern char *sagg_option_names(int object);
 extern void sagg_option_refuse(const char *name, int object,
 							   const char *object_name);
+extern bool sagg_value_has_userinfo(const char *value);
 extern void sagg_option_check_value(const SaggOption *option, const char *value);
 
 #endif							/* SAGG_PROPERTIES_H */

@@ -164,16 +164,14 @@ sagg_reader_await(SaggReader *reader)
 	{
 		int			events;
 
+		CHECK_FOR_INTERRUPTS();
 		events = WaitLatchOrSocket(MyLatch,
 								   WL_LATCH_SET | WL_SOCKET_READABLE |
 								   WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 								   sagg_reader_fd(reader), LOOK_AGAIN_MS,
 								   wait_event);
 		if (events & WL_LATCH_SET)
-		{
 			ResetLatch(MyLatch);
-			CHECK_FOR_INTERRUPTS();
-		}
 		if (events & WL_SOCKET_READABLE)
 			last_progress = GetCurrentTimestamp();
 		else if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
@@ -191,7 +189,9 @@ sagg_reader_await(SaggReader *reader)
 }
 
 /*
- * Fetch the next chunk.  Returns false if nothing is left.
+ * Fetch the next chunk.  Returns false if nothing is left.  A chunk that what has
+ * arrived completes is not waited for: interrupts are served here, too.  Offsets
+ * without records are passed over at once, however many there are.
  */
 static bool
 next_chunk(SaggScanReader *scan)
@@ -199,10 +199,15 @@ next_chunk(SaggScanReader *scan)
 	int			n = 0;
 	int			kept = 0;
 
+	CHECK_FOR_INTERRUPTS();
 	for (int i = 0; i < scan->nranges; i++)
 	{
-		if (scan->ranges[i].start < scan->ranges[i].end)
-			scan->chunk[n++] = scan->ranges[i];
+		SaggRange  *range = &scan->ranges[i];
+
+		if (range->start < range->end)
+			range->start = sagg_reader_pass_gap(scan->reader, range);
+		if (range->start < range->end)
+			scan->chunk[n++] = *range;
 	}
 	if (n == 0)
 		return false;

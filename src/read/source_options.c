@@ -196,6 +196,13 @@ sagg_check_source_option(const char *name, const char *value)
 		check_character(name, value);
 	if (strcmp(name, "null") == 0 && strpbrk(value, "\r\n"))
 		refuse_value(name, value, "It cannot have a newline or carriage return.");
+	if (strcmp(name, "schema.registry") == 0 && sagg_http_url_problem(value) &&
+		sagg_value_has_userinfo(value))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errhidestmt(true),
+				 errmsg("invalid value for option \"%s\"", name),
+				 errhint("%s", sagg_http_url_problem(value))));
 	if (strcmp(name, "schema.registry") == 0 && sagg_http_url_problem(value))
 		refuse_value(name, value, sagg_http_url_problem(value));
 	if (strcmp(name, "other_operations") == 0 &&

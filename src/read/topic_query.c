@@ -26,6 +26,9 @@
 
 #define PARTITIONS_CHECK_MS		30000
 
+/* of these at once librdkafka asks; its time is quadratic in their number */
+#define ASK_PARTITIONS			1000
+
 /* see sagg_reader_rest */
 #define REST_AFTER_MS			5000
 
@@ -281,14 +284,15 @@ ask_topics(SaggReader *reader, int timeout_ms, SaggKnownTopic **found,
 }
 
 /*
- * Wait for the topics there are; returns the number of their partitions.
+ * Wait for the topics there are; returns the number of their partitions.  Raises
+ * configuration_limit_exceeded if that is more than stream_agg.max_partitions.
  */
 static int
 wait_for_topics(SaggReader *reader, TimestampTz until)
 {
 	SaggKnownTopic *found;
 	int			nfound;
-	int			npartitions = 0;
+	int64		npartitions = 0;
 	int32		topic;
 
 	for (;;)
@@ -317,7 +321,13 @@ wait_for_topics(SaggReader *reader, TimestampTz until)
 	reader->partitions_checked = GetCurrentTimestamp();
 	for (int i = 0; i < nfound; i++)
 		npartitions += found[i].npartitions;
-	return npartitions;
+	if (npartitions > sagg_max_partitions)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("there are more than %d partitions of %s",
+						sagg_max_partitions, reader->topics->subject),
+				 errhint("Increase stream_agg.max_partitions.")));
+	return (int) npartitions;
 }
 
 /*
@@ -419,8 +429,8 @@ ask_offsets(SaggReader *reader, int64 which, int timeout_ms,
 }
 
 static void
-wait_for_offsets(SaggReader *reader, int64 which, TimestampTz until,
-				 const SaggRange *bounds, int n, int64 *offsets)
+wait_for_some_offsets(SaggReader *reader, int64 which, TimestampTz until,
+					  const SaggRange *bounds, int n, int64 *offsets)
 {
 	int32		topic;
 
@@ -434,6 +444,18 @@ wait_for_offsets(SaggReader *reader, int64 which, TimestampTz until,
 		if (err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED && topic >= 0)
 			check_topic_error(sagg_topic_name(topic), err);
 		before_next_attempt(reader, until, err);
+	}
+}
+
+static void
+wait_for_offsets(SaggReader *reader, int64 which, TimestampTz until,
+				 const SaggRange *bounds, int n, int64 *offsets)
+{
+	for (int i = 0; i < n; i += ASK_PARTITIONS)
+	{
+		serve_interrupts(reader);
+		wait_for_some_offsets(reader, which, until, &bounds[i],
+							  Min(n - i, ASK_PARTITIONS), &offsets[i]);
 	}
 }
 

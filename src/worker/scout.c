@@ -308,6 +308,7 @@ stream_agg_scout_main(Datum arg)
 	if (sagg_database_held(DatumGetObjectId(arg)))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg), InvalidOid, 0);
+	sagg_worker_reset_role();
 
 	/* before the snapshot, which then shows all of them */
 	changes = changes_so_far();

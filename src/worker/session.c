@@ -137,6 +137,16 @@ sagg_session_leave(SaggSession *session, SaggExit how)
 }
 
 /*
+ * Be who the process has connected as, whatever ALTER ROLE or ALTER DATABASE
+ * have set the role to.  Outside of transactions.
+ */
+void
+sagg_worker_reset_role(void)
+{
+	SetConfigOption("role", "none", PGC_USERSET, PGC_S_SESSION);
+}
+
+/*
  * What a worker is called where everybody can see it, in pg_stat_activity: by
  * the OID of the stream's view, for the names of streams are their owners' and
  * the database's.  In the current context.

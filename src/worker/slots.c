@@ -22,6 +22,10 @@
 
 #include "worker_internal.h"
 
+/* workers that find the stream changed: what is in a row, and the pause then */
+#define CHANGES_IN_A_ROW_MS		5000
+#define MAX_CHANGE_PAUSE_MS		1000
+
 SaggShared *sagg_shared = NULL;
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
@@ -197,6 +201,8 @@ sagg_slot_free(SaggSlot *slot)
 	slot->lead = NULL;
 	slot->deaths = 0;
 	slot->next_start = 0;
+	slot->changes = 0;
+	slot->changed_last = 0;
 	slot->paused_until = 0;
 	slot->crowded_out = false;
 	slot->state = SAGG_STOPPED;
@@ -214,11 +220,30 @@ sagg_slot_free(SaggSlot *slot)
 }
 
 /*
+ * A worker ended to look at the catalog again.  The next one starts at once, unless
+ * that comes again and again: then with a pause, for it need not come to an end.
+ */
+static void
+pause_after_change(SaggSlot *slot, TimestampTz now)
+{
+	if (TimestampDifferenceExceeds(slot->changed_last, now, CHANGES_IN_A_ROW_MS))
+		slot->changes = 0;
+	if (slot->changes > 0)
+		slot->next_start =
+			TimestampTzPlusMilliseconds(now, Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(slot->changes, 10),
+												 MAX_CHANGE_PAUSE_MS));
+	slot->changes++;
+	slot->changed_last = now;
+}
+
+/*
  * No process works for the slot's stream any more.
  */
 void
 sagg_slot_vacate(SaggSlot *slot, SaggExit how)
 {
+	TimestampTz now = GetCurrentTimestamp();
+
 	slot->pid = 0;
 	slot->latch = NULL;
 	slot->lead = NULL;
@@ -229,7 +254,7 @@ sagg_slot_vacate(SaggSlot *slot, SaggExit how)
 			slot->deaths++;
 			slot->state = SAGG_STARTING;
 			slot->next_start =
-				TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+				TimestampTzPlusMilliseconds(now,
 											Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(slot->deaths, 20),
 												sagg_max_retry_delay_ms));
 			break;
@@ -245,6 +270,7 @@ sagg_slot_vacate(SaggSlot *slot, SaggExit how)
 			break;
 		case SAGG_EXIT_CHANGED:
 			slot->state = SAGG_STARTING;
+			pause_after_change(slot, now);
 			break;
 	}
 	ConditionVariableBroadcast(&slot->changed);

@@ -528,6 +528,7 @@ stream_agg_worker_main(Datum arg)
 	slot = session.slot;
 	BackgroundWorkerInitializeConnectionByOid(slot->database, slot->owner, 0);
 	sagg_session_connected();
+	sagg_worker_reset_role();
 	session.memory = AllocSetContextCreate(TopMemoryContext,
 										   "stream_agg session",
 										   ALLOCSET_DEFAULT_SIZES);

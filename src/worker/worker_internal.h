@@ -134,6 +134,8 @@ typedef struct SaggSlot
 	bool		launching;		/* registered, not attached yet */
 	int			deaths;			/* of workers, since the last good batch */
 	TimestampTz next_start;		/* not before */
+	int			changes;		/* ends with SAGG_EXIT_CHANGED in a row */
+	TimestampTz changed_last;	/* the last of them */
 	TimestampTz paused_until;	/* nor before, after a crash of the server */
 	bool		crowded_out;	/* or when a process has ended: there was no
 								 * place for its worker */
@@ -387,6 +389,7 @@ typedef struct SaggSession
 /* session.c */
 extern void sagg_session_attach(SaggSession *session, int i);
 extern void sagg_session_connected(void);
+extern void sagg_worker_reset_role(void);
 pg_noreturn extern void sagg_session_leave(SaggSession *session, SaggExit how);
 extern void sagg_session_settings(const SaggSession *session);
 extern int	sagg_session_settings_begin(const SaggSession *session);

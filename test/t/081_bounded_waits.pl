@@ -224,4 +224,17 @@ subtest 'L6: what statement_timeout, NOLOGIN, CONNECTION LIMIT and VALID UNTIL m
 	pass('until the role has LOGIN again');
 };
 
+subtest 'L6: what ALTER ROLE ... SET role means' => sub {
+	value(q{CREATE ROLE frank; GRANT frank TO alice; ALTER ROLE alice SET role = 'frank'});
+	my $pid = worker_pid($node, 'alice.s');
+	value("SELECT pg_terminate_backend($pid)");
+	wait_for("SELECT pid <> $pid AND state = 'running' FROM pg_stat_stream_agg WHERE stream = 'alice.s'");
+	pass('a worker starts, as the owner');
+	$pid = worker_pid($node, 'alice.s');
+	produce(2);
+	wait_for("SELECT (SELECT sum(n) FROM alice.s) = $produced");
+	is(worker_pid($node, 'alice.s'), $pid, 'and stays');
+	value(q{ALTER ROLE alice RESET role});
+};
+
 done_testing();

@@ -4,11 +4,12 @@
 use strict;
 use warnings;
 
+use IPC::Run;
 use PostgreSQL::Test::Utils;
 use StreamAgg::Test;
 use Test::More;
 
-my $node = new_node('secrets', 'log_statement = none', "log_min_messages = 'notice'", "log_min_error_statement = 'notice'");
+my $node = new_node('secrets', 'restart_after_crash = on', "deadlock_timeout = '100ms'", 'log_statement = none', "log_min_messages = 'notice'", "log_min_error_statement = 'notice'");
 $node->safe_psql('postgres', q{
 	CREATE ROLE alice LOGIN;
 	CREATE SERVER kafka FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers 'localhost:1');
@@ -94,6 +95,22 @@ hidden(q{SELECT stream_agg.create_sorce('s', server => 'kafka', options => '{"pa
 	qr/does not exist/, 'L2: a secret for a function that is misspelt');
 hidden("PREPARE p AS $mapping", qr/syntax error/, 'L2: PREPARE');
 
+# options of servers that are credentials
+hidden(q{CREATE SERVER other FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers 'h:1', "basic.auth.user.info" 'u:%s')},
+	qr/invalid option "basic.auth.user.info"/, 'L2: a server with the credentials of a registry', client => 1);
+hidden(q{ALTER SERVER kafka OPTIONS (ADD "sasl.jaas.config" 'x username="u" token="%s"')}, qr/option "sasl.jaas.config"|property "sasl.jaas.config"/,
+	'L2: a server with the configuration of a Java client', client => 1);
+hidden(q{CREATE SERVER other FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers 'u:%s@h:1')}, qr/cannot hold credentials/,
+	'L2: credentials in front of a broker', client => 1);
+hidden(q{ALTER SERVER kafka OPTIONS (SET brokers 'h/u:%s:9092')}, qr/invalid value for option "brokers"\n/,
+	'L2: a broker with more parts than host and port', client => 1);
+hidden(q{CREATE SERVER other FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers 'h:1', "schema.registry" 'http://u:%s@h')},
+	qr/invalid value for option "schema.registry"\n/, 'L2: credentials in the URL of a registry', client => 1);
+hidden(q{CREATE SERVER other FOREIGN DATA WRAPPER stream_agg_kafak OPTIONS ("schema.registry" 'http://u:%s@h')},
+	qr/foreign-data wrapper "stream_agg_kafak" does not exist/, 'L2: the same, of a wrapper that is not there');
+hidden(q{CREATE USER MAPPING FOR alice SERVR kafka OPTIONS (token '%s')},
+	qr/syntax error in a statement that is not shown/, 'L2: a mapping whose option is called otherwise');
+
 # what is no secret is logged as ever
 my $offset = -s $node->logfile;
 $node->psql('postgres', q{SELECT 'shown', 1/0});
@@ -104,5 +121,43 @@ like(slurp_file($node->logfile, $offset), qr/STATEMENT:  SELECT \* FROM no_such_
 $offset = -s $node->logfile;
 my (undef, undef, $err) = $node->psql('postgres', q{CREATE USER MAPPING FOR alice SERVER kafka OPTIONS (password 'x' user 'u')});
 like($err, qr/syntax error at or near "user"/, 'who has sent it learns where the syntax error is');
+
+# Statements of other processes, in details.
+sub session
+{
+	my ($sql) = @_;
+	my %s = (in => "$sql;\n\\echo began\n", out => '');
+	$s{psql} = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ], '<', \$s{in}, '>', \$s{out}, '2>&1',
+		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+	$s{psql}->pump until $s{out} =~ /began/;
+	return \%s;
+}
+sub send_to { my ($s, $sql) = @_; $s->{in} .= "$sql;\n"; $s->{psql}->pump_nb; return; }
+sub quit { my ($s) = @_; $s->{in} .= "\\q\n"; eval { $s->{psql}->finish }; return; }
+
+$node->safe_psql('postgres', 'CREATE TABLE a (); CREATE TABLE b ()');
+$offset = -s $node->logfile;
+my $first = session('BEGIN; LOCK a');
+my $second = session('BEGIN; LOCK b');
+send_to($first, 'DO $$ BEGIN LOCK b; ' . sprintf($mapping, 'hushdeadlock') . '; END $$');
+$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_locks WHERE relation = 'b'::regclass AND NOT granted});
+send_to($second, 'LOCK a');
+quit($second);
+quit($first);
+my $log = slurp_file($node->logfile, $offset);
+like($log, qr/deadlock detected.*DETAIL: .*waits for.*Statements are not shown/s, 'L2: a deadlock: the log says between whom');
+unlike($log, qr/hushdeadlock/, 'L2: a deadlock: the log has no statement with a secret');
+
+$offset = -s $node->logfile;
+my $victim = session('SELECT');
+send_to($victim, 'DO $$ BEGIN PERFORM pg_sleep(600); ' . sprintf($mapping, 'hushcrash') . '; END $$');
+my $running = q{SELECT %s FROM pg_stat_activity WHERE wait_event = 'PgSleep'};
+$node->poll_query_until('postgres', sprintf $running, 'count(*) = 1');
+kill 'KILL', $node->safe_psql('postgres', sprintf $running, 'pid');
+quit($victim);
+$node->wait_for_log(qr/database system is ready to accept connections/, $offset);
+$log = slurp_file($node->logfile, $offset);
+like($log, qr/terminated by signal 9.*\n.*DETAIL: .*Statements are not shown/, 'L2: a crash: the log says so');
+unlike($log, qr/hushcrash/, 'L2: a crash: the log does not have the statement that was running');
 
 done_testing();

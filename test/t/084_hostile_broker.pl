@@ -152,6 +152,33 @@ checked 'M1: a query and a preview' => sub {
 	is(sql(q{SELECT count(*) FROM stream_agg.preview('mixed_preview', 5000)}) >= 0 ? 'done' : '', 'done', 'a preview of a stream that skips does not fail');
 };
 
+checked 'H3: a query over gaps of trillions of offsets ends' => sub {
+	my $broker = hostile('gaps');
+	my @parts = (0, 2**40, '9223372036854775707' + 0);
+	$broker->add_topic('gaps', [ map { good($_, 50) } @parts ], [ good(2**41, 3), good(2**42, 2) ]);
+	source('gaps', 'gaps', columns => $columns);
+	for my $query ('SELECT count(*) FROM gaps', 'SELECT count(DISTINCT (part, pos)) FROM gaps')
+	{
+		my ($status, $out, $err) = $node->psql('postgres', "SET statement_timeout = '30s'; $query", timeout => 60, timed_out => \my $hangs);
+		ok(!$hangs, "$query can be cancelled");
+		is($out, 155, "$query ends, and has all records");
+	}
+	is(sql('SELECT count(*) FROM gaps WHERE part = 0 AND pos BETWEEN 30 AND 1099511627800'), 45, 'so does one whose end is in a batch');
+};
+
+checked 'H3: more partitions than stream_agg.max_partitions are refused before anything is asked about them' => sub {
+	my $broker = hostile('wide');
+	$broker->add_topic('wide', map { [] } 1 .. 100_000);
+	source('wide', 'wide', columns => $columns);
+	my $refused = qr/there are more than 256 partitions of .*HINT: .*stream_agg.max_partitions/s;
+	like(error_of("SET statement_timeout = '20s'; SELECT count(*) FROM wide"), $refused, 'a query');
+	create_stream('wide_s', 'SELECT part, pos FROM wide', '{}');
+	$node->poll_query_until('postgres', q{SELECT last_error ~ 'more than 256 partitions' FROM pg_stat_stream_agg WHERE stream = 'wide_s'}) or fail('never refused');
+	pass('a stream');
+	like(error_of(q{SET statement_timeout = '20s'; SELECT count(*) FROM stream_agg.preview('wide_s')}), $refused, 'a preview');
+	sql(q{SELECT stream_agg.drop_stream('wide_s')});
+};
+
 checked 'M5: names from brokers that are no names' => sub {
 	my %ids = (
 		'no text' => { hex => '636c75fffe807374' },
