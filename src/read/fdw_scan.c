@@ -10,6 +10,10 @@
  * the scan starts, with a consumer of its own.  EXPLAIN without ANALYZE contacts
  * nobody.
  *
+ * A query may call functions that open cursors over its sources, and these may
+ * be open still when the batch, or the repair that restricts what they read, is
+ * over.  They read nothing then: the next row is an error.
+ *
  * A record that cannot be decoded is an error (I5), and the error's context
  * names it; in a batch with refusals it is refused and gives no row, however
  * often it is scanned.  Conditions pushed down narrow what is read; they are checked
@@ -22,6 +26,8 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "parser/parsetree.h"
+#include "tcop/pquery.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
@@ -39,7 +45,7 @@ typedef struct MetadataColumn
 typedef struct SourceScan
 {
 	Oid			source;
-	bool		attached;		/* it reads the attached batch */
+	uint64		attachment;		/* of the batch it reads, 0 = none */
 	SaggDecoder *decoder;
 	SaggSharedScan *shared;		/* of a batch for several streams, or NULL */
 	int			nmetadata;
@@ -61,12 +67,16 @@ typedef struct SourceScan
 	bool		topic_is_ours;
 	SaggScanReader *reader;		/* or a reader of our own */
 	const SaggRestriction *restriction; /* of what that reads, or NULL */
+	uint64		restriction_number;
 } SourceScan;
 
 /* the batch that scans of attached_sources read, NULL = none */
 static List *attached_sources = NIL;
 static SaggBatch *attached_batch = NULL;
 static SaggRefusals *attached_refusals = NULL;
+
+/* which time it is that a batch is attached, 0 = none is */
+static uint64 attachment = 0;
 
 /* the record of it that was last given out, partition -1 = none */
 static SaggPlace last_place = {.partition = -1};
@@ -80,9 +90,12 @@ static SaggPlace last_place = {.partition = -1};
 void
 sagg_scan_attach(List *sources, SaggBatch *batch, SaggRefusals *refusals)
 {
+	static uint64 last_attachment = 0;
+
 	attached_refusals = refusals;
 	attached_sources = sources;
 	attached_batch = batch;
+	attachment = ++last_attachment;
 	last_place.partition = -1;
 }
 
@@ -113,11 +126,13 @@ sagg_scan_error_context(void *arg)
 }
 
 /*
- * End it.  Also when nothing is attached.
+ * End it.  Also when nothing is attached.  Scans that have not ended do not
+ * touch the batch nor the refusals again.
  */
 void
 sagg_scan_detach(void)
 {
+	attachment = 0;
 	attached_sources = NIL;
 	attached_batch = NULL;
 	attached_refusals = NULL;
@@ -156,7 +171,8 @@ prepare_columns(SourceScan *state, Relation rel, List *attributes, Oid user)
 	if (layout->registry && attached_batch == NULL)
 		sagg_registry_tidy(layout->registry);
 	state->decoder = sagg_decoder_make(desc, layout, desc->natts);
-	if (state->attached)
+	/* a cursor, which a portal is, may hold values longer than these live */
+	if (state->attachment != 0 && ActivePortal == NULL)
 		state->shared = sagg_shared_scan_begin(rel, layout, used, state->decoder);
 	state->metadata = palloc(sizeof(MetadataColumn) * Max(desc->natts, 1));
 	for (int i = 0; i < desc->natts; i++)
@@ -196,13 +212,13 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 	old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
 	state = palloc0(sizeof(SourceScan));
 	state->source = RelationGetRelid(rel);
-	state->attached = attached_batch != NULL &&
-		list_member_oid(attached_sources, state->source);
+	if (attached_batch != NULL && list_member_oid(attached_sources, state->source))
+		state->attachment = attachment;
 	prepare_columns(state, rel, list_nth(plan->fdw_private, SAGG_SCAN_ATTRIBUTES),
 					OidIsValid(user) ? user : GetUserId());
 	state->bounds = list_nth(plan->fdw_private, SAGG_SCAN_BOUNDS);
 	state->expressions = ExecInitExprList(plan->fdw_exprs, (PlanState *) node);
-	if (state->attached)
+	if (state->attachment != 0)
 	{
 		state->cursor = sagg_batch_open(attached_batch, state->want_headers);
 		state->refusals = attached_refusals;
@@ -211,7 +227,7 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 		state->topic = -1;
 	}
 	else
-		state->restriction = sagg_scan_restriction(state->source);
+		state->restriction = sagg_scan_restriction(state->source, &state->restriction_number);
 	node->fdw_state = state;
 	MemoryContextSwitchTo(old);
 }
@@ -461,6 +477,32 @@ next_good_record(ForeignScanState *node, SourceScan *state, TupleTableSlot *slot
 }
 
 /*
+ * Is the batch there no longer that the scan has begun to read, or what restricts
+ * it?  Their memory may be freed then.
+ */
+static inline bool
+is_orphaned(const SourceScan *state)
+{
+	if (state->attachment != 0)
+		return state->attachment != attachment;
+	return state->restriction && !sagg_restriction_stands(state->restriction_number);
+}
+
+static void
+raise_orphaned(const SourceScan *state)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_CURSOR_STATE),
+			 state->attachment != 0 ?
+			 errmsg("cursor over source \"%s\" reads a micro-batch that is over",
+					get_rel_name(state->source)) :
+			 errmsg("cursor over source \"%s\" reads what was read for a repair that is over",
+					get_rel_name(state->source)),
+			 errdetail("It was opened by what the query of a stream calls, and has not been closed."),
+			 errhint("Close cursors over sources in the function that opens them.")));
+}
+
+/*
  * IterateForeignScan.  The executor calls it in its context for one tuple,
  * where the row's values live until the next call.
  */
@@ -470,6 +512,8 @@ sagg_iterate_scan(ForeignScanState *node)
 	SourceScan *state = (SourceScan *) node->fdw_state;
 	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
 
+	if (unlikely(is_orphaned(state)))
+		raise_orphaned(state);
 	if (!state->started)
 		start(node, state);
 	ExecClearTuple(slot);
@@ -515,7 +559,7 @@ sagg_end_scan(ForeignScanState *node)
 		sagg_batch_end(state->cursor);
 	if (state->reader)
 		sagg_scan_reader_close(state->reader);
-	if (state->shared)
+	if (state->shared && !is_orphaned(state))
 		sagg_shared_scan_end(state->shared);
 	sagg_decoder_free(state->decoder);
 	node->fdw_state = NULL;

@@ -29,7 +29,8 @@ extern bool sagg_scan_limits(List *bounds, List *expressions, ExprContext *conte
 							 SaggScanLimits *limits);
 
 /* scan_restriction.c */
-extern const SaggRestriction *sagg_scan_restriction(Oid source);
+extern const SaggRestriction *sagg_scan_restriction(Oid source, uint64 *number);
+extern bool sagg_restriction_stands(uint64 number);
 extern bool sagg_restrict_range(const SaggRestriction *restriction, SaggRange *range);
 extern bool sagg_restriction_skips(const SaggRestriction *restriction,
 								   const SaggRecord *record);

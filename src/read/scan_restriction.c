@@ -15,31 +15,50 @@
 
 static const SaggRestriction *current = NULL;
 
+/* which one of this process it is, 0 = none */
+static uint64 current_number = 0;
+
 /*
  * Set a restriction, which must live until sagg_scan_unrestrict.
  */
 void
 sagg_scan_restrict(const SaggRestriction *restriction)
 {
+	static uint64 last_number = 0;
+
 	current = restriction;
+	current_number = ++last_number;
 }
 
 /*
- * End it.  Also when none is set.
+ * End it.  Also when none is set.  Scans that have not ended do not touch it
+ * again.
  */
 void
 sagg_scan_unrestrict(void)
 {
 	current = NULL;
+	current_number = 0;
 }
 
 /*
- * What scans of "source" are restricted to; NULL if they are not.
+ * What scans of "source" are restricted to; NULL if they are not.  "number" is
+ * for sagg_restriction_stands.
  */
 const SaggRestriction *
-sagg_scan_restriction(Oid source)
+sagg_scan_restriction(Oid source, uint64 *number)
 {
+	*number = current_number;
 	return current && list_member_oid(current->sources, source) ? current : NULL;
+}
+
+/*
+ * Is the restriction of this number still set?  If not, its memory may be freed.
+ */
+bool
+sagg_restriction_stands(uint64 number)
+{
+	return number == current_number;
 }
 
 /*

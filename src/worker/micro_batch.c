@@ -23,6 +23,7 @@
 #include "portability/instr_time.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -396,6 +397,12 @@ process_part(Part *part)
 						   sagg_execution_state(execution));
 	sagg_idle_windows(session, execution);
 	sagg_execution_end(execution);
+
+	/*
+	 * Cursors that functions of the stream have left open: for those WITH HOLD the
+	 * commit would read on, and keep the rows for nobody.
+	 */
+	PortalHashTableDeleteAll();
 }
 
 /*
