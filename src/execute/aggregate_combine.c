@@ -97,6 +97,26 @@ sagg_states_combine(SaggExecution *ex, SaggAggState *into,
 }
 
 /*
+ * The same, but the states "from" are not needed any more, and are undefined
+ * then; so many can be combined in any order at no more than linear cost.
+ */
+void
+sagg_states_absorb(SaggExecution *ex, SaggAggState *into, SaggAggState *from)
+{
+	for (int i = 0; i < ex->query->naggs; i++)
+	{
+		SaggAggCall *call = &ex->aggs[i];
+
+		if (call->combine_inline)
+			sagg_inline_combine(ex, call, &into[i], &from[i]);
+		else if (call->kept)
+			sagg_kept_absorb(ex, call, &into[i], &from[i]);
+		else
+			sagg_state_combine_by_function(ex, call, &into[i], &from[i]);
+	}
+}
+
+/*
  * A copy of a group's states, in the execution's aggregate context.
  */
 void

@@ -193,7 +193,8 @@ typedef struct SaggKept
 {
 	int64		count;
 	Size		len;			/* bytes of them */
-	Size		size;			/* allocated for them */
+	Size		size;			/* allocated for them, from "data" on */
+	Size		room;			/* allocated before "data" */
 	char	   *data;
 	uint32		nslots;			/* a power of two; 0 = no table made yet */
 	SaggKeptSlot *slots;
@@ -415,6 +416,8 @@ extern void sagg_kept_add(SaggExecution *ex, SaggAggCall *call,
 						  const Datum *values, const bool *nulls);
 extern void sagg_kept_combine(SaggExecution *ex, SaggAggCall *call,
 							  SaggAggState *state, const SaggAggState *other);
+extern void sagg_kept_absorb(SaggExecution *ex, SaggAggCall *call,
+							 SaggAggState *state, SaggAggState *other);
 extern void sagg_kept_write(const SaggAggCall *call, StringInfo buf,
 							const SaggAggState *state);
 extern void sagg_kept_read(const SaggAggCall *call, SaggBytes *bytes,
@@ -533,6 +536,8 @@ extern void sagg_state_combine_by_function(SaggExecution *ex, SaggAggCall *call,
 										   const SaggAggState *from);
 extern void sagg_states_combine(SaggExecution *ex, SaggAggState *into,
 								const SaggAggState *from);
+extern void sagg_states_absorb(SaggExecution *ex, SaggAggState *into,
+							   SaggAggState *from);
 extern void sagg_states_copy(SaggExecution *ex, SaggAggState *to,
 							 const SaggAggState *from);
 

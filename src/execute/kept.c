@@ -303,11 +303,10 @@ is_in_set(const SaggKeptCall *call, SaggKept *kept, const char *tuple, Size len)
 }
 
 /*
- * Append "n" tuples.  Raises ERRCODE_SAGG_STATE_LIMIT.
+ * Raise ERRCODE_SAGG_STATE_LIMIT if "len" bytes more are too many.
  */
 static void
-append_tuples(const SaggAggCall *call, SaggKept *kept, const char *data, Size len,
-			  int64 n)
+check_limit(const SaggAggCall *call, const SaggKept *kept, Size len)
 {
 	if (kept->len + len > MAX_KEPT)
 		ereport(ERROR,
@@ -315,17 +314,67 @@ append_tuples(const SaggAggCall *call, SaggKept *kept, const char *data, Size le
 				 errmsg("the inputs of aggregate %s in one group exceed %d MB",
 						get_func_name(call->agg->aggref->aggfnoid), MAX_KEPT_MB),
 				 errhint("Use smaller windows or more keys, or an aggregate that keeps a summary, such as those of the extensions tdigest and hll.")));
+}
+
+/*
+ * Append "n" tuples.  Raises ERRCODE_SAGG_STATE_LIMIT.
+ */
+static void
+append_tuples(const SaggAggCall *call, SaggKept *kept, const char *data, Size len,
+			  int64 n)
+{
+	check_limit(call, kept, len);
 	if (kept->len + len > kept->size)
 	{
 		Size		size = Max(64, Max(kept->len + len, kept->size * 2));
+		char	   *former = kept->data ? kept->data - kept->room : NULL;
 
-		kept->data = kept->data ? repalloc(kept->data, size) :
+		former = former ? repalloc(former, kept->room + size) :
 			MemoryContextAlloc(GetMemoryChunkContext(kept), size);
+		kept->data = former + kept->room;
 		kept->size = size;
 	}
 	memcpy(kept->data + kept->len, data, len);
 	kept->len += len;
 	kept->count += n;
+}
+
+/*
+ * Put "n" tuples before the others, in inputs that have no table: what is there
+ * is moved only when it has doubled.  Raises ERRCODE_SAGG_STATE_LIMIT.
+ */
+static void
+prepend_tuples(const SaggAggCall *call, SaggKept *kept, const char *data, Size len,
+			   int64 n)
+{
+	check_limit(call, kept, len);
+	if (len > kept->room)
+	{
+		Size		room = kept->len + len;
+		char	   *space = MemoryContextAlloc(GetMemoryChunkContext(kept),
+											   room + kept->size);
+
+		memcpy(space + room, kept->data, kept->len);
+		pfree(kept->data - kept->room);
+		kept->data = space + room;
+		kept->room = room;
+	}
+	kept->data -= len;
+	kept->room -= len;
+	kept->size += len;
+	memcpy(kept->data, data, len);
+	kept->len += len;
+	kept->count += n;
+}
+
+static void
+free_kept(SaggKept *kept)
+{
+	if (kept->data)
+		pfree(kept->data - kept->room);
+	if (kept->slots)
+		pfree(kept->slots);
+	pfree(kept);
 }
 
 /*
@@ -411,6 +460,41 @@ sagg_kept_combine(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 		if (!is_in_set(call->kept, to, tuple, bytes.data - tuple))
 			append_tuples(call, to, tuple, bytes.data - tuple, 1);
 	}
+}
+
+/*
+ * The same, but "other" is left without inputs, and both are in the execution's
+ * aggregate context.  The smaller inputs are put to the greater ones, wherever
+ * those are, so that a state which takes in many others one by one, or is taken
+ * in by them, is not copied each time.
+ */
+void
+sagg_kept_absorb(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
+				 SaggAggState *other)
+{
+	SaggKept   *to = (SaggKept *) DatumGetPointer(state->value);
+	SaggKept   *from = (SaggKept *) DatumGetPointer(other->value);
+
+	if (from == NULL)
+		return;
+	if (to == NULL || to->len < from->len)
+	{
+		state->value = PointerGetDatum(from);
+		other->value = PointerGetDatum(to);
+		if (to && to->count > 0)
+		{
+			if (call->kept->distinct)
+				sagg_kept_combine(ex, call, state, other);
+			else
+				prepend_tuples(call, from, to->data, to->len, to->count);
+		}
+		from = to;
+	}
+	else
+		sagg_kept_combine(ex, call, state, other);
+	if (from)
+		free_kept(from);
+	other->value = PointerGetDatum(NULL);
 }
 
 /*

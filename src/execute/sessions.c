@@ -277,7 +277,7 @@ absorb(SaggExecution *ex, SaggSessionKey *key, SaggSession *session,
 	SaggSession *next = sagg_session_at(&key->sessions, place);
 
 	sagg_session_load(ex, next);
-	sagg_states_combine(ex, session->group.states, next->group.states);
+	sagg_states_absorb(ex, session->group.states, next->group.states);
 	session->end = Max(session->end, next->end);
 	if (session->parts == NULL)
 		session->parts = next->parts;

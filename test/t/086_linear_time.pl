@@ -22,7 +22,7 @@ my $tries = 5;
 
 # the embedded broker keeps 5 MiB of a partition, and texts are long
 my $text_partitions = 8;
-my @topics = map { my $n = $_; map { ("${_}_$n" => $_ eq 'texts' ? $text_partitions : 1) } qw(spread numbers texts ends) } @sizes;
+my @topics = map { my $n = $_; map { ("${_}_$n" => $_ eq 'texts' ? $text_partitions : 1) } qw(spread numbers texts ends left) } @sizes;
 my $broker = start_broker(@topics);
 my $node = new_node('linear', 'timezone = UTC', 'fsync = off');
 my $start = 1767225600;    # seconds since 1970
@@ -136,8 +136,11 @@ for my $n (@sizes)
 	$broker->produce("texts_$n", map { [ $_ % $text_partitions, '', sprintf('{"t":"%s","ts":%d}', $texts[$_], $start) ] } 0 .. $#texts);
 	# minutes of keys of their own, then keys that come at both ends of the time
 	$broker->produce("ends_$n", map { sprintf '{"k":%d,"ts":%d}', -$_, $start + 60 * $_ } 1 .. $half);
+	# one session that grows to the left, each time by one of a single record
+	my $x = $start + 60 * $n;
+	$broker->produce("left_$n", map { sprintf '{"k":%d,"ts":%d}', $_, $x - ($_ % 2 ? 9 * ($_ + 1) : $_ ? 9 * ($_ - 1) : 0) } 0 .. $n - 1);
 	create_source($node, $broker, "${_}_$n", "${_}_$n", q{ts timestamptz OPTIONS (unit 's'), k bigint, t text})
-	  for qw(spread numbers texts ends);
+	  for qw(spread numbers texts ends left);
 }
 
 # ---------- measurements ----------
@@ -158,6 +161,9 @@ sub create
 	sql(sprintf q{SELECT stream_agg.create_stream('s', $q$%s$q$, trigger => '20 days'%s)}, $case->{query} =~ s/\$n/$n/gr, $more);
 	return worker_pid($node, 's');
 }
+
+# The most memory a process has had, in kB.
+sub memory { my ($kb) = slurp_file("/proc/$_[0]/status") =~ /VmHWM:\s+(\d+)/; return $kb; }
 
 # The processor time of one case with n records: all that its worker has used.
 sub measure
@@ -180,6 +186,11 @@ sub measure
 	}
 	die "$case->{name}: $delivered of $n records" if $delivered < $n;
 	my $used = cpu($pid);
+	if ($case->{memory})
+	{
+		is(sql('SELECT count(*), max(n) FROM s'), "1|$n", "$case->{name}: all records are in one group");
+		cmp_ok(memory($pid), '<', $case->{memory}, "M4: $case->{name}: memory of the worker, $n records");
+	}
 	if ($case->{restore})
 	{
 		$used = sql(q{
@@ -219,6 +230,10 @@ grows_linearly($_) for (
 		output_mode => 'update' },
 	{ name => 'sessions of one key', query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
 		output_mode => 'update' },
+	{ name => 'sessions that grow to the left, in order', topic => 'left', memory => 400_000, output_mode => 'update',
+		query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, cardinality(array_agg(k)) AS n FROM left_$n GROUP BY 1} },
+	{ name => 'sessions that grow to the left, as a set', topic => 'left', memory => 400_000, output_mode => 'update',
+		query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, count(DISTINCT k) AS n FROM left_$n GROUP BY 1} },
 	{ name => 'colliding numbers', query => q{SELECT k, count(*) AS n FROM numbers_$n GROUP BY k}, output_mode => 'update' },
 	{ name => 'colliding texts', query => q{SELECT t, count(*) AS n FROM texts_$n GROUP BY t}, output_mode => 'update' },
 	{ name => 'colliding texts in a set', query => q{SELECT count(DISTINCT t) AS n FROM texts_$n}, output_mode => 'update' },

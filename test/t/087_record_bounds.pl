@@ -14,7 +14,7 @@ use PostgreSQL::Test::Utils;
 use StreamAgg::Test;
 use Test::More;
 
-my $broker = start_broker(map { $_ => 1 } qw(json csv avro wide));
+my $broker = start_broker(map { $_ => 1 } qw(json csv avro wide types));
 my $node = new_node('bounds', 'fsync = off', "stream_agg.kafka_timeout = '60s'");
 my $brokers = $broker->brokers;
 my $scripts = $ENV{REGISTRY} or die 'REGISTRY is not set: run the tests by test/run';
@@ -86,6 +86,22 @@ $pid = create('in_wide', 'SELECT id, length(t) AS t FROM wide');
 $broker->produce('wide', map { sprintf '{"id":%d,"t":[%s]}', $_, join ',', ('[]') x 300_000 } 1 .. 4);
 bounded('in_wide', $pid, 'M3: containers of very many values');
 is(sql('SELECT count(*), min(t) FROM in_wide'), '4|1200000', 'M3: containers that fit a message are taken');
+
+# ---------- input functions with errors of other classes ----------
+
+my %bad = (tsvector => q{'a}, tsquery => 'a &', jsonpath => '$.', regclass => 'nothing', regtype => 'nothing', regrole => 'nothing',
+	regproc => 'nothing', regprocedure => 'nothing(int)', regoper => '@#@#', regconfig => 'nothing', regdictionary => 'nothing',
+	regnamespace => 'nothing', regcollation => 'nothing', aclitem => 'nothing=r/nobody');
+my @types = sort keys %bad;
+create_source($node, $broker, 'types', 'types', join ', ', 'id int', map { "c_$_ $_" } @types);
+$pid = create('in_types', sprintf 'SELECT id, num_nonnulls(%s) AS n FROM types', join ', ', map { "c_$_" } @types);
+$broker->produce('types', '{"id":0,"c_regclass":"pg_class","c_tsvector":"a b"}',
+	(map { sprintf '{"id":%d,"c_%s":%s}', $_ + 1, $types[$_], JSON::PP->new->allow_nonref->encode($bad{$types[$_]}) } 0 .. $#types),
+	'{"id":100,"c_regclass":"nothing.nothing"}', '{"id":101,"c_regclass":"a.b.c.d"}', '{"id":102,"c_regrole":"postgres"}');
+bounded('in_types', $pid, 'texts that are no values of their types');
+is(sql(q{SELECT string_agg(id || ' ' || n, '|' ORDER BY id) FROM in_types}), '0 2|102 1', 'the others are taken');
+is(dead_letters('in_types'), join('|', map { qq{value for field "c_$_" is not a valid $_} } @types, 'regclass', 'regclass'),
+	'whatever class of error an input function raises, its record is a dead letter');
 
 # ---------- CSV ----------
 

@@ -21,7 +21,11 @@
 #include "stream_agg.h"
 
 /*
- * Is an error with this SQLSTATE the record's fault?  Then it is lasting.
+ * Is an error with this SQLSTATE, raised while a value of a record was made,
+ * the record's fault?  Then it is lasting.  The types and the input functions
+ * are those of all records, so the value is to blame for all but the state of
+ * the server.  Input functions raise errors of many classes: that of tsvector
+ * a syntax error, that of regclass an undefined table.
  */
 bool
 sagg_is_record_fault(int sqlerrcode)
@@ -30,14 +34,18 @@ sagg_is_record_fault(int sqlerrcode)
 		return true;
 	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
 	{
-		case ERRCODE_DATA_EXCEPTION:
-		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:	/* of a domain */
-		case ERRCODE_FEATURE_NOT_SUPPORTED:
-		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
-		case ERRCODE_PLPGSQL_ERROR: /* RAISE in a domain's function */
-			return true;
-		default:
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_INVALID_TRANSACTION_STATE:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+		case ERRCODE_INTERNAL_ERROR:
+		case MAKE_SQLSTATE('S', 'A', '0', '0', '0'):	/* of this extension */
 			return false;
+		default:
+			return true;
 	}
 }
 
