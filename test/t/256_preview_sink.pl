@@ -76,6 +76,8 @@ for my $stream (sort keys %streams)
 	sql("SELECT stream_agg.start_stream('$stream')");
 	$node->poll_query_until('postgres', "SELECT last_error ~ 'violates check constraint' FROM pg_stat_stream_agg WHERE stream = '$stream'") or die 'no error';
 	my ($told) = sql("SELECT last_error FROM pg_stat_stream_agg WHERE stream = '$stream'") =~ /\A(.*\nDETAIL:  .*)/;
+	# which of the rows comes first is not determined
+	s/contains \(.*\)/contains (a row)/ for $said, $told;
 	is($said, $told, 'in the same words as in the real micro-batch');
 
 	sql("ALTER TABLE $stream DROP CONSTRAINT small; SELECT stream_agg.start_stream('$stream')");
