@@ -25,13 +25,16 @@
  * the record's fault?  Then it is lasting.  The types and the input functions
  * are those of all records, so the value is to blame for all but the state of
  * the server.  Input functions raise errors of many classes: that of tsvector
- * a syntax error, that of regclass an undefined table.
+ * a syntax error, that of regclass an undefined table.  A privilege that is missing
+ * is not the value's: that of a function which a domain checks by, for example.
  */
 bool
 sagg_is_record_fault(int sqlerrcode)
 {
 	if (sqlerrcode == ERRCODE_SAGG_INVALID_RECORD)
 		return true;
+	if (sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+		return false;
 	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
 	{
 		case ERRCODE_CONNECTION_EXCEPTION:
