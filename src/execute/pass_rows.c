@@ -20,7 +20,6 @@
 #include "executor/executor.h"
 #include "utils/memutils.h"
 
-#include "event_times.h"
 #include "pass_rows.h"
 
 typedef struct RowReceiver
@@ -53,7 +52,9 @@ take_event_time(SaggExecution *ex, TupleTableSlot *slot, int64 *time)
 		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
 		return false;
 	}
-	sagg_note_time(ex, slot, *time);
+	if (!ex->any_time || *time > ex->max_time)
+		ex->max_time = *time;
+	ex->any_time = true;
 	if (ex->seen && *time <= ex->plan->watermark)
 	{
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);

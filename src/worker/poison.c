@@ -247,10 +247,10 @@ keep_skips(const SaggPlan *failed, SaggPlan *plan)
 
 /*
  * The pending plan of a stream that shares the reader, with the ranges of one
- * that is made smaller than "failed".
+ * that is made smaller.
  */
 static void
-follow_plan(SaggSession *session, const SaggPlan *failed, const SaggPlan *smaller)
+follow_plan(SaggSession *session, const SaggPlan *smaller)
 {
 	SaggPlan   *plan = session->progress->pending;
 
@@ -260,7 +260,6 @@ follow_plan(SaggSession *session, const SaggPlan *failed, const SaggPlan *smalle
 	plan->nskipped = smaller->nskipped;
 	plan->skipped = smaller->skipped;
 	plan->nquiet = 0;
-	sagg_plan_behind(session->stream, plan, failed->ranges, failed->nranges);
 	sagg_checkpoint_replan(session->checkpoint, plan);
 }
 
@@ -284,7 +283,6 @@ replace_plan(SaggSession *session, const SaggPlan *failed)
 		plan_half(failed, plan);
 	keep_skips(failed, plan);
 	plan->nquiet = 0;			/* it does not read them to their ends */
-	sagg_plan_behind(session->stream, plan, failed->ranges, failed->nranges);
 
 	ereport(LOG,
 			(errmsg("stream \"%s\": micro-batch " INT64_FORMAT " is retried with " INT64_FORMAT " of its " INT64_FORMAT " offsets, to find the record that cannot be processed",
@@ -297,7 +295,7 @@ replace_plan(SaggSession *session, const SaggPlan *failed)
 	foreach(lc, session->lead->sessions)
 	{
 		if (lfirst(lc) != session)
-			follow_plan(lfirst(lc), failed, plan);
+			follow_plan(lfirst(lc), plan);
 	}
 	sagg_plan_commit(session);
 	sagg_poison_forget(&session->poison);
