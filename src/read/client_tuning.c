@@ -25,12 +25,15 @@
 
 /*
  * librdkafka unpacks all of an answer at once, with no bound of its own for gzip
- * and lz4, which make a thousand bytes of one at most; what people send has a
- * tenth of that.  An answer is so small a part of the memory for fetching that it
- * fits into it at half of the worst.  Kafka's answer is larger only if the first
- * batch of records is.
+ * and lz4, which make a thousand bytes of one at most.  An answer is so small a
+ * part of the memory for fetching that it fits into it at half of that.  But a
+ * request names all partitions, and costs time for each of them: many partitions
+ * have larger answers, which still fit at a tenth of the worst, as what people
+ * send does.  Kafka's answer is larger only if the first batch of records is.
  */
 #define UNPACKED				512
+#define UNPACKED_OF_MANY		64
+#define ANSWER_OF_PARTITION		(16 * 1024)
 #define SMALLEST_ANSWER			(64 * 1024)
 #define MOST_OF_PARTITION		(1024 * 1024)
 
@@ -117,6 +120,19 @@ fetch_wait(const rd_kafka_conf_t *conf)
 }
 
 /*
+ * Bytes of an answer at most, as they are sent.
+ */
+static int64
+answer_bytes(int npartitions)
+{
+	int64		memory = (int64) sagg_fetch_memory_kb * 1024;
+	int64		many = Min((int64) npartitions * ANSWER_OF_PARTITION, memory / UNPACKED_OF_MANY);
+	int64		bytes = Max(memory / UNPACKED, many);
+
+	return Max(Min(bytes, 50 * 1024 * 1024), SMALLEST_ANSWER);
+}
+
+/*
  * What the client needs that fetches "npartitions" partitions.  Tells how
  * many bytes and records make a partition's queue full.
  */
@@ -125,10 +141,9 @@ sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 					int64 *queue_bytes, int64 *queue_records)
 {
 	rd_kafka_conf_t *defaults = rd_kafka_conf_new();
-	int64		memory = (int64) sagg_fetch_memory_kb * 1024;
 	int64		queue_kb = Max(sagg_fetch_memory_kb / Max(npartitions, 1),
 							   SMALLEST_QUEUE_KB);
-	int64		fetch_bytes = Max(Min(memory / UNPACKED, 50 * 1024 * 1024), SMALLEST_ANSWER);
+	int64		fetch_bytes = answer_bytes(npartitions);
 	char		value[32];
 
 	/* assigning needs a group, though nobody ever joins it */
