@@ -165,6 +165,7 @@ CREATE TABLE stream_agg.offsets (
     attempts   integer NOT NULL DEFAULT 0,
     skipped    jsonb NOT NULL DEFAULT '{}',
     quiet      jsonb NOT NULL DEFAULT '{}',
+    behind     jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.offsets IS 'log of planned micro-batches; a retry runs the same plan, or a smaller one in search of a record';
@@ -177,6 +178,7 @@ COMMENT ON COLUMN stream_agg.offsets.suspects IS 'offsets among which a record i
 COMMENT ON COLUMN stream_agg.offsets.attempts IS 'times a worker has begun the micro-batch anew after another had ended in it; counted only where on_error is not fail';
 COMMENT ON COLUMN stream_agg.offsets.skipped IS 'offsets that Kafka did not have, {"partition": [first, end]}, end exclusive and less than first where a partition has begun anew';
 COMMENT ON COLUMN stream_agg.offsets.quiet IS 'partitions that had been quiet for idle_timeout and are read to their ends, {"partition": end}; the watermark does not wait for those in which the micro-batch finds no event time, and goes by the clock if there are no others';
+COMMENT ON COLUMN stream_agg.offsets.behind IS 'with watermark_policy aligned: partitions that have records which this micro-batch leaves unread, {"partition": end at planning}; by topic where the source has several. The watermark does not pass their event time';
 
 CREATE TABLE stream_agg.commits (
     stream              text NOT NULL,
@@ -250,7 +252,7 @@ COMMENT ON COLUMN stream_agg.commits.late_windows IS 'how often a record was too
 COMMENT ON COLUMN stream_agg.commits.total_late_windows IS 'late_windows, since the stream''s first micro-batch';
 COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset_stream: state: state and offsets; results: and the next micro-batch computes the results of affected windows anew';
 COMMENT ON COLUMN stream_agg.commits.max_event_time IS 'greatest event time so far, floored to ms; -infinity: none yet';
-COMMENT ON COLUMN stream_agg.commits.event_times IS 'with watermark_policy per_partition: greatest event time of each partition, {"partition": ms since 1970}; by topic where the source has several';
+COMMENT ON COLUMN stream_agg.commits.event_times IS 'with watermark_policy aligned or per_partition: greatest event time of each partition, {"partition": ms since 1970}; by topic where the source has several';
 COMMENT ON COLUMN stream_agg.commits.active_times IS 'with idle_timeout: time of the last micro-batch with an event time in the partition, alike';
 
 CREATE TABLE stream_agg.state (

@@ -112,10 +112,15 @@ typedef enum SaggOnDataLoss
 /* Whose event times make the watermark, and by which one a record is late. */
 typedef enum SaggWatermarkPolicy
 {
+	SAGG_WATERMARK_ALIGNED,		/* the greatest of all partitions, but not
+								 * beyond those with records left to read */
 	SAGG_WATERMARK_GLOBAL,		/* the greatest of all partitions */
 	SAGG_WATERMARK_PER_PARTITION	/* the least of the partitions' own, and its
 									 * partition's */
 } SaggWatermarkPolicy;
+
+/* of option max_future: nothing was said */
+#define SAGG_MAX_FUTURE_DEFAULT	(-1)
 
 /* The options of a stream: column "options" of stream_agg.streams. */
 typedef struct SaggStreamOptions
@@ -123,7 +128,9 @@ typedef struct SaggStreamOptions
 	SaggOnError on_error;
 	SaggOnDataLoss on_data_loss;
 	int64		max_future;		/* microseconds an event time may be ahead of
-								 * the batch's; 0 = any */
+								 * the batch's; 0 = any,
+								 * SAGG_MAX_FUTURE_DEFAULT; see
+								 * sagg_max_future */
 	char	   *consumer_group; /* that is told of committed offsets, or NULL */
 	bool		at_least_once;	/* the sink is a Kafka topic */
 	int64		min_offsets;	/* that make a batch; 0 = any */
@@ -229,6 +236,14 @@ typedef struct SaggPlan
 	 */
 	int			nquiet;
 	SaggRange  *quiet;
+
+	/*
+	 * Policy aligned: partitions that had records up to "end" when the batch
+	 * was planned, of which the batch does not read all.  The watermark does
+	 * not pass their own event time.
+	 */
+	int			nbehind;
+	SaggRange  *behind;
 } SaggPlan;
 
 /* The five counts of I5, and their sum: records delivered by Kafka. */
@@ -457,7 +472,10 @@ extern SaggPartitionTime *sagg_partition_times(const SaggStream *stream,
 											   int nknown, TimestampTz batch_time,
 											   int *n);
 extern int64 sagg_floor_ms(int64 time);
+extern int64 sagg_max_future(const SaggStream *stream);
 extern TimestampTz sagg_watermark_of(const SaggStream *stream, int64 time);
+extern void sagg_plan_behind(const SaggStream *stream, SaggPlan *plan,
+							 const SaggRange *unread, int nunread);
 extern TimestampTz sagg_watermark_of_clock(const SaggStream *stream, int64 now);
 extern TimestampTz sagg_least_watermark(const SaggStream *stream,
 										const SaggPartitionTime *times,

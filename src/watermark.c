@@ -27,6 +27,19 @@ sagg_floor_ms(int64 time)
 }
 
 /*
+ * How far the event time of a record may be ahead of the batch's time, in
+ * microseconds; 0 = any distance.  By default that is a day, where the event time
+ * of one record moves a watermark for all others.
+ */
+int64
+sagg_max_future(const SaggStream *stream)
+{
+	if (stream->options.max_future != SAGG_MAX_FUTURE_DEFAULT)
+		return stream->options.max_future;
+	return stream->has_watermark ? USECS_PER_DAY : 0;
+}
+
+/*
  * The watermark by an event time, which is in whole milliseconds; DT_NOBEGIN if
  * there is none or it is out of range.
  */
@@ -86,6 +99,39 @@ sagg_least_watermark(const SaggStream *stream, const SaggPartitionTime *times,
 }
 
 /*
+ * Policy aligned: note in the plan the partitions of "unread", offsets that were
+ * there when it was made, of which it does not read all, besides those that it
+ * has noted.  In the current context.
+ */
+void
+sagg_plan_behind(const SaggStream *stream, SaggPlan *plan,
+				 const SaggRange *unread, int nunread)
+{
+	SaggRange  *behind;
+	int			n = plan->nbehind;
+
+	if (!stream->has_watermark ||
+		stream->options.watermark_policy != SAGG_WATERMARK_ALIGNED)
+		return;
+	behind = palloc(sizeof(SaggRange) * Max(n + nunread, 1));
+	if (n > 0)
+		memcpy(behind, plan->behind, sizeof(SaggRange) * n);
+	for (int i = 0; i < nunread; i++)
+	{
+		const SaggRange *range = sagg_partition_find(plan->ranges, plan->nranges, &unread[i]);
+
+		if ((range ? range->end : unread[i].start) >= unread[i].end ||
+			sagg_partition_find(behind, plan->nbehind, &unread[i]))
+			continue;
+		behind[n] = unread[i];
+		behind[n++].start = unread[i].end;
+	}
+	qsort(behind, n, sizeof(SaggRange), sagg_partition_order);
+	plan->behind = behind;
+	plan->nbehind = n;
+}
+
+/*
  * The time of a partition; "place" is where it is as a rule.
  */
 static const SaggPartitionTime *
@@ -113,7 +159,7 @@ sagg_partition_times(const SaggStream *stream, const SaggRange *partitions,
 					 TimestampTz batch_time, int *n)
 {
 	const SaggStreamOptions *options = &stream->options;
-	bool		by_partition = options->watermark_policy == SAGG_WATERMARK_PER_PARTITION;
+	bool		by_partition = options->watermark_policy != SAGG_WATERMARK_GLOBAL;
 	SaggPartitionTime *times = palloc(sizeof(SaggPartitionTime) * Max(npartitions, 1));
 	int			count = 0;
 

@@ -28,7 +28,8 @@ enum
 	PLAN_SUSPECTS,
 	PLAN_ATTEMPTS,
 	PLAN_SKIPPED,
-	PLAN_QUIET
+	PLAN_QUIET,
+	PLAN_BEHIND
 };
 
 static void
@@ -300,6 +301,7 @@ plan_of_row(SaggLogSection *section, int row)
 	Datum		suspects;
 	Datum		skipped;
 	Datum		quiet;
+	Datum		behind;
 	bool		isnull;
 
 	plan->batch = sagg_log_int64(row, PLAN_BATCH);
@@ -333,6 +335,11 @@ plan_of_row(SaggLogSection *section, int row)
 								 &plan->quiet, &plan->nquiet))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"Its quiet partitions are not an object of offsets by partition.");
+	behind = sagg_log_value(row, PLAN_BEHIND, &isnull);
+	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(behind), section->checkpoint->topic,
+								 &plan->behind, &plan->nbehind))
+		corrupt_row(section->checkpoint, "offsets", plan->batch,
+					"The partitions it leaves behind are not an object of offsets by partition.");
 	MemoryContextSwitchTo(old);
 	return plan;
 }

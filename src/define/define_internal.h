@@ -194,6 +194,6 @@ extern List *sagg_parse_columns(const char *columns, bool by_name, char **text);
 
 /* source_server.c */
 extern char *sagg_server_of_brokers(const char *brokers, List *options);
-extern List *sagg_options_from_json(Jsonb *json);
+extern List *sagg_options_from_json(Jsonb *json, bool nulls);
 
 #endif							/* SAGG_DEFINE_INTERNAL_H */

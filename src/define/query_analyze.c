@@ -385,11 +385,11 @@ needs_order(const SaggQuery *result, const SaggStreamOptions *options)
  * Must every row tell its record?  Else only those of joins do.
  */
 static bool
-names_records(const SaggQuery *result, const Query *query,
+names_records(const SaggQuery *result, const Query *query, bool has_watermark,
 			  const SaggStreamOptions *options)
 {
 	return options->on_error != SAGG_FAIL || options->late_records ||
-		options->watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
+		(has_watermark && options->watermark_policy != SAGG_WATERMARK_GLOBAL) ||
 		(query->hasTargetSRFs && result->kind != SAGG_AGGREGATION);
 }
 
@@ -438,7 +438,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	sagg_flatten_aliases(query);
 	if (result->kind == SAGG_AGGREGATION)
 		sagg_take_hop_from_lateral(query);
-	result->sources = sagg_find_sources(query, names_records(result, query, options),
+	result->sources = sagg_find_sources(query, names_records(result, query, has_watermark, options),
 										needs_order(result, options), &record, &reordered);
 
 	foreach(lc, query->groupClause)

@@ -63,7 +63,7 @@ static void
 split_options(FunctionCallInfo fcinfo, List **for_server, List **for_source)
 {
 	List	   *options = PG_ARGISNULL(6) ? NIL :
-		sagg_options_from_json(PG_GETARG_JSONB_P(6));
+		sagg_options_from_json(PG_GETARG_JSONB_P(6), false);
 	ListCell   *lc;
 
 	*for_server = *for_source = NIL;

@@ -145,11 +145,12 @@ sagg_server_of_brokers(const char *brokers, List *options)
 }
 
 /*
- * A JSON object of options as DefElems; raises invalid_parameter_value if it
- * is something else.
+ * A JSON object of options as DefElems, in the current context; raises
+ * invalid_parameter_value if it is something else.  A null is a DefElem without
+ * a value, where the caller allows it, and an error elsewhere.
  */
 List *
-sagg_options_from_json(Jsonb *json)
+sagg_options_from_json(Jsonb *json, bool nulls)
 {
 	JsonbIterator *it = JsonbIteratorInit(&json->root);
 	JsonbValue	value;
@@ -176,11 +177,12 @@ sagg_options_from_json(Jsonb *json)
 			else if (value.type == jbvNumeric)
 				text = DatumGetCString(DirectFunctionCall1(numeric_out,
 														   NumericGetDatum(value.val.numeric)));
-			else
+			else if (value.type != jbvNull || !nulls)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("option \"%s\" must be a string, a number or a boolean", name)));
-			options = lappend(options, makeDefElem(name, (Node *) makeString(text), -1));
+			options = lappend(options,
+							  makeDefElem(name, text ? (Node *) makeString(text) : NULL, -1));
 		}
 	}
 	return options;

@@ -37,21 +37,29 @@ enum
 };
 
 /*
- * Change "stream" by options; those that are null get their default.
+ * Change "stream" by options; those that are null get their default, except for
+ * max_future, where null is a value.
  */
 static void
 merge_options(SaggStream *stream, Datum changes)
 {
 	Datum		merged = sagg_stream_options_jsonb(&stream->options);
+	List	   *options = NIL;
+	ListCell   *lc;
 
 	if (!JB_ROOT_IS_OBJECT(DatumGetJsonbP(changes)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("options must be a JSON object")));
 	merged = DirectFunctionCall2(jsonb_concat, merged, changes);
-	merged = DirectFunctionCall1(jsonb_strip_nulls, merged);
-	sagg_stream_options_read(sagg_options_from_json(DatumGetJsonbP(merged)),
-							 &stream->options);
+	foreach(lc, sagg_options_from_json(DatumGetJsonbP(merged), true))
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (option->arg || strcmp(option->defname, "max_future") == 0)
+			options = lappend(options, option);
+	}
+	sagg_stream_options_read(options, &stream->options);
 }
 
 /*
@@ -105,7 +113,7 @@ check_policy_change(const SaggStream *stream, SaggWatermarkPolicy before)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("watermark_policy of stream \"%s\" cannot be changed",
 					sagg_stream_title(stream->name)),
-			 errdetail("Its state of sliding windows is by pane with policy global, and by window with per_partition."),
+			 errdetail("Its state of sliding windows is by window with policy per_partition, and by pane with the others."),
 			 errhint("Create another stream.")));
 }
 

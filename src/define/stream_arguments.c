@@ -125,7 +125,7 @@ sagg_stream_arguments(FunctionCallInfo fcinfo)
 	args->start = flag(fcinfo, ARG_START, "start");
 	args->if_not_exists = flag(fcinfo, ARG_IF_NOT_EXISTS, "if_not_exists");
 	sagg_stream_options_read(PG_ARGISNULL(ARG_OPTIONS) ? NIL :
-							 sagg_options_from_json(PG_GETARG_JSONB_P(ARG_OPTIONS)),
+							 sagg_options_from_json(PG_GETARG_JSONB_P(ARG_OPTIONS), true),
 							 &args->options);
 	sagg_check_min_offsets(&args->options, args->max_offsets);
 	args->reader = sagg_text_argument(fcinfo, ARG_READER);

@@ -132,7 +132,7 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 	stream->datestyle = next_text(&row);
 	stream->intervalstyle = next_text(&row);
 	stream->search_path = next_text(&row);
-	sagg_stream_options_read(sagg_options_from_json(DatumGetJsonbP(next_value(&row, &isnull))),
+	sagg_stream_options_read(sagg_options_from_json(DatumGetJsonbP(next_value(&row, &isnull)), true),
 							 &stream->options);
 	stream->reader = next_text(&row);
 	return stream;

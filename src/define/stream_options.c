@@ -119,17 +119,25 @@ delivery_from_word(const char *word)
 			 errhint("It is exactly_once (into a table) or at_least_once (into a Kafka topic).")));
 }
 
+static const char *const watermark_policy_words[] = {
+	[SAGG_WATERMARK_ALIGNED] = "aligned",
+	[SAGG_WATERMARK_GLOBAL] = "global",
+	[SAGG_WATERMARK_PER_PARTITION] = "per_partition"
+};
+
 static SaggWatermarkPolicy
 watermark_policy_from_word(const char *word)
 {
-	if (strcmp(word, "global") == 0)
-		return SAGG_WATERMARK_GLOBAL;
-	if (strcmp(word, "per_partition") == 0)
-		return SAGG_WATERMARK_PER_PARTITION;
+	for (int i = 0; i < lengthof(watermark_policy_words); i++)
+	{
+		if (strcmp(word, watermark_policy_words[i]) == 0)
+			return (SaggWatermarkPolicy) i;
+	}
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid watermark_policy \"%s\"", word),
-			 errhint("It is global (the greatest event time of all partitions, less the delay) or per_partition (the least of the partitions' own watermarks).")));
+			 errhint("Valid values are aligned (the greatest event time of all partitions less the delay, but not beyond partitions with records that are still to be read), "
+					 "global (the greatest event time of all partitions less the delay, as in Spark) and per_partition (the least of the partitions' own watermarks).")));
 }
 
 static bool
@@ -170,20 +178,27 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 	bool		has_delay = false;
 	ListCell   *lc;
 
-	*options = (SaggStreamOptions) {.max_delay = DEFAULT_MAX_DELAY};
+	*options = (SaggStreamOptions) {
+		.max_future = SAGG_MAX_FUTURE_DEFAULT, .max_delay = DEFAULT_MAX_DELAY
+	};
 	foreach(lc, list)
 	{
 		DefElem    *option = lfirst_node(DefElem, lc);
 		const char *name = option->defname;
-		char	   *value = defGetString(option);
+		char	   *value = option->arg ? defGetString(option) : NULL;
 
+		if (value == NULL && strcmp(name, "max_future") != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("option \"%s\" must not be null", name),
+					 errhint("Leave it out to have its default.")));
 		if (strcmp(name, "on_error") == 0)
 			options->on_error = on_error_from_word(value);
 		else if (strcmp(name, "on_data_loss") == 0)
 			options->on_data_loss = on_data_loss_from_word(value);
 		else if (strcmp(name, "max_future") == 0)
-			options->max_future = length_from_text(name, value,
-												   "Leave it out to admit any event time.");
+			options->max_future = value == NULL ? 0 :
+				length_from_text(name, value, "Use null to allow any event time.");
 		else if (strcmp(name, "consumer_group") == 0)
 			options->consumer_group = checked_group(value);
 		else if (strcmp(name, "on_failure") == 0)
@@ -218,6 +233,9 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 				 errdetail("It bounds how long fewer offsets than those wait.")));
 }
 
+/*
+ * Add an option to the object that is being built; "value" NULL = null.
+ */
 static void
 push_option(JsonbParseState **state, const char *name, const char *value)
 {
@@ -227,8 +245,13 @@ push_option(JsonbParseState **state, const char *name, const char *value)
 	string.val.string.val = unconstify(char *, name);
 	string.val.string.len = strlen(name);
 	(void) pushJsonbValue(state, WJB_KEY, &string);
-	string.val.string.val = unconstify(char *, value);
-	string.val.string.len = strlen(value);
+	if (value == NULL)
+		string.type = jbvNull;
+	else
+	{
+		string.val.string.val = unconstify(char *, value);
+		string.val.string.len = strlen(value);
+	}
 	(void) pushJsonbValue(state, WJB_VALUE, &string);
 }
 
@@ -260,6 +283,8 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 		push_option(&state, "on_data_loss", "earliest");
 	if (options->max_future > 0)
 		push_length(&state, "max_future", options->max_future);
+	else if (options->max_future == 0)
+		push_option(&state, "max_future", NULL);
 	if (options->consumer_group)
 		push_option(&state, "consumer_group", options->consumer_group);
 	if (options->at_least_once)
@@ -269,8 +294,9 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 					psprintf(INT64_FORMAT, options->min_offsets));
 	if (options->min_offsets > 0 && options->max_delay != DEFAULT_MAX_DELAY)
 		push_length(&state, "max_trigger_delay", options->max_delay);
-	if (options->watermark_policy == SAGG_WATERMARK_PER_PARTITION)
-		push_option(&state, "watermark_policy", "per_partition");
+	if (options->watermark_policy != SAGG_WATERMARK_ALIGNED)
+		push_option(&state, "watermark_policy",
+					watermark_policy_words[options->watermark_policy]);
 	if (options->idle_timeout > 0)
 		push_length(&state, "idle_timeout", options->idle_timeout);
 	if (options->late_records)
@@ -339,10 +365,10 @@ sagg_check_watermark_options(const SaggStream *stream, const SaggQuery *query)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("watermark_policy per_partition is not for session windows"),
 				 errdetail("A record of one partition can join a session that the others have closed, or not, as they were read."),
-				 errhint("Use watermark_policy global.")));
+				 errhint("Use watermark_policy aligned.")));
 	if (stream->has_watermark)
 		return;
-	if (stream->options.watermark_policy != SAGG_WATERMARK_GLOBAL)
+	if (stream->options.watermark_policy != SAGG_WATERMARK_ALIGNED)
 		needs_watermark("watermark_policy",
 						"It says which partitions the watermark waits for.");
 	if (stream->options.idle_timeout > 0)

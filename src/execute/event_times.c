@@ -7,6 +7,17 @@
  * Policy global: the greatest event time of all, less the delay; a row is
  * judged by what the commit before left.
  *
+ * Policy aligned: the same, but while a partition is behind - it had records
+ * when the batch was planned that the batch does not read - the watermark does
+ * not pass the greatest event time of that partition so far, less the delay, and
+ * stays where it is if the partition has shown none.  So a record that was there
+ * when a batch was planned, and is in order within the delay in its own
+ * partition, is never late, whatever the paces at which partitions are read: from
+ * the moment it is there until it is read its partition is behind, and the
+ * watermark does not pass what came before it there.  The greatest event times
+ * by partition are kept from batch to batch; when no partition is behind any
+ * more the watermark is that of policy global.
+ *
  * Policy per_partition: each partition has a watermark of its own, and the
  * stream's is the least of them.  A record is judged by that of its partition as
  * the records before it there have left it, in whatever batch they were.  So
@@ -28,8 +39,8 @@
  * judged alike.  What WHERE removes, what is refused, and what has no event time
  * moves no watermark.
  *
- * What quiet partitions there are is in the plan, so a retry takes the same for
- * quiet, and the clock they go by is the plan's.
+ * What partitions are quiet or behind is in the plan, so a retry takes the same
+ * ones, and the clock goes by the plan's.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,17 +59,20 @@ struct SaggPartitions
 	int			nruns;
 	const SaggRange *runs;		/* numbers of records by partition */
 	int			run;			/* the one looked at last */
-	int64		record;			/* of the row at hand; -1 = none yet */
 	SaggPartitionTime *own;		/* of its partition */
+
+	/* policy per_partition only */
+	int64		record;			/* of the row at hand; -1 = none yet */
 	bool		any;			/* it has an event time */
 	int64		greatest;		/* of its rows */
 };
 
 /*
- * Prepare for policy per_partition.  "times" are the partitions as the commit
- * before left them, one for each that the batch reads; "runs" tells of which
- * partition a record is, by its number: from "start" up to, not including,
- * "end".  Both must live as long as the execution.
+ * Prepare for the policies aligned and per_partition.  "times" are the
+ * partitions as the commit before left them, one for each that the batch reads;
+ * "runs" tells of which partition a record is, by its number: from "start" up
+ * to, not including, "end".  Both must live as long as the execution, which
+ * changes "times".
  */
 void
 sagg_execution_partitions(SaggExecution *ex, SaggPartitionTime *times, int ntimes,
@@ -73,8 +87,11 @@ sagg_execution_partitions(SaggExecution *ex, SaggPartitionTime *times, int ntime
 	memcpy(p->before, times, sizeof(SaggPartitionTime) * ntimes);
 	p->runs = runs;
 	p->nruns = nruns;
+	p->run = -1;
 	p->record = -1;
 	ex->partitions = p;
+	ex->judged_by_partition =
+		ex->stream->options.watermark_policy == SAGG_WATERMARK_PER_PARTITION;
 	MemoryContextSwitchTo(old);
 }
 
@@ -109,15 +126,49 @@ time_of(const SaggPartitions *p, const SaggRange *run)
 }
 
 /*
- * A row is about to be placed: by which watermark?
+ * The partition of a record becomes "own".  Records of a partition mostly
+ * follow each other.
+ */
+static inline void
+find_partition(SaggPartitions *p, int64 record)
+{
+	int			low = 0;
+	int			high = p->nruns;
+
+	if (p->run >= 0 && record >= p->runs[p->run].start && record < p->runs[p->run].end)
+		return;
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (record >= p->runs[middle].end)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low == p->nruns || record < p->runs[low].start)
+		elog(ERROR, "the batch has no record " INT64_FORMAT, record);
+	p->own = time_of(p, &p->runs[low]);
+	p->run = low;
+}
+
+static inline int64
+record_of(const SaggExecution *ex, TupleTableSlot *slot)
+{
+	AttrNumber	attno = ex->query->record;
+
+	return SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[attno - 1]));
+}
+
+/*
+ * Policy per_partition: a row is about to be placed; "row_watermark" becomes
+ * the watermark it is judged by.
  */
 void
 sagg_partitions_row(SaggExecution *ex, TupleTableSlot *slot)
 {
 	SaggPartitions *p = ex->partitions;
-	AttrNumber	attno = ex->query->record;
-	int64		record = SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[attno - 1]));
-	int			run = p->run;
+	int64		record = record_of(ex, slot);
 
 	if (record == p->record)
 		return;
@@ -125,25 +176,27 @@ sagg_partitions_row(SaggExecution *ex, TupleTableSlot *slot)
 		elog(ERROR, "record " INT64_FORMAT " comes after record " INT64_FORMAT,
 			 record, p->record);
 	settle_record(ex);
-	while (run < p->nruns && record >= p->runs[run].end)
-		run++;
-	if (run == p->nruns)
-		elog(ERROR, "the batch has no record " INT64_FORMAT, record);
-	if (run != p->run || p->record < 0)
-		p->own = time_of(p, &p->runs[run]);
-	p->run = run;
+	find_partition(p, record);
 	p->record = record;
 	ex->row_watermark = Max(ex->plan->watermark, sagg_watermark_of(ex->stream, p->own->time));
 }
 
 /*
- * The event time of the row at hand.
+ * The event time of a row, which counts for its partition.  With policy
+ * per_partition it does so when all rows of the record have come.
  */
 void
-sagg_partitions_time(SaggExecution *ex, int64 time)
+sagg_partitions_time(SaggExecution *ex, TupleTableSlot *slot, int64 time)
 {
 	SaggPartitions *p = ex->partitions;
 
+	if (!ex->judged_by_partition)
+	{
+		find_partition(p, record_of(ex, slot));
+		if (time > p->own->time)
+			p->own->time = time;
+		return;
+	}
 	if (!p->any || time > p->greatest)
 		p->greatest = time;
 	p->any = true;
@@ -159,7 +212,7 @@ sagg_partitions_forget(SaggExecution *ex)
 
 	memcpy(p->times, p->before, sizeof(SaggPartitionTime) * p->ntimes);
 	p->record = -1;
-	p->run = 0;
+	p->run = -1;
 	p->any = false;
 	ex->row_watermark = ex->plan->watermark;
 }
@@ -201,6 +254,42 @@ least_watermark(const SaggExecution *ex)
 }
 
 /*
+ * Policy aligned: the greatest event time of all partitions, those of earlier
+ * batches included, but not beyond the partitions that are behind.
+ */
+static TimestampTz
+aligned_watermark(SaggExecution *ex)
+{
+	SaggPartitions *p = ex->partitions;
+	const SaggPlan *plan = ex->plan;
+	int64		greatest = DT_NOBEGIN;
+	TimestampTz bound = DT_NOEND;
+
+	for (int i = 0; i < p->ntimes; i++)
+	{
+		if (p->times[i].time != DT_NOBEGIN)
+			p->times[i].time = sagg_floor_ms(p->times[i].time);
+		greatest = Max(greatest, p->times[i].time);
+	}
+	for (int i = 0; i < plan->nbehind; i++)
+		bound = Min(bound, sagg_watermark_of(ex->stream, time_of(p, &plan->behind[i])->time));
+	return Min(bound, sagg_watermark_of(ex->stream, greatest));
+}
+
+/*
+ * The watermark by the clock where the plan says that all partitions are quiet
+ * and the batch has found no event time; else DT_NOBEGIN.
+ */
+static TimestampTz
+quiet_watermark(const SaggExecution *ex)
+{
+	if (ex->any_time || ex->plan->nquiet == 0)
+		return DT_NOBEGIN;
+	return sagg_watermark_of_clock(ex->stream,
+								   sagg_event_time_of_clock(ex, ex->plan->batch_time));
+}
+
+/*
  * All rows have come: the watermark after the batch, which is never less than
  * the one before, and the greatest event time of the batch, DT_NOBEGIN if it
  * has none.
@@ -208,9 +297,9 @@ least_watermark(const SaggExecution *ex)
 TimestampTz
 sagg_next_watermark(SaggExecution *ex, int64 *max_time)
 {
-	TimestampTz next = DT_NOBEGIN;
+	TimestampTz next;
 
-	if (ex->partitions)
+	if (ex->judged_by_partition)
 	{
 		settle_record(ex);
 		ex->row_watermark = ex->plan->watermark;
@@ -218,13 +307,12 @@ sagg_next_watermark(SaggExecution *ex, int64 *max_time)
 	*max_time = ex->any_time ? sagg_floor_ms(ex->max_time) : DT_NOBEGIN;
 	if (!ex->stream->has_watermark)
 		return ex->plan->watermark;
-	if (ex->partitions)
+	if (ex->judged_by_partition)
 		next = least_watermark(ex);
-	else if (ex->any_time)
-		next = sagg_watermark_of(ex->stream, *max_time);
-	else if (ex->plan->nquiet > 0)
-		next = sagg_watermark_of_clock(ex->stream,
-									   sagg_event_time_of_clock(ex, ex->plan->batch_time));
+	else if (ex->partitions)
+		next = Max(aligned_watermark(ex), quiet_watermark(ex));
+	else
+		next = Max(sagg_watermark_of(ex->stream, *max_time), quiet_watermark(ex));
 	return Max(next, ex->plan->watermark);
 }
 

@@ -19,8 +19,22 @@ extern void sagg_late_forget(SaggExecution *ex);
 typedef struct SaggPartitions SaggPartitions;
 
 extern void sagg_partitions_row(SaggExecution *ex, TupleTableSlot *slot);
-extern void sagg_partitions_time(SaggExecution *ex, int64 time);
+extern void sagg_partitions_time(SaggExecution *ex, TupleTableSlot *slot, int64 time);
 extern void sagg_partitions_forget(SaggExecution *ex);
 extern TimestampTz sagg_next_watermark(SaggExecution *ex, int64 *max_time);
+
+/*
+ * The event time of a row that is not refused, for the watermark: in
+ * microseconds.
+ */
+static inline void
+sagg_note_time(SaggExecution *ex, TupleTableSlot *slot, int64 time)
+{
+	if (!ex->any_time || time > ex->max_time)
+		ex->max_time = time;
+	ex->any_time = true;
+	if (ex->partitions)
+		sagg_partitions_time(ex, slot, time);
+}
 
 #endif							/* SAGG_EVENT_TIMES_H */

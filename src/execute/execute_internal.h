@@ -304,6 +304,7 @@ struct SaggExecution
 	int64		max_time;		/* greatest event time of the batch */
 	TimestampTz row_watermark;	/* by which the row at hand is judged */
 	struct SaggPartitions *partitions;	/* NULL = policy global */
+	bool		judged_by_partition;	/* policy per_partition */
 	SaggLateRows *late;			/* that are kept; NULL = they are not */
 	int64		rows[SAGG_CLASSES];	/* by class, without a record column */
 	int64		late_windows;	/* windows that rows were late for */

@@ -20,6 +20,7 @@
 #include "executor/executor.h"
 #include "utils/memutils.h"
 
+#include "event_times.h"
 #include "pass_rows.h"
 
 typedef struct RowReceiver
@@ -52,9 +53,7 @@ take_event_time(SaggExecution *ex, TupleTableSlot *slot, int64 *time)
 		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
 		return false;
 	}
-	if (!ex->any_time || *time > ex->max_time)
-		ex->max_time = *time;
-	ex->any_time = true;
+	sagg_note_time(ex, slot, *time);
 	if (ex->seen && *time <= ex->plan->watermark)
 	{
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);

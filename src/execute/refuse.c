@@ -55,10 +55,11 @@ sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time)
 static int64
 latest_time(const SaggExecution *ex)
 {
+	int64		max_future = sagg_max_future(ex->stream);
 	TimestampTz latest;
 
-	if (ex->stream->options.max_future == 0 || !ex->query->has_event_time ||
-		pg_add_s64_overflow(ex->plan->batch_time, ex->stream->options.max_future, &latest) ||
+	if (max_future == 0 || !ex->query->has_event_time ||
+		pg_add_s64_overflow(ex->plan->batch_time, max_future, &latest) ||
 		!IS_VALID_TIMESTAMP(latest))
 		return DT_NOEND;
 	return sagg_event_time_of_clock(ex, latest);
@@ -141,9 +142,10 @@ refuse_far_time(SaggExecution *ex, TupleTableSlot *slot, int64 time)
 	refuse(ex, slot,
 		   psprintf("event time of a record is too far in the future: %s",
 					time_text(ex, time)),
-		   psprintf("The micro-batch's time is %s, and the stream's max_future %s.",
+		   psprintf("The micro-batch's time is %s, and the stream's max_future %s. "
+					"To allow such times, set the stream's option max_future to a greater interval, or to null for any time.",
 					timestamptz_to_str(ex->plan->batch_time),
-					interval_text(ex->stream->options.max_future)));
+					interval_text(sagg_max_future(ex->stream))));
 	MemoryContextSwitchTo(old);
 }
 

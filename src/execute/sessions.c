@@ -373,9 +373,7 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
 		return false;
 	}
 
-	if (!ex->any_time || *start > ex->max_time)
-		ex->max_time = *start;
-	ex->any_time = true;
+	sagg_note_time(ex, slot, *start);
 	if (sagg_session_passed(ex, *end))
 	{
 		ex->late_windows++;

@@ -156,19 +156,6 @@ hop_late(const SaggExecution *ex, int64 last, int64 n)
 }
 
 /*
- * The row's event time, for the watermark.
- */
-static inline void
-note_time(SaggExecution *ex, int64 time)
-{
-	if (!ex->any_time || time > ex->max_time)
-		ex->max_time = time;
-	ex->any_time = true;
-	if (unlikely(ex->partitions))
-		sagg_partitions_time(ex, time);
-}
-
-/*
  * The first end of a window that a group which starts at "start" is part of,
  * and that the watermark has not passed.
  */
@@ -202,7 +189,7 @@ place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *pl
 		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
 		return false;
 	}
-	note_time(ex, time);
+	sagg_note_time(ex, slot, time);
 	if (n == 0)
 	{
 		sagg_classify(ex, slot, SAGG_CLASS_FILTERED);
@@ -255,7 +242,7 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 		return !windowed;
 	}
 	time = DatumGetTimestampTz(slot->tts_values[query->event_time - 1]);
-	if (unlikely(ex->partitions))
+	if (unlikely(ex->judged_by_partition))
 		sagg_partitions_row(ex, slot);
 	if (!sagg_check_event_time(ex, slot, time))
 	{
@@ -274,7 +261,7 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 		return false;
 	}
 
-	note_time(ex, time);
+	sagg_note_time(ex, slot, time);
 	if (sagg_window_passed(ex, places->start))
 	{
 		ex->late_windows++;

@@ -162,8 +162,8 @@ sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals)
 }
 
 /*
- * With watermark policy per_partition: let the execution, which is about to
- * run, judge records by their partitions.
+ * Unless the watermark policy is global: let the execution, which is about to
+ * run, tell the partitions of records apart.
  */
 void
 sagg_trial_event_times(SaggTrialRead *trial, SaggInspection *inspection)
@@ -174,11 +174,13 @@ sagg_trial_event_times(SaggTrialRead *trial, SaggInspection *inspection)
 	int			nruns;
 	int			ntimes;
 
-	if (inspection->stream->options.watermark_policy != SAGG_WATERMARK_PER_PARTITION)
+	if (!inspection->stream->has_watermark ||
+		inspection->stream->options.watermark_policy == SAGG_WATERMARK_GLOBAL)
 		return;
 	times = sagg_partition_times(inspection->stream, trial->partitions, trial->npartitions,
 								 progress->times, progress->ntimes,
 								 inspection->plan->batch_time, &ntimes);
+	sagg_plan_behind(inspection->stream, inspection->plan, trial->partitions, trial->npartitions);
 	runs = sagg_batch_runs(sagg_reader_batch(trial->reader), &nruns);
 	sagg_execution_partitions(inspection->execution, times, ntimes, runs, nruns);
 }

@@ -276,6 +276,29 @@ sagg_plan_commit(SaggSession *session)
 }
 
 /*
+ * Find out which partitions a plan that is complete otherwise leaves behind.
+ * "bounds" are as for sagg_batch_plan.
+ */
+static void
+find_behind(const SaggSession *session, SaggPlan *plan,
+			const SaggRange *bounds, int nbounds)
+{
+	const SaggProgress *progress = session->progress;
+	SaggRange  *unread = palloc(sizeof(SaggRange) * Max(nbounds, 1));
+
+	for (int i = 0; i < nbounds; i++)
+	{
+		unread[i] = bounds[i];
+		unread[i].start = sagg_partition_find(progress->positions, progress->npositions,
+											  &bounds[i])->start;
+	}
+	plan->nbehind = 0;
+	plan->behind = NULL;
+	sagg_plan_behind(session->stream, plan, unread, nbounds);
+	pfree(unread);
+}
+
+/*
  * The plan of one stream: the ranges of "plan", and what is its own.  In the
  * current context.
  */
@@ -296,6 +319,7 @@ own_plan(const SaggSession *session, const SaggPlan *plan,
 		memcpy(own->suspects, progress->suspects, sizeof(SaggRange) * own->nsuspects);
 	}
 	sagg_plan_quiet(session, own, bounds, nbounds);
+	find_behind(session, own, bounds, nbounds);
 	return own;
 }
 

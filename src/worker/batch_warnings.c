@@ -34,7 +34,11 @@ sagg_warn_of_late_records(const SaggSession *session, const SaggCounts *counts)
 					sagg_stream_title(session->stream->name), counts->late,
 					counts->aggregated + counts->late),
 			 errdetail("Their windows end at or before the watermark, so they are counted and left out."),
-			 errhint("Perhaps one partition is ahead of the others, the clock of a producer is far ahead, or the stream's watermark is too short.")));
+			 session->stream->options.watermark_policy == SAGG_WATERMARK_GLOBAL ?
+			 errhint("If one partition is ahead of the others, set the option watermark_policy to aligned or per_partition. "
+					 "If the clock of a producer is ahead, set the option max_future. Otherwise give the stream a longer watermark.") :
+			 errhint("If the clock of a producer is ahead, set the option max_future. "
+					 "If producers of one partition differ in their delays, give the stream a longer watermark.")));
 }
 
 /*

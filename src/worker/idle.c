@@ -40,14 +40,14 @@ sagg_session_times(const SaggSession *session, TimestampTz batch_time, int *n)
 }
 
 /*
- * The batch has found event times, of partitions that policy global does not
- * tell apart.
+ * The batch has found event times.  Only policy per_partition tells the
+ * partitions apart by whether they are quiet.
  */
 void
 sagg_times_found(const SaggSession *session, SaggPartitionTime *times, int n,
 				 TimestampTz batch_time)
 {
-	if (session->stream->options.watermark_policy != SAGG_WATERMARK_GLOBAL ||
+	if (session->stream->options.watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
 		session->stream->options.idle_timeout == 0)
 		return;
 	for (int i = 0; i < n; i++)
@@ -74,7 +74,8 @@ reads_to_end(const SaggPlan *plan, const SaggRange *position, const SaggRange *b
 
 /*
  * Find out which partitions are quiet, for a plan that is complete otherwise;
- * "bounds" are as for sagg_batch_plan.  With policy global it is all or none.
+ * "bounds" are as for sagg_batch_plan.  But for policy per_partition it is all or
+ * none.
  */
 void
 sagg_plan_quiet(const SaggSession *session, SaggPlan *plan,
@@ -102,7 +103,7 @@ sagg_plan_quiet(const SaggSession *session, SaggPlan *plan,
 		plan->quiet[plan->nquiet].start = plan->quiet[plan->nquiet].end = bound->end;
 		plan->nquiet++;
 	}
-	if (session->stream->options.watermark_policy == SAGG_WATERMARK_GLOBAL &&
+	if (session->stream->options.watermark_policy != SAGG_WATERMARK_PER_PARTITION &&
 		plan->nquiet < n)
 		plan->nquiet = 0;
 }

@@ -187,7 +187,8 @@ begin_event_times(SaggSession *session, SaggExecution *execution, SaggCommit *co
 	int			nruns;
 
 	commit->times = sagg_session_times(session, session->plan->batch_time, &commit->ntimes);
-	if (session->stream->options.watermark_policy != SAGG_WATERMARK_PER_PARTITION)
+	if (!session->stream->has_watermark ||
+		session->stream->options.watermark_policy == SAGG_WATERMARK_GLOBAL)
 		return;
 	runs = sagg_batch_runs(sagg_reader_batch(session->reader), &nruns);
 	sagg_execution_partitions(execution, commit->times, commit->ntimes, runs, nruns);

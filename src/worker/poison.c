@@ -247,10 +247,10 @@ keep_skips(const SaggPlan *failed, SaggPlan *plan)
 
 /*
  * The pending plan of a stream that shares the reader, with the ranges of one
- * that is made smaller.
+ * that is made smaller than "failed".
  */
 static void
-follow_plan(SaggSession *session, const SaggPlan *smaller)
+follow_plan(SaggSession *session, const SaggPlan *failed, const SaggPlan *smaller)
 {
 	SaggPlan   *plan = session->progress->pending;
 
@@ -260,6 +260,7 @@ follow_plan(SaggSession *session, const SaggPlan *smaller)
 	plan->nskipped = smaller->nskipped;
 	plan->skipped = smaller->skipped;
 	plan->nquiet = 0;
+	sagg_plan_behind(session->stream, plan, failed->ranges, failed->nranges);
 	sagg_checkpoint_replan(session->checkpoint, plan);
 }
 
@@ -283,6 +284,7 @@ replace_plan(SaggSession *session, const SaggPlan *failed)
 		plan_half(failed, plan);
 	keep_skips(failed, plan);
 	plan->nquiet = 0;			/* it does not read them to their ends */
+	sagg_plan_behind(session->stream, plan, failed->ranges, failed->nranges);
 
 	ereport(LOG,
 			(errmsg("stream \"%s\": micro-batch " INT64_FORMAT " is retried with " INT64_FORMAT " of its " INT64_FORMAT " offsets, to find the record that cannot be processed",
@@ -295,7 +297,7 @@ replace_plan(SaggSession *session, const SaggPlan *failed)
 	foreach(lc, session->lead->sessions)
 	{
 		if (lfirst(lc) != session)
-			follow_plan(lfirst(lc), plan);
+			follow_plan(lfirst(lc), failed, plan);
 	}
 	sagg_plan_commit(session);
 	sagg_poison_forget(&session->poison);
