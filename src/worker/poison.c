@@ -247,7 +247,8 @@ keep_skips(const SaggPlan *failed, SaggPlan *plan)
 
 /*
  * The pending plan of a stream that shares the reader, with the ranges of one
- * that is made smaller than "failed".
+ * that is made smaller than "failed".  In the current context, which lives as
+ * long as the session.
  */
 static void
 follow_plan(SaggSession *session, const SaggPlan *failed, const SaggPlan *smaller)
@@ -261,7 +262,6 @@ follow_plan(SaggSession *session, const SaggPlan *failed, const SaggPlan *smalle
 	plan->skipped = smaller->skipped;
 	plan->nquiet = 0;
 	sagg_plan_behind(session->stream, plan, failed->ranges, failed->nranges);
-	sagg_checkpoint_replan(session->checkpoint, plan);
 }
 
 /*
@@ -292,12 +292,19 @@ replace_plan(SaggSession *session, const SaggPlan *failed)
 					offsets_of(plan->ranges, plan->nranges),
 					offsets_of(failed->ranges, failed->nranges)),
 			 errdetail_internal("%s", session->poison.message)));
-	sagg_plan_transaction(session, true);
-	sagg_checkpoint_replan(session->checkpoint, plan);
 	foreach(lc, session->lead->sessions)
 	{
 		if (lfirst(lc) != session)
 			follow_plan(lfirst(lc), failed, plan);
+	}
+	sagg_plan_transaction(session, true);
+	sagg_checkpoint_replan(session->checkpoint, plan);
+	foreach(lc, session->lead->sessions)
+	{
+		SaggSession *other = lfirst(lc);
+
+		if (other != session)
+			sagg_checkpoint_replan(other->checkpoint, other->progress->pending);
 	}
 	sagg_plan_commit(session);
 	sagg_poison_forget(&session->poison);
