@@ -230,7 +230,7 @@ sub create_stream
 	push @arguments, "watermark => '$stream->{delay}'" if defined $stream->{delay};
 	push @arguments, "max_offsets_per_trigger => $stream->{bound}" if $stream->{bound};
 	my @options = ($stream->{policy} ? "\"on_error\": \"$stream->{policy}\"" : (),
-		$stream->{per_partition} ? '"watermark_policy": "per_partition"' : ());
+		$stream->{per_partition} ? '"watermark_policy": "per_partition"' : !$stream->{aligned} ? '"watermark_policy": "global"' : ());
 	push @options, '"late_records": true' if $stream->{late_records};
 	# these make no difference to the result
 	push @options, '"idle_timeout": "1 day"' if $stream->{patient};
@@ -352,6 +352,7 @@ sub run_group
 	$kinds{repaired}++ for grep { is_repairable($_) } @running;
 	$kinds{'of a shared reader'}++ for grep { $_->{reader} } @running;
 	$kinds{per_partition}++ for grep { $_->{per_partition} } @running;
+	$kinds{aligned}++ for grep { $_->{aligned} && defined $_->{delay} } @running;
 	push @problems, grep { /ERROR/ } run_all(map { "SELECT stream_agg.drop_stream('$_->{name}', drop_sink => true)" } @running);
 
 	my %wrong = map { /\b(s${group}_\d+)\b/ ? ($1 => 1) : () } @problems;

@@ -50,15 +50,32 @@ sub watermarks
 	return qq{
 		SELECT batch, GREATEST($start, date_trunc('milliseconds', max(top) OVER (ORDER BY batch)) - interval '$stream->{delay}') AS after
 		  FROM $batches LEFT JOIN (SELECT batch, max(ts) AS top FROM $read WHERE moves GROUP BY batch) t USING (batch)}
-	  if !$stream->{per_partition};
+	  if !$stream->{per_partition} && !$stream->{aligned};
 	my $partitions = join(', ', map { my $t = $_; map { "('$t', $_)" } 0 .. $topic->{partitions}{$t} - 1 } topics_of($topic, $stream));
+	my $tops = qq{(SELECT batch, t, p, max(top) OVER (PARTITION BY t, p ORDER BY batch) AS top
+		          FROM $batches CROSS JOIN (VALUES $partitions) q (t, p)
+		          LEFT JOIN (SELECT batch, _t AS t, _p AS p, max(ts) AS top FROM $read WHERE moves GROUP BY 1, 2, 3) x USING (batch, t, p)) y};
+	return aligned_watermarks($stream, $tops, $start, scalar(() = topics_of($topic, $stream))) if $stream->{aligned};
 	return qq{
 		SELECT batch, CASE WHEN bool_and(top IS NOT NULL) THEN GREATEST($start, date_trunc('milliseconds', min(top)) - interval '$stream->{delay}')
 		                   ELSE $start END AS after
-		  FROM (SELECT batch, max(top) OVER (PARTITION BY t, p ORDER BY batch) AS top
-		          FROM $batches CROSS JOIN (VALUES $partitions) q (t, p)
-		          LEFT JOIN (SELECT batch, _t AS t, _p AS p, max(ts) AS top FROM $read WHERE moves GROUP BY 1, 2, 3) x USING (batch, t, p)) y
+		  FROM $tops
 		 GROUP BY batch};
+}
+
+# The same with policy aligned: the greatest event time of all partitions, but not
+# beyond those that the log of plans says are behind.
+sub aligned_watermarks
+{
+	my ($stream, $tops, $start, $ntopics) = @_;
+	my $behind = $ntopics > 1 ? q{(SELECT o.batch, y.key AS t, z.key::int AS p FROM stream_agg.offsets o, jsonb_each(behind) y, jsonb_each(y.value) z
+			WHERE stream = '%s')} : q{(SELECT o.batch, NULL::text AS t, z.key::int AS p FROM stream_agg.offsets o, jsonb_each(behind) z WHERE stream = '%s')};
+	$behind = sprintf $behind, $stream->{name};
+	return qq{
+		SELECT batch, GREATEST($start, date_trunc('milliseconds', max(bound) OVER (ORDER BY batch)) - interval '$stream->{delay}') AS after
+		  FROM (SELECT batch, LEAST(max(top), min(COALESCE(top, '-infinity')) FILTER (WHERE EXISTS (
+		               SELECT FROM $behind b WHERE b.batch = y.batch AND b.p = y.p AND COALESCE(b.t, y.t) = y.t))) AS bound
+		          FROM $tops GROUP BY batch) a};
 }
 
 # Statements that make the tables, but _made.

@@ -181,6 +181,8 @@ sub choose_kind
 	$query->{delay_us} = $delays{ $query->{delay} } if defined $query->{delay};
 	$query->{event_time} = 1 if $query->{kind} =~ /none|rows|distinct/ && defined $query->{delay};
 	$query->{per_partition} = 1 if defined $query->{delay} && $query->{kind} !~ /session|rows|distinct/ && !$below->(3);
+	# the models of sessions and of DISTINCT know Spark's watermark only
+	$query->{aligned} = 1 if !$query->{per_partition} && ($query->{kind} !~ /session|distinct/ && $below->(2) || !defined $query->{delay});
 	$query->{late_records} = 1 if defined $query->{delay} && $query->{mode} ne 'complete' && $query->{kind} !~ /none|rows|distinct/ && $below->(2);
 	return;
 }
