@@ -158,6 +158,8 @@ sub create
 {
 	my ($case, $n) = @_;
 	my $more = join '', map { ", $_ => '$case->{$_}'" } grep { exists $case->{$_} } qw(output_mode watermark event_time);
+	# times go on for years
+	$more .= q{, options => '{"max_future": null}'} if $case->{watermark};
 	sql(sprintf q{SELECT stream_agg.create_stream('s', $q$%s$q$, trigger => '20 days'%s)}, $case->{query} =~ s/\$n/$n/gr, $more);
 	return worker_pid($node, 's');
 }

@@ -18,7 +18,8 @@ sub make_stream
 	my $mode = $how{mode} // 'append';
 	my $type = $how{type} // 'timestamptz';
 	my $window = $how{window} // "stream_agg.tumble(ts, '1 minute')";
-	my $options = join(', ', map { "\"$_\": \"$how{options}{$_}\"" } sort keys %{ $how{options} });
+	my %options = (max_future => undef, %{ $how{options} // {} });
+	my $options = join(', ', map { "\"$_\": " . (defined $options{$_} ? "\"$options{$_}\"" : 'null') } sort keys %options);
 	$broker->create_topic($name, $partitions);
 	create_source($node, $broker, "${name}_source", $name, "ts $type, k int");
 	$node->safe_psql('postgres', "SELECT stream_agg.create_stream('$name',
