@@ -171,7 +171,7 @@ for my $size (1, 7, 1000, undef, 50)
 	{
 		my $stream = "dedup_${source}_" . scalar @streams;
 		my $k = $crash ? 'slowly(k)' : 'k';
-		my $options = pick('{}', '{"on_error": "skip"}');
+		my $options = pick('{"watermark_policy": "global"}', '{"watermark_policy": "global", "on_error": "skip"}');
 		my $max = $size ? ", max_offsets_per_trigger => $size" : '';
 		note("$stream: ($key), delay $delay us, batches of " . ($size // 'any number of') . ", $options");
 		$node->safe_psql('postgres', qq{
