@@ -505,6 +505,10 @@ extern bool sagg_extension_exists(void);
 extern const char *sagg_mode_name(SaggOutputMode mode);
 extern bool sagg_mode_by_name(const char *name, SaggOutputMode *mode);
 
+/* citus.c */
+extern const char *sagg_citus_table(Oid relation);
+extern int	sagg_citus_define_locally(void);
+
 /* owner_code.c */
 extern bool sagg_session_is_of(Oid owner);
 extern void sagg_become_owner(SaggOwnerContext *save, Oid owner);

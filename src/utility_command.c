@@ -15,6 +15,7 @@
 #include "nodes/makefuncs.h"
 #include "tcop/dest.h"
 #include "tcop/utility.h"
+#include "utils/guc.h"
 
 #include "stream_agg.h"
 
@@ -31,6 +32,7 @@ void
 sagg_run_utility(Node *stmt, const char *text, int location, int len)
 {
 	PlannedStmt *wrapper = makeNode(PlannedStmt);
+	int			nest = sagg_citus_define_locally();
 
 	wrapper->commandType = CMD_UTILITY;
 	wrapper->canSetTag = false;
@@ -40,5 +42,6 @@ sagg_run_utility(Node *stmt, const char *text, int location, int len)
 
 	ProcessUtility(wrapper, text, false, PROCESS_UTILITY_QUERY, NULL, NULL,
 				   None_Receiver, NULL);
+	AtEOXact_GUC(true, nest);
 	CommandCounterIncrement();
 }

@@ -118,7 +118,10 @@ read_records(SaggSession *session, const SaggPlan *plan)
 }
 
 /*
- * Begin the batch's transaction, with the plan's batch time as now().
+ * Begin the batch's transaction, with the plan's batch time as now().  It is a
+ * transaction block: outside of one Citus commits what a trigger writes to other
+ * nodes at once.
+ *
  * StartTransaction takes the time of the statement for that; a parallel worker
  * is who may set it, as here.  Who tries out what a stream would write is waited
  * for now, while nobody waits for this transaction.
@@ -133,6 +136,9 @@ begin_transaction(SaggSession *session, const SaggPlan *plan)
 	SetParallelStartTimestamps(plan->batch_time, plan->batch_time);
 	ParallelWorkerNumber = save;
 
+	StartTransactionCommand();
+	BeginTransactionBlock();
+	CommitTransactionCommand();
 	StartTransactionCommand();
 	foreach(lc, session->sessions)
 		sagg_lock_micro_batch(((SaggSession *) lfirst(lc))->slot->view);
@@ -543,6 +549,8 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 		process_part(parts);
 	PopActiveSnapshot();
 	SAGG_FAILPOINT("commit.before");
+	if (!EndTransactionBlock(false))
+		elog(ERROR, "the transaction of a micro-batch has failed");
 	CommitTransactionCommand();
 
 	/*

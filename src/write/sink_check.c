@@ -97,6 +97,13 @@ check_kind(const SinkCheck *check)
 				 errmsg("system catalog \"%s\" cannot be the sink of a stream",
 						name)));
 	sagg_sink_check_schema(RelationGetNamespace(rel), name);
+	if (sagg_citus_table(RelationGetRelid(rel)) != NULL)
+		ereport(ERROR,
+				(SINK_ERRCODE(check, ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("\"%s\" is %s and cannot be the sink of a stream",
+						name, sagg_citus_table(RelationGetRelid(rel))),
+				 errdetail("A micro-batch commits its results, offsets and state in one local transaction."),
+				 SINK_ERRHINT(check, "Name a local table, or a table that does not exist yet.")));
 	if (rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
 		ereport(ERROR,
 				(SINK_ERRCODE(check, ERRCODE_WRONG_OBJECT_TYPE),
