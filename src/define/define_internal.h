@@ -45,7 +45,7 @@ extern void sagg_check_direct_arguments(const Aggref *aggref);
 
 /* query_source.c */
 extern int	sagg_count_sources(Node *node);
-extern List *sagg_find_sources(Query *query, bool always, bool in_order,
+extern List *sagg_find_sources(Query *query, bool always, bool ordered,
 							   Var **record, bool *reordered);
 
 /* query_record.c */

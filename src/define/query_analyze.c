@@ -382,14 +382,24 @@ needs_order(const SaggQuery *result, const SaggStreamOptions *options)
 }
 
 /*
+ * Does EXECUTE need the partition of each row's record?  Where rows come in the
+ * order of their records, the scan tells.
+ */
+static bool
+tells_partitions(bool has_watermark, const SaggStreamOptions *options)
+{
+	return has_watermark && options->watermark_policy == SAGG_WATERMARK_ALIGNED;
+}
+
+/*
  * Must every row tell its record?  Else only those of joins do.
  */
 static bool
-names_records(const SaggQuery *result, const Query *query, bool has_watermark,
+names_records(const SaggQuery *result, const Query *query,
 			  const SaggStreamOptions *options)
 {
 	return options->on_error != SAGG_FAIL || options->late_records ||
-		(has_watermark && options->watermark_policy != SAGG_WATERMARK_GLOBAL) ||
+		options->watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
 		(query->hasTargetSRFs && result->kind != SAGG_AGGREGATION);
 }
 
@@ -438,8 +448,9 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	sagg_flatten_aliases(query);
 	if (result->kind == SAGG_AGGREGATION)
 		sagg_take_hop_from_lateral(query);
-	result->sources = sagg_find_sources(query, names_records(result, query, has_watermark, options),
-										needs_order(result, options), &record, &reordered);
+	result->sources = sagg_find_sources(query, names_records(result, query, options),
+										needs_order(result, options) ||
+										tells_partitions(has_watermark, options), &record, &reordered);
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);

@@ -338,13 +338,13 @@ locate_in_tree(Query *query, Node *node, SourceSearch *search)
  * bring the way to it into the form of subqueries.  Sets "record" to a Var of
  * "query" that tells the record of a row, or to NULL where nobody needs it: a
  * record has one row at most, "always" is false, and rows come in the order of
- * their records or "in_order" is false.  Sets "reordered" to whether rows may
+ * their records or "ordered" is false.  Sets "reordered" to whether rows may
  * come in another order, as those of joins do, also of those that the planner
  * makes of IN and EXISTS.  Returns the OIDs of the sources; raises an error if
  * there are none, or if one stands where a stream cannot read it.
  */
 List *
-sagg_find_sources(Query *query, bool always, bool in_order, Var **record,
+sagg_find_sources(Query *query, bool always, bool ordered, Var **record,
 				  bool *reordered)
 {
 	SourceSearch search = {0};
@@ -370,7 +370,7 @@ sagg_find_sources(Query *query, bool always, bool in_order, Var **record,
 		refuse_second_source();
 
 	*reordered = search.multiplied || search.semijoined;
-	*record = search.multiplied || always || (in_order && *reordered) ?
+	*record = search.multiplied || always || (ordered && *reordered) ?
 		sagg_carry_record(query) : NULL;
 	return search.sources;
 }

@@ -157,7 +157,8 @@ record_of(const SaggExecution *ex, TupleTableSlot *slot)
 {
 	AttrNumber	attno = ex->query->record;
 
-	return SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[attno - 1]));
+	return attno == 0 ? SAGG_TID_RECORD(&ex->scanned->tts_tid) :
+		SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[attno - 1]));
 }
 
 /*

@@ -305,6 +305,8 @@ struct SaggExecution
 	TimestampTz row_watermark;	/* by which the row at hand is judged */
 	struct SaggPartitions *partitions;	/* NULL = policy global */
 	bool		judged_by_partition;	/* policy per_partition */
+	TupleTableSlot *scanned;	/* of the scan, where rows have no record
+								 * column and come in its order */
 	SaggLateRows *late;			/* that are kept; NULL = they are not */
 	int64		rows[SAGG_CLASSES];	/* by class, without a record column */
 	int64		late_windows;	/* windows that rows were late for */

@@ -182,6 +182,19 @@ make_receiver(SaggExecution *ex)
 	return &receiver->pub;
 }
 
+/*
+ * The slot of the scan whose rows become the query's one by one, in their order;
+ * NULL where the plan has none because no row can come.
+ */
+static TupleTableSlot *
+find_scan_slot(PlanState *state)
+{
+	while (state && !IsA(state, ForeignScanState))
+		state = IsA(state, SubqueryScanState) ?
+			((SubqueryScanState *) state)->subplan : outerPlanState(state);
+	return state ? ((ForeignScanState *) state)->ss.ss_ScanTupleSlot : NULL;
+}
+
 static void
 run_inner(SaggExecution *ex)
 {
@@ -193,6 +206,7 @@ run_inner(SaggExecution *ex)
 	desc = CreateQueryDesc(plan, ex->stream->name, GetActiveSnapshot(),
 						   InvalidSnapshot, receiver, NULL, NULL, 0);
 	ExecutorStart(desc, 0);
+	ex->scanned = ex->query->record == 0 ? find_scan_slot(desc->planstate) : NULL;
 	SAGG_EXECUTOR_RUN(desc, ForwardScanDirection, 0);
 	ExecutorFinish(desc);
 	ExecutorEnd(desc);
