@@ -424,7 +424,7 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 		PG_RETURN_OID(sink);
 
 	schema = get_namespace_name(namespace);
-	(void) sagg_delete_orphan(sagg_stream_key(args->name));
+	sagg_delete_leftovers(sagg_stream_key(args->name));
 	sagg_stream_check_can_run(GetUserId());
 	fill_stream(&stream, args);
 	stream.view = sagg_make_query_view(stream.name, schema,
