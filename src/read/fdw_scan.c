@@ -81,40 +81,6 @@ static uint64 attachment = 0;
 /* the record of it that was last given out, partition -1 = none */
 static SaggPlace last_place = {.partition = -1};
 
-/* the record of it that a scan is at, for others; the topic is this one's name */
-static SaggScanMark no_mark = {.partition = -1};
-static SaggScanMark *scan_mark = &no_mark;
-static int32 marked_topic = -1;
-
-/*
- * Let scans of attached batches tell "mark", from now on, which record they are
- * at, from before it is decoded until they are at the next one.  NULL: nobody.
- */
-void
-sagg_scan_mark(SaggScanMark *mark)
-{
-	scan_mark = mark ? mark : &no_mark;
-	scan_mark->partition = -1;
-	marked_topic = -1;
-}
-
-static void
-mark_topic(int32 topic)
-{
-	scan_mark->partition = -1;
-	strlcpy(scan_mark->topic, sagg_topic_name(topic), sizeof(scan_mark->topic));
-	marked_topic = topic;
-}
-
-static inline void
-mark_record(const SaggRecord *record)
-{
-	if (unlikely(record->topic != marked_topic))
-		mark_topic(record->topic);
-	scan_mark->partition = record->partition;
-	scan_mark->offset = record->offset;
-}
-
 /*
  * Let scans of "sources" (OIDs, which must outlive it) that begin in this process
  * from now on read "batch".
@@ -131,7 +97,7 @@ sagg_scan_attach(List *sources, SaggBatch *batch, SaggRefusals *refusals)
 	attached_batch = batch;
 	attachment = ++last_attachment;
 	last_place.partition = -1;
-	scan_mark->partition = -1;
+	sagg_mark_no_record();
 }
 
 /*
@@ -171,7 +137,7 @@ sagg_scan_detach(void)
 	attached_sources = NIL;
 	attached_batch = NULL;
 	attached_refusals = NULL;
-	scan_mark->partition = -1;
+	sagg_mark_no_record();
 }
 
 /*
@@ -497,7 +463,7 @@ next_good_record(ForeignScanState *node, SourceScan *state, TupleTableSlot *slot
 	{
 		last_place.partition = -1;
 		if (state->cursor)
-			mark_record(&state->record);
+			sagg_mark_record(&state->record);
 		if (state->topics && !of_this_source(state))
 		{
 			state->next++;
@@ -512,7 +478,7 @@ next_good_record(ForeignScanState *node, SourceScan *state, TupleTableSlot *slot
 		CHECK_FOR_INTERRUPTS();
 	}
 	if (state->cursor)
-		scan_mark->partition = -1;
+		sagg_mark_no_record();
 	return false;
 }
 

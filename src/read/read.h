@@ -127,6 +127,8 @@ extern void sagg_scan_attach(List *sources, SaggBatch *batch,
 extern void sagg_scan_detach(void);
 extern bool sagg_scan_last_record(SaggPlace *place);
 extern void sagg_scan_error_context(void *arg);
+
+/* scan_mark.c */
 extern void sagg_scan_mark(SaggScanMark *mark);
 
 /* shared_rows.c: such scans, of several streams, decode each record once */
