@@ -159,6 +159,7 @@ extern void sagg_check_reader(const SaggStream *stream);
 /* stream_drop.c */
 extern void sagg_drop_relation(Oid relid, ObjectType type);
 extern bool sagg_delete_orphan(const char *stream);
+extern void sagg_delete_leftovers(const char *stream);
 
 /* live_view.c */
 extern void sagg_drop_live_view(const SaggStream *stream);

@@ -111,6 +111,32 @@ refuse_stranger(Oid sink, const char *name)
 }
 
 /*
+ * A table is the sink of one stream.  But who may only insert into a table of
+ * another role does not keep its owner from having that one stream.
+ */
+static void
+check_sink_is_free(Oid sink, const char *name)
+{
+	SaggStream *other;
+
+	/* one at a time, or two new streams would not see each other */
+	LockRelationOid(sink, ShareUpdateExclusiveLock);
+	other = sagg_stream_of_sink(sink);
+	if (other == NULL)
+		return;
+	if (!SAGG_OWNS_RELATION(sink, GetUserId()) || SAGG_OWNS_RELATION(sink, other->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("table \"%s\" is the sink of stream \"%s\"", name, sagg_stream_title(other->name)),
+				 errhint("Name another sink.")));
+	ereport(NOTICE,
+			(errmsg("table \"%s\" is also the sink of stream \"%s\" of role \"%s\"",
+					name, sagg_stream_title(other->name),
+					GetUserNameFromId(other->owner, false)),
+			 errhint("To end that, revoke INSERT on the table from the role.")));
+}
+
+/*
  * Find or make the table that the results go to.
  */
 static void
@@ -118,7 +144,6 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 			SaggStream *stream)
 {
 	RangeVar   *name = args->sink;
-	SaggStream *other;
 
 	if (name == NULL)
 		name = makeRangeVar(schema, args->name->relname, -1);
@@ -136,15 +161,7 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 	sagg_check_delivery(stream, query);
 	sagg_check_sink_not_read(query, stream->sink);
 	sagg_sink_check(stream->sink, query, stream->mode, stream->options.at_least_once);
-
-	/* one at a time, or two new streams would not see each other */
-	LockRelationOid(stream->sink, ShareUpdateExclusiveLock);
-	other = sagg_stream_of_sink(stream->sink);
-	if (other)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("table \"%s\" is the sink of stream \"%s\"", name->relname, sagg_stream_title(other->name)),
-				 errhint("Name another sink.")));
+	check_sink_is_free(stream->sink, name->relname);
 }
 
 /*
@@ -424,7 +441,7 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 		PG_RETURN_OID(sink);
 
 	schema = get_namespace_name(namespace);
-	(void) sagg_delete_orphan(sagg_stream_key(args->name));
+	sagg_delete_leftovers(sagg_stream_key(args->name));
 	sagg_stream_check_can_run(GetUserId());
 	fill_stream(&stream, args);
 	stream.view = sagg_make_query_view(stream.name, schema,

@@ -97,6 +97,7 @@ sagg_scan_attach(List *sources, SaggBatch *batch, SaggRefusals *refusals)
 	attached_batch = batch;
 	attachment = ++last_attachment;
 	last_place.partition = -1;
+	sagg_mark_no_record();
 }
 
 /*
@@ -136,6 +137,7 @@ sagg_scan_detach(void)
 	attached_sources = NIL;
 	attached_batch = NULL;
 	attached_refusals = NULL;
+	sagg_mark_no_record();
 }
 
 /*
@@ -460,6 +462,8 @@ next_good_record(ForeignScanState *node, SourceScan *state, TupleTableSlot *slot
 	while (next_record(state))
 	{
 		last_place.partition = -1;
+		if (state->cursor)
+			sagg_mark_record(&state->record);
 		if (state->topics && !of_this_source(state))
 		{
 			state->next++;
@@ -473,6 +477,8 @@ next_good_record(ForeignScanState *node, SourceScan *state, TupleTableSlot *slot
 		ResetExprContext(node->ss.ps.ps_ExprContext);
 		CHECK_FOR_INTERRUPTS();
 	}
+	if (state->cursor)
+		sagg_mark_no_record();
 	return false;
 }
 

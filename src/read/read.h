@@ -28,6 +28,19 @@ typedef struct SaggPlace
 	int64		offset;
 } SaggPlace;
 
+#define SAGG_TOPIC_SIZE			250 /* Kafka's limit, and NUL */
+
+/*
+ * The record that a scan of the attached batch is at, for who looks after the
+ * process has crashed.
+ */
+typedef struct SaggScanMark
+{
+	char		topic[SAGG_TOPIC_SIZE];
+	volatile int32 partition;	/* -1 = none */
+	volatile int64 offset;
+} SaggScanMark;
+
 /* consumer.c */
 extern SaggReader *sagg_reader_open(List *sources, bool want_headers);
 extern void sagg_reader_close(SaggReader *reader);
@@ -116,6 +129,9 @@ extern void sagg_scan_detach(void);
 extern bool sagg_scan_last_record(SaggPlace *place);
 extern void sagg_scan_error_context(void *arg);
 
+/* scan_mark.c */
+extern void sagg_scan_mark(SaggScanMark *mark);
+
 /* shared_rows.c: such scans, of several streams, decode each record once */
 extern void sagg_shared_rows_begin(int64 records, List *streams);
 extern void sagg_shared_rows_end(void);
@@ -165,6 +181,7 @@ extern bool sagg_is_source(Oid relid);
 
 /* source_topics.c */
 extern bool sagg_sources_by_topic(List *sources);
+extern bool sagg_is_topic_name(const char *name);
 
 /* source_layout.c */
 extern void sagg_source_check(Oid relid);

@@ -15,8 +15,10 @@
  *
  * A record that crashes the worker leaves no error.  A plan that a worker finds
  * unfinished, and begins again, says so in the log ("attempts"), durably and
- * before EXECUTE.  After SAGG_CRASHES of them it is taken for one that fails.
- * Only a batch of one offset that has ended so many workers is refused.
+ * before EXECUTE.  After SAGG_CRASHES of them it is taken for one that fails; after
+ * the first one, if the crash log knows the record that the worker was at: then
+ * that one is tried first.  Only the record of a batch of one offset is refused,
+ * after SAGG_CRASHES of that batch or, one after the other, at that record.
  *
  * The refused record is to blame only if the batch does without it; if not,
  * the error is one of the batch, as any other.  Rows of closed windows in
@@ -178,6 +180,23 @@ sagg_poison_failed(SaggSession *session, const ErrorData *error)
 }
 
 /*
+ * The range of a plan with this record in it, or NULL.
+ */
+static const SaggRange *
+range_of(const SaggPlan *plan, const SaggPlace *place)
+{
+	for (int i = 0; i < plan->nranges; i++)
+	{
+		const SaggRange *range = &plan->ranges[i];
+
+		if (range->partition == place->partition && range->topic == place->topic &&
+			place->offset >= range->start && place->offset < range->end)
+			return range;
+	}
+	return NULL;
+}
+
+/*
  * A plan for what is before the record that was read last, or for that record
  * if there is nothing before it.  False if it is none of the plan's.
  */
@@ -185,22 +204,16 @@ static bool
 plan_before_last_record(const SaggPoison *poison, const SaggPlan *failed,
 						SaggPlan *plan)
 {
-	for (int i = 0; i < failed->nranges; i++)
-	{
-		SaggRange	range = failed->ranges[i];
+	const SaggRange *range = range_of(failed, &poison->last);
 
-		if (range.partition != poison->last.partition ||
-			range.topic != poison->last.topic ||
-			poison->last.offset < range.start || poison->last.offset >= range.end)
-			continue;
-		plan->nranges = plan->nsuspects = 1;
-		plan->ranges[0] = plan->suspects[0] = range;
-		plan->ranges[0].end = Max(poison->last.offset, range.start + 1);
-		plan->suspects[0].start = poison->last.offset;
-		plan->suspects[0].end = poison->last.offset + 1;
-		return true;
-	}
-	return false;
+	if (range == NULL)
+		return false;
+	plan->nranges = plan->nsuspects = 1;
+	plan->ranges[0] = plan->suspects[0] = *range;
+	plan->ranges[0].end = Max(poison->last.offset, range->start + 1);
+	plan->suspects[0].start = poison->last.offset;
+	plan->suspects[0].end = poison->last.offset + 1;
+	return true;
 }
 
 /*
@@ -330,6 +343,14 @@ static void
 consider_crashes(SaggSession *session, SaggPlan *plan)
 {
 	bool		single = offsets_of(plan->ranges, plan->nranges) == 1;
+	SaggPlace	at;
+	int			at_record = sagg_crashes_at_record(session->slot->view, plan->batch, &at);
+	int			ended = plan->attempts + 1;
+
+	if (at_record > 0 && range_of(plan, &at) == NULL)
+		at_record = 0;
+	if (single)
+		ended = Max(ended, at_record);
 
 	/* not even without its record: somebody else has to look at it */
 	if (single && plan->attempts >= 2 * SAGG_CRASHES)
@@ -343,11 +364,13 @@ consider_crashes(SaggSession *session, SaggPlan *plan)
 						attempts),
 				 errdetail("The last ones had left out the record.")));
 	}
-	if (plan->attempts + 1 >= SAGG_CRASHES || (!single && plan->nsuspects > 0))
+	if (ended >= SAGG_CRASHES || (!single && (plan->nsuspects > 0 || at_record > 0)))
 		note_failure(&session->poison, plan->batch,
 					 single ? psprintf("%d workers have ended while they processed the record",
-									   plan->attempts + 1) :
+									   ended) :
 					 "workers have ended while they processed the micro-batch", NULL);
+	if (session->poison.failed >= 0 && at_record > 0)
+		session->poison.last = at;
 }
 
 /*

@@ -26,7 +26,6 @@
 /* titles of streams (sagg_stream_title): two identifiers and a dot */
 #define SAGG_NAME_SIZE			(2 * NAMEDATALEN)
 #define SAGG_ERROR_SIZE			1024
-#define SAGG_TOPIC_SIZE			250 /* Kafka's limit, and NUL */
 #define SAGG_DIRTY_DATABASES	32
 #define SAGG_HELD_DATABASES		32
 
@@ -76,6 +75,7 @@ typedef struct SaggMark
 	volatile int told;			/* to quit, and why: a QuitSignalReason */
 	volatile Oid view;			/* of the stream it works for */
 	volatile int64 batch;		/* -1 = none */
+	SaggScanMark record;		/* of the batch, that a scan is at */
 } SaggMark;
 
 #define SAGG_CRASH_TIMES		100 /* at least the largest max_crashes */
@@ -97,6 +97,11 @@ typedef struct SaggCrashes
 	int			ntimes;			/* as of the last crash, for messages */
 	TimestampTz last;
 	int64		batch;			/* in which the last one was, -1 = in none */
+	int			nrecord;		/* how many in a row, up to the last one, were at
+								 * one record; 0 = it was at none */
+	char		topic[SAGG_TOPIC_SIZE]; /* that record */
+	int32		partition;
+	int64		offset;
 	SaggCrashTimes times;		/* of those that it is to blame for */
 } SaggCrashes;
 
@@ -268,6 +273,7 @@ extern void sagg_mark_end(void);
 extern void sagg_mark_batch(int64 batch);
 extern void sagg_mark_stream(Oid view);
 extern SaggCrashes *sagg_crashes_find(Oid database, Oid view);
+extern int	sagg_crashes_at_record(Oid view, int64 batch, SaggPlace *place);
 extern void sagg_crash_log_save(const SaggCrashLog *log);
 extern void sagg_crash_log_init(void);
 

@@ -161,9 +161,20 @@ $node->poll_query_until('postgres', "SELECT count(*) = 1 FROM stream_agg.dead_le
 process($node, 'crashed');
 check('crashed', sprintf($sum, "WHERE v <> $crasher"), 'a crash', $crasher);
 is(value(q{SELECT error FROM stream_agg.dead_letters}), '3 workers have ended while they processed the record', 'crashes are counted');
-my $crashes = () = slurp_file($node->logfile) =~ /was terminated by signal 11/g;
-cmp_ok($crashes, '<=', 3 + 1 + 10 + 3, "it is found by halves ($crashes crashes)");
+sub crashes { my $n = () = slurp_file($node->logfile) =~ /was terminated by signal 11/g; return $n; }
+is(crashes(), 3, 'it is the record that the worker was at');
 drop('crashed');
+
+# --- and one in the sink, where nobody knows the record
+value(q{CREATE TABLE exploding (k int, n bigint, total bigint, worst int, UNIQUE NULLS NOT DISTINCT (k), CHECK (crash_on(worst, 1000) IS NOT NULL))});
+my $exploding = 'SELECT k, count(*) AS n, sum(v) AS total, max(CASE WHEN v = %d THEN 1000 ELSE 0 END) AS worst FROM events %s GROUP BY k';
+create('exploding', sprintf($exploding, $crasher, ''));
+$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM stream_agg.dead_letters WHERE stream = 'exploding'") or die 'not found';
+process($node, 'exploding');
+check('exploding', sprintf($exploding, -1, "WHERE v <> $crasher"), 'a crash in the sink', $crasher);
+cmp_ok(crashes() - 3, '<=', 3 + 1 + 10 + 3, 'it is found by halves (' . crashes() . ' crashes)');
+cmp_ok(crashes() - 3, '>', 6, 'and not at once');
+drop('exploding');
 
 # --- restarts and kills in the middle of a search
 create('restarted', $divide =~ s/sum\(v/sum(pg_catalog.length(repeat('x', 20000)) - 20000 + v/r, max_offsets_per_trigger => 150);
@@ -179,22 +190,22 @@ check('restarted', $good, 'restarts and kills');
 drop('restarted');
 
 # --- workers that somebody ends, again and again, take no good record with them:
-# it needs three in the very same micro-batch of one record
+# it needs three at the very same record
 value(q{
-	CREATE TABLE holding (hold bool);
-	INSERT INTO holding VALUES (true);
+	CREATE TABLE holding (rest int);
+	INSERT INTO holding VALUES (0);
 	CREATE FUNCTION held(int) RETURNS int STABLE LANGUAGE plpgsql AS $$
 	BEGIN
-		WHILE (SELECT hold FROM holding) LOOP PERFORM pg_sleep(0.01); END LOOP;
+		WHILE $1 % 50 = (SELECT rest FROM holding) LOOP PERFORM pg_sleep(0.01); END LOOP;
 		RETURN $1;
 	END $$});
 create('killed', 'SELECT k, count(*) AS n, sum(held(v)) AS total FROM events GROUP BY k');
-for my $death (1 .. 6)
+for my $next (0, 13, 13, 26, 39, -1)
 {
 	my $worker = q{SELECT %s FROM pg_stat_activity WHERE backend_type ~ 'stream_agg worker'};
 	$node->poll_query_until('postgres', sprintf("$worker AND wait_event = 'PgSleep'", 'count(*) = 1')) or die 'no worker executes';
-	value('UPDATE holding SET hold = false') if $death == 6;
-	kill_backends($node, value(sprintf($worker, 'pid')));    # it looks at the table between two naps
+	value("UPDATE holding SET rest = $next");    # for the next worker: this one has its snapshot
+	kill_backends($node, value(sprintf($worker, 'pid')));
 }
 process($node, 'killed');
 is_equal_tables($node, 'SELECT * FROM killed', sprintf($sum, ''), 'workers that are killed take no good record with them');
