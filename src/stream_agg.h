@@ -433,6 +433,10 @@ sagg_add_saturated(int64 a, int64 b)
 	return pg_add_s64_overflow(a, b, &sum) ? PG_INT64_MAX : sum;
 }
 
+/* merge_sort.c */
+extern void sagg_sort(void *elements, size_t n, size_t size,
+					  qsort_arg_comparator compare, void *arg);
+
 /* topics.c */
 extern int32 sagg_topic_number(const char *name);
 extern const char *sagg_topic_name(int32 topic);

@@ -252,7 +252,7 @@ typedef struct SaggKeyCall
 	SaggKeyKind kind;
 	FmgrInfo	eq;
 	FmgrInfo	hash;
-	FmgrInfo	seeded_hash;	/* fn_oid InvalidOid = there is none */
+	struct SaggKeyHash *general;	/* of SAGG_KEY_GENERAL, else NULL */
 	SaggCodec	codec;
 } SaggKeyCall;
 
@@ -490,6 +490,13 @@ extern uint32 sagg_start_salt(const SaggStore *store, int64 start);
 extern bool sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
 							const Datum *b, const bool *bnulls);
 extern int	sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b);
+
+/* key_hash.c */
+typedef struct SaggKeyHash SaggKeyHash;
+
+extern SaggKeyHash *sagg_key_hash_init(Oid type, Oid eqop, Oid collation);
+extern void sagg_key_hash_add(SaggExecution *ex, const SaggKeyHash *hash,
+							  SaggSip *sip, Datum value);
 
 /* groups.c */
 extern void sagg_groups_init(SaggExecution *ex);

@@ -320,6 +320,7 @@ sagg_groups_changed(SaggExecution *ex, int64 *n)
 			groups[(*n)++] = group;
 	}
 	CHECK_FOR_INTERRUPTS();
+	/* by their hashes, which have a secret, they stand in no order of a producer's */
 	qsort_arg(groups, *n, sizeof(SaggGroup *), compare_places, ex);
 	return groups;
 }

@@ -132,7 +132,7 @@ sagg_session_load(SaggExecution *ex, SaggSession *session)
 }
 
 static int
-compare_starts(const void *a, const void *b)
+compare_starts(const void *a, const void *b, void *arg)
 {
 	int64		x = (*(SaggSession *const *) a)->group.start;
 	int64		y = (*(SaggSession *const *) b)->group.start;
@@ -180,7 +180,7 @@ load_sessions(SaggExecution *ex, SaggSessionKey *key)
 		sessions[n++] = session;
 	}
 	if (n > 1)
-		qsort(sessions, n, sizeof(SaggSession *), compare_starts);
+		sagg_sort(sessions, n, sizeof(SaggSession *), compare_starts, NULL);
 	for (int i = 0; i < n; i++)
 		sagg_session_append(&key->sessions, sessions[i]);
 	if (sessions)
