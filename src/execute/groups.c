@@ -145,6 +145,7 @@ make_group(SaggExecution *ex, SaggGroup *probe)
 	{
 		SaggVersion *version = SAGG_VERSION(ex->store, stored);
 
+		sagg_group_memory_load(ex, version->len);
 		sagg_entry_read(ex, group, version->entry, version->len, true);
 	}
 	else

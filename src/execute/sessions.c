@@ -126,6 +126,7 @@ sagg_session_load(SaggExecution *ex, SaggSession *session)
 		return;
 	old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
 	version = SAGG_VERSION(ex->store, session->parts->version);
+	sagg_group_memory_load(ex, version->len);
 	sagg_entry_read(ex, &session->group, version->entry, version->len, true);
 	session->loaded = true;
 	MemoryContextSwitchTo(old);
@@ -412,6 +413,7 @@ sagg_session_row(SaggExecution *ex, TupleTableSlot *slot)
 		session->group.changed = true;
 		sagg_states_advance(ex, session->group.states, slot->tts_values, slot->tts_isnull);
 		sagg_classify(ex, slot, SAGG_CLASS_AGGREGATED);
+		sagg_group_memory_check(ex, 1);
 	}
 	ResetExprContext(ex->tmpcontext);
 	SAGG_FAILPOINT("execute.row");
