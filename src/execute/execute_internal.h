@@ -238,7 +238,7 @@ typedef struct SaggGroup
 /* How a key's values are compared and hashed; see keys.c. */
 typedef enum SaggKeyKind
 {
-	SAGG_KEY_GENERAL,			/* by the functions of its operator */
+	SAGG_KEY_GENERAL,			/* by its operator, and by key_hash.c */
 	SAGG_KEY_INT1,
 	SAGG_KEY_INT2,
 	SAGG_KEY_INT4,

@@ -93,7 +93,8 @@ is_column_image_equal(const SaggCodec *codec, Oid sortop, Oid type, Oid collatio
 }
 
 /*
- * What the inputs are sorted by, those of an ordered-set aggregate too.  Returns whether tuples that are equal have equal bytes.
+ * What the inputs are sorted by, those of an ordered-set aggregate too.  Returns
+ * whether tuples that are equal have equal bytes.
  */
 static bool
 init_sort(SaggKeptCall *kept, const Aggref *aggref)
