@@ -101,6 +101,9 @@ sagg_conf_prepare(rd_kafka_conf_t *conf)
 	sagg_conf_set(conf, "enable.partition.eof", "true");
 	sagg_conf_set(conf, "allow.auto.create.topics", "false");
 
+	/* of what is produced; an answer may be smaller */
+	sagg_conf_set(conf, "message.max.bytes", "1000");
+
 	defaults = rd_kafka_conf_new();
 	set_default(conf, defaults, "reconnect.backoff.max.ms", 2000);
 	rd_kafka_conf_destroy(defaults);
@@ -154,8 +157,6 @@ sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 	set_default(conf, defaults, "queued.min.messages",
 				Max(queue_kb * 1024 / SMALLEST_RECORD, 1000));
 
-	/* of what is produced; an answer may be smaller */
-	sagg_conf_set(conf, "message.max.bytes", "1000");
 	set_default(conf, defaults, "fetch.max.bytes", fetch_bytes);
 	set_default(conf, defaults, "fetch.message.max.bytes", Min(fetch_bytes, MOST_OF_PARTITION));
 	get_property(conf, "fetch.max.bytes", value, sizeof(value));

@@ -109,6 +109,19 @@ sagg_queue_was_full(const SaggReader *reader, const SaggPartition *part,
 }
 
 /*
+ * Has librdkafka fetched records since this was asked last?  They may be of
+ * aborted transactions, which it keeps to itself.
+ */
+bool
+sagg_reader_hears(SaggReader *reader)
+{
+	uint64		before = reader->answers;
+
+	reader->answers = reader->fetch ? sagg_arrivals_answers(reader->fetch->arrivals) : 0;
+	return reader->answers != before;
+}
+
+/*
  * Move what there is of the partition's range to the batch.  Returns whether
  * that and what is left is so much that the queue may have been full.
  */

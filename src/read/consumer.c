@@ -217,6 +217,7 @@ open_fetch(SaggReader *reader, int npartitions, int32 topic)
 						&reader->queue_bytes, &reader->queue_records);
 	reader->fetch = sagg_client_open(RD_KAFKA_CONSUMER, conf, &name, 1,
 									 release_fetch, reader);
+	sagg_arrivals_expect(reader->fetch->arrivals, reader->sized_for);
 
 	/* an idle stream is to hear of broken connections, too */
 	rd_kafka_queue_io_event_enable(reader->fetch->events, reader->fd, &one, sizeof(one));

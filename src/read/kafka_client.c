@@ -162,13 +162,18 @@ sagg_client_open(rd_kafka_type_t type, rd_kafka_conf_t *conf,
 	client = MemoryContextAllocExtended(TopMemoryContext, sizeof(SaggClient) +
 										sizeof(rd_kafka_topic_t *) * ntopics,
 										MCXT_ALLOC_ZERO | MCXT_ALLOC_NO_OOM);
+	if (client && type == RD_KAFKA_CONSUMER)
+		client->arrivals = sagg_arrivals_count(conf);
 	if (client)
 		client->rk = new_with_signals_blocked(type, conf, reason, sizeof(reason));
 	if (client == NULL || client->rk == NULL)
 	{
 		rd_kafka_conf_destroy(conf);
 		if (client)
+		{
+			sagg_arrivals_free(client->arrivals);
 			pfree(client);
+		}
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION),
 				 errmsg("could not set up a Kafka client"),
@@ -309,9 +314,9 @@ end_process(void)
 }
 
 /*
- * rd_kafka_destroy, with a bound.
+ * rd_kafka_destroy, with a bound.  Returns whether its threads have ended.
  */
-static void
+static bool
 destroy_client(rd_kafka_t *rk)
 {
 	pthread_t	thread;
@@ -320,7 +325,11 @@ destroy_client(rd_kafka_t *rk)
 	if (destruction == NULL)
 		rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
 	else if (!await_destruction(destruction, thread))
+	{
 		end_process();
+		return false;
+	}
+	return true;
 }
 
 /*
@@ -339,7 +348,8 @@ sagg_client_close(SaggClient *client)
 			rd_kafka_topic_destroy(client->topics[i]);
 		rd_kafka_queue_io_event_enable(client->events, -1, NULL, 0);
 		rd_kafka_queue_destroy(client->events);
-		destroy_client(client->rk);
+		if (destroy_client(client->rk))
+			sagg_arrivals_free(client->arrivals);
 	}
 	pfree(client);
 }

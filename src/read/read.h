@@ -75,6 +75,7 @@ extern void sagg_reader_begin(SaggReader *reader, const SaggRange *ranges,
 							  int nranges);
 extern int64 sagg_reader_pass_gap(SaggReader *reader, const SaggRange *range);
 extern bool sagg_reader_collect(SaggReader *reader);
+extern bool sagg_reader_hears(SaggReader *reader);
 extern void sagg_reader_collect_ahead(SaggReader *reader);
 extern SaggBatch *sagg_reader_batch(SaggReader *reader);
 extern void sagg_reader_release(SaggReader *reader);

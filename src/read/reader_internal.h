@@ -39,6 +39,7 @@ typedef struct SaggClient
 	dlist_node	node;
 	rd_kafka_t *rk;
 	rd_kafka_queue_t *events;	/* logs and errors */
+	struct SaggArrivals *arrivals;	/* of what it fetches, NULL = not counted */
 	int			ntopics;
 	rd_kafka_topic_t **topics;	/* those it was opened for */
 	pid_t		pid;			/* of the process that made it */
@@ -49,6 +50,12 @@ typedef struct SaggClient
 	TimestampTz trouble_since;
 	char		trouble[SAGG_TROUBLE_SIZE]; /* last error, "" = none */
 } SaggClient;
+
+/* arrivals.c */
+extern struct SaggArrivals *sagg_arrivals_count(rd_kafka_conf_t *conf);
+extern void sagg_arrivals_expect(struct SaggArrivals *arrivals, int npartitions);
+extern uint64 sagg_arrivals_answers(struct SaggArrivals *arrivals);
+extern void sagg_arrivals_free(struct SaggArrivals *arrivals);
 
 /* kafka_client.c */
 extern int	sagg_event_fd_open(void);
@@ -142,6 +149,7 @@ struct SaggReader
 	bool		other_partitions;	/* seen since then */
 	TimestampTz partitions_checked;
 	TimestampTz prodded;		/* see sagg_reader_prod */
+	uint64		answers;		/* see sagg_reader_hears */
 	int			nranges;		/* of the batch */
 	SaggRange  *ranges;
 	SaggBatch  *batch;

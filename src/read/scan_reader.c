@@ -172,7 +172,7 @@ sagg_reader_await(SaggReader *reader)
 								   wait_event);
 		if (events & WL_LATCH_SET)
 			ResetLatch(MyLatch);
-		if (events & WL_SOCKET_READABLE)
+		if (sagg_reader_hears(reader) || (events & WL_SOCKET_READABLE) != 0)
 			last_progress = GetCurrentTimestamp();
 		else if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
 											sagg_kafka_timeout_ms))

@@ -96,7 +96,9 @@ read_records(SaggSession *session, const SaggPlan *plan)
 	SAGG_FAILPOINT("read.begun");
 	while (!sagg_reader_collect(session->reader))
 	{
-		if (sagg_session_wait(session, true, 500) &&
+		bool		woken = sagg_session_wait(session, true, 500);
+
+		if ((sagg_reader_hears(session->reader) || woken) &&
 			sagg_reader_trouble(session->reader) == NULL)
 			last_progress = GetCurrentTimestamp();
 		sagg_session_report_silence(session, last_progress);

@@ -7,8 +7,10 @@ Writes its address to READY_FILE and ends with its parent.  SCRIPT is JSON and i
 read again whenever it changes:
 
     {"cluster": "id",                     text; or {"hex": "ff"}, as all names here
+     "pause": 100,                        ms before an answer that has records
      "topics": [{"name": "t", "partitions": [
         {"end": 5,                        instead of the offset behind the last batch
+         "aborted": [[producer, offset]], transactions and where they begin
          "batches": [BATCH...]}]}],
      "error": "text",                     of FindCoordinator's answer
      "fuzz": {"seed": 1, "share": 10}}    one answer in "share" is damaged: records,
@@ -19,7 +21,8 @@ more than values, "codec": 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd,
 "bytes": N} with one value of N bytes in place of "values" (gzip and zstd), or has
 "garbage": "hex" in place of its records.  "crc": false gives it a wrong one,
 "magic" another number, "key_bytes" and "header_bytes": N move the bytes of the
-value there; "headers": [["name in hex", "value in hex"]].
+value there; "headers": [["name in hex", "value in hex"]].  "producer": N makes it a
+part of that one's transaction; "abort": true, the marker that aborts it.
 
 The form of answers is always right: librdkafka 2.0.2 does not survive it when it
 reads one whose lengths are wrong, and that is not what is to be tested.
@@ -84,8 +87,9 @@ def crc32c(data):
     return crc ^ 0xFFFFFFFF
 
 
-def record(delta, value, headers):
-    body = b"\0" + varint(0) + varint(delta) + varint(-1) + varint(len(value)) + value + varint(len(headers))
+def record(delta, value, headers, key=None):
+    body = b"\0" + varint(0) + varint(delta) + (varint(-1) if key is None else varint(len(key)) + key)
+    body += varint(len(value)) + value + varint(len(headers))
     for name, content in headers:
         body += varint(len(name)) + name + varint(len(content)) + content
     return varint(len(body)) + body
@@ -138,6 +142,8 @@ def make_records(batch):
         if key not in records_made:
             records_made[key] = {1: gzip_large, 4: zstd_large}[codec](*key[1])
         return records_made[key]
+    if batch.get("abort"):
+        return record(0, struct.pack(">hi", 0, 0), [], struct.pack(">hh", 0, 0))
     headers = [(bytes.fromhex(n), bytes.fromhex(v)) for n, v in batch.get("headers", [])]
     data = b"".join(record(i, text(v), headers) for i, v in enumerate(batch["values"]))
     if codec == 1:
@@ -177,7 +183,9 @@ def make_batch(batch, keep=True):
         return records_made[key]
     records = make_records(batch)
     n = offsets_of(batch)
-    tail = struct.pack(">hiqqqhii", batch.get("codec", 0), n - 1, batch.get("stamp", 1700000000000), batch.get("stamp", 1700000000000), -1, -1, -1,
+    attributes = batch.get("codec", 0) | ("producer" in batch) << 4 | bool(batch.get("abort")) << 5
+    tail = struct.pack(">hiqqqhii", attributes, n - 1, batch.get("stamp", 1700000000000), batch.get("stamp", 1700000000000),
+                       batch.get("producer", -1), -1, -1,
                        len(batch.get("values", [1]))) + records
     crc = crc32c(tail) if len(tail) < 1 << 16 else 0
     if batch.get("crc", True) is False:
@@ -308,10 +316,11 @@ def fetch(request, rng):
         error = 0
         if rng:
             error, end = rng.choice(((0, end), (0, end), (0, end), (0, -5), (0, 1 << 62), (1, end), (3, end), (6, end), (29, end), (2, end)))
-        return struct.pack(">hqqii", error, end, end, -1, len(data)) + data
+        aborted = partition.get("aborted")
+        return (struct.pack(">hqqi", error, end, end, -1 if aborted is None else len(aborted)) +
+                b"".join(struct.pack(">qq", *one) for one in aborted or []) + struct.pack(">i", len(data)) + data)
     body = each_partition(request, "qi", answer)
-    if not found[0]:
-        time.sleep(min(wait, 20) / 1000)
+    time.sleep((script.get("pause", 0) if found[0] else min(wait, 20)) / 1000)
     return struct.pack(">i", 0) + body
 
 

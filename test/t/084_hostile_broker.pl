@@ -273,6 +273,26 @@ checked 'H3, L9: records that unpack to hundreds of megabytes' => sub {
 	is(sql(q{SELECT octet_length(value) FROM stream_agg.dead_letters WHERE stream ~ 'huge_s'}), 64 * $MB, 'and with the beginning of a value');
 };
 
+# Records of a transaction that is aborted are fetched and left out by librdkafka.
+# Nothing of them arrives, for longer than records are waited for.
+checked 'an aborted transaction that takes longer than kafka_timeout' => sub {
+	my ($each, $n) = (100, 20);
+	my $end = $each * $n;
+	my $broker = hostile('aborts', pause => 200);
+	sql(q{ALTER SERVER aborts OPTIONS ("fetch.max.bytes" '2000')});
+	$broker->add_topic('aborts', { aborted => [ [ 7, 0 ] ], batches => [ (map { { %{ good($_ * $each, $each) }, producer => 7 } } 0 .. $n - 1),
+			{ base => $end, producer => 7, abort => \1 }, good($end + 1, 3) ] });
+	source('aborts', 'aborts');
+	sql(q{ALTER SYSTEM SET stream_agg.kafka_timeout = '2s'; SELECT pg_reload_conf()});
+	my $log = -s $node->logfile;
+	create_stream('aborts_s', 'SELECT pos FROM aborts', '{}');
+	process($node, 'aborts_s');
+	is(sql('SELECT string_agg(pos::text, $$ $$ ORDER BY pos) FROM aborts_s'), join(' ', $end + 1 .. $end + 3), 'a stream gets through');
+	unlike(slurp_file($node->logfile, $log), qr/no records of/, 'at the first attempt');
+	is(sql('SELECT count(*) FROM aborts'), 3, 'and a query');
+	sql(q{ALTER SYSTEM RESET stream_agg.kafka_timeout; SELECT pg_reload_conf()});
+};
+
 # A gzip stream without its end: librdkafka unpacks it for ever, in a thread of its
 # own, and does not end as long.
 checked 'a batch that librdkafka does not get done with' => sub {

@@ -53,11 +53,12 @@ sub say
 	return;
 }
 
-# add_topic(name, [batch, ...] of each partition)
+# add_topic(name, partition, ...): of each its batches, [batch, ...], or all there is
+# to say of it, { batches => [...], ... }
 sub add_topic
 {
 	my ($self, $name, @partitions) = @_;
-	$self->say(topics => [ @{ $self->{is}{topics} }, { name => $name, partitions => [ map { { batches => $_ } } @partitions ] } ]);
+	$self->say(topics => [ @{ $self->{is}{topics} }, { name => $name, partitions => [ map { ref $_ eq 'HASH' ? $_ : { batches => $_ } } @partitions ] } ]);
 	return;
 }
 
