@@ -55,6 +55,7 @@
 #define ERRCODE_SAGG_STATE_LIMIT		MAKE_SQLSTATE('S','A','0','0','7')
 #define ERRCODE_SAGG_DEAD_LETTERS		MAKE_SQLSTATE('S','A','0','0','8')
 #define ERRCODE_SAGG_POISON				MAKE_SQLSTATE('S','A','0','0','9')
+#define ERRCODE_SAGG_GROUP_MEMORY		MAKE_SQLSTATE('S','A','0','2','0')
 #define ERRCODE_SAGG_CRASHES			MAKE_SQLSTATE('S','A','0','1','9')
 #define ERRCODE_SAGG_LATE_RECORDS		MAKE_SQLSTATE('S','A','0','1','5')
 
@@ -447,6 +448,10 @@ sagg_add_saturated(int64 a, int64 b)
 
 	return pg_add_s64_overflow(a, b, &sum) ? PG_INT64_MAX : sum;
 }
+
+/* merge_sort.c */
+extern void sagg_sort(void *elements, size_t n, size_t size,
+					  qsort_arg_comparator compare, void *arg);
 
 /* topics.c */
 extern int32 sagg_topic_number(const char *name);

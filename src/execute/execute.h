@@ -80,6 +80,10 @@ extern void sagg_execution_output(SaggExecution *execution, SaggOutput *output);
 extern void sagg_execution_output_end(SaggOutput *output);
 extern void sagg_execution_end(SaggExecution *execution);
 
+/* group_memory.c */
+extern Size sagg_group_memory_bound(void);
+extern Size sagg_execution_group_memory(const SaggExecution *execution);
+
 /* replaced.c */
 extern int64 sagg_execution_replaces(SaggExecution *execution);
 

@@ -93,8 +93,8 @@ is_column_image_equal(const SaggCodec *codec, Oid sortop, Oid type, Oid collatio
 }
 
 /*
- * What the inputs are sorted by; an ordered-set aggregate sorts them itself.
- * Returns whether tuples that are equal have equal bytes.
+ * What the inputs are sorted by, those of an ordered-set aggregate too.  Returns
+ * whether tuples that are equal have equal bytes.
  */
 static bool
 init_sort(SaggKeptCall *kept, const Aggref *aggref)
@@ -103,8 +103,6 @@ init_sort(SaggKeptCall *kept, const Aggref *aggref)
 	bool		image_equal = true;
 	ListCell   *lc;
 
-	if (AGGKIND_IS_ORDERED_SET(aggref->aggkind))
-		return true;
 	kept->sort = palloc0(sizeof(SaggKeptSort) * Max(list_length(clauses), 1));
 	foreach(lc, clauses)
 	{

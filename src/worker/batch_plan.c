@@ -223,7 +223,7 @@ next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
 			if (one->nsuspects > 0)
 				n = keep_suspects(one, ranges, n, &limit);
 		}
-		sagg_ranges_share(ranges, n, limit, plan->batch);
+		sagg_ranges_share(ranges, n, sagg_batch_size_bound(session, limit), plan->batch);
 	}
 	for (int i = 0; i < nbounds; i++)
 	{

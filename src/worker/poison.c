@@ -74,16 +74,6 @@ is_of_data(int sqlstate)
 	return (first >= '5' && first <= '9') || (first >= 'I' && first <= 'Z');
 }
 
-static int64
-offsets_of(const SaggRange *ranges, int nranges)
-{
-	int64		n = 0;
-
-	for (int i = 0; i < nranges; i++)
-		n = sagg_add_saturated(n, ranges[i].end - ranges[i].start);
-	return n;
-}
-
 /*
  * Forget which batch has failed, and why.
  */
@@ -217,112 +207,26 @@ plan_before_last_record(const SaggPoison *poison, const SaggPlan *failed,
 }
 
 /*
- * A plan for half of the offsets, in the same partitions.
- */
-static void
-plan_half(const SaggPlan *failed, SaggPlan *plan)
-{
-	int			n = 0;
-
-	plan->nsuspects = 0;
-	for (int i = 0; i < failed->nranges; i++)
-	{
-		/* of a partition that skips offsets and has none left */
-		if (failed->ranges[i].end > failed->ranges[i].start)
-			plan->suspects[plan->nsuspects++] = failed->ranges[i];
-	}
-	memcpy(plan->ranges, plan->suspects, sizeof(SaggRange) * plan->nsuspects);
-	sagg_ranges_share(plan->ranges, plan->nsuspects,
-					  offsets_of(plan->suspects, plan->nsuspects) / 2, failed->batch);
-	for (int i = 0; i < plan->nsuspects; i++)
-	{
-		if (plan->ranges[i].end > plan->ranges[i].start)
-			plan->ranges[n++] = plan->ranges[i];
-	}
-	plan->nranges = n;
-}
-
-/*
- * Of partitions that a smaller plan does not read it does not skip anything
- * either; a later one will.
- */
-static void
-keep_skips(const SaggPlan *failed, SaggPlan *plan)
-{
-	plan->skipped = palloc(sizeof(SaggRange) * Max(failed->nskipped, 1));
-	plan->nskipped = 0;
-	for (int i = 0; i < failed->nskipped; i++)
-	{
-		if (sagg_partition_find(plan->ranges, plan->nranges, &failed->skipped[i]))
-			plan->skipped[plan->nskipped++] = failed->skipped[i];
-	}
-}
-
-/*
- * The pending plan of a stream that shares the reader, with the ranges of one
- * that is made smaller than "failed".  In the current context, which lives as
- * long as the session.
- */
-static void
-follow_plan(SaggSession *session, const SaggPlan *failed, const SaggPlan *smaller)
-{
-	SaggPlan   *plan = session->progress->pending;
-
-	plan->attempts = 0;
-	plan->nranges = smaller->nranges;
-	plan->ranges = smaller->ranges;
-	plan->nskipped = smaller->nskipped;
-	plan->skipped = smaller->skipped;
-	plan->nquiet = 0;
-	sagg_plan_behind(session->stream, plan, failed->ranges, failed->nranges);
-}
-
-/*
  * Put a smaller plan into the place of one that fails, durably.  It lives as
  * long as the session.
  */
 static SaggPlan *
 replace_plan(SaggSession *session, const SaggPlan *failed)
 {
-	MemoryContext old = MemoryContextSwitchTo(session->memory);
-	SaggPlan   *plan = palloc(sizeof(SaggPlan));
-	ListCell   *lc;
+	SaggPlan   *plan = sagg_plan_copy(session, failed);
 
-	*plan = *failed;
-	plan->attempts = 0;
-	plan->ranges = palloc(sizeof(SaggRange) * failed->nranges);
-	plan->suspects = palloc(sizeof(SaggRange) * failed->nranges);
 	if (failed->nsuspects > 0 ||
 		!plan_before_last_record(&session->poison, failed, plan))
-		plan_half(failed, plan);
-	keep_skips(failed, plan);
-	plan->nquiet = 0;			/* it does not read them to their ends */
-	sagg_plan_behind(session->stream, plan, failed->ranges, failed->nranges);
-
+		plan = sagg_plan_half(session, failed);
 	ereport(LOG,
 			(errmsg("stream \"%s\": micro-batch " INT64_FORMAT " is retried with " INT64_FORMAT " of its " INT64_FORMAT " offsets, to find the record that cannot be processed",
 					sagg_stream_title(session->stream->name), plan->batch,
-					offsets_of(plan->ranges, plan->nranges),
-					offsets_of(failed->ranges, failed->nranges)),
+					sagg_plan_offsets(plan),
+					sagg_plan_offsets(failed)),
 			 errdetail_internal("%s", session->poison.message)));
-	foreach(lc, session->lead->sessions)
-	{
-		if (lfirst(lc) != session)
-			follow_plan(lfirst(lc), failed, plan);
-	}
-	sagg_plan_transaction(session, true);
-	sagg_checkpoint_replan(session->checkpoint, plan);
-	foreach(lc, session->lead->sessions)
-	{
-		SaggSession *other = lfirst(lc);
-
-		if (other != session)
-			sagg_checkpoint_replan(other->checkpoint, other->progress->pending);
-	}
-	sagg_plan_commit(session);
+	sagg_plan_replace(session, failed, plan);
 	sagg_poison_forget(&session->poison);
 	session->poison.found = -1;
-	MemoryContextSwitchTo(old);
 	return plan;
 }
 
@@ -342,7 +246,7 @@ write_attempts(SaggSession *session, SaggPlan *plan, int attempts)
 static void
 consider_crashes(SaggSession *session, SaggPlan *plan)
 {
-	bool		single = offsets_of(plan->ranges, plan->nranges) == 1;
+	bool		single = sagg_plan_offsets(plan) == 1;
 	SaggPlace	at;
 	int			at_record = sagg_crashes_at_record(session->slot->view, plan->batch, &at);
 	int			ended = plan->attempts + 1;
@@ -408,7 +312,7 @@ sagg_poison_retry(SaggSession *session, SaggPlan *plan)
 		consider_crashes(session, plan);
 	if (poison->failed != plan->batch)
 		return plan;
-	if (offsets_of(plan->ranges, plan->nranges) > 1)
+	if (sagg_plan_offsets(plan) > 1)
 		return replace_plan(session, plan);
 	if (!poison->set_aside)
 		set_aside(session);

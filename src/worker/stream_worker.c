@@ -428,8 +428,9 @@ report_error(const SaggSession *lead, const ErrorData *error, bool searching)
 {
 	const SaggSession *session = lead->at_work ? lead->at_work : lead;
 
-	/* the same again */
-	if (searching && session->plan->nsuspects > 0)
+	/* the same again, or what is told when the plan is made smaller */
+	if (searching && (session->plan->nsuspects > 0 ||
+					  error->sqlerrcode == ERRCODE_SAGG_GROUP_MEMORY))
 		return;
 	if ((error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
 		 error->sqlerrcode == ERRCODE_QUERY_CANCELED) &&
@@ -451,7 +452,7 @@ note_fault(SaggSession *lead, const ErrorData *error)
 	SaggSession *culprit = lead->at_work ? lead->at_work : lead;
 
 	culprit->stops_all = culprit->stream && culprit->stream->options.stops_all;
-	return sagg_poison_failed(culprit, error);
+	return sagg_batch_size_failed(culprit, error) || sagg_poison_failed(culprit, error);
 }
 
 /*

@@ -186,7 +186,7 @@ finish_pending_batch(SaggSession *session)
 		SaggSession *one = lfirst(lc);
 
 		one->plan = one->progress->pending;
-		one->progress->pending = sagg_poison_retry(one, one->plan);
+		one->progress->pending = sagg_batch_size_retry(one, sagg_poison_retry(one, one->plan));
 	}
 	foreach(lc, session->sessions)
 		((SaggSession *) lfirst(lc))->plan = ((SaggSession *) lfirst(lc))->progress->pending;

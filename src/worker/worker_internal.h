@@ -376,6 +376,9 @@ typedef struct SaggSession
 	struct WaitEventSet *waitset;
 	SaggFault	fault;
 	SaggPoison	poison;			/* lives as long as the process */
+	int64		too_large;		/* batch whose groups took too much memory, or
+								 * another number; so do this and the next */
+	int64		size_limit;		/* of a lead: most offsets of a batch, 0 = not so */
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in Kafka */
 	TimestampTz stream_checked; /* when the catalogs were last asked about it */
@@ -488,6 +491,19 @@ extern void sagg_idle_begin(SaggSession *session);
 extern void sagg_idle_plan(SaggSession *session);
 extern TimestampTz sagg_idle_due(const SaggSession *session);
 extern bool sagg_idle_closes(const SaggSession *session, const SaggPlan *plan);
+
+/* smaller_plan.c */
+extern int64 sagg_plan_offsets(const SaggPlan *plan);
+extern SaggPlan *sagg_plan_copy(SaggSession *session, const SaggPlan *failed);
+extern SaggPlan *sagg_plan_half(SaggSession *session, const SaggPlan *failed);
+extern void sagg_plan_replace(SaggSession *session, const SaggPlan *failed,
+							  SaggPlan *plan);
+
+/* batch_size.c */
+extern bool sagg_batch_size_failed(SaggSession *session, const ErrorData *error);
+extern SaggPlan *sagg_batch_size_retry(SaggSession *session, SaggPlan *plan);
+extern int64 sagg_batch_size_bound(const SaggSession *session, int64 limit);
+extern void sagg_batch_size_committed(SaggSession *session, Size memory);
 
 /* poison.c */
 extern void sagg_poison_opened(SaggSession *session);

@@ -22,7 +22,9 @@ my $tries = 5;
 
 # the embedded broker keeps 5 MiB of a partition, and texts are long
 my $text_partitions = 8;
-my @topics = map { my $n = $_; map { ("${_}_$n" => $_ eq 'texts' ? $text_partitions : 1) } qw(spread numbers texts ends left) } @sizes;
+my %long = (texts => 1, parts => 1);
+my @sources = qw(spread numbers texts parts ends left killer);
+my @topics = map { my $n = $_; map { ("${_}_$n" => $long{$_} ? $text_partitions : 1) } @sources } @sizes;
 my $broker = start_broker(@topics);
 my $node = new_node('linear', 'timezone = UTC', 'fsync = off');
 my $start = 1767225600;    # seconds since 1970
@@ -120,6 +122,57 @@ sub colliding_texts
 	return map { my $i = $_; join '', map { $choices[$_][ ($i >> $_) & 1 ] } 0 .. $bits - 1 } 0 .. $n - 1;
 }
 
+# A jsonb array of the number's bits, each twice: the bit where hash functions rotate
+# by i, its complement where they have rotated once around.
+sub colliding_jsonb
+{
+	my $bits = reverse sprintf '%032b', $_[0];
+	return '[' . join(',', split //, $bits . ($bits =~ tr/01/10/r)) . ']';
+}
+
+# Microseconds whose upper half undoes the lower one.
+sub colliding_interval { my $half = $_[0]; return (($half << 32) | $half) . ' microseconds'; }
+
+# A permutation for which quicksort as the server has it - the median of three
+# medians of three, then a partition - splits off four numbers at a time: the least
+# numbers that are left stand where it looks for a pivot.  Each partition is followed,
+# for it moves some of the others.
+sub quicksort_killer
+{
+	my $n = shift;
+	my @place = 0 .. $n - 1;    # whose number stands where in the sort
+	my @value;
+	my $next = 0;
+	my $left = 0;
+	while ($n - $left > 40)
+	{
+		my $size = $n - $left;
+		my $d = int($size / 8);
+		my $middle = $left + int($size / 2);
+		my @chosen = ($left + $d, $left + 2 * $d, $middle - $d, $middle);
+		$value[ $place[$_] ] = $next++ for @chosen;
+		# the greatest of the four is the pivot, and goes to the front
+		my $swap = sub { @place[ @_ ] = @place[ reverse @_ ]; };
+		$swap->($left, $middle);
+		my $pivot = $next - 1;
+		my $is_less = sub { my $v = $value[ $place[ $_[0] ] ]; return defined $v && $v < $pivot; };
+		my @less = sort { $b <=> $a } grep { $is_less->($_) } @chosen;
+		my $b = $left + 1;
+		while (1)
+		{
+			$b++ while $is_less->($b);
+			my $c = shift @less;
+			last if !defined $c || $c < $b;
+			$swap->($b++, $c);
+		}
+		$swap->($left, $b - 1);
+		$left += 4;
+	}
+	# those that are left, so that no part is in order
+	$value[ $place[$_] ] = $next++ for reverse $left .. $n - 1;
+	return @value;
+}
+
 # ---------- records ----------
 
 my @all_numbers = colliding_numbers($sizes[-1]);
@@ -134,13 +187,17 @@ for my $n (@sizes)
 	$broker->produce("spread_$n", map { my $i = $_ * 7919 % $n; sprintf '{"k":%d,"ts":%d}', $i, $start + 60 * $i } 1 .. $n);
 	$broker->produce("numbers_$n", map { sprintf '{"k":%s,"ts":%d}', $_, $start } @numbers);
 	$broker->produce("texts_$n", map { [ $_ % $text_partitions, '', sprintf('{"t":"%s","ts":%d}', $texts[$_], $start) ] } 0 .. $#texts);
+	$broker->produce("parts_$n", map { [ $_ % $text_partitions, '', sprintf('{"a":"[%d:%d]={1}","j":%s,"i":"%s","ts":%d}',
+		$_, $_, colliding_jsonb($_), colliding_interval($_), $start) ] } 0 .. $n - 1);
+	my @killer = quicksort_killer($n);
+	$broker->produce("killer_$n", map { sprintf '{"k":%d,"ts":%d}', $killer[$_], $start + $_ } 0 .. $n - 1);
 	# minutes of keys of their own, then keys that come at both ends of the time
 	$broker->produce("ends_$n", map { sprintf '{"k":%d,"ts":%d}', -$_, $start + 60 * $_ } 1 .. $half);
 	# one session that grows to the left, each time by one of a single record
 	my $x = $start + 60 * $n;
 	$broker->produce("left_$n", map { sprintf '{"k":%d,"ts":%d}', $_, $x - ($_ % 2 ? 9 * ($_ + 1) : $_ ? 9 * ($_ - 1) : 0) } 0 .. $n - 1);
-	create_source($node, $broker, "${_}_$n", "${_}_$n", q{ts timestamptz OPTIONS (unit 's'), k bigint, t text})
-	  for qw(spread numbers texts ends left);
+	create_source($node, $broker, "${_}_$n", "${_}_$n", q{ts timestamptz OPTIONS (unit 's'), k bigint, t text, a text, j jsonb, i text})
+	  for @sources;
 }
 
 # ---------- measurements ----------
@@ -227,7 +284,8 @@ sub grows_linearly
 
 my $last = sub { my $n = shift; return sprintf '{"k":0,"ts":%d}', $start + 60 * $n + 12 * 365 * 86400; };
 
-grows_linearly($_) for (
+# LINEAR_CASE is a pattern of the names of those to be measured
+grows_linearly($_) for grep { $_->{name} =~ ($ENV{LINEAR_CASE} // '') } (
 	{ name => 'windows of one group each', query => q{SELECT stream_agg.tumble(ts, '1 minute') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
 		output_mode => 'update' },
 	{ name => 'sessions of one key', query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
@@ -239,6 +297,12 @@ grows_linearly($_) for (
 	{ name => 'colliding numbers', query => q{SELECT k, count(*) AS n FROM numbers_$n GROUP BY k}, output_mode => 'update' },
 	{ name => 'colliding texts', query => q{SELECT t, count(*) AS n FROM texts_$n GROUP BY t}, output_mode => 'update' },
 	{ name => 'colliding texts in a set', query => q{SELECT count(DISTINCT t) AS n FROM texts_$n}, output_mode => 'update' },
+	{ name => 'colliding arrays', query => q{SELECT a::int[] AS a, count(*) AS n FROM parts_$n GROUP BY 1}, output_mode => 'update' },
+	{ name => 'colliding jsonb', query => q{SELECT j, count(*) AS n FROM parts_$n GROUP BY 1}, output_mode => 'update' },
+	{ name => 'colliding intervals', query => q{SELECT i::interval AS i, count(*) AS n FROM parts_$n GROUP BY 1}, output_mode => 'update' },
+	{ name => 'an order that makes quicksort slow, ORDER BY', query => q{SELECT cardinality(array_agg(k ORDER BY k)) AS n FROM killer_$n}, output_mode => 'update' },
+	{ name => 'an order that makes quicksort slow, WITHIN GROUP', query => q{SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY k) AS n FROM killer_$n},
+		output_mode => 'update' },
 	{ name => 'panes', query => q{SELECT stream_agg.hop(ts, '5 minutes', '10 minutes') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
 		output_mode => 'update' },
 	{ name => 'DISTINCT ON, times far from each other', query => q{SELECT DISTINCT ON (k) k, ts FROM spread_$n}, event_time => 'ts', watermark => '1 minute' },
