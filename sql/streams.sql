@@ -36,7 +36,7 @@ SELECT stream_agg.drop_stream('per_day', drop_sink => true);
 SELECT stream_agg.create_stream('for_ever',
     $$ SELECT stream_agg.tumble(ts, '1 day') AS win, count(*) AS n FROM clicks GROUP BY 1 $$,
     output_mode => 'update', start => false);
-SELECT obj_description('for_ever_query'::regclass);
+SELECT obj_description('for_ever_query'::regclass), obj_description('for_ever'::regclass);
 DROP VIEW for_ever_query;
 SELECT count(*) FROM stream_agg.streams WHERE stream = 'for_ever';
 DROP TABLE for_ever;

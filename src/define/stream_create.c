@@ -155,6 +155,8 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 	{
 		stream->sink = sagg_sink_make(RangeVarGetCreationNamespace(name), name->relname,
 									  query, stream->mode);
+		CreateComments(stream->sink, RelationRelationId, 0,
+					   psprintf("results of stream %s", stream->name));
 		sagg_check_delivery(stream, query);
 		return;
 	}
