@@ -191,7 +191,8 @@ static void
 delete_streams(Datum views, bool tell)
 {
 	static const char *const logs[] = {
-		"sources", "offsets", "commits", "state", "dead_letters", "late_records"
+		"sources", "offsets", "commits", "state", "dead_letters", "late_records",
+		"events"
 	};
 
 	for (int i = 0; i < lengthof(logs); i++)

@@ -177,6 +177,7 @@ note_ended_worker(int i)
 													   NO_WORKER_RETRY_MS);
 		sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE,
 							SAGG_NO_CONNECTION);
+		sagg_slot_attempt_failed(slot, slot->next_start);
 		sagg_mark_database(slot->database);
 	}
 	LWLockRelease(sagg_shared->lock);
