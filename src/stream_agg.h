@@ -71,6 +71,7 @@ extern int	sagg_keep_batches;
 extern int	sagg_max_retry_delay_ms;
 extern int	sagg_max_attempts;
 extern int	sagg_failure_retry_delay_ms;
+extern int	sagg_lag_check_interval_ms; /* 0 = never */
 extern int	sagg_max_dead_letters;
 extern int	sagg_max_late_records;
 extern int	sagg_max_poison_in_row;

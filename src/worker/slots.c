@@ -214,6 +214,8 @@ sagg_slot_free(SaggSlot *slot)
 	slot->state_memory = 0;
 	slot->npartitions = 0;
 	slot->ends_as_of = 0;
+	slot->observed_at = 0;
+	slot->unheard = 0;
 	ConditionVariableBroadcast(&slot->changed);
 	sagg_slot_freed();
 }

@@ -119,18 +119,23 @@ sagg_publish_statistics(SaggSession *session)
 	ConditionVariableBroadcast(&slot->changed);
 }
 
-static void
-set_ends(SaggSlot *slot, const SaggRange *bounds, int nbounds)
+/*
+ * High watermarks as Kafka has told them, into a slot, whoever numbers its topics.
+ * The caller holds the lock.
+ */
+void
+sagg_slot_set_ends(SaggSlot *slot, const SaggRange *bounds, int nbounds)
 {
 	for (int i = 0; i < slot->npartitions; i++)
 	{
 		for (int j = 0; j < nbounds; j++)
 		{
 			if (bounds[j].partition == slot->partitions[i].partition &&
-				bounds[j].topic == slot->partitions[i].topic)
+				strcmp(sagg_topic_name(bounds[j].topic), slot->partitions[i].topic_name) == 0)
 				slot->partitions[i].end = bounds[j].end;
 		}
 	}
+	slot->ends_as_of = GetCurrentTimestamp();
 }
 
 /*
@@ -144,12 +149,7 @@ sagg_publish_ends(SaggSession *session, const SaggRange *bounds, int nbounds)
 	session->silence_logged = false;
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	foreach(lc, session->sessions)
-	{
-		SaggSlot   *slot = ((SaggSession *) lfirst(lc))->slot;
-
-		set_ends(slot, bounds, nbounds);
-		slot->ends_as_of = GetCurrentTimestamp();
-	}
+		sagg_slot_set_ends(((SaggSession *) lfirst(lc))->slot, bounds, nbounds);
 	LWLockRelease(sagg_shared->lock);
 }
 

@@ -183,6 +183,11 @@ typedef struct SaggSlot
 	int64		state_rows;
 	int64		state_bytes;
 	uint64		state_memory;	/* what the store takes, or is about to */
+	bool		observing;		/* an observer is under way: observer.c */
+	pid_t		observer;		/* its process, 0 = none */
+	SaggMark	observer_mark;
+	TimestampTz observed_at;	/* when the last one was sent */
+	int			unheard;		/* that have brought nothing, in a row */
 	TimestampTz ends_as_of;		/* when Kafka was heard of last about the ends of
 								 * partitions, 0 = never */
 	int			npartitions;
@@ -304,6 +309,9 @@ extern bool sagg_database_held(Oid database);
 
 /* scout.c */
 extern struct BackgroundWorkerHandle *sagg_scout_send(Oid database);
+
+/* observer.c */
+extern TimestampTz sagg_observers_tend(void);
 
 /* visits.c */
 extern void sagg_visit_add(Oid database);
@@ -522,6 +530,7 @@ extern void sagg_state_discard(SaggSlot *slot);
 extern void sagg_publish_statistics(SaggSession *session);
 extern void sagg_publish_ends(SaggSession *session, const SaggRange *bounds,
 							  int nbounds);
+extern void sagg_slot_set_ends(SaggSlot *slot, const SaggRange *bounds, int nbounds);
 extern void sagg_publish_no_news(SaggSession *session);
 
 #endif							/* SAGG_WORKER_INTERNAL_H */

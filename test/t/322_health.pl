@@ -11,7 +11,7 @@ use Test::More;
 seed();
 my $broker = start_broker(midnight => 1, retried => 1, locked => 1, late => 1, camel => 1, idle => 2, backlog => 1, control => 1);
 my $node = new_node('health', 'max_worker_processes = 20', 'stream_agg.max_attempts = 3',
-	"stream_agg.failure_retry_delay = '200ms'");
+	"stream_agg.failure_retry_delay = '200ms'", "stream_agg.lag_check_interval = '500ms'");
 create_source($node, $broker, $_, $_, 'ts timestamptz, k int') for qw(midnight retried locked late camel idle backlog control);
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
@@ -93,6 +93,8 @@ subtest 'case 2.6: a failed stream tries again by on_failure retry' => sub {
 	is(sql(q{SELECT options FROM stream_agg.streams WHERE stream = 'retried'}), '{"on_failure": "retry"}', 'the option is kept');
 	wait_state($node, 'control', 'failed', 'no partition');
 	is(of_stream('control', 'health, problem'), 'failed|no partition of relation "control_sink" found for row', 'without it the stream has failed, and says why');
+	$broker->produce('control', map { record("$hour:00:00Z") } 1 .. 30);
+	ok(wait_for('control', q{state = 'failed' AND lag = 31 AND lag_as_of > last_error_time}), 'case 2.1: the lag of a failed stream is that of now');
 	$node->poll_query_until('postgres', q{SELECT count(*) > 2 FROM stream_agg.events WHERE stream = 'retried' AND event = 'failed'});
 	pass('with it the stream fails again and again');
 	ok(wait_for('retried', q{state = 'retrying' AND pid IS NULL AND next_attempt > now()}), 'between attempts it has no process');
@@ -104,7 +106,7 @@ subtest 'case 2.6: a failed stream tries again by on_failure retry' => sub {
 	is(events('control'), 'started retrying failed', 'as its events say');
 	sql(q{SELECT stream_agg.start_stream('control')});
 	process($node, 'control');
-	is(sql('SELECT * FROM control_sink'), '1|1', 'and goes on then');
+	is(sql('SELECT * FROM control_sink ORDER BY k'), "0|30\n1|1", 'and goes on then');
 	like(events('control'), qr/^started retrying failed started( recovered)?$/, 'which is an event');
 };
 
@@ -119,6 +121,8 @@ subtest 'case 2.1: a worker that waits for a lock says who holds it' => sub {
 	$broker->produce('locked', record("$hour:00:00Z"));
 	ok(wait_for('locked', q{health = 'waiting'}), 'health is waiting');
 	like(of_stream('locked', 'problem'), qr/^blocked by process $pid, since 2/, 'problem names the process');
+	$broker->produce('locked', map { record("$hour:00:00Z") } 1 .. 40);
+	ok(wait_for('locked', q{health = 'waiting' AND lag = 41}), 'and the lag is that of now');
 	$session->query_safe('COMMIT');
 	$session->quit;
 	process($node, 'locked');
@@ -182,6 +186,8 @@ subtest 'a backlog: rate, lag in seconds and when it will be read' => sub {
 subtest 'events of commands; bounded, private, and gone with the stream' => sub {
 	sql(q{SELECT stream_agg.stop_stream('backlog')});
 	is(of_stream('backlog', 'state, health, rate IS NULL'), 'stopped|stopped|t', 'stopped');
+	$broker->produce('backlog', map { record("$hour:00:00Z") } 1 .. 7);
+	ok(wait_for('backlog', q{state = 'stopped' AND lag = 7}), 'case 2.1: the lag of a stopped stream is that of now');
 	sql(q{SELECT stream_agg.reset_stream('backlog', 'latest')});
 	is(of_stream('backlog', 'lag IS NULL'), 't', 'after a reset nobody knows the lag');
 	is(events('backlog'), 'started stopped reset', 'both are events');
