@@ -742,7 +742,9 @@ SELECT s.stream,
                                     AND b.batch OPERATOR(pg_catalog.>) COALESCE((SELECT pg_catalog.max(z.batch)
                                                                                    FROM stream_agg.commits z
                                                                                   WHERE z.stream OPERATOR(pg_catalog.=) s.stream
+                                                                                        AND z.batch OPERATOR(pg_catalog.>) (c.batch OPERATOR(pg_catalog.-) 100)
                                                                                         AND z.reset IS NOT NULL), -1)
+                                    AND b.batch OPERATOR(pg_catalog.>) (c.batch OPERATOR(pg_catalog.-) 100)
                                     AND b.delivered OPERATOR(pg_catalog.>) b.filtered
                               ORDER BY b.batch DESC
                               LIMIT 3) b) k

@@ -72,18 +72,25 @@ static int
 next_slot(TimestampTz now, TimestampTz *due)
 {
 	int			found = -1;
+	bool		crowded = false;
 
 	*due = DT_NOEND;
 	LWLockAcquire(sagg_shared->lock, LW_SHARED);
 	for (int i = 0; i < sagg_shared->nslots; i++)
 	{
-		TimestampTz when = when_due(&sagg_shared->slots[i], now);
+		const SaggSlot *slot = &sagg_shared->slots[i];
+		TimestampTz when = when_due(slot, now);
 
+		if (slot->in_use && slot->crowded_out)
+			crowded = true;
 		if (when >= *due)
 			continue;
 		*due = when;
 		found = i;
 	}
+	/* the place is for one that waits for its worker */
+	if (found >= 0 && crowded)
+		*due = Max(*due, TimestampTzPlusMilliseconds(now, sagg_lag_check_interval_ms));
 	LWLockRelease(sagg_shared->lock);
 	return found;
 }
@@ -184,6 +191,12 @@ detach(int code, Datum arg)
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	my_slot->observer = 0;
 	my_slot->observing = false;
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		/* a worker that has found no place can have this one */
+		if (sagg_shared->slots[i].crowded_out)
+			sagg_shared->slots[i].next_start = 0;
+	}
 	LWLockRelease(sagg_shared->lock);
 	ConditionVariableBroadcast(&sagg_shared->slots_changed);
 }

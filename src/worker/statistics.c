@@ -20,7 +20,6 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
 #include "worker_internal.h"
 
@@ -246,7 +245,7 @@ is_blocked(pid_t pid, TimestampTz *since)
 {
 	PGPROC	   *proc = BackendPidGetProc(pid);
 
-	if (proc == NULL || (proc->wait_event_info & 0xFF000000) != PG_WAIT_LOCK)
+	if (proc == NULL || proc->waitStatus != PROC_WAIT_STATUS_WAITING)
 		return false;
 	*since = (TimestampTz) pg_atomic_read_u64(&proc->waitStart);
 	return *since != 0 &&
