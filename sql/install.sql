@@ -6,6 +6,8 @@ CREATE EXTENSION stream_agg;
 \d stream_agg.dead_letters
 \d pg_stat_stream_agg
 \d pg_stat_stream_agg_partitions
+\d pg_stat_stream_agg_summary
+\d stream_agg.events
 
 -- every object says what it is for
 SELECT pg_describe_object(d.classid, d.objid, 0) AS without_comment

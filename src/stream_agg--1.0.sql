@@ -325,8 +325,23 @@ COMMENT ON COLUMN stream_agg.late_records.headers IS 'the record''s headers, [{"
 COMMENT ON COLUMN stream_agg.late_records.event_time IS 'the record''s event time; one without time zone as if it was UTC, as watermarks are';
 COMMENT ON COLUMN stream_agg.late_records.windows IS 'windows that lack the record';
 
+CREATE TABLE stream_agg.events (
+    stream  text NOT NULL,
+    number  bigint NOT NULL,
+    "time"  timestamptz NOT NULL,
+    event   text NOT NULL CHECK (event OPERATOR(pg_catalog.=) ANY (ARRAY['started', 'stopped', 'retrying', 'recovered', 'failed', 'reset'])),
+    message text,
+    PRIMARY KEY (stream, number)
+);
+COMMENT ON TABLE stream_agg.events IS 'what has become of each stream, its last 100 events';
+COMMENT ON COLUMN stream_agg.events.stream IS 'name of the stream';
+COMMENT ON COLUMN stream_agg.events.number IS 'number of the event, from 1';
+COMMENT ON COLUMN stream_agg.events."time" IS 'when it was';
+COMMENT ON COLUMN stream_agg.events.event IS 'started and stopped; retrying: the first failed attempt of several in a row; recovered; failed; reset';
+COMMENT ON COLUMN stream_agg.events.message IS 'the error with detail, hint and context, or what else there is to say, cut to 1000 bytes';
+
 -- A dump holds the definitions (streams), the checkpoint (sources, offsets,
--- commits, state), the dead letters and the late records.
+-- commits, state), the dead letters, the late records and the events.
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.streams', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.sources', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.offsets', '');
@@ -334,13 +349,14 @@ SELECT pg_catalog.pg_extension_config_dump('stream_agg.commits', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.state', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.dead_letters', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.late_records', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_agg.events', '');
 
 -- Owners read the rows of their streams; nobody but the worker, as the owner
 -- of the extension, writes.  Dead letters are deleted by a function: who has
 -- DELETE on a table may lock it.
 GRANT SELECT ON stream_agg.streams, stream_agg.sources, stream_agg.offsets,
                 stream_agg.commits, stream_agg.state, stream_agg.dead_letters,
-                stream_agg.late_records TO PUBLIC;
+                stream_agg.late_records, stream_agg.events TO PUBLIC;
 
 CREATE FUNCTION stream_agg.is_owner(query oid)
 RETURNS boolean
@@ -361,6 +377,7 @@ ALTER TABLE stream_agg.commits ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.state ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.dead_letters ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.late_records ENABLE ROW LEVEL SECURITY;
+ALTER TABLE stream_agg.events ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY owner ON stream_agg.streams FOR SELECT
     USING (stream_agg.is_owner(query));
@@ -383,6 +400,9 @@ COMMENT ON POLICY owner ON stream_agg.dead_letters IS 'owners read the rows of t
 CREATE POLICY owner ON stream_agg.late_records FOR SELECT
     USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) late_records.stream));
 COMMENT ON POLICY owner ON stream_agg.late_records IS 'owners read the rows of their streams';
+CREATE POLICY owner ON stream_agg.events FOR SELECT
+    USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) events.stream));
+COMMENT ON POLICY owner ON stream_agg.events IS 'owners read the rows of their streams';
 
 -- What a dump is restored into has the same database OID more often than one
 -- would think (that of database postgres is fixed), so a row that COPY or
@@ -547,7 +567,13 @@ CREATE FUNCTION stream_agg.stat_streams(
     OUT state_bytes      bigint,
     OUT last_error       text,
     OUT last_error_time  timestamptz,
-    OUT read_by          oid)
+    OUT read_by          oid,
+    OUT attempts         integer,
+    OUT retrying_since   timestamptz,
+    OUT next_attempt     timestamptz,
+    OUT blocked_by       integer[],
+    OUT blocked_since    timestamptz,
+    OUT lag_as_of        timestamptz)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_stat_streams'
 LANGUAGE C VOLATILE STRICT;
@@ -559,7 +585,10 @@ CREATE FUNCTION stream_agg.stat_partitions(
     OUT topic            text,
     OUT partition        integer,
     OUT committed_offset bigint,
-    OUT end_offset       bigint)
+    OUT end_offset       bigint,
+    OUT lag_as_of        timestamptz,
+    OUT last_record_time timestamptz,
+    OUT event_time       timestamptz)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_stat_partitions'
 LANGUAGE C VOLATILE STRICT;
@@ -579,11 +608,48 @@ SELECT s.stream,
        s.sink,
        s.source,
        s.output_mode,
-       CASE WHEN w.state IS NOT NULL THEN w.state
-            WHEN s.enabled AND s.database OPERATOR(pg_catalog.=) d.oid
-                 AND stream_agg.has_owners(s.started_for, s.query, s.sink, s.source, s.other_sources)
-                 AND NOT pg_catalog.pg_is_in_recovery() THEN 'starting'
-            ELSE 'stopped' END AS state,
+       t.state,
+       h.health,
+       CASE
+            WHEN h.health OPERATOR(pg_catalog.=) 'failed' THEN e.first_line
+            WHEN h.health OPERATOR(pg_catalog.=) 'stopped' THEN
+                 CASE WHEN NOT s.enabled THEN NULL
+                      WHEN pg_catalog.pg_is_in_recovery() THEN 'the server is a standby'
+                      WHEN s.database OPERATOR(pg_catalog.<>) d.oid
+                           THEN 'it has not been started in this database'
+                      WHEN NOT t.has_owners
+                           THEN 'its query, sink or source has another owner than when it was started'
+                      ELSE 'stream_agg.enabled is off' END
+            WHEN h.health OPERATOR(pg_catalog.=) 'retrying' THEN
+                 pg_catalog.format('failed attempts: %s, since %s%s%s', w.attempts,
+                                   pg_catalog.date_trunc('second', w.retrying_since),
+                                   ', next attempt: ' OPERATOR(pg_catalog.||) pg_catalog.date_trunc('second', w.next_attempt)::text,
+                                   ': ' OPERATOR(pg_catalog.||) e.first_line)
+            WHEN h.health OPERATOR(pg_catalog.=) 'waiting' THEN
+                 CASE WHEN w.blocked_by IS NOT NULL
+                           THEN pg_catalog.format('blocked by process %s, since %s',
+                                                  pg_catalog.array_to_string(w.blocked_by, ', '),
+                                                  pg_catalog.date_trunc('second', w.blocked_since))
+                      WHEN e.first_line IS NOT NULL THEN e.first_line
+                      ELSE 'the source has no partition yet' END
+            WHEN h.health OPERATOR(pg_catalog.=) 'losing records' THEN
+                 CASE WHEN k.records OPERATOR(pg_catalog.=) k.late
+                           THEN pg_catalog.format('all of the last %s records were late', k.records)
+                      WHEN k.records OPERATOR(pg_catalog.=) k.null_time
+                           THEN pg_catalog.format('all of the last %s records were without an event time', k.records)
+                      WHEN k.records OPERATOR(pg_catalog.=) k.dead_lettered
+                           THEN pg_catalog.format('all of the last %s records could not be processed', k.records)
+                      ELSE pg_catalog.format('none of the last %s records was aggregated; late: %s, without an event time: %s, not to be processed: %s',
+                                             k.records, k.late, k.null_time, k.dead_lettered) END
+            WHEN h.health OPERATOR(pg_catalog.=) 'catching up' THEN
+                 pg_catalog.format('records behind: %s%s', p.lag,
+                                   ', at this rate until ' OPERATOR(pg_catalog.||) pg_catalog.date_trunc('second', r.eta)::text)
+            WHEN h.health OPERATOR(pg_catalog.=) 'holding windows' THEN
+                 pg_catalog.format('partition %s of topic "%s" holds windows open: %s; see idle_timeout',
+                                   o.partition, o.topic,
+                                   CASE WHEN o.event_time IS NULL THEN 'it has had no record with an event time'
+                                        ELSE pg_catalog.format('its last event time is %s', o.event_time) END)
+       END AS problem,
        w.stage,
        w.pid,
        LEAST(COALESCE(c.batch, -1), 9223372036854775806) OPERATOR(pg_catalog.+) 1 AS batches,
@@ -600,17 +666,20 @@ SELECT s.stream,
        w.state_rows,
        w.state_bytes,
        p.lag,
+       w.lag_as_of,
+       p.lag_seconds,
+       r.rate,
+       r.eta,
        c.committed AS last_commit,
        c.delivered AS last_batch_rows_in,
        c.read_time,
        c.execute_time,
        c.write_time,
        c.checkpoint_time,
-       CASE WHEN w.state IS NOT NULL THEN w.last_error
-            WHEN s.enabled AND s.database OPERATOR(pg_catalog.=) d.oid
-                 AND stream_agg.has_owners(s.started_for, s.query, s.sink, s.source, s.other_sources)
-                 THEN stream_agg.waiting_reason(v.relowner) END AS last_error,
+       e.last_error,
        w.last_error_time,
+       COALESCE(w.attempts, 0) AS attempts,
+       w.next_attempt,
        s.reader,
        l.stream AS read_by
   FROM stream_agg.streams s
@@ -623,10 +692,92 @@ SELECT s.stream,
                       WHERE c.stream OPERATOR(pg_catalog.=) s.stream
                       ORDER BY c.batch DESC
                       LIMIT 1) c ON true
-  LEFT JOIN LATERAL (SELECT LEAST(pg_catalog.sum(GREATEST(p.end_offset OPERATOR(pg_catalog.-) p.committed_offset, 0)),
-                                  CASE WHEN pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 THEN 9223372036854775807 END)::bigint AS lag
+ CROSS JOIN LATERAL (SELECT CASE WHEN w.state IS NOT NULL THEN w.state
+                                 WHEN i.wanted AND NOT pg_catalog.pg_is_in_recovery() THEN 'starting'
+                                 ELSE 'stopped' END AS state,
+                            i.has_owners,
+                            i.wanted
+                       FROM (SELECT o.has_owners,
+                                    s.enabled AND s.database OPERATOR(pg_catalog.=) d.oid AND o.has_owners AS wanted
+                               FROM (SELECT stream_agg.has_owners(s.started_for, s.query, s.sink, s.source, s.other_sources) AS has_owners) o) i) t
+ CROSS JOIN LATERAL (SELECT i.last_error,
+                            pg_catalog.split_part(i.last_error, pg_catalog.chr(10), 1) AS first_line
+                       FROM (SELECT CASE WHEN w.state IS NOT NULL THEN w.last_error
+                                         WHEN t.wanted THEN stream_agg.waiting_reason(v.relowner) END AS last_error) i) e
+  -- positions, by partition
+ CROSS JOIN LATERAL (SELECT LEAST(pg_catalog.sum(GREATEST(p.end_offset OPERATOR(pg_catalog.-) p.committed_offset, 0)),
+                                  CASE WHEN pg_catalog.count(p.end_offset) OPERATOR(pg_catalog.>) 0 THEN 9223372036854775807 END)::bigint AS lag,
+                            CASE WHEN pg_catalog.count(p.end_offset) OPERATOR(pg_catalog.>) 0
+                                      AND pg_catalog.bool_and(p.end_offset OPERATOR(pg_catalog.<=) p.committed_offset) THEN 0
+                                 ELSE GREATEST(EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
+                                                       pg_catalog.min(p.last_record_time) FILTER (WHERE p.end_offset OPERATOR(pg_catalog.>) p.committed_offset)),
+                                               0) END::double precision AS lag_seconds,
+                            pg_catalog.count(*) AS partitions
                        FROM stream_agg.stat_partitions() p
-                      WHERE p.query OPERATOR(pg_catalog.=) s.query::pg_catalog.oid) p ON true
+                      WHERE p.query OPERATOR(pg_catalog.=) s.query::pg_catalog.oid) p
+  -- records a second, by the micro-batches of the last minutes
+ CROSS JOIN LATERAL (SELECT i.rate,
+                            CASE WHEN p.lag OPERATOR(pg_catalog.>) 0 AND i.rate OPERATOR(pg_catalog.>) 0
+                                      AND p.lag OPERATOR(pg_catalog./) i.rate OPERATOR(pg_catalog.<) 1e9
+                                 THEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+)
+                                      pg_catalog.make_interval(secs => p.lag OPERATOR(pg_catalog./) i.rate) END AS eta
+                       FROM (SELECT CASE WHEN w.pid IS NOT NULL
+                                         THEN pg_catalog.sum(b.delivered)::double precision
+                                              OPERATOR(pg_catalog./) GREATEST(EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(b.begun))::double precision, 0.001::double precision) END AS rate
+                               FROM (SELECT b.delivered,
+                                            b.committed OPERATOR(pg_catalog.-)
+                                            pg_catalog.make_interval(secs => (b.read_time OPERATOR(pg_catalog.+) b.execute_time OPERATOR(pg_catalog.+) b.write_time OPERATOR(pg_catalog.+) b.checkpoint_time) OPERATOR(pg_catalog./) 1000::double precision) AS begun
+                                       FROM stream_agg.commits b
+                                      WHERE b.stream OPERATOR(pg_catalog.=) s.stream
+                                            AND b.batch OPERATOR(pg_catalog.>) (c.batch OPERATOR(pg_catalog.-) 20)
+                                            AND b.committed OPERATOR(pg_catalog.>=) (c.committed OPERATOR(pg_catalog.-) '5 minutes'::interval)
+                                            AND b.reset IS NULL) b) i) r
+  -- what has become of the last records
+ CROSS JOIN LATERAL (SELECT pg_catalog.sum(b.delivered OPERATOR(pg_catalog.-) b.filtered) AS records,
+                            pg_catalog.sum(b.aggregated) AS aggregated,
+                            pg_catalog.sum(b.late) AS late,
+                            pg_catalog.sum(b.null_time) AS null_time,
+                            pg_catalog.sum(b.dead_lettered) AS dead_lettered
+                       FROM (SELECT b.*
+                               FROM stream_agg.commits b
+                              WHERE b.stream OPERATOR(pg_catalog.=) s.stream
+                                    AND b.batch OPERATOR(pg_catalog.>) COALESCE((SELECT pg_catalog.max(z.batch)
+                                                                                   FROM stream_agg.commits z
+                                                                                  WHERE z.stream OPERATOR(pg_catalog.=) s.stream
+                                                                                        AND z.batch OPERATOR(pg_catalog.>) (c.batch OPERATOR(pg_catalog.-) 100)
+                                                                                        AND z.reset IS NOT NULL), -1)
+                                    AND b.batch OPERATOR(pg_catalog.>) (c.batch OPERATOR(pg_catalog.-) 100)
+                                    AND b.delivered OPERATOR(pg_catalog.>) b.filtered
+                              ORDER BY b.batch DESC
+                              LIMIT 3) b) k
+  -- the partition that the watermark waits for, if it has nothing to be read
+  LEFT JOIN LATERAL (SELECT q.topic, q.partition, q.event_time
+                       FROM (SELECT q.*, pg_catalog.max(q.event_time) OVER () AS newest
+                               FROM stream_agg.stat_partitions() q
+                              WHERE q.query OPERATOR(pg_catalog.=) s.query::pg_catalog.oid
+                                    AND (s.options OPERATOR(pg_catalog.->>) 'watermark_policy') OPERATOR(pg_catalog.=) 'per_partition'
+                                    AND (s.options OPERATOR(pg_catalog.->>) 'idle_timeout') IS NULL) q
+                      WHERE q.end_offset OPERATOR(pg_catalog.<=) q.committed_offset
+                            AND q.newest IS NOT NULL
+                            AND (q.event_time IS NULL
+                                 OR q.newest OPERATOR(pg_catalog.-) q.event_time OPERATOR(pg_catalog.>) GREATEST(s.watermark, '1 minute'::interval))
+                      ORDER BY q.event_time NULLS FIRST, q.topic, q.partition
+                      LIMIT 1) o ON true
+ CROSS JOIN LATERAL (SELECT CASE WHEN t.state OPERATOR(pg_catalog.=) ANY (ARRAY['failed', 'stopped', 'retrying']) THEN t.state
+                                 WHEN w.blocked_by IS NOT NULL OR e.last_error IS NOT NULL THEN 'waiting'
+                                 WHEN t.state OPERATOR(pg_catalog.=) 'starting' THEN t.state
+                                 WHEN p.partitions OPERATOR(pg_catalog.=) 0 THEN 'waiting'
+                                 WHEN k.records OPERATOR(pg_catalog.>) 0 AND k.aggregated OPERATOR(pg_catalog.=) 0 THEN 'losing records'
+                                 WHEN p.lag OPERATOR(pg_catalog.>) COALESCE(s.max_offsets_per_trigger, pg_catalog.current_setting('stream_agg.max_records_per_batch')::bigint)
+                                      OR (p.lag OPERATOR(pg_catalog.>) 0
+                                          AND (c.batch IS NULL
+                                               OR p.lag_seconds OPERATOR(pg_catalog.>)
+                                                  EXTRACT(epoch FROM s.trigger_interval OPERATOR(pg_catalog.+) '1 minute'::interval OPERATOR(pg_catalog.+)
+                                                          CASE WHEN s.options OPERATOR(pg_catalog.?) 'min_offsets_per_trigger'
+                                                               THEN COALESCE((s.options OPERATOR(pg_catalog.->>) 'max_trigger_delay')::interval, '15 minutes'::interval)
+                                                               ELSE '0'::interval END)::double precision)) THEN 'catching up'
+                                 WHEN o.topic IS NOT NULL THEN 'holding windows'
+                                 ELSE 'ok' END AS health) h
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
     OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW @extschema@.pg_stat_stream_agg IS 'one row per stream: what it does and has done; times in ms, lag in records';
@@ -635,7 +786,9 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.query IS 'view that holds the q
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.sink IS 'table the results are written to';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.source IS 'foreign table the stream reads';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.output_mode IS 'append, update or complete';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state IS 'starting, running, stopped (on a standby too) or failed (waits for start_stream)';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state IS 'starting, running, retrying (the last attempt has failed, there will be another), stopped (on a standby too) or failed (waits for start_stream)';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.health IS 'ok, starting, catching up, waiting, retrying, losing records, holding windows, failed or stopped';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.problem IS 'what is behind health, in a line; NULL: nothing to be said';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stage IS 'stage of the micro-batch at hand: read, execute, write, checkpoint; NULL between micro-batches';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.pid IS 'process of the worker';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.batches IS 'micro-batches committed';
@@ -651,15 +804,21 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.late_windows IS 'how often a re
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has none';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_rows IS 'groups in the state store';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes IS 'bytes of the state store';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag IS 'records in Kafka that are not committed yet, as last heard of';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag IS 'records in Kafka that are not committed yet, as of lag_as_of; NULL: unknown, or the stream does not run and it is older than a minute';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag_as_of IS 'when Kafka was heard of last about the ends of partitions';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag_seconds IS 'age of the last record committed, by the record''s own timestamp, of the partition that is furthest behind; 0: all is read; NULL: unknown';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rate IS 'records a second in the micro-batches of the last 5 minutes, 20 at most, until now; NULL: it does not run';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.eta IS 'when lag would be read at this rate, if no more came';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_commit IS 'when the last micro-batch was committed';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_batch_rows_in IS 'records of the last micro-batch';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.read_time IS 'time of READ in the last micro-batch, ms';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.execute_time IS 'time of EXECUTE in the last micro-batch, ms';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.write_time IS 'time of WRITE in the last micro-batch, ms';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.checkpoint_time IS 'time of CHECKPOINT in the last micro-batch, ms';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_error IS 'last error of the worker, with detail, hint and context';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_error IS 'last error of the worker since it was well, with detail, hint and context; stream_agg.events has those before';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_error_time IS 'when it was raised';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.attempts IS 'failed attempts in a row';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.next_attempt IS 'when there will be another; NULL: at once, or none is due';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.reader IS 'name of the reader that the stream shares; NULL: one of its own';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.read_by IS 'stream whose worker runs this one''s micro-batches, itself where it has one of its own; streams with the same are committed together; NULL: none runs';
 GRANT SELECT ON @extschema@.pg_stat_stream_agg TO PUBLIC;
@@ -670,7 +829,11 @@ SELECT s.stream,
        p.partition,
        p.committed_offset,
        p.end_offset,
-       GREATEST(p.end_offset OPERATOR(pg_catalog.-) p.committed_offset, 0) AS lag
+       CASE WHEN p.end_offset IS NOT NULL
+            THEN GREATEST(p.end_offset OPERATOR(pg_catalog.-) p.committed_offset, 0) END AS lag,
+       p.lag_as_of,
+       p.last_record_time,
+       p.event_time
   FROM stream_agg.streams s
   JOIN pg_catalog.pg_class v ON v.oid OPERATOR(pg_catalog.=) s.query::pg_catalog.oid
   JOIN stream_agg.stat_partitions() p ON p.query OPERATOR(pg_catalog.=) s.query::pg_catalog.oid
@@ -681,9 +844,35 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.stream IS 'name of t
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.topic IS 'Kafka topic';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.partition IS 'partition of the topic';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.committed_offset IS 'next offset to read, as committed';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.end_offset IS 'end of the partition in Kafka, as last heard of';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.end_offset IS 'end of the partition in Kafka, as of lag_as_of; NULL: unknown, or the stream does not run and it is older than a minute';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.lag IS 'records between the two';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.lag_as_of IS 'when Kafka was heard of last about it';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.last_record_time IS 'timestamp of the last record committed, its own';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.event_time IS 'with watermark_policy per_partition: greatest event time of the partition';
 GRANT SELECT ON @extschema@.pg_stat_stream_agg_partitions TO PUBLIC;
+
+-- for people; what to alert on is health
+CREATE VIEW @extschema@.pg_stat_stream_agg_summary WITH (security_barrier) AS
+SELECT s.stream,
+       s.state,
+       s.health,
+       s.lag,
+       pg_catalog.round(s.rate::numeric, 1) AS rate,
+       pg_catalog.make_interval(secs => pg_catalog.round(s.lag_seconds)) AS delay,
+       CASE WHEN s.rows_in OPERATOR(pg_catalog.>) s.rows_filtered
+            THEN pg_catalog.round(100::numeric OPERATOR(pg_catalog.*) s.rows_late::numeric OPERATOR(pg_catalog./) (s.rows_in OPERATOR(pg_catalog.-) s.rows_filtered)::numeric, 1) END AS late_percent,
+       s.problem
+  FROM @extschema@.pg_stat_stream_agg s;
+COMMENT ON VIEW @extschema@.pg_stat_stream_agg_summary IS 'one short row per stream, for people: columns of pg_stat_stream_agg';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.stream IS 'name of the stream';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.state IS 'starting, running, retrying, stopped or failed';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.health IS 'ok, starting, catching up, waiting, retrying, losing records, holding windows, failed or stopped';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.lag IS 'records in Kafka that are not committed yet; NULL: unknown';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.rate IS 'records a second';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.delay IS 'lag_seconds as an interval';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.late_percent IS 'late records in a hundred, of those that were not filtered, since the stream''s first micro-batch';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.problem IS 'what is behind health, in a line';
+GRANT SELECT ON @extschema@.pg_stat_stream_agg_summary TO PUBLIC;
 
 /* --------------------------------------------------------- event triggers */
 

@@ -34,6 +34,8 @@ int			sagg_kafka_timeout_ms = 30000;
 int			sagg_keep_batches = 100;
 int			sagg_max_retry_delay_ms = 60000;
 int			sagg_max_attempts = 10;
+int			sagg_failure_retry_delay_ms = 60000;
+int			sagg_lag_check_interval_ms = 30000;
 int			sagg_max_dead_letters = 10000;
 int			sagg_max_late_records = 10000;
 int			sagg_max_poison_in_row = 100;
@@ -173,6 +175,16 @@ define_settings(void)
 							"deadlock, are retried without end.",
 							&sagg_max_attempts, 10, 1, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.lag_check_interval",
+							"How often Kafka is asked about the lag of streams that do not run or are blocked.",
+							"One stream after the other is asked about. 0 means that it is not asked.",
+							&sagg_lag_check_interval_ms, 30000, 0, 24 * 3600 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.failure_retry_delay",
+							"Pause before a failed stream whose on_failure is retry tries again.",
+							"It doubles with each failure in a row, up to 10 minutes.",
+							&sagg_failure_retry_delay_ms, 60000, 100, 24 * 3600 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_late_records",
 							"Most rows of a stream in stream_agg.late_records.",
 							"A micro-batch that would add more fails the stream.",

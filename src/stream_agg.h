@@ -71,6 +71,8 @@ extern int	sagg_kafka_timeout_ms;
 extern int	sagg_keep_batches;
 extern int	sagg_max_retry_delay_ms;
 extern int	sagg_max_attempts;
+extern int	sagg_failure_retry_delay_ms;
+extern int	sagg_lag_check_interval_ms; /* 0 = never */
 extern int	sagg_max_dead_letters;
 extern int	sagg_max_late_records;
 extern int	sagg_max_poison_in_row;
@@ -144,6 +146,7 @@ typedef struct SaggStreamOptions
 	bool		late_records;	/* go to stream_agg.late_records */
 	bool		stops_all;		/* when it fails, streams that share its reader
 								 * do */
+	bool		retries;		/* when it has failed it tries again */
 } SaggStreamOptions;
 
 /*

@@ -89,6 +89,10 @@ extern void sagg_progress_suspects(SaggProgress *progress, const SaggPlan *plan,
 extern void sagg_checkpoint_reset(const char *stream, bool replace);
 extern void sagg_checkpoint_forget_plan(SaggCheckpoint *checkpoint, int64 batch);
 
+/* event_log.c */
+extern void sagg_checkpoint_event(const char *stream, const char *event,
+								  const char *message);
+
 /* rewrite.c */
 extern void sagg_checkpoint_rewrite(SaggCheckpoint *checkpoint,
 									const SaggProgress *progress,

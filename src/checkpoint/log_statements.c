@@ -355,6 +355,21 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"   LEFT JOIN stream_agg.commits c ON c.stream = $1 AND c.batch = $2 - 1",
 		4, {TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID}
 	},
+	[SAGG_LOG_EVENT_INSERT] = {
+		SPI_OK_INSERT,
+		"INSERT INTO stream_agg.events (stream, number, \"time\", event, message)"
+		" SELECT $1, coalesce(max(number), 0) + 1, clock_timestamp(), $2, $3"
+		"   FROM stream_agg.events WHERE stream = $1",
+		3, {TEXTOID, TEXTOID, TEXTOID}
+	},
+	[SAGG_LOG_EVENT_TRIM] = {
+		SPI_OK_DELETE,
+		"DELETE FROM stream_agg.events"
+		" WHERE stream = $1"
+		"   AND number <= (SELECT max(number) - $2"
+		"                    FROM stream_agg.events WHERE stream = $1)",
+		2, {TEXTOID, INT8OID}
+	},
 };
 
 /*

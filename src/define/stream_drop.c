@@ -190,7 +190,8 @@ static void
 delete_logs(const char *condition, Oid type, Datum parameter)
 {
 	static const char *const logs[] = {
-		"sources", "offsets", "commits", "state", "dead_letters", "late_records"
+		"sources", "offsets", "commits", "state", "dead_letters", "late_records",
+		"events"
 	};
 
 	for (int i = 0; i < lengthof(logs); i++)

@@ -153,19 +153,18 @@ flag_from_text(const char *name, const char *text)
 }
 
 /*
- * Whether streams that share the reader fail when this one does.
+ * What becomes of a stream that has failed, and of those that share its reader.
  */
-static bool
-on_failure_from_word(const char *word)
+static void
+on_failure_from_word(const char *word, SaggStreamOptions *options)
 {
-	if (strcmp(word, "stop_all") == 0)
-		return true;
-	if (strcmp(word, "leave") == 0)
-		return false;
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid on_failure \"%s\"", word),
-			 errhint("It is leave (the other streams of the reader go on) or stop_all (they fail with this one).")));
+	options->stops_all = strcmp(word, "stop_all") == 0;
+	options->retries = strcmp(word, "retry") == 0;
+	if (!options->stops_all && !options->retries && strcmp(word, "leave") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid on_failure \"%s\"", word),
+				 errhint("It is leave (the stream stays failed, other streams of the reader go on), retry (the stream tries again after growing pauses) or stop_all (the other streams of the reader fail with it).")));
 }
 
 /*
@@ -202,7 +201,7 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 		else if (strcmp(name, "consumer_group") == 0)
 			options->consumer_group = checked_group(value);
 		else if (strcmp(name, "on_failure") == 0)
-			options->stops_all = on_failure_from_word(value);
+			on_failure_from_word(value, options);
 		else if (strcmp(name, "delivery") == 0)
 			options->at_least_once = delivery_from_word(value);
 		else if (strcmp(name, "min_offsets_per_trigger") == 0)
@@ -303,6 +302,8 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 		push_option(&state, "late_records", "true");
 	if (options->stops_all)
 		push_option(&state, "on_failure", "stop_all");
+	if (options->retries)
+		push_option(&state, "on_failure", "retry");
 	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(object));
 }

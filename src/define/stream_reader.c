@@ -114,7 +114,7 @@ sagg_check_reader(const SaggStream *stream)
 		if (stream->options.stops_all)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("on_failure needs a reader"),
+					 errmsg("on_failure stop_all needs a reader"),
 					 errdetail("It is about the streams that share a reader with this one."),
 					 errhint("Name the reader by reader.")));
 		return;

@@ -94,6 +94,13 @@ stream_agg_reset_stream(PG_FUNCTION_ARGS)
 	values[1] = CStringGetTextDatum(offsets);
 	sagg_stream_update(stream, "starting_offsets = $2", 2, types, values);
 	sagg_checkpoint_reset(stream->name, results);
+	sagg_forget_positions(stream->view);
+	sagg_checkpoint_event(stream->name, "reset",
+						  psprintf("offsets: %s, results: %s", offsets,
+								   results ? "true" : "false"));
+	ereport(LOG,
+			(errmsg("stream \"%s\" is reset to offsets %s",
+					sagg_stream_title(stream->name), offsets)));
 	tell_about(stream, results);
 	sagg_tell_if_failed(stream);
 	PG_RETURN_VOID();

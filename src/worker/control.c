@@ -118,6 +118,8 @@ stream_agg_stop_stream(PG_FUNCTION_ARGS)
 
 	sagg_lock_stream(stream->view);
 	set_enabled(stream, false);
+	if (stream->enabled)
+		sagg_checkpoint_event(stream->name, "stopped", NULL);
 	sagg_stop_stream_at_commit(stream);
 	PG_RETURN_VOID();
 }

@@ -264,12 +264,12 @@ note_record(SaggCrashes *stream, const SaggScanMark *at)
 }
 
 /*
- * The worker of a slot has crashed the server.
+ * A process of a slot, its worker or an observer, has crashed the server.
  */
 static void
-blame(SaggCrashLog *log, const SaggSlot *of_worker, TimestampTz now)
+blame(SaggCrashLog *log, const SaggSlot *of_worker, const SaggMark *mark, TimestampTz now)
 {
-	const SaggSlot *slot = sagg_slot_find(of_worker->database, of_worker->mark.view);
+	const SaggSlot *slot = sagg_slot_find(of_worker->database, mark->view);
 	SaggCrashes *stream;
 
 	if (slot == NULL)
@@ -277,8 +277,8 @@ blame(SaggCrashLog *log, const SaggSlot *of_worker, TimestampTz now)
 	stream = record_of(log, slot->database, slot->view);
 	add_time(&stream->times, now);
 	stream->last = now;
-	stream->batch = of_worker->mark.batch;
-	note_record(stream, &of_worker->mark.record);
+	stream->batch = mark->batch;
+	note_record(stream, &mark->record);
 	stream->ntimes = stream->times.n;
 	stream->pause_ms = pause_after(stream->times.n);
 	if (sagg_max_crashes >= 0 && stream->times.n >= Max(sagg_max_crashes, 1))
@@ -306,10 +306,26 @@ suspect(SaggCrashLog *log, const SaggSlot *slot, int nth)
 }
 
 static bool
-is_culprit(const SaggSlot *slot)
+has_crashed(const SaggMark *mark)
 {
-	return slot->in_use && slot->mark.activity != SAGG_NO_PROCESS &&
-		slot->mark.told == PMQUIT_NOT_SENT && !SAGG_ABORTS_FOR_CRASH;
+	return mark->activity != SAGG_NO_PROCESS && mark->told == PMQUIT_NOT_SENT &&
+		!SAGG_ABORTS_FOR_CRASH;
+}
+
+/*
+ * The mark of the slot's process that has crashed the server, or NULL.
+ */
+static const SaggMark *
+culprit(const SaggSlot *slot)
+{
+	if (!slot->in_use)
+		return NULL;
+	if (has_crashed(&slot->mark))
+		return &slot->mark;
+	/* another stream may have got the slot since */
+	if (slot->observer_mark.view == slot->view && has_crashed(&slot->observer_mark))
+		return &slot->observer_mark;
+	return NULL;
 }
 
 /*
@@ -347,11 +363,11 @@ note_crash(SaggCrashLog *log)
 		SaggSlot   *slot = &sagg_shared->slots[i];
 		SaggCrashes *stream;
 
+		if (culprit(slot))
+			culprits++;
 		if (!slot->in_use || slot->mark.activity == SAGG_NO_PROCESS)
 			continue;
-		if (is_culprit(slot))
-			culprits++;
-		else if (slot->mark.activity == SAGG_IN_BATCH)
+		if (!culprit(slot) && slot->mark.activity == SAGG_IN_BATCH)
 			suspects++;
 		/* it had come back from the last one */
 		stream = sagg_crashes_find(slot->database, slot->view);
@@ -368,8 +384,8 @@ note_crash(SaggCrashLog *log)
 	{
 		SaggSlot   *slot = &sagg_shared->slots[i];
 
-		if (is_culprit(slot))
-			blame(log, slot, now);
+		if (culprit(slot))
+			blame(log, slot, culprit(slot), now);
 		else if (culprits == 0 && slot->in_use && slot->mark.activity == SAGG_IN_BATCH)
 			suspect(log, slot, suspects++);
 	}

@@ -147,10 +147,14 @@ call_workers(Oid database, int signal)
 			continue;
 		if (slot->pid != 0 || slot->launching)
 			workers++;
+		if (slot->observing)
+			workers++;
 		if (slot->latch)
 			SetLatch(slot->latch);
 		if (signal != 0 && slot->pid != 0)
 			kill(slot->pid, signal);
+		if (signal != 0 && slot->observer != 0)
+			kill(slot->observer, signal);
 	}
 	LWLockRelease(sagg_shared->lock);
 	return workers;

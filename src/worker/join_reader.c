@@ -288,6 +288,7 @@ settle_follower(SaggSession *lead, SaggSession *follower, Place place)
 	if (place == PLACE_LEVEL)
 	{
 		sagg_follower_joined(follower);
+		sagg_session_started(follower);
 		sagg_publish_statistics(follower);
 	}
 	else

@@ -177,6 +177,7 @@ note_ended_worker(int i)
 													   NO_WORKER_RETRY_MS);
 		sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE,
 							SAGG_NO_CONNECTION);
+		sagg_slot_attempt_failed(slot, slot->next_start);
 		sagg_mark_database(slot->database);
 	}
 	LWLockRelease(sagg_shared->lock);
@@ -291,11 +292,15 @@ static long
 one_round(bool all)
 {
 	TimestampTz again;
+	TimestampTz observe;
 	int			running = 0;
 
 	sagg_role_limit_configured();
 	visit_dirty_databases(all);
 	again = sagg_visits_tend();
+	observe = sagg_observers_tend();
+	if (observe != 0 && (again == 0 || observe < again))
+		again = observe;
 	sagg_crash_pause_save();
 	for (int i = 0; i < sagg_shared->nslots; i++)
 		note_ended_worker(i);
@@ -337,6 +342,7 @@ forget_launches(void)
 		SaggSlot   *slot = &sagg_shared->slots[i];
 
 		slot->launching = false;
+		slot->observing = slot->observer != 0;
 		slot->leads = slot->leads && slot->pid != 0;
 	}
 	LWLockRelease(sagg_shared->lock);

@@ -225,8 +225,7 @@ apply_change(const StreamChange *change)
 	if (slot->pid == 0 || slot->state == SAGG_FAILED)
 	{
 		slot->state = SAGG_STARTING;
-		slot->last_error[0] = '\0';
-		slot->last_error_time = 0;
+		sagg_slot_clear_error(slot);
 	}
 }
 

@@ -113,6 +113,8 @@ sagg_session_leave(SaggSession *session, SaggExit how)
 {
 	ListCell   *lc;
 
+	if (how == SAGG_EXIT_STOPPED)
+		sagg_session_stopped(session);
 	foreach(lc, session->lead->held)
 	{
 		SaggSession *one = lfirst(lc);

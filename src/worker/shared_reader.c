@@ -164,6 +164,8 @@ sagg_follower_release(SaggSession *follower, SaggExit how)
 	SaggSlot   *slot = follower->slot;
 	LOCKTAG		tag;
 
+	if (how == SAGG_EXIT_STOPPED)
+		sagg_session_stopped(follower);
 	sagg_stream_locktag(&tag, MyDatabaseId, slot->view);
 	if (follower->locked && follower->store)
 	{

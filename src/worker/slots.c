@@ -207,14 +207,15 @@ sagg_slot_free(SaggSlot *slot)
 	slot->crowded_out = false;
 	slot->state = SAGG_STOPPED;
 	slot->latch = NULL;
-	slot->last_error[0] = '\0';
-	slot->last_sqlstate = 0;
-	slot->last_error_time = 0;
+	sagg_slot_clear_error(slot);
 	slot->known = false;
 	memset(&slot->tally, 0, sizeof(slot->tally));
 	slot->state_rows = slot->state_bytes = 0;
 	slot->state_memory = 0;
 	slot->npartitions = 0;
+	slot->ends_as_of = 0;
+	slot->observed_at = 0;
+	slot->unheard = 0;
 	ConditionVariableBroadcast(&slot->changed);
 	sagg_slot_freed();
 }
@@ -257,6 +258,7 @@ sagg_slot_vacate(SaggSlot *slot, SaggExit how)
 				TimestampTzPlusMilliseconds(now,
 											Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(slot->deaths, 20),
 												sagg_max_retry_delay_ms));
+			sagg_slot_attempt_failed(slot, slot->next_start);
 			break;
 		case SAGG_EXIT_STOPPED:
 			if (slot->state != SAGG_FAILED)
@@ -305,6 +307,32 @@ sagg_slot_set_error(SaggSlot *slot, int sqlstate, const char *message)
 	slot->last_sqlstate = sqlstate;
 	slot->last_error_time = GetCurrentTimestamp();
 	ConditionVariableBroadcast(&slot->changed);
+}
+
+/*
+ * The stream is well, or begins anew: there is no error to be shown.
+ */
+void
+sagg_slot_clear_error(SaggSlot *slot)
+{
+	slot->last_error[0] = '\0';
+	slot->last_sqlstate = 0;
+	slot->last_error_time = 0;
+	slot->attempts = 0;
+	slot->retrying_since = 0;
+	slot->next_attempt = 0;
+	slot->failures = 0;
+}
+
+/*
+ * An attempt to run the stream has failed, and the next one is at "next".
+ */
+void
+sagg_slot_attempt_failed(SaggSlot *slot, TimestampTz next)
+{
+	if (slot->attempts++ == 0)
+		slot->retrying_since = GetCurrentTimestamp();
+	slot->next_attempt = next;
 }
 
 /*

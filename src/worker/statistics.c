@@ -12,10 +12,13 @@
 #include "postgres.h"
 
 #include "catalog/pg_authid.h"
+#include "common/int.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/procarray.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
 
 #include "worker_internal.h"
@@ -23,8 +26,44 @@
 PG_FUNCTION_INFO_V1(stream_agg_stat_streams);
 PG_FUNCTION_INFO_V1(stream_agg_stat_partitions);
 
-#define STAT_STREAMS_COLUMNS	9
-#define STAT_PARTITIONS_COLUMNS 5
+#define STAT_STREAMS_COLUMNS	15
+#define STAT_PARTITIONS_COLUMNS 8
+
+/* ends of partitions that are older are not shown, unless the stream runs */
+#define ENDS_VALID_MS			60000
+
+/* how old they have to be for a worker without news to say that they hold */
+#define NO_NEWS_MS				1000
+
+/* a worker that has waited for a lock for so long is blocked */
+#define BLOCKED_MS				1000
+
+/*
+ * What the last commit says of times in a partition.
+ */
+static void
+set_times(SaggSlotPartition *partition, const SaggProgress *progress,
+		  const SaggRange *position)
+{
+	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
+	const SaggRange *last = sagg_partition_find(progress->last, progress->nlast, position);
+	int64		time;
+
+	partition->last_time = DT_NOBEGIN;
+	if (last && !pg_mul_s64_overflow(last->end, 1000, &time) &&
+		!pg_add_s64_overflow(time, epoch, &time))
+		partition->last_time = time;
+	partition->event_time = DT_NOBEGIN;
+	for (int i = 0; i < progress->ntimes; i++)
+	{
+		if (progress->times[i].topic == position->topic &&
+			progress->times[i].partition == position->partition)
+		{
+			partition->event_time = progress->times[i].time;
+			break;
+		}
+	}
+}
 
 /*
  * After a commit, and when a session opens: positions, counters, state.
@@ -73,23 +112,29 @@ sagg_publish_statistics(SaggSession *session)
 		partition->partition = position->partition;
 		partition->committed = position->start;
 		partition->end = Max(partition->end, partition->committed);
+		set_times(partition, progress, position);
 	}
 	LWLockRelease(sagg_shared->lock);
 	ConditionVariableBroadcast(&slot->changed);
 }
 
-static void
-set_ends(SaggSlot *slot, const SaggRange *bounds, int nbounds)
+/*
+ * High watermarks as Kafka has told them, into a slot, whoever numbers its topics.
+ * The caller holds the lock.
+ */
+void
+sagg_slot_set_ends(SaggSlot *slot, const SaggRange *bounds, int nbounds)
 {
 	for (int i = 0; i < slot->npartitions; i++)
 	{
 		for (int j = 0; j < nbounds; j++)
 		{
 			if (bounds[j].partition == slot->partitions[i].partition &&
-				bounds[j].topic == slot->partitions[i].topic)
+				strcmp(sagg_topic_name(bounds[j].topic), slot->partitions[i].topic_name) == 0)
 				slot->partitions[i].end = bounds[j].end;
 		}
 	}
+	slot->ends_as_of = GetCurrentTimestamp();
 }
 
 /*
@@ -103,14 +148,61 @@ sagg_publish_ends(SaggSession *session, const SaggRange *bounds, int nbounds)
 	session->silence_logged = false;
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	foreach(lc, session->sessions)
-		set_ends(((SaggSession *) lfirst(lc))->slot, bounds, nbounds);
+		sagg_slot_set_ends(((SaggSession *) lfirst(lc))->slot, bounds, nbounds);
 	LWLockRelease(sagg_shared->lock);
 }
 
-static const char *
-state_name(SaggRunState state)
+/*
+ * The reader would know if there were records beyond the ends of partitions, and
+ * there are none: the ends known are those of now.
+ */
+void
+sagg_publish_no_news(SaggSession *session)
 {
-	switch (state)
+	TimestampTz now = GetCurrentTimestamp();
+	ListCell   *lc;
+
+	/* the worker alone writes it */
+	if (!TimestampDifferenceExceeds(session->slot->ends_as_of, now, NO_NEWS_MS))
+		return;
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	foreach(lc, session->sessions)
+		((SaggSession *) lfirst(lc))->slot->ends_as_of = now;
+	LWLockRelease(sagg_shared->lock);
+}
+
+/*
+ * A stream, whose lock is held, is about to stand elsewhere: its lag is not known
+ * before it runs again.
+ */
+void
+sagg_forget_positions(Oid view)
+{
+	SaggSlot   *slot;
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	slot = sagg_slot_find(MyDatabaseId, view);
+	if (slot)
+	{
+		slot->npartitions = 0;
+		slot->ends_as_of = 0;
+	}
+	LWLockRelease(sagg_shared->lock);
+}
+
+static bool
+is_retrying(const SaggSlot *slot)
+{
+	return slot->attempts > 0 &&
+		(slot->state == SAGG_STARTING || slot->state == SAGG_RUNNING);
+}
+
+static const char *
+state_name(const SaggSlot *slot)
+{
+	if (is_retrying(slot))
+		return "retrying";
+	switch (slot->state)
 	{
 		case SAGG_STARTING:
 			return "starting";
@@ -144,6 +236,45 @@ may_see(Oid owner)
 		has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
 }
 
+/*
+ * Does a process wait for a lock, and for longer than most?  "since" tells for how
+ * long.
+ */
+static bool
+is_blocked(pid_t pid, TimestampTz *since)
+{
+	PGPROC	   *proc = BackendPidGetProc(pid);
+
+	if (proc == NULL || proc->waitStatus != PROC_WAIT_STATUS_WAITING)
+		return false;
+	*since = (TimestampTz) pg_atomic_read_u64(&proc->waitStart);
+	return *since != 0 &&
+		TimestampDifferenceExceeds(*since, GetCurrentTimestamp(), BLOCKED_MS);
+}
+
+/*
+ * What keeps the stream from going on: columns from "values" on.
+ */
+static void
+put_troubles(const SaggSlot *slot, Datum *values, bool *nulls)
+{
+	bool		retrying = is_retrying(slot);
+	TimestampTz since = 0;
+	bool		blocked = slot->pid != 0 && is_blocked(slot->pid, &since);
+
+	values[0] = Int32GetDatum(slot->attempts);
+	nulls[1] = !retrying;
+	values[1] = TimestampTzGetDatum(slot->retrying_since);
+	nulls[2] = !retrying || slot->next_attempt < GetCurrentTimestamp();
+	values[2] = TimestampTzGetDatum(slot->next_attempt);
+	nulls[3] = nulls[4] = !blocked;
+	if (blocked)
+		values[3] = DirectFunctionCall1(pg_blocking_pids, Int32GetDatum(slot->pid));
+	values[4] = TimestampTzGetDatum(since);
+	nulls[5] = slot->ends_as_of == 0;
+	values[5] = TimestampTzGetDatum(slot->ends_as_of);
+}
+
 static void
 put_stream(ReturnSetInfo *rsinfo, const SaggSlot *slot, Oid read_by)
 {
@@ -154,7 +285,7 @@ put_stream(ReturnSetInfo *rsinfo, const SaggSlot *slot, Oid read_by)
 	values[0] = ObjectIdGetDatum(slot->view);
 	values[1] = Int32GetDatum(slot->pid);
 	nulls[1] = slot->pid == 0;
-	values[2] = CStringGetTextDatum(state_name(slot->state));
+	values[2] = CStringGetTextDatum(state_name(slot));
 	nulls[3] = slot->pid == 0 || slot->state != SAGG_RUNNING || stage == NULL;
 	if (!nulls[3])
 		values[3] = CStringGetTextDatum(stage);
@@ -168,6 +299,7 @@ put_stream(ReturnSetInfo *rsinfo, const SaggSlot *slot, Oid read_by)
 	}
 	values[8] = ObjectIdGetDatum(read_by);
 	nulls[8] = !OidIsValid(read_by);
+	put_troubles(slot, values + 9, nulls + 9);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
@@ -202,6 +334,24 @@ stream_agg_stat_streams(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Are the ends of partitions as good as those of now?
+ */
+static bool
+ends_are_valid(const SaggSlot *slot)
+{
+	return slot->ends_as_of != 0 &&
+		((slot->pid != 0 && slot->state == SAGG_RUNNING && slot->attempts == 0) ||
+		 !TimestampDifferenceExceeds(slot->ends_as_of, GetCurrentTimestamp(), ENDS_VALID_MS));
+}
+
+static void
+put_time(TimestampTz time, Datum *value, bool *isnull)
+{
+	*isnull = !IS_VALID_TIMESTAMP(time);
+	*value = TimestampTzGetDatum(time);
+}
+
+/*
  * stat_partitions(): one row for each partition that a stream of this database
  * reads.
  */
@@ -221,11 +371,15 @@ stream_agg_stat_partitions(PG_FUNCTION_ARGS)
 		SaggSlot   *slot = &sagg_shared->slots[i];
 		Oid			view = InvalidOid;
 		Oid			owner = InvalidOid;
+		TimestampTz as_of = 0;
+		bool		valid = false;
 		int			n = 0;
 
 		LWLockAcquire(sagg_shared->lock, LW_SHARED);
 		if (slot->in_use && slot->database == MyDatabaseId)
 		{
+			as_of = slot->ends_as_of;
+			valid = ends_are_valid(slot);
 			view = slot->view;
 			owner = slot->owner;
 			n = slot->npartitions;
@@ -247,6 +401,11 @@ stream_agg_stat_partitions(PG_FUNCTION_ARGS)
 			 * overflow */
 			values[3] = Int64GetDatum(Max(partitions[j].committed, 0));
 			values[4] = Int64GetDatum(Max(partitions[j].end, 0));
+			nulls[4] = !valid;
+			values[5] = TimestampTzGetDatum(as_of);
+			nulls[5] = as_of == 0;
+			put_time(partitions[j].last_time, &values[6], &nulls[6]);
+			put_time(partitions[j].event_time, &values[7], &nulls[7]);
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 		}
 	}

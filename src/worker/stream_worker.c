@@ -160,6 +160,7 @@ open_session(SaggSession *session)
 					  MyLatch, NULL);
 	AddWaitEventToSet(session->waitset, WL_SOCKET_READABLE,
 					  sagg_reader_fd(session->reader), NULL, NULL);
+	sagg_session_started(session);
 	sagg_session_origin(session);
 	sagg_idle_begin(session);
 	SAGG_FAILPOINT("session.opened");
@@ -246,57 +247,6 @@ classify_error(int sqlstate)
 	}
 }
 
-#define CLOSED_WINDOWS_HINT \
-	"This is about rows of windows that have closed. No record of the micro-batch can be left out for it: mend the query or the sink."
-
-#define AVOIDABLE_HINT \
-	"To go on without such records, set the option on_error: stream_agg.alter_stream(stream, '{\"on_error\": \"dead_letter\"}')."
-
-/*
- * An error as pg_stat_stream_agg shows it.
- */
-static char *
-error_text(const SaggSession *session, const ErrorData *error)
-{
-	StringInfoData message;
-
-	initStringInfo(&message);
-	appendStringInfoString(&message, error->message);
-	if (error->detail)
-		appendStringInfo(&message, "\nDETAIL:  %s", error->detail);
-	if (error->hint)
-		appendStringInfo(&message, "\nHINT:  %s", error->hint);
-	if (session->poison.windows)
-		appendStringInfoString(&message, "\nHINT:  " CLOSED_WINDOWS_HINT);
-	if (session->poison.avoidable && error->hint == NULL)
-		appendStringInfoString(&message, "\nHINT:  " AVOIDABLE_HINT);
-	if (error->context)
-		appendStringInfo(&message, "\nCONTEXT:  %s", error->context);
-	return message.data;
-}
-
-/*
- * Record an error of a stream.  "failed": there is to be no other attempt.
- */
-static void
-note_error(SaggSession *session, const ErrorData *error, bool failed)
-{
-	char	   *text = error_text(session, error);
-
-	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	sagg_slot_set_error(session->slot, error->sqlerrcode, text);
-	if (failed)
-		session->slot->state = SAGG_FAILED;
-	LWLockRelease(sagg_shared->lock);
-	pfree(text);
-	if (!failed)
-		return;
-	ereport(LOG,
-			(errmsg("stream \"%s\" has failed", session->slot->name),
-			 errhint("Mend the cause, then run stream_agg.start_stream.")));
-	SAGG_FAILPOINT("stream.failed");
-}
-
 /*
  * Count an error of a stream; is it the last attempt?
  */
@@ -311,7 +261,20 @@ attempts_are_over(SaggSession *session, ErrorKind kind, bool searching)
 		return false;
 	session->attempts++;
 	return kind == ERROR_LASTING ||
-		(kind == ERROR_UNKNOWN && session->attempts >= sagg_max_attempts);
+		(kind == ERROR_UNKNOWN &&
+		 (session->attempts >= sagg_max_attempts || session->slot->failures > 0));
+}
+
+/*
+ * Is the error that the worker gives way to a command that ends the stream?  Then
+ * it is none.
+ */
+static bool
+gives_way(const SaggSession *session, const ErrorData *error)
+{
+	return (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+			error->sqlerrcode == ERRCODE_QUERY_CANCELED) &&
+		sagg_session_told_to_stop(session);
 }
 
 /*
@@ -324,6 +287,7 @@ static long
 handle_error(SaggSession *lead, const ErrorData *error, bool searching)
 {
 	SaggSession *culprit = lead->at_work ? lead->at_work : lead;
+	long		delay_ms = 0;
 	bool		failed;
 	bool		all;
 	ListCell   *lc;
@@ -334,11 +298,15 @@ handle_error(SaggSession *lead, const ErrorData *error, bool searching)
 		return 0;
 	}
 	failed = attempts_are_over(culprit, classify_error(error->sqlerrcode), searching);
+	if (!searching)
+		delay_ms = Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(culprit->attempts, 20),
+					   sagg_max_retry_delay_ms);
 	all = lead->at_work == NULL || (failed && culprit->stops_all);
 	foreach(lc, lead->held)
 	{
-		if (all || lfirst(lc) == culprit)
-			note_error(lfirst(lc), error, failed);
+		if ((all || lfirst(lc) == culprit) && !gives_way(lfirst(lc), error))
+			sagg_note_error(lfirst(lc), error, failed, searching ? 0 :
+							TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms));
 	}
 	lead->at_work = NULL;
 	if (failed && (all || culprit == lead))
@@ -348,9 +316,7 @@ handle_error(SaggSession *lead, const ErrorData *error, bool searching)
 		sagg_follower_release(culprit, SAGG_EXIT_STOPPED);
 		return 0;
 	}
-	return searching ? 0 :
-		Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(culprit->attempts, 20),
-			sagg_max_retry_delay_ms);
+	return delay_ms;
 }
 
 /*
@@ -420,8 +386,7 @@ session_error_context(void *arg)
 }
 
 /*
- * The error being handled into the server's log.  A deadlock with a command
- * that ends the stream is no error: the worker is the one to give way.
+ * The error being handled into the server's log, if it is one.
  */
 static void
 report_error(const SaggSession *lead, const ErrorData *error, bool searching)
@@ -432,9 +397,7 @@ report_error(const SaggSession *lead, const ErrorData *error, bool searching)
 	if (searching && (session->plan->nsuspects > 0 ||
 					  error->sqlerrcode == ERRCODE_SAGG_GROUP_MEMORY))
 		return;
-	if ((error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
-		 error->sqlerrcode == ERRCODE_QUERY_CANCELED) &&
-		sagg_session_told_to_stop(session))
+	if (gives_way(session, error))
 		ereport(LOG,
 				(errmsg("stream \"%s\" gives way to a command that waits for it to stop",
 						session->slot->name)));
@@ -450,8 +413,15 @@ static bool
 note_fault(SaggSession *lead, const ErrorData *error)
 {
 	SaggSession *culprit = lead->at_work ? lead->at_work : lead;
+	ListCell   *lc;
 
 	culprit->stops_all = culprit->stream && culprit->stream->options.stops_all;
+	foreach(lc, lead->held)
+	{
+		SaggSession *one = lfirst(lc);
+
+		one->retries = one->stream && one->stream->options.retries;
+	}
 	return sagg_batch_size_failed(culprit, error) || sagg_poison_failed(culprit, error);
 }
 

@@ -227,6 +227,7 @@ serve_requests(SaggSession *session)
 		session->next_trigger = next_multiple(session->stream->trigger,
 											  GetCurrentTimestamp());
 	pfree(bounds);
+	sagg_sessions_recovered(session);
 	requests_served(session);
 }
 
@@ -253,19 +254,26 @@ fire(SaggSession *session)
 
 	session->held_until = 0;
 	if (finish_pending_batch(session))
+	{
+		sagg_sessions_recovered(session);
 		return;
+	}
 	if (!session->behind && !held &&
 		!sagg_reader_has_records(session->reader) &&
 		!partitions_changed(session) &&
 		GetCurrentTimestamp() < sagg_idle_due(session) &&
 		!sagg_reader_in_trouble(session->reader, &unused))
+	{
+		sagg_publish_no_news(session);
 		return;
+	}
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
 	sagg_publish_ends(session, bounds, nbounds);
 	sagg_session_verify(session, bounds, nbounds);
 	if (!held_back(session, bounds, nbounds))
 		(void) run_batch(session, bounds, nbounds);
 	pfree(bounds);
+	sagg_sessions_recovered(session);
 }
 
 /*
@@ -368,6 +376,7 @@ wait_for_trigger(SaggSession *session)
 				partitions_changed(session) ||
 				sagg_reader_in_trouble(session->reader, &timeout_ms))
 				break;
+			sagg_publish_no_news(session);
 			(void) sagg_session_wait(session, true, idle_work(session, timeout_ms));
 		}
 		else

@@ -37,4 +37,7 @@ extern void sagg_lock_stream(Oid view);
 extern void sagg_lock_micro_batch(Oid view);
 extern void sagg_tell_if_failed(const SaggStream *stream);
 
+/* statistics.c */
+extern void sagg_forget_positions(Oid view);
+
 #endif							/* SAGG_WORKER_H */

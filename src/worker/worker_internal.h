@@ -50,6 +50,9 @@ typedef struct SaggSlotPartition
 	int32		partition;
 	int64		committed;		/* next offset to read, as committed */
 	int64		end;			/* high watermark as last heard of */
+	TimestampTz last_time;		/* timestamp of the last record committed, and */
+	TimestampTz event_time;		/* with policy per_partition the greatest event
+								 * time; DT_NOBEGIN = none */
 } SaggSlotPartition;
 
 /* since the stream's first batch */
@@ -165,6 +168,10 @@ typedef struct SaggSlot
 	char		last_error[SAGG_ERROR_SIZE];	/* empty = none */
 	int			last_sqlstate;
 	TimestampTz last_error_time;
+	int			attempts;		/* that have failed since one that did not */
+	TimestampTz retrying_since; /* the first of them */
+	TimestampTz next_attempt;	/* after the last of them, 0 = none */
+	int			failures;		/* of them those that on_failure has let go on */
 
 	/* process_available: requests made and requests served */
 	uint64		request_seq;
@@ -181,6 +188,13 @@ typedef struct SaggSlot
 	int64		state_rows;
 	int64		state_bytes;
 	uint64		state_memory;	/* what the store takes, or is about to */
+	bool		observing;		/* an observer is under way: observer.c */
+	pid_t		observer;		/* its process, 0 = none */
+	SaggMark	observer_mark;
+	TimestampTz observed_at;	/* when the last one was sent */
+	int			unheard;		/* that have brought nothing, in a row */
+	TimestampTz ends_as_of;		/* when Kafka was heard of last about the ends of
+								 * partitions, 0 = never */
 	int			npartitions;
 	SaggSlotPartition *partitions;	/* max_partitions of them */
 } SaggSlot;
@@ -254,6 +268,8 @@ extern void sagg_slot_vacate(SaggSlot *slot, SaggExit how);
 extern void sagg_slot_discard_stale(SaggSlot *slot);
 extern void sagg_slot_set_error(SaggSlot *slot, int sqlstate,
 								const char *message);
+extern void sagg_slot_clear_error(SaggSlot *slot);
+extern void sagg_slot_attempt_failed(SaggSlot *slot, TimestampTz next);
 extern void sagg_mark_database(Oid database);
 
 /* role_limit.c; "slot" functions expect the caller to hold sagg_shared->lock */
@@ -299,6 +315,9 @@ extern bool sagg_database_held(Oid database);
 
 /* scout.c */
 extern struct BackgroundWorkerHandle *sagg_scout_send(Oid database);
+
+/* observer.c */
+extern TimestampTz sagg_observers_tend(void);
 
 /* visits.c */
 extern void sagg_visit_add(Oid database);
@@ -354,6 +373,8 @@ typedef struct SaggSession
 	int			attempts;		/* failed ones in a row */
 	int64		last_batches;	/* done at the last of them */
 	bool		stops_all;		/* the option, as of the last error */
+	bool		retries;		/* and its other value */
+	bool		started;		/* and the log of events says so */
 	bool		opening;		/* of a lead: others are being opened */
 	SaggStoreBudget budget;
 	bool		locked;			/* the stream's lock is held (I2) */
@@ -515,6 +536,14 @@ extern void sagg_poison_begin(SaggSession *session, SaggPlan *plan);
 extern void sagg_poison_refuse(SaggSession *session, SaggRefusals *refusals);
 extern void sagg_poison_committed(SaggSession *session, const SaggCounts *counts);
 
+/* health.c */
+extern void sagg_tell_event(SaggSlot *slot, const char *event, const char *message);
+extern void sagg_session_started(SaggSession *session);
+extern void sagg_session_stopped(const SaggSession *session);
+extern void sagg_note_error(SaggSession *session, const ErrorData *error,
+							bool failed, TimestampTz next);
+extern void sagg_sessions_recovered(SaggSession *session);
+
 /* state_limit.c */
 extern const SaggStoreBudget *sagg_state_budget(SaggSession *session);
 extern void sagg_state_discard(SaggSlot *slot);
@@ -523,5 +552,7 @@ extern void sagg_state_discard(SaggSlot *slot);
 extern void sagg_publish_statistics(SaggSession *session);
 extern void sagg_publish_ends(SaggSession *session, const SaggRange *bounds,
 							  int nbounds);
+extern void sagg_slot_set_ends(SaggSlot *slot, const SaggRange *bounds, int nbounds);
+extern void sagg_publish_no_news(SaggSession *session);
 
 #endif							/* SAGG_WORKER_INTERNAL_H */

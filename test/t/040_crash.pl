@@ -117,7 +117,7 @@ my %crash = (
 	'ERROR inside the query' => sub {
 		$node->safe_psql('postgres', 'INSERT INTO failing VALUES (true)');
 		produce(200);    # of which there is a batch that sees the row
-		wait_state($node, $streams[0], 'running', 'failing on purpose');
+		wait_state($node, $streams[0], 'retrying', 'failing on purpose');
 		$node->safe_psql('postgres', 'TRUNCATE failing');
 	},
 	'termination of a worker' => sub {

@@ -44,7 +44,7 @@ sub last_error
 $broker->produce('events', map { record($_ % 3, $_) } 1 .. 10);
 $broker->down;
 create('absent', 'events');
-wait_state($node, 'absent', 'starting', 'broker|Kafka');
+wait_state($node, 'absent', 'retrying', 'broker|Kafka');
 like(last_error('absent'), qr/\S/, 'an unreachable broker is told: ' . (split /\n/, last_error('absent'))[0]);
 $broker->up;
 $node->poll_query_until('postgres', q{SELECT state = 'running' FROM pg_stat_stream_agg WHERE stream = 'absent'});
@@ -65,7 +65,7 @@ counts_add_up($node, 'absent', 20, 'with every record counted once');
 # --- a topic that is not there, and comes
 $broker->control('hide', 'coming');
 create('early', 'coming');
-wait_state($node, 'early', 'starting', 'topic "coming"');
+wait_state($node, 'early', 'retrying', 'topic "coming"');
 like(last_error('early'), qr/topic "coming" does not exist.*\nHINT:  Create it/, 'a missing topic is told: ' . (split /\n/, last_error('early'))[0]);
 $broker->control('show', 'coming');
 $broker->produce('coming', record(1, 1));
@@ -98,7 +98,7 @@ drop('absent');
 $node->safe_psql('postgres', q{CREATE TABLE strict (k int UNIQUE NULLS NOT DISTINCT, n bigint CHECK (n < 3), total bigint)});
 $broker->produce('kept', map { record(1, $_) } 1 .. 5);
 create('refused', 'kept', 'strict');
-wait_state($node, 'refused', 'running', 'violates check constraint');
+wait_state($node, 'refused', 'retrying', 'violates check constraint');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM strict'), 0, 'a batch that fails leaves nothing');
 $node->safe_psql('postgres', 'ALTER TABLE strict DROP CONSTRAINT strict_n_check');
 process($node, 'refused');

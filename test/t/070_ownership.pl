@@ -74,7 +74,7 @@ is($out, 0, 'another role sees no statistics');
 # an owner who may no longer connect
 $node->safe_psql('postgres', 'ALTER ROLE alice NOLOGIN;
 	SELECT pg_terminate_backend(pid) FROM pg_stat_stream_agg');
-wait_state($node, 'counts', 'starting', 'could not connect');
+wait_state($node, 'counts', 'retrying', 'could not connect');
 like($node->safe_psql('postgres', 'SELECT last_error FROM pg_stat_stream_agg'),
 	qr/could not connect to the database as the stream's owner/, 'a worker that may no longer connect is told');
 ($status, $out, $err) = $node->psql('postgres', q{SELECT stream_agg.stop_stream('alice.counts');

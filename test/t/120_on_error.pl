@@ -216,7 +216,7 @@ create_source($node, $broker, 'zero', 'zero', $columns);
 $broker->produce('zero', with(v => 0), with(v => 1));
 my $divides = 'SELECT k, sum(1 / v) AS s FROM zero GROUP BY k';
 create('divides', '{}', query => $divides, watermark => undef);
-wait_state($node, 'divides', 'running', 'division by zero');
+wait_state($node, 'divides', 'retrying', 'division by zero');
 $node->safe_psql('postgres', q{SELECT stream_agg.alter_stream('divides', '{"on_error": "skip"}')});
 process($node, 'divides');
 is(counts('divides'), '1|0|0|1|0', 'a record for which an expression fails is one that cannot be processed');

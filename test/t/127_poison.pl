@@ -89,7 +89,7 @@ counts_add_up($node, 'skipped', $records, 'skip: the counts add up');
 drop('skipped');
 
 create('failing', $divide, options => '{}');
-wait_state($node, 'failing', 'running', 'division by zero');
+wait_state($node, 'failing', 'retrying', 'division by zero');
 is(value(q{SELECT count(*) FROM stream_agg.commits WHERE stream = 'failing'}), 0, 'fail: the batch is retried as it is');
 is(value(q{SELECT count(*) FROM stream_agg.offsets WHERE stream = 'failing' AND suspects IS NULL AND attempts = 0}), 1, 'fail: by its plan');
 drop('failing');
@@ -217,7 +217,7 @@ drop('killed');
 value(q{CREATE TABLE windows (win tstzrange, n bigint CHECK (n < 10))});
 create('windows', q{SELECT stream_agg.tumble(ts, '1 minute') AS win, count(*) AS n FROM events GROUP BY 1},
 	output_mode => "'append'", watermark => "'1 minute'");
-wait_state($node, 'windows', 'running', 'HINT:  This is about rows of windows that have closed');
+wait_state($node, 'windows', 'retrying', 'HINT:  This is about rows of windows that have closed');
 is(letters('windows'), '', 'rows of closed windows are no record\'s fault');
 is(value(q{SELECT count(*) FROM stream_agg.offsets WHERE stream = 'windows' AND suspects IS NOT NULL}), 0, 'and none is searched');
 value(q{ALTER TABLE windows DROP CONSTRAINT windows_n_check});

@@ -130,7 +130,7 @@ process($node, 'remote_made');
 value(q{SELECT stream_agg.stop_stream(stream) FROM stream_agg.streams WHERE stream <> 'remote_made'});
 $other->down;
 produce();
-wait_state($node, 'remote_made', 'running', 'Kafka acknowledged 0 of \d+ records for topic "remote"');
+wait_state($node, 'remote_made', 'retrying', 'Kafka acknowledged 0 of \d+ records for topic "remote"');
 ok($node->poll_query_until('postgres', q{SELECT xact_start IS NULL FROM pg_stat_activity JOIN pg_stat_stream_agg s USING (pid) WHERE stream = 'remote_made'}), 'a broker that does not answer: no transaction stays open');
 $other->up;
 process($node, 'remote_made');

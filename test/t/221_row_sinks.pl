@@ -100,7 +100,7 @@ value(q{
 check('guarded', 'SELECT * FROM guarded', 'SELECT k, v FROM events', 'a sink with row-level security, and INSERT on it alone');
 $broker->produce('events', '{"ts":"2026-01-01T00:00:00Z","k":1,"v":10000}');
 $records++;
-wait_state($node, 'guarded', 'running', 'new row violates row-level security policy');
+wait_state($node, 'guarded', 'retrying', 'new row violates row-level security policy');
 value(q{DROP POLICY p ON guarded; CREATE POLICY p ON guarded FOR INSERT TO writer WITH CHECK (true)});
 check('guarded', 'SELECT * FROM guarded', 'SELECT k, v FROM events', 'its policy holds, and it goes on when that admits the row');
 

@@ -131,7 +131,7 @@ $broker->produce('restarted', record(0, '2026-01-01 00:00:10'));
 process($node, 'restarted');
 $node->safe_psql('postgres', "SELECT stream_agg.stop_stream('restarted')");
 $node->safe_psql('postgres', "SELECT stream_agg.start_stream('restarted')");
-wait_state($node, 'restarted', 'running', 'the gate is closed');
+wait_state($node, 'restarted', 'retrying', 'the gate is closed');
 my $plan = "SELECT max(batch_time) FROM stream_agg.offsets WHERE stream = 'restarted'";
 my $planned = $node->safe_psql('postgres', $plan);
 $node->safe_psql('postgres', 'INSERT INTO gate VALUES (true)');
