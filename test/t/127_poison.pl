@@ -137,6 +137,17 @@ is(value('SELECT * FROM tipped'), '1|5|40', 'the record that makes a sum too lar
 is(letters('tipped'), '9223372036854775790', 'it alone');
 drop('tipped');
 
+# --- the record whose input is more than an aggregate may keep in one group
+$broker->create_topic('inputs', 1);
+create_source($node, $broker, 'inputs', 'inputs', $columns);
+$broker->produce('inputs', map { [ 0, '', "{\"k\":1,\"v\":$_}" ] } 10, 300_000_000, 20);
+create('inputs_kept', q{SELECT k, cardinality(array_agg(repeat('x', v) ORDER BY v)) AS n FROM inputs GROUP BY k});
+process($node, 'inputs_kept');
+is(letters('inputs_kept'), '300000000', 'the record that brings more than a group may keep is left out');
+is(value('SELECT n FROM inputs_kept'), 2, 'and the stream goes on without it');
+like(value(q{SELECT error FROM stream_agg.dead_letters WHERE stream = 'inputs_kept'}), qr/^the inputs of aggregate array_agg in one group exceed 256 MB/, 'with the reason');
+drop('inputs_kept');
+
 # --- an error that stays without the record is none of the record's
 $node->append_conf('postgresql.conf', 'stream_agg.max_attempts = 3');
 $node->reload;
