@@ -525,6 +525,7 @@ stream_agg_worker_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
+	sagg_clip_reports();
 	sagg_session_attach(&session, DatumGetInt32(arg));
 	slot = session.slot;
 	BackgroundWorkerInitializeConnectionByOid(slot->database, slot->owner, 0);

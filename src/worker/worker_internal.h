@@ -504,6 +504,11 @@ extern SaggPlan *sagg_batch_size_retry(SaggSession *session, SaggPlan *plan);
 extern int64 sagg_batch_size_bound(const SaggSession *session, int64 limit);
 extern void sagg_batch_size_committed(SaggSession *session, Size memory);
 
+/* clip_reports.c */
+#define SAGG_MAX_REPORT_BYTES	2048	/* of each part of a message in the log */
+
+extern void sagg_clip_reports(void);
+
 /* poison.c */
 extern void sagg_poison_opened(SaggSession *session);
 extern void sagg_poison_forget(SaggPoison *poison);

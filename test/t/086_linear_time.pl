@@ -23,7 +23,7 @@ my $tries = 5;
 # the embedded broker keeps 5 MiB of a partition, and texts are long
 my $text_partitions = 8;
 my %long = (texts => 1, parts => 1);
-my @sources = qw(spread numbers texts parts ends left killer);
+my @sources = qw(spread numbers texts parts ends left killer late);
 my @topics = map { my $n = $_; map { ("${_}_$n" => $long{$_} ? $text_partitions : 1) } @sources } @sizes;
 my $broker = start_broker(@topics);
 my $node = new_node('linear', 'timezone = UTC', 'fsync = off');
@@ -196,6 +196,7 @@ for my $n (@sizes)
 	# one session that grows to the left, each time by one of a single record
 	my $x = $start + 60 * $n;
 	$broker->produce("left_$n", map { sprintf '{"k":%d,"ts":%d}', $_, $x - ($_ % 2 ? 9 * ($_ + 1) : $_ ? 9 * ($_ - 1) : 0) } 0 .. $n - 1);
+	$broker->produce("late_$n", sprintf('{"k":0,"ts":%d}', $start + 3650 * 86400));
 	create_source($node, $broker, "${_}_$n", "${_}_$n", q{ts timestamptz OPTIONS (unit 's'), k bigint, t text, a text, j jsonb, i text})
 	  for @sources;
 }
@@ -214,7 +215,7 @@ sub cpu
 sub create
 {
 	my ($case, $n) = @_;
-	my $more = join '', map { ", $_ => '$case->{$_}'" } grep { exists $case->{$_} } qw(output_mode watermark event_time);
+	my $more = join '', map { ", $_ => '$case->{$_}'" } grep { exists $case->{$_} } qw(output_mode watermark event_time options);
 	sql(sprintf q{SELECT stream_agg.create_stream('s', $q$%s$q$, trigger => '20 days'%s)}, $case->{query} =~ s/\$n/$n/gr, $more);
 	return worker_pid($node, 's');
 }
@@ -235,14 +236,16 @@ sub measure
 	}
 	# a micro-batch may end before the last record
 	my $delivered = 0;
+	my $records = $case->{records} // $n;
 	for (1 .. 100)
 	{
 		$delivered = sql(q{SELECT total_delivered FROM stream_agg.commits WHERE stream = 's' ORDER BY batch DESC LIMIT 1});
-		last if $delivered >= $n;
+		last if $delivered >= $records;
 		process($node, 's');
 	}
-	die "$case->{name}: $delivered of $n records" if $delivered < $n;
+	die "$case->{name}: $delivered of $records records" if $delivered < $records;
 	my $used = cpu($pid);
+	is(sql(q{SELECT sum(cardinality(windows)) FROM stream_agg.late_records}), $n, "$case->{name}: all of them are kept, $n") if $case->{late};
 	if ($case->{memory})
 	{
 		is(sql('SELECT max(n) FROM s'), $n - 1, "$case->{name}: all records but the last are in one session");
@@ -312,6 +315,13 @@ grows_linearly($_) for grep { $_->{name} =~ ($ENV{LINEAR_CASE} // '') } (
 		query => q{SELECT stream_agg.tumble(ts, '1 minute') AS w, count(*) AS n FROM spread_$n GROUP BY 1}, output_mode => 'append' },
 	{ name => 'sessions that close at once', topic => 'spread', then => $last, watermark => '4000 days',
 		query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, count(*) AS n FROM spread_$n GROUP BY 1}, output_mode => 'append' },
+	{ name => 'sliding windows of a late record', topic => 'late', late => 1, records => 2, then => sub { return sprintf '{"k":0,"ts":%d}', $start; },
+		query => q{SELECT stream_agg.hop(ts, '1 second', '$n seconds') AS w, count(*) AS n FROM late_$n GROUP BY 1}, output_mode => 'append',
+		watermark => '0 seconds', options => '{"late_records": true}' },
+	{ name => 'windows of the rows that a join makes of a late record', topic => 'late', late => 1, records => 2,
+		then => sub { return sprintf '{"k":0,"ts":%d}', $start; },
+		query => q{SELECT stream_agg.tumble(t, '1 second') AS w, count(*) AS n FROM (SELECT ts - (step * 7919 % $n) * interval '1 second' AS t
+			FROM late_$n, generate_series(1, $n) AS steps (step)) AS x GROUP BY 1}, output_mode => 'append', watermark => '0 seconds', options => '{"late_records": true}' },
 	{ name => 'sessions of one key, restored', restore => 1, query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
 		output_mode => 'update' });
 
