@@ -377,7 +377,10 @@ typedef struct SaggSession
 	SaggFault	fault;
 	SaggPoison	poison;			/* lives as long as the process */
 	int64		too_large;		/* batch whose groups took too much memory, or
-								 * another number; so do this and the next */
+								 * which names too many schemas, or another
+								 * number; so do these and the next */
+	bool		too_many_schemas;
+	int			schemas_asked;	/* for the batch at hand, in percent */
 	int64		size_limit;		/* of a lead: most offsets of a batch, 0 = not so */
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in Kafka */
