@@ -102,7 +102,7 @@ read_answer(const SaggHttpAnswer *answer, SaggJsonLeaf *leaf, SaggJsonValue *par
 {
 	SaggJsonError error;
 
-	if (sagg_json_leaf_parse(leaf, answer->body, answer->len, parts, &error) != SAGG_JSON_OK)
+	if (sagg_json_leaf_parse(leaf, answer->body, answer->len, parts, &error, NULL) != SAGG_JSON_OK)
 		return false;
 	if (answer->status == 200)
 		return true;
