@@ -197,6 +197,8 @@ sagg_session_close_parts(SaggSession *session)
 	session->plan = NULL;
 	session->batch_memory = NULL;
 	session->made_anew = NIL;
+	session->doubts = NIL;
+	session->doubtful = false;
 	session->held_until = 0;
 }
 
