@@ -31,6 +31,7 @@
 
 #include <simdjson.h>
 
+#include "json_copy.h"
 #include "json_token.h"
 #include "json_tree.h"
 
@@ -45,13 +46,6 @@ static constexpr size_t MIN_CAPACITY = 4096;
 
 /* one bit per open container in a walk */
 static constexpr size_t DEPTH_LIMIT = 1024;
-
-/* The text of a value that other values are parts of. */
-struct Copy
-{
-	Copy	   *next;
-	char		text[1];
-};
 
 struct SaggJsonLeaf
 {
@@ -70,7 +64,7 @@ struct SaggJsonLeaf
 	SaggJsonError *error;
 
 	bool		no_memory;
-	Copy	   *copies;
+	JsonCopy   *copies;			/* of values that other values are parts of */
 
 	/* the wanted fields */
 	int			nvalues;
@@ -78,12 +72,6 @@ struct SaggJsonLeaf
 };
 
 /* ---------- small helpers ---------- */
-
-static inline bool
-is_space(uint8_t c)
-{
-	return c == ' ' || c == '\n' || c == '\r' || c == '\t';
-}
 
 /* Notes why the record is invalid; "at" points into the buffer. */
 static bool
@@ -331,7 +319,6 @@ note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggJsonValue *value, s
 	const uint32_t *token = leaf->token;
 	const uint8_t *start = token_start(leaf);
 	int64_t		digits = leaf->digits;
-	Copy	   *copy;
 
 	value->kind = *start == '{' ? SAGG_JSON_OBJECT : SAGG_JSON_ARRAY;
 	if (node->kind_only)
@@ -341,17 +328,9 @@ note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggJsonValue *value, s
 	value->len = (size_t) (leaf->buf + leaf->token[-1] + 1 - start);
 	leaf->token = token;
 	leaf->digits = digits;
-	copy = (Copy *) malloc(sizeof(Copy) + value->len);
-	if (!copy)
-	{
-		leaf->no_memory = true;
-		return false;
-	}
-	memcpy(copy->text, start, value->len);
-	copy->next = leaf->copies;
-	leaf->copies = copy;
-	value->text = copy->text;
-	return true;
+	value->text = sagg_json_copy(&leaf->copies, start, value->len);
+	leaf->no_memory = value->text == nullptr;
+	return !leaf->no_memory;
 }
 
 static bool take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth);
@@ -519,18 +498,6 @@ stage1_reason(simdjson::error_code code)
 	}
 }
 
-static void
-free_copies(SaggJsonLeaf *leaf)
-{
-	while (leaf->copies)
-	{
-		Copy	   *next = leaf->copies->next;
-
-		free(leaf->copies);
-		leaf->copies = next;
-	}
-}
-
 /*
  * Makes a leaf that looks for these fields, each path once and none empty; the
  * names are copied.  max_depth: containers that may be open at once, at most
@@ -587,7 +554,7 @@ sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
 	leaf->interrupt = len > SMALL_RECORD ? interrupt : nullptr;
 	leaf->interrupted = false;
 	if (leaf->copies)
-		free_copies(leaf);
+		sagg_json_free_copies(&leaf->copies);
 
 	code = leaf->stage1->stage1(leaf->buf, len, simdjson::stage1_mode::regular);
 	if (code != simdjson::SUCCESS)
@@ -618,7 +585,7 @@ sagg_json_leaf_free(SaggJsonLeaf *leaf) SAGG_NOEXCEPT
 {
 	if (!leaf)
 		return;
-	free_copies(leaf);
+	sagg_json_free_copies(&leaf->copies);
 	free(leaf->buf);
 	free(leaf->root);
 	delete leaf;
