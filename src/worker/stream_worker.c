@@ -197,6 +197,8 @@ sagg_session_close_parts(SaggSession *session)
 	session->plan = NULL;
 	session->batch_memory = NULL;
 	session->made_anew = NIL;
+	session->doubts = NIL;
+	session->doubtful = false;
 	session->held_until = 0;
 }
 
@@ -430,7 +432,8 @@ report_error(const SaggSession *lead, const ErrorData *error, bool searching)
 
 	/* the same again, or what is told when the plan is made smaller */
 	if (searching && (session->plan->nsuspects > 0 ||
-					  error->sqlerrcode == ERRCODE_SAGG_GROUP_MEMORY))
+					  error->sqlerrcode == ERRCODE_SAGG_GROUP_MEMORY ||
+					  error->sqlerrcode == ERRCODE_SAGG_SCHEMAS))
 		return;
 	if ((error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
 		 error->sqlerrcode == ERRCODE_QUERY_CANCELED) &&

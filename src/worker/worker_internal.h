@@ -334,6 +334,15 @@ typedef struct SaggPoison
 								 * out */
 } SaggPoison;
 
+/* A partition that is said to end before what has been read of it. */
+typedef struct SaggEndDoubt
+{
+	int32		topic;
+	int32		partition;
+	TimestampTz since;
+	bool		settled;		/* it does not any more */
+} SaggEndDoubt;
+
 /*
  * A worker's view of a stream.  Of several that share a reader, one leads: it
  * has the reader, the set of events to wait for and the memory of batches, and
@@ -377,7 +386,10 @@ typedef struct SaggSession
 	SaggFault	fault;
 	SaggPoison	poison;			/* lives as long as the process */
 	int64		too_large;		/* batch whose groups took too much memory, or
-								 * another number; so do this and the next */
+								 * which names too many schemas, or another
+								 * number; so do these and the next */
+	bool		too_many_schemas;
+	int			schemas_asked;	/* for the batch at hand, in percent */
 	int64		size_limit;		/* of a lead: most offsets of a batch, 0 = not so */
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in Kafka */
@@ -385,6 +397,8 @@ typedef struct SaggSession
 	List	   *made_anew;		/* numbers of topics that are others than those
 								 * read; on_data_loss says to read them from
 								 * their beginning */
+	List	   *doubts;			/* of SaggEndDoubt, in "memory" */
+	bool		doubtful;		/* the last plan leaves a partition out for one */
 	TimestampTz held_until;		/* too few records for a batch: when to look
 								 * again, 0 = not so */
 	TimestampTz idle_due;		/* when a batch without records would close a

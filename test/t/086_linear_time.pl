@@ -12,6 +12,7 @@ use warnings;
 
 use POSIX ();
 use PostgreSQL::Test::Utils;
+use StreamAgg::HostileBroker;
 use StreamAgg::Test;
 use Test::More;
 
@@ -324,5 +325,40 @@ grows_linearly($_) for grep { $_->{name} =~ ($ENV{LINEAR_CASE} // '') } (
 			FROM late_$n, generate_series(1, $n) AS steps (step)) AS x GROUP BY 1}, output_mode => 'append', watermark => '0 seconds', options => '{"late_records": true}' },
 	{ name => 'sessions of one key, restored', restore => 1, query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
 		output_mode => 'update' });
+
+# Of one record, the columns of a source that reads it do not multiply the time: not
+# by members that nobody wants, nor by members that come again and again.
+{
+	my $hostile = StreamAgg::HostileBroker->new;
+	my @columns = map { $_ * ($ENV{LINEAR_COLUMNS} // 100) } 1, 2, 4;
+	my %record = (
+		others => [ 'json', '{' . '"x":0,' x 400_000 . '"c0":1}' ],
+		repeated => [ 'debezium', '{"op":"c",' . '"after":{"c0":1},' x 150_000 . '"after":{"c0":1}}' ],
+		elements => [ 'json', '{"a":[' . '0,' x 1_000_000 . '0],"c0":1}' ]);
+	sql(q{CREATE SERVER hostile FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '} . $hostile->brokers . q{', "fetch.wait.max.ms" '20')});
+	for my $kind (sort keys %record)
+	{
+		next if "columns: $kind" !~ ($ENV{LINEAR_CASE} // '');
+		my ($format, $text) = $record{$kind}->@*;
+		$hostile->add_topic($kind, [ { base => 0, values => [$text], codec => 1 } ]);
+		my @used;
+		for my $n (@columns)
+		{
+			my $columns = join ', ', map { "c$_ int" . ($kind eq 'elements' && $_ ? " OPTIONS (path '{a,$_}')" : '') } 0 .. $n - 1;
+			sql(qq{SELECT stream_agg.create_source('${kind}_$n', topic => '$kind', server => 'hostile', format => '$format', columns => \$c\$$columns\$c\$)});
+			my $count = 'SELECT count(coalesce(' . join(', ', map { "c$_" } 0 .. $n - 1) . ")) FROM ${kind}_$n";
+			my ($result, $ticks_used) = split /\n/, sql(qq{
+				CREATE TEMP TABLE used AS SELECT split_part(pg_read_file('/proc/self/stat'), ' ', 14)::int AS ticks;
+				$count;
+				DO \$\$ BEGIN FOR i IN 1 .. 9 LOOP PERFORM * FROM ($count) x; END LOOP; END \$\$;
+				SELECT split_part(pg_read_file('/proc/self/stat'), ' ', 14)::int - ticks FROM used});
+			is($result, 1, "columns: $kind: the record is read by $n columns");
+			push @used, $ticks_used / $ticks;
+		}
+		my $growth = sqrt($used[2] / ($used[0] > 0.1 ? $used[0] : 0.1));
+		diag(sprintf 'figures: columns: %s: %s s for %s columns', $kind, join('/', map { sprintf '%.2f', $_ } @used), join('/', @columns));
+		cmp_ok($growth, '<=', 1.6, "M4: columns: $kind: twice the columns, about the same time");
+	}
+}
 
 done_testing();
