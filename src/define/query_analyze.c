@@ -433,6 +433,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 
 	a.result = result;
 	a.query = query = rewrite(query);
+	sagg_leave_children_out(query);
 	result->kind = sagg_query_kind(query);
 	sagg_check_query_shape(query, result->kind);
 	sagg_flatten_aliases(query);
