@@ -287,6 +287,34 @@ extern void sagg_crashes_forget_others(const List *databases);
 /* label.c */
 extern List *sagg_labelled_databases(void);
 
+/* stream_changes.c */
+typedef enum SaggChangeKind
+{
+	SAGG_CHANGE_STOP,
+	SAGG_CHANGE_START,
+	SAGG_CHANGE_DROP			/* only "view" is set */
+} SaggChangeKind;
+
+typedef struct SaggStreamChange
+{
+	SaggChangeKind kind;
+	Oid			view;
+	Oid			owner;
+	char		name[SAGG_NAME_SIZE];
+	char		reader[NAMEDATALEN];
+	Oid			source;
+	Oid			sink;
+	int			limit;			/* of the owner's streams */
+	int			level;			/* nesting level of its transaction */
+	struct SaggStreamChange *before;	/* of a lower level; NULL for none */
+} SaggStreamChange;
+
+extern void sagg_changes_init(void);
+extern void sagg_change_add(const SaggStreamChange *change);
+extern const SaggStreamChange *sagg_change_of(Oid view);
+extern const List *sagg_changes(void);
+extern void sagg_changes_forget(void);
+
 /* notify.c */
 extern void sagg_stop_stream_at_commit(const SaggStream *stream);
 extern void sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view);
