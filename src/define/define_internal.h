@@ -45,6 +45,7 @@ extern void sagg_check_direct_arguments(const Aggref *aggref);
 
 /* query_source.c */
 extern int	sagg_count_sources(Node *node);
+extern void sagg_leave_children_out(Query *query);
 extern List *sagg_find_sources(Query *query, bool always, bool ordered,
 							   Var **record, bool *reordered);
 

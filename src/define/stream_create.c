@@ -17,6 +17,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "commands/comment.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -284,6 +285,29 @@ adopt_stream(const SaggStream *stream)
 }
 
 /*
+ * Take a name that streams of all schemas share.  A transaction that has taken it
+ * and has not ended is not waited for: it can be another role's, and last.
+ */
+static void
+take_name(const SaggStream *stream)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId,
+					   string_hash(stream->name, strlen(stream->name) + 1), 4);
+	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("a transaction that has not ended creates a stream \"%s\"",
+						sagg_stream_title(stream->name)),
+				 errhint("Try again when it has ended, or name the stream with its schema.")));
+	if (sagg_stream_by_key(stream->name) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("stream \"%s\" already exists", sagg_stream_title(stream->name))));
+}
+
+/*
  * The stream's rows in the catalog, written as the owner of the extension.
  */
 static void
@@ -292,6 +316,7 @@ record_stream(const SaggStream *stream, bool start)
 	char	   *search_path = current_search_path();
 	SaggOwnerContext owner;
 
+	take_name(stream);
 	SPI_connect();
 	sagg_become_extension_owner(&owner);
 	insert_stream(stream, search_path, start);

@@ -116,10 +116,12 @@ typedef struct SaggStateForm
 {
 	StringInfoData names;
 	StringInfoData oids;
+	int			nestlevel;		/* of the settings while it is built */
 } SaggStateForm;
 
 /* state_form.c */
-extern void sagg_form_init(SaggStateForm *form);
+extern void sagg_form_begin(SaggStateForm *form);
+extern void sagg_form_end(SaggStateForm *form);
 extern void sagg_form_type(SaggStateForm *form, Oid type, int32 typmod);
 extern void sagg_form_function(SaggStateForm *form, const char *role, Oid function);
 extern void sagg_form_collation(SaggStateForm *form, Oid collation);

@@ -252,6 +252,8 @@ sagg_execution_run(SaggExecution *ex)
 		ex->run_again = false;
 		run_inner(ex);
 	} while (ex->run_again);
+	if (ex->late)
+		sagg_late_end(ex);
 	MemoryContextSwitchTo(old);
 }
 

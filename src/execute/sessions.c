@@ -379,7 +379,7 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
 	{
 		ex->late_windows++;
 		if (ex->late)
-			sagg_late_row(ex, slot, *start, *start, *end);
+			sagg_late_row(ex, slot, *start, *start, *end, 0, 1);
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);
 		return false;
 	}

@@ -105,7 +105,7 @@ extern const SaggRange *sagg_reader_losses(SaggReader *reader, int *nlosses);
 extern void sagg_reader_skips_unreadable(SaggReader *reader, bool skips);
 
 /* schema_registry.c: waits, for the registry of the records' schemas */
-extern void sagg_reader_look_up_schemas(SaggReader *reader);
+extern int	sagg_reader_look_up_schemas(SaggReader *reader, bool whole);
 
 /* group_offsets.c: never wait, and raise no error */
 extern bool sagg_group_allowed(Oid source, Oid owner, const char *group,

@@ -115,7 +115,8 @@ read_records(SaggSession *session, const SaggPlan *plan)
 					 trouble ? errdetail("The broker connection reports: %s.", trouble) : 0));
 		}
 	}
-	sagg_reader_look_up_schemas(session->reader);
+	session->schemas_asked = sagg_reader_look_up_schemas(session->reader,
+														 sagg_session_replaces(session->lead));
 }
 
 /*

@@ -34,6 +34,7 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
 #include "worker_internal.h"
@@ -91,14 +92,28 @@ sagg_poison_forget(SaggPoison *poison)
 	poison->set_aside = false;
 }
 
+/*
+ * A copy in TopMemoryContext of a message, which may quote a long value.
+ */
+static char *
+copy_message(const char *message)
+{
+	int			len = pg_mbcliplen(message, strlen(message), SAGG_MAX_REPORT_BYTES);
+	char	   *copy = MemoryContextAlloc(TopMemoryContext, len + 1);
+
+	memcpy(copy, message, len);
+	copy[len] = '\0';
+	return copy;
+}
+
 static void
 note_failure(SaggPoison *poison, int64 batch, const char *message, const char *detail)
 {
 	sagg_poison_forget(poison);
 	poison->failed = batch;
-	poison->message = MemoryContextStrdup(TopMemoryContext, message);
+	poison->message = copy_message(message);
 	if (detail)
-		poison->detail = MemoryContextStrdup(TopMemoryContext, detail);
+		poison->detail = copy_message(detail);
 }
 
 /*

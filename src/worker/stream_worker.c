@@ -198,6 +198,8 @@ sagg_session_close_parts(SaggSession *session)
 	session->plan = NULL;
 	session->batch_memory = NULL;
 	session->made_anew = NIL;
+	session->doubts = NIL;
+	session->doubtful = false;
 	session->held_until = 0;
 }
 
@@ -395,7 +397,8 @@ report_error(const SaggSession *lead, const ErrorData *error, bool searching)
 
 	/* the same again, or what is told when the plan is made smaller */
 	if (searching && (session->plan->nsuspects > 0 ||
-					  error->sqlerrcode == ERRCODE_SAGG_GROUP_MEMORY))
+					  error->sqlerrcode == ERRCODE_SAGG_GROUP_MEMORY ||
+					  error->sqlerrcode == ERRCODE_SAGG_SCHEMAS))
 		return;
 	if (gives_way(session, error))
 		ereport(LOG,
@@ -495,6 +498,7 @@ stream_agg_worker_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
+	sagg_clip_reports();
 	sagg_session_attach(&session, DatumGetInt32(arg));
 	slot = session.slot;
 	BackgroundWorkerInitializeConnectionByOid(slot->database, slot->owner, 0);

@@ -303,6 +303,34 @@ extern void sagg_crashes_forget_others(const List *databases);
 /* label.c */
 extern List *sagg_labelled_databases(void);
 
+/* stream_changes.c */
+typedef enum SaggChangeKind
+{
+	SAGG_CHANGE_STOP,
+	SAGG_CHANGE_START,
+	SAGG_CHANGE_DROP			/* only "view" is set */
+} SaggChangeKind;
+
+typedef struct SaggStreamChange
+{
+	SaggChangeKind kind;
+	Oid			view;
+	Oid			owner;
+	char		name[SAGG_NAME_SIZE];
+	char		reader[NAMEDATALEN];
+	Oid			source;
+	Oid			sink;
+	int			limit;			/* of the owner's streams */
+	int			level;			/* nesting level of its transaction */
+	struct SaggStreamChange *before;	/* of a lower level; NULL for none */
+} SaggStreamChange;
+
+extern void sagg_changes_init(void);
+extern void sagg_change_add(const SaggStreamChange *change);
+extern const SaggStreamChange *sagg_change_of(Oid view);
+extern const List *sagg_changes(void);
+extern void sagg_changes_forget(void);
+
 /* notify.c */
 extern void sagg_stop_stream_at_commit(const SaggStream *stream);
 extern void sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view);
@@ -353,6 +381,15 @@ typedef struct SaggPoison
 								 * out */
 } SaggPoison;
 
+/* A partition that is said to end before what has been read of it. */
+typedef struct SaggEndDoubt
+{
+	int32		topic;
+	int32		partition;
+	TimestampTz since;
+	bool		settled;		/* it does not any more */
+} SaggEndDoubt;
+
 /*
  * A worker's view of a stream.  Of several that share a reader, one leads: it
  * has the reader, the set of events to wait for and the memory of batches, and
@@ -398,7 +435,10 @@ typedef struct SaggSession
 	SaggFault	fault;
 	SaggPoison	poison;			/* lives as long as the process */
 	int64		too_large;		/* batch whose groups took too much memory, or
-								 * another number; so do this and the next */
+								 * which names too many schemas, or another
+								 * number; so do these and the next */
+	bool		too_many_schemas;
+	int			schemas_asked;	/* for the batch at hand, in percent */
 	int64		size_limit;		/* of a lead: most offsets of a batch, 0 = not so */
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in Kafka */
@@ -406,6 +446,8 @@ typedef struct SaggSession
 	List	   *made_anew;		/* numbers of topics that are others than those
 								 * read; on_data_loss says to read them from
 								 * their beginning */
+	List	   *doubts;			/* of SaggEndDoubt, in "memory" */
+	bool		doubtful;		/* the last plan leaves a partition out for one */
 	TimestampTz held_until;		/* too few records for a batch: when to look
 								 * again, 0 = not so */
 	TimestampTz idle_due;		/* when a batch without records would close a
@@ -525,6 +567,11 @@ extern bool sagg_batch_size_failed(SaggSession *session, const ErrorData *error)
 extern SaggPlan *sagg_batch_size_retry(SaggSession *session, SaggPlan *plan);
 extern int64 sagg_batch_size_bound(const SaggSession *session, int64 limit);
 extern void sagg_batch_size_committed(SaggSession *session, Size memory);
+
+/* clip_reports.c */
+#define SAGG_MAX_REPORT_BYTES	2048	/* of each part of a message in the log */
+
+extern void sagg_clip_reports(void);
 
 /* poison.c */
 extern void sagg_poison_opened(SaggSession *session);

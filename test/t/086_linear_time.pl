@@ -12,6 +12,7 @@ use warnings;
 
 use POSIX ();
 use PostgreSQL::Test::Utils;
+use StreamAgg::HostileBroker;
 use StreamAgg::Test;
 use Test::More;
 
@@ -23,7 +24,7 @@ my $tries = 5;
 # the embedded broker keeps 5 MiB of a partition, and texts are long
 my $text_partitions = 8;
 my %long = (texts => 1, parts => 1);
-my @sources = qw(spread numbers texts parts ends left killer);
+my @sources = qw(spread numbers texts parts ends left killer late);
 my @topics = map { my $n = $_; map { ("${_}_$n" => $long{$_} ? $text_partitions : 1) } @sources } @sizes;
 my $broker = start_broker(@topics);
 my $node = new_node('linear', 'timezone = UTC', 'fsync = off');
@@ -196,6 +197,7 @@ for my $n (@sizes)
 	# one session that grows to the left, each time by one of a single record
 	my $x = $start + 60 * $n;
 	$broker->produce("left_$n", map { sprintf '{"k":%d,"ts":%d}', $_, $x - ($_ % 2 ? 9 * ($_ + 1) : $_ ? 9 * ($_ - 1) : 0) } 0 .. $n - 1);
+	$broker->produce("late_$n", sprintf('{"k":0,"ts":%d}', $start + 3650 * 86400));
 	create_source($node, $broker, "${_}_$n", "${_}_$n", q{ts timestamptz OPTIONS (unit 's'), k bigint, t text, a text, j jsonb, i text})
 	  for @sources;
 }
@@ -216,7 +218,8 @@ sub create
 	my ($case, $n) = @_;
 	my $more = join '', map { ", $_ => '$case->{$_}'" } grep { exists $case->{$_} } qw(output_mode watermark event_time);
 	# times go on for years
-	$more .= q{, options => '{"max_future": null}'} if $case->{watermark};
+	my @options = ($case->{options} // (), $case->{watermark} ? '"max_future": null' : ());
+	$more .= ", options => '{" . join(', ', @options) . "}'" if @options;
 	sql(sprintf q{SELECT stream_agg.create_stream('s', $q$%s$q$, trigger => '20 days'%s)}, $case->{query} =~ s/\$n/$n/gr, $more);
 	return worker_pid($node, 's');
 }
@@ -237,14 +240,16 @@ sub measure
 	}
 	# a micro-batch may end before the last record
 	my $delivered = 0;
+	my $records = $case->{records} // $n;
 	for (1 .. 100)
 	{
 		$delivered = sql(q{SELECT total_delivered FROM stream_agg.commits WHERE stream = 's' ORDER BY batch DESC LIMIT 1});
-		last if $delivered >= $n;
+		last if $delivered >= $records;
 		process($node, 's');
 	}
-	die "$case->{name}: $delivered of $n records" if $delivered < $n;
+	die "$case->{name}: $delivered of $records records" if $delivered < $records;
 	my $used = cpu($pid);
+	is(sql(q{SELECT sum(cardinality(windows)) FROM stream_agg.late_records}), $n, "$case->{name}: all of them are kept, $n") if $case->{late};
 	if ($case->{memory})
 	{
 		is(sql('SELECT max(n) FROM s'), $n - 1, "$case->{name}: all records but the last are in one session");
@@ -314,7 +319,49 @@ grows_linearly($_) for grep { $_->{name} =~ ($ENV{LINEAR_CASE} // '') } (
 		query => q{SELECT stream_agg.tumble(ts, '1 minute') AS w, count(*) AS n FROM spread_$n GROUP BY 1}, output_mode => 'append' },
 	{ name => 'sessions that close at once', topic => 'spread', then => $last, watermark => '4000 days',
 		query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, count(*) AS n FROM spread_$n GROUP BY 1}, output_mode => 'append' },
+	{ name => 'sliding windows of a late record', topic => 'late', late => 1, records => 2, then => sub { return sprintf '{"k":0,"ts":%d}', $start; },
+		query => q{SELECT stream_agg.hop(ts, '1 second', '$n seconds') AS w, count(*) AS n FROM late_$n GROUP BY 1}, output_mode => 'append',
+		watermark => '0 seconds', options => '"late_records": true' },
+	{ name => 'windows of the rows that a join makes of a late record', topic => 'late', late => 1, records => 2,
+		then => sub { return sprintf '{"k":0,"ts":%d}', $start; },
+		query => q{SELECT stream_agg.tumble(t, '1 second') AS w, count(*) AS n FROM (SELECT ts - (step * 7919 % $n) * interval '1 second' AS t
+			FROM late_$n, generate_series(1, $n) AS steps (step)) AS x GROUP BY 1}, output_mode => 'append', watermark => '0 seconds', options => '"late_records": true' },
 	{ name => 'sessions of one key, restored', restore => 1, query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
 		output_mode => 'update' });
+
+# Of one record, the columns of a source that reads it do not multiply the time: not
+# by members that nobody wants, nor by members that come again and again.
+{
+	my $hostile = StreamAgg::HostileBroker->new;
+	my @columns = map { $_ * ($ENV{LINEAR_COLUMNS} // 100) } 1, 2, 4;
+	my %record = (
+		others => [ 'json', '{' . '"x":0,' x 400_000 . '"c0":1}' ],
+		repeated => [ 'debezium', '{"op":"c",' . '"after":{"c0":1},' x 150_000 . '"after":{"c0":1}}' ],
+		elements => [ 'json', '{"a":[' . '0,' x 1_000_000 . '0],"c0":1}' ]);
+	sql(q{CREATE SERVER hostile FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '} . $hostile->brokers . q{', "fetch.wait.max.ms" '20')});
+	for my $kind (sort keys %record)
+	{
+		next if "columns: $kind" !~ ($ENV{LINEAR_CASE} // '');
+		my ($format, $text) = $record{$kind}->@*;
+		$hostile->add_topic($kind, [ { base => 0, values => [$text], codec => 1 } ]);
+		my @used;
+		for my $n (@columns)
+		{
+			my $columns = join ', ', map { "c$_ int" . ($kind eq 'elements' && $_ ? " OPTIONS (path '{a,$_}')" : '') } 0 .. $n - 1;
+			sql(qq{SELECT stream_agg.create_source('${kind}_$n', topic => '$kind', server => 'hostile', format => '$format', columns => \$c\$$columns\$c\$)});
+			my $count = 'SELECT count(coalesce(' . join(', ', map { "c$_" } 0 .. $n - 1) . ")) FROM ${kind}_$n";
+			my ($result, $ticks_used) = split /\n/, sql(qq{
+				CREATE TEMP TABLE used AS SELECT split_part(pg_read_file('/proc/self/stat'), ' ', 14)::int AS ticks;
+				$count;
+				DO \$\$ BEGIN FOR i IN 1 .. 9 LOOP PERFORM * FROM ($count) x; END LOOP; END \$\$;
+				SELECT split_part(pg_read_file('/proc/self/stat'), ' ', 14)::int - ticks FROM used});
+			is($result, 1, "columns: $kind: the record is read by $n columns");
+			push @used, $ticks_used / $ticks;
+		}
+		my $growth = sqrt($used[2] / ($used[0] > 0.1 ? $used[0] : 0.1));
+		diag(sprintf 'figures: columns: %s: %s s for %s columns', $kind, join('/', map { sprintf '%.2f', $_ } @used), join('/', @columns));
+		cmp_ok($growth, '<=', 1.6, "M4: columns: $kind: twice the columns, about the same time");
+	}
+}
 
 done_testing();

@@ -23,6 +23,7 @@
  */
 #include "json_leaf.h"
 
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -30,6 +31,7 @@
 
 #include <simdjson.h>
 
+#include "json_copy.h"
 #include "json_token.h"
 #include "json_tree.h"
 
@@ -37,17 +39,13 @@ using Stage1 = simdjson::internal::dom_parser_implementation;
 
 /* a buffer for records larger than this is not kept */
 static constexpr size_t KEEP_CAPACITY = 1024 * 1024;
+
+/* nor is a walk of one that is not larger ever given up */
+static constexpr size_t SMALL_RECORD = 256 * 1024;
 static constexpr size_t MIN_CAPACITY = 4096;
 
 /* one bit per open container in a walk */
 static constexpr size_t DEPTH_LIMIT = 1024;
-
-/* The text of a value that other values are parts of. */
-struct Copy
-{
-	Copy	   *next;
-	char		text[1];
-};
 
 struct SaggJsonLeaf
 {
@@ -60,11 +58,13 @@ struct SaggJsonLeaf
 	size_t		len;
 	bool		escapes;		/* there is a backslash somewhere */
 	int64_t		digits;			/* that exponents may still stand for */
+	const volatile sig_atomic_t *interrupt; /* not 0: give up; or NULL */
+	bool		interrupted;
 	const uint32_t *token;		/* start of the current token */
 	SaggJsonError *error;
 
 	bool		no_memory;
-	Copy	   *copies;
+	JsonCopy   *copies;			/* of values that other values are parts of */
 
 	/* the wanted fields */
 	int			nvalues;
@@ -72,12 +72,6 @@ struct SaggJsonLeaf
 };
 
 /* ---------- small helpers ---------- */
-
-static inline bool
-is_space(uint8_t c)
-{
-	return c == ' ' || c == '\n' || c == '\r' || c == '\t';
-}
 
 /* Notes why the record is invalid; "at" points into the buffer. */
 static bool
@@ -118,6 +112,16 @@ unexpected(SaggJsonLeaf *leaf, const char *reason)
 	leaf->error->reason = "unexpected end of the record";
 	leaf->error->has_position = 0;
 	return false;
+}
+
+/* Is the walk to be given up?  Of a small record it never is. */
+static inline bool
+interrupted(SaggJsonLeaf *leaf)
+{
+	if (!leaf->interrupt || !*leaf->interrupt)
+		return false;
+	leaf->interrupted = true;
+	return true;
 }
 
 /* ---------- tokens ---------- */
@@ -237,6 +241,9 @@ take_container(SaggJsonLeaf *leaf, size_t depth)
 	{
 		uint8_t		c = *token_start(leaf);
 
+		if (interrupted(leaf))
+			return false;
+
 		/* here a value is due */
 		if (c == '{' || c == '[')
 		{
@@ -312,7 +319,6 @@ note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggJsonValue *value, s
 	const uint32_t *token = leaf->token;
 	const uint8_t *start = token_start(leaf);
 	int64_t		digits = leaf->digits;
-	Copy	   *copy;
 
 	value->kind = *start == '{' ? SAGG_JSON_OBJECT : SAGG_JSON_ARRAY;
 	if (node->kind_only)
@@ -322,17 +328,9 @@ note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggJsonValue *value, s
 	value->len = (size_t) (leaf->buf + leaf->token[-1] + 1 - start);
 	leaf->token = token;
 	leaf->digits = digits;
-	copy = (Copy *) malloc(sizeof(Copy) + value->len);
-	if (!copy)
-	{
-		leaf->no_memory = true;
-		return false;
-	}
-	memcpy(copy->text, start, value->len);
-	copy->next = leaf->copies;
-	leaf->copies = copy;
-	value->text = copy->text;
-	return true;
+	value->text = sagg_json_copy(&leaf->copies, start, value->len);
+	leaf->no_memory = value->text == nullptr;
+	return !leaf->no_memory;
 }
 
 static bool take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth);
@@ -372,6 +370,8 @@ take_wanted(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t de
 static bool
 take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
 {
+	int			next = 0;
+
 	if (*token_start(leaf) == ']')
 	{
 		leaf->token++;
@@ -379,9 +379,12 @@ take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t 
 	}
 	for (int64_t i = 0;; i++)
 	{
+		JsonNode   *child = sagg_json_find_subscript(node, i, &next);
 		uint8_t		c;
 
-		if (!take_wanted(leaf, sagg_json_find_subscript(node, i), values, depth))
+		if (child)
+			sagg_json_found(node, child);
+		if (interrupted(leaf) || !take_wanted(leaf, child, values, depth))
 			return false;
 		c = *token_start(leaf);
 		if (c != ',' && c != ']')
@@ -405,11 +408,15 @@ take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t d
 	for (;;)
 	{
 		SaggJsonValue key;
+		JsonNode   *child;
 		uint8_t		c;
 
 		if (!take_key(leaf, &key))
 			return false;
-		if (!take_wanted(leaf, sagg_json_find_name(node, &key), values, depth))
+		child = sagg_json_find_name(node, &key);
+		if (child)
+			sagg_json_found(node, child);
+		if (interrupted(leaf) || !take_wanted(leaf, child, values, depth))
 			return false;
 		c = *token_start(leaf);
 		if (c != ',' && c != '}')
@@ -491,18 +498,6 @@ stage1_reason(simdjson::error_code code)
 	}
 }
 
-static void
-free_copies(SaggJsonLeaf *leaf)
-{
-	while (leaf->copies)
-	{
-		Copy	   *next = leaf->copies->next;
-
-		free(leaf->copies);
-		leaf->copies = next;
-	}
-}
-
 /*
  * Makes a leaf that looks for these fields, each path once and none empty; the
  * names are copied.  max_depth: containers that may be open at once, at most
@@ -529,11 +524,14 @@ sagg_json_leaf_make(const SaggJsonPath *paths, int npaths, size_t max_depth) SAG
 /*
  * Parses a record; values[i] becomes the value at paths[i].  The record is
  * copied, so the caller may free it at once.  "error" is filled in for
- * SAGG_JSON_INVALID; values mean nothing unless SAGG_JSON_OK is returned.
+ * SAGG_JSON_INVALID; values mean nothing unless SAGG_JSON_OK is returned.  If
+ * *interrupt, which may be NULL, is not 0 any more, the result may be
+ * SAGG_JSON_INTERRUPTED.
  */
 extern "C" SaggJsonResult
 sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
-					 SaggJsonValue *values, SaggJsonError *error) SAGG_NOEXCEPT
+					 SaggJsonValue *values, SaggJsonError *error,
+					 const volatile sig_atomic_t *interrupt) SAGG_NOEXCEPT
 {
 	simdjson::error_code code;
 
@@ -553,8 +551,10 @@ sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
 	leaf->escapes = memchr(leaf->buf, '\\', len) != nullptr;
 	leaf->digits = SAGG_MAX_DIGITS(len);
 	leaf->no_memory = false;
+	leaf->interrupt = len > SMALL_RECORD ? interrupt : nullptr;
+	leaf->interrupted = false;
 	if (leaf->copies)
-		free_copies(leaf);
+		sagg_json_free_copies(&leaf->copies);
 
 	code = leaf->stage1->stage1(leaf->buf, len, simdjson::stage1_mode::regular);
 	if (code != simdjson::SUCCESS)
@@ -574,6 +574,8 @@ sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
 	leaf->stage1->structural_indexes[leaf->stage1->n_structural_indexes + 1] = (uint32_t) len;
 	if (walk(leaf, values))
 		return SAGG_JSON_OK;
+	if (leaf->interrupted)
+		return SAGG_JSON_INTERRUPTED;
 	return leaf->no_memory ? SAGG_JSON_NO_MEMORY : SAGG_JSON_INVALID;
 }
 
@@ -583,7 +585,7 @@ sagg_json_leaf_free(SaggJsonLeaf *leaf) SAGG_NOEXCEPT
 {
 	if (!leaf)
 		return;
-	free_copies(leaf);
+	sagg_json_free_copies(&leaf->copies);
 	free(leaf->buf);
 	free(leaf->root);
 	delete leaf;

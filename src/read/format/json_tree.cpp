@@ -24,6 +24,7 @@ struct Maker
 	const SaggJsonPath *paths;
 	int			npaths;
 	JsonNode   *unused;			/* first node not taken yet */
+	int		   *unused_index;	/* for subscripts and slots */
 };
 
 /* A name as the number of an array's element, or -1. */
@@ -111,6 +112,75 @@ grow(Maker *maker, JsonNode *parent, int above, int level)
 	}
 }
 
+static uint32_t
+hash_name(const char *text, size_t len)
+{
+	uint32_t	h = 2166136261u;
+
+	for (size_t i = 0; i < len; i++)
+		h = (h ^ (uint8_t) text[i]) * 16777619u;
+	return h ^ h >> 15;
+}
+
+/*
+ * Makes the index of a node's children: those that are elements, and all by hash if
+ * they are many.
+ */
+static void
+index_children(Maker *maker, JsonNode *node)
+{
+	node->subscripts = maker->unused_index;
+	for (int i = 0; i < node->nchildren; i++)
+	{
+		int			at = node->nsubscripts;
+
+		if (node->children[i].subscript < 0)
+			continue;
+		for (; at > 0 && node->children[node->subscripts[at - 1]].subscript > node->children[i].subscript; at--)
+			node->subscripts[at] = node->subscripts[at - 1];
+		node->subscripts[at] = i;
+		node->nsubscripts++;
+	}
+	maker->unused_index += node->nsubscripts;
+	if (node->nchildren <= JSON_FEW_CHILDREN)
+		return;
+	node->slots = maker->unused_index;
+	for (node->mask = 1; node->mask < 2 * (uint32_t) node->nchildren;)
+		node->mask *= 2;
+	maker->unused_index += node->mask;
+	node->mask--;
+	memset(node->slots, -1, (node->mask + 1) * sizeof(int));
+	for (int i = 0; i < node->nchildren; i++)
+	{
+		uint32_t	slot = hash_name(node->children[i].text, node->children[i].len) & node->mask;
+
+		while (node->slots[slot] >= 0)
+			slot = (slot + 1) & node->mask;
+		node->slots[slot] = i;
+	}
+}
+
+/*
+ * The wanted field of a name among many, or null.
+ */
+JsonNode *
+sagg_json_find_hashed(JsonNode *parent, const SaggJsonValue *key) noexcept
+{
+	uint32_t	slot = hash_name(key->text, key->len) & parent->mask;
+
+	for (; parent->slots[slot] >= 0; slot = (slot + 1) & parent->mask)
+	{
+		JsonNode   *child = &parent->children[parent->slots[slot]];
+
+		if (child->len == key->len && memcmp(child->text, key->text, key->len) == 0)
+		{
+			parent->next = parent->slots[slot] + 1;
+			return child;
+		}
+	}
+	return nullptr;
+}
+
 /*
  * Makes the tree of some paths, each given once and none empty; names are
  * copied.  NULL when there is no memory.
@@ -121,13 +191,14 @@ sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
 	size_t		nnodes = 1;
 	size_t		size = 0;
 	JsonNode   *root;
-	Maker		maker = {paths, npaths, nullptr};
+	Maker		maker = {paths, npaths, nullptr, nullptr};
 	char	   *text;
 
 	for (int i = 0; i < npaths; i++)
 		for (int j = 0; j < paths[i].nnames; j++, nnodes++)
 			size += paths[i].names[j].len;
-	root = (JsonNode *) calloc(1, nnodes * sizeof(JsonNode) + size);
+	/* a child is in one array of subscripts, and in slots that are up to four times as many */
+	root = (JsonNode *) calloc(1, nnodes * (sizeof(JsonNode) + 5 * sizeof(int)) + size);
 	if (!root)
 		return nullptr;
 	root->subscript = -1;
@@ -135,7 +206,8 @@ sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
 	maker.unused = root + 1;
 	if (npaths > 0)
 		grow(&maker, root, 0, 0);
-	text = (char *) (root + nnodes);
+	maker.unused_index = (int *) (root + nnodes);
+	text = (char *) (maker.unused_index + 5 * nnodes);
 	for (JsonNode *node = root + 1; node < maker.unused; node++)
 	{
 		if (node->len > 0)
@@ -143,24 +215,17 @@ sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
 		node->text = text;
 		text += node->len;
 	}
+	for (JsonNode *node = root; node < maker.unused; node++)
+		index_children(&maker, node);
 	return root;
 }
 
-/* The wanted element of an array, or null. */
-JsonNode *
-sagg_json_find_subscript(JsonNode *parent, int64_t subscript) noexcept
-{
-	for (int i = 0; i < parent->nchildren; i++)
-		if (parent->children[i].subscript == subscript)
-			return &parent->children[i];
-	return nullptr;
-}
-
 /*
- * Forgets what an earlier field of the same name had, as the last one counts.
+ * Forgets what an earlier field of the same name had, as the last one counts.  Takes
+ * as long as finding that.
  */
 void
-sagg_json_forget(const JsonNode *node, SaggJsonValue *values) noexcept
+sagg_json_forget(JsonNode *node, SaggJsonValue *values) noexcept
 {
 	if (node->value >= 0)
 	{
@@ -168,6 +233,10 @@ sagg_json_forget(const JsonNode *node, SaggJsonValue *values) noexcept
 		values[node->value].len = 0;
 		values[node->value].kind = SAGG_JSON_MISSING;
 	}
-	for (int i = 0; i < node->nchildren; i++)
-		sagg_json_forget(&node->children[i], values);
+	for (JsonNode *child = node->found; child; child = child->also_found)
+	{
+		child->is_found = false;
+		sagg_json_forget(child, values);
+	}
+	node->found = nullptr;
 }
