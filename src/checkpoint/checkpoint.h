@@ -86,8 +86,27 @@ extern void sagg_progress_suspects(SaggProgress *progress, const SaggPlan *plan,
 								   MemoryContext context);
 
 /* reset.c */
-extern void sagg_checkpoint_reset(const char *stream, bool replace);
+extern void sagg_checkpoint_reset(const char *stream, bool replace,
+								  TimestampTz passed);
 extern void sagg_checkpoint_forget_plan(SaggCheckpoint *checkpoint, int64 batch);
+
+/* read_before.c: what a stream has read before some offsets */
+typedef struct SaggReadBefore
+{
+	bool		any;			/* anything at all */
+	bool		known;			/* the log goes back to it */
+	TimestampTz time;			/* no such record has a greater event time;
+								 * DT_NOBEGIN = none has any */
+	TimestampTz judged;			/* the watermark that the first records behind
+								 * the offsets were judged by; DT_NOBEGIN = none
+								 * known */
+	TimestampTz watermark;		/* after the last micro-batch, DT_NOEND = there
+								 * was none */
+} SaggReadBefore;
+
+extern void sagg_checkpoint_read_before(SaggCheckpoint *checkpoint, const char *topic,
+										const SaggRange *starts, int nstarts,
+										SaggReadBefore *before);
 
 /* rewrite.c */
 extern void sagg_checkpoint_rewrite(SaggCheckpoint *checkpoint,

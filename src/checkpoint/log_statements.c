@@ -355,6 +355,15 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"   LEFT JOIN stream_agg.commits c ON c.stream = $1 AND c.batch = $2 - 1",
 		4, {TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID}
 	},
+	[SAGG_LOG_READ_BEFORE] = {
+		SPI_OK_SELECT,
+		"SELECT c.batch, coalesce(o.ranges, '{}'), c.offsets, c.max_event_time,"
+		"       coalesce(o.watermark, '-infinity'), c.watermark, c.reset IS NOT NULL"
+		"  FROM stream_agg.commits c LEFT JOIN stream_agg.offsets o"
+		"    ON o.stream = c.stream AND o.batch = c.batch"
+		" WHERE c.stream = $1 ORDER BY c.batch",
+		1, {TEXTOID}
+	},
 };
 
 /*

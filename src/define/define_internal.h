@@ -8,6 +8,7 @@
 #ifndef SAGG_DEFINE_INTERNAL_H
 #define SAGG_DEFINE_INTERNAL_H
 
+#include "checkpoint/checkpoint.h"
 #include "define/define.h"
 
 #include "datatype/timestamp.h"
@@ -180,6 +181,25 @@ typedef struct SaggQueryChange
 extern SaggQueryChange *sagg_compare_queries(const SaggStream *stream,
 											 const SaggQuery *old, Oid new_view,
 											 const SaggQuery *new);
+
+/* reset_range.c: what a reset computes anew */
+typedef struct SaggResetRange
+{
+	SaggReadBefore before;
+	bool		by_window;		/* rows of earlier windows stay */
+	bool		force;			/* rows may be lost */
+	TimestampTz passed;			/* the watermark to leave, DT_NOBEGIN = that of a
+								 * new stream */
+	int64		start;			/* of the first window, if "passed" is a time */
+	const char *start_text;		/* the same for messages, NULL = all windows */
+	int64		rows;			/* of the sink that it takes the place of */
+	int64		lost;			/* of them, those that may have records before the
+								 * offsets */
+} SaggResetRange;
+
+extern void sagg_reset_range(const SaggStream *stream, SaggCheckpoint *checkpoint,
+							 const TimestampTz *results_from, bool force,
+							 SaggResetRange *range);
 
 /* stream_requery.c */
 extern void sagg_change_query(SaggStream *stream, const char *text);
