@@ -446,12 +446,13 @@ CREATE FUNCTION stream_agg.alter_stream(
     trigger                 interval DEFAULT NULL,
     max_offsets_per_trigger bigint DEFAULT NULL,
     watermark               interval DEFAULT NULL,
-    query                   text DEFAULT NULL)
+    query                   text DEFAULT NULL,
+    drop_columns            boolean DEFAULT false)
 RETURNS void
 AS 'MODULE_PATHNAME', 'stream_agg_alter_stream'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
-COMMENT ON FUNCTION stream_agg.alter_stream(text, jsonb, interval, bigint, interval, text) IS
-'changes what is not NULL, options that are null to their default, the query with its state kept; takes effect with the next micro-batch, and a failed one that is run again';
+COMMENT ON FUNCTION stream_agg.alter_stream(text, jsonb, interval, bigint, interval, text, boolean) IS
+'changes what is not NULL, options that are null to their default, the query with its state kept, and with drop_columns without columns that it has had; takes effect with the next micro-batch, and a failed one that is run again';
 
 CREATE FUNCTION stream_agg.delete_dead_letters(stream text, through_batch bigint DEFAULT NULL)
 RETURNS bigint
@@ -705,7 +706,7 @@ CREATE FUNCTION stream_agg.on_ddl_command_end()
 RETURNS event_trigger
 AS 'MODULE_PATHNAME', 'stream_agg_on_ddl_command_end'
 LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION stream_agg.on_ddl_command_end() IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE';
+COMMENT ON FUNCTION stream_agg.on_ddl_command_end() IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE, and names the streams of a source whose options change';
 
 -- Only the server calls these: as handlers, validators and triggers they need
 -- no privilege.
@@ -718,6 +719,6 @@ CREATE EVENT TRIGGER stream_agg_sql_drop ON sql_drop
 COMMENT ON EVENT TRIGGER stream_agg_sql_drop IS 'removes the rows of streams whose view was dropped';
 
 CREATE EVENT TRIGGER stream_agg_ddl_command_end ON ddl_command_end
-    WHEN TAG IN ('CREATE VIEW', 'CREATE RULE')
+    WHEN TAG IN ('CREATE VIEW', 'CREATE RULE', 'ALTER FOREIGN TABLE', 'ALTER TABLE')
     EXECUTE FUNCTION stream_agg.on_ddl_command_end();
-COMMENT ON EVENT TRIGGER stream_agg_ddl_command_end IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE';
+COMMENT ON EVENT TRIGGER stream_agg_ddl_command_end IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE, and names the streams of a source whose options change';

@@ -157,6 +157,9 @@ extern SaggStream *sagg_stream_beside(const SaggStream *stream);
 /* stream_reader.c */
 extern void sagg_check_reader(const SaggStream *stream);
 
+/* source_change.c */
+extern void sagg_tell_source_change(const Node *command);
+
 /* stream_drop.c */
 extern void sagg_drop_relation(Oid relid, ObjectType type);
 extern bool sagg_delete_orphan(const char *stream);
@@ -172,6 +175,8 @@ typedef struct SaggQueryChange
 {
 	List	   *added;			/* columns of the new query, by number */
 	List	   *removed;		/* names of columns of the old one */
+	List	   *old_names;		/* names of columns of the old one that go on */
+	List	   *renamed;		/* as these columns of the new one, by number */
 	int		   *origins;		/* by aggregate of the new one, the aggregate of
 								 * the old one whose state it goes on with; -1 =
 								 * none */
@@ -202,7 +207,7 @@ extern void sagg_reset_range(const SaggStream *stream, SaggCheckpoint *checkpoin
 							 SaggResetRange *range);
 
 /* stream_requery.c */
-extern void sagg_change_query(SaggStream *stream, const char *text);
+extern void sagg_change_query(SaggStream *stream, const char *text, bool drop_columns);
 
 /* parse_text.c */
 extern void sagg_text_errors_begin(ErrorContextCallback *callback,

@@ -190,13 +190,19 @@ watermark_to_leave(const SaggStream *stream, const SaggQuery *query,
 		sagg_last_window_end(query, range->before.time);
 }
 
+/*
+ * The heart of sagg_reset_range.  Of a stream that has had no micro-batch Kafka is
+ * not asked.
+ */
 static void
 find_range(const SaggStream *stream, SaggCheckpoint *checkpoint, SaggResetRange *range,
 		   const TimestampTz *results_from)
 {
 	const SaggQuery *query = sagg_query_of_view(stream);
 
-	look_before(stream, checkpoint, &range->before);
+	sagg_checkpoint_read_before(checkpoint, NULL, NULL, 0, &range->before);
+	if (range->before.watermark != DT_NOEND)
+		look_before(stream, checkpoint, &range->before);
 	range->by_window = sagg_rows_have_windows(stream, query);
 	if (!range->by_window)
 	{

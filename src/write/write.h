@@ -25,6 +25,7 @@ extern AttrNumber *sagg_sink_identity(Oid sink, const SaggQuery *query);
 
 /* sink_alter.c */
 extern void sagg_sink_add_column(Oid sink, Form_pg_attribute att);
+extern void sagg_sink_rename_column(Oid sink, const char *name, const char *new_name);
 extern void sagg_sink_drop_column(Oid sink, const char *name);
 
 /* sink_index.c */
