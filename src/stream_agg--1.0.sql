@@ -719,6 +719,6 @@ CREATE EVENT TRIGGER stream_agg_sql_drop ON sql_drop
 COMMENT ON EVENT TRIGGER stream_agg_sql_drop IS 'removes the rows of streams whose view was dropped';
 
 CREATE EVENT TRIGGER stream_agg_ddl_command_end ON ddl_command_end
-    WHEN TAG IN ('CREATE VIEW', 'CREATE RULE', 'ALTER FOREIGN TABLE', 'ALTER TABLE')
+    WHEN TAG IN ('CREATE VIEW', 'CREATE RULE', 'ALTER FOREIGN TABLE')
     EXECUTE FUNCTION stream_agg.on_ddl_command_end();
 COMMENT ON EVENT TRIGGER stream_agg_ddl_command_end IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE, and names the streams of a source whose options change';

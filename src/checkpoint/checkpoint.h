@@ -73,6 +73,7 @@ extern SaggLateWindow *sagg_checkpoint_late_windows(SaggCheckpoint *checkpoint,
 extern void sagg_checkpoint_late_repaired(SaggCheckpoint *checkpoint,
 										  const SaggLateWindow *windows,
 										  int nwindows);
+extern TimestampTz sagg_checkpoint_reset_watermark(SaggCheckpoint *checkpoint);
 extern int64 sagg_checkpoint_time_before(SaggCheckpoint *checkpoint,
 										 const SaggRange *bound);
 extern SaggRange *sagg_checkpoint_dead_offsets(SaggCheckpoint *checkpoint, int *n);

@@ -364,6 +364,12 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		" WHERE c.stream = $1 ORDER BY c.batch",
 		1, {TEXTOID}
 	},
+	[SAGG_LOG_RESET_WATERMARK] = {
+		SPI_OK_SELECT,
+		"SELECT coalesce(max(watermark), '-infinity')"
+		"  FROM stream_agg.commits WHERE stream = $1 AND reset = 'results'",
+		1, {TEXTOID}
+	},
 };
 
 /*

@@ -23,6 +23,7 @@ sub create
 my $tumble = q{SELECT stream_agg.tumble(ts, '1 minute') w, count(*) n FROM rst GROUP BY 1};
 my %streams = (
 	rst_s => [ $tumble, ", watermark => '10 s'" ],
+	kept => [ $tumble, q{, watermark => '10 s', options => '{"late_records": true}'} ],
 	updated => [ $tumble, ", watermark => '10 s', output_mode => 'update'" ],
 	hop => [ q{SELECT w, count(*) n FROM rst, stream_agg.hop(ts, '1 minute', '3 minutes') w GROUP BY w}, ", watermark => '10 s'" ],
 	ends => [ q{SELECT upper(stream_agg.tumble(ts, '1 minute')) AS stop, count(*) n FROM rst GROUP BY stream_agg.tumble(ts, '1 minute')}, ", watermark => '10 s'" ],
@@ -46,6 +47,17 @@ subtest 'first day 1.1: a straggler behind the offsets deletes no good windows' 
 	is(sql('SELECT count(*), sum(n) FROM rst_s'), '69|4140', 'are all there after the reset');
 	is(sql('TABLE rst_s ORDER BY 1'), $before, 'those behind the offsets anew, the others as they were');
 	is(sql(q{SELECT rows_late FROM pg_stat_stream_agg WHERE stream = 'rst_s'}), 2, 'the straggler is late again');
+};
+
+subtest 'first day 1.1: nor does repair_late afterwards' => sub {
+	my $before = sql('TABLE kept ORDER BY 1');
+	sql(q{SELECT stream_agg.reset_stream('kept', '{"0": 3600}', results => true)});
+	process($node, 'kept');
+	is(sql(q{SELECT count(*) FROM stream_agg.late_records WHERE stream = 'kept'}), 0, 'what was late at the reset is not kept');
+	$broker->produce('rst', [ 0, '', at(631) ]);
+	process($node, 'kept');
+	is(sql(q{SELECT lower(win), repaired, reason FROM stream_agg.repair_late('kept')}), '2026-01-01 00:10:00+00|f|the stream was reset, and records of the window may lie before the offsets from which it reads since', 'a window that stayed cannot be repaired, and the reason is told');
+	is(sql('TABLE kept ORDER BY 1'), $before, 'the table is as it was');
 };
 
 # every stream: all windows from 01:00 on are damaged, and made anew
@@ -96,8 +108,8 @@ subtest 'a dry run tells, and a preview lists, what would be replaced' => sub {
 };
 
 subtest 'results_from and force' => sub {
-	sql(q{SELECT stream_agg.reset_stream('rst_s', '{"0": 3600}', results => true, results_from => '2026-01-01 01:02:30+00')});
 	sql('UPDATE rst_s SET n = n + 1000 WHERE lower(w) >= $$2026-01-01 01:02+00$$');
+	sql(q{SELECT stream_agg.reset_stream('rst_s', '{"0": 3600}', results => true, results_from => '2026-01-01 01:02:30+00')});
 	process($node, 'rst_s');
 	is(sql('SELECT lower(w), n FROM rst_s WHERE n <> 60'), '2026-01-01 01:02:00+00|1060', 'windows that start at results_from or later are made anew');
 	sql(q{SELECT stream_agg.reset_stream('rst_s', '{"0": 3600}', results => true, results_from => '2026-01-01 00:50+00', force => true)});
