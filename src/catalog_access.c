@@ -106,7 +106,7 @@ sagg_mode_by_name(const char *name, SaggOutputMode *mode)
 {
 	for (int i = 0; i < lengthof(mode_names); i++)
 	{
-		if (strcmp(name, mode_names[i]) == 0)
+		if (pg_strcasecmp(name, mode_names[i]) == 0)
 		{
 			*mode = i;
 			return true;

@@ -427,7 +427,7 @@ CREATE FUNCTION stream_agg.create_stream(
     output_mode             text DEFAULT 'append',
     trigger                 interval DEFAULT '1 second',
     sink                    text DEFAULT NULL,
-    starting_offsets        text DEFAULT 'earliest',
+    starting_offsets        "any" DEFAULT 'earliest'::text,
     max_offsets_per_trigger bigint DEFAULT NULL,
     start                   boolean DEFAULT true,
     options                 jsonb DEFAULT '{}',
@@ -436,7 +436,7 @@ CREATE FUNCTION stream_agg.create_stream(
 RETURNS regclass
 AS 'MODULE_PATHNAME', 'stream_agg_create_stream'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
-COMMENT ON FUNCTION stream_agg.create_stream(text, text, interval, text, text, interval, text, text, bigint, boolean, jsonb, boolean, text) IS
+COMMENT ON FUNCTION stream_agg.create_stream(text, text, interval, text, text, interval, text, "any", bigint, boolean, jsonb, boolean, text) IS
 'creates a stream, a query over a source that runs in micro-batches, and returns its sink';
 
 CREATE FUNCTION stream_agg.drop_stream(stream text, drop_sink boolean DEFAULT false, if_exists boolean DEFAULT false)
@@ -466,12 +466,13 @@ CREATE FUNCTION stream_agg.alter_stream(
     trigger                 interval DEFAULT NULL,
     max_offsets_per_trigger bigint DEFAULT NULL,
     watermark               interval DEFAULT NULL,
-    query                   text DEFAULT NULL)
+    query                   text DEFAULT NULL,
+    drop_columns            boolean DEFAULT false)
 RETURNS void
 AS 'MODULE_PATHNAME', 'stream_agg_alter_stream'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
-COMMENT ON FUNCTION stream_agg.alter_stream(text, jsonb, interval, bigint, interval, text) IS
-'changes what is not NULL, options that are null to their default, the query with its state kept; takes effect with the next micro-batch, and a failed one that is run again';
+COMMENT ON FUNCTION stream_agg.alter_stream(text, jsonb, interval, bigint, interval, text, boolean) IS
+'changes what is not NULL, options that are null to their default, the query with its state kept, and with drop_columns without columns that it has had; takes effect with the next micro-batch, and a failed one that is run again';
 
 CREATE FUNCTION stream_agg.delete_dead_letters(stream text, through_batch bigint DEFAULT NULL)
 RETURNS bigint
@@ -499,12 +500,18 @@ LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.repair_late(text) IS
 'replaces the rows of windows that lack late records by what the query gives with them, in this transaction, or says why it cannot';
 
-CREATE FUNCTION stream_agg.reset_stream(stream text, offsets text DEFAULT 'earliest', results boolean DEFAULT false)
+CREATE FUNCTION stream_agg.reset_stream(
+    stream       text,
+    offsets      "any" DEFAULT 'earliest'::text,
+    results      boolean DEFAULT false,
+    results_from timestamptz DEFAULT NULL,
+    force        boolean DEFAULT false,
+    dry_run      boolean DEFAULT false)
 RETURNS void
 AS 'MODULE_PATHNAME', 'stream_agg_reset_stream'
-LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION stream_agg.reset_stream(text, text, boolean) IS
-'clears state and watermark of a stream, which goes on from other offsets; with results the next micro-batch computes affected windows anew, and all rows where there are none';
+LANGUAGE C VOLATILE CALLED ON NULL INPUT;
+COMMENT ON FUNCTION stream_agg.reset_stream(text, "any", boolean, timestamptz, boolean, boolean) IS
+'clears state and watermark of a stream, which goes on from other offsets, a text or a time; with results the next micro-batch computes anew the windows whose records all lie behind them, or from results_from on; with dry_run it only says so';
 
 CREATE FUNCTION stream_agg.process_available(
     stream  text,
@@ -540,13 +547,13 @@ CREATE FUNCTION stream_agg.preview(
     watermark        interval DEFAULT NULL,
     event_time       text DEFAULT NULL,
     output_mode      text DEFAULT NULL,
-    starting_offsets text DEFAULT NULL,
+    starting_offsets "any" DEFAULT NULL::text,
     OUT action text,
     OUT data   jsonb)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_preview'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
-COMMENT ON FUNCTION stream_agg.preview(text, bigint, interval, text, text, text) IS
+COMMENT ON FUNCTION stream_agg.preview(text, bigint, interval, text, text, "any") IS
 'what the next micro-batch of a stream, or the first one of the text of a query, would write; rolled back';
 
 CREATE FUNCTION stream_agg.explain_stream(stream text)
@@ -888,7 +895,7 @@ CREATE FUNCTION stream_agg.on_ddl_command_end()
 RETURNS event_trigger
 AS 'MODULE_PATHNAME', 'stream_agg_on_ddl_command_end'
 LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION stream_agg.on_ddl_command_end() IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE';
+COMMENT ON FUNCTION stream_agg.on_ddl_command_end() IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE, and names the streams of a source whose options change';
 
 -- Only the server calls these: as handlers, validators and triggers they need
 -- no privilege.
@@ -901,6 +908,6 @@ CREATE EVENT TRIGGER stream_agg_sql_drop ON sql_drop
 COMMENT ON EVENT TRIGGER stream_agg_sql_drop IS 'removes the rows of streams whose view was dropped';
 
 CREATE EVENT TRIGGER stream_agg_ddl_command_end ON ddl_command_end
-    WHEN TAG IN ('CREATE VIEW', 'CREATE RULE')
+    WHEN TAG IN ('CREATE VIEW', 'CREATE RULE', 'ALTER FOREIGN TABLE')
     EXECUTE FUNCTION stream_agg.on_ddl_command_end();
-COMMENT ON EVENT TRIGGER stream_agg_ddl_command_end IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE';
+COMMENT ON EVENT TRIGGER stream_agg_ddl_command_end IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE, and names the streams of a source whose options change';

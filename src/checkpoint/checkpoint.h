@@ -73,6 +73,7 @@ extern SaggLateWindow *sagg_checkpoint_late_windows(SaggCheckpoint *checkpoint,
 extern void sagg_checkpoint_late_repaired(SaggCheckpoint *checkpoint,
 										  const SaggLateWindow *windows,
 										  int nwindows);
+extern TimestampTz sagg_checkpoint_reset_watermark(SaggCheckpoint *checkpoint);
 extern int64 sagg_checkpoint_time_before(SaggCheckpoint *checkpoint,
 										 const SaggRange *bound);
 extern SaggRange *sagg_checkpoint_dead_offsets(SaggCheckpoint *checkpoint, int *n);
@@ -86,12 +87,30 @@ extern void sagg_progress_suspects(SaggProgress *progress, const SaggPlan *plan,
 								   MemoryContext context);
 
 /* reset.c */
-extern void sagg_checkpoint_reset(const char *stream, bool replace);
+extern void sagg_checkpoint_reset(const char *stream, bool replace,
+								  TimestampTz passed);
 extern void sagg_checkpoint_forget_plan(SaggCheckpoint *checkpoint, int64 batch);
 
 /* event_log.c */
 extern void sagg_checkpoint_event(const char *stream, const char *event,
 								  const char *message);
+/* read_before.c: what a stream has read before some offsets */
+typedef struct SaggReadBefore
+{
+	bool		any;			/* anything at all */
+	bool		known;			/* the log goes back to it */
+	TimestampTz time;			/* no such record has a greater event time;
+								 * DT_NOBEGIN = none has any */
+	TimestampTz judged;			/* the watermark that the first records behind
+								 * the offsets were judged by; DT_NOBEGIN = none
+								 * known */
+	TimestampTz watermark;		/* after the last micro-batch, DT_NOEND = there
+								 * was none */
+} SaggReadBefore;
+
+extern void sagg_checkpoint_read_before(SaggCheckpoint *checkpoint, const char *topic,
+										const SaggRange *starts, int nstarts,
+										SaggReadBefore *before);
 
 /* rewrite.c */
 extern void sagg_checkpoint_rewrite(SaggCheckpoint *checkpoint,

@@ -74,6 +74,25 @@ sagg_checkpoint_late_repaired(SaggCheckpoint *checkpoint,
 }
 
 /*
+ * The watermark that resets with results have left, as far back as the log goes:
+ * windows it has passed stay as they were, and may have records that the stream
+ * does not read any more.  DT_NOBEGIN = none.
+ */
+TimestampTz
+sagg_checkpoint_reset_watermark(SaggCheckpoint *checkpoint)
+{
+	SaggLogSection section;
+	Datum		values[1];
+	TimestampTz watermark;
+
+	sagg_log_begin(&section, checkpoint);
+	(void) sagg_log_execute(&section, SAGG_LOG_RESET_WATERMARK, values, NULL, 0);
+	watermark = sagg_log_int64(0, 1);
+	sagg_log_end(&section);
+	return watermark;
+}
+
+/*
  * The greatest event time that a record may have which the stream has read and
  * which is gone: one at an offset before "bound" in its partition.  It is the
  * greatest of all records that the first commit behind it had seen, as far back

@@ -376,6 +376,21 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"                    FROM stream_agg.events WHERE stream = $1)",
 		2, {TEXTOID, INT8OID}
 	},
+	[SAGG_LOG_READ_BEFORE] = {
+		SPI_OK_SELECT,
+		"SELECT c.batch, coalesce(o.ranges, '{}'), c.offsets, c.max_event_time,"
+		"       coalesce(o.watermark, '-infinity'), c.watermark, c.reset IS NOT NULL"
+		"  FROM stream_agg.commits c LEFT JOIN stream_agg.offsets o"
+		"    ON o.stream = c.stream AND o.batch = c.batch"
+		" WHERE c.stream = $1 ORDER BY c.batch",
+		1, {TEXTOID}
+	},
+	[SAGG_LOG_RESET_WATERMARK] = {
+		SPI_OK_SELECT,
+		"SELECT coalesce(max(watermark), '-infinity')"
+		"  FROM stream_agg.commits WHERE stream = $1 AND reset = 'results'",
+		1, {TEXTOID}
+	},
 };
 
 /*

@@ -5,7 +5,7 @@
  *
  * A reset is a row of the logs, between micro-batches and numbered like one: it
  * reads nothing and leaves no state, no offsets and the watermark of the
- * beginning.  So counters go on, a stale worker fails at its number (I2), and
+ * beginning, or one that has passed the windows whose results are to stay.  So counters go on, a stale worker fails at its number (I2), and
  * the next micro-batch follows it like any other.  The origin is emptied, to be
  * found anew at the next contact with Kafka - on another topic or cluster too.
  * Late records go: nothing is late yet, and the windows they missed are not
@@ -28,9 +28,10 @@
  * Reset the checkpoint of a stream, whose lock is held, in the caller's
  * transaction.  "replace": the next micro-batch replaces rows of the sink; a
  * reset before this one that nothing has followed yet is not forgotten.
+ * Windows that "passed" has passed are not of those; DT_NOBEGIN = all are.
  */
 void
-sagg_checkpoint_reset(const char *stream, bool replace)
+sagg_checkpoint_reset(const char *stream, bool replace, TimestampTz passed)
 {
 	SaggCheckpoint *checkpoint = sagg_checkpoint_open(stream, false);
 	SaggLogSection section;
@@ -40,7 +41,7 @@ sagg_checkpoint_reset(const char *stream, bool replace)
 	bool		isnull;
 
 	sagg_log_begin(&section, checkpoint);
-	watermark = sagg_log_initial_watermark(&section);
+	watermark = Max(sagg_log_initial_watermark(&section), passed);
 	batch = sagg_log_last_batch(&section);
 	if (!replace && batch >= 0 &&
 		sagg_log_execute(&section, SAGG_LOG_LAST_COMMIT, values, NULL, 1) == 1)

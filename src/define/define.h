@@ -33,6 +33,7 @@ extern char *sagg_required_argument(FunctionCallInfo fcinfo, int n,
 									const char *name);
 extern int64 sagg_interval_length(const Interval *interval, const char *what);
 extern char *sagg_starting_offsets_check(const char *text, const char *what);
+extern char *sagg_offsets_argument(FunctionCallInfo fcinfo, int n, const char *what);
 
 /* starting_offsets.c: where a stream begins to read */
 typedef enum SaggStartKind

@@ -8,6 +8,7 @@
 #ifndef SAGG_DEFINE_INTERNAL_H
 #define SAGG_DEFINE_INTERNAL_H
 
+#include "checkpoint/checkpoint.h"
 #include "define/define.h"
 
 #include "datatype/timestamp.h"
@@ -157,6 +158,9 @@ extern SaggStream *sagg_stream_beside(const SaggStream *stream);
 /* stream_reader.c */
 extern void sagg_check_reader(const SaggStream *stream);
 
+/* source_change.c */
+extern void sagg_tell_source_change(const Node *command);
+
 /* stream_drop.c */
 extern void sagg_drop_relation(Oid relid, ObjectType type);
 extern bool sagg_delete_orphan(const char *stream);
@@ -172,6 +176,8 @@ typedef struct SaggQueryChange
 {
 	List	   *added;			/* columns of the new query, by number */
 	List	   *removed;		/* names of columns of the old one */
+	List	   *old_names;		/* names of columns of the old one that go on */
+	List	   *renamed;		/* as these columns of the new one, by number */
 	int		   *origins;		/* by aggregate of the new one, the aggregate of
 								 * the old one whose state it goes on with; -1 =
 								 * none */
@@ -182,8 +188,27 @@ extern SaggQueryChange *sagg_compare_queries(const SaggStream *stream,
 											 const SaggQuery *old, Oid new_view,
 											 const SaggQuery *new);
 
+/* reset_range.c: what a reset computes anew */
+typedef struct SaggResetRange
+{
+	SaggReadBefore before;
+	bool		by_window;		/* rows of earlier windows stay */
+	bool		force;			/* rows may be lost */
+	TimestampTz passed;			/* the watermark to leave, DT_NOBEGIN = that of a
+								 * new stream */
+	int64		start;			/* of the first window, if "passed" is a time */
+	const char *start_text;		/* the same for messages, NULL = all windows */
+	int64		rows;			/* of the sink that it takes the place of */
+	int64		lost;			/* of them, those that may have records before the
+								 * offsets */
+} SaggResetRange;
+
+extern void sagg_reset_range(const SaggStream *stream, SaggCheckpoint *checkpoint,
+							 const TimestampTz *results_from, bool force,
+							 SaggResetRange *range);
+
 /* stream_requery.c */
-extern void sagg_change_query(SaggStream *stream, const char *text);
+extern void sagg_change_query(SaggStream *stream, const char *text, bool drop_columns);
 
 /* parse_text.c */
 extern void sagg_text_errors_begin(ErrorContextCallback *callback,

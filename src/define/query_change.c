@@ -6,7 +6,8 @@
  * It may if the other takes the same rows into the same groups: FROM, WHERE,
  * window, keys and event time are the same, and aggregates are added or
  * removed.  A column that both queries have must mean the same, for there are
- * rows in the sink already.
+ * rows in the sink already.  One with the expression of a column that is gone has
+ * another name for that one.
  *
  *-------------------------------------------------------------------------
  */
@@ -158,7 +159,31 @@ find_column(const Query *query, const char *name)
 }
 
 /*
- * Which columns come and go; those that stay have to be the same.
+ * A column of the new query with this expression and a name that the old one has
+ * not; 0 = none.  Each is found once.
+ */
+static AttrNumber
+take_renamed(const Query *new, const SaggQuery *new_query, const Node *expr,
+			 SaggQueryChange *change)
+{
+	ListCell   *lc;
+
+	foreach(lc, change->added)
+	{
+		AttrNumber	attno = lfirst_int(lc);
+		Form_pg_attribute att = TupleDescAttr(new_query->output_desc, attno - 1);
+
+		if (!equal(expr, find_column(new, NameStr(att->attname))->expr))
+			continue;
+		change->added = foreach_delete_current(change->added, lc);
+		return attno;
+	}
+	return 0;
+}
+
+/*
+ * Which columns come and go, or get another name; those that stay have to be the
+ * same.
  */
 static void
 match_columns(const SaggStream *stream, const Query *old, const Query *new,
@@ -180,8 +205,18 @@ match_columns(const SaggStream *stream, const Query *old, const Query *new,
 	{
 		Form_pg_attribute att = TupleDescAttr(old_query->output_desc, i);
 
+		AttrNumber	renamed;
+
 		if (find_column(new, NameStr(att->attname)))
 			continue;
+		renamed = take_renamed(new, new_query,
+							   (Node *) find_column(old, NameStr(att->attname))->expr, change);
+		if (renamed > 0)
+		{
+			change->old_names = lappend(change->old_names, pstrdup(NameStr(att->attname)));
+			change->renamed = lappend_int(change->renamed, renamed);
+			continue;
+		}
 		if (sagg_is_identity(old_query, att->attnum))
 			refuse(stream, psprintf("Column \"%s\", which identifies the rows of the sink, would be missing.",
 									NameStr(att->attname)));

@@ -18,6 +18,8 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
@@ -159,20 +161,25 @@ offsets_from_json(const char *text, const char *what, SaggStart *start)
 /*
  * A time.  Kafka counts milliseconds since 1970.
  */
-static void
-time_from_text(const char *text, const char *what, SaggStart *start)
+static TimestampTz
+checked_time(TimestampTz time, const char *what)
 {
-	TimestampTz time =
-		DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(text),
-												ObjectIdGetDatum(InvalidOid),
-												Int32GetDatum(-1)));
-
 	if (TIMESTAMP_NOT_FINITE(time) || time < SAGG_EPOCH)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a time in %s must be finite and not before 1970", what)));
+	return time;
+}
+
+static void
+time_from_text(const char *text, const char *what, SaggStart *start)
+{
+	Datum		time = DirectFunctionCall3(timestamptz_in, CStringGetDatum(text),
+										   ObjectIdGetDatum(InvalidOid),
+										   Int32GetDatum(-1));
+
 	start->kind = SAGG_START_TIME;
-	start->time = time;
+	start->time = checked_time(DatumGetTimestampTz(time), what);
 }
 
 static void
@@ -272,4 +279,53 @@ sagg_starting_offsets_check(const char *text, const char *what)
 	if (start->kind == SAGG_START_TIME)
 		return time_text(start->time);
 	return pstrdup(text);
+}
+
+/*
+ * An argument of a function, of type "any": a text or a time, as the catalog
+ * holds it.  Raises what sagg_starting_offsets_check does, null_value_not_allowed
+ * and datatype_mismatch.
+ */
+char *
+sagg_offsets_argument(FunctionCallInfo fcinfo, int n, const char *what)
+{
+	Oid			type = get_fn_expr_argtype(fcinfo->flinfo, n);
+	char	   *words;
+	Datum		time;
+
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be NULL", what)));
+	switch (type)
+	{
+		case TIMESTAMPTZOID:
+			return time_text(checked_time(PG_GETARG_TIMESTAMPTZ(n), what));
+		case TIMESTAMPOID:
+			time = DirectFunctionCall1(timestamp_timestamptz, PG_GETARG_DATUM(n));
+			return time_text(checked_time(DatumGetTimestampTz(time), what));
+		case DATEOID:
+			time = DirectFunctionCall1(date_timestamptz, PG_GETARG_DATUM(n));
+			return time_text(checked_time(DatumGetTimestampTz(time), what));
+		case UNKNOWNOID:
+			words = pstrdup(PG_GETARG_CSTRING(n));
+			break;
+		case TEXTOID:
+		case VARCHAROID:
+			words = text_to_cstring(PG_GETARG_TEXT_PP(n));
+			break;
+		case JSONBOID:
+			words = DatumGetCString(DirectFunctionCall1(jsonb_out, PG_GETARG_DATUM(n)));
+			break;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("%s cannot be of type %s", what, format_type_be(type)),
+					 errhint("It is earliest, latest, offsets by partition as in {\"0\": 42, \"1\": -2}, or a timestamp.")));
+	}
+	if (words[strspn(words, " \t\n\r")] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", what)));
+	return sagg_starting_offsets_check(words, what);
 }

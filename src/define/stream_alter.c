@@ -33,7 +33,8 @@ enum
 	ARG_TRIGGER,
 	ARG_MAX_OFFSETS,
 	ARG_WATERMARK,
-	ARG_QUERY
+	ARG_QUERY,
+	ARG_DROP_COLUMNS
 };
 
 /*
@@ -136,8 +137,8 @@ update_row(const SaggStream *stream)
 
 /*
  * alter_stream(stream text, options jsonb, trigger interval,
- * max_offsets_per_trigger bigint, watermark interval, query text): changes what
- * is not NULL.  Waits for the micro-batch at hand; on commit the stream goes on
+ * max_offsets_per_trigger bigint, watermark interval, query text, drop_columns
+ * boolean): changes what is not NULL.  Waits for the micro-batch at hand; on commit the stream goes on
  * with what has changed.  One that is stopped or failed stays so, but with
  * another query a failed one tries again.
  */
@@ -162,7 +163,8 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	if (stream->options.watermark_policy != policy)
 		check_policy_change(stream, policy);
 	if (!PG_ARGISNULL(ARG_QUERY))
-		sagg_change_query(stream, sagg_text_argument(fcinfo, ARG_QUERY));
+		sagg_change_query(stream, sagg_text_argument(fcinfo, ARG_QUERY),
+						  !PG_ARGISNULL(ARG_DROP_COLUMNS) && PG_GETARG_BOOL(ARG_DROP_COLUMNS));
 	query = sagg_query_of_view(stream);
 	sagg_check_max_future(stream, query);
 	sagg_check_watermark_options(stream, query);

@@ -47,14 +47,6 @@ output_mode(FunctionCallInfo fcinfo)
 	return mode;
 }
 
-static char *
-starting_offsets(FunctionCallInfo fcinfo)
-{
-	char	   *text = sagg_required_argument(fcinfo, ARG_STARTING_OFFSETS, "starting_offsets");
-
-	return sagg_starting_offsets_check(text, "starting_offsets");
-}
-
 /*
  * A length of time in microseconds, not negative.
  */
@@ -116,7 +108,7 @@ sagg_stream_arguments(FunctionCallInfo fcinfo)
 				 errhint("trigger => '0' runs one micro-batch after the other.")));
 	args->trigger = sagg_duration_argument(fcinfo, ARG_TRIGGER, "trigger");
 	args->sink = sink ? sagg_parse_name(sink, "sink") : NULL;
-	args->starting_offsets = starting_offsets(fcinfo);
+	args->starting_offsets = sagg_offsets_argument(fcinfo, ARG_STARTING_OFFSETS, "starting_offsets");
 	args->max_offsets = PG_ARGISNULL(ARG_MAX_OFFSETS) ? 0 : PG_GETARG_INT64(ARG_MAX_OFFSETS);
 	if (!PG_ARGISNULL(ARG_MAX_OFFSETS) && args->max_offsets <= 0)
 		ereport(ERROR,

@@ -325,7 +325,8 @@ stream_agg_on_sql_drop(PG_FUNCTION_ARGS)
  * on_ddl_command_end(): event trigger, refuses to replace the view of a
  * stream: its state belongs to the former query.  A stream that was not started
  * in this database may get its query: pg_restore replaces views with a GROUP BY
- * that relies on a primary key, after it has loaded the table of streams.
+ * that relies on a primary key, after it has loaded the table of streams.  Tells
+ * of sources that are altered, too.
  */
 Datum
 stream_agg_on_ddl_command_end(PG_FUNCTION_ARGS)
@@ -336,6 +337,7 @@ stream_agg_on_ddl_command_end(PG_FUNCTION_ARGS)
 	if (!sagg_extension_exists())
 		PG_RETURN_NULL();
 	SPI_connect();
+	sagg_tell_source_change(((EventTriggerData *) fcinfo->context)->parsetree);
 	views = collect_oids(REPLACED_VIEWS);
 	if (views)
 	{

@@ -139,11 +139,55 @@ copy_privileges(Oid from, Oid to)
 }
 
 /*
+ * Columns of the query that have got other names: the sink's get them, too, unless
+ * somebody has renamed them already.
+ */
+static void
+rename_columns(const SaggStream *stream, const SaggQuery *query, const SaggQueryChange *change)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	forboth(lc, change->old_names, lc2, change->renamed)
+	{
+		const char *new_name =
+			NameStr(TupleDescAttr(query->output_desc, lfirst_int(lc2) - 1)->attname);
+
+		if (get_attnum(stream->sink, new_name) == InvalidAttrNumber ||
+			get_attnum(stream->sink, lfirst(lc)) != InvalidAttrNumber)
+			sagg_sink_rename_column(stream->sink, lfirst(lc), new_name);
+	}
+}
+
+/*
+ * What columns hold is not dropped by an omission.
+ */
+static void
+check_drops(const SaggStream *stream, const SaggQueryChange *change, bool drop_columns)
+{
+	StringInfoData names;
+	ListCell   *lc;
+
+	if (change->removed == NIL || drop_columns)
+		return;
+	initStringInfo(&names);
+	foreach(lc, change->removed)
+		appendStringInfo(&names, "%s\"%s\"", names.len > 0 ? ", " : "", (char *) lfirst(lc));
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg_plural("column %s of sink \"%s\" would be dropped, with all it holds",
+						   "columns %s of sink \"%s\" would be dropped, with all they hold",
+						   list_length(change->removed), names.data, get_rel_name(stream->sink)),
+			 errdetail("The query does not have them any more. A column of the same expression and another name is renamed."),
+			 errhint("Leave them in the query, or use drop_columns => true.")));
+}
+
+/*
  * Columns of the sink that come and go with those of the query.
  */
 static void
 change_sink(const SaggStream *stream, const SaggQuery *old, const SaggQuery *query,
-			const SaggQueryChange *change)
+			const SaggQueryChange *change, bool drop_columns)
 {
 	List	   *names = NIL;
 	ListCell   *lc;
@@ -160,6 +204,8 @@ change_sink(const SaggStream *stream, const SaggQuery *old, const SaggQuery *que
 				 errmsg("column \"%s\" of sink \"%s\" is in the live view",
 						(char *) linitial(change->removed), get_rel_name(stream->sink)),
 				 errhint("Drop the live view, and make it again afterwards.")));
+	check_drops(stream, change, drop_columns);
+	rename_columns(stream, query, change);
 	foreach(lc, change->removed)
 		sagg_sink_drop_column(stream->sink, lfirst(lc));
 	foreach(lc, change->added)
@@ -241,12 +287,13 @@ tell_about(const SaggStream *stream, const SaggQueryChange *change)
 
 /*
  * Let "text" be the query of "stream", whose lock is held, with the state of
- * the aggregates that stay.  "stream" gets the view of the new query.  Raises
+ * the aggregates that stay.  "stream" gets the view of the new query.
+ * "drop_columns": columns of the sink that it does not have are dropped.  Raises
  * feature_not_supported, with the reason, if that cannot be, undefined_table if
  * the sink is gone, and what create_stream would raise for the query.
  */
 void
-sagg_change_query(SaggStream *stream, const char *text)
+sagg_change_query(SaggStream *stream, const char *text, bool drop_columns)
 {
 	char	   *name = get_rel_name(stream->view);
 	Oid			namespace = get_rel_namespace(stream->view);
@@ -272,7 +319,7 @@ sagg_change_query(SaggStream *stream, const char *text)
 	next.sources = stream->sources;
 	sagg_check_query(&next, new);
 	change = sagg_compare_queries(stream, old, next.view, new);
-	change_sink(stream, old, new, change);
+	change_sink(stream, old, new, change, drop_columns);
 	convert_state(stream, old, new, change);
 	copy_privileges(stream->view, next.view);
 	values[1] = ObjectIdGetDatum(next.view);

@@ -4,9 +4,10 @@
  *	  reset_stream: a stream that begins anew, from other offsets.
  *
  * State, watermark and offsets go, in the caller's transaction; query, sink,
- * options and counters stay.  Nothing here touches the sink: where its rows are
+ * options and counters stay.  Nothing here writes to the sink: where its rows are
  * to be replaced, the next micro-batch does so in its own commit, and readers
- * see the old ones until then (checkpoint/reset.c).
+ * see the old ones until then (checkpoint/reset.c).  Which ones that will be, and
+ * whether it may, is found out before (reset_range.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -17,12 +18,25 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/timestamp.h"
 
 #include "checkpoint/checkpoint.h"
 #include "define_internal.h"
+#include "read/read.h"
 #include "worker/worker.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_reset_stream);
+
+/* positions of the arguments */
+enum
+{
+	ARG_STREAM,
+	ARG_OFFSETS,
+	ARG_RESULTS,
+	ARG_RESULTS_FROM,
+	ARG_FORCE,
+	ARG_DRY_RUN
+};
 
 /*
  * The worker, as the stream's owner, will delete rows of the sink.
@@ -53,47 +67,101 @@ check_sink(const SaggStream *stream)
 }
 
 /*
- * What the user should know before the rows are gone.
+ * What is going to happen, or would.
  */
 static void
-tell_about(const SaggStream *stream, bool results)
+tell_about(const SaggStream *stream, const SaggResetRange *range, bool dry_run)
 {
-	if (results && strcmp(stream->starting_offsets, "earliest") != 0)
-		ereport(NOTICE,
-				(errmsg("windows that stream \"%s\" computes anew will lack the records before the offsets given",
-						sagg_stream_title(stream->name))));
+	if (range->start_text == NULL && !range->before.any && !dry_run)
+		return;
+	ereport(NOTICE,
+			(range->start_text ?
+			 errmsg("windows of stream \"%s\" are computed anew from %s on",
+					sagg_stream_title(stream->name), range->start_text) :
+			 errmsg("all results of stream \"%s\" are computed anew",
+					sagg_stream_title(stream->name)),
+			 errdetail("They replace up to " INT64_FORMAT " rows of its sink. " INT64_FORMAT " of these may have records before the offsets given, which are not read.%s",
+					   range->rows, range->lost,
+					   range->start_text ? " Earlier windows stay as they are." : ""),
+			 dry_run ? errhint("Nothing was reset. To see the rows, reset the stream in a transaction, call stream_agg.preview, and roll back.") : 0));
+}
+
+static bool
+flag_argument(FunctionCallInfo fcinfo, int n)
+{
+	return !PG_ARGISNULL(n) && PG_GETARG_BOOL(n);
 }
 
 /*
- * reset_stream(stream text, offsets text, results boolean): waits for the
- * micro-batch at hand; on commit the stream goes on from "offsets".  One that is
- * stopped or failed stays so.
+ * Which results are computed anew, of a stream whose lock is held and that has
+ * its new offsets; tells about it.
+ */
+static void
+settle_results(const SaggStream *stream, FunctionCallInfo fcinfo, SaggResetRange *range)
+{
+	TimestampTz from = PG_ARGISNULL(ARG_RESULTS_FROM) ? 0 : PG_GETARG_TIMESTAMPTZ(ARG_RESULTS_FROM);
+	SaggCheckpoint *checkpoint = sagg_checkpoint_open(stream->name, false);
+
+	check_sink(stream);
+	sagg_reset_range(stream, checkpoint, PG_ARGISNULL(ARG_RESULTS_FROM) ? NULL : &from,
+					 flag_argument(fcinfo, ARG_FORCE), range);
+	sagg_checkpoint_close(checkpoint);
+	tell_about(stream, range, flag_argument(fcinfo, ARG_DRY_RUN));
+}
+
+/*
+ * Does the stream have to replace results since an earlier reset?
+ */
+static bool
+replaces_already(const SaggStream *stream)
+{
+	SaggCheckpoint *checkpoint = sagg_checkpoint_open(stream->name, sagg_sources_by_topic(stream->sources));
+	bool		replaces = sagg_checkpoint_progress(checkpoint)->replace;
+
+	sagg_checkpoint_close(checkpoint);
+	return replaces;
+}
+
+/*
+ * reset_stream(stream text, offsets "any", results boolean, results_from
+ * timestamptz, force boolean, dry_run boolean): waits for the micro-batch at hand;
+ * on commit the stream goes on from "offsets".  One that is stopped or failed
+ * stays so.
  */
 Datum
 stream_agg_reset_stream(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	char	   *offsets = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	bool		results = PG_GETARG_BOOL(2);
+	char	   *name = sagg_required_argument(fcinfo, ARG_STREAM, "stream");
+	char	   *offsets = sagg_offsets_argument(fcinfo, ARG_OFFSETS, "offsets");
+	bool		results = flag_argument(fcinfo, ARG_RESULTS);
+	bool		dry_run = flag_argument(fcinfo, ARG_DRY_RUN);
+	SaggResetRange range = {.passed = DT_NOBEGIN};
 	SaggStream *stream;
 	Oid			types[2] = {OIDOID, TEXTOID};
 	Datum		values[2];
 
 	PreventCommandDuringRecovery("stream_agg.reset_stream()");
 	PreventCommandIfParallelMode("stream_agg.reset_stream()");
+	if (!results && (dry_run || !PG_ARGISNULL(ARG_RESULTS_FROM)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s needs results => true", dry_run ? "dry_run" : "results_from"),
+				 errdetail("Without results no row of the sink is touched.")));
 	stream = sagg_stream_by_name(name, false);
 	sagg_stream_check_owner(stream);
-	offsets = sagg_starting_offsets_check(offsets, "offsets");
 	sagg_lock_stream(stream->view);
 
 	/* as others left it that held the lock before */
 	stream = sagg_stream_by_view(stream->view, false);
-	if (results)
-		check_sink(stream);
 	stream->starting_offsets = offsets;
+	results = results || replaces_already(stream);
+	if (results)
+		settle_results(stream, fcinfo, &range);
+	if (dry_run)
+		PG_RETURN_VOID();
 	values[1] = CStringGetTextDatum(offsets);
 	sagg_stream_update(stream, "starting_offsets = $2", 2, types, values);
-	sagg_checkpoint_reset(stream->name, results);
+	sagg_checkpoint_reset(stream->name, results, range.passed);
 	sagg_forget_positions(stream->view);
 	sagg_checkpoint_event(stream->name, "reset",
 						  psprintf("offsets: %s, results: %s", offsets,
@@ -101,7 +169,6 @@ stream_agg_reset_stream(PG_FUNCTION_ARGS)
 	ereport(LOG,
 			(errmsg("stream \"%s\" is reset to offsets %s",
 					sagg_stream_title(stream->name), offsets)));
-	tell_about(stream, results);
 	sagg_tell_if_failed(stream);
 	PG_RETURN_VOID();
 }

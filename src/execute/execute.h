@@ -86,6 +86,10 @@ extern Size sagg_execution_group_memory(const SaggExecution *execution);
 
 /* replaced.c */
 extern int64 sagg_execution_replaces(SaggExecution *execution);
+extern bool sagg_rows_have_windows(const SaggStream *stream, const SaggQuery *query);
+extern TimestampTz sagg_last_window_end(const SaggQuery *query, int64 time);
+extern int64 sagg_first_window_after(const SaggQuery *query, TimestampTz watermark,
+									 int64 *column);
 
 /* event_times.c */
 extern void sagg_execution_partitions(SaggExecution *execution,

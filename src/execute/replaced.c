@@ -7,7 +7,9 @@
  * Windows that its records fall into, and those that the watermark has not passed
  * when it ends, may get rows from it or a later batch.  They are told by one
  * bound: a window that starts earlier ends earlier too, but for sessions, whose
- * ends alone tell what touches a time.  Nothing here changes a group.
+ * ends alone tell what touches a time.  A reset that keeps earlier windows as they
+ * are gives the stream a watermark that has passed them.  Nothing here changes a
+ * group.
  *
  *-------------------------------------------------------------------------
  */
@@ -68,6 +70,64 @@ first_open_window(const SaggWindow *window, TimestampTz time)
 }
 
 /*
+ * What the output column that tells the window has for the one that starts at
+ * "start".
+ */
+static int64
+told_by(const SaggQuery *query, int64 start)
+{
+	const SaggWindow *window = &query->window;
+
+	if (query->window_identity != SAGG_WINDOW_END || window->kind == SAGG_WINDOW_SESSION)
+		return start;
+	return window->kind == SAGG_WINDOW_CALENDAR ?
+		sagg_other_window_end(window, start) : start + window->size;
+}
+
+/*
+ * Can the rows of a stream's sink be told by windows that do not depend on their
+ * records?
+ */
+bool
+sagg_rows_have_windows(const SaggStream *stream, const SaggQuery *query)
+{
+	return query->kind == SAGG_AGGREGATION && query->window_output != 0 &&
+		query->window.kind != SAGG_WINDOW_NONE &&
+		query->window.kind != SAGG_WINDOW_SESSION &&
+		stream->has_watermark && stream->mode != SAGG_COMPLETE;
+}
+
+/*
+ * The end of the last window that starts at or before an event time, for such a
+ * stream; DT_NOEND = out of range.  A watermark of that has passed these windows,
+ * and no others.
+ */
+TimestampTz
+sagg_last_window_end(const SaggQuery *query, int64 time)
+{
+	const SaggWindow *window = &query->window;
+	TimestampTz start;
+	TimestampTz end;
+
+	if (window->kind == SAGG_WINDOW_CALENDAR)
+		return sagg_calendar_window(&window->calendar, time, &start, &end) ? end : DT_NOEND;
+	return sagg_pane_window(window, time) + window->size;
+}
+
+/*
+ * Start of the first window that a watermark has not passed, for such a stream;
+ * "column" becomes what the rows have in the column that tells the window.
+ */
+int64
+sagg_first_window_after(const SaggQuery *query, TimestampTz watermark, int64 *column)
+{
+	int64		start = first_open_window(&query->window, watermark);
+
+	*column = told_by(query, start);
+	return start;
+}
+
+/*
  * The least value, in the rows that the batch's results take the place of, of the
  * output column that tells the window: of its start, or of its end if the column
  * has only that, or if windows are sessions.  DT_NOBEGIN = all rows, DT_NOEND =
@@ -92,8 +152,9 @@ sagg_execution_replaces(SaggExecution *ex)
 		first = sagg_first_window_of(window, first);
 	if (ex->stream->has_watermark)
 		first = Min(first, first_open_window(window, ex->store->close_before));
-	if (query->window_identity == SAGG_WINDOW_END && !session)
-		return window->kind == SAGG_WINDOW_CALENDAR ?
-			sagg_other_window_end(window, first) : first + window->size;
-	return first;
+
+	/* panes of later windows are in earlier ones, too */
+	if (window->panes && ex->stream->has_watermark)
+		first = Max(first, first_open_window(window, ex->plan->watermark));
+	return told_by(query, first);
 }

@@ -79,7 +79,6 @@ settle_query(Preview *preview)
 	FunctionCallInfo fcinfo = preview->fcinfo;
 	SaggStream *stream = palloc0(sizeof(SaggStream));
 	char	   *mode = sagg_text_argument(fcinfo, ARG_OUTPUT_MODE);
-	char	   *offsets = sagg_text_argument(fcinfo, ARG_STARTING_OFFSETS);
 
 	stream->name = "preview";
 	stream->has_watermark = !PG_ARGISNULL(ARG_WATERMARK);
@@ -91,8 +90,8 @@ settle_query(Preview *preview)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown output mode \"%s\"", mode)));
-	stream->starting_offsets = sagg_starting_offsets_check(offsets ? offsets : "earliest",
-														   "starting_offsets");
+	stream->starting_offsets = PG_ARGISNULL(ARG_STARTING_OFFSETS) ? "earliest" :
+		sagg_offsets_argument(fcinfo, ARG_STARTING_OFFSETS, "starting_offsets");
 	preview->inspection.stream = stream;
 	preview->inspection.query = sagg_query_of_text(preview->text, mode == NULL, stream);
 }
@@ -206,6 +205,20 @@ return_output(Preview *preview, const SaggOutput *output)
 				PG_INT64_MAX);
 	if (output->removed)
 		return_rows(preview, output->removed, identity_desc(query), "delete", PG_INT64_MAX);
+}
+
+/*
+ * Rows of the sink that the batch takes the place of.
+ */
+static void
+return_replaced(Preview *preview, const SaggOutput *output)
+{
+	const SaggInspection *inspection = &preview->inspection;
+
+	if (output->replaces != DT_NOEND && preview->no_write == NULL &&
+		inspection->stream->mode != SAGG_COMPLETE)
+		sagg_sink_replaced(inspection->stream, inspection->query, output->replaces,
+						   preview->rsinfo->setResult, preview->rsinfo->setDesc);
 }
 
 /*
@@ -342,6 +355,7 @@ try_batch(Preview *preview, bool alone)
 	sagg_execution_output(inspection->execution, &output);
 	if (inspection->progress->replace)
 		output.replaces = sagg_execution_replaces(inspection->execution);
+	return_replaced(preview, &output);
 	return_output(preview, &output);
 	if (inspection->stream->mode == SAGG_APPEND &&
 		inspection->query->kind == SAGG_AGGREGATION)

@@ -67,6 +67,22 @@ wait_for_open_windows(SaggRepair *repair)
 	}
 }
 
+/*
+ * A reset with results leaves windows as they are of which records may lie before
+ * its offsets: what the stream has read since is not all of them.
+ */
+static void
+refuse_windows_before_reset(SaggRepair *repair)
+{
+	TimestampTz passed = sagg_checkpoint_reset_watermark(repair->checkpoint);
+
+	for (int i = 0; i < repair->nwindows; i++)
+	{
+		if (repair->windows[i].end <= passed)
+			repair->windows[i].reason = "the stream was reset, and records of the window may lie before the offsets from which it reads since";
+	}
+}
+
 static bool
 any_to_repair(const SaggRepair *repair)
 {
@@ -137,6 +153,7 @@ repair_windows(SaggRepair *repair)
 	check_no_children(repair);
 	sagg_repair_check_column(repair);
 	wait_for_open_windows(repair);
+	refuse_windows_before_reset(repair);
 	if (any_to_repair(repair))
 		sagg_repair_topic(repair);
 	if (any_to_repair(repair))

@@ -388,7 +388,7 @@ process_part(Part *part)
 		refusals = sagg_refusals_make(session->stream->options.on_error);
 	sagg_execution_refuse(execution, refusals,
 						  sagg_sink_max_key_bytes(session->stream->sink, query));
-	if (session->stream->options.late_records)
+	if (session->stream->options.late_records && !session->progress->replace)
 		sagg_execution_keep_late(execution, &late);
 	execute(session, query, execution, refusals, commit);
 

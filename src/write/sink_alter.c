@@ -51,6 +51,24 @@ sagg_sink_add_column(Oid sink, Form_pg_attribute att)
 }
 
 /*
+ * Give a column of a sink another name.
+ */
+void
+sagg_sink_rename_column(Oid sink, const char *name, const char *new_name)
+{
+	RenameStmt *stmt = makeNode(RenameStmt);
+
+	stmt->renameType = OBJECT_COLUMN;
+	stmt->relationType = OBJECT_TABLE;
+	stmt->relation = makeRangeVar(get_namespace_name(get_rel_namespace(sink)),
+								  get_rel_name(sink), -1);
+	stmt->subname = pstrdup(name);
+	stmt->newname = pstrdup(new_name);
+	stmt->behavior = DROP_RESTRICT;
+	sagg_run_utility((Node *) stmt, "ALTER TABLE", -1, 0);
+}
+
+/*
  * Drop a column of a sink, unless something depends on it.
  */
 void

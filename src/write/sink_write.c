@@ -115,25 +115,6 @@ write_rows(SinkBatch *batch, const SaggOutput *output,
 }
 
 /*
- * The rows that "replaces" of a batch's output means: an expression over the
- * sink, with the bound as $1; NULL = all.
- */
-static char *
-replaced_rows(const SinkBatch *batch, TimestampTz replaces)
-{
-	const SaggQuery *query = batch->query;
-	const char *column;
-
-	if (replaces == DT_NOBEGIN)
-		return NULL;
-	column = sagg_sink_column(batch->desc, query->window_output);
-	if (query->window_identity != SAGG_WINDOW_WHOLE || query->window.type != TSTZRANGEOID)
-		return psprintf("s.%s OPERATOR(pg_catalog.>=) $1", column);
-	return psprintf("pg_catalog.%s(s.%s) OPERATOR(pg_catalog.>=) $1",
-					query->window.kind == SAGG_WINDOW_SESSION ? "upper" : "lower", column);
-}
-
-/*
  * Write the results in place of the rows that output->replaces tells.  Readers
  * see those until the transaction commits, as they would not with TRUNCATE.
  */
@@ -143,7 +124,7 @@ replace_rows(SinkBatch *batch, const SaggOutput *output,
 {
 	bool		partitioned =
 		batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
-	char	   *which = replaced_rows(batch, output->replaces);
+	char	   *which = sagg_sink_replaced_rows(batch, output->replaces);
 	char	   *text = psprintf("DELETE FROM %s%s s%s%s", partitioned ? "" : "ONLY ",
 								batch->name, which ? " WHERE " : "", which ? which : "");
 	Oid			type = batch->query->window.type == TIMESTAMPOID ? TIMESTAMPOID : TIMESTAMPTZOID;

@@ -25,6 +25,7 @@ extern AttrNumber *sagg_sink_identity(Oid sink, const SaggQuery *query);
 
 /* sink_alter.c */
 extern void sagg_sink_add_column(Oid sink, Form_pg_attribute att);
+extern void sagg_sink_rename_column(Oid sink, const char *name, const char *new_name);
 extern void sagg_sink_drop_column(Oid sink, const char *name);
 
 /* sink_index.c */
@@ -36,6 +37,11 @@ extern void sagg_sink_write(SaggSink *sink, const SaggQuery *query,
 							const SaggOutput *output,
 							int64 *rows_out, int64 *rows_removed);
 extern void sagg_sink_close(SaggSink *sink);
+extern int64 sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
+							 TimestampTz from, TimestampTz to, int64 *first);
+extern void sagg_sink_replaced(const SaggStream *stream, const SaggQuery *query,
+							   TimestampTz replaces, Tuplestorestate *result,
+							   TupleDesc desc);
 
 /* sink_repair.c */
 extern void sagg_sink_repair(SaggSink *sink, const SaggQuery *query,

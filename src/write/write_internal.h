@@ -88,6 +88,9 @@ extern void sagg_sink_plan_forget(SinkPlan *kept);
 extern int64 sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh,
 						   Tuplestorestate *known);
 
+/* sink_replaced.c */
+extern char *sagg_sink_replaced_rows(const SinkBatch *batch, TimestampTz replaces);
+
 /* sink_delete.c */
 extern int64 sagg_sink_delete(SinkBatch *batch, Tuplestorestate *removed);
 

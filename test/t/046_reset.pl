@@ -90,7 +90,7 @@ my $logs = q{SELECT (SELECT md5(string_agg(o::text, '' ORDER BY batch)) FROM str
 	(SELECT s::text FROM stream_agg.sources s WHERE stream = 'closed'),
 	(SELECT s::text FROM stream_agg.streams s WHERE stream = 'closed')};
 my $before = value($logs);
-value(q{BEGIN; SELECT stream_agg.reset_stream('closed', 'latest', results => true); ROLLBACK});
+value(q{BEGIN; SELECT stream_agg.reset_stream('closed', 'latest', results => true, force => true); ROLLBACK});
 is(value($logs), $before, 'rolled back, a reset leaves the checkpoint as it was');
 is((process($node, 'closed'))[1], 0, 'and the stream goes on where it was');
 
@@ -133,7 +133,7 @@ process($node, 'changed');
 expect('changed', 'read again, an update stream comes to the same');
 
 # --- a stopped stream stays stopped, one that is behind a reset is reset again
-value(q{SELECT stream_agg.stop_stream('whole'); SELECT stream_agg.reset_stream('whole', 'latest', results => true);
+value(q{SELECT stream_agg.stop_stream('whole'); SELECT stream_agg.reset_stream('whole', 'latest', results => true, force => true);
 	SELECT stream_agg.reset_stream('whole', 'earliest')});
 is(value(q{SELECT state, starting_offsets FROM pg_stat_stream_agg JOIN stream_agg.streams USING (stream)
 	WHERE stream = 'whole'}), 'stopped|earliest', 'a stopped stream stays stopped');
@@ -176,7 +176,7 @@ for my $case (@cases)
 }
 process($node, $_) for @names;
 value("CREATE TABLE before_$_->[0] AS SELECT * FROM $_->[0];
-	SELECT stream_agg.reset_stream('$_->[0]', '$offsets', results => true)") for @cases;
+	SELECT stream_agg.reset_stream('$_->[0]', '$offsets', results => true, force => true)") for @cases;
 my $first_time = value("SELECT min(ts) FROM tail WHERE off >= $middle");
 for my $case (@cases)
 {

@@ -102,7 +102,7 @@ is_equal_tables($node, "SELECT * FROM (SELECT win, k, n, mean, total, s, all_of_
 cmp_ok($node->safe_psql('postgres', "SELECT count(*) FROM appended_live WHERE lower(win) >= '$begun'"), '>', 0, 'and there are some');
 
 process($node, 'updated');
-like(alter(qq{'updated', query => \$\$ SELECT $window, max(t) AS t, sum(v) AS total, count(*) FILTER (WHERE v > 25) AS large $from \$\$}),
+like(alter(qq{'updated', query => \$\$ SELECT $window, max(t) AS t, sum(v) AS total, count(*) FILTER (WHERE v > 25) AS large $from \$\$, drop_columns => true}),
 	qr/NOTICE:  1 aggregate of/, 'one added, one removed');
 is($node->safe_psql('postgres', q{SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'updated'::regclass AND attnum > 0 AND NOT attisdropped}),
 	'win k total t large', 'the sink has the columns of the query');
@@ -127,7 +127,7 @@ is_equal_tables($node, 'SELECT k, n FROM mine', 'SELECT k, n FROM own_query', 's
 
 # --- restarts: the state is the one that was written
 $node->safe_psql('postgres', q{SELECT stream_agg.stop_stream(stream) FROM stream_agg.streams});
-altered(qq{'updated', query => \$\$ SELECT $window, sum(v) AS total, count(*) FILTER (WHERE v > 25) AS large, min(v) AS least $from \$\$}, 'of a stopped stream');
+altered(qq{'updated', query => \$\$ SELECT $window, sum(v) AS total, count(*) FILTER (WHERE v > 25) AS large, min(v) AS least $from \$\$, drop_columns => true}, 'of a stopped stream');
 is($node->safe_psql('postgres', q{SELECT state FROM pg_stat_stream_agg WHERE stream = 'updated'}), 'stopped', 'it stays so');
 $node->stop('immediate');
 $node->start;
@@ -141,7 +141,7 @@ equal_for('appended', 'win, k, n, total, s', 'after a crash: append');
 my $before = $node->safe_psql('postgres', q{SELECT string_agg(c::text, '' ORDER BY stream, batch) FROM stream_agg.commits c});
 my $definition = $node->safe_psql('postgres', q{SELECT pg_get_viewdef('updated_query')});
 my (undef, undef, $stderr) = $node->psql('postgres', qq{BEGIN;
-	SELECT stream_agg.alter_stream('updated', query => \$\$ SELECT $window, sum(v) AS total, max(v) AS most $from \$\$); SELECT 1 / 0; COMMIT});
+	SELECT stream_agg.alter_stream('updated', query => \$\$ SELECT $window, sum(v) AS total, max(v) AS most $from \$\$, drop_columns => true); SELECT 1 / 0; COMMIT});
 like($stderr, qr/division by zero/, 'a transaction fails');
 is($node->safe_psql('postgres', q{SELECT string_agg(c::text, '' ORDER BY stream, batch) FROM stream_agg.commits c}), $before, 'the checkpoint is as before');
 is($node->safe_psql('postgres', q{SELECT pg_get_viewdef('updated_query')}), $definition, 'the query, too');

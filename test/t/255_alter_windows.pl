@@ -83,7 +83,7 @@ for my $kind (sort keys %window)
 {
 	cmp_ok($node->safe_psql('postgres', "SELECT count(*) FROM stream_agg.open_windows(NULL::${kind}_control)"), '>', 5, "$kind: windows are open");
 	my $query = query($kind, @after, $kind eq 'whole' ? ("$more AS vs") : ());
-	my (undef, undef, $stderr) = $node->psql('postgres', "SELECT stream_agg.alter_stream('${kind}_changed', query => \$\$ $query \$\$)");
+	my (undef, undef, $stderr) = $node->psql('postgres', "SELECT stream_agg.alter_stream('${kind}_changed', query => \$\$ $query \$\$, drop_columns => true)");
 	like($stderr, qr/^(?!.*ERROR).*1 aggregate of stream/s, "$kind: the query is changed");
 }
 is($node->safe_psql('postgres', q{
@@ -118,7 +118,7 @@ for my $case ([ 'panes', query('panes', @before, "$more AS vs"), qr/kept whole w
 	[ 'sessions', query('sessions', @after) =~ s/15 seconds/16 seconds/r, qr/another window/ ])
 {
 	my ($kind, $query, $error) = @$case;
-	my (undef, undef, $stderr) = $node->psql('postgres', "SELECT stream_agg.alter_stream('${kind}_changed', query => \$\$ $query \$\$)");
+	my (undef, undef, $stderr) = $node->psql('postgres', "SELECT stream_agg.alter_stream('${kind}_changed', query => \$\$ $query \$\$, drop_columns => true)");
 	like($stderr, qr/cannot become this one.*$error/s, "$kind: refused: $error");
 }
 is($node->safe_psql('postgres', "SELECT count(*) FROM stream_agg.preview('${_}_control', NULL) WHERE action = 'open'"),

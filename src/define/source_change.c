@@ -1,0 +1,85 @@
+/*-------------------------------------------------------------------------
+ *
+ * source_change.c
+ *	  ALTER FOREIGN TABLE of a source under streams that run: they are named.
+ *
+ * Options of a source and of its columns say what a record means.  A stream goes
+ * by the new ones from its next micro-batch on, and what it has in state and sink
+ * stays as the old ones made it.  Options that say what is read are the worker's
+ * business: it starts anew.
+ *
+ * Never: a refusal.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "define_internal.h"
+
+/* started streams of this database that read $1 */
+#define STREAMS_OF_SOURCE \
+	"SELECT pg_catalog.string_agg(pg_catalog.quote_ident(stream), ', ' ORDER BY stream)" \
+	"  FROM stream_agg.streams" \
+	" WHERE enabled AND database = $2 AND (source = $1 OR $1 = ANY (other_sources))"
+
+static bool
+changes_format(const AlterTableCmd *cmd)
+{
+	ListCell   *lc;
+
+	if (cmd->subtype == AT_AlterColumnGenericOptions)
+		return true;
+	if (cmd->subtype != AT_GenericOptions)
+		return false;
+	foreach(lc, (List *) cmd->def)
+	{
+		if (strncmp(lfirst_node(DefElem, lc)->defname, "topic", 5) != 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A command on a table has ended: if it changes what records of a source mean,
+ * tell which streams that concerns.  Connected to SPI.
+ */
+void
+sagg_tell_source_change(const Node *command)
+{
+	const AlterTableStmt *stmt = (const AlterTableStmt *) command;
+	Oid			types[2] = {OIDOID, OIDOID};
+	Datum		values[2];
+	bool		changes = false;
+	SaggOwnerContext owner;
+	ListCell   *lc;
+	Oid			relid;
+
+	if (!IsA(command, AlterTableStmt))
+		return;
+	foreach(lc, stmt->cmds)
+		changes |= changes_format(lfirst_node(AlterTableCmd, lc));
+	if (!changes)
+		return;
+	relid = RangeVarGetRelid(stmt->relation, NoLock, true);
+	values[0] = ObjectIdGetDatum(relid);
+	values[1] = ObjectIdGetDatum(MyDatabaseId);
+	sagg_become_extension_owner(&owner);
+	if (SPI_execute_with_args(STREAMS_OF_SOURCE, 2, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for streams of a source");
+	sagg_restore_user(&owner);
+	if (SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1) == NULL)
+		return;
+	ereport(NOTICE,
+			(errmsg("streams that read \"%s\" go by its new options from their next micro-batch on: %s",
+					get_rel_name(relid), SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
+			 errdetail("What they have in their state and their sinks stays as it is."),
+			 errhint("Use stream_agg.reset_stream(stream, results => true) to compute it anew.")));
+}

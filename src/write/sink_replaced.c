@@ -1,0 +1,157 @@
+/*-------------------------------------------------------------------------
+ *
+ * sink_replaced.c
+ *	  The rows of a sink that results computed anew take the place of.
+ *
+ * They are told by the one column that has the window or one of its bounds.
+ * Nothing here changes a row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "write_internal.h"
+
+#define ROWS_AT_ONCE	1000
+
+/*
+ * The time that tells the window of a row: an expression over the sink, s.
+ */
+static char *
+row_time(const SinkBatch *batch)
+{
+	const SaggQuery *query = batch->query;
+	const char *column = sagg_sink_column(batch->desc, query->window_output);
+
+	if (query->window_identity != SAGG_WINDOW_WHOLE || query->window.type != TSTZRANGEOID)
+		return psprintf("s.%s", column);
+	return psprintf("pg_catalog.%s(s.%s)",
+					query->window.kind == SAGG_WINDOW_SESSION ? "upper" : "lower", column);
+}
+
+/*
+ * The rows that "replaces" of a batch's output means: an expression over the
+ * sink, s, with the bound as $1; NULL = all.
+ */
+char *
+sagg_sink_replaced_rows(const SinkBatch *batch, TimestampTz replaces)
+{
+	if (replaces == DT_NOBEGIN)
+		return NULL;
+	return psprintf("%s OPERATOR(pg_catalog.>=) $1", row_time(batch));
+}
+
+/*
+ * Lock the sink and open it as for a batch that is not to write.
+ */
+static void
+open_sink(SinkBatch *batch, SaggSink *sink, const SaggStream *stream, const SaggQuery *query)
+{
+	memset(batch, 0, sizeof(SinkBatch));
+	memset(sink, 0, sizeof(SaggSink));
+	sink->relid = stream->sink;
+	sink->mode = stream->mode;
+	batch->sink = sink;
+	batch->query = query;
+	batch->desc = query->output_desc;
+	batch->rel = sagg_sink_lock(stream->sink, query, stream->mode, false, false, &batch->columns);
+	batch->name = psprintf("%s%s",
+						   batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ",
+						   quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch->rel)),
+													  RelationGetRelationName(batch->rel)));
+}
+
+static Oid
+time_type(const SaggQuery *query)
+{
+	return query->window.type == TIMESTAMPOID ? TIMESTAMPOID : TIMESTAMPTZOID;
+}
+
+/*
+ * The sink's rows whose window is told by a value from "from" up to, not
+ * including, "to", or with DT_NOBEGIN and DT_NOEND all rows: how many, and the
+ * least of these values in *first, DT_NOEND = none or not known.  Runs as the
+ * current user; keeps ROW EXCLUSIVE on the sink.  Raises what sagg_sink_check
+ * does.
+ */
+int64
+sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
+				TimestampTz from, TimestampTz to, int64 *first)
+{
+	SaggSink	sink;
+	SinkBatch	batch;
+	Oid			types[2] = {time_type(query), time_type(query)};
+	Datum		values[2] = {TimestampTzGetDatum(from), TimestampTzGetDatum(to)};
+	bool		all = from == DT_NOBEGIN && to == DT_NOEND;
+	char	   *text;
+	int64		rows;
+	Datum		least;
+	bool		isnull;
+
+	SPI_connect();
+	open_sink(&batch, &sink, stream, query);
+	text = all ? psprintf("SELECT pg_catalog.count(*), NULL FROM %s", batch.name) :
+		psprintf("SELECT pg_catalog.count(*), pg_catalog.min(%s) FROM %s s"
+				 " WHERE %s OPERATOR(pg_catalog.>=) $1 AND %s OPERATOR(pg_catalog.<) $2",
+				 row_time(&batch), batch.name, row_time(&batch), row_time(&batch));
+	if (SPI_execute_with_args(text, all ? 0 : 2, types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not execute \"%s\"", text);
+	rows = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	least = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull);
+	*first = isnull ? DT_NOEND : DatumGetTimestampTz(least);
+	relation_close(batch.rel, NoLock);
+	SPI_finish();
+	return rows;
+}
+
+/*
+ * Put the rows that "replaces" means into "result", each as the text "delete" and
+ * the row as jsonb; "desc" is of these two columns.  Runs as the current user;
+ * keeps ROW EXCLUSIVE on the sink.
+ */
+void
+sagg_sink_replaced(const SaggStream *stream, const SaggQuery *query,
+				   TimestampTz replaces, Tuplestorestate *result, TupleDesc desc)
+{
+	SaggSink	sink;
+	SinkBatch	batch;
+	Oid			type = time_type(query);
+	Datum		bound = TimestampTzGetDatum(replaces);
+	char	   *which;
+	Portal		portal;
+
+	SPI_connect();
+	open_sink(&batch, &sink, stream, query);
+	which = sagg_sink_replaced_rows(&batch, replaces);
+	portal = SPI_cursor_open_with_args(NULL, psprintf("SELECT 'delete'::pg_catalog.text, pg_catalog.to_jsonb(s) FROM %s s%s%s",
+													  batch.name, which ? " WHERE " : "", which ? which : ""),
+									   which ? 1 : 0, &type, &bound, NULL, false, 0);
+	do
+	{
+		SPI_cursor_fetch(portal, true, ROWS_AT_ONCE);
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			Datum		values[2];
+			bool		nulls[2];
+
+			CHECK_FOR_INTERRUPTS();
+			heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values, nulls);
+			tuplestore_putvalues(result, desc, values, nulls);
+		}
+		SPI_freetuptable(SPI_tuptable);
+	} while (SPI_processed > 0);
+	SPI_cursor_close(portal);
+	relation_close(batch.rel, NoLock);
+	SPI_finish();
+}
