@@ -395,7 +395,9 @@ sub oracle_query
 			map { "x.key$_ IS NOT DISTINCT FROM $keys->[$_]" } 0 .. $#$keys);
 	}
 	elsif ($query->{window}) { $from .= " CROSS JOIN LATERAL ($query->{window}{ranges}) x"; }
-	return versioned(assemble($query, $from, $query->{window} ? $query->{window}{shown} =~ s/\bw\b/x.w/r : undef, @conditions));
+	my $text = versioned(assemble($query, $from, $query->{window} ? $query->{window}{shown} =~ s/\bw\b/x.w/r : undef, @conditions));
+	# a session and one that was closed before may begin, or end, at the same time
+	return $query->{kind} eq 'session' ? $text =~ s/.* GROUP BY \K/x.w, /sr : $text;
 }
 
 # The rows that a query with sessions, or DISTINCT ON, makes of records: by record,
