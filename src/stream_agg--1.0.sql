@@ -427,7 +427,7 @@ CREATE FUNCTION stream_agg.create_stream(
     output_mode             text DEFAULT 'append',
     trigger                 interval DEFAULT '1 second',
     sink                    text DEFAULT NULL,
-    starting_offsets        "any" DEFAULT 'earliest'::text,
+    starting_offsets        "any" DEFAULT 'earliest'::pg_catalog.text,
     max_offsets_per_trigger bigint DEFAULT NULL,
     start                   boolean DEFAULT true,
     options                 jsonb DEFAULT '{}',
@@ -502,7 +502,7 @@ COMMENT ON FUNCTION stream_agg.repair_late(text) IS
 
 CREATE FUNCTION stream_agg.reset_stream(
     stream       text,
-    offsets      "any" DEFAULT 'earliest'::text,
+    offsets      "any" DEFAULT 'earliest'::pg_catalog.text,
     results      boolean DEFAULT false,
     results_from timestamptz DEFAULT NULL,
     force        boolean DEFAULT false,
@@ -547,7 +547,7 @@ CREATE FUNCTION stream_agg.preview(
     watermark        interval DEFAULT NULL,
     event_time       text DEFAULT NULL,
     output_mode      text DEFAULT NULL,
-    starting_offsets "any" DEFAULT NULL::text,
+    starting_offsets "any" DEFAULT NULL::pg_catalog.text,
     OUT action text,
     OUT data   jsonb)
 RETURNS SETOF record
@@ -630,7 +630,7 @@ SELECT s.stream,
             WHEN h.health OPERATOR(pg_catalog.=) 'retrying' THEN
                  pg_catalog.format('failed attempts: %s, since %s%s%s', w.attempts,
                                    pg_catalog.date_trunc('second', w.retrying_since),
-                                   ', next attempt: ' OPERATOR(pg_catalog.||) pg_catalog.date_trunc('second', w.next_attempt)::text,
+                                   ', next attempt: ' OPERATOR(pg_catalog.||) pg_catalog.date_trunc('second', w.next_attempt)::pg_catalog.text,
                                    ': ' OPERATOR(pg_catalog.||) e.first_line)
             WHEN h.health OPERATOR(pg_catalog.=) 'waiting' THEN
                  CASE WHEN w.blocked_by IS NOT NULL
@@ -650,7 +650,7 @@ SELECT s.stream,
                                              k.records, k.late, k.null_time, k.dead_lettered) END
             WHEN h.health OPERATOR(pg_catalog.=) 'catching up' THEN
                  pg_catalog.format('records behind: %s%s', p.lag,
-                                   ', at this rate until ' OPERATOR(pg_catalog.||) pg_catalog.date_trunc('second', r.eta)::text)
+                                   ', at this rate until ' OPERATOR(pg_catalog.||) pg_catalog.date_trunc('second', r.eta)::pg_catalog.text)
             WHEN h.health OPERATOR(pg_catalog.=) 'holding windows' THEN
                  pg_catalog.format('partition %s of topic "%s" holds windows open: %s; see idle_timeout',
                                    o.partition, o.topic,
