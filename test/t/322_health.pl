@@ -53,7 +53,7 @@ sub record
 
 my $hour = '2026-01-01T00';
 
-subtest 'case 2.2: retrying while it fails, without a last error when it is well' => sub {
+subtest 'retrying while it fails, without a last error when it is well' => sub {
 	sql(partitioned_sink('midnight_sink'));
 	$node->append_conf('postgresql.conf', 'stream_agg.max_attempts = 1000');
 	$node->reload;
@@ -85,7 +85,7 @@ subtest 'case 2.2: retrying while it fails, without a last error when it is well
 	$node->reload;
 };
 
-subtest 'case 2.6: a failed stream tries again by on_failure retry' => sub {
+subtest 'a failed stream tries again by on_failure retry' => sub {
 	sql(partitioned_sink('retried_sink') . ';' . partitioned_sink('control_sink'));
 	$broker->produce($_, record("$hour:00:00Z", 1)) for qw(retried control);
 	create('retried', q{, sink => 'retried_sink', options => '{"on_failure": "retry"}'});
@@ -94,7 +94,7 @@ subtest 'case 2.6: a failed stream tries again by on_failure retry' => sub {
 	wait_state($node, 'control', 'failed', 'no partition');
 	is(of_stream('control', 'health, problem'), 'failed|no partition of relation "control_sink" found for row', 'without it the stream has failed, and says why');
 	$broker->produce('control', map { record("$hour:00:00Z") } 1 .. 30);
-	ok(wait_for('control', q{state = 'failed' AND lag = 31 AND lag_as_of > last_error_time}), 'case 2.1: the lag of a failed stream is that of now');
+	ok(wait_for('control', q{state = 'failed' AND lag = 31 AND lag_as_of > last_error_time}), 'the lag of a failed stream is that of now');
 	$node->poll_query_until('postgres', q{SELECT count(*) > 2 FROM stream_agg.events WHERE stream = 'retried' AND event = 'failed'});
 	pass('with it the stream fails again and again');
 	ok(wait_for('retried', q{state = 'retrying' AND pid IS NULL AND next_attempt > now()}), 'between attempts it has no process');
@@ -110,7 +110,7 @@ subtest 'case 2.6: a failed stream tries again by on_failure retry' => sub {
 	like(events('control'), qr/^started retrying failed started( recovered)?$/, 'which is an event');
 };
 
-subtest 'case 2.1: a worker that waits for a lock says who holds it' => sub {
+subtest 'a worker that waits for a lock says who holds it' => sub {
 	create('locked', q{, sink => 'locked_sink'});
 	$broker->produce('locked', record("$hour:00:00Z"));
 	process($node, 'locked');
@@ -129,7 +129,7 @@ subtest 'case 2.1: a worker that waits for a lock says who holds it' => sub {
 	is(of_stream('locked', 'health'), 'ok', 'then it is well');
 };
 
-subtest 'case 1.3: all records are late' => sub {
+subtest 'all records are late' => sub {
 	sql(q{SELECT stream_agg.create_stream('late', $$SELECT stream_agg.tumble(ts, '1 minute') AS win, count(*) AS n FROM late GROUP BY 1$$,
 		output_mode => 'update', watermark => '1 minute', trigger => '100 ms', sink => 'late_sink')});
 	$broker->produce('late', record('2026-01-01T12:00:00Z'));
@@ -148,7 +148,7 @@ subtest 'case 1.3: all records are late' => sub {
 	is(of_stream('late', 'health'), 'ok', 'until one counts');
 };
 
-subtest 'case 1.4: no record has an event time' => sub {
+subtest 'no record has an event time' => sub {
 	sql(q{SELECT stream_agg.create_stream('camel', $$SELECT stream_agg.tumble(ts, '1 minute') AS win, count(*) AS n FROM camel GROUP BY 1$$,
 		output_mode => 'update', watermark => '1 minute', trigger => '100 ms', sink => 'camel_sink')});
 	$broker->produce('camel', map { qq({"eventTime": "$hour:00:00Z", "k": $_}) } 1 .. 5);
@@ -187,7 +187,7 @@ subtest 'events of commands; bounded, private, and gone with the stream' => sub 
 	sql(q{SELECT stream_agg.stop_stream('backlog')});
 	is(of_stream('backlog', 'state, health, rate IS NULL'), 'stopped|stopped|t', 'stopped');
 	$broker->produce('backlog', map { record("$hour:00:00Z") } 1 .. 7);
-	ok(wait_for('backlog', q{state = 'stopped' AND lag = 7}), 'case 2.1: the lag of a stopped stream is that of now');
+	ok(wait_for('backlog', q{state = 'stopped' AND lag = 7}), 'the lag of a stopped stream is that of now');
 	sql(q{SELECT stream_agg.reset_stream('backlog', 'latest')});
 	is(of_stream('backlog', 'lag IS NULL'), 't', 'after a reset nobody knows the lag');
 	is(events('backlog'), 'started stopped reset', 'both are events');

@@ -37,7 +37,7 @@ create($_, @{ $streams{$_} }) for sort keys %streams;
 $broker->produce('rst', [ 0, '', at(630) ], map { [ 0, '', at(3600 + $_) ] } 0 .. 599);
 process($node, $_) for sort keys %streams;
 
-subtest 'first day 1.1: a straggler behind the offsets deletes no good windows' => sub {
+subtest 'a straggler behind the offsets deletes no good windows' => sub {
 	my $before = sql('TABLE rst_s ORDER BY 1');
 	is(sql('SELECT count(*), sum(n) FROM rst_s'), '69|4140', 'the windows as the stream has written them');
 	is(sql(q{SELECT rows_late FROM pg_stat_stream_agg WHERE stream = 'rst_s'}), 1, 'one record was late');
@@ -49,7 +49,7 @@ subtest 'first day 1.1: a straggler behind the offsets deletes no good windows' 
 	is(sql(q{SELECT rows_late FROM pg_stat_stream_agg WHERE stream = 'rst_s'}), 2, 'the straggler is late again');
 };
 
-subtest 'first day 1.1: nor does repair_late afterwards' => sub {
+subtest 'nor does repair_late afterwards' => sub {
 	my $before = sql('TABLE kept ORDER BY 1');
 	sql(q{SELECT stream_agg.reset_stream('kept', '{"0": 3600}', results => true)});
 	process($node, 'kept');

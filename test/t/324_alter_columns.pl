@@ -20,7 +20,7 @@ sql(q{SELECT stream_agg.create_stream('k6', 'SELECT k, count(*), sum(amount) FRO
 produce();
 process($node, 'k6');
 
-subtest 'first day 1.6: the same expression by another name is a renamed column' => sub {
+subtest 'the same expression by another name is a renamed column' => sub {
 	my $rows = sql('SELECT k, count, sum FROM k6 ORDER BY k');
 	is(alter('k6', 'SELECT k, count(*) AS n, sum(amount) FROM orders GROUP BY k'), '', 'nothing to be told');
 	is(columns('k6'), 'k n sum', 'the column of the sink has the other name');
@@ -36,7 +36,7 @@ subtest 'first day 1.6: the same expression by another name is a renamed column'
 	is_equal_tables($node, 'SELECT key, n, total FROM k6', 'SELECT * FROM k6_query', 'and rows are found by the key');
 };
 
-subtest 'first day 1.6: columns are dropped only with drop_columns' => sub {
+subtest 'columns are dropped only with drop_columns' => sub {
 	my $query = 'SELECT k AS key, max(amount) AS most FROM orders GROUP BY k';
 	my $rows = sql('TABLE k6 ORDER BY key');
 	like(alter('k6', $query), qr/ERROR:  columns "n", "total" of sink "k6" would be dropped, with all they hold\nDETAIL: .*\nHINT:  .*drop_columns => true/, 'an error names them');
@@ -59,7 +59,7 @@ subtest 'a live view and a table of the user' => sub {
 	like(alter('own', 'SELECT k, sum(amount) AS total FROM orders GROUP BY k', ', drop_columns => true'), qr/column "number" of sink "mine" is not dropped/, 'but not dropped');
 };
 
-subtest 'first day 2.8: options of a source that change under streams are told' => sub {
+subtest 'options of a source that change under streams are told' => sub {
 	my $told = qr/NOTICE:  streams that read "orders" go by its new options from their next micro-batch on: k6, live, own$/m;
 	like(said(q{ALTER FOREIGN TABLE orders ALTER COLUMN amount OPTIONS (SET field 'w')}), $told, 'of a column');
 	produce();
