@@ -733,14 +733,15 @@ SELECT s.stream,
                                               OPERATOR(pg_catalog./) GREATEST(EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(b.begun))::double precision, 0.001::double precision) END AS rate
                                FROM (SELECT b.delivered,
                                             b.committed OPERATOR(pg_catalog.-)
-                                            pg_catalog.make_interval(secs => (b.read_time OPERATOR(pg_catalog.+) b.execute_time OPERATOR(pg_catalog.+) b.write_time OPERATOR(pg_catalog.+) b.checkpoint_time) OPERATOR(pg_catalog./) 1000::double precision) AS begun
+                                            pg_catalog.make_interval(secs => LEAST(GREATEST(b.read_time OPERATOR(pg_catalog.+) b.execute_time OPERATOR(pg_catalog.+) b.write_time OPERATOR(pg_catalog.+) b.checkpoint_time, 0), 1e9) OPERATOR(pg_catalog./) 1000::double precision) AS begun
                                        FROM stream_agg.commits b
                                       WHERE b.stream OPERATOR(pg_catalog.=) s.stream
-                                            AND b.batch OPERATOR(pg_catalog.>) (c.batch OPERATOR(pg_catalog.-) 20)
-                                            AND b.committed OPERATOR(pg_catalog.>=) (c.committed OPERATOR(pg_catalog.-) '5 minutes'::interval)
+                                            AND b.batch OPERATOR(pg_catalog.>) (GREATEST(c.batch, 0) OPERATOR(pg_catalog.-) 20)
+                                            AND pg_catalog.isfinite(b.committed)
+                                            AND b.committed OPERATOR(pg_catalog.>=) (GREATEST(c.committed, '2000-01-01 00:00+00'::timestamp with time zone) OPERATOR(pg_catalog.-) '5 minutes'::interval)
                                             AND b.reset IS NULL) b) i) r
   -- what has become of the last records
- CROSS JOIN LATERAL (SELECT pg_catalog.sum(b.delivered OPERATOR(pg_catalog.-) b.filtered) AS records,
+ CROSS JOIN LATERAL (SELECT pg_catalog.sum(b.delivered::numeric OPERATOR(pg_catalog.-) b.filtered::numeric) AS records,
                             pg_catalog.sum(b.aggregated) AS aggregated,
                             pg_catalog.sum(b.late) AS late,
                             pg_catalog.sum(b.null_time) AS null_time,
@@ -751,9 +752,9 @@ SELECT s.stream,
                                     AND b.batch OPERATOR(pg_catalog.>) COALESCE((SELECT pg_catalog.max(z.batch)
                                                                                    FROM stream_agg.commits z
                                                                                   WHERE z.stream OPERATOR(pg_catalog.=) s.stream
-                                                                                        AND z.batch OPERATOR(pg_catalog.>) (c.batch OPERATOR(pg_catalog.-) 100)
+                                                                                        AND z.batch OPERATOR(pg_catalog.>) (GREATEST(c.batch, 0) OPERATOR(pg_catalog.-) 100)
                                                                                         AND z.reset IS NOT NULL), -1)
-                                    AND b.batch OPERATOR(pg_catalog.>) (c.batch OPERATOR(pg_catalog.-) 100)
+                                    AND b.batch OPERATOR(pg_catalog.>) (GREATEST(c.batch, 0) OPERATOR(pg_catalog.-) 100)
                                     AND b.delivered OPERATOR(pg_catalog.>) b.filtered
                               ORDER BY b.batch DESC
                               LIMIT 3) b) k
@@ -778,11 +779,9 @@ SELECT s.stream,
                                  WHEN p.lag OPERATOR(pg_catalog.>) COALESCE(s.max_offsets_per_trigger, pg_catalog.current_setting('stream_agg.max_records_per_batch')::bigint)
                                       OR (p.lag OPERATOR(pg_catalog.>) 0
                                           AND (c.batch IS NULL
-                                               OR p.lag_seconds OPERATOR(pg_catalog.>)
-                                                  EXTRACT(epoch FROM s.trigger_interval OPERATOR(pg_catalog.+) '1 minute'::interval OPERATOR(pg_catalog.+)
-                                                          CASE WHEN s.options OPERATOR(pg_catalog.?) 'min_offsets_per_trigger'
-                                                               THEN COALESCE((s.options OPERATOR(pg_catalog.->>) 'max_trigger_delay')::interval, '15 minutes'::interval)
-                                                               ELSE '0'::interval END)::double precision)) THEN 'catching up'
+                                               OR NOT s.options OPERATOR(pg_catalog.?) 'min_offsets_per_trigger'
+                                                  AND p.lag_seconds OPERATOR(pg_catalog.>)
+                                                      EXTRACT(epoch FROM LEAST(s.trigger_interval, '1 year'::interval) OPERATOR(pg_catalog.+) '1 minute'::interval)::double precision)) THEN 'catching up'
                                  WHEN o.topic IS NOT NULL THEN 'holding windows'
                                  ELSE 'ok' END AS health) h
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')

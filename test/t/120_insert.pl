@@ -62,7 +62,7 @@ like(sql_error("UPDATE events SET id = 1"), qr/cannot update foreign table "even
 like(sql_error("DELETE FROM events"), qr/cannot delete from foreign table "events"/, 'DELETE');
 like(sql_error("INSERT INTO events (id) VALUES (1) ON CONFLICT DO NOTHING"), qr/ON CONFLICT is not supported/, 'ON CONFLICT');
 like(sql("EXPLAIN (COSTS OFF) INSERT INTO events (id) VALUES (1)"), qr/Insert on events\n  Kafka Topic: events/, 'EXPLAIN');
-is(sql("SELECT is_insertable_into FROM information_schema.tables WHERE table_name = 'events'"), 'YES', 'insertable');
+is(sql("SELECT is_insertable_into FROM information_schema.tables WHERE table_schema = 'public' AND table_name = 'events'"), 'YES', 'insertable');
 
 # every type
 sql(q{
