@@ -168,7 +168,13 @@ sagg_client_open(rd_kafka_type_t type, rd_kafka_conf_t *conf,
 		client->rk = new_with_signals_blocked(type, conf, reason, sizeof(reason));
 	if (client == NULL || client->rk == NULL)
 	{
-		rd_kafka_conf_destroy(conf);
+		/*
+		 * A configuration with an interceptor cannot be destroyed when
+		 * rd_kafka_new has failed: that has freed the list of interceptors, which
+		 * would be freed again.  Its few kB are left.
+		 */
+		if (client == NULL || client->arrivals == NULL)
+			rd_kafka_conf_destroy(conf);
 		if (client)
 		{
 			sagg_arrivals_free(client->arrivals);

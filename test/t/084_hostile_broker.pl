@@ -321,6 +321,14 @@ checked 'H3, L9: records that unpack to hundreds of megabytes' => sub {
 	is(sql(q{SELECT octet_length(value) FROM stream_agg.dead_letters WHERE stream ~ 'huge_s'}), 64 * $MB, 'and with the beginning of a value');
 };
 
+checked 'a client that librdkafka does not set up' => sub {
+	my $broker = hostile('unset');
+	sql(q{ALTER SERVER unset OPTIONS ("security.protocol" 'sasl_plaintext')});
+	source('unset', 'unset');
+	like(error_of('SELECT count(*) FROM unset'), qr/could not set up a Kafka client.*must be set/s, 'is an error') for 1 .. 2;
+	is(sql('SELECT 1'), 1, 'and no more');
+};
+
 # Records of a transaction that is aborted are fetched and left out by librdkafka.
 # Nothing of them arrives, for longer than records are waited for.
 checked 'an aborted transaction that takes longer than kafka_timeout' => sub {
