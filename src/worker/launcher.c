@@ -17,7 +17,6 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
@@ -186,28 +185,15 @@ note_ended_worker(int i)
 static bool
 register_worker(int i, Oid view)
 {
-	BackgroundWorker worker = {0};
-	MemoryContext old;
-	bool		registered;
-
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, SAGG_EXTENSION, BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "stream_agg_worker_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "stream_agg worker %u", view);
-	strlcpy(worker.bgw_type, "stream_agg worker", BGW_MAXLEN);
-	worker.bgw_main_arg = Int32GetDatum(i);
-	worker.bgw_notify_pid = MyProcPid;
+	char		name[BGW_MAXLEN];
 
 	/* the handle outlives the round */
 	if (handles[i])
 		pfree(handles[i]);
 	handles[i] = NULL;
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	registered = RegisterDynamicBackgroundWorker(&worker, &handles[i]);
-	MemoryContextSwitchTo(old);
-	return registered;
+	snprintf(name, sizeof(name), "stream_agg worker %u", view);
+	return sagg_start_process("stream_agg_worker_main", "stream_agg worker", name,
+							  Int32GetDatum(i), &handles[i]);
 }
 
 /*

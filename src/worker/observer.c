@@ -20,7 +20,6 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
@@ -99,28 +98,15 @@ static void
 send_observer(int i, TimestampTz now)
 {
 	SaggSlot   *slot = &sagg_shared->slots[i];
-	BackgroundWorker worker = {0};
-	MemoryContext old;
 	bool		sent;
-
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, SAGG_EXTENSION, BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "stream_agg_observer_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "stream_agg observer", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "stream_agg observer", BGW_MAXLEN);
-	worker.bgw_main_arg = Int32GetDatum(i);
-	worker.bgw_notify_pid = MyProcPid;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot->observed_at = now;
 	slot->unheard++;
 	slot->observing = true;
 	LWLockRelease(sagg_shared->lock);
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	sent = RegisterDynamicBackgroundWorker(&worker, &observer);
-	MemoryContextSwitchTo(old);
+	sent = sagg_start_process("stream_agg_observer_main", "stream_agg observer",
+							  "stream_agg observer", Int32GetDatum(i), &observer);
 	observed_slot = i;
 	deadline = TimestampTzPlusMilliseconds(now, OBSERVER_TIMEOUT_MS);
 	if (sent)

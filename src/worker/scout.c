@@ -23,7 +23,6 @@
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -51,23 +50,12 @@ BackgroundWorkerHandle *
 sagg_scout_send(Oid database)
 {
 	static bool told = false;	/* that there is no place */
-	BackgroundWorker worker = {0};
 	BackgroundWorkerHandle *handle = NULL;
-	MemoryContext old;
 
 	if (sagg_database_held(database))
 		return NULL;
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, SAGG_EXTENSION, BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "stream_agg_scout_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "stream_agg scout", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "stream_agg scout", BGW_MAXLEN);
-	worker.bgw_main_arg = ObjectIdGetDatum(database);
-	worker.bgw_notify_pid = MyProcPid;
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	if (RegisterDynamicBackgroundWorker(&worker, &handle))
+	if (sagg_start_process("stream_agg_scout_main", "stream_agg scout", "stream_agg scout",
+						   ObjectIdGetDatum(database), &handle))
 		told = false;
 	else if (!told)
 	{
@@ -77,7 +65,6 @@ sagg_scout_send(Oid database)
 				 errmsg("no free background worker slot to look for streams"),
 				 errhint("Consider increasing max_worker_processes.")));
 	}
-	MemoryContextSwitchTo(old);
 	return handle;
 }
 

@@ -23,8 +23,11 @@
 
 static List *changes = NIL;		/* of SaggStreamChange, in TopMemoryContext */
 
-static SaggStreamChange *
-find_change(Oid view)
+/*
+ * What the transaction has done last with the stream of a view; NULL if nothing.
+ */
+SaggStreamChange *
+sagg_change_of(Oid view)
 {
 	ListCell   *lc;
 
@@ -36,15 +39,6 @@ find_change(Oid view)
 			return change;
 	}
 	return NULL;
-}
-
-/*
- * What the transaction has done last with the stream of a view; NULL if nothing.
- */
-const SaggStreamChange *
-sagg_change_of(Oid view)
-{
-	return find_change(view);
 }
 
 /*
@@ -67,7 +61,7 @@ sagg_change_add(const SaggStreamChange *change)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 	int			level = GetCurrentTransactionNestLevel();
-	SaggStreamChange *last = find_change(change->view);
+	SaggStreamChange *last = sagg_change_of(change->view);
 	SaggStreamChange *before = last && last->level == level ? last->before : NULL;
 
 	if (last == NULL)

@@ -14,6 +14,7 @@
 #include "checkpoint/checkpoint.h"
 #include "execute/execute.h"
 #include "read/read.h"
+#include "postmaster/bgworker.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
@@ -253,7 +254,7 @@ typedef struct SaggStreamChange
 
 extern void sagg_changes_init(void);
 extern void sagg_change_add(const SaggStreamChange *change);
-extern const SaggStreamChange *sagg_change_of(Oid view);
+extern SaggStreamChange *sagg_change_of(Oid view);
 extern const List *sagg_changes(void);
 extern void sagg_changes_forget(void);
 
@@ -266,6 +267,11 @@ extern void sagg_wait_for_worker(SaggSlot *slot, Oid view);
 
 /* database_commands.c */
 extern bool sagg_database_held(Oid database);
+
+/* start_process.c */
+extern bool sagg_start_process(const char *function, const char *type,
+							   const char *name, Datum arg,
+							   BackgroundWorkerHandle **handle);
 
 /* scout.c */
 extern struct BackgroundWorkerHandle *sagg_scout_send(Oid database);
