@@ -519,12 +519,13 @@ CREATE FUNCTION stream_agg.preview(
     event_time       text DEFAULT NULL,
     output_mode      text DEFAULT NULL,
     starting_offsets text DEFAULT NULL,
+    options          jsonb DEFAULT NULL,
     OUT action text,
     OUT data   jsonb)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_preview'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
-COMMENT ON FUNCTION stream_agg.preview(text, bigint, interval, text, text, text) IS
+COMMENT ON FUNCTION stream_agg.preview(text, bigint, interval, text, text, text, jsonb) IS
 'what the next micro-batch of a stream, or the first one of the text of a query, would write; rolled back';
 
 CREATE FUNCTION stream_agg.explain_stream(stream text)

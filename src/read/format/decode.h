@@ -13,7 +13,9 @@
  * - A field is found by its name at the top level, or by its path, as
  *	 record::jsonb #>> path does; but only numbers without sign and leading zeros
  *	 are elements of arrays.  Of duplicates the last one counts, at each level.
- *	 A missing field and a JSON null are NULL.
+ *	 A column without a field of its own takes the field that differs from its name
+ *	 in the case of ASCII letters only, if there is none of that very name; several
+ *	 such are an error.  A missing field and a JSON null are NULL.
  * - A value is converted as (record::jsonb #>> path)::type would by the
  *	 type's input function with the column's typmod; so a string too long for
  *	 varchar(n) is an error.
@@ -83,6 +85,8 @@ typedef struct SaggField
 	int			npath;			/* of formats with names: inwards, in server */
 	char	  **path;			/* encoding */
 	bool		in_envelope;	/* the path starts outside of the row */
+	bool		any_case;		/* of JSON: the last name, where the record has not
+								 * that very one */
 	int			position;		/* of formats without: from 0 */
 	SaggUnit	unit;
 } SaggField;
