@@ -172,5 +172,6 @@ extern void sagg_source_check(Oid relid);
 /* source_options.c */
 extern bool sagg_is_source_option(const char *name);
 extern bool sagg_format_has_names(const char *format);
+extern bool sagg_format_any_case(const char *format);
 
 #endif							/* SAGG_READ_H */

@@ -54,6 +54,16 @@ sagg_format_has_names(const char *format)
 }
 
 /*
+ * Whether names of fields can be found in another case.
+ */
+bool
+sagg_format_any_case(const char *format)
+{
+	return strcmp(format, sagg_format_json.name) == 0 ||
+		strcmp(format, sagg_format_debezium.name) == 0;
+}
+
+/*
  * Whether an option belongs to a source and not to its server; not those that
  * create_source has parameters for.
  */

@@ -21,104 +21,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "json_leaf.h"
-
-#include <cstdlib>
-#include <cstring>
-#include <memory>
-#include <new>
-
-#include <simdjson.h>
-
-#include "json_token.h"
-#include "json_tree.h"
-
-using Stage1 = simdjson::internal::dom_parser_implementation;
-
-/* a buffer for records larger than this is not kept */
-static constexpr size_t KEEP_CAPACITY = 1024 * 1024;
-static constexpr size_t MIN_CAPACITY = 4096;
-
-/* one bit per open container in a walk */
-static constexpr size_t DEPTH_LIMIT = 1024;
-
-/* The text of a value that other values are parts of. */
-struct Copy
-{
-	Copy	   *next;
-	char		text[1];
-};
-
-struct SaggJsonLeaf
-{
-	std::unique_ptr<Stage1> stage1;
-	uint8_t    *buf;			/* the record, with room behind it */
-	size_t		capacity;		/* of buf without that room, and of stage1 */
-	size_t		max_depth;
-
-	/* the record being walked */
-	size_t		len;
-	bool		escapes;		/* there is a backslash somewhere */
-	int64_t		digits;			/* that exponents may still stand for */
-	const uint32_t *token;		/* start of the current token */
-	SaggJsonError *error;
-
-	bool		no_memory;
-	Copy	   *copies;
-
-	/* the wanted fields */
-	int			nvalues;
-	JsonNode   *root;
-};
-
-/* ---------- small helpers ---------- */
-
-static inline bool
-is_space(uint8_t c)
-{
-	return c == ' ' || c == '\n' || c == '\r' || c == '\t';
-}
-
-/* Notes why the record is invalid; "at" points into the buffer. */
-static bool
-invalid(SaggJsonLeaf *leaf, const char *reason, const uint8_t *at)
-{
-	leaf->error->reason = reason;
-	leaf->error->position = (size_t) (at - leaf->buf);
-	leaf->error->has_position = 1;
-	return false;
-}
-
-/* Start and end, without white space behind it, of the current token. */
-static inline uint8_t *
-token_start(const SaggJsonLeaf *leaf)
-{
-	return leaf->buf + leaf->token[0];
-}
-
-static inline uint8_t *
-token_end(const SaggJsonLeaf *leaf)
-{
-	const uint8_t *start = token_start(leaf);
-	uint8_t    *end = leaf->buf + leaf->token[1];
-
-	while (end > start && is_space(end[-1]))
-		end--;
-	return end;
-}
-
-/* An error at a token that the grammar does not expect. */
-static bool
-unexpected(SaggJsonLeaf *leaf, const char *reason)
-{
-	const uint8_t *start = token_start(leaf);
-
-	if (start < leaf->buf + leaf->len)
-		return invalid(leaf, reason, start);
-	leaf->error->reason = "unexpected end of the record";
-	leaf->error->has_position = 0;
-	return false;
-}
+#include "json_walk.h"
 
 /* ---------- tokens ---------- */
 
@@ -392,6 +295,41 @@ take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t 
 	}
 }
 
+/*
+ * Takes the value of a key that is not wanted by its very name, but perhaps by one
+ * in another case.
+ */
+static bool
+take_other(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJsonValue *values, size_t depth)
+{
+	JsonNode   *child = sagg_json_find_any_case(node, key);
+
+	if (!child || child->exact)
+		return take_value(leaf, nullptr, depth);
+	if (!child->other)
+		child->other = key->text;
+	else if (memcmp(child->other, key->text, key->len) != 0)
+		child->ambiguous = true;
+	return take_value(leaf, &values[child->value], depth);
+}
+
+/*
+ * take_wanted in an object, some of whose fields may be in any case: the one of the
+ * very name counts, wherever it stands.
+ */
+static bool
+take_any_case(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJsonValue *values, size_t depth)
+{
+	JsonNode   *child = sagg_json_find_name(node, key);
+
+	if (!child)
+		return take_other(leaf, node, key, values, depth);
+	if (!take_wanted(leaf, child, values, depth))
+		return false;
+	child->exact = true;
+	return true;
+}
+
 /* Takes what is inside an object, behind its "{", and the "}". */
 static bool
 take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
@@ -409,7 +347,9 @@ take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t d
 
 		if (!take_key(leaf, &key))
 			return false;
-		if (!take_wanted(leaf, sagg_json_find_name(node, &key), values, depth))
+		if (leaf->any_case && node->lengths != 0 ?
+			!take_any_case(leaf, node, &key, values, depth) :
+			!take_wanted(leaf, sagg_json_find_name(node, &key), values, depth))
 			return false;
 		c = *token_start(leaf);
 		if (c != ',' && c != '}')
@@ -427,10 +367,14 @@ walk(SaggJsonLeaf *leaf, SaggJsonValue *values)
 	if (*token_start(leaf) != '{')
 		return unexpected(leaf, "not an object");
 	leaf->token++;
+	if (leaf->any_case)
+		sagg_json_forget(leaf->root, values);
 	if (!take_members(leaf, leaf->root, values, 1))
 		return false;
 	if (token_start(leaf) != leaf->buf + leaf->len)
 		return unexpected(leaf, "text behind the object");
+	if (leaf->any_case)
+		sagg_json_settle_cases(leaf->root, values);
 
 	/*
 	 * End the texts with a NUL.  It replaces a quote, comma, bracket or space
@@ -438,8 +382,12 @@ walk(SaggJsonLeaf *leaf, SaggJsonValue *values)
 	 * value is part of another, the latter is a copy.
 	 */
 	for (int i = 0; i < leaf->nvalues; i++)
+	{
 		if (values[i].text)
 			values[i].text[values[i].len] = '\0';
+		else if (leaf->may_be_any_case[i])
+			leaf->lacks = true;
+	}
 	return true;
 }
 
@@ -518,22 +466,23 @@ sagg_json_leaf_make(const SaggJsonPath *paths, int npaths, size_t max_depth) SAG
 	leaf->max_depth = max_depth < DEPTH_LIMIT ? max_depth : DEPTH_LIMIT - 1;
 	leaf->nvalues = npaths;
 	leaf->root = sagg_json_tree_make(paths, npaths);
-	if (!leaf->root)
+	leaf->may_be_any_case = (bool *) calloc((size_t) npaths + 1, sizeof(bool));
+	if (!leaf->root || !leaf->may_be_any_case)
 	{
+		free(leaf->root);
+		free(leaf->may_be_any_case);
 		delete leaf;
 		return nullptr;
 	}
+	for (int i = 0; i < npaths; i++)
+		leaf->may_be_any_case[i] = paths[i].any_case != 0;
 	return leaf;
 }
 
-/*
- * Parses a record; values[i] becomes the value at paths[i].  The record is
- * copied, so the caller may free it at once.  "error" is filled in for
- * SAGG_JSON_INVALID; values mean nothing unless SAGG_JSON_OK is returned.
- */
-extern "C" SaggJsonResult
-sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
-					 SaggJsonValue *values, SaggJsonError *error) SAGG_NOEXCEPT
+/* Parses a record, once. */
+static SaggJsonResult
+parse_once(SaggJsonLeaf *leaf, const char *record, size_t len,
+		   SaggJsonValue *values, SaggJsonError *error)
 {
 	simdjson::error_code code;
 
@@ -553,6 +502,7 @@ sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
 	leaf->escapes = memchr(leaf->buf, '\\', len) != nullptr;
 	leaf->digits = SAGG_MAX_DIGITS(len);
 	leaf->no_memory = false;
+	leaf->lacks = false;
 	if (leaf->copies)
 		free_copies(leaf);
 
@@ -577,6 +527,25 @@ sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
 	return leaf->no_memory ? SAGG_JSON_NO_MEMORY : SAGG_JSON_INVALID;
 }
 
+/*
+ * Parses a record; values[i] becomes the value at paths[i].  The record is
+ * copied, so the caller may free it at once.  "error" is filled in for
+ * SAGG_JSON_INVALID; values mean nothing unless SAGG_JSON_OK is returned.
+ */
+extern "C" SaggJsonResult
+sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
+					 SaggJsonValue *values, SaggJsonError *error) SAGG_NOEXCEPT
+{
+	SaggJsonResult result = parse_once(leaf, record, len, values, error);
+
+	if (result != SAGG_JSON_OK || !leaf->lacks || leaf->any_case)
+		return result;
+
+	/* once for the leaf; records whose fields are all there pay nothing */
+	leaf->any_case = true;
+	return parse_once(leaf, record, len, values, error);
+}
+
 /* Frees a leaf and the texts it gave out; NULL is allowed. */
 extern "C" void
 sagg_json_leaf_free(SaggJsonLeaf *leaf) SAGG_NOEXCEPT
@@ -586,5 +555,6 @@ sagg_json_leaf_free(SaggJsonLeaf *leaf) SAGG_NOEXCEPT
 	free_copies(leaf);
 	free(leaf->buf);
 	free(leaf->root);
+	free(leaf->may_be_any_case);
 	delete leaf;
 }

@@ -105,7 +105,10 @@ grow(Maker *maker, JsonNode *parent, int above, int level)
 			{
 				node->value = j;
 				node->kind_only = maker->paths[j].kind_only != 0;
+				node->any_case = maker->paths[j].any_case != 0;
 			}
+		if (node->any_case)
+			parent->lengths |= sagg_json_length_bit(node->len);
 		grow(maker, node, i, level + 1);
 		node++;
 	}
@@ -156,12 +159,63 @@ sagg_json_find_subscript(JsonNode *parent, int64_t subscript) noexcept
 	return nullptr;
 }
 
+static inline char
+lower(char c)
+{
+	return c >= 'A' && c <= 'Z' ? (char) (c + ('a' - 'A')) : c;
+}
+
+/* The wanted field whose name differs from the key in case only, or null. */
+JsonNode *
+sagg_json_find_any_case(JsonNode *parent, const SaggJsonValue *key) noexcept
+{
+	if (!(parent->lengths & sagg_json_length_bit(key->len)))
+		return nullptr;
+	for (int i = 0; i < parent->nchildren; i++)
+	{
+		JsonNode   *child = &parent->children[i];
+		size_t		n = 0;
+
+		if (!child->any_case || child->len != key->len)
+			continue;
+		while (n < key->len && lower(child->text[n]) == lower(key->text[n]))
+			n++;
+		if (n == key->len)
+			return child;
+	}
+	return nullptr;
+}
+
+/*
+ * The record has been walked: fields that may be in any case, and are there only
+ * in several others, are ambiguous.
+ */
+void
+sagg_json_settle_cases(JsonNode *node, SaggJsonValue *values) noexcept
+{
+	for (int i = 0; i < node->nchildren; i++)
+	{
+		JsonNode   *child = &node->children[i];
+
+		if (child->ambiguous && !child->exact)
+		{
+			values[child->value].text = nullptr;
+			values[child->value].len = 0;
+			values[child->value].kind = SAGG_JSON_AMBIGUOUS;
+		}
+		sagg_json_settle_cases(child, values);
+	}
+}
+
 /*
  * Forgets what an earlier field of the same name had, as the last one counts.
  */
 void
-sagg_json_forget(const JsonNode *node, SaggJsonValue *values) noexcept
+sagg_json_forget(JsonNode *node, SaggJsonValue *values) noexcept
 {
+	node->exact = false;
+	node->ambiguous = false;
+	node->other = nullptr;
 	if (node->value >= 0)
 	{
 		values[node->value].text = nullptr;

@@ -23,6 +23,13 @@ struct JsonNode
 	int64_t		subscript;		/* the name as an element of arrays, -1 = none */
 	int			value;			/* of the field, -1 = only on the way to others */
 	bool		kind_only;
+	bool		any_case;		/* see SaggJsonPath */
+	bool		exact;			/* the record has that very name; these three are
+								 * of the record being walked, */
+	bool		ambiguous;		/* different names in another case, */
+	const char *other;			/* the first of them, null = none */
+	uint64_t	lengths;		/* a bit for the length of each child's name that
+								 * may be in any case */
 	int			next;			/* which child is likely the next */
 	int			nchildren;
 	JsonNode   *children;
@@ -84,8 +91,17 @@ sagg_json_find_name(JsonNode *parent, const SaggJsonValue *key)
 	return nullptr;
 }
 
+/* The bit of JsonNode.lengths for names of this length. */
+static inline uint64_t
+sagg_json_length_bit(size_t len)
+{
+	return UINT64_C(1) << (len < 63 ? len : 63);
+}
+
+extern JsonNode *sagg_json_find_any_case(JsonNode *parent, const SaggJsonValue *key) noexcept;
+extern void sagg_json_settle_cases(JsonNode *node, SaggJsonValue *values) noexcept;
 extern JsonNode *sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept;
 extern JsonNode *sagg_json_find_subscript(JsonNode *parent, int64_t subscript) noexcept;
-extern void sagg_json_forget(const JsonNode *node, SaggJsonValue *values) noexcept;
+extern void sagg_json_forget(JsonNode *node, SaggJsonValue *values) noexcept;
 
 #endif							/* SAGG_JSON_TREE_H */

@@ -407,6 +407,10 @@ value_bytes(const SaggConversion *conv, const SaggJsonValue *value)
 static Datum
 convert_base(SaggConversion *conv, const SaggJsonValue *value)
 {
+	if (value->kind == SAGG_JSON_AMBIGUOUS)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_INVALID_RECORD),
+				 errmsg("the record has several fields whose names differ from that in case only")));
 	if (conv->bounds_digits &&
 		(value->kind == SAGG_PLAIN_TEXT ||
 		 (value->kind == SAGG_JSON_STRING && conv->kind != SAGG_TO_JSONB)))

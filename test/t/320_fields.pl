@@ -1,0 +1,68 @@
+# Fields that a column does not find: names in another case, columns that are NULL
+# throughout, and what describe_topic finds in a topic.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use StreamAgg::Test;
+use Test::More;
+
+my $broker = start_broker(camel => 1, cases => 1, events => 1, null_times => 1, sparse => 1);
+my $node = new_node('fields');
+my $brokers = $broker->brokers;
+my $fast = '{"fetch.wait.max.ms": 20}';
+
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+
+# what a statement says beside its rows
+sub said
+{
+	my ($status, $out, $err) = $node->psql('postgres', $_[0]);
+	return $err;
+}
+
+sub create { my ($name, $topic, $columns, $format) = @_; $format //= 'json';
+	return said("SELECT stream_agg.create_source('$name', topic => '$topic', brokers => '$brokers', format => '$format', columns => \$c\$$columns\$c\$, options => '$fast')"); }
+
+# --- 1.4: camelCase JSON
+my $said = create('camel', 'camel', 'eventTime timestamptz, userId int, "exactOne" text, amount numeric, other text OPTIONS (field \'orderId\')');
+like($said, qr/NOTICE:  names of columns are folded to lower case: eventTime, userId\nDETAIL:  .*in any case/, '1.4: create_source says that names are folded');
+unlike($said, qr/exactOne|orderId|amount/, '1.4: not of names in quotes, and of fields');
+is(create('plain', 'camel', 'amount numeric, part int OPTIONS (metadata \'partition\')'), '', '1.4: nothing to say of names in lower case');
+$broker->produce('camel', map { sprintf('{"eventTime":"2026-01-01T00:%02d:00Z","userId":%d,"exactOne":"x","amount":%d,"orderId":"o"}', $_ % 60, $_ % 3, $_) } 0 .. 99);
+is(sql('SELECT count(eventtime), count(userid), count("exactOne"), sum(amount), count(other) FROM camel'), '100|100|100|4950|100',
+	'1.4: a name that no field has takes the one in another case');
+sql(q{SELECT stream_agg.create_stream('by_user', $$ SELECT stream_agg.tumble(eventTime, '10 minutes') AS w, userId, sum(amount) FROM camel GROUP BY 1, 2 $$, output_mode => 'update')});
+process($node, 'by_user');
+is_equal_tables($node, 'TABLE by_user', 'TABLE by_user_query', '1.4: in a stream too');
+is(sql('SELECT count(*), sum(sum) FROM by_user'), '18|4950', '1.4: which has all records');
+
+# --- the exact name wins, wherever it stands; the last of one name counts; two in
+# other cases are an error
+my @cases = ('{"userid":1,"userId":2}', '{"userId":2,"userid":1}', '{"USERID":{"a":[1,"x\\n"]},"userid":1}', '{"userId":3,"userId":1}', '{"userId":1,"x":{"userID":9}}',
+	'{"userId":2,"userid":null}', '{"user_id":1}', '{"userId":null}', '{"\\u0075serId":1}', '{"userID":5,"userId":6}', '{"userID":5,"userId":6,"userid":1}', "{\"us\xc3\x89rid\":7}");
+$broker->produce('cases', @cases);
+create('cases', 'cases', q{userid int, off bigint OPTIONS (metadata 'offset')});
+sql(q{CREATE FOREIGN TABLE own (userid int OPTIONS (field 'userid'), off bigint OPTIONS (metadata 'offset')) SERVER } . sql('SELECT srvname FROM pg_foreign_server') . q{ OPTIONS (topic 'cases');
+	CREATE FOREIGN TABLE bare (userid int, off bigint OPTIONS (metadata 'offset'), why text OPTIONS (metadata 'error')) SERVER } . sql('SELECT srvname FROM pg_foreign_server') . q{ OPTIONS (topic 'cases', on_error 'null')});
+like(said('SELECT * FROM cases'), qr/value for field "userid" is not a valid integer.*several fields whose names differ.*offset 9/s, 'two fields in other cases: an error of the record');
+is(sql("SELECT string_agg(COALESCE(userid::text, '-'), ' ' ORDER BY off) FROM cases WHERE off <> 9"), '1 1 1 1 1 - - - 1 1 -', 'the exact name wins, the last one counts');
+is(sql("SELECT string_agg(COALESCE(userid::text, '-'), ' ' ORDER BY off), string_agg(off::text, '') FILTER (WHERE why IS NOT NULL) FROM bare"), '1 1 1 1 1 - - - 1 - 1 -|9',
+	'a foreign table without options of its columns does the same');
+is(sql("SELECT string_agg(COALESCE(userid::text, '-'), ' ' ORDER BY off) FROM own"), '1 1 1 - - - - - - - 1 -', 'a field that was given is that one alone');
+sql(q{ALTER FOREIGN TABLE cases ALTER COLUMN userid OPTIONS (SET field 'userID', DROP any_case)});
+is(sql("SELECT string_agg(COALESCE(userid::text, '-'), ' ' ORDER BY off) FROM cases"), '- - - - - - - - - 5 5 -', 'also by ALTER FOREIGN TABLE');
+like(said(q{ALTER FOREIGN TABLE bare ALTER COLUMN userid OPTIONS (any_case 'true')}), qr/option "any_case" of a column needs option "field"/, 'any_case is of a field');
+like(said(q{ALTER FOREIGN TABLE cases ALTER COLUMN userid OPTIONS (any_case 'no')}), qr/invalid value for option "any_case"/, 'and is true');
+
+# with parts of it, and in a change event
+create('parts', 'camel', q{Amount int, orderid text, x jsonb OPTIONS (path 'eventTime.x')});
+is(sql('SELECT count(orderid), count(x), sum(amount) FROM parts'), '100|0|4950', 'columns beside paths');
+$broker->create_topic('changes', 1);
+$broker->produce('changes', '{"op":"c","after":{"orderId":1,"Total":2}}', '{"payload":{"op":"r","after":{"orderid":3,"TOTAL":4}}}', '{"op":"c","after":{"OrderId":7,"total":8},"orderId":9}');
+create('changes', 'changes', 'orderid int, total int', 'debezium');
+is(sql('SELECT orderid, total FROM changes ORDER BY 1'), "1|2\n3|4\n7|8", 'the fields of Debezium\'s rows');
+is(sql(q{SELECT array_agg(option_value ORDER BY option_name) FROM information_schema.column_options WHERE table_name = 'cases' AND column_name = 'userid'}), '{userID}', 'the options are what they were set to');
+
+done_testing();
