@@ -356,6 +356,7 @@ try_batch(Preview *preview, bool alone)
 	}
 	sagg_execution_output_end(&output);
 	tell_counts(preview);
+	(void) sagg_warn_of_null_times(inspection->stream, &preview->counts);
 	sagg_inspection_end(inspection);
 	return true;
 }

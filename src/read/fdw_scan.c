@@ -162,6 +162,8 @@ prepare_columns(SaggSourceScan *state, Relation rel, List *attributes, ForeignSc
 	state->decodes = true;
 	if (state->attachment == 0 && state->restriction == NULL)
 		prepare_query(state, rel, layout);
+	if (state->attachment != 0)
+		state->watch = sagg_null_watch(rel, layout, used);
 	pull_varattnos((Node *) plan->fdw_recheck_quals, plan->scan.scanrelid, &early);
 	layout->registry = sagg_source_registry(state->source, user);
 	if (layout->registry && attached_batch == NULL)
@@ -369,6 +371,9 @@ sagg_iterate_scan(ForeignScanState *node)
 	if (!next_good_record(node, state, slot))
 		return slot;
 
+	if (unlikely(state->watch != NULL) &&
+		!sagg_null_watch_row(state->watch, state, slot->tts_isnull))
+		state->watch = NULL;
 	ExecStoreVirtualTuple(slot);
 	if (state->cursor)
 	{

@@ -116,6 +116,9 @@ extern void sagg_scan_detach(void);
 extern bool sagg_scan_last_record(SaggPlace *place);
 extern void sagg_scan_error_context(void *arg);
 
+/* null_columns.c */
+extern char *sagg_null_columns(List *sources);
+
 /* shared_rows.c: such scans, of several streams, decode each record once */
 extern void sagg_shared_rows_begin(int64 records, List *streams);
 extern void sagg_shared_rows_end(void);

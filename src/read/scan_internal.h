@@ -82,6 +82,8 @@ extern Datum sagg_record_timestamp(const SaggRecord *record, bool *isnull);
 extern bool sagg_headers_fit(const rd_kafka_headers_t *headers);
 extern Datum sagg_headers_jsonb(const rd_kafka_headers_t *headers, bool lenient);
 
+typedef struct SaggNullWatch SaggNullWatch;
+
 /* A scan of a source: what fdw_scan.c and scan_record.c have of it. */
 typedef struct SaggSourceScan
 {
@@ -95,6 +97,7 @@ typedef struct SaggSourceScan
 	SaggScanErrors on_error;	/* of a query; fail for batches and repairs */
 	bool		decodes;		/* false: columns need metadata only */
 	bool		ignores_tombstones;
+	SaggNullWatch *watch;		/* of a batch, NULL = nothing to watch */
 	bool		want_headers;
 	bool		want_record;	/* metadata beside where it is */
 	List	   *bounds;			/* see SAGG_SCAN_BOUNDS */
@@ -114,6 +117,12 @@ typedef struct SaggSourceScan
 	const SaggRestriction *restriction; /* of what that reads, or NULL */
 	uint64		restriction_number;
 } SaggSourceScan;
+
+/* null_columns.c */
+extern SaggNullWatch *sagg_null_watch(Relation rel, const SaggLayout *layout,
+									  const Bitmapset *used);
+extern bool sagg_null_watch_row(SaggNullWatch *watch, SaggSourceScan *scan,
+								const bool *isnull);
 
 /* scan_record.c */
 extern bool sagg_scan_load_record(SaggSourceScan *state);

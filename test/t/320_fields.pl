@@ -65,4 +65,31 @@ create('changes', 'changes', 'orderid int, total int', 'debezium');
 is(sql('SELECT orderid, total FROM changes ORDER BY 1'), "1|2\n3|4\n7|8", 'the fields of Debezium\'s rows');
 is(sql(q{SELECT array_agg(option_value ORDER BY option_name) FROM information_schema.column_options WHERE table_name = 'cases' AND column_name = 'userid'}), '{userID}', 'the options are what they were set to');
 
+# --- 1.4: nothing is found, and somebody says so
+sub logged { my ($pattern, $offset) = @_; my $log = PostgreSQL::Test::Utils::slurp_file($node->logfile, $offset); my @found = $log =~ /$pattern/g; return scalar @found; }
+$broker->produce('null_times', map { sprintf('{"eventTime":"2026-01-01T00:%02d:00Z","user":{"id":%d},"say \\"\u00e4\"":1}', $_ % 60, $_) } 0 .. 9);
+create('wrong', 'null_times', q{ts timestamptz OPTIONS (field 'event_time'), id int OPTIONS (path 'user.id'), n int});
+my $counting = q{SELECT stream_agg.tumble(ts, '1 minute') AS w, count(*), max(id) AS id, max(n) AS n FROM wrong GROUP BY 1};
+like(said("SELECT * FROM stream_agg.preview(\$q\$$counting\$q\$)"), qr/WARNING:  stream "preview": all 10 records of a micro-batch are without event time\nDETAIL:  NULL in all of the first 10 records: columns "ts" \(field "event_time"\), "n"\. A record has the fields .*"eventTime"/,
+	'1.4: preview says that all event times are NULL, and which fields there are');
+my $offset = -s $node->logfile;
+sql("SELECT stream_agg.create_stream('untimed', \$q\$$counting\$q\$, output_mode => 'update')");
+process($node, 'untimed');
+$broker->produce('null_times', '{"eventTime":"2026-01-01T00:00:00Z"}');
+process($node, 'untimed');
+is(logged(qr/WARNING:  stream "untimed": all 10 records of a micro-batch are without event time\n.*DETAIL:  NULL in all of the first 10 records: columns "ts" \(field "event_time"\), "n"\. A record has the fields .*"eventTime", "say \\"\\xc3\\xa4\\""/, $offset), 1,
+	'1.4: so does the log of a stream');
+is(logged(qr/records of a micro-batch are without event time/, $offset), 1, '1.4: once');
+
+# columns that are NULL in all of the first 10,000 records
+my @names = map { "f$_" } 1 .. 30;
+$broker->produce('sparse', map { my $i = $_; '{' . join(',', map { "\"$_\":1" } @names) . ($i == 9998 ? ',"rare":1' : $i > 9999 ? ',"never":1' : '') . '}' } 0 .. 10_050);
+create('sparse', 'sparse', q{f1 int, rare int, never int, "mistyped" int OPTIONS (field 'fone'), unread int, off bigint OPTIONS (metadata 'offset')});
+sql(q{SELECT stream_agg.create_stream('sparse_s', 'SELECT f1, count(rare) AS r, count(never) AS n, count(mistyped) AS m, max(off) FROM sparse GROUP BY f1', output_mode => 'complete', max_offsets_per_trigger => 3000)});
+process($node, 'sparse_s');
+is(sql('SELECT r, n FROM sparse_s'), '1|51', 'fields that are rare');
+is(logged(qr/WARNING:  columns of source "sparse" were NULL in all of the first 10000 records: "never", "mistyped" \(field "fone"\)\n.*DETAIL:  A record has the fields ("f\d+", ){20}\.\.\.\./, $offset), 1,
+	'1.4: the log names columns without a value in the first 10,000 records, and some of the fields that there are');
+is(logged(qr/were NULL in all of the first 10000 records/, $offset), 1, '1.4: once, and not those that are not read');
+
 done_testing();
