@@ -163,6 +163,18 @@ extern void sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
 								AttrNumber *identity, int nidentity);
 extern void sagg_delivery_end(void);
 
+/* topic_sample.c: what records of a topic look like */
+typedef struct SaggSample SaggSample;
+
+extern SaggSample *sagg_sample_make(void);
+extern void sagg_sample_add(SaggSample *sample, const char *value, Size len,
+							const char *key, Size key_len);
+extern int64 sagg_sample_records(const SaggSample *sample);
+extern int64 sagg_sample_tombstones(const SaggSample *sample);
+extern const char *sagg_sample_format(const SaggSample *sample);
+extern char *sagg_sample_summary(const SaggSample *sample);
+extern char *sagg_sample_columns(SaggSample *sample);
+
 /* source_info.c */
 extern bool sagg_is_source(Oid relid);
 

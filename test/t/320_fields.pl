@@ -77,7 +77,7 @@ sql("SELECT stream_agg.create_stream('untimed', \$q\$$counting\$q\$, output_mode
 process($node, 'untimed');
 $broker->produce('null_times', '{"eventTime":"2026-01-01T00:00:00Z"}');
 process($node, 'untimed');
-is(logged(qr/WARNING:  stream "untimed": all 10 records of a micro-batch are without event time\n.*DETAIL:  NULL in all of the first 10 records: columns "ts" \(field "event_time"\), "n"\. A record has the fields .*"eventTime", "say \\"\\xc3\\xa4\\""/, $offset), 1,
+is(logged(qr/WARNING:  stream "untimed": all 10 records of a micro-batch are without event time\n.*DETAIL:  NULL in all of the first 10 records: columns "ts" \(field "event_time"\), "n"\. A record has the fields "user", "say "\\xc3\\xa4"", "eventTime"\./, $offset), 1,
 	'1.4: so does the log of a stream');
 is(logged(qr/records of a micro-batch are without event time/, $offset), 1, '1.4: once');
 
@@ -91,5 +91,49 @@ is(sql('SELECT r, n FROM sparse_s'), '1|51', 'fields that are rare');
 is(logged(qr/WARNING:  columns of source "sparse" were NULL in all of the first 10000 records: "never", "mistyped" \(field "fone"\)\n.*DETAIL:  A record has the fields ("f\d+", ){20}\.\.\.\./, $offset), 1,
 	'1.4: the log names columns without a value in the first 10,000 records, and some of the fields that there are');
 is(logged(qr/were NULL in all of the first 10000 records/, $offset), 1, '1.4: once, and not those that are not read');
+
+# --- what a topic has: describe_topic
+$broker->create_topic($_, 1) for 'described', 'rows', 'log-lines', 'blobs', 'empty', 'shop.public.orders';
+$broker->produce('described', [ 0, 'k1', '{"eventTime":"2026-01-01T00:00:00Z","userId":7,"amount":1.5,"ok":true,"day":"2026-01-01","createdAt":1767323045000,"id":"6f1b1e3c-7e4d-4b7e-8f2a-0123456789ab","tags":["a"],"geo":{"lat":1,"lonDeg":2.5,"a.b":{"c":"x"}},"order":1,"mixed":1,"nothing":null,"local":"2026-01-01T00:00:00"}' ],
+	[ 0, 'k2', '{"eventTime":"2026-01-01T00:00:01.5+02:00","userId":8,"amount":2,"mixed":"x","$$ AS x, $columns1$ \'; DROP":1}' ], [ 0, 'k3', '\\N' ]);
+my $call = sql("SELECT stream_agg.describe_topic('described', brokers => '$brokers', options => '$fast')");
+like($call, qr/^-- 3 records: 2 JSON objects, 0 other texts, 0 other values, 1 without value\nSELECT stream_agg.create_source\('described', topic => 'described', brokers => '\Q$brokers\E',\n    format => 'json',/, 'describe_topic: what it is');
+for my $column (q{event_time timestamptz OPTIONS (field 'eventTime')}, q{user_id bigint OPTIONS (field 'userId')}, 'amount numeric', 'ok boolean', 'day date',
+	q{created_at timestamptz OPTIONS (field 'createdAt')}, 'id uuid', 'tags jsonb', q{geo_lat bigint OPTIONS (path 'geo.lat')}, q{geo_lon_deg numeric OPTIONS (path 'geo.lonDeg')},
+	q{geo_a_b_c text OPTIONS (path '{geo,a.b,c}')}, q{"order" bigint}, 'mixed text', 'nothing text', 'local timestamp', q{record_key text OPTIONS (metadata 'key')})
+{
+	like($call, qr/\n        \Q$column\E(,|\n)/, "describe_topic: $column");
+}
+is(sql('SELECT count(*) FROM pg_foreign_table WHERE ftrelid::regclass::text ~ $$describe$$'), '0', 'describe_topic leaves nothing behind');
+is(sql($call), 'described', 'describe_topic: the call can be run as it is, whatever a producer writes');
+is(sql('SELECT count(*), count(event_time), sum(user_id), min(created_at), sum(geo_lat), min(geo_a_b_c), sum(amount) FROM described'), '2|2|15|2026-01-02 03:04:05+00|1|x|3.5', 'describe_topic: and finds what the records have');
+$broker->produce('rows', '1,a,"x,y"', '2,b,z');
+$broker->produce('log-lines', 'a line', 'another, one');
+$broker->produce('blobs', "\0\0\0\0\1\xff\xfe");
+$broker->produce('shop.public.orders', '{"before":null,"after":{"orderId":1,"total":"1.5"},"op":"c"}', '{"schema":{},"payload":{"before":null,"after":{"orderId":2,"total":"2"},"op":"r"}}');
+my %wanted = (rows => qr/format => 'csv'.*c1 text,\s+c2 text,\s+c3 text/s, 'log-lines' => qr/'log_lines', topic => 'log-lines'.*format => 'text'.*value text/s, blobs => qr/look like Avro.*format => 'raw'.*value bytea/s,
+	'shop.public.orders' => qr/'shop_public_orders'.*format => 'debezium'.*total text,\s+order_id bigint OPTIONS \(field 'orderId'\)/s);
+for my $topic (sort keys %wanted)
+{
+	my $described = sql("SELECT stream_agg.describe_topic('$topic', brokers => '$brokers', options => '$fast')");
+	like($described, $wanted{$topic}, "describe_topic: $topic");
+	sql($described);
+}
+is(sql('SELECT sum(order_id) FROM shop_public_orders'), '3', 'describe_topic: change events');
+like(said("SELECT stream_agg.describe_topic('empty', brokers => '$brokers', options => '$fast')"), qr/topic "empty" has no records/, 'describe_topic: no records');
+like(said("SELECT stream_agg.describe_topic('rows', brokers => '$brokers', records => 0)"), qr/records must be between 1 and 100000/, 'describe_topic: how many records');
+like(said("SELECT stream_agg.describe_topic('rows', brokers => '$brokers', server => 'x')"), qr/either brokers, perhaps with options, or server must be given/, 'describe_topic: brokers or server');
+is(sql('DO $$ BEGIN PERFORM stream_agg.describe_topic($q$empty$q$, server => (SELECT srvname FROM pg_foreign_server LIMIT 1)); EXCEPTION WHEN no_data_found THEN RAISE NOTICE $q$caught$q$; END $$; SELECT 1'), '1', 'describe_topic: its errors can be caught');
+
+# the privileges of create_source
+sql(q{CREATE ROLE nobody LOGIN; CREATE ROLE somebody LOGIN; CREATE SCHEMA own_one AUTHORIZATION somebody; GRANT USAGE ON SCHEMA stream_agg TO nobody, somebody; CREATE SCHEMA no_more AUTHORIZATION nobody});
+my $server = sql('SELECT srvname FROM pg_foreign_server ORDER BY 1 LIMIT 1');
+sub as { my ($role, $what) = @_; return said("SET SESSION AUTHORIZATION $role; SET search_path = own_one, no_more; $what"); }
+like(as('somebody', "SELECT stream_agg.describe_topic('rows', brokers => '$brokers')"), qr/permission denied for foreign-data wrapper/, 'describe_topic: brokers need USAGE on the wrapper');
+like(as('somebody', "SELECT stream_agg.describe_topic('rows', server => '$server')"), qr/permission denied for foreign server/, 'describe_topic: a server needs USAGE');
+sql("GRANT USAGE ON FOREIGN SERVER $server TO somebody, nobody");
+is(as('somebody', "SELECT stream_agg.describe_topic('rows', server => '$server')"), '', 'describe_topic: which is enough');
+sql('ALTER SCHEMA no_more OWNER TO postgres');
+like(as('nobody', "SELECT stream_agg.describe_topic('rows', server => '$server')"), qr/no schema has been selected to create in|permission denied for schema/, 'describe_topic: and CREATE on a schema, as for a source');
 
 done_testing();
