@@ -160,7 +160,8 @@ array_path(const char *option, const char *path_text, int *npath)
 	bool	   *nulls;
 	char	  **path;
 
-	if (ARR_NDIM(DatumGetArrayTypeP(array)) != 1)
+	/* an empty one is the whole */
+	if (ARR_NDIM(DatumGetArrayTypeP(array)) > 1)
 		refuse_value(option, path_text, PATH_HINT);
 	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
 					  &elements, &nulls, npath);

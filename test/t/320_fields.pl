@@ -65,6 +65,16 @@ create('changes', 'changes', 'orderid int, total int', 'debezium');
 is(sql('SELECT orderid, total FROM changes ORDER BY 1'), "1|2\n3|4\n7|8", 'the fields of Debezium\'s rows');
 is(sql(q{SELECT array_agg(option_value ORDER BY option_name) FROM information_schema.column_options WHERE table_name = 'cases' AND column_name = 'userid'}), '{userID}', 'the options are what they were set to');
 
+# --- the whole value beside its fields
+create('wholes', 'cases', q{userid int, whole jsonb OPTIONS (path '{}'), text text OPTIONS (path '{}'), verbatim json OPTIONS (path '{}'), off bigint OPTIONS (metadata 'offset')});
+is_equal_tables($node, q{SELECT off, whole, text, verbatim::jsonb FROM wholes WHERE off <> 9}, q{SELECT off, v::jsonb, v::jsonb::text, v::jsonb FROM lines WHERE off <> 9}, 'a path {} is the whole value')
+  if create('lines', 'cases', q{v text, off bigint OPTIONS (metadata 'offset')}, 'text') eq '';
+is(sql('SELECT verbatim, userid FROM wholes WHERE off = 8'), '{"\u0075serId":1}|1', 'json has its very text, also where escapes are');
+like(said('INSERT INTO wholes (userid) VALUES (1)'), qr/cannot insert into a source whose column "whole" has the path "\{\}"/, 'which cannot be inserted');
+create('events_whole', 'changes', q{orderid int, row jsonb OPTIONS (path '{}'), event jsonb OPTIONS (envelope '{}')}, 'debezium');
+is(sql('SELECT row, event FROM events_whole WHERE orderid < 5 ORDER BY orderid'), qq({"Total": 2, "orderId": 1}|{"op": "c", "after": {"Total": 2, "orderId": 1}}\n{"TOTAL": 4, "orderid": 3}|{"op": "r", "after": {"TOTAL": 4, "orderid": 3}}),
+	'of Debezium: the row, and the event');
+
 # --- 1.4: nothing is found, and somebody says so
 sub logged { my ($pattern, $offset) = @_; my $log = PostgreSQL::Test::Utils::slurp_file($node->logfile, $offset); my @found = $log =~ /$pattern/g; return scalar @found; }
 $broker->produce('null_times', map { sprintf('{"eventTime":"2026-01-01T00:%02d:00Z","user":{"id":%d},"say \\"\u00e4\"":1}', $_ % 60, $_) } 0 .. 9);

@@ -205,6 +205,25 @@ take_value(SaggJsonLeaf *leaf, SaggJsonValue *value, size_t depth)
 
 /* ---------- wanted fields ---------- */
 
+/* Makes "len" bytes the text of a value, by a copy. */
+static bool
+copy_text(SaggJsonLeaf *leaf, const uint8_t *start, size_t len, SaggJsonValue *value)
+{
+	Copy	   *copy = (Copy *) malloc(sizeof(Copy) + len);
+
+	if (!copy)
+	{
+		leaf->no_memory = true;
+		return false;
+	}
+	memcpy(copy->text, start, len);
+	copy->next = leaf->copies;
+	leaf->copies = copy;
+	value->text = copy->text;
+	value->len = len;
+	return true;
+}
+
 /*
  * Notes the container that the current token opens as a value, with a copy of
  * its text: what is inside will lose escapes and get NULs.  Does not move on.
@@ -215,27 +234,17 @@ note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggJsonValue *value, s
 	const uint32_t *token = leaf->token;
 	const uint8_t *start = token_start(leaf);
 	int64_t		digits = leaf->digits;
-	Copy	   *copy;
+	size_t		len;
 
 	value->kind = *start == '{' ? SAGG_JSON_OBJECT : SAGG_JSON_ARRAY;
 	if (node->kind_only)
 		return true;
 	if (!take_container(leaf, depth))
 		return false;
-	value->len = (size_t) (leaf->buf + leaf->token[-1] + 1 - start);
+	len = (size_t) (leaf->buf + leaf->token[-1] + 1 - start);
 	leaf->token = token;
 	leaf->digits = digits;
-	copy = (Copy *) malloc(sizeof(Copy) + value->len);
-	if (!copy)
-	{
-		leaf->no_memory = true;
-		return false;
-	}
-	memcpy(copy->text, start, value->len);
-	copy->next = leaf->copies;
-	leaf->copies = copy;
-	value->text = copy->text;
-	return true;
+	return copy_text(leaf, start, len, value);
 }
 
 static bool take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth);
@@ -360,15 +369,30 @@ take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t d
 	}
 }
 
+/* Notes the record itself as a value, with a copy of its text. */
+static bool
+note_record(SaggJsonLeaf *leaf, SaggJsonValue *value)
+{
+	const uint8_t *start = token_start(leaf);
+	const uint8_t *end = leaf->buf + leaf->len;
+
+	while (end > start && is_space(end[-1]))
+		end--;
+	value->kind = SAGG_JSON_OBJECT;
+	return copy_text(leaf, start, (size_t) (end - start), value);
+}
+
 /* Walks the record. */
 static bool
 walk(SaggJsonLeaf *leaf, SaggJsonValue *values)
 {
 	if (*token_start(leaf) != '{')
 		return unexpected(leaf, "not an object");
-	leaf->token++;
 	if (leaf->any_case)
 		sagg_json_forget(leaf->root, values);
+	if (leaf->root->value >= 0 && !note_record(leaf, &values[leaf->root->value]))
+		return false;
+	leaf->token++;
 	if (!take_members(leaf, leaf->root, values, 1))
 		return false;
 	if (token_start(leaf) != leaf->buf + leaf->len)
@@ -452,9 +476,8 @@ free_copies(SaggJsonLeaf *leaf)
 }
 
 /*
- * Makes a leaf that looks for these fields, each path once and none empty; the
- * names are copied.  max_depth: containers that may be open at once, at most
- * 1023.  NULL when there is no memory.
+ * Makes a leaf that looks for these fields, each path once; the names are copied.
+ * max_depth: containers that may be open at once, at most 1023.  NULL when there is no memory.
  */
 extern "C" SaggJsonLeaf *
 sagg_json_leaf_make(const SaggJsonPath *paths, int npaths, size_t max_depth) SAGG_NOEXCEPT

@@ -115,8 +115,8 @@ grow(Maker *maker, JsonNode *parent, int above, int level)
 }
 
 /*
- * Makes the tree of some paths, each given once and none empty; names are
- * copied.  NULL when there is no memory.
+ * Makes the tree of some paths, each given once; names are copied.  NULL when there
+ * is no memory.
  */
 JsonNode *
 sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
@@ -135,6 +135,11 @@ sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
 		return nullptr;
 	root->subscript = -1;
 	root->value = -1;
+	for (int i = 0; i < npaths; i++)
+	{
+		if (paths[i].nnames == 0)
+			root->value = i;
+	}
 	maker.unused = root + 1;
 	if (npaths > 0)
 		grow(&maker, root, 0, 0);
