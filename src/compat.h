@@ -50,6 +50,13 @@ extern int no_such_variable
 #define SAGG_WAIT_EVENT(name)	PG_WAIT_EXTENSION
 #endif
 
+/* Whether this process holds a lock in this very mode; 17 can ask for stronger ones. */
+#if PG_VERSION_NUM >= 170000
+#define SAGG_HOLDS_LOCK(tag, mode) LockHeldByMe(tag, mode, false)
+#else
+#define SAGG_HOLDS_LOCK(tag, mode) LockHeldByMe(tag, mode)
+#endif
+
 /* From 17 on a wait event set belongs to a resource owner. */
 #if PG_VERSION_NUM >= 170000
 #define SAGG_CREATE_WAIT_EVENT_SET(n) CreateWaitEventSet(NULL, n)

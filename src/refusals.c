@@ -169,7 +169,9 @@ sagg_too_large_aside(bool late, int64 kept)
 				(errcode(ERRCODE_SAGG_LATE_RECORDS),
 				 errmsg("the late records of the stream would take more than %d kB",
 						sagg_max_late_records_size_kb),
-				 errdetail("Those of earlier micro-batches take " INT64_FORMAT " kB.", kept / 1024),
+				 kept > 0 ?
+				 errdetail("Those of earlier micro-batches take " INT64_FORMAT " kB.", kept / 1024) :
+				 errdetail("Those of this micro-batch alone take more."),
 				 errhint("Run stream_agg.repair_late or stream_agg.delete_late_records, raise stream_agg.max_late_records_size, or set the stream's option late_records to false, and start the stream again.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_DEAD_LETTERS),

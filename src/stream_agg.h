@@ -55,6 +55,8 @@
 #define ERRCODE_SAGG_STATE_LIMIT		MAKE_SQLSTATE('S','A','0','0','7')
 #define ERRCODE_SAGG_DEAD_LETTERS		MAKE_SQLSTATE('S','A','0','0','8')
 #define ERRCODE_SAGG_POISON				MAKE_SQLSTATE('S','A','0','0','9')
+#define ERRCODE_SAGG_GROUP_MEMORY		MAKE_SQLSTATE('S','A','0','2','0')
+#define ERRCODE_SAGG_SCHEMAS			MAKE_SQLSTATE('S','A','0','2','1')
 #define ERRCODE_SAGG_CRASHES			MAKE_SQLSTATE('S','A','0','1','9')
 #define ERRCODE_SAGG_LATE_RECORDS		MAKE_SQLSTATE('S','A','0','1','5')
 
@@ -377,22 +379,31 @@ typedef struct SaggRefusals
 } SaggRefusals;
 
 /*
- * The rows of a batch that came too late, for streams that keep their records;
- * by ascending record.
+ * The windows that records of a batch came too late for, of streams that keep
+ * such records; by ascending record.  Those of a sliding window stand together:
+ * the others begin, and end, by "step" later each.
  */
 typedef struct SaggLateRow
 {
 	int64		record;			/* its number within the batch */
-	int64		time;			/* event time */
-	int64		start;			/* of the window */
+	int64		time;			/* event time; counts in the first row of a record */
+	int64		start;			/* of the first window */
 	int64		end;
+	int64		step;			/* 0 = there is but one */
+	int64		n;				/* windows */
 } SaggLateRow;
+
+/* what a window takes in stream_agg.late_records, before it is compressed */
+#define SAGG_LATE_WINDOW_BYTES	32
 
 typedef struct SaggLateRows
 {
 	MemoryContext memory;		/* of "rows" */
 	int64		n;
 	int64		records;		/* how many they are of */
+	int64		first;			/* row of the record that came last */
+	int64		in_order;		/* rows of it, from there, without duplicates */
+	int64		windows;		/* of the records before it */
 	int64		size;			/* allocated */
 	SaggLateRow *rows;
 } SaggLateRows;
@@ -415,7 +426,7 @@ typedef struct SaggAside
 	bool		no_value;
 	bool		no_headers;
 	const char *error;			/* of a dead letter */
-	int			nrows;			/* of a late record */
+	int64		nrows;			/* of a late record */
 	const SaggLateRow *rows;
 } SaggAside;
 
@@ -432,6 +443,10 @@ sagg_add_saturated(int64 a, int64 b)
 
 	return pg_add_s64_overflow(a, b, &sum) ? PG_INT64_MAX : sum;
 }
+
+/* merge_sort.c */
+extern void sagg_sort(void *elements, size_t n, size_t size,
+					  qsort_arg_comparator compare, void *arg);
 
 /* topics.c */
 extern int32 sagg_topic_number(const char *name);

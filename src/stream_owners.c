@@ -66,18 +66,20 @@ sagg_stream_owners(Oid view, Oid sink, List *sources)
 
 /*
  * Whether these relations have the owners that sagg_stream_owners has found.
- * One that is gone does not count: the worker will say so.
+ * One that is gone does not count: the worker will say so.  NULL, which only a
+ * row that somebody has written by hand has, is nobody.
  */
 bool
 sagg_stream_has_owners(ArrayType *owners, Oid view, Oid sink, List *sources)
 {
 	List	   *relations = relations_of(view, sink, sources);
 	Datum	   *elements;
+	bool	   *nulls;
 	int			n;
 	bool		same;
 
 	deconstruct_array(owners, OIDOID, sizeof(Oid), true, TYPALIGN_INT,
-					  &elements, NULL, &n);
+					  &elements, &nulls, &n);
 	same = n == list_length(relations);
 	for (int i = 0; i < n && same; i++)
 	{
@@ -88,26 +90,28 @@ sagg_stream_has_owners(ArrayType *owners, Oid view, Oid sink, List *sources)
 	/* workers ask in every micro-batch */
 	list_free(relations);
 	pfree(elements);
+	pfree(nulls);
 	return same;
 }
 
 /*
  * The OIDs in columns source and other_sources of stream_agg.streams, the latter
- * a regclass[], or NULL.
+ * a regclass[], or NULL.  Elements that are NULL are relations that do not exist.
  */
 List *
 sagg_source_list(Oid source, ArrayType *others)
 {
 	List	   *sources = list_make1_oid(source);
 	Datum	   *elements;
+	bool	   *nulls;
 	int			n;
 
 	if (others == NULL)
 		return sources;
 	deconstruct_array(others, REGCLASSOID, sizeof(Oid), true, TYPALIGN_INT,
-					  &elements, NULL, &n);
+					  &elements, &nulls, &n);
 	for (int i = 0; i < n; i++)
-		sources = lappend_oid(sources, DatumGetObjectId(elements[i]));
+		sources = lappend_oid(sources, nulls[i] ? InvalidOid : DatumGetObjectId(elements[i]));
 	return sources;
 }
 

@@ -275,12 +275,18 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	},
 	[SAGG_LOG_LATE_REPAIRED] = {
 		SPI_OK_UPDATE,
-		"UPDATE stream_agg.late_records l"
-		"   SET windows = ARRAY(SELECT w FROM unnest(l.windows) AS w"
-		"                        WHERE w <> ALL (r.windows) ORDER BY w)"
-		"  FROM (SELECT ARRAY(SELECT tstzrange(s, e)"
-		"                       FROM unnest($2, $3) AS u (s, e)) AS windows) AS r"
-		" WHERE l.stream = $1 AND l.windows && r.windows",
+		"UPDATE stream_agg.late_records l SET windows = k.windows"
+		"  FROM (SELECT r.topic, r.partition, r.\"offset\","
+		"               coalesce(array_agg(m.win ORDER BY m.win)"
+		"                        FILTER (WHERE d.win IS NULL), '{}') AS windows"
+		"          FROM stream_agg.late_records r"
+		"         CROSS JOIN unnest(r.windows) AS m (win)"
+		"          LEFT JOIN (SELECT tstzrange(s, e) AS win"
+		"                       FROM unnest($2, $3) AS u (s, e)) AS d ON d.win = m.win"
+		"         WHERE r.stream = $1 GROUP BY 1, 2, 3"
+		"        HAVING count(d.win) > 0) AS k"
+		" WHERE l.stream = $1 AND l.topic = k.topic AND l.partition = k.partition"
+		"   AND l.\"offset\" = k.\"offset\"",
 		3, {TEXTOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID}
 	},
 	[SAGG_LOG_LATE_FORGET] = {

@@ -10,13 +10,15 @@
  * more of them than stream_agg.max_dead_letters and max_late_records, and none
  * whose bytes exceed max_dead_letters_size and max_late_records_size; the batch
  * that would add more fails, so none is dropped silently (I5).  A table is
- * counted only when there are some to add.
+ * counted only when there are some to add.  Windows count by what they take in
+ * the table; those of the batch at hand, which are not compressed yet, in full.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "portability/instr_time.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -79,8 +81,8 @@ typedef struct Chunk
 {
 	bool		late;
 	int			n;
-	int64		bytes;			/* of the records' keys, values, headers and
-								 * errors */
+	int64		bytes;			/* of the records' keys, values, headers, errors
+								 * and windows */
 	Datum		values[ASIDE_COLUMNS][CHUNK_RECORDS];
 	bool		nulls[ASIDE_COLUMNS][CHUNK_RECORDS];
 	int			nwindows;
@@ -104,26 +106,46 @@ set_value(Chunk *chunk, int column, Datum value, bool isnull)
 }
 
 /*
+ * Room for so many windows more.
+ */
+static void
+reserve_windows(Chunk *chunk, int64 windows)
+{
+	Size		size;
+
+	if (chunk->nwindows + windows <= chunk->max_windows)
+		return;
+	size = sizeof(Datum) * (chunk->nwindows + windows + CHUNK_WINDOWS);
+	chunk->starts = chunk->starts ? repalloc(chunk->starts, size) : palloc(size);
+	chunk->ends = chunk->ends ? repalloc(chunk->ends, size) : palloc(size);
+	chunk->records = chunk->records ? repalloc(chunk->records, size) : palloc(size);
+	chunk->max_windows = size / sizeof(Datum);
+}
+
+/*
  * The windows of the late record that was added last.
  */
 static void
 add_windows(Chunk *chunk, const SaggAside *aside)
 {
-	if (chunk->nwindows + aside->nrows > chunk->max_windows)
-	{
-		Size		size = sizeof(Datum) * (chunk->nwindows + aside->nrows + CHUNK_WINDOWS);
+	int64		windows = 0;
 
-		chunk->max_windows = chunk->nwindows + aside->nrows + CHUNK_WINDOWS;
-		chunk->starts = chunk->starts ? repalloc_huge(chunk->starts, size) : palloc(size);
-		chunk->ends = chunk->ends ? repalloc_huge(chunk->ends, size) : palloc(size);
-		chunk->records = chunk->records ? repalloc_huge(chunk->records, size) : palloc(size);
-	}
-	for (int i = 0; i < aside->nrows; i++)
+	for (int64 i = 0; i < aside->nrows; i++)
+		windows += aside->rows[i].n;
+	reserve_windows(chunk, windows);
+	for (int64 i = 0; i < aside->nrows; i++)
 	{
-		chunk->starts[chunk->nwindows] = TimestampTzGetDatum(aside->rows[i].start);
-		chunk->ends[chunk->nwindows] = TimestampTzGetDatum(aside->rows[i].end);
-		chunk->records[chunk->nwindows++] = Int64GetDatum(chunk->n);
+		const SaggLateRow *row = &aside->rows[i];
+
+		CHECK_FOR_INTERRUPTS();
+		for (int64 k = 0; k < row->n; k++)
+		{
+			chunk->starts[chunk->nwindows] = TimestampTzGetDatum(row->start + k * row->step);
+			chunk->ends[chunk->nwindows] = TimestampTzGetDatum(row->end + k * row->step);
+			chunk->records[chunk->nwindows++] = Int64GetDatum(chunk->n);
+		}
 	}
+	chunk->bytes += ARR_OVERHEAD_NONULLS(1) + windows * SAGG_LATE_WINDOW_BYTES;
 }
 
 /*

@@ -45,6 +45,7 @@ extern void sagg_check_direct_arguments(const Aggref *aggref);
 
 /* query_source.c */
 extern int	sagg_count_sources(Node *node);
+extern void sagg_leave_children_out(Query *query);
 extern List *sagg_find_sources(Query *query, bool always, bool in_order,
 							   Var **record, bool *reordered);
 
@@ -159,6 +160,7 @@ extern void sagg_check_reader(const SaggStream *stream);
 /* stream_drop.c */
 extern void sagg_drop_relation(Oid relid, ObjectType type);
 extern bool sagg_delete_orphan(const char *stream);
+extern void sagg_delete_leftovers(const char *stream);
 
 /* live_view.c */
 extern void sagg_drop_live_view(const SaggStream *stream);

@@ -433,6 +433,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 
 	a.result = result;
 	a.query = query = rewrite(query);
+	sagg_leave_children_out(query);
 	result->kind = sagg_query_kind(query);
 	sagg_check_query_shape(query, result->kind);
 	sagg_flatten_aliases(query);
@@ -460,9 +461,26 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 }
 
 /*
+ * The catalog's sources are those of the query, unless somebody has written to it.
+ */
+static void
+check_sources_known(const SaggStream *stream, const SaggQuery *query)
+{
+	if (list_difference_oid(stream->sources, query->sources) == NIL &&
+		list_difference_oid(query->sources, stream->sources) == NIL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
+			 errmsg("the sources of stream \"%s\" are not those of its query",
+					sagg_stream_title(stream->name)),
+			 errhint("Drop the stream and create it anew.")));
+}
+
+/*
  * Analyse the query of a stream from its view, as the stream's owner: constants
  * are folded, which calls functions that may be the owner's own (I8).  Raises
- * ERRCODE_SAGG_DEFINITION_CHANGED when the view is gone.
+ * ERRCODE_SAGG_DEFINITION_CHANGED when the view is gone, or its sources are others
+ * than those of "stream", if it has some.
  */
 SaggQuery *
 sagg_query_of_view(const SaggStream *stream)
@@ -487,5 +505,7 @@ sagg_query_of_view(const SaggStream *stream)
 		result->store_fingerprint = hash_combine64(result->fingerprint,
 												   (uint64) stream->watermark_delay);
 	sagg_restore_user(&owner);
+	if (stream->sources != NIL)
+		check_sources_known(stream, result);
 	return result;
 }

@@ -54,7 +54,7 @@ append_key(SaggStateForm *form, const SaggKey *key)
 static void
 make_form(SaggStateForm *form, const SaggQuery *query)
 {
-	sagg_form_init(form);
+	sagg_form_begin(form);
 	if (query->kind != SAGG_AGGREGATION)
 		appendStringInfoString(&form->names, query->kind == SAGG_DEDUPLICATION ?
 							   "seen keys\n" : "no state\n");
@@ -63,6 +63,7 @@ make_form(SaggStateForm *form, const SaggQuery *query)
 		append_key(form, &query->keys[i]);
 	for (int i = 0; i < query->naggs; i++)
 		sagg_aggregate_form(form, &query->aggs[i]);
+	sagg_form_end(form);
 }
 
 static uint64

@@ -70,6 +70,35 @@ sagg_count_sources(Node *node)
 	return count;
 }
 
+static bool
+leave_children_out(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, RangeTblEntry))
+	{
+		RangeTblEntry *rte = (RangeTblEntry *) node;
+
+		if (rte->rtekind == RTE_RELATION && sagg_is_source(rte->relid))
+			rte->inh = false;
+		return false;
+	}
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, leave_children_out, context,
+								 QTW_EXAMINE_RTES_BEFORE);
+	return expression_tree_walker(node, leave_children_out, context);
+}
+
+/*
+ * Have sources read alone, at every level of a query: rows of tables that inherit
+ * from one are no records.
+ */
+void
+sagg_leave_children_out(Query *query)
+{
+	(void) leave_children_out((Node *) query, NULL);
+}
+
 static void
 refuse_level(const char *clause)
 {

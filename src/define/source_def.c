@@ -176,6 +176,35 @@ already_there(RangeVar *name)
 }
 
 /*
+ * The source that is there already, if that is wanted: it must be what the user
+ * would have made.  Who owns another one can have it give what records he likes;
+ * membership in the owner tells nothing, for others can have granted that to the
+ * user.
+ */
+static void
+check_existing(Oid relid, const char *name)
+{
+	Oid			owner = sagg_relation_owner(relid);
+
+	if (!sagg_is_source(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("relation \"%s\" already exists", name),
+				 errdetail("It is not a source."),
+				 errhint("Choose another name for the source.")));
+	if (owner != GetUserId())
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("source \"%s\" already exists", name),
+				 OidIsValid(owner) ?
+				 errdetail("It belongs to role \"%s\".", GetUserNameFromId(owner, false)) : 0,
+				 errhint("Choose another name for the source, or leave the call out if that source is meant.")));
+	ereport(NOTICE,
+			(errcode(ERRCODE_DUPLICATE_TABLE),
+			 errmsg("source \"%s\" already exists, skipping", name)));
+}
+
+/*
  * create_source(source, topic, columns, brokers, server, format, options,
  * if_not_exists, topics, topic_pattern): see the README.  Returns the foreign table.
  */
@@ -197,9 +226,7 @@ stream_agg_create_source(PG_FUNCTION_ARGS)
 	PreventCommandIfParallelMode("stream_agg.create_source()");
 	if (if_not_exists && OidIsValid(relid))
 	{
-		ereport(NOTICE,
-				(errcode(ERRCODE_DUPLICATE_TABLE),
-				 errmsg("relation \"%s\" already exists, skipping", name->relname)));
+		check_existing(relid, name->relname);
 		PG_RETURN_OID(relid);
 	}
 

@@ -192,8 +192,7 @@ sagg_stream_by_key(const char *key)
 }
 
 /*
- * A stream that reads a source, or writes to a sink, in the current context;
- * NULL if there is none.
+ * A stream that reads a source, in the current context; NULL if there is none.
  */
 SaggStream *
 sagg_stream_of_source(Oid source)
@@ -202,10 +201,16 @@ sagg_stream_of_source(Oid source)
 						ObjectIdGetDatum(source));
 }
 
+/*
+ * The stream that writes to a sink, in the current context; NULL if there is
+ * none.  Where there is another besides that of the table's owner, the owner's.
+ */
 SaggStream *
 sagg_stream_of_sink(Oid sink)
 {
-	return fetch_stream(STREAM_QUERY "s.sink = $1", OIDOID,
+	return fetch_stream(STREAM_QUERY "s.sink = $1 ORDER BY pg_catalog.pg_has_role(c.relowner,"
+						" (SELECT r.relowner FROM pg_catalog.pg_class r WHERE r.oid = s.sink),"
+						" 'MEMBER') DESC, s.stream", OIDOID,
 						ObjectIdGetDatum(sink));
 }
 

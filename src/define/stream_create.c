@@ -17,6 +17,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "commands/comment.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -111,6 +112,32 @@ refuse_stranger(Oid sink, const char *name)
 }
 
 /*
+ * A table is the sink of one stream.  But who may only insert into a table of
+ * another role does not keep its owner from having that one stream.
+ */
+static void
+check_sink_is_free(Oid sink, const char *name)
+{
+	SaggStream *other;
+
+	/* one at a time, or two new streams would not see each other */
+	LockRelationOid(sink, ShareUpdateExclusiveLock);
+	other = sagg_stream_of_sink(sink);
+	if (other == NULL)
+		return;
+	if (!SAGG_OWNS_RELATION(sink, GetUserId()) || SAGG_OWNS_RELATION(sink, other->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("table \"%s\" is the sink of stream \"%s\"", name, sagg_stream_title(other->name)),
+				 errhint("Name another sink.")));
+	ereport(NOTICE,
+			(errmsg("table \"%s\" is also the sink of stream \"%s\" of role \"%s\"",
+					name, sagg_stream_title(other->name),
+					GetUserNameFromId(other->owner, false)),
+			 errhint("To end that, revoke INSERT on the table from the role.")));
+}
+
+/*
  * Find or make the table that the results go to.
  */
 static void
@@ -118,7 +145,6 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 			SaggStream *stream)
 {
 	RangeVar   *name = args->sink;
-	SaggStream *other;
 
 	if (name == NULL)
 		name = makeRangeVar(schema, args->name->relname, -1);
@@ -136,15 +162,7 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 	sagg_check_delivery(stream, query);
 	sagg_check_sink_not_read(query, stream->sink);
 	sagg_sink_check(stream->sink, query, stream->mode, stream->options.at_least_once);
-
-	/* one at a time, or two new streams would not see each other */
-	LockRelationOid(stream->sink, ShareUpdateExclusiveLock);
-	other = sagg_stream_of_sink(stream->sink);
-	if (other)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("table \"%s\" is the sink of stream \"%s\"", name->relname, sagg_stream_title(other->name)),
-				 errhint("Name another sink.")));
+	check_sink_is_free(stream->sink, name->relname);
 }
 
 /*
@@ -265,6 +283,29 @@ adopt_stream(const SaggStream *stream)
 }
 
 /*
+ * Take a name that streams of all schemas share.  A transaction that has taken it
+ * and has not ended is not waited for: it can be another role's, and last.
+ */
+static void
+take_name(const SaggStream *stream)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId,
+					   string_hash(stream->name, strlen(stream->name) + 1), 4);
+	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("a transaction that has not ended creates a stream \"%s\"",
+						sagg_stream_title(stream->name)),
+				 errhint("Try again when it has ended, or name the stream with its schema.")));
+	if (sagg_stream_by_key(stream->name) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("stream \"%s\" already exists", sagg_stream_title(stream->name))));
+}
+
+/*
  * The stream's rows in the catalog, written as the owner of the extension.
  */
 static void
@@ -273,6 +314,7 @@ record_stream(const SaggStream *stream, bool start)
 	char	   *search_path = current_search_path();
 	SaggOwnerContext owner;
 
+	take_name(stream);
 	SPI_connect();
 	sagg_become_extension_owner(&owner);
 	insert_stream(stream, search_path, start);
@@ -424,7 +466,7 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 		PG_RETURN_OID(sink);
 
 	schema = get_namespace_name(namespace);
-	(void) sagg_delete_orphan(sagg_stream_key(args->name));
+	sagg_delete_leftovers(sagg_stream_key(args->name));
 	sagg_stream_check_can_run(GetUserId());
 	fill_stream(&stream, args);
 	stream.view = sagg_make_query_view(stream.name, schema,

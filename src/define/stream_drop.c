@@ -146,19 +146,18 @@ collect_oids(const char *query)
 }
 
 /*
- * Run a DELETE whose parameter is "views" on the rows that are there now,
- * whatever the isolation level: what the worker committed since the snapshot
- * of the transaction must not outlive the stream, or a new one of the same
- * name would go on from it.
+ * Run a DELETE with one parameter on the rows that are there now, whatever the
+ * isolation level: what the worker committed since the snapshot of the
+ * transaction must not outlive the stream, or a new one of the same name would
+ * go on from it.
  */
 static void
-delete_rows(const char *command, Datum views)
+delete_rows(const char *command, Oid type, Datum parameter)
 {
-	Oid			type = OIDARRAYOID;
 	SPIPlanPtr	plan = SPI_prepare(command, 1, &type);
 
 	if (plan == NULL ||
-		SPI_execute_snapshot(plan, &views, NULL, GetLatestSnapshot(),
+		SPI_execute_snapshot(plan, &parameter, NULL, GetLatestSnapshot(),
 							 InvalidSnapshot, false, true, 0) < 0)
 		elog(ERROR, "could not execute: %s", command);
 }
@@ -184,22 +183,32 @@ tell_dropped(void)
 }
 
 /*
- * Remove the rows of streams whose views are among "views", everywhere, and
- * tell of them if "tell".
+ * Remove rows from all tables with rows of streams but stream_agg.streams;
+ * "condition" has a parameter.
  */
 static void
-delete_streams(Datum views, bool tell)
+delete_logs(const char *condition, Oid type, Datum parameter)
 {
 	static const char *const logs[] = {
 		"sources", "offsets", "commits", "state", "dead_letters", "late_records"
 	};
 
 	for (int i = 0; i < lengthof(logs); i++)
-		delete_rows(psprintf("DELETE FROM stream_agg.%s WHERE stream IN"
-							 " (SELECT stream FROM stream_agg.streams WHERE query = ANY ($1))",
-							 logs[i]), views);
+		delete_rows(psprintf("DELETE FROM stream_agg.%s WHERE %s", logs[i], condition),
+					type, parameter);
+}
+
+/*
+ * Remove the rows of streams whose views are among "views", everywhere, and
+ * tell of them if "tell".
+ */
+static void
+delete_streams(Datum views, bool tell)
+{
+	delete_logs("stream IN (SELECT stream FROM stream_agg.streams WHERE query = ANY ($1))",
+				OIDARRAYOID, views);
 	delete_rows("DELETE FROM stream_agg.streams WHERE query = ANY ($1)"
-				" RETURNING query::oid, stream", views);
+				" RETURNING query::oid, stream", OIDARRAYOID, views);
 	if (tell)
 		tell_dropped();
 }
@@ -228,6 +237,27 @@ sagg_delete_orphan(const char *stream)
 	sagg_restore_user(&owner);
 	SPI_finish();
 	return views != (Datum) 0;
+}
+
+/*
+ * Remove what is left of a former stream with this key: the rows that
+ * sagg_delete_orphan removes, and those whose row in stream_agg.streams somebody
+ * has deleted.  Who makes the next stream of the name must neither see them nor
+ * go on from them.
+ */
+void
+sagg_delete_leftovers(const char *stream)
+{
+	SaggOwnerContext owner;
+
+	(void) sagg_delete_orphan(stream);
+	SPI_connect();
+	sagg_become_extension_owner(&owner);
+	delete_logs("stream = $1 AND NOT EXISTS"
+				" (SELECT FROM stream_agg.streams WHERE stream = $1)",
+				TEXTOID, CStringGetTextDatum(stream));
+	sagg_restore_user(&owner);
+	SPI_finish();
 }
 
 /*

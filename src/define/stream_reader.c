@@ -66,15 +66,16 @@ check_alike(const SaggStream *stream, const SaggStream *other)
 
 /*
  * One new stream of a reader at a time, or two would not see each other.  A reader
- * is its owner's, and so is the lock: nobody waits for the transactions of others.
+ * is its owner's, and so is the lock, which has the whole OID of the owner in the
+ * place of a catalog's: nobody waits for the transactions of others, whatever names
+ * they choose.
  */
 static void
 lock_reader(Oid owner, const char *reader)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId,
-					   hash_combine(murmurhash32(owner), string_hash(reader, NAMEDATALEN)), 2);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, owner, string_hash(reader, NAMEDATALEN), 2);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 

@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
@@ -46,6 +47,23 @@
 	"  FROM pg_catalog.pg_depend d" \
 	"  JOIN pg_catalog.pg_rewrite r ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND r.oid = d.objid" \
 	" WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 AND r.ev_class <> $1"
+
+/*
+ * The sink stays until the end of the transaction.
+ */
+static void
+lock_sink(const SaggStream *stream)
+{
+	Relation	sink = try_relation_open(stream->sink, AccessShareLock);
+
+	if (sink == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the sink of stream \"%s\" does not exist",
+						sagg_stream_title(stream->name)),
+				 errhint("Drop the stream and create it anew.")));
+	relation_close(sink, NoLock);
+}
 
 /*
  * The former view goes, so nothing may be made of it.
@@ -224,8 +242,8 @@ tell_about(const SaggStream *stream, const SaggQueryChange *change)
 /*
  * Let "text" be the query of "stream", whose lock is held, with the state of
  * the aggregates that stay.  "stream" gets the view of the new query.  Raises
- * feature_not_supported, with the reason, if that cannot be, and what
- * create_stream would raise for the query.
+ * feature_not_supported, with the reason, if that cannot be, undefined_table if
+ * the sink is gone, and what create_stream would raise for the query.
  */
 void
 sagg_change_query(SaggStream *stream, const char *text)
@@ -241,6 +259,7 @@ sagg_change_query(SaggStream *stream, const char *text)
 	Oid			types[2] = {OIDOID, OIDOID};
 	Datum		values[2];
 
+	lock_sink(stream);
 	check_no_dependents(stream);
 
 	/* names in the text are those of the caller's search_path */
@@ -248,7 +267,9 @@ sagg_change_query(SaggStream *stream, const char *text)
 	rename_view(stream->view, ChooseRelationName(name, NULL, "former", namespace, false));
 	next.view = sagg_make_query_view(stream->name, get_namespace_name(namespace), name, text);
 	sagg_become_stream_owner(&settings, stream);
+	next.sources = NIL;			/* sagg_compare_queries says it better */
 	new = sagg_query_of_view(&next);
+	next.sources = stream->sources;
 	sagg_check_query(&next, new);
 	change = sagg_compare_queries(stream, old, next.view, new);
 	change_sink(stream, old, new, change);

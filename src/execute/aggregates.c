@@ -238,7 +238,7 @@ form_aggregate(SaggStateForm *form, const AggInfo *info, const SaggAgg *agg,
 	const Aggref *aggref = agg->aggref;
 	SaggStateForm own;
 
-	sagg_form_init(&own);
+	sagg_form_begin(&own);
 	sagg_form_function(&own, "aggregate", aggref->aggfnoid);
 	appendStringInfo(&own.names, " returns %s", format_type_be_qualified(aggref->aggtype));
 	if (agg->keeps_inputs)
@@ -246,6 +246,7 @@ form_aggregate(SaggStateForm *form, const AggInfo *info, const SaggAgg *agg,
 	else
 		form_state(&own, info);
 	sagg_form_collation(&own, aggref->inputcollid);
+	sagg_form_end(&own);
 	sagg_form_digest(&own, identity);
 	appendStringInfo(&form->names, "%s\n", own.names.data);
 	appendStringInfo(&form->oids, "%s\n", own.oids.data);
@@ -274,8 +275,9 @@ check_unchanged(const AggInfo *info, const SaggAgg *agg)
 	SaggStateForm form;
 	SaggIdentity identity;
 
-	sagg_form_init(&form);
+	sagg_form_begin(&form);
 	form_aggregate(&form, info, agg, &identity);
+	sagg_form_end(&form);
 	if (memcmp(&identity, &agg->identity, sizeof(identity)) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),

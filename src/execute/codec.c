@@ -46,6 +46,7 @@ static const struct
 	{"extra_float_digits", "1"},
 	{"bytea_output", "hex"},
 	{"lc_monetary", "C"},
+	{"array_nulls", "on"},
 	{"xmloption", "content"},
 	{"search_path", "pg_catalog"}
 };

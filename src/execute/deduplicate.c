@@ -162,6 +162,7 @@ sagg_seen_keys_init(SaggExecution *ex)
 	seen->memory = AllocSetContextCreate(ex->memory, "stream_agg seen keys",
 										 ALLOCSET_DEFAULT_SIZES);
 	seen->table = seentab_create(ex->memory, 1024, ex);
+	sagg_group_memory_init(ex, seen->memory);
 	seen->window.kind = SAGG_WINDOW_TUMBLE;
 	seen->window.size = expiry_step(ex->stream->watermark_delay);
 	return seen;
@@ -269,6 +270,7 @@ sagg_seen_key(SaggExecution *ex, int64 time, const Datum *values, const bool *nu
 		key->hash = hash;
 		(void) seentab_insert_hash(ex->seen->table, key, SAGG_SEEDED_HASH(hash), &found);
 		Assert(!found);
+		sagg_group_memory_check(ex, 1);
 		found = stored;
 	}
 	ResetExprContext(ex->tmpcontext);

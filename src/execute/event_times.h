@@ -12,7 +12,8 @@
 
 /* late.c */
 extern void sagg_late_row(SaggExecution *ex, TupleTableSlot *slot, int64 time,
-						  int64 start, int64 end);
+						  int64 start, int64 end, int64 step, int64 n);
+extern void sagg_late_end(SaggExecution *ex);
 extern void sagg_late_forget(SaggExecution *ex);
 
 /* event_times.c */

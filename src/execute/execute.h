@@ -80,6 +80,10 @@ extern void sagg_execution_output(SaggExecution *execution, SaggOutput *output);
 extern void sagg_execution_output_end(SaggOutput *output);
 extern void sagg_execution_end(SaggExecution *execution);
 
+/* group_memory.c */
+extern Size sagg_group_memory_bound(void);
+extern Size sagg_execution_group_memory(const SaggExecution *execution);
+
 /* replaced.c */
 extern int64 sagg_execution_replaces(SaggExecution *execution);
 
@@ -112,10 +116,12 @@ typedef struct SaggStateForm
 {
 	StringInfoData names;
 	StringInfoData oids;
+	int			nestlevel;		/* of the settings while it is built */
 } SaggStateForm;
 
 /* state_form.c */
-extern void sagg_form_init(SaggStateForm *form);
+extern void sagg_form_begin(SaggStateForm *form);
+extern void sagg_form_end(SaggStateForm *form);
 extern void sagg_form_type(SaggStateForm *form, Oid type, int32 typmod);
 extern void sagg_form_function(SaggStateForm *form, const char *role, Oid function);
 extern void sagg_form_collation(SaggStateForm *form, Oid collation);

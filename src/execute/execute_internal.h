@@ -238,7 +238,7 @@ typedef struct SaggGroup
 /* How a key's values are compared and hashed; see keys.c. */
 typedef enum SaggKeyKind
 {
-	SAGG_KEY_GENERAL,			/* by the functions of its operator */
+	SAGG_KEY_GENERAL,			/* by its operator, and by key_hash.c */
 	SAGG_KEY_INT1,
 	SAGG_KEY_INT2,
 	SAGG_KEY_INT4,
@@ -252,7 +252,7 @@ typedef struct SaggKeyCall
 	SaggKeyKind kind;
 	FmgrInfo	eq;
 	FmgrInfo	hash;
-	FmgrInfo	seeded_hash;	/* fn_oid InvalidOid = there is none */
+	struct SaggKeyHash *general;	/* of SAGG_KEY_GENERAL, else NULL */
 	SaggCodec	codec;
 } SaggKeyCall;
 
@@ -274,6 +274,15 @@ typedef enum SaggClass
 extern int64 sagg_other_window_end(const SaggWindow *window, int64 start);
 extern int64 sagg_pane_window(const SaggWindow *window, int64 time);
 
+/* The private memory of a batch's groups; see group_memory.c. */
+typedef struct SaggGroupMemory
+{
+	MemoryContext context;
+	Size		bound;
+	int64		rows;			/* so far, or a little fewer */
+	int64		next_sum;		/* of rows */
+} SaggGroupMemory;
+
 struct SaggExecution
 {
 	SaggStore  *store;
@@ -292,6 +301,7 @@ struct SaggExecution
 	ExprContext *inputcontext;	/* and tmpcontext while kept inputs are given
 								 * to their aggregate */
 	SaggAggCall *aggs;
+	SaggGroupMemory group_memory;
 	SaggKeyCall *keys;
 	Datum	   *row_keys;		/* of the row at hand */
 	bool	   *row_keynulls;
@@ -382,6 +392,26 @@ sagg_classify(SaggExecution *ex, TupleTableSlot *slot, SaggClass class)
 		ex->rows[class]++;
 	else
 		sagg_classify_record(ex, slot, class);
+}
+
+/* group_memory.c */
+extern void sagg_group_memory_init(SaggExecution *ex, MemoryContext context);
+extern void sagg_group_memory_load(SaggExecution *ex, Size len);
+extern void sagg_group_memory_sum(SaggExecution *ex);
+
+/*
+ * So many rows more have gone to their groups: raise ERRCODE_SAGG_GROUP_MEMORY if
+ * these take too much memory.
+ */
+static inline void
+sagg_group_memory_check(SaggExecution *ex, int nrows)
+{
+	SaggGroupMemory *memory = &ex->group_memory;
+
+	memory->rows += nrows;
+	if (unlikely(memory->rows >= memory->next_sum) ||
+		unlikely(MemoryContextMemAllocated(memory->context, false) > memory->bound))
+		sagg_group_memory_sum(ex);
 }
 
 /* aggregate_calls.c */
@@ -490,6 +520,13 @@ extern uint32 sagg_start_salt(const SaggStore *store, int64 start);
 extern bool sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
 							const Datum *b, const bool *bnulls);
 extern int	sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b);
+
+/* key_hash.c */
+typedef struct SaggKeyHash SaggKeyHash;
+
+extern SaggKeyHash *sagg_key_hash_init(Oid type, Oid eqop, Oid collation);
+extern void sagg_key_hash_add(SaggExecution *ex, const SaggKeyHash *hash,
+							  SaggSip *sip, Datum value);
 
 /* groups.c */
 extern void sagg_groups_init(SaggExecution *ex);

@@ -60,6 +60,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	ex->aggs = sagg_aggregates_init(query);
 	sagg_kept_replay_init(ex);
 	initStringInfo(&ex->entry);
+	sagg_group_memory_init(ex, ex->aggcontext->ecxt_per_tuple_memory);
 	sagg_groups_init(ex);
 	if (SAGG_HAS_SESSIONS(ex))
 		sagg_sessions_init(ex);
@@ -100,6 +101,7 @@ take_row(BatchReceiver *receiver, TupleTableSlot *slot, int64 start)
 	group->changed = true;
 	sagg_states_advance(ex, group->states, slot->tts_values, slot->tts_isnull);
 	ResetExprContext(ex->tmpcontext);
+	sagg_group_memory_check(ex, 1);
 	return true;
 }
 
@@ -236,6 +238,8 @@ sagg_execution_run(SaggExecution *ex)
 		ex->run_again = false;
 		run_inner(ex);
 	} while (ex->run_again);
+	if (ex->late)
+		sagg_late_end(ex);
 	MemoryContextSwitchTo(old);
 }
 

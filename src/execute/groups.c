@@ -145,6 +145,7 @@ make_group(SaggExecution *ex, SaggGroup *probe)
 	{
 		SaggVersion *version = SAGG_VERSION(ex->store, stored);
 
+		sagg_group_memory_load(ex, version->len);
 		sagg_entry_read(ex, group, version->entry, version->len, true);
 	}
 	else
@@ -320,6 +321,7 @@ sagg_groups_changed(SaggExecution *ex, int64 *n)
 			groups[(*n)++] = group;
 	}
 	CHECK_FOR_INTERRUPTS();
+	/* by their hashes, which have a secret, they stand in no order of a producer's */
 	qsort_arg(groups, *n, sizeof(SaggGroup *), compare_places, ex);
 	return groups;
 }

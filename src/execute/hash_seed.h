@@ -67,6 +67,16 @@ sagg_sip_add(SaggSip *sip, uint64 word)
 }
 
 /*
+ * A NULL, which is no word: it meets none.
+ */
+static inline void
+sagg_sip_add_null(SaggSip *sip)
+{
+	sip->v2 ^= 0xee;
+	sagg_sip_round(sip);
+}
+
+/*
  * Bytes, and how many they are.
  */
 static inline void

@@ -9,8 +9,7 @@
  * too many digits, a sum beyond 128 bits - is declined and the sum left as it
  * was; inline_aggregate.c then goes on by the server's functions.
  *
- * A numeric is read from its stored form, which is the same in all versions
- * that pg_upgrade connects.
+ * A numeric is read from its stored form (numeric_form.h).
  *
  *-------------------------------------------------------------------------
  */
@@ -21,19 +20,10 @@
 #include "utils/numeric.h"
 
 #include "execute_internal.h"
+#include "numeric_form.h"
 #include "powers_of_ten.h"
 
-/* the stored form of a numeric, see numeric.c */
-#define SIGN_MASK			0xC000
-#define SIGN_NEGATIVE		0x4000
-#define SIGN_SHORT			0x8000
-#define SIGN_SPECIAL		0xC000
-#define DSCALE_MASK			0x3FFF
-#define SHORT_NEGATIVE		0x2000
-#define SHORT_DSCALE_MASK	0x1F80
-#define SHORT_DSCALE_SHIFT	7
-#define SHORT_WEIGHT_SIGN	0x0040
-#define SHORT_WEIGHT_MASK	0x003F
+/* of a numeric */
 #define DIGIT_BASE			10000	/* a stored digit */
 #define DIGIT_POWER			4		/* decimal digits in it */
 
@@ -65,8 +55,7 @@ static inline bool
 read_numeric(const char *data, Size len, int128 *value, int *scale)
 {
 	uint16		header;
-	int			weight;
-	bool		negative;
+	NumericHead head;
 	const char *end = data + len;
 	int			ndigits;
 	int			power;
@@ -74,27 +63,10 @@ read_numeric(const char *data, Size len, int128 *value, int *scale)
 	int128		result;
 
 	memcpy(&header, data, sizeof(header));
-	data += sizeof(header);
 	if ((header & SIGN_MASK) == SIGN_SPECIAL)
 		return false;
-	if (header & SIGN_SHORT)
-	{
-		*scale = (header & SHORT_DSCALE_MASK) >> SHORT_DSCALE_SHIFT;
-		weight = header & SHORT_WEIGHT_MASK;
-		if (header & SHORT_WEIGHT_SIGN)
-			weight |= ~SHORT_WEIGHT_MASK;
-		negative = (header & SHORT_NEGATIVE) != 0;
-	}
-	else
-	{
-		int16		stored;
-
-		memcpy(&stored, data, sizeof(stored));
-		data += sizeof(stored);
-		*scale = header & DSCALE_MASK;
-		weight = stored;
-		negative = (header & SIGN_MASK) == SIGN_NEGATIVE;
-	}
+	data = read_numeric_head(data, header, &head);
+	*scale = head.scale;
 	ndigits = (int) (end - data) / (int) sizeof(int16);
 	*value = 0;
 	if (*scale > SAGG_SUM_DIGITS)
@@ -103,7 +75,7 @@ read_numeric(const char *data, Size len, int128 *value, int *scale)
 		return true;
 
 	/* of ten of the last stored digit, in units of the display scale */
-	power = (weight - ndigits + 1) * DIGIT_POWER + *scale;
+	power = (head.weight - ndigits + 1) * DIGIT_POWER + *scale;
 	if (ndigits * DIGIT_POWER + Max(power, 0) > SAGG_SUM_DIGITS || power <= -DIGIT_POWER)
 		return false;
 	if (ndigits <= DIGIT_POWER)
@@ -143,7 +115,7 @@ read_numeric(const char *data, Size len, int128 *value, int *scale)
 	}
 	for (; power > 0; power -= Min(power, SAGG_INT64_POWER))
 		result *= sagg_powers_of_ten[Min(power, SAGG_INT64_POWER)];
-	*value = negative ? -result : result;
+	*value = head.negative ? -result : result;
 	return true;
 }
 

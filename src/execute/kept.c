@@ -93,8 +93,8 @@ is_column_image_equal(const SaggCodec *codec, Oid sortop, Oid type, Oid collatio
 }
 
 /*
- * What the inputs are sorted by; an ordered-set aggregate sorts them itself.
- * Returns whether tuples that are equal have equal bytes.
+ * What the inputs are sorted by, those of an ordered-set aggregate too.  Returns
+ * whether tuples that are equal have equal bytes.
  */
 static bool
 init_sort(SaggKeptCall *kept, const Aggref *aggref)
@@ -103,8 +103,6 @@ init_sort(SaggKeptCall *kept, const Aggref *aggref)
 	bool		image_equal = true;
 	ListCell   *lc;
 
-	if (AGGKIND_IS_ORDERED_SET(aggref->aggkind))
-		return true;
 	kept->sort = palloc0(sizeof(SaggKeptSort) * Max(list_length(clauses), 1));
 	foreach(lc, clauses)
 	{
@@ -303,21 +301,22 @@ is_in_set(const SaggKeptCall *call, SaggKept *kept, const char *tuple, Size len)
 }
 
 /*
- * Raise ERRCODE_SAGG_STATE_LIMIT if "len" bytes more are too many.
+ * Raise ERRCODE_PROGRAM_LIMIT_EXCEEDED if "len" bytes more are too many: an error
+ * of data, so that on_error decides about the record which brings them.
  */
 static void
 check_limit(const SaggAggCall *call, const SaggKept *kept, Size len)
 {
 	if (kept->len + len > MAX_KEPT)
 		ereport(ERROR,
-				(errcode(ERRCODE_SAGG_STATE_LIMIT),
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("the inputs of aggregate %s in one group exceed %d MB",
 						get_func_name(call->agg->aggref->aggfnoid), MAX_KEPT_MB),
 				 errhint("Use smaller windows or more keys, or an aggregate that keeps a summary, such as those of the extensions tdigest and hll.")));
 }
 
 /*
- * Append "n" tuples.  Raises ERRCODE_SAGG_STATE_LIMIT.
+ * Append "n" tuples.  Raises ERRCODE_PROGRAM_LIMIT_EXCEEDED.
  */
 static void
 append_tuples(const SaggAggCall *call, SaggKept *kept, const char *data, Size len,
@@ -341,7 +340,7 @@ append_tuples(const SaggAggCall *call, SaggKept *kept, const char *data, Size le
 
 /*
  * Put "n" tuples before the others, in inputs that have no table: what is there
- * is moved only when it has doubled.  Raises ERRCODE_SAGG_STATE_LIMIT.
+ * is moved only when it has doubled.  Raises ERRCODE_PROGRAM_LIMIT_EXCEEDED.
  */
 static void
 prepend_tuples(const SaggAggCall *call, SaggKept *kept, const char *data, Size len,
@@ -432,7 +431,7 @@ sagg_kept_add(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 /*
  * Add the inputs of another state, which stays as it is: behind those of
  * "state", or what its set lacks of them.  Allocates in the execution's
- * aggregate context.  Raises ERRCODE_SAGG_STATE_LIMIT.
+ * aggregate context.  Raises ERRCODE_PROGRAM_LIMIT_EXCEEDED.
  */
 void
 sagg_kept_combine(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,

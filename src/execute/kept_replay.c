@@ -5,8 +5,9 @@
  *
  * The transition function gets them as PostgreSQL would give them: sorted by
  * ORDER BY, without those that DISTINCT leaves out, else in the order of their
- * arrival, which is also that of inputs which sort alike.  The transition state
- * lives in a context of its own until the result is there; so it need not be
+ * arrival, which is also that of inputs which sort alike.  An ordered-set aggregate
+ * sorts them itself, by the server's quicksort; it gets them sorted, for producers
+ * choose their order.  The transition state lives in a context of its own until the result is there; so it need not be
  * storable, and the final function may do with it what it likes.
  *
  *-------------------------------------------------------------------------
@@ -138,15 +139,8 @@ compare_columns(const Inputs *inputs, uint32 a, uint32 b)
 static int
 compare_inputs(const void *a, const void *b, void *arg)
 {
-	uint32		x = *(const uint32 *) a;
-	uint32		y = *(const uint32 *) b;
-	int			order;
-
 	CHECK_FOR_INTERRUPTS();
-	order = compare_columns(arg, x, y);
-	if (order != 0)
-		return order;
-	return x < y ? -1 : (x > y ? 1 : 0);
+	return compare_columns(arg, *(const uint32 *) a, *(const uint32 *) b);
 }
 
 /*
@@ -180,7 +174,7 @@ give_sorted(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 	int64		last = -1;
 
 	read_inputs(&inputs, call, kept);
-	qsort_arg(inputs.order, kept->count, sizeof(uint32), compare_inputs, &inputs);
+	sagg_sort(inputs.order, kept->count, sizeof(uint32), compare_inputs, &inputs);
 	for (int64 i = 0; i < kept->count; i++)
 	{
 		Size		place = (Size) inputs.order[i] * call->kept->ncolumns;

@@ -10,23 +10,16 @@
  * There are two hashes.  One decides the partition of a stored group, so a
  * change of it is a change of the format of stored state; anybody can compute it.
  * The other finds groups in tables, in the batch and in the store.  It has the
- * store's secret seed, for keys are what producers choose.
+ * store's secret seed, for keys are what producers choose (key_hash.c).
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/hash.h"
 #include "common/hashfn.h"
-#include "access/htup_details.h"
-#include "access/stratnum.h"
-#include "catalog/pg_am.h"
-#include "catalog/pg_amop.h"
 #include "utils/builtins.h"
-#include "utils/catcache.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
-#include "utils/syscache.h"
 
 #include "execute_internal.h"
 
@@ -71,29 +64,6 @@ sagg_hash_seed_make(SaggHashSeed *seed)
 }
 
 /*
- * The hash function with a seed for a key of another kind, if its operator class
- * has one.
- */
-static void
-init_seeded_hash(SaggKeyCall *call, Oid eqop)
-{
-	CatCList   *members = SearchSysCacheList1(AMOPOPID, ObjectIdGetDatum(eqop));
-	Oid			function = InvalidOid;
-
-	for (int i = 0; i < members->n_members && !OidIsValid(function); i++)
-	{
-		Form_pg_amop member = (Form_pg_amop) GETSTRUCT(&members->members[i]->tuple);
-
-		if (member->amopmethod == HASH_AM_OID && member->amopstrategy == HTEqualStrategyNumber)
-			function = get_opfamily_proc(member->amopfamily, member->amoplefttype,
-										 member->amoplefttype, HASHEXTENDED_PROC);
-	}
-	ReleaseSysCacheList(members);
-	if (OidIsValid(function))
-		fmgr_info(function, &call->seeded_hash);
-}
-
-/*
  * Set up the keys of a query, in the current context.
  */
 SaggKeyCall *
@@ -113,7 +83,7 @@ sagg_keys_init(const SaggQuery *query)
 		fmgr_info(get_opcode(key->eqop), &keys[i].eq);
 		keys[i].kind = key_kind(keys[i].eq.fn_oid, key->collation);
 		if (keys[i].kind == SAGG_KEY_GENERAL)
-			init_seeded_hash(&keys[i], key->eqop);
+			keys[i].general = sagg_key_hash_init(key->type, key->eqop, key->collation);
 		sagg_codec_init(&keys[i].codec, key->type, key->typmod);
 	}
 	return keys;
@@ -258,14 +228,8 @@ add_value(SaggExecution *ex, SaggSip *sip, int i, Datum value)
 			sagg_sip_add(sip, DatumGetObjectId(value));
 			break;
 		case SAGG_KEY_GENERAL:
-			if (OidIsValid(key->seeded_hash.fn_oid))
-			{
-				sagg_sip_add(sip, DatumGetUInt64(FunctionCall2Coll(unconstify(FmgrInfo *, &key->seeded_hash),
-																   ex->query->keys[i].collation, value,
-																   UInt64GetDatum(ex->store->header->seed.k0))));
-				break;
-			}
-			/* fall through */
+			sagg_key_hash_add(ex, key->general, sip, value);
+			break;
 		default:
 			sagg_sip_add(sip, value_hash(ex, i, value));
 	}
@@ -288,7 +252,7 @@ sagg_keys_hash(SaggExecution *ex, int64 start, const Datum *keys,
 	for (int i = 0; i < ex->query->nkeys; i++)
 	{
 		if (nulls[i])
-			sagg_sip_add(&sip, UINT64CONST(0xc4ceb9fe1a85ec53));
+			sagg_sip_add_null(&sip);
 		else
 			add_value(ex, &sip, i, keys[i]);
 	}

@@ -5,16 +5,24 @@
  *
  * Only for streams that keep late records.  Rows come in the order of their
  * records, so those that a join or a sliding window makes of one stand together.
- * The number of records is bounded by stream_agg.max_late_records (I7): a batch
- * that has more fails, for none is to be lost silently (I5).
+ * The windows of one row of a sliding window are a single entry.  Those of the
+ * other rows of its record are compared with it only by sorting all of them.
+ *
+ * The number of records is bounded by stream_agg.max_late_records, that of windows
+ * by max_late_records_size (I7): a batch that has more fails, for none is to be
+ * lost silently (I5).  Entries take at most three times that size.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "utils/memutils.h"
 
 #include "event_times.h"
+
+/* rows of one record that are kept before duplicates are looked for */
+#define MIN_ROWS_TO_SORT	32
 
 /*
  * Have the rows that are late put into "late", which is empty and outlives the
@@ -28,43 +36,93 @@ sagg_execution_keep_late(SaggExecution *ex, SaggLateRows *late)
 	Assert(ex->query->record != 0);
 }
 
-/*
- * Is the window one that the record is late for already, by another row?
- */
-static bool
-is_there(const SaggLateRows *late, const SaggLateRow *row)
+static int
+compare_starts(const void *a, const void *b, void *arg)
 {
-	for (int64 i = late->n - 1; i >= 0 && late->rows[i].record == row->record; i--)
-	{
-		if (late->rows[i].start == row->start)
-			return true;
-	}
-	return false;
+	int64		x = ((const SaggLateRow *) a)->start;
+	int64		y = ((const SaggLateRow *) b)->start;
+
+	return x < y ? -1 : x > y;
 }
 
 /*
- * A row is late for the window [start, end).
+ * Take the windows of a row into another one of the same record that does not
+ * start later, if they are there already or next to it.  The distance of two
+ * times may exceed an int64.
  */
-void
-sagg_late_row(SaggExecution *ex, TupleTableSlot *slot, int64 time,
-			  int64 start, int64 end)
+static bool
+unite(SaggLateRow *row, const SaggLateRow *other)
 {
-	SaggLateRows *late = ex->late;
-	AttrNumber	attno = ex->query->record;
-	SaggLateRow row;
+	uint64		distance = (uint64) other->start - (uint64) row->start;
 
-	row.record = SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[attno - 1]));
-	row.time = time;
-	row.start = start;
-	row.end = end;
-	if (late->n == 0 || late->rows[late->n - 1].record != row.record)
+	if (row->step == 0)
+		return distance == 0;
+	distance /= row->step;
+	if (distance > (uint64) row->n)
+		return false;
+	row->n = Max(row->n, (int64) distance + other->n);
+	return true;
+}
+
+/*
+ * Put the rows of the record that came last into order, each window once.
+ * Returns how many windows these are.
+ */
+static int64
+put_in_order(SaggLateRows *late)
+{
+	SaggLateRow *rows = late->rows + late->first;
+	int64		n = late->n - late->first;
+	int64		time = rows[0].time;
+	int64		kept = 0;
+	int64		windows = 0;
+
+	if (n > late->in_order)
+		sagg_sort(rows, n, sizeof(SaggLateRow), compare_starts, NULL);
+	for (int64 i = 1; i < n; i++)
 	{
-		if (late->records >= sagg_max_late_records)
-			sagg_too_many_late_records(0, late->records + 1);
-		late->records++;
+		CHECK_FOR_INTERRUPTS();
+		if (unite(&rows[kept], &rows[i]))
+			continue;
+		windows += rows[kept].n;
+		rows[++kept] = rows[i];
 	}
-	else if (is_there(late, &row))
+	windows += rows[kept].n;
+	rows[0].time = time;
+	late->in_order = kept + 1;
+	late->n = late->first + late->in_order;
+	return windows;
+}
+
+/*
+ * Raise ERRCODE_SAGG_LATE_RECORDS if so many windows do not fit into
+ * stream_agg.late_records.
+ */
+static void
+check_windows(int64 windows)
+{
+	if (sagg_max_late_records_size_kb >= 0 &&
+		windows > (int64) sagg_max_late_records_size_kb * 1024 / SAGG_LATE_WINDOW_BYTES)
+		sagg_too_large_aside(true, 0);
+}
+
+/*
+ * There are no more rows of the record that came last.
+ */
+static void
+end_record(SaggLateRows *late)
+{
+	if (late->n == late->first)
 		return;
+	late->windows += put_in_order(late);
+	check_windows(late->windows);
+	late->first = late->n;
+	late->in_order = 0;
+}
+
+static void
+append_row(SaggLateRows *late, const SaggLateRow *row)
+{
 	if (late->n == late->size)
 	{
 		int64		size = Max(64, 2 * late->size);
@@ -74,7 +132,51 @@ sagg_late_row(SaggExecution *ex, TupleTableSlot *slot, int64 time,
 			MemoryContextAllocHuge(late->memory, sizeof(SaggLateRow) * size);
 		late->size = size;
 	}
-	late->rows[late->n++] = row;
+	late->rows[late->n++] = *row;
+}
+
+/*
+ * A row is late for "n" windows: [start, end), and those that begin and end by
+ * "step" later each.
+ */
+void
+sagg_late_row(SaggExecution *ex, TupleTableSlot *slot, int64 time,
+			  int64 start, int64 end, int64 step, int64 n)
+{
+	SaggLateRows *late = ex->late;
+	AttrNumber	attno = ex->query->record;
+	const SaggLateRow *last = late->n > 0 ? &late->rows[late->n - 1] : NULL;
+	SaggLateRow row;
+
+	row.record = SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[attno - 1]));
+	row.time = time;
+	row.start = start;
+	row.end = end;
+	row.step = step;
+	row.n = n;
+	if (last == NULL || last->record != row.record)
+	{
+		end_record(late);
+		if (late->records >= sagg_max_late_records)
+			sagg_too_many_late_records(0, late->records + 1);
+		late->records++;
+	}
+	else if (last->start == start && last->n == n)
+		return;
+	append_row(late, &row);
+
+	/* at every doubling, so that all of them together take little time */
+	if (late->n - late->first >= 2 * Max(late->in_order, MIN_ROWS_TO_SORT))
+		check_windows(late->windows + put_in_order(late));
+}
+
+/*
+ * All rows of the batch have come.
+ */
+void
+sagg_late_end(SaggExecution *ex)
+{
+	end_record(ex->late);
 }
 
 /*
@@ -85,4 +187,7 @@ sagg_late_forget(SaggExecution *ex)
 {
 	ex->late->n = 0;
 	ex->late->records = 0;
+	ex->late->first = 0;
+	ex->late->in_order = 0;
+	ex->late->windows = 0;
 }

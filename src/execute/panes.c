@@ -33,7 +33,7 @@
 #include "lib/sort_template.h"
 
 static int
-compare_tables(const void *a, const void *b)
+compare_tables(const void *a, const void *b, void *arg)
 {
 	int64		x = ((const SaggPaneTable *) a)->start;
 	int64		y = ((const SaggPaneTable *) b)->start;
@@ -130,7 +130,7 @@ collect_tables(SaggSliding *s, int partition)
 		s->tables[s->ntables++].table = table;
 		dp = table->next;
 	}
-	qsort(s->tables, s->ntables, sizeof(SaggPaneTable), compare_tables);
+	sagg_sort(s->tables, s->ntables, sizeof(SaggPaneTable), compare_tables, NULL);
 }
 
 /*

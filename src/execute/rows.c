@@ -172,6 +172,7 @@ sagg_rows_flush(SaggRows *rows)
 		take_row(rows->ex, rows->starts[i], rows->hashes[i],
 				 rows->values + i * rows->natts, rows->nulls + i * rows->natts);
 	ResetExprContext(rows->ex->tmpcontext);
+	sagg_group_memory_check(rows->ex, n);
 }
 
 /*
@@ -198,6 +199,7 @@ sagg_rows_add(SaggRows *rows, int64 start, Datum *values, bool *nulls)
 	{
 		take_row(ex, start, hash, values, nulls);
 		ResetExprContext(ex->tmpcontext);
+		sagg_group_memory_check(ex, 1);
 		return true;
 	}
 

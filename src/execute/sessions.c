@@ -126,13 +126,14 @@ sagg_session_load(SaggExecution *ex, SaggSession *session)
 		return;
 	old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
 	version = SAGG_VERSION(ex->store, session->parts->version);
+	sagg_group_memory_load(ex, version->len);
 	sagg_entry_read(ex, &session->group, version->entry, version->len, true);
 	session->loaded = true;
 	MemoryContextSwitchTo(old);
 }
 
 static int
-compare_starts(const void *a, const void *b)
+compare_starts(const void *a, const void *b, void *arg)
 {
 	int64		x = (*(SaggSession *const *) a)->group.start;
 	int64		y = (*(SaggSession *const *) b)->group.start;
@@ -180,7 +181,7 @@ load_sessions(SaggExecution *ex, SaggSessionKey *key)
 		sessions[n++] = session;
 	}
 	if (n > 1)
-		qsort(sessions, n, sizeof(SaggSession *), compare_starts);
+		sagg_sort(sessions, n, sizeof(SaggSession *), compare_starts, NULL);
 	for (int i = 0; i < n; i++)
 		sagg_session_append(&key->sessions, sessions[i]);
 	if (sessions)
@@ -380,7 +381,7 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
 	{
 		ex->late_windows++;
 		if (ex->late)
-			sagg_late_row(ex, slot, *start, *start, *end);
+			sagg_late_row(ex, slot, *start, *start, *end, 0, 1);
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);
 		return false;
 	}
@@ -412,6 +413,7 @@ sagg_session_row(SaggExecution *ex, TupleTableSlot *slot)
 		session->group.changed = true;
 		sagg_states_advance(ex, session->group.states, slot->tts_values, slot->tts_isnull);
 		sagg_classify(ex, slot, SAGG_CLASS_AGGREGATED);
+		sagg_group_memory_check(ex, 1);
 	}
 	ResetExprContext(ex->tmpcontext);
 	SAGG_FAILPOINT("execute.row");

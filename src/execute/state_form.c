@@ -11,6 +11,7 @@
  * All of it is told twice.  By name, for the state log, which a dumped and
  * restored database or an upgraded server reads again.  And by OID, for shared
  * memory, whose bytes are read as they are: there a type is one and the same.
+ * No setting changes what is told.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,6 +24,7 @@
 #include "common/sha2.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
@@ -33,13 +35,28 @@
 StaticAssertDecl(SAGG_IDENTITY_BYTES == PG_SHA256_DIGEST_LENGTH, "length of a digest");
 
 /*
- * An empty form, in the current context.
+ * An empty form, in the current context.  Until sagg_form_end, or the end of the
+ * (sub)transaction after an ERROR, names are quoted where need be, whatever the
+ * session's quote_all_identifiers.
  */
 void
-sagg_form_init(SaggStateForm *form)
+sagg_form_begin(SaggStateForm *form)
 {
 	initStringInfo(&form->names);
 	initStringInfo(&form->oids);
+	form->nestlevel = NewGUCNestLevel();
+	if (quote_all_identifiers)
+		(void) set_config_option("quote_all_identifiers", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * The form is complete; its text stays.
+ */
+void
+sagg_form_end(SaggStateForm *form)
+{
+	AtEOXact_GUC(true, form->nestlevel);
 }
 
 static void

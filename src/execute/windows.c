@@ -210,11 +210,11 @@ place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *pl
 	}
 	late = hop_late(ex, last, n);
 	ex->late_windows += late;
-	for (int64 i = 0; ex->late && i < late; i++)
+	if (ex->late && late > 0)
 	{
-		int64		start = last - (n - 1 - i) * window->slide;
+		int64		start = last - (n - 1) * window->slide;
 
-		sagg_late_row(ex, slot, time, start, start + window->size);
+		sagg_late_row(ex, slot, time, start, start + window->size, window->slide, late);
 	}
 	if (late == n)
 	{
@@ -280,7 +280,7 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 		ex->late_windows++;
 		if (ex->late)
 			sagg_late_row(ex, slot, time, places->start,
-						  sagg_window_end(&query->window, places->start));
+						  sagg_window_end(&query->window, places->start), 0, 1);
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);
 		return false;
 	}

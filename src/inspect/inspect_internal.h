@@ -53,4 +53,8 @@ extern const char *sagg_trial_no_write(const SaggStream *stream);
 extern bool sagg_trial_write(const SaggInspection *inspection,
 							 const SaggOutput *output);
 
+/* user_locks.c */
+extern List *sagg_user_locks(void);
+extern void sagg_user_locks_release(const List *before);
+
 #endif							/* SAGG_INSPECT_INTERNAL_H */

@@ -8,7 +8,8 @@
  * through the query into a state that is a copy, and the rows that go to the sink
  * go to the caller as well.  The copy lies in memory of this process; what was
  * done in the database, by functions of the query, the sink's triggers or
- * ourselves, is rolled back with a subtransaction, errors or not.
+ * ourselves, is rolled back with a subtransaction, errors or not, and advisory
+ * locks of the session are released (user_locks.c).
  *
  * The stream's worker is in the way only where rows are written
  * (trial_write.c).  READ and EXECUTE take place beside it; if it has committed
@@ -362,14 +363,17 @@ try_batch(Preview *preview, bool alone)
 }
 
 /*
- * Roll back what an attempt has done.
+ * Roll back what an attempt has done, but for advisory locks "before".
  */
 static void
-leave_attempt(ResourceOwner resources, MemoryContext memory, MemoryContext caller)
+leave_attempt(ResourceOwner resources, MemoryContext memory, MemoryContext caller,
+			  const List *before)
 {
 	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = resources;
+	MemoryContextSwitchTo(memory);
+	sagg_user_locks_release(before);
+	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(memory);
 	busy = false;
 }
@@ -387,9 +391,12 @@ attempt(Preview *preview, bool alone)
 	MemoryContext memory = AllocSetContextCreate(caller, "stream_agg preview",
 												 ALLOCSET_DEFAULT_SIZES);
 	volatile bool done = false;
+	List	   *before;
 
 	memset(&preview->inspection, 0, sizeof(SaggInspection));
 	memset(&preview->counts, 0, sizeof(SaggCounts));
+	MemoryContextSwitchTo(memory);
+	before = sagg_user_locks();
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(memory);
 	busy = true;
@@ -404,11 +411,11 @@ attempt(Preview *preview, bool alone)
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
 		FlushErrorState();
-		leave_attempt(resources, memory, caller);
+		leave_attempt(resources, memory, caller, before);
 		ReThrowError(error);
 	}
 	PG_END_TRY();
-	leave_attempt(resources, memory, caller);
+	leave_attempt(resources, memory, caller, before);
 	return done;
 }
 

@@ -143,7 +143,7 @@ sagg_trial_read(SaggInspection *inspection, int64 limit)
 	sagg_reader_assign(trial->reader, plan->ranges, plan->nranges);
 	sagg_reader_begin(trial->reader, plan->ranges, plan->nranges);
 	sagg_reader_await(trial->reader);
-	sagg_reader_look_up_schemas(trial->reader);
+	(void) sagg_reader_look_up_schemas(trial->reader, true);
 	return trial;
 }
 

@@ -143,6 +143,7 @@ set_record(SaggBatchCursor *cursor, SaggRecord *record,
 		payload_len > 0 ? data + key_len : "";
 	record->payload_len = payload_len;
 	record->headers = NULL;
+	record->headers_unreadable = stored->nheaders < 0;
 	if (unlikely(cursor->headers))
 		free_cursor_headers(cursor);
 	if (cursor->want_headers && stored->nheaders > 0)

@@ -73,7 +73,7 @@ typedef struct SaggStoredRecord
 {
 	int32		topic;
 	int32		partition;
-	int32		nheaders;
+	int32		nheaders;		/* -1 = they cannot be read */
 	int32		key_len;		/* -1 = none */
 	int64		offset;
 	int64		timestamp_ms;

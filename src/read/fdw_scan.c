@@ -64,6 +64,7 @@ sagg_scan_attach(List *sources, SaggBatch *batch, SaggRefusals *refusals)
 	attached_batch = batch;
 	attachment = ++last_attachment;
 	last_place.partition = -1;
+	sagg_mark_no_record();
 }
 
 /*
@@ -103,6 +104,7 @@ sagg_scan_detach(void)
 	attached_sources = NIL;
 	attached_batch = NULL;
 	attached_refusals = NULL;
+	sagg_mark_no_record();
 }
 
 /*
@@ -311,6 +313,8 @@ next_good_record(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *
 	while (next_record(state))
 	{
 		last_place.partition = -1;
+		if (state->cursor)
+			sagg_mark_record(&state->record);
 		if (state->topics && !of_this_source(state))
 		{
 			state->next++;
@@ -324,6 +328,8 @@ next_good_record(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *
 		ResetExprContext(node->ss.ps.ps_ExprContext);
 		CHECK_FOR_INTERRUPTS();
 	}
+	if (state->cursor)
+		sagg_mark_no_record();
 	return false;
 }
 

@@ -31,12 +31,16 @@
 #include "http_get.h"
 #include "read_internal.h"
 
-/* libcurl wants to be called this often, in case that no socket tells it */
+/* libcurl is called this often at least */
 #define SLICE_MS		50
+
+/* what has the connection of the last request, if that is kept, or NULL */
+static CURLM *kept = NULL;
 
 typedef struct Transfer
 {
 	CURLM	   *multi;
+	bool		keep;
 	CURL	   *easy;
 	struct curl_slist *headers;
 	char		error[CURL_ERROR_SIZE];
@@ -77,7 +81,8 @@ prepare(Transfer *transfer, const SaggHttpRequest *request)
 #define SET(option, value) \
 	(good = good && curl_easy_setopt(easy, CURLOPT_##option, value) == CURLE_OK)
 
-	transfer->multi = curl_multi_init();
+	transfer->multi = kept ? kept : curl_multi_init();
+	kept = NULL;
 	transfer->easy = easy = curl_easy_init();
 	snprintf(accept, sizeof(accept), "Accept: %s", request->accept);
 	transfer->headers = curl_slist_append(NULL, accept);
@@ -113,7 +118,8 @@ prepare(Transfer *transfer, const SaggHttpRequest *request)
 		SET(CAINFO_BLOB, &blob);
 	}
 #undef SET
-	return good && curl_multi_add_handle(transfer->multi, easy) == CURLM_OK;
+	return good && curl_multi_setopt(transfer->multi, CURLMOPT_MAXCONNECTS, 1L) == CURLM_OK &&
+		curl_multi_add_handle(transfer->multi, easy) == CURLM_OK;
 }
 
 static void
@@ -123,7 +129,9 @@ release(Transfer *transfer)
 		curl_multi_remove_handle(transfer->multi, transfer->easy);
 	if (transfer->easy)
 		curl_easy_cleanup(transfer->easy);
-	if (transfer->multi)
+	if (transfer->multi && transfer->keep)
+		kept = transfer->multi;
+	else if (transfer->multi)
 		curl_multi_cleanup(transfer->multi);
 	curl_slist_free_all(transfer->headers);
 	free(transfer->body);
@@ -158,6 +166,7 @@ wait_for_transfer(Transfer *transfer, const SaggHttpRequest *request)
 	fd_set		writable;
 	fd_set		exceptional;
 	int			fd = -1;
+	long		timeout = -1;
 	int			events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
 
 	if (wait_event == 0)
@@ -172,7 +181,10 @@ wait_for_transfer(Transfer *transfer, const SaggHttpRequest *request)
 		events |= WL_SOCKET_WRITEABLE;
 	if ((events & (WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE)) == 0)
 		fd = PGINVALID_SOCKET;
-	if (WaitLatchOrSocket(MyLatch, events, fd, SLICE_MS, wait_event) & WL_LATCH_SET)
+	(void) curl_multi_timeout(transfer->multi, &timeout);
+	if (timeout < 0 || timeout > SLICE_MS)
+		timeout = SLICE_MS;
+	if (WaitLatchOrSocket(MyLatch, events, fd, timeout, wait_event) & WL_LATCH_SET)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	if (request->check)
@@ -219,9 +231,39 @@ init_libcurl(void)
 }
 
 /*
- * Ask by GET, and wait for the answer, whatever its status is; the body is in
- * the current memory context.  Raises connection_failure if there is none in
- * time.
+ * Close the connection that was kept, if there is one.
+ */
+void
+sagg_http_close(void)
+{
+	if (kept)
+		curl_multi_cleanup(kept);
+	kept = NULL;
+}
+
+/*
+ * The answer of a transfer that is done, in the current memory context.
+ */
+static SaggHttpAnswer
+take_body(Transfer *transfer)
+{
+	SaggHttpAnswer answer = {0};
+	long		status = 0;
+
+	curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &status);
+	answer.status = (int) status;
+	answer.len = transfer->len;
+	answer.body = palloc(transfer->len + 1);
+	if (transfer->len > 0)
+		memcpy(answer.body, transfer->body, transfer->len);
+	answer.body[transfer->len] = '\0';
+	return answer;
+}
+
+/*
+ * Ask by GET, and wait for the answer, whatever its status is; it is in the
+ * current memory context.  If there is none in time, it says why.  Raises
+ * out_of_memory, and what interrupts raise.
  */
 SaggHttpAnswer
 sagg_http_get(const SaggHttpRequest *request)
@@ -229,8 +271,7 @@ sagg_http_get(const SaggHttpRequest *request)
 	/* not on the stack, for it must outlive a jump */
 	Transfer   *transfer = palloc0(sizeof(Transfer));
 	SaggHttpAnswer answer = {0};
-	const char *trouble = NULL;
-	long		status = 0;
+	const char *trouble;
 
 	init_libcurl();
 	transfer->max_size = request->max_size;
@@ -244,17 +285,10 @@ sagg_http_get(const SaggHttpRequest *request)
 			wait_for_transfer(transfer, request);
 		trouble = outcome(transfer);
 		if (trouble)
-			ereport(ERROR,
-					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("no answer from \"%s\"", request->url),
-					 errdetail("%s.", trouble)));
-		curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &status);
-		answer.status = (int) status;
-		answer.len = transfer->len;
-		answer.body = palloc(transfer->len + 1);
-		if (transfer->len > 0)
-			memcpy(answer.body, transfer->body, transfer->len);
-		answer.body[transfer->len] = '\0';
+			answer.trouble = pstrdup(trouble);
+		else
+			answer = take_body(transfer);
+		transfer->keep = request->keep && trouble == NULL;
 	}
 	PG_FINALLY();
 	{

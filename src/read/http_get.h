@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * http_get.h
- *	  One HTTP request, for schema_registry.c only.
+ *	  One HTTP request, for the schema registry only.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,19 +19,22 @@ typedef struct SaggHttpRequest
 	const char *ca_pem;			/* certificates to trust, NULL = the system's */
 	int			timeout_ms;
 	Size		max_size;		/* of the answer, bytes */
+	bool		keep;			/* the connection, until sagg_http_close */
 	void		(*check) (void *arg);	/* now and then while waiting, or NULL */
 	void	   *check_arg;
 } SaggHttpRequest;
 
 typedef struct SaggHttpAnswer
 {
-	int			status;
+	int			status;			/* 0 = there is no answer */
+	const char *trouble;		/* why */
 	char	   *body;			/* palloc'd, with a NUL behind it */
 	Size		len;
 } SaggHttpAnswer;
 
 /* http_get.c */
 extern SaggHttpAnswer sagg_http_get(const SaggHttpRequest *request);
+extern void sagg_http_close(void);
 extern const char *sagg_http_url_problem(const char *url);
 
 #endif							/* SAGG_HTTP_GET_H */

@@ -250,24 +250,35 @@ check_mechanism(const char *value)
 }
 
 /*
- * Whether [host, end) is a host and, from "colon" on if not NULL, a port.
+ * Whether [host, end) is the name of a host, an IPv4 address or an IPv6 address in
+ * brackets.
+ */
+static bool
+host_is_sane(const char *host, const char *end)
+{
+	const char *allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_";
+
+	if (end - host > 2 && host[0] == '[' && end[-1] == ']')
+	{
+		/* with an IPv4 address in it, or a zone behind */
+		allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:%";
+		host++;
+		end--;
+	}
+	return end > host && strspn(host, allowed) >= end - host;
+}
+
+/*
+ * Whether [host, end) is a host and, from "colon" on if not NULL, a port.  What
+ * else there might be is a password, for everybody to read.
  */
 static bool
 broker_is_sane(const char *host, const char *colon, const char *end)
 {
-	const char *host_end;
-
 	while (end > host && isspace((unsigned char) end[-1]))
 		end--;
-	host_end = colon ? colon : end;
-	if (host_end == host)
+	if (!host_is_sane(host, colon ? colon : end))
 		return false;
-	for (const char *p = host; p < host_end; p++)
-	{
-		/* nor a password in front of it, for everybody to read */
-		if (isspace((unsigned char) *p) || *p == '/' || *p == '@')
-			return false;
-	}
 	if (colon)
 	{
 		size_t		digits = strspn(colon + 1, "0123456789");
@@ -323,6 +334,32 @@ sagg_value_has_userinfo(const char *value)
 }
 
 /*
+ * Raise the error for a list of brokers that is none.  What may be a password goes
+ * neither into the message nor, with the statement, into the log.
+ */
+static void
+refuse_brokers(const char *value)
+{
+	if (strchr(value, '@') != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errhidestmt(true),
+				 errmsg("option \"brokers\" cannot hold credentials"),
+				 errhint("Use the options \"user\" and \"password\" of a user mapping.")));
+	if (sagg_value_has_userinfo(value))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errhidestmt(true),
+				 errmsg("invalid value for option \"brokers\""),
+				 errdetail("A broker has a host, with an IPv6 address in brackets, and a port."),
+				 errhint("Write host:port, more than one of them with commas between. User and password are options of a user mapping.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+			 errmsg("invalid value for option \"brokers\": \"%s\"", value),
+			 errhint("Write host:port, more than one of them with commas between.")));
+}
+
+/*
  * "host:port", "host", "[IPv6]:port", also behind "protocol://", and lists of
  * these.  Loosely: whether there is such a host turns out when it is used.
  */
@@ -355,23 +392,8 @@ check_brokers(const char *value)
 			else if (*p == ']')
 				colon = NULL;
 		}
-		if (!broker_is_sane(host, colon, end) && strchr(value, '@') != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-					 errhidestmt(true),
-					 errmsg("option \"brokers\" cannot hold credentials"),
-					 errhint("Use the options \"user\" and \"password\" of a user mapping.")));
-		if (!broker_is_sane(host, colon, end) && sagg_value_has_userinfo(value))
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-					 errhidestmt(true),
-					 errmsg("invalid value for option \"brokers\""),
-					 errhint("Write host:port, more than one of them with commas between.")));
 		if (!broker_is_sane(host, colon, end))
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-					 errmsg("invalid value for option \"brokers\": \"%s\"", value),
-					 errhint("Write host:port, more than one of them with commas between.")));
+			refuse_brokers(value);
 		if (*end == '\0')
 			return;
 		item = end + 1;

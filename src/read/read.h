@@ -28,6 +28,19 @@ typedef struct SaggPlace
 	int64		offset;
 } SaggPlace;
 
+#define SAGG_TOPIC_SIZE			250 /* Kafka's limit, and NUL */
+
+/*
+ * The record that a scan of the attached batch is at, for who looks after the
+ * process has crashed.
+ */
+typedef struct SaggScanMark
+{
+	char		topic[SAGG_TOPIC_SIZE];
+	volatile int32 partition;	/* -1 = none */
+	volatile int64 offset;
+} SaggScanMark;
+
 /* consumer.c */
 extern SaggReader *sagg_reader_open(List *sources, bool want_headers);
 extern void sagg_reader_close(SaggReader *reader);
@@ -92,7 +105,7 @@ extern const SaggRange *sagg_reader_losses(SaggReader *reader, int *nlosses);
 extern void sagg_reader_skips_unreadable(SaggReader *reader, bool skips);
 
 /* schema_registry.c: waits, for the registry of the records' schemas */
-extern void sagg_reader_look_up_schemas(SaggReader *reader);
+extern int	sagg_reader_look_up_schemas(SaggReader *reader, bool whole);
 
 /* group_offsets.c: never wait, and raise no error */
 extern bool sagg_group_allowed(Oid source, Oid owner, const char *group,
@@ -115,6 +128,9 @@ extern void sagg_scan_attach(List *sources, SaggBatch *batch,
 extern void sagg_scan_detach(void);
 extern bool sagg_scan_last_record(SaggPlace *place);
 extern void sagg_scan_error_context(void *arg);
+
+/* scan_mark.c */
+extern void sagg_scan_mark(SaggScanMark *mark);
 
 /* null_columns.c */
 extern char *sagg_null_columns(List *sources);
@@ -180,6 +196,7 @@ extern bool sagg_is_source(Oid relid);
 
 /* source_topics.c */
 extern bool sagg_sources_by_topic(List *sources);
+extern bool sagg_is_topic_name(const char *name);
 
 /* source_layout.c */
 extern void sagg_source_check(Oid relid);

@@ -112,6 +112,7 @@ typedef struct SaggRecord
 	const char *payload;		/* NULL = tombstone */
 	Size		payload_len;
 	rd_kafka_headers_t *headers;	/* NULL = none */
+	bool		headers_unreadable; /* there may be some, which cannot be read */
 } SaggRecord;
 
 typedef struct SaggBatchCursor SaggBatchCursor;

@@ -229,6 +229,11 @@ metadata_value(SaggFieldKind kind, Oid type, const SaggRecord *record,
 				return timestamp_datum(record->timestamp_ms);
 			break;
 		case SAGG_FIELD_HEADERS:
+			if (record->headers_unreadable)
+				ereport(ERROR,
+						(errcode(ERRCODE_SAGG_INVALID_RECORD),
+						 errmsg("headers of a record cannot be read"),
+						 errdetail("They are damaged or too many.")));
 			if (record->headers && !sagg_headers_fit(record->headers))
 				ereport(ERROR,
 						(errcode(ERRCODE_SAGG_INVALID_RECORD),
@@ -265,7 +270,7 @@ is_safe(SaggFieldKind kind, Oid type, const SaggRecord *record)
 		case SAGG_FIELD_TIMESTAMP:
 			return timestamp_from_ms(record->timestamp_ms, &ignore);
 		case SAGG_FIELD_HEADERS:
-			return record->headers == NULL;
+			return record->headers == NULL && !record->headers_unreadable;
 		default:
 			return true;
 	}

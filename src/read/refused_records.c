@@ -34,7 +34,7 @@ struct SaggRefusedReader
 };
 
 static int
-by_record(const void *a, const void *b)
+by_record(const void *a, const void *b, void *arg)
 {
 	int64		x = ((const SaggRefusal *) a)->record;
 	int64		y = ((const SaggRefusal *) b)->record;
@@ -52,7 +52,7 @@ sagg_refused_open(SaggBatch *batch, SaggRefusal *list, int64 count)
 	SaggRefusedReader *reader = palloc0(sizeof(SaggRefusedReader));
 
 	if (count > 1)
-		qsort(list, count, sizeof(SaggRefusal), by_record);
+		sagg_sort(list, count, sizeof(SaggRefusal), by_record, NULL);
 	reader->cursor = sagg_batch_open(batch, true);
 	reader->list = list;
 	reader->count = count;

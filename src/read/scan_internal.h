@@ -28,6 +28,32 @@ typedef struct SaggScanLimits
 	bool		lenient;		/* what cannot be unpacked is left out */
 } SaggScanLimits;
 
+/* scan_mark.c; the beginning of marks is in read.h */
+extern SaggScanMark *sagg_scan_marked;
+extern int32 sagg_marked_topic;
+extern void sagg_mark_topic(int32 topic);
+
+/*
+ * The scan is at this record now.
+ */
+static inline void
+sagg_mark_record(const SaggRecord *record)
+{
+	if (unlikely(record->topic != sagg_marked_topic))
+		sagg_mark_topic(record->topic);
+	sagg_scan_marked->partition = record->partition;
+	sagg_scan_marked->offset = record->offset;
+}
+
+/*
+ * It is at none.
+ */
+static inline void
+sagg_mark_no_record(void)
+{
+	sagg_scan_marked->partition = -1;
+}
+
 /* scan_limits.c */
 extern bool sagg_scan_limits(List *bounds, List *expressions, ExprContext *context,
 							 SaggScanLimits *limits);

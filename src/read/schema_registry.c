@@ -1,21 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * schema_registry.c
- *	  Avro schemas by their id, from a schema registry with Confluent's REST
- *	  API: GET /schemas/ids/7 answers {"schema": "..."}.
+ *	  Avro schemas by their id, as a process knows them.
  *
  * An id means the same schema for ever, so what was fetched once is kept, per
  * process.  A stream's worker fetches the ids of a batch in READ, outside of
  * any transaction; a scan of its own when it meets them.  Nobody else does.
  *
  * What the registry says of a schema - there is none, it is no valid Avro - is
- * the fault of the records that name it, and is asked again after a while.
- * That the registry does not answer is nobody's: a connection failure, retried.
- * What it answers goes into no message; it may be any host's answer.
+ * the fault of the records that name it, and is asked again after a while.  An id
+ * that was not asked for is no fault of its record: never refuse a record for
+ * that.
  *
- * Whoever produces may name any number of schemas.  After MAX_FAILURES that are
- * none the registry is not asked for others until the next batch, nor when those
- * that are kept have MAX_SCHEMA_BYTES: records that name them are refused, too.
+ * Whoever produces may name any number of schemas.  A batch asks for MAX_ASKED of
+ * them and keeps MAX_SCHEMA_BYTES; one that needs more is made smaller.  Schemas
+ * that are none never drive out those that are some.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,31 +29,20 @@
 #include "reader_internal.h"
 #include "schema_registry.h"
 
-#define MAX_ANSWER_SIZE		(4 * 1024 * 1024)
-#define MAX_SCHEMAS			1000	/* kept */
-#define MAX_SCHEMA_BYTES	(64 * 1024 * 1024)	/* of all, of a batch too */
-#define MAX_FAILURES		1000	/* of a batch */
+#define MAX_SCHEMAS			1000	/* kept from batch to batch */
+#define MAX_SCHEMA_BYTES	(64 * 1024 * 1024)	/* of all of them */
+#define MAX_FAILURES		1000	/* kept from batch to batch */
+#define MAX_ASKED			1000	/* of a batch */
 #define FAILURE_KEPT_MS		10000	/* that there is no such schema */
-#define NO_SUCH_SCHEMA		"40403" /* the registry's error_code */
 
 struct SaggRegistry
 {
 	SaggRegistry *next;
-	char	   *url;			/* without a slash at its end */
-	char	   *user;			/* NULL = none */
-	char	   *password;
-	char	   *ca_pem;
-	HTAB	   *schemas;
-	int			failures;		/* since sagg_registry_tidy */
-	Size		bytes;			/* of the schemas that are kept */
-};
-
-/* instead of schemas that are not asked for */
-static const SaggSchema too_many = {
-	.problem = "the registry is not asked for it, for it lacks very many of those that the records name"
-};
-static const SaggSchema too_large = {
-	.problem = "the registry is not asked for it, for those that the records name take too much memory"
+	SaggRegistryAccess access;
+	HTAB	   *schemas;		/* and failures */
+	int			nschemas;		/* of them that are schemas */
+	Size		bytes;			/* of these */
+	int			asked;			/* since sagg_registry_tidy */
 };
 
 /* of this process, for ever: they are as many as servers and users */
@@ -98,15 +86,16 @@ sagg_registry_open(Oid serverid, Oid userid)
 						 server->servername)));
 	for (registry = registries; registry; registry = registry->next)
 	{
-		if (same(registry->url, url) && same(registry->ca_pem, ca_pem) &&
-			same(registry->user, user) && same(registry->password, password))
+		if (same(registry->access.url, url) && same(registry->access.ca_pem, ca_pem) &&
+			same(registry->access.user, user) && same(registry->access.password, password))
 			return registry;
 	}
 	registry = MemoryContextAllocZero(TopMemoryContext, sizeof(SaggRegistry));
-	registry->url = keep(url);
-	registry->user = keep(user);
-	registry->password = keep(password);
-	registry->ca_pem = keep(ca_pem);
+	registry->access.good = -1;
+	registry->access.url = keep(url);
+	registry->access.user = keep(user);
+	registry->access.password = keep(password);
+	registry->access.ca_pem = keep(ca_pem);
 	registry->schemas = hash_create("stream_agg schemas", 16, &control,
 									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	registry->next = registries;
@@ -117,32 +106,60 @@ sagg_registry_open(Oid serverid, Oid userid)
 static void
 forget(SaggRegistry *registry, SaggSchema *schema)
 {
-	registry->bytes -= schema->bytes;
+	if (schema->root)
+	{
+		registry->nschemas--;
+		registry->bytes -= schema->bytes;
+	}
 	if (schema->memory)
 		MemoryContextDelete(schema->memory);
 	hash_search(registry->schemas, &schema->id, HASH_REMOVE, NULL);
 }
 
 /*
- * Forget failures of a while ago, and all schemas if there are many or large ones
- * (I7); the registry may be asked again.  Not while a record is being decoded.
+ * Forget all schemas, or all failures.
+ */
+static void
+forget_all(SaggRegistry *registry, bool schemas)
+{
+	HASH_SEQ_STATUS seq;
+	SaggSchema *schema;
+
+	hash_seq_init(&seq, registry->schemas);
+	while ((schema = hash_seq_search(&seq)) != NULL)
+	{
+		if ((schema->root != NULL) == schemas)
+			forget(registry, schema);
+	}
+}
+
+/*
+ * Forget schemas if there are many or large ones, and failures if there are many
+ * (I7); the registry may be asked again, for those that failed a while ago in any
+ * case.  Not while a record is being decoded.
  */
 void
 sagg_registry_tidy(SaggRegistry *registry)
 {
-	bool		all = hash_get_num_entries(registry->schemas) > MAX_SCHEMAS ||
-		registry->bytes > MAX_SCHEMA_BYTES;
 	TimestampTz now = GetCurrentTimestamp();
 	HASH_SEQ_STATUS seq;
 	SaggSchema *schema;
 
-	registry->failures = 0;
+	registry->asked = 0;
+	if (hash_get_num_entries(registry->schemas) - registry->nschemas > MAX_FAILURES)
+		forget_all(registry, false);
+	if (registry->nschemas > MAX_SCHEMAS || registry->bytes > MAX_SCHEMA_BYTES)
+		forget_all(registry, true);
 	hash_seq_init(&seq, registry->schemas);
 	while ((schema = hash_seq_search(&seq)) != NULL)
 	{
-		if (all || (schema->root == NULL &&
-					TimestampDifferenceExceeds(schema->fetched, now, FAILURE_KEPT_MS)))
+		if (schema->root ||
+			!TimestampDifferenceExceeds(schema->fetched, now, FAILURE_KEPT_MS))
+			continue;
+		if (schema->doubts == 0)
 			forget(registry, schema);
+		else
+			schema->problem = NULL;
 	}
 }
 
@@ -152,185 +169,68 @@ sagg_registry_tidy(SaggRegistry *registry)
 const SaggSchema *
 sagg_registry_find(SaggRegistry *registry, int32 id)
 {
-	return hash_search(registry->schemas, &id, HASH_FIND, NULL);
-}
+	const SaggSchema *schema = hash_search(registry->schemas, &id, HASH_FIND, NULL);
 
-/* The parts of the registry's answer. */
-enum AnswerPart
-{
-	ANSWER_SCHEMA,
-	ANSWER_TYPE,
-	ANSWER_REFERENCES,
-	ANSWER_CODE,
-	ANSWER_PARTS
-};
-
-/*
- * The type that an answer describes; NULL with the reason in *problem.
- */
-static AvroNode *
-compile_answer(const SaggJsonValue *parts, const char **problem)
-{
-	AvroNode   *node;
-
-	*problem = NULL;
-	if (parts[ANSWER_SCHEMA].kind != SAGG_JSON_STRING)
-		*problem = "the registry gives none for it";
-	else if (parts[ANSWER_TYPE].kind == SAGG_JSON_STRING &&
-			 strcmp(parts[ANSWER_TYPE].text, "AVRO") != 0)
-		*problem = "it is not an Avro schema";
-	else if (parts[ANSWER_REFERENCES].kind == SAGG_JSON_ARRAY &&
-			 strchr(parts[ANSWER_REFERENCES].text, '{'))
-		*problem = "it refers to other schemas";
-	if (*problem)
-		return NULL;
-	node = sagg_avro_compile(parts[ANSWER_SCHEMA].text, problem);
-	if (*problem)
-		*problem = sagg_foreign_text(*problem);
-	return node;
+	return schema && (schema->root || schema->problem) ? schema : NULL;
 }
 
 /*
- * Raise an error for an answer that says nothing of the schema.
- */
-static void
-refuse_answer(const SaggRegistry *registry, int32 id, int status)
-{
-	int			code = status == 401 || status == 403 ?
-		ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION :
-		status >= 500 || status == 429 ? ERRCODE_CONNECTION_FAILURE : ERRCODE_FDW_ERROR;
-
-	ereport(ERROR,
-			(errcode(code),
-			 errmsg("schema registry \"%s\" did not give schema %d", registry->url, id),
-			 status == 200 ? errdetail("It answered something else than JSON.") :
-			 errdetail("It answered with HTTP status %d.", status),
-			 status == 401 || status == 403 ?
-			 errhint("Set the options schema.registry.user and schema.registry.password of a user mapping.") :
-			 status == 404 ? errhint("The server's option schema.registry may have another path.") : 0));
-}
-
-/*
- * Find the parts of an answer; true if it says something of the schema.
- */
-static bool
-read_answer(const SaggHttpAnswer *answer, SaggJsonLeaf *leaf, SaggJsonValue *parts)
-{
-	SaggJsonError error;
-
-	if (sagg_json_leaf_parse(leaf, answer->body, answer->len, parts, &error) != SAGG_JSON_OK)
-		return false;
-	if (answer->status == 200)
-		return true;
-	parts[ANSWER_SCHEMA].kind = SAGG_JSON_MISSING;
-	return answer->status == 404 && parts[ANSWER_CODE].kind == SAGG_JSON_NUMBER &&
-		strcmp(parts[ANSWER_CODE].text, NO_SUCH_SCHEMA) == 0;
-}
-
-/*
- * The answer becomes what is known of a schema, in the current memory context.
- */
-static void
-take_answer(SaggRegistry *registry, SaggSchema *schema, const SaggHttpAnswer *answer)
-{
-	static const SaggJsonName names[] = {
-		{"schema", 6}, {"schemaType", 10}, {"references", 10}, {"error_code", 10}
-	};
-	SaggJsonPath paths[ANSWER_PARTS];
-	SaggJsonValue parts[ANSWER_PARTS];
-	SaggJsonLeaf *leaf;
-	volatile bool good = false;
-
-	for (int i = 0; i < ANSWER_PARTS; i++)
-		paths[i] = (SaggJsonPath) {&names[i], 1, 0};
-	leaf = sagg_json_leaf_make(paths, ANSWER_PARTS, SAGG_JSON_MAX_DEPTH);
-	if (leaf == NULL)
-		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
-	PG_TRY();
-	{
-		good = read_answer(answer, leaf, parts);
-		if (good)
-			schema->root = compile_answer(parts, &schema->problem);
-	}
-	PG_FINALLY();
-	{
-		sagg_json_leaf_free(leaf);
-	}
-	PG_END_TRY();
-	if (!good)
-		refuse_answer(registry, schema->id, answer->status);
-	if (schema->root && schema->root->type != AVRO_T_RECORD)
-	{
-		schema->root = NULL;
-		schema->problem = "it is not the schema of a record";
-	}
-}
-
-/*
- * Ask the registry for a schema.  What is kept of it goes into schema->memory,
- * the answer and the rest into the current context.
- */
-static void
-ask_for_schema(SaggRegistry *registry, SaggSchema *schema,
-			   void (*check) (void *arg), void *arg)
-{
-	SaggHttpRequest request = {
-		.accept = "application/vnd.schemaregistry.v1+json",
-		.user = registry->user,
-		.password = registry->password,
-		.ca_pem = registry->ca_pem,
-		.timeout_ms = sagg_kafka_timeout_ms,
-		.max_size = MAX_ANSWER_SIZE,
-		.check = check,
-		.check_arg = arg
-	};
-	SaggHttpAnswer answer;
-	MemoryContext old;
-
-	request.url = psprintf("%s/schemas/ids/%d", registry->url, schema->id);
-	answer = sagg_http_get(&request);
-	schema->fetched = GetCurrentTimestamp();
-	old = MemoryContextSwitchTo(schema->memory);
-	take_answer(registry, schema, &answer);
-	MemoryContextSwitchTo(old);
-}
-
-/*
- * Keep a schema that was asked for.  Without a root it counts as a failure.
+ * Keep what is known of a schema now.
  */
 static const SaggSchema *
 keep_schema(SaggRegistry *registry, SaggSchema *schema)
 {
-	SaggSchema *entry = hash_search(registry->schemas, &schema->id, HASH_ENTER, NULL);
+	SaggSchema *entry;
 
-	schema->bytes = MemoryContextMemAllocated(schema->memory, true);
-	registry->bytes += schema->bytes;
-	if (schema->root == NULL)
-		registry->failures++;
-	MemoryContextSetParent(schema->memory, TopMemoryContext);
+	if (schema->root)
+		registry->access.good = schema->id;
+	else
+	{
+		/* not what was made of it before it turned out to be none */
+		schema->memory = NULL;
+		if (schema->problem && !schema->constant)
+		{
+			schema->memory = AllocSetContextCreate(TopMemoryContext, "stream_agg schema",
+												   ALLOCSET_SMALL_SIZES);
+			schema->problem = MemoryContextStrdup(schema->memory, schema->problem);
+		}
+	}
+	entry = hash_search(registry->schemas, &schema->id, HASH_FIND, NULL);
+	if (entry)
+		forget(registry, entry);
+	entry = hash_search(registry->schemas, &schema->id, HASH_ENTER, NULL);
 	*entry = *schema;
+	if (schema->root)
+	{
+		registry->nschemas++;
+		entry->bytes = MemoryContextMemAllocated(schema->memory, true);
+		registry->bytes += entry->bytes;
+		MemoryContextSetParent(schema->memory, TopMemoryContext);
+	}
 	return entry;
 }
 
 /*
- * A schema, from the registry if it was not looked up before; waits for that,
- * and calls "check" meanwhile.  Raises connection_failure and the like.
+ * Ask for a schema that is not known, and keep what the registry says.  Waits for
+ * that, and calls "check" meanwhile.  NULL, with the status of the answer, if it
+ * says nothing of this one yet, though it answers for others; without "status"
+ * that is an error.
  */
-const SaggSchema *
-sagg_registry_look_up(SaggRegistry *registry, int32 id,
-					  void (*check) (void *arg), void *arg)
+static const SaggSchema *
+ask_for_schema(SaggRegistry *registry, int32 id, int *status,
+			   void (*check) (void *arg), void *arg)
 {
-	const SaggSchema *known = sagg_registry_find(registry, id);
+	const SaggSchema *known = hash_search(registry->schemas, &id, HASH_FIND, NULL);
+	SaggSchema	schema = {.id = id, .doubts = known ? known->doubts : 0};
 	MemoryContext scratch;
 	MemoryContext old;
-	SaggSchema	schema = {.id = id};
 
-	if (known)
-		return known;
-	if (registry->failures >= MAX_FAILURES)
-		return &too_many;
+	/* nobody holds one: records are decoded one after the other */
 	if (registry->bytes > MAX_SCHEMA_BYTES)
-		return &too_large;
+		forget_all(registry, true);
+	registry->asked++;
+	registry->access.check = check;
+	registry->access.check_arg = arg;
 	scratch = AllocSetContextCreate(CurrentMemoryContext, "stream_agg answer of a registry",
 									ALLOCSET_SMALL_SIZES);
 	schema.memory = AllocSetContextCreate(scratch, "stream_agg schema",
@@ -338,8 +238,20 @@ sagg_registry_look_up(SaggRegistry *registry, int32 id,
 	old = MemoryContextSwitchTo(scratch);
 	PG_TRY();
 	{
-		ask_for_schema(registry, &schema, check, arg);
-		known = keep_schema(registry, &schema);
+		SaggHttpAnswer answer;
+		SaggBlame	blame = sagg_schema_ask(&registry->access, &schema, &answer);
+
+		known = NULL;
+		if (blame != SAGG_BLAME_REGISTRY || schema.doubts > 0)
+			known = keep_schema(registry, &schema);
+		if (blame == SAGG_BLAME_REGISTRY ||
+			(blame == SAGG_BLAME_OPEN && (status == NULL || answer.status == 0)))
+			sagg_schema_refuse_answer(&registry->access, id, &answer);
+		if (blame == SAGG_BLAME_OPEN)
+		{
+			*status = answer.status;
+			known = NULL;
+		}
 	}
 	PG_FINALLY();
 	{
@@ -351,38 +263,107 @@ sagg_registry_look_up(SaggRegistry *registry, int32 id,
 }
 
 /*
- * Look up the schemas of all records of the reader's batch, so that a scan of
- * it finds them.  Waits for the registry.
+ * A schema, from the registry if it was not looked up before; waits for that,
+ * and calls "check" meanwhile.  It is valid until the next call.  Raises
+ * connection_failure and the like.
  */
-void
-sagg_reader_look_up_schemas(SaggReader *reader)
+const SaggSchema *
+sagg_registry_look_up(SaggRegistry *registry, int32 id,
+					  void (*check) (void *arg), void *arg)
 {
-	MemoryContext memory;
-	MemoryContext old;
-	SaggBatchCursor *cursor;
+	const SaggSchema *known = sagg_registry_find(registry, id);
+
+	return known ? known : ask_for_schema(registry, id, NULL, check, arg);
+}
+
+/*
+ * The batch needs more schemas than it may ask for or keep.
+ */
+static void
+raise_too_many(const SaggRegistry *registry)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_SCHEMAS),
+			 errmsg("the records of the micro-batch name too many schemas that are not known"),
+			 errdetail("Of schema registry \"%s\", %d were asked for; %zu kB are kept of those it has.",
+					   registry->access.url, registry->asked, registry->bytes / 1024)));
+}
+
+/*
+ * Was a schema asked for since "begun", in vain?
+ */
+static bool
+asked_in_vain(SaggRegistry *registry, int32 id, TimestampTz begun)
+{
+	const SaggSchema *schema = hash_search(registry->schemas, &id, HASH_FIND, NULL);
+
+	return schema && schema->fetched >= begun;
+}
+
+/*
+ * Ask for those schemas that the records of a batch name and that are not known.
+ */
+static void
+ask_for_batch(SaggReader *reader, bool whole)
+{
+	SaggRegistry *registry = reader->registry;
+	SaggBatchCursor *cursor = sagg_batch_open(reader->batch, false);
+	TimestampTz begun = GetCurrentTimestamp();
+	SaggHttpAnswer open = {0};
+	int32		open_id = -1;
 	SaggRecord	record;
 	int32		id;
 
+	while (sagg_batch_next(cursor, &record))
+	{
+		int			status = 0;
+
+		if (!sagg_avro_schema_id(record.payload, record.payload_len, &id) ||
+			sagg_registry_find(registry, id) || asked_in_vain(registry, id, begun))
+			continue;
+		if (!whole && (registry->asked >= MAX_ASKED || registry->bytes > MAX_SCHEMA_BYTES))
+			raise_too_many(registry);
+		if (ask_for_schema(registry, id, &status, reader->check, reader->check_arg) == NULL)
+		{
+			open.status = status;
+			open_id = id;
+		}
+	}
+	sagg_batch_end(cursor);
+	if (open.status != 0)
+		sagg_schema_refuse_answer(&registry->access, open_id, &open);
+}
+
+/*
+ * Look up the schemas of all records of the reader's batch, so that a scan of
+ * it finds them.  Waits for the registry.  "whole": the batch cannot be made
+ * smaller; otherwise raises ERRCODE_SAGG_SCHEMAS if it has to be.  Returns how many
+ * schemas were asked for in relation to how many may be, in percent.
+ */
+int
+sagg_reader_look_up_schemas(SaggReader *reader, bool whole)
+{
+	MemoryContext memory;
+	MemoryContext old;
+
 	if (reader->registry == NULL)
-		return;
+		return 0;
 	sagg_registry_tidy(reader->registry);
 	memory = AllocSetContextCreate(CurrentMemoryContext, "stream_agg schemas of a batch",
 								   ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(memory);
+	reader->registry->access.keep = true;
 	PG_TRY();
 	{
-		cursor = sagg_batch_open(reader->batch, false);
-		while (sagg_batch_next(cursor, &record))
-		{
-			if (sagg_avro_schema_id(record.payload, record.payload_len, &id))
-				(void) sagg_registry_look_up(reader->registry, id, reader->check, reader->check_arg);
-		}
-		sagg_batch_end(cursor);
+		ask_for_batch(reader, whole);
 	}
 	PG_FINALLY();
 	{
+		reader->registry->access.keep = false;
+		sagg_http_close();
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(memory);
 	}
 	PG_END_TRY();
+	return reader->registry->asked / (MAX_ASKED / 100);
 }

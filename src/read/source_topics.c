@@ -221,6 +221,16 @@ sagg_sources_topics(List *sources)
 bool
 sagg_sources_by_topic(List *sources)
 {
+	ListCell   *lc;
+
+	foreach(lc, sources)
+	{
+		if (!sagg_is_source(lfirst_oid(lc)))
+			ereport(ERROR,
+					(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
+					 errmsg("a source of the stream does not exist"),
+					 errhint("Drop the stream and create it anew.")));
+	}
 	return sagg_sources_topics(sources)->one == NULL;
 }
 

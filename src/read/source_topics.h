@@ -25,7 +25,6 @@ typedef struct SaggTopics
 /* Kafka's bound for the name of a topic, in bytes */
 #define SAGG_MAX_TOPIC_NAME		249
 
-extern bool sagg_is_topic_name(const char *name);
 extern SaggTopics *sagg_source_topics(Oid relid);
 extern SaggTopics *sagg_sources_topics(List *sources);
 extern bool sagg_topics_include(const SaggTopics *topics, const char *name);

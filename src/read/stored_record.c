@@ -52,6 +52,29 @@ message_timestamp(const rd_kafka_message_t *message)
 }
 
 /*
+ * The message's headers, and of "stored" what is about them.  librdkafka does not
+ * parse all that a producer can write, such as headers without end.
+ */
+static void
+measure_headers(const rd_kafka_message_t *message, SaggStoredRecord *stored,
+				rd_kafka_headers_t **headers)
+{
+	switch (rd_kafka_message_headers(message, headers))
+	{
+		case RD_KAFKA_RESP_ERR_NO_ERROR:
+			stored->nheaders = rd_kafka_header_cnt(*headers);
+			stored->headers_len = store_headers(NULL, *headers);
+			break;
+		case RD_KAFKA_RESP_ERR__NOENT:
+			break;
+		default:
+			*headers = NULL;
+			stored->nheaders = -1;
+			break;
+	}
+}
+
+/*
  * Fill in all of "stored"; returns the size of the record as stored, in bytes.
  * "headers" are the message's if they are to be kept, or NULL.
  */
@@ -62,12 +85,8 @@ sagg_record_measure(int32 topic, const rd_kafka_message_t *message,
 {
 	*headers = NULL;
 	memset(stored, 0, sizeof(*stored));
-	if (keep_headers &&
-		rd_kafka_message_headers(message, headers) == RD_KAFKA_RESP_ERR_NO_ERROR)
-	{
-		stored->nheaders = rd_kafka_header_cnt(*headers);
-		stored->headers_len = store_headers(NULL, *headers);
-	}
+	if (keep_headers)
+		measure_headers(message, stored, headers);
 	stored->topic = topic;
 	stored->partition = message->partition;
 	stored->offset = message->offset;

@@ -20,10 +20,12 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/rangetypes.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -99,6 +101,29 @@ check_window(const SaggRepair *repair)
 }
 
 /*
+ * The stream's query is run as SQL, which reads the tables that inherit from a
+ * source, too; the rows of those are no records.
+ */
+static void
+check_no_children(const SaggRepair *repair)
+{
+	ListCell   *lc;
+
+	foreach(lc, repair->query->sources)
+	{
+		Oid			source = lfirst_oid(lc);
+
+		if (find_inheritance_children(source, AccessShareLock) != NIL)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("late records of stream \"%s\" cannot be repaired",
+							sagg_stream_title(repair->stream->name)),
+					 errdetail("Tables inherit from source \"%s\".", get_rel_name(source)),
+					 errhint("Use ALTER TABLE ... NO INHERIT.")));
+	}
+}
+
+/*
  * As the stream's owner: find out what can be repaired, and do it.
  */
 static void
@@ -109,6 +134,7 @@ repair_windows(SaggRepair *repair)
 	sagg_become_stream_owner_to_write(&owner, repair->stream);
 	repair->query = sagg_query_of_view(repair->stream);
 	check_window(repair);
+	check_no_children(repair);
 	sagg_repair_check_column(repair);
 	wait_for_open_windows(repair);
 	if (any_to_repair(repair))

@@ -24,6 +24,9 @@
 
 #include "worker_internal.h"
 
+/* after so long an end of a partition that is doubted counts, if it is the same again */
+#define END_DOUBT_MS	1000
+
 /*
  * Are the topics that the stream has read still there?  A pattern has those
  * that are, so a topic that is gone is not missed otherwise.
@@ -95,6 +98,70 @@ raise_offsets_gone(SaggSession *session, const SaggRange *position,
 }
 
 /*
+ * A partition that ends before the position is doubted: a broker that has just
+ * become its leader may say so, or a wrong one, and on_data_loss would have all of it
+ * read again.  It counts when a later answer, to be asked for after END_DOUBT_MS, says
+ * so too.  Returns whether it does not count yet.
+ */
+static bool
+end_is_doubtful(SaggSession *session, const SaggRange *bounds)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	SaggEndDoubt *doubt = NULL;
+	ListCell   *lc;
+
+	foreach(lc, session->doubts)
+	{
+		SaggEndDoubt *one = lfirst(lc);
+
+		if (one->topic == bounds->topic && one->partition == bounds->partition)
+			doubt = one;
+	}
+	if (doubt && !doubt->settled && TimestampDifferenceExceeds(doubt->since, now, END_DOUBT_MS))
+		return false;
+	if (doubt == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(session->memory);
+
+		doubt = palloc0(sizeof(SaggEndDoubt));
+		doubt->topic = bounds->topic;
+		doubt->partition = bounds->partition;
+		session->doubts = lappend(session->doubts, doubt);
+		MemoryContextSwitchTo(old);
+	}
+	else if (!doubt->settled)
+	{
+		session->doubtful = true;
+		return true;
+	}
+	doubt->settled = false;
+	doubt->since = now;
+	session->doubtful = true;
+	ereport(LOG,
+			(errmsg("stream \"%s\": partition %d of topic \"%s\" is said to end at offset " INT64_FORMAT ", before what has been read, and its end is asked for again",
+					sagg_stream_title(session->stream->name), bounds->partition,
+					sagg_topic_name(bounds->topic), bounds->end)));
+	return true;
+}
+
+/*
+ * A partition does not end before the position any more.
+ */
+static void
+settle_doubt(SaggSession *session, const SaggRange *bounds)
+{
+	ListCell   *lc;
+
+	foreach(lc, session->doubts)
+	{
+		SaggEndDoubt *one = lfirst(lc);
+
+		if (one->topic == bounds->topic && one->partition == bounds->partition)
+			one->settled = true;
+	}
+}
+
+/*
  * Where to go on with a partition; what is lost before that goes into the plan.
  */
 static int64
@@ -107,7 +174,15 @@ next_start(SaggSession *session, SaggPlan *plan, const SaggRange *bounds)
 	if (position->start >= bounds->start && position->start <= bounds->end &&
 		(!list_member_int(session->made_anew, bounds->topic) ||
 		 position->start == bounds->start))
+	{
+		if (session->doubts != NIL)
+			settle_doubt(session, bounds);
 		return position->start;
+	}
+	if (position->start > bounds->end && !list_member_int(session->made_anew, bounds->topic) &&
+		end_is_doubtful(session, bounds))
+		return bounds->end;
+	settle_doubt(session, bounds);
 	if (session->stream->options.on_data_loss == SAGG_LOSS_FAIL)
 		raise_offsets_gone(session, position, bounds);
 	plan->skipped[plan->nskipped] = *position;
@@ -223,7 +298,7 @@ next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
 			if (one->nsuspects > 0)
 				n = keep_suspects(one, ranges, n, &limit);
 		}
-		sagg_ranges_share(ranges, n, limit, plan->batch);
+		sagg_ranges_share(ranges, n, sagg_batch_size_bound(session, limit), plan->batch);
 	}
 	for (int i = 0; i < nbounds; i++)
 	{
@@ -366,6 +441,7 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 {
 	MemoryContext old = MemoryContextSwitchTo(session->batch_memory);
 
+	session->doubtful = false;
 	sagg_session_check_topics(session, bounds, nbounds);
 	sagg_session_add_partitions(session, bounds, nbounds);
 	if (!make_plans(session, bounds, nbounds))

@@ -83,7 +83,7 @@ append_losses(StringInfo buf, const SaggRange *losses, int n)
 		appendStringInfo(buf,
 						 losses[i].end > losses[i].start ?
 						 "%sopic \"%s\", partition %d: offsets " INT64_FORMAT " to " INT64_FORMAT :
-						 "%sopic \"%s\", partition %d: it ends before offset " INT64_FORMAT ", and is read from offset " INT64_FORMAT,
+						 "%sopic \"%s\", partition %d: it ends before offset " INT64_FORMAT ", and all of it is read again, from offset " INT64_FORMAT,
 						 buf->len > 0 ? "; t" : "T",
 						 sagg_topic_name(losses[i].topic), losses[i].partition,
 						 losses[i].start,

@@ -9,7 +9,8 @@
  * process is left, a slot that still has one but was not told is that of the
  * worker that has ended by itself: its stream is to blame.  Where that is nobody's
  * - a client's backend has crashed, say - streams that were in a micro-batch are
- * suspects: their batch may have made the other process crash.
+ * suspects: their batch may have made the other process crash.  The mark in a slot
+ * also has the record that a scan of the batch was at, for poison.c.
  *
  * That is worked out in the postmaster, between the end of the last process and
  * the start of the next, and written to a file, as pg_stat_statements does: the
@@ -40,7 +41,7 @@
 #include "worker_internal.h"
 
 #define CRASH_FILE			PG_STAT_TMP_DIR "/stream_agg_crashes"
-#define CRASH_FILE_MAGIC	0x5A6C0001
+#define CRASH_FILE_MAGIC	0x5A6C0002
 
 /* a stream's pause doubles up to this, or stays at the first one if longer */
 #define LONGEST_PAUSE_MS	(5 * 60 * 1000)
@@ -78,7 +79,10 @@ sagg_mark_begin(SaggMark *mark, Oid view)
 	mark->view = view;
 	mark->batch = -1;
 	mark->activity = SAGG_OUTSIDE_BATCH;
+	mark->record.partition = -1;
 	my_mark = mark;
+	if (OidIsValid(view))
+		sagg_scan_mark(&mark->record);
 	pqsignal(SIGQUIT, told_to_quit);
 }
 
@@ -91,6 +95,7 @@ sagg_mark_end(void)
 	if (my_mark)
 		my_mark->activity = SAGG_NO_PROCESS;
 	my_mark = NULL;
+	sagg_scan_mark(NULL);
 }
 
 /*
@@ -99,6 +104,7 @@ sagg_mark_end(void)
 void
 sagg_mark_batch(int64 batch)
 {
+	my_mark->record.partition = -1;
 	my_mark->batch = batch;
 	my_mark->activity = batch >= 0 ? SAGG_IN_BATCH : SAGG_OUTSIDE_BATCH;
 }
@@ -155,6 +161,33 @@ sagg_crashes_find(Oid database, Oid view)
 }
 
 /*
+ * The record that the worker of a stream of this database was at when it crashed
+ * the server, if the last time was in "batch".  Returns how many crashes in a row
+ * were at that record; 0 if it is not known.
+ */
+int
+sagg_crashes_at_record(Oid view, int64 batch, SaggPlace *place)
+{
+	char		topic[SAGG_TOPIC_SIZE];
+	SaggCrashes *stream;
+	int			n = 0;
+
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	stream = sagg_crashes_find(MyDatabaseId, view);
+	if (stream && stream->batch == batch && stream->nrecord > 0)
+	{
+		n = stream->nrecord;
+		strlcpy(topic, stream->topic, sizeof(topic));
+		place->partition = stream->partition;
+		place->offset = stream->offset;
+	}
+	LWLockRelease(sagg_shared->lock);
+	if (n > 0)
+		place->topic = sagg_topic_number(topic);
+	return n;
+}
+
+/*
  * Records that say nothing any more.
  */
 static void
@@ -204,6 +237,33 @@ pause_after(int crashes)
 }
 
 /*
+ * Which record was it at, by the memory that a crashed process has left?
+ */
+static void
+note_record(SaggCrashes *stream, const SaggScanMark *at)
+{
+	char		topic[SAGG_TOPIC_SIZE];
+
+	memcpy(topic, at->topic, sizeof(topic));
+	topic[sizeof(topic) - 1] = '\0';
+	if (at->partition < 0 || at->offset < 0 || !sagg_is_topic_name(topic))
+	{
+		stream->nrecord = 0;
+		return;
+	}
+	if (stream->nrecord > 0 && strcmp(stream->topic, topic) == 0 &&
+		stream->partition == at->partition && stream->offset == at->offset)
+	{
+		stream->nrecord++;
+		return;
+	}
+	strlcpy(stream->topic, topic, sizeof(stream->topic));
+	stream->partition = at->partition;
+	stream->offset = at->offset;
+	stream->nrecord = 1;
+}
+
+/*
  * The worker of a slot has crashed the server.
  */
 static void
@@ -218,6 +278,7 @@ blame(SaggCrashLog *log, const SaggSlot *of_worker, TimestampTz now)
 	add_time(&stream->times, now);
 	stream->last = now;
 	stream->batch = of_worker->mark.batch;
+	note_record(stream, &of_worker->mark.record);
 	stream->ntimes = stream->times.n;
 	stream->pause_ms = pause_after(stream->times.n);
 	if (sagg_max_crashes >= 0 && stream->times.n >= Max(sagg_max_crashes, 1))
@@ -228,6 +289,10 @@ blame(SaggCrashLog *log, const SaggSlot *of_worker, TimestampTz now)
 			 stream->failed ?
 			 errdetail("The stream has failed, and waits for stream_agg.start_stream.") :
 			 errdetail("It is started again %d ms after the server.", stream->pause_ms)));
+	if (stream->nrecord > 0)
+		ereport(LOG,
+				(errmsg("it was at the record of topic \"%s\", partition %d, offset " INT64_FORMAT,
+						stream->topic, stream->partition, stream->offset)));
 }
 
 /*

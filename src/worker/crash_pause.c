@@ -51,13 +51,18 @@ static void
 tell_failed(SaggSlot *slot, const SaggCrashes *stream)
 {
 	char		text[SAGG_ERROR_SIZE];
+	char		record[SAGG_TOPIC_SIZE + 100] = "";
 
+	if (stream->nrecord > 0)
+		snprintf(record, sizeof(record),
+				 ", at the record of topic \"%s\", partition %d, offset " INT64_FORMAT,
+				 stream->topic, stream->partition, stream->offset);
 	snprintf(text, sizeof(text),
 			 "the stream's worker has crashed the server %d times within %d s"
-			 "\nDETAIL:  The last time was at %s, in micro-batch " INT64_FORMAT "."
+			 "\nDETAIL:  The last time was at %s, in micro-batch " INT64_FORMAT "%s."
 			 "\nHINT:  See the server log. Mend the cause, then run stream_agg.start_stream.",
 			 stream->ntimes, sagg_crash_window_s, timestamptz_to_str(stream->last),
-			 stream->batch);
+			 stream->batch, record);
 	sagg_slot_set_error(slot, ERRCODE_SAGG_CRASHES, text);
 	slot->last_error_time = stream->last;
 }

@@ -35,7 +35,7 @@ next_late_record(void *arg, SaggAside *aside)
 		   late->rows[reader->next].record == late->rows[first].record)
 		reader->next++;
 	aside->rows = &late->rows[first];
-	aside->nrows = (int) (reader->next - first);
+	aside->nrows = reader->next - first;
 	return true;
 }
 

@@ -64,6 +64,7 @@ typedef struct Part
 	SaggCommit	commit;
 	StageClock	clock;
 	char	   *first_refused;	/* described, NULL = none */
+	Size		group_memory;
 } Part;
 
 /*
@@ -114,7 +115,8 @@ read_records(SaggSession *session, const SaggPlan *plan)
 					 trouble ? errdetail("The broker connection reports: %s.", trouble) : 0));
 		}
 	}
-	sagg_reader_look_up_schemas(session->reader);
+	session->schemas_asked = sagg_reader_look_up_schemas(session->reader,
+														 sagg_session_replaces(session->lead));
 }
 
 /*
@@ -397,6 +399,7 @@ process_part(Part *part)
 	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, commit,
 						   sagg_execution_state(execution));
 	sagg_idle_windows(session, execution);
+	part->group_memory = sagg_execution_group_memory(execution);
 	sagg_execution_end(execution);
 
 	/*
@@ -531,6 +534,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	Part	   *parts;
 	int			nparts;
 	char	   *losses;
+	Size		group_memory = 0;
 
 	session->plan = plan;
 	sagg_mark_batch(plan->batch);
@@ -556,7 +560,11 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 		parts[i].session->store_restored = false;
 	SAGG_FAILPOINT("commit.after");
 	for (int i = 0; i < nparts; i++)
+	{
 		publish_part(&parts[i]);
+		group_memory = Max(group_memory, parts[i].group_memory);
+	}
+	sagg_batch_size_committed(session, group_memory);
 	sagg_reader_release(session->reader);
 	if (session == session->lead)
 		sagg_reader_commit(session->reader, session->progress->positions,

@@ -7,8 +7,8 @@
  * Definitions are transactional, workers are not.  So everything that makes a
  * worker start waits for the commit, and a stream that shall not run while a
  * transaction changes it is held (stop_holds) until that transaction ends,
- * whichever way.  Transaction callbacks touch shared memory only: an ERROR
- * there would be a PANIC.
+ * whichever way, also where a subtransaction has held it that is rolled back.
+ * Transaction callbacks touch shared memory only: an ERROR there would be a PANIC.
  *
  * Locks: the stream's lock is a heavyweight lock on (view, 1).  A worker holds
  * it at session level for as long as it works (I2), a transaction that stops
@@ -34,21 +34,7 @@
 /* what the current transaction shall do at its end; in TopMemoryContext */
 static bool wake_at_commit = false;
 static bool look_at_commit = false; /* what streams are made of has changed */
-static List *held_views = NIL;	/* one entry for each hold */
-static List *dropped_views = NIL;	/* slots to free at commit */
-static List *changes = NIL;		/* of StreamChange, in order */
-
-typedef struct StreamChange
-{
-	bool		start;			/* else stop */
-	Oid			view;
-	Oid			owner;
-	char		name[SAGG_NAME_SIZE];
-	char		reader[NAMEDATALEN];
-	Oid			source;
-	Oid			sink;
-	int			limit;			/* of the owner's streams */
-} StreamChange;
+static List *held_views = NIL;	/* those with a hold, each once */
 
 static object_access_hook_type prev_object_access_hook = NULL;
 
@@ -58,46 +44,31 @@ sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view)
 	SET_LOCKTAG_OBJECT(*tag, database, RelationRelationId, view, 1);
 }
 
-static void
-remember(List **list, Oid view)
-{
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-	*list = lappend_oid(*list, view);
-	MemoryContextSwitchTo(old);
-}
-
-static void
-forget_all(List **list)
-{
-	list_free(*list);
-	*list = NIL;
-}
-
-static void
-forget_changes(void)
-{
-	list_free_deep(changes);
-	changes = NIL;
-}
-
 /*
- * What the transaction has done last with a stream, or NULL.
+ * Streams of this database that shall run and that the transaction has not
+ * changed, and those of other databases.  "views" has room for all slots, and
+ * gets the former ones.
  */
-static const StreamChange *
-last_change(Oid view)
+static int
+wanted_slots(Oid owner, Oid *views, int *others)
 {
-	const StreamChange *found = NULL;
-	ListCell   *lc;
+	int			n = 0;
 
-	foreach(lc, changes)
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	*others = 0;
+	for (int i = 0; i < sagg_shared->nslots; i++)
 	{
-		const StreamChange *change = lfirst(lc);
+		const SaggSlot *slot = &sagg_shared->slots[i];
 
-		if (change->view == view)
-			found = change;
+		if (!slot->in_use || slot->owner != owner || !slot->wanted)
+			continue;
+		if (slot->database == MyDatabaseId)
+			views[n++] = slot->view;
+		else
+			(*others)++;
 	}
-	return found;
+	LWLockRelease(sagg_shared->lock);
+	return n;
 }
 
 /*
@@ -107,51 +78,39 @@ last_change(Oid view)
 static int
 streams_at_commit(Oid owner, Oid view)
 {
-	int			n = 0;
+	Oid		   *views = palloc(sizeof(Oid) * sagg_shared->nslots);
+	int			n;
+	int			nviews = wanted_slots(owner, views, &n);
 	ListCell   *lc;
 
-	LWLockAcquire(sagg_shared->lock, LW_SHARED);
-	for (int i = 0; i < sagg_shared->nslots; i++)
+	for (int i = 0; i < nviews; i++)
 	{
-		const SaggSlot *slot = &sagg_shared->slots[i];
-		bool		here = slot->database == MyDatabaseId;
-		const StreamChange *change = here ? last_change(slot->view) : NULL;
-
-		if (!slot->in_use || slot->owner != owner ||
-			(here && (slot->view == view || list_member_oid(dropped_views, slot->view))))
-			continue;
-		if (change ? change->start : slot->wanted)
+		if (views[i] != view && sagg_change_of(views[i]) == NULL)
 			n++;
 	}
-	foreach(lc, changes)
+	foreach(lc, sagg_changes())
 	{
-		const StreamChange *change = lfirst(lc);
+		const SaggStreamChange *change = lfirst(lc);
 
-		if (change->start && change->owner == owner && change->view != view &&
-			change == last_change(change->view) &&
-			sagg_slot_find(MyDatabaseId, change->view) == NULL)
+		if (change->kind == SAGG_CHANGE_START && change->owner == owner && change->view != view)
 			n++;
 	}
-	LWLockRelease(sagg_shared->lock);
+	pfree(views);
 	return n;
 }
 
 static void
-change_at_commit(bool start, const SaggStream *stream, int limit)
+change_at_commit(SaggChangeKind kind, const SaggStream *stream, int limit)
 {
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	StreamChange *change = palloc(sizeof(StreamChange));
+	SaggStreamChange change = {.kind = kind,.view = stream->view};
 
-	change->start = start;
-	change->view = stream->view;
-	change->owner = stream->owner;
-	strlcpy(change->name, sagg_stream_title(stream->name), sizeof(change->name));
-	change->limit = limit;
-	change->source = linitial_oid(stream->sources);
-	change->sink = stream->sink;
-	strlcpy(change->reader, stream->reader ? stream->reader : "", sizeof(change->reader));
-	changes = lappend(changes, change);
-	MemoryContextSwitchTo(old);
+	change.owner = stream->owner;
+	strlcpy(change.name, sagg_stream_title(stream->name), sizeof(change.name));
+	change.limit = limit;
+	change.source = linitial_oid(stream->sources);
+	change.sink = stream->sink;
+	strlcpy(change.reader, stream->reader ? stream->reader : "", sizeof(change.reader));
+	sagg_change_add(&change);
 	wake_at_commit = true;
 }
 
@@ -169,7 +128,7 @@ sagg_start_stream_at_commit(const SaggStream *stream)
 	int			limit = sagg_role_limit(stream->owner);
 
 	sagg_role_check(stream->owner, streams_at_commit(stream->owner, stream->view), limit);
-	change_at_commit(true, stream, limit);
+	change_at_commit(SAGG_CHANGE_START, stream, limit);
 }
 
 /*
@@ -179,7 +138,7 @@ sagg_start_stream_at_commit(const SaggStream *stream)
 void
 sagg_stop_stream_at_commit(const SaggStream *stream)
 {
-	change_at_commit(false, stream, 0);
+	change_at_commit(SAGG_CHANGE_STOP, stream, 0);
 }
 
 /*
@@ -187,24 +146,25 @@ sagg_stop_stream_at_commit(const SaggStream *stream)
  * who owns it then stays, and detach_from_slot sees what is wanted.
  */
 static void
-apply_change(const StreamChange *change)
+apply_change(const SaggStreamChange *change)
 {
-	SaggSlot   *slot = change->start ?
+	bool		start = change->kind == SAGG_CHANGE_START;
+	SaggSlot   *slot = start ?
 		sagg_role_slot(change->view, change->owner, change->limit) :
 		sagg_slot_find(MyDatabaseId, change->view);
 
 	if (slot == NULL)
 	{
 		/* others have been faster, or it has none to stop */
-		if (change->start)
+		if (start)
 			sagg_slot_missing();
 		return;
 	}
-	if (slot->wanted && !change->start)
+	if (slot->wanted && !start)
 		sagg_slot_freed();
-	slot->wanted = change->start;
+	slot->wanted = start;
 	slot->changed_at = ++sagg_shared->changes;
-	if (!change->start)
+	if (!start)
 	{
 		if (slot->pid == 0)
 			slot->state = SAGG_STOPPED;
@@ -246,6 +206,17 @@ discard_store(Oid view)
 		sagg_state_discard(slot);
 }
 
+static void
+remember_held(Oid view)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	/* one that was prepared for a stream without slot, or before an error */
+	if (held_views == NIL || llast_oid(held_views) != InvalidOid)
+		held_views = lappend_oid(held_views, view);
+	MemoryContextSwitchTo(old);
+}
+
 /*
  * Keep a stream from running until the current transaction ends, and return
  * when no worker runs it: its batch at hand is finished first, or cancelled after
@@ -255,11 +226,14 @@ void
 sagg_lock_stream(Oid view)
 {
 	SaggSlot   *slot;
+	bool		known;
 
 	sagg_require_preload();
 
 	/* room for the entry first: after it nothing may fail before it is noted */
-	remember(&held_views, InvalidOid);
+	known = list_member_oid(held_views, view);
+	if (!known)
+		remember_held(InvalidOid);
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot = sagg_slot_find(MyDatabaseId, view);
@@ -273,8 +247,11 @@ sagg_lock_stream(Oid view)
 	}
 	if (slot)
 	{
-		slot->stop_holds++;
-		llast_oid(held_views) = view;
+		/* a slot with holds stays, so that of this transaction is still there */
+		if (!known || slot->stop_holds == 0)
+			slot->stop_holds++;
+		if (!known)
+			llast_oid(held_views) = view;
 		if (slot->latch)
 			SetLatch(slot->latch);
 	}
@@ -318,6 +295,8 @@ is_of_stream(Oid relid, bool *view)
 			(slot->source == relid || slot->sink == relid);
 	}
 	LWLockRelease(sagg_shared->lock);
+	/* one that the transaction has made or started has no slot yet */
+	*view = *view || sagg_change_of(relid) != NULL;
 	return found || *view;
 }
 
@@ -345,26 +324,49 @@ on_object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 		look_at_commit = true;
 	else if (view)
 	{
+		SaggStreamChange change = {.kind = SAGG_CHANGE_DROP,.view = objectId};
+
 		sagg_lock_stream(objectId);
-		remember(&dropped_views, objectId);
+		sagg_change_add(&change);
 	}
 }
 
+static void
+apply_drop(Oid view)
+{
+	SaggSlot   *slot = sagg_slot_find(MyDatabaseId, view);
+
+	sagg_crashes_forget(MyDatabaseId, view);
+	if (slot && slot->pid == 0 && !slot->launching)
+		sagg_slot_free(slot);
+}
+
 /*
- * End of the transaction: let go of what was held, do what waited for the
- * commit.
+ * Changes of one kind: what stops makes room for what starts.
  */
 static void
-release_streams(bool commit)
+apply_changes(SaggChangeKind kind)
 {
 	ListCell   *lc;
 
-	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	foreach(lc, changes)
+	foreach(lc, sagg_changes())
 	{
-		if (commit)
-			apply_change(lfirst(lc));
+		const SaggStreamChange *change = lfirst(lc);
+
+		if (change->kind != kind)
+			continue;
+		if (kind == SAGG_CHANGE_DROP)
+			apply_drop(change->view);
+		else
+			apply_change(change);
 	}
+}
+
+static void
+release_holds(void)
+{
+	ListCell   *lc;
+
 	foreach(lc, held_views)
 	{
 		SaggSlot   *slot = sagg_slot_find(MyDatabaseId, lfirst_oid(lc));
@@ -377,20 +379,35 @@ release_streams(bool commit)
 			slot->stop_holds == 0 && sagg_enabled)
 			slot->state = SAGG_STARTING;
 	}
-	foreach(lc, dropped_views)
-	{
-		SaggSlot   *slot = sagg_slot_find(MyDatabaseId, lfirst_oid(lc));
+}
 
-		if (commit)
-			sagg_crashes_forget(MyDatabaseId, lfirst_oid(lc));
-		if (commit && slot && slot->pid == 0 && !slot->launching)
-			sagg_slot_free(slot);
+static void
+forget_all(void)
+{
+	list_free(held_views);
+	held_views = NIL;
+	sagg_changes_forget();
+}
+
+/*
+ * End of the transaction: let go of what was held, do what waited for the
+ * commit.
+ */
+static void
+release_streams(bool commit)
+{
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	if (commit)
+	{
+		apply_changes(SAGG_CHANGE_STOP);
+		apply_changes(SAGG_CHANGE_START);
 	}
+	release_holds();
+	if (commit)
+		apply_changes(SAGG_CHANGE_DROP);
 	LWLockRelease(sagg_shared->lock);
 
-	forget_all(&held_views);
-	forget_all(&dropped_views);
-	forget_changes();
+	forget_all();
 	sagg_mark_database(MyDatabaseId);
 }
 
@@ -406,10 +423,7 @@ on_transaction(XactEvent event, void *arg)
 				(event == XACT_EVENT_COMMIT || held_views != NIL))
 				release_streams(event == XACT_EVENT_COMMIT);
 			else
-			{
-				forget_all(&dropped_views);
-				forget_changes();
-			}
+				forget_all();
 			if (look_at_commit && event == XACT_EVENT_COMMIT)
 				sagg_mark_database(MyDatabaseId);
 			wake_at_commit = false;
@@ -420,8 +434,7 @@ on_transaction(XactEvent event, void *arg)
 			/* changes nothing, but must not leave a stream held */
 			if (held_views != NIL)
 				release_streams(false);
-			forget_all(&dropped_views);
-			forget_changes();
+			forget_all();
 			wake_at_commit = false;
 			look_at_commit = false;
 			break;
@@ -444,6 +457,7 @@ void
 sagg_notify_init(void)
 {
 	RegisterXactCallback(on_transaction, NULL);
+	sagg_changes_init();
 	prev_object_access_hook = object_access_hook;
 	object_access_hook = on_object_access;
 }

@@ -15,8 +15,10 @@
  *
  * A record that crashes the worker leaves no error.  A plan that a worker finds
  * unfinished, and begins again, says so in the log ("attempts"), durably and
- * before EXECUTE.  After SAGG_CRASHES of them it is taken for one that fails.
- * Only a batch of one offset that has ended so many workers is refused.
+ * before EXECUTE.  After SAGG_CRASHES of them it is taken for one that fails; after
+ * the first one, if the crash log knows the record that the worker was at: then
+ * that one is tried first.  Only the record of a batch of one offset is refused,
+ * after SAGG_CRASHES of that batch or, one after the other, at that record.
  *
  * The refused record is to blame only if the batch does without it; if not,
  * the error is one of the batch, as any other.  Rows of closed windows in
@@ -32,6 +34,7 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
 #include "worker_internal.h"
@@ -72,16 +75,6 @@ is_of_data(int sqlstate)
 	return (first >= '5' && first <= '9') || (first >= 'I' && first <= 'Z');
 }
 
-static int64
-offsets_of(const SaggRange *ranges, int nranges)
-{
-	int64		n = 0;
-
-	for (int i = 0; i < nranges; i++)
-		n = sagg_add_saturated(n, ranges[i].end - ranges[i].start);
-	return n;
-}
-
 /*
  * Forget which batch has failed, and why.
  */
@@ -99,14 +92,28 @@ sagg_poison_forget(SaggPoison *poison)
 	poison->set_aside = false;
 }
 
+/*
+ * A copy in TopMemoryContext of a message, which may quote a long value.
+ */
+static char *
+copy_message(const char *message)
+{
+	int			len = pg_mbcliplen(message, strlen(message), SAGG_MAX_REPORT_BYTES);
+	char	   *copy = MemoryContextAlloc(TopMemoryContext, len + 1);
+
+	memcpy(copy, message, len);
+	copy[len] = '\0';
+	return copy;
+}
+
 static void
 note_failure(SaggPoison *poison, int64 batch, const char *message, const char *detail)
 {
 	sagg_poison_forget(poison);
 	poison->failed = batch;
-	poison->message = MemoryContextStrdup(TopMemoryContext, message);
+	poison->message = copy_message(message);
 	if (detail)
-		poison->detail = MemoryContextStrdup(TopMemoryContext, detail);
+		poison->detail = copy_message(detail);
 }
 
 /*
@@ -178,6 +185,23 @@ sagg_poison_failed(SaggSession *session, const ErrorData *error)
 }
 
 /*
+ * The range of a plan with this record in it, or NULL.
+ */
+static const SaggRange *
+range_of(const SaggPlan *plan, const SaggPlace *place)
+{
+	for (int i = 0; i < plan->nranges; i++)
+	{
+		const SaggRange *range = &plan->ranges[i];
+
+		if (range->partition == place->partition && range->topic == place->topic &&
+			place->offset >= range->start && place->offset < range->end)
+			return range;
+	}
+	return NULL;
+}
+
+/*
  * A plan for what is before the record that was read last, or for that record
  * if there is nothing before it.  False if it is none of the plan's.
  */
@@ -185,82 +209,16 @@ static bool
 plan_before_last_record(const SaggPoison *poison, const SaggPlan *failed,
 						SaggPlan *plan)
 {
-	for (int i = 0; i < failed->nranges; i++)
-	{
-		SaggRange	range = failed->ranges[i];
+	const SaggRange *range = range_of(failed, &poison->last);
 
-		if (range.partition != poison->last.partition ||
-			range.topic != poison->last.topic ||
-			poison->last.offset < range.start || poison->last.offset >= range.end)
-			continue;
-		plan->nranges = plan->nsuspects = 1;
-		plan->ranges[0] = plan->suspects[0] = range;
-		plan->ranges[0].end = Max(poison->last.offset, range.start + 1);
-		plan->suspects[0].start = poison->last.offset;
-		plan->suspects[0].end = poison->last.offset + 1;
-		return true;
-	}
-	return false;
-}
-
-/*
- * A plan for half of the offsets, in the same partitions.
- */
-static void
-plan_half(const SaggPlan *failed, SaggPlan *plan)
-{
-	int			n = 0;
-
-	plan->nsuspects = 0;
-	for (int i = 0; i < failed->nranges; i++)
-	{
-		/* of a partition that skips offsets and has none left */
-		if (failed->ranges[i].end > failed->ranges[i].start)
-			plan->suspects[plan->nsuspects++] = failed->ranges[i];
-	}
-	memcpy(plan->ranges, plan->suspects, sizeof(SaggRange) * plan->nsuspects);
-	sagg_ranges_share(plan->ranges, plan->nsuspects,
-					  offsets_of(plan->suspects, plan->nsuspects) / 2, failed->batch);
-	for (int i = 0; i < plan->nsuspects; i++)
-	{
-		if (plan->ranges[i].end > plan->ranges[i].start)
-			plan->ranges[n++] = plan->ranges[i];
-	}
-	plan->nranges = n;
-}
-
-/*
- * Of partitions that a smaller plan does not read it does not skip anything
- * either; a later one will.
- */
-static void
-keep_skips(const SaggPlan *failed, SaggPlan *plan)
-{
-	plan->skipped = palloc(sizeof(SaggRange) * Max(failed->nskipped, 1));
-	plan->nskipped = 0;
-	for (int i = 0; i < failed->nskipped; i++)
-	{
-		if (sagg_partition_find(plan->ranges, plan->nranges, &failed->skipped[i]))
-			plan->skipped[plan->nskipped++] = failed->skipped[i];
-	}
-}
-
-/*
- * The pending plan of a stream that shares the reader, with the ranges of one
- * that is made smaller.
- */
-static void
-follow_plan(SaggSession *session, const SaggPlan *smaller)
-{
-	SaggPlan   *plan = session->progress->pending;
-
-	plan->attempts = 0;
-	plan->nranges = smaller->nranges;
-	plan->ranges = smaller->ranges;
-	plan->nskipped = smaller->nskipped;
-	plan->skipped = smaller->skipped;
-	plan->nquiet = 0;
-	sagg_checkpoint_replan(session->checkpoint, plan);
+	if (range == NULL)
+		return false;
+	plan->nranges = plan->nsuspects = 1;
+	plan->ranges[0] = plan->suspects[0] = *range;
+	plan->ranges[0].end = Max(poison->last.offset, range->start + 1);
+	plan->suspects[0].start = poison->last.offset;
+	plan->suspects[0].end = poison->last.offset + 1;
+	return true;
 }
 
 /*
@@ -270,37 +228,20 @@ follow_plan(SaggSession *session, const SaggPlan *smaller)
 static SaggPlan *
 replace_plan(SaggSession *session, const SaggPlan *failed)
 {
-	MemoryContext old = MemoryContextSwitchTo(session->memory);
-	SaggPlan   *plan = palloc(sizeof(SaggPlan));
-	ListCell   *lc;
+	SaggPlan   *plan = sagg_plan_copy(session, failed);
 
-	*plan = *failed;
-	plan->attempts = 0;
-	plan->ranges = palloc(sizeof(SaggRange) * failed->nranges);
-	plan->suspects = palloc(sizeof(SaggRange) * failed->nranges);
 	if (failed->nsuspects > 0 ||
 		!plan_before_last_record(&session->poison, failed, plan))
-		plan_half(failed, plan);
-	keep_skips(failed, plan);
-	plan->nquiet = 0;			/* it does not read them to their ends */
-
+		plan = sagg_plan_half(session, failed);
 	ereport(LOG,
 			(errmsg("stream \"%s\": micro-batch " INT64_FORMAT " is retried with " INT64_FORMAT " of its " INT64_FORMAT " offsets, to find the record that cannot be processed",
 					sagg_stream_title(session->stream->name), plan->batch,
-					offsets_of(plan->ranges, plan->nranges),
-					offsets_of(failed->ranges, failed->nranges)),
+					sagg_plan_offsets(plan),
+					sagg_plan_offsets(failed)),
 			 errdetail_internal("%s", session->poison.message)));
-	sagg_plan_transaction(session, true);
-	sagg_checkpoint_replan(session->checkpoint, plan);
-	foreach(lc, session->lead->sessions)
-	{
-		if (lfirst(lc) != session)
-			follow_plan(lfirst(lc), plan);
-	}
-	sagg_plan_commit(session);
+	sagg_plan_replace(session, plan);
 	sagg_poison_forget(&session->poison);
 	session->poison.found = -1;
-	MemoryContextSwitchTo(old);
 	return plan;
 }
 
@@ -320,7 +261,15 @@ write_attempts(SaggSession *session, SaggPlan *plan, int attempts)
 static void
 consider_crashes(SaggSession *session, SaggPlan *plan)
 {
-	bool		single = offsets_of(plan->ranges, plan->nranges) == 1;
+	bool		single = sagg_plan_offsets(plan) == 1;
+	SaggPlace	at;
+	int			at_record = sagg_crashes_at_record(session->slot->view, plan->batch, &at);
+	int			ended = plan->attempts + 1;
+
+	if (at_record > 0 && range_of(plan, &at) == NULL)
+		at_record = 0;
+	if (single)
+		ended = Max(ended, at_record);
 
 	/* not even without its record: somebody else has to look at it */
 	if (single && plan->attempts >= 2 * SAGG_CRASHES)
@@ -334,11 +283,13 @@ consider_crashes(SaggSession *session, SaggPlan *plan)
 						attempts),
 				 errdetail("The last ones had left out the record.")));
 	}
-	if (plan->attempts + 1 >= SAGG_CRASHES || (!single && plan->nsuspects > 0))
+	if (ended >= SAGG_CRASHES || (!single && (plan->nsuspects > 0 || at_record > 0)))
 		note_failure(&session->poison, plan->batch,
 					 single ? psprintf("%d workers have ended while they processed the record",
-									   plan->attempts + 1) :
+									   ended) :
 					 "workers have ended while they processed the micro-batch", NULL);
+	if (session->poison.failed >= 0 && at_record > 0)
+		session->poison.last = at;
 }
 
 /*
@@ -376,7 +327,7 @@ sagg_poison_retry(SaggSession *session, SaggPlan *plan)
 		consider_crashes(session, plan);
 	if (poison->failed != plan->batch)
 		return plan;
-	if (offsets_of(plan->ranges, plan->nranges) > 1)
+	if (sagg_plan_offsets(plan) > 1)
 		return replace_plan(session, plan);
 	if (!poison->set_aside)
 		set_aside(session);

@@ -66,6 +66,7 @@ sagg_session_init(SaggSession *session, SaggSession *lead, SaggSlot *slot)
 	session->slot = slot;
 	session->lead = lead;
 	session->last_batches = -1;
+	session->too_large = -1;
 	session->sessions = list_make1(session);
 	lead->held = lappend(lead->held, session);
 	MemoryContextSwitchTo(old);

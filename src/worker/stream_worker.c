@@ -197,6 +197,8 @@ sagg_session_close_parts(SaggSession *session)
 	session->plan = NULL;
 	session->batch_memory = NULL;
 	session->made_anew = NIL;
+	session->doubts = NIL;
+	session->doubtful = false;
 	session->held_until = 0;
 }
 
@@ -428,8 +430,10 @@ report_error(const SaggSession *lead, const ErrorData *error, bool searching)
 {
 	const SaggSession *session = lead->at_work ? lead->at_work : lead;
 
-	/* the same again */
-	if (searching && session->plan->nsuspects > 0)
+	/* the same again, or what is told when the plan is made smaller */
+	if (searching && (session->plan->nsuspects > 0 ||
+					  error->sqlerrcode == ERRCODE_SAGG_GROUP_MEMORY ||
+					  error->sqlerrcode == ERRCODE_SAGG_SCHEMAS))
 		return;
 	if ((error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
 		 error->sqlerrcode == ERRCODE_QUERY_CANCELED) &&
@@ -451,7 +455,7 @@ note_fault(SaggSession *lead, const ErrorData *error)
 	SaggSession *culprit = lead->at_work ? lead->at_work : lead;
 
 	culprit->stops_all = culprit->stream && culprit->stream->options.stops_all;
-	return sagg_poison_failed(culprit, error);
+	return sagg_batch_size_failed(culprit, error) || sagg_poison_failed(culprit, error);
 }
 
 /*
@@ -524,6 +528,7 @@ stream_agg_worker_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
+	sagg_clip_reports();
 	sagg_session_attach(&session, DatumGetInt32(arg));
 	slot = session.slot;
 	BackgroundWorkerInitializeConnectionByOid(slot->database, slot->owner, 0);

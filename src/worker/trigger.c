@@ -34,6 +34,9 @@
 /* with interval 0, how often to look whether there are enough records */
 #define HELD_CHECK_MS			250
 
+/* how soon to ask again for the end of a partition that is doubted */
+#define DOUBT_CHECK_MS			500
+
 /*
  * The first multiple of the interval, counted from 1970-01-01 UTC, after now.
  */
@@ -166,6 +169,11 @@ run_batch(SaggSession *session, const SaggRange *bounds, int nbounds)
 	if (plan != NULL)
 		sagg_micro_batch(session, plan);
 	session->behind = !reached(session->progress, bounds, nbounds);
+	if (plan == NULL && session->doubtful)
+	{
+		session->behind = false;
+		session->held_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DOUBT_CHECK_MS);
+	}
 	return plan != NULL;
 }
 
@@ -186,7 +194,7 @@ finish_pending_batch(SaggSession *session)
 		SaggSession *one = lfirst(lc);
 
 		one->plan = one->progress->pending;
-		one->progress->pending = sagg_poison_retry(one, one->plan);
+		one->progress->pending = sagg_batch_size_retry(one, sagg_poison_retry(one, one->plan));
 	}
 	foreach(lc, session->sessions)
 		((SaggSession *) lfirst(lc))->plan = ((SaggSession *) lfirst(lc))->progress->pending;
@@ -216,11 +224,17 @@ serve_requests(SaggSession *session)
 		   !reached(session->progress, bounds, nbounds))
 	{
 		sagg_session_check_stop(session);
-		if (!run_batch(session, bounds, nbounds))
+		if (run_batch(session, bounds, nbounds))
+			continue;
+		if (!session->doubtful)
 			break;
+		(void) sagg_session_wait(session, false, DOUBT_CHECK_MS);
+		pfree(bounds);
+		bounds = sagg_reader_bounds(session->reader, &nbounds);
 	}
 
 	/* what has come since is for the next trigger, if that is one by time */
+	session->held_until = 0;
 	session->behind = session->stream->trigger == 0 ||
 		!reached(session->progress, bounds, nbounds);
 	if (session->stream->trigger > 0)

@@ -26,7 +26,6 @@
 /* titles of streams (sagg_stream_title): two identifiers and a dot */
 #define SAGG_NAME_SIZE			(2 * NAMEDATALEN)
 #define SAGG_ERROR_SIZE			1024
-#define SAGG_TOPIC_SIZE			250 /* Kafka's limit, and NUL */
 #define SAGG_DIRTY_DATABASES	32
 #define SAGG_HELD_DATABASES		32
 
@@ -76,6 +75,7 @@ typedef struct SaggMark
 	volatile int told;			/* to quit, and why: a QuitSignalReason */
 	volatile Oid view;			/* of the stream it works for */
 	volatile int64 batch;		/* -1 = none */
+	SaggScanMark record;		/* of the batch, that a scan is at */
 } SaggMark;
 
 #define SAGG_CRASH_TIMES		100 /* at least the largest max_crashes */
@@ -97,6 +97,11 @@ typedef struct SaggCrashes
 	int			ntimes;			/* as of the last crash, for messages */
 	TimestampTz last;
 	int64		batch;			/* in which the last one was, -1 = in none */
+	int			nrecord;		/* how many in a row, up to the last one, were at
+								 * one record; 0 = it was at none */
+	char		topic[SAGG_TOPIC_SIZE]; /* that record */
+	int32		partition;
+	int64		offset;
 	SaggCrashTimes times;		/* of those that it is to blame for */
 } SaggCrashes;
 
@@ -268,6 +273,7 @@ extern void sagg_mark_end(void);
 extern void sagg_mark_batch(int64 batch);
 extern void sagg_mark_stream(Oid view);
 extern SaggCrashes *sagg_crashes_find(Oid database, Oid view);
+extern int	sagg_crashes_at_record(Oid view, int64 batch, SaggPlace *place);
 extern void sagg_crash_log_save(const SaggCrashLog *log);
 extern void sagg_crash_log_init(void);
 
@@ -280,6 +286,34 @@ extern void sagg_crashes_forget_others(const List *databases);
 
 /* label.c */
 extern List *sagg_labelled_databases(void);
+
+/* stream_changes.c */
+typedef enum SaggChangeKind
+{
+	SAGG_CHANGE_STOP,
+	SAGG_CHANGE_START,
+	SAGG_CHANGE_DROP			/* only "view" is set */
+} SaggChangeKind;
+
+typedef struct SaggStreamChange
+{
+	SaggChangeKind kind;
+	Oid			view;
+	Oid			owner;
+	char		name[SAGG_NAME_SIZE];
+	char		reader[NAMEDATALEN];
+	Oid			source;
+	Oid			sink;
+	int			limit;			/* of the owner's streams */
+	int			level;			/* nesting level of its transaction */
+	struct SaggStreamChange *before;	/* of a lower level; NULL for none */
+} SaggStreamChange;
+
+extern void sagg_changes_init(void);
+extern void sagg_change_add(const SaggStreamChange *change);
+extern const SaggStreamChange *sagg_change_of(Oid view);
+extern const List *sagg_changes(void);
+extern void sagg_changes_forget(void);
 
 /* notify.c */
 extern void sagg_stop_stream_at_commit(const SaggStream *stream);
@@ -328,6 +362,15 @@ typedef struct SaggPoison
 								 * out */
 } SaggPoison;
 
+/* A partition that is said to end before what has been read of it. */
+typedef struct SaggEndDoubt
+{
+	int32		topic;
+	int32		partition;
+	TimestampTz since;
+	bool		settled;		/* it does not any more */
+} SaggEndDoubt;
+
 /*
  * A worker's view of a stream.  Of several that share a reader, one leads: it
  * has the reader, the set of events to wait for and the memory of batches, and
@@ -370,12 +413,20 @@ typedef struct SaggSession
 	struct WaitEventSet *waitset;
 	SaggFault	fault;
 	SaggPoison	poison;			/* lives as long as the process */
+	int64		too_large;		/* batch whose groups took too much memory, or
+								 * which names too many schemas, or another
+								 * number; so do these and the next */
+	bool		too_many_schemas;
+	int			schemas_asked;	/* for the batch at hand, in percent */
+	int64		size_limit;		/* of a lead: most offsets of a batch, 0 = not so */
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in Kafka */
 	TimestampTz stream_checked; /* when the catalogs were last asked about it */
 	List	   *made_anew;		/* numbers of topics that are others than those
 								 * read; on_data_loss says to read them from
 								 * their beginning */
+	List	   *doubts;			/* of SaggEndDoubt, in "memory" */
+	bool		doubtful;		/* the last plan leaves a partition out for one */
 	TimestampTz held_until;		/* too few records for a batch: when to look
 								 * again, 0 = not so */
 	TimestampTz idle_due;		/* when a batch without records would close a
@@ -484,6 +535,23 @@ extern void sagg_idle_begin(SaggSession *session);
 extern void sagg_idle_plan(SaggSession *session);
 extern TimestampTz sagg_idle_due(const SaggSession *session);
 extern bool sagg_idle_closes(const SaggSession *session, const SaggPlan *plan);
+
+/* smaller_plan.c */
+extern int64 sagg_plan_offsets(const SaggPlan *plan);
+extern SaggPlan *sagg_plan_copy(SaggSession *session, const SaggPlan *failed);
+extern SaggPlan *sagg_plan_half(SaggSession *session, const SaggPlan *failed);
+extern void sagg_plan_replace(SaggSession *session, SaggPlan *plan);
+
+/* batch_size.c */
+extern bool sagg_batch_size_failed(SaggSession *session, const ErrorData *error);
+extern SaggPlan *sagg_batch_size_retry(SaggSession *session, SaggPlan *plan);
+extern int64 sagg_batch_size_bound(const SaggSession *session, int64 limit);
+extern void sagg_batch_size_committed(SaggSession *session, Size memory);
+
+/* clip_reports.c */
+#define SAGG_MAX_REPORT_BYTES	2048	/* of each part of a message in the log */
+
+extern void sagg_clip_reports(void);
 
 /* poison.c */
 extern void sagg_poison_opened(SaggSession *session);

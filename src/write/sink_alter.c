@@ -20,15 +20,19 @@ static void
 alter_table(Oid sink, AlterTableCmd *cmd)
 {
 	AlterTableStmt *stmt = makeNode(AlterTableStmt);
+	char	   *name = get_rel_name(sink);
+	char	   *schema = get_namespace_name(get_rel_namespace(sink));
 
-	stmt->relation = makeRangeVar(get_namespace_name(get_rel_namespace(sink)),
-								  get_rel_name(sink), -1);
+	if (name == NULL || schema == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", sink)));
+	stmt->relation = makeRangeVar(schema, name, -1);
 	stmt->cmds = list_make1(cmd);
 	stmt->objtype = OBJECT_TABLE;
 	sagg_run_utility((Node *) stmt,
 					 psprintf("ALTER TABLE %s",
-							  quote_qualified_identifier(stmt->relation->schemaname,
-														 stmt->relation->relname)),
+							  quote_qualified_identifier(schema, name)),
 					 -1, 0);
 }
 

@@ -114,6 +114,33 @@ check_kind(const SinkCheck *check)
 }
 
 /*
+ * Rows that are routed to a foreign table leave this server before the commit: a
+ * micro-batch that is retried, or only tried, would leave them there.
+ */
+static void
+check_partitions(const SinkCheck *check)
+{
+	Oid			sink = RelationGetRelid(check->rel);
+	ListCell   *lc;
+
+	if (check->rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		return;
+	foreach(lc, find_all_inheritors(sink, NoLock, NULL))
+	{
+		Oid			partition = lfirst_oid(lc);
+		char	   *name = get_rel_name(partition);
+
+		if (name != NULL && get_rel_relkind(partition) == RELKIND_FOREIGN_TABLE)
+			ereport(ERROR,
+					(SINK_ERRCODE(check, ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("partition \"%s\" of sink \"%s\" is a foreign table",
+							name, RelationGetRelationName(check->rel)),
+					 errdetail("Its server commits apart from this one, so its rows would not be written exactly once."),
+					 SINK_ERRHINT(check, "Detach the partition.")));
+	}
+}
+
+/*
  * Find a column of the sink by name; 0 when there is none.
  */
 static AttrNumber
@@ -446,6 +473,7 @@ sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
 				 running ? errdetail("The table was dropped.") : 0,
 				 running ? errhint("Drop the stream and create it anew.") : 0));
 	check_kind(&check);
+	check_partitions(&check);
 	check_columns(&check);
 	if (mode != SAGG_APPEND && !foreign)
 	{

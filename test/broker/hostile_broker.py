@@ -10,6 +10,7 @@ read again whenever it changes:
      "pause": 100,                        ms before an answer that has records
      "topics": [{"name": "t", "partitions": [
         {"end": 5,                        instead of the offset behind the last batch
+         "wrong_end": [2, "name"],        the same, in one answer only for each name
          "aborted": [[producer, offset]], transactions and where they begin
          "batches": [BATCH...]}]}],
      "error": "text",                     of FindCoordinator's answer
@@ -214,6 +215,9 @@ def find_partition(name, number):
     return None
 
 
+told = set()
+
+
 def end_of(partition):
     batches = partition["batches"]
     return partition.get("end", batches[-1]["base"] + offsets_of(batches[-1]) if batches else 0)
@@ -284,6 +288,9 @@ def list_offsets(request, rng):
             return struct.pack(">hqq", 3, -1, -1)
         if stamp == EARLIEST:
             return struct.pack(">hqq", 0, -1, partition["batches"][0]["base"] if partition["batches"] else 0)
+        if stamp == LATEST and "wrong_end" in partition and partition["wrong_end"][1] not in told:
+            told.add(partition["wrong_end"][1])
+            return struct.pack(">hqq", 0, -1, partition["wrong_end"][0])
         if stamp == LATEST:
             return struct.pack(">hqq", 0, -1, end_of(partition))
         return struct.pack(">hqq", 0, -1, -1)

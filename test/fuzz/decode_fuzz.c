@@ -286,7 +286,7 @@ find_field(Fuzz *fuzz, SaggJsonValue *value)
 	SaggJsonError error;
 
 	return sagg_json_leaf_parse(fuzz->leaf, (const char *) fuzz->maker.data, fuzz->maker.len,
-								value, &error) == SAGG_JSON_OK &&
+								value, &error, NULL) == SAGG_JSON_OK &&
 		value->kind != SAGG_JSON_MISSING && value->kind != SAGG_JSON_NULL;
 }
 

@@ -130,7 +130,7 @@ parse(SaggJsonLeaf *leaf, const RecordMaker *maker, SaggJsonValue *values, SaggJ
 	SaggJsonResult result;
 
 	memcpy(copy, maker->data, maker->len);
-	result = sagg_json_leaf_parse(leaf, copy, maker->len, values, error);
+	result = sagg_json_leaf_parse(leaf, copy, maker->len, values, error, NULL);
 	free(copy);
 	check(result != SAGG_JSON_NO_MEMORY, "no memory");
 	if (result == SAGG_JSON_INVALID)

@@ -9,6 +9,7 @@ Writes its port to READY_FILE and ends with its parent.
 
     POST /subjects/NAME/versions   {"schema": "...", "schemaType": "AVRO"} -> {"id": 1}
     GET  /schemas/ids/1            {"schema": "..."}
+    GET  /schemas/types            ["AVRO"]
     GET  /requests                 how many schemas were asked for
     POST /fuzz {"seed": 1}         damages each answer with a schema from now on, with
                                    null none; answers how many it has damaged
@@ -16,7 +17,7 @@ Writes its port to READY_FILE and ends with its parent.
 Ids from 9000 on are for what a registry may do wrong, see FAULTS; 9012 is never
 answered.  Those from 20000 on are records with a long k and an enum of 20,000
 symbols of 60 bytes, 30000 is one of 20,000 named types.  A file
-READY_FILE.down makes it answer everything with 503.
+READY_FILE.down makes it answer everything with 503, READY_FILE.forbidden with 403.
 """
 import base64
 import http.server
@@ -48,6 +49,10 @@ FAULTS = {
     9008: (302, b""),
     9009: (200, b" " * (5 * 1024 * 1024)),
     9010: (200, b'{"schema": "\\"long\\"", "references": [{"name": "x", "subject": "y", "version": 1}]}'),
+    9013: (400, b'{"error_code": 400, "message": "Bad Request"}'),
+    9014: (403, b'{"error_code": 40301, "message": "User is denied operation Read on Subject: x"}'),
+    9015: (500, b'{"error_code": 50001, "message": "Error in the backend data store"}'),
+    9016: (500, b"<html>oops</html>"),
     9011: (200, b'{"schema": "' + b"[" * 5000 + b'"}'),
 }
 
@@ -101,6 +106,8 @@ def mutate(data):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
 
     def log_message(self, *args):
         pass
@@ -135,12 +142,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/requests":
             self.answer(200, requests)
             return
-        requests += 1
+        requests += self.path != "/schemas/types"
         expected = "Basic " + base64.b64encode(CREDENTIALS.encode()).decode() if CREDENTIALS else None
         if os.path.exists(READY + ".down"):
             self.answer(503, {"error_code": 50301, "message": "down"})
+        elif os.path.exists(READY + ".forbidden"):
+            self.answer(403, {"error_code": 40301, "message": "denied"})
         elif expected and self.headers.get("Authorization") != expected:
             self.answer(401, {"error_code": 40101, "message": "who are you"})
+        elif self.path == "/schemas/types":
+            self.answer(200, ["AVRO"])
         elif not self.path.startswith("/schemas/ids/"):
             self.answer(404, {"error_code": 404, "message": "HTTP 404 Not Found"})
         else:

@@ -93,4 +93,63 @@ $broker->produce('events', '{"ts": "2026-01-01T00:00:00Z", "k": 2}');
 process($node, 'alice.counts');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM alice.counts'), 2, 'settings of the role do not stop the stream');
 
+# what is there already must be what its creator would have made
+sub source
+{
+	my ($role, $name) = @_;
+	return as($role, qq{SELECT stream_agg.create_source('public.$name', topic => 'events', brokers => '$brokers', columns => 'k int', if_not_exists => true)});
+}
+$node->safe_psql('postgres', q{
+	GRANT CREATE ON SCHEMA public TO alice, mallory;
+	GRANT USAGE ON FOREIGN DATA WRAPPER stream_agg_kafka TO mallory;
+	GRANT mallory TO alice;
+	ALTER ROLE alice RESET ALL});
+source('mallory', 'theirs');
+as('mallory', q{
+	GRANT SELECT ON theirs TO alice;
+	CREATE TABLE a_table (k int);
+	GRANT ALL ON a_table TO alice;
+	CREATE VIEW a_view AS SELECT 1 AS k;
+	GRANT SELECT ON a_view TO alice});
+as('alice', 'CREATE TABLE public.own_table (k int)');
+($status, $out, $err) = source('alice', 'theirs');
+like($err, qr/source "theirs" already exists\n.*It belongs to role "mallory"/, 'create_source if_not_exists takes no source of another role, also of one that has been granted');
+for my $name ('a_table', 'a_view', 'own_table')
+{
+	($status, $out, $err) = source('alice', $name);
+	like($err, qr/relation "$name" already exists\n.*It is not a source/, "nor $name");
+}
+source('alice', 'ours');
+($status, $out, $err) = source('alice', 'ours');
+is("$status $out", '0 ours', 'but one of its own');
+like($err, qr/source "ours" already exists, skipping/, 'with a NOTICE');
+$node->safe_psql('postgres', 'REVOKE mallory FROM alice');
+
+# who may only insert into a table does not keep its owner from using it
+as('alice', q{
+	SET search_path = alice;
+	CREATE TABLE results (k int, n bigint);
+	GRANT INSERT ON results TO mallory;
+	GRANT USAGE ON SCHEMA alice TO mallory;
+	CREATE TABLE taken (k int, n bigint)});
+as('mallory', q{SELECT stream_agg.create_stream('squatter', 'SELECT k, 1::bigint AS n FROM theirs', sink => 'alice.results', trigger => '20 days')});
+as('mallory', q{SELECT stream_agg.process_available('squatter')});
+is($node->safe_psql('postgres', 'SELECT count(*) FROM alice.results'), 2, 'a role with INSERT on a table has a stream into it');
+($status, $out, $err) = as('mallory', q{SELECT stream_agg.create_stream('again', 'SELECT k, 1::bigint AS n FROM theirs', sink => 'alice.results', start => false)});
+like($err, qr/table "results" is the sink of stream "squatter"/, 'one only');
+my $own = q{SET search_path = alice; SELECT stream_agg.create_stream('own', 'SELECT k, 2::bigint AS n FROM events', sink => 'results', trigger => '20 days')};
+($status, $out, $err) = as('alice', $own);
+is($status, 0, 'the owner of the table makes a stream into it all the same') or diag($err);
+like($err, qr/table "results" is also the sink of stream "squatter" of role "mallory"/, 'and is told of the other');
+as('alice', q{SELECT stream_agg.process_available('alice.own')});
+is($node->safe_psql('postgres', 'SELECT n, count(*) FROM alice.results GROUP BY n ORDER BY n'), "1|2\n2|2", 'both write');
+($status, $out, $err) = as('alice', $own =~ s/'own'/'more'/r);
+like($err, qr/table "results" is the sink of stream "own"/, 'one of the owner, too');
+($status, $out, $err) = as('mallory', q{SELECT stream_agg.create_stream('again', 'SELECT k, 1::bigint AS n FROM theirs', sink => 'alice.results', start => false)});
+like($err, qr/table "results" is the sink of stream "own"/, 'after which nobody else does');
+($status, $out, $err) = as('alice', 'SELECT count(*) FROM stream_agg.open_windows(NULL::alice.results)');
+unlike($err, qr/squatter/, 'open windows of the table are those of its owner\'s stream');
+as('alice', 'SET lock_timeout = 60000; DROP TABLE alice.results');
+is($node->safe_psql('postgres', q{SELECT to_regclass('alice.results') IS NULL}), 't', 'the owner can drop the table');
+
 done_testing();

@@ -89,6 +89,29 @@ sub is_equal_tables_in
 		"M8: $stream: its results are those of its query");
 }
 
+# names of types and functions in the state's identity
+{
+	my $settings = join ' ', map { "-c $_" } 'quote_all_identifiers=on', 'array_nulls=off', 'standard_conforming_strings=off', 'search_path=information_schema,public';
+	local $ENV{PGOPTIONS} = $settings;
+	for my $stream (sort keys %query)
+	{
+		is($node->safe_psql('words', "SELECT count(*) FROM (SELECT s::text FROM public.$stream s EXCEPT ALL SELECT w::text FROM stream_agg.open_windows(NULL::public.$stream) w) x"), 0,
+			"M8: $stream: a reader with $settings");
+	}
+	$node->safe_psql('words', q{SELECT stream_agg.create_stream('public.quoted', $q$SELECT k, array_agg(ROW(k, t)::pair) AS a, max(t) AS t FROM words GROUP BY k$q$, output_mode => 'update', trigger => '20 days', sink => 'public.quoted');});
+	$query{quoted} = '';
+	local $ENV{PGOPTIONS} = '';
+	words();
+	$node->safe_psql('words', 'ALTER ROLE alice SET quote_all_identifiers = on; ALTER DATABASE words SET quote_all_identifiers = on; ALTER ROLE alice SET array_nulls = off');
+	$node->restart;
+	words();
+	$node->safe_psql('words', 'ALTER ROLE alice RESET quote_all_identifiers; ALTER DATABASE words RESET quote_all_identifiers; ALTER ROLE alice RESET array_nulls');
+	$node->restart;
+	words();
+	is($node->safe_psql('words', q{SELECT count(*) FROM pg_stat_stream_agg WHERE state <> 'running'}), 0, 'M8: no stream fails');
+	is_equal_tables_in($_) for sort keys %query;
+}
+
 # an error in the midst of it leaves the reader's encoding as it was
 {
 	local $ENV{PGOPTIONS} = '-c client_encoding=LATIN1';

@@ -151,6 +151,45 @@ subtest 'L3: a transaction that has made a stream keeps no other role waiting' =
 	value('DROP DATABASE fresh');
 };
 
+subtest 'L3: names chosen to collide keep no other role waiting' => sub {
+	# names of 32 bits in one place would have some that are the same for two roles
+	my $tag = sub { my ($role, $names) = @_; return qq{SELECT '$names' || i AS name, hashtext('$names' || i) AS hash, oid AS owner FROM pg_roles, generate_series(1, 200000) i WHERE rolname = '$role'}; };
+	my $murmur = sub {
+		my $h = shift;
+		$h = (($h ^ $h >> 16) * 0x85ebca6b) & 0xffffffff;
+		$h = (($h ^ $h >> 13) * 0xc2b2ae35) & 0xffffffff;
+		return $h ^ $h >> 16;
+	};
+	my %mixed = map { my $a = $murmur->(value("SELECT oid FROM pg_roles WHERE rolname = '$_'")); ($_ => [ $a, (0x9e3779b9 + ($a << 6) + ($a >> 2)) & 0xffffffff ]) } 'alice', 'bob';
+	my ($mine, $theirs) = map { my $role = $_; "SELECT name, $mixed{$role}[0] # ((hash::bigint & 4294967295) + $mixed{$role}[1] & 4294967295) AS mixed FROM (@{[ $tag->($role, $role) ]}) x" } 'alice', 'bob';
+	my ($a, $b) = split /\|/, value("SET enable_nestloop = off; SELECT a.name, b.name FROM ($mine) a JOIN ($theirs) b USING (mixed) LIMIT 1");
+	ok(defined $b, 'there are such names');
+	my $alice = session('postgres', 'alice');
+	ask($alice, "BEGIN; SELECT stream_agg.create_stream('alice.r', $simple, reader => '$a')");
+	is($node->psql('postgres', "SET lock_timeout = '2s'; SELECT stream_agg.create_stream('bob.r', $simple, reader => '$b')", extra_params => [ '-U', 'bob' ]),
+		0, 'a reader of another role');
+	is(value(q{SELECT count(*) FROM pg_locks WHERE locktype = 'object' AND objsubid = 2 AND classid = 'alice'::regrole}), 1, 'the lock has the whole owner');
+	ask($alice, 'ROLLBACK');
+	quit($alice);
+	value(q{SELECT stream_agg.drop_stream('bob.r', drop_sink => true)});
+};
+
+subtest 'a stream that is not committed keeps no other role waiting for its name' => sub {
+	my $alice = session('postgres', 'alice');
+	ask($alice, "SET search_path = alice, public; BEGIN; SELECT stream_agg.create_stream('named', $simple, start => false)");
+	my $bob = "SET lock_timeout = '2s'; SET search_path = bob, public; SELECT stream_agg.create_stream('%s', $simple, start => false)";
+	my (undef, undef, $err) = $node->psql('postgres', sprintf($bob, 'named'), extra_params => [ '-U', 'bob' ]);
+	like($err, qr/ERROR:  a transaction that has not ended creates a stream "named".*HINT:  Try again when it has ended, or name the stream with its schema/s, 'the same name');
+	is($node->psql('postgres', sprintf($bob, 'bob.named'), extra_params => [ '-U', 'bob' ]), 0, 'the name with a schema');
+	value(q{SELECT stream_agg.drop_stream('bob.named', drop_sink => true)});
+	ask($alice, 'ROLLBACK');
+	is($node->psql('postgres', sprintf($bob, 'named'), extra_params => [ '-U', 'bob' ]), 0, 'the name when it is free');
+	(undef, undef, $err) = $node->psql('postgres', "SET search_path = alice, public; SELECT stream_agg.create_stream('named', $simple)", extra_params => [ '-U', 'alice' ]);
+	like($err, qr/stream "named" already exists/, 'and when it is not');
+	quit($alice);
+	value(q{SELECT stream_agg.drop_stream('named', drop_sink => true)});
+};
+
 my $asleep = q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'stream_agg worker' AND wait_event = 'PgSleep'};
 value(q{
 	CREATE TABLE stuck (stuck bool);

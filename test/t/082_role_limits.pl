@@ -197,6 +197,22 @@ wait_state($node, 'late', 'failed', 'the late records of the stream would take m
 pass('L9: late records have such a limit as well');
 as('alice', q{SELECT stream_agg.drop_stream('late')});
 
+# windows count as well: a record of 40 bytes can be late for 1,440
+my $wide = q{options => '{"on_error": "skip", "late_records": true}', output_mode => 'append', trigger => '20 days', watermark => '0 seconds'};
+as('alice', qq{SELECT stream_agg.create_stream('wide', 'SELECT stream_agg.hop(ts, \$\$1 minute\$\$, \$\$5 hours\$\$) AS w, count(*) AS n FROM letters GROUP BY 1', $wide);
+	SELECT stream_agg.create_stream('wider', 'SELECT stream_agg.hop(ts, \$\$1 minute\$\$, \$\$1 day\$\$) AS w, count(*) AS n FROM letters GROUP BY 1', $wide)});
+process($node, $_) for 'wide', 'wider';
+$broker->produce('letters', '{"ts": "2026-01-01T00:00:00Z"}');
+process($node, 'wide');
+is(sql(q{SELECT count(*) || ' ' || sum(cardinality(windows)) FROM stream_agg.late_records}), '1 300', 'L9: windows of late records within their bytes');
+$node->psql('postgres', q{SELECT stream_agg.process_available('wider')});
+wait_state($node, 'wider', 'failed', 'the late records of the stream would take more than 20 kB');
+$broker->produce('letters', map { '{"ts": "2026-01-01T00:00:00Z"}' } 1 .. 3);
+$node->psql('postgres', q{SELECT stream_agg.process_available('wide')});
+wait_state($node, 'wide', 'failed', 'the late records of the stream would take more than 20 kB');
+is(sql('SELECT count(*) FROM stream_agg.late_records'), 1, 'L9: more bytes of windows than the limit fail the stream');
+as('alice', q{SELECT stream_agg.drop_stream('wide'); SELECT stream_agg.drop_stream('wider')});
+
 # --- what a parallel worker holds
 sql(create('kept'));
 sql(q{CREATE FUNCTION stops(text) RETURNS boolean PARALLEL SAFE LANGUAGE plpgsql AS $$ BEGIN

@@ -104,6 +104,16 @@ hidden(q{CREATE SERVER other FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brok
 	'L2: credentials in front of a broker', client => 1);
 hidden(q{ALTER SERVER kafka OPTIONS (SET brokers 'h/u:%s:9092')}, qr/invalid value for option "brokers"\n/,
 	'L2: a broker with more parts than host and port', client => 1);
+for my $broker ('u:%s:9092', 'u:%s@h', 'h:1, u:%s:9092', 'SASL_SSL://u:%s:9092', 'SASL_SSL://u:%s@h:9092', '[::1]:%s:9092', 'u:%s:h:9092')
+{
+	hidden("CREATE SERVER other FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '$broker')",
+		qr/option "brokers"( cannot hold credentials)?\n/, "L2: brokers $broker", client => 1);
+}
+for my $broker ('h', 'h_1.example.com:9092', '127.0.0.1:9092', '[::1]', ' [fe80::1%%eth0]:9092 , h:1', 'sasl_ssl://[::ffff:127.0.0.1]:9092,PLAINTEXT://h')
+{
+	$node->safe_psql('postgres', sprintf("ALTER SERVER kafka OPTIONS (SET brokers '$broker')"));
+	pass("brokers $broker are brokers");
+}
 hidden(q{CREATE SERVER other FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers 'h:1', "schema.registry" 'http://u:%s@h')},
 	qr/invalid value for option "schema.registry"\n/, 'L2: credentials in the URL of a registry', client => 1);
 hidden(q{CREATE SERVER other FOREIGN DATA WRAPPER stream_agg_kafak OPTIONS ("schema.registry" 'http://u:%s@h')},

@@ -153,6 +153,54 @@ checked 'M1: a query and a preview' => sub {
 	is(sql(q{SELECT count(*) FROM stream_agg.preview('mixed_preview', 5000)}) >= 0 ? 'done' : '', 'done', 'a preview of a stream that skips does not fail');
 };
 
+checked 'headers that cannot be read make a record invalid where they are wanted, and only there' => sub {
+	$poison->add_topic('headed', [ { %{ good(0, 1) }, headers => [ [ '61', '62' ] ] }, { %{ good(1, 1) }, headers => [ ([ '', '' ]) x 100_001 ] }, good(2, 1) ]);
+	source('poison', 'headed', columns => 'k text, h jsonb OPTIONS (metadata $$headers$$)');
+	like(error_of('SELECT * FROM headed'), qr/headers of a record cannot be read/, 'a query says so');
+	is(sql('SELECT string_agg(k, $$,$$) FROM headed'), '0,1,2', 'one that does not ask for them reads it');
+	create_stream('headed_s', 'SELECT k, h FROM headed', '{"on_error": "dead_letter"}');
+	process($node, 'headed_s');
+	is(sql('SELECT string_agg(k || coalesce(h::text, $$ none$$), $$,$$ ORDER BY k) FROM headed_s'), '0[{"key": "a", "value": "b"}],2 none', 'a stream leaves it out, and no other');
+	is(sql(q{SELECT string_agg("offset" || ' ' || split_part(error, E'\n', 1), ',') FROM stream_agg.dead_letters WHERE stream = 'headed_s'}), '1 headers of a record cannot be read', 'it is a dead letter');
+};
+
+checked 'an end of a partition that is wrong once makes nothing be read again' => sub {
+	$poison->add_topic('short', { batches => [ good(0, 5) ] });
+	source('poison', 'short');
+	for my $policy (qw(earliest fail))
+	{
+		create_stream("short_$policy", 'SELECT k, pos FROM short', "{\"on_data_loss\": \"$policy\"}");
+		process($node, "short_$policy");
+		is(sql("SELECT count(*) FROM short_$policy"), 5, "$policy: all is read");
+		sql("SELECT stream_agg.stop_stream('short_$policy')");
+	}
+	my $partition = $poison->{is}{topics}[-1]{partitions}[0];
+	push $partition->{batches}->@*, good(5, 1);
+	for my $policy (qw(earliest fail))
+	{
+		sql("SELECT stream_agg.start_stream('short_$policy')");
+		wait_state($node, "short_$policy", 'running');
+		process($node, "short_$policy");
+		$partition->{wrong_end} = [ 2, $policy ];
+		$poison->say;
+		process($node, "short_$policy") for 1 .. 2;
+		is(sql("SELECT string_agg(pos::text, ',' ORDER BY pos) FROM short_$policy"), '0,1,2,3,4,5', "$policy: each record is there once");
+		like(slurp_file($node->logfile), qr/"short_$policy".*is said to end at offset 2, before what has been read, and its end is asked for again/, "$policy: the log says that the broker is asked again");
+		sql("SELECT stream_agg.stop_stream('short_$policy')");
+	}
+	# said again and again, it counts
+	delete $partition->{wrong_end};
+	$partition->{batches} = [ good(0, 2) ];
+	$poison->say;
+	sql("SELECT stream_agg.start_stream('short_earliest')");
+	process($node, 'short_earliest');
+	is(sql('SELECT count(*) FROM short_earliest'), 8, 'what is said again counts: the partition is read again');
+	like(slurp_file($node->logfile), qr/WARNING: .*short_earliest.*\n.*DETAIL:  Topic "short", partition 0: it ends before offset 6, and all of it is read again, from offset 0/, 'which the log says');
+	sql("SELECT stream_agg.start_stream('short_fail')");
+	wait_state($node, 'short_fail', 'failed', 'offset 6 of partition 0 of topic "short" is beyond the end');
+	pass('or stops the stream');
+};
+
 checked 'H3: a query over gaps of trillions of offsets ends' => sub {
 	my $broker = hostile('gaps');
 	my @parts = (0, 2**40, '9223372036854775707' + 0);

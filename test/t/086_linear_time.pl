@@ -12,6 +12,7 @@ use warnings;
 
 use POSIX ();
 use PostgreSQL::Test::Utils;
+use StreamAgg::HostileBroker;
 use StreamAgg::Test;
 use Test::More;
 
@@ -22,7 +23,9 @@ my $tries = 5;
 
 # the embedded broker keeps 5 MiB of a partition, and texts are long
 my $text_partitions = 8;
-my @topics = map { my $n = $_; map { ("${_}_$n" => $_ eq 'texts' ? $text_partitions : 1) } qw(spread numbers texts ends left) } @sizes;
+my %long = (texts => 1, parts => 1);
+my @sources = qw(spread numbers texts parts ends left killer late);
+my @topics = map { my $n = $_; map { ("${_}_$n" => $long{$_} ? $text_partitions : 1) } @sources } @sizes;
 my $broker = start_broker(@topics);
 my $node = new_node('linear', 'timezone = UTC', 'fsync = off');
 my $start = 1767225600;    # seconds since 1970
@@ -120,6 +123,57 @@ sub colliding_texts
 	return map { my $i = $_; join '', map { $choices[$_][ ($i >> $_) & 1 ] } 0 .. $bits - 1 } 0 .. $n - 1;
 }
 
+# A jsonb array of the number's bits, each twice: the bit where hash functions rotate
+# by i, its complement where they have rotated once around.
+sub colliding_jsonb
+{
+	my $bits = reverse sprintf '%032b', $_[0];
+	return '[' . join(',', split //, $bits . ($bits =~ tr/01/10/r)) . ']';
+}
+
+# Microseconds whose upper half undoes the lower one.
+sub colliding_interval { my $half = $_[0]; return (($half << 32) | $half) . ' microseconds'; }
+
+# A permutation for which quicksort as the server has it - the median of three
+# medians of three, then a partition - splits off four numbers at a time: the least
+# numbers that are left stand where it looks for a pivot.  Each partition is followed,
+# for it moves some of the others.
+sub quicksort_killer
+{
+	my $n = shift;
+	my @place = 0 .. $n - 1;    # whose number stands where in the sort
+	my @value;
+	my $next = 0;
+	my $left = 0;
+	while ($n - $left > 40)
+	{
+		my $size = $n - $left;
+		my $d = int($size / 8);
+		my $middle = $left + int($size / 2);
+		my @chosen = ($left + $d, $left + 2 * $d, $middle - $d, $middle);
+		$value[ $place[$_] ] = $next++ for @chosen;
+		# the greatest of the four is the pivot, and goes to the front
+		my $swap = sub { @place[ @_ ] = @place[ reverse @_ ]; };
+		$swap->($left, $middle);
+		my $pivot = $next - 1;
+		my $is_less = sub { my $v = $value[ $place[ $_[0] ] ]; return defined $v && $v < $pivot; };
+		my @less = sort { $b <=> $a } grep { $is_less->($_) } @chosen;
+		my $b = $left + 1;
+		while (1)
+		{
+			$b++ while $is_less->($b);
+			my $c = shift @less;
+			last if !defined $c || $c < $b;
+			$swap->($b++, $c);
+		}
+		$swap->($left, $b - 1);
+		$left += 4;
+	}
+	# those that are left, so that no part is in order
+	$value[ $place[$_] ] = $next++ for reverse $left .. $n - 1;
+	return @value;
+}
+
 # ---------- records ----------
 
 my @all_numbers = colliding_numbers($sizes[-1]);
@@ -134,13 +188,18 @@ for my $n (@sizes)
 	$broker->produce("spread_$n", map { my $i = $_ * 7919 % $n; sprintf '{"k":%d,"ts":%d}', $i, $start + 60 * $i } 1 .. $n);
 	$broker->produce("numbers_$n", map { sprintf '{"k":%s,"ts":%d}', $_, $start } @numbers);
 	$broker->produce("texts_$n", map { [ $_ % $text_partitions, '', sprintf('{"t":"%s","ts":%d}', $texts[$_], $start) ] } 0 .. $#texts);
+	$broker->produce("parts_$n", map { [ $_ % $text_partitions, '', sprintf('{"a":"[%d:%d]={1}","j":%s,"i":"%s","ts":%d}',
+		$_, $_, colliding_jsonb($_), colliding_interval($_), $start) ] } 0 .. $n - 1);
+	my @killer = quicksort_killer($n);
+	$broker->produce("killer_$n", map { sprintf '{"k":%d,"ts":%d}', $killer[$_], $start + $_ } 0 .. $n - 1);
 	# minutes of keys of their own, then keys that come at both ends of the time
 	$broker->produce("ends_$n", map { sprintf '{"k":%d,"ts":%d}', -$_, $start + 60 * $_ } 1 .. $half);
 	# one session that grows to the left, each time by one of a single record
 	my $x = $start + 60 * $n;
 	$broker->produce("left_$n", map { sprintf '{"k":%d,"ts":%d}', $_, $x - ($_ % 2 ? 9 * ($_ + 1) : $_ ? 9 * ($_ - 1) : 0) } 0 .. $n - 1);
-	create_source($node, $broker, "${_}_$n", "${_}_$n", q{ts timestamptz OPTIONS (unit 's'), k bigint, t text})
-	  for qw(spread numbers texts ends left);
+	$broker->produce("late_$n", sprintf('{"k":0,"ts":%d}', $start + 3650 * 86400));
+	create_source($node, $broker, "${_}_$n", "${_}_$n", q{ts timestamptz OPTIONS (unit 's'), k bigint, t text, a text, j jsonb, i text})
+	  for @sources;
 }
 
 # ---------- measurements ----------
@@ -157,7 +216,7 @@ sub cpu
 sub create
 {
 	my ($case, $n) = @_;
-	my $more = join '', map { ", $_ => '$case->{$_}'" } grep { exists $case->{$_} } qw(output_mode watermark event_time);
+	my $more = join '', map { ", $_ => '$case->{$_}'" } grep { exists $case->{$_} } qw(output_mode watermark event_time options);
 	sql(sprintf q{SELECT stream_agg.create_stream('s', $q$%s$q$, trigger => '20 days'%s)}, $case->{query} =~ s/\$n/$n/gr, $more);
 	return worker_pid($node, 's');
 }
@@ -178,14 +237,16 @@ sub measure
 	}
 	# a micro-batch may end before the last record
 	my $delivered = 0;
+	my $records = $case->{records} // $n;
 	for (1 .. 100)
 	{
 		$delivered = sql(q{SELECT total_delivered FROM stream_agg.commits WHERE stream = 's' ORDER BY batch DESC LIMIT 1});
-		last if $delivered >= $n;
+		last if $delivered >= $records;
 		process($node, 's');
 	}
-	die "$case->{name}: $delivered of $n records" if $delivered < $n;
+	die "$case->{name}: $delivered of $records records" if $delivered < $records;
 	my $used = cpu($pid);
+	is(sql(q{SELECT sum(cardinality(windows)) FROM stream_agg.late_records}), $n, "$case->{name}: all of them are kept, $n") if $case->{late};
 	if ($case->{memory})
 	{
 		is(sql('SELECT max(n) FROM s'), $n - 1, "$case->{name}: all records but the last are in one session");
@@ -225,7 +286,8 @@ sub grows_linearly
 
 my $last = sub { my $n = shift; return sprintf '{"k":0,"ts":%d}', $start + 60 * $n + 12 * 365 * 86400; };
 
-grows_linearly($_) for (
+# LINEAR_CASE is a pattern of the names of those to be measured
+grows_linearly($_) for grep { $_->{name} =~ ($ENV{LINEAR_CASE} // '') } (
 	{ name => 'windows of one group each', query => q{SELECT stream_agg.tumble(ts, '1 minute') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
 		output_mode => 'update' },
 	{ name => 'sessions of one key', query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
@@ -237,6 +299,12 @@ grows_linearly($_) for (
 	{ name => 'colliding numbers', query => q{SELECT k, count(*) AS n FROM numbers_$n GROUP BY k}, output_mode => 'update' },
 	{ name => 'colliding texts', query => q{SELECT t, count(*) AS n FROM texts_$n GROUP BY t}, output_mode => 'update' },
 	{ name => 'colliding texts in a set', query => q{SELECT count(DISTINCT t) AS n FROM texts_$n}, output_mode => 'update' },
+	{ name => 'colliding arrays', query => q{SELECT a::int[] AS a, count(*) AS n FROM parts_$n GROUP BY 1}, output_mode => 'update' },
+	{ name => 'colliding jsonb', query => q{SELECT j, count(*) AS n FROM parts_$n GROUP BY 1}, output_mode => 'update' },
+	{ name => 'colliding intervals', query => q{SELECT i::interval AS i, count(*) AS n FROM parts_$n GROUP BY 1}, output_mode => 'update' },
+	{ name => 'an order that makes quicksort slow, ORDER BY', query => q{SELECT cardinality(array_agg(k ORDER BY k)) AS n FROM killer_$n}, output_mode => 'update' },
+	{ name => 'an order that makes quicksort slow, WITHIN GROUP', query => q{SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY k) AS n FROM killer_$n},
+		output_mode => 'update' },
 	{ name => 'panes', query => q{SELECT stream_agg.hop(ts, '5 minutes', '10 minutes') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
 		output_mode => 'update' },
 	{ name => 'DISTINCT ON, times far from each other', query => q{SELECT DISTINCT ON (k) k, ts FROM spread_$n}, event_time => 'ts', watermark => '1 minute' },
@@ -248,7 +316,49 @@ grows_linearly($_) for (
 		query => q{SELECT stream_agg.tumble(ts, '1 minute') AS w, count(*) AS n FROM spread_$n GROUP BY 1}, output_mode => 'append' },
 	{ name => 'sessions that close at once', topic => 'spread', then => $last, watermark => '4000 days',
 		query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, count(*) AS n FROM spread_$n GROUP BY 1}, output_mode => 'append' },
+	{ name => 'sliding windows of a late record', topic => 'late', late => 1, records => 2, then => sub { return sprintf '{"k":0,"ts":%d}', $start; },
+		query => q{SELECT stream_agg.hop(ts, '1 second', '$n seconds') AS w, count(*) AS n FROM late_$n GROUP BY 1}, output_mode => 'append',
+		watermark => '0 seconds', options => '{"late_records": true}' },
+	{ name => 'windows of the rows that a join makes of a late record', topic => 'late', late => 1, records => 2,
+		then => sub { return sprintf '{"k":0,"ts":%d}', $start; },
+		query => q{SELECT stream_agg.tumble(t, '1 second') AS w, count(*) AS n FROM (SELECT ts - (step * 7919 % $n) * interval '1 second' AS t
+			FROM late_$n, generate_series(1, $n) AS steps (step)) AS x GROUP BY 1}, output_mode => 'append', watermark => '0 seconds', options => '{"late_records": true}' },
 	{ name => 'sessions of one key, restored', restore => 1, query => q{SELECT stream_agg.session(ts, '10 seconds') AS w, count(*) AS n FROM spread_$n GROUP BY 1},
 		output_mode => 'update' });
+
+# Of one record, the columns of a source that reads it do not multiply the time: not
+# by members that nobody wants, nor by members that come again and again.
+{
+	my $hostile = StreamAgg::HostileBroker->new;
+	my @columns = map { $_ * ($ENV{LINEAR_COLUMNS} // 100) } 1, 2, 4;
+	my %record = (
+		others => [ 'json', '{' . '"x":0,' x 400_000 . '"c0":1}' ],
+		repeated => [ 'debezium', '{"op":"c",' . '"after":{"c0":1},' x 150_000 . '"after":{"c0":1}}' ],
+		elements => [ 'json', '{"a":[' . '0,' x 1_000_000 . '0],"c0":1}' ]);
+	sql(q{CREATE SERVER hostile FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '} . $hostile->brokers . q{', "fetch.wait.max.ms" '20')});
+	for my $kind (sort keys %record)
+	{
+		next if "columns: $kind" !~ ($ENV{LINEAR_CASE} // '');
+		my ($format, $text) = $record{$kind}->@*;
+		$hostile->add_topic($kind, [ { base => 0, values => [$text], codec => 1 } ]);
+		my @used;
+		for my $n (@columns)
+		{
+			my $columns = join ', ', map { "c$_ int" . ($kind eq 'elements' && $_ ? " OPTIONS (path '{a,$_}')" : '') } 0 .. $n - 1;
+			sql(qq{SELECT stream_agg.create_source('${kind}_$n', topic => '$kind', server => 'hostile', format => '$format', columns => \$c\$$columns\$c\$)});
+			my $count = 'SELECT count(coalesce(' . join(', ', map { "c$_" } 0 .. $n - 1) . ")) FROM ${kind}_$n";
+			my ($result, $ticks_used) = split /\n/, sql(qq{
+				CREATE TEMP TABLE used AS SELECT split_part(pg_read_file('/proc/self/stat'), ' ', 14)::int AS ticks;
+				$count;
+				DO \$\$ BEGIN FOR i IN 1 .. 9 LOOP PERFORM * FROM ($count) x; END LOOP; END \$\$;
+				SELECT split_part(pg_read_file('/proc/self/stat'), ' ', 14)::int - ticks FROM used});
+			is($result, 1, "columns: $kind: the record is read by $n columns");
+			push @used, $ticks_used / $ticks;
+		}
+		my $growth = sqrt($used[2] / ($used[0] > 0.1 ? $used[0] : 0.1));
+		diag(sprintf 'figures: columns: %s: %s s for %s columns', $kind, join('/', map { sprintf '%.2f', $_ } @used), join('/', @columns));
+		cmp_ok($growth, '<=', 1.6, "M4: columns: $kind: twice the columns, about the same time");
+	}
+}
 
 done_testing();

@@ -135,4 +135,27 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_stat_stream_agg'), 1, '
 $node->safe_psql('postgres', q{SELECT stream_agg.drop_stream('third')});
 gone('postgres', 'the last worker has ended');
 
+# --- tables that inherit from a source
+$node->safe_psql('postgres', q{CREATE DATABASE heirs});
+$node->safe_psql('heirs', 'CREATE EXTENSION stream_agg; ALTER DATABASE heirs SET client_min_messages = warning');
+my $heirs_brokers = $broker->brokers;
+$node->safe_psql('heirs', "SELECT stream_agg.create_source('events', topic => 'events', brokers => '$heirs_brokers', columns => 'ts timestamptz, k int, v int')");
+my $kid = q{CREATE TABLE kid () INHERITS (events); INSERT INTO kid SELECT now(), 1, i FROM generate_series(1, 1000) i};
+$node->safe_psql('heirs', $kid);
+create('heirs', 'heir');
+my $count_heir = sub {
+	$node->safe_psql('heirs', q{SELECT * FROM stream_agg.process_available('heir')});
+	return $node->safe_psql('heirs', q{SELECT sum(n) = (SELECT count(*) FROM ONLY events) FROM heir});
+};
+is($count_heir->(), 't', 'a table that inherits from a source has no records');
+is($node->safe_psql('heirs', q{SELECT total_delivered = total_aggregated FROM stream_agg.commits WHERE stream = 'heir' ORDER BY batch DESC LIMIT 1}), 't', 'as many rows as records');
+$node->safe_psql('heirs', q{SELECT stream_agg.reset_stream('heir', results => true)});
+is($count_heir->(), 't', 'nor after a reset');
+$node->safe_psql('heirs', q{DROP TABLE kid});
+create('heirs', 'heir_later');
+is($node->safe_psql('heirs', $kid . q{; SELECT rows_in FROM stream_agg.preview('SELECT k, count(*) AS n FROM events GROUP BY k', output_mode => 'update'), LATERAL (SELECT 1 AS rows_in) x LIMIT 1}), 1, 'a query is tried beside such a table');
+$broker->produce('events', record(++$k));
+is($count_heir->(), 't', 'a table that comes later changes nothing');
+$node->safe_psql('heirs', q{SELECT stream_agg.drop_stream(stream, drop_sink => true) FROM stream_agg.streams});
+
 done_testing();

@@ -137,6 +137,17 @@ is(value('SELECT * FROM tipped'), '1|5|40', 'the record that makes a sum too lar
 is(letters('tipped'), '9223372036854775790', 'it alone');
 drop('tipped');
 
+# --- the record whose input is more than an aggregate may keep in one group
+$broker->create_topic('inputs', 1);
+create_source($node, $broker, 'inputs', 'inputs', $columns);
+$broker->produce('inputs', map { [ 0, '', "{\"k\":1,\"v\":$_}" ] } 10, 300_000_000, 20);
+create('inputs_kept', q{SELECT k, cardinality(array_agg(repeat('x', v) ORDER BY v)) AS n FROM inputs GROUP BY k});
+process($node, 'inputs_kept');
+is(letters('inputs_kept'), '300000000', 'the record that brings more than a group may keep is left out');
+is(value('SELECT n FROM inputs_kept'), 2, 'and the stream goes on without it');
+like(value(q{SELECT error FROM stream_agg.dead_letters WHERE stream = 'inputs_kept'}), qr/^the inputs of aggregate array_agg in one group exceed 256 MB/, 'with the reason');
+drop('inputs_kept');
+
 # --- an error that stays without the record is none of the record's
 $node->append_conf('postgresql.conf', 'stream_agg.max_attempts = 3');
 $node->reload;
@@ -161,9 +172,20 @@ $node->poll_query_until('postgres', "SELECT count(*) = 1 FROM stream_agg.dead_le
 process($node, 'crashed');
 check('crashed', sprintf($sum, "WHERE v <> $crasher"), 'a crash', $crasher);
 is(value(q{SELECT error FROM stream_agg.dead_letters}), '3 workers have ended while they processed the record', 'crashes are counted');
-my $crashes = () = slurp_file($node->logfile) =~ /was terminated by signal 11/g;
-cmp_ok($crashes, '<=', 3 + 1 + 10 + 3, "it is found by halves ($crashes crashes)");
+sub crashes { my $n = () = slurp_file($node->logfile) =~ /was terminated by signal 11/g; return $n; }
+is(crashes(), 3, 'it is the record that the worker was at');
 drop('crashed');
+
+# --- and one in the sink, where nobody knows the record
+value(q{CREATE TABLE exploding (k int, n bigint, total bigint, worst int, UNIQUE NULLS NOT DISTINCT (k), CHECK (crash_on(worst, 1000) IS NOT NULL))});
+my $exploding = 'SELECT k, count(*) AS n, sum(v) AS total, max(CASE WHEN v = %d THEN 1000 ELSE 0 END) AS worst FROM events %s GROUP BY k';
+create('exploding', sprintf($exploding, $crasher, ''));
+$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM stream_agg.dead_letters WHERE stream = 'exploding'") or die 'not found';
+process($node, 'exploding');
+check('exploding', sprintf($exploding, -1, "WHERE v <> $crasher"), 'a crash in the sink', $crasher);
+cmp_ok(crashes() - 3, '<=', 3 + 1 + 10 + 3, 'it is found by halves (' . crashes() . ' crashes)');
+cmp_ok(crashes() - 3, '>', 6, 'and not at once');
+drop('exploding');
 
 # --- restarts and kills in the middle of a search
 create('restarted', $divide =~ s/sum\(v/sum(pg_catalog.length(repeat('x', 20000)) - 20000 + v/r, max_offsets_per_trigger => 150);
@@ -179,22 +201,22 @@ check('restarted', $good, 'restarts and kills');
 drop('restarted');
 
 # --- workers that somebody ends, again and again, take no good record with them:
-# it needs three in the very same micro-batch of one record
+# it needs three at the very same record
 value(q{
-	CREATE TABLE holding (hold bool);
-	INSERT INTO holding VALUES (true);
+	CREATE TABLE holding (rest int);
+	INSERT INTO holding VALUES (0);
 	CREATE FUNCTION held(int) RETURNS int STABLE LANGUAGE plpgsql AS $$
 	BEGIN
-		WHILE (SELECT hold FROM holding) LOOP PERFORM pg_sleep(0.01); END LOOP;
+		WHILE $1 % 50 = (SELECT rest FROM holding) LOOP PERFORM pg_sleep(0.01); END LOOP;
 		RETURN $1;
 	END $$});
 create('killed', 'SELECT k, count(*) AS n, sum(held(v)) AS total FROM events GROUP BY k');
-for my $death (1 .. 6)
+for my $next (0, 13, 13, 26, 39, -1)
 {
 	my $worker = q{SELECT %s FROM pg_stat_activity WHERE backend_type ~ 'stream_agg worker'};
 	$node->poll_query_until('postgres', sprintf("$worker AND wait_event = 'PgSleep'", 'count(*) = 1')) or die 'no worker executes';
-	value('UPDATE holding SET hold = false') if $death == 6;
-	kill_backends($node, value(sprintf($worker, 'pid')));    # it looks at the table between two naps
+	value("UPDATE holding SET rest = $next");    # for the next worker: this one has its snapshot
+	kill_backends($node, value(sprintf($worker, 'pid')));
 }
 process($node, 'killed');
 is_equal_tables($node, 'SELECT * FROM killed', sprintf($sum, ''), 'workers that are killed take no good record with them');
@@ -214,6 +236,41 @@ process($node, 'windows');
 is_equal_tables($node, 'SELECT * FROM windows', q{SELECT stream_agg.tumble(ts, '1 minute') AS win, count(*) AS n FROM events
 	WHERE ts < '2026-01-01 00:58Z' GROUP BY 1}, 'mended, the stream goes on');
 drop('windows');
+
+# --- what a record makes a worker write into the log does not grow with its value
+$broker->create_topic('texts', 1);
+create_source($node, $broker, 'texts', 'texts', 'k text');
+value(q{CREATE FUNCTION complain(text) RETURNS uuid STABLE LANGUAGE plpgsql AS $$
+	BEGIN
+		RAISE WARNING 'complaint of %', $1 USING DETAIL = 'detail of ' || $1, HINT = 'hint of ' || $1;
+		IF $1 ~ 'raise' THEN RAISE 'raised %', $1 USING DETAIL = 'detail of ' || $1, HINT = 'hint of ' || $1; END IF;
+		EXECUTE 'SELECT no_function($q$' || $1 || '$q$)';
+	EXCEPTION WHEN undefined_function THEN
+		RETURN $1::uuid;
+	END $$});
+my $logged = -s $node->logfile;
+my $long = "\x{e9}" x 300_000;
+utf8::encode($long);
+$broker->produce('texts', map { [ 0, '', qq({"k":"$_"}) ] } "x$long", "raise $long");
+for my $case ([ 'cast_skipped', 'k::uuid', 'skip' ], [ 'raised_aside', 'complain(k)', 'dead_letter' ])
+{
+	my ($stream, $expression, $policy) = @$case;
+	create($stream, "SELECT $expression AS u, count(*) AS n FROM texts GROUP BY 1", options => qq({"on_error": "$policy"}));
+	process($node, $stream);
+}
+create('cast_fails', 'SELECT k::uuid AS u FROM texts', options => '{"on_error": "fail"}', output_mode => "'append'");
+$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_stream_agg WHERE stream = 'cast_fails' AND last_error ~ 'invalid input syntax'})
+  or die 'the stream does not fail';
+my $written = substr slurp_file($node->logfile), $logged;
+$written =~ s/^.*LOG:  (?:statement|duration).*$//mg;
+cmp_ok(length $written, '<', 200_000, 'log: records of 600 kB each');
+my @lines = grep { /\xc3\xa9/ } split /\n/, $written;
+cmp_ok(scalar(grep { /complaint of|detail of|hint of/ } @lines), '>=', 3, 'log: what code of the owner says');
+is(scalar(grep { length > 2200 } @lines), 0, 'log: no line is long');
+is(scalar(grep { !utf8::decode(my $line = $_) } @lines), 0, 'log: and none ends within a character');
+like($written, qr/\xc3\xa9\.\.\."?$/m, 'log: what is cut says so');
+like($written, qr/CONTEXT: .*\n?.*micro-batch \d+ of stream "cast_skipped"/, 'log: and the context says of which stream');
+drop($_) for 'cast_skipped', 'raised_aside', 'cast_fails';
 
 # --- a sink that takes nothing
 $node->append_conf('postgresql.conf', 'stream_agg.max_poison_in_row = 5');

@@ -117,6 +117,29 @@ is_equal_tables($node, $by_hour =~ s/FROM minutes/FROM (SELECT DISTINCT ON (h) *
 	'so repeats are to be dropped before it adds up');
 
 # a chained stream that repeats do not change
+# --- a table of which a partition is a topic
+value(q{CREATE TABLE parted (k text, n bigint) PARTITION BY LIST (k); CREATE TABLE parted_rest PARTITION OF parted DEFAULT PARTITION BY LIST (k);
+	CREATE TABLE parted_last PARTITION OF parted_rest DEFAULT});
+create_source($node, $other, 'below', 'remote', 'k text, n bigint');
+my $topic_records = value('SELECT count(*) FROM below');
+my $into_parted = create('parted_made', 'SELECT k, count(*) AS n FROM events GROUP BY k', "sink => 'parted', output_mode => 'append'") =~ s/SELECT k, count\(\*\) AS n FROM events GROUP BY k/SELECT k, v::bigint AS n FROM events/r;
+value(q{ALTER TABLE parted_rest ATTACH PARTITION below FOR VALUES IN ('x')});
+refused($into_parted, qr/ERROR:  partition "below" of sink "parted" is a foreign table.*HINT:  Detach the partition/s, 'a partition that is a topic, two levels down');
+value('ALTER TABLE parted_rest DETACH PARTITION below');
+value($into_parted);
+process($node, 'parted_made');
+value(q{SELECT stream_agg.stop_stream('parted_made')});
+value(q{ALTER TABLE parted_rest DETACH PARTITION parted_last; ALTER TABLE parted_rest ATTACH PARTITION below DEFAULT});
+produce();
+refused(q{SELECT stream_agg.preview('parted_made')}, qr/partition "below" of sink "parted" is a foreign table/, 'preview, when it is attached later');
+value(q{SELECT stream_agg.start_stream('parted_made')});
+wait_state($node, 'parted_made', 'failed', 'partition "below" of sink "parted" is a foreign table');
+is(value('SELECT count(*) FROM below'), $topic_records, 'and no record is produced');
+value(q{ALTER TABLE parted_rest DETACH PARTITION below; ALTER TABLE parted_rest ATTACH PARTITION parted_last DEFAULT; SELECT stream_agg.start_stream('parted_made')});
+process($node, 'parted_made');
+is_equal_tables($node, 'SELECT * FROM parted', 'SELECT k, v FROM events', 'once it is detached the stream goes on');
+value(q{SELECT stream_agg.drop_stream('parted_made'); DROP TABLE parted; DROP FOREIGN TABLE below});
+
 value(create('longest', q{SELECT win, k, max(n) AS n, max(total) AS total FROM minutes GROUP BY 1, 2}, q{output_mode => 'update'}));
 process($node, 'longest');
 is_equal_tables($node, 'SELECT * FROM longest', $closed, 'a stream whose aggregates do not mind repeats has exactly the result');

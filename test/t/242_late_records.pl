@@ -137,6 +137,25 @@ is_equal_tables($node, "SELECT win, k, n, total FROM $_ WHERE upper(win) <= (SEL
 	closed($_, 'upper(win)'), "$_: the windows are the query's over all records, again") for 'appended', 'updated';
 is($open, 1, 'one window was open for which a record was late in its partition');
 
+# A join makes several rows of a record, in no order, whose sliding windows overlap, touch,
+# or are far from each other: each window is kept once, in order, and repaired.
+$broker->create_topic('spread', 1);
+create_source($node, $broker, 'spread_source', 'spread', 'ts timestamptz, k int');
+my $offsets = join ', ', map { sprintf "('%d seconds'::interval)", $_ } map { $random->(4) ? $random->(400) : 100_000 + $random->(50) } 1 .. 200;
+my $rows = "(SELECT ts - d AS t FROM spread_source, (VALUES $offsets) AS ds (d)) AS x";
+make_stream('spread', 'update', '', query => "SELECT stream_agg.hop(t, '10 seconds', '30 seconds') AS win, count(*) AS n FROM $rows GROUP BY 1");
+$broker->produce('spread', record(0, $base + 500_000, 1, 1));
+process($node, 'spread');
+$broker->produce('spread', record(0, $base + 200_000, 1, 1), record(0, $base + 200_007, 1, 1));
+process($node, 'spread');
+is_equal_tables($node, q{SELECT "offset", w FROM stream_agg.late_records, unnest(windows) AS w WHERE stream = 'spread'},
+	"SELECT DISTINCT off, w FROM (VALUES (1, to_timestamp($base + 200000)), (2, to_timestamp($base + 200007))) AS r (off, ts), (VALUES $offsets) AS ds (d), stream_agg.hop(ts - d, '10 seconds', '30 seconds') AS w",
+	'spread: each window once');
+is(kept('spread', 'bool_and(windows = ARRAY(SELECT w FROM unnest(windows) AS w ORDER BY w))'), 't', 'spread: in order');
+is($node->safe_psql('postgres', "SELECT bool_and(repaired) FROM stream_agg.repair_late('spread')"), 't', 'spread: repaired');
+is_equal_tables($node, "SELECT * FROM spread WHERE upper(win) <= to_timestamp($base + 300000)",
+	"SELECT * FROM spread_query WHERE upper(win) <= to_timestamp($base + 300000)", 'spread: the windows are the query\'s over all records');
+
 # Retention has taken records that were read: windows that may have had some stay as
 # they are, later ones are repaired.  (The embedded broker keeps 5 MiB of a partition.)
 $broker->create_topic('short', 1);

@@ -231,6 +231,30 @@ is_equal_tables($node, 'SELECT * FROM busy_updated', 'SELECT * FROM busy_updated
 is(sql(qq{SELECT count(*) FROM pg_locks WHERE pid <> pg_backend_pid() AND relation = 'busy_updated'::regclass}), 0, 'which has no lock on the sink any more');
 $_->quit for $holder, $watcher;
 
+# --- locks that the owner's code takes for the session
+sql(q{CREATE OR REPLACE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM pg_advisory_lock(70), pg_advisory_lock(70), pg_advisory_lock_shared(7, 1), pg_advisory_lock(72), pg_advisory_xact_lock(73);
+		IF current_setting('test.how') = 'fails' THEN RAISE 'no'; END IF;
+		IF current_setting('test.how') = 'is cancelled' THEN PERFORM pg_sleep(60); END IF;
+		RETURN NULL;
+	END $$;
+	SELECT stream_agg.stop_stream(stream) FROM stream_agg.streams WHERE reader = 'busy'});
+produce('busy', [ $second, 1, 1 ]);
+for my $how ('works', 'fails', 'is cancelled')
+{
+	my ($status, $out, $err) = $node->psql('postgres', qq{
+		SET test.how = '$how';
+		SELECT 'before' FROM pg_advisory_lock(72);
+		SET statement_timeout = '@{[ $how eq 'is cancelled' ? '2s' : '0' ]}';
+		SELECT count(*) > 0 FROM stream_agg.preview('busy_updated', NULL);
+		RESET statement_timeout;
+		SELECT locktype, objid, mode FROM pg_locks WHERE pid = pg_backend_pid() AND locktype IN ('advisory', 'object')}, on_error_stop => 0);
+	is($out, "before\n" . ($how eq 'works' ? "t\n" : '') . 'advisory|72|ExclusiveLock', "a preview that $how leaves no lock behind") or diag($err);
+	is($err =~ /^psql:<stdin>:\d+: (?:WARNING|ERROR):  (.*)/m ? $1 : 'no error', { works => 'no error', fails => 'no', 'is cancelled' => 'canceling statement due to statement timeout' }->{$how}, 'and says no more');
+}
+sql(q{DROP TRIGGER linger ON busy_updated; SELECT stream_agg.start_stream(stream) FROM stream_agg.streams WHERE reader = 'busy'});
+
 # --- a change of the sink is tried while the stream stands still
 ($out, $err) = says(q{BEGIN; SELECT stream_agg.stop_stream('busy_updated'); INSERT INTO busy VALUES ('2026-01-01', 3, 3); ALTER TABLE busy_updated ADD CONSTRAINT few CHECK (n < 0) NOT VALID;
 	SELECT count(*) FROM stream_agg.preview('busy_updated', NULL); ROLLBACK});

@@ -76,7 +76,12 @@ typedef struct AvroWant
 	int			value;			/* into the values, -1 = only on the way */
 	bool		as_number;		/* dates and times as the number they are */
 	int			nchildren;
-	struct AvroWant *children;
+	struct AvroWant *children;	/* by name */
+	int			nsubscripts;
+	struct AvroWant **subscripts;	/* children that are elements, ascending */
+	struct AvroWant *found;		/* children found since they were forgotten */
+	struct AvroWant *also_found;	/* the next one of the parent's */
+	bool		is_found;
 } AvroWant;
 
 /* A record being read. */
@@ -94,7 +99,7 @@ typedef struct AvroReader
 
 /* avro_walk.c */
 extern bool sagg_avro_read(AvroReader *reader, const AvroNode *schema,
-						   const AvroWant *wanted);
+						   AvroWant *wanted);
 extern bool sagg_avro_render(AvroReader *reader, const AvroNode *node,
 							 StringInfo out, int depth);
 extern bool sagg_avro_take_long(AvroReader *reader, int64 *result);

@@ -265,47 +265,76 @@ sagg_avro_render(AvroReader *reader, const AvroNode *node, StringInfo out,
 
 /* ---------- wanted values ---------- */
 
-static bool take(AvroReader *reader, const AvroNode *node, const AvroWant *want,
+static bool take(AvroReader *reader, const AvroNode *node, AvroWant *want,
 				 int depth);
 
-static const AvroWant *
-find_name(const AvroWant *want, const char *name)
+static int
+compare_name(const void *name, const void *want)
 {
-	for (int i = 0; want && i < want->nchildren; i++)
-	{
-		if (strcmp(want->children[i].name, name) == 0)
-			return &want->children[i];
-	}
-	return NULL;
+	return strcmp(name, ((const AvroWant *) want)->name);
 }
 
-static const AvroWant *
-find_subscript(const AvroWant *want, int64 subscript)
+/*
+ * What is wanted of a field or of the entry of a map; NULL = nothing.
+ */
+static AvroWant *
+find_name(AvroWant *want, const char *name)
 {
-	for (int i = 0; want && i < want->nchildren; i++)
-	{
-		if (want->children[i].subscript == subscript)
-			return &want->children[i];
-	}
-	return NULL;
+	if (want == NULL || want->nchildren == 0)
+		return NULL;
+	return bsearch(name, want->children, want->nchildren, sizeof(AvroWant), compare_name);
 }
 
-/* Forgets what an earlier entry of a map with the same key had. */
+/*
+ * The same of an element, to be asked for all of an array, from 0 on; *next is 0
+ * before the first.
+ */
+static AvroWant *
+find_subscript(const AvroWant *want, int64 subscript, int *next)
+{
+	if (want == NULL || *next >= want->nsubscripts ||
+		want->subscripts[*next]->subscript != subscript)
+		return NULL;
+	return want->subscripts[(*next)++];
+}
+
+/*
+ * "part" of "want" is about to get a value.
+ */
 static void
-forget(AvroReader *reader, const AvroWant *want)
+found(AvroWant *want, AvroWant *part)
+{
+	if (part == NULL || part->is_found)
+		return;
+	part->is_found = true;
+	part->also_found = want->found;
+	want->found = part;
+}
+
+/*
+ * Forgets what an earlier entry of a map with the same key had.  Takes as long as
+ * finding that.
+ */
+static void
+forget(AvroReader *reader, AvroWant *want)
 {
 	if (want->value >= 0)
 		reader->values[want->value].kind = SAGG_JSON_MISSING;
-	for (int i = 0; i < want->nchildren; i++)
-		forget(reader, &want->children[i]);
+	for (AvroWant *part = want->found; part; part = part->also_found)
+	{
+		part->is_found = false;
+		forget(reader, part);
+	}
+	want->found = NULL;
 }
 
 static bool
-take_elements(AvroReader *reader, const AvroNode *node, const AvroWant *want,
+take_elements(AvroReader *reader, const AvroNode *node, AvroWant *want,
 			  int depth)
 {
 	StringInfoData key;
 	int64		subscript = 0;
+	int			next = 0;
 	int64		count;
 
 	if (node->type == AVRO_T_MAP)
@@ -316,7 +345,7 @@ take_elements(AvroReader *reader, const AvroNode *node, const AvroWant *want,
 			return false;
 		for (int64 i = 0; i < count; i++)
 		{
-			const AvroWant *part;
+			AvroWant *part;
 
 			if (node->type == AVRO_T_MAP)
 			{
@@ -328,7 +357,8 @@ take_elements(AvroReader *reader, const AvroNode *node, const AvroWant *want,
 					forget(reader, part);
 			}
 			else
-				part = find_subscript(want, subscript++);
+				part = find_subscript(want, subscript++, &next);
+			found(want, part);
 			if (!take(reader, node->parts[0], part, depth + 1))
 				return false;
 		}
@@ -340,7 +370,7 @@ take_elements(AvroReader *reader, const AvroNode *node, const AvroWant *want,
  * Takes a container as the value that is wanted: as JSON.
  */
 static bool
-take_whole(AvroReader *reader, const AvroNode *node, const AvroWant *want,
+take_whole(AvroReader *reader, const AvroNode *node, AvroWant *want,
 		   int depth)
 {
 	SaggJsonValue *value = &reader->values[want->value];
@@ -356,7 +386,7 @@ take_whole(AvroReader *reader, const AvroNode *node, const AvroWant *want,
 }
 
 static bool
-take_container(AvroReader *reader, const AvroNode *node, const AvroWant *want,
+take_container(AvroReader *reader, const AvroNode *node, AvroWant *want,
 			   int depth)
 {
 	const char *start = reader->p;
@@ -378,14 +408,17 @@ take_container(AvroReader *reader, const AvroNode *node, const AvroWant *want,
 		return take_elements(reader, node, want, depth);
 	for (int i = 0; i < node->n; i++)
 	{
-		if (!take(reader, node->parts[i], find_name(want, node->names[i]), depth + 1))
+		AvroWant   *part = find_name(want, node->names[i]);
+
+		found(want, part);
+		if (!take(reader, node->parts[i], part, depth + 1))
 			return false;
 	}
 	return true;
 }
 
 static bool
-take_scalar(AvroReader *reader, const AvroNode *node, const AvroWant *want)
+take_scalar(AvroReader *reader, const AvroNode *node, AvroWant *want)
 {
 	SaggJsonKind kind;
 	StringInfoData out;
@@ -406,7 +439,7 @@ take_scalar(AvroReader *reader, const AvroNode *node, const AvroWant *want)
  * wanted.
  */
 static bool
-take(AvroReader *reader, const AvroNode *node, const AvroWant *want, int depth)
+take(AvroReader *reader, const AvroNode *node, AvroWant *want, int depth)
 {
 	int			choice;
 
@@ -432,7 +465,7 @@ take(AvroReader *reader, const AvroNode *node, const AvroWant *want, int depth)
  * Returns false, with reader->reason, for what the schema does not describe.
  */
 bool
-sagg_avro_read(AvroReader *reader, const AvroNode *schema, const AvroWant *wanted)
+sagg_avro_read(AvroReader *reader, const AvroNode *schema, AvroWant *wanted)
 {
 	MemoryContext old = MemoryContextSwitchTo(reader->memory);
 	bool		good;

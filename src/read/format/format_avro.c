@@ -129,6 +129,37 @@ want_column(AvroState *state, DecoderColumn *column)
 	column->value = want->value;
 }
 
+static int
+compare_names(const void *a, const void *b)
+{
+	return strcmp(((const AvroWant *) a)->name, ((const AvroWant *) b)->name);
+}
+
+static int
+compare_subscripts(const void *a, const void *b)
+{
+	return (*(AvroWant *const *) a)->subscript - (*(AvroWant *const *) b)->subscript;
+}
+
+/*
+ * Bring what is wanted, which is complete, into the orders in which it is searched.
+ */
+static void
+sort_wants(AvroWant *want)
+{
+	if (want->nchildren == 0)
+		return;
+	qsort(want->children, want->nchildren, sizeof(AvroWant), compare_names);
+	want->subscripts = palloc(sizeof(AvroWant *) * want->nchildren);
+	for (int i = 0; i < want->nchildren; i++)
+	{
+		if (want->children[i].subscript >= 0)
+			want->subscripts[want->nsubscripts++] = &want->children[i];
+		sort_wants(&want->children[i]);
+	}
+	qsort(want->subscripts, want->nsubscripts, sizeof(AvroWant *), compare_subscripts);
+}
+
 static void
 prepare_avro(SaggDecoder *decoder)
 {
@@ -141,6 +172,7 @@ prepare_avro(SaggDecoder *decoder)
 	decoder->state = state;
 	for (int i = 0; i < decoder->ncolumns; i++)
 		want_column(state, &decoder->columns[i]);
+	sort_wants(&state->root);
 	decoder->values = palloc0(sizeof(SaggJsonValue) * (state->nvalues + 1));
 }
 

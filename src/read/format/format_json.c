@@ -14,9 +14,13 @@
 #include "postgres.h"
 
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 
 #include "format.h"
 #include "payload_encode.h"
+
+/* a record that is interrupted more often is parsed to its end */
+#define MAX_INTERRUPTS	4
 
 typedef struct JsonState
 {
@@ -131,6 +135,26 @@ prepare_json(SaggDecoder *decoder)
 }
 
 /*
+ * Runs the leaf, and serves interrupts, for which it stops.  One that cannot be
+ * served now does not keep a record from being parsed.
+ */
+static SaggJsonResult
+parse_payload(SaggJsonLeaf *leaf, const char *payload, Size len,
+			  SaggJsonValue *values, SaggJsonError *error)
+{
+	SaggJsonResult result = SAGG_JSON_INTERRUPTED;
+
+	for (int i = 0; i < MAX_INTERRUPTS && result == SAGG_JSON_INTERRUPTED; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		result = sagg_json_leaf_parse(leaf, payload, len, values, error, &InterruptPending);
+	}
+	if (result == SAGG_JSON_INTERRUPTED)
+		result = sagg_json_leaf_parse(leaf, payload, len, values, error, NULL);
+	return result;
+}
+
+/*
  * Runs the leaf over a payload.  Returns false, with a reason, if that is not
  * valid.
  */
@@ -155,13 +179,15 @@ sagg_json_parse(SaggDecoder *decoder, const char *payload, Size len,
 							   SAGG_JSON_MAX_SIZE);
 		return false;
 	}
-	switch (sagg_json_leaf_parse(state->leaf, payload, len,
-								 decoder->values, &error))
+	switch (parse_payload(state->leaf, payload, len, decoder->values, &error))
 	{
 		case SAGG_JSON_OK:
 			break;
 		case SAGG_JSON_NO_MEMORY:
 			no_memory_for_leaf();
+			break;
+		case SAGG_JSON_INTERRUPTED:
+			elog(ERROR, "the record was not parsed to its end");
 			break;
 		case SAGG_JSON_INVALID:
 			why->message = psprintf("invalid JSON record: %s", error.reason);

@@ -140,6 +140,9 @@ take_container(SaggJsonLeaf *leaf, size_t depth)
 	{
 		uint8_t		c = *token_start(leaf);
 
+		if (interrupted(leaf))
+			return false;
+
 		/* here a value is due */
 		if (c == '{' || c == '[')
 		{
@@ -209,19 +212,10 @@ take_value(SaggJsonLeaf *leaf, SaggJsonValue *value, size_t depth)
 static bool
 copy_text(SaggJsonLeaf *leaf, const uint8_t *start, size_t len, SaggJsonValue *value)
 {
-	Copy	   *copy = (Copy *) malloc(sizeof(Copy) + len);
-
-	if (!copy)
-	{
-		leaf->no_memory = true;
-		return false;
-	}
-	memcpy(copy->text, start, len);
-	copy->next = leaf->copies;
-	leaf->copies = copy;
-	value->text = copy->text;
+	value->text = sagg_json_copy(&leaf->copies, start, len);
 	value->len = len;
-	return true;
+	leaf->no_memory = value->text == nullptr;
+	return !leaf->no_memory;
 }
 
 /*
@@ -284,6 +278,8 @@ take_wanted(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t de
 static bool
 take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
 {
+	int			next = 0;
+
 	if (*token_start(leaf) == ']')
 	{
 		leaf->token++;
@@ -291,9 +287,12 @@ take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t 
 	}
 	for (int64_t i = 0;; i++)
 	{
+		JsonNode   *child = sagg_json_find_subscript(node, i, &next);
 		uint8_t		c;
 
-		if (!take_wanted(leaf, sagg_json_find_subscript(node, i), values, depth))
+		if (child)
+			sagg_json_found(node, child);
+		if (interrupted(leaf) || !take_wanted(leaf, child, values, depth))
 			return false;
 		c = *token_start(leaf);
 		if (c != ',' && c != ']')
@@ -315,6 +314,7 @@ take_other(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJso
 
 	if (!child || child->exact)
 		return take_value(leaf, nullptr, depth);
+	sagg_json_found(node, child);
 	if (!child->other)
 		child->other = key->text;
 	else if (memcmp(child->other, key->text, key->len) != 0)
@@ -323,16 +323,19 @@ take_other(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJso
 }
 
 /*
- * take_wanted in an object, some of whose fields may be in any case: the one of the
- * very name counts, wherever it stands.
+ * Takes the value of a key.  A field that may be in any case is that of the very
+ * name, wherever it stands.
  */
-static bool
-take_any_case(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJsonValue *values, size_t depth)
+static inline bool
+take_member(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJsonValue *values, size_t depth)
 {
 	JsonNode   *child = sagg_json_find_name(node, key);
 
 	if (!child)
-		return take_other(leaf, node, key, values, depth);
+		return leaf->any_case && node->lengths != 0 ?
+			take_other(leaf, node, key, values, depth) :
+			take_value(leaf, nullptr, depth);
+	sagg_json_found(node, child);
 	if (!take_wanted(leaf, child, values, depth))
 		return false;
 	child->exact = true;
@@ -356,9 +359,7 @@ take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t d
 
 		if (!take_key(leaf, &key))
 			return false;
-		if (leaf->any_case && node->lengths != 0 ?
-			!take_any_case(leaf, node, &key, values, depth) :
-			!take_wanted(leaf, sagg_json_find_name(node, &key), values, depth))
+		if (interrupted(leaf) || !take_member(leaf, node, &key, values, depth))
 			return false;
 		c = *token_start(leaf);
 		if (c != ',' && c != '}')
@@ -463,18 +464,6 @@ stage1_reason(simdjson::error_code code)
 	}
 }
 
-static void
-free_copies(SaggJsonLeaf *leaf)
-{
-	while (leaf->copies)
-	{
-		Copy	   *next = leaf->copies->next;
-
-		free(leaf->copies);
-		leaf->copies = next;
-	}
-}
-
 /*
  * Makes a leaf that looks for these fields, each path once; the names are copied.
  * max_depth: containers that may be open at once, at most 1023.  NULL when there is no memory.
@@ -505,7 +494,8 @@ sagg_json_leaf_make(const SaggJsonPath *paths, int npaths, size_t max_depth) SAG
 /* Parses a record, once. */
 static SaggJsonResult
 parse_once(SaggJsonLeaf *leaf, const char *record, size_t len,
-		   SaggJsonValue *values, SaggJsonError *error)
+		   SaggJsonValue *values, SaggJsonError *error,
+		   const volatile sig_atomic_t *interrupt)
 {
 	simdjson::error_code code;
 
@@ -526,8 +516,10 @@ parse_once(SaggJsonLeaf *leaf, const char *record, size_t len,
 	leaf->digits = SAGG_MAX_DIGITS(len);
 	leaf->no_memory = false;
 	leaf->lacks = false;
+	leaf->interrupt = len > SMALL_RECORD ? interrupt : nullptr;
+	leaf->interrupted = false;
 	if (leaf->copies)
-		free_copies(leaf);
+		sagg_json_free_copies(&leaf->copies);
 
 	code = leaf->stage1->stage1(leaf->buf, len, simdjson::stage1_mode::regular);
 	if (code != simdjson::SUCCESS)
@@ -547,26 +539,31 @@ parse_once(SaggJsonLeaf *leaf, const char *record, size_t len,
 	leaf->stage1->structural_indexes[leaf->stage1->n_structural_indexes + 1] = (uint32_t) len;
 	if (walk(leaf, values))
 		return SAGG_JSON_OK;
+	if (leaf->interrupted)
+		return SAGG_JSON_INTERRUPTED;
 	return leaf->no_memory ? SAGG_JSON_NO_MEMORY : SAGG_JSON_INVALID;
 }
 
 /*
  * Parses a record; values[i] becomes the value at paths[i].  The record is
  * copied, so the caller may free it at once.  "error" is filled in for
- * SAGG_JSON_INVALID; values mean nothing unless SAGG_JSON_OK is returned.
+ * SAGG_JSON_INVALID; values mean nothing unless SAGG_JSON_OK is returned.  If
+ * *interrupt, which may be NULL, is not 0 any more, the result may be
+ * SAGG_JSON_INTERRUPTED.
  */
 extern "C" SaggJsonResult
 sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
-					 SaggJsonValue *values, SaggJsonError *error) SAGG_NOEXCEPT
+					 SaggJsonValue *values, SaggJsonError *error,
+					 const volatile sig_atomic_t *interrupt) SAGG_NOEXCEPT
 {
-	SaggJsonResult result = parse_once(leaf, record, len, values, error);
+	SaggJsonResult result = parse_once(leaf, record, len, values, error, interrupt);
 
 	if (result != SAGG_JSON_OK || !leaf->lacks || leaf->any_case)
 		return result;
 
 	/* once for the leaf; records whose fields are all there pay nothing */
 	leaf->any_case = true;
-	return parse_once(leaf, record, len, values, error);
+	return parse_once(leaf, record, len, values, error, interrupt);
 }
 
 /* Frees a leaf and the texts it gave out; NULL is allowed. */
@@ -575,7 +572,7 @@ sagg_json_leaf_free(SaggJsonLeaf *leaf) SAGG_NOEXCEPT
 {
 	if (!leaf)
 		return;
-	free_copies(leaf);
+	sagg_json_free_copies(&leaf->copies);
 	free(leaf->buf);
 	free(leaf->root);
 	free(leaf->may_be_any_case);

@@ -13,6 +13,7 @@
 #ifndef SAGG_JSON_LEAF_H
 #define SAGG_JSON_LEAF_H
 
+#include <signal.h>
 #include <stddef.h>
 
 #ifdef __cplusplus
@@ -92,7 +93,8 @@ typedef enum SaggJsonResult
 {
 	SAGG_JSON_OK,
 	SAGG_JSON_INVALID,
-	SAGG_JSON_NO_MEMORY
+	SAGG_JSON_NO_MEMORY,
+	SAGG_JSON_INTERRUPTED
 } SaggJsonResult;
 
 /* Why a record was found invalid. */
@@ -110,7 +112,8 @@ extern SaggJsonLeaf *sagg_json_leaf_make(const SaggJsonPath *paths, int npaths,
 extern SaggJsonResult sagg_json_leaf_parse(SaggJsonLeaf *leaf,
 										   const char *record, size_t len,
 										   SaggJsonValue *values,
-										   SaggJsonError *error) SAGG_NOEXCEPT;
+										   SaggJsonError *error,
+										   const volatile sig_atomic_t *interrupt) SAGG_NOEXCEPT;
 extern void sagg_json_leaf_free(SaggJsonLeaf *leaf) SAGG_NOEXCEPT;
 
 #ifdef __cplusplus

@@ -16,6 +16,12 @@
 static constexpr int64_t SAGG_NUMERIC_MAX_SCALE = 16383;
 
 static inline bool
+is_space(uint8_t c)
+{
+	return c == ' ' || c == '\n' || c == '\r' || c == '\t';
+}
+
+static inline bool
 is_digit(uint8_t c)
 {
 	return c >= '0' && c <= '9';

@@ -24,6 +24,7 @@ struct Maker
 	const SaggJsonPath *paths;
 	int			npaths;
 	JsonNode   *unused;			/* first node not taken yet */
+	int		   *unused_index;	/* for subscripts and slots */
 };
 
 /* A name as the number of an array's element, or -1. */
@@ -114,6 +115,82 @@ grow(Maker *maker, JsonNode *parent, int above, int level)
 	}
 }
 
+static inline char
+lower(char c)
+{
+	return c >= 'A' && c <= 'Z' ? (char) (c + ('a' - 'A')) : c;
+}
+
+/* Of names that differ in case only it is the same. */
+static uint32_t
+hash_name(const char *text, size_t len)
+{
+	uint32_t	h = 2166136261u;
+
+	for (size_t i = 0; i < len; i++)
+		h = (h ^ (uint8_t) lower(text[i])) * 16777619u;
+	return h ^ h >> 15;
+}
+
+/*
+ * Makes the index of a node's children: those that are elements, and all by hash if
+ * they are many.
+ */
+static void
+index_children(Maker *maker, JsonNode *node)
+{
+	node->subscripts = maker->unused_index;
+	for (int i = 0; i < node->nchildren; i++)
+	{
+		int			at = node->nsubscripts;
+
+		if (node->children[i].subscript < 0)
+			continue;
+		for (; at > 0 && node->children[node->subscripts[at - 1]].subscript > node->children[i].subscript; at--)
+			node->subscripts[at] = node->subscripts[at - 1];
+		node->subscripts[at] = i;
+		node->nsubscripts++;
+	}
+	maker->unused_index += node->nsubscripts;
+	if (node->nchildren <= JSON_FEW_CHILDREN)
+		return;
+	node->slots = maker->unused_index;
+	for (node->mask = 1; node->mask < 2 * (uint32_t) node->nchildren;)
+		node->mask *= 2;
+	maker->unused_index += node->mask;
+	node->mask--;
+	memset(node->slots, -1, (node->mask + 1) * sizeof(int));
+	for (int i = 0; i < node->nchildren; i++)
+	{
+		uint32_t	slot = hash_name(node->children[i].text, node->children[i].len) & node->mask;
+
+		while (node->slots[slot] >= 0)
+			slot = (slot + 1) & node->mask;
+		node->slots[slot] = i;
+	}
+}
+
+/*
+ * The wanted field of a name among many, or null.
+ */
+JsonNode *
+sagg_json_find_hashed(JsonNode *parent, const SaggJsonValue *key) noexcept
+{
+	uint32_t	slot = hash_name(key->text, key->len) & parent->mask;
+
+	for (; parent->slots[slot] >= 0; slot = (slot + 1) & parent->mask)
+	{
+		JsonNode   *child = &parent->children[parent->slots[slot]];
+
+		if (child->len == key->len && memcmp(child->text, key->text, key->len) == 0)
+		{
+			parent->next = parent->slots[slot] + 1;
+			return child;
+		}
+	}
+	return nullptr;
+}
+
 /*
  * Makes the tree of some paths, each given once; names are copied.  NULL when there
  * is no memory.
@@ -124,13 +201,14 @@ sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
 	size_t		nnodes = 1;
 	size_t		size = 0;
 	JsonNode   *root;
-	Maker		maker = {paths, npaths, nullptr};
+	Maker		maker = {paths, npaths, nullptr, nullptr};
 	char	   *text;
 
 	for (int i = 0; i < npaths; i++)
 		for (int j = 0; j < paths[i].nnames; j++, nnodes++)
 			size += paths[i].names[j].len;
-	root = (JsonNode *) calloc(1, nnodes * sizeof(JsonNode) + size);
+	/* a child is in one array of subscripts, and in slots that are up to four times as many */
+	root = (JsonNode *) calloc(1, nnodes * (sizeof(JsonNode) + 5 * sizeof(int)) + size);
 	if (!root)
 		return nullptr;
 	root->subscript = -1;
@@ -143,7 +221,8 @@ sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
 	maker.unused = root + 1;
 	if (npaths > 0)
 		grow(&maker, root, 0, 0);
-	text = (char *) (root + nnodes);
+	maker.unused_index = (int *) (root + nnodes);
+	text = (char *) (maker.unused_index + 5 * nnodes);
 	for (JsonNode *node = root + 1; node < maker.unused; node++)
 	{
 		if (node->len > 0)
@@ -151,57 +230,56 @@ sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
 		node->text = text;
 		text += node->len;
 	}
+	for (JsonNode *node = root; node < maker.unused; node++)
+		index_children(&maker, node);
 	return root;
 }
 
-/* The wanted element of an array, or null. */
-JsonNode *
-sagg_json_find_subscript(JsonNode *parent, int64_t subscript) noexcept
+/* Does the name of a field that may be in any case differ from the key in case only? */
+static bool
+same_in_any_case(const JsonNode *child, const SaggJsonValue *key)
 {
-	for (int i = 0; i < parent->nchildren; i++)
-		if (parent->children[i].subscript == subscript)
-			return &parent->children[i];
-	return nullptr;
+	if (!child->any_case || child->len != key->len)
+		return false;
+	for (size_t i = 0; i < key->len; i++)
+		if (lower(child->text[i]) != lower(key->text[i]))
+			return false;
+	return true;
 }
 
-static inline char
-lower(char c)
-{
-	return c >= 'A' && c <= 'Z' ? (char) (c + ('a' - 'A')) : c;
-}
-
-/* The wanted field whose name differs from the key in case only, or null. */
+/*
+ * The wanted field whose name differs from the key in case only, or null.
+ */
 JsonNode *
 sagg_json_find_any_case(JsonNode *parent, const SaggJsonValue *key) noexcept
 {
+	uint32_t	slot;
+
 	if (!(parent->lengths & sagg_json_length_bit(key->len)))
 		return nullptr;
-	for (int i = 0; i < parent->nchildren; i++)
+	if (!parent->slots)
 	{
-		JsonNode   *child = &parent->children[i];
-		size_t		n = 0;
-
-		if (!child->any_case || child->len != key->len)
-			continue;
-		while (n < key->len && lower(child->text[n]) == lower(key->text[n]))
-			n++;
-		if (n == key->len)
-			return child;
+		for (int i = 0; i < parent->nchildren; i++)
+			if (same_in_any_case(&parent->children[i], key))
+				return &parent->children[i];
+		return nullptr;
 	}
+	slot = hash_name(key->text, key->len) & parent->mask;
+	for (; parent->slots[slot] >= 0; slot = (slot + 1) & parent->mask)
+		if (same_in_any_case(&parent->children[parent->slots[slot]], key))
+			return &parent->children[parent->slots[slot]];
 	return nullptr;
 }
 
 /*
  * The record has been walked: fields that may be in any case, and are there only
- * in several others, are ambiguous.
+ * in several others, are ambiguous.  Takes as long as finding them.
  */
 void
 sagg_json_settle_cases(JsonNode *node, SaggJsonValue *values) noexcept
 {
-	for (int i = 0; i < node->nchildren; i++)
+	for (JsonNode *child = node->found; child; child = child->also_found)
 	{
-		JsonNode   *child = &node->children[i];
-
 		if (child->ambiguous && !child->exact)
 		{
 			values[child->value].text = nullptr;
@@ -213,7 +291,8 @@ sagg_json_settle_cases(JsonNode *node, SaggJsonValue *values) noexcept
 }
 
 /*
- * Forgets what an earlier field of the same name had, as the last one counts.
+ * Forgets what an earlier field of the same name had, as the last one counts.  Takes
+ * as long as finding that.
  */
 void
 sagg_json_forget(JsonNode *node, SaggJsonValue *values) noexcept
@@ -227,6 +306,10 @@ sagg_json_forget(JsonNode *node, SaggJsonValue *values) noexcept
 		values[node->value].len = 0;
 		values[node->value].kind = SAGG_JSON_MISSING;
 	}
-	for (int i = 0; i < node->nchildren; i++)
-		sagg_json_forget(&node->children[i], values);
+	for (JsonNode *child = node->found; child; child = child->also_found)
+	{
+		child->is_found = false;
+		sagg_json_forget(child, values);
+	}
+	node->found = nullptr;
 }

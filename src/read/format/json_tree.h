@@ -33,7 +33,21 @@ struct JsonNode
 	int			next;			/* which child is likely the next */
 	int			nchildren;
 	JsonNode   *children;
+	int			nsubscripts;
+	int		   *subscripts;		/* children that are elements, ascending */
+	uint32_t	mask;			/* of "slots", one less than their number */
+	int		   *slots;			/* children by hash in lower case, -1 = none;
+								 * NULL = few */
+	JsonNode   *found;			/* children found since sagg_json_forget */
+	JsonNode   *also_found;		/* the next one of the parent's */
+	bool		is_found;
 };
+
+/* a node with more children finds them by hash */
+static constexpr int JSON_FEW_CHILDREN = 16;
+
+/* so many are compared before that: the one expected, and a few that are left out */
+static constexpr int JSON_GUESSES = 4;
 
 /*
  * Are n bytes the same?  Names are short: a call of memcmp would take longer.
@@ -68,6 +82,8 @@ sagg_json_same(const char *a, const char *b, size_t n)
 	}
 }
 
+extern JsonNode *sagg_json_find_hashed(JsonNode *parent, const SaggJsonValue *key) noexcept;
+
 /*
  * The wanted field of a name, or null.  Fields come in the same order from
  * record to record, so the search starts behind the last one found.
@@ -75,9 +91,10 @@ sagg_json_same(const char *a, const char *b, size_t n)
 static inline JsonNode *
 sagg_json_find_name(JsonNode *parent, const SaggJsonValue *key)
 {
+	int			guesses = parent->slots ? JSON_GUESSES : parent->nchildren;
 	int			i = parent->next;
 
-	for (int n = 0; n < parent->nchildren; n++, i++)
+	for (int n = 0; n < guesses; n++, i++)
 	{
 		if (i >= parent->nchildren)
 			i = 0;
@@ -88,7 +105,38 @@ sagg_json_find_name(JsonNode *parent, const SaggJsonValue *key)
 			return &parent->children[i];
 		}
 	}
-	return nullptr;
+	return parent->slots ? sagg_json_find_hashed(parent, key) : nullptr;
+}
+
+/*
+ * The wanted element of an array, or null.  To be asked for all elements, from 0 on;
+ * *next is 0 before the first.
+ */
+static inline JsonNode *
+sagg_json_find_subscript(JsonNode *parent, int64_t subscript, int *next)
+{
+	JsonNode   *child;
+
+	if (*next >= parent->nsubscripts)
+		return nullptr;
+	child = &parent->children[parent->subscripts[*next]];
+	if (child->subscript != subscript)
+		return nullptr;
+	(*next)++;
+	return child;
+}
+
+/*
+ * A child is about to get a value.
+ */
+static inline void
+sagg_json_found(JsonNode *parent, JsonNode *child)
+{
+	if (child->is_found)
+		return;
+	child->is_found = true;
+	child->also_found = parent->found;
+	parent->found = child;
 }
 
 /* The bit of JsonNode.lengths for names of this length. */
@@ -101,7 +149,6 @@ sagg_json_length_bit(size_t len)
 extern JsonNode *sagg_json_find_any_case(JsonNode *parent, const SaggJsonValue *key) noexcept;
 extern void sagg_json_settle_cases(JsonNode *node, SaggJsonValue *values) noexcept;
 extern JsonNode *sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept;
-extern JsonNode *sagg_json_find_subscript(JsonNode *parent, int64_t subscript) noexcept;
 extern void sagg_json_forget(JsonNode *node, SaggJsonValue *values) noexcept;
 
 #endif							/* SAGG_JSON_TREE_H */

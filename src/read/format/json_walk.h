@@ -12,6 +12,7 @@
 
 #include "json_leaf.h"
 
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -19,6 +20,7 @@
 
 #include <simdjson.h>
 
+#include "json_copy.h"
 #include "json_token.h"
 #include "json_tree.h"
 
@@ -26,17 +28,13 @@ using Stage1 = simdjson::internal::dom_parser_implementation;
 
 /* a buffer for records larger than this is not kept */
 static constexpr size_t KEEP_CAPACITY = 1024 * 1024;
+
+/* nor is a walk of one that is not larger ever given up */
+static constexpr size_t SMALL_RECORD = 256 * 1024;
 static constexpr size_t MIN_CAPACITY = 4096;
 
 /* one bit per open container in a walk */
 static constexpr size_t DEPTH_LIMIT = 1024;
-
-/* The text of a value that other values are parts of. */
-struct Copy
-{
-	Copy	   *next;
-	char		text[1];
-};
 
 struct SaggJsonLeaf
 {
@@ -49,11 +47,13 @@ struct SaggJsonLeaf
 	size_t		len;
 	bool		escapes;		/* there is a backslash somewhere */
 	int64_t		digits;			/* that exponents may still stand for */
+	const volatile sig_atomic_t *interrupt; /* not 0: give up; or NULL */
+	bool		interrupted;
 	const uint32_t *token;		/* start of the current token */
 	SaggJsonError *error;
 
 	bool		no_memory;
-	Copy	   *copies;
+	JsonCopy   *copies;			/* of values that other values are parts of */
 
 	/* the wanted fields */
 	int			nvalues;
@@ -67,12 +67,6 @@ struct SaggJsonLeaf
 	bool		any_case;
 	bool		lacks;			/* such a field, the record at hand */
 };
-
-static inline bool
-is_space(uint8_t c)
-{
-	return c == ' ' || c == '\n' || c == '\r' || c == '\t';
-}
 
 /* Notes why the record is invalid; "at" points into the buffer. */
 static inline bool
@@ -113,6 +107,16 @@ unexpected(SaggJsonLeaf *leaf, const char *reason)
 	leaf->error->reason = "unexpected end of the record";
 	leaf->error->has_position = 0;
 	return false;
+}
+
+/* Is the walk to be given up?  Of a small record it never is. */
+static inline bool
+interrupted(SaggJsonLeaf *leaf)
+{
+	if (!leaf->interrupt || !*leaf->interrupt)
+		return false;
+	leaf->interrupted = true;
+	return true;
 }
 
 #endif							/* SAGG_JSON_WALK_H */

@@ -1,0 +1,99 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch_size.c
+ *	  Micro-batches whose groups take too much memory, or whose records name too
+ *	  many schemas, are made smaller.
+ *
+ * How much memory the groups of a batch take is not known before it runs.  One
+ * that takes more than it may fails with ERRCODE_SAGG_GROUP_MEMORY; its plan is
+ * replaced by one of half of its offsets, whatever on_error says, for no record is
+ * to blame.  So is that of a batch whose records name more schemas than may be asked
+ * for, which fails with ERRCODE_SAGG_SCHEMAS.  The batches after it have no more
+ * offsets than the one that was small enough, until one of them has left three quarters of what it may have.
+ *
+ * The batch that replaces rows of the sink is one commit or none: it is never made
+ * smaller, and fails.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "worker_internal.h"
+
+/*
+ * The batch has failed with "error", and its session is about to be closed.
+ * Returns whether it failed because of its size and will be tried with half of its
+ * offsets.
+ */
+bool
+sagg_batch_size_failed(SaggSession *session, const ErrorData *error)
+{
+	if ((error->sqlerrcode != ERRCODE_SAGG_GROUP_MEMORY &&
+		 error->sqlerrcode != ERRCODE_SAGG_SCHEMAS) || session->plan == NULL ||
+		sagg_session_replaces(session->lead))
+		return false;
+	session->too_large = session->plan->batch;
+	session->too_many_schemas = error->sqlerrcode == ERRCODE_SAGG_SCHEMAS;
+	session->fault = SAGG_FAULT_NONE;
+	session->poison.windows = session->poison.avoidable = false;
+	return true;
+}
+
+/*
+ * The plan to run in place of one that has been begun before: the same one, or one
+ * of half of its offsets, which lives as long as the session.  Outside of
+ * transactions, with the stream's lock held.
+ */
+SaggPlan *
+sagg_batch_size_retry(SaggSession *session, SaggPlan *plan)
+{
+	int64		offsets = sagg_plan_offsets(plan);
+	SaggPlan   *smaller;
+
+	if (session->too_large != plan->batch)
+		return plan;
+	session->too_large = -1;
+	if (offsets <= 1)
+		return plan;
+	smaller = sagg_plan_half(session, plan);
+	smaller->suspects = plan->suspects;
+	smaller->nsuspects = plan->nsuspects;
+	session->lead->size_limit = sagg_plan_offsets(smaller);
+	if (session->too_many_schemas)
+		ereport(LOG,
+				(errmsg("stream \"%s\": micro-batch " INT64_FORMAT " is retried with " INT64_FORMAT " of its " INT64_FORMAT " offsets, because its records name too many schemas that are not known",
+						sagg_stream_title(session->stream->name), plan->batch,
+						session->lead->size_limit, offsets)));
+	else
+		ereport(LOG,
+				(errmsg("stream \"%s\": micro-batch " INT64_FORMAT " is retried with " INT64_FORMAT " of its " INT64_FORMAT " offsets, because its groups take more than %zu kB of memory",
+						sagg_stream_title(session->stream->name), plan->batch,
+						session->lead->size_limit, offsets, sagg_group_memory_bound() / 1024),
+				 errhint("If there is more memory, increase stream_agg.batch_memory.")));
+	sagg_plan_replace(session, smaller);
+	return smaller;
+}
+
+/*
+ * The most offsets of the next batch, of "limit".
+ */
+int64
+sagg_batch_size_bound(const SaggSession *session, int64 limit)
+{
+	return session->size_limit > 0 ? Min(limit, session->size_limit) : limit;
+}
+
+/*
+ * A batch is committed, the greatest of whose executions has taken "memory" for its
+ * groups.
+ */
+void
+sagg_batch_size_committed(SaggSession *session, Size memory)
+{
+	if (session->size_limit == 0 || memory > sagg_group_memory_bound() / 4 ||
+		session->schemas_asked > 25)
+		return;
+	session->size_limit = sagg_add_saturated(session->size_limit, session->size_limit);
+	if (session->size_limit > Max(session->stream->max_offsets, sagg_max_records_per_batch))
+		session->size_limit = 0;
+}
