@@ -72,12 +72,12 @@ typedef struct SaggJsonName
 
 /*
  * Where to look for a value: names from the record's object inwards, at most
- * SAGG_JSON_MAX_PATH; without any it is the record itself.  In an array, a name that is a number without sign and
- * leading zeros stands for an element, counted from 0.  With "kind_only" the
- * value's kind is told and its text may be missing, which is cheaper where
- * other paths lead on into it.  With "any_case" an object without a member of the
- * last name has that whose name differs in the case of ASCII letters only, if there
- * is one; several such are ambiguous.
+ * SAGG_JSON_MAX_PATH; without any it is the record itself.  In an array, a name
+ * that is a number without sign and leading zeros stands for an element, counted
+ * from 0.  With "kind_only" the value's kind is told and its text may be missing,
+ * which is cheaper where other paths lead on into it.  With "any_case" an object
+ * without a member of the last name has that whose name differs in the case of
+ * ASCII letters only, if there is one; several such are ambiguous.
  */
 #define SAGG_JSON_MAX_PATH		64
 
