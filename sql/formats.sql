@@ -10,7 +10,7 @@ SELECT stream_agg.create_source('deep', topic => 't', server => 'format_kafka',
 SELECT attname, attfdwoptions FROM pg_attribute WHERE attrelid = 'deep'::regclass AND attnum > 0 ORDER BY attnum;
 ALTER FOREIGN TABLE deep ALTER user_id OPTIONS (SET path 'user..id');
 ALTER FOREIGN TABLE deep ALTER user_id OPTIONS (SET path '.');
-ALTER FOREIGN TABLE deep ALTER user_id OPTIONS (SET path '{}');
+ALTER FOREIGN TABLE deep ALTER user_id OPTIONS (SET path '{{a},{b}}');
 ALTER FOREIGN TABLE deep ALTER user_id OPTIONS (SET path '{a,NULL}');
 ALTER FOREIGN TABLE deep ALTER user_id OPTIONS (SET path '{{a},{b}}');
 ALTER FOREIGN TABLE deep ALTER user_id OPTIONS (SET path '{a');

@@ -48,6 +48,18 @@ LANGUAGE C VOLATILE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION stream_agg.create_source(text, text, text, text, text, text, jsonb, boolean, text[], text) IS
 'creates a foreign table over a Kafka topic, several topics or those that match a pattern; contacts no broker';
 
+CREATE FUNCTION stream_agg.describe_topic(
+    topic   text,
+    brokers text DEFAULT NULL,
+    server  text DEFAULT NULL,
+    records integer DEFAULT 1000,
+    options jsonb DEFAULT '{}')
+RETURNS text
+AS 'MODULE_PATHNAME', 'stream_agg_describe_topic'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT;
+COMMENT ON FUNCTION stream_agg.describe_topic(text, text, text, integer, jsonb) IS
+'reads a sample of a topic, from its beginning, and returns a call of create_source for it; creates nothing';
+
 CREATE FUNCTION stream_agg.drop_source(source text, if_exists boolean DEFAULT false)
 RETURNS void
 AS 'MODULE_PATHNAME', 'stream_agg_drop_source'
@@ -548,12 +560,13 @@ CREATE FUNCTION stream_agg.preview(
     event_time       text DEFAULT NULL,
     output_mode      text DEFAULT NULL,
     starting_offsets "any" DEFAULT NULL::pg_catalog.text,
+    options          jsonb DEFAULT NULL,
     OUT action text,
     OUT data   jsonb)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_preview'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
-COMMENT ON FUNCTION stream_agg.preview(text, bigint, interval, text, text, "any") IS
+COMMENT ON FUNCTION stream_agg.preview(text, bigint, interval, text, text, "any", jsonb) IS
 'what the next micro-batch of a stream, or the first one of the text of a query, would write; rolled back';
 
 CREATE FUNCTION stream_agg.explain_stream(stream text)

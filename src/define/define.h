@@ -11,6 +11,7 @@
 #include "stream_agg.h"
 
 #include "fmgr.h"
+#include "utils/jsonb.h"
 
 /* stream_catalog.c */
 extern void sagg_stream_update(const SaggStream *stream, const char *assignments,
@@ -63,6 +64,11 @@ extern SaggQuery *sagg_query_analyze(Query *query, const char *event_time,
 									 SaggOutputMode mode, bool has_watermark,
 									 const SaggStreamOptions *options);
 extern SaggQuery *sagg_query_of_view(const SaggStream *stream);
+
+/* stream_options.c: of a stream that is only tried */
+extern void sagg_stream_options_of_json(Jsonb *json, SaggStreamOptions *options);
+extern void sagg_stream_options_check(const SaggStream *stream,
+									  const SaggQuery *query);
 
 /* query_text.c: a query that has no stream */
 extern SaggQuery *sagg_query_of_text(const char *text, bool any_mode,

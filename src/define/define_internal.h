@@ -217,7 +217,8 @@ extern void sagg_text_errors_end(ErrorContextCallback *callback);
 extern List *sagg_parse_text(const char *text);
 
 /* source_columns.c */
-extern List *sagg_parse_columns(const char *columns, bool by_name, char **text);
+extern List *sagg_parse_columns(const char *columns, bool by_name, bool any_case,
+								char **text);
 
 /* source_server.c */
 extern char *sagg_server_of_brokers(const char *brokers, List *options);

@@ -70,10 +70,11 @@ is_serial(const TypeName *type)
 }
 
 /*
- * Fix the JSON field of a column, so that it stays when the column is renamed.
+ * Fix the JSON field of a column, so that it stays when the column is renamed; a
+ * name that was given for the column only is found in any case.
  */
 static void
-add_field_option(ColumnDef *column)
+add_field_option(ColumnDef *column, bool any_case)
 {
 	ListCell   *lc;
 
@@ -87,16 +88,61 @@ add_field_option(ColumnDef *column)
 	}
 	column->fdwoptions = lappend(column->fdwoptions,
 								 makeDefElem("field", (Node *) makeString(pstrdup(column->colname)), -1));
+	if (any_case)
+		column->fdwoptions = lappend(column->fdwoptions,
+									 makeDefElem("any_case", (Node *) makeString(pstrdup("true")), -1));
+}
+
+/*
+ * Was the name of a column, at "written", folded to lower case?
+ */
+static bool
+is_folded(const ColumnDef *column, const char *written)
+{
+	size_t		len = strlen(column->colname);
+
+	return pg_strncasecmp(written, column->colname, len) == 0 &&
+		strncmp(written, column->colname, len) != 0;
+}
+
+/*
+ * Tell of names in capitals that are none any more: fields with capitals are
+ * meant, most likely.
+ */
+static void
+tell_of_folded_names(List *columns, const char *text, bool any_case)
+{
+	StringInfoData names;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, columns)
+	{
+		ColumnDef  *column = lfirst_node(ColumnDef, lc);
+
+		if (column->location < 0 || column->fdwoptions != NIL ||
+			!is_folded(column, text + column->location))
+			continue;
+		appendStringInfo(&names, "%s%.*s", names.len > 0 ? ", " : "",
+						 (int) strlen(column->colname), text + column->location);
+	}
+	if (names.len > 0)
+		ereport(NOTICE,
+				(errmsg("names of columns are folded to lower case: %s", names.data),
+				 any_case ?
+				 errdetail("The columns take the fields of these names in any case.") :
+				 errdetail("The columns take the fields of the names in lower case."),
+				 errhint("Write the name in double quotes, or add OPTIONS (field 'nameOfTheField').")));
 }
 
 /*
  * Parse a list of columns into ColumnDefs, with the fields that columns take by
- * their name if "by_name".  "*text" is set to the statement
+ * their name if "by_name", and those in any case if "any_case".  "*text" is set to the statement
  * that positions in them count in.  Raises invalid_parameter_value,
  * syntax_error or feature_not_supported.
  */
 List *
-sagg_parse_columns(const char *columns, bool by_name, char **text)
+sagg_parse_columns(const char *columns, bool by_name, bool any_case, char **text)
 {
 	CreateForeignTableStmt *stmt;
 	ListCell   *lc;
@@ -122,8 +168,13 @@ sagg_parse_columns(const char *columns, bool by_name, char **text)
 							column->colname),
 					 errdetail("A field that a record lacks is NULL."),
 					 errhint("Leave records out in the query of a stream, by WHERE.")));
+	}
+	if (by_name)
+		tell_of_folded_names(stmt->base.tableElts, *text, any_case);
+	foreach(lc, stmt->base.tableElts)
+	{
 		if (by_name)
-			add_field_option(column);
+			add_field_option(lfirst_node(ColumnDef, lc), any_case);
 	}
 	return stmt->base.tableElts;
 }

@@ -232,7 +232,8 @@ stream_agg_create_source(PG_FUNCTION_ARGS)
 
 	stmt->base.type = T_CreateForeignTableStmt;
 	stmt->base.relation = name;
-	stmt->base.tableElts = sagg_parse_columns(columns, sagg_format_has_names(format), &text);
+	stmt->base.tableElts = sagg_parse_columns(columns, sagg_format_has_names(format),
+											  sagg_format_any_case(format), &text);
 	stmt->base.oncommit = ONCOMMIT_NOOP;
 	split_options(fcinfo, &for_server, &for_source);
 	stmt->servername = settle_server(fcinfo, for_server);

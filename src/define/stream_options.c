@@ -391,3 +391,23 @@ sagg_check_max_future(const SaggStream *stream, const SaggQuery *query)
 				 errdetail("It bounds the event times of records, and the query has no window."),
 				 errhint("Name the column of the event time by event_time.")));
 }
+
+/*
+ * The options of a stream that is only tried, as create_stream would take them;
+ * "json" may be NULL.  Raises invalid_parameter_value.
+ */
+void
+sagg_stream_options_of_json(Jsonb *json, SaggStreamOptions *options)
+{
+	sagg_stream_options_read(json ? sagg_options_from_json(json, true) : NIL, options);
+}
+
+/*
+ * Do they fit its query?  Raises invalid_parameter_value.
+ */
+void
+sagg_stream_options_check(const SaggStream *stream, const SaggQuery *query)
+{
+	sagg_check_watermark_options(stream, query);
+	sagg_check_max_future(stream, query);
+}

@@ -47,7 +47,8 @@ enum
 	ARG_WATERMARK,
 	ARG_EVENT_TIME,
 	ARG_OUTPUT_MODE,
-	ARG_STARTING_OFFSETS
+	ARG_STARTING_OFFSETS,
+	ARG_OPTIONS
 };
 
 typedef struct Preview
@@ -92,8 +93,11 @@ settle_query(Preview *preview)
 				 errmsg("unknown output mode \"%s\"", mode)));
 	stream->starting_offsets = PG_ARGISNULL(ARG_STARTING_OFFSETS) ? "earliest" :
 		sagg_offsets_argument(fcinfo, ARG_STARTING_OFFSETS, "starting_offsets");
+	sagg_stream_options_of_json(PG_ARGISNULL(ARG_OPTIONS) ? NULL : PG_GETARG_JSONB_P(ARG_OPTIONS),
+								&stream->options);
 	preview->inspection.stream = stream;
 	preview->inspection.query = sagg_query_of_text(preview->text, mode == NULL, stream);
+	sagg_stream_options_check(stream, preview->inspection.query);
 }
 
 static void
@@ -103,12 +107,12 @@ settle_stream(Preview *preview)
 	SaggStream *stream = sagg_stream_by_name(preview->text, false);
 
 	sagg_stream_check_owner(stream);
-	for (int i = ARG_WATERMARK; i <= ARG_STARTING_OFFSETS; i++)
+	for (int i = ARG_WATERMARK; i <= ARG_OPTIONS; i++)
 	{
 		if (!PG_ARGISNULL(i))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("stream \"%s\" has been told watermark, event_time, output_mode and starting_offsets",
+					 errmsg("stream \"%s\" has been told watermark, event_time, output_mode, starting_offsets and options",
 							sagg_stream_title(stream->name)),
 					 errhint("Give them with the text of a query only.")));
 	}
@@ -367,6 +371,7 @@ try_batch(Preview *preview, bool alone)
 	}
 	sagg_execution_output_end(&output);
 	tell_counts(preview);
+	(void) sagg_warn_of_null_times(inspection->stream, &preview->counts);
 	sagg_inspection_end(inspection);
 	return true;
 }
@@ -430,7 +435,8 @@ attempt(Preview *preview, bool alone)
 
 /*
  * preview(stream text, limit bigint, watermark interval, event_time text,
- * output_mode text, starting_offsets text, OUT action text, OUT data jsonb):
+ * output_mode text, starting_offsets text, options jsonb, OUT action text,
+ * OUT data jsonb):
  * "stream" is the name of one or the text of a query.
  */
 Datum

@@ -5,9 +5,11 @@
  *
  * The planner contacts no broker: how many records a topic has is not known,
  * but those of a micro-batch are.
- * What it pushes down are conditions on the topic, the partition and the offset
- * of a record, which spare reading what cannot match; they stay conditions of the
- * scan as well, so pushing down never decides what comes out.
+ * What it pushes down are conditions on the topic, the partition, the offset and
+ * the least timestamp of a record, which spare reading what cannot match.  Other
+ * conditions on metadata alone are tested before a record is decoded: they are
+ * the fdw_recheck_quals of the plan, which the executor prepares.  All of them stay
+ * conditions of the scan as well, so pushing down never decides what comes out.
  *
  *-------------------------------------------------------------------------
  */
@@ -84,7 +86,27 @@ pushable_column(Node *node, Index relid, const SaggField *fields)
 		return SAGG_FIELD_UNUSED;
 	kind = fields[var->varattno - 1].kind;
 	return kind == SAGG_FIELD_TOPIC || kind == SAGG_FIELD_PARTITION ||
-		kind == SAGG_FIELD_OFFSET ? kind : SAGG_FIELD_UNUSED;
+		kind == SAGG_FIELD_OFFSET || kind == SAGG_FIELD_TIMESTAMP ? kind : SAGG_FIELD_UNUSED;
+}
+
+/*
+ * The strategy of "timestamp <op> value" if it bounds the timestamp from below,
+ * 0 if not: offsets of later records may be less.
+ */
+static int
+time_strategy(Oid opno)
+{
+	switch (get_opcode(opno))
+	{
+		case F_TIMESTAMPTZ_GE:
+			return BTGreaterEqualStrategyNumber;
+		case F_TIMESTAMPTZ_GT:
+			return BTGreaterStrategyNumber;
+		case F_TIMESTAMPTZ_EQ:
+			return BTEqualStrategyNumber;
+		default:
+			return 0;
+	}
 }
 
 /*
@@ -172,6 +194,8 @@ push_down(Expr *clause, Index relid, const SaggField *fields,
 	if (kind == SAGG_FIELD_TOPIC)
 		strategy = opno == TextEqualOperator && exprType(value) == TEXTOID &&
 			get_collation_isdeterministic(op->inputcollid) ? BTEqualStrategyNumber : 0;
+	else if (kind == SAGG_FIELD_TIMESTAMP)
+		strategy = time_strategy(opno);
 	else
 	{
 		strategy = get_op_opfamily_strategy(opno, INTEGER_BTREE_FAM_OID);
@@ -209,6 +233,32 @@ used_attributes(RelOptInfo *baserel, Relation rel)
 }
 
 /*
+ * Can a condition be tested before a record is decoded?  It must need nothing but
+ * metadata, and not see rows that a view with a security barrier hides.
+ */
+static bool
+needs_metadata_only(RestrictInfo *info, RelOptInfo *baserel, const SaggField *fields)
+{
+	Node	   *clause = (Node *) info->clause;
+	Bitmapset  *used = NULL;
+	int			attno = -1;
+
+	if (info->pseudoconstant || contain_volatile_functions(clause) ||
+		contain_subplans(clause) || !restriction_is_securely_promotable(info, baserel))
+		return false;
+	pull_varattnos(clause, baserel->relid, &used);
+	while ((attno = bms_next_member(used, attno)) >= 0)
+	{
+		int			index = attno + FirstLowInvalidHeapAttributeNumber - 1;
+
+		if (index < 0 || fields[index].kind <= SAGG_FIELD_PAYLOAD ||
+			fields[index].kind == SAGG_FIELD_ERROR)
+			return false;
+	}
+	return !bms_is_empty(used);
+}
+
+/*
  * GetForeignPlan
  */
 ForeignScan *
@@ -220,14 +270,22 @@ sagg_get_plan(PlannerInfo *root, RelOptInfo *baserel, Oid relid,
 	List	   *attributes = used_attributes(baserel, rel);
 	List	   *bounds = NIL;
 	List	   *exprs = NIL;
+	List	   *early = NIL;
 	ListCell   *lc;
 
 	table_close(rel, NoLock);
+	foreach(lc, clauses)
+	{
+		RestrictInfo *info = lfirst_node(RestrictInfo, lc);
+
+		if (needs_metadata_only(info, baserel, fields))
+			early = lappend(early, info->clause);
+	}
 	clauses = extract_actual_clauses(clauses, false);
 	foreach(lc, clauses)
 		push_down(lfirst(lc), baserel->relid, fields, &bounds, &exprs);
 	return make_foreignscan(tlist, clauses, baserel->relid, exprs,
-							list_make2(attributes, bounds), NIL, NIL, outer_plan);
+							list_make2(attributes, bounds), NIL, early, outer_plan);
 }
 
 static const char *
@@ -253,7 +311,8 @@ static const char *
 column_name(SaggFieldKind kind)
 {
 	return kind == SAGG_FIELD_TOPIC ? "topic" :
-		kind == SAGG_FIELD_PARTITION ? "partition" : "offset";
+		kind == SAGG_FIELD_PARTITION ? "partition" :
+		kind == SAGG_FIELD_TIMESTAMP ? "timestamp" : "offset";
 }
 
 /*

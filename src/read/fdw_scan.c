@@ -16,15 +16,18 @@
  *
  * A record that cannot be decoded is an error (I5), and the error's context
  * names it; in a batch with refusals it is refused and gives no row, however
- * often it is scanned.  Conditions pushed down narrow what is read; they are checked
- * again by the executor.
+ * often it is scanned.  Other queries follow the source's option on_error, and decode
+ * nothing of records that conditions on metadata exclude, or if no column needs it;
+ * conditions are checked again by the executor.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/sysattr.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 #include "tcop/pquery.h"
 #include "utils/lsyscache.h"
@@ -33,42 +36,6 @@
 
 #include "scan_internal.h"
 #include "schema_registry.h"
-
-/* A metadata column that is read. */
-typedef struct MetadataColumn
-{
-	int			index;			/* into the slot's values */
-	SaggFieldKind kind;
-	Oid			type;
-} MetadataColumn;
-
-typedef struct SourceScan
-{
-	Oid			source;
-	uint64		attachment;		/* of the batch it reads, 0 = none */
-	SaggDecoder *decoder;
-	SaggSharedScan *shared;		/* of a batch for several streams, or NULL */
-	int			nmetadata;
-	MetadataColumn *metadata;
-	bool		want_headers;
-	bool		want_record;	/* metadata beside where it is */
-	List	   *bounds;			/* see SAGG_SCAN_BOUNDS */
-	List	   *expressions;	/* ExprStates, alike */
-	bool		started;
-	bool		empty;			/* a condition is NULL */
-	int64		next;			/* number of the next record */
-	SaggRecord	record;			/* the current one */
-	SaggBatchCursor *cursor;	/* of the attached batch, or NULL */
-	int64		loaded;			/* records it has given out */
-	SaggRefusals *refusals;		/* for records that do not decode, or NULL */
-	const SaggTopics *topics;	/* of the source, where the batch has those of
-								 * others too; or NULL */
-	int32		topic;			/* last one looked for, -1 = none */
-	bool		topic_is_ours;
-	SaggScanReader *reader;		/* or a reader of our own */
-	const SaggRestriction *restriction; /* of what that reads, or NULL */
-	uint64		restriction_number;
-} SourceScan;
 
 /* the batch that scans of attached_sources read, NULL = none */
 static List *attached_sources = NIL;
@@ -153,11 +120,36 @@ sagg_scan_attached(Oid source, int64 *records)
 }
 
 /*
- * Which columns are read, and from where.
+ * What a query does that neither reads a batch nor repairs one.
  */
 static void
-prepare_columns(SourceScan *state, Relation rel, List *attributes, Oid user)
+prepare_query(SaggSourceScan *state, Relation rel, SaggLayout *layout)
 {
+	SaggLayout *all = sagg_source_layout(rel, NULL);
+	bool		error = false;
+
+	state->on_error = layout->scan_errors;
+	for (int i = 0; i < layout->natts; i++)
+		error = error || layout->fields[i].kind == SAGG_FIELD_ERROR;
+	state->decodes = layout->ignore_others || state->on_error == SAGG_SCAN_SKIP;
+	for (int i = 0; i < layout->natts; i++)
+	{
+		/* why a record does not decode is told for all of its columns */
+		if (error && state->on_error == SAGG_SCAN_NULL && all->fields[i].kind == SAGG_FIELD_PAYLOAD)
+			layout->fields[i] = all->fields[i];
+		state->decodes = state->decodes || layout->fields[i].kind == SAGG_FIELD_PAYLOAD;
+	}
+	state->ignores_tombstones = layout->tombstones == SAGG_TOMBSTONES_IGNORE;
+}
+
+/*
+ * Which columns are read, and from where; "early" are the conditions that are
+ * tested before decoding.
+ */
+static void
+prepare_columns(SaggSourceScan *state, Relation rel, List *attributes, ForeignScan *plan, Oid user)
+{
+	Bitmapset  *early = NULL;
 	TupleDesc	desc = RelationGetDescr(rel);
 	Bitmapset  *used = bms_make_singleton(0);	/* not NULL, which means all */
 	SaggLayout *layout;
@@ -169,6 +161,12 @@ prepare_columns(SourceScan *state, Relation rel, List *attributes, Oid user)
 			used = bms_add_member(used, lfirst_int(lc));
 	}
 	layout = sagg_source_layout(rel, used);
+	state->decodes = true;
+	if (state->attachment == 0 && state->restriction == NULL)
+		prepare_query(state, rel, layout);
+	if (state->attachment != 0)
+		state->watch = sagg_null_watch(rel, layout, used);
+	pull_varattnos((Node *) plan->fdw_recheck_quals, plan->scan.scanrelid, &early);
 	layout->registry = sagg_source_registry(state->source, user);
 	if (layout->registry && attached_batch == NULL)
 		sagg_registry_tidy(layout->registry);
@@ -176,16 +174,21 @@ prepare_columns(SourceScan *state, Relation rel, List *attributes, Oid user)
 	/* a cursor, which a portal is, may hold values longer than these live */
 	if (state->attachment != 0 && ActivePortal == NULL)
 		state->shared = sagg_shared_scan_begin(rel, layout, used, state->decoder);
-	state->metadata = palloc(sizeof(MetadataColumn) * Max(desc->natts, 1));
+	state->metadata = palloc(sizeof(SaggMetadataColumn) * Max(desc->natts, 1));
+	state->error = -1;
 	for (int i = 0; i < desc->natts; i++)
 	{
 		SaggFieldKind kind = layout->fields[i].kind;
 
-		if (kind == SAGG_FIELD_UNUSED || kind == SAGG_FIELD_PAYLOAD)
+		if (kind == SAGG_FIELD_ERROR)
+			state->error = i;
+		if (kind == SAGG_FIELD_UNUSED || kind == SAGG_FIELD_PAYLOAD || kind == SAGG_FIELD_ERROR)
 			continue;
 		state->metadata[state->nmetadata].index = i;
 		state->metadata[state->nmetadata].kind = kind;
 		state->metadata[state->nmetadata].type = TupleDescAttr(desc, i)->atttypid;
+		state->metadata[state->nmetadata].early =
+			bms_is_member(i + 1 - FirstLowInvalidHeapAttributeNumber, early);
 		state->nmetadata++;
 		if (kind == SAGG_FIELD_HEADERS)
 			state->want_headers = true;
@@ -205,18 +208,20 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 	Relation	rel = node->ss.ss_currentRelation;
 	Oid			user = SAGG_SCAN_USER(node);
 	MemoryContext old;
-	SourceScan *state;
+	SaggSourceScan *state;
 
 	node->fdw_state = NULL;
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
 
 	old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
-	state = palloc0(sizeof(SourceScan));
+	state = palloc0(sizeof(SaggSourceScan));
 	state->source = RelationGetRelid(rel);
 	if (attached_batch != NULL && list_member_oid(attached_sources, state->source))
 		state->attachment = attachment;
-	prepare_columns(state, rel, list_nth(plan->fdw_private, SAGG_SCAN_ATTRIBUTES),
+	else
+		state->restriction = sagg_scan_restriction(state->source, &state->restriction_number);
+	prepare_columns(state, rel, list_nth(plan->fdw_private, SAGG_SCAN_ATTRIBUTES), plan,
 					OidIsValid(user) ? user : GetUserId());
 	state->bounds = list_nth(plan->fdw_private, SAGG_SCAN_BOUNDS);
 	state->expressions = ExecInitExprList(plan->fdw_exprs, (PlanState *) node);
@@ -228,14 +233,12 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 			state->topics = sagg_source_topics(state->source);
 		state->topic = -1;
 	}
-	else
-		state->restriction = sagg_scan_restriction(state->source, &state->restriction_number);
 	node->fdw_state = state;
 	MemoryContextSwitchTo(old);
 }
 
 static void
-start(ForeignScanState *node, SourceScan *state)
+start(ForeignScanState *node, SaggSourceScan *state)
 {
 	SaggScanLimits limits;
 
@@ -249,6 +252,8 @@ start(ForeignScanState *node, SourceScan *state)
 		return;
 	}
 	limits.restriction = state->restriction;
+	limits.lenient = state->restriction ? state->restriction->lenient :
+		state->on_error != SAGG_SCAN_FAIL;
 	if (!sagg_scan_limits(state->bounds, state->expressions, node->ss.ps.ps_ExprContext,
 						  &limits))
 	{
@@ -269,171 +274,17 @@ start(ForeignScanState *node, SourceScan *state)
 }
 
 /*
- * All of the current record of a batch.  Returns false if there is none.
- */
-static bool
-load_record(SourceScan *state)
-{
-	while (state->loaded <= state->next)
-	{
-		if (!sagg_batch_next(state->cursor, &state->record))
-			return false;
-		state->loaded++;
-	}
-	return true;
-}
-
-/*
  * The next record: where it is and, unless its row may be shared, all of it.
  */
 static bool
-next_record(SourceScan *state)
+next_record(SaggSourceScan *state)
 {
 	if (state->empty)
 		return false;
 	if (state->cursor == NULL)
 		return sagg_scan_reader_next(state->reader, &state->record);
 	return (state->shared && sagg_shared_seek(state->shared, state->next, &state->record)) ||
-		load_record(state);
-}
-
-static void
-record_error_context(void *arg)
-{
-	SourceScan *state = (SourceScan *) arg;
-
-	errcontext("record at topic \"%s\", partition %d, offset " INT64_FORMAT,
-			   sagg_topic_name(state->record.topic), state->record.partition,
-			   state->record.offset);
-}
-
-/*
- * The columns of the current record that come from its payload.  Errors are
- * raised if "why" is NULL.
- */
-static SaggVerdict
-decode_payload(SourceScan *state, TupleTableSlot *slot, SaggRecordError *why)
-{
-	const SaggRecord *record = &state->record;
-	SaggVerdict verdict;
-
-	if (state->shared)
-	{
-		if (state->want_record)
-			(void) load_record(state);
-		if (sagg_shared_find(state->shared, slot->tts_values, slot->tts_isnull, &verdict))
-			return verdict;
-		(void) load_record(state);
-		return sagg_shared_decode(state->shared, state->next, record,
-								  slot->tts_values, slot->tts_isnull, why);
-	}
-	if (why)
-		return sagg_decoder_try(state->decoder, record->payload, record->payload_len,
-								slot->tts_values, slot->tts_isnull, why);
-	return sagg_decoder_decode(state->decoder, record->payload, record->payload_len,
-							   slot->tts_values, slot->tts_isnull) ?
-		SAGG_RECORD_GOOD : SAGG_RECORD_LEFT_OUT;
-}
-
-/*
- * The current record to the slot's values, in the current context.  Returns
- * false if the source leaves it out.
- */
-static bool
-decode_record(SourceScan *state, TupleTableSlot *slot)
-{
-	ErrorContextCallback callback;
-	bool		found;
-
-	callback.callback = record_error_context;
-	callback.arg = state;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-
-	found = decode_payload(state, slot, NULL) == SAGG_RECORD_GOOD;
-	for (int i = 0; found && i < state->nmetadata; i++)
-	{
-		MetadataColumn *column = &state->metadata[i];
-
-		slot->tts_values[column->index] =
-			sagg_record_metadata(column->kind, column->type, &state->record,
-								 &slot->tts_isnull[column->index]);
-	}
-	error_context_stack = callback.previous;
-	return found;
-}
-
-/*
- * The same for a record that may not decode: then "why" says so.
- */
-static SaggVerdict
-decode_leniently(SourceScan *state, TupleTableSlot *slot, SaggRecordError *why)
-{
-	ErrorContextCallback callback;
-	SaggVerdict verdict;
-	bool		good;
-
-	callback.callback = record_error_context;
-	callback.arg = state;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-
-	verdict = decode_payload(state, slot, why);
-	good = (verdict == SAGG_RECORD_GOOD);
-	for (int i = 0; good && i < state->nmetadata; i++)
-	{
-		MetadataColumn *column = &state->metadata[i];
-
-		good = sagg_try_metadata(column->kind, column->type, &state->record,
-								 &slot->tts_values[column->index],
-								 &slot->tts_isnull[column->index], why);
-	}
-	error_context_stack = callback.previous;
-	return good || verdict != SAGG_RECORD_GOOD ? verdict : SAGG_RECORD_INVALID;
-}
-
-/*
- * The current record of a batch that refuses records.  Returns false if it is
- * left out, does not decode, or is refused already: then the slot's values are
- * undefined.
- */
-static bool
-try_record(SourceScan *state, TupleTableSlot *slot)
-{
-	SaggRecordError why;
-	SaggVerdict verdict;
-
-	if (sagg_record_refused(state->refusals, state->next))
-		return false;
-	verdict = decode_leniently(state, slot, &why);
-	if (verdict == SAGG_RECORD_INVALID)
-		sagg_refuse_record(state->refusals, state->next, why.message, why.detail);
-	return verdict == SAGG_RECORD_GOOD;
-}
-
-/*
- * The current record of a scan that is restricted.
- */
-static bool
-take_restricted(SourceScan *state, TupleTableSlot *slot)
-{
-	SaggRecordError why;
-
-	if (sagg_restriction_skips(state->restriction, &state->record))
-		return false;
-	if (!state->restriction->lenient)
-		return decode_record(state, slot);
-	return decode_leniently(state, slot, &why) == SAGG_RECORD_GOOD;
-}
-
-static bool
-take_record(SourceScan *state, TupleTableSlot *slot)
-{
-	if (state->refusals)
-		return try_record(state, slot);
-	if (state->restriction)
-		return take_restricted(state, slot);
-	return decode_record(state, slot);
+		sagg_scan_load_record(state);
 }
 
 /*
@@ -441,7 +292,7 @@ take_record(SourceScan *state, TupleTableSlot *slot)
  * same batch?
  */
 static bool
-of_this_source(SourceScan *state)
+of_this_source(SaggSourceScan *state)
 {
 	if (state->record.topic != state->topic)
 	{
@@ -457,7 +308,7 @@ of_this_source(SourceScan *state)
  * false behind the last.
  */
 static bool
-next_good_record(ForeignScanState *node, SourceScan *state, TupleTableSlot *slot)
+next_good_record(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *slot)
 {
 	while (next_record(state))
 	{
@@ -469,7 +320,7 @@ next_good_record(ForeignScanState *node, SourceScan *state, TupleTableSlot *slot
 			state->next++;
 			continue;
 		}
-		if (take_record(state, slot))
+		if (sagg_scan_take_record(node, state, slot))
 			return true;
 		state->next++;
 
@@ -487,7 +338,7 @@ next_good_record(ForeignScanState *node, SourceScan *state, TupleTableSlot *slot
  * it?  Their memory may be freed then.
  */
 static inline bool
-is_orphaned(const SourceScan *state)
+is_orphaned(const SaggSourceScan *state)
 {
 	if (state->attachment != 0)
 		return state->attachment != attachment;
@@ -495,7 +346,7 @@ is_orphaned(const SourceScan *state)
 }
 
 static void
-raise_orphaned(const SourceScan *state)
+raise_orphaned(const SaggSourceScan *state)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_CURSOR_STATE),
@@ -515,7 +366,7 @@ raise_orphaned(const SourceScan *state)
 TupleTableSlot *
 sagg_iterate_scan(ForeignScanState *node)
 {
-	SourceScan *state = (SourceScan *) node->fdw_state;
+	SaggSourceScan *state = (SaggSourceScan *) node->fdw_state;
 	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
 
 	if (unlikely(is_orphaned(state)))
@@ -526,6 +377,9 @@ sagg_iterate_scan(ForeignScanState *node)
 	if (!next_good_record(node, state, slot))
 		return slot;
 
+	if (unlikely(state->watch != NULL) &&
+		!sagg_null_watch_row(state->watch, state, slot->tts_isnull))
+		state->watch = NULL;
 	ExecStoreVirtualTuple(slot);
 	if (state->cursor)
 	{
@@ -545,7 +399,7 @@ sagg_iterate_scan(ForeignScanState *node)
 void
 sagg_rescan(ForeignScanState *node)
 {
-	SourceScan *state = (SourceScan *) node->fdw_state;
+	SaggSourceScan *state = (SaggSourceScan *) node->fdw_state;
 
 	if (state)
 		state->started = false;
@@ -557,7 +411,7 @@ sagg_rescan(ForeignScanState *node)
 void
 sagg_end_scan(ForeignScanState *node)
 {
-	SourceScan *state = (SourceScan *) node->fdw_state;
+	SaggSourceScan *state = (SaggSourceScan *) node->fdw_state;
 
 	if (state == NULL)
 		return;

@@ -88,8 +88,11 @@ static const SaggOption options[] = {
 	{"quote", NULL, SAGG_OPT_TABLE},
 	{"null", NULL, SAGG_OPT_TABLE},
 	{"other_operations", NULL, SAGG_OPT_TABLE},
+	{"tombstones", NULL, SAGG_OPT_TABLE},
+	{"on_error", NULL, SAGG_OPT_TABLE},
 
 	{"field", NULL, SAGG_OPT_COLUMN},
+	{"any_case", NULL, SAGG_OPT_COLUMN},
 	{"path", NULL, SAGG_OPT_COLUMN},
 	{"envelope", NULL, SAGG_OPT_COLUMN},
 	{"unit", NULL, SAGG_OPT_COLUMN},

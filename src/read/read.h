@@ -132,6 +132,9 @@ extern void sagg_scan_error_context(void *arg);
 /* scan_mark.c */
 extern void sagg_scan_mark(SaggScanMark *mark);
 
+/* null_columns.c */
+extern char *sagg_null_columns(List *sources);
+
 /* shared_rows.c: such scans, of several streams, decode each record once */
 extern void sagg_shared_rows_begin(int64 records, List *streams);
 extern void sagg_shared_rows_end(void);
@@ -176,6 +179,18 @@ extern void sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
 								AttrNumber *identity, int nidentity);
 extern void sagg_delivery_end(void);
 
+/* topic_sample.c: what records of a topic look like */
+typedef struct SaggSample SaggSample;
+
+extern SaggSample *sagg_sample_make(void);
+extern void sagg_sample_add(SaggSample *sample, const char *value, Size len,
+							const char *key, Size key_len);
+extern int64 sagg_sample_records(const SaggSample *sample);
+extern int64 sagg_sample_tombstones(const SaggSample *sample);
+extern const char *sagg_sample_format(const SaggSample *sample);
+extern char *sagg_sample_summary(const SaggSample *sample);
+extern char *sagg_sample_columns(SaggSample *sample);
+
 /* source_info.c */
 extern bool sagg_is_source(Oid relid);
 
@@ -189,5 +204,6 @@ extern void sagg_source_check(Oid relid);
 /* source_options.c */
 extern bool sagg_is_source_option(const char *name);
 extern bool sagg_format_has_names(const char *format);
+extern bool sagg_format_any_case(const char *format);
 
 #endif							/* SAGG_READ_H */

@@ -57,6 +57,8 @@ extern const SaggFormat *sagg_format_by_name(const char *name);
 extern char **sagg_path_parse(const char *option, const char *path_text,
 							  int *npath);
 extern bool sagg_unit_by_name(const char *word, SaggUnit *unit);
+extern bool sagg_tombstones_by_name(const char *word, SaggTombstones *tombstones);
+extern bool sagg_scan_errors_by_name(const char *word, SaggScanErrors *errors);
 extern void sagg_check_source_option(const char *name, const char *value);
 extern void sagg_check_source_options(List *options);
 extern void sagg_check_column_options(List *options);
@@ -64,11 +66,12 @@ extern void sagg_check_column_options(List *options);
 /*
  * fdw_plan.c to fdw_scan.c: ForeignScan.fdw_private is a list of two integer
  * lists.  The first holds the attribute numbers read.  The second holds a pair
- * per pushed-down condition, SaggFieldKind (TOPIC, PARTITION or OFFSET) and
+ * per pushed-down condition, SaggFieldKind (TOPIC, PARTITION, OFFSET or TIMESTAMP) and
  * btree strategy number; "column <op> expression", the expression being the
  * element of fdw_exprs at the same position, of type bigint.  Of topics the
- * operator is =, and the type text; or it is SAGG_STRATEGY_ANY, and text[].  A
- * NULL value: no rows.
+ * operator is =, and the type text; or it is SAGG_STRATEGY_ANY, and text[].  Of
+ * timestamps it is >=, > or =, and timestamptz.  A NULL value: no rows.
+ * fdw_recheck_quals are conditions on metadata, tested before decoding.
  */
 #define SAGG_STRATEGY_ANY		0
 

@@ -38,7 +38,7 @@ struct SaggEncoder
 {
 	int			ncolumns;		/* of metadata */
 	EncoderColumn *columns;
-	int			metadata[SAGG_FIELD_HEADERS + 1];	/* first column, -1 = none */
+	int			metadata[SAGG_FIELD_ERROR + 1]; /* first column, -1 = none */
 	const SaggEncoding *encoding;
 	SaggPayloadEncoder *payload;
 	SaggDecoder *checker;
@@ -233,7 +233,7 @@ encode_timestamp(const EncoderColumn *column, TimestampTz value)
 static void
 encode_metadata(SaggEncoder *encoder, TupleTableSlot *slot, SaggOutRecord *record)
 {
-	for (int kind = SAGG_FIELD_TOPIC; kind <= SAGG_FIELD_HEADERS; kind++)
+	for (int kind = SAGG_FIELD_TOPIC; kind <= SAGG_FIELD_ERROR; kind++)
 	{
 		EncoderColumn *column = column_with_value(encoder, slot, encoder->metadata[kind]);
 		Datum		value;
@@ -255,6 +255,8 @@ encode_metadata(SaggEncoder *encoder, TupleTableSlot *slot, SaggOutRecord *recor
 			ereport(ERROR,
 					(errcode(ERRCODE_GENERATED_ALWAYS),
 					 errmsg("cannot insert a value into column \"%s\"", column->name),
+					 kind == SAGG_FIELD_ERROR ?
+					 errdetail("It says why a record that is read does not decode.") :
 					 errdetail("It is the offset of a record, which Kafka assigns."),
 					 errhint("Leave the column out, or insert NULL.")));
 	}

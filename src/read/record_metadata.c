@@ -207,8 +207,8 @@ sagg_headers_jsonb(const rd_kafka_headers_t *headers, bool lenient)
  * column's and matters for keys only.  What a record does not have is NULL.
  * Raises ERRCODE_SAGG_INVALID_RECORD for what the column cannot hold.
  */
-Datum
-sagg_record_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
+static Datum
+metadata_value(SaggFieldKind kind, Oid type, const SaggRecord *record,
 					 bool *isnull)
 {
 	*isnull = false;
@@ -241,6 +241,8 @@ sagg_record_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
 						 errdetail("Headers of up to %d bytes can be read.", SAGG_HEADERS_MAX_SIZE)));
 			if (record->headers)
 				return sagg_headers_jsonb(record->headers, false);
+			break;
+		case SAGG_FIELD_ERROR:
 			break;
 		case SAGG_FIELD_UNUSED:
 		case SAGG_FIELD_PAYLOAD:
@@ -288,15 +290,15 @@ make_metadata(void *arg)
 {
 	MetadataArguments *a = (MetadataArguments *) arg;
 
-	*a->value = sagg_record_metadata(a->kind, a->type, a->record, a->isnull);
+	*a->value = metadata_value(a->kind, a->type, a->record, a->isnull);
 }
 
 /*
- * As sagg_record_metadata, for a record that may be refused: returns false,
+ * As metadata_value, for a record that may be refused: returns false,
  * with the reason, for what the column cannot hold.
  */
-bool
-sagg_try_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
+static bool
+try_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
 				  Datum *value, bool *isnull, SaggRecordError *why)
 {
 	MetadataArguments a = {kind, type, record, value, isnull};
@@ -305,4 +307,49 @@ sagg_try_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
 		return sagg_record_protect(make_metadata, &a, why);
 	make_metadata(&a);
 	return true;
+}
+
+/*
+ * The values of columns, "n" of them, where "early" only of those that conditions
+ * need.  Raises ERRCODE_SAGG_INVALID_RECORD.
+ */
+void
+sagg_fill_metadata(const SaggMetadataColumn *columns, int n, bool early,
+				   const SaggRecord *record, Datum *values, bool *isnull)
+{
+	for (int i = 0; i < n; i++)
+	{
+		int			index = columns[i].index;
+
+		if (columns[i].early || !early)
+			values[index] = metadata_value(columns[i].kind, columns[i].type,
+												 record, &isnull[index]);
+	}
+}
+
+/*
+ * The same for a record that may be refused: a column that cannot hold its value
+ * is NULL.  Returns false then, with the reason of the first one.
+ */
+bool
+sagg_try_fill_metadata(const SaggMetadataColumn *columns, int n, bool early,
+					   const SaggRecord *record, Datum *values, bool *isnull,
+					   SaggRecordError *why)
+{
+	bool		good = true;
+	SaggRecordError ignored;
+
+	for (int i = 0; i < n; i++)
+	{
+		int			index = columns[i].index;
+
+		if ((columns[i].early || !early) &&
+			!try_metadata(columns[i].kind, columns[i].type, record, &values[index],
+							   &isnull[index], good ? why : &ignored))
+		{
+			isnull[index] = true;
+			good = false;
+		}
+	}
+	return good;
 }

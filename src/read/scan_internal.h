@@ -8,6 +8,7 @@
 #ifndef SAGG_SCAN_INTERNAL_H
 #define SAGG_SCAN_INTERNAL_H
 
+#include "nodes/execnodes.h"
 #include "read/read_internal.h"
 
 /*
@@ -21,7 +22,10 @@ typedef struct SaggScanLimits
 	int64		max_partition;
 	int64		min_offset;
 	int64		max_offset;
+	bool		has_time;
+	TimestampTz min_time;		/* of the record's timestamp, if "has_time" */
 	const SaggRestriction *restriction; /* or NULL */
+	bool		lenient;		/* what cannot be unpacked is left out */
 } SaggScanLimits;
 
 /* scan_mark.c; the beginning of marks is in read.h */
@@ -86,13 +90,69 @@ extern SaggVerdict sagg_shared_decode(SaggSharedScan *scan, int64 number,
 extern void sagg_shared_scan_end(SaggSharedScan *scan);
 
 /* record_metadata.c */
-extern Datum sagg_record_metadata(SaggFieldKind kind, Oid type,
-								  const SaggRecord *record, bool *isnull);
-extern bool sagg_try_metadata(SaggFieldKind kind, Oid type,
-							  const SaggRecord *record, Datum *value,
-							  bool *isnull, SaggRecordError *why);
+typedef struct SaggMetadataColumn
+{
+	int			index;			/* into the slot's values */
+	SaggFieldKind kind;
+	Oid			type;
+	bool		early;			/* conditions tested before decoding need it */
+} SaggMetadataColumn;
+
+extern void sagg_fill_metadata(const SaggMetadataColumn *columns, int n, bool early,
+							   const SaggRecord *record, Datum *values, bool *isnull);
+extern bool sagg_try_fill_metadata(const SaggMetadataColumn *columns, int n,
+								   bool early, const SaggRecord *record,
+								   Datum *values, bool *isnull,
+								   SaggRecordError *why);
 extern Datum sagg_record_timestamp(const SaggRecord *record, bool *isnull);
 extern bool sagg_headers_fit(const rd_kafka_headers_t *headers);
 extern Datum sagg_headers_jsonb(const rd_kafka_headers_t *headers, bool lenient);
+
+typedef struct SaggNullWatch SaggNullWatch;
+
+/* A scan of a source: what fdw_scan.c and scan_record.c have of it. */
+typedef struct SaggSourceScan
+{
+	Oid			source;
+	uint64		attachment;		/* of the batch it reads, 0 = none */
+	SaggDecoder *decoder;
+	SaggSharedScan *shared;		/* of a batch for several streams, or NULL */
+	int			nmetadata;
+	SaggMetadataColumn *metadata;
+	int			error;			/* the column "error", -1 = it is not read */
+	SaggScanErrors on_error;	/* of a query; fail for batches and repairs */
+	bool		decodes;		/* false: columns need metadata only */
+	bool		ignores_tombstones;
+	SaggNullWatch *watch;		/* of a batch, NULL = nothing to watch */
+	bool		want_headers;
+	bool		want_record;	/* metadata beside where it is */
+	List	   *bounds;			/* see SAGG_SCAN_BOUNDS */
+	List	   *expressions;	/* ExprStates, alike */
+	bool		started;
+	bool		empty;			/* a condition is NULL */
+	int64		next;			/* number of the next record */
+	SaggRecord	record;			/* the current one */
+	SaggBatchCursor *cursor;	/* of the attached batch, or NULL */
+	int64		loaded;			/* records it has given out */
+	SaggRefusals *refusals;		/* for records that do not decode, or NULL */
+	const SaggTopics *topics;	/* of the source, where the batch has those of
+								 * others too; or NULL */
+	int32		topic;			/* last one looked for, -1 = none */
+	bool		topic_is_ours;
+	SaggScanReader *reader;		/* or a reader of our own */
+	const SaggRestriction *restriction; /* of what that reads, or NULL */
+	uint64		restriction_number;
+} SaggSourceScan;
+
+/* null_columns.c */
+extern SaggNullWatch *sagg_null_watch(Relation rel, const SaggLayout *layout,
+									  const Bitmapset *used);
+extern bool sagg_null_watch_row(SaggNullWatch *watch, SaggSourceScan *scan,
+								const bool *isnull);
+
+/* scan_record.c */
+extern bool sagg_scan_load_record(SaggSourceScan *state);
+extern bool sagg_scan_take_record(ForeignScanState *node, SaggSourceScan *state,
+								  TupleTableSlot *slot);
 
 #endif							/* SAGG_SCAN_INTERNAL_H */

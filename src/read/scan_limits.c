@@ -13,6 +13,7 @@
 #include "executor/executor.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
 
 #include "scan_internal.h"
 
@@ -88,6 +89,7 @@ sagg_scan_limits(List *bounds, List *expressions, ExprContext *context,
 	ListCell   *lc;
 
 	limits->topics = NIL;
+	limits->has_time = false;
 	limits->min_partition = limits->min_offset = 0;
 	limits->max_partition = limits->max_offset = PG_INT64_MAX - 1;
 	foreach(lc, expressions)
@@ -105,6 +107,16 @@ sagg_scan_limits(List *bounds, List *expressions, ExprContext *context,
 		else if (kind == SAGG_FIELD_PARTITION)
 			narrow(&limits->min_partition, &limits->max_partition, strategy,
 				   DatumGetInt64(value));
+		else if (kind == SAGG_FIELD_TIMESTAMP)
+		{
+			TimestampTz time = DatumGetTimestampTz(value);
+
+			/* no record is of that time */
+			if (TIMESTAMP_IS_NOEND(time))
+				return false;
+			limits->min_time = limits->has_time ? Max(limits->min_time, time) : time;
+			limits->has_time = true;
+		}
 		else
 			narrow(&limits->min_offset, &limits->max_offset, strategy,
 				   DatumGetInt64(value));

@@ -104,12 +104,34 @@ topic_passes(int32 topic, const SaggScanLimits *limits)
 }
 
 /*
+ * The bounds of the source, from the first record in each partition that is as
+ * late as the limits ask for: those before it all are earlier, in whatever order
+ * their timestamps are.  Palloc'd unless they are scan->bounds.  Waits for Kafka.
+ */
+static SaggRange *
+bounds_from_time(SaggScanReader *scan, const SaggScanLimits *limits)
+{
+	SaggRange  *bounds;
+
+	/* Kafka counts from 1970; a record's timestamp may be less */
+	if (!limits->has_time || scan->nbounds == 0 ||
+		limits->min_time <= (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
+		return scan->bounds;
+	bounds = palloc(sizeof(SaggRange) * scan->nbounds);
+	memcpy(bounds, scan->bounds, sizeof(SaggRange) * scan->nbounds);
+	sagg_reader_offsets_at(scan->reader, limits->min_time, bounds, scan->nbounds);
+	return bounds;
+}
+
+/*
  * Begin to read what lies within the limits, from its start.  Waits for Kafka
  * the first time.
  */
 void
 sagg_scan_reader_start(SaggScanReader *scan, const SaggScanLimits *limits)
 {
+	SaggRange  *bounds;
+
 	if (scan->bounds == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(scan->memory);
@@ -122,11 +144,12 @@ sagg_scan_reader_start(SaggScanReader *scan, const SaggScanLimits *limits)
 	}
 
 	sagg_reader_skips_unreadable(scan->reader,
-								 limits->restriction && limits->restriction->lenient);
+								 limits->lenient);
+	bounds = bounds_from_time(scan, limits);
 	scan->nranges = 0;
 	for (int i = 0; i < scan->nbounds; i++)
 	{
-		SaggRange	range = scan->bounds[i];
+		SaggRange	range = bounds[i];
 
 		if (range.partition < limits->min_partition ||
 			range.partition > limits->max_partition ||
@@ -140,6 +163,8 @@ sagg_scan_reader_start(SaggScanReader *scan, const SaggScanLimits *limits)
 		if (range.start < range.end)
 			scan->ranges[scan->nranges++] = range;
 	}
+	if (bounds != scan->bounds)
+		pfree(bounds);
 
 	/* all partitions at once; a chunk may have a part of them only */
 	sagg_reader_release(scan->reader);

@@ -68,7 +68,8 @@ sagg_metadata_kind(const char *word, SaggFieldKind *kind)
 		{"offset", SAGG_FIELD_OFFSET},
 		{"key", SAGG_FIELD_KEY},
 		{"timestamp", SAGG_FIELD_TIMESTAMP},
-		{"headers", SAGG_FIELD_HEADERS}
+		{"headers", SAGG_FIELD_HEADERS},
+		{"error", SAGG_FIELD_ERROR}
 	};
 
 	for (int i = 0; i < lengthof(words); i++)
@@ -95,6 +96,7 @@ sagg_check_metadata_type(SaggFieldKind kind, const char *word, Form_pg_attribute
 	switch (kind)
 	{
 		case SAGG_FIELD_TOPIC:
+		case SAGG_FIELD_ERROR:
 			fits = type == TEXTOID;
 			types = "text";
 			break;

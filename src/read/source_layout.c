@@ -78,6 +78,7 @@ set_path(SaggField *field, const SaggFormat *format, Form_pg_attribute att,
 		field->npath = 1;
 		field->path = palloc(sizeof(char *));
 		field->path[0] = unconstify(char *, field->name);
+		field->any_case = name == NULL || sagg_find_option(options, "any_case") != NULL;
 	}
 	field->in_envelope = envelope != NULL;
 }
@@ -127,6 +128,8 @@ set_options(SaggLayout *layout, List *options)
 	char	   *quote = sagg_find_option(options, "quote");
 	char	   *null_text = sagg_find_option(options, "null");
 	char	   *others = sagg_find_option(options, "other_operations");
+	char	   *tombstones = sagg_find_option(options, "tombstones");
+	char	   *on_error = sagg_find_option(options, "on_error");
 
 	layout->format = sagg_format_by_name(format ? format : "json");
 	if (layout->format == NULL)
@@ -136,6 +139,10 @@ set_options(SaggLayout *layout, List *options)
 	layout->delimiter = delimiter ? delimiter[0] : ',';
 	layout->quote = quote ? quote[0] : '"';
 	layout->null_text = null_text ? null_text : "";
+	if (tombstones)
+		(void) sagg_tombstones_by_name(tombstones, &layout->tombstones);
+	if (on_error)
+		(void) sagg_scan_errors_by_name(on_error, &layout->scan_errors);
 	layout->ignore_others = others && strcmp(others, "ignore") == 0;
 }
 

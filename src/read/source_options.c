@@ -54,6 +54,16 @@ sagg_format_has_names(const char *format)
 }
 
 /*
+ * Whether names of fields can be found in another case.
+ */
+bool
+sagg_format_any_case(const char *format)
+{
+	return strcmp(format, sagg_format_json.name) == 0 ||
+		strcmp(format, sagg_format_debezium.name) == 0;
+}
+
+/*
  * Whether an option belongs to a source and not to its server; not those that
  * create_source has parameters for.
  */
@@ -95,6 +105,49 @@ sagg_unit_by_name(const char *word, SaggUnit *unit)
 	return false;
 }
 
+/*
+ * What a word of the option "tombstones" stands for; false if it is none.
+ */
+bool
+sagg_tombstones_by_name(const char *word, SaggTombstones *tombstones)
+{
+	static const char *const words[] = {
+		[SAGG_TOMBSTONES_FAIL] = "fail", [SAGG_TOMBSTONES_IGNORE] = "ignore",
+		[SAGG_TOMBSTONES_NULL] = "null"
+	};
+
+	for (int i = SAGG_TOMBSTONES_FAIL; i <= SAGG_TOMBSTONES_NULL; i++)
+	{
+		if (strcmp(words[i], word) == 0)
+		{
+			*tombstones = (SaggTombstones) i;
+			return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * What a word of the option "on_error" stands for; false if it is none.
+ */
+bool
+sagg_scan_errors_by_name(const char *word, SaggScanErrors *errors)
+{
+	static const char *const words[] = {
+		[SAGG_SCAN_FAIL] = "fail", [SAGG_SCAN_SKIP] = "skip", [SAGG_SCAN_NULL] = "null"
+	};
+
+	for (int i = 0; i < lengthof(words); i++)
+	{
+		if (strcmp(words[i], word) == 0)
+		{
+			*errors = (SaggScanErrors) i;
+			return true;
+		}
+	}
+	return false;
+}
+
 #define PATH_HINT \
 	"Write names with dots between, as in 'user.id', or an array, as in '{user,id}', where names may have dots in them."
 
@@ -107,7 +160,8 @@ array_path(const char *option, const char *path_text, int *npath)
 	bool	   *nulls;
 	char	  **path;
 
-	if (ARR_NDIM(DatumGetArrayTypeP(array)) != 1)
+	/* an empty one is the whole */
+	if (ARR_NDIM(DatumGetArrayTypeP(array)) > 1)
 		refuse_value(option, path_text, PATH_HINT);
 	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
 					  &elements, &nulls, npath);
@@ -172,6 +226,8 @@ sagg_check_source_option(const char *name, const char *value)
 {
 	SaggFieldKind kind;
 	SaggUnit	unit;
+	SaggTombstones tombstones;
+	SaggScanErrors errors;
 	int			npath;
 
 	if (value[0] == '\0' && strcmp(name, "null") != 0)
@@ -187,7 +243,7 @@ sagg_check_source_option(const char *name, const char *value)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("unknown metadata \"%s\"", value),
-				 errhint("Metadata of a record are topic, partition, offset, key, timestamp and headers.")));
+				 errhint("Metadata of a record are topic, partition, offset, key, timestamp, headers and error.")));
 	if (strcmp(name, "path") == 0 || strcmp(name, "envelope") == 0)
 		(void) sagg_path_parse(name, value, &npath);
 	if (strcmp(name, "unit") == 0 && !sagg_unit_by_name(value, &unit))
@@ -208,6 +264,12 @@ sagg_check_source_option(const char *name, const char *value)
 	if (strcmp(name, "other_operations") == 0 &&
 		strcmp(value, "refuse") != 0 && strcmp(value, "ignore") != 0)
 		refuse_value(name, value, "Write refuse or ignore.");
+	if (strcmp(name, "tombstones") == 0 && !sagg_tombstones_by_name(value, &tombstones))
+		refuse_value(name, value, "Valid values are fail, ignore and null.");
+	if (strcmp(name, "any_case") == 0 && strcmp(value, "true") != 0)
+		refuse_value(name, value, "Write true, or leave it out.");
+	if (strcmp(name, "on_error") == 0 && !sagg_scan_errors_by_name(value, &errors))
+		refuse_value(name, value, "Valid values are fail, skip and null.");
 }
 
 /*
@@ -240,6 +302,12 @@ sagg_check_source_options(List *options)
 					 errmsg("option \"%s\" is for sources of format %s only",
 							owners[i].option, owners[i].format->name)));
 	}
+	if (sagg_find_option(options, "tombstones") && format &&
+		strcmp(format, sagg_format_debezium.name) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("option \"tombstones\" is not for sources of format debezium"),
+				 errhint("Use option \"other_operations\".")));
 	delimiter = delimiter ? delimiter : ",";
 	quote = quote ? quote : "\"";
 	if (delimiter[0] == quote[0])
@@ -270,6 +338,10 @@ sagg_check_column_options(List *options)
 							found, places[i])));
 		found = places[i];
 	}
+	if (sagg_find_option(options, "any_case") && !sagg_find_option(options, "field"))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("option \"any_case\" of a column needs option \"field\"")));
 	if (sagg_find_option(options, "metadata") && sagg_find_option(options, "unit"))
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),

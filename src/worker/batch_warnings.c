@@ -42,6 +42,26 @@ sagg_warn_of_late_records(const SaggSession *session, const SaggCounts *counts)
 }
 
 /*
+ * The records of a batch that a query has taken have no event time, not one of
+ * them.  Returns whether there was something to warn of.
+ */
+bool
+sagg_warn_of_null_times(const SaggStream *stream, const SaggCounts *counts)
+{
+	char	   *columns;
+
+	if (counts->null_time == 0 || counts->aggregated + counts->late > 0)
+		return false;
+	columns = sagg_null_columns(stream->sources);
+	ereport(WARNING,
+			(errmsg("stream \"%s\": all " INT64_FORMAT " records of a micro-batch are without event time",
+					sagg_stream_title(stream->name), counts->null_time),
+			 columns ? errdetail_internal("%s", columns) : 0,
+			 errhint("They are counted as rows_null_time and left out. Look at the fields that the columns of the source are read from.")));
+	return true;
+}
+
+/*
  * One warning a batch, however many there are.
  */
 void

@@ -492,6 +492,10 @@ publish_part(Part *part)
 static void
 report_part(const Part *part)
 {
+	SaggSession *session = part->session;
+
+	if (!session->null_times_told)
+		session->null_times_told = sagg_warn_of_null_times(session->stream, &part->commit.counts);
 	sagg_warn_of_late_records(part->session, &part->commit.counts);
 	sagg_warn_of_refused_records(part->session, &part->commit.counts, part->first_refused);
 }

@@ -29,6 +29,10 @@ struct SaggReader;
 extern SaggRange *sagg_first_ranges(struct SaggReader *reader,
 									const char *starting_offsets, int *n);
 
+/* batch_warnings.c */
+extern bool sagg_warn_of_null_times(const SaggStream *stream,
+									const SaggCounts *counts);
+
 /* control.c, label.c, notify.c */
 extern void sagg_require_preload(void);
 extern void sagg_label_database(void);

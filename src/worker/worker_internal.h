@@ -387,6 +387,8 @@ typedef struct SaggSession
 	TimestampTz next_end;		/* of the first open window */
 	int64		clock_ahead;	/* of event time, by the time zone */
 	bool		silence_logged; /* Kafka does not answer, and the log says so */
+	bool		null_times_told;	/* records without event times, and the log
+									 * says so */
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
 } SaggSession;
 

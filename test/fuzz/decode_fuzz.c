@@ -13,6 +13,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "catalog/pg_type.h"
@@ -189,6 +191,28 @@ is_nested(FuzzColumn *column)
 	return OidIsValid(get_element_type(column->base)) || get_typtype(column->base) == TYPTYPE_COMPOSITE;
 }
 
+/* Raises an error for a date or time by a word for the clock's time. */
+static void
+refuse_clock(FuzzColumn *column, const char *string)
+{
+	static const char *const words[] = {"now", "today", "tomorrow", "yesterday"};
+	char		category;
+	bool		preferred;
+
+	get_type_category_preferred(column->base, &category, &preferred);
+	if (category != TYPCATEGORY_DATETIME)
+		return;
+	for (int i = 0; i < lengthof(words); i++)
+	{
+		const char *found = strcasestr(string, words[i]);
+		size_t		len = strlen(words[i]);
+
+		if (found && !isalpha((unsigned char) found[len]) &&
+			(found == string || !isalpha((unsigned char) found[-1])))
+			refuse("a word for the clock's time");
+	}
+}
+
 /* A field that is there and not null, as a value of the column's base type. */
 static Datum
 expected_value(FuzzColumn *column, Jsonb *record, JsonbValue *field, bool *isnull)
@@ -209,7 +233,16 @@ expected_value(FuzzColumn *column, Jsonb *record, JsonbValue *field, bool *isnul
 		return epoch_timestamp(field->val.numeric, column);
 	if (is_nested(column))
 		return to_record(column, record, isnull);
+	if (field->type == jbvNumeric && (column->base == INT2OID || column->base == INT4OID || column->base == INT8OID))
+	{
+		Datum		number = DirectFunctionCall2(jsonb_object_field, JsonbPGetDatum(record), name);
+
+		return column->base == INT2OID ? DirectFunctionCall1(jsonb_int2, number) :
+			column->base == INT4OID ? DirectFunctionCall1(jsonb_int4, number) :
+			DirectFunctionCall1(jsonb_int8, number);
+	}
 	string = TextDatumGetCString(DirectFunctionCall2(jsonb_object_field_text, JsonbPGetDatum(record), name));
+	refuse_clock(column, string);
 	return InputFunctionCall(&column->input, string, column->ioparam, column->typmod);
 }
 

@@ -217,7 +217,7 @@ fuzz_schema(PG_FUNCTION_ARGS)
 
 /* Reads a payload in one of two ways; the reason why it is invalid, or NULL. */
 static const char *
-read_avro(const RecordMaker *maker, const AvroNode *schema, const AvroWant *want, SaggJsonValue *values)
+read_avro(const RecordMaker *maker, const AvroNode *schema, AvroWant *want, SaggJsonValue *values)
 {
 	char	   *copy = exact_copy((const char *) maker->data, maker->len);
 	AvroReader	reader = {.start = copy, .p = copy, .end = copy + maker->len, .values = values, .memory = CurrentMemoryContext};

@@ -6,9 +6,10 @@
  *
  *		leaf_fuzz SEED RECORDS [FIRST]
  *
- * Prints how many records were valid and a digest of all verdicts and values,
- * which must not depend on the processor's vector instructions
- * (SIMDJSON_FORCE_IMPLEMENTATION).
+ * Prints how many records were valid, a digest of all verdicts and values, which
+ * must not depend on the processor's vector instructions
+ * (SIMDJSON_FORCE_IMPLEMENTATION), and how many fields had a name in another case
+ * or in several.
  */
 #include <stdbool.h>
 #include <stdio.h>
@@ -21,24 +22,48 @@
 #define MAX_DEPTH		1000
 #define NAMES			5
 #define PATHS			10
+#define SPELLINGS		9
+#define CASED			6
+#define CROWD			40
 
 static const SaggJsonName names[NAMES] = {
 	{"w", 1}, {"v", 1}, {"", 0}, {"\xc3\xa4", 2}, {"\xf0\x9f\x98\x80", 4}
 };
 /* of fields at the top, and of places deeper in them, some inside of others */
 static const SaggJsonPath tops[NAMES] = {
-	{&names[0], 1, 0}, {&names[1], 1, 0}, {&names[2], 1, 0}, {&names[3], 1, 0}, {&names[4], 1, 0}
+	{&names[0], 1}, {&names[1], 1}, {&names[2], 1}, {&names[3], 1}, {&names[4], 1}
 };
 static const SaggJsonName vx[] = {{"v", 1}, {"x", 1}, {"y", 1}}, vy[] = {{"v", 1}, {"y", 1}, {"x", 1}},
 	v0[] = {{"v", 1}, {"0", 1}, {"0", 1}}, v1x[] = {{"v", 1}, {"1", 1}, {"x", 1}},
 	vv[] = {{"v", 1}, {"v", 1}}, wv[] = {{"w", 1}, {"v", 1}}, w0[] = {{"w", 1}, {"0", 1}};
 static const SaggJsonPath deep[PATHS] = {
-	{vx, 1, 0}, {vx, 2, 0}, {vx, 3, 0}, {vy, 3, 0}, {v0, 2, 0}, {v0, 3, 0}, {v1x, 3, 0}, {vv, 2, 0}, {wv, 2, 0}, {w0, 2, 0}
+	{vx, 1}, {vx, 2}, {vx, 3}, {vy, 3}, {v0, 2}, {v0, 3}, {v1x, 3}, {vv, 2}, {wv, 2}, {w0, 2}
 };
-static const SaggJsonPath kinds[2] = {{vx, 1, 1}, {vx, 2, 0}};
+static const SaggJsonPath kinds[2] = {{vx, 1, .kind_only = 1}, {vx, 2}};
+
+/* fields by all their spellings; most of them in any case, and the whole record */
+static const SaggJsonName spelling[] = {{"v", 1}, {"V", 1}, {"vv", 2}, {"vV", 2}, {"Vv", 2}, {"VV", 2}, {"X", 1}},
+	vX[] = {{"v", 1}, {"X", 1}};
+static const SaggJsonPath spelled[SPELLINGS] = {
+	{&spelling[0], 1}, {&spelling[1], 1}, {&spelling[2], 1}, {&spelling[3], 1}, {&spelling[4], 1}, {&spelling[5], 1}, {vx, 2}, {vX, 2},
+	{&spelling[6], 1}
+};
+static const SaggJsonPath cased[CASED] = {
+	{&spelling[0], 1, .any_case = 1}, {&spelling[3], 1, .any_case = 1}, {&spelling[2], 1, .any_case = 1}, {vx, 2, .any_case = 1},
+	{&spelling[6], 1}, {NULL, 0}
+};
+/* of all but the last: its own spelling, and others, which belong to the first that they fit */
+static const struct
+{
+	int			own;
+	int			nothers;
+	int			others[2];
+}			spellings_of[CASED - 1] = {{0, 1, {1}}, {3, 2, {4, 5}}, {2}, {6, 1, {7}}, {8}};
 
 static uint64_t current_seed;
 static uint64_t current_record;
+static uint64_t in_other_case;
+static uint64_t ambiguous;
 static uint64_t digest = UINT64_C(0xcbf29ce484222325);
 
 static void
@@ -84,7 +109,7 @@ check_value(const SaggJsonValue *value, size_t record_len)
 {
 	const char *text = value->text;
 
-	if (value->kind == SAGG_JSON_MISSING)
+	if (value->kind == SAGG_JSON_MISSING || value->kind == SAGG_JSON_AMBIGUOUS)
 	{
 		check(text == NULL && value->len == 0, "a missing field has a text");
 		return;
@@ -119,6 +144,74 @@ check_value(const SaggJsonValue *value, size_t record_len)
 	}
 }
 
+static bool
+same_value(const SaggJsonValue *a, const SaggJsonValue *b)
+{
+	return a->kind == b->kind && a->len == b->len && (a->len == 0 || memcmp(a->text, b->text, a->len) == 0);
+}
+
+/* Values of "cased" are those of "spelled" that are meant, and the last one is the record. */
+static void
+check_cases(const SaggJsonValue *values, const SaggJsonValue *spelled_values, const RecordMaker *maker)
+{
+	static const SaggJsonValue missing;
+	const char *record = (const char *) maker->data;
+	const SaggJsonValue *whole = &values[CASED - 1];
+	size_t		start = 0;
+	size_t		end = maker->len;
+
+	for (int i = 0; i < CASED - 1; i++)
+	{
+		const SaggJsonValue *meant = &spelled_values[spellings_of[i].own];
+		bool		own = meant->kind != SAGG_JSON_MISSING;
+		int			nfound = 0;
+
+		check_value(&values[i], maker->len);
+		for (int j = 0; j < spellings_of[i].nothers; j++)
+		{
+			const SaggJsonValue *other = &spelled_values[spellings_of[i].others[j]];
+
+			if (other->kind == SAGG_JSON_MISSING)
+				continue;
+			nfound++;
+			if (!own)
+				meant = other;
+		}
+		if (!own && nfound > 1)
+			check(values[i].kind == SAGG_JSON_AMBIGUOUS, "a field of several names is not ambiguous");
+		else
+			check(same_value(&values[i], own || nfound > 0 ? meant : &missing), "a field in any case is another one");
+		in_other_case += !own && nfound == 1;
+		ambiguous += !own && nfound > 1;
+	}
+	while (strchr(" \n\r\t", record[start]))
+		start++;
+	while (strchr(" \n\r\t", record[end - 1]))
+		end--;
+	check_value(whole, maker->len);
+	check(whole->kind == SAGG_JSON_OBJECT && whole->len == end - start &&
+		  memcmp(whole->text, record + start, whole->len) == 0, "the whole record is another one");
+}
+
+/* A leaf for "cased" among so many names that they are found by hash. */
+static SaggJsonLeaf *
+make_crowd(void)
+{
+	char		texts[CROWD][2];
+	SaggJsonName others[CROWD];
+	SaggJsonPath paths[CASED + CROWD];
+
+	memcpy(paths, cased, sizeof(cased));
+	for (int i = 0; i < CROWD; i++)
+	{
+		texts[i][0] = 'a' + i % 20;
+		texts[i][1] = 'a' + i / 20;
+		others[i] = (SaggJsonName) {texts[i], 2};
+		paths[CASED + i] = (SaggJsonPath) {&others[i], 1, .any_case = i % 3 > 0};
+	}
+	return sagg_json_leaf_make(paths, CASED + CROWD, MAX_DEPTH);
+}
+
 /*
  * Parses a copy of the record that ends where its memory ends, so that reading
  * behind it is seen.
@@ -149,12 +242,15 @@ main(int argc, char **argv)
 	SaggJsonLeaf *deeper = sagg_json_leaf_make(deep, PATHS, MAX_DEPTH);
 	SaggJsonLeaf *kind = sagg_json_leaf_make(kinds, 2, MAX_DEPTH);
 	SaggJsonLeaf *none = sagg_json_leaf_make(NULL, 0, MAX_DEPTH);
+	SaggJsonLeaf *by_spelling = sagg_json_leaf_make(spelled, SPELLINGS, MAX_DEPTH);
+	SaggJsonLeaf *in_any_case = sagg_json_leaf_make(cased, CASED, MAX_DEPTH);
+	SaggJsonLeaf *crowd = make_crowd();
 	RecordMaker maker = {0};
 	uint64_t	records;
 	uint64_t	first;
 	uint64_t	valid = 0;
 
-	if (argc < 3 || !leaf || !one || !none || !deeper || !kind)
+	if (argc < 3 || !leaf || !one || !none || !deeper || !kind || !by_spelling || !in_any_case || !crowd)
 		return 2;
 	current_seed = strtoull(argv[1], NULL, 10);
 	records = strtoull(argv[2], NULL, 10);
@@ -164,6 +260,9 @@ main(int argc, char **argv)
 		SaggJsonValue values[NAMES];
 		SaggJsonValue inner[PATHS];
 		SaggJsonValue part[2];
+		SaggJsonValue spelled_values[SPELLINGS];
+		SaggJsonValue cased_values[CASED];
+		SaggJsonValue crowd_values[CASED + CROWD];
 		SaggJsonValue value;
 		SaggJsonError error;
 		SaggJsonResult result;
@@ -174,6 +273,9 @@ main(int argc, char **argv)
 		check(parse(one, &maker, &value, &error) == result, "validity depends on the fields wanted");
 		check(parse(deeper, &maker, inner, &error) == result, "validity depends on the paths wanted");
 		check(parse(kind, &maker, part, &error) == result, "validity depends on the paths wanted");
+		check(parse(by_spelling, &maker, spelled_values, &error) == result, "validity depends on the names wanted");
+		check(parse(in_any_case, &maker, cased_values, &error) == result, "validity depends on the case of names");
+		check(parse(crowd, &maker, crowd_values, &error) == result, "validity depends on how many names are wanted");
 		add_to_digest(&result, sizeof(result));
 		if (result != SAGG_JSON_OK)
 			continue;
@@ -185,22 +287,20 @@ main(int argc, char **argv)
 			add_to_digest(&values[i].kind, sizeof(values[i].kind));
 			add_to_digest(values[i].text, values[i].len);
 		}
-		check(value.kind == values[1].kind && value.len == values[1].len &&
-			  (value.len == 0 || memcmp(value.text, values[1].text, value.len) == 0),
-			  "a value depends on the fields wanted");
+		check(same_value(&value, &values[1]), "a value depends on the fields wanted");
 		for (int i = 0; i < PATHS; i++)
 		{
 			check_value(&inner[i], maker.len);
 			add_to_digest(&inner[i].kind, sizeof(inner[i].kind));
 			add_to_digest(inner[i].text, inner[i].len);
 		}
-		check(inner[0].kind == value.kind && inner[0].len == value.len &&
-			  (value.len == 0 || memcmp(value.text, inner[0].text, value.len) == 0),
-			  "a value depends on the paths inside it");
+		check(same_value(&value, &inner[0]), "a value depends on the paths inside it");
 		check(part[0].kind == value.kind, "a kind is another one");
-		check(part[1].kind == inner[1].kind && part[1].len == inner[1].len &&
-			  (part[1].len == 0 || memcmp(part[1].text, inner[1].text, part[1].len) == 0),
-			  "a value depends on the paths wanted");
+		check(same_value(&part[1], &inner[1]), "a value depends on the paths wanted");
+		for (int i = 0; i < CASED; i++)
+			add_to_digest(&cased_values[i].kind, sizeof(cased_values[i].kind));
+		check_cases(cased_values, spelled_values, &maker);
+		check_cases(crowd_values, spelled_values, &maker);
 	}
 	free(maker.data);
 	sagg_json_leaf_free(leaf);
@@ -208,8 +308,12 @@ main(int argc, char **argv)
 	sagg_json_leaf_free(none);
 	sagg_json_leaf_free(deeper);
 	sagg_json_leaf_free(kind);
-	printf("%llu records of seed %llu from %llu on: %llu valid, digest %016llx\n",
+	sagg_json_leaf_free(by_spelling);
+	sagg_json_leaf_free(in_any_case);
+	sagg_json_leaf_free(crowd);
+	printf("%llu records of seed %llu from %llu on: %llu valid, digest %016llx, %llu fields in another case, %llu ambiguous\n",
 		   (unsigned long long) records, (unsigned long long) current_seed, (unsigned long long) first,
-		   (unsigned long long) valid, (unsigned long long) digest);
+		   (unsigned long long) valid, (unsigned long long) digest,
+		   (unsigned long long) in_other_case, (unsigned long long) ambiguous);
 	return 0;
 }

@@ -16,7 +16,7 @@
 #define PICK(maker, array)	((array)[record_random(maker, lengthof(array))])
 
 static const char *const names[] = {
-	"v", "v", "v", "v", "v", "v", "\\u0076", "w", "w", "x", "V", "", "v ", "vv",
+	"v", "v", "v", "v", "v", "v", "\\u0076", "w", "w", "x", "V", "", "v ", "vv", "vV", "Vv", "\\u0056V",
 	"\\\"v", "\xc3\xa4", "\\u00e4", "\\ud83d\\ude00", "a long name, longer than any vector of bytes that is looked at once"
 };
 static const char *const words[] = {
@@ -264,7 +264,7 @@ put_value(RecordMaker *maker, int depth)
 				put(maker, ",");
 			if (object)
 			{
-				put(maker, PICK(maker, ((const char *const[]) {"\"x\":", "\"y\" :", "\"v\":", "\"\\u0078\":"})));
+				put(maker, PICK(maker, ((const char *const[]) {"\"x\":", "\"y\" :", "\"v\":", "\"\\u0078\":", "\"X\":"})));
 			}
 			put_value(maker, depth + 1);
 			put_space(maker);

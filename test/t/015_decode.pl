@@ -16,7 +16,8 @@ my @types = ('smallint', 'integer', 'bigint', 'real', 'double precision', 'numer
 # values of the field, as JSON
 my @values = ('null', 'true', 'false', '0', '-0', '1', '-1', '32767', '32768', '2147483648',
 	'9223372036854775807', '9223372036854775808', '1.0', '1.5', '-1.25', '1e2', '1E-2', '1e400', '1.10',
-	'0.1', '123456789012345678901234567890', '1.123456789012345678901234567890', '1234.567', '99999.99',
+	'0.1', '12.0', '1e3', '2.5', '-2.5', '12.49999', '-0.5', '0.4', '32767.4', '32767.5', '-32768.5', '9223372036854775807.4', '922337203685477580.75',
+	'"now"', '"Today"', '"tomorrow"', '"yesterday 12:00"', '"epoch"', '123456789012345678901234567890', '1.123456789012345678901234567890', '1234.567', '99999.99',
 	'""', '"1"', '" 1 "', '"1.0"', '"abc"', '"abcde"', '"abcdef"', '"true"', '"f"', '"NaN"', '"infinity"',
 	'"2026-01-02T03:04:05.678901Z"', '"2026-01-02T03:04:05+05:30"', '"2026-01-02 03:04:05"', '"2026-01-02"',
 	'"2026-02-30"', '"2026-01-02T24:00:00Z"', '"12:34:56"', '"1 day 2 hours"',
@@ -51,6 +52,10 @@ $node->safe_psql('postgres', q{
 		ELSIF type IN ('timestamptz', 'timestamp') AND jsonb_typeof(field) = 'number' THEN
 			EXECUTE format('SELECT (timestamptz %L + (%L::numeric / 1000) * interval %L)::%s::text',
 				'1970-01-01 00:00Z', field::text, '1 second', type) INTO result;
+		ELSIF type IN ('smallint', 'integer', 'bigint', 'positive') AND jsonb_typeof(field) = 'number' THEN
+			EXECUTE format('SELECT (%L::jsonb::%s)::%s::text', field::text, CASE type WHEN 'positive' THEN 'integer' ELSE type END, type) INTO result;
+		ELSIF type IN ('timestamptz', 'timestamp', 'date', 'time') AND field #>> '{}' ~* '\m(now|today|tomorrow|yesterday)\M' THEN
+			RETURN 'error';
 		ELSE
 			EXECUTE format('SELECT v::text FROM jsonb_to_record(%L) AS x(v %s)', doc, type) INTO result;
 		END IF;

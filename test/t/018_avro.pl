@@ -279,7 +279,7 @@ my @bad = sort keys %wrong;
 put('wrong', @bad, "${head}0202610000" . '00');
 for my $i (0 .. $#bad)
 {
-	like(error_of("SELECT pos FROM wrong WHERE pos = $i"), qr/$wrong{$bad[$i]}/, "$wrong{$bad[$i]}, whatever is read");
+	like(error_of("SELECT i FROM wrong WHERE pos = $i"), qr/$wrong{$bad[$i]}/, "$wrong{$bad[$i]}, whatever field is read");
 }
 is(sql('SELECT i, s, e, ar FROM wrong WHERE pos = ' . @bad), '1|a|A|{}', 'and the right one is right');
 

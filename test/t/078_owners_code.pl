@@ -210,6 +210,7 @@ my @calls = (
 	[ 'stream_agg.reset_stream', q{SELECT stream_agg.stop_stream('mallory.victim'); SELECT stream_agg.reset_stream('mallory.victim', results => true)}, $owner_only ],
 	[ 'stream_agg.create_source', q{SELECT stream_agg.create_source('mallory.events', topic => 'events', server => 'x', columns => 'k int', if_not_exists => true)},
 		(qr/source "events" already exists\nDETAIL:  It belongs to role "mallory"/) x 2 ],
+	[ 'stream_agg.describe_topic', sub { produce(); qq{SET search_path = mallory; SELECT stream_agg.describe_topic('events', brokers => '$brokers')} }, qr/permission denied for/ ],
 	[ 'stream_agg.drop_source', q{SELECT stream_agg.drop_source('mallory.nothing', true)} ],
 	[ 'stream_agg.tumble', q{SELECT stream_agg.tumble(now(), '1 minute'), stream_agg.session(now(), '1 minute'), stream_agg.hop(now(), '1 minute', '1 minute')} ],
 	[ 'stream_agg.stat_streams', q{SELECT * FROM pg_stat_stream_agg; SELECT * FROM pg_stat_stream_agg_partitions;

@@ -13,11 +13,16 @@
  * - A field is found by its name at the top level, or by its path, as
  *	 record::jsonb #>> path does; but only numbers without sign and leading zeros
  *	 are elements of arrays.  Of duplicates the last one counts, at each level.
- *	 A missing field and a JSON null are NULL.
+ *	 A column without a field of its own takes the field that differs from its name
+ *	 in the case of ASCII letters only, if there is none of that very name; several
+ *	 such are an error.  A missing field and a JSON null are NULL.
  * - A value is converted as (record::jsonb #>> path)::type would by the
- *	 type's input function with the column's typmod; so 1e2 is an integer and
- *	 1.0 is not, and a string too long for varchar(n) is an error.
- * - Other than that: numbers are seconds, milliseconds, microseconds or
+ *	 type's input function with the column's typmod; so a string too long for
+ *	 varchar(n) is an error.
+ * - Other than that: numbers become smallint, integer and bigint as by a cast of
+ *	 jsonb, so 12.0 and 1e3 are integers and 12.5 is rounded; words for the time
+ *	 of the clock - now, today, tomorrow and yesterday - are no dates and times;
+ *	 numbers are seconds, milliseconds, microseconds or
  *	 nanoseconds, as the column's unit says, since 1970-01-01 00:00 UTC for
  *	 timestamptz and timestamp (UTC), rounded to the microsecond;
  *	 columns of type json and jsonb take the value itself; arrays and
@@ -57,7 +62,8 @@ typedef enum SaggFieldKind
 	SAGG_FIELD_OFFSET,
 	SAGG_FIELD_KEY,
 	SAGG_FIELD_TIMESTAMP,
-	SAGG_FIELD_HEADERS
+	SAGG_FIELD_HEADERS,
+	SAGG_FIELD_ERROR			/* why it does not decode */
 } SaggFieldKind;
 
 /* What a number is when it becomes a timestamp. */
@@ -79,9 +85,28 @@ typedef struct SaggField
 	int			npath;			/* of formats with names: inwards, in server */
 	char	  **path;			/* encoding */
 	bool		in_envelope;	/* the path starts outside of the row */
+	bool		any_case;		/* of JSON: the last name, where the record has not
+								 * that very one */
 	int			position;		/* of formats without: from 0 */
 	SaggUnit	unit;
 } SaggField;
+
+/* What becomes of a record that has no value. */
+typedef enum SaggTombstones
+{
+	SAGG_TOMBSTONES_BY_FORMAT,	/* the format decides */
+	SAGG_TOMBSTONES_FAIL,		/* it does not decode */
+	SAGG_TOMBSTONES_IGNORE,		/* it is left out */
+	SAGG_TOMBSTONES_NULL		/* its columns are NULL */
+} SaggTombstones;
+
+/* What becomes, in a query, of a record that does not decode. */
+typedef enum SaggScanErrors
+{
+	SAGG_SCAN_FAIL,
+	SAGG_SCAN_SKIP,				/* it gives no row */
+	SAGG_SCAN_NULL				/* its columns are NULL */
+} SaggScanErrors;
 
 typedef struct SaggFormat SaggFormat;
 
@@ -95,6 +120,8 @@ typedef struct SaggLayout
 	int			natts;
 	SaggField  *fields;			/* one for each column */
 	int			npositions;		/* columns that come from the payload */
+	SaggTombstones tombstones;
+	SaggScanErrors scan_errors;
 
 	/* options of csv */
 	char		delimiter;

@@ -229,6 +229,37 @@ decode_longs(SaggDecoder *decoder, Datum *values, bool *isnull)
 }
 
 /*
+ * What becomes of a record without value, where the source's options say so.
+ */
+static SaggVerdict
+take_tombstone(SaggDecoder *decoder, SaggRecordError *why)
+{
+	switch (decoder->layout->tombstones)
+	{
+		case SAGG_TOMBSTONES_IGNORE:
+			return SAGG_RECORD_LEFT_OUT;
+		case SAGG_TOMBSTONES_NULL:
+			for (int i = 0; i < decoder->ncolumns; i++)
+				decoder->values[decoder->columns[i].value].kind = SAGG_JSON_MISSING;
+			return SAGG_RECORD_GOOD;
+		case SAGG_TOMBSTONES_FAIL:
+		case SAGG_TOMBSTONES_BY_FORMAT:
+			break;
+	}
+	why->message = "record has no value";
+	why->detail = "It is a tombstone. The source's option tombstones could be ignore or null.";
+	return SAGG_RECORD_INVALID;
+}
+
+static inline SaggVerdict
+parse(SaggDecoder *decoder, const char *payload, Size len, SaggRecordError *why)
+{
+	if (payload == NULL && decoder->layout->tombstones != SAGG_TOMBSTONES_BY_FORMAT)
+		return take_tombstone(decoder, why);
+	return decoder->layout->format->parse(decoder, payload, len, why);
+}
+
+/*
  * Decodes a payload of len bytes, NULL for a record without value, into
  * values[] and isnull[] of the columns of kind SAGG_FIELD_PAYLOAD; columns of
  * kind SAGG_FIELD_UNUSED become NULL, others are left alone.  Values are made
@@ -242,7 +273,7 @@ sagg_decoder_decode(SaggDecoder *decoder, const char *payload, Size len,
 {
 	SaggRecordError why;
 
-	switch (decoder->layout->format->parse(decoder, payload, len, &why))
+	switch (parse(decoder, payload, len, &why))
 	{
 		case SAGG_RECORD_GOOD:
 			break;
@@ -286,7 +317,7 @@ sagg_decoder_try(SaggDecoder *decoder, const char *payload, Size len,
 	LongWay		way = {decoder, values, isnull};
 	SaggVerdict verdict;
 
-	verdict = decoder->layout->format->parse(decoder, payload, len, why);
+	verdict = parse(decoder, payload, len, why);
 	if (verdict != SAGG_RECORD_GOOD)
 		return verdict;
 	decode_shorts(decoder, values, isnull);

@@ -295,15 +295,29 @@ fast_timestamp(const SaggConversion *conv, const SaggJsonValue *value,
 	return true;
 }
 
-/* int2, int4 and int8, given their bounds; the caller makes the Datum */
+/*
+ * int2, int4 and int8, given their bounds; the caller makes the Datum.  Decimals
+ * are rounded as by numeric: half away from zero.
+ */
 static inline bool
 fast_integer(const SaggJsonValue *value, int64 min, int64 max, int64 *n)
 {
 	int			scale;
 
-	/* 1.0 is no integer, see decode.h */
-	return value->kind == SAGG_JSON_NUMBER && read_decimal(value, n, &scale) &&
-		scale == 0 && *n >= min && *n <= max;
+	if (value->kind != SAGG_JSON_NUMBER || !read_decimal(value, n, &scale))
+		return false;
+	if (scale > 0)
+	{
+		int64		unit = sagg_powers_of_ten[scale];
+		int64		rest = *n % unit;
+
+		*n /= unit;
+		if (rest >= unit - rest)
+			(*n)++;
+		else if (-rest >= unit + rest)
+			(*n)--;
+	}
+	return *n >= min && *n <= max;
 }
 
 /*

@@ -195,7 +195,7 @@ parse_avro(SaggDecoder *decoder, const char *payload, Size len,
 
 	if (payload == NULL)
 		return invalid(why, "record has no value",
-					   "A record with a key and no value (a tombstone) cannot be decoded as Avro.");
+					   "A record with a key and no value (a tombstone) cannot be decoded as Avro. The source's option tombstones could be ignore or null.");
 	if (len > SAGG_JSON_MAX_SIZE)
 		return invalid(why, psprintf("record of %zu bytes is too large", len), NULL);
 	if (!sagg_avro_schema_id(payload, len, &id))

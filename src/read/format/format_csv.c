@@ -157,6 +157,10 @@ find_numbers(SaggDecoder *decoder)
 			case SAGG_TO_INT2:
 			case SAGG_TO_INT4:
 			case SAGG_TO_INT8:
+				/* what has decimals is no integer in CSV */
+				if (memchr(value->text, '.', value->len) == NULL && is_plain_number(value))
+					value->kind = SAGG_JSON_NUMBER;
+				break;
 			case SAGG_TO_FLOAT8:
 			case SAGG_TO_NUMERIC:
 				if (is_plain_number(value))
@@ -182,7 +186,7 @@ parse_csv(SaggDecoder *decoder, const char *payload, Size len,
 	if (payload == NULL)
 	{
 		why->message = "record has no value";
-		why->detail = "A record with a key and no value (a tombstone) cannot be decoded as CSV.";
+		why->detail = "A record with a key and no value (a tombstone) cannot be decoded as CSV. The source's option tombstones could be ignore or null.";
 		return SAGG_RECORD_INVALID;
 	}
 	if (!sagg_payload_is_text(payload, len, "CSV", why))

@@ -61,6 +61,8 @@ add_column_path(SaggJsonPath *paths, int *npaths, const SaggField *field,
 		names[n++] = field->path[i];
 	i = sagg_json_add_path(paths, npaths, sagg_json_names(names, n), n);
 	paths[i].kind_only = false; /* a column of the event may be one of ours */
+	if (field->any_case)
+		paths[i].any_case = true;
 	return i;
 }
 

@@ -128,6 +128,8 @@ prepare_json(SaggDecoder *decoder)
 		column->value = sagg_json_add_path(paths, &npaths,
 										   sagg_json_names(field->path, field->npath),
 										   field->npath);
+		if (field->any_case)
+			paths[column->value].any_case = true;
 	}
 	sagg_json_prepare(decoder, paths, npaths);
 }
@@ -167,7 +169,7 @@ sagg_json_parse(SaggDecoder *decoder, const char *payload, Size len,
 	if (payload == NULL)
 	{
 		why->message = "record has no value";
-		why->detail = "A record with a key and no value (a tombstone) cannot be decoded as JSON.";
+		why->detail = "A record with a key and no value (a tombstone) cannot be decoded as JSON. The source's option tombstones could be ignore or null.";
 		return false;
 	}
 	if (len > SAGG_JSON_MAX_SIZE)

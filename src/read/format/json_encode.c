@@ -69,6 +69,12 @@ find_member(Member **list, const char *name)
 static void
 refuse_subscripts(const char *column, const SaggField *field)
 {
+	if (field->npath == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot insert into a source whose column \"%s\" has the path \"%s\"",
+						column, field->name),
+				 errdetail("It is the whole value of a record.")));
 	for (int i = 0; i < field->npath; i++)
 	{
 		if (i > 0 && field->path[i][0] != '\0' &&

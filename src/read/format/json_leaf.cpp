@@ -21,108 +21,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "json_leaf.h"
-
-#include <csignal>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
-#include <new>
-
-#include <simdjson.h>
-
-#include "json_copy.h"
-#include "json_token.h"
-#include "json_tree.h"
-
-using Stage1 = simdjson::internal::dom_parser_implementation;
-
-/* a buffer for records larger than this is not kept */
-static constexpr size_t KEEP_CAPACITY = 1024 * 1024;
-
-/* nor is a walk of one that is not larger ever given up */
-static constexpr size_t SMALL_RECORD = 256 * 1024;
-static constexpr size_t MIN_CAPACITY = 4096;
-
-/* one bit per open container in a walk */
-static constexpr size_t DEPTH_LIMIT = 1024;
-
-struct SaggJsonLeaf
-{
-	std::unique_ptr<Stage1> stage1;
-	uint8_t    *buf;			/* the record, with room behind it */
-	size_t		capacity;		/* of buf without that room, and of stage1 */
-	size_t		max_depth;
-
-	/* the record being walked */
-	size_t		len;
-	bool		escapes;		/* there is a backslash somewhere */
-	int64_t		digits;			/* that exponents may still stand for */
-	const volatile sig_atomic_t *interrupt; /* not 0: give up; or NULL */
-	bool		interrupted;
-	const uint32_t *token;		/* start of the current token */
-	SaggJsonError *error;
-
-	bool		no_memory;
-	JsonCopy   *copies;			/* of values that other values are parts of */
-
-	/* the wanted fields */
-	int			nvalues;
-	JsonNode   *root;
-};
-
-/* ---------- small helpers ---------- */
-
-/* Notes why the record is invalid; "at" points into the buffer. */
-static bool
-invalid(SaggJsonLeaf *leaf, const char *reason, const uint8_t *at)
-{
-	leaf->error->reason = reason;
-	leaf->error->position = (size_t) (at - leaf->buf);
-	leaf->error->has_position = 1;
-	return false;
-}
-
-/* Start and end, without white space behind it, of the current token. */
-static inline uint8_t *
-token_start(const SaggJsonLeaf *leaf)
-{
-	return leaf->buf + leaf->token[0];
-}
-
-static inline uint8_t *
-token_end(const SaggJsonLeaf *leaf)
-{
-	const uint8_t *start = token_start(leaf);
-	uint8_t    *end = leaf->buf + leaf->token[1];
-
-	while (end > start && is_space(end[-1]))
-		end--;
-	return end;
-}
-
-/* An error at a token that the grammar does not expect. */
-static bool
-unexpected(SaggJsonLeaf *leaf, const char *reason)
-{
-	const uint8_t *start = token_start(leaf);
-
-	if (start < leaf->buf + leaf->len)
-		return invalid(leaf, reason, start);
-	leaf->error->reason = "unexpected end of the record";
-	leaf->error->has_position = 0;
-	return false;
-}
-
-/* Is the walk to be given up?  Of a small record it never is. */
-static inline bool
-interrupted(SaggJsonLeaf *leaf)
-{
-	if (!leaf->interrupt || !*leaf->interrupt)
-		return false;
-	leaf->interrupted = true;
-	return true;
-}
+#include "json_walk.h"
 
 /* ---------- tokens ---------- */
 
@@ -309,6 +208,16 @@ take_value(SaggJsonLeaf *leaf, SaggJsonValue *value, size_t depth)
 
 /* ---------- wanted fields ---------- */
 
+/* Makes "len" bytes the text of a value, by a copy. */
+static bool
+copy_text(SaggJsonLeaf *leaf, const uint8_t *start, size_t len, SaggJsonValue *value)
+{
+	value->text = sagg_json_copy(&leaf->copies, start, len);
+	value->len = len;
+	leaf->no_memory = value->text == nullptr;
+	return !leaf->no_memory;
+}
+
 /*
  * Notes the container that the current token opens as a value, with a copy of
  * its text: what is inside will lose escapes and get NULs.  Does not move on.
@@ -319,18 +228,17 @@ note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggJsonValue *value, s
 	const uint32_t *token = leaf->token;
 	const uint8_t *start = token_start(leaf);
 	int64_t		digits = leaf->digits;
+	size_t		len;
 
 	value->kind = *start == '{' ? SAGG_JSON_OBJECT : SAGG_JSON_ARRAY;
 	if (node->kind_only)
 		return true;
 	if (!take_container(leaf, depth))
 		return false;
-	value->len = (size_t) (leaf->buf + leaf->token[-1] + 1 - start);
+	len = (size_t) (leaf->buf + leaf->token[-1] + 1 - start);
 	leaf->token = token;
 	leaf->digits = digits;
-	value->text = sagg_json_copy(&leaf->copies, start, value->len);
-	leaf->no_memory = value->text == nullptr;
-	return !leaf->no_memory;
+	return copy_text(leaf, start, len, value);
 }
 
 static bool take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth);
@@ -395,6 +303,45 @@ take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t 
 	}
 }
 
+/*
+ * Takes the value of a key that is not wanted by its very name, but perhaps by one
+ * in another case.
+ */
+static bool
+take_other(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJsonValue *values, size_t depth)
+{
+	JsonNode   *child = sagg_json_find_any_case(node, key);
+
+	if (!child || child->exact)
+		return take_value(leaf, nullptr, depth);
+	sagg_json_found(node, child);
+	if (!child->other)
+		child->other = key->text;
+	else if (memcmp(child->other, key->text, key->len) != 0)
+		child->ambiguous = true;
+	return take_value(leaf, &values[child->value], depth);
+}
+
+/*
+ * Takes the value of a key.  A field that may be in any case is that of the very
+ * name, wherever it stands.
+ */
+static inline bool
+take_member(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJsonValue *values, size_t depth)
+{
+	JsonNode   *child = sagg_json_find_name(node, key);
+
+	if (!child)
+		return leaf->any_case && node->lengths != 0 ?
+			take_other(leaf, node, key, values, depth) :
+			take_value(leaf, nullptr, depth);
+	sagg_json_found(node, child);
+	if (!take_wanted(leaf, child, values, depth))
+		return false;
+	child->exact = true;
+	return true;
+}
+
 /* Takes what is inside an object, behind its "{", and the "}". */
 static bool
 take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
@@ -408,15 +355,11 @@ take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t d
 	for (;;)
 	{
 		SaggJsonValue key;
-		JsonNode   *child;
 		uint8_t		c;
 
 		if (!take_key(leaf, &key))
 			return false;
-		child = sagg_json_find_name(node, &key);
-		if (child)
-			sagg_json_found(node, child);
-		if (interrupted(leaf) || !take_wanted(leaf, child, values, depth))
+		if (interrupted(leaf) || !take_member(leaf, node, &key, values, depth))
 			return false;
 		c = *token_start(leaf);
 		if (c != ',' && c != '}')
@@ -427,17 +370,36 @@ take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t d
 	}
 }
 
+/* Notes the record itself as a value, with a copy of its text. */
+static bool
+note_record(SaggJsonLeaf *leaf, SaggJsonValue *value)
+{
+	const uint8_t *start = token_start(leaf);
+	const uint8_t *end = leaf->buf + leaf->len;
+
+	while (end > start && is_space(end[-1]))
+		end--;
+	value->kind = SAGG_JSON_OBJECT;
+	return copy_text(leaf, start, (size_t) (end - start), value);
+}
+
 /* Walks the record. */
 static bool
 walk(SaggJsonLeaf *leaf, SaggJsonValue *values)
 {
 	if (*token_start(leaf) != '{')
 		return unexpected(leaf, "not an object");
+	if (leaf->any_case)
+		sagg_json_forget(leaf->root, values);
+	if (leaf->root->value >= 0 && !note_record(leaf, &values[leaf->root->value]))
+		return false;
 	leaf->token++;
 	if (!take_members(leaf, leaf->root, values, 1))
 		return false;
 	if (token_start(leaf) != leaf->buf + leaf->len)
 		return unexpected(leaf, "text behind the object");
+	if (leaf->any_case)
+		sagg_json_settle_cases(leaf->root, values);
 
 	/*
 	 * End the texts with a NUL.  It replaces a quote, comma, bracket or space
@@ -445,8 +407,12 @@ walk(SaggJsonLeaf *leaf, SaggJsonValue *values)
 	 * value is part of another, the latter is a copy.
 	 */
 	for (int i = 0; i < leaf->nvalues; i++)
+	{
 		if (values[i].text)
 			values[i].text[values[i].len] = '\0';
+		else if (leaf->may_be_any_case[i])
+			leaf->lacks = true;
+	}
 	return true;
 }
 
@@ -499,9 +465,8 @@ stage1_reason(simdjson::error_code code)
 }
 
 /*
- * Makes a leaf that looks for these fields, each path once and none empty; the
- * names are copied.  max_depth: containers that may be open at once, at most
- * 1023.  NULL when there is no memory.
+ * Makes a leaf that looks for these fields, each path once; the names are copied.
+ * max_depth: containers that may be open at once, at most 1023.  NULL when there is no memory.
  */
 extern "C" SaggJsonLeaf *
 sagg_json_leaf_make(const SaggJsonPath *paths, int npaths, size_t max_depth) SAGG_NOEXCEPT
@@ -513,25 +478,24 @@ sagg_json_leaf_make(const SaggJsonPath *paths, int npaths, size_t max_depth) SAG
 	leaf->max_depth = max_depth < DEPTH_LIMIT ? max_depth : DEPTH_LIMIT - 1;
 	leaf->nvalues = npaths;
 	leaf->root = sagg_json_tree_make(paths, npaths);
-	if (!leaf->root)
+	leaf->may_be_any_case = (bool *) calloc((size_t) npaths + 1, sizeof(bool));
+	if (!leaf->root || !leaf->may_be_any_case)
 	{
+		free(leaf->root);
+		free(leaf->may_be_any_case);
 		delete leaf;
 		return nullptr;
 	}
+	for (int i = 0; i < npaths; i++)
+		leaf->may_be_any_case[i] = paths[i].any_case != 0;
 	return leaf;
 }
 
-/*
- * Parses a record; values[i] becomes the value at paths[i].  The record is
- * copied, so the caller may free it at once.  "error" is filled in for
- * SAGG_JSON_INVALID; values mean nothing unless SAGG_JSON_OK is returned.  If
- * *interrupt, which may be NULL, is not 0 any more, the result may be
- * SAGG_JSON_INTERRUPTED.
- */
-extern "C" SaggJsonResult
-sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
-					 SaggJsonValue *values, SaggJsonError *error,
-					 const volatile sig_atomic_t *interrupt) SAGG_NOEXCEPT
+/* Parses a record, once. */
+static SaggJsonResult
+parse_once(SaggJsonLeaf *leaf, const char *record, size_t len,
+		   SaggJsonValue *values, SaggJsonError *error,
+		   const volatile sig_atomic_t *interrupt)
 {
 	simdjson::error_code code;
 
@@ -551,6 +515,7 @@ sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
 	leaf->escapes = memchr(leaf->buf, '\\', len) != nullptr;
 	leaf->digits = SAGG_MAX_DIGITS(len);
 	leaf->no_memory = false;
+	leaf->lacks = false;
 	leaf->interrupt = len > SMALL_RECORD ? interrupt : nullptr;
 	leaf->interrupted = false;
 	if (leaf->copies)
@@ -579,6 +544,28 @@ sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
 	return leaf->no_memory ? SAGG_JSON_NO_MEMORY : SAGG_JSON_INVALID;
 }
 
+/*
+ * Parses a record; values[i] becomes the value at paths[i].  The record is
+ * copied, so the caller may free it at once.  "error" is filled in for
+ * SAGG_JSON_INVALID; values mean nothing unless SAGG_JSON_OK is returned.  If
+ * *interrupt, which may be NULL, is not 0 any more, the result may be
+ * SAGG_JSON_INTERRUPTED.
+ */
+extern "C" SaggJsonResult
+sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
+					 SaggJsonValue *values, SaggJsonError *error,
+					 const volatile sig_atomic_t *interrupt) SAGG_NOEXCEPT
+{
+	SaggJsonResult result = parse_once(leaf, record, len, values, error, interrupt);
+
+	if (result != SAGG_JSON_OK || !leaf->lacks || leaf->any_case)
+		return result;
+
+	/* once for the leaf; records whose fields are all there pay nothing */
+	leaf->any_case = true;
+	return parse_once(leaf, record, len, values, error, interrupt);
+}
+
 /* Frees a leaf and the texts it gave out; NULL is allowed. */
 extern "C" void
 sagg_json_leaf_free(SaggJsonLeaf *leaf) SAGG_NOEXCEPT
@@ -588,5 +575,6 @@ sagg_json_leaf_free(SaggJsonLeaf *leaf) SAGG_NOEXCEPT
 	sagg_json_free_copies(&leaf->copies);
 	free(leaf->buf);
 	free(leaf->root);
+	free(leaf->may_be_any_case);
 	delete leaf;
 }

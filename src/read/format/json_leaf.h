@@ -44,6 +44,7 @@ typedef enum SaggJsonKind
 	SAGG_JSON_STRING,
 	SAGG_JSON_ARRAY,
 	SAGG_JSON_OBJECT,
+	SAGG_JSON_AMBIGUOUS,		/* several fields could be meant, see any_case */
 	/* of other formats, never from the leaf */
 	SAGG_PLAIN_TEXT,			/* the text form of the column's type */
 	SAGG_BYTES					/* bytes, which may have NULs inside */
@@ -71,10 +72,12 @@ typedef struct SaggJsonName
 
 /*
  * Where to look for a value: names from the record's object inwards, at most
- * SAGG_JSON_MAX_PATH.  In an array, a name that is a number without sign and
- * leading zeros stands for an element, counted from 0.  With "kind_only" the
- * value's kind is told and its text may be missing, which is cheaper where
- * other paths lead on into it.
+ * SAGG_JSON_MAX_PATH; without any it is the record itself.  In an array, a name
+ * that is a number without sign and leading zeros stands for an element, counted
+ * from 0.  With "kind_only" the value's kind is told and its text may be missing,
+ * which is cheaper where other paths lead on into it.  With "any_case" an object
+ * without a member of the last name has that whose name differs in the case of
+ * ASCII letters only, if there is one; several such are ambiguous.
  */
 #define SAGG_JSON_MAX_PATH		64
 
@@ -83,6 +86,7 @@ typedef struct SaggJsonPath
 	const SaggJsonName *names;
 	int			nnames;
 	int			kind_only;
+	int			any_case;
 } SaggJsonPath;
 
 typedef enum SaggJsonResult

@@ -106,19 +106,29 @@ grow(Maker *maker, JsonNode *parent, int above, int level)
 			{
 				node->value = j;
 				node->kind_only = maker->paths[j].kind_only != 0;
+				node->any_case = maker->paths[j].any_case != 0;
 			}
+		if (node->any_case)
+			parent->lengths |= sagg_json_length_bit(node->len);
 		grow(maker, node, i, level + 1);
 		node++;
 	}
 }
 
+static inline char
+lower(char c)
+{
+	return c >= 'A' && c <= 'Z' ? (char) (c + ('a' - 'A')) : c;
+}
+
+/* Of names that differ in case only it is the same. */
 static uint32_t
 hash_name(const char *text, size_t len)
 {
 	uint32_t	h = 2166136261u;
 
 	for (size_t i = 0; i < len; i++)
-		h = (h ^ (uint8_t) text[i]) * 16777619u;
+		h = (h ^ (uint8_t) lower(text[i])) * 16777619u;
 	return h ^ h >> 15;
 }
 
@@ -182,8 +192,8 @@ sagg_json_find_hashed(JsonNode *parent, const SaggJsonValue *key) noexcept
 }
 
 /*
- * Makes the tree of some paths, each given once and none empty; names are
- * copied.  NULL when there is no memory.
+ * Makes the tree of some paths, each given once; names are copied.  NULL when there
+ * is no memory.
  */
 JsonNode *
 sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
@@ -203,6 +213,11 @@ sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
 		return nullptr;
 	root->subscript = -1;
 	root->value = -1;
+	for (int i = 0; i < npaths; i++)
+	{
+		if (paths[i].nnames == 0)
+			root->value = i;
+	}
 	maker.unused = root + 1;
 	if (npaths > 0)
 		grow(&maker, root, 0, 0);
@@ -220,6 +235,61 @@ sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
 	return root;
 }
 
+/* Does the name of a field that may be in any case differ from the key in case only? */
+static bool
+same_in_any_case(const JsonNode *child, const SaggJsonValue *key)
+{
+	if (!child->any_case || child->len != key->len)
+		return false;
+	for (size_t i = 0; i < key->len; i++)
+		if (lower(child->text[i]) != lower(key->text[i]))
+			return false;
+	return true;
+}
+
+/*
+ * The wanted field whose name differs from the key in case only, or null.
+ */
+JsonNode *
+sagg_json_find_any_case(JsonNode *parent, const SaggJsonValue *key) noexcept
+{
+	uint32_t	slot;
+
+	if (!(parent->lengths & sagg_json_length_bit(key->len)))
+		return nullptr;
+	if (!parent->slots)
+	{
+		for (int i = 0; i < parent->nchildren; i++)
+			if (same_in_any_case(&parent->children[i], key))
+				return &parent->children[i];
+		return nullptr;
+	}
+	slot = hash_name(key->text, key->len) & parent->mask;
+	for (; parent->slots[slot] >= 0; slot = (slot + 1) & parent->mask)
+		if (same_in_any_case(&parent->children[parent->slots[slot]], key))
+			return &parent->children[parent->slots[slot]];
+	return nullptr;
+}
+
+/*
+ * The record has been walked: fields that may be in any case, and are there only
+ * in several others, are ambiguous.  Takes as long as finding them.
+ */
+void
+sagg_json_settle_cases(JsonNode *node, SaggJsonValue *values) noexcept
+{
+	for (JsonNode *child = node->found; child; child = child->also_found)
+	{
+		if (child->ambiguous && !child->exact)
+		{
+			values[child->value].text = nullptr;
+			values[child->value].len = 0;
+			values[child->value].kind = SAGG_JSON_AMBIGUOUS;
+		}
+		sagg_json_settle_cases(child, values);
+	}
+}
+
 /*
  * Forgets what an earlier field of the same name had, as the last one counts.  Takes
  * as long as finding that.
@@ -227,6 +297,9 @@ sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
 void
 sagg_json_forget(JsonNode *node, SaggJsonValue *values) noexcept
 {
+	node->exact = false;
+	node->ambiguous = false;
+	node->other = nullptr;
 	if (node->value >= 0)
 	{
 		values[node->value].text = nullptr;

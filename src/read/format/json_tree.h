@@ -23,13 +23,21 @@ struct JsonNode
 	int64_t		subscript;		/* the name as an element of arrays, -1 = none */
 	int			value;			/* of the field, -1 = only on the way to others */
 	bool		kind_only;
+	bool		any_case;		/* see SaggJsonPath */
+	bool		exact;			/* the record has that very name; these three are
+								 * of the record being walked, */
+	bool		ambiguous;		/* different names in another case, */
+	const char *other;			/* the first of them, null = none */
+	uint64_t	lengths;		/* a bit for the length of each child's name that
+								 * may be in any case */
 	int			next;			/* which child is likely the next */
 	int			nchildren;
 	JsonNode   *children;
 	int			nsubscripts;
 	int		   *subscripts;		/* children that are elements, ascending */
 	uint32_t	mask;			/* of "slots", one less than their number */
-	int		   *slots;			/* children by hash, -1 = none; NULL = few */
+	int		   *slots;			/* children by hash in lower case, -1 = none;
+								 * NULL = few */
 	JsonNode   *found;			/* children found since sagg_json_forget */
 	JsonNode   *also_found;		/* the next one of the parent's */
 	bool		is_found;
@@ -131,6 +139,15 @@ sagg_json_found(JsonNode *parent, JsonNode *child)
 	parent->found = child;
 }
 
+/* The bit of JsonNode.lengths for names of this length. */
+static inline uint64_t
+sagg_json_length_bit(size_t len)
+{
+	return UINT64_C(1) << (len < 63 ? len : 63);
+}
+
+extern JsonNode *sagg_json_find_any_case(JsonNode *parent, const SaggJsonValue *key) noexcept;
+extern void sagg_json_settle_cases(JsonNode *node, SaggJsonValue *values) noexcept;
 extern JsonNode *sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept;
 extern void sagg_json_forget(JsonNode *node, SaggJsonValue *values) noexcept;
 

@@ -86,6 +86,33 @@ holds_numerics(Oid type)
 }
 
 /*
+ * Whether values of a type are dates and times, or arrays or ranges of them.
+ */
+static bool
+holds_times(Oid type)
+{
+	Oid			element = get_base_element_type(type);
+
+	if (OidIsValid(element))
+		type = getBaseType(element);
+	if (type_is_multirange(type))
+		type = get_multirange_range(type);
+	if (type_is_range(type))
+		type = getBaseType(get_range_subtype(type));
+	switch (type)
+	{
+		case TIMESTAMPTZOID:
+		case TIMESTAMPOID:
+		case DATEOID:
+		case TIMEOID:
+		case TIMETZOID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
  * Prepares the conversion of JSON values to a column's type.  What it needs
  * over time is kept in the current memory context.  Raises an error if the
  * type has no input function.
@@ -106,6 +133,7 @@ sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod, Oid collation
 	conv->typmod = typmod;
 	conv->kind = conversion_kind(base, typmod);
 	conv->bounds_digits = holds_numerics(base);
+	conv->holds_times = holds_times(base);
 	getTypeInputInfo(base, &input, &conv->ioparam);
 	fmgr_info(input, &conv->input);
 	if (conv->kind == SAGG_TO_RECORD)
@@ -321,6 +349,44 @@ check_digits(const SaggConversion *conv, const SaggJsonValue *value)
 	}
 }
 
+/*
+ * Raises an error if a text of dates and times has a word that stands for the
+ * time of the clock: a record says the same whenever it is read.
+ */
+static void
+check_words(const SaggJsonValue *value)
+{
+	static const char *const words[] = {"now", "today", "tomorrow", "yesterday"};
+	const char *end = value->text + value->len;
+
+	for (const char *p = value->text; p < end;)
+	{
+		const char *word = p;
+
+		while (p < end && isalpha((unsigned char) *p))
+			p++;
+		for (int i = 0; i < lengthof(words); i++)
+		{
+			if (p - word == strlen(words[i]) && pg_strncasecmp(word, words[i], p - word) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_DATETIME_FORMAT),
+						 errmsg("\"%s\" in a record is no date or time", words[i])));
+		}
+		if (p == word)
+			p++;
+	}
+}
+
+/* A number as a Datum of an integer type, as jsonb casts it. */
+static Datum
+value_integer(const SaggConversion *conv, const SaggJsonValue *value)
+{
+	PGFunction	cast = conv->kind == SAGG_TO_INT2 ? numeric_int2 :
+		conv->kind == SAGG_TO_INT4 ? numeric_int4 : numeric_int8;
+
+	return DirectFunctionCall1(cast, number_numeric(value));
+}
+
 /* Bytes, which only bytea holds. */
 static Datum
 value_bytes(const SaggConversion *conv, const SaggJsonValue *value)
@@ -341,10 +407,16 @@ value_bytes(const SaggConversion *conv, const SaggJsonValue *value)
 static Datum
 convert_base(SaggConversion *conv, const SaggJsonValue *value)
 {
+	if (value->kind == SAGG_JSON_AMBIGUOUS)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_INVALID_RECORD),
+				 errmsg("the record has several fields whose names differ from that in case only")));
 	if (conv->bounds_digits &&
 		(value->kind == SAGG_PLAIN_TEXT ||
 		 (value->kind == SAGG_JSON_STRING && conv->kind != SAGG_TO_JSONB)))
 		check_digits(conv, value);
+	if (conv->holds_times && value->kind != SAGG_JSON_NUMBER && value->kind != SAGG_BYTES)
+		check_words(value);
 	if (value->kind == SAGG_PLAIN_TEXT)
 		return InputFunctionCall(&conv->input, server_text(value),
 								 conv->ioparam, conv->typmod);
@@ -364,6 +436,12 @@ convert_base(SaggConversion *conv, const SaggJsonValue *value)
 		case SAGG_TO_TIMESTAMP:
 			if (value->kind == SAGG_JSON_NUMBER)
 				return value_epoch(conv, value);
+			break;
+		case SAGG_TO_INT2:
+		case SAGG_TO_INT4:
+		case SAGG_TO_INT8:
+			if (value->kind == SAGG_JSON_NUMBER)
+				return value_integer(conv, value);
 			break;
 		default:
 			break;

@@ -41,6 +41,7 @@ typedef struct SaggConversion
 	SaggConversionKind kind;
 	const char *type_name;		/* for messages */
 	bool		bounds_digits;	/* see check_digits */
+	bool		holds_times;	/* see check_words */
 	Oid			type;			/* below domains, as are the next three */
 	int32		typmod;
 	SaggUnit	unit;			/* of numbers that become timestamps */

@@ -63,13 +63,27 @@ for my $i (0 .. $#times)
 	my ($time, $name) = @{ $times[$i] };
 	create("at_$i", 'timed', "starting_offsets => '$time'");
 	equals("at_$i", "at >= '$time'", "by time: $name");
+	my $condition = "at >= timestamptz '$time'";
+	is_equal_tables($node, "SELECT part, off FROM timed WHERE $condition", 'SELECT part, off FROM timed WHERE NOT (' . ($condition =~ s/>=/</r) . ')',
+		"conditions on timestamps are pushed down: $name");
+	like(value("EXPLAIN (COSTS off) SELECT part FROM timed WHERE timestamptz '$time' < at"), qr/Kafka Bounds: timestamp > /, 'and EXPLAIN says so');
 }
+# records that are earlier and come later do not hide others
+is_equal_tables($node, q{SELECT part, off FROM timed WHERE at = '2026-01-01 00:00:03+00'}, q{SELECT part, off FROM timed WHERE at + interval '0' = '2026-01-01 00:00:03+00'},
+	'a condition on one timestamp');
+is(value(q{SELECT count(*) FROM timed WHERE at > 'infinity' OR at >= 'infinity'}) . value(q{SELECT count(*) FROM timed WHERE at >= 'infinity'}) .
+	'|' . value(q{SELECT count(*) FROM timed WHERE at >= '-infinity'}) . '|' . value(q{SELECT count(*) FROM timed WHERE at >= '1960-01-01'}), '00|20|20',
+	'conditions on timestamps that no record has');
 create('later', 'timed', q{starting_offsets => '2030-01-01'});
 is(value('SELECT count(*) FROM later'), 0, 'by time: none that late');
 produce('timed', { timestamp => $start * 1000 }, map { [ $_, '', '{"k": 10}' ] } 0 .. 2);
 process($node, 'later');
 equals('later', 'k = 10', 'and then what comes, whatever its time');
-value(q{SELECT stream_agg.reset_stream('later', '2026-01-01 00:00:05+00', results => true)});
+# the record of partition 2 has been read and is not read again: its row would be lost
+like(($node->psql('postgres', q{SELECT stream_agg.reset_stream('later', '2026-01-01 00:00:05+00', results => true)}))[2],
+	qr/resetting stream "later" would delete 3 rows, and records before the offsets given may have gone into them/,
+	'a reset that would lose rows is refused');
+value(q{SELECT stream_agg.reset_stream('later', '2026-01-01 00:00:05+00', results => true, force => true)});
 process($node, 'later');
 equals('later', 'k >= 5 AND part < 2', 'reset to a time: of a partition with none so late, what comes');
 is(value(q{SELECT initial_offsets FROM stream_agg.sources WHERE stream = 'later'}), '{"0": 5, "1": 5, "2": 1}',
