@@ -61,10 +61,11 @@ set_bit(SaggRefusals *refusals, int64 record)
 }
 
 /*
- * A reason as it is kept: the message and, on a line of its own, the detail.
+ * A reason as it is kept, in the current memory context: the message and, on a line
+ * of its own, the detail, which may be NULL.
  */
-static char *
-make_reason(const char *message, const char *detail)
+char *
+sagg_error_reason(const char *message, const char *detail)
 {
 	char	   *text = psprintf("%s%s%s", message, detail ? "\nDETAIL:  " : "",
 								detail ? detail : "");
@@ -109,7 +110,7 @@ sagg_refuse_record(SaggRefusals *refusals, int64 record, const char *message,
 	{
 		MemoryContext old = MemoryContextSwitchTo(refusals->memory);
 
-		refusal.reason = make_reason(message, detail);
+		refusal.reason = sagg_error_reason(message, detail);
 		MemoryContextSwitchTo(old);
 	}
 	if (refusals->count == 0)

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * dead_letters_delete.c
- *	  delete_dead_letters and delete_late_records: a stream's owner is done
- *	  with some.
+ *	  delete_dead_letters, delete_failed_windows and delete_late_records: a
+ *	  stream's owner is done with some.
  *
  * Functions, for whoever may DELETE from a table may also lock it, and these
  * are shared by all streams.
@@ -19,6 +19,7 @@
 #include "define_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_delete_dead_letters);
+PG_FUNCTION_INFO_V1(stream_agg_delete_failed_windows);
 PG_FUNCTION_INFO_V1(stream_agg_delete_late_records);
 
 /*
@@ -58,6 +59,12 @@ Datum
 stream_agg_delete_dead_letters(PG_FUNCTION_ARGS)
 {
 	return delete_records(fcinfo, "dead_letters");
+}
+
+Datum
+stream_agg_delete_failed_windows(PG_FUNCTION_ARGS)
+{
+	return delete_records(fcinfo, "failed_windows");
 }
 
 Datum
