@@ -21,7 +21,7 @@
 #include "storage/proc.h"
 #include "storage/spin.h"
 #include "utils/dsa.h"
-#include "worker/crash_log.h"
+#include "control/crash_log.h"
 #include "worker/worker.h"
 #include "write/write.h"
 

@@ -20,7 +20,7 @@
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
 
-#include "worker_internal.h"
+#include "worker/worker_internal.h"
 
 /* workers that find the stream changed: what is in a row, and the pause then */
 #define CHANGES_IN_A_ROW_MS		5000

@@ -28,7 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "define/define.h"
-#include "worker_internal.h"
+#include "worker/worker_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_process_available);
 

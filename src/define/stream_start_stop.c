@@ -17,7 +17,7 @@
 #include "utils/builtins.h"
 
 #include "define/define.h"
-#include "worker_internal.h"
+#include "worker/worker_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_start_stream);
 PG_FUNCTION_INFO_V1(stream_agg_stop_stream);

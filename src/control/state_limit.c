@@ -26,7 +26,7 @@
 #include "storage/lwlock.h"
 #include "utils/guc.h"
 
-#include "worker_internal.h"
+#include "worker/worker_internal.h"
 
 #define HINT_SMALLER	"give the stream a shorter watermark or fewer groups, " \
 	"then run stream_agg.start_stream."
