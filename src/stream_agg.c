@@ -17,6 +17,7 @@
 #include "utils/guc.h"
 
 #include "stream_agg.h"
+#include "control/control.h"
 #include "worker/worker.h"
 
 PG_MODULE_MAGIC;

@@ -486,29 +486,6 @@ extern SaggRange *sagg_partition_find(SaggRange *ranges, int nranges,
 extern bool sagg_topic_among(const SaggRange *ranges, int nranges,
 							 int32 topic);
 
-/* calendar.c */
-extern void sagg_calendar_init(SaggCalendar *calendar, const Interval *size,
-							   const char *zone, const TimestampTz *origin);
-extern bool sagg_calendar_window(const SaggCalendar *calendar, TimestampTz ts,
-								 TimestampTz *start, TimestampTz *end);
-
-/* watermark.c */
-extern SaggPartitionTime *sagg_partition_times(const SaggStream *stream,
-											   const SaggRange *partitions,
-											   int npartitions,
-											   const SaggPartitionTime *known,
-											   int nknown, TimestampTz batch_time,
-											   int *n);
-extern int64 sagg_floor_ms(int64 time);
-extern int64 sagg_max_future(const SaggStream *stream);
-extern TimestampTz sagg_watermark_of(const SaggStream *stream, int64 time);
-extern void sagg_plan_behind(const SaggStream *stream, SaggPlan *plan,
-							 const SaggRange *unread, int nunread);
-extern TimestampTz sagg_watermark_of_clock(const SaggStream *stream, int64 now);
-extern TimestampTz sagg_least_watermark(const SaggStream *stream,
-										const SaggPartitionTime *times,
-										const bool *quiet, int n, int64 now);
-
 /* subtransaction.c */
 extern ErrorData *sagg_try(void (*function) (void *arg), void *arg);
 extern bool sagg_error_of_data(int sqlstate);
@@ -523,49 +500,5 @@ extern void sagg_too_many_dead_letters(int64 kept,
 									   const SaggRefusals *refusals);
 extern void sagg_too_many_late_records(int64 kept, int64 added);
 extern void sagg_too_large_aside(bool late, int64 kept);
-
-/* catalog_access.c */
-typedef struct SaggOwnerContext
-{
-	Oid			save_userid;
-	int			save_sec_context;
-	int			save_nestlevel;
-} SaggOwnerContext;
-
-extern void sagg_become_extension_owner(SaggOwnerContext *save);
-extern void sagg_restore_user(const SaggOwnerContext *save);
-extern bool sagg_extension_exists(void);
-extern const char *sagg_mode_name(SaggOutputMode mode);
-extern bool sagg_mode_by_name(const char *name, SaggOutputMode *mode);
-
-/* citus.c */
-extern const char *sagg_citus_table(Oid relation);
-extern int	sagg_citus_define_locally(void);
-
-/* owner_code.c */
-extern bool sagg_session_is_of(Oid owner);
-extern void sagg_become_owner(SaggOwnerContext *save, Oid owner);
-extern void sagg_become_stream_owner(SaggOwnerContext *save,
-									 const SaggStream *stream);
-extern void sagg_become_stream_owner_to_write(SaggOwnerContext *save,
-											  const SaggStream *stream);
-extern void sagg_fire_deferred_triggers(void);
-
-/* secret_commands.c */
-extern void sagg_secret_commands_init(void);
-
-/* stream_owners.c */
-extern Oid	sagg_relation_owner(Oid relid);
-extern ArrayType *sagg_stream_owners(Oid view, Oid sink, List *sources);
-extern bool sagg_stream_has_owners(ArrayType *owners, Oid view, Oid sink,
-								   List *sources);
-extern List *sagg_source_list(Oid source, ArrayType *others);
-
-/* stream_title.c */
-extern const char *sagg_stream_title(const char *name);
-
-/* utility_command.c */
-extern void sagg_run_utility(Node *stmt, const char *text, int location,
-							 int len);
 
 #endif							/* STREAM_AGG_H */

@@ -23,6 +23,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "streams/streams.h"
 #include "checkpoint_internal.h"
 
 /* old batches removed by one batch, at most */

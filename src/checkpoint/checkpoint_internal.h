@@ -12,6 +12,7 @@
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
 
+#include "streams/streams.h"
 #include "checkpoint.h"
 
 /* what to do about a checkpoint that cannot be used */

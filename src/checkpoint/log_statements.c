@@ -25,6 +25,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "streams/streams.h"
 #include "checkpoint_internal.h"
 
 #define MAX_ARGS	40

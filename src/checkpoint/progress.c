@@ -16,6 +16,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "streams/streams.h"
 #include "checkpoint_internal.h"
 
 /* columns of the statement SAGG_LOG_PLANS_SINCE */

@@ -24,6 +24,7 @@
 #include "port/pg_crc32c.h"
 #include "utils/memutils.h"
 
+#include "streams/streams.h"
 #include "checkpoint_internal.h"
 
 #define BLOB_MAGIC		0x53414742	/* SAGB */

@@ -28,6 +28,7 @@
 #include "utils/array.h"
 #include "utils/memutils.h"
 
+#include "streams/streams.h"
 #include "checkpoint_internal.h"
 
 /* a chain is due for a base above LIVE_FACTOR * live + LIVE_SLACK bytes */

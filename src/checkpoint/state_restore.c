@@ -19,6 +19,7 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
+#include "streams/streams.h"
 #include "checkpoint_internal.h"
 
 /* rows fetched at a time; they point to their data, so they are small */

@@ -38,7 +38,7 @@
 #include "storage/pmsignal.h"
 #include "utils/timestamp.h"
 
-#include "worker/worker_internal.h"
+#include "control.h"
 
 #define CRASH_FILE			PG_STAT_TMP_DIR "/stream_agg_crashes"
 #define CRASH_FILE_MAGIC	0x5A6C0002

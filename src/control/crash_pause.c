@@ -24,7 +24,7 @@
 
 #include "utils/timestamp.h"
 
-#include "worker/worker_internal.h"
+#include "control.h"
 
 /*
  * The launcher has come up: pauses are counted from here.  Takes the lock itself.

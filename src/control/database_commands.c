@@ -37,7 +37,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-#include "worker/worker_internal.h"
+#include "control.h"
 
 /* how long a worker may go on with the batch at hand, and then to die */
 #define FINISH_BATCH_MS		5000

@@ -18,7 +18,7 @@
 #include "miscadmin.h"
 #include "tcop/utility.h"
 
-#include "worker/worker_internal.h"
+#include "control.h"
 
 static ProcessUtility_hook_type prev_process_utility = NULL;
 

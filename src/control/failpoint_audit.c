@@ -12,7 +12,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 
-#include "worker/worker_internal.h"
+#include "control.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_failpoint_store);
 PG_FUNCTION_INFO_V1(stream_agg_failpoint_segment);

@@ -25,7 +25,7 @@
 #include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
 
-#include "worker/worker_internal.h"
+#include "control.h"
 
 #define LABEL_PROVIDER	"stream_agg"
 #define LABEL_STREAMS	"streams"

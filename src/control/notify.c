@@ -29,7 +29,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "worker/worker_internal.h"
+#include "streams/streams.h"
+#include "control.h"
 
 /* what the current transaction shall do at its end; in TopMemoryContext */
 static bool wake_at_commit = false;

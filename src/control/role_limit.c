@@ -38,7 +38,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-#include "worker/worker_internal.h"
+#include "control.h"
 
 #define SETTING			"stream_agg.max_streams_per_role"
 

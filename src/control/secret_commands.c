@@ -36,6 +36,7 @@
 #include "utils/elog.h"
 
 #include "stream_agg.h"
+#include "control.h"
 
 static ProcessUtility_hook_type prev_process_utility = NULL;
 static emit_log_hook_type prev_emit_log = NULL;

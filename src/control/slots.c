@@ -20,7 +20,7 @@
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
 
-#include "worker/worker_internal.h"
+#include "control.h"
 
 /* workers that find the stream changed: what is in a row, and the pause then */
 #define CHANGES_IN_A_ROW_MS		5000
@@ -360,4 +360,23 @@ sagg_mark_database(Oid database)
 
 	if (launcher)
 		SetLatch(launcher);
+}
+
+/*
+ * A stream, whose lock is held, is about to stand elsewhere: its lag is not known
+ * before it runs again.
+ */
+void
+sagg_forget_positions(Oid view)
+{
+	SaggSlot   *slot;
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	slot = sagg_slot_find(MyDatabaseId, view);
+	if (slot)
+	{
+		slot->npartitions = 0;
+		slot->ends_as_of = 0;
+	}
+	LWLockRelease(sagg_shared->lock);
 }

@@ -26,7 +26,7 @@
 #include "storage/lwlock.h"
 #include "utils/guc.h"
 
-#include "worker/worker_internal.h"
+#include "control.h"
 
 #define HINT_SMALLER	"give the stream a shorter watermark or fewer groups, " \
 	"then run stream_agg.start_stream."
@@ -176,15 +176,16 @@ reserve(void *arg, Size present, Size least, Size wanted)
 }
 
 /*
- * The budget of a stream's store; lives as long as the session object.
+ * Fill in the budget of the store of a stream, which must live as long as the store
+ * is open; returns it.
  */
 const SaggStoreBudget *
-sagg_state_budget(SaggSession *session)
+sagg_state_budget(SaggStoreBudget *budget, SaggSlot *slot)
 {
-	session->budget.stream = session->slot->name;
-	session->budget.reserve = reserve;
-	session->budget.arg = session->slot;
-	return &session->budget;
+	budget->stream = slot->name;
+	budget->reserve = reserve;
+	budget->arg = slot;
+	return budget;
 }
 
 /*

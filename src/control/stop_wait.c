@@ -25,7 +25,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
-#include "worker/worker_internal.h"
+#include "control.h"
 
 /* how long a worker has after each signal before it is sent the next */
 #define NEXT_SIGNAL_MS		5000

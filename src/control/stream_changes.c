@@ -19,7 +19,7 @@
 #include "access/xact.h"
 #include "utils/memutils.h"
 
-#include "worker/worker_internal.h"
+#include "control.h"
 
 static List *changes = NIL;		/* of SaggStreamChange, in TopMemoryContext */
 

@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
+#include "streams/streams.h"
 #include "define_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_delete_dead_letters);

@@ -59,6 +59,11 @@ typedef struct SaggStart
 
 extern SaggStart *sagg_starting_offsets(const char *text);
 
+/* first_offsets.c */
+struct SaggReader;
+extern SaggRange *sagg_first_ranges(struct SaggReader *reader,
+									const char *starting_offsets, int *n);
+
 /* query_analyze.c */
 extern SaggQuery *sagg_query_analyze(Query *query, const char *event_time,
 									 SaggOutputMode mode, bool has_watermark,

@@ -9,6 +9,7 @@
 #define SAGG_DEFINE_INTERNAL_H
 
 #include "checkpoint/checkpoint.h"
+#include "control/control.h"
 #include "define/define.h"
 
 #include "datatype/timestamp.h"
@@ -142,6 +143,9 @@ extern void sagg_check_watermark_options(const SaggStream *stream,
 extern void sagg_check_group(const SaggStream *stream, const SaggQuery *query);
 extern void sagg_check_min_offsets(const SaggStreamOptions *options,
 								   int64 max_offsets);
+
+/* stream_start_stop.c */
+extern void sagg_tell_if_failed(const SaggStream *stream);
 
 /* stream_delivery.c */
 extern void sagg_check_delivery(const SaggStream *stream, const SaggQuery *query);

@@ -24,6 +24,7 @@
 
 #include "define_internal.h"
 #include "read/read.h"
+#include "streams/streams.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_describe_topic);
 

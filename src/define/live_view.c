@@ -32,6 +32,7 @@
 #include "utils/rls.h"
 #include "utils/syscache.h"
 
+#include "streams/streams.h"
 #include "define_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_create_live_view);

@@ -27,8 +27,8 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
-#include "define/define.h"
-#include "worker/worker_internal.h"
+#include "streams/streams.h"
+#include "define_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_process_available);
 

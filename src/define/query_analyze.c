@@ -35,6 +35,7 @@
 
 #include "define_internal.h"
 #include "execute/execute.h"
+#include "streams/streams.h"
 
 typedef struct Analysis
 {

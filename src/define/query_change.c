@@ -18,6 +18,7 @@
 #include "rewrite/rewriteHandler.h"
 #include "utils/rel.h"
 
+#include "streams/streams.h"
 #include "define_internal.h"
 
 pg_noreturn static void refuse(const SaggStream *stream, const char *detail);

@@ -29,6 +29,7 @@
 #include "compat.h"
 #include "define_internal.h"
 #include "read/read.h"
+#include "streams/streams.h"
 
 pg_noreturn static void refuse(int sqlstate, const char *what, const char *detail,
 							   const char *hint);

@@ -26,6 +26,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "define_internal.h"
 
 static bool

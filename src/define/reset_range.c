@@ -28,7 +28,7 @@
 #include "define_internal.h"
 #include "execute/execute.h"
 #include "read/read.h"
-#include "worker/worker.h"
+#include "streams/streams.h"
 #include "write/write.h"
 
 /* the hint of whatever is refused */

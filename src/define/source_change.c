@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "streams/streams.h"
 #include "define_internal.h"
 
 /* started streams of this database that read $1 */

@@ -25,6 +25,7 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 
+#include "streams/streams.h"
 #include "define_internal.h"
 
 static bool

@@ -21,7 +21,7 @@
 #include "utils/timestamp.h"
 
 #include "define_internal.h"
-#include "worker/worker.h"
+#include "streams/streams.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_alter_stream);
 

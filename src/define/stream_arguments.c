@@ -13,6 +13,7 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
+#include "streams/streams.h"
 #include "define_internal.h"
 
 /* positions of the arguments */

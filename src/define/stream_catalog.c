@@ -30,6 +30,7 @@
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
+#include "streams/streams.h"
 #include "define_internal.h"
 
 #define STREAM_QUERY \

@@ -33,7 +33,7 @@
 
 #include "define_internal.h"
 #include "read/read.h"
-#include "worker/worker.h"
+#include "streams/streams.h"
 #include "write/write.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_create_stream);

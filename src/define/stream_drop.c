@@ -23,7 +23,7 @@
 #include "utils/snapmgr.h"
 
 #include "define_internal.h"
-#include "worker/worker.h"
+#include "streams/streams.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_drop_stream);
 PG_FUNCTION_INFO_V1(stream_agg_on_sql_drop);

@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "streams/streams.h"
 #include "define_internal.h"
 
 static void

@@ -38,7 +38,7 @@
 #include "define_internal.h"
 #include "execute/execute.h"
 #include "read/read.h"
-#include "worker/worker.h"
+#include "streams/streams.h"
 #include "write/write.h"
 
 /* relations whose rules read view $1 */

@@ -23,7 +23,7 @@
 #include "checkpoint/checkpoint.h"
 #include "define_internal.h"
 #include "read/read.h"
-#include "worker/worker.h"
+#include "streams/streams.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_reset_stream);
 

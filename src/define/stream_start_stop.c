@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * control.c
+ * stream_start_stop.c
  *	  SQL functions that start, stop and drive streams.
  *
  * start_stream and stop_stream change the catalog row; workers follow at
@@ -16,8 +16,8 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 
-#include "define/define.h"
-#include "worker/worker_internal.h"
+#include "streams/streams.h"
+#include "define_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_start_stream);
 PG_FUNCTION_INFO_V1(stream_agg_stop_stream);

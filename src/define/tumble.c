@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
+#include "event_time/event_time.h"
 #include "define_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_tumble);

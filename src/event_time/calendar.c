@@ -24,6 +24,7 @@
 #include "utils/timestamp.h"
 
 #include "stream_agg.h"
+#include "event_time.h"
 
 #define REMEMBERED		8
 

@@ -14,6 +14,7 @@
 #include "utils/timestamp.h"
 
 #include "stream_agg.h"
+#include "event_time.h"
 
 /*
  * Floored to milliseconds, as event times are.

@@ -48,6 +48,7 @@
 
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "event_times.h"
 
 /* Event time by partition, while the batch's rows come in. */

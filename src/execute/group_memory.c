@@ -22,6 +22,7 @@
 
 #include "utils/memutils.h"
 
+#include "streams/streams.h"
 #include "execute_internal.h"
 
 /* least bound, whatever the setting */

@@ -26,6 +26,7 @@
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "execute_internal.h"
 
 static bool

@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "panes.h"
+#include "event_time/event_time.h"
 #include "sessions.h"
 
 /*

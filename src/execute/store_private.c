@@ -17,6 +17,7 @@
 #include "storage/lwlock.h"
 #include "utils/memutils.h"
 
+#include "streams/streams.h"
 #include "execute_internal.h"
 
 /*

@@ -42,6 +42,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "event_times.h"
 
 /*

@@ -28,6 +28,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "streams/streams.h"
 #include "inspect_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_explain_stream);

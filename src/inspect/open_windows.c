@@ -31,6 +31,7 @@
 #include "utils/rls.h"
 #include "utils/typcache.h"
 
+#include "streams/streams.h"
 #include "inspect_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_open_windows);

@@ -34,6 +34,8 @@
 #include "utils/timestamp.h"
 
 #include "inspect_internal.h"
+#include "control/control.h"
+#include "streams/streams.h"
 #include "worker/worker.h"
 #include "write/write.h"
 

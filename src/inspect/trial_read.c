@@ -16,8 +16,9 @@
 #include "utils/timestamp.h"
 
 #include "inspect_internal.h"
+#include "event_time/event_time.h"
 #include "read/read.h"
-#include "worker/worker.h"
+#include "streams/streams.h"
 
 struct SaggTrialRead
 {

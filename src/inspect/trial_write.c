@@ -23,7 +23,8 @@
 #include "utils/snapmgr.h"
 
 #include "inspect_internal.h"
-#include "worker/worker.h"
+#include "control/control.h"
+#include "streams/streams.h"
 #include "write/write.h"
 
 /*

@@ -25,6 +25,7 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+#include "streams/streams.h"
 #include "read_internal.h"
 
 /*

@@ -27,6 +27,7 @@
 #include "utils/timestamp.h"
 
 #include "insert_internal.h"
+#include "streams/streams.h"
 #include "reader_internal.h"
 
 /* wait for records to come that go into the same request */

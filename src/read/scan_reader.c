@@ -18,6 +18,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "streams/streams.h"
 #include "scan_internal.h"
 
 /* records of a chunk, at most */

@@ -31,9 +31,10 @@
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
+#include "control/control.h"
 #include "read/read.h"
 #include "repair_internal.h"
-#include "worker/worker.h"
+#include "streams/streams.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_repair_late);
 

@@ -23,6 +23,7 @@
 #include "utils/typcache.h"
 
 #include "repair_internal.h"
+#include "streams/streams.h"
 #include "write/write.h"
 
 #define ROWS_AT_ONCE	1000

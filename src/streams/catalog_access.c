@@ -24,6 +24,7 @@
 #include "utils/syscache.h"
 
 #include "stream_agg.h"
+#include "streams.h"
 
 static Oid
 streams_relid(void)

@@ -23,6 +23,7 @@
 #include "utils/lsyscache.h"
 
 #include "stream_agg.h"
+#include "streams.h"
 
 #define DDL_PROPAGATION		"citus.enable_ddl_propagation"
 

@@ -30,6 +30,7 @@
 #include "utils/guc.h"
 
 #include "stream_agg.h"
+#include "streams.h"
 
 /*
  * Whether the session is the owner's, from the login to the current user, so

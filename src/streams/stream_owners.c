@@ -23,6 +23,7 @@
 #include "utils/syscache.h"
 
 #include "stream_agg.h"
+#include "streams.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_has_owners);
 

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "stream_agg.h"
+#include "streams.h"
 
 /*
  * The name without its quotes: "name" itself if it has none, else palloc'd in

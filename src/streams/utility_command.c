@@ -18,6 +18,7 @@
 #include "utils/guc.h"
 
 #include "stream_agg.h"
+#include "streams.h"
 
 /*
  * Run a utility statement as if the user had sent it: event triggers fire,

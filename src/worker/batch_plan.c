@@ -22,6 +22,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
+#include "streams/streams.h"
 #include "worker_internal.h"
 
 /* after so long an end of a partition that is doubted counts, if it is the same again */

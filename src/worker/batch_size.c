@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "streams/streams.h"
 #include "worker_internal.h"
 
 /*

@@ -10,6 +10,7 @@
 #include "lib/stringinfo.h"
 #include "utils/timestamp.h"
 
+#include "streams/streams.h"
 #include "worker_internal.h"
 
 /* a warning is logged when more than this share of a batch was late */

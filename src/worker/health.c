@@ -27,6 +27,7 @@
 #include "utils/timestamp.h"
 
 #include "define/define.h"
+#include "streams/streams.h"
 #include "worker_internal.h"
 
 #define EVENT_LOCK_TIMEOUT	"1s"

@@ -23,6 +23,7 @@
 
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "worker_internal.h"
 
 /*

@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "define/define.h"
+#include "streams/streams.h"
 #include "worker_internal.h"
 
 typedef struct StageClock
@@ -173,7 +174,7 @@ begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
 		session->store_restored = false;
 		session->store = sagg_store_open(&session->slot->store,
 										 sagg_shared->store_tranche,
-										 sagg_state_budget(session),
+										 sagg_state_budget(&session->budget, session->slot),
 										 query, session->progress->batch, &fresh);
 		session->fingerprint = query->store_fingerprint;
 		session->identity = query->state_identity;

@@ -27,6 +27,7 @@
 #include "utils/timestamp.h"
 
 #include "define/define.h"
+#include "streams/streams.h"
 #include "worker_internal.h"
 
 /* how long an observer may take */

@@ -37,6 +37,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
+#include "streams/streams.h"
 #include "worker_internal.h"
 
 /*

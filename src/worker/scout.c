@@ -33,6 +33,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "streams/streams.h"
 #include "worker_internal.h"
 
 PGDLLEXPORT void stream_agg_scout_main(Datum arg);

@@ -23,6 +23,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "streams/streams.h"
 #include "worker_internal.h"
 
 /* how often an idle stream looks at the catalogs */

@@ -10,6 +10,7 @@
 
 #include "utils/memutils.h"
 
+#include "event_time/event_time.h"
 #include "worker_internal.h"
 
 /*

@@ -171,25 +171,6 @@ sagg_publish_no_news(SaggSession *session)
 	LWLockRelease(sagg_shared->lock);
 }
 
-/*
- * A stream, whose lock is held, is about to stand elsewhere: its lag is not known
- * before it runs again.
- */
-void
-sagg_forget_positions(Oid view)
-{
-	SaggSlot   *slot;
-
-	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	slot = sagg_slot_find(MyDatabaseId, view);
-	if (slot)
-	{
-		slot->npartitions = 0;
-		slot->ends_as_of = 0;
-	}
-	LWLockRelease(sagg_shared->lock);
-}
-
 static bool
 is_retrying(const SaggSlot *slot)
 {

@@ -31,6 +31,7 @@
 #include "utils/timestamp.h"
 
 #include "define/define.h"
+#include "streams/streams.h"
 #include "worker_internal.h"
 
 PGDLLEXPORT void stream_agg_worker_main(Datum arg);

@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "streams/streams.h"
 #include "write_internal.h"
 
 static void

@@ -37,6 +37,7 @@
 #include "utils/rel.h"
 #include "utils/typcache.h"
 
+#include "streams/streams.h"
 #include "write_internal.h"
 
 typedef struct SinkCheck

@@ -29,6 +29,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "streams/streams.h"
 #include "write_internal.h"
 
 /*

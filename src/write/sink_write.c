@@ -33,6 +33,7 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "streams/streams.h"
 #include "write_internal.h"
 
 /*
