@@ -8,7 +8,7 @@ PGFILEDESC = "stream_agg - micro-batch stream processing of Kafka topics"
 SOURCES = $(sort $(wildcard src/*.c src/*/*.c src/*/*/*.c))
 CXX_SOURCES = $(sort $(wildcard src/*/*/*.cpp))
 # "make FAILPOINTS=1" after "make clean": a library for the fault tests, see src/failpoint.h
-FAILPOINT_SOURCES = src/failpoint.c src/execute/store_audit.c src/control/failpoint_audit.c
+FAILPOINT_SOURCES = src/failpoint.c src/execute/store/store_audit.c src/control/failpoint_audit.c
 ifdef FAILPOINTS
 FAILPOINT_CPPFLAGS = -DSAGG_FAILPOINTS
 else

@@ -20,7 +20,7 @@
 
 #include "event_times.h"
 #include "pass_rows.h"
-#include "sessions.h"
+#include "execute/window/sessions.h"
 
 static void
 count_records(const SaggExecution *ex, SaggCounts *counts)

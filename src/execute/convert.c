@@ -14,7 +14,7 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 
-#include "sessions.h"
+#include "execute/window/sessions.h"
 
 /*
  * One group: "from_group" and "to_group" are scratch.

@@ -21,7 +21,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "sessions.h"
+#include "execute/window/sessions.h"
 
 /*
  * Memory for rows of a micro-batch; what exceeds it goes to a temporary file.

@@ -9,7 +9,7 @@
 #define SAGG_EXECUTE_INTERNAL_H
 
 #include "execute/execute.h"
-#include "state_store.h"
+#include "execute/store/state_store.h"
 
 #include "executor/nodeAgg.h"
 #include "lib/stringinfo.h"

@@ -22,7 +22,7 @@
 
 #include "event_times.h"
 #include "pass_rows.h"
-#include "sessions.h"
+#include "execute/window/sessions.h"
 
 typedef struct BatchReceiver
 {

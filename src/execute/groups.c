@@ -17,7 +17,7 @@
 #include "utils/datum.h"
 #include "utils/memutils.h"
 
-#include "sessions.h"
+#include "execute/window/sessions.h"
 
 typedef struct GroupEntry
 {

@@ -18,9 +18,9 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
-#include "panes.h"
+#include "execute/window/panes.h"
 #include "event_time/event_time.h"
-#include "sessions.h"
+#include "execute/window/sessions.h"
 
 /*
  * The least start of the batch's groups, DT_NOEND = there are none.

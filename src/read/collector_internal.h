@@ -12,7 +12,7 @@
 
 #include "port/atomics.h"
 
-#include "batch_internal.h"
+#include "read/batch/batch_internal.h"
 
 /* chunks and portions that may be filled during a batch */
 #define SAGG_MOST_CHUNKS	64

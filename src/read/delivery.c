@@ -29,7 +29,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
-#include "insert_internal.h"
+#include "read/scan/insert_internal.h"
 #include "read/format/payload_encode.h"
 
 #define OWN_HEADERS		3

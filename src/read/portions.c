@@ -11,7 +11,7 @@
  */
 #include "postgres.h"
 
-#include "batch_internal.h"
+#include "read/batch/batch_internal.h"
 
 /*
  * Add a portion behind the others; holds its chunk.

@@ -26,7 +26,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "insert_internal.h"
+#include "read/scan/insert_internal.h"
 #include "streams/streams.h"
 #include "reader_internal.h"
 

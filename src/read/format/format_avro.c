@@ -26,7 +26,7 @@
 #include "utils/memutils.h"
 
 #include "format.h"
-#include "read/schema_registry.h"
+#include "schema_registry.h"
 
 #define MAGIC_BYTE		0
 #define HEADER_SIZE		5

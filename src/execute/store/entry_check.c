@@ -1,0 +1,130 @@
+/*-------------------------------------------------------------------------
+ *
+ * entry_check.c
+ *	  Is this entry of the state log one that a group can be read from?
+ *
+ * The log is a table: what is in it may have been written by a server that had
+ * other types, come with a dump, or have been made up, and all the checksums be
+ * right.  So keys are verified before they are hashed, and all of an entry
+ * before anybody reads its states; from then on the store is trusted.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+
+#include "execute/window/sessions.h"
+
+#define NULL_VALUE	(-1)
+
+static void
+check_column(SaggCodec *codec, SaggBytes *bytes)
+{
+	int32		len = sagg_bytes_take_length(bytes);
+
+	if (len < NULL_VALUE)
+		sagg_codec_corrupt("A value has no valid length.");
+	if (len != NULL_VALUE)
+		sagg_codec_check(codec, sagg_bytes_take(bytes, len), len);
+}
+
+static void
+check_head(SaggExecution *ex, SaggBytes *bytes)
+{
+	int64		start;
+	int64		end;
+
+	memcpy(&start, sagg_bytes_take(bytes, sizeof(start)), sizeof(start));
+	if (!SAGG_HAS_SESSIONS(ex))
+		return;
+	memcpy(&end, sagg_bytes_take(bytes, sizeof(end)), sizeof(end));
+	if (!IS_VALID_TIMESTAMP(end) || end < start)
+		sagg_codec_corrupt("Its session does not end.");
+}
+
+/*
+ * As many tuples as there are said to be.
+ */
+static void
+check_kept(const SaggAggCall *call, SaggBytes *bytes)
+{
+	SaggBytes	tuples;
+	int64		count;
+
+	if (call->agg->shares_inputs)
+		return;
+	memcpy(&count, sagg_bytes_take(bytes, sizeof(count)), sizeof(count));
+	bytes->data -= sizeof(count);
+	tuples = sagg_kept_skip(call, bytes);
+	for (; count > 0 && tuples.data < tuples.end; count--)
+	{
+		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < call->kept->ncolumns; i++)
+			check_column(&call->kept->codecs[i], &tuples);
+	}
+	if (count != 0 || tuples.data != tuples.end)
+		sagg_codec_corrupt("Kept inputs are not as many as there should be.");
+}
+
+/*
+ * The bytes of a state that has any, behind their length.
+ */
+static void
+check_state_bytes(SaggAggCall *call, SaggBytes bytes)
+{
+	SaggAggState sum;
+	int32		len;
+
+	if (SAGG_INLINE_IS_SUM(call->kind) && !sagg_inline_read(&bytes, &sum))
+		return;
+	len = sagg_bytes_take_length(&bytes);
+	if (len < 0)
+		return;
+	if (OidIsValid(call->deserialfn.fn_oid))
+		sagg_serialized_check(call->deserialfn.fn_oid, sagg_bytes_take(&bytes, len), len);
+	else
+		sagg_codec_check(&call->codec, sagg_bytes_take(&bytes, len), len);
+}
+
+/*
+ * Verify window and keys of an entry.  Leaves garbage in the current context.
+ * Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT, or what a receive function raises.
+ */
+void
+sagg_entry_check_keys(SaggExecution *ex, const char *entry, Size len)
+{
+	SaggBytes	bytes = {entry, entry + len};
+
+	check_head(ex, &bytes);
+	for (int i = 0; i < ex->query->nkeys; i++)
+		check_column(&ex->keys[i].codec, &bytes);
+}
+
+/*
+ * Verify the states of an entry, whose keys are verified, and that nothing is
+ * behind them.  Leaves garbage in the current context, which is that of the row
+ * at hand.
+ */
+void
+sagg_entry_check(SaggExecution *ex, const char *entry, Size len)
+{
+	SaggBytes	bytes = {entry, entry + len};
+
+	sagg_entry_skip_keys(ex, &bytes);
+	for (int i = 0; i < ex->query->naggs; i++)
+	{
+		SaggAggCall *call = &ex->aggs[i];
+		SaggAggState state;
+
+		if (call->kept)
+			check_kept(call, &bytes);
+		else
+		{
+			check_state_bytes(call, bytes);
+			sagg_state_read(ex, i, &bytes, &state);
+		}
+	}
+	if (bytes.data != bytes.end)
+		sagg_codec_corrupt("It is followed by bytes that do not belong to it.");
+}

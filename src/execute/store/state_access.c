@@ -1,0 +1,270 @@
+/*-------------------------------------------------------------------------
+ *
+ * state_access.c
+ *	  The state store as CHECKPOINT sees it: entries, each behind its length, and
+ *	  deltas of entries (entry_delta.c).
+ *
+ * Windows that the batch closes are neither among the changes nor among the
+ * contents: after the commit they are not there.  For the same reason entries
+ * of windows that the last commit's watermark has passed are left out when a
+ * store is restored.
+ *
+ * What is restored is verified: keys when they come, states when all entries are
+ * there, of which many have replaced others.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "executor/executor.h"
+#include "miscadmin.h"
+
+#include "execute/pass_rows.h"
+#include "execute/window/sessions.h"
+
+static void
+pass_entry(SaggExecution *ex, dsa_pointer dp, SaggBytesFn fn, void *fnarg)
+{
+	SaggVersion *version = SAGG_VERSION(ex->store, dp);
+
+	/* one call for the whole entry: the caller must not cut it */
+	resetStringInfo(&ex->entry);
+	appendBinaryStringInfo(&ex->entry, (char *) &version->len, sizeof(version->len));
+	appendBinaryStringInfo(&ex->entry, version->entry, version->len);
+	fn(fnarg, ex->entry.data, ex->entry.len);
+}
+
+static Size
+live_bytes(void *arg, int partition)
+{
+	SaggExecution *ex = arg;
+	Size		bytes = 0;
+
+	for (dsa_pointer dp = SAGG_FIRST_TABLE(ex->store, partition); DsaPointerIsValid(dp);)
+	{
+		SaggTable  *table = SAGG_TABLE(ex->store, dp);
+
+		if (!sagg_store_closes(ex->store, table->start))
+			bytes += table->bytes;
+		dp = table->next;
+	}
+	return bytes - ex->store->buried_bytes[partition];
+}
+
+/*
+ * A version that the batch has made: what is new of it, or all.
+ */
+static void
+pass_change(SaggExecution *ex, const SaggUndoRecord *record,
+			SaggBytesFn fn, void *fnarg)
+{
+	SaggVersion *version = SAGG_VERSION(ex->store, record->version);
+
+	if (DsaPointerIsValid(version->prev) &&
+		sagg_delta_write(ex, &ex->entry, SAGG_VERSION(ex->store, version->prev),
+						 version, record->slot))
+		fn(fnarg, ex->entry.data, ex->entry.len);
+	else
+		pass_entry(ex, record->version, fn, fnarg);
+}
+
+static void
+changes(void *arg, int partition, SaggBytesFn fn, void *fnarg)
+{
+	SaggExecution *ex = arg;
+	SaggStore  *store = ex->store;
+
+	for (int64 i = 0; i < store->nrecords; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (store->tables[store->records[i].table].partition == partition)
+			pass_change(ex, &store->records[i], fn, fnarg);
+	}
+}
+
+/*
+ * Whether an entry will not be there after the commit: a session that is over
+ * or gone.
+ */
+static bool
+is_leaving(const SaggExecution *ex, dsa_pointer dp)
+{
+	const char *entry = SAGG_VERSION(ex->store, dp)->entry;
+
+	return SAGG_HAS_SESSIONS(ex) &&
+		(sagg_entry_is_gone(entry) || sagg_entry_end(entry) <= ex->store->close_before);
+}
+
+static void
+contents(void *arg, int partition, SaggBytesFn fn, void *fnarg)
+{
+	SaggExecution *ex = arg;
+
+	for (dsa_pointer dp = SAGG_FIRST_TABLE(ex->store, partition); DsaPointerIsValid(dp);)
+	{
+		SaggTable  *table = SAGG_TABLE(ex->store, dp);
+		SaggSlotRef *slots = SAGG_SLOTS(ex->store, table);
+
+		dp = table->next;
+		if (sagg_store_closes(ex->store, table->start))
+			continue;
+		for (uint32 i = 0; i < table->nslots; i++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (DsaPointerIsValid(slots[i].version) && !is_leaving(ex, slots[i].version))
+				pass_entry(ex, slots[i].version, fn, fnarg);
+		}
+	}
+}
+
+/*
+ * Raise an error unless a group with this hash, which the log has in a
+ * partition, belongs there.
+ */
+void
+sagg_check_partition(uint32 hash, int partition)
+{
+	if (SAGG_PARTITION_OF(hash) != partition)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
+				 errmsg("a stored group of state partition %d hashes to partition %d",
+						partition, SAGG_PARTITION_OF(hash)),
+				 errdetail("The hash function of a grouping key has changed, perhaps with the version of its collation."),
+				 errhint("Drop the stream and create it anew to aggregate from starting_offsets.")));
+}
+
+/*
+ * A session of the log into the store, or out of it.
+ */
+static void
+restore_session(SaggExecution *ex, int partition, SaggGroup *group,
+				const char *entry, Size len)
+{
+	bool		gone = len >= 2 * sizeof(int64) && sagg_entry_is_gone(entry);
+	bool		apart;
+	dsa_pointer stored;
+
+	sagg_entry_check_keys(ex, entry, len);
+	sagg_entry_read(ex, group, entry, len, false);
+	group->hash = sagg_keys_place(ex, sagg_keys_hash(ex, SAGG_SESSIONS_TABLE, group->keys,
+													 group->keynulls),
+								  SAGG_SESSIONS_TABLE, group->keys, group->keynulls);
+	sagg_check_partition(group->hash, partition);
+	stored = sagg_session_stored(ex, group, &apart);
+	if (gone && DsaPointerIsValid(stored))
+		sagg_session_forget(ex->store, group->hash, group->start, apart, stored);
+	else if (!gone && !sagg_session_passed(ex, sagg_entry_end(entry)))
+		sagg_session_restore(ex->store, group->hash, group->start, apart, stored, entry, len);
+}
+
+/*
+ * One entry of the log, or a delta, into the store.
+ */
+static void
+restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
+			  const char *entry, Size len, bool delta)
+{
+	sagg_entry_check_keys(ex, entry, len);
+	sagg_entry_read(ex, group, entry, len, false);
+	group->hash = sagg_keys_place(ex, sagg_keys_hash(ex, group->start, group->keys, group->keynulls),
+								  group->start, group->keys, group->keynulls);
+	sagg_check_partition(group->hash, partition);
+	if (!sagg_window_passed(ex, group->start))
+	{
+		dsa_pointer stored = sagg_groups_stored(ex, group);
+
+		if (delta)
+		{
+			if (!DsaPointerIsValid(stored))
+				sagg_codec_corrupt("A change has no entry before it.");
+			sagg_delta_apply(ex, &ex->entry, SAGG_VERSION(ex->store, stored), entry, len);
+			entry = ex->entry.data;
+			len = ex->entry.len;
+		}
+		sagg_store_load(ex->store, group->start, group->hash, stored, entry, len);
+	}
+}
+
+static void
+restore(void *arg, int partition, const char *data, Size len)
+{
+	SaggExecution *ex = arg;
+	SaggGroup  *group = sagg_groups_allocate(ex);
+	SaggBytes	bytes = {data, data + len};
+
+	while (bytes.data < bytes.end)
+	{
+		int64		size = sagg_bytes_take_length(&bytes);
+		Size		entry_len = size < 0 ? -size : size;
+		const char *entry = sagg_bytes_take(&bytes, entry_len);
+		MemoryContext old;
+
+		CHECK_FOR_INTERRUPTS();
+		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+		if (ex->seen)
+			sagg_seen_key_restore(ex, partition, entry, entry_len);
+		else if (SAGG_HAS_SESSIONS(ex))
+			restore_session(ex, partition, group, entry, entry_len);
+		else
+			restore_entry(ex, partition, group, entry, entry_len, size < 0);
+		MemoryContextSwitchTo(old);
+		ResetExprContext(ex->tmpcontext);
+	}
+	pfree(group);
+}
+
+/*
+ * Verify all entries of a table.
+ */
+static void
+check_table(SaggExecution *ex, SaggTable *table)
+{
+	SaggSlotRef *slots = table->nslots > 0 ? SAGG_SLOTS(ex->store, table) : NULL;
+
+	for (uint32 i = 0; i < table->nslots; i++)
+	{
+		SaggVersion *version;
+		MemoryContext old;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!DsaPointerIsValid(slots[i].version))
+			continue;
+		version = SAGG_VERSION(ex->store, slots[i].version);
+		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+		sagg_entry_check(ex, version->entry, version->len);
+		MemoryContextSwitchTo(old);
+		ResetExprContext(ex->tmpcontext);
+	}
+}
+
+static void
+restored(void *arg)
+{
+	SaggExecution *ex = arg;
+
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	{
+		for (dsa_pointer dp = SAGG_FIRST_TABLE(ex->store, p); DsaPointerIsValid(dp);)
+		{
+			SaggTable  *table = SAGG_TABLE(ex->store, dp);
+
+			check_table(ex, table);
+			dp = table->next;
+		}
+	}
+}
+
+/*
+ * Fill in ex->access.
+ */
+void
+sagg_state_access_init(SaggExecution *ex)
+{
+	ex->access.arg = ex;
+	ex->access.fingerprint = ex->query->fingerprint;
+	ex->access.live_bytes = live_bytes;
+	ex->access.changes = changes;
+	ex->access.contents = contents;
+	ex->access.restore = restore;
+	ex->access.restored = restored;
+}

@@ -1,0 +1,384 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.c
+ *	  The state store: a stream's groups in dynamic shared memory.
+ *
+ * A store is a DSM segment that begins with a header and goes on as a DSA
+ * area.  It is pinned, so it outlives its worker; the holder of the stream's
+ * lock is the only one to change it (I2).
+ *
+ * Outside of batches the store equals the last commit (I3).  A batch marks it,
+ * links new versions of groups beside the old ones, and ends in publish, after
+ * the commit, or in undo.  Publish frees and never allocates, so it cannot
+ * fail.  A store found marked, or of another batch or definition than the
+ * checkpoint's, is discarded and made anew.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "execute/window/sessions.h"
+
+#define STORE_MAGIC			0x53414753
+#define STORE_INITIAL_SIZE	(256 * 1024)
+
+#define STORE_PLACE_SIZE \
+	(STORE_INITIAL_SIZE - MAXALIGN(sizeof(SaggStoreHeader)))
+
+static SaggStore *
+make_handle(dsm_segment *segment)
+{
+	SaggStore  *store = MemoryContextAllocZero(TopMemoryContext, sizeof(SaggStore));
+
+	store->segment = segment;
+	store->header = dsm_segment_address(segment);
+	store->memory = AllocSetContextCreate(TopMemoryContext, "stream_agg undo",
+										  ALLOCSET_DEFAULT_SIZES);
+	return store;
+}
+
+/*
+ * No windows yet, and a secret of its own.
+ */
+void
+sagg_store_init_header(SaggStoreHeader *header)
+{
+	for (int i = 0; i < SAGG_STATE_PARTITIONS; i++)
+	{
+		header->partitions[i].first = InvalidDsaPointer;
+		header->partitions[i].buckets = InvalidDsaPointer;
+	}
+	sagg_hash_seed_make(&header->seed);
+}
+
+/*
+ * An empty store.
+ */
+static SaggStore *
+create_store(dsa_handle *handle, int tranche_id, const SaggStoreBudget *budget,
+			 const SaggQuery *query, int64 batch)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	dsm_segment *segment = sagg_store_create_segment(budget, STORE_INITIAL_SIZE);
+	SaggStore  *store = make_handle(segment);
+
+	memset(store->header, 0, sizeof(SaggStoreHeader));
+	store->area = dsa_create_in_place(SAGG_STORE_PLACE(segment), STORE_PLACE_SIZE,
+									  tranche_id, segment);
+	store->header->size = STORE_PLACE_SIZE;
+	dsa_set_size_limit(store->area, store->header->size);
+	sagg_store_init_header(store->header);
+	store->header->magic = STORE_MAGIC;
+	store->header->fingerprint = query->store_fingerprint;
+	store->header->identity = query->state_identity;
+	store->header->batch = batch;
+	store->header->in_batch = true; /* until it is restored and published */
+	dsa_pin(store->area);
+	dsa_pin_mapping(store->area);
+	dsm_pin_segment(segment);
+	dsm_pin_mapping(segment);
+	*handle = dsm_segment_handle(segment);
+	MemoryContextSwitchTo(old);
+	return store;
+}
+
+static SaggStore *
+attach_store(dsa_handle handle)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	dsm_segment *segment = dsm_attach(handle);
+	SaggStore  *store = NULL;
+
+	if (segment)
+	{
+		store = make_handle(segment);
+		store->area = dsa_attach_in_place(SAGG_STORE_PLACE(segment), segment);
+		dsa_pin_mapping(store->area);
+		dsm_pin_mapping(segment);
+	}
+	MemoryContextSwitchTo(old);
+	return store;
+}
+
+/*
+ * Attach to the store behind "*handle", if it is the state that "batch" left
+ * under the definition "query", with the very types and functions that this now
+ * has; else discard it and make an empty one.
+ * "fresh" tells which: a fresh store has to be restored from the checkpoint.
+ * "batch" is the last committed one, -1 = none yet.  "tranche_id" is for the
+ * area's locks, "budget" is asked before the store grows and must live on.
+ *
+ * The caller holds the stream's lock, and owns the result until
+ * sagg_store_close.  Raises ERRCODE_SAGG_STATE_LIMIT when there is no memory.
+ */
+SaggStore *
+sagg_store_open(dsa_handle *handle, int tranche_id,
+				const SaggStoreBudget *budget, const SaggQuery *query,
+				int64 batch, bool *fresh)
+{
+	SaggStore  *store;
+
+	*fresh = false;
+	if (*handle != DSM_HANDLE_INVALID)
+	{
+		store = attach_store(*handle);
+		if (store && store->header->magic == STORE_MAGIC &&
+			!store->header->in_batch &&
+			store->header->fingerprint == query->store_fingerprint &&
+			memcmp(&store->header->identity, &query->state_identity, sizeof(SaggIdentity)) == 0 &&
+			store->header->batch == batch)
+		{
+			store->budget = budget;
+			return store;
+		}
+		if (store)
+			sagg_store_close(store);
+		sagg_store_discard(handle);
+	}
+	*fresh = true;
+	store = create_store(handle, tranche_id, budget, query, batch);
+	store->budget = budget;
+	return store;
+}
+
+/*
+ * Let go of a store, which stays in shared memory, and free "store".
+ */
+void
+sagg_store_close(SaggStore *store)
+{
+	dsa_detach(store->area);
+	dsm_detach(store->segment);
+	MemoryContextDelete(store->memory);
+	if (store->due)
+		pfree(store->due);
+	pfree(store);
+}
+
+/*
+ * Free the store behind "*handle", if there is one, and set the handle to
+ * DSM_HANDLE_INVALID.  This process must not have it open; in others it goes
+ * when they close it.
+ */
+void
+sagg_store_discard(dsa_handle *handle)
+{
+	SaggStore  *store;
+
+	if (*handle == DSM_HANDLE_INVALID)
+		return;
+	SAGG_FAILPOINT("store.discarding");
+	store = attach_store(*handle);
+	if (store)
+	{
+		dsa_unpin(store->area);
+		dsm_unpin_segment(*handle);
+		sagg_store_close(store);
+	}
+	*handle = DSM_HANDLE_INVALID;
+}
+
+/*
+ * Note that a batch begins: from now on the store is not what the last commit
+ * left.  "window" is that of the definition, and is copied.
+ */
+void
+sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
+{
+	Assert(store->nrecords == 0 && store->ntables == 0);
+	store->header->in_batch = true;
+	store->batch = batch;
+	store->window = *window;
+	store->close_before = DT_NOBEGIN;
+}
+
+/*
+ * Whether the batch at hand ends the window, or the last window of the pane,
+ * that starts at "start".  Sessions end one by one, see session_close.c.
+ */
+bool
+sagg_store_closes(const SaggStore *store, int64 start)
+{
+	return store->window.kind != SAGG_WINDOW_NONE &&
+		store->window.kind != SAGG_WINDOW_SESSION &&
+		sagg_window_end(&store->window, start) <= store->close_before;
+}
+
+/*
+ * The first end of the windows that the batch at hand does not end, DT_NOEND =
+ * there are none.
+ */
+TimestampTz
+sagg_store_next_end(SaggStore *store)
+{
+	TimestampTz next = DT_NOEND;
+
+	/* or one that has been, of a session that has grown */
+	if (store->window.kind == SAGG_WINDOW_SESSION)
+		return sagg_due_first(store);
+
+	for (int p = 0; store->window.kind != SAGG_WINDOW_NONE && p < SAGG_STATE_PARTITIONS; p++)
+	{
+		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p); DsaPointerIsValid(dp);)
+		{
+			SaggTable  *table = SAGG_TABLE(store, dp);
+
+			if (!sagg_store_closes(store, table->start))
+				next = Min(next, sagg_window_next_end(&store->window, table->start,
+													  store->close_before));
+			dp = table->next;
+		}
+	}
+	return next;
+}
+
+static void
+forget_undo(SaggStore *store)
+{
+	MemoryContextReset(store->memory);
+	store->records = NULL;
+	store->tables = NULL;
+	store->nrecords = store->max_records = 0;
+	store->ntables = store->max_tables = 0;
+	store->buried = NULL;
+	store->nburied = store->max_buried = 0;
+	memset(store->buried_bytes, 0, sizeof(store->buried_bytes));
+	store->close_before = DT_NOBEGIN;
+}
+
+/*
+ * Free the windows that the batch has closed.
+ */
+static void
+evict_closed(SaggStore *store)
+{
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	{
+		dsa_pointer next;
+
+		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p);
+			 DsaPointerIsValid(dp); dp = next)
+		{
+			SaggTable  *table = SAGG_TABLE(store, dp);
+
+			next = table->next;
+			if (sagg_store_closes(store, table->start))
+				sagg_store_free_table(store, p, dp);
+		}
+	}
+}
+
+/*
+ * The batch is committed: its state is the store's.  Frees before-images,
+ * closed windows and what is buried.  Does not raise errors, except when the system cannot map a
+ * segment of the area; the store is marked until the end, so that it is then
+ * discarded and not taken for whole.
+ */
+void
+sagg_store_publish(SaggStore *store)
+{
+	for (int64 i = 0; i < store->nrecords; i++)
+	{
+		SaggVersion *version = SAGG_VERSION(store, store->records[i].version);
+
+		if (DsaPointerIsValid(version->prev))
+			dsa_free(store->area, version->prev);
+		version->prev = InvalidDsaPointer;
+		SAGG_FAILPOINT("publish.version");
+	}
+	for (uint32 i = 0; i < store->ntables; i++)
+	{
+		SaggUndoTable *undo = &store->tables[i];
+
+		if (undo->resized_at >= 0 && undo->nslots > 0)
+			dsa_free(store->area, undo->slots);
+		SAGG_TABLE(store, undo->table)->touched = 0;
+	}
+	SAGG_FAILPOINT("publish.middle");
+	evict_closed(store);
+	for (int64 i = 0; i < store->nburied; i++)
+		sagg_store_remove(store, store->buried[i].start, store->buried[i].hash,
+						  store->buried[i].version);
+	forget_undo(store);
+	store->header->batch = store->batch;
+	store->header->in_batch = false;
+}
+
+/*
+ * Put one table back: its counters and, if it has grown, its former slots.
+ */
+static void
+undo_table(SaggStore *store, SaggUndoTable *undo)
+{
+	SaggTable  *table = SAGG_TABLE(store, undo->table);
+
+	if (undo->resized_at >= 0)
+	{
+		dsa_free(store->area, table->slots);
+		table->slots = undo->slots;
+		table->nslots = undo->nslots;
+	}
+	table->nentries = undo->nentries;
+	table->bytes = undo->bytes;
+	table->touched = 0;
+}
+
+/*
+ * The batch has failed, wherever it was: the store becomes what it was at its
+ * begin.  To be called inside or outside of a transaction; neither allocates
+ * nor raises errors.
+ */
+void
+sagg_store_undo(SaggStore *store)
+{
+	for (uint32 i = 0; i < store->ntables; i++)
+		undo_table(store, &store->tables[i]);
+
+	for (int64 i = store->nrecords - 1; i >= 0; i--)
+	{
+		SaggUndoRecord *record = &store->records[i];
+		SaggUndoTable *undo = &store->tables[record->table];
+
+		/* versions linked after the table has grown are not in its old slots */
+		if (undo->resized_at < 0 || i < undo->resized_at)
+			SAGG_SLOTS(store, SAGG_TABLE(store, undo->table))[record->slot].version =
+				SAGG_VERSION(store, record->version)->prev;
+		dsa_free(store->area, record->version);
+		SAGG_FAILPOINT("undo.version");
+	}
+	for (uint32 i = 0; i < store->ntables; i++)
+	{
+		if (store->tables[i].created)
+			sagg_store_free_table(store, store->tables[i].partition,
+								  store->tables[i].table);
+	}
+	store->header->in_batch = false;
+	store->due_known = false;
+	forget_undo(store);
+}
+
+/*
+ * Groups in the store, and the bytes they take in it.
+ */
+void
+sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes)
+{
+	*groups = 0;
+	*bytes = 0;
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	{
+		*bytes += store->header->partitions[p].nbuckets * sizeof(dsa_pointer);
+		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p); DsaPointerIsValid(dp);)
+		{
+			SaggTable  *table = SAGG_TABLE(store, dp);
+
+			*groups += table->nentries;
+			*bytes += table->bytes + sizeof(SaggTable) +
+				table->nentries * offsetof(SaggVersion, entry) +
+				table->nslots * sizeof(SaggSlotRef);
+			dp = table->next;
+		}
+	}
+}

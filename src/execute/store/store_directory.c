@@ -1,0 +1,163 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_directory.c
+ *	  The windows of a partition of the store: a list, and a hash table by start.
+ *
+ * Most streams have few windows open, for which the list is enough.  But a
+ * producer whose clock is wrong, or who wants it so, makes as many as there are
+ * records; so from some number on there is a hash table beside the list.
+ *
+ * A window is added only after all memory for it is there, and removing one
+ * allocates nothing: publish and undo do it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "execute/execute_internal.h"
+
+/* a list of no more windows has no hash table */
+#define LIST_LENGTH		8
+
+#define BUCKETS(store, directory) \
+	((dsa_pointer *) dsa_get_address((store)->area, (directory)->buckets))
+
+static inline dsa_pointer *
+bucket_of(SaggStore *store, const SaggDirectory *directory, int64 start)
+{
+	uint64		hash = sagg_seeded_hash(&store->header->seed, (uint64) start);
+
+	return &BUCKETS(store, directory)[hash & (directory->nbuckets - 1)];
+}
+
+/*
+ * The table of a window, or InvalidDsaPointer.
+ */
+dsa_pointer
+sagg_directory_find(SaggStore *store, int partition, int64 start)
+{
+	const SaggDirectory *directory = &store->header->partitions[partition];
+	bool		hashed = directory->nbuckets > 0;
+	dsa_pointer dp = hashed ? *bucket_of(store, directory, start) : directory->first;
+
+	while (DsaPointerIsValid(dp))
+	{
+		const SaggTable *table = SAGG_TABLE(store, dp);
+
+		if (table->start == start)
+			break;
+		dp = hashed ? table->chain : table->next;
+	}
+	return dp;
+}
+
+/*
+ * The table of a window in a partition, or NULL.
+ */
+SaggTable *
+sagg_store_table(SaggStore *store, int partition, int64 start)
+{
+	dsa_pointer dp = sagg_directory_find(store, partition, start);
+
+	return DsaPointerIsValid(dp) ? SAGG_TABLE(store, dp) : NULL;
+}
+
+static void
+link_into_bucket(SaggStore *store, SaggDirectory *directory, dsa_pointer dp)
+{
+	SaggTable  *table = SAGG_TABLE(store, dp);
+	dsa_pointer *bucket = bucket_of(store, directory, table->start);
+
+	table->chain = *bucket;
+	*bucket = dp;
+}
+
+/*
+ * Make room for one more window in the hash table, or make that when it is time.
+ */
+static void
+grow_directory(SaggStore *store, SaggDirectory *directory)
+{
+	uint32		n = Max(4 * LIST_LENGTH, directory->nbuckets * 2);
+	dsa_pointer buckets;
+
+	if (directory->ntables < Max(LIST_LENGTH, directory->nbuckets))
+		return;
+	buckets = sagg_store_allocate(store, n * sizeof(dsa_pointer));
+	if (directory->nbuckets > 0)
+		dsa_free(store->area, directory->buckets);
+	directory->buckets = buckets;
+	directory->nbuckets = n;
+	for (uint32 i = 0; i < n; i++)
+		BUCKETS(store, directory)[i] = InvalidDsaPointer;
+	for (dsa_pointer dp = directory->first; DsaPointerIsValid(dp);
+		 dp = SAGG_TABLE(store, dp)->next)
+		link_into_bucket(store, directory, dp);
+}
+
+/*
+ * Add an empty table, without slots, for a window that has none.  Raises
+ * ERRCODE_SAGG_STATE_LIMIT.
+ */
+dsa_pointer
+sagg_directory_add(SaggStore *store, int partition, int64 start)
+{
+	SaggDirectory *directory = &store->header->partitions[partition];
+	dsa_pointer dp;
+	SaggTable  *table;
+
+	grow_directory(store, directory);
+	dp = sagg_store_allocate(store, sizeof(SaggTable));
+	table = SAGG_TABLE(store, dp);
+	memset(table, 0, sizeof(SaggTable));
+	table->start = start;
+	table->slots = InvalidDsaPointer;
+	table->prev = InvalidDsaPointer;
+	table->chain = InvalidDsaPointer;
+	table->next = directory->first;
+	if (DsaPointerIsValid(table->next))
+		SAGG_TABLE(store, table->next)->prev = dp;
+	directory->first = dp;
+	directory->ntables++;
+	if (directory->nbuckets > 0)
+		link_into_bucket(store, directory, dp);
+	return dp;
+}
+
+static void
+unlink_from_bucket(SaggStore *store, SaggDirectory *directory, dsa_pointer dp)
+{
+	const SaggTable *table = SAGG_TABLE(store, dp);
+	dsa_pointer *link = bucket_of(store, directory, table->start);
+
+	while (*link != dp)
+		link = &SAGG_TABLE(store, *link)->chain;
+	*link = table->chain;
+}
+
+/*
+ * Take a table out.  The hash table goes with the last one.  Its memory is the
+ * caller's to free.
+ */
+void
+sagg_directory_remove(SaggStore *store, int partition, dsa_pointer dp)
+{
+	SaggDirectory *directory = &store->header->partitions[partition];
+	const SaggTable *table = SAGG_TABLE(store, dp);
+
+	if (directory->nbuckets > 0)
+		unlink_from_bucket(store, directory, dp);
+	if (DsaPointerIsValid(table->next))
+		SAGG_TABLE(store, table->next)->prev = table->prev;
+	if (DsaPointerIsValid(table->prev))
+		SAGG_TABLE(store, table->prev)->next = table->next;
+	else
+		directory->first = table->next;
+	directory->ntables--;
+	if (directory->ntables == 0 && directory->nbuckets > 0)
+	{
+		dsa_free(store->area, directory->buckets);
+		directory->buckets = InvalidDsaPointer;
+		directory->nbuckets = 0;
+	}
+}

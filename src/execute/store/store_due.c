@@ -1,0 +1,167 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_due.c
+ *	  When entries with an end of their own may be over.
+ *
+ * Windows that share their end are freed as a table.  Sessions do not, and
+ * nobody wants to look at all of them in every batch.  So a store's handle has
+ * a heap of ends, the least first, each with the hash of its group: for every
+ * session in the store there is an item of its hash that is not later than its
+ * end.  A session that grows leaves its item behind; when that comes up, it is
+ * put back with the end there is then.  So an item costs a few steps each time
+ * that a session has not ended when it was to.
+ *
+ * The heap is memory of the process, like the handle, 16 bytes an item, and made
+ * from the store when it is needed and not known: at first, and after an undo,
+ * which forgets it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "execute/window/sessions.h"
+
+typedef struct SaggDue
+{
+	int64		end;
+	uint32		hash;
+} SaggDue;
+
+/*
+ * An item whose place is at "i" or, above it, where the heap wants it.
+ */
+static void
+sift_up(SaggDue *heap, int64 i, SaggDue item)
+{
+	while (i > 0 && heap[(i - 1) / 2].end > item.end)
+	{
+		heap[i] = heap[(i - 1) / 2];
+		i = (i - 1) / 2;
+	}
+	heap[i] = item;
+}
+
+static void
+sift_down(SaggDue *heap, int64 n, SaggDue item)
+{
+	int64		i = 0;
+
+	for (;;)
+	{
+		int64		child = 2 * i + 1;
+
+		if (child + 1 < n && heap[child + 1].end < heap[child].end)
+			child++;
+		if (child >= n || heap[child].end >= item.end)
+			break;
+		heap[i] = heap[child];
+		i = child;
+	}
+	heap[i] = item;
+}
+
+/*
+ * Note that a session of this hash ends then, or later.
+ */
+void
+sagg_due_add(SaggStore *store, int64 end, uint32 hash)
+{
+	SaggDue		item = {end, hash};
+
+	Assert(store->due_known);
+	if (store->ndue == store->max_due)
+	{
+		int64		max = Max(1024, store->max_due * 2);
+
+		store->due = store->due ?
+			repalloc_huge(store->due, max * sizeof(SaggDue)) :
+			MemoryContextAllocHuge(MemoryContextGetParent(store->memory), max * sizeof(SaggDue));
+		store->max_due = max;
+	}
+	sift_up(store->due, store->ndue++, item);
+}
+
+static void
+add_table(SaggStore *store, const SaggTable *table)
+{
+	const SaggSlotRef *slots = table->nslots > 0 ? SAGG_SLOTS(store, table) : NULL;
+
+	for (uint32 i = 0; i < table->nslots; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (DsaPointerIsValid(slots[i].version))
+			sagg_due_add(store, sagg_entry_end(SAGG_VERSION(store, slots[i].version)->entry),
+						 sagg_session_slot_hash(table, &slots[i]));
+	}
+}
+
+/*
+ * Make the heap if it is not known.  Not for the middle of a batch's changes.
+ */
+void
+sagg_due_prepare(SaggStore *store)
+{
+	if (store->due_known)
+		return;
+	store->ndue = 0;
+	store->due_known = true;
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	{
+		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p); DsaPointerIsValid(dp);
+			 dp = SAGG_TABLE(store, dp)->next)
+			add_table(store, SAGG_TABLE(store, dp));
+	}
+}
+
+/*
+ * The end of the first item, DT_NOEND = there is none.
+ */
+int64
+sagg_due_first(const SaggStore *store)
+{
+	return store->ndue > 0 ? store->due[0].end : DT_NOEND;
+}
+
+static int
+compare_hashes(const void *a, const void *b)
+{
+	uint32		x = *(const uint32 *) a;
+	uint32		y = *(const uint32 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+/*
+ * Take out all items that end until "until".  Returns their hashes, each once,
+ * in the current context; the caller puts back those that are not over.
+ */
+uint32 *
+sagg_due_take(SaggStore *store, int64 until, int64 *n)
+{
+	int64		max = 64;
+	uint32	   *hashes = palloc(max * sizeof(uint32));
+	int64		unique = 0;
+
+	*n = 0;
+	while (store->ndue > 0 && store->due[0].end <= until)
+	{
+		if (*n == max)
+			hashes = repalloc_huge(hashes, (max *= 2) * sizeof(uint32));
+		hashes[(*n)++] = store->due[0].hash;
+		store->ndue--;
+		sift_down(store->due, store->ndue, store->due[store->ndue]);
+	}
+	if (*n == 0)
+		return hashes;
+	qsort(hashes, *n, sizeof(uint32), compare_hashes);
+	for (int64 i = 1; i < *n; i++)
+	{
+		if (hashes[i] != hashes[unique])
+			hashes[++unique] = hashes[i];
+	}
+	*n = unique + 1;
+	return hashes;
+}

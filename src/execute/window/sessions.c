@@ -1,0 +1,418 @@
+/*-------------------------------------------------------------------------
+ *
+ * sessions.c
+ *	  Session windows: rows into the open sessions of their keys.
+ *
+ * A record is a session by itself, [ts, ts + gap).  Sessions of a key that
+ * overlap or touch, start <= end, are one, and their states are combined; so
+ * which sessions there are does not depend on the order of records.  As in
+ * Spark, a record is late if its own session is: when that ends at or before
+ * the watermark that the commit before left.  A record whose gap is NULL or not
+ * greater than zero is in no session and counts as filtered, as if by WHERE.
+ *
+ * In the store a session is a group like any other, [start, end) and keys.  All
+ * sessions of a key have the same hash, that of the keys alone, and are found
+ * together.  A key that the batch meets gets all of them loaded, by start and
+ * end; the states of those that no record touches are not read.  Nothing here
+ * changes the store (I3).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/int.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/datum.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "execute/event_times.h"
+#include "sessions.h"
+
+typedef struct SessionEntry
+{
+	SaggSessionKey *key;
+	uint32		hash;
+	char		status;
+} SessionEntry;
+
+static bool same_key(SaggExecution *ex, const SaggSessionKey *a, const SaggSessionKey *b);
+
+#define SH_PREFIX		sesstab
+#define SH_ELEMENT_TYPE	SessionEntry
+#define SH_KEY_TYPE		SaggSessionKey *
+#define SH_KEY			key
+#define SH_HASH_KEY(tb, k)		SAGG_SEEDED_HASH((k)->hash)
+#define SH_EQUAL(tb, a, b)		same_key((tb)->private_data, a, b)
+#define SH_SCOPE		static inline
+#define SH_STORE_HASH
+#define SH_GET_HASH(tb, a)		((a)->hash)
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+struct SaggSessions
+{
+	sesstab_hash *keys;
+	sesstab_iterator iterator;
+};
+
+static bool
+same_key(SaggExecution *ex, const SaggSessionKey *a, const SaggSessionKey *b)
+{
+	return sagg_keys_equal(ex, a->keys, a->keynulls, b->keys, b->keynulls);
+}
+
+/*
+ * Set up an empty table of keys, in the execution's memory.
+ */
+void
+sagg_sessions_init(SaggExecution *ex)
+{
+	ex->sessions = palloc0(sizeof(struct SaggSessions));
+	ex->sessions->keys = sesstab_create(ex->memory, 1024, ex);
+}
+
+/*
+ * Forget all sessions, as if the batch had met none yet.  Their memory is that
+ * of groups, and goes with them.
+ */
+void
+sagg_sessions_forget(SaggExecution *ex)
+{
+	sesstab_reset(ex->sessions->keys);
+}
+
+/*
+ * Go through all keys the batch has met, in any order; NULL at the end.
+ */
+SaggSessionKey *
+sagg_sessions_next(SaggExecution *ex, bool restart)
+{
+	SessionEntry *entry;
+
+	if (restart)
+		sesstab_start_iterate(ex->sessions->keys, &ex->sessions->iterator);
+	entry = sesstab_iterate(ex->sessions->keys, &ex->sessions->iterator);
+	return entry ? entry->key : NULL;
+}
+
+/*
+ * Whether the batch has met the key of a group, given its hash and keys.
+ */
+bool
+sagg_sessions_met(SaggExecution *ex, const SaggGroup *group)
+{
+	SaggSessionKey probe = {
+		.hash = group->hash,
+		.keys = group->keys,
+		.keynulls = group->keynulls
+	};
+
+	return sesstab_lookup_hash(ex->sessions->keys, &probe, SAGG_SEEDED_HASH(group->hash)) != NULL;
+}
+
+/*
+ * Read the states of a session that is only known by its bounds so far.
+ */
+void
+sagg_session_load(SaggExecution *ex, SaggSession *session)
+{
+	MemoryContext old;
+	SaggVersion *version;
+
+	if (session->loaded)
+		return;
+	old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
+	version = SAGG_VERSION(ex->store, session->parts->version);
+	sagg_group_memory_load(ex, version->len);
+	sagg_entry_read(ex, &session->group, version->entry, version->len, true);
+	session->loaded = true;
+	MemoryContextSwitchTo(old);
+}
+
+static int
+compare_starts(const void *a, const void *b, void *arg)
+{
+	int64		x = (*(SaggSession *const *) a)->group.start;
+	int64		y = (*(SaggSession *const *) b)->group.start;
+
+	return x < y ? -1 : x > y;
+}
+
+/*
+ * The open sessions of a key from the store, without their states, in the
+ * current context.
+ */
+static void
+load_sessions(SaggExecution *ex, SaggSessionKey *key)
+{
+	SaggSessionWalk walk;
+	SaggSession **sessions = NULL;
+	int			n = 0;
+	int			max = 0;
+	dsa_pointer dp;
+
+	sagg_session_walk(ex->store, key->hash, &walk);
+	while (sagg_session_walk_next(ex->store, &walk, &dp))
+	{
+		SaggVersion *version = SAGG_VERSION(ex->store, dp);
+		SaggSession *session;
+
+		CHECK_FOR_INTERRUPTS();
+		key->nstored += walk.apart ? 0 : 1;
+		if (!sagg_entry_same_keys(ex, version->entry, version->len, key->keys, key->keynulls))
+			continue;
+		session = (SaggSession *) sagg_groups_allocate(ex);
+		sagg_entry_read(ex, &session->group, version->entry, version->len, false);
+		session->group.hash = key->hash;
+		session->parts = session->last_part = palloc0(sizeof(SaggSessionPart));
+		session->parts->version = dp;
+		session->parts->start = session->group.start;
+		session->parts->end = session->end;
+		session->parts->apart = walk.apart;
+		if (n == max)
+		{
+			max = Max(4, max * 2);
+			sessions = sessions ? repalloc_huge(sessions, sizeof(SaggSession *) * max) :
+				palloc(sizeof(SaggSession *) * max);
+		}
+		sessions[n++] = session;
+	}
+	if (n > 1)
+		sagg_sort(sessions, n, sizeof(SaggSession *), compare_starts, NULL);
+	for (int i = 0; i < n; i++)
+		sagg_session_append(&key->sessions, sessions[i]);
+	if (sessions)
+		pfree(sessions);
+}
+
+static void
+copy_keys(SaggExecution *ex, Datum *keys, bool *keynulls,
+		  const Datum *from, const bool *fromnulls)
+{
+	for (int i = 0; i < ex->query->nkeys; i++)
+	{
+		keynulls[i] = fromnulls[i];
+		if (!fromnulls[i])
+			keys[i] = datumCopy(from[i], ex->keys[i].codec.byval,
+								ex->keys[i].codec.len);
+	}
+}
+
+/*
+ * A key for the execution to keep.  NULL if it has no session yet and is too
+ * long for one.
+ */
+static SaggSessionKey *
+make_key(SaggExecution *ex, const SaggSessionKey *probe)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
+	int			nkeys = Max(ex->query->nkeys, 1);
+	SaggSessionKey *key = palloc0(sizeof(SaggSessionKey));
+
+	key->hash = sagg_keys_place(ex, probe->hash, SAGG_SESSIONS_TABLE, probe->keys, probe->keynulls);
+	key->keys = palloc0(sizeof(Datum) * nkeys);
+	key->keynulls = palloc0(sizeof(bool) * nkeys);
+	copy_keys(ex, key->keys, key->keynulls, probe->keys, probe->keynulls);
+	load_sessions(ex, key);
+	if (key->sessions.nblocks == 0 && !sagg_keys_fit(ex, key->keys, key->keynulls))
+		key = NULL;
+	MemoryContextSwitchTo(old);
+	return key;
+}
+
+/*
+ * The key of a row; NULL, with it in the execution's scratch, if it is too long.
+ */
+static SaggSessionKey *
+find_key(SaggExecution *ex, TupleTableSlot *slot)
+{
+	SaggSessionKey probe = {
+		.hash = sagg_groups_hash_row(ex, SAGG_SESSIONS_TABLE, slot->tts_values, slot->tts_isnull),
+		.keys = ex->row_keys,
+		.keynulls = ex->row_keynulls
+	};
+	SessionEntry *entry = sesstab_lookup_hash(ex->sessions->keys, &probe, probe.hash);
+	SaggSessionKey *key;
+	bool		found;
+
+	if (entry)
+		return entry->key;
+	/* what can fail comes before the table is changed */
+	key = make_key(ex, &probe);
+	if (key)
+		sesstab_insert_hash(ex->sessions->keys, key, probe.hash, &found);
+	return key;
+}
+
+/*
+ * A new session, without records.
+ */
+static SaggSession *
+make_session(SaggExecution *ex, SaggSessionKey *key, SaggSessionPlace place,
+			 int64 start, int64 end)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
+	SaggSession *session = (SaggSession *) sagg_groups_allocate(ex);
+
+	session->group.start = start;
+	session->group.hash = key->hash;
+	session->end = end;
+	session->loaded = true;
+	copy_keys(ex, session->group.keys, session->group.keynulls, key->keys, key->keynulls);
+	sagg_states_init(ex, session->group.states);
+	sagg_session_insert(&key->sessions, place, session);
+	MemoryContextSwitchTo(old);
+	return session;
+}
+
+/*
+ * Let a session take in the one after it, which is at "place".
+ */
+static void
+absorb(SaggExecution *ex, SaggSessionKey *key, SaggSession *session,
+	   SaggSessionPlace place)
+{
+	SaggSession *next = sagg_session_at(&key->sessions, place);
+
+	sagg_session_load(ex, next);
+	sagg_states_absorb(ex, session->group.states, next->group.states);
+	session->end = Max(session->end, next->end);
+	if (session->parts == NULL)
+		session->parts = next->parts;
+	else
+		session->last_part->next = next->parts;
+	if (next->parts)
+		session->last_part = next->last_part;
+	sagg_session_remove(&key->sessions, place);
+}
+
+/*
+ * The session of a key that holds [start, end), with all that touch it in it.
+ */
+static SaggSession *
+require_session(SaggExecution *ex, SaggSessionKey *key, int64 start, int64 end)
+{
+	SaggSessionPlace place = sagg_session_find(&key->sessions, start);
+	SaggSession *session = sagg_session_at(&key->sessions, place);
+	SaggSession *next;
+
+	if (session == NULL || session->group.start > end)
+		return make_session(ex, key, place, start, end);
+	sagg_session_load(ex, session);
+	session->group.start = Min(session->group.start, start);
+	session->end = Max(session->end, end);
+	for (;;)
+	{
+		SaggSessionPlace behind = sagg_session_next(&key->sessions, place);
+
+		next = sagg_session_at(&key->sessions, behind);
+		if (next == NULL || next->group.start > session->end)
+			return session;
+		CHECK_FOR_INTERRUPTS();
+		absorb(ex, key, session, behind);
+	}
+}
+
+/*
+ * The gap of a row in microseconds; 0 if it has none.  Returns false, having
+ * refused the row's record, if it has one of no certain length.
+ */
+static bool
+row_gap(SaggExecution *ex, TupleTableSlot *slot, int64 *gap)
+{
+	const SaggWindow *window = &ex->query->window;
+	Interval   *interval;
+	int64		days;
+
+	*gap = window->gap;
+	if (window->gap_column == 0 || slot->tts_isnull[window->gap_column - 1])
+		return true;
+	interval = DatumGetIntervalP(slot->tts_values[window->gap_column - 1]);
+	if (interval->month != 0 ||
+		pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &days) ||
+		pg_add_s64_overflow(days, interval->time, gap))
+	{
+		sagg_refuse_gap(ex, slot, interval);
+		return false;
+	}
+	return true;
+}
+
+/*
+ * The session that a row makes by itself.  Returns false, having counted it,
+ * for a row that goes no further.
+ */
+static bool
+place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
+{
+	AttrNumber	attno = ex->query->event_time - 1;
+	int64		gap;
+
+	if (slot->tts_isnull[attno])
+	{
+		sagg_classify(ex, slot, SAGG_CLASS_NULL_TIME);
+		return false;
+	}
+	*start = DatumGetTimestampTz(slot->tts_values[attno]);
+	if (!sagg_check_event_time(ex, slot, *start) || !row_gap(ex, slot, &gap))
+	{
+		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		return false;
+	}
+	if (gap <= 0)
+	{
+		sagg_classify(ex, slot, SAGG_CLASS_FILTERED);
+		return false;
+	}
+	if (pg_add_s64_overflow(*start, gap, end) || !IS_VALID_TIMESTAMP(*end))
+	{
+		sagg_refuse_window(ex, slot, *start);
+		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		return false;
+	}
+
+	sagg_note_time(ex, slot, *start);
+	if (sagg_session_passed(ex, *end))
+	{
+		ex->late_windows++;
+		if (ex->late)
+			sagg_late_row(ex, slot, *start, *start, *end, 0, 1);
+		sagg_classify(ex, slot, SAGG_CLASS_LATE);
+		return false;
+	}
+	return true;
+}
+
+/*
+ * A row of the inner query, whose record is not refused, into its session.
+ */
+void
+sagg_session_row(SaggExecution *ex, TupleTableSlot *slot)
+{
+	SaggSessionKey *key;
+	SaggSession *session;
+	int64		start;
+	int64		end;
+
+	if (!place_row(ex, slot, &start, &end))
+		return;
+	key = find_key(ex, slot);
+	if (key == NULL)
+	{
+		sagg_refuse_keys(ex, slot, ex->row_keys, ex->row_keynulls);
+		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+	}
+	else
+	{
+		session = require_session(ex, key, start, end);
+		session->group.changed = true;
+		sagg_states_advance(ex, session->group.states, slot->tts_values, slot->tts_isnull);
+		sagg_classify(ex, slot, SAGG_CLASS_AGGREGATED);
+		sagg_group_memory_check(ex, 1);
+	}
+	ResetExprContext(ex->tmpcontext);
+	SAGG_FAILPOINT("execute.row");
+}

@@ -1,0 +1,145 @@
+/*-------------------------------------------------------------------------
+ *
+ * sessions.h
+ *	  Session windows: what sessions.c, session_close.c and those who read
+ *	  entries of groups ask of each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_SESSIONS_H
+#define SAGG_SESSIONS_H
+
+#include "execute/execute_internal.h"
+
+/*
+ * The sessions of a partition are in one table, which is called this, by the hash
+ * of their keys.  Of a hash that has more than a few there, the others are in a
+ * table of its own, by their starts too.
+ */
+#define SAGG_SESSIONS_TABLE		INT64CONST(0)
+#define SAGG_FEW_SESSIONS		16
+
+/* A session in the store that is now part of a session of the batch. */
+typedef struct SaggSessionPart
+{
+	struct SaggSessionPart *next;
+	dsa_pointer version;
+	int64		start;
+	int64		end;
+	bool		apart;			/* in the table of its hash */
+} SaggSessionPart;
+
+/*
+ * A session of a key that the batch has met.  A group of a query with session
+ * windows always is one.
+ */
+typedef struct SaggSession
+{
+	SaggGroup	group;			/* first; "stored" is not used */
+	int64		end;
+	bool		loaded;			/* its states have been read */
+	SaggSessionPart *parts;
+	SaggSessionPart *last_part;
+} SaggSession;
+
+/* see session_list.c */
+typedef struct SaggSessionBlock
+{
+	int			n;
+	int			max;
+	SaggSession **sessions;
+} SaggSessionBlock;
+
+typedef struct SaggSessionList
+{
+	int			nblocks;
+	int			max;
+	SaggSessionBlock *blocks;
+} SaggSessionList;
+
+typedef struct SaggSessionPlace
+{
+	int			block;
+	int			index;
+} SaggSessionPlace;
+
+/* A key that the batch has met, with all of its open sessions. */
+typedef struct SaggSessionKey
+{
+	uint32		hash;			/* as the store has it */
+	int			nstored;		/* of this hash, in the table of all sessions */
+	SaggSessionList sessions;
+	Datum	   *keys;
+	bool	   *keynulls;
+} SaggSessionKey;
+
+#define SAGG_HAS_SESSIONS(ex)	((ex)->query->window.kind == SAGG_WINDOW_SESSION)
+
+/*
+ * Whether the watermark that the commit before left has passed a session, or
+ * that of a record.
+ */
+static inline bool
+sagg_session_passed(const SaggExecution *ex, int64 end)
+{
+	return ex->stream->mode != SAGG_COMPLETE && end <= ex->plan->watermark;
+}
+
+/* A walk over the stored sessions of one hash. */
+typedef struct SaggSessionWalk
+{
+	uint32		hash;
+	bool		apart;			/* in the table of the hash */
+	uint32		step;
+	SaggTable  *table;
+} SaggSessionWalk;
+
+/* session_store.c */
+extern void sagg_session_walk(SaggStore *store, uint32 hash, SaggSessionWalk *walk);
+extern bool sagg_session_walk_next(SaggStore *store, SaggSessionWalk *walk,
+								   dsa_pointer *version);
+extern uint32 sagg_session_slot_hash(const SaggTable *table, const SaggSlotRef *slot);
+extern dsa_pointer sagg_session_stored(SaggExecution *ex, const SaggGroup *group,
+									   bool *apart);
+extern dsa_pointer sagg_session_put(SaggStore *store, uint32 hash, int64 start,
+									bool apart, dsa_pointer old, const StringInfo entry);
+extern void sagg_session_bury(SaggStore *store, uint32 hash, int64 start,
+							  bool apart, dsa_pointer version);
+extern void sagg_session_restore(SaggStore *store, uint32 hash, int64 start,
+								 bool apart, dsa_pointer old,
+								 const char *entry, Size len);
+extern void sagg_session_forget(SaggStore *store, uint32 hash, int64 start,
+								bool apart, dsa_pointer version);
+
+/* session_list.c */
+extern SaggSession *sagg_session_at(const SaggSessionList *list,
+									SaggSessionPlace place);
+extern SaggSessionPlace sagg_session_first(const SaggSessionList *list);
+extern SaggSessionPlace sagg_session_next(const SaggSessionList *list,
+										  SaggSessionPlace place);
+extern SaggSessionPlace sagg_session_find(const SaggSessionList *list, int64 start);
+extern SaggSessionPlace sagg_session_insert(SaggSessionList *list,
+											SaggSessionPlace place,
+											SaggSession *session);
+extern void sagg_session_append(SaggSessionList *list, SaggSession *session);
+extern void sagg_session_remove(SaggSessionList *list, SaggSessionPlace place);
+
+/* sessions.c */
+extern void sagg_sessions_init(SaggExecution *ex);
+extern void sagg_sessions_forget(SaggExecution *ex);
+extern void sagg_session_row(SaggExecution *ex, TupleTableSlot *slot);
+extern bool sagg_sessions_met(SaggExecution *ex, const SaggGroup *group);
+extern SaggSessionKey *sagg_sessions_next(SaggExecution *ex, bool restart);
+extern void sagg_session_load(SaggExecution *ex, SaggSession *session);
+
+/* session_close.c */
+extern void sagg_sessions_close(SaggExecution *ex);
+extern void sagg_sessions_emit_stored(SaggExecution *ex);
+
+/* store_due.c */
+extern void sagg_due_prepare(SaggStore *store);
+extern int64 sagg_due_first(const SaggStore *store);
+extern void sagg_due_add(SaggStore *store, int64 end, uint32 hash);
+extern uint32 *sagg_due_take(SaggStore *store, int64 until, int64 *n);
+
+#endif							/* SAGG_SESSIONS_H */

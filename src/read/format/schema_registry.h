@@ -1,0 +1,73 @@
+/*-------------------------------------------------------------------------
+ *
+ * schema_registry.h
+ *	  Avro schemas by their id, from a schema registry with Confluent's API.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_SCHEMA_REGISTRY_H
+#define SAGG_SCHEMA_REGISTRY_H
+
+#include "postgres.h"
+
+#include "read/format/avro.h"
+#include "http_get.h"
+
+typedef struct SaggRegistry SaggRegistry;
+
+/* What is known of a schema. */
+typedef struct SaggSchema
+{
+	int32		id;				/* key */
+	AvroNode   *root;			/* NULL = records of this schema are invalid */
+	const char *problem;		/* why */
+	bool		constant;		/* is the problem a constant? */
+	int			doubts;			/* how often the registry said nothing of this
+								 * one, and answered for others */
+	TimestampTz fetched;
+	MemoryContext memory;
+	Size		bytes;			/* of it */
+} SaggSchema;
+
+/* How to reach a registry, and how it is asked. */
+typedef struct SaggRegistryAccess
+{
+	char	   *url;			/* without a slash at its end */
+	char	   *user;			/* NULL = none */
+	char	   *password;
+	char	   *ca_pem;
+	int32		good;			/* a schema that it has, -1 = none is known */
+	bool		keep;			/* the connection, until sagg_http_close */
+	void		(*check) (void *arg);	/* while waiting, or NULL */
+	void	   *check_arg;
+} SaggRegistryAccess;
+
+/* What an answer without a schema is to be laid to. */
+typedef enum SaggBlame
+{
+	SAGG_BLAME_NOBODY,			/* it has one */
+	SAGG_BLAME_RECORDS,			/* those that name the schema */
+	SAGG_BLAME_OPEN,			/* not known yet: ask again */
+	SAGG_BLAME_REGISTRY
+} SaggBlame;
+
+/* schema_request.c */
+extern SaggBlame sagg_schema_ask(const SaggRegistryAccess *access, SaggSchema *schema,
+								 SaggHttpAnswer *answer);
+extern void sagg_schema_refuse_answer(const SaggRegistryAccess *access, int32 id,
+									  const SaggHttpAnswer *answer) pg_attribute_noreturn();
+
+/*
+ * schema_registry.c.  A registry lives as long as the process; schemas that
+ * were looked up stay until sagg_registry_tidy, at most.
+ */
+extern SaggRegistry *sagg_registry_open(Oid server, Oid user);
+extern void sagg_registry_tidy(SaggRegistry *registry);
+extern const SaggSchema *sagg_registry_find(SaggRegistry *registry, int32 id);
+extern const SaggSchema *sagg_registry_look_up(SaggRegistry *registry, int32 id,
+											   void (*check) (void *arg), void *arg);
+
+/* format_avro.c */
+extern bool sagg_avro_schema_id(const char *payload, Size len, int32 *id);
+
+#endif							/* SAGG_SCHEMA_REGISTRY_H */

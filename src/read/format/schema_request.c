@@ -1,0 +1,232 @@
+/*-------------------------------------------------------------------------
+ *
+ * schema_request.c
+ *	  What a schema registry with Confluent's REST API says of a schema: GET
+ *	  /schemas/ids/7 answers {"schema": "..."}.
+ *
+ * What is wrong with a schema is the fault of the records that name it.  That the
+ * registry does not answer is nobody's.  Whoever produces can name schemas for
+ * which it answers something else than for others, "forbidden" or that it fails.
+ * So after such an answer it is asked for something that it has: if it gives that,
+ * the fault is the records'; of an answer that may be another one later, after
+ * stream_agg.max_attempts.
+ *
+ * What it answers goes into no message; it may be any host's answer.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "read/reader_internal.h"
+#include "schema_registry.h"
+
+#define MAX_ANSWER_SIZE		(4 * 1024 * 1024)
+#define NO_SUCH_SCHEMA		"40403" /* the registry's error_code */
+
+/* The parts of the registry's answer. */
+enum AnswerPart
+{
+	ANSWER_SCHEMA,
+	ANSWER_TYPE,
+	ANSWER_REFERENCES,
+	ANSWER_CODE,
+	ANSWER_PARTS
+};
+
+/*
+ * The type that an answer describes becomes the schema's root, or the reason why
+ * there is none its problem.
+ */
+static void
+compile_answer(const SaggJsonValue *parts, SaggSchema *schema)
+{
+	if (parts[ANSWER_SCHEMA].kind != SAGG_JSON_STRING)
+		schema->problem = "the registry gives none for it";
+	else if (parts[ANSWER_TYPE].kind == SAGG_JSON_STRING &&
+			 strcmp(parts[ANSWER_TYPE].text, "AVRO") != 0)
+		schema->problem = "it is not an Avro schema";
+	else if (parts[ANSWER_REFERENCES].kind == SAGG_JSON_ARRAY &&
+			 strchr(parts[ANSWER_REFERENCES].text, '{'))
+		schema->problem = "it refers to other schemas";
+	schema->constant = schema->problem != NULL;
+	if (schema->problem)
+		return;
+	schema->root = sagg_avro_compile(parts[ANSWER_SCHEMA].text, &schema->problem);
+	if (schema->problem)
+	{
+		schema->problem = sagg_foreign_text(schema->problem);
+		schema->root = NULL;
+	}
+	else if (schema->root->type != AVRO_T_RECORD)
+	{
+		schema->root = NULL;
+		schema->problem = "it is not the schema of a record";
+		schema->constant = true;
+	}
+}
+
+/*
+ * Raise an error for an answer that says nothing of the schema.
+ */
+void
+sagg_schema_refuse_answer(const SaggRegistryAccess *access, int32 id,
+						  const SaggHttpAnswer *answer)
+{
+	int			status = answer->status;
+	int			code = status == 401 || status == 403 ?
+		ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION :
+		status >= 500 || status == 429 ? ERRCODE_CONNECTION_FAILURE : ERRCODE_FDW_ERROR;
+
+	if (status == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("no answer from \"%s/schemas/ids/%d\"", access->url, id),
+				 errdetail("%s.", answer->trouble)));
+	ereport(ERROR,
+			(errcode(code),
+			 errmsg("schema registry \"%s\" did not give schema %d", access->url, id),
+			 status == 200 ? errdetail("It answered something else than JSON.") :
+			 errdetail("It answered with HTTP status %d.", status),
+			 status == 401 || status == 403 ?
+			 errhint("Set the options schema.registry.user and schema.registry.password of a user mapping.") :
+			 status == 404 ? errhint("The server's option schema.registry may have another path.") : 0));
+}
+
+/*
+ * Find the parts of an answer; true if it says something of the schema.
+ */
+static bool
+read_answer(const SaggHttpAnswer *answer, SaggJsonLeaf *leaf, SaggJsonValue *parts)
+{
+	SaggJsonError error;
+
+	if (sagg_json_leaf_parse(leaf, answer->body, answer->len, parts, &error, NULL) != SAGG_JSON_OK)
+		return false;
+	if (answer->status == 200)
+		return true;
+	parts[ANSWER_SCHEMA].kind = SAGG_JSON_MISSING;
+	return answer->status == 404 && parts[ANSWER_CODE].kind == SAGG_JSON_NUMBER &&
+		strcmp(parts[ANSWER_CODE].text, NO_SUCH_SCHEMA) == 0;
+}
+
+/*
+ * The answer becomes what is known of a schema, in the current memory context.
+ * Returns false if it says nothing of it.
+ */
+static bool
+take_answer(SaggSchema *schema, const SaggHttpAnswer *answer)
+{
+	static const SaggJsonName names[] = {
+		{"schema", 6}, {"schemaType", 10}, {"references", 10}, {"error_code", 10}
+	};
+	SaggJsonPath paths[ANSWER_PARTS];
+	SaggJsonValue parts[ANSWER_PARTS];
+	SaggJsonLeaf *leaf;
+	volatile bool good = false;
+
+	if (answer->status == 0)
+		return false;
+	for (int i = 0; i < ANSWER_PARTS; i++)
+		paths[i] = (SaggJsonPath) {&names[i], 1, 0};
+	leaf = sagg_json_leaf_make(paths, ANSWER_PARTS, SAGG_JSON_MAX_DEPTH);
+	if (leaf == NULL)
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	PG_TRY();
+	{
+		good = read_answer(answer, leaf, parts);
+		if (good)
+			compile_answer(parts, schema);
+	}
+	PG_FINALLY();
+	{
+		sagg_json_leaf_free(leaf);
+	}
+	PG_END_TRY();
+	return good;
+}
+
+/*
+ * GET a path of the registry; the answer is in the current memory context.
+ */
+static SaggHttpAnswer
+ask(const SaggRegistryAccess *access, const char *path)
+{
+	SaggHttpRequest request = {
+		.url = psprintf("%s%s", access->url, path),
+		.accept = "application/vnd.schemaregistry.v1+json",
+		.user = access->user,
+		.password = access->password,
+		.ca_pem = access->ca_pem,
+		.timeout_ms = sagg_kafka_timeout_ms,
+		.max_size = MAX_ANSWER_SIZE,
+		.keep = access->keep,
+		.check = access->check,
+		.check_arg = access->check_arg
+	};
+
+	return sagg_http_get(&request);
+}
+
+/*
+ * Does the registry give what it is known to have?
+ */
+static bool
+answers_others(const SaggRegistryAccess *access, int32 id)
+{
+	return (access->good >= 0 && access->good != id &&
+			ask(access, psprintf("/schemas/ids/%d", access->good)).status == 200) ||
+		ask(access, "/schemas/types").status == 200;
+}
+
+/*
+ * Whose fault is an answer that says nothing of the schema?
+ */
+static SaggBlame
+find_blame(const SaggRegistryAccess *access, SaggSchema *schema,
+		   const SaggHttpAnswer *answer)
+{
+	int			status = answer->status;
+
+	if (status == 401 || status == 407 || status == 408 || status == 429 ||
+		!answers_others(access, schema->id))
+		return SAGG_BLAME_REGISTRY;
+	if (status == 0 || status >= 500)
+	{
+		schema->doubts = Min(schema->doubts, INT_MAX - 1) + 1;
+		if (schema->doubts < sagg_max_attempts)
+			return SAGG_BLAME_OPEN;
+	}
+	return SAGG_BLAME_RECORDS;
+}
+
+/*
+ * Ask the registry for a schema, and wait for what it says, which goes into
+ * *schema and schema->memory, the answer into the current context.  An answer that
+ * says nothing of the schema is the problem of the schema if it is the records'
+ * fault.  Raises out_of_memory, and what interrupts raise.
+ */
+SaggBlame
+sagg_schema_ask(const SaggRegistryAccess *access, SaggSchema *schema,
+				SaggHttpAnswer *answer)
+{
+	MemoryContext old;
+	SaggBlame	blame;
+	bool		good;
+
+	*answer = ask(access, psprintf("/schemas/ids/%d", schema->id));
+	old = MemoryContextSwitchTo(schema->memory);
+	good = take_answer(schema, answer);
+	MemoryContextSwitchTo(old);
+	blame = good ? SAGG_BLAME_NOBODY : find_blame(access, schema, answer);
+	schema->fetched = GetCurrentTimestamp();
+	if (blame == SAGG_BLAME_NOBODY)
+		schema->doubts = 0;
+	else if (blame == SAGG_BLAME_RECORDS && answer->status == 0)
+		schema->problem = psprintf("the registry gives no answer for it: %s", answer->trouble);
+	else if (blame == SAGG_BLAME_RECORDS)
+		schema->problem = answer->status == 200 ? "the registry answers something else than JSON for it" :
+			psprintf("the registry answers with HTTP status %d for it", answer->status);
+	return blame;
+}

@@ -1,0 +1,426 @@
+/*-------------------------------------------------------------------------
+ *
+ * fdw_scan.c
+ *	  Scans of a source.
+ *
+ * In a worker, while a batch is attached, scans of its sources read the batch:
+ * every scan all records of its topics, in the same order and numbered alike, so
+ * that a query may scan it more than once; those of several streams share what
+ * they decode (shared_scan.c).  Any other scan reads the topic as it stands when
+ * the scan starts, with a consumer of its own.  EXPLAIN without ANALYZE contacts
+ * nobody.
+ *
+ * A query may call functions that open cursors over its sources, and these may
+ * be open still when the batch, or the repair that restricts what they read, is
+ * over.  They read nothing then: the next row is an error.
+ *
+ * A record that cannot be decoded is an error (I5), and the error's context
+ * names it; in a batch with refusals it is refused and gives no row, however
+ * often it is scanned.  Other queries follow the source's option on_error, and decode
+ * nothing of records that conditions on metadata exclude, or if no column needs it;
+ * conditions are checked again by the executor.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/sysattr.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "optimizer/optimizer.h"
+#include "parser/parsetree.h"
+#include "tcop/pquery.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "scan_internal.h"
+#include "read/format/schema_registry.h"
+
+/* the batch that scans of attached_sources read, NULL = none */
+static List *attached_sources = NIL;
+static SaggBatch *attached_batch = NULL;
+static SaggRefusals *attached_refusals = NULL;
+
+/* which time it is that a batch is attached, 0 = none is */
+static uint64 attachment = 0;
+
+/* the record of it that was last given out, partition -1 = none */
+static SaggPlace last_place = {.partition = -1};
+
+/*
+ * Let scans of "sources" (OIDs, which must outlive it) that begin in this process
+ * from now on read "batch".
+ * They add to "refusals" the records that do not decode, and leave out what is
+ * in it; NULL if such records are errors.
+ */
+void
+sagg_scan_attach(List *sources, SaggBatch *batch, SaggRefusals *refusals)
+{
+	static uint64 last_attachment = 0;
+
+	attached_refusals = refusals;
+	attached_sources = sources;
+	attached_batch = batch;
+	attachment = ++last_attachment;
+	last_place.partition = -1;
+	sagg_mark_no_record();
+}
+
+/*
+ * The record of the attached batch that a scan has last given out, for
+ * messages.  False if there is none, or if it is being decoded, when errors
+ * name it already.
+ */
+bool
+sagg_scan_last_record(SaggPlace *place)
+{
+	*place = last_place;
+	return attached_batch != NULL && last_place.partition >= 0;
+}
+
+/*
+ * An error context callback for who runs a query over an attached batch: an
+ * error is, as a rule, one of the record read last.  "arg" is not used.
+ */
+void
+sagg_scan_error_context(void *arg)
+{
+	SaggPlace	place;
+
+	if (sagg_scan_last_record(&place))
+		errcontext("last record read: topic \"%s\", partition %d, offset " INT64_FORMAT,
+				   sagg_topic_name(place.topic), place.partition, place.offset);
+}
+
+/*
+ * End it.  Also when nothing is attached.  Scans that have not ended do not
+ * touch the batch nor the refusals again.
+ */
+void
+sagg_scan_detach(void)
+{
+	attachment = 0;
+	attached_sources = NIL;
+	attached_batch = NULL;
+	attached_refusals = NULL;
+	sagg_mark_no_record();
+}
+
+/*
+ * Is it a batch that a scan of "source" would read?  Then tell its records.
+ */
+bool
+sagg_scan_attached(Oid source, int64 *records)
+{
+	if (attached_batch == NULL || !list_member_oid(attached_sources, source))
+		return false;
+	*records = sagg_batch_records(attached_batch);
+	return true;
+}
+
+/*
+ * What a query does that neither reads a batch nor repairs one.
+ */
+static void
+prepare_query(SaggSourceScan *state, Relation rel, SaggLayout *layout)
+{
+	SaggLayout *all = sagg_source_layout(rel, NULL);
+	bool		error = false;
+
+	state->on_error = layout->scan_errors;
+	for (int i = 0; i < layout->natts; i++)
+		error = error || layout->fields[i].kind == SAGG_FIELD_ERROR;
+	state->decodes = layout->ignore_others || state->on_error == SAGG_SCAN_SKIP;
+	for (int i = 0; i < layout->natts; i++)
+	{
+		/* why a record does not decode is told for all of its columns */
+		if (error && state->on_error == SAGG_SCAN_NULL && all->fields[i].kind == SAGG_FIELD_PAYLOAD)
+			layout->fields[i] = all->fields[i];
+		state->decodes = state->decodes || layout->fields[i].kind == SAGG_FIELD_PAYLOAD;
+	}
+	state->ignores_tombstones = layout->tombstones == SAGG_TOMBSTONES_IGNORE;
+}
+
+/*
+ * Which columns are read, and from where; "early" are the conditions that are
+ * tested before decoding.
+ */
+static void
+prepare_columns(SaggSourceScan *state, Relation rel, List *attributes, ForeignScan *plan, Oid user)
+{
+	Bitmapset  *early = NULL;
+	TupleDesc	desc = RelationGetDescr(rel);
+	Bitmapset  *used = bms_make_singleton(0);	/* not NULL, which means all */
+	SaggLayout *layout;
+	ListCell   *lc;
+
+	foreach(lc, attributes)
+	{
+		if (lfirst_int(lc) > 0)
+			used = bms_add_member(used, lfirst_int(lc));
+	}
+	layout = sagg_source_layout(rel, used);
+	state->decodes = true;
+	if (state->attachment == 0 && state->restriction == NULL)
+		prepare_query(state, rel, layout);
+	if (state->attachment != 0)
+		state->watch = sagg_null_watch(rel, layout, used);
+	pull_varattnos((Node *) plan->fdw_recheck_quals, plan->scan.scanrelid, &early);
+	layout->registry = sagg_source_registry(state->source, user);
+	if (layout->registry && attached_batch == NULL)
+		sagg_registry_tidy(layout->registry);
+	state->decoder = sagg_decoder_make(desc, layout, desc->natts);
+	/* a cursor, which a portal is, may hold values longer than these live */
+	if (state->attachment != 0 && ActivePortal == NULL)
+		state->shared = sagg_shared_scan_begin(rel, layout, used, state->decoder);
+	state->metadata = palloc(sizeof(SaggMetadataColumn) * Max(desc->natts, 1));
+	state->error = -1;
+	for (int i = 0; i < desc->natts; i++)
+	{
+		SaggFieldKind kind = layout->fields[i].kind;
+
+		if (kind == SAGG_FIELD_ERROR)
+			state->error = i;
+		if (kind == SAGG_FIELD_UNUSED || kind == SAGG_FIELD_PAYLOAD || kind == SAGG_FIELD_ERROR)
+			continue;
+		state->metadata[state->nmetadata].index = i;
+		state->metadata[state->nmetadata].kind = kind;
+		state->metadata[state->nmetadata].type = TupleDescAttr(desc, i)->atttypid;
+		state->metadata[state->nmetadata].early =
+			bms_is_member(i + 1 - FirstLowInvalidHeapAttributeNumber, early);
+		state->nmetadata++;
+		if (kind == SAGG_FIELD_HEADERS)
+			state->want_headers = true;
+		if (kind != SAGG_FIELD_TOPIC && kind != SAGG_FIELD_PARTITION &&
+			kind != SAGG_FIELD_OFFSET)
+			state->want_record = true;
+	}
+}
+
+/*
+ * BeginForeignScan.
+ */
+void
+sagg_begin_scan(ForeignScanState *node, int eflags)
+{
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+	Relation	rel = node->ss.ss_currentRelation;
+	Oid			user = SAGG_SCAN_USER(node);
+	MemoryContext old;
+	SaggSourceScan *state;
+
+	node->fdw_state = NULL;
+	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+
+	old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
+	state = palloc0(sizeof(SaggSourceScan));
+	state->source = RelationGetRelid(rel);
+	if (attached_batch != NULL && list_member_oid(attached_sources, state->source))
+		state->attachment = attachment;
+	else
+		state->restriction = sagg_scan_restriction(state->source, &state->restriction_number);
+	prepare_columns(state, rel, list_nth(plan->fdw_private, SAGG_SCAN_ATTRIBUTES), plan,
+					OidIsValid(user) ? user : GetUserId());
+	state->bounds = list_nth(plan->fdw_private, SAGG_SCAN_BOUNDS);
+	state->expressions = ExecInitExprList(plan->fdw_exprs, (PlanState *) node);
+	if (state->attachment != 0)
+	{
+		state->cursor = sagg_batch_open(attached_batch, state->want_headers);
+		state->refusals = attached_refusals;
+		if (list_length(attached_sources) > 1)
+			state->topics = sagg_source_topics(state->source);
+		state->topic = -1;
+	}
+	node->fdw_state = state;
+	MemoryContextSwitchTo(old);
+}
+
+static void
+start(ForeignScanState *node, SaggSourceScan *state)
+{
+	SaggScanLimits limits;
+
+	state->started = true;
+	state->next = 0;
+	state->empty = false;
+	if (state->cursor)
+	{
+		sagg_batch_rewind(state->cursor);
+		state->loaded = 0;
+		return;
+	}
+	limits.restriction = state->restriction;
+	limits.lenient = state->restriction ? state->restriction->lenient :
+		state->on_error != SAGG_SCAN_FAIL;
+	if (!sagg_scan_limits(state->bounds, state->expressions, node->ss.ps.ps_ExprContext,
+						  &limits))
+	{
+		state->empty = true;
+		return;
+	}
+	if (state->reader == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
+		Oid			user = SAGG_SCAN_USER(node);
+
+		state->reader = sagg_scan_reader_open(state->source,
+											  OidIsValid(user) ? user : GetUserId(),
+											  state->want_headers);
+		MemoryContextSwitchTo(old);
+	}
+	sagg_scan_reader_start(state->reader, &limits);
+}
+
+/*
+ * The next record: where it is and, unless its row may be shared, all of it.
+ */
+static bool
+next_record(SaggSourceScan *state)
+{
+	if (state->empty)
+		return false;
+	if (state->cursor == NULL)
+		return sagg_scan_reader_next(state->reader, &state->record);
+	return (state->shared && sagg_shared_seek(state->shared, state->next, &state->record)) ||
+		sagg_scan_load_record(state);
+}
+
+/*
+ * Is the current record of a topic of the source, or of another source of the
+ * same batch?
+ */
+static bool
+of_this_source(SaggSourceScan *state)
+{
+	if (state->record.topic != state->topic)
+	{
+		state->topic = state->record.topic;
+		state->topic_is_ours = sagg_topics_include(state->topics,
+												   sagg_topic_name(state->topic));
+	}
+	return state->topic_is_ours;
+}
+
+/*
+ * The next record that is not left out nor refused, to the slot's values;
+ * false behind the last.
+ */
+static bool
+next_good_record(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *slot)
+{
+	while (next_record(state))
+	{
+		last_place.partition = -1;
+		if (state->cursor)
+			sagg_mark_record(&state->record);
+		if (state->topics && !of_this_source(state))
+		{
+			state->next++;
+			continue;
+		}
+		if (sagg_scan_take_record(node, state, slot))
+			return true;
+		state->next++;
+
+		/* what is left of it; the executor has put nothing there yet */
+		ResetExprContext(node->ss.ps.ps_ExprContext);
+		CHECK_FOR_INTERRUPTS();
+	}
+	if (state->cursor)
+		sagg_mark_no_record();
+	return false;
+}
+
+/*
+ * Is the batch there no longer that the scan has begun to read, or what restricts
+ * it?  Their memory may be freed then.
+ */
+static inline bool
+is_orphaned(const SaggSourceScan *state)
+{
+	if (state->attachment != 0)
+		return state->attachment != attachment;
+	return state->restriction && !sagg_restriction_stands(state->restriction_number);
+}
+
+static void
+raise_orphaned(const SaggSourceScan *state)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_CURSOR_STATE),
+			 state->attachment != 0 ?
+			 errmsg("cursor over source \"%s\" reads a micro-batch that is over",
+					get_rel_name(state->source)) :
+			 errmsg("cursor over source \"%s\" reads what was read for a repair that is over",
+					get_rel_name(state->source)),
+			 errdetail("It was opened by what the query of a stream calls, and has not been closed."),
+			 errhint("Close cursors over sources in the function that opens them.")));
+}
+
+/*
+ * IterateForeignScan.  The executor calls it in its context for one tuple,
+ * where the row's values live until the next call.
+ */
+TupleTableSlot *
+sagg_iterate_scan(ForeignScanState *node)
+{
+	SaggSourceScan *state = (SaggSourceScan *) node->fdw_state;
+	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
+
+	if (unlikely(is_orphaned(state)))
+		raise_orphaned(state);
+	if (!state->started)
+		start(node, state);
+	ExecClearTuple(slot);
+	if (!next_good_record(node, state, slot))
+		return slot;
+
+	if (unlikely(state->watch != NULL) &&
+		!sagg_null_watch_row(state->watch, state, slot->tts_isnull))
+		state->watch = NULL;
+	ExecStoreVirtualTuple(slot);
+	if (state->cursor)
+	{
+		last_place.topic = state->record.topic;
+		last_place.partition = state->record.partition;
+		last_place.offset = state->record.offset;
+	}
+	SAGG_TID_SET(&slot->tts_tid, state->next);
+	slot->tts_tableOid = state->source;
+	state->next++;
+	return slot;
+}
+
+/*
+ * ReScanForeignScan: from the first record, with the conditions' new values.
+ */
+void
+sagg_rescan(ForeignScanState *node)
+{
+	SaggSourceScan *state = (SaggSourceScan *) node->fdw_state;
+
+	if (state)
+		state->started = false;
+}
+
+/*
+ * EndForeignScan.  After an error the memory context does the same.
+ */
+void
+sagg_end_scan(ForeignScanState *node)
+{
+	SaggSourceScan *state = (SaggSourceScan *) node->fdw_state;
+
+	if (state == NULL)
+		return;
+	if (state->cursor)
+		sagg_batch_end(state->cursor);
+	if (state->reader)
+		sagg_scan_reader_close(state->reader);
+	if (state->shared && !is_orphaned(state))
+		sagg_shared_scan_end(state->shared);
+	sagg_decoder_free(state->decoder);
+	node->fdw_state = NULL;
+}

@@ -1,0 +1,152 @@
+/*-------------------------------------------------------------------------
+ *
+ * source_info.c
+ *	  What the catalogs say of a source.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "foreign/foreign.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "read/read_internal.h"
+
+/*
+ * Whether a relation is a source: a foreign table of our wrapper.
+ */
+bool
+sagg_is_source(Oid relid)
+{
+	ForeignServer *server;
+	ForeignDataWrapper *wrapper;
+
+	if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE)
+		return false;
+	server = GetForeignServer(GetForeignServerIdByRelId(relid));
+	wrapper = GetForeignDataWrapper(server->fdwid);
+	return strcmp(wrapper->fdwname, SAGG_FDW) == 0;
+}
+
+/*
+ * The value of an option, NULL if it is not there.
+ */
+char *
+sagg_find_option(List *options, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, name) == 0)
+			return defGetString(def);
+	}
+	return NULL;
+}
+
+/*
+ * The metadata a word of the column option "metadata" stands for; false if
+ * there is no such metadata.
+ */
+bool
+sagg_metadata_kind(const char *word, SaggFieldKind *kind)
+{
+	static const struct
+	{
+		const char *word;
+		SaggFieldKind kind;
+	}			words[] = {
+		{"topic", SAGG_FIELD_TOPIC},
+		{"partition", SAGG_FIELD_PARTITION},
+		{"offset", SAGG_FIELD_OFFSET},
+		{"key", SAGG_FIELD_KEY},
+		{"timestamp", SAGG_FIELD_TIMESTAMP},
+		{"headers", SAGG_FIELD_HEADERS},
+		{"error", SAGG_FIELD_ERROR}
+	};
+
+	for (int i = 0; i < lengthof(words); i++)
+	{
+		if (strcmp(words[i].word, word) == 0)
+		{
+			*kind = words[i].kind;
+			return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * Raises fdw_invalid_data_type for metadata in a column of another type.
+ */
+void
+sagg_check_metadata_type(SaggFieldKind kind, const char *word, Form_pg_attribute att)
+{
+	Oid			type = getBaseType(att->atttypid);
+	bool		fits;
+	const char *types;
+
+	switch (kind)
+	{
+		case SAGG_FIELD_TOPIC:
+		case SAGG_FIELD_ERROR:
+			fits = type == TEXTOID;
+			types = "text";
+			break;
+		case SAGG_FIELD_PARTITION:
+			fits = type == INT4OID || type == INT8OID;
+			types = "integer or bigint";
+			break;
+		case SAGG_FIELD_OFFSET:
+			fits = type == INT8OID;
+			types = "bigint";
+			break;
+		case SAGG_FIELD_KEY:
+			fits = type == BYTEAOID || type == TEXTOID;
+			types = "bytea or text";
+			break;
+		case SAGG_FIELD_TIMESTAMP:
+			fits = type == TIMESTAMPTZOID;
+			types = "timestamp with time zone";
+			break;
+		default:
+			fits = type == JSONBOID;
+			types = "jsonb";
+	}
+	if (!fits)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_DATA_TYPE),
+				 errmsg("column \"%s\" is of type %s, but the %s of a record is %s",
+						NameStr(att->attname), format_type_be(att->atttypid), word, types)));
+}
+
+/*
+ * Has the source a column for the headers of its records?
+ */
+bool
+sagg_source_has_headers(Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	bool		found = false;
+
+	for (int i = 0; i < RelationGetNumberOfAttributes(rel) && !found; i++)
+	{
+		SaggFieldKind kind;
+		char	   *word;
+
+		if (TupleDescAttr(RelationGetDescr(rel), i)->attisdropped)
+			continue;
+		word = sagg_find_option(GetForeignColumnOptions(relid, i + 1), "metadata");
+		found = word && sagg_metadata_kind(word, &kind) &&
+			kind == SAGG_FIELD_HEADERS;
+	}
+	table_close(rel, NoLock);
+	return found;
+}
