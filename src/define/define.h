@@ -22,6 +22,7 @@ extern SaggStream *sagg_stream_of_sink(Oid sink);
 
 extern void sagg_stream_check_owner(const SaggStream *stream);
 extern void sagg_stream_check_can_run(Oid owner);
+extern void sagg_stream_lock_sink(const SaggStream *stream);
 
 /* live_view.c */
 extern Oid	sagg_live_view(const SaggStream *stream);

@@ -129,7 +129,7 @@ extern Datum sagg_interval_datum(int64 length);
 /* stream_create.c */
 extern RawStmt *sagg_parse_query(const char *text);
 extern Oid	sagg_make_query_view(const char *stream, char *schema, char *name,
-								 const char *text);
+								 const char *text, List *options);
 extern void sagg_check_query(const SaggStream *stream, const SaggQuery *query);
 
 /* stream_options.c */
@@ -165,6 +165,9 @@ extern void sagg_tell_source_change(const Node *command);
 extern void sagg_drop_relation(Oid relid, ObjectType type);
 extern bool sagg_delete_orphan(const char *stream);
 extern void sagg_delete_leftovers(const char *stream);
+
+/* stream_requery.c */
+extern List *sagg_view_options(Oid view);
 
 /* live_view.c */
 extern void sagg_drop_live_view(const SaggStream *stream);

@@ -20,6 +20,7 @@
 #include "commands/defrem.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -339,6 +340,26 @@ sagg_stream_check_owner(const SaggStream *stream)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of stream \"%s\"", sagg_stream_title(stream->name))));
+}
+
+/*
+ * Lock the sink of a stream for rows to be written, until the end of the transaction,
+ * and see that its query, sink and sources belong to those who owned them when it
+ * was started: their code is about to run as the stream's owner.  Raises
+ * ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE if one has another owner.
+ */
+void
+sagg_stream_lock_sink(const SaggStream *stream)
+{
+	LockRelationOid(stream->sink, RowExclusiveLock);
+	if (sagg_stream_has_owners(stream->owners, stream->view, stream->sink, stream->sources))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the query, the sink or a source of stream \"%s\" has another owner than when it was started",
+					sagg_stream_title(stream->name)),
+			 errdetail("Triggers of the sink and functions of the query run as the stream's owner."),
+			 errhint("If you trust the owners of all of them, run stream_agg.start_stream.")));
 }
 
 /*

@@ -63,11 +63,12 @@ sagg_parse_query(const char *text)
 }
 
 /*
- * Make a view for the query "text" of the stream "stream", a key; returns its
- * OID.  Raises what CREATE VIEW and sagg_check_lasting raise.
+ * Make a view for the query "text" of the stream "stream", a key, with options of the
+ * view, which may be NIL; returns its OID.  Raises what CREATE VIEW and sagg_check_lasting raise.
  */
 Oid
-sagg_make_query_view(const char *stream, char *schema, char *name, const char *text)
+sagg_make_query_view(const char *stream, char *schema, char *name, const char *text,
+					 List *options)
 {
 	RawStmt    *raw = sagg_parse_query(text);
 	ViewStmt   *stmt = makeNode(ViewStmt);
@@ -76,6 +77,7 @@ sagg_make_query_view(const char *stream, char *schema, char *name, const char *t
 
 	stmt->view = makeRangeVar(schema, name, -1);
 	stmt->query = raw->stmt;
+	stmt->options = options;
 	stmt->withCheckOption = NO_CHECK_OPTION;
 	sagg_text_errors_begin(&callback, text);
 	sagg_run_utility((Node *) stmt, text, raw->stmt_location, raw->stmt_len);
@@ -472,7 +474,7 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	sagg_stream_check_can_run(GetUserId());
 	fill_stream(&stream, args);
 	stream.view = sagg_make_query_view(stream.name, schema,
-									   sagg_stream_view_name(args->name), args->query);
+									   sagg_stream_view_name(args->name), args->query, NIL);
 	query = sagg_query_of_view(&stream);
 	stream.sources = query->sources;
 	sagg_check_query(&stream, query);

@@ -17,9 +17,11 @@
 
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/reloptions.h"
 #include "access/table.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
+#include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -105,7 +107,60 @@ rename_view(Oid view, const char *name)
 }
 
 /*
- * Give one relation the privileges of another of the same owner.
+ * The options of a view, such as security_barrier, as a list of DefElems.
+ */
+List *
+sagg_view_options(Oid view)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(view));
+	List	   *options = NIL;
+	Datum		value;
+	bool		isnull;
+
+	if (!HeapTupleIsValid(tuple))
+		return NIL;
+	value = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_reloptions, &isnull);
+	if (!isnull)
+		options = untransformRelOptions(value);
+	ReleaseSysCache(tuple);
+	return options;
+}
+
+/*
+ * Give a column the privileges of another, of a relation of the same owner.
+ */
+static void
+copy_column_privileges(Oid from, AttrNumber from_column, Oid to, AttrNumber to_column)
+{
+	Relation	catalog = table_open(AttributeRelationId, RowExclusiveLock);
+	HeapTuple	from_tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(from), Int16GetDatum(from_column));
+	HeapTuple	to_tuple = SearchSysCacheCopy2(ATTNUM, ObjectIdGetDatum(to), Int16GetDatum(to_column));
+	Datum		values[Natts_pg_attribute] = {0};
+	bool		nulls[Natts_pg_attribute] = {0};
+	bool		replace[Natts_pg_attribute] = {0};
+	bool		isnull;
+	Datum		acl = SysCacheGetAttr(ATTNUM, from_tuple, Anum_pg_attribute_attacl, &isnull);
+
+	if (!isnull)
+	{
+		Oid		   *members;
+		int			nmembers = aclmembers(DatumGetAclP(acl), &members);
+
+		values[Anum_pg_attribute_attacl - 1] = acl;
+		replace[Anum_pg_attribute_attacl - 1] = true;
+		to_tuple = heap_modify_tuple(to_tuple, RelationGetDescr(catalog), values,
+									 nulls, replace);
+		CatalogTupleUpdate(catalog, &to_tuple->t_self, to_tuple);
+		updateAclDependencies(RelationRelationId, to, to_column,
+							  sagg_relation_owner(to), 0, NULL, nmembers, members);
+	}
+	ReleaseSysCache(from_tuple);
+	table_close(catalog, RowExclusiveLock);
+}
+
+/*
+ * Give one relation the privileges of another of the same owner, and its columns
+ * those of the columns of their names.
  */
 static void
 copy_privileges(Oid from, Oid to)
@@ -135,6 +190,13 @@ copy_privileges(Oid from, Oid to)
 	}
 	ReleaseSysCache(from_tuple);
 	table_close(catalog, RowExclusiveLock);
+	for (AttrNumber column = 1; get_attname(from, column, true) != NULL; column++)
+	{
+		AttrNumber	other = get_attnum(to, get_attname(from, column, false));
+
+		if (other != InvalidAttrNumber)
+			copy_column_privileges(from, column, to, other);
+	}
 	CommandCounterIncrement();
 }
 
@@ -312,7 +374,8 @@ sagg_change_query(SaggStream *stream, const char *text, bool drop_columns)
 	/* names in the text are those of the caller's search_path */
 	sagg_become_owner(&owner, stream->owner);
 	rename_view(stream->view, ChooseRelationName(name, NULL, "former", namespace, false));
-	next.view = sagg_make_query_view(stream->name, get_namespace_name(namespace), name, text);
+	next.view = sagg_make_query_view(stream->name, get_namespace_name(namespace), name, text,
+									 sagg_view_options(stream->view));
 	sagg_become_stream_owner(&settings, stream);
 	next.sources = NIL;			/* sagg_compare_queries says it better */
 	new = sagg_query_of_view(&next);

@@ -116,6 +116,7 @@ settle_stream(Preview *preview)
 							sagg_stream_title(stream->name)),
 					 errhint("Give them with the text of a query only.")));
 	}
+	sagg_stream_lock_sink(stream);
 	preview->inspection.stream = stream;
 	preview->inspection.query = sagg_query_of_view(stream);
 	preview->view = stream->view;

@@ -216,6 +216,7 @@ stream_agg_repair_late(PG_FUNCTION_ARGS)
 	/* as others left it that held the lock before */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	repair.stream = stream = sagg_stream_by_view(stream->view, false);
+	sagg_stream_lock_sink(stream);
 	repair.checkpoint = sagg_checkpoint_open(stream->name, sagg_sources_by_topic(stream->sources));
 	repair.progress = sagg_checkpoint_progress(repair.checkpoint);
 	repair.origin = sagg_checkpoint_origin(repair.checkpoint);

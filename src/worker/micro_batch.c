@@ -21,6 +21,7 @@
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
+#include "storage/lmgr.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
@@ -324,6 +325,9 @@ static void
 write_output(SaggSession *session, const SaggQuery *query,
 			 SaggExecution *execution, SaggCommit *commit)
 {
+	/* what the sink's owner may do changes no more from here on */
+	LockRelationOid(session->stream->sink, RowExclusiveLock);
+	sagg_session_check_stream(session);
 	if (session->delivery)
 		sagg_delivery_begin(session->delivery, session->plan->batch,
 							sagg_sink_identity(session->stream->sink, query),
@@ -405,6 +409,7 @@ process_part(Part *part)
 	enter_stage(session, &part->clock, SAGG_EXECUTE);
 	sagg_session_check_stream(session);
 	query = sagg_query_of_view(session->stream);
+	sagg_session_check_stream(session); /* now that they are locked */
 	execution = begin_execution(session, query, plan);
 	if (session->stream->options.on_error != SAGG_FAIL)
 		refusals = sagg_refusals_make(session->stream->options.on_error);

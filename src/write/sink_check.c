@@ -121,7 +121,8 @@ check_kind(const SinkCheck *check)
 }
 
 /*
- * Rows that are routed to a foreign table leave this server before the commit: a
+ * Whoever owns a partition has triggers run as the stream's owner, so it is somebody
+ * whom the stream trusts already.  Rows that are routed to a foreign table leave this server before the commit: a
  * micro-batch that is retried, or only tried, would leave them there.
  */
 static void
@@ -136,6 +137,17 @@ check_partitions(const SinkCheck *check)
 	{
 		Oid			partition = lfirst_oid(lc);
 		char	   *name = get_rel_name(partition);
+		Oid			owner = sagg_relation_owner(partition);
+
+		if (name != NULL && OidIsValid(owner) && owner != GetUserId() &&
+			owner != check->rel->rd_rel->relowner && !superuser_arg(owner))
+			ereport(ERROR,
+					(SINK_ERRCODE(check, ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("partition \"%s\" of sink \"%s\" belongs to role \"%s\"",
+							name, RelationGetRelationName(check->rel),
+							GetUserNameFromId(owner, true)),
+					 errdetail("Its triggers would run as the stream's owner."),
+					 SINK_ERRHINT(check, "Give it to the owner of the sink, or to that of the stream.")));
 
 		if (name != NULL && get_rel_relkind(partition) == RELKIND_FOREIGN_TABLE)
 			ereport(ERROR,
