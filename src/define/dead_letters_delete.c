@@ -22,12 +22,30 @@ PG_FUNCTION_INFO_V1(stream_agg_delete_dead_letters);
 PG_FUNCTION_INFO_V1(stream_agg_delete_late_records);
 
 /*
- * (stream text, through_batch bigint) RETURNS bigint: how many there were in
- * "table".
+ * Tell of a stream that has no dead letters, or late records, because it has not
+ * been told to keep any.
+ */
+void
+sagg_tell_none_kept(const SaggStream *stream, bool late)
+{
+	if (late && !stream->options.late_records)
+		ereport(NOTICE,
+				(errmsg("stream \"%s\" keeps no late records", sagg_stream_title(stream->name)),
+				 errhint("Set its option late_records to true by stream_agg.alter_stream.")));
+	else if (!late && stream->options.on_error != SAGG_DEAD_LETTER)
+		ereport(NOTICE,
+				(errmsg("stream \"%s\" keeps no dead letters", sagg_stream_title(stream->name)),
+				 errhint("Set its option on_error to dead_letter by stream_agg.alter_stream.")));
+}
+
+/*
+ * (stream text, through_batch bigint) RETURNS bigint: how many dead letters, or
+ * late records, there were.
  */
 static Datum
-delete_records(FunctionCallInfo fcinfo, const char *table)
+delete_records(FunctionCallInfo fcinfo, bool late)
 {
+	const char *table = late ? "late_records" : "dead_letters";
 	SaggStream *stream;
 	Oid			types[2] = {TEXTOID, INT8OID};
 	Datum		values[2];
@@ -51,17 +69,19 @@ delete_records(FunctionCallInfo fcinfo, const char *table)
 	deleted = (int64) SPI_processed;
 	sagg_restore_user(&owner);
 	SPI_finish();
+	if (deleted == 0)
+		sagg_tell_none_kept(stream, late);
 	PG_RETURN_INT64(deleted);
 }
 
 Datum
 stream_agg_delete_dead_letters(PG_FUNCTION_ARGS)
 {
-	return delete_records(fcinfo, "dead_letters");
+	return delete_records(fcinfo, false);
 }
 
 Datum
 stream_agg_delete_late_records(PG_FUNCTION_ARGS)
 {
-	return delete_records(fcinfo, "late_records");
+	return delete_records(fcinfo, true);
 }

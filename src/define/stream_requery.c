@@ -61,7 +61,7 @@ lock_sink(const SaggStream *stream)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the sink of stream \"%s\" does not exist",
 						sagg_stream_title(stream->name)),
-				 errhint("Drop the stream and create it anew.")));
+				 errhint("Drop the stream and create it again.")));
 	relation_close(sink, NoLock);
 }
 

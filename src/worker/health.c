@@ -36,7 +36,7 @@
 #define LONGEST_FAILURE_PAUSE_MS	(10 * 60 * 1000)
 
 #define CLOSED_WINDOWS_HINT \
-	"This is about rows of windows that have closed. No record of the micro-batch can be left out for it: mend the query or the sink."
+	"This is about rows of windows that have closed. No record of the micro-batch can be left out for it: fix the query or the sink."
 
 #define AVOIDABLE_HINT \
 	"To go on without such records, set the option on_error: stream_agg.alter_stream(stream, '{\"on_error\": \"dead_letter\"}')."
@@ -164,7 +164,7 @@ tell_failed(const SaggSession *session, TimestampTz again)
 	ereport(LOG,
 			(errmsg("stream \"%s\" has failed", session->slot->name),
 			 again ? errdetail("It tries again at %s.", timestamptz_to_str(again)) : 0,
-			 errhint("Mend the cause, then run stream_agg.start_stream.")));
+			 errhint("Fix the cause, then run stream_agg.start_stream.")));
 }
 
 /*

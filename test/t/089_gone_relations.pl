@@ -126,7 +126,7 @@ subtest 'another query for a stream whose sink was dropped is refused, with a hi
 	for my $query ('SELECT k, count(*) AS n, sum(v) AS total, max(v) AS top FROM events GROUP BY k', 'SELECT k, count(*) AS n FROM events GROUP BY k')
 	{
 		my ($status, undef, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT stream_agg.alter_stream('u', query => '$query')");
-		like($err, qr/ERROR:  42P01: the sink of stream "u" does not exist.*HINT:  Drop the stream and create it anew/s, 'a column more or less');
+		like($err, qr/ERROR:  42P01: the sink of stream "u" does not exist.*HINT:  Drop the stream and create it again/s, 'a column more or less');
 	}
 	value(q{SELECT stream_agg.start_stream('u')});
 	$broker->produce('events', '{"ts":"2026-01-01T01:00:00Z","k":1,"v":1}');
