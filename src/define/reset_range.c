@@ -98,7 +98,7 @@ check_all_rows(const SaggStream *stream, const SaggQuery *query, SaggResetRange 
 			 errmsg_plural("resetting stream \"%s\" would delete " INT64_FORMAT " row, and records before the offsets given may have gone into it",
 						   "resetting stream \"%s\" would delete " INT64_FORMAT " rows, and records before the offsets given may have gone into them",
 						   (unsigned long) range->lost, sagg_stream_title(stream->name), range->lost),
-			 errdetail("All rows of its sink are replaced, for they cannot be told by windows of which some are to stay."),
+			 errdetail("All rows of its sink are replaced, because it cannot be told which windows they belong to."),
 			 errhint("Reset it to earliest, or to where it began. " HINT_FORCE)));
 }
 

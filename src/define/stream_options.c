@@ -88,7 +88,7 @@ min_offsets_from_text(char *text)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("min_offsets_per_trigger must be greater than zero"),
-				 errhint("Leave it out to have a micro-batch of whatever there is.")));
+				 errhint("Leave it out to process whatever there is.")));
 	return value;
 }
 

@@ -281,7 +281,7 @@ tell_about(const SaggStream *stream, const SaggQueryChange *change)
 							   "%d aggregates of stream \"%s\" begin with the next micro-batch",
 							   change->new_aggregates,
 							   change->new_aggregates, sagg_stream_title(stream->name)),
-				 errdetail("In groups that are there already they are of records from now on; the others go on with their state."),
+				 errdetail("In groups that exist already they cover records from now on; the others go on with their state."),
 				 errhint("Use stream_agg.reset_stream to compute all of them from records that Kafka still has.")));
 }
 
