@@ -5,6 +5,7 @@ use strict;
 use warnings;
 
 use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
 use StreamAgg::Test;
 use Test::More;
 use Time::HiRes ();
@@ -186,6 +187,14 @@ subtest 'brokers that refuse connections are an error soon' => sub {
 	my $error = sql(q{SELECT last_error FROM pg_stat_stream_agg WHERE stream = 'waits'});
 	like($error, qr/no answer from Kafka/, 'a stream goes on waiting');
 	unlike($error, qr/in state|suppressed/, 'and says it in the same words');
+};
+
+subtest 'queries of the pages about production run as they stand there' => sub {
+	my @queries = map { PostgreSQL::Test::Utils::slurp_file("$ENV{TESTDIR}/doc/$_.md") =~ /^```sql\n(SELECT.*?)^```/msg } qw(production operations);
+	@queries = grep { /pg_stat_stream_agg|FROM stream_agg\.(dead_letters|events)/ && !/\bstream_agg\.\w+\(/ } map { split /;\n\n?/ } @queries;
+	cmp_ok(scalar @queries, '>=', 6, 'there are some');
+	my ($status, undef, $err) = $node->psql('postgres', join(";\n", @queries), on_error_stop => 1);
+	is($err, '', 'without an error');
 };
 
 done_testing();
