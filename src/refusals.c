@@ -70,14 +70,28 @@ clip_text(const char *text)
 }
 
 /*
+ * An error as one text that is kept, in the current memory context: the message and,
+ * on a line of its own, the detail, which may be NULL.
+ */
+char *
+sagg_error_reason(const char *message, const char *detail)
+{
+	char	   *text = psprintf("%s%s%s", message, detail ? "\nDETAIL:  " : "",
+								detail ? detail : "");
+	char	   *reason = clip_text(text);
+
+	pfree(text);
+	return reason;
+}
+
+/*
  * The error of a refused record as one text, the detail on a line of its own;
  * palloc'd.
  */
 char *
 sagg_refusal_text(const SaggRefusal *refusal)
 {
-	return psprintf("%s%s%s", refusal->message, refusal->detail ? "\nDETAIL:  " : "",
-					refusal->detail ? refusal->detail : "");
+	return sagg_error_reason(refusal->message, refusal->detail);
 }
 
 static void

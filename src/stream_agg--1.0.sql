@@ -314,6 +314,25 @@ COMMENT ON COLUMN stream_agg.dead_letters.error IS 'message of the error for whi
 COMMENT ON COLUMN stream_agg.dead_letters.detail IS 'detail of the error, cut to 500 bytes, and which parts of the record are cut; NULL: it has none';
 COMMENT ON COLUMN stream_agg.dead_letters.sqlstate IS 'code of the error; SA001 for a record that does not decode, SA009 for one that crashes the worker';
 
+CREATE TABLE stream_agg.failed_windows (
+    stream       text NOT NULL,
+    batch        bigint NOT NULL,
+    number       integer NOT NULL,
+    window_start timestamptz,
+    window_end   timestamptz,
+    keys         text[],
+    error        text NOT NULL,
+    PRIMARY KEY (stream, batch, number)
+);
+COMMENT ON TABLE stream_agg.failed_windows IS 'groups of closed windows that could not be given out, of streams in output mode append whose on_error is not fail';
+COMMENT ON COLUMN stream_agg.failed_windows.stream IS 'name of the stream';
+COMMENT ON COLUMN stream_agg.failed_windows.batch IS 'micro-batch that closed the window';
+COMMENT ON COLUMN stream_agg.failed_windows.number IS 'number of the group among those of the micro-batch, from 1';
+COMMENT ON COLUMN stream_agg.failed_windows.window_start IS 'start of the window; one without time zone as if it was UTC; NULL: the group has none';
+COMMENT ON COLUMN stream_agg.failed_windows.window_end IS 'end of the window';
+COMMENT ON COLUMN stream_agg.failed_windows.keys IS 'values of the other expressions of GROUP BY, each cut to 500 bytes; NULL: they could not be told';
+COMMENT ON COLUMN stream_agg.failed_windows.error IS 'why the group could not be given out, cut to 500 bytes';
+
 CREATE TABLE stream_agg.late_records (
     stream      text NOT NULL,
     batch       bigint NOT NULL,
@@ -345,7 +364,7 @@ CREATE TABLE stream_agg.events (
     stream  text NOT NULL,
     number  bigint NOT NULL,
     "time"  timestamptz NOT NULL,
-    event   text NOT NULL CHECK (event OPERATOR(pg_catalog.=) ANY (ARRAY['started', 'stopped', 'retrying', 'recovered', 'failed', 'reset'])),
+    event   text NOT NULL CHECK (event OPERATOR(pg_catalog.=) ANY (ARRAY['started', 'stopped', 'retrying', 'recovered', 'failed', 'failed windows', 'reset'])),
     message text,
     PRIMARY KEY (stream, number)
 );
@@ -353,17 +372,19 @@ COMMENT ON TABLE stream_agg.events IS 'what has become of each stream, its last 
 COMMENT ON COLUMN stream_agg.events.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.events.number IS 'number of the event, from 1';
 COMMENT ON COLUMN stream_agg.events."time" IS 'when it was';
-COMMENT ON COLUMN stream_agg.events.event IS 'started and stopped; retrying: the first failed attempt of several in a row; recovered; failed; reset';
+COMMENT ON COLUMN stream_agg.events.event IS 'started and stopped; retrying: the first failed attempt of several in a row; recovered; failed; failed windows: some groups could not be given out; reset';
 COMMENT ON COLUMN stream_agg.events.message IS 'the error with detail, hint and context, or what else there is to say, cut to 1000 bytes';
 
 -- A dump holds the definitions (streams), the checkpoint (sources, offsets,
--- commits, state), the dead letters, the late records and the events.
+-- commits, state), the dead letters, the failed windows, the late records and the
+-- events.
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.streams', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.sources', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.offsets', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.commits', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.state', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.dead_letters', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_agg.failed_windows', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.late_records', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.events', '');
 
@@ -372,7 +393,7 @@ SELECT pg_catalog.pg_extension_config_dump('stream_agg.events', '');
 -- DELETE on a table may lock it.
 GRANT SELECT ON stream_agg.streams, stream_agg.sources, stream_agg.offsets,
                 stream_agg.commits, stream_agg.state, stream_agg.dead_letters,
-                stream_agg.late_records, stream_agg.events TO PUBLIC;
+                stream_agg.failed_windows, stream_agg.late_records, stream_agg.events TO PUBLIC;
 
 CREATE FUNCTION stream_agg.is_owner(query oid)
 RETURNS boolean
@@ -392,6 +413,7 @@ ALTER TABLE stream_agg.offsets ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.commits ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.state ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.dead_letters ENABLE ROW LEVEL SECURITY;
+ALTER TABLE stream_agg.failed_windows ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.late_records ENABLE ROW LEVEL SECURITY;
 ALTER TABLE stream_agg.events ENABLE ROW LEVEL SECURITY;
 
@@ -413,6 +435,9 @@ COMMENT ON POLICY owner ON stream_agg.state IS 'owners read the rows of their st
 CREATE POLICY owner ON stream_agg.dead_letters FOR SELECT
     USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) dead_letters.stream));
 COMMENT ON POLICY owner ON stream_agg.dead_letters IS 'owners read the rows of their streams';
+CREATE POLICY owner ON stream_agg.failed_windows FOR SELECT
+    USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) failed_windows.stream));
+COMMENT ON POLICY owner ON stream_agg.failed_windows IS 'owners read the rows of their streams';
 CREATE POLICY owner ON stream_agg.late_records FOR SELECT
     USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) late_records.stream));
 COMMENT ON POLICY owner ON stream_agg.late_records IS 'owners read the rows of their streams';
@@ -496,6 +521,13 @@ AS 'MODULE_PATHNAME', 'stream_agg_delete_dead_letters'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION stream_agg.delete_dead_letters(text, bigint) IS
 'deletes the dead letters of a stream, all or those of micro-batches up to one, and returns how many';
+
+CREATE FUNCTION stream_agg.delete_failed_windows(stream text, through_batch bigint DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'stream_agg_delete_failed_windows'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT;
+COMMENT ON FUNCTION stream_agg.delete_failed_windows(text, bigint) IS
+'deletes the failed windows of a stream, all or those of micro-batches up to one, and returns how many';
 
 CREATE FUNCTION stream_agg.delete_late_records(stream text, through_batch bigint DEFAULT NULL)
 RETURNS bigint

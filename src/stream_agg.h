@@ -342,6 +342,16 @@ typedef struct SaggOutput
 								 * DT_NOEND = of none */
 } SaggOutput;
 
+/* A group that was not given out when its window closed, and why. */
+typedef struct SaggFailedGroup
+{
+	int64		start;			/* of its window, DT_NOBEGIN = it has none */
+	int64		end;
+	Datum		keys;			/* text[], as GROUP BY has them */
+	bool		no_keys;		/* they could not be told */
+	char	   *error;
+} SaggFailedGroup;
+
 /* A record's number within its batch, as the ctid of the source's rows. */
 #define SAGG_TID_RECORD(tid) \
 	(((int64) ItemPointerGetBlockNumberNoCheck(tid) << 15) | \
@@ -515,7 +525,12 @@ typedef struct SaggClosest
 extern void sagg_closest_begin(SaggClosest *closest, const char *name);
 extern void sagg_closest_try(SaggClosest *closest, const char *known);
 
+/* subtransaction.c */
+extern ErrorData *sagg_try(void (*function) (void *arg), void *arg);
+extern bool sagg_error_of_data(int sqlstate);
+
 /* refusals.c */
+extern char *sagg_error_reason(const char *message, const char *detail);
 extern SaggRefusals *sagg_refusals_make(SaggOnError policy);
 extern void sagg_refuse_record(SaggRefusals *refusals, int64 record, int sqlstate,
 							   const char *message, const char *detail);

@@ -59,6 +59,10 @@ extern void sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint,
 										 SaggNextAside next, void *arg,
 										 SaggCommit *commit);
 
+/* failed_log.c */
+extern void sagg_checkpoint_failed_windows(SaggCheckpoint *checkpoint, int64 batch,
+										   const List *failed);
+
 /* late_log.c */
 typedef struct SaggLateWindow
 {

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * dead_letters_delete.c
- *	  delete_dead_letters and delete_late_records: a stream's owner is done
- *	  with some.
+ *	  delete_dead_letters, delete_failed_windows and delete_late_records: a
+ *	  stream's owner is done with some.
  *
  * Functions, for whoever may DELETE from a table may also lock it, and these
  * are shared by all streams.
@@ -19,33 +19,33 @@
 #include "define_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_delete_dead_letters);
+PG_FUNCTION_INFO_V1(stream_agg_delete_failed_windows);
 PG_FUNCTION_INFO_V1(stream_agg_delete_late_records);
 
 /*
- * Tell of a stream that has no dead letters, or late records, because it has not
- * been told to keep any.
+ * Tell of a stream that has no rows in "table", dead_letters or late_records, because
+ * it has not been told to keep any.
  */
 void
-sagg_tell_none_kept(const SaggStream *stream, bool late)
+sagg_tell_none_kept(const SaggStream *stream, const char *table)
 {
-	if (late && !stream->options.late_records)
+	if (strcmp(table, "late_records") == 0 && !stream->options.late_records)
 		ereport(NOTICE,
 				(errmsg("stream \"%s\" keeps no late records", sagg_stream_title(stream->name)),
 				 errhint("Set its option late_records to true by stream_agg.alter_stream.")));
-	else if (!late && stream->options.on_error != SAGG_DEAD_LETTER)
+	else if (strcmp(table, "dead_letters") == 0 && stream->options.on_error != SAGG_DEAD_LETTER)
 		ereport(NOTICE,
 				(errmsg("stream \"%s\" keeps no dead letters", sagg_stream_title(stream->name)),
 				 errhint("Set its option on_error to dead_letter by stream_agg.alter_stream.")));
 }
 
 /*
- * (stream text, through_batch bigint) RETURNS bigint: how many dead letters, or
- * late records, there were.
+ * (stream text, through_batch bigint) RETURNS bigint: how many there were in
+ * "table".
  */
 static Datum
-delete_records(FunctionCallInfo fcinfo, bool late)
+delete_records(FunctionCallInfo fcinfo, const char *table)
 {
-	const char *table = late ? "late_records" : "dead_letters";
 	SaggStream *stream;
 	Oid			types[2] = {TEXTOID, INT8OID};
 	Datum		values[2];
@@ -70,18 +70,24 @@ delete_records(FunctionCallInfo fcinfo, bool late)
 	sagg_restore_user(&owner);
 	SPI_finish();
 	if (deleted == 0)
-		sagg_tell_none_kept(stream, late);
+		sagg_tell_none_kept(stream, table);
 	PG_RETURN_INT64(deleted);
 }
 
 Datum
 stream_agg_delete_dead_letters(PG_FUNCTION_ARGS)
 {
-	return delete_records(fcinfo, false);
+	return delete_records(fcinfo, "dead_letters");
+}
+
+Datum
+stream_agg_delete_failed_windows(PG_FUNCTION_ARGS)
+{
+	return delete_records(fcinfo, "failed_windows");
 }
 
 Datum
 stream_agg_delete_late_records(PG_FUNCTION_ARGS)
 {
-	return delete_records(fcinfo, true);
+	return delete_records(fcinfo, "late_records");
 }

@@ -208,8 +208,8 @@ static void
 delete_logs(const char *condition, Oid type, Datum parameter)
 {
 	static const char *const logs[] = {
-		"sources", "offsets", "commits", "state", "dead_letters", "late_records",
-		"events"
+		"sources", "offsets", "commits", "state", "dead_letters", "failed_windows",
+		"late_records", "events"
 	};
 
 	for (int i = 0; i < lengthof(logs); i++)

@@ -86,6 +86,21 @@ relation_of(const SaggExecution *ex, const SaggGroup *group)
 }
 
 /*
+ * Compute the final values of a group's aggregates, behind its window and keys in
+ * "values" and "nulls".
+ */
+void
+sagg_finish_group(SaggExecution *ex, const SaggGroup *group, Datum *values, bool *nulls)
+{
+	int			n = ex->query->groups_desc->natts - ex->query->naggs;
+
+	if (ex->groupcontext)
+		sagg_kept_set_group(ex, values, nulls, n);
+	for (int i = 0; i < ex->query->naggs; i++, n++)
+		values[n] = sagg_state_final(ex, i, &group->states[i], &nulls[n]);
+}
+
+/*
  * Add a group, with the final values of its aggregates.  Leaves garbage in
  * tmpcontext, which the caller resets.
  */
@@ -106,11 +121,10 @@ sagg_emit_group(SaggExecution *ex, const SaggGroup *group)
 		values[n] = group->keys[i];
 		nulls[n] = group->keynulls[i];
 	}
-	if (ex->groupcontext)
-		sagg_kept_set_group(ex, values, nulls, n);
-	for (int i = 0; i < ex->query->naggs; i++, n++)
-		values[n] = sagg_state_final(ex, i, &group->states[i], &nulls[n]);
-	tuplestore_putvalues(relation_of(ex, group), desc, values, nulls);
+	if (likely(!ex->careful))
+		sagg_finish_group(ex, group, values, nulls);
+	if (likely(!ex->careful) || sagg_try_finish_group(ex, group, values, nulls))
+		tuplestore_putvalues(relation_of(ex, group), desc, values, nulls);
 	MemoryContextSwitchTo(old);
 }
 
@@ -188,6 +202,19 @@ run_over_groups(SaggExecution *ex, Query *query, Tuplestorestate *groups,
 		dest->rDestroy(dest);
 	}
 	MemoryContextSwitchTo(old);
+}
+
+/*
+ * The rows of groups in mode append, in the current context.
+ */
+void
+sagg_output_of_groups(SaggExecution *ex, Tuplestorestate *groups, SaggOutput *output)
+{
+	output->fresh = tuplestore_begin_heap(true, false, rows_memory_kb());
+	output->known = tuplestore_begin_heap(true, false, rows_memory_kb());
+	output->removed = NULL;
+	output->replaces = DT_NOEND;
+	run_over_groups(ex, ex->query->outer, groups, output->fresh);
 }
 
 /*

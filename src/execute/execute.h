@@ -80,6 +80,18 @@ extern void sagg_execution_output(SaggExecution *execution, SaggOutput *output);
 extern void sagg_execution_output_end(SaggOutput *output);
 extern void sagg_execution_end(SaggExecution *execution);
 
+/* failed_groups.c */
+extern bool sagg_error_of_group(const ErrorData *error);
+extern void sagg_execution_carefully(SaggExecution *execution, int in_row);
+extern int	sagg_execution_failed_in_row(const SaggExecution *execution);
+extern void sagg_execution_groups_written(SaggExecution *execution);
+extern const List *sagg_execution_failed(const SaggExecution *execution);
+extern int64 sagg_execution_groups(const SaggExecution *execution);
+extern void sagg_execution_output_part(SaggExecution *execution, int64 first,
+									   int64 end, SaggOutput *output);
+extern void sagg_execution_group_failed(SaggExecution *execution, int64 number,
+										ErrorData *error);
+
 /* group_memory.c */
 extern Size sagg_group_memory_bound(void);
 extern Size sagg_execution_group_memory(const SaggExecution *execution);

@@ -337,6 +337,12 @@ struct SaggExecution
 								 * others; NULL unless the window can change */
 	TypeCacheEntry *rangetype;	/* of the window column, or NULL */
 	bool		open_windows;	/* emits what the last commit left open */
+	bool		careful;		/* groups that fail are set apart; see
+								 * failed_groups.c */
+	List	   *failed;			/* of SaggFailedGroup */
+	int			finals_in_row;	/* final functions failed with none between that
+								 * did not */
+	int			failed_in_row;	/* groups failed with none written between */
 	SaggStateAccess access;
 	struct SaggSeenKeys *seen;	/* of deduplication, or NULL */
 	struct SaggSessions *sessions;	/* see sessions.c, or NULL */
@@ -585,9 +591,17 @@ extern void sagg_panes_emit(SaggExecution *ex);
 
 /* emit.c */
 extern void sagg_emit_init(SaggExecution *ex);
+extern void sagg_finish_group(SaggExecution *ex, const SaggGroup *group,
+							  Datum *values, bool *nulls);
 extern void sagg_emit_group(SaggExecution *ex, const SaggGroup *group);
+extern void sagg_output_of_groups(SaggExecution *ex, Tuplestorestate *groups,
+								  SaggOutput *output);
 extern void sagg_emit_replaced(SaggExecution *ex, const SaggGroup *group,
 							   int64 start, int64 end);
+
+/* failed_groups.c */
+extern bool sagg_try_finish_group(SaggExecution *ex, const SaggGroup *group,
+								  Datum *values, bool *nulls);
 
 /* state_access.c */
 extern void sagg_state_access_init(SaggExecution *ex);

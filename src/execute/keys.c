@@ -212,7 +212,7 @@ sagg_start_salt(const SaggStore *store, int64 start)
 /*
  * Add a value to a seeded hash.
  */
-static inline void
+static pg_noinline void
 add_value(SaggExecution *ex, SaggSip *sip, int i, Datum value)
 {
 	const SaggKeyCall *key = &ex->keys[i];
@@ -253,6 +253,8 @@ sagg_keys_hash(SaggExecution *ex, int64 start, const Datum *keys,
 	{
 		if (nulls[i])
 			sagg_sip_add_null(&sip);
+		else if (likely(ex->keys[i].kind == SAGG_KEY_INT8))
+			sagg_sip_add(&sip, DatumGetInt64(keys[i]));
 		else
 			add_value(ex, &sip, i, keys[i]);
 	}

@@ -150,8 +150,22 @@ extern SaggNullWatch *sagg_null_watch(Relation rel, const SaggLayout *layout,
 extern bool sagg_null_watch_row(SaggNullWatch *watch, SaggSourceScan *scan,
 								const bool *isnull);
 
+/*
+ * All of the current record of a batch.  Returns false if there is none.
+ */
+static inline bool
+sagg_scan_load_record(SaggSourceScan *state)
+{
+	while (state->loaded <= state->next)
+	{
+		if (!sagg_batch_next(state->cursor, &state->record))
+			return false;
+		state->loaded++;
+	}
+	return true;
+}
+
 /* scan_record.c */
-extern bool sagg_scan_load_record(SaggSourceScan *state);
 extern bool sagg_scan_take_record(ForeignScanState *node, SaggSourceScan *state,
 								  TupleTableSlot *slot);
 

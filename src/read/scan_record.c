@@ -19,21 +19,6 @@
 
 #include "scan_internal.h"
 
-/*
- * All of the current record of a batch.  Returns false if there is none.
- */
-bool
-sagg_scan_load_record(SaggSourceScan *state)
-{
-	while (state->loaded <= state->next)
-	{
-		if (!sagg_batch_next(state->cursor, &state->record))
-			return false;
-		state->loaded++;
-	}
-	return true;
-}
-
 static void
 record_error_context(void *arg)
 {
@@ -88,7 +73,7 @@ decode_record(SaggSourceScan *state, TupleTableSlot *slot)
 	error_context_stack = &callback;
 
 	found = decode_payload(state, slot, NULL) == SAGG_RECORD_GOOD;
-	if (found)
+	if (found && state->nmetadata > 0)
 		sagg_fill_metadata(state->metadata, state->nmetadata, false, &state->record,
 						   slot->tts_values, slot->tts_isnull);
 	error_context_stack = callback.previous;
@@ -123,7 +108,7 @@ decode_leniently(SaggSourceScan *state, TupleTableSlot *slot, SaggRecordError *w
  * left out, does not decode, or is refused already: then the slot's values are
  * undefined.
  */
-static bool
+static pg_noinline bool
 try_record(SaggSourceScan *state, TupleTableSlot *slot)
 {
 	SaggRecordError why;
@@ -141,7 +126,7 @@ try_record(SaggSourceScan *state, TupleTableSlot *slot)
 /*
  * The current record of a scan that is restricted.
  */
-static bool
+static pg_noinline bool
 take_restricted(SaggSourceScan *state, TupleTableSlot *slot)
 {
 	SaggRecordError why;
@@ -198,7 +183,7 @@ passes_early(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *slot
 /*
  * The current record of a query, as the source's options have it.
  */
-static bool
+static pg_noinline bool
 take_queried(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *slot)
 {
 	SaggRecordError why;
@@ -234,7 +219,8 @@ take_queried(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *slot
 /*
  * The current record to the slot's values, in the current context, which is that
  * of a tuple.  Returns false if it gives no row.  Raises
- * ERRCODE_SAGG_INVALID_RECORD where one that does not decode is an error.
+ * ERRCODE_SAGG_INVALID_RECORD where one that does not decode is an error.  The
+ * rare ways are not inlined: each record would pay for the registers they save.
  */
 bool
 sagg_scan_take_record(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *slot)

@@ -221,7 +221,7 @@ stream_agg_repair_late(PG_FUNCTION_ARGS)
 	repair.origin = sagg_checkpoint_origin(repair.checkpoint);
 	repair.windows = sagg_checkpoint_late_windows(repair.checkpoint, &repair.nwindows);
 	if (repair.nwindows == 0)
-		sagg_tell_none_kept(stream, true);
+		sagg_tell_none_kept(stream, "late_records");
 	else
 	{
 		repair_windows(&repair);

@@ -80,6 +80,26 @@ sagg_warn_of_refused_records(const SaggSession *session, const SaggCounts *count
 			 errdetail_internal("%s", first)));
 }
 
+/*
+ * Groups that a batch did not give out when their windows closed; "first" describes
+ * one of them, NULL if there are none.
+ */
+void
+sagg_warn_of_failed_windows(const SaggSession *session, int failed, const char *first)
+{
+	if (failed == 0)
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_DATA_EXCEPTION),
+			 errmsg_plural("stream \"%s\": %d group failed when its window closed, and is left out",
+						   "stream \"%s\": %d groups failed when their windows closed, and are left out",
+						   failed, sagg_stream_title(session->stream->name), failed),
+			 errdetail_internal("%s", first),
+			 errhint("They are in stream_agg.failed_windows. A query that takes them, and reset_stream with results_from, bring them back.")));
+	sagg_tell_event(session->slot, "failed windows", first);
+	sagg_session_settings(session->lead);
+}
+
 static void
 append_losses(StringInfo buf, const SaggRange *losses, int n)
 {

@@ -64,6 +64,9 @@ typedef struct Part
 	SaggCommit	commit;
 	StageClock	clock;
 	char	   *first_refused;	/* described, NULL = none */
+	char	   *first_failed;	/* window that failed, described; NULL = none */
+	int			failed_windows;
+	int			failed_in_row;
 	Size		group_memory;
 } Part;
 
@@ -292,26 +295,45 @@ put_aside(SaggSession *session, const SaggPlan *plan, SaggRefusals *refusals,
 }
 
 /*
- * WRITE: output rows to the sink, with all that its triggers do.
+ * Returns whether the batch is tried again because its closing windows have failed.
  */
+static bool
+is_careful(const SaggSession *session)
+{
+	return session->poison.careful == session->plan->batch;
+}
+
 static void
-write_output(SaggSession *session, const SaggQuery *query,
-			 SaggExecution *execution, SaggCommit *commit)
+write_all(SaggSession *session, const SaggQuery *query, SaggExecution *execution,
+		  SaggCommit *commit)
 {
 	SaggOutput	output;
 
 	sagg_execution_output(execution, &output);
 	if (session->progress->replace)
 		output.replaces = sagg_execution_replaces(execution);
+	sagg_sink_write(session->sink, query, &output, &commit->rows_out,
+					&commit->rows_removed);
+	sagg_execution_output_end(&output);
+}
+
+/*
+ * WRITE: output rows to the sink, with all that its triggers do.
+ */
+static void
+write_output(SaggSession *session, const SaggQuery *query,
+			 SaggExecution *execution, SaggCommit *commit)
+{
 	if (session->delivery)
 		sagg_delivery_begin(session->delivery, session->plan->batch,
 							sagg_sink_identity(session->stream->sink, query),
 							query->kind == SAGG_AGGREGATION ? query->nidentity :
 							SAGG_DELIVERY_NUMBERED);
-	sagg_sink_write(session->sink, query, &output, &commit->rows_out,
-					&commit->rows_removed);
+	if (is_careful(session))
+		sagg_write_carefully(session, query, execution, commit);
+	else
+		write_all(session, query, execution, commit);
 	sagg_delivery_end();
-	sagg_execution_output_end(&output);
 	SAGG_FAILPOINT("write.done");
 	if (list_length(session->lead->sessions) > 1)
 		AfterTriggerFireDeferred();	/* others come after it */
@@ -390,6 +412,8 @@ process_part(Part *part)
 						  sagg_sink_max_key_bytes(session->stream->sink, query));
 	if (session->stream->options.late_records && !session->progress->replace)
 		sagg_execution_keep_late(execution, &late);
+	if (is_careful(session))
+		sagg_execution_carefully(execution, session->poison.windows_in_row);
 	execute(session, query, execution, refusals, commit);
 
 	leave_stage(&part->clock, commit);
@@ -400,6 +424,9 @@ process_part(Part *part)
 	leave_stage(&part->clock, commit);
 	enter_stage(session, &part->clock, SAGG_CHECKPOINT);
 	part->first_refused = put_aside(session, plan, refusals, commit);
+	part->first_failed = sagg_keep_failed_windows(session, execution);
+	part->failed_windows = list_length(sagg_execution_failed(execution));
+	part->failed_in_row = sagg_execution_failed_in_row(execution);
 	sagg_keep_late_records(session, plan, &late, refusals, commit);
 	commit->last = sagg_last_records(session, plan, &commit->nlast);
 	leave_stage(&part->clock, commit);
@@ -448,6 +475,8 @@ process_shared_part(Part *part)
 	memcpy(part->commit.times, times, sizeof(SaggPartitionTime) * part->commit.ntimes);
 	if (part->first_refused)
 		part->first_refused = pstrdup(part->first_refused);
+	if (part->first_failed)
+		part->first_failed = pstrdup(part->first_failed);
 	MemoryContextDelete(memory);
 	session->lead->at_work = NULL;
 	sagg_mark_stream(session->lead->slot->view);
@@ -486,6 +515,8 @@ publish_part(Part *part)
 	sagg_checkpoint_published(session->checkpoint);
 	advance(session, session->plan, &part->commit);
 	sagg_idle_plan(session);
+	if (is_careful(session) || part->commit.rows_out > 0)
+		session->poison.windows_in_row = part->failed_in_row;
 	sagg_poison_committed(session, &part->commit.counts);
 }
 
@@ -498,6 +529,7 @@ report_part(const Part *part)
 		session->null_times_told = sagg_warn_of_null_times(session->stream, &part->commit.counts);
 	sagg_warn_of_late_records(part->session, &part->commit.counts);
 	sagg_warn_of_refused_records(part->session, &part->commit.counts, part->first_refused);
+	sagg_warn_of_failed_windows(part->session, part->failed_windows, part->first_failed);
 }
 
 /*

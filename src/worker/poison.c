@@ -22,7 +22,7 @@
  *
  * The refused record is to blame only if the batch does without it; if not,
  * the error is one of the batch, as any other.  Rows of closed windows in
- * output mode append belong to no record at hand: nobody is blamed for them.
+ * output mode append belong to no record at hand: failed_windows.c finds those.
  *
  * The batch that replaces rows of the sink is one commit or none: it is never
  * made smaller.
@@ -38,42 +38,6 @@
 #include "utils/memutils.h"
 
 #include "worker_internal.h"
-
-/*
- * Is this an error that other data would not have raised?  Not those of the
- * server, of connections, of other transactions, of the definition, nor ours.
- * Classes that begin with 5 to 9 and I to Z are for RAISE ... ERRCODE of users,
- * where they are not the server's.
- */
-static bool
-is_of_data(int sqlstate)
-{
-	char		first;
-
-	switch (ERRCODE_TO_CATEGORY(sqlstate))
-	{
-		case MAKE_SQLSTATE('2', '1', '0', '0', '0'):	/* cardinality */
-		case MAKE_SQLSTATE('2', '2', '0', '0', '0'):	/* data exception */
-		case MAKE_SQLSTATE('2', '3', '0', '0', '0'):	/* constraint */
-		case MAKE_SQLSTATE('2', 'F', '0', '0', '0'):	/* routines */
-		case MAKE_SQLSTATE('3', '8', '0', '0', '0'):
-		case MAKE_SQLSTATE('3', '9', '0', '0', '0'):
-		case MAKE_SQLSTATE('4', '4', '0', '0', '0'):	/* check option */
-		case MAKE_SQLSTATE('5', '4', '0', '0', '0'):	/* too long, too deep */
-		case MAKE_SQLSTATE('P', '0', '0', '0', '0'):	/* RAISE */
-			return true;
-		case MAKE_SQLSTATE('5', '3', '0', '0', '0'):
-		case MAKE_SQLSTATE('5', '5', '0', '0', '0'):
-		case MAKE_SQLSTATE('5', '7', '0', '0', '0'):
-		case MAKE_SQLSTATE('5', '8', '0', '0', '0'):
-		case MAKE_SQLSTATE('7', '2', '0', '0', '0'):
-		case MAKE_SQLSTATE('S', 'A', '0', '0', '0'):
-		case MAKE_SQLSTATE('X', 'X', '0', '0', '0'):
-			return false;
-	}
-	first = PGUNSIXBIT(sqlstate);
-	return (first >= '5' && first <= '9') || (first >= 'I' && first <= 'Z');
-}
 
 /*
  * Forget which batch has failed, and why.
@@ -135,6 +99,7 @@ sagg_poison_opened(SaggSession *session)
 		return;
 	poison->opened = true;
 	poison->failed = -1;
+	poison->careful = -1;
 	poison->last.partition = -1;
 	poison->found = session->progress->pending ? session->progress->pending->batch : -1;
 }
@@ -153,9 +118,25 @@ sagg_poison_durable_plan(SaggSession *session)
 }
 
 /*
+ * Windows that close have failed.  Returns whether the batch is to be retried
+ * carefully, which is done once.
+ */
+static bool
+windows_failed(SaggSession *session, const ErrorData *error)
+{
+	SaggPoison *poison = &session->poison;
+
+	poison->windows = poison->careful == session->plan->batch || !sagg_error_of_group(error);
+	if (poison->windows)
+		return false;
+	poison->careful = session->plan->batch;
+	return true;
+}
+
+/*
  * The batch has failed with "error", and its session is about to be closed.
- * Returns true if a record is to blame, so that the batch is to be retried at
- * once; what is kept of the error is copied.
+ * Returns true if a record or a closing window is to blame, so that the batch is to
+ * be retried at once; what is kept of the error is copied.
  */
 bool
 sagg_poison_failed(SaggSession *session, const ErrorData *error)
@@ -170,14 +151,15 @@ sagg_poison_failed(SaggSession *session, const ErrorData *error)
 		return false;
 	if (session->stream->options.on_error == SAGG_FAIL)
 	{
-		poison->avoidable = fault == SAGG_FAULT_RECORDS &&
-			(error->sqlerrcode == ERRCODE_SAGG_INVALID_RECORD || is_of_data(error->sqlerrcode));
+		poison->avoidable = fault == SAGG_FAULT_WINDOWS ? sagg_error_of_group(error) :
+			error->sqlerrcode == ERRCODE_SAGG_INVALID_RECORD || sagg_error_of_data(error->sqlerrcode);
 		return false;
 	}
-	if (!is_of_data(error->sqlerrcode))
+	if (!sagg_error_of_data(error->sqlerrcode))
 		return false;
-	poison->windows = fault == SAGG_FAULT_WINDOWS;
-	if (poison->windows || poison->set_aside)
+	if (fault == SAGG_FAULT_WINDOWS)
+		return windows_failed(session, error);
+	if (poison->set_aside)
 		return false;
 
 	note_failure(poison, session->plan->batch, error->sqlerrcode, error->message, error->detail);
@@ -379,4 +361,5 @@ sagg_poison_committed(SaggSession *session, const SaggCounts *counts)
 	if (poison->failed >= 0)
 		sagg_poison_forget(poison);
 	poison->found = -1;
+	poison->careful = -1;
 }

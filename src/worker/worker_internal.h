@@ -310,6 +310,9 @@ typedef struct SaggPoison
 	bool		set_aside;		/* its single record is left out */
 	int			in_row;			/* records left out with none aggregated between */
 	bool		windows;		/* the last error was one of closing windows */
+	int			windows_in_row;	/* groups left out with none given out between */
+	int64		careful;		/* batch whose groups are written one by one, as
+								 * its closing windows have failed, -1 = none */
 	bool		avoidable;		/* or of a record that another on_error leaves
 								 * out */
 } SaggPoison;
@@ -439,6 +442,8 @@ extern void sagg_micro_batch(SaggSession *session, SaggPlan *plan);
 extern char *sagg_describe_losses(const SaggPlan *plan, const SaggCommit *commit);
 extern void sagg_warn_of_late_records(const SaggSession *session,
 									  const SaggCounts *counts);
+extern void sagg_warn_of_failed_windows(const SaggSession *session, int failed,
+										const char *first);
 extern void sagg_warn_of_refused_records(const SaggSession *session,
 										 const SaggCounts *counts,
 										 const char *first);
@@ -517,6 +522,12 @@ extern SaggPlan *sagg_poison_retry(SaggSession *session, SaggPlan *plan);
 extern void sagg_poison_begin(SaggSession *session, SaggPlan *plan);
 extern void sagg_poison_refuse(SaggSession *session, SaggRefusals *refusals);
 extern void sagg_poison_committed(SaggSession *session, const SaggCounts *counts);
+
+/* failed_windows.c */
+extern void sagg_write_carefully(SaggSession *session, const SaggQuery *query,
+								 SaggExecution *execution, SaggCommit *commit);
+extern char *sagg_keep_failed_windows(SaggSession *session,
+									  const SaggExecution *execution);
 
 /* health.c */
 extern void sagg_tell_event(SaggSlot *slot, const char *event, const char *message);

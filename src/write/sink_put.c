@@ -24,16 +24,13 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 
 #include "write_internal.h"
 
@@ -168,6 +165,23 @@ upsert(SinkBatch *batch, Tuplestorestate *rows)
 	return counts ? processed : tuplestore_tuple_count(rows);
 }
 
+/* An INSERT that may fail. */
+typedef struct Insert
+{
+	SinkBatch  *batch;
+	Tuplestorestate *rows;
+	int64		processed;
+} Insert;
+
+static void
+run_insert(void *arg)
+{
+	Insert	   *insert = arg;
+
+	insert->processed = run(insert->batch, SINK_INSERT, insert_statement(insert->batch),
+							insert->rows, SPI_OK_INSERT);
+}
+
 /*
  * INSERT in a subtransaction.  Returns false if a row was there already, and
  * then nothing has happened.
@@ -175,38 +189,17 @@ upsert(SinkBatch *batch, Tuplestorestate *rows)
 static bool
 try_insert(SinkBatch *batch, Tuplestorestate *rows, int64 *processed)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	char	   *text = insert_statement(batch);
-	volatile bool done = true;
+	Insert		insert = {.batch = batch, .rows = rows};
+	ErrorData  *error = sagg_try(run_insert, &insert);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		*processed = run(batch, SINK_INSERT, text, rows, SPI_OK_INSERT);
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
-			ReThrowError(error);
-		FreeErrorData(error);
-		sagg_sink_unregister(SAGG_ENR_OUTPUT);
-		done = false;
-	}
-	PG_END_TRY();
-	return done;
+	*processed = insert.processed;
+	if (error == NULL)
+		return true;
+	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
+		ReThrowError(error);
+	FreeErrorData(error);
+	sagg_sink_unregister(SAGG_ENR_OUTPUT);
+	return false;
 }
 
 /*

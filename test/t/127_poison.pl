@@ -224,19 +224,6 @@ is(letters('killed'), '', 'so there are no dead letters');
 is(value(q{SELECT count(*) > 0 FROM stream_agg.offsets WHERE stream = 'killed' AND suspects IS NOT NULL}), 't', 'though smaller batches were tried');
 drop('killed');
 
-# --- rows of closed windows: nobody's fault
-value(q{CREATE TABLE windows (win tstzrange, n bigint CHECK (n < 10))});
-create('windows', q{SELECT stream_agg.tumble(ts, '1 minute') AS win, count(*) AS n FROM events GROUP BY 1},
-	output_mode => "'append'", watermark => "'1 minute'");
-wait_state($node, 'windows', 'retrying', 'HINT:  This is about rows of windows that have closed');
-is(letters('windows'), '', 'rows of closed windows are no record\'s fault');
-is(value(q{SELECT count(*) FROM stream_agg.offsets WHERE stream = 'windows' AND suspects IS NOT NULL}), 0, 'and none is searched');
-value(q{ALTER TABLE windows DROP CONSTRAINT windows_n_check});
-process($node, 'windows');
-is_equal_tables($node, 'SELECT * FROM windows', q{SELECT stream_agg.tumble(ts, '1 minute') AS win, count(*) AS n FROM events
-	WHERE ts < '2026-01-01 00:58Z' GROUP BY 1}, 'mended, the stream goes on');
-drop('windows');
-
 # --- what a record makes a worker write into the log does not grow with its value
 $broker->create_topic('texts', 1);
 create_source($node, $broker, 'texts', 'texts', 'k text');

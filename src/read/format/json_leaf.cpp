@@ -346,7 +346,7 @@ take_member(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJs
 static bool
 take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
 {
-	node->next = 0;
+	node->next = node->children;
 	if (*token_start(leaf) == '}')
 	{
 		leaf->token++;
@@ -492,7 +492,7 @@ sagg_json_leaf_make(const SaggJsonPath *paths, int npaths, size_t max_depth) SAG
 }
 
 /* Parses a record, once. */
-static SaggJsonResult
+static inline SaggJsonResult
 parse_once(SaggJsonLeaf *leaf, const char *record, size_t len,
 		   SaggJsonValue *values, SaggJsonError *error,
 		   const volatile sig_atomic_t *interrupt)
@@ -556,14 +556,13 @@ sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
 					 SaggJsonValue *values, SaggJsonError *error,
 					 const volatile sig_atomic_t *interrupt) SAGG_NOEXCEPT
 {
-	SaggJsonResult result = parse_once(leaf, record, len, values, error, interrupt);
+	SaggJsonResult result;
 
-	if (result != SAGG_JSON_OK || !leaf->lacks || leaf->any_case)
-		return result;
-
-	/* once for the leaf; records whose fields are all there pay nothing */
-	leaf->any_case = true;
-	return parse_once(leaf, record, len, values, error, interrupt);
+	/* again once for the leaf; records whose fields are all there pay nothing */
+	while ((result = parse_once(leaf, record, len, values, error, interrupt)) == SAGG_JSON_OK &&
+		   leaf->lacks && !leaf->any_case)
+		leaf->any_case = true;
+	return result;
 }
 
 /* Frees a leaf and the texts it gave out; NULL is allowed. */

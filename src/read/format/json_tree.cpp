@@ -86,9 +86,12 @@ grow(Maker *maker, JsonNode *parent, int above, int level)
 	JsonNode   *node = maker->unused;
 
 	parent->children = node;
+	parent->next = node;
 	for (int i = 0; i < maker->npaths; i++)
 		parent->nchildren += is_new(maker, i, above, level);
 	maker->unused += parent->nchildren;
+	parent->end = maker->unused;
+	parent->guesses = parent->nchildren;
 
 	for (int i = 0; i < maker->npaths; i++)
 	{
@@ -108,6 +111,7 @@ grow(Maker *maker, JsonNode *parent, int above, int level)
 				node->kind_only = maker->paths[j].kind_only != 0;
 				node->any_case = maker->paths[j].any_case != 0;
 			}
+		parent->all_lengths |= sagg_json_length_bit(node->len);
 		if (node->any_case)
 			parent->lengths |= sagg_json_length_bit(node->len);
 		grow(maker, node, i, level + 1);
@@ -154,6 +158,7 @@ index_children(Maker *maker, JsonNode *node)
 	maker->unused_index += node->nsubscripts;
 	if (node->nchildren <= JSON_FEW_CHILDREN)
 		return;
+	node->guesses = JSON_GUESSES;
 	node->slots = maker->unused_index;
 	for (node->mask = 1; node->mask < 2 * (uint32_t) node->nchildren;)
 		node->mask *= 2;
@@ -184,7 +189,7 @@ sagg_json_find_hashed(JsonNode *parent, const SaggJsonValue *key) noexcept
 
 		if (child->len == key->len && memcmp(child->text, key->text, key->len) == 0)
 		{
-			parent->next = parent->slots[slot] + 1;
+			parent->next = child + 1;
 			return child;
 		}
 	}

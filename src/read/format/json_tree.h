@@ -30,9 +30,12 @@ struct JsonNode
 	const char *other;			/* the first of them, null = none */
 	uint64_t	lengths;		/* a bit for the length of each child's name that
 								 * may be in any case */
-	int			next;			/* which child is likely the next */
+	uint64_t	all_lengths;	/* the same of every child's name */
 	int			nchildren;
+	int			guesses;		/* children to compare before any hash is made */
 	JsonNode   *children;
+	JsonNode   *end;			/* behind the last */
+	JsonNode   *next;			/* which child is likely the next */
 	int			nsubscripts;
 	int		   *subscripts;		/* children that are elements, ascending */
 	uint32_t	mask;			/* of "slots", one less than their number */
@@ -84,6 +87,13 @@ sagg_json_same(const char *a, const char *b, size_t n)
 
 extern JsonNode *sagg_json_find_hashed(JsonNode *parent, const SaggJsonValue *key) noexcept;
 
+/* The bit of JsonNode.lengths for names of this length. */
+static inline uint64_t
+sagg_json_length_bit(size_t len)
+{
+	return UINT64_C(1) << (len < 63 ? len : 63);
+}
+
 /*
  * The wanted field of a name, or null.  Fields come in the same order from
  * record to record, so the search starts behind the last one found.
@@ -91,18 +101,18 @@ extern JsonNode *sagg_json_find_hashed(JsonNode *parent, const SaggJsonValue *ke
 static inline JsonNode *
 sagg_json_find_name(JsonNode *parent, const SaggJsonValue *key)
 {
-	int			guesses = parent->slots ? JSON_GUESSES : parent->nchildren;
-	int			i = parent->next;
+	JsonNode   *child = parent->next;
 
-	for (int n = 0; n < guesses; n++, i++)
+	if (!(parent->all_lengths & sagg_json_length_bit(key->len)))
+		return nullptr;
+	for (int n = parent->guesses; n > 0; n--, child++)
 	{
-		if (i >= parent->nchildren)
-			i = 0;
-		if (parent->children[i].len == key->len &&
-			sagg_json_same(parent->children[i].text, key->text, key->len))
+		if (child == parent->end)
+			child = parent->children;
+		if (child->len == key->len && sagg_json_same(child->text, key->text, key->len))
 		{
-			parent->next = i + 1;
-			return &parent->children[i];
+			parent->next = child + 1;
+			return child;
 		}
 	}
 	return parent->slots ? sagg_json_find_hashed(parent, key) : nullptr;
@@ -137,13 +147,6 @@ sagg_json_found(JsonNode *parent, JsonNode *child)
 	child->is_found = true;
 	child->also_found = parent->found;
 	parent->found = child;
-}
-
-/* The bit of JsonNode.lengths for names of this length. */
-static inline uint64_t
-sagg_json_length_bit(size_t len)
-{
-	return UINT64_C(1) << (len < 63 ? len : 63);
 }
 
 extern JsonNode *sagg_json_find_any_case(JsonNode *parent, const SaggJsonValue *key) noexcept;

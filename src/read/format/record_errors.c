@@ -13,10 +13,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
-
 #include "decode.h"
 #include "stream_agg.h"
 
@@ -60,37 +56,15 @@ sagg_is_record_fault(int sqlerrcode)
 bool
 sagg_record_protect(void (*convert) (void *arg), void *arg, SaggRecordError *why)
 {
-	MemoryContext memory = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool good = true;
+	ErrorData  *error = sagg_try(convert, arg);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(memory);
-	PG_TRY();
-	{
-		convert(arg);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
+	if (error == NULL)
+		return true;
 
-		MemoryContextSwitchTo(memory);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(memory);
-		CurrentResourceOwner = owner;
-
-		/* in the subtransaction it would leave a session in a failed one */
-		if (!sagg_is_record_fault(error->sqlerrcode))
-			ReThrowError(error);
-		why->message = error->message;
-		why->detail = error->detail;
-		good = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(memory);
-	CurrentResourceOwner = owner;
-	return good;
+	/* in the subtransaction it would leave a session in a failed one */
+	if (!sagg_is_record_fault(error->sqlerrcode))
+		ReThrowError(error);
+	why->message = error->message;
+	why->detail = error->detail;
+	return false;
 }

@@ -1,0 +1,276 @@
+/*-------------------------------------------------------------------------
+ *
+ * failed_groups.c
+ *	  Groups of closing windows that fail: each of them alone, so that the
+ *	  others are given out.
+ *
+ * Output mode append gives a group out when its window closes.  If an aggregate's
+ * final function, an expression of the select list or the sink does not take one
+ * group - a division by zero, a number that is too large - no record at hand is to
+ * blame, and the batch would fail for ever.  A careful execution calls final
+ * functions in subtransactions, and gives out groups part by part, as its caller
+ * asks.  What fails is described here, by window and keys, for
+ * stream_agg.failed_windows; its state goes with its window, as that of any other.
+ *
+ * Only errors of data are taken.  Must never be the way of a batch that has not
+ * failed yet: it is slow.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rangetypes.h"
+#include "utils/timestamp.h"
+
+#include "execute_internal.h"
+
+/* bytes of a key's text that are kept */
+#define MAX_KEY_BYTES	500
+
+/*
+ * Returns whether a group may be to blame for an error.  That a row is in the sink
+ * already is the fault of whoever started the stream over.
+ */
+bool
+sagg_error_of_group(const ErrorData *error)
+{
+	return sagg_error_of_data(error->sqlerrcode) &&
+		error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION;
+}
+
+/*
+ * From now on a group that fails is set apart, and does not raise an error.  Before
+ * it "in_row" groups have failed one after the other.  To be called before
+ * sagg_execution_close.
+ */
+void
+sagg_execution_carefully(SaggExecution *ex, int in_row)
+{
+	ex->careful = true;
+	ex->finals_in_row = in_row;
+	ex->failed_in_row = in_row;
+}
+
+/*
+ * Number of groups that have failed since one was given out.
+ */
+int
+sagg_execution_failed_in_row(const SaggExecution *ex)
+{
+	return ex->failed_in_row;
+}
+
+/*
+ * The groups that have failed, SaggFailedGroups, in memory of the execution.
+ */
+const List *
+sagg_execution_failed(const SaggExecution *ex)
+{
+	return ex->failed;
+}
+
+/* The row of a group, as far as it got. */
+typedef struct GroupRow
+{
+	SaggExecution *ex;
+	const Datum *values;
+	const bool *nulls;
+	Datum		keys;			/* result */
+} GroupRow;
+
+/*
+ * The keys as an array of texts.  Output functions may be those of users, and
+ * fail.
+ */
+static void
+describe_keys(void *arg)
+{
+	GroupRow   *row = arg;
+	TupleDesc	desc = row->ex->query->groups_desc;
+	int			first = row->ex->query->window.kind != SAGG_WINDOW_NONE;
+	int			n = row->ex->query->nkeys;
+	Datum	   *texts = palloc(sizeof(Datum) * Max(n, 1));
+	bool	   *nulls = palloc(sizeof(bool) * Max(n, 1));
+	int			lbs = 1;
+
+	for (int i = 0; i < n; i++)
+	{
+		Oid			output;
+		bool		varlena;
+		char	   *text;
+
+		nulls[i] = row->nulls[first + i];
+		if (nulls[i])
+			continue;
+		getTypeOutputInfo(TupleDescAttr(desc, first + i)->atttypid, &output, &varlena);
+		text = OidOutputFunctionCall(output, row->values[first + i]);
+		texts[i] = PointerGetDatum(cstring_to_text_with_len(text, pg_mbcliplen(text, strlen(text), MAX_KEY_BYTES)));
+	}
+	row->keys = PointerGetDatum(construct_md_array(texts, nulls, 1, &n, &lbs, TEXTOID, -1,
+												   false, TYPALIGN_INT));
+}
+
+/*
+ * The window of a group's row; DT_NOBEGIN if it has none.
+ */
+static void
+describe_window(const SaggExecution *ex, Datum window, SaggFailedGroup *failed)
+{
+	RangeBound	lower;
+	RangeBound	upper;
+	bool		empty;
+
+	failed->start = failed->end = DT_NOBEGIN;
+	if (ex->query->window.kind == SAGG_WINDOW_NONE)
+		return;
+	if (ex->rangetype == NULL)
+	{
+		failed->start = DatumGetTimestampTz(window);
+		failed->end = sagg_window_end(&ex->query->window, failed->start);
+		return;
+	}
+	range_deserialize(ex->rangetype, DatumGetRangeTypeP(window), &lower, &upper, &empty);
+	failed->start = DatumGetTimestampTz(lower.val);
+	failed->end = DatumGetTimestampTz(upper.val);
+}
+
+/*
+ * Note that a group has failed, whose row is in "values" and "nulls" up to its
+ * keys.  An error that is not one of data is raised again, and too many in a row are
+ * an error as well.
+ */
+static void
+note_failed(SaggExecution *ex, const Datum *values, const bool *nulls, ErrorData *error,
+			int *in_row)
+{
+	GroupRow	row = {.ex = ex, .values = values, .nulls = nulls};
+	SaggFailedGroup *failed;
+	MemoryContext old;
+
+	if (!sagg_error_of_group(error))
+		ReThrowError(error);
+	if (++*in_row > sagg_max_poison_in_row)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_POISON),
+				 errmsg("more than %d groups in a row have failed when their windows closed",
+						sagg_max_poison_in_row),
+				 errdetail("The last one: %s", error->message),
+				 errhint("Perhaps the query or the sink is wrong, and not the groups. Fix it, or raise stream_agg.max_poison_in_row, and start the stream again.")));
+	old = MemoryContextSwitchTo(ex->memory);
+	failed = palloc0(sizeof(SaggFailedGroup));
+	describe_window(ex, values[0], failed);
+	failed->no_keys = sagg_try(describe_keys, &row) != NULL;
+	failed->keys = row.keys;
+	failed->error = sagg_error_reason(error->message, error->detail);
+	ex->failed = lappend(ex->failed, failed);
+	MemoryContextSwitchTo(old);
+}
+
+/* The final values of a group. */
+typedef struct Finish
+{
+	SaggExecution *ex;
+	const SaggGroup *group;
+	Datum	   *values;
+	bool	   *nulls;
+} Finish;
+
+static void
+call_finish(void *arg)
+{
+	Finish	   *finish = arg;
+
+	sagg_finish_group(finish->ex, finish->group, finish->values, finish->nulls);
+}
+
+/*
+ * sagg_finish_group, which may fail: returns false then, and the group has been
+ * noted.
+ */
+bool
+sagg_try_finish_group(SaggExecution *ex, const SaggGroup *group, Datum *values, bool *nulls)
+{
+	Finish		finish = {ex, group, values, nulls};
+	ErrorData  *error = sagg_try(call_finish, &finish);
+
+	if (error)
+	{
+		note_failed(ex, values, nulls, error, &ex->finals_in_row);
+		ex->failed_in_row++;
+	}
+	else
+		ex->finals_in_row = 0;
+	return error == NULL;
+}
+
+/*
+ * Number of groups that a careful execution has to give out.
+ */
+int64
+sagg_execution_groups(const SaggExecution *ex)
+{
+	return tuplestore_tuple_count(ex->fresh);
+}
+
+/*
+ * Put the groups from "first" up to, not including, "end" into a tuplestore.
+ */
+static Tuplestorestate *
+part_of(const SaggExecution *ex, int64 first, int64 end)
+{
+	Tuplestorestate *part = tuplestore_begin_heap(true, false, work_mem);
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(ex->query->groups_desc, &TTSOpsMinimalTuple);
+
+	tuplestore_rescan(ex->fresh);
+	(void) tuplestore_skiptuples(ex->fresh, first, true);
+	for (int64 i = first; i < end && tuplestore_gettupleslot(ex->fresh, true, false, slot); i++)
+		tuplestore_puttupleslot(part, slot);
+	ExecDropSingleTupleTableSlot(slot);
+	return part;
+}
+
+/*
+ * sagg_execution_output of the groups from "first" up to, not including, "end".  May
+ * be called often, and in a subtransaction.
+ */
+void
+sagg_execution_output_part(SaggExecution *ex, int64 first, int64 end, SaggOutput *output)
+{
+	Tuplestorestate *part = part_of(ex, first, end);
+
+	sagg_output_of_groups(ex, part, output);
+	tuplestore_end(part);
+}
+
+/*
+ * Groups have been written.
+ */
+void
+sagg_execution_groups_written(SaggExecution *ex)
+{
+	ex->failed_in_row = 0;
+}
+
+/*
+ * The group with this number is not given out, because of "error", which is raised
+ * again if it is not one of data.
+ */
+void
+sagg_execution_group_failed(SaggExecution *ex, int64 number, ErrorData *error)
+{
+	Tuplestorestate *part = part_of(ex, number, number + 1);
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(ex->query->groups_desc, &TTSOpsMinimalTuple);
+
+	if (!tuplestore_gettupleslot(part, true, false, slot))
+		elog(ERROR, "the batch has no group " INT64_FORMAT, number);
+	slot_getallattrs(slot);
+	note_failed(ex, slot->tts_values, slot->tts_isnull, error, &ex->failed_in_row);
+	ExecDropSingleTupleTableSlot(slot);
+	tuplestore_end(part);
+}

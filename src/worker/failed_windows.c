@@ -1,0 +1,119 @@
+/*-------------------------------------------------------------------------
+ *
+ * failed_windows.c
+ *	  A batch whose closing windows fail: WRITE group by group.
+ *
+ * In output mode append an error may come from a window that closes, and then no
+ * record of the batch is to blame.  Where on_error is not fail, such a batch is
+ * retried carefully: groups are written by halves, each half in a subtransaction,
+ * until the ones that fail are alone.  They are left out, and CHECKPOINT puts them
+ * into stream_agg.failed_windows, in the batch's own transaction (I1, I5).
+ *
+ * Rows for a topic cannot be taken back, so there the query alone is tried by
+ * halves.  A deferred trigger that fails belongs to no group: the batch fails.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+
+#include "worker_internal.h"
+
+/* Groups to write, and what came of it. */
+typedef struct CarefulWrite
+{
+	SaggSession *session;
+	const SaggQuery *query;
+	SaggExecution *execution;
+	int64		first;			/* of the part at hand */
+	int64		end;
+	SaggOutput	output;
+	int64		rows_out;
+	int64		rows_removed;
+} CarefulWrite;
+
+static void
+write_output(CarefulWrite *write)
+{
+	sagg_sink_write(write->session->sink, write->query, &write->output,
+					&write->rows_out, &write->rows_removed);
+}
+
+static void
+try_part(void *arg)
+{
+	CarefulWrite *write = arg;
+
+	sagg_execution_output_part(write->execution, write->first, write->end, &write->output);
+	if (write->session->delivery == NULL)
+		write_output(write);
+}
+
+static void
+write_groups(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
+{
+	int64		middle = first + (end - first) / 2;
+	ErrorData  *error;
+
+	CHECK_FOR_INTERRUPTS();
+	if (first == end)
+		return;
+	write->first = first;
+	write->end = end;
+	error = sagg_try(try_part, write);
+	if (error == NULL)
+	{
+		if (write->session->delivery)
+			write_output(write);
+		sagg_execution_output_end(&write->output);
+		sagg_execution_groups_written(write->execution);
+		commit->rows_out += write->rows_out;
+		commit->rows_removed += write->rows_removed;
+		return;
+	}
+	if (!sagg_error_of_group(error))
+		ReThrowError(error);
+	if (end - first == 1)
+		sagg_execution_group_failed(write->execution, first, error);
+	else
+	{
+		FreeErrorData(error);
+		write_groups(write, first, middle, commit);
+		write_groups(write, middle, end, commit);
+	}
+}
+
+/*
+ * WRITE of a careful execution.  Adds the rows to commit->rows_out and
+ * commit->rows_removed; groups that fail are noted by the execution.
+ */
+void
+sagg_write_carefully(SaggSession *session, const SaggQuery *query,
+					 SaggExecution *execution, SaggCommit *commit)
+{
+	CarefulWrite write = {.session = session, .query = query, .execution = execution};
+
+	write_groups(&write, 0, sagg_execution_groups(execution), commit);
+}
+
+/*
+ * Put the groups of a careful execution that have failed into
+ * stream_agg.failed_windows; a part of CHECKPOINT.  Returns a description of the
+ * first one for the log, NULL if there are none.  Raises ERRCODE_SAGG_DEAD_LETTERS
+ * if there are too many.
+ */
+char *
+sagg_keep_failed_windows(SaggSession *session, const SaggExecution *execution)
+{
+	const List *failed = sagg_execution_failed(execution);
+	const SaggFailedGroup *first;
+
+	if (failed == NIL)
+		return NULL;
+	sagg_checkpoint_failed_windows(session->checkpoint, session->plan->batch, failed);
+	first = linitial(failed);
+	return first->start == DT_NOBEGIN ? pstrdup(first->error) :
+		psprintf("The first one, of the window from %s: %s",
+				 timestamptz_to_str(first->start), first->error);
+}
