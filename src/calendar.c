@@ -214,7 +214,7 @@ sagg_calendar_init(SaggCalendar *calendar, const Interval *size, const char *zon
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the size of a window by time zone must be days, weeks, months or years"),
 				 errdetail("Hours have the same length in every time zone."),
-				 errhint("Leave out timezone, and give an origin if hours shall not begin with those of UTC.")));
+				 errhint("Leave out timezone, and give an origin if hours must not begin with those of UTC.")));
 	if ((size->month > 0) == (size->day > 0) || size->month < 0 || size->day < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -29,7 +29,7 @@ COMMENT ON FUNCTION stream_agg.kafka_validator(text[], oid) IS 'checks the optio
 CREATE FOREIGN DATA WRAPPER stream_agg_kafka
     HANDLER stream_agg.kafka_handler
     VALIDATOR stream_agg.kafka_validator;
-COMMENT ON FOREIGN DATA WRAPPER stream_agg_kafka IS 'Kafka topics as foreign tables; USAGE on it is needed to create servers with brokers of one''s own';
+COMMENT ON FOREIGN DATA WRAPPER stream_agg_kafka IS 'Kafka topics as foreign tables; USAGE on it is needed to create servers with brokers of your choice';
 
 CREATE FUNCTION stream_agg.create_source(
     source        text,
@@ -136,7 +136,7 @@ COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in
 COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts, or the first after reset_stream: earliest, latest, offsets by partition or a time';
 COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout, late_records, on_failure';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
-COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
+COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream is to run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
 COMMENT ON COLUMN stream_agg.streams.timezone IS 'TimeZone at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.datestyle IS 'DateStyle at creation, in force in every micro-batch';
@@ -187,8 +187,8 @@ COMMENT ON COLUMN stream_agg.offsets.ranges IS 'offsets to read, {"partition": [
 COMMENT ON COLUMN stream_agg.offsets.watermark IS 'watermark that decides which records are late: what the commit before left';
 COMMENT ON COLUMN stream_agg.offsets.batch_time IS 'now() in the query';
 COMMENT ON COLUMN stream_agg.offsets.suspects IS 'offsets among which a record is searched that cannot be processed, as in ranges; NULL: none is';
-COMMENT ON COLUMN stream_agg.offsets.attempts IS 'times a worker has begun the micro-batch anew after another had ended in it; counted only where on_error is not fail';
-COMMENT ON COLUMN stream_agg.offsets.skipped IS 'offsets that Kafka did not have, {"partition": [first, end]}, end exclusive and less than first where a partition has begun anew';
+COMMENT ON COLUMN stream_agg.offsets.attempts IS 'times a worker has begun the micro-batch again after another had ended in it; counted only where on_error is not fail';
+COMMENT ON COLUMN stream_agg.offsets.skipped IS 'offsets that Kafka did not have, {"partition": [first, end]}, end exclusive and less than first where a partition has begun again';
 COMMENT ON COLUMN stream_agg.offsets.quiet IS 'partitions that had been quiet for idle_timeout and are read to their ends, {"partition": end}; the watermark does not wait for those in which the micro-batch finds no event time, and goes by the clock if there are no others';
 COMMENT ON COLUMN stream_agg.offsets.behind IS 'with watermark_policy aligned: partitions that have records which this micro-batch leaves unread, {"partition": end at planning}; by topic where the source has several. The watermark does not pass their event time';
 
@@ -234,7 +234,7 @@ COMMENT ON TABLE stream_agg.commits IS 'log of done micro-batches; its key lets 
 COMMENT ON COLUMN stream_agg.commits.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.commits.batch IS 'number of the micro-batch, from 0';
 COMMENT ON COLUMN stream_agg.commits.offsets IS 'next offset of each partition, {"partition": offset}; by topic where the source has several';
-COMMENT ON COLUMN stream_agg.commits.watermark IS 'watermark after the micro-batch; -infinity: the stream has none';
+COMMENT ON COLUMN stream_agg.commits.watermark IS 'watermark after the micro-batch; -infinity: the stream has none; 1970-01-01 00:00 UTC: it has read no event time yet';
 COMMENT ON COLUMN stream_agg.commits.delivered IS 'records Kafka delivered: the sum of the next five';
 COMMENT ON COLUMN stream_agg.commits.aggregated IS 'records that went into a group';
 COMMENT ON COLUMN stream_agg.commits.late IS 'records for all of whose windows it was too late: the watermark had passed them';
@@ -257,12 +257,12 @@ COMMENT ON COLUMN stream_agg.commits.execute_time IS 'time of EXECUTE in ms';
 COMMENT ON COLUMN stream_agg.commits.write_time IS 'time of WRITE in ms';
 COMMENT ON COLUMN stream_agg.commits.checkpoint_time IS 'time of CHECKPOINT in ms, up to this row';
 COMMENT ON COLUMN stream_agg.commits.committed IS 'when this row was written';
-COMMENT ON COLUMN stream_agg.commits.last_records IS 'last record of each partition, {"partition": [offset, timestamp in ms]}; by it a topic that was made anew is told from the one read';
-COMMENT ON COLUMN stream_agg.commits.skipped IS 'offsets that Kafka did not have, or whose records could not be unpacked, {"partition": [[first, end], ...]}, end exclusive and less than first where a partition has begun anew';
+COMMENT ON COLUMN stream_agg.commits.last_records IS 'last record of each partition, {"partition": [offset, timestamp in ms]}; it tells a topic that was deleted and created again from the one read';
+COMMENT ON COLUMN stream_agg.commits.skipped IS 'offsets that Kafka did not have, or whose records could not be unpacked, {"partition": [[first, end], ...]}, end exclusive and less than first where a partition has begun again';
 COMMENT ON COLUMN stream_agg.commits.total_skipped IS 'number of offsets skipped, since the stream''s first micro-batch';
 COMMENT ON COLUMN stream_agg.commits.late_windows IS 'how often a record was too late for a window; one that slides can be late for some of its windows and count in others';
 COMMENT ON COLUMN stream_agg.commits.total_late_windows IS 'late_windows, since the stream''s first micro-batch';
-COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset_stream: state: state and offsets; results: and the next micro-batch computes the results of affected windows anew';
+COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset_stream: state: state and offsets; results: and the next micro-batch computes the results of affected windows again';
 COMMENT ON COLUMN stream_agg.commits.max_event_time IS 'greatest event time so far, floored to ms; -infinity: none yet';
 COMMENT ON COLUMN stream_agg.commits.event_times IS 'with watermark_policy aligned or per_partition: greatest event time of each partition, {"partition": ms since 1970}; by topic where the source has several';
 COMMENT ON COLUMN stream_agg.commits.active_times IS 'with idle_timeout: time of the last micro-batch with an event time in the partition, alike';
@@ -296,6 +296,8 @@ CREATE TABLE stream_agg.dead_letters (
     value       bytea,
     headers     jsonb,
     error       text NOT NULL,
+    detail      text,
+    sqlstate    text NOT NULL,
     PRIMARY KEY (stream, topic, partition, "offset")
 );
 COMMENT ON TABLE stream_agg.dead_letters IS 'records that streams with on_error dead_letter could not process';
@@ -308,7 +310,9 @@ COMMENT ON COLUMN stream_agg.dead_letters."timestamp" IS 'the record''s own time
 COMMENT ON COLUMN stream_agg.dead_letters.key IS 'the record''s key, byte by byte; NULL: it has none';
 COMMENT ON COLUMN stream_agg.dead_letters.value IS 'the record''s value, byte by byte; NULL: it has none';
 COMMENT ON COLUMN stream_agg.dead_letters.headers IS 'the record''s headers, [{"key": ..., "value": ...}, ...], with "key_hex" or "hex" for what is no text; NULL: it has none';
-COMMENT ON COLUMN stream_agg.dead_letters.error IS 'why the record could not be processed, cut to 500 bytes';
+COMMENT ON COLUMN stream_agg.dead_letters.error IS 'message of the error for which the record could not be processed, cut to 500 bytes';
+COMMENT ON COLUMN stream_agg.dead_letters.detail IS 'detail of the error, cut to 500 bytes, and which parts of the record are cut; NULL: it has none';
+COMMENT ON COLUMN stream_agg.dead_letters.sqlstate IS 'code of the error; SA001 for a record that does not decode, SA009 for one that crashes the worker';
 
 CREATE TABLE stream_agg.failed_windows (
     stream       text NOT NULL,
@@ -555,7 +559,7 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'stream_agg_reset_stream'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION stream_agg.reset_stream(text, "any", boolean, timestamptz, boolean, boolean) IS
-'clears state and watermark of a stream, which goes on from other offsets, a text or a time; with results the next micro-batch computes anew the windows whose records all lie behind them, or from results_from on; with dry_run it only says so';
+'clears state and watermark of a stream, which goes on from other offsets, a text or a time; with results the next micro-batch computes again the windows whose records all lie behind them, or from results_from on; with dry_run it only says so';
 
 CREATE FUNCTION stream_agg.process_available(
     stream  text,
@@ -575,6 +579,13 @@ CREATE FUNCTION stream_agg.open_windows(sink anyelement)
 RETURNS SETOF anyelement
 AS 'MODULE_PATHNAME', 'stream_agg_open_windows'
 LANGUAGE C STABLE CALLED ON NULL INPUT;
+CREATE FUNCTION stream_agg.open_windows(sink text)
+RETURNS void
+AS 'MODULE_PATHNAME', 'stream_agg_open_windows_of_text'
+LANGUAGE C STABLE CALLED ON NULL INPUT;
+COMMENT ON FUNCTION stream_agg.open_windows(text) IS
+'an error that says how open_windows is called: by the row type of the sink, not by its name';
+
 COMMENT ON FUNCTION stream_agg.open_windows(anyelement) IS
 'windows of a stream that are still open, as rows of its sink: SELECT * FROM stream_agg.open_windows(NULL::sink)';
 
@@ -652,7 +663,7 @@ RETURNS text
 AS 'MODULE_PATHNAME', 'stream_agg_waiting_reason'
 LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.waiting_reason(oid) IS
-'why a stream of this owner that shall run has no place in shared memory, NULL if there is one; read it through pg_stat_stream_agg';
+'why a stream of this owner that is to run has no place in shared memory, NULL if there is one; read it through pg_stat_stream_agg';
 
 CREATE VIEW @extschema@.pg_stat_stream_agg WITH (security_barrier) AS
 SELECT s.stream,
@@ -714,7 +725,7 @@ SELECT s.stream,
        COALESCE(c.total_null_time, 0) AS rows_null_time,
        COALESCE(c.total_skipped, 0) AS offsets_skipped,
        COALESCE(c.total_late_windows, 0) AS late_windows,
-       CASE WHEN pg_catalog.isfinite(c.watermark) THEN c.watermark END AS watermark,
+       CASE WHEN pg_catalog.isfinite(c.watermark) AND c.watermark OPERATOR(pg_catalog.<>) pg_catalog.to_timestamp(0) THEN c.watermark END AS watermark,
        w.state_rows,
        w.state_bytes,
        p.lag,
@@ -852,7 +863,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_dead_lettered IS 'records 
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_null_time IS 'records without an event time';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.offsets_skipped IS 'offsets that Kafka did not have, or whose records could not be unpacked, and that on_data_loss or on_error let the stream go on without';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.late_windows IS 'how often a record was too late for a window; with hop() it can be for some of its windows only';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has none';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has no watermark, or has read no event time yet';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_rows IS 'groups in the state store';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes IS 'bytes of the state store';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag IS 'records in Kafka that are not committed yet, as of lag_as_of; NULL: unknown, or the stream does not run and it is older than a minute';

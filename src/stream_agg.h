@@ -391,7 +391,9 @@ typedef struct SaggStateAccess
 typedef struct SaggRefusal
 {
 	int64		record;
-	char	   *reason;
+	int			sqlstate;
+	char	   *message;
+	char	   *detail;			/* or NULL */
 } SaggRefusal;
 
 typedef struct SaggRefusals
@@ -453,7 +455,9 @@ typedef struct SaggAside
 	bool		no_key;
 	bool		no_value;
 	bool		no_headers;
-	const char *error;			/* of a dead letter */
+	const char *error;			/* of a dead letter, as are the next two */
+	const char *detail;			/* or NULL */
+	int			sqlstate;
 	int64		nrows;			/* of a late record */
 	const SaggLateRow *rows;
 } SaggAside;
@@ -499,6 +503,7 @@ extern SaggPartitionTime *sagg_partition_times(const SaggStream *stream,
 											   const SaggPartitionTime *known,
 											   int nknown, TimestampTz batch_time,
 											   int *n);
+extern bool sagg_watermark_known(TimestampTz watermark);
 extern int64 sagg_floor_ms(int64 time);
 extern int64 sagg_max_future(const SaggStream *stream);
 extern TimestampTz sagg_watermark_of(const SaggStream *stream, int64 time);
@@ -509,6 +514,17 @@ extern TimestampTz sagg_least_watermark(const SaggStream *stream,
 										const SaggPartitionTime *times,
 										const bool *quiet, int n, int64 now);
 
+/* closest_match.c */
+typedef struct SaggClosest
+{
+	const char *name;
+	const char *match;			/* NULL = none is near */
+	int			edits;			/* of the match; without one, too many */
+} SaggClosest;
+
+extern void sagg_closest_begin(SaggClosest *closest, const char *name);
+extern void sagg_closest_try(SaggClosest *closest, const char *known);
+
 /* subtransaction.c */
 extern ErrorData *sagg_try(void (*function) (void *arg), void *arg);
 extern bool sagg_error_of_data(int sqlstate);
@@ -516,8 +532,9 @@ extern bool sagg_error_of_data(int sqlstate);
 /* refusals.c */
 extern char *sagg_error_reason(const char *message, const char *detail);
 extern SaggRefusals *sagg_refusals_make(SaggOnError policy);
-extern void sagg_refuse_record(SaggRefusals *refusals, int64 record,
+extern void sagg_refuse_record(SaggRefusals *refusals, int64 record, int sqlstate,
 							   const char *message, const char *detail);
+extern char *sagg_refusal_text(const SaggRefusal *refusal);
 extern bool sagg_record_refused(const SaggRefusals *refusals, int64 record);
 extern void sagg_too_many_dead_letters(int64 kept,
 									   const SaggRefusals *refusals);

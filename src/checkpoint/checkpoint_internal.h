@@ -16,7 +16,7 @@
 
 /* what to do about a checkpoint that cannot be used */
 #define SAGG_HINT_REBUILD \
-	"Restore the database from a backup, or drop the stream and create it anew " \
+	"Restore the database from a backup, or drop the stream and create it again " \
 	"to build its state again from the records in Kafka."
 
 /* the statements on the logs; log_statements.c has their texts */

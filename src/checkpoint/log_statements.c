@@ -212,7 +212,8 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"       coalesce(sum(coalesce(octet_length(key), 0)::bigint"
 		"                    + coalesce(octet_length(value), 0)"
 		"                    + coalesce(pg_column_size(headers), 0)"
-		"                    + octet_length(error)), 0)::bigint"
+		"                    + octet_length(error)"
+		"                    + coalesce(octet_length(detail), 0)), 0)::bigint"
 		"  FROM stream_agg.dead_letters WHERE stream = $1",
 		1, {TEXTOID}
 	},
@@ -220,18 +221,19 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		SPI_OK_INSERT,
 		"INSERT INTO stream_agg.dead_letters"
 		"       (stream, batch, topic, partition, \"offset\", \"timestamp\","
-		"        key, value, headers, error)"
+		"        key, value, headers, error, detail, sqlstate)"
 		" SELECT $1, $2, unnest($3), unnest($4), unnest($5), unnest($6),"
-		"        unnest($7), unnest($8), unnest($9), unnest($10)"
+		"        unnest($7), unnest($8), unnest($9), unnest($10), unnest($11), unnest($12)"
 		" ON CONFLICT (stream, topic, partition, \"offset\") DO UPDATE"
 		"   SET batch = excluded.batch,"
 		"       \"timestamp\" = excluded.\"timestamp\", key = excluded.key,"
 		"       value = excluded.value, headers = excluded.headers,"
-		"       error = excluded.error",
-		10, {
+		"       error = excluded.error, detail = excluded.detail,"
+		"       sqlstate = excluded.sqlstate",
+		12, {
 			TEXTOID, INT8OID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID,
 			TIMESTAMPTZARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, JSONBARRAYOID,
-		TEXTARRAYOID}
+		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 	},
 	[SAGG_LOG_FAILED_WINDOWS_COUNT] = {
 		SPI_OK_SELECT,

@@ -37,6 +37,7 @@ extern void sagg_check_lasting(Oid view);
 
 /* query_checks.c: refusals by the shape of the query */
 extern void sagg_check_query_shape(const Query *query, SaggQueryKind kind);
+extern void sagg_check_no_temporary(const Query *query);
 extern void sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 								  bool has_watermark);
 extern void sagg_check_rows_options(const SaggStreamOptions *options);
@@ -150,6 +151,7 @@ extern void sagg_check_delivery(const SaggStream *stream, const SaggQuery *query
 extern RangeVar *sagg_parse_name(const char *name, const char *what);
 extern char *sagg_stream_key(const RangeVar *name);
 extern char *sagg_stream_view_name(const RangeVar *name);
+extern bool sagg_stream_has_name(const SaggStream *stream, const RangeVar *name);
 extern SaggStream *sagg_stream_by_key(const char *key);
 extern SaggStream *sagg_stream_of_source(Oid source);
 extern SaggStream *sagg_stream_of_sink(Oid sink);
@@ -191,7 +193,7 @@ extern SaggQueryChange *sagg_compare_queries(const SaggStream *stream,
 											 const SaggQuery *old, Oid new_view,
 											 const SaggQuery *new);
 
-/* reset_range.c: what a reset computes anew */
+/* reset_range.c: what a reset computes again */
 typedef struct SaggResetRange
 {
 	SaggReadBefore before;

@@ -484,7 +484,7 @@ check_sources_known(const SaggStream *stream, const SaggQuery *query)
 			(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
 			 errmsg("the sources of stream \"%s\" are not those of its query",
 					sagg_stream_title(stream->name)),
-			 errhint("Drop the stream and create it anew.")));
+			 errhint("Drop the stream and create it again.")));
 }
 
 /*

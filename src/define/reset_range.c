@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * reset_range.c
- *	  Which results a reset computes anew, and whether it may.
+ *	  Which results a reset computes again, and whether it may.
  *
  * Windows are made anew if all of their records lie behind the offsets: those
  * that start after the greatest event time before them.  Earlier ones stay as they
@@ -98,7 +98,7 @@ check_all_rows(const SaggStream *stream, const SaggQuery *query, SaggResetRange 
 			 errmsg_plural("resetting stream \"%s\" would delete " INT64_FORMAT " row, and records before the offsets given may have gone into it",
 						   "resetting stream \"%s\" would delete " INT64_FORMAT " rows, and records before the offsets given may have gone into them",
 						   (unsigned long) range->lost, sagg_stream_title(stream->name), range->lost),
-			 errdetail("All rows of its sink are replaced, for they cannot be told by windows of which some are to stay."),
+			 errdetail("All rows of its sink are replaced, because it cannot be told which windows they belong to."),
 			 errhint("Reset it to earliest, or to where it began. " HINT_FORCE)));
 }
 
@@ -110,7 +110,7 @@ refuse_unknown(const SaggStream *stream)
 			 errmsg("which windows of stream \"%s\" have records before the offsets given is not known",
 					sagg_stream_title(stream->name)),
 			 errdetail("The log of its micro-batches does not go back to these offsets."),
-			 errhint("Use results_from to say with which window results that are computed anew begin.")));
+			 errhint("Use results_from to say with which window results that are computed again begin.")));
 }
 
 /*
@@ -232,7 +232,7 @@ find_range(const SaggStream *stream, SaggCheckpoint *checkpoint, SaggResetRange 
 }
 
 /*
- * What a reset of "stream" to its starting_offsets computes anew; "results_from"
+ * What a reset of "stream" to its starting_offsets computes again; "results_from"
  * is the caller's first window or NULL, "force" that rows may be lost.  The
  * stream's lock is held.  Runs as the stream's owner; waits for Kafka.  Raises
  * object_not_in_prerequisite_state for what would lose rows.

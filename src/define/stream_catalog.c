@@ -303,6 +303,16 @@ sagg_stream_view_name(const RangeVar *name)
 }
 
 /*
+ * Whether a stream has this name but for its schema.  Names of views are cut where
+ * those of streams are not, so the view that is found may be another stream's.
+ */
+bool
+sagg_stream_has_name(const SaggStream *stream, const RangeVar *name)
+{
+	return strcmp(sagg_parse_name(stream->name, "stream")->relname, name->relname) == 0;
+}
+
+/*
  * The stream of this name, in the current context.  A stream that was named
  * without schema is found by its schema too, and the other way round.  NULL if
  * there is none and "missing_ok", else raises undefined_object.
@@ -322,6 +332,8 @@ sagg_stream_by_name(const char *name, bool missing_ok)
 		viewoid = RangeVarGetRelid(view, NoLock, true);
 		if (OidIsValid(viewoid))
 			stream = sagg_stream_by_view(viewoid, true);
+		if (stream && !sagg_stream_has_name(stream, range))
+			stream = NULL;
 	}
 	if (stream == NULL && !missing_ok)
 		ereport(ERROR,

@@ -22,6 +22,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "parser/analyze.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -63,8 +64,18 @@ sagg_parse_query(const char *text)
 }
 
 /*
+ * Refuse what CREATE VIEW would make a temporary view of.
+ */
+static void
+check_not_temporary(RawStmt *raw, const char *text)
+{
+	sagg_check_no_temporary(parse_analyze_fixedparams(copyObject(raw), text, NULL, 0, NULL));
+}
+
+/*
  * Make a view for the query "text" of the stream "stream", a key, with options of the
- * view, which may be NIL; returns its OID.  Raises what CREATE VIEW and sagg_check_lasting raise.
+ * view, which may be NIL; returns its OID.  Raises what CREATE VIEW and
+ * sagg_check_lasting raise.
  */
 Oid
 sagg_make_query_view(const char *stream, char *schema, char *name, const char *text,
@@ -80,6 +91,7 @@ sagg_make_query_view(const char *stream, char *schema, char *name, const char *t
 	stmt->options = options;
 	stmt->withCheckOption = NO_CHECK_OPTION;
 	sagg_text_errors_begin(&callback, text);
+	check_not_temporary(raw, text);
 	sagg_run_utility((Node *) stmt, text, raw->stmt_location, raw->stmt_len);
 	sagg_text_errors_end(&callback);
 	view = RangeVarGetRelid(stmt->view, NoLock, false);
@@ -412,13 +424,16 @@ find_stream(const SaggStreamArguments *args, Oid schema)
 	if (!OidIsValid(relid))
 		return NULL;
 	stream = sagg_stream_by_view(relid, true);
-	if (stream == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_TABLE),
-				 errmsg("relation \"%s\" already exists", view),
-				 errdetail("The query of stream \"%s\" would be kept as a view of that name.", sagg_stream_title(key)),
-				 errhint("Choose another name for the stream.")));
-	return stream;
+	if (stream && sagg_stream_has_name(stream, args->name))
+		return stream;
+	ereport(ERROR,
+			(errcode(ERRCODE_DUPLICATE_TABLE),
+			 errmsg("relation \"%s\" already exists", view),
+			 stream ?
+			 errdetail("It is the query of stream \"%s\". That of stream \"%s\" would be kept as a view of the same name, which is made of the first bytes of the stream's.",
+					   sagg_stream_title(stream->name), sagg_stream_title(key)) :
+			 errdetail("The query of stream \"%s\" would be kept as a view of that name.", sagg_stream_title(key)),
+			 errhint("Choose another name for the stream.")));
 }
 
 /*

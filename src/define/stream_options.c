@@ -43,7 +43,7 @@ on_error_from_word(const char *word)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid on_error \"%s\"", word),
-			 errhint("It is fail (the stream stops), skip (the record is counted and left out) or dead_letter (and kept in stream_agg.dead_letters).")));
+			 errhint("Valid values are fail (the stream stops), skip (the record is counted and left out) and dead_letter (it is also kept in stream_agg.dead_letters).")));
 }
 
 static SaggOnDataLoss
@@ -56,7 +56,7 @@ on_data_loss_from_word(const char *word)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid on_data_loss \"%s\"", word),
-			 errhint("It is fail (the stream stops at offsets that Kafka does not have) or earliest (it goes on from the first offset that Kafka has).")));
+			 errhint("Valid values are fail (the stream stops at offsets that Kafka does not have) and earliest (it goes on from the first offset that Kafka has).")));
 }
 
 /*
@@ -88,7 +88,7 @@ min_offsets_from_text(char *text)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("min_offsets_per_trigger must be greater than zero"),
-				 errhint("Leave it out to have a micro-batch of whatever there is.")));
+				 errhint("Leave it out to process whatever there is.")));
 	return value;
 }
 
@@ -116,7 +116,7 @@ delivery_from_word(const char *word)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid delivery \"%s\"", word),
-			 errhint("It is exactly_once (into a table) or at_least_once (into a Kafka topic).")));
+			 errhint("Valid values are exactly_once (into a table) and at_least_once (into a Kafka topic).")));
 }
 
 static const char *const watermark_policy_words[] = {
@@ -164,7 +164,37 @@ on_failure_from_word(const char *word, SaggStreamOptions *options)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid on_failure \"%s\"", word),
-				 errhint("It is leave (the stream stays failed, other streams of the reader go on), retry (the stream tries again after growing pauses) or stop_all (the other streams of the reader fail with it).")));
+				 errhint("Valid values are leave (the stream stays failed, other streams of the reader go on), retry (the stream tries again after growing pauses) and stop_all (the other streams of the reader fail with it).")));
+}
+
+/*
+ * Raise invalid_parameter_value for an option that there is not.
+ */
+static void
+refuse_option(const char *name)
+{
+	static const char *const names[] = {
+		"on_error", "on_data_loss", "max_future", "consumer_group", "delivery",
+		"min_offsets_per_trigger", "max_trigger_delay", "watermark_policy",
+		"idle_timeout", "late_records", "on_failure"
+	};
+	SaggClosest closest;
+	StringInfoData all;
+
+	sagg_closest_begin(&closest, name);
+	initStringInfo(&all);
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		sagg_closest_try(&closest, names[i]);
+		appendStringInfo(&all, "%s%s", i == 0 ? "" : i == lengthof(names) - 1 ? " and " : ", ",
+						 names[i]);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown option \"%s\" of a stream", name),
+			 closest.match ?
+			 errhint("Perhaps you meant the option \"%s\".", closest.match) :
+			 errhint("Options of a stream are %s.", all.data)));
 }
 
 /*
@@ -220,10 +250,7 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 		else if (strcmp(name, "late_records") == 0)
 			options->late_records = flag_from_text(name, value);
 		else
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unknown option \"%s\" of a stream", name),
-					 errhint("Options of a stream are on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout, late_records and on_failure.")));
+			refuse_option(name);
 	}
 	if (has_delay && options->min_offsets == 0)
 		ereport(ERROR,

@@ -63,7 +63,7 @@ lock_sink(const SaggStream *stream)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the sink of stream \"%s\" does not exist",
 						sagg_stream_title(stream->name)),
-				 errhint("Drop the stream and create it anew.")));
+				 errhint("Drop the stream and create it again.")));
 	relation_close(sink, NoLock);
 }
 
@@ -343,7 +343,7 @@ tell_about(const SaggStream *stream, const SaggQueryChange *change)
 							   "%d aggregates of stream \"%s\" begin with the next micro-batch",
 							   change->new_aggregates,
 							   change->new_aggregates, sagg_stream_title(stream->name)),
-				 errdetail("In groups that are there already they are of records from now on; the others go on with their state."),
+				 errdetail("In groups that exist already they cover records from now on; the others go on with their state."),
 				 errhint("Use stream_agg.reset_stream to compute all of them from records that Kafka still has.")));
 }
 

@@ -76,9 +76,9 @@ tell_about(const SaggStream *stream, const SaggResetRange *range, bool dry_run)
 		return;
 	ereport(NOTICE,
 			(range->start_text ?
-			 errmsg("windows of stream \"%s\" are computed anew from %s on",
+			 errmsg("windows of stream \"%s\" are computed again from %s on",
 					sagg_stream_title(stream->name), range->start_text) :
-			 errmsg("all results of stream \"%s\" are computed anew",
+			 errmsg("all results of stream \"%s\" are computed again",
 					sagg_stream_title(stream->name)),
 			 errdetail("They replace up to " INT64_FORMAT " rows of its sink. " INT64_FORMAT " of these may have records before the offsets given, which are not read.%s",
 					   range->rows, range->lost,
@@ -93,7 +93,7 @@ flag_argument(FunctionCallInfo fcinfo, int n)
 }
 
 /*
- * Which results are computed anew, of a stream whose lock is held and that has
+ * Which results are computed again, of a stream whose lock is held and that has
  * its new offsets; tells about it.
  */
 static void

@@ -130,7 +130,7 @@ refuse(SaggExecution *ex, TupleTableSlot *slot, const char *message,
 	record = record_number(ex, slot);
 	if (record < ex->nclasses && ex->classes[record] == SAGG_CLASS_AGGREGATED)
 		ex->run_again = true;
-	sagg_refuse_record(ex->refusals, record, message, detail);
+	sagg_refuse_record(ex->refusals, record, ERRCODE_SAGG_INVALID_RECORD, message, detail);
 	ResetExprContext(ex->tmpcontext);
 }
 

@@ -109,7 +109,7 @@ explain_time(StringInfo text, const SaggInspection *inspection)
 	if (stream->has_watermark)
 		line(text, "  Watermark: %s behind the greatest event time, now %s",
 			 interval_text(stream->watermark_delay),
-			 TIMESTAMP_NOT_FINITE(watermark) ? "none" :
+			 !sagg_watermark_known(watermark) ? "none yet" :
 			 DatumGetCString(DirectFunctionCall1(timestamptz_out,
 												 TimestampTzGetDatum(watermark))));
 	else

@@ -280,7 +280,7 @@ tell_counts(const Preview *preview)
 {
 	const SaggInspection *inspection = &preview->inspection;
 	const SaggCounts *counts = &preview->counts;
-	char	   *watermark = TIMESTAMP_NOT_FINITE(preview->watermark) ? "none" :
+	char	   *watermark = !sagg_watermark_known(preview->watermark) ? "none" :
 		DatumGetCString(DirectFunctionCall1(timestamptz_out,
 											TimestampTzGetDatum(preview->watermark)));
 

@@ -111,7 +111,7 @@ check_window(const SaggRepair *repair)
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("late records of stream \"%s\" cannot be repaired",
 							sagg_stream_title(repair->stream->name)),
-					 errdetail("Their windows cannot be made anew one by one."),
+					 errdetail("Their windows cannot be computed one by one."),
 					 errhint("Use stream_agg.reset_stream with results => true.")));
 	}
 }
@@ -221,7 +221,9 @@ stream_agg_repair_late(PG_FUNCTION_ARGS)
 	repair.progress = sagg_checkpoint_progress(repair.checkpoint);
 	repair.origin = sagg_checkpoint_origin(repair.checkpoint);
 	repair.windows = sagg_checkpoint_late_windows(repair.checkpoint, &repair.nwindows);
-	if (repair.nwindows > 0)
+	if (repair.nwindows == 0)
+		sagg_tell_none_kept(stream, "late_records");
+	else
 	{
 		repair_windows(&repair);
 		sagg_checkpoint_late_repaired(repair.checkpoint, repair.windows, repair.nwindows);

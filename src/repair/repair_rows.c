@@ -38,7 +38,7 @@ sagg_repair_check_column(const SaggRepair *repair)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("late records of stream \"%s\" cannot be repaired",
 						sagg_stream_title(repair->stream->name)),
-				 errdetail("Its select list omits the window, so nobody knows which rows of the sink are of it."),
+				 errdetail("Its select list omits the window, so it is unknown which rows of the sink belong to it."),
 				 errhint("Create a stream whose query selects the window.")));
 }
 

@@ -269,7 +269,7 @@ describe_first(SaggSession *session, const SaggRefusals *refusals)
 					  &place);
 	return psprintf("The first one, in partition %d of topic \"%s\" at offset " INT64_FORMAT ": %s",
 					place.partition, sagg_topic_name(place.topic), place.offset,
-					refusals->first.reason);
+					sagg_refusal_text(&refusals->first));
 }
 
 /*

@@ -302,7 +302,8 @@ typedef struct SaggPoison
 	bool		counted;		/* and its attempt by this one is in the log */
 	int64		failed;			/* batch that must not be run again as it is,
 								 * -1 = none */
-	char	   *message;		/* why, in TopMemoryContext */
+	int			sqlstate;		/* why */
+	char	   *message;		/* in TopMemoryContext */
 	char	   *detail;
 	SaggPlace	last;			/* the record read last then; partition -1:
 								 * unknown */

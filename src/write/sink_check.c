@@ -54,7 +54,7 @@ typedef struct SinkCheck
 	errcode((check)->running ? ERRCODE_SAGG_DEFINITION_CHANGED : (code))
 #define SINK_ERRHINT(check, ...) \
 	((check)->running ? \
-	 errhint("Undo the change of the table and start the stream, or drop the stream and create it anew.") : \
+	 errhint("Undo the change of the table and start the stream, or drop the stream and create it again.") : \
 	 errhint(__VA_ARGS__))
 
 /*
@@ -398,7 +398,7 @@ index_fits(const SinkCheck *check, Relation index)
 						RelationGetRelationName(index),
 						RelationGetRelationName(check->rel)),
 				 errdetail("The server's INSERT ... ON CONFLICT does not work with deferrable unique constraints over the columns of the identity."),
-				 SINK_ERRHINT(check, "Make the constraint anew as NOT DEFERRABLE.")));
+				 SINK_ERRHINT(check, "Create the constraint again as NOT DEFERRABLE.")));
 	return form->indnullsnotdistinct || !nullable;
 }
 
@@ -490,7 +490,7 @@ sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
 				(SINK_ERRCODE(&check, ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the sink of the stream does not exist"),
 				 running ? errdetail("The table was dropped.") : 0,
-				 running ? errhint("Drop the stream and create it anew.") : 0));
+				 running ? errhint("Drop the stream and create it again.") : 0));
 	check_kind(&check);
 	check_partitions(&check);
 	check_columns(&check);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sink_replaced.c
- *	  The rows of a sink that results computed anew take the place of.
+ *	  The rows of a sink that results computed again take the place of.
  *
  * They are told by the one column that has the window or one of its bounds.
  * Nothing here changes a row.

@@ -80,7 +80,7 @@ sink_error_callback(void *arg)
 				   sagg_stream_title(batch->sink->stream));
 	if (batch->sink->mode == SAGG_APPEND &&
 		geterrcode() == ERRCODE_UNIQUE_VIOLATION)
-		errhint("Output mode append writes a window once. If the stream was started without its checkpoint or made anew, truncate the sink, delete what the stream will write again, or have it computed anew by stream_agg.reset_stream(stream, results => true); then start the stream.");
+		errhint("Output mode append writes a window once. If the stream was started without its checkpoint or created again, truncate the sink, delete what the stream will write again, or have it computed again by stream_agg.reset_stream(stream, results => true); then start the stream.");
 }
 
 /*

@@ -72,7 +72,7 @@ for my $stream (sort keys %shape)
 		my $before = sql("SELECT $columns FROM $stream ORDER BY 1");
 		sql("UPDATE $stream SET n = n + 1000 WHERE $anew");
 		my $said = said(qq{SELECT stream_agg.reset_stream('$stream', '{"0": 3600}', results => true)});
-		like($said, qr/NOTICE:  windows of stream "$stream" are computed anew from 2026-01-01 01:00:00\+00 on\nDETAIL:  They replace up to \d+ rows of its sink. 0 of these may have records before/, 'told at the call');
+		like($said, qr/NOTICE:  windows of stream "$stream" are computed again from 2026-01-01 01:00:00\+00 on\nDETAIL:  They replace up to \d+ rows of its sink. 0 of these may have records before/, 'told at the call');
 		process($node, $stream);
 		is(sql("SELECT $columns FROM $stream ORDER BY 1"), $before, 'the table is as before the damage');
 		is(sql("SELECT count(*) FROM $stream"), $windows, "$windows windows") if $stream ne 'hop';
@@ -100,7 +100,7 @@ subtest 'a reset that would lose rows is an error that says how many and from wh
 subtest 'a dry run tells, and a preview lists, what would be replaced' => sub {
 	my $commits = sql('SELECT count(*) FROM stream_agg.commits');
 	like(said(q{SELECT stream_agg.reset_stream('rst_s', '{"0": 3600}', results => true, results_from => '2026-01-01 00:50+00', force => true, dry_run => true)}),
-		qr/NOTICE:  windows of stream "rst_s" are computed anew from 2026-01-01 00:50:00\+00 on\nDETAIL:  They replace up to 19 rows of its sink. 10 of these may have records before the offsets given.*HINT:  Nothing was reset/s, 'rows that are replaced, and those that may have records before the offsets');
+		qr/NOTICE:  windows of stream "rst_s" are computed again from 2026-01-01 00:50:00\+00 on\nDETAIL:  They replace up to 19 rows of its sink. 10 of these may have records before the offsets given.*HINT:  Nothing was reset/s, 'rows that are replaced, and those that may have records before the offsets');
 	is(sql('SELECT count(*) FROM stream_agg.commits'), $commits, 'nothing was reset');
 	is(sql(q{BEGIN; SELECT stream_agg.reset_stream('rst_s', '{"0": 3600}', results => true);
 		SELECT action, count(*), sum((data ->> 'n')::int) FROM stream_agg.preview('rst_s') GROUP BY 1 ORDER BY 1; ROLLBACK}) =~ s/^\n//r,
