@@ -77,7 +77,7 @@ for my $zone (@zones)
 		run("SELECT date_trunc('$unit', ts) AS since, k, count(*) AS n, max(ts) AS latest FROM events GROUP BY 1, k",
 			$zone, $modes[ $streams % 3 ], "since + interval '$length{$unit}'", $unit);
 	}
-	run('SELECT ts::date AS day, count(*) AS n FROM events GROUP BY 1', $zone, $_, 'day + 1', 'a cast to date') if $zone ne 'Asia/Kathmandu';
+	run('SELECT ts::date AS day, count(*) AS n FROM events GROUP BY 1', $zone, $modes[ $streams % 3 ], 'day + 1', 'a cast to date') if $zone ne 'Asia/Kathmandu';
 }
 for my $mode ('append', 'update')
 {
@@ -112,5 +112,66 @@ value("SELECT stream_agg.create_stream('visits', \$q\$SELECT stream_agg.session(
 process($node, 'visits');
 is(value('SELECT count(*) > 20, count(*) FILTER (WHERE opening IS DISTINCT FROM first_kept OR closing IS DISTINCT FROM last_kept) FROM visits'),
 	't|0', 'first and last of sessions are those of kept inputs');
+
+# What looks at a stream, resets and repairs it, in sessions of another zone.
+sub tools
+{
+	my ($stream, $zone, $window, $of, $from) = @_;
+	my $topic = "topic_$stream";
+	my $query = "SELECT $window AS since, count(*) AS n, stream_agg.last(v, ts) AS closing FROM $topic GROUP BY 1";
+	my @days = map { my $day = $_; map { sprintf '{"ts":"2026-%02d-%02dT%02d:30:00Z","at":"2026-%02d-%02dT%02d:30:00","k":0,"v":%d}',
+				(10, $day, $_) x 2, $_ % 10 } 0 .. 23 } 22 .. 28;
+
+	$broker->create_topic($topic, 1);
+	create_source($node, $broker, $topic, $topic, 'ts timestamptz, at timestamp, k int, v int');
+	$broker->produce($topic, @days);
+	value("SET timezone = '$zone'; SELECT stream_agg.create_stream('$stream', \$q\$$query\$q\$, watermark => '2 hours', trigger => '20 days',
+		start => false, options => '{\"late_records\": true}')");
+	value("SELECT stream_agg.create_live_view('$stream')");
+	use_zone('America/New_York');
+	like(value("SELECT string_agg(data::text, ' ') FROM stream_agg.preview('$stream')"), qr/"closing"/, "$of: preview shows the windows that would close");
+	value("SELECT stream_agg.start_stream('$stream')");
+	process($node, $stream);
+	my $whole = "SELECT * FROM ${stream}_query";
+	my $equal = sub {
+		my $name = shift;
+		my $live = value("SELECT stream_agg.process_available('$stream'); SELECT json_agg(l ORDER BY l) FROM ${stream}_live l");
+		my $both = value("SELECT json_agg(l ORDER BY l) FROM (SELECT * FROM $stream UNION ALL SELECT * FROM stream_agg.open_windows(NULL::$stream)) l");
+		use_zone($zone);
+		$live =~ s/^.*\n//;
+		my $batch = value("SELECT json_agg(l ORDER BY l) FROM ($whole) l");
+		my $same = value("SELECT (SELECT count(*) FROM json_populate_recordset(NULL::$stream, \$j\$$live\$j\$)) > 3 AND NOT EXISTS (
+			(SELECT * FROM json_populate_recordset(NULL::$stream, \$j\$$live\$j\$) EXCEPT ALL $whole) UNION ALL
+			($whole EXCEPT ALL SELECT * FROM json_populate_recordset(NULL::$stream, \$j\$$live\$j\$)))");
+		is($same, 't', "$of: $name, in the live view") or diag("$live\n$batch");
+		use_zone('America/New_York');
+		return is($both, $live, "$of: $name, with the open windows");
+	};
+	$equal->('all windows are the batch query\'s');
+	my $open = value("SELECT count(*) FROM stream_agg.open_windows(NULL::$stream)");
+	ok($open > 0, "$of: some windows are open");
+
+	# late records of a day of 25 hours
+	$broker->produce($topic, map { qq({"ts":"2026-10-25T0$_:15:00Z","at":"2026-10-25T0$_:15:00","k":0,"v":9}) } 0 .. 3);
+	process($node, $stream);
+	is(value("SELECT rows_late FROM pg_stat_stream_agg WHERE stream = '$stream'"), 4, "$of: the records of closed windows are late");
+	is(value("SELECT bool_and(repaired) FROM stream_agg.repair_late('$stream')"), 't', "$of: repair_late makes their windows anew");
+	$equal->('after the repair all windows are right');
+
+	# a window with a wrong row, and one that is missing, computed anew
+	value("UPDATE $stream SET n = -1 WHERE since = (SELECT max(since) FROM $stream)");
+	value("SELECT stream_agg.reset_stream('$stream', results => true, results_from => '$from')");
+	process($node, $stream);
+	$equal->('after a reset from one window on all are right');
+	is(value("SELECT count(*) FILTER (WHERE n < 0) FROM $stream"), 0, "$of: rows from there on were replaced");
+	my (undef, undef, $refusal) = $node->psql('postgres', "SELECT stream_agg.reset_stream('$stream', '{\"0\": 120}', results => true)");
+	like($refusal, qr/would lose open windows that start before 2026-10-(29|30)/, "$of: a reset from an offset on knows the windows with records before it");
+	return;
+}
+tools('by_day', 'Europe/Berlin', "date_trunc('day', ts)", 'a day', '2026-10-26 00:00+01');
+tools('by_hour', 'Australia/Lord_Howe', "date_trunc('hour', ts)", 'an hour', '2026-10-26 00:00+11');
+tools('by_date', 'Europe/Berlin', 'ts::date', 'a date', '2026-10-26 00:00+01');
+tools('by_local_date', 'Europe/Berlin', 'at::date', 'the date of a timestamp', '2026-10-26 00:00+01');
+tools('by_start', 'Europe/Berlin', "stream_agg.tumble_start(ts, '1 day', timezone => 'Europe/Berlin')", 'tumble_start', '2026-10-26 00:00+01');
 
 done_testing();
