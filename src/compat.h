@@ -266,14 +266,15 @@ sagg_forget_permissions(Query *query)
 #define SAGG_PARSE_TYPE(text, type, typmod) parseTypeString(text, type, typmod, false)
 #endif
 
-#include "parser/scansup.h"
-#include "utils/datetime.h"
-
 /*
  * The zone of a name, as AT TIME ZONE and date_trunc read it, an abbreviation
  * with its offset included; 16 has a function for it.  Raises
- * invalid_parameter_value for what is no zone.
+ * invalid_parameter_value for what is no zone.  For files that include
+ * utils/datetime.h, whose macros are not for all.
  */
+#ifdef DATETIME_H
+#include "parser/scansup.h"
+
 static inline pg_tz *
 sagg_time_zone(const char *name)
 {
@@ -296,5 +297,6 @@ sagg_time_zone(const char *name)
 	return zone;
 #endif
 }
+#endif							/* DATETIME_H */
 
 #endif							/* SAGG_COMPAT_H */

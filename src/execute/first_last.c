@@ -23,6 +23,7 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #include "execute_internal.h"
@@ -108,6 +109,16 @@ compare(FunctionCallInfo fcinfo, const TimedValue *a, const TimedValue *b)
 }
 
 /*
+ * A state that was read may be of any type; its values go with their like only.
+ */
+static void
+check_type(const TimedValue *state, Oid type)
+{
+	if (state && state->type != type)
+		sagg_codec_corrupt("A state of stream_agg.first or stream_agg.last is of another type than its value.");
+}
+
+/*
  * Make "from" the state, in its context; "state" may be NULL.
  */
 static TimedValue *
@@ -149,7 +160,8 @@ accumulate(FunctionCallInfo fcinfo, bool later)
 		input.type = get_fn_expr_argtype(fcinfo->flinfo, 1);
 		if (!OidIsValid(input.type))
 			elog(ERROR, "could not determine input data type");
-		if (state && state->type == input.type)
+		check_type(state, input.type);
+		if (state)
 		{
 			input.len = state->len;
 			input.byval = state->byval;
@@ -192,8 +204,7 @@ combine(FunctionCallInfo fcinfo, bool later)
 	{
 		const TimedValue *other = (TimedValue *) PG_GETARG_POINTER(1);
 
-		if (state && state->type != other->type)
-			elog(ERROR, "states of different types cannot be combined");
+		check_type(state, other->type);
 		state = earlier_or_later(fcinfo, state, other, later);
 	}
 	if (state == NULL)
@@ -274,6 +285,8 @@ read_type(StringInfo buf)
 
 	if (!OidIsValid(type))
 		SAGG_PARSE_TYPE(pq_getmsgrawstring(buf), &type, &typmod);
+	if (!SearchSysCacheExists1(TYPEOID, ObjectIdGetDatum(type)))
+		sagg_codec_corrupt("A state of stream_agg.first or stream_agg.last is of a type that does not exist.");
 	return type;
 }
 
@@ -326,10 +339,7 @@ stream_agg_timed_value_final(PG_FUNCTION_ARGS)
 	(void) state_context(fcinfo);
 	if (state == NULL)
 		PG_RETURN_NULL();
-	if (state->type != get_fn_expr_rettype(fcinfo->flinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("state of stream_agg.first or stream_agg.last is of another type than its value")));
+	check_type(state, get_fn_expr_rettype(fcinfo->flinfo));
 	if (state->isnull)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(state->value);
