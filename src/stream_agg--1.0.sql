@@ -77,6 +77,22 @@ LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION stream_agg.tumble(timestamptz, interval, timestamptz, text) IS
 'the tumbling window [start, end) that holds ts; windows are aligned to origin, a day is 24 hours; with a timezone size is days, weeks, months or years by its clocks';
 
+CREATE FUNCTION stream_agg.tumble_start(ts timestamptz, size interval,
+                                        origin timestamptz DEFAULT '1970-01-01 00:00:00+00', timezone text DEFAULT '')
+RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'stream_agg_tumble_start'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.tumble_start(timestamptz, interval, timestamptz, text) IS
+'the start of the tumbling window that holds ts: lower() of tumble with the same arguments';
+
+CREATE FUNCTION stream_agg.tumble_end(ts timestamptz, size interval,
+                                      origin timestamptz DEFAULT '1970-01-01 00:00:00+00', timezone text DEFAULT '')
+RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'stream_agg_tumble_end'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.tumble_end(timestamptz, interval, timestamptz, text) IS
+'the end of the tumbling window that holds ts, not part of it: upper() of tumble with the same arguments';
+
 CREATE FUNCTION stream_agg.hop(ts timestamptz, slide interval, size interval)
 RETURNS SETOF tstzrange
 AS 'MODULE_PATHNAME', 'stream_agg_hop'
@@ -97,6 +113,128 @@ AS 'MODULE_PATHNAME', 'stream_agg_session'
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION stream_agg.session(timestamptz, interval) IS
 'the session window [ts, ts + gap) of a record, NULL if gap is not greater than zero; in GROUP BY of a stream, those of a key that overlap or touch become one';
+
+/* ------------------------------------------------------------- aggregates */
+
+CREATE FUNCTION stream_agg.first_combine(internal, internal)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_first_combine'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.first_combine(internal, internal) IS 'combine function of the aggregates first';
+
+CREATE FUNCTION stream_agg.last_combine(internal, internal)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_last_combine'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.last_combine(internal, internal) IS 'combine function of the aggregates last';
+
+CREATE FUNCTION stream_agg.timed_value_serialize(internal)
+RETURNS bytea
+AS 'MODULE_PATHNAME', 'stream_agg_timed_value_serialize'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.timed_value_serialize(internal) IS 'serialize function of the aggregates first and last';
+
+CREATE FUNCTION stream_agg.timed_value_deserialize(bytea, internal)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_timed_value_deserialize'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.timed_value_deserialize(bytea, internal) IS 'deserialize function of the aggregates first and last';
+
+CREATE FUNCTION stream_agg.first_accumulate(internal, anyelement, timestamptz)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_first_accumulate'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.first_accumulate(internal, anyelement, timestamptz) IS 'transition function of the aggregate first';
+
+CREATE FUNCTION stream_agg.last_accumulate(internal, anyelement, timestamptz)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_last_accumulate'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.last_accumulate(internal, anyelement, timestamptz) IS 'transition function of the aggregate last';
+
+CREATE FUNCTION stream_agg.timed_value_final(internal, anyelement, timestamptz)
+RETURNS anyelement
+AS 'MODULE_PATHNAME', 'stream_agg_timed_value_final'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.timed_value_final(internal, anyelement, timestamptz) IS 'final function of the aggregates first and last';
+
+CREATE AGGREGATE stream_agg.first(value anyelement, at timestamptz) (
+    SFUNC = stream_agg.first_accumulate, STYPE = internal, COMBINEFUNC = stream_agg.first_combine,
+    SERIALFUNC = stream_agg.timed_value_serialize, DESERIALFUNC = stream_agg.timed_value_deserialize,
+    FINALFUNC = stream_agg.timed_value_final, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE stream_agg.first(anyelement, timestamptz) IS
+'the value with the least at, of several the least value, NULL after all others; a row whose at is NULL does not count';
+
+CREATE AGGREGATE stream_agg.last(value anyelement, at timestamptz) (
+    SFUNC = stream_agg.last_accumulate, STYPE = internal, COMBINEFUNC = stream_agg.last_combine,
+    SERIALFUNC = stream_agg.timed_value_serialize, DESERIALFUNC = stream_agg.timed_value_deserialize,
+    FINALFUNC = stream_agg.timed_value_final, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE stream_agg.last(anyelement, timestamptz) IS
+'the value with the greatest at, of several the greatest value, NULL after all others; a row whose at is NULL does not count';
+
+CREATE FUNCTION stream_agg.first_accumulate(internal, anyelement, timestamp)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_first_accumulate'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.first_accumulate(internal, anyelement, timestamp) IS 'transition function of the aggregate first';
+
+CREATE FUNCTION stream_agg.last_accumulate(internal, anyelement, timestamp)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_last_accumulate'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.last_accumulate(internal, anyelement, timestamp) IS 'transition function of the aggregate last';
+
+CREATE FUNCTION stream_agg.timed_value_final(internal, anyelement, timestamp)
+RETURNS anyelement
+AS 'MODULE_PATHNAME', 'stream_agg_timed_value_final'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.timed_value_final(internal, anyelement, timestamp) IS 'final function of the aggregates first and last';
+
+CREATE AGGREGATE stream_agg.first(value anyelement, at timestamp) (
+    SFUNC = stream_agg.first_accumulate, STYPE = internal, COMBINEFUNC = stream_agg.first_combine,
+    SERIALFUNC = stream_agg.timed_value_serialize, DESERIALFUNC = stream_agg.timed_value_deserialize,
+    FINALFUNC = stream_agg.timed_value_final, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE stream_agg.first(anyelement, timestamp) IS
+'the value with the least at, of several the least value, NULL after all others; a row whose at is NULL does not count';
+
+CREATE AGGREGATE stream_agg.last(value anyelement, at timestamp) (
+    SFUNC = stream_agg.last_accumulate, STYPE = internal, COMBINEFUNC = stream_agg.last_combine,
+    SERIALFUNC = stream_agg.timed_value_serialize, DESERIALFUNC = stream_agg.timed_value_deserialize,
+    FINALFUNC = stream_agg.timed_value_final, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE stream_agg.last(anyelement, timestamp) IS
+'the value with the greatest at, of several the greatest value, NULL after all others; a row whose at is NULL does not count';
+
+CREATE FUNCTION stream_agg.first_accumulate(internal, anyelement, bigint)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_first_accumulate'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.first_accumulate(internal, anyelement, bigint) IS 'transition function of the aggregate first';
+
+CREATE FUNCTION stream_agg.last_accumulate(internal, anyelement, bigint)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_last_accumulate'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.last_accumulate(internal, anyelement, bigint) IS 'transition function of the aggregate last';
+
+CREATE FUNCTION stream_agg.timed_value_final(internal, anyelement, bigint)
+RETURNS anyelement
+AS 'MODULE_PATHNAME', 'stream_agg_timed_value_final'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.timed_value_final(internal, anyelement, bigint) IS 'final function of the aggregates first and last';
+
+CREATE AGGREGATE stream_agg.first(value anyelement, at bigint) (
+    SFUNC = stream_agg.first_accumulate, STYPE = internal, COMBINEFUNC = stream_agg.first_combine,
+    SERIALFUNC = stream_agg.timed_value_serialize, DESERIALFUNC = stream_agg.timed_value_deserialize,
+    FINALFUNC = stream_agg.timed_value_final, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE stream_agg.first(anyelement, bigint) IS
+'the value with the least at, of several the least value, NULL after all others; a row whose at is NULL does not count';
+
+CREATE AGGREGATE stream_agg.last(value anyelement, at bigint) (
+    SFUNC = stream_agg.last_accumulate, STYPE = internal, COMBINEFUNC = stream_agg.last_combine,
+    SERIALFUNC = stream_agg.timed_value_serialize, DESERIALFUNC = stream_agg.timed_value_deserialize,
+    FINALFUNC = stream_agg.timed_value_final, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE stream_agg.last(anyelement, bigint) IS
+'the value with the greatest at, of several the greatest value, NULL after all others; a row whose at is NULL does not count';
 
 /* ---------------------------------------------------------------- catalog */
 

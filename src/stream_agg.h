@@ -25,6 +25,7 @@
 #include "nodes/parsenodes.h"
 #include "nodes/primnodes.h"
 #include "utils/array.h"
+#include "utils/date.h"
 
 #include "compat.h"
 #include "failpoint.h"
@@ -495,6 +496,16 @@ extern void sagg_calendar_init(SaggCalendar *calendar, const Interval *size,
 							   const char *zone, const TimestampTz *origin);
 extern bool sagg_calendar_window(const SaggCalendar *calendar, TimestampTz ts,
 								 TimestampTz *start, TimestampTz *end);
+extern TimestampTz sagg_calendar_end(const SaggCalendar *calendar, TimestampTz start);
+extern TimestampTz sagg_calendar_first_open(const SaggCalendar *calendar, TimestampTz ts);
+extern DateADT sagg_calendar_date(const SaggCalendar *calendar, TimestampTz ts);
+extern TimestampTz sagg_calendar_midnight(const SaggCalendar *calendar, DateADT date);
+
+/* window_column.c */
+extern bool sagg_event_time_is_local(const SaggQuery *query);
+extern Oid	sagg_window_column_type(const SaggQuery *query);
+extern Datum sagg_window_column_value(const SaggQuery *query, int64 time);
+extern int64 sagg_window_column_time(const SaggQuery *query, Datum value);
 
 /* watermark.c */
 extern SaggPartitionTime *sagg_partition_times(const SaggStream *stream,

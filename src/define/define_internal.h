@@ -75,10 +75,19 @@ extern void sagg_settle_panes(SaggQuery *result, bool per_partition);
 extern void sagg_check_reads(const SaggQuery *query);
 extern void sagg_check_sink_not_read(const SaggQuery *query, Oid sink);
 
+/* what row_number() in a query is for, as a rule */
+#define HINT_ONE_ROW_OF_EACH_KEY \
+	"For the first row of each key, as by row_number() and WHERE rn = 1, use DISTINCT ON (key) with event_time and watermark; for the last, GROUP BY key and stream_agg.last(value, time)."
+
 /* query_window.c */
 extern bool sagg_is_hop(Oid funcid);
 extern bool sagg_match_window(Node *groupexpr, SaggWindow *window,
 							  Node **windowexpr, Node **eventtime);
+extern void sagg_spell_out_bounds(Query *query);
+
+/* query_trunc.c */
+extern bool sagg_match_truncation(const Query *query, Node *groupexpr, SaggWindow *window,
+								  Node **eventtime, char **hint);
 
 /*
  * query_groups.c: what an expression of the stream's query becomes over the

@@ -71,7 +71,7 @@ check_result_clauses(const Query *query, SaggQueryKind kind)
 					   whole, "Use LIMIT where the sink is queried.");
 	if (query->hasWindowFuncs)
 		refuse_feature("the query of a stream cannot have window functions",
-					   whole, "Use window functions where the sink is queried.");
+					   whole, "Use window functions where the sink is queried. " HINT_ONE_ROW_OF_EACH_KEY);
 	if (query->distinctClause && kind == SAGG_AGGREGATION)
 		refuse_feature("the query of a stream cannot have DISTINCT",
 					   whole, "Group by the columns that must be distinct.");
@@ -338,7 +338,7 @@ sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 		refuse(ERRCODE_INVALID_PARAMETER_VALUE,
 			   "output mode \"append\" needs a window in GROUP BY",
 			   "A group without a window never ends, so it would never be written.",
-			   has_watermark ?
+			   result->window_hint ? result->window_hint : has_watermark ?
 			   "Group by stream_agg.tumble(column, size), or use output_mode => 'update'." :
 			   "Group by stream_agg.tumble(column, size) and give a watermark, or use output_mode => 'update'.");
 	if (has_watermark && !result->has_event_time)
@@ -346,6 +346,7 @@ sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 			   "a watermark needs an event-time column",
 			   aggregates ? "The query groups by no window, and no event_time is given." :
 			   "No event_time is given.",
+			   result->window_hint ? result->window_hint :
 			   aggregates ? "Group by stream_agg.tumble(column, size), or name the column as event_time." :
 			   "Name the column as event_time.");
 	if (!aggregates)

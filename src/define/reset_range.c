@@ -40,7 +40,7 @@
 static char *
 time_text(const SaggQuery *query, int64 time)
 {
-	return DatumGetCString(query->window.type == TIMESTAMPOID ?
+	return DatumGetCString(sagg_event_time_is_local(query) ?
 						   DirectFunctionCall1(timestamp_out, TimestampGetDatum(time)) :
 						   DirectFunctionCall1(timestamptz_out, TimestampTzGetDatum(time)));
 }
@@ -175,7 +175,7 @@ watermark_to_leave(const SaggStream *stream, const SaggQuery *query,
 
 	if (results_from)
 	{
-		from = query->window.type != TIMESTAMPOID ? *results_from :
+		from = !sagg_event_time_is_local(query) ? *results_from :
 			DatumGetTimestamp(DirectFunctionCall1(timestamptz_timestamp,
 												  TimestampTzGetDatum(*results_from)));
 		return sagg_last_window_end(query, from - 1);

@@ -383,6 +383,7 @@ tell_about(const SaggStream *stream, const SaggQuery *query)
 			 (!stream->has_watermark || query->window.kind == SAGG_WINDOW_NONE))
 		ereport(NOTICE,
 				(errmsg("the state of stream \"%s\" keeps every group for ever", sagg_stream_title(stream->name)),
+				 query->window_hint ? errhint("%s", query->window_hint) :
 				 query->window.kind == SAGG_WINDOW_NONE ?
 				 errhint("Group by a window and give a watermark to have old groups forgotten.") :
 				 errhint("Give a watermark to have old groups forgotten.")));

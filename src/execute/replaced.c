@@ -54,16 +54,12 @@ first_group(SaggExecution *ex)
 static int64
 first_open_window(const SaggWindow *window, TimestampTz time)
 {
-	TimestampTz start;
-	TimestampTz end;
-
 	switch (window->kind)
 	{
 		case SAGG_WINDOW_SESSION:
 			return time;
 		case SAGG_WINDOW_CALENDAR:
-			return sagg_calendar_window(&window->calendar, time, &start, &end) ?
-				start : DT_NOBEGIN;
+			return sagg_calendar_first_open(&window->calendar, time);
 		default:
 			return sagg_first_window_of(window, time);
 	}

@@ -135,10 +135,15 @@ explain_groups(StringInfo text, const SaggInspection *inspection)
 			line(text, "  Window: tumbling, %s", interval_text(query->window.size));
 			break;
 		case SAGG_WINDOW_CALENDAR:
-			line(text, query->window.calendar.months > 0 ?
-				 "  Window: tumbling, %d months in %s" : "  Window: tumbling, %d days in %s",
-				 Max(query->window.calendar.months, query->window.calendar.days),
-				 pg_get_timezone_name(query->window.calendar.zone));
+			if (query->window.calendar.clock > 0)
+				line(text, "  Window: tumbling, %s by the clocks of %s",
+					 interval_text(query->window.calendar.clock),
+					 pg_get_timezone_name(query->window.calendar.zone));
+			else
+				line(text, query->window.calendar.months > 0 ?
+					 "  Window: tumbling, %d months in %s" : "  Window: tumbling, %d days in %s",
+					 Max(query->window.calendar.months, query->window.calendar.days),
+					 pg_get_timezone_name(query->window.calendar.zone));
 			break;
 		case SAGG_WINDOW_HOP:
 			line(text, "  Window: sliding by %s, %s; state by %s",

@@ -57,7 +57,9 @@ window_value(const SaggRepair *repair, const SaggLateWindow *window)
 		repair->query->window.type == TSTZRANGEOID)
 		return RangeTypePGetDatum(SAGG_MAKE_RANGE(lookup_type_cache(TSTZRANGEOID, TYPECACHE_RANGE_INFO),
 												  &lower, &upper, false));
-	return repair->query->window_identity == SAGG_WINDOW_END ? upper.val : lower.val;
+	return sagg_window_column_value(repair->query,
+									repair->query->window_identity == SAGG_WINDOW_END ?
+									window->end : window->start);
 }
 
 /*

@@ -72,12 +72,6 @@ open_sink(SinkBatch *batch, SaggSink *sink, const SaggStream *stream, const Sagg
 													  RelationGetRelationName(batch->rel)));
 }
 
-static Oid
-time_type(const SaggQuery *query)
-{
-	return query->window.type == TIMESTAMPOID ? TIMESTAMPOID : TIMESTAMPTZOID;
-}
-
 /*
  * The sink's rows whose window is told by a value from "from" up to, not
  * including, "to", or with DT_NOBEGIN and DT_NOEND all rows: how many, and the
@@ -91,8 +85,9 @@ sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
 {
 	SaggSink	sink;
 	SinkBatch	batch;
-	Oid			types[2] = {time_type(query), time_type(query)};
-	Datum		values[2] = {TimestampTzGetDatum(from), TimestampTzGetDatum(to)};
+	Oid			type = sagg_window_column_type(query);
+	Oid			types[2] = {type, type};
+	Datum		values[2] = {sagg_window_column_value(query, from), sagg_window_column_value(query, to)};
 	bool		all = from == DT_NOBEGIN && to == DT_NOEND;
 	char	   *text;
 	int64		rows;
@@ -109,7 +104,7 @@ sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
 		elog(ERROR, "could not execute \"%s\"", text);
 	rows = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	least = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull);
-	*first = isnull ? DT_NOEND : DatumGetTimestampTz(least);
+	*first = isnull ? DT_NOEND : sagg_window_column_time(query, least);
 	relation_close(batch.rel, NoLock);
 	SPI_finish();
 	return rows;
@@ -126,8 +121,8 @@ sagg_sink_replaced(const SaggStream *stream, const SaggQuery *query,
 {
 	SaggSink	sink;
 	SinkBatch	batch;
-	Oid			type = time_type(query);
-	Datum		bound = TimestampTzGetDatum(replaces);
+	Oid			type = sagg_window_column_type(query);
+	Datum		bound = sagg_window_column_value(query, replaces);
 	char	   *which;
 	Portal		portal;
 

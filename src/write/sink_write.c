@@ -127,8 +127,8 @@ replace_rows(SinkBatch *batch, const SaggOutput *output,
 	char	   *which = sagg_sink_replaced_rows(batch, output->replaces);
 	char	   *text = psprintf("DELETE FROM %s%s s%s%s", partitioned ? "" : "ONLY ",
 								batch->name, which ? " WHERE " : "", which ? which : "");
-	Oid			type = batch->query->window.type == TIMESTAMPOID ? TIMESTAMPOID : TIMESTAMPTZOID;
-	Datum		bound = TimestampTzGetDatum(output->replaces);
+	Oid			type = sagg_window_column_type(batch->query);
+	Datum		bound = sagg_window_column_value(batch->query, output->replaces);
 	SaggOutput	results = *output;
 	int64		unused = 0;
 	int			ret = SPI_execute_with_args(text, which ? 1 : 0, &type, &bound, NULL, false, 0);
