@@ -228,6 +228,8 @@ CREATE TABLE stream_agg.commits (
     max_event_time      timestamptz NOT NULL DEFAULT '-infinity',
     event_times         jsonb NOT NULL DEFAULT '{}',
     active_times        jsonb NOT NULL DEFAULT '{}',
+    beside_closed       bigint NOT NULL DEFAULT 0,
+    total_beside_closed bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.commits IS 'log of done micro-batches; its key lets a micro-batch commit only once';
@@ -266,6 +268,8 @@ COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset
 COMMENT ON COLUMN stream_agg.commits.max_event_time IS 'greatest event time so far, floored to ms; -infinity: none yet';
 COMMENT ON COLUMN stream_agg.commits.event_times IS 'with watermark_policy aligned or per_partition: greatest event time of each partition, {"partition": ms since 1970}; by topic where the source has several';
 COMMENT ON COLUMN stream_agg.commits.active_times IS 'with idle_timeout: time of the last micro-batch with an event time in the partition, alike';
+COMMENT ON COLUMN stream_agg.commits.beside_closed IS 'records that are not late and begin a session at or before the watermark, where one of the same key may be closed: sessions that lack a part of one are all counted, and some others';
+COMMENT ON COLUMN stream_agg.commits.total_beside_closed IS 'beside_closed, since the stream''s first micro-batch';
 
 CREATE TABLE stream_agg.state (
     stream    text NOT NULL,
@@ -682,6 +686,7 @@ SELECT s.stream,
        COALESCE(c.total_null_time, 0) AS rows_null_time,
        COALESCE(c.total_skipped, 0) AS offsets_skipped,
        COALESCE(c.total_late_windows, 0) AS late_windows,
+       COALESCE(c.total_beside_closed, 0) AS rows_beside_closed,
        CASE WHEN pg_catalog.isfinite(c.watermark) THEN c.watermark END AS watermark,
        w.state_rows,
        w.state_bytes,
@@ -820,6 +825,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_dead_lettered IS 'records 
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_null_time IS 'records without an event time';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.offsets_skipped IS 'offsets that Kafka did not have, or whose records could not be unpacked, and that on_data_loss or on_error let the stream go on without';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.late_windows IS 'how often a record was too late for a window; with hop() it can be for some of its windows only';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_beside_closed IS 'records that are not late and begin a session at or before the watermark, where one of the same key may be closed: sessions that lack a part of one are all counted, and some others';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has none';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_rows IS 'groups in the state store';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes IS 'bytes of the state store';

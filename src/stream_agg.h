@@ -266,6 +266,12 @@ typedef struct SaggCounts
 	 * window, be the record late for all of its windows or not.
 	 */
 	int64		late_windows;
+
+	/*
+	 * Nor this: how many sessions of the batch begin where the watermark has
+	 * been already, so that they may be part of one that is closed.
+	 */
+	int64		beside_closed;
 } SaggCounts;
 
 typedef enum SaggStage

@@ -355,6 +355,7 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 	progress->totals.aggregated += commit->counts.aggregated;
 	progress->totals.late += commit->counts.late;
 	progress->totals.late_windows += commit->counts.late_windows;
+	progress->totals.beside_closed += commit->counts.beside_closed;
 	progress->totals.null_time += commit->counts.null_time;
 	progress->totals.dead_lettered += commit->counts.dead_lettered;
 	progress->totals.filtered += commit->counts.filtered;
