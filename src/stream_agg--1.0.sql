@@ -522,12 +522,15 @@ CREATE FUNCTION stream_agg.reset_stream(
     results      boolean DEFAULT false,
     results_from timestamptz DEFAULT NULL,
     force        boolean DEFAULT false,
-    dry_run      boolean DEFAULT false)
-RETURNS void
+    dry_run      boolean DEFAULT false,
+    OUT win       tstzrange,
+    OUT sink_rows bigint,
+    OUT action    text)
+RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_reset_stream'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION stream_agg.reset_stream(text, "any", boolean, timestamptz, boolean, boolean) IS
-'clears state and watermark of a stream, which goes on from other offsets, a text or a time; with results the next micro-batch computes anew the windows whose records all lie behind them, or from results_from on; with dry_run it only says so';
+'clears state and watermark of a stream, which goes on from other offsets, a text or a time; with results the next micro-batch computes anew the windows whose records all lie behind them, or from results_from on; with dry_run it returns the windows, their rows in the sink and what would become of these, and does nothing; else no row';
 
 CREATE FUNCTION stream_agg.process_available(
     stream  text,

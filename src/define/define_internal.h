@@ -194,6 +194,8 @@ typedef struct SaggResetRange
 	SaggReadBefore before;
 	bool		by_window;		/* rows of earlier windows stay */
 	bool		force;			/* rows may be lost */
+	bool		dry_run;		/* nothing is reset: what would be refused is only
+								 * said, and "windows" is filled */
 	TimestampTz passed;			/* the watermark to leave, DT_NOBEGIN = that of a
 								 * new stream */
 	int64		start;			/* of the first window, if "passed" is a time */
@@ -201,11 +203,20 @@ typedef struct SaggResetRange
 	int64		rows;			/* of the sink that it takes the place of */
 	int64		lost;			/* of them, those that may have records before the
 								 * offsets */
+	int64		from;			/* what tells the first window of "rows", and the */
+	int64		from_whole;		/* first one without records before the offsets */
+	struct Tuplestorestate *windows;	/* of the columns "windows_desc": what
+										 * reset_stream returns */
+	TupleDesc	windows_desc;
 } SaggResetRange;
 
 extern void sagg_reset_range(const SaggStream *stream, SaggCheckpoint *checkpoint,
-							 const TimestampTz *results_from, bool force,
+							 const TimestampTz *results_from,
 							 SaggResetRange *range);
+
+/* reset_windows.c */
+extern void sagg_reset_windows(const SaggStream *stream, const SaggQuery *query,
+							   const SaggResetRange *range);
 
 /* stream_requery.c */
 extern void sagg_change_query(SaggStream *stream, const char *text, bool drop_columns);

@@ -128,6 +128,28 @@ sagg_first_window_after(const SaggQuery *query, TimestampTz watermark, int64 *co
 }
 
 /*
+ * The window of rows with "told" in the column that tells the window; *end =
+ * DT_NOEND: not known, of sessions.
+ */
+void
+sagg_window_told_by(const SaggQuery *query, int64 told, int64 *start, int64 *end)
+{
+	const SaggWindow *window = &query->window;
+	bool		ends = query->window_identity == SAGG_WINDOW_END;
+
+	*start = ends ? DT_NOBEGIN : told;
+	*end = ends ? told : DT_NOEND;
+	if (window->kind == SAGG_WINDOW_SESSION || TIMESTAMP_NOT_FINITE(told))
+		return;
+	if (window->kind == SAGG_WINDOW_CALENDAR)
+		(void) sagg_calendar_window(&window->calendar, ends ? told - 1 : told, start, end);
+	else if (ends)
+		*start = told - window->size;
+	else
+		*end = told + window->size;
+}
+
+/*
  * The least value, in the rows that the batch's results take the place of, of the
  * output column that tells the window: of its start, or of its end if the column
  * has only that, or if windows are sessions.  DT_NOBEGIN = all rows, DT_NOEND =

@@ -39,6 +39,19 @@ extern void sagg_sink_write(SaggSink *sink, const SaggQuery *query,
 extern void sagg_sink_close(SaggSink *sink);
 extern int64 sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
 							 TimestampTz from, TimestampTz to, int64 *first);
+
+/* rows of a sink by their window */
+typedef struct SaggSinkWindow
+{
+	bool		known;			/* the rows tell one */
+	int64		told;			/* by the column that tells it, start or end;
+								 * of a range the start */
+	int64		end;			/* of a range, DT_NOEND = none is there */
+	int64		rows;
+} SaggSinkWindow;
+
+extern SaggSinkWindow *sagg_sink_windows(const SaggStream *stream, const SaggQuery *query,
+										 TimestampTz from, int64 *n);
 extern void sagg_sink_replaced(const SaggStream *stream, const SaggQuery *query,
 							   TimestampTz replaces, Tuplestorestate *result,
 							   TupleDesc desc);
