@@ -182,11 +182,23 @@ typedef struct SaggQueryChange
 								 * the old one whose state it goes on with; -1 =
 								 * none */
 	int			new_aggregates; /* that are not in the old one */
+	List	   *filled;			/* columns among "added" that rows have been given
+								 * from the state */
+	int64		rows_filled;	/* how many rows that were */
 } SaggQueryChange;
 
 extern SaggQueryChange *sagg_compare_queries(const SaggStream *stream,
 											 const SaggQuery *old, Oid new_view,
 											 const SaggQuery *new);
+
+/* column_fill.c */
+struct SaggExecution;
+extern bool sagg_may_fill_columns(const SaggStream *stream, const SaggQuery *query);
+extern List *sagg_fill_columns(const SaggStream *stream, const SaggQuery *query,
+							   const SaggQueryChange *change,
+							   struct SaggExecution *execution, int64 *rows);
+extern void sagg_tell_filled_columns(const SaggStream *stream, const SaggQuery *query,
+									 const SaggQueryChange *change);
 
 /* reset_range.c: what a reset computes anew */
 typedef struct SaggResetRange

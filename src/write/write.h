@@ -28,6 +28,10 @@ extern void sagg_sink_add_column(Oid sink, Form_pg_attribute att);
 extern void sagg_sink_rename_column(Oid sink, const char *name, const char *new_name);
 extern void sagg_sink_drop_column(Oid sink, const char *name);
 
+/* sink_fill.c */
+extern int64 sagg_sink_fill(const SaggStream *stream, const SaggQuery *query,
+							const SaggOutput *output, List *columns);
+
 /* sink_index.c */
 extern Size sagg_sink_max_key_bytes(Oid sink, const SaggQuery *query);
 

@@ -92,6 +92,10 @@ extern int64 sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh,
 extern char *sagg_sink_replaced_rows(const SinkBatch *batch, TimestampTz replaces);
 
 /* sink_delete.c */
+extern List *sagg_sink_null_patterns(Tuplestorestate *rows, TupleDesc desc,
+									 const AttrNumber *columns, int ncolumns);
+extern void sagg_sink_append_identity(StringInfo buf, const SinkBatch *batch,
+									  const Bitmapset *nulls);
 extern int64 sagg_sink_delete(SinkBatch *batch, Tuplestorestate *removed);
 
 /* sink_complete.c */
