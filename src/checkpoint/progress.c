@@ -262,6 +262,7 @@ read_last_commit(SaggLogSection *section, SaggProgress *progress)
 	totals->filtered = sagg_log_int64(0, SAGG_COMMIT_FILTERED);
 	progress->total_rows_out = sagg_log_int64(0, SAGG_COMMIT_ROWS_OUT);
 	progress->total_rows_removed = sagg_log_int64(0, SAGG_COMMIT_ROWS_REMOVED);
+	progress->total_rows_expired = sagg_log_int64(0, SAGG_COMMIT_EXPIRED);
 	progress->total_skipped = sagg_log_int64(0, SAGG_COMMIT_SKIPPED);
 	progress->committed = sagg_log_int64(0, SAGG_COMMIT_TIME);
 	progress->replace = DatumGetBool(sagg_log_value(0, SAGG_COMMIT_REPLACE, &isnull));

@@ -83,6 +83,21 @@ refuse_windows_before_reset(SaggRepair *repair)
 	}
 }
 
+/*
+ * What retention has deleted does not come back.
+ */
+static void
+refuse_expired_windows(SaggRepair *repair)
+{
+	const SaggStreamOptions *options = &repair->stream->options;
+
+	for (int i = 0; options->has_retention && i < repair->nwindows; i++)
+	{
+		if (repair->windows[i].end <= repair->progress->watermark - options->retention)
+			repair->windows[i].reason = "it is older than the stream's retention";
+	}
+}
+
 static bool
 any_to_repair(const SaggRepair *repair)
 {
@@ -154,6 +169,7 @@ repair_windows(SaggRepair *repair)
 	sagg_repair_check_column(repair);
 	wait_for_open_windows(repair);
 	refuse_windows_before_reset(repair);
+	refuse_expired_windows(repair);
 	if (any_to_repair(repair))
 		sagg_repair_topic(repair);
 	if (any_to_repair(repair))

@@ -308,8 +308,10 @@ write_output(SaggSession *session, const SaggQuery *query,
 							sagg_sink_identity(session->stream->sink, query),
 							query->kind == SAGG_AGGREGATION ? query->nidentity :
 							SAGG_DELIVERY_NUMBERED);
+	sagg_leave_out_expired(session, query, &output, commit);
 	sagg_sink_write(session->sink, query, &output, &commit->rows_out,
 					&commit->rows_removed);
+	sagg_expire_rows(session, query, commit);
 	sagg_delivery_end();
 	sagg_execution_output_end(&output);
 	SAGG_FAILPOINT("write.done");
@@ -361,6 +363,7 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 	progress->totals.filtered += commit->counts.filtered;
 	progress->total_rows_out += commit->rows_out;
 	progress->total_rows_removed += commit->rows_removed;
+	progress->total_rows_expired += commit->rows_expired;
 	progress->total_skipped = sagg_add_saturated(progress->total_skipped,
 												 sagg_skipped_offsets(plan, commit));
 	progress->committed = GetCurrentTimestamp();

@@ -26,18 +26,18 @@
 #define ROWS_AT_ONCE	1000
 
 /*
- * The time that tells the window of a row: an expression over the sink, s.
+ * The time that tells the window of a row: an expression over the sink.
  */
-static char *
-row_time(const SinkBatch *batch)
+char *
+sagg_sink_row_time(const SinkBatch *batch, const char *alias)
 {
 	const SaggQuery *query = batch->query;
 	const char *column = sagg_sink_column(batch->desc, query->window_output);
 
 	if (query->window_identity != SAGG_WINDOW_WHOLE || query->window.type != TSTZRANGEOID)
-		return psprintf("s.%s", column);
-	return psprintf("pg_catalog.%s(s.%s)",
-					query->window.kind == SAGG_WINDOW_SESSION ? "upper" : "lower", column);
+		return psprintf("%s.%s", alias, column);
+	return psprintf("pg_catalog.%s(%s.%s)",
+					query->window.kind == SAGG_WINDOW_SESSION ? "upper" : "lower", alias, column);
 }
 
 /*
@@ -49,7 +49,7 @@ sagg_sink_replaced_rows(const SinkBatch *batch, TimestampTz replaces)
 {
 	if (replaces == DT_NOBEGIN)
 		return NULL;
-	return psprintf("%s OPERATOR(pg_catalog.>=) $1", row_time(batch));
+	return psprintf("%s OPERATOR(pg_catalog.>=) $1", sagg_sink_row_time(batch, "s"));
 }
 
 /*
@@ -104,7 +104,7 @@ sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
 	text = all ? psprintf("SELECT pg_catalog.count(*), NULL FROM %s", batch.name) :
 		psprintf("SELECT pg_catalog.count(*), pg_catalog.min(%s) FROM %s s"
 				 " WHERE %s OPERATOR(pg_catalog.>=) $1 AND %s OPERATOR(pg_catalog.<) $2",
-				 row_time(&batch), batch.name, row_time(&batch), row_time(&batch));
+				 sagg_sink_row_time(&batch, "s"), batch.name, sagg_sink_row_time(&batch, "s"), sagg_sink_row_time(&batch, "s"));
 	if (SPI_execute_with_args(text, all ? 0 : 2, types, values, NULL, false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not execute \"%s\"", text);
 	rows = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));

@@ -28,6 +28,12 @@ extern void sagg_sink_add_column(Oid sink, Form_pg_attribute att);
 extern void sagg_sink_rename_column(Oid sink, const char *name, const char *new_name);
 extern void sagg_sink_drop_column(Oid sink, const char *name);
 
+/* sink_retention.c */
+extern void sagg_sink_check_retention(Oid sink, const SaggQuery *query,
+									  SaggOutputMode mode);
+extern int64 sagg_sink_leave_out(const SaggQuery *query, SaggOutput *output, int64 before);
+extern int64 sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before);
+
 /* sink_fill.c */
 extern int64 sagg_sink_fill(const SaggStream *stream, const SaggQuery *query,
 							const SaggOutput *output, List *columns);

@@ -89,6 +89,7 @@ extern int64 sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh,
 						   Tuplestorestate *known);
 
 /* sink_replaced.c */
+extern char *sagg_sink_row_time(const SinkBatch *batch, const char *alias);
 extern char *sagg_sink_replaced_rows(const SinkBatch *batch, TimestampTz replaces);
 
 /* sink_delete.c */

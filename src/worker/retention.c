@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * retention.c
+ *	  Rows that are older than a stream's retention, in a micro-batch.
+ *
+ * What the batch would write is judged by the watermark it leaves, what the sink has
+ * by the one it began with, of the last commit: by a plan that is run again the same
+ * rows go.  Windows that these watermarks have passed do not change any more.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "execute/execute.h"
+#include "worker_internal.h"
+#include "write/write.h"
+
+/*
+ * Take out of "output" what is too old to be written.  commit->watermark is the
+ * one that the batch leaves.  Adds to commit->rows_expired.
+ */
+void
+sagg_leave_out_expired(const SaggSession *session, const SaggQuery *query,
+					   SaggOutput *output, SaggCommit *commit)
+{
+	int64		before = sagg_expired_before(session->stream, query, commit->watermark);
+
+	if (before != DT_NOBEGIN)
+		commit->rows_expired += sagg_sink_leave_out(query, output, before);
+}
+
+/*
+ * Have rows leave the sink that were too old already when the batch began.  Adds to
+ * commit->rows_removed and rows_expired.  To be called when the batch has written
+ * its rows; runs as the stream's owner.
+ */
+void
+sagg_expire_rows(const SaggSession *session, const SaggQuery *query, SaggCommit *commit)
+{
+	int64		before = sagg_expired_before(session->stream, query, session->plan->watermark);
+	int64		expired;
+
+	if (before == DT_NOBEGIN)
+		return;
+	expired = sagg_sink_expire(session->sink, query, before);
+	commit->rows_removed += expired;
+	commit->rows_expired += expired;
+}
