@@ -18,8 +18,24 @@
 #include "write/write.h"
 
 /*
- * Take out of "output" what is too old to be written.  commit->watermark is the
- * one that the batch leaves.  Adds to commit->rows_expired.
+ * Where rows may be put: for the window of the greatest event time, and the next.
+ */
+static void
+prepare_sink(const SaggSession *session, const SaggQuery *query, const SaggCommit *commit)
+{
+	TimestampTz end;
+
+	if (TIMESTAMP_NOT_FINITE(commit->max_time) || query->window.kind == SAGG_WINDOW_SESSION)
+		return;
+	end = sagg_last_window_end(query, commit->max_time);
+	if (end != DT_NOEND)
+		sagg_sink_prepare(session->sink, query, sagg_last_window_end(query, end));
+}
+
+/*
+ * Take out of "output" what is too old to be written, and see that there are
+ * partitions for the rest.  commit->watermark is the one that the batch leaves.
+ * Adds to commit->rows_expired.
  */
 void
 sagg_leave_out_expired(const SaggSession *session, const SaggQuery *query,
@@ -27,6 +43,8 @@ sagg_leave_out_expired(const SaggSession *session, const SaggQuery *query,
 {
 	int64		before = sagg_expired_before(session->stream, query, commit->watermark);
 
+	if (session->stream->options.has_retention)
+		prepare_sink(session, query, commit);
 	if (before != DT_NOBEGIN)
 		commit->rows_expired += sagg_sink_leave_out(query, output, before);
 }

@@ -106,11 +106,12 @@ sagg_sink_check_retention(Oid sink, const SaggQuery *query, SaggOutputMode mode)
 	AttrNumber *columns;
 	Relation	rel = sagg_sink_lock(sink, query, mode, false, false, &columns);
 
-	if (rel->rd_rel->relkind != RELKIND_RELATION)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("retention is not for partitioned sink \"%s\"", RelationGetRelationName(rel)),
-				 errhint("Drop old partitions, or name a table that is not partitioned.")));
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+	{
+		sagg_sink_check_partitions(rel, query, columns[query->window_output - 1]);
+		relation_close(rel, NoLock);
+		return;
+	}
 	if (pg_class_aclcheck(sink, GetUserId(), ACL_DELETE) != ACLCHECK_OK ||
 		pg_class_aclcheck(sink, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
 		ereport(ERROR,
@@ -233,28 +234,66 @@ delete_expired(const SinkBatch *batch, int64 before)
 }
 
 /*
+ * Lock the sink, connected to SPI.
+ */
+static void
+open_sink(SinkBatch *batch)
+{
+	SaggSink   *sink = batch->sink;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	batch->rel = sagg_sink_lock(sink->relid, batch->query, sink->mode, false, true, &batch->columns);
+	batch->name =
+		pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch->rel)),
+										   RelationGetRelationName(batch->rel)));
+}
+
+static void
+close_sink(SinkBatch *batch)
+{
+	relation_close(batch->rel, NoLock);
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "could not disconnect from SPI");
+}
+
+/*
+ * Make partitions of a partitioned sink, so that there is one for rows of the time
+ * "until".  Runs as the current user; what cannot be done now is left.
+ */
+void
+sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until)
+{
+	SinkBatch	batch = {.sink = sink,.query = query,.desc = query->output_desc};
+
+	if (get_rel_relkind(sink->relid) != RELKIND_PARTITIONED_TABLE)
+		return;
+	open_sink(&batch);
+	sagg_sink_make_partitions(&batch, until);
+	close_sink(&batch);
+}
+
+/*
  * Delete rows of the sink that are told by less than "before", see
  * sagg_expired_before, the oldest ROWS_PER_BATCH of them; returns how many there
- * were.  Runs as the current user, as sagg_sink_write does.  A sink that has no
+ * were.  Of a partitioned sink: drop partitions that have no other rows.  Runs as the current user, as sagg_sink_write does.  A sink that has no
  * index for it any more is ERRCODE_SAGG_DEFINITION_CHANGED.
  */
 int64
 sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before)
 {
 	SinkBatch	batch = {.sink = sink,.query = query,.desc = query->output_desc};
-	int64		deleted;
+	int64		deleted = 0;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "could not connect to SPI");
-	batch.rel = sagg_sink_lock(sink->relid, query, sink->mode, false, true, &batch.columns);
-	batch.name =
-		pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch.rel)),
-										   RelationGetRelationName(batch.rel)));
-	check_index(batch.rel, query, batch.columns[query->window_output - 1],
-				ERRCODE_SAGG_DEFINITION_CHANGED);
-	deleted = delete_expired(&batch, before);
-	relation_close(batch.rel, NoLock);
-	if (SPI_finish() != SPI_OK_FINISH)
-		elog(ERROR, "could not disconnect from SPI");
+	open_sink(&batch);
+	if (batch.rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		sagg_sink_drop_partitions(&batch, before);
+	else
+	{
+		check_index(batch.rel, query, batch.columns[query->window_output - 1],
+					ERRCODE_SAGG_DEFINITION_CHANGED);
+		deleted = delete_expired(&batch, before);
+	}
+	close_sink(&batch);
 	return deleted;
 }
