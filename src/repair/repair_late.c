@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "common/int.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -90,10 +91,14 @@ static void
 refuse_expired_windows(SaggRepair *repair)
 {
 	const SaggStreamOptions *options = &repair->stream->options;
+	int64		expired;
 
-	for (int i = 0; options->has_retention && i < repair->nwindows; i++)
+	if (!options->has_retention ||
+		pg_sub_s64_overflow(repair->progress->watermark, options->retention, &expired))
+		return;
+	for (int i = 0; i < repair->nwindows; i++)
 	{
-		if (repair->windows[i].end <= repair->progress->watermark - options->retention)
+		if (repair->windows[i].end <= expired)
 			repair->windows[i].reason = "it is older than the stream's retention";
 	}
 }

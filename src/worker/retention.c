@@ -17,6 +17,9 @@
 #include "worker_internal.h"
 #include "write/write.h"
 
+/* rows that a batch may delete, or else twice as many as it has written */
+#define LEAST_EXPIRED	10000
+
 /*
  * Where rows may be put: for the window of the greatest event time, and the next.
  */
@@ -62,7 +65,8 @@ sagg_expire_rows(const SaggSession *session, const SaggQuery *query, SaggCommit 
 
 	if (before == DT_NOBEGIN)
 		return;
-	expired = sagg_sink_expire(session->sink, query, before);
+	expired = sagg_sink_expire(session->sink, query, before,
+							   Max(LEAST_EXPIRED, 2 * commit->rows_out));
 	commit->rows_removed += expired;
 	commit->rows_expired += expired;
 }

@@ -3,8 +3,8 @@
  * sink_retention.c
  *	  Rows of old windows leave the sink: option "retention".
  *
- * A micro-batch deletes some of them, oldest windows first, and no more than
- * ROWS_PER_BATCH, so that it takes about as long as one without.  They are found by
+ * A micro-batch deletes some of them, oldest windows first, and no more than its
+ * caller says, so that it takes about as long as one without.  They are found by
  * an index that begins with the column of the window; there is never a scan of the
  * whole table.  Rows that are that old when they would be written are not.
  *
@@ -36,8 +36,6 @@
 #include "utils/typcache.h"
 
 #include "write_internal.h"
-
-#define ROWS_PER_BATCH	10000
 
 static bool
 tells_range(const SaggQuery *query)
@@ -208,16 +206,16 @@ expired_condition(const SinkBatch *batch)
  * Run the statement by the index, whatever the planner knows of the sink.
  */
 static int64
-delete_expired(const SinkBatch *batch, int64 before)
+delete_expired(const SinkBatch *batch, int64 before, int64 max_rows)
 {
 	static const char *const other_ways[] = {
 		"enable_bitmapscan", "enable_seqscan", "enable_sort"
 	};
 	char	   *text = psprintf("DELETE FROM ONLY %s WHERE ctid OPERATOR(pg_catalog.=)"
-								" ANY (ARRAY(SELECT d.ctid FROM ONLY %s d WHERE %s ORDER BY d.%s LIMIT %d))",
+								" ANY (ARRAY(SELECT d.ctid FROM ONLY %s d WHERE %s ORDER BY d.%s LIMIT " INT64_FORMAT "))",
 								batch->name, batch->name, expired_condition(batch),
 								sagg_sink_column(batch->desc, batch->query->window_output),
-								ROWS_PER_BATCH);
+								max_rows);
 	Oid			type = batch->query->window.type == TIMESTAMPOID ? TIMESTAMPOID : TIMESTAMPTZOID;
 	Datum		bound = TimestampTzGetDatum(before);
 	int			nest = NewGUCNestLevel();
@@ -275,12 +273,11 @@ sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until)
 
 /*
  * Delete rows of the sink that are told by less than "before", see
- * sagg_expired_before, the oldest ROWS_PER_BATCH of them; returns how many there
- * were.  Of a partitioned sink: drop partitions that have no other rows.  Runs as the current user, as sagg_sink_write does.  A sink that has no
+ * sagg_expired_before, the oldest "max_rows" of them; returns how many there were.  Of a partitioned sink: drop partitions that have no other rows.  Runs as the current user, as sagg_sink_write does.  A sink that has no
  * index for it any more is ERRCODE_SAGG_DEFINITION_CHANGED.
  */
 int64
-sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before)
+sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before, int64 max_rows)
 {
 	SinkBatch	batch = {.sink = sink,.query = query,.desc = query->output_desc};
 	int64		deleted = 0;
@@ -292,7 +289,7 @@ sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before)
 	{
 		check_index(batch.rel, query, batch.columns[query->window_output - 1],
 					ERRCODE_SAGG_DEFINITION_CHANGED);
-		deleted = delete_expired(&batch, before);
+		deleted = delete_expired(&batch, before, max_rows);
 	}
 	close_sink(&batch);
 	return deleted;

@@ -33,7 +33,8 @@ extern void sagg_sink_check_retention(Oid sink, const SaggQuery *query,
 									  SaggOutputMode mode);
 extern int64 sagg_sink_leave_out(const SaggQuery *query, SaggOutput *output, int64 before);
 extern void sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until);
-extern int64 sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before);
+extern int64 sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before,
+							  int64 max_rows);
 
 /* sink_fill.c */
 extern int64 sagg_sink_fill(const SaggStream *stream, const SaggQuery *query,
