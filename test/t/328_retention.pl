@@ -111,6 +111,23 @@ subtest 'repair_late does not bring rows back' => sub {
 	is(sql(q{SELECT count(*) FROM late WHERE w < tstzrange('2026-01-02', NULL)}), 0, 'no row');
 };
 
+subtest 'rows are deleted as the owner of the stream' => sub {
+	sql(q{CREATE ROLE keeper LOGIN; CREATE SCHEMA keeping AUTHORIZATION keeper; GRANT SELECT ON ret TO keeper;
+		CREATE TABLE theirs (w tstzrange, k int, n bigint); CREATE INDEX ON theirs (w); GRANT INSERT, SELECT ON theirs TO keeper;
+		CREATE TABLE deleted_by (who name); GRANT INSERT ON deleted_by TO keeper;
+		CREATE FUNCTION note_who() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO deleted_by VALUES (current_user); RETURN NULL; END';
+		CREATE TRIGGER note AFTER DELETE ON theirs FOR EACH STATEMENT EXECUTE FUNCTION note_who();
+		INSERT INTO theirs VALUES ('[2020-01-01,2020-01-02)', 1, 1)});
+	my $call = call('keeping.kept', $minute, $option, q{, sink => 'theirs'});
+	like(said("SET ROLE keeper; $call"), qr/ERROR:  permission denied for sink "theirs"\nDETAIL:  For retention the stream's owner needs SELECT and DELETE/, 'who needs DELETE on the sink');
+	sql("GRANT DELETE ON theirs TO keeper; SET ROLE keeper; $call");
+	process($node, 'keeping.kept');
+	produce(2020);
+	process($node, 'keeping.kept');
+	is(sql('SELECT DISTINCT who FROM deleted_by'), 'keeper', 'and is who deletes');
+	is(sql('SELECT count(*) FROM theirs WHERE lower(w) < $$2026-01-01$$'), 0, 'what is there from before, too');
+};
+
 subtest 'what is refused' => sub {
 	my $refused = sub { my ($expected, @call) = @_; like(said(call('no', @call)), $expected, $expected); };
 	$refused->(qr/ERROR:  retention must not be negative/, $minute, '{"retention": "-1 minute"}');
