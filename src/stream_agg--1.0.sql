@@ -272,7 +272,7 @@ COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at c
 COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';
 COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in a micro-batch; NULL: stream_agg.max_records_per_batch';
 COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts, or the first after reset_stream: earliest, latest, offsets by partition or a time';
-COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout, late_records, on_failure';
+COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout, late_records, on_failure, retention';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
 COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream is to run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
@@ -366,6 +366,10 @@ CREATE TABLE stream_agg.commits (
     max_event_time      timestamptz NOT NULL DEFAULT '-infinity',
     event_times         jsonb NOT NULL DEFAULT '{}',
     active_times        jsonb NOT NULL DEFAULT '{}',
+    beside_closed       bigint NOT NULL DEFAULT 0,
+    total_beside_closed bigint NOT NULL DEFAULT 0,
+    expired             bigint NOT NULL DEFAULT 0,
+    total_expired       bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.commits IS 'log of done micro-batches; its key lets a micro-batch commit only once';
@@ -404,6 +408,10 @@ COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset
 COMMENT ON COLUMN stream_agg.commits.max_event_time IS 'greatest event time so far, floored to ms; -infinity: none yet';
 COMMENT ON COLUMN stream_agg.commits.event_times IS 'with watermark_policy aligned or per_partition: greatest event time of each partition, {"partition": ms since 1970}; by topic where the source has several';
 COMMENT ON COLUMN stream_agg.commits.active_times IS 'with idle_timeout: time of the last micro-batch with an event time in the partition, alike';
+COMMENT ON COLUMN stream_agg.commits.beside_closed IS 'records that are not late and begin a session at or before the watermark, where one of the same key may be closed: sessions that lack a part of one are all counted, and some others';
+COMMENT ON COLUMN stream_agg.commits.total_beside_closed IS 'beside_closed, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.expired IS 'rows older than the option retention that were deleted, which rows_removed counts too, or not written; not those of partitions that were dropped';
+COMMENT ON COLUMN stream_agg.commits.total_expired IS 'expired, since the stream''s first micro-batch';
 
 CREATE TABLE stream_agg.state (
     stream    text NOT NULL,
@@ -692,12 +700,15 @@ CREATE FUNCTION stream_agg.reset_stream(
     results      boolean DEFAULT false,
     results_from timestamptz DEFAULT NULL,
     force        boolean DEFAULT false,
-    dry_run      boolean DEFAULT false)
-RETURNS void
+    dry_run      boolean DEFAULT false,
+    OUT win       tstzrange,
+    OUT sink_rows bigint,
+    OUT action    text)
+RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_reset_stream'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION stream_agg.reset_stream(text, "any", boolean, timestamptz, boolean, boolean) IS
-'clears state and watermark of a stream, which goes on from other offsets, a text or a time; with results the next micro-batch computes again the windows whose records all lie behind them, or from results_from on; with dry_run it only says so';
+'clears state and watermark of a stream, which goes on from other offsets, a text or a time; with results the next micro-batch computes again the windows whose records all lie behind them, or from results_from on; with dry_run it returns the windows, their rows in the sink and what would become of these, and does nothing; else no row';
 
 CREATE FUNCTION stream_agg.process_available(
     stream  text,
@@ -863,6 +874,8 @@ SELECT s.stream,
        COALESCE(c.total_null_time, 0) AS rows_null_time,
        COALESCE(c.total_skipped, 0) AS offsets_skipped,
        COALESCE(c.total_late_windows, 0) AS late_windows,
+       COALESCE(c.total_beside_closed, 0) AS rows_beside_closed,
+       COALESCE(c.total_expired, 0) AS rows_expired,
        CASE WHEN pg_catalog.isfinite(c.watermark) AND c.watermark OPERATOR(pg_catalog.<>) pg_catalog.to_timestamp(0) THEN c.watermark END AS watermark,
        w.state_rows,
        w.state_bytes,
@@ -1001,6 +1014,8 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_dead_lettered IS 'records 
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_null_time IS 'records without an event time';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.offsets_skipped IS 'offsets that Kafka did not have, or whose records could not be unpacked, and that on_data_loss or on_error let the stream go on without';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.late_windows IS 'how often a record was too late for a window; with hop() it can be for some of its windows only';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_beside_closed IS 'records that are not late and begin a session at or before the watermark, where one of the same key may be closed: sessions that lack a part of one are all counted, and some others';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_expired IS 'rows older than the option retention that were deleted, which rows_removed counts too, or not written; not those of partitions that were dropped';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has no watermark, or has read no event time yet';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_rows IS 'groups in the state store';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes IS 'bytes of the state store';

@@ -145,6 +145,9 @@ typedef struct SaggStreamOptions
 	int64		idle_timeout;	/* microseconds without records after which
 								 * event time goes on with the clock; 0 =
 								 * never */
+	bool		has_retention;	/* rows of old windows leave the sink */
+	int64		retention;		/* microseconds that the watermark has passed
+								 * their end by then */
 	bool		late_records;	/* go to stream_agg.late_records */
 	bool		stops_all;		/* when it fails, streams that share its reader
 								 * do */
@@ -267,6 +270,12 @@ typedef struct SaggCounts
 	 * window, be the record late for all of its windows or not.
 	 */
 	int64		late_windows;
+
+	/*
+	 * Nor this: how many sessions of the batch begin where the watermark has
+	 * been already, so that they may be part of one that is closed.
+	 */
+	int64		beside_closed;
 } SaggCounts;
 
 typedef enum SaggStage
@@ -284,6 +293,8 @@ typedef struct SaggCommit
 	SaggCounts	counts;			/* of this batch */
 	int64		rows_out;		/* rows put into the sink */
 	int64		rows_removed;	/* rows deleted from the sink */
+	int64		rows_expired;	/* older than the retention: of them, and those
+								 * that were not put there */
 	TimestampTz watermark;		/* after the batch */
 	int			nlosses;		/* offsets that were gone when they were to be
 								 * read, besides the plan's "skipped" */
@@ -309,6 +320,7 @@ typedef struct SaggProgress
 	SaggCounts	totals;			/* since the stream's first batch */
 	int64		total_rows_out;
 	int64		total_rows_removed;
+	int64		total_rows_expired;
 	int			nsuspects;		/* what is left of the last commit's suspects */
 	SaggRange  *suspects;
 	int64		total_skipped;	/* offsets */

@@ -85,7 +85,9 @@ enum
 	SAGG_COMMIT_LATE_WINDOWS,
 	SAGG_COMMIT_MAX_TIME,
 	SAGG_COMMIT_EVENT_TIMES,
-	SAGG_COMMIT_ACTIVE_TIMES
+	SAGG_COMMIT_ACTIVE_TIMES,
+	SAGG_COMMIT_BESIDE_CLOSED,
+	SAGG_COMMIT_EXPIRED
 };
 
 /* the blobs of one partition of the state: a base and deltas, or deltas */

@@ -77,7 +77,8 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"       total_skipped,"
 		"       CASE WHEN reset IS NULL THEN committed ELSE '-infinity' END,"
 		"       coalesce(reset = 'results', false), total_late_windows,"
-		"       max_event_time, event_times, active_times"
+		"       max_event_time, event_times, active_times,"
+		"       total_beside_closed, total_expired"
 		"  FROM stream_agg.commits WHERE stream = $1"
 		" ORDER BY batch DESC LIMIT 1",
 		1, {TEXTOID}
@@ -125,14 +126,16 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"        read_time, execute_time, write_time, checkpoint_time,"
 		"        committed, last_records, skipped, total_skipped,"
 		"        late_windows, total_late_windows,"
-		"        max_event_time, event_times, active_times)"
+		"        max_event_time, event_times, active_times,"
+		"        beside_closed, total_beside_closed, expired, total_expired)"
 		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
 		"        $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,"
-		"        $25, $26, $27, $28, $29, $30, $31, $32, $33, $34"
+		"        $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35,"
+		"        $36, $37, $38"
 		"  WHERE (SELECT coalesce(max(c.batch), -1)"
 		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
 		" ON CONFLICT DO NOTHING",
-		34, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
+		38, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
 			INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
@@ -140,7 +143,8 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 			INT8OID, INT8OID, INT8OID,
 			FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
 			TIMESTAMPTZOID, JSONBOID, JSONBOID, INT8OID, INT8OID, INT8OID,
-		TIMESTAMPTZOID, JSONBOID, JSONBOID}
+		TIMESTAMPTZOID, JSONBOID, JSONBOID, INT8OID, INT8OID,
+		INT8OID, INT8OID}
 	},
 	[SAGG_LOG_LAST_BATCH] = {
 		SPI_OK_SELECT,
@@ -363,7 +367,8 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"        total_delivered, total_aggregated, total_late,"
 		"        total_null_time, total_dead_lettered, total_filtered,"
 		"        total_rows_out, total_rows_removed, total_skipped,"
-		"        total_late_windows, state_blobs,"
+		"        total_late_windows, total_beside_closed, total_expired,"
+		"        state_blobs,"
 		"        read_time, execute_time, write_time, checkpoint_time,"
 		"        committed, last_records)"
 		" SELECT $1, $2, '{}', $3, $4, 0, 0, 0, 0, 0, 0, 0, 0,"
@@ -372,6 +377,7 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"        coalesce(c.total_dead_lettered, 0), coalesce(c.total_filtered, 0),"
 		"        coalesce(c.total_rows_out, 0), coalesce(c.total_rows_removed, 0),"
 		"        coalesce(c.total_skipped, 0), coalesce(c.total_late_windows, 0),"
+		"        coalesce(c.total_beside_closed, 0), coalesce(c.total_expired, 0),"
 		"        0, 0, 0, 0, 0, clock_timestamp(),"
 		"        '{}'"
 		"   FROM (VALUES (true)) AS one"

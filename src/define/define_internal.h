@@ -196,11 +196,23 @@ typedef struct SaggQueryChange
 								 * the old one whose state it goes on with; -1 =
 								 * none */
 	int			new_aggregates; /* that are not in the old one */
+	List	   *filled;			/* columns among "added" that rows have been given
+								 * from the state */
+	int64		rows_filled;	/* how many rows that were */
 } SaggQueryChange;
 
 extern SaggQueryChange *sagg_compare_queries(const SaggStream *stream,
 											 const SaggQuery *old, Oid new_view,
 											 const SaggQuery *new);
+
+/* column_fill.c */
+struct SaggExecution;
+extern bool sagg_may_fill_columns(const SaggStream *stream, const SaggQuery *query);
+extern List *sagg_fill_columns(const SaggStream *stream, const SaggQuery *query,
+							   const SaggQueryChange *change,
+							   struct SaggExecution *execution, int64 *rows);
+extern void sagg_tell_filled_columns(const SaggStream *stream, const SaggQuery *query,
+									 const SaggQueryChange *change);
 
 /* reset_range.c: what a reset computes again */
 typedef struct SaggResetRange
@@ -208,6 +220,8 @@ typedef struct SaggResetRange
 	SaggReadBefore before;
 	bool		by_window;		/* rows of earlier windows stay */
 	bool		force;			/* rows may be lost */
+	bool		dry_run;		/* nothing is reset: what would be refused is only
+								 * said, and "windows" is filled */
 	TimestampTz passed;			/* the watermark to leave, DT_NOBEGIN = that of a
 								 * new stream */
 	int64		start;			/* of the first window, if "passed" is a time */
@@ -215,11 +229,20 @@ typedef struct SaggResetRange
 	int64		rows;			/* of the sink that it takes the place of */
 	int64		lost;			/* of them, those that may have records before the
 								 * offsets */
+	int64		from;			/* what tells the first window of "rows", and the */
+	int64		from_whole;		/* first one without records before the offsets */
+	struct Tuplestorestate *windows;	/* of the columns "windows_desc": what
+										 * reset_stream returns */
+	TupleDesc	windows_desc;
 } SaggResetRange;
 
 extern void sagg_reset_range(const SaggStream *stream, SaggCheckpoint *checkpoint,
-							 const TimestampTz *results_from, bool force,
+							 const TimestampTz *results_from,
 							 SaggResetRange *range);
+
+/* reset_windows.c */
+extern void sagg_reset_windows(const SaggStream *stream, const SaggQuery *query,
+							   const SaggResetRange *range);
 
 /* stream_requery.c */
 extern void sagg_change_query(SaggStream *stream, const char *text, bool drop_columns);

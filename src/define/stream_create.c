@@ -496,6 +496,8 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	sagg_check_query(&stream, query);
 	sagg_check_reader(&stream);
 	settle_sink(args, schema, query, &stream);
+	if (stream.options.has_retention)
+		sagg_sink_check_retention(stream.sink, query, stream.mode);
 	record_stream(&stream, args->start);
 	sagg_label_database();
 	if (args->start)

@@ -294,11 +294,12 @@ begin_execution(const SaggStream *stream, SaggQuery *query,
 }
 
 /*
- * The state of the old query into one of the new, in the log; as the owner.
+ * The state of the old query into one of the new, in the log; as the owner.  Rows
+ * of its groups get the new columns.
  */
 static void
 convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
-			  const SaggQueryChange *change)
+			  SaggQueryChange *change)
 {
 	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
 												 "stream_agg conversion",
@@ -326,6 +327,9 @@ convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
 		to = begin_execution(stream, new, progress, &plan, 4 * bytes);
 		sagg_execution_convert(from, to, change->origins);
 		sagg_checkpoint_rewrite(checkpoint, progress, sagg_execution_state(to));
+		MemoryContextSwitchTo(save);
+		change->filled = sagg_fill_columns(stream, new, change, to, &change->rows_filled);
+		MemoryContextSwitchTo(memory);
 		sagg_execution_end(to);
 		sagg_execution_end(from);
 	}
@@ -335,8 +339,9 @@ convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
 }
 
 static void
-tell_about(const SaggStream *stream, const SaggQueryChange *change)
+tell_about(const SaggStream *stream, const SaggQuery *query, const SaggQueryChange *change)
 {
+	sagg_tell_filled_columns(stream, query, change);
 	if (change->new_aggregates > 0)
 		ereport(NOTICE,
 				(errmsg_plural("%d aggregate of stream \"%s\" begins with the next micro-batch",
@@ -368,8 +373,14 @@ sagg_change_query(SaggStream *stream, const char *text, bool drop_columns)
 	Oid			types[2] = {OIDOID, OIDOID};
 	Datum		values[2];
 
+	if (sagg_may_fill_columns(stream, old))
+		sagg_lock_micro_batch(stream->view);	/* previews write, too */
 	lock_sink(stream);
 	check_no_dependents(stream);
+
+	/* triggers that wait are the session's, and those of the sink do not wait */
+	if (sagg_may_fill_columns(stream, old) && !sagg_session_is_of(stream->owner))
+		sagg_fire_deferred_triggers();
 
 	/* names in the text are those of the caller's search_path */
 	sagg_become_owner(&owner, stream->owner);
@@ -391,7 +402,7 @@ sagg_change_query(SaggStream *stream, const char *text, bool drop_columns)
 	sagg_drop_relation(stream->view, OBJECT_VIEW);
 	sagg_restore_user(&settings);
 	sagg_restore_user(&owner);
-	tell_about(stream, change);
+	tell_about(stream, new, change);
 	stream->view = next.view;
 	if (stream->enabled && stream->database == MyDatabaseId)
 		sagg_start_stream_at_commit(stream);

@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "common/int.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -80,6 +81,25 @@ refuse_windows_before_reset(SaggRepair *repair)
 	{
 		if (repair->windows[i].end <= passed)
 			repair->windows[i].reason = "the stream was reset, and records of the window may lie before the offsets from which it reads since";
+	}
+}
+
+/*
+ * What retention has deleted does not come back.
+ */
+static void
+refuse_expired_windows(SaggRepair *repair)
+{
+	const SaggStreamOptions *options = &repair->stream->options;
+	int64		expired;
+
+	if (!options->has_retention ||
+		pg_sub_s64_overflow(repair->progress->watermark, options->retention, &expired))
+		return;
+	for (int i = 0; i < repair->nwindows; i++)
+	{
+		if (repair->windows[i].end <= expired)
+			repair->windows[i].reason = "it is older than the stream's retention";
 	}
 }
 
@@ -154,6 +174,7 @@ repair_windows(SaggRepair *repair)
 	sagg_repair_check_column(repair);
 	wait_for_open_windows(repair);
 	refuse_windows_before_reset(repair);
+	refuse_expired_windows(repair);
 	if (any_to_repair(repair))
 		sagg_repair_topic(repair);
 	if (any_to_repair(repair))

@@ -313,6 +313,7 @@ write_all(SaggSession *session, const SaggQuery *query, SaggExecution *execution
 	sagg_execution_output(execution, &output);
 	if (session->progress->replace)
 		output.replaces = sagg_execution_replaces(execution);
+	sagg_leave_out_expired(session, query, &output, commit);
 	sagg_sink_write(session->sink, query, &output, &commit->rows_out,
 					&commit->rows_removed);
 	sagg_execution_output_end(&output);
@@ -337,6 +338,7 @@ write_output(SaggSession *session, const SaggQuery *query,
 		sagg_write_carefully(session, query, execution, commit);
 	else
 		write_all(session, query, execution, commit);
+	sagg_expire_rows(session, query, commit);
 	sagg_delivery_end();
 	SAGG_FAILPOINT("write.done");
 	if (list_length(session->lead->sessions) > 1)
@@ -381,11 +383,13 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 	progress->totals.aggregated += commit->counts.aggregated;
 	progress->totals.late += commit->counts.late;
 	progress->totals.late_windows += commit->counts.late_windows;
+	progress->totals.beside_closed += commit->counts.beside_closed;
 	progress->totals.null_time += commit->counts.null_time;
 	progress->totals.dead_lettered += commit->counts.dead_lettered;
 	progress->totals.filtered += commit->counts.filtered;
 	progress->total_rows_out += commit->rows_out;
 	progress->total_rows_removed += commit->rows_removed;
+	progress->total_rows_expired += commit->rows_expired;
 	progress->total_skipped = sagg_add_saturated(progress->total_skipped,
 												 sagg_skipped_offsets(plan, commit));
 	progress->committed = GetCurrentTimestamp();

@@ -477,6 +477,12 @@ extern SaggRange *sagg_last_records(SaggSession *session, const SaggPlan *plan,
 extern void sagg_plan_transaction(SaggSession *session, bool durable);
 extern void sagg_plan_commit(SaggSession *session);
 
+/* retention.c */
+extern void sagg_leave_out_expired(const SaggSession *session, const SaggQuery *query,
+								   SaggOutput *output, SaggCommit *commit);
+extern void sagg_expire_rows(const SaggSession *session, const SaggQuery *query,
+							 SaggCommit *commit);
+
 /* late_records.c */
 extern void sagg_keep_late_records(SaggSession *session, const SaggPlan *plan,
 								   SaggLateRows *late, const SaggRefusals *refusals,

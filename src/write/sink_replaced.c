@@ -26,18 +26,18 @@
 #define ROWS_AT_ONCE	1000
 
 /*
- * The time that tells the window of a row: an expression over the sink, s.
+ * The time that tells the window of a row: an expression over the sink.
  */
-static char *
-row_time(const SinkBatch *batch)
+char *
+sagg_sink_row_time(const SinkBatch *batch, const char *alias)
 {
 	const SaggQuery *query = batch->query;
 	const char *column = sagg_sink_column(batch->desc, query->window_output);
 
 	if (query->window_identity != SAGG_WINDOW_WHOLE || query->window.type != TSTZRANGEOID)
-		return psprintf("s.%s", column);
-	return psprintf("pg_catalog.%s(s.%s)",
-					query->window.kind == SAGG_WINDOW_SESSION ? "upper" : "lower", column);
+		return psprintf("%s.%s", alias, column);
+	return psprintf("pg_catalog.%s(%s.%s)",
+					query->window.kind == SAGG_WINDOW_SESSION ? "upper" : "lower", alias, column);
 }
 
 /*
@@ -49,7 +49,7 @@ sagg_sink_replaced_rows(const SinkBatch *batch, TimestampTz replaces)
 {
 	if (replaces == DT_NOBEGIN)
 		return NULL;
-	return psprintf("%s OPERATOR(pg_catalog.>=) $1", row_time(batch));
+	return psprintf("%s OPERATOR(pg_catalog.>=) $1", sagg_sink_row_time(batch, "s"));
 }
 
 /*
@@ -99,7 +99,7 @@ sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
 	text = all ? psprintf("SELECT pg_catalog.count(*), NULL FROM %s", batch.name) :
 		psprintf("SELECT pg_catalog.count(*), pg_catalog.min(%s) FROM %s s"
 				 " WHERE %s OPERATOR(pg_catalog.>=) $1 AND %s OPERATOR(pg_catalog.<) $2",
-				 row_time(&batch), batch.name, row_time(&batch), row_time(&batch));
+				 sagg_sink_row_time(&batch, "s"), batch.name, sagg_sink_row_time(&batch, "s"), sagg_sink_row_time(&batch, "s"));
 	if (SPI_execute_with_args(text, all ? 0 : 2, types, values, NULL, false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not execute \"%s\"", text);
 	rows = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
@@ -108,6 +108,78 @@ sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
 	relation_close(batch.rel, NoLock);
 	SPI_finish();
 	return rows;
+}
+
+/*
+ * Start and end of a row's window, two expressions over the sink, s.
+ */
+static char *
+window_bounds(const SinkBatch *batch)
+{
+	const SaggQuery *query = batch->query;
+	const char *type = query->window.type == TIMESTAMPOID ? "timestamp" : "timestamptz";
+	const char *column;
+
+	if (query->window_output == 0)
+		return psprintf("NULL::pg_catalog.%s, NULL::pg_catalog.%s", type, type);
+	column = sagg_sink_column(batch->desc, query->window_output);
+	if (query->window_identity != SAGG_WINDOW_WHOLE || query->window.type != TSTZRANGEOID)
+		return psprintf("s.%s, NULL::pg_catalog.%s", column, type);
+	return psprintf("pg_catalog.lower(s.%s), pg_catalog.upper(s.%s)", column, column);
+}
+
+static void
+fill_window(SaggSinkWindow *window, HeapTuple tuple, TupleDesc desc)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(tuple, desc, 1, &isnull);
+
+	window->known = !isnull;
+	window->told = isnull ? 0 : DatumGetTimestampTz(value);
+	value = SPI_getbinval(tuple, desc, 2, &isnull);
+	window->end = isnull ? DT_NOEND : DatumGetTimestampTz(value);
+	window->rows = DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull));
+}
+
+/*
+ * The windows of the sink's rows, in order, and how many rows each has: of those
+ * whose window is told by "from" or a later value, DT_NOBEGIN = of all.  An array
+ * of *n in the caller's context.  Runs as the current user; keeps ROW EXCLUSIVE on
+ * the sink.
+ */
+SaggSinkWindow *
+sagg_sink_windows(const SaggStream *stream, const SaggQuery *query,
+				  TimestampTz from, int64 *n)
+{
+	SaggSinkWindow *windows = palloc(sizeof(SaggSinkWindow));
+	SaggSink	sink;
+	SinkBatch	batch;
+	Oid			type = time_type(query);
+	Datum		bound = TimestampTzGetDatum(from);
+	char	   *which;
+	Portal		portal;
+
+	*n = 0;
+	SPI_connect();
+	open_sink(&batch, &sink, stream, query);
+	which = sagg_sink_replaced_rows(&batch, from);
+	portal = SPI_cursor_open_with_args(NULL, psprintf("SELECT %s, pg_catalog.count(*) FROM %s s%s%s GROUP BY 1, 2 ORDER BY 1, 2",
+													  window_bounds(&batch), batch.name,
+													  which ? " WHERE " : "", which ? which : ""),
+									   which ? 1 : 0, &type, &bound, NULL, false, 0);
+	do
+	{
+		SPI_cursor_fetch(portal, true, ROWS_AT_ONCE);
+		if (SPI_processed > 0)
+			windows = repalloc_huge(windows, sizeof(SaggSinkWindow) * (*n + SPI_processed));
+		for (uint64 i = 0; i < SPI_processed; i++)
+			fill_window(&windows[(*n)++], SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+		SPI_freetuptable(SPI_tuptable);
+	} while (SPI_processed > 0);
+	SPI_cursor_close(portal);
+	relation_close(batch.rel, NoLock);
+	SPI_finish();
+	return windows;
 }
 
 /*
