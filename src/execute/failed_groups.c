@@ -131,7 +131,7 @@ describe_window(const SaggExecution *ex, Datum window, SaggFailedGroup *failed)
 		return;
 	if (ex->rangetype == NULL)
 	{
-		failed->start = DatumGetTimestampTz(window);
+		failed->start = sagg_window_column_time(ex->query, window);
 		failed->end = sagg_window_end(&ex->query->window, failed->start);
 		return;
 	}

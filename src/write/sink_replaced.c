@@ -113,29 +113,28 @@ sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
 /*
  * Start and end of a row's window, two expressions over the sink, s.
  */
-static char *
+static const char *
 window_bounds(const SinkBatch *batch)
 {
 	const SaggQuery *query = batch->query;
-	const char *type = query->window.type == TIMESTAMPOID ? "timestamp" : "timestamptz";
 	const char *column;
 
 	if (query->window_output == 0)
-		return psprintf("NULL::pg_catalog.%s, NULL::pg_catalog.%s", type, type);
+		return "NULL::pg_catalog.timestamptz, NULL::pg_catalog.timestamptz";
 	column = sagg_sink_column(batch->desc, query->window_output);
 	if (query->window_identity != SAGG_WINDOW_WHOLE || query->window.type != TSTZRANGEOID)
-		return psprintf("s.%s, NULL::pg_catalog.%s", column, type);
+		return psprintf("s.%s, NULL::pg_catalog.timestamptz", column);
 	return psprintf("pg_catalog.lower(s.%s), pg_catalog.upper(s.%s)", column, column);
 }
 
 static void
-fill_window(SaggSinkWindow *window, HeapTuple tuple, TupleDesc desc)
+fill_window(SaggSinkWindow *window, const SaggQuery *query, HeapTuple tuple, TupleDesc desc)
 {
 	bool		isnull;
 	Datum		value = SPI_getbinval(tuple, desc, 1, &isnull);
 
 	window->known = !isnull;
-	window->told = isnull ? 0 : DatumGetTimestampTz(value);
+	window->told = isnull ? 0 : sagg_window_column_time(query, value);
 	value = SPI_getbinval(tuple, desc, 2, &isnull);
 	window->end = isnull ? DT_NOEND : DatumGetTimestampTz(value);
 	window->rows = DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull));
@@ -154,8 +153,8 @@ sagg_sink_windows(const SaggStream *stream, const SaggQuery *query,
 	SaggSinkWindow *windows = palloc(sizeof(SaggSinkWindow));
 	SaggSink	sink;
 	SinkBatch	batch;
-	Oid			type = time_type(query);
-	Datum		bound = TimestampTzGetDatum(from);
+	Oid			type = sagg_window_column_type(query);
+	Datum		bound = sagg_window_column_value(query, from);
 	char	   *which;
 	Portal		portal;
 
@@ -173,7 +172,7 @@ sagg_sink_windows(const SaggStream *stream, const SaggQuery *query,
 		if (SPI_processed > 0)
 			windows = repalloc_huge(windows, sizeof(SaggSinkWindow) * (*n + SPI_processed));
 		for (uint64 i = 0; i < SPI_processed; i++)
-			fill_window(&windows[(*n)++], SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+			fill_window(&windows[(*n)++], query, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
 		SPI_freetuptable(SPI_tuptable);
 	} while (SPI_processed > 0);
 	SPI_cursor_close(portal);

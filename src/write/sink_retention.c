@@ -137,7 +137,7 @@ output_time(const SaggQuery *query, TypeCacheEntry *type, TupleTableSlot *slot)
 	if (isnull)
 		return DT_NOEND;
 	if (!tells_range(query))
-		return DatumGetTimestampTz(value);
+		return sagg_window_column_time(query, value);
 	range_deserialize(type, DatumGetRangeTypeP(value), &lower, &upper, &empty);
 	if (empty)
 		return DT_NOEND;
@@ -216,8 +216,8 @@ delete_expired(const SinkBatch *batch, int64 before, int64 max_rows)
 								batch->name, batch->name, expired_condition(batch),
 								sagg_sink_column(batch->desc, batch->query->window_output),
 								max_rows);
-	Oid			type = batch->query->window.type == TIMESTAMPOID ? TIMESTAMPOID : TIMESTAMPTZOID;
-	Datum		bound = TimestampTzGetDatum(before);
+	Oid			type = sagg_window_column_type(batch->query);
+	Datum		bound = sagg_window_column_value(batch->query, before);
 	int			nest = NewGUCNestLevel();
 	int			ret;
 
@@ -273,8 +273,10 @@ sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until)
 
 /*
  * Delete rows of the sink that are told by less than "before", see
- * sagg_expired_before, the oldest "max_rows" of them; returns how many there were.  Of a partitioned sink: drop partitions that have no other rows.  Runs as the current user, as sagg_sink_write does.  A sink that has no
- * index for it any more is ERRCODE_SAGG_DEFINITION_CHANGED.
+ * sagg_expired_before, the oldest "max_rows" of them; returns how many there were.
+ * Of a partitioned sink: drop partitions that have no other rows.  Runs as the
+ * current user, as sagg_sink_write does.  A sink that has no index for it any more is
+ * ERRCODE_SAGG_DEFINITION_CHANGED.
  */
 int64
 sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before, int64 max_rows)
