@@ -61,10 +61,10 @@ set_bit(SaggRefusals *refusals, int64 record)
 }
 
 /*
- * A text of an error as it is kept.
+ * A text of an error as it is kept, palloc'd.
  */
-static char *
-clip_text(const char *text)
+char *
+sagg_error_text(const char *text)
 {
 	return pnstrdup(text, pg_mbcliplen(text, strlen(text), MAX_TEXT_BYTES));
 }
@@ -78,7 +78,7 @@ sagg_error_reason(const char *message, const char *detail)
 {
 	char	   *text = psprintf("%s%s%s", message, detail ? "\nDETAIL:  " : "",
 								detail ? detail : "");
-	char	   *reason = clip_text(text);
+	char	   *reason = sagg_error_text(text);
 
 	pfree(text);
 	return reason;
@@ -130,8 +130,8 @@ sagg_refuse_record(SaggRefusals *refusals, int64 record, int sqlstate,
 	{
 		MemoryContext old = MemoryContextSwitchTo(refusals->memory);
 
-		refusal.message = clip_text(message);
-		refusal.detail = detail ? clip_text(detail) : NULL;
+		refusal.message = sagg_error_text(message);
+		refusal.detail = detail ? sagg_error_text(detail) : NULL;
 		MemoryContextSwitchTo(old);
 	}
 	if (refusals->count == 0)

@@ -468,6 +468,8 @@ CREATE TABLE stream_agg.failed_windows (
     window_end   timestamptz,
     keys         text[],
     error        text NOT NULL,
+    detail       text,
+    sqlstate     text NOT NULL,
     PRIMARY KEY (stream, batch, number)
 );
 COMMENT ON TABLE stream_agg.failed_windows IS 'groups of closed windows that could not be given out, of streams in output mode append whose on_error is not fail';
@@ -478,6 +480,8 @@ COMMENT ON COLUMN stream_agg.failed_windows.window_start IS 'start of the window
 COMMENT ON COLUMN stream_agg.failed_windows.window_end IS 'end of the window';
 COMMENT ON COLUMN stream_agg.failed_windows.keys IS 'values of the other expressions of GROUP BY, each cut to 500 bytes; NULL: they could not be told';
 COMMENT ON COLUMN stream_agg.failed_windows.error IS 'why the group could not be given out, cut to 500 bytes';
+COMMENT ON COLUMN stream_agg.failed_windows.detail IS 'detail of the error, cut alike; NULL: it has none';
+COMMENT ON COLUMN stream_agg.failed_windows.sqlstate IS 'SQLSTATE of the error';
 
 CREATE TABLE stream_agg.late_records (
     stream      text NOT NULL,

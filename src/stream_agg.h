@@ -362,7 +362,9 @@ typedef struct SaggFailedGroup
 	int64		end;
 	Datum		keys;			/* text[], as GROUP BY has them */
 	bool		no_keys;		/* they could not be told */
-	char	   *error;
+	int			sqlstate;
+	char	   *message;
+	char	   *detail;			/* or NULL */
 } SaggFailedGroup;
 
 /* A record's number within its batch, as the ctid of the source's rows. */
@@ -553,6 +555,7 @@ extern ErrorData *sagg_try(void (*function) (void *arg), void *arg);
 extern bool sagg_error_of_data(int sqlstate);
 
 /* refusals.c */
+extern char *sagg_error_text(const char *text);
 extern char *sagg_error_reason(const char *message, const char *detail);
 extern SaggRefusals *sagg_refusals_make(SaggOnError policy);
 extern void sagg_refuse_record(SaggRefusals *refusals, int64 record, int sqlstate,

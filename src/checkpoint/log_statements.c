@@ -247,12 +247,15 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	[SAGG_LOG_FAILED_WINDOWS_INSERT] = {
 		SPI_OK_INSERT,
 		"INSERT INTO stream_agg.failed_windows"
-		"       (stream, batch, number, window_start, window_end, keys, error)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7)"
+		"       (stream, batch, number, window_start, window_end, keys, error, detail, sqlstate)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 		" ON CONFLICT (stream, batch, number) DO UPDATE"
 		"   SET window_start = excluded.window_start, window_end = excluded.window_end,"
-		"       keys = excluded.keys, error = excluded.error",
-		7, {TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, TEXTOID}
+		"       keys = excluded.keys, error = excluded.error, detail = excluded.detail,"
+		"       sqlstate = excluded.sqlstate",
+		9, {
+			TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, TEXTOID,
+		TEXTOID, TEXTOID}
 	},
 	[SAGG_LOG_LATE_RECORDS_COUNT] = {
 		SPI_OK_SELECT,

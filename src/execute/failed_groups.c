@@ -167,7 +167,9 @@ note_failed(SaggExecution *ex, const Datum *values, const bool *nulls, ErrorData
 	describe_window(ex, values[0], failed);
 	failed->no_keys = sagg_try(describe_keys, &row) != NULL;
 	failed->keys = row.keys;
-	failed->error = sagg_error_reason(error->message, error->detail);
+	failed->sqlstate = error->sqlerrcode;
+	failed->message = sagg_error_text(error->message);
+	failed->detail = error->detail ? sagg_error_text(error->detail) : NULL;
 	ex->failed = lappend(ex->failed, failed);
 	MemoryContextSwitchTo(old);
 }

@@ -117,7 +117,7 @@ sagg_keep_failed_windows(SaggSession *session, const SaggExecution *execution)
 		return NULL;
 	sagg_checkpoint_failed_windows(session->checkpoint, session->plan->batch, failed);
 	first = linitial(failed);
-	return first->start == DT_NOBEGIN ? pstrdup(first->error) :
-		psprintf("The first one, of the window from %s: %s",
-				 timestamptz_to_str(first->start), first->error);
+	return psprintf("The first one, of the window from %s: %s",
+					timestamptz_to_str(first->start),
+					sagg_error_reason(first->message, first->detail));
 }
