@@ -5,7 +5,7 @@ CREATE SCHEMA alice AUTHORIZATION stream_alice;
 CREATE SCHEMA bob AUTHORIZATION stream_bob;
 GRANT USAGE ON SCHEMA alice TO stream_bob;
 
--- brokers of one's choice need USAGE on the wrapper
+-- brokers of your choice need USAGE on the wrapper
 SET ROLE stream_alice;
 SELECT stream_agg.create_source('alice.events', topic => 'events', brokers => 'localhost:1',
     columns => 'ts timestamptz, id bigint');

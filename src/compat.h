@@ -259,4 +259,44 @@ sagg_forget_permissions(Query *query)
 	}
 }
 
+/* 16 lets parseTypeString return errors */
+#if PG_VERSION_NUM >= 160000
+#define SAGG_PARSE_TYPE(text, type, typmod) ((void) parseTypeString(text, type, typmod, NULL))
+#else
+#define SAGG_PARSE_TYPE(text, type, typmod) parseTypeString(text, type, typmod, false)
+#endif
+
+/*
+ * The zone of a name, as AT TIME ZONE and date_trunc read it, an abbreviation
+ * with its offset included; 16 has a function for it.  Raises
+ * invalid_parameter_value for what is no zone.  For files that include
+ * utils/datetime.h, whose macros are not for all.
+ */
+#ifdef DATETIME_H
+#include "parser/scansup.h"
+
+static inline pg_tz *
+sagg_time_zone(const char *name)
+{
+#if PG_VERSION_NUM >= 160000
+	return DecodeTimezoneNameToTz(name);
+#else
+	pg_tz	   *zone = NULL;
+	char	   *lower = downcase_truncate_identifier(name, strlen(name), false);
+	int			offset;
+	int			type = DecodeTimezoneAbbrev(0, lower, &offset, &zone);
+
+	if (type == TZ || type == DTZ)
+		return pg_tzset_offset(-offset);
+	if (type != DYNTZ)
+		zone = pg_tzset(name);
+	if (zone == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("time zone \"%s\" not recognized", name)));
+	return zone;
+#endif
+}
+#endif							/* DATETIME_H */
+
 #endif							/* SAGG_COMPAT_H */

@@ -7,8 +7,8 @@
  * A stream whose option on_error is skip or dead_letter has one such set in
  * every batch; one whose policy is fail has none.  A record is refused once,
  * however often it is read, and never taken back.  What is kept of it is a
- * bit and, for dead letters, a reason cut to MAX_REASON_BYTES; no more dead
- * letters are collected than stream_agg.max_dead_letters allows (I7).
+ * bit and, for dead letters, the error, its message and its detail cut to
+ * MAX_TEXT_BYTES each; no more dead letters are collected than stream_agg.max_dead_letters allows (I7).
  *
  *-------------------------------------------------------------------------
  */
@@ -19,7 +19,7 @@
 
 #include "stream_agg.h"
 
-#define MAX_REASON_BYTES	500
+#define MAX_TEXT_BYTES	500
 
 /*
  * An empty set, in the current context, which must live as long as the batch.
@@ -61,18 +61,37 @@ set_bit(SaggRefusals *refusals, int64 record)
 }
 
 /*
- * A reason as it is kept, in the current memory context: the message and, on a line
- * of its own, the detail, which may be NULL.
+ * A text of an error as it is kept, palloc'd.
+ */
+char *
+sagg_error_text(const char *text)
+{
+	return pnstrdup(text, pg_mbcliplen(text, strlen(text), MAX_TEXT_BYTES));
+}
+
+/*
+ * An error as one text that is kept, in the current memory context: the message and,
+ * on a line of its own, the detail, which may be NULL.
  */
 char *
 sagg_error_reason(const char *message, const char *detail)
 {
 	char	   *text = psprintf("%s%s%s", message, detail ? "\nDETAIL:  " : "",
 								detail ? detail : "");
-	char	   *reason = pnstrdup(text, pg_mbcliplen(text, strlen(text), MAX_REASON_BYTES));
+	char	   *reason = sagg_error_text(text);
 
 	pfree(text);
 	return reason;
+}
+
+/*
+ * The error of a refused record as one text, the detail on a line of its own;
+ * palloc'd.
+ */
+char *
+sagg_refusal_text(const SaggRefusal *refusal)
+{
+	return sagg_error_reason(refusal->message, refusal->detail);
 }
 
 static void
@@ -91,15 +110,16 @@ append_to_list(SaggRefusals *refusals, const SaggRefusal *refusal)
 }
 
 /*
- * Refuse a record, by its number within the batch.  "detail" may be NULL.
+ * Refuse a record, by its number within the batch, for an error; "detail" may be
+ * NULL.
  * Nothing happens if it is refused already.  Raises ERRCODE_SAGG_DEAD_LETTERS
  * if the batch has more dead letters than a stream may have.
  */
 void
-sagg_refuse_record(SaggRefusals *refusals, int64 record, const char *message,
-				   const char *detail)
+sagg_refuse_record(SaggRefusals *refusals, int64 record, int sqlstate,
+				   const char *message, const char *detail)
 {
-	SaggRefusal refusal = {record, NULL};
+	SaggRefusal refusal = {record, sqlstate, NULL, NULL};
 
 	if (sagg_record_refused(refusals, record))
 		return;
@@ -110,7 +130,8 @@ sagg_refuse_record(SaggRefusals *refusals, int64 record, const char *message,
 	{
 		MemoryContext old = MemoryContextSwitchTo(refusals->memory);
 
-		refusal.reason = sagg_error_reason(message, detail);
+		refusal.message = sagg_error_text(message);
+		refusal.detail = detail ? sagg_error_text(detail) : NULL;
 		MemoryContextSwitchTo(old);
 	}
 	if (refusals->count == 0)
@@ -137,7 +158,7 @@ sagg_too_many_dead_letters(int64 kept, const SaggRefusals *refusals)
 					   kept, refusals->count) :
 			 refusals->count > 0 ?
 			 errdetail("This micro-batch alone has more. The first one: %s",
-					   refusals->first.reason) : 0,
+					   sagg_refusal_text(&refusals->first)) : 0,
 			 errhint("Look at stream_agg.dead_letters for what produces them; then run stream_agg.delete_dead_letters or raise stream_agg.max_dead_letters, and start the stream again.")));
 }
 

@@ -29,7 +29,7 @@ COMMENT ON FUNCTION stream_agg.kafka_validator(text[], oid) IS 'checks the optio
 CREATE FOREIGN DATA WRAPPER stream_agg_kafka
     HANDLER stream_agg.kafka_handler
     VALIDATOR stream_agg.kafka_validator;
-COMMENT ON FOREIGN DATA WRAPPER stream_agg_kafka IS 'Kafka topics as foreign tables; USAGE on it is needed to create servers with brokers of one''s own';
+COMMENT ON FOREIGN DATA WRAPPER stream_agg_kafka IS 'Kafka topics as foreign tables; USAGE on it is needed to create servers with brokers of your choice';
 
 CREATE FUNCTION stream_agg.create_source(
     source        text,
@@ -77,6 +77,22 @@ LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION stream_agg.tumble(timestamptz, interval, timestamptz, text) IS
 'the tumbling window [start, end) that holds ts; windows are aligned to origin, a day is 24 hours; with a timezone size is days, weeks, months or years by its clocks';
 
+CREATE FUNCTION stream_agg.tumble_start(ts timestamptz, size interval,
+                                        origin timestamptz DEFAULT '1970-01-01 00:00:00+00', timezone text DEFAULT '')
+RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'stream_agg_tumble_start'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.tumble_start(timestamptz, interval, timestamptz, text) IS
+'the start of the tumbling window that holds ts: lower() of tumble with the same arguments';
+
+CREATE FUNCTION stream_agg.tumble_end(ts timestamptz, size interval,
+                                      origin timestamptz DEFAULT '1970-01-01 00:00:00+00', timezone text DEFAULT '')
+RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'stream_agg_tumble_end'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.tumble_end(timestamptz, interval, timestamptz, text) IS
+'the end of the tumbling window that holds ts, not part of it: upper() of tumble with the same arguments';
+
 CREATE FUNCTION stream_agg.hop(ts timestamptz, slide interval, size interval)
 RETURNS SETOF tstzrange
 AS 'MODULE_PATHNAME', 'stream_agg_hop'
@@ -97,6 +113,128 @@ AS 'MODULE_PATHNAME', 'stream_agg_session'
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION stream_agg.session(timestamptz, interval) IS
 'the session window [ts, ts + gap) of a record, NULL if gap is not greater than zero; in GROUP BY of a stream, those of a key that overlap or touch become one';
+
+/* ------------------------------------------------------------- aggregates */
+
+CREATE FUNCTION stream_agg.first_combine(internal, internal)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_first_combine'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.first_combine(internal, internal) IS 'combine function of the aggregates first';
+
+CREATE FUNCTION stream_agg.last_combine(internal, internal)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_last_combine'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.last_combine(internal, internal) IS 'combine function of the aggregates last';
+
+CREATE FUNCTION stream_agg.timed_value_serialize(internal)
+RETURNS bytea
+AS 'MODULE_PATHNAME', 'stream_agg_timed_value_serialize'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.timed_value_serialize(internal) IS 'serialize function of the aggregates first and last';
+
+CREATE FUNCTION stream_agg.timed_value_deserialize(bytea, internal)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_timed_value_deserialize'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.timed_value_deserialize(bytea, internal) IS 'deserialize function of the aggregates first and last';
+
+CREATE FUNCTION stream_agg.first_accumulate(internal, anyelement, timestamptz)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_first_accumulate'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.first_accumulate(internal, anyelement, timestamptz) IS 'transition function of the aggregate first';
+
+CREATE FUNCTION stream_agg.last_accumulate(internal, anyelement, timestamptz)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_last_accumulate'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.last_accumulate(internal, anyelement, timestamptz) IS 'transition function of the aggregate last';
+
+CREATE FUNCTION stream_agg.timed_value_final(internal, anyelement, timestamptz)
+RETURNS anyelement
+AS 'MODULE_PATHNAME', 'stream_agg_timed_value_final'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.timed_value_final(internal, anyelement, timestamptz) IS 'final function of the aggregates first and last';
+
+CREATE AGGREGATE stream_agg.first(value anyelement, at timestamptz) (
+    SFUNC = stream_agg.first_accumulate, STYPE = internal, COMBINEFUNC = stream_agg.first_combine,
+    SERIALFUNC = stream_agg.timed_value_serialize, DESERIALFUNC = stream_agg.timed_value_deserialize,
+    FINALFUNC = stream_agg.timed_value_final, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE stream_agg.first(anyelement, timestamptz) IS
+'the value with the least at, of several the least value, NULL after all others; a row whose at is NULL does not count';
+
+CREATE AGGREGATE stream_agg.last(value anyelement, at timestamptz) (
+    SFUNC = stream_agg.last_accumulate, STYPE = internal, COMBINEFUNC = stream_agg.last_combine,
+    SERIALFUNC = stream_agg.timed_value_serialize, DESERIALFUNC = stream_agg.timed_value_deserialize,
+    FINALFUNC = stream_agg.timed_value_final, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE stream_agg.last(anyelement, timestamptz) IS
+'the value with the greatest at, of several the greatest value, NULL after all others; a row whose at is NULL does not count';
+
+CREATE FUNCTION stream_agg.first_accumulate(internal, anyelement, timestamp)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_first_accumulate'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.first_accumulate(internal, anyelement, timestamp) IS 'transition function of the aggregate first';
+
+CREATE FUNCTION stream_agg.last_accumulate(internal, anyelement, timestamp)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_last_accumulate'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.last_accumulate(internal, anyelement, timestamp) IS 'transition function of the aggregate last';
+
+CREATE FUNCTION stream_agg.timed_value_final(internal, anyelement, timestamp)
+RETURNS anyelement
+AS 'MODULE_PATHNAME', 'stream_agg_timed_value_final'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.timed_value_final(internal, anyelement, timestamp) IS 'final function of the aggregates first and last';
+
+CREATE AGGREGATE stream_agg.first(value anyelement, at timestamp) (
+    SFUNC = stream_agg.first_accumulate, STYPE = internal, COMBINEFUNC = stream_agg.first_combine,
+    SERIALFUNC = stream_agg.timed_value_serialize, DESERIALFUNC = stream_agg.timed_value_deserialize,
+    FINALFUNC = stream_agg.timed_value_final, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE stream_agg.first(anyelement, timestamp) IS
+'the value with the least at, of several the least value, NULL after all others; a row whose at is NULL does not count';
+
+CREATE AGGREGATE stream_agg.last(value anyelement, at timestamp) (
+    SFUNC = stream_agg.last_accumulate, STYPE = internal, COMBINEFUNC = stream_agg.last_combine,
+    SERIALFUNC = stream_agg.timed_value_serialize, DESERIALFUNC = stream_agg.timed_value_deserialize,
+    FINALFUNC = stream_agg.timed_value_final, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE stream_agg.last(anyelement, timestamp) IS
+'the value with the greatest at, of several the greatest value, NULL after all others; a row whose at is NULL does not count';
+
+CREATE FUNCTION stream_agg.first_accumulate(internal, anyelement, bigint)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_first_accumulate'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.first_accumulate(internal, anyelement, bigint) IS 'transition function of the aggregate first';
+
+CREATE FUNCTION stream_agg.last_accumulate(internal, anyelement, bigint)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_last_accumulate'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.last_accumulate(internal, anyelement, bigint) IS 'transition function of the aggregate last';
+
+CREATE FUNCTION stream_agg.timed_value_final(internal, anyelement, bigint)
+RETURNS anyelement
+AS 'MODULE_PATHNAME', 'stream_agg_timed_value_final'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.timed_value_final(internal, anyelement, bigint) IS 'final function of the aggregates first and last';
+
+CREATE AGGREGATE stream_agg.first(value anyelement, at bigint) (
+    SFUNC = stream_agg.first_accumulate, STYPE = internal, COMBINEFUNC = stream_agg.first_combine,
+    SERIALFUNC = stream_agg.timed_value_serialize, DESERIALFUNC = stream_agg.timed_value_deserialize,
+    FINALFUNC = stream_agg.timed_value_final, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE stream_agg.first(anyelement, bigint) IS
+'the value with the least at, of several the least value, NULL after all others; a row whose at is NULL does not count';
+
+CREATE AGGREGATE stream_agg.last(value anyelement, at bigint) (
+    SFUNC = stream_agg.last_accumulate, STYPE = internal, COMBINEFUNC = stream_agg.last_combine,
+    SERIALFUNC = stream_agg.timed_value_serialize, DESERIALFUNC = stream_agg.timed_value_deserialize,
+    FINALFUNC = stream_agg.timed_value_final, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE stream_agg.last(anyelement, bigint) IS
+'the value with the greatest at, of several the greatest value, NULL after all others; a row whose at is NULL does not count';
 
 /* ---------------------------------------------------------------- catalog */
 
@@ -134,9 +272,9 @@ COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at c
 COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';
 COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in a micro-batch; NULL: stream_agg.max_records_per_batch';
 COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts, or the first after reset_stream: earliest, latest, offsets by partition or a time';
-COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout, late_records, on_failure';
+COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout, late_records, on_failure, retention';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
-COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
+COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream is to run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
 COMMENT ON COLUMN stream_agg.streams.timezone IS 'TimeZone at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.datestyle IS 'DateStyle at creation, in force in every micro-batch';
@@ -187,8 +325,8 @@ COMMENT ON COLUMN stream_agg.offsets.ranges IS 'offsets to read, {"partition": [
 COMMENT ON COLUMN stream_agg.offsets.watermark IS 'watermark that decides which records are late: what the commit before left';
 COMMENT ON COLUMN stream_agg.offsets.batch_time IS 'now() in the query';
 COMMENT ON COLUMN stream_agg.offsets.suspects IS 'offsets among which a record is searched that cannot be processed, as in ranges; NULL: none is';
-COMMENT ON COLUMN stream_agg.offsets.attempts IS 'times a worker has begun the micro-batch anew after another had ended in it; counted only where on_error is not fail';
-COMMENT ON COLUMN stream_agg.offsets.skipped IS 'offsets that Kafka did not have, {"partition": [first, end]}, end exclusive and less than first where a partition has begun anew';
+COMMENT ON COLUMN stream_agg.offsets.attempts IS 'times a worker has begun the micro-batch again after another had ended in it; counted only where on_error is not fail';
+COMMENT ON COLUMN stream_agg.offsets.skipped IS 'offsets that Kafka did not have, {"partition": [first, end]}, end exclusive and less than first where a partition has begun again';
 COMMENT ON COLUMN stream_agg.offsets.quiet IS 'partitions that had been quiet for idle_timeout and are read to their ends, {"partition": end}; the watermark does not wait for those in which the micro-batch finds no event time, and goes by the clock if there are no others';
 COMMENT ON COLUMN stream_agg.offsets.behind IS 'with watermark_policy aligned: partitions that have records which this micro-batch leaves unread, {"partition": end at planning}; by topic where the source has several. The watermark does not pass their event time';
 
@@ -228,13 +366,17 @@ CREATE TABLE stream_agg.commits (
     max_event_time      timestamptz NOT NULL DEFAULT '-infinity',
     event_times         jsonb NOT NULL DEFAULT '{}',
     active_times        jsonb NOT NULL DEFAULT '{}',
+    beside_closed       bigint NOT NULL DEFAULT 0,
+    total_beside_closed bigint NOT NULL DEFAULT 0,
+    expired             bigint NOT NULL DEFAULT 0,
+    total_expired       bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.commits IS 'log of done micro-batches; its key lets a micro-batch commit only once';
 COMMENT ON COLUMN stream_agg.commits.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.commits.batch IS 'number of the micro-batch, from 0';
 COMMENT ON COLUMN stream_agg.commits.offsets IS 'next offset of each partition, {"partition": offset}; by topic where the source has several';
-COMMENT ON COLUMN stream_agg.commits.watermark IS 'watermark after the micro-batch; -infinity: the stream has none';
+COMMENT ON COLUMN stream_agg.commits.watermark IS 'watermark after the micro-batch; -infinity: the stream has none; 1970-01-01 00:00 UTC: it has read no event time yet';
 COMMENT ON COLUMN stream_agg.commits.delivered IS 'records Kafka delivered: the sum of the next five';
 COMMENT ON COLUMN stream_agg.commits.aggregated IS 'records that went into a group';
 COMMENT ON COLUMN stream_agg.commits.late IS 'records for all of whose windows it was too late: the watermark had passed them';
@@ -257,15 +399,19 @@ COMMENT ON COLUMN stream_agg.commits.execute_time IS 'time of EXECUTE in ms';
 COMMENT ON COLUMN stream_agg.commits.write_time IS 'time of WRITE in ms';
 COMMENT ON COLUMN stream_agg.commits.checkpoint_time IS 'time of CHECKPOINT in ms, up to this row';
 COMMENT ON COLUMN stream_agg.commits.committed IS 'when this row was written';
-COMMENT ON COLUMN stream_agg.commits.last_records IS 'last record of each partition, {"partition": [offset, timestamp in ms]}; by it a topic that was made anew is told from the one read';
-COMMENT ON COLUMN stream_agg.commits.skipped IS 'offsets that Kafka did not have, or whose records could not be unpacked, {"partition": [[first, end], ...]}, end exclusive and less than first where a partition has begun anew';
+COMMENT ON COLUMN stream_agg.commits.last_records IS 'last record of each partition, {"partition": [offset, timestamp in ms]}; it tells a topic that was deleted and created again from the one read';
+COMMENT ON COLUMN stream_agg.commits.skipped IS 'offsets that Kafka did not have, or whose records could not be unpacked, {"partition": [[first, end], ...]}, end exclusive and less than first where a partition has begun again';
 COMMENT ON COLUMN stream_agg.commits.total_skipped IS 'number of offsets skipped, since the stream''s first micro-batch';
 COMMENT ON COLUMN stream_agg.commits.late_windows IS 'how often a record was too late for a window; one that slides can be late for some of its windows and count in others';
 COMMENT ON COLUMN stream_agg.commits.total_late_windows IS 'late_windows, since the stream''s first micro-batch';
-COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset_stream: state: state and offsets; results: and the next micro-batch computes the results of affected windows anew';
+COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset_stream: state: state and offsets; results: and the next micro-batch computes the results of affected windows again';
 COMMENT ON COLUMN stream_agg.commits.max_event_time IS 'greatest event time so far, floored to ms; -infinity: none yet';
 COMMENT ON COLUMN stream_agg.commits.event_times IS 'with watermark_policy aligned or per_partition: greatest event time of each partition, {"partition": ms since 1970}; by topic where the source has several';
 COMMENT ON COLUMN stream_agg.commits.active_times IS 'with idle_timeout: time of the last micro-batch with an event time in the partition, alike';
+COMMENT ON COLUMN stream_agg.commits.beside_closed IS 'records that are not late and begin a session at or before the watermark, where one of the same key may be closed: sessions that lack a part of one are all counted, and some others';
+COMMENT ON COLUMN stream_agg.commits.total_beside_closed IS 'beside_closed, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.expired IS 'rows older than the option retention that were deleted, which rows_removed counts too, or not written; not those of partitions that were dropped';
+COMMENT ON COLUMN stream_agg.commits.total_expired IS 'expired, since the stream''s first micro-batch';
 
 CREATE TABLE stream_agg.state (
     stream    text NOT NULL,
@@ -296,6 +442,8 @@ CREATE TABLE stream_agg.dead_letters (
     value       bytea,
     headers     jsonb,
     error       text NOT NULL,
+    detail      text,
+    sqlstate    text NOT NULL,
     PRIMARY KEY (stream, topic, partition, "offset")
 );
 COMMENT ON TABLE stream_agg.dead_letters IS 'records that streams with on_error dead_letter could not process';
@@ -308,7 +456,9 @@ COMMENT ON COLUMN stream_agg.dead_letters."timestamp" IS 'the record''s own time
 COMMENT ON COLUMN stream_agg.dead_letters.key IS 'the record''s key, byte by byte; NULL: it has none';
 COMMENT ON COLUMN stream_agg.dead_letters.value IS 'the record''s value, byte by byte; NULL: it has none';
 COMMENT ON COLUMN stream_agg.dead_letters.headers IS 'the record''s headers, [{"key": ..., "value": ...}, ...], with "key_hex" or "hex" for what is no text; NULL: it has none';
-COMMENT ON COLUMN stream_agg.dead_letters.error IS 'why the record could not be processed, cut to 500 bytes';
+COMMENT ON COLUMN stream_agg.dead_letters.error IS 'message of the error for which the record could not be processed, cut to 500 bytes';
+COMMENT ON COLUMN stream_agg.dead_letters.detail IS 'detail of the error, cut to 500 bytes, and which parts of the record are cut; NULL: it has none';
+COMMENT ON COLUMN stream_agg.dead_letters.sqlstate IS 'code of the error; SA001 for a record that does not decode, SA009 for one that crashes the worker';
 
 CREATE TABLE stream_agg.failed_windows (
     stream       text NOT NULL,
@@ -318,6 +468,8 @@ CREATE TABLE stream_agg.failed_windows (
     window_end   timestamptz,
     keys         text[],
     error        text NOT NULL,
+    detail       text,
+    sqlstate     text NOT NULL,
     PRIMARY KEY (stream, batch, number)
 );
 COMMENT ON TABLE stream_agg.failed_windows IS 'groups of closed windows that could not be given out, of streams in output mode append whose on_error is not fail';
@@ -328,6 +480,8 @@ COMMENT ON COLUMN stream_agg.failed_windows.window_start IS 'start of the window
 COMMENT ON COLUMN stream_agg.failed_windows.window_end IS 'end of the window';
 COMMENT ON COLUMN stream_agg.failed_windows.keys IS 'values of the other expressions of GROUP BY, each cut to 500 bytes; NULL: they could not be told';
 COMMENT ON COLUMN stream_agg.failed_windows.error IS 'why the group could not be given out, cut to 500 bytes';
+COMMENT ON COLUMN stream_agg.failed_windows.detail IS 'detail of the error, cut alike; NULL: it has none';
+COMMENT ON COLUMN stream_agg.failed_windows.sqlstate IS 'SQLSTATE of the error';
 
 CREATE TABLE stream_agg.late_records (
     stream      text NOT NULL,
@@ -550,12 +704,15 @@ CREATE FUNCTION stream_agg.reset_stream(
     results      boolean DEFAULT false,
     results_from timestamptz DEFAULT NULL,
     force        boolean DEFAULT false,
-    dry_run      boolean DEFAULT false)
-RETURNS void
+    dry_run      boolean DEFAULT false,
+    OUT win       tstzrange,
+    OUT sink_rows bigint,
+    OUT action    text)
+RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_reset_stream'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION stream_agg.reset_stream(text, "any", boolean, timestamptz, boolean, boolean) IS
-'clears state and watermark of a stream, which goes on from other offsets, a text or a time; with results the next micro-batch computes anew the windows whose records all lie behind them, or from results_from on; with dry_run it only says so';
+'clears state and watermark of a stream, which goes on from other offsets, a text or a time; with results the next micro-batch computes again the windows whose records all lie behind them, or from results_from on; with dry_run it returns the windows, their rows in the sink and what would become of these, and does nothing; else no row';
 
 CREATE FUNCTION stream_agg.process_available(
     stream  text,
@@ -575,6 +732,13 @@ CREATE FUNCTION stream_agg.open_windows(sink anyelement)
 RETURNS SETOF anyelement
 AS 'MODULE_PATHNAME', 'stream_agg_open_windows'
 LANGUAGE C STABLE CALLED ON NULL INPUT;
+CREATE FUNCTION stream_agg.open_windows(sink text)
+RETURNS void
+AS 'MODULE_PATHNAME', 'stream_agg_open_windows_of_text'
+LANGUAGE C STABLE CALLED ON NULL INPUT;
+COMMENT ON FUNCTION stream_agg.open_windows(text) IS
+'an error that says how open_windows is called: by the row type of the sink, not by its name';
+
 COMMENT ON FUNCTION stream_agg.open_windows(anyelement) IS
 'windows of a stream that are still open, as rows of its sink: SELECT * FROM stream_agg.open_windows(NULL::sink)';
 
@@ -652,7 +816,7 @@ RETURNS text
 AS 'MODULE_PATHNAME', 'stream_agg_waiting_reason'
 LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.waiting_reason(oid) IS
-'why a stream of this owner that shall run has no place in shared memory, NULL if there is one; read it through pg_stat_stream_agg';
+'why a stream of this owner that is to run has no place in shared memory, NULL if there is one; read it through pg_stat_stream_agg';
 
 CREATE VIEW @extschema@.pg_stat_stream_agg WITH (security_barrier) AS
 SELECT s.stream,
@@ -714,7 +878,9 @@ SELECT s.stream,
        COALESCE(c.total_null_time, 0) AS rows_null_time,
        COALESCE(c.total_skipped, 0) AS offsets_skipped,
        COALESCE(c.total_late_windows, 0) AS late_windows,
-       CASE WHEN pg_catalog.isfinite(c.watermark) THEN c.watermark END AS watermark,
+       COALESCE(c.total_beside_closed, 0) AS rows_beside_closed,
+       COALESCE(c.total_expired, 0) AS rows_expired,
+       CASE WHEN pg_catalog.isfinite(c.watermark) AND c.watermark OPERATOR(pg_catalog.<>) pg_catalog.to_timestamp(0) THEN c.watermark END AS watermark,
        w.state_rows,
        w.state_bytes,
        p.lag,
@@ -852,7 +1018,9 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_dead_lettered IS 'records 
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_null_time IS 'records without an event time';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.offsets_skipped IS 'offsets that Kafka did not have, or whose records could not be unpacked, and that on_data_loss or on_error let the stream go on without';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.late_windows IS 'how often a record was too late for a window; with hop() it can be for some of its windows only';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has none';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_beside_closed IS 'records that are not late and begin a session at or before the watermark, where one of the same key may be closed: sessions that lack a part of one are all counted, and some others';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_expired IS 'rows older than the option retention that were deleted, which rows_removed counts too, or not written; not those of partitions that were dropped';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has no watermark, or has read no event time yet';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_rows IS 'groups in the state store';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes IS 'bytes of the state store';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag IS 'records in Kafka that are not committed yet, as of lag_as_of; NULL: unknown, or the stream does not run and it is older than a minute';

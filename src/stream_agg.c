@@ -12,6 +12,7 @@
 
 #include <limits.h>
 
+#include "commands/extension.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
@@ -222,6 +223,11 @@ _PG_init(void)
 		sagg_preloaded = true;
 		define_startup_settings();
 	}
+	else if (creating_extension)
+		ereport(WARNING,
+				(errmsg("stream_agg is not loaded via shared_preload_libraries"),
+				 errdetail("Sources can be queried, but no stream can run."),
+				 errhint("Add stream_agg to shared_preload_libraries in postgresql.conf and restart the server.")));
 	define_settings();
 	define_crash_settings();
 	MarkGUCPrefixReserved("stream_agg");

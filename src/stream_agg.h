@@ -25,6 +25,7 @@
 #include "nodes/parsenodes.h"
 #include "nodes/primnodes.h"
 #include "utils/array.h"
+#include "utils/date.h"
 
 #include "compat.h"
 #include "failpoint.h"
@@ -144,6 +145,9 @@ typedef struct SaggStreamOptions
 	int64		idle_timeout;	/* microseconds without records after which
 								 * event time goes on with the clock; 0 =
 								 * never */
+	bool		has_retention;	/* rows of old windows leave the sink */
+	int64		retention;		/* microseconds that the watermark has passed
+								 * their end by then */
 	bool		late_records;	/* go to stream_agg.late_records */
 	bool		stops_all;		/* when it fails, streams that share its reader
 								 * do */
@@ -266,6 +270,12 @@ typedef struct SaggCounts
 	 * window, be the record late for all of its windows or not.
 	 */
 	int64		late_windows;
+
+	/*
+	 * Nor this: how many sessions of the batch begin where the watermark has
+	 * been already, so that they may be part of one that is closed.
+	 */
+	int64		beside_closed;
 } SaggCounts;
 
 typedef enum SaggStage
@@ -283,6 +293,8 @@ typedef struct SaggCommit
 	SaggCounts	counts;			/* of this batch */
 	int64		rows_out;		/* rows put into the sink */
 	int64		rows_removed;	/* rows deleted from the sink */
+	int64		rows_expired;	/* older than the retention: of them, and those
+								 * that were not put there */
 	TimestampTz watermark;		/* after the batch */
 	int			nlosses;		/* offsets that were gone when they were to be
 								 * read, besides the plan's "skipped" */
@@ -308,6 +320,7 @@ typedef struct SaggProgress
 	SaggCounts	totals;			/* since the stream's first batch */
 	int64		total_rows_out;
 	int64		total_rows_removed;
+	int64		total_rows_expired;
 	int			nsuspects;		/* what is left of the last commit's suspects */
 	SaggRange  *suspects;
 	int64		total_skipped;	/* offsets */
@@ -349,7 +362,9 @@ typedef struct SaggFailedGroup
 	int64		end;
 	Datum		keys;			/* text[], as GROUP BY has them */
 	bool		no_keys;		/* they could not be told */
-	char	   *error;
+	int			sqlstate;
+	char	   *message;
+	char	   *detail;			/* or NULL */
 } SaggFailedGroup;
 
 /* A record's number within its batch, as the ctid of the source's rows. */
@@ -391,7 +406,9 @@ typedef struct SaggStateAccess
 typedef struct SaggRefusal
 {
 	int64		record;
-	char	   *reason;
+	int			sqlstate;
+	char	   *message;
+	char	   *detail;			/* or NULL */
 } SaggRefusal;
 
 typedef struct SaggRefusals
@@ -453,7 +470,9 @@ typedef struct SaggAside
 	bool		no_key;
 	bool		no_value;
 	bool		no_headers;
-	const char *error;			/* of a dead letter */
+	const char *error;			/* of a dead letter, as are the next two */
+	const char *detail;			/* or NULL */
+	int			sqlstate;
 	int64		nrows;			/* of a late record */
 	const SaggLateRow *rows;
 } SaggAside;
@@ -486,15 +505,28 @@ extern SaggRange *sagg_partition_find(SaggRange *ranges, int nranges,
 extern bool sagg_topic_among(const SaggRange *ranges, int nranges,
 							 int32 topic);
 
+/* closest_match.c */
+typedef struct SaggClosest
+{
+	const char *name;
+	const char *match;			/* NULL = none is near */
+	int			edits;			/* of the match; without one, too many */
+} SaggClosest;
+
+extern void sagg_closest_begin(SaggClosest *closest, const char *name);
+extern void sagg_closest_try(SaggClosest *closest, const char *known);
+
 /* subtransaction.c */
 extern ErrorData *sagg_try(void (*function) (void *arg), void *arg);
 extern bool sagg_error_of_data(int sqlstate);
 
 /* refusals.c */
+extern char *sagg_error_text(const char *text);
 extern char *sagg_error_reason(const char *message, const char *detail);
 extern SaggRefusals *sagg_refusals_make(SaggOnError policy);
-extern void sagg_refuse_record(SaggRefusals *refusals, int64 record,
+extern void sagg_refuse_record(SaggRefusals *refusals, int64 record, int sqlstate,
 							   const char *message, const char *detail);
+extern char *sagg_refusal_text(const SaggRefusal *refusal);
 extern bool sagg_record_refused(const SaggRefusals *refusals, int64 record);
 extern void sagg_too_many_dead_letters(int64 kept,
 									   const SaggRefusals *refusals);

@@ -29,7 +29,7 @@ typedef enum SaggWindowKind
 	SAGG_WINDOW_HOP,			/* sliding: a record falls into several, or in
 								 * the gap between two into none */
 	SAGG_WINDOW_SESSION,		/* as long as there are records */
-	SAGG_WINDOW_CALENDAR		/* of days or months by a time zone */
+	SAGG_WINDOW_CALENDAR		/* of units of time by the clocks of a zone */
 } SaggWindowKind;
 
 /* windows that are put together from states of several groups of records */
@@ -44,13 +44,16 @@ typedef enum SaggWindowPart
 	SAGG_WINDOW_END
 } SaggWindowPart;
 
-/* Windows of days or months, by the clocks of a time zone; see calendar.c. */
+/* Windows by the clocks of a time zone; see calendar.c. */
 typedef struct SaggCalendar
 {
 	struct pg_tz *zone;
-	int32		months;			/* one of these two is greater than zero */
+	int32		months;			/* one of these three is greater than zero */
 	int32		days;
+	int64		clock;			/* microseconds, a divisor of a day */
 	int64		origin;			/* local time, microseconds since 2000-01-01 */
+	bool		shown;			/* a time is in the window that clocks show, as
+								 * for date_trunc */
 } SaggCalendar;
 
 typedef struct SaggWindow
@@ -62,7 +65,8 @@ typedef struct SaggWindow
 								 * size, those of hop at origin + n * slide */
 	Oid			type;			/* of the window column: TSTZRANGEOID for
 								 * tumble; TIMESTAMPTZOID or TIMESTAMPOID (its
-								 * start) for date_bin */
+								 * start) for date_bin and date_trunc; DATEOID
+								 * (the day of that) for casts to date */
 	int64		slide;			/* of hop; else the size */
 	bool		panes;			/* of hop: groups are kept by pane and combined
 								 * when a window is given out; see
@@ -71,7 +75,7 @@ typedef struct SaggWindow
 	AttrNumber	gap_column;		/* of the inner query's rows, an interval, with
 								 * gap 0 */
 	SaggCalendar calendar;		/* of SAGG_WINDOW_CALENDAR, whose size is about
-								 * right only */
+								 * right only; its zone also of type DATEOID */
 } SaggWindow;
 
 typedef struct SaggKey
@@ -137,6 +141,8 @@ typedef struct SaggQuery
 								 * SAGG_TID_RECORD */
 
 	SaggWindow	window;
+	char	   *window_hint;	/* what would make a window of a date_trunc in
+								 * GROUP BY that is none; NULL = there is none */
 	int			nkeys;
 	SaggKey    *keys;			/* without the window */
 	int			naggs;

@@ -109,7 +109,7 @@ raise_fenced(SaggLogSection *section, int64 batch, const char *done)
 			 last < 0 ?
 			 errdetail("No micro-batch of the stream is committed.") :
 			 errdetail("The last committed micro-batch is " INT64_FORMAT ".", last),
-			 errhint("Another worker has run the stream, or its checkpoint was restored to an earlier point; start the stream anew to go on from there.")));
+			 errhint("Another worker has run the stream, or its checkpoint was restored to an earlier point; start the stream again to go on from there.")));
 }
 
 /*
@@ -347,7 +347,7 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	const int64 *time = commit->stage_time;
 	bool		by_topic = sagg_names_topics(section->checkpoint);
 	int			n = 1;
-	Datum		values[34];
+	Datum		values[38];
 
 	values[n++] = Int64GetDatum(plan->batch);
 	values[n++] = offsets_after(section->checkpoint, before, plan);
@@ -383,6 +383,10 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	values[n++] = TimestampTzGetDatum(commit->max_time);
 	values[n++] = sagg_times_to_jsonb(commit->times, commit->ntimes, false, by_topic);
 	values[n++] = sagg_times_to_jsonb(commit->times, commit->ntimes, true, by_topic);
+	values[n++] = Int64GetDatum(c->beside_closed);
+	values[n++] = Int64GetDatum(t->beside_closed + c->beside_closed);
+	values[n++] = Int64GetDatum(commit->rows_expired);
+	values[n++] = Int64GetDatum(before->total_rows_expired + commit->rows_expired);
 	Assert(n == lengthof(values));
 	if (sagg_log_execute(section, SAGG_LOG_INSERT_COMMIT, values, NULL, 0) != 1)
 		raise_fenced(section, plan->batch, "committed");

@@ -17,7 +17,7 @@
 
 /* what to do about a checkpoint that cannot be used */
 #define SAGG_HINT_REBUILD \
-	"Restore the database from a backup, or drop the stream and create it anew " \
+	"Restore the database from a backup, or drop the stream and create it again " \
 	"to build its state again from the records in Kafka."
 
 /* the statements on the logs; log_statements.c has their texts */
@@ -86,7 +86,9 @@ enum
 	SAGG_COMMIT_LATE_WINDOWS,
 	SAGG_COMMIT_MAX_TIME,
 	SAGG_COMMIT_EVENT_TIMES,
-	SAGG_COMMIT_ACTIVE_TIMES
+	SAGG_COMMIT_ACTIVE_TIMES,
+	SAGG_COMMIT_BESIDE_CLOSED,
+	SAGG_COMMIT_EXPIRED
 };
 
 /* the blobs of one partition of the state: a base and deltas, or deltas */

@@ -57,8 +57,8 @@ sagg_checkpoint_failed_windows(SaggCheckpoint *checkpoint, int64 batch, const Li
 	foreach(lc, failed)
 	{
 		const SaggFailedGroup *group = lfirst(lc);
-		Datum		values[7] = {0};
-		char		nulls[] = "       ";
+		Datum		values[9] = {0};
+		char		nulls[] = "         ";
 
 		CHECK_FOR_INTERRUPTS();
 		values[1] = Int64GetDatum(batch);
@@ -70,7 +70,12 @@ sagg_checkpoint_failed_windows(SaggCheckpoint *checkpoint, int64 batch, const Li
 		values[5] = group->keys;
 		if (group->no_keys)
 			nulls[5] = 'n';
-		values[6] = CStringGetTextDatum(group->error);
+		values[6] = CStringGetTextDatum(group->message);
+		if (group->detail)
+			values[7] = CStringGetTextDatum(group->detail);
+		else
+			nulls[7] = 'n';
+		values[8] = CStringGetTextDatum(unpack_sql_state(group->sqlstate));
 		(void) sagg_log_execute(&section, SAGG_LOG_FAILED_WINDOWS_INSERT, values, nulls, 0);
 	}
 	sagg_log_end(&section);

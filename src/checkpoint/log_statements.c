@@ -78,7 +78,8 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"       total_skipped,"
 		"       CASE WHEN reset IS NULL THEN committed ELSE '-infinity' END,"
 		"       coalesce(reset = 'results', false), total_late_windows,"
-		"       max_event_time, event_times, active_times"
+		"       max_event_time, event_times, active_times,"
+		"       total_beside_closed, total_expired"
 		"  FROM stream_agg.commits WHERE stream = $1"
 		" ORDER BY batch DESC LIMIT 1",
 		1, {TEXTOID}
@@ -126,14 +127,16 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"        read_time, execute_time, write_time, checkpoint_time,"
 		"        committed, last_records, skipped, total_skipped,"
 		"        late_windows, total_late_windows,"
-		"        max_event_time, event_times, active_times)"
+		"        max_event_time, event_times, active_times,"
+		"        beside_closed, total_beside_closed, expired, total_expired)"
 		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
 		"        $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,"
-		"        $25, $26, $27, $28, $29, $30, $31, $32, $33, $34"
+		"        $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35,"
+		"        $36, $37, $38"
 		"  WHERE (SELECT coalesce(max(c.batch), -1)"
 		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
 		" ON CONFLICT DO NOTHING",
-		34, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
+		38, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
 			INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
 			INT8OID, INT8OID, INT8OID,
@@ -141,7 +144,8 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 			INT8OID, INT8OID, INT8OID,
 			FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
 			TIMESTAMPTZOID, JSONBOID, JSONBOID, INT8OID, INT8OID, INT8OID,
-		TIMESTAMPTZOID, JSONBOID, JSONBOID}
+		TIMESTAMPTZOID, JSONBOID, JSONBOID, INT8OID, INT8OID,
+		INT8OID, INT8OID}
 	},
 	[SAGG_LOG_LAST_BATCH] = {
 		SPI_OK_SELECT,
@@ -213,7 +217,8 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"       coalesce(sum(coalesce(octet_length(key), 0)::bigint"
 		"                    + coalesce(octet_length(value), 0)"
 		"                    + coalesce(pg_column_size(headers), 0)"
-		"                    + octet_length(error)), 0)::bigint"
+		"                    + octet_length(error)"
+		"                    + coalesce(octet_length(detail), 0)), 0)::bigint"
 		"  FROM stream_agg.dead_letters WHERE stream = $1",
 		1, {TEXTOID}
 	},
@@ -221,18 +226,19 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		SPI_OK_INSERT,
 		"INSERT INTO stream_agg.dead_letters"
 		"       (stream, batch, topic, partition, \"offset\", \"timestamp\","
-		"        key, value, headers, error)"
+		"        key, value, headers, error, detail, sqlstate)"
 		" SELECT $1, $2, unnest($3), unnest($4), unnest($5), unnest($6),"
-		"        unnest($7), unnest($8), unnest($9), unnest($10)"
+		"        unnest($7), unnest($8), unnest($9), unnest($10), unnest($11), unnest($12)"
 		" ON CONFLICT (stream, topic, partition, \"offset\") DO UPDATE"
 		"   SET batch = excluded.batch,"
 		"       \"timestamp\" = excluded.\"timestamp\", key = excluded.key,"
 		"       value = excluded.value, headers = excluded.headers,"
-		"       error = excluded.error",
-		10, {
+		"       error = excluded.error, detail = excluded.detail,"
+		"       sqlstate = excluded.sqlstate",
+		12, {
 			TEXTOID, INT8OID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID,
 			TIMESTAMPTZARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, JSONBARRAYOID,
-		TEXTARRAYOID}
+		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 	},
 	[SAGG_LOG_FAILED_WINDOWS_COUNT] = {
 		SPI_OK_SELECT,
@@ -242,12 +248,15 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	[SAGG_LOG_FAILED_WINDOWS_INSERT] = {
 		SPI_OK_INSERT,
 		"INSERT INTO stream_agg.failed_windows"
-		"       (stream, batch, number, window_start, window_end, keys, error)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7)"
+		"       (stream, batch, number, window_start, window_end, keys, error, detail, sqlstate)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 		" ON CONFLICT (stream, batch, number) DO UPDATE"
 		"   SET window_start = excluded.window_start, window_end = excluded.window_end,"
-		"       keys = excluded.keys, error = excluded.error",
-		7, {TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, TEXTOID}
+		"       keys = excluded.keys, error = excluded.error, detail = excluded.detail,"
+		"       sqlstate = excluded.sqlstate",
+		9, {
+			TEXTOID, INT8OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, TEXTOID,
+		TEXTOID, TEXTOID}
 	},
 	[SAGG_LOG_LATE_RECORDS_COUNT] = {
 		SPI_OK_SELECT,
@@ -362,7 +371,8 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"        total_delivered, total_aggregated, total_late,"
 		"        total_null_time, total_dead_lettered, total_filtered,"
 		"        total_rows_out, total_rows_removed, total_skipped,"
-		"        total_late_windows, state_blobs,"
+		"        total_late_windows, total_beside_closed, total_expired,"
+		"        state_blobs,"
 		"        read_time, execute_time, write_time, checkpoint_time,"
 		"        committed, last_records)"
 		" SELECT $1, $2, '{}', $3, $4, 0, 0, 0, 0, 0, 0, 0, 0,"
@@ -371,6 +381,7 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"        coalesce(c.total_dead_lettered, 0), coalesce(c.total_filtered, 0),"
 		"        coalesce(c.total_rows_out, 0), coalesce(c.total_rows_removed, 0),"
 		"        coalesce(c.total_skipped, 0), coalesce(c.total_late_windows, 0),"
+		"        coalesce(c.total_beside_closed, 0), coalesce(c.total_expired, 0),"
 		"        0, 0, 0, 0, 0, clock_timestamp(),"
 		"        '{}'"
 		"   FROM (VALUES (true)) AS one"

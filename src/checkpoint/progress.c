@@ -257,11 +257,13 @@ read_last_commit(SaggLogSection *section, SaggProgress *progress)
 	totals->aggregated = sagg_log_int64(0, SAGG_COMMIT_AGGREGATED);
 	totals->late = sagg_log_int64(0, SAGG_COMMIT_LATE);
 	totals->late_windows = sagg_log_int64(0, SAGG_COMMIT_LATE_WINDOWS);
+	totals->beside_closed = sagg_log_int64(0, SAGG_COMMIT_BESIDE_CLOSED);
 	totals->null_time = sagg_log_int64(0, SAGG_COMMIT_NULL_TIME);
 	totals->dead_lettered = sagg_log_int64(0, SAGG_COMMIT_DEAD_LETTERED);
 	totals->filtered = sagg_log_int64(0, SAGG_COMMIT_FILTERED);
 	progress->total_rows_out = sagg_log_int64(0, SAGG_COMMIT_ROWS_OUT);
 	progress->total_rows_removed = sagg_log_int64(0, SAGG_COMMIT_ROWS_REMOVED);
+	progress->total_rows_expired = sagg_log_int64(0, SAGG_COMMIT_EXPIRED);
 	progress->total_skipped = sagg_log_int64(0, SAGG_COMMIT_SKIPPED);
 	progress->committed = sagg_log_int64(0, SAGG_COMMIT_TIME);
 	progress->replace = DatumGetBool(sagg_log_value(0, SAGG_COMMIT_REPLACE, &isnull));

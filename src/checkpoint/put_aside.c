@@ -43,7 +43,9 @@ enum
 	ASIDE_VALUE,
 	ASIDE_HEADERS,
 	ASIDE_ERROR,				/* of dead letters */
-	ASIDE_EVENT_TIME = ASIDE_ERROR,	/* of late records */
+	ASIDE_EVENT_TIME = ASIDE_ERROR,	/* of late records, their last */
+	ASIDE_DETAIL,				/* of dead letters */
+	ASIDE_SQLSTATE,
 	ASIDE_COLUMNS
 };
 
@@ -68,6 +70,8 @@ static const ColumnType column_types[ASIDE_COLUMNS] = {
 	[ASIDE_VALUE] = {BYTEAOID, -1, false, TYPALIGN_INT},
 	[ASIDE_HEADERS] = {JSONBOID, -1, false, TYPALIGN_INT},
 	[ASIDE_ERROR] = TEXT_COLUMN,
+	[ASIDE_DETAIL] = TEXT_COLUMN,
+	[ASIDE_SQLSTATE] = TEXT_COLUMN,
 };
 
 static const ColumnType time_column = TIME_COLUMN;
@@ -103,6 +107,21 @@ set_value(Chunk *chunk, int column, Datum value, bool isnull)
 {
 	chunk->values[column][chunk->n - 1] = value;
 	chunk->nulls[column][chunk->n - 1] = isnull;
+}
+
+/*
+ * The error of the dead letter that was added last.
+ */
+static void
+set_error(Chunk *chunk, const SaggAside *aside)
+{
+	set_value(chunk, ASIDE_ERROR, CStringGetTextDatum(aside->error), false);
+	set_value(chunk, ASIDE_DETAIL,
+			  aside->detail ? CStringGetTextDatum(aside->detail) : (Datum) 0,
+			  aside->detail == NULL);
+	set_value(chunk, ASIDE_SQLSTATE,
+			  CStringGetTextDatum(unpack_sql_state(aside->sqlstate)), false);
+	chunk->bytes += strlen(aside->error) + (aside->detail ? strlen(aside->detail) : 0);
 }
 
 /*
@@ -177,8 +196,7 @@ fill_chunk(Chunk *chunk, bool late, SaggNextAside next, void *arg)
 		}
 		else
 		{
-			set_value(chunk, ASIDE_ERROR, CStringGetTextDatum(aside.error), false);
-			chunk->bytes += strlen(aside.error);
+			set_error(chunk, &aside);
 		}
 		chunk->bytes += varlena_size(aside.key, aside.no_key) +
 			varlena_size(aside.value, aside.no_value) +
@@ -204,7 +222,7 @@ insert_chunk(SaggCheckpoint *checkpoint, Chunk *chunk, int64 batch)
 	Datum		values[13];
 
 	values[1] = Int64GetDatum(batch);
-	for (int i = 0; i < ASIDE_COLUMNS; i++)
+	for (int i = 0; i < (chunk->late ? ASIDE_EVENT_TIME + 1 : ASIDE_COLUMNS); i++)
 	{
 		const ColumnType *type = chunk->late && i == ASIDE_EVENT_TIME ?
 			&time_column : &column_types[i];

@@ -209,7 +209,7 @@ foreign(const char *stream, const SaggBlobId *id, const char *detail)
 			 errmsg("state blob of stream \"%s\", partition %d, micro-batch " INT64_FORMAT ", seq %d cannot be used",
 					sagg_stream_title(stream), id->partition, id->batch, id->seq),
 			 errdetail_internal("%s", detail),
-			 errhint("Drop the stream and create it anew to build its state again from the records in Kafka.")));
+			 errhint("Drop the stream and create it again to build its state again from the records in Kafka.")));
 }
 
 /*

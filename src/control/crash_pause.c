@@ -60,7 +60,7 @@ tell_failed(SaggSlot *slot, const SaggCrashes *stream)
 	snprintf(text, sizeof(text),
 			 "the stream's worker has crashed the server %d times within %d s"
 			 "\nDETAIL:  The last time was at %s, in micro-batch " INT64_FORMAT "%s."
-			 "\nHINT:  See the server log. Mend the cause, then run stream_agg.start_stream.",
+			 "\nHINT:  See the server log. Fix the cause, then run stream_agg.start_stream.",
 			 stream->ntimes, sagg_crash_window_s, timestamptz_to_str(stream->last),
 			 stream->batch, record);
 	sagg_slot_set_error(slot, ERRCODE_SAGG_CRASHES, text);

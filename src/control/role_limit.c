@@ -164,7 +164,7 @@ sagg_role_streams(Oid role)
 }
 
 /*
- * The slot of a stream that shall run, made if there is none; NULL if the limit
+ * The slot of a stream that is to run, made if there is none; NULL if the limit
  * of its owner or the number of slots leaves no place.  A slot that the stream
  * has kept from before then becomes free.  The caller holds the lock.
  */
@@ -183,7 +183,7 @@ sagg_role_slot(Oid view, Oid owner, int limit)
 }
 
 /*
- * Raise configuration_limit_exceeded if a role has "n" streams that shall run,
+ * Raise configuration_limit_exceeded if a role has "n" streams that are to run,
  * and no more of them can.
  */
 void

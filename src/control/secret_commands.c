@@ -223,7 +223,7 @@ emit_log(ErrorData *error)
 		ereport(LOG_SERVER_ONLY,
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errhidestmt(true), errhidecontext(true),
-				 errmsg("syntax error in a statement that is not shown, for it may hold secrets")));
+				 errmsg("syntax error in a statement that is not shown, because it may hold secrets")));
 	}
 	if (prev_emit_log)
 		prev_emit_log(error);

@@ -24,6 +24,23 @@ PG_FUNCTION_INFO_V1(stream_agg_delete_failed_windows);
 PG_FUNCTION_INFO_V1(stream_agg_delete_late_records);
 
 /*
+ * Tell of a stream that has no rows in "table", dead_letters or late_records, because
+ * it has not been told to keep any.
+ */
+void
+sagg_tell_none_kept(const SaggStream *stream, const char *table)
+{
+	if (strcmp(table, "late_records") == 0 && !stream->options.late_records)
+		ereport(NOTICE,
+				(errmsg("stream \"%s\" keeps no late records", sagg_stream_title(stream->name)),
+				 errhint("Set its option late_records to true by stream_agg.alter_stream.")));
+	else if (strcmp(table, "dead_letters") == 0 && stream->options.on_error != SAGG_DEAD_LETTER)
+		ereport(NOTICE,
+				(errmsg("stream \"%s\" keeps no dead letters", sagg_stream_title(stream->name)),
+				 errhint("Set its option on_error to dead_letter by stream_agg.alter_stream.")));
+}
+
+/*
  * (stream text, through_batch bigint) RETURNS bigint: how many there were in
  * "table".
  */
@@ -53,6 +70,8 @@ delete_records(FunctionCallInfo fcinfo, const char *table)
 	deleted = (int64) SPI_processed;
 	sagg_restore_user(&owner);
 	SPI_finish();
+	if (deleted == 0)
+		sagg_tell_none_kept(stream, table);
 	PG_RETURN_INT64(deleted);
 }
 

@@ -20,8 +20,12 @@ extern SaggStream *sagg_stream_by_name(const char *name, bool missing_ok);
 extern SaggStream *sagg_stream_by_view(Oid view, bool missing_ok);
 extern SaggStream *sagg_stream_of_sink(Oid sink);
 
+/* dead_letters_delete.c */
+extern void sagg_tell_none_kept(const SaggStream *stream, const char *table);
+
 extern void sagg_stream_check_owner(const SaggStream *stream);
 extern void sagg_stream_check_can_run(Oid owner);
+extern void sagg_stream_lock_sink(const SaggStream *stream);
 
 /* live_view.c */
 extern Oid	sagg_live_view(const SaggStream *stream);

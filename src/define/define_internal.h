@@ -38,6 +38,7 @@ extern void sagg_check_lasting(Oid view);
 
 /* query_checks.c: refusals by the shape of the query */
 extern void sagg_check_query_shape(const Query *query, SaggQueryKind kind);
+extern void sagg_check_no_temporary(const Query *query);
 extern void sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 								  bool has_watermark);
 extern void sagg_check_rows_options(const SaggStreamOptions *options);
@@ -75,10 +76,19 @@ extern void sagg_settle_panes(SaggQuery *result, bool per_partition);
 extern void sagg_check_reads(const SaggQuery *query);
 extern void sagg_check_sink_not_read(const SaggQuery *query, Oid sink);
 
+/* what row_number() in a query is for, as a rule */
+#define HINT_ONE_ROW_OF_EACH_KEY \
+	"For the first row of each key, as by row_number() and WHERE rn = 1, use DISTINCT ON (key) with event_time and watermark; for the last, GROUP BY key and stream_agg.last(value, time)."
+
 /* query_window.c */
 extern bool sagg_is_hop(Oid funcid);
 extern bool sagg_match_window(Node *groupexpr, SaggWindow *window,
 							  Node **windowexpr, Node **eventtime);
+extern void sagg_spell_out_bounds(Query *query);
+
+/* query_trunc.c */
+extern bool sagg_match_truncation(const Query *query, Node *groupexpr, SaggWindow *window,
+								  Node **eventtime, char **hint);
 
 /*
  * query_groups.c: what an expression of the stream's query becomes over the
@@ -130,7 +140,7 @@ extern Datum sagg_interval_datum(int64 length);
 /* stream_create.c */
 extern RawStmt *sagg_parse_query(const char *text);
 extern Oid	sagg_make_query_view(const char *stream, char *schema, char *name,
-								 const char *text);
+								 const char *text, List *options);
 extern void sagg_check_query(const SaggStream *stream, const SaggQuery *query);
 
 /* stream_options.c */
@@ -154,6 +164,7 @@ extern void sagg_check_delivery(const SaggStream *stream, const SaggQuery *query
 extern RangeVar *sagg_parse_name(const char *name, const char *what);
 extern char *sagg_stream_key(const RangeVar *name);
 extern char *sagg_stream_view_name(const RangeVar *name);
+extern bool sagg_stream_has_name(const SaggStream *stream, const RangeVar *name);
 extern SaggStream *sagg_stream_by_key(const char *key);
 extern SaggStream *sagg_stream_of_source(Oid source);
 extern SaggStream *sagg_stream_of_sink(Oid sink);
@@ -169,6 +180,9 @@ extern void sagg_tell_source_change(const Node *command);
 extern void sagg_drop_relation(Oid relid, ObjectType type);
 extern bool sagg_delete_orphan(const char *stream);
 extern void sagg_delete_leftovers(const char *stream);
+
+/* stream_requery.c */
+extern List *sagg_view_options(Oid view);
 
 /* live_view.c */
 extern void sagg_drop_live_view(const SaggStream *stream);
@@ -186,18 +200,32 @@ typedef struct SaggQueryChange
 								 * the old one whose state it goes on with; -1 =
 								 * none */
 	int			new_aggregates; /* that are not in the old one */
+	List	   *filled;			/* columns among "added" that rows have been given
+								 * from the state */
+	int64		rows_filled;	/* how many rows that were */
 } SaggQueryChange;
 
 extern SaggQueryChange *sagg_compare_queries(const SaggStream *stream,
 											 const SaggQuery *old, Oid new_view,
 											 const SaggQuery *new);
 
-/* reset_range.c: what a reset computes anew */
+/* column_fill.c */
+struct SaggExecution;
+extern bool sagg_may_fill_columns(const SaggStream *stream, const SaggQuery *query);
+extern List *sagg_fill_columns(const SaggStream *stream, const SaggQuery *query,
+							   const SaggQueryChange *change,
+							   struct SaggExecution *execution, int64 *rows);
+extern void sagg_tell_filled_columns(const SaggStream *stream, const SaggQuery *query,
+									 const SaggQueryChange *change);
+
+/* reset_range.c: what a reset computes again */
 typedef struct SaggResetRange
 {
 	SaggReadBefore before;
 	bool		by_window;		/* rows of earlier windows stay */
 	bool		force;			/* rows may be lost */
+	bool		dry_run;		/* nothing is reset: what would be refused is only
+								 * said, and "windows" is filled */
 	TimestampTz passed;			/* the watermark to leave, DT_NOBEGIN = that of a
 								 * new stream */
 	int64		start;			/* of the first window, if "passed" is a time */
@@ -205,11 +233,20 @@ typedef struct SaggResetRange
 	int64		rows;			/* of the sink that it takes the place of */
 	int64		lost;			/* of them, those that may have records before the
 								 * offsets */
+	int64		from;			/* what tells the first window of "rows", and the */
+	int64		from_whole;		/* first one without records before the offsets */
+	struct Tuplestorestate *windows;	/* of the columns "windows_desc": what
+										 * reset_stream returns */
+	TupleDesc	windows_desc;
 } SaggResetRange;
 
 extern void sagg_reset_range(const SaggStream *stream, SaggCheckpoint *checkpoint,
-							 const TimestampTz *results_from, bool force,
+							 const TimestampTz *results_from,
 							 SaggResetRange *range);
+
+/* reset_windows.c */
+extern void sagg_reset_windows(const SaggStream *stream, const SaggQuery *query,
+							   const SaggResetRange *range);
 
 /* stream_requery.c */
 extern void sagg_change_query(SaggStream *stream, const char *text, bool drop_columns);

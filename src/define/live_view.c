@@ -367,11 +367,17 @@ view_statement(const char *command, const char *name, Oid sink, List *columns, O
 					command, name, list.data, table, list.data, table);
 }
 
+/*
+ * Run a statement; the view that it makes has these options.
+ */
 static void
-run_statement(const char *text)
+run_statement(const char *text, List *options)
 {
-	sagg_run_utility(linitial_node(RawStmt, raw_parser(text, RAW_PARSE_DEFAULT))->stmt,
-					 text, -1, 0);
+	Node	   *stmt = linitial_node(RawStmt, raw_parser(text, RAW_PARSE_DEFAULT))->stmt;
+
+	if (IsA(stmt, ViewStmt))
+		((ViewStmt *) stmt)->options = options;
+	sagg_run_utility(stmt, text, -1, 0);
 }
 
 /*
@@ -398,7 +404,8 @@ sagg_refresh_live_view(const SaggStream *stream, TupleDesc before, List *added)
 	run_statement(view_statement("CREATE OR REPLACE VIEW",
 								 quote_qualified_identifier(get_namespace_name(get_rel_namespace(view)),
 															get_rel_name(view)),
-								 stream->sink, columns, view));
+								 stream->sink, columns, view),
+				  sagg_view_options(view));
 }
 
 /*
@@ -428,11 +435,11 @@ stream_agg_create_live_view(PG_FUNCTION_ARGS)
 	/* the stream's owner shall own it, whoever of that role is here */
 	sagg_become_owner(&owner, stream->owner);
 	run_statement(view_statement("CREATE VIEW", quote_qualified_identifier(schema, name),
-								 stream->sink, all_columns(stream->sink), InvalidOid));
+								 stream->sink, all_columns(stream->sink), InvalidOid), NIL);
 	run_statement(psprintf("COMMENT ON VIEW %s IS %s",
 						   quote_qualified_identifier(schema, name),
 						   quote_literal_cstr(psprintf("results of stream %s, with windows that are still open",
-													   stream->name))));
+													   stream->name))), NIL);
 	sagg_restore_user(&owner);
 	PG_RETURN_OID(get_relname_relid(name, get_rel_namespace(stream->sink)));
 }

@@ -166,7 +166,7 @@ look(Request *request, ConditionVariable **cv)
 				(errcode(sqlstate),
 				 errmsg("stream \"%s\" has failed", sagg_stream_title(request->stream->name)),
 				 errdetail_internal("%s", error),
-				 errhint("Mend the cause, then run stream_agg.start_stream.")));
+				 errhint("Fix the cause, then run stream_agg.start_stream.")));
 	if (stopped)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -152,13 +152,51 @@ take_window(Analysis *a, Node *groupexpr)
 }
 
 /*
+ * Where no other window is, take the smallest of GROUP BY that date_trunc or a cast
+ * to date makes of the event time; the others are keys.  "column" is the one the
+ * user named, or NULL.
+ */
+static void
+take_truncation(Analysis *a, const char *name, Node *column, bool has_watermark)
+{
+	ListCell   *lc;
+
+	foreach(lc, a->query->groupClause)
+	{
+		Node	   *expr = (Node *) get_sortgroupclause_tle(lfirst(lc), a->query->targetList)->expr;
+		SaggWindow	window = {0};
+		Node	   *eventtime;
+
+		if (!sagg_match_truncation(a->query, expr, &window, &eventtime, &a->result->window_hint))
+			continue;
+		if (!has_watermark)
+			a->result->window_hint = "With a watermark date_trunc and casts to date are windows: give one, for example watermark => '10 minutes'.";
+		else if (column && !equal(strip_implicit_coercions(eventtime), column))
+			a->result->window_hint = psprintf("date_trunc and casts to date are windows of the event time only, which is \"%s\".", name);
+		else if (a->windowexpr && !equal(a->eventtime, eventtime))
+			ereport(ERROR,
+					(errcode(ERRCODE_AMBIGUOUS_COLUMN),
+					 errmsg("the query of a stream groups by date_trunc or dates of two times, and either could be the event time"),
+					 errhint("Name the column of one as event_time.")));
+		else if (a->windowexpr == NULL || window.size < a->result->window.size)
+		{
+			a->windowexpr = expr;
+			a->eventtime = eventtime;
+			a->result->window = window;
+		}
+	}
+}
+
+/*
  * Event time: the argument of the window, or the column the user named.
  */
 static void
-settle_event_time(Analysis *a, const char *name)
+settle_event_time(Analysis *a, const char *name, bool has_watermark)
 {
 	Node	   *column = name ? sagg_event_time_column(a->query, name) : NULL;
 
+	if (a->windowexpr == NULL && a->result->kind == SAGG_AGGREGATION)
+		take_truncation(a, name, column, has_watermark);
 	if (a->eventtime == NULL)
 		a->eventtime = column;
 	else if (column && !equal(strip_implicit_coercions(a->eventtime), column))
@@ -209,7 +247,8 @@ take_keys(Analysis *a)
 		SaggKey    *key;
 
 		n++;
-		if (sagg_match_window(expr, &window, &windowexpr, &eventtime))
+		if (equal(expr, a->windowexpr) ||
+			sagg_match_window(expr, &window, &windowexpr, &eventtime))
 			continue;
 		key = &result->keys[result->nkeys++];
 		key->name = sagg_expression_name(a->query, tle,
@@ -448,6 +487,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	result->kind = sagg_query_kind(query);
 	sagg_check_query_shape(query, result->kind);
 	sagg_flatten_aliases(query);
+	sagg_spell_out_bounds(query);
 	if (result->kind == SAGG_AGGREGATION)
 		sagg_take_hop_from_lateral(query);
 	result->sources = sagg_find_sources(query, names_records(result, query, options),
@@ -456,7 +496,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);
-	settle_event_time(&a, event_time);
+	settle_event_time(&a, event_time, has_watermark);
 	settle_gap(&a);
 	sagg_check_query_mode(result, mode, has_watermark);
 	if (result->kind != SAGG_AGGREGATION)
@@ -485,7 +525,7 @@ check_sources_known(const SaggStream *stream, const SaggQuery *query)
 			(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
 			 errmsg("the sources of stream \"%s\" are not those of its query",
 					sagg_stream_title(stream->name)),
-			 errhint("Drop the stream and create it anew.")));
+			 errhint("Drop the stream and create it again.")));
 }
 
 /*

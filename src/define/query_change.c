@@ -30,7 +30,7 @@ refuse(const SaggStream *stream, const char *detail)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("the query of stream \"%s\" cannot become this one", sagg_stream_title(stream->name)),
 			 errdetail_internal("%s", detail),
-			 errhint("Aggregates can be added and removed. For another query make another stream, or drop this one and create it anew.")));
+			 errhint("Aggregates can be added and removed. For another query make another stream, or drop this one and create it again.")));
 }
 
 /*

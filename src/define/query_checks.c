@@ -18,13 +18,17 @@
 
 #include "access/sysattr.h"
 #include "catalog/heap.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/parse_relation.h"
 #include "rewrite/rewriteManip.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/regproc.h"
 
 #include "compat.h"
 #include "define_internal.h"
@@ -68,14 +72,14 @@ check_result_clauses(const Query *query, SaggQueryKind kind)
 					   whole, "Use LIMIT where the sink is queried.");
 	if (query->hasWindowFuncs)
 		refuse_feature("the query of a stream cannot have window functions",
-					   whole, "Use window functions where the sink is queried.");
+					   whole, "Use window functions where the sink is queried. " HINT_ONE_ROW_OF_EACH_KEY);
 	if (query->distinctClause && kind == SAGG_AGGREGATION)
 		refuse_feature("the query of a stream cannot have DISTINCT",
-					   whole, "Group by the columns that shall be distinct.");
+					   whole, "Group by the columns that must be distinct.");
 	if (query->distinctClause && !query->hasDistinctOn)
 		refuse_feature("the query of a stream cannot have DISTINCT without ON",
 					   "It would have to keep every row for ever.",
-					   "Group by the columns that shall be distinct, in output mode update, or use DISTINCT ON (columns) with event_time and watermark to leave out what is repeated within the watermark.");
+					   "Group by the columns that must be distinct, in output mode update, or use DISTINCT ON (columns) with event_time and watermark to leave out what is repeated within the watermark.");
 	if (query->sortClause && kind == SAGG_DEDUPLICATION)
 		refuse_feature("the query of a stream cannot have ORDER BY",
 					   "Of records with the same keys the first to arrive is the one that stays.",
@@ -172,6 +176,46 @@ check_everywhere(Node *node, void *context)
 	return expression_tree_walker(node, check_everywhere, context);
 }
 
+/*
+ * Note a volatile function in "context", an Oid.
+ */
+static bool
+is_volatile(Oid function, void *context)
+{
+	if (func_volatile(function) != PROVOLATILE_VOLATILE)
+		return false;
+	*(Oid *) context = function;
+	return true;
+}
+
+static bool
+find_volatile_function(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (check_functions_in_node(node, is_volatile, context))
+		return true;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, find_volatile_function, context, 0);
+	return expression_tree_walker(node, find_volatile_function, context);
+}
+
+static void
+check_volatile_functions(const Query *query)
+{
+	Oid			function = InvalidOid;
+
+	if (!contain_volatile_functions((Node *) query))
+		return;
+	(void) find_volatile_function((Node *) query, &function);
+	refuse_feature("the query of a stream cannot call volatile functions",
+				   OidIsValid(function) ?
+				   psprintf("Function %s is volatile. A micro-batch that is retried must give the same result.",
+							format_procedure(function)) :
+				   "A micro-batch that is retried must give the same result.",
+				   "now() is the time of the micro-batch and may be used.");
+}
+
 static bool
 find_grouping_function(Node *node, void *context)
 {
@@ -184,6 +228,45 @@ find_grouping_function(Node *node, void *context)
 	return expression_tree_walker(node, find_grouping_function, context);
 }
 
+static bool
+find_temporary_table(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, RangeTblEntry))
+	{
+		const RangeTblEntry *rte = (RangeTblEntry *) node;
+
+		if (rte->rtekind == RTE_RELATION &&
+			get_rel_persistence(rte->relid) == RELPERSISTENCE_TEMP)
+			*(Oid *) context = rte->relid;
+		return OidIsValid(*(Oid *) context);
+	}
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, find_temporary_table, context,
+								 QTW_EXAMINE_RTES_BEFORE);
+	return expression_tree_walker(node, find_temporary_table, context);
+}
+
+/*
+ * Refuse an analysed query over a temporary table.  Raises feature_not_supported.
+ */
+void
+sagg_check_no_temporary(const Query *query)
+{
+	Oid			table = InvalidOid;
+
+	if (!isQueryUsingTempRelation(unconstify(Query *, query)))
+		return;
+	(void) find_temporary_table((Node *) query, &table);
+	refuse_feature("the query of a stream cannot use temporary tables",
+				   OidIsValid(table) ?
+				   psprintf("Table \"%s\" is temporary, and the stream runs in a session of its own.",
+							get_rel_name(table)) :
+				   "The stream runs in a session of its own.",
+				   "Use an ordinary table.");
+}
+
 /*
  * Refuse a query that no stream can run.  "query" is analysed and rewritten.
  * Raises feature_not_supported.
@@ -193,19 +276,18 @@ sagg_check_query_shape(const Query *query, SaggQueryKind kind)
 {
 	if (query->commandType != CMD_SELECT || query->utilityStmt)
 		refuse_feature("the query of a stream must be a SELECT", NULL, NULL);
+	if (ExecCleanTargetListLength(query->targetList) == 0)
+		refuse(ERRCODE_SYNTAX_ERROR, "the query of a stream has no columns",
+			   "The select list is empty, so there is nothing to write.",
+			   "Name columns after SELECT.");
 	check_result_clauses(query, kind);
 	check_grouping(query);
 	(void) check_everywhere((Node *) query, NULL);
 	if (find_grouping_function((Node *) query->targetList, NULL) ||
 		find_grouping_function(query->havingQual, NULL))
 		refuse_feature("the query of a stream cannot call GROUPING()", NULL, NULL);
-	if (contain_volatile_functions((Node *) query))
-		refuse_feature("the query of a stream cannot call volatile functions",
-					   "A micro-batch that is retried must give the same result.",
-					   "now() is the time of the micro-batch and may be used.");
-	if (isQueryUsingTempRelation(unconstify(Query *, query)))
-		refuse_feature("the query of a stream cannot use temporary tables",
-					   "The stream runs in a session of its own.", NULL);
+	check_volatile_functions(query);
+	sagg_check_no_temporary(query);
 }
 
 /*
@@ -257,7 +339,7 @@ sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 		refuse(ERRCODE_INVALID_PARAMETER_VALUE,
 			   "output mode \"append\" needs a window in GROUP BY",
 			   "A group without a window never ends, so it would never be written.",
-			   has_watermark ?
+			   result->window_hint ? result->window_hint : has_watermark ?
 			   "Group by stream_agg.tumble(column, size), or use output_mode => 'update'." :
 			   "Group by stream_agg.tumble(column, size) and give a watermark, or use output_mode => 'update'.");
 	if (has_watermark && !result->has_event_time)
@@ -265,6 +347,7 @@ sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 			   "a watermark needs an event-time column",
 			   aggregates ? "The query groups by no window, and no event_time is given." :
 			   "No event_time is given.",
+			   result->window_hint ? result->window_hint :
 			   aggregates ? "Group by stream_agg.tumble(column, size), or name the column as event_time." :
 			   "Name the column as event_time.");
 	if (!aggregates)

@@ -36,6 +36,8 @@ append_window(SaggStateForm *form, const SaggWindow *window)
 						 pg_get_timezone_name(window->calendar.zone),
 						 window->calendar.months, window->calendar.days,
 						 window->calendar.origin);
+	if (window->calendar.shown)
+		appendStringInfo(&form->names, "as shown, clock " INT64_FORMAT "\n", window->calendar.clock);
 	if (window->kind == SAGG_WINDOW_HOP)
 		appendStringInfo(&form->names, "slide " INT64_FORMAT " %s\n", window->slide,
 						 window->panes ? "by pane" : "by window");

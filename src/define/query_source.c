@@ -100,13 +100,19 @@ sagg_leave_children_out(Query *query)
 }
 
 static void
-refuse_level(const char *clause)
+refuse_level_with_hint(const char *clause, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("the source of a stream cannot stand below %s", clause),
 			 errdetail("That would need all records of the topic, not those of a micro-batch."),
-			 errhint("Between the source and the GROUP BY of the stream there can be WHERE, expressions, joins and UNION ALL.")));
+			 errhint("%s", hint)));
+}
+
+static void
+refuse_level(const char *clause)
+{
+	refuse_level_with_hint(clause, "Between the source and the GROUP BY of the stream there can be WHERE, expressions, joins and UNION ALL.");
 }
 
 static bool
@@ -137,7 +143,7 @@ check_level(Query *query)
 	if (query->distinctClause)
 		refuse_level("DISTINCT");
 	if (query->hasWindowFuncs)
-		refuse_level("window functions");
+		refuse_level_with_hint("window functions", HINT_ONE_ROW_OF_EACH_KEY);
 	if (query->hasTargetSRFs)
 		refuse_level("a set-returning function in a select list");
 	if (query->rowMarks)

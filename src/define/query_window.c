@@ -7,8 +7,10 @@
  * date_bin(size, ts, origin); stream_agg.hop(ts, slide, size [, origin]) is a
  * sliding one.  Slide, size and origin must be constants.
  * stream_agg.session(ts, gap) makes sessions; its gap may be an expression.
- * lower() and upper() of a window are that window, too.  The functions are known
- * by their OIDs, never by name alone.
+ * lower() and upper() of a window are that window, too; tumble_start and tumble_end
+ * are another way to write them.  date_trunc and casts to date are windows where
+ * these are not (query_trunc.c).  The functions are known by their OIDs, never by
+ * name alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +19,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parse_func.h"
 #include "optimizer/optimizer.h"
@@ -29,13 +32,22 @@
 #include "event_time/event_time.h"
 #include "define_internal.h"
 
+/*
+ * The OID of tumble, tumble_start or tumble_end.
+ */
+static Oid
+tumble_function(char *function)
+{
+	Oid			argtypes[4] = {TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, TEXTOID};
+
+	return LookupFuncName(list_make2(makeString(SAGG_SCHEMA), makeString(function)),
+						  4, argtypes, true);
+}
+
 static bool
 is_tumble(Oid funcid)
 {
-	Oid			argtypes[4] = {TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, TEXTOID};
-	List	   *name = list_make2(makeString(SAGG_SCHEMA), makeString("tumble"));
-
-	return funcid == LookupFuncName(name, 4, argtypes, true);
+	return funcid == tumble_function("tumble");
 }
 
 static bool
@@ -180,6 +192,55 @@ match_date_bin(FuncExpr *func, SaggWindow *window)
 	window->slide = window->size = sagg_window_size(size);
 	window->origin = constant_origin(lthird(func->args), "date_bin");
 	return lsecond(func->args);
+}
+
+typedef struct BoundsContext
+{
+	Oid			tumble;
+	Oid			start;
+	Oid			end;
+} BoundsContext;
+
+static Node *
+spell_out_bounds(Node *node, void *arg)
+{
+	const BoundsContext *context = arg;
+
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Query))
+		return (Node *) query_tree_mutator((Query *) node, spell_out_bounds, arg, 0);
+	node = expression_tree_mutator(node, spell_out_bounds, arg);
+	if (IsA(node, FuncExpr))
+	{
+		FuncExpr   *func = (FuncExpr *) node;
+		Oid			funcid = func->funcid;
+
+		if (!OidIsValid(funcid) || (funcid != context->start && funcid != context->end))
+			return node;
+		func->funcid = context->tumble;
+		func->funcresulttype = TSTZRANGEOID;
+		return (Node *) makeFuncExpr(funcid == context->start ? F_LOWER_ANYRANGE : F_UPPER_ANYRANGE,
+									 TIMESTAMPTZOID, list_make1(func), InvalidOid,
+									 InvalidOid, COERCE_EXPLICIT_CALL);
+	}
+	return node;
+}
+
+/*
+ * Write tumble_start(...) and tumble_end(...) in the select list and HAVING of a query as
+ * lower(tumble(...)) and upper(tumble(...)).
+ */
+void
+sagg_spell_out_bounds(Query *query)
+{
+	BoundsContext context;
+
+	context.tumble = tumble_function("tumble");
+	context.start = tumble_function("tumble_start");
+	context.end = tumble_function("tumble_end");
+	query->targetList = (List *) spell_out_bounds((Node *) query->targetList, &context);
+	query->havingQual = spell_out_bounds(query->havingQual, &context);
 }
 
 /*

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * reset_range.c
- *	  Which results a reset computes anew, and whether it may.
+ *	  Which results a reset computes again, and whether it may.
  *
  * Windows are made anew if all of their records lie behind the offsets: those
  * that start after the greatest event time before them.  Earlier ones stay as they
@@ -26,6 +26,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "define_internal.h"
+#include "event_time/event_time.h"
 #include "execute/execute.h"
 #include "read/read.h"
 #include "streams/streams.h"
@@ -34,13 +35,16 @@
 /* the hint of whatever is refused */
 #define HINT_FORCE	"With force => true they are lost."
 
+/* what it is; a dry run only says it */
+#define REFUSAL(range)	((range)->dry_run ? NOTICE : ERROR)
+
 /*
  * An event time, for messages.
  */
 static char *
 time_text(const SaggQuery *query, int64 time)
 {
-	return DatumGetCString(query->window.type == TIMESTAMPOID ?
+	return DatumGetCString(sagg_event_time_is_local(query) ?
 						   DirectFunctionCall1(timestamp_out, TimestampGetDatum(time)) :
 						   DirectFunctionCall1(timestamptz_out, TimestampTzGetDatum(time)));
 }
@@ -84,7 +88,7 @@ check_all_rows(const SaggStream *stream, const SaggQuery *query, SaggResetRange 
 	range->rows = sagg_sink_count(stream, query, DT_NOBEGIN, DT_NOEND, &first);
 	range->lost = range->before.any ? range->rows : 0;
 	if (range->before.any && !range->force && query->window.kind == SAGG_WINDOW_SESSION)
-		ereport(ERROR,
+		ereport(REFUSAL(range),
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("resetting stream \"%s\" would lose open sessions with records before the offsets given",
 						sagg_stream_title(stream->name)),
@@ -93,12 +97,12 @@ check_all_rows(const SaggStream *stream, const SaggQuery *query, SaggResetRange 
 				 errhint("Reset it to earliest, or to where it began. " HINT_FORCE)));
 	if (range->lost == 0 || range->force)
 		return;
-	ereport(ERROR,
+	ereport(REFUSAL(range),
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg_plural("resetting stream \"%s\" would delete " INT64_FORMAT " row, and records before the offsets given may have gone into it",
 						   "resetting stream \"%s\" would delete " INT64_FORMAT " rows, and records before the offsets given may have gone into them",
 						   (unsigned long) range->lost, sagg_stream_title(stream->name), range->lost),
-			 errdetail("All rows of its sink are replaced, for they cannot be told by windows of which some are to stay."),
+			 errdetail("All rows of its sink are replaced, because it cannot be told which windows they belong to."),
 			 errhint("Reset it to earliest, or to where it began. " HINT_FORCE)));
 }
 
@@ -110,7 +114,7 @@ refuse_unknown(const SaggStream *stream)
 			 errmsg("which windows of stream \"%s\" have records before the offsets given is not known",
 					sagg_stream_title(stream->name)),
 			 errdetail("The log of its micro-batches does not go back to these offsets."),
-			 errhint("Use results_from to say with which window results that are computed anew begin.")));
+			 errhint("Use results_from to say with which window results that are computed again begin.")));
 }
 
 /*
@@ -122,7 +126,7 @@ check_open_windows(const SaggStream *stream, const SaggQuery *query,
 {
 	if (range->passed <= range->before.watermark || range->force)
 		return;
-	ereport(ERROR,
+	ereport(REFUSAL(range),
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("resetting stream \"%s\" would lose open windows that start before %s",
 					sagg_stream_title(stream->name), time_text(query, range->start)),
@@ -143,17 +147,19 @@ check_rows(const SaggStream *stream, const SaggQuery *query, SaggResetRange *ran
 	int64		from;
 
 	range->start = sagg_first_window_after(query, range->passed, &from);
+	range->from = range->from_whole = from;
 	if (range->before.any && range->before.time != DT_NOBEGIN)
 	{
 		(void) sagg_first_window_after(query, sagg_last_window_end(query, range->before.time),
 									   &column);
+		range->from_whole = Max(column, from);
 		if (column > from)
 			range->lost = sagg_sink_count(stream, query, from, column, &first);
 	}
 	range->rows = sagg_sink_count(stream, query, from, DT_NOEND, &column);
 	if (range->lost == 0 || range->force)
 		return;
-	ereport(ERROR,
+	ereport(REFUSAL(range),
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg_plural("resetting stream \"%s\" would delete up to " INT64_FORMAT " row of windows with records before the offsets given, from %s on",
 						   "resetting stream \"%s\" would delete up to " INT64_FORMAT " rows of windows with records before the offsets given, from %s on",
@@ -175,7 +181,7 @@ watermark_to_leave(const SaggStream *stream, const SaggQuery *query,
 
 	if (results_from)
 	{
-		from = query->window.type != TIMESTAMPOID ? *results_from :
+		from = !sagg_event_time_is_local(query) ? *results_from :
 			DatumGetTimestamp(DirectFunctionCall1(timestamptz_timestamp,
 												  TimestampTzGetDatum(*results_from)));
 		return sagg_last_window_end(query, from - 1);
@@ -195,10 +201,9 @@ watermark_to_leave(const SaggStream *stream, const SaggQuery *query,
  * not asked.
  */
 static void
-find_range(const SaggStream *stream, SaggCheckpoint *checkpoint, SaggResetRange *range,
-		   const TimestampTz *results_from)
+find_range(const SaggStream *stream, const SaggQuery *query, SaggCheckpoint *checkpoint,
+		   SaggResetRange *range, const TimestampTz *results_from)
 {
-	const SaggQuery *query = sagg_query_of_view(stream);
 
 	sagg_checkpoint_read_before(checkpoint, NULL, NULL, 0, &range->before);
 	if (range->before.watermark != DT_NOEND)
@@ -213,6 +218,8 @@ find_range(const SaggStream *stream, SaggCheckpoint *checkpoint, SaggResetRange 
 					 errdetail("It needs a watermark, output mode append or update, and windows of a fixed size that the select list shows.")));
 		if (query->window.kind == SAGG_WINDOW_SESSION)
 			range->passed = range->before.judged;
+		range->from = DT_NOBEGIN;
+		range->from_whole = range->before.any ? DT_NOEND : DT_NOBEGIN;
 		check_all_rows(stream, query, range);
 		return;
 	}
@@ -223,6 +230,7 @@ find_range(const SaggStream *stream, SaggCheckpoint *checkpoint, SaggResetRange 
 				 errmsg("results_from is out of range")));
 	if (range->passed == DT_NOBEGIN)
 	{
+		range->from = range->from_whole = DT_NOBEGIN;
 		range->rows = sagg_sink_count(stream, query, DT_NOBEGIN, DT_NOEND, &range->start);
 		return;
 	}
@@ -232,21 +240,24 @@ find_range(const SaggStream *stream, SaggCheckpoint *checkpoint, SaggResetRange 
 }
 
 /*
- * What a reset of "stream" to its starting_offsets computes anew; "results_from"
- * is the caller's first window or NULL, "force" that rows may be lost.  The
- * stream's lock is held.  Runs as the stream's owner; waits for Kafka.  Raises
+ * What a reset of "stream" to its starting_offsets computes again, into "range", of
+ * which the caller has set "force", "dry_run" and where "windows" go, the rest to
+ * 0; "results_from" is the caller's first window or NULL.  The stream's lock is
+ * held.  Runs as the stream's owner; waits for Kafka.  Raises
  * object_not_in_prerequisite_state for what would lose rows.
  */
 void
 sagg_reset_range(const SaggStream *stream, SaggCheckpoint *checkpoint,
-				 const TimestampTz *results_from, bool force, SaggResetRange *range)
+				 const TimestampTz *results_from, SaggResetRange *range)
 {
 	SaggOwnerContext owner;
+	const SaggQuery *query;
 
-	memset(range, 0, sizeof(SaggResetRange));
-	range->force = force;
 	range->passed = DT_NOBEGIN;
 	sagg_become_stream_owner(&owner, stream);
-	find_range(stream, checkpoint, range, results_from);
+	query = sagg_query_of_view(stream);
+	find_range(stream, query, checkpoint, range, results_from);
+	if (range->dry_run)
+		sagg_reset_windows(stream, query, range);
 	sagg_restore_user(&owner);
 }

@@ -82,5 +82,5 @@ sagg_tell_source_change(const Node *command)
 			(errmsg("streams that read \"%s\" go by its new options from their next micro-batch on: %s",
 					get_rel_name(relid), SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
 			 errdetail("What they have in their state and their sinks stays as it is."),
-			 errhint("Use stream_agg.reset_stream(stream, results => true) to compute it anew.")));
+			 errhint("Use stream_agg.reset_stream(stream, results => true) to compute it again.")));
 }

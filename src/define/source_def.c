@@ -49,7 +49,9 @@ sagg_required_argument(FunctionCallInfo fcinfo, int n, const char *name)
 	if (value == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be NULL", name)));
+				 errmsg("%s must not be NULL", name),
+				 strcmp(name, "columns") == 0 ?
+				 errhint("Give columns => 'ts timestamptz, user_id bigint'. stream_agg.describe_topic finds the columns of a topic.") : 0));
 	if (value[strspn(value, " \t\n\r")] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -70,9 +72,10 @@ split_options(FunctionCallInfo fcinfo, List **for_server, List **for_source)
 	*for_server = *for_source = NIL;
 	foreach(lc, options)
 	{
-		List	  **list = sagg_is_source_option(lfirst_node(DefElem, lc)->defname) ?
-			for_source : for_server;
+		const char *name = lfirst_node(DefElem, lc)->defname;
+		List	  **list = sagg_is_source_option(name) ? for_source : for_server;
 
+		sagg_option_check_name(name);
 		*list = lappend(*list, lfirst(lc));
 	}
 }
@@ -157,7 +160,8 @@ topic_option(FunctionCallInfo fcinfo)
 						 ERRCODE_INVALID_PARAMETER_VALUE),
 				 given == 0 ?
 				 errmsg("one of topic, topics and topic_pattern must be given") :
-				 errmsg("only one of topic, topics and topic_pattern can be given")));
+				 errmsg("only one of topic, topics and topic_pattern can be given"),
+				 errhint("Give topic => 'clicks', topics => ARRAY['web', 'app'] or topic_pattern => '^clicks-'.")));
 	if (!PG_ARGISNULL(8))
 		return text_option("topics", join_topics(PG_GETARG_ARRAYTYPE_P(8)));
 	if (!PG_ARGISNULL(9))
@@ -207,7 +211,7 @@ check_existing(Oid relid, const char *name)
 
 /*
  * create_source(source, topic, columns, brokers, server, format, options,
- * if_not_exists, topics, topic_pattern): see the README.  Returns the foreign table.
+ * if_not_exists, topics, topic_pattern): see doc/reference.md.  Returns the foreign table.
  */
 Datum
 stream_agg_create_source(PG_FUNCTION_ARGS)

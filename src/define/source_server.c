@@ -121,6 +121,22 @@ new_server_name(const char *brokers)
 }
 
 /*
+ * Raise insufficient_privilege if the user may not make a server.
+ */
+static void
+check_usage(Oid fdw)
+{
+	if (SAGG_FDW_ACLCHECK(fdw, GetUserId(), ACL_USAGE) == ACLCHECK_OK)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied for foreign-data wrapper %s", SAGG_FDW),
+			 errdetail("The role needs the privilege USAGE on it to connect the server to brokers of its choice."),
+			 errhint("Have a superuser run GRANT USAGE ON FOREIGN DATA WRAPPER %s TO %s, or name a foreign server that you may use by server =>.",
+					 SAGG_FDW, quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+}
+
+/*
  * The name of a server with these brokers and further options (DefElems),
  * found or made.  Raises insufficient_privilege and what the validator raises.
  */
@@ -136,6 +152,7 @@ sagg_server_of_brokers(const char *brokers, List *options)
 	name = find_server(fdw, options);
 	if (name)
 		return name;
+	check_usage(fdw);
 
 	stmt = makeNode(CreateForeignServerStmt);
 	stmt->servername = name = new_server_name(brokers);

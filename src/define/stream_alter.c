@@ -22,6 +22,7 @@
 
 #include "define_internal.h"
 #include "streams/streams.h"
+#include "write/write.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_alter_stream);
 
@@ -118,6 +119,19 @@ check_policy_change(const SaggStream *stream, SaggWatermarkPolicy before)
 			 errhint("Create another stream.")));
 }
 
+/*
+ * As the owner, who is not the caller where the caller has only his privileges.
+ */
+static void
+check_retention_sink(const SaggStream *stream, const SaggQuery *query)
+{
+	SaggOwnerContext owner;
+
+	sagg_become_stream_owner(&owner, stream);
+	sagg_sink_check_retention(stream->sink, query, stream->mode);
+	sagg_restore_user(&owner);
+}
+
 static void
 update_row(const SaggStream *stream)
 {
@@ -172,6 +186,8 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	sagg_check_delivery(stream, query);
 	sagg_check_min_offsets(&stream->options, stream->max_offsets);
 	sagg_check_reader(stream);
+	if (stream->options.has_retention)
+		check_retention_sink(stream, query);
 	update_row(stream);
 	if (PG_ARGISNULL(ARG_QUERY))
 		sagg_tell_if_failed(stream);

@@ -20,6 +20,7 @@
 #include "commands/defrem.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -303,6 +304,16 @@ sagg_stream_view_name(const RangeVar *name)
 }
 
 /*
+ * Whether a stream has this name but for its schema.  Names of views are cut where
+ * those of streams are not, so the view that is found may be another stream's.
+ */
+bool
+sagg_stream_has_name(const SaggStream *stream, const RangeVar *name)
+{
+	return strcmp(sagg_parse_name(stream->name, "stream")->relname, name->relname) == 0;
+}
+
+/*
  * The stream of this name, in the current context.  A stream that was named
  * without schema is found by its schema too, and the other way round.  NULL if
  * there is none and "missing_ok", else raises undefined_object.
@@ -322,6 +333,8 @@ sagg_stream_by_name(const char *name, bool missing_ok)
 		viewoid = RangeVarGetRelid(view, NoLock, true);
 		if (OidIsValid(viewoid))
 			stream = sagg_stream_by_view(viewoid, true);
+		if (stream && !sagg_stream_has_name(stream, range))
+			stream = NULL;
 	}
 	if (stream == NULL && !missing_ok)
 		ereport(ERROR,
@@ -340,6 +353,26 @@ sagg_stream_check_owner(const SaggStream *stream)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of stream \"%s\"", sagg_stream_title(stream->name))));
+}
+
+/*
+ * Lock the sink of a stream for rows to be written, until the end of the transaction,
+ * and see that its query, sink and sources belong to those who owned them when it
+ * was started: their code is about to run as the stream's owner.  Raises
+ * ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE if one has another owner.
+ */
+void
+sagg_stream_lock_sink(const SaggStream *stream)
+{
+	LockRelationOid(stream->sink, RowExclusiveLock);
+	if (sagg_stream_has_owners(stream->owners, stream->view, stream->sink, stream->sources))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the query, the sink or a source of stream \"%s\" has another owner than when it was started",
+					sagg_stream_title(stream->name)),
+			 errdetail("Triggers of the sink and functions of the query run as the stream's owner."),
+			 errhint("If you trust the owners of all of them, run stream_agg.start_stream.")));
 }
 
 /*

@@ -22,6 +22,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "parser/analyze.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -63,11 +64,22 @@ sagg_parse_query(const char *text)
 }
 
 /*
- * Make a view for the query "text" of the stream "stream", a key; returns its
- * OID.  Raises what CREATE VIEW and sagg_check_lasting raise.
+ * Refuse what CREATE VIEW would make a temporary view of.
+ */
+static void
+check_not_temporary(RawStmt *raw, const char *text)
+{
+	sagg_check_no_temporary(parse_analyze_fixedparams(copyObject(raw), text, NULL, 0, NULL));
+}
+
+/*
+ * Make a view for the query "text" of the stream "stream", a key, with options of the
+ * view, which may be NIL; returns its OID.  Raises what CREATE VIEW and
+ * sagg_check_lasting raise.
  */
 Oid
-sagg_make_query_view(const char *stream, char *schema, char *name, const char *text)
+sagg_make_query_view(const char *stream, char *schema, char *name, const char *text,
+					 List *options)
 {
 	RawStmt    *raw = sagg_parse_query(text);
 	ViewStmt   *stmt = makeNode(ViewStmt);
@@ -76,8 +88,10 @@ sagg_make_query_view(const char *stream, char *schema, char *name, const char *t
 
 	stmt->view = makeRangeVar(schema, name, -1);
 	stmt->query = raw->stmt;
+	stmt->options = options;
 	stmt->withCheckOption = NO_CHECK_OPTION;
 	sagg_text_errors_begin(&callback, text);
+	check_not_temporary(raw, text);
 	sagg_run_utility((Node *) stmt, text, raw->stmt_location, raw->stmt_len);
 	sagg_text_errors_end(&callback);
 	view = RangeVarGetRelid(stmt->view, NoLock, false);
@@ -369,6 +383,7 @@ tell_about(const SaggStream *stream, const SaggQuery *query)
 			 (!stream->has_watermark || query->window.kind == SAGG_WINDOW_NONE))
 		ereport(NOTICE,
 				(errmsg("the state of stream \"%s\" keeps every group for ever", sagg_stream_title(stream->name)),
+				 query->window_hint ? errhint("%s", query->window_hint) :
 				 query->window.kind == SAGG_WINDOW_NONE ?
 				 errhint("Group by a window and give a watermark to have old groups forgotten.") :
 				 errhint("Give a watermark to have old groups forgotten.")));
@@ -410,13 +425,16 @@ find_stream(const SaggStreamArguments *args, Oid schema)
 	if (!OidIsValid(relid))
 		return NULL;
 	stream = sagg_stream_by_view(relid, true);
-	if (stream == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_TABLE),
-				 errmsg("relation \"%s\" already exists", view),
-				 errdetail("The query of stream \"%s\" would be kept as a view of that name.", sagg_stream_title(key)),
-				 errhint("Choose another name for the stream.")));
-	return stream;
+	if (stream && sagg_stream_has_name(stream, args->name))
+		return stream;
+	ereport(ERROR,
+			(errcode(ERRCODE_DUPLICATE_TABLE),
+			 errmsg("relation \"%s\" already exists", view),
+			 stream ?
+			 errdetail("It is the query of stream \"%s\". That of stream \"%s\" would be kept as a view of the same name, which is made of the first bytes of the stream's.",
+					   sagg_stream_title(stream->name), sagg_stream_title(key)) :
+			 errdetail("The query of stream \"%s\" would be kept as a view of that name.", sagg_stream_title(key)),
+			 errhint("Choose another name for the stream.")));
 }
 
 /*
@@ -472,12 +490,14 @@ stream_agg_create_stream(PG_FUNCTION_ARGS)
 	sagg_stream_check_can_run(GetUserId());
 	fill_stream(&stream, args);
 	stream.view = sagg_make_query_view(stream.name, schema,
-									   sagg_stream_view_name(args->name), args->query);
+									   sagg_stream_view_name(args->name), args->query, NIL);
 	query = sagg_query_of_view(&stream);
 	stream.sources = query->sources;
 	sagg_check_query(&stream, query);
 	sagg_check_reader(&stream);
 	settle_sink(args, schema, query, &stream);
+	if (stream.options.has_retention)
+		sagg_sink_check_retention(stream.sink, query, stream.mode);
 	record_stream(&stream, args->start);
 	sagg_label_database();
 	if (args->start)

@@ -33,6 +33,16 @@ PG_FUNCTION_INFO_V1(stream_agg_on_ddl_command_end);
 static Oid	named_view = InvalidOid;
 
 /*
+ * There is no CASCADE here that the server's hint could mean.
+ */
+static void
+replace_hint(void *arg)
+{
+	if (geterrcode() == ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST)
+		errhint("%s", (const char *) arg);
+}
+
+/*
  * Drop a relation as DROP ... RESTRICT would.  Raises undefined_table if it is
  * gone, and what DROP raises.
  */
@@ -42,6 +52,7 @@ sagg_drop_relation(Oid relid, ObjectType type)
 	DropStmt   *stmt = makeNode(DropStmt);
 	char	   *name = get_rel_name(relid);
 	char	   *schema = get_namespace_name(get_rel_namespace(relid));
+	ErrorContextCallback callback;
 
 	if (name == NULL || schema == NULL)
 		ereport(ERROR,
@@ -50,7 +61,14 @@ sagg_drop_relation(Oid relid, ObjectType type)
 	stmt->removeType = type;
 	stmt->behavior = DROP_RESTRICT;
 	stmt->objects = list_make1(list_make2(makeString(schema), makeString(name)));
+	callback.callback = replace_hint;
+	callback.arg = type == OBJECT_TABLE ?
+		"Drop these objects first, or keep the table by drop_stream without drop_sink." :
+		"Drop these objects first.";
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	sagg_run_utility((Node *) stmt, "DROP", -1, 0);
+	error_context_stack = callback.previous;
 }
 
 static void

@@ -43,7 +43,7 @@ on_error_from_word(const char *word)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid on_error \"%s\"", word),
-			 errhint("It is fail (the stream stops), skip (the record is counted and left out) or dead_letter (and kept in stream_agg.dead_letters).")));
+			 errhint("Valid values are fail (the stream stops), skip (the record is counted and left out) and dead_letter (it is also kept in stream_agg.dead_letters).")));
 }
 
 static SaggOnDataLoss
@@ -56,7 +56,7 @@ on_data_loss_from_word(const char *word)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid on_data_loss \"%s\"", word),
-			 errhint("It is fail (the stream stops at offsets that Kafka does not have) or earliest (it goes on from the first offset that Kafka has).")));
+			 errhint("Valid values are fail (the stream stops at offsets that Kafka does not have) and earliest (it goes on from the first offset that Kafka has).")));
 }
 
 /*
@@ -80,6 +80,24 @@ length_from_text(const char *name, char *text, const char *hint)
 }
 
 static int64
+retention_from_text(char *text)
+{
+	Interval   *interval =
+		DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
+											  ObjectIdGetDatum(InvalidOid),
+											  Int32GetDatum(-1)));
+	int64		length = sagg_interval_length(interval, "retention");
+
+	if (length < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("retention must not be negative"),
+				 errdetail("Windows that the watermark has not passed can still change."),
+				 errhint("Use null to keep rows for ever.")));
+	return length;
+}
+
+static int64
 min_offsets_from_text(char *text)
 {
 	int64		value = DatumGetInt64(DirectFunctionCall1(int8in, CStringGetDatum(text)));
@@ -88,7 +106,7 @@ min_offsets_from_text(char *text)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("min_offsets_per_trigger must be greater than zero"),
-				 errhint("Leave it out to have a micro-batch of whatever there is.")));
+				 errhint("Leave it out to process whatever there is.")));
 	return value;
 }
 
@@ -116,7 +134,7 @@ delivery_from_word(const char *word)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid delivery \"%s\"", word),
-			 errhint("It is exactly_once (into a table) or at_least_once (into a Kafka topic).")));
+			 errhint("Valid values are exactly_once (into a table) and at_least_once (into a Kafka topic).")));
 }
 
 static const char *const watermark_policy_words[] = {
@@ -164,7 +182,37 @@ on_failure_from_word(const char *word, SaggStreamOptions *options)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid on_failure \"%s\"", word),
-				 errhint("It is leave (the stream stays failed, other streams of the reader go on), retry (the stream tries again after growing pauses) or stop_all (the other streams of the reader fail with it).")));
+				 errhint("Valid values are leave (the stream stays failed, other streams of the reader go on), retry (the stream tries again after growing pauses) and stop_all (the other streams of the reader fail with it).")));
+}
+
+/*
+ * Raise invalid_parameter_value for an option that there is not.
+ */
+static void
+refuse_option(const char *name)
+{
+	static const char *const names[] = {
+		"on_error", "on_data_loss", "max_future", "consumer_group", "delivery",
+		"min_offsets_per_trigger", "max_trigger_delay", "watermark_policy",
+		"idle_timeout", "late_records", "on_failure", "retention"
+	};
+	SaggClosest closest;
+	StringInfoData all;
+
+	sagg_closest_begin(&closest, name);
+	initStringInfo(&all);
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		sagg_closest_try(&closest, names[i]);
+		appendStringInfo(&all, "%s%s", i == 0 ? "" : i == lengthof(names) - 1 ? " and " : ", ",
+						 names[i]);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown option \"%s\" of a stream", name),
+			 closest.match ?
+			 errhint("Perhaps you meant the option \"%s\".", closest.match) :
+			 errhint("Options of a stream are %s.", all.data)));
 }
 
 /*
@@ -186,7 +234,7 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 		const char *name = option->defname;
 		char	   *value = option->arg ? defGetString(option) : NULL;
 
-		if (value == NULL && strcmp(name, "max_future") != 0)
+		if (value == NULL && strcmp(name, "max_future") != 0 && strcmp(name, "retention") != 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("option \"%s\" must not be null", name),
@@ -217,13 +265,15 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 		else if (strcmp(name, "idle_timeout") == 0)
 			options->idle_timeout = length_from_text(name, value,
 													 "Leave it out to have event time stand still without records.");
+		else if (strcmp(name, "retention") == 0)
+		{
+			options->has_retention = value != NULL;
+			options->retention = value ? retention_from_text(value) : 0;
+		}
 		else if (strcmp(name, "late_records") == 0)
 			options->late_records = flag_from_text(name, value);
 		else
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("unknown option \"%s\" of a stream", name),
-					 errhint("Options of a stream are on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout, late_records and on_failure.")));
+			refuse_option(name);
 	}
 	if (has_delay && options->min_offsets == 0)
 		ereport(ERROR,
@@ -298,6 +348,8 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 					watermark_policy_words[options->watermark_policy]);
 	if (options->idle_timeout > 0)
 		push_length(&state, "idle_timeout", options->idle_timeout);
+	if (options->has_retention)
+		push_length(&state, "retention", options->retention);
 	if (options->late_records)
 		push_option(&state, "late_records", "true");
 	if (options->stops_all)
@@ -346,6 +398,29 @@ needs_watermark(const char *option, const char *detail)
 }
 
 /*
+ * Rows leave the sink by the ends of their windows, when these cannot change.
+ */
+static void
+check_retention(const SaggStream *stream, const SaggQuery *query)
+{
+	if (!stream->has_watermark)
+		needs_watermark("retention", "It says for how long behind the watermark rows are kept.");
+	if (stream->mode == SAGG_COMPLETE || query->kind != SAGG_AGGREGATION ||
+		query->window.kind == SAGG_WINDOW_NONE || stream->options.at_least_once)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("retention is for streams that write windows into a table, in output mode append or update"),
+				 errdetail("Rows are old by the ends of their windows, which do not change any more."),
+				 errhint("Leave it out.")));
+	if (query->window_output == 0 ||
+		(query->window.kind == SAGG_WINDOW_SESSION && query->window_identity == SAGG_WINDOW_START))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("retention needs a column that tells when a row's window ends"),
+				 errhint("Add the window to the select list.")));
+}
+
+/*
  * Raise invalid_parameter_value for options that are about the watermark, or
  * late records, of a stream that has none.
  */
@@ -367,6 +442,8 @@ sagg_check_watermark_options(const SaggStream *stream, const SaggQuery *query)
 				 errmsg("watermark_policy per_partition is not for session windows"),
 				 errdetail("A record of one partition can join a session that the others have closed, or not, as they were read."),
 				 errhint("Use watermark_policy aligned.")));
+	if (stream->options.has_retention)
+		check_retention(stream, query);
 	if (stream->has_watermark)
 		return;
 	if (stream->options.watermark_policy != SAGG_WATERMARK_ALIGNED)

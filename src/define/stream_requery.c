@@ -17,9 +17,11 @@
 
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/reloptions.h"
 #include "access/table.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
+#include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -61,7 +63,7 @@ lock_sink(const SaggStream *stream)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the sink of stream \"%s\" does not exist",
 						sagg_stream_title(stream->name)),
-				 errhint("Drop the stream and create it anew.")));
+				 errhint("Drop the stream and create it again.")));
 	relation_close(sink, NoLock);
 }
 
@@ -105,7 +107,60 @@ rename_view(Oid view, const char *name)
 }
 
 /*
- * Give one relation the privileges of another of the same owner.
+ * The options of a view, such as security_barrier, as a list of DefElems.
+ */
+List *
+sagg_view_options(Oid view)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(view));
+	List	   *options = NIL;
+	Datum		value;
+	bool		isnull;
+
+	if (!HeapTupleIsValid(tuple))
+		return NIL;
+	value = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_reloptions, &isnull);
+	if (!isnull)
+		options = untransformRelOptions(value);
+	ReleaseSysCache(tuple);
+	return options;
+}
+
+/*
+ * Give a column the privileges of another, of a relation of the same owner.
+ */
+static void
+copy_column_privileges(Oid from, AttrNumber from_column, Oid to, AttrNumber to_column)
+{
+	Relation	catalog = table_open(AttributeRelationId, RowExclusiveLock);
+	HeapTuple	from_tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(from), Int16GetDatum(from_column));
+	HeapTuple	to_tuple = SearchSysCacheCopy2(ATTNUM, ObjectIdGetDatum(to), Int16GetDatum(to_column));
+	Datum		values[Natts_pg_attribute] = {0};
+	bool		nulls[Natts_pg_attribute] = {0};
+	bool		replace[Natts_pg_attribute] = {0};
+	bool		isnull;
+	Datum		acl = SysCacheGetAttr(ATTNUM, from_tuple, Anum_pg_attribute_attacl, &isnull);
+
+	if (!isnull)
+	{
+		Oid		   *members;
+		int			nmembers = aclmembers(DatumGetAclP(acl), &members);
+
+		values[Anum_pg_attribute_attacl - 1] = acl;
+		replace[Anum_pg_attribute_attacl - 1] = true;
+		to_tuple = heap_modify_tuple(to_tuple, RelationGetDescr(catalog), values,
+									 nulls, replace);
+		CatalogTupleUpdate(catalog, &to_tuple->t_self, to_tuple);
+		updateAclDependencies(RelationRelationId, to, to_column,
+							  sagg_relation_owner(to), 0, NULL, nmembers, members);
+	}
+	ReleaseSysCache(from_tuple);
+	table_close(catalog, RowExclusiveLock);
+}
+
+/*
+ * Give one relation the privileges of another of the same owner, and its columns
+ * those of the columns of their names.
  */
 static void
 copy_privileges(Oid from, Oid to)
@@ -135,6 +190,13 @@ copy_privileges(Oid from, Oid to)
 	}
 	ReleaseSysCache(from_tuple);
 	table_close(catalog, RowExclusiveLock);
+	for (AttrNumber column = 1; get_attname(from, column, true) != NULL; column++)
+	{
+		AttrNumber	other = get_attnum(to, get_attname(from, column, false));
+
+		if (other != InvalidAttrNumber)
+			copy_column_privileges(from, column, to, other);
+	}
 	CommandCounterIncrement();
 }
 
@@ -232,11 +294,12 @@ begin_execution(const SaggStream *stream, SaggQuery *query,
 }
 
 /*
- * The state of the old query into one of the new, in the log; as the owner.
+ * The state of the old query into one of the new, in the log; as the owner.  Rows
+ * of its groups get the new columns.
  */
 static void
 convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
-			  const SaggQueryChange *change)
+			  SaggQueryChange *change)
 {
 	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
 												 "stream_agg conversion",
@@ -264,6 +327,9 @@ convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
 		to = begin_execution(stream, new, progress, &plan, 4 * bytes);
 		sagg_execution_convert(from, to, change->origins);
 		sagg_checkpoint_rewrite(checkpoint, progress, sagg_execution_state(to));
+		MemoryContextSwitchTo(save);
+		change->filled = sagg_fill_columns(stream, new, change, to, &change->rows_filled);
+		MemoryContextSwitchTo(memory);
 		sagg_execution_end(to);
 		sagg_execution_end(from);
 	}
@@ -273,15 +339,16 @@ convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
 }
 
 static void
-tell_about(const SaggStream *stream, const SaggQueryChange *change)
+tell_about(const SaggStream *stream, const SaggQuery *query, const SaggQueryChange *change)
 {
+	sagg_tell_filled_columns(stream, query, change);
 	if (change->new_aggregates > 0)
 		ereport(NOTICE,
 				(errmsg_plural("%d aggregate of stream \"%s\" begins with the next micro-batch",
 							   "%d aggregates of stream \"%s\" begin with the next micro-batch",
 							   change->new_aggregates,
 							   change->new_aggregates, sagg_stream_title(stream->name)),
-				 errdetail("In groups that are there already they are of records from now on; the others go on with their state."),
+				 errdetail("In groups that exist already they cover records from now on; the others go on with their state."),
 				 errhint("Use stream_agg.reset_stream to compute all of them from records that Kafka still has.")));
 }
 
@@ -306,13 +373,20 @@ sagg_change_query(SaggStream *stream, const char *text, bool drop_columns)
 	Oid			types[2] = {OIDOID, OIDOID};
 	Datum		values[2];
 
+	if (sagg_may_fill_columns(stream, old))
+		sagg_lock_micro_batch(stream->view);	/* previews write, too */
 	lock_sink(stream);
 	check_no_dependents(stream);
+
+	/* triggers that wait are the session's, and those of the sink do not wait */
+	if (sagg_may_fill_columns(stream, old) && !sagg_session_is_of(stream->owner))
+		sagg_fire_deferred_triggers();
 
 	/* names in the text are those of the caller's search_path */
 	sagg_become_owner(&owner, stream->owner);
 	rename_view(stream->view, ChooseRelationName(name, NULL, "former", namespace, false));
-	next.view = sagg_make_query_view(stream->name, get_namespace_name(namespace), name, text);
+	next.view = sagg_make_query_view(stream->name, get_namespace_name(namespace), name, text,
+									 sagg_view_options(stream->view));
 	sagg_become_stream_owner(&settings, stream);
 	next.sources = NIL;			/* sagg_compare_queries says it better */
 	new = sagg_query_of_view(&next);
@@ -328,7 +402,7 @@ sagg_change_query(SaggStream *stream, const char *text, bool drop_columns)
 	sagg_drop_relation(stream->view, OBJECT_VIEW);
 	sagg_restore_user(&settings);
 	sagg_restore_user(&owner);
-	tell_about(stream, change);
+	tell_about(stream, new, change);
 	stream->view = next.view;
 	if (stream->enabled && stream->database == MyDatabaseId)
 		sagg_start_stream_at_commit(stream);

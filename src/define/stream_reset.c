@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -70,20 +71,20 @@ check_sink(const SaggStream *stream)
  * What is going to happen, or would.
  */
 static void
-tell_about(const SaggStream *stream, const SaggResetRange *range, bool dry_run)
+tell_about(const SaggStream *stream, const SaggResetRange *range)
 {
-	if (range->start_text == NULL && !range->before.any && !dry_run)
+	if (range->start_text == NULL && !range->before.any && !range->dry_run)
 		return;
 	ereport(NOTICE,
 			(range->start_text ?
-			 errmsg("windows of stream \"%s\" are computed anew from %s on",
+			 errmsg("windows of stream \"%s\" are computed again from %s on",
 					sagg_stream_title(stream->name), range->start_text) :
-			 errmsg("all results of stream \"%s\" are computed anew",
+			 errmsg("all results of stream \"%s\" are computed again",
 					sagg_stream_title(stream->name)),
 			 errdetail("They replace up to " INT64_FORMAT " rows of its sink. " INT64_FORMAT " of these may have records before the offsets given, which are not read.%s",
 					   range->rows, range->lost,
 					   range->start_text ? " Earlier windows stay as they are." : ""),
-			 dry_run ? errhint("Nothing was reset. To see the rows, reset the stream in a transaction, call stream_agg.preview, and roll back.") : 0));
+			 range->dry_run ? errhint("Nothing was reset. To see each row, reset the stream in a transaction, call stream_agg.preview, and roll back.") : 0));
 }
 
 static bool
@@ -93,7 +94,7 @@ flag_argument(FunctionCallInfo fcinfo, int n)
 }
 
 /*
- * Which results are computed anew, of a stream whose lock is held and that has
+ * Which results are computed again, of a stream whose lock is held and that has
  * its new offsets; tells about it.
  */
 static void
@@ -103,10 +104,13 @@ settle_results(const SaggStream *stream, FunctionCallInfo fcinfo, SaggResetRange
 	SaggCheckpoint *checkpoint = sagg_checkpoint_open(stream->name, false);
 
 	check_sink(stream);
-	sagg_reset_range(stream, checkpoint, PG_ARGISNULL(ARG_RESULTS_FROM) ? NULL : &from,
-					 flag_argument(fcinfo, ARG_FORCE), range);
+	range->force = flag_argument(fcinfo, ARG_FORCE);
+	range->dry_run = flag_argument(fcinfo, ARG_DRY_RUN);
+	range->windows = ((ReturnSetInfo *) fcinfo->resultinfo)->setResult;
+	range->windows_desc = ((ReturnSetInfo *) fcinfo->resultinfo)->setDesc;
+	sagg_reset_range(stream, checkpoint, PG_ARGISNULL(ARG_RESULTS_FROM) ? NULL : &from, range);
 	sagg_checkpoint_close(checkpoint);
-	tell_about(stream, range, flag_argument(fcinfo, ARG_DRY_RUN));
+	tell_about(stream, range);
 }
 
 /*
@@ -124,9 +128,9 @@ replaces_already(const SaggStream *stream)
 
 /*
  * reset_stream(stream text, offsets "any", results boolean, results_from
- * timestamptz, force boolean, dry_run boolean): waits for the micro-batch at hand;
- * on commit the stream goes on from "offsets".  One that is stopped or failed
- * stays so.
+ * timestamptz, force boolean, dry_run boolean) RETURNS TABLE (win, sink_rows,
+ * action), of rows only with dry_run: waits for the micro-batch at hand; on commit
+ * the stream goes on from "offsets".  One that is stopped or failed stays so.
  */
 Datum
 stream_agg_reset_stream(PG_FUNCTION_ARGS)
@@ -142,6 +146,7 @@ stream_agg_reset_stream(PG_FUNCTION_ARGS)
 
 	PreventCommandDuringRecovery("stream_agg.reset_stream()");
 	PreventCommandIfParallelMode("stream_agg.reset_stream()");
+	InitMaterializedSRF(fcinfo, 0);
 	if (!results && (dry_run || !PG_ARGISNULL(ARG_RESULTS_FROM)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -158,7 +163,7 @@ stream_agg_reset_stream(PG_FUNCTION_ARGS)
 	if (results)
 		settle_results(stream, fcinfo, &range);
 	if (dry_run)
-		PG_RETURN_VOID();
+		return (Datum) 0;
 	values[1] = CStringGetTextDatum(offsets);
 	sagg_stream_update(stream, "starting_offsets = $2", 2, types, values);
 	sagg_checkpoint_reset(stream->name, results, range.passed);
@@ -170,5 +175,5 @@ stream_agg_reset_stream(PG_FUNCTION_ARGS)
 			(errmsg("stream \"%s\" is reset to offsets %s",
 					sagg_stream_title(stream->name), offsets)));
 	sagg_tell_if_failed(stream);
-	PG_RETURN_VOID();
+	return (Datum) 0;
 }

@@ -103,7 +103,7 @@ sagg_tell_if_failed(const SaggStream *stream)
 	LWLockRelease(sagg_shared->lock);
 	if (failed)
 		ereport(NOTICE,
-				(errmsg("stream \"%s\" has failed, and stays so", sagg_stream_title(stream->name)),
+				(errmsg("stream \"%s\" has failed and stays failed", sagg_stream_title(stream->name)),
 				 errhint("Let it go on with stream_agg.start_stream.")));
 }
 

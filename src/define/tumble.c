@@ -26,6 +26,8 @@
 #include "define_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_tumble);
+PG_FUNCTION_INFO_V1(stream_agg_tumble_start);
+PG_FUNCTION_INFO_V1(stream_agg_tumble_end);
 
 static void
 refuse_months(const Interval *interval, const char *what, const char *hint)
@@ -147,48 +149,78 @@ sagg_make_window(FunctionCallInfo fcinfo, TimestampTz start, TimestampTz end)
 	PG_RETURN_RANGE_P(SAGG_MAKE_RANGE(typcache, &lower, &upper, false));
 }
 
-static Datum
+static void
 tumble_by_zone(FunctionCallInfo fcinfo, TimestampTz ts, TimestampTz origin,
-			   const char *zone)
+			   const char *zone, TimestampTz *start, TimestampTz *end)
 {
 	SaggCalendar calendar;
-	TimestampTz start;
-	TimestampTz end;
 
 	sagg_calendar_init(&calendar, PG_GETARG_INTERVAL_P(1), zone,
 					   origin == SAGG_EPOCH ? NULL : &origin);
-	if (!sagg_calendar_window(&calendar, ts, &start, &end))
+	if (!sagg_calendar_window(&calendar, ts, start, end))
 		sagg_window_out_of_range();
-	return sagg_make_window(fcinfo, start, end);
 }
 
 /*
- * tumble(ts timestamptz, size interval, origin timestamptz, timezone text)
- * RETURNS tstzrange.  An empty timezone is none.
+ * The window of the arguments ts timestamptz, size interval, origin timestamptz,
+ * timezone text.  An empty timezone is none.
  */
-Datum
-stream_agg_tumble(PG_FUNCTION_ARGS)
+static void
+tumble(FunctionCallInfo fcinfo, TimestampTz *start, TimestampTz *end)
 {
 	TimestampTz ts = PG_GETARG_TIMESTAMPTZ(0);
 	TimestampTz origin = PG_GETARG_TIMESTAMPTZ(2);
 	text	   *zone = PG_GETARG_TEXT_PP(3);
 	int64		size = 0;
 	int64		since;
-	int64		start;
-	int64		end = 0;
 
 	if (VARSIZE_ANY_EXHDR(zone) == 0)
 		size = sagg_tumble_size(PG_GETARG_INTERVAL_P(1));
 	sagg_check_window_time(ts, origin);
 	if (VARSIZE_ANY_EXHDR(zone) > 0)
-		return tumble_by_zone(fcinfo, ts, origin, text_to_cstring(zone));
-
+	{
+		tumble_by_zone(fcinfo, ts, origin, text_to_cstring(zone), start, end);
+		return;
+	}
 	if (pg_sub_s64_overflow(ts, origin, &since))
 		sagg_window_out_of_range();
 	since -= since % size + (since % size < 0 ? size : 0);
-	if (pg_add_s64_overflow(origin, since, &start) ||
-		pg_add_s64_overflow(start, size, &end) ||
-		!IS_VALID_TIMESTAMP(start) || !IS_VALID_TIMESTAMP(end))
+	if (pg_add_s64_overflow(origin, since, start) ||
+		pg_add_s64_overflow(*start, size, end) ||
+		!IS_VALID_TIMESTAMP(*start) || !IS_VALID_TIMESTAMP(*end))
 		sagg_window_out_of_range();
+}
+
+/*
+ * tumble(...) RETURNS tstzrange, and its bounds, tumble_start(...) and tumble_end(...)
+ * RETURNS timestamptz.
+ */
+Datum
+stream_agg_tumble(PG_FUNCTION_ARGS)
+{
+	TimestampTz start;
+	TimestampTz end;
+
+	tumble(fcinfo, &start, &end);
 	return sagg_make_window(fcinfo, start, end);
+}
+
+Datum
+stream_agg_tumble_start(PG_FUNCTION_ARGS)
+{
+	TimestampTz start;
+	TimestampTz end;
+
+	tumble(fcinfo, &start, &end);
+	PG_RETURN_TIMESTAMPTZ(start);
+}
+
+Datum
+stream_agg_tumble_end(PG_FUNCTION_ARGS)
+{
+	TimestampTz start;
+	TimestampTz end;
+
+	tumble(fcinfo, &start, &end);
+	PG_RETURN_TIMESTAMPTZ(end);
 }

@@ -1,12 +1,21 @@
 /*-------------------------------------------------------------------------
  *
  * calendar.c
- *	  Windows of days or months by the clocks of a time zone.
+ *	  Windows by the clocks of a time zone.
  *
  * Bounds are local times: the origin, and every so many days or months from it.
  * What lies between two of them has 23 or 25 hours where clocks are changed.  A
  * bound that clocks skip is the moment they skip it; one that they show twice is
  * the second of the two, as for a timestamp AT TIME ZONE.
+ *
+ * Those of date_trunc and of casts to date are "shown": a time is in the window
+ * that clocks show then.  That is the same, but where clocks go back over a bound:
+ * the window after it has begun, ends and begins again.  Such a window is told by
+ * its start, as date_trunc gives it, and is over at the start of the next one.
+ *
+ * Shown windows of hours or less begin anew where clocks are changed by a part of
+ * their size.  They are told by the time at which they would have begun, and are
+ * over a whole size later.
  *
  * Finding a window takes several conversions by the zone's rules, so the last
  * windows found are remembered: event time stays in one for many records.
@@ -20,6 +29,7 @@
 
 #include "common/int.h"
 #include "datatype/timestamp.h"
+#include "pgtime.h"
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
 
@@ -28,16 +38,32 @@
 
 #define REMEMBERED		8
 
+#define UNIX_TO_POSTGRES_SECS \
+	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY)
+
 typedef struct CalendarWindow
 {
 	TimestampTz start;
 	TimestampTz end;
+	TimestampTz from;			/* the times known to be in it */
+	TimestampTz until;
 } CalendarWindow;
 
 static SaggCalendar remembered_calendar;
 static int	nremembered = 0;
 static int	next_forgotten = 0;
 static CalendarWindow remembered[REMEMBERED];
+
+/* Times between which a zone has one offset, the last that was looked for. */
+typedef struct OffsetSpan
+{
+	struct pg_tz *zone;
+	TimestampTz from;
+	TimestampTz until;
+	int64		offset;			/* microseconds that clocks are ahead of UTC */
+} OffsetSpan;
+
+static OffsetSpan remembered_span;
 
 /*
  * What clocks show at a moment.
@@ -77,20 +103,18 @@ months_of(const struct pg_tm *tm)
 }
 
 /*
- * The start of window number n, counted from the origin.
+ * What clocks show at the start of window number n, counted from the origin.
  */
 static bool
-bound(const SaggCalendar *calendar, int64 n, TimestampTz *ts)
+local_bound(const SaggCalendar *calendar, int64 n, int64 *local)
 {
 	struct pg_tm tm;
 	fsec_t		fsec;
-	int64		local;
 	int64		months;
 
 	if (calendar->months == 0)
-		return !pg_mul_s64_overflow(n, calendar->days * USECS_PER_DAY, &local) &&
-			!pg_add_s64_overflow(local, calendar->origin, &local) &&
-			moment_of(calendar, local, ts);
+		return !pg_mul_s64_overflow(n, calendar->days * USECS_PER_DAY, local) &&
+			!pg_add_s64_overflow(*local, calendar->origin, local);
 	if (timestamp2tm(calendar->origin, NULL, &tm, &fsec, NULL, NULL) != 0)
 		return false;
 	months = months_of(&tm) + n * calendar->months;
@@ -99,8 +123,15 @@ bound(const SaggCalendar *calendar, int64 n, TimestampTz *ts)
 	else
 		tm.tm_year = months / MONTHS_PER_YEAR;
 	tm.tm_mon = months - (int64) tm.tm_year * MONTHS_PER_YEAR + 1;
-	return tm2timestamp(&tm, fsec, NULL, &local) == 0 &&
-		moment_of(calendar, local, ts);
+	return tm2timestamp(&tm, fsec, NULL, local) == 0;
+}
+
+static bool
+bound(const SaggCalendar *calendar, int64 n, TimestampTz *ts)
+{
+	int64		local;
+
+	return local_bound(calendar, n, &local) && moment_of(calendar, local, ts);
 }
 
 static int64
@@ -153,10 +184,97 @@ find_window(const SaggCalendar *calendar, TimestampTz ts, CalendarWindow *window
 		if (!bound(calendar, n + 1, &window->end))
 			return false;
 		if (ts < window->end)
-			return true;
+			break;
 		window->start = window->end;
 		n++;
 	}
+	window->from = window->start;
+	window->until = window->end;
+	return true;
+}
+
+/*
+ * The span of a time.
+ */
+static bool
+find_span(struct pg_tz *zone, TimestampTz ts, OffsetSpan *span)
+{
+	pg_time_t	seconds;
+	pg_time_t	change;
+	long int	offset;
+	long int	other_offset;
+	int			is_dst;
+	int			known;
+	TimestampTz until;
+
+	if (zone == remembered_span.zone &&
+		ts >= remembered_span.from && ts < remembered_span.until)
+	{
+		*span = remembered_span;
+		return true;
+	}
+	if (!IS_VALID_TIMESTAMP(ts))
+		return false;
+	seconds = divide_down(ts, USECS_PER_SEC) + UNIX_TO_POSTGRES_SECS;
+	known = pg_next_dst_boundary(&seconds, &offset, &is_dst, &change,
+								 &other_offset, &is_dst, zone);
+	if (known < 0)
+		return false;
+	if (known == 0 ||
+		pg_mul_s64_overflow(change - UNIX_TO_POSTGRES_SECS, USECS_PER_SEC, &until))
+		until = DT_NOEND;
+	if (zone == remembered_span.zone && until == remembered_span.until &&
+		ts < remembered_span.from)
+		remembered_span.from = ts;
+	else
+	{
+		remembered_span.zone = zone;
+		remembered_span.from = ts;
+		remembered_span.until = until;
+		remembered_span.offset = (int64) offset * USECS_PER_SEC;
+	}
+	*span = remembered_span;
+	return true;
+}
+
+/*
+ * The shown window of a time, of hours or less.
+ */
+static bool
+shown_clock(const SaggCalendar *calendar, TimestampTz ts, TimestampTz *start,
+			TimestampTz *end)
+{
+	OffsetSpan	span;
+	int64		into;
+
+	if (!find_span(calendar->zone, ts, &span))
+		return false;
+	into = (ts + span.offset) % calendar->clock;
+	*start = ts - into - (into < 0 ? calendar->clock : 0);
+	*end = *start + calendar->clock;
+	return IS_VALID_TIMESTAMP(*start) && IS_VALID_TIMESTAMP(*end);
+}
+
+/*
+ * The same of days or months.
+ */
+static bool
+shown_window(const SaggCalendar *calendar, TimestampTz ts, CalendarWindow *window)
+{
+	OffsetSpan	span;
+	int64		n;
+	int64		from;
+	int64		until;
+
+	if (!find_span(calendar->zone, ts, &span) ||
+		!number_near(calendar, ts + span.offset, &n) ||
+		!local_bound(calendar, n, &from) || !local_bound(calendar, n + 1, &until) ||
+		!moment_of(calendar, from, &window->start) ||
+		!moment_of(calendar, until, &window->end))
+		return false;
+	window->from = Max(from - span.offset, span.from);
+	window->until = Min(until - span.offset, span.until);
+	return true;
 }
 
 /*
@@ -169,24 +287,28 @@ sagg_calendar_window(const SaggCalendar *calendar, TimestampTz ts,
 {
 	CalendarWindow window;
 
+	if (calendar->clock > 0)
+		return shown_clock(calendar, ts, start, end);
 	if (calendar->zone != remembered_calendar.zone ||
 		calendar->months != remembered_calendar.months ||
 		calendar->days != remembered_calendar.days ||
-		calendar->origin != remembered_calendar.origin)
+		calendar->origin != remembered_calendar.origin ||
+		calendar->shown != remembered_calendar.shown)
 	{
 		remembered_calendar = *calendar;
 		nremembered = next_forgotten = 0;
 	}
 	for (int i = 0; i < nremembered; i++)
 	{
-		if (ts >= remembered[i].start && ts < remembered[i].end)
+		if (ts >= remembered[i].from && ts < remembered[i].until)
 		{
 			*start = remembered[i].start;
 			*end = remembered[i].end;
 			return true;
 		}
 	}
-	if (!find_window(calendar, ts, &window))
+	if (!(calendar->shown ? shown_window(calendar, ts, &window) :
+		  find_window(calendar, ts, &window)))
 		return false;
 	remembered[next_forgotten] = window;
 	nremembered = Max(nremembered, next_forgotten + 1);
@@ -194,6 +316,61 @@ sagg_calendar_window(const SaggCalendar *calendar, TimestampTz ts,
 	*start = window.start;
 	*end = window.end;
 	return true;
+}
+
+/*
+ * When the window is over that a calendar tells by "start"; DT_NOEND = out of
+ * range.
+ */
+TimestampTz
+sagg_calendar_end(const SaggCalendar *calendar, TimestampTz start)
+{
+	TimestampTz from;
+	TimestampTz end;
+
+	if (calendar->clock > 0)
+		return start + calendar->clock;
+	return sagg_calendar_window(calendar, start, &from, &end) ? end : DT_NOEND;
+}
+
+/*
+ * Start of the first window of a calendar that is not over at a time; DT_NOBEGIN
+ * = out of range.
+ */
+TimestampTz
+sagg_calendar_first_open(const SaggCalendar *calendar, TimestampTz ts)
+{
+	CalendarWindow window;
+
+	if (calendar->clock > 0)
+		return shown_clock(calendar, ts, &window.start, &window.end) ? window.start : DT_NOBEGIN;
+	return find_window(calendar, ts, &window) ? window.start : DT_NOBEGIN;
+}
+
+/*
+ * The date that clocks show at a time within the range of timestamps.
+ */
+DateADT
+sagg_calendar_date(const SaggCalendar *calendar, TimestampTz ts)
+{
+	Timestamp	local;
+
+	if (!local_time(calendar, ts, &local))
+		return ts < 0 ? DATEVAL_NOBEGIN : DATEVAL_NOEND;
+	return (DateADT) divide_down(local, USECS_PER_DAY);
+}
+
+/*
+ * When a date begins.
+ */
+TimestampTz
+sagg_calendar_midnight(const SaggCalendar *calendar, DateADT date)
+{
+	TimestampTz ts;
+
+	if (DATE_IS_NOBEGIN(date))
+		return DT_NOBEGIN;
+	return !DATE_IS_NOEND(date) && moment_of(calendar, date * USECS_PER_DAY, &ts) ? ts : DT_NOEND;
 }
 
 /*
@@ -215,7 +392,7 @@ sagg_calendar_init(SaggCalendar *calendar, const Interval *size, const char *zon
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the size of a window by time zone must be days, weeks, months or years"),
 				 errdetail("Hours have the same length in every time zone."),
-				 errhint("Leave out timezone, and give an origin if hours shall not begin with those of UTC.")));
+				 errhint("Leave out timezone, and give an origin if hours must not begin with those of UTC.")));
 	if ((size->month > 0) == (size->day > 0) || size->month < 0 || size->day < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -17,6 +17,18 @@
 #include "event_time.h"
 
 /*
+ * Whether a watermark is one: a stream that has seen no event time yet has that of
+ * 1970, as in Spark, and a stream without watermark minus infinity.
+ */
+bool
+sagg_watermark_known(TimestampTz watermark)
+{
+	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
+
+	return !TIMESTAMP_NOT_FINITE(watermark) && watermark != epoch;
+}
+
+/*
  * Floored to milliseconds, as event times are.
  */
 int64

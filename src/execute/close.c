@@ -199,6 +199,7 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts,
 	{
 		case SAGG_AGGREGATION:
 			close_groups(ex);
+			counts->beside_closed = ex->beside_closed;
 			break;
 		case SAGG_ROWS:
 			break;

@@ -21,6 +21,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "execute/window/sessions.h"
 
 /*
@@ -57,7 +58,7 @@ window_datum(const SaggExecution *ex, int64 start, int64 end)
 	RangeBound	upper = {0};
 
 	if (ex->rangetype == NULL)
-		return TimestampTzGetDatum(start);
+		return sagg_window_column_value(ex->query, start);
 	lower.val = TimestampTzGetDatum(start);
 	lower.inclusive = true;
 	lower.lower = true;

@@ -320,6 +320,7 @@ struct SaggExecution
 	SaggLateRows *late;			/* that are kept; NULL = they are not */
 	int64		rows[SAGG_CLASSES];	/* by class, without a record column */
 	int64		late_windows;	/* windows that rows were late for */
+	int64		beside_closed;	/* see SaggCounts */
 	uint8	   *classes;		/* of each record, with one */
 	int64		nclasses;
 

@@ -28,6 +28,7 @@
 #include "utils/rangetypes.h"
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "execute_internal.h"
 
 /* bytes of a key's text that are kept */
@@ -131,7 +132,7 @@ describe_window(const SaggExecution *ex, Datum window, SaggFailedGroup *failed)
 		return;
 	if (ex->rangetype == NULL)
 	{
-		failed->start = DatumGetTimestampTz(window);
+		failed->start = sagg_window_column_time(ex->query, window);
 		failed->end = sagg_window_end(&ex->query->window, failed->start);
 		return;
 	}
@@ -167,7 +168,9 @@ note_failed(SaggExecution *ex, const Datum *values, const bool *nulls, ErrorData
 	describe_window(ex, values[0], failed);
 	failed->no_keys = sagg_try(describe_keys, &row) != NULL;
 	failed->keys = row.keys;
-	failed->error = sagg_error_reason(error->message, error->detail);
+	failed->sqlstate = error->sqlerrcode;
+	failed->message = sagg_error_text(error->message);
+	failed->detail = error->detail ? sagg_error_text(error->detail) : NULL;
 	ex->failed = lappend(ex->failed, failed);
 	MemoryContextSwitchTo(old);
 }

@@ -18,24 +18,14 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
-#include "catalog/pg_type.h"
 #include "common/int.h"
 #include "executor/executor.h"
-#include "nodes/nodeFuncs.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #include "event_time/event_time.h"
 #include "execute_internal.h"
-
-static bool
-is_without_time_zone(const SaggExecution *ex)
-{
-	TargetEntry *tle = linitial_node(TargetEntry, ex->query->inner->targetList);
-
-	return getBaseType(exprType((Node *) tle->expr)) == TIMESTAMPOID;
-}
 
 /*
  * A time of the clock as an event time.  A timestamp without time zone is one
@@ -44,7 +34,7 @@ is_without_time_zone(const SaggExecution *ex)
 int64
 sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time)
 {
-	if (!is_without_time_zone(ex))
+	if (!sagg_event_time_is_local(ex->query))
 		return time;
 	return DatumGetTimestamp(DirectFunctionCall1(timestamptz_timestamp,
 												 TimestampTzGetDatum(time)));
@@ -84,7 +74,7 @@ sagg_execution_refuse(SaggExecution *ex, SaggRefusals *refusals,
 static char *
 time_text(const SaggExecution *ex, int64 time)
 {
-	return DatumGetCString(DirectFunctionCall1(is_without_time_zone(ex) ?
+	return DatumGetCString(DirectFunctionCall1(sagg_event_time_is_local(ex->query) ?
 											   timestamp_out : timestamptz_out,
 											   TimestampTzGetDatum(time)));
 }
@@ -131,7 +121,7 @@ refuse(SaggExecution *ex, TupleTableSlot *slot, const char *message,
 	record = record_number(ex, slot);
 	if (record < ex->nclasses && ex->classes[record] == SAGG_CLASS_AGGREGATED)
 		ex->run_again = true;
-	sagg_refuse_record(ex->refusals, record, message, detail);
+	sagg_refuse_record(ex->refusals, record, ERRCODE_SAGG_INVALID_RECORD, message, detail);
 	ResetExprContext(ex->tmpcontext);
 }
 

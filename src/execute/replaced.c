@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "common/int.h"
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
@@ -55,16 +56,12 @@ first_group(SaggExecution *ex)
 static int64
 first_open_window(const SaggWindow *window, TimestampTz time)
 {
-	TimestampTz start;
-	TimestampTz end;
-
 	switch (window->kind)
 	{
 		case SAGG_WINDOW_SESSION:
 			return time;
 		case SAGG_WINDOW_CALENDAR:
-			return sagg_calendar_window(&window->calendar, time, &start, &end) ?
-				start : DT_NOBEGIN;
+			return sagg_calendar_first_open(&window->calendar, time);
 		default:
 			return sagg_first_window_of(window, time);
 	}
@@ -126,6 +123,50 @@ sagg_first_window_after(const SaggQuery *query, TimestampTz watermark, int64 *co
 
 	*column = told_by(query, start);
 	return start;
+}
+
+/*
+ * Rows of windows that a watermark has passed by the stream's retention at least:
+ * those for which the column that tells the window has less than this; of a range,
+ * its start, of sessions its end.  DT_NOBEGIN = none.  No batch writes to a window
+ * that the watermark has passed.
+ */
+int64
+sagg_expired_before(const SaggStream *stream, const SaggQuery *query, TimestampTz watermark)
+{
+	TimestampTz end;
+	int64		column;
+
+	if (!stream->options.has_retention || TIMESTAMP_NOT_FINITE(watermark) ||
+		pg_sub_s64_overflow(watermark, stream->options.retention, &end) ||
+		!IS_VALID_TIMESTAMP(end))
+		return DT_NOBEGIN;
+	if (query->window.kind == SAGG_WINDOW_SESSION)
+		return end + 1;
+	(void) sagg_first_window_after(query, end, &column);
+	return column;
+}
+
+/*
+ * The window of rows with "told" in the column that tells the window; *end =
+ * DT_NOEND: not known, of sessions.
+ */
+void
+sagg_window_told_by(const SaggQuery *query, int64 told, int64 *start, int64 *end)
+{
+	const SaggWindow *window = &query->window;
+	bool		ends = query->window_identity == SAGG_WINDOW_END;
+
+	*start = ends ? DT_NOBEGIN : told;
+	*end = ends ? told : DT_NOEND;
+	if (window->kind == SAGG_WINDOW_SESSION || TIMESTAMP_NOT_FINITE(told))
+		return;
+	if (window->kind == SAGG_WINDOW_CALENDAR)
+		(void) sagg_calendar_window(&window->calendar, ends ? told - 1 : told, start, end);
+	else if (ends)
+		*start = told - window->size;
+	else
+		*end = told + window->size;
 }
 
 /*

@@ -28,6 +28,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "streams/streams.h"
 #include "inspect_internal.h"
 
@@ -110,7 +111,7 @@ explain_time(StringInfo text, const SaggInspection *inspection)
 	if (stream->has_watermark)
 		line(text, "  Watermark: %s behind the greatest event time, now %s",
 			 interval_text(stream->watermark_delay),
-			 TIMESTAMP_NOT_FINITE(watermark) ? "none" :
+			 !sagg_watermark_known(watermark) ? "none yet" :
 			 DatumGetCString(DirectFunctionCall1(timestamptz_out,
 												 TimestampTzGetDatum(watermark))));
 	else
@@ -136,10 +137,15 @@ explain_groups(StringInfo text, const SaggInspection *inspection)
 			line(text, "  Window: tumbling, %s", interval_text(query->window.size));
 			break;
 		case SAGG_WINDOW_CALENDAR:
-			line(text, query->window.calendar.months > 0 ?
-				 "  Window: tumbling, %d months in %s" : "  Window: tumbling, %d days in %s",
-				 Max(query->window.calendar.months, query->window.calendar.days),
-				 pg_get_timezone_name(query->window.calendar.zone));
+			if (query->window.calendar.clock > 0)
+				line(text, "  Window: tumbling, %s by the clocks of %s",
+					 interval_text(query->window.calendar.clock),
+					 pg_get_timezone_name(query->window.calendar.zone));
+			else
+				line(text, query->window.calendar.months > 0 ?
+					 "  Window: tumbling, %d months in %s" : "  Window: tumbling, %d days in %s",
+					 Max(query->window.calendar.months, query->window.calendar.days),
+					 pg_get_timezone_name(query->window.calendar.zone));
 			break;
 		case SAGG_WINDOW_HOP:
 			line(text, "  Window: sliding by %s, %s; state by %s",

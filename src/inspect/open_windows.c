@@ -35,6 +35,7 @@
 #include "inspect_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_open_windows);
+PG_FUNCTION_INFO_V1(stream_agg_open_windows_of_text);
 
 /*
  * The table whose rows the function returns.
@@ -176,6 +177,21 @@ collect_rows(ReturnSetInfo *rsinfo, const SaggStream *stream, Relation sink)
 	return_rows(rsinfo, output.known);
 	sagg_execution_output_end(&output);
 	sagg_inspection_end(&inspection);
+}
+
+/*
+ * open_windows(sink text): the mistake of those who name the sink as a string, which
+ * no row type could be told of.  Raises datatype_mismatch.
+ */
+Datum
+stream_agg_open_windows_of_text(PG_FUNCTION_ARGS)
+{
+	char	   *sink = PG_ARGISNULL(0) ? "sink" : text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	ereport(ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("open_windows takes the row type of a sink, not its name"),
+			 errhint("Write SELECT * FROM stream_agg.open_windows(NULL::%s).", sink)));
 }
 
 /*

@@ -35,6 +35,7 @@
 
 #include "inspect_internal.h"
 #include "control/control.h"
+#include "event_time/event_time.h"
 #include "streams/streams.h"
 #include "worker/worker.h"
 #include "write/write.h"
@@ -118,6 +119,7 @@ settle_stream(Preview *preview)
 							sagg_stream_title(stream->name)),
 					 errhint("Give them with the text of a query only.")));
 	}
+	sagg_stream_lock_sink(stream);
 	preview->inspection.stream = stream;
 	preview->inspection.query = sagg_query_of_view(stream);
 	preview->view = stream->view;
@@ -281,7 +283,7 @@ tell_counts(const Preview *preview)
 {
 	const SaggInspection *inspection = &preview->inspection;
 	const SaggCounts *counts = &preview->counts;
-	char	   *watermark = TIMESTAMP_NOT_FINITE(preview->watermark) ? "none" :
+	char	   *watermark = !sagg_watermark_known(preview->watermark) ? "none" :
 		DatumGetCString(DirectFunctionCall1(timestamptz_out,
 											TimestampTzGetDatum(preview->watermark)));
 

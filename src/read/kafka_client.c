@@ -361,6 +361,21 @@ sagg_client_close(SaggClient *client)
 }
 
 /*
+ * Cut what librdkafka says of its own state at the end of an error, such as
+ * "(after 0ms in state CONNECT, 1 identical error(s) suppressed)".
+ */
+static void
+cut_state(char *text)
+{
+	char	   *open = NULL;
+
+	for (char *next = strstr(text, " (after "); next; next = strstr(next + 1, " (after "))
+		open = next;
+	if (open && strstr(open, "ms in state ") != NULL)
+		*open = '\0';
+}
+
+/*
  * Take note of an error of a connection.  librdkafka puts its own name for the
  * place in front of most texts; the line breaks and the final stop are cut so
  * that the text fits into a sentence.
@@ -374,6 +389,7 @@ sagg_client_note_trouble(SaggClient *client, const char *text)
 	if (client->trouble[0] == '\0')
 		client->trouble_since = GetCurrentTimestamp();
 	strlcpy(client->trouble, text, sizeof(client->trouble));
+	cut_state(client->trouble);
 	len = strlen(client->trouble);
 	while (len > 0 && strchr(". \r\n", client->trouble[len - 1]) != NULL)
 		client->trouble[--len] = '\0';
@@ -414,6 +430,8 @@ sagg_client_note_event(SaggClient *client, rd_kafka_event_t *event)
 			switch (rd_kafka_event_error(event))
 			{
 				case RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN:
+					if (client->down_since == 0)
+						client->down_since = GetCurrentTimestamp();
 					/* says less than what came before */
 					if (client->trouble[0] != '\0')
 						break;

@@ -134,7 +134,7 @@ raise_made_anew(const SaggRange *last, int64 timestamp)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
-			 errmsg("topic \"%s\" is not the one that the stream has read: it was deleted and made anew",
+			 errmsg("topic \"%s\" is not the one that the stream has read: it was deleted and created again",
 					sagg_topic_name(last->topic)),
 			 errdetail("The record at offset " INT64_FORMAT " of partition %d has timestamp " INT64_FORMAT
 					   " ms, the one that the stream has read there had " INT64_FORMAT " ms.",

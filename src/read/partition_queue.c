@@ -98,7 +98,7 @@ raise_offsets_gone(SaggReader *reader, SaggPartition *part, int64 offset)
 			 low >= 0 && high >= 0 ?
 			 errdetail("Kafka has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
 					   low, high) : 0,
-			 errhint("The topic's retention was too short for the time nobody read it, or the topic was made anew. "
+			 errhint("The topic's retention was too short for the time in which it was not read, or the topic was deleted and created again. "
 					 "With the option on_data_loss set to earliest a stream goes on without these records.")));
 }
 

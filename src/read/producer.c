@@ -334,7 +334,7 @@ static int
 hint(const SaggProducer *producer)
 {
 	if (producer->acknowledged > 0)
-		return errhint("Records that were acknowledged stay in the topic, for Kafka does not roll back.");
+		return errhint("Records that were acknowledged stay in the topic, because Kafka does not roll back.");
 	switch (sqlstate(producer->error))
 	{
 		case ERRCODE_UNDEFINED_OBJECT:

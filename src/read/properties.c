@@ -21,6 +21,7 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "read/properties.h"
+#include "read/read.h"
 
 #define SERVER		SAGG_OPT_SERVER
 #define PRIVATE		(SAGG_OPT_MAPPING | SAGG_OPT_SECRET)
@@ -133,6 +134,25 @@ sagg_option_names(int object)
 }
 
 /*
+ * Which options a kind of object has, as a sentence for a hint: the one that was
+ * meant, most likely, or all of them; palloc'd.
+ */
+static char *
+option_hint(const char *name, int object, const char *object_name)
+{
+	SaggClosest closest;
+
+	sagg_closest_begin(&closest, name);
+	for (int i = 0; i < lengthof(options); i++)
+	{
+		if (options[i].flags & object)
+			sagg_closest_try(&closest, options[i].name);
+	}
+	return closest.match ? psprintf("Perhaps you meant the option \"%s\".", closest.match) :
+		psprintf("Options of a %s are: %s.", object_name, sagg_option_names(object));
+}
+
+/*
  * Whether librdkafka has a property of this name, of clients or of topics.
  * Searches the table that librdkafka prints, whose lines start with a name:
  * setting a property to find out is what can do harm, and getting one fails
@@ -230,7 +250,25 @@ sagg_option_refuse(const char *name, int object, const char *object_name)
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 			 errmsg("invalid option \"%s\" for a %s", name, object_name),
-			 errhint("Options of a %s are: %s.", object_name, sagg_option_names(object))));
+			 errhint("%s", option_hint(name, object, object_name))));
+}
+
+/*
+ * Raise fdw_invalid_option_name for a name that is an option neither of a source
+ * nor of its server, nor a property of librdkafka, which the validator refuses with
+ * its reason.
+ */
+void
+sagg_option_check_name(const char *name)
+{
+	const int	objects = SAGG_OPT_TABLE | SAGG_OPT_SERVER;
+
+	if (sagg_option_find(name, objects | SAGG_OPT_MAPPING) || is_property(name))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+			 errmsg("invalid option \"%s\" for a source or its server", name),
+			 errhint("%s", option_hint(name, objects, "source and its server"))));
 }
 
 static void

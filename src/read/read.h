@@ -203,6 +203,7 @@ extern void sagg_source_check(Oid relid);
 
 /* source_options.c */
 extern bool sagg_is_source_option(const char *name);
+extern void sagg_option_check_name(const char *name);
 extern bool sagg_format_has_names(const char *format);
 extern bool sagg_format_any_case(const char *format);
 

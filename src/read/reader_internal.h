@@ -48,6 +48,7 @@ typedef struct SaggClient
 	bool		refused;		/* the broker rejects our credentials */
 	bool		broken;			/* a connection has, since anybody asked */
 	TimestampTz trouble_since;
+	TimestampTz down_since;		/* no broker can be reached, 0 = one may be */
 	char		trouble[SAGG_TROUBLE_SIZE]; /* last error, "" = none */
 } SaggClient;
 
@@ -194,6 +195,7 @@ extern int	sagg_reader_slice(TimestampTz until);
 
 /* reader_trouble.c */
 extern void sagg_reader_check_refused(SaggReader *reader);
+extern bool sagg_reader_is_hopeless(const SaggReader *reader, const SaggClient *client);
 pg_noreturn extern void sagg_reader_raise_no_answer(SaggReader *reader,
 													const SaggClient *client,
 													rd_kafka_resp_err_t err);

@@ -22,9 +22,24 @@
 /* trouble that is over before is nobody's concern */
 #define PATIENCE_MS		1500
 
+/* how long a statement waits when no broker can be reached */
+#define DOWN_MS			3000
+
 /*
- * Kafka has rejected our credentials, or has not answered in time, for the
- * reasons that "client" has been told or, without any, "err".
+ * Whether a statement need not wait for an answer to "client" any longer: no broker
+ * can be reached, and that has been so for a while.  Those who set a check, the
+ * workers, wait for brokers that are restarted.
+ */
+bool
+sagg_reader_is_hopeless(const SaggReader *reader, const SaggClient *client)
+{
+	return reader->check == NULL && client->down_since != 0 &&
+		TimestampDifferenceExceeds(client->down_since, GetCurrentTimestamp(), DOWN_MS);
+}
+
+/*
+ * Kafka has rejected our credentials, cannot be reached, or has not answered in
+ * time, for the reasons that "client" has been told or, without any, "err".
  */
 void
 sagg_reader_raise_no_answer(SaggReader *reader, const SaggClient *client,
@@ -38,6 +53,13 @@ sagg_reader_raise_no_answer(SaggReader *reader, const SaggClient *client,
 				 errmsg("Kafka has rejected the credentials for %s",
 						reader->topics->subject),
 				 errdetail_internal("%s.", trouble)));
+	if (GetCurrentTimestamp() <
+		TimestampTzPlusMilliseconds(reader->waiting_since, sagg_kafka_timeout_ms))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("no broker of Kafka can be reached for %s", reader->topics->subject),
+				 errdetail_internal("%s.", trouble[0] ? trouble : rd_kafka_err2str(err)),
+				 errhint("Check the brokers of the foreign server.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
 			 errmsg("no answer from Kafka about %s within %d ms",

@@ -38,6 +38,18 @@ invalid_topics(const char *value, const char *detail)
 }
 
 /*
+ * Why this cannot be the name of a topic; palloc'd.
+ */
+static char *
+bad_name(const char *name)
+{
+	return strspn(name, ALPHABET) == strlen(name) ?
+		psprintf("\"%s\" cannot be the name of a topic.", name) :
+		psprintf("\"%s\" cannot be the name of a topic; names consist of ASCII letters, digits, \".\", \"_\" and \"-\".",
+				 name);
+}
+
+/*
  * Can this be the name of a topic?
  */
 bool
@@ -56,11 +68,7 @@ check_name(const char *value, const char *name)
 		invalid_topics(value, "A name is empty.");
 	if (sagg_is_topic_name(name))
 		return;
-	invalid_topics(value,
-				   strspn(name, ALPHABET) == strlen(name) ?
-				   psprintf("\"%s\" cannot be the name of a topic.", name) :
-				   psprintf("\"%s\" cannot be the name of a topic; names consist of ASCII letters, digits, \".\", \"_\" and \"-\".",
-							name));
+	invalid_topics(value, bad_name(name));
 }
 
 static int
@@ -229,7 +237,7 @@ sagg_sources_by_topic(List *sources)
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
 					 errmsg("a source of the stream does not exist"),
-					 errhint("Drop the stream and create it anew.")));
+					 errhint("Drop the stream and create it again.")));
 	}
 	return sagg_sources_topics(sources)->one == NULL;
 }
@@ -260,6 +268,11 @@ sagg_topics_check(List *options)
 				 errmsg("a source cannot have more than one of the options \"topic\", \"topics\" and \"topic_pattern\"") :
 				 errmsg("a source needs the option \"topic\", \"topics\" or \"topic_pattern\""),
 				 errhint("Write OPTIONS (topic 'name of the Kafka topic').")));
+	if (topics.one && !sagg_is_topic_name(topics.one))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid value for option \"topic\": \"%s\"", topics.one),
+				 errdetail_internal("%s", bad_name(topics.one))));
 	if (topics.pattern)
 		(void) matches("", topics.pattern);
 }

@@ -121,7 +121,8 @@ sagg_reader_before_attempt(SaggReader *reader, SaggClient *client,
 {
 	serve_interrupts(reader);
 	sagg_client_serve(client);
-	if (client->refused || GetCurrentTimestamp() >= until)
+	if (client->refused || GetCurrentTimestamp() >= until ||
+		sagg_reader_is_hopeless(reader, client))
 		sagg_reader_raise_no_answer(reader, client, err);
 	if (err != RD_KAFKA_RESP_ERR__TIMED_OUT)
 	{
@@ -312,6 +313,7 @@ wait_for_topics(SaggReader *reader, TimestampTz until)
 		before_next_attempt(reader, until, err);
 	}
 	reader->asks->trouble[0] = '\0';
+	reader->asks->down_since = 0;
 	if (reader->known)
 		pfree(reader->known);
 	reader->known = found;

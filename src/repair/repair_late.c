@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "common/int.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -84,6 +85,25 @@ refuse_windows_before_reset(SaggRepair *repair)
 	}
 }
 
+/*
+ * What retention has deleted does not come back.
+ */
+static void
+refuse_expired_windows(SaggRepair *repair)
+{
+	const SaggStreamOptions *options = &repair->stream->options;
+	int64		expired;
+
+	if (!options->has_retention ||
+		pg_sub_s64_overflow(repair->progress->watermark, options->retention, &expired))
+		return;
+	for (int i = 0; i < repair->nwindows; i++)
+	{
+		if (repair->windows[i].end <= expired)
+			repair->windows[i].reason = "it is older than the stream's retention";
+	}
+}
+
 static bool
 any_to_repair(const SaggRepair *repair)
 {
@@ -112,7 +132,7 @@ check_window(const SaggRepair *repair)
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("late records of stream \"%s\" cannot be repaired",
 							sagg_stream_title(repair->stream->name)),
-					 errdetail("Their windows cannot be made anew one by one."),
+					 errdetail("Their windows cannot be computed one by one."),
 					 errhint("Use stream_agg.reset_stream with results => true.")));
 	}
 }
@@ -155,6 +175,7 @@ repair_windows(SaggRepair *repair)
 	sagg_repair_check_column(repair);
 	wait_for_open_windows(repair);
 	refuse_windows_before_reset(repair);
+	refuse_expired_windows(repair);
 	if (any_to_repair(repair))
 		sagg_repair_topic(repair);
 	if (any_to_repair(repair))
@@ -217,11 +238,14 @@ stream_agg_repair_late(PG_FUNCTION_ARGS)
 	/* as others left it that held the lock before */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	repair.stream = stream = sagg_stream_by_view(stream->view, false);
+	sagg_stream_lock_sink(stream);
 	repair.checkpoint = sagg_checkpoint_open(stream->name, sagg_sources_by_topic(stream->sources));
 	repair.progress = sagg_checkpoint_progress(repair.checkpoint);
 	repair.origin = sagg_checkpoint_origin(repair.checkpoint);
 	repair.windows = sagg_checkpoint_late_windows(repair.checkpoint, &repair.nwindows);
-	if (repair.nwindows > 0)
+	if (repair.nwindows == 0)
+		sagg_tell_none_kept(stream, "late_records");
+	else
 	{
 		repair_windows(&repair);
 		sagg_checkpoint_late_repaired(repair.checkpoint, repair.windows, repair.nwindows);

@@ -23,6 +23,7 @@
 #include "utils/typcache.h"
 
 #include "repair_internal.h"
+#include "event_time/event_time.h"
 #include "streams/streams.h"
 #include "write/write.h"
 
@@ -39,7 +40,7 @@ sagg_repair_check_column(const SaggRepair *repair)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("late records of stream \"%s\" cannot be repaired",
 						sagg_stream_title(repair->stream->name)),
-				 errdetail("Its select list omits the window, so nobody knows which rows of the sink are of it."),
+				 errdetail("Its select list omits the window, so it is unknown which rows of the sink belong to it."),
 				 errhint("Create a stream whose query selects the window.")));
 }
 
@@ -58,7 +59,9 @@ window_value(const SaggRepair *repair, const SaggLateWindow *window)
 		repair->query->window.type == TSTZRANGEOID)
 		return RangeTypePGetDatum(SAGG_MAKE_RANGE(lookup_type_cache(TSTZRANGEOID, TYPECACHE_RANGE_INFO),
 												  &lower, &upper, false));
-	return repair->query->window_identity == SAGG_WINDOW_END ? upper.val : lower.val;
+	return sagg_window_column_value(repair->query,
+									repair->query->window_identity == SAGG_WINDOW_END ?
+									window->end : window->start);
 }
 
 /*

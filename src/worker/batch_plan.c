@@ -95,7 +95,9 @@ raise_offsets_gone(SaggSession *session, const SaggRange *position,
 					sagg_topic_name(position->topic)),
 			 errdetail("Kafka has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
 					   bounds->start, bounds->end),
-			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was made anew. "
+			 session->progress->batch < 0 ?
+			 errhint("The stream has read nothing yet: these are its starting_offsets. Use stream_agg.reset_stream to name others, then start the stream.") :
+			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was deleted and created again. "
 					 "Set the stream's option on_data_loss to earliest to go on from the first offset that Kafka has, or reset the stream.")));
 }
 
@@ -208,7 +210,7 @@ check_exists(SaggSession *session, const SaggRange *position,
 					position->partition, sagg_topic_name(position->topic)),
 			 errdetail("The stream has read it up to offset " INT64_FORMAT ".",
 					   position->start),
-			 errhint("Topics do not lose partitions: this one was made anew. "
+			 errhint("Topics do not lose partitions: this one was deleted and created again. "
 					 "Use stream_agg.reset_stream to read it.")));
 }
 

@@ -142,5 +142,5 @@ sagg_warn_of_lost_offsets(const SaggSession *session, const char *losses)
 			 errmsg("stream \"%s\" goes on without offsets that it could not read",
 					session->stream->name),
 			 errdetail_internal("%s.", losses),
-			 errhint("The topic's retention was too short for the time the stream did not run, the topic was made anew, or records cannot be unpacked, of which another warning tells.")));
+			 errhint("The topic's retention was too short for the time the stream did not run, the topic was deleted and created again, or records cannot be unpacked, which another warning reports.")));
 }

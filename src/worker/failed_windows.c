@@ -29,15 +29,14 @@ typedef struct CarefulWrite
 	int64		first;			/* of the part at hand */
 	int64		end;
 	SaggOutput	output;
-	int64		rows_out;
-	int64		rows_removed;
+	SaggCommit	commit;			/* counts of the part */
 } CarefulWrite;
 
 static void
 write_output(CarefulWrite *write)
 {
 	sagg_sink_write(write->session->sink, write->query, &write->output,
-					&write->rows_out, &write->rows_removed);
+					&write->commit.rows_out, &write->commit.rows_removed);
 }
 
 static void
@@ -46,6 +45,7 @@ try_part(void *arg)
 	CarefulWrite *write = arg;
 
 	sagg_execution_output_part(write->execution, write->first, write->end, &write->output);
+	sagg_leave_out_expired(write->session, write->query, &write->output, &write->commit);
 	if (write->session->delivery == NULL)
 		write_output(write);
 }
@@ -61,6 +61,9 @@ write_groups(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
 		return;
 	write->first = first;
 	write->end = end;
+	write->commit.watermark = commit->watermark;
+	write->commit.max_time = commit->max_time;
+	write->commit.rows_expired = 0;
 	error = sagg_try(try_part, write);
 	if (error == NULL)
 	{
@@ -68,8 +71,9 @@ write_groups(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
 			write_output(write);
 		sagg_execution_output_end(&write->output);
 		sagg_execution_groups_written(write->execution);
-		commit->rows_out += write->rows_out;
-		commit->rows_removed += write->rows_removed;
+		commit->rows_out += write->commit.rows_out;
+		commit->rows_removed += write->commit.rows_removed;
+		commit->rows_expired += write->commit.rows_expired;
 		return;
 	}
 	if (!sagg_error_of_group(error))
@@ -113,7 +117,7 @@ sagg_keep_failed_windows(SaggSession *session, const SaggExecution *execution)
 		return NULL;
 	sagg_checkpoint_failed_windows(session->checkpoint, session->plan->batch, failed);
 	first = linitial(failed);
-	return first->start == DT_NOBEGIN ? pstrdup(first->error) :
-		psprintf("The first one, of the window from %s: %s",
-				 timestamptz_to_str(first->start), first->error);
+	return psprintf("The first one, of the window from %s: %s",
+					timestamptz_to_str(first->start),
+					sagg_error_reason(first->message, first->detail));
 }

@@ -165,7 +165,7 @@ tell_failed(const SaggSession *session, TimestampTz again)
 	ereport(LOG,
 			(errmsg("stream \"%s\" has failed", session->slot->name),
 			 again ? errdetail("It tries again at %s.", timestamptz_to_str(again)) : 0,
-			 errhint("Mend the cause, then run stream_agg.start_stream.")));
+			 errhint("Fix the cause, then run stream_agg.start_stream.")));
 }
 
 /*

@@ -220,7 +220,8 @@ tend_slot(int i, int *running)
 		else if (*running >= sagg_max_streams)
 		{
 			sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-								"waiting for a free worker slot: as many streams run as stream_agg.max_streams allows");
+								"waiting for a free worker slot: as many streams run as stream_agg.max_streams allows\n"
+								"HINT:  The setting is for all databases of the server together. Raise it and restart the server, or stop other streams.");
 			again = TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
 		}
 		else if (!slot->apart && (lead = sagg_slot_lead(slot)) != NULL)

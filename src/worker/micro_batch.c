@@ -21,6 +21,7 @@
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
+#include "storage/lmgr.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
@@ -269,7 +270,7 @@ describe_first(SaggSession *session, const SaggRefusals *refusals)
 					  &place);
 	return psprintf("The first one, in partition %d of topic \"%s\" at offset " INT64_FORMAT ": %s",
 					place.partition, sagg_topic_name(place.topic), place.offset,
-					refusals->first.reason);
+					sagg_refusal_text(&refusals->first));
 }
 
 /*
@@ -313,6 +314,7 @@ write_all(SaggSession *session, const SaggQuery *query, SaggExecution *execution
 	sagg_execution_output(execution, &output);
 	if (session->progress->replace)
 		output.replaces = sagg_execution_replaces(execution);
+	sagg_leave_out_expired(session, query, &output, commit);
 	sagg_sink_write(session->sink, query, &output, &commit->rows_out,
 					&commit->rows_removed);
 	sagg_execution_output_end(&output);
@@ -325,6 +327,9 @@ static void
 write_output(SaggSession *session, const SaggQuery *query,
 			 SaggExecution *execution, SaggCommit *commit)
 {
+	/* what the sink's owner may do changes no more from here on */
+	LockRelationOid(session->stream->sink, RowExclusiveLock);
+	sagg_session_check_stream(session);
 	if (session->delivery)
 		sagg_delivery_begin(session->delivery, session->plan->batch,
 							sagg_sink_identity(session->stream->sink, query),
@@ -334,6 +339,7 @@ write_output(SaggSession *session, const SaggQuery *query,
 		sagg_write_carefully(session, query, execution, commit);
 	else
 		write_all(session, query, execution, commit);
+	sagg_expire_rows(session, query, commit);
 	sagg_delivery_end();
 	SAGG_FAILPOINT("write.done");
 	if (list_length(session->lead->sessions) > 1)
@@ -378,11 +384,13 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 	progress->totals.aggregated += commit->counts.aggregated;
 	progress->totals.late += commit->counts.late;
 	progress->totals.late_windows += commit->counts.late_windows;
+	progress->totals.beside_closed += commit->counts.beside_closed;
 	progress->totals.null_time += commit->counts.null_time;
 	progress->totals.dead_lettered += commit->counts.dead_lettered;
 	progress->totals.filtered += commit->counts.filtered;
 	progress->total_rows_out += commit->rows_out;
 	progress->total_rows_removed += commit->rows_removed;
+	progress->total_rows_expired += commit->rows_expired;
 	progress->total_skipped = sagg_add_saturated(progress->total_skipped,
 												 sagg_skipped_offsets(plan, commit));
 	progress->committed = GetCurrentTimestamp();
@@ -406,6 +414,7 @@ process_part(Part *part)
 	enter_stage(session, &part->clock, SAGG_EXECUTE);
 	sagg_session_check_stream(session);
 	query = sagg_query_of_view(session->stream);
+	sagg_session_check_stream(session); /* now that they are locked */
 	execution = begin_execution(session, query, plan);
 	if (session->stream->options.on_error != SAGG_FAIL)
 		refusals = sagg_refusals_make(session->stream->options.on_error);

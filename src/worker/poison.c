@@ -72,10 +72,12 @@ copy_message(const char *message)
 }
 
 static void
-note_failure(SaggPoison *poison, int64 batch, const char *message, const char *detail)
+note_failure(SaggPoison *poison, int64 batch, int sqlstate, const char *message,
+			 const char *detail)
 {
 	sagg_poison_forget(poison);
 	poison->failed = batch;
+	poison->sqlstate = sqlstate;
 	poison->message = copy_message(message);
 	if (detail)
 		poison->detail = copy_message(detail);
@@ -161,7 +163,7 @@ sagg_poison_failed(SaggSession *session, const ErrorData *error)
 	if (poison->set_aside)
 		return false;
 
-	note_failure(poison, session->plan->batch, error->message, error->detail);
+	note_failure(poison, session->plan->batch, error->sqlerrcode, error->message, error->detail);
 	if (!sagg_scan_last_record(&poison->last))
 		poison->last.partition = -1;
 	return true;
@@ -267,7 +269,7 @@ consider_crashes(SaggSession *session, SaggPlan *plan)
 				 errdetail("The last ones had left out the record.")));
 	}
 	if (ended >= SAGG_CRASHES || (!single && (plan->nsuspects > 0 || at_record > 0)))
-		note_failure(&session->poison, plan->batch,
+		note_failure(&session->poison, plan->batch, ERRCODE_SAGG_POISON,
 					 single ? psprintf("%d workers have ended while they processed the record",
 									   ended) :
 					 "workers have ended while they processed the micro-batch", NULL);
@@ -290,7 +292,7 @@ set_aside(SaggSession *session)
 				 errmsg("the processing of more than %d records in a row has failed",
 						sagg_max_poison_in_row),
 				 errdetail("The last one: %s", poison->message),
-				 errhint("Perhaps the query or the sink is wrong, and not the records. Mend it, or raise stream_agg.max_poison_in_row, and start the stream again.")));
+				 errhint("Perhaps the query or the sink is wrong, and not the records. Fix it, or raise stream_agg.max_poison_in_row, and start the stream again.")));
 	poison->set_aside = true;
 }
 
@@ -342,7 +344,7 @@ sagg_poison_refuse(SaggSession *session, SaggRefusals *refusals)
 
 	if (poison->set_aside && refusals != NULL &&
 		sagg_batch_records(sagg_reader_batch(session->reader)) > 0)
-		sagg_refuse_record(refusals, 0, poison->message, poison->detail);
+		sagg_refuse_record(refusals, 0, poison->sqlstate, poison->message, poison->detail);
 }
 
 /*

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * scout.c
- *	  A scout: looks once which streams of a database shall run.
+ *	  A scout: looks once which streams of a database are to run.
  *
  * A short-lived worker, started by the launcher after a commit that changed
  * streams and at server start.  It is connected as the bootstrap superuser and
@@ -121,7 +121,7 @@ column(TupleTableSlot *row, Relation rel, const char *name, bool *isnull)
 }
 
 /*
- * Put one stream that shall run into its slot; false if it has to wait for one.
+ * Put one stream that is to run into its slot; false if it has to wait for one.
  * Slots that a transaction has changed since "changes" are as that left them:
  * the snapshot may be older.
  */

@@ -332,7 +332,7 @@ sagg_session_verify(SaggSession *session, const SaggRange *bounds, int nbounds)
 	if (session->made_anew != NIL && bounds == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("topic \"%s\" was deleted and made anew while it was read",
+				 errmsg("topic \"%s\" was deleted and created again while it was read",
 						sagg_topic_name(linitial_int(session->made_anew)))));
 }
 

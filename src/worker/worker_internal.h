@@ -56,7 +56,8 @@ typedef struct SaggPoison
 	bool		counted;		/* and its attempt by this one is in the log */
 	int64		failed;			/* batch that must not be run again as it is,
 								 * -1 = none */
-	char	   *message;		/* why, in TopMemoryContext */
+	int			sqlstate;		/* why */
+	char	   *message;		/* in TopMemoryContext */
 	char	   *detail;
 	SaggPlace	last;			/* the record read last then; partition -1:
 								 * unknown */
@@ -229,6 +230,12 @@ extern SaggRange *sagg_last_records(SaggSession *session, const SaggPlan *plan,
 /* batch_plan.c */
 extern void sagg_plan_transaction(SaggSession *session, bool durable);
 extern void sagg_plan_commit(SaggSession *session);
+
+/* retention.c */
+extern void sagg_leave_out_expired(const SaggSession *session, const SaggQuery *query,
+								   SaggOutput *output, SaggCommit *commit);
+extern void sagg_expire_rows(const SaggSession *session, const SaggQuery *query,
+							 SaggCommit *commit);
 
 /* late_records.c */
 extern void sagg_keep_late_records(SaggSession *session, const SaggPlan *plan,

@@ -55,7 +55,7 @@ typedef struct SinkCheck
 	errcode((check)->running ? ERRCODE_SAGG_DEFINITION_CHANGED : (code))
 #define SINK_ERRHINT(check, ...) \
 	((check)->running ? \
-	 errhint("Undo the change of the table and start the stream, or drop the stream and create it anew.") : \
+	 errhint("Undo the change of the table and start the stream, or drop the stream and create it again.") : \
 	 errhint(__VA_ARGS__))
 
 /*
@@ -122,7 +122,8 @@ check_kind(const SinkCheck *check)
 }
 
 /*
- * Rows that are routed to a foreign table leave this server before the commit: a
+ * Whoever owns a partition has triggers run as the stream's owner, so it is somebody
+ * whom the stream trusts already.  Rows that are routed to a foreign table leave this server before the commit: a
  * micro-batch that is retried, or only tried, would leave them there.
  */
 static void
@@ -137,6 +138,17 @@ check_partitions(const SinkCheck *check)
 	{
 		Oid			partition = lfirst_oid(lc);
 		char	   *name = get_rel_name(partition);
+		Oid			owner = sagg_relation_owner(partition);
+
+		if (name != NULL && OidIsValid(owner) && owner != GetUserId() &&
+			owner != check->rel->rd_rel->relowner && !superuser_arg(owner))
+			ereport(ERROR,
+					(SINK_ERRCODE(check, ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("partition \"%s\" of sink \"%s\" belongs to role \"%s\"",
+							name, RelationGetRelationName(check->rel),
+							GetUserNameFromId(owner, true)),
+					 errdetail("Its triggers would run as the stream's owner."),
+					 SINK_ERRHINT(check, "Give it to the owner of the sink, or to that of the stream.")));
 
 		if (name != NULL && get_rel_relkind(partition) == RELKIND_FOREIGN_TABLE)
 			ereport(ERROR,
@@ -387,7 +399,7 @@ index_fits(const SinkCheck *check, Relation index)
 						RelationGetRelationName(index),
 						RelationGetRelationName(check->rel)),
 				 errdetail("The server's INSERT ... ON CONFLICT does not work with deferrable unique constraints over the columns of the identity."),
-				 SINK_ERRHINT(check, "Make the constraint anew as NOT DEFERRABLE.")));
+				 SINK_ERRHINT(check, "Create the constraint again as NOT DEFERRABLE.")));
 	return form->indnullsnotdistinct || !nullable;
 }
 
@@ -479,7 +491,7 @@ sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
 				(SINK_ERRCODE(&check, ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the sink of the stream does not exist"),
 				 running ? errdetail("The table was dropped.") : 0,
-				 running ? errhint("Drop the stream and create it anew.") : 0));
+				 running ? errhint("Drop the stream and create it again.") : 0));
 	check_kind(&check);
 	check_partitions(&check);
 	check_columns(&check);

@@ -20,17 +20,19 @@
 #include "write_internal.h"
 
 /*
- * Which combinations of null columns occur in the removed rows?  A list of
- * Bitmapset of columns of batch_removed (from 0); NULL is the empty set.
+ * Which combinations of NULLs occur in these columns of the rows, those of the
+ * identity?  A list of Bitmapset of numbers in the array "columns"; NULL is the
+ * empty set.
  */
-static List *
-null_patterns(Tuplestorestate *removed, TupleDesc desc)
+List *
+sagg_sink_null_patterns(Tuplestorestate *rows, TupleDesc desc,
+						const AttrNumber *columns, int ncolumns)
 {
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
 	List	   *patterns = NIL;
 
-	tuplestore_rescan(removed);
-	while (tuplestore_gettupleslot(removed, true, false, slot))
+	tuplestore_rescan(rows);
+	while (tuplestore_gettupleslot(rows, true, false, slot))
 	{
 		Bitmapset  *pattern = NULL;
 		bool		known = false;
@@ -38,9 +40,9 @@ null_patterns(Tuplestorestate *removed, TupleDesc desc)
 
 		CHECK_FOR_INTERRUPTS();
 		slot_getallattrs(slot);
-		for (int i = 0; i < desc->natts; i++)
+		for (int i = 0; i < ncolumns; i++)
 		{
-			if (slot->tts_isnull[i])
+			if (slot->tts_isnull[columns[i] - 1])
 				pattern = bms_add_member(pattern, i);
 		}
 		foreach(lc, patterns)
@@ -58,15 +60,39 @@ null_patterns(Tuplestorestate *removed, TupleDesc desc)
 }
 
 /*
- * The statement that deletes the removed rows of one null pattern.  Within a
- * pattern every condition is one that an index can serve, which cannot be said
- * of IS NOT DISTINCT FROM.
+ * The condition that a row of the sink, s, is that of r, for rows r of one null
+ * pattern.  Within it every condition is one that an index can serve, which cannot
+ * be said of IS NOT DISTINCT FROM.
  */
-static char *
-delete_statement(const SinkBatch *batch, TupleDesc desc,
-				 const Bitmapset *nulls)
+void
+sagg_sink_append_identity(StringInfo buf, const SinkBatch *batch, const Bitmapset *nulls)
 {
 	const SaggQuery *query = batch->query;
+
+	if (query->nidentity == 0)
+		appendStringInfoString(buf, "true");
+	for (int i = 0; i < query->nidentity; i++)
+	{
+		const char *name = sagg_sink_column(query->output_desc, query->identity[i]);
+
+		if (i > 0)
+			appendStringInfoString(buf, " AND ");
+		if (bms_is_member(i, nulls))
+			appendStringInfo(buf, "s.%s IS NULL AND r.%s IS NULL", name, name);
+		else
+		{
+			sagg_sink_append_match(buf, batch, i);
+			appendStringInfo(buf, " AND r.%s IS NOT NULL", name);
+		}
+	}
+}
+
+/*
+ * The statement that deletes the removed rows of one null pattern.
+ */
+static char *
+delete_statement(const SinkBatch *batch, const Bitmapset *nulls)
+{
 	bool		partitioned =
 		batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
 	StringInfoData buf;
@@ -74,22 +100,7 @@ delete_statement(const SinkBatch *batch, TupleDesc desc,
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "DELETE FROM %s%s s USING %s r WHERE ",
 					 partitioned ? "" : "ONLY ", batch->name, SAGG_ENR_REMOVED);
-	if (query->nidentity == 0)
-		appendStringInfoString(&buf, "true");
-	for (int i = 0; i < query->nidentity; i++)
-	{
-		const char *name = sagg_sink_column(desc, i + 1);
-
-		if (i > 0)
-			appendStringInfoString(&buf, " AND ");
-		if (bms_is_member(i, nulls))
-			appendStringInfo(&buf, "s.%s IS NULL AND r.%s IS NULL", name, name);
-		else
-		{
-			sagg_sink_append_match(&buf, batch, i);
-			appendStringInfo(&buf, " AND r.%s IS NOT NULL", name);
-		}
-	}
+	sagg_sink_append_identity(&buf, batch, nulls);
 	return buf.data;
 }
 
@@ -101,15 +112,19 @@ int64
 sagg_sink_delete(SinkBatch *batch, Tuplestorestate *removed)
 {
 	TupleDesc	desc = sagg_sink_identity_desc(batch);
+	AttrNumber *columns = palloc(sizeof(AttrNumber) * Max(desc->natts, 1));
 	EphemeralNamedRelationData enr;
 	int64		deleted = 0;
 	ListCell   *lc;
 
+	for (int i = 0; i < desc->natts; i++)
+		columns[i] = i + 1;
+
 	sagg_sink_register(&enr, SAGG_ENR_REMOVED, desc, removed,
 					   (double) tuplestore_tuple_count(removed));
-	foreach(lc, null_patterns(removed, desc))
+	foreach(lc, sagg_sink_null_patterns(removed, desc, columns, desc->natts))
 	{
-		char	   *text = delete_statement(batch, desc, lfirst(lc));
+		char	   *text = delete_statement(batch, lfirst(lc));
 		int			ret = SPI_execute(text, false, 0);
 
 		if (ret != SPI_OK_DELETE)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sink_replaced.c
- *	  The rows of a sink that results computed anew take the place of.
+ *	  The rows of a sink that results computed again take the place of.
  *
  * They are told by the one column that has the window or one of its bounds.
  * Nothing here changes a row.
@@ -21,23 +21,24 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "write_internal.h"
 
 #define ROWS_AT_ONCE	1000
 
 /*
- * The time that tells the window of a row: an expression over the sink, s.
+ * The time that tells the window of a row: an expression over the sink.
  */
-static char *
-row_time(const SinkBatch *batch)
+char *
+sagg_sink_row_time(const SinkBatch *batch, const char *alias)
 {
 	const SaggQuery *query = batch->query;
 	const char *column = sagg_sink_column(batch->desc, query->window_output);
 
 	if (query->window_identity != SAGG_WINDOW_WHOLE || query->window.type != TSTZRANGEOID)
-		return psprintf("s.%s", column);
-	return psprintf("pg_catalog.%s(s.%s)",
-					query->window.kind == SAGG_WINDOW_SESSION ? "upper" : "lower", column);
+		return psprintf("%s.%s", alias, column);
+	return psprintf("pg_catalog.%s(%s.%s)",
+					query->window.kind == SAGG_WINDOW_SESSION ? "upper" : "lower", alias, column);
 }
 
 /*
@@ -49,7 +50,7 @@ sagg_sink_replaced_rows(const SinkBatch *batch, TimestampTz replaces)
 {
 	if (replaces == DT_NOBEGIN)
 		return NULL;
-	return psprintf("%s OPERATOR(pg_catalog.>=) $1", row_time(batch));
+	return psprintf("%s OPERATOR(pg_catalog.>=) $1", sagg_sink_row_time(batch, "s"));
 }
 
 /*
@@ -72,12 +73,6 @@ open_sink(SinkBatch *batch, SaggSink *sink, const SaggStream *stream, const Sagg
 													  RelationGetRelationName(batch->rel)));
 }
 
-static Oid
-time_type(const SaggQuery *query)
-{
-	return query->window.type == TIMESTAMPOID ? TIMESTAMPOID : TIMESTAMPTZOID;
-}
-
 /*
  * The sink's rows whose window is told by a value from "from" up to, not
  * including, "to", or with DT_NOBEGIN and DT_NOEND all rows: how many, and the
@@ -91,8 +86,9 @@ sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
 {
 	SaggSink	sink;
 	SinkBatch	batch;
-	Oid			types[2] = {time_type(query), time_type(query)};
-	Datum		values[2] = {TimestampTzGetDatum(from), TimestampTzGetDatum(to)};
+	Oid			type = sagg_window_column_type(query);
+	Oid			types[2] = {type, type};
+	Datum		values[2] = {sagg_window_column_value(query, from), sagg_window_column_value(query, to)};
 	bool		all = from == DT_NOBEGIN && to == DT_NOEND;
 	char	   *text;
 	int64		rows;
@@ -104,15 +100,86 @@ sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
 	text = all ? psprintf("SELECT pg_catalog.count(*), NULL FROM %s", batch.name) :
 		psprintf("SELECT pg_catalog.count(*), pg_catalog.min(%s) FROM %s s"
 				 " WHERE %s OPERATOR(pg_catalog.>=) $1 AND %s OPERATOR(pg_catalog.<) $2",
-				 row_time(&batch), batch.name, row_time(&batch), row_time(&batch));
+				 sagg_sink_row_time(&batch, "s"), batch.name, sagg_sink_row_time(&batch, "s"), sagg_sink_row_time(&batch, "s"));
 	if (SPI_execute_with_args(text, all ? 0 : 2, types, values, NULL, false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not execute \"%s\"", text);
 	rows = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	least = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull);
-	*first = isnull ? DT_NOEND : DatumGetTimestampTz(least);
+	*first = isnull ? DT_NOEND : sagg_window_column_time(query, least);
 	relation_close(batch.rel, NoLock);
 	SPI_finish();
 	return rows;
+}
+
+/*
+ * Start and end of a row's window, two expressions over the sink, s.
+ */
+static const char *
+window_bounds(const SinkBatch *batch)
+{
+	const SaggQuery *query = batch->query;
+	const char *column;
+
+	if (query->window_output == 0)
+		return "NULL::pg_catalog.timestamptz, NULL::pg_catalog.timestamptz";
+	column = sagg_sink_column(batch->desc, query->window_output);
+	if (query->window_identity != SAGG_WINDOW_WHOLE || query->window.type != TSTZRANGEOID)
+		return psprintf("s.%s, NULL::pg_catalog.timestamptz", column);
+	return psprintf("pg_catalog.lower(s.%s), pg_catalog.upper(s.%s)", column, column);
+}
+
+static void
+fill_window(SaggSinkWindow *window, const SaggQuery *query, HeapTuple tuple, TupleDesc desc)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(tuple, desc, 1, &isnull);
+
+	window->known = !isnull;
+	window->told = isnull ? 0 : sagg_window_column_time(query, value);
+	value = SPI_getbinval(tuple, desc, 2, &isnull);
+	window->end = isnull ? DT_NOEND : DatumGetTimestampTz(value);
+	window->rows = DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull));
+}
+
+/*
+ * The windows of the sink's rows, in order, and how many rows each has: of those
+ * whose window is told by "from" or a later value, DT_NOBEGIN = of all.  An array
+ * of *n in the caller's context.  Runs as the current user; keeps ROW EXCLUSIVE on
+ * the sink.
+ */
+SaggSinkWindow *
+sagg_sink_windows(const SaggStream *stream, const SaggQuery *query,
+				  TimestampTz from, int64 *n)
+{
+	SaggSinkWindow *windows = palloc(sizeof(SaggSinkWindow));
+	SaggSink	sink;
+	SinkBatch	batch;
+	Oid			type = sagg_window_column_type(query);
+	Datum		bound = sagg_window_column_value(query, from);
+	char	   *which;
+	Portal		portal;
+
+	*n = 0;
+	SPI_connect();
+	open_sink(&batch, &sink, stream, query);
+	which = sagg_sink_replaced_rows(&batch, from);
+	portal = SPI_cursor_open_with_args(NULL, psprintf("SELECT %s, pg_catalog.count(*) FROM %s s%s%s GROUP BY 1, 2 ORDER BY 1, 2",
+													  window_bounds(&batch), batch.name,
+													  which ? " WHERE " : "", which ? which : ""),
+									   which ? 1 : 0, &type, &bound, NULL, false, 0);
+	do
+	{
+		SPI_cursor_fetch(portal, true, ROWS_AT_ONCE);
+		if (SPI_processed > 0)
+			windows = repalloc_huge(windows, sizeof(SaggSinkWindow) * (*n + SPI_processed));
+		for (uint64 i = 0; i < SPI_processed; i++)
+			fill_window(&windows[(*n)++], query, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+		SPI_freetuptable(SPI_tuptable);
+	} while (SPI_processed > 0);
+	SPI_cursor_close(portal);
+	relation_close(batch.rel, NoLock);
+	SPI_finish();
+	return windows;
 }
 
 /*
@@ -126,8 +193,8 @@ sagg_sink_replaced(const SaggStream *stream, const SaggQuery *query,
 {
 	SaggSink	sink;
 	SinkBatch	batch;
-	Oid			type = time_type(query);
-	Datum		bound = TimestampTzGetDatum(replaces);
+	Oid			type = sagg_window_column_type(query);
+	Datum		bound = sagg_window_column_value(query, replaces);
 	char	   *which;
 	Portal		portal;
 

@@ -33,6 +33,7 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "streams/streams.h"
 #include "write_internal.h"
 
@@ -81,7 +82,7 @@ sink_error_callback(void *arg)
 				   sagg_stream_title(batch->sink->stream));
 	if (batch->sink->mode == SAGG_APPEND &&
 		geterrcode() == ERRCODE_UNIQUE_VIOLATION)
-		errhint("Output mode append writes a window once. If the stream was started without its checkpoint or made anew, truncate the sink, delete what the stream will write again, or have it computed anew by stream_agg.reset_stream(stream, results => true); then start the stream.");
+		errhint("Output mode append writes a window once. If the stream was started without its checkpoint or created again, truncate the sink, delete what the stream will write again, or have it computed again by stream_agg.reset_stream(stream, results => true); then start the stream.");
 }
 
 /*
@@ -128,8 +129,8 @@ replace_rows(SinkBatch *batch, const SaggOutput *output,
 	char	   *which = sagg_sink_replaced_rows(batch, output->replaces);
 	char	   *text = psprintf("DELETE FROM %s%s s%s%s", partitioned ? "" : "ONLY ",
 								batch->name, which ? " WHERE " : "", which ? which : "");
-	Oid			type = batch->query->window.type == TIMESTAMPOID ? TIMESTAMPOID : TIMESTAMPTZOID;
-	Datum		bound = TimestampTzGetDatum(output->replaces);
+	Oid			type = sagg_window_column_type(batch->query);
+	Datum		bound = sagg_window_column_value(batch->query, output->replaces);
 	SaggOutput	results = *output;
 	int64		unused = 0;
 	int			ret = SPI_execute_with_args(text, which ? 1 : 0, &type, &bound, NULL, false, 0);

@@ -89,10 +89,21 @@ extern int64 sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh,
 						   Tuplestorestate *known);
 
 /* sink_replaced.c */
+extern char *sagg_sink_row_time(const SinkBatch *batch, const char *alias);
 extern char *sagg_sink_replaced_rows(const SinkBatch *batch, TimestampTz replaces);
 
 /* sink_delete.c */
+extern List *sagg_sink_null_patterns(Tuplestorestate *rows, TupleDesc desc,
+									 const AttrNumber *columns, int ncolumns);
+extern void sagg_sink_append_identity(StringInfo buf, const SinkBatch *batch,
+									  const Bitmapset *nulls);
 extern int64 sagg_sink_delete(SinkBatch *batch, Tuplestorestate *removed);
+
+/* sink_partitions.c */
+extern void sagg_sink_check_partitions(Relation rel, const SaggQuery *query,
+									   AttrNumber column);
+extern void sagg_sink_drop_partitions(const SinkBatch *batch, int64 before);
+extern void sagg_sink_make_partitions(SinkBatch *batch, int64 until);
 
 /* sink_complete.c */
 extern void sagg_sink_difference(SinkBatch *batch, Tuplestorestate *result,

@@ -313,6 +313,68 @@ for my $change (
 	as($starter, q{SELECT stream_agg.start_stream('mallory.passed'); SELECT stream_agg.process_available('mallory.passed')}, "L8: until $starter starts it");
 	is(value('SELECT DISTINCT who FROM mallory.ran_as'), $owner, "L8: as $owner");
 }
+
+# a stream that was stopped for it: neither preview nor repair_late run anything
+as('mallory', q{SELECT stream_agg.alter_stream('mallory.passed', '{"on_error": "skip"}')});
+$node->safe_psql('postgres', 'ALTER TABLE mallory.handed OWNER TO dave; DELETE FROM mallory.ran_as');
+produce();
+as('mallory', q{SELECT stream_agg.process_available('mallory.passed')});
+state_is('stopped', 'L8: the sink has another owner');
+for my $call (q{SELECT * FROM stream_agg.preview('mallory.passed')})
+{
+	like((as('mallory', $call))[1], qr/the query, the sink or a source of stream "passed" has another owner than when it was started.*HINT:  If you trust/s, "L8: $call is refused");
+}
+is(value('SELECT count(*) FROM mallory.ran_as'), 0, 'L8: no code has run');
+$node->safe_psql('postgres', 'ALTER TABLE mallory.handed OWNER TO mallory');
+as('mallory', q{SELECT stream_agg.start_stream('mallory.passed'); SELECT stream_agg.process_available('mallory.passed')}, 'L8: it goes on');
+
+# a sink that changes hands while its stream is in EXECUTE
+as('mallory', q{SET search_path = mallory;
+	CREATE TABLE written_late (k int, v int);
+	CREATE FUNCTION held(int) RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN $1; END $$;
+	SELECT stream_agg.create_stream('held', 'SELECT k, held(v) AS v FROM events', sink => 'written_late', starting_offsets => 'latest', trigger => '0')}, 'a stream that waits in EXECUTE');
+as('mallory', q{SELECT stream_agg.process_available('mallory.held')});
+my $locked = '';
+my $holder = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', 'SELECT pg_advisory_lock(77)', '-c', 'SELECT pg_backend_pid()', '-c', 'SELECT pg_sleep(6000)' ],
+	'>', \$locked, '2>', '/dev/null');
+$holder->pump until $locked =~ /\d\n/;
+produce();
+$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 77 AND NOT granted") or die 'it does not wait';
+$node->safe_psql('postgres', q{ALTER TABLE mallory.written_late OWNER TO dave});
+as('dave', q{CREATE TRIGGER note AFTER INSERT ON mallory.written_late FOR EACH ROW EXECUTE FUNCTION mallory.note()}, 'its new owner gives it a trigger');
+$node->safe_psql('postgres', 'DELETE FROM mallory.ran_as');
+value("SELECT pg_terminate_backend(" . ($locked =~ /(\d+)/)[0] . ")");
+$holder->finish;
+$node->poll_query_until('postgres', "SELECT state = 'stopped' FROM pg_stat_stream_agg WHERE stream = 'held'") or die 'it does not stop';
+is(value('SELECT count(*) FROM mallory.ran_as') . value('SELECT count(*) FROM mallory.written_late'), '00', 'L8: a sink that changes hands during EXECUTE gets no row, and no trigger runs');
+as('mallory', q{SELECT stream_agg.drop_stream('mallory.held')}, 'gone');
+
+# a partition of the sink that others own
+as('mallory', q{SET search_path = mallory;
+	CREATE TABLE parted (k int, v int) PARTITION BY LIST (k);
+	CREATE TABLE parted_0 PARTITION OF parted FOR VALUES IN (0);
+	CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
+	SELECT stream_agg.create_stream('parted_stream', 'SELECT k, v FROM events', sink => 'parted', trigger => '0');
+	SELECT stream_agg.process_available('parted_stream')}, 'a sink with partitions');
+$node->safe_psql('postgres', q{ALTER TABLE mallory.parted_1 OWNER TO dave});
+as('dave', q{CREATE TRIGGER note AFTER INSERT ON mallory.parted_1 FOR EACH ROW EXECUTE FUNCTION mallory.note()}, 'somebody has a partition of it');
+produce();
+wait_state($node, 'parted_stream', 'failed', 'partition "parted_1" of sink "parted" belongs to role "dave"');
+is(value('SELECT count(*) FROM mallory.ran_as'), 0, 'L8: the trigger of its owner does not run');
+as('mallory', q{SELECT stream_agg.drop_stream('mallory.parted_stream')}, 'gone, too');
+
+# options and privileges of the query's view outlive another query
+as('mallory', q{SET search_path = mallory;
+	SELECT stream_agg.create_stream('fenced', $q$SELECT stream_agg.tumble(ts, '1 minute') AS win, k, count(*) AS n FROM events WHERE v = 1 GROUP BY 1, k$q$, watermark => '1 minute', start => false);
+	ALTER VIEW fenced_query SET (security_barrier, security_invoker = false);
+	GRANT SELECT (k) ON fenced_query TO bob;
+	SELECT stream_agg.create_live_view('fenced');
+	ALTER VIEW fenced_live SET (security_barrier);
+	SELECT stream_agg.alter_stream('fenced', query => $q$SELECT stream_agg.tumble(ts, '1 minute') AS win, k, count(*) AS n, sum(v) AS total FROM events WHERE v = 1 GROUP BY 1, k$q$)}, 'a view with a barrier');
+is(value(q{SELECT string_agg(reloptions::text, ' ' ORDER BY relname) FROM pg_class WHERE relname IN ('fenced_query', 'fenced_live')}),
+	'{security_barrier=true} {security_barrier=true,security_invoker=false}', 'alter_stream keeps the options of views');
+is(value(q{SELECT attacl FROM pg_attribute WHERE attrelid = 'mallory.fenced_query'::regclass AND attname = 'k'}), '{bob=r/mallory}', 'and the privileges of columns');
+
 $node->safe_psql('postgres', 'ALTER ROLE mallory RENAME TO mallory2');
 produce();
 as('postgres', q{SELECT stream_agg.process_available('mallory.passed')}, 'L8: another name of the owner changes nothing');

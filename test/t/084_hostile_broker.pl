@@ -161,7 +161,7 @@ checked 'headers that cannot be read make a record invalid where they are wanted
 	create_stream('headed_s', 'SELECT k, h FROM headed', '{"on_error": "dead_letter"}');
 	process($node, 'headed_s');
 	is(sql('SELECT string_agg(k || coalesce(h::text, $$ none$$), $$,$$ ORDER BY k) FROM headed_s'), '0[{"key": "a", "value": "b"}],2 none', 'a stream leaves it out, and no other');
-	is(sql(q{SELECT string_agg("offset" || ' ' || split_part(error, E'\n', 1), ',') FROM stream_agg.dead_letters WHERE stream = 'headed_s'}), '1 headers of a record cannot be read', 'it is a dead letter');
+	is(sql(q{SELECT string_agg("offset" || ' ' || error, ',') FROM stream_agg.dead_letters WHERE stream = 'headed_s'}), '1 headers of a record cannot be read', 'it is a dead letter');
 };
 
 checked 'an end of a partition that is wrong once makes nothing be read again' => sub {

@@ -103,7 +103,7 @@ checked 'a schema that the registry refuses, or fails at, is the fault of its re
 	sql("SELECT stream_agg.start_stream('refused_s')");
 	process($node, 'refused_s');
 	is(sql('SELECT string_agg(k::text, $$,$$ ORDER BY k) FROM refused_s'), '1,6', 'the others are processed');
-	is(sql(q{SELECT string_agg(substring(error from 'schema \d+') || ' ' || substring(error from 'HTTP status \d+'), ',' ORDER BY "offset") FROM stream_agg.dead_letters WHERE stream = 'refused_s'}),
+	is(sql(q{SELECT string_agg(substring(concat_ws(' ', error, detail) from 'schema \d+') || ' ' || substring(concat_ws(' ', error, detail) from 'HTTP status \d+'), ',' ORDER BY "offset") FROM stream_agg.dead_letters WHERE stream = 'refused_s'}),
 		'schema 9013 HTTP status 400,schema 9014 HTTP status 403,schema 9015 HTTP status 500,schema 9016 HTTP status 500', 'and these say why not');
 
 	# with more attempts than one, all of them go on at once
@@ -144,7 +144,7 @@ checked 'L5: a schema of 20,000 named types' => sub {
 	note(sprintf '%.1f s', $spent);
 	cmp_ok($spent, '<', 15, 'is compiled or refused in a few seconds');
 	is(sql('SELECT string_agg(k::text, $$,$$) FROM large_s'), '2', 'what follows is processed');
-	like(sql(q{SELECT error FROM stream_agg.dead_letters WHERE stream = 'large_s'}), qr/too many types/, 'and the record says why it is not');
+	like(sql(q{SELECT concat_ws(' ', error, detail) FROM stream_agg.dead_letters WHERE stream = 'large_s'}), qr/too many types/, 'and the record says why it is not');
 	ok($node->poll_query_until('postgres', q{SELECT stream_agg.stop_stream('large_s') IS NOT NULL OR true}), 'the stream can be stopped');
 };
 
@@ -169,7 +169,7 @@ checked 'M5: texts of registries in messages' => sub {
 	create_stream('texts', 'dead_letter');
 	sql("SELECT stream_agg.start_stream('texts_s')");
 	process($node, 'texts_s');
-	my $error = sql(q{SELECT error FROM stream_agg.dead_letters WHERE stream = 'texts_s'});
+	my $error = sql(q{SELECT concat_ws(' ', error, detail) FROM stream_agg.dead_letters WHERE stream = 'texts_s'});
 	like($error, qr/there is no type "no\\x0a\\x01suchxxx/, 'a name is shown, but for what cannot be');
 	cmp_ok(length $error, '<', 500, 'and not all of it');
 };

@@ -39,6 +39,7 @@ my %calls = (
 		q{stream_agg.alter_stream('$s', query => '$removed')},
 		q{stream_agg.alter_stream('$s', query => '$q')} ],
 	delete_dead_letters => [ q{stream_agg.delete_dead_letters('$s')} ],
+	delete_failed_windows => [ q{stream_agg.delete_failed_windows('$s')} ],
 	delete_late_records => [ q{stream_agg.delete_late_records('$s')} ],
 	repair_late => [ q{stream_agg.repair_late('$s')} ],
 	reset_stream => [ q{stream_agg.reset_stream('$s')}, q{stream_agg.reset_stream('$s', results => true)} ],
@@ -54,7 +55,7 @@ my %calls = (
 	waiting_reason => [ q{stream_agg.waiting_reason(4294967295)}, q{stream_agg.waiting_reason(0)} ],
 	stat_streams => [ 'pg_stat_stream_agg' ],
 	stat_partitions => [ 'pg_stat_stream_agg_partitions' ],
-	(map { $_ => [] } qw(tumble hop session kafka_handler kafka_validator on_insert on_sql_drop on_ddl_command_end)));
+	(map { $_ => [] } qw(describe_topic tumble hop session kafka_handler kafka_validator on_insert on_sql_drop on_ddl_command_end)));
 is(value(q{SELECT string_agg(DISTINCT proname, ' ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'stream_agg'::regnamespace}),
 	join(' ', sort keys %calls), 'every function is called');
 
@@ -126,7 +127,7 @@ subtest 'another query for a stream whose sink was dropped is refused, with a hi
 	for my $query ('SELECT k, count(*) AS n, sum(v) AS total, max(v) AS top FROM events GROUP BY k', 'SELECT k, count(*) AS n FROM events GROUP BY k')
 	{
 		my ($status, undef, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT stream_agg.alter_stream('u', query => '$query')");
-		like($err, qr/ERROR:  42P01: the sink of stream "u" does not exist.*HINT:  Drop the stream and create it anew/s, 'a column more or less');
+		like($err, qr/ERROR:  42P01: the sink of stream "u" does not exist.*HINT:  Drop the stream and create it again/s, 'a column more or less');
 	}
 	value(q{SELECT stream_agg.start_stream('u')});
 	$broker->produce('events', '{"ts":"2026-01-01T01:00:00Z","k":1,"v":1}');

@@ -102,7 +102,7 @@ sub check_dead_letters
 	my %offset;
 	my %letter = map { my ($partition, $offset, @rest) = split /\|/; ("$partition/$offset" => \@rest) }
 	  split /\n/, $node->safe_psql('postgres', qq{
-		SELECT partition, "offset", encode(key, 'hex'), COALESCE(encode(value, 'hex'), 'NULL'), encode(convert_to(error, 'UTF8'), 'hex'),
+		SELECT partition, "offset", encode(key, 'hex'), COALESCE(encode(value, 'hex'), 'NULL'), encode(convert_to(concat_ws(E'\nDETAIL:  ', error, detail), 'UTF8'), 'hex'),
 		       topic, "timestamp" > now() - interval '1 hour', headers IS NULL
 		  FROM stream_agg.dead_letters WHERE stream = '$stream'});
 	for my $record (@mixed)
@@ -197,7 +197,7 @@ $broker->produce('changing', with(), 'bad 1', with());
 create('changed', '{}', source => 'changing', query => 'SELECT k, sum(v) AS s FROM changing GROUP BY k', watermark => undef);
 wait_state($node, 'changed', 'failed');
 my (undef, undef, $told) = $node->psql('postgres', q{SELECT stream_agg.alter_stream('changed', '{"on_error": "dead_letter"}')});
-like($told, qr/NOTICE:  stream "changed" has failed, and stays so\nHINT:  .*start_stream/, 'that it has failed is told');
+like($told, qr/NOTICE:  stream "changed" has failed and stays failed\nHINT:  .*start_stream/, 'that it has failed is told');
 is($node->safe_psql('postgres', q{SELECT state FROM pg_stat_stream_agg WHERE stream = 'changed'}), 'failed', 'altered, a failed stream stays so');
 $node->safe_psql('postgres', q{SELECT stream_agg.start_stream('changed')});
 process($node, 'changed');
@@ -255,7 +255,7 @@ $node->safe_psql('postgres', q{SET timezone = 'Asia/Tokyo'; SELECT stream_agg.cr
 process($node, 'tokyo');
 is(counts('tokyo'), '2|0|0|1|0', 'a time without time zone is compared in the time zone of the stream');
 my $reason = $node->safe_psql('postgres', q{SELECT error FROM stream_agg.dead_letters WHERE stream = 'tokyo'});
-like($reason, qr/too far in the future: \Q$local[2]\E\n/, 'and shown as it is');
+like($reason, qr/too far in the future: \Q$local[2]\E$/, 'and shown as it is');
 drop('tokyo');
 
 # --- record metadata that a column cannot hold
@@ -277,7 +277,7 @@ create_source($node, $broker, 'headed', 'headed', q{h jsonb OPTIONS (metadata 'h
 $broker->produce('headed', { timestamp => 1767225600000, header => "trace=\xe2\x82\xac" }, '{"v":1}', 'bad 1', ('{"v":2}') x 5000);
 $broker->produce('headed', { timestamp => 9224318016000001, header => "\xff=\xfe" }, '{"v":3}', 'bad 2');
 $broker->produce('headed', { timestamp => 9224318015000000, header => "a=\xfe\x01" }, '{"v":4}', 'bad 3');
-my $headers = q{SELECT "offset", "timestamp" AT TIME ZONE 'UTC', headers, (string_to_array(error, E'\n'))[1]
+my $headers = q{SELECT "offset", "timestamp" AT TIME ZONE 'UTC', headers, error
 	FROM stream_agg.dead_letters WHERE stream = '%s' ORDER BY 1};
 for my $what ([ 'read', 'h', 'at' ], [ 'ignored', 'k', 'k' ])
 {

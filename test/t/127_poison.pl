@@ -117,7 +117,7 @@ value(q{
 create('triggered', sprintf($guarded, ''), max_offsets_per_trigger => 100);
 process($node, 'triggered');
 check('triggered', sprintf($guarded, "WHERE NOT $is_bad"), 'a deferred trigger of the sink');
-is(value(q{SELECT string_agg(DISTINCT error, ',') FROM stream_agg.dead_letters}), "too bad\nDETAIL:  As bad as can be.", 'with its detail');
+is(value(q{SELECT string_agg(DISTINCT concat_ws(E'\nDETAIL:  ', error, detail), ',') FROM stream_agg.dead_letters}), "too bad\nDETAIL:  As bad as can be.", 'with its detail');
 drop('triggered');
 
 # --- the same in complete mode

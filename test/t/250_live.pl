@@ -212,7 +212,7 @@ like($stderr, qr/ERROR/, 'which it cannot leave: ' . ((split /\n/, $stderr)[0] /
 
 # --- refusals
 denied('analyst', 'SELECT stream_agg.create_live_view($$totals$$)', qr/needs no live view/, 'update mode has all in the sink');
-denied('analyst', 'SELECT * FROM stream_agg.open_windows($$windows$$::text)', qr/open_windows takes a row of the stream's sink/, 'a name is no row');
+denied('analyst', 'SELECT * FROM stream_agg.open_windows($$windows$$::text)', qr/open_windows takes the row type of a sink, not its name/, 'a name is no row');
 denied('analyst', 'CREATE TABLE plain (a int); SELECT * FROM stream_agg.open_windows(NULL::plain)',
 	qr/table "plain" is not the sink of a stream/, 'a table that is no sink');
 

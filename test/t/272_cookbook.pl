@@ -117,7 +117,7 @@ for my $recipe (map { $_->[0] } @recipes)
 		# in mode append, what the watermark has passed
 		my ($mode, $watermark) = split /\|/, sql("SELECT s.output_mode, p.watermark FROM stream_agg.streams s JOIN pg_stat_stream_agg p USING (stream) WHERE stream = '$stream'");
 		my $sink = sql("SELECT sink FROM stream_agg.streams WHERE stream = '$stream'");
-		my $end = { spending => 'upper(win)', latency_percentiles => 'upper(win)', sessions => 'upper(visit)', spending_days => "window_start + interval '1 day'" }->{$stream};
+		my $end = { spending => 'window_end', latency_percentiles => "minute + interval '1 minute'", sessions => 'upper(visit)', spending_days => "window_start + interval '1 day'" }->{$stream};
 		my $where = $mode ne 'append' ? 'true' : defined $end ? "$end <= '$watermark'" : 'true';
 		my $batch = sql("SELECT COALESCE(to_regclass('${stream}_batch'), to_regclass('${stream}_query'))");
 		is_equal_tables($node, "SELECT * FROM $sink", "SELECT * FROM $batch q WHERE $where", "$recipe->{heading}: $stream equals the batch query");

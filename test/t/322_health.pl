@@ -194,7 +194,7 @@ subtest 'events of commands; bounded, private, and gone with the stream' => sub 
 	is(sql(q{SELECT message FROM stream_agg.events WHERE stream = 'backlog' AND event = 'reset'}), 'offsets: latest, results: false', 'with the offsets');
 	ok(log_has(qr/stream "backlog" has stopped/), 'the log has the stop');
 	ok(log_has(qr/stream "backlog" is reset to offsets latest/), 'and the reset');
-	sql(q{SELECT count(stream_agg.reset_stream('backlog')) FROM generate_series(1, 110)});
+	sql(q{SELECT stream_agg.reset_stream('backlog') FROM generate_series(1, 110)});
 	is(sql(q{SELECT count(*), max(number) FROM stream_agg.events WHERE stream = 'backlog'}), '100|113', 'the last 100 events stay');
 	sql('CREATE ROLE stranger LOGIN');
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM stream_agg.events', extra_params => [ '-U', 'stranger' ]), 0, 'others see none');

@@ -72,7 +72,7 @@ for my $stream (sort keys %shape)
 		my $before = sql("SELECT $columns FROM $stream ORDER BY 1");
 		sql("UPDATE $stream SET n = n + 1000 WHERE $anew");
 		my $said = said(qq{SELECT stream_agg.reset_stream('$stream', '{"0": 3600}', results => true)});
-		like($said, qr/NOTICE:  windows of stream "$stream" are computed anew from 2026-01-01 01:00:00\+00 on\nDETAIL:  They replace up to \d+ rows of its sink. 0 of these may have records before/, 'told at the call');
+		like($said, qr/NOTICE:  windows of stream "$stream" are computed again from 2026-01-01 01:00:00\+00 on\nDETAIL:  They replace up to \d+ rows of its sink. 0 of these may have records before/, 'told at the call');
 		process($node, $stream);
 		is(sql("SELECT $columns FROM $stream ORDER BY 1"), $before, 'the table is as before the damage');
 		is(sql("SELECT count(*) FROM $stream"), $windows, "$windows windows") if $stream ne 'hop';
@@ -100,11 +100,34 @@ subtest 'a reset that would lose rows is an error that says how many and from wh
 subtest 'a dry run tells, and a preview lists, what would be replaced' => sub {
 	my $commits = sql('SELECT count(*) FROM stream_agg.commits');
 	like(said(q{SELECT stream_agg.reset_stream('rst_s', '{"0": 3600}', results => true, results_from => '2026-01-01 00:50+00', force => true, dry_run => true)}),
-		qr/NOTICE:  windows of stream "rst_s" are computed anew from 2026-01-01 00:50:00\+00 on\nDETAIL:  They replace up to 19 rows of its sink. 10 of these may have records before the offsets given.*HINT:  Nothing was reset/s, 'rows that are replaced, and those that may have records before the offsets');
+		qr/NOTICE:  windows of stream "rst_s" are computed again from 2026-01-01 00:50:00\+00 on\nDETAIL:  They replace up to 19 rows of its sink. 10 of these may have records before the offsets given.*HINT:  Nothing was reset/s, 'rows that are replaced, and those that may have records before the offsets');
 	is(sql('SELECT count(*) FROM stream_agg.commits'), $commits, 'nothing was reset');
 	is(sql(q{BEGIN; SELECT stream_agg.reset_stream('rst_s', '{"0": 3600}', results => true);
 		SELECT action, count(*), sum((data ->> 'n')::int) FROM stream_agg.preview('rst_s') GROUP BY 1 ORDER BY 1; ROLLBACK}) =~ s/^\n//r,
 		"delete|9|540\ninsert|9|540\nopen|1|60", 'preview: rows deleted and rows inserted');
+};
+
+subtest 'a dry run lists the windows' => sub {
+	my $resets = sql('SELECT count(*) FROM stream_agg.commits WHERE reset IS NOT NULL');
+	my $list = sub { my ($stream, $more) = @_; return $node->psql('postgres', qq{SELECT action, min(lower(win)), max(upper(win)), count(*), sum(sink_rows) FROM stream_agg.reset_stream('$stream', '{"0": 3600}', results => true, dry_run => true $more) GROUP BY 1 ORDER BY 1}); };
+	my $results_from = q{, results_from => '2026-01-01 00:50+00'};
+	my (undef, $out, $err) = $list->('rst_s', '');
+	is($out, "kept||2026-01-01 01:00:00+00|1|60\nreplaced|2026-01-01 01:00:00+00|2026-01-01 01:09:00+00|9|9", 'those that are replaced, each, and those that stay');
+	(undef, $out, $err) = $list->('rst_s', $results_from);
+	is($out =~ s/\|[^|\n]*\|[^|\n]*\|/|/gr, "incomplete|10|10\nkept|1|50\nreplaced|9|9", 'those with records before the offsets');
+	like($err, qr/NOTICE:  resetting stream "rst_s" would delete up to 10 rows.*from 2026-01-01 00:50:00\+00 on\n.*NOTICE:  windows of stream "rst_s" are computed anew from 2026-01-01 00:50/s, 'and that it would be refused, which is no error yet');
+	(undef, $out) = $list->('ends', '');
+	is($out, "kept||2026-01-01 01:00:00+00|1|60\nreplaced|2026-01-01 01:00:00+00|2026-01-01 01:09:00+00|9|9", 'by the end of a window, too');
+	(undef, $out) = $list->('totals', '');
+	is($out, 'incomplete|||1|1', 'rows that tell no window in one line');
+	(undef, $out, $err) = $list->('hours', '');
+	like($err, qr/NOTICE:  resetting stream "hours" would lose open windows/, 'open windows that would be lost');
+	sql(q{INSERT INTO sessions VALUES ('[2026-01-01 00:00+00,2026-01-01 00:00:05+00)', 1)});
+	(undef, $out, $err) = $list->('sessions', '');
+	is($out, 'incomplete|2026-01-01 00:00:00+00|2026-01-01 00:00:05+00|1|1', 'sessions');
+	like($err, qr/NOTICE:  resetting stream "sessions" would lose open sessions/, 'and that open ones are lost');
+	is(sql(q{SELECT count(*) FROM stream_agg.reset_stream('rst_s', results => true, dry_run => true) WHERE action = 'replaced'}), 69, 'from earliest all are');
+	is(sql('SELECT count(*) FROM stream_agg.commits WHERE reset IS NOT NULL'), $resets, 'nothing was reset');
 };
 
 subtest 'results_from and force' => sub {

@@ -85,7 +85,8 @@ keeps_inputs(const AggInfo *info, const Aggref *aggref)
 	if (info->form->aggfinalmodify != AGGMODIFY_READ_ONLY)
 		return true;
 	if (info->transtype == INTERNALOID)
-		return !OidIsValid(info->form->aggserialfn) ||
+		return get_typtype(aggref->aggtype) == TYPTYPE_PSEUDO ||
+			!OidIsValid(info->form->aggserialfn) ||
 			!OidIsValid(info->form->aggdeserialfn) ||
 			!OidIsValid(info->form->aggcombinefn) ||
 			!deserializes_safely(info->form->aggdeserialfn);

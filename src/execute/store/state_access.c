@@ -130,7 +130,7 @@ sagg_check_partition(uint32 hash, int partition)
 				 errmsg("a stored group of state partition %d hashes to partition %d",
 						partition, SAGG_PARTITION_OF(hash)),
 				 errdetail("The hash function of a grouping key has changed, perhaps with the version of its collation."),
-				 errhint("Drop the stream and create it anew to aggregate from starting_offsets.")));
+				 errhint("Drop the stream and create it again to aggregate from starting_offsets.")));
 }
 
 /*

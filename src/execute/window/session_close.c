@@ -116,6 +116,26 @@ put_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
 	SAGG_FAILPOINT("store.changed");
 }
 
+/*
+ * Does a session begin now where the watermark had been before the batch?  One of
+ * its key that ends at or before the watermark, and that it touches, is closed, so
+ * that the two are not united.  Closed sessions are not remembered, so this counts
+ * the sessions for which there may be one: all that have lost a part are counted.
+ * Which these are does not depend on the order of records.
+ */
+static bool
+begins_beside_closed(const SaggExecution *ex, const SaggSession *session)
+{
+	if (!session->group.changed || !sagg_session_passed(ex, session->group.start))
+		return false;
+	for (const SaggSessionPart *part = session->parts; part; part = part->next)
+	{
+		if (part->start == session->group.start)
+			return false;
+	}
+	return true;
+}
+
 static void
 close_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
 {
@@ -255,6 +275,7 @@ sagg_sessions_close(SaggExecution *ex)
 	bool		forgets = ex->store->close_before > DT_NOBEGIN;
 	SaggSession *session;
 
+	ex->beside_closed = 0;
 	if (forgets)
 		sagg_due_prepare(ex->store);
 	for (SaggSessionKey *key = sagg_sessions_next(ex, true); key;
@@ -266,6 +287,8 @@ sagg_sessions_close(SaggExecution *ex)
 			 place = sagg_session_next(&key->sessions, place))
 		{
 			CHECK_FOR_INTERRUPTS();
+			if (begins_beside_closed(ex, session))
+				ex->beside_closed++;
 			close_session(ex, key, session);
 		}
 	}

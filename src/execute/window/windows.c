@@ -28,7 +28,7 @@
  * windows that do not overlap, where slide > size; a row between them is in no
  * window, and counts as one that WHERE removes after it has moved event time.
  *
- * Windows of days and months by a time zone are found by calendar.c.
+ * Windows by the clocks of a time zone are found by calendar.c.
  *
  * Every kind of window has its branch in sagg_place_row; what a row costs there
  * it costs for each record of a stream, so a kind looks nothing up that the
@@ -106,10 +106,9 @@ int64
 sagg_other_window_end(const SaggWindow *window, int64 start)
 {
 	TimestampTz from = start;
-	TimestampTz end;
 
 	if (window->kind == SAGG_WINDOW_CALENDAR)
-		return sagg_calendar_window(&window->calendar, start, &from, &end) ? end : DT_NOEND;
+		return sagg_calendar_end(&window->calendar, start);
 	if (window->panes)
 		from = sagg_pane_window(window, start);
 	return from + window->size;

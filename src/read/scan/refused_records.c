@@ -90,8 +90,8 @@ static Datum
 kept_bytes(const char *data, Size len, const char *what, StringInfo cut)
 {
 	if (len > MAX_KEPT_BYTES)
-		appendStringInfo(cut, "\nDETAIL:  The %s of %zu bytes is cut to the first %d.",
-						 what, len, MAX_KEPT_BYTES);
+		appendStringInfo(cut, "%sThe %s of %zu bytes is cut to the first %d.",
+						 cut->len > 0 ? " " : "", what, len, MAX_KEPT_BYTES);
 	return bytes_datum(data, Min(len, MAX_KEPT_BYTES));
 }
 
@@ -139,9 +139,12 @@ sagg_refused_next(void *arg, SaggAside *letter)
 	if (record.payload)
 		letter->value = kept_bytes(record.payload, record.payload_len, "value", &cut);
 	put_headers(letter, record.headers, &cut);
-	letter->error = refusal->reason;
-	if (letter->error && cut.len > 0)
-		letter->error = psprintf("%s%s", refusal->reason, cut.data);
+	letter->error = refusal->message;
+	letter->detail = refusal->detail;
+	letter->sqlstate = refusal->sqlstate;
+	if (cut.len > 0)
+		letter->detail = refusal->detail == NULL ? cut.data :
+			psprintf("%s %s", refusal->detail, cut.data);
 	return true;
 }
 

@@ -118,7 +118,8 @@ try_record(SaggSourceScan *state, TupleTableSlot *slot)
 		return false;
 	verdict = decode_leniently(state, slot, &why);
 	if (verdict == SAGG_RECORD_INVALID)
-		sagg_refuse_record(state->refusals, state->next, why.message, why.detail);
+		sagg_refuse_record(state->refusals, state->next, ERRCODE_SAGG_INVALID_RECORD,
+						   why.message, why.detail);
 	return verdict == SAGG_RECORD_GOOD;
 }
 

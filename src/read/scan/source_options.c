@@ -263,11 +263,11 @@ sagg_check_source_option(const char *name, const char *value)
 		refuse_value(name, value, sagg_http_url_problem(value));
 	if (strcmp(name, "other_operations") == 0 &&
 		strcmp(value, "refuse") != 0 && strcmp(value, "ignore") != 0)
-		refuse_value(name, value, "Write refuse or ignore.");
+		refuse_value(name, value, "Valid values are refuse and ignore.");
 	if (strcmp(name, "tombstones") == 0 && !sagg_tombstones_by_name(value, &tombstones))
 		refuse_value(name, value, "Valid values are fail, ignore and null.");
 	if (strcmp(name, "any_case") == 0 && strcmp(value, "true") != 0)
-		refuse_value(name, value, "Write true, or leave it out.");
+		refuse_value(name, value, "The only valid value is true.");
 	if (strcmp(name, "on_error") == 0 && !sagg_scan_errors_by_name(value, &errors))
 		refuse_value(name, value, "Valid values are fail, skip and null.");
 }

@@ -87,7 +87,7 @@ fails('deleted', 'topic "deleted" does not exist in the Kafka cluster', 'deleted
 $kafka->create_topic('deleted', 2);
 produce($kafka, 'deleted', 2, 100);
 run('start', 'deleted');
-fails('deleted', 'is beyond the end of the partition|made anew', 'made anew, shorter');
+fails('deleted', 'is beyond the end of the partition|created again', 'made anew, shorter');
 anew('deleted', 'shorter');
 
 # --- deleted and made anew under a stopped stream, with a longer log
@@ -97,7 +97,7 @@ $kafka->delete_topic('longer');
 $kafka->create_topic('longer', 2);
 produce($kafka, 'longer', 2, 3000);
 run('start', 'longer');
-fails('longer', 'topic "longer" is not the one that the stream has read: it was deleted and made anew', 'made anew, longer');
+fails('longer', 'topic "longer" is not the one that the stream has read: it was deleted and created again', 'made anew, longer');
 anew('longer', 'longer');
 
 # --- under a running stream
@@ -105,7 +105,7 @@ start_stream_over($kafka, 'running');
 $kafka->delete_topic('running');
 $kafka->create_topic('running', 2);
 produce($kafka, 'running', 2, 3000);
-fails('running', 'made anew', 'made anew under a running stream');
+fails('running', 'created again', 'made anew under a running stream');
 anew('running', 'running');
 
 # --- with as many records, and with fewer partitions
@@ -115,7 +115,7 @@ $kafka->delete_topic('equal');
 $kafka->create_topic('equal', 2);
 produce($kafka, 'equal', 2, 1000);
 run('start', 'equal');
-fails('equal', 'made anew', 'made anew, as long as before');
+fails('equal', 'created again', 'made anew, as long as before');
 
 start_stream_over($kafka, 'fewer');
 run('stop', 'fewer');

@@ -52,7 +52,7 @@ for my $kind (sort keys %topics)
 	$kafka->create_topic("$kind-b", 2);
 	produce($kind, 'b', 700) && ($produced{$kind}{b} = 300);
 	sql("SELECT stream_agg.start_stream('$kind')");
-	wait_state($node, $kind, 'failed', 'made anew');
+	wait_state($node, $kind, 'failed', 'created again');
 	is(sql("SELECT sum(n) FROM $kind WHERE topic = '$kind-b'"), 300, "$kind: nothing of the new topic is read");
 
 	# until the user says so

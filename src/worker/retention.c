@@ -1,0 +1,72 @@
+/*-------------------------------------------------------------------------
+ *
+ * retention.c
+ *	  Rows that are older than a stream's retention, in a micro-batch.
+ *
+ * What the batch would write is judged by the watermark it leaves, what the sink has
+ * by the one it began with, of the last commit: by a plan that is run again the same
+ * rows go.  Windows that these watermarks have passed do not change any more.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "execute/execute.h"
+#include "worker_internal.h"
+#include "write/write.h"
+
+/* rows that a batch may delete, or else twice as many as it has written */
+#define LEAST_EXPIRED	10000
+
+/*
+ * Where rows may be put: for the window of the greatest event time, and the next.
+ */
+static void
+prepare_sink(const SaggSession *session, const SaggQuery *query, const SaggCommit *commit)
+{
+	TimestampTz end;
+
+	if (TIMESTAMP_NOT_FINITE(commit->max_time) || query->window.kind == SAGG_WINDOW_SESSION)
+		return;
+	end = sagg_last_window_end(query, commit->max_time);
+	if (end != DT_NOEND)
+		sagg_sink_prepare(session->sink, query, sagg_last_window_end(query, end));
+}
+
+/*
+ * Take out of "output" what is too old to be written, and see that there are
+ * partitions for the rest.  commit->watermark is the one that the batch leaves.
+ * Adds to commit->rows_expired.
+ */
+void
+sagg_leave_out_expired(const SaggSession *session, const SaggQuery *query,
+					   SaggOutput *output, SaggCommit *commit)
+{
+	int64		before = sagg_expired_before(session->stream, query, commit->watermark);
+
+	if (session->stream->options.has_retention)
+		prepare_sink(session, query, commit);
+	if (before != DT_NOBEGIN)
+		commit->rows_expired += sagg_sink_leave_out(query, output, before);
+}
+
+/*
+ * Have rows leave the sink that were too old already when the batch began.  Adds to
+ * commit->rows_removed and rows_expired.  To be called when the batch has written
+ * its rows; runs as the stream's owner.
+ */
+void
+sagg_expire_rows(const SaggSession *session, const SaggQuery *query, SaggCommit *commit)
+{
+	int64		before = sagg_expired_before(session->stream, query, session->plan->watermark);
+	int64		expired;
+
+	if (before == DT_NOBEGIN)
+		return;
+	expired = sagg_sink_expire(session->sink, query, before,
+							   Max(LEAST_EXPIRED, 2 * commit->rows_out));
+	commit->rows_removed += expired;
+	commit->rows_expired += expired;
+}

@@ -1,0 +1,96 @@
+/*-------------------------------------------------------------------------
+ *
+ * sink_fill.c
+ *	  Columns that a sink has got, filled in the rows that are there.
+ *
+ * By one UPDATE for each combination of NULLs in the identities.  Rows that are
+ * not there are not made: nobody but a micro-batch adds rows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/pg_class.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "write_internal.h"
+
+/*
+ * The statement for the rows of one null pattern.
+ */
+static char *
+fill_statement(const SinkBatch *batch, List *columns, const Bitmapset *nulls)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "UPDATE %s%s s SET ",
+					 batch->rel->rd_rel->relkind == RELKIND_RELATION ? "ONLY " : "",
+					 batch->name);
+	foreach(lc, columns)
+	{
+		const char *name = sagg_sink_column(batch->desc, lfirst_int(lc));
+
+		appendStringInfo(&buf, "%s%s = r.%s", lc == list_head(columns) ? "" : ", ", name, name);
+	}
+	appendStringInfo(&buf, " FROM %s r WHERE ", SAGG_ENR_OUTPUT);
+	sagg_sink_append_identity(&buf, batch, nulls);
+	return buf.data;
+}
+
+static int64
+fill_rows(SinkBatch *batch, List *columns, Tuplestorestate *rows)
+{
+	EphemeralNamedRelationData enr;
+	int64		filled = 0;
+	ListCell   *lc;
+
+	sagg_sink_register(&enr, SAGG_ENR_OUTPUT, batch->desc, rows,
+					   (double) tuplestore_tuple_count(rows));
+	foreach(lc, sagg_sink_null_patterns(rows, batch->desc, batch->query->identity,
+										batch->query->nidentity))
+	{
+		char	   *text = fill_statement(batch, columns, lfirst(lc));
+		int			ret = SPI_execute(text, false, 0);
+
+		if (ret != SPI_OK_UPDATE)
+			elog(ERROR, "could not execute \"%s\": %s", text, SPI_result_code_string(ret));
+		filled += (int64) SPI_processed;
+	}
+	sagg_sink_unregister(SAGG_ENR_OUTPUT);
+	return filled;
+}
+
+/*
+ * Put the values of "columns", numbers of query->output_desc, of the output's rows
+ * into those rows of the sink that have the same identity; returns how many there
+ * were.  Of a stream whose rows have one, or of which there is but one.  Runs as
+ * the current user, as sagg_sink_write does; keeps ROW EXCLUSIVE on the sink.
+ */
+int64
+sagg_sink_fill(const SaggStream *stream, const SaggQuery *query,
+			   const SaggOutput *output, List *columns)
+{
+	SaggSink	sink = {.stream = stream->name,.relid = stream->sink,.mode = stream->mode};
+	SinkBatch	batch = {.sink = &sink,.query = query,.desc = query->output_desc};
+	int64		filled;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	batch.rel = sagg_sink_lock(stream->sink, query, stream->mode, false, false, &batch.columns);
+	batch.name =
+		pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch.rel)),
+										   RelationGetRelationName(batch.rel)));
+	filled = fill_rows(&batch, columns, output->fresh) +
+		fill_rows(&batch, columns, output->known);
+	relation_close(batch.rel, NoLock);
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "could not disconnect from SPI");
+	return filled;
+}

@@ -1,0 +1,375 @@
+/*-------------------------------------------------------------------------
+ *
+ * sink_partitions.c
+ *	  Option "retention" where the sink is range-partitioned by the window's time:
+ *	  whole partitions are dropped when they are old, and made ahead.
+ *
+ * A micro-batch never waits for a lock here, and nobody waits behind it: to drop a
+ * partition takes ACCESS EXCLUSIVE on the sink, to attach one SHARE UPDATE
+ * EXCLUSIVE, and what is not to be had at once is left to the next batch.  Each is
+ * done in a subtransaction; where that fails, the batch goes on without.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/partcache.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+
+#include "streams/streams.h"
+#include "write_internal.h"
+
+/* of a micro-batch */
+#define MAX_DROPPED		10
+#define MAX_MADE		100
+
+/* locks besides those that are asked for without waiting */
+#define LOCK_TIMEOUT	"10ms"
+
+/* A partition; bounds are DT_NOBEGIN and DT_NOEND where there are none. */
+typedef struct WindowPartition
+{
+	Oid			relid;
+	int64		lower;
+	int64		upper;
+} WindowPartition;
+
+/* what is done in a subtransaction */
+typedef struct Attempt
+{
+	const SinkBatch *batch;
+	WindowPartition partition;
+	char	   *name;			/* of the partition, qualified and quoted */
+	bool		zoned;			/* its bounds are timestamptz */
+} Attempt;
+
+/*
+ * Is the sink range-partitioned by the time that tells the window of a row, or by
+ * a bound of the window?
+ */
+static bool
+partitioned_by_window(Relation rel, const SaggQuery *query, AttrNumber column)
+{
+	PartitionKey key = RelationGetPartitionKey(rel);
+	FuncExpr   *func;
+
+	if (key->strategy != PARTITION_STRATEGY_RANGE || key->partnatts != 1 ||
+		(key->parttypid[0] != TIMESTAMPTZOID && key->parttypid[0] != TIMESTAMPOID))
+		return false;
+	if (key->partattrs[0] != 0)
+		return key->partattrs[0] == column;
+	func = (FuncExpr *) linitial(key->partexprs);
+	return IsA(func, FuncExpr) &&
+		(func->funcid == F_LOWER_ANYRANGE || func->funcid == F_UPPER_ANYRANGE) &&
+		IsA(linitial(func->args), Var) && ((Var *) linitial(func->args))->varattno == column;
+}
+
+/*
+ * The partitions in order; *n of them.
+ */
+static WindowPartition *
+list_partitions(Relation rel, int *n)
+{
+	PartitionDesc desc = RelationGetPartitionDesc(rel, true);
+	PartitionBoundInfo info = desc->boundinfo;
+	WindowPartition *partitions = palloc(sizeof(WindowPartition) * Max(desc->nparts, 1));
+
+	*n = 0;
+	for (int i = 0; info && i < info->ndatums; i++)
+	{
+		WindowPartition *partition = &partitions[*n];
+
+		if (info->indexes[i] < 0)
+			continue;
+		partition->relid = desc->oids[info->indexes[i]];
+		partition->lower = i == 0 || info->kind[i - 1][0] != PARTITION_RANGE_DATUM_VALUE ?
+			DT_NOBEGIN : DatumGetTimestampTz(info->datums[i - 1][0]);
+		partition->upper = info->kind[i][0] != PARTITION_RANGE_DATUM_VALUE ?
+			DT_NOEND : DatumGetTimestampTz(info->datums[i][0]);
+		(*n)++;
+	}
+	return partitions;
+}
+
+/*
+ * Raise an error that says what is missing if old partitions of the sink, which is
+ * open, cannot be dropped and new ones made by the current user.
+ */
+void
+sagg_sink_check_partitions(Relation rel, const SaggQuery *query, AttrNumber column)
+{
+	char	   *name = RelationGetRelationName(rel);
+	WindowPartition *partitions;
+	int			n;
+
+	if (query->window.kind == SAGG_WINDOW_SESSION || !partitioned_by_window(rel, query, column))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("retention is not for sink \"%s\", which is not partitioned by the time of windows", name),
+				 errdetail("Whole partitions are dropped, so it must be partitioned by range of the one column that tells the window, or of lower() or upper() of it; windows that are sessions have no fixed place."),
+				 errhint("Name such a table, or one without partitions.")));
+	if (!SAGG_OWNS_RELATION(RelationGetRelid(rel), GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of sink \"%s\" to drop and make partitions", name)));
+	partitions = list_partitions(rel, &n);
+	if (n == 0 || partitions[n - 1].lower == DT_NOBEGIN || partitions[n - 1].upper == DT_NOEND ||
+		RelationGetPartitionDesc(rel, true)->boundinfo->default_index >= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("retention needs a last partition of sink \"%s\" with two bounds, and no default partition", name),
+				 errdetail("Partitions are made ahead, as wide as the last one.")));
+}
+
+static char *
+qualified_name(Oid relid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}
+
+static void
+run_utility(const char *text)
+{
+	int			ret = SPI_execute(text, false, 0);
+
+	if (ret != SPI_OK_UTILITY)
+		elog(ERROR, "could not execute \"%s\": %s", text, SPI_result_code_string(ret));
+}
+
+/*
+ * Take a lock or raise lock_not_available.
+ */
+static void
+lock_at_once(Oid relid, LOCKMODE mode)
+{
+	if (!ConditionalLockRelationOid(relid, mode))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("could not obtain lock on relation with OID %u", relid)));
+}
+
+static void
+drop_partition(Attempt *attempt)
+{
+	ListCell   *lc;
+
+	lock_at_once(attempt->batch->sink->relid, AccessExclusiveLock);
+	lock_at_once(attempt->partition.relid, AccessExclusiveLock);
+	foreach(lc, find_all_inheritors(attempt->partition.relid, NoLock, NULL))
+		lock_at_once(lfirst_oid(lc), AccessExclusiveLock);
+	run_utility(psprintf("DROP TABLE %s", attempt->name));
+}
+
+static char *
+bound_literal(const Attempt *attempt, int64 time)
+{
+	return quote_literal_cstr(DatumGetCString(attempt->zoned ?
+											  DirectFunctionCall1(timestamptz_out, TimestampTzGetDatum(time)) :
+											  DirectFunctionCall1(timestamp_out, TimestampGetDatum(time))));
+}
+
+static void
+make_partition(Attempt *attempt)
+{
+	const SinkBatch *batch = attempt->batch;
+
+	lock_at_once(batch->sink->relid, ShareUpdateExclusiveLock);
+	run_utility(psprintf("CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS"
+						 " INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION)",
+						 attempt->name, batch->name));
+	run_utility(psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)",
+						 batch->name, attempt->name,
+						 bound_literal(attempt, attempt->partition.lower),
+						 bound_literal(attempt, attempt->partition.upper)));
+}
+
+/*
+ * The error of an attempt: that a lock is not to be had is none to tell.
+ */
+static void
+tell_failure(const SinkBatch *batch, const ErrorData *error, const char *what)
+{
+	int			category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+
+	if (category == ERRCODE_OPERATOR_INTERVENTION)
+		ReThrowError((ErrorData *) error);
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		ereport(WARNING,
+				(errmsg("stream \"%s\": could not %s", sagg_stream_title(batch->sink->stream), what),
+				 errdetail_internal("%s", error->message)));
+}
+
+/*
+ * Run "function" in a subtransaction.  Returns false if it has failed, and then
+ * nothing has happened.
+ */
+static bool
+try_it(void (*function) (Attempt *attempt), Attempt *attempt, const char *what)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	int			nest = NewGUCNestLevel();
+	volatile bool done = true;
+
+	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		function(attempt);
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		tell_failure(attempt->batch, error, what);
+		FreeErrorData(error);
+		done = false;
+	}
+	PG_END_TRY();
+	AtEOXact_GUC(false, nest);
+	if (done)
+		ereport(LOG,
+				(errmsg("stream \"%s\": done by retention: %s",
+						sagg_stream_title(attempt->batch->sink->stream), what)));
+	return done;
+}
+
+/*
+ * Drop partitions whose rows are all told by less than "before".
+ */
+void
+sagg_sink_drop_partitions(const SinkBatch *batch, int64 before)
+{
+	int			n;
+	WindowPartition *partitions = list_partitions(batch->rel, &n);
+
+	/* the last one tells how wide others are to be */
+	for (int i = 0; i < Min(n - 1, MAX_DROPPED); i++)
+	{
+		Attempt		attempt = {.batch = batch,.partition = partitions[i]};
+
+		if (partitions[i].upper > before)
+			break;
+		attempt.name = qualified_name(partitions[i].relid);
+		if (!try_it(drop_partition, &attempt, psprintf("drop partition %s", attempt.name)))
+			break;
+	}
+}
+
+/*
+ * Is a time the beginning of a day, by the session's TimeZone if it has a zone?
+ */
+static bool
+begins_day(int64 time, bool zoned, struct pg_tm *tm)
+{
+	fsec_t		fsec;
+	int			tz;
+
+	return timestamp2tm(time, zoned ? &tz : NULL, tm, &fsec, NULL, NULL) == 0 &&
+		tm->tm_hour == 0 && tm->tm_min == 0 && tm->tm_sec == 0 && fsec == 0;
+}
+
+/*
+ * The partition behind another one, as many months, days or else microseconds wide.
+ */
+static WindowPartition
+next_partition(const WindowPartition *last, bool zoned)
+{
+	WindowPartition next = {.lower = last->upper};
+	Interval	width = {0};
+	struct pg_tm from;
+	struct pg_tm to;
+
+	if (!begins_day(last->lower, zoned, &from) || !begins_day(last->upper, zoned, &to))
+		width.time = last->upper - last->lower;
+	else if (from.tm_mday == 1 && to.tm_mday == 1)
+		width.month = (to.tm_year - from.tm_year) * MONTHS_PER_YEAR + to.tm_mon - from.tm_mon;
+	else
+		width.day = date2j(to.tm_year, to.tm_mon, to.tm_mday) -
+			date2j(from.tm_year, from.tm_mon, from.tm_mday);
+	next.upper = DatumGetTimestampTz(DirectFunctionCall2(zoned ? timestamptz_pl_interval : timestamp_pl_interval,
+														 TimestampTzGetDatum(last->upper),
+														 IntervalPGetDatum(&width)));
+	return next;
+}
+
+/*
+ * A name for a partition of the sink, by its lower bound.
+ */
+static char *
+partition_name(const SinkBatch *batch, const WindowPartition *partition, bool zoned)
+{
+	Oid			namespace = get_rel_namespace(batch->sink->relid);
+	struct pg_tm tm;
+	bool		day = begins_day(partition->lower, zoned, &tm);
+	char	   *label = psprintf("p%04d%02d%02d", tm.tm_year, tm.tm_mon, tm.tm_mday);
+
+	if (!day)
+		label = psprintf("%s_%02d%02d%02d", label, tm.tm_hour, tm.tm_min, tm.tm_sec);
+	return quote_qualified_identifier(get_namespace_name(namespace),
+									  ChooseRelationName(get_rel_name(batch->sink->relid),
+														 NULL, label, namespace, false));
+}
+
+/*
+ * Make partitions behind the last one, until there is one for the time "until".  The
+ * sink is closed meanwhile, and locked: ALTER TABLE does not take one that is open.
+ */
+void
+sagg_sink_make_partitions(SinkBatch *batch, int64 until)
+{
+	bool		zoned = RelationGetPartitionKey(batch->rel)->parttypid[0] == TIMESTAMPTZOID;
+	int			n;
+	WindowPartition *partitions = list_partitions(batch->rel, &n);
+	WindowPartition last;
+
+	if (n == 0)
+		return;
+	last = partitions[n - 1];
+	relation_close(batch->rel, NoLock);
+	for (int i = 0; i < MAX_MADE && last.lower != DT_NOBEGIN && last.upper <= until; i++)
+	{
+		Attempt		attempt = {.batch = batch,.zoned = zoned};
+
+		CHECK_FOR_INTERRUPTS();
+		attempt.partition = next_partition(&last, zoned);
+		if (attempt.partition.upper <= last.upper)
+			break;
+		attempt.name = partition_name(batch, &attempt.partition, zoned);
+		if (!try_it(make_partition, &attempt, psprintf("make partition %s", attempt.name)))
+			break;
+		last = attempt.partition;
+	}
+	batch->rel = relation_open(batch->sink->relid, NoLock);
+}

@@ -1,0 +1,299 @@
+/*-------------------------------------------------------------------------
+ *
+ * sink_retention.c
+ *	  Rows of old windows leave the sink: option "retention".
+ *
+ * A micro-batch deletes some of them, oldest windows first, and no more than its
+ * caller says, so that it takes about as long as one without.  They are found by
+ * an index that begins with the column of the window; there is never a scan of the
+ * whole table.  Rows that are that old when they would be written are not.
+ *
+ * As all writes this is the stream's owner's, in the batch's transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "executor/tuptable.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rangetypes.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+#include "event_time/event_time.h"
+#include "write_internal.h"
+
+static bool
+tells_range(const SaggQuery *query)
+{
+	return query->window_identity == SAGG_WINDOW_WHOLE && query->window.type == TSTZRANGEOID;
+}
+
+/*
+ * Can the index give rows by the sink's column "attno", in the order of its type?
+ */
+static bool
+index_serves(Relation index, AttrNumber attno, Oid type)
+{
+	Form_pg_index form = index->rd_index;
+
+	return index->rd_rel->relam == BTREE_AM_OID && form->indisvalid && form->indisready &&
+		heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL) &&
+		form->indkey.values[0] == attno &&
+		index->rd_opfamily[0] == get_opclass_family(GetDefaultOpClass(type, BTREE_AM_OID));
+}
+
+static bool
+has_index(Relation rel, AttrNumber attno)
+{
+	Oid			type = TupleDescAttr(RelationGetDescr(rel), attno - 1)->atttypid;
+	List	   *indexes = RelationGetIndexList(rel);
+	bool		found = false;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index_serves(index, attno, type))
+			found = true;
+		index_close(index, AccessShareLock);
+	}
+	list_free(indexes);
+	return found;
+}
+
+static void
+check_index(Relation rel, const SaggQuery *query, AttrNumber attno, int code)
+{
+	const char *column = sagg_sink_column(query->output_desc, query->window_output);
+
+	if (!has_index(rel, attno))
+		ereport(ERROR,
+				(errcode(code),
+				 errmsg("retention needs an index on column %s of sink \"%s\"",
+						column, RelationGetRelationName(rel)),
+				 errdetail("Rows of old windows are found by it: a btree index that begins with the column and has no WHERE clause."),
+				 errhint("Run CREATE INDEX ON %s (%s).",
+						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+													RelationGetRelationName(rel)),
+						 column)));
+}
+
+/*
+ * Raise an error that says what is missing if rows of old windows cannot leave the
+ * sink of a stream of the current user.
+ */
+void
+sagg_sink_check_retention(Oid sink, const SaggQuery *query, SaggOutputMode mode)
+{
+	AttrNumber *columns;
+	Relation	rel = sagg_sink_lock(sink, query, mode, false, false, &columns);
+
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+	{
+		sagg_sink_check_partitions(rel, query, columns[query->window_output - 1]);
+		relation_close(rel, NoLock);
+		return;
+	}
+	if (pg_class_aclcheck(sink, GetUserId(), ACL_DELETE) != ACLCHECK_OK ||
+		pg_class_aclcheck(sink, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for sink \"%s\"", RelationGetRelationName(rel)),
+				 errdetail("For retention the stream's owner needs SELECT and DELETE on it.")));
+	check_index(rel, query, columns[query->window_output - 1],
+				ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE);
+	CheckCmdReplicaIdentity(rel, CMD_DELETE);
+	relation_close(rel, NoLock);
+}
+
+/*
+ * What tells the window of an output row, see sagg_expired_before.
+ */
+static int64
+output_time(const SaggQuery *query, TypeCacheEntry *type, TupleTableSlot *slot)
+{
+	RangeBound	lower;
+	RangeBound	upper;
+	bool		empty;
+	bool		isnull;
+	Datum		value = slot_getattr(slot, query->window_output, &isnull);
+
+	if (isnull)
+		return DT_NOEND;
+	if (!tells_range(query))
+		return sagg_window_column_time(query, value);
+	range_deserialize(type, DatumGetRangeTypeP(value), &lower, &upper, &empty);
+	if (empty)
+		return DT_NOEND;
+	return DatumGetTimestampTz(query->window.kind == SAGG_WINDOW_SESSION ? upper.val : lower.val);
+}
+
+/*
+ * Take rows that are told by less than "before" out of "rows"; returns how many.
+ */
+static int64
+leave_out(const SaggQuery *query, Tuplestorestate **rows, int64 before)
+{
+	TypeCacheEntry *type = lookup_type_cache(TSTZRANGEOID, TYPECACHE_RANGE_INFO);
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(query->output_desc, &TTSOpsMinimalTuple);
+	Tuplestorestate *kept = tuplestore_begin_heap(true, false, work_mem);
+	int64		left_out = 0;
+
+	tuplestore_rescan(*rows);
+	while (tuplestore_gettupleslot(*rows, true, false, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (output_time(query, type, slot) < before)
+			left_out++;
+		else
+			tuplestore_puttupleslot(kept, slot);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	tuplestore_end(*rows);
+	*rows = kept;
+	return left_out;
+}
+
+/*
+ * Take rows out of a batch's output that are told by less than "before", see
+ * sagg_expired_before; returns how many.
+ */
+int64
+sagg_sink_leave_out(const SaggQuery *query, SaggOutput *output, int64 before)
+{
+	int64		left_out = 0;
+
+	if (output->fresh && tuplestore_tuple_count(output->fresh) > 0)
+		left_out += leave_out(query, &output->fresh, before);
+	if (output->known && tuplestore_tuple_count(output->known) > 0)
+		left_out += leave_out(query, &output->known, before);
+	return left_out;
+}
+
+/*
+ * The condition on a row of the sink, d: told by less than $1.  A range is compared
+ * with the least one that starts there, as its index is in that order.
+ */
+static char *
+expired_condition(const SinkBatch *batch)
+{
+	char	   *time = sagg_sink_row_time(batch, "d");
+
+	if (!tells_range(batch->query))
+		return psprintf("%s OPERATOR(pg_catalog.<) $1", time);
+	return psprintf("d.%s OPERATOR(pg_catalog.<) pg_catalog.tstzrange($1, $1, '[]')"
+					" AND %s OPERATOR(pg_catalog.<) $1",
+					sagg_sink_column(batch->desc, batch->query->window_output), time);
+}
+
+/*
+ * Run the statement by the index, whatever the planner knows of the sink.
+ */
+static int64
+delete_expired(const SinkBatch *batch, int64 before, int64 max_rows)
+{
+	static const char *const other_ways[] = {
+		"enable_bitmapscan", "enable_seqscan", "enable_sort"
+	};
+	char	   *text = psprintf("DELETE FROM ONLY %s WHERE ctid OPERATOR(pg_catalog.=)"
+								" ANY (ARRAY(SELECT d.ctid FROM ONLY %s d WHERE %s ORDER BY d.%s LIMIT " INT64_FORMAT "))",
+								batch->name, batch->name, expired_condition(batch),
+								sagg_sink_column(batch->desc, batch->query->window_output),
+								max_rows);
+	Oid			type = sagg_window_column_type(batch->query);
+	Datum		bound = sagg_window_column_value(batch->query, before);
+	int			nest = NewGUCNestLevel();
+	int			ret;
+
+	for (int i = 0; i < lengthof(other_ways); i++)
+		(void) set_config_option(other_ways[i], "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	ret = SPI_execute_with_args(text, 1, &type, &bound, NULL, false, 0);
+	if (ret != SPI_OK_DELETE)
+		elog(ERROR, "could not execute \"%s\": %s", text, SPI_result_code_string(ret));
+	AtEOXact_GUC(false, nest);
+	return (int64) SPI_processed;
+}
+
+/*
+ * Lock the sink, connected to SPI.
+ */
+static void
+open_sink(SinkBatch *batch)
+{
+	SaggSink   *sink = batch->sink;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	batch->rel = sagg_sink_lock(sink->relid, batch->query, sink->mode, false, true, &batch->columns);
+	batch->name =
+		pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch->rel)),
+										   RelationGetRelationName(batch->rel)));
+}
+
+static void
+close_sink(SinkBatch *batch)
+{
+	relation_close(batch->rel, NoLock);
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "could not disconnect from SPI");
+}
+
+/*
+ * Make partitions of a partitioned sink, so that there is one for rows of the time
+ * "until".  Runs as the current user; what cannot be done now is left.
+ */
+void
+sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until)
+{
+	SinkBatch	batch = {.sink = sink,.query = query,.desc = query->output_desc};
+
+	if (get_rel_relkind(sink->relid) != RELKIND_PARTITIONED_TABLE)
+		return;
+	open_sink(&batch);
+	sagg_sink_make_partitions(&batch, until);
+	close_sink(&batch);
+}
+
+/*
+ * Delete rows of the sink that are told by less than "before", see
+ * sagg_expired_before, the oldest "max_rows" of them; returns how many there were.
+ * Of a partitioned sink: drop partitions that have no other rows.  Runs as the
+ * current user, as sagg_sink_write does.  A sink that has no index for it any more is
+ * ERRCODE_SAGG_DEFINITION_CHANGED.
+ */
+int64
+sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before, int64 max_rows)
+{
+	SinkBatch	batch = {.sink = sink,.query = query,.desc = query->output_desc};
+	int64		deleted = 0;
+
+	open_sink(&batch);
+	if (batch.rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		sagg_sink_drop_partitions(&batch, before);
+	else
+	{
+		check_index(batch.rel, query, batch.columns[query->window_output - 1],
+					ERRCODE_SAGG_DEFINITION_CHANGED);
+		deleted = delete_expired(&batch, before, max_rows);
+	}
+	close_sink(&batch);
+	return deleted;
+}

@@ -1,0 +1,114 @@
+# retention of a sink that is partitioned by the time of windows: whole partitions are
+# dropped and made ahead, and neither readers nor micro-batches wait for it.
+
+use strict;
+use warnings;
+
+use IPC::Run;
+use StreamAgg::Test;
+use Test::More;
+
+my $broker = start_broker(ret => 1);
+my $node = new_node('retention_partitions', 'timezone = UTC', 'max_worker_processes = 64');
+create_source($node, $broker, 'ret', 'ret', 'ts timestamptz, k int');
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+sub said { my (undef, undef, $err) = $node->psql('postgres', $_[0]); return $err; }
+sub produce { $broker->produce('ret', map { [ 0, '', sprintf('{"ts": "2026-01-%02dT%02d:00:00Z", "k": 1}', 1 + $_ / 24, $_ % 24) ] } @_); return; }
+sub partitions { return sql("SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid WHERE inhparent = '$_[0]'::regclass"); }
+sub call { my ($stream, $query, $more) = @_; return "SELECT stream_agg.create_stream('$stream', \$q\$$query\$q\$, watermark => '1 minute', trigger => '20 days', sink => '$stream', options => '{\"retention\": \"2 days\"}' $more)"; }
+
+my $hours = q{stream_agg.tumble(ts, '1 hour')};
+my %sinks = (
+	starts => [ 'window_start timestamptz, n bigint, note text DEFAULT \'none\', UNIQUE NULLS NOT DISTINCT (window_start)', 'window_start', "SELECT lower($hours) AS window_start, count(*) AS n FROM ret GROUP BY $hours", q{, output_mode => 'update'} ],
+	ends => [ 'window_end timestamptz, n bigint', 'window_end', "SELECT upper($hours) AS window_end, count(*) AS n FROM ret GROUP BY $hours", '' ],
+	ranges => [ 'w tstzrange, n bigint', 'lower(w)', "SELECT $hours AS w, count(*) AS n FROM ret GROUP BY 1", '' ]);
+for my $sink (sort keys %sinks)
+{
+	my ($columns, $key, $query, $more) = @{ $sinks{$sink} };
+	sql("CREATE TABLE $sink ($columns) PARTITION BY RANGE (($key))" =~ s/RANGE \(\((\w+)\)\)/RANGE ($1)/r);
+	sql("CREATE TABLE ${sink}_first PARTITION OF $sink FOR VALUES FROM ('2026-01-01') TO ('2026-01-02')");
+}
+produce(0 .. 5);
+for my $sink (sort keys %sinks)
+{
+	sql(call($sink, $sinks{$sink}[2], $sinks{$sink}[3]));
+	process($node, $sink);
+}
+
+subtest 'partitions are made ahead, as wide as the last one' => sub {
+	is(partitions($_), "${_}_first", "$_: one is enough") for sort keys %sinks;
+	produce(22);
+	process($node, $_) for sort keys %sinks;
+	is(partitions('starts'), 'starts_first starts_p20260102', 'for the window after the next, that begins at 00:00');
+	produce(50);
+	process($node, $_) for sort keys %sinks;
+	is(partitions($_), "${_}_first ${_}_p20260102 ${_}_p20260103", "$_: and for what comes") for sort keys %sinks;
+	is(sql(q{SELECT count(*), min(note), max(note) FROM starts_p20260103}), '1|none|none', 'with the defaults of the table');
+	is(sql(q{SELECT count(*) FROM pg_index WHERE indrelid = 'starts_p20260103'::regclass AND indisunique}), 1, 'and its indexes');
+};
+
+subtest 'old partitions are dropped, whole ones only' => sub {
+	produce(72);
+	produce(73);
+	process($node, $_) for sort keys %sinks;
+	produce(74);
+	process($node, $_) for sort keys %sinks;
+	is(partitions('starts'), 'starts_p20260102 starts_p20260103 starts_p20260104', 'that of the first, when the last of its windows is older than two days');
+	is(partitions('ranges'), 'ranges_p20260102 ranges_p20260103 ranges_p20260104', 'by lower(w)');
+	is(partitions('ends'), 'ends_p20260102 ends_p20260103 ends_p20260104', 'by the end');
+	is(sql('SELECT count(*) FROM starts WHERE window_start < $$2026-01-02$$'), 0, 'no older row');
+};
+
+subtest 'a reader keeps a partition, and no micro-batch waits for him' => sub {
+	my $out = '';
+	my $reader = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', 'BEGIN', '-c', 'SELECT count(*) FROM starts', '-c', 'SELECT pg_sleep(6000)' ], '>', \$out, '2>', '/dev/null');
+	$reader->pump until $out =~ /\n/;
+	produce(98, 99);
+	process($node, 'starts');
+	produce(100);
+	is(sql(q{SELECT batches > 0 FROM stream_agg.process_available('starts', '20 s')}), 't', 'the micro-batch is committed while he reads');
+	like(partitions('starts'), qr/starts_p20260102/, 'the partition is there');
+	is(sql(q{SET lock_timeout = '5 s'; SELECT count(*) > 0 FROM starts}), 't', 'and another reader waits for neither');
+	sql(q{SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(6000)%'});
+	$reader->finish;
+	produce(101);
+	process($node, 'starts');
+	unlike(partitions('starts'), qr/starts_p20260102/, 'and goes with the next one');
+};
+
+subtest 'what cannot be dropped is told, and the stream goes on' => sub {
+	sql('CREATE VIEW on_partition AS SELECT * FROM starts_p20260103');
+	my $offset = -s $node->logfile;
+	produce(123, 124);
+	process($node, 'starts');
+	produce(125);
+	process($node, 'starts');
+	like(partitions('starts'), qr/starts_p20260103/, 'the partition is there');
+	like(PostgreSQL::Test::Utils::slurp_file($node->logfile, $offset), qr/WARNING:  stream "starts": could not drop partition public\.starts_p20260103/, 'a warning says so');
+	is(sql('SELECT max(window_start) FROM starts'), '2026-01-06 05:00:00+00', 'results go on');
+};
+
+subtest 'months, days and hours' => sub {
+	for my $width ([ m => '2025-12-01', '2026-01-01', 'm_p20260101' ], [ h => '2026-01-06 03:00', '2026-01-06 06:00', 'h_p20260106_060000 h_p20260106_090000' ])
+	{
+		my ($name, $from, $to, $made) = @$width;
+		sql("CREATE TABLE $name (w timestamptz, n bigint) PARTITION BY RANGE (w); CREATE TABLE ${name}_0 PARTITION OF $name FOR VALUES FROM ('$from') TO ('$to')");
+		sql(call($name, "SELECT lower($hours) AS w, count(*) AS n FROM ret GROUP BY $hours", q{, starting_offsets => 'latest'}));
+		process($node, $name);
+		produce(126 + ($name eq 'h'), 127);
+		process($node, $name);
+		is(partitions($name) =~ s/${name}_0 ?//r, $made, "$name: $made");
+	}
+	is(sql(q{SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = 'm_p20260101'}), q{FOR VALUES FROM ('2026-01-01 00:00:00+00') TO ('2026-02-01 00:00:00+00')}, 'a month');
+};
+
+subtest 'what is refused' => sub {
+	my $query = "SELECT lower($hours) AS w, k, count(*) AS n FROM ret GROUP BY $hours, k";
+	sql('CREATE TABLE by_k (w timestamptz, k int, n bigint) PARTITION BY LIST (k); CREATE TABLE by_k1 PARTITION OF by_k FOR VALUES IN (1);
+		CREATE TABLE rest (w timestamptz, k int, n bigint) PARTITION BY RANGE (w); CREATE TABLE rest_1 PARTITION OF rest DEFAULT;
+		CREATE TABLE none (w timestamptz, k int, n bigint) PARTITION BY RANGE (w)');
+	like(said(call('by_k', $query, '')), qr/ERROR:  retention is not for sink "by_k", which is not partitioned by the time of windows/, 'by something else');
+	like(said(call($_, $query, '')), qr/ERROR:  retention needs a last partition of sink "$_" with two bounds, and no default partition/, $_) for qw(rest none);
+};
+
+done_testing();
