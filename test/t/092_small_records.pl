@@ -113,5 +113,46 @@ checked 'names that are not what they look like: what describe_topic prints is w
 	is(sql(q{SELECT count(*) FROM pg_attribute WHERE attrelid = 'odd'::regclass AND attnum > 0}), 2, 'and others are not');
 };
 
+checked 'symbols and names of schemas: what a record of a few bytes stands for is bounded' => sub {
+	my %schemas = (long_symbol => { type => 'enum', name => 'e', symbols => [ 'x' x 2000 ] },
+		symbols => { type => 'array', items => { type => 'enum', name => 'e', symbols => [ 'x' x 1000, 'y' ] } },
+		long_name => { type => 'record', name => 'n', fields => [ { name => 'x' x 2000, type => 'long' } ] },
+		names => { type => 'array', items => { type => 'record', name => 'n', fields => [ { name => 'x' x 1000, type => 'long' } ] } },
+		long_type => { type => 'fixed', name => 'x' x 2000, size => 1 });
+	my %ids = map { $_ => register({ type => 'record', name => 'r', fields => [ { name => 'v', type => $schemas{$_} } ] }) } keys %schemas;
+	# blocks of 10,000 and of 10 elements, each of a byte: 10 MB, and 10 kB
+	topic('avro', avro($ids{long_symbol}, '00'), avro($ids{symbols}, 'a09c01' . '00' x 10_000 . '00'), avro($ids{symbols}, '14' . '00' x 10 . '00'),
+		avro($ids{symbols}, 'a09c01' . '02' x 10_000 . '00'), avro($ids{long_name}, '00'), avro($ids{names}, 'a09c01' . '00' x 10_000 . '00'),
+		avro($ids{names}, '14' . '00' x 10 . '00'), avro($ids{long_type}, '00'));
+	source('avro', 'v text, pos bigint OPTIONS (metadata $$offset$$)', 'avro');
+	create_stream('avro_s', 'SELECT pos, length(v) AS n FROM avro', 'dead_letter');
+	process($node, 'avro_s');
+	is(sql(q{SELECT string_agg(pos || ':' || n, ' ' ORDER BY pos) FROM avro_s}), '2:10040 3:50000 6:10090', 'records of a sensible size are taken');
+	is(sql(q{SELECT string_agg("offset" || ' ' || substring(error FROM 'a name or symbol is too long|its symbols stand for too many bytes|names of its fields take too many bytes'), '|' ORDER BY "offset")
+		FROM stream_agg.dead_letters WHERE stream = 'avro_s'}),
+		'0 a name or symbol is too long|1 its symbols stand for too many bytes|4 a name or symbol is too long|5 names of its fields take too many bytes|7 a name or symbol is too long',
+		'others are dead letters, with the reason');
+};
+
+checked 'names of types that collide: a schema is compiled in time that grows with its length' => sub {
+	my $n = 8_000;
+	my @same = split / /, sql("SELECT string_agg(n, ' ') FROM (SELECT 'n' || i AS n FROM generate_series(1, 9000000) i WHERE hashtext('n' || i) & 1023 = 0 LIMIT $n) x");
+	my %names = (collide => \@same, differ => [ map { "n$_" } 1 .. $n ]);
+	my %spent;
+	for my $kind (qw(differ collide))
+	{
+		my @fields = map { { name => "f$_", type => { type => 'fixed', name => $names{$kind}[$_], size => 1 } } } 0 .. $n - 1;
+		push @fields, map { { name => "g$_", type => $names{$kind}[0] } } 0 .. $n - 1;
+		my $id = register({ type => 'record', name => 'r', fields => \@fields });
+		topic($kind, avro($id, ''));
+		source($kind, 'k bigint', 'avro');
+		my $start = time;
+		like(error_of("SET statement_timeout = '60s'; SELECT k FROM $kind"), qr/invalid Avro record of schema $id: it ends too early/, "$kind: the schema is compiled");
+		$spent{$kind} = time - $start;
+	}
+	diag(sprintf 'figures: %.2f s, and %.2f s where they collide', @spent{qw(differ collide)});
+	cmp_ok($spent{collide}, '<', 2 * $spent{differ} + 0.3, 'as fast as others');
+};
+
 $registry->kill_kill;
 done_testing();
