@@ -154,5 +154,17 @@ checked 'names of types that collide: a schema is compiled in time that grows wi
 	cmp_ok($spent{collide}, '<', 2 * $spent{differ} + 0.3, 'as fast as others');
 };
 
+checked 'times beyond what Kafka knows: nothing is of them' => sub {
+	topic('times', '{"a":1}', '{"a":2}');
+	source('times', 'a int, ts timestamptz OPTIONS (metadata $$timestamp$$)');
+	for my $time ('294247-01-10 04:00:54.774+00', '294247-01-10 04:00:54.775807+00', '294247-01-10 04:00:54.776+00', '294276-12-31 23:59:59+00', 'infinity')
+	{
+		is(sql("SELECT count(*) FROM times WHERE ts >= '$time'"), 0, "a query from $time on ends, without a record");
+	}
+	sql(q{SELECT stream_agg.create_stream('far', 'SELECT a FROM times', starting_offsets => '294276-12-31 00:00+00')});
+	process($node, 'far');
+	is(sql('SELECT count(*) FROM far'), 0, 'a stream that starts there has read none');
+};
+
 $registry->kill_kill;
 done_testing();
