@@ -99,9 +99,8 @@ read_records(SaggSession *session, const SaggPlan *plan)
 	SAGG_FAILPOINT("read.begun");
 	while (!sagg_reader_collect(session->reader))
 	{
-		bool		woken = sagg_session_wait(session, true, 500);
-
-		if ((sagg_reader_hears(session->reader) || woken) &&
+		(void) sagg_session_wait(session, true, 500);
+		if (sagg_reader_hears(session->reader) &&
 			sagg_reader_trouble(session->reader) == NULL)
 			last_progress = GetCurrentTimestamp();
 		sagg_session_report_silence(session, last_progress);

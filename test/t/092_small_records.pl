@@ -166,5 +166,20 @@ checked 'times beyond what Kafka knows: nothing is of them' => sub {
 	is(sql('SELECT count(*) FROM far'), 0, 'a stream that starts there has read none');
 };
 
+checked 'a broker that hangs up at each fetch: a query and a stream give up after kafka_timeout' => sub {
+	topic('deaf', '{"k":1}');
+	source('deaf', 'k int');
+	sql(q{ALTER SYSTEM SET stream_agg.kafka_timeout = '2s'; SELECT pg_reload_conf()});
+	$broker->say(hangs_up => JSON::PP::true);
+	like(error_of(q{SET statement_timeout = '15s'; SELECT count(*) FROM deaf}), qr/no records of .* from Kafka for 2000 ms/, 'a query');
+	create_stream('deaf_s', 'SELECT k FROM deaf', 'fail');
+	$node->poll_query_until('postgres', q{SELECT last_error ~ 'no (records|answer)' FROM pg_stat_stream_agg WHERE stream = 'deaf_s'}) or fail('never said');
+	$broker->say(hangs_up => undef);
+	process($node, 'deaf_s');
+	is(sql('SELECT count(*) FROM deaf_s'), 1, 'a stream says so, and goes on when it is over');
+	is(sql('SELECT count(*) FROM deaf'), 1, 'so does a query');
+	sql(q{ALTER SYSTEM RESET stream_agg.kafka_timeout; SELECT pg_reload_conf()});
+};
+
 $registry->kill_kill;
 done_testing();
