@@ -68,6 +68,7 @@ typedef struct Part
 	int			failed_windows;
 	int			failed_in_row;
 	Size		group_memory;
+	int			row_space;		/* see sagg_execution_row_space */
 } Part;
 
 /*
@@ -413,6 +414,8 @@ process_part(Part *part)
 		sagg_execution_keep_late(execution, &late);
 	if (is_careful(session))
 		sagg_execution_carefully(execution, session->poison.windows_in_row);
+	if (!sagg_session_replaces(session->lead) && sagg_plan_offsets(plan) > 1)
+		sagg_execution_bound_rows(execution);
 	execute(session, query, execution, refusals, commit);
 
 	leave_stage(&part->clock, commit);
@@ -433,6 +436,7 @@ process_part(Part *part)
 						   sagg_execution_state(execution));
 	sagg_idle_windows(session, execution);
 	part->group_memory = sagg_execution_group_memory(execution);
+	part->row_space = sagg_execution_row_space(execution);
 	sagg_execution_end(execution);
 
 	/*
@@ -573,6 +577,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	int			nparts;
 	char	   *losses;
 	Size		group_memory = 0;
+	int			row_space = 0;
 
 	session->plan = plan;
 	sagg_mark_batch(plan->batch);
@@ -603,8 +608,9 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	{
 		publish_part(&parts[i]);
 		group_memory = Max(group_memory, parts[i].group_memory);
+		row_space = Max(row_space, parts[i].row_space);
 	}
-	sagg_batch_size_committed(session, group_memory);
+	sagg_batch_size_committed(session, group_memory, row_space);
 	sagg_reader_release(session->reader);
 	if (session == session->lead)
 		sagg_reader_commit(session->reader, session->progress->positions,

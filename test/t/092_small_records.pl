@@ -166,6 +166,48 @@ checked 'times beyond what Kafka knows: nothing is of them' => sub {
 	is(sql('SELECT count(*) FROM far'), 0, 'a stream that starts there has read none');
 };
 
+# A megabyte each, 300 in all; four times batch_memory, or 256 MB if that is more, is
+# the bound.
+my $n = 300;
+my $rows = q{SELECT pos, repeat('x', 1000000) AS v FROM rows};
+
+checked 'rows of which a few bytes make many: a micro-batch that would fill the disk is made smaller' => sub {
+	topic('rows', ('{}') x $n);
+	source('rows', 'pos bigint OPTIONS (metadata $$offset$$)');
+	my $log = -s $node->logfile;
+	create_stream('rows_s', $rows, 'fail');
+	process($node, 'rows_s');
+	is(sql('SELECT count(*), count(DISTINCT pos), min(octet_length(v)) FROM rows_s'), "$n|$n|1000000", 'all rows are there, each once');
+	counts_add_up($node, 'rows_s', $n, 'all are counted');
+	my @retries = slurp_file($node->logfile, $log) =~ /micro-batch \d+ is retried with (\d+) of its \d+ offsets, because its rows take more than 262144 kB/g;
+	is("@retries", 150, 'and the log says so');
+	is(sql(q{SELECT count(*) FROM stream_agg.commits WHERE stream = 'rows_s'}), 2, 'in no more micro-batches than needed');
+
+	sql(q{SELECT stream_agg.stop_stream('rows_s'); SELECT stream_agg.reset_stream('rows_s', results => true); SELECT stream_agg.start_stream('rows_s')});
+	process($node, 'rows_s');
+	is(sql('SELECT count(*), count(DISTINCT pos) FROM rows_s'), "$n|$n", 'a reset with results is one micro-batch, as large as it is');
+	sql(q{SELECT stream_agg.drop_stream('rows_s'); DROP TABLE rows_s});
+};
+
+checked 'temp_file_limit: micro-batches become small enough, and a record that alone exceeds it follows on_error' => sub {
+	topic('files', (map { "{\"k\":$_}" } 1 .. 40), '{"k":20000}', map { "{\"k\":$_}" } 1 .. 40);
+	source('files', 'k int, pos bigint OPTIONS (metadata $$offset$$)');
+	sql(q{ALTER ROLE postgres SET temp_file_limit = '2MB'});
+	my $log = -s $node->logfile;
+	# 1 to 40 kB, 20 MB and 1 to 40 kB again, times three
+	my $query = q{SELECT pos, i, repeat(md5(k::text), k * 32) AS v FROM files, generate_series(1, 3) i};
+	create_stream('files_skip', $query, 'skip');
+	process($node, 'files_skip');
+	is(sql('SELECT count(*), count(DISTINCT (pos, i)), count(*) FILTER (WHERE pos = 40) FROM files_skip'), '240|240|0', 'skip: all rows are there but those of the record');
+	counts_add_up($node, 'files_skip', 81, 'all are counted');
+	is(sql(q{SELECT total_dead_lettered FROM stream_agg.commits WHERE stream = 'files_skip' ORDER BY batch DESC LIMIT 1}), 1, 'one of them as left out');
+	like(slurp_file($node->logfile, $log), qr/is retried with \d+ of its 81 offsets, because its temporary files exceed temp_file_limit/, 'the log says that micro-batches are made smaller');
+	create_stream('files_fail', $query, 'fail');
+	wait_state($node, 'files_fail', 'failed', 'temporary file size exceeds temp_file_limit');
+	is(sql('SELECT count(*), max(pos) FROM files_fail'), '120|39', 'fail: the stream stops in front of the record');
+	sql(q{ALTER ROLE postgres RESET temp_file_limit});
+};
+
 checked 'a broker that hangs up at each fetch: a query and a stream give up after kafka_timeout' => sub {
 	topic('deaf', '{"k":1}');
 	source('deaf', 'k int');
