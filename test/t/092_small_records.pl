@@ -205,7 +205,25 @@ checked 'temp_file_limit: micro-batches become small enough, and a record that a
 	create_stream('files_fail', $query, 'fail');
 	wait_state($node, 'files_fail', 'failed', 'temporary file size exceeds temp_file_limit');
 	is(sql('SELECT count(*), max(pos) FROM files_fail'), '120|39', 'fail: the stream stops in front of the record');
+
+	# 10 MB of records, of which a micro-batch has 1 MB in memory
+	$broker->add_topic('read', [ map { { base => $_, values => [ '{"k":"' . 'x' x 100_000 . '"}' ] } } 0 .. 99 ]);
+	source('read', 'k text, pos bigint OPTIONS (metadata $$offset$$)');
+	create_stream('read_s', 'SELECT pos, length(k) AS n FROM read', 'fail');
+	process($node, 'read_s');
+	is(sql('SELECT count(*), count(DISTINCT pos), min(n) FROM read_s'), '100|100|100000', 'so do those whose records exceed it while they are read');
 	sql(q{ALTER ROLE postgres RESET temp_file_limit});
+};
+
+checked 'gaps of trillions of offsets: a stream passes each of them at once' => sub {
+	my @starts = (0, 2**40, '9223372036854775707' + 0);
+	$broker->add_topic('gaps', [ map { { base => $_, values => [ ('{}') x 50 ] } } @starts ], [ { base => 7, values => [ ('{}') x 30 ] }, { base => 2**41, values => ['{}'] } ]);
+	source('gaps', 'part int OPTIONS (metadata $$partition$$), pos bigint OPTIONS (metadata $$offset$$)');
+	sql(q{SELECT stream_agg.create_stream('gaps_s', 'SELECT part, pos FROM gaps', max_offsets_per_trigger => 20)});
+	process($node, 'gaps_s');
+	is(sql('SELECT count(*), count(DISTINCT (part, pos)) FROM gaps_s'), '181|181', 'and has all records, each once');
+	counts_add_up($node, 'gaps_s', 181, 'all are counted');
+	cmp_ok(sql(q{SELECT count(*) FROM stream_agg.commits WHERE stream = 'gaps_s'}), '<', 25, 'in not many more micro-batches than without gaps');
 };
 
 checked 'a broker that hangs up at each fetch: a query and a stream give up after kafka_timeout' => sub {
