@@ -547,7 +547,9 @@ begin_parts(SaggSession *session, int *nparts, char **losses)
 	Part	   *parts;
 
 	enter_stage(session, &clock, SAGG_READ);
+	session->fault = SAGG_FAULT_READ;
 	read_records(session, session->plan);
+	session->fault = SAGG_FAULT_NONE;
 	sagg_session_verify(session, NULL, 0);
 	SAGG_FAILPOINT("read.done");
 	read.losses = sagg_reader_losses(session->reader, &read.nlosses);

@@ -145,7 +145,8 @@ sagg_poison_failed(SaggSession *session, const ErrorData *error)
 	poison->windows = false;
 	poison->avoidable = false;
 	session->fault = SAGG_FAULT_NONE;
-	if (fault == SAGG_FAULT_NONE || sagg_session_replaces(session->lead))
+	if (fault == SAGG_FAULT_NONE || fault == SAGG_FAULT_READ ||
+		sagg_session_replaces(session->lead))
 		return false;
 	if (session->stream->options.on_error == SAGG_FAIL)
 	{

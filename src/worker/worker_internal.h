@@ -288,6 +288,7 @@ extern TimestampTz sagg_visits_tend(void);
 typedef enum SaggFault
 {
 	SAGG_FAULT_NONE,			/* nobody's */
+	SAGG_FAULT_READ,			/* of how much the batch reads */
 	SAGG_FAULT_RECORDS,			/* of a record of the batch */
 	SAGG_FAULT_WINDOWS			/* of windows that close, and so of no record */
 } SaggFault;
