@@ -553,7 +553,8 @@ extern void sagg_closest_try(SaggClosest *closest, const char *known);
 
 /* subtransaction.c */
 extern ErrorData *sagg_try(void (*function) (void *arg), void *arg);
-extern bool sagg_error_of_data(int sqlstate);
+extern bool sagg_error_of_partition(const ErrorData *error);
+extern bool sagg_error_of_data(const ErrorData *error);
 
 /* refusals.c */
 extern char *sagg_error_text(const char *text);

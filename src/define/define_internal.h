@@ -165,9 +165,11 @@ extern SaggStream *sagg_stream_by_key(const char *key);
 extern SaggStream *sagg_stream_of_source(Oid source);
 extern SaggStream *sagg_stream_of_sink(Oid sink);
 extern SaggStream *sagg_stream_beside(const SaggStream *stream);
+extern List *sagg_views_beside(const SaggStream *stream);
 
 /* stream_reader.c */
 extern void sagg_check_reader(const SaggStream *stream);
+extern bool sagg_take_reader_settings(SaggStream *stream, const SaggStream *from);
 
 /* source_change.c */
 extern void sagg_tell_source_change(const Node *command);

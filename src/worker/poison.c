@@ -153,11 +153,11 @@ sagg_poison_failed(SaggSession *session, const ErrorData *error)
 	if (session->stream->options.on_error == SAGG_FAIL)
 	{
 		poison->avoidable = fault == SAGG_FAULT_WINDOWS ? sagg_error_of_group(error) :
-			error->sqlerrcode == ERRCODE_SAGG_INVALID_RECORD || sagg_error_of_data(error->sqlerrcode) ||
+			error->sqlerrcode == ERRCODE_SAGG_INVALID_RECORD || sagg_error_of_data(error) ||
 			session->over_limit;
 		return false;
 	}
-	if (!sagg_error_of_data(error->sqlerrcode) && !session->over_limit)
+	if (!sagg_error_of_data(error) && !session->over_limit)
 		return false;
 	if (fault == SAGG_FAULT_WINDOWS)
 		return windows_failed(session, error);

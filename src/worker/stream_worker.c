@@ -479,8 +479,13 @@ wait_before_retry(SaggSession *session, long delay_ms)
 	for (;;)
 	{
 		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+		bool		now;
 
-		if (left <= 0)
+		LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+		now = session->slot->retry_now;
+		session->slot->retry_now = false;
+		LWLockRelease(sagg_shared->lock);
+		if (left <= 0 || now)
 			break;
 		(void) sagg_session_wait(session, false, left);
 	}

@@ -40,6 +40,7 @@ extern void sagg_start_stream_at_commit(const SaggStream *stream);
 extern void sagg_lock_stream(Oid view);
 extern void sagg_lock_micro_batch(Oid view);
 extern void sagg_tell_if_failed(const SaggStream *stream);
+extern void sagg_retry_now(Oid view);
 
 /* statistics.c */
 extern void sagg_forget_positions(Oid view);

@@ -117,6 +117,9 @@ typedef struct SaggSlot
 	TimestampTz next_attempt;	/* after the last of them, 0 = none */
 	int			failures;		/* of them those that on_failure has let go on */
 
+	bool		retry_now;		/* of a lead: somebody has asked not to wait for
+								 * next_attempt */
+
 	/* process_available: requests made and requests served */
 	uint64		request_seq;
 	uint64		done_seq;
