@@ -47,6 +47,7 @@ enum
 	IS_INTEGER = 1 << 1,
 	IS_NUMBER = 1 << 2,			/* another number */
 	IS_EPOCH = 1 << 3,			/* an integer that may be milliseconds */
+	IS_SECONDS = 1 << 11,			/* one that may be seconds */
 	IS_TIMESTAMPTZ = 1 << 4,
 	IS_TIMESTAMP = 1 << 5,
 	IS_DATE = 1 << 6,
@@ -149,6 +150,8 @@ number_kind(Numeric number)
 	if (DatumGetInt32(DirectFunctionCall1(numeric_scale, NumericGetDatum(number))) > 0 ||
 		!is_between(number, PG_INT64_MIN, PG_INT64_MAX))
 		return IS_NUMBER;
+	if (is_between(number, LEAST_EPOCH / 1000, GREATEST_EPOCH / 1000))
+		return IS_SECONDS;
 	return is_between(number, LEAST_EPOCH, GREATEST_EPOCH) ? IS_EPOCH : IS_INTEGER;
 }
 
@@ -414,10 +417,8 @@ column_type(int kinds, const char *column)
 		case IS_BOOLEAN:
 			return "boolean";
 		case IS_EPOCH:
+		case IS_SECONDS:
 			return is_time_name(column) ? "timestamptz" : "bigint";
-		case IS_INTEGER:
-		case IS_INTEGER | IS_EPOCH:
-			return "bigint";
 		case IS_TIMESTAMPTZ:
 			return "timestamptz";
 		case IS_TIMESTAMP:
@@ -429,7 +430,9 @@ column_type(int kinds, const char *column)
 	}
 	if (kinds & (IS_ARRAY | IS_OBJECT))
 		return "jsonb";
-	return kinds != 0 && (kinds & ~(IS_INTEGER | IS_EPOCH | IS_NUMBER)) == 0 ? "numeric" : "text";
+	if (kinds != 0 && (kinds & ~(IS_INTEGER | IS_EPOCH | IS_SECONDS)) == 0)
+		return "bigint";
+	return kinds != 0 && (kinds & ~(IS_INTEGER | IS_EPOCH | IS_SECONDS | IS_NUMBER)) == 0 ? "numeric" : "text";
 }
 
 /*
@@ -478,6 +481,8 @@ static void
 append_field(StringInfo buf, SampleField *field, List *path, List **taken)
 {
 	char	   *column;
+	char	   *option;
+	const char *type;
 	ListCell   *lc;
 
 	check_stack_depth();
@@ -495,7 +500,12 @@ append_field(StringInfo buf, SampleField *field, List *path, List **taken)
 	if (path == NIL)
 		return;
 	column = sagg_column_name(path, taken);
-	append_column(buf, column, column_type(field->kinds, column), column_option(path, column));
+	type = column_type(field->kinds, column);
+	option = column_option(path, column);
+	if (field->kinds == IS_SECONDS && strcmp(type, "timestamptz") == 0)
+		option = option[0] == '\0' ? " OPTIONS (unit 's')" :
+			psprintf("%.*s, unit 's')", (int) strlen(option) - 1, option);
+	append_column(buf, column, type, option);
 }
 
 /*
