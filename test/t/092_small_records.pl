@@ -128,7 +128,7 @@ checked 'symbols and names of schemas: what a record of a few bytes stands for i
 	create_stream('avro_s', 'SELECT pos, length(v) AS n FROM avro', 'dead_letter');
 	process($node, 'avro_s');
 	is(sql(q{SELECT string_agg(pos || ':' || n, ' ' ORDER BY pos) FROM avro_s}), '2:10040 3:50000 6:10090', 'records of a sensible size are taken');
-	is(sql(q{SELECT string_agg("offset" || ' ' || substring(error FROM 'a name or symbol is too long|its symbols stand for too many bytes|names of its fields take too many bytes'), '|' ORDER BY "offset")
+	is(sql(q{SELECT string_agg("offset" || ' ' || substring(concat(error, detail) FROM 'a name or symbol is too long|its symbols stand for too many bytes|names of its fields take too many bytes'), '|' ORDER BY "offset")
 		FROM stream_agg.dead_letters WHERE stream = 'avro_s'}),
 		'0 a name or symbol is too long|1 its symbols stand for too many bytes|4 a name or symbol is too long|5 names of its fields take too many bytes|7 a name or symbol is too long',
 		'others are dead letters, with the reason');
