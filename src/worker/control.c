@@ -59,23 +59,7 @@ own_stream(FunctionCallInfo fcinfo, const char *function)
 }
 
 /*
- * Have a stream that waits for its next attempt try at once.  Returns whether it does;
- * the caller holds the lock.
- */
-static bool
-retry_now(SaggSlot *slot)
-{
-	SaggSlot   *lead = slot->lead ? slot->lead : slot;
-
-	if (slot->attempts == 0 || slot->state == SAGG_FAILED || lead->latch == NULL)
-		return false;
-	lead->retry_now = true;
-	SetLatch(lead->latch);
-	return true;
-}
-
-/*
- * The same for a caller that does not hold the lock.
+ * sagg_slot_retry_now for a caller that does not hold the lock.
  */
 void
 sagg_retry_now(Oid view)
@@ -85,7 +69,7 @@ sagg_retry_now(Oid view)
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot = sagg_slot_find(MyDatabaseId, view);
 	if (slot)
-		(void) retry_now(slot);
+		(void) sagg_slot_retry_now(slot);
 	LWLockRelease(sagg_shared->lock);
 }
 
@@ -105,7 +89,7 @@ stream_agg_start_stream(PG_FUNCTION_ARGS)
 	slot = sagg_slot_find(MyDatabaseId, stream->view);
 	running = slot && slot->pid != 0 && slot->stop_holds == 0 &&
 		slot->state != SAGG_FAILED;
-	retries = running && stream->enabled && retry_now(slot);
+	retries = running && stream->enabled && sagg_slot_retry_now(slot);
 	LWLockRelease(sagg_shared->lock);
 
 	if (running && stream->enabled)

@@ -217,6 +217,7 @@ extern void sagg_slot_set_error(SaggSlot *slot, int sqlstate,
 								const char *message);
 extern void sagg_slot_clear_error(SaggSlot *slot);
 extern void sagg_slot_attempt_failed(SaggSlot *slot, TimestampTz next);
+extern bool sagg_slot_retry_now(SaggSlot *slot);
 extern void sagg_mark_database(Oid database);
 
 /* role_limit.c; "slot" functions expect the caller to hold sagg_shared->lock */
