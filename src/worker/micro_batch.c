@@ -328,7 +328,7 @@ write_output(SaggSession *session, const SaggQuery *query,
 {
 	/* what the sink's owner may do changes no more from here on */
 	LockRelationOid(session->stream->sink, RowExclusiveLock);
-	sagg_session_check_stream(session);
+	sagg_session_check_owners(session);
 	if (session->delivery)
 		sagg_delivery_begin(session->delivery, session->plan->batch,
 							sagg_sink_identity(session->stream->sink, query),
@@ -413,7 +413,7 @@ process_part(Part *part)
 	enter_stage(session, &part->clock, SAGG_EXECUTE);
 	sagg_session_check_stream(session);
 	query = sagg_query_of_view(session->stream);
-	sagg_session_check_stream(session); /* now that they are locked */
+	sagg_session_check_owners(session); /* now that they are locked */
 	execution = begin_execution(session, query, plan);
 	if (session->stream->options.on_error != SAGG_FAIL)
 		refusals = sagg_refusals_make(session->stream->options.on_error);

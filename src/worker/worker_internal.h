@@ -414,6 +414,7 @@ extern bool sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms)
 extern void sagg_session_report_silence(SaggSession *session, TimestampTz since);
 extern bool sagg_session_told_to_stop(const SaggSession *session);
 extern void sagg_session_check_stop(SaggSession *session);
+extern void sagg_session_check_owners(SaggSession *session);
 extern void sagg_session_check_stream(SaggSession *session);
 extern void sagg_session_check_now(SaggSession *session);
 extern void sagg_session_check_idle(SaggSession *session);
