@@ -144,7 +144,7 @@ refuses('SSL', { 'ssl.ca.pem' => $ca }, { 'ssl.certificate.pem' => $kafka->tls_t
 	qr/Kafka does not permit reading topic "secured"/, 'a name that may not read the topic');
 refuses('SSL', { 'ssl.ca.pem' => $ca }, { %client, 'ssl.key.pem' => $stranger_key }, $no_key, 'the key of another certificate');
 refuses('SSL', { 'ssl.ca.pem' => $ca }, { %client, 'ssl.key.pem' => 'no key' }, $no_key, 'a key that is none');
-refuses('PLAINTEXT', { 'security.protocol' => 'ssl', 'ssl.ca.pem' => $ca }, \%client, qr/no (?:answer from|broker of) Kafka.*DETAIL:  ssl:.*SSL handshake failed/s, 'TLS where there is none');
+refuses('PLAINTEXT', { 'security.protocol' => 'ssl', 'ssl.ca.pem' => $ca }, \%client, qr/no (?:answer from|broker of) Kafka.*DETAIL:  ssl:.*(?:SSL handshake failed|unexpected eof while reading)/s, 'TLS where there is none');
 
 # --- a stream logs in as its owner: same server, same source, two mappings
 as('alice', "GRANT USAGE ON FOREIGN SERVER $secured TO bob; GRANT USAGE ON SCHEMA alice TO bob; GRANT SELECT ON alice.$secured TO bob");
