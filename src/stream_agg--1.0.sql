@@ -865,6 +865,11 @@ SELECT s.stream,
                                    o.partition, o.topic,
                                    CASE WHEN o.event_time IS NULL THEN 'it has had no record with an event time'
                                         ELSE pg_catalog.format('its last event time is %s', o.event_time) END)
+            WHEN h.health OPERATOR(pg_catalog.=) 'losing groups' THEN
+                 pg_catalog.format('groups that failed when their windows closed: %s; see stream_agg.failed_windows', f.groups)
+            WHEN c.max_event_time OPERATOR(pg_catalog.<) '1971-01-01 00:00+00'::timestamp with time zone AND pg_catalog.isfinite(c.max_event_time)
+                 AND c.total_aggregated OPERATOR(pg_catalog.>) 0
+                 THEN 'all event times are before 1971; numbers are milliseconds, unless the column has the option unit'
        END AS problem,
        w.stage,
        w.pid,
@@ -982,6 +987,9 @@ SELECT s.stream,
                                  OR q.newest OPERATOR(pg_catalog.-) q.event_time OPERATOR(pg_catalog.>) GREATEST(s.watermark, '1 minute'::interval))
                       ORDER BY q.event_time NULLS FIRST, q.topic, q.partition
                       LIMIT 1) o ON true
+ CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS groups
+                       FROM stream_agg.failed_windows f
+                      WHERE f.stream OPERATOR(pg_catalog.=) s.stream) f
  CROSS JOIN LATERAL (SELECT CASE WHEN t.state OPERATOR(pg_catalog.=) ANY (ARRAY['failed', 'stopped', 'retrying']) THEN t.state
                                  WHEN w.blocked_by IS NOT NULL OR e.last_error IS NOT NULL THEN 'waiting'
                                  WHEN t.state OPERATOR(pg_catalog.=) 'starting' THEN t.state
@@ -994,6 +1002,7 @@ SELECT s.stream,
                                                   AND p.lag_seconds OPERATOR(pg_catalog.>)
                                                       EXTRACT(epoch FROM LEAST(s.trigger_interval, '1 year'::interval) OPERATOR(pg_catalog.+) '1 minute'::interval)::double precision)) THEN 'catching up'
                                  WHEN o.topic IS NOT NULL THEN 'holding windows'
+                                 WHEN f.groups OPERATOR(pg_catalog.>) 0 THEN 'losing groups'
                                  ELSE 'ok' END AS health) h
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
     OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
@@ -1004,7 +1013,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.sink IS 'table the results are 
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.source IS 'foreign table the stream reads';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.output_mode IS 'append, update or complete';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state IS 'starting, running, retrying (the last attempt has failed, there will be another), stopped (on a standby too) or failed (waits for start_stream)';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.health IS 'ok, starting, catching up, waiting, retrying, losing records, holding windows, failed or stopped';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.health IS 'ok, starting, catching up, waiting, retrying, losing records, holding windows, losing groups (until its rows in failed_windows are deleted), failed or stopped';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.problem IS 'what is behind health, in a line; NULL: nothing to be said';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stage IS 'stage of the micro-batch at hand: read, execute, write, checkpoint; NULL between micro-batches';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.pid IS 'process of the worker';
@@ -1085,7 +1094,7 @@ SELECT s.stream,
 COMMENT ON VIEW @extschema@.pg_stat_stream_agg_summary IS 'one short row per stream, for people: columns of pg_stat_stream_agg';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.stream IS 'name of the stream';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.state IS 'starting, running, retrying, stopped or failed';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.health IS 'ok, starting, catching up, waiting, retrying, losing records, holding windows, failed or stopped';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.health IS 'ok, starting, catching up, waiting, retrying, losing records, holding windows, losing groups (until its rows in failed_windows are deleted), failed or stopped';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.lag IS 'records in Kafka that are not committed yet; NULL: unknown';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.rate IS 'records a second';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.delay IS 'lag_seconds as an interval';

@@ -58,6 +58,7 @@
 #define ERRCODE_SAGG_POISON				MAKE_SQLSTATE('S','A','0','0','9')
 #define ERRCODE_SAGG_GROUP_MEMORY		MAKE_SQLSTATE('S','A','0','2','0')
 #define ERRCODE_SAGG_SCHEMAS			MAKE_SQLSTATE('S','A','0','2','1')
+#define ERRCODE_SAGG_ROW_SPACE			MAKE_SQLSTATE('S','A','0','2','2')
 #define ERRCODE_SAGG_CRASHES			MAKE_SQLSTATE('S','A','0','1','9')
 #define ERRCODE_SAGG_LATE_RECORDS		MAKE_SQLSTATE('S','A','0','1','5')
 
@@ -518,7 +519,8 @@ extern void sagg_closest_try(SaggClosest *closest, const char *known);
 
 /* subtransaction.c */
 extern ErrorData *sagg_try(void (*function) (void *arg), void *arg);
-extern bool sagg_error_of_data(int sqlstate);
+extern bool sagg_error_of_partition(const ErrorData *error);
+extern bool sagg_error_of_data(const ErrorData *error);
 
 /* refusals.c */
 extern char *sagg_error_text(const char *text);

@@ -49,16 +49,30 @@ sagg_try(void (*function) (void *arg), void *arg)
 }
 
 /*
- * Returns whether an error with this SQLSTATE is one that other data would not have
- * raised.  Not those of the server, of connections, of other transactions, of the
+ * Returns whether an error says that a partitioned table has no partition for a row:
+ * a check_violation that names a table and no constraint.
+ */
+bool
+sagg_error_of_partition(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_CHECK_VIOLATION &&
+		error->table_name != NULL && error->constraint_name == NULL;
+}
+
+/*
+ * Returns whether an error is one that other data would not have raised.  A partition
+ * that is missing is not the row's fault.  Not those of the server, of connections, of other transactions, of the
  * definition, nor those of this extension.  Classes that begin with 5 to 9 and I to
  * Z are for RAISE ... ERRCODE of users, where they are not the server's.
  */
 bool
-sagg_error_of_data(int sqlstate)
+sagg_error_of_data(const ErrorData *error)
 {
+	int			sqlstate = error->sqlerrcode;
 	char		first;
 
+	if (sagg_error_of_partition(error))
+		return false;
 	switch (ERRCODE_TO_CATEGORY(sqlstate))
 	{
 		case MAKE_SQLSTATE('2', '1', '0', '0', '0'):	/* cardinality */

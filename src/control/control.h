@@ -115,6 +115,9 @@ typedef struct SaggSlot
 	TimestampTz next_attempt;	/* after the last of them, 0 = none */
 	int			failures;		/* of them those that on_failure has let go on */
 
+	bool		retry_now;		/* of a lead: somebody has asked not to wait for
+								 * next_attempt */
+
 	/* process_available: requests made and requests served */
 	uint64		request_seq;
 	uint64		done_seq;
@@ -206,6 +209,7 @@ extern void sagg_slot_set_error(SaggSlot *slot, int sqlstate,
 								const char *message);
 extern void sagg_slot_clear_error(SaggSlot *slot);
 extern void sagg_slot_attempt_failed(SaggSlot *slot, TimestampTz next);
+extern bool sagg_slot_retry_now(SaggSlot *slot);
 extern void sagg_mark_database(Oid database);
 extern void sagg_require_preload(void);
 extern void sagg_forget_positions(Oid view);

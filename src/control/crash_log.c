@@ -284,8 +284,10 @@ blame(SaggCrashLog *log, const SaggSlot *of_worker, const SaggMark *mark, Timest
 	if (sagg_max_crashes >= 0 && stream->times.n >= Max(sagg_max_crashes, 1))
 		stream->failed = true;
 	ereport(LOG,
-			(errmsg("the worker of stream \"%.*s\" has crashed the server, %d times within %d s",
-					SAGG_NAME_SIZE - 1, slot->name, stream->times.n, sagg_crash_window_s),
+			(errmsg_plural("the worker of stream \"%.*s\" has crashed the server, %d time within %d s",
+						   "the worker of stream \"%.*s\" has crashed the server, %d times within %d s",
+						   stream->times.n,
+						   SAGG_NAME_SIZE - 1, slot->name, stream->times.n, sagg_crash_window_s),
 			 stream->failed ?
 			 errdetail("The stream has failed, and waits for stream_agg.start_stream.") :
 			 errdetail("It is started again %d ms after the server.", stream->pause_ms)));

@@ -336,6 +336,21 @@ sagg_slot_attempt_failed(SaggSlot *slot, TimestampTz next)
 }
 
 /*
+ * Have a stream that waits for its next attempt try at once.  Returns whether it does.
+ */
+bool
+sagg_slot_retry_now(SaggSlot *slot)
+{
+	SaggSlot   *lead = slot->lead ? slot->lead : slot;
+
+	if (slot->attempts == 0 || slot->state == SAGG_FAILED || lead->latch == NULL)
+		return false;
+	lead->retry_now = true;
+	SetLatch(lead->latch);
+	return true;
+}
+
+/*
  * Note for the launcher that the streams of a database have changed, and wake
  * it.  Cannot fail: transaction callbacks use it.
  */

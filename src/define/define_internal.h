@@ -156,6 +156,7 @@ extern void sagg_check_min_offsets(const SaggStreamOptions *options,
 
 /* stream_start_stop.c */
 extern void sagg_tell_if_failed(const SaggStream *stream);
+extern void sagg_retry_now(Oid view);
 
 /* stream_delivery.c */
 extern void sagg_check_delivery(const SaggStream *stream, const SaggQuery *query);
@@ -169,9 +170,11 @@ extern SaggStream *sagg_stream_by_key(const char *key);
 extern SaggStream *sagg_stream_of_source(Oid source);
 extern SaggStream *sagg_stream_of_sink(Oid sink);
 extern SaggStream *sagg_stream_beside(const SaggStream *stream);
+extern List *sagg_views_beside(const SaggStream *stream);
 
 /* stream_reader.c */
 extern void sagg_check_reader(const SaggStream *stream);
+extern bool sagg_take_reader_settings(SaggStream *stream, const SaggStream *from);
 
 /* source_change.c */
 extern void sagg_tell_source_change(const Node *command);

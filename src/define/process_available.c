@@ -143,6 +143,7 @@ look(Request *request, ConditionVariable **cv)
 			request->known = request->known || slot->known;
 			if (slot->latch)
 				SetLatch(slot->latch);
+			(void) sagg_slot_retry_now(slot);
 		}
 		else if (slot->done_seq >= request->seq)
 		{

@@ -42,7 +42,10 @@ changes_format(const AlterTableCmd *cmd)
 		return false;
 	foreach(lc, (List *) cmd->def)
 	{
-		if (strncmp(lfirst_node(DefElem, lc)->defname, "topic", 5) != 0)
+		const char *name = lfirst_node(DefElem, lc)->defname;
+
+		/* what is read, and what becomes of bad records in queries, is another matter */
+		if (strncmp(name, "topic", 5) != 0 && strcmp(name, "on_error") != 0)
 			return true;
 	}
 	return false;

@@ -150,6 +150,38 @@ update_row(const SaggStream *stream)
 }
 
 /*
+ * What the reader of a stream is told all of its streams say: give the others what
+ * "stream" has got.
+ */
+static void
+change_others_of_reader(const SaggStream *stream)
+{
+	StringInfoData names;
+	ListCell   *lc;
+
+	if (stream->reader == NULL)
+		return;
+	initStringInfo(&names);
+	foreach(lc, sagg_views_beside(stream))
+	{
+		SaggStream *other = sagg_stream_by_view(lfirst_oid(lc), true);
+
+		if (other == NULL || !sagg_take_reader_settings(other, stream))
+			continue;
+		sagg_lock_stream(other->view);
+		other = sagg_stream_by_view(other->view, false);
+		(void) sagg_take_reader_settings(other, stream);
+		update_row(other);
+		sagg_retry_now(other->view);
+		appendStringInfo(&names, "%s%s", names.len > 0 ? ", " : "", sagg_stream_title(other->name));
+	}
+	if (names.len > 0)
+		ereport(NOTICE,
+				(errmsg("streams that share reader \"%s\" get the same settings: %s",
+						stream->reader, names.data)));
+}
+
+/*
  * alter_stream(stream text, options jsonb, trigger interval,
  * max_offsets_per_trigger bigint, watermark interval, query text, drop_columns
  * boolean): changes what is not NULL.  Waits for the micro-batch at hand; on commit the stream goes on
@@ -185,10 +217,12 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	sagg_check_group(stream, query);
 	sagg_check_delivery(stream, query);
 	sagg_check_min_offsets(&stream->options, stream->max_offsets);
+	change_others_of_reader(stream);
 	sagg_check_reader(stream);
 	if (stream->options.has_retention)
 		check_retention_sink(stream, query);
 	update_row(stream);
+	sagg_retry_now(stream->view);
 	if (PG_ARGISNULL(ARG_QUERY))
 		sagg_tell_if_failed(stream);
 	PG_RETURN_VOID();

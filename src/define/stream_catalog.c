@@ -229,6 +229,41 @@ sagg_stream_beside(const SaggStream *stream)
 }
 
 /*
+ * The views of all other streams that share the reader of "stream", in order.
+ */
+List *
+sagg_views_beside(const SaggStream *stream)
+{
+	Oid			types[3] = {TEXTOID, OIDOID, OIDOID};
+	Datum		values[3] = {
+		CStringGetTextDatum(stream->reader), ObjectIdGetDatum(stream->owner),
+		ObjectIdGetDatum(stream->view)
+	};
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *views = NIL;
+	SaggOwnerContext owner;
+
+	SPI_connect();
+	sagg_become_extension_owner(&owner);
+	if (SPI_execute_with_args("SELECT s.query::oid FROM stream_agg.streams s JOIN pg_catalog.pg_class c ON c.oid = s.query"
+							  " WHERE s.reader = $1 AND c.relowner = $2 AND c.oid <> $3 ORDER BY 1",
+							  3, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read stream_agg.streams");
+	sagg_restore_user(&owner);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		MemoryContext old = MemoryContextSwitchTo(caller);
+
+		views = lappend_oid(views, DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+																  SPI_tuptable->tupdesc, 1, &isnull)));
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	return views;
+}
+
+/*
  * Change a stream's row, as the owner of the extension: "assignments" is the SET
  * clause, whose parameters begin at $2; values[0] is set here.  Raises
  * serialization_failure if the row is gone.

@@ -66,6 +66,28 @@ check_alike(const SaggStream *stream, const SaggStream *other)
 }
 
 /*
+ * Give a stream the settings of its reader that "from" has; returns whether it had
+ * others.
+ */
+bool
+sagg_take_reader_settings(SaggStream *stream, const SaggStream *from)
+{
+	SaggStreamOptions *a = &stream->options;
+	const SaggStreamOptions *b = &from->options;
+	bool		same = stream->trigger == from->trigger && stream->max_offsets == from->max_offsets &&
+		a->min_offsets == b->min_offsets && a->max_delay == b->max_delay &&
+		a->on_data_loss == b->on_data_loss && same_text(a->consumer_group, b->consumer_group);
+
+	stream->trigger = from->trigger;
+	stream->max_offsets = from->max_offsets;
+	a->min_offsets = b->min_offsets;
+	a->max_delay = b->max_delay;
+	a->on_data_loss = b->on_data_loss;
+	a->consumer_group = b->consumer_group;
+	return !same;
+}
+
+/*
  * One new stream of a reader at a time, or two would not see each other.  A reader
  * is its owner's, and so is the lock, which has the whole OID of the owner in the
  * place of a catalog's: nobody waits for the transactions of others, whatever names

@@ -59,8 +59,23 @@ own_stream(FunctionCallInfo fcinfo, const char *function)
 }
 
 /*
+ * sagg_slot_retry_now for a caller that does not hold the lock.
+ */
+void
+sagg_retry_now(Oid view)
+{
+	SaggSlot   *slot;
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	slot = sagg_slot_find(MyDatabaseId, view);
+	if (slot)
+		(void) sagg_slot_retry_now(slot);
+	LWLockRelease(sagg_shared->lock);
+}
+
+/*
  * start_stream(stream text): on commit the stream runs.  A failed stream
- * tries again at once.
+ * tries again at once, and so does one that waits for its next attempt.
  */
 Datum
 stream_agg_start_stream(PG_FUNCTION_ARGS)
@@ -68,17 +83,21 @@ stream_agg_start_stream(PG_FUNCTION_ARGS)
 	SaggStream *stream = own_stream(fcinfo, "stream_agg.start_stream()");
 	SaggSlot   *slot;
 	bool		running;
+	bool		retries;
 
-	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot = sagg_slot_find(MyDatabaseId, stream->view);
 	running = slot && slot->pid != 0 && slot->stop_holds == 0 &&
 		slot->state != SAGG_FAILED;
+	retries = running && stream->enabled && sagg_slot_retry_now(slot);
 	LWLockRelease(sagg_shared->lock);
 
 	if (running && stream->enabled)
 	{
 		ereport(NOTICE,
-				(errmsg("stream \"%s\" is already running", sagg_stream_title(stream->name))));
+				(retries ?
+				 errmsg("stream \"%s\" is already running, and tries again at once", sagg_stream_title(stream->name)) :
+				 errmsg("stream \"%s\" is already running", sagg_stream_title(stream->name))));
 		PG_RETURN_VOID();
 	}
 	sagg_stream_check_can_run(stream->owner);

@@ -96,6 +96,11 @@ extern void sagg_execution_group_failed(SaggExecution *execution, int64 number,
 extern Size sagg_group_memory_bound(void);
 extern Size sagg_execution_group_memory(const SaggExecution *execution);
 
+/* pass_rows.c */
+extern int64 sagg_row_space_bound(void);
+extern void sagg_execution_bound_rows(SaggExecution *execution);
+extern int	sagg_execution_row_space(const SaggExecution *execution);
+
 /* replaced.c */
 extern int64 sagg_execution_replaces(SaggExecution *execution);
 extern bool sagg_rows_have_windows(const SaggStream *stream, const SaggQuery *query);

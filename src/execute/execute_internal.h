@@ -302,6 +302,8 @@ struct SaggExecution
 								 * to their aggregate */
 	SaggAggCall *aggs;
 	SaggGroupMemory group_memory;
+	int64		row_bytes;		/* of the rows of a query that does not aggregate */
+	int64		row_bound;		/* of these; see pass_rows.c */
 	SaggKeyCall *keys;
 	Datum	   *row_keys;		/* of the row at hand */
 	bool	   *row_keynulls;

@@ -61,6 +61,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	sagg_kept_replay_init(ex);
 	initStringInfo(&ex->entry);
 	sagg_group_memory_init(ex, ex->aggcontext->ecxt_per_tuple_memory);
+	ex->row_bound = PG_INT64_MAX;
 	sagg_groups_init(ex);
 	if (SAGG_HAS_SESSIONS(ex))
 		sagg_sessions_init(ex);

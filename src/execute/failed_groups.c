@@ -41,7 +41,7 @@
 bool
 sagg_error_of_group(const ErrorData *error)
 {
-	return sagg_error_of_data(error->sqlerrcode) &&
+	return sagg_error_of_data(error) &&
 		error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION;
 }
 

@@ -52,18 +52,6 @@ key_kind(Oid function, Oid collation)
 }
 
 /*
- * A secret for a store, or for tables that are in no store.
- */
-void
-sagg_hash_seed_make(SaggHashSeed *seed)
-{
-	if (!pg_strong_random(seed, sizeof(*seed)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random numbers for a hash table")));
-}
-
-/*
  * Set up the keys of a query, in the current context.
  */
 SaggKeyCall *

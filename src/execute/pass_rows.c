@@ -11,23 +11,85 @@
  * both.
  *
  * Rows wait for WRITE in a tuplestore, so that nothing is written of a record
- * that is refused later, with another of its rows.
+ * that is refused later, with another of its rows.  What they take there, a temporary
+ * file mostly, can be ten thousand times what their records take.  So it has a bound
+ * (I7), above which the batch fails with ERRCODE_SAGG_ROW_SPACE, and the worker tries
+ * a smaller one (worker/batch_size.c).
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "executor/executor.h"
-#include "utils/memutils.h"
+#include "utils/guc.h"
 
 #include "event_times.h"
 #include "pass_rows.h"
+#include "streams/streams.h"
+
+/* least bound of the rows of a batch, whatever the setting */
+#define LEAST_SPACE		(INT64CONST(256) * 1024 * 1024)
 
 typedef struct RowReceiver
 {
 	DestReceiver pub;
 	SaggExecution *ex;
+	int			fixed;			/* bytes of a row beside the following columns */
+	int			nvarying;
+	int		   *varying;		/* of the output, from 0: of varying length */
 } RowReceiver;
+
+/*
+ * Bytes that the rows of a batch can take.
+ */
+int64
+sagg_row_space_bound(void)
+{
+	return Max((int64) sagg_batch_memory_kb * 1024 * 4, LEAST_SPACE);
+}
+
+/*
+ * Bound the rows of an execution, whose batch can be made smaller; by default they
+ * have no bound.
+ */
+void
+sagg_execution_bound_rows(SaggExecution *ex)
+{
+	ex->row_bound = sagg_row_space_bound();
+}
+
+/*
+ * How much of what the rows of a batch can take an execution has taken, in percent.
+ */
+int
+sagg_execution_row_space(const SaggExecution *ex)
+{
+	int64		bound = sagg_row_space_bound();
+
+	if (temp_file_limit >= 0)
+		bound = Min(bound, Max((int64) temp_file_limit * 1024, 1));
+	return (int) Min(ex->row_bytes / (bound / 100.0), 1000);
+}
+
+static void
+count_bytes(const RowReceiver *receiver, const Datum *values, const bool *nulls)
+{
+	SaggExecution *ex = receiver->ex;
+
+	ex->row_bytes += receiver->fixed;
+	for (int i = 0; i < receiver->nvarying; i++)
+	{
+		if (!nulls[receiver->varying[i]])
+			ex->row_bytes += VARSIZE_ANY(DatumGetPointer(values[receiver->varying[i]]));
+	}
+	if (unlikely(ex->row_bytes > ex->row_bound))
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_ROW_SPACE),
+				 errmsg("the rows of a micro-batch of stream \"%s\" take more than " INT64_FORMAT " kB",
+						sagg_stream_title(ex->stream->name), ex->row_bound / 1024),
+				 errhint("Increase stream_agg.batch_memory, of which they can take four times as much.")));
+}
 
 /*
  * Take a row's event time.  Returns false, having counted it, for a row that
@@ -77,6 +139,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 		sagg_classify(ex, slot, SAGG_CLASS_FILTERED);
 		return true;
 	}
+	count_bytes((RowReceiver *) self, slot->tts_values + first, slot->tts_isnull + first);
 	tuplestore_putvalues(ex->fresh, ex->query->output_desc,
 						 slot->tts_values + first, slot->tts_isnull + first);
 	sagg_classify(ex, slot, SAGG_CLASS_AGGREGATED);
@@ -101,7 +164,17 @@ DestReceiver *
 sagg_row_receiver(SaggExecution *ex)
 {
 	RowReceiver *receiver = palloc0(sizeof(RowReceiver));
+	TupleDesc	desc = ex->query->output_desc;
 
+	receiver->fixed = MAXALIGN(SizeofMinimalTupleHeader);
+	receiver->varying = palloc(sizeof(int) * Max(desc->natts, 1));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (TupleDescAttr(desc, i)->attlen == -1)
+			receiver->varying[receiver->nvarying++] = i;
+		else
+			receiver->fixed += Max(TupleDescAttr(desc, i)->attlen, 0);
+	}
 	receiver->pub.receiveSlot = receive_row;
 	receiver->pub.rStartup = startup_receiver;
 	receiver->pub.rShutdown = end_receiver;
@@ -118,6 +191,7 @@ void
 sagg_rows_forget(SaggExecution *ex)
 {
 	tuplestore_clear(ex->fresh);
+	ex->row_bytes = 0;
 	if (ex->seen)
 		sagg_seen_keys_forget(ex);
 }

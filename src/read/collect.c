@@ -109,16 +109,21 @@ sagg_queue_was_full(const SaggReader *reader, const SaggPartition *part,
 }
 
 /*
- * Has librdkafka fetched records since this was asked last?  They may be of
- * aborted transactions, which it keeps to itself.
+ * Has the reader got further since this was asked last: have partitions, or has
+ * librdkafka fetched records?  These may be of aborted transactions, which it keeps
+ * to itself.  Events of the connection, which breaks and comes back, are no progress.
  */
 bool
 sagg_reader_hears(SaggReader *reader)
 {
 	uint64		before = reader->answers;
+	uint64		places = reader->places;
 
 	reader->answers = reader->fetch ? sagg_arrivals_answers(reader->fetch->arrivals) : 0;
-	return reader->answers != before;
+	reader->places = 0;
+	for (int i = 0; i < reader->npartitions; i++)
+		reader->places += (uint64) reader->partitions[i]->position;
+	return reader->answers != before || reader->places != places;
 }
 
 /*

@@ -322,13 +322,13 @@ same_ranges(const SaggReader *reader, const SaggRange *ranges, int nranges)
 }
 
 /*
- * Pass over the offsets from the start of a range on that have no record, as far
- * as what has arrived tells; no further than to its end.  Returns where the
- * partition goes on: the range's start, if nothing has arrived.  May raise what
- * sagg_reader_collect would.  Does not wait.
+ * The end of the offsets from the start of a range on that have no record, as far
+ * as what has arrived tells; no further than the range's.  Its start, if nothing has
+ * arrived, or the reader is elsewhere.  May raise what sagg_reader_collect would.
+ * Does not wait.
  */
 int64
-sagg_reader_pass_gap(SaggReader *reader, const SaggRange *range)
+sagg_reader_gap_end(SaggReader *reader, const SaggRange *range)
 {
 	SaggPartition *part;
 	int64		next;
@@ -346,8 +346,20 @@ sagg_reader_pass_gap(SaggReader *reader, const SaggRange *range)
 			return range->start;
 		next = message ? message->offset : part->eof;
 	}
-	part->position = Max(part->position, Min(next, range->end));
-	return part->position;
+	return Max(range->start, Min(next, range->end));
+}
+
+/*
+ * Pass over these offsets.  Returns where the partition goes on.
+ */
+int64
+sagg_reader_pass_gap(SaggReader *reader, const SaggRange *range)
+{
+	int64		next = sagg_reader_gap_end(reader, range);
+
+	if (next > range->start)
+		find_partition(reader, range)->position = next;
+	return next;
 }
 
 /*

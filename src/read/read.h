@@ -86,6 +86,7 @@ extern long sagg_reader_rest(SaggReader *reader, long interval_ms,
 extern bool sagg_reader_partitions_changed(SaggReader *reader);
 extern void sagg_reader_begin(SaggReader *reader, const SaggRange *ranges,
 							  int nranges);
+extern int64 sagg_reader_gap_end(SaggReader *reader, const SaggRange *range);
 extern int64 sagg_reader_pass_gap(SaggReader *reader, const SaggRange *range);
 extern bool sagg_reader_collect(SaggReader *reader);
 extern bool sagg_reader_hears(SaggReader *reader);

@@ -130,4 +130,8 @@ extern bool sagg_batch_next(SaggBatchCursor *cursor, SaggRecord *record);
 extern void sagg_batch_rewind(SaggBatchCursor *cursor);
 extern void sagg_batch_end(SaggBatchCursor *cursor);
 
+/* sample_names.c */
+extern bool sagg_name_is_plain(const char *name, int len);
+extern char *sagg_column_name(List *path, List **taken);
+
 #endif							/* SAGG_READ_INTERNAL_H */

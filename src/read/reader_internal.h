@@ -151,6 +151,7 @@ struct SaggReader
 	TimestampTz partitions_checked;
 	TimestampTz prodded;		/* see sagg_reader_prod */
 	uint64		answers;		/* see sagg_reader_hears */
+	uint64		places;			/* sum of the partitions' positions */
 	int			nranges;		/* of the batch */
 	SaggRange  *ranges;
 	SaggBatch  *batch;

@@ -542,13 +542,14 @@ void
 sagg_reader_offsets_at(SaggReader *reader, TimestampTz time,
 					   SaggRange *bounds, int nbounds)
 {
-	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
+	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * (USECS_PER_DAY / 1000);
+	int64		ms = time / 1000 + (time % 1000 > 0) - epoch;	/* rounded up */
 	int64	   *offsets = palloc(sizeof(int64) * Max(nbounds, 1));
 
 	if (nbounds == 0)
 		return;
 	sagg_reader_open_asks(reader);
-	wait_for_offsets(reader, (time - epoch + 999) / 1000, sagg_reader_deadline(reader),
+	wait_for_offsets(reader, ms, sagg_reader_deadline(reader),
 					 bounds, nbounds, offsets);
 
 	/* the ends were asked for before, so no record is between the two */

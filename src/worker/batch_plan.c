@@ -265,6 +265,33 @@ sagg_session_replaces(const SaggSession *session)
 }
 
 /*
+ * Shrink ranges, which are not empty, until they hold no more than "limit" offsets
+ * together.  Those that are known to have no record, before the first one of a range,
+ * do not count: it passes them at once.
+ */
+static void
+share_offsets(SaggSession *session, SaggRange *ranges, int n, int64 limit, int64 rotation)
+{
+	int64	   *starts = palloc(sizeof(int64) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+	{
+		starts[i] = ranges[i].start;
+		if (ranges[i].end - ranges[i].start > limit)
+			ranges[i].start = Min(sagg_reader_gap_end(session->reader, &ranges[i]),
+								  ranges[i].end - 1);
+	}
+	sagg_ranges_share(ranges, n, limit, rotation);
+	for (int i = 0; i < n; i++)
+	{
+		if (ranges[i].end == ranges[i].start)
+			ranges[i].end = starts[i];
+		ranges[i].start = starts[i];
+	}
+	pfree(starts);
+}
+
+/*
  * The ranges of the next batch, in the current context.  A partition with a
  * skip has one in any case, be it empty.
  */
@@ -302,7 +329,7 @@ next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
 			if (one->nsuspects > 0)
 				n = keep_suspects(one, ranges, n, &limit);
 		}
-		sagg_ranges_share(ranges, n, sagg_batch_size_bound(session, limit), plan->batch);
+		share_offsets(session, ranges, n, sagg_batch_size_bound(session, limit), plan->batch);
 	}
 	for (int i = 0; i < nbounds; i++)
 	{

@@ -36,6 +36,9 @@
  * one is longer */
 #define LONGEST_FAILURE_PAUSE_MS	(10 * 60 * 1000)
 
+#define PARTITION_HINT \
+	"Create the partition. The option retention has partitions made ahead."
+
 #define CLOSED_WINDOWS_HINT \
 	"This is about rows of windows that have closed. No record of the micro-batch can be left out for it: fix the query or the sink."
 
@@ -147,6 +150,8 @@ error_text(const SaggSession *session, const ErrorData *error)
 		appendStringInfo(&message, "\nDETAIL:  %s", error->detail);
 	if (error->hint)
 		appendStringInfo(&message, "\nHINT:  %s", error->hint);
+	if (sagg_error_of_partition(error) && error->hint == NULL)
+		appendStringInfoString(&message, "\nHINT:  " PARTITION_HINT);
 	if (session->poison.windows)
 		appendStringInfoString(&message, "\nHINT:  " CLOSED_WINDOWS_HINT);
 	if (session->poison.avoidable && error->hint == NULL)

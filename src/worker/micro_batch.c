@@ -70,6 +70,7 @@ typedef struct Part
 	int			failed_windows;
 	int			failed_in_row;
 	Size		group_memory;
+	int			row_space;		/* see sagg_execution_row_space */
 } Part;
 
 /*
@@ -101,9 +102,8 @@ read_records(SaggSession *session, const SaggPlan *plan)
 	SAGG_FAILPOINT("read.begun");
 	while (!sagg_reader_collect(session->reader))
 	{
-		bool		woken = sagg_session_wait(session, true, 500);
-
-		if ((sagg_reader_hears(session->reader) || woken) &&
+		(void) sagg_session_wait(session, true, 500);
+		if (sagg_reader_hears(session->reader) &&
 			sagg_reader_trouble(session->reader) == NULL)
 			last_progress = GetCurrentTimestamp();
 		sagg_session_report_silence(session, last_progress);
@@ -329,7 +329,7 @@ write_output(SaggSession *session, const SaggQuery *query,
 {
 	/* what the sink's owner may do changes no more from here on */
 	LockRelationOid(session->stream->sink, RowExclusiveLock);
-	sagg_session_check_stream(session);
+	sagg_session_check_owners(session);
 	if (session->delivery)
 		sagg_delivery_begin(session->delivery, session->plan->batch,
 							sagg_sink_identity(session->stream->sink, query),
@@ -414,7 +414,7 @@ process_part(Part *part)
 	enter_stage(session, &part->clock, SAGG_EXECUTE);
 	sagg_session_check_stream(session);
 	query = sagg_query_of_view(session->stream);
-	sagg_session_check_stream(session); /* now that they are locked */
+	sagg_session_check_owners(session); /* now that they are locked */
 	execution = begin_execution(session, query, plan);
 	if (session->stream->options.on_error != SAGG_FAIL)
 		refusals = sagg_refusals_make(session->stream->options.on_error);
@@ -424,6 +424,8 @@ process_part(Part *part)
 		sagg_execution_keep_late(execution, &late);
 	if (is_careful(session))
 		sagg_execution_carefully(execution, session->poison.windows_in_row);
+	if (!sagg_session_replaces(session->lead) && sagg_plan_offsets(plan) > 1)
+		sagg_execution_bound_rows(execution);
 	execute(session, query, execution, refusals, commit);
 
 	leave_stage(&part->clock, commit);
@@ -444,6 +446,7 @@ process_part(Part *part)
 						   sagg_execution_state(execution));
 	sagg_idle_windows(session, execution);
 	part->group_memory = sagg_execution_group_memory(execution);
+	part->row_space = sagg_execution_row_space(execution);
 	sagg_execution_end(execution);
 
 	/*
@@ -554,7 +557,9 @@ begin_parts(SaggSession *session, int *nparts, char **losses)
 	Part	   *parts;
 
 	enter_stage(session, &clock, SAGG_READ);
+	session->fault = SAGG_FAULT_READ;
 	read_records(session, session->plan);
+	session->fault = SAGG_FAULT_NONE;
 	sagg_session_verify(session, NULL, 0);
 	SAGG_FAILPOINT("read.done");
 	read.losses = sagg_reader_losses(session->reader, &read.nlosses);
@@ -584,6 +589,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	int			nparts;
 	char	   *losses;
 	Size		group_memory = 0;
+	int			row_space = 0;
 
 	session->plan = plan;
 	sagg_mark_batch(plan->batch);
@@ -614,8 +620,9 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	{
 		publish_part(&parts[i]);
 		group_memory = Max(group_memory, parts[i].group_memory);
+		row_space = Max(row_space, parts[i].row_space);
 	}
-	sagg_batch_size_committed(session, group_memory);
+	sagg_batch_size_committed(session, group_memory, row_space);
 	sagg_reader_release(session->reader);
 	if (session == session->lead)
 		sagg_reader_commit(session->reader, session->progress->positions,

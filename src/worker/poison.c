@@ -148,15 +148,17 @@ sagg_poison_failed(SaggSession *session, const ErrorData *error)
 	poison->windows = false;
 	poison->avoidable = false;
 	session->fault = SAGG_FAULT_NONE;
-	if (fault == SAGG_FAULT_NONE || sagg_session_replaces(session->lead))
+	if (fault == SAGG_FAULT_NONE || fault == SAGG_FAULT_READ ||
+		sagg_session_replaces(session->lead))
 		return false;
 	if (session->stream->options.on_error == SAGG_FAIL)
 	{
 		poison->avoidable = fault == SAGG_FAULT_WINDOWS ? sagg_error_of_group(error) :
-			error->sqlerrcode == ERRCODE_SAGG_INVALID_RECORD || sagg_error_of_data(error->sqlerrcode);
+			error->sqlerrcode == ERRCODE_SAGG_INVALID_RECORD || sagg_error_of_data(error) ||
+			session->over_limit;
 		return false;
 	}
-	if (!sagg_error_of_data(error->sqlerrcode))
+	if (!sagg_error_of_data(error) && !session->over_limit)
 		return false;
 	if (fault == SAGG_FAULT_WINDOWS)
 		return windows_failed(session, error);

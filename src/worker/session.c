@@ -335,6 +335,21 @@ sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms)
 }
 
 /*
+ * Leave if the stream's query, sink or sources belong to others than those it was
+ * started for.  In a transaction, as the stream's owner; to be called again when
+ * they are locked.
+ */
+void
+sagg_session_check_owners(SaggSession *session)
+{
+	const SaggStream *stream = session->stream;
+
+	if (sagg_relation_owner(session->slot->view) != GetUserId() ||
+		!sagg_stream_has_owners(stream->owners, stream->view, stream->sink, stream->sources))
+		sagg_session_leave(session, SAGG_EXIT_CHANGED);
+}
+
+/*
  * In a batch's transaction: is the stream still there, still this worker's and of
  * those who owned its parts, and has its source the topics the reader knows?  Ends the process if not; the
  * next one goes on with what the catalogs say.
@@ -342,16 +357,10 @@ sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms)
 void
 sagg_session_check_stream(SaggSession *session)
 {
-	const SaggStream *stream = session->stream;
-	Oid			owner = InvalidOid;
-
-	if (sagg_extension_exists())
-		owner = sagg_relation_owner(session->slot->view);
-	if (!OidIsValid(owner))
+	if (!sagg_extension_exists() || !OidIsValid(sagg_relation_owner(session->slot->view)))
 		sagg_session_leave(session, SAGG_EXIT_GONE);
-	if (owner != GetUserId() ||
-		!sagg_stream_has_owners(stream->owners, stream->view, stream->sink, stream->sources) ||
-		sagg_reader_sources_changed(session->reader, stream->sources))
+	sagg_session_check_owners(session);
+	if (sagg_reader_sources_changed(session->reader, session->stream->sources))
 		sagg_session_leave(session, SAGG_EXIT_CHANGED);
 	session->stream_checked = GetCurrentTimestamp();
 }

@@ -300,7 +300,8 @@ handle_error(SaggSession *lead, const ErrorData *error, bool searching)
 		sagg_follower_release(culprit, SAGG_EXIT_STOPPED);
 		return 0;
 	}
-	failed = attempts_are_over(culprit, classify_error(error->sqlerrcode), searching);
+	failed = attempts_are_over(culprit, culprit->over_limit ? ERROR_UNKNOWN :
+							   classify_error(error->sqlerrcode), searching);
 	if (!searching)
 		delay_ms = Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(culprit->attempts, 20),
 					   sagg_max_retry_delay_ms);
@@ -398,8 +399,7 @@ report_error(const SaggSession *lead, const ErrorData *error, bool searching)
 
 	/* the same again, or what is told when the plan is made smaller */
 	if (searching && (session->plan->nsuspects > 0 ||
-					  error->sqlerrcode == ERRCODE_SAGG_GROUP_MEMORY ||
-					  error->sqlerrcode == ERRCODE_SAGG_SCHEMAS))
+					  session->too_large == session->plan->batch))
 		return;
 	if (gives_way(session, error))
 		ereport(LOG,
@@ -480,8 +480,13 @@ wait_before_retry(SaggSession *session, long delay_ms)
 	for (;;)
 	{
 		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+		bool		now;
 
-		if (left <= 0)
+		LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+		now = session->slot->retry_now;
+		session->slot->retry_now = false;
+		LWLockRelease(sagg_shared->lock);
+		if (left <= 0 || now)
 			break;
 		(void) sagg_session_wait(session, false, left);
 	}

@@ -42,6 +42,7 @@ extern TimestampTz sagg_visits_tend(void);
 typedef enum SaggFault
 {
 	SAGG_FAULT_NONE,			/* nobody's */
+	SAGG_FAULT_READ,			/* of how much the batch reads */
 	SAGG_FAULT_RECORDS,			/* of a record of the batch */
 	SAGG_FAULT_WINDOWS			/* of windows that close, and so of no record */
 } SaggFault;
@@ -124,10 +125,11 @@ typedef struct SaggSession
 	struct WaitEventSet *waitset;
 	SaggFault	fault;
 	SaggPoison	poison;			/* lives as long as the process */
-	int64		too_large;		/* batch whose groups took too much memory, or
-								 * which names too many schemas, or another
+	int64		too_large;		/* batch that is to be made smaller, or another
 								 * number; so do these and the next */
-	bool		too_many_schemas;
+	int			too_large_code; /* SQLSTATE that says why */
+	bool		over_limit;		/* what exceeds temp_file_limit cannot be made
+								 * smaller */
 	int			schemas_asked;	/* for the batch at hand, in percent */
 	int64		size_limit;		/* of a lead: most offsets of a batch, 0 = not so */
 	TimestampTz next_trigger;
@@ -162,6 +164,7 @@ extern bool sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms)
 extern void sagg_session_report_silence(SaggSession *session, TimestampTz since);
 extern bool sagg_session_told_to_stop(const SaggSession *session);
 extern void sagg_session_check_stop(SaggSession *session);
+extern void sagg_session_check_owners(SaggSession *session);
 extern void sagg_session_check_stream(SaggSession *session);
 extern void sagg_session_check_now(SaggSession *session);
 extern void sagg_session_check_idle(SaggSession *session);
@@ -266,7 +269,7 @@ extern void sagg_plan_replace(SaggSession *session, const SaggPlan *failed,
 extern bool sagg_batch_size_failed(SaggSession *session, const ErrorData *error);
 extern SaggPlan *sagg_batch_size_retry(SaggSession *session, SaggPlan *plan);
 extern int64 sagg_batch_size_bound(const SaggSession *session, int64 limit);
-extern void sagg_batch_size_committed(SaggSession *session, Size memory);
+extern void sagg_batch_size_committed(SaggSession *session, Size memory, int space);
 
 /* clip_reports.c */
 #define SAGG_MAX_REPORT_BYTES	2048	/* of each part of a message in the log */

@@ -83,10 +83,7 @@ sagg_sink_fill(const SaggStream *stream, const SaggQuery *query,
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	batch.rel = sagg_sink_lock(stream->sink, query, stream->mode, false, false, &batch.columns);
-	batch.name =
-		pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch.rel)),
-										   RelationGetRelationName(batch.rel)));
+	sagg_sink_begin(&batch, false);
 	filled = fill_rows(&batch, columns, output->fresh) +
 		fill_rows(&batch, columns, output->known);
 	relation_close(batch.rel, NoLock);

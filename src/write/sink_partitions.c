@@ -14,7 +14,6 @@
 #include "postgres.h"
 
 #include "access/relation.h"
-#include "access/xact.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -32,7 +31,6 @@
 #include "utils/lsyscache.h"
 #include "utils/partcache.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "streams/streams.h"
@@ -169,8 +167,9 @@ lock_at_once(Oid relid, LOCKMODE mode)
 }
 
 static void
-drop_partition(Attempt *attempt)
+drop_partition(void *arg)
 {
+	Attempt    *attempt = arg;
 	ListCell   *lc;
 
 	lock_at_once(attempt->batch->sink->relid, AccessExclusiveLock);
@@ -189,8 +188,9 @@ bound_literal(const Attempt *attempt, int64 time)
 }
 
 static void
-make_partition(Attempt *attempt)
+make_partition(void *arg)
 {
+	Attempt    *attempt = arg;
 	const SinkBatch *batch = attempt->batch;
 
 	lock_at_once(batch->sink->relid, ShareUpdateExclusiveLock);
@@ -220,49 +220,29 @@ tell_failure(const SinkBatch *batch, const ErrorData *error, const char *what)
 }
 
 /*
- * Run "function" in a subtransaction.  Returns false if it has failed, and then
- * nothing has happened.
+ * Run "function" of an attempt in a subtransaction.  Returns false if it has failed,
+ * and then nothing has happened.
  */
 static bool
-try_it(void (*function) (Attempt *attempt), Attempt *attempt, const char *what)
+try_it(void (*function) (void *attempt), Attempt *attempt, const char *what)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
 	int			nest = NewGUCNestLevel();
-	volatile bool done = true;
+	ErrorData  *error;
 
 	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
+	error = sagg_try(function, attempt);
+	AtEOXact_GUC(false, nest);
+	if (error)
 	{
-		function(attempt);
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
 		tell_failure(attempt->batch, error, what);
 		FreeErrorData(error);
-		done = false;
+		return false;
 	}
-	PG_END_TRY();
-	AtEOXact_GUC(false, nest);
-	if (done)
-		ereport(LOG,
-				(errmsg("stream \"%s\": done by retention: %s",
-						sagg_stream_title(attempt->batch->sink->stream), what)));
-	return done;
+	ereport(LOG,
+			(errmsg("stream \"%s\": done by retention: %s",
+					sagg_stream_title(attempt->batch->sink->stream), what)));
+	return true;
 }
 
 /*

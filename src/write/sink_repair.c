@@ -87,11 +87,7 @@ sagg_sink_repair(SaggSink *sink, const SaggQuery *query, Tuplestorestate *rows,
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	batch.rel = sagg_sink_lock(sink->relid, query, sink->mode, sink->foreign, true,
-							   &batch.columns);
-	batch.name =
-		pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch.rel)),
-										   RelationGetRelationName(batch.rel)));
+	sagg_sink_begin(&batch, true);
 	(void) delete_rows(&batch, rows, window, windows);
 	if (tuplestore_tuple_count(rows) > 0)
 		(void) sagg_sink_put(&batch, sink->mode == SAGG_APPEND ? rows : none,

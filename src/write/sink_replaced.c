@@ -66,11 +66,26 @@ open_sink(SinkBatch *batch, SaggSink *sink, const SaggStream *stream, const Sagg
 	batch->sink = sink;
 	batch->query = query;
 	batch->desc = query->output_desc;
-	batch->rel = sagg_sink_lock(stream->sink, query, stream->mode, false, false, &batch->columns);
-	batch->name = psprintf("%s%s",
-						   batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ",
-						   quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch->rel)),
-													  RelationGetRelationName(batch->rel)));
+	sagg_sink_begin(batch, false);
+	if (batch->rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		batch->name = psprintf("ONLY %s", batch->name);
+}
+
+/*
+ * A cursor over the sink's rows that are told by "from" or more, see
+ * sagg_sink_replaced_rows: "columns", expressions over the sink, s, and what comes
+ * behind the condition.
+ */
+static Portal
+open_cursor(const SinkBatch *batch, TimestampTz from, const char *columns, const char *rest)
+{
+	Oid			type = sagg_window_column_type(batch->query);
+	Datum		bound = sagg_window_column_value(batch->query, from);
+	char	   *which = sagg_sink_replaced_rows(batch, from);
+
+	return SPI_cursor_open_with_args(NULL, psprintf("SELECT %s FROM %s s%s%s%s", columns, batch->name,
+													which ? " WHERE " : "", which ? which : "", rest),
+									 which ? 1 : 0, &type, &bound, NULL, false, 0);
 }
 
 /*
@@ -154,19 +169,13 @@ sagg_sink_windows(const SaggStream *stream, const SaggQuery *query,
 	SaggSinkWindow *windows = palloc(sizeof(SaggSinkWindow));
 	SaggSink	sink;
 	SinkBatch	batch;
-	Oid			type = sagg_window_column_type(query);
-	Datum		bound = sagg_window_column_value(query, from);
-	char	   *which;
 	Portal		portal;
 
 	*n = 0;
 	SPI_connect();
 	open_sink(&batch, &sink, stream, query);
-	which = sagg_sink_replaced_rows(&batch, from);
-	portal = SPI_cursor_open_with_args(NULL, psprintf("SELECT %s, pg_catalog.count(*) FROM %s s%s%s GROUP BY 1, 2 ORDER BY 1, 2",
-													  window_bounds(&batch), batch.name,
-													  which ? " WHERE " : "", which ? which : ""),
-									   which ? 1 : 0, &type, &bound, NULL, false, 0);
+	portal = open_cursor(&batch, from, psprintf("%s, pg_catalog.count(*)", window_bounds(&batch)),
+						 " GROUP BY 1, 2 ORDER BY 1, 2");
 	do
 	{
 		SPI_cursor_fetch(portal, true, ROWS_AT_ONCE);
@@ -193,17 +202,11 @@ sagg_sink_replaced(const SaggStream *stream, const SaggQuery *query,
 {
 	SaggSink	sink;
 	SinkBatch	batch;
-	Oid			type = sagg_window_column_type(query);
-	Datum		bound = sagg_window_column_value(query, replaces);
-	char	   *which;
 	Portal		portal;
 
 	SPI_connect();
 	open_sink(&batch, &sink, stream, query);
-	which = sagg_sink_replaced_rows(&batch, replaces);
-	portal = SPI_cursor_open_with_args(NULL, psprintf("SELECT 'delete'::pg_catalog.text, pg_catalog.to_jsonb(s) FROM %s s%s%s",
-													  batch.name, which ? " WHERE " : "", which ? which : ""),
-									   which ? 1 : 0, &type, &bound, NULL, false, 0);
+	portal = open_cursor(&batch, replaces, "'delete'::pg_catalog.text, pg_catalog.to_jsonb(s)", "");
 	do
 	{
 		SPI_cursor_fetch(portal, true, ROWS_AT_ONCE);

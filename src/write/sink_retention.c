@@ -238,14 +238,9 @@ delete_expired(const SinkBatch *batch, int64 before, int64 max_rows)
 static void
 open_sink(SinkBatch *batch)
 {
-	SaggSink   *sink = batch->sink;
-
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	batch->rel = sagg_sink_lock(sink->relid, batch->query, sink->mode, false, true, &batch->columns);
-	batch->name =
-		pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch->rel)),
-										   RelationGetRelationName(batch->rel)));
+	sagg_sink_begin(batch, true);
 }
 
 static void

@@ -86,15 +86,17 @@ sink_error_callback(void *arg)
 }
 
 /*
- * Lock the sink and see that it still can take the output.
+ * Lock the sink of a batch that has its sink and query, until the end of the
+ * transaction, and see that it can take the output; fills in rel, which the caller
+ * closes, columns and name, in the current context.  "running": see sagg_sink_lock.
  */
-static void
-begin_batch(SinkBatch *batch)
+void
+sagg_sink_begin(SinkBatch *batch, bool running)
 {
 	SaggSink   *sink = batch->sink;
 
 	batch->rel = sagg_sink_lock(sink->relid, batch->query, sink->mode,
-								sink->foreign, true, &batch->columns);
+								sink->foreign, running, &batch->columns);
 	batch->name =
 		pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch->rel)),
 										   RelationGetRelationName(batch->rel)));
@@ -212,7 +214,7 @@ sagg_sink_write(SaggSink *sink, const SaggQuery *query, const SaggOutput *output
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	begin_batch(&batch);
+	sagg_sink_begin(&batch, true);
 	if (sink->mode == SAGG_COMPLETE)
 		write_difference(&batch, output->known, rows_out, rows_removed);
 	else if (replaces)

@@ -60,6 +60,9 @@ typedef struct SinkBatch
 /* sink_make.c */
 extern void sagg_sink_check_schema(Oid namespaceId, const char *relname);
 
+/* sink_write.c */
+extern void sagg_sink_begin(SinkBatch *batch, bool running);
+
 /* sink_check.c */
 extern Relation sagg_sink_lock(Oid sink, const SaggQuery *query,
 							   SaggOutputMode mode, bool foreign, bool running,

@@ -8,6 +8,7 @@ read again whenever it changes:
 
     {"cluster": "id",                     text; or {"hex": "ff"}, as all names here
      "pause": 100,                        ms before an answer that has records
+     "hangs_up": true,                    instead of answering a fetch
      "topics": [{"name": "t", "partitions": [
         {"end": 5,                        instead of the offset behind the last batch
          "wrong_end": [2, "name"],        the same, in one answer only for each name
@@ -394,6 +395,8 @@ def answer(data):
             rng = randoms.setdefault(fuzz["seed"], random.Random(fuzz["seed"]))
             rng = random.Random(rng.randrange(1 << 32)) if rng.randrange(fuzz["share"]) == 0 else None
             counts["damaged"] += rng is not None
+    if key == FETCH and script.get("hangs_up"):
+        return None
     if key == API_VERSIONS:
         body = api_versions(version)
     elif key == METADATA:

@@ -220,11 +220,11 @@ checked 'H3: more partitions than stream_agg.max_partitions are refused before a
 	$broker->add_topic('wide', map { [] } 1 .. 100_000);
 	source('wide', 'wide', columns => $columns);
 	my $refused = qr/there are more than 256 partitions of .*HINT: .*stream_agg.max_partitions/s;
-	like(error_of("SET statement_timeout = '20s'; SELECT count(*) FROM wide"), $refused, 'a query');
+	like(error_of("SET statement_timeout = '60s'; SELECT count(*) FROM wide"), $refused, 'a query');
 	create_stream('wide_s', 'SELECT part, pos FROM wide', '{}');
 	$node->poll_query_until('postgres', q{SELECT last_error ~ 'more than 256 partitions' FROM pg_stat_stream_agg WHERE stream = 'wide_s'}) or fail('never refused');
 	pass('a stream');
-	like(error_of(q{SET statement_timeout = '20s'; SELECT count(*) FROM stream_agg.preview('wide_s')}), $refused, 'a preview');
+	like(error_of(q{SET statement_timeout = '60s'; SELECT count(*) FROM stream_agg.preview('wide_s')}), $refused, 'a preview');
 	sql(q{SELECT stream_agg.drop_stream('wide_s')});
 };
 

@@ -1,11 +1,14 @@
 # What a producer chooses - the times of records, their order, their keys - does
-# not make a micro-batch quadratic: twice the records cost no more than 2.3 times
-# the processor time of the worker, for windows, sessions, panes and keys chosen
+# not make a micro-batch quadratic: twice the records cost about twice the
+# processor time of the worker, for windows, sessions, panes and keys chosen
 # so that a hash table without a secret would have them all in one place.
 #
 # LINEAR_RECORDS is the least number of records; it is doubled twice.  Processor
 # time depends little on what else the machine does; what grows too fast is
-# measured again, and the least of all measurements counts.
+# measured again, and the least of all measurements counts.  LINEAR_RATIO is the
+# most that twice the records may cost: 2.3 holds on a quiet machine, where the
+# smallest sizes do not fit into the processor's cache better than the others; a
+# quadratic micro-batch has 4.
 
 use strict;
 use warnings;
@@ -18,7 +21,7 @@ use Test::More;
 
 my $least = $ENV{LINEAR_RECORDS} // 20_000;
 my @sizes = map { $_ * $least } 1, 2, 4;
-my $ratio = 2.3;
+my $ratio = $ENV{LINEAR_RATIO} // 2.7;
 my $tries = 5;
 
 # the embedded broker keeps 5 MiB of a partition, and texts are long

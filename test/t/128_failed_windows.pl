@@ -75,6 +75,7 @@ is(value(q{SELECT count(*) FROM stream_agg.dead_letters WHERE stream = 'divided'
 like(slurp_file($node->logfile), qr/WARNING:  stream "divided": \d+ groups? failed when (its|their) windows? closed.*\n.*DETAIL:  The first one, of the window from 2026-01-01 .*: division by zero/, 'the log has a warning');
 like(value(q{SELECT message FROM stream_agg.events WHERE stream = 'divided' AND event = 'failed windows' LIMIT 1}), qr/division by zero/, 'and so have the events');
 is(value(q{SELECT state || COALESCE(last_error, '') FROM pg_stat_stream_agg WHERE stream = 'divided'}), 'running', 'the stream runs, without an error');
+like(value(q{SELECT health, problem FROM pg_stat_stream_agg WHERE stream = 'divided'}), qr/^losing groups\|groups that failed when their windows closed: \d+; see stream_agg.failed_windows$/, 'but its health tells');
 
 # --- who sees them, and how they go
 value(q{CREATE ROLE other LOGIN});

@@ -16,6 +16,7 @@ my $base = 1767225600;               # 2026-01-01 00:00 UTC
 my $hours = 6;
 my $disorder = 5;                    # seconds, with a watermark of a minute
 my $all = $ENV{ALIGNED_ALL};          # every window at every size of micro-batches
+my $scale = $ENV{ALIGNED_SCALE} // 1; # so many times the records
 my $streams = 0;
 
 my %windows = (
@@ -28,6 +29,8 @@ sub produce_backlog
 {
 	my ($topic, @counts) = @_;
 	my @records;
+
+	$_ *= $scale for @counts;
 
 	$broker->create_topic($topic, scalar @counts);
 	for my $p (0 .. $#counts)

@@ -157,4 +157,14 @@ is($node->safe_psql('postgres', q{
 	          FROM stream_agg.commits GROUP BY batch) b}),
 	't', 'all batches were of all of them');
 
+# what the reader is told all of its streams say
+like(($node->psql('postgres', q{SELECT stream_agg.alter_stream('per_day', trigger => '1 s', max_offsets_per_trigger => 200, options => '{"on_data_loss": "earliest"}')}))[2],
+	qr/NOTICE:  streams that share reader "events" get the same settings: (?=.*closed)(?=.*in_all)(?=.*per_minute)(?=.*per_user)/,
+	'alter_stream of one of them changes the settings of all');
+is($node->safe_psql('postgres', q{SELECT count(*), count(DISTINCT (trigger_interval, max_offsets_per_trigger, options ->> 'on_data_loss')) FROM stream_agg.streams
+	WHERE trigger_interval = '1 s' AND max_offsets_per_trigger = 200 AND options ->> 'on_data_loss' = 'earliest'}), '5|1', 'which they have');
+produce(300);
+await_all();
+check_tables('after other settings');
+
 done_testing();

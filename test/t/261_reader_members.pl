@@ -126,7 +126,9 @@ for my $failed ((grep { $_ ne $lead } @abc)[0], $lead)
 }
 
 # or takes them along
-sql(q{SELECT stream_agg.alter_stream('b', '{"on_failure": "stop_all"}'); INSERT INTO failing VALUES ('b')});
+sql(q{SELECT stream_agg.alter_stream('b', '{"on_failure": "stop_all"}')});
+await_together(@abc);
+sql(q{INSERT INTO failing VALUES ('b')});
 produce(20);
 wait_state($node, $_, 'failed', 'failing on purpose') for @abc;
 pass('on_failure stop_all: all of them have failed');

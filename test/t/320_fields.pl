@@ -104,19 +104,19 @@ is(logged(qr/were NULL in all of the first 10000 records/, $offset), 1, '1.4: on
 
 # --- what a topic has: describe_topic
 $broker->create_topic($_, 1) for 'described', 'rows', 'log-lines', 'blobs', 'empty', 'shop.public.orders';
-$broker->produce('described', [ 0, 'k1', '{"eventTime":"2026-01-01T00:00:00Z","userId":7,"amount":1.5,"ok":true,"day":"2026-01-01","createdAt":1767323045000,"id":"6f1b1e3c-7e4d-4b7e-8f2a-0123456789ab","tags":["a"],"geo":{"lat":1,"lonDeg":2.5,"a.b":{"c":"x"}},"order":1,"mixed":1,"nothing":null,"local":"2026-01-01T00:00:00"}' ],
+$broker->produce('described', [ 0, 'k1', '{"eventTime":"2026-01-01T00:00:00Z","userId":7,"amount":1.5,"ok":true,"day":"2026-01-01","createdAt":1767323045000,"paidAt":1767323045,"id":"6f1b1e3c-7e4d-4b7e-8f2a-0123456789ab","tags":["a"],"geo":{"lat":1,"lonDeg":2.5,"a.b":{"c":"x"}},"order":1,"mixed":1,"nothing":null,"local":"2026-01-01T00:00:00"}' ],
 	[ 0, 'k2', '{"eventTime":"2026-01-01T00:00:01.5+02:00","userId":8,"amount":2,"mixed":"x","$$ AS x, $columns1$ \'; DROP":1}' ], [ 0, 'k3', '\\N' ]);
 my $call = sql("SELECT stream_agg.describe_topic('described', brokers => '$brokers', options => '$fast')");
 like($call, qr/^-- 3 records: 2 JSON objects, 0 other texts, 0 other values, 1 without value\nSELECT stream_agg.create_source\('described', topic => 'described', brokers => '\Q$brokers\E',\n    format => 'json',/, 'describe_topic: what it is');
 for my $column (q{event_time timestamptz OPTIONS (field 'eventTime')}, q{user_id bigint OPTIONS (field 'userId')}, 'amount numeric', 'ok boolean', 'day date',
-	q{created_at timestamptz OPTIONS (field 'createdAt')}, 'id uuid', 'tags jsonb', q{geo_lat bigint OPTIONS (path 'geo.lat')}, q{geo_lon_deg numeric OPTIONS (path 'geo.lonDeg')},
+	q{created_at timestamptz OPTIONS (field 'createdAt')}, q{paid_at timestamptz OPTIONS (field 'paidAt', unit 's')}, 'id uuid', 'tags jsonb', q{geo_lat bigint OPTIONS (path 'geo.lat')}, q{geo_lon_deg numeric OPTIONS (path 'geo.lonDeg')},
 	q{geo_a_b_c text OPTIONS (path '{geo,a.b,c}')}, q{"order" bigint}, 'mixed text', 'nothing text', 'local timestamp', q{record_key text OPTIONS (metadata 'key')})
 {
 	like($call, qr/\n        \Q$column\E(,|\n)/, "describe_topic: $column");
 }
 is(sql('SELECT count(*) FROM pg_foreign_table WHERE ftrelid::regclass::text ~ $$describe$$'), '0', 'describe_topic leaves nothing behind');
 is(sql($call), 'described', 'describe_topic: the call can be run as it is, whatever a producer writes');
-is(sql('SELECT count(*), count(event_time), sum(user_id), min(created_at), sum(geo_lat), min(geo_a_b_c), sum(amount) FROM described'), '2|2|15|2026-01-02 03:04:05+00|1|x|3.5', 'describe_topic: and finds what the records have');
+is(sql('SELECT count(*), count(event_time), sum(user_id), min(created_at), min(created_at) = min(paid_at), sum(geo_lat), min(geo_a_b_c), sum(amount) FROM described'), '2|2|15|2026-01-02 03:04:05+00|t|1|x|3.5', 'describe_topic: and finds what the records have');
 $broker->produce('rows', '1,a,"x,y"', '2,b,z');
 $broker->produce('log-lines', 'a line', 'another, one');
 $broker->produce('blobs', "\0\0\0\0\1\xff\xfe");

@@ -9,10 +9,10 @@ use StreamAgg::Test;
 use Test::More;
 
 seed();
-my $broker = start_broker(midnight => 1, retried => 1, locked => 1, late => 1, camel => 1, idle => 2, backlog => 1, control => 1);
+my $broker = start_broker(midnight => 1, letters => 1, retried => 1, locked => 1, late => 1, camel => 1, idle => 2, backlog => 1, control => 1);
 my $node = new_node('health', 'max_worker_processes = 20', 'stream_agg.max_attempts = 3',
 	"stream_agg.failure_retry_delay = '200ms'", "stream_agg.lag_check_interval = '500ms'");
-create_source($node, $broker, $_, $_, 'ts timestamptz, k int') for qw(midnight retried locked late camel idle backlog control);
+create_source($node, $broker, $_, $_, 'ts timestamptz, k int') for qw(midnight letters retried locked late camel idle backlog control);
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 
@@ -67,7 +67,7 @@ subtest 'retrying while it fails, without a last error when it is well' => sub {
 	ok(wait_for('midnight', q{state = 'retrying' AND attempts > 1 AND next_attempt > now()}), 'the state tells, with the attempt and the next one');
 	is(of_stream('midnight', 'health'), 'retrying', 'so does health');
 	like(of_stream('midnight', 'problem'), qr/^failed attempts: \d+, since 2.*no partition of relation "midnight_sink" found for row$/, 'problem says since when, and why');
-	like(of_stream('midnight', 'last_error'), qr/^no partition of relation.*DETAIL/s, 'the last error is there');
+	like(of_stream('midnight', 'last_error'), qr/^no partition of relation.*DETAIL.*\nHINT:  Create the partition/s, 'the last error is there, and says what to do');
 
 	sql('CREATE TABLE midnight_1 PARTITION OF midnight_sink FOR VALUES IN (1)');
 	process($node, 'midnight');
@@ -81,6 +81,22 @@ subtest 'retrying while it fails, without a last error when it is well' => sub {
 	ok(log_has(qr/stream "midnight" has started/), 'the log has the start');
 	ok(log_has(qr/stream "midnight" has recovered after \d+ failed attempts?/), 'and the recovery');
 	is(sql('SELECT * FROM midnight_sink ORDER BY k'), "0|1\n1|1", 'every record counted once');
+	$node->append_conf('postgresql.conf', 'stream_agg.max_attempts = 2');
+	$node->reload;
+};
+
+subtest 'a missing partition is no fault of a record, and start_stream tries at once' => sub {
+	sql(partitioned_sink('letters_sink'));
+	$node->append_conf('postgresql.conf', 'stream_agg.max_attempts = 1000');
+	$node->reload;
+	create('letters', q{, sink => 'letters_sink', options => '{"on_error": "dead_letter"}'});
+	$broker->produce('letters', record("$hour:00:00Z", 1));
+	ok(wait_for('letters', q{state = 'retrying' AND attempts > 6}), 'with on_error dead_letter, too, it is tried again');
+	is(sql(q{SELECT count(*) FROM stream_agg.dead_letters WHERE stream = 'letters'}), 0, 'and no record is put aside');
+	sql('CREATE TABLE letters_1 PARTITION OF letters_sink FOR VALUES IN (1)');
+	like(($node->psql('postgres', q{SELECT stream_agg.start_stream('letters')}))[2], qr/stream "letters" is already running(, and tries again at once)?/, 'start_stream says what happens');
+	process($node, 'letters');
+	is(sql('SELECT * FROM letters_sink'), '1|1', 'the record is counted');
 	$node->append_conf('postgresql.conf', 'stream_agg.max_attempts = 2');
 	$node->reload;
 };

@@ -115,7 +115,7 @@ subtest 'a dry run lists the windows' => sub {
 	is($out, "kept||2026-01-01 01:00:00+00|1|60\nreplaced|2026-01-01 01:00:00+00|2026-01-01 01:09:00+00|9|9", 'those that are replaced, each, and those that stay');
 	(undef, $out, $err) = $list->('rst_s', $results_from);
 	is($out =~ s/\|[^|\n]*\|[^|\n]*\|/|/gr, "incomplete|10|10\nkept|1|50\nreplaced|9|9", 'those with records before the offsets');
-	like($err, qr/NOTICE:  resetting stream "rst_s" would delete up to 10 rows.*from 2026-01-01 00:50:00\+00 on\n.*NOTICE:  windows of stream "rst_s" are computed anew from 2026-01-01 00:50/s, 'and that it would be refused, which is no error yet');
+	like($err, qr/NOTICE:  resetting stream "rst_s" would delete up to 10 rows.*from 2026-01-01 00:50:00\+00 on\n.*NOTICE:  windows of stream "rst_s" are computed again from 2026-01-01 00:50/s, 'and that it would be refused, which is no error yet');
 	(undef, $out) = $list->('ends', '');
 	is($out, "kept||2026-01-01 01:00:00+00|1|60\nreplaced|2026-01-01 01:00:00+00|2026-01-01 01:09:00+00|9|9", 'by the end of a window, too');
 	(undef, $out) = $list->('totals', '');

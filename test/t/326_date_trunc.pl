@@ -166,6 +166,18 @@ sub tools
 	is(value("SELECT count(*) FILTER (WHERE n < 0) FROM $stream"), 0, "$of: rows from there on were replaced");
 	my (undef, undef, $refusal) = $node->psql('postgres', "SELECT stream_agg.reset_stream('$stream', '{\"0\": 120}', results => true)");
 	like($refusal, qr/would lose open windows that start before 2026-10-(29|30)/, "$of: a reset from an offset on knows the windows with records before it");
+
+	# what a dry run lists, and rows that are too old
+	is(value("SELECT (SELECT sum(sink_rows) FROM stream_agg.reset_stream('$stream', results => true, force => true, dry_run => true)) = count(*) FROM $stream"),
+		't', "$of: a dry run lists all rows");
+	value("SELECT stream_agg.alter_stream('$stream', '{\"retention\": \"2 days\"}')");
+	for my $hour (0 .. 1)
+	{
+		$broker->produce($topic, qq({"ts":"2026-11-05T0$hour:00:00Z","at":"2026-11-05T0$hour:00:00","k":0,"v":1}));
+		process($node, $stream);
+	}
+	is(value("SELECT count(*) FROM $stream WHERE since < '2026-11-02'"), 0, "$of: rows older than the retention are gone");
+	cmp_ok(value("SELECT rows_expired FROM pg_stat_stream_agg WHERE stream = '$stream'"), '>', 3, "$of: and counted");
 	return;
 }
 tools('by_day', 'Europe/Berlin', "date_trunc('day', ts)", 'a day', '2026-10-26 00:00+01');

@@ -10,7 +10,7 @@
 #define SAGG_STATE_STORE_H
 
 #include "execute/execute.h"
-#include "execute/hash_seed.h"
+#include "hash_seed.h"
 
 #include "storage/dsm.h"
 

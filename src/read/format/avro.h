@@ -91,7 +91,8 @@ typedef struct AvroReader
 	const char *p;
 	const char *end;
 	int64		budget;			/* values that may still be read */
-	int64		digits;			/* that short numbers may still stand for */
+	int64		digits;			/* and bytes of symbols and names, that it may still
+								 * stand for */
 	const char *reason;			/* why the record is invalid, NULL = it is not */
 	SaggJsonValue *values;
 	MemoryContext memory;		/* of the values' texts */
@@ -104,6 +105,7 @@ extern bool sagg_avro_render(AvroReader *reader, const AvroNode *node,
 							 StringInfo out, int depth);
 extern bool sagg_avro_take_long(AvroReader *reader, int64 *result);
 extern bool sagg_avro_take_length(AvroReader *reader, Size *len);
+extern bool sagg_avro_expand(AvroReader *reader, int n, const char *reason);
 
 /* avro_value.c */
 extern bool sagg_avro_scalar(AvroReader *reader, const AvroNode *node,

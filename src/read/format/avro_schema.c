@@ -12,7 +12,6 @@
  */
 #include "postgres.h"
 
-#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -20,6 +19,7 @@
 #include "utils/numeric.h"
 
 #include "avro.h"
+#include "hash_seed.h"
 
 /*
  * Types inside of types; and types, fields, branches and symbols together: a schema
@@ -28,8 +28,8 @@
 #define MAX_NESTING		100
 #define MAX_PARTS		50000
 
-/* of the table of named types */
-#define NBUCKETS		1024
+/* bytes of a name or symbol */
+#define MAX_NAME		1024
 
 /* what numeric holds: digits behind the point, and in all */
 #define MAX_SCALE		16383
@@ -39,12 +39,34 @@ typedef struct NamedType
 {
 	const char *name;			/* with its namespace */
 	AvroNode   *node;
-	struct NamedType *next;		/* in its bucket */
+	char		status;			/* of simplehash */
 } NamedType;
+
+static inline uint32
+hash_name(const SaggHashSeed *seed, const char *name)
+{
+	SaggSip		sip;
+
+	sagg_sip_init(&sip, seed);
+	sagg_sip_add_bytes(&sip, name, strlen(name));
+	return (uint32) sagg_sip_end(&sip);
+}
+
+#define SH_PREFIX		types
+#define SH_ELEMENT_TYPE	NamedType
+#define SH_KEY_TYPE		const char *
+#define SH_KEY			name
+#define SH_HASH_KEY(tb, key)	hash_name((tb)->private_data, key)
+#define SH_EQUAL(tb, a, b)		(strcmp(a, b) == 0)
+#define SH_SCOPE		static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
 
 typedef struct Compiler
 {
-	NamedType  *types[NBUCKETS];
+	SaggHashSeed seed;
+	types_hash *types;			/* by name: who writes a schema chooses these */
 	int			nesting;
 	int			nparts;
 	const char *problem;		/* NULL = none so far */
@@ -89,10 +111,18 @@ json_string(const JsonbValue *json)
 		pnstrdup(json->val.string.val, json->val.string.len) : NULL;
 }
 
+/*
+ * A name or a symbol; NULL if it is none, or with a problem if it is too long.
+ */
 static char *
-string_member(const JsonbValue *object, const char *name)
+take_name(Compiler *compiler, const JsonbValue *json)
 {
-	return json_string(member(object, name));
+	if (json && json->type == jbvString && json->val.string.len > MAX_NAME)
+	{
+		problem(compiler, "a name or symbol is too long");
+		return NULL;
+	}
+	return json_string(json);
 }
 
 /* A number that must be there, at least "min"; -1 if it is not. */
@@ -129,21 +159,12 @@ full_name(const char *name, const char *namespace)
 	return psprintf("%s.%s", namespace, name);
 }
 
-static NamedType **
-bucket_of(Compiler *compiler, const char *name)
-{
-	return &compiler->types[hash_bytes((const unsigned char *) name, strlen(name)) % NBUCKETS];
-}
-
 static AvroNode *
 find_type(Compiler *compiler, const char *name)
 {
-	for (NamedType *type = *bucket_of(compiler, name); type; type = type->next)
-	{
-		if (strcmp(type->name, name) == 0)
-			return type->node;
-	}
-	return NULL;
+	NamedType  *type = types_lookup(compiler->types, name);
+
+	return type ? type->node : NULL;
 }
 
 /*
@@ -165,13 +186,18 @@ static AvroNode *
 compile_name(Compiler *compiler, const char *name, const char *namespace)
 {
 	AvroNode   *found;
+	char	   *full;
 
+	if (name == NULL)
+		return problem(compiler, "a type has no name");
 	for (int i = 0; i < lengthof(type_names); i++)
 	{
 		if (strcmp(type_names[i], name) == 0)
 			return make_node((AvroType) i, 0);
 	}
-	found = find_type(compiler, full_name(name, namespace));
+	full = full_name(name, namespace);
+	found = find_type(compiler, full);
+	pfree(full);
 	if (found == NULL)
 		found = find_type(compiler, name);
 	return found ? found : problem(compiler, psprintf("there is no type \"%s\"", name));
@@ -201,7 +227,8 @@ compile_fields(Compiler *compiler, AvroNode *node, const JsonbValue *fields,
 		JsonbValue *field = getIthJsonbValueFromContainer(fields->val.binary.data, i);
 		JsonbValue *type = is_container(field, true) ? member(field, "type") : NULL;
 
-		node->names[i] = is_container(field, true) ? string_member(field, "name") : NULL;
+		node->names[i] = is_container(field, true) ?
+			take_name(compiler, member(field, "name")) : NULL;
 		if (type == NULL || node->names[i] == NULL)
 			problem(compiler, "a field has no name or no type");
 		else
@@ -214,7 +241,7 @@ take_symbols(Compiler *compiler, AvroNode *node, const JsonbValue *symbols)
 {
 	for (int i = 0; i < node->n; i++)
 	{
-		node->names[i] = json_string(getIthJsonbValueFromContainer(symbols->val.binary.data, i));
+		node->names[i] = take_name(compiler, getIthJsonbValueFromContainer(symbols->val.binary.data, i));
 		if (node->names[i] == NULL)
 			problem(compiler, "a symbol is not a string");
 	}
@@ -230,30 +257,29 @@ compile_named(Compiler *compiler, const JsonbValue *json, AvroType type,
 {
 	const char *list = type == AVRO_T_ENUM ? "symbols" : "fields";
 	JsonbValue *parts = type == AVRO_T_FIXED ? NULL : member(json, list);
-	char	   *name = string_member(json, "name");
-	char	   *own = string_member(json, "namespace");
-	NamedType  *named = palloc0(sizeof(NamedType));
+	char	   *name = take_name(compiler, member(json, "name"));
+	char	   *own = take_name(compiler, member(json, "namespace"));
+	AvroNode   *node;
+	bool		found;
 	char	   *dot;
 
-	if (name == NULL)
+	if (name == NULL || compiler->problem)
 		return problem(compiler, "a type has no name");
 	if (type != AVRO_T_FIXED && !is_container(parts, false))
 		return problem(compiler, psprintf("type \"%s\" has no %s", name, list));
 	name = full_name(name, own ? own : namespace);
 	if (!count_parts(compiler, parts ? JsonContainerSize(parts->val.binary.data) : 0))
 		return NULL;
-	named->name = name;
-	named->node = make_node(type, parts ? JsonContainerSize(parts->val.binary.data) : 0);
-	named->next = *bucket_of(compiler, name);
-	*bucket_of(compiler, name) = named;
+	node = make_node(type, parts ? JsonContainerSize(parts->val.binary.data) : 0);
+	types_insert(compiler->types, name, &found)->node = node;
 	if (type == AVRO_T_FIXED)
 	{
-		named->node->size = int_member(json, "size", 0);
-		if (named->node->size < 0)
+		node->size = int_member(json, "size", 0);
+		if (node->size < 0)
 			return problem(compiler, psprintf("type \"%s\" has no size", name));
 	}
 	else if (type == AVRO_T_ENUM)
-		take_symbols(compiler, named->node, parts);
+		take_symbols(compiler, node, parts);
 	else
 	{
 		/* names inside belong to the namespace of this one */
@@ -261,9 +287,9 @@ compile_named(Compiler *compiler, const JsonbValue *json, AvroType type,
 		dot = strrchr(name, '.');
 		if (dot)
 			*dot = '\0';
-		compile_fields(compiler, named->node, parts, dot ? name : "");
+		compile_fields(compiler, node, parts, dot ? name : "");
 	}
-	return named->node;
+	return node;
 }
 
 static AvroNode *
@@ -305,7 +331,7 @@ set_logical(AvroNode *node, const JsonbValue *json)
 		{"decimal", AVRO_L_DECIMAL, AVRO_T_FIXED},
 		{"uuid", AVRO_L_UUID, AVRO_T_FIXED}
 	};
-	char	   *name = string_member(json, "logicalType");
+	char	   *name = json_string(member(json, "logicalType"));
 
 	if (name == NULL)
 		return;
@@ -331,7 +357,7 @@ static AvroNode *
 compile_object(Compiler *compiler, const JsonbValue *json, const char *namespace)
 {
 	JsonbValue *type = member(json, "type");
-	char	   *name = json_string(type);
+	char	   *name = take_name(compiler, type);
 	AvroNode   *node;
 
 	if (type == NULL)
@@ -374,7 +400,7 @@ compile(Compiler *compiler, const JsonbValue *json, const char *namespace)
 	if (!count_parts(compiler, 1))
 		return NULL;
 	if (json && json->type == jbvString)
-		node = compile_name(compiler, json_string(json), namespace);
+		node = compile_name(compiler, take_name(compiler, json), namespace);
 	else if (is_container(json, false))
 		node = compile_union(compiler, json, namespace);
 	else if (is_container(json, true))
@@ -411,15 +437,18 @@ parse_json(const char *text)
 }
 
 /*
- * The type that a schema, as JSON, describes, in the current memory context.
+ * The type that a schema, as JSON, describes, in the current memory context; what
+ * else it takes is in "scratch".
  */
 static AvroNode *
-compile_root(Jsonb *json, const char **why)
+compile_root(Jsonb *json, MemoryContext scratch, const char **why)
 {
 	Compiler	compiler = {0};
 	JsonbValue	root = {0};
 	AvroNode   *result;
 
+	sagg_hash_seed_make(&compiler.seed);
+	compiler.types = types_create(scratch, 16, &compiler.seed);
 	if (JB_ROOT_IS_SCALAR(json))
 		root = *getIthJsonbValueFromContainer(&json->root, 0);
 	else
@@ -451,7 +480,7 @@ sagg_avro_compile(const char *schema, const char **why)
 	MemoryContextSwitchTo(old);
 	*why = "it is not JSON";
 	if (json)
-		result = compile_root(json, why);
+		result = compile_root(json, scratch, why);
 	MemoryContextDelete(scratch);
 	return result;
 }

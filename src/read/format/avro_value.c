@@ -147,14 +147,10 @@ take_number(AvroReader *reader, const AvroNode *node, bool as_number,
 	return append_logical(node->logical, n, out) || fail(reader, "a date or time is out of range");
 }
 
-/*
- * Whether the record's numbers may stand for so many digits more.
- */
 static bool
 take_digits(AvroReader *reader, int digits)
 {
-	reader->digits -= digits;
-	return reader->digits >= 0 || fail(reader, "its numbers stand for too many digits");
+	return sagg_avro_expand(reader, digits, "its numbers stand for too many digits");
 }
 
 static bool
@@ -363,7 +359,7 @@ sagg_avro_scalar(AvroReader *reader, const AvroNode *node, bool as_number,
 			*kind = SAGG_JSON_STRING;
 			if (out)
 				appendStringInfoString(out, node->names[symbol]);
-			return true;
+			return sagg_avro_expand(reader, (int) strlen(node->names[symbol]), "its symbols stand for too many bytes");
 		default:
 			return take_bytes(reader, node, kind, out);
 	}

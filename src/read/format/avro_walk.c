@@ -77,6 +77,16 @@ sagg_avro_take_length(AvroReader *reader, Size *len)
 }
 
 /*
+ * Whether the record may stand for n digits, or bytes of the schema's, more.
+ */
+bool
+sagg_avro_expand(AvroReader *reader, int n, const char *reason)
+{
+	reader->digits -= n;
+	return reader->digits >= 0 || fail(reader, reason);
+}
+
+/*
  * Takes a number that says which one of n it is.
  */
 static bool
@@ -161,7 +171,8 @@ render_record(AvroReader *reader, const AvroNode *node, StringInfo out, int dept
 			appendStringInfoChar(out, ',');
 		escape_json(out, node->names[i]);
 		appendStringInfoChar(out, ':');
-		if (!sagg_avro_render(reader, node->parts[i], out, depth + 1))
+		if (!sagg_avro_expand(reader, (int) strlen(node->names[i]), "names of its fields take too many bytes") ||
+			!sagg_avro_render(reader, node->parts[i], out, depth + 1))
 			return false;
 	}
 	appendStringInfoChar(out, '}');

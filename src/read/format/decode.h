@@ -163,6 +163,9 @@ extern void sagg_decoder_free(SaggDecoder *decoder);
 /* format_json.c */
 extern const SaggFormat sagg_format_json;
 
+/* record_datum.c */
+extern void sagg_check_digits(const char *text, Size len, bool is_json);
+
 /* record_errors.c */
 extern bool sagg_is_record_fault(int sqlerrcode);
 extern bool sagg_record_protect(void (*convert) (void *arg), void *arg,

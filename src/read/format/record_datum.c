@@ -318,25 +318,25 @@ value_epoch(const SaggConversion *conv, const SaggJsonValue *value)
 }
 
 /*
- * Raises an error if the exponents in a text that is the whole value stand for
- * more digits than those of a record may.  Where it is JSON, strings are left out.
+ * Raises an error if the exponents in a text, which ends with a NUL, stand for more
+ * digits than those of a record may.  Where it is JSON, strings are left out.
  */
-static void
-check_digits(const SaggConversion *conv, const SaggJsonValue *value)
+void
+sagg_check_digits(const char *text, Size len, bool is_json)
 {
-	int64		digits = SAGG_MAX_DIGITS(value->len);
-	const char *end = value->text + value->len;
+	int64		digits = SAGG_MAX_DIGITS(len);
+	const char *end = text + len;
 	bool		inside = false;
 
-	for (const char *p = value->text; p < end; p++)
+	for (const char *p = text; p < end; p++)
 	{
 		int64		exponent = 0;
 
-		if (*p == '"' && conv->type == JSONBOID)
+		if (*p == '"' && is_json)
 			inside = !inside;
 		else if (*p == '\\' && inside)
 			p++;
-		if (inside || (*p != 'e' && *p != 'E') || p == value->text || !isdigit((unsigned char) p[-1]))
+		if (inside || (*p != 'e' && *p != 'E') || p == text || !isdigit((unsigned char) p[-1]))
 			continue;
 		p += p[1] == '-' || p[1] == '+';
 		for (; isdigit((unsigned char) p[1]) && exponent <= SAGG_MAX_DIGITS_OF_ALL; p++)
@@ -414,7 +414,7 @@ convert_base(SaggConversion *conv, const SaggJsonValue *value)
 	if (conv->bounds_digits &&
 		(value->kind == SAGG_PLAIN_TEXT ||
 		 (value->kind == SAGG_JSON_STRING && conv->kind != SAGG_TO_JSONB)))
-		check_digits(conv, value);
+		sagg_check_digits(value->text, value->len, conv->type == JSONBOID);
 	if (conv->holds_times && value->kind != SAGG_JSON_NUMBER && value->kind != SAGG_BYTES)
 		check_words(value);
 	if (value->kind == SAGG_PLAIN_TEXT)

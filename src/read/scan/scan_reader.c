@@ -188,17 +188,14 @@ sagg_reader_await(SaggReader *reader)
 		wait_event = SAGG_WAIT_EVENT("StreamAggKafka");
 	while (!sagg_reader_collect(reader))
 	{
-		int			events;
-
 		CHECK_FOR_INTERRUPTS();
-		events = WaitLatchOrSocket(MyLatch,
-								   WL_LATCH_SET | WL_SOCKET_READABLE |
-								   WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-								   sagg_reader_fd(reader), LOOK_AGAIN_MS,
-								   wait_event);
-		if (events & WL_LATCH_SET)
+		if (WaitLatchOrSocket(MyLatch,
+							  WL_LATCH_SET | WL_SOCKET_READABLE |
+							  WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							  sagg_reader_fd(reader), LOOK_AGAIN_MS,
+							  wait_event) & WL_LATCH_SET)
 			ResetLatch(MyLatch);
-		if (sagg_reader_hears(reader) || (events & WL_SOCKET_READABLE) != 0)
+		if (sagg_reader_hears(reader))
 			last_progress = GetCurrentTimestamp();
 		else if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
 											sagg_kafka_timeout_ms))

@@ -47,6 +47,7 @@ enum
 	IS_INTEGER = 1 << 1,
 	IS_NUMBER = 1 << 2,			/* another number */
 	IS_EPOCH = 1 << 3,			/* an integer that may be milliseconds */
+	IS_SECONDS = 1 << 11,			/* one that may be seconds */
 	IS_TIMESTAMPTZ = 1 << 4,
 	IS_TIMESTAMP = 1 << 5,
 	IS_DATE = 1 << 6,
@@ -66,6 +67,7 @@ typedef struct SampleField
 struct SaggSample
 {
 	MemoryContext memory;
+	MemoryContext record;		/* what one record takes, while it is added */
 	int64		records;
 	int64		tombstones;
 	int64		objects;		/* in JSON */
@@ -89,6 +91,8 @@ sagg_sample_make(void)
 	SaggSample *sample = palloc0(sizeof(SaggSample));
 
 	sample->memory = CurrentMemoryContext;
+	sample->record = AllocSetContextCreate(CurrentMemoryContext, "stream_agg sample of a record",
+										   ALLOCSET_DEFAULT_SIZES);
 	sample->commas = -2;
 	return sample;
 }
@@ -128,18 +132,27 @@ string_kind(const char *text, Size len)
 	return IS_TIMESTAMP;
 }
 
+static bool
+is_between(Numeric number, int64 least, int64 greatest)
+{
+	return DatumGetBool(DirectFunctionCall2(numeric_ge, NumericGetDatum(number),
+											NumericGetDatum(int64_to_numeric(least)))) &&
+		DatumGetBool(DirectFunctionCall2(numeric_le, NumericGetDatum(number),
+										 NumericGetDatum(int64_to_numeric(greatest))));
+}
+
+/*
+ * Without a text of the number, which may have 131,072 digits.
+ */
 static int
 number_kind(Numeric number)
 {
-	char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(number)));
-	int64		value;
-	char	   *end;
-
-	errno = 0;
-	value = strtoll(text, &end, 10);
-	if (*end != '\0' || errno != 0)
+	if (DatumGetInt32(DirectFunctionCall1(numeric_scale, NumericGetDatum(number))) > 0 ||
+		!is_between(number, PG_INT64_MIN, PG_INT64_MAX))
 		return IS_NUMBER;
-	return value >= LEAST_EPOCH && value <= GREATEST_EPOCH ? IS_EPOCH : IS_INTEGER;
+	if (is_between(number, LEAST_EPOCH / 1000, GREATEST_EPOCH / 1000))
+		return IS_SECONDS;
+	return is_between(number, LEAST_EPOCH, GREATEST_EPOCH) ? IS_EPOCH : IS_INTEGER;
 }
 
 /*
@@ -149,6 +162,7 @@ static SampleField *
 find_member(SaggSample *sample, SampleField *parent, const char *name, int len)
 {
 	SampleField *field;
+	MemoryContext old;
 	ListCell   *lc;
 
 	foreach(lc, parent->members)
@@ -157,24 +171,17 @@ find_member(SaggSample *sample, SampleField *parent, const char *name, int len)
 		if (strlen(field->name) == len && memcmp(field->name, name, len) == 0)
 			return field;
 	}
-	for (int i = 0; i < len; i++)
-	{
-		if ((unsigned char) name[i] < ' ' || name[i] == 0x7f || len > SAGG_FOREIGN_TEXT)
-		{
-			sample->left_out = true;
-			return NULL;
-		}
-	}
-	if (sample->nfields >= MAX_FIELDS)
+	if (sample->nfields >= MAX_FIELDS || len > SAGG_FOREIGN_TEXT || !sagg_name_is_plain(name, len))
 	{
 		sample->left_out = true;
 		return NULL;
 	}
 	sample->nfields++;
-	field = MemoryContextAllocZero(sample->memory, sizeof(SampleField));
-	field->name = MemoryContextAllocZero(sample->memory, len + 1);
-	memcpy(field->name, name, len);
+	old = MemoryContextSwitchTo(sample->memory);
+	field = palloc0(sizeof(SampleField));
+	field->name = pnstrdup(name, len);
 	parent->members = lappend(parent->members, field);
+	MemoryContextSwitchTo(old);
 	return field;
 }
 
@@ -258,12 +265,13 @@ add_json(void *arg)
 	SampleValue *value = (SampleValue *) arg;
 	SaggSample *sample = value->sample;
 	char	   *text = pnstrdup(value->text, value->len);
-	Jsonb	   *json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-														  CStringGetDatum(pg_any_to_server(text, value->len, PG_UTF8))));
-	MemoryContext old;
+	Jsonb	   *json;
 	JsonbContainer *row;
 	bool		is_event;
 
+	sagg_check_digits(text, value->len, true);
+	json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+											  CStringGetDatum(pg_any_to_server(text, value->len, PG_UTF8))));
 	if (!JB_ROOT_IS_OBJECT(json))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_INVALID_RECORD),
@@ -273,9 +281,7 @@ add_json(void *arg)
 	sample->events += is_event;
 	if (is_event && row == NULL)
 		return;
-	old = MemoryContextSwitchTo(sample->memory);
 	add_object(sample, &sample->root, row ? row : &json->root, 0);
-	MemoryContextSwitchTo(old);
 }
 
 /*
@@ -319,17 +325,21 @@ add_value(SaggSample *sample, const char *value, Size len)
 
 /*
  * Add a record, by its value and key; NULL where it has none.  Both end with a
- * NUL behind them.
+ * NUL behind them.  Of memory it leaves what is new about fields.
  */
 void
 sagg_sample_add(SaggSample *sample, const char *value, Size len,
 				const char *key, Size key_len)
 {
+	MemoryContext old = MemoryContextSwitchTo(sample->record);
+
 	sample->records++;
 	if (value)
 		add_value(sample, value, len);
 	else
 		sample->tombstones++;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(sample->record);
 	if (key == NULL)
 		return;
 	sample->keys++;
@@ -407,10 +417,8 @@ column_type(int kinds, const char *column)
 		case IS_BOOLEAN:
 			return "boolean";
 		case IS_EPOCH:
+		case IS_SECONDS:
 			return is_time_name(column) ? "timestamptz" : "bigint";
-		case IS_INTEGER:
-		case IS_INTEGER | IS_EPOCH:
-			return "bigint";
 		case IS_TIMESTAMPTZ:
 			return "timestamptz";
 		case IS_TIMESTAMP:
@@ -422,58 +430,9 @@ column_type(int kinds, const char *column)
 	}
 	if (kinds & (IS_ARRAY | IS_OBJECT))
 		return "jsonb";
-	return kinds != 0 && (kinds & ~(IS_INTEGER | IS_EPOCH | IS_NUMBER)) == 0 ? "numeric" : "text";
-}
-
-/*
- * Add a name to that of a column: lower case, with underscores in the place of
- * humps and of all but letters and digits.
- */
-static void
-append_name(StringInfo buf, const char *name)
-{
-	for (const char *p = name; *p; p++)
-	{
-		bool		upper = *p >= 'A' && *p <= 'Z';
-
-		if (upper && p > name && ((p[-1] >= 'a' && p[-1] <= 'z') || isdigit((unsigned char) p[-1])))
-			appendStringInfoChar(buf, '_');
-		appendStringInfoChar(buf, upper ? *p + ('a' - 'A') :
-							 (*p >= 'a' && *p <= 'z') || isdigit((unsigned char) *p) ? *p : '_');
-	}
-}
-
-/*
- * A name for a column that no other has, of ASCII letters, digits and underscores.
- */
-static char *
-column_name(List *path, List **taken)
-{
-	StringInfoData buf;
-	char	   *name;
-	ListCell   *lc;
-	int			n = 1;
-
-	initStringInfo(&buf);
-	foreach(lc, path)
-	{
-		if (buf.len > 0)
-			appendStringInfoChar(&buf, '_');
-		append_name(&buf, lfirst(lc));
-	}
-	name = pnstrdup(buf.data, NAMEDATALEN - 8);
-	for (;;)
-	{
-		bool		found = name[0] == '\0';
-
-		foreach(lc, *taken)
-			found = found || strcmp(lfirst(lc), name) == 0;
-		if (!found)
-			break;
-		name = psprintf("%.*s_%d", NAMEDATALEN - 8, buf.data, ++n);
-	}
-	*taken = lappend(*taken, name);
-	return name;
+	if (kinds != 0 && (kinds & ~(IS_INTEGER | IS_EPOCH | IS_SECONDS)) == 0)
+		return "bigint";
+	return kinds != 0 && (kinds & ~(IS_INTEGER | IS_EPOCH | IS_SECONDS | IS_NUMBER)) == 0 ? "numeric" : "text";
 }
 
 /*
@@ -522,6 +481,8 @@ static void
 append_field(StringInfo buf, SampleField *field, List *path, List **taken)
 {
 	char	   *column;
+	char	   *option;
+	const char *type;
 	ListCell   *lc;
 
 	check_stack_depth();
@@ -538,8 +499,13 @@ append_field(StringInfo buf, SampleField *field, List *path, List **taken)
 	}
 	if (path == NIL)
 		return;
-	column = column_name(path, taken);
-	append_column(buf, column, column_type(field->kinds, column), column_option(path, column));
+	column = sagg_column_name(path, taken);
+	type = column_type(field->kinds, column);
+	option = column_option(path, column);
+	if (field->kinds == IS_SECONDS && strcmp(type, "timestamptz") == 0)
+		option = option[0] == '\0' ? " OPTIONS (unit 's')" :
+			psprintf("%.*s, unit 's')", (int) strlen(option) - 1, option);
+	append_column(buf, column, type, option);
 }
 
 /*
@@ -564,7 +530,7 @@ sagg_sample_columns(SaggSample *sample)
 		append_column(&buf, "value", strcmp(format, "raw") == 0 ? "bytea" :
 					  strcmp(format, "text") == 0 ? "text" : "jsonb", "");
 	if (sample->keys > 0)
-		append_column(&buf, column_name(list_make1("record_key"), &taken),
+		append_column(&buf, sagg_column_name(list_make1("record_key"), &taken),
 					  sample->binary_keys ? "bytea" : "text", " OPTIONS (metadata 'key')");
 	return buf.data;
 }

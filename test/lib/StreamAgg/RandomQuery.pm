@@ -301,7 +301,7 @@ sub random_query
 	for (1 .. $below->(4))
 	{
 		push @keys, $one_of->(map({ "e.k$_" } 0 .. $#{ $topic->{types} }), $join_key // 'e.v',
-			'e.v % 2', 'e.ts', "date_trunc('hour', e.ts)", 'COALESCE(e.t, \'-\')', 'e.ok', 'upper(e.t)', 'e.n', '(SELECT max(grp) FROM {dim} s WHERE s.id = e.v)');
+			'e.v % 2', 'e.ts', "date_trunc('hour', e.ts + interval '0')", 'COALESCE(e.t, \'-\')', 'e.ok', 'upper(e.t)', 'e.n', '(SELECT max(grp) FROM {dim} s WHERE s.id = e.v)');
 	}
 	# the same key twice is refused nowhere, but proves nothing
 	@keys = grep { !$seen{$_}++ } @keys;

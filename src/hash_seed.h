@@ -121,7 +121,7 @@ sagg_seeded_hash(const SaggHashSeed *seed, uint64 word)
 	return sagg_sip_end(&sip);
 }
 
-/* keys.c */
+/* hash_seed.c */
 extern void sagg_hash_seed_make(SaggHashSeed *seed);
 
 #endif							/* SAGG_HASH_SEED_H */

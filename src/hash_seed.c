@@ -1,0 +1,22 @@
+/*-------------------------------------------------------------------------
+ *
+ * hash_seed.c
+ *	  Secrets for hash tables of what producers choose.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "hash_seed.h"
+
+/*
+ * A secret for a store, or for tables that are in no store.
+ */
+void
+sagg_hash_seed_make(SaggHashSeed *seed)
+{
+	if (!pg_strong_random(seed, sizeof(*seed)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random numbers for a hash table")));
+}

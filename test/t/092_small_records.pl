@@ -1,0 +1,245 @@
+# Records, schemas and brokers that cost little to send and would cost much to
+# process: numbers of a few bytes and 131,072 digits, symbols of megabytes, names of
+# types that collide, connections that break again and again.  Memory, temporary
+# files and time stay in their bounds.
+#
+# ONLY=text: the subtests whose names have it.
+
+use strict;
+use warnings;
+
+use IPC::Run;
+use JSON::PP;
+use PostgreSQL::Test::Utils;
+use StreamAgg::HostileBroker;
+use StreamAgg::Test;
+use Test::More;
+use Time::HiRes 'time';
+
+# the rest of a subtest that dies is a failure, and the others go on
+sub checked
+{
+	my ($name, $code) = @_;
+	return if defined $ENV{ONLY} && index($name, $ENV{ONLY}) < 0;
+	return subtest $name => sub { eval { $code->(); 1 } or fail("died: $@"); };
+}
+
+my $json = JSON::PP->new->canonical;
+my $node = new_node('small_records', 'fsync = off', "stream_agg.kafka_timeout = '60s'", 'stream_agg.max_attempts = 2',
+	"stream_agg.max_retry_delay = '100ms'", "stream_agg.batch_memory = '1MB'");
+my $broker = StreamAgg::HostileBroker->new();
+my $brokers = $broker->brokers;
+my $scripts = $ENV{REGISTRY} or die 'REGISTRY is not set: run the tests by test/run';
+my $ready = PostgreSQL::Test::Utils::tempdir() . '/registry';
+my $registry = IPC::Run::start([ 'python3', "$scripts/schema_registry.py", $ready ], '<', \undef, '>', "$ready.log", '2>&1');
+for (1 .. 1800) { last if -s $ready; select(undef, undef, undef, 0.1); }
+my $url = 'http://127.0.0.1:' . slurp_file($ready);
+
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+sub error_of
+{
+	my ($sql, %params) = @_;
+	my ($status, $out, $err) = $node->psql('postgres', $sql, %params);
+	return $status == 0 ? 'no error' : $err;
+}
+sub source
+{
+	my ($name, $columns, $format) = @_;
+	$format //= 'json';
+	sql("SELECT stream_agg.create_source('$name', topic => '$name', server => 'kafka', format => '$format', columns => \$c\$$columns\$c\$)");
+	return;
+}
+sub create_stream
+{
+	my ($name, $query, $policy) = @_;
+	sql("SELECT stream_agg.create_stream('$name', \$q\$$query\$q\$, options => '{\"on_error\": \"$policy\"}')");
+	return;
+}
+sub register
+{
+	my ($schema) = @_;
+	my $code = 'import json, sys, urllib.request as r; print(json.loads(r.urlopen(r.Request(sys.argv[1], data=sys.stdin.buffer.read())).read())["id"])';
+	my ($out, $err);
+	IPC::Run::run([ 'python3', '-c', $code, "$url/subjects/s/versions" ], '<', \$json->encode({ schema => $json->encode($schema) }), '>', \$out, '2>', \$err) or die $err;
+	return $out + 0;
+}
+# the records of a topic, in one batch; those of Avro in hex
+sub topic { my ($name, @values) = @_; $broker->add_topic($name, [ { base => 0, values => \@values } ]); return; }
+sub avro { my ($id, $hex) = @_; return { hex => sprintf('00%08x%s', $id, $hex) }; }
+
+# what describe_topic says, and the most memory its backend has taken, in MB; a
+# sanitizer takes memory of its own
+sub described
+{
+	my ($topic) = @_;
+	my $out = sql(qq{SELECT stream_agg.describe_topic('$topic', server => 'kafka');
+		SELECT 'maps ' || (pg_read_file('/proc/self/maps') ~ 'libasan');
+		SELECT 'peak ' || substring(pg_read_file('/proc/self/status') from 'VmHWM:\\s+(\\d+)')});
+	$out =~ s/\npeak (\d+)$// or die $out;
+	my $peak = $1 / 1024;
+	$out =~ s/\nmaps (\w+)$// or die $out;
+	return ($out, $1 eq 'true' ? 0 : $peak);
+}
+
+sql(qq{CREATE SERVER kafka FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '$brokers', "schema.registry" '$url', "fetch.wait.max.ms" '20')});
+
+checked 'numbers of many digits: describe_topic takes no memory for them' => sub {
+	topic('numbers', ('{' . join(',', map { qq("a$_":1e131071) } 1 .. 8) . '}') x 1000);
+	my ($call, $peak) = described('numbers');
+	diag(sprintf 'figures: %d MB', $peak);
+	cmp_ok($peak, '<', 300, 'memory');
+	is(() = $call =~ / numeric\b/g, 8, 'and finds numbers');
+	topic('digits', ('{' . join(',', map { qq("a$_":1e131071) } 1 .. 40) . '}') x 50);
+	($call, $peak) = described('digits');
+	cmp_ok($peak, '<', 300, 'memory for records that no source of JSON takes');
+	like($call, qr/^-- 50 records: 0 JSON objects, 50 other texts/, 'which do not count as JSON');
+	topic('kinds', '{"a":9223372036854775807,"b":9223372036854775808,"c":-9223372036854775808,"d":-9223372036854775809,"e":12.0,"f":1e3,"g":-1,"made_at":1700000000000,"h":1700000000000,"i":0.5}');
+	($call) = described('kinds');
+	is_deeply([ $call =~ /^        (\w+ \w+)/mg ], [ 'a bigint', 'b numeric', 'c bigint', 'd numeric', 'e numeric', 'f bigint', 'g bigint', 'h bigint', 'i numeric', 'made_at timestamptz' ],
+		'whole numbers are told from others');
+};
+
+checked 'names that are not what they look like: what describe_topic prints is what it makes' => sub {
+	topic('system', '{"ctid":1,"xmin":"a","tableoid":2,"cmax":3,"TableOid":4,"ok":5}');
+	my ($call) = described('system');
+	eval { sql($call); 1 } or fail("the call cannot be run: $@");
+	is(sql(q{SELECT count(*) FROM pg_attribute WHERE attrelid = 'system'::regclass AND attnum > 0}), 6, 'columns for fields with names of system columns');
+	is(sql('SELECT ctid_2, xmin_2, tableoid_2, cmax_2, table_oid, ok FROM system'), '1|a|2|3|4|5', 'which find their fields');
+	my @odd = ("a\x{80}", "b\x{9b}31m", "c\x{202e}d", "e\x{2066}", "f\x{200b}", "g\x{feff}", "h\x{e0041}", "i\x{ad}", "j\x{61c}", "k\x{2028}", "l\x{85}");
+	topic('odd', { hex => unpack 'H*', JSON::PP->new->utf8->encode({ (map { $_ => 1 } @odd), "\x{e4}\x{65e5}\x{1f600}" => 2, ok => 3 }) });
+	($call) = described('odd');
+	like($call, qr/some fields are left out/, 'names with controls, or characters that cannot be seen, are left out');
+	sql($call);
+	is(sql(q{SELECT count(*) FROM pg_attribute WHERE attrelid = 'odd'::regclass AND attnum > 0}), 2, 'and others are not');
+};
+
+checked 'symbols and names of schemas: what a record of a few bytes stands for is bounded' => sub {
+	my %schemas = (long_symbol => { type => 'enum', name => 'e', symbols => [ 'x' x 2000 ] },
+		symbols => { type => 'array', items => { type => 'enum', name => 'e', symbols => [ 'x' x 1000, 'y' ] } },
+		long_name => { type => 'record', name => 'n', fields => [ { name => 'x' x 2000, type => 'long' } ] },
+		names => { type => 'array', items => { type => 'record', name => 'n', fields => [ { name => 'x' x 1000, type => 'long' } ] } },
+		long_type => { type => 'fixed', name => 'x' x 2000, size => 1 });
+	my %ids = map { $_ => register({ type => 'record', name => 'r', fields => [ { name => 'v', type => $schemas{$_} } ] }) } keys %schemas;
+	# blocks of 10,000 and of 10 elements, each of a byte: 10 MB, and 10 kB
+	topic('avro', avro($ids{long_symbol}, '00'), avro($ids{symbols}, 'a09c01' . '00' x 10_000 . '00'), avro($ids{symbols}, '14' . '00' x 10 . '00'),
+		avro($ids{symbols}, 'a09c01' . '02' x 10_000 . '00'), avro($ids{long_name}, '00'), avro($ids{names}, 'a09c01' . '00' x 10_000 . '00'),
+		avro($ids{names}, '14' . '00' x 10 . '00'), avro($ids{long_type}, '00'));
+	source('avro', 'v text, pos bigint OPTIONS (metadata $$offset$$)', 'avro');
+	create_stream('avro_s', 'SELECT pos, length(v) AS n FROM avro', 'dead_letter');
+	process($node, 'avro_s');
+	is(sql(q{SELECT string_agg(pos || ':' || n, ' ' ORDER BY pos) FROM avro_s}), '2:10040 3:50000 6:10090', 'records of a sensible size are taken');
+	is(sql(q{SELECT string_agg("offset" || ' ' || substring(concat(error, detail) FROM 'a name or symbol is too long|its symbols stand for too many bytes|names of its fields take too many bytes'), '|' ORDER BY "offset")
+		FROM stream_agg.dead_letters WHERE stream = 'avro_s'}),
+		'0 a name or symbol is too long|1 its symbols stand for too many bytes|4 a name or symbol is too long|5 names of its fields take too many bytes|7 a name or symbol is too long',
+		'others are dead letters, with the reason');
+};
+
+checked 'names of types that collide: a schema is compiled in time that grows with its length' => sub {
+	my $n = 8_000;
+	my @same = split / /, sql("SELECT string_agg(n, ' ') FROM (SELECT 'n' || i AS n FROM generate_series(1, 9000000) i WHERE hashtext('n' || i) & 1023 = 0 LIMIT $n) x");
+	my %names = (collide => \@same, differ => [ map { "n$_" } 1 .. $n ]);
+	my %spent;
+	for my $kind (qw(differ collide))
+	{
+		my @fields = map { { name => "f$_", type => { type => 'fixed', name => $names{$kind}[$_], size => 1 } } } 0 .. $n - 1;
+		push @fields, map { { name => "g$_", type => $names{$kind}[0] } } 0 .. $n - 1;
+		my $id = register({ type => 'record', name => 'r', fields => \@fields });
+		topic($kind, avro($id, ''));
+		source($kind, 'k bigint', 'avro');
+		my $start = time;
+		like(error_of("SET statement_timeout = '60s'; SELECT k FROM $kind"), qr/invalid Avro record of schema $id: it ends too early/, "$kind: the schema is compiled");
+		$spent{$kind} = time - $start;
+	}
+	diag(sprintf 'figures: %.2f s, and %.2f s where they collide', @spent{qw(differ collide)});
+	cmp_ok($spent{collide}, '<', 2 * $spent{differ} + 1, 'as fast as others');
+};
+
+checked 'times beyond what Kafka knows: nothing is of them' => sub {
+	topic('times', '{"a":1}', '{"a":2}');
+	source('times', 'a int, ts timestamptz OPTIONS (metadata $$timestamp$$)');
+	for my $time ('294247-01-10 04:00:54.774+00', '294247-01-10 04:00:54.775807+00', '294247-01-10 04:00:54.776+00', '294276-12-31 23:59:59+00', 'infinity')
+	{
+		is(sql("SELECT count(*) FROM times WHERE ts >= '$time'"), 0, "a query from $time on ends, without a record");
+	}
+	sql(q{SELECT stream_agg.create_stream('far', 'SELECT a FROM times', starting_offsets => '294276-12-31 00:00+00')});
+	process($node, 'far');
+	is(sql('SELECT count(*) FROM far'), 0, 'a stream that starts there has read none');
+};
+
+# A megabyte each, 300 in all; four times batch_memory, or 256 MB if that is more, is
+# the bound.
+my $n = 300;
+my $rows = q{SELECT pos, repeat('x', 1000000) AS v FROM rows};
+
+checked 'rows of which a few bytes make many: a micro-batch that would fill the disk is made smaller' => sub {
+	topic('rows', ('{}') x $n);
+	source('rows', 'pos bigint OPTIONS (metadata $$offset$$)');
+	my $log = -s $node->logfile;
+	create_stream('rows_s', $rows, 'fail');
+	process($node, 'rows_s');
+	is(sql('SELECT count(*), count(DISTINCT pos), min(octet_length(v)) FROM rows_s'), "$n|$n|1000000", 'all rows are there, each once');
+	counts_add_up($node, 'rows_s', $n, 'all are counted');
+	my @retries = slurp_file($node->logfile, $log) =~ /micro-batch \d+ is retried with (\d+) of its \d+ offsets, because its rows take more than 262144 kB/g;
+	is("@retries", 150, 'and the log says so');
+	is(sql(q{SELECT count(*) FROM stream_agg.commits WHERE stream = 'rows_s'}), 2, 'in no more micro-batches than needed');
+
+	sql(q{SELECT stream_agg.stop_stream('rows_s'); SELECT stream_agg.reset_stream('rows_s', results => true); SELECT stream_agg.start_stream('rows_s')});
+	process($node, 'rows_s');
+	is(sql('SELECT count(*), count(DISTINCT pos) FROM rows_s'), "$n|$n", 'a reset with results is one micro-batch, as large as it is');
+	sql(q{SELECT stream_agg.drop_stream('rows_s'); DROP TABLE rows_s});
+};
+
+checked 'temp_file_limit: micro-batches become small enough, and a record that alone exceeds it follows on_error' => sub {
+	topic('files', (map { "{\"k\":$_}" } 1 .. 40), '{"k":20000}', map { "{\"k\":$_}" } 1 .. 40);
+	source('files', 'k int, pos bigint OPTIONS (metadata $$offset$$)');
+	sql(q{ALTER ROLE postgres SET temp_file_limit = '2MB'});
+	my $log = -s $node->logfile;
+	# 1 to 40 kB, 20 MB and 1 to 40 kB again, times three
+	my $query = q{SELECT pos, i, repeat(md5(k::text), k * 32) AS v FROM files, generate_series(1, 3) i};
+	create_stream('files_skip', $query, 'skip');
+	process($node, 'files_skip');
+	is(sql('SELECT count(*), count(DISTINCT (pos, i)), count(*) FILTER (WHERE pos = 40) FROM files_skip'), '240|240|0', 'skip: all rows are there but those of the record');
+	counts_add_up($node, 'files_skip', 81, 'all are counted');
+	is(sql(q{SELECT total_dead_lettered FROM stream_agg.commits WHERE stream = 'files_skip' ORDER BY batch DESC LIMIT 1}), 1, 'one of them as left out');
+	like(slurp_file($node->logfile, $log), qr/is retried with \d+ of its 81 offsets, because its temporary files exceed temp_file_limit/, 'the log says that micro-batches are made smaller');
+	create_stream('files_fail', $query, 'fail');
+	wait_state($node, 'files_fail', 'failed', 'temporary file size exceeds temp_file_limit');
+	is(sql('SELECT count(*), max(pos) FROM files_fail'), '120|39', 'fail: the stream stops in front of the record');
+
+	# 10 MB of records, of which a micro-batch has 1 MB in memory
+	$broker->add_topic('read', [ map { { base => $_, values => [ '{"k":"' . 'x' x 100_000 . '"}' ] } } 0 .. 99 ]);
+	source('read', 'k text, pos bigint OPTIONS (metadata $$offset$$)');
+	create_stream('read_s', 'SELECT pos, length(k) AS n FROM read', 'fail');
+	process($node, 'read_s');
+	is(sql('SELECT count(*), count(DISTINCT pos), min(n) FROM read_s'), '100|100|100000', 'so do those whose records exceed it while they are read');
+	sql(q{ALTER ROLE postgres RESET temp_file_limit});
+};
+
+checked 'gaps of trillions of offsets: a stream passes each of them at once' => sub {
+	my @starts = (0, 2**40, '9223372036854775707' + 0);
+	$broker->add_topic('gaps', [ map { { base => $_, values => [ ('{}') x 50 ] } } @starts ], [ { base => 7, values => [ ('{}') x 30 ] }, { base => 2**41, values => ['{}'] } ]);
+	source('gaps', 'part int OPTIONS (metadata $$partition$$), pos bigint OPTIONS (metadata $$offset$$)');
+	sql(q{SELECT stream_agg.create_stream('gaps_s', 'SELECT part, pos FROM gaps', max_offsets_per_trigger => 20)});
+	process($node, 'gaps_s');
+	is(sql('SELECT count(*), count(DISTINCT (part, pos)) FROM gaps_s'), '181|181', 'and has all records, each once');
+	counts_add_up($node, 'gaps_s', 181, 'all are counted');
+	cmp_ok(sql(q{SELECT count(*) FROM stream_agg.commits WHERE stream = 'gaps_s'}), '<', 25, 'in not many more micro-batches than without gaps');
+};
+
+checked 'a broker that hangs up at each fetch: a query and a stream give up after kafka_timeout' => sub {
+	topic('deaf', '{"k":1}');
+	source('deaf', 'k int');
+	sql(q{ALTER SYSTEM SET stream_agg.kafka_timeout = '2s'; SELECT pg_reload_conf()});
+	$broker->say(hangs_up => JSON::PP::true);
+	like(error_of(q{SET statement_timeout = '15s'; SELECT count(*) FROM deaf}), qr/no records of .* from Kafka for 2000 ms/, 'a query');
+	create_stream('deaf_s', 'SELECT k FROM deaf', 'fail');
+	$node->poll_query_until('postgres', q{SELECT last_error ~ 'no (records|answer)' FROM pg_stat_stream_agg WHERE stream = 'deaf_s'}) or fail('never said');
+	$broker->say(hangs_up => undef);
+	process($node, 'deaf_s');
+	is(sql('SELECT count(*) FROM deaf_s'), 1, 'a stream says so, and goes on when it is over');
+	is(sql('SELECT count(*) FROM deaf'), 1, 'so does a query');
+	sql(q{ALTER SYSTEM RESET stream_agg.kafka_timeout; SELECT pg_reload_conf()});
+};
+
+$registry->kill_kill;
+done_testing();
