@@ -15,7 +15,7 @@
 #include "foreign/fdwapi.h"
 #include "nodes/bitmapset.h"
 #include "read/format/decode.h"
-#include "read/source_topics.h"
+#include "kafka/source_topics.h"
 #include "utils/rel.h"
 
 /*

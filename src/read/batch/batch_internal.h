@@ -9,7 +9,7 @@
 #ifndef SAGG_BATCH_INTERNAL_H
 #define SAGG_BATCH_INTERNAL_H
 
-#include "read/reader_internal.h"
+#include "kafka/reader_internal.h"
 
 /* of a chunk, unless a record is larger */
 #define SAGG_CHUNK_SIZE		((Size) 4 * 1024 * 1024)

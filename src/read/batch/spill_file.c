@@ -15,7 +15,7 @@
 #include "storage/fd.h"
 #include "utils/wait_event.h"
 
-#include "read/reader_internal.h"
+#include "kafka/reader_internal.h"
 
 struct SaggSpill
 {

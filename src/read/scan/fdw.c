@@ -20,7 +20,7 @@
 #include "fmgr.h"
 
 #include "insert_internal.h"
-#include "read/properties.h"
+#include "kafka/properties.h"
 #include "read/read_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_kafka_handler);

@@ -19,7 +19,7 @@
 
 #include "read/format/format.h"
 #include "read/format/http_get.h"
-#include "read/properties.h"
+#include "kafka/properties.h"
 #include "read/read_internal.h"
 
 static const SaggFormat *const formats[] = {

@@ -22,7 +22,7 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 
-#include "read_internal.h"
+#include "read/read_internal.h"
 
 /* of the names of topics */
 #define ALPHABET	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"

@@ -26,7 +26,7 @@
 #include "utils/syscache.h"
 
 #include "streams/streams.h"
-#include "read_internal.h"
+#include "read/read_internal.h"
 
 /*
  * Does a list like "billing, reports.*" have the group?  A star at the end of a

@@ -14,7 +14,7 @@
 
 #include "lib/stringinfo.h"
 
-#include "read_internal.h"
+#include "read/read_internal.h"
 
 /* Kafka's own have 22 characters, those of services a few more */
 #define MAX_CLUSTER_ID		250

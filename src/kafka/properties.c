@@ -20,7 +20,7 @@
 
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "read/properties.h"
+#include "kafka/properties.h"
 #include "read/read.h"
 
 #define SERVER		SAGG_OPT_SERVER

@@ -20,8 +20,8 @@
 #include "utils/builtins.h"
 #include "utils/syscache.h"
 
-#include "read/properties.h"
-#include "read_internal.h"
+#include "kafka/properties.h"
+#include "read/read_internal.h"
 
 /*
  * Options of a user's mapping, or of the one for PUBLIC; NIL if there is none.
