@@ -17,7 +17,7 @@
 
 #include "port/atomics.h"
 
-#include "reader_internal.h"
+#include "kafka_internal.h"
 
 /* of Kafka's protocol */
 #define FETCH_REQUEST			1

@@ -11,43 +11,13 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "access/reloptions.h"
-#include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/syscache.h"
 
-#include "kafka/properties.h"
-#include "read/read_internal.h"
-
-/*
- * Options of a user's mapping, or of the one for PUBLIC; NIL if there is none.
- */
-List *
-sagg_mapping_options(Oid server, Oid user)
-{
-	HeapTuple	tuple;
-	Datum		options;
-	bool		isnull;
-	List	   *result = NIL;
-
-	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(user),
-							ObjectIdGetDatum(server));
-	if (!HeapTupleIsValid(tuple))
-		tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
-								ObjectIdGetDatum(server));
-	if (!HeapTupleIsValid(tuple))
-		return NIL;
-	options = SysCacheGetAttr(USERMAPPINGUSERSERVER, tuple,
-							  Anum_pg_user_mapping_umoptions, &isnull);
-	if (!isnull)
-		result = untransformRelOptions(options);
-	ReleaseSysCache(tuple);
-	return result;
-}
+#include "properties.h"
+#include "kafka_internal.h"
 
 static void
 apply_options(rd_kafka_conf_t *conf, List *options, int object,
@@ -96,7 +66,9 @@ require_brokers(ForeignServer *server)
 }
 
 /*
- * See read_internal.h.  Raises fdw_option_name_not_found and
+ * A client's configuration from the options of the source's server and of the
+ * current user's mapping.  Reads catalogs.  The caller owns the result:
+ * rd_kafka_new takes it, else rd_kafka_conf_destroy.  Raises fdw_option_name_not_found and
  * fdw_invalid_attribute_value.
  */
 rd_kafka_conf_t *

@@ -12,7 +12,7 @@
  */
 #include "postgres.h"
 
-#include "reader_internal.h"
+#include "kafka_internal.h"
 
 /* an idle partition costs one fetch request in this time, per broker */
 #define FETCH_WAIT_MS			1000

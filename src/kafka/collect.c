@@ -17,9 +17,9 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
-#include "reader_internal.h"
+#include "kafka_internal.h"
 
-/* see sagg_reader_prod */
+/* see sagg_kafka_prod */
 #define PROD_INTERVAL_MS	10
 #define PROD_WAIT_MS		1
 
@@ -27,7 +27,7 @@
  * Let the next wake-up come.
  */
 static void
-drain_descriptor(SaggReader *reader)
+drain_descriptor(SaggKafkaReader *reader)
 {
 	uint64		count;
 
@@ -36,15 +36,16 @@ drain_descriptor(SaggReader *reader)
 
 /*
  * Is there a record that no batch has taken, or are there lost offsets to skip?
- * Sends no request.  May raise what sagg_reader_collect would.
+ * Sends no request.  May raise what sagg_kafka_collect would.
  */
 bool
-sagg_reader_has_records(SaggReader *reader)
+sagg_kafka_has_records(SaggReader *base)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	bool		found = false;
 
 	drain_descriptor(reader);
-	sagg_reader_check_refused(reader);
+	sagg_kafka_check_refused(reader);
 	if (reader->fetch == NULL)
 		return false;
 	sagg_collector_halt(reader);
@@ -70,7 +71,7 @@ sagg_reader_has_records(SaggReader *reader)
  * Runs in the collector's thread, too: no error, no memory of PostgreSQL's.
  */
 bool
-sagg_reader_prod(SaggReader *reader, bool at_once)
+sagg_kafka_prod(SaggKafkaReader *reader, bool at_once)
 {
 	const struct rd_kafka_metadata *metadata;
 	TimestampTz now;
@@ -95,7 +96,7 @@ sagg_reader_prod(SaggReader *reader, bool at_once)
  * Runs in the collector's thread, too.
  */
 bool
-sagg_queue_was_full(const SaggReader *reader, const SaggPartition *part,
+sagg_queue_was_full(const SaggKafkaReader *reader, const SaggPartition *part,
 					int64 records, int64 bytes)
 {
 	if (records > 0)
@@ -113,8 +114,9 @@ sagg_queue_was_full(const SaggReader *reader, const SaggPartition *part,
  * aborted transactions, which it keeps to itself.
  */
 bool
-sagg_reader_hears(SaggReader *reader)
+sagg_kafka_hears(SaggReader *base)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	uint64		before = reader->answers;
 
 	reader->answers = reader->fetch ? sagg_arrivals_answers(reader->fetch->arrivals) : 0;
@@ -126,7 +128,7 @@ sagg_reader_hears(SaggReader *reader)
  * that and what is left is so much that the queue may have been full.
  */
 static bool
-collect_partition(SaggReader *reader, SaggPartition *part)
+collect_partition(SaggKafkaReader *reader, SaggPartition *part)
 {
 	rd_kafka_message_t *message;
 	int64		bytes = 0;
@@ -151,7 +153,8 @@ collect_partition(SaggReader *reader, SaggPartition *part)
 		}
 		bytes += message->len + message->key_len;
 		records++;
-		sagg_batch_add(reader->batch, part->topic, sagg_partition_take(part));
+		sagg_message_add(reader->base.batch, part->topic, message);
+		rd_kafka_message_destroy(sagg_partition_take(part));
 		part->complete = part->position >= part->range_end;
 		if (records % 1024 == 0)
 			CHECK_FOR_INTERRUPTS();
@@ -167,7 +170,7 @@ collect_partition(SaggReader *reader, SaggPartition *part)
 }
 
 static bool
-all_complete(const SaggReader *reader)
+all_complete(const SaggKafkaReader *reader)
 {
 	for (int i = 0; i < reader->npartitions; i++)
 	{
@@ -185,8 +188,9 @@ all_complete(const SaggReader *reader)
  * a reader that skips these waits for Kafka to tell where to go on.
  */
 bool
-sagg_reader_collect(SaggReader *reader)
+sagg_kafka_collect(SaggReader *base)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	bool		complete = true;
 	bool		was_full = false;
 	bool		stuck = false;
@@ -194,7 +198,7 @@ sagg_reader_collect(SaggReader *reader)
 	if (reader->nranges == 0)
 		return true;
 	drain_descriptor(reader);
-	sagg_reader_check_refused(reader);
+	sagg_kafka_check_refused(reader);
 	sagg_collector_halt(reader);
 	for (int i = 0; i < reader->npartitions; i++)
 	{
@@ -211,12 +215,12 @@ sagg_reader_collect(SaggReader *reader)
 	}
 	if (stuck)
 	{
-		sagg_reader_skip_unreadable(reader);
-		sagg_reader_skip_lost(reader);
-		sagg_reader_assign_all(reader);
+		sagg_kafka_skip_unreadable(reader);
+		sagg_kafka_skip_lost(reader);
+		sagg_kafka_assign_all(reader);
 		return all_complete(reader);
 	}
 	if (was_full)
-		(void) sagg_reader_prod(reader, complete);
+		(void) sagg_kafka_prod(reader, complete);
 	return complete;
 }

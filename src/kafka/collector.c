@@ -25,9 +25,9 @@
  * A collector with a thread that sleeps; NULL for lack of resources.
  */
 static SaggCollector *
-make_collector(SaggReader *reader)
+make_collector(SaggKafkaReader *reader)
 {
-	SaggCollector *collector = MemoryContextAllocExtended(reader->memory, sizeof(SaggCollector),
+	SaggCollector *collector = MemoryContextAllocExtended(reader->base.memory, sizeof(SaggCollector),
 														  MCXT_ALLOC_ZERO | MCXT_ALLOC_NO_OOM);
 
 	if (collector == NULL)
@@ -49,7 +49,7 @@ make_room_for_shares(SaggCollector *collector, int n)
 		return true;
 	if (collector->shares)
 		pfree(collector->shares);
-	collector->shares = MemoryContextAllocExtended(collector->reader->memory,
+	collector->shares = MemoryContextAllocExtended(collector->reader->base.memory,
 												   sizeof(SaggShare) * n, MCXT_ALLOC_NO_OOM);
 	collector->max_shares = collector->shares ? n : 0;
 	return collector->shares != NULL;
@@ -63,7 +63,7 @@ make_room_for_shares(SaggCollector *collector, int n)
 static bool
 plan_shares(SaggCollector *collector, Size *held)
 {
-	SaggReader *reader = collector->reader;
+	SaggKafkaReader *reader = collector->reader;
 
 	*held = 0;
 	collector->nshares = 0;
@@ -93,7 +93,7 @@ plan_shares(SaggCollector *collector, Size *held)
 static bool
 provide_chunks(SaggCollector *collector, Size held)
 {
-	SaggBatch  *batch = collector->reader->batch;
+	SaggBatch  *batch = collector->reader->base.batch;
 	Size		most = (Size) sagg_fetch_memory_kb * 1024;
 	Size		wanted = Min(batch->bytes + batch->bytes / 8, most - Min(most, held));
 	int			n = Min(wanted / SAGG_CHUNK_SIZE + 1, SAGG_MOST_CHUNKS);
@@ -115,9 +115,10 @@ provide_chunks(SaggCollector *collector, Size held)
  * the reader is used again, if the batch is large enough to make that worth while.
  */
 void
-sagg_reader_collect_ahead(SaggReader *reader)
+sagg_kafka_collect_ahead(SaggReader *base)
 {
-	SaggBatch  *batch = reader->batch;
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+	SaggBatch  *batch = reader->base.batch;
 	SaggCollector *collector;
 	Size		held;
 
@@ -139,7 +140,7 @@ static void
 give_chunks_back(SaggCollector *collector)
 {
 	while (collector->nchunks > 0)
-		sagg_chunk_release(collector->reader->batch,
+		sagg_chunk_release(collector->reader->base.batch,
 						   collector->chunks[--collector->nchunks]);
 }
 
@@ -147,7 +148,7 @@ give_chunks_back(SaggCollector *collector)
  * From here on the partitions are the process's again, with what was collected.
  */
 void
-sagg_collector_halt(SaggReader *reader)
+sagg_collector_halt(SaggKafkaReader *reader)
 {
 	SaggCollector *collector = reader->collector;
 	int			nfound;
@@ -173,7 +174,7 @@ sagg_collector_halt(SaggReader *reader)
  * End the thread, and forget what it has collected.  Raises no error.
  */
 void
-sagg_collector_end(SaggReader *reader)
+sagg_collector_end(SaggKafkaReader *reader)
 {
 	SaggCollector *collector = reader->collector;
 

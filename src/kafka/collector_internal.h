@@ -12,7 +12,7 @@
 
 #include "port/atomics.h"
 
-#include "read/batch/batch_internal.h"
+#include "kafka_internal.h"
 
 /* chunks and portions that may be filled during a batch */
 #define SAGG_MOST_CHUNKS	64
@@ -29,7 +29,7 @@ typedef struct SaggShare
 
 typedef struct SaggCollector
 {
-	SaggReader *reader;
+	SaggKafkaReader *reader;
 	pthread_t	thread;
 	pthread_mutex_t lock;		/* of the next three */
 	bool		wanted;			/* it is to work */
@@ -46,7 +46,7 @@ typedef struct SaggCollector
 	int			nchunks;
 	int			chunk;			/* being filled */
 	SaggChunk  *chunks[SAGG_MOST_CHUNKS];
-	bool		prod;			/* see sagg_reader_prod */
+	bool		prod;			/* see sagg_kafka_prod */
 	int			nfound;
 	SaggPartition *found_of[SAGG_MOST_PORTIONS];
 	SaggPortion found[SAGG_MOST_PORTIONS];

@@ -19,7 +19,7 @@
 #include <time.h>
 
 #include "collector_internal.h"
-#include "reader_internal.h"
+#include "kafka_internal.h"
 
 /*
  * Messages of a partition before it is the next one's turn, and how many there are
@@ -85,8 +85,8 @@ store_message(SaggCollector *collector, SaggShare *share, const rd_kafka_message
 {
 	SaggStoredRecord stored;
 	rd_kafka_headers_t *headers;
-	Size		size = sagg_record_measure(share->part->topic, message, collector->headers,
-										   &stored, &headers);
+	Size		size = sagg_message_measure(share->part->topic, message, collector->headers,
+											&stored, &headers);
 	char	   *room = find_room(collector, size);
 	SaggChunk  *chunk;
 	SaggPortion *portion;
@@ -97,7 +97,7 @@ store_message(SaggCollector *collector, SaggShare *share, const rd_kafka_message
 	portion = find_portion(collector, share->part, chunk, stored.offset);
 	if (portion == NULL)
 		return false;
-	sagg_record_copy(room, message, &stored, headers);
+	sagg_message_copy(room, message, &stored, headers);
 	chunk->used += size;
 	portion->records.end += size;
 	portion->records.run.end++;
@@ -193,7 +193,7 @@ collect_share(SaggCollector *collector, SaggShare *share)
 static bool
 collect_round(SaggCollector *collector, bool *found)
 {
-	SaggReader *reader = collector->reader;
+	SaggKafkaReader *reader = collector->reader;
 	bool		done = true;
 
 	*found = false;
@@ -210,7 +210,7 @@ collect_round(SaggCollector *collector, bool *found)
 			collector->prod = true;
 		done = done && share->left == 0;
 	}
-	if (collector->prod && sagg_reader_prod(reader, false))
+	if (collector->prod && sagg_kafka_prod(reader, false))
 		collector->prod = false;
 	return done;
 }

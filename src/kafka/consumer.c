@@ -14,16 +14,16 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
-#include "reader_internal.h"
+#include "kafka_internal.h"
 
 /* called right before the client is destroyed, perhaps at process exit */
 static void
 release_fetch(void *owner)
 {
-	SaggReader *reader = (SaggReader *) owner;
+	SaggKafkaReader *reader = (SaggKafkaReader *) owner;
 
 	sagg_collector_end(reader);
-	sagg_batch_reset(reader->batch);
+	sagg_batch_reset(reader->base.batch);
 	reader->nranges = 0;
 	for (int round = 0; round < SAGG_DRAIN_ROUNDS; round++)
 	{
@@ -37,132 +37,53 @@ release_fetch(void *owner)
 	reader->fetch = NULL;
 }
 
-static bool
-any_has_headers(List *sources)
-{
-	ListCell   *lc;
-
-	foreach(lc, sources)
-	{
-		if (sagg_source_has_headers(lfirst_oid(lc)))
-			return true;
-	}
-	return false;
-}
-
 /*
- * Open a reader for the topics of foreign tables (OIDs) of one server, with the
- * options of the server and of the current user's mapping.  Headers of records
- * are kept if a source has a column of them, or with "want_headers".  Needs a
- * transaction; contacts nobody yet.  The reader stays until sagg_reader_close
- * or the end of the process.
- */
-SaggReader *
-sagg_reader_open(List *sources, bool want_headers)
-{
-	Oid			source = linitial_oid(sources);
-	bool		headers = want_headers || any_has_headers(sources);
-	struct SaggRegistry *registry = sagg_source_registry(source, GetUserId());
-	rd_kafka_conf_t *conf = sagg_client_conf(source);
-	MemoryContext memory = AllocSetContextCreate(TopMemoryContext,
-												 "stream_agg reader",
-												 ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(memory);
-	SaggReader *reader = palloc0(sizeof(SaggReader));
-
-	reader->memory = memory;
-	reader->fd = -1;
-	reader->conf = conf;
-	reader->registry = registry;
-	PG_TRY();
-	{
-		sagg_conf_prepare(conf);
-		reader->topics = sagg_sources_topics(sources);
-		reader->batch = sagg_batch_create(headers);
-		reader->fd = sagg_event_fd_open();
-		sagg_reader_open_asks(reader);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(old);
-		sagg_reader_close(reader);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(old);
-	return reader;
-}
-
-/*
- * Close the reader and free its batch.  Raises no error and waits for no
- * broker.
+ * The topics of foreign tables of one server are read, with the options of the
+ * server and of the current user's mapping.
  */
 void
-sagg_reader_close(SaggReader *reader)
+sagg_kafka_open(SaggReader *base, List *sources)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+
+	reader->fd = -1;
+	reader->conf = sagg_client_conf(linitial_oid(sources));
+	sagg_conf_prepare(reader->conf);
+	reader->fd = sagg_event_fd_open();
+	sagg_kafka_open_asks(reader);
+}
+
+/*
+ * Close the clients.  Raises no error and waits for no broker.
+ */
+void
+sagg_kafka_close(SaggReader *base)
+{
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+
 	if (reader->fetch)
 		sagg_client_close(reader->fetch);
 	if (reader->asks)
 		sagg_client_close(reader->asks);
-	if (reader->batch)
-		sagg_batch_reset(reader->batch);
 	if (reader->conf)
 		rd_kafka_conf_destroy(reader->conf);
 	if (reader->fd >= 0)
 		sagg_event_fd_close(reader->fd);
-	MemoryContextDelete(reader->memory);
 }
 
 /*
  * A descriptor that is readable when records may have arrived, until
- * sagg_reader_has_records or sagg_reader_collect was called.
+ * sagg_kafka_has_records or sagg_kafka_collect was called.
  */
 int
-sagg_reader_fd(SaggReader *reader)
+sagg_kafka_fd(SaggReader *base)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	return reader->fd;
 }
 
-/*
- * What the reader reads, for messages: topic "a".  The reader's memory.
- */
-const char *
-sagg_reader_subject(SaggReader *reader)
-{
-	return reader->topics->subject;
-}
-
-/*
- * The name of the topic if there is one source with one topic; the reader's
- * memory.
- */
-const char *
-sagg_reader_one_topic(SaggReader *reader)
-{
-	return reader->topics->one;
-}
-
-/*
- * Have the sources other topics than when the reader was opened?  Needs a
- * transaction.
- */
-bool
-sagg_reader_sources_changed(SaggReader *reader, List *sources)
-{
-	return strcmp(sagg_sources_topics(sources)->subject, reader->topics->subject) != 0;
-}
-
-/*
- * Is a topic one of the sources', whether it exists or not?
- */
-bool
-sagg_reader_has_topic(SaggReader *reader, int32 topic)
-{
-	return sagg_topics_include(reader->topics, sagg_topic_name(topic));
-}
-
 static SaggPartition *
-find_partition(SaggReader *reader, const SaggRange *key)
+find_partition(SaggKafkaReader *reader, const SaggRange *key)
 {
 	for (int i = 0; i < reader->npartitions; i++)
 	{
@@ -174,9 +95,9 @@ find_partition(SaggReader *reader, const SaggRange *key)
 }
 
 static SaggPartition *
-add_partition(SaggReader *reader, const SaggRange *key)
+add_partition(SaggKafkaReader *reader, const SaggRange *key)
 {
-	MemoryContext old = MemoryContextSwitchTo(reader->memory);
+	MemoryContext old = MemoryContextSwitchTo(reader->base.memory);
 	SaggPartition *part = palloc0(sizeof(SaggPartition));
 
 	part->topic = key->topic;
@@ -202,7 +123,7 @@ add_partition(SaggReader *reader, const SaggRange *key)
  * Make the client that fetches.  "topic" is one of those it is to read.
  */
 static void
-open_fetch(SaggReader *reader, int npartitions, int32 topic)
+open_fetch(SaggKafkaReader *reader, int npartitions, int32 topic)
 {
 	static const uint64 one = 1;
 	rd_kafka_conf_t *conf = rd_kafka_conf_dup(reader->conf);
@@ -229,9 +150,9 @@ open_fetch(SaggReader *reader, int npartitions, int32 topic)
  * together would be larger than stream_agg.fetch_memory (I7): make another.
  */
 static void
-resize_fetch(SaggReader *reader, int npartitions, int32 topic)
+resize_fetch(SaggKafkaReader *reader, int npartitions, int32 topic)
 {
-	sagg_reader_release(reader);
+	sagg_kafka_release(&reader->base);
 	sagg_client_close(reader->fetch);
 	open_fetch(reader, npartitions, topic);
 	for (int i = 0; i < reader->npartitions; i++)
@@ -243,7 +164,7 @@ resize_fetch(SaggReader *reader, int npartitions, int32 topic)
  * has fetched from elsewhere.
  */
 void
-sagg_reader_assign_all(SaggReader *reader)
+sagg_kafka_assign_all(SaggKafkaReader *reader)
 {
 	rd_kafka_topic_partition_list_t *list =
 		rd_kafka_topic_partition_list_new(reader->npartitions);
@@ -262,7 +183,7 @@ sagg_reader_assign_all(SaggReader *reader)
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("could not assign the partitions of %s", reader->topics->subject),
+				 errmsg("could not assign the partitions of %s", reader->base.topics->subject),
 				 errdetail_internal("%s.", rd_kafka_err2str(err))));
 }
 
@@ -272,9 +193,10 @@ sagg_reader_assign_all(SaggReader *reader)
  * anything changes.
  */
 void
-sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
+sagg_kafka_assign(SaggReader *base, const SaggRange *positions,
 				   int npositions)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	bool		changed = false;
 
 	if (npositions == 0)
@@ -300,13 +222,13 @@ sagg_reader_assign(SaggReader *reader, const SaggRange *positions,
 	}
 	if (changed)
 	{
-		sagg_reader_release(reader);
-		sagg_reader_assign_all(reader);
+		sagg_kafka_release(&reader->base);
+		sagg_kafka_assign_all(reader);
 	}
 }
 
 static bool
-same_ranges(const SaggReader *reader, const SaggRange *ranges, int nranges)
+same_ranges(const SaggKafkaReader *reader, const SaggRange *ranges, int nranges)
 {
 	if (nranges == 0 || reader->nranges != nranges)
 		return false;
@@ -325,11 +247,12 @@ same_ranges(const SaggReader *reader, const SaggRange *ranges, int nranges)
  * Pass over the offsets from the start of a range on that have no record, as far
  * as what has arrived tells; no further than to its end.  Returns where the
  * partition goes on: the range's start, if nothing has arrived.  May raise what
- * sagg_reader_collect would.  Does not wait.
+ * sagg_kafka_collect would.  Does not wait.
  */
 int64
-sagg_reader_pass_gap(SaggReader *reader, const SaggRange *range)
+sagg_kafka_pass_gap(SaggReader *base, const SaggRange *range)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	SaggPartition *part;
 	int64		next;
 
@@ -354,11 +277,11 @@ sagg_reader_pass_gap(SaggReader *reader, const SaggRange *range)
  * Have records been collected of which the headers are wanted since?
  */
 static bool
-collected_without_headers(const SaggReader *reader)
+collected_without_headers(const SaggKafkaReader *reader)
 {
 	for (int i = 0; i < reader->npartitions; i++)
 	{
-		if (sagg_batch_keeps_headers(reader->batch) &&
+		if (sagg_batch_keeps_headers(reader->base.batch) &&
 			sagg_portions_lack_headers(reader->partitions[i]))
 			return true;
 	}
@@ -370,18 +293,19 @@ collected_without_headers(const SaggReader *reader)
  * before, and not released, is kept: a retry need not fetch it again.
  */
 void
-sagg_reader_begin(SaggReader *reader, const SaggRange *ranges, int nranges)
+sagg_kafka_begin(SaggReader *base, const SaggRange *ranges, int nranges)
 {
-	if (same_ranges(reader, ranges, nranges) && sagg_batch_usable(reader->batch))
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+	if (same_ranges(reader, ranges, nranges) && sagg_batch_usable(reader->base.batch))
 		return;
-	sagg_reader_release(reader);
+	sagg_kafka_release(&reader->base);
 	if (nranges == 0)
 		return;
 
-	sagg_reader_assign(reader, ranges, nranges);
+	sagg_kafka_assign(&reader->base, ranges, nranges);
 	if (collected_without_headers(reader))
-		sagg_reader_assign_all(reader);
-	reader->ranges = MemoryContextAlloc(reader->memory, sizeof(SaggRange) * nranges);
+		sagg_kafka_assign_all(reader);
+	reader->ranges = MemoryContextAlloc(reader->base.memory, sizeof(SaggRange) * nranges);
 	memcpy(reader->ranges, ranges, sizeof(SaggRange) * nranges);
 	reader->nranges = nranges;
 	for (int i = 0; i < nranges; i++)
@@ -395,24 +319,15 @@ sagg_reader_begin(SaggReader *reader, const SaggRange *ranges, int nranges)
 }
 
 /*
- * The batch collected; the reader's, until sagg_reader_release or the next
- * sagg_reader_begin.
- */
-SaggBatch *
-sagg_reader_batch(SaggReader *reader)
-{
-	return reader->batch;
-}
-
-/*
  * Done with the batch: free its records.  The reader stands behind them.
  */
 void
-sagg_reader_release(SaggReader *reader)
+sagg_kafka_release(SaggReader *base)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	sagg_collector_halt(reader);
-	sagg_batch_reset(reader->batch);
-	sagg_reader_forget_losses(reader);
+	sagg_batch_reset(reader->base.batch);
+	sagg_kafka_forget_losses(reader);
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		reader->partitions[i]->range_end = -1;
@@ -424,11 +339,3 @@ sagg_reader_release(SaggReader *reader)
 	reader->nranges = 0;
 }
 
-/*
- * Keep the headers of records, of a batch at hand too: it is collected anew.
- */
-void
-sagg_reader_keep_headers(SaggReader *reader)
-{
-	sagg_batch_keep_headers(reader->batch);
-}

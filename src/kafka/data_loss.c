@@ -15,30 +15,22 @@
 
 #include "utils/memutils.h"
 
-#include "reader_internal.h"
-
-/*
- * From here on offsets that are gone are skipped, not an error.
- */
-void
-sagg_reader_skips_lost(SaggReader *reader)
-{
-	reader->skips_lost = true;
-}
+#include "kafka_internal.h"
 
 /*
  * The ranges that the batch at hand lacks of its plan; the reader's, until
- * sagg_reader_release.
+ * sagg_kafka_release.
  */
 const SaggRange *
-sagg_reader_losses(SaggReader *reader, int *nlosses)
+sagg_kafka_losses(SaggReader *base, int *nlosses)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	*nlosses = reader->nlosses;
 	return reader->losses;
 }
 
 void
-sagg_reader_forget_losses(SaggReader *reader)
+sagg_kafka_forget_losses(SaggKafkaReader *reader)
 {
 	if (reader->losses)
 		pfree(reader->losses);
@@ -50,12 +42,12 @@ sagg_reader_forget_losses(SaggReader *reader)
  * The batch lacks the offsets from "start" up to, not including, "end".
  */
 void
-sagg_reader_add_loss(SaggReader *reader, const SaggPartition *part, int64 start, int64 end)
+sagg_kafka_add_loss(SaggKafkaReader *reader, const SaggPartition *part, int64 start, int64 end)
 {
 	SaggRange  *loss;
 
 	reader->losses = reader->losses == NULL ?
-		MemoryContextAlloc(reader->memory, sizeof(SaggRange)) :
+		MemoryContextAlloc(reader->base.memory, sizeof(SaggRange)) :
 		repalloc(reader->losses, sizeof(SaggRange) * (reader->nlosses + 1));
 	loss = &reader->losses[reader->nlosses++];
 	loss->topic = part->topic;
@@ -70,7 +62,7 @@ sagg_reader_add_loss(SaggReader *reader, const SaggPartition *part, int64 start,
  * to it.
  */
 static void
-skip_lost(SaggReader *reader, SaggPartition *part, const SaggRange *bounds)
+skip_lost(SaggKafkaReader *reader, SaggPartition *part, const SaggRange *bounds)
 {
 	int64		next = part->range_end;
 
@@ -83,13 +75,13 @@ skip_lost(SaggReader *reader, SaggPartition *part, const SaggRange *bounds)
 						   bounds->start, bounds->end)));
 	if (part->position < bounds->start)
 		next = Min(next, bounds->start);
-	sagg_reader_add_loss(reader, part, part->position, next);
+	sagg_kafka_add_loss(reader, part, part->position, next);
 	part->position = next;
 	part->complete = part->position >= part->range_end;
 }
 
 static bool
-any_lost(const SaggReader *reader)
+any_lost(const SaggKafkaReader *reader)
 {
 	for (int i = 0; i < reader->npartitions; i++)
 	{
@@ -104,14 +96,14 @@ any_lost(const SaggReader *reader)
  * assigned anew then.  Waits for Kafka.
  */
 void
-sagg_reader_skip_lost(SaggReader *reader)
+sagg_kafka_skip_lost(SaggKafkaReader *reader)
 {
 	int			nbounds;
 	SaggRange  *bounds;
 
 	if (!any_lost(reader))
 		return;
-	bounds = sagg_reader_bounds(reader, &nbounds);
+	bounds = sagg_kafka_bounds(&reader->base, &nbounds);
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		SaggPartition *part = reader->partitions[i];

@@ -25,7 +25,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "reader_internal.h"
+#include "kafka_internal.h"
 
 /* after that a request has failed */
 #define REQUEST_MS			10000
@@ -55,25 +55,26 @@ typedef struct SaggGroupOffsets
 } SaggGroupOffsets;
 
 /*
- * Have sagg_reader_commit commit to this group; NULL for none.  Before the
+ * Have sagg_kafka_commit commit to this group; NULL for none.  Before the
  * first assignment.  "stream" is for messages.  Allocates in the reader's
  * memory.
  */
 void
-sagg_reader_set_group(SaggReader *reader, const char *group, const char *stream)
+sagg_kafka_set_group(SaggReader *base, const char *group, const char *stream)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	if (group == NULL)
 		return;
-	reader->group = MemoryContextAllocZero(reader->memory, sizeof(SaggGroupOffsets));
-	reader->group->name = MemoryContextStrdup(reader->memory, group);
-	reader->group->stream = MemoryContextStrdup(reader->memory, stream);
+	reader->group = MemoryContextAllocZero(reader->base.memory, sizeof(SaggGroupOffsets));
+	reader->group->name = MemoryContextStrdup(reader->base.memory, group);
+	reader->group->stream = MemoryContextStrdup(reader->base.memory, stream);
 }
 
 /*
  * The fetching client has been made.
  */
 void
-sagg_group_attach(SaggReader *reader)
+sagg_group_attach(SaggKafkaReader *reader)
 {
 	if (reader->group)
 		reader->group->results = rd_kafka_queue_new(reader->fetch->rk);
@@ -83,7 +84,7 @@ sagg_group_attach(SaggReader *reader)
  * The fetching client is about to go.  Raises no error.
  */
 void
-sagg_group_detach(SaggReader *reader)
+sagg_group_detach(SaggKafkaReader *reader)
 {
 	SaggGroupOffsets *group = reader->group;
 	rd_kafka_event_t *event;
@@ -168,7 +169,7 @@ take_results(SaggGroupOffsets *group)
  * Send a request to commit "list" for the group.
  */
 static void
-send_request(SaggReader *reader, const rd_kafka_topic_partition_list_t *list)
+send_request(SaggKafkaReader *reader, const rd_kafka_topic_partition_list_t *list)
 {
 	rd_kafka_t *rk = reader->fetch->rk;
 	rd_kafka_AlterConsumerGroupOffsets_t *request =
@@ -188,7 +189,7 @@ send_request(SaggReader *reader, const rd_kafka_topic_partition_list_t *list)
  * Commit the positions, unless a commit is under way or has just failed.
  */
 static void
-commit_positions(SaggReader *reader)
+commit_positions(SaggKafkaReader *reader)
 {
 	SaggGroupOffsets *group = reader->group;
 	rd_kafka_topic_partition_list_t *list;
@@ -212,15 +213,16 @@ commit_positions(SaggReader *reader)
  * that leaves the group behind.
  */
 void
-sagg_reader_commit(SaggReader *reader, const SaggRange *positions, int npositions)
+sagg_kafka_commit(SaggReader *base, const SaggRange *positions, int npositions)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	SaggGroupOffsets *group = reader->group;
 
 	if (group == NULL || group->results == NULL)
 		return;
 	if (npositions > group->size)
 	{
-		SaggRange  *grown = MemoryContextAllocExtended(reader->memory,
+		SaggRange  *grown = MemoryContextAllocExtended(reader->base.memory,
 													   sizeof(SaggRange) * npositions,
 													   MCXT_ALLOC_NO_OOM);
 
@@ -244,8 +246,9 @@ sagg_reader_commit(SaggReader *reader, const SaggRange *positions, int nposition
  * to call this again.
  */
 long
-sagg_reader_tend_group(SaggReader *reader, long timeout_ms)
+sagg_kafka_tend_group(SaggReader *base, long timeout_ms)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	SaggGroupOffsets *group = reader->group;
 
 	if (group == NULL || group->results == NULL)

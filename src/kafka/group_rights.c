@@ -26,7 +26,7 @@
 #include "utils/syscache.h"
 
 #include "streams/streams.h"
-#include "read/read_internal.h"
+#include "kafka_internal.h"
 
 /*
  * Does a list like "billing, reports.*" have the group?  A star at the end of a
@@ -107,7 +107,7 @@ owns_server(ForeignServer *server, Oid role)
  * consumer group of the Kafka cluster of "source".  In a transaction.
  */
 bool
-sagg_group_allowed(Oid source, Oid owner, const char *group, const char *stream)
+sagg_kafka_group_allowed(Oid source, Oid owner, const char *group, const char *stream)
 {
 	ForeignServer *server = GetForeignServer(GetForeignServerIdByRelId(source));
 	const char *list = sagg_find_option(server->options, "consumer_groups");
@@ -121,11 +121,11 @@ sagg_group_allowed(Oid source, Oid owner, const char *group, const char *stream)
  * The same for who defines the stream: raises insufficient_privilege.
  */
 void
-sagg_group_check(Oid source, Oid owner, const char *group, const char *stream)
+sagg_kafka_group_check(Oid source, Oid owner, const char *group, const char *stream)
 {
 	ForeignServer *server;
 
-	if (sagg_group_allowed(source, owner, group, stream))
+	if (sagg_kafka_group_allowed(source, owner, group, stream))
 		return;
 	server = GetForeignServer(GetForeignServerIdByRelId(source));
 	ereport(ERROR,

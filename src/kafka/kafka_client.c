@@ -32,7 +32,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "reader_internal.h"
+#include "kafka_internal.h"
 
 /* how long a process waits for the end of a client, in seconds */
 #define DESTROY_TIMEOUT_S	3

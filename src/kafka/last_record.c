@@ -23,7 +23,7 @@
 
 #include "utils/timestamp.h"
 
-#include "reader_internal.h"
+#include "kafka_internal.h"
 
 /* a topic whose timestamps are in no order is not read again for each batch */
 #define SUSPICION_PAUSE_MS	10000
@@ -41,9 +41,10 @@ typedef struct Verifier
  * if there is none, or it has no timestamp.
  */
 bool
-sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
+sagg_kafka_last_record(SaggReader *base, const SaggRange *range,
 						SaggRange *last)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		const SaggPartition *part = reader->partitions[i];
@@ -65,8 +66,9 @@ sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
  * Has a connection that records come by been broken since this was last asked?
  */
 bool
-sagg_reader_was_broken(SaggReader *reader)
+sagg_kafka_was_broken(SaggReader *base)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	bool		broken;
 
 	if (reader->fetch == NULL)
@@ -80,12 +82,13 @@ sagg_reader_was_broken(SaggReader *reader)
 /*
  * Is there, before one of the records of "last", a younger one?  In a topic made
  * anew there is; in one whose timestamps are in no order there may be, so after
- * a suspicion there is none for SUSPICION_PAUSE_MS.  After sagg_reader_bounds;
+ * a suspicion there is none for SUSPICION_PAUSE_MS.  After sagg_kafka_bounds;
  * waits for one answer.
  */
 bool
-sagg_reader_suspects(SaggReader *reader, const SaggRange *last, int nlast)
+sagg_kafka_suspects(SaggReader *base, const SaggRange *last, int nlast)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	rd_kafka_topic_partition_list_t *list;
 	TimestampTz now = GetCurrentTimestamp();
 	bool		suspicion = false;
@@ -148,7 +151,7 @@ raise_made_anew(const SaggRange *last, int64 timestamp)
  * reader skips what is lost, SAGG_ANOTHER_RECORD instead of the timestamp.
  */
 static bool
-take_message(SaggReader *reader, rd_kafka_message_t *message, SaggRange *last)
+take_message(SaggKafkaReader *reader, rd_kafka_message_t *message, SaggRange *last)
 {
 	rd_kafka_timestamp_type_t type;
 	rd_kafka_resp_err_t err = message->err;
@@ -161,7 +164,7 @@ take_message(SaggReader *reader, rd_kafka_message_t *message, SaggRange *last)
 		case RD_KAFKA_RESP_ERR_NO_ERROR:
 			if (offset == last->start && timestamp != last->end)
 			{
-				if (!reader->skips_lost)
+				if (!reader->base.skips_lost)
 					raise_made_anew(last, timestamp);
 				last->end = SAGG_ANOTHER_RECORD;
 				return true;
@@ -183,7 +186,7 @@ take_message(SaggReader *reader, rd_kafka_message_t *message, SaggRange *last)
  * Another cluster may have come to the same addresses.
  */
 static void
-check_cluster(SaggReader *reader, SaggClient *client)
+check_cluster(SaggKafkaReader *reader, SaggClient *client)
 {
 	char	   *id = rd_kafka_clusterid(client->rk, 0);
 	bool		same = id == NULL || reader->cluster_id == NULL ||
@@ -195,7 +198,7 @@ check_cluster(SaggReader *reader, SaggClient *client)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("the brokers of %s belong to another Kafka cluster than before",
-						reader->topics->subject)));
+						reader->base.topics->subject)));
 }
 
 /*
@@ -217,9 +220,9 @@ stop_fetching(SaggClient *client, const SaggRange *one)
  * there.
  */
 static void
-read_again(SaggReader *reader, Verifier *verifier, SaggRange *last, int nlast)
+read_again(SaggKafkaReader *reader, Verifier *verifier, SaggRange *last, int nlast)
 {
-	TimestampTz until = sagg_reader_deadline(reader);
+	TimestampTz until = sagg_kafka_deadline(reader);
 	bool	   *done = palloc0(sizeof(bool) * nlast);
 	int			left = nlast;
 
@@ -228,9 +231,9 @@ read_again(SaggReader *reader, Verifier *verifier, SaggRange *last, int nlast)
 		rd_kafka_message_t *message;
 		SaggRange  *one;
 
-		if (rd_kafka_consume_batch_queue(verifier->queue, sagg_reader_slice(until), &message, 1) <= 0)
+		if (rd_kafka_consume_batch_queue(verifier->queue, sagg_kafka_slice(until), &message, 1) <= 0)
 		{
-			sagg_reader_before_attempt(reader, verifier->client, until, RD_KAFKA_RESP_ERR__TIMED_OUT);
+			sagg_kafka_before_attempt(reader, verifier->client, until, RD_KAFKA_RESP_ERR__TIMED_OUT);
 			continue;
 		}
 		one = find_last(last, nlast, message);
@@ -266,7 +269,7 @@ release_queue(void *owner)
 }
 
 static SaggClient *
-open_verifier(SaggReader *reader, Verifier *verifier)
+open_verifier(SaggKafkaReader *reader, Verifier *verifier)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_dup(reader->conf);
 
@@ -294,13 +297,14 @@ open_verifier(SaggReader *reader, Verifier *verifier)
 
 /*
  * Raise ERRCODE_SAGG_OFFSETS_GONE if one of the records of "last" (see
- * sagg_reader_last_record) is another one in Kafka.  A record that is not there
+ * sagg_kafka_last_record) is another one in Kafka.  A record that is not there
  * proves nothing.  Raises connection_failure if the brokers are of another
  * cluster.  A reader that skips what is lost returns false instead.  Waits.
  */
 void
-sagg_reader_verify(SaggReader *reader, SaggRange *last, int nlast)
+sagg_kafka_verify(SaggReader *base, SaggRange *last, int nlast)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	rd_kafka_topic_partition_list_t *list;
 	Verifier	verifier = {0};
 

@@ -16,14 +16,14 @@
  */
 #include "postgres.h"
 
-#include "reader_internal.h"
+#include "kafka_internal.h"
 
 /*
  * Make the partition's queue, apart from the client's common one, wake up the
  * reader's descriptor.  Before the partition is assigned.
  */
 void
-sagg_partition_attach(SaggReader *reader, SaggPartition *part)
+sagg_partition_attach(SaggKafkaReader *reader, SaggPartition *part)
 {
 	static const uint64 one = 1;
 
@@ -40,7 +40,7 @@ sagg_partition_attach(SaggReader *reader, SaggPartition *part)
  * Forget what was taken and go on at "position"; the caller assigns it.
  */
 void
-sagg_partition_restart(SaggReader *reader, SaggPartition *part, int64 position)
+sagg_partition_restart(SaggKafkaReader *reader, SaggPartition *part, int64 position)
 {
 	sagg_portions_drop(reader, part);
 	while (part->next < part->ntaken)
@@ -72,7 +72,7 @@ sagg_queue_drain(rd_kafka_queue_t *queue)
  * Give back messages and queue.  Raises no error.
  */
 void
-sagg_partition_detach(SaggReader *reader, SaggPartition *part)
+sagg_partition_detach(SaggKafkaReader *reader, SaggPartition *part)
 {
 	sagg_partition_restart(reader, part, part->position);
 	if (part->queue)
@@ -84,7 +84,7 @@ sagg_partition_detach(SaggReader *reader, SaggPartition *part)
 }
 
 static void
-raise_offsets_gone(SaggReader *reader, SaggPartition *part, int64 offset)
+raise_offsets_gone(SaggKafkaReader *reader, SaggPartition *part, int64 offset)
 {
 	int64		low = RD_KAFKA_OFFSET_INVALID;
 	int64		high = RD_KAFKA_OFFSET_INVALID;
@@ -119,7 +119,7 @@ raise_unreadable(const SaggPartition *part, bool avoidable, const char *text)
  * by itself without a gap.
  */
 static void
-handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *message)
+handle_error(SaggKafkaReader *reader, SaggPartition *part, rd_kafka_message_t *message)
 {
 	rd_kafka_resp_err_t err = message->err;
 	int64		offset = message->offset;
@@ -137,7 +137,7 @@ handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *messag
 			break;
 		case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
 		case RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE:
-			if (!reader->skips_lost)
+			if (!reader->base.skips_lost)
 				raise_offsets_gone(reader, part, offset >= 0 ? offset : part->position);
 			part->lost = true;
 			break;
@@ -161,7 +161,7 @@ handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *messag
 		case RD_KAFKA_RESP_ERR__UNDERFLOW:
 		case RD_KAFKA_RESP_ERR_INVALID_MSG:
 		case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
-			if (!unreadable || !reader->skips_unreadable)
+			if (!unreadable || !reader->base.skips_unreadable)
 				raise_unreadable(part, unreadable, text);
 			part->unreadable = true;
 			break;
@@ -178,7 +178,7 @@ handle_error(SaggReader *reader, SaggPartition *part, rd_kafka_message_t *messag
  * "unreadable" or "lost" then.
  */
 rd_kafka_message_t *
-sagg_partition_peek(SaggReader *reader, SaggPartition *part)
+sagg_partition_peek(SaggKafkaReader *reader, SaggPartition *part)
 {
 	while (!part->lost && !part->unreadable)
 	{

@@ -11,15 +11,15 @@
  */
 #include "postgres.h"
 
-#include "read/batch/batch_internal.h"
+#include "kafka_internal.h"
 
 /*
  * Add a portion behind the others; holds its chunk.
  */
 void
-sagg_portion_add(SaggReader *reader, SaggPartition *part, const SaggPortion *found)
+sagg_portion_add(SaggKafkaReader *reader, SaggPartition *part, const SaggPortion *found)
 {
-	SaggPortion *portion = MemoryContextAlloc(reader->memory, sizeof(SaggPortion));
+	SaggPortion *portion = MemoryContextAlloc(reader->base.memory, sizeof(SaggPortion));
 
 	*portion = *found;
 	portion->records.chunk->holders++;
@@ -27,12 +27,12 @@ sagg_portion_add(SaggReader *reader, SaggPartition *part, const SaggPortion *fou
 }
 
 static void
-drop_first(SaggReader *reader, SaggPartition *part)
+drop_first(SaggKafkaReader *reader, SaggPartition *part)
 {
 	SaggPortion *portion = dlist_container(SaggPortion, node,
 										   dlist_pop_head_node(&part->portions));
 
-	sagg_chunk_release(reader->batch, portion->records.chunk);
+	sagg_chunk_release(reader->base.batch, portion->records.chunk);
 	pfree(portion);
 }
 
@@ -40,7 +40,7 @@ drop_first(SaggReader *reader, SaggPartition *part)
  * Forget all that was collected.  Raises no error.
  */
 void
-sagg_portions_drop(SaggReader *reader, SaggPartition *part)
+sagg_portions_drop(SaggKafkaReader *reader, SaggPartition *part)
 {
 	while (!dlist_is_empty(&part->portions))
 		drop_first(reader, part);
@@ -135,7 +135,7 @@ cut(SaggPortion *portion, int64 end, SaggPortion *before)
  * there are none.
  */
 int64
-sagg_portion_take(SaggReader *reader, SaggPartition *part, int64 end, int64 *bytes)
+sagg_portion_take(SaggKafkaReader *reader, SaggPartition *part, int64 end, int64 *bytes)
 {
 	SaggPortion *portion;
 	SaggPortion taken;
@@ -151,7 +151,7 @@ sagg_portion_take(SaggReader *reader, SaggPartition *part, int64 end, int64 *byt
 		taken = *portion;
 	else
 		cut(portion, end, &taken);
-	sagg_batch_add_stored(reader->batch, &taken.records, taken.headers);
+	sagg_batch_add_stored(reader->base.batch, &taken.records, taken.headers);
 	part->position = taken.last_offset + 1;
 	part->last_offset = taken.last_offset;
 	part->last_timestamp = taken.last_timestamp;

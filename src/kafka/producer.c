@@ -26,9 +26,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "read/scan/insert_internal.h"
 #include "streams/streams.h"
-#include "reader_internal.h"
+#include "kafka_internal.h"
 
 /* wait for records to come that go into the same request */
 #define LINGER_MS				"1"
@@ -90,8 +89,8 @@ close_producer(void *arg)
 /*
  * Close the producer; memory goes with the context.  Raises no error.
  */
-void
-sagg_producer_close(SaggProducer *producer)
+static void
+close_early(SaggProducer *producer)
 {
 	close_producer(producer);
 }
@@ -165,11 +164,11 @@ producer_conf(Oid source, Oid user)
  * and of the mapping of "user".  Lives in the current context and is closed
  * with it, or when the process ends.  Contacts brokers only in the background.
  */
-SaggProducer *
-sagg_producer_open(Oid source, Oid user)
+static SaggProducer *
+open_producer(Oid source, Oid user)
 {
 	SaggProducer *producer = palloc0(sizeof(SaggProducer));
-	SaggTopics *topics = sagg_source_topics(source);
+	SaggTopics *topics = sagg_kafka_topics(source);
 	uint64		wake = 1;
 
 	producer->fd = -1;
@@ -192,8 +191,8 @@ sagg_producer_open(Oid source, Oid user)
  * Another statement begins, whose records are counted anew.  All those of the
  * one before are acknowledged.
  */
-void
-sagg_producer_restart(SaggProducer *producer)
+static void
+restart_producer(SaggProducer *producer)
 {
 	Assert(producer->acknowledged == producer->sent);
 	producer->sent = 0;
@@ -387,8 +386,8 @@ is_silent(const SaggProducer *producer)
  * not, at the latest a little after stream_agg.kafka_timeout, which says how
  * many were; what has not been sent by then never is.
  */
-void
-sagg_producer_finish(SaggProducer *producer)
+static void
+finish_producer(SaggProducer *producer)
 {
 	bool		purged = false;
 
@@ -449,11 +448,11 @@ try_to_send(SaggProducer *producer, const SaggOutRecord *record)
 
 /*
  * Send a record, whose memory is the caller's again on return.  Waits while
- * too much is waiting to be sent.  Raises an error as sagg_producer_finish as
+ * too much is waiting to be sent.  Raises an error as finish_producer as
  * soon as it is known that a record was not acknowledged.
  */
-void
-sagg_producer_send(SaggProducer *producer, const SaggOutRecord *record)
+static void
+send_record(SaggProducer *producer, const SaggOutRecord *record)
 {
 	rd_kafka_resp_err_t err;
 
@@ -467,13 +466,21 @@ sagg_producer_send(SaggProducer *producer, const SaggOutRecord *record)
 
 	if (is_hopeless(producer))
 	{
-		sagg_producer_finish(producer);
+		finish_producer(producer);
 		raise_failure(producer);
 	}
 	producer->sent++;
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
 		note_failure(producer, err, rd_kafka_err2str(err));
-		sagg_producer_finish(producer);
+		finish_producer(producer);
 	}
 }
+
+const SaggSourceProducer sagg_kafka_producer = {
+	.open = open_producer,
+	.restart = restart_producer,
+	.send = send_record,
+	.finish = finish_producer,
+	.close = close_early
+};

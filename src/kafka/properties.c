@@ -20,8 +20,8 @@
 
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "kafka/properties.h"
-#include "read/read.h"
+#include "kafka_internal.h"
+#include "properties.h"
 
 #define SERVER		SAGG_OPT_SERVER
 #define PRIVATE		(SAGG_OPT_MAPPING | SAGG_OPT_SECRET)
@@ -254,6 +254,17 @@ sagg_option_refuse(const char *name, int object, const char *object_name)
 }
 
 /*
+ * Whether an option belongs to a source and not to its server; not those that
+ * create_source has parameters for.
+ */
+bool
+sagg_option_of_table(const char *name)
+{
+	return strncmp(name, "topic", 5) != 0 && strcmp(name, "format") != 0 &&
+		sagg_option_find(name, SAGG_OPT_TABLE) != NULL;
+}
+
+/*
  * Raise fdw_invalid_option_name for a name that is an option neither of a source
  * nor of its server, nor a property of librdkafka, which the validator refuses with
  * its reason.
@@ -339,33 +350,6 @@ is_protocol(const char *start, const char *end)
 	{
 		if (end - start == strlen(known[i]) &&
 			pg_strncasecmp(start, known[i], end - start) == 0)
-			return true;
-	}
-	return false;
-}
-
-/*
- * Might a list of brokers or a URL have a user and a password in front of a host?
- * There is an '@', or more than one ':' behind "protocol://" and outside of
- * brackets.
- */
-bool
-sagg_value_has_userinfo(const char *value)
-{
-	int			colons = 0;
-	bool		brackets = false;
-
-	for (const char *p = value; *p; p++)
-	{
-		if (*p == '@')
-			return true;
-		if (strncmp(p, "://", 3) == 0)
-			p += 2;
-		else if (*p == '[' || *p == ']')
-			brackets = *p == '[';
-		else if (*p == ',')
-			colons = 0;
-		else if (*p == ':' && !brackets && ++colons > 1)
 			return true;
 	}
 	return false;

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * properties.h
- *	  Options of servers, user mappings, sources and their columns.
+ *	  Options of servers, user mappings, sources of Kafka and their columns.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,7 +31,8 @@ extern const SaggOption *sagg_option_find(const char *name, int object);
 extern char *sagg_option_names(int object);
 extern void sagg_option_refuse(const char *name, int object,
 							   const char *object_name);
-extern bool sagg_value_has_userinfo(const char *value);
+extern bool sagg_option_of_table(const char *name);
+extern void sagg_option_check_name(const char *name);
 extern void sagg_option_check_value(const SaggOption *option, const char *value);
 
 #endif							/* SAGG_PROPERTIES_H */

@@ -6,8 +6,8 @@
  * librdkafka connects again and again by itself, so a broken connection is no
  * error, and it says nothing when all is well again.  Whether Kafka is there is
  * known by an answer alone: a stream that has nothing else to ask asks when its
- * connections have been in trouble for a while (sagg_reader_in_trouble), and
- * while it waits, sagg_reader_silence says what there is to say.
+ * connections have been in trouble for a while (sagg_kafka_in_trouble), and
+ * while it waits, sagg_kafka_silence says what there is to say.
  *
  * Nothing here waits.
  *
@@ -17,7 +17,7 @@
 
 #include "utils/timestamp.h"
 
-#include "reader_internal.h"
+#include "kafka_internal.h"
 
 /* trouble that is over before is nobody's concern */
 #define PATIENCE_MS		1500
@@ -31,9 +31,9 @@
  * workers, wait for brokers that are restarted.
  */
 bool
-sagg_reader_is_hopeless(const SaggReader *reader, const SaggClient *client)
+sagg_kafka_is_hopeless(const SaggKafkaReader *reader, const SaggClient *client)
 {
-	return reader->check == NULL && client->down_since != 0 &&
+	return reader->base.check == NULL && client->down_since != 0 &&
 		TimestampDifferenceExceeds(client->down_since, GetCurrentTimestamp(), DOWN_MS);
 }
 
@@ -42,7 +42,7 @@ sagg_reader_is_hopeless(const SaggReader *reader, const SaggClient *client)
  * time, for the reasons that "client" has been told or, without any, "err".
  */
 void
-sagg_reader_raise_no_answer(SaggReader *reader, const SaggClient *client,
+sagg_kafka_raise_no_answer(SaggKafkaReader *reader, const SaggClient *client,
 							rd_kafka_resp_err_t err)
 {
 	const char *trouble = client->trouble;
@@ -51,19 +51,19 @@ sagg_reader_raise_no_answer(SaggReader *reader, const SaggClient *client,
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("Kafka has rejected the credentials for %s",
-						reader->topics->subject),
+						reader->base.topics->subject),
 				 errdetail_internal("%s.", trouble)));
 	if (GetCurrentTimestamp() <
 		TimestampTzPlusMilliseconds(reader->waiting_since, sagg_kafka_timeout_ms))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("no broker of Kafka can be reached for %s", reader->topics->subject),
+				 errmsg("no broker of Kafka can be reached for %s", reader->base.topics->subject),
 				 errdetail_internal("%s.", trouble[0] ? trouble : rd_kafka_err2str(err)),
 				 errhint("Check the brokers of the foreign server.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
 			 errmsg("no answer from Kafka about %s within %d ms",
-					reader->topics->subject, sagg_kafka_timeout_ms),
+					reader->base.topics->subject, sagg_kafka_timeout_ms),
 			 errdetail_internal("%s.", trouble[0] ? trouble : rd_kafka_err2str(err)),
 			 errhint("Check the brokers of the foreign server, and stream_agg.kafka_timeout.")));
 }
@@ -73,7 +73,7 @@ sagg_reader_raise_no_answer(SaggReader *reader, const SaggClient *client,
  * credentials: a new reader may have others.
  */
 void
-sagg_reader_check_refused(SaggReader *reader)
+sagg_kafka_check_refused(SaggKafkaReader *reader)
 {
 	SaggClient *clients[2] = {reader->fetch, reader->asks};
 
@@ -83,7 +83,7 @@ sagg_reader_check_refused(SaggReader *reader)
 			continue;
 		sagg_client_serve(clients[i]);
 		if (clients[i]->refused)
-			sagg_reader_raise_no_answer(reader, clients[i],
+			sagg_kafka_raise_no_answer(reader, clients[i],
 										RD_KAFKA_RESP_ERR__AUTHENTICATION);
 	}
 }
@@ -93,8 +93,9 @@ sagg_reader_check_refused(SaggReader *reader)
  * NULL.  The reader's memory, until the next call.
  */
 const char *
-sagg_reader_trouble(SaggReader *reader)
+sagg_kafka_trouble(SaggReader *base)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	SaggClient *clients[2] = {reader->fetch, reader->asks};
 
 	for (int i = 0; i < 2; i++)
@@ -113,8 +114,9 @@ sagg_reader_trouble(SaggReader *reader)
  * it is there?  If it may become so, "timeout_ms" is shortened to when.
  */
 bool
-sagg_reader_in_trouble(SaggReader *reader, long *timeout_ms)
+sagg_kafka_in_trouble(SaggReader *base, long *timeout_ms)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	TimestampTz due;
 	TimestampTz now;
 
@@ -134,9 +136,10 @@ sagg_reader_in_trouble(SaggReader *reader, long *timeout_ms)
  * perhaps for an answer.  Allocated in the current context.
  */
 char *
-sagg_reader_silence(SaggReader *reader, TimestampTz since)
+sagg_kafka_silence(SaggReader *base, TimestampTz since)
 {
-	const char *trouble = sagg_reader_trouble(reader);
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+	const char *trouble = sagg_kafka_trouble(&reader->base);
 	bool		records = since != 0;
 	TimestampTz now = GetCurrentTimestamp();
 
@@ -153,6 +156,6 @@ sagg_reader_silence(SaggReader *reader, TimestampTz since)
 					"DETAIL:  %s.\n"
 					"HINT:  The stream waits and goes on by itself. Check the brokers of the foreign server.",
 					records ? "no records from" : "no answer from",
-					reader->topics->subject,
+					reader->base.topics->subject,
 					trouble ? trouble : "The brokers are silent; no connection has reported an error");
 }

@@ -19,7 +19,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "reader_internal.h"
+#include "kafka_internal.h"
 
 /* pause after an answer that is of no use yet */
 #define PAUSE_MS				100
@@ -29,36 +29,25 @@
 /* of these at once librdkafka asks; its time is quadratic in their number */
 #define ASK_PARTITIONS			1000
 
-/* see sagg_reader_rest */
+/* see sagg_kafka_rest */
 #define REST_AFTER_MS			5000
 
-/* of sagg_reader_partitions_changed, each of SAGG_KAFKA_SLICE_MS */
+/* of sagg_kafka_partitions_changed, each of SAGG_KAFKA_SLICE_MS */
 #define PARTITIONS_ATTEMPTS		2
 
-/*
- * Have "check" called with "arg" whenever a function that waits has waited
- * SAGG_KAFKA_SLICE_MS: it may raise an error or end the process.
- */
-void
-sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg), void *arg)
-{
-	reader->check = check;
-	reader->check_arg = arg;
-}
-
 static void
-serve_interrupts(SaggReader *reader)
+serve_interrupts(SaggKafkaReader *reader)
 {
 	CHECK_FOR_INTERRUPTS();
-	if (reader->check)
-		reader->check(reader->check_arg);
+	if (reader->base.check)
+		reader->base.check(reader->base.check_arg);
 }
 
 /*
  * From now on an answer is waited for; returns until when.
  */
 TimestampTz
-sagg_reader_deadline(SaggReader *reader)
+sagg_kafka_deadline(SaggKafkaReader *reader)
 {
 	reader->waiting_since = GetCurrentTimestamp();
 	return TimestampTzPlusMilliseconds(reader->waiting_since, sagg_kafka_timeout_ms);
@@ -67,7 +56,7 @@ sagg_reader_deadline(SaggReader *reader)
 static void
 release_asks(void *owner)
 {
-	SaggReader *reader = (SaggReader *) owner;
+	SaggKafkaReader *reader = (SaggKafkaReader *) owner;
 
 	reader->asks = NULL;
 }
@@ -76,13 +65,13 @@ release_asks(void *owner)
  * Make sure that there is a client to ask.
  */
 void
-sagg_reader_open_asks(SaggReader *reader)
+sagg_kafka_open_asks(SaggKafkaReader *reader)
 {
 	reader->asked = GetCurrentTimestamp();
 	if (reader->asks == NULL)
 		reader->asks = sagg_client_open(RD_KAFKA_CONSUMER,
 										rd_kafka_conf_dup(reader->conf),
-										reader->topics->names, reader->topics->nnames,
+										reader->base.topics->names, reader->base.topics->nnames,
 										release_asks, reader);
 }
 
@@ -94,8 +83,9 @@ sagg_reader_open_asks(SaggReader *reader)
  * before it is time to call this again.
  */
 long
-sagg_reader_rest(SaggReader *reader, long interval_ms, long timeout_ms)
+sagg_kafka_rest(SaggReader *base, long interval_ms, long timeout_ms)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	TimestampTz now;
 	TimestampTz until;
 
@@ -116,14 +106,14 @@ sagg_reader_rest(SaggReader *reader, long interval_ms, long timeout_ms)
  * it is time to give up, else return when the next attempt makes sense.
  */
 void
-sagg_reader_before_attempt(SaggReader *reader, SaggClient *client,
+sagg_kafka_before_attempt(SaggKafkaReader *reader, SaggClient *client,
 						   TimestampTz until, rd_kafka_resp_err_t err)
 {
 	serve_interrupts(reader);
 	sagg_client_serve(client);
 	if (client->refused || GetCurrentTimestamp() >= until ||
-		sagg_reader_is_hopeless(reader, client))
-		sagg_reader_raise_no_answer(reader, client, err);
+		sagg_kafka_is_hopeless(reader, client))
+		sagg_kafka_raise_no_answer(reader, client, err);
 	if (err != RD_KAFKA_RESP_ERR__TIMED_OUT)
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
@@ -134,16 +124,16 @@ sagg_reader_before_attempt(SaggReader *reader, SaggClient *client,
 }
 
 static void
-before_next_attempt(SaggReader *reader, TimestampTz until, rd_kafka_resp_err_t err)
+before_next_attempt(SaggKafkaReader *reader, TimestampTz until, rd_kafka_resp_err_t err)
 {
-	sagg_reader_before_attempt(reader, reader->asks, until, err);
+	sagg_kafka_before_attempt(reader, reader->asks, until, err);
 }
 
 /*
  * For how long to wait at once, in milliseconds.
  */
 int
-sagg_reader_slice(TimestampTz until)
+sagg_kafka_slice(TimestampTz until)
 {
 	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 
@@ -177,7 +167,7 @@ check_topic_error(const char *topic, rd_kafka_resp_err_t err)
 }
 
 static bool
-is_known(const SaggReader *reader, const char *name)
+is_known(const SaggKafkaReader *reader, const char *name)
 {
 	for (int i = 0; i < reader->nknown; i++)
 	{
@@ -193,11 +183,11 @@ is_known(const SaggReader *reader, const char *name)
  * there the next time.
  */
 static bool
-wanted(const SaggReader *reader, const rd_kafka_metadata_topic_t *topic)
+wanted(const SaggKafkaReader *reader, const rd_kafka_metadata_topic_t *topic)
 {
-	if (!sagg_topics_include(reader->topics, topic->topic))
+	if (!sagg_topics_include(reader->base.topics, topic->topic))
 		return false;
-	if (reader->topics->pattern == NULL)
+	if (reader->base.topics->pattern == NULL)
 		return true;
 	if (topic->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
 		topic->err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC)
@@ -217,7 +207,7 @@ compare_known(const void *a, const void *b)
  * The topics of an answer that are the reader's.  An error is that of "*topic".
  */
 static rd_kafka_resp_err_t
-take_topics(SaggReader *reader, const struct rd_kafka_metadata *metadata,
+take_topics(SaggKafkaReader *reader, const struct rd_kafka_metadata *metadata,
 			SaggKnownTopic *found, int *nfound, int32 *topic)
 {
 	for (int i = 0; i < metadata->topic_cnt; i++)
@@ -225,7 +215,7 @@ take_topics(SaggReader *reader, const struct rd_kafka_metadata *metadata,
 		const rd_kafka_metadata_topic_t *t = &metadata->topics[i];
 
 		/* a pattern may be for names of any topics */
-		if (reader->topics->pattern)
+		if (reader->base.topics->pattern)
 			sagg_check_topic_name(t->topic);
 		if (!wanted(reader, t))
 			continue;
@@ -237,7 +227,7 @@ take_topics(SaggReader *reader, const struct rd_kafka_metadata *metadata,
 		found[*nfound].topic = *topic;
 		found[(*nfound)++].npartitions = t->partition_cnt;
 	}
-	if (*nfound < reader->topics->nnames)
+	if (*nfound < reader->base.topics->nnames)
 		return RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
 	qsort(found, *nfound, sizeof(SaggKnownTopic), compare_known);
 	return RD_KAFKA_RESP_ERR_NO_ERROR;
@@ -249,10 +239,10 @@ take_topics(SaggReader *reader, const struct rd_kafka_metadata *metadata,
  * An error is that of "*topic", unless that is -1.
  */
 static rd_kafka_resp_err_t
-ask_topics(SaggReader *reader, int timeout_ms, SaggKnownTopic **found,
+ask_topics(SaggKafkaReader *reader, int timeout_ms, SaggKnownTopic **found,
 		   int *nfound, int32 *topic)
 {
-	const SaggTopics *topics = reader->topics;
+	const SaggTopics *topics = reader->base.topics;
 	MemoryContext memory = CurrentMemoryContext;
 	MemoryContext matching;
 	const struct rd_kafka_metadata *metadata;
@@ -289,7 +279,7 @@ ask_topics(SaggReader *reader, int timeout_ms, SaggKnownTopic **found,
  * configuration_limit_exceeded if that is more than stream_agg.max_partitions.
  */
 static int
-wait_for_topics(SaggReader *reader, TimestampTz until)
+wait_for_topics(SaggKafkaReader *reader, TimestampTz until)
 {
 	SaggKnownTopic *found;
 	int			nfound;
@@ -298,11 +288,11 @@ wait_for_topics(SaggReader *reader, TimestampTz until)
 
 	for (;;)
 	{
-		MemoryContext old = MemoryContextSwitchTo(reader->memory);
+		MemoryContext old = MemoryContextSwitchTo(reader->base.memory);
 		rd_kafka_resp_err_t err;
 
 		found = NULL;
-		err = ask_topics(reader, sagg_reader_slice(until), &found, &nfound, &topic);
+		err = ask_topics(reader, sagg_kafka_slice(until), &found, &nfound, &topic);
 		MemoryContextSwitchTo(old);
 		if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
 			break;
@@ -327,7 +317,7 @@ wait_for_topics(SaggReader *reader, TimestampTz until)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("there are more than %d partitions of %s",
-						sagg_max_partitions, reader->topics->subject),
+						sagg_max_partitions, reader->base.topics->subject),
 				 errhint("Increase stream_agg.max_partitions.")));
 	return (int) npartitions;
 }
@@ -336,14 +326,14 @@ wait_for_topics(SaggReader *reader, TimestampTz until)
  * Until a broker has answered anything at all: the topics need not be there.
  */
 static void
-wait_for_broker(SaggReader *reader, TimestampTz until)
+wait_for_broker(SaggKafkaReader *reader, TimestampTz until)
 {
 	for (;;)
 	{
 		SaggKnownTopic *found = NULL;
 		int			nfound;
 		int32		topic;
-		rd_kafka_resp_err_t err = ask_topics(reader, sagg_reader_slice(until),
+		rd_kafka_resp_err_t err = ask_topics(reader, sagg_kafka_slice(until),
 											 &found, &nfound, &topic);
 
 		if (found)
@@ -365,24 +355,25 @@ wait_for_broker(SaggReader *reader, TimestampTz until)
  * The id of the cluster the brokers belong to; the reader's memory.  Waits.
  */
 const char *
-sagg_reader_cluster_id(SaggReader *reader)
+sagg_kafka_cluster_id(SaggReader *base)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	TimestampTz until;
 	char	   *volatile id;
 
 	if (reader->cluster_id)
 		return reader->cluster_id;
-	sagg_reader_open_asks(reader);
-	until = sagg_reader_deadline(reader);
+	sagg_kafka_open_asks(reader);
+	until = sagg_kafka_deadline(reader);
 
 	wait_for_broker(reader, until);
-	while ((id = rd_kafka_clusterid(reader->asks->rk, sagg_reader_slice(until))) == NULL)
+	while ((id = rd_kafka_clusterid(reader->asks->rk, sagg_kafka_slice(until))) == NULL)
 		before_next_attempt(reader, until, RD_KAFKA_RESP_ERR__TIMED_OUT);
 	reader->waiting_since = 0;
 	PG_TRY();
 	{
 		sagg_check_cluster_id(id);
-		reader->cluster_id = MemoryContextStrdup(reader->memory, id);
+		reader->cluster_id = MemoryContextStrdup(reader->base.memory, id);
 	}
 	PG_FINALLY();
 	{
@@ -399,7 +390,7 @@ sagg_reader_cluster_id(SaggReader *reader)
  * of "*topic".
  */
 static rd_kafka_resp_err_t
-ask_offsets(SaggReader *reader, int64 which, int timeout_ms,
+ask_offsets(SaggKafkaReader *reader, int64 which, int timeout_ms,
 			const SaggRange *bounds, int n, int64 *offsets, int32 *topic)
 {
 	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(n);
@@ -431,14 +422,14 @@ ask_offsets(SaggReader *reader, int64 which, int timeout_ms,
 }
 
 static void
-wait_for_some_offsets(SaggReader *reader, int64 which, TimestampTz until,
+wait_for_some_offsets(SaggKafkaReader *reader, int64 which, TimestampTz until,
 					  const SaggRange *bounds, int n, int64 *offsets)
 {
 	int32		topic;
 
 	for (;;)
 	{
-		rd_kafka_resp_err_t err = ask_offsets(reader, which, sagg_reader_slice(until),
+		rd_kafka_resp_err_t err = ask_offsets(reader, which, sagg_kafka_slice(until),
 											  bounds, n, offsets, &topic);
 
 		if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
@@ -450,7 +441,7 @@ wait_for_some_offsets(SaggReader *reader, int64 which, TimestampTz until,
 }
 
 static void
-wait_for_offsets(SaggReader *reader, int64 which, TimestampTz until,
+wait_for_offsets(SaggKafkaReader *reader, int64 which, TimestampTz until,
 				 const SaggRange *bounds, int n, int64 *offsets)
 {
 	for (int i = 0; i < n; i += ASK_PARTITIONS)
@@ -469,16 +460,17 @@ wait_for_offsets(SaggReader *reader, int64 which, TimestampTz until,
  * does not exist; a pattern has those that do, which may be none.
  */
 SaggRange *
-sagg_reader_bounds(SaggReader *reader, int *npartitions)
+sagg_kafka_bounds(SaggReader *base, int *npartitions)
 {
-	TimestampTz until = sagg_reader_deadline(reader);
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+	TimestampTz until = sagg_kafka_deadline(reader);
 	SaggRange  *bounds;
 	int64	   *low;
 	int64	   *high;
 	int			total;
 	int			n = 0;
 
-	sagg_reader_open_asks(reader);
+	sagg_kafka_open_asks(reader);
 	total = wait_for_topics(reader, until);
 	bounds = palloc(sizeof(SaggRange) * Max(total, 1));
 	for (int i = 0; i < reader->nknown; i++)
@@ -520,7 +512,7 @@ sagg_reader_bounds(SaggReader *reader, int *npartitions)
 }
 
 static bool
-same_topics(const SaggReader *reader, const SaggKnownTopic *found, int nfound)
+same_topics(const SaggKafkaReader *reader, const SaggKnownTopic *found, int nfound)
 {
 	if (nfound != reader->nknown)
 		return false;
@@ -534,21 +526,22 @@ same_topics(const SaggReader *reader, const SaggKnownTopic *found, int nfound)
 }
 
 /*
- * Move the starts of "bounds", which are of sagg_reader_bounds, to the first
+ * Move the starts of "bounds", which are of sagg_kafka_bounds, to the first
  * record whose timestamp is "time" (not before 1970) or later; to the end where
  * there is none.  Waits.
  */
 void
-sagg_reader_offsets_at(SaggReader *reader, TimestampTz time,
+sagg_kafka_offsets_at(SaggReader *base, TimestampTz time,
 					   SaggRange *bounds, int nbounds)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
 	int64	   *offsets = palloc(sizeof(int64) * Max(nbounds, 1));
 
 	if (nbounds == 0)
 		return;
-	sagg_reader_open_asks(reader);
-	wait_for_offsets(reader, (time - epoch + 999) / 1000, sagg_reader_deadline(reader),
+	sagg_kafka_open_asks(reader);
+	wait_for_offsets(reader, (time - epoch + 999) / 1000, sagg_kafka_deadline(reader),
 					 bounds, nbounds, offsets);
 
 	/* the ends were asked for before, so no record is between the two */
@@ -560,12 +553,13 @@ sagg_reader_offsets_at(SaggReader *reader, TimestampTz time,
 
 /*
  * Has the source other topics, or other partitions, than at the last
- * sagg_reader_bounds?  Asks once in PARTITIONS_CHECK_MS, for a second at most;
+ * sagg_kafka_bounds?  Asks once in PARTITIONS_CHECK_MS, for a second at most;
  * at other times, and without an answer, it returns false.
  */
 bool
-sagg_reader_partitions_changed(SaggReader *reader)
+sagg_kafka_partitions_changed(SaggReader *base)
 {
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	TimestampTz now;
 	SaggKnownTopic *found;
 	int			nfound;
@@ -578,7 +572,7 @@ sagg_reader_partitions_changed(SaggReader *reader)
 									PARTITIONS_CHECK_MS))
 		return false;
 	reader->partitions_checked = now;
-	sagg_reader_open_asks(reader);
+	sagg_kafka_open_asks(reader);
 	for (int i = 0; i < PARTITIONS_ATTEMPTS; i++)
 	{
 		found = NULL;

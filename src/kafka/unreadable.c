@@ -23,12 +23,12 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
-#include "reader_internal.h"
+#include "kafka_internal.h"
 
 /* what the client of a search holds, given back before it is destroyed */
 typedef struct Search
 {
-	SaggReader *reader;
+	SaggKafkaReader *reader;
 	SaggPartition *part;
 	SaggClient *client;
 	rd_kafka_queue_t *queue;
@@ -56,16 +56,6 @@ sagg_is_unreadable(const rd_kafka_message_t *message)
 		default:
 			return false;
 	}
-}
-
-/*
- * Tell whether records that cannot be read are left out from now on; else they
- * are an error.
- */
-void
-sagg_reader_skips_unreadable(SaggReader *reader, bool skips)
-{
-	reader->skips_unreadable = skips;
 }
 
 /* called right before the client is destroyed, perhaps at process exit */
@@ -168,15 +158,15 @@ judge(Search *search, rd_kafka_message_t *message, int64 offset, int64 *first)
 static int64
 probe(Search *search, int64 offset)
 {
-	TimestampTz until = sagg_reader_deadline(search->reader);
+	TimestampTz until = sagg_kafka_deadline(search->reader);
 	rd_kafka_message_t *message;
 	int64		first;
 
 	seek_to(search, offset);
 	for (;;)
 	{
-		if (rd_kafka_consume_batch_queue(search->queue, sagg_reader_slice(until), &message, 1) <= 0)
-			sagg_reader_before_attempt(search->reader, search->client, until, RD_KAFKA_RESP_ERR__TIMED_OUT);
+		if (rd_kafka_consume_batch_queue(search->queue, sagg_kafka_slice(until), &message, 1) <= 0)
+			sagg_kafka_before_attempt(search->reader, search->client, until, RD_KAFKA_RESP_ERR__TIMED_OUT);
 		else if (judge(search, message, offset, &first))
 			break;
 	}
@@ -261,10 +251,10 @@ note_readable(SaggPartition *part)
  * Leave out what cannot be read at the position of a partition.
  */
 static void
-skip_unreadable(SaggReader *reader, SaggPartition *part)
+skip_unreadable(SaggKafkaReader *reader, SaggPartition *part)
 {
 	/* not on the stack, for the client may end with the process */
-	Search	   *search = MemoryContextAllocZero(reader->memory, sizeof(Search));
+	Search	   *search = MemoryContextAllocZero(reader->base.memory, sizeof(Search));
 	int64		position = part->position;
 	int64		next = position;
 
@@ -291,7 +281,7 @@ skip_unreadable(SaggReader *reader, SaggPartition *part)
 						part->partition, part->topic_name),
 				 errdetail("They have offsets " INT64_FORMAT " to " INT64_FORMAT ". %s.",
 						   position, next - 1, search->reason)));
-		sagg_reader_add_loss(reader, part, position, next);
+		sagg_kafka_add_loss(reader, part, position, next);
 		part->position = next;
 		part->complete = part->position >= part->range_end;
 	}
@@ -304,7 +294,7 @@ skip_unreadable(SaggReader *reader, SaggPartition *part)
  * assigned anew then.  Raises connection_failure if Kafka does not answer.
  */
 void
-sagg_reader_skip_unreadable(SaggReader *reader)
+sagg_kafka_skip_unreadable(SaggKafkaReader *reader)
 {
 	for (int i = 0; i < reader->npartitions; i++)
 	{

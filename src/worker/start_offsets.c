@@ -74,7 +74,7 @@ check_source(SaggSession *session, const SaggOrigin *origin)
 				 errmsg("the source does not read topic \"%s\" any more, which the stream has read",
 						sagg_topic_name(read)),
 				 errhint("Set the source's option %s back, or use stream_agg.reset_stream to read others.",
-						 topic ? "topic" : "topics or topic_pattern")));
+						 sagg_reader_topic_option(session->reader))));
 	}
 }
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * reader_internal.h
- *	  The reader's insides: clients, partitions, and who frees what.
+ * kafka_internal.h
+ *	  The insides of the source kind kafka: clients, partitions, and who frees what.
  *
  * A reader has two librdkafka clients.  "asks" answers questions (metadata,
  * watermarks) and never fetches: on a fetching connection a question waits
@@ -16,13 +16,14 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGG_READER_INTERNAL_H
-#define SAGG_READER_INTERNAL_H
+#ifndef SAGG_KAFKA_INTERNAL_H
+#define SAGG_KAFKA_INTERNAL_H
 
 #include <pthread.h>
+#include <librdkafka/rdkafka.h>
 
 #include "lib/ilist.h"
-#include "read/read_internal.h"
+#include "read/batch/batch.h"
 
 /* a call into librdkafka blocks no longer than this at once */
 #define SAGG_KAFKA_SLICE_MS		500
@@ -117,6 +118,16 @@ typedef struct SaggPartition
 	rd_kafka_message_t *taken[SAGG_TAKE_AT_ONCE];
 } SaggPartition;
 
+/* Records collected before their batch was planned (portions.c). */
+typedef struct SaggPortion
+{
+	dlist_node	node;
+	SaggStretch records;
+	int64		last_offset;	/* of the last record */
+	int64		last_timestamp;
+	bool		headers;		/* of the records are stored */
+} SaggPortion;
+
 /* A topic of the source, as Kafka last described it. */
 typedef struct SaggKnownTopic
 {
@@ -124,21 +135,17 @@ typedef struct SaggKnownTopic
 	int			npartitions;
 } SaggKnownTopic;
 
-struct SaggReader
+typedef struct SaggKafkaReader
 {
-	MemoryContext memory;
-	SaggTopics *topics;
+	SaggReader	base;
 	char	   *cluster_id;
 	int			fd;				/* eventfd of all partition queues */
 	rd_kafka_conf_t *conf;		/* of both clients */
-	struct SaggRegistry *registry;	/* of the records' schemas, or NULL */
 	SaggClient *asks;			/* NULL while nothing is asked */
 	TimestampTz asked;			/* when it was last needed */
-	TimestampTz suspected;		/* see sagg_reader_suspects */
+	TimestampTz suspected;		/* see sagg_kafka_suspects */
 	TimestampTz waiting_since;	/* for an answer; 0 = for none */
 	SaggClient *fetch;
-	void		(*check) (void *arg);	/* while waiting; NULL = none */
-	void	   *check_arg;
 	int64		queue_bytes;	/* of a partition's queue, when full */
 	int64		queue_records;
 	int			sized_for;		/* partitions that "fetch" has memory for */
@@ -149,97 +156,142 @@ struct SaggReader
 	SaggKnownTopic *known;		/* by name */
 	bool		other_partitions;	/* seen since then */
 	TimestampTz partitions_checked;
-	TimestampTz prodded;		/* see sagg_reader_prod */
-	uint64		answers;		/* see sagg_reader_hears */
+	TimestampTz prodded;		/* see sagg_kafka_prod */
+	uint64		answers;		/* see sagg_kafka_hears */
 	int			nranges;		/* of the batch */
 	SaggRange  *ranges;
-	SaggBatch  *batch;
 	struct SaggCollector *collector;	/* NULL = none yet */
-	bool		skips_lost;		/* else offsets that are gone are an error */
-	bool		skips_unreadable;	/* so are records that cannot be unpacked */
 	int			nlosses;		/* of the batch */
 	SaggRange  *losses;
 	struct SaggGroupOffsets *group; /* NULL = no offsets are committed to Kafka */
-};
+} SaggKafkaReader;
+
+/* client_conf.c */
+extern rd_kafka_conf_t *sagg_client_conf(Oid source);
+
+/* topic_options.c */
+extern SaggTopics *sagg_kafka_topics(Oid source);
+extern void sagg_topics_check(List *options);
+extern void sagg_check_cluster_id(const char *id);
+extern void sagg_check_topic_name(const char *name);
+
+/* group_rights.c */
+extern bool sagg_kafka_group_allowed(Oid source, Oid owner, const char *group,
+									 const char *stream);
+extern void sagg_kafka_group_check(Oid source, Oid owner, const char *group,
+								   const char *stream);
+
+/* producer.c */
+extern const SaggSourceProducer sagg_kafka_producer;
+
+/* kafka_message.c */
+extern Size sagg_message_measure(int32 topic, const rd_kafka_message_t *message,
+								 bool keep_headers, SaggStoredRecord *stored,
+								 rd_kafka_headers_t **headers);
+extern void sagg_message_copy(char *to, const rd_kafka_message_t *message,
+							  const SaggStoredRecord *stored,
+							  rd_kafka_headers_t *headers);
+extern void sagg_message_add(SaggBatch *batch, int32 topic,
+							 const rd_kafka_message_t *message);
+
+/*
+ * The functions of the kind, see source.h: consumer.c, collect.c, collector.c,
+ * topic_query.c, reader_trouble.c, last_record.c, data_loss.c, group_offsets.c.
+ */
+extern void sagg_kafka_open(SaggReader *base, List *sources);
+extern void sagg_kafka_close(SaggReader *base);
+extern int	sagg_kafka_fd(SaggReader *base);
+extern void sagg_kafka_assign(SaggReader *base, const SaggRange *positions,
+							  int npositions);
+extern void sagg_kafka_begin(SaggReader *base, const SaggRange *ranges, int nranges);
+extern int64 sagg_kafka_pass_gap(SaggReader *base, const SaggRange *range);
+extern void sagg_kafka_release(SaggReader *base);
+extern bool sagg_kafka_has_records(SaggReader *base);
+extern bool sagg_kafka_collect(SaggReader *base);
+extern bool sagg_kafka_hears(SaggReader *base);
+extern void sagg_kafka_collect_ahead(SaggReader *base);
+extern const char *sagg_kafka_cluster_id(SaggReader *base);
+extern SaggRange *sagg_kafka_bounds(SaggReader *base, int *npartitions);
+extern void sagg_kafka_offsets_at(SaggReader *base, TimestampTz time,
+								  SaggRange *bounds, int nbounds);
+extern bool sagg_kafka_partitions_changed(SaggReader *base);
+extern long sagg_kafka_rest(SaggReader *base, long interval_ms, long timeout_ms);
+extern const char *sagg_kafka_trouble(SaggReader *base);
+extern bool sagg_kafka_in_trouble(SaggReader *base, long *timeout_ms);
+extern char *sagg_kafka_silence(SaggReader *base, TimestampTz since);
+extern bool sagg_kafka_last_record(SaggReader *base, const SaggRange *range,
+								   SaggRange *last);
+extern bool sagg_kafka_was_broken(SaggReader *base);
+extern bool sagg_kafka_suspects(SaggReader *base, const SaggRange *last, int nlast);
+extern void sagg_kafka_verify(SaggReader *base, SaggRange *last, int nlast);
+extern const SaggRange *sagg_kafka_losses(SaggReader *base, int *nlosses);
+extern void sagg_kafka_set_group(SaggReader *base, const char *group,
+								 const char *stream);
+extern void sagg_kafka_commit(SaggReader *base, const SaggRange *positions,
+							  int npositions);
+extern long sagg_kafka_tend_group(SaggReader *base, long timeout_ms);
 
 /* group_offsets.c */
-extern void sagg_group_attach(SaggReader *reader);
-extern void sagg_group_detach(SaggReader *reader);
+extern void sagg_group_attach(SaggKafkaReader *reader);
+extern void sagg_group_detach(SaggKafkaReader *reader);
 
 /* consumer.c */
-extern void sagg_reader_assign_all(SaggReader *reader);
+extern void sagg_kafka_assign_all(SaggKafkaReader *reader);
 
 /* collect.c */
-extern bool sagg_reader_prod(SaggReader *reader, bool at_once);
-extern bool sagg_queue_was_full(const SaggReader *reader,
+extern bool sagg_kafka_prod(SaggKafkaReader *reader, bool at_once);
+extern bool sagg_queue_was_full(const SaggKafkaReader *reader,
 								const SaggPartition *part,
 								int64 records, int64 bytes);
 
 /* data_loss.c */
-extern void sagg_reader_add_loss(SaggReader *reader, const SaggPartition *part,
+extern void sagg_kafka_add_loss(SaggKafkaReader *reader, const SaggPartition *part,
 								 int64 start, int64 end);
-extern void sagg_reader_skip_lost(SaggReader *reader);
-extern void sagg_reader_forget_losses(SaggReader *reader);
+extern void sagg_kafka_skip_lost(SaggKafkaReader *reader);
+extern void sagg_kafka_forget_losses(SaggKafkaReader *reader);
 
 /* unreadable.c */
 extern bool sagg_is_unreadable(const rd_kafka_message_t *message);
-extern void sagg_reader_skip_unreadable(SaggReader *reader);
+extern void sagg_kafka_skip_unreadable(SaggKafkaReader *reader);
 
 /* topic_query.c */
-extern void sagg_reader_open_asks(SaggReader *reader);
-extern void sagg_reader_before_attempt(SaggReader *reader, SaggClient *client,
+extern void sagg_kafka_open_asks(SaggKafkaReader *reader);
+extern void sagg_kafka_before_attempt(SaggKafkaReader *reader, SaggClient *client,
 									   TimestampTz until,
 									   rd_kafka_resp_err_t err);
-extern TimestampTz sagg_reader_deadline(SaggReader *reader);
-extern int	sagg_reader_slice(TimestampTz until);
+extern TimestampTz sagg_kafka_deadline(SaggKafkaReader *reader);
+extern int	sagg_kafka_slice(TimestampTz until);
 
 /* reader_trouble.c */
-extern void sagg_reader_check_refused(SaggReader *reader);
-extern bool sagg_reader_is_hopeless(const SaggReader *reader, const SaggClient *client);
-pg_noreturn extern void sagg_reader_raise_no_answer(SaggReader *reader,
+extern void sagg_kafka_check_refused(SaggKafkaReader *reader);
+extern bool sagg_kafka_is_hopeless(const SaggKafkaReader *reader, const SaggClient *client);
+pg_noreturn extern void sagg_kafka_raise_no_answer(SaggKafkaReader *reader,
 													const SaggClient *client,
 													rd_kafka_resp_err_t err);
 
 /* partition_queue.c */
-extern void sagg_partition_attach(SaggReader *reader, SaggPartition *part);
-extern void sagg_partition_restart(SaggReader *reader, SaggPartition *part,
+extern void sagg_partition_attach(SaggKafkaReader *reader, SaggPartition *part);
+extern void sagg_partition_restart(SaggKafkaReader *reader, SaggPartition *part,
 								   int64 position);
 extern void sagg_queue_drain(rd_kafka_queue_t *queue);
-extern void sagg_partition_detach(SaggReader *reader, SaggPartition *part);
-extern rd_kafka_message_t *sagg_partition_peek(SaggReader *reader,
+extern void sagg_partition_detach(SaggKafkaReader *reader, SaggPartition *part);
+extern rd_kafka_message_t *sagg_partition_peek(SaggKafkaReader *reader,
 											   SaggPartition *part);
 extern rd_kafka_message_t *sagg_partition_take(SaggPartition *part);
 
 /* portions.c */
-extern void sagg_portions_drop(SaggReader *reader, SaggPartition *part);
+extern void sagg_portion_add(SaggKafkaReader *reader, SaggPartition *part,
+							 const SaggPortion *found);
+extern void sagg_portions_drop(SaggKafkaReader *reader, SaggPartition *part);
 extern int64 sagg_portions_first(SaggPartition *part);
 extern int64 sagg_portions_end(SaggPartition *part);
 extern Size sagg_portions_bytes(SaggPartition *part);
 extern bool sagg_portions_lack_headers(SaggPartition *part);
-extern int64 sagg_portion_take(SaggReader *reader, SaggPartition *part,
+extern int64 sagg_portion_take(SaggKafkaReader *reader, SaggPartition *part,
 							   int64 end, int64 *bytes);
 
 /* collector.c */
-extern void sagg_collector_halt(SaggReader *reader);
-extern void sagg_collector_end(SaggReader *reader);
+extern void sagg_collector_halt(SaggKafkaReader *reader);
+extern void sagg_collector_end(SaggKafkaReader *reader);
 
-/* spill_file.c */
-#define SAGG_SPILL_BUFFER		65536
-
-typedef struct SaggSpill SaggSpill;
-
-typedef struct SaggReadAhead
-{
-	int64		start;			/* place in the file */
-	int64		len;			/* bytes in data */
-	char		data[SAGG_SPILL_BUFFER];
-} SaggReadAhead;
-
-extern SaggSpill *sagg_spill_create(void);
-extern void sagg_spill_close(SaggSpill *spill);
-extern int64 sagg_spill_size(const SaggSpill *spill);
-extern void sagg_spill_write(SaggSpill *spill, const void *data, Size len);
-extern void sagg_spill_read(SaggSpill *spill, SaggReadAhead *ahead,
-							int64 offset, void *data, Size len);
-
-#endif							/* SAGG_READER_INTERNAL_H */
+#endif							/* SAGG_KAFKA_INTERNAL_H */

@@ -1,16 +1,19 @@
 /*-------------------------------------------------------------------------
  *
- * stored_record.c
+ * kafka_message.c
  *	  A message of librdkafka's as a record of a micro-batch is stored.
  *
- * Never: memory of PostgreSQL's or an error.  These run in the collector's
- * thread, too.
+ * Messages are given back at once: one takes twice the memory, holds on to the
+ * whole answer it came with, and is out of every cache when its turn comes.
+ *
+ * Never, but in sagg_message_add: memory of PostgreSQL's or an error.  The others
+ * run in the collector's thread, too.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "batch_internal.h"
+#include "kafka_internal.h"
 
 /*
  * Bytes of the message's headers as stored; with "to", write them there.
@@ -79,9 +82,9 @@ measure_headers(const rd_kafka_message_t *message, SaggStoredRecord *stored,
  * "headers" are the message's if they are to be kept, or NULL.
  */
 Size
-sagg_record_measure(int32 topic, const rd_kafka_message_t *message,
-					bool keep_headers, SaggStoredRecord *stored,
-					rd_kafka_headers_t **headers)
+sagg_message_measure(int32 topic, const rd_kafka_message_t *message,
+					 bool keep_headers, SaggStoredRecord *stored,
+					 rd_kafka_headers_t **headers)
 {
 	*headers = NULL;
 	memset(stored, 0, sizeof(*stored));
@@ -100,8 +103,8 @@ sagg_record_measure(int32 topic, const rd_kafka_message_t *message,
  * Write a record, as measured, to "to".
  */
 void
-sagg_record_copy(char *to, const rd_kafka_message_t *message,
-				 const SaggStoredRecord *stored, rd_kafka_headers_t *headers)
+sagg_message_copy(char *to, const rd_kafka_message_t *message,
+				  const SaggStoredRecord *stored, rd_kafka_headers_t *headers)
 {
 	memcpy(to, stored, sizeof(*stored));
 	to += sizeof(*stored);
@@ -117,4 +120,19 @@ sagg_record_copy(char *to, const rd_kafka_message_t *message,
 	}
 	if (stored->headers_len > 0)
 		(void) store_headers(to, headers);
+}
+
+/*
+ * Copy a message of "topic" to the batch.  It stays the caller's.
+ */
+void
+sagg_message_add(SaggBatch *batch, int32 topic, const rd_kafka_message_t *message)
+{
+	SaggStoredRecord stored;
+	rd_kafka_headers_t *headers;
+	Size		size = sagg_message_measure(topic, message, batch->keep_headers, &stored, &headers);
+	char	   *room = sagg_batch_room(batch, size);
+
+	sagg_message_copy(room, message, &stored, headers);
+	sagg_batch_put(batch, &stored, room, size);
 }

@@ -1,12 +1,9 @@
 /*-------------------------------------------------------------------------
  *
- * source_topics.c
- *	  Which topics a source has: one, a list, or those that match a pattern.
- *
- * A pattern is a regular expression of the server, matched as by the operator
- * ~ with collation "C"; it needs no catalog and so no transaction.  Topics
- * whose names begin with two underscores are Kafka's own and match no pattern;
- * a list may name them.
+ * topic_options.c
+ *	  Which topics of Kafka a source has, by its options: one, a list, or those
+ *	  that match a pattern; and checks of the names that brokers send: what cannot
+ *	  be one is an error of the broker.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,18 +11,15 @@
 
 #include <ctype.h>
 
-#include "catalog/pg_collation.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
-#include "lib/stringinfo.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 
-#include "read/read_internal.h"
+#include "kafka_internal.h"
 
-/* of the names of topics */
-#define ALPHABET	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
+/* bytes of the id of a cluster; Kafka's own has 22, those of services a few more */
+#define MAX_CLUSTER_ID		250
 
 static void
 invalid_topics(const char *value, const char *detail)
@@ -43,22 +37,10 @@ invalid_topics(const char *value, const char *detail)
 static char *
 bad_name(const char *name)
 {
-	return strspn(name, ALPHABET) == strlen(name) ?
+	return strspn(name, SAGG_TOPIC_ALPHABET) == strlen(name) ?
 		psprintf("\"%s\" cannot be the name of a topic.", name) :
 		psprintf("\"%s\" cannot be the name of a topic; names consist of ASCII letters, digits, \".\", \"_\" and \"-\".",
 				 name);
-}
-
-/*
- * Can this be the name of a topic?
- */
-bool
-sagg_is_topic_name(const char *name)
-{
-	size_t		len = strlen(name);
-
-	return len > 0 && len <= SAGG_MAX_TOPIC_NAME && strspn(name, ALPHABET) == len &&
-		strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
 static void
@@ -161,93 +143,16 @@ from_options(List *options, SaggTopics *topics)
  * The topics of a source; in the current context.
  */
 SaggTopics *
-sagg_source_topics(Oid relid)
+sagg_kafka_topics(Oid source)
 {
 	SaggTopics *topics = palloc0(sizeof(SaggTopics));
 
-	if (!from_options(GetForeignTable(relid)->options, topics))
+	if (!from_options(GetForeignTable(source)->options, topics))
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
 				 errmsg("source \"%s\" needs one of the options \"topic\", \"topics\" and \"topic_pattern\"",
-						get_rel_name(relid))));
+						get_rel_name(source))));
 	return topics;
-}
-
-/*
- * The names of all, each once.
- */
-static void
-join_names(SaggTopics *all, const SaggTopics *topics)
-{
-	for (int i = 0; i < topics->nnames; i++)
-	{
-		bool		known = false;
-
-		for (int j = 0; j < all->nnames; j++)
-			known = known || strcmp(all->names[j], topics->names[i]) == 0;
-		if (known)
-			continue;
-		all->names = all->names ?
-			repalloc(all->names, sizeof(char *) * (all->nnames + 1)) :
-			palloc(sizeof(char *));
-		all->names[all->nnames++] = topics->names[i];
-	}
-}
-
-/*
- * The topics of sources (OIDs) that are read together; in the current context.
- */
-SaggTopics *
-sagg_sources_topics(List *sources)
-{
-	SaggTopics *all;
-	ListCell   *lc;
-
-	if (list_length(sources) == 1)
-		return sagg_source_topics(linitial_oid(sources));
-	all = palloc0(sizeof(SaggTopics));
-	foreach(lc, sources)
-	{
-		SaggTopics *topics = sagg_source_topics(lfirst_oid(lc));
-
-		all->subject = all->subject ?
-			psprintf("%s and %s", all->subject, topics->subject) : topics->subject;
-		if (topics->pattern)
-			all->pattern = topics->pattern;
-		join_names(all, topics);
-		all->parts = lappend(all->parts, topics);
-	}
-	if (all->nnames > 1)
-		qsort(all->names, all->nnames, sizeof(char *), compare_names);
-	return all;
-}
-
-/*
- * Can the sources have records of several topics?  Checkpoints name topics
- * then.
- */
-bool
-sagg_sources_by_topic(List *sources)
-{
-	ListCell   *lc;
-
-	foreach(lc, sources)
-	{
-		if (!sagg_is_source(lfirst_oid(lc)))
-			ereport(ERROR,
-					(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
-					 errmsg("a source of the stream does not exist"),
-					 errhint("Drop the stream and create it again.")));
-	}
-	return sagg_sources_topics(sources)->one == NULL;
-}
-
-static bool
-matches(const char *name, const char *pattern)
-{
-	return DatumGetBool(DirectFunctionCall2Coll(textregexeq, C_COLLATION_OID,
-												CStringGetTextDatum(name),
-												CStringGetTextDatum(pattern)));
 }
 
 /*
@@ -274,30 +179,38 @@ sagg_topics_check(List *options)
 				 errmsg("invalid value for option \"topic\": \"%s\"", topics.one),
 				 errdetail_internal("%s", bad_name(topics.one))));
 	if (topics.pattern)
-		(void) matches("", topics.pattern);
+		(void) sagg_topic_matches("", topics.pattern);
 }
 
 /*
- * Is a topic one of these?  Needs no transaction.
+ * Raises fdw_error if what brokers call their cluster cannot be its id: 1 to
+ * MAX_CLUSTER_ID visible ASCII characters.
  */
-bool
-sagg_topics_include(const SaggTopics *topics, const char *name)
+void
+sagg_check_cluster_id(const char *id)
 {
-	ListCell   *lc;
+	size_t		len = strlen(id);
+	bool		good = len > 0 && len <= MAX_CLUSTER_ID;
 
-	foreach(lc, topics->parts)
-	{
-		if (sagg_topics_include(lfirst(lc), name))
-			return true;
-	}
-	if (topics->parts)
-		return false;
-	if (topics->pattern)
-		return strncmp(name, "__", 2) != 0 && matches(name, topics->pattern);
-	for (int i = 0; i < topics->nnames; i++)
-	{
-		if (strcmp(topics->names[i], name) == 0)
-			return true;
-	}
-	return false;
+	for (const char *p = id; *p && good; p++)
+		good = *p > ' ' && *p <= '~';
+	if (!good)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_ERROR),
+				 errmsg("the brokers give an invalid cluster id: \"%s\"", sagg_foreign_text(id)),
+				 errdetail("A cluster id has 1 to %d visible ASCII characters.", MAX_CLUSTER_ID)));
+}
+
+/*
+ * Raises fdw_error if a name in an answer of a broker cannot be that of a topic.
+ */
+void
+sagg_check_topic_name(const char *name)
+{
+	if (!sagg_is_topic_name(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_ERROR),
+				 errmsg("the brokers give an invalid name of a topic: \"%s\"", sagg_foreign_text(name)),
+				 errdetail("Names of topics have 1 to %d ASCII letters, digits, \".\", \"_\" and \"-\".",
+						   SAGG_MAX_TOPIC_NAME)));
 }
