@@ -173,7 +173,11 @@ struct SaggSourceKind
 
 	/* the current user reads "sources", of one server; contacts nobody yet */
 	void		(*open) (SaggReader *reader, List *sources);
-	/* also after an error of "open"; raises no error and waits for nobody */
+
+	/*
+	 * Also after an error in the middle of "open".  Raises no error and waits for
+	 * nobody.
+	 */
 	void		(*close) (SaggReader *reader);
 
 	/*

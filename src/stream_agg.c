@@ -20,6 +20,7 @@
 #include "stream_agg.h"
 #include "control/control.h"
 #include "kafka/kafka.h"
+#include "rate/rate.h"
 #include "worker/worker.h"
 
 PG_MODULE_MAGIC;
@@ -232,6 +233,7 @@ _PG_init(void)
 	define_settings();
 	define_crash_settings();
 	sagg_source_register(&sagg_kafka_source);
+	sagg_source_register(&sagg_rate_source);
 	MarkGUCPrefixReserved("stream_agg");
 
 	if (sagg_preloaded)

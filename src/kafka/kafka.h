@@ -4,7 +4,7 @@
  *	  The source kind kafka: topics of Kafka clusters.
  *
  * The only room that includes librdkafka.  It is registered by stream_agg.c, and
- * nobody else includes this header.
+ * no other room includes this header.
  *
  *-------------------------------------------------------------------------
  */

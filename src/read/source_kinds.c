@@ -207,6 +207,7 @@ sagg_reader_open(List *sources, bool want_headers)
 												 ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(memory);
 	SaggReader *reader = palloc0(kind->reader_size);
+	volatile bool opened = false;
 
 	reader->kind = kind;
 	reader->memory = memory;
@@ -215,12 +216,16 @@ sagg_reader_open(List *sources, bool want_headers)
 	PG_TRY();
 	{
 		reader->topics = sagg_sources_topics(sources);
+		opened = true;
 		kind->open(reader, sources);
 	}
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(old);
-		sagg_reader_close(reader);
+		if (opened)
+			sagg_reader_close(reader);
+		else
+			MemoryContextDelete(memory);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();

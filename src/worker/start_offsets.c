@@ -250,7 +250,8 @@ sagg_session_assign(SaggSession *session, const SaggRange *bounds, int nbounds)
 		else if (bound &&
 				 (list_member_int(session->made_anew, targets[i].topic) ||
 				  targets[i].start < bound->start ||
-				  targets[i].start > bound->end))
+				  (targets[i].start > bound->end &&
+				   !sagg_reader_loses_nothing(session->reader))))
 			targets[i].start = bound->start;
 	}
 	sagg_reader_assign(session->reader, targets, progress->npositions);
