@@ -201,7 +201,7 @@ sagg_rate_assign(SaggReader *base, const SaggRange *positions, int npositions)
 
 /*
  * When the next row comes that no batch has, in milliseconds since 1970;
- * PG_INT64_MAX without partitions.
+ * PG_INT64_MAX if none does.
  */
 static int64
 next_time(const SaggRateReader *reader)
@@ -211,9 +211,12 @@ next_time(const SaggRateReader *reader)
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		const SaggRatePartition *part = &reader->partitions[i];
-		int64		row = part->position * part->rate->partitions + part->partition;
+		int64		row;
 
-		next = Min(next, sagg_rate_time(part->rate, row));
+		/* a position that a user has named may be any */
+		if (!pg_mul_s64_overflow(part->position, part->rate->partitions, &row) &&
+			!pg_add_s64_overflow(row, part->partition, &row))
+			next = Min(next, sagg_rate_time(part->rate, row));
 	}
 	return next;
 }

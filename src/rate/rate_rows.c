@@ -18,6 +18,9 @@
 
 #include "rate_internal.h"
 
+/* rows that take longer never come */
+#define LAST_SECOND			INT64CONST(1000000000000)
+
 /*
  * The greatest integer whose square is not greater.
  */
@@ -43,13 +46,16 @@ ramp_rows(const SaggRate *rate)
 }
 
 /*
- * The time of a row, in milliseconds since 1970.
+ * The time of a row, in milliseconds since 1970; PG_INT64_MAX for one that comes
+ * when no clock will be asked.
  */
 int64
 sagg_rate_time(const SaggRate *rate, int64 row)
 {
 	int64		before = ramp_rows(rate);
 
+	if (row / rate->rows_per_second > LAST_SECOND)
+		return PG_INT64_MAX;
 	if (row < before)
 		return rate->start_ms +
 			integer_root((uint64) ((int128) 2000 * rate->ramp_ms * row / rate->rows_per_second));

@@ -55,7 +55,8 @@ my %calls = (
 	waiting_reason => [ q{stream_agg.waiting_reason(4294967295)}, q{stream_agg.waiting_reason(0)} ],
 	stat_streams => [ 'pg_stat_stream_agg' ],
 	stat_partitions => [ 'pg_stat_stream_agg_partitions' ],
-	(map { $_ => [] } qw(describe_topic tumble hop session kafka_handler kafka_validator rate_handler rate_validator on_insert on_sql_drop on_ddl_command_end)));
+	(map { $_ => [] } qw(describe_topic tumble tumble_start tumble_end hop session
+		first last first_accumulate last_accumulate first_combine last_combine timed_value_serialize timed_value_deserialize timed_value_final kafka_handler kafka_validator rate_handler rate_validator on_insert on_sql_drop on_ddl_command_end)));
 is(value(q{SELECT string_agg(DISTINCT proname, ' ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'stream_agg'::regnamespace}),
 	join(' ', sort keys %calls), 'every function is called');
 

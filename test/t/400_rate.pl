@@ -200,5 +200,15 @@ subtest 'two sources are read together' => sub {
 	is(sql("SELECT n = top + 1 FROM joined WHERE which = 'other'"), 't', 'without a row missing');
 };
 
+subtest 'a stream that begins at a row to come waits for it' => sub {
+	sql(q{SELECT stream_agg.create_stream(name, 'SELECT v % 2 AS k, count(*) AS n, min(v) AS low FROM other GROUP BY 1',
+		output_mode => 'update', trigger => '0', starting_offsets => offsets)
+		FROM (VALUES ('never', '{"0": 9223372036854775807}'::jsonb), ('soon', jsonb_build_object('0', (SELECT max(v) + 100 FROM other)))) s(name, offsets)});
+	is(join(' ', process($node, 'never')), '0 0 0', 'nothing to do');
+	ok($node->poll_query_until('postgres', 'SELECT count(*) = 2 FROM soon'), 'which comes');
+	is(sql(q{SELECT min(low) = (SELECT (initial_offsets->'0')::bigint FROM stream_agg.sources WHERE stream = 'soon') FROM soon}), 't', 'it is the first');
+	is(sql("SELECT count(*) FROM pg_stat_stream_agg WHERE stream IN ('never', 'soon') AND state = 'running' AND last_error IS NULL"), 2, 'both run');
+};
+
 $node->stop;
 done_testing();
