@@ -13,6 +13,10 @@ SELECT * FROM plain WHERE "offset" < 4 ORDER BY value;
 SELECT "timestamp", value FROM plain WHERE part = 1 AND "offset" = 7000000;
 SELECT "timestamp", value FROM plain WHERE part = 1 AND "offset" = 7000000;
 EXPLAIN (COSTS OFF) SELECT value FROM plain WHERE part = 1 AND "offset" < 10;
+-- and so are those from a time on
+SELECT count(*) FROM plain WHERE "timestamp" >= '2026-01-01 00:00:01' AND "offset" < 3;
+SELECT count(*) FROM plain WHERE "timestamp" > 'infinity';
+SELECT count(*) FROM plain WHERE "timestamp" >= '294276-12-31 23:59:59.999999';
 
 -- the rate grows evenly until the end of the ramp
 CREATE FOREIGN TABLE ramp (at timestamptz, n bigint, "offset" bigint OPTIONS (metadata 'offset'))

@@ -151,8 +151,8 @@ void
 sagg_rate_offsets_at(SaggReader *base, TimestampTz time, SaggRange *bounds, int nbounds)
 {
 	SaggRateReader *reader = (SaggRateReader *) base;
-	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
-	int64		time_ms = (time - epoch + 999) / 1000;
+	const int64 epoch_ms = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * (USECS_PER_DAY / 1000);
+	int64		time_ms = time / 1000 + (time % 1000 > 0) - epoch_ms;	/* rounded up */
 
 	for (int i = 0; i < nbounds; i++)
 	{

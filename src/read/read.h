@@ -39,8 +39,8 @@ typedef struct SaggScanMark
 } SaggScanMark;
 
 /*
- * source_kinds.c: kinds of sources, and what is asked of a reader's kind.  What
- * never waits and what may, says each function.
+ * source_kinds.c: kinds of sources, and functions that ask the kind of a reader.
+ * The comment of a function says whether it may wait.
  */
 extern const SaggSourceKind *sagg_source_kind(Oid relid);
 extern const SaggSourceKind *sagg_source_kind_of_brokers(void);
