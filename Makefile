@@ -16,7 +16,7 @@ SOURCES := $(filter-out $(FAILPOINT_SOURCES),$(SOURCES))
 endif
 OBJS = $(SOURCES:.c=.o) $(CXX_SOURCES:.cpp=.o)
 
-REGRESS = install tumble sessions sources topics formats streams hop calendar date_trunc first_last errors watermarks privileges
+REGRESS = install tumble sessions sources rate topics formats streams hop calendar date_trunc first_last errors watermarks privileges
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
@@ -76,7 +76,7 @@ help:
 	@echo 'make check-cassert  tests on a server with assertions'
 	@echo 'make check-asan     tests of a library with AddressSanitizer and UBSan'
 	@echo 'make check-valgrind tests under valgrind'
-	@echo 'make demo [KEEP=1] the README example, live; KEEP=1 leaves it running'
+	@echo 'make demo [KEEP=1] [DEMO=rate]  the README example, live, or one without Kafka; KEEP=1 leaves it running'
 	@echo 'make bench [WHAT=hop] [BROKERS=host:port] [RECORDS=n]  records per second'
 	@echo 'make bloat [MINUTES=n] [RATE=n]             sizes of sink and logs over time'
 	@echo 'make soak [MINUTES=n] [RATE=n] [SEED=n]     a nemesis on a real Kafka'
@@ -92,7 +92,7 @@ fuzz:
 check-cassert check-asan check-valgrind:
 	test/checked $(@:check-%=%)
 demo:
-	KEEP=$(KEEP) test/demo
+	KEEP=$(KEEP) DEMO=$(DEMO) test/demo
 bench:
 	BROKERS=$(BROKERS) RECORDS=$(RECORDS) test/bench $(WHAT)
 bloat:

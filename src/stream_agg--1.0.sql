@@ -31,6 +31,32 @@ CREATE FOREIGN DATA WRAPPER stream_agg_kafka
     VALIDATOR stream_agg.kafka_validator;
 COMMENT ON FOREIGN DATA WRAPPER stream_agg_kafka IS 'Kafka topics as foreign tables; USAGE on it is needed to create servers with brokers of your choice';
 
+CREATE FUNCTION stream_agg.rate_handler()
+RETURNS fdw_handler
+AS 'MODULE_PATHNAME', 'stream_agg_rate_handler'
+LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_agg.rate_handler() IS 'handler of the foreign-data wrapper stream_agg_rate';
+
+CREATE FUNCTION stream_agg.rate_validator(options text[], catalog oid)
+RETURNS void
+AS 'MODULE_PATHNAME', 'stream_agg_rate_validator'
+LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_agg.rate_validator(text[], oid) IS 'checks the options of servers, foreign tables and columns of stream_agg_rate';
+
+CREATE FOREIGN DATA WRAPPER stream_agg_rate
+    HANDLER stream_agg.rate_handler
+    VALIDATOR stream_agg.rate_validator;
+COMMENT ON FOREIGN DATA WRAPPER stream_agg_rate IS 'numbered rows that come at a given rate, as foreign tables, to try streams on';
+
+-- Rows of its sources begin now, unless they say when; it needs no user mapping.
+DO $do$
+BEGIN
+    EXECUTE pg_catalog.format('CREATE SERVER stream_agg_rate FOREIGN DATA WRAPPER stream_agg_rate OPTIONS (start %L)',
+        pg_catalog.to_char(pg_catalog.timezone('UTC', pg_catalog.now()), 'YYYY-MM-DD HH24:MI:SS"+00"'));
+END
+$do$ LANGUAGE plpgsql;
+COMMENT ON SERVER stream_agg_rate IS 'sources of numbered rows that come at a given rate, from the creation of the extension on';
+
 CREATE FUNCTION stream_agg.create_source(
     source        text,
     topic         text DEFAULT NULL,
@@ -1121,6 +1147,7 @@ COMMENT ON FUNCTION stream_agg.on_ddl_command_end() IS 'refuses to replace a str
 -- Only the server calls these: as handlers, validators and triggers they need
 -- no privilege.
 REVOKE EXECUTE ON FUNCTION stream_agg.kafka_handler(), stream_agg.kafka_validator(text[], oid),
+    stream_agg.rate_handler(), stream_agg.rate_validator(text[], oid),
     stream_agg.on_insert(), stream_agg.on_sql_drop(), stream_agg.on_ddl_command_end()
     FROM PUBLIC;
 

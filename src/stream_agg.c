@@ -19,6 +19,8 @@
 
 #include "stream_agg.h"
 #include "control/control.h"
+#include "kafka/kafka.h"
+#include "rate/rate.h"
 #include "worker/worker.h"
 
 PG_MODULE_MAGIC;
@@ -230,6 +232,8 @@ _PG_init(void)
 				 errhint("Add stream_agg to shared_preload_libraries in postgresql.conf and restart the server.")));
 	define_settings();
 	define_crash_settings();
+	sagg_source_register(&sagg_kafka_source);
+	sagg_source_register(&sagg_rate_source);
 	MarkGUCPrefixReserved("stream_agg");
 
 	if (sagg_preloaded)

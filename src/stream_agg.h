@@ -33,7 +33,6 @@
 
 #define SAGG_EXTENSION			"stream_agg"
 #define SAGG_SCHEMA				"stream_agg"
-#define SAGG_FDW				"stream_agg_kafka"
 
 /* names of the ephemeral relations that outer and sink statements read */
 #define SAGG_ENR_GROUPS			"batch_groups"
@@ -497,6 +496,12 @@ extern void sagg_sort(void *elements, size_t n, size_t size,
 					  qsort_arg_comparator compare, void *arg);
 
 /* topics.c */
+
+/* the bound for the name of a topic, in bytes, and what it consists of */
+#define SAGG_MAX_TOPIC_NAME		249
+#define SAGG_TOPIC_ALPHABET \
+	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
+
 extern int32 sagg_topic_number(const char *name);
 extern const char *sagg_topic_name(int32 topic);
 extern int	sagg_partition_compare(const SaggRange *a, const SaggRange *b);
@@ -505,6 +510,16 @@ extern SaggRange *sagg_partition_find(SaggRange *ranges, int nranges,
 									  const SaggRange *key);
 extern bool sagg_topic_among(const SaggRange *ranges, int nranges,
 							 int32 topic);
+extern bool sagg_is_topic_name(const char *name);
+
+/*
+ * foreign_text.c: what others send.  A text of a message has less than
+ * SAGG_FOREIGN_TEXT bytes.
+ */
+#define SAGG_FOREIGN_TEXT		256
+
+extern char *sagg_foreign_text(const char *text);
+extern void sagg_foreign_text_clean(char *text);
 
 /* closest_match.c */
 typedef struct SaggClosest

@@ -104,3 +104,15 @@ sagg_topic_among(const SaggRange *ranges, int nranges, int32 topic)
 	}
 	return false;
 }
+
+/*
+ * Can this be the name of a topic?
+ */
+bool
+sagg_is_topic_name(const char *name)
+{
+	size_t		len = strlen(name);
+
+	return len > 0 && len <= SAGG_MAX_TOPIC_NAME && strspn(name, SAGG_TOPIC_ALPHABET) == len &&
+		strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+}

@@ -65,6 +65,7 @@ sagg_required_argument(FunctionCallInfo fcinfo, int n, const char *name)
 static void
 split_options(FunctionCallInfo fcinfo, List **for_server, List **for_source)
 {
+	const SaggSourceKind *kind = sagg_source_kind_of_brokers();
 	List	   *options = PG_ARGISNULL(6) ? NIL :
 		sagg_options_from_json(PG_GETARG_JSONB_P(6), false);
 	ListCell   *lc;
@@ -73,9 +74,9 @@ split_options(FunctionCallInfo fcinfo, List **for_server, List **for_source)
 	foreach(lc, options)
 	{
 		const char *name = lfirst_node(DefElem, lc)->defname;
-		List	  **list = sagg_is_source_option(name) ? for_source : for_server;
+		List	  **list = kind->is_table_option(name) ? for_source : for_server;
 
-		sagg_option_check_name(name);
+		kind->check_option_name(name);
 		*list = lappend(*list, lfirst(lc));
 	}
 }
@@ -95,7 +96,7 @@ settle_server(FunctionCallInfo fcinfo, List *options)
 				 brokers ? errmsg("brokers and server cannot be given both") :
 				 errmsg("either brokers or server must be given"),
 				 errhint("Give brokers => 'host:9092', or server => the name of a foreign server of %s.",
-						 SAGG_FDW)));
+						 sagg_source_kind_of_brokers()->wrapper)));
 	if (brokers)
 		return sagg_server_of_brokers(sagg_required_argument(fcinfo, 3, "brokers"), options);
 	if (options != NIL)

@@ -130,10 +130,10 @@ check_usage(Oid fdw)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("permission denied for foreign-data wrapper %s", SAGG_FDW),
+			 errmsg("permission denied for foreign-data wrapper %s", sagg_source_kind_of_brokers()->wrapper),
 			 errdetail("The role needs the privilege USAGE on it to connect the server to brokers of its choice."),
 			 errhint("Have a superuser run GRANT USAGE ON FOREIGN DATA WRAPPER %s TO %s, or name a foreign server that you may use by server =>.",
-					 SAGG_FDW, quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+					 sagg_source_kind_of_brokers()->wrapper, quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 }
 
 /*
@@ -143,7 +143,7 @@ check_usage(Oid fdw)
 char *
 sagg_server_of_brokers(const char *brokers, List *options)
 {
-	Oid			fdw = get_foreign_data_wrapper_oid(SAGG_FDW, false);
+	Oid			fdw = get_foreign_data_wrapper_oid(sagg_source_kind_of_brokers()->wrapper, false);
 	CreateForeignServerStmt *stmt;
 	char	   *name;
 
@@ -156,7 +156,7 @@ sagg_server_of_brokers(const char *brokers, List *options)
 
 	stmt = makeNode(CreateForeignServerStmt);
 	stmt->servername = name = new_server_name(brokers);
-	stmt->fdwname = SAGG_FDW;
+	stmt->fdwname = pstrdup(sagg_source_kind_of_brokers()->wrapper);
 	stmt->options = options;
 	sagg_run_utility((Node *) stmt, "CREATE SERVER", -1, 0);
 	return name;

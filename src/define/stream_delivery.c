@@ -65,10 +65,17 @@ void
 sagg_check_delivery(const SaggStream *stream, const SaggQuery *query)
 {
 	char	   *name = get_rel_name(stream->sink);
+	const SaggSourceKind *kind = sagg_source_kind(stream->sink);
 
 	if (name == NULL)
 		return;					/* left to WRITE to complain about */
-	if (sagg_is_source(stream->sink))
+	if (kind && kind->producer == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("source \"%s\" cannot be the sink of a stream", name),
+				 errdetail("Sources of foreign-data wrapper %s cannot be written to.",
+						   kind->wrapper)));
+	if (kind)
 		check_topic_sink(stream, query, name);
 	else if (stream->options.at_least_once)
 		ereport(ERROR,

@@ -49,7 +49,7 @@ end_trial(void *arg)
  */
 static int64
 next_offset(const SaggInspection *inspection, const SaggOrigin *origin,
-			const SaggRange *bounds)
+			const SaggRange *bounds, bool loses_nothing)
 {
 	const SaggProgress *progress = inspection->progress;
 	const SaggRange *position = sagg_partition_find(progress->positions,
@@ -61,6 +61,8 @@ next_offset(const SaggInspection *inspection, const SaggOrigin *origin,
 		return bounds->start;
 	if (position->start >= bounds->start && position->start <= bounds->end)
 		return position->start;
+	if (position->start > bounds->end && loses_nothing)
+		return bounds->end;
 	ereport(inspection->stream->options.on_data_loss == SAGG_LOSS_FAIL ? ERROR : WARNING,
 			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
 			 errmsg("offset " INT64_FORMAT " of partition %d of topic \"%s\", from which stream \"%s\" has to go on, is not in Kafka",
@@ -90,7 +92,8 @@ ranges_to_read(const SaggInspection *inspection, SaggReader *reader, int *n)
 						sagg_reader_cluster_id(reader), origin->cluster_id)));
 	ranges = sagg_reader_bounds(reader, n);
 	for (int i = 0; i < *n; i++)
-		ranges[i].start = next_offset(inspection, origin, &ranges[i]);
+		ranges[i].start = next_offset(inspection, origin, &ranges[i],
+									  sagg_reader_loses_nothing(reader));
 	return ranges;
 }
 

@@ -39,6 +39,7 @@ struct SaggDelivery
 	MemoryContext memory;		/* of all of it */
 	Oid			source;			/* the foreign table */
 	char	   *stream;			/* in UTF-8 */
+	const SaggSourceProducer *kind; /* how the source is written to */
 	SaggProducer *producer;		/* NULL until the first record */
 	char		batch[32];
 	int			nidentity;		/* or SAGG_DELIVERY_NUMBERED */
@@ -61,6 +62,7 @@ sagg_delivery_open(Oid source, const char *stream)
 
 	delivery->memory = CurrentMemoryContext;
 	delivery->source = source;
+	delivery->kind = sagg_source_producer(source);
 	delivery->stream = pg_server_to_any(stream, strlen(stream), PG_UTF8);
 	if (delivery->stream == stream)
 		delivery->stream = pstrdup(stream);
@@ -76,7 +78,7 @@ sagg_delivery_close(SaggDelivery *delivery)
 	if (attached == delivery)
 		attached = NULL;
 	if (delivery->producer)
-		sagg_producer_close(delivery->producer);
+		delivery->kind->close(delivery->producer);
 	delivery->producer = NULL;
 }
 
@@ -139,9 +141,9 @@ sagg_delivery_producer(SaggDelivery *delivery, Oid user)
 	MemoryContext old = MemoryContextSwitchTo(delivery->memory);
 
 	if (delivery->producer == NULL)
-		delivery->producer = sagg_producer_open(delivery->source, user);
+		delivery->producer = delivery->kind->open(delivery->source, user);
 	else
-		sagg_producer_restart(delivery->producer);
+		delivery->kind->restart(delivery->producer);
 	MemoryContextSwitchTo(old);
 	return delivery->producer;
 }

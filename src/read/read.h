@@ -3,8 +3,8 @@
  * read.h
  *	  Stage 1, READ: bounded ranges of the records of one or more topics.
  *
- * A reader is one librdkafka consumer with the records of at most one batch.
- * It lives outside of transactions and memory contexts, and is closed at
+ * A reader reads sources of one kind (source.h) and has the records of at most one
+ * batch.  It lives outside of transactions and memory contexts, and is closed at
  * process exit if nobody did before.  None of its functions takes a snapshot
  * or needs a transaction except sagg_reader_open, which reads catalogs and
  * contacts nobody.  "waits" in a comment means: on the process latch and
@@ -15,10 +15,7 @@
 #ifndef SAGG_READ_H
 #define SAGG_READ_H
 
-#include "stream_agg.h"
-
-typedef struct SaggReader SaggReader;
-typedef struct SaggBatch SaggBatch;
+#include "source.h"
 
 /* Where a record is. */
 typedef struct SaggPlace
@@ -28,7 +25,7 @@ typedef struct SaggPlace
 	int64		offset;
 } SaggPlace;
 
-#define SAGG_TOPIC_SIZE			250 /* Kafka's limit, and NUL */
+#define SAGG_TOPIC_SIZE			(SAGG_MAX_TOPIC_NAME + 1)
 
 /*
  * The record that a scan of the attached batch is at, for who looks after the
@@ -41,32 +38,37 @@ typedef struct SaggScanMark
 	volatile int64 offset;
 } SaggScanMark;
 
-/* consumer.c */
+/*
+ * source_kinds.c: kinds of sources, and functions that ask the kind of a reader.
+ * The comment of a function says whether it may wait.
+ */
+extern const SaggSourceKind *sagg_source_kind(Oid relid);
+extern const SaggSourceKind *sagg_source_kind_of_brokers(void);
+extern bool sagg_is_source(Oid relid);
 extern SaggReader *sagg_reader_open(List *sources, bool want_headers);
 extern void sagg_reader_close(SaggReader *reader);
-extern int	sagg_reader_fd(SaggReader *reader);
+extern pgsocket sagg_reader_fd(SaggReader *reader);
 extern const char *sagg_reader_subject(SaggReader *reader);
+extern const char *sagg_reader_title(SaggReader *reader);
 extern const char *sagg_reader_one_topic(SaggReader *reader);
+extern const char *sagg_reader_topic_option(SaggReader *reader);
+extern bool sagg_reader_loses_nothing(SaggReader *reader);
 extern bool sagg_reader_sources_changed(SaggReader *reader, List *sources);
 extern bool sagg_reader_has_topic(SaggReader *reader, int32 topic);
 extern void sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg),
 								void *arg);
 
-/* reader_trouble.c */
 extern const char *sagg_reader_trouble(SaggReader *reader);
 extern bool sagg_reader_in_trouble(SaggReader *reader, long *timeout_ms);
 extern char *sagg_reader_silence(SaggReader *reader, TimestampTz since);
 
-/* last_record.c; the first two never wait, the last may */
+/* the first two never wait, the last may */
 extern bool sagg_reader_last_record(SaggReader *reader, const SaggRange *range,
 									SaggRange *last);
 extern bool sagg_reader_was_broken(SaggReader *reader);
 extern bool sagg_reader_suspects(SaggReader *reader, const SaggRange *last,
 								 int nlast);
 extern void sagg_reader_verify(SaggReader *reader, SaggRange *last, int nlast);
-
-/* instead of the timestamp of a last record that is another one now */
-#define SAGG_ANOTHER_RECORD		(-1)
 
 /*
  * wait: cluster id; low and high watermark of every partition; the first
@@ -98,17 +100,15 @@ extern void sagg_reader_keep_headers(SaggReader *reader);
 /* scan_reader.c */
 extern void sagg_reader_await(SaggReader *reader);
 
-/* data_loss.c */
 extern void sagg_reader_skips_lost(SaggReader *reader);
 extern const SaggRange *sagg_reader_losses(SaggReader *reader, int *nlosses);
 
-/* unreadable.c */
 extern void sagg_reader_skips_unreadable(SaggReader *reader, bool skips);
 
 /* schema_registry.c: waits, for the registry of the records' schemas */
 extern int	sagg_reader_look_up_schemas(SaggReader *reader, bool whole);
 
-/* group_offsets.c: never wait, and raise no error */
+/* consumer groups: never wait, and raise no error */
 extern bool sagg_group_allowed(Oid source, Oid owner, const char *group,
 							   const char *stream);
 extern void sagg_group_check(Oid source, Oid owner, const char *group,
@@ -192,19 +192,13 @@ extern const char *sagg_sample_format(const SaggSample *sample);
 extern char *sagg_sample_summary(const SaggSample *sample);
 extern char *sagg_sample_columns(SaggSample *sample);
 
-/* source_info.c */
-extern bool sagg_is_source(Oid relid);
-
 /* source_topics.c */
 extern bool sagg_sources_by_topic(List *sources);
-extern bool sagg_is_topic_name(const char *name);
 
 /* source_layout.c */
 extern void sagg_source_check(Oid relid);
 
 /* source_options.c */
-extern bool sagg_is_source_option(const char *name);
-extern void sagg_option_check_name(const char *name);
 extern bool sagg_format_has_names(const char *format);
 extern bool sagg_format_any_case(const char *format);
 

@@ -10,39 +10,16 @@
 
 #include "read/read.h"
 
-#include <librdkafka/rdkafka.h>
-
-#include "foreign/fdwapi.h"
 #include "nodes/bitmapset.h"
+#include "read/batch/batch.h"
 #include "read/format/decode.h"
-#include "read/source_topics.h"
 #include "utils/rel.h"
 
-/*
- * client_conf.c: a client's configuration from the options of the source's
- * server and of the current user's mapping.  Reads catalogs.  The caller owns
- * the result: rd_kafka_new takes it, else rd_kafka_conf_destroy.
- */
-extern rd_kafka_conf_t *sagg_client_conf(Oid source);
-extern List *sagg_mapping_options(Oid server, Oid user);
-
 /* source_info.c */
-extern char *sagg_find_option(List *options, const char *name);
 extern bool sagg_metadata_kind(const char *word, SaggFieldKind *kind);
 extern void sagg_check_metadata_type(SaggFieldKind kind, const char *word,
 									 Form_pg_attribute att);
 extern bool sagg_source_has_headers(Oid relid);
-
-/*
- * foreign_text.c: what others send.  A text of a message has less than
- * SAGG_FOREIGN_TEXT bytes.
- */
-#define SAGG_FOREIGN_TEXT		256
-
-extern char *sagg_foreign_text(const char *text);
-extern void sagg_foreign_text_clean(char *text);
-extern void sagg_check_cluster_id(const char *id);
-extern void sagg_check_topic_name(const char *name);
 
 /*
  * source_layout.c: where each column of a source comes from, one SaggField per
@@ -59,9 +36,6 @@ extern char **sagg_path_parse(const char *option, const char *path_text,
 extern bool sagg_unit_by_name(const char *word, SaggUnit *unit);
 extern bool sagg_tombstones_by_name(const char *word, SaggTombstones *tombstones);
 extern bool sagg_scan_errors_by_name(const char *word, SaggScanErrors *errors);
-extern void sagg_check_source_option(const char *name, const char *value);
-extern void sagg_check_source_options(List *options);
-extern void sagg_check_column_options(List *options);
 
 /*
  * fdw_plan.c to fdw_scan.c: ForeignScan.fdw_private is a list of two integer
@@ -97,38 +71,13 @@ extern void sagg_rescan(ForeignScanState *node);
 extern bool sagg_scan_attached(Oid source, int64 *records);
 extern void sagg_end_scan(ForeignScanState *node);
 
-/*
- * batch.c, batch_cursor.c: the records of a batch.  Messages are taken over by
- * sagg_batch_add, which copies and destroys them.
- */
-typedef struct SaggRecord
-{
-	int32		topic;
-	int32		partition;
-	int64		offset;
-	int64		timestamp_ms;	/* of the message, -1 = none */
-	const char *key;			/* NULL = none */
-	Size		key_len;
-	const char *payload;		/* NULL = tombstone */
-	Size		payload_len;
-	rd_kafka_headers_t *headers;	/* NULL = none */
-	bool		headers_unreadable; /* there may be some, which cannot be read */
-} SaggRecord;
+/* source_kinds.c */
+extern const SaggSourceKind *sagg_kind_of_source(Oid source);
+extern const SaggSourceProducer *sagg_source_producer(Oid source);
+extern SaggTopics *sagg_source_topics(Oid relid);
 
-typedef struct SaggBatchCursor SaggBatchCursor;
-
-extern SaggBatch *sagg_batch_create(bool headers);
-extern bool sagg_batch_usable(const SaggBatch *batch);
-extern void sagg_batch_keep_headers(SaggBatch *batch);
-extern bool sagg_batch_keeps_headers(const SaggBatch *batch);
-extern void sagg_batch_add(SaggBatch *batch, int32 topic,
-						   rd_kafka_message_t *message);
-extern void sagg_batch_reset(SaggBatch *batch);
-extern void sagg_batch_destroy(SaggBatch *batch);
-extern SaggBatchCursor *sagg_batch_open(SaggBatch *batch, bool want_headers);
-extern bool sagg_batch_next(SaggBatchCursor *cursor, SaggRecord *record);
-extern void sagg_batch_rewind(SaggBatchCursor *cursor);
-extern void sagg_batch_end(SaggBatchCursor *cursor);
+/* source_topics.c */
+extern SaggTopics *sagg_sources_topics(List *sources);
 
 /* sample_names.c */
 extern bool sagg_name_is_plain(const char *name, int len);

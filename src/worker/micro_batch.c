@@ -114,8 +114,9 @@ read_records(SaggSession *session, const SaggPlan *plan)
 
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("no records of %s from Kafka for %d s",
+					 errmsg("no records of %s from %s for %d s",
 							sagg_reader_subject(session->reader),
+							sagg_reader_title(session->reader),
 							sagg_kafka_timeout_ms / 1000),
 					 trouble ? errdetail("The broker connection reports: %s.", trouble) : 0));
 		}

@@ -74,7 +74,7 @@ check_source(SaggSession *session, const SaggOrigin *origin)
 				 errmsg("the source does not read topic \"%s\" any more, which the stream has read",
 						sagg_topic_name(read)),
 				 errhint("Set the source's option %s back, or use stream_agg.reset_stream to read others.",
-						 topic ? "topic" : "topics or topic_pattern")));
+						 sagg_reader_topic_option(session->reader))));
 	}
 }
 
@@ -250,7 +250,8 @@ sagg_session_assign(SaggSession *session, const SaggRange *bounds, int nbounds)
 		else if (bound &&
 				 (list_member_int(session->made_anew, targets[i].topic) ||
 				  targets[i].start < bound->start ||
-				  targets[i].start > bound->end))
+				  (targets[i].start > bound->end &&
+				   !sagg_reader_loses_nothing(session->reader))))
 			targets[i].start = bound->start;
 	}
 	sagg_reader_assign(session->reader, targets, progress->npositions);

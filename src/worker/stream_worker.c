@@ -159,8 +159,9 @@ open_session(SaggSession *session)
 					  NULL, NULL);
 	AddWaitEventToSet(session->waitset, WL_LATCH_SET, PGINVALID_SOCKET,
 					  MyLatch, NULL);
-	AddWaitEventToSet(session->waitset, WL_SOCKET_READABLE,
-					  sagg_reader_fd(session->reader), NULL, NULL);
+	if (sagg_reader_fd(session->reader) != PGINVALID_SOCKET)
+		AddWaitEventToSet(session->waitset, WL_SOCKET_READABLE,
+						  sagg_reader_fd(session->reader), NULL, NULL);
 	sagg_session_started(session);
 	sagg_session_origin(session);
 	sagg_idle_begin(session);

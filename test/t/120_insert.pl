@@ -156,7 +156,7 @@ for my $i (0 .. $#types)
 }
 is(sql('SELECT count(*) FROM types t JOIN wanted w USING (n) WHERE ' . join(' OR ', map { "(w.c$_ IS NULL) <> (t.c$_ IS NULL)" } 0 .. $#types)),
 	0, 'NULL is NULL in every type');
-like(sql_error(q{CREATE FOREIGN TABLE bad (v json) SERVER } . sql('SELECT srvname FROM pg_foreign_server LIMIT 1') . q{ OPTIONS (topic 'types');
+like(sql_error(q{CREATE FOREIGN TABLE bad (v json) SERVER } . sql('SELECT srvname FROM pg_foreign_server WHERE srvname <> $r$stream_agg_rate$r$ LIMIT 1') . q{ OPTIONS (topic 'types');
 	INSERT INTO bad VALUES ('"\u0000"')}), qr/invalid JSON record.*row 1 inserted into source "bad"/s,
 	'what could not be read again is not produced');
 is(sql('SELECT count(*) FROM types'), $rows, 'nothing of that is in the topic');
@@ -174,7 +174,7 @@ is(sql("COPY copies FROM STDIN;\n" . join('', map { "$_\tnote $_\n" } 1 .. 1000)
 sql(q{CREATE TABLE parted (id int, note text) PARTITION BY RANGE (id);
 	CREATE TABLE parted_local PARTITION OF parted FOR VALUES FROM (0) TO (10);
 	CREATE FOREIGN TABLE parted_kafka PARTITION OF parted FOR VALUES FROM (10) TO (20)
-		SERVER } . sql('SELECT srvname FROM pg_foreign_server LIMIT 1') . q{ OPTIONS (topic 'routed');
+		SERVER } . sql('SELECT srvname FROM pg_foreign_server WHERE srvname <> $r$stream_agg_rate$r$ LIMIT 1') . q{ OPTIONS (topic 'routed');
 	INSERT INTO parted SELECT i, 'x' FROM generate_series(0, 19) i;
 	UPDATE parted SET id = 15 WHERE id = 3});
 is(sql('SELECT count(*) FROM ONLY parted_local') . ' ' . sql('SELECT count(*), sum(id) FROM parted_kafka'), '9 11|160',

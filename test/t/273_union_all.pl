@@ -40,7 +40,7 @@ my $brokers = $broker->brokers;
 sql(qq{
 	SELECT stream_agg.create_source('web', topic => 'web', brokers => '$brokers', options => '{"fetch.wait.max.ms": 20}',
 		columns => 'ts timestamptz, k text, v int, part int OPTIONS (metadata ''partition''), at bigint OPTIONS (metadata ''offset'')')});
-my $server = sql(q{SELECT srvname FROM pg_foreign_server});
+my $server = sql(q{SELECT srvname FROM pg_foreign_server WHERE srvname <> $r$stream_agg_rate$r$});
 sql(qq{
 	SELECT stream_agg.create_source('app', topic => 'app', server => '$server', columns => 'v numeric, ts timestamptz, k varchar');
 	SELECT stream_agg.create_source('shop', topic => 'shop', server => '$server', format => 'csv', columns => 'ts timestamptz, k text, v int');

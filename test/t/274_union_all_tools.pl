@@ -14,7 +14,7 @@ my $rng = seeded_random();
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 
 create_source($node, $broker, 'web', 'web', 'ts timestamptz, page text, v int');
-my $server = sql('SELECT srvname FROM pg_foreign_server');
+my $server = sql('SELECT srvname FROM pg_foreign_server WHERE srvname <> $r$stream_agg_rate$r$');
 sql(qq{SELECT stream_agg.create_source('app', topic => 'app', server => '$server', format => 'csv', columns => 'screen text, seen_at timestamptz, v int');
 	CREATE VIEW visits AS SELECT 'web' AS origin, ts, page, v FROM web UNION ALL SELECT 'app', seen_at, screen, v FROM app});
 

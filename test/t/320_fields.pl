@@ -44,8 +44,8 @@ my @cases = ('{"userid":1,"userId":2}', '{"userId":2,"userid":1}', '{"USERID":{"
 	'{"userId":2,"userid":null}', '{"user_id":1}', '{"userId":null}', '{"\\u0075serId":1}', '{"userID":5,"userId":6}', '{"userID":5,"userId":6,"userid":1}', "{\"us\xc3\x89rid\":7}");
 $broker->produce('cases', @cases);
 create('cases', 'cases', q{userid int, off bigint OPTIONS (metadata 'offset')});
-sql(q{CREATE FOREIGN TABLE own (userid int OPTIONS (field 'userid'), off bigint OPTIONS (metadata 'offset')) SERVER } . sql('SELECT srvname FROM pg_foreign_server') . q{ OPTIONS (topic 'cases');
-	CREATE FOREIGN TABLE bare (userid int, off bigint OPTIONS (metadata 'offset'), why text OPTIONS (metadata 'error')) SERVER } . sql('SELECT srvname FROM pg_foreign_server') . q{ OPTIONS (topic 'cases', on_error 'null')});
+sql(q{CREATE FOREIGN TABLE own (userid int OPTIONS (field 'userid'), off bigint OPTIONS (metadata 'offset')) SERVER } . sql('SELECT srvname FROM pg_foreign_server WHERE srvname <> $r$stream_agg_rate$r$') . q{ OPTIONS (topic 'cases');
+	CREATE FOREIGN TABLE bare (userid int, off bigint OPTIONS (metadata 'offset'), why text OPTIONS (metadata 'error')) SERVER } . sql('SELECT srvname FROM pg_foreign_server WHERE srvname <> $r$stream_agg_rate$r$') . q{ OPTIONS (topic 'cases', on_error 'null')});
 like(said('SELECT * FROM cases'), qr/value for field "userid" is not a valid integer.*several fields whose names differ.*offset 9/s, 'two fields in other cases: an error of the record');
 is(sql("SELECT string_agg(COALESCE(userid::text, '-'), ' ' ORDER BY off) FROM cases WHERE off <> 9"), '1 1 1 1 1 - - - 1 1 -', 'the exact name wins, the last one counts');
 is(sql("SELECT string_agg(COALESCE(userid::text, '-'), ' ' ORDER BY off), string_agg(off::text, '') FILTER (WHERE why IS NOT NULL) FROM bare"), '1 1 1 1 1 - - - 1 - 1 -|9',
@@ -133,11 +133,11 @@ is(sql('SELECT sum(order_id) FROM shop_public_orders'), '3', 'describe_topic: ch
 like(said("SELECT stream_agg.describe_topic('empty', brokers => '$brokers', options => '$fast')"), qr/topic "empty" has no records/, 'describe_topic: no records');
 like(said("SELECT stream_agg.describe_topic('rows', brokers => '$brokers', records => 0)"), qr/records must be between 1 and 100000/, 'describe_topic: how many records');
 like(said("SELECT stream_agg.describe_topic('rows', brokers => '$brokers', server => 'x')"), qr/either brokers, perhaps with options, or server must be given/, 'describe_topic: brokers or server');
-is(sql('DO $$ BEGIN PERFORM stream_agg.describe_topic($q$empty$q$, server => (SELECT srvname FROM pg_foreign_server LIMIT 1)); EXCEPTION WHEN no_data_found THEN RAISE NOTICE $q$caught$q$; END $$; SELECT 1'), '1', 'describe_topic: its errors can be caught');
+is(sql('DO $$ BEGIN PERFORM stream_agg.describe_topic($q$empty$q$, server => (SELECT srvname FROM pg_foreign_server WHERE srvname <> $r$stream_agg_rate$r$ LIMIT 1)); EXCEPTION WHEN no_data_found THEN RAISE NOTICE $q$caught$q$; END $$; SELECT 1'), '1', 'describe_topic: its errors can be caught');
 
 # the privileges of create_source
 sql(q{CREATE ROLE nobody LOGIN; CREATE ROLE somebody LOGIN; CREATE SCHEMA own_one AUTHORIZATION somebody; GRANT USAGE ON SCHEMA stream_agg TO nobody, somebody; CREATE SCHEMA no_more AUTHORIZATION nobody});
-my $server = sql('SELECT srvname FROM pg_foreign_server ORDER BY 1 LIMIT 1');
+my $server = sql('SELECT srvname FROM pg_foreign_server WHERE srvname <> $r$stream_agg_rate$r$ ORDER BY 1 LIMIT 1');
 sub as { my ($role, $what) = @_; return said("SET SESSION AUTHORIZATION $role; SET search_path = own_one, no_more; $what"); }
 like(as('somebody', "SELECT stream_agg.describe_topic('rows', brokers => '$brokers')"), qr/permission denied for foreign-data wrapper/, 'describe_topic: brokers need USAGE on the wrapper');
 like(as('somebody', "SELECT stream_agg.describe_topic('rows', server => '$server')"), qr/permission denied for foreign server/, 'describe_topic: a server needs USAGE');

@@ -3,12 +3,10 @@
  * batch.c
  *	  The records of a micro-batch: how they are kept.
  *
- * Records are copied, and librdkafka's messages given back at once: a message
- * takes twice the memory, holds on to the whole answer it came with, and is out
- * of every cache when its turn comes.  Up to stream_agg.batch_memory the copies
- * are in memory, one after the other in a few large chunks (batch_chunks.c), some
- * of them made by the collector's thread (collector.c); from the first record
- * beyond it on they are in a temporary file, in the same form.  The file
+ * Records are copies.  Up to stream_agg.batch_memory they are in memory, one
+ * after the other in a few large chunks (batch_chunks.c), which a kind of sources
+ * may have filled before the batch was begun; from the first record beyond it on
+ * they are in a temporary file, in the same form.  The file
  * is not tied to a transaction: a batch is collected outside of any and may be
  * read by several, if the first ones fail.
  *
@@ -24,11 +22,11 @@
 
 #include "utils/memutils.h"
 
-#include "batch_internal.h"
+#include "batch.h"
 
 /*
- * An empty batch, in a context of its own below the current one.  Looking for
- * headers takes librdkafka a while, so they are kept with "headers" only.
+ * An empty batch, in a context of its own below the current one.  Headers take a
+ * while, so they are kept with "headers" only.
  */
 SaggBatch *
 sagg_batch_create(bool headers)
@@ -180,22 +178,9 @@ sagg_batch_reset(SaggBatch *batch)
 	batch->runs = NULL;
 	batch->adding_to = NULL;
 	batch->bytes = 0;
-	if (batch->adding)
-		rd_kafka_message_destroy(batch->adding);
-	batch->adding = NULL;
 	if (batch->file)
 		sagg_spill_close(batch->file);
 	batch->file = NULL;
-}
-
-/*
- * Free the batch.
- */
-void
-sagg_batch_destroy(SaggBatch *batch)
-{
-	sagg_batch_reset(batch);
-	MemoryContextDelete(batch->memory);
 }
 
 /*
@@ -265,43 +250,40 @@ fits_memory(const SaggBatch *batch, Size size)
 }
 
 /*
- * Add a message of "topic", which is the batch's from now on, also after an
- * error.  Not while a cursor reads the batch.
+ * Room for the next record, "size" bytes as stored (sagg_record_size), to be filled
+ * and then put.  Not while a cursor reads the batch.
+ */
+char *
+sagg_batch_room(SaggBatch *batch, Size size)
+{
+	return fits_memory(batch, size) ? reserve(batch, size) : reserve_scratch(batch, size);
+}
+
+/*
+ * Add the record that was written to "room", which was reserved last; "stored" is
+ * what it begins with.
  */
 void
-sagg_batch_add(SaggBatch *batch, int32 topic, rd_kafka_message_t *message)
+sagg_batch_put(SaggBatch *batch, const SaggStoredRecord *stored, char *room, Size size)
 {
-	SaggStoredRecord stored;
-	SaggStretch record = {.run = {.topic = topic, .partition = message->partition, .end = 1}};
-	rd_kafka_headers_t *headers;
-	Size		size;
+	SaggStretch record = {.run = {.topic = stored->topic, .partition = stored->partition, .end = 1}};
 
-	batch->adding = message;
-	size = sagg_record_measure(topic, message, batch->keep_headers, &stored, &headers);
 	batch->lacks_headers |= !batch->keep_headers;
-	record.first = message->offset;
-	if (fits_memory(batch, size))
+	record.first = stored->offset;
+	if (batch->file == NULL)
 	{
-		char	   *data = reserve(batch, size);
-
-		sagg_record_copy(data, message, &stored, headers);
 		record.chunk = batch->filling;
-		record.place = data - batch->filling->data;
+		record.place = room - batch->filling->data;
 	}
 	else
 	{
-		char	   *scratch = reserve_scratch(batch, size);
-
-		sagg_record_copy(scratch, message, &stored, headers);
-		sagg_spill_write(batch->file, scratch, size);
+		sagg_spill_write(batch->file, room, size);
 		record.place = sagg_spill_size(batch->file) - size;
 		if (batch->scratch_size > SAGG_CHUNK_SIZE)
 			drop_scratch(batch);
 	}
 	record.end = record.place + size;
 	add_stretch(batch, &record);
-	batch->adding = NULL;
-	rd_kafka_message_destroy(message);
 	batch->nrecords++;
 }
 

@@ -13,7 +13,7 @@
 
 #include "utils/memutils.h"
 
-#include "batch_internal.h"
+#include "batch.h"
 
 /* chunks that are kept whatever was needed */
 #define CHUNKS_KEPT			8

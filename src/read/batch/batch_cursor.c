@@ -12,7 +12,7 @@
 
 #include "utils/memutils.h"
 
-#include "batch_internal.h"
+#include "batch.h"
 
 struct SaggBatchCursor
 {
@@ -25,19 +25,7 @@ struct SaggBatchCursor
 	SaggReadAhead *ahead;
 	char	   *buffer;			/* the record read from the file */
 	Size		size;
-	rd_kafka_headers_t *headers;	/* of the record read from the file */
-	MemoryContextCallback callback;
 };
-
-static void
-free_cursor_headers(void *arg)
-{
-	SaggBatchCursor *cursor = (SaggBatchCursor *) arg;
-
-	if (cursor->headers)
-		rd_kafka_headers_destroy(cursor->headers);
-	cursor->headers = NULL;
-}
 
 /*
  * A cursor before the first record, in the current context.  Headers of
@@ -60,9 +48,6 @@ sagg_batch_open(SaggBatch *batch, bool want_headers)
 	sagg_batch_arrange(batch);
 	cursor->batch = batch;
 	cursor->want_headers = want_headers;
-	cursor->callback.func = free_cursor_headers;
-	cursor->callback.arg = cursor;
-	MemoryContextRegisterResetCallback(CurrentMemoryContext, &cursor->callback);
 	return cursor;
 }
 
@@ -86,7 +71,6 @@ sagg_batch_rewind(SaggBatchCursor *cursor)
 void
 sagg_batch_end(SaggBatchCursor *cursor)
 {
-	free_cursor_headers(cursor);
 	cursor->batch = NULL;
 }
 
@@ -101,26 +85,6 @@ read_file(SaggBatchCursor *cursor, void *data, Size len)
 											   sizeof(SaggReadAhead));
 	sagg_spill_read(cursor->batch->file, cursor->ahead, cursor->place, data, len);
 	cursor->place += len;
-}
-
-/*
- * Headers as they stand in the file, to a list of librdkafka's.
- */
-static void
-load_headers(SaggBatchCursor *cursor, const SaggStoredRecord *stored, const char *p)
-{
-	cursor->headers = rd_kafka_headers_new(stored->nheaders);
-	for (int i = 0; i < stored->nheaders; i++)
-	{
-		SaggStoredHeader header;
-
-		memcpy(&header, p, sizeof(header));
-		p += sizeof(header);
-		rd_kafka_header_add(cursor->headers, p, header.name_len - 1,
-							header.value_len < 0 ? NULL : p + header.name_len,
-							Max(header.value_len, 0));
-		p += header.name_len + Max(header.value_len, 0);
-	}
 }
 
 /*
@@ -144,12 +108,10 @@ set_record(SaggBatchCursor *cursor, SaggRecord *record,
 	record->payload_len = payload_len;
 	record->headers = NULL;
 	record->headers_unreadable = stored->nheaders < 0;
-	if (unlikely(cursor->headers))
-		free_cursor_headers(cursor);
 	if (cursor->want_headers && stored->nheaders > 0)
 	{
-		load_headers(cursor, stored, data + key_len + payload_len);
-		record->headers = cursor->headers;
+		record->headers = data + key_len + payload_len;
+		record->nheaders = stored->nheaders;
 	}
 }
 

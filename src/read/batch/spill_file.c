@@ -15,7 +15,7 @@
 #include "storage/fd.h"
 #include "utils/wait_event.h"
 
-#include "read/reader_internal.h"
+#include "batch.h"
 
 struct SaggSpill
 {

@@ -274,7 +274,7 @@ sagg_encoder_encode(SaggEncoder *encoder, TupleTableSlot *slot,
 {
 	slot_getallattrs(slot);
 	memset(record, 0, sizeof(*record));
-	record->partition = RD_KAFKA_PARTITION_UA;
+	record->partition = SAGG_PARTITION_BY_KEY;
 	encode_metadata(encoder, slot, record);
 	if (encoder->payload->needs_settings)
 	{

@@ -26,7 +26,7 @@
 #include "utils/timestamp.h"
 
 #include "http_get.h"
-#include "read/reader_internal.h"
+#include "read/read_internal.h"
 #include "schema_registry.h"
 
 #define MAX_SCHEMAS			1000	/* kept from batch to batch */

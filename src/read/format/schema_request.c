@@ -19,7 +19,7 @@
 
 #include "utils/timestamp.h"
 
-#include "read/reader_internal.h"
+#include "read/read_internal.h"
 #include "schema_registry.h"
 
 #define MAX_ANSWER_SIZE		(4 * 1024 * 1024)

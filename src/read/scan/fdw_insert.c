@@ -31,6 +31,7 @@ typedef struct SourceInsert
 	MemoryContext row_memory;
 	SaggTopics *topics;
 	SaggEncoder *encoder;
+	const SaggSourceProducer *kind; /* how the source is written to */
 	SaggProducer *producer;		/* NULL until the first row */
 	SaggDelivery *delivery;		/* whose the rows are, if a stream's */
 } SourceInsert;
@@ -67,6 +68,7 @@ begin(ModifyTableState *mtstate, ResultRelInfo *rri)
 											  ALLOCSET_DEFAULT_SIZES);
 	state->source = RelationGetRelid(rri->ri_RelationDesc);
 	state->user = OidIsValid(user) ? user : GetUserId();
+	state->kind = sagg_source_producer(state->source);
 	state->topics = sagg_source_topics(state->source);
 	state->encoder = sagg_encoder_make(rri->ri_RelationDesc);
 	if (state->topics->one == NULL && !sagg_encoder_has_topic(state->encoder))
@@ -178,9 +180,9 @@ sagg_exec_insert(EState *estate, ResultRelInfo *rri, TupleTableSlot *slot,
 	else if (state->producer == NULL)
 	{
 		MemoryContextSwitchTo(state->memory);
-		state->producer = sagg_producer_open(state->source, state->user);
+		state->producer = state->kind->open(state->source, state->user);
 	}
-	sagg_producer_send(state->producer, &record);
+	state->kind->send(state->producer, &record);
 	MemoryContextSwitchTo(old);
 	return slot;
 }
@@ -199,9 +201,9 @@ sagg_end_insert(EState *estate, ResultRelInfo *rri)
 	rri->ri_FdwState = NULL;
 	if (state->producer)
 	{
-		sagg_producer_finish(state->producer);
+		state->kind->finish(state->producer);
 		if (state->delivery == NULL)
-			sagg_producer_close(state->producer);
+			state->kind->close(state->producer);
 	}
 	MemoryContextDelete(state->row_memory);
 }

@@ -321,18 +321,19 @@ column_name(SaggFieldKind kind)
 void
 sagg_explain_topics(Oid source, ExplainState *es)
 {
+	const char *title = sagg_kind_of_source(source)->title;
 	SaggTopics *topics = sagg_source_topics(source);
 	List	   *names = NIL;
 
 	if (topics->one)
-		ExplainPropertyText("Kafka Topic", topics->one, es);
+		ExplainPropertyText(psprintf("%s Topic", title), topics->one, es);
 	else if (topics->pattern)
-		ExplainPropertyText("Kafka Topic Pattern", topics->pattern, es);
+		ExplainPropertyText(psprintf("%s Topic Pattern", title), topics->pattern, es);
 	else
 	{
 		for (int i = 0; i < topics->nnames; i++)
 			names = lappend(names, topics->names[i]);
-		ExplainPropertyList("Kafka Topics", names, es);
+		ExplainPropertyList(psprintf("%s Topics", title), names, es);
 	}
 }
 
@@ -364,5 +365,6 @@ sagg_explain_scan(ForeignScanState *node, ExplainState *es)
 						 deparse_expression(lfirst(lc), context, false, false));
 		i += 2;
 	}
-	ExplainPropertyText("Kafka Bounds", text.data, es);
+	ExplainPropertyText(psprintf("%s Bounds", sagg_kind_of_source(RelationGetRelid(node->ss.ss_currentRelation))->title),
+						text.data, es);
 }

@@ -13,27 +13,6 @@
 #include "lib/stringinfo.h"
 #include "read/read_internal.h"
 
-/* A record to be produced.  All pointers are the caller's. */
-typedef struct SaggOutHeader
-{
-	const char *name;			/* UTF-8 */
-	const char *value;			/* NULL = null */
-	Size		len;
-} SaggOutHeader;
-
-typedef struct SaggOutRecord
-{
-	const char *topic;			/* NULL = the source's one */
-	int32		partition;		/* RD_KAFKA_PARTITION_UA = by key */
-	int64		timestamp_ms;	/* 0 = now */
-	const char *key;			/* NULL = none */
-	Size		key_len;
-	const char *payload;		/* NULL = none */
-	Size		payload_len;
-	int			nheaders;
-	SaggOutHeader *headers;
-} SaggOutRecord;
-
 /* record_encode.c */
 typedef struct SaggEncoder SaggEncoder;
 
@@ -46,16 +25,6 @@ extern void sagg_encoder_encode(SaggEncoder *encoder, TupleTableSlot *slot,
 /* header_encode.c */
 extern SaggOutHeader *sagg_headers_encode(Datum headers, const char *column,
 										  int *nheaders);
-
-/* producer.c */
-typedef struct SaggProducer SaggProducer;
-
-extern SaggProducer *sagg_producer_open(Oid source, Oid user);
-extern void sagg_producer_restart(SaggProducer *producer);
-extern void sagg_producer_send(SaggProducer *producer,
-							   const SaggOutRecord *record);
-extern void sagg_producer_finish(SaggProducer *producer);
-extern void sagg_producer_close(SaggProducer *producer);
 
 /* delivery.c */
 extern SaggDelivery *sagg_delivery_of(Oid source);

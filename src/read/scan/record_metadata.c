@@ -164,40 +164,42 @@ push_header(JsonbParseState **state, const char *name, const char *value,
 }
 
 /*
- * Are the headers of a record, all together, small enough for a column?  Bytes
+ * Are the headers of a record, which has some, all together, small enough for a column?  Bytes
  * that are no text become twice as many there, and a header has some of its own.
  */
 bool
-sagg_headers_fit(const rd_kafka_headers_t *headers)
+sagg_headers_fit(const SaggRecord *record)
 {
-	const char *name;
-	const void *value;
-	size_t		len;
+	const char *p = record->headers;
+	SaggHeader	header;
 	Size		total = 0;
 
-	for (size_t i = 0; total <= SAGG_HEADERS_MAX_SIZE &&
-		 rd_kafka_header_get_all(headers, i, &name, &value, &len) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
-		total += 2 * (len + strlen(name)) + HEADER_OVERHEAD;
+	for (int i = 0; i < record->nheaders && total <= SAGG_HEADERS_MAX_SIZE; i++)
+	{
+		p = sagg_header_next(p, &header);
+		total += 2 * (header.len + strlen(header.name)) + HEADER_OVERHEAD;
+	}
 	return total <= SAGG_HEADERS_MAX_SIZE;
 }
 
 /*
- * Headers, which fit, as a JSON array, in the current context.  With "lenient" every
+ * Headers of a record, which fit, as a JSON array, in the current context.  With "lenient" every
  * header has some form, else one whose key is no text is an error.
  */
 Datum
-sagg_headers_jsonb(const rd_kafka_headers_t *headers, bool lenient)
+sagg_headers_jsonb(const SaggRecord *record, bool lenient)
 {
 	JsonbParseState *state = NULL;
+	const char *p = record->headers;
 	JsonbValue *array;
-	const char *name;
-	const void *value;
-	size_t		len;
+	SaggHeader	header;
 
 	(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
-	for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value,
-											   &len) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
-		push_header(&state, name, value, len, lenient);
+	for (int i = 0; i < record->nheaders; i++)
+	{
+		p = sagg_header_next(p, &header);
+		push_header(&state, header.name, header.value, header.len, lenient);
+	}
 	array = pushJsonbValue(&state, WJB_END_ARRAY, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(array));
 }
@@ -234,13 +236,13 @@ metadata_value(SaggFieldKind kind, Oid type, const SaggRecord *record,
 						(errcode(ERRCODE_SAGG_INVALID_RECORD),
 						 errmsg("headers of a record cannot be read"),
 						 errdetail("They are damaged or too many.")));
-			if (record->headers && !sagg_headers_fit(record->headers))
+			if (record->headers && !sagg_headers_fit(record))
 				ereport(ERROR,
 						(errcode(ERRCODE_SAGG_INVALID_RECORD),
 						 errmsg("headers of a record are too large"),
 						 errdetail("Headers of up to %d bytes can be read.", SAGG_HEADERS_MAX_SIZE)));
 			if (record->headers)
-				return sagg_headers_jsonb(record->headers, false);
+				return sagg_headers_jsonb(record, false);
 			break;
 		case SAGG_FIELD_ERROR:
 			break;

@@ -99,14 +99,14 @@ kept_bytes(const char *data, Size len, const char *what, StringInfo cut)
  * The headers of a record, unless they are too large.
  */
 static void
-put_headers(SaggAside *letter, const rd_kafka_headers_t *headers, StringInfo cut)
+put_headers(SaggAside *letter, const SaggRecord *record, StringInfo cut)
 {
-	letter->no_headers = headers == NULL || !sagg_headers_fit(headers);
+	letter->no_headers = record->headers == NULL || !sagg_headers_fit(record);
 	if (!letter->no_headers)
-		letter->headers = sagg_headers_jsonb(headers, true);
-	else if (headers)
-		appendStringInfo(cut, "\nDETAIL:  %zu headers are too large, and left out.",
-						 rd_kafka_header_cnt(headers));
+		letter->headers = sagg_headers_jsonb(record, true);
+	else if (record->headers)
+		appendStringInfo(cut, "\nDETAIL:  %d headers are too large, and left out.",
+						 record->nheaders);
 }
 
 /*
@@ -138,7 +138,7 @@ sagg_refused_next(void *arg, SaggAside *letter)
 	letter->no_value = record.payload == NULL;
 	if (record.payload)
 		letter->value = kept_bytes(record.payload, record.payload_len, "value", &cut);
-	put_headers(letter, record.headers, &cut);
+	put_headers(letter, &record, &cut);
 	letter->error = refusal->message;
 	letter->detail = refusal->detail;
 	letter->sqlstate = refusal->sqlstate;

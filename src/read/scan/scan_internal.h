@@ -105,8 +105,8 @@ extern bool sagg_try_fill_metadata(const SaggMetadataColumn *columns, int n,
 								   Datum *values, bool *isnull,
 								   SaggRecordError *why);
 extern Datum sagg_record_timestamp(const SaggRecord *record, bool *isnull);
-extern bool sagg_headers_fit(const rd_kafka_headers_t *headers);
-extern Datum sagg_headers_jsonb(const rd_kafka_headers_t *headers, bool lenient);
+extern bool sagg_headers_fit(const SaggRecord *record);
+extern Datum sagg_headers_jsonb(const SaggRecord *record, bool lenient);
 
 typedef struct SaggNullWatch SaggNullWatch;
 

@@ -204,8 +204,9 @@ sagg_reader_await(SaggReader *reader)
 
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("no records of %s from Kafka for %d ms",
-							sagg_reader_subject(reader), sagg_kafka_timeout_ms),
+					 errmsg("no records of %s from %s for %d ms",
+							sagg_reader_subject(reader), sagg_reader_title(reader),
+							sagg_kafka_timeout_ms),
 					 trouble ? errdetail_internal("%s.", trouble) : 0));
 		}
 	}

@@ -7,31 +7,18 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_class.h"
+#include "access/htup_details.h"
+#include "access/reloptions.h"
 #include "access/table.h"
 #include "catalog/pg_type.h"
+#include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "read/read_internal.h"
-
-/*
- * Whether a relation is a source: a foreign table of our wrapper.
- */
-bool
-sagg_is_source(Oid relid)
-{
-	ForeignServer *server;
-	ForeignDataWrapper *wrapper;
-
-	if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE)
-		return false;
-	server = GetForeignServer(GetForeignServerIdByRelId(relid));
-	wrapper = GetForeignDataWrapper(server->fdwid);
-	return strcmp(wrapper->fdwname, SAGG_FDW) == 0;
-}
 
 /*
  * The value of an option, NULL if it is not there.
@@ -49,6 +36,32 @@ sagg_find_option(List *options, const char *name)
 			return defGetString(def);
 	}
 	return NULL;
+}
+
+/*
+ * Options of a user's mapping, or of the one for PUBLIC; NIL if there is none.
+ */
+List *
+sagg_mapping_options(Oid server, Oid user)
+{
+	HeapTuple	tuple;
+	Datum		options;
+	bool		isnull;
+	List	   *result = NIL;
+
+	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(user),
+							ObjectIdGetDatum(server));
+	if (!HeapTupleIsValid(tuple))
+		tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
+								ObjectIdGetDatum(server));
+	if (!HeapTupleIsValid(tuple))
+		return NIL;
+	options = SysCacheGetAttr(USERMAPPINGUSERSERVER, tuple,
+							  Anum_pg_user_mapping_umoptions, &isnull);
+	if (!isnull)
+		result = untransformRelOptions(options);
+	ReleaseSysCache(tuple);
+	return result;
 }
 
 /*

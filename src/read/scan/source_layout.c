@@ -121,9 +121,9 @@ set_payload_field(SaggLayout *layout, Form_pg_attribute att, List *options)
 }
 
 static void
-set_options(SaggLayout *layout, List *options)
+set_options(SaggLayout *layout, const SaggSourceKind *kind, List *options)
 {
-	char	   *format = sagg_find_option(options, "format");
+	const char *format = kind->format ? kind->format : sagg_find_option(options, "format");
 	char	   *delimiter = sagg_find_option(options, "delimiter");
 	char	   *quote = sagg_find_option(options, "quote");
 	char	   *null_text = sagg_find_option(options, "null");
@@ -155,9 +155,10 @@ SaggLayout *
 sagg_source_layout(Relation rel, const Bitmapset *used)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
+	const SaggSourceKind *kind = sagg_kind_of_source(RelationGetRelid(rel));
 	SaggLayout *layout = palloc0(sizeof(SaggLayout));
 
-	set_options(layout, GetForeignTable(RelationGetRelid(rel))->options);
+	set_options(layout, kind, GetForeignTable(RelationGetRelid(rel))->options);
 	layout->natts = desc->natts;
 	layout->fields = palloc0(sizeof(SaggField) * Max(desc->natts, 1));
 	for (int i = 0; i < desc->natts; i++)
@@ -165,13 +166,15 @@ sagg_source_layout(Relation rel, const Bitmapset *used)
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 		SaggField  *field = &layout->fields[i];
 		List	   *options;
-		char	   *word;
+		const char *word;
 
 		field->kind = SAGG_FIELD_UNUSED;
 		if (att->attisdropped)
 			continue;
 		options = GetForeignColumnOptions(RelationGetRelid(rel), att->attnum);
 		word = sagg_find_option(options, "metadata");
+		if (word == NULL && kind->column_metadata)
+			word = kind->column_metadata(att);
 		if (word && sagg_metadata_kind(word, &field->kind))
 			sagg_check_metadata_type(field->kind, word, att);
 		else

@@ -19,7 +19,6 @@
 
 #include "read/format/format.h"
 #include "read/format/http_get.h"
-#include "read/properties.h"
 #include "read/read_internal.h"
 
 static const SaggFormat *const formats[] = {
@@ -64,14 +63,30 @@ sagg_format_any_case(const char *format)
 }
 
 /*
- * Whether an option belongs to a source and not to its server; not those that
- * create_source has parameters for.
+ * Might a list of brokers or a URL have a user and a password in front of a host?
+ * There is an '@', or more than one ':' behind "protocol://" and outside of
+ * brackets.
  */
 bool
-sagg_is_source_option(const char *name)
+sagg_value_has_userinfo(const char *value)
 {
-	return strncmp(name, "topic", 5) != 0 && strcmp(name, "format") != 0 &&
-		sagg_option_find(name, SAGG_OPT_TABLE) != NULL;
+	int			colons = 0;
+	bool		brackets = false;
+
+	for (const char *p = value; *p; p++)
+	{
+		if (*p == '@')
+			return true;
+		if (strncmp(p, "://", 3) == 0)
+			p += 2;
+		else if (*p == '[' || *p == ']')
+			brackets = *p == '[';
+		else if (*p == ',')
+			colons = 0;
+		else if (*p == ':' && !brackets && ++colons > 1)
+			return true;
+	}
+	return false;
 }
 
 static void
@@ -219,7 +234,7 @@ check_character(const char *option, const char *value)
 }
 
 /*
- * Check the value of an option of ours, that is not librdkafka's.
+ * Check the value of an option that is about formats of records or columns.
  */
 void
 sagg_check_source_option(const char *name, const char *value)

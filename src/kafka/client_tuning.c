@@ -1,0 +1,176 @@
+/*-------------------------------------------------------------------------
+ *
+ * client_tuning.c
+ *	  The part of a client's configuration that is not the user's.
+ *
+ * sagg_conf_prepare sets what the reader relies on, whatever the server's
+ * options say; those are properties the validator never lets through.
+ * sagg_conf_for_fetch sizes queues and requests by stream_agg.fetch_memory;
+ * what the server's options have set is left as it is.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "kafka_internal.h"
+
+/* an idle partition costs one fetch request in this time, per broker */
+#define FETCH_WAIT_MS			1000
+
+/* least bytes of a record for which a full queue is within its memory */
+#define SMALLEST_RECORD			256
+
+/* bytes of a response besides its records, at most */
+#define RESPONSE_OVERHEAD		(1024 * 1024)
+
+/*
+ * librdkafka unpacks all of an answer at once, with no bound of its own for gzip
+ * and lz4, which make a thousand bytes of one at most.  An answer is so small a
+ * part of the memory for fetching that it fits into it at half of that.  But a
+ * request names all partitions, and costs time for each of them: many partitions
+ * have larger answers, which still fit at a tenth of the worst, as what people
+ * send does.  Kafka's answer is larger only if the first batch of records is.
+ */
+#define UNPACKED				512
+#define UNPACKED_OF_MANY		64
+#define ANSWER_OF_PARTITION		(16 * 1024)
+#define SMALLEST_ANSWER			(64 * 1024)
+#define MOST_OF_PARTITION		(1024 * 1024)
+
+/* a partition's queue is never smaller */
+#define SMALLEST_QUEUE_KB		256
+
+/*
+ * Set a property.  Raises an error if librdkafka does not take it; the
+ * caller still owns "conf" then.
+ */
+void
+sagg_conf_set(rd_kafka_conf_t *conf, const char *name, const char *value)
+{
+	char		reason[256];
+
+	if (rd_kafka_conf_set(conf, name, value, reason, sizeof(reason)) != RD_KAFKA_CONF_OK)
+		elog(ERROR, "librdkafka does not take %s=%s: %s", name, value, reason);
+}
+
+static bool
+get_property(const rd_kafka_conf_t *conf, const char *name, char *value, size_t size)
+{
+	return rd_kafka_conf_get(conf, name, value, &size) == RD_KAFKA_CONF_OK;
+}
+
+/*
+ * Set a property unless it has another value than librdkafka's default.
+ */
+static void
+set_default(rd_kafka_conf_t *conf, const rd_kafka_conf_t *defaults,
+			const char *name, int64 number)
+{
+	char		was[64];
+	char		is[64];
+	char		value[32];
+	char		reason[256];
+
+	if (!get_property(defaults, name, was, sizeof(was)) ||
+		!get_property(conf, name, is, sizeof(is)) ||
+		strcmp(was, is) != 0)
+		return;
+	snprintf(value, sizeof(value), INT64_FORMAT, number);
+
+	/* tuning only: a value out of librdkafka's limits is no error */
+	(void) rd_kafka_conf_set(conf, name, value, reason, sizeof(reason));
+}
+
+/*
+ * What every client needs: logs and errors as events instead of callbacks,
+ * no offsets stored anywhere but in our checkpoint (I1), no jump over offsets
+ * that are gone (I5).
+ */
+void
+sagg_conf_prepare(rd_kafka_conf_t *conf)
+{
+	rd_kafka_conf_t *defaults;
+
+	rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG);
+	sagg_conf_set(conf, "log.queue", "true");
+	sagg_conf_set(conf, "log.connection.close", "false");
+	sagg_conf_set(conf, "log_level", "5");
+	sagg_conf_set(conf, "enable.auto.commit", "false");
+	sagg_conf_set(conf, "enable.auto.offset.store", "false");
+	sagg_conf_set(conf, "auto.offset.reset", "error");
+	sagg_conf_set(conf, "enable.partition.eof", "true");
+	sagg_conf_set(conf, "allow.auto.create.topics", "false");
+
+	/* of what is produced; an answer may be smaller */
+	sagg_conf_set(conf, "message.max.bytes", "1000");
+
+	defaults = rd_kafka_conf_new();
+	set_default(conf, defaults, "reconnect.backoff.max.ms", 2000);
+	rd_kafka_conf_destroy(defaults);
+}
+
+/*
+ * A long poll, but within the socket's timeout.
+ */
+static int64
+fetch_wait(const rd_kafka_conf_t *conf)
+{
+	char		timeout[32];
+
+	if (!get_property(conf, "socket.timeout.ms", timeout, sizeof(timeout)))
+		return FETCH_WAIT_MS;
+	return Max(10, Min(FETCH_WAIT_MS, strtol(timeout, NULL, 10) - 1000));
+}
+
+/*
+ * Bytes of an answer at most, as they are sent.
+ */
+static int64
+answer_bytes(int npartitions)
+{
+	int64		memory = (int64) sagg_fetch_memory_kb * 1024;
+	int64		many = Min((int64) npartitions * ANSWER_OF_PARTITION, memory / UNPACKED_OF_MANY);
+	int64		bytes = Max(memory / UNPACKED, many);
+
+	return Max(Min(bytes, 50 * 1024 * 1024), SMALLEST_ANSWER);
+}
+
+/*
+ * What the client needs that fetches "npartitions" partitions.  Tells how
+ * many bytes and records make a partition's queue full.
+ */
+void
+sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
+					int64 *queue_bytes, int64 *queue_records)
+{
+	rd_kafka_conf_t *defaults = rd_kafka_conf_new();
+	int64		queue_kb = Max(sagg_fetch_memory_kb / Max(npartitions, 1),
+							   SMALLEST_QUEUE_KB);
+	int64		fetch_bytes = answer_bytes(npartitions);
+	char		value[32];
+
+	/* assigning needs a group, though nobody ever joins it */
+	sagg_conf_set(conf, "group.id", SAGG_EXTENSION);
+	sagg_conf_set(conf, "max.poll.interval.ms", "86400000");
+
+	set_default(conf, defaults, "queued.max.messages.kbytes", queue_kb);
+	set_default(conf, defaults, "queued.min.messages",
+				Max(queue_kb * 1024 / SMALLEST_RECORD, 1000));
+
+	set_default(conf, defaults, "fetch.max.bytes", fetch_bytes);
+	set_default(conf, defaults, "fetch.message.max.bytes", Min(fetch_bytes, MOST_OF_PARTITION));
+	get_property(conf, "fetch.max.bytes", value, sizeof(value));
+	set_default(conf, defaults, "receive.message.max.bytes",
+				Max(100000000, strtol(value, NULL, 10) + RESPONSE_OVERHEAD));
+	set_default(conf, defaults, "fetch.wait.max.ms", fetch_wait(conf));
+	if (rd_kafka_version() >= 0x02020000)
+		set_default(conf, defaults, "fetch.queue.backoff.ms", 10);
+	rd_kafka_conf_destroy(defaults);
+
+	*queue_bytes = queue_kb * 1024;
+	if (get_property(conf, "queued.max.messages.kbytes", value, sizeof(value)))
+		*queue_bytes = strtol(value, NULL, 10) * INT64CONST(1024);
+	*queue_records = queue_kb * 1024 / SMALLEST_RECORD;
+	if (get_property(conf, "queued.min.messages", value, sizeof(value)))
+		*queue_records = strtol(value, NULL, 10);
+}

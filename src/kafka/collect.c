@@ -1,0 +1,231 @@
+/*-------------------------------------------------------------------------
+ *
+ * collect.c
+ *	  The reader: what has arrived, into the batch that has been begun.
+ *
+ * A range [start, end) of a partition is complete when the record before its
+ * end was handed over, when one at or behind its end has arrived, or when
+ * Kafka says that the partition ends there or later.  Gaps in between mean
+ * nothing: compaction and transactions leave them.
+ *
+ * No function of this file waits for Kafka, unless records have to be skipped.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/timestamp.h"
+
+#include "kafka_internal.h"
+
+/* see sagg_kafka_prod */
+#define PROD_INTERVAL_MS	10
+#define PROD_WAIT_MS		1
+
+/*
+ * Let the next wake-up come.
+ */
+static void
+drain_descriptor(SaggKafkaReader *reader)
+{
+	uint64		count;
+
+	(void) !read(reader->fd, &count, sizeof(count));
+}
+
+/*
+ * Is there a record that no batch has taken, or are there lost offsets to skip?
+ * Sends no request.  May raise what sagg_kafka_collect would.
+ */
+bool
+sagg_kafka_has_records(SaggReader *base)
+{
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+	bool		found = false;
+
+	drain_descriptor(reader);
+	sagg_kafka_check_refused(reader);
+	if (reader->fetch == NULL)
+		return false;
+	sagg_collector_halt(reader);
+
+	/* all without a record, so that each sends a wake-up for what comes */
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		if (sagg_portions_first(reader->partitions[i]) >= 0 ||
+			sagg_partition_peek(reader, reader->partitions[i]) != NULL ||
+			reader->partitions[i]->lost || reader->partitions[i]->unreadable)
+			found = true;
+	}
+	return found;
+}
+
+/*
+ * A client whose queue was full looks after it once a second only, however
+ * fast the queue is emptied (librdkafka before 2.2).  A request wakes it up;
+ * its answer is not waited for.  "at_once": a batch is complete, and what the
+ * client does not fetch while that is executed would be waited for afterwards.
+ * Returns false if it is too soon after the last one.
+ *
+ * Runs in the collector's thread, too: no error, no memory of PostgreSQL's.
+ */
+bool
+sagg_kafka_prod(SaggKafkaReader *reader, bool at_once)
+{
+	const struct rd_kafka_metadata *metadata;
+	TimestampTz now;
+
+	if (rd_kafka_version() >= 0x02020000)
+		return true;
+	now = GetCurrentTimestamp();
+	if (!at_once &&
+		!TimestampDifferenceExceeds(reader->prodded, now, PROD_INTERVAL_MS))
+		return false;
+	reader->prodded = now;
+	if (rd_kafka_metadata(reader->fetch->rk, 0, reader->fetch->topics[0], &metadata,
+						  PROD_WAIT_MS) == RD_KAFKA_RESP_ERR_NO_ERROR)
+		rd_kafka_metadata_destroy(metadata);
+	return true;
+}
+
+/*
+ * Is what has been taken of the partition's queue, so many records and bytes, with
+ * what is left so much that the queue may have been full?
+ *
+ * Runs in the collector's thread, too.
+ */
+bool
+sagg_queue_was_full(const SaggKafkaReader *reader, const SaggPartition *part,
+					int64 records, int64 bytes)
+{
+	if (records > 0)
+	{
+		int64		left = (int64) rd_kafka_queue_length(part->queue);
+
+		bytes += left * (bytes / records);
+		records += left;
+	}
+	return bytes >= reader->queue_bytes / 2 || records >= reader->queue_records / 2;
+}
+
+/*
+ * Has the reader got further since this was asked last: have partitions, or has
+ * librdkafka fetched records?  These may be of aborted transactions, which it keeps
+ * to itself.  Events of the connection, which breaks and comes back, are no progress.
+ */
+bool
+sagg_kafka_hears(SaggReader *base)
+{
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+	uint64		before = reader->answers;
+	uint64		places = reader->places;
+
+	reader->answers = reader->fetch ? sagg_arrivals_answers(reader->fetch->arrivals) : 0;
+	reader->places = 0;
+	for (int i = 0; i < reader->npartitions; i++)
+		reader->places += (uint64) reader->partitions[i]->position;
+	return reader->answers != before || reader->places != places;
+}
+
+/*
+ * Move what there is of the partition's range to the batch.  Returns whether
+ * that and what is left is so much that the queue may have been full.
+ */
+static bool
+collect_partition(SaggKafkaReader *reader, SaggPartition *part)
+{
+	rd_kafka_message_t *message;
+	int64		bytes = 0;
+	int64		records = 0;
+	int64		n;
+
+	while ((n = sagg_portion_take(reader, part, part->range_end, &bytes)) > 0)
+		records += n;
+	part->complete = part->position >= part->range_end;
+	if (!part->complete && sagg_portions_first(part) >= 0)
+	{
+		part->position = part->range_end;
+		part->complete = true;
+	}
+	while (!part->complete && (message = sagg_partition_peek(reader, part)) != NULL)
+	{
+		if (message->offset >= part->range_end)
+		{
+			part->position = part->range_end;
+			part->complete = true;
+			break;
+		}
+		bytes += message->len + message->key_len;
+		records++;
+		sagg_message_add(reader->base.batch, part->topic, message);
+		rd_kafka_message_destroy(sagg_partition_take(part));
+		part->complete = part->position >= part->range_end;
+		if (records % 1024 == 0)
+			CHECK_FOR_INTERRUPTS();
+	}
+	if (!part->complete && part->eof >= part->range_end)
+	{
+		part->position = part->range_end;
+		part->complete = true;
+	}
+	if (records > 0)
+		reader->fetch->trouble[0] = '\0';
+	return sagg_queue_was_full(reader, part, records, bytes);
+}
+
+static bool
+all_complete(const SaggKafkaReader *reader)
+{
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		if (reader->partitions[i]->range_end >= 0 && !reader->partitions[i]->complete)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Collect what has arrived.  Returns true when all ranges of the batch are
+ * complete.  Otherwise call it again when the descriptor is readable, and
+ * once a second at least.  Raises ERRCODE_SAGG_OFFSETS_GONE when records of
+ * the ranges are not in Kafka any more, or data_corrupted when they cannot be read;
+ * a reader that skips these waits for Kafka to tell where to go on.
+ */
+bool
+sagg_kafka_collect(SaggReader *base)
+{
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+	bool		complete = true;
+	bool		was_full = false;
+	bool		stuck = false;
+
+	if (reader->nranges == 0)
+		return true;
+	drain_descriptor(reader);
+	sagg_kafka_check_refused(reader);
+	sagg_collector_halt(reader);
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		SaggPartition *part = reader->partitions[i];
+
+		if (part->range_end < 0 || part->complete)
+			continue;
+		if (collect_partition(reader, part))
+			was_full = true;
+		if (part->lost || part->unreadable)
+			stuck = true;
+		if (!part->complete)
+			complete = false;
+	}
+	if (stuck)
+	{
+		sagg_kafka_skip_unreadable(reader);
+		sagg_kafka_skip_lost(reader);
+		sagg_kafka_assign_all(reader);
+		return all_complete(reader);
+	}
+	if (was_full)
+		(void) sagg_kafka_prod(reader, complete);
+	return complete;
+}

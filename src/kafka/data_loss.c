@@ -1,0 +1,124 @@
+/*-------------------------------------------------------------------------
+ *
+ * data_loss.c
+ *	  Offsets that are gone in the middle of a batch, where the stream's option
+ *	  on_data_loss says to go on without them.
+ *
+ * A plan is made of offsets that Kafka has, but retention may remove them
+ * before they are read: as a rule when a plan is run again after a long time.
+ * The batch then has what is left of its ranges, and tells what it lacks, so
+ * that its commit says so (I5).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "kafka_internal.h"
+
+/*
+ * The ranges that the batch at hand lacks of its plan; the reader's, until
+ * sagg_kafka_release.
+ */
+const SaggRange *
+sagg_kafka_losses(SaggReader *base, int *nlosses)
+{
+	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+	*nlosses = reader->nlosses;
+	return reader->losses;
+}
+
+void
+sagg_kafka_forget_losses(SaggKafkaReader *reader)
+{
+	if (reader->losses)
+		pfree(reader->losses);
+	reader->losses = NULL;
+	reader->nlosses = 0;
+}
+
+/*
+ * The batch lacks the offsets from "start" up to, not including, "end".
+ */
+void
+sagg_kafka_add_loss(SaggKafkaReader *reader, const SaggPartition *part, int64 start, int64 end)
+{
+	SaggRange  *loss;
+
+	reader->losses = reader->losses == NULL ?
+		MemoryContextAlloc(reader->base.memory, sizeof(SaggRange)) :
+		repalloc(reader->losses, sizeof(SaggRange) * (reader->nlosses + 1));
+	loss = &reader->losses[reader->nlosses++];
+	loss->topic = part->topic;
+	loss->partition = part->partition;
+	loss->start = start;
+	loss->end = end;
+}
+
+/*
+ * Go on with a partition's range at the first offset that there is.  Behind the
+ * end of the partition there is none: the range is over, and the next plan sees
+ * to it.
+ */
+static void
+skip_lost(SaggKafkaReader *reader, SaggPartition *part, const SaggRange *bounds)
+{
+	int64		next = part->range_end;
+
+	if (part->position >= bounds->start && part->position <= bounds->end)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("could not read partition %d of topic \"%s\" from offset " INT64_FORMAT,
+						part->partition, part->topic_name, part->position),
+				 errdetail("Kafka refuses the offset, and says it has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
+						   bounds->start, bounds->end)));
+	if (part->position < bounds->start)
+		next = Min(next, bounds->start);
+	sagg_kafka_add_loss(reader, part, part->position, next);
+	part->position = next;
+	part->complete = part->position >= part->range_end;
+}
+
+static bool
+any_lost(const SaggKafkaReader *reader)
+{
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		if (reader->partitions[i]->lost)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Skip what the lost partitions of the batch lack; all partitions are to be
+ * assigned anew then.  Waits for Kafka.
+ */
+void
+sagg_kafka_skip_lost(SaggKafkaReader *reader)
+{
+	int			nbounds;
+	SaggRange  *bounds;
+
+	if (!any_lost(reader))
+		return;
+	bounds = sagg_kafka_bounds(&reader->base, &nbounds);
+	for (int i = 0; i < reader->npartitions; i++)
+	{
+		SaggPartition *part = reader->partitions[i];
+		SaggRange	key = {.topic = part->topic, .partition = part->partition};
+		SaggRange  *bound;
+
+		if (!part->lost || part->range_end < 0)
+			continue;
+		bound = sagg_partition_find(bounds, nbounds, &key);
+		if (bound == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("partition %d of topic \"%s\" does not exist in the Kafka cluster",
+							part->partition, part->topic_name)));
+		skip_lost(reader, part, bound);
+	}
+	pfree(bounds);
+}

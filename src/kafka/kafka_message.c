@@ -1,0 +1,138 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_message.c
+ *	  A message of librdkafka's as a record of a micro-batch is stored.
+ *
+ * Messages are given back at once: one takes twice the memory, holds on to the
+ * whole answer it came with, and is out of every cache when its turn comes.
+ *
+ * Never, but in sagg_message_add: memory of PostgreSQL's or an error.  The others
+ * run in the collector's thread, too.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "kafka_internal.h"
+
+/*
+ * Bytes of the message's headers as stored; with "to", write them there.
+ */
+static int64
+store_headers(char *to, rd_kafka_headers_t *headers)
+{
+	int64		bytes = 0;
+	const char *name;
+	const void *value;
+	size_t		len;
+
+	for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value,
+											   &len) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
+	{
+		SaggStoredHeader stored;
+
+		stored.name_len = strlen(name) + 1;
+		stored.value_len = value ? (int64) len : -1;
+		if (to)
+		{
+			memcpy(to + bytes, &stored, sizeof(stored));
+			memcpy(to + bytes + sizeof(stored), name, stored.name_len);
+			if (stored.value_len > 0)
+				memcpy(to + bytes + sizeof(stored) + stored.name_len, value, stored.value_len);
+		}
+		bytes += sizeof(stored) + stored.name_len + Max(stored.value_len, 0);
+	}
+	return bytes;
+}
+
+static int64
+message_timestamp(const rd_kafka_message_t *message)
+{
+	rd_kafka_timestamp_type_t type;
+	int64		timestamp = rd_kafka_message_timestamp(message, &type);
+
+	return type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE ? -1 : timestamp;
+}
+
+/*
+ * The message's headers, and of "stored" what is about them.  librdkafka does not
+ * parse all that a producer can write, such as headers without end.
+ */
+static void
+measure_headers(const rd_kafka_message_t *message, SaggStoredRecord *stored,
+				rd_kafka_headers_t **headers)
+{
+	switch (rd_kafka_message_headers(message, headers))
+	{
+		case RD_KAFKA_RESP_ERR_NO_ERROR:
+			stored->nheaders = rd_kafka_header_cnt(*headers);
+			stored->headers_len = store_headers(NULL, *headers);
+			break;
+		case RD_KAFKA_RESP_ERR__NOENT:
+			break;
+		default:
+			*headers = NULL;
+			stored->nheaders = -1;
+			break;
+	}
+}
+
+/*
+ * Fill in all of "stored"; returns the size of the record as stored, in bytes.
+ * "headers" are the message's if they are to be kept, or NULL.
+ */
+Size
+sagg_message_measure(int32 topic, const rd_kafka_message_t *message,
+					 bool keep_headers, SaggStoredRecord *stored,
+					 rd_kafka_headers_t **headers)
+{
+	*headers = NULL;
+	memset(stored, 0, sizeof(*stored));
+	if (keep_headers)
+		measure_headers(message, stored, headers);
+	stored->topic = topic;
+	stored->partition = message->partition;
+	stored->offset = message->offset;
+	stored->timestamp_ms = message_timestamp(message);
+	stored->key_len = message->key ? (int32) message->key_len : -1;
+	stored->payload_len = message->payload ? (int64) message->len : -1;
+	return sagg_record_size(stored);
+}
+
+/*
+ * Write a record, as measured, to "to".
+ */
+void
+sagg_message_copy(char *to, const rd_kafka_message_t *message,
+				  const SaggStoredRecord *stored, rd_kafka_headers_t *headers)
+{
+	memcpy(to, stored, sizeof(*stored));
+	to += sizeof(*stored);
+	if (stored->key_len > 0)
+	{
+		memcpy(to, message->key, stored->key_len);
+		to += stored->key_len;
+	}
+	if (stored->payload_len > 0)
+	{
+		memcpy(to, message->payload, stored->payload_len);
+		to += stored->payload_len;
+	}
+	if (stored->headers_len > 0)
+		(void) store_headers(to, headers);
+}
+
+/*
+ * Copy a message of "topic" to the batch.  It stays the caller's.
+ */
+void
+sagg_message_add(SaggBatch *batch, int32 topic, const rd_kafka_message_t *message)
+{
+	SaggStoredRecord stored;
+	rd_kafka_headers_t *headers;
+	Size		size = sagg_message_measure(topic, message, batch->keep_headers, &stored, &headers);
+	char	   *room = sagg_batch_room(batch, size);
+
+	sagg_message_copy(room, message, &stored, headers);
+	sagg_batch_put(batch, &stored, room, size);
+}

@@ -1,0 +1,637 @@
+/*-------------------------------------------------------------------------
+ *
+ * source_kinds.c
+ *	  Kinds of sources: which there are, of which one a source is, and what the
+ *	  other rooms ask of a source or a reader, by asking its kind.
+ *
+ * A function that a kind does not have has a default here (source.h).  Nothing
+ * in this file is called per record.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "read_internal.h"
+
+#define MAX_KINDS	16
+
+static const SaggSourceKind *kinds[MAX_KINDS];
+static int	nkinds = 0;
+
+/*
+ * Add a kind, for good; called while a library is loaded.  Raises an error for a
+ * kind that was built for another version of source.h, or whose wrapper has a kind.
+ */
+void
+sagg_source_register(const SaggSourceKind *kind)
+{
+	if (kind->api_version != SAGG_SOURCE_API_VERSION)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("source kind \"%s\" is of version %d of the interface, not %d",
+						kind->name, kind->api_version, SAGG_SOURCE_API_VERSION),
+				 errhint("Build its library again.")));
+	for (int i = 0; i < nkinds; i++)
+	{
+		if (strcmp(kinds[i]->wrapper, kind->wrapper) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("foreign-data wrapper \"%s\" has a source kind already",
+							kind->wrapper)));
+	}
+	if (nkinds == MAX_KINDS)
+		elog(ERROR, "there are more than %d source kinds", MAX_KINDS);
+	kinds[nkinds++] = kind;
+}
+
+/*
+ * The kind of a relation that is a source, or NULL if it is none: a source is a
+ * foreign table of a wrapper of one of the kinds.
+ */
+const SaggSourceKind *
+sagg_source_kind(Oid relid)
+{
+	ForeignServer *server;
+	ForeignDataWrapper *wrapper;
+
+	if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE)
+		return NULL;
+	server = GetForeignServer(GetForeignServerIdByRelId(relid));
+	wrapper = GetForeignDataWrapper(server->fdwid);
+	for (int i = 0; i < nkinds; i++)
+	{
+		if (strcmp(kinds[i]->wrapper, wrapper->fdwname) == 0)
+			return kinds[i];
+	}
+	return NULL;
+}
+
+/*
+ * The kind whose sources create_source makes.
+ */
+const SaggSourceKind *
+sagg_source_kind_of_brokers(void)
+{
+	for (int i = 0; i < nkinds; i++)
+	{
+		if (kinds[i]->flags & SAGG_SOURCE_OF_BROKERS)
+			return kinds[i];
+	}
+	elog(ERROR, "no source kind has brokers");
+}
+
+/*
+ * The kind of a source.  Raises ERRCODE_SAGG_DEFINITION_CHANGED if it is gone, or
+ * wrong_object_type if its wrapper has no kind, by a new name for one.
+ */
+const SaggSourceKind *
+sagg_kind_of_source(Oid source)
+{
+	const SaggSourceKind *kind = sagg_source_kind(source);
+	char	   *name;
+
+	if (kind)
+		return kind;
+	name = get_rel_name(source);
+	if (name == NULL || get_rel_relkind(source) != RELKIND_FOREIGN_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
+				 errmsg("a source of the stream does not exist"),
+				 errhint("Drop the stream and create it again.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("foreign table \"%s\" is not a source", name),
+			 errdetail("Its foreign-data wrapper is not one that stream_agg knows by its name.")));
+}
+
+/*
+ * Whether a relation is a source.
+ */
+bool
+sagg_is_source(Oid relid)
+{
+	return sagg_source_kind(relid) != NULL;
+}
+
+/*
+ * The topics of a source; in the current context.
+ */
+SaggTopics *
+sagg_source_topics(Oid relid)
+{
+	return sagg_kind_of_source(relid)->topics(relid);
+}
+
+/*
+ * May a stream commit its offsets to a consumer group of the cluster of "source"?
+ * See source.h.  In a transaction.
+ */
+bool
+sagg_group_allowed(Oid source, Oid owner, const char *group, const char *stream)
+{
+	const SaggSourceKind *kind = sagg_kind_of_source(source);
+
+	return kind->group_allowed && kind->group_allowed(source, owner, group, stream);
+}
+
+/*
+ * The same for who defines the stream: raises insufficient_privilege, or
+ * feature_not_supported where there are no consumer groups.
+ */
+void
+sagg_group_check(Oid source, Oid owner, const char *group, const char *stream)
+{
+	const SaggSourceKind *kind = sagg_kind_of_source(source);
+
+	if (kind->group_check == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a stream that reads \"%s\" cannot have option \"consumer_group\"",
+						get_rel_name(source)),
+				 errdetail("Sources of foreign-data wrapper %s have no consumer groups.",
+						   kind->wrapper)));
+	kind->group_check(source, owner, group, stream);
+}
+
+/*
+ * What INSERT into sources of this kind does, or an error.
+ */
+const SaggSourceProducer *
+sagg_source_producer(Oid source)
+{
+	const SaggSourceKind *kind = sagg_kind_of_source(source);
+
+	if (kind->producer == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot insert into source \"%s\"", get_rel_name(source)),
+				 errdetail("Sources of foreign-data wrapper %s cannot be written to.",
+						   kind->wrapper)));
+	return kind->producer;
+}
+
+static bool
+any_has_headers(List *sources)
+{
+	ListCell   *lc;
+
+	foreach(lc, sources)
+	{
+		if (sagg_source_has_headers(lfirst_oid(lc)))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Open a reader for the topics of foreign tables (OIDs) of one server, as the
+ * current user.  Headers of records are kept if a source has a column of them, or
+ * with "want_headers".  Needs a transaction; contacts nobody yet.  The reader stays
+ * until sagg_reader_close or the end of the process.
+ */
+SaggReader *
+sagg_reader_open(List *sources, bool want_headers)
+{
+	Oid			source = linitial_oid(sources);
+	const SaggSourceKind *kind = sagg_kind_of_source(source);
+	bool		headers = want_headers || any_has_headers(sources);
+	struct SaggRegistry *registry = sagg_source_registry(source, GetUserId());
+	MemoryContext memory = AllocSetContextCreate(TopMemoryContext,
+												 "stream_agg reader",
+												 ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(memory);
+	SaggReader *reader = palloc0(kind->reader_size);
+	volatile bool opened = false;
+
+	reader->kind = kind;
+	reader->memory = memory;
+	reader->registry = registry;
+	reader->batch = sagg_batch_create(headers);
+	PG_TRY();
+	{
+		reader->topics = sagg_sources_topics(sources);
+		opened = true;
+		kind->open(reader, sources);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(old);
+		if (opened)
+			sagg_reader_close(reader);
+		else
+			MemoryContextDelete(memory);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	return reader;
+}
+
+/*
+ * Close the reader and free its batch.  Raises no error and waits for nobody.
+ */
+void
+sagg_reader_close(SaggReader *reader)
+{
+	reader->kind->close(reader);
+	sagg_batch_reset(reader->batch);
+	MemoryContextDelete(reader->memory);
+}
+
+/*
+ * A descriptor that is readable when records may have arrived, until
+ * sagg_reader_has_records or sagg_reader_collect was called; PGINVALID_SOCKET if
+ * the source has none: sagg_reader_rest says when to look.
+ */
+pgsocket
+sagg_reader_fd(SaggReader *reader)
+{
+	return reader->kind->event_fd ? reader->kind->event_fd(reader) : PGINVALID_SOCKET;
+}
+
+/*
+ * What the reader reads, for messages: topic "a".  The reader's memory.
+ */
+const char *
+sagg_reader_subject(SaggReader *reader)
+{
+	return reader->topics->subject;
+}
+
+/*
+ * Who has the records, for messages: Kafka.
+ */
+const char *
+sagg_reader_title(SaggReader *reader)
+{
+	return reader->kind->title;
+}
+
+/*
+ * The option of a source that says which topic it has, or which several, for
+ * messages.
+ */
+const char *
+sagg_reader_topic_option(SaggReader *reader)
+{
+	return reader->topics->one ? reader->kind->topic_option : reader->kind->topics_option;
+}
+
+/*
+ * Is it so that offsets are never gone?  Then an end of a partition before the
+ * position means that nothing has come since.
+ */
+bool
+sagg_reader_loses_nothing(SaggReader *reader)
+{
+	return (reader->kind->flags & SAGG_SOURCE_LOSES_NOTHING) != 0;
+}
+
+/*
+ * The name of the topic if there is one source with one topic; the reader's
+ * memory.
+ */
+const char *
+sagg_reader_one_topic(SaggReader *reader)
+{
+	return reader->topics->one;
+}
+
+/*
+ * Have the sources other topics than when the reader was opened?  Needs a
+ * transaction.
+ */
+bool
+sagg_reader_sources_changed(SaggReader *reader, List *sources)
+{
+	return strcmp(sagg_sources_topics(sources)->subject, reader->topics->subject) != 0;
+}
+
+/*
+ * Is a topic one of the sources', whether it exists or not?
+ */
+bool
+sagg_reader_has_topic(SaggReader *reader, int32 topic)
+{
+	return sagg_topics_include(reader->topics, sagg_topic_name(topic));
+}
+
+/*
+ * Have "check" called with "arg" whenever a function that waits has waited a
+ * while: it may raise an error or end the process.
+ */
+void
+sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg), void *arg)
+{
+	reader->check = check;
+	reader->check_arg = arg;
+}
+
+/*
+ * From here on offsets that are gone are skipped, not an error.
+ */
+void
+sagg_reader_skips_lost(SaggReader *reader)
+{
+	reader->skips_lost = true;
+}
+
+/*
+ * Whether records that cannot be unpacked are skipped; else they are an error.
+ */
+void
+sagg_reader_skips_unreadable(SaggReader *reader, bool skips)
+{
+	reader->skips_unreadable = skips;
+}
+
+/*
+ * Keep the headers of records, of a batch at hand too: it is collected anew.
+ */
+void
+sagg_reader_keep_headers(SaggReader *reader)
+{
+	sagg_batch_keep_headers(reader->batch);
+}
+
+/*
+ * The batch collected; the reader's, until sagg_reader_release or the next
+ * sagg_reader_begin.
+ */
+SaggBatch *
+sagg_reader_batch(SaggReader *reader)
+{
+	return reader->batch;
+}
+
+/*
+ * What tells whether offsets mean the same records as before: the id of the
+ * cluster the brokers belong to.  The reader's memory.  Waits.
+ */
+const char *
+sagg_reader_cluster_id(SaggReader *reader)
+{
+	return reader->kind->identity(reader);
+}
+
+/*
+ * For every partition of the source's topics, sorted, the first offset that
+ * exists and the end.  Allocated in the current context.  Waits.
+ */
+SaggRange *
+sagg_reader_bounds(SaggReader *reader, int *npartitions)
+{
+	return reader->kind->bounds(reader, npartitions);
+}
+
+/*
+ * Move the starts of "bounds", which are of sagg_reader_bounds, to the first
+ * record whose timestamp is "time" (not before 1970) or later; to the end where
+ * there is none.  Waits.
+ */
+void
+sagg_reader_offsets_at(SaggReader *reader, TimestampTz time, SaggRange *bounds,
+					   int nbounds)
+{
+	reader->kind->offsets_at(reader, time, bounds, nbounds);
+}
+
+/*
+ * Has the source other topics, or other partitions, than at the last
+ * sagg_reader_bounds?  False where that is not known.
+ */
+bool
+sagg_reader_partitions_changed(SaggReader *reader)
+{
+	return reader->kind->partitions_changed && reader->kind->partitions_changed(reader);
+}
+
+/*
+ * Read from the starts of "positions" on, as far as the reader is not there
+ * anyway; other partitions go on as they are.  Drops a batch begun before if
+ * anything changes.
+ */
+void
+sagg_reader_assign(SaggReader *reader, const SaggRange *positions, int npositions)
+{
+	reader->kind->assign(reader, positions, npositions);
+}
+
+/*
+ * Is there a record that no batch has taken, or are there lost offsets to skip?
+ * May raise what sagg_reader_collect would.
+ */
+bool
+sagg_reader_has_records(SaggReader *reader)
+{
+	return reader->kind->has_records(reader);
+}
+
+/*
+ * Nothing will be asked for a while, perhaps.  "interval_ms" is how often questions
+ * come when there is something to do.  Returns for how many of "timeout_ms" to
+ * sleep before it is time to look or to call this again.
+ */
+long
+sagg_reader_rest(SaggReader *reader, long interval_ms, long timeout_ms)
+{
+	return reader->kind->rest ? reader->kind->rest(reader, interval_ms, timeout_ms) : timeout_ms;
+}
+
+/*
+ * Begin a batch of these ranges.  What was collected of the very same ranges
+ * before, and not released, is kept: a retry need not fetch it again.
+ */
+void
+sagg_reader_begin(SaggReader *reader, const SaggRange *ranges, int nranges)
+{
+	reader->kind->begin(reader, ranges, nranges);
+}
+
+/*
+ * The end of the offsets from the start of a range on that have no record, as far
+ * as is known; no further than the range's.  Its start, if there are none.  May
+ * raise what sagg_reader_collect would.  Does not wait.
+ */
+int64
+sagg_reader_gap_end(SaggReader *reader, const SaggRange *range)
+{
+	return reader->kind->gap_end ? reader->kind->gap_end(reader, range, false) : range->start;
+}
+
+/*
+ * Pass over these offsets.  Returns where the partition goes on.
+ */
+int64
+sagg_reader_pass_gap(SaggReader *reader, const SaggRange *range)
+{
+	return reader->kind->gap_end ? reader->kind->gap_end(reader, range, true) : range->start;
+}
+
+/*
+ * Collect what has arrived.  Returns true when all ranges of the batch are
+ * complete.  Otherwise call it again when the descriptor is readable, and
+ * once a second at least.  Raises ERRCODE_SAGG_OFFSETS_GONE when records of
+ * the ranges are gone, or data_corrupted when they cannot be read; a reader that
+ * skips these waits to learn where to go on.
+ */
+bool
+sagg_reader_collect(SaggReader *reader)
+{
+	return reader->kind->collect(reader);
+}
+
+/*
+ * The batch is complete and will be executed: collect what comes after it until
+ * the reader is used again, where the kind does such a thing.
+ */
+void
+sagg_reader_collect_ahead(SaggReader *reader)
+{
+	if (reader->kind->collect_ahead)
+		reader->kind->collect_ahead(reader);
+}
+
+/*
+ * Has anything arrived since this was asked last, be it no record?
+ */
+bool
+sagg_reader_hears(SaggReader *reader)
+{
+	return reader->kind->hears && reader->kind->hears(reader);
+}
+
+/*
+ * Done with the batch: free its records.  The reader stands behind them.
+ */
+void
+sagg_reader_release(SaggReader *reader)
+{
+	reader->kind->release(reader);
+}
+
+/*
+ * The last error of a connection since records or an answer came, or NULL.  The
+ * reader's memory, until the next call.
+ */
+const char *
+sagg_reader_trouble(SaggReader *reader)
+{
+	return reader->kind->trouble ? reader->kind->trouble(reader) : NULL;
+}
+
+/*
+ * Has fetching been in trouble for so long that it should be asked whether anybody
+ * is there?  If it may become so, "timeout_ms" is shortened to when.
+ */
+bool
+sagg_reader_in_trouble(SaggReader *reader, long *timeout_ms)
+{
+	return reader->kind->in_trouble && reader->kind->in_trouble(reader, timeout_ms);
+}
+
+/*
+ * What to tell of silence: NULL if it has not lasted long enough to be told.
+ * Records of a batch are waited for since "since"; 0: for none, but perhaps for an
+ * answer.  Allocated in the current context.
+ */
+char *
+sagg_reader_silence(SaggReader *reader, TimestampTz since)
+{
+	return reader->kind->silence ? reader->kind->silence(reader, since) : NULL;
+}
+
+/*
+ * The last record that was handed over of the partition of a range, in a range:
+ * its offset as "start", its timestamp in milliseconds as "end".  Returns false
+ * if there is none, it has no timestamp, or nobody needs it.
+ */
+bool
+sagg_reader_last_record(SaggReader *reader, const SaggRange *range, SaggRange *last)
+{
+	return reader->kind->last_record && reader->kind->last_record(reader, range, last);
+}
+
+/*
+ * Has a connection that records come by been broken since this was last asked?
+ */
+bool
+sagg_reader_was_broken(SaggReader *reader)
+{
+	return reader->kind->was_broken && reader->kind->was_broken(reader);
+}
+
+/*
+ * Does it look as if one of the records of "last" were another one now?  After
+ * sagg_reader_bounds; waits for one answer.
+ */
+bool
+sagg_reader_suspects(SaggReader *reader, const SaggRange *last, int nlast)
+{
+	return reader->kind->suspects && reader->kind->suspects(reader, last, nlast);
+}
+
+/*
+ * Raise ERRCODE_SAGG_OFFSETS_GONE if one of the records of "last" (see
+ * sagg_reader_last_record) is another one now; a reader that skips what is lost
+ * sets its "end" to SAGG_ANOTHER_RECORD instead.  A record that is not there
+ * proves nothing.  Waits.
+ */
+void
+sagg_reader_verify(SaggReader *reader, SaggRange *last, int nlast)
+{
+	if (reader->kind->verify)
+		reader->kind->verify(reader, last, nlast);
+}
+
+/*
+ * The ranges that the batch at hand lacks of its plan; the reader's, until
+ * sagg_reader_release.
+ */
+const SaggRange *
+sagg_reader_losses(SaggReader *reader, int *nlosses)
+{
+	if (reader->kind->losses)
+		return reader->kind->losses(reader, nlosses);
+	*nlosses = 0;
+	return NULL;
+}
+
+/*
+ * Have sagg_reader_commit commit to this consumer group; NULL for none.  Before the
+ * first assignment.  "stream" is for messages.  Allocates in the reader's memory.
+ */
+void
+sagg_reader_set_group(SaggReader *reader, const char *group, const char *stream)
+{
+	if (reader->kind->set_group)
+		reader->kind->set_group(reader, group, stream);
+}
+
+/*
+ * The stream has committed the starts of these positions.  After publishing (I3).
+ * Raises no error.
+ */
+void
+sagg_reader_commit(SaggReader *reader, const SaggRange *positions, int npositions)
+{
+	if (reader->kind->commit)
+		reader->kind->commit(reader, positions, npositions);
+}
+
+/*
+ * Between batches: see what has become of the last commit, and repeat it if it
+ * has failed.  Returns for how many of "timeout_ms" to sleep before it is time
+ * to call this again.
+ */
+long
+sagg_reader_tend_group(SaggReader *reader, long timeout_ms)
+{
+	return reader->kind->tend_group ? reader->kind->tend_group(reader, timeout_ms) : timeout_ms;
+}
