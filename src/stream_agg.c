@@ -19,7 +19,10 @@
 
 #include "stream_agg.h"
 #include "control/control.h"
+#include "read/read.h"
+#include "sink_kinds.h"
 #include "worker/worker.h"
+#include "write/write.h"
 
 PG_MODULE_MAGIC;
 
@@ -231,6 +234,8 @@ _PG_init(void)
 	define_settings();
 	define_crash_settings();
 	MarkGUCPrefixReserved("stream_agg");
+	stream_agg_register_sink(&sagg_table_sink);
+	stream_agg_register_sink(&sagg_kafka_sink);
 
 	if (sagg_preloaded)
 	{

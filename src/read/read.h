@@ -168,16 +168,7 @@ extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
 							  int64 rotation);
 
 /* delivery.c: results of a stream that go to a source */
-typedef struct SaggDelivery SaggDelivery;
-
-/* in the place of a number of columns: rows are told by their order */
-#define SAGG_DELIVERY_NUMBERED	(-1)
-
-extern SaggDelivery *sagg_delivery_open(Oid source, const char *stream);
-extern void sagg_delivery_close(SaggDelivery *delivery);
-extern void sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
-								AttrNumber *identity, int nidentity);
-extern void sagg_delivery_end(void);
+extern const SaggSinkKind sagg_kafka_sink;
 
 /* topic_sample.c: what records of a topic look like */
 typedef struct SaggSample SaggSample;

@@ -63,10 +63,11 @@ open_sink(SinkBatch *batch, SaggSink *sink, const SaggStream *stream, const Sagg
 	memset(sink, 0, sizeof(SaggSink));
 	sink->relid = stream->sink;
 	sink->mode = stream->mode;
+	sink->kind = &sagg_table_sink;
 	batch->sink = sink;
 	batch->query = query;
 	batch->desc = query->output_desc;
-	batch->rel = sagg_sink_lock(stream->sink, query, stream->mode, false, false, &batch->columns);
+	batch->rel = sagg_sink_lock(stream->sink, query, stream->mode, sink->kind, false, &batch->columns);
 	batch->name = psprintf("%s%s",
 						   batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ",
 						   quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch->rel)),

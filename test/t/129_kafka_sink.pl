@@ -57,7 +57,7 @@ refused(create('a', $by_minute, "watermark => '0', sink => 'groups', options => 
 refused(create('a', $by_key, "output_mode => 'update', options => $once"), qr/delivery "at_least_once" is for sinks that are Kafka topics/, 'a table');
 refused(create('a', 'SELECT k, sum(n)::bigint AS n FROM groups GROUP BY k', "output_mode => 'update', sink => 'groups', options => $once"),
 	qr/would read its own results/, 'a stream that reads what it writes');
-refused(create('a', $by_key, q{output_mode => 'update', options => '{"delivery": "maybe"}'}), qr/invalid delivery "maybe".*HINT:  It is exactly_once/s, 'another word');
+refused(create('a', $by_key, q{output_mode => 'update', options => '{"delivery": "maybe"}'}), qr/invalid delivery "maybe".*HINT:  Valid values are exactly_once/s, 'another word');
 
 # --- a chain of two streams, without failures
 my $by_hour = q{SELECT stream_agg.tumble(lower(win), '1 hour') AS hour, k, sum(n) AS n, sum(total) AS total, count(*) AS windows FROM minutes GROUP BY 1, 2};

@@ -58,6 +58,8 @@ extern void sagg_producer_finish(SaggProducer *producer);
 extern void sagg_producer_close(SaggProducer *producer);
 
 /* delivery.c */
+typedef struct SaggDelivery SaggDelivery;
+
 extern SaggDelivery *sagg_delivery_of(Oid source);
 extern SaggProducer *sagg_delivery_producer(SaggDelivery *delivery, Oid user);
 extern void sagg_delivery_mark(SaggDelivery *delivery, TupleTableSlot *slot,
