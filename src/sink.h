@@ -29,8 +29,9 @@
  *						sees them yet
  *		committed		after the COMMIT, outside of a transaction: the rows
  *						are to be seen
- *		aborted			instead, if the transaction has been rolled back
- *		close			at the end of the session
+ *		aborted			instead, if the transaction has failed and is going to
+ *						be rolled back
+ *		close			at the end of the session, unless the process ends
  *
  * After any error the session is closed and another one opened.  So "recover"
  * comes before the next batch whenever "committed" or "aborted" has not been
@@ -175,9 +176,8 @@ typedef struct SaggSinkKind
 	void		(*recover) (void *sink, int64 last);
 
 	/*
-	 * A micro-batch is going to write.  The current memory context, also of
-	 * "write" and "prepare", lives until the transaction has ended.  May be
-	 * NULL.
+	 * A micro-batch is going to write.  The current memory context, also of the
+	 * other functions up to "aborted", lives until the next batch.  May be NULL.
 	 */
 	void		(*begin) (void *sink, const SaggSinkRows *rows, int64 batch);
 
@@ -195,8 +195,8 @@ typedef struct SaggSinkKind
 	void		(*committed) (void *sink);
 
 	/*
-	 * These two raise no error.  The first is outside of a transaction, and only
-	 * a chance to be quick: "recover" comes after it.  May be NULL.
+	 * These two raise no error and run no SQL.  The first is only a chance to be
+	 * quick: "recover" comes after it.  May be NULL.
 	 */
 	void		(*aborted) (void *sink);
 	void		(*close) (void *sink);

@@ -50,6 +50,11 @@ check_promises(const SaggSinkKind *kind)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("sink kind \"%s\" is transactional and has a function write", kind->name),
 				 errdetail("Such a sink is written by SQL.")));
+	if ((kind->flags & SAGG_SINK_TAKES_CHANGES) && !transactional && kind->write == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("sink kind \"%s\" takes changes and lacks write", kind->name),
+				 errdetail("SQL can only add rows to a foreign table.")));
 	if ((kind->flags & SAGG_SINK_EXACTLY_ONCE) && !transactional &&
 		(kind->prepare == NULL || kind->committed == NULL || kind->recover == NULL))
 		ereport(ERROR,

@@ -356,17 +356,12 @@ recover_from_error(SaggSession *lead, ErrorKind kind)
 
 		recover_store(session, kind == ERROR_LASTING && session->locked &&
 					  (lead->at_work == NULL || lead->at_work == session));
+		if (session->sink)
+			sagg_sink_aborted(session->sink);
 	}
 	sagg_scan_detach();
 	sagg_shared_rows_end();
 	AbortOutOfAnyTransaction();
-	foreach(lc, sessions)
-	{
-		SaggSession *session = lfirst(lc);
-
-		if (session->sink && session->locked)
-			sagg_sink_aborted(session->sink);
-	}
 	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
 	foreach(lc, sessions)
 		((SaggSession *) lfirst(lc))->locked = false;

@@ -70,20 +70,22 @@ sagg_sink_settle(const SaggStream *stream, int64 last)
 
 /*
  * Micro-batch "batch" is going to write rows of "query".  Until sagg_sink_end what
- * the process inserts into the sink is the batch's.  The current context must live
- * until the transaction has ended.
+ * the process inserts into the sink is the batch's.  The query must live until the
+ * commit is prepared.
  */
 void
 sagg_sink_begin(SaggSink *sink, const SaggQuery *query, int64 batch)
 {
 	sink->phase = SINK_WRITING;
-	sink->batch_memory = CurrentMemoryContext;
 	if (sink->kind->begin)
 	{
-		SaggSinkRows rows;
+		MemoryContext old;
 
-		sagg_sink_describe_rows(query, sink->relid, &rows);
-		sink->kind->begin(sink->opened, &rows, batch);
+		MemoryContextReset(sink->batch_memory);
+		old = MemoryContextSwitchTo(sink->batch_memory);
+		sagg_sink_describe_rows(query, sink->relid, &sink->rows);
+		sink->kind->begin(sink->opened, &sink->rows, batch);
+		MemoryContextSwitchTo(old);
 	}
 	sagg_sink_attach(sink->relid, sink->opened);
 }
@@ -106,8 +108,11 @@ sagg_sink_prepare_commit(SaggSink *sink)
 {
 	if (sink->kind->prepare)
 	{
+		MemoryContext old = MemoryContextSwitchTo(sink->batch_memory);
+
 		ForceSyncCommit();
 		sink->kind->prepare(sink->opened);
+		MemoryContextSwitchTo(old);
 	}
 	SAGG_FAILPOINT("sink.prepared");
 }
@@ -130,13 +135,18 @@ sagg_sink_committed(SaggSink *sink)
 {
 	sink->phase = SINK_IDLE;
 	if (sink->kind->committed)
+	{
+		MemoryContext old = MemoryContextSwitchTo(sink->batch_memory);
+
 		sink->kind->committed(sink->opened);
+		MemoryContextSwitchTo(old);
+	}
 	SAGG_FAILPOINT("sink.committed");
 }
 
 /*
- * The transaction at hand, if there was one, has been rolled back.  Outside of
- * transactions; raises no error.
+ * The transaction at hand, if there is one, has failed and is going to be rolled
+ * back.  The stream's lock is still held.  Raises no error.
  */
 void
 sagg_sink_aborted(SaggSink *sink)
@@ -145,5 +155,10 @@ sagg_sink_aborted(SaggSink *sink)
 
 	sink->phase = SINK_IDLE;
 	if (phase == SINK_WRITING && sink->kind->aborted)
+	{
+		MemoryContext old = MemoryContextSwitchTo(sink->batch_memory);
+
 		sink->kind->aborted(sink->opened);
+		MemoryContextSwitchTo(old);
+	}
 }

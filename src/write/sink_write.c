@@ -10,10 +10,9 @@
  *		update	INSERT, UPDATE or an upsert; and DELETE (sink_delete.c) for
  *				groups that passed HAVING before and do not any more
  *		complete	as update, with what sink_complete.c finds to differ
- *		a sink to which rows are only added	INSERT of all that append or
- *				update give out
  *
- * A kind of sink with a function of its own gets the rows instead (sink.h).
+ * A sink that takes no changes gets an INSERT of all that append or update give
+ * out, and one of a kind with a function "write" is given the rows (sink.h).
  *
  * They run as the current user, who is the stream's owner, in the caller's
  * transaction (I1): triggers, constraints and privileges of the sink work as
@@ -69,6 +68,8 @@ sagg_sink_open(const SaggStream *stream)
 	sink->relid = stream->sink;
 	sink->mode = stream->mode;
 	sink->kind = sagg_sink_kind(stream->sink);
+	sink->batch_memory = AllocSetContextCreate(context, "stream_agg sink batch",
+											   ALLOCSET_SMALL_SIZES);
 	if (sink->kind->open)
 		open_kind(sink, stream);
 	return sink;

@@ -52,7 +52,8 @@ struct SaggSink
 	const SaggSinkKind *kind;
 	void	   *opened;			/* by the kind, or NULL */
 	SinkPhase	phase;
-	MemoryContext batch_memory; /* lives until the batch's transaction ends */
+	MemoryContext batch_memory; /* for the kind, while there is a batch */
+	SaggSinkRows rows;			/* of the batch, for a kind with "begin" */
 	SinkPlan	plans[SINK_STATEMENTS];
 	bool		surprised;		/* it did not have the rows it should have */
 };
