@@ -258,7 +258,7 @@ open_sink(SinkBatch *batch)
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	batch->rel = sagg_sink_lock(sink->relid, batch->query, sink->mode, false, true, &batch->columns);
+	batch->rel = sagg_sink_lock(sink->relid, batch->query, sink->mode, sink->kind, true, &batch->columns);
 	batch->name =
 		pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch->rel)),
 										   RelationGetRelationName(batch->rel)));

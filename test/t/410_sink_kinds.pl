@@ -153,6 +153,28 @@ is(value(q{SELECT count(*) FROM stream_agg.failed_windows WHERE stream = 'carefu
 is(value("SELECT count(*) FROM $lines WHERE k = 77"), 0, 'and not in the sink');
 value(q{SELECT stream_agg.drop_stream('careful_made')});
 
+# --- what takes the number of a batch that did not end does not make it committed
+my $taken = create_file_sink($node, 'taken', 'files', 'k int, n bigint, m int');
+value(create('taken_made', 'SELECT k, count(*) AS n FROM events GROUP BY k', 'taken', output_mode => $update));
+process($node, 'taken_made');
+my %takes = (
+	alter_stream => q{SELECT stream_agg.alter_stream('taken_made', query => 'SELECT k, count(*) AS n, max(v) AS m FROM events GROUP BY k')},
+	reset_stream => q{SELECT stream_agg.reset_stream('taken_made', 'latest')});
+for my $function (sort keys %takes)
+{
+	value(q{SELECT stream_agg.stop_stream('taken_made')});
+	my $number = 1 + value(q{SELECT max(batch) FROM stream_agg.commits WHERE stream = 'taken_made'});
+	append_to_file("$taken/$number.prepared", "$number\t-1\t0\t0\n");
+	value($takes{$function});
+	is(value(q{SELECT max(batch) FROM stream_agg.commits WHERE stream = 'taken_made'}), $number, "$function takes the number of a batch that was only prepared");
+	value(q{SELECT stream_agg.start_stream('taken_made')});
+	produce();
+	process($node, 'taken_made');
+	is(join(' ', grep { /\t-1\t/ } lines_of($node, 'taken')), '', "$function: its rows are never seen");
+	is(join(' ', files_of($node, 'taken', '.prepared')), '', "$function: nor left");
+}
+value(q{SELECT stream_agg.drop_stream('taken_made')});
+
 # --- privileges are those of an INSERT, at any time
 create_file_sink($node, 'lent', 'files', 'ts timestamptz, k int, v int');
 value(q{CREATE ROLE writer LOGIN; GRANT ALL ON SCHEMA public TO writer; GRANT SELECT ON events TO writer});
