@@ -10,7 +10,8 @@
  * into stream_agg.failed_windows, in the batch's own transaction (I1, I5).
  *
  * Rows for a sink outside of the server cannot be taken back, so there the query
- * alone is tried by halves.  A deferred trigger that fails belongs to no group: the batch fails.
+ * alone is tried by halves.  A deferred trigger that fails belongs to no group: the
+ * batch fails.
  *
  *-------------------------------------------------------------------------
  */

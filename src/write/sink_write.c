@@ -58,7 +58,7 @@ open_kind(SaggSink *sink, const SaggStream *stream)
 SaggSink *
 sagg_sink_open(const SaggStream *stream)
 {
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "stream_agg sink",
 												  ALLOCSET_SMALL_SIZES);
 	SaggSink   *sink = MemoryContextAllocZero(context, sizeof(SaggSink));
@@ -72,6 +72,8 @@ sagg_sink_open(const SaggStream *stream)
 											   ALLOCSET_SMALL_SIZES);
 	if (sink->kind->open)
 		open_kind(sink, stream);
+	/* an error before this leaves nothing behind */
+	MemoryContextSetParent(context, TopMemoryContext);
 	return sink;
 }
 
