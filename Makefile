@@ -3,6 +3,8 @@ EXTENSION = stream_agg
 MODULE_big = stream_agg
 DATA = src/stream_agg--1.0.sql
 DOCS =
+# for libraries that bring kinds of sinks: #include "extension/stream_agg/sink.h"
+HEADERS = src/sink.h
 PGFILEDESC = "stream_agg - micro-batch stream processing of Kafka topics"
 
 SOURCES = $(sort $(wildcard src/*.c src/*/*.c src/*/*/*.c))

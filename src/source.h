@@ -292,6 +292,16 @@ struct SaggSourceKind
 
 /* read/source_kinds.c */
 extern void sagg_source_register(const SaggSourceKind *kind);
+extern const SaggSourceKind *sagg_source_kind(Oid relid);
+
+/*
+ * For the kind of sink (sink.h) that sources of a kind are: its functions
+ * (read/delivery.c).
+ */
+extern void sagg_delivery_check(const SaggSinkStream *stream, const SaggSinkRows *rows);
+extern void *sagg_delivery_open(const SaggSinkStream *stream);
+extern void sagg_delivery_begin(void *sink, const SaggSinkRows *rows, int64 batch);
+extern void sagg_delivery_close(void *sink);
 
 /*
  * What the handler of a kind's foreign-data wrapper returns (read/scan/fdw.c).

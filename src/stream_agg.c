@@ -21,7 +21,10 @@
 #include "control/control.h"
 #include "kafka/kafka.h"
 #include "rate/rate.h"
+#include "read/read.h"
+#include "sink_kinds.h"
 #include "worker/worker.h"
+#include "write/write.h"
 
 PG_MODULE_MAGIC;
 
@@ -235,6 +238,8 @@ _PG_init(void)
 	sagg_source_register(&sagg_kafka_source);
 	sagg_source_register(&sagg_rate_source);
 	MarkGUCPrefixReserved("stream_agg");
+	stream_agg_register_sink(&sagg_table_sink);
+	stream_agg_register_sink(&sagg_kafka_sink);
 
 	if (sagg_preloaded)
 	{

@@ -29,6 +29,7 @@
 
 #include "compat.h"
 #include "failpoint.h"
+#include "sink.h"
 #include "stream_query.h"
 
 #define SAGG_EXTENSION			"stream_agg"
@@ -91,13 +92,6 @@ extern int	sagg_max_late_records_size_kb;	/* -1 = no limit */
 
 /* true when the library was loaded by shared_preload_libraries */
 extern bool sagg_preloaded;
-
-typedef enum SaggOutputMode
-{
-	SAGG_APPEND,				/* a window's rows once, when it closes */
-	SAGG_UPDATE,				/* every group a batch touched, upserted */
-	SAGG_COMPLETE				/* the sink is made equal to all groups */
-} SaggOutputMode;
 
 /* What becomes of a record that cannot be processed. */
 typedef enum SaggOnError
@@ -335,25 +329,6 @@ typedef struct SaggProgress
 								 * with policy global and no idle_timeout */
 	SaggPlan   *pending;		/* planned and not committed, or NULL */
 } SaggProgress;
-
-/*
- * What a batch gives out, from EXECUTE to WRITE: tuplestores made with
- * randomAccess.  No identity is in two of them or twice in one.  In mode append
- * all rows are fresh, and have no identity if the query does not aggregate; in
- * mode complete "known" is the whole result.
- */
-typedef struct SaggOutput
-{
-	struct Tuplestorestate *fresh;	/* rows of query->output_desc, of groups
-									 * that the sink should not have */
-	struct Tuplestorestate *known;	/* of groups that it should have */
-	struct Tuplestorestate *removed;	/* identities that have to leave the
-										 * sink; NULL where there can be none */
-	TimestampTz replaces;		/* the rows take the place of those in the sink
-								 * whose window is not before this, see
-								 * sagg_execution_replaces; DT_NOBEGIN = of all,
-								 * DT_NOEND = of none */
-} SaggOutput;
 
 /* A group that was not given out when its window closed, and why. */
 typedef struct SaggFailedGroup

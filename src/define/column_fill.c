@@ -20,6 +20,7 @@
 
 #include "define_internal.h"
 #include "execute/execute.h"
+#include "sink_kinds.h"
 #include "write/write.h"
 
 typedef struct FreshSearch
@@ -107,7 +108,7 @@ bool
 sagg_may_fill_columns(const SaggStream *stream, const SaggQuery *query)
 {
 	return query->kind == SAGG_AGGREGATION && stream->mode != SAGG_APPEND &&
-		!stream->options.at_least_once;
+		sagg_sink_has(stream->sink, SAGG_SINK_TRANSACTIONAL);
 }
 
 /*

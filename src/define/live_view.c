@@ -34,6 +34,7 @@
 
 #include "streams/streams.h"
 #include "define_internal.h"
+#include "sink_kinds.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_create_live_view);
 
@@ -293,11 +294,14 @@ sagg_drop_live_view(const SaggStream *stream)
 static void
 refuse_unless_append(const SaggStream *stream)
 {
-	if (stream->options.at_least_once)
+	const SaggSinkKind *kind = sagg_sink_kind(stream->sink);
+
+	if ((kind->flags & SAGG_SINK_TRANSACTIONAL) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("stream \"%s\" cannot have a live view", sagg_stream_title(stream->name)),
-				 errdetail("Its sink is a Kafka topic, and what is read there is of another moment than the state."),
+				 errdetail("Its sink is %s, and what is read there is of another moment than the state.",
+						   kind->title),
 				 errhint("Read the open windows by stream_agg.open_windows.")));
 	if (stream->mode != SAGG_APPEND)
 		ereport(ERROR,

@@ -177,7 +177,7 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 	}
 	sagg_check_delivery(stream, query);
 	sagg_check_sink_not_read(query, stream->sink);
-	sagg_sink_check(stream->sink, query, stream->mode, stream->options.at_least_once);
+	sagg_sink_check(stream->sink, query, stream->mode);
 	check_sink_is_free(stream->sink, name->relname);
 }
 

@@ -20,6 +20,7 @@
 
 #include "define_internal.h"
 #include "read/read.h"
+#include "write/write.h"
 
 /* microseconds, as in Spark */
 #define DEFAULT_MAX_DELAY	(15 * USECS_PER_MINUTE)
@@ -406,12 +407,8 @@ check_retention(const SaggStream *stream, const SaggQuery *query)
 	if (!stream->has_watermark)
 		needs_watermark("retention", "It says for how long behind the watermark rows are kept.");
 	if (stream->mode == SAGG_COMPLETE || query->kind != SAGG_AGGREGATION ||
-		query->window.kind == SAGG_WINDOW_NONE || stream->options.at_least_once)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("retention is for streams that write windows into a table, in output mode append or update"),
-				 errdetail("Rows are old by the ends of their windows, which do not change any more."),
-				 errhint("Leave it out.")));
+		query->window.kind == SAGG_WINDOW_NONE)
+		sagg_sink_refuse_retention();
 	if (query->window_output == 0 ||
 		(query->window.kind == SAGG_WINDOW_SESSION && query->window_identity == SAGG_WINDOW_START))
 		ereport(ERROR,

@@ -279,7 +279,7 @@ change_sink(const SaggStream *stream, const SaggQuery *old, const SaggQuery *que
 			get_attnum(stream->sink, NameStr(att->attname)) == InvalidAttrNumber)
 			sagg_sink_add_column(stream->sink, att);
 	}
-	sagg_sink_check(stream->sink, query, stream->mode, stream->options.at_least_once);
+	sagg_sink_check(stream->sink, query, stream->mode);
 	if (change->added != NIL)
 		sagg_refresh_live_view(stream, old->output_desc, names);
 }
@@ -326,6 +326,7 @@ convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
 		sagg_checkpoint_restore(checkpoint, progress, sagg_execution_state(from));
 		to = begin_execution(stream, new, progress, &plan, 4 * bytes);
 		sagg_execution_convert(from, to, change->origins);
+		sagg_sink_settle(stream, progress->batch);
 		sagg_checkpoint_rewrite(checkpoint, progress, sagg_execution_state(to));
 		MemoryContextSwitchTo(save);
 		change->filled = sagg_fill_columns(stream, new, change, to, &change->rows_filled);

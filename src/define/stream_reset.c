@@ -24,7 +24,9 @@
 #include "checkpoint/checkpoint.h"
 #include "define_internal.h"
 #include "read/read.h"
+#include "sink_kinds.h"
 #include "streams/streams.h"
+#include "write/write.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_reset_stream);
 
@@ -46,17 +48,20 @@ static void
 check_sink(const SaggStream *stream)
 {
 	char	   *name = get_rel_name(stream->sink);
+	const SaggSinkKind *kind;
 
 	if (name == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the sink of stream \"%s\" does not exist", sagg_stream_title(stream->name))));
-	if (stream->options.at_least_once)
+	kind = sagg_sink_kind(stream->sink);
+	if ((kind->flags & SAGG_SINK_TRANSACTIONAL) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("results of stream \"%s\" cannot be replaced", sagg_stream_title(stream->name)),
-				 errdetail("Its sink is a Kafka topic, from which records cannot be removed."),
-				 errhint("Reset it without results: the topic gets the new results after the old ones.")));
+				 errdetail("Its sink is %s, from which records cannot be removed.", kind->title),
+				 errhint("Reset it without results: the %s gets the new results after the old ones.",
+						 kind->noun)));
 	if (pg_class_aclcheck(stream->sink, stream->owner, ACL_DELETE) != ACLCHECK_OK ||
 		(pg_class_aclcheck(stream->sink, stream->owner, ACL_SELECT) != ACLCHECK_OK &&
 		 pg_attribute_aclcheck_all(stream->sink, stream->owner, ACL_SELECT,
@@ -127,6 +132,27 @@ replaces_already(const SaggStream *stream)
 }
 
 /*
+ * Settle what a sink with a commit of its own has of micro-batches that did not
+ * end, before the reset takes their number.
+ */
+static void
+settle_sink(const SaggStream *stream)
+{
+	SaggCheckpoint *checkpoint;
+	SaggOwnerContext owner;
+	int64		last;
+
+	if (sagg_sink_has(stream->sink, SAGG_SINK_TRANSACTIONAL))
+		return;
+	checkpoint = sagg_checkpoint_open(stream->name, sagg_sources_by_topic(stream->sources));
+	last = sagg_checkpoint_progress(checkpoint)->batch;
+	sagg_checkpoint_close(checkpoint);
+	sagg_become_stream_owner(&owner, stream);
+	sagg_sink_settle(stream, last);
+	sagg_restore_user(&owner);
+}
+
+/*
  * reset_stream(stream text, offsets "any", results boolean, results_from
  * timestamptz, force boolean, dry_run boolean) RETURNS TABLE (win, sink_rows,
  * action), of rows only with dry_run: waits for the micro-batch at hand; on commit
@@ -164,6 +190,7 @@ stream_agg_reset_stream(PG_FUNCTION_ARGS)
 		settle_results(stream, fcinfo, &range);
 	if (dry_run)
 		return (Datum) 0;
+	settle_sink(stream);
 	values[1] = CStringGetTextDatum(offsets);
 	sagg_stream_update(stream, "starting_offsets = $2", 2, types, values);
 	sagg_checkpoint_reset(stream->name, results, range.passed);

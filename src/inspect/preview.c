@@ -318,8 +318,7 @@ try_sink(Preview *preview, const SaggOutput *output)
 
 	/* there may have been no rows; a standby does not grant the lock of an INSERT */
 	if (!RecoveryInProgress())
-		sagg_sink_check(stream->sink, preview->inspection.query, stream->mode,
-						stream->options.at_least_once);
+		sagg_sink_check(stream->sink, preview->inspection.query, stream->mode);
 	return true;
 }
 

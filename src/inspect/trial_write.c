@@ -11,7 +11,7 @@
  * are not committed, and they cannot wait for each other.  The worker waits for
  * no longer than the subtransaction lasts.
  *
- * Never: records for Kafka, which does not roll back.
+ * Never: rows for a sink that does not roll back.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +24,7 @@
 
 #include "inspect_internal.h"
 #include "control/control.h"
+#include "sink_kinds.h"
 #include "streams/streams.h"
 #include "write/write.h"
 
@@ -34,8 +35,10 @@
 const char *
 sagg_trial_no_write(const SaggStream *stream)
 {
-	if (stream->options.at_least_once)
-		return "it is a Kafka topic, which does not roll back";
+	const SaggSinkKind *kind = sagg_sink_kind(stream->sink);
+
+	if ((kind->flags & SAGG_SINK_TRANSACTIONAL) == 0)
+		return psprintf("it is %s, which does not roll back", kind->title);
 	if (RecoveryInProgress())
 		return "the server is a standby";
 	if (XactReadOnly)

@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * kafka.h
- *	  The source kind kafka: topics of Kafka clusters.
+ *	  The source kind and the sink kind kafka: topics of Kafka clusters.
  *
- * The only room that includes librdkafka.  It is registered by stream_agg.c, and
+ * The only room that includes librdkafka.  They are registered by stream_agg.c, and
  * no other room includes this header.
  *
  *-------------------------------------------------------------------------
@@ -11,8 +11,10 @@
 #ifndef SAGG_KAFKA_H
 #define SAGG_KAFKA_H
 
+#include "sink.h"
 #include "source.h"
 
 extern const SaggSourceKind sagg_kafka_source;
+extern const SaggSinkKind sagg_kafka_sink;
 
 #endif							/* SAGG_KAFKA_H */

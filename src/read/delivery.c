@@ -1,23 +1,23 @@
 /*-------------------------------------------------------------------------
  *
  * delivery.c
- *	  A stream's results as records of a topic: what INSERT does beyond the
- *	  ordinary when a micro-batch writes to a source.
+ *	  The sinks that are sources: a stream's results as records, and what INSERT
+ *	  does beyond the ordinary when a micro-batch writes to a source.
  *
- * While a delivery is attached, rows that this process inserts into its source
- * become records that tell where they come from, by three headers:
+ * Rows that a micro-batch inserts into its source become records that tell where
+ * they come from, by three headers:
  *
  *		stream_agg.stream	name of the stream
  *		stream_agg.batch	number of the micro-batch
  *		stream_agg.row		window and keys of the row, as a JSON array, or its
  *							number in the micro-batch where it has none
  *
- * A micro-batch that is retried sends its rows again, and Kafka keeps both: by
+ * A micro-batch that is retried sends its rows again, and the topic keeps both: by
  * these headers a reader can tell.  A record without a key gets the row's
  * identity as its key, so that all of one row go to one partition, in order.
  *
- * The producer is kept from batch to batch.  Every INSERT ends only when Kafka
- * has acknowledged all of its records, so before the batch's COMMIT; it waits
+ * The producer is kept from batch to batch.  Every INSERT ends only when the source's
+ * kind has acknowledged all of its records, so before the batch's COMMIT; it waits
  * within the transaction, for which stream_agg.kafka_timeout is the bound.
  *
  *-------------------------------------------------------------------------
@@ -31,8 +31,12 @@
 
 #include "read/scan/insert_internal.h"
 #include "read/format/payload_encode.h"
+#include "sink_kinds.h"
 
 #define OWN_HEADERS		3
+
+/* in the place of a number of columns: rows are told by their order */
+#define NUMBERED		(-1)
 
 struct SaggDelivery
 {
@@ -42,30 +46,44 @@ struct SaggDelivery
 	const SaggSourceProducer *kind; /* how the source is written to */
 	SaggProducer *producer;		/* NULL until the first record */
 	char		batch[32];
-	int			nidentity;		/* or SAGG_DELIVERY_NUMBERED */
+	int			nidentity;		/* or NUMBERED */
 	int64		rows;			/* of the batch so far */
 	AttrNumber *identity;		/* columns of the source */
 	SaggValueEncoder *encoders; /* of them */
 	bool		needs_settings;
 };
 
-static SaggDelivery *attached = NULL;
+/*
+ * What readers of the topic need.  See "check" of sink.h, as the other functions
+ * here.
+ */
+void
+sagg_delivery_check(const SaggSinkStream *stream, const SaggSinkRows *rows)
+{
+	if (rows->missing_key)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the select list omits %s, by which the query groups",
+						rows->missing_key),
+				 errdetail("Window and keys tell readers of the topic which row a record is."),
+				 errhint("Add it to the select list.")));
+}
 
 /*
- * Prepare to deliver results of "stream" to "source", in the current context,
- * with which it goes.  Contacts nobody yet.
+ * Prepare to deliver results, in the current context, with which it goes.
+ * Contacts nobody yet.
  */
-SaggDelivery *
-sagg_delivery_open(Oid source, const char *stream)
+void *
+sagg_delivery_open(const SaggSinkStream *stream)
 {
 	SaggDelivery *delivery = palloc0(sizeof(SaggDelivery));
 
 	delivery->memory = CurrentMemoryContext;
-	delivery->source = source;
-	delivery->kind = sagg_source_producer(source);
-	delivery->stream = pg_server_to_any(stream, strlen(stream), PG_UTF8);
-	if (delivery->stream == stream)
-		delivery->stream = pstrdup(stream);
+	delivery->source = stream->sink;
+	delivery->kind = sagg_source_producer(stream->sink);
+	delivery->stream = pg_server_to_any(stream->name, strlen(stream->name), PG_UTF8);
+	if (delivery->stream == stream->name)
+		delivery->stream = pstrdup(stream->name);
 	return delivery;
 }
 
@@ -73,53 +91,46 @@ sagg_delivery_open(Oid source, const char *stream)
  * Close the producer; memory goes with the context.  Raises no error.
  */
 void
-sagg_delivery_close(SaggDelivery *delivery)
+sagg_delivery_close(void *sink)
 {
-	if (attached == delivery)
-		attached = NULL;
+	SaggDelivery *delivery = sink;
+
 	if (delivery->producer)
 		delivery->kind->close(delivery->producer);
 	delivery->producer = NULL;
 }
 
 /*
- * From now on what this process inserts into the source is the output of
- * micro-batch "batch", whose rows are identified by the columns "identity" of
- * the source, of which there are "nidentity"; or by their number in the batch
- * with SAGG_DELIVERY_NUMBERED.  That array, and the current context, must live
- * until the end.
+ * Rows are told by the columns of the source that are the identity, or by their
+ * number in the batch where they have none.  The current context must live until
+ * the batch has written.
  */
 void
-sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
-					AttrNumber *identity, int nidentity)
+sagg_delivery_begin(void *sink, const SaggSinkRows *rows, int64 batch)
 {
+	SaggDelivery *delivery = sink;
+	int			nidentity = rows->groups ? rows->nidentity : 0;
+
 	snprintf(delivery->batch, sizeof(delivery->batch), INT64_FORMAT, batch);
-	delivery->nidentity = nidentity;
+	delivery->nidentity = rows->groups ? nidentity : NUMBERED;
 	delivery->rows = 0;
-	delivery->identity = identity;
+	delivery->identity = palloc(sizeof(AttrNumber) * Max(nidentity, 1));
 	delivery->encoders = palloc0(sizeof(SaggValueEncoder) * Max(nidentity, 1));
 	delivery->needs_settings = false;
 	for (int i = 0; i < nidentity; i++)
 	{
+		AttrNumber	column = rows->columns[rows->identity[i] - 1];
+
+		delivery->identity[i] = column;
 		/* gone: WRITE will say so */
-		if (identity[i] == InvalidAttrNumber)
+		if (column == InvalidAttrNumber)
 			continue;
 		sagg_value_encoder_init(&delivery->encoders[i],
-								get_atttype(delivery->source, identity[i]),
+								get_atttype(delivery->source, column),
 								SAGG_UNIT_DEFAULT);
 		delivery->needs_settings |=
 			sagg_value_encoder_needs_settings(&delivery->encoders[i]);
 	}
-	attached = delivery;
-}
-
-/*
- * End it.  Also when nothing is attached.
- */
-void
-sagg_delivery_end(void)
-{
-	attached = NULL;
 }
 
 /*
@@ -128,7 +139,7 @@ sagg_delivery_end(void)
 SaggDelivery *
 sagg_delivery_of(Oid source)
 {
-	return attached && attached->source == source ? attached : NULL;
+	return sagg_sink_attached(source);
 }
 
 /*
@@ -193,7 +204,7 @@ void
 sagg_delivery_mark(SaggDelivery *delivery, TupleTableSlot *slot,
 				   SaggOutRecord *record)
 {
-	bool		numbered = delivery->nidentity == SAGG_DELIVERY_NUMBERED;
+	bool		numbered = delivery->nidentity == NUMBERED;
 	char	   *row = numbered ? psprintf("[" INT64_FORMAT "]", delivery->rows++) :
 		row_text(delivery, slot);
 	SaggOutHeader *headers = palloc(sizeof(SaggOutHeader) * (record->nheaders + OWN_HEADERS));

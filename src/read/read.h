@@ -42,7 +42,6 @@ typedef struct SaggScanMark
  * source_kinds.c: kinds of sources, and functions that ask the kind of a reader.
  * The comment of a function says whether it may wait.
  */
-extern const SaggSourceKind *sagg_source_kind(Oid relid);
 extern const SaggSourceKind *sagg_source_kind_of_brokers(void);
 extern bool sagg_is_source(Oid relid);
 extern SaggReader *sagg_reader_open(List *sources, bool want_headers);
@@ -169,16 +168,6 @@ extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
 							  int64 rotation);
 
 /* delivery.c: results of a stream that go to a source */
-typedef struct SaggDelivery SaggDelivery;
-
-/* in the place of a number of columns: rows are told by their order */
-#define SAGG_DELIVERY_NUMBERED	(-1)
-
-extern SaggDelivery *sagg_delivery_open(Oid source, const char *stream);
-extern void sagg_delivery_close(SaggDelivery *delivery);
-extern void sagg_delivery_begin(SaggDelivery *delivery, int64 batch,
-								AttrNumber *identity, int nidentity);
-extern void sagg_delivery_end(void);
 
 /* topic_sample.c: what records of a topic look like */
 typedef struct SaggSample SaggSample;

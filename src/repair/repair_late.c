@@ -35,6 +35,7 @@
 #include "control/control.h"
 #include "read/read.h"
 #include "repair_internal.h"
+#include "sink_kinds.h"
 #include "streams/streams.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_repair_late);
@@ -42,6 +43,8 @@ PG_FUNCTION_INFO_V1(stream_agg_repair_late);
 static void
 check_stream(const SaggStream *stream)
 {
+	const SaggSinkKind *kind = sagg_sink_kind(stream->sink);
+
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -49,11 +52,11 @@ check_stream(const SaggStream *stream)
 						IsolationIsSerializable() ? "serializable" : "repeatable read"),
 				 errdetail("Its snapshot may be older than rows that the stream has written."),
 				 errhint("Use read committed.")));
-	if (stream->options.at_least_once)
+	if ((kind->flags & SAGG_SINK_TRANSACTIONAL) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("late records of stream \"%s\" cannot be repaired", sagg_stream_title(stream->name)),
-				 errdetail("Its sink is a Kafka topic, in which no record can be replaced.")));
+				 errdetail("Its sink is %s, in which no record can be replaced.", kind->title)));
 }
 
 /*

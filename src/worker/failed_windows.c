@@ -9,8 +9,9 @@
  * until the ones that fail are alone.  They are left out, and CHECKPOINT puts them
  * into stream_agg.failed_windows, in the batch's own transaction (I1, I5).
  *
- * Rows for a topic cannot be taken back, so there the query alone is tried by
- * halves.  A deferred trigger that fails belongs to no group: the batch fails.
+ * Rows for a sink outside of the server cannot be taken back, so there the query
+ * alone is tried by halves.  A deferred trigger that fails belongs to no group: the
+ * batch fails.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,7 +47,7 @@ try_part(void *arg)
 
 	sagg_execution_output_part(write->execution, write->first, write->end, &write->output);
 	sagg_leave_out_expired(write->session, write->query, &write->output, &write->commit);
-	if (write->session->delivery == NULL)
+	if (sagg_sink_is_transactional(write->session->sink))
 		write_output(write);
 }
 
@@ -67,7 +68,7 @@ write_groups(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
 	error = sagg_try(try_part, write);
 	if (error == NULL)
 	{
-		if (write->session->delivery)
+		if (!sagg_sink_is_transactional(write->session->sink))
 			write_output(write);
 		sagg_execution_output_end(&write->output);
 		sagg_execution_groups_written(write->execution);

@@ -331,17 +331,13 @@ write_output(SaggSession *session, const SaggQuery *query,
 	/* what the sink's owner may do changes no more from here on */
 	LockRelationOid(session->stream->sink, RowExclusiveLock);
 	sagg_session_check_owners(session);
-	if (session->delivery)
-		sagg_delivery_begin(session->delivery, session->plan->batch,
-							sagg_sink_identity(session->stream->sink, query),
-							query->kind == SAGG_AGGREGATION ? query->nidentity :
-							SAGG_DELIVERY_NUMBERED);
+	sagg_sink_begin(session->sink, query, session->plan->batch);
 	if (is_careful(session))
 		sagg_write_carefully(session, query, execution, commit);
 	else
 		write_all(session, query, execution, commit);
 	sagg_expire_rows(session, query, commit);
-	sagg_delivery_end();
+	sagg_sink_end(session->sink);
 	SAGG_FAILPOINT("write.done");
 	if (list_length(session->lead->sessions) > 1)
 		AfterTriggerFireDeferred();	/* others come after it */
@@ -455,6 +451,7 @@ process_part(Part *part)
 	 * commit would read on, and keep the rows for nobody.
 	 */
 	PortalHashTableDeleteAll();
+	sagg_sink_prepare_commit(session->sink);
 }
 
 /*
@@ -534,6 +531,24 @@ publish_part(Part *part)
 	sagg_poison_committed(session, &part->commit.counts);
 }
 
+/*
+ * After the commit: rows that a sink has only prepared are to be seen.  An error is
+ * its stream's.
+ */
+static void
+commit_sinks(Part *parts, int nparts)
+{
+	for (int i = 0; i < nparts; i++)
+	{
+		SaggSession *session = parts[i].session;
+
+		if (nparts > 1)
+			session->lead->at_work = session;
+		sagg_sink_committed(session->sink);
+		session->lead->at_work = NULL;
+	}
+}
+
 static void
 report_part(const Part *part)
 {
@@ -606,6 +621,8 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 		process_part(parts);
 	PopActiveSnapshot();
 	SAGG_FAILPOINT("commit.before");
+	for (int i = 0; i < nparts; i++)
+		sagg_sink_committing(parts[i].session->sink);
 	if (!EndTransactionBlock(false))
 		elog(ERROR, "the transaction of a micro-batch has failed");
 	CommitTransactionCommand();
@@ -617,6 +634,7 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	for (int i = 0; i < nparts; i++)
 		parts[i].session->store_restored = false;
 	SAGG_FAILPOINT("commit.after");
+	commit_sinks(parts, nparts);
 	for (int i = 0; i < nparts; i++)
 	{
 		publish_part(&parts[i]);

@@ -12,7 +12,7 @@
  * On anything worse the process ends and the launcher starts another.
  *
  * Never: a transaction open while waiting for Kafka or for a trigger, but for
- * the acknowledgements of a sink that is a Kafka topic (read/delivery.c).
+ * what a sink outside of the server has to acknowledge (sink.h).
  *
  *-------------------------------------------------------------------------
  */
@@ -91,10 +91,8 @@ sagg_session_open_parts(SaggSession *session)
 	session->checkpoint = sagg_checkpoint_open(session->stream->name,
 											   sagg_sources_by_topic(session->stream->sources));
 	session->sink = sagg_sink_open(session->stream);
-	if (session->stream->options.at_least_once)
-		session->delivery = sagg_delivery_open(session->stream->sink,
-											   session->stream->name);
 	session->progress = sagg_checkpoint_progress(session->checkpoint);
+	sagg_sink_recover(session->sink, session->progress->batch);
 	sagg_poison_opened(session);
 }
 
@@ -180,8 +178,6 @@ sagg_session_close_parts(SaggSession *session)
 {
 	if (session->sink)
 		sagg_sink_close(session->sink);
-	if (session->delivery)
-		sagg_delivery_close(session->delivery);
 	if (session->checkpoint)
 		sagg_checkpoint_close(session->checkpoint);
 	if (session->store)
@@ -190,7 +186,6 @@ sagg_session_close_parts(SaggSession *session)
 	session->waitset = NULL;
 	session->reader = NULL;
 	session->sink = NULL;
-	session->delivery = NULL;
 	session->checkpoint = NULL;
 	session->store = NULL;
 	session->store_restored = false;
@@ -363,10 +358,11 @@ recover_from_error(SaggSession *lead, ErrorKind kind)
 
 		recover_store(session, kind == ERROR_LASTING && session->locked &&
 					  (lead->at_work == NULL || lead->at_work == session));
+		if (session->sink)
+			sagg_sink_aborted(session->sink);
 	}
 	sagg_scan_detach();
 	sagg_shared_rows_end();
-	sagg_delivery_end();
 	AbortOutOfAnyTransaction();
 	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
 	foreach(lc, sessions)

@@ -113,7 +113,6 @@ typedef struct SaggSession
 	SaggReader *reader;
 	SaggCheckpoint *checkpoint;
 	SaggSink   *sink;
-	SaggDelivery *delivery;		/* NULL unless the sink is a Kafka topic */
 	SaggStore  *store;			/* NULL until the first batch */
 	bool		store_restored; /* it holds the state of the last commit, and
 								 * perhaps a batch that can be undone */

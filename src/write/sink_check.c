@@ -45,7 +45,7 @@ typedef struct SinkCheck
 	Relation	rel;
 	const SaggQuery *query;
 	SaggOutputMode mode;
-	bool		foreign;		/* a foreign table that the caller knows */
+	bool		transactional;	/* a table, not a foreign one */
 	bool		running;		/* asked by a batch */
 	AttrNumber *columns;		/* of rel, by column of the output */
 } SinkCheck;
@@ -84,9 +84,10 @@ check_kind(const SinkCheck *check)
 	Relation	rel = check->rel;
 	char	   *name = RelationGetRelationName(rel);
 
-	if (check->foreign ? rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE :
+	if (check->transactional ?
 		(rel->rd_rel->relkind != RELKIND_RELATION &&
-		 rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE))
+		 rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE) :
+		rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
 		ereport(ERROR,
 				(SINK_ERRCODE(check, ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" cannot be the sink of a stream", name),
@@ -472,18 +473,18 @@ check_replica_identity(const SinkCheck *check)
 /*
  * Open and lock a sink, and check that it can take the results of "query".
  *
- * "foreign": it is a foreign table, to which rows are only added, whatever the
- * mode; else it must be a table.  "running": asked by a batch, so that errors are of code
+ * "kind": what it has to be, a table if the kind is transactional, else a foreign
+ * table.  "running": asked by a batch, so that errors are of code
  * ERRCODE_SAGG_DEFINITION_CHANGED.  "columns" returns, palloc'd, the sink's
  * column for each column of the output.  The caller closes the relation and
  * keeps the lock.
  */
 Relation
 sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
-			   bool foreign, bool running, AttrNumber **columns)
+			   const SaggSinkKind *kind, bool running, AttrNumber **columns)
 {
-	SinkCheck	check = {.query = query, .mode = mode, .foreign = foreign,
-	.running = running};
+	SinkCheck	check = {.query = query, .mode = mode, .running = running,
+	.transactional = (kind->flags & SAGG_SINK_TRANSACTIONAL) != 0};
 
 	check.rel = try_relation_open(sink, RowExclusiveLock);
 	if (check.rel == NULL)
@@ -495,7 +496,7 @@ sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
 	check_kind(&check);
 	check_partitions(&check);
 	check_columns(&check);
-	if (mode != SAGG_APPEND && !foreign)
+	if (mode != SAGG_APPEND && check.transactional)
 	{
 		if (query->missing_key != NULL || (query->nidentity == 0 && !query->single_row))
 			elog(ERROR, "output mode %s needs an identity of the rows",
@@ -512,52 +513,43 @@ sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
 }
 
 /*
- * Check that an existing relation can be the sink of a stream of the current
- * user, and raise an error that says what is missing if it cannot.
- *
- * The user needs INSERT on it, and in modes update and complete, unless it is
- * "foreign" (see sagg_sink_lock), also SELECT, UPDATE and DELETE.  Locks the sink until the end of the transaction, so that
- * it stays as it was found.
+ * The current user needs INSERT on a sink of the kind and, where rows are changed,
+ * also SELECT, UPDATE and DELETE.  Raises insufficient_privilege.
  */
 void
-sagg_sink_check(Oid sink, const SaggQuery *query, SaggOutputMode mode,
-				bool foreign)
+sagg_sink_check_privileges(Oid sink, SaggOutputMode mode, const SaggSinkKind *kind)
 {
-	AclMode		needed = mode == SAGG_APPEND || foreign ? ACL_INSERT :
-		ACL_INSERT | ACL_SELECT | ACL_UPDATE | ACL_DELETE;
-	char	   *name = get_rel_name(sink);
-	AttrNumber *columns;
-	Relation	rel;
+	bool		adds = mode == SAGG_APPEND || (kind->flags & SAGG_SINK_TAKES_CHANGES) == 0;
+	AclMode		needed = adds ? ACL_INSERT : ACL_INSERT | ACL_SELECT | ACL_UPDATE | ACL_DELETE;
 
-	if (name == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", sink)));
 	if (pg_class_aclmask(sink, GetUserId(), needed, ACLMASK_ALL) != needed)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for sink \"%s\"", name),
-				 mode == SAGG_APPEND || foreign ?
+				 errmsg("permission denied for sink \"%s\"", get_rel_name(sink)),
+				 adds ?
 				 errdetail("The stream's owner needs INSERT on it.") :
 				 errdetail("In output mode %s the stream's owner needs SELECT, INSERT, UPDATE and DELETE on it.",
 						   sagg_mode_name(mode))));
-
-	rel = sagg_sink_lock(sink, query, mode, foreign, false, &columns);
-	relation_close(rel, NoLock);
-	pfree(columns);
 }
 
 /*
- * The columns of the sink that identify a row, in the order of the query's
- * identity, palloc'd; InvalidAttrNumber for those that are not there.
+ * Check that an existing relation can be the sink of a stream of the current
+ * user, and raise an error that says what is missing if it cannot.  Locks the sink
+ * until the end of the transaction, so that it stays as it was found.
  */
-AttrNumber *
-sagg_sink_identity(Oid sink, const SaggQuery *query)
+void
+sagg_sink_check(Oid sink, const SaggQuery *query, SaggOutputMode mode)
 {
-	AttrNumber *columns = palloc(sizeof(AttrNumber) * Max(query->nidentity, 1));
+	const SaggSinkKind *kind = sagg_sink_kind(sink);
+	AttrNumber *columns;
+	Relation	rel;
 
-	for (int i = 0; i < query->nidentity; i++)
-		columns[i] = get_attnum(sink, NameStr(TupleDescAttr(query->output_desc,
-															query->identity[i] - 1)->attname));
-	return columns;
+	if (get_rel_name(sink) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", sink)));
+	sagg_sink_check_privileges(sink, mode, kind);
+	rel = sagg_sink_lock(sink, query, mode, kind, false, &columns);
+	relation_close(rel, NoLock);
+	pfree(columns);
 }

@@ -284,13 +284,13 @@ compare(SinkBatch *batch, Tuplestorestate *rows, DifferenceReceiver *receiver)
 	receiver->pub.rDestroy = end_receiver;
 	receiver->pub.mydest = DestTuplestore;	/* DestNone would be no SELECT */
 
-	sagg_sink_register(&enr, SAGG_ENR_OUTPUT, batch->desc, rows,
+	sagg_enr_register(&enr, SAGG_ENR_OUTPUT, batch->desc, rows,
 					   (double) tuplestore_tuple_count(rows));
 	ret = SPI_execute_extended(text, &options);
 	if (ret != SPI_OK_SELECT)
 		elog(ERROR, "could not execute \"%s\": %s",
 			 text, SPI_result_code_string(ret));
-	sagg_sink_unregister(SAGG_ENR_OUTPUT);
+	sagg_enr_unregister(SAGG_ENR_OUTPUT);
 }
 
 /*

@@ -120,7 +120,7 @@ sagg_sink_delete(SinkBatch *batch, Tuplestorestate *removed)
 	for (int i = 0; i < desc->natts; i++)
 		columns[i] = i + 1;
 
-	sagg_sink_register(&enr, SAGG_ENR_REMOVED, desc, removed,
+	sagg_enr_register(&enr, SAGG_ENR_REMOVED, desc, removed,
 					   (double) tuplestore_tuple_count(removed));
 	foreach(lc, sagg_sink_null_patterns(removed, desc, columns, desc->natts))
 	{
@@ -132,7 +132,7 @@ sagg_sink_delete(SinkBatch *batch, Tuplestorestate *removed)
 				 text, SPI_result_code_string(ret));
 		deleted += (int64) SPI_processed;
 	}
-	sagg_sink_unregister(SAGG_ENR_REMOVED);
+	sagg_enr_unregister(SAGG_ENR_REMOVED);
 	return deleted;
 }
 

@@ -51,7 +51,7 @@ fill_rows(SinkBatch *batch, List *columns, Tuplestorestate *rows)
 	int64		filled = 0;
 	ListCell   *lc;
 
-	sagg_sink_register(&enr, SAGG_ENR_OUTPUT, batch->desc, rows,
+	sagg_enr_register(&enr, SAGG_ENR_OUTPUT, batch->desc, rows,
 					   (double) tuplestore_tuple_count(rows));
 	foreach(lc, sagg_sink_null_patterns(rows, batch->desc, batch->query->identity,
 										batch->query->nidentity))
@@ -63,7 +63,7 @@ fill_rows(SinkBatch *batch, List *columns, Tuplestorestate *rows)
 			elog(ERROR, "could not execute \"%s\": %s", text, SPI_result_code_string(ret));
 		filled += (int64) SPI_processed;
 	}
-	sagg_sink_unregister(SAGG_ENR_OUTPUT);
+	sagg_enr_unregister(SAGG_ENR_OUTPUT);
 	return filled;
 }
 
@@ -77,13 +77,14 @@ int64
 sagg_sink_fill(const SaggStream *stream, const SaggQuery *query,
 			   const SaggOutput *output, List *columns)
 {
-	SaggSink	sink = {.stream = stream->name,.relid = stream->sink,.mode = stream->mode};
+	SaggSink	sink = {.stream = stream->name,.relid = stream->sink,.mode = stream->mode,
+	.kind = &sagg_table_sink};
 	SinkBatch	batch = {.sink = &sink,.query = query,.desc = query->output_desc};
 	int64		filled;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	sagg_sink_begin(&batch, false);
+	sagg_sink_batch_open(&batch, false);
 	filled = fill_rows(&batch, columns, output->fresh) +
 		fill_rows(&batch, columns, output->known);
 	relation_close(batch.rel, NoLock);

@@ -140,7 +140,7 @@ run(SinkBatch *batch, SinkStatement statement, const char *text,
 	int64		processed;
 	int			ret;
 
-	sagg_sink_register(enr, SAGG_ENR_OUTPUT, batch->desc, rows,
+	sagg_enr_register(enr, SAGG_ENR_OUTPUT, batch->desc, rows,
 					   Max((double) tuplestore_tuple_count(rows), LEAST_ESTIMATE));
 	ret = SPI_execute_plan(sagg_sink_plan(batch->sink, statement, text, batch->desc),
 						   NULL, NULL, false, 0);
@@ -148,7 +148,7 @@ run(SinkBatch *batch, SinkStatement statement, const char *text,
 		elog(ERROR, "could not execute \"%s\": %s",
 			 text, SPI_result_code_string(ret));
 	processed = (int64) SPI_processed;
-	sagg_sink_unregister(SAGG_ENR_OUTPUT);
+	sagg_enr_unregister(SAGG_ENR_OUTPUT);
 	return processed;
 }
 
@@ -198,7 +198,7 @@ try_insert(SinkBatch *batch, Tuplestorestate *rows, int64 *processed)
 	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
 		ReThrowError(error);
 	FreeErrorData(error);
-	sagg_sink_unregister(SAGG_ENR_OUTPUT);
+	sagg_enr_unregister(SAGG_ENR_OUTPUT);
 	return false;
 }
 
@@ -326,7 +326,7 @@ sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh, Tuplestorestate *known)
 	SAGG_FAILPOINT("write.statement_before");
 	if (batch->sink->mode == SAGG_APPEND)
 		processed = run(batch, SINK_INSERT, insert_statement(batch), fresh, SPI_OK_INSERT);
-	else if (batch->sink->foreign)
+	else if ((batch->sink->kind->flags & SAGG_SINK_TAKES_CHANGES) == 0)
 	{
 		/* one statement, which waits once for all of its rows */
 		append_rows(batch, fresh, known);

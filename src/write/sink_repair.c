@@ -62,13 +62,13 @@ delete_rows(SinkBatch *batch, Tuplestorestate *rows, AttrNumber window, Datum wi
 	int64		deleted;
 	int			ret;
 
-	sagg_sink_register(&enr, SAGG_ENR_OUTPUT, batch->desc, rows,
+	sagg_enr_register(&enr, SAGG_ENR_OUTPUT, batch->desc, rows,
 					   (double) tuplestore_tuple_count(rows));
 	ret = SPI_execute_with_args(text, 1, &type, &windows, NULL, false, 0);
 	if (ret != SPI_OK_DELETE)
 		elog(ERROR, "could not execute \"%s\": %s", text, SPI_result_code_string(ret));
 	deleted = (int64) SPI_processed;
-	sagg_sink_unregister(SAGG_ENR_OUTPUT);
+	sagg_enr_unregister(SAGG_ENR_OUTPUT);
 	return deleted;
 }
 
@@ -87,7 +87,7 @@ sagg_sink_repair(SaggSink *sink, const SaggQuery *query, Tuplestorestate *rows,
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	sagg_sink_begin(&batch, true);
+	sagg_sink_batch_open(&batch, true);
 	(void) delete_rows(&batch, rows, window, windows);
 	if (tuplestore_tuple_count(rows) > 0)
 		(void) sagg_sink_put(&batch, sink->mode == SAGG_APPEND ? rows : none,

@@ -63,10 +63,11 @@ open_sink(SinkBatch *batch, SaggSink *sink, const SaggStream *stream, const Sagg
 	memset(sink, 0, sizeof(SaggSink));
 	sink->relid = stream->sink;
 	sink->mode = stream->mode;
+	sink->kind = &sagg_table_sink;
 	batch->sink = sink;
 	batch->query = query;
 	batch->desc = query->output_desc;
-	sagg_sink_begin(batch, false);
+	sagg_sink_batch_open(batch, false);
 	if (batch->rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		batch->name = psprintf("ONLY %s", batch->name);
 }

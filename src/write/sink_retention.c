@@ -96,6 +96,19 @@ check_index(Relation rel, const SaggQuery *query, AttrNumber attno, int code)
 }
 
 /*
+ * Raise an error: the stream is not one whose rows become old.
+ */
+void
+sagg_sink_refuse_retention(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("retention is for streams that write windows into a table, in output mode append or update"),
+			 errdetail("Rows are old by the ends of their windows, which do not change any more."),
+			 errhint("Leave it out.")));
+}
+
+/*
  * Raise an error that says what is missing if rows of old windows cannot leave the
  * sink of a stream of the current user.
  */
@@ -103,8 +116,11 @@ void
 sagg_sink_check_retention(Oid sink, const SaggQuery *query, SaggOutputMode mode)
 {
 	AttrNumber *columns;
-	Relation	rel = sagg_sink_lock(sink, query, mode, false, false, &columns);
+	Relation	rel;
 
+	if (!sagg_sink_has(sink, SAGG_SINK_TRANSACTIONAL))
+		sagg_sink_refuse_retention();
+	rel = sagg_sink_lock(sink, query, mode, &sagg_table_sink, false, &columns);
 	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 	{
 		sagg_sink_check_partitions(rel, query, columns[query->window_output - 1]);
@@ -240,7 +256,7 @@ open_sink(SinkBatch *batch)
 {
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	sagg_sink_begin(batch, true);
+	sagg_sink_batch_open(batch, true);
 }
 
 static void

@@ -26,7 +26,7 @@
  * live as long as it is registered.
  */
 void
-sagg_sink_register(EphemeralNamedRelation enr, char *name, TupleDesc desc,
+sagg_enr_register(EphemeralNamedRelation enr, char *name, TupleDesc desc,
 				   Tuplestorestate *rows, double estimate)
 {
 	int			ret;
@@ -48,7 +48,7 @@ sagg_sink_register(EphemeralNamedRelation enr, char *name, TupleDesc desc,
  * They do not see it any more.
  */
 void
-sagg_sink_unregister(const char *name)
+sagg_enr_unregister(const char *name)
 {
 	int			ret = SPI_unregister_relation(name);
 

@@ -10,7 +10,9 @@
  *		update	INSERT, UPDATE or an upsert; and DELETE (sink_delete.c) for
  *				groups that passed HAVING before and do not any more
  *		complete	as update, with what sink_complete.c finds to differ
- *		a foreign table	INSERT of all that append or update give out
+ *
+ * A sink that takes no changes gets an INSERT of all that append or update give
+ * out, and one of a kind with a function "write" is given the rows (sink.h).
  *
  * They run as the current user, who is the stream's owner, in the caller's
  * transaction (I1): triggers, constraints and privileges of the sink work as
@@ -37,15 +39,26 @@
 #include "streams/streams.h"
 #include "write_internal.h"
 
+static void
+open_kind(SaggSink *sink, const SaggStream *stream)
+{
+	MemoryContext old = MemoryContextSwitchTo(sink->context);
+	SaggSinkStream described;
+
+	sagg_sink_describe(stream, &described);
+	sink->opened = sink->kind->open(&described);
+	MemoryContextSwitchTo(old);
+}
+
 /*
- * Open the sink of a stream.  The object is freed by sagg_sink_close only and
- * lives over transactions; "stream" is not needed after the call.  Does not
- * look at the table yet.
+ * Open the sink of a stream, in a transaction.  The object is freed by
+ * sagg_sink_close only and lives over transactions; "stream" is not needed after
+ * the call.  Does not look at the table yet.
  */
 SaggSink *
 sagg_sink_open(const SaggStream *stream)
 {
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "stream_agg sink",
 												  ALLOCSET_SMALL_SIZES);
 	SaggSink   *sink = MemoryContextAllocZero(context, sizeof(SaggSink));
@@ -54,7 +67,13 @@ sagg_sink_open(const SaggStream *stream)
 	sink->stream = MemoryContextStrdup(context, stream->name);
 	sink->relid = stream->sink;
 	sink->mode = stream->mode;
-	sink->foreign = stream->options.at_least_once;
+	sink->kind = sagg_sink_kind(stream->sink);
+	sink->batch_memory = AllocSetContextCreate(context, "stream_agg sink batch",
+											   ALLOCSET_SMALL_SIZES);
+	if (sink->kind->open)
+		open_kind(sink, stream);
+	/* an error before this leaves nothing behind */
+	MemoryContextSetParent(context, TopMemoryContext);
 	return sink;
 }
 
@@ -64,6 +83,8 @@ sagg_sink_open(const SaggStream *stream)
 void
 sagg_sink_close(SaggSink *sink)
 {
+	if (sink->kind->close)
+		sink->kind->close(sink->opened);
 	for (int i = 0; i < SINK_STATEMENTS; i++)
 		sagg_sink_plan_forget(&sink->plans[i]);
 	MemoryContextDelete(sink->context);
@@ -91,12 +112,12 @@ sink_error_callback(void *arg)
  * closes, columns and name, in the current context.  "running": see sagg_sink_lock.
  */
 void
-sagg_sink_begin(SinkBatch *batch, bool running)
+sagg_sink_batch_open(SinkBatch *batch, bool running)
 {
 	SaggSink   *sink = batch->sink;
 
 	batch->rel = sagg_sink_lock(sink->relid, batch->query, sink->mode,
-								sink->foreign, running, &batch->columns);
+								sink->kind, running, &batch->columns);
 	batch->name =
 		pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch->rel)),
 										   RelationGetRelationName(batch->rel)));
@@ -183,6 +204,25 @@ write_difference(SinkBatch *batch, Tuplestorestate *result,
 }
 
 /*
+ * The kind's own way.  No statement checks that the stream's owner may still
+ * insert.
+ */
+static void
+write_by_kind(SinkBatch *batch, const SaggOutput *output,
+			  int64 *rows_out, int64 *rows_removed)
+{
+	SaggSink   *sink = batch->sink;
+	MemoryContext old;
+
+	sagg_sink_check_privileges(sink->relid, sink->mode, sink->kind);
+	SAGG_FAILPOINT("write.statement_before");
+	old = MemoryContextSwitchTo(sink->batch_memory);
+	sink->kind->write(sink->opened, output, rows_out, rows_removed);
+	MemoryContextSwitchTo(old);
+	SAGG_FAILPOINT("write.statement_after");
+}
+
+/*
  * Write a batch's results into the sink; in mode complete the sink is made
  * equal to output->known.  The tuplestores stay the caller's, with their read
  * position undefined and their contents used up.
@@ -214,8 +254,10 @@ sagg_sink_write(SaggSink *sink, const SaggQuery *query, const SaggOutput *output
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	sagg_sink_begin(&batch, true);
-	if (sink->mode == SAGG_COMPLETE)
+	sagg_sink_batch_open(&batch, true);
+	if (sink->kind->write)
+		write_by_kind(&batch, output, rows_out, rows_removed);
+	else if (sink->mode == SAGG_COMPLETE)
 		write_difference(&batch, output->known, rows_out, rows_removed);
 	else if (replaces)
 		replace_rows(&batch, output, rows_out, rows_removed);

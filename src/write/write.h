@@ -12,7 +12,11 @@
 
 #include "utils/tuplestore.h"
 
+/* a stream's sink, of whatever kind, while a session is open */
 typedef struct SaggSink SaggSink;
+
+/* sink_table.c */
+extern const SaggSinkKind sagg_table_sink;
 
 /* sink_make.c */
 extern Oid	sagg_sink_make(Oid namespaceId, const char *relname,
@@ -20,8 +24,7 @@ extern Oid	sagg_sink_make(Oid namespaceId, const char *relname,
 
 /* sink_check.c */
 extern void sagg_sink_check(Oid sink, const SaggQuery *query,
-							SaggOutputMode mode, bool foreign);
-extern AttrNumber *sagg_sink_identity(Oid sink, const SaggQuery *query);
+							SaggOutputMode mode);
 
 /* sink_alter.c */
 extern void sagg_sink_add_column(Oid sink, Form_pg_attribute att);
@@ -31,6 +34,7 @@ extern void sagg_sink_drop_column(Oid sink, const char *name);
 /* sink_retention.c */
 extern void sagg_sink_check_retention(Oid sink, const SaggQuery *query,
 									  SaggOutputMode mode);
+pg_noreturn extern void sagg_sink_refuse_retention(void);
 extern int64 sagg_sink_leave_out(const SaggQuery *query, SaggOutput *output, int64 before);
 extern void sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until);
 extern int64 sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before,
@@ -49,6 +53,19 @@ extern void sagg_sink_write(SaggSink *sink, const SaggQuery *query,
 							const SaggOutput *output,
 							int64 *rows_out, int64 *rows_removed);
 extern void sagg_sink_close(SaggSink *sink);
+
+/* sink_commit.c: a sink with a commit of its own goes with the transaction */
+extern bool sagg_sink_is_transactional(const SaggSink *sink);
+extern void sagg_sink_recover(SaggSink *sink, int64 last);
+extern void sagg_sink_settle(const SaggStream *stream, int64 last);
+extern void sagg_sink_begin(SaggSink *sink, const SaggQuery *query, int64 batch);
+extern void sagg_sink_end(SaggSink *sink);
+extern void sagg_sink_prepare_commit(SaggSink *sink);
+extern void sagg_sink_committing(SaggSink *sink);
+extern void sagg_sink_committed(SaggSink *sink);
+extern void sagg_sink_aborted(SaggSink *sink);
+
+/* sink_replaced.c */
 extern int64 sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
 							 TimestampTz from, TimestampTz to, int64 *first);
 

@@ -8,6 +8,7 @@
 #ifndef SAGG_WRITE_INTERNAL_H
 #define SAGG_WRITE_INTERNAL_H
 
+#include "sink_kinds.h"
 #include "write/write.h"
 
 #include "catalog/pg_attribute.h"
@@ -34,14 +35,25 @@ typedef struct SinkPlan
 	SPIPlanPtr	plan;			/* kept, or NULL */
 } SinkPlan;
 
+/* How far a micro-batch has come, for the kind of the sink. */
+typedef enum SinkPhase
+{
+	SINK_IDLE,					/* there is none */
+	SINK_WRITING,				/* it can still be taken back */
+	SINK_COMMITTING				/* only the logs tell what becomes of it */
+} SinkPhase;
+
 struct SaggSink
 {
 	MemoryContext context;		/* holds this struct */
 	char	   *stream;			/* for messages */
 	Oid			relid;
 	SaggOutputMode mode;
-	bool		foreign;		/* a foreign table, to which rows are only
-								 * added */
+	const SaggSinkKind *kind;
+	void	   *opened;			/* by the kind, or NULL */
+	SinkPhase	phase;
+	MemoryContext batch_memory; /* for the kind, while there is a batch */
+	SaggSinkRows rows;			/* of the batch, for a kind with "begin" */
 	SinkPlan	plans[SINK_STATEMENTS];
 	bool		surprised;		/* it did not have the rows it should have */
 };
@@ -61,19 +73,21 @@ typedef struct SinkBatch
 extern void sagg_sink_check_schema(Oid namespaceId, const char *relname);
 
 /* sink_write.c */
-extern void sagg_sink_begin(SinkBatch *batch, bool running);
+extern void sagg_sink_batch_open(SinkBatch *batch, bool running);
 
 /* sink_check.c */
 extern Relation sagg_sink_lock(Oid sink, const SaggQuery *query,
-							   SaggOutputMode mode, bool foreign, bool running,
-							   AttrNumber **columns);
+							   SaggOutputMode mode, const SaggSinkKind *kind,
+							   bool running, AttrNumber **columns);
+extern void sagg_sink_check_privileges(Oid sink, SaggOutputMode mode,
+									   const SaggSinkKind *kind);
 extern char *sagg_sink_identity_list(const SaggQuery *query);
 
 /* sink_rows.c */
-extern void sagg_sink_register(EphemeralNamedRelation enr, char *name,
+extern void sagg_enr_register(EphemeralNamedRelation enr, char *name,
 							   TupleDesc desc, Tuplestorestate *rows,
 							   double estimate);
-extern void sagg_sink_unregister(const char *name);
+extern void sagg_enr_unregister(const char *name);
 extern void sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
 									  const char *left, const char *right);
 extern void sagg_sink_append_collation(StringInfo buf, Oid collation);

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "read/format/json_leaf.h"
+#include "../../src/read/format/json_leaf.h"
 #include "record_maker.h"
 
 #define MAX_DEPTH		1000

@@ -35,6 +35,7 @@ my $sets = 5;
 # left is discarded.
 my @points = (
 	['session.locked',            'open'],
+	['sink.recovered',            'open'],
 	['session.opened',            'open'],
 	['plan.committed',            'before'],
 	['read.begun',                'before'],
@@ -57,10 +58,12 @@ my @points = (
 	['checkpoint.state_written',  'before'],
 	['checkpoint.commit_before',  'before'],
 	['checkpoint.commit_after',   'before'],
+	['sink.prepared',             'before'],
 	['commit.before',             'before'],
 	['undo.version',              'undo'],
 	['store.discarding',          'discard'],
 	['commit.after',              'after'],
+	['sink.committed',            'after'],
 	['publish.version',           'after'],
 	['publish.middle',            'after'],
 	['publish.done',              'after'],

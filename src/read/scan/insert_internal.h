@@ -27,6 +27,8 @@ extern SaggOutHeader *sagg_headers_encode(Datum headers, const char *column,
 										  int *nheaders);
 
 /* delivery.c */
+typedef struct SaggDelivery SaggDelivery;
+
 extern SaggDelivery *sagg_delivery_of(Oid source);
 extern SaggProducer *sagg_delivery_producer(SaggDelivery *delivery, Oid user);
 extern void sagg_delivery_mark(SaggDelivery *delivery, TupleTableSlot *slot,
