@@ -49,29 +49,23 @@ emits_window(const SaggExecution *ex, int64 start)
 }
 
 /*
- * Give out the stored groups of a window that the batch has not met.
+ * Give out the stored groups of the unit at hand that the batch has not met.
  */
 static void
-emit_stored(SaggExecution *ex, SaggTable *table)
+emit_stored(SaggExecution *ex, SaggScan *scan)
 {
-	SaggSlotRef *slots = SAGG_SLOTS(ex->store, table);
 	SaggGroup  *group = sagg_groups_allocate(ex);
 
-	for (uint32 i = 0; i < table->nslots; i++)
+	while (sagg_scan_next(scan))
 	{
-		SaggVersion *version;
-		MemoryContext old;
+		SaggEntry	entry = sagg_store_entry(ex->store, scan->stored);
+		MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 
-		CHECK_FOR_INTERRUPTS();
-		if (!DsaPointerIsValid(slots[i].version))
-			continue;
-		version = SAGG_VERSION(ex->store, slots[i].version);
-		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
-		group->hash = slots[i].hash;
-		sagg_entry_read(ex, group, version->entry, version->len, false);
+		group->hash = scan->hash;
+		sagg_entry_read(ex, group, entry.data, entry.len, false);
 		if (!sagg_groups_met(ex, group))
 		{
-			sagg_entry_read(ex, group, version->entry, version->len, true);
+			sagg_entry_read(ex, group, entry.data, entry.len, true);
 			sagg_emit_group(ex, group);
 		}
 		MemoryContextSwitchTo(old);
@@ -85,6 +79,8 @@ emit_stored(SaggExecution *ex, SaggTable *table)
 static void
 emit_windows(SaggExecution *ex)
 {
+	SaggScan	scan;
+
 	for (SaggGroup *group = sagg_groups_next(ex, true); group;
 		 group = sagg_groups_next(ex, false))
 	{
@@ -92,16 +88,11 @@ emit_windows(SaggExecution *ex)
 			sagg_emit_group(ex, group);
 		ResetExprContext(ex->tmpcontext);
 	}
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	sagg_scan_store(&scan, ex->store);
+	while (sagg_scan_next_unit(&scan))
 	{
-		for (dsa_pointer dp = SAGG_FIRST_TABLE(ex->store, p); DsaPointerIsValid(dp);)
-		{
-			SaggTable  *table = SAGG_TABLE(ex->store, dp);
-
-			if (emits_window(ex, table->start))
-				emit_stored(ex, table);
-			dp = table->next;
-		}
+		if (emits_window(ex, scan.start))
+			emit_stored(ex, &scan);
 	}
 }
 
@@ -156,7 +147,7 @@ require_single_group(SaggExecution *ex)
 											   sagg_groups_hash_row(ex, 0, NULL, NULL),
 											   NULL, NULL);
 
-	if (!DsaPointerIsValid(group->stored))
+	if (!sagg_is_stored(group->stored))
 		group->changed = true;
 }
 
@@ -194,7 +185,7 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts,
 	count_records(ex, counts);
 	*watermark = sagg_next_watermark(ex, max_time);
 	if (ex->stream->mode != SAGG_COMPLETE)
-		ex->store->close_before = *watermark;
+		sagg_store_close_until(ex->store, *watermark);
 	switch (ex->query->kind)
 	{
 		case SAGG_AGGREGATION:

@@ -9,7 +9,7 @@
 #define SAGG_EXECUTE_INTERNAL_H
 
 #include "execute/execute.h"
-#include "execute/store/state_store.h"
+#include "execute/store/store.h"
 
 #include "executor/nodeAgg.h"
 #include "lib/stringinfo.h"
@@ -229,7 +229,7 @@ typedef struct SaggGroup
 	int64		start;			/* of its window */
 	uint32		hash;			/* as the store has it: with the partition */
 	bool		changed;
-	dsa_pointer stored;			/* its version in the store, or invalid */
+	SaggStored	stored;			/* its version in the store, if it has one */
 	Datum	   *keys;
 	bool	   *keynulls;
 	SaggAggState *states;
@@ -273,6 +273,8 @@ typedef enum SaggClass
 /* windows.c */
 extern int64 sagg_other_window_end(const SaggWindow *window, int64 start);
 extern int64 sagg_pane_window(const SaggWindow *window, int64 time);
+extern int64 sagg_window_next_end(const SaggWindow *window, int64 start,
+								  TimestampTz watermark);
 
 /* The private memory of a batch's groups; see group_memory.c. */
 typedef struct SaggGroupMemory
@@ -286,6 +288,7 @@ typedef struct SaggGroupMemory
 struct SaggExecution
 {
 	SaggStore  *store;
+	const SaggHashSeed *seed;	/* of the store's hashes */
 	const SaggStream *stream;
 	SaggQuery  *query;
 	const SaggPlan *plan;
@@ -513,11 +516,9 @@ extern void sagg_entry_check_keys(SaggExecution *ex, const char *entry, Size len
 extern void sagg_entry_check(SaggExecution *ex, const char *entry, Size len);
 
 /* entry_delta.c */
-extern bool sagg_delta_write(SaggExecution *ex, StringInfo buf,
-							 const SaggVersion *former,
-							 const SaggVersion *present, uint32 salt);
-extern void sagg_delta_apply(SaggExecution *ex, StringInfo buf,
-							 const SaggVersion *former,
+extern bool sagg_delta_write(SaggExecution *ex, StringInfo buf, SaggEntry former,
+							 SaggEntry present, uint32 salt);
+extern void sagg_delta_apply(SaggExecution *ex, StringInfo buf, SaggEntry former,
 							 const char *delta, Size len);
 
 /* keys.c */
@@ -526,7 +527,7 @@ extern uint32 sagg_keys_hash(SaggExecution *ex, int64 start,
 							 const Datum *keys, const bool *nulls);
 extern uint32 sagg_keys_place(SaggExecution *ex, uint32 hash, int64 start,
 							  const Datum *keys, const bool *nulls);
-extern uint32 sagg_start_salt(const SaggStore *store, int64 start);
+extern uint32 sagg_start_salt(const SaggHashSeed *seed, int64 start);
 extern bool sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
 							const Datum *b, const bool *bnulls);
 extern int	sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b);
@@ -547,7 +548,7 @@ extern SaggGroup *sagg_groups_lookup_row(SaggExecution *ex, int64 start,
 										 const bool *nulls);
 extern void sagg_groups_fetch_slot(SaggExecution *ex, uint32 hash);
 extern void sagg_groups_fetch(SaggExecution *ex, uint32 hash);
-extern dsa_pointer sagg_groups_stored(SaggExecution *ex, const SaggGroup *group);
+extern SaggStored sagg_groups_stored(SaggExecution *ex, const SaggGroup *group);
 extern SaggGroup **sagg_groups_changed(SaggExecution *ex, int64 *n);
 extern SaggGroup *sagg_groups_next(SaggExecution *ex, bool restart);
 extern bool sagg_groups_met(SaggExecution *ex, SaggGroup *group);

@@ -48,6 +48,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 
 	ex->memory = memory;
 	ex->store = store;
+	ex->seed = sagg_store_seed(store);
 	ex->stream = stream;
 	ex->query = query;
 	ex->plan = plan;

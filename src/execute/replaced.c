@@ -193,7 +193,7 @@ sagg_execution_replaces(SaggExecution *ex)
 	if (window->panes)
 		first = sagg_first_window_of(window, first);
 	if (ex->stream->has_watermark)
-		first = Min(first, first_open_window(window, ex->store->close_before));
+		first = Min(first, first_open_window(window, sagg_store_close_before(ex->store)));
 
 	/* panes of later windows are in earlier ones, too */
 	if (window->panes && ex->stream->has_watermark)

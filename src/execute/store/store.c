@@ -19,7 +19,8 @@
 
 #include "utils/memutils.h"
 
-#include "execute/window/sessions.h"
+#include "execute/execute_internal.h"
+#include "execute/store/store_internal.h"
 
 #define STORE_MAGIC			0x53414753
 #define STORE_INITIAL_SIZE	(256 * 1024)
@@ -187,11 +188,49 @@ sagg_store_discard(dsa_handle *handle)
 void
 sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 {
-	Assert(store->nrecords == 0 && store->ntables == 0);
+	Assert(store->nrecords == 0 && store->nunits == 0);
 	store->header->in_batch = true;
 	store->batch = batch;
 	store->window = *window;
 	store->close_before = DT_NOBEGIN;
+}
+
+/*
+ * What ends until "time" goes when the batch at hand is published.
+ */
+void
+sagg_store_close_until(SaggStore *store, TimestampTz time)
+{
+	store->close_before = time;
+}
+
+/*
+ * That time; DT_NOBEGIN = nothing goes.
+ */
+TimestampTz
+sagg_store_close_before(const SaggStore *store)
+{
+	return store->close_before;
+}
+
+/*
+ * The secret of the hashes that entries are under.  Lives as long as the store is
+ * open.
+ */
+const SaggHashSeed *
+sagg_store_seed(const SaggStore *store)
+{
+	return &store->header->seed;
+}
+
+/*
+ * Take the secret of another store, for entries that keep their hashes.  The store
+ * must be empty.
+ */
+void
+sagg_store_set_seed(SaggStore *store, const SaggHashSeed *seed)
+{
+	store->header->seed = *seed;
 }
 
 /*
@@ -214,22 +253,20 @@ TimestampTz
 sagg_store_next_end(SaggStore *store)
 {
 	TimestampTz next = DT_NOEND;
+	SaggScan	scan;
 
 	/* or one that has been, of a session that has grown */
 	if (store->window.kind == SAGG_WINDOW_SESSION)
 		return sagg_due_first(store);
 
-	for (int p = 0; store->window.kind != SAGG_WINDOW_NONE && p < SAGG_STATE_PARTITIONS; p++)
+	if (store->window.kind == SAGG_WINDOW_NONE)
+		return next;
+	sagg_scan_store(&scan, store);
+	while (sagg_scan_next_unit(&scan))
 	{
-		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p); DsaPointerIsValid(dp);)
-		{
-			SaggTable  *table = SAGG_TABLE(store, dp);
-
-			if (!sagg_store_closes(store, table->start))
-				next = Min(next, sagg_window_next_end(&store->window, table->start,
-													  store->close_before));
-			dp = table->next;
-		}
+		if (!sagg_store_closes(store, scan.start))
+			next = Min(next, sagg_window_next_end(&store->window, scan.start,
+												  store->close_before));
 	}
 	return next;
 }
@@ -239,9 +276,9 @@ forget_undo(SaggStore *store)
 {
 	MemoryContextReset(store->memory);
 	store->records = NULL;
-	store->tables = NULL;
+	store->units = NULL;
 	store->nrecords = store->max_records = 0;
-	store->ntables = store->max_tables = 0;
+	store->nunits = store->max_units = 0;
 	store->buried = NULL;
 	store->nburied = store->max_buried = 0;
 	memset(store->buried_bytes, 0, sizeof(store->buried_bytes));
@@ -254,19 +291,13 @@ forget_undo(SaggStore *store)
 static void
 evict_closed(SaggStore *store)
 {
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	SaggScan	scan;
+
+	sagg_scan_store(&scan, store);
+	while (sagg_scan_next_unit(&scan))
 	{
-		dsa_pointer next;
-
-		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p);
-			 DsaPointerIsValid(dp); dp = next)
-		{
-			SaggTable  *table = SAGG_TABLE(store, dp);
-
-			next = table->next;
-			if (sagg_store_closes(store, table->start))
-				sagg_store_free_table(store, p, dp);
-		}
+		if (sagg_store_closes(store, scan.start))
+			sagg_store_free_unit(store, scan.partition, scan.place);
 	}
 }
 
@@ -288,41 +319,41 @@ sagg_store_publish(SaggStore *store)
 		version->prev = InvalidDsaPointer;
 		SAGG_FAILPOINT("publish.version");
 	}
-	for (uint32 i = 0; i < store->ntables; i++)
+	for (uint32 i = 0; i < store->nunits; i++)
 	{
-		SaggUndoTable *undo = &store->tables[i];
+		SaggUndoUnit *undo = &store->units[i];
 
 		if (undo->resized_at >= 0 && undo->nslots > 0)
 			dsa_free(store->area, undo->slots);
-		SAGG_TABLE(store, undo->table)->touched = 0;
+		SAGG_UNIT(store, undo->unit)->touched = 0;
 	}
 	SAGG_FAILPOINT("publish.middle");
 	evict_closed(store);
 	for (int64 i = 0; i < store->nburied; i++)
 		sagg_store_remove(store, store->buried[i].start, store->buried[i].hash,
-						  store->buried[i].version);
+						  store->buried[i].stored);
 	forget_undo(store);
 	store->header->batch = store->batch;
 	store->header->in_batch = false;
 }
 
 /*
- * Put one table back: its counters and, if it has grown, its former slots.
+ * Put one unit back: its counters and, if it has grown, its former slots.
  */
 static void
-undo_table(SaggStore *store, SaggUndoTable *undo)
+undo_unit(SaggStore *store, SaggUndoUnit *undo)
 {
-	SaggTable  *table = SAGG_TABLE(store, undo->table);
+	SaggUnit   *unit = SAGG_UNIT(store, undo->unit);
 
 	if (undo->resized_at >= 0)
 	{
-		dsa_free(store->area, table->slots);
-		table->slots = undo->slots;
-		table->nslots = undo->nslots;
+		dsa_free(store->area, unit->slots);
+		unit->slots = undo->slots;
+		unit->nslots = undo->nslots;
 	}
-	table->nentries = undo->nentries;
-	table->bytes = undo->bytes;
-	table->touched = 0;
+	unit->nentries = undo->nentries;
+	unit->bytes = undo->bytes;
+	unit->touched = 0;
 }
 
 /*
@@ -333,52 +364,28 @@ undo_table(SaggStore *store, SaggUndoTable *undo)
 void
 sagg_store_undo(SaggStore *store)
 {
-	for (uint32 i = 0; i < store->ntables; i++)
-		undo_table(store, &store->tables[i]);
+	for (uint32 i = 0; i < store->nunits; i++)
+		undo_unit(store, &store->units[i]);
 
 	for (int64 i = store->nrecords - 1; i >= 0; i--)
 	{
 		SaggUndoRecord *record = &store->records[i];
-		SaggUndoTable *undo = &store->tables[record->table];
+		SaggUndoUnit *undo = &store->units[record->unit];
 
-		/* versions linked after the table has grown are not in its old slots */
+		/* versions linked after the unit has grown are not in its old slots */
 		if (undo->resized_at < 0 || i < undo->resized_at)
-			SAGG_SLOTS(store, SAGG_TABLE(store, undo->table))[record->slot].version =
+			SAGG_SLOTS(store, SAGG_UNIT(store, undo->unit))[record->slot].version =
 				SAGG_VERSION(store, record->version)->prev;
 		dsa_free(store->area, record->version);
 		SAGG_FAILPOINT("undo.version");
 	}
-	for (uint32 i = 0; i < store->ntables; i++)
+	for (uint32 i = 0; i < store->nunits; i++)
 	{
-		if (store->tables[i].created)
-			sagg_store_free_table(store, store->tables[i].partition,
-								  store->tables[i].table);
+		if (store->units[i].created)
+			sagg_store_free_unit(store, store->units[i].partition,
+								  store->units[i].unit);
 	}
 	store->header->in_batch = false;
 	store->due_known = false;
 	forget_undo(store);
-}
-
-/*
- * Groups in the store, and the bytes they take in it.
- */
-void
-sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes)
-{
-	*groups = 0;
-	*bytes = 0;
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-	{
-		*bytes += store->header->partitions[p].nbuckets * sizeof(dsa_pointer);
-		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p); DsaPointerIsValid(dp);)
-		{
-			SaggTable  *table = SAGG_TABLE(store, dp);
-
-			*groups += table->nentries;
-			*bytes += table->bytes + sizeof(SaggTable) +
-				table->nentries * offsetof(SaggVersion, entry) +
-				table->nslots * sizeof(SaggSlotRef);
-			dp = table->next;
-		}
-	}
 }
