@@ -20,7 +20,7 @@
 
 #include "event_times.h"
 #include "pass_rows.h"
-#include "execute/window/sessions.h"
+#include "execute/window/window_kinds.h"
 
 static void
 count_records(const SaggExecution *ex, SaggCounts *counts)
@@ -74,10 +74,11 @@ emit_stored(SaggExecution *ex, SaggScan *scan)
 }
 
 /*
- * Append: groups of closing windows.  Complete: all groups.
+ * Append: groups of closing windows.  Complete: all groups.  Instead of a batch:
+ * those of open windows.
  */
-static void
-emit_windows(SaggExecution *ex)
+void
+sagg_groups_emit(SaggExecution *ex)
 {
 	SaggScan	scan;
 
@@ -116,8 +117,8 @@ emit_changed(SaggExecution *ex)
 /*
  * Changed groups to the store, unless their window closes.
  */
-static void
-store_changed(SaggExecution *ex)
+void
+sagg_groups_store(SaggExecution *ex)
 {
 	for (SaggGroup *group = sagg_groups_next(ex, true); group;
 		 group = sagg_groups_next(ex, false))
@@ -151,23 +152,20 @@ require_single_group(SaggExecution *ex)
 		group->changed = true;
 }
 
-static void
-close_groups(SaggExecution *ex)
+/*
+ * The end of the batch for groups that are given out as they are: what it gives out,
+ * and what it has changed to the store.
+ */
+void
+sagg_groups_close(SaggExecution *ex)
 {
-	if (ex->sessions)
-	{
-		sagg_sessions_close(ex);
-		return;
-	}
 	if (ex->query->single_row)
 		require_single_group(ex);
-	if (ex->query->window.panes)
-		sagg_panes_emit(ex);
-	else if (ex->stream->mode == SAGG_UPDATE)
+	if (ex->stream->mode == SAGG_UPDATE)
 		emit_changed(ex);
 	else
-		emit_windows(ex);
-	store_changed(ex);
+		sagg_groups_emit(ex);
+	sagg_groups_store(ex);
 }
 
 /*
@@ -189,7 +187,7 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts,
 	switch (ex->query->kind)
 	{
 		case SAGG_AGGREGATION:
-			close_groups(ex);
+			ex->methods->close(ex);
 			counts->beside_closed = ex->beside_closed;
 			break;
 		case SAGG_ROWS:
@@ -212,11 +210,6 @@ sagg_execution_open_windows(SaggExecution *ex)
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 
 	ex->open_windows = true;
-	if (ex->sessions)
-		sagg_sessions_emit_stored(ex);
-	else if (ex->query->window.panes)
-		sagg_panes_emit(ex);
-	else
-		emit_windows(ex);
+	ex->methods->emit_open(ex);
 	MemoryContextSwitchTo(old);
 }

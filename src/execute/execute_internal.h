@@ -8,6 +8,7 @@
 #ifndef SAGG_EXECUTE_INTERNAL_H
 #define SAGG_EXECUTE_INTERNAL_H
 
+#include "event_time/event_time.h"
 #include "execute/execute.h"
 #include "execute/store/store.h"
 
@@ -270,11 +271,8 @@ typedef enum SaggClass
 	SAGG_CLASSES
 } SaggClass;
 
-/* windows.c */
-extern int64 sagg_other_window_end(const SaggWindow *window, int64 start);
-extern int64 sagg_pane_window(const SaggWindow *window, int64 time);
-extern int64 sagg_window_next_end(const SaggWindow *window, int64 start,
-								  TimestampTz watermark);
+/* see window_kinds.h */
+typedef struct SaggWindowMethods SaggWindowMethods;
 
 /* The private memory of a batch's groups; see group_memory.c. */
 typedef struct SaggGroupMemory
@@ -289,6 +287,7 @@ struct SaggExecution
 {
 	SaggStore  *store;
 	const SaggHashSeed *seed;	/* of the store's hashes */
+	const SaggWindowMethods *methods;	/* by the kind of the query's windows */
 	const SaggStream *stream;
 	SaggQuery  *query;
 	const SaggPlan *plan;
@@ -361,7 +360,7 @@ sagg_window_end(const SaggWindow *window, int64 start)
 {
 	if (likely(window->kind == SAGG_WINDOW_TUMBLE))
 		return start + window->size;
-	return sagg_other_window_end(window, start);
+	return sagg_window_bounds(window)->group_end(window, start);
 }
 
 /*
@@ -587,9 +586,6 @@ extern void sagg_states_absorb(SaggExecution *ex, SaggAggState *into,
 							   SaggAggState *from);
 extern void sagg_states_copy(SaggExecution *ex, SaggAggState *to,
 							 const SaggAggState *from);
-
-/* panes.c */
-extern void sagg_panes_emit(SaggExecution *ex);
 
 /* emit.c */
 extern void sagg_emit_init(SaggExecution *ex);

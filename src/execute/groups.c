@@ -281,6 +281,20 @@ sagg_groups_next(SaggExecution *ex, bool restart)
 }
 
 /*
+ * The least start of the batch's groups, DT_NOEND = there are none.
+ */
+int64
+sagg_groups_first_start(SaggExecution *ex)
+{
+	int64		first = DT_NOEND;
+
+	for (SaggGroup *group = sagg_groups_next(ex, true); group;
+		 group = sagg_groups_next(ex, false))
+		first = Min(first, group->start);
+	return first;
+}
+
+/*
  * Order of groups in the sink's index, as far as it is cheap to tell: by
  * window, then by the keys that are integers.
  */

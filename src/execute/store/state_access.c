@@ -113,9 +113,9 @@ sagg_check_partition(uint32 hash, int partition)
 /*
  * A session of the log into the store, or out of it.
  */
-static void
-restore_session(SaggExecution *ex, int partition, SaggGroup *group,
-				const char *entry, Size len)
+void
+sagg_session_entry_restore(SaggExecution *ex, int partition, SaggGroup *group,
+						   const char *entry, Size len, bool delta)
 {
 	bool		gone = len >= 2 * sizeof(int64) && sagg_entry_is_gone(entry);
 	bool		apart;
@@ -137,9 +137,9 @@ restore_session(SaggExecution *ex, int partition, SaggGroup *group,
 /*
  * One entry of the log, or a delta, into the store.
  */
-static void
-restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
-			  const char *entry, Size len, bool delta)
+void
+sagg_group_restore(SaggExecution *ex, int partition, SaggGroup *group,
+				   const char *entry, Size len, bool delta)
 {
 	sagg_entry_check_keys(ex, entry, len);
 	sagg_entry_read(ex, group, entry, len, false);
@@ -180,10 +180,8 @@ restore(void *arg, int partition, const char *data, Size len)
 		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 		if (ex->seen)
 			sagg_seen_key_restore(ex, partition, entry, entry_len);
-		else if (SAGG_HAS_SESSIONS(ex))
-			restore_session(ex, partition, group, entry, entry_len);
 		else
-			restore_entry(ex, partition, group, entry, entry_len, size < 0);
+			ex->methods->restore(ex, partition, group, entry, entry_len, size < 0);
 		MemoryContextSwitchTo(old);
 		ResetExprContext(ex->tmpcontext);
 	}

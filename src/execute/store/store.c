@@ -192,6 +192,7 @@ sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 	store->header->in_batch = true;
 	store->batch = batch;
 	store->window = *window;
+	store->bounds = sagg_window_bounds(&store->window);
 	store->close_before = DT_NOBEGIN;
 }
 
@@ -240,8 +241,7 @@ sagg_store_set_seed(SaggStore *store, const SaggHashSeed *seed)
 bool
 sagg_store_closes(const SaggStore *store, int64 start)
 {
-	return store->window.kind != SAGG_WINDOW_NONE &&
-		store->window.kind != SAGG_WINDOW_SESSION &&
+	return store->bounds->fixed &&
 		sagg_window_end(&store->window, start) <= store->close_before;
 }
 
@@ -259,14 +259,14 @@ sagg_store_next_end(SaggStore *store)
 	if (store->window.kind == SAGG_WINDOW_SESSION)
 		return sagg_due_first(store);
 
-	if (store->window.kind == SAGG_WINDOW_NONE)
+	if (!store->bounds->fixed)
 		return next;
 	sagg_scan_store(&scan, store);
 	while (sagg_scan_next_unit(&scan))
 	{
 		if (!sagg_store_closes(store, scan.start))
-			next = Min(next, sagg_window_next_end(&store->window, scan.start,
-												  store->close_before));
+			next = Min(next, store->bounds->next_end(&store->window, scan.start,
+													 store->close_before));
 	}
 	return next;
 }

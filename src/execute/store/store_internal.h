@@ -9,6 +9,7 @@
 #ifndef SAGG_STORE_INTERNAL_H
 #define SAGG_STORE_INTERNAL_H
 
+#include "event_time/event_time.h"
 #include "execute/store/store.h"
 
 #include "storage/dsm.h"
@@ -109,6 +110,7 @@ struct SaggStore
 	SaggStoreHeader *header;
 	const SaggStoreBudget *budget;
 	SaggWindow	window;
+	const SaggWindowBounds *bounds;	/* by its kind */
 
 	/* the batch at hand */
 	MemoryContext memory;		/* of what follows */

@@ -22,6 +22,7 @@
 #include "utils/memutils.h"
 
 #include "panes.h"
+#include "window_kinds.h"
 
 #define ST_SORT sort_panes
 #define ST_ELEMENT_TYPE SaggPane
@@ -259,4 +260,14 @@ sagg_panes_emit(SaggExecution *ex)
 	FreeExprContext(s.result, true);
 	FreeExprContext(s.stacks, true);
 	FreeExprContext(s.loaded, true);
+}
+
+/*
+ * The end of the batch: what it gives out, and its panes to the store.
+ */
+void
+sagg_panes_close(SaggExecution *ex)
+{
+	sagg_panes_emit(ex);
+	sagg_groups_store(ex);
 }

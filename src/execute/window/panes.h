@@ -69,7 +69,6 @@ typedef struct SaggSliding
 } SaggSliding;
 
 /* sliding.c */
-extern int64 sagg_first_window_of(const SaggWindow *window, int64 pane);
 extern bool sagg_gives_out_all(const SaggExecution *ex);
 extern void sagg_sliding_allocate_in(SaggSliding *s, ExprContext *context);
 extern void sagg_sliding_emit(SaggSliding *s, const SaggPane *panes, int64 n);

@@ -99,6 +99,26 @@ sagg_sessions_next(SaggExecution *ex, bool restart)
 }
 
 /*
+ * The least start of the batch's sessions, DT_NOEND = there are none.
+ */
+int64
+sagg_sessions_first_start(SaggExecution *ex)
+{
+	int64		first = DT_NOEND;
+
+	for (SaggSessionKey *key = sagg_sessions_next(ex, true); key;
+		 key = sagg_sessions_next(ex, false))
+	{
+		SaggSession *session = sagg_session_at(&key->sessions,
+											   sagg_session_first(&key->sessions));
+
+		if (session)
+			first = Min(first, session->group.start);
+	}
+	return first;
+}
+
+/*
  * Whether the batch has met the key of a group, given its hash and keys.
  */
 bool

@@ -9,7 +9,7 @@
 #ifndef SAGG_SESSIONS_H
 #define SAGG_SESSIONS_H
 
-#include "execute/execute_internal.h"
+#include "window_kinds.h"
 
 /*
  * The sessions of a partition are in one unit, which starts at this, by the hash
@@ -126,15 +126,8 @@ extern void sagg_session_append(SaggSessionList *list, SaggSession *session);
 extern void sagg_session_remove(SaggSessionList *list, SaggSessionPlace place);
 
 /* sessions.c */
-extern void sagg_sessions_init(SaggExecution *ex);
-extern void sagg_sessions_forget(SaggExecution *ex);
-extern void sagg_session_row(SaggExecution *ex, TupleTableSlot *slot);
 extern bool sagg_sessions_met(SaggExecution *ex, const SaggGroup *group);
 extern SaggSessionKey *sagg_sessions_next(SaggExecution *ex, bool restart);
 extern void sagg_session_load(SaggExecution *ex, SaggSession *session);
-
-/* session_close.c */
-extern void sagg_sessions_close(SaggExecution *ex);
-extern void sagg_sessions_emit_stored(SaggExecution *ex);
 
 #endif							/* SAGG_SESSIONS_H */

@@ -28,15 +28,6 @@
 #define PREFETCHED 8			/* panes ahead */
 
 /*
- * Start of the first window that holds a pane.
- */
-int64
-sagg_first_window_of(const SaggWindow *window, int64 pane)
-{
-	return sagg_pane_window(window, pane - window->size) + window->slide;
-}
-
-/*
  * Whether all windows in the range are given out, not those only that the batch
  * has changed.
  */
