@@ -9,9 +9,10 @@
  *
  * Outside of batches the store equals the last commit (I3).  A batch marks it,
  * links new versions of groups beside the old ones, and ends in publish, after
- * the commit, or in undo.  Publish frees and never allocates, so it cannot
- * fail.  A store found marked, or of another batch or definition than the
- * checkpoint's, is discarded and made anew.
+ * the commit, or in undo (store_undo.c).  Publish frees and never allocates, so it
+ * cannot fail.  A store found marked is undone, if it can be; if not, or if it is of
+ * another batch or definition than the checkpoint's, it is discarded, and another
+ * is made.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,6 +47,7 @@ make_handle(dsm_segment *segment)
 void
 sagg_store_init_header(SaggStoreHeader *header)
 {
+	header->touched = InvalidDsaPointer;
 	for (int i = 0; i < SAGG_STATE_PARTITIONS; i++)
 	{
 		header->partitions[i].first = InvalidDsaPointer;
@@ -104,9 +106,42 @@ attach_store(dsa_handle handle)
 }
 
 /*
+ * Whether a store is the state that "batch" left under a definition, and all that a
+ * batch after that may have changed can be undone.
+ */
+static bool
+is_usable(const SaggStoreHeader *header, const SaggQuery *query, int64 batch)
+{
+	return header->magic == STORE_MAGIC &&
+		(!header->in_batch || header->undoable) &&
+		header->fingerprint == query->store_fingerprint &&
+		memcmp(&header->identity, &query->state_identity, sizeof(SaggIdentity)) == 0 &&
+		header->batch == batch;
+}
+
+/*
+ * Undo the batch that another process has left in a store.  On an ERROR lets go of
+ * the store, which is then discarded by the next to open it.
+ */
+static void
+undo_left(SaggStore *store)
+{
+	PG_TRY();
+	{
+		sagg_store_undo_left(store);
+	}
+	PG_CATCH();
+	{
+		sagg_store_close(store);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+/*
  * Attach to the store behind "*handle", if it is the state that "batch" left
  * under the definition "query", with the very types and functions that this now
- * has; else discard it and make an empty one.
+ * has, or can be put back to that; else discard it and make an empty one.
  * "fresh" tells which: a fresh store has to be restored from the checkpoint.
  * "batch" is the last committed one, -1 = none yet.  "tranche_id" is for the
  * area's locks, "budget" is asked before the store grows and must live on.
@@ -125,13 +160,11 @@ sagg_store_open(dsa_handle *handle, int tranche_id,
 	if (*handle != DSM_HANDLE_INVALID)
 	{
 		store = attach_store(*handle);
-		if (store && store->header->magic == STORE_MAGIC &&
-			!store->header->in_batch &&
-			store->header->fingerprint == query->store_fingerprint &&
-			memcmp(&store->header->identity, &query->state_identity, sizeof(SaggIdentity)) == 0 &&
-			store->header->batch == batch)
+		if (store && is_usable(store->header, query, batch))
 		{
 			store->budget = budget;
+			if (store->header->in_batch)
+				undo_left(store);
 			return store;
 		}
 		if (store)
@@ -189,6 +222,9 @@ void
 sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 {
 	Assert(store->nrecords == 0 && store->nunits == 0);
+	/* one that is being restored stays what nobody else can put back */
+	if (!store->header->in_batch)
+		store->header->undoable = true;
 	store->header->in_batch = true;
 	store->batch = batch;
 	store->window = *window;
@@ -271,8 +307,11 @@ sagg_store_next_end(SaggStore *store)
 	return next;
 }
 
-static void
-forget_undo(SaggStore *store)
+/*
+ * The changes of the batch are no more this process's to publish or to undo.
+ */
+void
+sagg_store_forget_changes(SaggStore *store)
 {
 	MemoryContextReset(store->memory);
 	store->records = NULL;
@@ -310,82 +349,32 @@ evict_closed(SaggStore *store)
 void
 sagg_store_publish(SaggStore *store)
 {
+	store->header->undoable = false;
 	for (int64 i = 0; i < store->nrecords; i++)
 	{
 		SaggVersion *version = SAGG_VERSION(store, store->records[i].version);
+		dsa_pointer before = sagg_version_before(version);
 
-		if (DsaPointerIsValid(version->prev))
-			dsa_free(store->area, version->prev);
+		if (DsaPointerIsValid(before))
+			dsa_free(store->area, before);
 		version->prev = InvalidDsaPointer;
 		SAGG_FAILPOINT("publish.version");
 	}
 	for (uint32 i = 0; i < store->nunits; i++)
 	{
-		SaggUndoUnit *undo = &store->units[i];
+		SaggUnit   *unit = SAGG_UNIT(store, store->units[i].unit);
 
-		if (undo->resized_at >= 0 && undo->nslots > 0)
-			dsa_free(store->area, undo->slots);
-		SAGG_UNIT(store, undo->unit)->touched = 0;
+		if (unit->resized && unit->former_nslots > 0)
+			dsa_free(store->area, unit->former_slots);
+		unit->touched = 0;
 	}
+	store->header->touched = InvalidDsaPointer;
 	SAGG_FAILPOINT("publish.middle");
 	evict_closed(store);
 	for (int64 i = 0; i < store->nburied; i++)
 		sagg_store_remove(store, store->buried[i].start, store->buried[i].hash,
 						  store->buried[i].stored);
-	forget_undo(store);
+	sagg_store_forget_changes(store);
 	store->header->batch = store->batch;
 	store->header->in_batch = false;
-}
-
-/*
- * Put one unit back: its counters and, if it has grown, its former slots.
- */
-static void
-undo_unit(SaggStore *store, SaggUndoUnit *undo)
-{
-	SaggUnit   *unit = SAGG_UNIT(store, undo->unit);
-
-	if (undo->resized_at >= 0)
-	{
-		dsa_free(store->area, unit->slots);
-		unit->slots = undo->slots;
-		unit->nslots = undo->nslots;
-	}
-	unit->nentries = undo->nentries;
-	unit->bytes = undo->bytes;
-	unit->touched = 0;
-}
-
-/*
- * The batch has failed, wherever it was: the store becomes what it was at its
- * begin.  To be called inside or outside of a transaction; neither allocates
- * nor raises errors.
- */
-void
-sagg_store_undo(SaggStore *store)
-{
-	for (uint32 i = 0; i < store->nunits; i++)
-		undo_unit(store, &store->units[i]);
-
-	for (int64 i = store->nrecords - 1; i >= 0; i--)
-	{
-		SaggUndoRecord *record = &store->records[i];
-		SaggUndoUnit *undo = &store->units[record->unit];
-
-		/* versions linked after the unit has grown are not in its old slots */
-		if (undo->resized_at < 0 || i < undo->resized_at)
-			SAGG_SLOTS(store, SAGG_UNIT(store, undo->unit))[record->slot].version =
-				SAGG_VERSION(store, record->version)->prev;
-		dsa_free(store->area, record->version);
-		SAGG_FAILPOINT("undo.version");
-	}
-	for (uint32 i = 0; i < store->nunits; i++)
-	{
-		if (store->units[i].created)
-			sagg_store_free_unit(store, store->units[i].partition,
-								  store->units[i].unit);
-	}
-	store->header->in_batch = false;
-	store->due_known = false;
-	forget_undo(store);
 }

@@ -152,7 +152,7 @@ sagg_store_next_change(SaggStore *store, int partition, int64 *place, SaggChange
 		version = SAGG_VERSION(store, record->version);
 		change->entry = (SaggEntry) {version->entry, version->len};
 		change->before = (SaggEntry) {NULL, 0};
-		if (DsaPointerIsValid(version->prev))
+		if (DsaPointerIsValid(sagg_version_before(version)))
 			change->before = sagg_store_entry(store, (SaggStored) {version->prev});
 		change->salt = record->slot;
 		return true;

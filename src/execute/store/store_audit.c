@@ -88,7 +88,7 @@ count_reachable(SaggStore *store, SaggStoreAudit *audit)
 		while (sagg_scan_next(&scan))
 		{
 			for (dsa_pointer dp = scan.stored.place; DsaPointerIsValid(dp);
-				 dp = SAGG_VERSION(store, dp)->prev)
+				 dp = sagg_version_before(SAGG_VERSION(store, dp)))
 				audit->reachable_objects++;
 		}
 	}

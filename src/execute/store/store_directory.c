@@ -111,6 +111,7 @@ sagg_directory_add(SaggStore *store, int partition, int64 start)
 	unit = SAGG_UNIT(store, dp);
 	memset(unit, 0, sizeof(SaggUnit));
 	unit->start = start;
+	unit->partition = partition;
 	unit->slots = InvalidDsaPointer;
 	unit->prev = InvalidDsaPointer;
 	unit->chain = InvalidDsaPointer;

@@ -22,10 +22,23 @@
  */
 typedef struct SaggVersion
 {
-	dsa_pointer prev;
+	dsa_pointer prev;			/* invalid: the version is published;
+								 * SAGG_NO_VERSION: the batch's, of a new group */
 	uint32		len;
 	char		entry[FLEXIBLE_ARRAY_MEMBER];	/* see entry.c */
 } SaggVersion;
+
+/* a place where no version is */
+#define SAGG_NO_VERSION		((dsa_pointer) 1)
+
+/*
+ * The before-image of a version, or InvalidDsaPointer.
+ */
+static inline dsa_pointer
+sagg_version_before(const SaggVersion *version)
+{
+	return version->prev == SAGG_NO_VERSION ? InvalidDsaPointer : version->prev;
+}
 
 typedef struct SaggSlotRef
 {
@@ -46,7 +59,18 @@ struct SaggUnit
 	uint32		nentries;
 	uint64		bytes;			/* of entries, with a length word each */
 	dsa_pointer slots;
-	uint32		touched;		/* by the batch: its number in store->units + 1 */
+	uint32		touched;		/* by the batch: its number in store->units of
+								 * the process that did, + 1 */
+
+	/* as it was before the batch, if that has touched it */
+	uint32		former_nslots;
+	uint32		former_nentries;
+	bool		created;		/* it was not there */
+	bool		resized;		/* the slots of then are kept */
+	int16		partition;		/* of the store, whether touched or not */
+	uint64		former_bytes;
+	dsa_pointer former_slots;
+	dsa_pointer next_touched;
 };
 
 /* The windows of a partition; see store_directory.c. */
@@ -62,12 +86,15 @@ typedef struct SaggStoreHeader
 {
 	uint32		magic;
 	bool		in_batch;		/* changed since the last publish or undo */
+	bool		undoable;		/* then: the changes are whole, and can be undone
+								 * by whoever finds them */
 	uint64		fingerprint;
 	SaggIdentity identity;		/* of the types and functions of the entries,
 								 * which are read as they are */
 	int64		batch;			/* whose commit this state equals */
 	Size		size;			/* the area's limit; see store_limit.c */
 	SaggHashSeed seed;
+	dsa_pointer touched;		/* list of the units that the batch has touched */
 	SaggDirectory partitions[SAGG_STATE_PARTITIONS];
 } SaggStoreHeader;
 
@@ -75,17 +102,15 @@ typedef struct SaggStoreHeader
 #define SAGG_STORE_PLACE(segment) \
 	((char *) dsm_segment_address(segment) + MAXALIGN(sizeof(SaggStoreHeader)))
 
-/* What the batch did, for undo; in private memory. */
+/*
+ * What the batch did, in private memory: who did it undoes and publishes it without
+ * looking for it.  The units and versions themselves tell it to others.
+ */
 typedef struct SaggUndoUnit
 {
 	dsa_pointer unit;
 	int			partition;
-	bool		created;
 	int64		resized_at;		/* records before the first resize, -1 = none */
-	dsa_pointer slots;			/* as they were before the batch */
-	uint32		nslots;
-	uint32		nentries;
-	uint64		bytes;
 } SaggUndoUnit;
 
 typedef struct SaggUndoRecord
@@ -136,6 +161,7 @@ struct SaggStore
 
 /* store.c */
 extern void sagg_store_init_header(SaggStoreHeader *header);
+extern void sagg_store_forget_changes(SaggStore *store);
 
 /* store_limit.c */
 extern dsm_segment *sagg_store_create_segment(const SaggStoreBudget *budget,
@@ -146,6 +172,9 @@ extern dsa_pointer sagg_store_allocate(SaggStore *store, Size size);
 extern dsa_pointer sagg_directory_find(SaggStore *store, int partition, int64 start);
 extern dsa_pointer sagg_directory_add(SaggStore *store, int partition, int64 start);
 extern void sagg_directory_remove(SaggStore *store, int partition, dsa_pointer dp);
+
+/* store_undo.c */
+extern void sagg_store_undo_left(SaggStore *store);
 
 /* store_unit.c */
 extern void sagg_store_free_unit(SaggStore *store, int partition, dsa_pointer unit);

@@ -6,7 +6,8 @@
  * Every change is noted in the store's private undo log before it is made, and
  * all memory it needs is allocated before that; so whatever fails, undo finds
  * the store either unchanged or with the change noted.  What a batch removes
- * is buried: it stays until the batch is published.
+ * is buried: it stays until the batch is published.  While a change is made, the
+ * store is not undoable by others (store_undo.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -167,12 +168,15 @@ touch_unit(SaggStore *store, int partition, dsa_pointer dp, bool created)
 	undo = &store->units[store->nunits];
 	undo->unit = dp;
 	undo->partition = partition;
-	undo->created = created;
 	undo->resized_at = -1;
-	undo->slots = unit->slots;
-	undo->nslots = unit->nslots;
-	undo->nentries = unit->nentries;
-	undo->bytes = unit->bytes;
+	unit->former_slots = unit->slots;
+	unit->former_nslots = unit->nslots;
+	unit->former_nentries = unit->nentries;
+	unit->former_bytes = unit->bytes;
+	unit->created = created;
+	unit->resized = false;
+	unit->next_touched = store->header->touched;
+	store->header->touched = dp;
 	unit->touched = ++store->nunits;
 	return unit->touched - 1;
 }
@@ -218,7 +222,10 @@ grow_unit(SaggStore *store, SaggUnit *unit, SaggUndoUnit *undo)
 			to[find_empty_slot(to, nslots, first)] = from[i];
 	}
 	if (undo && undo->resized_at < 0)
+	{
 		undo->resized_at = store->nrecords;
+		unit->resized = true;
+	}
 	else if (unit->nslots > 0)
 		dsa_free(store->area, unit->slots);
 	unit->slots = grown;
@@ -271,21 +278,26 @@ sagg_store_put(SaggStore *store, int64 start, uint32 hash,
 	uint32		slot;
 	dsa_pointer version;
 	SaggUndoRecord *record;
+	SaggStoreHeader *header = store->header;
+	bool		undoable = header->undoable;
 
 	reserve_undo(store);
+	header->undoable = false;
 	dp = require_unit(store, partition, start, true);
 	unit = SAGG_UNIT(store, dp);
 	number = touch_unit(store, partition, dp, false);
 	grow_unit(store, unit, &store->units[number]);
 	slot = find_slot(store, unit, hash, old.place);
 	SAGG_FAILPOINT("store.changing");
-	version = make_version(store, old.place, entry, len);
+	version = make_version(store, sagg_is_stored(old) ? old.place : SAGG_NO_VERSION,
+						   entry, len);
 
 	record = &store->records[store->nrecords++];
 	record->version = version;
 	record->unit = number;
 	record->slot = slot;
 	link_version(store, unit, slot, hash, old.place, version, len);
+	header->undoable = undoable;
 	return (SaggStored) {version};
 }
 
