@@ -96,7 +96,8 @@ sagg_scan_next_unit(SaggScan *scan)
 }
 
 /*
- * Begin a walk over the entries of one unit; NULL has none.
+ * Begin a walk over the entries of one unit, for sagg_scan_next alone; NULL has
+ * none.
  */
 void
 sagg_scan_unit(SaggScan *scan, SaggStore *store, SaggUnit *unit)

@@ -130,8 +130,7 @@ hop_late(const SaggExecution *ex, int64 last, int64 n)
 }
 
 /*
- * The windows of a row under hop.  Returns false, having counted it, for a row
- * that goes no further.
+ * The windows of a row, as SaggWindowMethods.place says, under hop.
  */
 bool
 sagg_place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *places)
@@ -206,7 +205,7 @@ place_in_window(SaggExecution *ex, TupleTableSlot *slot, int64 time, bool found,
 }
 
 /*
- * The window of a row, as SaggWindowMethods.place says, by the kind of windows.
+ * The windows of a row, as SaggWindowMethods.place says, where there are none.
  */
 bool
 sagg_place_in_none(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *places)
@@ -215,6 +214,7 @@ sagg_place_in_none(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlac
 	return true;
 }
 
+/* the same, by the clocks of a time zone */
 bool
 sagg_place_in_calendar(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *places)
 {
@@ -225,6 +225,7 @@ sagg_place_in_calendar(SaggExecution *ex, TupleTableSlot *slot, int64 time, Sagg
 	return place_in_window(ex, slot, time, found, places);
 }
 
+/* the same, of one size */
 bool
 sagg_place_in_tumble(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *places)
 {
