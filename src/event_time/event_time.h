@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * event_time.h
- *	  Arithmetic of event time: calendar windows, watermarks.
+ *	  Arithmetic of event time: windows, watermarks.
  *
  * Reads no clock, no catalog and no record.
  *
@@ -21,6 +21,43 @@ extern TimestampTz sagg_calendar_end(const SaggCalendar *calendar, TimestampTz s
 extern TimestampTz sagg_calendar_first_open(const SaggCalendar *calendar, TimestampTz ts);
 extern DateADT sagg_calendar_date(const SaggCalendar *calendar, TimestampTz ts);
 extern TimestampTz sagg_calendar_midnight(const SaggCalendar *calendar, DateADT date);
+
+/* Where windows of a kind start and end; see window_bounds.c. */
+typedef struct SaggWindowBounds
+{
+	/*
+	 * Whether windows have bounds that do not depend on records; else there are
+	 * none of the functions, except first_open for sessions.
+	 */
+	bool		fixed;
+
+	/* end of the window that starts at "start" */
+	int64		(*window_end) (const SaggWindow *window, int64 start);
+
+	/* when groups that start at "start" are over: the end of their last window */
+	int64		(*group_end) (const SaggWindow *window, int64 start);
+
+	/* the first end of a window of such groups that the watermark has not passed */
+	int64		(*next_end) (const SaggWindow *window, int64 start, TimestampTz watermark);
+
+	/* start of the first window that ends after a time; of sessions that time */
+	int64		(*first_open) (const SaggWindow *window, TimestampTz time);
+
+	/*
+	 * End of the last window that starts at or before a time; DT_NOEND = out of
+	 * range
+	 */
+	TimestampTz (*last_end) (const SaggWindow *window, int64 time);
+
+	/* the window that starts at "told", or ends there */
+	void		(*bounds) (const SaggWindow *window, int64 told, bool is_end,
+						   int64 *start, int64 *end);
+} SaggWindowBounds;
+
+/* window_bounds.c */
+extern const SaggWindowBounds *sagg_window_bounds(const SaggWindow *window);
+extern int64 sagg_pane_window(const SaggWindow *window, int64 time);
+extern int64 sagg_first_window_of(const SaggWindow *window, int64 pane);
 
 /* window_column.c */
 extern bool sagg_event_time_is_local(const SaggQuery *query);

@@ -20,7 +20,7 @@
 
 #include "event_times.h"
 #include "pass_rows.h"
-#include "execute/window/sessions.h"
+#include "execute/window/window_kinds.h"
 
 static void
 count_records(const SaggExecution *ex, SaggCounts *counts)
@@ -49,29 +49,23 @@ emits_window(const SaggExecution *ex, int64 start)
 }
 
 /*
- * Give out the stored groups of a window that the batch has not met.
+ * Give out the stored groups of the unit at hand that the batch has not met.
  */
 static void
-emit_stored(SaggExecution *ex, SaggTable *table)
+emit_stored(SaggExecution *ex, SaggScan *scan)
 {
-	SaggSlotRef *slots = SAGG_SLOTS(ex->store, table);
 	SaggGroup  *group = sagg_groups_allocate(ex);
 
-	for (uint32 i = 0; i < table->nslots; i++)
+	while (sagg_scan_next(scan))
 	{
-		SaggVersion *version;
-		MemoryContext old;
+		SaggEntry	entry = sagg_store_entry(ex->store, scan->stored);
+		MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 
-		CHECK_FOR_INTERRUPTS();
-		if (!DsaPointerIsValid(slots[i].version))
-			continue;
-		version = SAGG_VERSION(ex->store, slots[i].version);
-		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
-		group->hash = slots[i].hash;
-		sagg_entry_read(ex, group, version->entry, version->len, false);
+		group->hash = scan->hash;
+		sagg_entry_read(ex, group, entry.data, entry.len, false);
 		if (!sagg_groups_met(ex, group))
 		{
-			sagg_entry_read(ex, group, version->entry, version->len, true);
+			sagg_entry_read(ex, group, entry.data, entry.len, true);
 			sagg_emit_group(ex, group);
 		}
 		MemoryContextSwitchTo(old);
@@ -80,11 +74,14 @@ emit_stored(SaggExecution *ex, SaggTable *table)
 }
 
 /*
- * Append: groups of closing windows.  Complete: all groups.
+ * Append: groups of closing windows.  Complete: all groups.  Instead of a batch:
+ * those of open windows.
  */
-static void
-emit_windows(SaggExecution *ex)
+void
+sagg_groups_emit(SaggExecution *ex)
 {
+	SaggScan	scan;
+
 	for (SaggGroup *group = sagg_groups_next(ex, true); group;
 		 group = sagg_groups_next(ex, false))
 	{
@@ -92,16 +89,11 @@ emit_windows(SaggExecution *ex)
 			sagg_emit_group(ex, group);
 		ResetExprContext(ex->tmpcontext);
 	}
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	sagg_scan_store(&scan, ex->store);
+	while (sagg_scan_next_unit(&scan))
 	{
-		for (dsa_pointer dp = SAGG_FIRST_TABLE(ex->store, p); DsaPointerIsValid(dp);)
-		{
-			SaggTable  *table = SAGG_TABLE(ex->store, dp);
-
-			if (emits_window(ex, table->start))
-				emit_stored(ex, table);
-			dp = table->next;
-		}
+		if (emits_window(ex, scan.start))
+			emit_stored(ex, &scan);
 	}
 }
 
@@ -125,8 +117,8 @@ emit_changed(SaggExecution *ex)
 /*
  * Changed groups to the store, unless their window closes.
  */
-static void
-store_changed(SaggExecution *ex)
+void
+sagg_groups_store(SaggExecution *ex)
 {
 	for (SaggGroup *group = sagg_groups_next(ex, true); group;
 		 group = sagg_groups_next(ex, false))
@@ -156,27 +148,24 @@ require_single_group(SaggExecution *ex)
 											   sagg_groups_hash_row(ex, 0, NULL, NULL),
 											   NULL, NULL);
 
-	if (!DsaPointerIsValid(group->stored))
+	if (!sagg_is_stored(group->stored))
 		group->changed = true;
 }
 
-static void
-close_groups(SaggExecution *ex)
+/*
+ * The end of the batch for groups that are given out as they are: what it gives out,
+ * and what it has changed to the store.
+ */
+void
+sagg_groups_close(SaggExecution *ex)
 {
-	if (ex->sessions)
-	{
-		sagg_sessions_close(ex);
-		return;
-	}
 	if (ex->query->single_row)
 		require_single_group(ex);
-	if (ex->query->window.panes)
-		sagg_panes_emit(ex);
-	else if (ex->stream->mode == SAGG_UPDATE)
+	if (ex->stream->mode == SAGG_UPDATE)
 		emit_changed(ex);
 	else
-		emit_windows(ex);
-	store_changed(ex);
+		sagg_groups_emit(ex);
+	sagg_groups_store(ex);
 }
 
 /*
@@ -194,11 +183,11 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts,
 	count_records(ex, counts);
 	*watermark = sagg_next_watermark(ex, max_time);
 	if (ex->stream->mode != SAGG_COMPLETE)
-		ex->store->close_before = *watermark;
+		sagg_store_close_until(ex->store, *watermark);
 	switch (ex->query->kind)
 	{
 		case SAGG_AGGREGATION:
-			close_groups(ex);
+			ex->methods->close(ex);
 			counts->beside_closed = ex->beside_closed;
 			break;
 		case SAGG_ROWS:
@@ -221,11 +210,6 @@ sagg_execution_open_windows(SaggExecution *ex)
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 
 	ex->open_windows = true;
-	if (ex->sessions)
-		sagg_sessions_emit_stored(ex);
-	else if (ex->query->window.panes)
-		sagg_panes_emit(ex);
-	else
-		emit_windows(ex);
+	ex->methods->emit_open(ex);
 	MemoryContextSwitchTo(old);
 }

@@ -21,9 +21,9 @@
  */
 static void
 convert_group(SaggExecution *from, SaggExecution *to, SaggGroup *from_group,
-			  SaggGroup *to_group, const SaggVersion *version, const int *origins)
+			  SaggGroup *to_group, SaggEntry entry, const int *origins)
 {
-	sagg_entry_read(from, from_group, version->entry, version->len, true);
+	sagg_entry_read(from, from_group, entry.data, entry.len, true);
 	to_group->start = from_group->start;
 	if (SAGG_HAS_SESSIONS(to))
 		((SaggSession *) to_group)->end = ((SaggSession *) from_group)->end;
@@ -48,34 +48,25 @@ sagg_execution_convert(SaggExecution *from, SaggExecution *to, const int *origin
 {
 	SaggGroup  *from_group = sagg_groups_allocate(from);
 	SaggGroup  *to_group = sagg_groups_allocate(to);
+	SaggScan	scan;
 
 	/* groups stay where they are, so their hashes do */
-	to->store->header->seed = from->store->header->seed;
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	sagg_store_set_seed(to->store, from->seed);
+	sagg_scan_store(&scan, from->store);
+	while (sagg_scan_next_unit(&scan))
 	{
-		for (dsa_pointer dp = SAGG_FIRST_TABLE(from->store, p); DsaPointerIsValid(dp);)
+		while (sagg_scan_next(&scan))
 		{
-			SaggTable  *table = SAGG_TABLE(from->store, dp);
-			SaggSlotRef *slots = table->nslots > 0 ? SAGG_SLOTS(from->store, table) : NULL;
+			MemoryContext old = MemoryContextSwitchTo(to->tmpcontext->ecxt_per_tuple_memory);
 
-			dp = table->next;
-			for (uint32 i = 0; i < table->nslots; i++)
-			{
-				MemoryContext old;
-
-				CHECK_FOR_INTERRUPTS();
-				if (!DsaPointerIsValid(slots[i].version))
-					continue;
-				old = MemoryContextSwitchTo(to->tmpcontext->ecxt_per_tuple_memory);
-				convert_group(from, to, from_group, to_group,
-							  SAGG_VERSION(from->store, slots[i].version), origins);
-				MemoryContextSwitchTo(old);
-				sagg_store_put(to->store, table->start, slots[i].hash,
-							   InvalidDsaPointer, to->entry.data, to->entry.len);
-				ResetExprContext(to->tmpcontext);
-				ReScanExprContext(from->aggcontext);
-				ReScanExprContext(to->aggcontext);
-			}
+			convert_group(from, to, from_group, to_group,
+						  sagg_store_entry(from->store, scan.stored), origins);
+			MemoryContextSwitchTo(old);
+			sagg_store_put(to->store, scan.start, scan.hash, SAGG_NOT_STORED,
+						   to->entry.data, to->entry.len);
+			ResetExprContext(to->tmpcontext);
+			ReScanExprContext(from->aggcontext);
+			ReScanExprContext(to->aggcontext);
 		}
 	}
 }

@@ -47,8 +47,7 @@ sagg_execution_describe(const SaggExecution *ex, int aggno)
 int64
 sagg_execution_estimate(const SaggExecution *ex)
 {
-	int64		bytes = offsetof(SaggVersion, entry) + sizeof(int64) +
-		sizeof(SaggSlotRef) * 3 / 2;
+	int64		bytes = sagg_store_overhead() + sizeof(int64);
 
 	for (int i = 0; i < ex->query->nkeys; i++)
 		bytes += sizeof(int32) + get_typavgwidth(ex->query->keys[i].type,

@@ -81,7 +81,7 @@ static Tuplestorestate *
 relation_of(const SaggExecution *ex, const SaggGroup *group)
 {
 	if (ex->stream->mode == SAGG_APPEND ||
-		(ex->stream->mode == SAGG_UPDATE && !DsaPointerIsValid(group->stored)))
+		(ex->stream->mode == SAGG_UPDATE && !sagg_is_stored(group->stored)))
 		return ex->fresh;
 	return ex->known;
 }

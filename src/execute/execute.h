@@ -42,12 +42,18 @@ extern SaggStore *sagg_store_open(dsa_handle *handle, int tranche_id,
 								  const SaggStoreBudget *budget,
 								  const SaggQuery *query, int64 batch, bool *fresh);
 extern void sagg_store_close(SaggStore *store);
-extern SaggStore *sagg_store_private(const char *stream, int64 log_bytes,
-									 uint64 fingerprint, int64 batch);
 extern void sagg_store_discard(dsa_handle *handle);
 extern void sagg_store_publish(SaggStore *store);
+
+/* store_undo.c */
 extern void sagg_store_undo(SaggStore *store);
+
+/* store_access.c */
 extern void sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes);
+
+/* store_private.c */
+extern SaggStore *sagg_store_private(const char *stream, int64 log_bytes,
+									 uint64 fingerprint, int64 batch);
 
 #ifdef SAGG_FAILPOINTS
 /* what a store holds, by the allocator and by the store itself; store_audit.c */

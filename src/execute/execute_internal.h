@@ -8,8 +8,9 @@
 #ifndef SAGG_EXECUTE_INTERNAL_H
 #define SAGG_EXECUTE_INTERNAL_H
 
+#include "event_time/event_time.h"
 #include "execute/execute.h"
-#include "execute/store/state_store.h"
+#include "execute/store/store.h"
 
 #include "executor/nodeAgg.h"
 #include "lib/stringinfo.h"
@@ -229,7 +230,7 @@ typedef struct SaggGroup
 	int64		start;			/* of its window */
 	uint32		hash;			/* as the store has it: with the partition */
 	bool		changed;
-	dsa_pointer stored;			/* its version in the store, or invalid */
+	SaggStored	stored;			/* its version in the store, if it has one */
 	Datum	   *keys;
 	bool	   *keynulls;
 	SaggAggState *states;
@@ -270,9 +271,8 @@ typedef enum SaggClass
 	SAGG_CLASSES
 } SaggClass;
 
-/* windows.c */
-extern int64 sagg_other_window_end(const SaggWindow *window, int64 start);
-extern int64 sagg_pane_window(const SaggWindow *window, int64 time);
+/* see window_kinds.h */
+typedef struct SaggWindowMethods SaggWindowMethods;
 
 /* The private memory of a batch's groups; see group_memory.c. */
 typedef struct SaggGroupMemory
@@ -286,6 +286,8 @@ typedef struct SaggGroupMemory
 struct SaggExecution
 {
 	SaggStore  *store;
+	const SaggHashSeed *seed;	/* of the store's hashes */
+	const SaggWindowMethods *methods;	/* by the kind of the query's windows */
 	const SaggStream *stream;
 	SaggQuery  *query;
 	const SaggPlan *plan;
@@ -360,7 +362,7 @@ sagg_window_end(const SaggWindow *window, int64 start)
 {
 	if (likely(window->kind == SAGG_WINDOW_TUMBLE))
 		return start + window->size;
-	return sagg_other_window_end(window, start);
+	return sagg_window_bounds(window)->group_end(window, start);
 }
 
 /*
@@ -515,11 +517,9 @@ extern void sagg_entry_check_keys(SaggExecution *ex, const char *entry, Size len
 extern void sagg_entry_check(SaggExecution *ex, const char *entry, Size len);
 
 /* entry_delta.c */
-extern bool sagg_delta_write(SaggExecution *ex, StringInfo buf,
-							 const SaggVersion *former,
-							 const SaggVersion *present, uint32 salt);
-extern void sagg_delta_apply(SaggExecution *ex, StringInfo buf,
-							 const SaggVersion *former,
+extern bool sagg_delta_write(SaggExecution *ex, StringInfo buf, SaggEntry former,
+							 SaggEntry present, uint32 salt);
+extern void sagg_delta_apply(SaggExecution *ex, StringInfo buf, SaggEntry former,
 							 const char *delta, Size len);
 
 /* keys.c */
@@ -528,7 +528,7 @@ extern uint32 sagg_keys_hash(SaggExecution *ex, int64 start,
 							 const Datum *keys, const bool *nulls);
 extern uint32 sagg_keys_place(SaggExecution *ex, uint32 hash, int64 start,
 							  const Datum *keys, const bool *nulls);
-extern uint32 sagg_start_salt(const SaggStore *store, int64 start);
+extern uint32 sagg_start_salt(const SaggHashSeed *seed, int64 start);
 extern bool sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
 							const Datum *b, const bool *bnulls);
 extern int	sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b);
@@ -549,7 +549,7 @@ extern SaggGroup *sagg_groups_lookup_row(SaggExecution *ex, int64 start,
 										 const bool *nulls);
 extern void sagg_groups_fetch_slot(SaggExecution *ex, uint32 hash);
 extern void sagg_groups_fetch(SaggExecution *ex, uint32 hash);
-extern dsa_pointer sagg_groups_stored(SaggExecution *ex, const SaggGroup *group);
+extern SaggStored sagg_groups_stored(SaggExecution *ex, const SaggGroup *group);
 extern SaggGroup **sagg_groups_changed(SaggExecution *ex, int64 *n);
 extern SaggGroup *sagg_groups_next(SaggExecution *ex, bool restart);
 extern bool sagg_groups_met(SaggExecution *ex, SaggGroup *group);
@@ -588,9 +588,6 @@ extern void sagg_states_absorb(SaggExecution *ex, SaggAggState *into,
 							   SaggAggState *from);
 extern void sagg_states_copy(SaggExecution *ex, SaggAggState *to,
 							 const SaggAggState *from);
-
-/* panes.c */
-extern void sagg_panes_emit(SaggExecution *ex);
 
 /* emit.c */
 extern void sagg_emit_init(SaggExecution *ex);

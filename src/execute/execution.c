@@ -48,6 +48,8 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 
 	ex->memory = memory;
 	ex->store = store;
+	ex->seed = sagg_store_seed(store);
+	ex->methods = sagg_window_methods(&query->window);
 	ex->stream = stream;
 	ex->query = query;
 	ex->plan = plan;
@@ -63,8 +65,8 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	sagg_group_memory_init(ex, ex->aggcontext->ecxt_per_tuple_memory);
 	ex->row_bound = PG_INT64_MAX;
 	sagg_groups_init(ex);
-	if (SAGG_HAS_SESSIONS(ex))
-		sagg_sessions_init(ex);
+	if (ex->methods->init)
+		ex->methods->init(ex);
 	sagg_emit_init(ex);
 	sagg_execution_refuse(ex, NULL, 0);
 	sagg_state_access_init(ex);
@@ -130,16 +132,16 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 }
 
 /*
- * A row for session windows, see sessions.c.
+ * A row that goes to its group as the kind of its windows wants it.
  */
 static bool
-receive_session_row(TupleTableSlot *slot, DestReceiver *self)
+receive_row_by_kind(TupleTableSlot *slot, DestReceiver *self)
 {
 	SaggExecution *ex = ((BatchReceiver *) self)->ex;
 
 	slot_getallattrs(slot);
 	if (!sagg_row_refused(ex, slot))
-		sagg_session_row(ex, slot);
+		ex->methods->row(ex, slot);
 	return true;
 }
 
@@ -149,7 +151,7 @@ startup_receiver(DestReceiver *self, int operation, TupleDesc typeinfo)
 	BatchReceiver *receiver = (BatchReceiver *) self;
 	MemoryContext old = MemoryContextSwitchTo(receiver->ex->memory);
 
-	if (receiver->ex->sessions == NULL)
+	if (receiver->ex->methods->place)
 		receiver->rows = sagg_rows_init(receiver->ex, typeinfo);
 	MemoryContextSwitchTo(old);
 }
@@ -176,7 +178,7 @@ make_receiver(SaggExecution *ex)
 	if (ex->query->kind != SAGG_AGGREGATION)
 		return sagg_row_receiver(ex);
 	receiver = palloc0(sizeof(BatchReceiver));
-	receiver->pub.receiveSlot = ex->sessions ? receive_session_row : receive_row;
+	receiver->pub.receiveSlot = ex->methods->place ? receive_row : receive_row_by_kind;
 	receiver->pub.rStartup = startup_receiver;
 	receiver->pub.rShutdown = shutdown_receiver;
 	receiver->pub.rDestroy = end_receiver;
@@ -222,8 +224,8 @@ run_inner(SaggExecution *ex)
 static void
 forget_rows(SaggExecution *ex)
 {
-	if (ex->sessions)
-		sagg_sessions_forget(ex);
+	if (ex->methods->forget)
+		ex->methods->forget(ex);
 	sagg_groups_forget(ex);
 	sagg_rows_forget(ex);
 	ex->any_time = false;

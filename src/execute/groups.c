@@ -93,30 +93,30 @@ sagg_groups_allocate(SaggExecution *ex)
 }
 
 /*
- * The group's version in the store, or InvalidDsaPointer.  Not for sessions.
+ * The group's version in the store, if it has one.  Not for sessions.
  */
-dsa_pointer
+SaggStored
 sagg_groups_stored(SaggExecution *ex, const SaggGroup *group)
 {
-	SaggTable  *table = sagg_store_table(ex->store, SAGG_PARTITION_OF(group->hash),
-										 group->start);
+	SaggUnit   *unit = sagg_store_unit(ex->store, SAGG_PARTITION_OF(group->hash),
+									   group->start);
 	MemoryContext old;
 	uint32		step = 0;
-	dsa_pointer dp = InvalidDsaPointer;
+	SaggStored	stored = SAGG_NOT_STORED;
 
-	if (table == NULL)
-		return InvalidDsaPointer;
+	if (unit == NULL)
+		return stored;
 	old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
-	while (sagg_table_probe_start(ex->store, table, group->hash, group->start, &step, &dp))
+	while (sagg_unit_probe_start(ex->store, unit, group->hash, group->start, &step, &stored))
 	{
-		SaggVersion *version = SAGG_VERSION(ex->store, dp);
+		SaggEntry	entry = sagg_store_entry(ex->store, stored);
 
-		if (sagg_entry_has_keys(ex, version->entry, version->len, group))
+		if (sagg_entry_has_keys(ex, entry.data, entry.len, group))
 			break;
-		dp = InvalidDsaPointer;
+		stored = SAGG_NOT_STORED;
 	}
 	MemoryContextSwitchTo(old);
-	return dp;
+	return stored;
 }
 
 /*
@@ -128,25 +128,25 @@ static SaggGroup *
 make_group(SaggExecution *ex, SaggGroup *probe)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
-	dsa_pointer stored;
+	SaggStored	stored;
 	SaggGroup  *group;
 
 	probe->hash = sagg_keys_place(ex, probe->hash, probe->start, probe->keys, probe->keynulls);
 	MemoryContextSwitchTo(old);
 	stored = sagg_groups_stored(ex, probe);
-	if (!DsaPointerIsValid(stored) && !sagg_keys_fit(ex, probe->keys, probe->keynulls))
+	if (!sagg_is_stored(stored) && !sagg_keys_fit(ex, probe->keys, probe->keynulls))
 		return NULL;
 	old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
 	group = sagg_groups_allocate(ex);
 	group->start = probe->start;
 	group->hash = probe->hash;
 	group->stored = stored;
-	if (DsaPointerIsValid(stored))
+	if (sagg_is_stored(stored))
 	{
-		SaggVersion *version = SAGG_VERSION(ex->store, stored);
+		SaggEntry	entry = sagg_store_entry(ex->store, stored);
 
-		sagg_group_memory_load(ex, version->len);
-		sagg_entry_read(ex, group, version->entry, version->len, true);
+		sagg_group_memory_load(ex, entry.len);
+		sagg_entry_read(ex, group, entry.data, entry.len, true);
 	}
 	else
 	{
@@ -278,6 +278,20 @@ sagg_groups_next(SaggExecution *ex, bool restart)
 		grouptab_start_iterate(ex->groups, ex->iterator);
 	entry = grouptab_iterate(ex->groups, ex->iterator);
 	return entry ? entry->group : NULL;
+}
+
+/*
+ * The least start of the batch's groups, DT_NOEND = there are none.
+ */
+int64
+sagg_groups_first_start(SaggExecution *ex)
+{
+	int64		first = DT_NOEND;
+
+	for (SaggGroup *group = sagg_groups_next(ex, true); group;
+		 group = sagg_groups_next(ex, false))
+		first = Min(first, group->start);
+	return first;
 }
 
 /*

@@ -584,6 +584,6 @@ sagg_key_hash_add(SaggExecution *ex, const SaggKeyHash *hash, SaggSip *sip, Datu
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 
-	add(hash, sip, ex->store->header->seed.k0, value);
+	add(hash, sip, ex->seed->k0, value);
 	MemoryContextSwitchTo(old);
 }

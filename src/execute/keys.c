@@ -192,9 +192,9 @@ value_hash(SaggExecution *ex, int i, Datum value)
  * keys is told by that of an entry: panes.c relies on it, and sessions.
  */
 uint32
-sagg_start_salt(const SaggStore *store, int64 start)
+sagg_start_salt(const SaggHashSeed *seed, int64 start)
 {
-	return SAGG_SEEDED_HASH((uint32) sagg_seeded_hash(&store->header->seed, (uint64) start));
+	return SAGG_SEEDED_HASH((uint32) sagg_seeded_hash(seed, (uint64) start));
 }
 
 /*
@@ -235,7 +235,7 @@ sagg_keys_hash(SaggExecution *ex, int64 start, const Datum *keys,
 	SaggSip		sip;
 	uint32		hash;
 
-	sagg_sip_init(&sip, &ex->store->header->seed);
+	sagg_sip_init(&sip, ex->seed);
 	sagg_sip_add(&sip, panes ? 0 : (uint64) start);
 	for (int i = 0; i < ex->query->nkeys; i++)
 	{
@@ -247,7 +247,7 @@ sagg_keys_hash(SaggExecution *ex, int64 start, const Datum *keys,
 			add_value(ex, &sip, i, keys[i]);
 	}
 	hash = SAGG_SEEDED_HASH((uint32) sagg_sip_end(&sip));
-	return unlikely(panes) ? hash ^ sagg_start_salt(ex->store, start) : hash;
+	return unlikely(panes) ? hash ^ sagg_start_salt(ex->seed, start) : hash;
 }
 
 /* multiply and shift, as in MurmurHash's finalizer */

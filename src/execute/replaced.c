@@ -16,56 +16,10 @@
 #include "postgres.h"
 
 #include "common/int.h"
-#include "miscadmin.h"
 #include "utils/timestamp.h"
 
-#include "execute/window/panes.h"
 #include "event_time/event_time.h"
-#include "execute/window/sessions.h"
-
-/*
- * The least start of the batch's groups, DT_NOEND = there are none.
- */
-static int64
-first_group(SaggExecution *ex)
-{
-	int64		first = DT_NOEND;
-
-	if (ex->sessions)
-	{
-		for (SaggSessionKey *key = sagg_sessions_next(ex, true); key;
-			 key = sagg_sessions_next(ex, false))
-		{
-			SaggSession *session = sagg_session_at(&key->sessions,
-												   sagg_session_first(&key->sessions));
-
-			if (session)
-				first = Min(first, session->group.start);
-		}
-		return first;
-	}
-	for (SaggGroup *group = sagg_groups_next(ex, true); group;
-		 group = sagg_groups_next(ex, false))
-		first = Min(first, group->start);
-	return first;
-}
-
-/*
- * Start of the first window that ends after a time.
- */
-static int64
-first_open_window(const SaggWindow *window, TimestampTz time)
-{
-	switch (window->kind)
-	{
-		case SAGG_WINDOW_SESSION:
-			return time;
-		case SAGG_WINDOW_CALENDAR:
-			return sagg_calendar_first_open(&window->calendar, time);
-		default:
-			return sagg_first_window_of(window, time);
-	}
-}
+#include "execute/window/window_kinds.h"
 
 /*
  * What the output column that tells the window has for the one that starts at
@@ -75,11 +29,10 @@ static int64
 told_by(const SaggQuery *query, int64 start)
 {
 	const SaggWindow *window = &query->window;
+	const SaggWindowBounds *bounds = sagg_window_bounds(window);
 
-	if (query->window_identity != SAGG_WINDOW_END || window->kind == SAGG_WINDOW_SESSION)
-		return start;
-	return window->kind == SAGG_WINDOW_CALENDAR ?
-		sagg_other_window_end(window, start) : start + window->size;
+	return query->window_identity == SAGG_WINDOW_END && bounds->fixed ?
+		bounds->window_end(window, start) : start;
 }
 
 /*
@@ -90,8 +43,7 @@ bool
 sagg_rows_have_windows(const SaggStream *stream, const SaggQuery *query)
 {
 	return query->kind == SAGG_AGGREGATION && query->window_output != 0 &&
-		query->window.kind != SAGG_WINDOW_NONE &&
-		query->window.kind != SAGG_WINDOW_SESSION &&
+		sagg_window_bounds(&query->window)->fixed &&
 		stream->has_watermark && stream->mode != SAGG_COMPLETE;
 }
 
@@ -103,13 +55,7 @@ sagg_rows_have_windows(const SaggStream *stream, const SaggQuery *query)
 TimestampTz
 sagg_last_window_end(const SaggQuery *query, int64 time)
 {
-	const SaggWindow *window = &query->window;
-	TimestampTz start;
-	TimestampTz end;
-
-	if (window->kind == SAGG_WINDOW_CALENDAR)
-		return sagg_calendar_window(&window->calendar, time, &start, &end) ? end : DT_NOEND;
-	return sagg_pane_window(window, time) + window->size;
+	return sagg_window_bounds(&query->window)->last_end(&query->window, time);
 }
 
 /*
@@ -119,7 +65,7 @@ sagg_last_window_end(const SaggQuery *query, int64 time)
 int64
 sagg_first_window_after(const SaggQuery *query, TimestampTz watermark, int64 *column)
 {
-	int64		start = first_open_window(&query->window, watermark);
+	int64		start = sagg_window_bounds(&query->window)->first_open(&query->window, watermark);
 
 	*column = told_by(query, start);
 	return start;
@@ -154,19 +100,13 @@ sagg_expired_before(const SaggStream *stream, const SaggQuery *query, TimestampT
 void
 sagg_window_told_by(const SaggQuery *query, int64 told, int64 *start, int64 *end)
 {
-	const SaggWindow *window = &query->window;
+	const SaggWindowBounds *bounds = sagg_window_bounds(&query->window);
 	bool		ends = query->window_identity == SAGG_WINDOW_END;
 
 	*start = ends ? DT_NOBEGIN : told;
 	*end = ends ? told : DT_NOEND;
-	if (window->kind == SAGG_WINDOW_SESSION || TIMESTAMP_NOT_FINITE(told))
-		return;
-	if (window->kind == SAGG_WINDOW_CALENDAR)
-		(void) sagg_calendar_window(&window->calendar, ends ? told - 1 : told, start, end);
-	else if (ends)
-		*start = told - window->size;
-	else
-		*end = told + window->size;
+	if (bounds->fixed && !TIMESTAMP_NOT_FINITE(told))
+		bounds->bounds(&query->window, told, ends, start, end);
 }
 
 /*
@@ -180,23 +120,23 @@ sagg_execution_replaces(SaggExecution *ex)
 {
 	const SaggQuery *query = ex->query;
 	const SaggWindow *window = &query->window;
-	bool		session = window->kind == SAGG_WINDOW_SESSION;
+	const SaggWindowBounds *bounds = sagg_window_bounds(window);
 	int64		first;
 
 	if (query->kind != SAGG_AGGREGATION || window->kind == SAGG_WINDOW_NONE ||
 		query->window_output == 0 ||
-		(session && query->window_identity == SAGG_WINDOW_START))
+		(!bounds->fixed && query->window_identity == SAGG_WINDOW_START))
 		return DT_NOBEGIN;
-	first = first_group(ex);
+	first = ex->methods->first_start(ex);
 	if (first == DT_NOEND)
 		return DT_NOEND;
 	if (window->panes)
 		first = sagg_first_window_of(window, first);
 	if (ex->stream->has_watermark)
-		first = Min(first, first_open_window(window, ex->store->close_before));
+		first = Min(first, bounds->first_open(window, sagg_store_close_before(ex->store)));
 
 	/* panes of later windows are in earlier ones, too */
 	if (window->panes && ex->stream->has_watermark)
-		first = Max(first, first_open_window(window, ex->plan->watermark));
+		first = Max(first, bounds->first_open(window, ex->plan->watermark));
 	return told_by(query, first);
 }

@@ -33,6 +33,7 @@
 #include "utils/typcache.h"
 
 #include "control/control.h"
+#include "event_time/event_time.h"
 #include "read/read.h"
 #include "repair_internal.h"
 #include "sink_kinds.h"
@@ -124,20 +125,13 @@ any_to_repair(const SaggRepair *repair)
 static void
 check_window(const SaggRepair *repair)
 {
-	switch (repair->query->window.kind)
-	{
-		case SAGG_WINDOW_TUMBLE:
-		case SAGG_WINDOW_HOP:
-		case SAGG_WINDOW_CALENDAR:
-			return;
-		default:
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("late records of stream \"%s\" cannot be repaired",
-							sagg_stream_title(repair->stream->name)),
-					 errdetail("Their windows cannot be computed one by one."),
-					 errhint("Use stream_agg.reset_stream with results => true.")));
-	}
+	if (!sagg_window_bounds(&repair->query->window)->fixed)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("late records of stream \"%s\" cannot be repaired",
+						sagg_stream_title(repair->stream->name)),
+				 errdetail("Their windows cannot be computed one by one."),
+				 errhint("Use stream_agg.reset_stream with results => true.")));
 }
 
 /*

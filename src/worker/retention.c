@@ -13,6 +13,7 @@
 
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "execute/execute.h"
 #include "worker_internal.h"
 #include "write/write.h"
@@ -28,7 +29,7 @@ prepare_sink(const SaggSession *session, const SaggQuery *query, const SaggCommi
 {
 	TimestampTz end;
 
-	if (TIMESTAMP_NOT_FINITE(commit->max_time) || query->window.kind == SAGG_WINDOW_SESSION)
+	if (TIMESTAMP_NOT_FINITE(commit->max_time) || !sagg_window_bounds(&query->window)->fixed)
 		return;
 	end = sagg_last_window_end(query, commit->max_time);
 	if (end != DT_NOEND)

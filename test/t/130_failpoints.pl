@@ -32,7 +32,8 @@ my $sets = 5;
 
 # [place, where it is, hit].  Before or after COMMIT; when a session opens; when
 # the state is restored; when an ERROR is undone; when a store that a FATAL has
-# left is discarded.
+# left is undone by the next worker, or, where it ended in the middle of a change,
+# discarded.
 my @points = (
 	['session.locked',            'open'],
 	['sink.recovered',            'open'],
@@ -61,6 +62,7 @@ my @points = (
 	['sink.prepared',             'before'],
 	['commit.before',             'before'],
 	['undo.version',              'undo'],
+	['undo.left',                 'left'],
 	['store.discarding',          'discard'],
 	['commit.after',              'after'],
 	['sink.committed',            'after'],
@@ -205,8 +207,9 @@ sub take_to_points
 {
 	my %point = @_;    # by stream
 	my @reopened = grep { $point{$_}->[1] =~ /open|restore/ } keys %point;
-	my %leads_to = map { my $where = $point{$_}->[1];
-		$where eq 'undo' ? ($_ => 'error') : $where eq 'discard' ? ($_ => 'fatal') : () } keys %point;
+	my %way = (undo => [ 'execute.done', 'error' ], left => [ 'execute.done', 'fatal' ],
+		discard => [ 'store.changing', 'fatal', 2 ]);
+	my %leads_to = map { my $way = $way{ $point{$_}->[1] }; $way ? ($_ => $way) : () } keys %point;
 	my %call = map { my $function = $_; ($_ => join('; ', map { "SELECT FROM stream_agg.$function('$_')" } @reopened)) }
 	  qw(stop_stream start_stream);
 
@@ -214,7 +217,8 @@ sub take_to_points
 	for my $stream (keys %point)
 	{
 		my ($name, $where, $hit) = @{ $point{$stream} };
-		arm($node, $stream, $leads_to{$stream} ? 'execute.done' : $name, 'hang', $hit);
+		($name, $hit) = @{ $leads_to{$stream} }[ 0, 2 ] if $leads_to{$stream};
+		arm($node, $stream, $name, 'hang', $hit);
 	}
 	$node->safe_psql('postgres', $call{start_stream}) if @reopened;
 
@@ -227,7 +231,7 @@ sub take_to_points
 	for my $stream (keys %leads_to)
 	{
 		arm($node, $stream, $point{$stream}->[0], 'hang');
-		release($node, $stream, $leads_to{$stream});
+		release($node, $stream, $leads_to{$stream}->[1]);
 	}
 	wait_until(sub { !grep { !is_hit($node, $_) } keys %point });
 	my @missed = grep { !is_hit($node, $_) } keys %point;
@@ -257,7 +261,7 @@ sub fail_by_error
 		my @was = @{ $before->{$stream} }[ 1 .. 4 ];
 		if ($handle ne '')
 		{
-			my $undone = $point{$stream}->[1] !~ /undo|discard/;
+			my $undone = $point{$stream}->[1] !~ /undo|left|discard/;
 
 			# a store that is only half undone is marked, and so discarded
 			$bad{$stream} = "in batch: $in_batch, $objects objects, $reachable reachable"
@@ -394,6 +398,47 @@ for my $point (map { $_->[0] } @points)
 
 cmp_ok($compared, '>=', @modes * 10, "bytes of the state store were compared before and after an undo ($compared times)");
 note(sprintf '%d cells in %.0f s, %d records', @points * @actions * @modes, $took, $produced);
+
+# --- a store that a worker has left in a batch
+for my $case ([ 'execute.done', 1, 1 ], [ 'store.changed', 2, 1 ], [ 'store.changing', 2, 0 ])
+{
+	my ($point, $hit, $undone) = @$case;
+	my @left = streams_of(1);
+
+	process($node, $_) for @streams;
+	my %before = audit();
+	arm($node, $_, $point, 'hang', $hit) for @left;
+	produce();
+	wait_hit($node, $_) or die "no worker comes to $point" for @left;
+	for my $stream (@left)
+	{
+		arm($node, $stream, 'execute.begun', 'hang');
+		release($node, $stream, 'fatal');
+	}
+	wait_hit($node, $_) or die 'the next worker does not come' for @left;
+	my %after = audit();
+	my (%is, %expected);
+	for my $stream (@left)
+	{
+		my ($handle, undef, $batch, $bytes, $objects, $reachable) = @{ $after{$stream} }[ 1 .. 6 ];
+		my $was = $before{$stream};
+
+		$is{$stream} = [ $handle eq $was->[1] ? 'same' : 'another',
+			$undone ? ("batch $batch", "$bytes bytes", "$objects objects", "$reachable reachable") : () ];
+		$expected{$stream} = [ $undone ? 'same' : 'another',
+			$undone ? ("batch $was->[3]", "$was->[4] bytes", "$was->[5] objects", "$was->[6] reachable") : () ];
+	}
+	is_deeply(\%is, \%expected, "after a FATAL at $point the next worker " .
+		($undone ? 'has the store as it was before the batch' : 'does not trust the store'));
+	for my $stream (@left)
+	{
+		disarm($node, $stream);
+		release($node, $stream, 'go');
+	}
+	my %at = snapshot();
+	my %wrong = verify(%at);
+	is(join(', ', grep { $_ ne '' } map { $wrong{$_}->[1] } @left), '', '... and results, counts and memory are right');
+}
 
 # --- a batch that kills its worker again and again
 my $stream = $streams[0];

@@ -8,15 +8,15 @@
  * its expiry.  Repetitions neither pass nor extend that.
  *
  * A stored key is an entry as groups have it (entry.c), with its expiry in the
- * place of the window's start.  Keys are stored in tables by expiry, each for
- * one step of time: the table that is called s has those that expire after s
- * and not after s + step.  So expired keys are freed table by table, as closed
+ * place of the window's start.  Keys are stored in units by expiry, each for
+ * one step of time: the unit that starts at s has those that expire after s
+ * and not after s + step.  So expired keys are freed unit by unit, as closed
  * windows are, and nobody looks for them.  A step is a quarter of the delay:
- * as live keys expire within two delays, a lookup has some nine tables to go
+ * as live keys expire within two delays, a lookup has some nine units to go
  * through.  Keys of records from the future expire later than that; the later,
  * the longer is the time whose last step has them all.  So there are some nine
- * tables more each time the distance is four times as great, however many times
- * there are.  In a table that is not freed yet an expired key counts for nothing.
+ * units more each time the distance is four times as great, however many times
+ * there are.  In a unit that is not freed yet an expired key counts for nothing.
  *
  * Like groups, new keys go to the store at the end only (I3).
  *
@@ -84,7 +84,7 @@ seen_equal(SaggExecution *ex, const SeenKey *a, const SeenKey *b)
 }
 
 /*
- * The time that one table of the store has keys of, for a watermark's delay;
+ * The time that one unit of the store has keys of, for a watermark's delay;
  * both in microseconds.
  */
 static int64
@@ -94,7 +94,7 @@ expiry_step(int64 delay)
 }
 
 /*
- * What ends a table of the store.  Lives as long as the execution.
+ * What ends a unit of the store.  Lives as long as the execution.
  */
 const SaggWindow *
 sagg_seen_keys_window(const SaggExecution *ex)
@@ -114,11 +114,11 @@ step_start(int64 expires, int64 size)
 }
 
 /*
- * The table for an expiry, by the watermark; where there is none yet, by what it
+ * Start of the unit for an expiry, by the watermark; where there is none yet, by what it
  * would be if the batch had nothing but its latest record.
  */
 static int64
-table_start(const SaggExecution *ex, int64 expires, TimestampTz watermark)
+unit_start(const SaggExecution *ex, int64 expires, TimestampTz watermark)
 {
 	int64		step = ex->seen->window.size;
 	int64		size = step;
@@ -182,12 +182,12 @@ sagg_seen_keys_forget(SaggExecution *ex)
  * Whether an entry of the store is that of the execution's scratch keys.
  */
 static bool
-entry_matches(SaggExecution *ex, const SaggVersion *version, int64 expires)
+entry_matches(SaggExecution *ex, SaggEntry entry, int64 expires)
 {
 	SaggGroup	probe = {.start = expires, .keys = ex->row_keys,
 	.keynulls = ex->row_keynulls};
 
-	return sagg_entry_has_keys(ex, version->entry, version->len, &probe);
+	return sagg_entry_has_keys(ex, entry.data, entry.len, &probe);
 }
 
 /*
@@ -197,26 +197,23 @@ entry_matches(SaggExecution *ex, const SaggVersion *version, int64 expires)
 static bool
 find_stored(SaggExecution *ex, uint32 hash, int64 *expires)
 {
-	SaggStore  *store = ex->store;
-	dsa_pointer dp = SAGG_FIRST_TABLE(store, SAGG_PARTITION_OF(hash));
 	bool		found = false;
 	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+	SaggScan	scan;
 
-	while (!found && DsaPointerIsValid(dp))
+	sagg_scan_partition(&scan, ex->store, SAGG_PARTITION_OF(hash));
+	while (!found && sagg_scan_next_unit(&scan))
 	{
-		SaggTable  *table = SAGG_TABLE(store, dp);
 		uint32		step = 0;
-		dsa_pointer entry;
+		SaggStored	stored;
 
-		while (!found && sagg_table_probe(store, table, hash, &step, &entry))
+		while (!found && sagg_unit_probe(ex->store, scan.unit, hash, &step, &stored))
 		{
-			const SaggVersion *version = SAGG_VERSION(store, entry);
+			SaggEntry	entry = sagg_store_entry(ex->store, stored);
 
-			memcpy(expires, version->entry, sizeof(*expires));
-			found = *expires > ex->plan->watermark &&
-				entry_matches(ex, version, *expires);
+			memcpy(expires, entry.data, sizeof(*expires));
+			found = *expires > ex->plan->watermark && entry_matches(ex, entry, *expires);
 		}
-		dp = table->next;
 	}
 	MemoryContextSwitchTo(old);
 	return found;
@@ -279,11 +276,12 @@ sagg_seen_key(SaggExecution *ex, int64 time, const Datum *values, const bool *nu
 
 /*
  * The batch's new keys to the store, unless they have expired by its end.
- * store->close_before is the watermark after the batch.
+ * The store knows the watermark after the batch.
  */
 void
 sagg_seen_keys_store(SaggExecution *ex)
 {
+	TimestampTz watermark = sagg_store_close_before(ex->store);
 	seentab_iterator iterator;
 	SeenEntry  *entry;
 
@@ -295,11 +293,11 @@ sagg_seen_keys_store(SaggExecution *ex)
 		.keynulls = key->nulls};
 
 		CHECK_FOR_INTERRUPTS();
-		if (!key->fresh || key->expires <= ex->store->close_before)
+		if (!key->fresh || key->expires <= watermark)
 			continue;
 		sagg_entry_write(ex, &ex->entry, &group);
-		sagg_store_put(ex->store, table_start(ex, key->expires, ex->store->close_before),
-					   key->hash, InvalidDsaPointer, ex->entry.data, ex->entry.len);
+		sagg_store_put(ex->store, unit_start(ex, key->expires, watermark),
+					   key->hash, SAGG_NOT_STORED, ex->entry.data, ex->entry.len);
 		SAGG_FAILPOINT("store.changed");
 	}
 }
@@ -321,6 +319,6 @@ sagg_seen_key_restore(SaggExecution *ex, int partition, const char *data, Size l
 						   group.keys, group.keynulls);
 	sagg_check_partition(hash, partition);
 	if (group.start > ex->plan->watermark && !find_stored(ex, hash, &expires))
-		sagg_store_load(ex->store, table_start(ex, group.start, ex->plan->watermark), hash,
-						InvalidDsaPointer, data, len);
+		sagg_store_load(ex->store, unit_start(ex, group.start, ex->plan->watermark), hash,
+						SAGG_NOT_STORED, data, len);
 }

@@ -84,24 +84,24 @@ append_states(SaggExecution *ex, StringInfo buf, const char *entry,
  * group's own, as far as there is such a number.
  */
 bool
-sagg_delta_write(SaggExecution *ex, StringInfo buf, const SaggVersion *former,
-				 const SaggVersion *present, uint32 salt)
+sagg_delta_write(SaggExecution *ex, StringInfo buf, SaggEntry former, SaggEntry present,
+				 uint32 salt)
 {
-	SaggBytes	then = {former->entry, former->entry + former->len};
-	SaggBytes	now = {present->entry, present->entry + present->len};
+	SaggBytes	then = {former.data, former.data + former.len};
+	SaggBytes	now = {present.data, present.data + present.len};
 	int32		len = 0;
 
-	if (SAGG_HAS_SESSIONS(ex) || present->len < LEAST_ENTRY || former->len < LEAST_ENTRY ||
+	if (SAGG_HAS_SESSIONS(ex) || present.len < LEAST_ENTRY || former.len < LEAST_ENTRY ||
 		(ex->plan->batch + salt) % WHOLE_PERIOD == 0)
 		return false;
 	sagg_entry_skip_keys(ex, &then);
 	sagg_entry_skip_keys(ex, &now);
 	resetStringInfo(buf);
 	appendBinaryStringInfo(buf, (char *) &len, sizeof(len));
-	appendBinaryStringInfo(buf, present->entry, now.data - present->entry);
-	appendBinaryStringInfo(buf, (const char *) &former->len, sizeof(former->len));
-	append_states(ex, buf, former->entry, then, now);
-	if ((Size) buf->len > present->len / 2)
+	appendBinaryStringInfo(buf, present.data, now.data - present.data);
+	appendBinaryStringInfo(buf, (const char *) &former.len, sizeof(former.len));
+	append_states(ex, buf, former.data, then, now);
+	if ((Size) buf->len > present.len / 2)
 		return false;
 	len = -(buf->len - (int32) sizeof(len));
 	memcpy(buf->data, &len, sizeof(len));
@@ -113,7 +113,7 @@ sagg_delta_write(SaggExecution *ex, StringInfo buf, const SaggVersion *former,
  * of the version before.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT.
  */
 void
-sagg_delta_apply(SaggExecution *ex, StringInfo buf, const SaggVersion *former,
+sagg_delta_apply(SaggExecution *ex, StringInfo buf, SaggEntry former,
 				 const char *delta, Size len)
 {
 	SaggBytes	bytes = {delta, delta + len};
@@ -123,7 +123,7 @@ sagg_delta_apply(SaggExecution *ex, StringInfo buf, const SaggVersion *former,
 	resetStringInfo(buf);
 	appendBinaryStringInfo(buf, delta, bytes.data - delta);
 	memcpy(&former_len, sagg_bytes_take(&bytes, sizeof(former_len)), sizeof(former_len));
-	if (former_len != former->len)
+	if (former_len != former.len)
 		sagg_codec_corrupt("A change does not fit the entry before it.");
 	while (bytes.data < bytes.end)
 	{
@@ -131,9 +131,9 @@ sagg_delta_apply(SaggExecution *ex, StringInfo buf, const SaggVersion *former,
 
 		memcpy(&piece, sagg_bytes_take(&bytes, sizeof(piece)), sizeof(piece));
 		if (piece.from < 0 || piece.len < 0 || piece.fresh < 0 ||
-			(uint64) piece.from + piece.len > former->len)
+			(uint64) piece.from + piece.len > former.len)
 			sagg_codec_corrupt("A change refers to bytes that are not there.");
-		appendBinaryStringInfo(buf, former->entry + piece.from, piece.len);
+		appendBinaryStringInfo(buf, former.data + piece.from, piece.len);
 		appendBinaryStringInfo(buf, sagg_bytes_take(&bytes, piece.fresh), piece.fresh);
 	}
 	bytes.data = buf->data;

@@ -20,17 +20,16 @@
 #include "miscadmin.h"
 
 #include "execute/pass_rows.h"
+#include "execute/store/store.h"
 #include "execute/window/sessions.h"
 
 static void
-pass_entry(SaggExecution *ex, dsa_pointer dp, SaggBytesFn fn, void *fnarg)
+pass_entry(SaggExecution *ex, SaggEntry entry, SaggBytesFn fn, void *fnarg)
 {
-	SaggVersion *version = SAGG_VERSION(ex->store, dp);
-
 	/* one call for the whole entry: the caller must not cut it */
 	resetStringInfo(&ex->entry);
-	appendBinaryStringInfo(&ex->entry, (char *) &version->len, sizeof(version->len));
-	appendBinaryStringInfo(&ex->entry, version->entry, version->len);
+	appendBinaryStringInfo(&ex->entry, (char *) &entry.len, sizeof(entry.len));
+	appendBinaryStringInfo(&ex->entry, entry.data, entry.len);
 	fn(fnarg, ex->entry.data, ex->entry.len);
 }
 
@@ -38,47 +37,27 @@ static Size
 live_bytes(void *arg, int partition)
 {
 	SaggExecution *ex = arg;
-	Size		bytes = 0;
 
-	for (dsa_pointer dp = SAGG_FIRST_TABLE(ex->store, partition); DsaPointerIsValid(dp);)
-	{
-		SaggTable  *table = SAGG_TABLE(ex->store, dp);
-
-		if (!sagg_store_closes(ex->store, table->start))
-			bytes += table->bytes;
-		dp = table->next;
-	}
-	return bytes - ex->store->buried_bytes[partition];
+	return sagg_store_live_bytes(ex->store, partition);
 }
 
 /*
- * A version that the batch has made: what is new of it, or all.
+ * The entries that the batch has put: what is new of them, or all.
  */
-static void
-pass_change(SaggExecution *ex, const SaggUndoRecord *record,
-			SaggBytesFn fn, void *fnarg)
-{
-	SaggVersion *version = SAGG_VERSION(ex->store, record->version);
-
-	if (DsaPointerIsValid(version->prev) &&
-		sagg_delta_write(ex, &ex->entry, SAGG_VERSION(ex->store, version->prev),
-						 version, record->slot))
-		fn(fnarg, ex->entry.data, ex->entry.len);
-	else
-		pass_entry(ex, record->version, fn, fnarg);
-}
-
 static void
 changes(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 {
 	SaggExecution *ex = arg;
-	SaggStore  *store = ex->store;
+	int64		place = 0;
+	SaggChange	change;
 
-	for (int64 i = 0; i < store->nrecords; i++)
+	while (sagg_store_next_change(ex->store, partition, &place, &change))
 	{
-		CHECK_FOR_INTERRUPTS();
-		if (store->tables[store->records[i].table].partition == partition)
-			pass_change(ex, &store->records[i], fn, fnarg);
+		if (change.before.data &&
+			sagg_delta_write(ex, &ex->entry, change.before, change.entry, change.salt))
+			fn(fnarg, ex->entry.data, ex->entry.len);
+		else
+			pass_entry(ex, change.entry, fn, fnarg);
 	}
 }
 
@@ -87,32 +66,30 @@ changes(void *arg, int partition, SaggBytesFn fn, void *fnarg)
  * or gone.
  */
 static bool
-is_leaving(const SaggExecution *ex, dsa_pointer dp)
+is_leaving(const SaggExecution *ex, SaggEntry entry)
 {
-	const char *entry = SAGG_VERSION(ex->store, dp)->entry;
-
 	return SAGG_HAS_SESSIONS(ex) &&
-		(sagg_entry_is_gone(entry) || sagg_entry_end(entry) <= ex->store->close_before);
+		(sagg_entry_is_gone(entry.data) ||
+		 sagg_entry_end(entry.data) <= sagg_store_close_before(ex->store));
 }
 
 static void
 contents(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 {
 	SaggExecution *ex = arg;
+	SaggScan	scan;
 
-	for (dsa_pointer dp = SAGG_FIRST_TABLE(ex->store, partition); DsaPointerIsValid(dp);)
+	sagg_scan_partition(&scan, ex->store, partition);
+	while (sagg_scan_next_unit(&scan))
 	{
-		SaggTable  *table = SAGG_TABLE(ex->store, dp);
-		SaggSlotRef *slots = SAGG_SLOTS(ex->store, table);
-
-		dp = table->next;
-		if (sagg_store_closes(ex->store, table->start))
+		if (sagg_store_closes(ex->store, scan.start))
 			continue;
-		for (uint32 i = 0; i < table->nslots; i++)
+		while (sagg_scan_next(&scan))
 		{
-			CHECK_FOR_INTERRUPTS();
-			if (DsaPointerIsValid(slots[i].version) && !is_leaving(ex, slots[i].version))
-				pass_entry(ex, slots[i].version, fn, fnarg);
+			SaggEntry	entry = sagg_store_entry(ex->store, scan.stored);
+
+			if (!is_leaving(ex, entry))
+				pass_entry(ex, entry, fn, fnarg);
 		}
 	}
 }
@@ -136,22 +113,22 @@ sagg_check_partition(uint32 hash, int partition)
 /*
  * A session of the log into the store, or out of it.
  */
-static void
-restore_session(SaggExecution *ex, int partition, SaggGroup *group,
-				const char *entry, Size len)
+void
+sagg_session_entry_restore(SaggExecution *ex, int partition, SaggGroup *group,
+						   const char *entry, Size len, bool delta)
 {
 	bool		gone = len >= 2 * sizeof(int64) && sagg_entry_is_gone(entry);
 	bool		apart;
-	dsa_pointer stored;
+	SaggStored	stored;
 
 	sagg_entry_check_keys(ex, entry, len);
 	sagg_entry_read(ex, group, entry, len, false);
-	group->hash = sagg_keys_place(ex, sagg_keys_hash(ex, SAGG_SESSIONS_TABLE, group->keys,
+	group->hash = sagg_keys_place(ex, sagg_keys_hash(ex, SAGG_SESSIONS_UNIT, group->keys,
 													 group->keynulls),
-								  SAGG_SESSIONS_TABLE, group->keys, group->keynulls);
+								  SAGG_SESSIONS_UNIT, group->keys, group->keynulls);
 	sagg_check_partition(group->hash, partition);
 	stored = sagg_session_stored(ex, group, &apart);
-	if (gone && DsaPointerIsValid(stored))
+	if (gone && sagg_is_stored(stored))
 		sagg_session_forget(ex->store, group->hash, group->start, apart, stored);
 	else if (!gone && !sagg_session_passed(ex, sagg_entry_end(entry)))
 		sagg_session_restore(ex->store, group->hash, group->start, apart, stored, entry, len);
@@ -160,9 +137,9 @@ restore_session(SaggExecution *ex, int partition, SaggGroup *group,
 /*
  * One entry of the log, or a delta, into the store.
  */
-static void
-restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
-			  const char *entry, Size len, bool delta)
+void
+sagg_group_restore(SaggExecution *ex, int partition, SaggGroup *group,
+				   const char *entry, Size len, bool delta)
 {
 	sagg_entry_check_keys(ex, entry, len);
 	sagg_entry_read(ex, group, entry, len, false);
@@ -171,13 +148,13 @@ restore_entry(SaggExecution *ex, int partition, SaggGroup *group,
 	sagg_check_partition(group->hash, partition);
 	if (!sagg_window_passed(ex, group->start))
 	{
-		dsa_pointer stored = sagg_groups_stored(ex, group);
+		SaggStored	stored = sagg_groups_stored(ex, group);
 
 		if (delta)
 		{
-			if (!DsaPointerIsValid(stored))
+			if (!sagg_is_stored(stored))
 				sagg_codec_corrupt("A change has no entry before it.");
-			sagg_delta_apply(ex, &ex->entry, SAGG_VERSION(ex->store, stored), entry, len);
+			sagg_delta_apply(ex, &ex->entry, sagg_store_entry(ex->store, stored), entry, len);
 			entry = ex->entry.data;
 			len = ex->entry.len;
 		}
@@ -203,10 +180,8 @@ restore(void *arg, int partition, const char *data, Size len)
 		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 		if (ex->seen)
 			sagg_seen_key_restore(ex, partition, entry, entry_len);
-		else if (SAGG_HAS_SESSIONS(ex))
-			restore_session(ex, partition, group, entry, entry_len);
 		else
-			restore_entry(ex, partition, group, entry, entry_len, size < 0);
+			ex->methods->restore(ex, partition, group, entry, entry_len, size < 0);
 		MemoryContextSwitchTo(old);
 		ResetExprContext(ex->tmpcontext);
 	}
@@ -214,42 +189,25 @@ restore(void *arg, int partition, const char *data, Size len)
 }
 
 /*
- * Verify all entries of a table.
+ * Verify all entries.
  */
-static void
-check_table(SaggExecution *ex, SaggTable *table)
-{
-	SaggSlotRef *slots = table->nslots > 0 ? SAGG_SLOTS(ex->store, table) : NULL;
-
-	for (uint32 i = 0; i < table->nslots; i++)
-	{
-		SaggVersion *version;
-		MemoryContext old;
-
-		CHECK_FOR_INTERRUPTS();
-		if (!DsaPointerIsValid(slots[i].version))
-			continue;
-		version = SAGG_VERSION(ex->store, slots[i].version);
-		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
-		sagg_entry_check(ex, version->entry, version->len);
-		MemoryContextSwitchTo(old);
-		ResetExprContext(ex->tmpcontext);
-	}
-}
-
 static void
 restored(void *arg)
 {
 	SaggExecution *ex = arg;
+	SaggScan	scan;
 
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	sagg_scan_store(&scan, ex->store);
+	while (sagg_scan_next_unit(&scan))
 	{
-		for (dsa_pointer dp = SAGG_FIRST_TABLE(ex->store, p); DsaPointerIsValid(dp);)
+		while (sagg_scan_next(&scan))
 		{
-			SaggTable  *table = SAGG_TABLE(ex->store, dp);
+			SaggEntry	entry = sagg_store_entry(ex->store, scan.stored);
+			MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 
-			check_table(ex, table);
-			dp = table->next;
+			sagg_entry_check(ex, entry.data, entry.len);
+			MemoryContextSwitchTo(old);
+			ResetExprContext(ex->tmpcontext);
 		}
 	}
 }

@@ -9,9 +9,10 @@
  *
  * Outside of batches the store equals the last commit (I3).  A batch marks it,
  * links new versions of groups beside the old ones, and ends in publish, after
- * the commit, or in undo.  Publish frees and never allocates, so it cannot
- * fail.  A store found marked, or of another batch or definition than the
- * checkpoint's, is discarded and made anew.
+ * the commit, or in undo (store_undo.c).  Publish frees and never allocates, so it
+ * cannot fail.  A store found marked is undone, if it can be; if not, or if it is of
+ * another batch or definition than the checkpoint's, it is discarded, and another
+ * is made.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,7 +20,8 @@
 
 #include "utils/memutils.h"
 
-#include "execute/window/sessions.h"
+#include "execute/execute_internal.h"
+#include "execute/store/store_internal.h"
 
 #define STORE_MAGIC			0x53414753
 #define STORE_INITIAL_SIZE	(256 * 1024)
@@ -45,6 +47,7 @@ make_handle(dsm_segment *segment)
 void
 sagg_store_init_header(SaggStoreHeader *header)
 {
+	header->touched = InvalidDsaPointer;
 	for (int i = 0; i < SAGG_STATE_PARTITIONS; i++)
 	{
 		header->partitions[i].first = InvalidDsaPointer;
@@ -103,9 +106,42 @@ attach_store(dsa_handle handle)
 }
 
 /*
+ * Whether a store is the state that "batch" left under a definition, and all that a
+ * batch after that may have changed can be undone.
+ */
+static bool
+is_usable(const SaggStoreHeader *header, const SaggQuery *query, int64 batch)
+{
+	return header->magic == STORE_MAGIC &&
+		(!header->in_batch || header->undoable) &&
+		header->fingerprint == query->store_fingerprint &&
+		memcmp(&header->identity, &query->state_identity, sizeof(SaggIdentity)) == 0 &&
+		header->batch == batch;
+}
+
+/*
+ * Undo the batch that another process has left in a store.  On an ERROR lets go of
+ * the store, which is then discarded by the next to open it.
+ */
+static void
+undo_left(SaggStore *store)
+{
+	PG_TRY();
+	{
+		sagg_store_undo_left(store);
+	}
+	PG_CATCH();
+	{
+		sagg_store_close(store);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+/*
  * Attach to the store behind "*handle", if it is the state that "batch" left
  * under the definition "query", with the very types and functions that this now
- * has; else discard it and make an empty one.
+ * has, or can be put back to that; else discard it and make an empty one.
  * "fresh" tells which: a fresh store has to be restored from the checkpoint.
  * "batch" is the last committed one, -1 = none yet.  "tranche_id" is for the
  * area's locks, "budget" is asked before the store grows and must live on.
@@ -124,13 +160,11 @@ sagg_store_open(dsa_handle *handle, int tranche_id,
 	if (*handle != DSM_HANDLE_INVALID)
 	{
 		store = attach_store(*handle);
-		if (store && store->header->magic == STORE_MAGIC &&
-			!store->header->in_batch &&
-			store->header->fingerprint == query->store_fingerprint &&
-			memcmp(&store->header->identity, &query->state_identity, sizeof(SaggIdentity)) == 0 &&
-			store->header->batch == batch)
+		if (store && is_usable(store->header, query, batch))
 		{
 			store->budget = budget;
+			if (store->header->in_batch)
+				undo_left(store);
 			return store;
 		}
 		if (store)
@@ -187,11 +221,53 @@ sagg_store_discard(dsa_handle *handle)
 void
 sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 {
-	Assert(store->nrecords == 0 && store->ntables == 0);
+	Assert(store->nrecords == 0 && store->nunits == 0);
+	/* one that is being restored stays what nobody else can put back */
+	if (!store->header->in_batch)
+		store->header->undoable = true;
 	store->header->in_batch = true;
 	store->batch = batch;
 	store->window = *window;
+	store->bounds = sagg_window_bounds(&store->window);
 	store->close_before = DT_NOBEGIN;
+}
+
+/*
+ * What ends until "time" goes when the batch at hand is published.
+ */
+void
+sagg_store_close_until(SaggStore *store, TimestampTz time)
+{
+	store->close_before = time;
+}
+
+/*
+ * That time; DT_NOBEGIN = nothing goes.
+ */
+TimestampTz
+sagg_store_close_before(const SaggStore *store)
+{
+	return store->close_before;
+}
+
+/*
+ * The secret of the hashes that entries are under.  Lives as long as the store is
+ * open.
+ */
+const SaggHashSeed *
+sagg_store_seed(const SaggStore *store)
+{
+	return &store->header->seed;
+}
+
+/*
+ * Take the secret of another store, for entries that keep their hashes.  The store
+ * must be empty.
+ */
+void
+sagg_store_set_seed(SaggStore *store, const SaggHashSeed *seed)
+{
+	store->header->seed = *seed;
 }
 
 /*
@@ -201,8 +277,7 @@ sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 bool
 sagg_store_closes(const SaggStore *store, int64 start)
 {
-	return store->window.kind != SAGG_WINDOW_NONE &&
-		store->window.kind != SAGG_WINDOW_SESSION &&
+	return store->bounds->fixed &&
 		sagg_window_end(&store->window, start) <= store->close_before;
 }
 
@@ -214,34 +289,35 @@ TimestampTz
 sagg_store_next_end(SaggStore *store)
 {
 	TimestampTz next = DT_NOEND;
+	SaggScan	scan;
 
 	/* or one that has been, of a session that has grown */
 	if (store->window.kind == SAGG_WINDOW_SESSION)
 		return sagg_due_first(store);
 
-	for (int p = 0; store->window.kind != SAGG_WINDOW_NONE && p < SAGG_STATE_PARTITIONS; p++)
+	if (!store->bounds->fixed)
+		return next;
+	sagg_scan_store(&scan, store);
+	while (sagg_scan_next_unit(&scan))
 	{
-		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p); DsaPointerIsValid(dp);)
-		{
-			SaggTable  *table = SAGG_TABLE(store, dp);
-
-			if (!sagg_store_closes(store, table->start))
-				next = Min(next, sagg_window_next_end(&store->window, table->start,
-													  store->close_before));
-			dp = table->next;
-		}
+		if (!sagg_store_closes(store, scan.start))
+			next = Min(next, store->bounds->next_end(&store->window, scan.start,
+													 store->close_before));
 	}
 	return next;
 }
 
-static void
-forget_undo(SaggStore *store)
+/*
+ * The changes of the batch are no more this process's to publish or to undo.
+ */
+void
+sagg_store_forget_changes(SaggStore *store)
 {
 	MemoryContextReset(store->memory);
 	store->records = NULL;
-	store->tables = NULL;
+	store->units = NULL;
 	store->nrecords = store->max_records = 0;
-	store->ntables = store->max_tables = 0;
+	store->nunits = store->max_units = 0;
 	store->buried = NULL;
 	store->nburied = store->max_buried = 0;
 	memset(store->buried_bytes, 0, sizeof(store->buried_bytes));
@@ -254,19 +330,13 @@ forget_undo(SaggStore *store)
 static void
 evict_closed(SaggStore *store)
 {
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	SaggScan	scan;
+
+	sagg_scan_store(&scan, store);
+	while (sagg_scan_next_unit(&scan))
 	{
-		dsa_pointer next;
-
-		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p);
-			 DsaPointerIsValid(dp); dp = next)
-		{
-			SaggTable  *table = SAGG_TABLE(store, dp);
-
-			next = table->next;
-			if (sagg_store_closes(store, table->start))
-				sagg_store_free_table(store, p, dp);
-		}
+		if (sagg_store_closes(store, scan.start))
+			sagg_store_free_unit(store, scan.partition, scan.place);
 	}
 }
 
@@ -279,106 +349,32 @@ evict_closed(SaggStore *store)
 void
 sagg_store_publish(SaggStore *store)
 {
+	store->header->undoable = false;
 	for (int64 i = 0; i < store->nrecords; i++)
 	{
 		SaggVersion *version = SAGG_VERSION(store, store->records[i].version);
+		dsa_pointer before = sagg_version_before(version);
 
-		if (DsaPointerIsValid(version->prev))
-			dsa_free(store->area, version->prev);
+		if (DsaPointerIsValid(before))
+			dsa_free(store->area, before);
 		version->prev = InvalidDsaPointer;
 		SAGG_FAILPOINT("publish.version");
 	}
-	for (uint32 i = 0; i < store->ntables; i++)
+	for (uint32 i = 0; i < store->nunits; i++)
 	{
-		SaggUndoTable *undo = &store->tables[i];
+		SaggUnit   *unit = SAGG_UNIT(store, store->units[i].unit);
 
-		if (undo->resized_at >= 0 && undo->nslots > 0)
-			dsa_free(store->area, undo->slots);
-		SAGG_TABLE(store, undo->table)->touched = 0;
+		if (unit->resized && unit->former_nslots > 0)
+			dsa_free(store->area, unit->former_slots);
+		unit->touched = 0;
 	}
+	store->header->touched = InvalidDsaPointer;
 	SAGG_FAILPOINT("publish.middle");
 	evict_closed(store);
 	for (int64 i = 0; i < store->nburied; i++)
 		sagg_store_remove(store, store->buried[i].start, store->buried[i].hash,
-						  store->buried[i].version);
-	forget_undo(store);
+						  store->buried[i].stored);
+	sagg_store_forget_changes(store);
 	store->header->batch = store->batch;
 	store->header->in_batch = false;
-}
-
-/*
- * Put one table back: its counters and, if it has grown, its former slots.
- */
-static void
-undo_table(SaggStore *store, SaggUndoTable *undo)
-{
-	SaggTable  *table = SAGG_TABLE(store, undo->table);
-
-	if (undo->resized_at >= 0)
-	{
-		dsa_free(store->area, table->slots);
-		table->slots = undo->slots;
-		table->nslots = undo->nslots;
-	}
-	table->nentries = undo->nentries;
-	table->bytes = undo->bytes;
-	table->touched = 0;
-}
-
-/*
- * The batch has failed, wherever it was: the store becomes what it was at its
- * begin.  To be called inside or outside of a transaction; neither allocates
- * nor raises errors.
- */
-void
-sagg_store_undo(SaggStore *store)
-{
-	for (uint32 i = 0; i < store->ntables; i++)
-		undo_table(store, &store->tables[i]);
-
-	for (int64 i = store->nrecords - 1; i >= 0; i--)
-	{
-		SaggUndoRecord *record = &store->records[i];
-		SaggUndoTable *undo = &store->tables[record->table];
-
-		/* versions linked after the table has grown are not in its old slots */
-		if (undo->resized_at < 0 || i < undo->resized_at)
-			SAGG_SLOTS(store, SAGG_TABLE(store, undo->table))[record->slot].version =
-				SAGG_VERSION(store, record->version)->prev;
-		dsa_free(store->area, record->version);
-		SAGG_FAILPOINT("undo.version");
-	}
-	for (uint32 i = 0; i < store->ntables; i++)
-	{
-		if (store->tables[i].created)
-			sagg_store_free_table(store, store->tables[i].partition,
-								  store->tables[i].table);
-	}
-	store->header->in_batch = false;
-	store->due_known = false;
-	forget_undo(store);
-}
-
-/*
- * Groups in the store, and the bytes they take in it.
- */
-void
-sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes)
-{
-	*groups = 0;
-	*bytes = 0;
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-	{
-		*bytes += store->header->partitions[p].nbuckets * sizeof(dsa_pointer);
-		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p); DsaPointerIsValid(dp);)
-		{
-			SaggTable  *table = SAGG_TABLE(store, dp);
-
-			*groups += table->nentries;
-			*bytes += table->bytes + sizeof(SaggTable) +
-				table->nentries * offsetof(SaggVersion, entry) +
-				table->nslots * sizeof(SaggSlotRef);
-			dp = table->next;
-		}
-	}
 }

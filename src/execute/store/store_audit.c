@@ -5,7 +5,7 @@
  *
  * What is allocated in the area is counted by the allocator, in the dump it
  * writes of itself, not by the code that is to be checked.  What can be reached
- * is counted by going through the tables.  Never changes a store; the caller
+ * is counted by going through the units.  Never changes a store; the caller
  * sees to it that nobody else does meanwhile.
  *
  *-------------------------------------------------------------------------
@@ -17,7 +17,7 @@
 #include "storage/fd.h"
 #include "utils/freepage.h"
 
-#include "execute/execute_internal.h"
+#include "execute/store/store_internal.h"
 
 /*
  * dsa_dump writes to stderr: let that be a file for a moment.
@@ -75,33 +75,21 @@ count_allocated(FILE *dump, SaggStoreAudit *audit)
 }
 
 static void
-count_versions(SaggStore *store, const SaggTable *table, SaggStoreAudit *audit)
-{
-	SaggSlotRef *slots = table->nslots > 0 ? SAGG_SLOTS(store, table) : NULL;
-
-	for (uint32 i = 0; i < table->nslots; i++)
-	{
-		for (dsa_pointer dp = slots[i].version; DsaPointerIsValid(dp);)
-		{
-			audit->reachable_objects++;
-			dp = SAGG_VERSION(store, dp)->prev;
-		}
-	}
-}
-
-static void
 count_reachable(SaggStore *store, SaggStoreAudit *audit)
 {
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-	{
-		audit->reachable_objects += store->header->partitions[p].nbuckets > 0 ? 1 : 0;
-		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p); DsaPointerIsValid(dp);)
-		{
-			SaggTable  *table = SAGG_TABLE(store, dp);
+	SaggScan	scan;
 
-			audit->reachable_objects += table->nslots > 0 ? 2 : 1;
-			count_versions(store, table, audit);
-			dp = table->next;
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+		audit->reachable_objects += store->header->partitions[p].nbuckets > 0 ? 1 : 0;
+	sagg_scan_store(&scan, store);
+	while (sagg_scan_next_unit(&scan))
+	{
+		audit->reachable_objects += scan.unit->nslots > 0 ? 2 : 1;
+		while (sagg_scan_next(&scan))
+		{
+			for (dsa_pointer dp = scan.stored.place; DsaPointerIsValid(dp);
+				 dp = sagg_version_before(SAGG_VERSION(store, dp)))
+				audit->reachable_objects++;
 		}
 	}
 }

@@ -14,7 +14,7 @@
  */
 #include "postgres.h"
 
-#include "execute/execute_internal.h"
+#include "execute/store/store_internal.h"
 
 /* a list of no more windows has no hash table */
 #define LIST_LENGTH		8
@@ -31,7 +31,7 @@ bucket_of(SaggStore *store, const SaggDirectory *directory, int64 start)
 }
 
 /*
- * The table of a window, or InvalidDsaPointer.
+ * The unit of a window, or InvalidDsaPointer.
  */
 dsa_pointer
 sagg_directory_find(SaggStore *store, int partition, int64 start)
@@ -42,33 +42,33 @@ sagg_directory_find(SaggStore *store, int partition, int64 start)
 
 	while (DsaPointerIsValid(dp))
 	{
-		const SaggTable *table = SAGG_TABLE(store, dp);
+		const SaggUnit *unit = SAGG_UNIT(store, dp);
 
-		if (table->start == start)
+		if (unit->start == start)
 			break;
-		dp = hashed ? table->chain : table->next;
+		dp = hashed ? unit->chain : unit->next;
 	}
 	return dp;
 }
 
 /*
- * The table of a window in a partition, or NULL.
+ * The unit of a window in a partition, or NULL.
  */
-SaggTable *
-sagg_store_table(SaggStore *store, int partition, int64 start)
+SaggUnit *
+sagg_store_unit(SaggStore *store, int partition, int64 start)
 {
 	dsa_pointer dp = sagg_directory_find(store, partition, start);
 
-	return DsaPointerIsValid(dp) ? SAGG_TABLE(store, dp) : NULL;
+	return DsaPointerIsValid(dp) ? SAGG_UNIT(store, dp) : NULL;
 }
 
 static void
 link_into_bucket(SaggStore *store, SaggDirectory *directory, dsa_pointer dp)
 {
-	SaggTable  *table = SAGG_TABLE(store, dp);
-	dsa_pointer *bucket = bucket_of(store, directory, table->start);
+	SaggUnit   *unit = SAGG_UNIT(store, dp);
+	dsa_pointer *bucket = bucket_of(store, directory, unit->start);
 
-	table->chain = *bucket;
+	unit->chain = *bucket;
 	*bucket = dp;
 }
 
@@ -81,7 +81,7 @@ grow_directory(SaggStore *store, SaggDirectory *directory)
 	uint32		n = Max(4 * LIST_LENGTH, directory->nbuckets * 2);
 	dsa_pointer buckets;
 
-	if (directory->ntables < Max(LIST_LENGTH, directory->nbuckets))
+	if (directory->nunits < Max(LIST_LENGTH, directory->nbuckets))
 		return;
 	buckets = sagg_store_allocate(store, n * sizeof(dsa_pointer));
 	if (directory->nbuckets > 0)
@@ -91,12 +91,12 @@ grow_directory(SaggStore *store, SaggDirectory *directory)
 	for (uint32 i = 0; i < n; i++)
 		BUCKETS(store, directory)[i] = InvalidDsaPointer;
 	for (dsa_pointer dp = directory->first; DsaPointerIsValid(dp);
-		 dp = SAGG_TABLE(store, dp)->next)
+		 dp = SAGG_UNIT(store, dp)->next)
 		link_into_bucket(store, directory, dp);
 }
 
 /*
- * Add an empty table, without slots, for a window that has none.  Raises
+ * Add an empty unit, without slots, for a window that has none.  Raises
  * ERRCODE_SAGG_STATE_LIMIT.
  */
 dsa_pointer
@@ -104,21 +104,22 @@ sagg_directory_add(SaggStore *store, int partition, int64 start)
 {
 	SaggDirectory *directory = &store->header->partitions[partition];
 	dsa_pointer dp;
-	SaggTable  *table;
+	SaggUnit   *unit;
 
 	grow_directory(store, directory);
-	dp = sagg_store_allocate(store, sizeof(SaggTable));
-	table = SAGG_TABLE(store, dp);
-	memset(table, 0, sizeof(SaggTable));
-	table->start = start;
-	table->slots = InvalidDsaPointer;
-	table->prev = InvalidDsaPointer;
-	table->chain = InvalidDsaPointer;
-	table->next = directory->first;
-	if (DsaPointerIsValid(table->next))
-		SAGG_TABLE(store, table->next)->prev = dp;
+	dp = sagg_store_allocate(store, sizeof(SaggUnit));
+	unit = SAGG_UNIT(store, dp);
+	memset(unit, 0, sizeof(SaggUnit));
+	unit->start = start;
+	unit->partition = partition;
+	unit->slots = InvalidDsaPointer;
+	unit->prev = InvalidDsaPointer;
+	unit->chain = InvalidDsaPointer;
+	unit->next = directory->first;
+	if (DsaPointerIsValid(unit->next))
+		SAGG_UNIT(store, unit->next)->prev = dp;
 	directory->first = dp;
-	directory->ntables++;
+	directory->nunits++;
 	if (directory->nbuckets > 0)
 		link_into_bucket(store, directory, dp);
 	return dp;
@@ -127,34 +128,34 @@ sagg_directory_add(SaggStore *store, int partition, int64 start)
 static void
 unlink_from_bucket(SaggStore *store, SaggDirectory *directory, dsa_pointer dp)
 {
-	const SaggTable *table = SAGG_TABLE(store, dp);
-	dsa_pointer *link = bucket_of(store, directory, table->start);
+	const SaggUnit *unit = SAGG_UNIT(store, dp);
+	dsa_pointer *link = bucket_of(store, directory, unit->start);
 
 	while (*link != dp)
-		link = &SAGG_TABLE(store, *link)->chain;
-	*link = table->chain;
+		link = &SAGG_UNIT(store, *link)->chain;
+	*link = unit->chain;
 }
 
 /*
- * Take a table out.  The hash table goes with the last one.  Its memory is the
+ * Take a unit out.  The hash table goes with the last one.  Its memory is the
  * caller's to free.
  */
 void
 sagg_directory_remove(SaggStore *store, int partition, dsa_pointer dp)
 {
 	SaggDirectory *directory = &store->header->partitions[partition];
-	const SaggTable *table = SAGG_TABLE(store, dp);
+	const SaggUnit *unit = SAGG_UNIT(store, dp);
 
 	if (directory->nbuckets > 0)
 		unlink_from_bucket(store, directory, dp);
-	if (DsaPointerIsValid(table->next))
-		SAGG_TABLE(store, table->next)->prev = table->prev;
-	if (DsaPointerIsValid(table->prev))
-		SAGG_TABLE(store, table->prev)->next = table->next;
+	if (DsaPointerIsValid(unit->next))
+		SAGG_UNIT(store, unit->next)->prev = unit->prev;
+	if (DsaPointerIsValid(unit->prev))
+		SAGG_UNIT(store, unit->prev)->next = unit->next;
 	else
-		directory->first = table->next;
-	directory->ntables--;
-	if (directory->ntables == 0 && directory->nbuckets > 0)
+		directory->first = unit->next;
+	directory->nunits--;
+	if (directory->nunits == 0 && directory->nbuckets > 0)
 	{
 		dsa_free(store->area, directory->buckets);
 		directory->buckets = InvalidDsaPointer;

@@ -3,7 +3,7 @@
  * store_due.c
  *	  When entries with an end of their own may be over.
  *
- * Windows that share their end are freed as a table.  Sessions do not, and
+ * Windows that share their end are freed as units.  Sessions do not, and
  * nobody wants to look at all of them in every batch.  So a store's handle has
  * a heap of ends, the least first, each with the hash of its group: for every
  * session in the store there is an item of its hash that is not later than its
@@ -22,6 +22,7 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
+#include "execute/store/store_internal.h"
 #include "execute/window/sessions.h"
 
 typedef struct SaggDue
@@ -64,14 +65,16 @@ sift_down(SaggDue *heap, int64 n, SaggDue item)
 }
 
 /*
- * Note that a session of this hash ends then, or later.
+ * Note that a session of this hash ends then, or later; not needed as long as the
+ * heap is not known.
  */
 void
 sagg_due_add(SaggStore *store, int64 end, uint32 hash)
 {
 	SaggDue		item = {end, hash};
 
-	Assert(store->due_known);
+	if (!store->due_known)
+		return;
 	if (store->ndue == store->max_due)
 	{
 		int64		max = Max(1024, store->max_due * 2);
@@ -84,35 +87,24 @@ sagg_due_add(SaggStore *store, int64 end, uint32 hash)
 	sift_up(store->due, store->ndue++, item);
 }
 
-static void
-add_table(SaggStore *store, const SaggTable *table)
-{
-	const SaggSlotRef *slots = table->nslots > 0 ? SAGG_SLOTS(store, table) : NULL;
-
-	for (uint32 i = 0; i < table->nslots; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (DsaPointerIsValid(slots[i].version))
-			sagg_due_add(store, sagg_entry_end(SAGG_VERSION(store, slots[i].version)->entry),
-						 sagg_session_slot_hash(table, &slots[i]));
-	}
-}
-
 /*
  * Make the heap if it is not known.  Not for the middle of a batch's changes.
  */
 void
 sagg_due_prepare(SaggStore *store)
 {
+	SaggScan	scan;
+
 	if (store->due_known)
 		return;
 	store->ndue = 0;
 	store->due_known = true;
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	sagg_scan_store(&scan, store);
+	while (sagg_scan_next_unit(&scan))
 	{
-		for (dsa_pointer dp = SAGG_FIRST_TABLE(store, p); DsaPointerIsValid(dp);
-			 dp = SAGG_TABLE(store, dp)->next)
-			add_table(store, SAGG_TABLE(store, dp));
+		while (sagg_scan_next(&scan))
+			sagg_due_add(store, sagg_entry_end(sagg_store_entry(store, scan.stored).data),
+						 sagg_session_scan_hash(&scan));
 	}
 }
 

@@ -21,7 +21,7 @@
 
 #include "utils/memutils.h"
 
-#include "execute/execute_internal.h"
+#include "execute/store/store_internal.h"
 
 /* a store grows by no less, if the budget allows */
 #define GROWTH_MIN			((Size) 1024 * 1024)

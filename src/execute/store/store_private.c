@@ -18,7 +18,7 @@
 #include "utils/memutils.h"
 
 #include "streams/streams.h"
-#include "execute/execute_internal.h"
+#include "execute/store/store_internal.h"
 
 /*
  * How many bytes a group may take for each of its bytes in the log: the least

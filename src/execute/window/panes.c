@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * panes.c
- *	  SaggSliding windows out of panes: which panes, and which windows.
+ *	  Sliding windows out of panes: which panes, and which windows.
  *
  * Groups of a stream with panes are of a pane each (windows.c).  When windows are
  * given out, the panes of a key - of the batch, and of the store - are brought
@@ -22,6 +22,7 @@
 #include "utils/memutils.h"
 
 #include "panes.h"
+#include "window_kinds.h"
 
 #define ST_SORT sort_panes
 #define ST_ELEMENT_TYPE SaggPane
@@ -33,17 +34,17 @@
 #include "lib/sort_template.h"
 
 static int
-compare_tables(const void *a, const void *b, void *arg)
+compare_units(const void *a, const void *b, void *arg)
 {
-	int64		x = ((const SaggPaneTable *) a)->start;
-	int64		y = ((const SaggPaneTable *) b)->start;
+	int64		x = ((const SaggPaneUnit *) a)->start;
+	int64		y = ((const SaggPaneUnit *) b)->start;
 
 	return x < y ? -1 : x > y;
 }
 
 static void
 add_pane(SaggPaneList *list, uint32 keyhash, int64 start, SaggGroup *group,
-		 dsa_pointer version)
+		 SaggStored stored)
 {
 	SaggPane   *pane;
 
@@ -58,7 +59,7 @@ add_pane(SaggPaneList *list, uint32 keyhash, int64 start, SaggGroup *group,
 	pane->keyhash = keyhash;
 	pane->start = start;
 	pane->group = group;
-	pane->version = version;
+	pane->stored = stored;
 }
 
 /*
@@ -94,7 +95,7 @@ set_range(SaggSliding *s)
 	if (s->first != PG_INT64_MIN)
 		s->first += s->window->slide;
 	if (ex->stream->mode == SAGG_APPEND && !ex->open_windows)
-		s->last = last_window_until(s->window, ex->store->close_before);
+		s->last = last_window_until(s->window, sagg_store_close_before(ex->store));
 }
 
 static void
@@ -102,51 +103,49 @@ collect_batch(SaggSliding *s)
 {
 	for (SaggGroup *group = sagg_groups_next(s->ex, true); group;
 		 group = sagg_groups_next(s->ex, false))
-		add_pane(&s->batch, group->hash ^ sagg_start_salt(s->ex->store, group->start),
-				 group->start, group, InvalidDsaPointer);
+		add_pane(&s->batch, group->hash ^ sagg_start_salt(s->ex->seed, group->start),
+				 group->start, group, SAGG_NOT_STORED);
 }
 
 /*
- * The tables of a partition, by time.
+ * The units of a partition, by time.
  */
 static void
-collect_tables(SaggSliding *s, int partition)
+collect_units(SaggSliding *s, int partition)
 {
-	SaggStore  *store = s->ex->store;
+	SaggScan	scan;
 
-	s->ntables = 0;
-	for (dsa_pointer dp = SAGG_FIRST_TABLE(store, partition); DsaPointerIsValid(dp);)
+	s->nunits = 0;
+	sagg_scan_partition(&scan, s->ex->store, partition);
+	while (sagg_scan_next_unit(&scan))
 	{
-		SaggTable  *table = SAGG_TABLE(store, dp);
-
-		if (s->ntables == s->max_tables)
+		if (s->nunits == s->max_units)
 		{
-			s->max_tables = Max(256, s->max_tables * 2);
-			s->tables = s->tables ?
-				repalloc(s->tables, sizeof(SaggPaneTable) * s->max_tables) :
-				palloc(sizeof(SaggPaneTable) * s->max_tables);
+			s->max_units = Max(256, s->max_units * 2);
+			s->units = s->units ?
+				repalloc(s->units, sizeof(SaggPaneUnit) * s->max_units) :
+				palloc(sizeof(SaggPaneUnit) * s->max_units);
 		}
-		s->tables[s->ntables].start = table->start;
-		s->tables[s->ntables++].table = table;
-		dp = table->next;
+		s->units[s->nunits].start = scan.start;
+		s->units[s->nunits++].unit = scan.unit;
 	}
-	sagg_sort(s->tables, s->ntables, sizeof(SaggPaneTable), compare_tables, NULL);
+	sagg_sort(s->units, s->nunits, sizeof(SaggPaneUnit), compare_units, NULL);
 }
 
 /*
- * The first table at or after a time.
+ * The first unit at or after a time.
  */
 static int
-find_table(const SaggSliding *s, int64 start)
+find_unit(const SaggSliding *s, int64 start)
 {
 	int			low = 0;
-	int			high = s->ntables;
+	int			high = s->nunits;
 
 	while (low < high)
 	{
 		int			middle = (low + high) / 2;
 
-		if (s->tables[middle].start < start)
+		if (s->units[middle].start < start)
 			low = middle + 1;
 		else
 			high = middle;
@@ -160,24 +159,18 @@ find_table(const SaggSliding *s, int64 start)
 static void
 add_stored(SaggSliding *s)
 {
-	SaggStore  *store = s->ex->store;
-
-	for (int i = find_table(s, s->first); i < s->ntables; i++)
+	for (int i = find_unit(s, s->first); i < s->nunits; i++)
 	{
-		SaggTable  *table = s->tables[i].table;
-		uint32		salt = sagg_start_salt(store, table->start);
-		SaggSlotRef *slots;
+		const SaggPaneUnit *unit = &s->units[i];
+		uint32		salt = sagg_start_salt(s->ex->seed, unit->start);
+		SaggScan	scan;
 
-		if (s->last != PG_INT64_MAX && table->start >= s->last + s->window->size)
+		if (s->last != PG_INT64_MAX && unit->start >= s->last + s->window->size)
 			break;
 		CHECK_FOR_INTERRUPTS();
-		slots = table->nslots > 0 ? SAGG_SLOTS(store, table) : NULL;
-		for (uint32 j = 0; j < table->nslots; j++)
-		{
-			if (DsaPointerIsValid(slots[j].version))
-				add_pane(&s->work, slots[j].hash ^ salt, table->start, NULL,
-						 slots[j].version);
-		}
+		sagg_scan_unit(&scan, s->ex->store, unit->unit);
+		while (sagg_scan_next(&scan))
+			add_pane(&s->work, scan.hash ^ salt, unit->start, NULL, scan.stored);
 	}
 }
 
@@ -188,7 +181,6 @@ add_stored(SaggSliding *s)
 static void
 add_stored_of_changed(SaggSliding *s)
 {
-	SaggStore  *store = s->ex->store;
 	int64		n = s->work.n;
 
 	for (int64 i = 0, j; i < n; i = j)
@@ -202,15 +194,15 @@ add_stored_of_changed(SaggSliding *s)
 			 sagg_first_window_of(s->window, s->work.panes[j].start) <= end; j++)
 			end = sagg_pane_window(s->window, s->work.panes[j].start) + s->window->size;
 		CHECK_FOR_INTERRUPTS();
-		for (int t = find_table(s, first); t < s->ntables && s->tables[t].start < end; t++)
+		for (int t = find_unit(s, first); t < s->nunits && s->units[t].start < end; t++)
 		{
-			SaggTable  *table = s->tables[t].table;
-			uint32		hash = keyhash ^ sagg_start_salt(store, table->start);
+			const SaggPaneUnit *unit = &s->units[t];
+			uint32		hash = keyhash ^ sagg_start_salt(s->ex->seed, unit->start);
 			uint32		step = 0;
-			dsa_pointer version;
+			SaggStored	stored;
 
-			while (sagg_table_probe(store, table, hash, &step, &version))
-				add_pane(&s->work, keyhash, table->start, NULL, version);
+			while (sagg_unit_probe(s->ex->store, unit->unit, hash, &step, &stored))
+				add_pane(&s->work, keyhash, unit->start, NULL, stored);
 		}
 	}
 }
@@ -225,9 +217,9 @@ emit_partition(SaggSliding *s, int partition)
 	{
 		if (SAGG_PARTITION_OF(s->batch.panes[i].keyhash) == partition)
 			add_pane(work, s->batch.panes[i].keyhash, s->batch.panes[i].start,
-					 s->batch.panes[i].group, InvalidDsaPointer);
+					 s->batch.panes[i].group, SAGG_NOT_STORED);
 	}
-	collect_tables(s, partition);
+	collect_units(s, partition);
 	if (!sagg_gives_out_all(s->ex))
 	{
 		sort_panes(work->panes, work->n);
@@ -268,4 +260,14 @@ sagg_panes_emit(SaggExecution *ex)
 	FreeExprContext(s.result, true);
 	FreeExprContext(s.stacks, true);
 	FreeExprContext(s.loaded, true);
+}
+
+/*
+ * The end of the batch: what it gives out, and its panes to the store.
+ */
+void
+sagg_panes_close(SaggExecution *ex)
+{
+	sagg_panes_emit(ex);
+	sagg_groups_store(ex);
 }

@@ -16,7 +16,7 @@ typedef struct SaggPane
 	uint32		keyhash;		/* the group's hash without its start */
 	int64		start;
 	SaggGroup  *group;			/* of the batch, or NULL: in the store only */
-	dsa_pointer version;		/* in the store, if "group" is NULL */
+	SaggStored	stored;			/* in the store, if "group" is NULL */
 } SaggPane;
 
 typedef struct SaggPaneList
@@ -26,12 +26,12 @@ typedef struct SaggPaneList
 	SaggPane   *panes;
 } SaggPaneList;
 
-/* The table of a pane in a partition of the store. */
-typedef struct SaggPaneTable
+/* The unit of a pane in a partition of the store. */
+typedef struct SaggPaneUnit
 {
 	int64		start;
-	SaggTable  *table;
-} SaggPaneTable;
+	SaggUnit   *unit;
+} SaggPaneUnit;
 
 /* A pane of the key at hand. */
 typedef struct SaggKeyPane
@@ -50,9 +50,9 @@ typedef struct SaggSliding
 	int64		last;			/* ... to here are to be given out */
 	SaggPaneList batch;			/* of all partitions */
 	SaggPaneList work;			/* of the partition at hand */
-	int			ntables;
-	int			max_tables;
-	SaggPaneTable *tables;
+	int			nunits;
+	int			max_units;
+	SaggPaneUnit *units;
 
 	/* the key at hand */
 	int64		n;
@@ -69,7 +69,6 @@ typedef struct SaggSliding
 } SaggSliding;
 
 /* sliding.c */
-extern int64 sagg_first_window_of(const SaggWindow *window, int64 pane);
 extern bool sagg_gives_out_all(const SaggExecution *ex);
 extern void sagg_sliding_allocate_in(SaggSliding *s, ExprContext *context);
 extern void sagg_sliding_emit(SaggSliding *s, const SaggPane *panes, int64 n);

@@ -30,7 +30,7 @@
 static bool
 closes(const SaggExecution *ex, int64 end)
 {
-	return end <= ex->store->close_before;
+	return end <= sagg_store_close_before(ex->store);
 }
 
 /*
@@ -53,11 +53,11 @@ same_identity(const SaggExecution *ex, const SaggSession *session,
 static void
 emit_replaced(SaggExecution *ex, SaggSession *session)
 {
-	session->group.stored = InvalidDsaPointer;
+	session->group.stored = SAGG_NOT_STORED;
 	for (SaggSessionPart *part = session->parts; part; part = part->next)
 	{
 		if (same_identity(ex, session, part))
-			session->group.stored = part->version;
+			session->group.stored = part->stored;
 		else
 			sagg_emit_replaced(ex, &session->group, part->start, part->end);
 	}
@@ -86,7 +86,7 @@ put_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
 {
 	SaggStore  *store = ex->store;
 	uint32		hash = session->group.hash;
-	dsa_pointer old = InvalidDsaPointer;
+	SaggStored	old = SAGG_NOT_STORED;
 	bool		apart = false;
 	MemoryContext save;
 
@@ -94,7 +94,7 @@ put_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
 	{
 		if (part->start == session->group.start)
 		{
-			old = part->version;
+			old = part->stored;
 			apart = part->apart;
 		}
 		else
@@ -102,16 +102,16 @@ put_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
 			sagg_entry_write_gone(ex, &ex->entry, &session->group, part->start);
 			sagg_session_bury(store, hash, part->start, part->apart,
 							  sagg_session_put(store, hash, part->start, part->apart,
-											   part->version, &ex->entry));
+											   part->stored, &ex->entry));
 		}
 	}
-	if (!DsaPointerIsValid(old))
+	if (!sagg_is_stored(old))
 		apart = key->nstored++ >= SAGG_FEW_SESSIONS;
 	save = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 	sagg_entry_write(ex, &ex->entry, &session->group);
 	MemoryContextSwitchTo(save);
 	sagg_session_put(store, hash, session->group.start, apart, old, &ex->entry);
-	if (!DsaPointerIsValid(old) && store->due_known)
+	if (!sagg_is_stored(old))
 		sagg_due_add(store, session->end, hash);
 	SAGG_FAILPOINT("store.changed");
 }
@@ -150,7 +150,7 @@ close_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
 	{
 		for (SaggSessionPart *part = session->parts; part; part = part->next)
 			sagg_session_bury(ex->store, session->group.hash, part->start,
-							  part->apart, part->version);
+							  part->apart, part->stored);
 	}
 	else if (session->group.changed)
 		put_session(ex, key, session);
@@ -161,34 +161,28 @@ close_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
  * Give out a stored session.  "group" has its bounds and keys.
  */
 static void
-emit_stored(SaggExecution *ex, SaggGroup *group, const SaggVersion *version)
+emit_stored(SaggExecution *ex, SaggGroup *group, SaggEntry entry)
 {
-	sagg_entry_read(ex, group, version->entry, version->len, true);
+	sagg_entry_read(ex, group, entry.data, entry.len, true);
 	sagg_emit_group(ex, group);
 }
 
 static void
-emit_table(SaggExecution *ex, SaggTable *table, SaggGroup *group)
+emit_unit(SaggExecution *ex, SaggScan *scan, SaggGroup *group)
 {
-	SaggSlotRef *slots = table->nslots > 0 ? SAGG_SLOTS(ex->store, table) : NULL;
-
-	for (uint32 i = 0; i < table->nslots; i++)
+	while (sagg_scan_next(scan))
 	{
-		SaggVersion *version;
+		SaggEntry	entry = sagg_store_entry(ex->store, scan->stored);
 		MemoryContext old;
 
-		CHECK_FOR_INTERRUPTS();
-		if (!DsaPointerIsValid(slots[i].version))
-			continue;
-		version = SAGG_VERSION(ex->store, slots[i].version);
-		if (sagg_entry_is_gone(version->entry) ||
-			sagg_session_passed(ex, sagg_entry_end(version->entry)))
+		if (sagg_entry_is_gone(entry.data) ||
+			sagg_session_passed(ex, sagg_entry_end(entry.data)))
 			continue;
 		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
-		group->hash = sagg_session_slot_hash(table, &slots[i]);
-		sagg_entry_read(ex, group, version->entry, version->len, false);
+		group->hash = sagg_session_scan_hash(scan);
+		sagg_entry_read(ex, group, entry.data, entry.len, false);
 		if (!sagg_sessions_met(ex, group))
-			emit_stored(ex, group, version);
+			emit_stored(ex, group, entry);
 		MemoryContextSwitchTo(old);
 		ResetExprContext(ex->tmpcontext);
 	}
@@ -202,13 +196,11 @@ void
 sagg_sessions_emit_stored(SaggExecution *ex)
 {
 	SaggGroup  *group = sagg_groups_allocate(ex);
+	SaggScan	scan;
 
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-	{
-		for (dsa_pointer dp = SAGG_FIRST_TABLE(ex->store, p); DsaPointerIsValid(dp);
-			 dp = SAGG_TABLE(ex->store, dp)->next)
-			emit_table(ex, SAGG_TABLE(ex->store, dp), group);
-	}
+	sagg_scan_store(&scan, ex->store);
+	while (sagg_scan_next_unit(&scan))
+		emit_unit(ex, &scan, group);
 }
 
 /*
@@ -220,29 +212,29 @@ close_hash(SaggExecution *ex, uint32 hash, SaggGroup *group)
 {
 	SaggSessionWalk walk;
 	int64		least = DT_NOEND;
-	dsa_pointer dp;
+	SaggStored	stored;
 
 	sagg_session_walk(ex->store, hash, &walk);
-	while (sagg_session_walk_next(ex->store, &walk, &dp))
+	while (sagg_session_walk_next(ex->store, &walk, &stored))
 	{
-		SaggVersion *version = SAGG_VERSION(ex->store, dp);
-		int64		end = sagg_entry_end(version->entry);
+		SaggEntry	entry = sagg_store_entry(ex->store, stored);
+		int64		end = sagg_entry_end(entry.data);
 		MemoryContext old;
 
 		if (!closes(ex, end))
 		{
-			if (!sagg_entry_is_gone(version->entry))
+			if (!sagg_entry_is_gone(entry.data))
 				least = Min(least, end);
 			continue;
 		}
 		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 		group->hash = hash;
-		sagg_entry_read(ex, group, version->entry, version->len, false);
+		sagg_entry_read(ex, group, entry.data, entry.len, false);
 		if (!sagg_sessions_met(ex, group))
 		{
 			if (ex->stream->mode == SAGG_APPEND)
-				emit_stored(ex, group, version);
-			sagg_session_bury(ex->store, hash, group->start, walk.apart, dp);
+				emit_stored(ex, group, entry);
+			sagg_session_bury(ex->store, hash, group->start, walk.apart, stored);
 		}
 		MemoryContextSwitchTo(old);
 		ResetExprContext(ex->tmpcontext);
@@ -256,7 +248,7 @@ close_due(SaggExecution *ex)
 {
 	SaggGroup  *group = sagg_groups_allocate(ex);
 	int64		n;
-	uint32	   *hashes = sagg_due_take(ex->store, ex->store->close_before, &n);
+	uint32	   *hashes = sagg_due_take(ex->store, sagg_store_close_before(ex->store), &n);
 
 	for (int64 i = 0; i < n; i++)
 	{
@@ -267,12 +259,12 @@ close_due(SaggExecution *ex)
 }
 
 /*
- * The batch's work on sessions ends; the store's close_before is set.
+ * The batch's work on sessions ends; the store knows until when it closes.
  */
 void
 sagg_sessions_close(SaggExecution *ex)
 {
-	bool		forgets = ex->store->close_before > DT_NOBEGIN;
+	bool		forgets = sagg_store_close_before(ex->store) > DT_NOBEGIN;
 	SaggSession *session;
 
 	ex->beside_closed = 0;

@@ -99,6 +99,26 @@ sagg_sessions_next(SaggExecution *ex, bool restart)
 }
 
 /*
+ * The least start of the batch's sessions, DT_NOEND = there are none.
+ */
+int64
+sagg_sessions_first_start(SaggExecution *ex)
+{
+	int64		first = DT_NOEND;
+
+	for (SaggSessionKey *key = sagg_sessions_next(ex, true); key;
+		 key = sagg_sessions_next(ex, false))
+	{
+		SaggSession *session = sagg_session_at(&key->sessions,
+											   sagg_session_first(&key->sessions));
+
+		if (session)
+			first = Min(first, session->group.start);
+	}
+	return first;
+}
+
+/*
  * Whether the batch has met the key of a group, given its hash and keys.
  */
 bool
@@ -120,14 +140,14 @@ void
 sagg_session_load(SaggExecution *ex, SaggSession *session)
 {
 	MemoryContext old;
-	SaggVersion *version;
+	SaggEntry	entry;
 
 	if (session->loaded)
 		return;
 	old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
-	version = SAGG_VERSION(ex->store, session->parts->version);
-	sagg_group_memory_load(ex, version->len);
-	sagg_entry_read(ex, &session->group, version->entry, version->len, true);
+	entry = sagg_store_entry(ex->store, session->parts->stored);
+	sagg_group_memory_load(ex, entry.len);
+	sagg_entry_read(ex, &session->group, entry.data, entry.len, true);
 	session->loaded = true;
 	MemoryContextSwitchTo(old);
 }
@@ -152,23 +172,23 @@ load_sessions(SaggExecution *ex, SaggSessionKey *key)
 	SaggSession **sessions = NULL;
 	int			n = 0;
 	int			max = 0;
-	dsa_pointer dp;
+	SaggStored	stored;
 
 	sagg_session_walk(ex->store, key->hash, &walk);
-	while (sagg_session_walk_next(ex->store, &walk, &dp))
+	while (sagg_session_walk_next(ex->store, &walk, &stored))
 	{
-		SaggVersion *version = SAGG_VERSION(ex->store, dp);
+		SaggEntry	entry = sagg_store_entry(ex->store, stored);
 		SaggSession *session;
 
 		CHECK_FOR_INTERRUPTS();
 		key->nstored += walk.apart ? 0 : 1;
-		if (!sagg_entry_same_keys(ex, version->entry, version->len, key->keys, key->keynulls))
+		if (!sagg_entry_same_keys(ex, entry.data, entry.len, key->keys, key->keynulls))
 			continue;
 		session = (SaggSession *) sagg_groups_allocate(ex);
-		sagg_entry_read(ex, &session->group, version->entry, version->len, false);
+		sagg_entry_read(ex, &session->group, entry.data, entry.len, false);
 		session->group.hash = key->hash;
 		session->parts = session->last_part = palloc0(sizeof(SaggSessionPart));
-		session->parts->version = dp;
+		session->parts->stored = stored;
 		session->parts->start = session->group.start;
 		session->parts->end = session->end;
 		session->parts->apart = walk.apart;
@@ -212,7 +232,7 @@ make_key(SaggExecution *ex, const SaggSessionKey *probe)
 	int			nkeys = Max(ex->query->nkeys, 1);
 	SaggSessionKey *key = palloc0(sizeof(SaggSessionKey));
 
-	key->hash = sagg_keys_place(ex, probe->hash, SAGG_SESSIONS_TABLE, probe->keys, probe->keynulls);
+	key->hash = sagg_keys_place(ex, probe->hash, SAGG_SESSIONS_UNIT, probe->keys, probe->keynulls);
 	key->keys = palloc0(sizeof(Datum) * nkeys);
 	key->keynulls = palloc0(sizeof(bool) * nkeys);
 	copy_keys(ex, key->keys, key->keynulls, probe->keys, probe->keynulls);
@@ -230,7 +250,7 @@ static SaggSessionKey *
 find_key(SaggExecution *ex, TupleTableSlot *slot)
 {
 	SaggSessionKey probe = {
-		.hash = sagg_groups_hash_row(ex, SAGG_SESSIONS_TABLE, slot->tts_values, slot->tts_isnull),
+		.hash = sagg_groups_hash_row(ex, SAGG_SESSIONS_UNIT, slot->tts_values, slot->tts_isnull),
 		.keys = ex->row_keys,
 		.keynulls = ex->row_keynulls
 	};

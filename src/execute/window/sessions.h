@@ -9,24 +9,24 @@
 #ifndef SAGG_SESSIONS_H
 #define SAGG_SESSIONS_H
 
-#include "execute/execute_internal.h"
+#include "window_kinds.h"
 
 /*
- * The sessions of a partition are in one table, which is called this, by the hash
+ * The sessions of a partition are in one unit, which starts at this, by the hash
  * of their keys.  Of a hash that has more than a few there, the others are in a
- * table of its own, by their starts too.
+ * unit of its own, by their starts too.
  */
-#define SAGG_SESSIONS_TABLE		INT64CONST(0)
+#define SAGG_SESSIONS_UNIT		INT64CONST(0)
 #define SAGG_FEW_SESSIONS		16
 
 /* A session in the store that is now part of a session of the batch. */
 typedef struct SaggSessionPart
 {
 	struct SaggSessionPart *next;
-	dsa_pointer version;
+	SaggStored	stored;
 	int64		start;
 	int64		end;
-	bool		apart;			/* in the table of its hash */
+	bool		apart;			/* in the unit of its hash */
 } SaggSessionPart;
 
 /*
@@ -67,7 +67,7 @@ typedef struct SaggSessionPlace
 typedef struct SaggSessionKey
 {
 	uint32		hash;			/* as the store has it */
-	int			nstored;		/* of this hash, in the table of all sessions */
+	int			nstored;		/* of this hash, in the unit of all sessions */
 	SaggSessionList sessions;
 	Datum	   *keys;
 	bool	   *keynulls;
@@ -89,27 +89,28 @@ sagg_session_passed(const SaggExecution *ex, int64 end)
 typedef struct SaggSessionWalk
 {
 	uint32		hash;
-	bool		apart;			/* in the table of the hash */
+	bool		apart;			/* in the unit of the hash */
 	uint32		step;
-	SaggTable  *table;
+	SaggUnit   *unit;			/* of all sessions */
+	SaggScan	scan;			/* over that of the hash */
 } SaggSessionWalk;
 
 /* session_store.c */
 extern void sagg_session_walk(SaggStore *store, uint32 hash, SaggSessionWalk *walk);
 extern bool sagg_session_walk_next(SaggStore *store, SaggSessionWalk *walk,
-								   dsa_pointer *version);
-extern uint32 sagg_session_slot_hash(const SaggTable *table, const SaggSlotRef *slot);
-extern dsa_pointer sagg_session_stored(SaggExecution *ex, const SaggGroup *group,
-									   bool *apart);
-extern dsa_pointer sagg_session_put(SaggStore *store, uint32 hash, int64 start,
-									bool apart, dsa_pointer old, const StringInfo entry);
+								   SaggStored *stored);
+extern uint32 sagg_session_scan_hash(const SaggScan *scan);
+extern SaggStored sagg_session_stored(SaggExecution *ex, const SaggGroup *group,
+									  bool *apart);
+extern SaggStored sagg_session_put(SaggStore *store, uint32 hash, int64 start,
+								   bool apart, SaggStored old, const StringInfo entry);
 extern void sagg_session_bury(SaggStore *store, uint32 hash, int64 start,
-							  bool apart, dsa_pointer version);
+							  bool apart, SaggStored stored);
 extern void sagg_session_restore(SaggStore *store, uint32 hash, int64 start,
-								 bool apart, dsa_pointer old,
+								 bool apart, SaggStored old,
 								 const char *entry, Size len);
 extern void sagg_session_forget(SaggStore *store, uint32 hash, int64 start,
-								bool apart, dsa_pointer version);
+								bool apart, SaggStored stored);
 
 /* session_list.c */
 extern SaggSession *sagg_session_at(const SaggSessionList *list,
@@ -125,21 +126,8 @@ extern void sagg_session_append(SaggSessionList *list, SaggSession *session);
 extern void sagg_session_remove(SaggSessionList *list, SaggSessionPlace place);
 
 /* sessions.c */
-extern void sagg_sessions_init(SaggExecution *ex);
-extern void sagg_sessions_forget(SaggExecution *ex);
-extern void sagg_session_row(SaggExecution *ex, TupleTableSlot *slot);
 extern bool sagg_sessions_met(SaggExecution *ex, const SaggGroup *group);
 extern SaggSessionKey *sagg_sessions_next(SaggExecution *ex, bool restart);
 extern void sagg_session_load(SaggExecution *ex, SaggSession *session);
-
-/* session_close.c */
-extern void sagg_sessions_close(SaggExecution *ex);
-extern void sagg_sessions_emit_stored(SaggExecution *ex);
-
-/* store_due.c */
-extern void sagg_due_prepare(SaggStore *store);
-extern int64 sagg_due_first(const SaggStore *store);
-extern void sagg_due_add(SaggStore *store, int64 end, uint32 hash);
-extern uint32 *sagg_due_take(SaggStore *store, int64 until, int64 *n);
 
 #endif							/* SAGG_SESSIONS_H */

@@ -28,15 +28,6 @@
 #define PREFETCHED 8			/* panes ahead */
 
 /*
- * Start of the first window that holds a pane.
- */
-int64
-sagg_first_window_of(const SaggWindow *window, int64 pane)
-{
-	return sagg_pane_window(window, pane - window->size) + window->slide;
-}
-
-/*
  * Whether all windows in the range are given out, not those only that the batch
  * has changed.
  */
@@ -65,12 +56,12 @@ is_superseded(const SaggPane *panes, int64 n, int64 i)
 {
 	for (int64 j = i - 1; j >= 0 && panes[j].start == panes[i].start; j--)
 	{
-		if (panes[j].group && panes[j].group->stored == panes[i].version)
+		if (panes[j].group && sagg_same_stored(panes[j].group->stored, panes[i].stored))
 			return true;
 	}
 	for (int64 j = i + 1; j < n && panes[j].start == panes[i].start; j++)
 	{
-		if (panes[j].group && panes[j].group->stored == panes[i].version)
+		if (panes[j].group && sagg_same_stored(panes[j].group->stored, panes[i].stored))
 			return true;
 	}
 	return false;
@@ -83,24 +74,19 @@ is_superseded(const SaggPane *panes, int64 n, int64 i)
 static void
 prefetch_pane(SaggSliding *s, const SaggPane *pane)
 {
-	char	   *version;
-
-	if (pane->group)
-		return;
-	version = (char *) SAGG_VERSION(s->ex->store, pane->version);
-	__builtin_prefetch(version);
-	__builtin_prefetch(version + 64);
+	if (pane->group == NULL)
+		sagg_store_prefetch(s->ex->store, pane->stored);
 }
 
 static SaggGroup *
 load_pane(SaggSliding *s, const SaggPane *pane)
 {
 	SaggExecution *ex = s->ex;
-	SaggVersion *version = SAGG_VERSION(ex->store, pane->version);
+	SaggEntry	entry = sagg_store_entry(ex->store, pane->stored);
 	SaggGroup  *group = sagg_groups_allocate(ex);
 
-	sagg_entry_read(ex, group, version->entry, version->len, true);
-	group->stored = pane->version;
+	sagg_entry_read(ex, group, entry.data, entry.len, true);
+	group->stored = pane->stored;
 	return group;
 }
 
@@ -187,11 +173,11 @@ emit_window(SaggSliding *s, int64 start, int64 head, int64 tail)
 		group.states = unconstify(SaggAggState *, s->first == s->last ?
 								  fold(s, head, tail) : slide(s, head, tail));
 	/* it was given out before if one of its panes was there */
-	group.stored = InvalidDsaPointer;
+	group.stored = SAGG_NOT_STORED;
 	for (int64 i = head; s->panes[tail].stored > s->panes[head].stored; i++)
 	{
 		group.stored = s->panes[i].group->stored;
-		if (DsaPointerIsValid(group.stored))
+		if (sagg_is_stored(group.stored))
 			break;
 	}
 	sagg_emit_group(ex, &group);
@@ -264,7 +250,7 @@ take_key(SaggSliding *s, SaggGroup **groups, int64 n)
 		}
 		pane->group = groups[i];
 		pane[1].changed = pane->changed + (groups[i]->changed ? 1 : 0);
-		pane[1].stored = pane->stored + (DsaPointerIsValid(groups[i]->stored) ? 1 : 0);
+		pane[1].stored = pane->stored + (sagg_is_stored(groups[i]->stored) ? 1 : 0);
 		s->n++;
 	}
 	return rest;

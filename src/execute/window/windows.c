@@ -30,9 +30,9 @@
  *
  * Windows by the clocks of a time zone are found by calendar.c.
  *
- * Every kind of window has its branch in sagg_place_row; what a row costs there
- * it costs for each record of a stream, so a kind looks nothing up that the
- * analysis of the query could have found, and others do not pay for it.
+ * Every kind of window has a function that places a row; what that costs it costs
+ * for each record of a stream, so a kind looks nothing up that the analysis of the
+ * query could have found, and others do not pay for it.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,8 +42,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "event_time/event_time.h"
 #include "execute/event_times.h"
+#include "execute/window/window_kinds.h"
 
 /*
  * Count a record by the greatest class of its rows.
@@ -89,32 +89,6 @@ window_start(const SaggWindow *window, int64 time, int64 *start)
 }
 
 /*
- * Start of the last window that begins at or before a time.
- */
-int64
-sagg_pane_window(const SaggWindow *window, int64 time)
-{
-	int64		into = (time - window->origin) % window->slide;
-
-	return time - into - (into < 0 ? window->slide : 0);
-}
-
-/*
- * sagg_window_end for windows that are not of one size or not alone.
- */
-int64
-sagg_other_window_end(const SaggWindow *window, int64 start)
-{
-	TimestampTz from = start;
-
-	if (window->kind == SAGG_WINDOW_CALENDAR)
-		return sagg_calendar_end(&window->calendar, start);
-	if (window->panes)
-		from = sagg_pane_window(window, start);
-	return from + window->size;
-}
-
-/*
  * The last window of a time, and how many there are; false if any of them is
  * out of range.
  */
@@ -156,27 +130,10 @@ hop_late(const SaggExecution *ex, int64 last, int64 n)
 }
 
 /*
- * The first end of a window that a group which starts at "start" is part of,
- * and that the watermark has not passed.
+ * The windows of a row, as SaggWindowMethods.place says, under hop.
  */
-int64
-sagg_window_next_end(const SaggWindow *window, int64 start, TimestampTz watermark)
-{
-	int64		into;
-
-	if (!window->panes)
-		return sagg_window_end(window, start);
-	start = Max(start, watermark) - window->size;
-	into = (start - window->origin) % window->slide;
-	return start - into + (into < 0 ? 0 : window->slide) + window->size;
-}
-
-/*
- * The windows of a row under hop.  Returns false, having counted it, for a row
- * that goes no further.
- */
-static bool
-place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *places)
+bool
+sagg_place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *places)
 {
 	const SaggWindow *window = &ex->query->window;
 	int64		last;
@@ -220,41 +177,14 @@ place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *pl
 }
 
 /*
- * Event time and windows of a row.  Returns false, having counted it, for a row
- * that goes no further.
+ * A row in the window that starts at places->start, if "found"; else in none.
+ * Returns false, having counted it, for a row that goes no further.
  */
-bool
-sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
+static inline bool
+place_in_window(SaggExecution *ex, TupleTableSlot *slot, int64 time, bool found,
+				const SaggPlaces *places)
 {
-	const SaggQuery *query = ex->query;
-	bool		windowed = query->window.kind != SAGG_WINDOW_NONE;
-	int64		time;
-	int64		end;
-
-	places->start = 0;
-	places->n = 1;
-	if (!query->has_event_time)
-		return true;
-	if (slot->tts_isnull[query->event_time - 1])
-	{
-		if (windowed)
-			sagg_classify(ex, slot, SAGG_CLASS_NULL_TIME);
-		return !windowed;
-	}
-	time = DatumGetTimestampTz(slot->tts_values[query->event_time - 1]);
-	if (unlikely(ex->judged_by_partition))
-		sagg_partitions_row(ex, slot);
-	if (!sagg_check_event_time(ex, slot, time))
-	{
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
-		return false;
-	}
-	if (query->window.kind == SAGG_WINDOW_HOP)
-		return place_in_hop(ex, slot, time, places);
-	if (windowed &&
-		!(query->window.kind == SAGG_WINDOW_CALENDAR ?
-		  sagg_calendar_window(&query->window.calendar, time, &places->start, &end) :
-		  window_start(&query->window, time, &places->start)))
+	if (!found)
 	{
 		sagg_refuse_window(ex, slot, time);
 		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
@@ -267,9 +197,74 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 		ex->late_windows++;
 		if (ex->late)
 			sagg_late_row(ex, slot, time, places->start,
-						  sagg_window_end(&query->window, places->start), 0, 1);
+						  sagg_window_end(&ex->query->window, places->start), 0, 1);
 		sagg_classify(ex, slot, SAGG_CLASS_LATE);
 		return false;
 	}
 	return true;
+}
+
+/*
+ * The windows of a row, as SaggWindowMethods.place says, where there are none.
+ */
+bool
+sagg_place_in_none(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *places)
+{
+	sagg_note_time(ex, slot, time);
+	return true;
+}
+
+/* the same, by the clocks of a time zone */
+bool
+sagg_place_in_calendar(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *places)
+{
+	TimestampTz end;
+	bool		found = sagg_calendar_window(&ex->query->window.calendar, time,
+											 &places->start, &end);
+
+	return place_in_window(ex, slot, time, found, places);
+}
+
+/* the same, of one size */
+bool
+sagg_place_in_tumble(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *places)
+{
+	bool		found = window_start(&ex->query->window, time, &places->start);
+
+	return place_in_window(ex, slot, time, found, places);
+}
+
+/*
+ * Event time and windows of a row.  Returns false, having counted it, for a row
+ * that goes no further.
+ */
+bool
+sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
+{
+	const SaggQuery *query = ex->query;
+	int64		time;
+
+	places->start = 0;
+	places->n = 1;
+	if (!query->has_event_time)
+		return true;
+	if (slot->tts_isnull[query->event_time - 1])
+	{
+		bool		windowed = query->window.kind != SAGG_WINDOW_NONE;
+
+		if (windowed)
+			sagg_classify(ex, slot, SAGG_CLASS_NULL_TIME);
+		return !windowed;
+	}
+	time = DatumGetTimestampTz(slot->tts_values[query->event_time - 1]);
+	if (unlikely(ex->judged_by_partition))
+		sagg_partitions_row(ex, slot);
+	if (!sagg_check_event_time(ex, slot, time))
+	{
+		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		return false;
+	}
+	if (likely(query->window.kind == SAGG_WINDOW_TUMBLE))
+		return sagg_place_in_tumble(ex, slot, time, places);
+	return ex->methods->place(ex, slot, time, places);
 }

@@ -1,30 +1,20 @@
 /*-------------------------------------------------------------------------
  *
- * state_store.h
- *	  A state store from the inside: what the files store*.c ask of each other,
- *	  and those of execute/ that read and change groups in it.
+ * store_internal.h
+ *	  A state store from the inside: what the files store*.c ask of each other.
+ *	  Others include store.h.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGG_STATE_STORE_H
-#define SAGG_STATE_STORE_H
+#ifndef SAGG_STORE_INTERNAL_H
+#define SAGG_STORE_INTERNAL_H
 
-#include "execute/execute.h"
+#include "event_time/event_time.h"
+#include "execute/store/store.h"
 #include "hash_seed.h"
 
 #include "storage/dsm.h"
-
-/*
- * The hash of a group: in the upper bits the partition of the store that it
- * belongs to, which the log knows and which is the same for ever; the rest is
- * by the store's secret seed, so nobody can choose keys that meet in one place.
- */
-#define SAGG_SEEDED_BITS		28
-#define SAGG_SEEDED_HASH(hash)	((hash) & (((uint32) 1 << SAGG_SEEDED_BITS) - 1))
-#define SAGG_PARTITION_OF(hash)	((int) ((hash) >> SAGG_SEEDED_BITS))
-
-StaticAssertDecl(SAGG_STATE_PARTITIONS == 1 << (32 - SAGG_SEEDED_BITS),
-				 "the upper bits of a hash are the partition");
+#include "utils/dsa.h"
 
 /*
  * One version of a group, in dynamic shared memory.  Never changed once it is
@@ -33,10 +23,23 @@ StaticAssertDecl(SAGG_STATE_PARTITIONS == 1 << (32 - SAGG_SEEDED_BITS),
  */
 typedef struct SaggVersion
 {
-	dsa_pointer prev;
+	dsa_pointer prev;			/* invalid: the version is published;
+								 * SAGG_NO_VERSION: the batch's, of a new group */
 	uint32		len;
 	char		entry[FLEXIBLE_ARRAY_MEMBER];	/* see entry.c */
 } SaggVersion;
+
+/* a place where no version is */
+#define SAGG_NO_VERSION		((dsa_pointer) 1)
+
+/*
+ * The before-image of a version, or InvalidDsaPointer.
+ */
+static inline dsa_pointer
+sagg_version_before(const SaggVersion *version)
+{
+	return version->prev == SAGG_NO_VERSION ? InvalidDsaPointer : version->prev;
+}
 
 typedef struct SaggSlotRef
 {
@@ -47,7 +50,7 @@ typedef struct SaggSlotRef
 } SaggSlotRef;
 
 /* Groups of one window in one partition: a hash table with linear probing. */
-typedef struct SaggTable
+struct SaggUnit
 {
 	dsa_pointer next;			/* other windows of the partition */
 	dsa_pointer prev;
@@ -57,65 +60,73 @@ typedef struct SaggTable
 	uint32		nentries;
 	uint64		bytes;			/* of entries, with a length word each */
 	dsa_pointer slots;
-	uint32		touched;		/* by the batch: its number in undo_tables + 1 */
-} SaggTable;
+	uint32		touched;		/* by the batch: its number in store->units of
+								 * the process that did, + 1 */
+
+	/* as it was before the batch, if that has touched it */
+	uint32		former_nslots;
+	uint32		former_nentries;
+	bool		created;		/* it was not there */
+	bool		resized;		/* the slots of then are kept */
+	int16		partition;		/* of the store, whether touched or not */
+	uint64		former_bytes;
+	dsa_pointer former_slots;
+	dsa_pointer next_touched;
+};
 
 /* The windows of a partition; see store_directory.c. */
 typedef struct SaggDirectory
 {
-	dsa_pointer first;			/* list of all its SaggTables, the newest first */
+	dsa_pointer first;			/* list of all its SaggUnits, the newest first */
 	dsa_pointer buckets;		/* of dsa_pointers to chains; invalid = none */
 	uint32		nbuckets;		/* a power of two; 0 = the list is short */
-	uint32		ntables;
+	uint32		nunits;
 } SaggDirectory;
 
 typedef struct SaggStoreHeader
 {
 	uint32		magic;
 	bool		in_batch;		/* changed since the last publish or undo */
+	bool		undoable;		/* then: the changes are whole, and can be undone
+								 * by whoever finds them */
 	uint64		fingerprint;
 	SaggIdentity identity;		/* of the types and functions of the entries,
 								 * which are read as they are */
 	int64		batch;			/* whose commit this state equals */
 	Size		size;			/* the area's limit; see store_limit.c */
 	SaggHashSeed seed;
+	dsa_pointer touched;		/* list of the units that the batch has touched */
 	SaggDirectory partitions[SAGG_STATE_PARTITIONS];
 } SaggStoreHeader;
-
-/* the tables of a partition, one after the other by "next" */
-#define SAGG_FIRST_TABLE(store, partition) \
-	((store)->header->partitions[partition].first)
 
 /* where the area begins in a store's segment */
 #define SAGG_STORE_PLACE(segment) \
 	((char *) dsm_segment_address(segment) + MAXALIGN(sizeof(SaggStoreHeader)))
 
-/* What the batch did, for undo; in private memory. */
-typedef struct SaggUndoTable
+/*
+ * What the batch did, in private memory: who did it undoes and publishes it without
+ * looking for it.  The units and versions themselves tell it to others.
+ */
+typedef struct SaggUndoUnit
 {
-	dsa_pointer table;
+	dsa_pointer unit;
 	int			partition;
-	bool		created;
 	int64		resized_at;		/* records before the first resize, -1 = none */
-	dsa_pointer slots;			/* as they were before the batch */
-	uint32		nslots;
-	uint32		nentries;
-	uint64		bytes;
-} SaggUndoTable;
+} SaggUndoUnit;
 
 typedef struct SaggUndoRecord
 {
 	dsa_pointer version;		/* linked by the batch */
-	uint32		table;			/* index into undo_tables */
+	uint32		unit;			/* index into store->units */
 	uint32		slot;			/* of the slots it was linked into */
 } SaggUndoRecord;
 
 /* An entry that goes when the batch is published. */
 typedef struct SaggBuried
 {
-	int64		start;			/* of its table */
+	int64		start;			/* of its unit */
 	uint32		hash;
-	dsa_pointer version;
+	SaggStored	stored;
 } SaggBuried;
 
 struct SaggStore
@@ -125,6 +136,7 @@ struct SaggStore
 	SaggStoreHeader *header;
 	const SaggStoreBudget *budget;
 	SaggWindow	window;
+	const SaggWindowBounds *bounds;	/* by its kind */
 
 	/* the batch at hand */
 	MemoryContext memory;		/* of what follows */
@@ -133,13 +145,13 @@ struct SaggStore
 	int64		nrecords;
 	int64		max_records;
 	SaggUndoRecord *records;
-	uint32		ntables;
-	uint32		max_tables;
-	SaggUndoTable *tables;
+	uint32		nunits;
+	uint32		max_units;
+	SaggUndoUnit *units;
 	int64		nburied;
 	int64		max_buried;
 	SaggBuried *buried;
-	Size		buried_bytes[SAGG_STATE_PARTITIONS];	/* as SaggTable.bytes */
+	Size		buried_bytes[SAGG_STATE_PARTITIONS];	/* as SaggUnit.bytes */
 
 	/* when sessions may be over; see store_due.c */
 	bool		due_known;
@@ -150,14 +162,7 @@ struct SaggStore
 
 /* store.c */
 extern void sagg_store_init_header(SaggStoreHeader *header);
-extern void sagg_store_begin(SaggStore *store, int64 batch,
-							 const SaggWindow *window);
-extern bool sagg_store_closes(const SaggStore *store, int64 start);
-extern TimestampTz sagg_store_next_end(SaggStore *store);
-
-/* windows.c */
-extern int64 sagg_window_next_end(const SaggWindow *window, int64 start,
-								  TimestampTz watermark);
+extern void sagg_store_forget_changes(SaggStore *store);
 
 /* store_limit.c */
 extern dsm_segment *sagg_store_create_segment(const SaggStoreBudget *budget,
@@ -165,30 +170,19 @@ extern dsm_segment *sagg_store_create_segment(const SaggStoreBudget *budget,
 extern dsa_pointer sagg_store_allocate(SaggStore *store, Size size);
 
 /* store_directory.c */
-extern SaggTable *sagg_store_table(SaggStore *store, int partition, int64 start);
 extern dsa_pointer sagg_directory_find(SaggStore *store, int partition, int64 start);
 extern dsa_pointer sagg_directory_add(SaggStore *store, int partition, int64 start);
 extern void sagg_directory_remove(SaggStore *store, int partition, dsa_pointer dp);
 
-/* store_table.c */
-extern bool sagg_table_probe(SaggStore *store, SaggTable *table, uint32 hash,
-							 uint32 *step, dsa_pointer *version);
-extern bool sagg_table_probe_start(SaggStore *store, SaggTable *table, uint32 hash,
-								   int64 start, uint32 *step, dsa_pointer *version);
-extern dsa_pointer sagg_store_put(SaggStore *store, int64 start, uint32 hash,
-								  dsa_pointer old, const char *entry, Size len);
-extern void sagg_store_bury(SaggStore *store, int64 start, uint32 hash,
-							dsa_pointer version);
-extern void sagg_store_remove(SaggStore *store, int64 start, uint32 hash,
-							  dsa_pointer version);
-extern void sagg_store_load(SaggStore *store, int64 start, uint32 hash,
-							dsa_pointer old, const char *entry, Size len);
-extern void sagg_store_free_table(SaggStore *store, int partition,
-								  dsa_pointer table);
+/* store_undo.c */
+extern void sagg_store_undo_left(SaggStore *store);
 
-#define SAGG_TABLE(store, p)	((SaggTable *) dsa_get_address((store)->area, p))
+/* store_unit.c */
+extern void sagg_store_free_unit(SaggStore *store, int partition, dsa_pointer unit);
+
+#define SAGG_UNIT(store, p)	((SaggUnit *) dsa_get_address((store)->area, p))
 #define SAGG_VERSION(store, p)	((SaggVersion *) dsa_get_address((store)->area, p))
-#define SAGG_SLOTS(store, table) \
-	((SaggSlotRef *) dsa_get_address((store)->area, (table)->slots))
+#define SAGG_SLOTS(store, unit) \
+	((SaggSlotRef *) dsa_get_address((store)->area, (unit)->slots))
 
-#endif							/* SAGG_STATE_STORE_H */
+#endif							/* SAGG_STORE_INTERNAL_H */

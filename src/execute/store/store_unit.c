@@ -1,12 +1,13 @@
 /*-------------------------------------------------------------------------
  *
- * store_table.c
+ * store_unit.c
  *	  Groups of a window in the store: look up, put, grow, remove.
  *
  * Every change is noted in the store's private undo log before it is made, and
  * all memory it needs is allocated before that; so whatever fails, undo finds
  * the store either unchanged or with the change noted.  What a batch removes
- * is buried: it stays until the batch is published.
+ * is buried: it stays until the batch is published.  While a change is made, the
+ * store is not undoable by others (store_undo.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -14,12 +15,12 @@
 
 #include "utils/memutils.h"
 
-#include "execute/execute_internal.h"
+#include "execute/store/store_internal.h"
 
 #define TABLE_INITIAL_SLOTS	8
 
 /*
- * Where the search for a hash begins.  The batch's own table has its groups by
+ * Where the search for a hash begins.  A batch's own table has its groups by
  * the lower bits, and they come from there in its order: the multiplication keeps
  * those that come next to each other apart.
  */
@@ -29,7 +30,7 @@ first_slot(uint32 hash, uint32 nslots)
 	return ((hash * (uint32) 0x9e3779b1) >> 8) & (nslots - 1);
 }
 
-#define FIRST_SLOT(table, hash)		first_slot(hash, (table)->nslots)
+#define FIRST_SLOT(unit, hash)		first_slot(hash, (unit)->nslots)
 
 static dsa_pointer
 allocate_slots(SaggStore *store, uint32 nslots)
@@ -43,29 +44,29 @@ allocate_slots(SaggStore *store, uint32 nslots)
 }
 
 /*
- * Go through the groups of a table with this hash.  "step" is the caller's, 0
+ * Go through the groups of a unit with this hash.  "step" is the caller's, 0
  * at first.  Returns false when there are no more.
  */
 bool
-sagg_table_probe(SaggStore *store, SaggTable *table, uint32 hash,
-				 uint32 *step, dsa_pointer *version)
+sagg_unit_probe(SaggStore *store, const SaggUnit *unit, uint32 hash,
+				uint32 *step, SaggStored *stored)
 {
 	SaggSlotRef *slots;
-	uint32		mask = table->nslots - 1;
+	uint32		mask = unit->nslots - 1;
 
-	if (table->nslots == 0)
+	if (unit->nslots == 0)
 		return false;
-	slots = SAGG_SLOTS(store, table);
+	slots = SAGG_SLOTS(store, unit);
 	for (;;)
 	{
-		SaggSlotRef *slot = &slots[(FIRST_SLOT(table, hash) + *step) & mask];
+		SaggSlotRef *slot = &slots[(FIRST_SLOT(unit, hash) + *step) & mask];
 
 		if (!DsaPointerIsValid(slot->version))
 			return false;
 		(*step)++;
 		if (slot->hash != hash)
 			continue;
-		*version = slot->version;
+		stored->place = slot->version;
 		return true;
 	}
 }
@@ -81,18 +82,18 @@ fold_start(int64 start)
  * none but these are looked at.
  */
 bool
-sagg_table_probe_start(SaggStore *store, SaggTable *table, uint32 hash,
-					   int64 start, uint32 *step, dsa_pointer *version)
+sagg_unit_probe_start(SaggStore *store, const SaggUnit *unit, uint32 hash,
+					  int64 start, uint32 *step, SaggStored *stored)
 {
-	uint32		mask = table->nslots - 1;
+	uint32		mask = unit->nslots - 1;
 	uint32		folded = fold_start(start);
 
-	while (sagg_table_probe(store, table, hash, step, version))
+	while (sagg_unit_probe(store, unit, hash, step, stored))
 	{
-		if (SAGG_SLOTS(store, table)[(FIRST_SLOT(table, hash) + *step - 1) & mask].start == folded)
+		if (SAGG_SLOTS(store, unit)[(FIRST_SLOT(unit, hash) + *step - 1) & mask].start == folded)
 			return true;
 	}
-	*version = InvalidDsaPointer;
+	*stored = SAGG_NOT_STORED;
 	return false;
 }
 
@@ -101,11 +102,11 @@ sagg_table_probe_start(SaggStore *store, SaggTable *table, uint32 hash,
  * group with this hash.
  */
 static uint32
-find_slot(SaggStore *store, const SaggTable *table, uint32 hash, dsa_pointer version)
+find_slot(SaggStore *store, const SaggUnit *unit, uint32 hash, dsa_pointer version)
 {
-	SaggSlotRef *slots = SAGG_SLOTS(store, table);
-	uint32		mask = table->nslots - 1;
-	uint32		i = FIRST_SLOT(table, hash);
+	SaggSlotRef *slots = SAGG_SLOTS(store, unit);
+	uint32		mask = unit->nslots - 1;
+	uint32		i = FIRST_SLOT(unit, hash);
 
 	while (slots[i].version != version)
 	{
@@ -127,19 +128,19 @@ find_empty_slot(SaggSlotRef *slots, uint32 nslots, uint32 first)
 }
 
 /*
- * Make room in the undo log for a table and a record.
+ * Make room in the undo log for a unit and a record.
  */
 static void
 reserve_undo(SaggStore *store)
 {
-	if (store->ntables == store->max_tables)
+	if (store->nunits == store->max_units)
 	{
-		uint32		max = Max(64, store->max_tables * 2);
+		uint32		max = Max(64, store->max_units * 2);
 
-		store->tables = store->tables ?
-			repalloc_huge(store->tables, max * sizeof(SaggUndoTable)) :
-			MemoryContextAlloc(store->memory, max * sizeof(SaggUndoTable));
-		store->max_tables = max;
+		store->units = store->units ?
+			repalloc_huge(store->units, max * sizeof(SaggUndoUnit)) :
+			MemoryContextAlloc(store->memory, max * sizeof(SaggUndoUnit));
+		store->max_units = max;
 	}
 	if (store->nrecords == store->max_records)
 	{
@@ -153,35 +154,38 @@ reserve_undo(SaggStore *store)
 }
 
 /*
- * Note a table in the undo log, where there is room; returns its number there.
+ * Note a unit in the undo log, where there is room; returns its number there.
  */
 static uint32
-touch_table(SaggStore *store, int partition, dsa_pointer dp, bool created)
+touch_unit(SaggStore *store, int partition, dsa_pointer dp, bool created)
 {
-	SaggTable  *table = SAGG_TABLE(store, dp);
-	SaggUndoTable *undo;
+	SaggUnit   *unit = SAGG_UNIT(store, dp);
+	SaggUndoUnit *undo;
 
-	if (table->touched > 0)
-		return table->touched - 1;
-	Assert(store->ntables < store->max_tables);
-	undo = &store->tables[store->ntables];
-	undo->table = dp;
+	if (unit->touched > 0)
+		return unit->touched - 1;
+	Assert(store->nunits < store->max_units);
+	undo = &store->units[store->nunits];
+	undo->unit = dp;
 	undo->partition = partition;
-	undo->created = created;
 	undo->resized_at = -1;
-	undo->slots = table->slots;
-	undo->nslots = table->nslots;
-	undo->nentries = table->nentries;
-	undo->bytes = table->bytes;
-	table->touched = ++store->ntables;
-	return table->touched - 1;
+	unit->former_slots = unit->slots;
+	unit->former_nslots = unit->nslots;
+	unit->former_nentries = unit->nentries;
+	unit->former_bytes = unit->bytes;
+	unit->created = created;
+	unit->resized = false;
+	unit->next_touched = store->header->touched;
+	store->header->touched = dp;
+	unit->touched = ++store->nunits;
+	return unit->touched - 1;
 }
 
 /*
- * The table of a window, made if need be, then without slots.
+ * The unit of a window, made if need be, then without slots.
  */
 static dsa_pointer
-require_table(SaggStore *store, int partition, int64 start, bool undoable)
+require_unit(SaggStore *store, int partition, int64 start, bool undoable)
 {
 	dsa_pointer dp = sagg_directory_find(store, partition, start);
 
@@ -189,7 +193,7 @@ require_table(SaggStore *store, int partition, int64 start, bool undoable)
 		return dp;
 	dp = sagg_directory_add(store, partition, start);
 	if (undoable)
-		touch_table(store, partition, dp, true);
+		touch_unit(store, partition, dp, true);
 	return dp;
 }
 
@@ -198,19 +202,19 @@ require_table(SaggStore *store, int partition, int64 start, bool undoable)
  * undo.
  */
 static void
-grow_table(SaggStore *store, SaggTable *table, SaggUndoTable *undo)
+grow_unit(SaggStore *store, SaggUnit *unit, SaggUndoUnit *undo)
 {
-	uint32		nslots = Max(TABLE_INITIAL_SLOTS, table->nslots * 2);
+	uint32		nslots = Max(TABLE_INITIAL_SLOTS, unit->nslots * 2);
 	dsa_pointer grown;
 	SaggSlotRef *from;
 	SaggSlotRef *to;
 
-	if ((uint64) (table->nentries + 1) * 4 <= (uint64) table->nslots * 3)
+	if ((uint64) (unit->nentries + 1) * 4 <= (uint64) unit->nslots * 3)
 		return;
 	grown = allocate_slots(store, nslots);
-	from = table->nslots > 0 ? SAGG_SLOTS(store, table) : NULL;
+	from = unit->nslots > 0 ? SAGG_SLOTS(store, unit) : NULL;
 	to = dsa_get_address(store->area, grown);
-	for (uint32 i = 0; i < table->nslots; i++)
+	for (uint32 i = 0; i < unit->nslots; i++)
 	{
 		uint32		first = first_slot(from[i].hash, nslots);
 
@@ -218,11 +222,14 @@ grow_table(SaggStore *store, SaggTable *table, SaggUndoTable *undo)
 			to[find_empty_slot(to, nslots, first)] = from[i];
 	}
 	if (undo && undo->resized_at < 0)
+	{
 		undo->resized_at = store->nrecords;
-	else if (table->nslots > 0)
-		dsa_free(store->area, table->slots);
-	table->slots = grown;
-	table->nslots = nslots;
+		unit->resized = true;
+	}
+	else if (unit->nslots > 0)
+		dsa_free(store->area, unit->slots);
+	unit->slots = grown;
+	unit->nslots = nslots;
 }
 
 static dsa_pointer
@@ -238,21 +245,21 @@ make_version(SaggStore *store, dsa_pointer old, const char *entry, Size len)
 }
 
 static void
-link_version(SaggStore *store, SaggTable *table, uint32 slot, uint32 hash,
+link_version(SaggStore *store, SaggUnit *unit, uint32 slot, uint32 hash,
 			 dsa_pointer old, dsa_pointer version, Size len)
 {
-	SaggSlotRef *ref = &SAGG_SLOTS(store, table)[slot];
+	SaggSlotRef *ref = &SAGG_SLOTS(store, unit)[slot];
 	int64		start;
 
 	memcpy(&start, SAGG_VERSION(store, version)->entry, sizeof(start));
 	ref->hash = hash;
 	ref->start = fold_start(start);
 	ref->version = version;
-	table->bytes += len + sizeof(uint32);
+	unit->bytes += len + sizeof(uint32);
 	if (DsaPointerIsValid(old))
-		table->bytes -= SAGG_VERSION(store, old)->len + sizeof(uint32);
+		unit->bytes -= SAGG_VERSION(store, old)->len + sizeof(uint32);
 	else
-		table->nentries++;
+		unit->nentries++;
 }
 
 /*
@@ -260,33 +267,38 @@ link_version(SaggStore *store, SaggTable *table, uint32 slot, uint32 hash,
  * "old" is its present version, invalid for a new group.  The change can be
  * undone.  Returns the new version.  Raises ERRCODE_SAGG_STATE_LIMIT.
  */
-dsa_pointer
+SaggStored
 sagg_store_put(SaggStore *store, int64 start, uint32 hash,
-			   dsa_pointer old, const char *entry, Size len)
+			   SaggStored old, const char *entry, Size len)
 {
 	int			partition = SAGG_PARTITION_OF(hash);
 	dsa_pointer dp;
-	SaggTable  *table;
+	SaggUnit   *unit;
 	uint32		number;
 	uint32		slot;
 	dsa_pointer version;
 	SaggUndoRecord *record;
+	SaggStoreHeader *header = store->header;
+	bool		undoable = header->undoable;
 
 	reserve_undo(store);
-	dp = require_table(store, partition, start, true);
-	table = SAGG_TABLE(store, dp);
-	number = touch_table(store, partition, dp, false);
-	grow_table(store, table, &store->tables[number]);
-	slot = find_slot(store, table, hash, old);
+	header->undoable = false;
+	dp = require_unit(store, partition, start, true);
+	unit = SAGG_UNIT(store, dp);
+	number = touch_unit(store, partition, dp, false);
+	grow_unit(store, unit, &store->units[number]);
+	slot = find_slot(store, unit, hash, old.place);
 	SAGG_FAILPOINT("store.changing");
-	version = make_version(store, old, entry, len);
+	version = make_version(store, sagg_is_stored(old) ? old.place : SAGG_NO_VERSION,
+						   entry, len);
 
 	record = &store->records[store->nrecords++];
 	record->version = version;
-	record->table = number;
+	record->unit = number;
 	record->slot = slot;
-	link_version(store, table, slot, hash, old, version, len);
-	return version;
+	link_version(store, unit, slot, hash, old.place, version, len);
+	header->undoable = undoable;
+	return (SaggStored) {version};
 }
 
 /*
@@ -294,7 +306,7 @@ sagg_store_put(SaggStore *store, int64 start, uint32 hash,
  * batch is published.  Until then it stays where it is.
  */
 void
-sagg_store_bury(SaggStore *store, int64 start, uint32 hash, dsa_pointer version)
+sagg_store_bury(SaggStore *store, int64 start, uint32 hash, SaggStored stored)
 {
 	SaggBuried *buried;
 
@@ -310,9 +322,9 @@ sagg_store_bury(SaggStore *store, int64 start, uint32 hash, dsa_pointer version)
 	buried = &store->buried[store->nburied++];
 	buried->start = start;
 	buried->hash = hash;
-	buried->version = version;
+	buried->stored = stored;
 	store->buried_bytes[SAGG_PARTITION_OF(hash)] +=
-		SAGG_VERSION(store, version)->len + sizeof(uint32);
+		SAGG_VERSION(store, stored.place)->len + sizeof(uint32);
 }
 
 /*
@@ -320,14 +332,14 @@ sagg_store_bury(SaggStore *store, int64 start, uint32 hash, dsa_pointer version)
  * found behind it move up.
  */
 static void
-empty_slot(SaggStore *store, SaggTable *table, uint32 hole)
+empty_slot(SaggStore *store, SaggUnit *unit, uint32 hole)
 {
-	SaggSlotRef *slots = SAGG_SLOTS(store, table);
-	uint32		mask = table->nslots - 1;
+	SaggSlotRef *slots = SAGG_SLOTS(store, unit);
+	uint32		mask = unit->nslots - 1;
 
 	for (uint32 i = (hole + 1) & mask; DsaPointerIsValid(slots[i].version); i = (i + 1) & mask)
 	{
-		uint32		home = FIRST_SLOT(table, slots[i].hash);
+		uint32		home = FIRST_SLOT(unit, slots[i].hash);
 
 		if (((i - home) & mask) < ((i - hole) & mask))
 			continue;
@@ -338,22 +350,22 @@ empty_slot(SaggStore *store, SaggTable *table, uint32 hole)
 }
 
 /*
- * Free a group, and its table if that was the last one.  At once and for good:
+ * Free a group, and its unit if that was the last one.  At once and for good:
  * for publish, and while a store is restored.
  */
 void
-sagg_store_remove(SaggStore *store, int64 start, uint32 hash, dsa_pointer version)
+sagg_store_remove(SaggStore *store, int64 start, uint32 hash, SaggStored stored)
 {
 	int			partition = SAGG_PARTITION_OF(hash);
 	dsa_pointer dp = sagg_directory_find(store, partition, start);
-	SaggTable  *table = SAGG_TABLE(store, dp);
+	SaggUnit   *unit = SAGG_UNIT(store, dp);
 
-	table->nentries--;
-	table->bytes -= SAGG_VERSION(store, version)->len + sizeof(uint32);
-	empty_slot(store, table, find_slot(store, table, hash, version));
-	dsa_free(store->area, version);
-	if (table->nentries == 0)
-		sagg_store_free_table(store, partition, dp);
+	unit->nentries--;
+	unit->bytes -= SAGG_VERSION(store, stored.place)->len + sizeof(uint32);
+	empty_slot(store, unit, find_slot(store, unit, hash, stored.place));
+	dsa_free(store->area, stored.place);
+	if (unit->nentries == 0)
+		sagg_store_free_unit(store, partition, dp);
 }
 
 /*
@@ -362,41 +374,41 @@ sagg_store_remove(SaggStore *store, int64 start, uint32 hash, dsa_pointer versio
  */
 void
 sagg_store_load(SaggStore *store, int64 start, uint32 hash,
-				dsa_pointer old, const char *entry, Size len)
+				SaggStored old, const char *entry, Size len)
 {
-	SaggTable  *table = SAGG_TABLE(store,
-								   require_table(store, SAGG_PARTITION_OF(hash),
+	SaggUnit   *unit = SAGG_UNIT(store,
+								 require_unit(store, SAGG_PARTITION_OF(hash),
 												 start, false));
 	uint32		slot;
 	dsa_pointer version;
 
-	grow_table(store, table, NULL);
-	slot = find_slot(store, table, hash, old);
+	grow_unit(store, unit, NULL);
+	slot = find_slot(store, unit, hash, old.place);
 	version = make_version(store, InvalidDsaPointer, entry, len);
-	link_version(store, table, slot, hash, old, version, len);
-	if (DsaPointerIsValid(old))
-		dsa_free(store->area, old);
+	link_version(store, unit, slot, hash, old.place, version, len);
+	if (sagg_is_stored(old))
+		dsa_free(store->area, old.place);
 }
 
 /*
- * Free a table with all of its groups.
+ * Free a unit with all of its groups.
  */
 void
-sagg_store_free_table(SaggStore *store, int partition, dsa_pointer dp)
+sagg_store_free_unit(SaggStore *store, int partition, dsa_pointer dp)
 {
-	SaggTable  *table = SAGG_TABLE(store, dp);
+	SaggUnit   *unit = SAGG_UNIT(store, dp);
 
 	sagg_directory_remove(store, partition, dp);
-	if (table->nslots > 0)
+	if (unit->nslots > 0)
 	{
-		SaggSlotRef *slots = SAGG_SLOTS(store, table);
+		SaggSlotRef *slots = SAGG_SLOTS(store, unit);
 
-		for (uint32 i = 0; i < table->nslots; i++)
+		for (uint32 i = 0; i < unit->nslots; i++)
 		{
 			if (DsaPointerIsValid(slots[i].version))
 				dsa_free(store->area, slots[i].version);
 		}
-		dsa_free(store->area, table->slots);
+		dsa_free(store->area, unit->slots);
 	}
 	dsa_free(store->area, dp);
 }

@@ -1,0 +1,149 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_undo.c
+ *	  A batch's changes of a store taken back (I3).
+ *
+ * The process that has made them has a list of them, and undoes one after the
+ * other.  One that finds them, because their process has ended in the middle of a
+ * batch, has the store alone: the units that the batch has touched are in a list,
+ * with what they were before, and each version that is the batch's has what was
+ * there before it as "prev".
+ *
+ * That is enough as long as no change is half made.  So the store is marked as not
+ * undoable while a version is put, while a batch is published or undone, and until
+ * a store that is being restored is published or undone for the first time.  A
+ * process ends at places of its own choice, or the server restarts without any
+ * store; what it finds marked by another it discards.
+ *
+ * Never allocates.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+
+#include "execute/store/store_internal.h"
+
+/*
+ * Put one unit back: its counters and, if it has grown, its former slots.
+ */
+static void
+undo_unit(SaggStore *store, SaggUnit *unit)
+{
+	if (unit->resized)
+	{
+		dsa_free(store->area, unit->slots);
+		unit->slots = unit->former_slots;
+		unit->nslots = unit->former_nslots;
+	}
+	unit->nentries = unit->former_nentries;
+	unit->bytes = unit->former_bytes;
+	unit->touched = 0;
+}
+
+static void
+end_undo(SaggStore *store)
+{
+	store->header->touched = InvalidDsaPointer;
+	store->header->in_batch = false;
+	store->due_known = false;
+	sagg_store_forget_changes(store);
+}
+
+/*
+ * The batch has failed, wherever it was: the store becomes what it was at its
+ * begin.  To be called inside or outside of a transaction; neither allocates
+ * nor raises errors.
+ */
+void
+sagg_store_undo(SaggStore *store)
+{
+	store->header->undoable = false;
+	for (uint32 i = 0; i < store->nunits; i++)
+		undo_unit(store, SAGG_UNIT(store, store->units[i].unit));
+
+	for (int64 i = store->nrecords - 1; i >= 0; i--)
+	{
+		SaggUndoRecord *record = &store->records[i];
+		SaggUndoUnit *undo = &store->units[record->unit];
+
+		/* versions linked after the unit has grown are not in its old slots */
+		if (undo->resized_at < 0 || i < undo->resized_at)
+			SAGG_SLOTS(store, SAGG_UNIT(store, undo->unit))[record->slot].version =
+				sagg_version_before(SAGG_VERSION(store, record->version));
+		dsa_free(store->area, record->version);
+		SAGG_FAILPOINT("undo.version");
+	}
+	for (uint32 i = 0; i < store->nunits; i++)
+	{
+		if (SAGG_UNIT(store, store->units[i].unit)->created)
+			sagg_store_free_unit(store, store->units[i].partition,
+								 store->units[i].unit);
+	}
+	end_undo(store);
+}
+
+/*
+ * The published version of a group, given any version of it; InvalidDsaPointer = it
+ * is new.  With "undo" the others are freed.
+ */
+static dsa_pointer
+published_version(SaggStore *store, dsa_pointer dp, bool undo)
+{
+	while (DsaPointerIsValid(dp))
+	{
+		const SaggVersion *version = SAGG_VERSION(store, dp);
+		dsa_pointer before = sagg_version_before(version);
+
+		if (!DsaPointerIsValid(version->prev))
+			break;
+		if (undo)
+			dsa_free(store->area, dp);
+		dp = before;
+	}
+	return dp;
+}
+
+/*
+ * Put published versions into the slots of an array.
+ */
+static void
+undo_slots(SaggStore *store, dsa_pointer slots, uint32 nslots, bool undo)
+{
+	SaggSlotRef *slot = nslots > 0 ? dsa_get_address(store->area, slots) : NULL;
+
+	for (uint32 i = 0; i < nslots; i++)
+		slot[i].version = published_version(store, slot[i].version, undo);
+}
+
+/*
+ * The same as sagg_store_undo for a batch of a process that has ended, in a store
+ * that is undoable.  Raises errors when the system cannot map a segment of the
+ * area, and those of interrupts; the store is then not undoable any more.
+ */
+void
+sagg_store_undo_left(SaggStore *store)
+{
+	dsa_pointer next;
+
+	Assert(store->header->in_batch && store->header->undoable);
+	Assert(store->nrecords == 0 && store->nunits == 0);
+	store->header->undoable = false;
+	for (dsa_pointer dp = store->header->touched; DsaPointerIsValid(dp); dp = next)
+	{
+		SaggUnit   *unit = SAGG_UNIT(store, dp);
+
+		CHECK_FOR_INTERRUPTS();
+		next = unit->next_touched;
+		/* all that is in the former slots is in the present ones, too */
+		if (unit->resized)
+			undo_slots(store, unit->former_slots, unit->former_nslots, false);
+		undo_slots(store, unit->slots, unit->nslots, true);
+		undo_unit(store, unit);
+		SAGG_FAILPOINT("undo.left");
+		if (unit->created)
+			sagg_store_free_unit(store, unit->partition, dp);
+	}
+	end_undo(store);
+}

@@ -1,0 +1,91 @@
+/*-------------------------------------------------------------------------
+ *
+ * window_kinds.h
+ *	  What EXECUTE does by the kind of a query's windows: a table of functions for
+ *	  each, see window_kinds.c.
+ *
+ * Where windows start and end is in event_time/window_bounds.c, by kind as well.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SAGG_WINDOW_KINDS_H
+#define SAGG_WINDOW_KINDS_H
+
+#include "execute/execute_internal.h"
+
+struct SaggWindowMethods
+{
+	/* memory for what the batch meets beside groups, and to forget that; or NULL */
+	void		(*init) (SaggExecution *ex);
+	void		(*forget) (SaggExecution *ex);
+
+	/*
+	 * The windows of a row with this event time.  Returns false, having counted
+	 * it, for a row that goes no further.  NULL: "row" takes the row.
+	 */
+	bool		(*place) (SaggExecution *ex, TupleTableSlot *slot, int64 time,
+						  SaggPlaces *places);
+
+	/* a row, whose record is not refused, into its group; or NULL */
+	void		(*row) (SaggExecution *ex, TupleTableSlot *slot);
+
+	/* what the batch gives out, and its groups to the store */
+	void		(*close) (SaggExecution *ex);
+
+	/* all that the last commit left open is given out */
+	void		(*emit_open) (SaggExecution *ex);
+
+	/* the least start of the batch's groups, DT_NOEND = there are none */
+	int64		(*first_start) (SaggExecution *ex);
+
+	/*
+	 * An entry of the log, or a delta of one, into the store.  "group" is
+	 * scratch.  Leaves garbage in the current context.
+	 */
+	void		(*restore) (SaggExecution *ex, int partition, SaggGroup *group,
+							const char *entry, Size len, bool delta);
+};
+
+/* window_kinds.c */
+extern const SaggWindowMethods *sagg_window_methods(const SaggWindow *window);
+
+/* windows.c */
+extern bool sagg_place_in_none(SaggExecution *ex, TupleTableSlot *slot, int64 time,
+							   SaggPlaces *places);
+extern bool sagg_place_in_tumble(SaggExecution *ex, TupleTableSlot *slot, int64 time,
+								 SaggPlaces *places);
+extern bool sagg_place_in_calendar(SaggExecution *ex, TupleTableSlot *slot, int64 time,
+								   SaggPlaces *places);
+extern bool sagg_place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time,
+							  SaggPlaces *places);
+
+/* close.c */
+extern void sagg_groups_close(SaggExecution *ex);
+extern void sagg_groups_emit(SaggExecution *ex);
+extern void sagg_groups_store(SaggExecution *ex);
+
+/* groups.c */
+extern int64 sagg_groups_first_start(SaggExecution *ex);
+
+/* panes.c */
+extern void sagg_panes_close(SaggExecution *ex);
+extern void sagg_panes_emit(SaggExecution *ex);
+
+/* sessions.c */
+extern void sagg_sessions_init(SaggExecution *ex);
+extern void sagg_sessions_forget(SaggExecution *ex);
+extern void sagg_session_row(SaggExecution *ex, TupleTableSlot *slot);
+extern int64 sagg_sessions_first_start(SaggExecution *ex);
+
+/* session_close.c */
+extern void sagg_sessions_close(SaggExecution *ex);
+extern void sagg_sessions_emit_stored(SaggExecution *ex);
+
+/* state_access.c */
+extern void sagg_group_restore(SaggExecution *ex, int partition, SaggGroup *group,
+							   const char *entry, Size len, bool delta);
+extern void sagg_session_entry_restore(SaggExecution *ex, int partition,
+									   SaggGroup *group, const char *entry,
+									   Size len, bool delta);
+
+#endif							/* SAGG_WINDOW_KINDS_H */
