@@ -100,6 +100,15 @@ typedef struct SaggChain
 	int64		last;			/* batch of the newest blob, -1 = no blobs */
 } SaggChain;
 
+static inline void
+sagg_chain_clear(SaggChain *chain)
+{
+	chain->bytes = 0;
+	chain->blobs = 0;
+	chain->first = -1;
+	chain->last = -1;
+}
+
 /* what a checkpoint object remembers of the logs */
 typedef struct SaggLogSizes
 {

@@ -53,7 +53,7 @@ sagg_checkpoint_rewrite(SaggCheckpoint *checkpoint, const SaggProgress *progress
 	checkpoint->sizes.oldest = isnull ? 0 : DatumGetInt64(oldest);
 	checkpoint->sizes.delta_bytes = 0;
 	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-		checkpoint->sizes.chains[p] = (SaggChain) {0, 0, -1, -1};
+		sagg_chain_clear(&checkpoint->sizes.chains[p]);
 	checkpoint->known = true;
 	sagg_log_end(&section);
 

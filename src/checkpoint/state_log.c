@@ -109,7 +109,7 @@ sagg_state_log_sizes(SaggLogSection *section, int64 last_commit,
 	bool		isnull;
 
 	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-		sizes->chains[p] = (SaggChain) {0, 0, -1, -1};
+		sagg_chain_clear(&sizes->chains[p]);
 	rows = sagg_log_execute(section, SAGG_LOG_STATE_SIZES, values, NULL, 0);
 	for (int i = 0; i < rows; i++)
 	{
@@ -276,7 +276,7 @@ delete_chain(StateLog *log, int partition)
 			sagg_state_log_mismatch(log->checkpoint, log->batch - 1,
 									chain->blobs, deleted);
 	}
-	*chain = (SaggChain) {0, 0, -1, -1};
+	sagg_chain_clear(chain);
 }
 
 /*

@@ -103,11 +103,12 @@ read_sample(Describe *describe, const char *source)
 	MemoryContext old;
 	Portal		portal;
 	Size		bytes = 0;
+	SPIParseOpenOptions reading = {.read_only = true};
 
 	SPI_connect();
 	portal = SPI_cursor_parse_open(NULL, psprintf("SELECT value, key FROM %s LIMIT %d",
 												  quote_identifier(source), describe->records),
-								   &(SPIParseOpenOptions) {.read_only = true});
+								   &reading);
 	memory = AllocSetContextCreate(CurrentMemoryContext, "stream_agg sample",
 								   ALLOCSET_DEFAULT_SIZES);
 	while (bytes <= MAX_SAMPLE_BYTES)

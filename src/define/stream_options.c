@@ -226,9 +226,9 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 	bool		has_delay = false;
 	ListCell   *lc;
 
-	*options = (SaggStreamOptions) {
-		.max_future = SAGG_MAX_FUTURE_DEFAULT, .max_delay = DEFAULT_MAX_DELAY
-	};
+	memset(options, 0, sizeof(SaggStreamOptions));
+	options->max_future = SAGG_MAX_FUTURE_DEFAULT;
+	options->max_delay = DEFAULT_MAX_DELAY;
 	foreach(lc, list)
 	{
 		DefElem    *option = lfirst_node(DefElem, lc);

@@ -321,7 +321,7 @@ add_numeric(SaggSip *sip, Numeric value)
 			break;
 	}
 	if (data == end)
-		head = (NumericHead) {0};
+		memset(&head, 0, sizeof(head));
 	/* above the 16 bits of those that are no numbers */
 	sagg_sip_add(sip, UINT64CONST(1) << 63 | (uint64) head.negative << 62 |
 				 (uint64) (uint32) head.weight << 16);

@@ -77,7 +77,8 @@ sagg_keep_late_records(SaggSession *session, const SaggPlan *plan,
 	{
 		if (i > 0 && late->rows[i].record == late->rows[i - 1].record)
 			continue;
-		list[n++] = (SaggRefusal) {.record = late->rows[i].record};
+		memset(&list[n], 0, sizeof(SaggRefusal));
+		list[n++].record = late->rows[i].record;
 	}
 	reader.records = sagg_refused_open(sagg_reader_batch(session->reader), list, n);
 	sagg_checkpoint_late_records(session->checkpoint, plan, n, next_late_record,

@@ -47,7 +47,15 @@ typedef struct SaggStored
 	uint64		place;			/* the store's own; 0 = none */
 } SaggStored;
 
-#define SAGG_NOT_STORED		((SaggStored) {0})
+static inline SaggStored
+sagg_stored_at(uint64 place)
+{
+	SaggStored	stored = {place};
+
+	return stored;
+}
+
+#define SAGG_NOT_STORED		(sagg_stored_at(0))
 
 static inline bool
 sagg_is_stored(SaggStored stored)

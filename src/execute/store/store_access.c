@@ -20,8 +20,9 @@ SaggEntry
 sagg_store_entry(SaggStore *store, SaggStored stored)
 {
 	const SaggVersion *version = SAGG_VERSION(store, stored.place);
+	SaggEntry	entry = {version->entry, version->len};
 
-	return (SaggEntry) {version->entry, version->len};
+	return entry;
 }
 
 /*
@@ -151,10 +152,11 @@ sagg_store_next_change(SaggStore *store, int partition, int64 *place, SaggChange
 		if (store->units[record->unit].partition != partition)
 			continue;
 		version = SAGG_VERSION(store, record->version);
-		change->entry = (SaggEntry) {version->entry, version->len};
-		change->before = (SaggEntry) {NULL, 0};
+		change->entry = sagg_store_entry(store, sagg_stored_at(record->version));
 		if (DsaPointerIsValid(sagg_version_before(version)))
-			change->before = sagg_store_entry(store, (SaggStored) {version->prev});
+			change->before = sagg_store_entry(store, sagg_stored_at(version->prev));
+		else
+			memset(&change->before, 0, sizeof(change->before));
 		change->salt = record->slot;
 		return true;
 	}

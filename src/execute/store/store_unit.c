@@ -298,7 +298,7 @@ sagg_store_put(SaggStore *store, int64 start, uint32 hash,
 	record->slot = slot;
 	link_version(store, unit, slot, hash, old.place, version, len);
 	header->undoable = undoable;
-	return (SaggStored) {version};
+	return sagg_stored_at(version);
 }
 
 /*

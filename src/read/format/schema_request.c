@@ -129,7 +129,11 @@ take_answer(SaggSchema *schema, const SaggHttpAnswer *answer)
 	if (answer->status == 0)
 		return false;
 	for (int i = 0; i < ANSWER_PARTS; i++)
-		paths[i] = (SaggJsonPath) {&names[i], 1, 0};
+	{
+		memset(&paths[i], 0, sizeof(SaggJsonPath));
+		paths[i].names = &names[i];
+		paths[i].nnames = 1;
+	}
 	leaf = sagg_json_leaf_make(paths, ANSWER_PARTS, SAGG_JSON_MAX_DEPTH);
 	if (leaf == NULL)
 		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
