@@ -1,6 +1,6 @@
 # DISTINCT ON within the watermark: every stream equals the executable model, batch
 # by batch, late records included, for batches of every size, over restarts and
-# crashes; and Spark's documented cases by their numbers.
+# crashes.  Spark's documented cases are in test/pgtap/spark_deduplication.sql.
 
 use strict;
 use warnings;
@@ -9,36 +9,11 @@ use PostgreSQL::Test::Utils;
 use StreamAgg::Test;
 use Test::More;
 
-my $broker = start_broker(golden => 1);
+my $broker = start_broker(none => 1);
 my $node = new_node('dedup', 'restart_after_crash = on', 'stream_agg.keep_batches = 1000000');
 my $rng = seeded_random();
 
 sub pick { return $_[ $rng->(scalar @_) ]; }
-
-# Spark's: delay 2 s, of a at 17 and so on; what is new, late, and the number of keys
-create_source($node, $broker, 'golden', 'golden', 'ts timestamptz, k text');
-$node->safe_psql('postgres', q{
-	SELECT stream_agg.create_stream('spark', 'SELECT DISTINCT ON (k) k, extract(epoch FROM ts)::int AS t FROM golden',
-		event_time => 'ts', watermark => '2 seconds', trigger => '20 days')});
-for my $case (
-	[ ['a17'], 'a17', 0, 1 ],
-	[ ['a16'], '', 0, 1 ],
-	[ ['a13'], '', 1, 1 ],
-	[ [ 'b22', 'c21' ], 'b22 c21', 0, 2 ],
-	[ ['a21'], 'a21', 0, 3 ],
-	[ ['d25'], 'd25', 0, 2 ])
-{
-	my ($records, $new, $late, $keys) = @$case;
-	my $before = $node->safe_psql('postgres', 'SELECT count(*) FROM spark');
-	$broker->produce('golden', map { my ($k, $t) = /(.)(.*)/; qq({"k":"$k","ts":"1970-01-01T00:00:${t}Z"}) } @$records);
-	process($node, 'spark');
-	is($node->safe_psql('postgres', qq{
-		SELECT (SELECT string_agg(k || t, ' ') FROM (SELECT * FROM spark OFFSET $before) s),
-		       c.late, p.state_rows
-		  FROM stream_agg.commits c JOIN pg_stat_stream_agg p USING (stream) ORDER BY c.batch DESC LIMIT 1}),
-		"$new|$late|$keys", "Spark's case: @$records");
-}
-$node->safe_psql('postgres', "SELECT stream_agg.drop_stream('spark')");
 
 # The first record of a key is the first in the order of arrival, whatever order the
 # join has that IN or EXISTS in WHERE becomes.
