@@ -30,7 +30,7 @@ check_is_written(Oid sink, const char *name)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("source \"%s\" cannot be the sink of a stream", name),
 				 errdetail("Sources of foreign-data wrapper %s cannot be written to.",
-						   kind->wrapper)));
+						   sagg_source_wrapper(sink))));
 }
 
 static void
