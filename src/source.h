@@ -283,7 +283,10 @@ struct SaggSourceKind
 	void		(*assign) (SaggReader *reader, const SaggRange *positions,
 						   int npositions);
 
-	/* is there a record that no batch has taken?  Does not wait. */
+	/*
+	 * Is there a record that no batch has taken, or are offsets gone that one would
+	 * take?  Does not wait.  May raise what "collect" does.
+	 */
 	bool		(*has_records) (SaggReader *reader);
 
 	/*
