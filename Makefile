@@ -3,8 +3,8 @@ EXTENSION = stream_agg
 MODULE_big = stream_agg
 DATA = src/stream_agg--1.0.sql
 DOCS =
-# for libraries that bring kinds of sinks: #include "extension/stream_agg/sink.h"
-HEADERS = src/sink.h
+# for libraries that bring kinds of sources or sinks: #include "extension/stream_agg/kinds.h"
+HEADERS = src/kinds.h src/source.h src/sink.h
 PGFILEDESC = "stream_agg - micro-batch stream processing of Kafka topics"
 
 SOURCES = $(sort $(wildcard src/*.c src/*/*.c src/*/*/*.c))

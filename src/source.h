@@ -1,37 +1,82 @@
 /*-------------------------------------------------------------------------
  *
  * source.h
- *	  The contract of a kind of sources, such as Kafka topics.
+ *	  What a kind of sources is, such as Kafka topics: a table of functions that
+ *	  read records for queries and streams.
  *
- * A kind is a table of functions, registered by _PG_init (stream_agg.c) under
- * the name of its foreign-data wrapper.  What it reads are records: of a topic,
- * which is a name, in partitions, which are numbers, at offsets, which ascend.
- * Other rooms call sagg_reader_* and sagg_source_* (read/read.h), which ask the
- * kind (read/source_kinds.c); none of them names a kind.  A kind includes this
- * header and read/batch/batch.h, and nothing else of the stages.
+ * This header is installed.  A library outside of stream_agg includes kinds.h,
+ * fills a SaggSourceKind and registers it from its _PG_init by
+ * sagg_source_register.  It needs no other header of stream_agg and is not linked
+ * with it: what it calls are the functions of SaggSourceServices, which the
+ * registration returns.
  *
- * A reader lives outside of transactions and memory contexts, from "open" to
- * "close".  Only "open" and what is said to read catalogs runs in a transaction.
- * "waits" in a comment means: up to stream_agg.kafka_timeout, with interrupts
- * served and reader->check called.  Every function is called once per batch or
- * more rarely, or once per look of the worker; none per record, except those of
+ * A source is a foreign table whose foreign-data wrapper has a handler that
+ * returns "routine" of the kind; stream_agg does not look at the wrapper's name.
+ * Asking the handler loads the library, in whatever process a source is read.
+ *
+ * What a kind reads are records: of a topic, which is a name, in partitions, which
+ * are numbers from 0, at offsets, which are not negative and ascend.  A record
+ * stays the same one at its offset for as long as it can be read: a micro-batch
+ * that fails is read again, by its offsets, in the same process or another one.
+ *
+ * A reader
+ * --------
+ * It has the records of at most one batch, and lives outside of transactions and
+ * memory contexts:
+ *
+ *		open			in a transaction, and contacts nobody yet
+ *		identity, bounds, offsets_at
+ *						where a stream can begin
+ *		assign			where it begins
+ *		has_records, rest, event_fd
+ *						is there anything to read?
+ *		begin			a batch of these ranges
+ *		collect			any number of times, until it returns true
+ *		collect_ahead	while the batch is executed
+ *		release			done with the batch
+ *		close			unless the process ends
+ *
+ * Only "open" and what is said to read catalogs runs in a transaction.  "waits" in
+ * a comment means: up to timeout_ms() of the services, with interrupts served and
+ * reader->check called.  Every function is called once per batch or more rarely, or
+ * once per look of the worker; none per record, except those of
  * SaggSourceProducer.
+ *
+ * Functions run as the owner of the stream, or as who runs a query; what a source
+ * may read for him is the kind's to decide.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef SAGG_SOURCE_H
 #define SAGG_SOURCE_H
 
-#include "stream_agg.h"
+#include "postgres.h"
 
-#include "catalog/pg_attribute.h"
-#include "foreign/fdwapi.h"
+#include "access/tupdesc.h"
+#include "datatype/timestamp.h"
+#include "fmgr.h"
+#include "nodes/pg_list.h"
 
-/* changes with every change of the structs below */
+/* Rises whenever a library has to be compiled again. */
 #define SAGG_SOURCE_API_VERSION		1
+
+/* records of the ranges are gone; the stream fails, or skips them if it is told to */
+#define ERRCODE_SAGG_OFFSETS_GONE		MAKE_SQLSTATE('S','A','0','0','2')
 
 typedef struct SaggSourceKind SaggSourceKind;
 typedef struct SaggBatch SaggBatch;
+
+/*
+ * Offsets [start, end) of one partition of a topic.  The topic is a number that
+ * this process has given to its name (topic_number of the services).
+ */
+typedef struct SaggRange
+{
+	int32		topic;
+	int32		partition;
+	int64		start;
+	int64		end;
+} SaggRange;
 
 /* Which topics a source has. */
 typedef struct SaggTopics
@@ -56,7 +101,7 @@ typedef struct SaggReader
 	const SaggSourceKind *kind;
 	MemoryContext memory;		/* of the reader and all it has */
 	SaggTopics *topics;
-	SaggBatch  *batch;			/* see read/batch/batch.h */
+	SaggBatch  *batch;			/* the records, see "add" of the services */
 	struct SaggRegistry *registry;	/* of the records' schemas, or NULL */
 	void		(*check) (void *arg);	/* to be called while waiting, may raise
 										 * an error; NULL = none */
@@ -65,14 +110,30 @@ typedef struct SaggReader
 	bool		skips_unreadable;	/* nor are records that cannot be unpacked */
 } SaggReader;
 
-/* A record to be produced.  All pointers are the caller's. */
-typedef struct SaggOutHeader
+/* A header of a record. */
+typedef struct SaggHeader
 {
-	const char *name;			/* UTF-8 */
+	const char *name;			/* UTF-8, with NUL */
 	const char *value;			/* NULL = null */
 	Size		len;
-} SaggOutHeader;
+} SaggHeader;
 
+/* A record that was read, for "add" of the services.  All pointers are the caller's. */
+typedef struct SaggSourceRecord
+{
+	int32		topic;
+	int32		partition;
+	int64		offset;
+	int64		timestamp_ms;	/* since 1970, -1 = none */
+	const char *key;			/* NULL = none */
+	Size		key_len;
+	const char *payload;		/* NULL = none: a tombstone */
+	Size		payload_len;
+	int			nheaders;
+	const SaggHeader *headers;
+} SaggSourceRecord;
+
+/* A record to be produced.  All pointers are the caller's. */
 #define SAGG_PARTITION_BY_KEY	(-1)
 
 typedef struct SaggOutRecord
@@ -85,7 +146,7 @@ typedef struct SaggOutRecord
 	const char *payload;		/* NULL = none */
 	Size		payload_len;
 	int			nheaders;
-	SaggOutHeader *headers;
+	SaggHeader *headers;
 } SaggOutRecord;
 
 /*
@@ -113,7 +174,8 @@ typedef struct SaggSourceProducer
 /* What is true of all sources of a kind. */
 typedef enum SaggSourceFlags
 {
-	SAGG_SOURCE_OF_BROKERS = 1 << 0,	/* create_source makes such sources */
+	SAGG_SOURCE_OF_BROKERS = 1 << 0,	/* create_source makes such sources; one
+										 * kind only */
 	SAGG_SOURCE_LOSES_NOTHING = 1 << 1	/* offsets are never gone, so an end
 										 * before a position means that nothing
 										 * has come since */
@@ -122,16 +184,21 @@ typedef enum SaggSourceFlags
 struct SaggSourceKind
 {
 	int			api_version;	/* SAGG_SOURCE_API_VERSION */
-	const char *name;			/* lower case, of the kind: "kafka" */
+	const char *name;			/* unique among the kinds, lower case: "kafka" */
 	const char *title;			/* who has the records, in messages: "Kafka" */
-	const char *wrapper;		/* name of the foreign-data wrapper */
+	const char *wrapper;		/* foreign-data wrapper of the servers that
+								 * create_source makes; of
+								 * SAGG_SOURCE_OF_BROKERS, else NULL */
 	int			flags;			/* SaggSourceFlags */
 
 	/*
 	 * Definitions.  These read catalogs and contact nobody.
 	 */
 
-	/* the topics of a source, in the current context */
+	/*
+	 * The topics of a source, in the current context.  Names have up to 249 ASCII
+	 * letters, digits and "._-", as those of Kafka.
+	 */
 	SaggTopics *(*topics) (Oid source);
 
 	/* which option of a source names the one topic, and which ones several */
@@ -194,8 +261,8 @@ struct SaggSourceKind
 	const char *(*identity) (SaggReader *reader);
 
 	/*
-	 * By partition, sorted, the first offset that there is and the end, in the
-	 * current context.  Waits.
+	 * By partition, in any order, the first offset that there is and the end, in
+	 * the current context.  Waits.
 	 */
 	SaggRange  *(*bounds) (SaggReader *reader, int *npartitions);
 
@@ -216,7 +283,10 @@ struct SaggSourceKind
 	void		(*assign) (SaggReader *reader, const SaggRange *positions,
 						   int npositions);
 
-	/* is there a record that no batch has taken?  Does not wait. */
+	/*
+	 * Is there a record that no batch has taken, or are offsets gone that one would
+	 * take?  Does not wait.  May raise what "collect" does.
+	 */
 	bool		(*has_records) (SaggReader *reader);
 
 	/*
@@ -228,7 +298,7 @@ struct SaggSourceKind
 
 	/*
 	 * Begin a batch of these ranges.  A batch that was collected of the very same
-	 * ranges is kept: a retry need not read it again.
+	 * ranges may be kept, while it is "usable": a retry need not read it again then.
 	 */
 	void		(*begin) (SaggReader *reader, const SaggRange *ranges, int nranges);
 
@@ -240,8 +310,10 @@ struct SaggSourceKind
 	int64		(*gap_end) (SaggReader *reader, const SaggRange *range, bool pass);
 
 	/*
-	 * Put what has come into the batch.  Returns true when it has all records of
-	 * its ranges.  Raises ERRCODE_SAGG_OFFSETS_GONE for offsets that are gone.
+	 * Put what has come into the batch, of each partition by ascending offset, and
+	 * nothing that is not of its ranges.  Returns true when it has all of their
+	 * records.  Does not wait.  Raises ERRCODE_SAGG_OFFSETS_GONE for offsets that are
+	 * gone, data_corrupted for records that cannot be read.
 	 */
 	bool		(*collect) (SaggReader *reader);
 
@@ -264,8 +336,13 @@ struct SaggSourceKind
 	char	   *(*silence) (SaggReader *reader, TimestampTz since);
 
 	/*
-	 * Is the topic the one that was read?  See read/read.h.  NULL: it cannot be
-	 * another one.
+	 * Is the topic the one that was read, or one of that name that was made anew?
+	 * "last_record" gives the last record that was collected of a partition: its
+	 * offset as "start", its timestamp as "end"; false = none.  The reader of a later
+	 * session gets them back.  "was_broken": could it have been made anew since this
+	 * was asked last?  "suspects": does it look so, after "bounds"?  "verify" raises
+	 * ERRCODE_SAGG_OFFSETS_GONE if one of them is another record now, or sets its
+	 * "end" to SAGG_ANOTHER_RECORD if skips_lost.  NULL: it cannot be another one.
 	 */
 	bool		(*last_record) (SaggReader *reader, const SaggRange *range,
 								SaggRange *last);
@@ -290,37 +367,66 @@ struct SaggSourceKind
 	const SaggSourceProducer *producer;
 };
 
-/* read/source_kinds.c */
-extern void sagg_source_register(const SaggSourceKind *kind);
-extern const SaggSourceKind *sagg_source_kind(Oid relid);
+/*
+ * What a kind may call.  Functions raise errors of the server's, if nothing else is
+ * said.
+ */
+typedef struct SaggSourceServices
+{
+	/*
+	 * What the handler of the kind's foreign-data wrapper returns, to be returned
+	 * as it is.  In the current context.
+	 */
+	struct FdwRoutine *(*routine) (const SaggSourceKind *kind);
+
+	/*
+	 * For the wrapper's validator, of sources whose records have a format: whether
+	 * an option of an object of this catalog (ForeignTableRelationId,
+	 * AttributeRelationId) is one that stream_agg itself reads, such as format or
+	 * path; raises an error for a wrong value.  "options_fit" raises an error for
+	 * options of such an object, a list of DefElem, that do not go together.
+	 */
+	bool		(*takes_option) (Oid catalog, const char *name, const char *value);
+	void		(*options_fit) (Oid catalog, List *options);
+
+	/* topics by number, see SaggRange; the first one for a valid name only */
+	int32		(*topic_number) (const char *name);
+	const char *(*topic_name) (int32 topic);
+
+	/* is "name" one of the topics?  Takes care of patterns. */
+	bool		(*topics_include) (const SaggTopics *topics, const char *name);
+
+	/* the setting stream_agg.kafka_timeout, by now */
+	int			(*timeout_ms) (void);
+
+	/*
+	 * The batch of a reader.  "add" copies records; it is meant for many of them at
+	 * once.  "reset" drops them, and raises no error.  "usable": has it all that its
+	 * readers want of records?  Else it has to be collected anew.
+	 */
+	void		(*add) (SaggReader *reader, const SaggSourceRecord *records, int n);
+	void		(*reset) (SaggReader *reader);
+	bool		(*usable) (const SaggReader *reader);
+} SaggSourceServices;
+
+/* in stream_agg's library; raises an error for another version */
+typedef const SaggSourceServices *(*SaggRegisterSourceFn) (const SaggSourceKind *kind);
 
 /*
- * For the kind of sink (sink.h) that sources of a kind are: its functions
- * (read/delivery.c).
+ * Register a kind, which has to stay as it is until the process ends.  Loads
+ * stream_agg if that is not loaded yet.  Raises feature_not_supported if that has
+ * another version of this header, invalid_parameter_value if the kind lacks what
+ * every kind has, duplicate_object if there is a kind of this name.
  */
-extern void sagg_delivery_check(const SaggSinkStream *stream, const SaggSinkRows *rows);
-extern void *sagg_delivery_open(const SaggSinkStream *stream);
-extern void sagg_delivery_begin(void *sink, const SaggSinkRows *rows, int64 batch);
-extern void sagg_delivery_close(void *sink);
+static inline const SaggSourceServices *
+sagg_source_register(const SaggSourceKind *kind)
+{
+	SaggRegisterSourceFn fn;
 
-/*
- * What the handler of a kind's foreign-data wrapper returns (read/scan/fdw.c).
- */
-extern FdwRoutine *sagg_source_routine(const SaggSourceKind *kind);
-
-/*
- * What a kind may use of read/: options of foreign tables (source_info.c), and
- * those of sources whose records have a format (source_options.c).
- */
-extern char *sagg_find_option(List *options, const char *name);
-extern List *sagg_mapping_options(Oid server, Oid user);
-extern void sagg_check_source_option(const char *name, const char *value);
-extern void sagg_check_source_options(List *options);
-extern void sagg_check_column_options(List *options);
-extern bool sagg_value_has_userinfo(const char *value);
-
-/* source_topics.c */
-extern bool sagg_topic_matches(const char *name, const char *pattern);
-extern bool sagg_topics_include(const SaggTopics *topics, const char *name);
+	fn = (SaggRegisterSourceFn) load_external_function("$libdir/stream_agg",
+													   "stream_agg_register_source",
+													   true, NULL);
+	return fn(kind);
+}
 
 #endif							/* SAGG_SOURCE_H */

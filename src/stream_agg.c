@@ -235,9 +235,9 @@ _PG_init(void)
 				 errhint("Add stream_agg to shared_preload_libraries in postgresql.conf and restart the server.")));
 	define_settings();
 	define_crash_settings();
-	sagg_source_register(&sagg_kafka_source);
-	sagg_source_register(&sagg_rate_source);
 	MarkGUCPrefixReserved("stream_agg");
+	(void) stream_agg_register_source(&sagg_kafka_source);
+	(void) stream_agg_register_source(&sagg_rate_source);
 	stream_agg_register_sink(&sagg_table_sink);
 	stream_agg_register_sink(&sagg_kafka_sink);
 

@@ -29,7 +29,7 @@
 
 #include "compat.h"
 #include "failpoint.h"
-#include "sink.h"
+#include "kinds.h"
 #include "stream_query.h"
 
 #define SAGG_EXTENSION			"stream_agg"
@@ -44,11 +44,11 @@
 #define SAGG_STATE_PARTITIONS	16
 
 /*
- * SQLSTATEs of our own class.  These are lasting: a stream that raises one
- * goes to state "failed" at once and is not retried.
+ * SQLSTATEs of our own class, with ERRCODE_SAGG_OFFSETS_GONE (source.h).  These are
+ * lasting: a stream that raises one goes to state "failed" at once and is not
+ * retried.
  */
 #define ERRCODE_SAGG_INVALID_RECORD		MAKE_SQLSTATE('S','A','0','0','1')
-#define ERRCODE_SAGG_OFFSETS_GONE		MAKE_SQLSTATE('S','A','0','0','2')
 #define ERRCODE_SAGG_CHECKPOINT_CORRUPT	MAKE_SQLSTATE('S','A','0','0','3')
 #define ERRCODE_SAGG_OTHER_CLUSTER		MAKE_SQLSTATE('S','A','0','0','4')
 #define ERRCODE_SAGG_DEFINITION_CHANGED	MAKE_SQLSTATE('S','A','0','0','5')
@@ -178,18 +178,6 @@ typedef struct SaggStream
 	char	   *search_path;
 	char	   *reader;			/* that it shares with others, or NULL */
 } SaggStream;
-
-/*
- * Offsets [start, end) of one partition of a topic.  The topic is a number that
- * topics.c has given to its name.
- */
-typedef struct SaggRange
-{
-	int32		topic;
-	int32		partition;
-	int64		start;
-	int64		end;
-} SaggRange;
 
 /*
  * Event time in one partition, as of a commit.

@@ -18,19 +18,24 @@
 #include "sink_kinds.h"
 
 /*
- * A source whose kind nobody can write to.
+ * A source that is no sink: nobody can write to its kind, or no kind of sinks takes
+ * it, and it would pass for a table.
  */
 static void
-check_is_written(Oid sink, const char *name)
+check_source(Oid sink, const SaggSinkKind *kind, const char *name)
 {
-	const SaggSourceKind *kind = sagg_source_kind(sink);
+	const SaggSourceKind *source = sagg_source_kind(sink);
 
-	if (kind && kind->producer == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("source \"%s\" cannot be the sink of a stream", name),
-				 errdetail("Sources of foreign-data wrapper %s cannot be written to.",
-						   kind->wrapper)));
+	if (source == NULL || (kind->flags & SAGG_SINK_TRANSACTIONAL) == 0)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("source \"%s\" cannot be the sink of a stream", name),
+			 source->producer ?
+			 errdetail("No kind of sinks takes sources of foreign-data wrapper %s.",
+					   sagg_source_wrapper(sink)) :
+			 errdetail("Sources of foreign-data wrapper %s cannot be written to.",
+					   sagg_source_wrapper(sink))));
 }
 
 static void
@@ -98,8 +103,8 @@ sagg_check_delivery(const SaggStream *stream, const SaggQuery *query)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the stream would read its own results"),
 				 errdetail("Source \"%s\" cannot be the sink as well.", name)));
-	check_is_written(stream->sink, name);
 	kind = sagg_sink_kind(stream->sink);
+	check_source(stream->sink, kind, name);
 	check_promise(stream, kind, name);
 	if ((kind->flags & SAGG_SINK_TAKES_CHANGES) == 0)
 		check_no_changes(stream, query, kind);

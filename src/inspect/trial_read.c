@@ -68,7 +68,7 @@ next_offset(const SaggInspection *inspection, const SaggOrigin *origin,
 			 errmsg("offset " INT64_FORMAT " of partition %d of topic \"%s\", from which stream \"%s\" has to go on, is not in Kafka",
 					position->start, bounds->partition, sagg_topic_name(bounds->topic),
 					sagg_stream_title(inspection->stream->name)),
-			 errdetail("Kafka has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
+			 errdetail("The partition has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
 					   bounds->start, bounds->end)));
 	return bounds->start;
 }

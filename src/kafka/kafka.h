@@ -11,8 +11,7 @@
 #ifndef SAGG_KAFKA_H
 #define SAGG_KAFKA_H
 
-#include "sink.h"
-#include "source.h"
+#include "source_kinds.h"
 
 extern const SaggSourceKind sagg_kafka_source;
 extern const SaggSinkKind sagg_kafka_sink;

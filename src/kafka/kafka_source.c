@@ -135,12 +135,8 @@ stream_agg_kafka_validator(PG_FUNCTION_ARGS)
 		else
 			sagg_option_check_value(option, value);
 	}
-	if (object == SAGG_OPT_COLUMN)
-		sagg_check_column_options(options);
 	if (object == SAGG_OPT_TABLE)
-	{
 		sagg_topics_check(options);
-		sagg_check_source_options(options);
-	}
+	sagg_source_options_fit(PG_GETARG_OID(1), options);
 	PG_RETURN_VOID();
 }

@@ -11,7 +11,7 @@
 #ifndef SAGG_RATE_H
 #define SAGG_RATE_H
 
-#include "source.h"
+#include "source_kinds.h"
 
 extern const SaggSourceKind sagg_rate_source;
 

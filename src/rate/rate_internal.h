@@ -8,7 +8,7 @@
 #ifndef SAGG_RATE_INTERNAL_H
 #define SAGG_RATE_INTERNAL_H
 
-#include "source.h"
+#include "source_kinds.h"
 
 #define SAGG_MAX_RATE			INT64CONST(1000000000)
 #define SAGG_MAX_RAMP_MS		(INT64CONST(30) * 24 * 3600 * 1000)

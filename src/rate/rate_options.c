@@ -229,7 +229,6 @@ const SaggSourceKind sagg_rate_source = {
 	.api_version = SAGG_SOURCE_API_VERSION,
 	.name = "rate",
 	.title = "Rate",
-	.wrapper = "stream_agg_rate",
 	.flags = SAGG_SOURCE_LOSES_NOTHING,
 	.topics = rate_topics,
 	.topic_option = "rows_per_second, partitions, start or ramp_up",

@@ -106,7 +106,7 @@ end_of(const SaggRateReader *reader, const SaggRateTopic *topic, int32 partition
 }
 
 /*
- * See source.h.  Raises configuration_limit_exceeded.
+ * See source.h.
  */
 SaggRange *
 sagg_rate_bounds(SaggReader *base, int *npartitions)
@@ -119,12 +119,6 @@ sagg_rate_bounds(SaggReader *base, int *npartitions)
 
 	for (int i = 0; i < reader->ntopics; i++)
 		total += reader->topics[i].rate.partitions;
-	if (total > sagg_max_partitions)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("there are more than %d partitions of %s",
-						sagg_max_partitions, base->topics->subject),
-				 errhint("Increase stream_agg.max_partitions.")));
 	bounds = palloc0(sizeof(SaggRange) * Max(total, 1));
 	for (int i = 0; i < reader->ntopics; i++)
 	{
@@ -138,8 +132,6 @@ sagg_rate_bounds(SaggReader *base, int *npartitions)
 			bounds[n++].end = end_of(reader, topic, p, rows);
 		}
 	}
-	if (n > 1)
-		qsort(bounds, n, sizeof(SaggRange), sagg_partition_order);
 	*npartitions = n;
 	return bounds;
 }

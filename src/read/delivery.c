@@ -190,7 +190,7 @@ row_text(SaggDelivery *delivery, TupleTableSlot *slot)
 }
 
 static void
-set_header(SaggOutHeader *header, const char *name, const char *value)
+set_header(SaggHeader *header, const char *name, const char *value)
 {
 	header->name = name;
 	header->value = value;
@@ -207,10 +207,10 @@ sagg_delivery_mark(SaggDelivery *delivery, TupleTableSlot *slot,
 	bool		numbered = delivery->nidentity == NUMBERED;
 	char	   *row = numbered ? psprintf("[" INT64_FORMAT "]", delivery->rows++) :
 		row_text(delivery, slot);
-	SaggOutHeader *headers = palloc(sizeof(SaggOutHeader) * (record->nheaders + OWN_HEADERS));
+	SaggHeader *headers = palloc(sizeof(SaggHeader) * (record->nheaders + OWN_HEADERS));
 
 	if (record->nheaders > 0)
-		memcpy(headers, record->headers, sizeof(SaggOutHeader) * record->nheaders);
+		memcpy(headers, record->headers, sizeof(SaggHeader) * record->nheaders);
 	set_header(&headers[record->nheaders++], "stream_agg.stream", delivery->stream);
 	set_header(&headers[record->nheaders++], "stream_agg.batch", delivery->batch);
 	set_header(&headers[record->nheaders++], "stream_agg.row", row);

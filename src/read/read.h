@@ -15,7 +15,7 @@
 #ifndef SAGG_READ_H
 #define SAGG_READ_H
 
-#include "source.h"
+#include "source_kinds.h"
 
 /* Where a record is. */
 typedef struct SaggPlace

@@ -4,8 +4,12 @@
  *	  Kinds of sources: which there are, of which one a source is, and what the
  *	  other rooms ask of a source or a reader, by asking its kind.
  *
- * A function that a kind does not have has a default here (source.h).  Nothing
- * in this file is called per record.
+ * Kinds are registered by _PG_init of this library and of others (source.h).  A
+ * function that a kind does not have has a default here.  Nothing in this file is
+ * called per record.
+ *
+ * Never: a kind by the name of a foreign-data wrapper.  Its handler is what tells,
+ * a C function that a superuser has declared.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,57 +23,180 @@
 
 #include "read_internal.h"
 
-#define MAX_KINDS	16
+#define MAX_KINDS	32
 
 static const SaggSourceKind *kinds[MAX_KINDS];
 static int	nkinds = 0;
 
+static int
+timeout_ms(void)
+{
+	return sagg_kafka_timeout_ms;
+}
+
+/* The number of a topic that a kind outside of this library names. */
+static int32
+topic_number(const char *name)
+{
+	if (!sagg_is_topic_name(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("invalid name of a topic: \"%s\"", name),
+				 errdetail("It has 1 to %d ASCII letters, digits, \".\", \"_\" and \"-\".",
+						   SAGG_MAX_TOPIC_NAME)));
+	return sagg_topic_number(name);
+}
+
+static void
+add(SaggReader *reader, const SaggSourceRecord *records, int n)
+{
+	sagg_batch_add(reader->batch, records, n);
+}
+
+static void
+reset(SaggReader *reader)
+{
+	sagg_batch_reset(reader->batch);
+}
+
+static bool
+usable(const SaggReader *reader)
+{
+	return sagg_batch_usable(reader->batch);
+}
+
+static const SaggSourceServices services = {
+	.routine = sagg_source_routine,
+	.takes_option = sagg_source_takes_option,
+	.options_fit = sagg_source_options_fit,
+	.topic_number = topic_number,
+	.topic_name = sagg_topic_name,
+	.topics_include = sagg_topics_include,
+	.timeout_ms = timeout_ms,
+	.add = add,
+	.reset = reset,
+	.usable = usable
+};
+
 /*
- * Add a kind, for good; called while a library is loaded.  Raises an error for a
- * kind that was built for another version of source.h, or whose wrapper has a kind.
+ * A kind without what every kind has.
  */
-void
-sagg_source_register(const SaggSourceKind *kind)
+static void
+check_complete(const SaggSourceKind *kind)
+{
+	if (kind->title == NULL || kind->topics == NULL || kind->topic_option == NULL ||
+		kind->topics_option == NULL || kind->reader_size < sizeof(SaggReader) ||
+		kind->open == NULL || kind->close == NULL || kind->identity == NULL ||
+		kind->bounds == NULL || kind->offsets_at == NULL || kind->assign == NULL ||
+		kind->has_records == NULL || kind->begin == NULL || kind->collect == NULL ||
+		kind->release == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("source kind \"%s\" lacks something that every kind has", kind->name),
+				 errdetail("That is title, topics, topic_option, topics_option, reader_size, open, close, identity, "
+						   "bounds, offsets_at, assign, has_records, begin, collect and release.")));
+	if (kind->event_fd == NULL && kind->rest == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("source kind \"%s\" has neither event_fd nor rest", kind->name),
+				 errdetail("Nothing tells when to look for records.")));
+	if ((kind->group_allowed == NULL) != (kind->group_check == NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("source kind \"%s\" has one of group_allowed and group_check", kind->name)));
+	if ((kind->flags & SAGG_SOURCE_OF_BROKERS) &&
+		(kind->wrapper == NULL || kind->is_table_option == NULL || kind->check_option_name == NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("source kind \"%s\" lacks wrapper, is_table_option or check_option_name", kind->name)));
+}
+
+/*
+ * A kind that takes the place of another one.
+ */
+static void
+check_unique(const SaggSourceKind *kind)
+{
+	for (int i = 0; i < nkinds; i++)
+	{
+		if (strcmp(kinds[i]->name, kind->name) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("source kind \"%s\" is registered already", kind->name)));
+		if (kinds[i]->flags & kind->flags & SAGG_SOURCE_OF_BROKERS)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("source kind \"%s\" cannot have brokers", kind->name),
+					 errdetail("create_source makes sources of kind \"%s\".", kinds[i]->name)));
+	}
+}
+
+/*
+ * Register a kind; see sagg_source_register in source.h.  Of a kind of another
+ * version only api_version and name are looked at.
+ */
+const SaggSourceServices *
+stream_agg_register_source(const SaggSourceKind *kind)
 {
 	if (kind->api_version != SAGG_SOURCE_API_VERSION)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("source kind \"%s\" is of version %d of the interface, not %d",
+				 errmsg("source kind \"%s\" is made for version %d of the interface of sources, but stream_agg has version %d",
 						kind->name, kind->api_version, SAGG_SOURCE_API_VERSION),
-				 errhint("Build its library again.")));
+				 errhint("Compile its library with the header that is installed with this stream_agg.")));
+	check_complete(kind);
+	check_unique(kind);
+	if (nkinds == MAX_KINDS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("more than %d kinds of sources", MAX_KINDS)));
+	kinds[nkinds++] = kind;
+	return &services;
+}
+
+/*
+ * Whether a kind has been registered.
+ */
+bool
+sagg_source_registered(const SaggSourceKind *kind)
+{
 	for (int i = 0; i < nkinds; i++)
 	{
-		if (strcmp(kinds[i]->wrapper, kind->wrapper) == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_DUPLICATE_OBJECT),
-					 errmsg("foreign-data wrapper \"%s\" has a source kind already",
-							kind->wrapper)));
+		if (kinds[i] == kind)
+			return true;
 	}
-	if (nkinds == MAX_KINDS)
-		elog(ERROR, "there are more than %d source kinds", MAX_KINDS);
-	kinds[nkinds++] = kind;
+	return false;
+}
+
+static ForeignDataWrapper *
+wrapper_of(Oid relid)
+{
+	return GetForeignDataWrapper(GetForeignServer(GetForeignServerIdByRelId(relid))->fdwid);
 }
 
 /*
  * The kind of a relation that is a source, or NULL if it is none: a source is a
- * foreign table of a wrapper of one of the kinds.
+ * foreign table whose wrapper's handler returns the callbacks of read/scan/.  Calls
+ * the handler, and raises what loading its library raises.
  */
 const SaggSourceKind *
 sagg_source_kind(Oid relid)
 {
-	ForeignServer *server;
-	ForeignDataWrapper *wrapper;
+	Oid			handler;
 
 	if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE)
 		return NULL;
-	server = GetForeignServer(GetForeignServerIdByRelId(relid));
-	wrapper = GetForeignDataWrapper(server->fdwid);
-	for (int i = 0; i < nkinds; i++)
-	{
-		if (strcmp(kinds[i]->wrapper, wrapper->fdwname) == 0)
-			return kinds[i];
-	}
-	return NULL;
+	handler = wrapper_of(relid)->fdwhandler;
+	return OidIsValid(handler) ? sagg_kind_of_routine(GetFdwRoutine(handler)) : NULL;
+}
+
+/*
+ * The name of the foreign-data wrapper of a source, for messages; palloc'd.
+ */
+char *
+sagg_source_wrapper(Oid relid)
+{
+	return wrapper_of(relid)->fdwname;
 }
 
 /*
@@ -88,7 +215,7 @@ sagg_source_kind_of_brokers(void)
 
 /*
  * The kind of a source.  Raises ERRCODE_SAGG_DEFINITION_CHANGED if it is gone, or
- * wrong_object_type if its wrapper has no kind, by a new name for one.
+ * wrong_object_type if its wrapper has the handler of no kind.
  */
 const SaggSourceKind *
 sagg_kind_of_source(Oid source)
@@ -107,7 +234,7 @@ sagg_kind_of_source(Oid source)
 	ereport(ERROR,
 			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 			 errmsg("foreign table \"%s\" is not a source", name),
-			 errdetail("Its foreign-data wrapper is not one that stream_agg knows by its name.")));
+			 errdetail("The handler of its foreign-data wrapper is not that of a kind of sources.")));
 }
 
 /*
@@ -125,7 +252,19 @@ sagg_is_source(Oid relid)
 SaggTopics *
 sagg_source_topics(Oid relid)
 {
-	return sagg_kind_of_source(relid)->topics(relid);
+	const SaggSourceKind *kind = sagg_kind_of_source(relid);
+	SaggTopics *topics = kind->topics(relid);
+
+	for (int i = 0; i < topics->nnames; i++)
+	{
+		if (!sagg_is_topic_name(topics->names[i]))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_NAME),
+					 errmsg("invalid name of a topic: \"%s\"", topics->names[i]),
+					 errdetail("Source \"%s\" of kind \"%s\" has it.",
+							   get_rel_name(relid), kind->name)));
+	}
+	return topics;
 }
 
 /*
@@ -155,7 +294,7 @@ sagg_group_check(Oid source, Oid owner, const char *group, const char *stream)
 				 errmsg("a stream that reads \"%s\" cannot have option \"consumer_group\"",
 						get_rel_name(source)),
 				 errdetail("Sources of foreign-data wrapper %s have no consumer groups.",
-						   kind->wrapper)));
+						   sagg_source_wrapper(source))));
 	kind->group_check(source, owner, group, stream);
 }
 
@@ -172,7 +311,7 @@ sagg_source_producer(Oid source)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot insert into source \"%s\"", get_rel_name(source)),
 				 errdetail("Sources of foreign-data wrapper %s cannot be written to.",
-						   kind->wrapper)));
+						   sagg_source_wrapper(source))));
 	return kind->producer;
 }
 
@@ -382,12 +521,23 @@ sagg_reader_cluster_id(SaggReader *reader)
 
 /*
  * For every partition of the source's topics, sorted, the first offset that
- * exists and the end.  Allocated in the current context.  Waits.
+ * exists and the end.  Allocated in the current context.  Waits.  Raises
+ * configuration_limit_exceeded.
  */
 SaggRange *
 sagg_reader_bounds(SaggReader *reader, int *npartitions)
 {
-	return reader->kind->bounds(reader, npartitions);
+	SaggRange  *bounds = reader->kind->bounds(reader, npartitions);
+
+	if (*npartitions > sagg_max_partitions)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("there are more than %d partitions of %s",
+						sagg_max_partitions, reader->topics->subject),
+				 errhint("Increase stream_agg.max_partitions.")));
+	if (*npartitions > 1)
+		qsort(bounds, *npartitions, sizeof(SaggRange), sagg_partition_order);
+	return bounds;
 }
 
 /*

@@ -93,12 +93,12 @@ raise_offsets_gone(SaggSession *session, const SaggRange *position,
 			 errmsg("offset " INT64_FORMAT " of partition %d of topic \"%s\" is beyond the end of the partition",
 					position->start, position->partition,
 					sagg_topic_name(position->topic)),
-			 errdetail("Kafka has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
+			 errdetail("The partition has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
 					   bounds->start, bounds->end),
 			 session->progress->batch < 0 ?
 			 errhint("The stream has read nothing yet: these are its starting_offsets. Use stream_agg.reset_stream to name others, then start the stream.") :
 			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was deleted and created again. "
-					 "Set the stream's option on_data_loss to earliest to go on from the first offset that Kafka has, or reset the stream.")));
+					 "Set the stream's option on_data_loss to earliest to go on from the first offset that there is, or reset the stream.")));
 }
 
 /*

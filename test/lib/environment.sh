@@ -27,11 +27,11 @@ set_up() {
 
 	work=$(mktemp -d "${TMPDIR:-/tmp}/stream_agg.XXXXXX")
 	mkdir "$work/data" "$work/bin"
-	cp test/broker/kafka_tool test/modules/stream_lock.so test/modules/strict_sum.so test/modules/crash_on.so test/modules/transaction_block.so test/modules/file_sink.so test/fuzz/decode_fuzz.so \
+	cp test/broker/kafka_tool test/modules/stream_lock.so test/modules/strict_sum.so test/modules/crash_on.so test/modules/transaction_block.so test/modules/file_sink.so test/modules/file_source.so test/fuzz/decode_fuzz.so \
 		test/fuzz/leaf_fuzz test/registry/*.py test/broker/hostile_broker.py "$work/bin"
 	[ "$(id -u)" -ne 0 ] || chown -R postgres "$work"
 	export KAFKA_TOOL=$work/bin/kafka_tool STREAM_LOCK=$work/bin/stream_lock.so STRICT_SUM=$work/bin/strict_sum.so CRASH_ON=$work/bin/crash_on.so
-	export TRANSACTION_BLOCK=$work/bin/transaction_block.so FILE_SINK=$work/bin/file_sink.so
+	export TRANSACTION_BLOCK=$work/bin/transaction_block.so FILE_SINK=$work/bin/file_sink.so FILE_SOURCE=$work/bin/file_source.so
 	export DECODE_FUZZ=$work/bin/decode_fuzz.so LEAF_FUZZ=$work/bin/leaf_fuzz
 	export REGISTRY=$work/bin HOSTILE_BROKER=$work/bin/hostile_broker.py
 	cd "$work"

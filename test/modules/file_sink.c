@@ -16,7 +16,7 @@
 #include "catalog/pg_class.h"
 #include "commands/defrem.h"
 #include "executor/tuptable.h"
-#include "extension/stream_agg/sink.h"
+#include "extension/stream_agg/kinds.h"
 #include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
 #include "lib/stringinfo.h"

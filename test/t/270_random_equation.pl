@@ -7,6 +7,9 @@
 # them in StreamAgg::RandomOracle.  Streams come in groups that share topics and
 # run at once.  RANDOM_GROUPS=n says how many groups there shall be.  A failure
 # names its group; STREAM_AGG_SEED=seed RANDOM_GROUP=n runs that one again.
+#
+# Half as many groups, named rate1 and so on, read rate sources (StreamAgg::RandomRate)
+# in the place of topics.
 
 use strict;
 use warnings;
@@ -16,6 +19,7 @@ use POSIX ();
 use PostgreSQL::Test::Utils;
 use StreamAgg::RandomOracle;
 use StreamAgg::RandomQuery;
+use StreamAgg::RandomRate;
 use StreamAgg::Test;
 use Test::More;
 
@@ -123,13 +127,36 @@ sub create_source_of
 	return;
 }
 
+# Two rate sources in the place of topics.
+sub make_rate_sources
+{
+	my $topic = shift;
+	my %rate = (main => one_of(3, 5), other => one_of(2, 4));
+	my $start = $node->safe_psql('postgres', "SELECT date_trunc('second', now()) - interval '30 s'");
+
+	for my $source ('main', 'other')
+	{
+		my $table = "$topic->{name}_$source";
+		my $partitions = one_of(1, 2, 4);
+		$node->safe_psql('postgres', "CREATE FOREIGN TABLE $table (number bigint, _t text OPTIONS (metadata 'topic'), _p int OPTIONS (metadata 'partition'),
+			_o bigint OPTIONS (metadata 'offset')) SERVER stream_agg_rate OPTIONS (rows_per_second '$rate{$source}', partitions '$partitions', start '$start')");
+		my $of = $node->safe_psql('postgres', "SELECT _t FROM $table LIMIT 1");
+		$topic->{topics}{$source} = [$of];
+		$topic->{partitions}{$of} = $partitions;
+		$topic->{sources}{$source} = rate_relation($topic, $table);
+	}
+	return;
+}
+
 # The topics of a group: those of the main source and that of the other one.
 sub make_topic
 {
 	my $group = shift;
 	my $name = "r$group";
+	my $rate = $group =~ /rate/;
 	my $topic = {
 		name => $name,
+		rate => $rate,
 		sources => { main => $name, other => "${name}_other" },
 		topics => { main => [ $name, $rng->(3) ? () : "${name}_more" ], other => ["${name}_other"] },
 		base => one_of(@bases),
@@ -137,17 +164,18 @@ sub make_topic
 		pace => one_of(2, 400, 4000, 60_000, 900_000),
 		grain => one_of(1, 1, 250, 1000, 30_000),
 		types => [ map { one_of(@key_types) } 1 .. 4 ],
-		garbage => $group % 3 > 0,              # some records do not decode
-		large => $group % 10 == 4 ? 16 : 1 };    # times as many records
+		garbage => !$rate && $group % 3 > 0,    # some records do not decode
+		large => !$rate && $group % 10 == 4 ? 16 : 1 };    # times as many records
 	my @columns = ('ts timestamptz', 'v int', 'n numeric', 'f float8', 't text', 'ok boolean', 'i interval',
 		map({ "k$_ $topic->{types}[$_]" } 0 .. $#{ $topic->{types} }),
 		map { "_$_->[0] $_->[1] OPTIONS (metadata '$_->[2]')" } [ 't', 'text', 'topic' ], [ 'p', 'int', 'partition' ], [ 'o', 'bigint', 'offset' ]);
 
 	$topic->{pace_of_reader} = [ one_of($topic->{large} > 1 ? @large_bounds : @bounds), one_of(@triggers) ] if $rng->(2);
 	$topic->{disorder} = $topic->{pace} * one_of(0, 1, 10, 100);
+	$topic->{bad} = [];                                                            # [topic, partition, offset] of these
+	if ($rate) { make_rate_sources($topic); return $topic; }
 	$topic->{partitions} = { map { $_ => one_of(1, 2, 4) } map { @$_ } @{ $topic->{topics} }{ 'main', 'other' } };
 	$broker->create_topic($_, $topic->{partitions}{$_}) for sort keys %{ $topic->{partitions} };
-	$topic->{bad} = [];                                                            # [topic, partition, offset] of these
 	$topic->{next}{$_} = [ (0) x 4 ] for keys %{ $topic->{partitions} };
 	create_source_of($name, join(', ', @columns), @{ $topic->{topics}{main} });
 	create_source_of("${name}_other", join(', ', reverse @columns), @{ $topic->{topics}{other} });
@@ -160,6 +188,7 @@ sub produce_records
 {
 	my ($topic, $n) = @_;
 	my %records;
+	return if $topic->{rate};    # they come by themselves
 	for (1 .. $n * $topic->{large})
 	{
 		my ($name, $partition, $json) = @{ make_record($topic) };
@@ -181,6 +210,7 @@ sub load_records
 	my $topic = shift;
 	my @parts;
 	my $columns = join(', ', 'ts', 'v', 'n', 'f', 't', 'ok', 'i', map({ "k$_" } 0 .. $#{ $topic->{types} }), '_t', '_p', '_o');
+	return "CREATE TABLE $topic->{name}_all AS " . join(' UNION ALL ', map { "SELECT $columns FROM $topic->{sources}{$_} e" } sort keys %{ $topic->{sources} }) if $topic->{rate};
 	for my $source (sort keys %{ $topic->{sources} })
 	{
 		for my $place (map { my $t = $_; map { [ $t, $_ ] } 0 .. $topic->{partitions}{$t} - 1 } @{ $topic->{topics}{$source} })
@@ -334,10 +364,13 @@ sub run_group
 		push @problems, grep { /ERROR/ } run_all(@$after);
 		my $how = one_of(@server_restarts);
 		if ($how ne 'none') { $node->stop($how); $node->start; }
+		$topic->{least} = { map { $_ => $node->safe_psql('postgres', "SELECT count(*) FROM $topic->{name}_$_") } keys %{ $topic->{sources} } } if $topic->{rate};
 		push @problems, grep { /ERROR/ } run_all(map { "SELECT FROM stream_agg.process_available('$_->{name}', '2 minutes')" } @running);
 		push @problems, change_dim($round, one_of(@dim_changes));
 	}
 	push @problems, run_all("SELECT stream || ': ' || last_error FROM pg_stat_stream_agg WHERE state = 'failed'");
+	# there is no end of rows
+	push @problems, grep { /ERROR/ } run_all(map { "SELECT stream_agg.stop_stream('$_->{name}')" } @running) if $topic->{rate};
 	push @problems, eval { compare_streams($topic, @running) };
 	push @problems, "$@" if $@;
 	my ($late_here, $refused_here, $batches_here) = split /\|/, $node->safe_psql('postgres',
@@ -349,6 +382,7 @@ sub run_group
 	$kinds{ $_->{kind} }++ for @running;
 	$kinds{'UNION ALL'}++ for grep { $_->{branches} } @running;
 	$kinds{'with failing records'}++ for grep { $_->{poison} } @running;
+	$kinds{'of rate sources'} += @running if $topic->{rate};
 	$kinds{repaired}++ for grep { is_repairable($_) } @running;
 	$kinds{'of a shared reader'}++ for grep { $_->{reader} } @running;
 	$kinds{per_partition}++ for grep { $_->{per_partition} } @running;
@@ -369,7 +403,7 @@ if (defined $ENV{RANDOM_GROUP})
 }
 else
 {
-	run_group($_) for 1 .. $groups;
+	run_group($_) for 1 .. $groups, map { "rate$_" } 1 .. $groups / 2;
 	cmp_ok($late, '>', 0, 'some records were late');
 	cmp_ok($refused, '>', 0, 'and some could not be processed');
 }

@@ -12,7 +12,7 @@
 #ifndef SAGG_BATCH_H
 #define SAGG_BATCH_H
 
-#include "source.h"
+#include "source_kinds.h"
 
 typedef struct SaggSpill SaggSpill;
 
@@ -106,13 +106,6 @@ typedef struct SaggRecord
 	bool		headers_unreadable; /* there may be some, which cannot be read */
 } SaggRecord;
 
-typedef struct SaggHeader
-{
-	const char *name;			/* with NUL */
-	const char *value;			/* NULL = null */
-	Size		len;
-} SaggHeader;
-
 /*
  * The header at "p", which there must be; returns where the next one is.
  */
@@ -140,6 +133,8 @@ extern void sagg_batch_put(SaggBatch *batch, const SaggStoredRecord *stored,
 						   char *room, Size size);
 extern void sagg_batch_add_stored(SaggBatch *batch, const SaggStretch *records,
 								  bool headers);
+extern void sagg_batch_add(SaggBatch *batch, const SaggSourceRecord *records,
+						   int n);
 extern void sagg_batch_arrange(SaggBatch *batch);
 extern void sagg_batch_reset(SaggBatch *batch);
 

@@ -38,7 +38,7 @@ utf8_string(const JsonbValue *value, Size *len)
 }
 
 static void
-encode_hex(SaggOutHeader *header, const JsonbValue *value)
+encode_hex(SaggHeader *header, const JsonbValue *value)
 {
 	char	   *bytes = palloc(value->val.string.len / 2 + 1);
 
@@ -47,7 +47,7 @@ encode_hex(SaggOutHeader *header, const JsonbValue *value)
 }
 
 static void
-encode_header(SaggOutHeader *header, JsonbContainer *object, const char *column)
+encode_header(SaggHeader *header, JsonbContainer *object, const char *column)
 {
 	JsonbValue	buffer;
 	JsonbValue *value;
@@ -83,16 +83,16 @@ encode_header(SaggOutHeader *header, JsonbContainer *object, const char *column)
  * The headers that a jsonb datum describes, in the current context; "column"
  * is for messages.  Raises invalid_parameter_value.
  */
-SaggOutHeader *
+SaggHeader *
 sagg_headers_encode(Datum headers, const char *column, int *nheaders)
 {
 	Jsonb	   *jsonb = DatumGetJsonbP(headers);
-	SaggOutHeader *result;
+	SaggHeader *result;
 
 	if (!JB_ROOT_IS_ARRAY(jsonb) || JB_ROOT_IS_SCALAR(jsonb))
 		refuse_headers(column, "They are not a JSON array.");
 	*nheaders = JB_ROOT_COUNT(jsonb);
-	result = palloc0(sizeof(SaggOutHeader) * Max(*nheaders, 1));
+	result = palloc0(sizeof(SaggHeader) * Max(*nheaders, 1));
 	for (int i = 0; i < *nheaders; i++)
 	{
 		JsonbValue *element = getIthJsonbValueFromContainer(&jsonb->root, i);

@@ -23,7 +23,7 @@ extern void sagg_encoder_encode(SaggEncoder *encoder, TupleTableSlot *slot,
 								SaggOutRecord *record);
 
 /* header_encode.c */
-extern SaggOutHeader *sagg_headers_encode(Datum headers, const char *column,
+extern SaggHeader *sagg_headers_encode(Datum headers, const char *column,
 										  int *nheaders);
 
 /* delivery.c */

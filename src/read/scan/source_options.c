@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_foreign_table.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "utils/array.h"
@@ -288,10 +290,36 @@ sagg_check_source_option(const char *name, const char *value)
 }
 
 /*
+ * See takes_option in source.h.
+ */
+bool
+sagg_source_takes_option(Oid catalog, const char *name, const char *value)
+{
+	static const char *const of_tables[] = {
+		"format", "delimiter", "quote", "null", "other_operations", "tombstones", "on_error", NULL
+	};
+	static const char *const of_columns[] = {
+		"field", "any_case", "path", "envelope", "unit", "metadata", NULL
+	};
+	const char *const *names = catalog == ForeignTableRelationId ? of_tables :
+		catalog == AttributeRelationId ? of_columns : NULL;
+
+	for (; names && *names; names++)
+	{
+		if (strcmp(*names, name) == 0)
+		{
+			sagg_check_source_option(name, value);
+			return true;
+		}
+	}
+	return false;
+}
+
+/*
  * Check the options of a source together.
  */
-void
-sagg_check_source_options(List *options)
+static void
+check_table_options(List *options)
 {
 	static const struct
 	{
@@ -336,8 +364,8 @@ sagg_check_source_options(List *options)
 /*
  * Check the options of a column together: they say where it comes from once.
  */
-void
-sagg_check_column_options(List *options)
+static void
+check_column_options(List *options)
 {
 	static const char *const places[] = {"field", "path", "envelope", "metadata"};
 	const char *found = NULL;
@@ -361,4 +389,16 @@ sagg_check_column_options(List *options)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 				 errmsg("a column cannot have both options \"metadata\" and \"unit\"")));
+}
+
+/*
+ * See options_fit in source.h.
+ */
+void
+sagg_source_options_fit(Oid catalog, List *options)
+{
+	if (catalog == AttributeRelationId)
+		check_column_options(options);
+	else if (catalog == ForeignTableRelationId)
+		check_table_options(options);
 }
