@@ -958,7 +958,8 @@ SELECT s.stream,
                                   CASE WHEN pg_catalog.count(p.end_offset) OPERATOR(pg_catalog.>) 0 THEN 9223372036854775807 END)::bigint AS lag,
                             CASE WHEN pg_catalog.count(p.end_offset) OPERATOR(pg_catalog.>) 0
                                       AND pg_catalog.bool_and(p.end_offset OPERATOR(pg_catalog.<=) p.committed_offset) THEN 0
-                                 ELSE GREATEST(EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
+                                 WHEN pg_catalog.min(p.last_record_time) FILTER (WHERE p.end_offset OPERATOR(pg_catalog.>) p.committed_offset) IS NOT NULL THEN
+                                      GREATEST(EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
                                                        pg_catalog.min(p.last_record_time) FILTER (WHERE p.end_offset OPERATOR(pg_catalog.>) p.committed_offset)),
                                                0) END::double precision AS lag_seconds,
                             pg_catalog.count(*) AS partitions

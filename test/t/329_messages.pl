@@ -187,6 +187,8 @@ subtest 'brokers that refuse connections are an error soon' => sub {
 	my $error = sql(q{SELECT last_error FROM pg_stat_stream_agg WHERE stream = 'waits'});
 	like($error, qr/no answer from Kafka/, 'a stream goes on waiting');
 	unlike($error, qr/in state|suppressed/, 'and says it in the same words');
+	is(sql(q{SELECT v.lag IS NULL, v.lag_seconds IS NULL, s.delay IS NULL FROM pg_stat_stream_agg v JOIN pg_stat_stream_agg_summary s USING (stream) WHERE stream = 'waits'}),
+		't|t|t', 'its lag is unknown, in records and in time');
 };
 
 subtest 'queries about health and losses in doc/operations.md run as they stand there' => sub {
