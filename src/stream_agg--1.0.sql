@@ -1103,7 +1103,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.end_offset IS 'end o
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.lag IS 'records between the two';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.lag_as_of IS 'when Kafka was heard of last about it';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.last_record_time IS 'timestamp of the last record committed, its own';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.event_time IS 'with watermark_policy per_partition: greatest event time of the partition';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.event_time IS 'greatest event time of the partition; NULL with watermark_policy global';
 GRANT SELECT ON @extschema@.pg_stat_stream_agg_partitions TO PUBLIC;
 
 -- for people; what to alert on is health
