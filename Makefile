@@ -2,7 +2,7 @@
 EXTENSION = stream_agg
 MODULE_big = stream_agg
 DATA = src/stream_agg--1.0.sql
-DOCS =
+DOCS = $(sort $(wildcard doc/*.md))
 # for libraries that bring kinds of sources or sinks: #include "extension/stream_agg/kinds.h"
 HEADERS = src/kinds.h src/source.h src/sink.h
 PGFILEDESC = "stream_agg - micro-batch stream processing of Kafka topics"
@@ -47,6 +47,14 @@ PG_CXXFLAGS += -Werror
 endif
 
 include $(PGXS)
+
+# beside the pages of other extensions, which may have these names, too
+docmoduledir = extension/stream_agg
+# PGXS looks for them in a folder doc/ there
+uninstall: uninstall-doc
+.PHONY: uninstall-doc
+uninstall-doc:
+	rm -f $(addprefix '$(DESTDIR)$(docdir)/$(docmoduledir)'/, $(notdir $(DOCS)))
 
 # The bitcode rule does not see PG_CXXFLAGS.
 BITCODE_CXXFLAGS += -std=c++17

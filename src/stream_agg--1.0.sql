@@ -958,7 +958,8 @@ SELECT s.stream,
                                   CASE WHEN pg_catalog.count(p.end_offset) OPERATOR(pg_catalog.>) 0 THEN 9223372036854775807 END)::bigint AS lag,
                             CASE WHEN pg_catalog.count(p.end_offset) OPERATOR(pg_catalog.>) 0
                                       AND pg_catalog.bool_and(p.end_offset OPERATOR(pg_catalog.<=) p.committed_offset) THEN 0
-                                 ELSE GREATEST(EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
+                                 WHEN pg_catalog.min(p.last_record_time) FILTER (WHERE p.end_offset OPERATOR(pg_catalog.>) p.committed_offset) IS NOT NULL THEN
+                                      GREATEST(EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
                                                        pg_catalog.min(p.last_record_time) FILTER (WHERE p.end_offset OPERATOR(pg_catalog.>) p.committed_offset)),
                                                0) END::double precision AS lag_seconds,
                             pg_catalog.count(*) AS partitions
@@ -1102,7 +1103,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.end_offset IS 'end o
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.lag IS 'records between the two';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.lag_as_of IS 'when Kafka was heard of last about it';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.last_record_time IS 'timestamp of the last record committed, its own';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.event_time IS 'with watermark_policy per_partition: greatest event time of the partition';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.event_time IS 'greatest event time of the partition; NULL with watermark_policy global';
 GRANT SELECT ON @extschema@.pg_stat_stream_agg_partitions TO PUBLIC;
 
 -- for people; what to alert on is health

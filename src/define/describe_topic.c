@@ -223,7 +223,7 @@ make_call(const Describe *describe, Jsonb *options)
 }
 
 /*
- * describe_topic(topic, brokers, server, records, options): see doc/reference.md.
+ * describe_topic(topic, brokers, server, records, options): see doc/sources.md.
  */
 Datum
 stream_agg_describe_topic(PG_FUNCTION_ARGS)

@@ -388,8 +388,7 @@ sagg_find_sources(Query *query, bool always, bool ordered, Var **record,
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("the query of a stream must read a source"),
-				 errdetail("None of its tables is a foreign table of %s.",
-						   sagg_source_kind_of_brokers()->wrapper),
+				 errdetail("None of its tables is a source, a foreign table over a topic."),
 				 errhint("Create one with stream_agg.create_source().")));
 	inline_ctes(query, &search);
 	if (search.repeated)

@@ -212,7 +212,7 @@ check_existing(Oid relid, const char *name)
 
 /*
  * create_source(source, topic, columns, brokers, server, format, options,
- * if_not_exists, topics, topic_pattern): see doc/reference.md.  Returns the foreign table.
+ * if_not_exists, topics, topic_pattern): see doc/sources.md.  Returns the foreign table.
  */
 Datum
 stream_agg_create_source(PG_FUNCTION_ARGS)

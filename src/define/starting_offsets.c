@@ -186,7 +186,7 @@ static void
 error_callback(void *arg)
 {
 	errcontext("reading %s", (const char *) arg);
-	errhint("It is earliest, latest, offsets by partition as in {\"0\": 42, \"1\": -2}, or a timestamp.");
+	errhint("Valid values are earliest, latest, offsets by partition as in {\"0\": 42, \"1\": -2}, and timestamps.");
 }
 
 static SaggStart *
@@ -321,7 +321,7 @@ sagg_offsets_argument(FunctionCallInfo fcinfo, int n, const char *what)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
 					 errmsg("%s cannot be of type %s", what, format_type_be(type)),
-					 errhint("It is earliest, latest, offsets by partition as in {\"0\": 42, \"1\": -2}, or a timestamp.")));
+					 errhint("Valid values are earliest, latest, offsets by partition as in {\"0\": 42, \"1\": -2}, and timestamps.")));
 	}
 	if (words[strspn(words, " \t\n\r")] == '\0')
 		ereport(ERROR,

@@ -464,7 +464,7 @@ existing_stream(const SaggStreamArguments *args, Oid schema)
 /*
  * create_stream(stream, query, watermark, event_time, output_mode, trigger,
  * sink, starting_offsets, max_offsets_per_trigger, start, options,
- * if_not_exists, reader): see the README.  Returns the sink.
+ * if_not_exists, reader): see doc/streams.md.  Returns the sink.
  */
 Datum
 stream_agg_create_stream(PG_FUNCTION_ARGS)

@@ -6,7 +6,7 @@
  * Functions, operators, casts, domains, aggregates, policies and triggers that a
  * stream touches are its owner's choice, and run for whoever calls a function on
  * the stream.  Whatever may run them does so between sagg_become_owner and
- * sagg_restore_user (I8).  The list of all places is in README.md of this folder.
+ * sagg_restore_user (I8).  The list of all places is in src/README.md.
  *
  * Where the session is not the owner's, what runs is a security-restricted
  * operation, as REFRESH MATERIALIZED VIEW is one: it cannot change the role, leave

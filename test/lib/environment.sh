@@ -86,10 +86,10 @@ keep_running() { keep=1; }
 
 clean_up() {
 	cd "$top"
-	if [ -n "${keep:-}" ] && [ -n "${broker_pid:-}" ]; then
+	if [ -n "${keep:-}" ] && [ -e "${work:-}/data/postmaster.pid" ]; then
 		cat >"$work/stop" <<STOP
 #!/bin/sh
-kill $broker_pid
+${broker_pid:+kill $broker_pid}
 cd /
 $(printf "'%s' " "${as_user[@]}" "$bindir/pg_ctl" -D "$work/data" -m fast -s stop)
 rm -rf '$work'

@@ -94,7 +94,7 @@ is(rows("SELECT string_agg(word || ' ' || n, ',') FROM stream_agg.open_windows(N
 	'open_windows shows the session that is open');
 $node->safe_psql('postgres', "SELECT stream_agg.drop_stream('words_$_')") for qw(append update complete);
 
-# ---------- the batch query, as README.md has it ----------
+# ---------- the batch query, as doc/windows.md has it ----------
 
 # Sessions of the rows of $from, which has a column "s", by key.
 sub batch_sessions

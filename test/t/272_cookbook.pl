@@ -85,17 +85,26 @@ sub produce
 my %before = map { $_ => 1 } split /\n/, sql('SELECT stream FROM stream_agg.streams');
 my %queries;
 produce(0, 2700);
+my $brokers = $broker->brokers;
+sub runs
+{
+	my ($heading, $text) = @_;
+	$text =~ s/brokers => 'broker:9092'/brokers => '$brokers', options => '{"fetch.wait.max.ms": 20}'/g;
+	my ($status, $out, $err) = $node->psql('postgres', $text, on_error_stop => 1);
+	return is($status, 0, "$heading: the SQL runs") || diag($text, $err);
+}
+# these two change what others have, and run at the end
+my %at_end = map { $_->[0] => $_->[1] } grep { $_->[0] =~ /^(Two streams through a topic|A watermark that is ahead)$/ } @recipes;
+@recipes = grep { !$at_end{ $_->[0] } } @recipes;
+is(scalar keys %at_end, 2, 'the last two recipes are there');
 for my $recipe (@recipes)
 {
 	my ($heading, @blocks) = @$recipe;
-	my $brokers = $broker->brokers;
 
 	for my $text (@blocks)
 	{
 		if ($text =~ /\ASELECT (?!stream_agg)/) { push @{ $queries{$heading} }, $text; next; }
-		$text =~ s/brokers => 'broker:9092'/brokers => '$brokers', options => '{"fetch.wait.max.ms": 20}'/g;
-		my ($status, $out, $err) = $node->psql('postgres', $text, on_error_stop => 1);
-		is($status, 0, "$heading: the SQL runs") or diag($text, $err);
+		runs($heading, $text);
 	}
 	my @streams = grep { !$before{$_}++ } split /\n/, sql('SELECT stream FROM stream_agg.streams ORDER BY stream');
 	$recipe->[0] = { heading => $heading, streams => \@streams };
@@ -133,5 +142,25 @@ is(sql($queries{'Payments that come twice'}[0]), join('|', $payment, $sent_again
 my ($archive) = @{ $queries{'An archive and its aggregates'} };
 is(sql($archive), '600|600|600', 'an archive and its aggregates have the same records');
 is(sql(q{SELECT count(*), count(DISTINCT read_by) FROM pg_stat_stream_agg WHERE reader = 'clicks'}), '3|1', 'which one worker has read');
+
+
+# --- the last two recipes
+$broker->create_topic('minutes', 2);
+runs($_, $at_end{$_}) for 'Two streams through a topic';
+process($node, 'minutes_to_kafka');
+produce(5360, 5400); # groups whose result has been produced get another one
+process($node, $_) for qw(minutes_to_kafka merchant_totals);
+is_equal_tables($node, 'SELECT minute, merchant, total FROM merchant_totals',
+	q{SELECT date_trunc('minute', paid_at), merchant, sum(amount) FROM payments GROUP BY 1, 2},
+	'two streams through a topic: the second one has the results of the first');
+
+sql(q{SELECT stream_agg.stop_stream('spending')});
+sql(q{DELETE FROM spending WHERE window_start IN (SELECT window_start FROM spending LIMIT 1)});
+sql(q{SELECT stream_agg.start_stream('spending')});
+runs($_, $at_end{$_}) for 'A watermark that is ahead';
+process($node, 'spending');
+my $watermark = watermark($node, 'spending');
+is_equal_tables($node, 'SELECT * FROM spending', "SELECT * FROM spending_query WHERE window_end <= '$watermark'",
+	'a watermark that is ahead: the results are computed again');
 
 done_testing();

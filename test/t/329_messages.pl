@@ -187,10 +187,12 @@ subtest 'brokers that refuse connections are an error soon' => sub {
 	my $error = sql(q{SELECT last_error FROM pg_stat_stream_agg WHERE stream = 'waits'});
 	like($error, qr/no answer from Kafka/, 'a stream goes on waiting');
 	unlike($error, qr/in state|suppressed/, 'and says it in the same words');
+	is(sql(q{SELECT v.lag IS NULL, v.lag_seconds IS NULL, s.delay IS NULL FROM pg_stat_stream_agg v JOIN pg_stat_stream_agg_summary s USING (stream) WHERE stream = 'waits'}),
+		't|t|t', 'its lag is unknown, in records and in time');
 };
 
-subtest 'queries of the pages about production run as they stand there' => sub {
-	my @queries = map { PostgreSQL::Test::Utils::slurp_file("$ENV{TESTDIR}/doc/$_.md") =~ /^```sql\n(SELECT.*?)^```/msg } qw(production operations);
+subtest 'queries about health and losses in doc/operations.md run as they stand there' => sub {
+	my @queries = map { PostgreSQL::Test::Utils::slurp_file("$ENV{TESTDIR}/doc/$_.md") =~ /^```sql\n(SELECT.*?)^```/msg } qw(operations);
 	@queries = grep { /pg_stat_stream_agg|FROM stream_agg\.(dead_letters|events)/ && !/\bstream_agg\.\w+\(/ } map { split /;\n\n?/ } @queries;
 	cmp_ok(scalar @queries, '>=', 6, 'there are some');
 	my ($status, undef, $err) = $node->psql('postgres', join(";\n", @queries), on_error_stop => 1);
