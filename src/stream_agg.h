@@ -375,7 +375,7 @@ typedef struct SaggStateAccess
 
 /*
  * The records of a batch that a policy other than "fail" leaves out, by their
- * number.  READ and EXECUTE add to it (refusals.c), READ gives no row of a
+ * number.  READ and EXECUTE add to it (rejections.c), READ gives no row of a
  * record in it, CHECKPOINT writes them down as dead letters.
  */
 typedef struct SaggRefusal
@@ -512,7 +512,7 @@ extern ErrorData *sagg_try(void (*function) (void *arg), void *arg);
 extern bool sagg_error_of_partition(const ErrorData *error);
 extern bool sagg_error_of_data(const ErrorData *error);
 
-/* refusals.c */
+/* rejections.c */
 extern char *sagg_error_text(const char *text);
 extern char *sagg_error_reason(const char *message, const char *detail);
 extern SaggRefusals *sagg_refusals_make(SaggOnError policy);

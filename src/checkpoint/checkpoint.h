@@ -48,7 +48,7 @@ extern int64 sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit
 extern void sagg_checkpoint_published(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_aborted(SaggCheckpoint *checkpoint);
 
-/* put_aside.c */
+/* diverted_records.c */
 extern void sagg_checkpoint_late_records(SaggCheckpoint *checkpoint,
 										 const SaggPlan *plan, int64 count,
 										 SaggNextAside next, void *arg,
@@ -116,7 +116,7 @@ extern void sagg_checkpoint_read_before(SaggCheckpoint *checkpoint, const char *
 										const SaggRange *starts, int nstarts,
 										SaggReadBefore *before);
 
-/* rewrite.c */
+/* state_rewrite.c */
 extern void sagg_checkpoint_rewrite(SaggCheckpoint *checkpoint,
 									const SaggProgress *progress,
 									const SaggStateAccess *state);

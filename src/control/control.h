@@ -199,7 +199,7 @@ typedef enum SaggExit
 	SAGG_EXIT_CHANGED			/* look at the catalog again */
 } SaggExit;
 
-/* slots.c; "slot" functions expect the caller to hold sagg_shared->lock */
+/* shared_slots.c; "slot" functions expect the caller to hold sagg_shared->lock */
 extern SaggSlot *sagg_slot_find(Oid database, Oid view);
 extern SaggSlot *sagg_slot_allocate(Oid database, Oid view);
 extern void sagg_slot_free(SaggSlot *slot);
@@ -225,7 +225,7 @@ extern void sagg_slot_freed(void);
 extern void sagg_slot_placed(SaggSlot *slot);
 extern void sagg_warn_of_missing_slots(int crowded, int limited);
 
-/* label.c */
+/* database_label.c */
 extern void sagg_label_database(void);
 extern List *sagg_labelled_databases(void);
 
@@ -257,7 +257,7 @@ extern SaggStreamChange *sagg_change_of(Oid view);
 extern const List *sagg_changes(void);
 extern void sagg_changes_forget(void);
 
-/* notify.c */
+/* commit_hooks.c */
 extern void sagg_start_stream_at_commit(const SaggStream *stream);
 extern void sagg_lock_stream(Oid view);
 extern void sagg_lock_micro_batch(Oid view);

@@ -4,7 +4,7 @@
  *	  DROP EXTENSION stream_agg stops the streams of the database first.
  *
  * The command locks all that it is about to drop, tables that micro-batches use
- * among it, before it drops any, and only then do workers hear of it (notify.c).
+ * among it, before it drops any, and only then do workers hear of it (commit_hooks.c).
  * It would wait for a micro-batch that does not end.  So the streams are stopped as
  * stop_stream does it, with stream_agg.stop_timeout, until the end of the
  * transaction; if that aborts they go on.

@@ -4,7 +4,7 @@
  *	  session(ts, gap): the session window that a record makes by itself.
  *
  * That is [ts, ts + gap).  In a stream's query the analysis recognises the
- * function, and execute/sessions.c merges those of a key that touch.  Elsewhere
+ * function, and execute/session_windows.c merges those of a key that touch.  Elsewhere
  * it is a range like any other: a batch query merges by window functions, see
  * README.md.
  *

@@ -4,7 +4,7 @@
  *	  drop_stream, and what becomes of a stream when its view is dropped.
  *
  * A stream ends with its view, whichever command drops that: the event trigger
- * removes its rows from the catalog and the logs, and worker/notify.c ends its
+ * removes its rows from the catalog and the logs, and worker/commit_hooks.c ends its
  * worker.  drop_stream is no more than a tidy way to do so.
  *
  *-------------------------------------------------------------------------

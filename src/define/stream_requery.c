@@ -6,7 +6,7 @@
  * The other query gets a view of its own, which takes the place and the name of
  * the former one: columns of a view cannot be removed.  The sink gets and loses
  * columns, and the state of the aggregates that stay is written anew for the
- * other query (execute/convert.c, checkpoint/rewrite.c).  All of it is the
+ * other query (execute/state_convert.c, checkpoint/state_rewrite.c).  All of it is the
  * caller's transaction.
  *
  * The stream's lock is held, so no micro-batch runs meanwhile.

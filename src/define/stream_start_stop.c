@@ -4,7 +4,7 @@
  *	  SQL functions that start, stop and drive streams.
  *
  * start_stream and stop_stream change the catalog row; workers follow at
- * commit (notify.c).  Only the stream's owner may call them.
+ * commit (commit_hooks.c).  Only the stream's owner may call them.
  *
  *-------------------------------------------------------------------------
  */

@@ -22,7 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "event_time/event_time.h"
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 /*
  * Memory for rows of a micro-batch; what exceeds it goes to a temporary file.

@@ -10,7 +10,7 @@
 
 #include "execute_internal.h"
 
-/* late.c */
+/* late_rows.c */
 extern void sagg_late_row(SaggExecution *ex, TupleTableSlot *slot, int64 time,
 						  int64 start, int64 end, int64 step, int64 n);
 extern void sagg_late_end(SaggExecution *ex);

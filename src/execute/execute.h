@@ -107,7 +107,7 @@ extern int64 sagg_row_space_bound(void);
 extern void sagg_execution_bound_rows(SaggExecution *execution);
 extern int	sagg_execution_row_space(const SaggExecution *execution);
 
-/* replaced.c */
+/* reset_bound.c */
 extern int64 sagg_execution_replaces(SaggExecution *execution);
 extern bool sagg_rows_have_windows(const SaggStream *stream, const SaggQuery *query);
 extern TimestampTz sagg_last_window_end(const SaggQuery *query, int64 time);
@@ -124,18 +124,18 @@ extern void sagg_execution_partitions(SaggExecution *execution,
 									  const SaggRange *runs, int nruns);
 extern TimestampTz sagg_execution_next_end(SaggExecution *execution, int64 *ahead);
 
-/* late.c */
+/* late_rows.c */
 extern void sagg_execution_keep_late(SaggExecution *execution, SaggLateRows *late);
 
-/* convert.c */
+/* state_convert.c */
 extern void sagg_execution_convert(SaggExecution *from, SaggExecution *to,
 								   const int *origins);
 
-/* describe.c */
+/* state_describe.c */
 extern char *sagg_execution_describe(const SaggExecution *execution, int aggno);
 extern int64 sagg_execution_estimate(const SaggExecution *execution);
 
-/* refuse.c */
+/* row_checks.c */
 extern void sagg_execution_refuse(SaggExecution *execution,
 								  SaggRefusals *refusals, Size max_key_bytes);
 

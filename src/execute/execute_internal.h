@@ -189,7 +189,7 @@ typedef struct SaggKeptSlot
 	uint32		place;			/* of its bytes + 1; 0 = none */
 } SaggKeptSlot;
 
-/* The inputs of an aggregate in one group; see kept.c. */
+/* The inputs of an aggregate in one group; see input_state.c. */
 typedef struct SaggKept
 {
 	int64		count;
@@ -328,7 +328,7 @@ struct SaggExecution
 	uint8	   *classes;		/* of each record, with one */
 	int64		nclasses;
 
-	/* refusing; see refuse.c */
+	/* refusing; see row_checks.c */
 	SaggRefusals *refusals;		/* NULL: an error instead */
 	Size		max_key_bytes;
 	int64		latest_time;	/* greatest event time admitted */
@@ -350,7 +350,7 @@ struct SaggExecution
 	int			failed_in_row;	/* groups failed with none written between */
 	SaggStateAccess access;
 	struct SaggSeenKeys *seen;	/* of deduplication, or NULL */
-	struct SaggSessions *sessions;	/* see sessions.c, or NULL */
+	struct SaggSessions *sessions;	/* see session_windows.c, or NULL */
 };
 
 /*
@@ -452,7 +452,7 @@ extern Datum sagg_state_replace(SaggExecution *ex, SaggAggCall *call, Datum valu
 extern Datum sagg_state_copy(SaggExecution *ex, const SaggAggCall *call,
 							 Datum value);
 
-/* kept.c */
+/* input_state.c */
 extern SaggKeptCall *sagg_kept_init(const SaggAggCall *call);
 extern void sagg_kept_add(SaggExecution *ex, SaggAggCall *call,
 						  SaggAggState *state,
@@ -469,7 +469,7 @@ extern SaggBytes sagg_kept_skip(const SaggAggCall *call, SaggBytes *bytes);
 extern void sagg_kept_take(SaggKeptCall *kept, SaggBytes *bytes,
 						   Datum *values, bool *nulls);
 
-/* kept_replay.c */
+/* input_state_final.c */
 extern void sagg_kept_replay_init(SaggExecution *ex);
 extern void sagg_kept_set_group(SaggExecution *ex, const Datum *values,
 								const bool *nulls, int n);
@@ -557,7 +557,7 @@ extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
 
 extern void sagg_groups_forget(SaggExecution *ex);
 
-/* refuse.c */
+/* row_checks.c */
 extern int64 sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time);
 extern bool sagg_row_refused(const SaggExecution *ex, TupleTableSlot *slot);
 extern bool sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot,
@@ -571,7 +571,7 @@ extern bool sagg_keys_fit(const SaggExecution *ex, const Datum *keys,
 extern void sagg_refuse_keys(SaggExecution *ex, TupleTableSlot *slot,
 							 const Datum *keys, const bool *nulls);
 
-/* rows.c */
+/* row_lookahead.c */
 typedef struct SaggRows SaggRows;
 
 extern SaggRows *sagg_rows_init(SaggExecution *ex, TupleDesc desc);

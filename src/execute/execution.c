@@ -22,7 +22,7 @@
 
 #include "event_times.h"
 #include "pass_rows.h"
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 typedef struct BatchReceiver
 {

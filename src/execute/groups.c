@@ -17,7 +17,7 @@
 #include "utils/datum.h"
 #include "utils/memutils.h"
 
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 typedef struct GroupEntry
 {

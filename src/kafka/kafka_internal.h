@@ -12,7 +12,7 @@
  *
  * librdkafka's threads never run our code: there is no callback in either
  * direction, only queues polled by this process: by its main thread and, while
- * that executes a batch, by the collector (collector.c).
+ * that executes a batch, by the collector (prefetch.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -111,14 +111,14 @@ typedef struct SaggPartition
 	int64		readable_at;	/* where they could, nevertheless; -1 = nowhere */
 	int64		last_offset;	/* of the last record handed over, -1 = none */
 	int64		last_timestamp; /* its timestamp, milliseconds; -1 = none */
-	dlist_head	portions;		/* see portions.c */
+	dlist_head	portions;		/* see prefetched_runs.c */
 	rd_kafka_queue_t *queue;
 	int			next;			/* into taken */
 	int			ntaken;
 	rd_kafka_message_t *taken[SAGG_TAKE_AT_ONCE];
 } SaggPartition;
 
-/* Records collected before their batch was planned (portions.c). */
+/* Records collected before their batch was planned (prefetched_runs.c). */
 typedef struct SaggPortion
 {
 	dlist_node	node;
@@ -196,7 +196,7 @@ extern void sagg_message_add(SaggBatch *batch, int32 topic,
 							 const rd_kafka_message_t *message);
 
 /*
- * The functions of the kind, see source.h: consumer.c, collect.c, collector.c,
+ * The functions of the kind, see source.h: kafka_reader.c, batch_fill.c, prefetch.c,
  * topic_query.c, reader_trouble.c, last_record.c, data_loss.c, group_offsets.c.
  */
 extern void sagg_kafka_open(SaggReader *base, List *sources);
@@ -236,10 +236,10 @@ extern long sagg_kafka_tend_group(SaggReader *base, long timeout_ms);
 extern void sagg_group_attach(SaggKafkaReader *reader);
 extern void sagg_group_detach(SaggKafkaReader *reader);
 
-/* consumer.c */
+/* kafka_reader.c */
 extern void sagg_kafka_assign_all(SaggKafkaReader *reader);
 
-/* collect.c */
+/* batch_fill.c */
 extern bool sagg_kafka_prod(SaggKafkaReader *reader, bool at_once);
 extern bool sagg_queue_was_full(const SaggKafkaReader *reader,
 								const SaggPartition *part,
@@ -280,7 +280,7 @@ extern rd_kafka_message_t *sagg_partition_peek(SaggKafkaReader *reader,
 											   SaggPartition *part);
 extern rd_kafka_message_t *sagg_partition_take(SaggPartition *part);
 
-/* portions.c */
+/* prefetched_runs.c */
 extern void sagg_portion_add(SaggKafkaReader *reader, SaggPartition *part,
 							 const SaggPortion *found);
 extern void sagg_portions_drop(SaggKafkaReader *reader, SaggPartition *part);
@@ -291,7 +291,7 @@ extern bool sagg_portions_lack_headers(SaggPartition *part);
 extern int64 sagg_portion_take(SaggKafkaReader *reader, SaggPartition *part,
 							   int64 end, int64 *bytes);
 
-/* collector.c */
+/* prefetch.c */
 extern void sagg_collector_halt(SaggKafkaReader *reader);
 extern void sagg_collector_end(SaggKafkaReader *reader);
 

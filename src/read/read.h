@@ -154,7 +154,7 @@ extern void sagg_restriction_sort(SaggPlace *places, int nplaces);
 extern void sagg_scan_restrict(const SaggRestriction *restriction);
 extern void sagg_scan_unrestrict(void);
 
-/* refused_records.c */
+/* rejected_reader.c */
 typedef struct SaggRefusedReader SaggRefusedReader;
 
 extern SaggRefusedReader *sagg_refused_open(SaggBatch *batch, SaggRefusal *list,

@@ -5,7 +5,7 @@
  *
  * The aggregates whose transitions are inlined are combined inline, too
  * (inline_aggregate.c); all others by their combine functions, as nodeAgg.c does
- * in a parallel plan, and inputs that are kept instead are put together (kept.c).
+ * in a parallel plan, and inputs that are kept instead are put together (input_state.c).
  * A combine function must not change its second argument,
  * which may be a pane that goes on.
  *

@@ -7,7 +7,7 @@
  * called through fmgr as the executor would (nodeAgg.c is the model).  Where
  * their transition state does not work between micro-batches - it cannot be
  * made bytes, its final function changes it, or its input has to be sorted
- * first - the inputs are the state; see kept.c.
+ * first - the inputs are the state; see input_state.c.
  *
  * What an aggregate is can change by CREATE OR REPLACE.  So what its state is
  * called by, in the analysis of the query, is told once more by the very

@@ -16,7 +16,7 @@
  */
 #include "postgres.h"
 
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 /* bytes before the keys */
 static inline Size

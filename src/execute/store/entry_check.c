@@ -14,7 +14,7 @@
 
 #include "miscadmin.h"
 
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 #define NULL_VALUE	(-1)
 

@@ -21,7 +21,7 @@
  */
 #include "postgres.h"
 
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 /* entries that are smaller are written whole */
 #define LEAST_ENTRY		4096

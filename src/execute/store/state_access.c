@@ -21,7 +21,7 @@
 
 #include "execute/pass_rows.h"
 #include "execute/store/store.h"
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 static void
 pass_entry(SaggExecution *ex, SaggEntry entry, SaggBytesFn fn, void *fnarg)

@@ -23,7 +23,7 @@
 #include "utils/memutils.h"
 
 #include "execute/store/store_internal.h"
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 typedef struct SaggDue
 {

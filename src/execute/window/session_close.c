@@ -22,7 +22,7 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 
-#include "sessions.h"
+#include "session_windows.h"
 
 /*
  * Whether the batch closes sessions that end then.

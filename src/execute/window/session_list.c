@@ -14,7 +14,7 @@
 
 #include "utils/memutils.h"
 
-#include "sessions.h"
+#include "session_windows.h"
 
 #define BLOCK_SESSIONS		256
 #define FIRST_SESSIONS		4	/* room in a new list */

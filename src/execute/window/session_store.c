@@ -14,7 +14,7 @@
  */
 #include "postgres.h"
 
-#include "sessions.h"
+#include "session_windows.h"
 
 static inline int64
 unit_start(uint32 hash, bool apart)

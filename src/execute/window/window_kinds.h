@@ -59,7 +59,7 @@ extern bool sagg_place_in_calendar(SaggExecution *ex, TupleTableSlot *slot, int6
 extern bool sagg_place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time,
 							  SaggPlaces *places);
 
-/* close.c */
+/* close_windows.c */
 extern void sagg_groups_close(SaggExecution *ex);
 extern void sagg_groups_emit(SaggExecution *ex);
 extern void sagg_groups_store(SaggExecution *ex);
@@ -71,7 +71,7 @@ extern int64 sagg_groups_first_start(SaggExecution *ex);
 extern void sagg_panes_close(SaggExecution *ex);
 extern void sagg_panes_emit(SaggExecution *ex);
 
-/* sessions.c */
+/* session_windows.c */
 extern void sagg_sessions_init(SaggExecution *ex);
 extern void sagg_sessions_forget(SaggExecution *ex);
 extern void sagg_session_row(SaggExecution *ex, TupleTableSlot *slot);

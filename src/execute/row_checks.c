@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * refuse.c
+ * row_checks.c
  *	  Rows of the inner query that cannot be aggregated: the fault of the
  *	  record they were made of.
  *

@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
- * sessions.h
- *	  Session windows: what sessions.c, session_close.c and those who read
+ * session_windows.h
+ *	  Session windows: what session_windows.c, session_close.c and those who read
  *	  entries of groups ask of each other.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGG_SESSIONS_H
-#define SAGG_SESSIONS_H
+#ifndef SAGG_SESSION_WINDOWS_H
+#define SAGG_SESSION_WINDOWS_H
 
 #include "window_kinds.h"
 
@@ -125,9 +125,9 @@ extern SaggSessionPlace sagg_session_insert(SaggSessionList *list,
 extern void sagg_session_append(SaggSessionList *list, SaggSession *session);
 extern void sagg_session_remove(SaggSessionList *list, SaggSessionPlace place);
 
-/* sessions.c */
+/* session_windows.c */
 extern bool sagg_sessions_met(SaggExecution *ex, const SaggGroup *group);
 extern SaggSessionKey *sagg_sessions_next(SaggExecution *ex, bool restart);
 extern void sagg_session_load(SaggExecution *ex, SaggSession *session);
 
-#endif							/* SAGG_SESSIONS_H */
+#endif							/* SAGG_SESSION_WINDOWS_H */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * collect.c
+ * batch_fill.c
  *	  The reader: what has arrived, into the batch that has been begun.
  *
  * A range [start, end) of a partition is complete when the record before its

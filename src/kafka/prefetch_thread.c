@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * collector_thread.c
+ * prefetch_thread.c
  *	  What the collector's thread does, and how the process starts and stops it.
  *
  * The thread and the process take turns.  While the collector is busy, queues and
@@ -18,7 +18,7 @@
 
 #include <time.h>
 
-#include "collector_internal.h"
+#include "prefetch_internal.h"
 #include "kafka_internal.h"
 
 /*

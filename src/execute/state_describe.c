@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * describe.c
+ * state_describe.c
  *	  How the state of a stream is kept, in words and in bytes.
  *
  * Nothing here changes a store.

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * put_aside.c
+ * diverted_records.c
  *	  Records that a batch puts aside: those it has refused, into
  *	  stream_agg.dead_letters, and those that came too late, into
  *	  stream_agg.late_records.

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * rows.c
+ * row_lookahead.c
  *	  A few rows at a time to their groups.
  *
  * With many groups most of a row's time is the wait for its group to come from

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * portions.c
+ * prefetched_runs.c
  *	  Records of a partition that were collected before their micro-batch was
  *	  planned, in order of offsets.
  *

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * replaced.c
+ * reset_bound.c
  *	  Which rows of the sink a batch takes the place of that computes results
  *	  anew.
  *

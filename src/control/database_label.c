@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * label.c
+ * database_label.c
  *	  How the launcher, connected to no database, learns which databases
  *	  have streams: by a security label on the database.
  *

@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
- * consumer.c
+ * kafka_reader.c
  *	  The reader: bounded ranges of the records of topics, batch by batch.
  *
- * A batch is begun here and collected by collect.c.  No function of this file
+ * A batch is begun here and collected by batch_fill.c.  No function of this file
  * waits for Kafka; topic_query.c has those that do.
  * librdkafka fetches ahead all the time, between batches too.
  *

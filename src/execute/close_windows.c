@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * close.c
+ * close_windows.c
  *	  The end of EXECUTE: watermark, output, changed groups to the store.
  *
  * The batch's own records move the watermark only for what the batch closes at

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * sessions.c
+ * session_windows.c
  *	  Session windows: rows into the open sessions of their keys.
  *
  * A record is a session by itself, [ts, ts + gap).  Sessions of a key that
@@ -28,7 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "execute/event_times.h"
-#include "sessions.h"
+#include "session_windows.h"
 
 typedef struct SessionEntry
 {

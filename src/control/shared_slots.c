@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * slots.c
+ * shared_slots.c
  *	  The shared memory of stream_agg: one slot per stream.
  *
  * A slot is what backends, the launcher and the stream's worker know of a

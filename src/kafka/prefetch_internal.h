@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * collector_internal.h
- *	  What collector.c and the thread it has share.
+ * prefetch_internal.h
+ *	  What prefetch.c and the thread it has share.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGG_COLLECTOR_INTERNAL_H
-#define SAGG_COLLECTOR_INTERNAL_H
+#ifndef SAGG_PREFETCH_INTERNAL_H
+#define SAGG_PREFETCH_INTERNAL_H
 
 #include <pthread.h>
 
@@ -52,10 +52,10 @@ typedef struct SaggCollector
 	SaggPortion found[SAGG_MOST_PORTIONS];
 } SaggCollector;
 
-/* collector_thread.c: called by the process */
+/* prefetch_thread.c: called by the process */
 extern int	sagg_collector_thread_start(SaggCollector *collector);
 extern void sagg_collector_thread_run(SaggCollector *collector);
 extern void sagg_collector_thread_wait(SaggCollector *collector);
 extern void sagg_collector_thread_end(SaggCollector *collector);
 
-#endif							/* SAGG_COLLECTOR_INTERNAL_H */
+#endif							/* SAGG_PREFETCH_INTERNAL_H */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * convert.c
+ * state_convert.c
  *	  The state of one query becomes that of another, which has some of its
  *	  aggregates.
  *
@@ -14,7 +14,7 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 /*
  * One group: "from_group" and "to_group" are scratch.

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * late.c
+ * late_rows.c
  *	  The records of a batch that came too late, with the windows they missed.
  *
  * Only for streams that keep late records.  Rows come in the order of their

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * kept_replay.c
+ * input_state_final.c
  *	  Kept inputs of a group, given to their aggregate.
  *
  * The transition function gets them as PostgreSQL would give them: sorted by

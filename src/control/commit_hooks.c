@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * notify.c
+ * commit_hooks.c
  *	  What a transaction that changes streams tells the launcher and the
  *	  workers, and when.
  *

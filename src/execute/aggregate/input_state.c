@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * kept.c
+ * input_state.c
  *	  Inputs of aggregates, kept as their state.
  *
  * The state of an aggregate with DISTINCT, with ORDER BY, of an ordered set, or
  * whose transition state cannot be stored, is what it was given: tuples of its
  * arguments and of what they are sorted by.  In the end they are given to it in
- * the order PostgreSQL would (kept_replay.c).
+ * the order PostgreSQL would (input_state_final.c).
  *
  * A tuple is its values one after the other, each as sagg_codec_write makes it,
  * or the length word -1 for NULL.  Tuples stand in the order of their arrival.

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * refusals.c
+ * rejections.c
  *	  The records of a batch that are left out because they cannot be
  *	  processed: which ones, and why.
  *

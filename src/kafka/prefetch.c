@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
- * collector.c
+ * prefetch.c
  *	  Collecting the records of the batches to come while one is executed.
  *
  * Taking messages from librdkafka's queues, copying them and giving them back is
  * a fifth of what a large batch costs, and needs nothing of PostgreSQL.  So from
  * the end of READ to the release of the batch a thread does it
- * (collector_thread.c): it takes as many records of each partition as the batch
+ * (prefetch_thread.c): it takes as many records of each partition as the batch
  * has, which is what the next one will want, into chunks it is given for that.
- * What it has found the next batches take from portions.c, if their plans say so;
+ * What it has found the next batches take from prefetched_runs.c, if their plans say so;
  * plans do not depend on it.
  *
  * Where there is no memory or no thread for it, the process does all by itself.
@@ -19,7 +19,7 @@
 
 #include "utils/memutils.h"
 
-#include "collector_internal.h"
+#include "prefetch_internal.h"
 
 /*
  * A collector with a thread that sleeps; NULL for lack of resources.

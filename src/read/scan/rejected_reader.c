@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * refused_records.c
+ * rejected_reader.c
  *	  The bytes of the records that a batch puts aside, for CHECKPOINT: those
  *	  it has refused, and those that came too late.
  *

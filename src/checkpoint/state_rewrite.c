@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * rewrite.c
+ * state_rewrite.c
  *	  A stream's state written anew, for another query.
  *
  * Like a reset it is a row of the logs between micro-batches, numbered like one:
