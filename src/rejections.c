@@ -5,7 +5,7 @@
  *	  processed: which ones, and why.
  *
  * A stream whose option on_error is skip or dead_letter has one such set in
- * every batch; one whose policy is fail has none.  A record is refused once,
+ * every batch; one whose policy is fail has none.  A record is rejected once,
  * however often it is read, and never taken back.  What is kept of it is a
  * bit and, for dead letters, the error, its message and its detail cut to
  * MAX_TEXT_BYTES each; no more dead letters are collected than stream_agg.max_dead_letters allows (I7).
@@ -24,40 +24,40 @@
 /*
  * An empty set, in the current context, which must live as long as the batch.
  */
-SaggRefusals *
-sagg_refusals_make(SaggOnError policy)
+SaggRejections *
+sagg_rejections_make(SaggOnError policy)
 {
-	SaggRefusals *refusals = palloc0(sizeof(SaggRefusals));
+	SaggRejections *rejections = palloc0(sizeof(SaggRejections));
 
-	refusals->memory = CurrentMemoryContext;
-	refusals->policy = policy;
-	return refusals;
+	rejections->memory = CurrentMemoryContext;
+	rejections->policy = policy;
+	return rejections;
 }
 
 /*
  * Whether a record is in the set.
  */
 bool
-sagg_record_refused(const SaggRefusals *refusals, int64 record)
+sagg_record_rejected(const SaggRejections *rejections, int64 record)
 {
-	return record < refusals->nbits &&
-		(refusals->bits[record / 8] & (1 << (record % 8))) != 0;
+	return record < rejections->nbits &&
+		(rejections->bits[record / 8] & (1 << (record % 8))) != 0;
 }
 
 static void
-set_bit(SaggRefusals *refusals, int64 record)
+set_bit(SaggRejections *rejections, int64 record)
 {
-	if (record >= refusals->nbits)
+	if (record >= rejections->nbits)
 	{
-		Size		before = refusals->nbits / 8;
+		Size		before = rejections->nbits / 8;
 		Size		after = Max(record / 8 + 1, Max(1024, 2 * before));
 
-		refusals->bits = before > 0 ? repalloc_huge(refusals->bits, after) :
-			MemoryContextAllocHuge(refusals->memory, after);
-		memset(refusals->bits + before, 0, after - before);
-		refusals->nbits = (int64) after * 8;
+		rejections->bits = before > 0 ? repalloc_huge(rejections->bits, after) :
+			MemoryContextAllocHuge(rejections->memory, after);
+		memset(rejections->bits + before, 0, after - before);
+		rejections->nbits = (int64) after * 8;
 	}
-	refusals->bits[record / 8] |= 1 << (record % 8);
+	rejections->bits[record / 8] |= 1 << (record % 8);
 }
 
 /*
@@ -85,61 +85,61 @@ sagg_error_reason(const char *message, const char *detail)
 }
 
 /*
- * The error of a refused record as one text, the detail on a line of its own;
+ * The error of a rejected record as one text, the detail on a line of its own;
  * palloc'd.
  */
 char *
-sagg_refusal_text(const SaggRefusal *refusal)
+sagg_rejection_text(const SaggRejection *rejection)
 {
-	return sagg_error_reason(refusal->message, refusal->detail);
+	return sagg_error_reason(rejection->message, rejection->detail);
 }
 
 static void
-append_to_list(SaggRefusals *refusals, const SaggRefusal *refusal)
+append_to_list(SaggRejections *rejections, const SaggRejection *rejection)
 {
-	if (refusals->count >= refusals->size)
+	if (rejections->count >= rejections->size)
 	{
-		int64		size = Max(64, 2 * refusals->size);
+		int64		size = Max(64, 2 * rejections->size);
 
-		refusals->list = refusals->list ?
-			repalloc_huge(refusals->list, sizeof(SaggRefusal) * size) :
-			MemoryContextAlloc(refusals->memory, sizeof(SaggRefusal) * size);
-		refusals->size = size;
+		rejections->list = rejections->list ?
+			repalloc_huge(rejections->list, sizeof(SaggRejection) * size) :
+			MemoryContextAlloc(rejections->memory, sizeof(SaggRejection) * size);
+		rejections->size = size;
 	}
-	refusals->list[refusals->count] = *refusal;
+	rejections->list[rejections->count] = *rejection;
 }
 
 /*
- * Refuse a record, by its number within the batch, for an error; "detail" may be
+ * Reject a record, by its number within the batch, for an error; "detail" may be
  * NULL.
- * Nothing happens if it is refused already.  Raises ERRCODE_SAGG_DEAD_LETTERS
+ * Nothing happens if it is rejected already.  Raises ERRCODE_SAGG_DEAD_LETTERS
  * if the batch has more dead letters than a stream may have.
  */
 void
-sagg_refuse_record(SaggRefusals *refusals, int64 record, int sqlstate,
+sagg_reject_record(SaggRejections *rejections, int64 record, int sqlstate,
 				   const char *message, const char *detail)
 {
-	SaggRefusal refusal = {record, sqlstate, NULL, NULL};
+	SaggRejection rejection = {record, sqlstate, NULL, NULL};
 
-	if (sagg_record_refused(refusals, record))
+	if (sagg_record_rejected(rejections, record))
 		return;
-	if (refusals->policy == SAGG_DEAD_LETTER &&
-		refusals->count >= sagg_max_dead_letters)
-		sagg_too_many_dead_letters(0, refusals);
-	if (refusals->policy == SAGG_DEAD_LETTER || refusals->count == 0)
+	if (rejections->policy == SAGG_DEAD_LETTER &&
+		rejections->count >= sagg_max_dead_letters)
+		sagg_too_many_dead_letters(0, rejections);
+	if (rejections->policy == SAGG_DEAD_LETTER || rejections->count == 0)
 	{
-		MemoryContext old = MemoryContextSwitchTo(refusals->memory);
+		MemoryContext old = MemoryContextSwitchTo(rejections->memory);
 
-		refusal.message = sagg_error_text(message);
-		refusal.detail = detail ? sagg_error_text(detail) : NULL;
+		rejection.message = sagg_error_text(message);
+		rejection.detail = detail ? sagg_error_text(detail) : NULL;
 		MemoryContextSwitchTo(old);
 	}
-	if (refusals->count == 0)
-		refusals->first = refusal;
-	if (refusals->policy == SAGG_DEAD_LETTER)
-		append_to_list(refusals, &refusal);
-	set_bit(refusals, record);
-	refusals->count++;
+	if (rejections->count == 0)
+		rejections->first = rejection;
+	if (rejections->policy == SAGG_DEAD_LETTER)
+		append_to_list(rejections, &rejection);
+	set_bit(rejections, record);
+	rejections->count++;
 }
 
 /*
@@ -147,7 +147,7 @@ sagg_refuse_record(SaggRefusals *refusals, int64 record, int sqlstate,
  * "kept" ones of earlier batches.
  */
 void
-sagg_too_many_dead_letters(int64 kept, const SaggRefusals *refusals)
+sagg_too_many_dead_letters(int64 kept, const SaggRejections *rejections)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_DEAD_LETTERS),
@@ -155,10 +155,10 @@ sagg_too_many_dead_letters(int64 kept, const SaggRefusals *refusals)
 					sagg_max_dead_letters),
 			 kept > 0 ?
 			 errdetail("There are " INT64_FORMAT ", and this micro-batch adds " INT64_FORMAT ".",
-					   kept, refusals->count) :
-			 refusals->count > 0 ?
+					   kept, rejections->count) :
+			 rejections->count > 0 ?
 			 errdetail("This micro-batch alone has more. The first one: %s",
-					   sagg_refusal_text(&refusals->first)) : 0,
+					   sagg_rejection_text(&rejections->first)) : 0,
 			 errhint("Look at stream_agg.dead_letters for what produces them; then run stream_agg.delete_dead_letters or raise stream_agg.max_dead_letters, and start the stream again.")));
 }
 
@@ -184,7 +184,7 @@ sagg_too_many_late_records(int64 kept, int64 added)
  * too many bytes beside those of "kept" bytes.
  */
 void
-sagg_too_large_aside(bool late, int64 kept)
+sagg_too_large_diverted(bool late, int64 kept)
 {
 	if (late)
 		ereport(ERROR,

@@ -378,25 +378,25 @@ typedef struct SaggStateAccess
  * number.  READ and EXECUTE add to it (rejections.c), READ gives no row of a
  * record in it, CHECKPOINT writes them down as dead letters.
  */
-typedef struct SaggRefusal
+typedef struct SaggRejection
 {
 	int64		record;
 	int			sqlstate;
 	char	   *message;
 	char	   *detail;			/* or NULL */
-} SaggRefusal;
+} SaggRejection;
 
-typedef struct SaggRefusals
+typedef struct SaggRejections
 {
 	MemoryContext memory;		/* of all of it */
 	SaggOnError policy;			/* not SAGG_FAIL */
 	int64		count;
-	SaggRefusal first;			/* as they were found */
-	SaggRefusal *list;			/* all of them, for SAGG_DEAD_LETTER only */
+	SaggRejection first;		/* as they were found */
+	SaggRejection *list;		/* all of them, for SAGG_DEAD_LETTER only */
 	int64		size;			/* allocated */
 	int64		nbits;			/* records that "bits" has room for */
-	uint8	   *bits;			/* by record: is it refused? */
-} SaggRefusals;
+	uint8	   *bits;			/* by record: is it rejected? */
+} SaggRejections;
 
 /*
  * The windows that records of a batch came too late for, of streams that keep
@@ -432,7 +432,7 @@ typedef struct SaggLateRows
  * A record that is put aside, a dead letter or a late one, as READ hands it to
  * CHECKPOINT; values in the caller's context.
  */
-typedef struct SaggAside
+typedef struct SaggDivertedRecord
 {
 	int32		topic;
 	int32		partition;
@@ -450,9 +450,9 @@ typedef struct SaggAside
 	int			sqlstate;
 	int64		nrows;			/* of a late record */
 	const SaggLateRow *rows;
-} SaggAside;
+} SaggDivertedRecord;
 
-typedef bool (*SaggNextAside) (void *arg, SaggAside *aside);
+typedef bool (*SaggNextDivertedRecord) (void *arg, SaggDivertedRecord *diverted);
 
 /*
  * The sum of two numbers of offsets, neither negative; the greatest int64 if it
@@ -515,14 +515,14 @@ extern bool sagg_error_of_data(const ErrorData *error);
 /* rejections.c */
 extern char *sagg_error_text(const char *text);
 extern char *sagg_error_reason(const char *message, const char *detail);
-extern SaggRefusals *sagg_refusals_make(SaggOnError policy);
-extern void sagg_refuse_record(SaggRefusals *refusals, int64 record, int sqlstate,
+extern SaggRejections *sagg_rejections_make(SaggOnError policy);
+extern void sagg_reject_record(SaggRejections *rejections, int64 record, int sqlstate,
 							   const char *message, const char *detail);
-extern char *sagg_refusal_text(const SaggRefusal *refusal);
-extern bool sagg_record_refused(const SaggRefusals *refusals, int64 record);
+extern char *sagg_rejection_text(const SaggRejection *rejection);
+extern bool sagg_record_rejected(const SaggRejections *rejections, int64 record);
 extern void sagg_too_many_dead_letters(int64 kept,
-									   const SaggRefusals *refusals);
+									   const SaggRejections *rejections);
 extern void sagg_too_many_late_records(int64 kept, int64 added);
-extern void sagg_too_large_aside(bool late, int64 kept);
+extern void sagg_too_large_diverted(bool late, int64 kept);
 
 #endif							/* STREAM_AGG_H */

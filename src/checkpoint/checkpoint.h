@@ -51,12 +51,12 @@ extern void sagg_checkpoint_aborted(SaggCheckpoint *checkpoint);
 /* diverted_records.c */
 extern void sagg_checkpoint_late_records(SaggCheckpoint *checkpoint,
 										 const SaggPlan *plan, int64 count,
-										 SaggNextAside next, void *arg,
+										 SaggNextDivertedRecord next, void *arg,
 										 SaggCommit *commit);
 extern void sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint,
 										 const SaggPlan *plan,
-										 const SaggRefusals *refusals,
-										 SaggNextAside next, void *arg,
+										 const SaggRejections *rejections,
+										 SaggNextDivertedRecord next, void *arg,
 										 SaggCommit *commit);
 
 /* failed_log.c */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * diverted_records.c
- *	  Records that a batch puts aside: those it has refused, into
+ *	  Records that a batch puts aside: those it has rejected, into
  *	  stream_agg.dead_letters, and those that came too late, into
  *	  stream_agg.late_records.
  *
@@ -113,15 +113,15 @@ set_value(Chunk *chunk, int column, Datum value, bool isnull)
  * The error of the dead letter that was added last.
  */
 static void
-set_error(Chunk *chunk, const SaggAside *aside)
+set_error(Chunk *chunk, const SaggDivertedRecord *diverted)
 {
-	set_value(chunk, ASIDE_ERROR, CStringGetTextDatum(aside->error), false);
+	set_value(chunk, ASIDE_ERROR, CStringGetTextDatum(diverted->error), false);
 	set_value(chunk, ASIDE_DETAIL,
-			  aside->detail ? CStringGetTextDatum(aside->detail) : (Datum) 0,
-			  aside->detail == NULL);
+			  diverted->detail ? CStringGetTextDatum(diverted->detail) : (Datum) 0,
+			  diverted->detail == NULL);
 	set_value(chunk, ASIDE_SQLSTATE,
-			  CStringGetTextDatum(unpack_sql_state(aside->sqlstate)), false);
-	chunk->bytes += strlen(aside->error) + (aside->detail ? strlen(aside->detail) : 0);
+			  CStringGetTextDatum(unpack_sql_state(diverted->sqlstate)), false);
+	chunk->bytes += strlen(diverted->error) + (diverted->detail ? strlen(diverted->detail) : 0);
 }
 
 /*
@@ -145,16 +145,16 @@ reserve_windows(Chunk *chunk, int64 windows)
  * The windows of the late record that was added last.
  */
 static void
-add_windows(Chunk *chunk, const SaggAside *aside)
+add_windows(Chunk *chunk, const SaggDivertedRecord *diverted)
 {
 	int64		windows = 0;
 
-	for (int64 i = 0; i < aside->nrows; i++)
-		windows += aside->rows[i].n;
+	for (int64 i = 0; i < diverted->nrows; i++)
+		windows += diverted->rows[i].n;
 	reserve_windows(chunk, windows);
-	for (int64 i = 0; i < aside->nrows; i++)
+	for (int64 i = 0; i < diverted->nrows; i++)
 	{
-		const SaggLateRow *row = &aside->rows[i];
+		const SaggLateRow *row = &diverted->rows[i];
 
 		CHECK_FOR_INTERRUPTS();
 		for (int64 k = 0; k < row->n; k++)
@@ -172,35 +172,35 @@ add_windows(Chunk *chunk, const SaggAside *aside)
  * left.
  */
 static bool
-fill_chunk(Chunk *chunk, bool late, SaggNextAside next, void *arg)
+fill_chunk(Chunk *chunk, bool late, SaggNextDivertedRecord next, void *arg)
 {
-	SaggAside	aside;
+	SaggDivertedRecord	diverted;
 
 	memset(chunk, 0, sizeof(*chunk));
 	chunk->late = late;
 	while (chunk->n < CHUNK_RECORDS && chunk->bytes < CHUNK_BYTES &&
-		   chunk->nwindows < CHUNK_WINDOWS && next(arg, &aside))
+		   chunk->nwindows < CHUNK_WINDOWS && next(arg, &diverted))
 	{
 		chunk->n++;
-		set_value(chunk, ASIDE_TOPIC, CStringGetTextDatum(sagg_topic_name(aside.topic)), false);
-		set_value(chunk, ASIDE_PARTITION, Int32GetDatum(aside.partition), false);
-		set_value(chunk, ASIDE_OFFSET, Int64GetDatum(aside.offset), false);
-		set_value(chunk, ASIDE_TIMESTAMP, aside.timestamp, aside.no_timestamp);
-		set_value(chunk, ASIDE_KEY, aside.key, aside.no_key);
-		set_value(chunk, ASIDE_VALUE, aside.value, aside.no_value);
-		set_value(chunk, ASIDE_HEADERS, aside.headers, aside.no_headers);
+		set_value(chunk, ASIDE_TOPIC, CStringGetTextDatum(sagg_topic_name(diverted.topic)), false);
+		set_value(chunk, ASIDE_PARTITION, Int32GetDatum(diverted.partition), false);
+		set_value(chunk, ASIDE_OFFSET, Int64GetDatum(diverted.offset), false);
+		set_value(chunk, ASIDE_TIMESTAMP, diverted.timestamp, diverted.no_timestamp);
+		set_value(chunk, ASIDE_KEY, diverted.key, diverted.no_key);
+		set_value(chunk, ASIDE_VALUE, diverted.value, diverted.no_value);
+		set_value(chunk, ASIDE_HEADERS, diverted.headers, diverted.no_headers);
 		if (late)
 		{
-			set_value(chunk, ASIDE_EVENT_TIME, TimestampTzGetDatum(aside.rows[0].time), false);
-			add_windows(chunk, &aside);
+			set_value(chunk, ASIDE_EVENT_TIME, TimestampTzGetDatum(diverted.rows[0].time), false);
+			add_windows(chunk, &diverted);
 		}
 		else
 		{
-			set_error(chunk, &aside);
+			set_error(chunk, &diverted);
 		}
-		chunk->bytes += varlena_size(aside.key, aside.no_key) +
-			varlena_size(aside.value, aside.no_value) +
-			varlena_size(aside.headers, aside.no_headers);
+		chunk->bytes += varlena_size(diverted.key, diverted.no_key) +
+			varlena_size(diverted.value, diverted.no_value) +
+			varlena_size(diverted.headers, diverted.no_headers);
 	}
 	return chunk->n > 0;
 }
@@ -278,7 +278,7 @@ max_bytes(bool late)
  */
 static void
 write_records(SaggCheckpoint *checkpoint, const SaggPlan *plan, bool late,
-			  int64 count, int64 kept, SaggNextAside next, void *arg,
+			  int64 count, int64 kept, SaggNextDivertedRecord next, void *arg,
 			  SaggCommit *commit)
 {
 	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
@@ -297,7 +297,7 @@ write_records(SaggCheckpoint *checkpoint, const SaggPlan *plan, bool late,
 	{
 		bytes += chunk->bytes;
 		if (bytes > max_bytes(late))
-			sagg_too_large_aside(late, kept);
+			sagg_too_large_diverted(late, kept);
 		insert_chunk(checkpoint, chunk, plan->batch);
 		written += chunk->n;
 		MemoryContextReset(memory);
@@ -314,22 +314,22 @@ write_records(SaggCheckpoint *checkpoint, const SaggPlan *plan, bool late,
 }
 
 /*
- * Write down a batch's dead letters: as many as "refusals" has, got from "next"
+ * Write down a batch's dead letters: as many as "rejections" has, got from "next"
  * one by one.  A part of CHECKPOINT, before sagg_checkpoint_commit; adds the
  * time spent to commit->stage_time.  Raises ERRCODE_SAGG_DEAD_LETTERS if they do
  * not fit beside those that are there.
  */
 void
 sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint, const SaggPlan *plan,
-							 const SaggRefusals *refusals,
-							 SaggNextAside next, void *arg, SaggCommit *commit)
+							 const SaggRejections *rejections,
+							 SaggNextDivertedRecord next, void *arg, SaggCommit *commit)
 {
 	int64		bytes;
 	int64		kept = count_kept(checkpoint, false, &bytes);
 
-	if (kept + refusals->count > sagg_max_dead_letters)
-		sagg_too_many_dead_letters(kept, refusals);
-	write_records(checkpoint, plan, false, refusals->count, bytes, next, arg, commit);
+	if (kept + rejections->count > sagg_max_dead_letters)
+		sagg_too_many_dead_letters(kept, rejections);
+	write_records(checkpoint, plan, false, rejections->count, bytes, next, arg, commit);
 }
 
 /*
@@ -337,7 +337,7 @@ sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint, const SaggPlan *plan,
  */
 void
 sagg_checkpoint_late_records(SaggCheckpoint *checkpoint, const SaggPlan *plan,
-							 int64 count, SaggNextAside next, void *arg,
+							 int64 count, SaggNextDivertedRecord next, void *arg,
 							 SaggCommit *commit)
 {
 	int64		bytes;

@@ -15,7 +15,7 @@
  * offset; which pairs make sense is for the caller to say.  What a commit
  * skipped is a list for each partition, {"0": [[5, 17], [20, 30]]}, for people.
  *
- * Reading is strict: whatever writing would not have produced is refused, and
+ * Reading is strict: whatever writing would not have produced is rejected, and
  * the caller says which row it was.  Ranges are sorted by topic and partition.
  *
  *-------------------------------------------------------------------------

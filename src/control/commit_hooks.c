@@ -171,10 +171,10 @@ apply_change(const SaggStreamChange *change)
 			slot->state = SAGG_STOPPED;
 		return;
 	}
-	slot->deaths = 0;
+	slot->crashes = 0;
 	slot->next_start = 0;
 	sagg_crashes_forget(MyDatabaseId, change->view);
-	slot->crowded_out = false;
+	slot->waiting_for_process = false;
 	if (slot->pid == 0)
 	{
 		strlcpy(slot->name, change->name, sizeof(slot->name));

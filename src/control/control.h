@@ -82,12 +82,12 @@ typedef struct SaggSlot
 								 * said so */
 	int			stop_holds;		/* transactions that keep it stopped */
 	bool		launching;		/* registered, not attached yet */
-	int			deaths;			/* of workers, since the last good batch */
+	int			crashes;		/* of workers, since the last good batch */
 	TimestampTz next_start;		/* not before */
 	int			changes;		/* ends with SAGG_EXIT_CHANGED in a row */
 	TimestampTz changed_last;	/* the last of them */
 	TimestampTz paused_until;	/* nor before, after a crash of the server */
-	bool		crowded_out;	/* or when a process has ended: there was no
+	bool		waiting_for_process;	/* or when a process has ended: there was no
 								 * place for its worker */
 
 	/* streams that share a reader: shared_reader.c */

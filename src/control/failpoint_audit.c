@@ -27,7 +27,7 @@ stream_agg_failpoint_store(PG_FUNCTION_ARGS)
 {
 	Oid			view = PG_GETARG_OID(0);
 	dsa_handle	handle = DSM_HANDLE_INVALID;
-	int			deaths = 0;
+	int			crashes = 0;
 	SaggSlot   *slot;
 	SaggStoreAudit audit;
 	TupleDesc	tupdesc;
@@ -41,7 +41,7 @@ stream_agg_failpoint_store(PG_FUNCTION_ARGS)
 	if (slot)
 	{
 		handle = slot->store;
-		deaths = slot->deaths;
+		deaths = slot->crashes;
 	}
 	LWLockRelease(sagg_shared->lock);
 

@@ -5,7 +5,7 @@
  *
  * Streams of all databases share the slots, the background workers and the
  * shared memory of a server.  A role that is no superuser has no more of them
- * than its limit: create_stream and start_stream refuse one more, and a stream
+ * than its limit: create_stream and start_stream reject one more, and a stream
  * that comes to be otherwise (transactions at the same time, a lower limit, a
  * new owner) gets no slot and waits.  The limit is that of the stream's owner,
  * whoever asks: what ALTER ROLE says about it, else what the configuration

@@ -199,12 +199,12 @@ sagg_slot_free(SaggSlot *slot)
 	slot->reader[0] = '\0';
 	slot->leads = slot->apart = false;
 	slot->lead = NULL;
-	slot->deaths = 0;
+	slot->crashes = 0;
 	slot->next_start = 0;
 	slot->changes = 0;
 	slot->changed_last = 0;
 	slot->paused_until = 0;
-	slot->crowded_out = false;
+	slot->waiting_for_process = false;
 	slot->state = SAGG_STOPPED;
 	slot->latch = NULL;
 	sagg_slot_clear_error(slot);
@@ -252,11 +252,11 @@ sagg_slot_vacate(SaggSlot *slot, SaggExit how)
 	switch (how)
 	{
 		case SAGG_EXIT_DIED:
-			slot->deaths++;
+			slot->crashes++;
 			slot->state = SAGG_STARTING;
 			slot->next_start =
 				TimestampTzPlusMilliseconds(now,
-											Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(slot->deaths, 20),
+											Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(slot->crashes, 20),
 												sagg_max_retry_delay_ms));
 			sagg_slot_attempt_failed(slot, slot->next_start);
 			break;

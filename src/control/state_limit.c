@@ -104,7 +104,7 @@ taken_by_others(const SaggSlot *slot, Oid owner)
 }
 
 static void
-refuse_for_stream(const SaggSlot *slot, Size present, Size least)
+reject_for_stream(const SaggSlot *slot, Size present, Size least)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_STATE_LIMIT),
@@ -116,7 +116,7 @@ refuse_for_stream(const SaggSlot *slot, Size present, Size least)
 }
 
 static void
-refuse_for_all(const SaggSlot *slot, Size present, Size least, uint64 others)
+reject_for_all(const SaggSlot *slot, Size present, Size least, uint64 others)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_STATE_LIMIT),
@@ -128,7 +128,7 @@ refuse_for_all(const SaggSlot *slot, Size present, Size least, uint64 others)
 }
 
 static void
-refuse_for_role(const SaggSlot *slot, Size present, Size least, uint64 limit,
+reject_for_role(const SaggSlot *slot, Size present, Size least, uint64 limit,
 				uint64 others)
 {
 	char	   *role = GetUserNameFromId(slot->owner, true);
@@ -167,11 +167,11 @@ reserve(void *arg, Size present, Size least, Size wanted)
 	LWLockRelease(sagg_shared->lock);
 
 	if (stream_left < least)
-		refuse_for_stream(slot, present, least);
+		reject_for_stream(slot, present, least);
 	if (role_left < least)
-		refuse_for_role(slot, present, least, role_limit, of_role);
+		reject_for_role(slot, present, least, role_limit, of_role);
 	if (total_left < least)
-		refuse_for_all(slot, present, least, others);
+		reject_for_all(slot, present, least, others);
 	return growth;
 }
 

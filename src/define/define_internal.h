@@ -36,7 +36,7 @@ extern int64 sagg_session_gap(const Interval *gap);
 /* query_lasting.c */
 extern void sagg_check_lasting(Oid view);
 
-/* query_checks.c: refusals by the shape of the query */
+/* query_checks.c: rejections by the shape of the query */
 extern void sagg_check_query_shape(const Query *query, SaggQueryKind kind);
 extern void sagg_check_no_temporary(const Query *query);
 extern void sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
@@ -227,7 +227,7 @@ typedef struct SaggResetRange
 	SaggReadBefore before;
 	bool		by_window;		/* rows of earlier windows stay */
 	bool		force;			/* rows may be lost */
-	bool		dry_run;		/* nothing is reset: what would be refused is only
+	bool		dry_run;		/* nothing is reset: what would be rejected is only
 								 * said, and "windows" is filled */
 	TimestampTz passed;			/* the watermark to leave, DT_NOBEGIN = that of a
 								 * new stream */

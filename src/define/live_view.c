@@ -292,7 +292,7 @@ sagg_drop_live_view(const SaggStream *stream)
 }
 
 static void
-refuse_unless_append(const SaggStream *stream)
+reject_unless_append(const SaggStream *stream)
 {
 	const SaggSinkKind *kind = sagg_sink_kind(stream->sink);
 
@@ -313,7 +313,7 @@ refuse_unless_append(const SaggStream *stream)
 }
 
 static void
-refuse_another(const SaggStream *stream)
+reject_another(const SaggStream *stream)
 {
 	Oid			view = sagg_live_view(stream);
 
@@ -432,8 +432,8 @@ stream_agg_create_live_view(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the sink of stream \"%s\" does not exist", sagg_stream_title(stream->name))));
-	refuse_unless_append(stream);
-	refuse_another(stream);
+	reject_unless_append(stream);
+	reject_another(stream);
 	schema = get_namespace_name(get_rel_namespace(stream->sink));
 
 	/* the stream's owner shall own it, whoever of that role is here */

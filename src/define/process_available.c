@@ -5,7 +5,7 @@
  *	  commit.
  *
  * The caller leaves a request in the stream's slot and sleeps on a condition
- * variable; the worker serves requests in trigger.c.  It is refused where the
+ * variable; the worker serves requests in trigger.c.  It is rejected where the
  * worker would have to wait for the caller in turn: the deadlock detector does
  * not see this wait.
  *
@@ -51,7 +51,7 @@ typedef struct Request
 } Request;
 
 static void
-refuse_locked(const SaggStream *stream, Oid relid)
+reject_locked(const SaggStream *stream, Oid relid)
 {
 	Relation	rel = try_relation_open(relid, AccessShareLock);
 
@@ -68,7 +68,7 @@ refuse_locked(const SaggStream *stream, Oid relid)
 }
 
 /*
- * Refuse a transaction that the worker could wait for.
+ * Reject a transaction that the worker could wait for.
  */
 static void
 check_transaction(const SaggStream *stream)
@@ -104,10 +104,10 @@ check_transaction(const SaggStream *stream)
 					 errdetail("Its worker sees the stream only after the commit."),
 					 errhint("Call process_available in a transaction of its own.")));
 	}
-	refuse_locked(stream, stream->sink);
-	refuse_locked(stream, stream->view);
+	reject_locked(stream, stream->sink);
+	reject_locked(stream, stream->view);
 	foreach(lc, stream->sources)
-		refuse_locked(stream, lfirst_oid(lc));
+		reject_locked(stream, lfirst_oid(lc));
 }
 
 /*

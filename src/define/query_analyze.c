@@ -8,7 +8,7 @@
  * turns groups into output rows.  Both are ready for the planner.  No text is
  * ever put together.
  *
- * Runs at creation, for its refusals, and in every micro-batch, so that
+ * Runs at creation, for its rejections, and in every micro-batch, so that
  * renames and changes of the tables it joins are seen.
  *
  *-------------------------------------------------------------------------

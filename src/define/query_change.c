@@ -21,10 +21,10 @@
 #include "streams/streams.h"
 #include "define_internal.h"
 
-pg_noreturn static void refuse(const SaggStream *stream, const char *detail);
+pg_noreturn static void reject(const SaggStream *stream, const char *detail);
 
 static void
-refuse(const SaggStream *stream, const char *detail)
+reject(const SaggStream *stream, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -199,7 +199,7 @@ match_columns(const SaggStream *stream, const Query *old, const Query *new,
 		if (before == NULL)
 			change->added = lappend_int(change->added, att->attnum);
 		else if (!equal(before->expr, find_column(new, NameStr(att->attname))->expr))
-			refuse(stream, psprintf("Column \"%s\" would be something else than in the rows that the sink has.",
+			reject(stream, psprintf("Column \"%s\" would be something else than in the rows that the sink has.",
 									NameStr(att->attname)));
 	}
 	for (int i = 0; i < old_query->output_desc->natts; i++)
@@ -219,7 +219,7 @@ match_columns(const SaggStream *stream, const Query *old, const Query *new,
 			continue;
 		}
 		if (sagg_is_identity(old_query, att->attnum))
-			refuse(stream, psprintf("Column \"%s\", which identifies the rows of the sink, would be missing.",
+			reject(stream, psprintf("Column \"%s\", which identifies the rows of the sink, would be missing.",
 									NameStr(att->attname)));
 		change->removed = lappend(change->removed, pstrdup(NameStr(att->attname)));
 	}
@@ -240,16 +240,16 @@ sagg_compare_queries(const SaggStream *stream, const SaggQuery *old,
 	if (!equal(old->sources, new->sources) || !equal(old_select->rtable, new_select->rtable) ||
 		!equal(old_select->jointree->fromlist, new_select->jointree->fromlist) ||
 		!equal(old_select->cteList, new_select->cteList))
-		refuse(stream, "It has another FROM or WITH: other records would go into the groups.");
+		reject(stream, "It has another FROM or WITH: other records would go into the groups.");
 	if (!equal(old_select->jointree->quals, new_select->jointree->quals))
-		refuse(stream, "It has another WHERE: other records would go into the groups.");
+		reject(stream, "It has another WHERE: other records would go into the groups.");
 	if (old->window.kind == new->window.kind && old->window.panes != new->window.panes)
-		refuse(stream, "Sliding windows are kept whole where an aggregate cannot be combined, and else by pane: neither state is the other's.");
+		reject(stream, "Sliding windows are kept whole where an aggregate cannot be combined, and else by pane: neither state is the other's.");
 	if (!same_groups(old, new))
-		refuse(stream, "It has another window, event time or grouping key: there would be other groups.");
+		reject(stream, "It has another window, event time or grouping key: there would be other groups.");
 	if (stream->mode == SAGG_UPDATE &&
 		!equal(old_select->havingQual, new_select->havingQual))
-		refuse(stream, "It has another HAVING, and in output mode \"update\" only groups with new records are looked at.");
+		reject(stream, "It has another HAVING, and in output mode \"update\" only groups with new records are looked at.");
 	match_columns(stream, old_select, new_select, old, new, change);
 	match_aggregates(old, new, change);
 	return change;

@@ -93,7 +93,7 @@ shift_columns(List *columns, int sublevels)
 }
 
 static void
-refuse_ungrouped(const Query *query, const Var *var)
+reject_ungrouped(const Query *query, const Var *var)
 {
 	char	   *name = get_rte_attribute_name(rt_fetch(var->varno, query->rtable),
 											  var->varattno);
@@ -134,7 +134,7 @@ over_groups(Node *node, void *arg)
 									exprCollation(node), context->sublevels);
 	}
 	if (IsA(node, Var) && ((Var *) node)->varlevelsup == context->sublevels)
-		refuse_ungrouped(context->query, (Var *) node);
+		reject_ungrouped(context->query, (Var *) node);
 	return expression_tree_mutator(node, over_groups, arg);
 }
 

@@ -135,7 +135,7 @@ take_from_list(const Query *query, List **items)
 }
 
 static void
-refuse_lateral(void)
+reject_lateral(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -205,7 +205,7 @@ sagg_take_hop_from_lateral(Query *query)
 		still_refers(query, replacement.rtindex) ||
 		has_aggregate_over((Node *) query->targetList, &replacement.rtindex) ||
 		has_aggregate_over(query->havingQual, &replacement.rtindex))
-		refuse_lateral();
+		reject_lateral();
 
 	replacement.hop = copyObject(hop_in_from(query, replacement.rtindex));
 	replacement.hop->funcretset = true;
@@ -244,7 +244,7 @@ find_loose_hop(Node *node, void *grouped)
 }
 
 /*
- * Refuse set-returning functions in the select list, but for hop() where
+ * Reject set-returning functions in the select list, but for hop() where
  * GROUP BY names it.
  */
 void
@@ -278,7 +278,7 @@ windows_per_record(const SaggWindow *window)
  * Whether groups are kept by pane, for a query whose aggregates are filled in:
  * if windows overlap, and all aggregates can combine states.  Not with watermark
  * policy "per_partition", by which a record can be late for one of two windows
- * that are both open.  Refuses windows that overlap too much.
+ * that are both open.  Rejects windows that overlap too much.
  */
 void
 sagg_settle_panes(SaggQuery *result, bool per_partition)

@@ -6,7 +6,7 @@
  * When a session ends, its temporary schema is emptied by CASCADE, without event
  * triggers.  A view that depends on a function, type, operator, aggregate or
  * collation in it would go, and leave the rows of its stream behind.  (A view
- * over a temporary table is temporary itself, which query_checks.c refuses.)
+ * over a temporary table is temporary itself, which query_checks.c rejects.)
  *
  *-------------------------------------------------------------------------
  */
@@ -98,7 +98,7 @@ add_rules(Oid view, ObjectAddresses *known, List **objects)
 }
 
 /*
- * Refuse a view that depends, be it by way of other objects, on a temporary
+ * Reject a view that depends, be it by way of other objects, on a temporary
  * one.  The view is visible to this command.  Raises feature_not_supported.
  */
 void

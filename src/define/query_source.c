@@ -10,7 +10,7 @@
  * subquery, as the planner would do.
  *
  * Where joins and unions may repeat or multiply a record, or where records may
- * be refused, the record's ctid is carried up through the levels, so that
+ * be rejected, the record's ctid is carried up through the levels, so that
  * EXECUTE can count records rather than rows (I5), and name one.
  *
  *-------------------------------------------------------------------------
@@ -100,7 +100,7 @@ sagg_leave_children_out(Query *query)
 }
 
 static void
-refuse_level_with_hint(const char *clause, const char *hint)
+reject_level_with_hint(const char *clause, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -110,9 +110,9 @@ refuse_level_with_hint(const char *clause, const char *hint)
 }
 
 static void
-refuse_level(const char *clause)
+reject_level(const char *clause)
 {
-	refuse_level_with_hint(clause, "Between the source and the GROUP BY of the stream there can be WHERE, expressions, joins and UNION ALL.");
+	reject_level_with_hint(clause, "Between the source and the GROUP BY of the stream there can be WHERE, expressions, joins and UNION ALL.");
 }
 
 static bool
@@ -135,19 +135,19 @@ check_level(Query *query)
 	ListCell   *lc;
 
 	if (query->setOperations && !all_union_all(query->setOperations))
-		refuse_level("UNION without ALL, INTERSECT or EXCEPT");
+		reject_level("UNION without ALL, INTERSECT or EXCEPT");
 	if (query->groupClause || query->groupingSets || query->hasAggs || query->havingQual)
-		refuse_level("GROUP BY or an aggregate");
+		reject_level("GROUP BY or an aggregate");
 	if (query->limitCount || query->limitOffset)
-		refuse_level("LIMIT or OFFSET");
+		reject_level("LIMIT or OFFSET");
 	if (query->distinctClause)
-		refuse_level("DISTINCT");
+		reject_level("DISTINCT");
 	if (query->hasWindowFuncs)
-		refuse_level_with_hint("window functions", HINT_ONE_ROW_OF_EACH_KEY);
+		reject_level_with_hint("window functions", HINT_ONE_ROW_OF_EACH_KEY);
 	if (query->hasTargetSRFs)
-		refuse_level("a set-returning function in a select list");
+		reject_level("a set-returning function in a select list");
 	if (query->rowMarks)
-		refuse_level("FOR UPDATE or FOR SHARE");
+		reject_level("FOR UPDATE or FOR SHARE");
 	foreach(lc, query->rtable)
 	{
 		if (sagg_hop_of_rte(lfirst_node(RangeTblEntry, lc)))
@@ -292,7 +292,7 @@ locate_in_relation(Query *query, int rtindex, SourceSearch *search)
 }
 
 static void
-refuse_second_source(void)
+reject_second_source(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -302,7 +302,7 @@ refuse_second_source(void)
 }
 
 static void
-refuse_nullable_side(void)
+reject_nullable_side(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -347,7 +347,7 @@ locate_in_tree(Query *query, Node *node, SourceSearch *search)
 			if (!locate_in_tree(query, lfirst(lc), search))
 				continue;
 			if (found)
-				refuse_second_source();
+				reject_second_source();
 			found = true;
 		}
 		return found;
@@ -360,10 +360,10 @@ locate_in_tree(Query *query, Node *node, SourceSearch *search)
 
 		search->multiplied = true;
 		if (left && right)
-			refuse_second_source();
+			reject_second_source();
 		if ((left && (join->jointype == JOIN_RIGHT || join->jointype == JOIN_FULL)) ||
 			(right && (join->jointype == JOIN_LEFT || join->jointype == JOIN_FULL)))
-			refuse_nullable_side();
+			reject_nullable_side();
 		return left || right;
 	}
 }
@@ -403,7 +403,7 @@ sagg_find_sources(Query *query, bool always, bool ordered, Var **record,
 				 errmsg("the source of a stream must stand in FROM"),
 				 errdetail("In a subquery of an expression it would be read as a whole for every row.")));
 	if (sagg_count_sources((Node *) query) > search.found)
-		refuse_second_source();
+		reject_second_source();
 
 	*reordered = search.multiplied || search.semijoined;
 	*record = search.multiplied || always || (ordered && *reordered) ?

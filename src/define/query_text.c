@@ -34,7 +34,7 @@ setting(const char *name)
 }
 
 /*
- * Refuse what CREATE VIEW would.
+ * Reject what CREATE VIEW would.
  */
 static void
 check_column_names(const Query *query)

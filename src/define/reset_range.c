@@ -8,7 +8,7 @@
  * are.  So the reset leaves a watermark that has passed these and no others, and
  * records that fall into them are late, as stragglers were before.
  *
- * Refused, unless forced, is what would lose rows: windows that are still open
+ * Rejected, unless forced, is what would lose rows: windows that are still open
  * and have records before the offsets; rows that cannot be told by their windows;
  * and what results_from says, if windows from there on have records before the
  * offsets.
@@ -32,7 +32,7 @@
 #include "streams/streams.h"
 #include "write/write.h"
 
-/* the hint of whatever is refused */
+/* the hint of whatever is rejected */
 #define HINT_FORCE	"With force => true they are lost."
 
 /* what it is; a dry run only says it */
@@ -107,7 +107,7 @@ check_all_rows(const SaggStream *stream, const SaggQuery *query, SaggResetRange 
 }
 
 static void
-refuse_unknown(const SaggStream *stream)
+reject_unknown(const SaggStream *stream)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -191,7 +191,7 @@ watermark_to_leave(const SaggStream *stream, const SaggQuery *query,
 	if (range->force)
 		return range->before.judged;
 	if (!range->before.known)
-		refuse_unknown(stream);
+		reject_unknown(stream);
 	return range->before.time == DT_NOBEGIN ? DT_NOBEGIN :
 		sagg_last_window_end(query, range->before.time);
 }

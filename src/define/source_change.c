@@ -8,7 +8,7 @@
  * stays as the old ones made it.  Options that say what is read are the worker's
  * business: it starts anew.
  *
- * Never: a refusal.
+ * Never: a rejection.
  *
  *-------------------------------------------------------------------------
  */

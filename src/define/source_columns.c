@@ -20,7 +20,7 @@
 #define PLACEHOLDER		"columns of a source"
 
 static void
-refuse_columns(const char *detail)
+reject_columns(const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -39,13 +39,13 @@ only_statement(List *statements)
 
 	if (list_length(statements) != 1 ||
 		!IsA(linitial_node(RawStmt, statements)->stmt, CreateForeignTableStmt))
-		refuse_columns("There is more than a list of columns.");
+		reject_columns("There is more than a list of columns.");
 	stmt = (CreateForeignTableStmt *) linitial_node(RawStmt, statements)->stmt;
 	if (strcmp(stmt->base.relation->relname, PLACEHOLDER) != 0 ||
 		strcmp(stmt->servername, PLACEHOLDER) != 0 ||
 		stmt->options != NIL || stmt->base.inhRelations != NIL ||
 		stmt->base.partbound != NULL || stmt->base.partspec != NULL)
-		refuse_columns("There is more than a list of columns.");
+		reject_columns("There is more than a list of columns.");
 	return stmt;
 }
 
@@ -148,18 +148,18 @@ sagg_parse_columns(const char *columns, bool by_name, bool any_case, char **text
 	ListCell   *lc;
 
 	if (columns[strspn(columns, " \t\n\r")] == '\0')
-		refuse_columns("It is empty.");
+		reject_columns("It is empty.");
 	*text = psprintf("CREATE FOREIGN TABLE \"%s\" (\n%s\n) SERVER \"%s\"",
 					 PLACEHOLDER, columns, PLACEHOLDER);
 	stmt = only_statement(sagg_parse_text(*text));
 	if (stmt->base.tableElts == NIL)
-		refuse_columns("It is empty.");
+		reject_columns("It is empty.");
 	foreach(lc, stmt->base.tableElts)
 	{
 		ColumnDef  *column = lfirst(lc);
 
 		if (!IsA(column, ColumnDef))
-			refuse_columns("A source has columns only, no constraints and no LIKE.");
+			reject_columns("A source has columns only, no constraints and no LIKE.");
 		if (column->constraints != NIL || column->raw_default != NULL ||
 			is_serial(column->typeName))
 			ereport(ERROR,

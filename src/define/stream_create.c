@@ -64,7 +64,7 @@ sagg_parse_query(const char *text)
 }
 
 /*
- * Refuse what CREATE VIEW would make a temporary view of.
+ * Reject what CREATE VIEW would make a temporary view of.
  */
 static void
 check_not_temporary(RawStmt *raw, const char *text)
@@ -107,7 +107,7 @@ sagg_make_query_view(const char *stream, char *schema, char *name, const char *t
  * table's owner tells nothing: others can have granted that to the user.
  */
 static void
-refuse_stranger(Oid sink, const char *name)
+reject_stranger(Oid sink, const char *name)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(sink));
 	Oid			owner;
@@ -164,7 +164,7 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 		name = makeRangeVar(schema, args->name->relname, -1);
 	stream->sink = RangeVarGetRelid(name, NoLock, true);
 	if (args->sink == NULL && OidIsValid(stream->sink))
-		refuse_stranger(stream->sink, name->relname);
+		reject_stranger(stream->sink, name->relname);
 	stream->sink_created = !OidIsValid(stream->sink);
 	if (stream->sink_created)
 	{
@@ -340,7 +340,7 @@ record_stream(const SaggStream *stream, bool start)
 }
 
 /*
- * Refuse a query that the current user may not run, or that does not fit the
+ * Reject a query that the current user may not run, or that does not fit the
  * stream's other arguments.
  */
 void

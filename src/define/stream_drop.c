@@ -340,7 +340,7 @@ stream_agg_on_sql_drop(PG_FUNCTION_ARGS)
 	"   AND r.ev_type OPERATOR(pg_catalog.=) '1'"
 
 /*
- * on_ddl_command_end(): event trigger, refuses to replace the view of a
+ * on_ddl_command_end(): event trigger, rejects to replace the view of a
  * stream: its state belongs to the former query.  A stream that was not started
  * in this database may get its query: pg_restore replaces views with a GROUP BY
  * that relies on a primary key, after it has loaded the table of streams.  Tells

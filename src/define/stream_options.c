@@ -190,7 +190,7 @@ on_failure_from_word(const char *word, SaggStreamOptions *options)
  * Raise invalid_parameter_value for an option that there is not.
  */
 static void
-refuse_option(const char *name)
+reject_option(const char *name)
 {
 	static const char *const names[] = {
 		"on_error", "on_data_loss", "max_future", "consumer_group", "delivery",
@@ -274,7 +274,7 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 		else if (strcmp(name, "late_records") == 0)
 			options->late_records = flag_from_text(name, value);
 		else
-			refuse_option(name);
+			reject_option(name);
 	}
 	if (has_delay && options->min_offsets == 0)
 		ereport(ERROR,
@@ -408,7 +408,7 @@ check_retention(const SaggStream *stream, const SaggQuery *query)
 		needs_watermark("retention", "It says for how long behind the watermark rows are kept.");
 	if (stream->mode == SAGG_COMPLETE || query->kind != SAGG_AGGREGATION ||
 		query->window.kind == SAGG_WINDOW_NONE)
-		sagg_sink_refuse_retention();
+		sagg_sink_reject_retention();
 	if (query->window_output == 0 ||
 		(query->window.kind == SAGG_WINDOW_SESSION && query->window_identity == SAGG_WINDOW_START))
 		ereport(ERROR,

@@ -26,7 +26,7 @@
 #include "define_internal.h"
 
 static void
-refuse(const SaggStream *stream, const SaggStream *other, const char *what)
+reject(const SaggStream *stream, const SaggStream *other, const char *what)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -50,19 +50,19 @@ check_alike(const SaggStream *stream, const SaggStream *other)
 	const SaggStreamOptions *b = &other->options;
 
 	if (!equal(stream->sources, other->sources))
-		refuse(stream, other, "source");
+		reject(stream, other, "source");
 	if (stream->trigger != other->trigger)
-		refuse(stream, other, "trigger");
+		reject(stream, other, "trigger");
 	if (stream->max_offsets != other->max_offsets)
-		refuse(stream, other, "max_offsets_per_trigger");
+		reject(stream, other, "max_offsets_per_trigger");
 	if (a->min_offsets != b->min_offsets)
-		refuse(stream, other, "min_offsets_per_trigger");
+		reject(stream, other, "min_offsets_per_trigger");
 	if (a->max_delay != b->max_delay)
-		refuse(stream, other, "max_trigger_delay");
+		reject(stream, other, "max_trigger_delay");
 	if (a->on_data_loss != b->on_data_loss)
-		refuse(stream, other, "on_data_loss");
+		reject(stream, other, "on_data_loss");
 	if (!same_text(a->consumer_group, b->consumer_group))
-		refuse(stream, other, "consumer_group");
+		reject(stream, other, "consumer_group");
 }
 
 /*

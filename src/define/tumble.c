@@ -30,7 +30,7 @@ PG_FUNCTION_INFO_V1(stream_agg_tumble_start);
 PG_FUNCTION_INFO_V1(stream_agg_tumble_end);
 
 static void
-refuse_months(const Interval *interval, const char *what, const char *hint)
+reject_months(const Interval *interval, const char *what, const char *hint)
 {
 	if (interval->month != 0)
 		ereport(ERROR,
@@ -51,7 +51,7 @@ sagg_interval_length(const Interval *interval, const char *what)
 	int64		days;
 	int64		length;
 
-	refuse_months(interval, what, "Use days, which have 24 hours here, or smaller units.");
+	reject_months(interval, what, "Use days, which have 24 hours here, or smaller units.");
 	if (pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &days) ||
 		pg_add_s64_overflow(days, interval->time, &length))
 		ereport(ERROR,
@@ -81,7 +81,7 @@ sagg_window_size(const Interval *size)
 int64
 sagg_tumble_size(const Interval *size)
 {
-	refuse_months(size, "window size",
+	reject_months(size, "window size",
 				  "Give a time zone by whose clocks months begin, for example timezone => 'UTC', or use days, which have 24 hours without one.");
 	return sagg_window_size(size);
 }
@@ -102,7 +102,7 @@ sagg_window_slide(const Interval *slide)
 }
 
 /*
- * Refuse a time that is in no window, and an origin that is none.
+ * Reject a time that is in no window, and an origin that is none.
  */
 void
 sagg_check_window_time(TimestampTz ts, TimestampTz origin)

@@ -34,7 +34,7 @@ count_records(const SaggExecution *ex, SaggCounts *counts)
 	counts->late = rows[SAGG_CLASS_LATE];
 	counts->null_time = rows[SAGG_CLASS_NULL_TIME];
 	counts->late_windows = ex->late_windows;
-	counts->dead_lettered = ex->refusals ? ex->refusals->count : 0;
+	counts->dead_lettered = ex->rejections ? ex->rejections->count : 0;
 }
 
 /*
@@ -170,7 +170,7 @@ sagg_groups_close(SaggExecution *ex)
 
 /*
  * End the batch's work on groups.  Sets the counts of aggregated, late and
- * refused records and of those without event time, the watermark after the batch,
+ * rejected records and of those without event time, the watermark after the batch,
  * and "max_time", the batch's greatest event time, DT_NOBEGIN = none.
  * From here on the store holds the batch's state, to be published or undone.
  */

@@ -69,7 +69,7 @@ window_datum(const SaggExecution *ex, int64 start, int64 end)
 static int64
 window_end(const SaggExecution *ex, const SaggGroup *group)
 {
-	return SAGG_HAS_SESSIONS(ex) ? ((const SaggSession *) group)->end :
+	return SAGG_HAS_SESSIONS(ex) ? ((const SaggSessionWindow *) group)->end :
 		sagg_window_end(&ex->query->window, group->start);
 }
 
@@ -96,7 +96,7 @@ sagg_finish_group(SaggExecution *ex, const SaggGroup *group, Datum *values, bool
 	int			n = ex->query->groups_desc->natts - ex->query->naggs;
 
 	if (ex->groupcontext)
-		sagg_kept_set_group(ex, values, nulls, n);
+		sagg_input_state_set_group(ex, values, nulls, n);
 	for (int i = 0; i < ex->query->naggs; i++, n++)
 		values[n] = sagg_state_final(ex, i, &group->states[i], &nulls[n]);
 }

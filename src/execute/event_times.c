@@ -36,7 +36,7 @@
  * For this the rows of a batch must come in the order of their records, which
  * is that of offsets within a partition: the scan gives them so, and joins are
  * sorted (define/query_analyze.c).  Rows that a join makes of one record are
- * judged alike.  What WHERE removes, what is refused, and what has no event time
+ * judged alike.  What WHERE removes, what is rejected, and what has no event time
  * moves no watermark.
  *
  * What partitions are quiet or behind is in the plan, so a retry takes the same
@@ -105,7 +105,7 @@ settle_record(SaggExecution *ex)
 	SaggPartitions *p = ex->partitions;
 
 	if (p->any &&
-		!(ex->refusals && sagg_record_refused(ex->refusals, p->record)))
+		!(ex->rejections && sagg_record_rejected(ex->rejections, p->record)))
 	{
 		p->own->time = Max(p->own->time, sagg_floor_ms(p->greatest));
 		if (p->own->active != DT_NOBEGIN)

@@ -108,7 +108,7 @@ extern void sagg_execution_bound_rows(SaggExecution *execution);
 extern int	sagg_execution_row_space(const SaggExecution *execution);
 
 /* reset_bound.c */
-extern int64 sagg_execution_replaces(SaggExecution *execution);
+extern int64 sagg_execution_overwrites_from(SaggExecution *execution);
 extern bool sagg_rows_have_windows(const SaggStream *stream, const SaggQuery *query);
 extern TimestampTz sagg_last_window_end(const SaggQuery *query, int64 time);
 extern int64 sagg_first_window_after(const SaggQuery *query, TimestampTz watermark,
@@ -136,8 +136,8 @@ extern char *sagg_execution_describe(const SaggExecution *execution, int aggno);
 extern int64 sagg_execution_estimate(const SaggExecution *execution);
 
 /* row_checks.c */
-extern void sagg_execution_refuse(SaggExecution *execution,
-								  SaggRefusals *refusals, Size max_key_bytes);
+extern void sagg_execution_reject(SaggExecution *execution,
+								  SaggRejections *rejections, Size max_key_bytes);
 
 /*
  * What stored bytes depend on, as text: by name, which a dump and an upgrade

@@ -141,7 +141,7 @@ typedef enum SaggInlineKind
 
 /*
  * The state of one aggregate in one group: a transition state, or with
- * SaggAggCall.kept "value" is a SaggKept, a null pointer for no inputs.
+ * SaggAggCall.input_state "value" is a SaggInputState, a null pointer for no inputs.
  */
 typedef struct SaggAggState
 {
@@ -173,7 +173,7 @@ typedef struct SaggAggCall
 	FmgrInfo	combinefn;		/* for those, and all where states are combined */
 	bool		combine_inline;
 	SaggCodec	codec;			/* for all others */
-	struct SaggKeptCall *kept;	/* or NULL */
+	struct SaggInputStateCall *input_state;	/* or NULL */
 	FunctionCallInfo trans_fcinfo;
 	AggStatePerTransData pertrans;	/* what AggGetAggref looks at */
 	AggStatePerAggData peragg;
@@ -183,14 +183,14 @@ typedef struct SaggAggCall
 extern SaggAggCall *sagg_aggregates_init(const SaggQuery *query);
 
 /* a tuple of a set */
-typedef struct SaggKeptSlot
+typedef struct SaggInputSlot
 {
 	uint32		hash;
 	uint32		place;			/* of its bytes + 1; 0 = none */
-} SaggKeptSlot;
+} SaggInputSlot;
 
 /* The inputs of an aggregate in one group; see input_state.c. */
-typedef struct SaggKept
+typedef struct SaggInputState
 {
 	int64		count;
 	Size		len;			/* bytes of them */
@@ -198,17 +198,17 @@ typedef struct SaggKept
 	Size		room;			/* allocated before "data" */
 	char	   *data;
 	uint32		nslots;			/* a power of two; 0 = no table made yet */
-	SaggKeptSlot *slots;
-} SaggKept;
+	SaggInputSlot *slots;
+} SaggInputState;
 
-typedef struct SaggKeptSort
+typedef struct SaggInputSort
 {
 	int			column;			/* of the inputs, from 0 */
 	SortSupportData support;
-} SaggKeptSort;
+} SaggInputSort;
 
 /* How the inputs of an aggregate are kept, and given to it in the end. */
-typedef struct SaggKeptCall
+typedef struct SaggInputStateCall
 {
 	bool		distinct;		/* a set, of different bytes */
 	bool		counts;			/* its result is the number of inputs */
@@ -217,10 +217,10 @@ typedef struct SaggKeptCall
 	StringInfoData tuple;		/* scratch */
 	SaggHashSeed seed;			/* of its tables */
 	int			nsort;
-	SaggKeptSort *sort;			/* DISTINCT: of all of its columns */
+	SaggInputSort *sort;		/* DISTINCT: of all of its columns */
 	int16		resultlen;
 	bool		resultbyval;
-} SaggKeptCall;
+} SaggInputStateCall;
 
 /* ----------------------------------------------------------------- groups */
 
@@ -267,7 +267,7 @@ typedef enum SaggClass
 	SAGG_CLASS_NULL_TIME,
 	SAGG_CLASS_LATE,
 	SAGG_CLASS_AGGREGATED,
-	SAGG_CLASS_REFUSED,			/* counted by SaggRefusals */
+	SAGG_CLASS_REJECTED,		/* counted by SaggRejections */
 	SAGG_CLASSES
 } SaggClass;
 
@@ -328,11 +328,11 @@ struct SaggExecution
 	uint8	   *classes;		/* of each record, with one */
 	int64		nclasses;
 
-	/* refusing; see row_checks.c */
-	SaggRefusals *refusals;		/* NULL: an error instead */
+	/* rejecting; see row_checks.c */
+	SaggRejections *rejections;	/* NULL: an error instead */
 	Size		max_key_bytes;
 	int64		latest_time;	/* greatest event time admitted */
-	bool		run_again;		/* a record was refused of which a row has
+	bool		run_again;		/* a record was rejected of which a row has
 								 * been aggregated */
 
 	Tuplestorestate *fresh;		/* emitted groups, rows of groups_desc: those
@@ -453,28 +453,28 @@ extern Datum sagg_state_copy(SaggExecution *ex, const SaggAggCall *call,
 							 Datum value);
 
 /* input_state.c */
-extern SaggKeptCall *sagg_kept_init(const SaggAggCall *call);
-extern void sagg_kept_add(SaggExecution *ex, SaggAggCall *call,
-						  SaggAggState *state,
-						  const Datum *values, const bool *nulls);
-extern void sagg_kept_combine(SaggExecution *ex, SaggAggCall *call,
-							  SaggAggState *state, const SaggAggState *other);
-extern void sagg_kept_absorb(SaggExecution *ex, SaggAggCall *call,
-							 SaggAggState *state, SaggAggState *other);
-extern void sagg_kept_write(const SaggAggCall *call, StringInfo buf,
-							const SaggAggState *state);
-extern void sagg_kept_read(const SaggAggCall *call, SaggBytes *bytes,
-						   SaggAggState *state);
-extern SaggBytes sagg_kept_skip(const SaggAggCall *call, SaggBytes *bytes);
-extern void sagg_kept_take(SaggKeptCall *kept, SaggBytes *bytes,
-						   Datum *values, bool *nulls);
+extern SaggInputStateCall *sagg_input_state_init(const SaggAggCall *call);
+extern void sagg_input_state_add(SaggExecution *ex, SaggAggCall *call,
+								 SaggAggState *state,
+								 const Datum *values, const bool *nulls);
+extern void sagg_input_state_combine(SaggExecution *ex, SaggAggCall *call,
+									 SaggAggState *state, const SaggAggState *other);
+extern void sagg_input_state_absorb(SaggExecution *ex, SaggAggCall *call,
+									SaggAggState *state, SaggAggState *other);
+extern void sagg_input_state_write(const SaggAggCall *call, StringInfo buf,
+								   const SaggAggState *state);
+extern void sagg_input_state_read(const SaggAggCall *call, SaggBytes *bytes,
+								  SaggAggState *state);
+extern SaggBytes sagg_input_state_skip(const SaggAggCall *call, SaggBytes *bytes);
+extern void sagg_input_state_take(SaggInputStateCall *kept, SaggBytes *bytes,
+								  Datum *values, bool *nulls);
 
 /* input_state_final.c */
-extern void sagg_kept_replay_init(SaggExecution *ex);
-extern void sagg_kept_set_group(SaggExecution *ex, const Datum *values,
-								const bool *nulls, int n);
-extern Datum sagg_kept_final(SaggExecution *ex, SaggAggCall *call,
-							 const SaggAggState *state, bool *isnull);
+extern void sagg_input_state_final_init(SaggExecution *ex);
+extern void sagg_input_state_set_group(SaggExecution *ex, const Datum *values,
+									   const bool *nulls, int n);
+extern Datum sagg_input_state_final(SaggExecution *ex, SaggAggCall *call,
+									const SaggAggState *state, bool *isnull);
 
 /* inline_aggregate.c */
 extern SaggInlineKind sagg_inline_kind(const SaggAggCall *call, Oid combinefn);
@@ -559,16 +559,16 @@ extern void sagg_groups_forget(SaggExecution *ex);
 
 /* row_checks.c */
 extern int64 sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time);
-extern bool sagg_row_refused(const SaggExecution *ex, TupleTableSlot *slot);
+extern bool sagg_row_rejected(const SaggExecution *ex, TupleTableSlot *slot);
 extern bool sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot,
 								  int64 time);
-extern void sagg_refuse_gap(SaggExecution *ex, TupleTableSlot *slot,
+extern void sagg_reject_gap(SaggExecution *ex, TupleTableSlot *slot,
 							const Interval *gap);
-extern void sagg_refuse_window(SaggExecution *ex, TupleTableSlot *slot,
+extern void sagg_reject_window(SaggExecution *ex, TupleTableSlot *slot,
 							   int64 time);
 extern bool sagg_keys_fit(const SaggExecution *ex, const Datum *keys,
 							  const bool *nulls);
-extern void sagg_refuse_keys(SaggExecution *ex, TupleTableSlot *slot,
+extern void sagg_reject_keys(SaggExecution *ex, TupleTableSlot *slot,
 							 const Datum *keys, const bool *nulls);
 
 /* row_lookahead.c */

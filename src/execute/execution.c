@@ -60,7 +60,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	ex->aggstate->curaggcontext = ex->aggcontext;
 	ex->aggstate->tmpcontext = ex->tmpcontext;
 	ex->aggs = sagg_aggregates_init(query);
-	sagg_kept_replay_init(ex);
+	sagg_input_state_final_init(ex);
 	initStringInfo(&ex->entry);
 	sagg_group_memory_init(ex, ex->aggcontext->ecxt_per_tuple_memory);
 	ex->row_bound = PG_INT64_MAX;
@@ -68,7 +68,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	if (ex->methods->init)
 		ex->methods->init(ex);
 	sagg_emit_init(ex);
-	sagg_execution_refuse(ex, NULL, 0);
+	sagg_execution_reject(ex, NULL, 0);
 	sagg_state_access_init(ex);
 	if (query->kind == SAGG_DEDUPLICATION)
 		ex->seen = sagg_seen_keys_init(ex);
@@ -79,7 +79,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 }
 
 /*
- * A row into the group of one window.  Returns false if its record is refused.
+ * A row into the group of one window.  Returns false if its record is rejected.
  */
 static bool
 take_row(BatchReceiver *receiver, TupleTableSlot *slot, int64 start)
@@ -96,8 +96,8 @@ take_row(BatchReceiver *receiver, TupleTableSlot *slot, int64 start)
 								   slot->tts_values, slot->tts_isnull);
 	if (group == NULL)
 	{
-		sagg_refuse_keys(ex, slot, ex->row_keys, ex->row_keynulls);
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_reject_keys(ex, slot, ex->row_keys, ex->row_keynulls);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 		ResetExprContext(ex->tmpcontext);
 		return false;
 	}
@@ -116,7 +116,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	SaggPlaces	places;
 
 	slot_getallattrs(slot);
-	if (sagg_row_refused(ex, slot) || !sagg_place_row(ex, slot, &places))
+	if (sagg_row_rejected(ex, slot) || !sagg_place_row(ex, slot, &places))
 		return true;
 	if (!take_row(receiver, slot, places.start))
 		return true;
@@ -140,7 +140,7 @@ receive_row_by_kind(TupleTableSlot *slot, DestReceiver *self)
 	SaggExecution *ex = ((BatchReceiver *) self)->ex;
 
 	slot_getallattrs(slot);
-	if (!sagg_row_refused(ex, slot))
+	if (!sagg_row_rejected(ex, slot))
 		ex->methods->row(ex, slot);
 	return true;
 }

@@ -11,7 +11,7 @@
  *
  * Times are those of timestamptz, timestamp and bigint: an int64 each.
  *
- * Bytes of a state are verified, and a type other than the result's is refused.
+ * Bytes of a state are verified, and a type other than the result's is rejected.
  *
  *-------------------------------------------------------------------------
  */

@@ -80,7 +80,7 @@ SaggGroup *
 sagg_groups_allocate(SaggExecution *ex)
 {
 	int			nkeys = ex->query->nkeys;
-	Size		keys = MAXALIGN(SAGG_HAS_SESSIONS(ex) ? sizeof(SaggSession) : sizeof(SaggGroup));
+	Size		keys = MAXALIGN(SAGG_HAS_SESSIONS(ex) ? sizeof(SaggSessionWindow) : sizeof(SaggGroup));
 	Size		nulls = keys + sizeof(Datum) * nkeys;
 	Size		states = MAXALIGN(nulls + nkeys);
 	char	   *memory = palloc0(states + sizeof(SaggAggState) * ex->query->naggs);

@@ -103,7 +103,7 @@ check_windows(int64 windows)
 {
 	if (sagg_max_late_records_size_kb >= 0 &&
 		windows > (int64) sagg_max_late_records_size_kb * 1024 / SAGG_LATE_WINDOW_BYTES)
-		sagg_too_large_aside(true, 0);
+		sagg_too_large_diverted(true, 0);
 }
 
 /*

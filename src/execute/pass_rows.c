@@ -11,7 +11,7 @@
  * both.
  *
  * Rows wait for WRITE in a tuplestore, so that nothing is written of a record
- * that is refused later, with another of its rows.  What they take there, a temporary
+ * that is rejected later, with another of its rows.  What they take there, a temporary
  * file mostly, can be ten thousand times what their records take.  So it has a bound
  * (I7), above which the batch fails with ERRCODE_SAGG_ROW_SPACE, and the worker tries
  * a smaller one (worker/batch_size.c).
@@ -112,7 +112,7 @@ take_event_time(SaggExecution *ex, TupleTableSlot *slot, int64 *time)
 	*time = DatumGetTimestampTz(slot->tts_values[query->event_time - 1]);
 	if (!sagg_check_event_time(ex, slot, *time))
 	{
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 		return false;
 	}
 	sagg_note_time(ex, slot, *time);
@@ -132,7 +132,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	int64		time;
 
 	slot_getallattrs(slot);
-	if (sagg_row_refused(ex, slot) || !take_event_time(ex, slot, &time))
+	if (sagg_row_rejected(ex, slot) || !take_event_time(ex, slot, &time))
 		return true;
 	if (ex->seen && sagg_seen_key(ex, time, slot->tts_values, slot->tts_isnull))
 	{

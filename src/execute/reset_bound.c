@@ -116,7 +116,7 @@ sagg_window_told_by(const SaggQuery *query, int64 told, int64 *start, int64 *end
  * none.  To be called when the batch is closed.
  */
 int64
-sagg_execution_replaces(SaggExecution *ex)
+sagg_execution_overwrites_from(SaggExecution *ex)
 {
 	const SaggQuery *query = ex->query;
 	const SaggWindow *window = &query->window;

@@ -177,7 +177,7 @@ sagg_rows_flush(SaggRows *rows)
 
 /*
  * A row of the window that starts at "start".  Returns false for one that may
- * be refused, when none is held back any more and this one is the caller's to
+ * be rejected, when none is held back any more and this one is the caller's to
  * take.
  */
 bool

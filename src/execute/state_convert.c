@@ -26,7 +26,7 @@ convert_group(SaggExecution *from, SaggExecution *to, SaggGroup *from_group,
 	sagg_entry_read(from, from_group, entry.data, entry.len, true);
 	to_group->start = from_group->start;
 	if (SAGG_HAS_SESSIONS(to))
-		((SaggSession *) to_group)->end = ((SaggSession *) from_group)->end;
+		((SaggSessionWindow *) to_group)->end = ((SaggSessionWindow *) from_group)->end;
 	to_group->keys = from_group->keys;
 	to_group->keynulls = from_group->keynulls;
 	sagg_states_init(to, to_group->states);

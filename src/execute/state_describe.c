@@ -27,8 +27,8 @@ sagg_execution_describe(const SaggExecution *ex, int aggno)
 {
 	const SaggAggCall *call = &ex->aggs[aggno];
 
-	if (call->kept)
-		return pstrdup(call->kept->distinct ? "its different inputs are kept" :
+	if (call->input_state)
+		return pstrdup(call->input_state->distinct ? "its different inputs are kept" :
 					   "its inputs are kept");
 	if (SAGG_INLINE_IS_SUM(call->kind))
 		return psprintf("inlined, an exact sum of 128 bits; beyond it serialized by %s",
@@ -56,7 +56,7 @@ sagg_execution_estimate(const SaggExecution *ex)
 	{
 		const SaggAggCall *call = &ex->aggs[i];
 
-		if (call->kept)
+		if (call->input_state)
 			bytes += sizeof(int64) + SERIALIZED_BYTES;
 		else if (SAGG_INLINE_IS_SUM(call->kind))
 			bytes += 1 + sizeof(SaggSum);

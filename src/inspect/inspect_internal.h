@@ -42,7 +42,7 @@ extern void sagg_inspection_end(SaggInspection *inspection);
 typedef struct SaggTrialRead SaggTrialRead;
 
 extern SaggTrialRead *sagg_trial_read(SaggInspection *inspection, int64 limit);
-extern void sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals);
+extern void sagg_trial_attach(SaggTrialRead *trial, SaggRejections *rejections);
 extern void sagg_trial_event_times(SaggTrialRead *trial,
 								   SaggInspection *inspection);
 extern int64 sagg_trial_records(SaggTrialRead *trial);

@@ -254,17 +254,17 @@ run_batch(Preview *preview)
 	SaggInspection *inspection = &preview->inspection;
 	const SaggStream *stream = inspection->stream;
 	SaggCounts *counts = &preview->counts;
-	SaggRefusals *refusals = NULL;
+	SaggRejections *rejections = NULL;
 	SaggTrialRead *trial;
 	int64		max_time;
 
 	if (stream->options.on_error != SAGG_FAIL)
-		refusals = sagg_refusals_make(stream->options.on_error);
-	sagg_execution_refuse(inspection->execution, refusals,
+		rejections = sagg_rejections_make(stream->options.on_error);
+	sagg_execution_reject(inspection->execution, rejections,
 						  OidIsValid(stream->sink) ?
 						  sagg_sink_max_key_bytes(stream->sink, inspection->query) : 0);
 	trial = sagg_trial_read(inspection, preview->limit);
-	sagg_trial_attach(trial, refusals);
+	sagg_trial_attach(trial, rejections);
 	sagg_trial_event_times(trial, inspection);
 	sagg_execution_run(inspection->execution);
 	sagg_execution_close(inspection->execution, counts, &preview->watermark,
@@ -361,7 +361,7 @@ try_batch(Preview *preview, bool alone)
 	run_batch(preview);
 	sagg_execution_output(inspection->execution, &output);
 	if (inspection->progress->replace)
-		output.replaces = sagg_execution_replaces(inspection->execution);
+		output.replaces = sagg_execution_overwrites_from(inspection->execution);
 	return_replaced(preview, &output);
 	return_output(preview, &output);
 	if (inspection->stream->mode == SAGG_APPEND &&

@@ -153,15 +153,15 @@ sagg_trial_read(SaggInspection *inspection, int64 limit)
 
 /*
  * From here on, until sagg_trial_end, scans of the source read the batch;
- * records that do not decode go to "refusals", which is NULL if they are errors.
+ * records that do not decode go to "rejections", which is NULL if they are errors.
  */
 void
-sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals)
+sagg_trial_attach(SaggTrialRead *trial, SaggRejections *rejections)
 {
 	trial->on_error.callback = sagg_scan_error_context;
 	trial->on_error.previous = error_context_stack;
 	error_context_stack = &trial->on_error;
-	sagg_scan_attach(trial->sources, sagg_reader_batch(trial->reader), refusals);
+	sagg_scan_attach(trial->sources, sagg_reader_batch(trial->reader), rejections);
 	trial->attached = true;
 }
 

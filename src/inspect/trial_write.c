@@ -91,7 +91,7 @@ write_rows(const SaggInspection *inspection, const SaggOutput *output)
  *
  * Returns false, without having written, if the stream has committed a batch
  * since its state was looked at: the rows are then not those that come next,
- * and could be refused for what has been written meanwhile.  After a call of
+ * and could be rejected for what has been written meanwhile.  After a call of
  * sagg_lock_micro_batch before that it does not.
  */
 bool

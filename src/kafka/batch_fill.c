@@ -19,7 +19,7 @@
 
 #include "kafka_internal.h"
 
-/* see sagg_kafka_prod */
+/* see sagg_kafka_wake_fetcher */
 #define PROD_INTERVAL_MS	10
 #define PROD_WAIT_MS		1
 
@@ -45,15 +45,15 @@ sagg_kafka_has_records(SaggReader *base)
 	bool		found = false;
 
 	drain_descriptor(reader);
-	sagg_kafka_check_refused(reader);
+	sagg_kafka_check_rejected(reader);
 	if (reader->fetch == NULL)
 		return false;
-	sagg_collector_halt(reader);
+	sagg_prefetch_halt(reader);
 
 	/* all without a record, so that each sends a wake-up for what comes */
 	for (int i = 0; i < reader->npartitions; i++)
 	{
-		if (sagg_portions_first(reader->partitions[i]) >= 0 ||
+		if (sagg_prefetched_first(reader->partitions[i]) >= 0 ||
 			sagg_partition_peek(reader, reader->partitions[i]) != NULL ||
 			reader->partitions[i]->lost || reader->partitions[i]->unreadable)
 			found = true;
@@ -68,10 +68,10 @@ sagg_kafka_has_records(SaggReader *base)
  * client does not fetch while that is executed would be waited for afterwards.
  * Returns false if it is too soon after the last one.
  *
- * Runs in the collector's thread, too: no error, no memory of PostgreSQL's.
+ * Runs in the prefetch's thread, too: no error, no memory of PostgreSQL's.
  */
 bool
-sagg_kafka_prod(SaggKafkaReader *reader, bool at_once)
+sagg_kafka_wake_fetcher(SaggKafkaReader *reader, bool at_once)
 {
 	const struct rd_kafka_metadata *metadata;
 	TimestampTz now;
@@ -80,9 +80,9 @@ sagg_kafka_prod(SaggKafkaReader *reader, bool at_once)
 		return true;
 	now = GetCurrentTimestamp();
 	if (!at_once &&
-		!TimestampDifferenceExceeds(reader->prodded, now, PROD_INTERVAL_MS))
+		!TimestampDifferenceExceeds(reader->woken, now, PROD_INTERVAL_MS))
 		return false;
-	reader->prodded = now;
+	reader->woken = now;
 	if (rd_kafka_metadata(reader->fetch->rk, 0, reader->fetch->topics[0], &metadata,
 						  PROD_WAIT_MS) == RD_KAFKA_RESP_ERR_NO_ERROR)
 		rd_kafka_metadata_destroy(metadata);
@@ -93,7 +93,7 @@ sagg_kafka_prod(SaggKafkaReader *reader, bool at_once)
  * Is what has been taken of the partition's queue, so many records and bytes, with
  * what is left so much that the queue may have been full?
  *
- * Runs in the collector's thread, too.
+ * Runs in the prefetch's thread, too.
  */
 bool
 sagg_queue_was_full(const SaggKafkaReader *reader, const SaggPartition *part,
@@ -140,10 +140,10 @@ collect_partition(SaggKafkaReader *reader, SaggPartition *part)
 	int64		records = 0;
 	int64		n;
 
-	while ((n = sagg_portion_take(reader, part, part->range_end, &bytes)) > 0)
+	while ((n = sagg_prefetched_take(reader, part, part->range_end, &bytes)) > 0)
 		records += n;
 	part->complete = part->position >= part->range_end;
-	if (!part->complete && sagg_portions_first(part) >= 0)
+	if (!part->complete && sagg_prefetched_first(part) >= 0)
 	{
 		part->position = part->range_end;
 		part->complete = true;
@@ -203,8 +203,8 @@ sagg_kafka_collect(SaggReader *base)
 	if (reader->nranges == 0)
 		return true;
 	drain_descriptor(reader);
-	sagg_kafka_check_refused(reader);
-	sagg_collector_halt(reader);
+	sagg_kafka_check_rejected(reader);
+	sagg_prefetch_halt(reader);
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		SaggPartition *part = reader->partitions[i];
@@ -226,6 +226,6 @@ sagg_kafka_collect(SaggReader *base)
 		return all_complete(reader);
 	}
 	if (was_full)
-		(void) sagg_kafka_prod(reader, complete);
+		(void) sagg_kafka_wake_fetcher(reader, complete);
 	return complete;
 }

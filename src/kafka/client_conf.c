@@ -32,7 +32,7 @@ apply_options(rd_kafka_conf_t *conf, List *options, int object,
 		char		reason[256] = "";
 
 		if (option == NULL)
-			sagg_option_refuse(def->defname, object, object_name);
+			sagg_option_reject(def->defname, object, object_name);
 		if (option->property == NULL)
 			continue;
 		if (rd_kafka_conf_set(conf, option->property, defGetString(def),

@@ -442,7 +442,7 @@ sagg_client_note_event(SaggClient *client, rd_kafka_event_t *event)
 				case RD_KAFKA_RESP_ERR__AUTHENTICATION:
 				case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
 					sagg_client_note_trouble(client, rd_kafka_event_error_string(event));
-					client->refused = true;
+					client->rejected = true;
 					break;
 			}
 			break;

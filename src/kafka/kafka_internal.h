@@ -12,7 +12,7 @@
  *
  * librdkafka's threads never run our code: there is no callback in either
  * direction, only queues polled by this process: by its main thread and, while
- * that executes a batch, by the collector (prefetch.c).
+ * that executes a batch, by the prefetch (prefetch.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -46,7 +46,7 @@ typedef struct SaggClient
 	pid_t		pid;			/* of the process that made it */
 	void		(*release) (void *owner);
 	void	   *owner;
-	bool		refused;		/* the broker rejects our credentials */
+	bool		rejected;		/* the broker rejects our credentials */
 	bool		broken;			/* a connection has, since anybody asked */
 	TimestampTz trouble_since;
 	TimestampTz down_since;		/* no broker can be reached, 0 = one may be */
@@ -91,8 +91,8 @@ extern void sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 
 /*
  * An assigned partition.  Everything before "position" has been handed over;
- * records from there on stand in "portions", messages behind those in "taken" and,
- * behind those, in "queue".  While the collector works, what is behind "position"
+ * records from there on stand in "prefetched runs", messages behind those in "taken" and,
+ * behind those, in "queue".  While the prefetch works, what is behind "position"
  * is its own.
  */
 typedef struct SaggPartition
@@ -111,7 +111,7 @@ typedef struct SaggPartition
 	int64		readable_at;	/* where they could, nevertheless; -1 = nowhere */
 	int64		last_offset;	/* of the last record handed over, -1 = none */
 	int64		last_timestamp; /* its timestamp, milliseconds; -1 = none */
-	dlist_head	portions;		/* see prefetched_runs.c */
+	dlist_head	prefetched;		/* see prefetched_runs.c */
 	rd_kafka_queue_t *queue;
 	int			next;			/* into taken */
 	int			ntaken;
@@ -119,14 +119,14 @@ typedef struct SaggPartition
 } SaggPartition;
 
 /* Records collected before their batch was planned (prefetched_runs.c). */
-typedef struct SaggPortion
+typedef struct SaggPrefetchedRun
 {
 	dlist_node	node;
 	SaggStretch records;
 	int64		last_offset;	/* of the last record */
 	int64		last_timestamp;
 	bool		headers;		/* of the records are stored */
-} SaggPortion;
+} SaggPrefetchedRun;
 
 /* A topic of the source, as Kafka last described it. */
 typedef struct SaggKnownTopic
@@ -141,7 +141,7 @@ typedef struct SaggKafkaReader
 	char	   *cluster_id;
 	int			fd;				/* eventfd of all partition queues */
 	rd_kafka_conf_t *conf;		/* of both clients */
-	SaggClient *asks;			/* NULL while nothing is asked */
+	SaggClient *query_client;	/* NULL while nothing is asked */
 	TimestampTz asked;			/* when it was last needed */
 	TimestampTz suspected;		/* see sagg_kafka_suspects */
 	TimestampTz waiting_since;	/* for an answer; 0 = for none */
@@ -156,12 +156,12 @@ typedef struct SaggKafkaReader
 	SaggKnownTopic *known;		/* by name */
 	bool		other_partitions;	/* seen since then */
 	TimestampTz partitions_checked;
-	TimestampTz prodded;		/* see sagg_kafka_prod */
+	TimestampTz woken;			/* see sagg_kafka_wake_fetcher */
 	uint64		answers;		/* see sagg_kafka_hears */
 	uint64		places;			/* sum of the partitions' positions */
 	int			nranges;		/* of the batch */
 	SaggRange  *ranges;
-	struct SaggCollector *collector;	/* NULL = none yet */
+	struct SaggPrefetch *prefetch;		/* NULL = none yet */
 	int			nlosses;		/* of the batch */
 	SaggRange  *losses;
 	struct SaggGroupOffsets *group; /* NULL = no offsets are committed to Kafka */
@@ -240,7 +240,7 @@ extern void sagg_group_detach(SaggKafkaReader *reader);
 extern void sagg_kafka_assign_all(SaggKafkaReader *reader);
 
 /* batch_fill.c */
-extern bool sagg_kafka_prod(SaggKafkaReader *reader, bool at_once);
+extern bool sagg_kafka_wake_fetcher(SaggKafkaReader *reader, bool at_once);
 extern bool sagg_queue_was_full(const SaggKafkaReader *reader,
 								const SaggPartition *part,
 								int64 records, int64 bytes);
@@ -256,7 +256,7 @@ extern bool sagg_is_unreadable(const rd_kafka_message_t *message);
 extern void sagg_kafka_skip_unreadable(SaggKafkaReader *reader);
 
 /* topic_query.c */
-extern void sagg_kafka_open_asks(SaggKafkaReader *reader);
+extern void sagg_kafka_open_query_client(SaggKafkaReader *reader);
 extern void sagg_kafka_before_attempt(SaggKafkaReader *reader, SaggClient *client,
 									   TimestampTz until,
 									   rd_kafka_resp_err_t err);
@@ -264,7 +264,7 @@ extern TimestampTz sagg_kafka_deadline(SaggKafkaReader *reader);
 extern int	sagg_kafka_slice(TimestampTz until);
 
 /* reader_trouble.c */
-extern void sagg_kafka_check_refused(SaggKafkaReader *reader);
+extern void sagg_kafka_check_rejected(SaggKafkaReader *reader);
 extern bool sagg_kafka_is_hopeless(const SaggKafkaReader *reader, const SaggClient *client);
 pg_noreturn extern void sagg_kafka_raise_no_answer(SaggKafkaReader *reader,
 													const SaggClient *client,
@@ -281,18 +281,18 @@ extern rd_kafka_message_t *sagg_partition_peek(SaggKafkaReader *reader,
 extern rd_kafka_message_t *sagg_partition_take(SaggPartition *part);
 
 /* prefetched_runs.c */
-extern void sagg_portion_add(SaggKafkaReader *reader, SaggPartition *part,
-							 const SaggPortion *found);
-extern void sagg_portions_drop(SaggKafkaReader *reader, SaggPartition *part);
-extern int64 sagg_portions_first(SaggPartition *part);
-extern int64 sagg_portions_end(SaggPartition *part);
-extern Size sagg_portions_bytes(SaggPartition *part);
-extern bool sagg_portions_lack_headers(SaggPartition *part);
-extern int64 sagg_portion_take(SaggKafkaReader *reader, SaggPartition *part,
-							   int64 end, int64 *bytes);
+extern void sagg_prefetched_add(SaggKafkaReader *reader, SaggPartition *part,
+								const SaggPrefetchedRun *found);
+extern void sagg_prefetched_drop(SaggKafkaReader *reader, SaggPartition *part);
+extern int64 sagg_prefetched_first(SaggPartition *part);
+extern int64 sagg_prefetched_end(SaggPartition *part);
+extern Size sagg_prefetched_bytes(SaggPartition *part);
+extern bool sagg_prefetched_lack_headers(SaggPartition *part);
+extern int64 sagg_prefetched_take(SaggKafkaReader *reader, SaggPartition *part,
+								  int64 end, int64 *bytes);
 
 /* prefetch.c */
-extern void sagg_collector_halt(SaggKafkaReader *reader);
-extern void sagg_collector_end(SaggKafkaReader *reader);
+extern void sagg_prefetch_halt(SaggKafkaReader *reader);
+extern void sagg_prefetch_end(SaggKafkaReader *reader);
 
 #endif							/* SAGG_KAFKA_INTERNAL_H */

@@ -7,7 +7,7 @@
  * whole answer it came with, and is out of every cache when its turn comes.
  *
  * Never, but in sagg_message_add: memory of PostgreSQL's or an error.  The others
- * run in the collector's thread, too.
+ * run in the prefetch's thread, too.
  *
  *-------------------------------------------------------------------------
  */

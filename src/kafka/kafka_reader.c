@@ -22,7 +22,7 @@ release_fetch(void *owner)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) owner;
 
-	sagg_collector_end(reader);
+	sagg_prefetch_end(reader);
 	sagg_batch_reset(reader->base.batch);
 	reader->nranges = 0;
 	for (int round = 0; round < SAGG_DRAIN_ROUNDS; round++)
@@ -50,7 +50,7 @@ sagg_kafka_open(SaggReader *base, List *sources)
 	reader->conf = sagg_client_conf(linitial_oid(sources));
 	sagg_conf_prepare(reader->conf);
 	reader->fd = sagg_event_fd_open();
-	sagg_kafka_open_asks(reader);
+	sagg_kafka_open_query_client(reader);
 }
 
 /*
@@ -63,8 +63,8 @@ sagg_kafka_close(SaggReader *base)
 
 	if (reader->fetch)
 		sagg_client_close(reader->fetch);
-	if (reader->asks)
-		sagg_client_close(reader->asks);
+	if (reader->query_client)
+		sagg_client_close(reader->query_client);
 	if (reader->conf)
 		rd_kafka_conf_destroy(reader->conf);
 	if (reader->fd >= 0)
@@ -107,7 +107,7 @@ add_partition(SaggKafkaReader *reader, const SaggRange *key)
 	part->position = -1;
 	part->last_offset = -1;
 	part->readable_at = -1;
-	dlist_init(&part->portions);
+	dlist_init(&part->prefetched);
 	sagg_partition_attach(reader, part);
 	if (reader->npartitions == 0)
 		reader->partitions = palloc(sizeof(SaggPartition *));
@@ -201,7 +201,7 @@ sagg_kafka_assign(SaggReader *base, const SaggRange *positions,
 
 	if (npositions == 0)
 		return;
-	sagg_collector_halt(reader);
+	sagg_prefetch_halt(reader);
 	if (reader->fetch == NULL)
 		open_fetch(reader, npositions, positions[0].topic);
 	else if (npositions > 2 * reader->sized_for)
@@ -256,11 +256,11 @@ sagg_kafka_gap_end(SaggReader *base, const SaggRange *range, bool pass)
 	SaggPartition *part;
 	int64		next;
 
-	sagg_collector_halt(reader);
+	sagg_prefetch_halt(reader);
 	part = find_partition(reader, range);
 	if (part == NULL || part->position != range->start)
 		return range->start;
-	next = sagg_portions_first(part);
+	next = sagg_prefetched_first(part);
 	if (next < 0)
 	{
 		rd_kafka_message_t *message = sagg_partition_peek(reader, part);
@@ -284,7 +284,7 @@ collected_without_headers(const SaggKafkaReader *reader)
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		if (sagg_batch_keeps_headers(reader->base.batch) &&
-			sagg_portions_lack_headers(reader->partitions[i]))
+			sagg_prefetched_lack_headers(reader->partitions[i]))
 			return true;
 	}
 	return false;
@@ -327,7 +327,7 @@ void
 sagg_kafka_release(SaggReader *base)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
-	sagg_collector_halt(reader);
+	sagg_prefetch_halt(reader);
 	sagg_batch_reset(reader->base.batch);
 	sagg_kafka_forget_losses(reader);
 	for (int i = 0; i < reader->npartitions; i++)

@@ -93,14 +93,14 @@ sagg_kafka_suspects(SaggReader *base, const SaggRange *last, int nlast)
 	TimestampTz now = GetCurrentTimestamp();
 	bool		suspicion = false;
 
-	if (nlast == 0 || reader->asks == NULL ||
+	if (nlast == 0 || reader->query_client == NULL ||
 		!TimestampDifferenceExceeds(reader->suspected, now, SUSPICION_PAUSE_MS))
 		return false;
 	list = rd_kafka_topic_partition_list_new(nlast);
 	for (int i = 0; i < nlast; i++)
 		rd_kafka_topic_partition_list_add(list, sagg_topic_name(last[i].topic),
 										  last[i].partition)->offset = last[i].end + 1;
-	if (rd_kafka_offsets_for_times(reader->asks->rk, list,
+	if (rd_kafka_offsets_for_times(reader->query_client->rk, list,
 								   SAGG_KAFKA_SLICE_MS) == RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
 		for (int i = 0; i < nlast; i++)
@@ -133,7 +133,7 @@ find_last(SaggRange *last, int nlast, const rd_kafka_message_t *message)
 }
 
 static void
-raise_made_anew(const SaggRange *last, int64 timestamp)
+raise_recreated(const SaggRange *last, int64 timestamp)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
@@ -165,7 +165,7 @@ take_message(SaggKafkaReader *reader, rd_kafka_message_t *message, SaggRange *la
 			if (offset == last->start && timestamp != last->end)
 			{
 				if (!reader->base.skips_lost)
-					raise_made_anew(last, timestamp);
+					raise_recreated(last, timestamp);
 				last->end = SAGG_ANOTHER_RECORD;
 				return true;
 			}

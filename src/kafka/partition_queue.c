@@ -3,7 +3,7 @@
  * partition_queue.c
  *	  The messages of one assigned partition, in order, without waiting.
  *
- * Messages are taken from librdkafka's queue in small portions and handed
+ * Messages are taken from librdkafka's queue in small prefetched runs and handed
  * over one by one; what a batch does not take stays for the next.  Nothing is
  * handed over twice, nothing before the position, and no error of Kafka that
  * could mean a lost record is passed over (I5).
@@ -42,7 +42,7 @@ sagg_partition_attach(SaggKafkaReader *reader, SaggPartition *part)
 void
 sagg_partition_restart(SaggKafkaReader *reader, SaggPartition *part, int64 position)
 {
-	sagg_portions_drop(reader, part);
+	sagg_prefetched_drop(reader, part);
 	while (part->next < part->ntaken)
 		rd_kafka_message_destroy(part->taken[part->next++]);
 	part->next = part->ntaken = 0;
@@ -172,7 +172,7 @@ handle_error(SaggKafkaReader *reader, SaggPartition *part, rd_kafka_message_t *m
 }
 
 /*
- * The first message at or behind the position, where no portion is, or NULL if there is none yet.
+ * The first message at or behind the position, where no run is, or NULL if there is none yet.
  * It stays there until taken.  Raises an error if records cannot be read, or if
  * offsets are gone, and the reader does not skip these: else the partition is
  * "unreadable" or "lost" then.

@@ -22,20 +22,20 @@
 #include "prefetch_internal.h"
 
 /*
- * A collector with a thread that sleeps; NULL for lack of resources.
+ * A prefetch with a thread that sleeps; NULL for lack of resources.
  */
-static SaggCollector *
-make_collector(SaggKafkaReader *reader)
+static SaggPrefetch *
+make_prefetch(SaggKafkaReader *reader)
 {
-	SaggCollector *collector = MemoryContextAllocExtended(reader->base.memory, sizeof(SaggCollector),
-														  MCXT_ALLOC_ZERO | MCXT_ALLOC_NO_OOM);
+	SaggPrefetch *prefetch = MemoryContextAllocExtended(reader->base.memory, sizeof(SaggPrefetch),
+														MCXT_ALLOC_ZERO | MCXT_ALLOC_NO_OOM);
 
-	if (collector == NULL)
+	if (prefetch == NULL)
 		return NULL;
-	collector->reader = reader;
-	if (sagg_collector_thread_start(collector) == 0)
-		return collector;
-	pfree(collector);
+	prefetch->reader = reader;
+	if (sagg_prefetch_thread_start(prefetch) == 0)
+		return prefetch;
+	pfree(prefetch);
 	return NULL;
 }
 
@@ -43,16 +43,16 @@ make_collector(SaggKafkaReader *reader)
  * Room for the shares of all partitions; false if there is none.
  */
 static bool
-make_room_for_shares(SaggCollector *collector, int n)
+make_room_for_quotas(SaggPrefetch *prefetch, int n)
 {
-	if (collector->max_shares >= n)
+	if (prefetch->max_quotas >= n)
 		return true;
-	if (collector->shares)
-		pfree(collector->shares);
-	collector->shares = MemoryContextAllocExtended(collector->reader->base.memory,
-												   sizeof(SaggShare) * n, MCXT_ALLOC_NO_OOM);
-	collector->max_shares = collector->shares ? n : 0;
-	return collector->shares != NULL;
+	if (prefetch->quotas)
+		pfree(prefetch->quotas);
+	prefetch->quotas = MemoryContextAllocExtended(prefetch->reader->base.memory,
+												  sizeof(SaggQuota) * n, MCXT_ALLOC_NO_OOM);
+	prefetch->max_quotas = prefetch->quotas ? n : 0;
+	return prefetch->quotas != NULL;
 }
 
 /*
@@ -61,29 +61,29 @@ make_room_for_shares(SaggCollector *collector, int n)
  * to take.
  */
 static bool
-plan_shares(SaggCollector *collector, Size *held)
+plan_quotas(SaggPrefetch *prefetch, Size *held)
 {
-	SaggKafkaReader *reader = collector->reader;
+	SaggKafkaReader *reader = prefetch->reader;
 
 	*held = 0;
-	collector->nshares = 0;
-	collector->prod = false;
-	if (!make_room_for_shares(collector, reader->npartitions))
+	prefetch->nquotas = 0;
+	prefetch->wake = false;
+	if (!make_room_for_quotas(prefetch, reader->npartitions))
 		return false;
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		SaggPartition *part = reader->partitions[i];
-		SaggShare  *share = &collector->shares[collector->nshares];
+		SaggQuota  *quota = &prefetch->quotas[prefetch->nquotas];
 
-		*held += sagg_portions_bytes(part);
-		share->part = part;
-		share->next = sagg_portions_end(part);
-		share->left = part->range_end - part->range_start - (share->next - part->position);
-		share->bytes = 0;
-		if (part->range_end >= 0 && !part->lost && share->left > 0)
-			collector->nshares++;
+		*held += sagg_prefetched_bytes(part);
+		quota->part = part;
+		quota->next = sagg_prefetched_end(part);
+		quota->left = part->range_end - part->range_start - (quota->next - part->position);
+		quota->bytes = 0;
+		if (part->range_end >= 0 && !part->lost && quota->left > 0)
+			prefetch->nquotas++;
 	}
-	return collector->nshares > 0;
+	return prefetch->nquotas > 0;
 }
 
 /*
@@ -91,23 +91,23 @@ plan_shares(SaggCollector *collector, Size *held)
  * more than the fetch memory, but one.  False if there is none.
  */
 static bool
-provide_chunks(SaggCollector *collector, Size held)
+provide_chunks(SaggPrefetch *prefetch, Size held)
 {
-	SaggBatch  *batch = collector->reader->base.batch;
+	SaggBatch  *batch = prefetch->reader->base.batch;
 	Size		most = (Size) sagg_fetch_memory_kb * 1024;
 	Size		wanted = Min(batch->bytes + batch->bytes / 8, most - Min(most, held));
 	int			n = Min(wanted / SAGG_CHUNK_SIZE + 1, SAGG_MOST_CHUNKS);
 
-	collector->chunk = 0;
-	while (collector->nchunks < n)
+	prefetch->chunk = 0;
+	while (prefetch->nchunks < n)
 	{
 		SaggChunk  *chunk = sagg_chunk_take(batch, SAGG_CHUNK_SIZE, true);
 
 		if (chunk == NULL)
 			break;
-		collector->chunks[collector->nchunks++] = chunk;
+		prefetch->chunks[prefetch->nchunks++] = chunk;
 	}
-	return collector->nchunks > 0;
+	return prefetch->nchunks > 0;
 }
 
 /*
@@ -119,52 +119,52 @@ sagg_kafka_collect_ahead(SaggReader *base)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	SaggBatch  *batch = reader->base.batch;
-	SaggCollector *collector;
+	SaggPrefetch *prefetch;
 	Size		held;
 
 	if (reader->fetch == NULL || batch->file != NULL || sagg_collect_ahead < 0 ||
 		batch->nrecords < Max(sagg_collect_ahead, 1))
 		return;
-	sagg_collector_halt(reader);
-	if (reader->collector == NULL)
-		reader->collector = make_collector(reader);
-	collector = reader->collector;
-	if (collector == NULL || !plan_shares(collector, &held) ||
-		!provide_chunks(collector, held))
+	sagg_prefetch_halt(reader);
+	if (reader->prefetch == NULL)
+		reader->prefetch = make_prefetch(reader);
+	prefetch = reader->prefetch;
+	if (prefetch == NULL || !plan_quotas(prefetch, &held) ||
+		!provide_chunks(prefetch, held))
 		return;
-	collector->headers = batch->keep_headers;
-	sagg_collector_thread_run(collector);
+	prefetch->headers = batch->keep_headers;
+	sagg_prefetch_thread_run(prefetch);
 }
 
 static void
-give_chunks_back(SaggCollector *collector)
+give_chunks_back(SaggPrefetch *prefetch)
 {
-	while (collector->nchunks > 0)
-		sagg_chunk_release(collector->reader->base.batch,
-						   collector->chunks[--collector->nchunks]);
+	while (prefetch->nchunks > 0)
+		sagg_chunk_release(prefetch->reader->base.batch,
+						   prefetch->chunks[--prefetch->nchunks]);
 }
 
 /*
  * From here on the partitions are the process's again, with what was collected.
  */
 void
-sagg_collector_halt(SaggKafkaReader *reader)
+sagg_prefetch_halt(SaggKafkaReader *reader)
 {
-	SaggCollector *collector = reader->collector;
+	SaggPrefetch *prefetch = reader->prefetch;
 	int			nfound;
 	int64		records = 0;
 
-	if (collector == NULL || collector->nchunks == 0)
+	if (prefetch == NULL || prefetch->nchunks == 0)
 		return;
-	sagg_collector_thread_wait(collector);
-	nfound = collector->nfound;
-	collector->nfound = 0;
+	sagg_prefetch_thread_wait(prefetch);
+	nfound = prefetch->nfound;
+	prefetch->nfound = 0;
 	for (int i = 0; i < nfound; i++)
 	{
-		sagg_portion_add(reader, collector->found_of[i], &collector->found[i]);
-		records += collector->found[i].records.run.end;
+		sagg_prefetched_add(reader, prefetch->found_of[i], &prefetch->found[i]);
+		records += prefetch->found[i].records.run.end;
 	}
-	give_chunks_back(collector);
+	give_chunks_back(prefetch);
 	ereport(DEBUG1,
 			(errmsg_internal("collected " INT64_FORMAT " records of micro-batches to come",
 							 records)));
@@ -174,16 +174,16 @@ sagg_collector_halt(SaggKafkaReader *reader)
  * End the thread, and forget what it has collected.  Raises no error.
  */
 void
-sagg_collector_end(SaggKafkaReader *reader)
+sagg_prefetch_end(SaggKafkaReader *reader)
 {
-	SaggCollector *collector = reader->collector;
+	SaggPrefetch *prefetch = reader->prefetch;
 
-	if (collector == NULL)
+	if (prefetch == NULL)
 		return;
-	reader->collector = NULL;
-	sagg_collector_thread_end(collector);
-	give_chunks_back(collector);
-	if (collector->shares)
-		pfree(collector->shares);
-	pfree(collector);
+	reader->prefetch = NULL;
+	sagg_prefetch_thread_end(prefetch);
+	give_chunks_back(prefetch);
+	if (prefetch->quotas)
+		pfree(prefetch->quotas);
+	pfree(prefetch);
 }

@@ -14,20 +14,20 @@
 
 #include "kafka_internal.h"
 
-/* chunks and portions that may be filled during a batch */
+/* chunks and prefetched runs that may be filled during a batch */
 #define SAGG_MOST_CHUNKS	64
-#define SAGG_MOST_PORTIONS	4096
+#define SAGG_MAX_PREFETCHED_RUNS	4096
 
 /* What to take of a partition. */
-typedef struct SaggShare
+typedef struct SaggQuota
 {
 	SaggPartition *part;
 	int64		next;			/* offset */
 	int64		left;			/* records */
 	int64		bytes;			/* taken so far */
-} SaggShare;
+} SaggQuota;
 
-typedef struct SaggCollector
+typedef struct SaggPrefetch
 {
 	SaggKafkaReader *reader;
 	pthread_t	thread;
@@ -36,26 +36,26 @@ typedef struct SaggCollector
 	bool		busy;			/* it may */
 	bool		quit;
 	pthread_cond_t changed;
-	pg_atomic_uint32 halt;		/* wanted no more; between two portions */
+	pg_atomic_uint32 halt;		/* wanted no more; between two prefetched runs */
 
 	/* while it is busy, the thread's */
 	bool		headers;
-	int			nshares;
-	int			max_shares;
-	SaggShare  *shares;
+	int			nquotas;
+	int			max_quotas;
+	SaggQuota  *quotas;
 	int			nchunks;
 	int			chunk;			/* being filled */
 	SaggChunk  *chunks[SAGG_MOST_CHUNKS];
-	bool		prod;			/* see sagg_kafka_prod */
+	bool		wake;			/* see sagg_kafka_wake_fetcher */
 	int			nfound;
-	SaggPartition *found_of[SAGG_MOST_PORTIONS];
-	SaggPortion found[SAGG_MOST_PORTIONS];
-} SaggCollector;
+	SaggPartition *found_of[SAGG_MAX_PREFETCHED_RUNS];
+	SaggPrefetchedRun found[SAGG_MAX_PREFETCHED_RUNS];
+} SaggPrefetch;
 
 /* prefetch_thread.c: called by the process */
-extern int	sagg_collector_thread_start(SaggCollector *collector);
-extern void sagg_collector_thread_run(SaggCollector *collector);
-extern void sagg_collector_thread_wait(SaggCollector *collector);
-extern void sagg_collector_thread_end(SaggCollector *collector);
+extern int	sagg_prefetch_thread_start(SaggPrefetch *prefetch);
+extern void sagg_prefetch_thread_run(SaggPrefetch *prefetch);
+extern void sagg_prefetch_thread_wait(SaggPrefetch *prefetch);
+extern void sagg_prefetch_thread_end(SaggPrefetch *prefetch);
 
 #endif							/* SAGG_PREFETCH_INTERNAL_H */

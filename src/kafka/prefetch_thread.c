@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * prefetch_thread.c
- *	  What the collector's thread does, and how the process starts and stops it.
+ *	  What the prefetch's thread does, and how the process starts and stops it.
  *
- * The thread and the process take turns.  While the collector is busy, queues and
+ * The thread and the process take turns.  While the prefetch is busy, queues and
  * what was taken from them are the thread's (SaggPartition), and so is what
- * SaggCollector says is; the process waits until it has put down what it has in
+ * SaggPrefetch says is; the process waits until it has put down what it has in
  * hand, a few hundred messages at most.  The thread stops by itself at a message
  * that is an error, which is for the process to judge, and when it has what it was
  * to take.  Between batches it sleeps.
@@ -23,7 +23,7 @@
 
 /*
  * Messages of a partition before it is the next one's turn, and how many there are
- * to be for a turn: portions are to be long.
+ * to be for a turn: prefetched runs are to be long.
  */
 #define TURN				4096
 #define LEAST_TURN			SAGG_TAKE_AT_ONCE
@@ -35,77 +35,77 @@
  * A place for a record in a chunk, or NULL if there is no more room.
  */
 static char *
-find_room(SaggCollector *collector, Size size)
+find_room(SaggPrefetch *prefetch, Size size)
 {
 	if (size > SAGG_CHUNK_SIZE)
 		return NULL;
-	while (collector->chunk < collector->nchunks)
+	while (prefetch->chunk < prefetch->nchunks)
 	{
-		SaggChunk  *chunk = collector->chunks[collector->chunk];
+		SaggChunk  *chunk = prefetch->chunks[prefetch->chunk];
 
 		if (chunk->size - chunk->used >= size)
 			return chunk->data + chunk->used;
-		collector->chunk++;
+		prefetch->chunk++;
 	}
 	return NULL;
 }
 
 /*
- * The portion for the partition's next record in a chunk: the last one if that
+ * The run for the partition's next record in a chunk: the last one if that
  * goes on there, or a new one; NULL if there are too many.
  */
-static SaggPortion *
-find_portion(SaggCollector *collector, SaggPartition *part, SaggChunk *chunk, int64 offset)
+static SaggPrefetchedRun *
+find_run(SaggPrefetch *prefetch, SaggPartition *part, SaggChunk *chunk, int64 offset)
 {
-	SaggPortion *portion;
-	int			last = collector->nfound - 1;
+	SaggPrefetchedRun *run;
+	int			last = prefetch->nfound - 1;
 
-	if (last >= 0 && collector->found_of[last] == part &&
-		collector->found[last].records.chunk == chunk)
-		return &collector->found[last];
-	if (collector->nfound == SAGG_MOST_PORTIONS)
+	if (last >= 0 && prefetch->found_of[last] == part &&
+		prefetch->found[last].records.chunk == chunk)
+		return &prefetch->found[last];
+	if (prefetch->nfound == SAGG_MAX_PREFETCHED_RUNS)
 		return NULL;
-	portion = &collector->found[collector->nfound];
-	memset(portion, 0, sizeof(*portion));
-	portion->records.run.topic = part->topic;
-	portion->records.run.partition = part->partition;
-	portion->records.chunk = chunk;
-	portion->records.place = portion->records.end = chunk->used;
-	portion->records.first = offset;
-	portion->headers = collector->headers;
-	collector->found_of[collector->nfound++] = part;
-	return portion;
+	run = &prefetch->found[prefetch->nfound];
+	memset(run, 0, sizeof(*run));
+	run->records.run.topic = part->topic;
+	run->records.run.partition = part->partition;
+	run->records.chunk = chunk;
+	run->records.place = run->records.end = chunk->used;
+	run->records.first = offset;
+	run->headers = prefetch->headers;
+	prefetch->found_of[prefetch->nfound++] = part;
+	return run;
 }
 
 /*
  * Copy a message.  Returns false if there is no room for it.
  */
 static bool
-store_message(SaggCollector *collector, SaggShare *share, const rd_kafka_message_t *message)
+store_message(SaggPrefetch *prefetch, SaggQuota *quota, const rd_kafka_message_t *message)
 {
 	SaggStoredRecord stored;
 	rd_kafka_headers_t *headers;
-	Size		size = sagg_message_measure(share->part->topic, message, collector->headers,
+	Size		size = sagg_message_measure(quota->part->topic, message, prefetch->headers,
 											&stored, &headers);
-	char	   *room = find_room(collector, size);
+	char	   *room = find_room(prefetch, size);
 	SaggChunk  *chunk;
-	SaggPortion *portion;
+	SaggPrefetchedRun *run;
 
 	if (room == NULL)
 		return false;
-	chunk = collector->chunks[collector->chunk];
-	portion = find_portion(collector, share->part, chunk, stored.offset);
-	if (portion == NULL)
+	chunk = prefetch->chunks[prefetch->chunk];
+	run = find_run(prefetch, quota->part, chunk, stored.offset);
+	if (run == NULL)
 		return false;
 	sagg_message_copy(room, message, &stored, headers);
 	chunk->used += size;
-	portion->records.end += size;
-	portion->records.run.end++;
-	portion->last_offset = stored.offset;
-	portion->last_timestamp = stored.timestamp_ms;
-	share->next = stored.offset + 1;
-	share->left--;
-	share->bytes += size;
+	run->records.end += size;
+	run->records.run.end++;
+	run->last_offset = stored.offset;
+	run->last_timestamp = stored.timestamp_ms;
+	quota->next = stored.offset + 1;
+	quota->left--;
+	quota->bytes += size;
 	return true;
 }
 
@@ -115,9 +115,9 @@ store_message(SaggCollector *collector, SaggShare *share, const rd_kafka_message
  * for now, is no more than that.
  */
 static bool
-store_taken(SaggCollector *collector, SaggShare *share)
+store_taken(SaggPrefetch *prefetch, SaggQuota *quota)
 {
-	SaggPartition *part = share->part;
+	SaggPartition *part = quota->part;
 
 	while (part->next < part->ntaken)
 	{
@@ -125,9 +125,9 @@ store_taken(SaggCollector *collector, SaggShare *share)
 
 		if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
 			part->eof = Max(part->eof, message->offset);
-		else if (share->left == 0 || message->err != RD_KAFKA_RESP_ERR_NO_ERROR ||
-				 (message->offset >= share->next &&
-				  !store_message(collector, share, message)))
+		else if (quota->left == 0 || message->err != RD_KAFKA_RESP_ERR_NO_ERROR ||
+				 (message->offset >= quota->next &&
+				  !store_message(prefetch, quota, message)))
 			return false;
 		part->next++;
 		rd_kafka_message_destroy(message);
@@ -139,13 +139,13 @@ store_taken(SaggCollector *collector, SaggShare *share)
  * Is there so much of a partition that it is worth while?
  */
 static bool
-worth_a_turn(const SaggShare *share)
+worth_a_turn(const SaggQuota *quota)
 {
-	SaggPartition *part = share->part;
+	SaggPartition *part = quota->part;
 
-	return share->left > 0 &&
+	return quota->left > 0 &&
 		(part->next < part->ntaken ||
-		 rd_kafka_queue_length(part->queue) >= Min(share->left, LEAST_TURN));
+		 rd_kafka_queue_length(part->queue) >= Min(quota->left, LEAST_TURN));
 }
 
 /*
@@ -153,15 +153,15 @@ worth_a_turn(const SaggShare *share)
  * is done has none left.
  */
 static int64
-collect_share(SaggCollector *collector, SaggShare *share)
+fill_quota(SaggPrefetch *prefetch, SaggQuota *quota)
 {
-	SaggPartition *part = share->part;
-	int64		wanted = share->left;
+	SaggPartition *part = quota->part;
+	int64		wanted = quota->left;
 	int64		n = 0;
 
-	while (n < Min(TURN, wanted) && pg_atomic_read_u32(&collector->halt) == 0)
+	while (n < Min(TURN, wanted) && pg_atomic_read_u32(&prefetch->halt) == 0)
 	{
-		int64		left = share->left;
+		int64		left = quota->left;
 
 		if (part->next == part->ntaken)
 		{
@@ -173,14 +173,14 @@ collect_share(SaggCollector *collector, SaggShare *share)
 		}
 		if (part->ntaken == 0)
 			break;
-		if (!store_taken(collector, share))
+		if (!store_taken(prefetch, quota))
 		{
-			n = wanted - share->left;
-			share->left = 0;
+			n = wanted - quota->left;
+			quota->left = 0;
 			break;
 		}
-		n = wanted - share->left;
-		if (share->left == left)
+		n = wanted - quota->left;
+		if (quota->left == left)
 			break;				/* nothing but records from before the position */
 	}
 	return n;
@@ -191,27 +191,27 @@ collect_share(SaggCollector *collector, SaggShare *share)
  * whether there was anything.
  */
 static bool
-collect_round(SaggCollector *collector, bool *found)
+collect_round(SaggPrefetch *prefetch, bool *found)
 {
-	SaggKafkaReader *reader = collector->reader;
+	SaggKafkaReader *reader = prefetch->reader;
 	bool		done = true;
 
 	*found = false;
-	for (int i = 0; i < collector->nshares; i++)
+	for (int i = 0; i < prefetch->nquotas; i++)
 	{
-		SaggShare  *share = &collector->shares[i];
-		int64		bytes = share->bytes;
+		SaggQuota  *quota = &prefetch->quotas[i];
+		int64		bytes = quota->bytes;
 		int64		n = 0;
 
-		if (worth_a_turn(share))
-			n = collect_share(collector, share);
+		if (worth_a_turn(quota))
+			n = fill_quota(prefetch, quota);
 		*found = *found || n > 0;
-		if (sagg_queue_was_full(reader, share->part, n, share->bytes - bytes))
-			collector->prod = true;
-		done = done && share->left == 0;
+		if (sagg_queue_was_full(reader, quota->part, n, quota->bytes - bytes))
+			prefetch->wake = true;
+		done = done && quota->left == 0;
 	}
-	if (collector->prod && sagg_kafka_prod(reader, false))
-		collector->prod = false;
+	if (prefetch->wake && sagg_kafka_wake_fetcher(reader, false))
+		prefetch->wake = false;
 	return done;
 }
 
@@ -219,7 +219,7 @@ collect_round(SaggCollector *collector, bool *found)
  * With the lock held: sleep until something changes, or a while.
  */
 static void
-pause_collector(SaggCollector *collector)
+pause_prefetch(SaggPrefetch *prefetch)
 {
 	struct timespec until;
 
@@ -230,38 +230,38 @@ pause_collector(SaggCollector *collector)
 		until.tv_sec++;
 		until.tv_nsec -= 1000 * 1000 * 1000;
 	}
-	pthread_cond_timedwait(&collector->changed, &collector->lock, &until);
+	pthread_cond_timedwait(&prefetch->changed, &prefetch->lock, &until);
 }
 
 static void *
-collector_main(void *arg)
+prefetch_main(void *arg)
 {
-	SaggCollector *collector = (SaggCollector *) arg;
+	SaggPrefetch *prefetch = (SaggPrefetch *) arg;
 
-	pthread_mutex_lock(&collector->lock);
-	while (!collector->quit)
+	pthread_mutex_lock(&prefetch->lock);
+	while (!prefetch->quit)
 	{
 		bool		found;
 		bool		done;
 
-		if (!collector->wanted)
+		if (!prefetch->wanted)
 		{
-			collector->busy = false;
-			pthread_cond_broadcast(&collector->changed);
-			pthread_cond_wait(&collector->changed, &collector->lock);
+			prefetch->busy = false;
+			pthread_cond_broadcast(&prefetch->changed);
+			pthread_cond_wait(&prefetch->changed, &prefetch->lock);
 			continue;
 		}
-		collector->busy = true;
-		pthread_mutex_unlock(&collector->lock);
-		done = collect_round(collector, &found);
-		pthread_mutex_lock(&collector->lock);
+		prefetch->busy = true;
+		pthread_mutex_unlock(&prefetch->lock);
+		done = collect_round(prefetch, &found);
+		pthread_mutex_lock(&prefetch->lock);
 		if (done)
-			collector->wanted = false;
-		else if (!found && collector->wanted)
-			pause_collector(collector);
+			prefetch->wanted = false;
+		else if (!found && prefetch->wanted)
+			pause_prefetch(prefetch);
 	}
-	collector->busy = false;
-	pthread_mutex_unlock(&collector->lock);
+	prefetch->busy = false;
+	pthread_mutex_unlock(&prefetch->lock);
 	return NULL;
 }
 
@@ -270,23 +270,23 @@ collector_main(void *arg)
  * an errno for lack of resources.
  */
 int
-sagg_collector_thread_start(SaggCollector *collector)
+sagg_prefetch_thread_start(SaggPrefetch *prefetch)
 {
 	pthread_condattr_t attributes;
 	int			error;
 
-	pg_atomic_init_u32(&collector->halt, 0);
-	pthread_mutex_init(&collector->lock, NULL);
+	pg_atomic_init_u32(&prefetch->halt, 0);
+	pthread_mutex_init(&prefetch->lock, NULL);
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-	pthread_cond_init(&collector->changed, &attributes);
+	pthread_cond_init(&prefetch->changed, &attributes);
 	pthread_condattr_destroy(&attributes);
 
-	error = sagg_thread_start(&collector->thread, collector_main, collector);
+	error = sagg_thread_start(&prefetch->thread, prefetch_main, prefetch);
 	if (error != 0)
 	{
-		pthread_cond_destroy(&collector->changed);
-		pthread_mutex_destroy(&collector->lock);
+		pthread_cond_destroy(&prefetch->changed);
+		pthread_mutex_destroy(&prefetch->lock);
 	}
 	return error;
 }
@@ -295,42 +295,42 @@ sagg_collector_thread_start(SaggCollector *collector)
  * Let the thread take its shares.
  */
 void
-sagg_collector_thread_run(SaggCollector *collector)
+sagg_prefetch_thread_run(SaggPrefetch *prefetch)
 {
-	pg_atomic_write_u32(&collector->halt, 0);
-	pthread_mutex_lock(&collector->lock);
-	collector->wanted = collector->busy = true;
-	pthread_cond_broadcast(&collector->changed);
-	pthread_mutex_unlock(&collector->lock);
+	pg_atomic_write_u32(&prefetch->halt, 0);
+	pthread_mutex_lock(&prefetch->lock);
+	prefetch->wanted = prefetch->busy = true;
+	pthread_cond_broadcast(&prefetch->changed);
+	pthread_mutex_unlock(&prefetch->lock);
 }
 
 /*
  * Wait until the thread has put down what it has in hand.
  */
 void
-sagg_collector_thread_wait(SaggCollector *collector)
+sagg_prefetch_thread_wait(SaggPrefetch *prefetch)
 {
-	pg_atomic_write_u32(&collector->halt, 1);
-	pthread_mutex_lock(&collector->lock);
-	collector->wanted = false;
-	pthread_cond_broadcast(&collector->changed);
-	while (collector->busy)
-		pthread_cond_wait(&collector->changed, &collector->lock);
-	pthread_mutex_unlock(&collector->lock);
+	pg_atomic_write_u32(&prefetch->halt, 1);
+	pthread_mutex_lock(&prefetch->lock);
+	prefetch->wanted = false;
+	pthread_cond_broadcast(&prefetch->changed);
+	while (prefetch->busy)
+		pthread_cond_wait(&prefetch->changed, &prefetch->lock);
+	pthread_mutex_unlock(&prefetch->lock);
 }
 
 /*
  * End the thread.
  */
 void
-sagg_collector_thread_end(SaggCollector *collector)
+sagg_prefetch_thread_end(SaggPrefetch *prefetch)
 {
-	pg_atomic_write_u32(&collector->halt, 1);
-	pthread_mutex_lock(&collector->lock);
-	collector->quit = true;
-	pthread_cond_broadcast(&collector->changed);
-	pthread_mutex_unlock(&collector->lock);
-	pthread_join(collector->thread, NULL);
-	pthread_cond_destroy(&collector->changed);
-	pthread_mutex_destroy(&collector->lock);
+	pg_atomic_write_u32(&prefetch->halt, 1);
+	pthread_mutex_lock(&prefetch->lock);
+	prefetch->quit = true;
+	pthread_cond_broadcast(&prefetch->changed);
+	pthread_mutex_unlock(&prefetch->lock);
+	pthread_join(prefetch->thread, NULL);
+	pthread_cond_destroy(&prefetch->changed);
+	pthread_mutex_destroy(&prefetch->lock);
 }

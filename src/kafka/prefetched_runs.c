@@ -14,35 +14,35 @@
 #include "kafka_internal.h"
 
 /*
- * Add a portion behind the others; holds its chunk.
+ * Add a run behind the others; holds its chunk.
  */
 void
-sagg_portion_add(SaggKafkaReader *reader, SaggPartition *part, const SaggPortion *found)
+sagg_prefetched_add(SaggKafkaReader *reader, SaggPartition *part, const SaggPrefetchedRun *found)
 {
-	SaggPortion *portion = MemoryContextAlloc(reader->base.memory, sizeof(SaggPortion));
+	SaggPrefetchedRun *run = MemoryContextAlloc(reader->base.memory, sizeof(SaggPrefetchedRun));
 
-	*portion = *found;
-	portion->records.chunk->holders++;
-	dlist_push_tail(&part->portions, &portion->node);
+	*run = *found;
+	run->records.chunk->holders++;
+	dlist_push_tail(&part->prefetched, &run->node);
 }
 
 static void
 drop_first(SaggKafkaReader *reader, SaggPartition *part)
 {
-	SaggPortion *portion = dlist_container(SaggPortion, node,
-										   dlist_pop_head_node(&part->portions));
+	SaggPrefetchedRun *run = dlist_container(SaggPrefetchedRun, node,
+											 dlist_pop_head_node(&part->prefetched));
 
-	sagg_chunk_release(reader->base.batch, portion->records.chunk);
-	pfree(portion);
+	sagg_chunk_release(reader->base.batch, run->records.chunk);
+	pfree(run);
 }
 
 /*
  * Forget all that was collected.  Raises no error.
  */
 void
-sagg_portions_drop(SaggKafkaReader *reader, SaggPartition *part)
+sagg_prefetched_drop(SaggKafkaReader *reader, SaggPartition *part)
 {
-	while (!dlist_is_empty(&part->portions))
+	while (!dlist_is_empty(&part->prefetched))
 		drop_first(reader, part);
 }
 
@@ -50,38 +50,38 @@ sagg_portions_drop(SaggKafkaReader *reader, SaggPartition *part)
  * Offset of the first record collected, or -1.
  */
 int64
-sagg_portions_first(SaggPartition *part)
+sagg_prefetched_first(SaggPartition *part)
 {
-	if (dlist_is_empty(&part->portions))
+	if (dlist_is_empty(&part->prefetched))
 		return -1;
-	return dlist_container(SaggPortion, node, part->portions.head.next)->records.first;
+	return dlist_container(SaggPrefetchedRun, node, part->prefetched.head.next)->records.first;
 }
 
 /*
  * Offset behind the last record collected; without any, the partition's position.
  */
 int64
-sagg_portions_end(SaggPartition *part)
+sagg_prefetched_end(SaggPartition *part)
 {
-	if (dlist_is_empty(&part->portions))
+	if (dlist_is_empty(&part->prefetched))
 		return part->position;
-	return dlist_container(SaggPortion, node, part->portions.head.prev)->last_offset + 1;
+	return dlist_container(SaggPrefetchedRun, node, part->prefetched.head.prev)->last_offset + 1;
 }
 
 /*
  * Bytes of the records collected.
  */
 Size
-sagg_portions_bytes(SaggPartition *part)
+sagg_prefetched_bytes(SaggPartition *part)
 {
 	Size		bytes = 0;
 	dlist_iter	iter;
 
-	dlist_foreach(iter, &part->portions)
+	dlist_foreach(iter, &part->prefetched)
 	{
-		const SaggPortion *portion = dlist_container(SaggPortion, node, iter.cur);
+		const SaggPrefetchedRun *run = dlist_container(SaggPrefetchedRun, node, iter.cur);
 
-		bytes += portion->records.end - portion->records.place;
+		bytes += run->records.end - run->records.place;
 	}
 	return bytes;
 }
@@ -90,29 +90,29 @@ sagg_portions_bytes(SaggPartition *part)
  * Were records collected without the headers that are to be kept now?
  */
 bool
-sagg_portions_lack_headers(SaggPartition *part)
+sagg_prefetched_lack_headers(SaggPartition *part)
 {
 	dlist_iter	iter;
 
-	dlist_foreach(iter, &part->portions)
+	dlist_foreach(iter, &part->prefetched)
 	{
-		if (!dlist_container(SaggPortion, node, iter.cur)->headers)
+		if (!dlist_container(SaggPrefetchedRun, node, iter.cur)->headers)
 			return true;
 	}
 	return false;
 }
 
 /*
- * Of a portion the records before offset "end", of which there is one at least:
+ * Of a run the records before offset "end", of which there is one at least:
  * out of it, into "before".
  */
 static void
-cut(SaggPortion *portion, int64 end, SaggPortion *before)
+cut(SaggPrefetchedRun *run, int64 end, SaggPrefetchedRun *before)
 {
-	SaggStretch *rest = &portion->records;
+	SaggStretch *rest = &run->records;
 	SaggStoredRecord stored;
 
-	*before = *portion;
+	*before = *run;
 	before->records.run.end = 0;
 	for (;;)
 	{
@@ -135,22 +135,22 @@ cut(SaggPortion *portion, int64 end, SaggPortion *before)
  * there are none.
  */
 int64
-sagg_portion_take(SaggKafkaReader *reader, SaggPartition *part, int64 end, int64 *bytes)
+sagg_prefetched_take(SaggKafkaReader *reader, SaggPartition *part, int64 end, int64 *bytes)
 {
-	SaggPortion *portion;
-	SaggPortion taken;
+	SaggPrefetchedRun *run;
+	SaggPrefetchedRun taken;
 	bool		whole;
 
-	if (dlist_is_empty(&part->portions))
+	if (dlist_is_empty(&part->prefetched))
 		return 0;
-	portion = dlist_container(SaggPortion, node, dlist_head_node(&part->portions));
-	if (portion->records.first >= end)
+	run = dlist_container(SaggPrefetchedRun, node, dlist_head_node(&part->prefetched));
+	if (run->records.first >= end)
 		return 0;
-	whole = portion->last_offset < end;
+	whole = run->last_offset < end;
 	if (whole)
-		taken = *portion;
+		taken = *run;
 	else
-		cut(portion, end, &taken);
+		cut(run, end, &taken);
 	sagg_batch_add_stored(reader->base.batch, &taken.records, taken.headers);
 	part->position = taken.last_offset + 1;
 	part->last_offset = taken.last_offset;

@@ -46,7 +46,7 @@ struct SaggProducer
 	const char *subject;		/* for messages: topic "a" */
 	int			fd;				/* readable when there are events */
 	SaggClient *client;			/* NULL = closed */
-	int64		sent;			/* records given to librdkafka, or refused */
+	int64		sent;			/* records given to librdkafka, or rejected */
 	int64		acknowledged;
 	int64		failed;
 	int64		unknown;		/* of failed: Kafka may have them all the same */
@@ -365,12 +365,12 @@ raise_failure(SaggProducer *producer)
 }
 
 /*
- * Have records been refused, or will they be?
+ * Have records been rejected, or will they be?
  */
 static bool
 is_hopeless(const SaggProducer *producer)
 {
-	return producer->failed > 0 || producer->client->refused;
+	return producer->failed > 0 || producer->client->rejected;
 }
 
 static bool

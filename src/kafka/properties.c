@@ -204,7 +204,7 @@ option_of_property(const char *name)
  * into the log.
  */
 static void
-refuse_misplaced(const SaggOption *option, const char *object_name)
+reject_misplaced(const SaggOption *option, const char *object_name)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
@@ -221,14 +221,14 @@ refuse_misplaced(const SaggOption *option, const char *object_name)
  * "object_name" is for the message, such as "server".
  */
 void
-sagg_option_refuse(const char *name, int object, const char *object_name)
+sagg_option_reject(const char *name, int object, const char *object_name)
 {
 	const SaggOption *option = option_of_property(name);
 	bool		kafka = (object & (SAGG_OPT_SERVER | SAGG_OPT_MAPPING)) != 0;
 	const SaggOption *misplaced = sagg_option_find(name, SAGG_OPT_SERVER | SAGG_OPT_MAPPING);
 
 	if (kafka && misplaced)
-		refuse_misplaced(misplaced, object_name);
+		reject_misplaced(misplaced, object_name);
 	if (kafka && option)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
@@ -266,7 +266,7 @@ sagg_option_of_table(const char *name)
 
 /*
  * Raise fdw_invalid_option_name for a name that is an option neither of a source
- * nor of its server, nor a property of librdkafka, which the validator refuses with
+ * nor of its server, nor a property of librdkafka, which the validator rejects with
  * its reason.
  */
 void
@@ -360,7 +360,7 @@ is_protocol(const char *start, const char *end)
  * neither into the message nor, with the statement, into the log.
  */
 static void
-refuse_brokers(const char *value)
+reject_brokers(const char *value)
 {
 	if (strchr(value, '@') != NULL)
 		ereport(ERROR,
@@ -415,7 +415,7 @@ check_brokers(const char *value)
 				colon = NULL;
 		}
 		if (!broker_is_sane(host, colon, end))
-			refuse_brokers(value);
+			reject_brokers(value);
 		if (*end == '\0')
 			return;
 		item = end + 1;

@@ -29,7 +29,7 @@ typedef struct SaggOption
 
 extern const SaggOption *sagg_option_find(const char *name, int object);
 extern char *sagg_option_names(int object);
-extern void sagg_option_refuse(const char *name, int object,
+extern void sagg_option_reject(const char *name, int object,
 							   const char *object_name);
 extern bool sagg_option_of_table(const char *name);
 extern void sagg_option_check_name(const char *name);

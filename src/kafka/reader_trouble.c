@@ -47,7 +47,7 @@ sagg_kafka_raise_no_answer(SaggKafkaReader *reader, const SaggClient *client,
 {
 	const char *trouble = client->trouble;
 
-	if (client->refused)
+	if (client->rejected)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("Kafka has rejected the credentials for %s",
@@ -73,16 +73,16 @@ sagg_kafka_raise_no_answer(SaggKafkaReader *reader, const SaggClient *client,
  * credentials: a new reader may have others.
  */
 void
-sagg_kafka_check_refused(SaggKafkaReader *reader)
+sagg_kafka_check_rejected(SaggKafkaReader *reader)
 {
-	SaggClient *clients[2] = {reader->fetch, reader->asks};
+	SaggClient *clients[2] = {reader->fetch, reader->query_client};
 
 	for (int i = 0; i < 2; i++)
 	{
 		if (clients[i] == NULL)
 			continue;
 		sagg_client_serve(clients[i]);
-		if (clients[i]->refused)
+		if (clients[i]->rejected)
 			sagg_kafka_raise_no_answer(reader, clients[i],
 										RD_KAFKA_RESP_ERR__AUTHENTICATION);
 	}
@@ -96,7 +96,7 @@ const char *
 sagg_kafka_trouble(SaggReader *base)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
-	SaggClient *clients[2] = {reader->fetch, reader->asks};
+	SaggClient *clients[2] = {reader->fetch, reader->query_client};
 
 	for (int i = 0; i < 2; i++)
 	{

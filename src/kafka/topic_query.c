@@ -54,25 +54,25 @@ sagg_kafka_deadline(SaggKafkaReader *reader)
 }
 
 static void
-release_asks(void *owner)
+release_query_client(void *owner)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) owner;
 
-	reader->asks = NULL;
+	reader->query_client = NULL;
 }
 
 /*
  * Make sure that there is a client to ask.
  */
 void
-sagg_kafka_open_asks(SaggKafkaReader *reader)
+sagg_kafka_open_query_client(SaggKafkaReader *reader)
 {
 	reader->asked = GetCurrentTimestamp();
-	if (reader->asks == NULL)
-		reader->asks = sagg_client_open(RD_KAFKA_CONSUMER,
-										rd_kafka_conf_dup(reader->conf),
-										reader->base.topics->names, reader->base.topics->nnames,
-										release_asks, reader);
+	if (reader->query_client == NULL)
+		reader->query_client = sagg_client_open(RD_KAFKA_CONSUMER,
+												rd_kafka_conf_dup(reader->conf),
+												reader->base.topics->names, reader->base.topics->nnames,
+												release_query_client, reader);
 }
 
 /*
@@ -89,7 +89,7 @@ sagg_kafka_rest(SaggReader *base, long interval_ms, long timeout_ms)
 	TimestampTz now;
 	TimestampTz until;
 
-	if (reader->asks == NULL)
+	if (reader->query_client == NULL)
 		return timeout_ms;
 	now = GetCurrentTimestamp();
 	until = TimestampTzPlusMilliseconds(reader->asked,
@@ -97,7 +97,7 @@ sagg_kafka_rest(SaggReader *base, long interval_ms, long timeout_ms)
 	if (now < until)
 		return Min(timeout_ms,
 				   Max(1, TimestampDifferenceMilliseconds(now, until)));
-	sagg_client_close(reader->asks);
+	sagg_client_close(reader->query_client);
 	return timeout_ms;
 }
 
@@ -111,7 +111,7 @@ sagg_kafka_before_attempt(SaggKafkaReader *reader, SaggClient *client,
 {
 	serve_interrupts(reader);
 	sagg_client_serve(client);
-	if (client->refused || GetCurrentTimestamp() >= until ||
+	if (client->rejected || GetCurrentTimestamp() >= until ||
 		sagg_kafka_is_hopeless(reader, client))
 		sagg_kafka_raise_no_answer(reader, client, err);
 	if (err != RD_KAFKA_RESP_ERR__TIMED_OUT)
@@ -126,7 +126,7 @@ sagg_kafka_before_attempt(SaggKafkaReader *reader, SaggClient *client,
 static void
 before_next_attempt(SaggKafkaReader *reader, TimestampTz until, rd_kafka_resp_err_t err)
 {
-	sagg_kafka_before_attempt(reader, reader->asks, until, err);
+	sagg_kafka_before_attempt(reader, reader->query_client, until, err);
 }
 
 /*
@@ -250,8 +250,8 @@ ask_topics(SaggKafkaReader *reader, int timeout_ms, SaggKnownTopic **found,
 
 	*nfound = 0;
 	*topic = -1;
-	err = rd_kafka_metadata(reader->asks->rk, topics->pattern != NULL,
-							topics->one ? reader->asks->topics[0] : NULL,
+	err = rd_kafka_metadata(reader->query_client->rk, topics->pattern != NULL,
+							topics->one ? reader->query_client->topics[0] : NULL,
 							&metadata, timeout_ms);
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
 		return err;
@@ -302,8 +302,8 @@ wait_for_topics(SaggKafkaReader *reader, TimestampTz until)
 			check_topic_error(sagg_topic_name(topic), err);
 		before_next_attempt(reader, until, err);
 	}
-	reader->asks->trouble[0] = '\0';
-	reader->asks->down_since = 0;
+	reader->query_client->trouble[0] = '\0';
+	reader->query_client->down_since = 0;
 	if (reader->known)
 		pfree(reader->known);
 	reader->known = found;
@@ -363,11 +363,11 @@ sagg_kafka_cluster_id(SaggReader *base)
 
 	if (reader->cluster_id)
 		return reader->cluster_id;
-	sagg_kafka_open_asks(reader);
+	sagg_kafka_open_query_client(reader);
 	until = sagg_kafka_deadline(reader);
 
 	wait_for_broker(reader, until);
-	while ((id = rd_kafka_clusterid(reader->asks->rk, sagg_kafka_slice(until))) == NULL)
+	while ((id = rd_kafka_clusterid(reader->query_client->rk, sagg_kafka_slice(until))) == NULL)
 		before_next_attempt(reader, until, RD_KAFKA_RESP_ERR__TIMED_OUT);
 	reader->waiting_since = 0;
 	PG_TRY();
@@ -377,7 +377,7 @@ sagg_kafka_cluster_id(SaggReader *base)
 	}
 	PG_FINALLY();
 	{
-		rd_kafka_mem_free(reader->asks->rk, id);
+		rd_kafka_mem_free(reader->query_client->rk, id);
 	}
 	PG_END_TRY();
 	return reader->cluster_id;
@@ -400,7 +400,7 @@ ask_offsets(SaggKafkaReader *reader, int64 which, int timeout_ms,
 	for (int i = 0; i < n; i++)
 		rd_kafka_topic_partition_list_add(list, sagg_topic_name(bounds[i].topic),
 										  bounds[i].partition)->offset = which;
-	err = rd_kafka_offsets_for_times(reader->asks->rk, list, timeout_ms);
+	err = rd_kafka_offsets_for_times(reader->query_client->rk, list, timeout_ms);
 	for (int i = 0; i < n && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
 	{
 		const char *name = sagg_topic_name(bounds[i].topic);
@@ -470,7 +470,7 @@ sagg_kafka_bounds(SaggReader *base, int *npartitions)
 	int			total;
 	int			n = 0;
 
-	sagg_kafka_open_asks(reader);
+	sagg_kafka_open_query_client(reader);
 	total = wait_for_topics(reader, until);
 	bounds = palloc(sizeof(SaggRange) * Max(total, 1));
 	for (int i = 0; i < reader->nknown; i++)
@@ -541,7 +541,7 @@ sagg_kafka_offsets_at(SaggReader *base, TimestampTz time,
 
 	if (nbounds == 0)
 		return;
-	sagg_kafka_open_asks(reader);
+	sagg_kafka_open_query_client(reader);
 	wait_for_offsets(reader, ms, sagg_kafka_deadline(reader),
 					 bounds, nbounds, offsets);
 
@@ -573,7 +573,7 @@ sagg_kafka_partitions_changed(SaggReader *base)
 									PARTITIONS_CHECK_MS))
 		return false;
 	reader->partitions_checked = now;
-	sagg_kafka_open_asks(reader);
+	sagg_kafka_open_query_client(reader);
 	for (int i = 0; i < PARTITIONS_ATTEMPTS; i++)
 	{
 		found = NULL;

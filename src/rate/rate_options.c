@@ -36,7 +36,7 @@ PG_FUNCTION_INFO_V1(stream_agg_rate_validator);
 static const char *const metadata[] = {"timestamp", "partition", "offset", "topic"};
 
 pg_noreturn static void
-refuse_value(const char *name, const char *value, const char *hint)
+reject_value(const char *name, const char *value, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
@@ -56,7 +56,7 @@ number_option(const char *name, const char *value, int64 most)
 	errno = 0;
 	number = strtoll(value, &end, 10);
 	if (errno != 0 || end == value || *end != '\0' || number < 1 || number > most)
-		refuse_value(name, value, psprintf("It must be an integer from 1 to " INT64_FORMAT ".", most));
+		reject_value(name, value, psprintf("It must be an integer from 1 to " INT64_FORMAT ".", most));
 	return number;
 }
 
@@ -92,10 +92,10 @@ start_option(const char *value)
 
 	/* no words: "today" is another time each day */
 	if (strspn(value, "0123456789-+:. TZ") != strlen(value))
-		refuse_value("start", value, hint);
+		reject_value("start", value, hint);
 	time = DatumGetTimestampTz(fixed_input(F_TIMESTAMPTZ_IN, value, -1));
 	if (TIMESTAMP_NOT_FINITE(time) || time < epoch)
-		refuse_value("start", value, hint);
+		reject_value("start", value, hint);
 	return (time - epoch) / 1000;
 }
 
@@ -111,10 +111,10 @@ ramp_option(const char *value)
 
 	if (interval->month != 0 || interval->day < 0 || interval->day > 30 ||
 		interval->time < 0 || interval->time > 30 * USECS_PER_DAY)
-		refuse_value("ramp_up", value, hint);
+		reject_value("ramp_up", value, hint);
 	ms = interval->day * INT64CONST(86400000) + interval->time / 1000;
 	if (ms > SAGG_MAX_RAMP_MS)
-		refuse_value("ramp_up", value, hint);
+		reject_value("ramp_up", value, hint);
 	return ms;
 }
 
@@ -267,11 +267,11 @@ check_metadata(const char *value)
 		if (strcmp(metadata[i], value) == 0)
 			return;
 	}
-	refuse_value("metadata", value, "Valid values are timestamp, partition, offset and topic.");
+	reject_value("metadata", value, "Valid values are timestamp, partition, offset and topic.");
 }
 
 pg_noreturn static void
-refuse_option(const char *name, const char *hint)
+reject_option(const char *name, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
@@ -300,13 +300,13 @@ stream_agg_rate_validator(PG_FUNCTION_ARGS)
 		if (catalog == AttributeRelationId)
 		{
 			if (strcmp(name, "metadata") != 0)
-				refuse_option(name, "The only option of a column is metadata.");
+				reject_option(name, "The only option of a column is metadata.");
 			check_metadata(defGetString(def));
 		}
 		else if (catalog != ForeignServerRelationId && catalog != ForeignTableRelationId)
-			refuse_option(name, "Only servers, sources and their columns have options.");
+			reject_option(name, "Only servers, sources and their columns have options.");
 		else if (!take_option(&ignored, name, defGetString(def)))
-			refuse_option(name, "Options are rows_per_second, partitions, start and ramp_up.");
+			reject_option(name, "Options are rows_per_second, partitions, start and ramp_up.");
 	}
 	PG_RETURN_VOID();
 }

@@ -124,7 +124,7 @@ extern const SaggRange *sagg_batch_runs(SaggBatch *batch, int *nruns);
 
 /* fdw_scan.c: scans of the sources in this backend read the batch */
 extern void sagg_scan_attach(List *sources, SaggBatch *batch,
-							 SaggRefusals *refusals);
+							 SaggRejections *rejections);
 extern void sagg_scan_detach(void);
 extern bool sagg_scan_last_record(SaggPlace *place);
 extern void sagg_scan_error_context(void *arg);
@@ -155,12 +155,12 @@ extern void sagg_scan_restrict(const SaggRestriction *restriction);
 extern void sagg_scan_unrestrict(void);
 
 /* rejected_reader.c */
-typedef struct SaggRefusedReader SaggRefusedReader;
+typedef struct SaggRejectedReader SaggRejectedReader;
 
-extern SaggRefusedReader *sagg_refused_open(SaggBatch *batch, SaggRefusal *list,
-											int64 count);
-extern bool sagg_refused_next(void *reader, SaggAside *letter);
-extern void sagg_refused_close(SaggRefusedReader *reader);
+extern SaggRejectedReader *sagg_rejected_open(SaggBatch *batch, SaggRejection *list,
+											  int64 count);
+extern bool sagg_rejected_next(void *reader, SaggDivertedRecord *letter);
+extern void sagg_rejected_close(SaggRejectedReader *reader);
 extern void sagg_batch_locate(SaggBatch *batch, int64 number, SaggPlace *place);
 
 /* ranges.c */

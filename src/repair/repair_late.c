@@ -78,7 +78,7 @@ wait_for_open_windows(SaggRepair *repair)
  * its offsets: what the stream has read since is not all of them.
  */
 static void
-refuse_windows_before_reset(SaggRepair *repair)
+reject_windows_before_reset(SaggRepair *repair)
 {
 	TimestampTz passed = sagg_checkpoint_reset_watermark(repair->checkpoint);
 
@@ -93,7 +93,7 @@ refuse_windows_before_reset(SaggRepair *repair)
  * What retention has deleted does not come back.
  */
 static void
-refuse_expired_windows(SaggRepair *repair)
+reject_expired_windows(SaggRepair *repair)
 {
 	const SaggStreamOptions *options = &repair->stream->options;
 	int64		expired;
@@ -171,8 +171,8 @@ repair_windows(SaggRepair *repair)
 	check_no_children(repair);
 	sagg_repair_check_column(repair);
 	wait_for_open_windows(repair);
-	refuse_windows_before_reset(repair);
-	refuse_expired_windows(repair);
+	reject_windows_before_reset(repair);
+	reject_expired_windows(repair);
 	if (any_to_repair(repair))
 		sagg_repair_topic(repair);
 	if (any_to_repair(repair))

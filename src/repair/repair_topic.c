@@ -71,7 +71,7 @@ ask_for_bounds(const SaggRepair *repair, int *nbounds)
  * of them: what windows may have had one?
  */
 static void
-refuse_windows(SaggRepair *repair, const SaggRange *position, int64 first)
+reject_windows(SaggRepair *repair, const SaggRange *position, int64 first)
 {
 	SaggRange	bound = *position;
 	int64		time;
@@ -117,7 +117,7 @@ sagg_repair_topic(SaggRepair *repair)
 		range.end = position->start;
 		range.start = bound ? Max(begun, bound->start) : position->start;
 		if (range.start > begun)
-			refuse_windows(repair, position, Min(range.start, position->start));
+			reject_windows(repair, position, Min(range.start, position->start));
 		if (range.start < range.end)
 			repair->ranges[repair->nranges++] = range;
 	}

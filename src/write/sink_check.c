@@ -380,7 +380,7 @@ index_matches_identity(const SinkCheck *check, Relation index, bool *nullable)
 
 /*
  * Can this index be the arbiter of the upsert?  Raises an error when the
- * statement would pick it and then refuse it.
+ * statement would pick it and then reject it.
  */
 static bool
 index_fits(const SinkCheck *check, Relation index)

@@ -3,7 +3,7 @@
  * sink_index.c
  *	  How long the keys of a group may be, for the indexes of the sink.
  *
- * An index would refuse an entry that is too long only at WRITE, with all the
+ * An index would reject an entry that is too long only at WRITE, with all the
  * batch's rows: too late to tell which record it was.  So EXECUTE keeps to a
  * fixed length, which fits whatever the values are and however well they
  * compress.

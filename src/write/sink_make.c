@@ -41,7 +41,7 @@
 #define UPDATE_VACUUM_SCALE_FACTOR	"0.02"
 
 /*
- * Refuse a schema no sink may be in: one that does not last, or belongs to the
+ * Reject a schema no sink may be in: one that does not last, or belongs to the
  * server or to the extension.  "relname" is for messages.
  */
 void

@@ -99,7 +99,7 @@ check_index(Relation rel, const SaggQuery *query, AttrNumber attno, int code)
  * Raise an error: the stream is not one whose rows become old.
  */
 void
-sagg_sink_refuse_retention(void)
+sagg_sink_reject_retention(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -119,7 +119,7 @@ sagg_sink_check_retention(Oid sink, const SaggQuery *query, SaggOutputMode mode)
 	Relation	rel;
 
 	if (!sagg_sink_has(sink, SAGG_SINK_TRANSACTIONAL))
-		sagg_sink_refuse_retention();
+		sagg_sink_reject_retention();
 	rel = sagg_sink_lock(sink, query, mode, &sagg_table_sink, false, &columns);
 	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 	{

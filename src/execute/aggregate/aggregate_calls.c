@@ -70,7 +70,7 @@ sagg_states_init(SaggExecution *ex, SaggAggState *states)
 {
 	for (int i = 0; i < ex->query->naggs; i++)
 	{
-		if (ex->aggs[i].kept)
+		if (ex->aggs[i].input_state)
 			memset(&states[i], 0, sizeof(SaggAggState));
 		else
 			sagg_state_begin(ex, &ex->aggs[i], &states[i]);
@@ -197,8 +197,8 @@ sagg_states_advance(SaggExecution *ex, SaggAggState *states,
 			continue;
 		if (call->kind != SAGG_INLINE_NONE)
 			sagg_inline_advance(ex, call, &states[i], values, nulls);
-		else if (call->kept)
-			sagg_kept_add(ex, call, &states[i], values, nulls);
+		else if (call->input_state)
+			sagg_input_state_add(ex, call, &states[i], values, nulls);
 		else
 			advance(ex, call, &states[i], values, nulls);
 	}
@@ -271,8 +271,8 @@ sagg_state_final(SaggExecution *ex, int aggno, const SaggAggState *state,
 
 	if (SAGG_INLINE_IS_SUM(call->kind))
 		return sagg_inline_final(call, state, isnull);
-	if (call->kept)
-		return sagg_kept_final(ex, call, &state[call->agg->inputs - aggno], isnull);
+	if (call->input_state)
+		return sagg_input_state_final(ex, call, &state[call->agg->inputs - aggno], isnull);
 	return sagg_state_finish(ex, call, state, isnull);
 }
 
@@ -287,9 +287,9 @@ sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
 	SaggAggCall *call = &ex->aggs[aggno];
 	int32		mark = state->no_value ? STATE_NO_VALUE : STATE_NULL;
 
-	if (call->kept)
+	if (call->input_state)
 	{
-		sagg_kept_write(call, buf, state);
+		sagg_input_state_write(call, buf, state);
 		return;
 	}
 	if (SAGG_INLINE_IS_SUM(call->kind))
@@ -383,9 +383,9 @@ sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
 	const char *data;
 
 	memset(state, 0, sizeof(*state));
-	if (call->kept)
+	if (call->input_state)
 	{
-		sagg_kept_read(call, bytes, state);
+		sagg_input_state_read(call, bytes, state);
 		return;
 	}
 	state->isnull = state->no_value = true;
@@ -422,8 +422,8 @@ sagg_state_skip(SaggExecution *ex, int aggno, SaggBytes *bytes)
 	SaggAggState state;
 	int32		len;
 
-	if (call->kept)
-		return sagg_kept_skip(call, bytes);
+	if (call->input_state)
+		return sagg_input_state_skip(call, bytes);
 	if (SAGG_INLINE_IS_SUM(call->kind) && !sagg_inline_read(bytes, &state))
 		return nothing;
 	len = sagg_bytes_take_length(bytes);

@@ -89,8 +89,8 @@ sagg_states_combine(SaggExecution *ex, SaggAggState *into,
 
 		if (call->combine_inline)
 			sagg_inline_combine(ex, call, &into[i], &from[i]);
-		else if (call->kept)
-			sagg_kept_combine(ex, call, &into[i], &from[i]);
+		else if (call->input_state)
+			sagg_input_state_combine(ex, call, &into[i], &from[i]);
 		else
 			sagg_state_combine_by_function(ex, call, &into[i], &from[i]);
 	}
@@ -109,8 +109,8 @@ sagg_states_absorb(SaggExecution *ex, SaggAggState *into, SaggAggState *from)
 
 		if (call->combine_inline)
 			sagg_inline_combine(ex, call, &into[i], &from[i]);
-		else if (call->kept)
-			sagg_kept_absorb(ex, call, &into[i], &from[i]);
+		else if (call->input_state)
+			sagg_input_state_absorb(ex, call, &into[i], &from[i]);
 		else
 			sagg_state_combine_by_function(ex, call, &into[i], &from[i]);
 	}
@@ -129,10 +129,10 @@ sagg_states_copy(SaggExecution *ex, SaggAggState *to, const SaggAggState *from)
 
 		if (from[i].isnull)
 			continue;
-		if (call->kept)
+		if (call->input_state)
 		{
 			to[i].value = (Datum) 0;
-			sagg_kept_combine(ex, call, &to[i], &from[i]);
+			sagg_input_state_combine(ex, call, &to[i], &from[i]);
 		}
 		else if (call->transtype == INTERNALOID)
 			to[i].value = call_combine(ex, call, (Datum) 0, true, from[i].value, false,

@@ -439,7 +439,7 @@ sagg_aggregates_init(const SaggQuery *query)
 		init_transition(call, &info, aggowner);
 		init_final(call, &info, aggowner);
 		if (call->agg->keeps_inputs)
-			call->kept = sagg_kept_init(call);
+			call->input_state = sagg_input_state_init(call);
 		else
 		{
 			init_storage(call, &info, aggowner);

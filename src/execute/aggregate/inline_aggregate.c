@@ -166,7 +166,7 @@ sagg_inline_kind(const SaggAggCall *call, Oid combinefn)
 }
 
 static void
-refuse_overflow(void)
+reject_overflow(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
@@ -177,7 +177,7 @@ static inline void
 count(SaggAggState *state)
 {
 	if (unlikely(DatumGetInt64(state->value) == PG_INT64_MAX))
-		refuse_overflow();
+		reject_overflow();
 	state->value = Int64GetDatum(DatumGetInt64(state->value) + 1);
 }
 
@@ -362,7 +362,7 @@ advance_by_value(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 		case SAGG_INLINE_SUM_INT8:
 		case SAGG_INLINE_AVG_INT8:
 			if (!sagg_sum_add_int8(&state->sum, DatumGetInt64(value)))
-				refuse_overflow();
+				reject_overflow();
 			break;
 		case SAGG_INLINE_SUM_NUMERIC:
 		case SAGG_INLINE_AVG_NUMERIC:
@@ -461,7 +461,7 @@ sagg_inline_combine(SaggExecution *ex, SaggAggCall *call, SaggAggState *into,
 		case SAGG_INLINE_COUNT:
 			if (pg_add_s64_overflow(DatumGetInt64(into->value),
 									DatumGetInt64(from->value), &count))
-				refuse_overflow();
+				reject_overflow();
 			into->value = Int64GetDatum(count);
 			break;
 		case SAGG_INLINE_SUM_INT2:

@@ -348,7 +348,7 @@ sagg_codec_write(SaggCodec *codec, StringInfo buf, Datum value)
 }
 
 /*
- * Refuse bytes that no state was written as.
+ * Reject bytes that no state was written as.
  */
 void
 sagg_codec_corrupt(const char *detail)

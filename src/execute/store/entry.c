@@ -76,7 +76,7 @@ void
 sagg_entry_write(SaggExecution *ex, StringInfo buf, const SaggGroup *group)
 {
 	write_head(ex, buf, group->start,
-			   SAGG_HAS_SESSIONS(ex) ? ((const SaggSession *) group)->end : 0);
+			   SAGG_HAS_SESSIONS(ex) ? ((const SaggSessionWindow *) group)->end : 0);
 	write_keys(ex, buf, group->keys, group->keynulls);
 	for (int i = 0; i < ex->query->naggs; i++)
 		sagg_state_write(ex, i, buf, &group->states[i]);
@@ -125,7 +125,7 @@ sagg_entry_read(SaggExecution *ex, SaggGroup *group, const char *entry, Size len
 	memcpy(&group->start, sagg_bytes_take(&bytes, sizeof(group->start)),
 		   sizeof(group->start));
 	if (SAGG_HAS_SESSIONS(ex))
-		memcpy(&((SaggSession *) group)->end, sagg_bytes_take(&bytes, sizeof(int64)),
+		memcpy(&((SaggSessionWindow *) group)->end, sagg_bytes_take(&bytes, sizeof(int64)),
 			   sizeof(int64));
 	for (int i = 0; i < ex->query->nkeys; i++)
 	{
@@ -150,7 +150,7 @@ bool
 sagg_entry_same_keys(SaggExecution *ex, const char *entry, Size len,
 					 const Datum *keys, const bool *nulls)
 {
-	SaggSession other;
+	SaggSessionWindow other;
 	int			nkeys = Max(ex->query->nkeys, 1);
 	Size		head = head_size(ex);
 	StringInfo	buf = &ex->entry;

@@ -56,12 +56,12 @@ check_kept(const SaggAggCall *call, SaggBytes *bytes)
 		return;
 	memcpy(&count, sagg_bytes_take(bytes, sizeof(count)), sizeof(count));
 	bytes->data -= sizeof(count);
-	tuples = sagg_kept_skip(call, bytes);
+	tuples = sagg_input_state_skip(call, bytes);
 	for (; count > 0 && tuples.data < tuples.end; count--)
 	{
 		CHECK_FOR_INTERRUPTS();
-		for (int i = 0; i < call->kept->ncolumns; i++)
-			check_column(&call->kept->codecs[i], &tuples);
+		for (int i = 0; i < call->input_state->ncolumns; i++)
+			check_column(&call->input_state->codecs[i], &tuples);
 	}
 	if (count != 0 || tuples.data != tuples.end)
 		sagg_codec_corrupt("Kept inputs are not as many as there should be.");
@@ -117,7 +117,7 @@ sagg_entry_check(SaggExecution *ex, const char *entry, Size len)
 		SaggAggCall *call = &ex->aggs[i];
 		SaggAggState state;
 
-		if (call->kept)
+		if (call->input_state)
 			check_kept(call, &bytes);
 		else
 		{

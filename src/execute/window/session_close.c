@@ -37,7 +37,7 @@ closes(const SaggExecution *ex, int64 end)
  * Is a stored session, as far as the sink can tell, this one?
  */
 static bool
-same_identity(const SaggExecution *ex, const SaggSession *session,
+same_identity(const SaggExecution *ex, const SaggSessionWindow *session,
 			  const SaggSessionPart *part)
 {
 	SaggWindowPart window = ex->query->window_identity;
@@ -51,7 +51,7 @@ same_identity(const SaggExecution *ex, const SaggSession *session,
  * row that goes on is known to the sink, all others leave it.
  */
 static void
-emit_replaced(SaggExecution *ex, SaggSession *session)
+emit_replaced(SaggExecution *ex, SaggSessionWindow *session)
 {
 	session->group.stored = SAGG_NOT_STORED;
 	for (SaggSessionPart *part = session->parts; part; part = part->next)
@@ -64,7 +64,7 @@ emit_replaced(SaggExecution *ex, SaggSession *session)
 }
 
 static bool
-is_emitted(const SaggExecution *ex, const SaggSession *session)
+is_emitted(const SaggExecution *ex, const SaggSessionWindow *session)
 {
 	switch (ex->stream->mode)
 	{
@@ -82,7 +82,7 @@ is_emitted(const SaggExecution *ex, const SaggSession *session)
  * A changed session to the store.
  */
 static void
-put_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
+put_session(SaggExecution *ex, SaggSessionKey *key, SaggSessionWindow *session)
 {
 	SaggStore  *store = ex->store;
 	uint32		hash = session->group.hash;
@@ -124,7 +124,7 @@ put_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
  * Which these are does not depend on the order of records.
  */
 static bool
-begins_beside_closed(const SaggExecution *ex, const SaggSession *session)
+begins_beside_closed(const SaggExecution *ex, const SaggSessionWindow *session)
 {
 	if (!session->group.changed || !sagg_session_passed(ex, session->group.start))
 		return false;
@@ -137,7 +137,7 @@ begins_beside_closed(const SaggExecution *ex, const SaggSession *session)
 }
 
 static void
-close_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
+close_session(SaggExecution *ex, SaggSessionKey *key, SaggSessionWindow *session)
 {
 	if (is_emitted(ex, session))
 	{
@@ -265,7 +265,7 @@ void
 sagg_sessions_close(SaggExecution *ex)
 {
 	bool		forgets = sagg_store_close_before(ex->store) > DT_NOBEGIN;
-	SaggSession *session;
+	SaggSessionWindow *session;
 
 	ex->beside_closed = 0;
 	if (forgets)

@@ -50,7 +50,7 @@ reserve(SaggSessionBlock *block, int n)
 	if (n <= block->max)
 		return;
 	block->max = Max(n, Max(FIRST_SESSIONS, block->max * 2));
-	block->sessions = grow_array(block->sessions, sizeof(SaggSession *) * block->max);
+	block->sessions = grow_array(block->sessions, sizeof(SaggSessionWindow *) * block->max);
 }
 
 /*
@@ -65,14 +65,14 @@ split_block(SaggSessionList *list, int at)
 
 	reserve(upper, BLOCK_SESSIONS);
 	upper->n = lower->n - half;
-	memcpy(upper->sessions, lower->sessions + half, sizeof(SaggSession *) * upper->n);
+	memcpy(upper->sessions, lower->sessions + half, sizeof(SaggSessionWindow *) * upper->n);
 	lower->n = half;
 }
 
 /*
  * The session at a place, NULL = behind the last one.
  */
-SaggSession *
+SaggSessionWindow *
 sagg_session_at(const SaggSessionList *list, SaggSessionPlace place)
 {
 	return place.block < list->nblocks && place.index < list->blocks[place.block].n ?
@@ -146,7 +146,7 @@ sagg_session_find(const SaggSessionList *list, int64 start)
  * the current context, which is always the same one for a list.
  */
 SaggSessionPlace
-sagg_session_insert(SaggSessionList *list, SaggSessionPlace place, SaggSession *session)
+sagg_session_insert(SaggSessionList *list, SaggSessionPlace place, SaggSessionWindow *session)
 {
 	SaggSessionBlock *block;
 
@@ -164,7 +164,7 @@ sagg_session_insert(SaggSessionList *list, SaggSessionPlace place, SaggSession *
 	block = &list->blocks[place.block];
 	reserve(block, block->n + 1);
 	memmove(&block->sessions[place.index + 1], &block->sessions[place.index],
-			sizeof(SaggSession *) * (block->n - place.index));
+			sizeof(SaggSessionWindow *) * (block->n - place.index));
 	block->sessions[place.index] = session;
 	block->n++;
 	return place;
@@ -174,7 +174,7 @@ sagg_session_insert(SaggSessionList *list, SaggSessionPlace place, SaggSession *
  * Put a session behind all others.
  */
 void
-sagg_session_append(SaggSessionList *list, SaggSession *session)
+sagg_session_append(SaggSessionList *list, SaggSessionWindow *session)
 {
 	SaggSessionPlace place = {0, 0};
 
@@ -196,7 +196,7 @@ sagg_session_remove(SaggSessionList *list, SaggSessionPlace place)
 
 	block->n--;
 	memmove(&block->sessions[place.index], &block->sessions[place.index + 1],
-			sizeof(SaggSession *) * (block->n - place.index));
+			sizeof(SaggSessionWindow *) * (block->n - place.index));
 	if (block->n > 0)
 		return;
 	if (block->sessions)

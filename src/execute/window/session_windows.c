@@ -109,8 +109,8 @@ sagg_sessions_first_start(SaggExecution *ex)
 	for (SaggSessionKey *key = sagg_sessions_next(ex, true); key;
 		 key = sagg_sessions_next(ex, false))
 	{
-		SaggSession *session = sagg_session_at(&key->sessions,
-											   sagg_session_first(&key->sessions));
+		SaggSessionWindow *session = sagg_session_at(&key->sessions,
+													 sagg_session_first(&key->sessions));
 
 		if (session)
 			first = Min(first, session->group.start);
@@ -137,7 +137,7 @@ sagg_sessions_met(SaggExecution *ex, const SaggGroup *group)
  * Read the states of a session that is only known by its bounds so far.
  */
 void
-sagg_session_load(SaggExecution *ex, SaggSession *session)
+sagg_session_load(SaggExecution *ex, SaggSessionWindow *session)
 {
 	MemoryContext old;
 	SaggEntry	entry;
@@ -155,8 +155,8 @@ sagg_session_load(SaggExecution *ex, SaggSession *session)
 static int
 compare_starts(const void *a, const void *b, void *arg)
 {
-	int64		x = (*(SaggSession *const *) a)->group.start;
-	int64		y = (*(SaggSession *const *) b)->group.start;
+	int64		x = (*(SaggSessionWindow *const *) a)->group.start;
+	int64		y = (*(SaggSessionWindow *const *) b)->group.start;
 
 	return x < y ? -1 : x > y;
 }
@@ -169,7 +169,7 @@ static void
 load_sessions(SaggExecution *ex, SaggSessionKey *key)
 {
 	SaggSessionWalk walk;
-	SaggSession **sessions = NULL;
+	SaggSessionWindow **sessions = NULL;
 	int			n = 0;
 	int			max = 0;
 	SaggStored	stored;
@@ -178,13 +178,13 @@ load_sessions(SaggExecution *ex, SaggSessionKey *key)
 	while (sagg_session_walk_next(ex->store, &walk, &stored))
 	{
 		SaggEntry	entry = sagg_store_entry(ex->store, stored);
-		SaggSession *session;
+		SaggSessionWindow *session;
 
 		CHECK_FOR_INTERRUPTS();
 		key->nstored += walk.apart ? 0 : 1;
 		if (!sagg_entry_same_keys(ex, entry.data, entry.len, key->keys, key->keynulls))
 			continue;
-		session = (SaggSession *) sagg_groups_allocate(ex);
+		session = (SaggSessionWindow *) sagg_groups_allocate(ex);
 		sagg_entry_read(ex, &session->group, entry.data, entry.len, false);
 		session->group.hash = key->hash;
 		session->parts = session->last_part = palloc0(sizeof(SaggSessionPart));
@@ -195,13 +195,13 @@ load_sessions(SaggExecution *ex, SaggSessionKey *key)
 		if (n == max)
 		{
 			max = Max(4, max * 2);
-			sessions = sessions ? repalloc_huge(sessions, sizeof(SaggSession *) * max) :
-				palloc(sizeof(SaggSession *) * max);
+			sessions = sessions ? repalloc_huge(sessions, sizeof(SaggSessionWindow *) * max) :
+				palloc(sizeof(SaggSessionWindow *) * max);
 		}
 		sessions[n++] = session;
 	}
 	if (n > 1)
-		sagg_sort(sessions, n, sizeof(SaggSession *), compare_starts, NULL);
+		sagg_sort(sessions, n, sizeof(SaggSessionWindow *), compare_starts, NULL);
 	for (int i = 0; i < n; i++)
 		sagg_session_append(&key->sessions, sessions[i]);
 	if (sessions)
@@ -270,12 +270,12 @@ find_key(SaggExecution *ex, TupleTableSlot *slot)
 /*
  * A new session, without records.
  */
-static SaggSession *
+static SaggSessionWindow *
 make_session(SaggExecution *ex, SaggSessionKey *key, SaggSessionPlace place,
 			 int64 start, int64 end)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
-	SaggSession *session = (SaggSession *) sagg_groups_allocate(ex);
+	SaggSessionWindow *session = (SaggSessionWindow *) sagg_groups_allocate(ex);
 
 	session->group.start = start;
 	session->group.hash = key->hash;
@@ -292,10 +292,10 @@ make_session(SaggExecution *ex, SaggSessionKey *key, SaggSessionPlace place,
  * Let a session take in the one after it, which is at "place".
  */
 static void
-absorb(SaggExecution *ex, SaggSessionKey *key, SaggSession *session,
+absorb(SaggExecution *ex, SaggSessionKey *key, SaggSessionWindow *session,
 	   SaggSessionPlace place)
 {
-	SaggSession *next = sagg_session_at(&key->sessions, place);
+	SaggSessionWindow *next = sagg_session_at(&key->sessions, place);
 
 	sagg_session_load(ex, next);
 	sagg_states_absorb(ex, session->group.states, next->group.states);
@@ -312,12 +312,12 @@ absorb(SaggExecution *ex, SaggSessionKey *key, SaggSession *session,
 /*
  * The session of a key that holds [start, end), with all that touch it in it.
  */
-static SaggSession *
+static SaggSessionWindow *
 require_session(SaggExecution *ex, SaggSessionKey *key, int64 start, int64 end)
 {
 	SaggSessionPlace place = sagg_session_find(&key->sessions, start);
-	SaggSession *session = sagg_session_at(&key->sessions, place);
-	SaggSession *next;
+	SaggSessionWindow *session = sagg_session_at(&key->sessions, place);
+	SaggSessionWindow *next;
 
 	if (session == NULL || session->group.start > end)
 		return make_session(ex, key, place, start, end);
@@ -338,7 +338,7 @@ require_session(SaggExecution *ex, SaggSessionKey *key, int64 start, int64 end)
 
 /*
  * The gap of a row in microseconds; 0 if it has none.  Returns false, having
- * refused the row's record, if it has one of no certain length.
+ * rejected the row's record, if it has one of no certain length.
  */
 static bool
 row_gap(SaggExecution *ex, TupleTableSlot *slot, int64 *gap)
@@ -355,7 +355,7 @@ row_gap(SaggExecution *ex, TupleTableSlot *slot, int64 *gap)
 		pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &days) ||
 		pg_add_s64_overflow(days, interval->time, gap))
 	{
-		sagg_refuse_gap(ex, slot, interval);
+		sagg_reject_gap(ex, slot, interval);
 		return false;
 	}
 	return true;
@@ -379,7 +379,7 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
 	*start = DatumGetTimestampTz(slot->tts_values[attno]);
 	if (!sagg_check_event_time(ex, slot, *start) || !row_gap(ex, slot, &gap))
 	{
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 		return false;
 	}
 	if (gap <= 0)
@@ -389,8 +389,8 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
 	}
 	if (pg_add_s64_overflow(*start, gap, end) || !IS_VALID_TIMESTAMP(*end))
 	{
-		sagg_refuse_window(ex, slot, *start);
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_reject_window(ex, slot, *start);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 		return false;
 	}
 
@@ -407,13 +407,13 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
 }
 
 /*
- * A row of the inner query, whose record is not refused, into its session.
+ * A row of the inner query, whose record is not rejected, into its session.
  */
 void
 sagg_session_row(SaggExecution *ex, TupleTableSlot *slot)
 {
 	SaggSessionKey *key;
-	SaggSession *session;
+	SaggSessionWindow *session;
 	int64		start;
 	int64		end;
 
@@ -422,8 +422,8 @@ sagg_session_row(SaggExecution *ex, TupleTableSlot *slot)
 	key = find_key(ex, slot);
 	if (key == NULL)
 	{
-		sagg_refuse_keys(ex, slot, ex->row_keys, ex->row_keynulls);
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_reject_keys(ex, slot, ex->row_keys, ex->row_keynulls);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 	}
 	else
 	{

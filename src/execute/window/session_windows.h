@@ -33,21 +33,21 @@ typedef struct SaggSessionPart
  * A session of a key that the batch has met.  A group of a query with session
  * windows always is one.
  */
-typedef struct SaggSession
+typedef struct SaggSessionWindow
 {
 	SaggGroup	group;			/* first; "stored" is not used */
 	int64		end;
 	bool		loaded;			/* its states have been read */
 	SaggSessionPart *parts;
 	SaggSessionPart *last_part;
-} SaggSession;
+} SaggSessionWindow;
 
 /* see session_list.c */
 typedef struct SaggSessionBlock
 {
 	int			n;
 	int			max;
-	SaggSession **sessions;
+	SaggSessionWindow **sessions;
 } SaggSessionBlock;
 
 typedef struct SaggSessionList
@@ -113,21 +113,21 @@ extern void sagg_session_forget(SaggStore *store, uint32 hash, int64 start,
 								bool apart, SaggStored stored);
 
 /* session_list.c */
-extern SaggSession *sagg_session_at(const SaggSessionList *list,
-									SaggSessionPlace place);
+extern SaggSessionWindow *sagg_session_at(const SaggSessionList *list,
+										  SaggSessionPlace place);
 extern SaggSessionPlace sagg_session_first(const SaggSessionList *list);
 extern SaggSessionPlace sagg_session_next(const SaggSessionList *list,
 										  SaggSessionPlace place);
 extern SaggSessionPlace sagg_session_find(const SaggSessionList *list, int64 start);
 extern SaggSessionPlace sagg_session_insert(SaggSessionList *list,
 											SaggSessionPlace place,
-											SaggSession *session);
-extern void sagg_session_append(SaggSessionList *list, SaggSession *session);
+											SaggSessionWindow *session);
+extern void sagg_session_append(SaggSessionList *list, SaggSessionWindow *session);
 extern void sagg_session_remove(SaggSessionList *list, SaggSessionPlace place);
 
 /* session_windows.c */
 extern bool sagg_sessions_met(SaggExecution *ex, const SaggGroup *group);
 extern SaggSessionKey *sagg_sessions_next(SaggExecution *ex, bool restart);
-extern void sagg_session_load(SaggExecution *ex, SaggSession *session);
+extern void sagg_session_load(SaggExecution *ex, SaggSessionWindow *session);
 
 #endif							/* SAGG_SESSION_WINDOWS_H */

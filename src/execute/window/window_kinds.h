@@ -26,7 +26,7 @@ struct SaggWindowMethods
 	bool		(*place) (SaggExecution *ex, TupleTableSlot *slot, int64 time,
 						  SaggPlaces *places);
 
-	/* a row, whose record is not refused, into its group; or NULL */
+	/* a row, whose record is not rejected, into its group; or NULL */
 	void		(*row) (SaggExecution *ex, TupleTableSlot *slot);
 
 	/* what the batch gives out, and its groups to the store */

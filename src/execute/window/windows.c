@@ -142,8 +142,8 @@ sagg_place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlace
 
 	if (!hop_windows(window, time, &last, &n))
 	{
-		sagg_refuse_window(ex, slot, time);
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_reject_window(ex, slot, time);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 		return false;
 	}
 	sagg_note_time(ex, slot, time);
@@ -186,8 +186,8 @@ place_in_window(SaggExecution *ex, TupleTableSlot *slot, int64 time, bool found,
 {
 	if (!found)
 	{
-		sagg_refuse_window(ex, slot, time);
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_reject_window(ex, slot, time);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 		return false;
 	}
 
@@ -261,7 +261,7 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 		sagg_partitions_row(ex, slot);
 	if (!sagg_check_event_time(ex, slot, time))
 	{
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 		return false;
 	}
 	if (likely(query->window.kind == SAGG_WINDOW_TUMBLE))

@@ -94,7 +94,7 @@ typedef struct AvroReader
 	int64		digits;			/* and bytes of symbols and names, that it may still
 								 * stand for */
 	const char *reason;			/* why the record is invalid, NULL = it is not */
-	SaggJsonValue *values;
+	SaggFieldValue *values;
 	MemoryContext memory;		/* of the values' texts */
 } AvroReader;
 

@@ -136,14 +136,14 @@ take_number(AvroReader *reader, const AvroNode *node, bool as_number,
 		return false;
 	if (node->type == AVRO_T_INT && (n < PG_INT32_MIN || n > PG_INT32_MAX))
 		return fail(reader, "an int has more than 32 bits");
-	*kind = SAGG_JSON_NUMBER;
+	*kind = SAGG_FIELD_NUMBER;
 	if (node->logical == AVRO_L_NONE || as_number)
 	{
 		if (out)
 			appendStringInfo(out, INT64_FORMAT, n);
 		return true;
 	}
-	*kind = SAGG_JSON_STRING;
+	*kind = SAGG_FIELD_STRING;
 	return append_logical(node->logical, n, out) || fail(reader, "a date or time is out of range");
 }
 
@@ -177,7 +177,7 @@ take_float(AvroReader *reader, const AvroNode *node, SaggJsonKind *kind,
 	}
 	else
 		memcpy(&number, &bits, sizeof(number));
-	*kind = isfinite(number) ? SAGG_JSON_NUMBER : SAGG_JSON_STRING;
+	*kind = isfinite(number) ? SAGG_FIELD_NUMBER : SAGG_FIELD_STRING;
 	if (isfinite(number) && number != 0 && !take_digits(reader, abs(ilogb(number)) * 3 / 10))
 		return false;
 	if (out == NULL)
@@ -265,7 +265,7 @@ take_decimal(AvroReader *reader, const AvroNode *node, Size len,
 		return fail(reader, "a decimal is too long");
 	if (!take_digits(reader, node->scale))
 		return false;
-	*kind = SAGG_JSON_NUMBER;
+	*kind = SAGG_FIELD_NUMBER;
 	if (out == NULL)
 		return true;
 	digits = decimal_digits(bytes, len, minus, node->scale + 1);
@@ -296,7 +296,7 @@ take_bytes(AvroReader *reader, const AvroNode *node, SaggJsonKind *kind,
 		return take_decimal(reader, node, len, kind, out);
 	bytes = reader->p;
 	reader->p += len;
-	*kind = node->type == AVRO_T_STRING || node->logical == AVRO_L_UUID ? SAGG_JSON_STRING : SAGG_BYTES;
+	*kind = node->type == AVRO_T_STRING || node->logical == AVRO_L_UUID ? SAGG_FIELD_STRING : SAGG_BYTES;
 	if (node->type == AVRO_T_STRING && !pg_verify_mbstr(PG_UTF8, bytes, (int) len, true))
 		return fail(reader, "a string is not UTF-8 text, or has a NUL in it");
 	if (out == NULL)
@@ -319,9 +319,9 @@ take_boolean(AvroReader *reader, SaggJsonKind *kind, StringInfo out)
 		return fail(reader, "it ends too early");
 	if (*reader->p != 0 && *reader->p != 1)
 		return fail(reader, "a boolean is neither false nor true");
-	*kind = *reader->p++ ? SAGG_JSON_TRUE : SAGG_JSON_FALSE;
+	*kind = *reader->p++ ? SAGG_FIELD_TRUE : SAGG_FIELD_FALSE;
 	if (out)
-		appendStringInfoString(out, *kind == SAGG_JSON_TRUE ? "true" : "false");
+		appendStringInfoString(out, *kind == SAGG_FIELD_TRUE ? "true" : "false");
 	return true;
 }
 
@@ -339,7 +339,7 @@ sagg_avro_scalar(AvroReader *reader, const AvroNode *node, bool as_number,
 	switch (node->type)
 	{
 		case AVRO_T_NULL:
-			*kind = SAGG_JSON_NULL;
+			*kind = SAGG_FIELD_NULL;
 			if (out)
 				appendStringInfoString(out, "null");
 			return true;
@@ -356,7 +356,7 @@ sagg_avro_scalar(AvroReader *reader, const AvroNode *node, bool as_number,
 				return false;
 			if (symbol < 0 || symbol >= node->n)
 				return fail(reader, "a branch or symbol is not in the schema");
-			*kind = SAGG_JSON_STRING;
+			*kind = SAGG_FIELD_STRING;
 			if (out)
 				appendStringInfoString(out, node->names[symbol]);
 			return sagg_avro_expand(reader, (int) strlen(node->names[symbol]), "its symbols stand for too many bytes");

@@ -229,7 +229,7 @@ put_quotes(StringInfo out, int start, SaggJsonKind kind)
 	copy[len] = '\0';
 	out->len = start;
 	out->data[start] = '\0';
-	if (kind == SAGG_JSON_STRING)
+	if (kind == SAGG_FIELD_STRING)
 		escape_json(out, copy);
 	else
 	{
@@ -269,7 +269,7 @@ sagg_avro_render(AvroReader *reader, const AvroNode *node, StringInfo out,
 	}
 	if (!sagg_avro_scalar(reader, node, false, &kind, out))
 		return false;
-	if (kind == SAGG_JSON_STRING || kind == SAGG_BYTES)
+	if (kind == SAGG_FIELD_STRING || kind == SAGG_BYTES)
 		put_quotes(out, start, kind);
 	return true;
 }
@@ -330,7 +330,7 @@ static void
 forget(AvroReader *reader, AvroWant *want)
 {
 	if (want->value >= 0)
-		reader->values[want->value].kind = SAGG_JSON_MISSING;
+		reader->values[want->value].kind = SAGG_FIELD_MISSING;
 	for (AvroWant *part = want->found; part; part = part->also_found)
 	{
 		part->is_found = false;
@@ -384,13 +384,13 @@ static bool
 take_whole(AvroReader *reader, const AvroNode *node, AvroWant *want,
 		   int depth)
 {
-	SaggJsonValue *value = &reader->values[want->value];
+	SaggFieldValue *value = &reader->values[want->value];
 	StringInfoData out;
 
 	initStringInfo(&out);
 	if (!sagg_avro_render(reader, node, &out, depth))
 		return false;
-	value->kind = node->type == AVRO_T_ARRAY ? SAGG_JSON_ARRAY : SAGG_JSON_OBJECT;
+	value->kind = node->type == AVRO_T_ARRAY ? SAGG_FIELD_ARRAY : SAGG_FIELD_OBJECT;
 	value->text = out.data;
 	value->len = out.len;
 	return true;

@@ -13,11 +13,11 @@
  * What is the record's fault becomes ERRCODE_SAGG_INVALID_RECORD with a reason;
  * the scan's error context adds topic, partition and offset.  The error is
  * raised anew, never swallowed, so no subtransaction is needed; where a record
- * may be refused instead, the long way has one (record_errors.c).  Anything
+ * may be rejected instead, the long way has one (record_errors.c).  Anything
  * else (a cancelled query, no memory) passes as it is, for it would not be
  * lasting.
  *
- * A record that is refused never leaves half of its columns to be used (I5:
+ * A record that is rejected never leaves half of its columns to be used (I5:
  * the caller sees an error, or is told).  Takes no locks.
  *
  *-------------------------------------------------------------------------
@@ -191,11 +191,11 @@ decode_shorts(SaggDecoder *decoder, Datum *values, bool *isnull)
 	for (int i = 0; i < decoder->ncolumns; i++)
 	{
 		DecoderColumn *column = &decoder->columns[i];
-		SaggJsonValue *value = &decoder->values[column->value];
+		SaggFieldValue *value = &decoder->values[column->value];
 		Datum	   *result = &values[column->index];
 		bool	   *null = &isnull[column->index];
 
-		if ((value->kind == SAGG_JSON_MISSING || value->kind == SAGG_JSON_NULL) &&
+		if ((value->kind == SAGG_FIELD_MISSING || value->kind == SAGG_FIELD_NULL) &&
 			!OidIsValid(column->conv.domain))
 		{
 			*result = (Datum) 0;
@@ -240,7 +240,7 @@ take_tombstone(SaggDecoder *decoder, SaggRecordError *why)
 			return SAGG_RECORD_LEFT_OUT;
 		case SAGG_TOMBSTONES_NULL:
 			for (int i = 0; i < decoder->ncolumns; i++)
-				decoder->values[decoder->columns[i].value].kind = SAGG_JSON_MISSING;
+				decoder->values[decoder->columns[i].value].kind = SAGG_FIELD_MISSING;
 			return SAGG_RECORD_GOOD;
 		case SAGG_TOMBSTONES_FAIL:
 		case SAGG_TOMBSTONES_BY_FORMAT:

@@ -31,9 +31,9 @@
 #define MAX_EXACT_DOUBLE	(INT64CONST(1) << 53)
 
 static inline bool
-is_text(const SaggJsonValue *value)
+is_text(const SaggFieldValue *value)
 {
-	return value->kind == SAGG_JSON_STRING || value->kind == SAGG_PLAIN_TEXT;
+	return value->kind == SAGG_FIELD_STRING || value->kind == SAGG_PLAIN_TEXT;
 }
 
 /*
@@ -41,7 +41,7 @@ is_text(const SaggJsonValue *value)
  * unscaled / 10^scale.  The sign of a zero is lost, as in numeric.
  */
 static inline bool
-read_decimal(const SaggJsonValue *value, int64 *unscaled, int *scale)
+read_decimal(const SaggFieldValue *value, int64 *unscaled, int *scale)
 {
 	const char *p = value->text;
 	const char *end = p + value->len;
@@ -72,12 +72,12 @@ read_decimal(const SaggJsonValue *value, int64 *unscaled, int *scale)
 
 /* numeric, with the typmod's precision and scale if it has one */
 static bool
-fast_numeric(const SaggJsonValue *value, int32 typmod, Datum *result)
+fast_numeric(const SaggFieldValue *value, int32 typmod, Datum *result)
 {
 	int64		n;
 	int			scale;
 
-	if (value->kind != SAGG_JSON_NUMBER || !read_decimal(value, &n, &scale))
+	if (value->kind != SAGG_FIELD_NUMBER || !read_decimal(value, &n, &scale))
 		return false;
 	if (typmod >= (int32) VARHDRSZ)
 	{
@@ -101,12 +101,12 @@ fast_numeric(const SaggJsonValue *value, int32 typmod, Datum *result)
  * float8.  Dividing two exact doubles rounds once, as strtod does.
  */
 static bool
-fast_float8(const SaggJsonValue *value, Datum *result)
+fast_float8(const SaggFieldValue *value, Datum *result)
 {
 	int64		n;
 	int			scale;
 
-	if (value->kind != SAGG_JSON_NUMBER || !read_decimal(value, &n, &scale) ||
+	if (value->kind != SAGG_FIELD_NUMBER || !read_decimal(value, &n, &scale) ||
 		n > MAX_EXACT_DOUBLE || n < -MAX_EXACT_DOUBLE)
 		return false;
 	*result = Float8GetDatum((double) n / (double) sagg_powers_of_ten[scale]);
@@ -183,7 +183,7 @@ read_zone(const char *p, const char *end, int64 *offset)
  * which timestamptz needs and timestamp ignores.
  */
 static bool
-read_timestamp(const SaggJsonValue *value, bool with_zone, Timestamp *result)
+read_timestamp(const SaggFieldValue *value, bool with_zone, Timestamp *result)
 {
 	static const int fraction_unit[] = {0, 100000, 10000, 1000, 100, 10, 1};
 	const char *p = value->text;
@@ -230,7 +230,7 @@ read_timestamp(const SaggJsonValue *value, bool with_zone, Timestamp *result)
  * from zero.  Those of today have 19 digits.
  */
 static bool
-read_nanoseconds(const SaggJsonValue *value, int64 *result)
+read_nanoseconds(const SaggFieldValue *value, int64 *result)
 {
 	const char *p = value->text;
 	const char *end = p + value->len;
@@ -255,7 +255,7 @@ read_nanoseconds(const SaggJsonValue *value, int64 *result)
 
 /* Time since 1970 with at most as many decimals as make microseconds. */
 static bool
-read_epoch(const SaggJsonValue *value, SaggUnit unit, Timestamp *result)
+read_epoch(const SaggFieldValue *value, SaggUnit unit, Timestamp *result)
 {
 	int			decimals = unit == SAGG_UNIT_S ? 6 : unit == SAGG_UNIT_US ? 0 : 3;
 	int64		n;
@@ -276,7 +276,7 @@ read_epoch(const SaggJsonValue *value, SaggUnit unit, Timestamp *result)
 
 /* timestamptz and timestamp of full precision */
 static bool
-fast_timestamp(const SaggConversion *conv, const SaggJsonValue *value,
+fast_timestamp(const SaggConversion *conv, const SaggFieldValue *value,
 			   bool with_zone, Datum *result)
 {
 	Timestamp	timestamp;
@@ -288,7 +288,7 @@ fast_timestamp(const SaggConversion *conv, const SaggJsonValue *value,
 		if (!read_timestamp(value, with_zone, &timestamp))
 			return false;
 	}
-	else if (value->kind != SAGG_JSON_NUMBER ||
+	else if (value->kind != SAGG_FIELD_NUMBER ||
 			 !read_epoch(value, conv->unit, &timestamp))
 		return false;
 	*result = TimestampGetDatum(timestamp);
@@ -300,11 +300,11 @@ fast_timestamp(const SaggConversion *conv, const SaggJsonValue *value,
  * are rounded as by numeric: half away from zero.
  */
 static inline bool
-fast_integer(const SaggJsonValue *value, int64 min, int64 max, int64 *n)
+fast_integer(const SaggFieldValue *value, int64 min, int64 max, int64 *n)
 {
 	int			scale;
 
-	if (value->kind != SAGG_JSON_NUMBER || !read_decimal(value, n, &scale))
+	if (value->kind != SAGG_FIELD_NUMBER || !read_decimal(value, n, &scale))
 		return false;
 	if (scale > 0)
 	{
@@ -326,7 +326,7 @@ fast_integer(const SaggJsonValue *value, int64 min, int64 max, int64 *n)
  * none.  Raises no errors but out of memory.
  */
 bool
-sagg_convert_fast(const SaggConversion *conv, const SaggJsonValue *value,
+sagg_convert_fast(const SaggConversion *conv, const SaggFieldValue *value,
 				  Datum *result)
 {
 	int64		n;
@@ -337,8 +337,8 @@ sagg_convert_fast(const SaggConversion *conv, const SaggJsonValue *value,
 	switch (conv->kind)
 	{
 		case SAGG_TO_BOOL:
-			*result = BoolGetDatum(value->kind == SAGG_JSON_TRUE);
-			return value->kind == SAGG_JSON_TRUE || value->kind == SAGG_JSON_FALSE;
+			*result = BoolGetDatum(value->kind == SAGG_FIELD_TRUE);
+			return value->kind == SAGG_FIELD_TRUE || value->kind == SAGG_FIELD_FALSE;
 		case SAGG_TO_INT2:
 			if (!fast_integer(value, PG_INT16_MIN, PG_INT16_MAX, &n))
 				return false;

@@ -53,7 +53,7 @@ struct SaggDecoder
 	const SaggLayout *layout;
 	int			ncolumns;
 	DecoderColumn *columns;
-	SaggJsonValue *values;		/* of the record at hand, by the format */
+	SaggFieldValue *values;		/* of the record at hand, by the format */
 	void	   *state;			/* the format's own */
 	int			nunused;
 	int		   *unused;			/* columns to set to NULL, from 0 */

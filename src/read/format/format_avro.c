@@ -173,7 +173,7 @@ prepare_avro(SaggDecoder *decoder)
 	for (int i = 0; i < decoder->ncolumns; i++)
 		want_column(state, &decoder->columns[i]);
 	sort_wants(&state->root);
-	decoder->values = palloc0(sizeof(SaggJsonValue) * (state->nvalues + 1));
+	decoder->values = palloc0(sizeof(SaggFieldValue) * (state->nvalues + 1));
 }
 
 static SaggVerdict
@@ -209,7 +209,7 @@ parse_avro(SaggDecoder *decoder, const char *payload, Size len,
 
 	MemoryContextReset(state->memory);
 	for (int i = 0; i < state->nvalues; i++)
-		decoder->values[i].kind = SAGG_JSON_MISSING;
+		decoder->values[i].kind = SAGG_FIELD_MISSING;
 	reader.start = payload;
 	reader.p = payload + HEADER_SIZE;
 	reader.end = payload + len;

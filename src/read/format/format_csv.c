@@ -36,7 +36,7 @@ prepare_csv(SaggDecoder *decoder)
 
 	state->null_len = strlen(layout->null_text);
 	decoder->state = state;
-	decoder->values = palloc0(sizeof(SaggJsonValue) * (layout->npositions + 1));
+	decoder->values = palloc0(sizeof(SaggFieldValue) * (layout->npositions + 1));
 	for (int i = 0; i < decoder->ncolumns; i++)
 		decoder->columns[i].value = decoder->columns[i].source->position;
 }
@@ -90,7 +90,7 @@ split(SaggDecoder *decoder, const char *p, const char *end, SaggRecordError *why
 
 	for (int n = 0; n < Max(layout->npositions, 1); n++)
 	{
-		SaggJsonValue *value = &decoder->values[n];
+		SaggFieldValue *value = &decoder->values[n];
 		bool		quoted;
 
 		CHECK_FOR_INTERRUPTS();
@@ -103,7 +103,7 @@ split(SaggDecoder *decoder, const char *p, const char *end, SaggRecordError *why
 		value->kind = SAGG_PLAIN_TEXT;
 		if (!quoted && value->len == state->null_len &&
 			memcmp(value->text, layout->null_text, value->len) == 0)
-			value->kind = SAGG_JSON_NULL;
+			value->kind = SAGG_FIELD_NULL;
 		if (p < end && *p == layout->delimiter)
 		{
 			if (n >= layout->npositions - 1)
@@ -122,7 +122,7 @@ split(SaggDecoder *decoder, const char *p, const char *end, SaggRecordError *why
  * is none, as float has one of these.
  */
 static bool
-is_plain_number(const SaggJsonValue *value)
+is_plain_number(const SaggFieldValue *value)
 {
 	const char *p = value->text + (value->text[0] == '-');
 	size_t		whole = strspn(p, "0123456789");
@@ -148,7 +148,7 @@ find_numbers(SaggDecoder *decoder)
 	for (int i = 0; i < decoder->ncolumns; i++)
 	{
 		DecoderColumn *column = &decoder->columns[i];
-		SaggJsonValue *value = &decoder->values[column->value];
+		SaggFieldValue *value = &decoder->values[column->value];
 
 		if (value->kind != SAGG_PLAIN_TEXT)
 			continue;
@@ -159,17 +159,17 @@ find_numbers(SaggDecoder *decoder)
 			case SAGG_TO_INT8:
 				/* what has decimals is no integer in CSV */
 				if (memchr(value->text, '.', value->len) == NULL && is_plain_number(value))
-					value->kind = SAGG_JSON_NUMBER;
+					value->kind = SAGG_FIELD_NUMBER;
 				break;
 			case SAGG_TO_FLOAT8:
 			case SAGG_TO_NUMERIC:
 				if (is_plain_number(value))
-					value->kind = SAGG_JSON_NUMBER;
+					value->kind = SAGG_FIELD_NUMBER;
 				break;
 			case SAGG_TO_TIMESTAMPTZ:
 			case SAGG_TO_TIMESTAMP:
 				if (column->conv.unit != SAGG_UNIT_DEFAULT && is_plain_number(value))
-					value->kind = SAGG_JSON_NUMBER;
+					value->kind = SAGG_FIELD_NUMBER;
 				break;
 			default:
 				break;

@@ -73,7 +73,7 @@ add_column_path(SaggJsonPath *paths, int *npaths, const SaggField *field,
 typedef struct DebeziumState
 {
 	void	   *json;			/* of format_json.c */
-	SaggJsonValue *found;		/* all values of the leaf */
+	SaggFieldValue *found;		/* all values of the leaf */
 	int		   *plain;			/* by column: its value in a plain event */
 	int		   *wrapped;
 } DebeziumState;
@@ -102,7 +102,7 @@ prepare_debezium(SaggDecoder *decoder)
 	state->json = decoder->state;
 	state->found = decoder->values;
 	decoder->state = state;
-	decoder->values = palloc0(sizeof(SaggJsonValue) * (decoder->ncolumns + 1));
+	decoder->values = palloc0(sizeof(SaggFieldValue) * (decoder->ncolumns + 1));
 }
 
 /* Runs the leaf, whose values are not the decoder's. */
@@ -111,7 +111,7 @@ parse_event(SaggDecoder *decoder, const char *payload, Size len,
 			SaggRecordError *why)
 {
 	DebeziumState *state = (DebeziumState *) decoder->state;
-	SaggJsonValue *values = decoder->values;
+	SaggFieldValue *values = decoder->values;
 	bool		good;
 
 	decoder->state = state->json;
@@ -137,7 +137,7 @@ other_operation(const SaggDecoder *decoder, const char *operation,
  * Whether an event of this operation is the record of a row.
  */
 static SaggVerdict
-check_operation(const SaggDecoder *decoder, const SaggJsonValue *op,
+check_operation(const SaggDecoder *decoder, const SaggFieldValue *op,
 				SaggJsonKind after, SaggRecordError *why)
 {
 	static const struct
@@ -149,18 +149,18 @@ check_operation(const SaggDecoder *decoder, const SaggJsonValue *op,
 	};
 
 	why->detail = NULL;
-	if (op->kind == SAGG_JSON_STRING && op->len == 1)
+	if (op->kind == SAGG_FIELD_STRING && op->len == 1)
 	{
 		for (int i = 0; i < lengthof(others); i++)
 		{
 			if (op->text[0] == others[i].op)
 				return other_operation(decoder, others[i].operation, why);
 		}
-		if ((op->text[0] == 'c' || op->text[0] == 'r') && after == SAGG_JSON_OBJECT)
+		if ((op->text[0] == 'c' || op->text[0] == 'r') && after == SAGG_FIELD_OBJECT)
 			return SAGG_RECORD_GOOD;
 	}
 	why->message = "record is not a change event of Debezium";
-	why->detail = op->kind != SAGG_JSON_STRING ? "It has no \"op\"." :
+	why->detail = op->kind != SAGG_FIELD_STRING ? "It has no \"op\"." :
 		op->len == 1 && (op->text[0] == 'c' || op->text[0] == 'r') ?
 		"Its \"after\" is not an object." : "Its \"op\" is not known.";
 	return SAGG_RECORD_INVALID;
@@ -171,7 +171,7 @@ parse_debezium(SaggDecoder *decoder, const char *payload, Size len,
 			   SaggRecordError *why)
 {
 	DebeziumState *state = (DebeziumState *) decoder->state;
-	const SaggJsonValue *found = state->found;
+	const SaggFieldValue *found = state->found;
 	bool		wrapped;
 	SaggVerdict verdict;
 
@@ -179,8 +179,8 @@ parse_debezium(SaggDecoder *decoder, const char *payload, Size len,
 		return other_operation(decoder, "tombstone", why);
 	if (!parse_event(decoder, payload, len, why))
 		return SAGG_RECORD_INVALID;
-	wrapped = found[EVENT_PAYLOAD].kind != SAGG_JSON_MISSING;
-	if (found[EVENT_PAYLOAD].kind == SAGG_JSON_NULL)
+	wrapped = found[EVENT_PAYLOAD].kind != SAGG_FIELD_MISSING;
+	if (found[EVENT_PAYLOAD].kind == SAGG_FIELD_NULL)
 		return other_operation(decoder, "tombstone", why);
 	verdict = check_operation(decoder, &found[wrapped ? WRAPPED_OP : EVENT_OP],
 							  found[wrapped ? WRAPPED_AFTER : EVENT_AFTER].kind, why);

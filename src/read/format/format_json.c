@@ -108,7 +108,7 @@ sagg_json_prepare(SaggDecoder *decoder, const SaggJsonPath *paths, int npaths)
 	state->callback.arg = state;
 	MemoryContextRegisterResetCallback(decoder->context, &state->callback);
 	decoder->state = state;
-	decoder->values = palloc0(sizeof(SaggJsonValue) * (npaths + 1));
+	decoder->values = palloc0(sizeof(SaggFieldValue) * (npaths + 1));
 	state->leaf = sagg_json_leaf_make(paths, npaths, SAGG_JSON_MAX_DEPTH);
 	if (state->leaf == NULL)
 		no_memory_for_leaf();
@@ -140,7 +140,7 @@ prepare_json(SaggDecoder *decoder)
  */
 static SaggJsonResult
 parse_payload(SaggJsonLeaf *leaf, const char *payload, Size len,
-			  SaggJsonValue *values, SaggJsonError *error)
+			  SaggFieldValue *values, SaggJsonError *error)
 {
 	SaggJsonResult result = SAGG_JSON_INTERRUPTED;
 

@@ -15,7 +15,7 @@
 #include "read/scan/insert_internal.h"
 
 static void
-refuse_headers(const char *column, const char *detail)
+reject_headers(const char *column, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -55,10 +55,10 @@ encode_header(SaggOutHeader *header, JsonbContainer *object, const char *column)
 	Size		len;
 
 	if (!JsonContainerIsObject(object) || JsonContainerSize(object) != 2)
-		refuse_headers(column, "A header is an object with two members.");
+		reject_headers(column, "A header is an object with two members.");
 	value = getKeyJsonValueFromContainer(object, "key", 3, &buffer);
 	if (value == NULL || value->type != jbvString)
-		refuse_headers(column, "A header has no \"key\" that is a string.");
+		reject_headers(column, "A header has no \"key\" that is a string.");
 	header->name = utf8_string(value, &len);
 
 	value = getKeyJsonValueFromContainer(object, "value", 5, &buffer);
@@ -68,7 +68,7 @@ encode_header(SaggOutHeader *header, JsonbContainer *object, const char *column)
 		hex = true;
 	}
 	if (value == NULL)
-		refuse_headers(column, "A header has neither \"value\" nor \"hex\".");
+		reject_headers(column, "A header has neither \"value\" nor \"hex\".");
 	if (value->type == jbvString && hex)
 		encode_hex(header, value);
 	else if (value->type == jbvString)
@@ -76,7 +76,7 @@ encode_header(SaggOutHeader *header, JsonbContainer *object, const char *column)
 	else if (value->type == jbvNull && !hex)
 		header->value = NULL;
 	else
-		refuse_headers(column, "The value of a header is neither a string nor null.");
+		reject_headers(column, "The value of a header is neither a string nor null.");
 }
 
 /*
@@ -90,7 +90,7 @@ sagg_headers_encode(Datum headers, const char *column, int *nheaders)
 	SaggOutHeader *result;
 
 	if (!JB_ROOT_IS_ARRAY(jsonb) || JB_ROOT_IS_SCALAR(jsonb))
-		refuse_headers(column, "They are not a JSON array.");
+		reject_headers(column, "They are not a JSON array.");
 	*nheaders = JB_ROOT_COUNT(jsonb);
 	result = palloc0(sizeof(SaggOutHeader) * Max(*nheaders, 1));
 	for (int i = 0; i < *nheaders; i++)
@@ -98,7 +98,7 @@ sagg_headers_encode(Datum headers, const char *column, int *nheaders)
 		JsonbValue *element = getIthJsonbValueFromContainer(&jsonb->root, i);
 
 		if (element == NULL || element->type != jbvBinary)
-			refuse_headers(column, "A header is an object with two members.");
+			reject_headers(column, "A header is an object with two members.");
 		encode_header(&result[i], element->val.binary.data, column);
 	}
 	return result;

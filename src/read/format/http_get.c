@@ -69,7 +69,7 @@ append_body(char *data, size_t size, size_t n, void *arg)
 }
 
 /*
- * Set up the transfer; false if libcurl refuses an option or has no memory.
+ * Set up the transfer; false if libcurl rejects an option or has no memory.
  */
 static bool
 prepare(Transfer *transfer, const SaggHttpRequest *request)

@@ -67,7 +67,7 @@ find_member(Member **list, const char *name)
  * An element of an array cannot be written: nothing says what the others are.
  */
 static void
-refuse_subscripts(const char *column, const SaggField *field)
+reject_subscripts(const char *column, const SaggField *field)
 {
 	if (field->npath == 0)
 		ereport(ERROR,
@@ -97,7 +97,7 @@ add_column(JsonEncoder *encoder, Form_pg_attribute att, const SaggField *field)
 
 	column->index = att->attnum - 1;
 	column->name = pstrdup(NameStr(att->attname));
-	refuse_subscripts(column->name, field);
+	reject_subscripts(column->name, field);
 	sagg_value_encoder_init(&column->value, att->atttypid, field->unit);
 	encoder->base.needs_settings |= sagg_value_encoder_needs_settings(&column->value);
 	for (int i = 0; i < field->npath; i++)
@@ -124,7 +124,7 @@ prepare_json(TupleDesc desc, const SaggLayout *layout)
 }
 
 static void
-refuse_both(const JsonColumn *one, const JsonColumn *other)
+reject_both(const JsonColumn *one, const JsonColumn *other)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -146,7 +146,7 @@ column_with_value(const Member *member, const bool *isnull)
 		if (isnull[column->index])
 			continue;
 		if (found)
-			refuse_both(found, column);
+			reject_both(found, column);
 		found = column;
 	}
 	return found;
@@ -185,7 +185,7 @@ encode_members(const Member *members, const Datum *values, const bool *isnull,
 			appendStringInfoChar(out, ',');
 		appendStringInfoString(out, member->label);
 		if (column && inner)
-			refuse_both(column, inner);
+			reject_both(column, inner);
 		if (column)
 			sagg_value_encode(&column->value, values[column->index], out);
 		else if (inner || (member->members && !member->columns))

@@ -8,7 +8,7 @@
  * every token starts; the grammar is walked here, over these positions.
  * simdjson's own second stages don't do: On-Demand looks only at what is
  * read, so that the validity of a record would depend on the columns of the
- * query, and the DOM refuses numbers that numeric holds.  Both take \u0000.
+ * query, and the DOM rejects numbers that numeric holds.  Both take \u0000.
  *
  * What makes the walk complete: a token reaches from its start to the start of
  * the next one, and every byte of it is accounted for, either by the token's
@@ -30,7 +30,7 @@
  * stand for if "value" is not null.  Apart from take_string, to keep that quick.
  */
 __attribute__((noinline)) static bool
-take_escapes(SaggJsonLeaf *leaf, uint8_t *start, uint8_t *end, SaggJsonValue *value)
+take_escapes(SaggJsonLeaf *leaf, uint8_t *start, uint8_t *end, SaggFieldValue *value)
 {
 	const uint8_t *wrong;
 	const char *reason;
@@ -50,7 +50,7 @@ take_escapes(SaggJsonLeaf *leaf, uint8_t *start, uint8_t *end, SaggJsonValue *va
  * it is filled in and the string loses its escapes, in place.
  */
 static inline bool
-take_string(SaggJsonLeaf *leaf, SaggJsonValue *value)
+take_string(SaggJsonLeaf *leaf, SaggFieldValue *value)
 {
 	uint8_t    *start = token_start(leaf);
 	uint8_t    *end = token_end(leaf);
@@ -62,7 +62,7 @@ take_string(SaggJsonLeaf *leaf, SaggJsonValue *value)
 	end--;
 	if (value)
 	{
-		value->kind = SAGG_JSON_STRING;
+		value->kind = SAGG_FIELD_STRING;
 		value->text = (char *) start;
 		value->len = (size_t) (end - start);
 	}
@@ -75,7 +75,7 @@ take_string(SaggJsonLeaf *leaf, SaggJsonValue *value)
  * Fills in "value" if it is not null.
  */
 static bool
-take_scalar(SaggJsonLeaf *leaf, SaggJsonValue *value)
+take_scalar(SaggJsonLeaf *leaf, SaggFieldValue *value)
 {
 	uint8_t    *start = token_start(leaf);
 	uint8_t    *end = token_end(leaf);
@@ -88,14 +88,14 @@ take_scalar(SaggJsonLeaf *leaf, SaggJsonValue *value)
 
 		if (reason)
 			return invalid(leaf, reason, start);
-		kind = SAGG_JSON_NUMBER;
+		kind = SAGG_FIELD_NUMBER;
 	}
 	else if (len == 4 && memcmp(start, "true", 4) == 0)
-		kind = SAGG_JSON_TRUE;
+		kind = SAGG_FIELD_TRUE;
 	else if (len == 4 && memcmp(start, "null", 4) == 0)
-		kind = SAGG_JSON_NULL;
+		kind = SAGG_FIELD_NULL;
 	else if (len == 5 && memcmp(start, "false", 5) == 0)
-		kind = SAGG_JSON_FALSE;
+		kind = SAGG_FIELD_FALSE;
 	else
 		return unexpected(leaf, "value expected");
 	if (value)
@@ -112,7 +112,7 @@ take_scalar(SaggJsonLeaf *leaf, SaggJsonValue *value)
 
 /* Takes a string and the colon behind it. */
 static inline bool
-take_key(SaggJsonLeaf *leaf, SaggJsonValue *key)
+take_key(SaggJsonLeaf *leaf, SaggFieldValue *key)
 {
 	if (*token_start(leaf) != '"')
 		return unexpected(leaf, "name of a field expected");
@@ -186,7 +186,7 @@ take_container(SaggJsonLeaf *leaf, size_t depth)
  * it.
  */
 static bool
-take_value(SaggJsonLeaf *leaf, SaggJsonValue *value, size_t depth)
+take_value(SaggJsonLeaf *leaf, SaggFieldValue *value, size_t depth)
 {
 	uint8_t    *start = token_start(leaf);
 
@@ -198,7 +198,7 @@ take_value(SaggJsonLeaf *leaf, SaggJsonValue *value, size_t depth)
 		return false;
 	if (value)
 	{
-		value->kind = *start == '{' ? SAGG_JSON_OBJECT : SAGG_JSON_ARRAY;
+		value->kind = *start == '{' ? SAGG_FIELD_OBJECT : SAGG_FIELD_ARRAY;
 		value->text = (char *) start;
 		/* the token before the current one is the closing bracket */
 		value->len = (size_t) (leaf->buf + leaf->token[-1] + 1 - start);
@@ -210,7 +210,7 @@ take_value(SaggJsonLeaf *leaf, SaggJsonValue *value, size_t depth)
 
 /* Makes "len" bytes the text of a value, by a copy. */
 static bool
-copy_text(SaggJsonLeaf *leaf, const uint8_t *start, size_t len, SaggJsonValue *value)
+copy_text(SaggJsonLeaf *leaf, const uint8_t *start, size_t len, SaggFieldValue *value)
 {
 	value->text = sagg_json_copy(&leaf->copies, start, len);
 	value->len = len;
@@ -223,14 +223,14 @@ copy_text(SaggJsonLeaf *leaf, const uint8_t *start, size_t len, SaggJsonValue *v
  * its text: what is inside will lose escapes and get NULs.  Does not move on.
  */
 static bool
-note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggJsonValue *value, size_t depth)
+note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggFieldValue *value, size_t depth)
 {
 	const uint32_t *token = leaf->token;
 	const uint8_t *start = token_start(leaf);
 	int64_t		digits = leaf->digits;
 	size_t		len;
 
-	value->kind = *start == '{' ? SAGG_JSON_OBJECT : SAGG_JSON_ARRAY;
+	value->kind = *start == '{' ? SAGG_FIELD_OBJECT : SAGG_FIELD_ARRAY;
 	if (node->kind_only)
 		return true;
 	if (!take_container(leaf, depth))
@@ -241,15 +241,15 @@ note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggJsonValue *value, s
 	return copy_text(leaf, start, len, value);
 }
 
-static bool take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth);
-static bool take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth);
+static bool take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggFieldValue *values, size_t depth);
+static bool take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggFieldValue *values, size_t depth);
 
 /* Takes a value in which further ones are wanted, "depth" containers around it. */
 static bool
-take_parts(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
+take_parts(SaggJsonLeaf *leaf, JsonNode *node, SaggFieldValue *values, size_t depth)
 {
 	uint8_t		c = *token_start(leaf);
-	SaggJsonValue *value = node->value < 0 ? nullptr : &values[node->value];
+	SaggFieldValue *value = node->value < 0 ? nullptr : &values[node->value];
 
 	sagg_json_forget(node, values);
 	if (c != '{' && c != '[')
@@ -265,7 +265,7 @@ take_parts(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t dep
 
 /* Takes a value that may be wanted; "node" is null if it is not. */
 static inline bool
-take_wanted(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
+take_wanted(SaggJsonLeaf *leaf, JsonNode *node, SaggFieldValue *values, size_t depth)
 {
 	if (!node)
 		return take_value(leaf, nullptr, depth);
@@ -276,7 +276,7 @@ take_wanted(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t de
 
 /* Takes what is inside an array, behind its "[", and the "]". */
 static bool
-take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
+take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggFieldValue *values, size_t depth)
 {
 	int			next = 0;
 
@@ -308,7 +308,7 @@ take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t 
  * in another case.
  */
 static bool
-take_other(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJsonValue *values, size_t depth)
+take_other(SaggJsonLeaf *leaf, JsonNode *node, const SaggFieldValue *key, SaggFieldValue *values, size_t depth)
 {
 	JsonNode   *child = sagg_json_find_any_case(node, key);
 
@@ -327,7 +327,7 @@ take_other(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJso
  * name, wherever it stands.
  */
 static inline bool
-take_member(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJsonValue *values, size_t depth)
+take_member(SaggJsonLeaf *leaf, JsonNode *node, const SaggFieldValue *key, SaggFieldValue *values, size_t depth)
 {
 	JsonNode   *child = sagg_json_find_name(node, key);
 
@@ -344,7 +344,7 @@ take_member(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJs
 
 /* Takes what is inside an object, behind its "{", and the "}". */
 static bool
-take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
+take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggFieldValue *values, size_t depth)
 {
 	node->next = node->children;
 	if (*token_start(leaf) == '}')
@@ -354,7 +354,7 @@ take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t d
 	}
 	for (;;)
 	{
-		SaggJsonValue key;
+		SaggFieldValue key;
 		uint8_t		c;
 
 		if (!take_key(leaf, &key))
@@ -372,20 +372,20 @@ take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t d
 
 /* Notes the record itself as a value, with a copy of its text. */
 static bool
-note_record(SaggJsonLeaf *leaf, SaggJsonValue *value)
+note_record(SaggJsonLeaf *leaf, SaggFieldValue *value)
 {
 	const uint8_t *start = token_start(leaf);
 	const uint8_t *end = leaf->buf + leaf->len;
 
 	while (end > start && is_space(end[-1]))
 		end--;
-	value->kind = SAGG_JSON_OBJECT;
+	value->kind = SAGG_FIELD_OBJECT;
 	return copy_text(leaf, start, (size_t) (end - start), value);
 }
 
 /* Walks the record. */
 static bool
-walk(SaggJsonLeaf *leaf, SaggJsonValue *values)
+walk(SaggJsonLeaf *leaf, SaggFieldValue *values)
 {
 	if (*token_start(leaf) != '{')
 		return unexpected(leaf, "not an object");
@@ -494,7 +494,7 @@ sagg_json_leaf_make(const SaggJsonPath *paths, int npaths, size_t max_depth) SAG
 /* Parses a record, once. */
 static inline SaggJsonResult
 parse_once(SaggJsonLeaf *leaf, const char *record, size_t len,
-		   SaggJsonValue *values, SaggJsonError *error,
+		   SaggFieldValue *values, SaggJsonError *error,
 		   const volatile sig_atomic_t *interrupt)
 {
 	simdjson::error_code code;
@@ -508,7 +508,7 @@ parse_once(SaggJsonLeaf *leaf, const char *record, size_t len,
 	{
 		values[i].text = nullptr;
 		values[i].len = 0;
-		values[i].kind = SAGG_JSON_MISSING;
+		values[i].kind = SAGG_FIELD_MISSING;
 	}
 	leaf->error = error;
 	leaf->len = len;
@@ -553,7 +553,7 @@ parse_once(SaggJsonLeaf *leaf, const char *record, size_t len,
  */
 extern "C" SaggJsonResult
 sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
-					 SaggJsonValue *values, SaggJsonError *error,
+					 SaggFieldValue *values, SaggJsonError *error,
 					 const volatile sig_atomic_t *interrupt) SAGG_NOEXCEPT
 {
 	SaggJsonResult result;

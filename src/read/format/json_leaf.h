@@ -36,15 +36,15 @@ extern "C"
 
 typedef enum SaggJsonKind
 {
-	SAGG_JSON_MISSING,
-	SAGG_JSON_NULL,
-	SAGG_JSON_FALSE,
-	SAGG_JSON_TRUE,
-	SAGG_JSON_NUMBER,
-	SAGG_JSON_STRING,
-	SAGG_JSON_ARRAY,
-	SAGG_JSON_OBJECT,
-	SAGG_JSON_AMBIGUOUS,		/* several fields could be meant, see any_case */
+	SAGG_FIELD_MISSING,
+	SAGG_FIELD_NULL,
+	SAGG_FIELD_FALSE,
+	SAGG_FIELD_TRUE,
+	SAGG_FIELD_NUMBER,
+	SAGG_FIELD_STRING,
+	SAGG_FIELD_ARRAY,
+	SAGG_FIELD_OBJECT,
+	SAGG_FIELD_AMBIGUOUS,		/* several fields could be meant, see any_case */
 	/* of other formats, never from the leaf */
 	SAGG_PLAIN_TEXT,			/* the text form of the column's type */
 	SAGG_BYTES					/* bytes, which may have NULs inside */
@@ -54,14 +54,14 @@ typedef enum SaggJsonKind
  * A field's value: a string without its quotes and escapes, anything else as
  * it stood in the record.  UTF-8, followed by a NUL and without one inside.
  * The text belongs to the leaf and may be overwritten; it is gone at the next
- * parse.  NULL text for SAGG_JSON_MISSING.
+ * parse.  NULL text for SAGG_FIELD_MISSING.
  */
-typedef struct SaggJsonValue
+typedef struct SaggFieldValue
 {
 	char	   *text;
 	size_t		len;			/* bytes */
 	SaggJsonKind kind;
-} SaggJsonValue;
+} SaggFieldValue;
 
 /* The name of a field, UTF-8, not NUL-terminated. */
 typedef struct SaggJsonName
@@ -111,7 +111,7 @@ extern SaggJsonLeaf *sagg_json_leaf_make(const SaggJsonPath *paths, int npaths,
 										 size_t max_depth) SAGG_NOEXCEPT;
 extern SaggJsonResult sagg_json_leaf_parse(SaggJsonLeaf *leaf,
 										   const char *record, size_t len,
-										   SaggJsonValue *values,
+										   SaggFieldValue *values,
 										   SaggJsonError *error,
 										   const volatile sig_atomic_t *interrupt) SAGG_NOEXCEPT;
 extern void sagg_json_leaf_free(SaggJsonLeaf *leaf) SAGG_NOEXCEPT;

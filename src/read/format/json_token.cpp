@@ -13,7 +13,7 @@
 
 #include <cstring>
 
-/* numeric's highest power of ten, and the exponent that numeric_in refuses */
+/* numeric's highest power of ten, and the exponent that numeric_in rejects */
 static constexpr int64_t NUMERIC_MAX_POWER = 131071;
 static constexpr int64_t NUMERIC_MAX_EXPONENT = INT32_MAX / 2;
 

@@ -179,7 +179,7 @@ index_children(Maker *maker, JsonNode *node)
  * The wanted field of a name among many, or null.
  */
 JsonNode *
-sagg_json_find_hashed(JsonNode *parent, const SaggJsonValue *key) noexcept
+sagg_json_find_hashed(JsonNode *parent, const SaggFieldValue *key) noexcept
 {
 	uint32_t	slot = hash_name(key->text, key->len) & parent->mask;
 
@@ -242,7 +242,7 @@ sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
 
 /* Does the name of a field that may be in any case differ from the key in case only? */
 static bool
-same_in_any_case(const JsonNode *child, const SaggJsonValue *key)
+same_in_any_case(const JsonNode *child, const SaggFieldValue *key)
 {
 	if (!child->any_case || child->len != key->len)
 		return false;
@@ -256,7 +256,7 @@ same_in_any_case(const JsonNode *child, const SaggJsonValue *key)
  * The wanted field whose name differs from the key in case only, or null.
  */
 JsonNode *
-sagg_json_find_any_case(JsonNode *parent, const SaggJsonValue *key) noexcept
+sagg_json_find_any_case(JsonNode *parent, const SaggFieldValue *key) noexcept
 {
 	uint32_t	slot;
 
@@ -281,7 +281,7 @@ sagg_json_find_any_case(JsonNode *parent, const SaggJsonValue *key) noexcept
  * in several others, are ambiguous.  Takes as long as finding them.
  */
 void
-sagg_json_settle_cases(JsonNode *node, SaggJsonValue *values) noexcept
+sagg_json_settle_cases(JsonNode *node, SaggFieldValue *values) noexcept
 {
 	for (JsonNode *child = node->found; child; child = child->also_found)
 	{
@@ -289,7 +289,7 @@ sagg_json_settle_cases(JsonNode *node, SaggJsonValue *values) noexcept
 		{
 			values[child->value].text = nullptr;
 			values[child->value].len = 0;
-			values[child->value].kind = SAGG_JSON_AMBIGUOUS;
+			values[child->value].kind = SAGG_FIELD_AMBIGUOUS;
 		}
 		sagg_json_settle_cases(child, values);
 	}
@@ -300,7 +300,7 @@ sagg_json_settle_cases(JsonNode *node, SaggJsonValue *values) noexcept
  * as long as finding that.
  */
 void
-sagg_json_forget(JsonNode *node, SaggJsonValue *values) noexcept
+sagg_json_forget(JsonNode *node, SaggFieldValue *values) noexcept
 {
 	node->exact = false;
 	node->ambiguous = false;
@@ -309,7 +309,7 @@ sagg_json_forget(JsonNode *node, SaggJsonValue *values) noexcept
 	{
 		values[node->value].text = nullptr;
 		values[node->value].len = 0;
-		values[node->value].kind = SAGG_JSON_MISSING;
+		values[node->value].kind = SAGG_FIELD_MISSING;
 	}
 	for (JsonNode *child = node->found; child; child = child->also_found)
 	{

@@ -85,7 +85,7 @@ sagg_json_same(const char *a, const char *b, size_t n)
 	}
 }
 
-extern JsonNode *sagg_json_find_hashed(JsonNode *parent, const SaggJsonValue *key) noexcept;
+extern JsonNode *sagg_json_find_hashed(JsonNode *parent, const SaggFieldValue *key) noexcept;
 
 /* The bit of JsonNode.lengths for names of this length. */
 static inline uint64_t
@@ -99,7 +99,7 @@ sagg_json_length_bit(size_t len)
  * record to record, so the search starts behind the last one found.
  */
 static inline JsonNode *
-sagg_json_find_name(JsonNode *parent, const SaggJsonValue *key)
+sagg_json_find_name(JsonNode *parent, const SaggFieldValue *key)
 {
 	JsonNode   *child = parent->next;
 
@@ -149,9 +149,9 @@ sagg_json_found(JsonNode *parent, JsonNode *child)
 	parent->found = child;
 }
 
-extern JsonNode *sagg_json_find_any_case(JsonNode *parent, const SaggJsonValue *key) noexcept;
-extern void sagg_json_settle_cases(JsonNode *node, SaggJsonValue *values) noexcept;
+extern JsonNode *sagg_json_find_any_case(JsonNode *parent, const SaggFieldValue *key) noexcept;
+extern void sagg_json_settle_cases(JsonNode *node, SaggFieldValue *values) noexcept;
 extern JsonNode *sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept;
-extern void sagg_json_forget(JsonNode *node, SaggJsonValue *values) noexcept;
+extern void sagg_json_forget(JsonNode *node, SaggFieldValue *values) noexcept;
 
 #endif							/* SAGG_JSON_TREE_H */

@@ -148,7 +148,7 @@ sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod, Oid collation
 
 /* A value's text in server encoding.  Raises an error if it cannot be. */
 static char *
-server_text(const SaggJsonValue *value)
+server_text(const SaggFieldValue *value)
 {
 	/* UTF-8 has been verified already */
 	if (GetDatabaseEncoding() == PG_UTF8)
@@ -158,7 +158,7 @@ server_text(const SaggJsonValue *value)
 
 /* A number as a Datum of type numeric, exact. */
 static Datum
-number_numeric(const SaggJsonValue *value)
+number_numeric(const SaggFieldValue *value)
 {
 	return DirectFunctionCall3(numeric_in, CStringGetDatum(value->text),
 							   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
@@ -166,7 +166,7 @@ number_numeric(const SaggJsonValue *value)
 
 /* A number as numeric prints it: no exponent, no minus before a zero. */
 static char *
-number_text(const SaggJsonValue *value)
+number_text(const SaggFieldValue *value)
 {
 	bool		zero = strspn(value->text, "-0.") == value->len;
 
@@ -178,22 +178,22 @@ number_text(const SaggJsonValue *value)
 
 /* Any value as a Datum of type jsonb. */
 static Datum
-value_jsonb(const SaggJsonValue *value)
+value_jsonb(const SaggFieldValue *value)
 {
 	JsonbValue	scalar;
 
 	switch (value->kind)
 	{
-		case SAGG_JSON_FALSE:
-		case SAGG_JSON_TRUE:
+		case SAGG_FIELD_FALSE:
+		case SAGG_FIELD_TRUE:
 			scalar.type = jbvBool;
-			scalar.val.boolean = (value->kind == SAGG_JSON_TRUE);
+			scalar.val.boolean = (value->kind == SAGG_FIELD_TRUE);
 			break;
-		case SAGG_JSON_NUMBER:
+		case SAGG_FIELD_NUMBER:
 			scalar.type = jbvNumeric;
 			scalar.val.numeric = DatumGetNumeric(number_numeric(value));
 			break;
-		case SAGG_JSON_STRING:
+		case SAGG_FIELD_STRING:
 			scalar.type = jbvString;
 			scalar.val.string.val = server_text(value);
 			scalar.val.string.len = strlen(scalar.val.string.val);
@@ -207,17 +207,17 @@ value_jsonb(const SaggJsonValue *value)
 
 /* Any value as text, as the operator ->> of jsonb gives it. */
 static char *
-value_text(const SaggJsonValue *value)
+value_text(const SaggFieldValue *value)
 {
 	switch (value->kind)
 	{
-		case SAGG_JSON_FALSE:
+		case SAGG_FIELD_FALSE:
 			return "false";
-		case SAGG_JSON_TRUE:
+		case SAGG_FIELD_TRUE:
 			return "true";
-		case SAGG_JSON_NUMBER:
+		case SAGG_FIELD_NUMBER:
 			return number_text(value);
-		case SAGG_JSON_STRING:
+		case SAGG_FIELD_STRING:
 			return server_text(value);
 		default:
 			return DatumGetCString(DirectFunctionCall1(jsonb_out,
@@ -227,11 +227,11 @@ value_text(const SaggJsonValue *value)
 
 /* Any value as a Datum of type json: what the record says, less escapes. */
 static Datum
-value_json(const SaggJsonValue *value)
+value_json(const SaggFieldValue *value)
 {
 	StringInfoData buf;
 
-	if (value->kind != SAGG_JSON_STRING)
+	if (value->kind != SAGG_FIELD_STRING)
 		return CStringGetTextDatum(server_text(value));
 	initStringInfo(&buf);
 	escape_json(&buf, server_text(value));
@@ -243,7 +243,7 @@ value_json(const SaggJsonValue *value)
  *		SELECT value FROM jsonb_to_record('{"value": ...}') AS (value type)
  */
 static Datum
-value_record(SaggConversion *conv, const SaggJsonValue *value)
+value_record(SaggConversion *conv, const SaggFieldValue *value)
 {
 	LOCAL_FCINFO(fcinfo, 1);
 	ReturnSetInfo rsinfo = {0};
@@ -296,7 +296,7 @@ unit_microseconds(SaggUnit unit)
  * timestamp.
  */
 static Datum
-value_epoch(const SaggConversion *conv, const SaggJsonValue *value)
+value_epoch(const SaggConversion *conv, const SaggFieldValue *value)
 {
 	Datum		scaled;
 	int64		unix_time;
@@ -354,7 +354,7 @@ sagg_check_digits(const char *text, Size len, bool is_json)
  * time of the clock: a record says the same whenever it is read.
  */
 static void
-check_words(const SaggJsonValue *value)
+check_words(const SaggFieldValue *value)
 {
 	static const char *const words[] = {"now", "today", "tomorrow", "yesterday"};
 	const char *end = value->text + value->len;
@@ -379,7 +379,7 @@ check_words(const SaggJsonValue *value)
 
 /* A number as a Datum of an integer type, as jsonb casts it. */
 static Datum
-value_integer(const SaggConversion *conv, const SaggJsonValue *value)
+value_integer(const SaggConversion *conv, const SaggFieldValue *value)
 {
 	PGFunction	cast = conv->kind == SAGG_TO_INT2 ? numeric_int2 :
 		conv->kind == SAGG_TO_INT4 ? numeric_int4 : numeric_int8;
@@ -389,7 +389,7 @@ value_integer(const SaggConversion *conv, const SaggJsonValue *value)
 
 /* Bytes, which only bytea holds. */
 static Datum
-value_bytes(const SaggConversion *conv, const SaggJsonValue *value)
+value_bytes(const SaggConversion *conv, const SaggFieldValue *value)
 {
 	bytea	   *result;
 
@@ -405,17 +405,17 @@ value_bytes(const SaggConversion *conv, const SaggJsonValue *value)
 
 /* A value of the type below the domains, if any. */
 static Datum
-convert_base(SaggConversion *conv, const SaggJsonValue *value)
+convert_base(SaggConversion *conv, const SaggFieldValue *value)
 {
-	if (value->kind == SAGG_JSON_AMBIGUOUS)
+	if (value->kind == SAGG_FIELD_AMBIGUOUS)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_INVALID_RECORD),
 				 errmsg("the record has several fields whose names differ from that in case only")));
 	if (conv->bounds_digits &&
 		(value->kind == SAGG_PLAIN_TEXT ||
-		 (value->kind == SAGG_JSON_STRING && conv->kind != SAGG_TO_JSONB)))
+		 (value->kind == SAGG_FIELD_STRING && conv->kind != SAGG_TO_JSONB)))
 		sagg_check_digits(value->text, value->len, conv->type == JSONBOID);
-	if (conv->holds_times && value->kind != SAGG_JSON_NUMBER && value->kind != SAGG_BYTES)
+	if (conv->holds_times && value->kind != SAGG_FIELD_NUMBER && value->kind != SAGG_BYTES)
 		check_words(value);
 	if (value->kind == SAGG_PLAIN_TEXT)
 		return InputFunctionCall(&conv->input, server_text(value),
@@ -429,18 +429,18 @@ convert_base(SaggConversion *conv, const SaggJsonValue *value)
 		case SAGG_TO_JSONB:
 			return value_jsonb(value);
 		case SAGG_TO_RECORD:
-			if (value->kind != SAGG_JSON_STRING)
+			if (value->kind != SAGG_FIELD_STRING)
 				return value_record(conv, value);
 			break;
 		case SAGG_TO_TIMESTAMPTZ:
 		case SAGG_TO_TIMESTAMP:
-			if (value->kind == SAGG_JSON_NUMBER)
+			if (value->kind == SAGG_FIELD_NUMBER)
 				return value_epoch(conv, value);
 			break;
 		case SAGG_TO_INT2:
 		case SAGG_TO_INT4:
 		case SAGG_TO_INT8:
-			if (value->kind == SAGG_JSON_NUMBER)
+			if (value->kind == SAGG_FIELD_NUMBER)
 				return value_integer(conv, value);
 			break;
 		default:
@@ -456,11 +456,11 @@ convert_base(SaggConversion *conv, const SaggJsonValue *value)
  * domain constraints raise, and errors of character conversion.
  */
 Datum
-sagg_convert(SaggConversion *conv, const SaggJsonValue *value, bool *isnull)
+sagg_convert(SaggConversion *conv, const SaggFieldValue *value, bool *isnull)
 {
 	Datum		result = (Datum) 0;
 
-	*isnull = (value->kind == SAGG_JSON_MISSING || value->kind == SAGG_JSON_NULL);
+	*isnull = (value->kind == SAGG_FIELD_MISSING || value->kind == SAGG_FIELD_NULL);
 	if (!*isnull)
 		result = convert_base(conv, value);
 	if (OidIsValid(conv->domain))

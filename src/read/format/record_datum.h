@@ -57,11 +57,11 @@ typedef struct SaggConversion
 /* record_datum.c */
 extern void sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod,
 								 Oid collation);
-extern Datum sagg_convert(SaggConversion *conv, const SaggJsonValue *value,
+extern Datum sagg_convert(SaggConversion *conv, const SaggFieldValue *value,
 						  bool *isnull);
 
 /* fast_datum.c */
 extern bool sagg_convert_fast(const SaggConversion *conv,
-							  const SaggJsonValue *value, Datum *result);
+							  const SaggFieldValue *value, Datum *result);
 
 #endif							/* SAGG_RECORD_DATUM_H */

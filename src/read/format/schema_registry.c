@@ -9,7 +9,7 @@
  *
  * What the registry says of a schema - there is none, it is no valid Avro - is
  * the fault of the records that name it, and is asked again after a while.  An id
- * that was not asked for is no fault of its record: never refuse a record for
+ * that was not asked for is no fault of its record: never reject a record for
  * that.
  *
  * Whoever produces may name any number of schemas.  A batch asks for MAX_ASKED of
@@ -246,7 +246,7 @@ ask_for_schema(SaggRegistry *registry, int32 id, int *status,
 			known = keep_schema(registry, &schema);
 		if (blame == SAGG_BLAME_REGISTRY ||
 			(blame == SAGG_BLAME_OPEN && (status == NULL || answer.status == 0)))
-			sagg_schema_refuse_answer(&registry->access, id, &answer);
+			sagg_schema_reject_answer(&registry->access, id, &answer);
 		if (blame == SAGG_BLAME_OPEN)
 		{
 			*status = answer.status;
@@ -331,7 +331,7 @@ ask_for_batch(SaggReader *reader, bool whole)
 	}
 	sagg_batch_end(cursor);
 	if (open.status != 0)
-		sagg_schema_refuse_answer(&registry->access, open_id, &open);
+		sagg_schema_reject_answer(&registry->access, open_id, &open);
 }
 
 /*

@@ -54,7 +54,7 @@ typedef enum SaggBlame
 /* schema_request.c */
 extern SaggBlame sagg_schema_ask(const SaggRegistryAccess *access, SaggSchema *schema,
 								 SaggHttpAnswer *answer);
-extern void sagg_schema_refuse_answer(const SaggRegistryAccess *access, int32 id,
+extern void sagg_schema_reject_answer(const SaggRegistryAccess *access, int32 id,
 									  const SaggHttpAnswer *answer) pg_attribute_noreturn();
 
 /*

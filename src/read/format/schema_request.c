@@ -40,14 +40,14 @@ enum AnswerPart
  * there is none its problem.
  */
 static void
-compile_answer(const SaggJsonValue *parts, SaggSchema *schema)
+compile_answer(const SaggFieldValue *parts, SaggSchema *schema)
 {
-	if (parts[ANSWER_SCHEMA].kind != SAGG_JSON_STRING)
+	if (parts[ANSWER_SCHEMA].kind != SAGG_FIELD_STRING)
 		schema->problem = "the registry gives none for it";
-	else if (parts[ANSWER_TYPE].kind == SAGG_JSON_STRING &&
+	else if (parts[ANSWER_TYPE].kind == SAGG_FIELD_STRING &&
 			 strcmp(parts[ANSWER_TYPE].text, "AVRO") != 0)
 		schema->problem = "it is not an Avro schema";
-	else if (parts[ANSWER_REFERENCES].kind == SAGG_JSON_ARRAY &&
+	else if (parts[ANSWER_REFERENCES].kind == SAGG_FIELD_ARRAY &&
 			 strchr(parts[ANSWER_REFERENCES].text, '{'))
 		schema->problem = "it refers to other schemas";
 	schema->constant = schema->problem != NULL;
@@ -71,7 +71,7 @@ compile_answer(const SaggJsonValue *parts, SaggSchema *schema)
  * Raise an error for an answer that says nothing of the schema.
  */
 void
-sagg_schema_refuse_answer(const SaggRegistryAccess *access, int32 id,
+sagg_schema_reject_answer(const SaggRegistryAccess *access, int32 id,
 						  const SaggHttpAnswer *answer)
 {
 	int			status = answer->status;
@@ -98,7 +98,7 @@ sagg_schema_refuse_answer(const SaggRegistryAccess *access, int32 id,
  * Find the parts of an answer; true if it says something of the schema.
  */
 static bool
-read_answer(const SaggHttpAnswer *answer, SaggJsonLeaf *leaf, SaggJsonValue *parts)
+read_answer(const SaggHttpAnswer *answer, SaggJsonLeaf *leaf, SaggFieldValue *parts)
 {
 	SaggJsonError error;
 
@@ -106,8 +106,8 @@ read_answer(const SaggHttpAnswer *answer, SaggJsonLeaf *leaf, SaggJsonValue *par
 		return false;
 	if (answer->status == 200)
 		return true;
-	parts[ANSWER_SCHEMA].kind = SAGG_JSON_MISSING;
-	return answer->status == 404 && parts[ANSWER_CODE].kind == SAGG_JSON_NUMBER &&
+	parts[ANSWER_SCHEMA].kind = SAGG_FIELD_MISSING;
+	return answer->status == 404 && parts[ANSWER_CODE].kind == SAGG_FIELD_NUMBER &&
 		strcmp(parts[ANSWER_CODE].text, NO_SUCH_SCHEMA) == 0;
 }
 
@@ -122,7 +122,7 @@ take_answer(SaggSchema *schema, const SaggHttpAnswer *answer)
 		{"schema", 6}, {"schemaType", 10}, {"references", 10}, {"error_code", 10}
 	};
 	SaggJsonPath paths[ANSWER_PARTS];
-	SaggJsonValue parts[ANSWER_PARTS];
+	SaggFieldValue parts[ANSWER_PARTS];
 	SaggJsonLeaf *leaf;
 	volatile bool good = false;
 

@@ -38,7 +38,7 @@ typedef struct SourceInsert
 
 /*
  * PlanForeignModify.  There is nothing to plan; what the server lets through
- * and Kafka cannot do is refused.
+ * and Kafka cannot do is rejected.
  */
 List *
 sagg_plan_modify(PlannerInfo *root, ModifyTable *plan, Index result_relation,

@@ -15,7 +15,7 @@
  * over.  They read nothing then: the next row is an error.
  *
  * A record that cannot be decoded is an error (I5), and the error's context
- * names it; in a batch with refusals it is refused and gives no row, however
+ * names it; in a batch with rejections it is rejected and gives no row, however
  * often it is scanned.  Other queries follow the source's option on_error, and decode
  * nothing of records that conditions on metadata exclude, or if no column needs it;
  * conditions are checked again by the executor.
@@ -40,7 +40,7 @@
 /* the batch that scans of attached_sources read, NULL = none */
 static List *attached_sources = NIL;
 static SaggBatch *attached_batch = NULL;
-static SaggRefusals *attached_refusals = NULL;
+static SaggRejections *attached_rejections = NULL;
 
 /* which time it is that a batch is attached, 0 = none is */
 static uint64 attachment = 0;
@@ -51,15 +51,15 @@ static SaggPlace last_place = {.partition = -1};
 /*
  * Let scans of "sources" (OIDs, which must outlive it) that begin in this process
  * from now on read "batch".
- * They add to "refusals" the records that do not decode, and leave out what is
+ * They add to "rejections" the records that do not decode, and leave out what is
  * in it; NULL if such records are errors.
  */
 void
-sagg_scan_attach(List *sources, SaggBatch *batch, SaggRefusals *refusals)
+sagg_scan_attach(List *sources, SaggBatch *batch, SaggRejections *rejections)
 {
 	static uint64 last_attachment = 0;
 
-	attached_refusals = refusals;
+	attached_rejections = rejections;
 	attached_sources = sources;
 	attached_batch = batch;
 	attachment = ++last_attachment;
@@ -95,7 +95,7 @@ sagg_scan_error_context(void *arg)
 
 /*
  * End it.  Also when nothing is attached.  Scans that have not ended do not
- * touch the batch nor the refusals again.
+ * touch the batch nor the rejections again.
  */
 void
 sagg_scan_detach(void)
@@ -103,7 +103,7 @@ sagg_scan_detach(void)
 	attachment = 0;
 	attached_sources = NIL;
 	attached_batch = NULL;
-	attached_refusals = NULL;
+	attached_rejections = NULL;
 	sagg_mark_no_record();
 }
 
@@ -228,7 +228,7 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 	if (state->attachment != 0)
 	{
 		state->cursor = sagg_batch_open(attached_batch, state->want_headers);
-		state->refusals = attached_refusals;
+		state->rejections = attached_rejections;
 		if (list_length(attached_sources) > 1)
 			state->topics = sagg_source_topics(state->source);
 		state->topic = -1;
@@ -304,7 +304,7 @@ of_this_source(SaggSourceScan *state)
 }
 
 /*
- * The next record that is not left out nor refused, to the slot's values;
+ * The next record that is not left out nor rejected, to the slot's values;
  * false behind the last.
  */
 static bool

@@ -296,7 +296,7 @@ make_metadata(void *arg)
 }
 
 /*
- * As metadata_value, for a record that may be refused: returns false,
+ * As metadata_value, for a record that may be rejected: returns false,
  * with the reason, for what the column cannot hold.
  */
 static bool
@@ -330,7 +330,7 @@ sagg_fill_metadata(const SaggMetadataColumn *columns, int n, bool early,
 }
 
 /*
- * The same for a record that may be refused: a column that cannot hold its value
+ * The same for a record that may be rejected: a column that cannot hold its value
  * is NULL.  Returns false then, with the reason of the first one.
  */
 bool

@@ -2,11 +2,11 @@
  *
  * rejected_reader.c
  *	  The bytes of the records that a batch puts aside, for CHECKPOINT: those
- *	  it has refused, and those that came too late.
+ *	  it has rejected, and those that came too late.
  *
  * Goes through the batch once, in the order of the records' numbers, whether
  * they are in memory or in the file.  Nothing here may fail because of what is
- * in a record: it may have been refused for that already.  So of keys and
+ * in a record: it may have been rejected for that already.  So of keys and
  * values larger than a row can hold only a beginning is kept, of such headers
  * nothing, and the error says so.
  *
@@ -24,11 +24,11 @@
  */
 #define MAX_KEPT_BYTES	(64 * 1024 * 1024)
 
-struct SaggRefusedReader
+struct SaggRejectedReader
 {
 	SaggBatchCursor *cursor;
 	int64		count;
-	const SaggRefusal *list;
+	const SaggRejection *list;
 	int64		next;			/* into the list */
 	int64		record;			/* number of the next record of the batch */
 };
@@ -36,8 +36,8 @@ struct SaggRefusedReader
 static int
 by_record(const void *a, const void *b, void *arg)
 {
-	int64		x = ((const SaggRefusal *) a)->record;
-	int64		y = ((const SaggRefusal *) b)->record;
+	int64		x = ((const SaggRejection *) a)->record;
+	int64		y = ((const SaggRejection *) b)->record;
 
 	return x < y ? -1 : x > y;
 }
@@ -46,13 +46,13 @@ by_record(const void *a, const void *b, void *arg)
  * Begin to read records of a batch, in the current context; "list" has "count"
  * of them, and is sorted here.
  */
-SaggRefusedReader *
-sagg_refused_open(SaggBatch *batch, SaggRefusal *list, int64 count)
+SaggRejectedReader *
+sagg_rejected_open(SaggBatch *batch, SaggRejection *list, int64 count)
 {
-	SaggRefusedReader *reader = palloc0(sizeof(SaggRefusedReader));
+	SaggRejectedReader *reader = palloc0(sizeof(SaggRejectedReader));
 
 	if (count > 1)
-		sagg_sort(list, count, sizeof(SaggRefusal), by_record, NULL);
+		sagg_sort(list, count, sizeof(SaggRejection), by_record, NULL);
 	reader->cursor = sagg_batch_open(batch, true);
 	reader->list = list;
 	reader->count = count;
@@ -99,7 +99,7 @@ kept_bytes(const char *data, Size len, const char *what, StringInfo cut)
  * The headers of a record, unless they are too large.
  */
 static void
-put_headers(SaggAside *letter, const SaggRecord *record, StringInfo cut)
+put_headers(SaggDivertedRecord *letter, const SaggRecord *record, StringInfo cut)
 {
 	letter->no_headers = record->headers == NULL || !sagg_headers_fit(record);
 	if (!letter->no_headers)
@@ -111,20 +111,20 @@ put_headers(SaggAside *letter, const SaggRecord *record, StringInfo cut)
 
 /*
  * The next of the records, its values in the current context; false behind the
- * last one.  A SaggNextAside, whose argument is a SaggRefusedReader.
+ * last one.  A SaggNextDivertedRecord, whose argument is a SaggRejectedReader.
  */
 bool
-sagg_refused_next(void *arg, SaggAside *letter)
+sagg_rejected_next(void *arg, SaggDivertedRecord *letter)
 {
-	SaggRefusedReader *reader = (SaggRefusedReader *) arg;
-	const SaggRefusal *refusal;
+	SaggRejectedReader *reader = (SaggRejectedReader *) arg;
+	const SaggRejection *rejection;
 	SaggRecord	record;
 	StringInfoData cut;
 
 	if (reader->next >= reader->count)
 		return false;
-	refusal = &reader->list[reader->next++];
-	seek_record(reader->cursor, &reader->record, refusal->record, &record);
+	rejection = &reader->list[reader->next++];
+	seek_record(reader->cursor, &reader->record, rejection->record, &record);
 
 	memset(letter, 0, sizeof(*letter));
 	initStringInfo(&cut);
@@ -139,12 +139,12 @@ sagg_refused_next(void *arg, SaggAside *letter)
 	if (record.payload)
 		letter->value = kept_bytes(record.payload, record.payload_len, "value", &cut);
 	put_headers(letter, &record, &cut);
-	letter->error = refusal->message;
-	letter->detail = refusal->detail;
-	letter->sqlstate = refusal->sqlstate;
+	letter->error = rejection->message;
+	letter->detail = rejection->detail;
+	letter->sqlstate = rejection->sqlstate;
 	if (cut.len > 0)
-		letter->detail = refusal->detail == NULL ? cut.data :
-			psprintf("%s %s", refusal->detail, cut.data);
+		letter->detail = rejection->detail == NULL ? cut.data :
+			psprintf("%s %s", rejection->detail, cut.data);
 	return true;
 }
 
@@ -169,7 +169,7 @@ sagg_batch_locate(SaggBatch *batch, int64 number, SaggPlace *place)
  * Done; memory goes with its context.
  */
 void
-sagg_refused_close(SaggRefusedReader *reader)
+sagg_rejected_close(SaggRejectedReader *reader)
 {
 	sagg_batch_end(reader->cursor);
 }

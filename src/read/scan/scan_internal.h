@@ -134,7 +134,7 @@ typedef struct SaggSourceScan
 	SaggRecord	record;			/* the current one */
 	SaggBatchCursor *cursor;	/* of the attached batch, or NULL */
 	int64		loaded;			/* records it has given out */
-	SaggRefusals *refusals;		/* for records that do not decode, or NULL */
+	SaggRejections *rejections;	/* for records that do not decode, or NULL */
 	const SaggTopics *topics;	/* of the source, where the batch has those of
 								 * others too; or NULL */
 	int32		topic;			/* last one looked for, -1 = none */

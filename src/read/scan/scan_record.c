@@ -3,7 +3,7 @@
  * scan_record.c
  *	  The current record of a scan to a row.
  *
- * In a micro-batch with refusals a record that does not decode is refused; in a
+ * In a micro-batch with rejections a record that does not decode is rejected; in a
  * repair it may be left out; in any other query the source's option on_error says
  * what becomes of it, and as little as possible is decoded: nothing of a record
  * that conditions on metadata exclude, and nothing at all where no column comes
@@ -104,8 +104,8 @@ decode_leniently(SaggSourceScan *state, TupleTableSlot *slot, SaggRecordError *w
 }
 
 /*
- * The current record of a batch that refuses records.  Returns false if it is
- * left out, does not decode, or is refused already: then the slot's values are
+ * The current record of a batch that rejects records.  Returns false if it is
+ * left out, does not decode, or is rejected already: then the slot's values are
  * undefined.
  */
 static pg_noinline bool
@@ -114,11 +114,11 @@ try_record(SaggSourceScan *state, TupleTableSlot *slot)
 	SaggRecordError why;
 	SaggVerdict verdict;
 
-	if (sagg_record_refused(state->refusals, state->next))
+	if (sagg_record_rejected(state->rejections, state->next))
 		return false;
 	verdict = decode_leniently(state, slot, &why);
 	if (verdict == SAGG_RECORD_INVALID)
-		sagg_refuse_record(state->refusals, state->next, ERRCODE_SAGG_INVALID_RECORD,
+		sagg_reject_record(state->rejections, state->next, ERRCODE_SAGG_INVALID_RECORD,
 						   why.message, why.detail);
 	return verdict == SAGG_RECORD_GOOD;
 }
@@ -229,7 +229,7 @@ sagg_scan_take_record(ForeignScanState *node, SaggSourceScan *state, TupleTableS
 		return take_queried(node, state, slot);
 	if (state->error >= 0)
 		slot->tts_isnull[state->error] = true;
-	if (state->refusals)
+	if (state->rejections)
 		return try_record(state, slot);
 	if (state->restriction)
 		return take_restricted(state, slot);

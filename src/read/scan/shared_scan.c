@@ -14,7 +14,7 @@
  * - Of the columns that only others read, the first scan takes what has a short
  *	 way (fast_datum.c), which cannot fail and depends on no setting.  So no
  *	 stream meets an error, or runs an input function, of a column it does not
- *	 read; and a record that does not decode is decoded, and refused, by each.
+ *	 read; and a record that does not decode is decoded, and rejected, by each.
  * - What went the long way is kept if the type's input function is immutable;
  *	 dates and times, for scans under the same settings; what has domains or
  *	 composites in it is not kept.

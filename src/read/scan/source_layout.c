@@ -27,7 +27,7 @@
  * Options of a column that need names in the payload.
  */
 static void
-refuse_name_option(const SaggFormat *format, Form_pg_attribute att,
+reject_name_option(const SaggFormat *format, Form_pg_attribute att,
 				   const char *option)
 {
 	ereport(ERROR,
@@ -104,7 +104,7 @@ set_payload_field(SaggLayout *layout, Form_pg_attribute att, List *options)
 	for (int i = 0; i < lengthof(names); i++)
 	{
 		if (sagg_find_option(options, names[i]))
-			refuse_name_option(layout->format, att, names[i]);
+			reject_name_option(layout->format, att, names[i]);
 	}
 	if (layout->format->rule == SAGG_WHOLE_PAYLOAD && layout->npositions > 1)
 		ereport(ERROR,

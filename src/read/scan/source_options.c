@@ -90,7 +90,7 @@ sagg_value_has_userinfo(const char *value)
 }
 
 static void
-refuse_value(const char *option, const char *value, const char *hint)
+reject_value(const char *option, const char *value, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
@@ -177,14 +177,14 @@ array_path(const char *option, const char *path_text, int *npath)
 
 	/* an empty one is the whole */
 	if (ARR_NDIM(DatumGetArrayTypeP(array)) > 1)
-		refuse_value(option, path_text, PATH_HINT);
+		reject_value(option, path_text, PATH_HINT);
 	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
 					  &elements, &nulls, npath);
 	path = palloc(sizeof(char *) * Max(*npath, 1));
 	for (int i = 0; i < *npath; i++)
 	{
 		if (nulls[i])
-			refuse_value(option, path_text, PATH_HINT);
+			reject_value(option, path_text, PATH_HINT);
 		path[i] = TextDatumGetCString(elements[i]);
 	}
 	return path;
@@ -202,7 +202,7 @@ dotted_path(const char *option, const char *path_text, int *npath)
 		size_t		len = strcspn(p, ".");
 
 		if (len == 0)
-			refuse_value(option, path_text, PATH_HINT);
+			reject_value(option, path_text, PATH_HINT);
 		path[(*npath)++] = pnstrdup(p, len);
 		p += len;
 		if (*p == '\0')
@@ -221,7 +221,7 @@ sagg_path_parse(const char *option, const char *path_text, int *npath)
 
 	/* the longest one in a format has two names more in front */
 	if (*npath > SAGG_JSON_MAX_PATH - 2)
-		refuse_value(option, path_text, psprintf("A path has at most %d names.",
+		reject_value(option, path_text, psprintf("A path has at most %d names.",
 											SAGG_JSON_MAX_PATH - 2));
 	return path;
 }
@@ -230,7 +230,7 @@ static void
 check_character(const char *option, const char *value)
 {
 	if (strlen(value) != 1 || value[0] == '\n' || value[0] == '\r')
-		refuse_value(option, value, "It must be a single one-byte character other than newline and carriage return.");
+		reject_value(option, value, "It must be a single one-byte character other than newline and carriage return.");
 }
 
 /*
@@ -262,11 +262,11 @@ sagg_check_source_option(const char *name, const char *value)
 	if (strcmp(name, "path") == 0 || strcmp(name, "envelope") == 0)
 		(void) sagg_path_parse(name, value, &npath);
 	if (strcmp(name, "unit") == 0 && !sagg_unit_by_name(value, &unit))
-		refuse_value(name, value, "Units are s, ms, us and ns.");
+		reject_value(name, value, "Units are s, ms, us and ns.");
 	if (strcmp(name, "delimiter") == 0 || strcmp(name, "quote") == 0)
 		check_character(name, value);
 	if (strcmp(name, "null") == 0 && strpbrk(value, "\r\n"))
-		refuse_value(name, value, "It cannot have a newline or carriage return.");
+		reject_value(name, value, "It cannot have a newline or carriage return.");
 	if (strcmp(name, "schema.registry") == 0 && sagg_http_url_problem(value) &&
 		sagg_value_has_userinfo(value))
 		ereport(ERROR,
@@ -275,16 +275,16 @@ sagg_check_source_option(const char *name, const char *value)
 				 errmsg("invalid value for option \"%s\"", name),
 				 errhint("%s", sagg_http_url_problem(value))));
 	if (strcmp(name, "schema.registry") == 0 && sagg_http_url_problem(value))
-		refuse_value(name, value, sagg_http_url_problem(value));
+		reject_value(name, value, sagg_http_url_problem(value));
 	if (strcmp(name, "other_operations") == 0 &&
 		strcmp(value, "refuse") != 0 && strcmp(value, "ignore") != 0)
-		refuse_value(name, value, "Valid values are refuse and ignore.");
+		reject_value(name, value, "Valid values are refuse and ignore.");
 	if (strcmp(name, "tombstones") == 0 && !sagg_tombstones_by_name(value, &tombstones))
-		refuse_value(name, value, "Valid values are fail, ignore and null.");
+		reject_value(name, value, "Valid values are fail, ignore and null.");
 	if (strcmp(name, "any_case") == 0 && strcmp(value, "true") != 0)
-		refuse_value(name, value, "The only valid value is true.");
+		reject_value(name, value, "The only valid value is true.");
 	if (strcmp(name, "on_error") == 0 && !sagg_scan_errors_by_name(value, &errors))
-		refuse_value(name, value, "Valid values are fail, skip and null.");
+		reject_value(name, value, "Valid values are fail, skip and null.");
 }
 
 /*
@@ -330,7 +330,7 @@ sagg_check_source_options(List *options)
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("options \"delimiter\" and \"quote\" must be different")));
 	if (null_text && (strchr(null_text, delimiter[0]) || strchr(null_text, quote[0])))
-		refuse_value("null", null_text, "It cannot have the delimiter or the quote in it.");
+		reject_value("null", null_text, "It cannot have the delimiter or the quote in it.");
 }
 
 /*
