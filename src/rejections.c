@@ -1,14 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * rejections.c
- *	  The records of a batch that are left out because they cannot be
- *	  processed: which ones, and why.
+ *	  Rejections: the records of a batch that are left out because they cannot
+ *	  be processed, and the reasons.
  *
  * A stream whose option on_error is skip or dead_letter has one such set in
- * every batch; one whose policy is fail has none.  A record is rejected once,
- * however often it is read, and never taken back.  What is kept of it is a
- * bit and, for dead letters, the error, its message and its detail cut to
- * MAX_TEXT_BYTES each; no more dead letters are collected than stream_agg.max_dead_letters allows (I7).
+ * every batch; a stream whose policy is fail has none.  A record is rejected
+ * once, however often it is read, and this is never undone.  For each record
+ * it keeps a bit and, for dead letters, the error, with message and detail
+ * truncated to MAX_TEXT_BYTES each; no more dead letters are collected than
+ * stream_agg.max_dead_letters allows (I7).
  *
  *-------------------------------------------------------------------------
  */
@@ -22,7 +23,8 @@
 #define MAX_TEXT_BYTES	500
 
 /*
- * An empty set, in the current context, which must live as long as the batch.
+ * Returns an empty set, in the current context, which must live as long as the
+ * batch.
  */
 SaggRejections *
 sagg_rejections_make(SaggOnError policy)
@@ -35,7 +37,7 @@ sagg_rejections_make(SaggOnError policy)
 }
 
 /*
- * Whether a record is in the set.
+ * Returns whether a record is in the set.
  */
 bool
 sagg_record_rejected(const SaggRejections *rejections, int64 record)
@@ -61,7 +63,7 @@ set_bit(SaggRejections *rejections, int64 record)
 }
 
 /*
- * A text of an error as it is kept, palloc'd.
+ * Returns a text of an error as it is kept, palloc'd.
  */
 char *
 sagg_error_text(const char *text)
@@ -70,8 +72,8 @@ sagg_error_text(const char *text)
 }
 
 /*
- * An error as one text that is kept, in the current memory context: the message and,
- * on a line of its own, the detail, which may be NULL.
+ * Returns an error as one text that is kept, in the current memory context:
+ * the message and, on a line of its own, the detail, which may be NULL.
  */
 char *
 sagg_error_reason(const char *message, const char *detail)
@@ -85,8 +87,8 @@ sagg_error_reason(const char *message, const char *detail)
 }
 
 /*
- * The error of a rejected record as one text, the detail on a line of its own;
- * palloc'd.
+ * Returns the error of a rejected record as one text, the detail on a line of
+ * its own; palloc'd.
  */
 char *
 sagg_rejection_text(const SaggRejection *rejection)
@@ -110,10 +112,10 @@ append_to_list(SaggRejections *rejections, const SaggRejection *rejection)
 }
 
 /*
- * Reject a record, by its number within the batch, for an error; "detail" may be
- * NULL.
- * Nothing happens if it is rejected already.  Raises ERRCODE_SAGG_DEAD_LETTERS
- * if the batch has more dead letters than a stream may have.
+ * Reject a record, by its number within the batch, for an error; "detail" may
+ * be NULL.  Does nothing if it is rejected already.  Raises
+ * ERRCODE_SAGG_DEAD_LETTERS if the batch has more dead letters than a stream
+ * may have.
  */
 void
 sagg_reject_record(SaggRejections *rejections, int64 record, int sqlstate,
@@ -143,7 +145,7 @@ sagg_reject_record(SaggRejections *rejections, int64 record, int sqlstate,
 }
 
 /*
- * The error that ends a batch which has more dead letters than fit beside the
+ * Raise the error for a batch that has more dead letters than fit beside the
  * "kept" ones of earlier batches.
  */
 void
@@ -163,7 +165,8 @@ sagg_too_many_dead_letters(int64 kept, const SaggRejections *rejections)
 }
 
 /*
- * The same for late records, of which the batch has "added".
+ * Raise the error for a batch that has more late records, "added", than fit
+ * beside the "kept" ones.
  */
 void
 sagg_too_many_late_records(int64 kept, int64 added)
@@ -180,8 +183,8 @@ sagg_too_many_late_records(int64 kept, int64 added)
 }
 
 /*
- * The error that ends a batch whose dead letters, or late records, would take
- * too many bytes beside those of "kept" bytes.
+ * Raise the error for a batch whose dead letters, or late records, would take
+ * too many bytes beside the "kept" bytes of earlier ones.
  */
 void
 sagg_too_large_diverted(bool late, int64 kept)

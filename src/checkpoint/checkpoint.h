@@ -2,7 +2,7 @@
  *
  * checkpoint.h
  *	  Stage 4, CHECKPOINT: the logs offsets, commits, state and sources, and
- *	  records put aside.
+ *	  the records a batch diverts (dead letters, late records).
  *
  * Every function here runs in the caller's transaction and switches to the
  * extension's owner for its own statements only (I8).  A checkpoint object
@@ -68,7 +68,7 @@ typedef struct SaggLateWindow
 {
 	int64		start;
 	int64		end;
-	int64		records;		/* that came too late for it */
+	int64		records;		/* records that came too late for it */
 	const char *reason;			/* why it cannot be repaired; NULL = it can */
 } SaggLateWindow;
 
@@ -102,13 +102,13 @@ extern void sagg_checkpoint_event(const char *stream, const char *event,
 typedef struct SaggReadBefore
 {
 	bool		any;			/* anything at all */
-	bool		known;			/* the log goes back to it */
-	TimestampTz time;			/* no such record has a greater event time;
-								 * DT_NOBEGIN = none has any */
-	TimestampTz judged;			/* the watermark that the first records behind
-								 * the offsets were judged by; DT_NOBEGIN = none
-								 * known */
-	TimestampTz watermark;		/* after the last micro-batch, DT_NOEND = there
+	bool		known;			/* the log reaches back to the offsets */
+	TimestampTz time;			/* the greatest event time such a record can
+								 * have; DT_NOBEGIN = none has any */
+	TimestampTz judged;			/* the watermark by which the first records
+								 * behind the offsets were judged; DT_NOBEGIN =
+								 * not known */
+	TimestampTz watermark;		/* after the last micro-batch; DT_NOEND = there
 								 * was none */
 } SaggReadBefore;
 

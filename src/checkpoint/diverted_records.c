@@ -1,17 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * diverted_records.c
- *	  Records that a batch puts aside: those it has rejected, into
+ *	  Records that a batch diverts: those it has rejected, into
  *	  stream_agg.dead_letters, and those that came too late, into
  *	  stream_agg.late_records.
  *
- * They are written in the batch's own transaction (I1): a record is put aside
+ * They are written in the batch's own transaction (I1): a record is diverted
  * exactly once, and its offset is committed together with it.  A stream has no
  * more of them than stream_agg.max_dead_letters and max_late_records, and none
- * whose bytes exceed max_dead_letters_size and max_late_records_size; the batch
- * that would add more fails, so none is dropped silently (I5).  A table is
- * counted only when there are some to add.  Windows count by what they take in
- * the table; those of the batch at hand, which are not compressed yet, in full.
+ * whose bytes exceed max_dead_letters_size and max_late_records_size; the
+ * batch that would add more fails, so none is dropped silently (I5).  The rows
+ * of a table are counted only when there are some to add.  Late windows count
+ * by the bytes they take in the table; those of the current batch, which are
+ * not compressed yet, count in full.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,7 +28,7 @@
 
 #include "checkpoint_internal.h"
 
-/* how many go into one statement: until one of these is reached */
+/* a statement inserts records until one of these is reached */
 #define CHUNK_RECORDS	500
 #define CHUNK_BYTES		(1024 * 1024)
 #define CHUNK_WINDOWS	10000
@@ -42,9 +43,10 @@ enum
 	ASIDE_KEY,
 	ASIDE_VALUE,
 	ASIDE_HEADERS,
-	ASIDE_ERROR,				/* of dead letters */
-	ASIDE_EVENT_TIME = ASIDE_ERROR,	/* of late records, their last */
-	ASIDE_DETAIL,				/* of dead letters */
+	ASIDE_ERROR,				/* column of dead letters */
+	ASIDE_EVENT_TIME = ASIDE_ERROR,	/* columns of late records; this is the
+									 * last */
+	ASIDE_DETAIL,				/* last column of dead letters */
 	ASIDE_SQLSTATE,
 	ASIDE_COLUMNS
 };
@@ -78,15 +80,15 @@ static const ColumnType time_column = TIME_COLUMN;
 static const ColumnType int8_column = INT8_COLUMN;
 
 /*
- * Some of the records.  The windows of late ones stand in arrays of their own,
- * with the number of their record, from 1.
+ * A chunk of the records.  The windows of late records are in arrays of their
+ * own, each with the number of its record, counted from 1.
  */
 typedef struct Chunk
 {
 	bool		late;
 	int			n;
-	int64		bytes;			/* of the records' keys, values, headers, errors
-								 * and windows */
+	int64		bytes;			/* total bytes of the records' keys, values,
+								 * headers, errors and windows */
 	Datum		values[ASIDE_COLUMNS][CHUNK_RECORDS];
 	bool		nulls[ASIDE_COLUMNS][CHUNK_RECORDS];
 	int			nwindows;
@@ -110,7 +112,7 @@ set_value(Chunk *chunk, int column, Datum value, bool isnull)
 }
 
 /*
- * The error of the dead letter that was added last.
+ * Add the error of the dead letter that was added last.
  */
 static void
 set_error(Chunk *chunk, const SaggDivertedRecord *diverted)
@@ -125,7 +127,7 @@ set_error(Chunk *chunk, const SaggDivertedRecord *diverted)
 }
 
 /*
- * Room for so many windows more.
+ * Make room for this many more windows.
  */
 static void
 reserve_windows(Chunk *chunk, int64 windows)
@@ -142,7 +144,7 @@ reserve_windows(Chunk *chunk, int64 windows)
 }
 
 /*
- * The windows of the late record that was added last.
+ * Add the windows of the late record that was added last.
  */
 static void
 add_windows(Chunk *chunk, const SaggDivertedRecord *diverted)
@@ -168,8 +170,8 @@ add_windows(Chunk *chunk, const SaggDivertedRecord *diverted)
 }
 
 /*
- * Collect records in the current context; returns false when there are none
- * left.
+ * Fill the chunk with records, in the current context.  Returns false when
+ * there are none left.
  */
 static bool
 fill_chunk(Chunk *chunk, bool late, SaggNextDivertedRecord next, void *arg)
@@ -243,7 +245,8 @@ insert_chunk(SaggCheckpoint *checkpoint, Chunk *chunk, int64 batch)
 }
 
 /*
- * How many the stream has already, and in "bytes" what they take.
+ * Returns how many records the table has for the stream, and in "bytes" their
+ * size.
  */
 static int64
 count_kept(SaggCheckpoint *checkpoint, bool late, int64 *bytes)
@@ -262,7 +265,7 @@ count_kept(SaggCheckpoint *checkpoint, bool late, int64 *bytes)
 }
 
 /*
- * The most bytes that records put aside can take.
+ * Returns the most bytes that diverted records may take.
  */
 static int64
 max_bytes(bool late)
@@ -273,8 +276,8 @@ max_bytes(bool late)
 }
 
 /*
- * Write down "count" records, got from "next" one by one, beside those of
- * "kept" bytes that are there.
+ * Insert "count" records, which "next" returns one by one.  "kept" is the size
+ * of those already in the table, in bytes.
  */
 static void
 write_records(SaggCheckpoint *checkpoint, const SaggPlan *plan, bool late,
@@ -314,10 +317,10 @@ write_records(SaggCheckpoint *checkpoint, const SaggPlan *plan, bool late,
 }
 
 /*
- * Write down a batch's dead letters: as many as "rejections" has, got from "next"
- * one by one.  A part of CHECKPOINT, before sagg_checkpoint_commit; adds the
- * time spent to commit->stage_time.  Raises ERRCODE_SAGG_DEAD_LETTERS if they do
- * not fit beside those that are there.
+ * Write a batch's dead letters: as many as "rejections" has, which "next"
+ * returns one by one.  A part of CHECKPOINT, before sagg_checkpoint_commit;
+ * adds the time spent to commit->stage_time.  Raises ERRCODE_SAGG_DEAD_LETTERS
+ * if they do not fit beside those that are there.
  */
 void
 sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint, const SaggPlan *plan,
@@ -333,7 +336,9 @@ sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint, const SaggPlan *plan,
 }
 
 /*
- * The same for "count" late records; raises ERRCODE_SAGG_LATE_RECORDS.
+ * Write a batch's late records: "count" of them, which "next" returns one by
+ * one.  A part of CHECKPOINT like dead letters; raises
+ * ERRCODE_SAGG_LATE_RECORDS if they do not fit.
  */
 void
 sagg_checkpoint_late_records(SaggCheckpoint *checkpoint, const SaggPlan *plan,

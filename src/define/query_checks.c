@@ -1,16 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * query_checks.c
- *	  Which queries a stream cannot run, told by their shape.
+ *	  Rejects queries that a stream cannot run, by their shape.
  *
  * A stream keeps groups between micro-batches, so a query that aggregates must
  * be one aggregation whose result can be brought up to date group by group.
- * One that does not must tell of each record by itself what becomes of it, or
- * by the keys that have been seen.  What needs the whole result at once (ORDER BY, LIMIT, window functions), more
- * than one grouping, or gives another answer when a batch is retried (volatile
+ * For a query that does not aggregate, what becomes of a record must depend
+ * only on the record itself, or on the keys that have been seen.  What needs
+ * the whole result at once (ORDER BY, LIMIT, window functions), more than one
+ * grouping, or gives another answer when a batch is retried (volatile
  * functions) is rejected here, each with its reason.
  *
- * Nothing here changes the query.
+ * This file never changes the query.
  *
  *-------------------------------------------------------------------------
  */
@@ -55,7 +56,7 @@ reject_feature(const char *what, const char *detail, const char *hint)
 }
 
 /*
- * Clauses over the result as a whole.
+ * Reject clauses over the result as a whole.
  */
 static void
 check_result_clauses(const Query *query, SaggQueryKind kind)
@@ -93,7 +94,7 @@ check_result_clauses(const Query *query, SaggQueryKind kind)
 }
 
 /*
- * One grouping, or GROUP BY (), which is none.
+ * Check that there is one grouping; GROUP BY () is none.
  */
 static void
 check_grouping(const Query *query)
@@ -107,7 +108,8 @@ check_grouping(const Query *query)
 }
 
 /*
- * Records have no place in a table and no transaction that wrote them.
+ * Reject system columns: records have no place in a table and no transaction
+ * that wrote them.
  */
 static void
 check_system_columns(const Query *query)
@@ -134,7 +136,7 @@ check_system_columns(const Query *query)
 }
 
 /*
- * What stands anywhere in a query, also where it reads tables only.
+ * Check what may stand anywhere in a query, also where it reads only tables.
  */
 static bool
 check_everywhere(Node *node, void *context)
@@ -291,7 +293,7 @@ sagg_check_query_shape(const Query *query, SaggQueryKind kind)
 }
 
 /*
- * The same for rows that are written as they come.
+ * Reject a query without aggregation that no stream can run.
  */
 static void
 check_rows_mode(const SaggQuery *result, SaggOutputMode mode, bool has_watermark)

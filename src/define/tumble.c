@@ -41,9 +41,9 @@ reject_months(const Interval *interval, const char *what, const char *hint)
 }
 
 /*
- * Length of a window, or of a delay, in microseconds; a day is 24 hours.
- * "what" names it in messages.  Raises an error for months, whose length
- * varies, and when it is too long to count.
+ * Returns the length of a window, or of a delay, in microseconds; a day is 24
+ * hours. "what" names it in messages.  Raises an error for months, whose
+ * length varies, and for a length that is out of range.
  */
 int64
 sagg_interval_length(const Interval *interval, const char *what)
@@ -61,7 +61,7 @@ sagg_interval_length(const Interval *interval, const char *what)
 }
 
 /*
- * Size of a window in microseconds, greater than zero.
+ * Returns the size of a window in microseconds, greater than zero.
  */
 int64
 sagg_window_size(const Interval *size)
@@ -76,7 +76,8 @@ sagg_window_size(const Interval *size)
 }
 
 /*
- * The same of a window that could have months if it had a time zone.
+ * Returns the size of a window in microseconds; the error for months suggests
+ * a time zone.
  */
 int64
 sagg_tumble_size(const Interval *size)
@@ -87,7 +88,8 @@ sagg_tumble_size(const Interval *size)
 }
 
 /*
- * The same of the time from one window's start to the next.
+ * Returns the time from one window's start to the next, in microseconds,
+ * greater than zero.
  */
 int64
 sagg_window_slide(const Interval *slide)
@@ -102,7 +104,7 @@ sagg_window_slide(const Interval *slide)
 }
 
 /*
- * Reject a time that is in no window, and an origin that is none.
+ * Reject an infinite time, which is in no window, and an infinite origin.
  */
 void
 sagg_check_window_time(TimestampTz ts, TimestampTz origin)
@@ -118,7 +120,7 @@ sagg_check_window_time(TimestampTz ts, TimestampTz origin)
 }
 
 /*
- * Raise the error of a window whose bounds are no timestamps.
+ * Raise the error for a window whose bounds are out of range.
  */
 void
 sagg_window_out_of_range(void)
@@ -129,8 +131,8 @@ sagg_window_out_of_range(void)
 }
 
 /*
- * The result of a function that returns one window, [start, end).  Takes
- * fn_extra for itself.
+ * Returns the result of a function that returns one window, [start, end).
+ * Uses fn_extra for itself.
  */
 Datum
 sagg_make_window(FunctionCallInfo fcinfo, TimestampTz start, TimestampTz end)
@@ -162,8 +164,8 @@ tumble_by_zone(FunctionCallInfo fcinfo, TimestampTz ts, TimestampTz origin,
 }
 
 /*
- * The window of the arguments ts timestamptz, size interval, origin timestamptz,
- * timezone text.  An empty timezone is none.
+ * Returns the window for the arguments ts timestamptz, size interval, origin
+ * timestamptz, timezone text.  An empty timezone counts as none.
  */
 static void
 tumble(FunctionCallInfo fcinfo, TimestampTz *start, TimestampTz *end)

@@ -25,7 +25,7 @@ extern void sagg_partitions_forget(SaggExecution *ex);
 extern TimestampTz sagg_next_watermark(SaggExecution *ex, int64 *max_time);
 
 /*
- * The event time of a row that is not rejected, for the watermark: in
+ * Count the event time of a row that is not rejected, for the watermark: in
  * microseconds.
  */
 static inline void

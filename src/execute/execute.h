@@ -26,9 +26,9 @@ typedef struct SaggStore SaggStore;
 typedef struct SaggExecution SaggExecution;
 
 /*
- * Whom a store asks before it grows.  "reserve" is told its present size, and
- * how many bytes more it needs at least and wants at best; it returns how many
- * it may have, or raises ERRCODE_SAGG_STATE_LIMIT.
+ * The budget that a store asks before it grows. "reserve" gets its present
+ * size, how many bytes more it needs at least and how many it would like; it
+ * returns how many it may have, or raises ERRCODE_SAGG_STATE_LIMIT.
  */
 typedef struct SaggStoreBudget
 {
@@ -140,14 +140,14 @@ extern void sagg_execution_reject(SaggExecution *execution,
 								  SaggRejections *rejections, Size max_key_bytes);
 
 /*
- * What stored bytes depend on, as text: by name, which a dump and an upgrade
- * keep, and by OID.
+ * What the form of stored bytes depends on, as text: by name, which a dump and
+ * an upgrade keep, and by OID.
  */
 typedef struct SaggStateForm
 {
 	StringInfoData names;
 	StringInfoData oids;
-	int			nestlevel;		/* of the settings while it is built */
+	int			nestlevel;		/* nest level of the settings while it is built */
 } SaggStateForm;
 
 /* state_form.c */

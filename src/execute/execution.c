@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * execution.c
- *	  EXECUTE: the rows of a batch into windowed groups.
+ *	  EXECUTE: puts the rows of a batch into windowed groups.
  *
  * PostgreSQL's executor runs the inner query; a DestReceiver at its end puts
  * each row into its windows (windows.c) and advances the groups' states.  Rows
@@ -28,13 +28,13 @@ typedef struct BatchReceiver
 {
 	DestReceiver pub;
 	SaggExecution *ex;
-	SaggRows   *rows;			/* NULL = one by one */
+	SaggRows   *rows;			/* NULL = rows are taken one by one */
 } BatchReceiver;
 
 /*
- * Begin a batch of "stream" against "store".  "query", "plan" and "stream"
- * must live until sagg_execution_end; the result, in a context below the
- * current one, is the caller's.  Runs in a transaction.
+ * Begin a batch of "stream" against "store". "query", "plan" and "stream" must
+ * live until sagg_execution_end.  The caller frees the result, which is in a
+ * context below the current one.  Runs in a transaction.
  */
 SaggExecution *
 sagg_execution_begin(SaggStore *store, const SaggStream *stream,
@@ -79,7 +79,8 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 }
 
 /*
- * A row into the group of one window.  Returns false if its record is rejected.
+ * Put a row into the group of one window.  Returns false if its record is
+ * rejected.
  */
 static bool
 take_row(BatchReceiver *receiver, TupleTableSlot *slot, int64 start)
@@ -132,7 +133,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 }
 
 /*
- * A row that goes to its group as the kind of its windows wants it.
+ * Put a row into its group as the kind of its windows requires.
  */
 static bool
 receive_row_by_kind(TupleTableSlot *slot, DestReceiver *self)
@@ -188,8 +189,8 @@ make_receiver(SaggExecution *ex)
 }
 
 /*
- * The slot of the scan whose rows become the query's one by one, in their order;
- * NULL where the plan has none because no row can come.
+ * Returns the slot of the scan whose rows become the query's one by one, in
+ * their order; NULL if the plan has none because there can be no row.
  */
 static TupleTableSlot *
 find_scan_slot(PlanState *state)
@@ -219,7 +220,7 @@ run_inner(SaggExecution *ex)
 }
 
 /*
- * As if no row had been received.
+ * Start again, as if no row had been received.
  */
 static void
 forget_rows(SaggExecution *ex)
@@ -261,8 +262,8 @@ sagg_execution_run(SaggExecution *ex)
 }
 
 /*
- * The state store of an execution, for checkpoint/.  Lives as long as the
- * execution.
+ * Returns the state store of an execution, for checkpoint/.  Lives as long as
+ * the execution.
  */
 const SaggStateAccess *
 sagg_execution_state(SaggExecution *ex)
@@ -271,8 +272,8 @@ sagg_execution_state(SaggExecution *ex)
 }
 
 /*
- * Free an execution.  After an ERROR its memory goes with the context it was
- * made in.
+ * Free an execution.  After an ERROR its memory is freed with the context it
+ * was made in.
  */
 void
 sagg_execution_end(SaggExecution *ex)

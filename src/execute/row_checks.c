@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * row_checks.c
- *	  Rows of the inner query that cannot be aggregated: the fault of the
- *	  record they were made of.
+ *	  Checks rows of the inner query, and rejects the records of those that
+ *	  cannot be aggregated.
  *
- * With the policy fail that is an error.  Otherwise the record is rejected as a
- * whole: none of the rows that joins make of it counts.  When one of them has
- * been aggregated before another is rejected, the batch's groups are thrown
- * away and the inner query is run again, without the record; what it rejects
- * depends on nothing but the row, so once is enough.
+ * With the policy fail that is an error.  Otherwise the record is rejected as
+ * a whole: none of the rows that joins make of it counts.  If one of them has
+ * been aggregated before another is rejected, the batch's groups are discarded
+ * and the inner query runs again, without the record.  A rejection depends
+ * only on the row, so running once more is enough.
  *
- * Event times are compared with the batch's own time, which a retry has too:
- * it rejects the same records.
+ * Event times are compared with the batch's own time, which a retry has, too,
+ * so it rejects the same records.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,8 +28,9 @@
 #include "execute_internal.h"
 
 /*
- * A time of the clock as an event time.  A timestamp without time zone is one
- * of the stream's time zone, as it is wherever it meets one with.
+ * Returns a time of the clock as an event time.  A timestamp without time zone
+ * is in the stream's time zone, as wherever it is compared with one that has a
+ * zone.
  */
 int64
 sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time)
@@ -41,7 +42,8 @@ sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time)
 }
 
 /*
- * The greatest event time that "max_future" admits; DT_NOEND if there is none.
+ * Returns the greatest event time that "max_future" accepts; DT_NOEND if there
+ * is no limit.
  */
 static int64
 latest_time(const SaggExecution *ex)
@@ -95,7 +97,8 @@ record_number(const SaggExecution *ex, TupleTableSlot *slot)
 }
 
 /*
- * Whether the row's record has been rejected, with another of its rows.
+ * Returns whether the row's record has been rejected, with another of its
+ * rows.
  */
 bool
 sagg_row_rejected(const SaggExecution *ex, TupleTableSlot *slot)
@@ -141,7 +144,8 @@ reject_far_time(SaggExecution *ex, TupleTableSlot *slot, int64 time)
 }
 
 /*
- * Whether a row's event time is one to go by.  If not, its record is rejected.
+ * Returns whether a row's event time is valid.  If not, its record is
+ * rejected.
  */
 bool
 sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot, int64 time)
@@ -199,7 +203,7 @@ key_bytes(const SaggCodec *codec, Datum value)
 }
 
 /*
- * Whether the keys of a new group are short enough.
+ * Returns whether the keys of a new group are short enough.
  */
 bool
 sagg_keys_fit(const SaggExecution *ex, const Datum *keys, const bool *nulls)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * state_describe.c
- *	  How the state of a stream is kept, in words and in bytes.
+ *	  Describes how the state of a stream is kept, in words and in bytes.
  *
  * Nothing here changes a store.
  *
@@ -15,12 +15,12 @@
 
 #include "execute_internal.h"
 
-/* of a serialized state, or of inputs, that nothing is known of */
+/* guessed bytes of a serialized state, or of inputs */
 #define SERIALIZED_BYTES	64
 
 /*
- * How the state of aggregate "aggno" (from 0) is computed and kept, in the
- * current context.
+ * Returns how the state of aggregate "aggno" (from 0) is computed and kept, in
+ * the current context.
  */
 char *
 sagg_execution_describe(const SaggExecution *ex, int aggno)
@@ -41,8 +41,8 @@ sagg_execution_describe(const SaggExecution *ex, int aggno)
 }
 
 /*
- * Bytes of shared memory that a group takes, about, while there are none to
- * measure.
+ * Returns an estimate of the bytes of shared memory that a group takes, for a
+ * stream that has no groups to measure.
  */
 int64
 sagg_execution_estimate(const SaggExecution *ex)

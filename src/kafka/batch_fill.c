@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * batch_fill.c
- *	  The reader: what has arrived, into the batch that has been begun.
+ *	  The reader: moves records that have arrived into the current batch.
  *
  * A range [start, end) of a partition is complete when the record before its
  * end was handed over, when one at or behind its end has arrived, or when
- * Kafka says that the partition ends there or later.  Gaps in between mean
- * nothing: compaction and transactions leave them.
+ * Kafka says that the partition ends there or later.  Gaps in between are
+ * normal: compaction and transactions leave them (I4).
  *
  * No function of this file waits for Kafka, unless records have to be skipped.
  *
@@ -24,7 +24,7 @@
 #define PROD_WAIT_MS		1
 
 /*
- * Let the next wake-up come.
+ * Allow the next wake-up of the descriptor.
  */
 static void
 drain_descriptor(SaggKafkaReader *reader)
@@ -35,8 +35,9 @@ drain_descriptor(SaggKafkaReader *reader)
 }
 
 /*
- * Is there a record that no batch has taken, or are there lost offsets to skip?
- * Sends no request.  May raise what sagg_kafka_collect would.
+ * Returns whether there is a record that no batch has taken, or there are lost
+ * offsets to skip.  Sends no request.  May raise what sagg_kafka_collect
+ * raises.
  */
 bool
 sagg_kafka_has_records(SaggReader *base)
@@ -50,7 +51,10 @@ sagg_kafka_has_records(SaggReader *base)
 		return false;
 	sagg_prefetch_halt(reader);
 
-	/* all without a record, so that each sends a wake-up for what comes */
+	/*
+	 * poll all partitions that have no record, so that each sends a wake-up
+	 * for new ones
+	 */
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		if (sagg_prefetched_first(reader->partitions[i]) >= 0 ||
@@ -62,13 +66,15 @@ sagg_kafka_has_records(SaggReader *base)
 }
 
 /*
- * A client whose queue was full looks after it once a second only, however
- * fast the queue is emptied (librdkafka before 2.2).  A request wakes it up;
- * its answer is not waited for.  "at_once": a batch is complete, and what the
- * client does not fetch while that is executed would be waited for afterwards.
- * Returns false if it is too soon after the last one.
+ * Wake up the client that fetches.  A client whose queue was full checks it
+ * only once a second, however fast the queue is emptied (librdkafka before
+ * 2.2).  A request wakes it up; nobody waits for the answer. "at_once": a
+ * batch is complete, and the client should fetch while the batch is executed,
+ * otherwise the next batch waits.  Returns false if it is too soon after the
+ * last one.
  *
- * Runs in the prefetch's thread, too: no error, no memory of PostgreSQL's.
+ * Runs in the prefetch thread, too: raises no error, uses no memory of
+ * PostgreSQL.
  */
 bool
 sagg_kafka_wake_fetcher(SaggKafkaReader *reader, bool at_once)
@@ -90,10 +96,9 @@ sagg_kafka_wake_fetcher(SaggKafkaReader *reader, bool at_once)
 }
 
 /*
- * Is what has been taken of the partition's queue, so many records and bytes, with
- * what is left so much that the queue may have been full?
- *
- * Runs in the prefetch's thread, too.
+ * Returns whether the partition's queue may have been full: what was taken so
+ * far (records and bytes) plus an estimate of what remains exceeds half its
+ * limits.  Runs in the prefetch thread, too.
  */
 bool
 sagg_queue_was_full(const SaggKafkaReader *reader, const SaggPartition *part,
@@ -110,9 +115,10 @@ sagg_queue_was_full(const SaggKafkaReader *reader, const SaggPartition *part,
 }
 
 /*
- * Has the reader got further since this was asked last: have partitions, or has
- * librdkafka fetched records?  These may be of aborted transactions, which it keeps
- * to itself.  Events of the connection, which breaks and comes back, are no progress.
+ * Returns whether the reader has made progress since the last call: partitions
+ * have, or librdkafka has fetched records.  Those may be of aborted
+ * transactions, which it does not report.  Events of the connection, which
+ * breaks and comes back, are not progress.
  */
 bool
 sagg_kafka_hears(SaggReader *base)
@@ -129,8 +135,8 @@ sagg_kafka_hears(SaggReader *base)
 }
 
 /*
- * Move what there is of the partition's range to the batch.  Returns whether
- * that and what is left is so much that the queue may have been full.
+ * Move the available records of the partition's range to the batch.  Returns
+ * whether the queue may have been full.
  */
 static bool
 collect_partition(SaggKafkaReader *reader, SaggPartition *part)
@@ -187,10 +193,11 @@ all_complete(const SaggKafkaReader *reader)
 
 /*
  * Collect what has arrived.  Returns true when all ranges of the batch are
- * complete.  Otherwise call it again when the descriptor is readable, and
- * once a second at least.  Raises ERRCODE_SAGG_OFFSETS_GONE when records of
- * the ranges are not in Kafka any more, or data_corrupted when they cannot be read;
- * a reader that skips these waits for Kafka to tell where to go on.
+ * complete.  Otherwise call it again when the descriptor is readable, and once
+ * a second at least.  Raises ERRCODE_SAGG_OFFSETS_GONE when records of the
+ * ranges are not in Kafka any more, or data_corrupted when they cannot be
+ * read; a reader that skips these asks Kafka where to continue, and waits for
+ * the answer.
  */
 bool
 sagg_kafka_collect(SaggReader *base)

@@ -1,18 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * kafka_internal.h
- *	  The insides of the source kind kafka: clients, partitions, and who frees what.
+ *	  Internals of the source kind kafka: clients, partitions, and who frees
+ *	  what.
  *
- * A reader has two librdkafka clients.  "asks" answers questions (metadata,
- * watermarks) and never fetches: on a fetching connection a question waits
- * behind the fetch in flight.  It is there while questions are asked, and made
- * anew for the next after a rest.  "fetch" reads the assigned partitions, one
- * queue each; it is made at the first assignment, when the number of
- * partitions, and with it the size of a queue, is known.
+ * A reader has two librdkafka clients. "query_client" answers queries
+ * (metadata, watermarks) and never fetches, because on a fetching connection a
+ * query waits behind the fetch in flight.  It exists while queries are sent;
+ * after a rest a new one is made for the next query. "fetch" reads the
+ * assigned partitions, one queue each; it is made at the first assignment,
+ * when the number of partitions, and with it the size of a queue, is known.
  *
  * librdkafka's threads never run our code: there is no callback in either
  * direction, only queues polled by this process: by its main thread and, while
- * that executes a batch, by the prefetch (prefetch.c).
+ * that executes a batch, by the prefetch thread (prefetch.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +26,7 @@
 #include "lib/ilist.h"
 #include "read/batch/batch.h"
 
-/* a call into librdkafka blocks no longer than this at once */
+/* a call into librdkafka blocks at most this long at once */
 #define SAGG_KAFKA_SLICE_MS		500
 
 #define SAGG_TROUBLE_SIZE		512
@@ -40,16 +41,19 @@ typedef struct SaggClient
 	dlist_node	node;
 	rd_kafka_t *rk;
 	rd_kafka_queue_t *events;	/* logs and errors */
-	struct SaggArrivals *arrivals;	/* of what it fetches, NULL = not counted */
+	struct SaggArrivals *arrivals;	/* counter of responses with records, NULL
+									 * = not counted */
 	int			ntopics;
-	rd_kafka_topic_t **topics;	/* those it was opened for */
-	pid_t		pid;			/* of the process that made it */
+	rd_kafka_topic_t **topics;	/* topics it was opened for */
+	pid_t		pid;			/* process id of the process that made it */
 	void		(*release) (void *owner);
 	void	   *owner;
 	bool		rejected;		/* the broker rejects our credentials */
-	bool		broken;			/* a connection has, since anybody asked */
+	bool		broken;			/* a connection has broken since
+								 * sagg_kafka_verify_needed was last called */
 	TimestampTz trouble_since;
-	TimestampTz down_since;		/* no broker can be reached, 0 = one may be */
+	TimestampTz down_since;		/* since when no broker can be reached, 0 = one
+								 * may be */
 	char		trouble[SAGG_TROUBLE_SIZE]; /* last error, "" = none */
 } SaggClient;
 
@@ -82,7 +86,7 @@ extern void sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 #define SAGG_TAKE_AT_ONCE		256
 
 /*
- * Before a client is destroyed: how often to unassign and drain.  Errors in the
+ * How often to unassign and drain before a client is destroyed.  Errors in the
  * queue of a partition whose topic is gone would keep librdkafka 2.0 from ever
  * ending a thread.  An unassignment passes through its main thread, so after a
  * few of them no more errors come.
@@ -91,9 +95,9 @@ extern void sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 
 /*
  * An assigned partition.  Everything before "position" has been handed over;
- * records from there on stand in "prefetched runs", messages behind those in "taken" and,
- * behind those, in "queue".  While the prefetch works, what is behind "position"
- * is its own.
+ * records from there on are in "prefetched", messages behind those in "taken"
+ * and, behind those, in "queue".  While the prefetch thread works, it owns
+ * everything behind "position".
  */
 typedef struct SaggPartition
 {
@@ -102,30 +106,37 @@ typedef struct SaggPartition
 	int32		partition;
 	int64		position;
 	int64		eof;			/* last end of the partition seen, -1 = none */
-	int64		range_start;	/* of the batch */
-	int64		range_end;		/* -1 = not part of it */
-	bool		complete;		/* all of the batch's range handed over */
+	int64		range_start;	/* end of the range of the batch */
+	int64		range_end;		/* start of it; -1 = not part of the batch */
+	bool		complete;		/* everything in the batch's range was handed
+								 * over */
 	bool		lost;			/* Kafka does not have the position; nothing
-								 * more comes until it is assigned anew */
-	bool		unreadable;		/* nor here, where records cannot be unpacked */
-	int64		readable_at;	/* where they could, nevertheless; -1 = nowhere */
-	int64		last_offset;	/* of the last record handed over, -1 = none */
+								 * more comes until it is assigned again */
+	bool		unreadable;		/* records at the position cannot be
+								 * decompressed */
+	int64		readable_at;	/* offset where they could, nevertheless; -1 =
+								 * none */
+	int64		last_offset;	/* offset of the last record handed over, -1 =
+								 * none */
 	int64		last_timestamp; /* its timestamp, milliseconds; -1 = none */
 	dlist_head	prefetched;		/* see prefetched_runs.c */
 	rd_kafka_queue_t *queue;
-	int			next;			/* into taken */
+	int			next;			/* next message in taken */
 	int			ntaken;
 	rd_kafka_message_t *taken[SAGG_TAKE_AT_ONCE];
 } SaggPartition;
 
-/* Records collected before their batch was planned (prefetched_runs.c). */
+/*
+ * A run of records of one partition, collected before their batch was planned
+ * (prefetched_runs.c).
+ */
 typedef struct SaggPrefetchedRun
 {
 	dlist_node	node;
 	SaggStretch records;
-	int64		last_offset;	/* of the last record */
+	int64		last_offset;	/* offset of the last record */
 	int64		last_timestamp;
-	bool		headers;		/* of the records are stored */
+	bool		headers;		/* headers of the records are stored */
 } SaggPrefetchedRun;
 
 /* A topic of the source, as Kafka last described it. */
@@ -140,18 +151,18 @@ typedef struct SaggKafkaReader
 	SaggReader	base;
 	char	   *cluster_id;
 	int			fd;				/* eventfd of all partition queues */
-	rd_kafka_conf_t *conf;		/* of both clients */
-	SaggClient *query_client;	/* NULL while nothing is asked */
+	rd_kafka_conf_t *conf;		/* eventfd of both clients */
+	SaggClient *query_client;	/* NULL while no queries are sent */
 	TimestampTz asked;			/* when it was last needed */
 	TimestampTz suspected;		/* see sagg_kafka_suspects */
-	TimestampTz waiting_since;	/* for an answer; 0 = for none */
+	TimestampTz waiting_since;	/* waiting for an answer since; 0 = for none */
 	SaggClient *fetch;
-	int64		queue_bytes;	/* of a partition's queue, when full */
+	int64		queue_bytes;	/* size of a partition's queue, when full */
 	int64		queue_records;
 	int			sized_for;		/* partitions that "fetch" has memory for */
 	int			npartitions;
 	SaggPartition **partitions;
-	bool		asked_topics;	/* what follows is known */
+	bool		asked_topics;	/* the following is known */
 	int			nknown;
 	SaggKnownTopic *known;		/* by name */
 	bool		other_partitions;	/* seen since then */

@@ -81,7 +81,7 @@ stream_agg_kafka_handler(PG_FUNCTION_ARGS)
 }
 
 /*
- * Kind of object that options of a catalog belong to.
+ * Returns the kind of object that the options of a catalog belong to.
  */
 static int
 option_object(Oid catalog, const char **name)

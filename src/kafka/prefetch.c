@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * prefetch.c
- *	  Collecting the records of the batches to come while one is executed.
+ *	  Prefetch: collects the records of the next batches while one is executed.
  *
- * Taking messages from librdkafka's queues, copying them and giving them back is
- * a fifth of what a large batch costs, and needs nothing of PostgreSQL.  So from
- * the end of READ to the release of the batch a thread does it
+ * Taking messages from librdkafka's queues, copying them and returning them is
+ * a fifth of the cost of a large batch, and needs nothing of PostgreSQL.  So
+ * from the end of READ to the release of the batch a thread does it
  * (prefetch_thread.c): it takes as many records of each partition as the batch
- * has, which is what the next one will want, into chunks it is given for that.
- * What it has found the next batches take from prefetched_runs.c, if their plans say so;
- * plans do not depend on it.
+ * has, which is what the next one will want (its quota), into chunks provided
+ * for that.  The next batches take what it has found from prefetched_runs.c,
+ * if their plans say so; plans do not depend on it.
  *
- * Where there is no memory or no thread for it, the process does all by itself.
+ * Without memory or a thread for it, the process does everything itself.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,7 +22,8 @@
 #include "prefetch_internal.h"
 
 /*
- * A prefetch with a thread that sleeps; NULL for lack of resources.
+ * Make a prefetch with a thread that sleeps; returns NULL when resources are
+ * exhausted.
  */
 static SaggPrefetch *
 make_prefetch(SaggKafkaReader *reader)
@@ -40,7 +41,8 @@ make_prefetch(SaggKafkaReader *reader)
 }
 
 /*
- * Room for the shares of all partitions; false if there is none.
+ * Make room for the quotas of all partitions; returns false if there is no
+ * memory.
  */
 static bool
 make_room_for_quotas(SaggPrefetch *prefetch, int n)
@@ -56,9 +58,9 @@ make_room_for_quotas(SaggPrefetch *prefetch, int n)
 }
 
 /*
- * What to take: of each partition of the batch as many records again, less those
- * that are there; "held" tells how many bytes these are.  False if there is nothing
- * to take.
+ * Determine what to take: of each partition of the batch as many records
+ * again, less those that are there already; "held" is set to their bytes.
+ * Returns false if there is nothing to take.
  */
 static bool
 plan_quotas(SaggPrefetch *prefetch, Size *held)
@@ -87,8 +89,9 @@ plan_quotas(SaggPrefetch *prefetch, Size *held)
 }
 
 /*
- * Chunks for as much as the batch has, and somewhat more; with what is held, no
- * more than the fetch memory, but one.  False if there is none.
+ * Provide chunks for as much as the batch has, and somewhat more; together
+ * with what is held, at most the fetch memory, but at least one.  Returns
+ * false if there is none.
  */
 static bool
 provide_chunks(SaggPrefetch *prefetch, Size held)
@@ -111,8 +114,9 @@ provide_chunks(SaggPrefetch *prefetch, Size held)
 }
 
 /*
- * The batch is complete and will be executed: collect what comes after it until
- * the reader is used again, if the batch is large enough to make that worth while.
+ * The batch is complete and will be executed: prefetch what comes after it
+ * until the reader is used again, if the batch is large enough to make that
+ * worthwhile.
  */
 void
 sagg_kafka_collect_ahead(SaggReader *base)
@@ -145,7 +149,8 @@ give_chunks_back(SaggPrefetch *prefetch)
 }
 
 /*
- * From here on the partitions are the process's again, with what was collected.
+ * Stop the prefetch: from now on the partitions belong to the process again,
+ * with what was collected.
  */
 void
 sagg_prefetch_halt(SaggKafkaReader *reader)
@@ -171,7 +176,7 @@ sagg_prefetch_halt(SaggKafkaReader *reader)
 }
 
 /*
- * End the thread, and forget what it has collected.  Raises no error.
+ * End the thread, and discard what it has collected.  Raises no error.
  */
 void
 sagg_prefetch_end(SaggKafkaReader *reader)

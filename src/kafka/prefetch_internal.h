@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * prefetch_internal.h
- *	  What prefetch.c and the thread it has share.
+ *	  What prefetch.c and its thread share.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,7 +14,7 @@
 
 #include "kafka_internal.h"
 
-/* chunks and prefetched runs that may be filled during a batch */
+/* most chunks and prefetched runs that are filled during a batch */
 #define SAGG_MOST_CHUNKS	64
 #define SAGG_MAX_PREFETCHED_RUNS	4096
 
@@ -22,29 +22,30 @@
 typedef struct SaggQuota
 {
 	SaggPartition *part;
-	int64		next;			/* offset */
-	int64		left;			/* records */
-	int64		bytes;			/* taken so far */
+	int64		next;			/* offset of the next record */
+	int64		left;			/* records that are left to take */
+	int64		bytes;			/* bytes taken so far */
 } SaggQuota;
 
 typedef struct SaggPrefetch
 {
 	SaggKafkaReader *reader;
 	pthread_t	thread;
-	pthread_mutex_t lock;		/* of the next three */
-	bool		wanted;			/* it is to work */
-	bool		busy;			/* it may */
+	pthread_mutex_t lock;		/* protects the next three */
+	bool		wanted;			/* the thread has work */
+	bool		busy;			/* the thread is working */
 	bool		quit;
 	pthread_cond_t changed;
-	pg_atomic_uint32 halt;		/* wanted no more; between two prefetched runs */
+	pg_atomic_uint32 halt;		/* set to stop the thread; checked between
+								 * messages */
 
-	/* while it is busy, the thread's */
+	/* owned by the thread while it is busy */
 	bool		headers;
 	int			nquotas;
 	int			max_quotas;
 	SaggQuota  *quotas;
 	int			nchunks;
-	int			chunk;			/* being filled */
+	int			chunk;			/* number of the chunk being filled */
 	SaggChunk  *chunks[SAGG_MOST_CHUNKS];
 	bool		wake;			/* see sagg_kafka_wake_fetcher */
 	int			nfound;

@@ -1,16 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * prefetch_thread.c
- *	  What the prefetch's thread does, and how the process starts and stops it.
+ *	  The prefetch thread: what it does, and how the process starts and stops
+ *	  it.
  *
- * The thread and the process take turns.  While the prefetch is busy, queues and
- * what was taken from them are the thread's (SaggPartition), and so is what
- * SaggPrefetch says is; the process waits until it has put down what it has in
- * hand, a few hundred messages at most.  The thread stops by itself at a message
- * that is an error, which is for the process to judge, and when it has what it was
- * to take.  Between batches it sleeps.
+ * The thread and the process take turns.  While the prefetch is busy, the
+ * thread owns the queues and what was taken from them (SaggPartition), and the
+ * fields of SaggPrefetch marked so; the process waits until it has stored the
+ * messages it has taken, a few hundred at most.  The thread stops by itself at
+ * a message that is an error, which the process handles, and when its quotas
+ * are filled.  Between batches it sleeps.
  *
- * Never in the thread: memory, errors, settings, locks or signals of PostgreSQL.
+ * The thread never uses memory, errors, settings, locks or signals of
+ * PostgreSQL.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,17 +24,17 @@
 #include "kafka_internal.h"
 
 /*
- * Messages of a partition before it is the next one's turn, and how many there are
- * to be for a turn: prefetched runs are to be long.
+ * How many messages of a partition are taken in one turn, and how many must be
+ * there for a turn: prefetched runs should be long.
  */
 #define TURN				4096
 #define LEAST_TURN			SAGG_TAKE_AT_ONCE
 
-/* how soon to look into empty queues again */
+/* pause before empty queues are polled again */
 #define PAUSE_NS			(1000 * 1000)
 
 /*
- * A place for a record in a chunk, or NULL if there is no more room.
+ * Returns a place for a record in a chunk, or NULL if there is no more room.
  */
 static char *
 find_room(SaggPrefetch *prefetch, Size size)
@@ -51,8 +53,8 @@ find_room(SaggPrefetch *prefetch, Size size)
 }
 
 /*
- * The run for the partition's next record in a chunk: the last one if that
- * goes on there, or a new one; NULL if there are too many.
+ * Returns the run for the partition's next record in a chunk: the last run if
+ * it continues there, or a new one; NULL if there are too many.
  */
 static SaggPrefetchedRun *
 find_run(SaggPrefetch *prefetch, SaggPartition *part, SaggChunk *chunk, int64 offset)
@@ -111,8 +113,8 @@ store_message(SaggPrefetch *prefetch, SaggQuota *quota, const rd_kafka_message_t
 
 /*
  * Copy what has been taken from the partition's queue, as far as it is wanted.
- * Returns false if the rest is not to be collected.  That a partition ends here,
- * for now, is no more than that.
+ * Returns false if the rest must not be collected.  A message that the
+ * partition ends here, for now, is ignored.
  */
 static bool
 store_taken(SaggPrefetch *prefetch, SaggQuota *quota)
@@ -136,7 +138,7 @@ store_taken(SaggPrefetch *prefetch, SaggQuota *quota)
 }
 
 /*
- * Is there so much of a partition that it is worth while?
+ * Returns whether a partition has enough messages for a turn.
  */
 static bool
 worth_a_turn(const SaggQuota *quota)
@@ -149,8 +151,8 @@ worth_a_turn(const SaggQuota *quota)
 }
 
 /*
- * A turn of a partition.  Returns the number of records collected; a share that
- * is done has none left.
+ * Take a turn of a partition.  Returns the number of records collected; a
+ * quota that is filled has none left.
  */
 static int64
 fill_quota(SaggPrefetch *prefetch, SaggQuota *quota)
@@ -181,14 +183,14 @@ fill_quota(SaggPrefetch *prefetch, SaggQuota *quota)
 		}
 		n = wanted - quota->left;
 		if (quota->left == left)
-			break;				/* nothing but records from before the position */
+			break;				/* only records from before the position */
 	}
 	return n;
 }
 
 /*
- * A turn of each partition.  Returns whether all shares are done, and in "found"
- * whether there was anything.
+ * Take a turn of each partition.  Returns whether all quotas are filled, and
+ * in "found" whether there was anything.
  */
 static bool
 collect_round(SaggPrefetch *prefetch, bool *found)
@@ -216,7 +218,7 @@ collect_round(SaggPrefetch *prefetch, bool *found)
 }
 
 /*
- * With the lock held: sleep until something changes, or a while.
+ * With the lock held: sleep until something changes, for a limited time.
  */
 static void
 pause_prefetch(SaggPrefetch *prefetch)
@@ -266,8 +268,8 @@ prefetch_main(void *arg)
 }
 
 /*
- * Start the thread, which serves no signal: they are the process's.  Returns 0, or
- * an errno for lack of resources.
+ * Start the thread, which handles no signal: the process does.  Returns 0, or
+ * an errno when resources are exhausted.
  */
 int
 sagg_prefetch_thread_start(SaggPrefetch *prefetch)
@@ -292,7 +294,7 @@ sagg_prefetch_thread_start(SaggPrefetch *prefetch)
 }
 
 /*
- * Let the thread take its shares.
+ * Let the thread fill its quotas.
  */
 void
 sagg_prefetch_thread_run(SaggPrefetch *prefetch)
@@ -305,7 +307,7 @@ sagg_prefetch_thread_run(SaggPrefetch *prefetch)
 }
 
 /*
- * Wait until the thread has put down what it has in hand.
+ * Wait until the thread has stored the messages it has taken.
  */
 void
 sagg_prefetch_thread_wait(SaggPrefetch *prefetch)

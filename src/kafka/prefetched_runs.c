@@ -4,8 +4,8 @@
  *	  Records of a partition that were collected before their micro-batch was
  *	  planned, in order of offsets.
  *
- * They stand in front of what the partition's queue has: from its position on,
- * without a gap but those of Kafka.
+ * They precede what the partition's queue has: they begin at its position, and
+ * have no gaps except Kafka's own.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,7 +14,7 @@
 #include "kafka_internal.h"
 
 /*
- * Add a run behind the others; holds its chunk.
+ * Append a run; holds its chunk.
  */
 void
 sagg_prefetched_add(SaggKafkaReader *reader, SaggPartition *part, const SaggPrefetchedRun *found)
@@ -37,7 +37,7 @@ drop_first(SaggKafkaReader *reader, SaggPartition *part)
 }
 
 /*
- * Forget all that was collected.  Raises no error.
+ * Discard all that was collected.  Raises no error.
  */
 void
 sagg_prefetched_drop(SaggKafkaReader *reader, SaggPartition *part)
@@ -47,7 +47,7 @@ sagg_prefetched_drop(SaggKafkaReader *reader, SaggPartition *part)
 }
 
 /*
- * Offset of the first record collected, or -1.
+ * Returns the offset of the first record collected, or -1.
  */
 int64
 sagg_prefetched_first(SaggPartition *part)
@@ -58,7 +58,8 @@ sagg_prefetched_first(SaggPartition *part)
 }
 
 /*
- * Offset behind the last record collected; without any, the partition's position.
+ * Returns the offset behind the last record collected; if there is none, the
+ * partition's position.
  */
 int64
 sagg_prefetched_end(SaggPartition *part)
@@ -69,7 +70,7 @@ sagg_prefetched_end(SaggPartition *part)
 }
 
 /*
- * Bytes of the records collected.
+ * Returns the bytes of the records collected.
  */
 Size
 sagg_prefetched_bytes(SaggPartition *part)
@@ -87,7 +88,8 @@ sagg_prefetched_bytes(SaggPartition *part)
 }
 
 /*
- * Were records collected without the headers that are to be kept now?
+ * Returns whether records were collected without the headers that have to be
+ * kept now.
  */
 bool
 sagg_prefetched_lack_headers(SaggPartition *part)
@@ -103,8 +105,8 @@ sagg_prefetched_lack_headers(SaggPartition *part)
 }
 
 /*
- * Of a run the records before offset "end", of which there is one at least:
- * out of it, into "before".
+ * Move the records of a run before offset "end", at least one, from it into
+ * "before".
  */
 static void
 cut(SaggPrefetchedRun *run, int64 end, SaggPrefetchedRun *before)
@@ -130,9 +132,9 @@ cut(SaggPrefetchedRun *run, int64 end, SaggPrefetchedRun *before)
 }
 
 /*
- * Move the next records before offset "end" to the reader's batch; they are handed
- * over then.  Returns their number, and adds to "bytes" what they take; 0 when
- * there are none.
+ * Move the next records before offset "end" to the reader's batch, which
+ * counts as handing them over.  Returns their number, and adds their bytes to
+ * "bytes"; 0 when there are none.
  */
 int64
 sagg_prefetched_take(SaggKafkaReader *reader, SaggPartition *part, int64 end, int64 *bytes)

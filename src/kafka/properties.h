@@ -17,13 +17,14 @@ typedef enum SaggOptionFlags
 	SAGG_OPT_TABLE = 1 << 2,
 	SAGG_OPT_COLUMN = 1 << 3,
 	SAGG_OPT_SUPERUSER = 1 << 4,	/* only a superuser may set it */
-	SAGG_OPT_SECRET = 1 << 5	/* its value never goes into a message */
+	SAGG_OPT_SECRET = 1 << 5	/* its value never appears in a message */
 } SaggOptionFlags;
 
 typedef struct SaggOption
 {
-	const char *name;			/* as users write it */
-	const char *property;		/* of librdkafka, NULL = not one */
+	const char *name;			/* name as users write it */
+	const char *property;		/* name in librdkafka, NULL = not one of its
+								 * properties */
 	int			flags;
 } SaggOption;
 

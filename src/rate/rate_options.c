@@ -4,9 +4,10 @@
  *	  Options of rate sources, and the foreign-data wrapper stream_agg_rate:
  *	  handler and validator.
  *
- * What an option says must not depend on who reads it, or when: a source whose rows
- * changed would not be read exactly once.  So times are ISO 8601, and those without
- * an offset are UTC, whatever the session's settings are.
+ * The meaning of an option must not depend on the session that reads it, or on
+ * the time: a source whose rows changed would not be read exactly once.  So
+ * times are ISO 8601, and those without an offset are UTC, whatever the
+ * session's settings are.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,7 +46,7 @@ reject_value(const char *name, const char *value, const char *hint)
 }
 
 /*
- * An integer from 1 to "most".
+ * Read an integer from 1 to "most".
  */
 static int64
 number_option(const char *name, const char *value, int64 most)
@@ -61,7 +62,7 @@ number_option(const char *name, const char *value, int64 most)
 }
 
 /*
- * A value of a type, read as every session would read it.
+ * Read a value of a type, as every session would read it.
  */
 static Datum
 fixed_input(Oid function, const char *value, int32 typmod)
@@ -81,7 +82,7 @@ fixed_input(Oid function, const char *value, int32 typmod)
 }
 
 /*
- * Milliseconds since 1970.
+ * Read a time as milliseconds since 1970.
  */
 static int64
 start_option(const char *value)
@@ -90,7 +91,7 @@ start_option(const char *value)
 	const char *hint = "Write a time from 1970 on, as in 2026-01-31 12:00:00+00; without an offset it is UTC.";
 	TimestampTz time;
 
-	/* no words: "today" is another time each day */
+	/* words are rejected: "today" is another time each day */
 	if (strspn(value, "0123456789-+:. TZ") != strlen(value))
 		reject_value("start", value, hint);
 	time = DatumGetTimestampTz(fixed_input(F_TIMESTAMPTZ_IN, value, -1));
@@ -100,7 +101,7 @@ start_option(const char *value)
 }
 
 /*
- * Milliseconds.
+ * Read a length of time as milliseconds.
  */
 static int64
 ramp_option(const char *value)
@@ -119,7 +120,8 @@ ramp_option(const char *value)
 }
 
 /*
- * Take an option of a server or a source; false if there is no such option.
+ * Take an option of a server or a source; returns false if there is no such
+ * option.
  */
 static bool
 take_option(SaggRate *rate, const char *name, const char *value)
@@ -151,8 +153,9 @@ take_options(SaggRate *rate, List *options)
 }
 
 /*
- * The sequence of a source: by its options or, where it has none, its server's.
- * Raises fdw_option_name_not_found if neither says when it starts.
+ * Returns the sequence of a source: by its options, and where it has none by
+ * those of its server.  Raises fdw_option_name_not_found if neither says when
+ * it starts.
  */
 void
 sagg_rate_of_source(Oid source, SaggRate *rate)
@@ -177,7 +180,7 @@ sagg_rate_of_source(Oid source, SaggRate *rate)
 }
 
 /*
- * The name of the topic that has these rows and no others; palloc'd.
+ * Returns the name of the topic that has these rows and no others; palloc'd.
  */
 char *
 sagg_rate_topic(const SaggRate *rate)
@@ -207,7 +210,7 @@ rate_topics(Oid source)
 }
 
 /*
- * A row is a time and a number.
+ * Check the columns: a row is a time and a number.
  */
 static const char *
 column_metadata(Form_pg_attribute att)

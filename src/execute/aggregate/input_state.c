@@ -3,20 +3,21 @@
  * input_state.c
  *	  Inputs of aggregates, kept as their state.
  *
- * The state of an aggregate with DISTINCT, with ORDER BY, of an ordered set, or
- * whose transition state cannot be stored, is what it was given: tuples of its
- * arguments and of what they are sorted by.  In the end they are given to it in
- * the order PostgreSQL would (input_state_final.c).
+ * The state of an aggregate with DISTINCT, with ORDER BY, of an ordered set,
+ * or whose transition state cannot be stored, consists of its inputs: tuples
+ * of its arguments and of the expressions they are sorted by.  At the end the
+ * aggregate gets them in the order that PostgreSQL would use
+ * (input_state_final.c).
  *
- * A tuple is its values one after the other, each as sagg_codec_write makes it,
- * or the length word -1 for NULL.  Tuples stand in the order of their arrival.
- * For DISTINCT they are a set: a tuple whose bytes are there already is left
- * out.  Values can be equal with different bytes (1.0 and 1.00), so what is
- * left is told apart in the end, by the operators of the query.
+ * A tuple is its values one after the other, each as sagg_codec_write makes
+ * it, or the length word -1 for NULL.  Tuples are in the order of their
+ * arrival.  For DISTINCT they are a set: a tuple whose bytes are there already
+ * is left out.  Values can be equal with different bytes (1.0 and 1.00), so
+ * the operators of the query remove the remaining duplicates at the end.
  *
- * In the store and in the log: int64 number of tuples, and behind a length
- * word their bytes.  A record costs what its own tuple costs; a batch reads and
- * writes the tuples of the groups it changes once.
+ * Format in the store and in the log: int64 number of tuples, a length word,
+ * the bytes of the tuples.  A record costs only its own tuple; a batch reads
+ * and writes the tuples of the groups it changes once.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,11 +40,12 @@
 #define MAX_KEPT_MB		256
 #define MAX_KEPT		((Size) MAX_KEPT_MB * 1024 * 1024)
 
-/* sets that are smaller have no table */
+/* smaller sets have no hash table */
 #define LEAST_TABLE		8
 
 /*
- * Whether equal values have equal bytes, by an operator family and a type of it.
+ * Returns whether equal values have equal bytes, by an operator family and a
+ * type in it.
  */
 static bool
 is_image_equal(const SaggCodec *codec, Oid type, Oid collation,
@@ -59,7 +61,8 @@ is_image_equal(const SaggCodec *codec, Oid type, Oid collation,
 }
 
 /*
- * Records are compared field by field, by the default operators of their types.
+ * Returns whether equal records have equal bytes.  They are compared field by
+ * field, by the default operators of the types.
  */
 static bool
 is_record_image_equal(const SaggCodec *codec)
@@ -77,7 +80,7 @@ is_record_image_equal(const SaggCodec *codec)
 }
 
 /*
- * Whether equal values of a column have equal bytes.
+ * Returns whether equal values of a column have equal bytes.
  */
 static bool
 is_column_image_equal(const SaggCodec *codec, Oid sortop, Oid type, Oid collation)
@@ -93,8 +96,8 @@ is_column_image_equal(const SaggCodec *codec, Oid sortop, Oid type, Oid collatio
 }
 
 /*
- * What the inputs are sorted by, those of an ordered-set aggregate too.  Returns
- * whether tuples that are equal have equal bytes.
+ * Set up what the inputs are sorted by, also those of an ordered-set
+ * aggregate.  Returns whether equal tuples have equal bytes.
  */
 static bool
 init_sort(SaggInputStateCall *kept, const Aggref *aggref)
@@ -124,8 +127,8 @@ init_sort(SaggInputStateCall *kept, const Aggref *aggref)
 }
 
 /*
- * How the inputs of an aggregate, whose functions are looked up, are kept; in
- * the current context.
+ * Returns how the inputs of an aggregate, whose functions are looked up, are
+ * kept; in the current context.
  */
 SaggInputStateCall *
 sagg_input_state_init(const SaggAggCall *call)
@@ -178,8 +181,8 @@ skip_tuple(const SaggInputStateCall *call, SaggBytes *bytes)
 }
 
 /*
- * The next tuple; its values are allocated in the current context.  Raises
- * ERRCODE_SAGG_CHECKPOINT_CORRUPT.
+ * Read the next tuple; its values are allocated in the current context.
+ * Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT.
  */
 void
 sagg_input_state_take(SaggInputStateCall *call, SaggBytes *bytes, Datum *values, bool *nulls)
@@ -219,7 +222,7 @@ put_in_table(SaggInputState *kept, uint32 hash, Size place)
 }
 
 /*
- * Make the table, or make it greater, so that another tuple has room.
+ * Make the hash table, or enlarge it, so that another tuple has room.
  */
 static void
 reserve_table(const SaggInputStateCall *call, SaggInputState *kept)
@@ -256,7 +259,8 @@ reserve_table(const SaggInputStateCall *call, SaggInputState *kept)
 }
 
 /*
- * Is a tuple at this place?  None is the beginning of another one.
+ * Returns whether a tuple is at this place.  No tuple is a prefix of another
+ * one.
  */
 static bool
 is_at(const SaggInputState *kept, Size place, const char *tuple, Size len)
@@ -265,8 +269,8 @@ is_at(const SaggInputState *kept, Size place, const char *tuple, Size len)
 }
 
 /*
- * Whether a tuple is in a set.  If not, and the set has a table, it is noted
- * there for the place where it will be appended.
+ * Returns whether a tuple is in a set.  If not, and the set has a hash table,
+ * enters the place where the tuple will be appended.
  */
 static bool
 is_in_set(const SaggInputStateCall *call, SaggInputState *kept, const char *tuple, Size len)
@@ -301,8 +305,8 @@ is_in_set(const SaggInputStateCall *call, SaggInputState *kept, const char *tupl
 }
 
 /*
- * Raise ERRCODE_PROGRAM_LIMIT_EXCEEDED if "len" bytes more are too many: an error
- * of data, so that on_error decides about the record which brings them.
+ * Raise ERRCODE_PROGRAM_LIMIT_EXCEEDED if "len" bytes more are too many.  That
+ * is a data error, so on_error decides about the record.
  */
 static void
 check_limit(const SaggAggCall *call, const SaggInputState *kept, Size len)
@@ -339,8 +343,9 @@ append_tuples(const SaggAggCall *call, SaggInputState *kept, const char *data, S
 }
 
 /*
- * Put "n" tuples before the others, in inputs that have no table: what is there
- * is moved only when it has doubled.  Raises ERRCODE_PROGRAM_LIMIT_EXCEEDED.
+ * Put "n" tuples before the others, in inputs that have no hash table.  The
+ * others are moved only when the size has doubled.  Raises
+ * ERRCODE_PROGRAM_LIMIT_EXCEEDED.
  */
 static void
 prepend_tuples(const SaggAggCall *call, SaggInputState *kept, const char *data, Size len,
@@ -377,7 +382,7 @@ free_kept(SaggInputState *kept)
 }
 
 /*
- * The inputs of a state, which may be none yet.
+ * Returns the inputs of a state, made if there are none yet.
  */
 static SaggInputState *
 require_input_state(SaggExecution *ex, SaggAggState *state)
@@ -389,8 +394,8 @@ require_input_state(SaggExecution *ex, SaggAggState *state)
 }
 
 /*
- * A row of the inner query into a state.  A strict transition function gets no
- * NULLs, so they are not kept for it.
+ * Add a row of the inner query to a state.  A strict transition function gets
+ * no NULLs, so they are not kept for it.
  */
 void
 sagg_input_state_add(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
@@ -429,9 +434,9 @@ sagg_input_state_add(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 }
 
 /*
- * Add the inputs of another state, which stays as it is: behind those of
- * "state", or what its set lacks of them.  Allocates in the execution's
- * aggregate context.  Raises ERRCODE_PROGRAM_LIMIT_EXCEEDED.
+ * Add the inputs of another state, which is not changed: all of them behind
+ * those of "state", or for a set those that it lacks.  Allocates in the
+ * execution's aggregate context.  Raises ERRCODE_PROGRAM_LIMIT_EXCEEDED.
  */
 void
 sagg_input_state_combine(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
@@ -462,10 +467,10 @@ sagg_input_state_combine(SaggExecution *ex, SaggAggCall *call, SaggAggState *sta
 }
 
 /*
- * The same, but "other" is left without inputs, and both are in the execution's
- * aggregate context.  The smaller inputs are put to the greater ones, wherever
- * those are, so that a state which takes in many others one by one, or is taken
- * in by them, is not copied each time.
+ * Move the inputs of "other", which has none afterwards, to "state"; both are
+ * in the execution's aggregate context.  The smaller inputs are copied to the
+ * larger ones, in either state, so that a state which absorbs many others one
+ * by one, or is absorbed by them, is not copied each time.
  */
 void
 sagg_input_state_absorb(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,

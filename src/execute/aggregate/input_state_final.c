@@ -1,14 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * input_state_final.c
- *	  Kept inputs of a group, given to their aggregate.
+ *	  The result of an aggregate whose inputs are kept.
  *
  * The transition function gets them as PostgreSQL would give them: sorted by
- * ORDER BY, without those that DISTINCT leaves out, else in the order of their
- * arrival, which is also that of inputs which sort alike.  An ordered-set aggregate
- * sorts them itself, by the server's quicksort; it gets them sorted, for producers
- * choose their order.  The transition state lives in a context of its own until the result is there; so it need not be
- * storable, and the final function may do with it what it likes.
+ * ORDER BY, without those that DISTINCT leaves out, otherwise in the order of
+ * their arrival, which also orders inputs that sort alike.  An ordered-set
+ * aggregate sorts them itself, by the server's quicksort; it gets them sorted
+ * already, because producers choose the order.  The transition state lives in
+ * a context of its own until the result is computed; so it need not be
+ * storable, and the final function may change it.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,8 +33,8 @@ typedef struct Inputs
 } Inputs;
 
 /*
- * Prepare for aggregates that keep their inputs, and for those with direct
- * arguments; in the execution's memory.
+ * Prepare aggregates that keep their inputs, and those with direct arguments;
+ * in the execution's memory.
  */
 void
 sagg_input_state_final_init(SaggExecution *ex)
@@ -61,7 +62,8 @@ sagg_input_state_final_init(SaggExecution *ex)
 }
 
 /*
- * Direct arguments are now of a group with these "n" columns: window and keys.
+ * Evaluate direct arguments from now on for a group with these "n" columns:
+ * window and keys.
  */
 void
 sagg_input_state_set_group(SaggExecution *ex, const Datum *values, const bool *nulls, int n)
@@ -75,8 +77,9 @@ sagg_input_state_set_group(SaggExecution *ex, const Datum *values, const bool *n
 }
 
 /*
- * One input.  That a strict function is given no NULL is seen to here, too: it
- * may not have been strict when the input came.
+ * Pass one input.  A strict function is given no NULL: the check is needed
+ * here, too, because the function may not have been strict when the input
+ * came.
  */
 static void
 give_input(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
@@ -114,7 +117,7 @@ give_in_order(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 }
 
 /*
- * Order of two inputs by what they are sorted by.
+ * Compare two inputs by what they are sorted by.
  */
 static int
 compare_columns(const Inputs *inputs, uint32 a, uint32 b)
@@ -144,7 +147,7 @@ compare_inputs(const void *a, const void *b, void *arg)
 }
 
 /*
- * All inputs, in the current context.
+ * Read all inputs, in the current context.
  */
 static void
 read_inputs(Inputs *inputs, SaggAggCall *call, const SaggInputState *kept)
@@ -189,8 +192,8 @@ give_sorted(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 }
 
 /*
- * The result of an aggregate whose inputs "inputs" holds, in the current
- * context.
+ * Returns the result of an aggregate whose inputs are in "inputs", in the
+ * current context.
  */
 Datum
 sagg_input_state_final(SaggExecution *ex, SaggAggCall *call, const SaggAggState *inputs,

@@ -4,9 +4,9 @@
  *	  The sessions of one key in order of time, in a batch's private memory.
  *
  * They do not touch each other, so the order of their starts is that of their
- * ends.  Most keys have a few.  One may have as many as there are records, in any
- * order; so the list is made of blocks, and to find a session, to put one in or
- * to take one out costs little however many there are.
+ * ends.  Most keys have a few.  One may have as many as there are records, in
+ * any order; so the list is made of blocks, and finding, inserting or removing
+ * a session is cheap for any number of sessions.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,7 +27,7 @@ grow_array(void *array, Size size)
 }
 
 /*
- * Put a new block behind another one.
+ * Insert a new block behind another one.
  */
 static SaggSessionBlock *
 add_block(SaggSessionList *list, int at)
@@ -70,7 +70,7 @@ split_block(SaggSessionList *list, int at)
 }
 
 /*
- * The session at a place, NULL = behind the last one.
+ * Returns the session at a place, NULL = behind the last one.
  */
 SaggSessionWindow *
 sagg_session_at(const SaggSessionList *list, SaggSessionPlace place)
@@ -80,7 +80,7 @@ sagg_session_at(const SaggSessionList *list, SaggSessionPlace place)
 }
 
 /*
- * The place of the first session, and the one behind another place.
+ * Returns the place of the first session, or the one behind another place.
  */
 SaggSessionPlace
 sagg_session_first(const SaggSessionList *list)
@@ -102,7 +102,7 @@ sagg_session_next(const SaggSessionList *list, SaggSessionPlace place)
 }
 
 /*
- * The place of the first session that does not end before "start".
+ * Returns the place of the first session that does not end before "start".
  */
 SaggSessionPlace
 sagg_session_find(const SaggSessionList *list, int64 start)
@@ -142,8 +142,8 @@ sagg_session_find(const SaggSessionList *list, int64 start)
 }
 
 /*
- * Put a session before the one at a place; returns its own place.  Allocates in
- * the current context, which is always the same one for a list.
+ * Insert a session before the one at a place; returns its own place.
+ * Allocates in the current context, which is always the same one for a list.
  */
 SaggSessionPlace
 sagg_session_insert(SaggSessionList *list, SaggSessionPlace place, SaggSessionWindow *session)
@@ -171,7 +171,7 @@ sagg_session_insert(SaggSessionList *list, SaggSessionPlace place, SaggSessionWi
 }
 
 /*
- * Put a session behind all others.
+ * Append a session.
  */
 void
 sagg_session_append(SaggSessionList *list, SaggSessionWindow *session)
@@ -187,7 +187,7 @@ sagg_session_append(SaggSessionList *list, SaggSessionWindow *session)
 }
 
 /*
- * Take a session out.  A block that is empty goes with it.
+ * Remove a session, and its block if that becomes empty.
  */
 void
 sagg_session_remove(SaggSessionList *list, SaggSessionPlace place)

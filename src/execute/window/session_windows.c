@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * session_windows.c
- *	  Session windows: rows into the open sessions of their keys.
+ *	  Session windows: puts rows into the open sessions of their keys.
  *
  * A record is a session by itself, [ts, ts + gap).  Sessions of a key that
  * overlap or touch, start <= end, are one, and their states are combined; so
- * which sessions there are does not depend on the order of records.  As in
- * Spark, a record is late if its own session is: when that ends at or before
- * the watermark that the commit before left.  A record whose gap is NULL or not
- * greater than zero is in no session and counts as filtered, as if by WHERE.
+ * the sessions do not depend on the order of records.  As in Spark, a record
+ * is late if its own session ends at or before the watermark that the commit
+ * before left.  A record whose gap is NULL or not greater than zero is in no
+ * session and counts as filtered, as if by WHERE.
  *
  * In the store a session is a group like any other, [start, end) and keys.  All
  * sessions of a key have the same hash, that of the keys alone, and are found
@@ -65,7 +65,7 @@ same_key(SaggExecution *ex, const SaggSessionKey *a, const SaggSessionKey *b)
 }
 
 /*
- * Set up an empty table of keys, in the execution's memory.
+ * Make an empty table of keys, in the execution's memory.
  */
 void
 sagg_sessions_init(SaggExecution *ex)
@@ -76,7 +76,7 @@ sagg_sessions_init(SaggExecution *ex)
 
 /*
  * Forget all sessions, as if the batch had met none yet.  Their memory is that
- * of groups, and goes with them.
+ * of groups, and freed with them.
  */
 void
 sagg_sessions_forget(SaggExecution *ex)
@@ -85,7 +85,8 @@ sagg_sessions_forget(SaggExecution *ex)
 }
 
 /*
- * Go through all keys the batch has met, in any order; NULL at the end.
+ * Go through all keys the batch has met, in any order; returns NULL at the
+ * end.
  */
 SaggSessionKey *
 sagg_sessions_next(SaggExecution *ex, bool restart)
@@ -99,7 +100,7 @@ sagg_sessions_next(SaggExecution *ex, bool restart)
 }
 
 /*
- * The least start of the batch's sessions, DT_NOEND = there are none.
+ * Returns the least start of the batch's sessions, DT_NOEND = there are none.
  */
 int64
 sagg_sessions_first_start(SaggExecution *ex)
@@ -119,7 +120,8 @@ sagg_sessions_first_start(SaggExecution *ex)
 }
 
 /*
- * Whether the batch has met the key of a group, given its hash and keys.
+ * Returns whether the batch has met the key of a group, given its hash and
+ * keys.
  */
 bool
 sagg_sessions_met(SaggExecution *ex, const SaggGroup *group)
@@ -134,7 +136,7 @@ sagg_sessions_met(SaggExecution *ex, const SaggGroup *group)
 }
 
 /*
- * Read the states of a session that is only known by its bounds so far.
+ * Read the states of a session of which only the bounds are known so far.
  */
 void
 sagg_session_load(SaggExecution *ex, SaggSessionWindow *session)
@@ -162,7 +164,7 @@ compare_starts(const void *a, const void *b, void *arg)
 }
 
 /*
- * The open sessions of a key from the store, without their states, in the
+ * Load the open sessions of a key from the store, without their states, in the
  * current context.
  */
 static void
@@ -222,8 +224,8 @@ copy_keys(SaggExecution *ex, Datum *keys, bool *keynulls,
 }
 
 /*
- * A key for the execution to keep.  NULL if it has no session yet and is too
- * long for one.
+ * Returns a key for the execution to keep.  NULL if it has no session yet and
+ * is too long for one.
  */
 static SaggSessionKey *
 make_key(SaggExecution *ex, const SaggSessionKey *probe)
@@ -244,7 +246,8 @@ make_key(SaggExecution *ex, const SaggSessionKey *probe)
 }
 
 /*
- * The key of a row; NULL, with it in the execution's scratch, if it is too long.
+ * Returns the key of a row; NULL if it is too long, with the key in the
+ * execution's scratch.
  */
 static SaggSessionKey *
 find_key(SaggExecution *ex, TupleTableSlot *slot)
@@ -268,7 +271,7 @@ find_key(SaggExecution *ex, TupleTableSlot *slot)
 }
 
 /*
- * A new session, without records.
+ * Returns a new session, without records.
  */
 static SaggSessionWindow *
 make_session(SaggExecution *ex, SaggSessionKey *key, SaggSessionPlace place,
@@ -289,7 +292,7 @@ make_session(SaggExecution *ex, SaggSessionKey *key, SaggSessionPlace place,
 }
 
 /*
- * Let a session take in the one after it, which is at "place".
+ * Merge the session at "place", which follows this one, into it.
  */
 static void
 absorb(SaggExecution *ex, SaggSessionKey *key, SaggSessionWindow *session,
@@ -310,7 +313,8 @@ absorb(SaggExecution *ex, SaggSessionKey *key, SaggSessionWindow *session,
 }
 
 /*
- * The session of a key that holds [start, end), with all that touch it in it.
+ * Returns the session of a key that holds [start, end), merged with all that
+ * touch it.
  */
 static SaggSessionWindow *
 require_session(SaggExecution *ex, SaggSessionKey *key, int64 start, int64 end)
@@ -337,8 +341,8 @@ require_session(SaggExecution *ex, SaggSessionKey *key, int64 start, int64 end)
 }
 
 /*
- * The gap of a row in microseconds; 0 if it has none.  Returns false, having
- * rejected the row's record, if it has one of no certain length.
+ * Read the gap of a row in microseconds; 0 if it has none.  If the gap has no
+ * certain length, rejects the row's record and returns false.
  */
 static bool
 row_gap(SaggExecution *ex, TupleTableSlot *slot, int64 *gap)
@@ -362,8 +366,8 @@ row_gap(SaggExecution *ex, TupleTableSlot *slot, int64 *gap)
 }
 
 /*
- * The session that a row makes by itself.  Returns false, having counted it,
- * for a row that goes no further.
+ * Compute the session that a row makes by itself.  Returns false for a row
+ * that is left out, which has been counted.
  */
 static bool
 place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
@@ -407,7 +411,8 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
 }
 
 /*
- * A row of the inner query, whose record is not rejected, into its session.
+ * Put a row of the inner query, whose record is not rejected, into its
+ * session.
  */
 void
 sagg_session_row(SaggExecution *ex, TupleTableSlot *slot)

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * session_windows.h
- *	  Session windows: what session_windows.c, session_close.c and those who read
- *	  entries of groups ask of each other.
+ *	  Session windows: what session_windows.c, session_close.c and the readers
+ *	  of entries share.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,9 +12,9 @@
 #include "window_kinds.h"
 
 /*
- * The sessions of a partition are in one unit, which starts at this, by the hash
- * of their keys.  Of a hash that has more than a few there, the others are in a
- * unit of its own, by their starts too.
+ * The sessions of a partition are in one unit, which has this start, by the
+ * hash of their keys.  If a hash has more than a few there, the others are in
+ * a unit of that hash alone, ordered by their starts, too.
  */
 #define SAGG_SESSIONS_UNIT		INT64CONST(0)
 #define SAGG_FEW_SESSIONS		16
@@ -26,7 +26,7 @@ typedef struct SaggSessionPart
 	SaggStored	stored;
 	int64		start;
 	int64		end;
-	bool		apart;			/* in the unit of its hash */
+	bool		apart;			/* it is in the unit of its hash */
 } SaggSessionPart;
 
 /*
@@ -35,7 +35,7 @@ typedef struct SaggSessionPart
  */
 typedef struct SaggSessionWindow
 {
-	SaggGroup	group;			/* first; "stored" is not used */
+	SaggGroup	group;			/* must be first; "stored" is not used */
 	int64		end;
 	bool		loaded;			/* its states have been read */
 	SaggSessionPart *parts;
@@ -66,8 +66,9 @@ typedef struct SaggSessionPlace
 /* A key that the batch has met, with all of its open sessions. */
 typedef struct SaggSessionKey
 {
-	uint32		hash;			/* as the store has it */
-	int			nstored;		/* of this hash, in the unit of all sessions */
+	uint32		hash;			/* hash as the store has it */
+	int			nstored;		/* number of sessions of this hash in the unit
+								 * of all sessions */
 	SaggSessionList sessions;
 	Datum	   *keys;
 	bool	   *keynulls;
@@ -76,8 +77,8 @@ typedef struct SaggSessionKey
 #define SAGG_HAS_SESSIONS(ex)	((ex)->query->window.kind == SAGG_WINDOW_SESSION)
 
 /*
- * Whether the watermark that the commit before left has passed a session, or
- * that of a record.
+ * Returns whether the watermark that the commit before left has passed a
+ * session, or that of a record.
  */
 static inline bool
 sagg_session_passed(const SaggExecution *ex, int64 end)
@@ -89,10 +90,10 @@ sagg_session_passed(const SaggExecution *ex, int64 end)
 typedef struct SaggSessionWalk
 {
 	uint32		hash;
-	bool		apart;			/* in the unit of the hash */
+	bool		apart;			/* it is in the unit of the hash */
 	uint32		step;
-	SaggUnit   *unit;			/* of all sessions */
-	SaggScan	scan;			/* over that of the hash */
+	SaggUnit   *unit;			/* walk over the unit of all sessions */
+	SaggScan	scan;			/* walk over the unit of the hash */
 } SaggSessionWalk;
 
 /* session_store.c */

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * avro_value.c
- *	  Single values of Avro's binary encoding, with their logical types, as the
- *	  text that the ways to Datums read.
+ *	  Converts single values of Avro's binary encoding, with their logical
+ *	  types, to the text from which Datums are made.
  *
- * Every value is checked, whether it is wanted or not, so that it does not
- * depend on the query whether a record is valid.  See avro_walk.c.
+ * Every value is checked, whether it is wanted or not, so that the validity of
+ * a record does not depend on the query.  See avro_walk.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,7 +23,7 @@
 
 #include "avro.h"
 
-/* a decimal of more bytes than this is no sensible one */
+/* decimals of more bytes are rejected */
 #define MAX_DECIMAL_BYTES	512
 
 static bool
@@ -51,7 +51,7 @@ append_date(int64 days, StringInfo out)
 	return true;
 }
 
-/* Microseconds of a day. */
+/* Returns microseconds of a day. */
 static bool
 append_time(int64 time, StringInfo out)
 {
@@ -65,7 +65,7 @@ append_time(int64 time, StringInfo out)
 	return true;
 }
 
-/* Microseconds since 1970, in UTC if "zone". */
+/* Returns microseconds since 1970, in UTC if "zone". */
 static bool
 append_timestamp(int64 unix_time, bool zone, StringInfo out)
 {
@@ -87,7 +87,7 @@ append_timestamp(int64 unix_time, bool zone, StringInfo out)
 	return true;
 }
 
-/* Nanoseconds to microseconds, half of one away from zero. */
+/* Converts nanoseconds to microseconds, rounding half away from zero. */
 static int64
 microseconds(int64 nanoseconds)
 {
@@ -97,7 +97,7 @@ microseconds(int64 nanoseconds)
 }
 
 /*
- * A number that is a date or time; false if there is no such one.
+ * Converts a number to a date or time; returns false if it is out of range.
  */
 static bool
 append_logical(AvroLogical logical, int64 n, StringInfo out)
@@ -195,16 +195,20 @@ take_float(AvroReader *reader, const AvroNode *node, SaggJsonKind *kind,
 }
 
 /*
- * A whole number of at most MAX_DECIMAL_BYTES, two's complement with its highest
- * byte first, as decimal digits without sign, at least "least" of them.
+ * Writes a whole number of at most MAX_DECIMAL_BYTES, two's complement with
+ * its highest byte first, as decimal digits without sign, at least "least" of
+ * them.
  */
 static char *
 decimal_digits(const uint8 *bytes, int len, bool minus, int least)
 {
-	uint32		words[MAX_DECIMAL_BYTES / sizeof(uint32)];	/* the highest first */
+	uint32		words[MAX_DECIMAL_BYTES / sizeof(uint32)];	/* most significant
+															 * digits first */
 	int			nwords = (len + 3) / 4;
 	int			first = 0;
-	/* a byte has less than 2.5 digits, and nine are written at once */
+	/*
+	 * a byte has less than 2.5 digits, and nine digits are written at a time
+	 */
 	int			size = len * 5 / 2 + 9 + least;
 	char	   *digits = palloc(size + 1);
 	char	   *p = digits + size;
@@ -326,9 +330,9 @@ take_boolean(AvroReader *reader, SaggJsonKind *kind, StringInfo out)
 }
 
 /*
- * Takes a value that is no container; appends its text, in UTF-8, or its bytes
- * to "out" unless that is NULL, and tells what it is.  Dates and times are
- * strings, or with "as_number" the numbers they are written as.
+ * Takes a value that is not a container; appends its text, in UTF-8, or its
+ * bytes to "out" unless that is NULL, and returns its kind.  Dates and times
+ * are strings, or with "as_number" the numbers they are written as.
  */
 bool
 sagg_avro_scalar(AvroReader *reader, const AvroNode *node, bool as_number,

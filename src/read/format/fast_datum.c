@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * fast_datum.c
- *	  Short ways from values to Datums of the common types, for the
- *	  values that nearly every record has.
+ *	  The short way from values to Datums of the common types, for the values
+ *	  that nearly every record has.
  *
- * A short way takes a value only if its result is the very one the long way
- * (record_datum.c) would give, and declines anything else: what is out of
- * range, unusual or wrong is the long way's business.  So nothing here raises
- * errors but for lack of memory, and no record needs a PG_TRY for it.
+ * The short way takes a value only if its result equals that of the long way
+ * (record_datum.c), and declines anything else: values that are out of range,
+ * unusual or wrong go the long way.  So nothing here raises errors except out
+ * of memory, and needs no PG_TRY.
  *
  * Results depend on no setting (DateStyle, TimeZone).  Takes no locks.
  *
@@ -27,7 +27,7 @@
 #include "powers_of_ten.h"
 #include "record_datum.h"
 
-/* integers up to here and powers of ten up to 10^22 are exact as double */
+/* integers up to this, and powers of ten up to 10^22, are exact as double */
 #define MAX_EXACT_DOUBLE	(INT64CONST(1) << 53)
 
 static inline bool
@@ -98,7 +98,7 @@ fast_numeric(const SaggFieldValue *value, int32 typmod, Datum *result)
 }
 
 /*
- * float8.  Dividing two exact doubles rounds once, as strtod does.
+ * Makes a float8.  Dividing two exact doubles rounds once, as strtod does.
  */
 static bool
 fast_float8(const SaggFieldValue *value, Datum *result)
@@ -113,7 +113,7 @@ fast_float8(const SaggFieldValue *value, Datum *result)
 	return true;
 }
 
-/* A number of "n" decimal digits at p, or -1. */
+/* Returns a number of "n" decimal digits at p, or -1. */
 static inline int
 read_digits(const char *p, int n)
 {
@@ -130,7 +130,7 @@ read_digits(const char *p, int n)
 	return number;
 }
 
-/* Days since 2000-01-01 of YYYY-MM-DD, years 1 to 9999. */
+/* Returns the days since 2000-01-01 of YYYY-MM-DD, years 1 to 9999. */
 static inline bool
 read_date(const char *p, int *days)
 {
@@ -147,8 +147,8 @@ read_date(const char *p, int *days)
 }
 
 /*
- * Reads [p, end) as "Z", "+HH", "+HHMM" or "+HH:MM", or '-' for '+'; what to
- * subtract in order to get UTC, in microseconds.
+ * Reads [p, end) as "Z", "+HH", "+HHMM" or "+HH:MM", or with '-' for '+'; sets
+ * the microseconds to subtract in order to get UTC.
  */
 static inline bool
 read_zone(const char *p, const char *end, int64 *offset)
@@ -226,8 +226,8 @@ read_timestamp(const SaggFieldValue *value, bool with_zone, Timestamp *result)
 }
 
 /*
- * Nanoseconds since 1970, without decimals, to microseconds, half of one away
- * from zero.  Those of today have 19 digits.
+ * Converts nanoseconds since 1970, without decimals, to microseconds, rounding
+ * half away from zero.  Those of today have 19 digits.
  */
 static bool
 read_nanoseconds(const SaggFieldValue *value, int64 *result)
@@ -253,7 +253,10 @@ read_nanoseconds(const SaggFieldValue *value, int64 *result)
 	return true;
 }
 
-/* Time since 1970 with at most as many decimals as make microseconds. */
+/*
+ * Converts a time since 1970 with at most as many decimals as make
+ * microseconds.
+ */
 static bool
 read_epoch(const SaggFieldValue *value, SaggUnit unit, Timestamp *result)
 {
@@ -296,8 +299,8 @@ fast_timestamp(const SaggConversion *conv, const SaggFieldValue *value,
 }
 
 /*
- * int2, int4 and int8, given their bounds; the caller makes the Datum.  Decimals
- * are rounded as by numeric: half away from zero.
+ * Makes an int2, int4 or int8 within its bounds; the caller makes the Datum.
+ * Decimals are rounded as by numeric: half away from zero.
  */
 static inline bool
 fast_integer(const SaggFieldValue *value, int64 min, int64 max, int64 *n)
@@ -322,8 +325,8 @@ fast_integer(const SaggFieldValue *value, int64 min, int64 max, int64 *n)
 
 /*
  * Makes the Datum of a value that is neither missing nor null, in the current
- * memory context, if there is a short way for it; false if not.  Domains have
- * none.  Raises no errors but out of memory.
+ * memory context, if there is a short way for it; returns false if not.
+ * Domains have none.  Raises no errors except out of memory.
  */
 bool
 sagg_convert_fast(const SaggConversion *conv, const SaggFieldValue *value,

@@ -9,9 +9,9 @@
  *
  * The record is the row that an insert (op c) or a snapshot (op r) has in
  * "after".  Other operations - update, delete, truncate, message - and the
- * tombstones behind deletes are invalid records or, with option
- * other_operations 'ignore', none.  What is no such event at all is always
- * invalid.  Takes no locks.
+ * tombstones after deletes are invalid records or, with option
+ * other_operations 'ignore', left out.  A payload that is no change event is
+ * always invalid.  Takes no locks.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,10 +19,11 @@
 
 #include "format.h"
 
-/* the values of an event, in this order; those of columns come behind them */
+/* the values of an event, in this order; those of columns follow */
 enum EventValue
 {
-	EVENT_PAYLOAD,				/* kind only: is there a schema around it? */
+	EVENT_PAYLOAD,				/* kind only: whether there is a schema around
+								 * it */
 	EVENT_OP,
 	EVENT_AFTER,				/* kind only */
 	WRAPPED_OP,
@@ -30,7 +31,7 @@ enum EventValue
 	EVENT_VALUES
 };
 
-#define MAX_EVENT_NAMES		2	/* of the paths above */
+#define MAX_EVENT_NAMES		2	/* number of the paths above */
 
 static void
 add_event_path(SaggJsonPath *paths, int *npaths, bool kind_only, int n,
@@ -43,7 +44,8 @@ add_event_path(SaggJsonPath *paths, int *npaths, bool kind_only, int n,
 }
 
 /*
- * The path of a column, in an event without or with a schema around it.
+ * Returns the path of a column, in an event without or with a schema around
+ * it.
  */
 static int
 add_column_path(SaggJsonPath *paths, int *npaths, const SaggField *field,
@@ -60,19 +62,20 @@ add_column_path(SaggJsonPath *paths, int *npaths, const SaggField *field,
 	for (i = 0; i < field->npath; i++)
 		names[n++] = field->path[i];
 	i = sagg_json_add_path(paths, npaths, sagg_json_names(names, n), n);
-	paths[i].kind_only = false; /* a column of the event may be one of ours */
+	paths[i].kind_only = false; /* a column of the event may use one of these
+								 * paths, too */
 	if (field->any_case)
 		paths[i].any_case = true;
 	return i;
 }
 
 /*
- * values[i] of the decoder is for columns what the event has, with or without
- * a schema around it: parse_debezium puts it there.
+ * For columns, values[i] of the decoder is what the event has, with or without
+ * a schema around it: parse_debezium copies it there.
  */
 typedef struct DebeziumState
 {
-	void	   *json;			/* of format_json.c */
+	void	   *json;			/* state of format_json.c */
 	SaggFieldValue *found;		/* all values of the leaf */
 	int		   *plain;			/* by column: its value in a plain event */
 	int		   *wrapped;
@@ -105,7 +108,7 @@ prepare_debezium(SaggDecoder *decoder)
 	decoder->values = palloc0(sizeof(SaggFieldValue) * (decoder->ncolumns + 1));
 }
 
-/* Runs the leaf, whose values are not the decoder's. */
+/* Runs the leaf, whose values differ from the decoder's. */
 static bool
 parse_event(SaggDecoder *decoder, const char *payload, Size len,
 			SaggRecordError *why)
@@ -134,7 +137,7 @@ other_operation(const SaggDecoder *decoder, const char *operation,
 }
 
 /*
- * Whether an event of this operation is the record of a row.
+ * Returns whether an event of this operation is the record of a row.
  */
 static SaggVerdict
 check_operation(const SaggDecoder *decoder, const SaggFieldValue *op,

@@ -29,7 +29,8 @@ prepare_whole(SaggDecoder *decoder)
 }
 
 /*
- * The payload as the one value; copied, for it needs a NUL behind it.
+ * Takes the payload as the only value; copied, because it needs a NUL behind
+ * it.
  */
 static void
 take_whole(SaggDecoder *decoder, const char *payload, Size len, SaggJsonKind kind)
@@ -76,7 +77,7 @@ parse_raw(SaggDecoder *decoder, const char *payload, Size len,
 typedef struct TextEncoder
 {
 	SaggPayloadEncoder base;
-	int			index;			/* of the column, -1 = there is none */
+	int			index;			/* number of the column, -1 = there is none */
 	SaggValueEncoder value;
 } TextEncoder;
 

@@ -1,8 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * header_encode.c
- *	  Headers of a record from jsonb, in the form that record_metadata.c gives
- *	  out: [{"key": text, "value": text or null}, {"key": text, "hex": text}].
+ *	  Makes the headers of a record from jsonb, in the form that
+ *	  record_metadata.c returns: [{"key": text, "value": text or null}, {"key":
+ *	  text, "hex": text}].
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +26,8 @@ reject_headers(const char *column, const char *detail)
 }
 
 /*
- * A JSON string as UTF-8 with a terminating zero; its length goes to *len.
+ * Returns a JSON string as UTF-8 with a terminating zero; sets *len to its
+ * length.
  */
 static char *
 utf8_string(const JsonbValue *value, Size *len)
@@ -80,8 +82,8 @@ encode_header(SaggOutHeader *header, JsonbContainer *object, const char *column)
 }
 
 /*
- * The headers that a jsonb datum describes, in the current context; "column"
- * is for messages.  Raises invalid_parameter_value.
+ * Returns the headers that a jsonb datum describes, in the current context;
+ * "column" is for messages.  Raises invalid_parameter_value.
  */
 SaggOutHeader *
 sagg_headers_encode(Datum headers, const char *column, int *nheaders)

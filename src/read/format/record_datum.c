@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * record_datum.c
- *	  Values to Datums of any type: the long way, with the rules that decode.h
- *	  states.
+ *	  Converts values to Datums of any type: the long way, by the rules of
+ *	  decode.h.
  *
- * Users' input functions and domain constraints run here, as whoever the
- * caller runs as (I8).  Errors are theirs and PostgreSQL's own; decoder.c
- * turns them into invalid records.  Results are made in the current memory
- * context, caches in the conversion's.  Takes no locks of its own.
+ * Users' input functions and domain constraints run here, as the current user
+ * of the caller (I8).  They and PostgreSQL raise errors, which decoder.c turns
+ * into invalid records.  Results are made in the current memory context,
+ * caches in the conversion's.  Takes no locks of its own.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +32,7 @@
 
 #include "record_datum.h"
 
-/* Which way the values of a type go. */
+/* Returns which conversion the values of a type need. */
 static SaggConversionKind
 conversion_kind(Oid type, int32 typmod)
 {
@@ -73,8 +73,8 @@ conversion_kind(Oid type, int32 typmod)
 }
 
 /*
- * Whether values of a type hold any number of numerics, which its input function
- * reads: then exponents may stand for any number of digits.
+ * Returns whether values of a type may contain many numerics, which its input
+ * function reads: then exponents may stand for any number of digits.
  */
 static bool
 holds_numerics(Oid type)
@@ -86,7 +86,8 @@ holds_numerics(Oid type)
 }
 
 /*
- * Whether values of a type are dates and times, or arrays or ranges of them.
+ * Returns whether values of a type are dates and times, or arrays or ranges of
+ * them.
  */
 static bool
 holds_times(Oid type)
@@ -113,9 +114,9 @@ holds_times(Oid type)
 }
 
 /*
- * Prepares the conversion of JSON values to a column's type.  What it needs
- * over time is kept in the current memory context.  Raises an error if the
- * type has no input function.
+ * Prepares the conversion of JSON values to a column's type.  The result, and
+ * caches, live in the current memory context.  Raises an error if the type has
+ * no input function.
  */
 void
 sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod, Oid collation)
@@ -146,7 +147,10 @@ sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod, Oid collation
 	}
 }
 
-/* A value's text in server encoding.  Raises an error if it cannot be. */
+/*
+ * Returns a value's text in server encoding.  Raises an error if it cannot be
+ * converted.
+ */
 static char *
 server_text(const SaggFieldValue *value)
 {
@@ -156,7 +160,7 @@ server_text(const SaggFieldValue *value)
 	return pg_any_to_server(value->text, (int) value->len, PG_UTF8);
 }
 
-/* A number as a Datum of type numeric, exact. */
+/* Returns a number as a Datum of type numeric, exact. */
 static Datum
 number_numeric(const SaggFieldValue *value)
 {
@@ -164,7 +168,9 @@ number_numeric(const SaggFieldValue *value)
 							   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
 }
 
-/* A number as numeric prints it: no exponent, no minus before a zero. */
+/*
+ * Returns a number as numeric prints it: no exponent, no minus before a zero.
+ */
 static char *
 number_text(const SaggFieldValue *value)
 {
@@ -176,7 +182,7 @@ number_text(const SaggFieldValue *value)
 	return value->text;
 }
 
-/* Any value as a Datum of type jsonb. */
+/* Returns any value as a Datum of type jsonb. */
 static Datum
 value_jsonb(const SaggFieldValue *value)
 {
@@ -205,7 +211,7 @@ value_jsonb(const SaggFieldValue *value)
 	return JsonbPGetDatum(JsonbValueToJsonb(&scalar));
 }
 
-/* Any value as text, as the operator ->> of jsonb gives it. */
+/* Returns any value as text, like the operator ->> of jsonb. */
 static char *
 value_text(const SaggFieldValue *value)
 {
@@ -225,7 +231,10 @@ value_text(const SaggFieldValue *value)
 	}
 }
 
-/* Any value as a Datum of type json: what the record says, less escapes. */
+/*
+ * Returns any value as a Datum of type json: the record's text, without
+ * escapes.
+ */
 static Datum
 value_json(const SaggFieldValue *value)
 {
@@ -239,7 +248,7 @@ value_json(const SaggFieldValue *value)
 }
 
 /*
- * An array or composite out of a value that is no string:
+ * Makes an array or composite of a value that is not a string:
  *		SELECT value FROM jsonb_to_record('{"value": ...}') AS (value type)
  */
 static Datum
@@ -272,7 +281,7 @@ value_record(SaggConversion *conv, const SaggFieldValue *value)
 	return result;
 }
 
-/* How many microseconds a unit is: a Datum of type numeric. */
+/* Returns how many microseconds a unit is: a Datum of type numeric. */
 static Datum
 unit_microseconds(SaggUnit unit)
 {
@@ -292,8 +301,8 @@ unit_microseconds(SaggUnit unit)
 }
 
 /*
- * A number as time since 1970, rounded to microseconds, for timestamptz and
- * timestamp.
+ * Converts a number to a time since 1970, rounded to microseconds, for
+ * timestamptz and timestamp.
  */
 static Datum
 value_epoch(const SaggConversion *conv, const SaggFieldValue *value)
@@ -318,8 +327,8 @@ value_epoch(const SaggConversion *conv, const SaggFieldValue *value)
 }
 
 /*
- * Raises an error if the exponents in a text, which ends with a NUL, stand for more
- * digits than those of a record may.  Where it is JSON, strings are left out.
+ * Raises an error if the exponents in a text, which ends with a NUL, stand for
+ * more digits than those of a record may.  In JSON, strings do not count.
  */
 void
 sagg_check_digits(const char *text, Size len, bool is_json)
@@ -351,7 +360,7 @@ sagg_check_digits(const char *text, Size len, bool is_json)
 
 /*
  * Raises an error if a text of dates and times has a word that stands for the
- * time of the clock: a record says the same whenever it is read.
+ * time of the clock: a record means the same whenever it is read.
  */
 static void
 check_words(const SaggFieldValue *value)
@@ -377,7 +386,7 @@ check_words(const SaggFieldValue *value)
 	}
 }
 
-/* A number as a Datum of an integer type, as jsonb casts it. */
+/* Converts a number to a Datum of an integer type, as jsonb casts it. */
 static Datum
 value_integer(const SaggConversion *conv, const SaggFieldValue *value)
 {
@@ -387,7 +396,7 @@ value_integer(const SaggConversion *conv, const SaggFieldValue *value)
 	return DirectFunctionCall1(cast, number_numeric(value));
 }
 
-/* Bytes, which only bytea holds. */
+/* Converts bytes, which only bytea holds. */
 static Datum
 value_bytes(const SaggConversion *conv, const SaggFieldValue *value)
 {
@@ -403,7 +412,7 @@ value_bytes(const SaggConversion *conv, const SaggFieldValue *value)
 	return PointerGetDatum(result);
 }
 
-/* A value of the type below the domains, if any. */
+/* Converts a value to the type below the domains, if there are any. */
 static Datum
 convert_base(SaggConversion *conv, const SaggFieldValue *value)
 {
@@ -451,7 +460,7 @@ convert_base(SaggConversion *conv, const SaggFieldValue *value)
 }
 
 /*
- * Makes the Datum of any value, in the current memory context.  *isnull is set
+ * Makes the Datum of any value, in the current memory context.  Sets *isnull
  * for a missing or null value.  Raises what the type's input function and
  * domain constraints raise, and errors of character conversion.
  */

@@ -11,7 +11,8 @@
 #include "read/read_internal.h"
 
 /*
- * What the handler of a kind's wrapper returns, in the current context.
+ * Returns what the handler of a kind's wrapper returns, in the current
+ * context.
  */
 FdwRoutine *
 sagg_source_routine(const SaggSourceKind *kind)

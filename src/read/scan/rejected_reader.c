@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * rejected_reader.c
- *	  The bytes of the records that a batch puts aside, for CHECKPOINT: those
- *	  it has rejected, and those that came too late.
+ *	  Reads the records that a batch diverts, for CHECKPOINT: those it has
+ *	  rejected (dead letters), and those that came too late.
  *
- * Goes through the batch once, in the order of the records' numbers, whether
- * they are in memory or in the file.  Nothing here may fail because of what is
- * in a record: it may have been rejected for that already.  So of keys and
- * values larger than a row can hold only a beginning is kept, of such headers
- * nothing, and the error says so.
+ * It goes through the batch once, in the order of the records' numbers,
+ * whether they are in memory or in the file.  Nothing here may fail because of
+ * the contents of a record, which may have been rejected for that already.  So
+ * keys and values larger than a row can hold are truncated, such headers are
+ * dropped, and the error says so.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,8 +19,8 @@
 #include "scan_internal.h"
 
 /*
- * So much is kept of a key, and of a value: several records fit into what a
- * stream may put aside.
+ * Most bytes that are kept of a key, and of a value: several records fit into
+ * what a stream may divert.
  */
 #define MAX_KEPT_BYTES	(64 * 1024 * 1024)
 
@@ -29,7 +29,7 @@ struct SaggRejectedReader
 	SaggBatchCursor *cursor;
 	int64		count;
 	const SaggRejection *list;
-	int64		next;			/* into the list */
+	int64		next;			/* index into the list */
 	int64		record;			/* number of the next record of the batch */
 };
 
@@ -60,7 +60,7 @@ sagg_rejected_open(SaggBatch *batch, SaggRejection *list, int64 count)
 }
 
 /*
- * Go on to a record of the batch.
+ * Go forward to a record of the batch.
  */
 static void
 seek_record(SaggBatchCursor *cursor, int64 *position, int64 number,
@@ -84,7 +84,8 @@ bytes_datum(const char *data, Size len)
 }
 
 /*
- * What is kept of a key or value; what is not goes into "cut", for people.
+ * Returns what is kept of a key or value; appends to "cut" what was truncated,
+ * for people.
  */
 static Datum
 kept_bytes(const char *data, Size len, const char *what, StringInfo cut)
@@ -96,7 +97,7 @@ kept_bytes(const char *data, Size len, const char *what, StringInfo cut)
 }
 
 /*
- * The headers of a record, unless they are too large.
+ * Returns the headers of a record, unless they are too large.
  */
 static void
 put_headers(SaggDivertedRecord *letter, const SaggRecord *record, StringInfo cut)
@@ -110,8 +111,9 @@ put_headers(SaggDivertedRecord *letter, const SaggRecord *record, StringInfo cut
 }
 
 /*
- * The next of the records, its values in the current context; false behind the
- * last one.  A SaggNextDivertedRecord, whose argument is a SaggRejectedReader.
+ * Read the next of the records, its values in the current context; returns
+ * false behind the last one.  A SaggNextDivertedRecord, whose argument is a
+ * SaggRejectedReader.
  */
 bool
 sagg_rejected_next(void *arg, SaggDivertedRecord *letter)
@@ -149,7 +151,7 @@ sagg_rejected_next(void *arg, SaggDivertedRecord *letter)
 }
 
 /*
- * Where a record of a batch comes from, by its number.
+ * Find the position of a record of a batch, by its number.
  */
 void
 sagg_batch_locate(SaggBatch *batch, int64 number, SaggPlace *place)
@@ -166,7 +168,7 @@ sagg_batch_locate(SaggBatch *batch, int64 number, SaggPlace *place)
 }
 
 /*
- * Done; memory goes with its context.
+ * Close the reader; its memory is freed with its context.
  */
 void
 sagg_rejected_close(SaggRejectedReader *reader)

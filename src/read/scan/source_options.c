@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * source_options.c
- *	  Values of the options of sources and their columns: formats, paths,
- *	  units.
+ *	  Checks and reads values of the options of sources and their columns:
+ *	  formats, paths, units.
  *
  * Called by the validator, before an option is stored, and again when it is
  * used.  Errors are fdw_invalid_attribute_value and fdw_invalid_option_name.
@@ -27,7 +27,7 @@ static const SaggFormat *const formats[] = {
 };
 
 /*
- * The format of this name, or NULL.
+ * Returns the format of this name, or NULL.
  */
 const SaggFormat *
 sagg_format_by_name(const char *name)
@@ -41,8 +41,8 @@ sagg_format_by_name(const char *name)
 }
 
 /*
- * Whether columns of a source of this format take fields by their name; true
- * for an unknown format too.
+ * Returns whether columns of a source of this format match fields by name;
+ * also true for an unknown format.
  */
 bool
 sagg_format_has_names(const char *format)
@@ -53,7 +53,7 @@ sagg_format_has_names(const char *format)
 }
 
 /*
- * Whether names of fields can be found in another case.
+ * Returns whether names of fields can be found in another case.
  */
 bool
 sagg_format_any_case(const char *format)
@@ -63,9 +63,9 @@ sagg_format_any_case(const char *format)
 }
 
 /*
- * Might a list of brokers or a URL have a user and a password in front of a host?
- * There is an '@', or more than one ':' behind "protocol://" and outside of
- * brackets.
+ * Returns whether a list of brokers or a URL might have a user and a password
+ * in front of a host: there is an '@', or more than one ':' behind
+ * "protocol://" and outside of brackets.
  */
 bool
 sagg_value_has_userinfo(const char *value)
@@ -99,7 +99,8 @@ reject_value(const char *option, const char *value, const char *hint)
 }
 
 /*
- * The unit that a word of the option "unit" stands for; false if there is none.
+ * Returns the unit that a word of the option "unit" stands for; false if there
+ * is none.
  */
 bool
 sagg_unit_by_name(const char *word, SaggUnit *unit)
@@ -121,7 +122,8 @@ sagg_unit_by_name(const char *word, SaggUnit *unit)
 }
 
 /*
- * What a word of the option "tombstones" stands for; false if it is none.
+ * Returns what a word of the option "tombstones" stands for; false if it is
+ * invalid.
  */
 bool
 sagg_tombstones_by_name(const char *word, SaggTombstones *tombstones)
@@ -143,7 +145,8 @@ sagg_tombstones_by_name(const char *word, SaggTombstones *tombstones)
 }
 
 /*
- * What a word of the option "on_error" stands for; false if it is none.
+ * Returns what a word of the option "on_error" stands for; false if it is
+ * invalid.
  */
 bool
 sagg_scan_errors_by_name(const char *word, SaggScanErrors *errors)
@@ -166,7 +169,7 @@ sagg_scan_errors_by_name(const char *word, SaggScanErrors *errors)
 #define PATH_HINT \
 	"Write names with dots between, as in 'user.id', or an array, as in '{user,id}', where names may have dots in them."
 
-/* The elements of a path that is written as an array. */
+/* Returns the elements of a path that is written as an array. */
 static char **
 array_path(const char *option, const char *path_text, int *npath)
 {
@@ -175,7 +178,7 @@ array_path(const char *option, const char *path_text, int *npath)
 	bool	   *nulls;
 	char	  **path;
 
-	/* an empty one is the whole */
+	/* an empty path is the whole payload */
 	if (ARR_NDIM(DatumGetArrayTypeP(array)) > 1)
 		reject_value(option, path_text, PATH_HINT);
 	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
@@ -190,7 +193,7 @@ array_path(const char *option, const char *path_text, int *npath)
 	return path;
 }
 
-/* The elements of a path with dots between. */
+/* Returns the elements of a path that are separated by dots. */
 static char **
 dotted_path(const char *option, const char *path_text, int *npath)
 {
@@ -211,7 +214,7 @@ dotted_path(const char *option, const char *path_text, int *npath)
 }
 
 /*
- * The names of a path, palloc'd; "option" is for messages.
+ * Returns the names of a path, palloc'd; "option" is for messages.
  */
 char **
 sagg_path_parse(const char *option, const char *path_text, int *npath)
@@ -219,7 +222,7 @@ sagg_path_parse(const char *option, const char *path_text, int *npath)
 	char	  **path = path_text[0] == '{' ? array_path(option, path_text, npath) :
 		dotted_path(option, path_text, npath);
 
-	/* the longest one in a format has two names more in front */
+	/* a format may put two more names in front of the longest path */
 	if (*npath > SAGG_JSON_MAX_PATH - 2)
 		reject_value(option, path_text, psprintf("A path has at most %d names.",
 											SAGG_JSON_MAX_PATH - 2));
@@ -334,7 +337,8 @@ sagg_check_source_options(List *options)
 }
 
 /*
- * Check the options of a column together: they say where it comes from once.
+ * Check the options of a column together: only one may say where it comes
+ * from.
  */
 void
 sagg_check_column_options(List *options)
