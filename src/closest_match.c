@@ -4,8 +4,8 @@
  *	  The known name that is nearest to one that somebody has mistyped, for
  *	  hints.
  *
- * It is what ClosestMatch does in PostgreSQL 16 and later.  Nothing here raises an
- * error: no name is near enough is an answer.
+ * It is what ClosestMatch does in PostgreSQL 16 and later.  Nothing here
+ * raises an error; there may be no name that is near enough.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,7 +15,7 @@
 
 #include "stream_agg.h"
 
-/* edits at most, and no more than half of the name */
+/* greatest number of edits, and at most half of the name */
 #define MAX_EDITS	4
 
 /* the server's function takes no longer names */

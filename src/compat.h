@@ -13,19 +13,21 @@
 #error "stream_agg needs PostgreSQL 15 or later"
 #endif
 
-/* From 16 on what is known of variable-length values has its own header. */
+/*
+ * From 16 on, the functions for variable-length values have their own header.
+ */
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
 #endif
 
-/* 18 puts the mark of functions that do not return in front, as C23 will. */
+/* 18 puts the mark of functions that do not return in front, as C23 does. */
 #if PG_VERSION_NUM < 180000
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
 /*
  * The library is built with hidden visibility.  Before 16 the server's headers
- * do not export SQL-callable functions in spite of it (the Makefile defines
+ * do not export SQL-callable functions explicitly (the Makefile defines
  * PGDLLEXPORT).
  */
 #if PG_VERSION_NUM < 160000
@@ -50,7 +52,10 @@ extern int no_such_variable
 #define SAGG_WAIT_EVENT(name)	PG_WAIT_EXTENSION
 #endif
 
-/* Whether this process holds a lock in this very mode; 17 can ask for stronger ones. */
+/*
+ * Returns whether this process holds a lock in exactly this mode; 17 can also
+ * ask for stronger ones.
+ */
 #if PG_VERSION_NUM >= 170000
 #define SAGG_HOLDS_LOCK(tag, mode) LockHeldByMe(tag, mode, false)
 #else
@@ -64,7 +69,7 @@ extern int no_such_variable
 #define SAGG_CREATE_WAIT_EVENT_SET(n) CreateWaitEventSet(TopMemoryContext, n)
 #endif
 
-/* From 16 on a developer may have SIGABRT sent in place of SIGQUIT. */
+/* From 16 on, a developer may have SIGABRT sent in place of SIGQUIT. */
 #if PG_VERSION_NUM >= 160000
 #define SAGG_ABORTS_FOR_CRASH	send_abort_for_crash
 #else
@@ -109,7 +114,7 @@ extern int no_such_variable
 	((void) ExecCheckRTPerms((query)->rtable, true))
 #endif
 
-/* 16 lets make_range report errors softly, 18 dropped an executor argument. */
+/* 16 lets make_range report soft errors; 18 dropped an executor argument. */
 #if PG_VERSION_NUM >= 160000
 #define SAGG_MAKE_RANGE(type, lower, upper, empty) \
 	make_range(type, lower, upper, empty, NULL)
@@ -130,14 +135,17 @@ extern int no_such_variable
 #define i64abs(i)	Abs(i)
 #endif
 
-/* 18 has types of comparison that are no access method's own strategies. */
+/* 18 has comparison types that are independent of access methods. */
 #if PG_VERSION_NUM >= 180000
 #define SAGG_STRATEGY	CompareType
 #else
 #define SAGG_STRATEGY	int16
 #endif
 
-/* The columns of a range table entry; from 18 on they can be OLD and NEW ones. */
+/*
+ * The columns of a range table entry; from 18 on they can be of OLD and NEW
+ * rows.
+ */
 #if PG_VERSION_NUM >= 180000
 #define SAGG_EXPAND_RTE(rte, rtindex, names, vars) \
 	expandRTE(rte, rtindex, 0, VAR_RETURNING_DEFAULT, -1, false, names, vars)
@@ -153,7 +161,7 @@ extern int no_such_variable
 #include "commands/explain_state.h"
 #endif
 
-/* create_foreignscan_path has got one argument more in 17 and in 18. */
+/* create_foreignscan_path got one more argument in 17 and another in 18. */
 #if PG_VERSION_NUM >= 180000
 #define SAGG_FOREIGN_PATH(root, rel, rows, startup, total, outer) \
 	create_foreignscan_path(root, rel, NULL, rows, 0, startup, total, NIL, outer, NULL, NIL, NIL)
@@ -165,7 +173,7 @@ extern int no_such_variable
 	create_foreignscan_path(root, rel, NULL, rows, startup, total, NIL, outer, NULL, NIL)
 #endif
 
-/* From 16 on names can be parsed without raising errors. */
+/* From 16 on, names can be parsed without raising errors. */
 #if PG_VERSION_NUM >= 160000
 #define SAGG_NAME_LIST(name)	stringToQualifiedNameList(name, NULL)
 #else
@@ -190,7 +198,7 @@ sagg_forget_group_rte(Query *query)
 	{
 		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
 
-		/* numbers of other entries stay; this one has no row to give */
+		/* other entries keep their numbers; this one yields no row */
 		if (rte->rtekind == RTE_GROUP)
 		{
 			rte->rtekind = RTE_RESULT;
@@ -208,7 +216,7 @@ sagg_forget_group_rte(Query *query)
 #define SAGG_FORGET_GROUP_RTE(query)	((void) 0)
 #endif
 
-/* From 16 on the plan tells as whom a foreign scan runs; 0 = current user. */
+/* From 16 on, the plan says as whom a foreign scan runs; 0 = current user. */
 #if PG_VERSION_NUM >= 160000
 #define SAGG_SCAN_USER(node) \
 	(((ForeignScan *) (node)->ss.ps.plan)->checkAsUser)
@@ -218,7 +226,10 @@ sagg_forget_group_rte(Query *query)
 				   (node)->ss.ps.state)->checkAsUser)
 #endif
 
-/* The same for rows that are inserted, also by way of a partitioned table. */
+/*
+ * Returns as whom rows are inserted, also by way of a partitioned table; 0 =
+ * current user.
+ */
 #if PG_VERSION_NUM >= 160000
 #define SAGG_MODIFY_USER(rri, estate)	ExecGetResultRelCheckAsUser(rri, estate)
 #else
@@ -228,7 +239,7 @@ sagg_forget_group_rte(Query *query)
 				   estate)->checkAsUser)
 #endif
 
-/* 16 moved what is checked of privileges out of the range table entry */
+/* 16 moved the permission checks out of the range table entry */
 #if PG_VERSION_NUM >= 160000
 #include "parser/parse_relation.h"
 #define SAGG_SELECTED_COLUMNS(query, rte) \
@@ -237,7 +248,7 @@ sagg_forget_group_rte(Query *query)
 #define SAGG_SELECTED_COLUMNS(query, rte) ((rte)->selectedCols)
 #endif
 
-/* Leave out of a query, that is to be compared, what is checked of privileges. */
+/* Removes from a query, before it is compared, what is about permissions. */
 static inline void
 sagg_forget_permissions(Query *query)
 {
@@ -259,7 +270,7 @@ sagg_forget_permissions(Query *query)
 	}
 }
 
-/* 16 lets parseTypeString return errors */
+/* 16 lets parseTypeString return soft errors */
 #if PG_VERSION_NUM >= 160000
 #define SAGG_PARSE_TYPE(text, type, typmod) ((void) parseTypeString(text, type, typmod, NULL))
 #else
@@ -267,10 +278,10 @@ sagg_forget_permissions(Query *query)
 #endif
 
 /*
- * The zone of a name, as AT TIME ZONE and date_trunc read it, an abbreviation
- * with its offset included; 16 has a function for it.  Raises
- * invalid_parameter_value for what is no zone.  For files that include
- * utils/datetime.h, whose macros are not for all.
+ * Returns the zone of a name, as AT TIME ZONE and date_trunc read it,
+ * including an abbreviation with its offset; 16 has a function for it.  Raises
+ * invalid_parameter_value for an unknown zone.  Only for files that include
+ * utils/datetime.h, whose macros are not for all files.
  */
 #ifdef DATETIME_H
 #include "parser/scansup.h"

@@ -16,8 +16,8 @@
  *
  *		failpoint.STREAM.go	an action as above, or "go" to go on
  *
- * While it hangs the process serves no interrupts; the test can look at the
- * tables as they are, do something to the server, and let it go.  Files are
+ * While it hangs, the process serves no interrupts; the test can inspect the
+ * tables, do something to the server, and let the process continue.  Files are
  * put there by rename, so that none is read half written.
  *
  *-------------------------------------------------------------------------
@@ -40,12 +40,12 @@
 /* SQLSTATE of the ERROR; of a class nothing else has, so it is retried as unknown */
 #define ERRCODE_FAILPOINT	MAKE_SQLSTATE('F','P','0','0','1')
 
-/* the stream of this process, NULL = it is no stream's worker */
+/* the stream of this process; NULL = it is not the worker of a stream */
 static const char *my_stream = NULL;
 
 /*
- * This process is the worker of a stream.  The name is the caller's and lives as
- * long as the process.
+ * This process is the worker of a stream.  The caller owns the name, which
+ * must live as long as the process.
  */
 void
 sagg_failpoint_stream(const char *stream)
@@ -54,8 +54,7 @@ sagg_failpoint_stream(const char *stream)
 }
 
 /*
- * The files of this process's stream, or false in processes that are no
- * stream's worker.
+ * Get the files of this process's stream; returns false in other processes.
  */
 static bool
 file_of_stream(char *armed)
@@ -67,8 +66,8 @@ file_of_stream(char *armed)
 }
 
 /*
- * Words of a file, each of WORD_SIZE bytes; returns how many there are, 0 if
- * there is no such file.
+ * Read the words of a file, each of WORD_SIZE bytes; returns their number, 0
+ * if there is no such file.
  */
 static int
 read_words(const char *path, char *first, char *second, int *number)
@@ -123,7 +122,7 @@ hang(const char *armed, const char *point)
 }
 
 /*
- * The process has come to a failpoint.
+ * The process has reached a failpoint.
  */
 void
 sagg_failpoint(const char *point)

@@ -3,8 +3,8 @@
  * foreign_text.c
  *	  Texts that brokers and registries send.
  *
- * Whoever answers may not be what it should be, and what it says goes into
- * tables, messages and logs.  So it is made printable ASCII of bounded length.
+ * The server that answers may be malicious, and its text goes into tables,
+ * messages and logs.  So it is converted to printable ASCII of bounded length.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,8 +21,8 @@ is_printable(char c)
 }
 
 /*
- * A text for a message: bytes that are no printable ASCII in hex, and no more
- * than SAGG_FOREIGN_TEXT bytes.  In the current memory context.
+ * Returns a text for a message: bytes that are not printable ASCII in hex, and
+ * at most SAGG_FOREIGN_TEXT bytes.  In the current memory context.
  */
 char *
 sagg_foreign_text(const char *text)
@@ -46,8 +46,8 @@ sagg_foreign_text(const char *text)
 }
 
 /*
- * The same in place, for a text that is in a buffer already: blanks for what is
- * no printable ASCII.
+ * Convert a text in a buffer in place: blanks replace what is not printable
+ * ASCII.
  */
 void
 sagg_foreign_text_clean(char *text)

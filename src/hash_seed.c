@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * hash_seed.c
- *	  Secrets for hash tables of what producers choose.
+ *	  Secrets for hash tables whose keys producers choose.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,7 +10,7 @@
 #include "hash_seed.h"
 
 /*
- * A secret for a store, or for tables that are in no store.
+ * Make a secret for a store, or for tables outside of stores.
  */
 void
 sagg_hash_seed_make(SaggHashSeed *seed)

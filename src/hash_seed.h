@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * hash_seed.h
- *	  Hashes of what producers choose, with a secret: SipHash-1-3, by Aumasson
- *	  and Bernstein, of a row of 64-bit words.
+ *	  Hashes of values that producers choose, with a secret: SipHash-1-3, by
+ *	  Aumasson and Bernstein, of a sequence of 64-bit words.
  *
- * Who does not know the seed cannot choose words whose hashes meet.  The words
- * of two different things must differ, or their number must.  Never for what is
- * stored: the seed is another in each store.
+ * Without the seed, nobody can choose words whose hashes collide.  The words
+ * of two different values must differ, or their number must.  Such hashes are
+ * never stored in tables: the seed differs in each store.
  *
  *-------------------------------------------------------------------------
  */
@@ -67,7 +67,7 @@ sagg_sip_add(SaggSip *sip, uint64 word)
 }
 
 /*
- * A NULL, which is no word: it meets none.
+ * Add a NULL, which differs from any word.
  */
 static inline void
 sagg_sip_add_null(SaggSip *sip)
@@ -77,7 +77,7 @@ sagg_sip_add_null(SaggSip *sip)
 }
 
 /*
- * Bytes, and how many they are.
+ * Add bytes, and their number.
  */
 static inline void
 sagg_sip_add_bytes(SaggSip *sip, const char *data, Size len)
@@ -109,7 +109,7 @@ sagg_sip_end(SaggSip *sip)
 }
 
 /*
- * The hash of one word.
+ * Returns the hash of one word.
  */
 static inline uint64
 sagg_seeded_hash(const SaggHashSeed *seed, uint64 word)

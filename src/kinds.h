@@ -2,7 +2,7 @@
  *
  * kinds.h
  *	  What a library outside of stream_agg includes to bring kinds of sources or
- *	  of sinks: #include "extension/stream_agg/kinds.h".
+ *	  of sinks: #include "kinds.h".
  *
  * It is installed, with the two that it includes, which are of no use to such a
  * library by themselves or together with others of stream_agg.

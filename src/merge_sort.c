@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * merge_sort.c
- *	  A sort whose time does not depend on what it is given.
+ *	  A sort whose time does not depend on its input.
  *
- * The server's qsort is quicksort without a way out: who knows it can choose an
- * order for which it takes time in proportion to the square of the number of
- * elements.  This one is for orders and values that producers choose.  It is
- * stable, takes as much memory again, and is quick with what is in order.
+ * The server's qsort is quicksort without a fallback: an attacker can choose
+ * an order for which it takes quadratic time.  This sort is for orders and
+ * values that producers choose.  It is stable, takes as much memory again, and
+ * is fast for sorted input.
  *
  *-------------------------------------------------------------------------
  */

@@ -10,7 +10,7 @@
 
 #include "c.h"
 
-/* the greatest power; as many digits always fit an int64 */
+/* the greatest power; this many digits always fit an int64 */
 #define SAGG_INT64_POWER	18
 
 static const int64 sagg_powers_of_ten[SAGG_INT64_POWER + 1] = {

@@ -75,8 +75,8 @@ define_startup_settings(void)
 }
 
 /*
- * What one role can take.  A superuser may set these for a role, by ALTER ROLE;
- * others may not set them at all.  What counts is the owner of the stream.
+ * Limits of one role.  A superuser may set these for a role, by ALTER ROLE;
+ * others may not set them.  The setting of the stream's owner counts.
  */
 static void
 define_role_settings(void)

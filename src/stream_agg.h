@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * stream_agg.h
- *	  What every room of stream_agg shares: settings, error codes and the few
- *	  types that travel from stage to stage.
+ *	  Shared by every room of stream_agg: settings, error codes and the few
+ *	  types that are passed from stage to stage.
  *
  * The folders of src/ are the stages of a micro-batch.  A stage includes its
  * own header and this one, never another stage's; worker/micro_batch.c is
@@ -44,9 +44,9 @@
 #define SAGG_STATE_PARTITIONS	16
 
 /*
- * SQLSTATEs of our own class, with ERRCODE_SAGG_OFFSETS_GONE (source.h).  These are
- * lasting: a stream that raises one goes to state "failed" at once and is not
- * retried.
+ * SQLSTATEs of our own class, with ERRCODE_SAGG_OFFSETS_GONE (source.h).  These
+ * errors recur: a stream that raises one goes to state "failed" at once and is
+ * not retried.
  */
 #define ERRCODE_SAGG_INVALID_RECORD		MAKE_SQLSTATE('S','A','0','0','1')
 #define ERRCODE_SAGG_CHECKPOINT_CORRUPT	MAKE_SQLSTATE('S','A','0','0','3')
@@ -93,7 +93,7 @@ extern int	sagg_max_late_records_size_kb;	/* -1 = no limit */
 /* true when the library was loaded by shared_preload_libraries */
 extern bool sagg_preloaded;
 
-/* What becomes of a record that cannot be processed. */
+/* What to do with a record that cannot be processed. */
 typedef enum SaggOnError
 {
 	SAGG_FAIL,					/* the stream fails */
@@ -101,14 +101,17 @@ typedef enum SaggOnError
 	SAGG_DEAD_LETTER			/* and goes to stream_agg.dead_letters */
 } SaggOnError;
 
-/* What becomes of a stream whose next offsets are not in Kafka. */
+/* What to do with a stream whose next offsets are not in Kafka. */
 typedef enum SaggOnDataLoss
 {
 	SAGG_LOSS_FAIL,				/* it fails */
-	SAGG_LOSS_EARLIEST			/* it goes on from the first that are */
+	SAGG_LOSS_EARLIEST			/* it continues from the first that are */
 } SaggOnDataLoss;
 
-/* Whose event times make the watermark, and by which one a record is late. */
+/*
+ * Whose event times determine the watermark, and by which watermark a record
+ * is late.
+ */
 typedef enum SaggWatermarkPolicy
 {
 	SAGG_WATERMARK_ALIGNED,		/* the greatest of all partitions, but not
@@ -118,7 +121,7 @@ typedef enum SaggWatermarkPolicy
 									 * partition's */
 } SaggWatermarkPolicy;
 
-/* of option max_future: nothing was said */
+/* value of option max_future: not given */
 #define SAGG_MAX_FUTURE_DEFAULT	(-1)
 
 /* The options of a stream: column "options" of stream_agg.streams. */
@@ -130,22 +133,21 @@ typedef struct SaggStreamOptions
 								 * the batch's; 0 = any,
 								 * SAGG_MAX_FUTURE_DEFAULT; see
 								 * sagg_max_future */
-	char	   *consumer_group; /* that is told of committed offsets, or NULL */
+	char	   *consumer_group; /* consumer group that offsets are committed
+								 * to, or NULL */
 	bool		at_least_once;	/* the sink is a Kafka topic */
 	int64		min_offsets;	/* that make a batch; 0 = any */
-	int64		max_delay;		/* microseconds that fewer than min_offsets
-								 * wait, at most */
+	int64		max_delay;		/* most microseconds to wait for min_offsets */
 	SaggWatermarkPolicy watermark_policy;
 	int64		idle_timeout;	/* microseconds without records after which
-								 * event time goes on with the clock; 0 =
-								 * never */
+								 * event time follows the clock; 0 = never */
 	bool		has_retention;	/* rows of old windows leave the sink */
-	int64		retention;		/* microseconds that the watermark has passed
-								 * their end by then */
-	bool		late_records;	/* go to stream_agg.late_records */
+	int64		retention;		/* microseconds that the watermark must have
+								 * passed their end */
+	bool		late_records;	/* late records go to stream_agg.late_records */
 	bool		stops_all;		/* when it fails, streams that share its reader
-								 * do */
-	bool		retries;		/* when it has failed it tries again */
+								 * fail, too */
+	bool		retries;		/* after a failure it tries again */
 } SaggStreamOptions;
 
 /*
@@ -154,29 +156,31 @@ typedef struct SaggStreamOptions
 typedef struct SaggStream
 {
 	char	   *name;			/* unique in the database */
-	Oid			view;			/* the query; its owner is the stream's */
+	Oid			view;			/* view of the query; its owner is the stream's */
 	Oid			sink;
 	List	   *sources;		/* OIDs of the foreign tables */
 	Oid			owner;
-	Oid			database;		/* where the stream was started; a copy of the
-								 * database has another OID */
+	Oid			database;		/* database where the stream was started; a
+								 * copy of the database has another OID */
 	SaggOutputMode mode;
 	bool		has_watermark;
 	int64		watermark_delay;	/* microseconds */
 	char	   *event_time;		/* column named by the user, or NULL */
-	int64		trigger;		/* microseconds; 0 = batch after batch */
+	int64		trigger;		/* microseconds; 0 = the next batch follows at
+								 * once */
 	int64		max_offsets;	/* bound of a batch in records; 0 = none */
 	char	   *starting_offsets;	/* see define/starting_offsets.c */
 	bool		sink_created;	/* by create_stream */
-	bool		enabled;		/* and started by or for those who own it now */
-	ArrayType  *owners;			/* when it was started, see stream_owners.c */
+	bool		enabled;		/* and started by or for the present owners */
+	ArrayType  *owners;			/* owners when it was started, see
+								 * stream_owners.c */
 	SaggStreamOptions options;
 	/* session settings captured at creation */
 	char	   *timezone;
 	char	   *datestyle;
 	char	   *intervalstyle;
 	char	   *search_path;
-	char	   *reader;			/* that it shares with others, or NULL */
+	char	   *reader;			/* reader that it shares with others, or NULL */
 } SaggStream;
 
 /*
@@ -189,10 +193,10 @@ typedef struct SaggPartitionTime
 	int64		time;			/* greatest event time, floored to
 								 * milliseconds; DT_NOBEGIN = none yet, or
 								 * policy global */
-	TimestampTz active;			/* time of the last batch with a record that
-								 * has an event time; before the first, of the
-								 * batch that found the partition; DT_NOBEGIN
-								 * = no idle_timeout */
+	TimestampTz active;			/* time of the last batch that had a record
+								 * with event time; before the first, of the
+								 * batch that found the partition; DT_NOBEGIN =
+								 * no idle_timeout */
 } SaggPartitionTime;
 
 /*
@@ -208,14 +212,14 @@ typedef struct SaggPlan
 	int			nranges;
 	SaggRange  *ranges;			/* by ascending topic and partition */
 	int			nsuspects;		/* 0 = no record is searched */
-	SaggRange  *suspects;		/* offsets where one is that cannot be
+	SaggRange  *suspects;		/* offsets among which is one that cannot be
 								 * processed; they contain "ranges" */
-	int			attempts;		/* begun by a worker after another had ended */
+	int			attempts;		/* begun by a worker after another had crashed */
 
 	/*
 	 * Offsets that Kafka does not have: where the last commit ends, and where
-	 * the range of the partition starts instead; "end" is less than "start"
-	 * if the partition has begun anew.
+	 * the range of the partition starts instead; "end" is less than "start" if
+	 * the partition was recreated.
 	 */
 	int			nskipped;
 	SaggRange  *skipped;
@@ -248,14 +252,15 @@ typedef struct SaggCounts
 	int64		filtered;
 
 	/*
-	 * Not one of them: how often a row of the inner query was late for a
-	 * window, be the record late for all of its windows or not.
+	 * Not one of the five: how often a row of the inner query was late for a
+	 * window, whether or not the record was late for all of its windows.
 	 */
 	int64		late_windows;
 
 	/*
-	 * Nor this: how many sessions of the batch begin where the watermark has
-	 * been already, so that they may be part of one that is closed.
+	 * Not one of the five, either: the number of sessions of the batch that
+	 * begin at or before the watermark, so that they may be part of a closed
+	 * one.
 	 */
 	int64		beside_closed;
 } SaggCounts;
@@ -275,10 +280,10 @@ typedef struct SaggCommit
 	SaggCounts	counts;			/* of this batch */
 	int64		rows_out;		/* rows put into the sink */
 	int64		rows_removed;	/* rows deleted from the sink */
-	int64		rows_expired;	/* older than the retention: of them, and those
-								 * that were not put there */
-	TimestampTz watermark;		/* after the batch */
-	int			nlosses;		/* offsets that were gone when they were to be
+	int64		rows_expired;	/* rows older than the retention: deleted, and
+								 * not inserted */
+	TimestampTz watermark;		/* watermark after the batch */
+	int			nlosses;		/* offsets that were gone when they had to be
 								 * read, besides the plan's "skipped" */
 	const SaggRange *losses;
 	int64		stage_time[SAGG_STAGES];	/* microseconds */
@@ -289,7 +294,10 @@ typedef struct SaggCommit
 	SaggPartitionTime *times;
 } SaggCommit;
 
-/* Where a stream stands: its last commit and, if there is one, its open plan. */
+/*
+ * The progress of a stream: its last commit and, if there is one, its pending
+ * plan.
+ */
 typedef struct SaggProgress
 {
 	int64		batch;			/* of the last commit, -1 = none yet */
@@ -306,9 +314,9 @@ typedef struct SaggProgress
 	int			nsuspects;		/* what is left of the last commit's suspects */
 	SaggRange  *suspects;
 	int64		total_skipped;	/* offsets */
-	TimestampTz committed;		/* time of the last commit, DT_NOBEGIN = of no
-								 * micro-batch since the stream's start or
-								 * reset */
+	TimestampTz committed;		/* time of the last commit, DT_NOBEGIN = there
+								 * was no micro-batch since the stream's start
+								 * or reset */
 	bool		replace;		/* the next batch replaces all of the sink's
 								 * rows: see checkpoint/reset.c */
 	int64		max_time;		/* greatest event time, DT_NOBEGIN = none */
@@ -318,13 +326,13 @@ typedef struct SaggProgress
 	SaggPlan   *pending;		/* planned and not committed, or NULL */
 } SaggProgress;
 
-/* A group that was not given out when its window closed, and why. */
+/* A group that could not be output when its window closed, and the reason. */
 typedef struct SaggFailedGroup
 {
 	int64		start;			/* of its window, DT_NOBEGIN = it has none */
 	int64		end;
 	Datum		keys;			/* text[], as GROUP BY has them */
-	bool		no_keys;		/* they could not be told */
+	bool		no_keys;		/* the keys could not be converted to text */
 	int			sqlstate;
 	char	   *message;
 	char	   *detail;			/* or NULL */
@@ -348,7 +356,7 @@ typedef struct SaggStateAccess
 {
 	void	   *arg;
 	uint64		fingerprint;	/* of the definition, goes into every blob */
-	/* bytes that "contents" would yield, about */
+	/* bytes that "contents" would yield, approximately */
 	Size		(*live_bytes) (void *arg, int partition);
 	/* entries this batch changed: one call of fn for each, self-delimiting */
 	void		(*changes) (void *arg, int partition, SaggBytesFn fn, void *fnarg);
@@ -356,71 +364,74 @@ typedef struct SaggStateAccess
 	void		(*contents) (void *arg, int partition, SaggBytesFn fn, void *fnarg);
 	/* one or more whole entries, in the order they were written */
 	void		(*restore) (void *arg, int partition, const char *data, Size len);
-	/* all of them have been: what they hold is verified; before, nobody may
-	 * use it */
+	/*
+	 * all entries have been restored: verify their contents; nobody may use
+	 * them before
+	 */
 	void		(*restored) (void *arg);
 } SaggStateAccess;
 
 /*
  * The records of a batch that a policy other than "fail" leaves out, by their
- * number.  READ and EXECUTE add to it (refusals.c), READ gives no row of a
- * record in it, CHECKPOINT writes them down as dead letters.
+ * number.  READ and EXECUTE add to it (rejections.c), READ gives no row of a
+ * record in it, CHECKPOINT writes them as dead letters.
  */
-typedef struct SaggRefusal
+typedef struct SaggRejection
 {
 	int64		record;
 	int			sqlstate;
 	char	   *message;
 	char	   *detail;			/* or NULL */
-} SaggRefusal;
+} SaggRejection;
 
-typedef struct SaggRefusals
+typedef struct SaggRejections
 {
-	MemoryContext memory;		/* of all of it */
+	MemoryContext memory;		/* memory of all of it */
 	SaggOnError policy;			/* not SAGG_FAIL */
 	int64		count;
-	SaggRefusal first;			/* as they were found */
-	SaggRefusal *list;			/* all of them, for SAGG_DEAD_LETTER only */
-	int64		size;			/* allocated */
+	SaggRejection first;		/* the first, in the order they were found */
+	SaggRejection *list;		/* all of them, for SAGG_DEAD_LETTER only */
+	int64		size;			/* allocated length of "list" */
 	int64		nbits;			/* records that "bits" has room for */
-	uint8	   *bits;			/* by record: is it refused? */
-} SaggRefusals;
+	uint8	   *bits;			/* by record: is it rejected? */
+} SaggRejections;
 
 /*
  * The windows that records of a batch came too late for, of streams that keep
- * such records; by ascending record.  Those of a sliding window stand together:
- * the others begin, and end, by "step" later each.
+ * such records; by ascending record.  The windows of a sliding window are one
+ * entry: each further window begins, and ends, "step" later.
  */
 typedef struct SaggLateRow
 {
 	int64		record;			/* its number within the batch */
 	int64		time;			/* event time; counts in the first row of a record */
-	int64		start;			/* of the first window */
+	int64		start;			/* start and end of the first window */
 	int64		end;
-	int64		step;			/* 0 = there is but one */
+	int64		step;			/* 0 = there is only one */
 	int64		n;				/* windows */
 } SaggLateRow;
 
-/* what a window takes in stream_agg.late_records, before it is compressed */
+/* bytes that a window takes in stream_agg.late_records, before compression */
 #define SAGG_LATE_WINDOW_BYTES	32
 
 typedef struct SaggLateRows
 {
-	MemoryContext memory;		/* of "rows" */
+	MemoryContext memory;		/* length of "rows" */
 	int64		n;
-	int64		records;		/* how many they are of */
-	int64		first;			/* row of the record that came last */
-	int64		in_order;		/* rows of it, from there, without duplicates */
-	int64		windows;		/* of the records before it */
-	int64		size;			/* allocated */
+	int64		records;		/* number of records they are of */
+	int64		first;			/* first row of the record that came last */
+	int64		in_order;		/* number of its rows, from there, without
+								 * duplicates */
+	int64		windows;		/* windows of the records before it */
+	int64		size;			/* allocated length */
 	SaggLateRow *rows;
 } SaggLateRows;
 
 /*
- * A record that is put aside, a dead letter or a late one, as READ hands it to
- * CHECKPOINT; values in the caller's context.
+ * A record that a batch diverts, a dead letter or a late record, as READ hands
+ * it to CHECKPOINT; values in the caller's context.
  */
-typedef struct SaggAside
+typedef struct SaggDivertedRecord
 {
 	int32		topic;
 	int32		partition;
@@ -438,13 +449,14 @@ typedef struct SaggAside
 	int			sqlstate;
 	int64		nrows;			/* of a late record */
 	const SaggLateRow *rows;
-} SaggAside;
+} SaggDivertedRecord;
 
-typedef bool (*SaggNextAside) (void *arg, SaggAside *aside);
+typedef bool (*SaggNextDivertedRecord) (void *arg, SaggDivertedRecord *diverted);
 
 /*
- * The sum of two numbers of offsets, neither negative; the greatest int64 if it
- * is greater.  What brokers say of ends of partitions can be anything.
+ * Returns the sum of two numbers of offsets, neither negative; the greatest
+ * int64 if it is greater.  Brokers can report anything as the end of a
+ * partition.
  */
 static inline int64
 sagg_add_saturated(int64 a, int64 b)
@@ -460,7 +472,7 @@ extern void sagg_sort(void *elements, size_t n, size_t size,
 
 /* topics.c */
 
-/* the bound for the name of a topic, in bytes, and what it consists of */
+/* limit of the name of a topic, in bytes, and its characters */
 #define SAGG_MAX_TOPIC_NAME		249
 #define SAGG_TOPIC_ALPHABET \
 	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
@@ -476,7 +488,7 @@ extern bool sagg_topic_among(const SaggRange *ranges, int nranges,
 extern bool sagg_is_topic_name(const char *name);
 
 /*
- * foreign_text.c: what others send.  A text of a message has less than
+ * foreign_text.c: text from other servers.  A text of a message has less than
  * SAGG_FOREIGN_TEXT bytes.
  */
 #define SAGG_FOREIGN_TEXT		256
@@ -488,8 +500,8 @@ extern void sagg_foreign_text_clean(char *text);
 typedef struct SaggClosest
 {
 	const char *name;
-	const char *match;			/* NULL = none is near */
-	int			edits;			/* of the match; without one, too many */
+	const char *match;			/* nearest match, NULL = none is near */
+	int			edits;			/* edits to the match; without one, too many */
 } SaggClosest;
 
 extern void sagg_closest_begin(SaggClosest *closest, const char *name);
@@ -500,17 +512,17 @@ extern ErrorData *sagg_try(void (*function) (void *arg), void *arg);
 extern bool sagg_error_of_partition(const ErrorData *error);
 extern bool sagg_error_of_data(const ErrorData *error);
 
-/* refusals.c */
+/* rejections.c */
 extern char *sagg_error_text(const char *text);
 extern char *sagg_error_reason(const char *message, const char *detail);
-extern SaggRefusals *sagg_refusals_make(SaggOnError policy);
-extern void sagg_refuse_record(SaggRefusals *refusals, int64 record, int sqlstate,
+extern SaggRejections *sagg_rejections_make(SaggOnError policy);
+extern void sagg_reject_record(SaggRejections *rejections, int64 record, int sqlstate,
 							   const char *message, const char *detail);
-extern char *sagg_refusal_text(const SaggRefusal *refusal);
-extern bool sagg_record_refused(const SaggRefusals *refusals, int64 record);
+extern char *sagg_rejection_text(const SaggRejection *rejection);
+extern bool sagg_record_rejected(const SaggRejections *rejections, int64 record);
 extern void sagg_too_many_dead_letters(int64 kept,
-									   const SaggRefusals *refusals);
+									   const SaggRejections *rejections);
 extern void sagg_too_many_late_records(int64 kept, int64 added);
-extern void sagg_too_large_aside(bool late, int64 kept);
+extern void sagg_too_large_diverted(bool late, int64 kept);
 
 #endif							/* STREAM_AGG_H */

@@ -26,13 +26,13 @@ typedef enum SaggWindowKind
 {
 	SAGG_WINDOW_NONE,			/* grouping by keys alone */
 	SAGG_WINDOW_TUMBLE,
-	SAGG_WINDOW_HOP,			/* sliding: a record falls into several, or in
-								 * the gap between two into none */
-	SAGG_WINDOW_SESSION,		/* as long as there are records */
-	SAGG_WINDOW_CALENDAR		/* of units of time by the clocks of a zone */
+	SAGG_WINDOW_HOP,			/* sliding: a record falls into several windows
+								 * or, in a gap between two, into none */
+	SAGG_WINDOW_SESSION,		/* sessions: as long as there are records */
+	SAGG_WINDOW_CALENDAR		/* units of time by the clocks of a zone */
 } SaggWindowKind;
 
-/* windows that are put together from states of several groups of records */
+/* windows that are made of the states of several groups of records */
 #define SAGG_WINDOW_COMBINES(window) \
 	((window)->panes || (window)->kind == SAGG_WINDOW_SESSION)
 
@@ -63,25 +63,27 @@ typedef struct SaggWindow
 	int64		origin;			/* microseconds since 2000-01-01, as a
 								 * TimestampTz; windows start at origin + n *
 								 * size, those of hop at origin + n * slide */
-	Oid			type;			/* of the window column: TSTZRANGEOID for
+	Oid			type;			/* type of the window column: TSTZRANGEOID for
 								 * tumble; TIMESTAMPTZOID or TIMESTAMPOID (its
 								 * start) for date_bin and date_trunc; DATEOID
 								 * (the day of that) for casts to date */
-	int64		slide;			/* of hop; else the size */
+	int64		slide;			/* of hop; otherwise the size */
 	bool		panes;			/* of hop: groups are kept by pane and combined
-								 * when a window is given out; see
-								 * execute/windows.c */
-	int64		gap;			/* of sessions, microseconds; 0 = the record's */
-	AttrNumber	gap_column;		/* of the inner query's rows, an interval, with
-								 * gap 0 */
-	SaggCalendar calendar;		/* of SAGG_WINDOW_CALENDAR, whose size is about
-								 * right only; its zone also of type DATEOID */
+								 * when a window is emitted; see
+								 * execute/window/windows.c */
+	int64		gap;			/* gap of sessions, microseconds; 0 = the
+								 * record's own */
+	AttrNumber	gap_column;		/* column of the inner query's rows with the
+								 * gap, an interval, if gap is 0 */
+	SaggCalendar calendar;		/* of SAGG_WINDOW_CALENDAR, whose size is only
+								 * approximate; its zone is also that of type
+								 * DATEOID */
 } SaggWindow;
 
 typedef struct SaggKey
 {
 	AttrNumber	attno;			/* column of the inner query's rows */
-	char	   *name;			/* for messages */
+	char	   *name;			/* name for messages */
 	Oid			type;
 	int32		typmod;
 	Oid			collation;
@@ -89,8 +91,8 @@ typedef struct SaggKey
 } SaggKey;
 
 /*
- * What stored bytes are, as a digest: the same one only if they can be read as
- * they were written by this server.  Two of them are compared by memcmp.
+ * Digest of the form of stored bytes: equal only if they can be read by this
+ * server as they were written.  Compared by memcmp.
  */
 #define SAGG_IDENTITY_BYTES		32
 
@@ -104,23 +106,24 @@ typedef struct SaggAgg
 	Aggref	   *aggref;			/* as PostgreSQL analysed it */
 	int			nargs;
 	AttrNumber *args;			/* columns of the inner query's rows: those of
-								 * aggref->args, with what it sorts by */
+								 * aggref->args, including what it sorts by */
 	AttrNumber	filter;			/* boolean column of FILTER, or 0 */
-	bool		keeps_inputs;	/* its state is its inputs */
+	bool		keeps_inputs;	/* its state consists of its inputs */
 	int			inputs;			/* number of the aggregate that keeps them: its
-								 * own, or a lesser one */
-	bool		shares_inputs;	/* it is another's */
-	List	   *direct_args;	/* over the columns of the groups */
-	SaggIdentity identity;		/* of its definition and its state, by OID */
+								 * own, or a smaller one */
+	bool		shares_inputs;	/* another aggregate has its state */
+	List	   *direct_args;	/* expressions over the columns of the groups */
+	SaggIdentity identity;		/* digest of its definition and its state, by
+								 * OID */
 } SaggAgg;
 
 /* What a query makes of its rows. */
 typedef enum SaggQueryKind
 {
 	SAGG_AGGREGATION,			/* groups */
-	SAGG_ROWS,					/* rows of the sink, as they are */
-	SAGG_DEDUPLICATION			/* the same, but one only of those with equal
-								 * keys */
+	SAGG_ROWS,					/* rows of the sink, unchanged */
+	SAGG_DEDUPLICATION			/* rows of the sink, but only one of those with
+								 * equal keys */
 } SaggQueryKind;
 
 typedef struct SaggQuery
@@ -142,9 +145,10 @@ typedef struct SaggQuery
 
 	SaggWindow	window;
 	char	   *window_hint;	/* what would make a window of a date_trunc in
-								 * GROUP BY that is none; NULL = there is none */
+								 * GROUP BY that is not one; NULL = there is
+								 * none */
 	int			nkeys;
-	SaggKey    *keys;			/* without the window */
+	SaggKey    *keys;			/* keys without the window */
 	int			naggs;
 	SaggAgg    *aggs;
 
@@ -154,21 +158,23 @@ typedef struct SaggQuery
 	 * SAGG_ENR_GROUPS.
 	 */
 	TupleDesc	groups_desc;
-	Query	   *outer;			/* select list and HAVING over the groups;
-								 * yields the sink's columns */
-	Query	   *removed;		/* identity columns of the groups that do not
-								 * pass HAVING; NULL without HAVING */
-	Query	   *replaced;		/* identity columns of any groups; NULL unless
-								 * the window can change: sessions */
-	TupleDesc	output_desc;	/* of outer: the sink's columns by name */
-	AttrNumber	window_output;	/* column of output_desc that tells the window,
-								 * the first if there are more; 0 = none */
-	SaggWindowPart window_identity; /* what it has of the window */
+	Query	   *outer;			/* query of the select list and HAVING over the
+								 * groups; yields the sink's columns */
+	Query	   *removed;		/* query for identity columns of the groups
+								 * that do not pass HAVING; NULL without HAVING */
+	Query	   *replaced;		/* query for identity columns of any groups;
+								 * NULL unless the window can change: sessions */
+	TupleDesc	output_desc;	/* row type of outer: the sink's columns by
+								 * name */
+	AttrNumber	window_output;	/* column of output_desc that identifies the
+								 * window, the first if there are several; 0 =
+								 * none */
+	SaggWindowPart window_identity; /* what that column has of the window */
 
 	/*
 	 * Columns of output_desc that identify a row (window and keys).  When the
-	 * select list omits one, missing_key tells its expression and the
-	 * identity is not usable.
+	 * select list omits one, missing_key has its expression and the identity
+	 * is not usable.
 	 */
 	int			nidentity;
 	AttrNumber *identity;
@@ -181,20 +187,22 @@ typedef struct SaggQuery
 	 */
 	uint64		fingerprint;
 
-	uint64		store_fingerprint;	/* the same for shared memory, whose layout
-									 * may depend on the watermark's delay */
-	SaggIdentity state_identity;	/* of all that by OID as well: state in memory
-								 * is of this server's present types */
+	uint64		store_fingerprint;	/* fingerprint for shared memory, whose
+									 * layout may also depend on the
+									 * watermark's delay */
+	SaggIdentity state_identity;	/* identity of all that, by OID as well:
+									 * state in memory belongs to this server's
+									 * present types */
 	SaggQueryKind kind;
 	AttrNumber	first_output;	/* without aggregation: of the columns of "inner"
 								 * that are those of output_desc; "keys" are of
 								 * DISTINCT ON, and there are no groups */
-	bool		single_row;		/* aggregates without GROUP BY: one group, which
-								 * is there even for no rows */
+	bool		single_row;		/* aggregates without GROUP BY: one group,
+								 * which exists even if there are no rows */
 } SaggQuery;
 
 /*
- * Is a column of output_desc one of those that identify a row?
+ * Returns whether a column of output_desc is one of those that identify a row.
  */
 static inline bool
 sagg_is_identity(const SaggQuery *query, AttrNumber attno)

@@ -18,8 +18,9 @@
 
 /*
  * Run function(arg) in a subtransaction.  Returns NULL, or the error that it
- * raised, as a copy in the current memory context; all it did is undone then.
- * Memory context and resource owner are those of the caller afterwards.
+ * raised, as a copy in the current memory context; then everything it did is
+ * rolled back.  Memory context and resource owner are those of the caller
+ * afterwards.
  */
 ErrorData *
 sagg_try(void (*function) (void *arg), void *arg)
@@ -60,10 +61,11 @@ sagg_error_of_partition(const ErrorData *error)
 }
 
 /*
- * Returns whether an error is one that other data would not have raised.  A partition
- * that is missing is not the row's fault.  Not those of the server, of connections, of other transactions, of the
- * definition, nor those of this extension.  Classes that begin with 5 to 9 and I to
- * Z are for RAISE ... ERRCODE of users, where they are not the server's.
+ * Returns whether an error is a data error: one that other data would not have
+ * raised.  Errors of the server, of connections, of other transactions, of the
+ * definition, and of this extension are not, and a missing partition is not
+ * the row's fault.  Classes that begin with 5 to 9 and I to Z are for RAISE
+ * ...  ERRCODE of users, unless they are the server's.
  */
 bool
 sagg_error_of_data(const ErrorData *error)

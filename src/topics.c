@@ -3,10 +3,10 @@
  * topics.c
  *	  Topics by number, and the order of partitions.
  *
- * A record, a range, an offset name their topic by a small number, which a
- * process gives to each topic's name the first time it meets it.  Numbers mean
- * something in their own process only: tables and shared memory have names.
- * They are never given back, so what adds topics has to be bounded elsewhere.
+ * Records, ranges and offsets refer to their topic by a small number, which a
+ * process assigns to each topic's name when it first meets it.  Numbers are
+ * valid only in their own process: tables and shared memory have names.
+ * Numbers are never freed, so the callers have to bound the number of topics.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,12 +21,12 @@ static int	max_topics = 0;
 static char **topics = NULL;
 
 /*
- * The number of a topic, not negative.
+ * Returns the number of a topic, not negative.
  */
 int32
 sagg_topic_number(const char *name)
 {
-	static int	last = 0;		/* names come in runs */
+	static int	last = 0;		/* one name usually comes many times in a row */
 
 	if (last < ntopics && strcmp(topics[last], name) == 0)
 		return last;
@@ -48,7 +48,7 @@ sagg_topic_number(const char *name)
 }
 
 /*
- * The name of a topic that has a number.
+ * Returns the name of a topic that has a number.
  */
 const char *
 sagg_topic_name(int32 topic)
@@ -58,7 +58,7 @@ sagg_topic_name(int32 topic)
 }
 
 /*
- * The order of partitions: by name of the topic, byte by byte, then by number.
+ * Compare partitions: by name of the topic, byte by byte, then by number.
  */
 int
 sagg_partition_compare(const SaggRange *a, const SaggRange *b)
@@ -69,7 +69,7 @@ sagg_partition_compare(const SaggRange *a, const SaggRange *b)
 }
 
 /*
- * The same for qsort.
+ * Compare partitions, for qsort.
  */
 int
 sagg_partition_order(const void *a, const void *b)
@@ -78,7 +78,7 @@ sagg_partition_order(const void *a, const void *b)
 }
 
 /*
- * The range of the partition that "key" is about, or NULL.
+ * Returns the range of the partition that "key" refers to, or NULL.
  */
 SaggRange *
 sagg_partition_find(SaggRange *ranges, int nranges, const SaggRange *key)
@@ -92,7 +92,7 @@ sagg_partition_find(SaggRange *ranges, int nranges, const SaggRange *key)
 }
 
 /*
- * Is any of the ranges one of this topic?
+ * Returns whether any of the ranges is of this topic.
  */
 bool
 sagg_topic_among(const SaggRange *ranges, int nranges, int32 topic)
@@ -106,7 +106,7 @@ sagg_topic_among(const SaggRange *ranges, int nranges, int32 topic)
 }
 
 /*
- * Can this be the name of a topic?
+ * Returns whether this can be the name of a topic.
  */
 bool
 sagg_is_topic_name(const char *name)

@@ -5,12 +5,13 @@
  *
  * stream_agg.offsets is the log of planned batches and stream_agg.commits that
  * of done ones; both are insert-only, keyed (stream, batch), and trimmed from
- * their old end.  Only a plan that is not committed may be replaced, by a
- * smaller one in search of a record that cannot be processed.  A row of commits is written in the transaction that also
- * writes the batch's results and state (I1), and only as the successor of the
- * last one (I2): that is the compare-and-set which a stale worker fails.
+ * their old end.  A plan that is not committed may be replaced by a smaller
+ * one, in search of a record that cannot be processed; a committed one never
+ * is.  A row of commits is written in the transaction that also writes the
+ * batch's results and state (I1), and only as the successor of the last one
+ * (I2): that is the compare-and-set which a stale worker fails.
  *
- * A checkpoint object belongs to one worker and lives over transactions.  What
+ * A checkpoint object belongs to one worker and outlives transactions.  What
  * it remembers of the logs is provisional from sagg_checkpoint_commit until
  * the caller says that the transaction committed.  It never waits for Kafka
  * and runs no user's code as the extension's owner (I8).
@@ -31,8 +32,8 @@
 
 /*
  * Open the checkpoint of a stream.  Allocated in the current memory context,
- * which must outlive transactions.  Reads nothing yet.  "by_topic": offsets are
- * to be written in the form that names topics, for the source has several.
+ * which must outlive transactions.  Reads nothing yet. "by_topic": offsets are
+ * written in the form that names topics, because the source has several.
  */
 SaggCheckpoint *
 sagg_checkpoint_open(const char *stream, bool by_topic)
@@ -50,9 +51,9 @@ sagg_checkpoint_open(const char *stream, bool by_topic)
 }
 
 /*
- * The same to look at the checkpoint as the active snapshot sees it: all of one
- * commit, whatever the worker does meanwhile.  To be used, and closed, within
- * one query of the caller's; nothing is written by it.
+ * Open a checkpoint that is only read, as the active snapshot sees it: all of
+ * one commit, whatever the worker does meanwhile.  It is used and closed
+ * within one query of the caller, and writes nothing.
  */
 SaggCheckpoint *
 sagg_checkpoint_open_snapshot(const char *stream)
@@ -114,7 +115,7 @@ raise_fenced(SaggLogSection *section, int64 batch, const char *done)
 
 /*
  * Run a statement that has a whole plan as its parameters.  Returns whether
- * it found its place.
+ * the statement changed a row.
  */
 static bool
 execute_plan_statement(SaggLogSection *section, SaggLogStatement statement,
@@ -154,8 +155,8 @@ sagg_checkpoint_plan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
 }
 
 /*
- * Put a plan in the place of the one that its batch has.  Raises
- * ERRCODE_SAGG_FENCED if there is none, or the batch is committed.
+ * Replace the plan of a batch.  Raises ERRCODE_SAGG_FENCED if the batch has no
+ * plan or is committed.
  */
 void
 sagg_checkpoint_replan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
@@ -169,8 +170,8 @@ sagg_checkpoint_replan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
 }
 
 /*
- * Does the batch follow what the stream has committed?  Anything else is a
- * mistake of the caller, which must not reach the logs.
+ * Check that the batch follows what the stream has committed.  Anything else
+ * is a mistake of the caller, which must not reach the logs.
  */
 static void
 check_successor(const SaggProgress *before, const SaggPlan *plan,
@@ -190,8 +191,8 @@ check_successor(const SaggProgress *before, const SaggPlan *plan,
 }
 
 /*
- * What a plan skips of a partition that the last commit left at the start of
- * "position", or NULL.
+ * Returns what a plan skips of a partition that the last commit left at the
+ * start of "position", or NULL.
  */
 const SaggRange *
 sagg_skip_of(const SaggPlan *plan, const SaggRange *position)
@@ -216,7 +217,8 @@ offsets_between(const SaggRange *ranges, int n)
 }
 
 /*
- * How many offsets a batch skipped because Kafka did not have them.
+ * Returns how many offsets a batch skipped because the source did not have
+ * them.
  */
 int64
 sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit)
@@ -226,7 +228,7 @@ sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit)
 }
 
 /*
- * The next offset of each partition after the batch, sorted.
+ * Returns the next offset of each partition after the batch, sorted.
  */
 static Datum
 offsets_after(const SaggCheckpoint *checkpoint, const SaggProgress *before,
@@ -269,8 +271,9 @@ offsets_after(const SaggCheckpoint *checkpoint, const SaggProgress *before,
 }
 
 /*
- * Bytes of the blobs that a stream's state log holds as of its last commit.
- * Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT as sagg_checkpoint_restore does.
+ * Returns the bytes of the blobs that a stream's state log holds as of its
+ * last commit.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT as
+ * sagg_checkpoint_restore does.
  */
 int64
 sagg_checkpoint_state_bytes(SaggCheckpoint *checkpoint,
@@ -289,7 +292,7 @@ sagg_checkpoint_state_bytes(SaggCheckpoint *checkpoint,
 }
 
 /*
- * The sizes of the logs as of the last commit, from the tables.
+ * Returns the sizes of the logs as of the last commit, from the tables.
  */
 static void
 learn_sizes(SaggLogSection *section, int64 last_commit)
@@ -309,8 +312,8 @@ learn_sizes(SaggLogSection *section, int64 last_commit)
 }
 
 /*
- * Remove old batches, a few at a time.  The last stream_agg.keep_batches stay,
- * and so this one always does.
+ * Remove old batches, a few at a time.  The last stream_agg.keep_batches
+ * batches stay, which always include this one.
  */
 static void
 trim(SaggLogSection *section, int64 batch, SaggLogSizes *sizes)
@@ -416,7 +419,7 @@ sagg_checkpoint_commit(SaggCheckpoint *checkpoint, const SaggProgress *before,
 	INSTR_TIME_SET_CURRENT(started);
 	check_successor(before, plan, commit);
 
-	/* A stale worker fails here, or if it is a close race, at its insert. */
+	/* A stale worker fails here or, in a close race, at its insert. */
 	sagg_log_begin(&section, checkpoint);
 	if (sagg_log_last_batch(&section) != before->batch)
 		raise_fenced(&section, plan->batch, "committed");
@@ -453,8 +456,9 @@ sagg_checkpoint_published(SaggCheckpoint *checkpoint)
 }
 
 /*
- * A transaction that used the checkpoint aborted, or may have.  What is
- * remembered of the logs is read again.  Cannot fail, needs no transaction.
+ * A transaction that used the checkpoint aborted, or may have.  What the
+ * object remembers of the logs will be read again.  Cannot fail, needs no
+ * transaction.
  */
 void
 sagg_checkpoint_aborted(SaggCheckpoint *checkpoint)

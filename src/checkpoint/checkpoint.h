@@ -2,7 +2,7 @@
  *
  * checkpoint.h
  *	  Stage 4, CHECKPOINT: the logs offsets, commits, state and sources, and
- *	  records put aside.
+ *	  the records a batch diverts (dead letters, late records).
  *
  * Every function here runs in the caller's transaction and switches to the
  * extension's owner for its own statements only (I8).  A checkpoint object
@@ -48,15 +48,15 @@ extern int64 sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit
 extern void sagg_checkpoint_published(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_aborted(SaggCheckpoint *checkpoint);
 
-/* put_aside.c */
+/* diverted_records.c */
 extern void sagg_checkpoint_late_records(SaggCheckpoint *checkpoint,
 										 const SaggPlan *plan, int64 count,
-										 SaggNextAside next, void *arg,
+										 SaggNextDivertedRecord next, void *arg,
 										 SaggCommit *commit);
 extern void sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint,
 										 const SaggPlan *plan,
-										 const SaggRefusals *refusals,
-										 SaggNextAside next, void *arg,
+										 const SaggRejections *rejections,
+										 SaggNextDivertedRecord next, void *arg,
 										 SaggCommit *commit);
 
 /* failed_log.c */
@@ -68,7 +68,7 @@ typedef struct SaggLateWindow
 {
 	int64		start;
 	int64		end;
-	int64		records;		/* that came too late for it */
+	int64		records;		/* records that came too late for it */
 	const char *reason;			/* why it cannot be repaired; NULL = it can */
 } SaggLateWindow;
 
@@ -102,13 +102,13 @@ extern void sagg_checkpoint_event(const char *stream, const char *event,
 typedef struct SaggReadBefore
 {
 	bool		any;			/* anything at all */
-	bool		known;			/* the log goes back to it */
-	TimestampTz time;			/* no such record has a greater event time;
-								 * DT_NOBEGIN = none has any */
-	TimestampTz judged;			/* the watermark that the first records behind
-								 * the offsets were judged by; DT_NOBEGIN = none
-								 * known */
-	TimestampTz watermark;		/* after the last micro-batch, DT_NOEND = there
+	bool		known;			/* the log reaches back to the offsets */
+	TimestampTz time;			/* the greatest event time such a record can
+								 * have; DT_NOBEGIN = none has any */
+	TimestampTz judged;			/* the watermark by which the first records
+								 * behind the offsets were judged; DT_NOBEGIN =
+								 * not known */
+	TimestampTz watermark;		/* after the last micro-batch; DT_NOEND = there
 								 * was none */
 } SaggReadBefore;
 
@@ -116,7 +116,7 @@ extern void sagg_checkpoint_read_before(SaggCheckpoint *checkpoint, const char *
 										const SaggRange *starts, int nstarts,
 										SaggReadBefore *before);
 
-/* rewrite.c */
+/* state_rewrite.c */
 extern void sagg_checkpoint_rewrite(SaggCheckpoint *checkpoint,
 									const SaggProgress *progress,
 									const SaggStateAccess *state);

@@ -15,7 +15,7 @@
 #include "streams/streams.h"
 #include "checkpoint.h"
 
-/* what to do about a checkpoint that cannot be used */
+/* hint of errors about a checkpoint that cannot be used */
 #define SAGG_HINT_REBUILD \
 	"Restore the database from a backup, or drop the stream and create it again " \
 	"to build its state again from the records in Kafka."
@@ -123,7 +123,8 @@ struct SaggCheckpoint
 	char	   *stream;
 	bool		by_topic;		/* the stream's source has several topics */
 	bool		as_of_snapshot; /* reads what the caller's snapshot sees */
-	char	   *topic;			/* of offsets that name none, NULL = none such */
+	char	   *topic;			/* topic of offsets that name none; NULL = all
+								 * name one */
 	SPIPlanPtr	statements[SAGG_LOG_STATEMENTS];
 
 	/*
@@ -144,7 +145,7 @@ typedef struct SaggLogSection
 	MemoryContext caller;		/* current before the section */
 } SaggLogSection;
 
-/* who a blob is; stored in its header, and its row says the same */
+/* identifies a blob; stored in its header, and its row says the same */
 typedef struct SaggBlobId
 {
 	int32		partition;
@@ -162,21 +163,23 @@ typedef struct SaggBlob
 /* turns entries into blobs; see state_blob.c */
 typedef struct SaggBlobWriter
 {
-	MemoryContext context;		/* of the blobs */
+	MemoryContext context;		/* memory of the blobs */
 	uint64		fingerprint;
 	int64		follows;
-	SaggBlobId	id;				/* of the blob being filled */
-	StringInfoData buffer;		/* of it; data == NULL when there is none */
-	uint32		entries;		/* in it */
+	SaggBlobId	id;				/* identity of the blob being filled */
+	StringInfoData buffer;		/* its bytes; data == NULL when there is none */
+	uint32		entries;		/* number of entries in it */
 	List	   *blobs;			/* SaggBlob, finished ones */
-	int64		bytes;			/* of data, finished ones */
+	int64		bytes;			/* bytes in finished blobs */
 } SaggBlobWriter;
 
 /* what a verified blob says */
 typedef struct SaggBlobContent
 {
-	int64		follows;		/* batch of the chain's blobs before, or -1 */
-	bool		last;			/* the last one of its batch and partition */
+	int64		follows;		/* batch that wrote the chain's previous blobs,
+								 * or -1 */
+	bool		last;			/* this is the last blob of its batch and
+								 * partition */
 	uint32		entries;
 	const char *payload;		/* points into the blob */
 	Size		len;

@@ -1,10 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * event_log.c
- *	  stream_agg.events: what has become of a stream, with times, for people.
+ *	  stream_agg.events: the history of a stream, for people to read.
  *
- * No stage reads it, and no recovery depends on it.  The newest events of each
- * stream stay, so that a stream that fails again and again fills no table.
+ * No stage reads it, and no recovery depends on it.  Only the newest events of
+ * each stream are kept, so that a stream that fails repeatedly does not fill
+ * the table.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,16 +16,16 @@
 
 #include "checkpoint_internal.h"
 
-/* events of a stream that stay */
+/* events kept of each stream */
 #define EVENTS_KEPT		100
 
-/* of a message, in bytes */
+/* longest message, in bytes */
 #define MESSAGE_BYTES	1000
 
 /*
- * Add an event of a stream in the caller's transaction.  "stream" is its key,
- * "event" one of those that the table's check constraint lists, "message" what
- * there is to say about it, cut if it is long, or NULL.  The caller holds the
+ * Add an event of a stream in the caller's transaction. "stream" is its key,
+ * "event" one of those that the table's check constraint lists, "message" a
+ * text about it, cut if it is too long, or NULL.  The caller holds the
  * stream's lock (I2), so that events are numbered one after the other and none
  * outlives the stream.
  */

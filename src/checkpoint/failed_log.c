@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * failed_log.c
- *	  stream_agg.failed_windows: groups that a batch could not give out when
+ *	  stream_agg.failed_windows: groups that a batch could not output when
  *	  their windows closed.
  *
  * They are written in the batch's own transaction (I1), so a group is either in the
@@ -33,9 +33,10 @@ count_failed(SaggCheckpoint *checkpoint)
 }
 
 /*
- * Write down the groups of a micro-batch that have failed, SaggFailedGroups.  A part
- * of CHECKPOINT, before sagg_checkpoint_commit.  Raises ERRCODE_SAGG_DEAD_LETTERS if
- * they do not fit beside those that are there.
+ * Write the groups of a micro-batch that have failed, SaggFailedGroups.  A
+ * part of CHECKPOINT, before sagg_checkpoint_commit.  Raises
+ * ERRCODE_SAGG_DEAD_LETTERS if they do not fit beside those already in the
+ * table.
  */
 void
 sagg_checkpoint_failed_windows(SaggCheckpoint *checkpoint, int64 batch, const List *failed)

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * late_log.c
- *	  Late records as repair_late asks about them: which windows lack some,
- *	  and what the logs say about records that Kafka no longer has.
+ *	  Late records as repair_late needs them: which windows lack some, and what
+ *	  the logs say about records that Kafka no longer has.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,7 +16,8 @@
 #include "checkpoint_internal.h"
 
 /*
- * The windows that lack records, in the current context, by their starts.
+ * Returns the windows that lack records, in the current context, by their
+ * starts.
  */
 SaggLateWindow *
 sagg_checkpoint_late_windows(SaggCheckpoint *checkpoint, int *nwindows)
@@ -55,8 +56,8 @@ times_array(const SaggLateWindow *windows, int n, bool ends)
 }
 
 /*
- * Windows without a reason against it have been repaired: their records are not
- * late for them any more.
+ * Delete the late records of repaired windows: those without a reason against
+ * it.  Their records are no longer late for them.
  */
 void
 sagg_checkpoint_late_repaired(SaggCheckpoint *checkpoint,
@@ -74,9 +75,9 @@ sagg_checkpoint_late_repaired(SaggCheckpoint *checkpoint,
 }
 
 /*
- * The watermark that resets with results have left, as far back as the log goes:
- * windows it has passed stay as they were, and may have records that the stream
- * does not read any more.  DT_NOBEGIN = none.
+ * Returns the watermark that resets with results have left, as far back as the
+ * log goes.  Windows it has passed were kept, and may have records that the
+ * stream does not read any more.  DT_NOBEGIN = none.
  */
 TimestampTz
 sagg_checkpoint_reset_watermark(SaggCheckpoint *checkpoint)
@@ -93,10 +94,11 @@ sagg_checkpoint_reset_watermark(SaggCheckpoint *checkpoint)
 }
 
 /*
- * The greatest event time that a record may have which the stream has read and
- * which is gone: one at an offset before "bound" in its partition.  It is the
- * greatest of all records that the first commit behind it had seen, as far back
- * as the log goes; DT_NOEND if the stream has not come so far.
+ * Returns the greatest event time among records that the stream has read and
+ * the source no longer has: those at offsets before "bound" in their
+ * partitions.  It is that of all records which the first commit behind "bound"
+ * had seen, as far back as the log goes; DT_NOEND if the stream has not read
+ * up to "bound".
  */
 int64
 sagg_checkpoint_time_before(SaggCheckpoint *checkpoint, const SaggRange *bound)
@@ -117,7 +119,7 @@ sagg_checkpoint_time_before(SaggCheckpoint *checkpoint, const SaggRange *bound)
 
 		if (!sagg_offsets_from_jsonb(DatumGetJsonbP(sagg_log_value(i, 1, &isnull)),
 									 checkpoint->topic, &positions, &npositions))
-			continue;			/* not for this to complain about */
+			continue;			/* corrupt rows are reported elsewhere */
 		position = sagg_partition_find(positions, npositions, bound);
 		if (position && position->start >= bound->start)
 			time = sagg_log_int64(i, 2);
@@ -127,7 +129,8 @@ sagg_checkpoint_time_before(SaggCheckpoint *checkpoint, const SaggRange *bound)
 }
 
 /*
- * Where the stream's dead letters are: start = offset; in the current context.
+ * Returns the offsets of the stream's dead letters (start = offset), in the
+ * current context.
  */
 SaggRange *
 sagg_checkpoint_dead_offsets(SaggCheckpoint *checkpoint, int *n)

@@ -13,7 +13,7 @@
  * An ERROR within a section needs no cleanup: the end of the transaction
  * restores the user and disconnects from SPI.
  *
- * Locks: what SELECT, INSERT, UPDATE and DELETE take.
+ * Locks: those that SELECT, INSERT, UPDATE and DELETE take.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +32,7 @@
 
 typedef struct LogStatement
 {
-	int			expected;		/* what SPI says when it succeeds */
+	int			expected;		/* SPI's result code on success */
 	const char *text;
 	int			nargs;
 	Oid			args[MAX_ARGS];
@@ -40,8 +40,8 @@ typedef struct LogStatement
 
 /*
  * $1 is the stream's name everywhere.  Deletes name both ends of a range of
- * batches, so that they do not walk over the remains of earlier deletes in the
- * index.  The conditional inserts are the compare-and-set of I2: a batch is
+ * batches, so that the index scan does not walk over dead entries of earlier
+ * deletes.  The conditional inserts are the compare-and-set of I2: a batch is
  * planned and committed only as the successor of the last committed one.
  */
 static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
@@ -421,9 +421,9 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 };
 
 /*
- * Begin a section of statements.  "section" is the caller's and goes to
- * sagg_log_end.  The current memory context becomes SPI's, so allocate what
- * shall outlive the section in section->caller.
+ * Begin a section of statements. "section" is allocated by the caller and
+ * passed to sagg_log_end.  The current memory context becomes SPI's; allocate
+ * what must outlive the section in section->caller.
  */
 void
 sagg_log_begin(SaggLogSection *section, SaggCheckpoint *checkpoint)
@@ -436,7 +436,7 @@ sagg_log_begin(SaggLogSection *section, SaggCheckpoint *checkpoint)
 }
 
 /*
- * End a section: the user, settings and memory context of before.
+ * End a section: restores the user, settings and memory context.
  */
 void
 sagg_log_end(SaggLogSection *section)
@@ -463,7 +463,10 @@ prepared(SaggCheckpoint *checkpoint, SaggLogStatement statement)
 			elog(ERROR, "could not prepare \"%s\": %s", s->text,
 				 SPI_result_code_string(SPI_result));
 
-		/* nobody would free it after an ERROR, and it is needed once */
+		/*
+		 * not saved: nobody would free it after an ERROR, and it is needed
+		 * once
+		 */
 		if (checkpoint->as_of_snapshot)
 			return plan;
 		if (SPI_keepplan(plan) != 0)
@@ -475,12 +478,13 @@ prepared(SaggCheckpoint *checkpoint, SaggLogStatement statement)
 }
 
 /*
- * Run a statement.  values[0] is set to the stream's name here, the others are
+ * Run a statement. values[0] is set to the stream's name here, the others are
  * the caller's; "nulls" is as for SPI_execute_plan and may be NULL; "limit" is
  * the greatest number of rows, 0 for all.  Returns the number of rows; those
- * of a SELECT are read by sagg_log_value until the next statement.  It sees what
- * is committed, whatever the isolation level of the transaction, or if the
- * checkpoint was opened so, what the active snapshot sees.
+ * of a SELECT are read by sagg_log_value until the next statement.  The
+ * statement sees what is committed, whatever the isolation level of the
+ * transaction; if the checkpoint was opened as of the active snapshot, what
+ * that sees.
  */
 int64
 sagg_log_execute(SaggLogSection *section, SaggLogStatement statement,
@@ -525,8 +529,8 @@ sagg_log_cursor(SaggLogSection *section, SaggLogStatement statement,
 }
 
 /*
- * A value of the rows that the last SELECT returned: row from 0, column from
- * 1.  It lives as long as those rows.
+ * Returns a value of the rows that the last SELECT returned: row counts from
+ * 0, column from 1.  It lives as long as those rows.
  */
 Datum
 sagg_log_value(int row, int column, bool *isnull)
@@ -536,7 +540,8 @@ sagg_log_value(int row, int column, bool *isnull)
 }
 
 /*
- * A bigint of the rows that the last SELECT returned, known not to be NULL.
+ * Returns a bigint of the rows that the last SELECT returned, known not to be
+ * NULL.
  */
 int64
 sagg_log_int64(int row, int column)

@@ -4,18 +4,18 @@
  *	  Offsets by topic and partition, as the logs store them.
  *
  * stream_agg.offsets holds ranges, and stream_agg.commits and
- * stream_agg.sources hold offsets.  A stream that reads one topic writes
- * {"0": [5, 17], "1": [0, 3]} and {"0": 17, "1": 3}; its topic is in
- * stream_agg.sources.  One that reads several has these by topic,
- * {"clicks": {"0": 17, "1": 3}, "views": {"0": 4}}.  Either form may be read,
- * for a source can become one of several topics.
+ * stream_agg.sources hold offsets.  A stream that reads one topic writes {"0":
+ * [5, 17], "1": [0, 3]} and {"0": 17, "1": 3}; its topic is in
+ * stream_agg.sources.  One that reads several has these by topic, {"clicks":
+ * {"0": 17, "1": 3}, "views": {"0": 4}}.  Both forms can be read, because a
+ * source of one topic can become one of several.
  *
  * The last records in stream_agg.commits are pairs like ranges, of an offset
  * and a timestamp, and so is what a plan skips, which may go back to a smaller
- * offset; which pairs make sense is for the caller to say.  What a commit
- * skipped is a list for each partition, {"0": [[5, 17], [20, 30]]}, for people.
+ * offset; the caller checks which pairs make sense.  What a commit skipped is
+ * a list for each partition, {"0": [[5, 17], [20, 30]]}, for people.
  *
- * Reading is strict: whatever writing would not have produced is refused, and
+ * Reading is strict: whatever writing would not have produced is rejected, and
  * the caller says which row it was.  Ranges are sorted by topic and partition.
  *
  *-------------------------------------------------------------------------
@@ -32,10 +32,10 @@
 /* ranges being read */
 typedef struct RangeReader
 {
-	bool		pairs;			/* ranges, not offsets */
-	bool		negative;		/* values may be */
+	bool		pairs;			/* pairs, not single offsets */
+	bool		negative;		/* values may be below zero */
 	int			n;
-	int			size;			/* allocated */
+	int			size;			/* allocated length of "ranges" */
 	SaggRange  *ranges;
 } RangeReader;
 
@@ -82,7 +82,8 @@ sagg_offsets_to_jsonb(const SaggRange *ranges, int nranges, bool by_topic)
 }
 
 /*
- * Ranges as jsonb, the same way.
+ * Returns ranges as jsonb, in the current memory context; with "by_topic" in
+ * the form that names topics.
  */
 Datum
 sagg_ranges_to_jsonb(const SaggRange *ranges, int nranges, bool by_topic)
@@ -98,8 +99,8 @@ append_skip(StringInfo json, const SaggRange *skip, int *n)
 }
 
 /*
- * What a batch skipped of a partition, by its plan and as it was read; returns
- * whether there is anything.
+ * Append what a batch skipped of a partition, by its plan and as it was read.
+ * Returns whether there is anything.
  */
 static bool
 append_skips(StringInfo json, const SaggRange *range, const SaggPlan *plan,
@@ -121,7 +122,7 @@ append_skips(StringInfo json, const SaggRange *range, const SaggPlan *plan,
 }
 
 /*
- * What a batch skipped as jsonb, in the current memory context.
+ * Returns what a batch skipped as jsonb, in the current memory context.
  */
 Datum
 sagg_skips_to_jsonb(const SaggPlan *plan, const SaggCommit *commit, bool by_topic)
@@ -159,7 +160,7 @@ sagg_skips_to_jsonb(const SaggPlan *plan, const SaggCommit *commit, bool by_topi
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
 }
 
-/* A string of digits alone. */
+/* Returns whether the string consists of digits only. */
 static bool
 parse_digits(const char *text, int64 limit, int64 *value)
 {
@@ -205,7 +206,7 @@ add_range(RangeReader *reader)
 }
 
 /*
- * One partition: the iterator has just returned "token" for its value, an
+ * Read one partition: the iterator has just returned "token" for its value, an
  * offset or a pair of them.
  */
 static bool
@@ -235,9 +236,9 @@ parse_partition(RangeReader *reader, JsonbIterator **it, int32 topic,
 }
 
 /*
- * The partitions of an object that was just entered.  Where "nested" is given,
- * its values may be objects with the partitions of the topic they are named
- * after instead.
+ * Read the partitions of an object that was just entered.  Where "nested" is
+ * given, its values may also be objects, named after a topic, with the
+ * partitions of that topic.
  */
 static bool
 parse_partitions(RangeReader *reader, JsonbIterator **it, int32 topic, bool nested)
@@ -299,9 +300,9 @@ parse_object(Jsonb *json, bool pairs, bool negative, const char *topic,
 
 /*
  * Offsets from jsonb, as ranges with start = end, allocated in the current
- * memory context.  "topic" is whose partitions they are where no topic is
- * named; NULL if there is to be none such.  Returns false if that is not what
- * the value holds.
+ * memory context. "topic" is the topic of partitions for which the value names
+ * none; NULL if it must name all.  Returns false if the value does not hold
+ * offsets.
  */
 bool
 sagg_offsets_from_jsonb(Jsonb *json, const char *topic,
@@ -311,7 +312,8 @@ sagg_offsets_from_jsonb(Jsonb *json, const char *topic,
 }
 
 /*
- * Ranges from jsonb, the same way.
+ * Ranges from jsonb, allocated in the current memory context; parameters and
+ * result as of sagg_offsets_from_jsonb.
  */
 bool
 sagg_ranges_from_jsonb(Jsonb *json, const char *topic,
@@ -321,7 +323,8 @@ sagg_ranges_from_jsonb(Jsonb *json, const char *topic,
 }
 
 /*
- * The same as for offsets of values that may be below zero.
+ * Offsets from jsonb, of which values may be below zero; parameters and result
+ * as of sagg_offsets_from_jsonb.
  */
 bool
 sagg_signed_from_jsonb(Jsonb *json, const char *topic,

@@ -4,7 +4,7 @@
  *	  Event time by partition, as stream_agg.commits stores it.
  *
  * Columns event_times and active_times hold times in the form of offsets: in
- * milliseconds since 1970-01-01, and so below zero before.  A partition has
+ * milliseconds since 1970-01-01, negative before that.  A partition has
  * neither, one of them, or both.
  *
  *-------------------------------------------------------------------------
@@ -26,7 +26,7 @@ time_of(const SaggPartitionTime *time, bool active)
 }
 
 /*
- * One of the two columns, in the current memory context.
+ * Returns one of the two columns, in the current memory context.
  */
 Datum
 sagg_times_to_jsonb(const SaggPartitionTime *times, int ntimes, bool active,
@@ -50,8 +50,8 @@ sagg_times_to_jsonb(const SaggPartitionTime *times, int ntimes, bool active,
 }
 
 /*
- * The partition of "value" in times that are sorted; it is added if need be.
- * There must be room for one more.
+ * Returns the entry for the partition of "value" in sorted times; adds it if
+ * it is missing.  There must be room for one more.
  */
 static SaggPartitionTime *
 add_time(SaggPartitionTime *times, int *ntimes, const SaggRange *value)
@@ -77,8 +77,8 @@ add_time(SaggPartitionTime *times, int *ntimes, const SaggRange *value)
 }
 
 /*
- * Times from both columns, sorted, in the current memory context.  Returns false
- * if they do not hold what is written there.
+ * Returns times from both columns, sorted, in the current memory context.
+ * Returns false if the columns do not hold such times.
  */
 bool
 sagg_times_from_jsonb(Jsonb *event_times, Jsonb *active_times, const char *topic,

@@ -1,10 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * progress.c
- *	  Where a stream stands, by its logs: origin, last commit, pending plan.
+ *	  The progress of a stream, from its logs: origin, last commit, pending
+ *	  plan.
  *
  * A stream begins at its origin - the cluster, topic and first offsets of
- * stream_agg.sources - and stands where its last commit left it.  A plan
+ * stream_agg.sources - and continues where its last commit left it.  A plan
  * without a commit is pending and is run again.  Recovery is reading these
  * rows, nothing else; rows that contradict each other stop the stream with an
  * error that names them (I5).
@@ -57,8 +58,8 @@ no_source_row(const SaggCheckpoint *checkpoint)
 }
 
 /*
- * Are offsets to be written in the form that names topics?  Otherwise all of
- * them are of the stream's one topic.
+ * Returns whether offsets are written in the form that names topics.
+ * Otherwise all of them are of the stream's one topic.
  */
 bool
 sagg_names_topics(const SaggCheckpoint *checkpoint)
@@ -75,8 +76,8 @@ remember_topic(SaggCheckpoint *checkpoint, const char *topic)
 
 /*
  * Where the stream began, in the memory context of the section's caller; empty
- * before the first sagg_checkpoint_set_origin.  A stream that has done anything
- * has been somewhere: without a row there must not be any other.
+ * before the first sagg_checkpoint_set_origin.  A stream without a row of its
+ * origin has no other rows.
  */
 static SaggOrigin *
 read_origin(SaggLogSection *section)
@@ -104,7 +105,7 @@ read_origin(SaggLogSection *section)
 	value = sagg_log_value(0, 2, &isnull);
 	if (isnull)
 	{
-		/* reset, and not begun again */
+		/* after a reset, before the stream has begun again */
 		MemoryContextSwitchTo(old);
 		return origin;
 	}
@@ -122,11 +123,11 @@ read_origin(SaggLogSection *section)
 }
 
 /*
- * Where the stream began.  Allocated in the current memory context.
- * cluster_id is NULL, and there are no offsets, before the first call of
+ * Where the stream began.  Allocated in the current memory context. cluster_id
+ * is NULL, and there are no offsets, before the first call of
  * sagg_checkpoint_set_origin, or the first after a reset.  Raises
- * ERRCODE_SAGG_CHECKPOINT_CORRUPT if only
- * the origin is missing.
+ * ERRCODE_SAGG_CHECKPOINT_CORRUPT if the origin is missing but other rows are
+ * there.
  */
 SaggOrigin *
 sagg_checkpoint_origin(SaggCheckpoint *checkpoint)
@@ -141,8 +142,8 @@ sagg_checkpoint_origin(SaggCheckpoint *checkpoint)
 }
 
 /*
- * The offsets of an origin, sorted; of partitions that are in "recorded" those
- * there.
+ * Returns the offsets of an origin, sorted; partitions that are in "recorded"
+ * get the offsets recorded there.
  */
 static SaggRange *
 merge_offsets(const SaggOrigin *recorded, const SaggOrigin *origin, int *n)
@@ -167,7 +168,7 @@ merge_offsets(const SaggOrigin *recorded, const SaggOrigin *origin, int *n)
 
 /*
  * Record the origin at the first contact with Kafka, or initial offsets of
- * partitions that the source has got since; those already recorded never
+ * partitions that the source has got since then; those already recorded never
  * change.  Offsets are sorted; cluster_id must not be NULL.
  */
 void
@@ -214,7 +215,7 @@ sagg_log_initial_watermark(SaggLogSection *section)
 }
 
 /*
- * Event time as the last commit left it, from the row at hand.
+ * Read event times as the last commit left them, from the current row.
  */
 static void
 read_event_times(SaggLogSection *section, SaggProgress *progress)
@@ -237,7 +238,8 @@ read_event_times(SaggLogSection *section, SaggProgress *progress)
 }
 
 /*
- * The last commit into "progress"; without one it stays as it is.
+ * Read the last commit into "progress", which stays unchanged if there is
+ * none.
  */
 static void
 read_last_commit(SaggLogSection *section, SaggProgress *progress)
@@ -292,8 +294,8 @@ read_last_commit(SaggLogSection *section, SaggProgress *progress)
 }
 
 /*
- * Row "row" of SAGG_LOG_PLANS_SINCE as a plan, in the section's caller's
- * memory context.
+ * Returns row "row" of SAGG_LOG_PLANS_SINCE as a plan, in the memory context
+ * of the section's caller.
  */
 static SaggPlan *
 plan_of_row(SaggLogSection *section, int row)
@@ -357,7 +359,8 @@ has_suspects(int row)
 }
 
 /*
- * A pending plan goes on where the last commit, or the origin, ends.
+ * Check that a pending plan continues where the last commit, or the origin,
+ * ends.
  */
 static void
 check_plan(SaggCheckpoint *checkpoint, const SaggOrigin *origin,
@@ -391,7 +394,8 @@ check_plan(SaggCheckpoint *checkpoint, const SaggOrigin *origin,
 }
 
 /*
- * What is left of the suspects of a plan that is committed, in "context".
+ * Returns what is left of the suspects (offsets among which a bad record is
+ * searched) of a committed plan, in "context".
  */
 void
 sagg_progress_suspects(SaggProgress *progress, const SaggPlan *plan,
@@ -423,7 +427,8 @@ sagg_progress_suspects(SaggProgress *progress, const SaggPlan *plan,
 }
 
 /*
- * The plans since the last commit: its own, and a pending one if there is any.
+ * Read the plans since the last commit: its own, and a pending one if there is
+ * any.
  */
 static void
 read_pending_plan(SaggLogSection *section, const SaggOrigin *origin,
@@ -458,9 +463,9 @@ read_pending_plan(SaggLogSection *section, const SaggOrigin *origin,
 }
 
 /*
- * Where the stream stands.  Allocated in the current memory context.  Raises
- * ERRCODE_SAGG_CHECKPOINT_CORRUPT for rows that cannot be read or contradict
- * each other.
+ * Returns the progress of the stream.  Allocated in the current memory
+ * context.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT for rows that cannot be
+ * read or contradict each other.
  */
 SaggProgress *
 sagg_checkpoint_progress(SaggCheckpoint *checkpoint)

@@ -4,15 +4,15 @@
  *	  What a stream has read before some offsets, as far as the log knows.
  *
  * A commit holds the greatest event time of all records up to it, and its plan
- * the ranges it read.  So the records before an offset have no event time beyond
- * that of the last commit that read any of them.  That is exact where the offset
- * is the end of a micro-batch, and else too much rather than too little: records
- * of the same micro-batch behind the offset count, too.
+ * the ranges it read.  So the records before an offset have no event time
+ * beyond that of the last commit that read any of them.  That is exact where
+ * the offset is the end of a micro-batch.  Elsewhere it errs on the high side,
+ * because records of the same micro-batch behind the offset count, too.
  *
- * The log is trimmed (stream_agg.keep_batches).  What was read before its oldest
- * row, and is behind the offsets in part, is not known.
+ * The log is trimmed (stream_agg.keep_batches).  Of what was read before its
+ * oldest row, and lies partly behind the offsets, nothing is known.
  *
- * Never: a change of the log.
+ * Never changes the log.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,7 +39,8 @@ enum
 #define WITHIN_MS	999
 
 /*
- * The event times of a micro-batch are among those of records before.
+ * The event times of a micro-batch count as those of records before the
+ * offsets.
  */
 static void
 include_times(SaggReadBefore *before, int row)
@@ -52,8 +53,8 @@ include_times(SaggReadBefore *before, int row)
 }
 
 /*
- * The oldest row: what rows before it have read was up to where its plan began,
- * or in a partition without a range, up to where it stands.
+ * The oldest row of the log.  Earlier batches have read up to where its plan
+ * began or, in a partition without a range, up to its position.
  */
 static void
 look_before_log(SaggReadBefore *before, const SaggRange *starts, int nstarts,
@@ -130,7 +131,7 @@ sagg_checkpoint_read_before(SaggCheckpoint *checkpoint, const char *topic,
 		if (!DatumGetBool(sagg_log_value(row, IS_RESET, &isnull)))
 			before->watermark = sagg_log_int64(row, WATERMARK);
 
-		/* offsets of another kind of source are none of these */
+		/* offsets of another kind of source do not matter here */
 		if (!sagg_ranges_from_jsonb(DatumGetJsonbP(sagg_log_value(row, RANGES, &isnull)),
 									topic, &ranges, &nranges) ||
 			!sagg_offsets_from_jsonb(DatumGetJsonbP(sagg_log_value(row, OFFSETS, &isnull)),

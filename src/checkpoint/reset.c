@@ -3,13 +3,14 @@
  * reset.c
  *	  A stream's checkpoint as if it had not begun yet, but with its history.
  *
- * A reset is a row of the logs, between micro-batches and numbered like one: it
- * reads nothing and leaves no state, no offsets and the watermark of the
- * beginning, or one that has passed the windows whose results are to stay.  So counters go on, a stale worker fails at its number (I2), and
- * the next micro-batch follows it like any other.  The origin is emptied, to be
- * found anew at the next contact with Kafka - on another topic or cluster too.
- * Late records go: nothing is late yet, and the windows they missed are not
- * what the stream is about any more.
+ * A reset is a row of the logs, between micro-batches and numbered like one:
+ * it reads nothing and leaves no state, no offsets and the watermark of the
+ * beginning, or one that has passed the windows whose results are to stay.  So
+ * counters continue, a stale worker fails at its number (I2), and the next
+ * micro-batch follows it like any other.  The origin is emptied, and is
+ * determined again at the next contact with Kafka, which may be another topic
+ * or cluster.  Late records are deleted: nothing is late yet, and the stream
+ * computes the windows they missed again.
  *
  * Column "reset" of its row in stream_agg.commits says whether the micro-batch
  * after it replaces rows of the sink.  That is in the log, not in the
@@ -26,9 +27,10 @@
 
 /*
  * Reset the checkpoint of a stream, whose lock is held, in the caller's
- * transaction.  "replace": the next micro-batch replaces rows of the sink; a
- * reset before this one that nothing has followed yet is not forgotten.
- * Windows that "passed" has passed are not of those; DT_NOBEGIN = all are.
+ * transaction. "replace": the next micro-batch overwrites rows of the sink.
+ * That also holds if only an earlier reset, which no batch has followed yet,
+ * asked for it.  Rows of windows that the watermark "passed" has passed are
+ * kept; DT_NOBEGIN = all rows are overwritten.
  */
 void
 sagg_checkpoint_reset(const char *stream, bool replace, TimestampTz passed)
@@ -62,8 +64,8 @@ sagg_checkpoint_reset(const char *stream, bool replace, TimestampTz passed)
 }
 
 /*
- * Forget a plan behind the last committed batch, "batch": what it would read is
- * not there any more.
+ * Delete a plan behind the last committed batch, "batch": what it would read
+ * may no longer exist.
  */
 void
 sagg_checkpoint_forget_plan(SaggCheckpoint *checkpoint, int64 batch)

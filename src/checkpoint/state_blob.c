@@ -12,9 +12,9 @@
  *
  * The header is in the byte order of the machine, as the values of built-in
  * types within entries are.  Nothing in a blob is used before its checksum,
- * which covers all of it, was verified; what does not verify is named and
- * never guessed at.  A checksum is no proof of origin: execute/ verifies the
- * values as well.
+ * which covers all of it, was verified; a blob that does not verify raises an
+ * error that names it.  A checksum is no proof of origin: execute/ verifies
+ * the values as well.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,15 +43,17 @@ typedef struct BlobHeader
 	uint16		format;
 	uint16		major;			/* PostgreSQL version: serialized aggregate
 								 * states may differ between versions */
-	uint64		fingerprint;	/* of the stream's definition */
+	uint64		fingerprint;	/* fingerprint of the stream's definition */
 	int64		batch;
-	int64		follows;		/* batch of the chain's blobs before, or -1 */
+	int64		follows;		/* batch that wrote the chain's previous blobs,
+								 * or -1 */
 	int32		partition;
 	int32		seq;
 	uint32		flags;
 	uint32		entries;
-	uint32		len;			/* of what follows the header */
-	pg_crc32c	crc;			/* of header, up to here, and entries */
+	uint32		len;			/* bytes that follow the header */
+	pg_crc32c	crc;			/* checksum of the header, up to here, and the
+								 * entries */
 } BlobHeader;
 
 StaticAssertDecl(sizeof(BlobHeader) == 56, "padding in BlobHeader");
@@ -188,7 +190,8 @@ corrupt(const char *stream, const SaggBlobId *id, const char *detail)
 }
 
 /*
- * The definition in force is newer than the caller's snapshot, or older.
+ * Raise the error for a blob of another definition: the one in force is newer
+ * than the caller's snapshot, or older.
  */
 static void
 changed_meanwhile(const char *stream)
@@ -200,7 +203,9 @@ changed_meanwhile(const char *stream)
 			 errhint("Run it again, in a new transaction.")));
 }
 
-/* A blob that is sound, but was written by someone else. */
+/*
+ * Raise the error for a blob that is sound, but was written by someone else.
+ */
 static void
 foreign(const char *stream, const SaggBlobId *id, const char *detail)
 {
@@ -213,7 +218,7 @@ foreign(const char *stream, const SaggBlobId *id, const char *detail)
 }
 
 /*
- * Verify a blob, which is to be the one that its row, "id", says and of the
+ * Verify a blob: it must be the one that its row, "id", names, and of the
  * definition "fingerprint".  Fills "content", whose payload points into
  * "data".  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT, or
  * ERRCODE_SAGG_DEFINITION_CHANGED if it was written by another format,

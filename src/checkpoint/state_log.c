@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * state_log.c
- *	  Writing the state log: deltas, and now and then a base.
+ *	  Writes the state log: deltas, and from time to time a base.
  *
  * Each batch appends, per partition of the state, the entries it changed: a
  * delta.  A base holds all entries of a partition; writing one deletes the
@@ -10,11 +10,11 @@
  * base and deltas (I1: as of the last commit, whatever happens).
  *
  * A chain becomes due for a base when it has grown to more than twice the live
- * bytes of its partition, and a little.  A batch writes at most one base, plus
- * as many further ones as fit into the bytes of deltas that the batch before
- * wrote: the log stays within a small multiple of the live state even when
- * every batch changes every group, and no batch writes much more than its own
- * changes.  A partition that became empty loses its chain at once.
+ * bytes of its partition, plus some slack.  A batch writes at most one base,
+ * plus as many further ones as fit into the bytes of deltas that the batch
+ * before wrote: the log stays within a small multiple of the live state even
+ * when every batch changes every group, and no batch writes much more than its
+ * own changes.  A partition that became empty loses its chain at once.
  *
  * The functions of SaggStateAccess may run users' code (serialize functions),
  * so they are called outside of sections (I8), one partition at a time.
@@ -36,10 +36,10 @@
 #ifndef SAGG_FAILPOINTS
 #define LIVE_SLACK		(64 * 1024)
 #else
-#define LIVE_SLACK		256		/* bases come often enough to be tested */
+#define LIVE_SLACK		256		/* small, so that tests see bases */
 #endif
 
-/* blobs go to the table in statements of at most so many bytes, or one blob */
+/* a statement inserts at most this many bytes of blobs, or one blob */
 #define INSERT_BYTES	(16 * 1024 * 1024)
 
 typedef struct StateLog
@@ -47,7 +47,7 @@ typedef struct StateLog
 	SaggCheckpoint *checkpoint;
 	const SaggStateAccess *state;
 	int64		batch;
-	SaggLogSizes *sizes;		/* being updated */
+	SaggLogSizes *sizes;		/* the sizes being updated */
 	SaggBlobWriter writer;		/* holds blobs not yet in the table */
 	bool		base[SAGG_STATE_PARTITIONS];	/* partitions to rewrite */
 	int64		pending;		/* bytes of blobs in the writer */
@@ -64,8 +64,8 @@ count_blobs(const SaggLogSizes *sizes)
 }
 
 /*
- * The number of blobs that committed batch "batch" left in the log, by its row
- * in stream_agg.commits; 0 for batch -1.
+ * Returns the number of blobs that committed batch "batch" left in the log, by
+ * its row in stream_agg.commits; 0 for batch -1.
  */
 int64
 sagg_state_log_count(SaggLogSection *section, int64 batch)
@@ -141,7 +141,7 @@ sagg_state_log_sizes(SaggLogSection *section, int64 last_commit,
 }
 
 /*
- * One INSERT of blobs from list cell "from" up to "to".
+ * Run one INSERT of the blobs from list cell "from" up to "to".
  */
 static void
 insert_blobs(SaggLogSection *section, int64 batch, List *blobs, int from, int to)
@@ -214,8 +214,8 @@ flush(StateLog *log)
 }
 
 /*
- * Which partitions get a base: those that became empty, the one with the most
- * to gain, and further ones within "budget" bytes.
+ * Choose the partitions that get a base: those that became empty, the one with
+ * the most to gain, and further ones within "budget" bytes.
  */
 static void
 choose_bases(StateLog *log, int64 budget)
@@ -254,7 +254,7 @@ choose_bases(StateLog *log, int64 budget)
 }
 
 /*
- * A partition's chain goes, to make place for its base.
+ * Delete a partition's chain, to make place for its base.
  */
 static void
 delete_chain(StateLog *log, int partition)
@@ -280,7 +280,7 @@ delete_chain(StateLog *log, int partition)
 }
 
 /*
- * One partition's changes, or all of it, into blobs.
+ * Turn one partition's changes, or all its entries, into blobs.
  */
 static void
 write_partition(StateLog *log, int partition)

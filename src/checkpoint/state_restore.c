@@ -6,8 +6,8 @@
  * The log is read by a cursor and handed over blob by blob, so that a large
  * state is in memory only once, as what execute/ makes of it.  Each blob is
  * verified before its first entry is used, and the chains are checked to be
- * complete; what is not as some commit left it stops the stream with an error
- * that names it.
+ * complete; what does not match a commit stops the stream with an error that
+ * names it.
  *
  * SaggStateAccess.restore and restored may run users' code (receive and
  * deserialize functions), so they are called outside of sections (I8).
@@ -56,7 +56,7 @@ misplaced(const Restore *restore, const SaggBlobId *id, const char *detail)
 			 errhint(SAGG_HINT_REBUILD)));
 }
 
-/* The blobs of the batch that was read last are all there. */
+/* Check that all blobs of the batch that was read last are there. */
 static void
 check_complete(const Restore *restore)
 {
@@ -68,8 +68,8 @@ check_complete(const Restore *restore)
 }
 
 /*
- * A blob continues what was read before: blobs come by partition, batch and
- * number.
+ * Check that a blob continues what was read before: blobs come by partition,
+ * batch and number.
  */
 static void
 check_order(const Restore *restore, const SaggBlobId *id,
@@ -143,8 +143,8 @@ restore_blob(Restore *restore, HeapTuple row, TupleDesc desc)
 }
 
 /*
- * Hand over all blobs.  Between fetches, that is while users' code may run,
- * the user is the caller's.
+ * Hand over all blobs.  Between fetches, while users' code may run, the
+ * current user is that of the caller.
  */
 static void
 restore_chains(Restore *restore, SaggLogSection *section)

@@ -4,7 +4,7 @@
  *	  What backends and processes share: slots of streams in shared memory,
  *	  locks, commands at commit, limits, the crash log.
  *
- * Must never know a stage at work: no batch, no reader, no sink.
+ * This room never knows a stage at work: no batch, no reader, no sink.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,7 +29,9 @@
 #define SAGG_DIRTY_DATABASES	32
 #define SAGG_HELD_DATABASES		32
 
-/* workers look for deadlocks before others do, and so are the ones to retry */
+/*
+ * workers look for deadlocks before others do, so they are the ones to retry
+ */
 #define SAGG_WORKER_DEADLOCK_TIMEOUT	"100ms"
 
 /* slots beyond stream_agg.max_streams, for streams that wait or are stopped */
@@ -37,20 +39,21 @@
 
 typedef enum SaggRunState
 {
-	SAGG_STARTING,				/* wanted, no first contact with Kafka yet */
+	SAGG_STARTING,				/* started; no first contact with the source
+								 * yet */
 	SAGG_RUNNING,
 	SAGG_STOPPED,
-	SAGG_FAILED					/* needs start_stream */
+	SAGG_FAILED					/* failed for good; needs start_stream */
 } SaggRunState;
 
 typedef struct SaggSlotPartition
 {
-	int32		topic;			/* as the worker numbers them */
+	int32		topic;			/* topics as the worker numbers them */
 	char		topic_name[SAGG_TOPIC_SIZE];
 	int32		partition;
 	int64		committed;		/* next offset to read, as committed */
-	int64		end;			/* high watermark as last heard of */
-	TimestampTz last_time;		/* timestamp of the last record committed, and */
+	int64		end;			/* high watermark as last reported */
+	TimestampTz last_time;		/* timestamp of the last committed record, and */
 	TimestampTz event_time;		/* with policy per_partition the greatest event
 								 * time; DT_NOBEGIN = none */
 } SaggSlotPartition;
@@ -72,50 +75,57 @@ typedef struct SaggSlot
 {
 	bool		in_use;
 	Oid			database;
-	Oid			view;			/* with database: the key */
+	Oid			view;			/* key, together with "database" */
 	Oid			owner;
-	char		name[SAGG_NAME_SIZE];	/* for messages */
+	char		name[SAGG_NAME_SIZE];	/* name for messages */
 
 	/* the launcher's side */
-	bool		wanted;			/* the catalog says it shall run */
+	bool		wanted;			/* the catalog says that it shall run */
 	uint64		changed_at;		/* SaggShared->changes when a transaction last
-								 * said so */
-	int			stop_holds;		/* transactions that keep it stopped */
+								 * set "wanted" */
+	int			stop_holds;		/* number of transactions that keep it stopped */
 	bool		launching;		/* registered, not attached yet */
-	int			deaths;			/* of workers, since the last good batch */
-	TimestampTz next_start;		/* not before */
-	int			changes;		/* ends with SAGG_EXIT_CHANGED in a row */
-	TimestampTz changed_last;	/* the last of them */
-	TimestampTz paused_until;	/* nor before, after a crash of the server */
-	bool		crowded_out;	/* or when a process has ended: there was no
-								 * place for its worker */
+	int			crashes;		/* of workers, since the last good batch */
+	TimestampTz next_start;		/* no start before this time */
+	int			changes;		/* how often in a row it ended with
+								 * SAGG_EXIT_CHANGED */
+	TimestampTz changed_last;	/* when it last did */
+	TimestampTz paused_until;	/* no start before this time, after a crash of
+								 * the server */
+	bool		waiting_for_process;	/* there was no background worker free
+										 * for it; or try again when one has
+										 * ended */
 
-	/* streams that share a reader: shared_reader.c */
-	char		reader[NAMEDATALEN];	/* empty = none */
-	Oid			source;			/* that it reads */
+	/* streams that share a reader; see worker/shared_reader.c */
+	char		reader[NAMEDATALEN];	/* name of the reader; empty = none */
+	Oid			source;			/* source that it reads */
 	Oid			sink;
-	bool		leads;			/* its process reads for others of that reader */
-	bool		apart;			/* it stands elsewhere than they do: a process of
-								 * its own */
-	struct SaggSlot *lead;		/* whose process runs this stream, NULL = its own */
+	bool		leads;			/* its process may read for others of that
+								 * reader */
+	bool		apart;			/* detached: its position differs from theirs,
+								 * so it has a process of its own */
+	struct SaggSlot *lead;		/* leader whose process runs this stream; NULL
+								 * = its own process */
 
 	/* the worker's side */
 	SaggRunState state;
-	pid_t		pid;			/* 0 = none */
+	pid_t		pid;			/* process id; 0 = none */
 	Latch	   *latch;
 	volatile SaggStage stage;
-	SaggMark	mark;			/* of its worker */
+	SaggMark	mark;			/* latch of its worker */
 	dsa_handle	store;			/* the state, DSM_HANDLE_INVALID = none */
-	bool		store_stale;	/* the slot has been freed since: not ours */
-	char		last_error[SAGG_ERROR_SIZE];	/* empty = none */
+	bool		store_stale;	/* the slot has been freed since the worker
+								 * attached: it is not the worker's */
+	char		last_error[SAGG_ERROR_SIZE];	/* last error; empty = none */
 	int			last_sqlstate;
 	TimestampTz last_error_time;
-	int			attempts;		/* that have failed since one that did not */
-	TimestampTz retrying_since; /* the first of them */
-	TimestampTz next_attempt;	/* after the last of them, 0 = none */
-	int			failures;		/* of them those that on_failure has let go on */
+	int			attempts;		/* consecutive failed attempts */
+	TimestampTz retrying_since; /* time of the first of them */
+	TimestampTz next_attempt;	/* time of the next attempt; 0 = none */
+	int			failures;		/* those of them after which on_failure let the
+								 * stream continue */
 
-	bool		retry_now;		/* of a lead: somebody has asked not to wait for
+	bool		retry_now;		/* of a leader: somebody asked not to wait for
 								 * next_attempt */
 
 	/* process_available: requests made and requests served */
@@ -124,59 +134,63 @@ typedef struct SaggSlot
 	ConditionVariable changed;	/* broadcast when any of this changes */
 
 	/*
-	 * Statistics as of the last commit, once a worker has made them known; and
-	 * what they were when the first of them did, before any batch of its own.
+	 * Statistics as of the last commit, once a worker has published them; and
+	 * their values when the first worker published, before any batch of its
+	 * own.
 	 */
 	bool		known;
 	SaggTally	tally;
 	SaggTally	first;
 	int64		state_rows;
 	int64		state_bytes;
-	uint64		state_memory;	/* what the store takes, or is about to */
-	bool		observing;		/* an observer is under way: observer.c */
+	uint64		state_memory;	/* memory that the store takes, or is about to
+								 * take */
+	bool		observing;		/* an observer was sent: observer.c */
 	pid_t		observer;		/* its process, 0 = none */
 	SaggMark	observer_mark;
-	TimestampTz observed_at;	/* when the last one was sent */
-	int			unheard;		/* that have brought nothing, in a row */
-	TimestampTz ends_as_of;		/* when Kafka was heard of last about the ends of
-								 * partitions, 0 = never */
+	TimestampTz observed_at;	/* when the last observer was sent */
+	int			unheard;		/* observers in a row that learned nothing */
+	TimestampTz ends_as_of;		/* when the ends of partitions were last heard
+								 * from Kafka; 0 = never */
 	int			npartitions;
 	SaggSlotPartition *partitions;	/* max_partitions of them */
 } SaggSlot;
 
 /*
- * A database that commands need for themselves.
+ * A database that commands need for themselves: streams there are paused.
  */
 typedef struct SaggHeldDatabase
 {
 	Oid			database;
-	int			holders;		/* backends */
+	int			holders;		/* number of backends that hold it */
 } SaggHeldDatabase;
 
 typedef struct SaggShared
 {
 	LWLock	   *lock;			/* the slots, and the next */
-	uint64		changes;		/* made to slots by transactions, so far */
+	uint64		changes;		/* changes that transactions have made to slots
+								 * so far */
 	SaggCrashLog crash_log;
-	SaggMark	launcher_mark;	/* only the launcher writes it */
+	SaggMark	launcher_mark;	/* written by the launcher only */
 	int			store_tranche;
 
-	slock_t		mutex;			/* what follows */
+	slock_t		mutex;			/* the following fields */
 	Latch	   *launcher;
-	int			ndirty;			/* databases to look at; more than fit: all */
+	int			ndirty;			/* databases to scan; when more than fit: all */
 	Oid			dirty[SAGG_DIRTY_DATABASES];
 	int			nheld;			/* databases that commands need for themselves */
 	SaggHeldDatabase held[SAGG_HELD_DATABASES];
 	int			nwaiting;		/* databases with streams that wait for a slot;
-								 * more than fit: all */
+								 * when more than fit: all */
 	Oid			waiting[SAGG_DIRTY_DATABASES];
-	TimestampTz missing_warned; /* when the log last said so, 0 = never */
-	int			missing_count;	/* and of how many */
+	TimestampTz missing_warned; /* when the log last reported waiting streams,
+								 * 0 = never */
+	int			missing_count;	/* and how many it reported */
 	int			streams_per_role;	/* stream_agg.max_streams_per_role as
 									 * configured, for roles without their own */
 
-	ConditionVariable slots_changed;	/* a scout has been there, a worker has
-										 * ended */
+	ConditionVariable slots_changed;	/* a scout has finished, or a worker
+										 * has ended */
 	int			nslots;
 	SaggSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } SaggShared;
@@ -190,16 +204,16 @@ extern SaggShared *sagg_shared;
 /* first delay before a retry; doubles up to stream_agg.max_retry_delay */
 #define SAGG_FIRST_RETRY_DELAY_MS	100
 
-/* how a worker's life ended, for the launcher */
+/* how a worker ended, for the launcher */
 typedef enum SaggExit
 {
 	SAGG_EXIT_DIED,				/* unexpectedly: start it again, later */
-	SAGG_EXIT_STOPPED,			/* as told, or failed for good */
-	SAGG_EXIT_GONE,				/* the stream is not there any more */
+	SAGG_EXIT_STOPPED,			/* as requested, or failed for good */
+	SAGG_EXIT_GONE,				/* the stream does not exist any more */
 	SAGG_EXIT_CHANGED			/* look at the catalog again */
 } SaggExit;
 
-/* slots.c; "slot" functions expect the caller to hold sagg_shared->lock */
+/* shared_slots.c; "slot" functions expect the caller to hold sagg_shared->lock */
 extern SaggSlot *sagg_slot_find(Oid database, Oid view);
 extern SaggSlot *sagg_slot_allocate(Oid database, Oid view);
 extern void sagg_slot_free(SaggSlot *slot);
@@ -225,7 +239,7 @@ extern void sagg_slot_freed(void);
 extern void sagg_slot_placed(SaggSlot *slot);
 extern void sagg_warn_of_missing_slots(int crowded, int limited);
 
-/* label.c */
+/* database_label.c */
 extern void sagg_label_database(void);
 extern List *sagg_labelled_databases(void);
 
@@ -246,9 +260,9 @@ typedef struct SaggStreamChange
 	char		reader[NAMEDATALEN];
 	Oid			source;
 	Oid			sink;
-	int			limit;			/* of the owner's streams */
+	int			limit;			/* view of one of the owner's streams */
 	int			level;			/* nesting level of its transaction */
-	struct SaggStreamChange *before;	/* of a lower level; NULL for none */
+	struct SaggStreamChange *before;	/* change at a lower level; NULL = none */
 } SaggStreamChange;
 
 extern void sagg_changes_init(void);
@@ -257,7 +271,7 @@ extern SaggStreamChange *sagg_change_of(Oid view);
 extern const List *sagg_changes(void);
 extern void sagg_changes_forget(void);
 
-/* notify.c */
+/* commit_hooks.c */
 extern void sagg_start_stream_at_commit(const SaggStream *stream);
 extern void sagg_lock_stream(Oid view);
 extern void sagg_lock_micro_batch(Oid view);

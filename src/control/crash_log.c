@@ -1,26 +1,28 @@
 /*-------------------------------------------------------------------------
  *
  * crash_log.c
- *	  Which streams have crashed the server: found out when it has happened,
- *	  and kept over restarts.
+ *	  Records which streams have crashed the server.  The log survives
+ *	  restarts.
  *
- * The postmaster answers the crash of a process by SIGQUIT to all others, and
- * tells them why.  A worker notes in its slot that it has been told.  So when no
- * process is left, a slot that still has one but was not told is that of the
- * worker that has ended by itself: its stream is to blame.  Where that is nobody's
- * - a client's backend has crashed, say - streams that were in a micro-batch are
- * suspects: their batch may have made the other process crash.  The mark in a slot
- * also has the record that a scan of the batch was at, for poison.c.
+ * When a process crashes, the postmaster sends SIGQUIT to all others, with the
+ * reason.  A worker notes in its slot that it received the signal.  So when no
+ * process is left, a slot that still has a process but received no signal
+ * belongs to the worker that crashed: its stream is to blame.  If there is no
+ * such slot (for example, the backend of a client has crashed), streams that
+ * were in a micro-batch are suspects: their batch may have made the other
+ * process crash.  The mark in a slot also holds the record that a scan of the
+ * batch was reading, for poison.c.
  *
- * That is worked out in the postmaster, between the end of the last process and
- * the start of the next, and written to a file, as pg_stat_statements does: the
- * shared memory goes, and the postmaster may.  The file is in a directory that
- * base backups and pg_rewind leave out: another server has its own crashes.
+ * That is worked out in the postmaster, between the end of the last process
+ * and the start of the next, and written to a file, as pg_stat_statements
+ * does: the shared memory is gone after that, and the postmaster may be.  The
+ * file is in a directory that base backups and pg_rewind leave out: another
+ * server has its own crashes.
  *
- * What becomes of the streams is up to crash_pause.c.
+ * crash_pause.c decides when the streams start again.
  *
- * Never: an error that would keep the server from starting or stopping; trust in
- * shared memory that a crashed process has left.
+ * Never raises an error that would keep the server from starting or stopping,
+ * and never trusts shared memory that a crashed process has left.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,13 +45,16 @@
 #define CRASH_FILE			PG_STAT_TMP_DIR "/stream_agg_crashes"
 #define CRASH_FILE_MAGIC	0x5A6C0002
 
-/* a stream's pause doubles up to this, or stays at the first one if longer */
+/*
+ * a stream's pause doubles up to this, or stays at the first pause if that is
+ * longer
+ */
 #define LONGEST_PAUSE_MS	(5 * 60 * 1000)
 
 typedef struct CrashFile
 {
 	uint32		magic;
-	pg_crc32c	crc;			/* of the rest */
+	pg_crc32c	crc;			/* checksum of what follows */
 	SaggCrashLog log;
 } CrashFile;
 
@@ -57,8 +62,8 @@ typedef struct CrashFile
 static SaggMark *my_mark = NULL;
 
 /*
- * SIGQUIT: note why, then end as any process of the server does.  What a process
- * is sent by anybody but the postmaster is an end of its own.
+ * SIGQUIT: note why, then end as any process of the server does.  SIGQUIT from
+ * anybody but the postmaster counts as a crash of this process.
  */
 static void
 told_to_quit(SIGNAL_ARGS)
@@ -69,8 +74,8 @@ told_to_quit(SIGNAL_ARGS)
 }
 
 /*
- * This process, which has just begun, uses "mark" from now on.  "view" is that of
- * its stream, InvalidOid for the launcher.
+ * Use "mark" for this process, which has just begun.  "view" is that of its
+ * stream, InvalidOid for the launcher.
  */
 void
 sagg_mark_begin(SaggMark *mark, Oid view)
@@ -87,7 +92,7 @@ sagg_mark_begin(SaggMark *mark, Oid view)
 }
 
 /*
- * The process ends in good order.
+ * The process ends normally.
  */
 void
 sagg_mark_end(void)
@@ -99,7 +104,7 @@ sagg_mark_end(void)
 }
 
 /*
- * The worker begins a micro-batch, or (-1) is out of it.
+ * The worker begins a micro-batch, or (-1) has left it.
  */
 void
 sagg_mark_batch(int64 batch)
@@ -110,7 +115,7 @@ sagg_mark_batch(int64 batch)
 }
 
 /*
- * The worker works for this one of several streams.
+ * The worker, which runs several streams, now works for this one.
  */
 void
 sagg_mark_stream(Oid view)
@@ -119,7 +124,8 @@ sagg_mark_stream(Oid view)
 }
 
 /*
- * Those of the times that are not older than stream_agg.crash_window.
+ * Keep those of the times that are not older than stream_agg.crash_window;
+ * returns how many.
  */
 static void
 forget_old_times(SaggCrashTimes *times, TimestampTz now)
@@ -144,8 +150,8 @@ add_time(SaggCrashTimes *times, TimestampTz now)
 }
 
 /*
- * The record of a stream, or NULL.  The caller holds SaggShared->lock or is the
- * postmaster.
+ * Returns the entry of a stream in the crash log, or NULL.  The caller holds
+ * SaggShared->lock or is the postmaster.
  */
 SaggCrashes *
 sagg_crashes_find(Oid database, Oid view)
@@ -161,9 +167,9 @@ sagg_crashes_find(Oid database, Oid view)
 }
 
 /*
- * The record that the worker of a stream of this database was at when it crashed
- * the server, if the last time was in "batch".  Returns how many crashes in a row
- * were at that record; 0 if it is not known.
+ * Find the record that the worker of a stream of this database was reading
+ * when it last crashed the server, if that was in "batch".  Returns how many
+ * crashes in a row were at that record; 0 if it is not known.
  */
 int
 sagg_crashes_at_record(Oid view, int64 batch, SaggPlace *place)
@@ -188,7 +194,7 @@ sagg_crashes_at_record(Oid view, int64 batch, SaggPlace *place)
 }
 
 /*
- * Records that say nothing any more.
+ * Remove entries that have become meaningless.
  */
 static void
 forget_old_streams(SaggCrashLog *log, TimestampTz now)
@@ -207,8 +213,8 @@ forget_old_streams(SaggCrashLog *log, TimestampTz now)
 }
 
 /*
- * The record of a stream, a new one if there is none.  If there is no room the
- * oldest has to go.
+ * Returns the entry of a stream, a new one if there is none.  If there is no
+ * room, the oldest entry is dropped.
  */
 static SaggCrashes *
 record_of(SaggCrashLog *log, Oid database, Oid view)
@@ -227,7 +233,8 @@ record_of(SaggCrashLog *log, Oid database, Oid view)
 }
 
 /*
- * How long a stream waits after so many crashes: twice as long each time.
+ * Returns how long a stream waits after this many crashes: twice as long each
+ * time.
  */
 static int
 pause_after(int crashes)
@@ -237,7 +244,8 @@ pause_after(int crashes)
 }
 
 /*
- * Which record was it at, by the memory that a crashed process has left?
+ * Find the record that a crashed process was reading, from the memory it has
+ * left.
  */
 static void
 note_record(SaggCrashes *stream, const SaggScanMark *at)
@@ -298,7 +306,7 @@ blame(SaggCrashLog *log, const SaggSlot *of_worker, const SaggMark *mark, Timest
 }
 
 /*
- * Nobody is to blame: those in a micro-batch start one after the other.
+ * No stream is to blame: those in a micro-batch start one after the other.
  */
 static void
 suspect(SaggCrashLog *log, const SaggSlot *slot, int nth)
@@ -315,7 +323,7 @@ has_crashed(const SaggMark *mark)
 }
 
 /*
- * The mark of the slot's process that has crashed the server, or NULL.
+ * Returns the mark of the slot's process that has crashed the server, or NULL.
  */
 static const SaggMark *
 culprit(const SaggSlot *slot)
@@ -324,14 +332,15 @@ culprit(const SaggSlot *slot)
 		return NULL;
 	if (has_crashed(&slot->mark))
 		return &slot->mark;
-	/* another stream may have got the slot since */
+	/* another stream may have got the slot meanwhile */
 	if (slot->observer_mark.view == slot->view && has_crashed(&slot->observer_mark))
 		return &slot->observer_mark;
 	return NULL;
 }
 
 /*
- * What a process was told when it was ended, PMQUIT_NOT_SENT if no process was.
+ * Returns the reason that the postmaster gave a process when it ended it;
+ * PMQUIT_NOT_SENT if it gave none.
  */
 static int
 what_they_were_told(void)
@@ -351,7 +360,7 @@ what_they_were_told(void)
 }
 
 /*
- * The server has crashed, and no process is left.
+ * The server has crashed, and no process is left: update the log.
  */
 static void
 note_crash(SaggCrashLog *log)
@@ -371,7 +380,7 @@ note_crash(SaggCrashLog *log)
 			continue;
 		if (!culprit(slot) && slot->mark.activity == SAGG_IN_BATCH)
 			suspects++;
-		/* it had come back from the last one */
+		/* it had recovered from the previous crash */
 		stream = sagg_crashes_find(slot->database, slot->view);
 		if (stream)
 			stream->pause_ms = 0;
@@ -394,7 +403,7 @@ note_crash(SaggCrashLog *log)
 }
 
 /*
- * The server has been stopped: whatever was to wait need not any more.
+ * The server has been stopped: pauses are no longer needed.
  */
 static void
 note_stop(SaggCrashLog *log)
@@ -418,8 +427,8 @@ checksum(const CrashFile *file)
 }
 
 /*
- * Write the log to its file, durably; failure is told in the server's log.  For
- * the launcher, with a copy of its own, and the postmaster.
+ * Write the log to its file, durably; a failure is reported in the server's
+ * log.  For the launcher, with a copy of its own, and the postmaster.
  */
 void
 sagg_crash_log_save(const SaggCrashLog *log)
@@ -460,7 +469,7 @@ is_sound(const CrashFile *content)
 }
 
 /*
- * Read the file.  One that is not there is an empty log.
+ * Read the file.  A missing file is an empty log.
  */
 static void
 load(void)
@@ -487,7 +496,8 @@ load(void)
 }
 
 /*
- * In the postmaster, whose children are gone: the shared memory is about to go.
+ * In the postmaster, whose children have ended: the shared memory is about to
+ * be released.
  */
 static void
 at_shared_memory_exit(int code, Datum arg)
@@ -495,7 +505,7 @@ at_shared_memory_exit(int code, Datum arg)
 	SaggCrashLog *log = &sagg_shared->crash_log;
 	int			told = what_they_were_told();
 
-	/* as a crashed process may have left it */
+	/* it may be damaged by the crashed process */
 	if (log->nstreams < 0 || log->nstreams > SAGG_CRASH_STREAMS ||
 		log->unexplained.n < 0 || log->unexplained.n > SAGG_CRASH_TIMES)
 		return;
@@ -507,8 +517,8 @@ at_shared_memory_exit(int code, Datum arg)
 }
 
 /*
- * Called when shared memory is made: the log as the last server, or this one
- * before its crash, has left it.
+ * Called when shared memory is created: load the log as the last server, or
+ * this one before its crash, has left it.
  */
 void
 sagg_crash_log_init(void)

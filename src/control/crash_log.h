@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * crash_log.h
- *	  What shared memory, and a file, know of crashes of the server.
+ *	  What shared memory and a file hold about crashes of the server.
  *
  * For worker/ only.
  *
@@ -14,7 +14,7 @@
 
 struct SaggSlot;
 
-/* what a process does, as it says itself: crash_log.c */
+/* what a process does, as it reports itself: crash_log.c */
 typedef enum SaggActivity
 {
 	SAGG_NO_PROCESS,
@@ -22,14 +22,16 @@ typedef enum SaggActivity
 	SAGG_IN_BATCH
 } SaggActivity;
 
-/* written by the process alone, read when no process is left */
+/* written by this process only, read when no process is left */
 typedef struct SaggMark
 {
 	volatile SaggActivity activity;
-	volatile int told;			/* to quit, and why: a QuitSignalReason */
-	volatile Oid view;			/* of the stream it works for */
-	volatile int64 batch;		/* -1 = none */
-	SaggScanMark record;		/* of the batch, that a scan is at */
+	volatile int told;			/* whether it was told to quit, and why: a
+								 * QuitSignalReason */
+	volatile Oid view;			/* view of the stream it works for */
+	volatile int64 batch;		/* batch it is in; -1 = none */
+	SaggScanMark record;		/* number, in the batch, of the record that a
+								 * scan is reading */
 } SaggMark;
 
 #define SAGG_CRASH_TIMES		100 /* at least the largest max_crashes */
@@ -38,38 +40,42 @@ typedef struct SaggMark
 typedef struct SaggCrashTimes
 {
 	int			n;
-	TimestampTz at[SAGG_CRASH_TIMES];	/* oldest first */
+	TimestampTz at[SAGG_CRASH_TIMES];	/* times of crashes, oldest first */
 } SaggCrashTimes;
 
-/* crashes of the server by one stream, or one that it may have to do with */
+/* the crashes of the server that one stream has caused, or may have caused */
 typedef struct SaggCrashes
 {
 	Oid			database;
-	Oid			view;			/* with database: the key */
-	bool		failed;			/* not to be started but by start_stream */
-	int			pause_ms;		/* from the start of the server, 0 = none */
-	int			ntimes;			/* as of the last crash, for messages */
+	Oid			view;			/* key, together with "database" */
+	bool		failed;			/* failed: only start_stream starts it again */
+	int			pause_ms;		/* milliseconds from the start of the server, 0
+								 * = none */
+	int			ntimes;			/* name as of the last crash, for messages */
 	TimestampTz last;
-	int64		batch;			/* in which the last one was, -1 = in none */
-	int			nrecord;		/* how many in a row, up to the last one, were at
-								 * one record; 0 = it was at none */
+	int64		batch;			/* batch in which the last crash was, -1 = in
+								 * none */
+	int			nrecord;		/* consecutive crashes at one record, up to the
+								 * last one; 0 = it was at none */
 	char		topic[SAGG_TOPIC_SIZE]; /* that record */
 	int32		partition;
 	int64		offset;
-	SaggCrashTimes times;		/* of those that it is to blame for */
+	SaggCrashTimes times;		/* crashes that it is to blame for */
 } SaggCrashes;
 
 typedef struct SaggCrashLog
 {
-	bool		fresh;			/* no launcher has started since the last one */
-	bool		changed;		/* since the file was written */
+	bool		fresh;			/* the server has crashed, and no launcher has
+								 * started since then */
+	bool		changed;		/* changed since the file was written */
 	int			delay_ms;		/* how long all streams wait then */
-	TimestampTz resumed;		/* when the launcher has started after it, 0 = none
-								 * in the life of this shared memory */
-	SaggCrashTimes unexplained; /* crashes that no stream is to blame for, with
-								 * streams in micro-batches */
+	TimestampTz resumed;		/* when the launcher started after the crash; 0
+								 * = it has not, in the life of this shared
+								 * memory */
+	SaggCrashTimes unexplained; /* crashes that no stream is to blame for,
+								 * while streams were in micro-batches */
 	int			nstreams;
-	SaggCrashes streams[SAGG_CRASH_STREAMS];	/* oldest first as a rule */
+	SaggCrashes streams[SAGG_CRASH_STREAMS];	/* usually oldest first */
 } SaggCrashLog;
 
 /* crash_log.c */

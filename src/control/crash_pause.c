@@ -1,22 +1,22 @@
 /*-------------------------------------------------------------------------
  *
  * crash_pause.c
- *	  What the crash log means for streams: who starts when after a crash of
- *	  the server, and who not at all.
+ *	  Decides, from the crash log, which streams start when after a crash of
+ *	  the server, and which do not start at all.
  *
  * After a crash no worker starts for stream_agg.crash_restart_delay, so that
- * clients come in between crashes, and settings can be changed.  A stream that has
+ * clients can connect between crashes and change settings.  A stream that has
  * crashed the server waits longer, twice as long each time, so that the others
- * work meanwhile.  Where no stream is to blame that holds for all that were in a
- * micro-batch, which start one after the other.  The stream that has crashed the
- * server stream_agg.max_crashes
- * times within stream_agg.crash_window has failed, whatever its on_error says,
- * until start_stream; a restart of the server does not change that.
+ * can work meanwhile.  If no stream is to blame, that holds for all streams
+ * that were in a micro-batch, which start one after the other.  The stream
+ * that has crashed the server stream_agg.max_crashes times within
+ * stream_agg.crash_window has failed, whatever its on_error says, until
+ * start_stream; a restart of the server does not change that.
  *
  * All of it is a property of the slot from the moment it is made, so launcher,
- * scouts and the leads of shared readers need not know of crashes.
+ * scouts and the leaders of shared readers need not know about crashes.
  *
- * Callers hold SaggShared->lock unless it says otherwise.
+ * Callers hold SaggShared->lock, unless the function says otherwise.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,7 +27,8 @@
 #include "control.h"
 
 /*
- * The launcher has come up: pauses are counted from here.  Takes the lock itself.
+ * The launcher has started: pauses are counted from now.  Takes the lock
+ * itself.
  */
 void
 sagg_crash_pause_begin(void)
@@ -81,8 +82,8 @@ tell_paused(SaggSlot *slot, const SaggCrashes *stream)
 }
 
 /*
- * A slot has been made for a stream: when may it start, if at all?  Cannot fail:
- * transaction callbacks use it.
+ * A slot has been made for a stream: set when the stream may start, if at all.
+ * Cannot fail: transaction callbacks use it.
  */
 void
 sagg_crash_pause_slot(SaggSlot *slot)
@@ -92,7 +93,7 @@ sagg_crash_pause_slot(SaggSlot *slot)
 	TimestampTz from = log->resumed;
 	int			pause_ms = Max(log->delay_ms, stream ? stream->pause_ms : 0);
 
-	/* before the launcher has come up */
+	/* before the launcher has started */
 	if (log->fresh)
 		from = GetCurrentTimestamp();
 	slot->paused_until = from == 0 ? 0 : TimestampTzPlusMilliseconds(from, pause_ms);
@@ -107,8 +108,7 @@ sagg_crash_pause_slot(SaggSlot *slot)
 }
 
 /*
- * The stream is started by hand, or dropped: what it has done counts no more.
- * Cannot fail.
+ * The stream is started by hand, or dropped: forget its crashes.  Cannot fail.
  */
 void
 sagg_crashes_forget(Oid database, Oid view)
@@ -126,7 +126,7 @@ sagg_crashes_forget(Oid database, Oid view)
 }
 
 /*
- * The same for all streams of databases that are not among these.
+ * Forget the crashes of all streams of databases that are not among these.
  */
 void
 sagg_crashes_forget_others(const List *databases)
@@ -143,8 +143,8 @@ sagg_crashes_forget_others(const List *databases)
 }
 
 /*
- * For the launcher: what sessions have forgotten is to stay so.  Takes the lock
- * itself, and does not hold it while writing.
+ * For the launcher: write to the file what sessions have removed from the log.
+ * Takes the lock itself, and does not hold it while writing.
  */
 void
 sagg_crash_pause_save(void)

@@ -1,21 +1,21 @@
 /*-------------------------------------------------------------------------
  *
  * database_commands.c
- *	  Commands on whole databases are not in the way of streams, nor streams
- *	  in theirs.
+ *	  Lets DROP, ALTER and CREATE DATABASE run while streams are active, by
+ *	  pausing the workers of the database.
  *
- * DROP DATABASE, ALTER DATABASE ... RENAME and SET TABLESPACE, and CREATE
- * DATABASE ... TEMPLATE fail while anybody is connected to the database, and
+ * DROP DATABASE, ALTER DATABASE ...  RENAME and SET TABLESPACE, and CREATE
+ * DATABASE ...  TEMPLATE fail while anybody is connected to the database, as
  * workers are.  So such a command holds the database first: its workers end
- * after the batch at hand, one in a long batch is terminated, and neither
- * launcher nor scouts start others until the transaction of the command ends,
- * whichever way.  Then its streams go on, if the database is still there.
+ * after their current batch, or are terminated if that takes long, and neither
+ * launcher nor scouts start others until the transaction of the command
+ * commits or aborts.  Then its streams continue, if the database still exists.
  *
- * Only who may run the command holds: a command that fails for want of a
- * privilege must not stop anybody's streams.
+ * Only a user who may run the command holds the database: a command that fails
+ * for lack of privilege must not stop anybody's streams.
  *
- * Never: a lock held while waiting.  What is left connected after the wait is
- * the server's to complain about.
+ * No lock is held while waiting.  If sessions are still connected after the
+ * wait, the server raises its own error.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,11 +39,14 @@
 
 #include "control.h"
 
-/* how long a worker may go on with the batch at hand, and then to die */
+/*
+ * how long a worker may continue its current batch, and how long it then has
+ * to exit
+ */
 #define FINISH_BATCH_MS		5000
 #define TERMINATE_MS		5000
 
-/* how often to look, for a worker that dies before it has attached */
+/* interval of polling, for a worker that dies before it has attached */
 #define LOOK_AGAIN_MS		200
 
 static ProcessUtility_hook_type prev_process_utility = NULL;
@@ -52,8 +55,8 @@ static ProcessUtility_hook_type prev_process_utility = NULL;
 static Oid	held_database = InvalidOid;
 
 /*
- * Whether a command holds the database.  Cheap enough for every wait of a
- * worker.
+ * Returns whether a command holds the database.  Cheap enough to call in every
+ * wait of a worker.
  */
 bool
 sagg_database_held(Oid database)
@@ -68,8 +71,8 @@ sagg_database_held(Oid database)
 }
 
 /*
- * Hold a database.  One that others hold, waiting for its lock, has one entry.
- * Returns false if too many are held already.
+ * Hold a database.  Backends that hold the same one, waiting for its lock,
+ * share an entry.  Returns false if too many databases are held already.
  */
 static bool
 hold(Oid database)
@@ -96,7 +99,7 @@ hold(Oid database)
 }
 
 /*
- * Let go of what this backend holds; the launcher looks at the database again.
+ * Release what this backend holds; the launcher looks at the database again.
  * Cannot fail: transaction callbacks use it.
  */
 static void
@@ -123,15 +126,15 @@ release(void)
 static void
 on_transaction(XactEvent event, void *arg)
 {
-	/* a prepared transaction may stay for days, so it holds nothing */
+	/* a prepared transaction may last for days, so it holds nothing */
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
 		event == XACT_EVENT_PREPARE)
 		release();
 }
 
 /*
- * Workers of a database that run or are being started; their latches are set,
- * and with "signal" they are sent it.
+ * Returns the number of workers of a database that run or are being started.
+ * Sets their latches; with "signal", also sends them that signal.
  */
 static int
 call_workers(Oid database, int signal)
@@ -161,7 +164,8 @@ call_workers(Oid database, int signal)
 }
 
 /*
- * Wait until the database has no workers, for a time; returns whether so.
+ * Wait, for a limited time, until the database has no workers; returns whether
+ * it has none.
  */
 static bool
 wait_for_workers(Oid database, int timeout_ms)
@@ -214,8 +218,8 @@ find_option(List *options, const char *name)
 }
 
 /*
- * Whether the user has CREATEDB.  (The server's own function is not there in
- * all minor versions.)
+ * Returns whether the user has CREATEDB.  (The server's own function does not
+ * exist in all minor versions.)
  */
 static bool
 may_create_databases(void)
@@ -234,8 +238,8 @@ may_create_databases(void)
 }
 
 /*
- * Whether the user may copy a database: a template everybody who may create
- * databases, others their owner.
+ * Returns whether the user may copy a database: anybody who may create
+ * databases can copy a template, and only the owner another database.
  */
 static bool
 may_copy(Oid database)
@@ -256,7 +260,8 @@ may_copy(Oid database)
 }
 
 /*
- * The database that CREATE DATABASE copies, if the command may get as far.
+ * Returns the database that CREATE DATABASE copies; InvalidOid if the command
+ * would fail before that.
  */
 static Oid
 copied_database(const CreatedbStmt *stmt)
@@ -273,8 +278,8 @@ copied_database(const CreatedbStmt *stmt)
 }
 
 /*
- * The database that a command drops or alters, likewise; that is never the
- * session's own.
+ * Returns the database that a command drops or alters; InvalidOid if the
+ * command would fail before that.  It is never the session's own.
  */
 static Oid
 altered_database(const char *name)
@@ -288,8 +293,8 @@ altered_database(const char *name)
 }
 
 /*
- * The database that a command needs for itself and that the user may have it
- * do so; InvalidOid for any other command.
+ * Returns the database that a command needs for itself, if the user has the
+ * privilege; InvalidOid for any other command.
  */
 static Oid
 database_of_command(Node *stmt)
@@ -321,7 +326,7 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 				QueryEnvironment *environment, DestReceiver *dest,
 				QueryCompletion *qc)
 {
-	/* within a transaction block these commands fail, all but RENAME */
+	/* within a transaction block these commands fail, except RENAME */
 	if (context == PROCESS_UTILITY_TOPLEVEL &&
 		(IsA(pstmt->utilityStmt, RenameStmt) || !IsInTransactionBlock(true)))
 	{

@@ -3,11 +3,12 @@
  * drop_extension.c
  *	  DROP EXTENSION stream_agg stops the streams of the database first.
  *
- * The command locks all that it is about to drop, tables that micro-batches use
- * among it, before it drops any, and only then do workers hear of it (notify.c).
- * It would wait for a micro-batch that does not end.  So the streams are stopped as
- * stop_stream does it, with stream_agg.stop_timeout, until the end of the
- * transaction; if that aborts they go on.
+ * The command locks everything that it will drop, including tables that
+ * micro-batches use, before it drops any of it; workers learn about it only
+ * then (commit_hooks.c).  It would wait for a micro-batch that does not end.
+ * So the streams are stopped as stop_stream does it, with
+ * stream_agg.stop_timeout, until the end of the transaction; if that aborts,
+ * they continue.
  *
  * Only superusers can drop the extension, so only they stop anything here.
  *
@@ -38,8 +39,8 @@ drops_extension(Node *stmt)
 }
 
 /*
- * Views of the streams of this database that have a worker, in the current memory
- * context.
+ * Returns the views of the streams of this database that have a worker, in the
+ * current memory context.
  */
 static List *
 running_streams(void)

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * failpoint_audit.c
- *	  What the fault tests ask of shared memory.  For libraries built with
- *	  "make FAILPOINTS=1" only; the tests declare the functions.
+ *	  Functions by which the fault tests inspect shared memory.  For libraries
+ *	  built with "make FAILPOINTS=1" only; the tests declare the functions.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,14 +20,14 @@ PG_FUNCTION_INFO_V1(stream_agg_failpoint_segment);
 /*
  * failpoint_store(query regclass, OUT handle bigint, OUT in_batch bool, OUT
  * batch bigint, OUT bytes bigint, OUT objects bigint, OUT reachable bigint,
- * OUT deaths int).  All but deaths are null if the stream has no store.
+ * OUT deaths int).  All but crashes are null if the stream has no store.
  */
 Datum
 stream_agg_failpoint_store(PG_FUNCTION_ARGS)
 {
 	Oid			view = PG_GETARG_OID(0);
 	dsa_handle	handle = DSM_HANDLE_INVALID;
-	int			deaths = 0;
+	int			crashes = 0;
 	SaggSlot   *slot;
 	SaggStoreAudit audit;
 	TupleDesc	tupdesc;
@@ -41,7 +41,7 @@ stream_agg_failpoint_store(PG_FUNCTION_ARGS)
 	if (slot)
 	{
 		handle = slot->store;
-		deaths = slot->deaths;
+		deaths = slot->crashes;
 	}
 	LWLockRelease(sagg_shared->lock);
 
@@ -60,7 +60,8 @@ stream_agg_failpoint_store(PG_FUNCTION_ARGS)
 }
 
 /*
- * failpoint_segment(handle bigint): whether such a store still takes memory.
+ * failpoint_segment(handle bigint): returns whether such a store still takes
+ * memory.
  */
 Datum
 stream_agg_failpoint_segment(PG_FUNCTION_ARGS)

@@ -1,18 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * role_limit.c
- *	  How many streams of one role have a place: stream_agg.max_streams_per_role.
+ *	  Limits the streams of one role: stream_agg.max_streams_per_role.
  *
  * Streams of all databases share the slots, the background workers and the
  * shared memory of a server.  A role that is no superuser has no more of them
- * than its limit: create_stream and start_stream refuse one more, and a stream
- * that comes to be otherwise (transactions at the same time, a lower limit, a
- * new owner) gets no slot and waits.  The limit is that of the stream's owner,
- * whoever asks: what ALTER ROLE says about it, else what the configuration
- * says, never what a session has set.
+ * than its limit: create_stream and start_stream reject one more, and a stream
+ * that exceeds it otherwise (concurrent transactions, a lower limit, a new
+ * owner) gets no slot and waits.  The limit is that of the stream's owner,
+ * regardless of who calls: the setting by ALTER ROLE, otherwise by the
+ * configuration, never the one of a session.
  *
- * Of databases with streams that wait for a slot it is remembered that they
- * do; scouts go there when a slot becomes free.
+ * Databases with streams that wait for a slot are remembered; scouts visit
+ * them when a slot becomes free.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,17 +42,20 @@
 
 #define SETTING			"stream_agg.max_streams_per_role"
 
-/* workers that the server and stream_agg itself need: the launcher of logical
- * replication, that of streams */
+/*
+ * workers that the server and stream_agg need for themselves: the launcher of
+ * logical replication, and that of streams
+ */
 #define OTHER_WORKERS	2
 
-/* how often the log says that streams wait */
+/* how often the log reports that streams wait */
 #define WARNING_INTERVAL_MS	60000
 
 PG_FUNCTION_INFO_V1(stream_agg_waiting_reason);
 
 /*
- * What a row of pg_db_role_setting says of the setting; false if nothing.
+ * Returns what a row of pg_db_role_setting says about the setting; false if
+ * nothing.
  */
 static bool
 setting_in(Datum settings, int *value)
@@ -75,8 +78,8 @@ setting_in(Datum settings, int *value)
 }
 
 /*
- * What ALTER ROLE or ALTER DATABASE says of the setting for sessions of "role"
- * in this database.
+ * Returns what ALTER ROLE or ALTER DATABASE says about the setting for
+ * sessions of "role" in this database.
  */
 static bool
 role_setting(Oid role, int *value)
@@ -112,8 +115,8 @@ role_setting(Oid role, int *value)
 }
 
 /*
- * Three quarters of the streams that can run at once, for which there are
- * workers too; at least 1.
+ * Returns the default: three quarters of the streams that can run at once,
+ * counting only those for which there are background workers; at least 1.
  */
 static int
 automatic_limit(void)
@@ -124,9 +127,9 @@ automatic_limit(void)
 }
 
 /*
- * How many streams of a role can have a slot, in all databases together;
- * INT_MAX for superusers.  In a transaction, connected to the database whose
- * streams it is about.
+ * Returns how many streams of a role can have a slot, in all databases
+ * together; INT_MAX for superusers.  Runs in a transaction, connected to the
+ * database whose streams are concerned.
  */
 int
 sagg_role_limit(Oid role)
@@ -145,8 +148,8 @@ sagg_role_limit(Oid role)
 }
 
 /*
- * How many streams of a role have a slot and shall run, those that have failed
- * among them.  The caller holds the lock.
+ * Returns how many streams of a role have a slot and shall run, including
+ * those that have failed.  The caller holds the lock.
  */
 int
 sagg_role_streams(Oid role)
@@ -164,9 +167,9 @@ sagg_role_streams(Oid role)
 }
 
 /*
- * The slot of a stream that is to run, made if there is none; NULL if the limit
- * of its owner or the number of slots leaves no place.  A slot that the stream
- * has kept from before then becomes free.  The caller holds the lock.
+ * Returns the slot of a stream that shall run, made if there is none; NULL if
+ * the limit of its owner or the number of slots leaves no place.  In that case
+ * a slot that the stream still had becomes free.  The caller holds the lock.
  */
 SaggSlot *
 sagg_role_slot(Oid view, Oid owner, int limit)
@@ -183,8 +186,8 @@ sagg_role_slot(Oid view, Oid owner, int limit)
 }
 
 /*
- * Raise configuration_limit_exceeded if a role has "n" streams that are to run,
- * and no more of them can.
+ * Raise configuration_limit_exceeded if a role has "n" streams that shall run,
+ * and its limit allows no more.
  */
 void
 sagg_role_check(Oid role, int n, int limit)
@@ -203,9 +206,9 @@ sagg_role_check(Oid role, int n, int limit)
 }
 
 /*
- * The setting as the configuration has it, which only the launcher sees for
- * certain: it is nobody's session.  A change may give place to streams that
- * wait.
+ * Publish the setting as the configuration has it.  Only the launcher sees
+ * that for certain, because it is nobody's session.  A change may make room
+ * for streams that wait.
  */
 void
 sagg_role_limit_configured(void)
@@ -221,8 +224,8 @@ sagg_role_limit_configured(void)
 }
 
 /*
- * A stream of this database waits for a slot.  Cannot fail: transaction
- * callbacks use it.
+ * Remember that a stream of this database waits for a slot.  Cannot fail:
+ * transaction callbacks use it.
  */
 void
 sagg_slot_missing(void)
@@ -240,8 +243,8 @@ sagg_slot_missing(void)
 }
 
 /*
- * A slot has become free, or a stream does not want its own any more: have
- * scouts visit the databases where streams wait for one.  Cannot fail.
+ * A slot has become free, or a stream no longer wants its own: have scouts
+ * visit the databases where streams wait for one.  Cannot fail.
  */
 void
 sagg_slot_freed(void)
@@ -262,8 +265,8 @@ sagg_slot_freed(void)
 }
 
 /*
- * A stream that has waited for a worker has one: that was its last error.  The
- * caller holds the lock.
+ * A stream that has waited for a worker has one: clear the error that said so.
+ * The caller holds the lock.
  */
 void
 sagg_slot_placed(SaggSlot *slot)
@@ -276,9 +279,9 @@ sagg_slot_placed(SaggSlot *slot)
 }
 
 /*
- * Of a scout's streams "crowded" have found no free slot, and "limited" were
- * kept from one by the limit of their owner.  The log says so once in a while,
- * and when they have become twice as many; pg_stat_stream_agg shows it of each.
+ * Of a scout's streams, "crowded" found no free slot, and "limited" were over
+ * the limit of their owner.  The log reports it from time to time, and when
+ * the number has doubled; pg_stat_stream_agg shows it for each stream.
  */
 void
 sagg_warn_of_missing_slots(int crowded, int limited)
@@ -329,8 +332,8 @@ has_free_slot(void)
 
 /*
  * waiting_reason(owner oid): why a stream of this owner that shall run has no
- * slot.  NULL if there is a place: then a scout has not been there yet; and to
- * those who may not see the owner's streams.
+ * slot.  NULL if there is room, which means that a scout has not been there
+ * yet; NULL also for those who may not see the owner's streams.
  */
 Datum
 stream_agg_waiting_reason(PG_FUNCTION_ARGS)

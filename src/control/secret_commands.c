@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * secret_commands.c
- *	  Statements that hold secrets do not go into the log when they fail.
+ *	  Keeps statements that hold secrets out of the server's log when they
+ *	  fail.
  *
  * CREATE and ALTER USER MAPPING hold passwords and keys, and so does a server
  * that is given them by mistake.  The server writes the statement of an error
@@ -16,14 +17,16 @@
  *	 be run, because of a syntax error or a failed transaction, and for strings
  *	 of several statements of which another has failed.
  *
- * The same goes for details: that of a crash, which the postmaster writes, quotes
- * the statement that was running, and that of a deadlock those of others.
+ * Details of errors are treated alike: the detail of a crash, which the
+ * postmaster writes, quotes the statement that was running, and the detail of
+ * a deadlock quotes those of others.
  *
- * All servers are meant, those of other wrappers too: the name of one that does
- * not exist tells nothing, and their secrets are no less secret.
+ * This covers the servers of all foreign-data wrappers: the name of one that
+ * does not exist says nothing about its wrapper, and their secrets matter as
+ * much.
  *
- * What log_statement, log_min_duration_statement and the like ask for is written
- * all the same: they are asked for every statement, whatever is in it.
+ * What log_statement, log_min_duration_statement and similar settings ask for
+ * is written nevertheless: they ask for every statement, whatever it contains.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,7 +44,7 @@
 static ProcessUtility_hook_type prev_process_utility = NULL;
 static emit_log_hook_type prev_emit_log = NULL;
 
-/* what options with secrets are called, of librdkafka's properties too */
+/* names of options with secrets, including librdkafka's properties */
 static const char *const secret_words[] = {
 	"password", "passwd", "secret", "private", "ssl.key", "ssl.certificate.pem",
 	"BEGIN RSA", "BEGIN ENCRYPTED", "basic.auth", "jaas"
@@ -58,7 +61,8 @@ hide_statement(void *arg)
 }
 
 /*
- * The position of a word, in any case, in [text, end); NULL if it is not there.
+ * Returns the position of a word, in any case, in [text, end); NULL if it is
+ * not there.
  */
 static const char *
 find_word(const char *text, const char *end, const char *word)
@@ -75,7 +79,8 @@ find_word(const char *text, const char *end, const char *word)
 }
 
 /*
- * Is there a user with a password in front of a host, "user:password@"?
+ * Returns whether a user with a password stands in front of a host,
+ * "user:password@".
  */
 static bool
 has_userinfo(const char *text)
@@ -92,9 +97,9 @@ has_userinfo(const char *text)
 }
 
 /*
- * Might a text hold the secrets of a server or a user mapping?  It is not
- * parsed, for it need not be a statement; what has one of the words and no
- * secret is not shown either.
+ * Returns whether a text might hold the secrets of a server or a user mapping.
+ * It is not parsed, because it need not be a statement.  A text with one of
+ * the words but without a secret is withheld, too.
  */
 static bool
 may_hold_secrets(const char *text)
@@ -142,7 +147,8 @@ has_secret_option(List *options)
 }
 
 /*
- * What a statement is called, if it may hold secrets; else NULL.
+ * Returns the name of the command if a statement may hold secrets; otherwise
+ * NULL.
  */
 static const char *
 secret_command(Node *stmt)
@@ -172,7 +178,8 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 	save ? unconstify(char *, secret) : NULL};
 
 	if (secret)
-		error_context_stack = &callback;	/* in the place of those there */
+		error_context_stack = &callback;	/* replaces the detail and hint of
+											 * the error */
 	if (prev_process_utility)
 		prev_process_utility(pstmt, text, read_only_tree, context, params,
 							 environment, dest, qc);
@@ -183,8 +190,9 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 }
 
 /*
- * What the log gets as the detail of an error, in place of one with statements.
- * The hook is called in the memory that is freed with the error.
+ * Returns the text that the log gets in place of a detail that quotes
+ * statements.  The hook is called in the memory context that is freed with the
+ * error.
  */
 static void
 hide_detail(ErrorData *error)
@@ -196,10 +204,10 @@ hide_detail(ErrorData *error)
 }
 
 /*
- * A message is about to be written.  The flags that are set here are looked at
- * only after that; the query that an error is in has no such flag, and is taken
- * away from the client, too.  An error of the parser quotes what it could not
- * read, perhaps to the end of the text: then another message is written.
+ * Called before a message is written.  The server looks at the flags set here
+ * only after that; the query that an error is in has no such flag, so it is
+ * removed for the client, too.  An error of the parser quotes the text it
+ * could not read, perhaps up to its end: then another message is written.
  */
 static void
 emit_log(ErrorData *error)

@@ -5,13 +5,14 @@
  *	  stream_agg.max_role_state for those of a role and
  *	  stream_agg.max_total_state for all of them (I7).
  *
- * Shared memory is the server's: where it has come to an end, parallel queries
- * fail as well.  So by default streams leave half of it to others, and those of
- * a role that is no superuser a quarter of the rest to other roles.
+ * Shared memory belongs to the whole server: when it is exhausted, parallel
+ * queries fail as well.  So by default streams leave half of it to others, and
+ * the streams of a role that is not a superuser leave a quarter of the rest to
+ * other roles.
  *
  * A store asks here before it grows.  What each takes is in its slot, so that
- * the sum over streams is known to whoever asks, and two that ask at the same
- * time cannot both have the rest.
+ * the sum over all streams is known, and two stores that ask at the same time
+ * cannot both get the rest.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +33,7 @@
 	"then run stream_agg.start_stream."
 
 /*
- * A setting in kB, -1 = no limit, as bytes.
+ * Returns a setting in kB, -1 = no limit, as bytes.
  */
 static uint64
 limit_bytes(int kilobytes)
@@ -47,8 +48,8 @@ left_of(uint64 limit, uint64 taken)
 }
 
 /*
- * The limit of a role that is no superuser, in bytes.  The setting is that of
- * the stream's owner: its worker is a session of it.
+ * Returns the limit of a role that is not a superuser, in bytes.  The setting
+ * is that of the stream's owner, as whom its worker runs.
  */
 static uint64
 role_limit_bytes(void)
@@ -59,8 +60,8 @@ role_limit_bytes(void)
 }
 
 /*
- * Half of the memory that dynamic shared memory can take, in kB, as it is when
- * the server starts; -1 if that cannot be found out.
+ * Returns half of the dynamic shared memory that the server can use, in kB, as
+ * of its start; -1 if unknown.
  */
 int
 sagg_default_total_state(void)
@@ -69,7 +70,8 @@ sagg_default_total_state(void)
 	uint64		bytes;
 
 	if (dynamic_shared_memory_type == DSM_IMPL_MMAP && statvfs(PG_DYNSHMEM_DIR, &fs) == 0)
-		bytes = (uint64) fs.f_bavail * fs.f_frsize; /* shared with the data */
+		bytes = (uint64) fs.f_bavail * fs.f_frsize; /* shared with the data
+													 * directory */
 	else if (dynamic_shared_memory_type == DSM_IMPL_POSIX && statvfs("/dev/shm", &fs) == 0)
 		bytes = (uint64) fs.f_blocks * fs.f_frsize;
 	else
@@ -79,13 +81,13 @@ sagg_default_total_state(void)
 
 		bytes = pages > 0 && size > 0 ? (uint64) pages * size : 0;
 	}
-	/* a file system without a bound says 0 */
+	/* a file system without a limit says 0 */
 	return bytes == 0 ? -1 : (int) Min(bytes / 2 / 1024, MAX_KILOBYTES);
 }
 
 /*
- * What the stores of all other streams take, or of those of one role.  The
- * caller holds the lock.
+ * Returns what the stores of all other streams take, or of those of one role.
+ * The caller holds the lock.
  */
 static uint64
 taken_by_others(const SaggSlot *slot, Oid owner)
@@ -104,7 +106,7 @@ taken_by_others(const SaggSlot *slot, Oid owner)
 }
 
 static void
-refuse_for_stream(const SaggSlot *slot, Size present, Size least)
+reject_for_stream(const SaggSlot *slot, Size present, Size least)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_STATE_LIMIT),
@@ -116,7 +118,7 @@ refuse_for_stream(const SaggSlot *slot, Size present, Size least)
 }
 
 static void
-refuse_for_all(const SaggSlot *slot, Size present, Size least, uint64 others)
+reject_for_all(const SaggSlot *slot, Size present, Size least, uint64 others)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_STATE_LIMIT),
@@ -128,7 +130,7 @@ refuse_for_all(const SaggSlot *slot, Size present, Size least, uint64 others)
 }
 
 static void
-refuse_for_role(const SaggSlot *slot, Size present, Size least, uint64 limit,
+reject_for_role(const SaggSlot *slot, Size present, Size least, uint64 limit,
 				uint64 others)
 {
 	char	   *role = GetUserNameFromId(slot->owner, true);
@@ -167,11 +169,11 @@ reserve(void *arg, Size present, Size least, Size wanted)
 	LWLockRelease(sagg_shared->lock);
 
 	if (stream_left < least)
-		refuse_for_stream(slot, present, least);
+		reject_for_stream(slot, present, least);
 	if (role_left < least)
-		refuse_for_role(slot, present, least, role_limit, of_role);
+		reject_for_role(slot, present, least, role_limit, of_role);
 	if (total_left < least)
-		refuse_for_all(slot, present, least, others);
+		reject_for_all(slot, present, least, others);
 	return growth;
 }
 

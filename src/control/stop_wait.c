@@ -3,15 +3,15 @@
  * stop_wait.c
  *	  Waiting for the worker of a stream to let go of it.
  *
- * A worker that is asked to stop finishes the micro-batch at hand.  One that does
- * not within stream_agg.stop_timeout is cancelled: the micro-batch is rolled back,
- * and run again by the same plan when the stream starts again.  If users' code has
- * caught that, the worker is terminated.
+ * A worker that is asked to stop finishes its current micro-batch.  If it does
+ * not finish within stream_agg.stop_timeout, it is cancelled: the micro-batch
+ * is rolled back, and run again by the same plan when the stream starts again.
+ * If users' code has caught the cancellation, the worker is terminated.
  *
  * The wait is one for the stream's lock, so that the deadlock detector sees it; a
  * timer of the waiting process sends the signals meanwhile.
  *
- * Never: SaggShared->lock in the timer's handler.
+ * The timer's handler never takes SaggShared->lock.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,17 +27,17 @@
 
 #include "control.h"
 
-/* how long a worker has after each signal before it is sent the next */
+/* how long a worker has after each signal before it is sent the next one */
 #define NEXT_SIGNAL_MS		5000
 
-/* whose worker is waited for; read by the handler */
+/* slot whose worker is waited for; read by the handler */
 static SaggSlot *volatile waited_for = NULL;
 static volatile Oid waited_view;
 static volatile int signals_sent;
 
 /*
- * The worker has had its time.  It may have ended just now, and another stream
- * have the slot; its process id would be another one then.
+ * The worker's time is up.  It may have ended just now, and another stream may
+ * have got the slot; then its process id differs.
  */
 static void
 end_worker(void)
@@ -55,9 +55,9 @@ end_worker(void)
 
 /*
  * Take the lock of a stream, whose slot is "slot", until the end of the
- * transaction.  When the worker waits for this transaction in turn, it is the
- * worker that gives way: it looks for deadlocks early
- * (SAGG_WORKER_DEADLOCK_TIMEOUT), this transaction late.
+ * transaction.  When the worker in turn waits for this transaction, the worker
+ * gives way: it looks for deadlocks early (SAGG_WORKER_DEADLOCK_TIMEOUT), this
+ * transaction late.
  */
 void
 sagg_wait_for_worker(SaggSlot *slot, Oid view)

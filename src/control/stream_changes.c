@@ -1,13 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * stream_changes.c
- *	  What the current transaction does with streams at its end, by stream.
+ *	  What the current transaction will do with streams at its end, by stream.
  *
- * A stream has one entry, which is the last change; what was so before, in the
- * transactions around a subtransaction, is behind it, one change for each level.
- * So the list is as long as there are streams that are changed, however many
- * subtransactions change them, and a subtransaction that is rolled back leaves
- * nothing.
+ * A stream has one entry, its last change.  Changes made in the enclosing
+ * transactions are chained behind it, one for each level.  So the list has as
+ * many entries as streams are changed, however many subtransactions change
+ * them, and a subtransaction that is rolled back leaves nothing.
  *
  * The callback only moves and frees entries: it allocates nothing and raises no
  * error.
@@ -24,7 +23,8 @@
 static List *changes = NIL;		/* of SaggStreamChange, in TopMemoryContext */
 
 /*
- * What the transaction has done last with the stream of a view; NULL if nothing.
+ * Returns the last change that the transaction made to the stream of a view;
+ * NULL if none.
  */
 SaggStreamChange *
 sagg_change_of(Oid view)
@@ -42,8 +42,8 @@ sagg_change_of(Oid view)
 }
 
 /*
- * All of them, of SaggStreamChange, in no order that matters.  The list is valid
- * until the next change.
+ * Returns all changes, of SaggStreamChange, in no particular order.  The list
+ * is valid until the next change.
  */
 const List *
 sagg_changes(void)
@@ -53,8 +53,8 @@ sagg_changes(void)
 
 /*
  * Note a change of the current (sub)transaction; it replaces an earlier one of
- * the same stream.  "change" is copied, its level and what is before it are set
- * here.
+ * the same stream. "change" is copied, its level and the change before it are
+ * set here.
  */
 void
 sagg_change_add(const SaggStreamChange *change)
@@ -81,7 +81,8 @@ sagg_change_add(const SaggStreamChange *change)
 }
 
 /*
- * Take the last change of a stream back; false if there was none before it.
+ * Take back the last change of a stream; returns false if there was none
+ * before it.
  */
 static bool
 take_back(SaggStreamChange *change)
@@ -96,7 +97,7 @@ take_back(SaggStreamChange *change)
 }
 
 /*
- * The change becomes one of the transaction around, instead of the one there.
+ * The change moves to the enclosing transaction, and replaces the one there.
  */
 static void
 hand_up(SaggStreamChange *change)
@@ -156,7 +157,7 @@ sagg_changes_forget(void)
 }
 
 /*
- * Have the ends of subtransactions told.
+ * Register the callback for ends of subtransactions.
  */
 void
 sagg_changes_init(void)

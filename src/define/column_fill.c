@@ -1,15 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * column_fill.c
- *	  Columns that a query has got, filled in the rows of the sink whose groups the
- *	  state has.
+ *	  Fills the columns that alter_stream adds, in the rows of the sink whose
+ *	  groups the state has.
  *
- * Filled are columns that the state tells: expressions over keys and over
- * aggregates that go on with their state.  In a group that is there already an
- * aggregate that is new lacks the records before, so nothing is written for it.
- * What output mode append has written is of groups that are no longer in the state.
+ * It fills columns that the state determines: expressions over keys and over
+ * aggregates that continue with their state.  In a group that exists already,
+ * a new aggregate lacks the earlier records, so nothing is written for it.
+ * The rows that output mode append has written are of groups that are no
+ * longer in the state.
  *
- * All of it is the caller's transaction, as the stream's owner.
+ * Everything runs in the caller's transaction, as the stream's owner.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,11 +28,12 @@ typedef struct FreshSearch
 {
 	const SaggQuery *query;
 	const SaggQueryChange *change;
-	int			level;			/* of subqueries we are in */
+	int			level;			/* depth of subqueries */
 } FreshSearch;
 
 /*
- * Does an expression over the groups use an aggregate that has no state yet?
+ * Returns whether an expression over the groups uses an aggregate that has no
+ * state yet.
  */
 static bool
 uses_fresh(Node *node, void *arg)
@@ -65,7 +67,7 @@ uses_fresh(Node *node, void *arg)
 }
 
 /*
- * The columns among those added that the state tells, by number.
+ * Returns the columns among those added that the state determines, by number.
  */
 static List *
 told_columns(const SaggQuery *query, const SaggQueryChange *change)
@@ -86,7 +88,7 @@ told_columns(const SaggQuery *query, const SaggQueryChange *change)
 }
 
 /*
- * The names of columns, for messages.
+ * Returns the names of columns, for messages.
  */
 static char *
 column_names(const SaggQuery *query, List *columns)
@@ -102,7 +104,7 @@ column_names(const SaggQuery *query, List *columns)
 }
 
 /*
- * May sagg_fill_columns write, for a stream of this kind?
+ * Returns whether sagg_fill_columns may write, for a stream of this kind.
  */
 bool
 sagg_may_fill_columns(const SaggStream *stream, const SaggQuery *query)
@@ -133,7 +135,7 @@ sagg_fill_columns(const SaggStream *stream, const SaggQuery *query,
 }
 
 /*
- * Say which of the columns that came are filled, and where.
+ * Report which of the new columns are filled, and where.
  */
 void
 sagg_tell_filled_columns(const SaggStream *stream, const SaggQuery *query,

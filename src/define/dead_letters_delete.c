@@ -2,10 +2,10 @@
  *
  * dead_letters_delete.c
  *	  delete_dead_letters, delete_failed_windows and delete_late_records: a
- *	  stream's owner is done with some.
+ *	  stream's owner deletes those that are done with.
  *
- * Functions, for whoever may DELETE from a table may also lock it, and these
- * are shared by all streams.
+ * They are functions because whoever may DELETE from a table may also lock it,
+ * and all streams share these tables.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,8 +24,8 @@ PG_FUNCTION_INFO_V1(stream_agg_delete_failed_windows);
 PG_FUNCTION_INFO_V1(stream_agg_delete_late_records);
 
 /*
- * Tell of a stream that has no rows in "table", dead_letters or late_records, because
- * it has not been told to keep any.
+ * Report that a stream has no rows in "table", dead_letters or late_records,
+ * because its options do not keep any.
  */
 void
 sagg_tell_none_kept(const SaggStream *stream, const char *table)
@@ -41,8 +41,8 @@ sagg_tell_none_kept(const SaggStream *stream, const char *table)
 }
 
 /*
- * (stream text, through_batch bigint) RETURNS bigint: how many there were in
- * "table".
+ * (stream text, through_batch bigint) RETURNS bigint: deletes the stream's
+ * rows in "table" up to that batch, and returns their number.
  */
 static Datum
 delete_records(FunctionCallInfo fcinfo, const char *table)

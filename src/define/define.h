@@ -45,7 +45,7 @@ typedef enum SaggStartKind
 {
 	SAGG_START_EARLIEST,
 	SAGG_START_LATEST,
-	SAGG_START_OFFSETS,			/* of some partitions; others: earliest */
+	SAGG_START_OFFSETS,			/* offsets of some partitions; others: earliest */
 	SAGG_START_TIME				/* the first records of that time or later */
 } SaggStartKind;
 
@@ -58,7 +58,8 @@ typedef struct SaggStart
 	SaggStartKind kind;
 	TimestampTz time;
 	int			noffsets;
-	SaggRange  *offsets;		/* in "start", or one of the above */
+	SaggRange  *offsets;		/* the offset is in "start", or one of the
+								 * above */
 } SaggStart;
 
 extern SaggStart *sagg_starting_offsets(const char *text);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * define_internal.h
- *	  What the files of define/ ask of each other.
+ *	  What the files of define/ share.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,7 +36,7 @@ extern int64 sagg_session_gap(const Interval *gap);
 /* query_lasting.c */
 extern void sagg_check_lasting(Oid view);
 
-/* query_checks.c: refusals by the shape of the query */
+/* query_checks.c: rejections by the shape of the query */
 extern void sagg_check_query_shape(const Query *query, SaggQueryKind kind);
 extern void sagg_check_no_temporary(const Query *query);
 extern void sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
@@ -76,7 +76,7 @@ extern void sagg_settle_panes(SaggQuery *result, bool per_partition);
 extern void sagg_check_reads(const SaggQuery *query);
 extern void sagg_check_sink_not_read(const SaggQuery *query, Oid sink);
 
-/* what row_number() in a query is for, as a rule */
+/* what row_number() in a query is usually for */
 #define HINT_ONE_ROW_OF_EACH_KEY \
 	"For the first row of each key, as by row_number() and WHERE rn = 1, use DISTINCT ON (key) with event_time and watermark; for the last, GROUP BY key and stream_agg.last(value, time)."
 
@@ -197,15 +197,16 @@ typedef struct SaggQueryChange
 {
 	List	   *added;			/* columns of the new query, by number */
 	List	   *removed;		/* names of columns of the old one */
-	List	   *old_names;		/* names of columns of the old one that go on */
+	List	   *old_names;		/* names of columns of the old one that
+								 * continue */
 	List	   *renamed;		/* as these columns of the new one, by number */
-	int		   *origins;		/* by aggregate of the new one, the aggregate of
-								 * the old one whose state it goes on with; -1 =
-								 * none */
-	int			new_aggregates; /* that are not in the old one */
-	List	   *filled;			/* columns among "added" that rows have been given
-								 * from the state */
-	int64		rows_filled;	/* how many rows that were */
+	int		   *origins;		/* by aggregate of the new query, the aggregate
+								 * of the old one whose state it continues; -1
+								 * = none */
+	int			new_aggregates; /* columns that are not in the old one */
+	List	   *filled;			/* columns among "added" that were filled from
+								 * the state */
+	int64		rows_filled;	/* how many rows were filled */
 } SaggQueryChange;
 
 extern SaggQueryChange *sagg_compare_queries(const SaggStream *stream,
@@ -225,21 +226,26 @@ extern void sagg_tell_filled_columns(const SaggStream *stream, const SaggQuery *
 typedef struct SaggResetRange
 {
 	SaggReadBefore before;
-	bool		by_window;		/* rows of earlier windows stay */
+	bool		by_window;		/* rows of earlier windows are kept */
 	bool		force;			/* rows may be lost */
-	bool		dry_run;		/* nothing is reset: what would be refused is only
-								 * said, and "windows" is filled */
-	TimestampTz passed;			/* the watermark to leave, DT_NOBEGIN = that of a
-								 * new stream */
-	int64		start;			/* of the first window, if "passed" is a time */
-	const char *start_text;		/* the same for messages, NULL = all windows */
-	int64		rows;			/* of the sink that it takes the place of */
-	int64		lost;			/* of them, those that may have records before the
-								 * offsets */
-	int64		from;			/* what tells the first window of "rows", and the */
-	int64		from_whole;		/* first one without records before the offsets */
-	struct Tuplestorestate *windows;	/* of the columns "windows_desc": what
-										 * reset_stream returns */
+	bool		dry_run;		/* nothing is reset: what would be rejected is
+								 * only reported, and "windows" is filled */
+	TimestampTz passed;			/* the watermark that the reset leaves;
+								 * DT_NOBEGIN = that of a new stream */
+	int64		start;			/* start of the first window, if "passed" is a
+								 * time */
+	const char *start_text;		/* that start for messages; NULL = all windows */
+	int64		rows;			/* number of rows of the sink that it
+								 * overwrites */
+	int64		lost;			/* those of them that may have records before
+								 * the offsets */
+	int64		from;			/* condition for the first window of "rows",
+								 * and */
+	int64		from_whole;		/* for the first window without records before
+								 * the offsets */
+	struct Tuplestorestate *windows;	/* rows with the columns
+										 * "windows_desc": what reset_stream
+										 * returns */
 	TupleDesc	windows_desc;
 } SaggResetRange;
 

@@ -3,10 +3,10 @@
  * describe_topic.c
  *	  describe_topic: a create_source call for a topic, by a sample of its records.
  *
- * The sample is read through a source, made as create_source makes one, with the
- * privileges that it needs, and rolled back with a subtransaction, errors or not.
- * Nothing of a record becomes a part of a statement here but as a literal or an
- * identifier (read/topic_sample.c).
+ * The sample is read through a source, made as create_source makes one, with
+ * the privileges that it needs, and rolled back with a subtransaction, errors
+ * or not.  The contents of a record become part of a statement only as a
+ * quoted literal or identifier (read/topic_sample.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -58,7 +58,8 @@ text_option(const char *name, const char *value)
 }
 
 /*
- * The source that the sample is read from, where CREATE puts it; its name.
+ * Make the source that the sample is read from, where CREATE puts it; returns
+ * its name.
  */
 static char *
 make_source(const Describe *describe)
@@ -81,7 +82,7 @@ make_source(const Describe *describe)
 	return name;
 }
 
-/* A bytea with a NUL behind it, NULL if there is none. */
+/* Returns a bytea as a NUL-terminated string; NULL if there is none. */
 static char *
 bytes_of(HeapTuple tuple, TupleDesc desc, int column, Size *len)
 {
@@ -135,8 +136,8 @@ read_sample(Describe *describe, const char *source)
 }
 
 /*
- * Make the source, read, and roll back.  An ERROR must not leave the
- * subtransaction either.
+ * Make the source, read, and roll back.  An ERROR does not leave the
+ * subtransaction open either.
  */
 static void
 take_sample(Describe *describe)
@@ -169,7 +170,7 @@ take_sample(Describe *describe)
 }
 
 /*
- * A name for the source, from that of the topic.
+ * Returns a name for the source, derived from that of the topic.
  */
 static char *
 source_name(const char *topic)
@@ -186,7 +187,7 @@ source_name(const char *topic)
 }
 
 /*
- * A text between dollars that are not in it.
+ * Returns a text between dollar quotes that do not occur in it.
  */
 static char *
 dollar_quoted(const char *text)

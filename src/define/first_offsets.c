@@ -1,9 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * first_offsets.c
- *	  The offsets at which a stream begins that has read nothing.
+ *	  The offsets at which a stream that has read nothing begins.
  *
- * Waits for Kafka, so never within a transaction of a micro-batch.
+ * Waits for the source, so it is never called within a transaction of a
+ * micro-batch.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,8 +14,8 @@
 #include "read/read.h"
 
 /*
- * Offsets named by the user, into those that Kafka has; "bounds" is one
- * partition's, whose start they become.
+ * Turn offsets that the user named into offsets that the source has; "bounds"
+ * is one partition's, whose start they become.
  */
 static void
 apply_named_offsets(SaggReader *reader, const SaggStart *start,
@@ -52,8 +53,9 @@ apply_named_offsets(SaggReader *reader, const SaggStart *start,
 }
 
 /*
- * What Kafka has for a stream that has not begun: by partition from where
- * "starting_offsets" says to the end.  In the current context.  Waits for Kafka.
+ * Returns what the source has for a stream that has not begun: by partition,
+ * from where "starting_offsets" says to the end.  In the current context.
+ * Waits for the source.
  */
 SaggRange *
 sagg_first_ranges(SaggReader *reader, const char *starting_offsets, int *n)

@@ -25,7 +25,7 @@
 
 PG_FUNCTION_INFO_V1(stream_agg_hop);
 
-/* Between calls: the windows still to be returned. */
+/* Between calls: the windows that are still to be returned. */
 typedef struct HopWindows
 {
 	int64		next;			/* start of the next one */

@@ -4,9 +4,9 @@
  *	  create_live_view: a stream's whole result, closed windows and open ones.
  *
  * The view is an ordinary one, over the sink and open_windows.  It belongs to
- * the stream's owner and goes with the stream, for without the stream it could
- * not be read.  It is found by what it is made of, so it may be renamed; there is
- * no row of it in the catalog.
+ * the stream's owner and is dropped with the stream, because without the
+ * stream it cannot be read.  It is recognised by its query, so it may be
+ * renamed; the catalog has no row of it.
  *
  *-------------------------------------------------------------------------
  */
@@ -60,8 +60,8 @@ live_view_name(Oid sink)
 }
 
 /*
- * The one relation, or function, that a subquery shows all rows of; NULL if it
- * does something else.
+ * Returns the one relation, or function, of which a subquery shows all rows;
+ * NULL if it does something else.
  */
 static RangeTblEntry *
 all_rows_of(const Query *query)
@@ -79,7 +79,8 @@ all_rows_of(const Query *query)
 }
 
 /*
- * Whether a range table entry is the sink itself, with all of its rows.
+ * Returns whether a range table entry is the sink itself, with all of its
+ * rows.
  */
 static bool
 is_sink(const RangeTblEntry *rte, Oid sink)
@@ -89,7 +90,7 @@ is_sink(const RangeTblEntry *rte, Oid sink)
 }
 
 /*
- * Whether it is open_windows of the sink.
+ * Returns whether a range table entry is open_windows of the sink.
  */
 static bool
 is_open_windows(const RangeTblEntry *rte, Oid sink)
@@ -106,8 +107,8 @@ is_open_windows(const RangeTblEntry *rte, Oid sink)
 }
 
 /*
- * The column of the sink that a branch of the view has in place "resno", as it
- * is; InvalidAttrNumber if it has anything else there.
+ * Returns the column of the sink that a branch of the view shows, unchanged,
+ * at position "resno"; InvalidAttrNumber if it shows anything else there.
  */
 static AttrNumber
 column_shown(const Query *branch, AttrNumber resno)
@@ -122,8 +123,8 @@ column_shown(const Query *branch, AttrNumber resno)
 }
 
 /*
- * The columns that both branches show, in order, by their numbers in the sink;
- * NIL if a column is not the same one of the sink in both.
+ * Returns the columns that both branches show, in order, by their numbers in
+ * the sink; NIL if the branches differ in a column.
  */
 static List *
 columns_shown(const Query *query, const Query *left, const Query *right)
@@ -160,9 +161,10 @@ branch_of(const Query *query, Node *branch)
 }
 
 /*
- * What a query shows of all rows of the sink and all open windows, if it is
- * their union and nothing else: columns by their numbers in the sink.  NIL if
- * it is not, for an expression in the place of a column may be there to hide it.
+ * Returns the columns, by their numbers in the sink, that a query shows of all
+ * rows of the sink and all open windows, if it is their union and nothing
+ * else.  NIL otherwise, because an expression in place of a column may be
+ * there to hide it.
  */
 static List *
 shown_by_query(const Query *query, Oid sink)
@@ -188,8 +190,9 @@ shown_by_query(const Query *query, Oid sink)
 }
 
 /*
- * The same of a view.  One whose readers need privileges of their own shows
- * nothing.
+ * Returns the columns that a view shows of all rows of the sink and all open
+ * windows.  A view whose readers need privileges of their own counts as
+ * showing none.
  */
 static List *
 shown_by_view(Oid viewid, Oid sink)
@@ -203,8 +206,9 @@ shown_by_view(Oid viewid, Oid sink)
 }
 
 /*
- * The live view of a stream, whatever it is called, or InvalidOid.  "columns",
- * unless NULL, is set to those it shows, by their numbers in the sink.
+ * Returns the live view of a stream, under any name, or InvalidOid.
+ * "columns", unless NULL, is set to those it shows, by their numbers in the
+ * sink.
  */
 static Oid
 find_live_view(const SaggStream *stream, List **columns)
@@ -245,7 +249,8 @@ sagg_live_view(const SaggStream *stream)
 }
 
 /*
- * Whether the columns that a query puts into the sink are among "columns".
+ * Returns whether the columns that a query writes to the sink are among
+ * "columns".
  */
 static bool
 has_columns(Oid sink, List *columns, TupleDesc output)
@@ -254,7 +259,7 @@ has_columns(Oid sink, List *columns, TupleDesc output)
 	{
 		AttrNumber	attno = get_attnum(sink, NameStr(TupleDescAttr(output, i)->attname));
 
-		/* what the sink has no column for is not shown by open_windows either */
+		/* open_windows shows only what the sink has a column for, either */
 		if (attno != InvalidAttrNumber && !list_member_int(columns, attno))
 			return false;
 	}
@@ -262,9 +267,9 @@ has_columns(Oid sink, List *columns, TupleDesc output)
 }
 
 /*
- * Whether "role" sees, by its privilege to SELECT from the live view, every
- * column of "output" in all rows of the sink: so it does if the view's owner,
- * who is the stream's, does.
+ * Returns whether "role" sees, by its privilege to SELECT from the live view,
+ * every column of "output" in all rows of the sink.  That is so if the view's
+ * owner, who is the stream's owner, sees them.
  */
 bool
 sagg_live_view_shows(const SaggStream *stream, Oid role, TupleDesc output)
@@ -280,7 +285,7 @@ sagg_live_view_shows(const SaggStream *stream, Oid role, TupleDesc output)
 }
 
 /*
- * Drop it, if there is one, as DROP VIEW would.
+ * Drop the live view, if there is one, as DROP VIEW would.
  */
 void
 sagg_drop_live_view(const SaggStream *stream)
@@ -292,7 +297,7 @@ sagg_drop_live_view(const SaggStream *stream)
 }
 
 static void
-refuse_unless_append(const SaggStream *stream)
+reject_unless_append(const SaggStream *stream)
 {
 	const SaggSinkKind *kind = sagg_sink_kind(stream->sink);
 
@@ -313,7 +318,7 @@ refuse_unless_append(const SaggStream *stream)
 }
 
 static void
-refuse_another(const SaggStream *stream)
+reject_another(const SaggStream *stream)
 {
 	Oid			view = sagg_live_view(stream);
 
@@ -325,7 +330,7 @@ refuse_another(const SaggStream *stream)
 }
 
 /*
- * The columns of a table that are not dropped, by their numbers.
+ * Returns the columns of a table that are not dropped, by their numbers.
  */
 static List *
 all_columns(Oid table)
@@ -343,9 +348,9 @@ all_columns(Oid table)
 }
 
 /*
- * The statement that makes a live view of this name, which is qualified, with
- * these columns of the sink.  "view", unless invalid, is the one to replace, whose
- * columns keep their names.
+ * Returns the statement that makes a live view of this qualified name with
+ * these columns of the sink.  "view", unless invalid, is the one to replace,
+ * whose columns keep their names.
  */
 static char *
 view_statement(const char *command, const char *name, Oid sink, List *columns, Oid view)
@@ -372,7 +377,7 @@ view_statement(const char *command, const char *name, Oid sink, List *columns, O
 }
 
 /*
- * Run a statement; the view that it makes has these options.
+ * Run a statement that makes a view with these options.
  */
 static void
 run_statement(const char *text, List *options)
@@ -385,9 +390,9 @@ run_statement(const char *text, List *options)
 }
 
 /*
- * The sink has got columns, of these names: the live view, if there is one, gets
- * them too, unless it has left out some of "before", the columns that the query
- * had.  As the stream's owner.
+ * The sink has got columns of these names: the live view, if there is one,
+ * gets them too, unless it has left out some of "before", the columns that the
+ * query had.  Runs as the stream's owner.
  */
 void
 sagg_refresh_live_view(const SaggStream *stream, TupleDesc before, List *added)
@@ -432,11 +437,11 @@ stream_agg_create_live_view(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the sink of stream \"%s\" does not exist", sagg_stream_title(stream->name))));
-	refuse_unless_append(stream);
-	refuse_another(stream);
+	reject_unless_append(stream);
+	reject_another(stream);
 	schema = get_namespace_name(get_rel_namespace(stream->sink));
 
-	/* the stream's owner shall own it, whoever of that role is here */
+	/* the stream's owner shall own it, whichever member of that role calls */
 	sagg_become_owner(&owner, stream->owner);
 	run_statement(view_statement("CREATE VIEW", quote_qualified_identifier(schema, name),
 								 stream->sink, all_columns(stream->sink), InvalidOid), NIL);

@@ -4,7 +4,7 @@
  *	  SQL that users hand over as text: parsed, never pasted together.
  *
  * Errors show their position in that text, not in the statement that called
- * us.
+ * the function.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,8 +30,8 @@ move_position(void *arg)
 }
 
 /*
- * From here on the positions of errors are taken to be in "text".  "callback"
- * is the caller's, who ends it with sagg_text_errors_end.
+ * From here on, the positions of errors refer to "text".  "callback" is
+ * allocated by the caller, who ends it with sagg_text_errors_end.
  */
 void
 sagg_text_errors_begin(ErrorContextCallback *callback, const char *text)
@@ -49,7 +49,8 @@ sagg_text_errors_end(ErrorContextCallback *callback)
 }
 
 /*
- * The raw parse trees of the statements in "text"; raises syntax_error.
+ * Returns the raw parse trees of the statements in "text"; raises
+ * syntax_error.
  */
 List *
 sagg_parse_text(const char *text)

@@ -5,9 +5,9 @@
  *	  commit.
  *
  * The caller leaves a request in the stream's slot and sleeps on a condition
- * variable; the worker serves requests in trigger.c.  It is refused where the
- * worker would have to wait for the caller in turn: the deadlock detector does
- * not see this wait.
+ * variable; the worker serves requests in trigger.c.  The call is rejected
+ * where the worker would have to wait for the caller in turn, because the
+ * deadlock detector does not see this wait.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +32,7 @@
 
 PG_FUNCTION_INFO_V1(stream_agg_process_available);
 
-/* the longest sleep between two looks at a slot that does not exist yet */
+/* the longest sleep between two checks for a slot that does not exist yet */
 #define LOOK_AGAIN_MS	1000
 
 #define MAX_TIMEOUT_DAYS	INT64CONST(36525)
@@ -45,17 +45,18 @@ typedef struct Request
 	TimestampTz deadline;
 	SaggSlot   *made;			/* the slot that was asked, or NULL */
 	uint64		seq;
-	bool		known;			/* what the stream had done before, in: */
+	bool		known;			/* what the stream had done before, in "slot" */
 	SaggTally	before;
-	SaggTally	result;			/* done since */
+	SaggTally	result;			/* what it has done since then */
 } Request;
 
 static void
-refuse_locked(const SaggStream *stream, Oid relid)
+reject_locked(const SaggStream *stream, Oid relid)
 {
 	Relation	rel = try_relation_open(relid, AccessShareLock);
 
-	if (rel == NULL)			/* dropped; the stream will say so */
+	if (rel == NULL)			/* the slot was freed; the catalog says whether
+								 * the stream is dropped */
 		return;
 	if (CheckRelationLockedByMe(rel, RowShareLock, true))
 		ereport(ERROR,
@@ -68,7 +69,7 @@ refuse_locked(const SaggStream *stream, Oid relid)
 }
 
 /*
- * Refuse a transaction that the worker could wait for.
+ * Reject a transaction that the worker might have to wait for.
  */
 static void
 check_transaction(const SaggStream *stream)
@@ -104,16 +105,16 @@ check_transaction(const SaggStream *stream)
 					 errdetail("Its worker sees the stream only after the commit."),
 					 errhint("Call process_available in a transaction of its own.")));
 	}
-	refuse_locked(stream, stream->sink);
-	refuse_locked(stream, stream->view);
+	reject_locked(stream, stream->sink);
+	reject_locked(stream, stream->view);
 	foreach(lc, stream->sources)
-		refuse_locked(stream, lfirst_oid(lc));
+		reject_locked(stream, lfirst_oid(lc));
 }
 
 /*
- * One look at the slot: make the request, or see whether it was served.
- * Returns true when it was; raises the stream's error if it has failed.  In
- * "cv" the condition variable to sleep on.
+ * Check the slot once: make the request, or see whether it was served.
+ * Returns true when it was served; raises the stream's error if it has failed.
+ * "cv" is set to the condition variable to sleep on.
  */
 static bool
 look(Request *request, ConditionVariable **cv)
@@ -135,7 +136,7 @@ look(Request *request, ConditionVariable **cv)
 		sqlstate = slot->last_sqlstate;
 		if (request->made != slot)
 		{
-			/* the first time, or the stream has got another slot */
+			/* the first call, or the stream has got another slot */
 			request->made = slot;
 			request->seq = ++slot->request_seq;
 			if (!request->known)
@@ -176,7 +177,7 @@ look(Request *request, ConditionVariable **cv)
 }
 
 /*
- * Time is up.  An error since the call says why.
+ * The timeout has passed.  An error since the call explains why.
  */
 static void
 raise_timeout(const Request *request, int64 timeout_ms)
@@ -219,7 +220,7 @@ wait_until_served(Request *request, int64 timeout_ms)
 		}
 		if (next != cv)
 		{
-			/* look again once registered where it will be announced */
+			/* check again once registered with the condition variable */
 			ConditionVariableCancelSleep();
 			cv = next;
 			ConditionVariablePrepareToSleep(cv);

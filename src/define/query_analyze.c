@@ -1,15 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * query_analyze.c
- *	  A stream's SELECT becomes a SaggQuery: surgery on PostgreSQL's tree.
+ *	  Turns a stream's SELECT into a SaggQuery, by changing PostgreSQL's query
+ *	  tree.
  *
  * The query is rewritten first (views, row-level security), then split at its
- * GROUP BY: "inner" yields what there is to aggregate, row by row, and "outer"
- * turns groups into output rows.  Both are ready for the planner.  No text is
- * ever put together.
+ * GROUP BY: "inner" yields the rows to aggregate, and "outer" turns groups
+ * into output rows.  Both are ready for the planner.  No text is ever put
+ * together.
  *
- * Runs at creation, for its refusals, and in every micro-batch, so that
- * renames and changes of the tables it joins are seen.
+ * It runs at creation, to reject queries that cannot run, and in every
+ * micro-batch, so that it sees renames and changes of the tables it joins.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,8 +43,9 @@ typedef struct Analysis
 	Query	   *query;			/* rewritten */
 	SaggQuery  *result;
 	List	   *inner;			/* target list of the inner query */
-	List	   *columns;		/* SaggGroupColumn, in order of the groups */
-	Node	   *windowexpr;		/* what the window column stands for */
+	List	   *columns;		/* SaggGroupColumn, in the order of the groups */
+	Node	   *windowexpr;		/* the expression that the window column
+								 * replaces */
 	Node	   *eventtime;
 } Analysis;
 
@@ -65,7 +67,8 @@ rewrite(Query *query)
 }
 
 /*
- * Name columns of joins, and of GROUP BY, by what they stand for.
+ * Replace columns of joins, and of GROUP BY, by the expressions they stand
+ * for.
  */
 void
 sagg_flatten_aliases(Query *query)
@@ -76,8 +79,8 @@ sagg_flatten_aliases(Query *query)
 }
 
 /*
- * The number of the inner query's column with this expression; a new one if
- * there is none yet.
+ * Returns the number of the inner query's column with this expression; adds
+ * one if there is none yet.
  */
 static AttrNumber
 inner_column(Analysis *a, Node *expr)
@@ -106,7 +109,8 @@ add_group_column(Analysis *a, Node *expr, char *name, int keyno)
 }
 
 /*
- * What users would call an expression; "unnamed" if it has no name.
+ * Returns a name for an expression, as users would write it; "unnamed" if it
+ * has none.
  */
 char *
 sagg_expression_name(const Query *query, const TargetEntry *tle, char *unnamed)
@@ -125,7 +129,8 @@ sagg_expression_name(const Query *query, const TargetEntry *tle, char *unnamed)
 }
 
 /*
- * Take a window from GROUP BY; false if the expression is none.
+ * Take a window from GROUP BY; returns false if the expression is not a
+ * window.
  */
 static bool
 take_window(Analysis *a, Node *groupexpr)
@@ -152,9 +157,9 @@ take_window(Analysis *a, Node *groupexpr)
 }
 
 /*
- * Where no other window is, take the smallest of GROUP BY that date_trunc or a cast
- * to date makes of the event time; the others are keys.  "column" is the one the
- * user named, or NULL.
+ * If there is no other window, take the smallest window of GROUP BY that
+ * date_trunc or a cast to date makes of the event time; the others are keys.
+ * "column" is the one the user named, or NULL.
  */
 static void
 take_truncation(Analysis *a, const char *name, Node *column, bool has_watermark)
@@ -188,7 +193,8 @@ take_truncation(Analysis *a, const char *name, Node *column, bool has_watermark)
 }
 
 /*
- * Event time: the argument of the window, or the column the user named.
+ * Set the event time: the argument of the window, or the column the user
+ * named.
  */
 static void
 settle_event_time(Analysis *a, const char *name, bool has_watermark)
@@ -213,7 +219,7 @@ settle_event_time(Analysis *a, const char *name, bool has_watermark)
 }
 
 /*
- * The gap of a session that is the record's own.
+ * Set the gap of a session that each record gives itself.
  */
 static void
 settle_gap(Analysis *a)
@@ -225,7 +231,7 @@ settle_gap(Analysis *a)
 }
 
 /*
- * Grouping keys other than the window.
+ * Collect the grouping keys other than the window.
  */
 static void
 take_keys(Analysis *a)
@@ -264,7 +270,8 @@ take_keys(Analysis *a)
 }
 
 /*
- * An argument is not evaluated for rows that FILTER leaves out.
+ * Wrap an argument so that it is not evaluated for rows that FILTER leaves
+ * out.
  */
 static Node *
 guard_argument(Node *arg, Expr *filter)
@@ -289,7 +296,8 @@ guard_argument(Node *arg, Expr *filter)
 }
 
 /*
- * How the state of the last aggregate is kept: the same inputs are kept once.
+ * Decide how the state of the last aggregate is kept.  Aggregates with equal
+ * inputs share them.
  */
 static void
 settle_inputs(SaggQuery *result, bool *strict)
@@ -352,7 +360,7 @@ take_aggregates(Analysis *a)
 }
 
 /*
- * Columns of the groups: [window,] keys, results of the aggregates.
+ * Define the columns of the groups: [window,] keys, results of the aggregates.
  */
 static TupleDesc
 make_groups_desc(const List *columns)
@@ -374,8 +382,8 @@ make_groups_desc(const List *columns)
 }
 
 /*
- * The inner query: that of the stream up to its GROUP BY, with the columns
- * collected.
+ * Build the inner query: that of the stream up to its GROUP BY, with the
+ * columns collected.
  */
 static Query *
 make_inner(Analysis *a)
@@ -393,8 +401,8 @@ make_inner(Analysis *a)
 }
 
 /*
- * Have the rows in the order of their records, as they are where nothing is
- * joined.
+ * Sort the rows by the order of their records, which they have anyway where
+ * nothing is joined.
  */
 static void
 order_by_record(Query *inner, AttrNumber record)
@@ -411,7 +419,7 @@ order_by_record(Query *inner, AttrNumber record)
 }
 
 /*
- * Does EXECUTE need the rows in the order of their records?
+ * Returns whether EXECUTE needs the rows in the order of their records.
  */
 static bool
 needs_order(const SaggQuery *result, const SaggStreamOptions *options)
@@ -422,8 +430,8 @@ needs_order(const SaggQuery *result, const SaggStreamOptions *options)
 }
 
 /*
- * Does EXECUTE need the partition of each row's record?  Where rows come in the
- * order of their records, the scan tells.
+ * Returns whether EXECUTE needs the partition of each row's record.  Where
+ * rows come in the order of their records, the scan provides it.
  */
 static bool
 tells_partitions(bool has_watermark, const SaggStreamOptions *options)
@@ -432,7 +440,8 @@ tells_partitions(bool has_watermark, const SaggStreamOptions *options)
 }
 
 /*
- * Must every row tell its record?  Else only those of joins do.
+ * Returns whether every row must identify its record.  Otherwise only the rows
+ * of joins do.
  */
 static bool
 names_records(const SaggQuery *result, const Query *query,
@@ -444,7 +453,7 @@ names_records(const SaggQuery *result, const Query *query,
 }
 
 /*
- * Window, keys and aggregates, and the queries before and behind them.
+ * Analyse window, keys and aggregates, and build the inner and outer queries.
  */
 static void
 take_groups(Analysis *a, const SaggStreamOptions *options, Var *record)
@@ -513,7 +522,8 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 }
 
 /*
- * The catalog's sources are those of the query, unless somebody has written to it.
+ * Check that the catalog's sources are those of the query.  They differ only
+ * if somebody has written to the catalog.
  */
 static void
 check_sources_known(const SaggStream *stream, const SaggQuery *query)
@@ -529,10 +539,10 @@ check_sources_known(const SaggStream *stream, const SaggQuery *query)
 }
 
 /*
- * Analyse the query of a stream from its view, as the stream's owner: constants
- * are folded, which calls functions that may be the owner's own (I8).  Raises
- * ERRCODE_SAGG_DEFINITION_CHANGED when the view is gone, or its sources are others
- * than those of "stream", if it has some.
+ * Analyse the query of a stream from its view, as the stream's owner:
+ * constants are folded, which calls functions that may be the owner's own
+ * (I8).  Raises ERRCODE_SAGG_DEFINITION_CHANGED when the view does not exist
+ * any more, or its sources differ from those of "stream", if that has some.
  */
 SaggQuery *
 sagg_query_of_view(const SaggStream *stream)

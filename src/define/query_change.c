@@ -1,13 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * query_change.c
- *	  May a stream's query become another, with its state kept?
+ *	  Checks whether a stream's query can be replaced by another while its
+ *	  state is kept.
  *
- * It may if the other takes the same rows into the same groups: FROM, WHERE,
- * window, keys and event time are the same, and aggregates are added or
- * removed.  A column that both queries have must mean the same, for there are
- * rows in the sink already.  One with the expression of a column that is gone has
- * another name for that one.
+ * That is possible if both take the same rows into the same groups: FROM,
+ * WHERE, window, keys and event time are equal, and only aggregates are added
+ * or removed.  A column that both queries have must mean the same in both,
+ * because there are rows in the sink already.  A new column with the
+ * expression of a removed one is that column renamed.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,10 +22,10 @@
 #include "streams/streams.h"
 #include "define_internal.h"
 
-pg_noreturn static void refuse(const SaggStream *stream, const char *detail);
+pg_noreturn static void reject(const SaggStream *stream, const char *detail);
 
 static void
-refuse(const SaggStream *stream, const char *detail)
+reject(const SaggStream *stream, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -34,8 +35,8 @@ refuse(const SaggStream *stream, const char *detail)
 }
 
 /*
- * The query of a view, without what is the view's own and without the columns
- * that privileges are asked for.
+ * Returns the query of a view, without what belongs to the view itself and
+ * without the columns that permissions are checked for.
  */
 static Query *
 plain_query(Oid viewid)
@@ -67,7 +68,8 @@ inner_expression(const SaggQuery *query, AttrNumber attno)
 }
 
 /*
- * Do the queries have the same gap between sessions, if they have any?
+ * Returns whether the queries have the same gap between sessions, if they have
+ * any.
  */
 static bool
 same_gap(const SaggQuery *old, const SaggQuery *new)
@@ -82,7 +84,7 @@ same_gap(const SaggQuery *old, const SaggQuery *new)
 }
 
 /*
- * Do the queries make the same groups of their rows?
+ * Returns whether the queries make the same groups of their rows.
  */
 static bool
 same_groups(const SaggQuery *old, const SaggQuery *new)
@@ -110,7 +112,10 @@ find_aggregate(const SaggQuery *query, const SaggAgg *agg)
 {
 	for (int i = 0; i < query->naggs; i++)
 	{
-		/* of one definition too, should it have been replaced between the two */
+		/*
+		 * versions of one definition also differ if it was replaced between
+		 * the two
+		 */
 		if (equal(query->aggs[i].aggref, agg->aggref) &&
 			memcmp(&query->aggs[i].identity, &agg->identity, sizeof(SaggIdentity)) == 0)
 			return i;
@@ -119,8 +124,9 @@ find_aggregate(const SaggQuery *query, const SaggAgg *agg)
 }
 
 /*
- * The aggregates of the old query whose states the new one's go on with.
- * Aggregates that share kept inputs have one state, that of one of them.
+ * Set the aggregates of the old query whose states those of the new one
+ * continue.  Aggregates that share kept inputs have one state, that of one of
+ * them.
  */
 static void
 match_aggregates(const SaggQuery *old, const SaggQuery *new, SaggQueryChange *change)
@@ -160,8 +166,8 @@ find_column(const Query *query, const char *name)
 }
 
 /*
- * A column of the new query with this expression and a name that the old one has
- * not; 0 = none.  Each is found once.
+ * Returns a column of the new query with this expression and a name that the
+ * old one does not have; 0 = none.  Each is found once.
  */
 static AttrNumber
 take_renamed(const Query *new, const SaggQuery *new_query, const Node *expr,
@@ -183,8 +189,8 @@ take_renamed(const Query *new, const SaggQuery *new_query, const Node *expr,
 }
 
 /*
- * Which columns come and go, or get another name; those that stay have to be the
- * same.
+ * Determine which columns are added, removed or renamed; all others must be
+ * unchanged.
  */
 static void
 match_columns(const SaggStream *stream, const Query *old, const Query *new,
@@ -199,7 +205,7 @@ match_columns(const SaggStream *stream, const Query *old, const Query *new,
 		if (before == NULL)
 			change->added = lappend_int(change->added, att->attnum);
 		else if (!equal(before->expr, find_column(new, NameStr(att->attname))->expr))
-			refuse(stream, psprintf("Column \"%s\" would be something else than in the rows that the sink has.",
+			reject(stream, psprintf("Column \"%s\" would be something else than in the rows that the sink has.",
 									NameStr(att->attname)));
 	}
 	for (int i = 0; i < old_query->output_desc->natts; i++)
@@ -219,15 +225,15 @@ match_columns(const SaggStream *stream, const Query *old, const Query *new,
 			continue;
 		}
 		if (sagg_is_identity(old_query, att->attnum))
-			refuse(stream, psprintf("Column \"%s\", which identifies the rows of the sink, would be missing.",
+			reject(stream, psprintf("Column \"%s\", which identifies the rows of the sink, would be missing.",
 									NameStr(att->attname)));
 		change->removed = lappend(change->removed, pstrdup(NameStr(att->attname)));
 	}
 }
 
 /*
- * What changes when the query of "stream" becomes that of view "new_view".
- * Raises feature_not_supported if the state could not be kept.
+ * Returns what changes when the query of "stream" becomes that of view
+ * "new_view".  Raises feature_not_supported if the state could not be kept.
  */
 SaggQueryChange *
 sagg_compare_queries(const SaggStream *stream, const SaggQuery *old,
@@ -240,16 +246,16 @@ sagg_compare_queries(const SaggStream *stream, const SaggQuery *old,
 	if (!equal(old->sources, new->sources) || !equal(old_select->rtable, new_select->rtable) ||
 		!equal(old_select->jointree->fromlist, new_select->jointree->fromlist) ||
 		!equal(old_select->cteList, new_select->cteList))
-		refuse(stream, "It has another FROM or WITH: other records would go into the groups.");
+		reject(stream, "It has another FROM or WITH: other records would go into the groups.");
 	if (!equal(old_select->jointree->quals, new_select->jointree->quals))
-		refuse(stream, "It has another WHERE: other records would go into the groups.");
+		reject(stream, "It has another WHERE: other records would go into the groups.");
 	if (old->window.kind == new->window.kind && old->window.panes != new->window.panes)
-		refuse(stream, "Sliding windows are kept whole where an aggregate cannot be combined, and else by pane: neither state is the other's.");
+		reject(stream, "Sliding windows are kept whole where an aggregate cannot be combined, and else by pane: neither state is the other's.");
 	if (!same_groups(old, new))
-		refuse(stream, "It has another window, event time or grouping key: there would be other groups.");
+		reject(stream, "It has another window, event time or grouping key: there would be other groups.");
 	if (stream->mode == SAGG_UPDATE &&
 		!equal(old_select->havingQual, new_select->havingQual))
-		refuse(stream, "It has another HAVING, and in output mode \"update\" only groups with new records are looked at.");
+		reject(stream, "It has another HAVING, and in output mode \"update\" only groups with new records are looked at.");
 	match_columns(stream, old_select, new_select, old, new, change);
 	match_aggregates(old, new, change);
 	return change;

@@ -1,16 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * query_checks.c
- *	  Which queries a stream cannot run, told by their shape.
+ *	  Rejects queries that a stream cannot run, by their shape.
  *
  * A stream keeps groups between micro-batches, so a query that aggregates must
  * be one aggregation whose result can be brought up to date group by group.
- * One that does not must tell of each record by itself what becomes of it, or
- * by the keys that have been seen.  What needs the whole result at once (ORDER BY, LIMIT, window functions), more
- * than one grouping, or gives another answer when a batch is retried (volatile
- * functions) is refused here, each with its reason.
+ * For a query that does not aggregate, what becomes of a record must depend
+ * only on the record itself, or on the keys that have been seen.  What needs
+ * the whole result at once (ORDER BY, LIMIT, window functions), more than one
+ * grouping, or gives another answer when a batch is retried (volatile
+ * functions) is rejected here, each with its reason.
  *
- * Nothing here changes the query.
+ * This file never changes the query.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,11 +36,11 @@
 #include "read/read.h"
 #include "streams/streams.h"
 
-pg_noreturn static void refuse(int sqlstate, const char *what, const char *detail,
+pg_noreturn static void reject(int sqlstate, const char *what, const char *detail,
 							   const char *hint);
 
 static void
-refuse(int sqlstate, const char *what, const char *detail, const char *hint)
+reject(int sqlstate, const char *what, const char *detail, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(sqlstate),
@@ -49,13 +50,13 @@ refuse(int sqlstate, const char *what, const char *detail, const char *hint)
 }
 
 static void
-refuse_feature(const char *what, const char *detail, const char *hint)
+reject_feature(const char *what, const char *detail, const char *hint)
 {
-	refuse(ERRCODE_FEATURE_NOT_SUPPORTED, what, detail, hint);
+	reject(ERRCODE_FEATURE_NOT_SUPPORTED, what, detail, hint);
 }
 
 /*
- * Clauses over the result as a whole.
+ * Reject clauses over the result as a whole.
  */
 static void
 check_result_clauses(const Query *query, SaggQueryKind kind)
@@ -65,27 +66,27 @@ check_result_clauses(const Query *query, SaggQueryKind kind)
 		"A stream writes rows as their records arrive.";
 
 	if (query->setOperations)
-		refuse_feature("the query of a stream cannot be a UNION, INTERSECT or EXCEPT",
+		reject_feature("the query of a stream cannot be a UNION, INTERSECT or EXCEPT",
 					   NULL, "Append sources to each other in a subquery: FROM (SELECT ... UNION ALL SELECT ...) AS u.");
 	if (query->limitCount || query->limitOffset)
-		refuse_feature("the query of a stream cannot have LIMIT or OFFSET",
+		reject_feature("the query of a stream cannot have LIMIT or OFFSET",
 					   whole, "Use LIMIT where the sink is queried.");
 	if (query->hasWindowFuncs)
-		refuse_feature("the query of a stream cannot have window functions",
+		reject_feature("the query of a stream cannot have window functions",
 					   whole, "Use window functions where the sink is queried. " HINT_ONE_ROW_OF_EACH_KEY);
 	if (query->distinctClause && kind == SAGG_AGGREGATION)
-		refuse_feature("the query of a stream cannot have DISTINCT",
+		reject_feature("the query of a stream cannot have DISTINCT",
 					   whole, "Group by the columns that must be distinct.");
 	if (query->distinctClause && !query->hasDistinctOn)
-		refuse_feature("the query of a stream cannot have DISTINCT without ON",
+		reject_feature("the query of a stream cannot have DISTINCT without ON",
 					   "It would have to keep every row for ever.",
 					   "Group by the columns that must be distinct, in output mode update, or use DISTINCT ON (columns) with event_time and watermark to leave out what is repeated within the watermark.");
 	if (query->sortClause && kind == SAGG_DEDUPLICATION)
-		refuse_feature("the query of a stream cannot have ORDER BY",
+		reject_feature("the query of a stream cannot have ORDER BY",
 					   "Of records with the same keys the first to arrive is the one that stays.",
 					   "Leave out ORDER BY. To keep the least or the greatest, group by the keys and use an aggregate.");
 	if (query->sortClause)
-		refuse_feature("the query of a stream cannot have ORDER BY",
+		reject_feature("the query of a stream cannot have ORDER BY",
 					   "The sink is a table and has no order.",
 					   "Use ORDER BY where the sink is queried.");
 	if (query->hasTargetSRFs && kind == SAGG_AGGREGATION)
@@ -93,7 +94,7 @@ check_result_clauses(const Query *query, SaggQueryKind kind)
 }
 
 /*
- * One grouping, or GROUP BY (), which is none.
+ * Check that there is one grouping; GROUP BY () is none.
  */
 static void
 check_grouping(const Query *query)
@@ -102,12 +103,13 @@ check_grouping(const Query *query)
 		(list_length(query->groupingSets) == 1 &&
 		 linitial_node(GroupingSet, query->groupingSets)->kind == GROUPING_SET_EMPTY))
 		return;
-	refuse_feature("the query of a stream cannot have GROUPING SETS, ROLLUP or CUBE",
+	reject_feature("the query of a stream cannot have GROUPING SETS, ROLLUP or CUBE",
 				   NULL, "Create one stream per grouping.");
 }
 
 /*
- * Records have no place in a table and no transaction that wrote them.
+ * Reject system columns: records have no place in a table and no transaction
+ * that wrote them.
  */
 static void
 check_system_columns(const Query *query)
@@ -126,7 +128,7 @@ check_system_columns(const Query *query)
 			if (attno != TableOidAttributeNumber &&
 				bms_is_member(attno - FirstLowInvalidHeapAttributeNumber,
 							  SAGG_SELECTED_COLUMNS(query, rte)))
-				refuse_feature(psprintf("the query of a stream cannot use column \"%s\" of a source",
+				reject_feature(psprintf("the query of a stream cannot use column \"%s\" of a source",
 										NameStr(SystemAttributeDefinition(attno)->attname)),
 							   NULL, "A record is told by columns with the options metadata 'partition' and metadata 'offset'.");
 		}
@@ -134,7 +136,7 @@ check_system_columns(const Query *query)
 }
 
 /*
- * What stands anywhere in a query, also where it reads tables only.
+ * Check what may stand anywhere in a query, also where it reads only tables.
  */
 static bool
 check_everywhere(Node *node, void *context)
@@ -146,9 +148,9 @@ check_everywhere(Node *node, void *context)
 		const Query *query = (Query *) node;
 
 		if (query->hasModifyingCTE)
-			refuse_feature("the query of a stream cannot modify data", NULL, NULL);
+			reject_feature("the query of a stream cannot modify data", NULL, NULL);
 		if (query->rowMarks)
-			refuse_feature("the query of a stream cannot lock rows", NULL,
+			reject_feature("the query of a stream cannot lock rows", NULL,
 						   "Leave out FOR UPDATE and FOR SHARE.");
 		check_system_columns(query);
 		return query_tree_walker((Query *) node, check_everywhere, context,
@@ -159,7 +161,7 @@ check_everywhere(Node *node, void *context)
 		const TableSampleClause *sample = ((RangeTblEntry *) node)->tablesample;
 
 		if (sample && sample->repeatable == NULL)
-			refuse_feature("the query of a stream cannot sample a table without REPEATABLE",
+			reject_feature("the query of a stream cannot sample a table without REPEATABLE",
 						   "A micro-batch that is retried must give the same result.",
 						   "Add REPEATABLE (seed) to TABLESAMPLE.");
 		return false;
@@ -169,7 +171,7 @@ check_everywhere(Node *node, void *context)
 		const CommonTableExpr *cte = (CommonTableExpr *) node;
 
 		if (cte->cterecursive && sagg_count_sources(cte->ctequery) > 0)
-			refuse_feature("the source of a stream cannot stand in a recursive WITH query",
+			reject_feature("the source of a stream cannot stand in a recursive WITH query",
 						   "That would need all records of the topic, not those of a micro-batch.",
 						   "A recursive WITH query over tables can be joined with the source.");
 	}
@@ -208,7 +210,7 @@ check_volatile_functions(const Query *query)
 	if (!contain_volatile_functions((Node *) query))
 		return;
 	(void) find_volatile_function((Node *) query, &function);
-	refuse_feature("the query of a stream cannot call volatile functions",
+	reject_feature("the query of a stream cannot call volatile functions",
 				   OidIsValid(function) ?
 				   psprintf("Function %s is volatile. A micro-batch that is retried must give the same result.",
 							format_procedure(function)) :
@@ -249,7 +251,7 @@ find_temporary_table(Node *node, void *context)
 }
 
 /*
- * Refuse an analysed query over a temporary table.  Raises feature_not_supported.
+ * Reject an analysed query over a temporary table.  Raises feature_not_supported.
  */
 void
 sagg_check_no_temporary(const Query *query)
@@ -259,7 +261,7 @@ sagg_check_no_temporary(const Query *query)
 	if (!isQueryUsingTempRelation(unconstify(Query *, query)))
 		return;
 	(void) find_temporary_table((Node *) query, &table);
-	refuse_feature("the query of a stream cannot use temporary tables",
+	reject_feature("the query of a stream cannot use temporary tables",
 				   OidIsValid(table) ?
 				   psprintf("Table \"%s\" is temporary, and the stream runs in a session of its own.",
 							get_rel_name(table)) :
@@ -268,16 +270,16 @@ sagg_check_no_temporary(const Query *query)
 }
 
 /*
- * Refuse a query that no stream can run.  "query" is analysed and rewritten.
+ * Reject a query that no stream can run.  "query" is analysed and rewritten.
  * Raises feature_not_supported.
  */
 void
 sagg_check_query_shape(const Query *query, SaggQueryKind kind)
 {
 	if (query->commandType != CMD_SELECT || query->utilityStmt)
-		refuse_feature("the query of a stream must be a SELECT", NULL, NULL);
+		reject_feature("the query of a stream must be a SELECT", NULL, NULL);
 	if (ExecCleanTargetListLength(query->targetList) == 0)
-		refuse(ERRCODE_SYNTAX_ERROR, "the query of a stream has no columns",
+		reject(ERRCODE_SYNTAX_ERROR, "the query of a stream has no columns",
 			   "The select list is empty, so there is nothing to write.",
 			   "Name columns after SELECT.");
 	check_result_clauses(query, kind);
@@ -285,13 +287,13 @@ sagg_check_query_shape(const Query *query, SaggQueryKind kind)
 	(void) check_everywhere((Node *) query, NULL);
 	if (find_grouping_function((Node *) query->targetList, NULL) ||
 		find_grouping_function(query->havingQual, NULL))
-		refuse_feature("the query of a stream cannot call GROUPING()", NULL, NULL);
+		reject_feature("the query of a stream cannot call GROUPING()", NULL, NULL);
 	check_volatile_functions(query);
 	sagg_check_no_temporary(query);
 }
 
 /*
- * The same for rows that are written as they come.
+ * Reject a query without aggregation that no stream can run.
  */
 static void
 check_rows_mode(const SaggQuery *result, SaggOutputMode mode, bool has_watermark)
@@ -304,29 +306,29 @@ check_rows_mode(const SaggQuery *result, SaggOutputMode mode, bool has_watermark
 				 errdetail("Without GROUP BY and aggregate functions rows are written once, and never change."),
 				 errhint("Use output_mode => 'append'.")));
 	if (result->kind == SAGG_DEDUPLICATION && !has_watermark)
-		refuse(ERRCODE_INVALID_PARAMETER_VALUE,
+		reject(ERRCODE_INVALID_PARAMETER_VALUE,
 			   "DISTINCT ON in the query of a stream needs a watermark",
 			   "Keys are remembered for the watermark's delay; without one all of them would be kept for ever.",
 			   "Name the column of the event time as event_time and give a watermark, for example watermark => '10 minutes'. To keep every key for ever, group by the keys in output mode update.");
 }
 
 /*
- * Refuse options that are about windows, for a query that does not aggregate.
+ * Reject options that are about windows, for a query that does not aggregate.
  */
 void
 sagg_check_rows_options(const SaggStreamOptions *options)
 {
 	if (options->watermark_policy == SAGG_WATERMARK_PER_PARTITION)
-		refuse_feature("watermark_policy \"per_partition\" needs a query that aggregates",
+		reject_feature("watermark_policy \"per_partition\" needs a query that aggregates",
 					   "Rows are written, and keys are forgotten, by the watermark of all partitions.",
 					   "Leave it out.");
 	if (options->late_records)
-		refuse_feature("late_records needs a query that aggregates",
+		reject_feature("late_records needs a query that aggregates",
 					   "They are kept to repair windows.", "Leave it out.");
 }
 
 /*
- * Refuse what an output mode, or a watermark, cannot do with the analysed
+ * Reject what an output mode, or a watermark, cannot do with the analysed
  * query.
  */
 void
@@ -336,14 +338,14 @@ sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 	bool		aggregates = result->kind == SAGG_AGGREGATION;
 
 	if (aggregates && mode == SAGG_APPEND && result->window.kind == SAGG_WINDOW_NONE)
-		refuse(ERRCODE_INVALID_PARAMETER_VALUE,
+		reject(ERRCODE_INVALID_PARAMETER_VALUE,
 			   "output mode \"append\" needs a window in GROUP BY",
 			   "A group without a window never ends, so it would never be written.",
 			   result->window_hint ? result->window_hint : has_watermark ?
 			   "Group by stream_agg.tumble(column, size), or use output_mode => 'update'." :
 			   "Group by stream_agg.tumble(column, size) and give a watermark, or use output_mode => 'update'.");
 	if (has_watermark && !result->has_event_time)
-		refuse(ERRCODE_INVALID_PARAMETER_VALUE,
+		reject(ERRCODE_INVALID_PARAMETER_VALUE,
 			   "a watermark needs an event-time column",
 			   aggregates ? "The query groups by no window, and no event_time is given." :
 			   "No event_time is given.",
@@ -353,14 +355,14 @@ sagg_check_query_mode(const SaggQuery *result, SaggOutputMode mode,
 	if (!aggregates)
 		check_rows_mode(result, mode, has_watermark);
 	else if (mode == SAGG_APPEND && !has_watermark)
-		refuse(ERRCODE_INVALID_PARAMETER_VALUE,
+		reject(ERRCODE_INVALID_PARAMETER_VALUE,
 			   "output mode \"append\" needs a watermark",
 			   "A window is written once, when the watermark says that no more of its records will come.",
 			   "Give a watermark, for example watermark => '10 minutes', or use output_mode => 'update'.");
 }
 
 /*
- * Refuse grouping keys that cannot be looked up or written.  "name" is for
+ * Reject grouping keys that cannot be looked up or written.  "name" is for
  * messages.
  */
 void
@@ -375,7 +377,7 @@ sagg_check_key(const SortGroupClause *clause, Oid type, const char *name)
 }
 
 /*
- * Refuse direct arguments of an aggregate that cannot be computed per group.
+ * Reject direct arguments of an aggregate that cannot be computed per group.
  */
 void
 sagg_check_direct_arguments(const Aggref *aggref)

@@ -1,17 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * query_fingerprint.c
- *	  What stored state depends on, as a number and as a digest.
+ *	  The fingerprint of a query: what stored state depends on, as a number and
+ *	  as a digest.
  *
- * State written under one fingerprint is read under the same only.  It covers
- * what decides the bytes: window, types of the keys and of states at every level
- * (execute/state_form.c), collations, the functions of the aggregates and their
- * initial values.  Names are hashed, never OIDs, so that a dumped and restored
- * database, or an upgraded server, reads its state again.  The identity has the
- * OIDs too, for state in memory, which does not outlive the server.
+ * State written under one fingerprint is read only under an equal one.  It
+ * covers what decides the bytes: window, types of the keys and of states at
+ * every level (execute/state_form.c), collations, the functions of the
+ * aggregates and their initial values.  Names are hashed, never OIDs, so that
+ * a dumped and restored database, or an upgraded server, reads its state
+ * again.  The identity has the OIDs too, for state in memory, which does not
+ * outlive the server.
  *
- * The body of a function is not covered: one that is replaced goes on with the
- * state there is, whose types are its own.
+ * The body of a function is not covered: a replaced function continues with
+ * the existing state, whose types are unchanged.
  *
  *-------------------------------------------------------------------------
  */
@@ -76,7 +78,8 @@ form_hash(const SaggStateForm *form)
 }
 
 /*
- * The fingerprint of a query whose window, keys and aggregates are filled in.
+ * Returns the fingerprint of a query whose window, keys and aggregates are
+ * filled in.
  */
 uint64
 sagg_query_fingerprint(const SaggQuery *query)
@@ -88,7 +91,8 @@ sagg_query_fingerprint(const SaggQuery *query)
 }
 
 /*
- * Fill in fingerprints and identities of such a query and its aggregates.
+ * Fill in the fingerprints and identities of a query, whose window, keys and
+ * aggregates are filled in, and of its aggregates.
  */
 void
 sagg_query_identify(SaggQuery *query)

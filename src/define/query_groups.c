@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * query_groups.c
- *	  Expressions over records become expressions over groups.
+ *	  Turns expressions over records into expressions over groups.
  *
  * The select list and HAVING of a stream's query speak of records: grouping
  * expressions and aggregate calls.  EXECUTE keeps the value of each per group
@@ -54,8 +54,8 @@ collect_aggregates(Node *node, void *arg)
 }
 
 /*
- * The different aggregate calls of a query, as Aggrefs of level 0; copies in
- * the current context.
+ * Returns the distinct aggregate calls of a query, as Aggrefs of level 0;
+ * copies in the current context.
  */
 List *
 sagg_collect_aggregates(const Query *query)
@@ -72,7 +72,7 @@ typedef struct GroupsContext
 	const Query *query;
 	List	   *columns;		/* of SaggGroupColumn */
 	int			sublevels;
-	List	   *shifted;		/* their expressions as seen from here */
+	List	   *shifted;		/* their expressions at the current query level */
 } GroupsContext;
 
 static List *
@@ -93,7 +93,7 @@ shift_columns(List *columns, int sublevels)
 }
 
 static void
-refuse_ungrouped(const Query *query, const Var *var)
+reject_ungrouped(const Query *query, const Var *var)
 {
 	char	   *name = get_rte_attribute_name(rt_fetch(var->varno, query->rtable),
 											  var->varattno);
@@ -134,15 +134,15 @@ over_groups(Node *node, void *arg)
 									exprCollation(node), context->sublevels);
 	}
 	if (IsA(node, Var) && ((Var *) node)->varlevelsup == context->sublevels)
-		refuse_ungrouped(context->query, (Var *) node);
+		reject_ungrouped(context->query, (Var *) node);
 	return expression_tree_mutator(node, over_groups, arg);
 }
 
 /*
- * A copy of "node", an expression of the select list or of HAVING, that reads
- * the columns of SAGG_ENR_GROUPS as range table entry 1.  "columns" are those
- * columns, in order.  Raises grouping_error for a column of FROM that no
- * column of the groups gives.
+ * Returns a copy of "node", an expression of the select list or of HAVING,
+ * that reads the columns of SAGG_ENR_GROUPS as range table entry 1.  "columns"
+ * are those columns, in order.  Raises grouping_error for a column of FROM
+ * that no column of the groups provides.
  */
 Node *
 sagg_over_groups(const Query *query, List *columns, Node *node)

@@ -5,10 +5,10 @@
  *
  * hop() is a set-returning function.  In the select list and GROUP BY it is
  * recognised like tumble(); in FROM, after the source, a reference to its rows
- * means the same, so it is put in their place and the function leaves FROM.
- * That holds only where nothing but the select list, GROUP BY and HAVING refers
- * to them: a condition on a window, or an aggregate over it, would have to be
- * evaluated per window.
+ * means the same, so the call replaces these references and is removed from
+ * FROM.  That holds only where nothing but the select list, GROUP BY and
+ * HAVING refers to them: a condition on a window, or an aggregate over it,
+ * would have to be evaluated per window.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,7 +23,7 @@
 #include "define_internal.h"
 #include "execute/execute.h"
 
-/* windows that a record may fall into */
+/* most windows that a record may fall into */
 #define MAX_WINDOWS_BY_PANE		100000
 #define MAX_WINDOWS_BY_WINDOW	1000
 
@@ -67,7 +67,7 @@ replace_reference(Node *node, void *arg)
 }
 
 /*
- * The call of hop() in an item of FROM, or NULL.
+ * Returns the call of hop() in an item of FROM, or NULL.
  */
 FuncExpr *
 sagg_hop_of_rte(const RangeTblEntry *rte)
@@ -85,7 +85,8 @@ sagg_hop_of_rte(const RangeTblEntry *rte)
 }
 
 /*
- * The same where it is all of the item.
+ * Returns the call of hop() in an item of FROM that consists of nothing else,
+ * or NULL.
  */
 static FuncExpr *
 hop_in_from(const Query *query, int rtindex)
@@ -97,8 +98,8 @@ hop_in_from(const Query *query, int rtindex)
 }
 
 /*
- * Take items of FROM that are hop() off a list of them; returns the range
- * table index of the last one, 0 if there is none.
+ * Remove items of FROM that are hop() from a list; returns the range table
+ * index of the last one, 0 if there is none.
  */
 static int
 take_from_list(const Query *query, List **items)
@@ -135,7 +136,7 @@ take_from_list(const Query *query, List **items)
 }
 
 static void
-refuse_lateral(void)
+reject_lateral(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -155,7 +156,7 @@ has_aggregate_over(Node *node, void *rtindex)
 }
 
 /*
- * Whether what remains of a query reads an item of FROM.
+ * Returns whether the rest of a query reads an item of FROM.
  */
 static bool
 still_refers(Query *query, int rtindex)
@@ -180,9 +181,9 @@ still_refers(Query *query, int rtindex)
 }
 
 /*
- * FROM source, stream_agg.hop(...) AS win: as if the call stood where "win" is
- * referred to.  "query", whose aliases are flattened, is changed.  Raises
- * feature_not_supported for another use of it.
+ * Handle FROM source, stream_agg.hop(...)  AS win as if the call stood
+ * wherever "win" is referred to.  "query", whose aliases are flattened, is
+ * changed.  Raises feature_not_supported for another use of it.
  */
 void
 sagg_take_hop_from_lateral(Query *query)
@@ -205,7 +206,7 @@ sagg_take_hop_from_lateral(Query *query)
 		still_refers(query, replacement.rtindex) ||
 		has_aggregate_over((Node *) query->targetList, &replacement.rtindex) ||
 		has_aggregate_over(query->havingQual, &replacement.rtindex))
-		refuse_lateral();
+		reject_lateral();
 
 	replacement.hop = copyObject(hop_in_from(query, replacement.rtindex));
 	replacement.hop->funcretset = true;
@@ -244,8 +245,8 @@ find_loose_hop(Node *node, void *grouped)
 }
 
 /*
- * Refuse set-returning functions in the select list, but for hop() where
- * GROUP BY names it.
+ * Reject set-returning functions in the select list, except hop() where GROUP
+ * BY names it.
  */
 void
 sagg_check_select_list_srfs(const Query *query)
@@ -275,10 +276,10 @@ windows_per_record(const SaggWindow *window)
 }
 
 /*
- * Whether groups are kept by pane, for a query whose aggregates are filled in:
- * if windows overlap, and all aggregates can combine states.  Not with watermark
- * policy "per_partition", by which a record can be late for one of two windows
- * that are both open.  Refuses windows that overlap too much.
+ * Returns whether groups are kept by pane, for a query whose aggregates are
+ * filled in: if windows overlap, and all aggregates can combine states.  Not
+ * with watermark policy "per_partition", by which a record can be late for one
+ * of two windows that are both open.  Rejects windows that overlap too much.
  */
 void
 sagg_settle_panes(SaggQuery *result, bool per_partition)

@@ -1,12 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * query_lasting.c
- *	  Everything that a stream's query depends on outlives the session.
+ *	  Checks that everything a stream's query depends on outlives the session.
  *
- * When a session ends, its temporary schema is emptied by CASCADE, without event
- * triggers.  A view that depends on a function, type, operator, aggregate or
- * collation in it would go, and leave the rows of its stream behind.  (A view
- * over a temporary table is temporary itself, which query_checks.c refuses.)
+ * When a session ends, its temporary schema is emptied by CASCADE, without
+ * event triggers.  A view that depends on a function, type, operator,
+ * aggregate or collation in it would be dropped, and would leave the rows of
+ * its stream behind.  (A view over a temporary table is temporary itself,
+ * which query_checks.c rejects.)
  *
  *-------------------------------------------------------------------------
  */
@@ -40,7 +41,8 @@ is_temporary(const ObjectAddress *object)
 }
 
 /*
- * Append what an object refers to, of which "objects" has the new.
+ * Append the objects that an object refers to, if "objects" does not have them
+ * yet.
  */
 static void
 add_referenced(Relation depend, const ObjectAddress *object, ObjectAddresses *known,
@@ -70,7 +72,7 @@ add_referenced(Relation depend, const ObjectAddress *object, ObjectAddresses *kn
 }
 
 /*
- * Append the rules of a view: what its query refers to, they refer to.
+ * Append the rules of a view, which hold the references of its query.
  */
 static void
 add_rules(Oid view, ObjectAddresses *known, List **objects)
@@ -98,8 +100,9 @@ add_rules(Oid view, ObjectAddresses *known, List **objects)
 }
 
 /*
- * Refuse a view that depends, be it by way of other objects, on a temporary
- * one.  The view is visible to this command.  Raises feature_not_supported.
+ * Reject a view that depends on a temporary object, directly or through other
+ * objects.  The view is visible to this command.  Raises
+ * feature_not_supported.
  */
 void
 sagg_check_lasting(Oid view)

@@ -4,9 +4,9 @@
  *	  The queries from groups to output rows.
  *
  * "outer" is the stream's select list and HAVING over SAGG_ENR_GROUPS, so
- * PostgreSQL evaluates them, sublinks included.  "removed" gives the identity
+ * PostgreSQL evaluates them, sublinks included. "removed" gives the identity
  * of groups that do not pass HAVING, which an update stream deletes from its
- * sink; "replaced" that of sessions that have become others.
+ * sink; "replaced" gives that of sessions that were merged or extended.
  *
  *-------------------------------------------------------------------------
  */
@@ -66,9 +66,10 @@ query_over_groups(const SaggQuery *result, const Query *query,
 }
 
 /*
- * Whether a bound of the window tells which it is, besides its keys.  The start
- * of a session does if all have the same gap: then a later session of the key
- * that is closed starts before any that is open.
+ * Returns whether a bound of the window, together with the keys, identifies
+ * the window.  The start of a session does if all have the same gap: then a
+ * later session of the key starts after any that is closed and before any that
+ * is open.
  */
 static bool
 bound_identifies(const SaggQuery *result, bool lower)
@@ -77,9 +78,9 @@ bound_identifies(const SaggQuery *result, bool lower)
 }
 
 /*
- * Which column of the groups tells an output column's value and is told by it:
- * the column itself, or for the window a bound of it.  0 = none.  Sets *part
- * for the window.
+ * Returns the column of the groups that determines an output column's value
+ * and is determined by it: the column itself, or for the window one of its
+ * bounds.  0 = none.  Sets *part for the window.
  */
 static AttrNumber
 identifies(Node *expr, const SaggQuery *result, SaggWindowPart *part)
@@ -102,8 +103,8 @@ identifies(Node *expr, const SaggQuery *result, SaggWindowPart *part)
 }
 
 /*
- * The columns of the output that identify a row: the first one for the window
- * and for each key.
+ * Determine the columns of the output that identify a row: the first one for
+ * the window and for each key.
  */
 static void
 find_identity(SaggQuery *result, List *columns, List *targetlist)
@@ -158,7 +159,7 @@ identity_targetlist(const SaggQuery *result, List *targetlist)
 
 /*
  * Fill in outer, removed, output_desc and the identity of "result", whose
- * groups_desc is there, from the stream's query.  "columns" are the columns of
+ * groups_desc is set, from the stream's query. "columns" are the columns of
  * the groups (SaggGroupColumn), in order.
  */
 void

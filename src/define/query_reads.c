@@ -4,11 +4,11 @@
  *	  What a stream's query reads besides its source.
  *
  * Tables, views and foreign tables of other wrappers are read under the
- * snapshot of the micro-batch, as the stream's owner.  Checked here, when a
- * stream is created: the owner's privileges, and that no other way leads to a
- * source or to the stream's own sink.
+ * snapshot of the micro-batch, as the stream's owner.  Checks, when a stream
+ * is created, the owner's privileges, and that the query reads neither a
+ * source in another way nor the stream's own sink.
  *
- * Nothing here changes the query.
+ * This file never changes the query.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,7 +44,8 @@ check_permissions(Node *node, void *context)
 }
 
 /*
- * Sources that a stream reads together are read with one connection.
+ * Check that the sources of a stream have one server: they are read with one
+ * connection.
  */
 static void
 check_sources(const SaggQuery *query)
@@ -96,8 +97,8 @@ sources_of_plan(const Query *query)
 /*
  * Check what a query reads, as the current user.  Raises
  * insufficient_privilege, or feature_not_supported for sources of different
- * servers and a source behind an SQL function; and any error of the planner, at creation rather than in the first
- * micro-batch.
+ * servers and a source behind an SQL function.  Errors of the planner are
+ * raised here, too, at creation rather than in the first micro-batch.
  */
 void
 sagg_check_reads(const SaggQuery *query)
@@ -106,7 +107,7 @@ sagg_check_reads(const SaggQuery *query)
 	(void) check_permissions((Node *) query->inner, NULL);
 	(void) check_permissions((Node *) query->outer, NULL);
 
-	/* the planner needs rows of the groups to be there only when it runs */
+	/* the planner needs no rows of the groups, only the executor does */
 	if (sources_of_plan(query->inner) > sagg_count_sources((Node *) query->inner) ||
 		(query->outer && sources_of_plan(query->outer) > 0))
 		ereport(ERROR,
@@ -139,8 +140,8 @@ reads_relation(Node *node, void *context)
 }
 
 /*
- * A query that reads its own results has no batch query to be equal to.
- * Raises feature_not_supported.
+ * Reject a query that reads its own results: no batch query would be equal to
+ * it.  Raises feature_not_supported.
  */
 void
 sagg_check_sink_not_read(const SaggQuery *query, Oid sink)

@@ -23,8 +23,8 @@
 static AttrNumber carry_through(RangeTblEntry *rte);
 
 /*
- * The item of FROM that the source is in; sagg_find_sources has seen to it that
- * there is one.
+ * Returns the item of FROM that the source is in; sagg_find_sources has
+ * checked that there is one.
  */
 static int
 source_item(const Query *query)
@@ -48,9 +48,8 @@ source_item(const Query *query)
 }
 
 /*
- * Carry the record through all branches, and let the unions of them have the
- * column, which is number "attno".  Returns the range table index of the first
- * branch.
+ * Carry the record through all branches, and add the column, number "attno",
+ * to their unions.  Returns the range table index of the first branch.
  */
 static int
 widen_union(Query *query, Node *node, AttrNumber *attno)
@@ -82,7 +81,7 @@ carry_through_union(Query *query)
 }
 
 /*
- * The number of the column of a subquery that tells the record.
+ * Returns the number of the column of a subquery that identifies the record.
  */
 static AttrNumber
 carry_through(RangeTblEntry *rte)
@@ -101,7 +100,8 @@ carry_through(RangeTblEntry *rte)
 }
 
 /*
- * The ctid of a row's record as a Var of "query", carried up from the source.
+ * Returns the ctid of a row's record as a Var of "query", carried up from the
+ * source.
  */
 Var *
 sagg_carry_record(Query *query)
@@ -115,7 +115,8 @@ sagg_carry_record(Query *query)
 }
 
 /*
- * Let the query read a column, as the parser does for columns named in it.
+ * Mark a column as read by the query, as the parser does for columns named in
+ * it.
  */
 static void
 request_column(Query *query, RangeTblEntry *rte, AttrNumber attno)
@@ -142,8 +143,8 @@ check_event_time_type(const Var *var, const char *name)
 }
 
 /*
- * The column of FROM that the user named as event time, as a Var of "query".
- * Raises undefined_column, ambiguous_column, or datatype_mismatch.
+ * Returns the column of FROM that the user named as event time, as a Var of
+ * "query".  Raises undefined_column, ambiguous_column, or datatype_mismatch.
  */
 Node *
 sagg_event_time_column(Query *query, const char *name)

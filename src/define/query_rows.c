@@ -21,8 +21,8 @@
 #include "define_internal.h"
 
 /*
- * What a query makes of its rows.  "query" is analysed; it need not be one
- * that a stream can run.
+ * Returns what a query makes of its rows.  "query" is analysed; it need not be
+ * one that a stream can run.
  */
 SaggQueryKind
 sagg_query_kind(const Query *query)
@@ -59,7 +59,7 @@ check_key(const SortGroupClause *clause, const SaggKey *key)
 }
 
 /*
- * The keys of DISTINCT ON.
+ * Collect the keys of DISTINCT ON.
  */
 static void
 take_keys(SaggQuery *result, const Query *query, List **inner)
@@ -85,8 +85,8 @@ take_keys(SaggQuery *result, const Query *query, List **inner)
 }
 
 /*
- * The select list, as columns of the inner query in a row, and as the type of
- * the output.
+ * Add the select list, as columns of the inner query in a row, and as the type
+ * of the output.
  */
 static void
 take_output(SaggQuery *result, const Query *query, List **inner)
@@ -109,7 +109,7 @@ take_output(SaggQuery *result, const Query *query, List **inner)
 
 /*
  * Fill in keys, output and inner query of "result", whose event time is the
- * one column of "inner" so far.  "record" tells the record of a row, or is
+ * one column of "inner" so far. "record" identifies the record of a row, or is
  * NULL.  Raises feature_not_supported for a key that cannot be looked up.
  */
 void

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * query_source.c
- *	  Finds the source in a stream's query and says how it may be reached.
+ *	  Finds the source in a stream's query and checks every level on the way to
+ *	  it.
  *
  * Every level between the source and the top only selects, projects and joins:
  * then each of its records becomes rows of the stream's query without looking at
@@ -10,7 +11,7 @@
  * subquery, as the planner would do.
  *
  * Where joins and unions may repeat or multiply a record, or where records may
- * be refused, the record's ctid is carried up through the levels, so that
+ * be rejected, the record's ctid is carried up through the levels, so that
  * EXECUTE can count records rather than rows (I5), and name one.
  *
  *-------------------------------------------------------------------------
@@ -26,12 +27,15 @@
 
 typedef struct SourceSearch
 {
-	List	   *sources;		/* OIDs, each once, as they were found */
-	int			found;			/* times, where a stream can read one */
-	bool		repeated;		/* by a WITH query that is read twice */
-	bool		multiplied;		/* rows of a record, by anything at any level */
-	bool		semijoined;		/* rows, perhaps, by a subquery in WHERE */
-	List	   *levels;			/* queries from the top down to here */
+	List	   *sources;		/* OIDs of sources, each once, in the order
+								 * they were found */
+	int			found;			/* how often sources appear where a stream can
+								 * read one */
+	bool		repeated;		/* how often by a WITH query that is read twice */
+	bool		multiplied;		/* a record may have several rows, by anything
+								 * at any level */
+	bool		semijoined;		/* rows may be reordered by a subquery in WHERE */
+	List	   *levels;			/* queries from the top down to this level */
 } SourceSearch;
 
 static bool locate_in_tree(Query *query, Node *node, SourceSearch *search);
@@ -59,7 +63,7 @@ count_sources(Node *node, void *context)
 }
 
 /*
- * How often sources appear in a query, or in a part of one.
+ * Returns how often sources appear in a query, or in a part of one.
  */
 int
 sagg_count_sources(Node *node)
@@ -90,8 +94,8 @@ leave_children_out(Node *node, void *context)
 }
 
 /*
- * Have sources read alone, at every level of a query: rows of tables that inherit
- * from one are no records.
+ * Make the query read sources alone (ONLY), at every level: rows of tables
+ * that inherit from one are not records.
  */
 void
 sagg_leave_children_out(Query *query)
@@ -100,7 +104,7 @@ sagg_leave_children_out(Query *query)
 }
 
 static void
-refuse_level_with_hint(const char *clause, const char *hint)
+reject_level_with_hint(const char *clause, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -110,9 +114,9 @@ refuse_level_with_hint(const char *clause, const char *hint)
 }
 
 static void
-refuse_level(const char *clause)
+reject_level(const char *clause)
 {
-	refuse_level_with_hint(clause, "Between the source and the GROUP BY of the stream there can be WHERE, expressions, joins and UNION ALL.");
+	reject_level_with_hint(clause, "Between the source and the GROUP BY of the stream there can be WHERE, expressions, joins and UNION ALL.");
 }
 
 static bool
@@ -127,7 +131,7 @@ all_union_all(Node *node)
 }
 
 /*
- * A level below the top may select, project, join and append.
+ * Check a level below the top: it may select, project, join and append.
  */
 static void
 check_level(Query *query)
@@ -135,19 +139,19 @@ check_level(Query *query)
 	ListCell   *lc;
 
 	if (query->setOperations && !all_union_all(query->setOperations))
-		refuse_level("UNION without ALL, INTERSECT or EXCEPT");
+		reject_level("UNION without ALL, INTERSECT or EXCEPT");
 	if (query->groupClause || query->groupingSets || query->hasAggs || query->havingQual)
-		refuse_level("GROUP BY or an aggregate");
+		reject_level("GROUP BY or an aggregate");
 	if (query->limitCount || query->limitOffset)
-		refuse_level("LIMIT or OFFSET");
+		reject_level("LIMIT or OFFSET");
 	if (query->distinctClause)
-		refuse_level("DISTINCT");
+		reject_level("DISTINCT");
 	if (query->hasWindowFuncs)
-		refuse_level_with_hint("window functions", HINT_ONE_ROW_OF_EACH_KEY);
+		reject_level_with_hint("window functions", HINT_ONE_ROW_OF_EACH_KEY);
 	if (query->hasTargetSRFs)
-		refuse_level("a set-returning function in a select list");
+		reject_level("a set-returning function in a select list");
 	if (query->rowMarks)
-		refuse_level("FOR UPDATE or FOR SHARE");
+		reject_level("FOR UPDATE or FOR SHARE");
 	foreach(lc, query->rtable)
 	{
 		if (sagg_hop_of_rte(lfirst_node(RangeTblEntry, lc)))
@@ -159,8 +163,8 @@ check_level(Query *query)
 }
 
 /*
- * The order of rows below an aggregation means nothing: leave it out, with
- * the columns that served it alone.
+ * The order of rows below an aggregation means nothing: remove it, with the
+ * columns that only served it.
  */
 static void
 drop_order(Query *query)
@@ -184,7 +188,7 @@ drop_order(Query *query)
 }
 
 /*
- * Make a reference to a WITH query a subquery, when the source is in it.
+ * Turn a reference to a WITH query into a subquery, when the source is in it.
  */
 static void
 inline_cte(RangeTblEntry *rte, SourceSearch *search)
@@ -223,7 +227,7 @@ inline_cte(RangeTblEntry *rte, SourceSearch *search)
 }
 
 /*
- * The same for all references in FROM, at this level and below.
+ * Turn all such references in FROM into subqueries, at this level and below.
  */
 static void
 inline_ctes(Query *query, SourceSearch *search)
@@ -244,8 +248,8 @@ inline_ctes(Query *query, SourceSearch *search)
 }
 
 /*
- * Look for sources in the branches of a UNION ALL.  Each has one, or its rows
- * would be added again in every batch.
+ * Look for sources in the branches of a UNION ALL.  Each branch must have one;
+ * otherwise its rows would be added again in every batch.
  */
 static bool
 locate_in_union(Query *query, Node *node, SourceSearch *search)
@@ -292,7 +296,7 @@ locate_in_relation(Query *query, int rtindex, SourceSearch *search)
 }
 
 static void
-refuse_second_source(void)
+reject_second_source(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -302,7 +306,7 @@ refuse_second_source(void)
 }
 
 static void
-refuse_nullable_side(void)
+reject_nullable_side(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -312,8 +316,8 @@ refuse_nullable_side(void)
 }
 
 /*
- * Is there a subquery that the planner may turn into a join?  "context" is not
- * used.
+ * Returns whether there is a subquery that the planner may turn into a join.
+ * "context" is not used.
  */
 static bool
 can_become_join(Node *node, void *context)
@@ -347,7 +351,7 @@ locate_in_tree(Query *query, Node *node, SourceSearch *search)
 			if (!locate_in_tree(query, lfirst(lc), search))
 				continue;
 			if (found)
-				refuse_second_source();
+				reject_second_source();
 			found = true;
 		}
 		return found;
@@ -360,10 +364,10 @@ locate_in_tree(Query *query, Node *node, SourceSearch *search)
 
 		search->multiplied = true;
 		if (left && right)
-			refuse_second_source();
+			reject_second_source();
 		if ((left && (join->jointype == JOIN_RIGHT || join->jointype == JOIN_FULL)) ||
 			(right && (join->jointype == JOIN_LEFT || join->jointype == JOIN_FULL)))
-			refuse_nullable_side();
+			reject_nullable_side();
 		return left || right;
 	}
 }
@@ -371,12 +375,13 @@ locate_in_tree(Query *query, Node *node, SourceSearch *search)
 /*
  * Find the source of a stream's query, which is analysed and rewritten, and
  * bring the way to it into the form of subqueries.  Sets "record" to a Var of
- * "query" that tells the record of a row, or to NULL where nobody needs it: a
- * record has one row at most, "always" is false, and rows come in the order of
- * their records or "ordered" is false.  Sets "reordered" to whether rows may
- * come in another order, as those of joins do, also of those that the planner
- * makes of IN and EXISTS.  Returns the OIDs of the sources; raises an error if
- * there are none, or if one stands where a stream cannot read it.
+ * "query" that identifies the record of a row, or to NULL where it is not
+ * needed: a record has at most one row, "always" is false, and rows come in
+ * the order of their records or "ordered" is false.  Sets "reordered" to
+ * whether rows may come in another order, as those of joins do, including
+ * joins that the planner makes of IN and EXISTS.  Returns the OIDs of the
+ * sources; raises an error if there are none, or if one stands where a stream
+ * cannot read it.
  */
 List *
 sagg_find_sources(Query *query, bool always, bool ordered, Var **record,
@@ -402,7 +407,7 @@ sagg_find_sources(Query *query, bool always, bool ordered, Var **record,
 				 errmsg("the source of a stream must stand in FROM"),
 				 errdetail("In a subquery of an expression it would be read as a whole for every row.")));
 	if (sagg_count_sources((Node *) query) > search.found)
-		refuse_second_source();
+		reject_second_source();
 
 	*reordered = search.multiplied || search.semijoined;
 	*record = search.multiplied || always || (ordered && *reordered) ?

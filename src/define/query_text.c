@@ -3,7 +3,7 @@
  * query_text.c
  *	  A query as create_stream would take it, analysed without making a stream.
  *
- * Nothing here touches the catalogs.
+ * Nothing here writes to the catalogs.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,7 +17,7 @@
 #include "define_internal.h"
 
 /*
- * Whether a text is the name of something, rather than a query.
+ * Returns whether a text is the name of something, rather than a query.
  */
 bool
 sagg_is_name(const char *text)
@@ -34,7 +34,7 @@ setting(const char *name)
 }
 
 /*
- * Refuse what CREATE VIEW would.
+ * Reject what CREATE VIEW would reject.
  */
 static void
 check_column_names(const Query *query)
@@ -57,9 +57,9 @@ check_column_names(const Query *query)
 }
 
 /*
- * Analyse the text of a query for a stream that is not made: "stream" has what
- * create_stream would be told, and gets source, owner and settings of this
- * session; with "any_mode" also an output mode that the query can have.  Raises
+ * Analyse the text of a query for a stream that is not made: "stream" has the
+ * options of create_stream, and gets source, owner and settings of this
+ * session; with "any_mode" also an output mode that suits the query.  Raises
  * the errors that create_stream would.
  */
 SaggQuery *

@@ -8,8 +8,8 @@
  * none.  So are date_trunc(...)::date and (ts AT TIME ZONE zone)::date.  The window
  * column is what PostgreSQL makes of any time in the window.
  *
- * Whether it is a window or a key like others is for the caller to say: a time that
- * is no event time is truncated, too.
+ * The caller decides whether it is a window or a key like others: a time that
+ * is not the event time can be truncated, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,7 +35,7 @@ static const struct
 	int64		clock;			/* microseconds, */
 	int			days;			/* or days, */
 	int			months;			/* or months, */
-	int			year;			/* of which some begin on its first day */
+	int			year;			/* some of which begin on its first day */
 }			units[] =
 {
 	{DTK_MICROSEC, 1, 0, 0, 2000},
@@ -54,8 +54,8 @@ static const struct
 };
 
 /*
- * Windows of a unit, in the zone window->calendar has.  Where that never changes
- * its clocks, they have one size but for months.
+ * Windows of a unit, in the zone of window->calendar.  Where that never
+ * changes its clocks, they have one size, except months.
  */
 static void
 set_unit(SaggWindow *window, int unit)
@@ -83,7 +83,8 @@ set_unit(SaggWindow *window, int unit)
 }
 
 /*
- * A text that is a constant, in the current context; NULL if it is none.
+ * Returns a text that is a constant, in the current context; NULL if it is not
+ * one.
  */
 static char *
 constant_text(Node *arg)
@@ -116,8 +117,8 @@ unit_of(const char *name)
 }
 
 /*
- * A call of date_trunc over a time.  Returns false if what makes it a window is no
- * constant.
+ * Recognise a call of date_trunc over a time.  Returns false if an argument
+ * that defines the window is not a constant.
  */
 static bool
 match_date_trunc(FuncExpr *func, SaggWindow *window, Node **eventtime)
@@ -148,7 +149,8 @@ is_date_trunc(Node *expr)
 }
 
 /*
- * A cast to date, in the zone "by" and of type "type", of a time or of a date_trunc.
+ * Recognise a cast to date, in the zone "by" and of type "type", of a time or
+ * of a date_trunc.
  */
 static bool
 match_date(Node *arg, Oid type, pg_tz *by, SaggWindow *window, Node **eventtime)
@@ -177,7 +179,7 @@ match_date(Node *arg, Oid type, pg_tz *by, SaggWindow *window, Node **eventtime)
 }
 
 /*
- * Is a time one of a record, as far as the query's FROM tells?
+ * Returns whether a time is one of a record, as far as the query's FROM shows.
  */
 static bool
 is_of_record(const Query *query, Node *time)
@@ -196,10 +198,10 @@ is_of_record(const Query *query, Node *time)
 }
 
 /*
- * If an expression of GROUP BY is date_trunc of a time of records, or a cast of
- * one to date, describe it in "window" and give the time, which points into
- * "groupexpr".  Sets *hint for one that is none.  Raises invalid_parameter_value for
- * what is no unit, and no time zone.
+ * If an expression of GROUP BY is date_trunc of a time of records, or a cast
+ * of one to date, describe it in "window" and give the time, which points into
+ * "groupexpr".  Sets *hint for a call that is not a window.  Raises
+ * invalid_parameter_value for an unknown unit or time zone.
  */
 bool
 sagg_match_truncation(const Query *query, Node *groupexpr, SaggWindow *window,

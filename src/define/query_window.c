@@ -3,14 +3,14 @@
  * query_window.c
  *	  Recognises the window among the expressions of GROUP BY.
  *
- * stream_agg.tumble(ts, size [, origin] [, timezone]) is a tumbling window, as is
- * date_bin(size, ts, origin); stream_agg.hop(ts, slide, size [, origin]) is a
- * sliding one.  Slide, size and origin must be constants.
+ * stream_agg.tumble(ts, size [, origin] [, timezone]) is a tumbling window, as
+ * is date_bin(size, ts, origin); stream_agg.hop(ts, slide, size [, origin]) is
+ * a sliding one.  Slide, size and origin must be constants.
  * stream_agg.session(ts, gap) makes sessions; its gap may be an expression.
- * lower() and upper() of a window are that window, too; tumble_start and tumble_end
- * are another way to write them.  date_trunc and casts to date are windows where
- * these are not (query_trunc.c).  The functions are known by their OIDs, never by
- * name alone.
+ * lower() and upper() of a window are that window, too; tumble_start and
+ * tumble_end are another way to write them. date_trunc and casts to date are
+ * windows where none of these is used (query_trunc.c).  The functions are
+ * recognised by their OIDs, never by name alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,7 +33,7 @@
 #include "define_internal.h"
 
 /*
- * The OID of tumble, tumble_start or tumble_end.
+ * Returns the OID of tumble, tumble_start or tumble_end.
  */
 static Oid
 tumble_function(char *function)
@@ -60,7 +60,7 @@ is_session(Oid funcid)
 }
 
 /*
- * Is it stream_agg.hop?
+ * Returns whether a function is stream_agg.hop.
  */
 bool
 sagg_is_hop(Oid funcid)
@@ -73,7 +73,7 @@ sagg_is_hop(Oid funcid)
 }
 
 /*
- * The value of an argument that must be a constant.
+ * Returns the value of an argument that must be a constant.
  */
 static Datum
 constant_argument(Node *arg, const char *function, const char *what)
@@ -104,8 +104,8 @@ constant_origin(Node *arg, const char *function)
 }
 
 /*
- * Arguments in the order of the parameters, with those left out, as a call by
- * name may have them.
+ * Returns the arguments in the order of the parameters, including those left
+ * out, which a call by name may have.
  */
 static List *
 all_arguments(const FuncExpr *func)
@@ -145,7 +145,8 @@ match_tumble(FuncExpr *func, SaggWindow *window)
 }
 
 /*
- * A gap that is no constant is the record's; query_analyze.c gives it a column.
+ * A gap that is not a constant belongs to the record; query_analyze.c gives it
+ * a column.
  */
 static Node *
 match_session(FuncExpr *func, SaggWindow *window)
@@ -228,8 +229,8 @@ spell_out_bounds(Node *node, void *arg)
 }
 
 /*
- * Write tumble_start(...) and tumble_end(...) in the select list and HAVING of a query as
- * lower(tumble(...)) and upper(tumble(...)).
+ * Rewrite tumble_start(...) and tumble_end(...) in the select list and HAVING
+ * of a query as lower(tumble(...)) and upper(tumble(...)).
  */
 void
 sagg_spell_out_bounds(Query *query)

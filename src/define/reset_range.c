@@ -1,19 +1,21 @@
 /*-------------------------------------------------------------------------
  *
  * reset_range.c
- *	  Which results a reset computes again, and whether it may.
+ *	  Determines which results a reset computes again, and checks whether it
+ *	  may.
  *
- * Windows are made anew if all of their records lie behind the offsets: those
- * that start after the greatest event time before them.  Earlier ones stay as they
- * are.  So the reset leaves a watermark that has passed these and no others, and
- * records that fall into them are late, as stragglers were before.
+ * Windows are recomputed if all of their records lie behind the offsets: those
+ * that start after the greatest event time before the offsets.  Earlier
+ * windows are kept.  So the reset leaves a watermark that has passed the
+ * earlier windows and no others, and records that fall into them are late, as
+ * they were before.
  *
- * Refused, unless forced, is what would lose rows: windows that are still open
- * and have records before the offsets; rows that cannot be told by their windows;
- * and what results_from says, if windows from there on have records before the
+ * Unless forced, it rejects what would lose rows: windows that are still open
+ * and have records before the offsets; rows that cannot be identified by their
+ * windows; and results_from, if windows from there on have records before the
  * offsets.
  *
- * Kafka is asked for the offsets, no record is read, and nothing is written.
+ * It asks Kafka for the offsets, reads no record, and writes nothing.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,14 +34,14 @@
 #include "streams/streams.h"
 #include "write/write.h"
 
-/* the hint of whatever is refused */
+/* the hint of every rejection */
 #define HINT_FORCE	"With force => true they are lost."
 
-/* what it is; a dry run only says it */
+/* Reject the reset; a dry run only reports the reason */
 #define REFUSAL(range)	((range)->dry_run ? NOTICE : ERROR)
 
 /*
- * An event time, for messages.
+ * Returns an event time as text, for messages.
  */
 static char *
 time_text(const SaggQuery *query, int64 time)
@@ -50,7 +52,7 @@ time_text(const SaggQuery *query, int64 time)
 }
 
 /*
- * What the stream has read before the offsets; waits for Kafka.
+ * Find out what the stream has read before the offsets; waits for Kafka.
  */
 static void
 look_before(const SaggStream *stream, SaggCheckpoint *checkpoint, SaggReadBefore *before)
@@ -78,7 +80,7 @@ look_before(const SaggStream *stream, SaggCheckpoint *checkpoint, SaggReadBefore
 }
 
 /*
- * All rows of the sink would be replaced.
+ * Handle a reset that overwrites all rows of the sink.
  */
 static void
 check_all_rows(const SaggStream *stream, const SaggQuery *query, SaggResetRange *range)
@@ -107,7 +109,7 @@ check_all_rows(const SaggStream *stream, const SaggQuery *query, SaggResetRange 
 }
 
 static void
-refuse_unknown(const SaggStream *stream)
+reject_unknown(const SaggStream *stream)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -118,7 +120,8 @@ refuse_unknown(const SaggStream *stream)
 }
 
 /*
- * Windows before the range must have been closed: their state goes.
+ * Check that windows before the range are closed, because their state is
+ * discarded.
  */
 static void
 check_open_windows(const SaggStream *stream, const SaggQuery *query,
@@ -136,7 +139,7 @@ check_open_windows(const SaggStream *stream, const SaggQuery *query,
 }
 
 /*
- * Rows of windows from the first one on, but of which records lie before the
+ * Count the rows of windows from the first one on that have records before the
  * offsets.
  */
 static void
@@ -171,7 +174,7 @@ check_rows(const SaggStream *stream, const SaggQuery *query, SaggResetRange *ran
 }
 
 /*
- * The watermark that the reset leaves.
+ * Returns the watermark that the reset leaves.
  */
 static TimestampTz
 watermark_to_leave(const SaggStream *stream, const SaggQuery *query,
@@ -191,14 +194,14 @@ watermark_to_leave(const SaggStream *stream, const SaggQuery *query,
 	if (range->force)
 		return range->before.judged;
 	if (!range->before.known)
-		refuse_unknown(stream);
+		reject_unknown(stream);
 	return range->before.time == DT_NOBEGIN ? DT_NOBEGIN :
 		sagg_last_window_end(query, range->before.time);
 }
 
 /*
- * The heart of sagg_reset_range.  Of a stream that has had no micro-batch Kafka is
- * not asked.
+ * The main part of sagg_reset_range.  For a stream without a micro-batch,
+ * Kafka is not asked.
  */
 static void
 find_range(const SaggStream *stream, const SaggQuery *query, SaggCheckpoint *checkpoint,
@@ -240,10 +243,10 @@ find_range(const SaggStream *stream, const SaggQuery *query, SaggCheckpoint *che
 }
 
 /*
- * What a reset of "stream" to its starting_offsets computes again, into "range", of
- * which the caller has set "force", "dry_run" and where "windows" go, the rest to
- * 0; "results_from" is the caller's first window or NULL.  The stream's lock is
- * held.  Runs as the stream's owner; waits for Kafka.  Raises
+ * Determine what a reset of "stream" to its starting_offsets computes again,
+ * into "range".  The caller has set "force", "dry_run" and "windows" there,
+ * and the rest to 0; "results_from" is the caller's first window or NULL.  The
+ * stream's lock is held.  Runs as the stream's owner; waits for Kafka.  Raises
  * object_not_in_prerequisite_state for what would lose rows.
  */
 void

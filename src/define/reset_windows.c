@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * reset_windows.c
- *	  What reset_stream with dry_run returns: the windows of the sink that a reset
- *	  takes the place of, and what becomes of their rows.
+ *	  What reset_stream with dry_run returns: the windows of the sink that a
+ *	  reset overwrites, and what becomes of their rows.
  *
  *		replaced	the rows go; those that the records behind the offsets give come
  *		incomplete	the same, but the window may have records before the offsets,
@@ -56,7 +56,7 @@ put_line(const SaggResetRange *range, bool known, int64 start, int64 end,
 }
 
 /*
- * The rows that stay: all that are not replaced.
+ * Add the line for rows that stay: all that are not overwritten.
  */
 static void
 put_kept(const SaggStream *stream, const SaggQuery *query, const SaggResetRange *range)
@@ -73,7 +73,7 @@ put_kept(const SaggStream *stream, const SaggQuery *query, const SaggResetRange 
 }
 
 /*
- * Put the lines for "range" into its windows; as the stream's owner.
+ * Put the lines for "range" into its windows; runs as the stream's owner.
  */
 void
 sagg_reset_windows(const SaggStream *stream, const SaggQuery *query, const SaggResetRange *range)

@@ -4,9 +4,9 @@
  *	  session(ts, gap): the session window that a record makes by itself.
  *
  * That is [ts, ts + gap).  In a stream's query the analysis recognises the
- * function, and execute/window/sessions.c merges those of a key that touch.  Elsewhere
- * it is a range like any other: a batch query merges by window functions, see
- * doc/windows.md.
+ * function, and execute/window/session_windows.c merges those of a key that touch.
+ * Elsewhere it is a range like any other: a batch query merges sessions by
+ * window functions, see doc/windows.md.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,7 +20,8 @@
 PG_FUNCTION_INFO_V1(stream_agg_session);
 
 /*
- * The constant gap of a stream's sessions in microseconds, greater than zero.
+ * Returns the constant gap of a stream's sessions in microseconds, greater
+ * than zero.
  */
 int64
 sagg_session_gap(const Interval *gap)

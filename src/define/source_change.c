@@ -1,14 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * source_change.c
- *	  ALTER FOREIGN TABLE of a source under streams that run: they are named.
+ *	  ALTER FOREIGN TABLE of a source that running streams read: a notice names
+ *	  them.
  *
- * Options of a source and of its columns say what a record means.  A stream goes
- * by the new ones from its next micro-batch on, and what it has in state and sink
- * stays as the old ones made it.  Options that say what is read are the worker's
- * business: it starts anew.
+ * Options of a source and of its columns say what a record means.  A stream
+ * uses the new ones from its next micro-batch on, and its state and sink keep
+ * what the old ones made.  Options that say what is read are handled by the
+ * worker, which restarts.
  *
- * Never: a refusal.
+ * Nothing is rejected here.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,7 +45,10 @@ changes_format(const AlterTableCmd *cmd)
 	{
 		const char *name = lfirst_node(DefElem, lc)->defname;
 
-		/* what is read, and what becomes of bad records in queries, is another matter */
+		/*
+		 * options about what is read, and about bad records in queries, do not
+		 * count
+		 */
 		if (strncmp(name, "topic", 5) != 0 && strcmp(name, "on_error") != 0)
 			return true;
 	}
@@ -53,7 +57,7 @@ changes_format(const AlterTableCmd *cmd)
 
 /*
  * A command on a table has ended: if it changes what records of a source mean,
- * tell which streams that concerns.  Connected to SPI.
+ * report which streams that concerns.  Connected to SPI.
  */
 void
 sagg_tell_source_change(const Node *command)

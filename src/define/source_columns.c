@@ -4,8 +4,8 @@
  *	  The columns of a source: one column list, as in CREATE FOREIGN TABLE.
  *
  * The text is parsed as the column list of a statement made of nothing else;
- * what is used of the result are its ColumnDefs, after making sure that there
- * is nothing but them.
+ * only the ColumnDefs of the result are used, after a check that there is
+ * nothing else.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,7 +20,7 @@
 #define PLACEHOLDER		"columns of a source"
 
 static void
-refuse_columns(const char *detail)
+reject_columns(const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -30,7 +30,8 @@ refuse_columns(const char *detail)
 }
 
 /*
- * The statement around the list, if it is the one that was meant.
+ * Returns the statement around the list, after a check that it is the expected
+ * one.
  */
 static CreateForeignTableStmt *
 only_statement(List *statements)
@@ -39,18 +40,19 @@ only_statement(List *statements)
 
 	if (list_length(statements) != 1 ||
 		!IsA(linitial_node(RawStmt, statements)->stmt, CreateForeignTableStmt))
-		refuse_columns("There is more than a list of columns.");
+		reject_columns("There is more than a list of columns.");
 	stmt = (CreateForeignTableStmt *) linitial_node(RawStmt, statements)->stmt;
 	if (strcmp(stmt->base.relation->relname, PLACEHOLDER) != 0 ||
 		strcmp(stmt->servername, PLACEHOLDER) != 0 ||
 		stmt->options != NIL || stmt->base.inhRelations != NIL ||
 		stmt->base.partbound != NULL || stmt->base.partspec != NULL)
-		refuse_columns("There is more than a list of columns.");
+		reject_columns("There is more than a list of columns.");
 	return stmt;
 }
 
 /*
- * Whether a type is one of those that give a column a default and NOT NULL.
+ * Returns whether a type is one of those (serial) that give a column a default
+ * and NOT NULL.
  */
 static bool
 is_serial(const TypeName *type)
@@ -70,8 +72,8 @@ is_serial(const TypeName *type)
 }
 
 /*
- * Fix the JSON field of a column, so that it stays when the column is renamed; a
- * name that was given for the column only is found in any case.
+ * Fix the JSON field of a column, so that it stays when the column is renamed.
+ * A name that was given for the column only is matched in any case.
  */
 static void
 add_field_option(ColumnDef *column, bool any_case)
@@ -94,7 +96,8 @@ add_field_option(ColumnDef *column, bool any_case)
 }
 
 /*
- * Was the name of a column, at "written", folded to lower case?
+ * Returns whether the name of a column, at "written", was folded to lower
+ * case.
  */
 static bool
 is_folded(const ColumnDef *column, const char *written)
@@ -106,8 +109,8 @@ is_folded(const ColumnDef *column, const char *written)
 }
 
 /*
- * Tell of names in capitals that are none any more: fields with capitals are
- * meant, most likely.
+ * Warn about names written with capitals that were folded to lower case: most
+ * likely fields with capitals are meant.
  */
 static void
 tell_of_folded_names(List *columns, const char *text, bool any_case)
@@ -136,9 +139,9 @@ tell_of_folded_names(List *columns, const char *text, bool any_case)
 }
 
 /*
- * Parse a list of columns into ColumnDefs, with the fields that columns take by
- * their name if "by_name", and those in any case if "any_case".  "*text" is set to the statement
- * that positions in them count in.  Raises invalid_parameter_value,
+ * Parse a list of columns into ColumnDefs, with the fields that columns match
+ * by name if "by_name", and in any case if "any_case". "*text" is set to the
+ * statement that positions in them count in.  Raises invalid_parameter_value,
  * syntax_error or feature_not_supported.
  */
 List *
@@ -148,18 +151,18 @@ sagg_parse_columns(const char *columns, bool by_name, bool any_case, char **text
 	ListCell   *lc;
 
 	if (columns[strspn(columns, " \t\n\r")] == '\0')
-		refuse_columns("It is empty.");
+		reject_columns("It is empty.");
 	*text = psprintf("CREATE FOREIGN TABLE \"%s\" (\n%s\n) SERVER \"%s\"",
 					 PLACEHOLDER, columns, PLACEHOLDER);
 	stmt = only_statement(sagg_parse_text(*text));
 	if (stmt->base.tableElts == NIL)
-		refuse_columns("It is empty.");
+		reject_columns("It is empty.");
 	foreach(lc, stmt->base.tableElts)
 	{
 		ColumnDef  *column = lfirst(lc);
 
 		if (!IsA(column, ColumnDef))
-			refuse_columns("A source has columns only, no constraints and no LIKE.");
+			reject_columns("A source has columns only, no constraints and no LIKE.");
 		if (column->constraints != NIL || column->raw_default != NULL ||
 			is_serial(column->typeName))
 			ereport(ERROR,

@@ -3,8 +3,7 @@
  * source_def.c
  *	  create_source and drop_source: Kafka topics as a foreign table.
  *
- * Both come down to DDL of the server's own, run as the caller.  Nobody
- * contacts Kafka here.
+ * Both run DDL of the server, as the caller.  Nothing here contacts Kafka.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,7 +29,7 @@ PG_FUNCTION_INFO_V1(stream_agg_create_source);
 PG_FUNCTION_INFO_V1(stream_agg_drop_source);
 
 /*
- * A text argument that may be NULL.
+ * Returns a text argument that may be NULL.
  */
 char *
 sagg_text_argument(FunctionCallInfo fcinfo, int n)
@@ -39,7 +38,7 @@ sagg_text_argument(FunctionCallInfo fcinfo, int n)
 }
 
 /*
- * A text argument that must have a value; "name" is for the message.
+ * Returns a text argument that must have a value; "name" is for the message.
  */
 char *
 sagg_required_argument(FunctionCallInfo fcinfo, int n, const char *name)
@@ -60,7 +59,8 @@ sagg_required_argument(FunctionCallInfo fcinfo, int n, const char *name)
 }
 
 /*
- * Options for the server and those for the source, which are in one argument.
+ * Split options that are in one argument into those for the server and those
+ * for the source.
  */
 static void
 split_options(FunctionCallInfo fcinfo, List **for_server, List **for_source)
@@ -82,7 +82,8 @@ split_options(FunctionCallInfo fcinfo, List **for_server, List **for_source)
 }
 
 /*
- * Name of the server to use, made from the brokers and options if need be.
+ * Returns the name of the server to use, made from the brokers and options if
+ * necessary.
  */
 static char *
 settle_server(FunctionCallInfo fcinfo, List *options)
@@ -116,8 +117,8 @@ text_option(const char *name, char *value)
 }
 
 /*
- * An array of topics as the option "topics" has them; the validator checks
- * their names.
+ * Returns an array of topics as the option "topics" has them; the validator
+ * checks their names.
  */
 static char *
 join_topics(ArrayType *array)
@@ -148,7 +149,7 @@ join_topics(ArrayType *array)
 }
 
 /*
- * The option that says which topics the source has.
+ * Returns the option that says which topics the source has.
  */
 static DefElem *
 topic_option(FunctionCallInfo fcinfo)
@@ -172,8 +173,8 @@ topic_option(FunctionCallInfo fcinfo)
 }
 
 /*
- * The relation of this name where CREATE would put it; InvalidOid if there is
- * none.
+ * Returns the relation of this name where CREATE would put it; InvalidOid if
+ * there is none.
  */
 static Oid
 already_there(RangeVar *name)
@@ -182,10 +183,10 @@ already_there(RangeVar *name)
 }
 
 /*
- * The source that is there already, if that is wanted: it must be what the user
- * would have made.  Who owns another one can have it give what records he likes;
- * membership in the owner tells nothing, for others can have granted that to the
- * user.
+ * Check a source that exists already, if IF NOT EXISTS was given: it must be
+ * what the user would have made.  The owner of another source can make it
+ * return any records; membership in the owner does not help, because others
+ * can have granted that to the user.
  */
 static void
 check_existing(Oid relid, const char *name)

@@ -59,10 +59,10 @@ same_options(List *a, List *b)
 }
 
 /*
- * Whether the current user trusts a role with a server: who owns it can have it
- * point elsewhere at any time, at records of his own and with the passwords of
- * others.  Membership in the owner tells nothing: others can have granted that
- * to the user.
+ * Returns whether the current user trusts a role with a server: its owner can
+ * point it elsewhere at any time, at records of his own and with the passwords
+ * of others.  Membership in the owner does not help: others can have granted
+ * that to the user.
  */
 static bool
 is_trusted(Oid owner)
@@ -71,8 +71,8 @@ is_trusted(Oid owner)
 }
 
 /*
- * A server of ours with these options that the current user may use, and that
- * no stranger can alter; NULL if there is none.
+ * Returns a server of ours with these options that the current user may use,
+ * and that no stranger can alter; NULL if there is none.
  */
 static char *
 find_server(Oid fdw, List *options)
@@ -98,8 +98,8 @@ find_server(Oid fdw, List *options)
 }
 
 /*
- * A name for a server, from its brokers: kafka_host_9092, with a number where
- * that is taken.
+ * Returns a name for a server, from its brokers: kafka_host_9092, with a
+ * number where that is taken.
  */
 static char *
 new_server_name(const char *brokers)
@@ -137,8 +137,9 @@ check_usage(Oid fdw)
 }
 
 /*
- * The name of a server with these brokers and further options (DefElems),
- * found or made.  Raises insufficient_privilege and what the validator raises.
+ * Returns the name of a server with these brokers and further options
+ * (DefElems), found or made.  Raises insufficient_privilege and what the
+ * validator raises.
  */
 char *
 sagg_server_of_brokers(const char *brokers, List *options)
@@ -164,8 +165,8 @@ sagg_server_of_brokers(const char *brokers, List *options)
 
 /*
  * A JSON object of options as DefElems, in the current context; raises
- * invalid_parameter_value if it is something else.  A null is a DefElem without
- * a value, where the caller allows it, and an error elsewhere.
+ * invalid_parameter_value for anything else.  A null becomes a DefElem without
+ * a value if the caller allows that, and is an error otherwise.
  */
 List *
 sagg_options_from_json(Jsonb *json, bool nulls)

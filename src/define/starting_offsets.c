@@ -6,11 +6,11 @@
  *		earliest, latest
  *		{"0": 42, "1": -2}	offsets by partition; -2 earliest, -1 latest;
  *							partitions not named: earliest
- *		{"topic": {"0": 42}}	the same of a source of several topics
+ *		{"topic": {"0": 42}}	offsets of a source of several topics
  *		a timestamptz		the first record of that time or later
  *
- * The catalog holds it in one form that reads the same under any setting of
- * the session, and at any time: 'yesterday' becomes the time it was at
+ * The catalog holds it in a form that means the same under any setting of the
+ * session, and at any time: 'yesterday' becomes the time that it meant at
  * create_stream.  Nothing here asks Kafka: worker/start_offsets.c finds the
  * offsets, once, at the stream's first contact with its topic.
  *
@@ -101,8 +101,8 @@ add_range(SaggStart *start)
 }
 
 /*
- * Offsets by partition, of an object that was just entered; of topic -1: the
- * source's only one.
+ * Read offsets by partition, of an object that was just entered; topic -1 is
+ * the source's only one.
  */
 static void
 partitions_from_json(JsonbIterator **it, int32 topic, const char *what,
@@ -132,7 +132,7 @@ partitions_from_json(JsonbIterator **it, int32 topic, const char *what,
 }
 
 /*
- * Offsets by partition, or by topic and partition.
+ * Read offsets by partition, or by topic and partition.
  */
 static void
 offsets_from_json(const char *text, const char *what, SaggStart *start)
@@ -159,7 +159,7 @@ offsets_from_json(const char *text, const char *what, SaggStart *start)
 }
 
 /*
- * A time.  Kafka counts milliseconds since 1970.
+ * Read a time.  Kafka counts milliseconds since 1970.
  */
 static TimestampTz
 checked_time(TimestampTz time, const char *what)
@@ -212,7 +212,7 @@ parse(const char *text, const char *what)
 }
 
 /*
- * What a row of stream_agg.streams says; in the current context.
+ * Read what a row of stream_agg.streams says; in the current context.
  */
 SaggStart *
 sagg_starting_offsets(const char *text)
@@ -282,9 +282,9 @@ sagg_starting_offsets_check(const char *text, const char *what)
 }
 
 /*
- * An argument of a function, of type "any": a text or a time, as the catalog
- * holds it.  Raises what sagg_starting_offsets_check does, null_value_not_allowed
- * and datatype_mismatch.
+ * Read an argument of a function, of type "any": a text or a time, as the
+ * catalog holds it.  Raises what sagg_starting_offsets_check does,
+ * null_value_not_allowed and datatype_mismatch.
  */
 char *
 sagg_offsets_argument(FunctionCallInfo fcinfo, int n, const char *what)

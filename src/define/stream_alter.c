@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * stream_alter.c
- *	  alter_stream: what create_stream was told, for a stream that is there.
+ *	  alter_stream: changes what create_stream was given.
  *
- * So a stream that has failed at a record it cannot process goes on, from its
- * last commit, without that record.  State does not depend on options, trigger
- * and bounds; a micro-batch that is planned and not committed runs with the new
- * ones.  A watermark never goes back, whatever its delay becomes.  Another
- * query is in stream_requery.c.
+ * So a stream that has failed at a record it cannot process can continue, from
+ * its last commit, without that record.  State does not depend on options,
+ * trigger and bounds; a micro-batch that is planned and not committed runs
+ * with the new ones.  A watermark never goes back, whatever its delay becomes.
+ * stream_requery.c replaces the query.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,7 +39,7 @@ enum
 };
 
 /*
- * Change "stream" by options; those that are null get their default, except for
+ * Change "stream" by options; options that are null get their default, except
  * max_future, where null is a value.
  */
 static void
@@ -65,8 +65,9 @@ merge_options(SaggStream *stream, Datum changes)
 }
 
 /*
- * The delay decides what becomes late from now on.  With none there is nothing
- * that could have become late, and there may be state that would.
+ * Change the delay, which decides what becomes late from now on.  Without a
+ * delay nothing could have become late, so there may be state of windows that
+ * a new delay would close.
  */
 static void
 change_watermark(SaggStream *stream, int64 delay)
@@ -101,7 +102,8 @@ merge_arguments(SaggStream *stream, FunctionCallInfo fcinfo)
 }
 
 /*
- * The state of sliding windows is not the same with either policy.
+ * Reject a change of the policy for sliding windows, whose state depends on
+ * it.
  */
 static void
 check_policy_change(const SaggStream *stream, SaggWatermarkPolicy before)
@@ -120,7 +122,8 @@ check_policy_change(const SaggStream *stream, SaggWatermarkPolicy before)
 }
 
 /*
- * As the owner, who is not the caller where the caller has only his privileges.
+ * Set up the stream as its owner, who is not the caller where the caller only
+ * has the owner's privileges.
  */
 static void
 check_retention_sink(const SaggStream *stream, const SaggQuery *query)
@@ -150,8 +153,8 @@ update_row(const SaggStream *stream)
 }
 
 /*
- * What the reader of a stream is told all of its streams say: give the others what
- * "stream" has got.
+ * All streams of a reader have the same settings for it: give the others those
+ * of "stream".
  */
 static void
 change_others_of_reader(const SaggStream *stream)
@@ -184,9 +187,9 @@ change_others_of_reader(const SaggStream *stream)
 /*
  * alter_stream(stream text, options jsonb, trigger interval,
  * max_offsets_per_trigger bigint, watermark interval, query text, drop_columns
- * boolean): changes what is not NULL.  Waits for the micro-batch at hand; on commit the stream goes on
- * with what has changed.  One that is stopped or failed stays so, but with
- * another query a failed one tries again.
+ * boolean): changes what is not NULL.  Waits for the current micro-batch; on
+ * commit the stream continues with the changes.  A stopped or failed stream
+ * stays so, but with another query a failed one tries again.
  */
 Datum
 stream_agg_alter_stream(PG_FUNCTION_ARGS)
@@ -202,7 +205,7 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	sagg_stream_check_owner(stream);
 	sagg_lock_stream(stream->view);
 
-	/* as others left it that held the lock before */
+	/* as a session left it that held the lock before */
 	stream = sagg_stream_by_view(stream->view, false);
 	policy = stream->options.watermark_policy;
 	merge_arguments(stream, fcinfo);

@@ -49,7 +49,7 @@ output_mode(FunctionCallInfo fcinfo)
 }
 
 /*
- * A length of time in microseconds, not negative.
+ * Returns a length of time in microseconds, not negative.
  */
 int64
 sagg_duration_argument(FunctionCallInfo fcinfo, int n, const char *name)
@@ -64,7 +64,8 @@ sagg_duration_argument(FunctionCallInfo fcinfo, int n, const char *name)
 }
 
 /*
- * Such a length as an interval, in the current context.
+ * Returns a length of time in microseconds as an interval, in the current
+ * context.
  */
 Datum
 sagg_interval_datum(int64 length)

@@ -3,9 +3,8 @@
  * stream_catalog.c
  *	  Streams as the catalog tables describe them.
  *
- * Reads stream_agg.streams as the owner of the extension, so what a caller may
- * see is the caller's business: check with sagg_stream_check_owner before
- * showing or changing anything.
+ * Reads stream_agg.streams as the owner of the extension, so the caller must
+ * check with sagg_stream_check_owner before showing or changing anything.
  *
  *-------------------------------------------------------------------------
  */
@@ -49,7 +48,7 @@ typedef struct Row
 {
 	HeapTuple	tuple;
 	TupleDesc	desc;
-	int			column;			/* last one taken */
+	int			column;			/* number of the last column */
 } Row;
 
 static Datum
@@ -86,7 +85,7 @@ next_interval(Row *row, const char *what, int64 *length)
 }
 
 /*
- * The columns source and other_sources.
+ * Read the columns source and other_sources.
  */
 static List *
 next_sources(Row *row)
@@ -99,7 +98,7 @@ next_sources(Row *row)
 }
 
 /*
- * A row of STREAM_QUERY, in the current context.
+ * Returns the stream in a row of STREAM_QUERY, in the current context.
  */
 static SaggStream *
 make_stream(HeapTuple tuple, TupleDesc desc)
@@ -141,7 +140,7 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 }
 
 /*
- * The stream whose row has a value; NULL if there is none.
+ * Returns the stream whose row has a value in a column; NULL if there is none.
  */
 static SaggStream *
 fetch_stream(const char *query, Oid type, Datum value)
@@ -167,8 +166,8 @@ fetch_stream(const char *query, Oid type, Datum value)
 }
 
 /*
- * The stream whose query is this view, in the current context.  NULL if there
- * is none and "missing_ok", else raises undefined_object.
+ * Returns the stream whose query is this view, in the current context.  NULL
+ * if there is none and "missing_ok", otherwise raises undefined_object.
  */
 SaggStream *
 sagg_stream_by_view(Oid view, bool missing_ok)
@@ -184,7 +183,8 @@ sagg_stream_by_view(Oid view, bool missing_ok)
 }
 
 /*
- * The stream with this key (sagg_stream_key), in the current context, or NULL.
+ * Returns the stream with this key (sagg_stream_key), in the current context,
+ * or NULL.
  */
 SaggStream *
 sagg_stream_by_key(const char *key)
@@ -194,7 +194,8 @@ sagg_stream_by_key(const char *key)
 }
 
 /*
- * A stream that reads a source, in the current context; NULL if there is none.
+ * Returns a stream that reads a source, in the current context; NULL if there
+ * is none.
  */
 SaggStream *
 sagg_stream_of_source(Oid source)
@@ -204,8 +205,8 @@ sagg_stream_of_source(Oid source)
 }
 
 /*
- * The stream that writes to a sink, in the current context; NULL if there is
- * none.  Where there is another besides that of the table's owner, the owner's.
+ * Returns the stream that writes to a sink, in the current context; NULL if
+ * there is none.  If there are several, prefers the one of the table's owner.
  */
 SaggStream *
 sagg_stream_of_sink(Oid sink)
@@ -217,8 +218,8 @@ sagg_stream_of_sink(Oid sink)
 }
 
 /*
- * Another stream that shares the reader of "stream", in the current context;
- * NULL if there is none.
+ * Returns another stream that shares the reader of "stream", in the current
+ * context; NULL if there is none.
  */
 SaggStream *
 sagg_stream_beside(const SaggStream *stream)
@@ -229,7 +230,8 @@ sagg_stream_beside(const SaggStream *stream)
 }
 
 /*
- * The views of all other streams that share the reader of "stream", in order.
+ * Returns the views of all other streams that share the reader of "stream", in
+ * order.
  */
 List *
 sagg_views_beside(const SaggStream *stream)
@@ -264,9 +266,9 @@ sagg_views_beside(const SaggStream *stream)
 }
 
 /*
- * Change a stream's row, as the owner of the extension: "assignments" is the SET
- * clause, whose parameters begin at $2; values[0] is set here.  Raises
- * serialization_failure if the row is gone.
+ * Change a stream's row, as the owner of the extension: "assignments" is the
+ * SET clause, whose parameters begin at $2; values[0] is set here.  Raises
+ * serialization_failure if the row does not exist any more.
  */
 void
 sagg_stream_update(const SaggStream *stream, const char *assignments, int nargs,
@@ -290,7 +292,7 @@ sagg_stream_update(const SaggStream *stream, const char *assignments, int nargs,
 }
 
 /*
- * A name that users write as they write a relation's, as a RangeVar.  "what"
+ * Returns a name, written like the name of a relation, as a RangeVar.  "what"
  * is the argument's name, for messages.  Raises invalid_parameter_value and
  * invalid_name.
  */
@@ -312,8 +314,8 @@ sagg_parse_name(const char *name, const char *what)
 }
 
 /*
- * How a stream of this name is called in the catalog: as it was named, quoted
- * where need be, whatever the session's quote_all_identifiers.
+ * Returns the key of a stream of this name in the catalog: the name as given,
+ * quoted where necessary, independent of the session's quote_all_identifiers.
  */
 char *
 sagg_stream_key(const RangeVar *name)
@@ -330,7 +332,7 @@ sagg_stream_key(const RangeVar *name)
 }
 
 /*
- * Name of the view that holds a stream's query.
+ * Returns the name of the view that holds a stream's query.
  */
 char *
 sagg_stream_view_name(const RangeVar *name)
@@ -339,8 +341,9 @@ sagg_stream_view_name(const RangeVar *name)
 }
 
 /*
- * Whether a stream has this name but for its schema.  Names of views are cut where
- * those of streams are not, so the view that is found may be another stream's.
+ * Returns whether a stream has this name, apart from its schema.  Names of
+ * views are truncated where those of streams are not, so the view found may be
+ * another stream's.
  */
 bool
 sagg_stream_has_name(const SaggStream *stream, const RangeVar *name)
@@ -349,9 +352,9 @@ sagg_stream_has_name(const SaggStream *stream, const RangeVar *name)
 }
 
 /*
- * The stream of this name, in the current context.  A stream that was named
- * without schema is found by its schema too, and the other way round.  NULL if
- * there is none and "missing_ok", else raises undefined_object.
+ * Returns the stream of this name, in the current context.  A stream that was
+ * named without schema is also found with its schema, and the other way round.
+ * NULL if there is none and "missing_ok", otherwise raises undefined_object.
  */
 SaggStream *
 sagg_stream_by_name(const char *name, bool missing_ok)
@@ -391,10 +394,11 @@ sagg_stream_check_owner(const SaggStream *stream)
 }
 
 /*
- * Lock the sink of a stream for rows to be written, until the end of the transaction,
- * and see that its query, sink and sources belong to those who owned them when it
- * was started: their code is about to run as the stream's owner.  Raises
- * ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE if one has another owner.
+ * Lock the sink of a stream for rows to be written, until the end of the
+ * transaction, and check that its query, sink and sources still belong to
+ * those who owned them when it was started, because their code is about to run
+ * as the stream's owner.  Raises ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE if
+ * one has another owner.
  */
 void
 sagg_stream_lock_sink(const SaggStream *stream)

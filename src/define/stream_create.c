@@ -5,7 +5,7 @@
  *
  * The query becomes a view, so that renames, dependencies, privileges and
  * pg_dump come with it; the view's owner is the stream's.  All of it is
- * ordinary transactional DDL: what fails leaves nothing behind, and the worker
+ * ordinary transactional DDL: a failure leaves nothing behind, and the worker
  * starts on commit.
  *
  *-------------------------------------------------------------------------
@@ -40,7 +40,7 @@
 PG_FUNCTION_INFO_V1(stream_agg_create_stream);
 
 /*
- * The one SELECT in the text of a query.  Raises syntax_error and
+ * Returns the one SELECT in the text of a query.  Raises syntax_error and
  * feature_not_supported.
  */
 RawStmt *
@@ -64,7 +64,7 @@ sagg_parse_query(const char *text)
 }
 
 /*
- * Refuse what CREATE VIEW would make a temporary view of.
+ * Reject a query of which CREATE VIEW would make a temporary view.
  */
 static void
 check_not_temporary(RawStmt *raw, const char *text)
@@ -102,12 +102,13 @@ sagg_make_query_view(const char *stream, char *schema, char *name, const char *t
 }
 
 /*
- * A table that has the stream's name by chance, or by the intent of somebody
- * who waits for the stream's owner to run its triggers.  Membership in the
- * table's owner tells nothing: others can have granted that to the user.
+ * Reject an existing table of another role that has the stream's name by
+ * chance, or because its owner waits for the stream's owner to run its
+ * triggers.  Membership in the table's owner does not help: others can have
+ * granted that to the user.
  */
 static void
-refuse_stranger(Oid sink, const char *name)
+reject_stranger(Oid sink, const char *name)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(sink));
 	Oid			owner;
@@ -134,7 +135,9 @@ check_sink_is_free(Oid sink, const char *name)
 {
 	SaggStream *other;
 
-	/* one at a time, or two new streams would not see each other */
+	/*
+	 * serialise creators, otherwise two new streams would not see each other
+	 */
 	LockRelationOid(sink, ShareUpdateExclusiveLock);
 	other = sagg_stream_of_sink(sink);
 	if (other == NULL)
@@ -164,7 +167,7 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 		name = makeRangeVar(schema, args->name->relname, -1);
 	stream->sink = RangeVarGetRelid(name, NoLock, true);
 	if (args->sink == NULL && OidIsValid(stream->sink))
-		refuse_stranger(stream->sink, name->relname);
+		reject_stranger(stream->sink, name->relname);
 	stream->sink_created = !OidIsValid(stream->sink);
 	if (stream->sink_created)
 	{
@@ -182,7 +185,7 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 }
 
 /*
- * The schemas that unqualified names are looked up in, as a setting.
+ * Returns the schemas in which unqualified names are looked up, as a setting.
  */
 static char *
 current_search_path(void)
@@ -220,7 +223,7 @@ insert_row(const char *command, int nargs, Oid *types, Datum *values, const char
 }
 
 /*
- * The sources but the first, as an array of regclass.
+ * Returns the sources except the first, as an array of regclass.
  */
 static Datum
 other_sources(const SaggStream *stream)
@@ -280,8 +283,8 @@ insert_stream(const SaggStream *stream, const char *search_path, bool start)
 }
 
 /*
- * The stream is of this database.  A row can only become so, see
- * stream_restore.c.
+ * Mark the stream as one of this database.  A row can only get this mark by an
+ * UPDATE, see stream_restore.c.
  */
 static void
 adopt_stream(const SaggStream *stream)
@@ -299,8 +302,9 @@ adopt_stream(const SaggStream *stream)
 }
 
 /*
- * Take a name that streams of all schemas share.  A transaction that has taken it
- * and has not ended is not waited for: it can be another role's, and last.
+ * Reserve a name that streams of all schemas share.  It does not wait for a
+ * transaction that has reserved the name and has not ended: that can be
+ * another role's, and last.
  */
 static void
 take_name(const SaggStream *stream)
@@ -322,7 +326,7 @@ take_name(const SaggStream *stream)
 }
 
 /*
- * The stream's rows in the catalog, written as the owner of the extension.
+ * Write the stream's rows in the catalog, as the owner of the extension.
  */
 static void
 record_stream(const SaggStream *stream, bool start)
@@ -340,7 +344,7 @@ record_stream(const SaggStream *stream, bool start)
 }
 
 /*
- * Refuse a query that the current user may not run, or that does not fit the
+ * Reject a query that the current user may not run, or that does not fit the
  * stream's other arguments.
  */
 void
@@ -360,7 +364,7 @@ sagg_check_query(const SaggStream *stream, const SaggQuery *query)
 }
 
 /*
- * What the user should know before waiting for rows.
+ * Tell the user what to know before waiting for rows.
  */
 static void
 tell_about(const SaggStream *stream, const SaggQuery *query)
@@ -407,8 +411,8 @@ fill_stream(SaggStream *stream, const SaggStreamArguments *args)
 }
 
 /*
- * The stream of this name, or the one that the same name with or without its
- * schema was given to.  NULL if there is none; raises duplicate_table if
+ * Returns the stream of this name, or the one that has the same name with or
+ * without its schema.  NULL if there is none; raises duplicate_table if
  * something else has the name of its view.
  */
 static SaggStream *
@@ -438,9 +442,10 @@ find_stream(const SaggStreamArguments *args, Oid schema)
 }
 
 /*
- * If there is a stream of this name already: its sink with a NOTICE, if that
- * is wanted and the stream is the user's, else an error.  What another role's
- * stream writes is not what the user wants, even one that he may alter.
+ * Handle a stream of this name that exists already: returns its sink with a
+ * NOTICE, if IF NOT EXISTS was given and the stream is the user's; otherwise
+ * raises an error.  What another role's stream writes is not what the user
+ * wants, even if he may alter that stream.
  */
 static Oid
 existing_stream(const SaggStreamArguments *args, Oid schema)

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * stream_delivery.c
- *	  Whether a stream and its sink go together: results that arrive exactly once
- *	  or not, and rows that the sink cannot change.
+ *	  Checks that a stream and its sink fit: whether results arrive exactly
+ *	  once, and whether the sink can change rows.
  *
- * What a kind of sink does not promise nobody gets without having said so, by
+ * A user gets weaker guarantees than exactly once only by asking for them, by
  * option "delivery".
  *
  *-------------------------------------------------------------------------
@@ -18,8 +18,8 @@
 #include "sink_kinds.h"
 
 /*
- * A source that is no sink: nobody can write to its kind, or no kind of sinks takes
- * it, and it would pass for a table.
+ * Reject a source whose kind cannot be written to, or that no kind of sinks takes:
+ * it would pass for a table.
  */
 static void
 check_source(Oid sink, const SaggSinkKind *kind, const char *name)
@@ -59,7 +59,7 @@ check_promise(const SaggStream *stream, const SaggSinkKind *kind, const char *na
 }
 
 /*
- * A sink to which rows are only added.
+ * Check the output mode for a sink to which rows can only be added.
  */
 static void
 check_no_changes(const SaggStream *stream, const SaggQuery *query, const SaggSinkKind *kind)
@@ -87,8 +87,8 @@ check_no_changes(const SaggStream *stream, const SaggQuery *query, const SaggSin
 }
 
 /*
- * Raise an error unless the stream's sink, mode and option "delivery" go
- * together, and the kind of the sink takes such rows.
+ * Raise an error unless the stream's sink, mode and option "delivery" fit, and
+ * the kind of the sink accepts such rows.
  */
 void
 sagg_check_delivery(const SaggStream *stream, const SaggQuery *query)
@@ -97,7 +97,7 @@ sagg_check_delivery(const SaggStream *stream, const SaggQuery *query)
 	char	   *name = get_rel_name(stream->sink);
 
 	if (name == NULL)
-		return;					/* left to WRITE to complain about */
+		return;					/* WRITE raises an error */
 	if (list_member_oid(stream->sources, stream->sink))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * stream_drop.c
- *	  drop_stream, and what becomes of a stream when its view is dropped.
+ *	  drop_stream, and what happens to a stream when its view is dropped.
  *
  * A stream ends with its view, whichever command drops that: the event trigger
- * removes its rows from the catalog and the logs, and worker/notify.c ends its
- * worker.  drop_stream is no more than a tidy way to do so.
+ * removes its rows from the catalog and the logs, and worker/commit_hooks.c
+ * ends its worker. drop_stream is a convenient way to drop the view.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,7 +33,7 @@ PG_FUNCTION_INFO_V1(stream_agg_on_ddl_command_end);
 static Oid	named_view = InvalidOid;
 
 /*
- * There is no CASCADE here that the server's hint could mean.
+ * Replace the server's hint about CASCADE, which drop_stream does not have.
  */
 static void
 replace_hint(void *arg)
@@ -43,8 +43,8 @@ replace_hint(void *arg)
 }
 
 /*
- * Drop a relation as DROP ... RESTRICT would.  Raises undefined_table if it is
- * gone, and what DROP raises.
+ * Drop a relation as DROP ...  RESTRICT would.  Raises undefined_table if it
+ * does not exist, and what DROP raises.
  */
 void
 sagg_drop_relation(Oid relid, ObjectType type)
@@ -107,7 +107,9 @@ stream_agg_drop_stream(PG_FUNCTION_ARGS)
 	sagg_stream_check_owner(stream);
 	sagg_lock_stream(stream->view);
 
-	/* the lock may have been waited for while another dropped the stream */
+	/*
+	 * another session may have dropped the stream during the wait for the lock
+	 */
 	AcceptInvalidationMessages();
 	if (get_rel_name(stream->view) == NULL)
 	{
@@ -140,8 +142,8 @@ check_event_trigger(FunctionCallInfo fcinfo)
 }
 
 /*
- * OIDs that a query of one column yields, as an array; (Datum) 0 for none.
- * SPI is connected.
+ * Returns OIDs that a query of one column yields, as an array; (Datum) 0 for
+ * none.  SPI is connected.
  */
 static Datum
 collect_oids(const char *query)
@@ -166,8 +168,8 @@ collect_oids(const char *query)
 /*
  * Run a DELETE with one parameter on the rows that are there now, whatever the
  * isolation level: what the worker committed since the snapshot of the
- * transaction must not outlive the stream, or a new one of the same name would
- * go on from it.
+ * transaction must not outlive the stream, otherwise a new one of the same
+ * name would continue from it.
  */
 static void
 delete_rows(const char *command, Oid type, Datum parameter)
@@ -181,7 +183,7 @@ delete_rows(const char *command, Oid type, Datum parameter)
 }
 
 /*
- * Streams that are gone with their views, where that was not asked for by name:
+ * Report streams that were dropped with their views, if not asked for by name:
  * rows of view and stream that SPI has returned.
  */
 static void
@@ -201,7 +203,7 @@ tell_dropped(void)
 }
 
 /*
- * Remove rows from all tables with rows of streams but stream_agg.streams;
+ * Delete rows from all tables with rows of streams except stream_agg.streams;
  * "condition" has a parameter.
  */
 static void
@@ -218,8 +220,8 @@ delete_logs(const char *condition, Oid type, Datum parameter)
 }
 
 /*
- * Remove the rows of streams whose views are among "views", everywhere, and
- * tell of them if "tell".
+ * Delete the rows of streams whose views are among "views", everywhere, and
+ * report the streams if "tell".
  */
 static void
 delete_streams(Datum views, bool tell)
@@ -233,10 +235,10 @@ delete_streams(Datum views, bool tell)
 }
 
 /*
- * Remove the rows of a stream whose view is gone without the event trigger:
- * event triggers were off, or the view went with the temporary objects of a
- * session.  "stream" is its key; returns whether there was such a stream.  Who
- * owned it cannot be told any more, so everybody may remove it.
+ * Delete the rows of a stream whose view was dropped without the event
+ * trigger: event triggers were off, or the view was dropped with the temporary
+ * objects of a session. "stream" is its key; returns whether there was such a
+ * stream.  Its owner is not known any more, so everybody may delete it.
  */
 bool
 sagg_delete_orphan(const char *stream)
@@ -259,10 +261,10 @@ sagg_delete_orphan(const char *stream)
 }
 
 /*
- * Remove what is left of a former stream with this key: the rows that
- * sagg_delete_orphan removes, and those whose row in stream_agg.streams somebody
- * has deleted.  Who makes the next stream of the name must neither see them nor
- * go on from them.
+ * Delete what is left of a former stream with this key: the rows that
+ * sagg_delete_orphan deletes, and those whose row in stream_agg.streams
+ * somebody has deleted.  Whoever makes the next stream of the name must
+ * neither see them nor continue from them.
  */
 void
 sagg_delete_leftovers(const char *stream)
@@ -280,9 +282,9 @@ sagg_delete_leftovers(const char *stream)
 }
 
 /*
- * Streams whose sinks are among "tables" have none any more.  Their workers find
- * out by themselves; the OID must not stay, for a dump would carry it to where
- * it is another table's.
+ * Clear the sinks of streams whose sinks are among "tables".  Their workers
+ * find out by themselves; the OID must not stay, because a dump would carry it
+ * to where it is another table's.
  */
 static void
 forget_sinks(Datum tables)
@@ -299,8 +301,8 @@ forget_sinks(Datum tables)
 	" WHERE object_type OPERATOR(pg_catalog.=)"
 
 /*
- * on_sql_drop(): event trigger, removes the rows of streams whose view was
- * dropped, and forgets sinks that were.
+ * on_sql_drop(): event trigger, deletes the rows of streams whose view was
+ * dropped, and clears dropped sinks.
  */
 Datum
 stream_agg_on_sql_drop(PG_FUNCTION_ARGS)
@@ -329,7 +331,7 @@ stream_agg_on_sql_drop(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
-/* views that CREATE VIEW made or replaced, or a new rule "_RETURN" did */
+/* views that CREATE VIEW made or replaced, or that got a new rule "_RETURN" */
 #define REPLACED_VIEWS \
 	"SELECT objid FROM pg_catalog.pg_event_trigger_ddl_commands()" \
 	" WHERE object_type OPERATOR(pg_catalog.=) 'view'" \
@@ -340,11 +342,11 @@ stream_agg_on_sql_drop(PG_FUNCTION_ARGS)
 	"   AND r.ev_type OPERATOR(pg_catalog.=) '1'"
 
 /*
- * on_ddl_command_end(): event trigger, refuses to replace the view of a
- * stream: its state belongs to the former query.  A stream that was not started
- * in this database may get its query: pg_restore replaces views with a GROUP BY
- * that relies on a primary key, after it has loaded the table of streams.  Tells
- * of sources that are altered, too.
+ * on_ddl_command_end(): event trigger, rejects a replacement of a stream's
+ * view, because the state belongs to the former query.  A stream that was not
+ * started in this database may get its query: pg_restore replaces views with a
+ * GROUP BY that relies on a primary key, after it has loaded the table of
+ * streams.  Also reports streams whose sources are altered.
  */
 Datum
 stream_agg_on_ddl_command_end(PG_FUNCTION_ARGS)

@@ -1,9 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * stream_options.c
- *	  The options of a stream: from what users write, to and from the catalog.
+ *	  The options of a stream: reads what users write, and converts to and from
+ *	  the form in the catalog.
  *
- * The catalog holds them in one form that reads the same under any setting of
+ * The catalog holds them in a form that means the same under any setting of
  * the session: intervals as hours, minutes and seconds.
  *
  *-------------------------------------------------------------------------
@@ -24,7 +25,7 @@
 
 /* microseconds, as in Spark */
 #define DEFAULT_MAX_DELAY	(15 * USECS_PER_MINUTE)
-/* of the name of a consumer group; Kafka itself takes more */
+/* longest name of a consumer group; Kafka itself accepts longer ones */
 #define MAX_GROUP_BYTES		255
 
 static const char *const on_error_words[] = {
@@ -61,7 +62,7 @@ on_data_loss_from_word(const char *word)
 }
 
 /*
- * A length of time in microseconds, greater than zero.
+ * Returns a length of time in microseconds, greater than zero.
  */
 static int64
 length_from_text(const char *name, char *text, const char *hint)
@@ -123,7 +124,7 @@ checked_group(char *name)
 }
 
 /*
- * Whether rows may arrive more than once.
+ * Read option "delivery": whether rows may arrive more than once.
  */
 static bool
 delivery_from_word(const char *word)
@@ -172,7 +173,8 @@ flag_from_text(const char *name, const char *text)
 }
 
 /*
- * What becomes of a stream that has failed, and of those that share its reader.
+ * Read option "on_failure": what happens when the stream fails, also to the
+ * streams that share its reader.
  */
 static void
 on_failure_from_word(const char *word, SaggStreamOptions *options)
@@ -187,10 +189,10 @@ on_failure_from_word(const char *word, SaggStreamOptions *options)
 }
 
 /*
- * Raise invalid_parameter_value for an option that there is not.
+ * Raise invalid_parameter_value for an unknown option.
  */
 static void
-refuse_option(const char *name)
+reject_option(const char *name)
 {
 	static const char *const names[] = {
 		"on_error", "on_data_loss", "max_future", "consumer_group", "delivery",
@@ -218,7 +220,7 @@ refuse_option(const char *name)
 
 /*
  * Read options, a list of DefElems with strings.  Raises
- * invalid_parameter_value for an unknown option, and for a value that is none.
+ * invalid_parameter_value for an unknown option or an invalid value.
  */
 void
 sagg_stream_options_read(List *list, SaggStreamOptions *options)
@@ -274,7 +276,7 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 		else if (strcmp(name, "late_records") == 0)
 			options->late_records = flag_from_text(name, value);
 		else
-			refuse_option(name);
+			reject_option(name);
 	}
 	if (has_delay && options->min_offsets == 0)
 		ereport(ERROR,
@@ -284,7 +286,8 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 }
 
 /*
- * Add an option to the object that is being built; "value" NULL = null.
+ * Add an option to the object that is being built; a NULL "value" becomes
+ * null.
  */
 static void
 push_option(JsonbParseState **state, const char *name, const char *value)
@@ -318,7 +321,8 @@ push_length(JsonbParseState **state, const char *name, int64 length)
 }
 
 /*
- * Options as the catalog holds them, those that have their default left out.
+ * Returns options in the form of the catalog, without those that have their
+ * default.
  */
 Datum
 sagg_stream_options_jsonb(const SaggStreamOptions *options)
@@ -363,7 +367,7 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 
 /*
  * Raise invalid_parameter_value if a micro-batch could never have as many
- * records as it waits for.
+ * records as min_offsets_per_trigger waits for.
  */
 void
 sagg_check_min_offsets(const SaggStreamOptions *options, int64 max_offsets)
@@ -399,7 +403,8 @@ needs_watermark(const char *option, const char *detail)
 }
 
 /*
- * Rows leave the sink by the ends of their windows, when these cannot change.
+ * Check option "retention".  Rows leave the sink by the ends of their windows,
+ * when these cannot change any more.
  */
 static void
 check_retention(const SaggStream *stream, const SaggQuery *query)
@@ -408,7 +413,7 @@ check_retention(const SaggStream *stream, const SaggQuery *query)
 		needs_watermark("retention", "It says for how long behind the watermark rows are kept.");
 	if (stream->mode == SAGG_COMPLETE || query->kind != SAGG_AGGREGATION ||
 		query->window.kind == SAGG_WINDOW_NONE)
-		sagg_sink_refuse_retention();
+		sagg_sink_reject_retention();
 	if (query->window_output == 0 ||
 		(query->window.kind == SAGG_WINDOW_SESSION && query->window_identity == SAGG_WINDOW_START))
 		ereport(ERROR,
@@ -418,8 +423,8 @@ check_retention(const SaggStream *stream, const SaggQuery *query)
 }
 
 /*
- * Raise invalid_parameter_value for options that are about the watermark, or
- * late records, of a stream that has none.
+ * Raise invalid_parameter_value for options that need a watermark, or late
+ * records, if the stream has none.
  */
 void
 sagg_check_watermark_options(const SaggStream *stream, const SaggQuery *query)
@@ -452,8 +457,8 @@ sagg_check_watermark_options(const SaggStream *stream, const SaggQuery *query)
 }
 
 /*
- * Raise invalid_parameter_value if max_future is given and there is no event
- * time for it.
+ * Raise invalid_parameter_value if max_future is given and the query has no
+ * event time.
  */
 void
 sagg_check_max_future(const SaggStream *stream, const SaggQuery *query)
@@ -467,8 +472,8 @@ sagg_check_max_future(const SaggStream *stream, const SaggQuery *query)
 }
 
 /*
- * The options of a stream that is only tried, as create_stream would take them;
- * "json" may be NULL.  Raises invalid_parameter_value.
+ * Returns the options of a stream that is only tried, as create_stream would
+ * read them; "json" may be NULL.  Raises invalid_parameter_value.
  */
 void
 sagg_stream_options_of_json(Jsonb *json, SaggStreamOptions *options)
@@ -477,7 +482,7 @@ sagg_stream_options_of_json(Jsonb *json, SaggStreamOptions *options)
 }
 
 /*
- * Do they fit its query?  Raises invalid_parameter_value.
+ * Check that such options fit the query.  Raises invalid_parameter_value.
  */
 void
 sagg_stream_options_check(const SaggStream *stream, const SaggQuery *query)

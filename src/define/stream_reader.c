@@ -3,10 +3,10 @@
  * stream_reader.c
  *	  Streams that share a reader: what they must have in common.
  *
- * A reader is a name, among the streams of one owner.  What it is told of - the
- * source, when batches begin and how large they are, what becomes of lost
- * offsets, the consumer group - its streams say alike; each of them is checked
- * against one that is there.
+ * A reader is a name, among the streams of one owner.  Its streams have the
+ * same settings for it: the source, when batches begin and how large they are,
+ * what happens to lost offsets, the consumer group.  Each new stream is
+ * checked against an existing one.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,7 +26,7 @@
 #include "define_internal.h"
 
 static void
-refuse(const SaggStream *stream, const SaggStream *other, const char *what)
+reject(const SaggStream *stream, const SaggStream *other, const char *what)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -50,24 +50,24 @@ check_alike(const SaggStream *stream, const SaggStream *other)
 	const SaggStreamOptions *b = &other->options;
 
 	if (!equal(stream->sources, other->sources))
-		refuse(stream, other, "source");
+		reject(stream, other, "source");
 	if (stream->trigger != other->trigger)
-		refuse(stream, other, "trigger");
+		reject(stream, other, "trigger");
 	if (stream->max_offsets != other->max_offsets)
-		refuse(stream, other, "max_offsets_per_trigger");
+		reject(stream, other, "max_offsets_per_trigger");
 	if (a->min_offsets != b->min_offsets)
-		refuse(stream, other, "min_offsets_per_trigger");
+		reject(stream, other, "min_offsets_per_trigger");
 	if (a->max_delay != b->max_delay)
-		refuse(stream, other, "max_trigger_delay");
+		reject(stream, other, "max_trigger_delay");
 	if (a->on_data_loss != b->on_data_loss)
-		refuse(stream, other, "on_data_loss");
+		reject(stream, other, "on_data_loss");
 	if (!same_text(a->consumer_group, b->consumer_group))
-		refuse(stream, other, "consumer_group");
+		reject(stream, other, "consumer_group");
 }
 
 /*
- * Give a stream the settings of its reader that "from" has; returns whether it had
- * others.
+ * Copy the settings of its reader from "from" to a stream; returns whether
+ * they differed.
  */
 bool
 sagg_take_reader_settings(SaggStream *stream, const SaggStream *from)
@@ -88,10 +88,10 @@ sagg_take_reader_settings(SaggStream *stream, const SaggStream *from)
 }
 
 /*
- * One new stream of a reader at a time, or two would not see each other.  A reader
- * is its owner's, and so is the lock, which has the whole OID of the owner in the
- * place of a catalog's: nobody waits for the transactions of others, whatever names
- * they choose.
+ * Serialise the creation of streams of a reader, otherwise two would not see
+ * each other.  A reader belongs to its owner, and so does the lock, which has
+ * the owner's whole OID in place of a catalog's: nobody waits for the
+ * transactions of other roles, whatever names they choose.
  */
 static void
 lock_reader(Oid owner, const char *reader)
@@ -103,7 +103,7 @@ lock_reader(Oid owner, const char *reader)
 }
 
 /*
- * Has the stream been in contact with Kafka?
+ * Returns whether the stream has been in contact with its source.
  */
 static bool
 has_begun(const SaggStream *stream)

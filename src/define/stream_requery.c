@@ -3,11 +3,11 @@
  * stream_requery.c
  *	  Another query for a stream that has a state.
  *
- * The other query gets a view of its own, which takes the place and the name of
- * the former one: columns of a view cannot be removed.  The sink gets and loses
- * columns, and the state of the aggregates that stay is written anew for the
- * other query (execute/convert.c, checkpoint/rewrite.c).  All of it is the
- * caller's transaction.
+ * The new query gets a view of its own, which replaces the former one and
+ * takes its name, because columns of a view cannot be removed.  The sink gets
+ * and loses columns, and the state of the aggregates that stay is rewritten
+ * for the new query (execute/state_convert.c, checkpoint/state_rewrite.c).
+ * Everything runs in the caller's transaction.
  *
  * The stream's lock is held, so no micro-batch runs meanwhile.
  *
@@ -51,7 +51,7 @@
 	" WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 AND r.ev_class <> $1"
 
 /*
- * The sink stays until the end of the transaction.
+ * Lock the sink, so that it stays until the end of the transaction.
  */
 static void
 lock_sink(const SaggStream *stream)
@@ -68,7 +68,7 @@ lock_sink(const SaggStream *stream)
 }
 
 /*
- * The former view goes, so nothing may be made of it.
+ * Check that nothing depends on the former view, which will be dropped.
  */
 static void
 check_no_dependents(const SaggStream *stream)
@@ -107,7 +107,8 @@ rename_view(Oid view, const char *name)
 }
 
 /*
- * The options of a view, such as security_barrier, as a list of DefElems.
+ * Returns the options of a view, such as security_barrier, as a list of
+ * DefElems.
  */
 List *
 sagg_view_options(Oid view)
@@ -159,8 +160,8 @@ copy_column_privileges(Oid from, AttrNumber from_column, Oid to, AttrNumber to_c
 }
 
 /*
- * Give one relation the privileges of another of the same owner, and its columns
- * those of the columns of their names.
+ * Give one relation the privileges of another of the same owner, and its
+ * columns those of the columns of the same names.
  */
 static void
 copy_privileges(Oid from, Oid to)
@@ -201,8 +202,8 @@ copy_privileges(Oid from, Oid to)
 }
 
 /*
- * Columns of the query that have got other names: the sink's get them, too, unless
- * somebody has renamed them already.
+ * Rename columns of the sink as the query has renamed them, unless somebody
+ * has renamed them already.
  */
 static void
 rename_columns(const SaggStream *stream, const SaggQuery *query, const SaggQueryChange *change)
@@ -222,7 +223,8 @@ rename_columns(const SaggStream *stream, const SaggQuery *query, const SaggQuery
 }
 
 /*
- * What columns hold is not dropped by an omission.
+ * Check that columns are not dropped by accident: only "drop_columns" drops
+ * data.
  */
 static void
 check_drops(const SaggStream *stream, const SaggQueryChange *change, bool drop_columns)
@@ -245,7 +247,7 @@ check_drops(const SaggStream *stream, const SaggQueryChange *change, bool drop_c
 }
 
 /*
- * Columns of the sink that come and go with those of the query.
+ * Add and drop columns of the sink as the query does.
  */
 static void
 change_sink(const SaggStream *stream, const SaggQuery *old, const SaggQuery *query,
@@ -294,8 +296,8 @@ begin_execution(const SaggStream *stream, SaggQuery *query,
 }
 
 /*
- * The state of the old query into one of the new, in the log; as the owner.  Rows
- * of its groups get the new columns.
+ * Convert the state of the old query into one of the new, in the log; runs as
+ * the owner.  Rows of its groups get the new columns.
  */
 static void
 convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
@@ -354,11 +356,12 @@ tell_about(const SaggStream *stream, const SaggQuery *query, const SaggQueryChan
 }
 
 /*
- * Let "text" be the query of "stream", whose lock is held, with the state of
- * the aggregates that stay.  "stream" gets the view of the new query.
- * "drop_columns": columns of the sink that it does not have are dropped.  Raises
- * feature_not_supported, with the reason, if that cannot be, undefined_table if
- * the sink is gone, and what create_stream would raise for the query.
+ * Replace the query of "stream", whose lock is held, by "text".  Aggregates
+ * that stay keep their state. "stream" gets the view of the new query.
+ * "drop_columns": columns of the sink that it does not have are dropped.
+ * Raises feature_not_supported, with the reason, if that is impossible,
+ * undefined_table if the sink does not exist, and what create_stream would
+ * raise for the query.
  */
 void
 sagg_change_query(SaggStream *stream, const char *text, bool drop_columns)
@@ -375,21 +378,25 @@ sagg_change_query(SaggStream *stream, const char *text, bool drop_columns)
 	Datum		values[2];
 
 	if (sagg_may_fill_columns(stream, old))
-		sagg_lock_micro_batch(stream->view);	/* previews write, too */
+		sagg_lock_micro_batch(stream->view);	/* previews write to the sink,
+												 * too */
 	lock_sink(stream);
 	check_no_dependents(stream);
 
-	/* triggers that wait are the session's, and those of the sink do not wait */
+	/*
+	 * pending trigger events belong to the session, and those of the sink are
+	 * not deferred
+	 */
 	if (sagg_may_fill_columns(stream, old) && !sagg_session_is_of(stream->owner))
 		sagg_fire_deferred_triggers();
 
-	/* names in the text are those of the caller's search_path */
+	/* names in the text are looked up in the caller's search_path */
 	sagg_become_owner(&owner, stream->owner);
 	rename_view(stream->view, ChooseRelationName(name, NULL, "former", namespace, false));
 	next.view = sagg_make_query_view(stream->name, get_namespace_name(namespace), name, text,
 									 sagg_view_options(stream->view));
 	sagg_become_stream_owner(&settings, stream);
-	next.sources = NIL;			/* sagg_compare_queries says it better */
+	next.sources = NIL;			/* sagg_compare_queries has the better message */
 	new = sagg_query_of_view(&next);
 	next.sources = stream->sources;
 	sagg_check_query(&next, new);

@@ -1,13 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * stream_reset.c
- *	  reset_stream: a stream that begins anew, from other offsets.
+ *	  reset_stream: restarts a stream from other offsets.
  *
- * State, watermark and offsets go, in the caller's transaction; query, sink,
- * options and counters stay.  Nothing here writes to the sink: where its rows are
- * to be replaced, the next micro-batch does so in its own commit, and readers
- * see the old ones until then (checkpoint/reset.c).  Which ones that will be, and
- * whether it may, is found out before (reset_range.c).
+ * State, watermark and offsets are discarded in the caller's transaction;
+ * query, sink, options and counters stay.  Nothing here writes to the sink: if
+ * its rows have to be overwritten, the next micro-batch does so in its own
+ * commit, and readers see the old rows until then (checkpoint/reset.c).
+ * reset_range.c determines which rows these are, and checks that the reset
+ * loses none.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,7 +43,8 @@ enum
 };
 
 /*
- * The worker, as the stream's owner, will delete rows of the sink.
+ * Check the privilege of the stream's owner to delete rows of the sink, as the
+ * worker will.
  */
 static void
 check_sink(const SaggStream *stream)
@@ -73,7 +75,7 @@ check_sink(const SaggStream *stream)
 }
 
 /*
- * What is going to happen, or would.
+ * Report what the reset will do, or would do.
  */
 static void
 tell_about(const SaggStream *stream, const SaggResetRange *range)
@@ -99,8 +101,8 @@ flag_argument(FunctionCallInfo fcinfo, int n)
 }
 
 /*
- * Which results are computed again, of a stream whose lock is held and that has
- * its new offsets; tells about it.
+ * Determine which results are computed again, of a stream whose lock is held
+ * and that has its new offsets, and report them.
  */
 static void
 settle_results(const SaggStream *stream, FunctionCallInfo fcinfo, SaggResetRange *range)
@@ -119,7 +121,8 @@ settle_results(const SaggStream *stream, FunctionCallInfo fcinfo, SaggResetRange
 }
 
 /*
- * Does the stream have to replace results since an earlier reset?
+ * Returns whether the stream still has to overwrite results since an earlier
+ * reset.
  */
 static bool
 replaces_already(const SaggStream *stream)
@@ -132,8 +135,8 @@ replaces_already(const SaggStream *stream)
 }
 
 /*
- * Settle what a sink with a commit of its own has of micro-batches that did not
- * end, before the reset takes their number.
+ * Settle the transactions of a sink with its own commit whose micro-batches
+ * did not end, before the reset takes their number.
  */
 static void
 settle_sink(const SaggStream *stream)
@@ -155,8 +158,9 @@ settle_sink(const SaggStream *stream)
 /*
  * reset_stream(stream text, offsets "any", results boolean, results_from
  * timestamptz, force boolean, dry_run boolean) RETURNS TABLE (win, sink_rows,
- * action), of rows only with dry_run: waits for the micro-batch at hand; on commit
- * the stream goes on from "offsets".  One that is stopped or failed stays so.
+ * action), which has rows only with dry_run: waits for the current
+ * micro-batch; on commit the stream continues from "offsets".  A stopped or
+ * failed stream stays so.
  */
 Datum
 stream_agg_reset_stream(PG_FUNCTION_ARGS)
@@ -182,7 +186,7 @@ stream_agg_reset_stream(PG_FUNCTION_ARGS)
 	sagg_stream_check_owner(stream);
 	sagg_lock_stream(stream->view);
 
-	/* as others left it that held the lock before */
+	/* as a session left it that held the lock before */
 	stream = sagg_stream_by_view(stream->view, false);
 	stream->starting_offsets = offsets;
 	results = results || replaces_already(stream);

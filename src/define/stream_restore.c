@@ -25,7 +25,7 @@
 PG_FUNCTION_INFO_V1(stream_agg_on_insert);
 
 /*
- * On another table the column may be of another type.
+ * The column may have another type if the trigger is on another table.
  */
 static bool
 is_streams(Relation rel)

@@ -4,7 +4,7 @@
  *	  SQL functions that start, stop and drive streams.
  *
  * start_stream and stop_stream change the catalog row; workers follow at
- * commit (notify.c).  Only the stream's owner may call them.
+ * commit (commit_hooks.c).  Only the stream's owner may call them.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,8 +42,8 @@ set_enabled(const SaggStream *stream, bool enabled)
 }
 
 /*
- * The stream of that name, if the current user owns it, for a function that
- * neither a standby nor a parallel worker can run.
+ * Returns the stream of that name, if the current user owns it, for a function
+ * that neither a standby nor a parallel worker can run.
  */
 static SaggStream *
 own_stream(FunctionCallInfo fcinfo, const char *function)
@@ -59,7 +59,7 @@ own_stream(FunctionCallInfo fcinfo, const char *function)
 }
 
 /*
- * sagg_slot_retry_now for a caller that does not hold the lock.
+ * Calls sagg_slot_retry_now for a caller that does not hold the lock.
  */
 void
 sagg_retry_now(Oid view)
@@ -74,8 +74,8 @@ sagg_retry_now(Oid view)
 }
 
 /*
- * start_stream(stream text): on commit the stream runs.  A failed stream
- * tries again at once, and so does one that waits for its next attempt.
+ * start_stream(stream text): on commit the stream runs.  A failed stream, or
+ * one that waits for its next attempt, tries again at once.
  */
 Datum
 stream_agg_start_stream(PG_FUNCTION_ARGS)
@@ -108,7 +108,7 @@ stream_agg_start_stream(PG_FUNCTION_ARGS)
 }
 
 /*
- * Tell the user who has changed a stream that it does not run for that.
+ * Report that a changed stream does not run and needs start_stream.
  */
 void
 sagg_tell_if_failed(const SaggStream *stream)
@@ -128,7 +128,7 @@ sagg_tell_if_failed(const SaggStream *stream)
 
 /*
  * stop_stream(stream text): returns when the worker has finished the batch it
- * is in and has ended.  If the transaction aborts the stream goes on.
+ * is in and has ended.  If the transaction aborts, the stream continues.
  */
 Datum
 stream_agg_stop_stream(PG_FUNCTION_ARGS)

@@ -30,7 +30,7 @@ PG_FUNCTION_INFO_V1(stream_agg_tumble_start);
 PG_FUNCTION_INFO_V1(stream_agg_tumble_end);
 
 static void
-refuse_months(const Interval *interval, const char *what, const char *hint)
+reject_months(const Interval *interval, const char *what, const char *hint)
 {
 	if (interval->month != 0)
 		ereport(ERROR,
@@ -41,9 +41,9 @@ refuse_months(const Interval *interval, const char *what, const char *hint)
 }
 
 /*
- * Length of a window, or of a delay, in microseconds; a day is 24 hours.
- * "what" names it in messages.  Raises an error for months, whose length
- * varies, and when it is too long to count.
+ * Returns the length of a window, or of a delay, in microseconds; a day is 24
+ * hours. "what" names it in messages.  Raises an error for months, whose
+ * length varies, and for a length that is out of range.
  */
 int64
 sagg_interval_length(const Interval *interval, const char *what)
@@ -51,7 +51,7 @@ sagg_interval_length(const Interval *interval, const char *what)
 	int64		days;
 	int64		length;
 
-	refuse_months(interval, what, "Use days, which have 24 hours here, or smaller units.");
+	reject_months(interval, what, "Use days, which have 24 hours here, or smaller units.");
 	if (pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &days) ||
 		pg_add_s64_overflow(days, interval->time, &length))
 		ereport(ERROR,
@@ -61,7 +61,7 @@ sagg_interval_length(const Interval *interval, const char *what)
 }
 
 /*
- * Size of a window in microseconds, greater than zero.
+ * Returns the size of a window in microseconds, greater than zero.
  */
 int64
 sagg_window_size(const Interval *size)
@@ -76,18 +76,20 @@ sagg_window_size(const Interval *size)
 }
 
 /*
- * The same of a window that could have months if it had a time zone.
+ * Returns the size of a window in microseconds; the error for months suggests
+ * a time zone.
  */
 int64
 sagg_tumble_size(const Interval *size)
 {
-	refuse_months(size, "window size",
+	reject_months(size, "window size",
 				  "Give a time zone by whose clocks months begin, for example timezone => 'UTC', or use days, which have 24 hours without one.");
 	return sagg_window_size(size);
 }
 
 /*
- * The same of the time from one window's start to the next.
+ * Returns the time from one window's start to the next, in microseconds,
+ * greater than zero.
  */
 int64
 sagg_window_slide(const Interval *slide)
@@ -102,7 +104,7 @@ sagg_window_slide(const Interval *slide)
 }
 
 /*
- * Refuse a time that is in no window, and an origin that is none.
+ * Reject an infinite time, which is in no window, and an infinite origin.
  */
 void
 sagg_check_window_time(TimestampTz ts, TimestampTz origin)
@@ -118,7 +120,7 @@ sagg_check_window_time(TimestampTz ts, TimestampTz origin)
 }
 
 /*
- * Raise the error of a window whose bounds are no timestamps.
+ * Raise the error for a window whose bounds are out of range.
  */
 void
 sagg_window_out_of_range(void)
@@ -129,8 +131,8 @@ sagg_window_out_of_range(void)
 }
 
 /*
- * The result of a function that returns one window, [start, end).  Takes
- * fn_extra for itself.
+ * Returns the result of a function that returns one window, [start, end).
+ * Uses fn_extra for itself.
  */
 Datum
 sagg_make_window(FunctionCallInfo fcinfo, TimestampTz start, TimestampTz end)
@@ -162,8 +164,8 @@ tumble_by_zone(FunctionCallInfo fcinfo, TimestampTz ts, TimestampTz origin,
 }
 
 /*
- * The window of the arguments ts timestamptz, size interval, origin timestamptz,
- * timezone text.  An empty timezone is none.
+ * Returns the window for the arguments ts timestamptz, size interval, origin
+ * timestamptz, timezone text.  An empty timezone counts as none.
  */
 static void
 tumble(FunctionCallInfo fcinfo, TimestampTz *start, TimestampTz *end)

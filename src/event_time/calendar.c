@@ -3,22 +3,23 @@
  * calendar.c
  *	  Windows by the clocks of a time zone.
  *
- * Bounds are local times: the origin, and every so many days or months from it.
- * What lies between two of them has 23 or 25 hours where clocks are changed.  A
- * bound that clocks skip is the moment they skip it; one that they show twice is
- * the second of the two, as for a timestamp AT TIME ZONE.
+ * Bounds are local times: the origin, and every "size" days or months from it.
+ * A day has 23 or 25 hours where clocks are changed.  A bound that clocks skip
+ * is the moment of the change; a bound that they show twice is the second of
+ * the two moments, as for a timestamp AT TIME ZONE.
  *
- * Those of date_trunc and of casts to date are "shown": a time is in the window
- * that clocks show then.  That is the same, but where clocks go back over a bound:
- * the window after it has begun, ends and begins again.  Such a window is told by
- * its start, as date_trunc gives it, and is over at the start of the next one.
+ * The windows of date_trunc and of casts to date are "shown": a time is in the
+ * window that clocks show at that time.  The result differs only where clocks
+ * go back over a bound: the window after it begins, ends and begins again.
+ * Such a window is identified by its start, as date_trunc returns it, and is
+ * over at the start of the next one.
  *
- * Shown windows of hours or less begin anew where clocks are changed by a part of
- * their size.  They are told by the time at which they would have begun, and are
- * over a whole size later.
+ * Shown windows of hours or less begin again where clocks are changed by a
+ * part of their size.  They are identified by the time at which they would
+ * have begun, and are over a whole size later.
  *
  * Finding a window takes several conversions by the zone's rules, so the last
- * windows found are remembered: event time stays in one for many records.
+ * windows found are cached: many records follow each other in one window.
  *
  * Never raises an error and never allocates, so that it can be called after a
  * commit.
@@ -45,7 +46,7 @@ typedef struct CalendarWindow
 {
 	TimestampTz start;
 	TimestampTz end;
-	TimestampTz from;			/* the times known to be in it */
+	TimestampTz from;			/* times known to be in it */
 	TimestampTz until;
 } CalendarWindow;
 
@@ -54,19 +55,20 @@ static int	nremembered = 0;
 static int	next_forgotten = 0;
 static CalendarWindow remembered[REMEMBERED];
 
-/* Times between which a zone has one offset, the last that was looked for. */
+/* Times between which a zone has one offset; a cache of the last lookup. */
 typedef struct OffsetSpan
 {
 	struct pg_tz *zone;
 	TimestampTz from;
 	TimestampTz until;
-	int64		offset;			/* microseconds that clocks are ahead of UTC */
+	int64		offset;			/* microseconds by which clocks are ahead of
+								 * UTC */
 } OffsetSpan;
 
 static OffsetSpan remembered_span;
 
 /*
- * What clocks show at a moment.
+ * Returns what clocks show at a moment.
  */
 static bool
 local_time(const SaggCalendar *calendar, TimestampTz ts, Timestamp *local)
@@ -80,7 +82,7 @@ local_time(const SaggCalendar *calendar, TimestampTz ts, Timestamp *local)
 }
 
 /*
- * When clocks show a local time.
+ * Returns the moment at which clocks show a local time.
  */
 static bool
 moment_of(const SaggCalendar *calendar, Timestamp local, TimestampTz *ts)
@@ -103,7 +105,8 @@ months_of(const struct pg_tm *tm)
 }
 
 /*
- * What clocks show at the start of window number n, counted from the origin.
+ * Returns what clocks show at the start of window number n, counted from the
+ * origin.
  */
 static bool
 local_bound(const SaggCalendar *calendar, int64 n, int64 *local)
@@ -141,7 +144,8 @@ divide_down(int64 a, int64 b)
 }
 
 /*
- * The number of the window that holds a local time, or of a neighbour of it.
+ * Returns the number of the window that holds a local time, or of a neighbour
+ * of it.
  */
 static bool
 number_near(const SaggCalendar *calendar, Timestamp local, int64 *n)
@@ -194,7 +198,7 @@ find_window(const SaggCalendar *calendar, TimestampTz ts, CalendarWindow *window
 }
 
 /*
- * The span of a time.
+ * Returns the span of one offset that a time is in.
  */
 static bool
 find_span(struct pg_tz *zone, TimestampTz ts, OffsetSpan *span)
@@ -238,7 +242,7 @@ find_span(struct pg_tz *zone, TimestampTz ts, OffsetSpan *span)
 }
 
 /*
- * The shown window of a time, of hours or less.
+ * Returns the shown window of a time, for windows of hours or less.
  */
 static bool
 shown_clock(const SaggCalendar *calendar, TimestampTz ts, TimestampTz *start,
@@ -256,7 +260,7 @@ shown_clock(const SaggCalendar *calendar, TimestampTz ts, TimestampTz *start,
 }
 
 /*
- * The same of days or months.
+ * Returns the shown window of a time, for windows of days or months.
  */
 static bool
 shown_window(const SaggCalendar *calendar, TimestampTz ts, CalendarWindow *window)
@@ -278,8 +282,8 @@ shown_window(const SaggCalendar *calendar, TimestampTz ts, CalendarWindow *windo
 }
 
 /*
- * The window of a calendar that holds a time.  Returns false if there is none
- * within the range of timestamps.
+ * Find the window of a calendar that holds a time.  Returns false if there is
+ * none within the range of timestamps.
  */
 bool
 sagg_calendar_window(const SaggCalendar *calendar, TimestampTz ts,
@@ -319,8 +323,8 @@ sagg_calendar_window(const SaggCalendar *calendar, TimestampTz ts,
 }
 
 /*
- * When the window is over that a calendar tells by "start"; DT_NOEND = out of
- * range.
+ * Returns when the window of a calendar that "start" identifies is over;
+ * DT_NOEND = out of range.
  */
 TimestampTz
 sagg_calendar_end(const SaggCalendar *calendar, TimestampTz start)
@@ -334,8 +338,8 @@ sagg_calendar_end(const SaggCalendar *calendar, TimestampTz start)
 }
 
 /*
- * Start of the first window of a calendar that is not over at a time; DT_NOBEGIN
- * = out of range.
+ * Returns the start of the first window of a calendar that is not over at a
+ * time; DT_NOBEGIN = out of range.
  */
 TimestampTz
 sagg_calendar_first_open(const SaggCalendar *calendar, TimestampTz ts)
@@ -348,7 +352,7 @@ sagg_calendar_first_open(const SaggCalendar *calendar, TimestampTz ts)
 }
 
 /*
- * The date that clocks show at a time within the range of timestamps.
+ * Returns the date that clocks show at a time within the range of timestamps.
  */
 DateADT
 sagg_calendar_date(const SaggCalendar *calendar, TimestampTz ts)
@@ -361,7 +365,7 @@ sagg_calendar_date(const SaggCalendar *calendar, TimestampTz ts)
 }
 
 /*
- * When a date begins.
+ * Returns the moment when a date begins.
  */
 TimestampTz
 sagg_calendar_midnight(const SaggCalendar *calendar, DateADT date)
@@ -374,10 +378,10 @@ sagg_calendar_midnight(const SaggCalendar *calendar, DateADT date)
 }
 
 /*
- * The same for a calendar of "size", in the zone of a name, counted from
- * "origin", or if that is NULL from Monday 1970-01-05 for days and from
- * 1970-01-01 for months.  Raises an error for what is no size in days, weeks,
- * months or years, and for names that are no time zone.
+ * Returns a calendar of "size", in the zone of a name, counted from "origin",
+ * or if that is NULL from Monday 1970-01-05 for days and from 1970-01-01 for
+ * months.  Raises an error for a size that is not in days, weeks, months or
+ * years, and for an unknown time zone.
  */
 void
 sagg_calendar_init(SaggCalendar *calendar, const Interval *size, const char *zone,

@@ -26,30 +26,38 @@ extern TimestampTz sagg_calendar_midnight(const SaggCalendar *calendar, DateADT 
 typedef struct SaggWindowBounds
 {
 	/*
-	 * Whether windows have bounds that do not depend on records; else there are
-	 * none of the functions, except first_open for sessions.
+	 * Whether windows have bounds that do not depend on records.  Otherwise
+	 * the functions are NULL, except first_open for sessions.
 	 */
 	bool		fixed;
 
 	/* end of the window that starts at "start" */
 	int64		(*window_end) (const SaggWindow *window, int64 start);
 
-	/* when groups that start at "start" are over: the end of their last window */
+	/*
+	 * time when groups that start at "start" are over: the end of their last
+	 * window
+	 */
 	int64		(*group_end) (const SaggWindow *window, int64 start);
 
-	/* the first end of a window of such groups that the watermark has not passed */
+	/*
+	 * first end of a window of such groups that the watermark has not passed
+	 */
 	int64		(*next_end) (const SaggWindow *window, int64 start, TimestampTz watermark);
 
-	/* start of the first window that ends after a time; of sessions that time */
+	/*
+	 * start of the first window that ends after a time; for sessions, that
+	 * time
+	 */
 	int64		(*first_open) (const SaggWindow *window, TimestampTz time);
 
 	/*
-	 * End of the last window that starts at or before a time; DT_NOEND = out of
-	 * range
+	 * end of the last window that starts at or before a time; DT_NOEND = out
+	 * of range
 	 */
 	TimestampTz (*last_end) (const SaggWindow *window, int64 time);
 
-	/* the window that starts at "told", or ends there */
+	/* the window that starts, or ends, at "told" */
 	void		(*bounds) (const SaggWindow *window, int64 told, bool is_end,
 						   int64 *start, int64 *end);
 } SaggWindowBounds;

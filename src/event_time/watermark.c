@@ -1,10 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * watermark.c
- *	  Event time by partition, and the watermark where some are quiet.
+ *	  The watermark: event time by partition, quiet (idle) partitions,
+ *	  lateness.
  *
- * EXECUTE says by it what a batch leaves, and the worker when a batch without
- * records would close a window.
+ * EXECUTE computes by it the watermark that a batch leaves, and the worker
+ * when a batch without records would close a window.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,8 +18,9 @@
 #include "event_time.h"
 
 /*
- * Whether a watermark is one: a stream that has seen no event time yet has that of
- * 1970, as in Spark, and a stream without watermark minus infinity.
+ * Returns whether a watermark comes from an event time.  A stream that has
+ * seen no event time yet has the watermark 1970, as in Spark, and a stream
+ * without watermark minus infinity.
  */
 bool
 sagg_watermark_known(TimestampTz watermark)
@@ -29,7 +31,7 @@ sagg_watermark_known(TimestampTz watermark)
 }
 
 /*
- * Floored to milliseconds, as event times are.
+ * Returns a time floored to milliseconds, as event times are.
  */
 int64
 sagg_floor_ms(int64 time)
@@ -40,9 +42,9 @@ sagg_floor_ms(int64 time)
 }
 
 /*
- * How far the event time of a record may be ahead of the batch's time, in
- * microseconds; 0 = any distance.  By default that is a day, where the event time
- * of one record moves a watermark for all others.
+ * Returns how far the event time of a record may be ahead of the batch's time,
+ * in microseconds; 0 = any distance.  The default is a day if the event time
+ * of one record moves the watermark for all others.
  */
 int64
 sagg_max_future(const SaggStream *stream)
@@ -53,8 +55,8 @@ sagg_max_future(const SaggStream *stream)
 }
 
 /*
- * The watermark by an event time, which is in whole milliseconds; DT_NOBEGIN if
- * there is none or it is out of range.
+ * Returns the watermark for an event time, which is in whole milliseconds;
+ * DT_NOBEGIN if there is none or it is out of range.
  */
 TimestampTz
 sagg_watermark_of(const SaggStream *stream, int64 time)
@@ -69,8 +71,8 @@ sagg_watermark_of(const SaggStream *stream, int64 time)
 }
 
 /*
- * The watermark by the clock, when nothing comes: as if a record came that is
- * idle_timeout old.  "now" is the clock's time as an event time.
+ * Returns the watermark by the clock, when no records come: as if a record
+ * came that is idle_timeout old.  "now" is the clock's time as an event time.
  */
 TimestampTz
 sagg_watermark_of_clock(const SaggStream *stream, int64 now)
@@ -84,10 +86,10 @@ sagg_watermark_of_clock(const SaggStream *stream, int64 now)
 }
 
 /*
- * The least watermark of the partitions that are not quiet.  If all are, the
- * clock's, but not less than the least of the partitions that have one.
- * DT_NOBEGIN if there is no partition, or one that is waited for has no event
- * time yet.
+ * Returns the least watermark of the partitions that are not quiet.  If all
+ * are quiet, returns that of the clock, but not less than the least of the
+ * partitions that have one.  DT_NOBEGIN if there is no partition, or if a
+ * partition that is waited for has no event time yet.
  */
 TimestampTz
 sagg_least_watermark(const SaggStream *stream, const SaggPartitionTime *times,
@@ -112,9 +114,9 @@ sagg_least_watermark(const SaggStream *stream, const SaggPartitionTime *times,
 }
 
 /*
- * Policy aligned: note in the plan the partitions of "unread", offsets that were
- * there when it was made, of which it does not read all, besides those that it
- * has noted.  In the current context.
+ * Policy aligned: add to the plan the partitions that are behind: those of
+ * "unread", offsets that existed when the plan was made, of which it does not
+ * read all.  In the current context.
  */
 void
 sagg_plan_behind(const SaggStream *stream, SaggPlan *plan,
@@ -145,7 +147,7 @@ sagg_plan_behind(const SaggStream *stream, SaggPlan *plan,
 }
 
 /*
- * The time of a partition; "place" is where it is as a rule.
+ * Returns the time of a partition; "place" is where it usually is.
  */
 static const SaggPartitionTime *
 find_time(const SaggPartitionTime *times, int ntimes, const SaggRange *partition,
@@ -162,9 +164,9 @@ find_time(const SaggPartitionTime *times, int ntimes, const SaggRange *partition
 }
 
 /*
- * Event time of partitions before a batch at "batch_time": as a commit left it,
- * or for those that are new; in the current context.  None if the stream's
- * options do not ask for it.
+ * Returns the event times of partitions before a batch at "batch_time", as a
+ * commit left them, with entries for new partitions; in the current context.
+ * None if the stream's options do not need them.
  */
 SaggPartitionTime *
 sagg_partition_times(const SaggStream *stream, const SaggRange *partitions,

@@ -3,12 +3,13 @@
  * window_bounds.c
  *	  Where windows start and end, by their kind.
  *
- * Windows of a fixed size, [origin + n * slide, origin + n * slide + size), are
- * found by arithmetic, those by the clocks of a time zone by calendar.c.  Sessions
- * are as long as their records make them, so of them little is known here.
+ * Windows of a fixed size, [origin + n * slide, origin + n * slide + size),
+ * are found by arithmetic, those by the clocks of a time zone by calendar.c.
+ * Sessions are as long as their records make them, so little is known about
+ * them here.
  *
- * A group is of a window, or of a pane (execute/window/windows.c), which is part of
- * several.
+ * A group belongs to a window, or to a pane (execute/window/windows.c), which
+ * is part of several windows.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,8 +20,8 @@
 #include "event_time/event_time.h"
 
 /*
- * Start of the last window that begins at or before a time, of windows of a fixed
- * size.
+ * Returns the start of the last window that begins at or before a time, for
+ * windows of a fixed size.
  */
 int64
 sagg_pane_window(const SaggWindow *window, int64 time)
@@ -31,7 +32,8 @@ sagg_pane_window(const SaggWindow *window, int64 time)
 }
 
 /*
- * Start of the first window that holds a pane, or that ends after a time.
+ * Returns the start of the first window that holds a pane, or that ends after
+ * a time.
  */
 int64
 sagg_first_window_of(const SaggWindow *window, int64 pane)
@@ -156,7 +158,7 @@ static const SaggWindowBounds session = {
 static const SaggWindowBounds none = {0};
 
 /*
- * The functions for a window, by its kind.
+ * Returns the functions for a window, by its kind.
  */
 const SaggWindowBounds *
 sagg_window_bounds(const SaggWindow *window)

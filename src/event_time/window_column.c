@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * window_column.c
- *	  What a column that tells the window holds: a time, or the date of one.
+ *	  The value of a column that identifies the window: a time or a date.
  *
- * Between the stages windows are told by int64 times: those of a TimestampTz, or
- * of a Timestamp where the event time has no time zone.
+ * The stages identify windows by int64 times: those of a TimestampTz, or of a
+ * Timestamp where the event time has no time zone.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,7 +20,8 @@
 #include "event_time.h"
 
 /*
- * Is the event time of a query, which has one, a timestamp without time zone?
+ * Returns whether the event time of a query, which has one, is a timestamp
+ * without time zone.
  */
 bool
 sagg_event_time_is_local(const SaggQuery *query)
@@ -32,8 +33,8 @@ sagg_event_time_is_local(const SaggQuery *query)
 }
 
 /*
- * The type of a bound of the window, as the output has it: timestamptz, timestamp
- * or date.
+ * Returns the type of a bound of the window, as the output has it:
+ * timestamptz, timestamp or date.
  */
 Oid
 sagg_window_column_type(const SaggQuery *query)
@@ -43,8 +44,8 @@ sagg_window_column_type(const SaggQuery *query)
 }
 
 /*
- * A value of that type, for a bound of a window, or DT_NOBEGIN or DT_NOEND.
- * Allocates nothing where int64 is passed by value.
+ * Returns a value of that type for a bound of a window, or for DT_NOBEGIN or
+ * DT_NOEND.  Allocates nothing where int64 is passed by value.
  */
 Datum
 sagg_window_column_value(const SaggQuery *query, int64 time)
@@ -57,7 +58,7 @@ sagg_window_column_value(const SaggQuery *query, int64 time)
 }
 
 /*
- * The bound that such a value stands for.
+ * Returns the bound that such a value stands for.
  */
 int64
 sagg_window_column_time(const SaggQuery *query, Datum value)

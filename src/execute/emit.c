@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * emit.c
- *	  From groups to output rows.
+ *	  Turns groups into output rows.
  *
  * Emitted groups - window, keys, final values - make up the ephemeral relation
  * SAGG_ENR_GROUPS, over which PostgreSQL runs the query's select list and
@@ -22,10 +22,11 @@
 #include "utils/timestamp.h"
 
 #include "event_time/event_time.h"
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 /*
- * Memory for rows of a micro-batch; what exceeds it goes to a temporary file.
+ * Returns a tuplestore for rows of a micro-batch; what exceeds its memory goes
+ * to a temporary file.
  */
 static int
 rows_memory_kb(void)
@@ -49,7 +50,7 @@ sagg_emit_init(SaggExecution *ex)
 }
 
 /*
- * The window column: a range, or the window's start.
+ * Returns the value of the window column: a range, or the window's start.
  */
 static Datum
 window_datum(const SaggExecution *ex, int64 start, int64 end)
@@ -69,13 +70,13 @@ window_datum(const SaggExecution *ex, int64 start, int64 end)
 static int64
 window_end(const SaggExecution *ex, const SaggGroup *group)
 {
-	return SAGG_HAS_SESSIONS(ex) ? ((const SaggSession *) group)->end :
+	return SAGG_HAS_SESSIONS(ex) ? ((const SaggSessionWindow *) group)->end :
 		sagg_window_end(&ex->query->window, group->start);
 }
 
 /*
- * Where a group goes.  Append gives a group out once.  In mode update it was
- * given out before if the store has it.
+ * Returns the tuplestore for a group.  Append emits a group once.  In mode
+ * update it was emitted before if the store has it.
  */
 static Tuplestorestate *
 relation_of(const SaggExecution *ex, const SaggGroup *group)
@@ -96,13 +97,13 @@ sagg_finish_group(SaggExecution *ex, const SaggGroup *group, Datum *values, bool
 	int			n = ex->query->groups_desc->natts - ex->query->naggs;
 
 	if (ex->groupcontext)
-		sagg_kept_set_group(ex, values, nulls, n);
+		sagg_input_state_set_group(ex, values, nulls, n);
 	for (int i = 0; i < ex->query->naggs; i++, n++)
 		values[n] = sagg_state_final(ex, i, &group->states[i], &nulls[n]);
 }
 
 /*
- * Add a group, with the final values of its aggregates.  Leaves garbage in
+ * Emit a group, with the final values of its aggregates.  Leaves garbage in
  * tmpcontext, which the caller resets.
  */
 void
@@ -130,8 +131,8 @@ sagg_emit_group(SaggExecution *ex, const SaggGroup *group)
 }
 
 /*
- * Add what a group has been, by its former window and the keys of "group", to
- * those whose rows have to leave the sink.  Leaves garbage in tmpcontext, which
+ * Add the former row of a group, by its former window and the keys of "group",
+ * to those that have to leave the sink.  Leaves garbage in tmpcontext, which
  * the caller resets.
  */
 void
@@ -206,7 +207,7 @@ run_over_groups(SaggExecution *ex, Query *query, Tuplestorestate *groups,
 }
 
 /*
- * The rows of groups in mode append, in the current context.
+ * Returns the rows of groups in mode append, in the current context.
  */
 void
 sagg_output_of_groups(SaggExecution *ex, Tuplestorestate *groups, SaggOutput *output)
@@ -219,9 +220,9 @@ sagg_output_of_groups(SaggExecution *ex, Tuplestorestate *groups, SaggOutput *ou
 }
 
 /*
- * What the batch gives out, in the current context: rows for the sink, and
- * identities of emitted groups that do not pass HAVING, or have become others.
- * To be called once.
+ * Returns the output of the batch, in the current context: rows for the sink,
+ * and the identities of emitted groups that do not pass HAVING, or that were
+ * replaced.  Called once.
  */
 void
 sagg_execution_output(SaggExecution *ex, SaggOutput *output)
@@ -252,7 +253,7 @@ sagg_execution_output(SaggExecution *ex, SaggOutput *output)
 }
 
 /*
- * Free it.
+ * Free the output.
  */
 void
 sagg_execution_output_end(SaggOutput *output)

@@ -1,46 +1,48 @@
 /*-------------------------------------------------------------------------
  *
  * event_times.c
- *	  Event time: by which watermark a row is judged, and the watermark that
+ *	  Event time: the watermark by which a row is late, and the watermark that
  *	  the batch leaves.
  *
- * Policy global: the greatest event time of all, less the delay; a row is
- * judged by what the commit before left.
+ * Policy global: the greatest event time of all, less the delay; a row is late
+ * by the watermark of the commit before.
  *
- * Policy aligned: the same, but while a partition is behind - it had records
- * when the batch was planned that the batch does not read - the watermark does
- * not pass the greatest event time of that partition so far, less the delay, and
- * stays where it is if the partition has shown none.  So a record that was there
- * when a batch was planned, and is in order within the delay in its own
- * partition, is never late, whatever the paces at which partitions are read: from
- * the moment it is there until it is read its partition is behind, and the
- * watermark does not pass what came before it there.  The greatest event times
- * by partition are kept from batch to batch; when no partition is behind any
- * more the watermark is that of policy global.
+ * Policy aligned: like global, but while a partition is behind - it had
+ * records when the batch was planned that the batch does not read - the
+ * watermark does not pass the greatest event time of that partition so far,
+ * less the delay, and stays where it is if the partition has shown none.  So a
+ * record that was there when a batch was planned, and is in order within the
+ * delay in its own partition, is never late, however fast partitions are read:
+ * its partition is behind until the record is read, and the watermark does not
+ * pass what came before it there.  The greatest event times by partition are
+ * kept from batch to batch; when no partition is behind any more the watermark
+ * is that of policy global.
  *
  * Policy per_partition: each partition has a watermark of its own, and the
- * stream's is the least of them.  A record is judged by that of its partition as
- * the records before it there have left it, in whatever batch they were.  So
- * which records are late depends on the partitions alone, not on how they are
- * cut into batches; and so do the results: a record that is not late finds its
- * window open.  For let it be of partition p, with W(p) before it, and its window
- * end at e > W(p).  A commit before closed that window only if the stream's
- * watermark W, which never goes back, was e or more.  But as long as p was waited
- * for, W was the least over the partitions, and that of p as it then was: not
- * more than W(p), which only grows, and so less than e.  The exception is a
+ * stream's is the least of them.  A record is judged by that of its partition
+ * as the records before it there have left it, in whatever batch they were.
+ * So which records are late depends on the partitions alone, not on how they
+ * are cut into batches; and so do the results, because a record that is not
+ * late finds its window open.  Proof: let the record be of partition p, with
+ * W(p) before it, and let its window end at e > W(p).  An earlier commit
+ * closed that window only if the stream's watermark W, which never goes back,
+ * was e or more.  But as long as p was waited for, W was the least over the
+ * partitions, so at most the watermark of p at that time, which is at most
+ * W(p), because W(p) only grows; so W was less than e.  The exception is a
  * partition that W did not wait for, because it was quiet for idle_timeout or
- * not known yet: W may have passed W(p) meanwhile.  Therefore a record is judged
- * by the greater of W(p) and the W that the commit before left - the same as
- * W(p) but for that exception, where it makes late what has no window any more.
+ * not known yet: W may have passed W(p) meanwhile.  Therefore a record is
+ * judged by the greater of W(p) and the W that the commit before left.  That
+ * equals W(p) except in this case, where it makes records late whose window no
+ * longer exists.
  *
  * For this the rows of a batch must come in the order of their records, which
  * is that of offsets within a partition: the scan gives them so, and joins are
  * sorted (define/query_analyze.c).  Rows that a join makes of one record are
- * judged alike.  What WHERE removes, what is refused, and what has no event time
+ * judged alike.  What WHERE removes, what is rejected, and what has no event time
  * moves no watermark.
  *
- * What partitions are quiet or behind is in the plan, so a retry takes the same
- * ones, and the clock goes by the plan's.
+ * The plan records which partitions are quiet or behind, and the time of the
+ * clock, so a retry uses the same ones.
  *
  *-------------------------------------------------------------------------
  */
@@ -55,17 +57,18 @@
 struct SaggPartitions
 {
 	int			ntimes;
-	SaggPartitionTime *times;	/* the caller's, as the rows leave them */
-	SaggPartitionTime *before;	/* as they were */
+	SaggPartitionTime *times;	/* allocated by the caller; changed as rows
+								 * come */
+	SaggPartitionTime *before;	/* as they were at the beginning */
 	int			nruns;
 	const SaggRange *runs;		/* numbers of records by partition */
-	int			run;			/* the one looked at last */
-	SaggPartitionTime *own;		/* of its partition */
+	int			run;			/* the run that was looked at last */
+	SaggPartitionTime *own;		/* the entry of its partition */
 
 	/* policy per_partition only */
-	int64		record;			/* of the row at hand; -1 = none yet */
-	bool		any;			/* it has an event time */
-	int64		greatest;		/* of its rows */
+	int64		record;			/* number of the current record; -1 = none yet */
+	bool		any;			/* the record has an event time */
+	int64		greatest;		/* greatest event time of its rows */
 };
 
 /*
@@ -97,7 +100,7 @@ sagg_execution_partitions(SaggExecution *ex, SaggPartitionTime *times, int ntime
 }
 
 /*
- * All rows of the record at hand have come.
+ * All rows of the current record have come.
  */
 static void
 settle_record(SaggExecution *ex)
@@ -105,7 +108,7 @@ settle_record(SaggExecution *ex)
 	SaggPartitions *p = ex->partitions;
 
 	if (p->any &&
-		!(ex->refusals && sagg_record_refused(ex->refusals, p->record)))
+		!(ex->rejections && sagg_record_rejected(ex->rejections, p->record)))
 	{
 		p->own->time = Max(p->own->time, sagg_floor_ms(p->greatest));
 		if (p->own->active != DT_NOBEGIN)
@@ -127,7 +130,7 @@ time_of(const SaggPartitions *p, const SaggRange *run)
 }
 
 /*
- * The partition of a record becomes "own".  Records of a partition mostly
+ * Set "own" to the partition of a record.  Records of a partition mostly
  * follow each other.
  */
 static inline void
@@ -163,8 +166,8 @@ record_of(const SaggExecution *ex, TupleTableSlot *slot)
 }
 
 /*
- * Policy per_partition: a row is about to be placed; "row_watermark" becomes
- * the watermark it is judged by.
+ * Policy per_partition: a row is about to be placed; sets "row_watermark" to
+ * the watermark by which it may be late.
  */
 void
 sagg_partitions_row(SaggExecution *ex, TupleTableSlot *slot)
@@ -205,7 +208,7 @@ sagg_partitions_time(SaggExecution *ex, TupleTableSlot *slot, int64 time)
 }
 
 /*
- * As if no row had come.
+ * Start again, as if no row had come.
  */
 void
 sagg_partitions_forget(SaggExecution *ex)
@@ -238,7 +241,8 @@ is_quiet(const SaggExecution *ex, int i)
 }
 
 /*
- * Policy per_partition: the least watermark of the partitions waited for.
+ * Policy per_partition: returns the least watermark of the partitions waited
+ * for.
  */
 static TimestampTz
 least_watermark(const SaggExecution *ex)
@@ -256,8 +260,8 @@ least_watermark(const SaggExecution *ex)
 }
 
 /*
- * Policy aligned: the greatest event time of all partitions, those of earlier
- * batches included, but not beyond the partitions that are behind.
+ * Policy aligned: returns the greatest event time of all partitions, including
+ * those of earlier batches, but not beyond the partitions that are behind.
  */
 static TimestampTz
 aligned_watermark(SaggExecution *ex)
@@ -279,8 +283,8 @@ aligned_watermark(SaggExecution *ex)
 }
 
 /*
- * The watermark by the clock where the plan says that all partitions are quiet
- * and the batch has found no event time; else DT_NOBEGIN.
+ * Returns the watermark by the clock, if the plan says that all partitions are
+ * quiet and the batch has found no event time; otherwise DT_NOBEGIN.
  */
 static TimestampTz
 quiet_watermark(const SaggExecution *ex)
@@ -292,9 +296,9 @@ quiet_watermark(const SaggExecution *ex)
 }
 
 /*
- * All rows have come: the watermark after the batch, which is never less than
- * the one before, and the greatest event time of the batch, DT_NOBEGIN if it
- * has none.
+ * All rows have come: returns the watermark after the batch, which is never
+ * less than the one before, and sets the greatest event time of the batch,
+ * DT_NOBEGIN if it has none.
  */
 TimestampTz
 sagg_next_watermark(SaggExecution *ex, int64 *max_time)
@@ -319,9 +323,9 @@ sagg_next_watermark(SaggExecution *ex, int64 *max_time)
 }
 
 /*
- * The end of the first window that is still open after the batch, DT_NOEND =
- * none is; after sagg_execution_close.  "ahead" is by how much the clock's time
- * is greater than the same time as an event time.
+ * Returns the end of the first window that is still open after the batch,
+ * DT_NOEND = there is none; called after sagg_execution_close.  "ahead" is by
+ * how much the clock's time is greater than that time as an event time.
  */
 TimestampTz
 sagg_execution_next_end(SaggExecution *ex, int64 *ahead)

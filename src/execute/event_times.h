@@ -10,7 +10,7 @@
 
 #include "execute_internal.h"
 
-/* late.c */
+/* late_rows.c */
 extern void sagg_late_row(SaggExecution *ex, TupleTableSlot *slot, int64 time,
 						  int64 start, int64 end, int64 step, int64 n);
 extern void sagg_late_end(SaggExecution *ex);
@@ -25,7 +25,7 @@ extern void sagg_partitions_forget(SaggExecution *ex);
 extern TimestampTz sagg_next_watermark(SaggExecution *ex, int64 *max_time);
 
 /*
- * The event time of a row that is not refused, for the watermark: in
+ * Count the event time of a row that is not rejected, for the watermark: in
  * microseconds.
  */
 static inline void

@@ -26,9 +26,9 @@ typedef struct SaggStore SaggStore;
 typedef struct SaggExecution SaggExecution;
 
 /*
- * Whom a store asks before it grows.  "reserve" is told its present size, and
- * how many bytes more it needs at least and wants at best; it returns how many
- * it may have, or raises ERRCODE_SAGG_STATE_LIMIT.
+ * The budget that a store asks before it grows. "reserve" gets its present
+ * size, how many bytes more it needs at least and how many it would like; it
+ * returns how many it may have, or raises ERRCODE_SAGG_STATE_LIMIT.
  */
 typedef struct SaggStoreBudget
 {
@@ -107,8 +107,8 @@ extern int64 sagg_row_space_bound(void);
 extern void sagg_execution_bound_rows(SaggExecution *execution);
 extern int	sagg_execution_row_space(const SaggExecution *execution);
 
-/* replaced.c */
-extern int64 sagg_execution_replaces(SaggExecution *execution);
+/* reset_bound.c */
+extern int64 sagg_execution_overwrites_from(SaggExecution *execution);
 extern bool sagg_rows_have_windows(const SaggStream *stream, const SaggQuery *query);
 extern TimestampTz sagg_last_window_end(const SaggQuery *query, int64 time);
 extern int64 sagg_first_window_after(const SaggQuery *query, TimestampTz watermark,
@@ -124,30 +124,30 @@ extern void sagg_execution_partitions(SaggExecution *execution,
 									  const SaggRange *runs, int nruns);
 extern TimestampTz sagg_execution_next_end(SaggExecution *execution, int64 *ahead);
 
-/* late.c */
+/* late_rows.c */
 extern void sagg_execution_keep_late(SaggExecution *execution, SaggLateRows *late);
 
-/* convert.c */
+/* state_convert.c */
 extern void sagg_execution_convert(SaggExecution *from, SaggExecution *to,
 								   const int *origins);
 
-/* describe.c */
+/* state_describe.c */
 extern char *sagg_execution_describe(const SaggExecution *execution, int aggno);
 extern int64 sagg_execution_estimate(const SaggExecution *execution);
 
-/* refuse.c */
-extern void sagg_execution_refuse(SaggExecution *execution,
-								  SaggRefusals *refusals, Size max_key_bytes);
+/* row_checks.c */
+extern void sagg_execution_reject(SaggExecution *execution,
+								  SaggRejections *rejections, Size max_key_bytes);
 
 /*
- * What stored bytes depend on, as text: by name, which a dump and an upgrade
- * keep, and by OID.
+ * What the form of stored bytes depends on, as text: by name, which a dump and
+ * an upgrade keep, and by OID.
  */
 typedef struct SaggStateForm
 {
 	StringInfoData names;
 	StringInfoData oids;
-	int			nestlevel;		/* of the settings while it is built */
+	int			nestlevel;		/* nest level of the settings while it is built */
 } SaggStateForm;
 
 /* state_form.c */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * execute_internal.h
- *	  What the files of execute/ ask of each other.
+ *	  What the files of execute/ share.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,15 +20,15 @@
 
 /* ------------------------------------------------------------------ codec */
 
-/* What bytes have to be that are stored as they are; see codec_check.c. */
+/* What bytes stored without conversion must be; see codec_check.c. */
 typedef enum SaggRawKind
 {
-	SAGG_RAW_NONE,				/* they are not stored as they are */
-	SAGG_RAW_ANY,				/* any bytes are a value */
+	SAGG_RAW_NONE,				/* values are not stored so */
+	SAGG_RAW_ANY,				/* any bytes are a valid value */
 	SAGG_RAW_BOOL,
 	SAGG_RAW_NAME,
-	SAGG_RAW_RECEIVED,			/* such as the receive function takes */
-	SAGG_RAW_TEXT,				/* in the database's encoding */
+	SAGG_RAW_RECEIVED,			/* as the receive function accepts them */
+	SAGG_RAW_TEXT,				/* text in the database's encoding */
 	SAGG_RAW_JSON,
 	SAGG_RAW_NUMERIC,
 	SAGG_RAW_INET,
@@ -39,13 +39,14 @@ typedef enum SaggRawKind
 /* How values of a type are stored; see codec.c. */
 typedef struct SaggCodec
 {
-	Oid			type;			/* below domains */
+	Oid			type;			/* the type below domains */
 	int16		len;
 	bool		byval;
 	char		align;
 	SaggRawKind kind;
-	bool		raw;			/* as its bytes are, else by send and receive */
-	bool		text;			/* not even these: by output and input */
+	bool		raw;			/* stored without conversion; otherwise by send
+								 * and receive */
+	bool		text;			/* the type lacks these: by output and input */
 	FmgrInfo	send;
 	FmgrInfo	receive;
 	Oid			ioparam;
@@ -130,7 +131,7 @@ typedef enum SaggInlineKind
 	SAGG_INLINE_MIN_FLOAT4,
 	SAGG_INLINE_MIN_FLOAT8,
 	SAGG_INLINE_MIN_NUMERIC,
-	/* from here on with a SaggSum instead of the server's state */
+	/* all kinds from here on have a SaggSum instead of the server's state */
 	SAGG_INLINE_SUM_INT8,
 	SAGG_INLINE_AVG_INT8,
 	SAGG_INLINE_SUM_NUMERIC,
@@ -141,7 +142,7 @@ typedef enum SaggInlineKind
 
 /*
  * The state of one aggregate in one group: a transition state, or with
- * SaggAggCall.kept "value" is a SaggKept, a null pointer for no inputs.
+ * SaggAggCall.input_state "value" is a SaggInputState, a null pointer for no inputs.
  */
 typedef struct SaggAggState
 {
@@ -149,8 +150,8 @@ typedef struct SaggAggState
 	bool		isnull;
 	bool		no_value;		/* a strict transition without initial value
 								 * that has seen no input */
-	SaggSum		sum;			/* with SAGG_INLINE_IS_SUM: in place of "value"
-								 * as long as that is null */
+	SaggSum		sum;			/* with SAGG_INLINE_IS_SUM: used in place of
+								 * "value" while that is null */
 } SaggAggState;
 
 /* One aggregate of the query, ready to be called. */
@@ -163,19 +164,20 @@ typedef struct SaggAggCall
 	bool		transbyval;
 	Datum		initvalue;
 	bool		initnull;
-	int			ntransargs;		/* without the state */
+	int			ntransargs;		/* result type and arguments, without the state */
 	FmgrInfo	transfn;
 	FmgrInfo	finalfn;		/* fn_oid InvalidOid = none */
 	int			nfinalargs;
 	List	   *direct_args;	/* ExprStates, see SaggExecution.groupcontext */
 	FmgrInfo	serialfn;		/* for states of type internal */
 	FmgrInfo	deserialfn;
-	FmgrInfo	combinefn;		/* for those, and all where states are combined */
+	FmgrInfo	combinefn;		/* for such states, and for all where states
+								 * are combined */
 	bool		combine_inline;
 	SaggCodec	codec;			/* for all others */
-	struct SaggKeptCall *kept;	/* or NULL */
+	struct SaggInputStateCall *input_state;	/* or NULL */
 	FunctionCallInfo trans_fcinfo;
-	AggStatePerTransData pertrans;	/* what AggGetAggref looks at */
+	AggStatePerTransData pertrans;	/* what AggGetAggref returns */
 	AggStatePerAggData peragg;
 } SaggAggCall;
 
@@ -183,52 +185,53 @@ typedef struct SaggAggCall
 extern SaggAggCall *sagg_aggregates_init(const SaggQuery *query);
 
 /* a tuple of a set */
-typedef struct SaggKeptSlot
+typedef struct SaggInputSlot
 {
 	uint32		hash;
-	uint32		place;			/* of its bytes + 1; 0 = none */
-} SaggKeptSlot;
+	uint32		place;			/* place of its bytes + 1; 0 = none */
+} SaggInputSlot;
 
-/* The inputs of an aggregate in one group; see kept.c. */
-typedef struct SaggKept
+/* The inputs of an aggregate in one group; see input_state.c. */
+typedef struct SaggInputState
 {
 	int64		count;
 	Size		len;			/* bytes of them */
 	Size		size;			/* allocated for them, from "data" on */
 	Size		room;			/* allocated before "data" */
 	char	   *data;
-	uint32		nslots;			/* a power of two; 0 = no table made yet */
-	SaggKeptSlot *slots;
-} SaggKept;
+	uint32		nslots;			/* a power of two; 0 = no hash table yet */
+	SaggInputSlot *slots;
+} SaggInputState;
 
-typedef struct SaggKeptSort
+typedef struct SaggInputSort
 {
 	int			column;			/* of the inputs, from 0 */
 	SortSupportData support;
-} SaggKeptSort;
+} SaggInputSort;
 
-/* How the inputs of an aggregate are kept, and given to it in the end. */
-typedef struct SaggKeptCall
+/* How the inputs of an aggregate are kept, and passed to it at the end. */
+typedef struct SaggInputStateCall
 {
-	bool		distinct;		/* a set, of different bytes */
+	bool		distinct;		/* DISTINCT: a set of tuples with different
+								 * bytes */
 	bool		counts;			/* its result is the number of inputs */
 	int			ncolumns;
 	SaggCodec  *codecs;
 	StringInfoData tuple;		/* scratch */
-	SaggHashSeed seed;			/* of its tables */
+	SaggHashSeed seed;			/* seed of its hash tables */
 	int			nsort;
-	SaggKeptSort *sort;			/* DISTINCT: of all of its columns */
+	SaggInputSort *sort;		/* DISTINCT: of all of its columns */
 	int16		resultlen;
 	bool		resultbyval;
-} SaggKeptCall;
+} SaggInputStateCall;
 
 /* ----------------------------------------------------------------- groups */
 
 /* A group that the batch reads or changes, in private memory. */
 typedef struct SaggGroup
 {
-	int64		start;			/* of its window */
-	uint32		hash;			/* as the store has it: with the partition */
+	int64		start;			/* start of its window */
+	uint32		hash;			/* hash in the store, with the partition */
 	bool		changed;
 	SaggStored	stored;			/* its version in the store, if it has one */
 	Datum	   *keys;
@@ -245,7 +248,7 @@ typedef enum SaggKeyKind
 	SAGG_KEY_INT4,
 	SAGG_KEY_INT8,
 	SAGG_KEY_ENUM,
-	SAGG_KEY_TEXT				/* of a deterministic collation */
+	SAGG_KEY_TEXT				/* text of a deterministic collation */
 } SaggKeyKind;
 
 typedef struct SaggKeyCall
@@ -260,14 +263,14 @@ typedef struct SaggKeyCall
 struct grouptab_hash;
 struct grouptab_iterator;
 
-/* What became of a record; the greatest counts when a join repeats it. */
+/* The class of a record; the greatest counts when a join repeats it. */
 typedef enum SaggClass
 {
 	SAGG_CLASS_FILTERED,
 	SAGG_CLASS_NULL_TIME,
 	SAGG_CLASS_LATE,
 	SAGG_CLASS_AGGREGATED,
-	SAGG_CLASS_REFUSED,			/* counted by SaggRefusals */
+	SAGG_CLASS_REJECTED,		/* counted by SaggRejections */
 	SAGG_CLASSES
 } SaggClass;
 
@@ -279,35 +282,36 @@ typedef struct SaggGroupMemory
 {
 	MemoryContext context;
 	Size		bound;
-	int64		rows;			/* so far, or a little fewer */
-	int64		next_sum;		/* of rows */
+	int64		rows;			/* bytes so far, or slightly fewer */
+	int64		next_sum;		/* number of rows */
 } SaggGroupMemory;
 
 struct SaggExecution
 {
 	SaggStore  *store;
-	const SaggHashSeed *seed;	/* of the store's hashes */
-	const SaggWindowMethods *methods;	/* by the kind of the query's windows */
+	const SaggHashSeed *seed;	/* seed of the store's hashes */
+	const SaggWindowMethods *methods;	/* functions for the kind of the
+										 * query's windows */
 	const SaggStream *stream;
 	SaggQuery  *query;
 	const SaggPlan *plan;
-	MemoryContext memory;		/* of all below */
+	MemoryContext memory;		/* parent of all contexts below */
 
 	AggState   *aggstate;		/* what aggregate functions see as context */
 	ExprContext *aggcontext;	/* lives as long as the execution */
 	ExprContext *tmpcontext;	/* reset by each row */
 	ExprContext *groupcontext;	/* for direct arguments: its scan tuple has
-								 * window and keys of the group that is given
-								 * out; NULL = there are none */
-	ExprContext *replaycontext; /* take the place of aggcontext */
-	ExprContext *inputcontext;	/* and tmpcontext while kept inputs are given
-								 * to their aggregate */
+								 * window and keys of the group being emitted;
+								 * NULL = there are none */
+	ExprContext *replaycontext; /* replaces aggcontext, */
+	ExprContext *inputcontext;	/* and this tmpcontext, while kept inputs are
+								 * passed to their aggregate */
 	SaggAggCall *aggs;
 	SaggGroupMemory group_memory;
 	int64		row_bytes;		/* of the rows of a query that does not aggregate */
-	int64		row_bound;		/* of these; see pass_rows.c */
+	int64		row_bound;		/* number of these; see pass_rows.c */
 	SaggKeyCall *keys;
-	Datum	   *row_keys;		/* of the row at hand */
+	Datum	   *row_keys;		/* keys of the current row */
 	bool	   *row_keynulls;
 	struct grouptab_hash *groups;
 	struct grouptab_iterator *iterator;
@@ -316,46 +320,48 @@ struct SaggExecution
 	/* counting */
 	bool		any_time;
 	int64		max_time;		/* greatest event time of the batch */
-	TimestampTz row_watermark;	/* by which the row at hand is judged */
+	TimestampTz row_watermark;	/* the watermark by which the current row may
+								 * be late */
 	struct SaggPartitions *partitions;	/* NULL = policy global */
 	bool		judged_by_partition;	/* policy per_partition */
-	TupleTableSlot *scanned;	/* of the scan, where rows have no record
+	TupleTableSlot *scanned;	/* slot of the scan, where rows have no record
 								 * column and come in its order */
-	SaggLateRows *late;			/* that are kept; NULL = they are not */
+	SaggLateRows *late;			/* late rows that are kept; NULL = they are not */
 	int64		rows[SAGG_CLASSES];	/* by class, without a record column */
-	int64		late_windows;	/* windows that rows were late for */
+	int64		late_windows;	/* number of windows that rows were late for */
 	int64		beside_closed;	/* see SaggCounts */
-	uint8	   *classes;		/* of each record, with one */
+	uint8	   *classes;		/* class of each record, where rows have a
+								 * record column */
 	int64		nclasses;
 
-	/* refusing; see refuse.c */
-	SaggRefusals *refusals;		/* NULL: an error instead */
+	/* rejecting; see row_checks.c */
+	SaggRejections *rejections;	/* NULL: raise an error instead */
 	Size		max_key_bytes;
-	int64		latest_time;	/* greatest event time admitted */
-	bool		run_again;		/* a record was refused of which a row has
-								 * been aggregated */
+	int64		latest_time;	/* greatest event time that is accepted */
+	bool		run_again;		/* a record was rejected after another row of
+								 * it had been aggregated */
 
 	Tuplestorestate *fresh;		/* emitted groups, rows of groups_desc: those
 								 * that the sink should not have yet */
-	Tuplestorestate *known;		/* and the others */
-	Tuplestorestate *replaced;	/* windows and keys of groups that have become
-								 * others; NULL unless the window can change */
-	TypeCacheEntry *rangetype;	/* of the window column, or NULL */
+	Tuplestorestate *known;		/* emitted groups that the sink has already */
+	Tuplestorestate *replaced;	/* windows and keys of groups whose window has
+								 * changed; NULL unless that can happen */
+	TypeCacheEntry *rangetype;	/* range type of the window column, or NULL */
 	bool		open_windows;	/* emits what the last commit left open */
 	bool		careful;		/* groups that fail are set apart; see
 								 * failed_groups.c */
 	List	   *failed;			/* of SaggFailedGroup */
-	int			finals_in_row;	/* final functions failed with none between that
-								 * did not */
-	int			failed_in_row;	/* groups failed with none written between */
+	int			finals_in_row;	/* failures of final functions in a row */
+	int			failed_in_row;	/* failures of groups in a row, with none
+								 * written in between */
 	SaggStateAccess access;
 	struct SaggSeenKeys *seen;	/* of deduplication, or NULL */
-	struct SaggSessions *sessions;	/* see sessions.c, or NULL */
+	struct SaggSessions *sessions;	/* see session_windows.c, or NULL */
 };
 
 /*
- * When the groups that start at "start" are over: the end of their window, of
- * a pane that of the last window it belongs to.
+ * Returns when the groups that start at "start" are over: the end of their
+ * window; for a pane, that of the last window it belongs to.
  */
 static inline int64
 sagg_window_end(const SaggWindow *window, int64 start)
@@ -367,9 +373,9 @@ sagg_window_end(const SaggWindow *window, int64 start)
 
 /*
  * Whether the watermark has passed the windows of the groups that start at
- * "start": their records are late, and they are not in the store.  It is what the
- * commit before left, or more for a row of policy per_partition.  Mode complete
- * calls nothing late and forgets nothing.
+ * "start": their records are late, and they are not in the store.  The
+ * watermark is that of the commit before, or greater for a row of policy
+ * per_partition.  In mode complete nothing is late and no window is removed.
  */
 static inline bool
 sagg_window_passed(const SaggExecution *ex, int64 start)
@@ -414,8 +420,8 @@ extern void sagg_group_memory_load(SaggExecution *ex, Size len);
 extern void sagg_group_memory_sum(SaggExecution *ex);
 
 /*
- * So many rows more have gone to their groups: raise ERRCODE_SAGG_GROUP_MEMORY if
- * these take too much memory.
+ * Count rows that have gone to their groups: raises ERRCODE_SAGG_GROUP_MEMORY
+ * if the groups take too much memory.
  */
 static inline void
 sagg_group_memory_check(SaggExecution *ex, int nrows)
@@ -452,29 +458,29 @@ extern Datum sagg_state_replace(SaggExecution *ex, SaggAggCall *call, Datum valu
 extern Datum sagg_state_copy(SaggExecution *ex, const SaggAggCall *call,
 							 Datum value);
 
-/* kept.c */
-extern SaggKeptCall *sagg_kept_init(const SaggAggCall *call);
-extern void sagg_kept_add(SaggExecution *ex, SaggAggCall *call,
-						  SaggAggState *state,
-						  const Datum *values, const bool *nulls);
-extern void sagg_kept_combine(SaggExecution *ex, SaggAggCall *call,
-							  SaggAggState *state, const SaggAggState *other);
-extern void sagg_kept_absorb(SaggExecution *ex, SaggAggCall *call,
-							 SaggAggState *state, SaggAggState *other);
-extern void sagg_kept_write(const SaggAggCall *call, StringInfo buf,
-							const SaggAggState *state);
-extern void sagg_kept_read(const SaggAggCall *call, SaggBytes *bytes,
-						   SaggAggState *state);
-extern SaggBytes sagg_kept_skip(const SaggAggCall *call, SaggBytes *bytes);
-extern void sagg_kept_take(SaggKeptCall *kept, SaggBytes *bytes,
-						   Datum *values, bool *nulls);
+/* input_state.c */
+extern SaggInputStateCall *sagg_input_state_init(const SaggAggCall *call);
+extern void sagg_input_state_add(SaggExecution *ex, SaggAggCall *call,
+								 SaggAggState *state,
+								 const Datum *values, const bool *nulls);
+extern void sagg_input_state_combine(SaggExecution *ex, SaggAggCall *call,
+									 SaggAggState *state, const SaggAggState *other);
+extern void sagg_input_state_absorb(SaggExecution *ex, SaggAggCall *call,
+									SaggAggState *state, SaggAggState *other);
+extern void sagg_input_state_write(const SaggAggCall *call, StringInfo buf,
+								   const SaggAggState *state);
+extern void sagg_input_state_read(const SaggAggCall *call, SaggBytes *bytes,
+								  SaggAggState *state);
+extern SaggBytes sagg_input_state_skip(const SaggAggCall *call, SaggBytes *bytes);
+extern void sagg_input_state_take(SaggInputStateCall *kept, SaggBytes *bytes,
+								  Datum *values, bool *nulls);
 
-/* kept_replay.c */
-extern void sagg_kept_replay_init(SaggExecution *ex);
-extern void sagg_kept_set_group(SaggExecution *ex, const Datum *values,
-								const bool *nulls, int n);
-extern Datum sagg_kept_final(SaggExecution *ex, SaggAggCall *call,
-							 const SaggAggState *state, bool *isnull);
+/* input_state_final.c */
+extern void sagg_input_state_final_init(SaggExecution *ex);
+extern void sagg_input_state_set_group(SaggExecution *ex, const Datum *values,
+									   const bool *nulls, int n);
+extern Datum sagg_input_state_final(SaggExecution *ex, SaggAggCall *call,
+									const SaggAggState *state, bool *isnull);
 
 /* inline_aggregate.c */
 extern SaggInlineKind sagg_inline_kind(const SaggAggCall *call, Oid combinefn);
@@ -557,21 +563,21 @@ extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
 
 extern void sagg_groups_forget(SaggExecution *ex);
 
-/* refuse.c */
+/* row_checks.c */
 extern int64 sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time);
-extern bool sagg_row_refused(const SaggExecution *ex, TupleTableSlot *slot);
+extern bool sagg_row_rejected(const SaggExecution *ex, TupleTableSlot *slot);
 extern bool sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot,
 								  int64 time);
-extern void sagg_refuse_gap(SaggExecution *ex, TupleTableSlot *slot,
+extern void sagg_reject_gap(SaggExecution *ex, TupleTableSlot *slot,
 							const Interval *gap);
-extern void sagg_refuse_window(SaggExecution *ex, TupleTableSlot *slot,
+extern void sagg_reject_window(SaggExecution *ex, TupleTableSlot *slot,
 							   int64 time);
 extern bool sagg_keys_fit(const SaggExecution *ex, const Datum *keys,
 							  const bool *nulls);
-extern void sagg_refuse_keys(SaggExecution *ex, TupleTableSlot *slot,
+extern void sagg_reject_keys(SaggExecution *ex, TupleTableSlot *slot,
 							 const Datum *keys, const bool *nulls);
 
-/* rows.c */
+/* row_lookahead.c */
 typedef struct SaggRows SaggRows;
 
 extern SaggRows *sagg_rows_init(SaggExecution *ex, TupleDesc desc);

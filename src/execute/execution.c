@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * execution.c
- *	  EXECUTE: the rows of a batch into windowed groups.
+ *	  EXECUTE: puts the rows of a batch into windowed groups.
  *
  * PostgreSQL's executor runs the inner query; a DestReceiver at its end puts
  * each row into its windows (windows.c) and advances the groups' states.  Rows
@@ -22,19 +22,19 @@
 
 #include "event_times.h"
 #include "pass_rows.h"
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 typedef struct BatchReceiver
 {
 	DestReceiver pub;
 	SaggExecution *ex;
-	SaggRows   *rows;			/* NULL = one by one */
+	SaggRows   *rows;			/* NULL = rows are taken one by one */
 } BatchReceiver;
 
 /*
- * Begin a batch of "stream" against "store".  "query", "plan" and "stream"
- * must live until sagg_execution_end; the result, in a context below the
- * current one, is the caller's.  Runs in a transaction.
+ * Begin a batch of "stream" against "store". "query", "plan" and "stream" must
+ * live until sagg_execution_end.  The caller frees the result, which is in a
+ * context below the current one.  Runs in a transaction.
  */
 SaggExecution *
 sagg_execution_begin(SaggStore *store, const SaggStream *stream,
@@ -60,7 +60,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	ex->aggstate->curaggcontext = ex->aggcontext;
 	ex->aggstate->tmpcontext = ex->tmpcontext;
 	ex->aggs = sagg_aggregates_init(query);
-	sagg_kept_replay_init(ex);
+	sagg_input_state_final_init(ex);
 	initStringInfo(&ex->entry);
 	sagg_group_memory_init(ex, ex->aggcontext->ecxt_per_tuple_memory);
 	ex->row_bound = PG_INT64_MAX;
@@ -68,7 +68,7 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	if (ex->methods->init)
 		ex->methods->init(ex);
 	sagg_emit_init(ex);
-	sagg_execution_refuse(ex, NULL, 0);
+	sagg_execution_reject(ex, NULL, 0);
 	sagg_state_access_init(ex);
 	if (query->kind == SAGG_DEDUPLICATION)
 		ex->seen = sagg_seen_keys_init(ex);
@@ -79,7 +79,8 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 }
 
 /*
- * A row into the group of one window.  Returns false if its record is refused.
+ * Put a row into the group of one window.  Returns false if its record is
+ * rejected.
  */
 static bool
 take_row(BatchReceiver *receiver, TupleTableSlot *slot, int64 start)
@@ -96,8 +97,8 @@ take_row(BatchReceiver *receiver, TupleTableSlot *slot, int64 start)
 								   slot->tts_values, slot->tts_isnull);
 	if (group == NULL)
 	{
-		sagg_refuse_keys(ex, slot, ex->row_keys, ex->row_keynulls);
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_reject_keys(ex, slot, ex->row_keys, ex->row_keynulls);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 		ResetExprContext(ex->tmpcontext);
 		return false;
 	}
@@ -116,7 +117,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	SaggPlaces	places;
 
 	slot_getallattrs(slot);
-	if (sagg_row_refused(ex, slot) || !sagg_place_row(ex, slot, &places))
+	if (sagg_row_rejected(ex, slot) || !sagg_place_row(ex, slot, &places))
 		return true;
 	if (!take_row(receiver, slot, places.start))
 		return true;
@@ -132,7 +133,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 }
 
 /*
- * A row that goes to its group as the kind of its windows wants it.
+ * Put a row into its group as the kind of its windows requires.
  */
 static bool
 receive_row_by_kind(TupleTableSlot *slot, DestReceiver *self)
@@ -140,7 +141,7 @@ receive_row_by_kind(TupleTableSlot *slot, DestReceiver *self)
 	SaggExecution *ex = ((BatchReceiver *) self)->ex;
 
 	slot_getallattrs(slot);
-	if (!sagg_row_refused(ex, slot))
+	if (!sagg_row_rejected(ex, slot))
 		ex->methods->row(ex, slot);
 	return true;
 }
@@ -188,8 +189,8 @@ make_receiver(SaggExecution *ex)
 }
 
 /*
- * The slot of the scan whose rows become the query's one by one, in their order;
- * NULL where the plan has none because no row can come.
+ * Returns the slot of the scan whose rows become the query's one by one, in
+ * their order; NULL if the plan has none because there can be no row.
  */
 static TupleTableSlot *
 find_scan_slot(PlanState *state)
@@ -219,7 +220,7 @@ run_inner(SaggExecution *ex)
 }
 
 /*
- * As if no row had been received.
+ * Start again, as if no row had been received.
  */
 static void
 forget_rows(SaggExecution *ex)
@@ -261,8 +262,8 @@ sagg_execution_run(SaggExecution *ex)
 }
 
 /*
- * The state store of an execution, for checkpoint/.  Lives as long as the
- * execution.
+ * Returns the state store of an execution, for checkpoint/.  Lives as long as
+ * the execution.
  */
 const SaggStateAccess *
 sagg_execution_state(SaggExecution *ex)
@@ -271,8 +272,8 @@ sagg_execution_state(SaggExecution *ex)
 }
 
 /*
- * Free an execution.  After an ERROR its memory goes with the context it was
- * made in.
+ * Free an execution.  After an ERROR its memory is freed with the context it
+ * was made in.
  */
 void
 sagg_execution_end(SaggExecution *ex)

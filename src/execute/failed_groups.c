@@ -1,19 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * failed_groups.c
- *	  Groups of closing windows that fail: each of them alone, so that the
- *	  others are given out.
+ *	  Sets apart the groups of closing windows that fail, so that the other
+ *	  groups are emitted.
  *
- * Output mode append gives a group out when its window closes.  If an aggregate's
- * final function, an expression of the select list or the sink does not take one
- * group - a division by zero, a number that is too large - no record at hand is to
- * blame, and the batch would fail for ever.  A careful execution calls final
- * functions in subtransactions, and gives out groups part by part, as its caller
- * asks.  What fails is described here, by window and keys, for
- * stream_agg.failed_windows; its state goes with its window, as that of any other.
+ * Output mode append emits a group when its window closes.  If an aggregate's
+ * final function, an expression of the select list or the sink fails for a
+ * group - a division by zero, a number that is too large - no record of the
+ * batch is to blame, and the batch would fail for ever.  A careful execution
+ * calls final functions in subtransactions, and emits groups in parts, as its
+ * caller asks.  A group that fails is described by window and keys, for
+ * stream_agg.failed_windows; its state is removed with its window, as that of
+ * any other.
  *
- * Only errors of data are taken.  Must never be the way of a batch that has not
- * failed yet: it is slow.
+ * Only data errors are handled.  A batch that has not failed yet must never
+ * run this way: it is slow.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,12 +32,12 @@
 #include "event_time/event_time.h"
 #include "execute_internal.h"
 
-/* bytes of a key's text that are kept */
+/* bytes that are kept of a key's text */
 #define MAX_KEY_BYTES	500
 
 /*
- * Returns whether a group may be to blame for an error.  That a row is in the sink
- * already is the fault of whoever started the stream over.
+ * Returns whether a group may be to blame for an error.  A unique violation is
+ * not its fault: the stream was restarted while its rows stayed in the sink.
  */
 bool
 sagg_error_of_group(const ErrorData *error)
@@ -46,8 +47,8 @@ sagg_error_of_group(const ErrorData *error)
 }
 
 /*
- * From now on a group that fails is set apart, and does not raise an error.  Before
- * it "in_row" groups have failed one after the other.  To be called before
+ * From now on a group that fails is set apart, and does not raise an error.
+ * "in_row" groups have failed in a row before.  Called before
  * sagg_execution_close.
  */
 void
@@ -59,7 +60,7 @@ sagg_execution_carefully(SaggExecution *ex, int in_row)
 }
 
 /*
- * Number of groups that have failed since one was given out.
+ * Returns the number of groups that have failed since one was emitted.
  */
 int
 sagg_execution_failed_in_row(const SaggExecution *ex)
@@ -68,7 +69,8 @@ sagg_execution_failed_in_row(const SaggExecution *ex)
 }
 
 /*
- * The groups that have failed, SaggFailedGroups, in memory of the execution.
+ * Returns the groups that have failed, SaggFailedGroups, in memory of the
+ * execution.
  */
 const List *
 sagg_execution_failed(const SaggExecution *ex)
@@ -76,7 +78,7 @@ sagg_execution_failed(const SaggExecution *ex)
 	return ex->failed;
 }
 
-/* The row of a group, as far as it got. */
+/* The row of a group, as far as it was computed. */
 typedef struct GroupRow
 {
 	SaggExecution *ex;
@@ -86,8 +88,8 @@ typedef struct GroupRow
 } GroupRow;
 
 /*
- * The keys as an array of texts.  Output functions may be those of users, and
- * fail.
+ * Returns the keys as an array of texts.  Output functions may be users' code,
+ * and fail.
  */
 static void
 describe_keys(void *arg)
@@ -118,7 +120,7 @@ describe_keys(void *arg)
 }
 
 /*
- * The window of a group's row; DT_NOBEGIN if it has none.
+ * Returns the window of a group's row; DT_NOBEGIN if it has none.
  */
 static void
 describe_window(const SaggExecution *ex, Datum window, SaggFailedGroup *failed)
@@ -143,8 +145,8 @@ describe_window(const SaggExecution *ex, Datum window, SaggFailedGroup *failed)
 
 /*
  * Note that a group has failed, whose row is in "values" and "nulls" up to its
- * keys.  An error that is not one of data is raised again, and too many in a row are
- * an error as well.
+ * keys.  An error that is not a data error is raised again, and so are too
+ * many in a row.
  */
 static void
 note_failed(SaggExecution *ex, const Datum *values, const bool *nulls, ErrorData *error,
@@ -175,7 +177,7 @@ note_failed(SaggExecution *ex, const Datum *values, const bool *nulls, ErrorData
 	MemoryContextSwitchTo(old);
 }
 
-/* The final values of a group. */
+/* Computes the final values of a group. */
 typedef struct Finish
 {
 	SaggExecution *ex;
@@ -193,8 +195,8 @@ call_finish(void *arg)
 }
 
 /*
- * sagg_finish_group, which may fail: returns false then, and the group has been
- * noted.
+ * Calls sagg_finish_group, which may fail: returns false then, and the group
+ * has been noted.
  */
 bool
 sagg_try_finish_group(SaggExecution *ex, const SaggGroup *group, Datum *values, bool *nulls)
@@ -213,7 +215,7 @@ sagg_try_finish_group(SaggExecution *ex, const SaggGroup *group, Datum *values, 
 }
 
 /*
- * Number of groups that a careful execution has to give out.
+ * Returns the number of groups that a careful execution has to emit.
  */
 int64
 sagg_execution_groups(const SaggExecution *ex)
@@ -239,8 +241,8 @@ part_of(const SaggExecution *ex, int64 first, int64 end)
 }
 
 /*
- * sagg_execution_output of the groups from "first" up to, not including, "end".  May
- * be called often, and in a subtransaction.
+ * Does sagg_execution_output for the groups from "first" up to, not including,
+ * "end".  May be called repeatedly, and in a subtransaction.
  */
 void
 sagg_execution_output_part(SaggExecution *ex, int64 first, int64 end, SaggOutput *output)
@@ -252,7 +254,7 @@ sagg_execution_output_part(SaggExecution *ex, int64 first, int64 end, SaggOutput
 }
 
 /*
- * Groups have been written.
+ * Groups have been written: the next failure is the first in a row.
  */
 void
 sagg_execution_groups_written(SaggExecution *ex)
@@ -261,8 +263,8 @@ sagg_execution_groups_written(SaggExecution *ex)
 }
 
 /*
- * The group with this number is not given out, because of "error", which is raised
- * again if it is not one of data.
+ * The group with this number is not emitted, because of "error", which is
+ * raised again if it is not a data error.
  */
 void
 sagg_execution_group_failed(SaggExecution *ex, int64 number, ErrorData *error)

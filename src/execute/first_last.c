@@ -3,15 +3,17 @@
  * first_last.c
  *	  The aggregates first(value, at) and last(value, at).
  *
- * The result is the value with the least or the greatest time.  Of several with the
- * same time it is the least or the greatest value, by the default order of its type
- * with NULL after all others, and of those that are equal, or have no order, by
- * their bytes.  So neither the order of input nor the way states are combined
- * matters.  Rows without a time do not count.
+ * The result is the value with the least or the greatest time.  Of several
+ * values with one time it is the least or the greatest, by the default order
+ * of the type with NULL after all others; values that are equal, or have no
+ * order, are compared by their bytes.  So the result depends neither on the
+ * order of input nor on how states are combined.  Rows without a time do not
+ * count.
  *
  * Times are those of timestamptz, timestamp and bigint: an int64 each.
  *
- * Bytes of a state are verified, and a type other than the result's is refused.
+ * Bytes of a state are verified, and a type that differs from the result's is
+ * rejected.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,7 +56,7 @@ typedef struct ValueCodec
 } ValueCodec;
 
 /*
- * The context of the state; raises an error outside of an aggregate.
+ * Returns the context of the state; raises an error outside of an aggregate.
  */
 static MemoryContext
 state_context(FunctionCallInfo fcinfo)
@@ -109,7 +111,8 @@ compare(FunctionCallInfo fcinfo, const TimedValue *a, const TimedValue *b)
 }
 
 /*
- * A state that was read may be of any type; its values go with their like only.
+ * Check the type of a state: one that was read may be of any type, and must
+ * fit the others.
  */
 static void
 check_type(const TimedValue *state, Oid type)
@@ -119,7 +122,7 @@ check_type(const TimedValue *state, Oid type)
 }
 
 /*
- * Make "from" the state, in its context; "state" may be NULL.
+ * Copy "from" to the state, in its context; "state" may be NULL.
  */
 static TimedValue *
 set_state(MemoryContext context, TimedValue *state, const TimedValue *from)
@@ -179,8 +182,8 @@ accumulate(FunctionCallInfo fcinfo, bool later)
 }
 
 /*
- * first_accumulate(internal, value anyelement, at timestamptz | timestamp | bigint),
- * and the same of last.
+ * first_accumulate(internal, value anyelement, at timestamptz | timestamp |
+ * bigint), and last_accumulate.
  */
 Datum
 stream_agg_first_accumulate(PG_FUNCTION_ARGS)
@@ -213,8 +216,8 @@ combine(FunctionCallInfo fcinfo, bool later)
 }
 
 /*
- * first_combine(internal, internal), and the same of last.  The second state is not
- * changed, and not needed afterwards.
+ * first_combine(internal, internal), and last_combine.  The second state is
+ * not changed, and not needed afterwards.
  */
 Datum
 stream_agg_first_combine(PG_FUNCTION_ARGS)
@@ -229,7 +232,8 @@ stream_agg_last_combine(PG_FUNCTION_ARGS)
 }
 
 /*
- * How values of a type become bytes, and values again; kept in fn_extra.
+ * Returns how values of a type become bytes, and bytes values; kept in
+ * fn_extra.
  */
 static SaggCodec *
 codec_of(FunctionCallInfo fcinfo, Oid type)
@@ -250,9 +254,9 @@ codec_of(FunctionCallInfo fcinfo, Oid type)
 }
 
 /*
- * timed_value_serialize(internal) RETURNS bytea: int64 at; the type, its OID if it
- * is the server's own, or 0 and its name, as OIDs differ in a restored database;
- * whether it is NULL, and if not, the value.
+ * timed_value_serialize(internal) RETURNS bytea: int64 at; the type (its OID
+ * if it is the server's own, otherwise 0 and its name, because OIDs differ in
+ * a restored database); whether the value is NULL, and if not, the value.
  */
 Datum
 stream_agg_timed_value_serialize(PG_FUNCTION_ARGS)

@@ -1,20 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * group_memory.c
- *	  The bound of the private memory of a batch's groups (I7).
+ *	  Bounds the private memory of a batch's groups (I7).
  *
- * What a record leaves in the state of a group can be much more than the record:
- * a sum of numeric takes 260 kB for one value like 1e131071.  So the memory of
- * keys and states is looked at after each row, or each few rows.  Above the
- * bound the batch fails with ERRCODE_SAGG_GROUP_MEMORY, and the worker tries a
+ * The state of a group can grow by much more than the size of a record: a sum
+ * of numeric takes 260 kB for one value like 1e131071.  So the memory of keys
+ * and states is checked after each row, or every few rows.  Above the bound
+ * the batch fails with ERRCODE_SAGG_GROUP_MEMORY, and the worker tries a
  * smaller one (worker/batch_size.c).
  *
- * A batch of a single offset has no bound: there is none that is smaller.  Nor
- * can a group that has grown over many batches be too large for the next one,
- * so the greatest that is loaded raises the bound.
+ * A batch of a single offset has no bound, because it cannot be made smaller.
+ * A group that has grown over many batches must not be too large for the next
+ * one, so the largest group that is loaded raises the bound.
  *
- * A look at one memory context costs nothing.  States can be in contexts below it;
- * these are summed up more and more rarely.
+ * Reading the size of one memory context costs nothing.  States can be in
+ * contexts below it; these are summed up less and less often.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +25,7 @@
 #include "streams/streams.h"
 #include "execute_internal.h"
 
-/* least bound, whatever the setting */
+/* least bound, whatever the setting is */
 #define LEAST_BOUND		((Size) 64 * 1024 * 1024)
 
 /* bytes of memory for each stored one of a group, while it grows */
@@ -34,7 +34,7 @@
 #define FIRST_SUM		256		/* rows before contexts are summed up */
 
 /*
- * Bytes that the groups of a batch can take.
+ * Returns the bytes that the groups of a batch may take.
  */
 Size
 sagg_group_memory_bound(void)
@@ -43,7 +43,7 @@ sagg_group_memory_bound(void)
 }
 
 /*
- * Bytes that the groups of an execution take.
+ * Returns the bytes that the groups of an execution take.
  */
 Size
 sagg_execution_group_memory(const SaggExecution *ex)
@@ -67,7 +67,7 @@ sagg_group_memory_init(SaggExecution *ex, MemoryContext context)
 }
 
 /*
- * A group of so many stored bytes is being loaded.
+ * A group of this many stored bytes is being loaded.
  */
 void
 sagg_group_memory_load(SaggExecution *ex, Size len)

@@ -3,10 +3,10 @@
  * groups.c
  *	  The groups a batch works on, in private memory.
  *
- * A group comes from the store when the batch first meets it, its states as
- * the aggregate functions want them, and goes back once, at the end.  So what
- * a row costs does not depend on how states are stored, and until that end
- * the store is as the last commit left it (I3).
+ * A group is loaded from the store when the batch first meets it, with states
+ * in the form that aggregate functions need, and is written back once, at the
+ * end.  So the cost of a row does not depend on how states are stored, and
+ * until the end the store equals the last commit (I3).
  *
  *-------------------------------------------------------------------------
  */
@@ -17,7 +17,7 @@
 #include "utils/datum.h"
 #include "utils/memutils.h"
 
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 typedef struct GroupEntry
 {
@@ -64,7 +64,7 @@ sagg_groups_init(SaggExecution *ex)
 }
 
 /*
- * Whether the batch has met a group, given its start, hash and keys.
+ * Returns whether the batch has met a group, given its start, hash and keys.
  */
 bool
 sagg_groups_met(SaggExecution *ex, SaggGroup *group)
@@ -73,14 +73,14 @@ sagg_groups_met(SaggExecution *ex, SaggGroup *group)
 }
 
 /*
- * Arrays for a group, in one piece of memory of the current context.  What a
- * lookup compares comes first: it shall touch few cache lines.
+ * Returns arrays for a group, in one piece of memory of the current context.
+ * What a lookup compares comes first, so that it touches few cache lines.
  */
 SaggGroup *
 sagg_groups_allocate(SaggExecution *ex)
 {
 	int			nkeys = ex->query->nkeys;
-	Size		keys = MAXALIGN(SAGG_HAS_SESSIONS(ex) ? sizeof(SaggSession) : sizeof(SaggGroup));
+	Size		keys = MAXALIGN(SAGG_HAS_SESSIONS(ex) ? sizeof(SaggSessionWindow) : sizeof(SaggGroup));
 	Size		nulls = keys + sizeof(Datum) * nkeys;
 	Size		states = MAXALIGN(nulls + nkeys);
 	char	   *memory = palloc0(states + sizeof(SaggAggState) * ex->query->naggs);
@@ -93,7 +93,7 @@ sagg_groups_allocate(SaggExecution *ex)
 }
 
 /*
- * The group's version in the store, if it has one.  Not for sessions.
+ * Returns the group's version in the store, if it has one.  Not for sessions.
  */
 SaggStored
 sagg_groups_stored(SaggExecution *ex, const SaggGroup *group)
@@ -120,9 +120,9 @@ sagg_groups_stored(SaggExecution *ex, const SaggGroup *group)
 }
 
 /*
- * A group for the execution to keep, from the store or new.  "probe" has its
- * start and keys, and gets its hash in the store; it has that of the batch.  NULL
- * if it would be new and its keys are too long.
+ * Returns a group for the execution to keep, from the store or new.  "probe"
+ * has its start and keys, and the hash of the batch; it gets the hash of the
+ * store.  NULL if the group would be new and its keys are too long.
  */
 static SaggGroup *
 make_group(SaggExecution *ex, SaggGroup *probe)
@@ -164,7 +164,7 @@ make_group(SaggExecution *ex, SaggGroup *probe)
 }
 
 /*
- * The keys of a row of the inner query, into the execution's scratch.
+ * Read the keys of a row of the inner query into the execution's scratch.
  */
 static void
 set_probe(SaggExecution *ex, SaggGroup *probe, int64 start,
@@ -183,8 +183,8 @@ set_probe(SaggExecution *ex, SaggGroup *probe, int64 start,
 }
 
 /*
- * The hash of the group of a row of the inner query, in the window that starts
- * at "start".  Leaves its keys in the execution's scratch.
+ * Returns the hash of the group of a row of the inner query, in the window
+ * that starts at "start".  Leaves its keys in the execution's scratch.
  */
 uint32
 sagg_groups_hash_row(SaggExecution *ex, int64 start,
@@ -197,10 +197,10 @@ sagg_groups_hash_row(SaggExecution *ex, int64 start,
 }
 
 /*
- * The group of a row; it is loaded from the store, or made, if the batch has
- * not met it yet.  "hash" is that of sagg_groups_hash_row.  The row need not
- * live on; the result lives as long as the execution.  NULL if the keys, which
- * are in the execution's scratch, are too long for a new group.
+ * Returns the group of a row; it is loaded from the store, or made, if the
+ * batch has not met it yet.  "hash" is that of sagg_groups_hash_row.  The row
+ * need not live on; the result lives as long as the execution.  NULL if the
+ * keys, which are in the execution's scratch, are too long for a new group.
  */
 SaggGroup *
 sagg_groups_lookup_row(SaggExecution *ex, int64 start, uint32 hash,
@@ -237,7 +237,7 @@ sagg_groups_forget(SaggExecution *ex)
 }
 
 /*
- * Hint that the slot of a hash will be looked at, and then that its group will.
+ * Prefetch the hash table's slot of a hash, and then its group.
  */
 void
 sagg_groups_fetch_slot(SaggExecution *ex, uint32 hash)
@@ -267,7 +267,8 @@ sagg_groups_fetch(SaggExecution *ex, uint32 hash)
 }
 
 /*
- * Go through all groups the batch has met, in any order; NULL at the end.
+ * Returns the next of all groups the batch has met, in any order; NULL at the
+ * end.
  */
 SaggGroup *
 sagg_groups_next(SaggExecution *ex, bool restart)
@@ -281,7 +282,7 @@ sagg_groups_next(SaggExecution *ex, bool restart)
 }
 
 /*
- * The least start of the batch's groups, DT_NOEND = there are none.
+ * Returns the least start of the batch's groups, DT_NOEND = there are none.
  */
 int64
 sagg_groups_first_start(SaggExecution *ex)
@@ -295,8 +296,8 @@ sagg_groups_first_start(SaggExecution *ex)
 }
 
 /*
- * Order of groups in the sink's index, as far as it is cheap to tell: by
- * window, then by the keys that are integers.
+ * Compare groups by their order in the sink's index, as far as that is cheap:
+ * by window, then by the keys that are integers.
  */
 static int
 compare_places(const void *a, const void *b, void *arg)
@@ -318,8 +319,9 @@ compare_places(const void *a, const void *b, void *arg)
 }
 
 /*
- * The groups that the batch has changed, in the current context; neighbours in
- * the sink's index stand together, so that writing them is quick.
+ * Returns the groups that the batch has changed, in the current context.
+ * Neighbours in the sink's index are next to each other, so that writing them
+ * is quick.
  */
 SaggGroup **
 sagg_groups_changed(SaggExecution *ex, int64 *n)
@@ -335,7 +337,10 @@ sagg_groups_changed(SaggExecution *ex, int64 *n)
 			groups[(*n)++] = group;
 	}
 	CHECK_FOR_INTERRUPTS();
-	/* by their hashes, which have a secret, they stand in no order of a producer's */
+	/*
+	 * ordered by their hashes, which have a secret, so producers cannot choose
+	 * the order
+	 */
 	qsort_arg(groups, *n, sizeof(SaggGroup *), compare_places, ex);
 	return groups;
 }

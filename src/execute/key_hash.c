@@ -3,19 +3,20 @@
  * key_hash.c
  *	  Values of keys as words for a seeded hash.
  *
- * The seeded hash functions of PostgreSQL's types are no secret-keyed ones: who
- * knows how those of arrays, jsonb, ranges, composite types, intervals and more
- * combine their parts can choose values that meet for every seed.  So what makes
- * a value equal to others goes into SipHash as it is: of a number its digits, of
- * an array its dimensions and elements, and so on, by the equality of each part.
+ * The seeded hash functions of PostgreSQL's types are not keyed by a secret:
+ * with the knowledge of how those of arrays, jsonb, ranges, composite types,
+ * intervals and others combine their parts, one can choose values that collide
+ * for every seed.  So everything that equality compares is fed into SipHash:
+ * the digits of a number, the dimensions and elements of an array, and so on,
+ * by the equality of each part.
  *
- * Values that are equal must give the same words, whatever else they differ in:
- * 1.0 and 1.00, 0 and -0, '1 mon' and '30 days'.  Where the equality is not one
- * that is known here, the type's own hash function is a word.  Values that
- * are not equal must not give the same words, so each part says how long it is,
- * and a NULL is no word.
+ * Values that are equal must give the same words, whatever their other
+ * differences: 1.0 and 1.00, 0 and -0, '1 mon' and '30 days'.  For an equality
+ * that is not known here, the type's own hash is a word.  Values that are not
+ * equal must not give the same words, so each part includes its length, and a
+ * NULL adds no word.
  *
- * Never for what is stored, as the seed.
+ * These hashes are never stored, nor is the seed.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,7 +51,7 @@
 #include "execute_internal.h"
 #include "numeric_form.h"
 
-/* What a value is made words by. */
+/* How a value is turned into words. */
 typedef enum ValueKind
 {
 	VALUE_FUNCTION,				/* the hash function of its equality */
@@ -70,16 +71,17 @@ typedef enum ValueKind
 	VALUE_ARRAY,				/* of parts[0] */
 	VALUE_RANGE,				/* with bounds parts[0] */
 	VALUE_MULTIRANGE,
-	VALUE_RECORD				/* of parts */
+	VALUE_RECORD				/* number of parts */
 } ValueKind;
 
 struct SaggKeyHash
 {
 	ValueKind	kind;
 	Oid			collation;
-	FmgrInfo	function;		/* of VALUE_FUNCTION */
+	FmgrInfo	function;		/* hash function of VALUE_FUNCTION */
 	bool		seeded;			/* it takes a seed */
-	TypeCacheEntry *type;		/* of an array's elements; of a range */
+	TypeCacheEntry *type;		/* type cache entry of an array's elements; or
+								 * of a range */
 	TupleDesc	record;
 	SaggKeyHash *parts;
 };
@@ -90,7 +92,7 @@ static void add(const SaggKeyHash *hash, SaggSip *sip, uint64 seed, Datum value)
 /* ---------------------------------------------------------------- set up */
 
 /*
- * The kind of a value by the function that compares it.
+ * Returns the kind of a value, by the function that compares it.
  */
 static ValueKind
 kind_by_equality(Oid function, Oid collation)
@@ -150,8 +152,8 @@ kind_by_equality(Oid function, Oid collation)
 }
 
 /*
- * A part of a value, which its type's functions compare by the default equality
- * of the part's type.
+ * Returns how a part of a value is hashed, if the type's functions compare it
+ * by the default equality of the part's type.
  */
 static bool
 init_part(SaggKeyHash *part, Oid type, Oid collation)
@@ -174,7 +176,8 @@ init_array(SaggKeyHash *hash, Oid type, Oid collation)
 }
 
 /*
- * Bounds are compared by the operator class that the range type names.
+ * Bounds of ranges are compared by the operator class that the range type
+ * names.
  */
 static bool
 init_range(SaggKeyHash *hash, Oid type)
@@ -212,7 +215,7 @@ init_record(SaggKeyHash *hash, Oid type)
 }
 
 /*
- * The hash function of an equality, with a seed if there is one.
+ * Returns the hash function of an equality, with a seed if there is one.
  */
 static bool
 init_function(SaggKeyHash *hash, Oid eqop)
@@ -239,8 +242,8 @@ init_function(SaggKeyHash *hash, Oid eqop)
 }
 
 /*
- * How a value of "type" that is compared by "eqop" is made words.  False if it
- * cannot be.
+ * Determine how a value of "type" that is compared by "eqop" is turned into
+ * words.  Returns false if that is impossible.
  */
 static bool
 init(SaggKeyHash *hash, Oid type, Oid eqop, Oid collation)
@@ -289,8 +292,8 @@ add_float(SaggSip *sip, float8 value)
 }
 
 /*
- * Sign, weight and digits without zeros at either end; the display scale does not
- * count.  Of NaN and infinities the header.
+ * Hash sign, weight and digits without zeros at either end; the display scale
+ * does not count.  For NaN and infinities, the header.
  */
 static void
 add_numeric(SaggSip *sip, Numeric value)
@@ -322,14 +325,14 @@ add_numeric(SaggSip *sip, Numeric value)
 	}
 	if (data == end)
 		memset(&head, 0, sizeof(head));
-	/* above the 16 bits of those that are no numbers */
+	/* above the 16 bits of special values */
 	sagg_sip_add(sip, UINT64CONST(1) << 63 | (uint64) head.negative << 62 |
 				 (uint64) (uint32) head.weight << 16);
 	sagg_sip_add_bytes(sip, data, end - data);
 }
 
 /*
- * Days have 24 hours and months 30 days, as interval_eq counts them.
+ * Days count 24 hours and months 30 days, as in interval_eq.
  */
 static void
 add_interval(SaggSip *sip, const Interval *value)
@@ -364,7 +367,7 @@ add_jsonb_scalar(SaggSip *sip, const JsonbValue *value)
 }
 
 /*
- * The keys of an object stand in one order in all jsonb.
+ * Keys of an object have one fixed order in all jsonb.
  */
 static void
 add_jsonb(SaggSip *sip, Jsonb *jsonb)
@@ -575,9 +578,9 @@ add(const SaggKeyHash *hash, SaggSip *sip, uint64 seed, Datum value)
 }
 
 /*
- * Add a value that is not NULL to the seeded hash of a row.  May leave garbage in
- * the memory of the row at hand, and what the type's hash function leaves, if it
- * is one, too.
+ * Add a value that is not NULL to the seeded hash of a row.  May leave garbage
+ * in the memory of the current row, including what the type's hash function
+ * leaves.
  */
 void
 sagg_key_hash_add(SaggExecution *ex, const SaggKeyHash *hash, SaggSip *sip, Datum value)

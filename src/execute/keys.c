@@ -3,14 +3,14 @@
  * keys.c
  *	  Hash and equality of grouping keys.
  *
- * Keys are equal as GROUP BY would have it: by the operator of the query,
- * under the key's collation; NULLs are equal.  Where that operator is one that
- * compares bytes, they are compared here, otherwise by calling it.
+ * Keys are equal as in GROUP BY: by the operator of the query, under the key's
+ * collation; NULLs are equal.  If that operator compares bytes, they are
+ * compared here, otherwise by calling it.
  *
  * There are two hashes.  One decides the partition of a stored group, so a
- * change of it is a change of the format of stored state; anybody can compute it.
- * The other finds groups in tables, in the batch and in the store.  It has the
- * store's secret seed, for keys are what producers choose (key_hash.c).
+ * change of it is a change of the format of stored state; anybody can compute
+ * it.  The other finds groups in hash tables, of the batch and of the store.
+ * It has the store's secret seed, because producers choose keys (key_hash.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -78,7 +78,7 @@ sagg_keys_init(const SaggQuery *query)
 }
 
 /*
- * A text as it can be read, perhaps in memory that is the row's.
+ * Returns a text in readable form, perhaps in the memory of the row.
  */
 static inline struct varlena *
 plain_text(SaggExecution *ex, Datum value)
@@ -125,7 +125,7 @@ values_equal(SaggExecution *ex, int i, Datum a, Datum b)
 }
 
 /*
- * Whether two arrays of key values are those of the same group.  May leave
+ * Returns whether two arrays of key values are those of one group.  May leave
  * garbage in the current context.
  */
 bool
@@ -143,9 +143,9 @@ sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
 }
 
 /*
- * The hash of an enum's label.  The server's own is that of its OID, which is
- * another in a database that a dump is restored into; but a stored group has its
- * place by its hash.
+ * Returns the hash of an enum's label.  The server hashes its OID, which
+ * differs in a database that a dump is restored into; but the place of a
+ * stored group depends on its hash.
  */
 static uint64
 label_hash(SaggKeyCall *key, Datum value)
@@ -188,8 +188,9 @@ value_hash(SaggExecution *ex, int i, Datum value)
 }
 
 /*
- * What the start of an entry adds to the hash of its keys, where the hash of the
- * keys is told by that of an entry: panes.c relies on it, and sessions.
+ * Returns what the start of an entry adds to the hash of its keys, so that the
+ * hash of the keys can be computed from that of an entry.  panes.c and
+ * sessions rely on it.
  */
 uint32
 sagg_start_salt(const SaggHashSeed *seed, int64 start)
@@ -224,8 +225,9 @@ add_value(SaggExecution *ex, SaggSip *sip, int i, Datum value)
 }
 
 /*
- * The hash of a group for the tables of a batch, from the start of its window and
- * its keys: SAGG_SEEDED_BITS.  May leave garbage in the current context.
+ * Returns the hash of a group for the tables of a batch, from the start of its
+ * window and its keys: SAGG_SEEDED_BITS.  May leave garbage in the current
+ * context.
  */
 uint32
 sagg_keys_hash(SaggExecution *ex, int64 start, const Datum *keys,
@@ -259,9 +261,9 @@ mix(uint64 hash, uint64 value)
 }
 
 /*
- * The hash of a group in the store: with its partition, in which all panes and all
- * sessions of a key are.  "hash" is that of sagg_keys_hash.  May leave garbage
- * in the current context.
+ * Returns the hash of a group in the store: with its partition, which is one
+ * for all panes and all sessions of a key. "hash" is that of sagg_keys_hash.
+ * May leave garbage in the current context.
  */
 uint32
 sagg_keys_place(SaggExecution *ex, uint32 hash, int64 start, const Datum *keys,
@@ -279,8 +281,8 @@ sagg_keys_place(SaggExecution *ex, uint32 hash, int64 start, const Datum *keys,
 }
 
 /*
- * Order of two values of a key that is an integer, 0 for any other key.  Where
- * NULLs come does not matter.
+ * Compare two values of a key that is an integer; 0 for any other key.  The
+ * position of NULLs does not matter.
  */
 int
 sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b)

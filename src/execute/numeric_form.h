@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * numeric_form.h
- *	  The stored form of a numeric, see numeric.c of the server: the same in all
- *	  versions that pg_upgrade connects.
+ *	  The stored form of a numeric, see the server's numeric.c.  It is fixed,
+ *	  because pg_upgrade keeps data files.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,7 +21,7 @@
 #define SHORT_WEIGHT_SIGN	0x0040
 #define SHORT_WEIGHT_MASK	0x003F
 
-/* What stands before the digits of a number. */
+/* What precedes the digits of a number. */
 typedef struct NumericHead
 {
 	bool		negative;
@@ -30,7 +30,7 @@ typedef struct NumericHead
 } NumericHead;
 
 /*
- * Read the header of "data", which is none of a special value.  Returns where the
+ * Read the header of "data", which is not a special value.  Returns where the
  * digits begin, an int16 each.
  */
 static inline const char *

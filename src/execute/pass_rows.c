@@ -1,20 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * pass_rows.c
- *	  EXECUTE for queries that do not aggregate: rows of the inner query
- *	  straight to the output.
+ *	  EXECUTE for queries that do not aggregate: rows of the inner query become
+ *	  the output.
  *
- * Nothing of them is kept but, for DISTINCT ON, their keys (deduplicate.c).
- * An event time moves the watermark.  As in Spark no row is late for a query
- * without state, nor is one left out because it has no event time; only
- * deduplication, which could not tell a new row from a repeated one, leaves out
- * both.
+ * Only the keys of DISTINCT ON are kept (deduplicate.c).  An event time moves
+ * the watermark.  As in Spark, rows are never late for a query without state,
+ * and rows without event time are not left out; only deduplication, which
+ * cannot tell a new row from a repeated one, leaves out both.
  *
  * Rows wait for WRITE in a tuplestore, so that nothing is written of a record
- * that is refused later, with another of its rows.  What they take there, a temporary
- * file mostly, can be ten thousand times what their records take.  So it has a bound
- * (I7), above which the batch fails with ERRCODE_SAGG_ROW_SPACE, and the worker tries
- * a smaller one (worker/batch_size.c).
+ * that is rejected later, with another of its rows.  The space they take
+ * there, mostly in a temporary file, can be ten thousand times that of their
+ * records.  So it has a bound (I7), above which the batch fails with
+ * ERRCODE_SAGG_ROW_SPACE, and the worker tries a smaller one
+ * (worker/batch_size.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -28,20 +28,21 @@
 #include "pass_rows.h"
 #include "streams/streams.h"
 
-/* least bound of the rows of a batch, whatever the setting */
+/* least bound of the rows of a batch, whatever the setting is */
 #define LEAST_SPACE		(INT64CONST(256) * 1024 * 1024)
 
 typedef struct RowReceiver
 {
 	DestReceiver pub;
 	SaggExecution *ex;
-	int			fixed;			/* bytes of a row beside the following columns */
+	int			fixed;			/* bytes of a row without the following columns */
 	int			nvarying;
-	int		   *varying;		/* of the output, from 0: of varying length */
+	int		   *varying;		/* columns of the output, from 0, that have a
+								 * varying length */
 } RowReceiver;
 
 /*
- * Bytes that the rows of a batch can take.
+ * Returns the bytes that the rows of a batch may take.
  */
 int64
 sagg_row_space_bound(void)
@@ -50,8 +51,8 @@ sagg_row_space_bound(void)
 }
 
 /*
- * Bound the rows of an execution, whose batch can be made smaller; by default they
- * have no bound.
+ * Bound the rows of an execution whose batch can be made smaller; by default
+ * they are unbounded.
  */
 void
 sagg_execution_bound_rows(SaggExecution *ex)
@@ -60,7 +61,8 @@ sagg_execution_bound_rows(SaggExecution *ex)
 }
 
 /*
- * How much of what the rows of a batch can take an execution has taken, in percent.
+ * Returns how much of the bytes that the rows of a batch may take an execution
+ * has taken, in percent.
  */
 int
 sagg_execution_row_space(const SaggExecution *ex)
@@ -92,8 +94,8 @@ count_bytes(const RowReceiver *receiver, const Datum *values, const bool *nulls)
 }
 
 /*
- * Take a row's event time.  Returns false, having counted it, for a row that
- * goes no further.
+ * Take a row's event time.  Returns false for a row that is left out, which
+ * has been counted.
  */
 static bool
 take_event_time(SaggExecution *ex, TupleTableSlot *slot, int64 *time)
@@ -112,7 +114,7 @@ take_event_time(SaggExecution *ex, TupleTableSlot *slot, int64 *time)
 	*time = DatumGetTimestampTz(slot->tts_values[query->event_time - 1]);
 	if (!sagg_check_event_time(ex, slot, *time))
 	{
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 		return false;
 	}
 	sagg_note_time(ex, slot, *time);
@@ -132,7 +134,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	int64		time;
 
 	slot_getallattrs(slot);
-	if (sagg_row_refused(ex, slot) || !take_event_time(ex, slot, &time))
+	if (sagg_row_rejected(ex, slot) || !take_event_time(ex, slot, &time))
 		return true;
 	if (ex->seen && sagg_seen_key(ex, time, slot->tts_values, slot->tts_isnull))
 	{
@@ -158,7 +160,8 @@ end_receiver(DestReceiver *self)
 }
 
 /*
- * The end of the inner query's plan, in the current context.
+ * Returns the receiver for the rows of the inner query, in the current
+ * context.
  */
 DestReceiver *
 sagg_row_receiver(SaggExecution *ex)
@@ -185,7 +188,7 @@ sagg_row_receiver(SaggExecution *ex)
 }
 
 /*
- * As if no row had been received.
+ * Start again, as if no row had been received.
  */
 void
 sagg_rows_forget(SaggExecution *ex)

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * explain_stream.c
- *	  explain_stream: what a stream does in each micro-batch, and what its
- *	  state takes.
+ *	  explain_stream: describes what a stream does in each micro-batch, and the
+ *	  size of its state.
  *
  * The plan is the one that the next micro-batch gets, unless something it
  * depends on changes until then.  The state is measured as of the caller's
@@ -44,7 +44,7 @@ interval_text(int64 length)
 	return DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(&interval)));
 }
 
-/* of a relation; it may be gone */
+/* name of a relation, which may have been dropped */
 static char *
 relation_name(Oid relid)
 {
@@ -54,8 +54,8 @@ relation_name(Oid relid)
 }
 
 /*
- * An expression of the stream's query, such as an argument of an aggregate, as
- * SQL: what a SELECT of nothing else has before its FROM.
+ * Returns an expression of the stream's query, such as an argument of an
+ * aggregate, as SQL: the text before FROM of a SELECT of only this expression.
  */
 static char *
 expression_text(const SaggQuery *query, Node *expr)
@@ -187,7 +187,7 @@ explain_state(StringInfo text, const SaggInspection *inspection)
 }
 
 /*
- * The plan of the inner query, as EXPLAIN shows it.
+ * Append the plan of the inner query, as EXPLAIN shows it.
  */
 static void
 explain_plan(StringInfo text, const SaggInspection *inspection)

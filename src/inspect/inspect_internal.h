@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * inspect_internal.h
- *	  A stream as other sessions look at it: its state as their snapshot sees
- *	  it, and batches that are only tried.
+ *	  Inspection of a stream by other sessions: its state as their snapshot
+ *	  sees it, and batches that are only tried.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,10 +23,10 @@ typedef struct SaggInspection
 {
 	const SaggStream *stream;
 	SaggQuery  *query;
-	SaggCheckpoint *checkpoint; /* NULL: of a stream that has none */
+	SaggCheckpoint *checkpoint; /* NULL if the stream has none */
 	SaggProgress *progress;
-	SaggPlan   *plan;			/* of the batch after it */
-	int64		log_bytes;		/* of the state log */
+	SaggPlan   *plan;			/* plan of the batch after it */
+	int64		log_bytes;		/* bytes of the state log */
 	SaggStore  *store;
 	SaggExecution *execution;
 } SaggInspection;
@@ -42,7 +42,7 @@ extern void sagg_inspection_end(SaggInspection *inspection);
 typedef struct SaggTrialRead SaggTrialRead;
 
 extern SaggTrialRead *sagg_trial_read(SaggInspection *inspection, int64 limit);
-extern void sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals);
+extern void sagg_trial_attach(SaggTrialRead *trial, SaggRejections *rejections);
 extern void sagg_trial_event_times(SaggTrialRead *trial,
 								   SaggInspection *inspection);
 extern int64 sagg_trial_records(SaggTrialRead *trial);

@@ -1,18 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * inspection.c
- *	  A stream's state, restored into the memory of this process.
+ *	  Restores a stream's state into the memory of this process.
  *
- * The state log holds what the last commit left, and by MVCC a snapshot sees it
- * and the sink as of the same commit: so any backend can tell what is in the
- * open windows, under any isolation level and on a standby, and neither waits
- * for the worker nor makes it wait.
+ * The state log holds what the last commit left, and by MVCC a snapshot sees
+ * it and the sink as of the same commit: so any backend can read the open
+ * windows, under any isolation level and on a standby, and neither waits for
+ * the worker nor makes it wait.
  *
  * Functions of aggregates and of the query are the owner's code: it runs as the
  * owner, in a security-restricted operation, and with the settings that hold
  * in the stream's micro-batches (I8).
  *
- * Never: a write, or a lock that the worker would wait for.
+ * Nothing here writes, or takes a lock that the worker would wait for.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,8 +24,8 @@
 #include "inspect_internal.h"
 
 /*
- * An execution of the batch after "progress", against a store for the state it
- * left.
+ * Begin an execution of the batch after "progress", against a store for the
+ * state it left.
  */
 static void
 begin_execution(SaggInspection *inspection)
@@ -47,10 +47,10 @@ begin_execution(SaggInspection *inspection)
 }
 
 /*
- * The state of inspection->stream as of the last commit that the active
- * snapshot sees, ready for the batch after it; "query" is filled in by the
- * caller, the rest here.  In the current context, with which it goes after an
- * ERROR.  The current user is the stream's owner.
+ * Restore the state of inspection->stream as of the last commit that the
+ * active snapshot sees, ready for the batch after it; the caller fills in
+ * "query", this function the rest.  In the current context, which frees it
+ * after an ERROR.  The current user is the stream's owner.
  */
 void
 sagg_inspection_begin(SaggInspection *inspection)
@@ -65,7 +65,8 @@ sagg_inspection_begin(SaggInspection *inspection)
 }
 
 /*
- * The same of a stream that has no checkpoint, before its first batch.
+ * Begin an inspection of a stream that has no checkpoint, before its first
+ * batch.
  */
 void
 sagg_inspection_begin_empty(SaggInspection *inspection)
@@ -81,8 +82,7 @@ sagg_inspection_begin_empty(SaggInspection *inspection)
 }
 
 /*
- * The execution is over, and its batch is as if it were committed: on to the
- * next one.
+ * Treat the batch of the execution as committed, and begin the next one.
  */
 void
 sagg_inspection_next(SaggInspection *inspection, TimestampTz watermark)
@@ -98,7 +98,8 @@ sagg_inspection_next(SaggInspection *inspection, TimestampTz watermark)
 }
 
 /*
- * End it; what the state took goes with the context it was begun in.
+ * End the inspection; the memory of the state is freed with the context it was
+ * begun in.
  */
 void
 sagg_inspection_end(SaggInspection *inspection)

@@ -5,9 +5,9 @@
  *	  rows of its sink.
  *
  * The rows are of the last commit that the caller's snapshot sees, so together
- * with the sink's they are the whole result: a window that has closed is in
- * the sink, one that has not is here, none in both.  That holds within one
- * query, as in the view that create_live_view makes.
+ * with the sink they are the whole result: a closed window is in the sink, an
+ * open one is here, and none is in both.  That holds within one query, as in
+ * the view that create_live_view makes.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,7 +38,7 @@ PG_FUNCTION_INFO_V1(stream_agg_open_windows);
 PG_FUNCTION_INFO_V1(stream_agg_open_windows_of_text);
 
 /*
- * The table whose rows the function returns.
+ * Returns the table whose rows the function returns.
  */
 static Oid
 sink_of_call(FunctionCallInfo fcinfo)
@@ -55,9 +55,9 @@ sink_of_call(FunctionCallInfo fcinfo)
 }
 
 /*
- * May the caller see the rows of the sink, all of them?  Whoever may read the
- * sink may, where no policy hides rows from him; and whoever may read the live
- * view, for which policies are those of its owner.
+ * Returns whether the caller may see all rows of the sink: a role that may
+ * read the sink, if no policy hides rows from it; or one that may read the
+ * live view, for which policies are those of its owner.
  */
 static void
 check_may_read(const SaggStream *stream, const SaggQuery *query)
@@ -75,8 +75,8 @@ check_may_read(const SaggStream *stream, const SaggQuery *query)
 }
 
 /*
- * The value of the query's output column for a column of the sink, as an INSERT
- * would put it there; NULL for a column that the query does not have.
+ * Returns the value of the query's output column for a column of the sink, as
+ * an INSERT would convert it; NULL for a column that the query does not have.
  */
 static Expr *
 value_for_column(const SaggQuery *query, Form_pg_attribute att)
@@ -108,7 +108,7 @@ value_for_column(const SaggQuery *query, Form_pg_attribute att)
 }
 
 /*
- * Have the query yield rows of the sink.
+ * Change the query to return rows of the sink.
  */
 static void
 shape_as_sink(SaggQuery *query, Relation sink)
@@ -142,7 +142,8 @@ return_rows(ReturnSetInfo *rsinfo, Tuplestorestate *rows)
 }
 
 /*
- * By a snapshot that is older than its query the stream has the former view.
+ * Check that the snapshot is not older than the query: such a snapshot sees
+ * the former view.
  */
 static void
 check_not_replaced(const SaggStream *stream)
@@ -180,8 +181,8 @@ collect_rows(ReturnSetInfo *rsinfo, const SaggStream *stream, Relation sink)
 }
 
 /*
- * open_windows(sink text): the mistake of those who name the sink as a string, which
- * no row type could be told of.  Raises datatype_mismatch.
+ * open_windows(sink text): raises an error for a sink named by a string, from
+ * which no row type can be determined.  Raises datatype_mismatch.
  */
 Datum
 stream_agg_open_windows_of_text(PG_FUNCTION_ARGS)
@@ -195,8 +196,8 @@ stream_agg_open_windows_of_text(PG_FUNCTION_ARGS)
 }
 
 /*
- * open_windows(sink anyelement): the groups of windows that are open, in rows
- * of the sink's type.  The argument only tells the type.
+ * open_windows(sink anyelement): returns the groups of windows that are open,
+ * in rows of the sink's type.  The argument only determines the type.
  */
 Datum
 stream_agg_open_windows(PG_FUNCTION_ARGS)
@@ -206,7 +207,9 @@ stream_agg_open_windows(PG_FUNCTION_ARGS)
 	Relation	sink;
 	SaggStream *stream;
 
-	/* locked as for a SELECT, so that its columns and the query belong together */
+	/*
+	 * locked as for a SELECT, so that its columns and the query fit together
+	 */
 	sink = table_open(sink_of_call(fcinfo), AccessShareLock);
 	stream = sagg_stream_of_sink(RelationGetRelid(sink));
 	if (stream == NULL)

@@ -1,19 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * preview.c
- *	  preview: what the next micro-batch of a stream, or the first one of a
- *	  query, would write.
+ *	  preview: shows what the next micro-batch of a stream, or the first one of
+ *	  a query, would write.
  *
  * The batch is a real one, up to CHECKPOINT: its records come from Kafka, go
- * through the query into a state that is a copy, and the rows that go to the sink
- * go to the caller as well.  The copy lies in memory of this process; what was
- * done in the database, by functions of the query, the sink's triggers or
- * ourselves, is rolled back with a subtransaction, errors or not, and advisory
- * locks of the session are released (user_locks.c).
+ * through the query into a state that is a copy, and the rows that go to the
+ * sink go to the caller as well.  The copy is in memory of this process.  A
+ * subtransaction rolls back all changes in the database, by functions of the
+ * query, the sink's triggers or preview itself, whether there is an error or
+ * not; advisory locks of the session are released (user_locks.c).
  *
- * The stream's worker is in the way only where rows are written
- * (trial_write.c).  READ and EXECUTE take place beside it; if it has committed
- * meanwhile, all is done again while it waits.
+ * Preview and the stream's worker exclude each other only while rows are
+ * written (trial_write.c).  READ and EXECUTE run concurrently with the worker;
+ * if it has committed meanwhile, everything is done again while the worker
+ * waits.
  *
  *-------------------------------------------------------------------------
  */
@@ -59,9 +60,9 @@ typedef struct Preview
 	FunctionCallInfo fcinfo;
 	ReturnSetInfo *rsinfo;
 	char	   *text;			/* name of a stream, or a query */
-	Oid			view;			/* of the stream, for the next attempt */
+	Oid			view;			/* stream as found, for the next attempt */
 
-	/* of one attempt */
+	/* memory of one attempt */
 	int64		limit;
 	SaggInspection inspection;
 	SaggCounts	counts;
@@ -70,11 +71,11 @@ typedef struct Preview
 								 * there is none */
 } Preview;
 
-/* is this process in a preview? */
+/* this process is in a preview */
 static bool busy = false;
 
 /*
- * A query without a stream, with the arguments that stand for those of
+ * Set up a query without a stream, with the arguments in place of those of
  * create_stream.
  */
 static void
@@ -127,7 +128,7 @@ settle_stream(Preview *preview)
 }
 
 /*
- * What is to be tried, and with how many records.
+ * Determine what is tried, and with how many records.
  */
 static void
 settle(Preview *preview)
@@ -148,8 +149,8 @@ settle(Preview *preview)
 }
 
 /*
- * A row as JSON.  It is made as the owner, for types may have casts of the
- * owner's.
+ * Returns a row as JSON.  Runs as the owner, because types may have casts of
+ * the owner's.
  */
 static Datum
 row_as_jsonb(TupleTableSlot *slot)
@@ -161,7 +162,8 @@ row_as_jsonb(TupleTableSlot *slot)
 }
 
 /*
- * Return the rows of a relation, at most "limit" of them; NULL: it has none.
+ * Return the rows of a relation, at most "limit" of them; NULL = there are
+ * none.
  */
 static void
 return_rows(Preview *preview, Tuplestorestate *rows, TupleDesc desc,
@@ -216,7 +218,7 @@ return_output(Preview *preview, const SaggOutput *output)
 }
 
 /*
- * Rows of the sink that the batch takes the place of.
+ * Return the rows of the sink that the batch overwrites.
  */
 static void
 return_replaced(Preview *preview, const SaggOutput *output)
@@ -230,7 +232,7 @@ return_replaced(Preview *preview, const SaggOutput *output)
 }
 
 /*
- * In mode append: windows that the batch would leave open.
+ * In mode append: return windows that the batch would leave open.
  */
 static void
 return_open_windows(Preview *preview)
@@ -246,7 +248,7 @@ return_open_windows(Preview *preview)
 }
 
 /*
- * READ and EXECUTE.
+ * Run READ and EXECUTE.
  */
 static void
 run_batch(Preview *preview)
@@ -254,17 +256,17 @@ run_batch(Preview *preview)
 	SaggInspection *inspection = &preview->inspection;
 	const SaggStream *stream = inspection->stream;
 	SaggCounts *counts = &preview->counts;
-	SaggRefusals *refusals = NULL;
+	SaggRejections *rejections = NULL;
 	SaggTrialRead *trial;
 	int64		max_time;
 
 	if (stream->options.on_error != SAGG_FAIL)
-		refusals = sagg_refusals_make(stream->options.on_error);
-	sagg_execution_refuse(inspection->execution, refusals,
+		rejections = sagg_rejections_make(stream->options.on_error);
+	sagg_execution_reject(inspection->execution, rejections,
 						  OidIsValid(stream->sink) ?
 						  sagg_sink_max_key_bytes(stream->sink, inspection->query) : 0);
 	trial = sagg_trial_read(inspection, preview->limit);
-	sagg_trial_attach(trial, refusals);
+	sagg_trial_attach(trial, rejections);
 	sagg_trial_event_times(trial, inspection);
 	sagg_execution_run(inspection->execution);
 	sagg_execution_close(inspection->execution, counts, &preview->watermark,
@@ -276,7 +278,7 @@ run_batch(Preview *preview)
 }
 
 /*
- * What the row of the batch in stream_agg.commits would say.
+ * Return what the row of the batch in stream_agg.commits would say.
  */
 static void
 tell_counts(const Preview *preview)
@@ -303,7 +305,7 @@ tell_counts(const Preview *preview)
 }
 
 /*
- * WRITE.  Returns false if the batch is not the next one any more.
+ * Run WRITE.  Returns false if the batch is not the next one any more.
  */
 static bool
 try_sink(Preview *preview, const SaggOutput *output)
@@ -316,14 +318,17 @@ try_sink(Preview *preview, const SaggOutput *output)
 		!sagg_trial_write(&preview->inspection, output))
 		return false;
 
-	/* there may have been no rows; a standby does not grant the lock of an INSERT */
+	/*
+	 * there may have been no rows; a standby does not grant the lock of an
+	 * INSERT
+	 */
 	if (!RecoveryInProgress())
 		sagg_sink_check(stream->sink, preview->inspection.query, stream->mode);
 	return true;
 }
 
 /*
- * As the stream's owner.
+ * Try the batch as the stream's owner.
  */
 static void
 become_owner(const Preview *preview, SaggOwnerContext *owner)
@@ -337,9 +342,9 @@ become_owner(const Preview *preview, SaggOwnerContext *owner)
 }
 
 /*
- * The batch and its rows, in a subtransaction that is to be rolled back, which
- * also brings back user and settings.  "alone": the worker has to wait.
- * Returns false if it has been faster: there are no rows then.
+ * Try the batch and return its rows, in a subtransaction that will be rolled
+ * back, which also restores user and settings.  "alone": the worker has to
+ * wait.  Returns false, without rows, if the worker has committed meanwhile.
  */
 static bool
 try_batch(Preview *preview, bool alone)
@@ -361,7 +366,7 @@ try_batch(Preview *preview, bool alone)
 	run_batch(preview);
 	sagg_execution_output(inspection->execution, &output);
 	if (inspection->progress->replace)
-		output.replaces = sagg_execution_replaces(inspection->execution);
+		output.replaces = sagg_execution_overwrites_from(inspection->execution);
 	return_replaced(preview, &output);
 	return_output(preview, &output);
 	if (inspection->stream->mode == SAGG_APPEND &&
@@ -380,7 +385,7 @@ try_batch(Preview *preview, bool alone)
 }
 
 /*
- * Roll back what an attempt has done, but for advisory locks "before".
+ * Roll back what an attempt has done, except advisory locks in "before".
  */
 static void
 leave_attempt(ResourceOwner resources, MemoryContext memory, MemoryContext caller,
@@ -396,9 +401,9 @@ leave_attempt(ResourceOwner resources, MemoryContext memory, MemoryContext calle
 }
 
 /*
- * try_batch, of which nothing is left but the rows for the caller.  An ERROR
- * must not leave the subtransaction either, or the session would be in a
- * transaction that only waits for ROLLBACK.
+ * Run try_batch, of which only the rows for the caller remain.  An ERROR must
+ * not leave the subtransaction open, otherwise the session would be in a
+ * transaction that can only be rolled back.
  */
 static bool
 attempt(Preview *preview, bool alone)
@@ -438,9 +443,8 @@ attempt(Preview *preview, bool alone)
 
 /*
  * preview(stream text, limit bigint, watermark interval, event_time text,
- * output_mode text, starting_offsets text, options jsonb, OUT action text,
- * OUT data jsonb):
- * "stream" is the name of one or the text of a query.
+ * output_mode text, starting_offsets text, options jsonb, OUT action text, OUT
+ * data jsonb): "stream" is the name of a stream or the text of a query.
  */
 Datum
 stream_agg_preview(PG_FUNCTION_ARGS)

@@ -27,7 +27,7 @@ struct SaggTrialRead
 	List	   *sources;		/* OIDs */
 	SaggReader *reader;
 	int			npartitions;
-	SaggRange  *partitions;		/* all that there are */
+	SaggRange  *partitions;		/* all topics of the sources */
 	bool		attached;
 };
 
@@ -45,7 +45,8 @@ end_trial(void *arg)
 }
 
 /*
- * Where a stream goes on in a partition, of which Kafka has "bounds".
+ * Returns the position of a stream in a partition, of which Kafka has
+ * "bounds".
  */
 static int64
 next_offset(const SaggInspection *inspection, const SaggOrigin *origin,
@@ -74,7 +75,7 @@ next_offset(const SaggInspection *inspection, const SaggOrigin *origin,
 }
 
 /*
- * What there is to read, in the current context; waits for Kafka.
+ * Returns what there is to read, in the current context; waits for Kafka.
  */
 static SaggRange *
 ranges_to_read(const SaggInspection *inspection, SaggReader *reader, int *n)
@@ -98,7 +99,7 @@ ranges_to_read(const SaggInspection *inspection, SaggReader *reader, int *n)
 }
 
 /*
- * Ranges that are not empty, of no more than "limit" records together.
+ * Returns ranges that are not empty, of at most "limit" records together.
  */
 static int
 bound_ranges(SaggRange *ranges, int n, int64 limit, int64 batch)
@@ -152,22 +153,23 @@ sagg_trial_read(SaggInspection *inspection, int64 limit)
 }
 
 /*
- * From here on, until sagg_trial_end, scans of the source read the batch;
- * records that do not decode go to "refusals", which is NULL if they are errors.
+ * From now on, until sagg_trial_end, scans of the source read the batch;
+ * records that do not decode go to "rejections"; if that is NULL, they are
+ * errors.
  */
 void
-sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals)
+sagg_trial_attach(SaggTrialRead *trial, SaggRejections *rejections)
 {
 	trial->on_error.callback = sagg_scan_error_context;
 	trial->on_error.previous = error_context_stack;
 	error_context_stack = &trial->on_error;
-	sagg_scan_attach(trial->sources, sagg_reader_batch(trial->reader), refusals);
+	sagg_scan_attach(trial->sources, sagg_reader_batch(trial->reader), rejections);
 	trial->attached = true;
 }
 
 /*
- * Unless the watermark policy is global: let the execution, which is about to
- * run, tell the partitions of records apart.
+ * Unless the watermark policy is global: tell the execution, which is about to
+ * run, the partitions of records.
  */
 void
 sagg_trial_event_times(SaggTrialRead *trial, SaggInspection *inspection)
@@ -190,7 +192,7 @@ sagg_trial_event_times(SaggTrialRead *trial, SaggInspection *inspection)
 }
 
 /*
- * Records of the batch.
+ * Returns the number of records of the batch.
  */
 int64
 sagg_trial_records(SaggTrialRead *trial)

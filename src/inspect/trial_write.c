@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * trial_write.c
- *	  WRITE for a batch that is only tried: into the sink itself, with its
- *	  constraints, triggers and privileges, in a subtransaction that the caller
- *	  rolls back.
+ *	  WRITE for a batch that is only tried: writes into the sink itself, with
+ *	  its constraints, triggers and privileges, in a subtransaction that the
+ *	  caller rolls back.
  *
- * Rows are written under the stream's batch lock, which its worker takes at the
- * beginning of a micro-batch, when it holds nothing else that others wait for.
- * So the two write one after the other: neither meets rows of the other that
- * are not committed, and they cannot wait for each other.  The worker waits for
- * no longer than the subtransaction lasts.
+ * Rows are written under the stream's batch lock, which its worker takes at
+ * the beginning of a micro-batch, when it holds nothing else that others wait
+ * for.  So the two write one after the other: neither sees uncommitted rows of
+ * the other, and they cannot deadlock.  The worker waits no longer than the
+ * subtransaction lasts.
  *
- * Never: rows for a sink that does not roll back.
+ * It never writes rows to a sink that does not roll back.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,8 +29,8 @@
 #include "write/write.h"
 
 /*
- * Why rows of the stream cannot be written on trial, for messages; NULL if they
- * can.
+ * Returns the reason why rows of the stream cannot be written on trial, for
+ * messages; NULL if they can.
  */
 const char *
 sagg_trial_no_write(const SaggStream *stream)
@@ -49,7 +49,7 @@ sagg_trial_no_write(const SaggStream *stream)
 }
 
 /*
- * Is the batch of "inspection" still the one that comes next?
+ * Returns whether the batch of "inspection" is still the next one.
  */
 static bool
 is_next(const SaggInspection *inspection)
@@ -85,14 +85,14 @@ write_rows(const SaggInspection *inspection, const SaggOutput *output)
 }
 
 /*
- * Write the output of the batch into the stream's sink, and run what waits for
- * the commit, as the stream's owner, who is the current user.  Raises what the
+ * Write the output of the batch into the stream's sink, and run deferred
+ * triggers, as the stream's owner, who is the current user.  Raises what the
  * real batch would.  Uses up the rows of "output".
  *
  * Returns false, without having written, if the stream has committed a batch
- * since its state was looked at: the rows are then not those that come next,
- * and could be refused for what has been written meanwhile.  After a call of
- * sagg_lock_micro_batch before that it does not.
+ * since its state was read: then these rows are not the next ones, and could
+ * conflict with rows written meanwhile.  That cannot happen if
+ * sagg_lock_micro_batch was called before the state was read.
  */
 bool
 sagg_trial_write(const SaggInspection *inspection, const SaggOutput *output)

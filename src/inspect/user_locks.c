@@ -4,9 +4,9 @@
  *	  Advisory locks that the code of a stream's owner takes while a micro-batch
  *	  is only tried.
  *
- * Those of the session outlive the subtransaction that is rolled back.  The
- * session is that of whoever looks at the stream, who would keep them without
- * knowing, also after an error; and the stream's worker may wait for them.
+ * Session-level locks outlive the subtransaction that is rolled back.  The
+ * session of the user who inspects the stream would keep them unnoticed, also
+ * after an error; and the stream's worker may wait for them.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,8 +18,8 @@
 #include "inspect_internal.h"
 
 /*
- * The advisory locks that this session holds, in the current context: pointers to
- * LockInstanceData.
+ * Returns the advisory locks that this session holds, in the current context:
+ * pointers to LockInstanceData.
  */
 List *
 sagg_user_locks(void)
@@ -55,7 +55,7 @@ held_before(const List *before, const LOCKTAG *tag)
 
 /*
  * Release the advisory locks that are held and are not among "before", which
- * sagg_user_locks has returned.  Of the transaction there must be no new ones.
+ * sagg_user_locks has returned.  There must be no new transaction-level ones.
  */
 void
 sagg_user_locks_release(const List *before)

@@ -1,15 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * arrivals.c
- *	  Whether a client fetches records, told by librdkafka's interceptor of
+ *	  Detects whether a client fetches records, by librdkafka's interceptor of
  *	  responses.
  *
- * librdkafka hands over nothing of what it fetches and leaves out: records of
- * aborted transactions, which may be many gigabytes.  Only its fetch answers show
- * that it goes on.
+ * librdkafka does not report the records that it fetches and leaves out: those
+ * of aborted transactions, which may be many gigabytes.  Only its fetch
+ * responses show that it makes progress.
  *
- * The interceptor runs in threads of librdkafka.  Never there: memory, errors,
- * settings, locks or signals of PostgreSQL.
+ * The interceptor runs in threads of librdkafka.  So it never uses memory,
+ * errors, settings, locks or signals of PostgreSQL.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,20 +19,26 @@
 
 #include "kafka_internal.h"
 
-/* of Kafka's protocol */
+/* number of the request in Kafka's protocol */
 #define FETCH_REQUEST			1
 
 #define INTERCEPTOR				"stream_agg"
 
-/* bytes of an answer without records, at most: its own, and for each partition */
+/*
+ * most bytes of a response without records: of the response, and for each
+ * partition
+ */
 #define EMPTY_ANSWER			1024
 #define EMPTY_PARTITION			300
 
-/* By malloc: it is the threads', which may outlive the client. */
+/*
+ * Allocated by malloc: it belongs to the threads, which may outlive the
+ * client.
+ */
 typedef struct SaggArrivals
 {
-	pg_atomic_uint64 answers;	/* that are larger than an empty one */
-	pg_atomic_uint64 empty;		/* bytes of that */
+	pg_atomic_uint64 answers;	/* responses larger than an empty one */
+	pg_atomic_uint64 empty;		/* size of an empty one */
 } SaggArrivals;
 
 static rd_kafka_resp_err_t
@@ -55,9 +61,9 @@ on_new(rd_kafka_t *rk, const rd_kafka_conf_t *conf, void *arg, char *reason, siz
 }
 
 /*
- * Count the answers of the client that is made of "conf".  Returns the counter,
- * which is the caller's to free when the client's threads have ended, or NULL if
- * they are not counted.
+ * Count the responses to the client that is made of "conf".  Returns the
+ * counter, which the caller frees when the client's threads have ended, or
+ * NULL if responses are not counted.
  */
 SaggArrivals *
 sagg_arrivals_count(rd_kafka_conf_t *conf)
@@ -76,7 +82,7 @@ sagg_arrivals_count(rd_kafka_conf_t *conf)
 }
 
 /*
- * The client fetches so many partitions, at most.
+ * The client fetches at most this many partitions.
  */
 void
 sagg_arrivals_expect(SaggArrivals *arrivals, int npartitions)
@@ -87,7 +93,7 @@ sagg_arrivals_expect(SaggArrivals *arrivals, int npartitions)
 }
 
 /*
- * How many answers have had records; 0 where they are not counted.
+ * Returns how many responses have had records; 0 if they are not counted.
  */
 uint64
 sagg_arrivals_answers(SaggArrivals *arrivals)

@@ -4,8 +4,8 @@
  *	  librdkafka's configuration from a source's server and user mapping.
  *
  * Options were checked when they were stored, and are looked up in the
- * allow-list once more here: a catalog can be older than the list.  Secrets go
- * from the catalog to librdkafka and nowhere else.
+ * allow-list again here, because a catalog can be older than the list.
+ * Secrets go from the catalog to librdkafka and nowhere else.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +32,7 @@ apply_options(rd_kafka_conf_t *conf, List *options, int object,
 		char		reason[256] = "";
 
 		if (option == NULL)
-			sagg_option_refuse(def->defname, object, object_name);
+			sagg_option_reject(def->defname, object, object_name);
 		if (option->property == NULL)
 			continue;
 		if (rd_kafka_conf_set(conf, option->property, defGetString(def),
@@ -66,10 +66,10 @@ require_brokers(ForeignServer *server)
 }
 
 /*
- * A client's configuration from the options of the source's server and of the
- * current user's mapping.  Reads catalogs.  The caller owns the result:
- * rd_kafka_new takes it, else rd_kafka_conf_destroy.  Raises fdw_option_name_not_found and
- * fdw_invalid_attribute_value.
+ * Returns a client's configuration from the options of the source's server and
+ * of the current user's mapping.  Reads catalogs.  The caller owns the result,
+ * and gives it to rd_kafka_new or rd_kafka_conf_destroy.  Raises
+ * fdw_option_name_not_found and fdw_invalid_attribute_value.
  */
 rd_kafka_conf_t *
 sagg_client_conf(Oid source)

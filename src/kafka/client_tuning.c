@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * client_tuning.c
- *	  The part of a client's configuration that is not the user's.
+ *	  The part of a client's configuration that users do not decide.
  *
  * sagg_conf_prepare sets what the reader relies on, whatever the server's
  * options say; those are properties the validator never lets through.
  * sagg_conf_for_fetch sizes queues and requests by stream_agg.fetch_memory;
- * what the server's options have set is left as it is.
+ * properties set by the server's options stay unchanged.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,22 +14,26 @@
 
 #include "kafka_internal.h"
 
-/* an idle partition costs one fetch request in this time, per broker */
+/* an idle partition costs one fetch request per broker in this time */
 #define FETCH_WAIT_MS			1000
 
-/* least bytes of a record for which a full queue is within its memory */
+/*
+ * a full queue stays within its memory if records have at least this many
+ * bytes
+ */
 #define SMALLEST_RECORD			256
 
-/* bytes of a response besides its records, at most */
+/* most bytes of a response besides its records */
 #define RESPONSE_OVERHEAD		(1024 * 1024)
 
 /*
- * librdkafka unpacks all of an answer at once, with no bound of its own for gzip
- * and lz4, which make a thousand bytes of one at most.  An answer is so small a
- * part of the memory for fetching that it fits into it at half of that.  But a
- * request names all partitions, and costs time for each of them: many partitions
- * have larger answers, which still fit at a tenth of the worst, as what people
- * send does.  Kafka's answer is larger only if the first batch of records is.
+ * librdkafka decompresses all of a response at once, without a bound of its
+ * own for gzip and lz4, which expand at most a thousandfold.  A response is so
+ * small a part of the fetch memory that it fits even if it expands half of
+ * that.  But a request names all partitions, and costs time for each of them:
+ * many partitions get larger responses, which still fit at a tenth of the
+ * worst expansion, as real records do.  Kafka's response is larger only if the
+ * first batch of records is.
  */
 #define UNPACKED				512
 #define UNPACKED_OF_MANY		64
@@ -37,11 +41,11 @@
 #define SMALLEST_ANSWER			(64 * 1024)
 #define MOST_OF_PARTITION		(1024 * 1024)
 
-/* a partition's queue is never smaller */
+/* least size of a partition's queue */
 #define SMALLEST_QUEUE_KB		256
 
 /*
- * Set a property.  Raises an error if librdkafka does not take it; the
+ * Set a property.  Raises an error if librdkafka does not accept it; the
  * caller still owns "conf" then.
  */
 void
@@ -60,7 +64,7 @@ get_property(const rd_kafka_conf_t *conf, const char *name, char *value, size_t 
 }
 
 /*
- * Set a property unless it has another value than librdkafka's default.
+ * Set a property unless its value differs from librdkafka's default.
  */
 static void
 set_default(rd_kafka_conf_t *conf, const rd_kafka_conf_t *defaults,
@@ -77,12 +81,12 @@ set_default(rd_kafka_conf_t *conf, const rd_kafka_conf_t *defaults,
 		return;
 	snprintf(value, sizeof(value), INT64_FORMAT, number);
 
-	/* tuning only: a value out of librdkafka's limits is no error */
+	/* tuning only: a value outside of librdkafka's limits is no error */
 	(void) rd_kafka_conf_set(conf, name, value, reason, sizeof(reason));
 }
 
 /*
- * What every client needs: logs and errors as events instead of callbacks,
+ * Set what every client needs: logs and errors as events instead of callbacks,
  * no offsets stored anywhere but in our checkpoint (I1), no jump over offsets
  * that are gone (I5).
  */
@@ -101,7 +105,7 @@ sagg_conf_prepare(rd_kafka_conf_t *conf)
 	sagg_conf_set(conf, "enable.partition.eof", "true");
 	sagg_conf_set(conf, "allow.auto.create.topics", "false");
 
-	/* of what is produced; an answer may be smaller */
+	/* limit of requests that are sent; responses may be smaller */
 	sagg_conf_set(conf, "message.max.bytes", "1000");
 
 	defaults = rd_kafka_conf_new();
@@ -110,7 +114,7 @@ sagg_conf_prepare(rd_kafka_conf_t *conf)
 }
 
 /*
- * A long poll, but within the socket's timeout.
+ * Returns the time of a long poll, which is within the socket's timeout.
  */
 static int64
 fetch_wait(const rd_kafka_conf_t *conf)
@@ -123,7 +127,7 @@ fetch_wait(const rd_kafka_conf_t *conf)
 }
 
 /*
- * Bytes of an answer at most, as they are sent.
+ * Returns the most bytes of a response, as sent.
  */
 static int64
 answer_bytes(int npartitions)
@@ -136,7 +140,7 @@ answer_bytes(int npartitions)
 }
 
 /*
- * What the client needs that fetches "npartitions" partitions.  Tells how
+ * Set what a client needs that fetches "npartitions" partitions.  Sets how
  * many bytes and records make a partition's queue full.
  */
 void
@@ -149,7 +153,7 @@ sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 	int64		fetch_bytes = answer_bytes(npartitions);
 	char		value[32];
 
-	/* assigning needs a group, though nobody ever joins it */
+	/* assigning partitions needs a group, though nobody ever joins it */
 	sagg_conf_set(conf, "group.id", SAGG_EXTENSION);
 	sagg_conf_set(conf, "max.poll.interval.ms", "86400000");
 

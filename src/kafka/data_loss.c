@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * data_loss.c
- *	  Offsets that are gone in the middle of a batch, where the stream's option
- *	  on_data_loss says to go on without them.
+ *	  Handles offsets that are gone in the middle of a batch, if the stream's
+ *	  option on_data_loss says to continue without them.
  *
  * A plan is made of offsets that Kafka has, but retention may remove them
- * before they are read: as a rule when a plan is run again after a long time.
- * The batch then has what is left of its ranges, and tells what it lacks, so
+ * before they are read, usually when a plan is run again after a long time.
+ * Then the batch has what is left of its ranges, and reports what it lacks, so
  * that its commit says so (I5).
  *
  *-------------------------------------------------------------------------
@@ -18,8 +18,8 @@
 #include "kafka_internal.h"
 
 /*
- * The ranges that the batch at hand lacks of its plan; the reader's, until
- * sagg_kafka_release.
+ * Returns the ranges that the current batch lacks of its plan; owned by the
+ * reader, until sagg_kafka_release.
  */
 const SaggRange *
 sagg_kafka_losses(SaggReader *base, int *nlosses)
@@ -39,7 +39,8 @@ sagg_kafka_forget_losses(SaggKafkaReader *reader)
 }
 
 /*
- * The batch lacks the offsets from "start" up to, not including, "end".
+ * Note that the batch lacks the offsets from "start" up to, not including,
+ * "end".
  */
 void
 sagg_kafka_add_loss(SaggKafkaReader *reader, const SaggPartition *part, int64 start, int64 end)
@@ -57,9 +58,9 @@ sagg_kafka_add_loss(SaggKafkaReader *reader, const SaggPartition *part, int64 st
 }
 
 /*
- * Go on with a partition's range at the first offset that there is.  Behind the
- * end of the partition there is none: the range is over, and the next plan sees
- * to it.
+ * Continue a partition's range at the first offset that exists.  If the range
+ * begins behind the end of the partition, there is none: the range is done,
+ * and the next plan handles it.
  */
 static void
 skip_lost(SaggKafkaReader *reader, SaggPartition *part, const SaggRange *bounds)
@@ -92,8 +93,8 @@ any_lost(const SaggKafkaReader *reader)
 }
 
 /*
- * Skip what the lost partitions of the batch lack; all partitions are to be
- * assigned anew then.  Waits for Kafka.
+ * Skip what the lost partitions of the batch lack; then all partitions must be
+ * assigned again.  Waits for Kafka.
  */
 void
 sagg_kafka_skip_lost(SaggKafkaReader *reader)

@@ -1,22 +1,22 @@
 /*-------------------------------------------------------------------------
  *
  * group_offsets.c
- *	  A stream's offsets for Kafka's own tools: committed to a consumer group
+ *	  Commits a stream's offsets to a consumer group, for Kafka's own tools:
  *	  after each commit of a micro-batch, if the stream has such a group.
  *
- * They are for those who look at the group's lag.  Nothing ever reads them
- * back: a stream goes on from its checkpoint (I1).  So they may lag behind,
- * and a failure to commit them is a warning, now and then.
+ * They serve to monitor the group's lag.  Nothing ever reads them back: a
+ * stream continues from its checkpoint (I1).  So they may lag behind, and a
+ * failure to commit them is only a warning, from time to time.
  *
- * There is one commit under way at a time.  What is committed meanwhile goes
- * with the next one, and so does what could not be committed.  Results come by
- * a queue of their own, which wakes nobody up; between batches the worker looks
- * after it as long as a commit is under way or has to be repeated.
+ * Only one commit is in progress at a time.  Later offsets go with the next
+ * one, and so do those that could not be committed.  Results come by a queue
+ * of their own, which does not wake the process; between batches the worker
+ * polls it as long as a commit is in progress or has to be repeated.
  *
  * The request is an administrator's, not a consumer's commit: a client that is
  * closed waits for the latter, for a minute if a broker is silent.
  *
- * Never: a wait, an error.
+ * Nothing here waits or raises an error.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,13 +27,13 @@
 
 #include "kafka_internal.h"
 
-/* after that a request has failed */
+/* a request counts as failed after this time */
 #define REQUEST_MS			10000
 
-/* how long to sleep before a look for the result */
+/* how long to sleep before polling for the result */
 #define RESULT_MS			1000
 
-/* after a failure; doubles up to the second */
+/* pause after a failure; doubles up to the second value */
 #define FIRST_RETRY_MS		1000
 #define LAST_RETRY_MS		60000
 
@@ -42,22 +42,22 @@
 typedef struct SaggGroupOffsets
 {
 	char	   *name;
-	char	   *stream;			/* for messages */
+	char	   *stream;			/* name of the stream, for messages */
 	rd_kafka_queue_t *results;	/* NULL while there is no client */
 	bool		under_way;
 	bool		due;			/* "positions" are not committed yet */
-	int			failures;		/* since the last success */
-	TimestampTz not_before;		/* the next attempt */
+	int			failures;		/* failures since the last success */
+	TimestampTz not_before;		/* time of the next attempt */
 	TimestampTz warned;
 	int			npositions;
-	int			size;			/* allocated */
+	int			size;			/* allocated length */
 	SaggRange  *positions;
 } SaggGroupOffsets;
 
 /*
- * Have sagg_kafka_commit commit to this group; NULL for none.  Before the
- * first assignment.  "stream" is for messages.  Allocates in the reader's
- * memory.
+ * Set the group that sagg_kafka_commit commits to; NULL for none.  Called
+ * before the first assignment.  "stream" is for messages.  Allocates in the
+ * reader's memory.
  */
 void
 sagg_kafka_set_group(SaggReader *base, const char *group, const char *stream)
@@ -81,7 +81,7 @@ sagg_group_attach(SaggKafkaReader *reader)
 }
 
 /*
- * The fetching client is about to go.  Raises no error.
+ * The fetching client is about to be closed.  Raises no error.
  */
 void
 sagg_group_detach(SaggKafkaReader *reader)
@@ -99,8 +99,8 @@ sagg_group_detach(SaggKafkaReader *reader)
 }
 
 /*
- * The offsets could not be committed; they are tried again with the next ones,
- * or later.
+ * The offsets could not be committed: try them again with the next ones, or
+ * later.
  */
 static void
 note_failure(SaggGroupOffsets *group, rd_kafka_resp_err_t err)
@@ -186,7 +186,7 @@ send_request(SaggKafkaReader *reader, const rd_kafka_topic_partition_list_t *lis
 }
 
 /*
- * Commit the positions, unless a commit is under way or has just failed.
+ * Commit the positions, unless a commit is in progress or has just failed.
  */
 static void
 commit_positions(SaggKafkaReader *reader)
@@ -209,8 +209,8 @@ commit_positions(SaggKafkaReader *reader)
 
 /*
  * The stream has committed the starts of these positions.  Without a group
- * there is nothing to do.  Allocates, so after publishing (I3); a failure of
- * that leaves the group behind.
+ * there is nothing to do.  Allocates, so it is called after publishing (I3); a
+ * failure only makes the group lag.
  */
 void
 sagg_kafka_commit(SaggReader *base, const SaggRange *positions, int npositions)
@@ -241,9 +241,9 @@ sagg_kafka_commit(SaggReader *base, const SaggRange *positions, int npositions)
 }
 
 /*
- * Between batches: see what has become of the last commit, and repeat it if it
- * has failed.  Returns for how many of "timeout_ms" to sleep before it is time
- * to call this again.
+ * Between batches: check the result of the last commit, and repeat it if it
+ * has failed.  Returns how many of "timeout_ms" to sleep before calling this
+ * again.
  */
 long
 sagg_kafka_tend_group(SaggReader *base, long timeout_ms)

@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * group_rights.c
- *	  Which consumer groups a stream may commit its offsets to.
+ *	  Decides which consumer groups a stream may commit its offsets to.
  *
  * Whoever can commit to a group moves the consumers that read by it.  Kafka
  * decides by the credentials of the connection, and these need not be the
- * stream owner's: a user mapping for PUBLIC, or a broker that asks for none and
- * can be reached by the server only, would lend its rights to every role.  So
- * with such a connection a stream has one group of its own, and further ones
- * are for the server's owner to allow, by the option consumer_groups.  A key
- * for TLS is no credential here: a client can make one itself, and a broker need
- * not ask who has signed it.
+ * stream owner's: a user mapping for PUBLIC, or a broker that asks for no
+ * credentials and that only the server can reach, would lend its rights to
+ * every role.  So with such a connection a stream may only use one group of
+ * its own, and the server's owner allows further ones by the option
+ * consumer_groups.  A TLS key does not count as a credential: a client can
+ * make one itself, and a broker need not check who has signed it.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,8 +29,8 @@
 #include "kafka_internal.h"
 
 /*
- * Does a list like "billing, reports.*" have the group?  A star at the end of a
- * name stands for anything.
+ * Returns whether a list like "billing, reports.*" has the group.  A star at
+ * the end of a name stands for anything.
  */
 static bool
 is_listed(const char *list, const char *group)
@@ -64,8 +64,8 @@ has_prefix(const char *text, const char *prefix)
 }
 
 /*
- * Does Kafka know the role itself: by a mapping of its own, with a password
- * that the security protocol uses?
+ * Returns whether Kafka identifies the role itself: by a mapping of its own,
+ * with a password that the security protocol uses.
  */
 static bool
 is_known_to_kafka(ForeignServer *server, Oid role)
@@ -80,8 +80,8 @@ is_known_to_kafka(ForeignServer *server, Oid role)
 }
 
 /*
- * The group that is a stream's own.  "stream" is its key, with the quotes that
- * tell a dot in a name from one between names.
+ * Returns the group that is a stream's own.  "stream" is its key, with the
+ * quotes that distinguish a dot in a name from one between names.
  */
 static char *
 own_group(const char *stream)
@@ -103,8 +103,8 @@ owns_server(ForeignServer *server, Oid role)
 }
 
 /*
- * Whether the stream "stream", a key, of the role "owner" may commit to a
- * consumer group of the Kafka cluster of "source".  In a transaction.
+ * Returns whether the stream "stream", a key, of the role "owner" may commit
+ * to a consumer group of the Kafka cluster of "source".  In a transaction.
  */
 bool
 sagg_kafka_group_allowed(Oid source, Oid owner, const char *group, const char *stream)
@@ -118,7 +118,8 @@ sagg_kafka_group_allowed(Oid source, Oid owner, const char *group, const char *s
 }
 
 /*
- * The same for who defines the stream: raises insufficient_privilege.
+ * Raises insufficient_privilege if the stream may not commit to the group; for
+ * its definition.
  */
 void
 sagg_kafka_group_check(Oid source, Oid owner, const char *group, const char *stream)

@@ -3,8 +3,8 @@
  * kafka.h
  *	  The source kind and the sink kind kafka: topics of Kafka clusters.
  *
- * The only room that includes librdkafka.  They are registered by stream_agg.c, and
- * no other room includes this header.
+ * This is the only room that includes librdkafka. stream_agg.c registers the
+ * kinds, and no other room includes this header.
  *
  *-------------------------------------------------------------------------
  */

@@ -3,17 +3,18 @@
  * kafka_client.c
  *	  The life of a librdkafka client inside a server process.
  *
- * Every client is on a list of the process and destroyed before the process
- * leaves shared memory, if nobody did before; a client left to exit() would
- * race with its own threads.  A process that was forked off with the list
- * leaves it alone: librdkafka's threads are not there to end.
+ * Every client is on a list of the process and is destroyed before the process
+ * leaves shared memory, if not earlier; a client left to exit() would race
+ * with its own threads.  A process that was forked with the list ignores it,
+ * because librdkafka's threads do not exist there.
  *
  * librdkafka's threads run with all signals blocked and never call into the
  * server: logs and errors are events of a queue which this process polls.
  *
- * A broker can send data that a thread of librdkafka does not get done with.  So
- * a client is destroyed by a thread, which this process waits for with a bound.
- * A client that is not destroyed by then is left behind, and the process ends.
+ * A broker can send data that a thread of librdkafka never finishes
+ * processing.  So a thread destroys the client, and this process waits for it
+ * for a limited time.  A client that is not destroyed by then is left behind,
+ * and the process ends.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,7 +40,10 @@
 
 static dlist_head clients = DLIST_STATIC_INIT(clients);
 
-/* A client that is being destroyed, of both threads; by malloc. */
+/*
+ * A client that is being destroyed, shared by both threads; allocated by
+ * malloc.
+ */
 typedef struct Destruction
 {
 	rd_kafka_t *rk;
@@ -62,7 +66,7 @@ close_all_clients(int code, Datum arg)
 }
 
 /*
- * rd_kafka_new, whose threads inherit the signal mask of the moment.
+ * Does rd_kafka_new, whose threads inherit the current signal mask.
  */
 static rd_kafka_t *
 new_with_signals_blocked(rd_kafka_type_t type, rd_kafka_conf_t *conf,
@@ -80,7 +84,7 @@ new_with_signals_blocked(rd_kafka_type_t type, rd_kafka_conf_t *conf,
 }
 
 /*
- * Make a descriptor that librdkafka's queues can wake this process by
+ * Make a descriptor by which librdkafka's queues wake this process
  * (rd_kafka_queue_io_event_enable).  Raises insufficient_resources.
  */
 int
@@ -108,7 +112,7 @@ sagg_event_fd_open(void)
 }
 
 /*
- * Close it.  Raises no error.
+ * Close the descriptor.  Raises no error.
  */
 void
 sagg_event_fd_close(int fd)
@@ -118,7 +122,7 @@ sagg_event_fd_close(int fd)
 }
 
 /*
- * Another topic; the client is closed if it is not one.
+ * Add another topic; closes the client if librdkafka rejects it.
  */
 static void
 add_topic(SaggClient *client, const char *name)
@@ -169,9 +173,9 @@ sagg_client_open(rd_kafka_type_t type, rd_kafka_conf_t *conf,
 	if (client == NULL || client->rk == NULL)
 	{
 		/*
-		 * A configuration with an interceptor cannot be destroyed when
-		 * rd_kafka_new has failed: that has freed the list of interceptors, which
-		 * would be freed again.  Its few kB are left.
+		 * A configuration with an interceptor must not be destroyed when
+		 * rd_kafka_new has failed: that has freed the list of interceptors,
+		 * which would be freed again.  Its few kB are leaked.
 		 */
 		if (client == NULL || client->arrivals == NULL)
 			rd_kafka_conf_destroy(conf);
@@ -199,8 +203,8 @@ sagg_client_open(rd_kafka_type_t type, rd_kafka_conf_t *conf,
 }
 
 /*
- * pthread_create, for a thread that runs with all signals blocked.  Returns 0 or
- * an errno for lack of resources.
+ * Does pthread_create, for a thread that runs with all signals blocked.
+ * Returns 0, or an errno when resources are exhausted.
  */
 int
 sagg_thread_start(pthread_t *thread, void *(*main) (void *), void *arg)
@@ -217,7 +221,7 @@ sagg_thread_start(pthread_t *thread, void *(*main) (void *), void *arg)
 }
 
 /*
- * The thread that destroys a client: it calls librdkafka and nothing else.
+ * The thread that destroys a client: it only calls librdkafka.
  */
 static void *
 destroy_main(void *arg)
@@ -233,8 +237,8 @@ destroy_main(void *arg)
 }
 
 /*
- * Start that thread, with all signals blocked.  Returns NULL for lack of
- * resources.
+ * Start that thread, with all signals blocked.  Returns NULL when resources
+ * are exhausted.
  */
 static Destruction *
 begin_destruction(rd_kafka_t *rk, pthread_t *thread)
@@ -261,7 +265,7 @@ begin_destruction(rd_kafka_t *rk, pthread_t *thread)
 }
 
 /*
- * Whether the thread has come to its end in time; then what it used is freed.
+ * Returns whether the thread has ended in time, and frees what it used if so.
  */
 static bool
 await_destruction(Destruction *destruction, pthread_t thread)
@@ -287,8 +291,8 @@ await_destruction(Destruction *destruction, pthread_t thread)
 }
 
 /*
- * End the process where exit() would race with the threads of a client that was
- * left behind.
+ * Exit the process without exit(), which would race with the threads of a
+ * client that was left behind.
  */
 static void
 leave_at_once(int code, Datum arg)
@@ -297,7 +301,7 @@ leave_at_once(int code, Datum arg)
 }
 
 /*
- * A client was left behind: this process ends as soon as it may.
+ * A client was left behind: this process ends as soon as it can.
  */
 static void
 end_process(void)
@@ -320,7 +324,8 @@ end_process(void)
 }
 
 /*
- * rd_kafka_destroy, with a bound.  Returns whether its threads have ended.
+ * Does rd_kafka_destroy, for a limited time.  Returns whether the client's
+ * threads have ended.
  */
 static bool
 destroy_client(rd_kafka_t *rk)
@@ -339,8 +344,8 @@ destroy_client(rd_kafka_t *rk)
 }
 
 /*
- * Destroy a client and all that hangs on it.  Raises no error, and waits for
- * no broker.
+ * Destroy a client and everything that belongs to it.  Raises no error, and
+ * waits for no broker.
  */
 void
 sagg_client_close(SaggClient *client)
@@ -361,7 +366,7 @@ sagg_client_close(SaggClient *client)
 }
 
 /*
- * Cut what librdkafka says of its own state at the end of an error, such as
+ * Cut what librdkafka says about its own state at the end of an error, such as
  * "(after 0ms in state CONNECT, 1 identical error(s) suppressed)".
  */
 static void
@@ -376,9 +381,9 @@ cut_state(char *text)
 }
 
 /*
- * Take note of an error of a connection.  librdkafka puts its own name for the
- * place in front of most texts; the line breaks and the final stop are cut so
- * that the text fits into a sentence.
+ * Note an error of a connection.  librdkafka puts its own name for the place
+ * in front of most texts; the line breaks and the final period are cut so that
+ * the text fits into a sentence.
  */
 void
 sagg_client_note_trouble(SaggClient *client, const char *text)
@@ -397,7 +402,8 @@ sagg_client_note_trouble(SaggClient *client, const char *text)
 }
 
 /*
- * The text of a log without the names of thread and client in front of it.
+ * Returns the text of a log without the names of thread and client in front of
+ * it.
  */
 static const char *
 without_origin(const char *text)
@@ -415,7 +421,7 @@ without_origin(const char *text)
 }
 
 /*
- * Take note of one event, if it is an error or a log; the caller destroys it.
+ * Note one event, if it is an error or a log; the caller destroys it.
  */
 void
 sagg_client_note_event(SaggClient *client, rd_kafka_event_t *event)
@@ -442,7 +448,7 @@ sagg_client_note_event(SaggClient *client, rd_kafka_event_t *event)
 				case RD_KAFKA_RESP_ERR__AUTHENTICATION:
 				case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
 					sagg_client_note_trouble(client, rd_kafka_event_error_string(event));
-					client->refused = true;
+					client->rejected = true;
 					break;
 			}
 			break;
@@ -452,9 +458,9 @@ sagg_client_note_event(SaggClient *client, rd_kafka_event_t *event)
 				elog(DEBUG1, "librdkafka: %s: %s", facility, sagg_foreign_text(text));
 
 			/*
-			 * Errors of a partition whose topic is gone get no further than
-			 * the log, and there alone does it say that partitions came or
-			 * went.
+			 * Errors of a partition whose topic is gone appear only in the
+			 * log, which also is the only place that says that partitions came
+			 * or went.
 			 */
 			if (strcmp(facility, "ERROR") == 0)
 				sagg_client_note_trouble(client, without_origin(text));
@@ -467,7 +473,7 @@ sagg_client_note_event(SaggClient *client, rd_kafka_event_t *event)
 }
 
 /*
- * Take note of the client's logs and errors.  Never waits.
+ * Note the client's logs and errors.  Never waits.
  */
 void
 sagg_client_serve(SaggClient *client)

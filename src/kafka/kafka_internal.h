@@ -1,18 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * kafka_internal.h
- *	  The insides of the source kind kafka: clients, partitions, and who frees what.
+ *	  Internals of the source kind kafka: clients, partitions, and who frees
+ *	  what.
  *
- * A reader has two librdkafka clients.  "asks" answers questions (metadata,
- * watermarks) and never fetches: on a fetching connection a question waits
- * behind the fetch in flight.  It is there while questions are asked, and made
- * anew for the next after a rest.  "fetch" reads the assigned partitions, one
- * queue each; it is made at the first assignment, when the number of
- * partitions, and with it the size of a queue, is known.
+ * A reader has two librdkafka clients. "query_client" answers queries
+ * (metadata, watermarks) and never fetches, because on a fetching connection a
+ * query waits behind the fetch in flight.  It exists while queries are sent;
+ * after a rest a new one is made for the next query. "fetch" reads the
+ * assigned partitions, one queue each; it is made at the first assignment,
+ * when the number of partitions, and with it the size of a queue, is known.
  *
  * librdkafka's threads never run our code: there is no callback in either
  * direction, only queues polled by this process: by its main thread and, while
- * that executes a batch, by the collector (collector.c).
+ * that executes a batch, by the prefetch thread (prefetch.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +26,7 @@
 #include "lib/ilist.h"
 #include "read/batch/batch.h"
 
-/* a call into librdkafka blocks no longer than this at once */
+/* a call into librdkafka blocks at most this long at once */
 #define SAGG_KAFKA_SLICE_MS		500
 
 #define SAGG_TROUBLE_SIZE		512
@@ -40,16 +41,19 @@ typedef struct SaggClient
 	dlist_node	node;
 	rd_kafka_t *rk;
 	rd_kafka_queue_t *events;	/* logs and errors */
-	struct SaggArrivals *arrivals;	/* of what it fetches, NULL = not counted */
+	struct SaggArrivals *arrivals;	/* counter of responses with records, NULL
+									 * = not counted */
 	int			ntopics;
-	rd_kafka_topic_t **topics;	/* those it was opened for */
-	pid_t		pid;			/* of the process that made it */
+	rd_kafka_topic_t **topics;	/* topics it was opened for */
+	pid_t		pid;			/* process id of the process that made it */
 	void		(*release) (void *owner);
 	void	   *owner;
-	bool		refused;		/* the broker rejects our credentials */
-	bool		broken;			/* a connection has, since anybody asked */
+	bool		rejected;		/* the broker rejects our credentials */
+	bool		broken;			/* a connection has broken since
+								 * sagg_kafka_verify_needed was last called */
 	TimestampTz trouble_since;
-	TimestampTz down_since;		/* no broker can be reached, 0 = one may be */
+	TimestampTz down_since;		/* since when no broker can be reached, 0 = one
+								 * may be */
 	char		trouble[SAGG_TROUBLE_SIZE]; /* last error, "" = none */
 } SaggClient;
 
@@ -82,7 +86,7 @@ extern void sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 #define SAGG_TAKE_AT_ONCE		256
 
 /*
- * Before a client is destroyed: how often to unassign and drain.  Errors in the
+ * How often to unassign and drain before a client is destroyed.  Errors in the
  * queue of a partition whose topic is gone would keep librdkafka 2.0 from ever
  * ending a thread.  An unassignment passes through its main thread, so after a
  * few of them no more errors come.
@@ -91,9 +95,9 @@ extern void sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 
 /*
  * An assigned partition.  Everything before "position" has been handed over;
- * records from there on stand in "portions", messages behind those in "taken" and,
- * behind those, in "queue".  While the collector works, what is behind "position"
- * is its own.
+ * records from there on are in "prefetched", messages behind those in "taken"
+ * and, behind those, in "queue".  While the prefetch thread works, it owns
+ * everything behind "position".
  */
 typedef struct SaggPartition
 {
@@ -102,31 +106,38 @@ typedef struct SaggPartition
 	int32		partition;
 	int64		position;
 	int64		eof;			/* last end of the partition seen, -1 = none */
-	int64		range_start;	/* of the batch */
-	int64		range_end;		/* -1 = not part of it */
-	bool		complete;		/* all of the batch's range handed over */
+	int64		range_start;	/* end of the range of the batch */
+	int64		range_end;		/* start of it; -1 = not part of the batch */
+	bool		complete;		/* everything in the batch's range was handed
+								 * over */
 	bool		lost;			/* Kafka does not have the position; nothing
-								 * more comes until it is assigned anew */
-	bool		unreadable;		/* nor here, where records cannot be unpacked */
-	int64		readable_at;	/* where they could, nevertheless; -1 = nowhere */
-	int64		last_offset;	/* of the last record handed over, -1 = none */
+								 * more comes until it is assigned again */
+	bool		unreadable;		/* records at the position cannot be
+								 * decompressed */
+	int64		readable_at;	/* offset where they could, nevertheless; -1 =
+								 * none */
+	int64		last_offset;	/* offset of the last record handed over, -1 =
+								 * none */
 	int64		last_timestamp; /* its timestamp, milliseconds; -1 = none */
-	dlist_head	portions;		/* see portions.c */
+	dlist_head	prefetched;		/* see prefetched_runs.c */
 	rd_kafka_queue_t *queue;
-	int			next;			/* into taken */
+	int			next;			/* next message in taken */
 	int			ntaken;
 	rd_kafka_message_t *taken[SAGG_TAKE_AT_ONCE];
 } SaggPartition;
 
-/* Records collected before their batch was planned (portions.c). */
-typedef struct SaggPortion
+/*
+ * A run of records of one partition, collected before their batch was planned
+ * (prefetched_runs.c).
+ */
+typedef struct SaggPrefetchedRun
 {
 	dlist_node	node;
 	SaggStretch records;
-	int64		last_offset;	/* of the last record */
+	int64		last_offset;	/* offset of the last record */
 	int64		last_timestamp;
-	bool		headers;		/* of the records are stored */
-} SaggPortion;
+	bool		headers;		/* headers of the records are stored */
+} SaggPrefetchedRun;
 
 /* A topic of the source, as Kafka last described it. */
 typedef struct SaggKnownTopic
@@ -140,28 +151,28 @@ typedef struct SaggKafkaReader
 	SaggReader	base;
 	char	   *cluster_id;
 	int			fd;				/* eventfd of all partition queues */
-	rd_kafka_conf_t *conf;		/* of both clients */
-	SaggClient *asks;			/* NULL while nothing is asked */
+	rd_kafka_conf_t *conf;		/* eventfd of both clients */
+	SaggClient *query_client;	/* NULL while no queries are sent */
 	TimestampTz asked;			/* when it was last needed */
 	TimestampTz suspected;		/* see sagg_kafka_suspects */
-	TimestampTz waiting_since;	/* for an answer; 0 = for none */
+	TimestampTz waiting_since;	/* waiting for an answer since; 0 = for none */
 	SaggClient *fetch;
-	int64		queue_bytes;	/* of a partition's queue, when full */
+	int64		queue_bytes;	/* size of a partition's queue, when full */
 	int64		queue_records;
 	int			sized_for;		/* partitions that "fetch" has memory for */
 	int			npartitions;
 	SaggPartition **partitions;
-	bool		asked_topics;	/* what follows is known */
+	bool		asked_topics;	/* the following is known */
 	int			nknown;
 	SaggKnownTopic *known;		/* by name */
 	bool		other_partitions;	/* seen since then */
 	TimestampTz partitions_checked;
-	TimestampTz prodded;		/* see sagg_kafka_prod */
+	TimestampTz woken;			/* see sagg_kafka_wake_fetcher */
 	uint64		answers;		/* see sagg_kafka_hears */
 	uint64		places;			/* sum of the partitions' positions */
 	int			nranges;		/* of the batch */
 	SaggRange  *ranges;
-	struct SaggCollector *collector;	/* NULL = none yet */
+	struct SaggPrefetch *prefetch;		/* NULL = none yet */
 	int			nlosses;		/* of the batch */
 	SaggRange  *losses;
 	struct SaggGroupOffsets *group; /* NULL = no offsets are committed to Kafka */
@@ -196,7 +207,7 @@ extern void sagg_message_add(SaggBatch *batch, int32 topic,
 							 const rd_kafka_message_t *message);
 
 /*
- * The functions of the kind, see source.h: consumer.c, collect.c, collector.c,
+ * The functions of the kind, see source.h: kafka_reader.c, batch_fill.c, prefetch.c,
  * topic_query.c, reader_trouble.c, last_record.c, data_loss.c, group_offsets.c.
  */
 extern void sagg_kafka_open(SaggReader *base, List *sources);
@@ -236,11 +247,11 @@ extern long sagg_kafka_tend_group(SaggReader *base, long timeout_ms);
 extern void sagg_group_attach(SaggKafkaReader *reader);
 extern void sagg_group_detach(SaggKafkaReader *reader);
 
-/* consumer.c */
+/* kafka_reader.c */
 extern void sagg_kafka_assign_all(SaggKafkaReader *reader);
 
-/* collect.c */
-extern bool sagg_kafka_prod(SaggKafkaReader *reader, bool at_once);
+/* batch_fill.c */
+extern bool sagg_kafka_wake_fetcher(SaggKafkaReader *reader, bool at_once);
 extern bool sagg_queue_was_full(const SaggKafkaReader *reader,
 								const SaggPartition *part,
 								int64 records, int64 bytes);
@@ -256,7 +267,7 @@ extern bool sagg_is_unreadable(const rd_kafka_message_t *message);
 extern void sagg_kafka_skip_unreadable(SaggKafkaReader *reader);
 
 /* topic_query.c */
-extern void sagg_kafka_open_asks(SaggKafkaReader *reader);
+extern void sagg_kafka_open_query_client(SaggKafkaReader *reader);
 extern void sagg_kafka_before_attempt(SaggKafkaReader *reader, SaggClient *client,
 									   TimestampTz until,
 									   rd_kafka_resp_err_t err);
@@ -264,7 +275,7 @@ extern TimestampTz sagg_kafka_deadline(SaggKafkaReader *reader);
 extern int	sagg_kafka_slice(TimestampTz until);
 
 /* reader_trouble.c */
-extern void sagg_kafka_check_refused(SaggKafkaReader *reader);
+extern void sagg_kafka_check_rejected(SaggKafkaReader *reader);
 extern bool sagg_kafka_is_hopeless(const SaggKafkaReader *reader, const SaggClient *client);
 pg_noreturn extern void sagg_kafka_raise_no_answer(SaggKafkaReader *reader,
 													const SaggClient *client,
@@ -280,19 +291,19 @@ extern rd_kafka_message_t *sagg_partition_peek(SaggKafkaReader *reader,
 											   SaggPartition *part);
 extern rd_kafka_message_t *sagg_partition_take(SaggPartition *part);
 
-/* portions.c */
-extern void sagg_portion_add(SaggKafkaReader *reader, SaggPartition *part,
-							 const SaggPortion *found);
-extern void sagg_portions_drop(SaggKafkaReader *reader, SaggPartition *part);
-extern int64 sagg_portions_first(SaggPartition *part);
-extern int64 sagg_portions_end(SaggPartition *part);
-extern Size sagg_portions_bytes(SaggPartition *part);
-extern bool sagg_portions_lack_headers(SaggPartition *part);
-extern int64 sagg_portion_take(SaggKafkaReader *reader, SaggPartition *part,
-							   int64 end, int64 *bytes);
+/* prefetched_runs.c */
+extern void sagg_prefetched_add(SaggKafkaReader *reader, SaggPartition *part,
+								const SaggPrefetchedRun *found);
+extern void sagg_prefetched_drop(SaggKafkaReader *reader, SaggPartition *part);
+extern int64 sagg_prefetched_first(SaggPartition *part);
+extern int64 sagg_prefetched_end(SaggPartition *part);
+extern Size sagg_prefetched_bytes(SaggPartition *part);
+extern bool sagg_prefetched_lack_headers(SaggPartition *part);
+extern int64 sagg_prefetched_take(SaggKafkaReader *reader, SaggPartition *part,
+								  int64 end, int64 *bytes);
 
-/* collector.c */
-extern void sagg_collector_halt(SaggKafkaReader *reader);
-extern void sagg_collector_end(SaggKafkaReader *reader);
+/* prefetch.c */
+extern void sagg_prefetch_halt(SaggKafkaReader *reader);
+extern void sagg_prefetch_end(SaggKafkaReader *reader);
 
 #endif							/* SAGG_KAFKA_INTERNAL_H */

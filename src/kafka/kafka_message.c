@@ -1,13 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * kafka_message.c
- *	  A message of librdkafka's as a record of a micro-batch is stored.
+ *	  Converts a message of librdkafka to a record of a micro-batch, as stored.
  *
- * Messages are given back at once: one takes twice the memory, holds on to the
- * whole answer it came with, and is out of every cache when its turn comes.
+ * Messages are returned to librdkafka at once: a message takes twice the
+ * memory, keeps the whole response it came with, and is no longer in any CPU
+ * cache when it is used later.
  *
- * Never, but in sagg_message_add: memory of PostgreSQL's or an error.  The others
- * run in the collector's thread, too.
+ * Only sagg_message_add uses memory of PostgreSQL or raises errors.  The other
+ * functions run in the prefetch thread, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,7 +17,8 @@
 #include "kafka_internal.h"
 
 /*
- * Bytes of the message's headers as stored; with "to", write them there.
+ * Returns the bytes of the message's headers as stored; with "to", writes them
+ * there.
  */
 static int64
 store_headers(char *to, rd_kafka_headers_t *headers)
@@ -55,8 +57,9 @@ message_timestamp(const rd_kafka_message_t *message)
 }
 
 /*
- * The message's headers, and of "stored" what is about them.  librdkafka does not
- * parse all that a producer can write, such as headers without end.
+ * Read the message's headers, and set what "stored" says about them.
+ * librdkafka cannot parse everything that a producer can write, such as
+ * headers without end.
  */
 static void
 measure_headers(const rd_kafka_message_t *message, SaggStoredRecord *stored,
@@ -79,7 +82,7 @@ measure_headers(const rd_kafka_message_t *message, SaggStoredRecord *stored,
 
 /*
  * Fill in all of "stored"; returns the size of the record as stored, in bytes.
- * "headers" are the message's if they are to be kept, or NULL.
+ * "headers" are the message's headers if they are kept, or NULL.
  */
 Size
 sagg_message_measure(int32 topic, const rd_kafka_message_t *message,
@@ -123,7 +126,7 @@ sagg_message_copy(char *to, const rd_kafka_message_t *message,
 }
 
 /*
- * Copy a message of "topic" to the batch.  It stays the caller's.
+ * Copy a message of "topic" to the batch.  The caller still owns the message.
  */
 void
 sagg_message_add(SaggBatch *batch, int32 topic, const rd_kafka_message_t *message)

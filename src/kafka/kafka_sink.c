@@ -3,8 +3,8 @@
  * kafka_sink.c
  *	  The sink kind kafka: sources of Kafka as sinks of streams.
  *
- * What is done with rows is the same for all kinds of sources (read/delivery.c);
- * what is done with records is in producer.c.
+ * read/delivery.c handles rows, for all kinds of sources; producer.c sends
+ * records.
  *
  *-------------------------------------------------------------------------
  */

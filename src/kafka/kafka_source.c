@@ -4,7 +4,7 @@
  *	  The source kind kafka, and its foreign-data wrapper stream_agg_kafka:
  *	  handler and validator.
  *
- * The validator sees every option before it is stored and refuses what is not
+ * The validator sees every option before it is stored and rejects what is not
  * on the allow-list (properties.c).  Neither contacts Kafka.
  *
  *-------------------------------------------------------------------------
@@ -81,7 +81,7 @@ stream_agg_kafka_handler(PG_FUNCTION_ARGS)
 }
 
 /*
- * Kind of object that options of a catalog belong to.
+ * Returns the kind of object that the options of a catalog belong to.
  */
 static int
 option_object(Oid catalog, const char **name)
@@ -128,7 +128,7 @@ stream_agg_kafka_validator(PG_FUNCTION_ARGS)
 		char	   *value;
 
 		if (option == NULL)
-			sagg_option_refuse(def->defname, object, object_name);
+			sagg_option_reject(def->defname, object, object_name);
 		value = defGetString(def);
 		if (option->property == NULL)
 			sagg_check_source_option(def->defname, value);

@@ -1,21 +1,23 @@
 /*-------------------------------------------------------------------------
  *
  * last_record.c
- *	  Is the topic still the one that has been read?
+ *	  Topic identity: detects that a topic is not the one that has been read,
+ *	  because it was deleted and recreated.
  *
- * A topic that was deleted and made anew under its name has offsets like the
- * old one, and as soon as it has as many records, nothing in them tells that
- * they are others.  librdkafka before 2.3 does not tell the id of a topic, so
- * the checkpoint keeps the offset and the timestamp of the last record of each
- * partition.  When a reader is opened, and after a connection was broken, that
- * record is read again: with another timestamp it is another record.
+ * A topic that was deleted and recreated under its name has offsets like the
+ * old one, and as soon as it has as many records, the offsets do not show that
+ * the records differ. librdkafka before 2.3 does not provide the id of a
+ * topic, so the checkpoint keeps the offset and the timestamp of the last
+ * record of each partition.  When a reader is opened, and after a connection
+ * was broken, that record is read again: if its timestamp differs, it is
+ * another record.
  *
  * A client does not always notice, so before each batch Kafka is asked for the
- * first record younger than the last one read: as a rule it stands behind that,
- * and if it does not, that record is read again, too.
+ * first record younger than the last one read.  Usually that is behind the
+ * last one; if not, the last one is read again, too.
  *
- * This cannot be told of a record that retention or compaction has removed
- * since, nor where records have no timestamps.
+ * This cannot detect a record that retention or compaction has removed since
+ * then, and does not work if records have no timestamps.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,10 +27,12 @@
 
 #include "kafka_internal.h"
 
-/* a topic whose timestamps are in no order is not read again for each batch */
+/*
+ * so that a topic with unordered timestamps is not read again for each batch
+ */
 #define SUSPICION_PAUSE_MS	10000
 
-/* what a reader of last records holds, given back before it is destroyed */
+/* what a reader of last records holds, returned before it is destroyed */
 typedef struct Verifier
 {
 	SaggClient *client;
@@ -36,9 +40,9 @@ typedef struct Verifier
 } Verifier;
 
 /*
- * The last record that was handed over of the partition of a range, in a range:
- * its offset as "start", its timestamp in milliseconds as "end".  Returns false
- * if there is none, or it has no timestamp.
+ * Store the last record that was handed over of the partition of a range in a
+ * range: its offset as "start", its timestamp in milliseconds as "end".
+ * Returns false if there is none, or it has no timestamp.
  */
 bool
 sagg_kafka_last_record(SaggReader *base, const SaggRange *range,
@@ -63,7 +67,8 @@ sagg_kafka_last_record(SaggReader *base, const SaggRange *range,
 }
 
 /*
- * Has a connection that records come by been broken since this was last asked?
+ * Returns whether a connection for fetching has broken since this was last
+ * called.
  */
 bool
 sagg_kafka_was_broken(SaggReader *base)
@@ -80,10 +85,10 @@ sagg_kafka_was_broken(SaggReader *base)
 }
 
 /*
- * Is there, before one of the records of "last", a younger one?  In a topic made
- * anew there is; in one whose timestamps are in no order there may be, so after
- * a suspicion there is none for SUSPICION_PAUSE_MS.  After sagg_kafka_bounds;
- * waits for one answer.
+ * Returns whether there is a younger record before one of the records of
+ * "last".  In a recreated topic there is; in one with unordered timestamps
+ * there may be, so after returning true this returns false for
+ * SUSPICION_PAUSE_MS.  Called after sagg_kafka_bounds; waits for one answer.
  */
 bool
 sagg_kafka_suspects(SaggReader *base, const SaggRange *last, int nlast)
@@ -93,14 +98,14 @@ sagg_kafka_suspects(SaggReader *base, const SaggRange *last, int nlast)
 	TimestampTz now = GetCurrentTimestamp();
 	bool		suspicion = false;
 
-	if (nlast == 0 || reader->asks == NULL ||
+	if (nlast == 0 || reader->query_client == NULL ||
 		!TimestampDifferenceExceeds(reader->suspected, now, SUSPICION_PAUSE_MS))
 		return false;
 	list = rd_kafka_topic_partition_list_new(nlast);
 	for (int i = 0; i < nlast; i++)
 		rd_kafka_topic_partition_list_add(list, sagg_topic_name(last[i].topic),
 										  last[i].partition)->offset = last[i].end + 1;
-	if (rd_kafka_offsets_for_times(reader->asks->rk, list,
+	if (rd_kafka_offsets_for_times(reader->query_client->rk, list,
 								   SAGG_KAFKA_SLICE_MS) == RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
 		for (int i = 0; i < nlast; i++)
@@ -133,7 +138,7 @@ find_last(SaggRange *last, int nlast, const rd_kafka_message_t *message)
 }
 
 static void
-raise_made_anew(const SaggRange *last, int64 timestamp)
+raise_recreated(const SaggRange *last, int64 timestamp)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
@@ -146,9 +151,10 @@ raise_made_anew(const SaggRange *last, int64 timestamp)
 }
 
 /*
- * Compare a message with what is known of its partition, and free it.  Returns
- * whether the partition is done with.  Another record is an error or, if the
- * reader skips what is lost, SAGG_ANOTHER_RECORD instead of the timestamp.
+ * Compare a message with what is known about its partition, and free it.
+ * Returns whether the partition is done.  A different record raises an error
+ * or, if the reader skips what is lost, gives SAGG_ANOTHER_RECORD instead of
+ * the timestamp.
  */
 static bool
 take_message(SaggKafkaReader *reader, rd_kafka_message_t *message, SaggRange *last)
@@ -165,7 +171,7 @@ take_message(SaggKafkaReader *reader, rd_kafka_message_t *message, SaggRange *la
 			if (offset == last->start && timestamp != last->end)
 			{
 				if (!reader->base.skips_lost)
-					raise_made_anew(last, timestamp);
+					raise_recreated(last, timestamp);
 				last->end = SAGG_ANOTHER_RECORD;
 				return true;
 			}
@@ -176,14 +182,15 @@ take_message(SaggKafkaReader *reader, rd_kafka_message_t *message, SaggRange *la
 		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
 		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
 		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
-			return true;		/* for others to say what that means */
+			return true;		/* the caller decides what that means */
 		default:
 			return false;
 	}
 }
 
 /*
- * Another cluster may have come to the same addresses.
+ * Check that the brokers still belong to the cluster: another one may have got
+ * their addresses.
  */
 static void
 check_cluster(SaggKafkaReader *reader, SaggClient *client)
@@ -202,8 +209,8 @@ check_cluster(SaggKafkaReader *reader, SaggClient *client)
 }
 
 /*
- * Have no more of a partition fetched.  All share one queue: what follows the
- * record of one, be it much, would keep the others waiting.
+ * Stop fetching a partition.  All share one queue: whatever follows the record
+ * of one partition, which can be a lot, would delay the others.
  */
 static void
 stop_fetching(SaggClient *client, const SaggRange *one)
@@ -216,8 +223,8 @@ stop_fetching(SaggClient *client, const SaggRange *one)
 }
 
 /*
- * Read the records of "last" again until each is known to be, or not to be,
- * there.
+ * Read the records of "last" again until it is known of each whether it is
+ * still there.
  */
 static void
 read_again(SaggKafkaReader *reader, Verifier *verifier, SaggRange *last, int nlast)
@@ -278,9 +285,9 @@ open_verifier(SaggKafkaReader *reader, Verifier *verifier)
 		sagg_conf_set(conf, "group.id", SAGG_EXTENSION);
 
 		/*
-		 * A record of each partition, and little of what follows it; but none
-		 * is to wait, as librdkafka before 2.2 does for a second, because the
-		 * queue has a few of another.
+		 * Fetch one record of each partition, and little of what follows it;
+		 * but no partition must wait, as librdkafka before 2.2 does for a
+		 * second, because the queue has a few messages of another.
 		 */
 		sagg_conf_set(conf, "queued.min.messages", "10000");
 		sagg_conf_set(conf, "fetch.message.max.bytes", "1024");
@@ -297,8 +304,8 @@ open_verifier(SaggKafkaReader *reader, Verifier *verifier)
 
 /*
  * Raise ERRCODE_SAGG_OFFSETS_GONE if one of the records of "last" (see
- * sagg_kafka_last_record) is another one in Kafka.  A record that is not there
- * proves nothing.  Raises connection_failure if the brokers are of another
+ * sagg_kafka_last_record) differs from the one in Kafka.  A missing record
+ * proves nothing.  Raises connection_failure if the brokers belong to another
  * cluster.  A reader that skips what is lost returns false instead.  Waits.
  */
 void

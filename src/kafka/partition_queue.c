@@ -3,14 +3,14 @@
  * partition_queue.c
  *	  The messages of one assigned partition, in order, without waiting.
  *
- * Messages are taken from librdkafka's queue in small portions and handed
- * over one by one; what a batch does not take stays for the next.  Nothing is
+ * Messages are taken from librdkafka's queue in small portions and handed over
+ * one by one; what a batch does not take stays for the next one.  Nothing is
  * handed over twice, nothing before the position, and no error of Kafka that
- * could mean a lost record is passed over (I5).
+ * could mean a lost record is ignored (I5).
  *
  * A wake-up on the reader's descriptor is sent once until the queue is polled
- * again, so a partition's queue is polled until it is empty or until a message
- * stands in "taken" that nobody wants yet.
+ * again, so a partition's queue is polled until it is empty or until "taken"
+ * has a message that nobody wants yet.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,8 +19,8 @@
 #include "kafka_internal.h"
 
 /*
- * Make the partition's queue, apart from the client's common one, wake up the
- * reader's descriptor.  Before the partition is assigned.
+ * Make the partition's queue, separate from the client's common one, wake up
+ * the reader's descriptor.  Called before the partition is assigned.
  */
 void
 sagg_partition_attach(SaggKafkaReader *reader, SaggPartition *part)
@@ -37,12 +37,12 @@ sagg_partition_attach(SaggKafkaReader *reader, SaggPartition *part)
 }
 
 /*
- * Forget what was taken and go on at "position"; the caller assigns it.
+ * Forget what was taken and continue at "position"; the caller assigns it.
  */
 void
 sagg_partition_restart(SaggKafkaReader *reader, SaggPartition *part, int64 position)
 {
-	sagg_portions_drop(reader, part);
+	sagg_prefetched_drop(reader, part);
 	while (part->next < part->ntaken)
 		rd_kafka_message_destroy(part->taken[part->next++]);
 	part->next = part->ntaken = 0;
@@ -53,7 +53,7 @@ sagg_partition_restart(SaggKafkaReader *reader, SaggPartition *part, int64 posit
 }
 
 /*
- * Throw away what is in a queue.  Raises no error and does not wait.
+ * Discard what is in a queue.  Raises no error and does not wait.
  */
 void
 sagg_queue_drain(rd_kafka_queue_t *queue)
@@ -69,7 +69,7 @@ sagg_queue_drain(rd_kafka_queue_t *queue)
 }
 
 /*
- * Give back messages and queue.  Raises no error.
+ * Return messages and queue to librdkafka.  Raises no error.
  */
 void
 sagg_partition_detach(SaggKafkaReader *reader, SaggPartition *part)
@@ -115,8 +115,8 @@ raise_unreadable(const SaggPartition *part, bool avoidable, const char *text)
 }
 
 /*
- * An error in place of a message.  Raises an error unless librdkafka goes on
- * by itself without a gap.
+ * Handle an error in place of a message.  Raises an error unless librdkafka
+ * continues by itself without a gap.
  */
 static void
 handle_error(SaggKafkaReader *reader, SaggPartition *part, rd_kafka_message_t *message)
@@ -172,10 +172,10 @@ handle_error(SaggKafkaReader *reader, SaggPartition *part, rd_kafka_message_t *m
 }
 
 /*
- * The first message at or behind the position, where no portion is, or NULL if there is none yet.
- * It stays there until taken.  Raises an error if records cannot be read, or if
- * offsets are gone, and the reader does not skip these: else the partition is
- * "unreadable" or "lost" then.
+ * Returns the first message at or behind the position, where there is no
+ * prefetched run, or NULL if there is none yet.  It stays there until taken.
+ * If records cannot be read, or offsets are gone, raises an error; if the
+ * reader skips these, the partition becomes "unreadable" or "lost".
  */
 rd_kafka_message_t *
 sagg_partition_peek(SaggKafkaReader *reader, SaggPartition *part)
@@ -213,7 +213,7 @@ sagg_partition_peek(SaggKafkaReader *reader, SaggPartition *part)
 }
 
 /*
- * Take the message that sagg_partition_peek returned; now it is the caller's.
+ * Take the message that sagg_partition_peek returned; the caller now owns it.
  */
 rd_kafka_message_t *
 sagg_partition_take(SaggPartition *part)

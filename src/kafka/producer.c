@@ -7,12 +7,12 @@
  * Records are acknowledged by all in-sync replicas, in order and once each
  * (acks=all, an idempotent producer), whatever the server's options say.
  * Delivery reports are events of a queue that this process polls (I6): there
- * is no callback, and any error can be raised at any point.  What waits to be
- * sent is bounded (I7); when it is full, sending waits.
+ * is no callback, and any error can be raised at any point.  The queue of
+ * records to be sent is bounded (I7); when it is full, sending waits.
  *
- * Kafka does not roll back.  An error therefore tells how many records were
+ * Kafka does not roll back.  So an error says how many records were
  * acknowledged.  A producer that is closed early, by an error elsewhere or a
- * cancelled query, drops what it has not sent and waits for nobody.
+ * cancelled query, drops what it has not sent and does not wait.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,13 +29,13 @@
 #include "streams/streams.h"
 #include "kafka_internal.h"
 
-/* wait for records to come that go into the same request */
+/* how long to wait for more records for one request */
 #define LINGER_MS				"1"
 
-/* reports are looked for after so many records */
+/* number of records after which reports are polled */
 #define RECORDS_BETWEEN_REPORTS	256
 
-/* librdkafka looks for records that have timed out once a second */
+/* interval at which librdkafka looks for records that have timed out */
 #define TIMEOUT_SLACK_MS		3000
 
 #define LOOK_AGAIN_MS			1000
@@ -46,18 +46,19 @@ struct SaggProducer
 	const char *subject;		/* for messages: topic "a" */
 	int			fd;				/* readable when there are events */
 	SaggClient *client;			/* NULL = closed */
-	int64		sent;			/* records given to librdkafka, or refused */
+	int64		sent;			/* records given to librdkafka, or rejected */
 	int64		acknowledged;
 	int64		failed;
-	int64		unknown;		/* of failed: Kafka may have them all the same */
-	rd_kafka_resp_err_t error;	/* of the first that failed */
+	int64		unknown;		/* of failed records: Kafka may have stored
+								 * them nevertheless */
+	rd_kafka_resp_err_t error;	/* error of the first that failed */
 	char		reason[SAGG_TROUBLE_SIZE];
 	TimestampTz last_report;
 };
 
 /*
  * Called right before the client is destroyed, perhaps at process exit.
- * Without records in its queues, destroying it waits for nothing.
+ * Without records in its queues, destroying it does not wait.
  */
 static void
 release_producer(void *owner)
@@ -105,7 +106,7 @@ set_number(rd_kafka_conf_t *conf, const char *name, int64 number)
 }
 
 /*
- * What does not depend on the server's options.
+ * Set what does not depend on the server's options.
  */
 static void
 prepare_conf(rd_kafka_conf_t *conf)
@@ -122,13 +123,15 @@ prepare_conf(rd_kafka_conf_t *conf)
 	sagg_conf_set(conf, "enable.idempotence", "true");
 	sagg_conf_set(conf, "acks", "all");
 	sagg_conf_set(conf, "linger.ms", LINGER_MS);
-	/* the partition of a key is the one that Kafka's own clients choose */
+	/* choose the partition of a key as Kafka's own clients do */
 	sagg_conf_set(conf, "partitioner", "murmur2_random");
 	set_number(conf, "message.timeout.ms", sagg_kafka_timeout_ms);
 	set_number(conf, "topic.metadata.propagation.max.ms",
 			   Min(sagg_kafka_timeout_ms / 2, 5000));
 
-	/* the largest record must fit, or it would wait for room for ever */
+	/*
+	 * the largest record must fit, otherwise it would wait for room for ever
+	 */
 	if (rd_kafka_conf_get(conf, "message.max.bytes", value, &size) == RD_KAFKA_CONF_OK)
 		largest = strtol(value, NULL, 10) / 1024;
 	set_number(conf, "queue.buffering.max.kbytes",
@@ -188,8 +191,8 @@ open_producer(Oid source, Oid user)
 }
 
 /*
- * Another statement begins, whose records are counted anew.  All those of the
- * one before are acknowledged.
+ * Another statement begins, whose records are counted from 0.  All records of
+ * the one before are acknowledged.
  */
 static void
 restart_producer(SaggProducer *producer)
@@ -202,7 +205,7 @@ restart_producer(SaggProducer *producer)
 }
 
 /*
- * Records not reported on yet.
+ * Returns the number of records not reported on yet.
  */
 static int64
 outstanding(const SaggProducer *producer)
@@ -240,7 +243,7 @@ take_reports(SaggProducer *producer, rd_kafka_event_t *event)
 }
 
 /*
- * Take all events there are.  Never waits.
+ * Take all events that are there.  Never waits.
  */
 static void
 serve(SaggProducer *producer)
@@ -249,7 +252,10 @@ serve(SaggProducer *producer)
 	rd_kafka_event_t *event;
 	uint64		wake;
 
-	/* before polling, for one wake-up stands for any number of events */
+	/*
+	 * reset it before polling, because one wake-up stands for any number of
+	 * events
+	 */
 	(void) !read(producer->fd, &wake, sizeof(wake));
 	while ((event = rd_kafka_queue_poll(client->events, 0)) != NULL)
 	{
@@ -307,7 +313,7 @@ sqlstate(rd_kafka_resp_err_t err)
 }
 
 /*
- * Why not all records were acknowledged, as the start of a sentence.
+ * Returns why not all records were acknowledged, as the start of a sentence.
  */
 static const char *
 failure_reason(SaggProducer *producer, char *buffer, size_t size)
@@ -327,7 +333,7 @@ failure_reason(SaggProducer *producer, char *buffer, size_t size)
 }
 
 /*
- * What to do about it.
+ * Returns what to do about it.
  */
 static int
 hint(const SaggProducer *producer)
@@ -365,12 +371,12 @@ raise_failure(SaggProducer *producer)
 }
 
 /*
- * Have records been refused, or will they be?
+ * Returns whether records have been rejected, or will be.
  */
 static bool
 is_hopeless(const SaggProducer *producer)
 {
-	return producer->failed > 0 || producer->client->refused;
+	return producer->failed > 0 || producer->client->rejected;
 }
 
 static bool
@@ -383,8 +389,8 @@ is_silent(const SaggProducer *producer)
 
 /*
  * Wait until every record sent is acknowledged.  Raises an error if one is
- * not, at the latest a little after stream_agg.kafka_timeout, which says how
- * many were; what has not been sent by then never is.
+ * not, shortly after stream_agg.kafka_timeout at the latest, which says how
+ * many were; records that have not been sent by then never are.
  */
 static void
 finish_producer(SaggProducer *producer)
@@ -409,7 +415,7 @@ finish_producer(SaggProducer *producer)
 }
 
 /*
- * One attempt to hand a record to librdkafka, which copies it.
+ * Make one attempt to hand a record to librdkafka, which copies it.
  */
 static rd_kafka_resp_err_t
 try_to_send(SaggProducer *producer, const SaggOutRecord *record)
@@ -447,9 +453,9 @@ try_to_send(SaggProducer *producer, const SaggOutRecord *record)
 }
 
 /*
- * Send a record, whose memory is the caller's again on return.  Waits while
- * too much is waiting to be sent.  Raises an error as finish_producer as
- * soon as it is known that a record was not acknowledged.
+ * Send a record, whose memory belongs to the caller again on return.  Waits
+ * while too much is waiting to be sent.  Raises an error like finish_producer
+ * as soon as it is known that a record was not acknowledged.
  */
 static void
 send_record(SaggProducer *producer, const SaggOutRecord *record)

@@ -1,14 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * properties.c
- *	  Which options there are: an allow-list of librdkafka's properties.
+ *	  The options: an allow-list of librdkafka's properties.
  *
  * librdkafka can load plugins, run programs and read any file the server can,
  * as soon as a property is set.  So what is not listed here never reaches it:
- * plugin.*, ssl.engine.* and SASL mechanisms that run programs (GSSAPI) or fetch
- * URLs (OAUTHBEARER, over which librdkafka 2.0.2 crashes besides, when it renews
- * a token) for nobody; file locations for superusers only.  Properties that
- * stream_agg itself decides (group.id, offsets, callbacks) cannot be set either.
+ * plugin.*, ssl.engine.* and SASL mechanisms that run programs (GSSAPI) or
+ * fetch URLs (OAUTHBEARER, with which librdkafka 2.0.2 also crashes, when it
+ * renews a token) are not available to anybody; file locations only to
+ * superusers.  Properties that stream_agg itself decides (group.id, offsets,
+ * callbacks) cannot be set either.
  *
  *-------------------------------------------------------------------------
  */
@@ -101,8 +102,8 @@ static const SaggOption options[] = {
 };
 
 /*
- * The option of this name for a kind of object (one of SAGG_OPT_SERVER,
- * _MAPPING, _TABLE, _COLUMN), or NULL.
+ * Returns the option of this name for a kind of object (one of
+ * SAGG_OPT_SERVER, _MAPPING, _TABLE, _COLUMN), or NULL.
  */
 const SaggOption *
 sagg_option_find(const char *name, int object)
@@ -116,7 +117,7 @@ sagg_option_find(const char *name, int object)
 }
 
 /*
- * The names of all options for a kind of object, for a hint; palloc'd.
+ * Returns the names of all options for a kind of object, for a hint; palloc'd.
  */
 char *
 sagg_option_names(int object)
@@ -134,8 +135,8 @@ sagg_option_names(int object)
 }
 
 /*
- * Which options a kind of object has, as a sentence for a hint: the one that was
- * meant, most likely, or all of them; palloc'd.
+ * Returns a sentence for a hint about the options of a kind of object: the
+ * option that was most likely meant, or all of them; palloc'd.
  */
 static char *
 option_hint(const char *name, int object, const char *object_name)
@@ -153,10 +154,10 @@ option_hint(const char *name, int object, const char *object_name)
 }
 
 /*
- * Whether librdkafka has a property of this name, of clients or of topics.
- * Searches the table that librdkafka prints, whose lines start with a name:
- * setting a property to find out is what can do harm, and getting one fails
- * for those without a value too.
+ * Returns whether librdkafka has a property of this name, of clients or of
+ * topics.  Searches the table that librdkafka prints, whose lines start with a
+ * name: setting a property in order to find out can do harm, and getting one
+ * also fails for those without a value.
  */
 static bool
 is_property(const char *name)
@@ -183,7 +184,7 @@ is_property(const char *name)
 }
 
 /*
- * The option that a property is set by, where that has a name of its own or
+ * Returns the option that sets a property, if that has a name of its own or
  * belongs to another kind of object; NULL if there is none.
  */
 static const SaggOption *
@@ -198,13 +199,13 @@ option_of_property(const char *name)
 }
 
 /*
- * Raise the error for an option of servers that was given to a user mapping, or
- * the other way round.  Options of servers can be read by everybody: a secret
- * that was meant for one goes neither into the message nor, with the statement,
- * into the log.
+ * Raise the error for an option of servers that was given to a user mapping,
+ * or the other way round.  Everybody can read the options of servers: a secret
+ * given as one goes neither into the message nor, with the statement, into the
+ * log.
  */
 static void
-refuse_misplaced(const SaggOption *option, const char *object_name)
+reject_misplaced(const SaggOption *option, const char *object_name)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
@@ -221,14 +222,14 @@ refuse_misplaced(const SaggOption *option, const char *object_name)
  * "object_name" is for the message, such as "server".
  */
 void
-sagg_option_refuse(const char *name, int object, const char *object_name)
+sagg_option_reject(const char *name, int object, const char *object_name)
 {
 	const SaggOption *option = option_of_property(name);
 	bool		kafka = (object & (SAGG_OPT_SERVER | SAGG_OPT_MAPPING)) != 0;
 	const SaggOption *misplaced = sagg_option_find(name, SAGG_OPT_SERVER | SAGG_OPT_MAPPING);
 
 	if (kafka && misplaced)
-		refuse_misplaced(misplaced, object_name);
+		reject_misplaced(misplaced, object_name);
 	if (kafka && option)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
@@ -254,8 +255,8 @@ sagg_option_refuse(const char *name, int object, const char *object_name)
 }
 
 /*
- * Whether an option belongs to a source and not to its server; not those that
- * create_source has parameters for.
+ * Returns whether an option belongs to a source and not to its server; not
+ * those that create_source has parameters for.
  */
 bool
 sagg_option_of_table(const char *name)
@@ -265,9 +266,9 @@ sagg_option_of_table(const char *name)
 }
 
 /*
- * Raise fdw_invalid_option_name for a name that is an option neither of a source
- * nor of its server, nor a property of librdkafka, which the validator refuses with
- * its reason.
+ * Raise fdw_invalid_option_name for a name that is an option neither of a
+ * source nor of its server, nor a property of librdkafka (the validator
+ * rejects those with a reason).
  */
 void
 sagg_option_check_name(const char *name)
@@ -299,8 +300,8 @@ check_mechanism(const char *value)
 }
 
 /*
- * Whether [host, end) is the name of a host, an IPv4 address or an IPv6 address in
- * brackets.
+ * Returns whether [host, end) is the name of a host, an IPv4 address or an
+ * IPv6 address in brackets.
  */
 static bool
 host_is_sane(const char *host, const char *end)
@@ -309,7 +310,7 @@ host_is_sane(const char *host, const char *end)
 
 	if (end - host > 2 && host[0] == '[' && end[-1] == ']')
 	{
-		/* with an IPv4 address in it, or a zone behind */
+		/* IPv6, perhaps with an IPv4 address in it, or a zone behind it */
 		allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:%";
 		host++;
 		end--;
@@ -318,8 +319,8 @@ host_is_sane(const char *host, const char *end)
 }
 
 /*
- * Whether [host, end) is a host and, from "colon" on if not NULL, a port.  What
- * else there might be is a password, for everybody to read.
+ * Returns whether [host, end) is a host and, from "colon" on if not NULL, a
+ * port.  Anything else might be a password, for everybody to read.
  */
 static bool
 broker_is_sane(const char *host, const char *colon, const char *end)
@@ -339,7 +340,8 @@ broker_is_sane(const char *host, const char *colon, const char *end)
 }
 
 /*
- * Is [start, end) a protocol that librdkafka takes in front of a broker?
+ * Returns whether [start, end) is a protocol that librdkafka accepts in front
+ * of a broker.
  */
 static bool
 is_protocol(const char *start, const char *end)
@@ -356,11 +358,11 @@ is_protocol(const char *start, const char *end)
 }
 
 /*
- * Raise the error for a list of brokers that is none.  What may be a password goes
+ * Raise the error for an invalid list of brokers.  What may be a password goes
  * neither into the message nor, with the statement, into the log.
  */
 static void
-refuse_brokers(const char *value)
+reject_brokers(const char *value)
 {
 	if (strchr(value, '@') != NULL)
 		ereport(ERROR,
@@ -382,8 +384,9 @@ refuse_brokers(const char *value)
 }
 
 /*
- * "host:port", "host", "[IPv6]:port", also behind "protocol://", and lists of
- * these.  Loosely: whether there is such a host turns out when it is used.
+ * Check a list of "host:port", "host" or "[IPv6]:port", each perhaps behind
+ * "protocol://".  The check is loose: whether such a host exists turns out
+ * when it is used.
  */
 static void
 check_brokers(const char *value)
@@ -415,7 +418,7 @@ check_brokers(const char *value)
 				colon = NULL;
 		}
 		if (!broker_is_sane(host, colon, end))
-			refuse_brokers(value);
+			reject_brokers(value);
 		if (*end == '\0')
 			return;
 		item = end + 1;
@@ -423,8 +426,8 @@ check_brokers(const char *value)
 }
 
 /*
- * Without a pause after a broken connection or a failed request librdkafka's
- * threads would do nothing else.
+ * Check a backoff: without a pause after a broken connection or a failed
+ * request, librdkafka's threads would do nothing else.
  */
 static void
 check_pause(const char *name, const char *value)

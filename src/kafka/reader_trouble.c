@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * reader_trouble.c
- *	  What a reader tells of connections that do not work.
+ *	  Reports connections that do not work.
  *
- * librdkafka connects again and again by itself, so a broken connection is no
- * error, and it says nothing when all is well again.  Whether Kafka is there is
- * known by an answer alone: a stream that has nothing else to ask asks when its
- * connections have been in trouble for a while (sagg_kafka_in_trouble), and
- * while it waits, sagg_kafka_silence says what there is to say.
+ * librdkafka reconnects by itself, so a broken connection is not an error, and
+ * it does not report that a connection works again.  Only an answer proves
+ * that Kafka is there: an idle stream sends a query when its connections have
+ * been in trouble for a while (sagg_kafka_in_trouble), and while it waits,
+ * sagg_kafka_silence returns what to report.
  *
  * Nothing here waits.
  *
@@ -19,16 +19,16 @@
 
 #include "kafka_internal.h"
 
-/* trouble that is over before is nobody's concern */
+/* shorter trouble is not reported */
 #define PATIENCE_MS		1500
 
 /* how long a statement waits when no broker can be reached */
 #define DOWN_MS			3000
 
 /*
- * Whether a statement need not wait for an answer to "client" any longer: no broker
- * can be reached, and that has been so for a while.  Those who set a check, the
- * workers, wait for brokers that are restarted.
+ * Returns whether a statement should stop waiting for an answer to "client":
+ * no broker has been reachable for a while.  Workers, which set a check, wait
+ * for brokers that are restarted.
  */
 bool
 sagg_kafka_is_hopeless(const SaggKafkaReader *reader, const SaggClient *client)
@@ -38,8 +38,9 @@ sagg_kafka_is_hopeless(const SaggKafkaReader *reader, const SaggClient *client)
 }
 
 /*
- * Kafka has rejected our credentials, cannot be reached, or has not answered in
- * time, for the reasons that "client" has been told or, without any, "err".
+ * Raise the error that Kafka has rejected the credentials, cannot be reached,
+ * or has not answered in time; the reason is what "client" has reported or,
+ * without that, "err".
  */
 void
 sagg_kafka_raise_no_answer(SaggKafkaReader *reader, const SaggClient *client,
@@ -47,7 +48,7 @@ sagg_kafka_raise_no_answer(SaggKafkaReader *reader, const SaggClient *client,
 {
 	const char *trouble = client->trouble;
 
-	if (client->refused)
+	if (client->rejected)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("Kafka has rejected the credentials for %s",
@@ -69,34 +70,34 @@ sagg_kafka_raise_no_answer(SaggKafkaReader *reader, const SaggClient *client,
 }
 
 /*
- * Take note of errors.  Raises connection_failure if Kafka rejects our
- * credentials: a new reader may have others.
+ * Note errors.  Raises connection_failure if Kafka rejects the credentials: a
+ * new reader may have others.
  */
 void
-sagg_kafka_check_refused(SaggKafkaReader *reader)
+sagg_kafka_check_rejected(SaggKafkaReader *reader)
 {
-	SaggClient *clients[2] = {reader->fetch, reader->asks};
+	SaggClient *clients[2] = {reader->fetch, reader->query_client};
 
 	for (int i = 0; i < 2; i++)
 	{
 		if (clients[i] == NULL)
 			continue;
 		sagg_client_serve(clients[i]);
-		if (clients[i]->refused)
+		if (clients[i]->rejected)
 			sagg_kafka_raise_no_answer(reader, clients[i],
 										RD_KAFKA_RESP_ERR__AUTHENTICATION);
 	}
 }
 
 /*
- * The last error of a broker connection since records or an answer came, or
- * NULL.  The reader's memory, until the next call.
+ * Returns the last error of a broker connection since records or an answer
+ * came, or NULL.  In the reader's memory, until the next call.
  */
 const char *
 sagg_kafka_trouble(SaggReader *base)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
-	SaggClient *clients[2] = {reader->fetch, reader->asks};
+	SaggClient *clients[2] = {reader->fetch, reader->query_client};
 
 	for (int i = 0; i < 2; i++)
 	{
@@ -110,8 +111,9 @@ sagg_kafka_trouble(SaggReader *base)
 }
 
 /*
- * Has fetching been in trouble for so long that Kafka should be asked whether
- * it is there?  If it may become so, "timeout_ms" is shortened to when.
+ * Returns whether fetching has been in trouble for so long that Kafka should
+ * be asked whether it is there.  If that may happen soon, shortens
+ * "timeout_ms" to that time.
  */
 bool
 sagg_kafka_in_trouble(SaggReader *base, long *timeout_ms)
@@ -131,9 +133,9 @@ sagg_kafka_in_trouble(SaggReader *base, long *timeout_ms)
 }
 
 /*
- * What to tell of Kafka's silence: NULL if it has not lasted long enough to be
- * told.  Records of a batch are waited for since "since"; 0: for none, but
- * perhaps for an answer.  Allocated in the current context.
+ * Returns what to report about Kafka's silence: NULL if it has not lasted long
+ * enough.  The reader waits for records of a batch since "since"; 0: not for
+ * records, but perhaps for an answer.  Allocated in the current context.
  */
 char *
 sagg_kafka_silence(SaggReader *base, TimestampTz since)
@@ -148,7 +150,7 @@ sagg_kafka_silence(SaggReader *base, TimestampTz since)
 	if (since == 0 || !TimestampDifferenceExceeds(since, now, PATIENCE_MS))
 		return NULL;
 
-	/* a slow network is not worth a message before it is rather slow */
+	/* a slow network is worth a message only if it is rather slow */
 	if (trouble == NULL && records &&
 		!TimestampDifferenceExceeds(since, now, sagg_kafka_timeout_ms / 2))
 		return NULL;

@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * topic_options.c
- *	  Which topics of Kafka a source has, by its options: one, a list, or those
- *	  that match a pattern; and checks of the names that brokers send: what cannot
- *	  be one is an error of the broker.
+ *	  The topics of a source, by its options: one, a list, or those that match
+ *	  a pattern; and checks of the names that brokers send: an invalid name is
+ *	  an error of the broker.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,7 +18,10 @@
 
 #include "kafka_internal.h"
 
-/* bytes of the id of a cluster; Kafka's own has 22, those of services a few more */
+/*
+ * most bytes of the id of a cluster; Kafka's own has 22, those of services a
+ * few more
+ */
 #define MAX_CLUSTER_ID		250
 
 static void
@@ -32,7 +35,7 @@ invalid_topics(const char *value, const char *detail)
 }
 
 /*
- * Why this cannot be the name of a topic; palloc'd.
+ * Returns why this cannot be the name of a topic; palloc'd.
  */
 static char *
 bad_name(const char *name)
@@ -60,7 +63,7 @@ compare_names(const void *a, const void *b)
 }
 
 /*
- * The names of a list, sorted, in the current context.  Raises
+ * Returns the names of a list, sorted, in the current context.  Raises
  * fdw_invalid_attribute_value.
  */
 static void
@@ -95,9 +98,9 @@ parse_list(const char *value, SaggTopics *topics)
 }
 
 /*
- * "topics" from the options of a source, in the current context.  Returns false
- * unless there is exactly one of the options topic, topics and topic_pattern.
- * Raises fdw_invalid_attribute_value for a list that is none.
+ * Set "topics" from the options of a source, in the current context.  Returns
+ * false unless there is exactly one of the options topic, topics and
+ * topic_pattern.  Raises fdw_invalid_attribute_value for an invalid list.
  */
 static bool
 from_options(List *options, SaggTopics *topics)
@@ -140,7 +143,7 @@ from_options(List *options, SaggTopics *topics)
 }
 
 /*
- * The topics of a source; in the current context.
+ * Returns the topics of a source; in the current context.
  */
 SaggTopics *
 sagg_kafka_topics(Oid source)

@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * topic_query.c
- *	  Questions of a reader to Kafka: which cluster, which topics and
- *	  partitions, from and to which offset.
+ *	  Queries of a reader to Kafka: which cluster, which topics and partitions,
+ *	  from and to which offset.
  *
  * They wait up to stream_agg.kafka_timeout, in slices short enough to serve
  * interrupts, and then raise connection_failure with what librdkafka reported
- * last.  Except at the start nothing is asked without need: an idle stream
- * asks once in PARTITIONS_CHECK_MS whether there are new partitions or topics.
+ * last.  After the start, queries are rare: an idle stream asks once in
+ * PARTITIONS_CHECK_MS whether there are new partitions or topics.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,18 +21,21 @@
 
 #include "kafka_internal.h"
 
-/* pause after an answer that is of no use yet */
+/* pause after an answer that is not usable yet */
 #define PAUSE_MS				100
 
 #define PARTITIONS_CHECK_MS		30000
 
-/* of these at once librdkafka asks; its time is quadratic in their number */
+/*
+ * number of partitions that librdkafka asks for at once; its time is quadratic
+ * in that
+ */
 #define ASK_PARTITIONS			1000
 
 /* see sagg_kafka_rest */
 #define REST_AFTER_MS			5000
 
-/* of sagg_kafka_partitions_changed, each of SAGG_KAFKA_SLICE_MS */
+/* attempts of sagg_kafka_partitions_changed, each of SAGG_KAFKA_SLICE_MS */
 #define PARTITIONS_ATTEMPTS		2
 
 static void
@@ -44,7 +47,7 @@ serve_interrupts(SaggKafkaReader *reader)
 }
 
 /*
- * From now on an answer is waited for; returns until when.
+ * An answer is waited for from now on; returns until when.
  */
 TimestampTz
 sagg_kafka_deadline(SaggKafkaReader *reader)
@@ -54,33 +57,33 @@ sagg_kafka_deadline(SaggKafkaReader *reader)
 }
 
 static void
-release_asks(void *owner)
+release_query_client(void *owner)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) owner;
 
-	reader->asks = NULL;
+	reader->query_client = NULL;
 }
 
 /*
- * Make sure that there is a client to ask.
+ * Make sure that there is a query client.
  */
 void
-sagg_kafka_open_asks(SaggKafkaReader *reader)
+sagg_kafka_open_query_client(SaggKafkaReader *reader)
 {
 	reader->asked = GetCurrentTimestamp();
-	if (reader->asks == NULL)
-		reader->asks = sagg_client_open(RD_KAFKA_CONSUMER,
-										rd_kafka_conf_dup(reader->conf),
-										reader->base.topics->names, reader->base.topics->nnames,
-										release_asks, reader);
+	if (reader->query_client == NULL)
+		reader->query_client = sagg_client_open(RD_KAFKA_CONSUMER,
+												rd_kafka_conf_dup(reader->conf),
+												reader->base.topics->names, reader->base.topics->nnames,
+												release_query_client, reader);
 }
 
 /*
- * Nothing will be asked for a while, perhaps: let go of a client that nothing
- * has been asked of for some time, for every client of librdkafka costs a
- * millisecond of CPU a second.  "interval_ms" is how often questions come when
- * there is something to do.  Returns for how many of "timeout_ms" to sleep
- * before it is time to call this again.
+ * The reader is idle, perhaps for a while: close a query client that has not
+ * been used for some time, because every client of librdkafka costs a
+ * millisecond of CPU per second. "interval_ms" is how often queries come when
+ * there is something to do.  Returns how many of "timeout_ms" to sleep before
+ * calling this again.
  */
 long
 sagg_kafka_rest(SaggReader *base, long interval_ms, long timeout_ms)
@@ -89,7 +92,7 @@ sagg_kafka_rest(SaggReader *base, long interval_ms, long timeout_ms)
 	TimestampTz now;
 	TimestampTz until;
 
-	if (reader->asks == NULL)
+	if (reader->query_client == NULL)
 		return timeout_ms;
 	now = GetCurrentTimestamp();
 	until = TimestampTzPlusMilliseconds(reader->asked,
@@ -97,13 +100,13 @@ sagg_kafka_rest(SaggReader *base, long interval_ms, long timeout_ms)
 	if (now < until)
 		return Min(timeout_ms,
 				   Max(1, TimestampDifferenceMilliseconds(now, until)));
-	sagg_client_close(reader->asks);
+	sagg_client_close(reader->query_client);
 	return timeout_ms;
 }
 
 /*
- * An attempt of "client" to get an answer failed with "err": raise an error if
- * it is time to give up, else return when the next attempt makes sense.
+ * An attempt of "client" to get an answer failed with "err": raises an error
+ * if it is time to give up, otherwise waits before the next attempt.
  */
 void
 sagg_kafka_before_attempt(SaggKafkaReader *reader, SaggClient *client,
@@ -111,7 +114,7 @@ sagg_kafka_before_attempt(SaggKafkaReader *reader, SaggClient *client,
 {
 	serve_interrupts(reader);
 	sagg_client_serve(client);
-	if (client->refused || GetCurrentTimestamp() >= until ||
+	if (client->rejected || GetCurrentTimestamp() >= until ||
 		sagg_kafka_is_hopeless(reader, client))
 		sagg_kafka_raise_no_answer(reader, client, err);
 	if (err != RD_KAFKA_RESP_ERR__TIMED_OUT)
@@ -126,11 +129,11 @@ sagg_kafka_before_attempt(SaggKafkaReader *reader, SaggClient *client,
 static void
 before_next_attempt(SaggKafkaReader *reader, TimestampTz until, rd_kafka_resp_err_t err)
 {
-	sagg_kafka_before_attempt(reader, reader->asks, until, err);
+	sagg_kafka_before_attempt(reader, reader->query_client, until, err);
 }
 
 /*
- * For how long to wait at once, in milliseconds.
+ * Returns how long to wait at once, in milliseconds.
  */
 int
 sagg_kafka_slice(TimestampTz until)
@@ -141,7 +144,8 @@ sagg_kafka_slice(TimestampTz until)
 }
 
 /*
- * The error of a topic in an answer: raised if waiting does not help.
+ * Handle the error of a topic in an answer: raises it if waiting does not
+ * help.
  */
 static void
 check_topic_error(const char *topic, rd_kafka_resp_err_t err)
@@ -178,9 +182,9 @@ is_known(const SaggKafkaReader *reader, const char *name)
 }
 
 /*
- * Is a topic of an answer one that the reader is to read now?  A topic that
- * matches a pattern and has just been made, and is not complete yet, will be
- * there the next time.
+ * Returns whether the reader should read a topic of an answer now.  A topic
+ * that matches a pattern and was just created, and is not complete yet, will
+ * be there the next time.
  */
 static bool
 wanted(const SaggKafkaReader *reader, const rd_kafka_metadata_topic_t *topic)
@@ -204,7 +208,7 @@ compare_known(const void *a, const void *b)
 }
 
 /*
- * The topics of an answer that are the reader's.  An error is that of "*topic".
+ * Take the reader's topics from an answer.  An error is that of "*topic".
  */
 static rd_kafka_resp_err_t
 take_topics(SaggKafkaReader *reader, const struct rd_kafka_metadata *metadata,
@@ -214,7 +218,7 @@ take_topics(SaggKafkaReader *reader, const struct rd_kafka_metadata *metadata,
 	{
 		const rd_kafka_metadata_topic_t *t = &metadata->topics[i];
 
-		/* a pattern may be for names of any topics */
+		/* a pattern may match names of any topics */
 		if (reader->base.topics->pattern)
 			sagg_check_topic_name(t->topic);
 		if (!wanted(reader, t))
@@ -234,9 +238,9 @@ take_topics(SaggKafkaReader *reader, const struct rd_kafka_metadata *metadata,
 }
 
 /*
- * One attempt to learn the topics there are and their partitions: by one
- * request, whatever their number.  They are allocated in the current context.
- * An error is that of "*topic", unless that is -1.
+ * Make one attempt to get the topics and their partitions: by one request,
+ * whatever their number.  They are allocated in the current context.  An error
+ * is that of "*topic", unless that is -1.
  */
 static rd_kafka_resp_err_t
 ask_topics(SaggKafkaReader *reader, int timeout_ms, SaggKnownTopic **found,
@@ -250,8 +254,8 @@ ask_topics(SaggKafkaReader *reader, int timeout_ms, SaggKnownTopic **found,
 
 	*nfound = 0;
 	*topic = -1;
-	err = rd_kafka_metadata(reader->asks->rk, topics->pattern != NULL,
-							topics->one ? reader->asks->topics[0] : NULL,
+	err = rd_kafka_metadata(reader->query_client->rk, topics->pattern != NULL,
+							topics->one ? reader->query_client->topics[0] : NULL,
 							&metadata, timeout_ms);
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
 		return err;
@@ -275,7 +279,7 @@ ask_topics(SaggKafkaReader *reader, int timeout_ms, SaggKnownTopic **found,
 }
 
 /*
- * Wait for the topics there are; returns the number of their partitions.  Raises
+ * Wait for the list of topics; returns the number of their partitions.  Raises
  * configuration_limit_exceeded if that is more than stream_agg.max_partitions.
  */
 static int
@@ -302,8 +306,8 @@ wait_for_topics(SaggKafkaReader *reader, TimestampTz until)
 			check_topic_error(sagg_topic_name(topic), err);
 		before_next_attempt(reader, until, err);
 	}
-	reader->asks->trouble[0] = '\0';
-	reader->asks->down_since = 0;
+	reader->query_client->trouble[0] = '\0';
+	reader->query_client->down_since = 0;
 	if (reader->known)
 		pfree(reader->known);
 	reader->known = found;
@@ -323,7 +327,7 @@ wait_for_topics(SaggKafkaReader *reader, TimestampTz until)
 }
 
 /*
- * Until a broker has answered anything at all: the topics need not be there.
+ * Wait until a broker has answered anything at all: the topics need not exist.
  */
 static void
 wait_for_broker(SaggKafkaReader *reader, TimestampTz until)
@@ -352,7 +356,8 @@ wait_for_broker(SaggKafkaReader *reader, TimestampTz until)
 }
 
 /*
- * The id of the cluster the brokers belong to; the reader's memory.  Waits.
+ * Returns the id of the cluster that the brokers belong to; in the reader's
+ * memory.  Waits.
  */
 const char *
 sagg_kafka_cluster_id(SaggReader *base)
@@ -363,11 +368,11 @@ sagg_kafka_cluster_id(SaggReader *base)
 
 	if (reader->cluster_id)
 		return reader->cluster_id;
-	sagg_kafka_open_asks(reader);
+	sagg_kafka_open_query_client(reader);
 	until = sagg_kafka_deadline(reader);
 
 	wait_for_broker(reader, until);
-	while ((id = rd_kafka_clusterid(reader->asks->rk, sagg_kafka_slice(until))) == NULL)
+	while ((id = rd_kafka_clusterid(reader->query_client->rk, sagg_kafka_slice(until))) == NULL)
 		before_next_attempt(reader, until, RD_KAFKA_RESP_ERR__TIMED_OUT);
 	reader->waiting_since = 0;
 	PG_TRY();
@@ -377,17 +382,17 @@ sagg_kafka_cluster_id(SaggReader *base)
 	}
 	PG_FINALLY();
 	{
-		rd_kafka_mem_free(reader->asks->rk, id);
+		rd_kafka_mem_free(reader->query_client->rk, id);
 	}
 	PG_END_TRY();
 	return reader->cluster_id;
 }
 
 /*
- * One attempt to learn the first or the last offset of partitions, or the first
- * of a time in ms: one request per broker, whatever their number.  Where no
- * record is of that time or later it is RD_KAFKA_OFFSET_END.  An error is that
- * of "*topic".
+ * Make one attempt to get the first or the last offset of partitions, or the
+ * first of a time in ms: one request per broker, whatever their number.  Where
+ * no record has that time or a later one, it is RD_KAFKA_OFFSET_END.  An error
+ * is that of "*topic".
  */
 static rd_kafka_resp_err_t
 ask_offsets(SaggKafkaReader *reader, int64 which, int timeout_ms,
@@ -400,7 +405,7 @@ ask_offsets(SaggKafkaReader *reader, int64 which, int timeout_ms,
 	for (int i = 0; i < n; i++)
 		rd_kafka_topic_partition_list_add(list, sagg_topic_name(bounds[i].topic),
 										  bounds[i].partition)->offset = which;
-	err = rd_kafka_offsets_for_times(reader->asks->rk, list, timeout_ms);
+	err = rd_kafka_offsets_for_times(reader->query_client->rk, list, timeout_ms);
 	for (int i = 0; i < n && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
 	{
 		const char *name = sagg_topic_name(bounds[i].topic);
@@ -453,11 +458,12 @@ wait_for_offsets(SaggKafkaReader *reader, int64 which, TimestampTz until,
 }
 
 /*
- * For every partition of the source's topics, sorted, the first offset that
- * exists and the end: where the next record goes, or with the default isolation
- * level, where the first open transaction begins.  Allocated in the current
- * context.  Waits.  Raises undefined_object if a topic that the source names
- * does not exist; a pattern has those that do, which may be none.
+ * Returns, for every partition of the source's topics, sorted, the first
+ * offset that exists and the end: where the next record goes, or with the
+ * default isolation level, where the first open transaction begins.  Allocated
+ * in the current context.  Waits.  Raises undefined_object if a topic that the
+ * source names does not exist; a pattern matches those that do, which may be
+ * none.
  */
 SaggRange *
 sagg_kafka_bounds(SaggReader *base, int *npartitions)
@@ -470,7 +476,7 @@ sagg_kafka_bounds(SaggReader *base, int *npartitions)
 	int			total;
 	int			n = 0;
 
-	sagg_kafka_open_asks(reader);
+	sagg_kafka_open_query_client(reader);
 	total = wait_for_topics(reader, until);
 	bounds = palloc(sizeof(SaggRange) * Max(total, 1));
 	for (int i = 0; i < reader->nknown; i++)
@@ -502,7 +508,10 @@ sagg_kafka_bounds(SaggReader *base, int *npartitions)
 	pfree(high);
 	reader->waiting_since = 0;
 
-	/* all leaders have answered: what the other client reported is over */
+	/*
+	 * all leaders have answered: errors that the other client reported are
+	 * over
+	 */
 	if (reader->fetch)
 	{
 		sagg_client_serve(reader->fetch);
@@ -526,9 +535,9 @@ same_topics(const SaggKafkaReader *reader, const SaggKnownTopic *found, int nfou
 }
 
 /*
- * Move the starts of "bounds", which are of sagg_kafka_bounds, to the first
- * record whose timestamp is "time" (not before 1970) or later; to the end where
- * there is none.  Waits.
+ * Move the starts of "bounds", which come from sagg_kafka_bounds, to the first
+ * record whose timestamp is "time" (not before 1970) or later; to the end
+ * where there is none.  Waits.
  */
 void
 sagg_kafka_offsets_at(SaggReader *base, TimestampTz time,
@@ -536,16 +545,18 @@ sagg_kafka_offsets_at(SaggReader *base, TimestampTz time,
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * (USECS_PER_DAY / 1000);
-	int64		ms = time / 1000 + (time % 1000 > 0) - epoch;	/* rounded up */
+	int64		ms = time / 1000 + (time % 1000 > 0) - epoch;	/* Kafka's
+																 * milliseconds,
+																 * rounded up */
 	int64	   *offsets = palloc(sizeof(int64) * Max(nbounds, 1));
 
 	if (nbounds == 0)
 		return;
-	sagg_kafka_open_asks(reader);
+	sagg_kafka_open_query_client(reader);
 	wait_for_offsets(reader, ms, sagg_kafka_deadline(reader),
 					 bounds, nbounds, offsets);
 
-	/* the ends were asked for before, so no record is between the two */
+	/* the ends were queried before, so there is no record between the two */
 	for (int i = 0; i < nbounds; i++)
 		bounds[i].start = offsets[i] >= 0 ?
 			Max(bounds[i].start, offsets[i]) : bounds[i].end;
@@ -553,9 +564,9 @@ sagg_kafka_offsets_at(SaggReader *base, TimestampTz time,
 }
 
 /*
- * Has the source other topics, or other partitions, than at the last
- * sagg_kafka_bounds?  Asks once in PARTITIONS_CHECK_MS, for a second at most;
- * at other times, and without an answer, it returns false.
+ * Returns whether the source has other topics, or other partitions, than at
+ * the last sagg_kafka_bounds.  Asks once in PARTITIONS_CHECK_MS, for a second
+ * at most; at other times, and without an answer, it returns false.
  */
 bool
 sagg_kafka_partitions_changed(SaggReader *base)
@@ -573,7 +584,7 @@ sagg_kafka_partitions_changed(SaggReader *base)
 									PARTITIONS_CHECK_MS))
 		return false;
 	reader->partitions_checked = now;
-	sagg_kafka_open_asks(reader);
+	sagg_kafka_open_query_client(reader);
 	for (int i = 0; i < PARTITIONS_ATTEMPTS; i++)
 	{
 		found = NULL;

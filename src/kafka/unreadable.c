@@ -1,18 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * unreadable.c
- *	  Records that librdkafka cannot unpack, where the stream's option on_error
- *	  says to go on without them.
+ *	  Skips records that librdkafka cannot decompress, if the stream's option
+ *	  on_error says to continue without them.
  *
- * Records come in batches of their producer, compressed as a whole, so one that
- * does not unpack hides all of its offsets.  librdkafka tells the first of them
- * only, and stays there.  Where the next one begins is searched: a client of its
- * own is set to an offset further on, and either meets the same batch or what is
- * behind it.  Steps double until they are behind it, and are then halved, so a
- * million offsets take forty fetches; no record that can be read is passed over.
+ * Records come in batches of their producer, compressed as a whole, so one
+ * that cannot be decompressed hides all of its offsets. librdkafka reports
+ * only the first of them, and stays there.  The begin of the next batch is
+ * searched: a separate client is set to a later offset, and finds either the
+ * same batch or what is behind it.  Steps double until they are behind it, and
+ * are then halved, so a million offsets take forty fetches; no readable record
+ * is skipped.
  *
- * What is left out is a loss of the batch, told by its commit (I5).  A retry of
- * the plan finds the same, for it depends on the records and the settings alone.
+ * What is left out is a loss of the batch, recorded in its commit (I5).  A
+ * retry of the plan finds the same, because it depends only on the records and
+ * the settings.
  *
  * Waits for Kafka.
  *
@@ -25,23 +27,23 @@
 
 #include "kafka_internal.h"
 
-/* what the client of a search holds, given back before it is destroyed */
+/* what the client of a search holds, returned before it is destroyed */
 typedef struct Search
 {
 	SaggKafkaReader *reader;
 	SaggPartition *part;
 	SaggClient *client;
 	rd_kafka_queue_t *queue;
-	char		reason[SAGG_FOREIGN_TEXT];	/* of the first error */
+	char		reason[SAGG_FOREIGN_TEXT];	/* code of the first error */
 } Search;
 
-/* where a probe has met no records that cannot be read */
+/* a probe has found no unreadable records */
 #define READABLE			(-1)
 
 /*
- * Is a message an error of records that cannot be read, and not one of the broker
- * or the connection?  Of a batch in an unknown form librdkafka tells no more than
- * once, so that its end cannot be searched.
+ * Returns whether a message is an error of records that cannot be read, and
+ * not one of the broker or the connection. librdkafka reports a batch in an
+ * unknown format only once, so its end cannot be searched.
  */
 bool
 sagg_is_unreadable(const rd_kafka_message_t *message)
@@ -76,8 +78,8 @@ release_search(void *owner)
 }
 
 /*
- * A client that judges records as the one that fetches does, which depends on its
- * bounds; and is asked often.
+ * Make a client that treats records like the one that fetches, which depends
+ * on its limits, and that responds quickly.
  */
 static void
 open_search(Search *search)
@@ -115,8 +117,9 @@ seek_to(Search *search, int64 offset)
 }
 
 /*
- * Judge a message and free it.  Returns whether it tells what stands at "offset":
- * in *first the first offset of records that cannot be read, or READABLE.
+ * Evaluate a message and free it.  Returns whether it says what is at
+ * "offset": sets *first to the first offset of records that cannot be read, or
+ * READABLE.
  */
 static bool
 judge(Search *search, rd_kafka_message_t *message, int64 offset, int64 *first)
@@ -152,8 +155,8 @@ judge(Search *search, rd_kafka_message_t *message, int64 offset, int64 *first)
 }
 
 /*
- * What stands at an offset: the first offset of records that cannot be read, or
- * READABLE.  That offsets are gone is for the reader itself to find.
+ * Returns what is at an offset: the first offset of records that cannot be
+ * read, or READABLE.  The reader itself finds out that offsets are gone.
  */
 static int64
 probe(Search *search, int64 offset)
@@ -176,9 +179,9 @@ probe(Search *search, int64 offset)
 }
 
 /*
- * The first offset behind "offset" where other records stand than those that
- * begin at "first" and cannot be read, or "end" if they reach so far.  What stands
- * there goes to *next.
+ * Returns the first offset behind "offset" that does not belong to the
+ * unreadable records that begin at "first", or "end" if they reach that far.
+ * Sets *next to what is there.
  */
 static int64
 end_of_batch(Search *search, int64 first, int64 offset, int64 end, int64 *next)
@@ -207,8 +210,8 @@ end_of_batch(Search *search, int64 first, int64 offset, int64 end, int64 *next)
 }
 
 /*
- * The first offset from the partition's position on, up to the end of its range,
- * that is not one of records that cannot be read.
+ * Returns the first offset from the partition's position on, up to the end of
+ * its range, that does not belong to records that cannot be read.
  */
 static int64
 first_readable(Search *search)
@@ -221,7 +224,7 @@ first_readable(Search *search)
 	{
 		int64		next;
 
-		/* an old batch is told by its last offset, so this may be one */
+		/* an old batch is identified by its last offset, so this may be one */
 		if (first >= end)
 			return end;
 		offset = end_of_batch(search, first, Max(offset, first), end, &next);
@@ -231,9 +234,9 @@ first_readable(Search *search)
 }
 
 /*
- * A search has found nothing wrong at the position of a partition.  That may be so
- * once, for the error may be of what was fetched from elsewhere; twice would be
- * without end.
+ * A search has found nothing wrong at the position of a partition.  That may
+ * happen once, because the error may be of what was fetched from elsewhere;
+ * twice would repeat for ever.
  */
 static void
 note_readable(SaggPartition *part)
@@ -248,12 +251,15 @@ note_readable(SaggPartition *part)
 }
 
 /*
- * Leave out what cannot be read at the position of a partition.
+ * Skip what cannot be read at the position of a partition.
  */
 static void
 skip_unreadable(SaggKafkaReader *reader, SaggPartition *part)
 {
-	/* not on the stack, for the client may end with the process */
+	/*
+	 * not on the stack, because the client may be closed at the end of the
+	 * process
+	 */
 	Search	   *search = MemoryContextAllocZero(reader->base.memory, sizeof(Search));
 	int64		position = part->position;
 	int64		next = position;
@@ -290,8 +296,8 @@ skip_unreadable(SaggKafkaReader *reader, SaggPartition *part)
 }
 
 /*
- * Leave out what cannot be read of the batch's ranges; all partitions are to be
- * assigned anew then.  Raises connection_failure if Kafka does not answer.
+ * Skip what cannot be read of the batch's ranges; then all partitions must be
+ * assigned again.  Raises connection_failure if Kafka does not answer.
  */
 void
 sagg_kafka_skip_unreadable(SaggKafkaReader *reader)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * rate_internal.h
- *	  What the files of rate/ ask of each other.
+ *	  What the files of rate/ share.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,14 +14,14 @@
 #define SAGG_MAX_RAMP_MS		(INT64CONST(30) * 24 * 3600 * 1000)
 
 /*
- * A sequence of rows 0, 1, 2, ...: which there are by when, and nothing else, so
- * that two sources of the same definition have the same rows.
+ * A sequence of rows 0, 1, 2, ...: it only says which rows exist at a given
+ * time, so two sources of the same definition have the same rows.
  */
 typedef struct SaggRate
 {
 	int64		rows_per_second;
 	int64		start_ms;		/* time of row 0, since 1970 */
-	int64		ramp_ms;		/* until the rate is reached, from 0 */
+	int64		ramp_ms;		/* length of the ramp-up from rate 0, in ms */
 	int32		partitions;		/* row v is at offset v / partitions of partition
 								 * v % partitions */
 } SaggRate;
@@ -55,7 +55,7 @@ typedef struct SaggRatePartition
 {
 	int32		topic;
 	int32		partition;
-	int64		position;		/* of the next row that is in no batch */
+	int64		position;		/* offset of the next row that is in no batch */
 	const SaggRate *rate;
 } SaggRatePartition;
 
@@ -70,7 +70,7 @@ typedef struct SaggRateReader
 	SaggReader	base;
 	int			ntopics;
 	SaggRateTopic *topics;
-	int			npartitions;	/* that were assigned */
+	int			npartitions;	/* number of partitions that were assigned */
 	SaggRatePartition *partitions;
 	int			nranges;		/* of the batch */
 	SaggRange  *ranges;

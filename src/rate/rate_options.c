@@ -4,9 +4,10 @@
  *	  Options of rate sources, and the foreign-data wrapper stream_agg_rate:
  *	  handler and validator.
  *
- * What an option says must not depend on who reads it, or when: a source whose rows
- * changed would not be read exactly once.  So times are ISO 8601, and those without
- * an offset are UTC, whatever the session's settings are.
+ * The meaning of an option must not depend on the session that reads it, or on
+ * the time: a source whose rows changed would not be read exactly once.  So
+ * times are ISO 8601, and those without an offset are UTC, whatever the
+ * session's settings are.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,7 +37,7 @@ PG_FUNCTION_INFO_V1(stream_agg_rate_validator);
 static const char *const metadata[] = {"timestamp", "partition", "offset", "topic"};
 
 pg_noreturn static void
-refuse_value(const char *name, const char *value, const char *hint)
+reject_value(const char *name, const char *value, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
@@ -45,7 +46,7 @@ refuse_value(const char *name, const char *value, const char *hint)
 }
 
 /*
- * An integer from 1 to "most".
+ * Read an integer from 1 to "most".
  */
 static int64
 number_option(const char *name, const char *value, int64 most)
@@ -56,12 +57,12 @@ number_option(const char *name, const char *value, int64 most)
 	errno = 0;
 	number = strtoll(value, &end, 10);
 	if (errno != 0 || end == value || *end != '\0' || number < 1 || number > most)
-		refuse_value(name, value, psprintf("It must be an integer from 1 to " INT64_FORMAT ".", most));
+		reject_value(name, value, psprintf("It must be an integer from 1 to " INT64_FORMAT ".", most));
 	return number;
 }
 
 /*
- * A value of a type, read as every session would read it.
+ * Read a value of a type, as every session would read it.
  */
 static Datum
 fixed_input(Oid function, const char *value, int32 typmod)
@@ -81,7 +82,7 @@ fixed_input(Oid function, const char *value, int32 typmod)
 }
 
 /*
- * Milliseconds since 1970.
+ * Read a time as milliseconds since 1970.
  */
 static int64
 start_option(const char *value)
@@ -90,17 +91,17 @@ start_option(const char *value)
 	const char *hint = "Write a time from 1970 on, as in 2026-01-31 12:00:00+00; without an offset it is UTC.";
 	TimestampTz time;
 
-	/* no words: "today" is another time each day */
+	/* words are rejected: "today" is another time each day */
 	if (strspn(value, "0123456789-+:. TZ") != strlen(value))
-		refuse_value("start", value, hint);
+		reject_value("start", value, hint);
 	time = DatumGetTimestampTz(fixed_input(F_TIMESTAMPTZ_IN, value, -1));
 	if (TIMESTAMP_NOT_FINITE(time) || time < epoch)
-		refuse_value("start", value, hint);
+		reject_value("start", value, hint);
 	return (time - epoch) / 1000;
 }
 
 /*
- * Milliseconds.
+ * Read a length of time as milliseconds.
  */
 static int64
 ramp_option(const char *value)
@@ -111,15 +112,16 @@ ramp_option(const char *value)
 
 	if (interval->month != 0 || interval->day < 0 || interval->day > 30 ||
 		interval->time < 0 || interval->time > 30 * USECS_PER_DAY)
-		refuse_value("ramp_up", value, hint);
+		reject_value("ramp_up", value, hint);
 	ms = interval->day * INT64CONST(86400000) + interval->time / 1000;
 	if (ms > SAGG_MAX_RAMP_MS)
-		refuse_value("ramp_up", value, hint);
+		reject_value("ramp_up", value, hint);
 	return ms;
 }
 
 /*
- * Take an option of a server or a source; false if there is no such option.
+ * Take an option of a server or a source; returns false if there is no such
+ * option.
  */
 static bool
 take_option(SaggRate *rate, const char *name, const char *value)
@@ -151,8 +153,9 @@ take_options(SaggRate *rate, List *options)
 }
 
 /*
- * The sequence of a source: by its options or, where it has none, its server's.
- * Raises fdw_option_name_not_found if neither says when it starts.
+ * Returns the sequence of a source: by its options, and where it has none by
+ * those of its server.  Raises fdw_option_name_not_found if neither says when
+ * it starts.
  */
 void
 sagg_rate_of_source(Oid source, SaggRate *rate)
@@ -177,7 +180,7 @@ sagg_rate_of_source(Oid source, SaggRate *rate)
 }
 
 /*
- * The name of the topic that has these rows and no others; palloc'd.
+ * Returns the name of the topic that has these rows and no others; palloc'd.
  */
 char *
 sagg_rate_topic(const SaggRate *rate)
@@ -207,7 +210,7 @@ rate_topics(Oid source)
 }
 
 /*
- * A row is a time and a number.
+ * Check the columns: a row is a time and a number.
  */
 static const char *
 column_metadata(Form_pg_attribute att)
@@ -266,11 +269,11 @@ check_metadata(const char *value)
 		if (strcmp(metadata[i], value) == 0)
 			return;
 	}
-	refuse_value("metadata", value, "Valid values are timestamp, partition, offset and topic.");
+	reject_value("metadata", value, "Valid values are timestamp, partition, offset and topic.");
 }
 
 pg_noreturn static void
-refuse_option(const char *name, const char *hint)
+reject_option(const char *name, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
@@ -299,13 +302,13 @@ stream_agg_rate_validator(PG_FUNCTION_ARGS)
 		if (catalog == AttributeRelationId)
 		{
 			if (strcmp(name, "metadata") != 0)
-				refuse_option(name, "The only option of a column is metadata.");
+				reject_option(name, "The only option of a column is metadata.");
 			check_metadata(defGetString(def));
 		}
 		else if (catalog != ForeignServerRelationId && catalog != ForeignTableRelationId)
-			refuse_option(name, "Only servers, sources and their columns have options.");
+			reject_option(name, "Only servers, sources and their columns have options.");
 		else if (!take_option(&ignored, name, defGetString(def)))
-			refuse_option(name, "Options are rows_per_second, partitions, start and ramp_up.");
+			reject_option(name, "Options are rows_per_second, partitions, start and ramp_up.");
 	}
 	PG_RETURN_VOID();
 }

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * rate_reader.c
- *	  Reading rate sources: rows are made up when a batch is collected.
+ *	  Reads rate sources: rows are generated when a batch is collected.
  *
- * Row n of a partition is always the same one, so a batch that is read again has
- * the same records, in this process or another.  How far a partition goes is told
- * by the clock; a batch is made as it was planned, whatever the clock says by then.
- * Nothing here waits.
+ * Row n of a partition is always the same, so a batch that is read again has
+ * the same records, in this process or another.  The clock says how far a
+ * partition goes; a batch has the rows that were planned, whatever the clock
+ * says later.  Nothing here waits.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,13 +19,14 @@
 #include "rate_internal.h"
 #include "read/batch/batch.h"
 
-/* how long to sleep while rows are there that nobody takes yet */
+/* how long to sleep while there are rows that nobody takes yet */
 #define HELD_MS				20
 
 #define ROWS_PER_CHECK		1024
 
 /*
- * The sources' sequences; those of the same definition are one topic.
+ * Set up the sequences of the sources; sources of the same definition are one
+ * topic.
  */
 void
 sagg_rate_open(SaggReader *base, List *sources)
@@ -49,7 +50,7 @@ sagg_rate_open(SaggReader *base, List *sources)
 }
 
 /*
- * All there is is memory of the reader.
+ * Close the reader, which only owns memory.
  */
 void
 sagg_rate_close(SaggReader *base)
@@ -57,7 +58,8 @@ sagg_rate_close(SaggReader *base)
 }
 
 /*
- * The name of a topic tells which rows it has, so one word does for all.
+ * Returns a fixed word as the cluster's name: the name of a topic already says
+ * which rows it has.
  */
 const char *
 sagg_rate_identity(SaggReader *base)
@@ -92,8 +94,8 @@ find_partition(const SaggRateReader *reader, int32 topic, int32 partition)
 }
 
 /*
- * Where the partition of a topic ends by now.  A clock that was set back takes
- * nothing away from who reads it.
+ * Returns the current end of a partition of a topic.  If the clock was set
+ * back, the end does not go back for a reader.
  */
 static int64
 end_of(const SaggRateReader *reader, const SaggRateTopic *topic, int32 partition,
@@ -192,8 +194,8 @@ sagg_rate_assign(SaggReader *base, const SaggRange *positions, int npositions)
 }
 
 /*
- * When the next row comes that no batch has, in milliseconds since 1970;
- * PG_INT64_MAX if none does.
+ * Returns when the next row comes that no batch has, in milliseconds since
+ * 1970; PG_INT64_MAX if none does.
  */
 static int64
 next_time(const SaggRateReader *reader)
@@ -205,7 +207,7 @@ next_time(const SaggRateReader *reader)
 		const SaggRatePartition *part = &reader->partitions[i];
 		int64		row;
 
-		/* a position that a user has named may be any */
+		/* a user may have named any position */
 		if (!pg_mul_s64_overflow(part->position, part->rate->partitions, &row) &&
 			!pg_add_s64_overflow(row, part->partition, &row))
 			next = Min(next, sagg_rate_time(part->rate, row));
@@ -223,8 +225,8 @@ sagg_rate_has_records(SaggReader *base)
 }
 
 /*
- * Until the next row comes, if triggers wait for rows.  One that has come already is
- * held back, or has come this moment.
+ * Returns how long to sleep until the next row comes, if triggers wait for
+ * rows.  A row that has come already is held back, or has come just now.
  */
 long
 sagg_rate_rest(SaggReader *base, long interval_ms, long timeout_ms)
@@ -289,7 +291,7 @@ add_row(SaggBatch *batch, const SaggRate *rate, int32 topic, int32 partition, in
 }
 
 /*
- * Make up all rows of the batch.  What an error has left of it is made again.
+ * Generate all rows of the batch.  After an error they are generated again.
  */
 bool
 sagg_rate_collect(SaggReader *base)

@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * rate_rows.c
- *	  When each row of a rate source comes, and how many have come by a time.
+ *	  Computes when each row of a rate source comes, and how many have come by
+ *	  a time.
  *
- * Until the end of the ramp-up the rate grows evenly from 0, so that after t ms
- * of r ms there are rate * t * t / (2 * r) rows; from then on rows come at the
- * rate.  All of it is arithmetic of integers: a row has the same time on every
+ * Until the end of the ramp-up the rate grows evenly from 0, so that after t
+ * ms of r ms there are rate * t * t / (2 * r) rows; from then on rows come at
+ * the rate.  It uses integer arithmetic only: a row has the same time on every
  * machine and in every run.
  *
  *-------------------------------------------------------------------------
@@ -22,7 +23,7 @@
 #define LAST_SECOND			INT64CONST(1000000000000)
 
 /*
- * The greatest integer whose square is not greater.
+ * Returns the greatest integer whose square is not greater than a number.
  */
 static int64
 integer_root(uint64 square)
@@ -37,7 +38,7 @@ integer_root(uint64 square)
 }
 
 /*
- * How many rows come before the end of the ramp-up.
+ * Returns how many rows come before the end of the ramp-up.
  */
 static int64
 ramp_rows(const SaggRate *rate)
@@ -46,8 +47,8 @@ ramp_rows(const SaggRate *rate)
 }
 
 /*
- * The time of a row, in milliseconds since 1970; PG_INT64_MAX for one that comes
- * when no clock will be asked.
+ * Returns the time of a row, in milliseconds since 1970; PG_INT64_MAX for a
+ * row that comes too late to matter.
  */
 int64
 sagg_rate_time(const SaggRate *rate, int64 row)
@@ -65,7 +66,7 @@ sagg_rate_time(const SaggRate *rate, int64 row)
 }
 
 /*
- * The number of rows whose time is "time_ms" or before.
+ * Returns the number of rows whose time is "time_ms" or before.
  */
 int64
 sagg_rate_rows_until(const SaggRate *rate, int64 time_ms)
@@ -89,8 +90,8 @@ sagg_rate_rows_until(const SaggRate *rate, int64 time_ms)
 }
 
 /*
- * The offset in a partition of the first of its rows that is "row" or later; which
- * is how many of its rows come before "row".
+ * Returns the offset in a partition of the first of its rows that is "row" or
+ * later, which is how many of its rows come before "row".
  */
 int64
 sagg_rate_offset(const SaggRate *rate, int32 partition, int64 row)
@@ -100,7 +101,7 @@ sagg_rate_offset(const SaggRate *rate, int32 partition, int64 row)
 }
 
 /*
- * The time of the clock, in milliseconds since 1970.
+ * Returns the time of the clock, in milliseconds since 1970.
  */
 int64
 sagg_rate_now(void)

@@ -1,24 +1,26 @@
 /*-------------------------------------------------------------------------
  *
  * delivery.c
- *	  The sinks that are sources: a stream's results as records, and what INSERT
- *	  does beyond the ordinary when a micro-batch writes to a source.
+ *	  Sinks that are sources: delivers a stream's results as records, when a
+ *	  micro-batch inserts into a source.
  *
- * Rows that a micro-batch inserts into its source become records that tell where
- * they come from, by three headers:
+ * Rows that a micro-batch inserts into its source become records that say
+ * where they come from, by three headers:
  *
  *		stream_agg.stream	name of the stream
  *		stream_agg.batch	number of the micro-batch
  *		stream_agg.row		window and keys of the row, as a JSON array, or its
  *							number in the micro-batch where it has none
  *
- * A micro-batch that is retried sends its rows again, and the topic keeps both: by
- * these headers a reader can tell.  A record without a key gets the row's
- * identity as its key, so that all of one row go to one partition, in order.
+ * A micro-batch that is retried sends its rows again, and the topic keeps
+ * both: these headers let a reader remove duplicates.  A record without a key
+ * gets the row's identity as its key, so that all versions of one row go to
+ * one partition, in order.
  *
- * The producer is kept from batch to batch.  Every INSERT ends only when the source's
- * kind has acknowledged all of its records, so before the batch's COMMIT; it waits
- * within the transaction, for which stream_agg.kafka_timeout is the bound.
+ * The producer is kept from batch to batch.  Every INSERT ends only when the
+ * source's kind has acknowledged all of its records, so before the batch's
+ * COMMIT; it waits within the transaction, for at most
+ * stream_agg.kafka_timeout.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,27 +37,27 @@
 
 #define OWN_HEADERS		3
 
-/* in the place of a number of columns: rows are told by their order */
+/* in place of a number of columns: rows are identified by their order */
 #define NUMBERED		(-1)
 
 struct SaggDelivery
 {
-	MemoryContext memory;		/* of all of it */
+	MemoryContext memory;		/* memory of all of it */
 	Oid			source;			/* the foreign table */
-	char	   *stream;			/* in UTF-8 */
-	const SaggSourceProducer *kind; /* how the source is written to */
+	char	   *stream;			/* name in UTF-8 */
+	const SaggSourceProducer *kind; /* functions to write to the source */
 	SaggProducer *producer;		/* NULL until the first record */
 	char		batch[32];
 	int			nidentity;		/* or NUMBERED */
-	int64		rows;			/* of the batch so far */
-	AttrNumber *identity;		/* columns of the source */
-	SaggValueEncoder *encoders; /* of them */
+	int64		rows;			/* rows of the batch so far */
+	AttrNumber *identity;		/* columns of the source that are the identity */
+	SaggValueEncoder *encoders; /* their number */
 	bool		needs_settings;
 };
 
 /*
- * What readers of the topic need.  See "check" of sink.h, as the other functions
- * here.
+ * Check what readers of the topic need.  This function, and others here, are
+ * described in sink.h.
  */
 void
 sagg_delivery_check(const SaggSinkStream *stream, const SaggSinkRows *rows)
@@ -70,7 +72,7 @@ sagg_delivery_check(const SaggSinkStream *stream, const SaggSinkRows *rows)
 }
 
 /*
- * Prepare to deliver results, in the current context, with which it goes.
+ * Prepare to deliver results, in the current context, which frees it.
  * Contacts nobody yet.
  */
 void *
@@ -88,7 +90,7 @@ sagg_delivery_open(const SaggSinkStream *stream)
 }
 
 /*
- * Close the producer; memory goes with the context.  Raises no error.
+ * Close the producer; its memory is freed with the context.  Raises no error.
  */
 void
 sagg_delivery_close(void *sink)
@@ -101,9 +103,9 @@ sagg_delivery_close(void *sink)
 }
 
 /*
- * Rows are told by the columns of the source that are the identity, or by their
- * number in the batch where they have none.  The current context must live until
- * the batch has written.
+ * Set what identifies rows: the columns of the source that are the identity,
+ * or the number of the row in the batch if there are none.  The current
+ * context must live until the batch has written.
  */
 void
 sagg_delivery_begin(void *sink, const SaggSinkRows *rows, int64 batch)
@@ -122,7 +124,7 @@ sagg_delivery_begin(void *sink, const SaggSinkRows *rows, int64 batch)
 		AttrNumber	column = rows->columns[rows->identity[i] - 1];
 
 		delivery->identity[i] = column;
-		/* gone: WRITE will say so */
+		/* the column is gone: WRITE will raise an error */
 		if (column == InvalidAttrNumber)
 			continue;
 		sagg_value_encoder_init(&delivery->encoders[i],
@@ -134,7 +136,7 @@ sagg_delivery_begin(void *sink, const SaggSinkRows *rows, int64 batch)
 }
 
 /*
- * The delivery that rows inserted into "source" belong to, or NULL.
+ * Returns the delivery that rows inserted into "source" belong to, or NULL.
  */
 SaggDelivery *
 sagg_delivery_of(Oid source)
@@ -143,8 +145,8 @@ sagg_delivery_of(Oid source)
 }
 
 /*
- * Its producer, ready for a statement.  Made with the options of the source's
- * server and of the mapping of "user" when there is none.
+ * Returns its producer, ready for a statement.  If there is none, makes one
+ * with the options of the source's server and of the mapping of "user".
  */
 SaggProducer *
 sagg_delivery_producer(SaggDelivery *delivery, Oid user)
@@ -160,7 +162,7 @@ sagg_delivery_producer(SaggDelivery *delivery, Oid user)
 }
 
 /*
- * The identity of a row as a JSON array in UTF-8.
+ * Returns the identity of a row as a JSON array in UTF-8.
  */
 static char *
 row_text(SaggDelivery *delivery, TupleTableSlot *slot)
@@ -198,7 +200,8 @@ set_header(SaggHeader *header, const char *name, const char *value)
 }
 
 /*
- * Add to a record what tells where it comes from, in the current context.
+ * Add the headers that say where it comes from to a record, in the current
+ * context.
  */
 void
 sagg_delivery_mark(SaggDelivery *delivery, TupleTableSlot *slot,

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * ranges.c
- *	  A bound on a batch's records, shared over the partitions by lag.
+ *	  Divides the maximum number of a batch's records among partitions, by lag.
  *
- * Each partition gets one record, so that none starves, and of the rest a
- * share in proportion to what waits in it; what rounding leaves goes to the
- * largest remainders, among equals to another partition each time.  Where the
- * bound is smaller than the number of partitions they take turns.
+ * Each partition gets one record, so that none starves, and a share of the
+ * rest in proportion to its lag.  What rounding leaves goes to the largest
+ * remainders, among equals to a different partition each time.  If the maximum
+ * is smaller than the number of partitions, they take turns.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,7 +16,7 @@
 
 typedef struct Share
 {
-	int			index;			/* into the ranges */
+	int			index;			/* index into the ranges */
 	int			turn;			/* order among equal remainders */
 	uint128		remainder;
 } Share;
@@ -33,7 +33,8 @@ compare_shares(const void *a, const void *b)
 }
 
 /*
- * Fewer records than partitions: one each for the next "limit" of them.
+ * Handle fewer records than partitions: one each for the next "limit"
+ * partitions.
  */
 static void
 take_turns(SaggRange *ranges, int nranges, int64 limit, int64 rotation)
@@ -51,14 +52,14 @@ take_turns(SaggRange *ranges, int nranges, int64 limit, int64 rotation)
 /*
  * Shrink the ends of "ranges", which are [start, end of what is there) and not
  * empty, until they hold no more than "limit" records (offsets) together.
- * "rotation" is another number for each batch, not negative.
+ * "rotation" is a different number for each batch, not negative.
  */
 void
 sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit, int64 rotation)
 {
 	Share	   *shares;
-	int128		total = 0;		/* waiting, beyond one each: an end may be any
-								 * int64 */
+	int128		total = 0;		/* lag beyond one record each: an end may be
+								 * any int64 */
 	int64		bound = limit - nranges;
 	int64		left = bound;
 

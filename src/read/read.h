@@ -3,12 +3,12 @@
  * read.h
  *	  Stage 1, READ: bounded ranges of the records of one or more topics.
  *
- * A reader reads sources of one kind (source.h) and has the records of at most one
- * batch.  It lives outside of transactions and memory contexts, and is closed at
- * process exit if nobody did before.  None of its functions takes a snapshot
- * or needs a transaction except sagg_reader_open, which reads catalogs and
- * contacts nobody.  "waits" in a comment means: on the process latch and
- * Kafka, up to stream_agg.kafka_timeout, with interrupts served.
+ * A reader reads sources of one kind (source.h) and has the records of at most
+ * one batch.  It lives outside of transactions and memory contexts, and is
+ * closed at process exit at the latest.  None of its functions takes a
+ * snapshot or needs a transaction except sagg_reader_open, which reads
+ * catalogs and contacts nobody. "waits" in a comment means: on the process
+ * latch and Kafka, up to stream_agg.kafka_timeout, with interrupts served.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,7 +17,7 @@
 
 #include "source_kinds.h"
 
-/* Where a record is. */
+/* The position of a record. */
 typedef struct SaggPlace
 {
 	int32		topic;
@@ -28,8 +28,8 @@ typedef struct SaggPlace
 #define SAGG_TOPIC_SIZE			(SAGG_MAX_TOPIC_NAME + 1)
 
 /*
- * The record that a scan of the attached batch is at, for who looks after the
- * process has crashed.
+ * The record that a scan of the attached batch is reading, for inspection
+ * after the process has crashed.
  */
 typedef struct SaggScanMark
 {
@@ -39,8 +39,8 @@ typedef struct SaggScanMark
 } SaggScanMark;
 
 /*
- * source_kinds.c: kinds of sources, and functions that ask the kind of a reader.
- * The comment of a function says whether it may wait.
+ * source_kinds.c: kinds of sources, and functions that call the kind of a
+ * reader.  The comment of a function says whether it may wait.
  */
 extern const SaggSourceKind *sagg_source_kind_of_brokers(void);
 extern bool sagg_is_source(Oid relid);
@@ -124,7 +124,7 @@ extern const SaggRange *sagg_batch_runs(SaggBatch *batch, int *nruns);
 
 /* fdw_scan.c: scans of the sources in this backend read the batch */
 extern void sagg_scan_attach(List *sources, SaggBatch *batch,
-							 SaggRefusals *refusals);
+							 SaggRejections *rejections);
 extern void sagg_scan_detach(void);
 extern bool sagg_scan_last_record(SaggPlace *place);
 extern void sagg_scan_error_context(void *arg);
@@ -147,20 +147,20 @@ typedef struct SaggRestriction
 	SaggRange  *ranges;
 	int			nleft_out;		/* records within them, sorted */
 	SaggPlace  *left_out;
-	bool		lenient;		/* what does not decode is left out, too */
+	bool		lenient;		/* records that do not decode are left out, too */
 } SaggRestriction;
 
 extern void sagg_restriction_sort(SaggPlace *places, int nplaces);
 extern void sagg_scan_restrict(const SaggRestriction *restriction);
 extern void sagg_scan_unrestrict(void);
 
-/* refused_records.c */
-typedef struct SaggRefusedReader SaggRefusedReader;
+/* rejected_reader.c */
+typedef struct SaggRejectedReader SaggRejectedReader;
 
-extern SaggRefusedReader *sagg_refused_open(SaggBatch *batch, SaggRefusal *list,
-											int64 count);
-extern bool sagg_refused_next(void *reader, SaggAside *letter);
-extern void sagg_refused_close(SaggRefusedReader *reader);
+extern SaggRejectedReader *sagg_rejected_open(SaggBatch *batch, SaggRejection *list,
+											  int64 count);
+extern bool sagg_rejected_next(void *reader, SaggDivertedRecord *letter);
+extern void sagg_rejected_close(SaggRejectedReader *reader);
 extern void sagg_batch_locate(SaggBatch *batch, int64 number, SaggPlace *place);
 
 /* ranges.c */
@@ -169,7 +169,7 @@ extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,
 
 /* delivery.c: results of a stream that go to a source */
 
-/* topic_sample.c: what records of a topic look like */
+/* topic_sample.c: describes records of a topic */
 typedef struct SaggSample SaggSample;
 
 extern SaggSample *sagg_sample_make(void);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * read_internal.h
- *	  What the files of read/ ask of each other.
+ *	  What the files of read/ share.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,9 +22,9 @@ extern void sagg_check_metadata_type(SaggFieldKind kind, const char *word,
 extern bool sagg_source_has_headers(Oid relid);
 
 /*
- * source_layout.c: where each column of a source comes from, one SaggField per
- * attribute.  "used" holds the attribute numbers that are read (NULL: all);
- * the others are SAGG_FIELD_UNUSED.  Allocated in the current context.
+ * source_layout.c: the origin of each column of a source, one SaggField per
+ * attribute. "used" holds the attribute numbers that are read (NULL: all); the
+ * others are SAGG_FIELD_UNUSED.  Allocated in the current context.
  */
 extern SaggLayout *sagg_source_layout(Relation rel, const Bitmapset *used);
 extern struct SaggRegistry *sagg_source_registry(Oid relid, Oid user);

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * sample_names.c
- *	  Names of fields, which producers choose, as names of columns.
+ *	  Makes names of columns from names of fields, which producers choose.
  *
- * What describe_topic prints is read by people before they run it, so it must have no
- * name that is another than it looks, and no column that cannot be made.
+ * People read the output of describe_topic before they run it, so it must not
+ * contain names that look like other names, or columns that cannot be made.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,7 +18,7 @@
 
 #include "read_internal.h"
 
-/* controls, and Unicode's format characters and separators of lines */
+/* control characters, and Unicode's format characters and line separators */
 static const struct
 {
 	pg_wchar	first;
@@ -32,9 +32,9 @@ static const struct
 };
 
 /*
- * Does a name look like what it is?  Not with control characters, nor with such as
- * change the direction of what is around them or cannot be seen.  In the server
- * encoding.
+ * Returns whether a name is displayed as it is.  Control characters are not,
+ * nor are characters that are invisible or change the direction of text around
+ * them.  In the server encoding.
  */
 bool
 sagg_name_is_plain(const char *name, int len)
@@ -56,8 +56,8 @@ sagg_name_is_plain(const char *name, int len)
 }
 
 /*
- * Add a name to that of a column: lower case, with underscores in the place of
- * humps and of all but letters and digits.
+ * Append a name to that of a column: lower case, with underscores in place of
+ * camel-case boundaries and of everything except letters and digits.
  */
 static void
 append_name(StringInfo buf, const char *name)
@@ -74,9 +74,9 @@ append_name(StringInfo buf, const char *name)
 }
 
 /*
- * A name for a column that no other has, and no system column, of ASCII letters,
- * digits and underscores: for the field at "path", a list of names.  Palloc'd, and
- * added to "taken", the names so far.
+ * Returns a unique name for a column, which is not that of a system column, of
+ * ASCII letters, digits and underscores: for the field at "path", a list of
+ * names.  Palloc'd, and added to "taken", the names so far.
  */
 char *
 sagg_column_name(List *path, List **taken)

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * source_topics.c
- *	  Topics of sources that are read together, and which names are of theirs.
+ *	  Topics of sources that are read together, and which names match them.
  *
  * A pattern is a regular expression of the server, matched as by the operator
  * ~ with collation "C"; it needs no catalog and so no transaction.  Topics
- * whose names begin with two underscores are their cluster's own and match no
- * pattern; a list may name them.
+ * whose names begin with two underscores belong to the cluster itself and
+ * match no pattern; a list may name them.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +25,7 @@ compare_names(const void *a, const void *b)
 }
 
 /*
- * The names of all, each once.
+ * Returns the names of all, each once.
  */
 static void
 join_names(SaggTopics *all, const SaggTopics *topics)
@@ -46,7 +46,8 @@ join_names(SaggTopics *all, const SaggTopics *topics)
 }
 
 /*
- * The topics of sources (OIDs) that are read together; in the current context.
+ * Returns the topics of sources (OIDs) that are read together; in the current
+ * context.
  */
 SaggTopics *
 sagg_sources_topics(List *sources)
@@ -74,8 +75,8 @@ sagg_sources_topics(List *sources)
 }
 
 /*
- * Can the sources have records of several topics?  Checkpoints name topics
- * then.
+ * Returns whether the sources can have records of several topics: then
+ * checkpoints name topics.
  */
 bool
 sagg_sources_by_topic(List *sources)
@@ -84,7 +85,8 @@ sagg_sources_by_topic(List *sources)
 }
 
 /*
- * Does a name match a pattern?  Raises invalid_regular_expression.
+ * Returns whether a name matches a pattern.  Raises
+ * invalid_regular_expression.
  */
 bool
 sagg_topic_matches(const char *name, const char *pattern)
@@ -95,7 +97,7 @@ sagg_topic_matches(const char *name, const char *pattern)
 }
 
 /*
- * Is a topic one of these?  Needs no transaction.
+ * Returns whether a topic is one of these.  Needs no transaction.
  */
 bool
 sagg_topics_include(const SaggTopics *topics, const char *name)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * repair_internal.h
- *	  Windows made anew, with the records that came too late for them.
+ *	  Recomputes windows with the records that came too late for them.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,7 +23,8 @@ typedef struct SaggRepair
 	SaggOrigin *origin;
 	int			nwindows;
 	SaggLateWindow *windows;
-	int			nranges;		/* what the stream has read, and Kafka has */
+	int			nranges;		/* ranges that the stream has read and Kafka
+								 * still has */
 	SaggRange  *ranges;
 } SaggRepair;
 

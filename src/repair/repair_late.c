@@ -1,19 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * repair_late.c
- *	  repair_late: windows made anew, with the records that came too late for
+ *	  repair_late: recomputes windows with the records that came too late for
  *	  them.
  *
- * In one transaction, the caller's: the rows of closed windows in the sink are
- * replaced by what the stream's query gives over what it has read, late
- * records included, and these are not late any more.  So it can be rolled back,
- * and readers see the old rows or the new ones.
+ * In the caller's transaction, the rows of closed windows in the sink are
+ * replaced by the result of the stream's query over what it has read,
+ * including late records, which are not late any more.  So the repair can be
+ * rolled back, and readers see either the old rows or the new ones.
  *
  * The stream's lock is held until the end of the transaction (I2): no
- * micro-batch runs meanwhile.  Its state need not be touched, for a window that
- * has closed is not in it.  One that is still open - with watermark policy
- * per_partition a record can be late for it - has to wait until it closes, or
- * the stream would write it again without the record.
+ * micro-batch runs meanwhile.  Its state need not be changed, because a closed
+ * window is not in it.  A window that is still open - with watermark policy
+ * per_partition a record can be late for it - has to wait until it closes,
+ * otherwise the stream would write it again without the record.
  *
  *-------------------------------------------------------------------------
  */
@@ -61,7 +61,7 @@ check_stream(const SaggStream *stream)
 }
 
 /*
- * Windows that are still open wait; the watermark is the last commit's.
+ * Leave out windows that are still open, by the watermark of the last commit.
  */
 static void
 wait_for_open_windows(SaggRepair *repair)
@@ -74,11 +74,11 @@ wait_for_open_windows(SaggRepair *repair)
 }
 
 /*
- * A reset with results leaves windows as they are of which records may lie before
- * its offsets: what the stream has read since is not all of them.
+ * Leave out windows that a reset with results has kept, if records of theirs
+ * may lie before its offsets: the stream has not read all of them since then.
  */
 static void
-refuse_windows_before_reset(SaggRepair *repair)
+reject_windows_before_reset(SaggRepair *repair)
 {
 	TimestampTz passed = sagg_checkpoint_reset_watermark(repair->checkpoint);
 
@@ -90,10 +90,10 @@ refuse_windows_before_reset(SaggRepair *repair)
 }
 
 /*
- * What retention has deleted does not come back.
+ * Leave out windows whose rows retention has deleted.
  */
 static void
-refuse_expired_windows(SaggRepair *repair)
+reject_expired_windows(SaggRepair *repair)
 {
 	const SaggStreamOptions *options = &repair->stream->options;
 	int64		expired;
@@ -120,7 +120,8 @@ any_to_repair(const SaggRepair *repair)
 }
 
 /*
- * Only windows with bounds of their own can be made anew one by one.
+ * Check the query: only windows with bounds of their own can be recomputed one
+ * by one.
  */
 static void
 check_window(const SaggRepair *repair)
@@ -135,8 +136,8 @@ check_window(const SaggRepair *repair)
 }
 
 /*
- * The stream's query is run as SQL, which reads the tables that inherit from a
- * source, too; the rows of those are no records.
+ * Check the sources: the query is run as SQL, which also reads the tables that
+ * inherit from a source, whose rows are not records.
  */
 static void
 check_no_children(const SaggRepair *repair)
@@ -158,7 +159,7 @@ check_no_children(const SaggRepair *repair)
 }
 
 /*
- * As the stream's owner: find out what can be repaired, and do it.
+ * Determine what can be repaired, and repair it; runs as the stream's owner.
  */
 static void
 repair_windows(SaggRepair *repair)
@@ -171,21 +172,21 @@ repair_windows(SaggRepair *repair)
 	check_no_children(repair);
 	sagg_repair_check_column(repair);
 	wait_for_open_windows(repair);
-	refuse_windows_before_reset(repair);
-	refuse_expired_windows(repair);
+	reject_windows_before_reset(repair);
+	reject_expired_windows(repair);
 	if (any_to_repair(repair))
 		sagg_repair_topic(repair);
 	if (any_to_repair(repair))
 	{
 		sagg_repair_rows(repair);
-		/* nor our own as somebody else */
+		/* nor this session as another user */
 		sagg_fire_deferred_triggers();
 	}
 	sagg_restore_user(&owner);
 }
 
 /*
- * One row for each window: window, late records, repaired, reason.
+ * Return one row for each window: window, late records, repaired, reason.
  */
 static void
 return_windows(ReturnSetInfo *rsinfo, const SaggRepair *repair)
@@ -213,9 +214,9 @@ return_windows(ReturnSetInfo *rsinfo, const SaggRepair *repair)
 }
 
 /*
- * repair_late(stream text) RETURNS TABLE (win, late_records, repaired, reason).
- * Waits for the micro-batch at hand, and for Kafka; the stream goes on at the end
- * of the transaction.
+ * repair_late(stream text) RETURNS TABLE (win, late_records, repaired,
+ * reason).  Waits for the current micro-batch, and for Kafka; the stream
+ * continues at the end of the transaction.
  */
 Datum
 stream_agg_repair_late(PG_FUNCTION_ARGS)
@@ -230,9 +231,9 @@ stream_agg_repair_late(PG_FUNCTION_ARGS)
 	sagg_stream_check_owner(stream);
 	check_stream(stream);
 	sagg_lock_stream(stream->view);
-	sagg_lock_micro_batch(stream->view);	/* for preview writes, too */
+	sagg_lock_micro_batch(stream->view);	/* preview also writes rows */
 
-	/* as others left it that held the lock before */
+	/* as a session left it that held the lock before */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	repair.stream = stream = sagg_stream_by_view(stream->view, false);
 	sagg_stream_lock_sink(stream);

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * repair_rows.c
- *	  Rows of windows, computed by PostgreSQL from the stream's own query, and
- *	  put into the sink in place of those that are there.
+ *	  Computes rows of windows by running the stream's own query in PostgreSQL,
+ *	  and replaces the rows in the sink.
  *
  * The query is run as a batch over what the stream has read, less what it has
- * left out.  All runs as the stream's owner.
+ * left out.  Everything runs as the stream's owner.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,7 +30,7 @@
 #define ROWS_AT_ONCE	1000
 
 /*
- * Raises an error unless a row's window can be told from it.
+ * Raises an error unless a row identifies its window.
  */
 void
 sagg_repair_check_column(const SaggRepair *repair)
@@ -45,7 +45,7 @@ sagg_repair_check_column(const SaggRepair *repair)
 }
 
 /*
- * The value of the column that tells it in the rows of a window.
+ * Returns the value of the column that identifies the window, for a window.
  */
 static Datum
 window_value(const SaggRepair *repair, const SaggLateWindow *window)
@@ -65,7 +65,7 @@ window_value(const SaggRepair *repair, const SaggLateWindow *window)
 }
 
 /*
- * The values of all windows that can be made anew, as an array.
+ * Returns the values of all windows that can be recomputed, as an array.
  */
 static Datum
 window_values(const SaggRepair *repair)
@@ -119,7 +119,7 @@ run_query(const SaggRepair *repair, Datum windows, Tuplestorestate *rows)
 }
 
 /*
- * What the stream has read, less the records it could not process.
+ * Returns what the stream has read, less the records it could not process.
  */
 static SaggRestriction *
 make_restriction(const SaggRepair *repair)
@@ -146,7 +146,7 @@ make_restriction(const SaggRepair *repair)
 }
 
 /*
- * Make the rows of all windows anew that have no reason against it.
+ * Recompute the rows of all windows that have no reason against it.
  */
 void
 sagg_repair_rows(SaggRepair *repair)

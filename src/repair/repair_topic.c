@@ -1,14 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * repair_topic.c
- *	  What the topic still holds of what a stream has read, and which windows
- *	  that is enough for.
+ *	  Determines which part of what a stream has read the topic still holds,
+ *	  and for which windows that is enough.
  *
- * Kafka tells the first offset it has of a partition, but not which event times
- * were before it.  The stream's log does, roughly: when it had come to that
- * offset, the greatest event time it had seen in all partitions was so and so,
- * and no record before it can have a greater one.  Windows that start later have
- * lost nothing.  All others are taken for incomplete, though they may not be.
+ * Kafka says which offset of a partition is the first it has, but not which
+ * event times came before it.  The stream's log gives a bound: no record
+ * before that offset can have a greater event time than the greatest that the
+ * stream had seen, in all partitions, when it reached the offset.  Windows
+ * that start later have lost nothing.  All others count as incomplete, though
+ * they may not be.
  *
  * Waits for Kafka, and holds no lock but the stream's meanwhile.
  *
@@ -21,8 +22,8 @@
 #include "repair_internal.h"
 
 /*
- * Is this the topic that the stream has read?  Returns the bounds of its
- * partitions.
+ * Check that this is the topic that the stream has read.  Returns the bounds
+ * of its partitions.
  */
 static SaggRange *
 ask_for_bounds(const SaggRepair *repair, int *nbounds)
@@ -68,10 +69,10 @@ ask_for_bounds(const SaggRepair *repair, int *nbounds)
 
 /*
  * Records of a partition before "first" are gone, and the stream has read some
- * of them: what windows may have had one?
+ * of them: determine which windows may have lost records.
  */
 static void
-refuse_windows(SaggRepair *repair, const SaggRange *position, int64 first)
+reject_windows(SaggRepair *repair, const SaggRange *position, int64 first)
 {
 	SaggRange	bound = *position;
 	int64		time;
@@ -93,7 +94,7 @@ refuse_windows(SaggRepair *repair, const SaggRange *position, int64 first)
 }
 
 /*
- * Set the ranges to read, and the reasons of windows that cannot be made anew.
+ * Set the ranges to read, and the reasons why windows cannot be recomputed.
  */
 void
 sagg_repair_topic(SaggRepair *repair)
@@ -117,7 +118,7 @@ sagg_repair_topic(SaggRepair *repair)
 		range.end = position->start;
 		range.start = bound ? Max(begun, bound->start) : position->start;
 		if (range.start > begun)
-			refuse_windows(repair, position, Min(range.start, position->start));
+			reject_windows(repair, position, Min(range.start, position->start));
 		if (range.start < range.end)
 			repair->ranges[repair->nranges++] = range;
 	}

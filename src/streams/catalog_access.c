@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * catalog_access.c
- *	  How C code reaches the tables of schema stream_agg.
+ *	  Access from C code to the tables of schema stream_agg.
  *
  * Those tables belong to the owner of the extension and nobody else may write
  * them (I8).  Statements on them run between sagg_become_extension_owner and
@@ -35,7 +35,7 @@ streams_relid(void)
 }
 
 /*
- * Whether the extension is there in the current database.
+ * Returns whether the extension exists in the current database.
  */
 bool
 sagg_extension_exists(void)
@@ -44,9 +44,9 @@ sagg_extension_exists(void)
 }
 
 /*
- * Switch to the owner of the extension's tables.  "save" is the caller's and
- * goes to sagg_restore_user.  Raises undefined_object when the extension is
- * not there.
+ * Switch to the owner of the extension's tables.  "save" is allocated by the
+ * caller and passed to sagg_restore_user.  Raises undefined_object when the
+ * extension does not exist.
  */
 void
 sagg_become_extension_owner(SaggOwnerContext *save)
@@ -75,7 +75,7 @@ sagg_become_extension_owner(SaggOwnerContext *save)
 }
 
 /*
- * Back to the user of before.
+ * Switch back to the previous user.
  */
 void
 sagg_restore_user(const SaggOwnerContext *save)
@@ -91,7 +91,7 @@ static const char *const mode_names[] = {
 };
 
 /*
- * The name of an output mode, as users write it.
+ * Returns the name of an output mode, as users write it.
  */
 const char *
 sagg_mode_name(SaggOutputMode mode)
@@ -100,7 +100,7 @@ sagg_mode_name(SaggOutputMode mode)
 }
 
 /*
- * The output mode of a name; false if there is none.
+ * Sets the output mode of a name; returns false if there is none.
  */
 bool
 sagg_mode_by_name(const char *name, SaggOutputMode *mode)

@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * citus.c
- *	  What stream_agg has to know of Citus, where that is in the same database.
+ *	  What stream_agg has to know about Citus, if it is in the same database.
  *
  * A micro-batch is one local transaction over local tables.  Citus would plan
- * statements over its own tables for other nodes, and repeat commands that define
- * objects there.  Nothing here needs Citus: what it has is looked up by name.
+ * statements over its own tables for other nodes, and repeat commands that
+ * define objects there.  Nothing here needs Citus: its objects are looked up
+ * by name.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,7 +29,7 @@
 #define DDL_PROPAGATION		"citus.enable_ddl_propagation"
 
 /*
- * Has Citus' catalog of tables a row for this one?
+ * Returns whether Citus' catalog of tables has a row for this one.
  */
 static bool
 in_catalog(Oid relation)
@@ -55,7 +56,7 @@ in_catalog(Oid relation)
 }
 
 /*
- * Is this table a shard that Citus has placed here?
+ * Returns whether this table is a shard that Citus has placed here.
  */
 static bool
 is_shard(Oid relation)
@@ -70,7 +71,7 @@ is_shard(Oid relation)
 }
 
 /*
- * What a table is to Citus, as a noun for a message: NULL if nothing.
+ * Returns what a table is to Citus, as a noun for a message: NULL if nothing.
  */
 const char *
 sagg_citus_table(Oid relation)
@@ -83,8 +84,8 @@ sagg_citus_table(Oid relation)
 }
 
 /*
- * Have commands that define objects run here only, until AtEOXact_GUC(true,
- * "nest level"), which is returned.
+ * Make commands that define objects run only on this node, until
+ * AtEOXact_GUC(true, "nest level"), which is returned.
  */
 int
 sagg_citus_define_locally(void)

@@ -1,24 +1,25 @@
 /*-------------------------------------------------------------------------
  *
  * owner_code.c
- *	  Code of a stream's owner runs as the owner, and with no more rights.
+ *	  Runs code of a stream's owner as the owner, without further rights.
  *
- * Functions, operators, casts, domains, aggregates, policies and triggers that a
- * stream touches are its owner's choice, and run for whoever calls a function on
- * the stream.  Whatever may run them does so between sagg_become_owner and
- * sagg_restore_user (I8).  The list of all places is in src/README.md.
+ * Functions, operators, casts, domains, aggregates, policies and triggers that
+ * a stream touches are its owner's choice, and run for whoever calls a
+ * function on the stream.  All code that may run them does so between
+ * sagg_become_owner and sagg_restore_user (I8). src/README.md lists all
+ * places.
  *
- * Where the session is not the owner's, what runs is a security-restricted
- * operation, as REFRESH MATERIALIZED VIEW is one: it cannot change the role, leave
- * settings or temporary objects behind, or queue deferred triggers, which would
- * fire at the commit as somebody else.
+ * Where the session is not the owner's, the code runs as a security-restricted
+ * operation, like REFRESH MATERIALIZED VIEW: it cannot change the role, leave
+ * settings or temporary objects behind, or queue deferred triggers, which
+ * would fire at the commit as somebody else.
  *
- * "Not the owner's" is about the one who pays in the end, not only about the
- * current user: a superuser who has said SET ROLE or SET SESSION AUTHORIZATION can
- * go back, and so could the owner's code; a function with SECURITY DEFINER
- * makes the owner the current user while the commit is the caller's.
+ * "The owner's session" means more than the current user: a superuser who has
+ * run SET ROLE or SET SESSION AUTHORIZATION can go back, and so could the
+ * owner's code; a function with SECURITY DEFINER makes the owner the current
+ * user while the commit is the caller's.
  *
- * Never: the owner's code before the switch or after the way back.
+ * The owner's code never runs before the switch or after the switch back.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,8 +34,9 @@
 #include "streams.h"
 
 /*
- * Whether the session is the owner's, from the login to the current user, so
- * that the owner's code may do what any statement of the session may.
+ * Returns whether the session is the owner's, from the login to the current
+ * user, so that the owner's code may do what any statement of the session may
+ * do.
  */
 bool
 sagg_session_is_of(Oid owner)
@@ -44,10 +46,10 @@ sagg_session_is_of(Oid owner)
 }
 
 /*
- * Switch to a role whose code may run from here on.  "save" is the caller's and
- * goes to sagg_restore_user; after an ERROR the end of the (sub)transaction does
- * that.  Settings are the session's, the search_path included; what the
- * code sets is gone afterwards.
+ * Switch to a role whose code may run from here on. "save" is allocated by the
+ * caller and passed to sagg_restore_user; after an ERROR the end of the
+ * (sub)transaction switches back.  Settings are those of the session,
+ * including search_path; what the code sets is reverted afterwards.
  */
 void
 sagg_become_owner(SaggOwnerContext *save, Oid owner)
@@ -68,8 +70,8 @@ set_for_now(const char *name, const char *value)
 }
 
 /*
- * Switch to a stream's owner and the settings of its micro-batches.  Those of a
- * stream that is only being made are the session's.
+ * Switch to a stream's owner and the settings of its micro-batches.  A stream
+ * that is only being made has the session's settings.
  */
 void
 sagg_become_stream_owner(SaggOwnerContext *save, const SaggStream *stream)
@@ -85,9 +87,9 @@ sagg_become_stream_owner(SaggOwnerContext *save, const SaggStream *stream)
 }
 
 /*
- * Constraints and triggers that wait for the commit run now, as the current
- * user: in a batch as the owner, before CHECKPOINT (I8).  Those to come do not
- * wait, until the end of the (sub)transaction.
+ * Run pending deferred constraints and triggers now, as the current user: in a
+ * batch as the owner, before CHECKPOINT (I8).  Later ones are not deferred,
+ * until the end of the (sub)transaction.
  */
 void
 sagg_fire_deferred_triggers(void)
@@ -100,9 +102,10 @@ sagg_fire_deferred_triggers(void)
 }
 
 /*
- * The same to write rows into the sink: its deferred triggers, which the owner
- * then cannot have deferred, are not.  Those that wait since before the call
- * are the session's, and run before the switch.
+ * Switch to a stream's owner to write rows into the sink: its deferred
+ * triggers, which the owner could not defer, fire immediately.  Those that
+ * were pending before the call belong to the session, and run before the
+ * switch.
  */
 void
 sagg_become_stream_owner_to_write(SaggOwnerContext *save, const SaggStream *stream)

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * stream_owners.c
- *	  Who owned a stream's query, sink and sources when it was started.
+ *	  The owners of a stream's query, sink and sources when it was started.
  *
- * Whoever owns one of them has code of his own run as the stream's owner.  So
- * who starts a stream trusts those who own them at that moment, and a change of
+ * The owner of any of them can have code run as the stream's owner.  So
+ * whoever starts a stream trusts their owners at that moment, and a change of
  * any of these owners stops the stream until it is started again.
  *
  * The owners are kept as an array of OIDs: of the query's view, the sink, and
@@ -28,7 +28,7 @@
 PG_FUNCTION_INFO_V1(stream_agg_has_owners);
 
 /*
- * The owner of a relation; InvalidOid if it is gone.
+ * Returns the owner of a relation; InvalidOid if it does not exist.
  */
 Oid
 sagg_relation_owner(Oid relid)
@@ -51,7 +51,7 @@ relations_of(Oid view, Oid sink, List *sources)
 }
 
 /*
- * The owners of these relations now, in the current context.
+ * Returns the present owners of these relations, in the current context.
  */
 ArrayType *
 sagg_stream_owners(Oid view, Oid sink, List *sources)
@@ -66,9 +66,10 @@ sagg_stream_owners(Oid view, Oid sink, List *sources)
 }
 
 /*
- * Whether these relations have the owners that sagg_stream_owners has found.
- * One that is gone does not count: the worker will say so.  NULL, which only a
- * row that somebody has written by hand has, is nobody.
+ * Returns whether these relations have the owners that sagg_stream_owners has
+ * found.  A dropped relation does not count: the worker will raise an error.
+ * NULL, which only a row that somebody has written by hand has, matches
+ * nobody.
  */
 bool
 sagg_stream_has_owners(ArrayType *owners, Oid view, Oid sink, List *sources)
@@ -88,7 +89,7 @@ sagg_stream_has_owners(ArrayType *owners, Oid view, Oid sink, List *sources)
 
 		same = !OidIsValid(owner) || owner == DatumGetObjectId(elements[i]);
 	}
-	/* workers ask in every micro-batch */
+	/* workers check in every micro-batch */
 	list_free(relations);
 	pfree(elements);
 	pfree(nulls);
@@ -96,8 +97,9 @@ sagg_stream_has_owners(ArrayType *owners, Oid view, Oid sink, List *sources)
 }
 
 /*
- * The OIDs in columns source and other_sources of stream_agg.streams, the latter
- * a regclass[], or NULL.  Elements that are NULL are relations that do not exist.
+ * Returns the OIDs in columns source and other_sources of stream_agg.streams,
+ * the latter a regclass[], or NULL.  NULL elements are relations that do not
+ * exist.
  */
 List *
 sagg_source_list(Oid source, ArrayType *others)
@@ -118,7 +120,7 @@ sagg_source_list(Oid source, ArrayType *others)
 
 /*
  * has_owners(owners oid[], query regclass, sink regclass, source regclass,
- * other_sources regclass[]) RETURNS boolean: as sagg_stream_has_owners.
+ * other_sources regclass[]) RETURNS boolean: does sagg_stream_has_owners.
  */
 Datum
 stream_agg_has_owners(PG_FUNCTION_ARGS)

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * stream_title.c
- *	  What a stream is called in messages.
+ *	  The name of a stream in messages.
  *
  * The catalog holds a stream's name as SQL writes it, "My Schema"."My Stream".
- * Messages quote names themselves, so they have it as the server's messages
- * have those of relations: My Schema.My Stream.
+ * Messages quote names themselves, so they use the form that the server's
+ * messages use for relations: My Schema.My Stream.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,8 +15,8 @@
 #include "streams.h"
 
 /*
- * The name without its quotes: "name" itself if it has none, else palloc'd in
- * the current context.  "name" may be any text.
+ * Returns the name without its quotes: "name" itself if it has none, otherwise
+ * palloc'd in the current context.  "name" may be any text.
  */
 const char *
 sagg_stream_title(const char *name)

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * streams.h
- *	  The tables of schema stream_agg and who owns what: how the code reaches
- *	  them, as whom it runs, what a stream is called.
+ *	  The tables of schema stream_agg and owners: access to the tables, the
+ *	  user that code runs as, the name of a stream.
  *
  *-------------------------------------------------------------------------
  */

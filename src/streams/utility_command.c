@@ -24,8 +24,8 @@
  * Run a utility statement as if the user had sent it: event triggers fire,
  * hooks see it, its effects are visible on return.
  *
- * "text" is what the statement was parsed from, or describes it: hooks and
- * event triggers of others show it, and error positions count in it.
+ * "text" is the text the statement was parsed from, or describes it: hooks and
+ * event triggers of others show it, and error positions refer to it.
  * "location" and "len" say which part of it is the statement; -1 and 0: all.
  * "stmt" is scribbled on.
  */

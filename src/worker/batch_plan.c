@@ -176,14 +176,14 @@ next_start(SaggSession *session, SaggPlan *plan, const SaggRange *bounds)
 													progress->npositions, bounds);
 
 	if (position->start >= bounds->start && position->start <= bounds->end &&
-		(!list_member_int(session->made_anew, bounds->topic) ||
+		(!list_member_int(session->recreated, bounds->topic) ||
 		 position->start == bounds->start))
 	{
 		if (session->doubts != NIL)
 			settle_doubt(session, bounds);
 		return position->start;
 	}
-	if (position->start > bounds->end && !list_member_int(session->made_anew, bounds->topic) &&
+	if (position->start > bounds->end && !list_member_int(session->recreated, bounds->topic) &&
 		end_is_doubtful(session, bounds))
 		return bounds->end;
 	settle_doubt(session, bounds);
@@ -505,7 +505,7 @@ sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
 		return NULL;
 	}
 	commit_plans(session, session->sessions);
-	session->made_anew = NIL;
+	session->recreated = NIL;
 	MemoryContextSwitchTo(old);
 	SAGG_FAILPOINT("plan.committed");
 	return session->plan;

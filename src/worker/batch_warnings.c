@@ -66,8 +66,8 @@ sagg_warn_of_null_times(const SaggStream *stream, const SaggCounts *counts)
  * One warning a batch, however many there are.
  */
 void
-sagg_warn_of_refused_records(const SaggSession *session, const SaggCounts *counts,
-							 const char *first)
+sagg_warn_of_rejected_records(const SaggSession *session, const SaggCounts *counts,
+							  const char *first)
 {
 	if (first == NULL)
 		return;

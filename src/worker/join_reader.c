@@ -126,7 +126,7 @@ place_of(SaggSession *lead, SaggSession *follower)
 		return PLACE_LEVEL;
 	if (its->pending || its->nsuspects > 0 || its->replace)
 		return PLACE_FAR;
-	if (ours->pending || ours->nsuspects > 0 || lead->made_anew != NIL)
+	if (ours->pending || ours->nsuspects > 0 || lead->recreated != NIL)
 		return PLACE_LATER;
 
 	bounds = sagg_reader_bounds(lead->reader, &nbounds);

@@ -14,75 +14,75 @@
 
 typedef struct LateReader
 {
-	SaggRefusedReader *records;
+	SaggRejectedReader *records;
 	const SaggLateRows *late;
 	int64		next;			/* row */
 } LateReader;
 
 /*
- * The next late record, with its rows.  A SaggNextAside.
+ * The next late record, with its rows.  A SaggNextDivertedRecord.
  */
 static bool
-next_late_record(void *arg, SaggAside *aside)
+next_late_record(void *arg, SaggDivertedRecord *diverted)
 {
 	LateReader *reader = arg;
 	const SaggLateRows *late = reader->late;
 	int64		first = reader->next;
 
-	if (!sagg_refused_next(reader->records, aside))
+	if (!sagg_rejected_next(reader->records, diverted))
 		return false;
 	while (reader->next < late->n &&
 		   late->rows[reader->next].record == late->rows[first].record)
 		reader->next++;
-	aside->rows = &late->rows[first];
-	aside->nrows = reader->next - first;
+	diverted->rows = &late->rows[first];
+	diverted->nrows = reader->next - first;
 	return true;
 }
 
 /*
- * Without the rows of records that were refused afterwards.
+ * Without the rows of records that were rejected afterwards.
  */
 static void
-drop_refused(SaggLateRows *late, const SaggRefusals *refusals)
+drop_rejected(SaggLateRows *late, const SaggRejections *rejections)
 {
 	int64		kept = 0;
 
-	for (int64 i = 0; refusals && i < late->n; i++)
+	for (int64 i = 0; rejections && i < late->n; i++)
 	{
-		if (!sagg_record_refused(refusals, late->rows[i].record))
+		if (!sagg_record_rejected(rejections, late->rows[i].record))
 			late->rows[kept++] = late->rows[i];
 	}
-	if (refusals)
+	if (rejections)
 		late->n = kept;
 }
 
 /*
  * Late records go to stream_agg.late_records, in the batch's transaction.
- * "late" is changed; "refusals" may be NULL.
+ * "late" is changed; "rejections" may be NULL.
  */
 void
 sagg_keep_late_records(SaggSession *session, const SaggPlan *plan,
-					   SaggLateRows *late, const SaggRefusals *refusals,
+					   SaggLateRows *late, const SaggRejections *rejections,
 					   SaggCommit *commit)
 {
 	LateReader	reader = {.late = late};
-	SaggRefusal *list;
+	SaggRejection *list;
 	int64		n = 0;
 
-	drop_refused(late, refusals);
+	drop_rejected(late, rejections);
 	if (late->n == 0)
 		return;
-	list = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(SaggRefusal) * late->n);
+	list = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(SaggRejection) * late->n);
 	for (int64 i = 0; i < late->n; i++)
 	{
 		if (i > 0 && late->rows[i].record == late->rows[i - 1].record)
 			continue;
-		memset(&list[n], 0, sizeof(SaggRefusal));
+		memset(&list[n], 0, sizeof(SaggRejection));
 		list[n++].record = late->rows[i].record;
 	}
-	reader.records = sagg_refused_open(sagg_reader_batch(session->reader), list, n);
+	reader.records = sagg_rejected_open(sagg_reader_batch(session->reader), list, n);
 	sagg_checkpoint_late_records(session->checkpoint, plan, n, next_late_record,
 								 &reader, commit);
-	sagg_refused_close(reader.records);
+	sagg_rejected_close(reader.records);
 	pfree(list);
 }

@@ -5,7 +5,7 @@
  *
  * It is connected to no database, so it never stands in the way of DROP
  * DATABASE, and it contacts no broker.  Which databases have streams it reads
- * from their security labels (label.c); which streams, it has scouts find
+ * from their security labels (database_label.c); which streams, it has scouts find
  * out (visits.c, scout.c).  It starts a worker for each slot that wants one, and
  * starts it again, later each time, when it dies.  It sleeps on its latch until
  * something changes, and waits for nothing else.
@@ -137,15 +137,15 @@ visit_dirty_databases(bool all)
  * A worker has ended, and its place is free: for one that found none.
  */
 static void
-let_in_crowded_out(void)
+admit_waiting(void)
 {
 	for (int i = 0; i < sagg_shared->nslots; i++)
 	{
 		SaggSlot   *slot = &sagg_shared->slots[i];
 
-		if (slot->crowded_out)
+		if (slot->waiting_for_process)
 			slot->next_start = 0;
-		slot->crowded_out = false;
+		slot->waiting_for_process = false;
 	}
 }
 
@@ -166,12 +166,12 @@ note_ended_worker(int i)
 	handles[i] = NULL;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	let_in_crowded_out();
+	admit_waiting();
 	if (slot->launching)
 	{
 		slot->launching = false;
 		slot->leads = false;
-		slot->deaths++;
+		slot->crashes++;
 		slot->next_start = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   NO_WORKER_RETRY_MS);
 		sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE,
@@ -248,7 +248,7 @@ tend_slot(int i, int *running)
 		LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 		slot->launching = false;
 		slot->leads = false;
-		slot->crowded_out = true;
+		slot->waiting_for_process = true;
 		slot->next_start = again =
 			TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
 		/* told already if it is the last error */

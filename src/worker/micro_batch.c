@@ -65,7 +65,7 @@ typedef struct Part
 	SaggSession *session;
 	SaggCommit	commit;
 	StageClock	clock;
-	char	   *first_refused;	/* described, NULL = none */
+	char	   *first_rejected;	/* described, NULL = none */
 	char	   *first_failed;	/* window that failed, described; NULL = none */
 	int			failed_windows;
 	int			failed_in_row;
@@ -219,11 +219,11 @@ end_event_times(SaggSession *session, SaggCommit *commit)
 
 /*
  * EXECUTE: the records through the query into groups.  Those that cannot be
- * processed go to "refusals", which is NULL if they are errors.
+ * processed go to "rejections", which is NULL if they are errors.
  */
 static void
 execute(SaggSession *session, const SaggQuery *query, SaggExecution *execution,
-		SaggRefusals *refusals, SaggCommit *commit)
+		SaggRejections *rejections, SaggCommit *commit)
 {
 	SaggBatch  *batch = sagg_reader_batch(session->reader);
 	SaggCounts *counts = &commit->counts;
@@ -233,8 +233,8 @@ execute(SaggSession *session, const SaggQuery *query, SaggExecution *execution,
 	callback.arg = NULL;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
-	sagg_poison_refuse(session, refusals);
-	sagg_scan_attach(session->stream->sources, batch, refusals);
+	sagg_poison_reject(session, rejections);
+	sagg_scan_attach(session->stream->sources, batch, rejections);
 	begin_event_times(session, execution, commit);
 	session->fault = SAGG_FAULT_RECORDS;
 	sagg_execution_run(execution);
@@ -259,42 +259,42 @@ execute(SaggSession *session, const SaggQuery *query, SaggExecution *execution,
 }
 
 /*
- * Where the first record that was refused comes from, and why it was, for the
+ * Where the first record that was rejected comes from, and why it was, for the
  * log.
  */
 static char *
-describe_first(SaggSession *session, const SaggRefusals *refusals)
+describe_first(SaggSession *session, const SaggRejections *rejections)
 {
 	SaggPlace	place;
 
-	sagg_batch_locate(sagg_reader_batch(session->reader), refusals->first.record,
+	sagg_batch_locate(sagg_reader_batch(session->reader), rejections->first.record,
 					  &place);
 	return psprintf("The first one, in partition %d of topic \"%s\" at offset " INT64_FORMAT ": %s",
 					place.partition, sagg_topic_name(place.topic), place.offset,
-					sagg_refusal_text(&refusals->first));
+					sagg_rejection_text(&rejections->first));
 }
 
 /*
- * The records refused, to where on_error says; a description for the log or,
+ * The records rejected, to where on_error says; a description for the log or,
  * if there are none, NULL.
  */
 static char *
-put_aside(SaggSession *session, const SaggPlan *plan, SaggRefusals *refusals,
+put_aside(SaggSession *session, const SaggPlan *plan, SaggRejections *rejections,
 		  SaggCommit *commit)
 {
-	SaggRefusedReader *reader;
+	SaggRejectedReader *reader;
 
-	if (refusals == NULL || refusals->count == 0)
+	if (rejections == NULL || rejections->count == 0)
 		return NULL;
-	if (refusals->policy == SAGG_DEAD_LETTER)
+	if (rejections->policy == SAGG_DEAD_LETTER)
 	{
-		reader = sagg_refused_open(sagg_reader_batch(session->reader),
-								   refusals->list, refusals->count);
-		sagg_checkpoint_dead_letters(session->checkpoint, plan, refusals,
-									 sagg_refused_next, reader, commit);
-		sagg_refused_close(reader);
+		reader = sagg_rejected_open(sagg_reader_batch(session->reader),
+									rejections->list, rejections->count);
+		sagg_checkpoint_dead_letters(session->checkpoint, plan, rejections,
+									 sagg_rejected_next, reader, commit);
+		sagg_rejected_close(reader);
 	}
-	return describe_first(session, refusals);
+	return describe_first(session, rejections);
 }
 
 /*
@@ -314,7 +314,7 @@ write_all(SaggSession *session, const SaggQuery *query, SaggExecution *execution
 
 	sagg_execution_output(execution, &output);
 	if (session->progress->replace)
-		output.replaces = sagg_execution_replaces(execution);
+		output.replaces = sagg_execution_overwrites_from(execution);
 	sagg_leave_out_expired(session, query, &output, commit);
 	sagg_sink_write(session->sink, query, &output, &commit->rows_out,
 					&commit->rows_removed);
@@ -403,7 +403,7 @@ process_part(Part *part)
 	SaggSession *session = part->session;
 	SaggPlan   *plan = session->plan;
 	SaggCommit *commit = &part->commit;
-	SaggRefusals *refusals = NULL;
+	SaggRejections *rejections = NULL;
 	SaggQuery  *query;
 	SaggExecution *execution;
 	SaggLateRows late = {0};
@@ -414,8 +414,8 @@ process_part(Part *part)
 	sagg_session_check_owners(session); /* now that they are locked */
 	execution = begin_execution(session, query, plan);
 	if (session->stream->options.on_error != SAGG_FAIL)
-		refusals = sagg_refusals_make(session->stream->options.on_error);
-	sagg_execution_refuse(execution, refusals,
+		rejections = sagg_rejections_make(session->stream->options.on_error);
+	sagg_execution_reject(execution, rejections,
 						  sagg_sink_max_key_bytes(session->stream->sink, query));
 	if (session->stream->options.late_records && !session->progress->replace)
 		sagg_execution_keep_late(execution, &late);
@@ -423,7 +423,7 @@ process_part(Part *part)
 		sagg_execution_carefully(execution, session->poison.windows_in_row);
 	if (!sagg_session_replaces(session->lead) && sagg_plan_offsets(plan) > 1)
 		sagg_execution_bound_rows(execution);
-	execute(session, query, execution, refusals, commit);
+	execute(session, query, execution, rejections, commit);
 
 	leave_stage(&part->clock, commit);
 	enter_stage(session, &part->clock, SAGG_WRITE);
@@ -432,11 +432,11 @@ process_part(Part *part)
 	session->fault = SAGG_FAULT_NONE;
 	leave_stage(&part->clock, commit);
 	enter_stage(session, &part->clock, SAGG_CHECKPOINT);
-	part->first_refused = put_aside(session, plan, refusals, commit);
+	part->first_rejected = put_aside(session, plan, rejections, commit);
 	part->first_failed = sagg_keep_failed_windows(session, execution);
 	part->failed_windows = list_length(sagg_execution_failed(execution));
 	part->failed_in_row = sagg_execution_failed_in_row(execution);
-	sagg_keep_late_records(session, plan, &late, refusals, commit);
+	sagg_keep_late_records(session, plan, &late, rejections, commit);
 	commit->last = sagg_last_records(session, plan, &commit->nlast);
 	leave_stage(&part->clock, commit);
 	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, commit,
@@ -484,8 +484,8 @@ process_shared_part(Part *part)
 	times = part->commit.times;
 	part->commit.times = palloc(sizeof(SaggPartitionTime) * Max(part->commit.ntimes, 1));
 	memcpy(part->commit.times, times, sizeof(SaggPartitionTime) * part->commit.ntimes);
-	if (part->first_refused)
-		part->first_refused = pstrdup(part->first_refused);
+	if (part->first_rejected)
+		part->first_rejected = pstrdup(part->first_rejected);
 	if (part->first_failed)
 		part->first_failed = pstrdup(part->first_failed);
 	MemoryContextDelete(memory);
@@ -557,7 +557,7 @@ report_part(const Part *part)
 	if (!session->null_times_told)
 		session->null_times_told = sagg_warn_of_null_times(session->stream, &part->commit.counts);
 	sagg_warn_of_late_records(part->session, &part->commit.counts);
-	sagg_warn_of_refused_records(part->session, &part->commit.counts, part->first_refused);
+	sagg_warn_of_rejected_records(part->session, &part->commit.counts, part->first_rejected);
 	sagg_warn_of_failed_windows(part->session, part->failed_windows, part->first_failed);
 }
 

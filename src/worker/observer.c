@@ -81,7 +81,7 @@ next_slot(TimestampTz now, TimestampTz *due)
 		const SaggSlot *slot = &sagg_shared->slots[i];
 		TimestampTz when = when_due(slot, now);
 
-		if (slot->in_use && slot->crowded_out)
+		if (slot->in_use && slot->waiting_for_process)
 			crowded = true;
 		if (when >= *due)
 			continue;
@@ -181,7 +181,7 @@ detach(int code, Datum arg)
 	for (int i = 0; i < sagg_shared->nslots; i++)
 	{
 		/* a worker that has found no place can have this one */
-		if (sagg_shared->slots[i].crowded_out)
+		if (sagg_shared->slots[i].waiting_for_process)
 			sagg_shared->slots[i].next_start = 0;
 	}
 	LWLockRelease(sagg_shared->lock);

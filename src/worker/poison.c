@@ -7,7 +7,7 @@
  * Where on_error is not fail, an error that is the data's fault - of an
  * expression, of an aggregate, of the sink's constraints - does not fail the
  * stream.  The plan of the batch is replaced by a smaller one, a half, until a
- * batch of a single offset fails: that record is refused, in a commit that
+ * batch of a single offset fails: that record is rejected, in a commit that
  * aggregates nothing.  The offsets where the record must be (the suspects) are
  * part of the plans, so a restart goes on with the search, and after it plans
  * have their usual size again.  The record that an expression was given last is
@@ -17,10 +17,10 @@
  * unfinished, and begins again, says so in the log ("attempts"), durably and
  * before EXECUTE.  After SAGG_CRASHES of them it is taken for one that fails; after
  * the first one, if the crash log knows the record that the worker was at: then
- * that one is tried first.  Only the record of a batch of one offset is refused,
+ * that one is tried first.  Only the record of a batch of one offset is rejected,
  * after SAGG_CRASHES of that batch or, one after the other, at that record.
  *
- * The refused record is to blame only if the batch does without it; if not,
+ * The rejected record is to blame only if the batch does without it; if not,
  * the error is one of the batch, as any other.  Rows of closed windows in
  * output mode append belong to no record at hand: failed_windows.c finds those.
  *
@@ -337,16 +337,16 @@ sagg_poison_begin(SaggSession *session, SaggPlan *plan)
 }
 
 /*
- * Refuse the record of the batch if it is the one to be left out.
+ * Reject the record of the batch if it is the one to be left out.
  */
 void
-sagg_poison_refuse(SaggSession *session, SaggRefusals *refusals)
+sagg_poison_reject(SaggSession *session, SaggRejections *rejections)
 {
 	SaggPoison *poison = &session->poison;
 
-	if (poison->set_aside && refusals != NULL &&
+	if (poison->set_aside && rejections != NULL &&
 		sagg_batch_records(sagg_reader_batch(session->reader)) > 0)
-		sagg_refuse_record(refusals, 0, poison->sqlstate, poison->message, poison->detail);
+		sagg_reject_record(rejections, 0, poison->sqlstate, poison->message, poison->detail);
 }
 
 /*

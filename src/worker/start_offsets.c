@@ -145,14 +145,14 @@ record_origin(SaggSession *session, const SaggOrigin *origin)
  * plan for those goes.
  */
 static void
-forget_former_topics(SaggSession *session, const List *made_anew)
+forget_former_topics(SaggSession *session, const List *recreated)
 {
 	SaggProgress *progress = session->progress;
 	int			kept = 0;
 
 	for (int i = 0; i < progress->nlast; i++)
 	{
-		if (!list_member_int(made_anew, progress->last[i].topic))
+		if (!list_member_int(recreated, progress->last[i].topic))
 			progress->last[kept++] = progress->last[i];
 	}
 	progress->nlast = kept;
@@ -173,14 +173,14 @@ forget_former_topics_of_all(SaggSession *session)
 
 	sagg_plan_transaction(session, true);
 	foreach(lc, session->sessions)
-		forget_former_topics(lfirst(lc), session->made_anew);
+		forget_former_topics(lfirst(lc), session->recreated);
 	sagg_plan_commit(session);
 	MemoryContextSwitchTo(session->memory);
 }
 
 /*
  * Are the topics still those that have been read?  Records that are gone need
- * not be asked for.  Those that are not are in session->made_anew then, and
+ * not be asked for.  Those that are not are in session->recreated then, and
  * the result tells whether there are any.  Waits for Kafka.
  */
 bool
@@ -207,7 +207,7 @@ sagg_session_other_topics(SaggSession *session, const SaggRange *bounds, int nbo
 
 		if (last[i].end == SAGG_ANOTHER_RECORD)
 		{
-			session->made_anew = list_append_unique_int(session->made_anew, last[i].topic);
+			session->recreated = list_append_unique_int(session->recreated, last[i].topic);
 			other = true;
 		}
 		MemoryContextSwitchTo(old);
@@ -248,7 +248,7 @@ sagg_session_assign(SaggSession *session, const SaggRange *bounds, int nbounds)
 		if (planned)
 			targets[i].start = planned->start;
 		else if (bound &&
-				 (list_member_int(session->made_anew, targets[i].topic) ||
+				 (list_member_int(session->recreated, targets[i].topic) ||
 				  targets[i].start < bound->start ||
 				  (targets[i].start > bound->end &&
 				   !sagg_reader_loses_nothing(session->reader))))
@@ -330,11 +330,11 @@ sagg_session_verify(SaggSession *session, const SaggRange *bounds, int nbounds)
 										 session->progress->nlast)))
 		return;
 	verify_last_records(session, bounds, nbounds);
-	if (session->made_anew != NIL && bounds == NULL)
+	if (session->recreated != NIL && bounds == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("topic \"%s\" was deleted and created again while it was read",
-						sagg_topic_name(linitial_int(session->made_anew)))));
+						sagg_topic_name(linitial_int(session->recreated)))));
 }
 
 /*

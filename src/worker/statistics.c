@@ -87,7 +87,7 @@ sagg_publish_statistics(SaggSession *session)
 	slot->state = SAGG_RUNNING;
 	/* that a session opens proves nothing; that a batch is done does */
 	if (slot->known && slot->tally.batches != progress->batch + 1)
-		slot->deaths = 0;
+		slot->crashes = 0;
 	slot->tally.batches = progress->batch + 1;
 	slot->tally.rows_in = progress->totals.delivered;
 	slot->tally.rows_out = progress->total_rows_out;

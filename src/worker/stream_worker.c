@@ -194,7 +194,7 @@ sagg_session_close_parts(SaggSession *session)
 	session->new_partitions = false;
 	session->plan = NULL;
 	session->batch_memory = NULL;
-	session->made_anew = NIL;
+	session->recreated = NIL;
 	session->doubts = NIL;
 	session->doubtful = false;
 	session->held_until = 0;

@@ -220,7 +220,7 @@ serve_requests(SaggSession *session)
 	bounds = sagg_reader_bounds(session->reader, &nbounds);
 	sagg_publish_ends(session, bounds, nbounds);
 	sagg_session_verify(session, bounds, nbounds);
-	while (sagg_session_replaces(session) || session->made_anew != NIL ||
+	while (sagg_session_replaces(session) || session->recreated != NIL ||
 		   !reached(session->progress, bounds, nbounds))
 	{
 		sagg_session_check_stop(session);

@@ -134,7 +134,7 @@ typedef struct SaggSession
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in Kafka */
 	TimestampTz stream_checked; /* when the catalogs were last asked about it */
-	List	   *made_anew;		/* numbers of topics that are others than those
+	List	   *recreated;		/* numbers of topics that are others than those
 								 * read; on_data_loss says to read them from
 								 * their beginning */
 	List	   *doubts;			/* of SaggEndDoubt, in "memory" */
@@ -200,9 +200,9 @@ extern void sagg_warn_of_late_records(const SaggSession *session,
 									  const SaggCounts *counts);
 extern void sagg_warn_of_failed_windows(const SaggSession *session, int failed,
 										const char *first);
-extern void sagg_warn_of_refused_records(const SaggSession *session,
-										 const SaggCounts *counts,
-										 const char *first);
+extern void sagg_warn_of_rejected_records(const SaggSession *session,
+										  const SaggCounts *counts,
+										  const char *first);
 extern void sagg_warn_of_lost_offsets(const SaggSession *session,
 									  const char *losses);
 
@@ -241,7 +241,7 @@ extern void sagg_expire_rows(const SaggSession *session, const SaggQuery *query,
 
 /* late_records.c */
 extern void sagg_keep_late_records(SaggSession *session, const SaggPlan *plan,
-								   SaggLateRows *late, const SaggRefusals *refusals,
+								   SaggLateRows *late, const SaggRejections *rejections,
 								   SaggCommit *commit);
 
 /* idle.c */
@@ -282,7 +282,7 @@ extern bool sagg_poison_durable_plan(SaggSession *session);
 extern bool sagg_poison_failed(SaggSession *session, const ErrorData *error);
 extern SaggPlan *sagg_poison_retry(SaggSession *session, SaggPlan *plan);
 extern void sagg_poison_begin(SaggSession *session, SaggPlan *plan);
-extern void sagg_poison_refuse(SaggSession *session, SaggRefusals *refusals);
+extern void sagg_poison_reject(SaggSession *session, SaggRejections *rejections);
 extern void sagg_poison_committed(SaggSession *session, const SaggCounts *counts);
 
 /* failed_windows.c */

@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * sink_alter.c
- *	  Other columns for a sink, when the query gets others.
+ *	  Changes the columns of a sink, when those of the query change.
  *
- * By the server's own commands, as the current user, in the caller's
+ * It runs the server's own commands, as the current user, in the caller's
  * transaction.
  *
  *-------------------------------------------------------------------------
@@ -52,7 +52,7 @@ sagg_sink_add_column(Oid sink, Form_pg_attribute att)
 }
 
 /*
- * Give a column of a sink another name.
+ * Rename a column of a sink.
  */
 void
 sagg_sink_rename_column(Oid sink, const char *name, const char *new_name)

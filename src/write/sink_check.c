@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * sink_check.c
- *	  Whether a table can take a stream's results.
+ *	  Checks whether a table can take a stream's results.
  *
- * Asked when a stream is made over a table that exists, and again by every
- * batch: the table belongs to a user, who may change it at any time.  The
- * checks of a batch raise ERRCODE_SAGG_DEFINITION_CHANGED, so that the stream
- * stops until somebody looks at it.
+ * The check runs when a stream is made over a table that exists, and again in
+ * every batch: the table belongs to a user, who may change it at any time.
+ * The checks of a batch raise ERRCODE_SAGG_DEFINITION_CHANGED, so that the
+ * stream stops until somebody fixes the table.
  *
  * Identities are compared by the query's GROUP BY, by the unique index and by
  * the statements of sink_write.c.  All three must agree on what is equal, or
@@ -45,12 +45,13 @@ typedef struct SinkCheck
 	Relation	rel;
 	const SaggQuery *query;
 	SaggOutputMode mode;
-	bool		transactional;	/* a table, not a foreign one */
-	bool		running;		/* asked by a batch */
+	bool		transactional;	/* whether it must be a table, not a foreign
+								 * one */
+	bool		running;		/* whether a batch checks */
 	AttrNumber *columns;		/* of rel, by column of the output */
 } SinkCheck;
 
-/* error code and hint of a check: a running stream met a change */
+/* error code and hint of a check: a running stream found a change */
 #define SINK_ERRCODE(check, code) \
 	errcode((check)->running ? ERRCODE_SAGG_DEFINITION_CHANGED : (code))
 #define SINK_ERRHINT(check, ...) \
@@ -59,7 +60,7 @@ typedef struct SinkCheck
 	 errhint(__VA_ARGS__))
 
 /*
- * The identity columns as a list for SQL, quoted.
+ * Returns the identity columns as a list for SQL, quoted.
  */
 char *
 sagg_sink_identity_list(const SaggQuery *query)
@@ -123,9 +124,10 @@ check_kind(const SinkCheck *check)
 }
 
 /*
- * Whoever owns a partition has triggers run as the stream's owner, so it is somebody
- * whom the stream trusts already.  Rows that are routed to a foreign table leave this server before the commit: a
- * micro-batch that is retried, or only tried, would leave them there.
+ * Check the partitions.  The owner of a partition can have triggers run as the
+ * stream's owner, so the stream must trust that owner already.  Rows that are
+ * routed to a foreign table leave this server before the commit: a micro-batch
+ * that is retried, or only tried, would leave them there.
  */
 static void
 check_partitions(const SinkCheck *check)
@@ -162,7 +164,7 @@ check_partitions(const SinkCheck *check)
 }
 
 /*
- * Find a column of the sink by name; 0 when there is none.
+ * Returns the number of a column of the sink by name; 0 when there is none.
  */
 static AttrNumber
 find_column(Relation rel, const char *name)
@@ -180,7 +182,8 @@ find_column(Relation rel, const char *name)
 }
 
 /*
- * A column of the output needs a column of that name which takes its values.
+ * Check that a column of the output has a column of that name in the sink,
+ * which accepts its values.
  */
 static void
 check_output_column(const SinkCheck *check, Form_pg_attribute out)
@@ -216,7 +219,8 @@ check_output_column(const SinkCheck *check, Form_pg_attribute out)
 }
 
 /*
- * A column that the query does not fill needs a value of its own.
+ * Check that a column that the query does not fill has a default or accepts
+ * NULL.
  */
 static void
 check_other_column(const SinkCheck *check, Form_pg_attribute att)
@@ -283,8 +287,8 @@ collation_compatible(Oid collation1, Oid collation2)
 }
 
 /*
- * May different identities become equal when they are put into this column?
- * Integers never do: a value too big raises an error.
+ * Returns whether different identities may become equal when they are put into
+ * this column.  Integers never do: a value that is too large raises an error.
  */
 static bool
 keeps_identity(Form_pg_attribute out, Form_pg_attribute att)
@@ -330,8 +334,8 @@ check_identity_columns(const SinkCheck *check)
 }
 
 /*
- * Is column "key" of the index (from 0) the sink's column "attno", compared as
- * GROUP BY compares "out"?
+ * Returns whether column "key" of the index (from 0) is the sink's column
+ * "attno", and compares as GROUP BY compares "out".
  */
 static bool
 index_column_fits(const SinkCheck *check, Relation index, int key,
@@ -348,8 +352,8 @@ index_column_fits(const SinkCheck *check, Relation index, int key,
 }
 
 /*
- * Does the index hold exactly the identity columns, each once, in any order?
- * "nullable" is set when one of them may be null.
+ * Returns whether the index holds exactly the identity columns, each once, in
+ * any order.  Sets "nullable" when one of them may be null.
  */
 static bool
 index_matches_identity(const SinkCheck *check, Relation index, bool *nullable)
@@ -379,8 +383,8 @@ index_matches_identity(const SinkCheck *check, Relation index, bool *nullable)
 }
 
 /*
- * Can this index be the arbiter of the upsert?  Raises an error when the
- * statement would pick it and then refuse it.
+ * Returns whether this index can be the arbiter of the upsert.  Raises an
+ * error when the statement would choose it and then reject it.
  */
 static bool
 index_fits(const SinkCheck *check, Relation index)
@@ -405,7 +409,8 @@ index_fits(const SinkCheck *check, Relation index)
 }
 
 /*
- * Modes update and complete find the row of a group by a unique index.
+ * Check that modes update and complete can find the row of a group by a unique
+ * index.
  */
 static void
 check_identity_index(const SinkCheck *check)
@@ -443,9 +448,9 @@ check_identity_index(const SinkCheck *check)
 }
 
 /*
- * Rows that are published can be updated and deleted only in a table with a
- * replica identity.  The server's own message says so, for partitions too; of
- * these a batch meets those it writes to.
+ * Check the replica identity: rows that are published can be updated and
+ * deleted only in a table that has one.  The server's own message says so,
+ * also for partitions, of which only those matter that a batch writes to.
  */
 static void
 check_replica_identity(const SinkCheck *check)
@@ -473,9 +478,9 @@ check_replica_identity(const SinkCheck *check)
 /*
  * Open and lock a sink, and check that it can take the results of "query".
  *
- * "kind": what it has to be, a table if the kind is transactional, else a foreign
- * table.  "running": asked by a batch, so that errors are of code
- * ERRCODE_SAGG_DEFINITION_CHANGED.  "columns" returns, palloc'd, the sink's
+ * "kind": the kind it must have; a transactional one is a table, otherwise a
+ * foreign table. "running": a batch checks, so that errors have code
+ * ERRCODE_SAGG_DEFINITION_CHANGED. "columns" returns, palloc'd, the sink's
  * column for each column of the output.  The caller closes the relation and
  * keeps the lock.
  */
@@ -513,8 +518,8 @@ sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
 }
 
 /*
- * The current user needs INSERT on a sink of the kind and, where rows are changed,
- * also SELECT, UPDATE and DELETE.  Raises insufficient_privilege.
+ * Check that the current user has INSERT on a sink of the kind and, where rows
+ * are changed, also SELECT, UPDATE and DELETE.  Raises insufficient_privilege.
  */
 void
 sagg_sink_check_privileges(Oid sink, SaggOutputMode mode, const SaggSinkKind *kind)
@@ -534,8 +539,8 @@ sagg_sink_check_privileges(Oid sink, SaggOutputMode mode, const SaggSinkKind *ki
 
 /*
  * Check that an existing relation can be the sink of a stream of the current
- * user, and raise an error that says what is missing if it cannot.  Locks the sink
- * until the end of the transaction, so that it stays as it was found.
+ * user, and raise an error that says what is missing if it cannot.  Locks the
+ * sink until the end of the transaction, so that it stays unchanged.
  */
 void
 sagg_sink_check(Oid sink, const SaggQuery *query, SaggOutputMode mode)

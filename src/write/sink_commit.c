@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * sink_commit.c
- *	  A sink that commits apart from the server, in step with a stream's
+ *	  Coordinates a sink that has a commit of its own with a stream's
  *	  transaction.
  *
- * What the kind prepares becomes visible after the COMMIT only, and whether there
- * was one is what the stream's logs say (I1).  Between the beginning of COMMIT and
- * its end nobody here knows, so an error there tells the kind nothing: the next
- * session has it recover by the last committed batch.
+ * What the kind prepares becomes visible only after the COMMIT, and the
+ * stream's logs say whether there was one (I1).  Between the beginning and the
+ * end of COMMIT that is unknown, so after an error there the kind is not
+ * called: the next session makes it recover by the last committed batch.
  *
- * Never: a call of "aborted" for a transaction that may have committed, or of
- * "committed" for one that may not.
+ * "aborted" is never called for a transaction that may have committed, nor
+ * "committed" for one that may not have.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,8 +21,8 @@
 #include "write_internal.h"
 
 /*
- * Whether the rows of the sink are part of the transaction, and can be taken back
- * by SQL.
+ * Returns whether the rows of the sink are part of the transaction, and can be
+ * rolled back by SQL.
  */
 bool
 sagg_sink_is_transactional(const SaggSink *sink)
@@ -31,9 +31,9 @@ sagg_sink_is_transactional(const SaggSink *sink)
 }
 
 /*
- * Have the kind settle what earlier sessions have left.  "last" is the last batch
- * that is committed, -1 = none.  In a transaction, with the stream's lock held;
- * raises the kind's errors.
+ * Make the kind settle what earlier sessions have left. "last" is the last
+ * batch that is committed, -1 = none.  In a transaction, with the stream's
+ * lock held; raises the kind's errors.
  */
 void
 sagg_sink_recover(SaggSink *sink, int64 last)
@@ -44,10 +44,10 @@ sagg_sink_recover(SaggSink *sink, int64 last)
 }
 
 /*
- * The same for a stream that does not run, before a row of its logs that is no
- * micro-batch takes the number after "last": what was prepared for that number
- * would pass for committed.  In a transaction, with the stream's lock held, as the
- * stream's owner.
+ * Make the kind settle what is left of a stream that does not run, before a
+ * row of its logs that is not a micro-batch takes the number after "last":
+ * otherwise what was prepared for that number would count as committed.  In a
+ * transaction, with the stream's lock held, as the stream's owner.
  */
 void
 sagg_sink_settle(const SaggStream *stream, int64 last)
@@ -69,9 +69,9 @@ sagg_sink_settle(const SaggStream *stream, int64 last)
 }
 
 /*
- * Micro-batch "batch" is going to write rows of "query".  Until sagg_sink_end what
- * the process inserts into the sink is the batch's.  The query must live until the
- * commit is prepared.
+ * Micro-batch "batch" will write rows of "query".  Until sagg_sink_end, what
+ * the process inserts into the sink belongs to the batch.  The query must live
+ * until the commit is prepared.
  */
 void
 sagg_sink_begin(SaggSink *sink, const SaggQuery *query, int64 batch)
@@ -100,8 +100,9 @@ sagg_sink_end(SaggSink *sink)
 }
 
 /*
- * All that can fail in the stream's part of the transaction has been done.  What
- * the kind prepares is lost if the commit is, so that one waits for the disk.
+ * Everything that can fail in the stream's part of the transaction has been
+ * done: prepare the kind's commit.  If the stream's commit is lost, so is what
+ * the kind prepares; so that commit waits for the disk.
  */
 void
 sagg_sink_prepare_commit(SaggSink *sink)
@@ -127,8 +128,8 @@ sagg_sink_committing(SaggSink *sink)
 }
 
 /*
- * COMMIT has been done.  Outside of transactions; raises the kind's errors, after
- * which the next session has it recover.
+ * COMMIT has succeeded.  Outside of transactions; raises the kind's errors,
+ * after which the next session makes it recover.
  */
 void
 sagg_sink_committed(SaggSink *sink)
@@ -145,7 +146,7 @@ sagg_sink_committed(SaggSink *sink)
 }
 
 /*
- * The transaction at hand, if there is one, has failed and is going to be rolled
+ * The current transaction, if there is one, has failed and will be rolled
  * back.  The stream's lock is still held.  Raises no error.
  */
 void

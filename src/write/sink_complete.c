@@ -1,23 +1,24 @@
 /*-------------------------------------------------------------------------
  *
  * sink_complete.c
- *	  Mode complete: what has to change to make the sink equal to the result.
+ *	  Mode complete: determines the changes that make the sink equal to the
+ *	  result.
  *
  * One statement compares the whole sink with the whole result and yields only
- * what differs: rows of the result that the sink lacks, those it has otherwise,
- * and identities that are in the sink and not in the result.  sink_put.c puts
- * these into the sink as it does in mode update, so rows that are as they
- * should be are neither written nor locked.
+ * the differences: rows of the result that the sink lacks, rows that differ in
+ * the sink, and identities that are in the sink and not in the result.
+ * sink_put.c puts these into the sink as it does in mode update, so rows that
+ * are correct already are neither written nor locked.
  *
  * The comparison is a full join on a hash of the identity.  It can only be
- * planned as a hash join, whatever the planner believes of the two sides:
- * NULLs in keys are met by it, and no plan of it is quadratic.
+ * planned as a hash join, whatever the planner estimates for the two sides: it
+ * matches NULLs in keys, and no plan of it is quadratic.
  *
  * Rows are compared by their images, which every type has (json, point and xml
  * have no equality); for that the result is first converted to the types of
  * the sink's columns, as the INSERT would do it.
  *
- * This file changes nothing.
+ * This file writes nothing.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,7 +41,8 @@ enum
 {
 	COLUMN_IN_RESULT,			/* true, or NULL */
 	COLUMN_IN_SINK,				/* true, or NULL */
-	COLUMN_SAME_IDENTITY,		/* to the byte; equal values may differ so */
+	COLUMN_SAME_IDENTITY,		/* equal byte by byte; equal values may differ
+								 * in their bytes */
 	COLUMNS_FIXED
 };
 
@@ -53,7 +55,8 @@ typedef struct DifferenceReceiver
 } DifferenceReceiver;
 
 /*
- * Does the sink's column take values of the output's as they are?
+ * Returns whether the sink's column takes values of the output's without
+ * conversion.
  */
 static bool
 same_type(Form_pg_attribute out, Form_pg_attribute att)
@@ -63,8 +66,8 @@ same_type(Form_pg_attribute out, Form_pg_attribute att)
 }
 
 /*
- * The row type of the sink's columns that the output goes to, in the output's
- * order.  "same" returns whether the output can be read as it.
+ * Returns the row type of the sink's columns that the output goes to, in the
+ * output's order.  Sets "same" to whether the output can be read as that type.
  */
 static TupleDesc
 sink_columns_desc(const SinkBatch *batch, bool *same)
@@ -84,7 +87,7 @@ sink_columns_desc(const SinkBatch *batch, bool *same)
 }
 
 /*
- * The assignment of each output column to its column of the sink.
+ * Returns the assignment of each output column to its column of the sink.
  */
 static ExprState **
 assignments(TupleDesc output, TupleDesc desc, EState *estate)
@@ -110,7 +113,8 @@ assignments(TupleDesc output, TupleDesc desc, EState *estate)
 }
 
 /*
- * The output as rows of the sink's column types, in a tuplestore of its own.
+ * Returns the output as rows of the sink's column types, in a tuplestore of
+ * its own.
  */
 static Tuplestorestate *
 convert_output(TupleDesc output_desc, TupleDesc desc, Tuplestorestate *output)
@@ -139,7 +143,7 @@ convert_output(TupleDesc output_desc, TupleDesc desc, Tuplestorestate *output)
 }
 
 /*
- * ROW(...) of one side's identity, or of all of its columns.
+ * Append ROW(...) of one side's identity, or of all of its columns.
  */
 static char *
 row_of(const SinkBatch *batch, char side, bool identity)
@@ -158,7 +162,7 @@ row_of(const SinkBatch *batch, char side, bool identity)
 }
 
 /*
- * One side of the join, its columns named present, c1, c2, ...
+ * Append one side of the join, its columns named present, c1, c2, ...
  */
 static void
 append_side(StringInfo buf, const SinkBatch *batch, char side,
@@ -175,7 +179,7 @@ append_side(StringInfo buf, const SinkBatch *batch, char side,
 }
 
 /*
- * Two identities are equal; NULLs are.
+ * Append the condition that two identities are equal; NULLs are equal.
  */
 static void
 append_same_identity(StringInfo buf, const SinkBatch *batch)
@@ -194,7 +198,7 @@ append_same_identity(StringInfo buf, const SinkBatch *batch)
 }
 
 /*
- * The statement that compares result and sink.
+ * Returns the statement that compares result and sink.
  */
 static char *
 difference_statement(const SinkBatch *batch)
@@ -229,8 +233,8 @@ difference_statement(const SinkBatch *batch)
 }
 
 /*
- * A difference.  A row whose identity is equal but written otherwise (1.0 and
- * 1.00) is removed and put in anew: an upsert would keep it.
+ * Handle a difference.  A row whose identity is equal but has other bytes (1.0
+ * and 1.00) is deleted and inserted again: an upsert would keep it.
  */
 static bool
 receive_difference(TupleTableSlot *slot, DestReceiver *self)
@@ -282,7 +286,8 @@ compare(SinkBatch *batch, Tuplestorestate *rows, DifferenceReceiver *receiver)
 	receiver->pub.rStartup = startup_receiver;
 	receiver->pub.rShutdown = end_receiver;
 	receiver->pub.rDestroy = end_receiver;
-	receiver->pub.mydest = DestTuplestore;	/* DestNone would be no SELECT */
+	receiver->pub.mydest = DestTuplestore;	/* with DestNone it would not be a
+											 * SELECT */
 
 	sagg_enr_register(&enr, SAGG_ENR_OUTPUT, batch->desc, rows,
 					   (double) tuplestore_tuple_count(rows));
@@ -295,11 +300,11 @@ compare(SinkBatch *batch, Tuplestorestate *rows, DifferenceReceiver *receiver)
 
 /*
  * Compare the sink with "result", the whole result, as rows of the query's
- * output_desc.  Returns in *difference the rows to be put into the sink, and
- * the identities to be deleted from it before that; batch->desc becomes the
- * row type of these.  All are the caller's, to be ended while it is connected
- * to SPI, as it is now.  Raises what assigning a value to a column of the sink
- * raises.
+ * output_desc.  Returns in *difference the rows that must be put into the
+ * sink, and the identities that must be deleted from it before that;
+ * batch->desc becomes the row type of these.  The caller ends all of them
+ * while it is connected to SPI, as it is now.  Raises what assigning a value
+ * to a column of the sink raises.
  */
 void
 sagg_sink_difference(SinkBatch *batch, Tuplestorestate *result, SaggOutput *difference)

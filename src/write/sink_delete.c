@@ -1,10 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * sink_delete.c
- *	  Rows that have to leave the sink.
+ *	  Deletes rows from the sink.
  *
- * They are named by their identities alone, and found by the sink's index.  The
- * one row of a query without GROUP BY has none: it is whatever there is.
+ * They are named by their identities alone, and found by the sink's index.
+ * The one row of a query without GROUP BY has no identity: it is the only row
+ * in the sink.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,8 +21,8 @@
 #include "write_internal.h"
 
 /*
- * Which combinations of NULLs occur in these columns of the rows, those of the
- * identity?  A list of Bitmapset of numbers in the array "columns"; NULL is the
+ * Returns which combinations of NULLs occur in the identity columns of the
+ * rows: a list of Bitmapset of numbers in the array "columns"; NULL is the
  * empty set.
  */
 List *
@@ -60,9 +61,9 @@ sagg_sink_null_patterns(Tuplestorestate *rows, TupleDesc desc,
 }
 
 /*
- * The condition that a row of the sink, s, is that of r, for rows r of one null
- * pattern.  Within it every condition is one that an index can serve, which cannot
- * be said of IS NOT DISTINCT FROM.
+ * Returns the condition that a row of the sink, s, is that of r, for rows r of
+ * one null pattern.  Within a pattern an index can serve every condition,
+ * unlike IS NOT DISTINCT FROM.
  */
 void
 sagg_sink_append_identity(StringInfo buf, const SinkBatch *batch, const Bitmapset *nulls)
@@ -88,7 +89,7 @@ sagg_sink_append_identity(StringInfo buf, const SinkBatch *batch, const Bitmapse
 }
 
 /*
- * The statement that deletes the removed rows of one null pattern.
+ * Returns the statement that deletes the removed rows of one null pattern.
  */
 static char *
 delete_statement(const SinkBatch *batch, const Bitmapset *nulls)
@@ -106,7 +107,7 @@ delete_statement(const SinkBatch *batch, const Bitmapset *nulls)
 
 /*
  * Delete the rows with these identities, of sagg_sink_identity_desc; returns
- * how many were there.  Connected to SPI.
+ * their number.  Connected to SPI.
  */
 int64
 sagg_sink_delete(SinkBatch *batch, Tuplestorestate *removed)

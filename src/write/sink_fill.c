@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * sink_fill.c
- *	  Columns that a sink has got, filled in the rows that are there.
+ *	  Fills new columns of a sink, in the rows that exist.
  *
- * By one UPDATE for each combination of NULLs in the identities.  Rows that are
- * not there are not made: nobody but a micro-batch adds rows.
+ * It runs one UPDATE for each combination of NULLs in the identities.  Missing
+ * rows are not added: only a micro-batch adds rows.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,7 +21,7 @@
 #include "write_internal.h"
 
 /*
- * The statement for the rows of one null pattern.
+ * Returns the statement for the rows of one null pattern.
  */
 static char *
 fill_statement(const SinkBatch *batch, List *columns, const Bitmapset *nulls)
@@ -68,10 +68,11 @@ fill_rows(SinkBatch *batch, List *columns, Tuplestorestate *rows)
 }
 
 /*
- * Put the values of "columns", numbers of query->output_desc, of the output's rows
- * into those rows of the sink that have the same identity; returns how many there
- * were.  Of a stream whose rows have one, or of which there is but one.  Runs as
- * the current user, as sagg_sink_write does; keeps ROW EXCLUSIVE on the sink.
+ * Put the values of "columns", numbers of query->output_desc, of the output's
+ * rows into the rows of the sink with equal identities; returns how many rows
+ * that were.  For a stream whose rows have an identity, or which has only one
+ * row.  Runs as the current user, as sagg_sink_write does; keeps ROW EXCLUSIVE
+ * on the sink.
  */
 int64
 sagg_sink_fill(const SaggStream *stream, const SaggQuery *query,

@@ -1,12 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * sink_index.c
- *	  How long the keys of a group may be, for the indexes of the sink.
+ *	  Limits the length of a group's keys, for the indexes of the sink.
  *
- * An index would refuse an entry that is too long only at WRITE, with all the
- * batch's rows: too late to tell which record it was.  So EXECUTE keeps to a
- * fixed length, which fits whatever the values are and however well they
- * compress.
+ * An index would reject an entry that is too long only at WRITE, with all the
+ * batch's rows: too late to know which record it was.  So EXECUTE enforces a
+ * fixed length, which always fits, however well the values compress.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,9 +20,9 @@
 #include "write_internal.h"
 
 /*
- * Of the keys together, each rounded up to 8 bytes, without the window.  A
- * btree takes entries of up to 2704 bytes, with a header of 16 and a range of
- * up to 40.
+ * Limit of the keys together, each rounded up to 8 bytes, without the window.
+ * A btree accepts entries of up to 2704 bytes, with a header of 16 and a range
+ * of up to 40.
  */
 #define MAX_KEY_BYTES	2600
 
@@ -39,7 +38,7 @@ has_long_keys(const SaggQuery *query)
 }
 
 /*
- * Whether one of the index's columns takes a key of the query.
+ * Returns whether one of the index's columns takes a key of the query.
  */
 static bool
 index_holds_key(Relation rel, Relation index, const SaggQuery *query)
@@ -64,9 +63,9 @@ index_holds_key(Relation rel, Relation index, const SaggQuery *query)
 }
 
 /*
- * The greatest length in bytes that the keys of a group can have together; 0
- * for any, as no index of the sink holds one of them.  A sink that is gone is
- * left to WRITE to complain about.
+ * Returns the greatest length in bytes that the keys of a group may have
+ * together; 0 for any, if no index of the sink holds one of them.  If the sink
+ * does not exist, WRITE raises the error.
  */
 Size
 sagg_sink_max_key_bytes(Oid sink, const SaggQuery *query)

@@ -33,16 +33,16 @@
 #include "write_internal.h"
 
 /*
- * A row of mode update or complete is replaced again and again: leave room for
- * the next version on its page, and vacuum early.
+ * Rows of mode update or complete are replaced again and again: leave room for
+ * the next version on the page, and vacuum early.
  */
 #define UPDATE_FILLFACTOR			70
 #define UPDATE_VACUUM_THRESHOLD		1000
 #define UPDATE_VACUUM_SCALE_FACTOR	"0.02"
 
 /*
- * Refuse a schema no sink may be in: one that does not last, or belongs to the
- * server or to the extension.  "relname" is for messages.
+ * Reject a schema that no sink may be in: a temporary one, or one that belongs
+ * to the server or to the extension.  "relname" is for messages.
  */
 void
 sagg_sink_check_schema(Oid namespaceId, const char *relname)
@@ -93,8 +93,8 @@ make_table(RangeVar *relation, const SaggQuery *query, SaggOutputMode mode,
 }
 
 /*
- * A unique index compares with the default equality of each column's type,
- * the same that GROUP BY used.
+ * Returns whether a unique index, which compares with the default equality of
+ * each column's type, compares as GROUP BY does.
  */
 static void
 check_identity_types(const SaggQuery *query, const char *relname)
@@ -140,9 +140,10 @@ make_identity_index(RangeVar *relation, const SaggQuery *query,
 }
 
 /*
- * Logical replication of updates and deletes needs a row's identity; the
- * unique index cannot be it, as its columns may be null.  In mode append they
- * are the user's, who deletes old results.
+ * Set the replica identity.  Logical replication of updates and deletes needs
+ * a row's identity; the unique index cannot be it, as its columns may be null.
+ * In mode append only the user updates or deletes rows, so it is left to the
+ * user.
  */
 static void
 set_replica_identity(RangeVar *relation, const char *text)
@@ -178,8 +179,8 @@ comment_on_table(RangeVar *relation, const char *text)
  *
  * Raises what CREATE TABLE raises (duplicate_table, insufficient_privilege,
  * ...), and undefined_function when a key cannot be part of a unique index.
- * But in mode append the query must have an identity, or a single row; the
- * caller has seen to that.
+ * Except in mode append, the query must have an identity, or a single row; the
+ * caller has checked that.
  */
 Oid
 sagg_sink_make(Oid namespaceId, const char *relname, const SaggQuery *query,

@@ -4,10 +4,11 @@
  *	  Option "retention" where the sink is range-partitioned by the window's time:
  *	  whole partitions are dropped when they are old, and made ahead.
  *
- * A micro-batch never waits for a lock here, and nobody waits behind it: to drop a
- * partition takes ACCESS EXCLUSIVE on the sink, to attach one SHARE UPDATE
- * EXCLUSIVE, and what is not to be had at once is left to the next batch.  Each is
- * done in a subtransaction; where that fails, the batch goes on without.
+ * A micro-batch never waits for a lock here, and nobody waits behind it:
+ * dropping a partition takes ACCESS EXCLUSIVE on the sink, attaching one SHARE
+ * UPDATE EXCLUSIVE, and if a lock is not available at once, the work is left
+ * to the next batch.  Each attempt runs in a subtransaction; if it fails, the
+ * batch continues without it.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,14 +37,14 @@
 #include "streams/streams.h"
 #include "write_internal.h"
 
-/* of a micro-batch */
+/* most attempts of a micro-batch */
 #define MAX_DROPPED		10
 #define MAX_MADE		100
 
-/* locks besides those that are asked for without waiting */
+/* locks besides those that are requested without waiting */
 #define LOCK_TIMEOUT	"10ms"
 
-/* A partition; bounds are DT_NOBEGIN and DT_NOEND where there are none. */
+/* A partition; bounds are DT_NOBEGIN and DT_NOEND if it has none. */
 typedef struct WindowPartition
 {
 	Oid			relid;
@@ -51,18 +52,18 @@ typedef struct WindowPartition
 	int64		upper;
 } WindowPartition;
 
-/* what is done in a subtransaction */
+/* what one subtransaction does */
 typedef struct Attempt
 {
 	const SinkBatch *batch;
 	WindowPartition partition;
-	char	   *name;			/* of the partition, qualified and quoted */
-	bool		zoned;			/* its bounds are timestamptz */
+	char	   *name;			/* name of the partition, qualified and quoted */
+	bool		zoned;			/* whether its bounds are timestamptz */
 } Attempt;
 
 /*
- * Is the sink range-partitioned by the time that tells the window of a row, or by
- * a bound of the window?
+ * Returns whether the sink is range-partitioned by the time that identifies
+ * the window of a row, or by a bound of the window.
  */
 static bool
 partitioned_by_window(Relation rel, const SaggQuery *query, AttrNumber column)
@@ -82,7 +83,7 @@ partitioned_by_window(Relation rel, const SaggQuery *query, AttrNumber column)
 }
 
 /*
- * The partitions in order; *n of them.
+ * Returns the partitions in order; sets *n to their number.
  */
 static WindowPartition *
 list_partitions(Relation rel, int *n)
@@ -204,7 +205,8 @@ make_partition(void *arg)
 }
 
 /*
- * The error of an attempt: that a lock is not to be had is none to tell.
+ * Handle the error of an attempt: that a lock is not available is not
+ * reported.
  */
 static void
 tell_failure(const SinkBatch *batch, const ErrorData *error, const char *what)
@@ -220,8 +222,8 @@ tell_failure(const SinkBatch *batch, const ErrorData *error, const char *what)
 }
 
 /*
- * Run "function" of an attempt in a subtransaction.  Returns false if it has failed,
- * and then nothing has happened.
+ * Run "function" of an attempt in a subtransaction.  Returns false if it has
+ * failed, and then nothing has changed.
  */
 static bool
 try_it(void (*function) (void *attempt), Attempt *attempt, const char *what)
@@ -246,7 +248,7 @@ try_it(void (*function) (void *attempt), Attempt *attempt, const char *what)
 }
 
 /*
- * Drop partitions whose rows are all told by less than "before".
+ * Drop partitions all of whose rows have windows before "before".
  */
 void
 sagg_sink_drop_partitions(const SinkBatch *batch, int64 before)
@@ -254,7 +256,7 @@ sagg_sink_drop_partitions(const SinkBatch *batch, int64 before)
 	int			n;
 	WindowPartition *partitions = list_partitions(batch->rel, &n);
 
-	/* the last one tells how wide others are to be */
+	/* the last one stays: it determines the width of new ones */
 	for (int i = 0; i < Min(n - 1, MAX_DROPPED); i++)
 	{
 		Attempt		attempt = {.batch = batch,.partition = partitions[i]};
@@ -268,7 +270,8 @@ sagg_sink_drop_partitions(const SinkBatch *batch, int64 before)
 }
 
 /*
- * Is a time the beginning of a day, by the session's TimeZone if it has a zone?
+ * Returns whether a time is the beginning of a day, by the session's TimeZone
+ * if it has a zone.
  */
 static bool
 begins_day(int64 time, bool zoned, struct pg_tm *tm)
@@ -281,7 +284,8 @@ begins_day(int64 time, bool zoned, struct pg_tm *tm)
 }
 
 /*
- * The partition behind another one, as many months, days or else microseconds wide.
+ * Returns the partition that follows another one, and is as many months, days
+ * or otherwise microseconds wide.
  */
 static WindowPartition
 next_partition(const WindowPartition *last, bool zoned)
@@ -305,7 +309,7 @@ next_partition(const WindowPartition *last, bool zoned)
 }
 
 /*
- * A name for a partition of the sink, by its lower bound.
+ * Returns a name for a partition of the sink, by its lower bound.
  */
 static char *
 partition_name(const SinkBatch *batch, const WindowPartition *partition, bool zoned)
@@ -323,8 +327,9 @@ partition_name(const SinkBatch *batch, const WindowPartition *partition, bool zo
 }
 
 /*
- * Make partitions behind the last one, until there is one for the time "until".  The
- * sink is closed meanwhile, and locked: ALTER TABLE does not take one that is open.
+ * Make partitions behind the last one, until there is one for the time
+ * "until".  The sink is closed meanwhile, but stays locked: ALTER TABLE
+ * rejects a table that is open.
  */
 void
 sagg_sink_make_partitions(SinkBatch *batch, int64 until)

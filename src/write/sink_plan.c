@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * sink_plan.c
- *	  The kept plans of a sink's statements.
+ *	  Caches the plans of a sink's statements.
  *
- * A plan is made anew when its text, which has the sink's name, or the type of
- * the output is no longer what it was made for; the plan cache sees to other
- * changes of the sink.
+ * A plan is made again when its text, which has the sink's name, or the type
+ * of the output changes; the server's plan cache handles other changes of the
+ * sink.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,8 +33,8 @@ sagg_sink_plan_forget(SinkPlan *kept)
 }
 
 /*
- * The plan of a statement with this text; it stays the sink's.  Called with
- * SAGG_ENR_OUTPUT, of type "desc", registered.
+ * Returns the plan of a statement with this text; it belongs to the sink.
+ * Called with SAGG_ENR_OUTPUT, of type "desc", registered.
  */
 SPIPlanPtr
 sagg_sink_plan(SaggSink *sink, SinkStatement statement, const char *text,

@@ -1,19 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * sink_put.c
- *	  Rows that have to be in the sink.
+ *	  Inserts and updates rows in the sink.
  *
- * Whoever knows nothing about the sink has to upsert.  But the state store
- * tells which groups it meets for the first time and which it has written
- * before, and for both there is a cheaper statement:
+ * Without knowledge of the sink, every row would need an upsert.  But the
+ * state store knows which groups it meets for the first time and which it has
+ * written before, and for both there is a cheaper statement:
  *
  *		fresh	INSERT INTO sink (...) SELECT ... FROM batch_output
  *		known	UPDATE sink s SET ... FROM batch_output r WHERE s.key = r.key
  *		either	INSERT ... ON CONFLICT (identity) DO UPDATE
  *
- * That is a guess, since anybody may change the sink: a row that should not be
- * there is, or one that should be is not.  The upsert then does it, for this
- * batch and for all that come after it in the session.
+ * That is a guess, since anybody may change the sink: a row may be there
+ * unexpectedly, or be missing.  Then the upsert is used, for this batch and
+ * for all later ones of the session.
  *
  * A query without GROUP BY has a single row, without an identity: it is updated,
  * or inserted where there is none.
@@ -35,14 +35,14 @@
 #include "write_internal.h"
 
 /*
- * The plans are kept, so they are made for batches that may come, not for the
- * rows of the first one.
+ * The plans are cached, so they are made for later batches as well, not for
+ * the number of rows of the first one.
  */
 #define LEAST_ESTIMATE		1000
 
 /*
- * "a = prefix.a, ..." for the columns that are not of the identity; returns
- * how many there are.
+ * Append "a = prefix.a, ..." for the columns that do not belong to the
+ * identity; returns their number.
  */
 static int
 append_assignments(StringInfo buf, const SinkBatch *batch, const char *prefix)
@@ -84,8 +84,8 @@ insert_statement(const SinkBatch *batch)
 }
 
 /*
- * Sets *counts to false when a row that is there already stays as it is,
- * because it is nothing but its identity.
+ * Returns the upsert.  Sets *counts to false when a row that exists already is
+ * not touched, because it has only its identity.
  */
 static char *
 upsert_statement(const SinkBatch *batch, bool *counts)
@@ -129,8 +129,8 @@ update_statement(const SinkBatch *batch)
 }
 
 /*
- * Run a statement over the rows; returns how many it processed.  After an
- * ERROR that is caught the rows are still registered.
+ * Run a statement over the rows; returns how many it processed.  After a
+ * caught ERROR, the rows are still registered.
  */
 static int64
 run(SinkBatch *batch, SinkStatement statement, const char *text,
@@ -153,7 +153,7 @@ run(SinkBatch *batch, SinkStatement statement, const char *text,
 }
 
 /*
- * Put rows into the sink of which nothing is known; returns how many.
+ * Put rows into the sink about which nothing is known; returns their number.
  */
 static int64
 upsert(SinkBatch *batch, Tuplestorestate *rows)
@@ -203,9 +203,10 @@ try_insert(SinkBatch *batch, Tuplestorestate *rows, int64 *processed)
 }
 
 /*
- * May the rows go in by several statements?  Not where it could be seen:
- * triggers would fire for each, policies can differ between commands, and a
- * privilege that an upsert needs would not be missed before its time.
+ * Returns whether the rows may be written by several statements.  Not where
+ * that is visible: triggers would fire for each, policies can differ between
+ * commands, and a missing privilege that only an upsert needs would be noticed
+ * too late.
  */
 static bool
 may_split(const SinkBatch *batch)
@@ -219,7 +220,7 @@ may_split(const SinkBatch *batch)
 }
 
 /*
- * Put rows into the sink that should not be there; returns how many.
+ * Put rows into the sink that are expected to be new; returns their number.
  */
 static int64
 put_fresh(SinkBatch *batch, Tuplestorestate *rows)
@@ -233,7 +234,8 @@ put_fresh(SinkBatch *batch, Tuplestorestate *rows)
 }
 
 /*
- * UPDATE, row by row through an index, whatever the planner knows of the sink.
+ * UPDATE, row by row through an index, whatever the planner knows about the
+ * sink.
  */
 static int64
 update(SinkBatch *batch, Tuplestorestate *rows)
@@ -254,8 +256,8 @@ update(SinkBatch *batch, Tuplestorestate *rows)
 }
 
 /*
- * Put rows into the sink that are there unless somebody has deleted them or,
- * with HAVING, they did not pass it before; returns how many.
+ * Put rows into the sink that exist there, unless somebody has deleted them
+ * or, with HAVING, they did not pass it before; returns their number.
  */
 static int64
 put_known(SinkBatch *batch, Tuplestorestate *rows)
@@ -270,7 +272,7 @@ put_known(SinkBatch *batch, Tuplestorestate *rows)
 		if (update(batch, rows) == count)
 			return count;
 
-		/* a row is gone, or has a NULL in its identity */
+		/* a row was deleted, or has a NULL in its identity */
 		batch->sink->surprised = true;
 	}
 	return upsert(batch, rows);
@@ -297,7 +299,7 @@ put_single(SinkBatch *batch, Tuplestorestate *rows)
 }
 
 /*
- * Add the rows of a tuplestore to another one.
+ * Append the rows of a tuplestore to another one.
  */
 static void
 append_rows(const SinkBatch *batch, Tuplestorestate *from, Tuplestorestate *to)
@@ -315,8 +317,8 @@ append_rows(const SinkBatch *batch, Tuplestorestate *from, Tuplestorestate *to)
 
 /*
  * Put rows of batch->desc into the sink: "fresh" ones, which it should not
- * have, and "known" ones, which it should.  Returns how many.  Connected to
- * SPI; leaves "known" changed.
+ * have, and "known" ones, which it should have.  Returns their number.
+ * Connected to SPI; leaves "known" changed.
  */
 int64
 sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh, Tuplestorestate *known)
@@ -328,7 +330,7 @@ sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh, Tuplestorestate *known)
 		processed = run(batch, SINK_INSERT, insert_statement(batch), fresh, SPI_OK_INSERT);
 	else if ((batch->sink->kind->flags & SAGG_SINK_TAKES_CHANGES) == 0)
 	{
-		/* one statement, which waits once for all of its rows */
+		/* one statement, which waits only once, for all of its rows */
 		append_rows(batch, fresh, known);
 		processed = run(batch, SINK_INSERT, insert_statement(batch), known, SPI_OK_INSERT);
 	}

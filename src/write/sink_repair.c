@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * sink_repair.c
- *	  Whole windows in the sink, replaced by what they should have been.
+ *	  Replaces whole windows in the sink by corrected results.
  *
- * The rows of the windows are told by the one column of the sink that has the
- * window or one of its bounds.  Where rows have an identity, those that are
- * there still are updated, so that what others keep in further columns stays;
- * only those that do not belong to the result any more are deleted.  Else all
- * are.
+ * The column of the sink that has the window, or one of its bounds, identifies
+ * the rows of the windows.  If rows have an identity, those that are still in
+ * the result are updated, so that values in further columns of the sink stay;
+ * only those that are not in the result any more are deleted.  Otherwise all
+ * are deleted.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,8 +24,8 @@
 #include "write_internal.h"
 
 /*
- * The statement that deletes the rows of the windows, $1, but for those of
- * the new result that have an identity.
+ * Returns the statement that deletes the rows of the windows, $1, except those
+ * of the new result that have an identity.
  */
 static char *
 delete_statement(const SinkBatch *batch, AttrNumber window)
@@ -73,8 +73,8 @@ delete_rows(SinkBatch *batch, Tuplestorestate *rows, AttrNumber window, Datum wi
 }
 
 /*
- * Make "rows", of query->output_desc, the sink's rows of some windows: those
- * whose value in column number "window" of the output is among the array
+ * Replace the sink's rows of some windows by "rows", of query->output_desc:
+ * those whose value in column number "window" of the output is among the array
  * "windows" of that column's type.  Runs as the current user, as
  * sagg_sink_write does, who needs DELETE on the sink.  The rows are used up.
  */

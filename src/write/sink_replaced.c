@@ -3,7 +3,7 @@
  * sink_replaced.c
  *	  The rows of a sink that results computed again take the place of.
  *
- * They are told by the one column that has the window or one of its bounds.
+ * The column that has the window, or one of its bounds, identifies them.
  * Nothing here changes a row.
  *
  *-------------------------------------------------------------------------
@@ -27,7 +27,8 @@
 #define ROWS_AT_ONCE	1000
 
 /*
- * The time that tells the window of a row: an expression over the sink.
+ * Returns the time that identifies the window of a row: an expression over the
+ * sink.
  */
 char *
 sagg_sink_row_time(const SinkBatch *batch, const char *alias)
@@ -42,8 +43,8 @@ sagg_sink_row_time(const SinkBatch *batch, const char *alias)
 }
 
 /*
- * The rows that "replaces" of a batch's output means: an expression over the
- * sink, s, with the bound as $1; NULL = all.
+ * Returns the condition for the rows that "replaces" of a batch's output
+ * selects: an expression over the sink, s, with the bound as $1; NULL = all.
  */
 char *
 sagg_sink_replaced_rows(const SinkBatch *batch, TimestampTz replaces)
@@ -54,7 +55,7 @@ sagg_sink_replaced_rows(const SinkBatch *batch, TimestampTz replaces)
 }
 
 /*
- * Lock the sink and open it as for a batch that is not to write.
+ * Lock the sink and open it as for a batch that will not write.
  */
 static void
 open_sink(SinkBatch *batch, SaggSink *sink, const SaggStream *stream, const SaggQuery *query)
@@ -73,9 +74,9 @@ open_sink(SinkBatch *batch, SaggSink *sink, const SaggStream *stream, const Sagg
 }
 
 /*
- * A cursor over the sink's rows that are told by "from" or more, see
- * sagg_sink_replaced_rows: "columns", expressions over the sink, s, and what comes
- * behind the condition.
+ * Returns a cursor over the sink's rows whose window is "from" or later, see
+ * sagg_sink_replaced_rows: "columns" are expressions over the sink, s, and the
+ * text after the condition.
  */
 static Portal
 open_cursor(const SinkBatch *batch, TimestampTz from, const char *columns, const char *rest)
@@ -90,11 +91,11 @@ open_cursor(const SinkBatch *batch, TimestampTz from, const char *columns, const
 }
 
 /*
- * The sink's rows whose window is told by a value from "from" up to, not
- * including, "to", or with DT_NOBEGIN and DT_NOEND all rows: how many, and the
- * least of these values in *first, DT_NOEND = none or not known.  Runs as the
- * current user; keeps ROW EXCLUSIVE on the sink.  Raises what sagg_sink_check
- * does.
+ * Returns the number of the sink's rows whose window is identified by a value
+ * from "from" up to, not including, "to", or with DT_NOBEGIN and DT_NOEND of
+ * all rows; sets *first to the least of these values, DT_NOEND = none or not
+ * known.  Runs as the current user; keeps ROW EXCLUSIVE on the sink.  Raises
+ * what sagg_sink_check does.
  */
 int64
 sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
@@ -128,7 +129,7 @@ sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
 }
 
 /*
- * Start and end of a row's window, two expressions over the sink, s.
+ * Append start and end of a row's window, two expressions over the sink, s.
  */
 static const char *
 window_bounds(const SinkBatch *batch)
@@ -158,10 +159,10 @@ fill_window(SaggSinkWindow *window, const SaggQuery *query, HeapTuple tuple, Tup
 }
 
 /*
- * The windows of the sink's rows, in order, and how many rows each has: of those
- * whose window is told by "from" or a later value, DT_NOBEGIN = of all.  An array
- * of *n in the caller's context.  Runs as the current user; keeps ROW EXCLUSIVE on
- * the sink.
+ * Returns the windows of the sink's rows, in order, and how many rows each
+ * has: of windows identified by "from" or a later value, DT_NOBEGIN = of all.
+ * The result is an array of *n in the caller's context.  Runs as the current
+ * user; keeps ROW EXCLUSIVE on the sink.
  */
 SaggSinkWindow *
 sagg_sink_windows(const SaggStream *stream, const SaggQuery *query,
@@ -193,9 +194,9 @@ sagg_sink_windows(const SaggStream *stream, const SaggQuery *query,
 }
 
 /*
- * Put the rows that "replaces" means into "result", each as the text "delete" and
- * the row as jsonb; "desc" is of these two columns.  Runs as the current user;
- * keeps ROW EXCLUSIVE on the sink.
+ * Put the rows that "replaces" selects into "result", each as the text
+ * "delete" and the row as jsonb; "desc" is the type of these two columns.
+ * Runs as the current user; keeps ROW EXCLUSIVE on the sink.
  */
 void
 sagg_sink_replaced(const SaggStream *stream, const SaggQuery *query,

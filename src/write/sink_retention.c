@@ -1,14 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * sink_retention.c
- *	  Rows of old windows leave the sink: option "retention".
+ *	  Deletes rows of old windows from the sink: option "retention".
  *
- * A micro-batch deletes some of them, oldest windows first, and no more than its
- * caller says, so that it takes about as long as one without.  They are found by
- * an index that begins with the column of the window; there is never a scan of the
- * whole table.  Rows that are that old when they would be written are not.
+ * A micro-batch deletes some of them, oldest windows first, and at most as
+ * many as its caller says, so that it takes about as long as a batch without
+ * retention.  They are found by an index that begins with the column of the
+ * window; the whole table is never scanned.  Rows that are already that old
+ * when they would be written are left out.
  *
- * As all writes this is the stream's owner's, in the batch's transaction.
+ * Like all writes, this runs as the stream's owner, in the batch's
+ * transaction.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,7 +47,8 @@ tells_range(const SaggQuery *query)
 }
 
 /*
- * Can the index give rows by the sink's column "attno", in the order of its type?
+ * Returns whether the index can return rows by the sink's column "attno", in
+ * the order of its type.
  */
 static bool
 index_serves(Relation index, AttrNumber attno, Oid type)
@@ -96,10 +99,10 @@ check_index(Relation rel, const SaggQuery *query, AttrNumber attno, int code)
 }
 
 /*
- * Raise an error: the stream is not one whose rows become old.
+ * Raise an error: the rows of this stream never become old.
  */
 void
-sagg_sink_refuse_retention(void)
+sagg_sink_reject_retention(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -109,8 +112,8 @@ sagg_sink_refuse_retention(void)
 }
 
 /*
- * Raise an error that says what is missing if rows of old windows cannot leave the
- * sink of a stream of the current user.
+ * Raise an error that says what is missing if rows of old windows cannot be
+ * deleted from the sink of a stream of the current user.
  */
 void
 sagg_sink_check_retention(Oid sink, const SaggQuery *query, SaggOutputMode mode)
@@ -119,7 +122,7 @@ sagg_sink_check_retention(Oid sink, const SaggQuery *query, SaggOutputMode mode)
 	Relation	rel;
 
 	if (!sagg_sink_has(sink, SAGG_SINK_TRANSACTIONAL))
-		sagg_sink_refuse_retention();
+		sagg_sink_reject_retention();
 	rel = sagg_sink_lock(sink, query, mode, &sagg_table_sink, false, &columns);
 	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 	{
@@ -140,7 +143,8 @@ sagg_sink_check_retention(Oid sink, const SaggQuery *query, SaggOutputMode mode)
 }
 
 /*
- * What tells the window of an output row, see sagg_expired_before.
+ * Returns the value that identifies the window of an output row, see
+ * sagg_expired_before.
  */
 static int64
 output_time(const SaggQuery *query, TypeCacheEntry *type, TupleTableSlot *slot)
@@ -162,7 +166,7 @@ output_time(const SaggQuery *query, TypeCacheEntry *type, TupleTableSlot *slot)
 }
 
 /*
- * Take rows that are told by less than "before" out of "rows"; returns how many.
+ * Remove rows of windows before "before" from "rows"; returns their number.
  */
 static int64
 leave_out(const SaggQuery *query, Tuplestorestate **rows, int64 before)
@@ -188,8 +192,8 @@ leave_out(const SaggQuery *query, Tuplestorestate **rows, int64 before)
 }
 
 /*
- * Take rows out of a batch's output that are told by less than "before", see
- * sagg_expired_before; returns how many.
+ * Remove rows of windows before "before", see sagg_expired_before, from a
+ * batch's output; returns their number.
  */
 int64
 sagg_sink_leave_out(const SaggQuery *query, SaggOutput *output, int64 before)
@@ -204,8 +208,9 @@ sagg_sink_leave_out(const SaggQuery *query, SaggOutput *output, int64 before)
 }
 
 /*
- * The condition on a row of the sink, d: told by less than $1.  A range is compared
- * with the least one that starts there, as its index is in that order.
+ * Append the condition on a row of the sink, d: its window is before $1.  A
+ * range is compared with the least range that starts there, because its index
+ * is in that order.
  */
 static char *
 expired_condition(const SinkBatch *batch)
@@ -220,7 +225,7 @@ expired_condition(const SinkBatch *batch)
 }
 
 /*
- * Run the statement by the index, whatever the planner knows of the sink.
+ * Run the statement by the index, whatever the planner knows about the sink.
  */
 static int64
 delete_expired(const SinkBatch *batch, int64 before, int64 max_rows)
@@ -268,8 +273,9 @@ close_sink(SinkBatch *batch)
 }
 
 /*
- * Make partitions of a partitioned sink, so that there is one for rows of the time
- * "until".  Runs as the current user; what cannot be done now is left.
+ * Make partitions of a partitioned sink, so that there is one for rows of the
+ * time "until".  Runs as the current user; what cannot be done now is left for
+ * later.
  */
 void
 sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until)
@@ -284,11 +290,11 @@ sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until)
 }
 
 /*
- * Delete rows of the sink that are told by less than "before", see
- * sagg_expired_before, the oldest "max_rows" of them; returns how many there were.
- * Of a partitioned sink: drop partitions that have no other rows.  Runs as the
- * current user, as sagg_sink_write does.  A sink that has no index for it any more is
- * ERRCODE_SAGG_DEFINITION_CHANGED.
+ * Delete rows of the sink with windows before "before", see
+ * sagg_expired_before, the oldest "max_rows" of them; returns their number.
+ * For a partitioned sink, drops partitions that have no other rows.  Runs as
+ * the current user, as sagg_sink_write does.  Raises
+ * ERRCODE_SAGG_DEFINITION_CHANGED if the sink has no index for it any more.
  */
 int64
 sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before, int64 max_rows)

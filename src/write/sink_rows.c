@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * sink_rows.c
- *	  What statements on a sink are made of: the batch's rows as relations, and
- *	  the comparison of identities.
+ *	  Parts of statements on a sink: the batch's rows as relations, and the
+ *	  comparison of identities.
  *
  * Nothing here runs a statement.
  *
@@ -22,8 +22,8 @@
 #include "write_internal.h"
 
 /*
- * Let statements of this SPI connection see a tuplestore by name.  "enr" must
- * live as long as it is registered.
+ * Make a tuplestore visible by name to statements of this SPI connection.
+ * "enr" must live as long as it is registered.
  */
 void
 sagg_enr_register(EphemeralNamedRelation enr, char *name, TupleDesc desc,
@@ -45,7 +45,7 @@ sagg_enr_register(EphemeralNamedRelation enr, char *name, TupleDesc desc,
 }
 
 /*
- * They do not see it any more.
+ * Make it invisible again.
  */
 void
 sagg_enr_unregister(const char *name)
@@ -58,7 +58,8 @@ sagg_enr_unregister(const char *name)
 }
 
 /*
- * Type of the rows of batch_removed: the identity columns in identity order.
+ * Returns the row type of batch_removed: the identity columns in identity
+ * order.
  */
 TupleDesc
 sagg_sink_identity_desc(const SinkBatch *batch)
@@ -72,8 +73,8 @@ sagg_sink_identity_desc(const SinkBatch *batch)
 }
 
 /*
- * The collation to name in a comparison of a removed row's value with a
- * column of another collation, so that an index of that column can be used.
+ * Returns the collation to name in a comparison of a removed row's value with
+ * a column of another collation, so that an index of that column can be used.
  */
 void
 sagg_sink_append_collation(StringInfo buf, Oid collation)
@@ -91,8 +92,8 @@ sagg_sink_append_collation(StringInfo buf, Oid collation)
 }
 
 /*
- * "left" = "right", by the default equality of the type of "att", which both
- * are of or become, whatever the search_path.
+ * Append "left" = "right", by the default equality of the type of "att", to
+ * which both belong or are converted, whatever the search_path.
  */
 void
 sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
@@ -113,7 +114,7 @@ sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
 }
 
 /*
- * The name of a column, quoted where it has to be.
+ * Returns the name of a column, quoted if necessary.
  */
 const char *
 sagg_sink_column(TupleDesc desc, AttrNumber attno)
@@ -122,8 +123,8 @@ sagg_sink_column(TupleDesc desc, AttrNumber attno)
 }
 
 /*
- * s.column = r.column, for column "i" of the identity, so that an index of the
- * sink "s" serves it.
+ * Append s.column = r.column, for column "i" of the identity, in a form that
+ * an index of the sink "s" serves.
  */
 void
 sagg_sink_append_match(StringInfo buf, const SinkBatch *batch, int i)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sink_table.c
- *	  The sinks that are tables: their rows are part of the transaction, and SQL
+ *	  Sinks that are tables: their rows are part of the transaction, and SQL
  *	  writes them (sink_write.c).
  *
  *-------------------------------------------------------------------------

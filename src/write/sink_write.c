@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sink_write.c
- *	  Stage 3, WRITE: the output of a batch into the sink.
+ *	  Stage 3, WRITE: writes the output of a batch into the sink.
  *
  * Statements read the batch's rows as ephemeral relations, as triggers read
  * transition tables:
@@ -11,13 +11,13 @@
  *				groups that passed HAVING before and do not any more
  *		complete	as update, with what sink_complete.c finds to differ
  *
- * A sink that takes no changes gets an INSERT of all that append or update give
- * out, and one of a kind with a function "write" is given the rows (sink.h).
+ * A sink to which rows are only added gets an INSERT of all rows that append
+ * or update emit, and a kind with a function "write" gets the rows (sink.h).
  *
  * They run as the current user, who is the stream's owner, in the caller's
  * transaction (I1): triggers, constraints and privileges of the sink work as
- * for any statement of that user.  The sink is known by its OID; its name is
- * looked up in every batch.  An ERROR leaves the object usable.
+ * for any statement of that user.  The sink is identified by its OID; its name
+ * is looked up in every batch.  An ERROR leaves the object usable.
  *
  *-------------------------------------------------------------------------
  */
@@ -51,9 +51,9 @@ open_kind(SaggSink *sink, const SaggStream *stream)
 }
 
 /*
- * Open the sink of a stream, in a transaction.  The object is freed by
- * sagg_sink_close only and lives over transactions; "stream" is not needed after
- * the call.  Does not look at the table yet.
+ * Open the sink of a stream, in a transaction.  Only sagg_sink_close frees the
+ * object, which outlives transactions; "stream" is not needed after the call.
+ * Does not check the table yet.
  */
 SaggSink *
 sagg_sink_open(const SaggStream *stream)
@@ -108,8 +108,9 @@ sink_error_callback(void *arg)
 
 /*
  * Lock the sink of a batch that has its sink and query, until the end of the
- * transaction, and see that it can take the output; fills in rel, which the caller
- * closes, columns and name, in the current context.  "running": see sagg_sink_lock.
+ * transaction, and check that it can take the output; fills in rel, which the
+ * caller closes, columns and name, in the current context. "running": see
+ * sagg_sink_lock.
  */
 void
 sagg_sink_batch_open(SinkBatch *batch, bool running)
@@ -140,8 +141,8 @@ write_rows(SinkBatch *batch, const SaggOutput *output,
 }
 
 /*
- * Write the results in place of the rows that output->replaces tells.  Readers
- * see those until the transaction commits, as they would not with TRUNCATE.
+ * Write the results in place of the rows that output->replaces selects.
+ * Readers see those until the transaction commits, unlike with TRUNCATE.
  */
 static void
 replace_rows(SinkBatch *batch, const SaggOutput *output,
@@ -168,7 +169,7 @@ replace_rows(SinkBatch *batch, const SaggOutput *output,
 
 /*
  * Delete all rows if there is more than one, for the result of a query without
- * GROUP BY; returns how many.
+ * GROUP BY; returns their number.
  */
 static int64
 delete_surplus(SinkBatch *batch)
@@ -186,7 +187,7 @@ delete_surplus(SinkBatch *batch)
 }
 
 /*
- * Write what differs between the result and the sink.
+ * Write the differences between the result and the sink.
  */
 static void
 write_difference(SinkBatch *batch, Tuplestorestate *result,
@@ -204,8 +205,8 @@ write_difference(SinkBatch *batch, Tuplestorestate *result,
 }
 
 /*
- * The kind's own way.  No statement checks that the stream's owner may still
- * insert.
+ * Let the kind write the rows.  No statement checks the stream owner's INSERT
+ * privilege, so it is checked here.
  */
 static void
 write_by_kind(SinkBatch *batch, const SaggOutput *output,
@@ -224,14 +225,14 @@ write_by_kind(SinkBatch *batch, const SaggOutput *output,
 
 /*
  * Write a batch's results into the sink; in mode complete the sink is made
- * equal to output->known.  The tuplestores stay the caller's, with their read
- * position undefined and their contents used up.
+ * equal to output->known.  The caller still owns the tuplestores; their read
+ * position is undefined and their contents are used up.
  *
  * Returns in *rows_out and *rows_removed the rows put into and deleted from
  * the sink.  Runs in the caller's transaction with an active snapshot, as the
  * current user; keeps ROW EXCLUSIVE on the sink until its end.  Errors of the
- * sink's triggers and constraints come through as they are; a sink that is
- * gone or no longer fits is ERRCODE_SAGG_DEFINITION_CHANGED.
+ * sink's triggers and constraints are passed on unchanged; for a sink that
+ * does not exist or no longer fits, raises ERRCODE_SAGG_DEFINITION_CHANGED.
  */
 void
 sagg_sink_write(SaggSink *sink, const SaggQuery *query, const SaggOutput *output,

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * write.h
- *	  Stage 3, WRITE: a batch's output rows into the sink.
+ *	  Stage 3, WRITE: writes a batch's output rows into the sink.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,7 +34,7 @@ extern void sagg_sink_drop_column(Oid sink, const char *name);
 /* sink_retention.c */
 extern void sagg_sink_check_retention(Oid sink, const SaggQuery *query,
 									  SaggOutputMode mode);
-pg_noreturn extern void sagg_sink_refuse_retention(void);
+pg_noreturn extern void sagg_sink_reject_retention(void);
 extern int64 sagg_sink_leave_out(const SaggQuery *query, SaggOutput *output, int64 before);
 extern void sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until);
 extern int64 sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before,
@@ -54,7 +54,7 @@ extern void sagg_sink_write(SaggSink *sink, const SaggQuery *query,
 							int64 *rows_out, int64 *rows_removed);
 extern void sagg_sink_close(SaggSink *sink);
 
-/* sink_commit.c: a sink with a commit of its own goes with the transaction */
+/* sink_commit.c: a sink with a commit of its own follows the transaction */
 extern bool sagg_sink_is_transactional(const SaggSink *sink);
 extern void sagg_sink_recover(SaggSink *sink, int64 last);
 extern void sagg_sink_settle(const SaggStream *stream, int64 last);
@@ -72,10 +72,10 @@ extern int64 sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
 /* rows of a sink by their window */
 typedef struct SaggSinkWindow
 {
-	bool		known;			/* the rows tell one */
-	int64		told;			/* by the column that tells it, start or end;
-								 * of a range the start */
-	int64		end;			/* of a range, DT_NOEND = none is there */
+	bool		known;			/* whether rows identify their window */
+	int64		told;			/* by the column that identifies it, start or
+								 * end; of a range the start */
+	int64		end;			/* end of a range, DT_NOEND = there is none */
 	int64		rows;
 } SaggSinkWindow;
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * write_internal.h
- *	  What the files of write/ ask of each other.
+ *	  What the files of write/ share.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,31 +31,31 @@ typedef struct SinkPlan
 {
 	MemoryContext context;		/* holds the next two */
 	char	   *text;
-	TupleDesc	desc;			/* of batch_output */
-	SPIPlanPtr	plan;			/* kept, or NULL */
+	TupleDesc	desc;			/* type of batch_output */
+	SPIPlanPtr	plan;			/* kept plan, or NULL */
 } SinkPlan;
 
 /* How far a micro-batch has come, for the kind of the sink. */
 typedef enum SinkPhase
 {
 	SINK_IDLE,					/* there is none */
-	SINK_WRITING,				/* it can still be taken back */
-	SINK_COMMITTING				/* only the logs tell what becomes of it */
+	SINK_WRITING,				/* it can still be rolled back */
+	SINK_COMMITTING				/* only the logs say whether it committed */
 } SinkPhase;
 
 struct SaggSink
 {
 	MemoryContext context;		/* holds this struct */
-	char	   *stream;			/* for messages */
+	char	   *stream;			/* name for messages */
 	Oid			relid;
 	SaggOutputMode mode;
 	const SaggSinkKind *kind;
-	void	   *opened;			/* by the kind, or NULL */
+	void	   *opened;			/* allocated by the kind, or NULL */
 	SinkPhase	phase;
 	MemoryContext batch_memory; /* for the kind, while there is a batch */
-	SaggSinkRows rows;			/* of the batch, for a kind with "begin" */
+	SaggSinkRows rows;			/* memory of the batch, for a kind with "begin" */
 	SinkPlan	plans[SINK_STATEMENTS];
-	bool		surprised;		/* it did not have the rows it should have */
+	bool		surprised;		/* rows were missing that it should have had */
 };
 
 /* A batch's use of a sink. */
@@ -63,10 +63,11 @@ typedef struct SinkBatch
 {
 	SaggSink   *sink;
 	const SaggQuery *query;
-	TupleDesc	desc;			/* of the rows to write: the output's columns */
+	TupleDesc	desc;			/* type of the rows to write: the output's
+								 * columns */
 	Relation	rel;
-	AttrNumber *columns;		/* of rel, by column of the output */
-	char	   *name;			/* of rel, qualified and quoted */
+	AttrNumber *columns;		/* columns of rel, by column of the output */
+	char	   *name;			/* name of rel, qualified and quoted */
 } SinkBatch;
 
 /* sink_make.c */

@@ -64,7 +64,7 @@ typedef struct FuzzColumn
 	TupleDesc	record_desc;	/* (v type) */
 	void	   *domain_cache;
 	int64		accepted;
-	int64		refused;
+	int64		rejected;
 	int64		shortened;		/* taken by the short way */
 } FuzzColumn;
 
@@ -96,7 +96,7 @@ typedef void (*Attempt) (Fuzz *fuzz, FuzzColumn *column, Outcome *outcome);
 /* ---------- what jsonb makes of it ---------- */
 
 static void
-refuse(const char *reason)
+reject(const char *reason)
 {
 	ereport(ERROR, (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION), errmsg("%s", reason)));
 }
@@ -136,13 +136,13 @@ record_jsonb(Fuzz *fuzz)
 	Jsonb	   *jsonb;
 
 	if (!pg_verify_mbstr(PG_UTF8, data, len, true))
-		refuse("not UTF-8");
+		reject("not UTF-8");
 	text = pg_any_to_server(pnstrdup(data, len), len, PG_UTF8);
 	jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
 	if (!JB_ROOT_IS_OBJECT(jsonb))
-		refuse("not an object");
+		reject("not an object");
 	if (nesting(data, data + len) > SAGG_JSON_MAX_DEPTH)
-		refuse("nested too deeply");
+		reject("nested too deeply");
 	return jsonb;
 }
 
@@ -161,7 +161,7 @@ epoch_timestamp(Numeric milliseconds, FuzzColumn *column)
 	errno = 0;
 	unix_time = strtoll(digits, NULL, 10);
 	if (errno == ERANGE || unix_time < PG_INT64_MIN + epoch || !IS_VALID_TIMESTAMP(unix_time - epoch))
-		refuse("timestamp out of range");
+		reject("timestamp out of range");
 	return DirectFunctionCall2(scale, TimestampGetDatum(unix_time - epoch), Int32GetDatum(column->typmod));
 }
 
@@ -193,7 +193,7 @@ is_nested(FuzzColumn *column)
 
 /* Raises an error for a date or time by a word for the clock's time. */
 static void
-refuse_clock(FuzzColumn *column, const char *string)
+reject_clock(FuzzColumn *column, const char *string)
 {
 	static const char *const words[] = {"now", "today", "tomorrow", "yesterday"};
 	char		category;
@@ -209,7 +209,7 @@ refuse_clock(FuzzColumn *column, const char *string)
 
 		if (found && !isalpha((unsigned char) found[len]) &&
 			(found == string || !isalpha((unsigned char) found[-1])))
-			refuse("a word for the clock's time");
+			reject("a word for the clock's time");
 	}
 }
 
@@ -242,7 +242,7 @@ expected_value(FuzzColumn *column, Jsonb *record, JsonbValue *field, bool *isnul
 			DirectFunctionCall1(jsonb_int8, number);
 	}
 	string = TextDatumGetCString(DirectFunctionCall2(jsonb_object_field_text, JsonbPGetDatum(record), name));
-	refuse_clock(column, string);
+	reject_clock(column, string);
 	return InputFunctionCall(&column->input, string, column->ioparam, column->typmod);
 }
 
@@ -281,19 +281,19 @@ decode(Fuzz *fuzz, FuzzColumn *column, Outcome *outcome)
 
 /* Finds the field; false if there is none. */
 static bool
-find_field(Fuzz *fuzz, SaggJsonValue *value)
+find_field(Fuzz *fuzz, SaggFieldValue *value)
 {
 	SaggJsonError error;
 
 	return sagg_json_leaf_parse(fuzz->leaf, (const char *) fuzz->maker.data, fuzz->maker.len,
 								value, &error, NULL) == SAGG_JSON_OK &&
-		value->kind != SAGG_JSON_MISSING && value->kind != SAGG_JSON_NULL;
+		value->kind != SAGG_FIELD_MISSING && value->kind != SAGG_FIELD_NULL;
 }
 
 static void
 decode_short(Fuzz *fuzz, FuzzColumn *column, Outcome *outcome)
 {
-	SaggJsonValue value;
+	SaggFieldValue value;
 
 	outcome->isnull = !find_field(fuzz, &value) || !sagg_convert_fast(&column->conv, &value, &outcome->value);
 }
@@ -301,7 +301,7 @@ decode_short(Fuzz *fuzz, FuzzColumn *column, Outcome *outcome)
 static void
 decode_long(Fuzz *fuzz, FuzzColumn *column, Outcome *outcome)
 {
-	SaggJsonValue value;
+	SaggFieldValue value;
 
 	outcome->isnull = true;
 	if (find_field(fuzz, &value))
@@ -400,7 +400,7 @@ put_result(Fuzz *fuzz, FuzzColumn *column, int64 record, const char *way, const 
 	values[4] = expected ? CStringGetTextDatum(expected) : (Datum) 0;
 	nulls[1] = nulls[2] = nulls[3] = nulls[4] = way == NULL;
 	values[5] = Int64GetDatum(column->accepted);
-	values[6] = Int64GetDatum(column->refused);
+	values[6] = Int64GetDatum(column->rejected);
 	values[7] = Int64GetDatum(column->shortened);
 	tuplestore_putvalues(fuzz->rsinfo->setResult, fuzz->rsinfo->setDesc, values, nulls);
 }
@@ -424,7 +424,7 @@ fuzz_column(Fuzz *fuzz, FuzzColumn *column)
 	Outcome		decoded = attempt(fuzz, column, decode);
 
 	if (decoded.error)
-		column->refused++;
+		column->rejected++;
 	else
 		column->accepted++;
 	/* jsonb needs all of the record in the server encoding, the decoder only the fields that are read */

@@ -195,7 +195,7 @@ fuzz_schema(PG_FUNCTION_ARGS)
 	RecordMaker maker = {0};
 	RecordMaker sample = {0};
 	AvroWant	all = {.subscript = -1, .value = 0};
-	SaggJsonValue value = {0};
+	SaggFieldValue value = {0};
 	const char *problem;
 	const AvroNode *schema;
 
@@ -217,7 +217,7 @@ fuzz_schema(PG_FUNCTION_ARGS)
 
 /* Reads a payload in one of two ways; the reason why it is invalid, or NULL. */
 static const char *
-read_avro(const RecordMaker *maker, const AvroNode *schema, AvroWant *want, SaggJsonValue *values)
+read_avro(const RecordMaker *maker, const AvroNode *schema, AvroWant *want, SaggFieldValue *values)
 {
 	char	   *copy = exact_copy((const char *) maker->data, maker->len);
 	AvroReader	reader = {.start = copy, .p = copy, .end = copy + maker->len, .values = values, .memory = CurrentMemoryContext};
@@ -243,7 +243,7 @@ fuzz_avro(PG_FUNCTION_ARGS)
 	AvroWant   *fields;
 	AvroWant	nothing = {.subscript = -1, .value = -1};
 	AvroWant	all = nothing;
-	SaggJsonValue *values;
+	SaggFieldValue *values;
 	RecordMaker maker = {0};
 	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "fuzz record", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old;
@@ -252,7 +252,7 @@ fuzz_avro(PG_FUNCTION_ARGS)
 	if (schema == NULL)
 		elog(ERROR, "schema: %s", problem);
 	fields = palloc0(sizeof(AvroWant) * schema->n);
-	values = palloc0(sizeof(SaggJsonValue) * schema->n);
+	values = palloc0(sizeof(SaggFieldValue) * schema->n);
 	for (int i = 0; i < schema->n; i++)
 		fields[i] = (AvroWant) {.name = schema->names[i], .subscript = -1, .value = i, .as_number = i % 2};
 	all.children = fields;
@@ -276,7 +276,7 @@ fuzz_avro(PG_FUNCTION_ARGS)
 			elog(ERROR, "record " INT64_FORMAT ": validity depends on what is read: %s", n, reason ? reason : "valid");
 		for (int i = 0; reason == NULL && i < schema->n; i++)
 		{
-			if (values[i].kind == SAGG_JSON_OBJECT || values[i].kind == SAGG_JSON_ARRAY)
+			if (values[i].kind == SAGG_FIELD_OBJECT || values[i].kind == SAGG_FIELD_ARRAY)
 				(void) DirectFunctionCall1(jsonb_in, CStringGetDatum(values[i].text));
 			if (values[i].text[values[i].len] != '\0')
 				elog(ERROR, "a value does not end with a NUL");

@@ -105,11 +105,11 @@ is_utf8(const unsigned char *p, const unsigned char *end)
 }
 
 static void
-check_value(const SaggJsonValue *value, size_t record_len)
+check_value(const SaggFieldValue *value, size_t record_len)
 {
 	const char *text = value->text;
 
-	if (value->kind == SAGG_JSON_MISSING || value->kind == SAGG_JSON_AMBIGUOUS)
+	if (value->kind == SAGG_FIELD_MISSING || value->kind == SAGG_FIELD_AMBIGUOUS)
 	{
 		check(text == NULL && value->len == 0, "a missing field has a text");
 		return;
@@ -121,64 +121,64 @@ check_value(const SaggJsonValue *value, size_t record_len)
 	check(is_utf8((const unsigned char *) text, (const unsigned char *) text + value->len), "a field is not UTF-8");
 	switch (value->kind)
 	{
-		case SAGG_JSON_NULL:
+		case SAGG_FIELD_NULL:
 			check(strcmp(text, "null") == 0, "null is not null");
 			break;
-		case SAGG_JSON_TRUE:
+		case SAGG_FIELD_TRUE:
 			check(strcmp(text, "true") == 0, "true is not true");
 			break;
-		case SAGG_JSON_FALSE:
+		case SAGG_FIELD_FALSE:
 			check(strcmp(text, "false") == 0, "false is not false");
 			break;
-		case SAGG_JSON_NUMBER:
+		case SAGG_FIELD_NUMBER:
 			check(value->len > 0 && strspn(text, "0123456789+-.eE") == value->len, "a number is none");
 			break;
-		case SAGG_JSON_ARRAY:
+		case SAGG_FIELD_ARRAY:
 			check(value->len >= 2 && text[0] == '[' && text[value->len - 1] == ']', "an array is none");
 			break;
-		case SAGG_JSON_OBJECT:
+		case SAGG_FIELD_OBJECT:
 			check(value->len >= 2 && text[0] == '{' && text[value->len - 1] == '}', "an object is none");
 			break;
 		default:
-			check(value->kind == SAGG_JSON_STRING, "a field has no kind");
+			check(value->kind == SAGG_FIELD_STRING, "a field has no kind");
 	}
 }
 
 static bool
-same_value(const SaggJsonValue *a, const SaggJsonValue *b)
+same_value(const SaggFieldValue *a, const SaggFieldValue *b)
 {
 	return a->kind == b->kind && a->len == b->len && (a->len == 0 || memcmp(a->text, b->text, a->len) == 0);
 }
 
 /* Values of "cased" are those of "spelled" that are meant, and the last one is the record. */
 static void
-check_cases(const SaggJsonValue *values, const SaggJsonValue *spelled_values, const RecordMaker *maker)
+check_cases(const SaggFieldValue *values, const SaggFieldValue *spelled_values, const RecordMaker *maker)
 {
-	static const SaggJsonValue missing;
+	static const SaggFieldValue missing;
 	const char *record = (const char *) maker->data;
-	const SaggJsonValue *whole = &values[CASED - 1];
+	const SaggFieldValue *whole = &values[CASED - 1];
 	size_t		start = 0;
 	size_t		end = maker->len;
 
 	for (int i = 0; i < CASED - 1; i++)
 	{
-		const SaggJsonValue *meant = &spelled_values[spellings_of[i].own];
-		bool		own = meant->kind != SAGG_JSON_MISSING;
+		const SaggFieldValue *meant = &spelled_values[spellings_of[i].own];
+		bool		own = meant->kind != SAGG_FIELD_MISSING;
 		int			nfound = 0;
 
 		check_value(&values[i], maker->len);
 		for (int j = 0; j < spellings_of[i].nothers; j++)
 		{
-			const SaggJsonValue *other = &spelled_values[spellings_of[i].others[j]];
+			const SaggFieldValue *other = &spelled_values[spellings_of[i].others[j]];
 
-			if (other->kind == SAGG_JSON_MISSING)
+			if (other->kind == SAGG_FIELD_MISSING)
 				continue;
 			nfound++;
 			if (!own)
 				meant = other;
 		}
 		if (!own && nfound > 1)
-			check(values[i].kind == SAGG_JSON_AMBIGUOUS, "a field of several names is not ambiguous");
+			check(values[i].kind == SAGG_FIELD_AMBIGUOUS, "a field of several names is not ambiguous");
 		else
 			check(same_value(&values[i], own || nfound > 0 ? meant : &missing), "a field in any case is another one");
 		in_other_case += !own && nfound == 1;
@@ -189,7 +189,7 @@ check_cases(const SaggJsonValue *values, const SaggJsonValue *spelled_values, co
 	while (strchr(" \n\r\t", record[end - 1]))
 		end--;
 	check_value(whole, maker->len);
-	check(whole->kind == SAGG_JSON_OBJECT && whole->len == end - start &&
+	check(whole->kind == SAGG_FIELD_OBJECT && whole->len == end - start &&
 		  memcmp(whole->text, record + start, whole->len) == 0, "the whole record is another one");
 }
 
@@ -217,7 +217,7 @@ make_crowd(void)
  * behind it is seen.
  */
 static SaggJsonResult
-parse(SaggJsonLeaf *leaf, const RecordMaker *maker, SaggJsonValue *values, SaggJsonError *error)
+parse(SaggJsonLeaf *leaf, const RecordMaker *maker, SaggFieldValue *values, SaggJsonError *error)
 {
 	char	   *copy = malloc(maker->len > 0 ? maker->len : 1);
 	SaggJsonResult result;
@@ -257,13 +257,13 @@ main(int argc, char **argv)
 	first = argc > 3 ? strtoull(argv[3], NULL, 10) : 0;
 	for (current_record = first; current_record < first + records; current_record++)
 	{
-		SaggJsonValue values[NAMES];
-		SaggJsonValue inner[PATHS];
-		SaggJsonValue part[2];
-		SaggJsonValue spelled_values[SPELLINGS];
-		SaggJsonValue cased_values[CASED];
-		SaggJsonValue crowd_values[CASED + CROWD];
-		SaggJsonValue value;
+		SaggFieldValue values[NAMES];
+		SaggFieldValue inner[PATHS];
+		SaggFieldValue part[2];
+		SaggFieldValue spelled_values[SPELLINGS];
+		SaggFieldValue cased_values[CASED];
+		SaggFieldValue crowd_values[CASED + CROWD];
+		SaggFieldValue value;
 		SaggJsonError error;
 		SaggJsonResult result;
 

@@ -286,7 +286,7 @@ file_sink_validator(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* kinds that are refused, each for another reason */
+/* kinds that are rejected, each for another reason */
 Datum
 register_another_version(PG_FUNCTION_ARGS)
 {

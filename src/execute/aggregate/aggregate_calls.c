@@ -3,9 +3,10 @@
  * aggregate_calls.c
  *	  Calls of transition, final, serialize, deserialize and combine functions.
  *
- * Functions see an AggState as their context, with what AggCheckCallContext,
- * AggGetAggref and AggGetTempMemoryContext look at.  States live in the
- * execution's aggregate context; calls run in a context reset by each row.
+ * Functions see an AggState as their context, with the fields that
+ * AggCheckCallContext, AggGetAggref and AggGetTempMemoryContext read.  States
+ * live in the execution's aggregate context; calls run in a context reset by
+ * each row.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,7 +38,7 @@ set_current(SaggExecution *ex, SaggAggCall *call)
 }
 
 /*
- * A copy of a value as a state.
+ * Returns a copy of a value as a state.
  */
 Datum
 sagg_state_copy(SaggExecution *ex, const SaggAggCall *call, Datum value)
@@ -50,7 +51,7 @@ sagg_state_copy(SaggExecution *ex, const SaggAggCall *call, Datum value)
 }
 
 /*
- * A transition state before its first input.
+ * Initialize a transition state before its first input.
  */
 void
 sagg_state_begin(SaggExecution *ex, SaggAggCall *call, SaggAggState *state)
@@ -63,14 +64,14 @@ sagg_state_begin(SaggExecution *ex, SaggAggCall *call, SaggAggState *state)
 }
 
 /*
- * The states of a group before its first row.
+ * Initialize the states of a group before its first row.
  */
 void
 sagg_states_init(SaggExecution *ex, SaggAggState *states)
 {
 	for (int i = 0; i < ex->query->naggs; i++)
 	{
-		if (ex->aggs[i].kept)
+		if (ex->aggs[i].input_state)
 			memset(&states[i], 0, sizeof(SaggAggState));
 		else
 			sagg_state_begin(ex, &ex->aggs[i], &states[i]);
@@ -78,8 +79,9 @@ sagg_states_init(SaggExecution *ex, SaggAggState *states)
 }
 
 /*
- * A transition or combine function has returned something else than the state
- * it was given: keep it, and free the former state (ExecAggTransReparent).
+ * A transition or combine function has returned a value other than the state
+ * it was given: keep the value, and free the former state
+ * (ExecAggTransReparent).
  */
 Datum
 sagg_state_replace(SaggExecution *ex, SaggAggCall *call, Datum value, bool isnull,
@@ -136,7 +138,7 @@ call_transition(SaggExecution *ex, SaggAggCall *call, SaggAggState *state)
 }
 
 /*
- * Advance a state by arguments that are not those of a row.
+ * Advance a state by arguments that do not come from a row.
  */
 void
 sagg_state_advance_args(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
@@ -155,7 +157,7 @@ sagg_state_advance_args(SaggExecution *ex, SaggAggCall *call, SaggAggState *stat
 }
 
 /*
- * One row into one state.
+ * Advance one state by one row.
  */
 static void
 advance(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
@@ -180,7 +182,7 @@ advance(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 }
 
 /*
- * A row of the inner query into the states of its group.
+ * Advance the states of a group by a row of the inner query.
  */
 void
 sagg_states_advance(SaggExecution *ex, SaggAggState *states,
@@ -197,8 +199,8 @@ sagg_states_advance(SaggExecution *ex, SaggAggState *states,
 			continue;
 		if (call->kind != SAGG_INLINE_NONE)
 			sagg_inline_advance(ex, call, &states[i], values, nulls);
-		else if (call->kept)
-			sagg_kept_add(ex, call, &states[i], values, nulls);
+		else if (call->input_state)
+			sagg_input_state_add(ex, call, &states[i], values, nulls);
 		else
 			advance(ex, call, &states[i], values, nulls);
 	}
@@ -211,8 +213,8 @@ read_only(const SaggAggCall *call, const SaggAggState *state)
 }
 
 /*
- * The result of a transition state, in the current context or as part of the
- * state.
+ * Returns the result of a transition state, in the current context or as part
+ * of the state.
  */
 Datum
 sagg_state_finish(SaggExecution *ex, SaggAggCall *call, const SaggAggState *state,
@@ -260,8 +262,8 @@ sagg_state_finish(SaggExecution *ex, SaggAggCall *call, const SaggAggState *stat
 }
 
 /*
- * The result of an aggregate, in the current context or as part of its state,
- * which is that of number "aggno" among those of its group.
+ * Returns the result of an aggregate, in the current context or as part of its
+ * state, which is that of number "aggno" among those of its group.
  */
 Datum
 sagg_state_final(SaggExecution *ex, int aggno, const SaggAggState *state,
@@ -271,14 +273,14 @@ sagg_state_final(SaggExecution *ex, int aggno, const SaggAggState *state,
 
 	if (SAGG_INLINE_IS_SUM(call->kind))
 		return sagg_inline_final(call, state, isnull);
-	if (call->kept)
-		return sagg_kept_final(ex, call, &state[call->agg->inputs - aggno], isnull);
+	if (call->input_state)
+		return sagg_input_state_final(ex, call, &state[call->agg->inputs - aggno], isnull);
 	return sagg_state_finish(ex, call, state, isnull);
 }
 
 /*
  * Append a state: a length word and its bytes; a negative length is a mark.
- * What is before that with an inlined sum is in inline_aggregate.c.
+ * What precedes them for an inlined sum is described in inline_aggregate.c.
  */
 void
 sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
@@ -287,9 +289,9 @@ sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
 	SaggAggCall *call = &ex->aggs[aggno];
 	int32		mark = state->no_value ? STATE_NO_VALUE : STATE_NULL;
 
-	if (call->kept)
+	if (call->input_state)
 	{
-		sagg_kept_write(call, buf, state);
+		sagg_input_state_write(call, buf, state);
 		return;
 	}
 	if (SAGG_INLINE_IS_SUM(call->kind))
@@ -323,12 +325,11 @@ sagg_state_write(SaggExecution *ex, int aggno, StringInfo buf,
 }
 
 /*
- * The state that was serialized as "data", allocated in the current context.
- *
- * A deserialize function makes a state to be combined with another, and only
- * for that: numeric's has no sum of squares go on in it.  So it is combined
- * with none yet, as in a parallel plan, which gives one like those that a
- * transition function makes.
+ * Returns the state that was serialized as "data", allocated in the current
+ * context.  The result of a deserialize function may only be combined with
+ * another state: numeric's, for example, has no sum of squares.  So it is
+ * combined with an empty state, as in a parallel plan, which gives a state
+ * like those of the transition function.
  */
 static Datum
 deserialize(SaggExecution *ex, SaggAggCall *call, const char *data, int32 len)
@@ -353,7 +354,10 @@ deserialize(SaggExecution *ex, SaggAggCall *call, const char *data, int32 len)
 	if (fcinfo->isnull)
 		elog(ERROR, "function %u returned NULL", call->deserialfn.fn_oid);
 
-	/* a combine function allocates in what it is told is the aggregate context */
+	/*
+	 * a combine function allocates in the context that it sees as the
+	 * aggregate context
+	 */
 	ex->aggstate->curaggcontext = target == state_memory(ex) ? ex->aggcontext : ex->tmpcontext;
 	InitFunctionCallInfoData(*fcinfo, &call->combinefn, 2,
 							 call->agg->aggref->inputcollid, (Node *) ex->aggstate, NULL);
@@ -371,8 +375,8 @@ deserialize(SaggExecution *ex, SaggAggCall *call, const char *data, int32 len)
 
 /*
  * Read what sagg_state_write wrote into "state"; its value is allocated in the
- * current context, which has to be the states' own if the group goes on, and
- * that of the row at hand if not.
+ * current context, which must be that of the states if the group is kept, and
+ * that of the current row if not.
  */
 void
 sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
@@ -383,9 +387,9 @@ sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
 	const char *data;
 
 	memset(state, 0, sizeof(*state));
-	if (call->kept)
+	if (call->input_state)
 	{
-		sagg_kept_read(call, bytes, state);
+		sagg_input_state_read(call, bytes, state);
 		return;
 	}
 	state->isnull = state->no_value = true;
@@ -395,7 +399,9 @@ sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
 	state->isnull = len < 0;
 	state->no_value = len == STATE_NO_VALUE;
 	state->value = (Datum) 0;
-	/* the first input becomes a state without value: may it? */
+	/*
+	 * the first input would become the state of a call without initial value
+	 */
 	if (len < STATE_NO_VALUE || (state->no_value && !call->initnull))
 		sagg_codec_corrupt("A state has no valid length.");
 	if (len >= 0)
@@ -412,7 +418,7 @@ sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
 
 /*
  * Step over what sagg_state_write wrote.  Returns the part of it that only
- * grows, from its beginning: kept inputs, or nothing.
+ * grows at its end: kept inputs, or nothing.
  */
 SaggBytes
 sagg_state_skip(SaggExecution *ex, int aggno, SaggBytes *bytes)
@@ -422,8 +428,8 @@ sagg_state_skip(SaggExecution *ex, int aggno, SaggBytes *bytes)
 	SaggAggState state;
 	int32		len;
 
-	if (call->kept)
-		return sagg_kept_skip(call, bytes);
+	if (call->input_state)
+		return sagg_input_state_skip(call, bytes);
 	if (SAGG_INLINE_IS_SUM(call->kind) && !sagg_inline_read(bytes, &state))
 		return nothing;
 	len = sagg_bytes_take_length(bytes);

@@ -1,15 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * aggregate_combine.c
- *	  Two states of an aggregate into one that has seen the input of both.
+ *	  Combines two states of an aggregate into one that has seen the input of
+ *	  both.
  *
  * The aggregates whose transitions are inlined are combined inline, too
- * (inline_aggregate.c); all others by their combine functions, as nodeAgg.c does
- * in a parallel plan, and inputs that are kept instead are put together (kept.c).
- * A combine function must not change its second argument,
- * which may be a pane that goes on.
+ * (inline_aggregate.c); all others by their combine functions, as nodeAgg.c
+ * does in a parallel plan, and inputs that are kept instead are put together
+ * (input_state.c).  A combine function must not change its second argument,
+ * which may belong to a pane that is used again.
  *
- * Sums of float4 and float8 depend on the order of addition, as anywhere.
+ * Sums of float4 and float8 depend on the order of addition, as everywhere.
  *
  *-------------------------------------------------------------------------
  */
@@ -76,8 +77,9 @@ sagg_state_combine_by_function(SaggExecution *ex, SaggAggCall *call,
 }
 
 /*
- * The states of all aggregates of a group into those of another, whose values
- * are in the execution's aggregate context.  Leaves garbage in tmpcontext.
+ * Combine the states of all aggregates of a group into those of another, whose
+ * values are in the execution's aggregate context.  Leaves garbage in
+ * tmpcontext.
  */
 void
 sagg_states_combine(SaggExecution *ex, SaggAggState *into,
@@ -89,16 +91,16 @@ sagg_states_combine(SaggExecution *ex, SaggAggState *into,
 
 		if (call->combine_inline)
 			sagg_inline_combine(ex, call, &into[i], &from[i]);
-		else if (call->kept)
-			sagg_kept_combine(ex, call, &into[i], &from[i]);
+		else if (call->input_state)
+			sagg_input_state_combine(ex, call, &into[i], &from[i]);
 		else
 			sagg_state_combine_by_function(ex, call, &into[i], &from[i]);
 	}
 }
 
 /*
- * The same, but the states "from" are not needed any more, and are undefined
- * then; so many can be combined in any order at no more than linear cost.
+ * Combine the states of a group into those of another, leaving "from"
+ * undefined.  So many states can be combined in any order in linear time.
  */
 void
 sagg_states_absorb(SaggExecution *ex, SaggAggState *into, SaggAggState *from)
@@ -109,15 +111,15 @@ sagg_states_absorb(SaggExecution *ex, SaggAggState *into, SaggAggState *from)
 
 		if (call->combine_inline)
 			sagg_inline_combine(ex, call, &into[i], &from[i]);
-		else if (call->kept)
-			sagg_kept_absorb(ex, call, &into[i], &from[i]);
+		else if (call->input_state)
+			sagg_input_state_absorb(ex, call, &into[i], &from[i]);
 		else
 			sagg_state_combine_by_function(ex, call, &into[i], &from[i]);
 	}
 }
 
 /*
- * A copy of a group's states, in the execution's aggregate context.
+ * Copy a group's states, into the execution's aggregate context.
  */
 void
 sagg_states_copy(SaggExecution *ex, SaggAggState *to, const SaggAggState *from)
@@ -129,10 +131,10 @@ sagg_states_copy(SaggExecution *ex, SaggAggState *to, const SaggAggState *from)
 
 		if (from[i].isnull)
 			continue;
-		if (call->kept)
+		if (call->input_state)
 		{
 			to[i].value = (Datum) 0;
-			sagg_kept_combine(ex, call, &to[i], &from[i]);
+			sagg_input_state_combine(ex, call, &to[i], &from[i]);
 		}
 		else if (call->transtype == INTERNALOID)
 			to[i].value = call_combine(ex, call, (Datum) 0, true, from[i].value, false,

@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * aggregates.c
- *	  What pg_aggregate says of the aggregates of a stream.
+ *	  Sets up the aggregates of a stream from pg_aggregate.
  *
  * Aggregates are PostgreSQL's own and its users': their support functions are
  * called through fmgr as the executor would (nodeAgg.c is the model).  Where
  * their transition state does not work between micro-batches - it cannot be
  * made bytes, its final function changes it, or its input has to be sorted
- * first - the inputs are the state; see kept.c.
+ * first - the inputs are the state; see input_state.c.
  *
- * What an aggregate is can change by CREATE OR REPLACE.  So what its state is
- * called by, in the analysis of the query, is told once more by the very
- * catalog row that the calls are made of, and has to be the same.
+ * CREATE OR REPLACE can change an aggregate.  So the identity of its state,
+ * which the analysis of the query has determined, is computed again from the
+ * catalog row that the calls use, and must be equal.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,7 +38,7 @@
 
 #include "execute/execute_internal.h"
 
-/* What is asked of the catalogs about one aggregate call. */
+/* What the catalogs say about one aggregate call. */
 typedef struct AggInfo
 {
 	HeapTuple	tuple;
@@ -62,10 +62,11 @@ get_info(AggInfo *info, const Aggref *aggref)
 }
 
 /*
- * May bytes from the state log be given to a deserialize function?  Those of the
- * server's own that are named here believe what they read, and what they read
- * is verified (serialized_state.c).  Others of its own believe more than can
- * be verified.  Those of extensions are written by superusers' leave.
+ * Returns whether bytes from the state log may be passed to a deserialize
+ * function.  The server's own functions named here trust their input, which is
+ * verified first (serialized_state.c).  Other functions of the server trust
+ * more than can be verified.  Those of extensions were installed by
+ * superusers.
  */
 static bool
 deserializes_safely(Oid function)
@@ -74,8 +75,8 @@ deserializes_safely(Oid function)
 }
 
 /*
- * Whether an aggregate's state has to be its inputs.  An internal state goes on
- * from its bytes by way of its combine function only.
+ * Returns whether an aggregate's state has to be its inputs.  An internal
+ * state can continue from its bytes only by way of its combine function.
  */
 static bool
 keeps_inputs(const AggInfo *info, const Aggref *aggref)
@@ -94,8 +95,9 @@ keeps_inputs(const AggInfo *info, const Aggref *aggref)
 }
 
 /*
- * Values of a pseudo-type cannot be read from bytes, but for ROW(...); "unknown"
- * is the type of plain literals and is as good as text.
+ * Raises an error for a pseudo-type, whose values cannot be read from bytes.
+ * Exceptions are ROW(...), and "unknown", the type of plain literals, which is
+ * stored as text.
  */
 static void
 check_inputs(const Aggref *aggref)
@@ -120,8 +122,9 @@ check_inputs(const Aggref *aggref)
 }
 
 /*
- * Can states be combined?  Not where the order of input matters, or where the
- * state that is kept is not the one the combine function is for.
+ * Returns whether states can be combined.  They cannot where the order of
+ * input matters, or where the state that is kept is not the one the combine
+ * function is for.
  */
 static bool
 combines(const AggInfo *info, const Aggref *aggref)
@@ -147,9 +150,9 @@ combines(const AggInfo *info, const Aggref *aggref)
 /*
  * Whether a stream keeps the inputs of an aggregate instead of its transition
  * state, because of the aggregate or, with "combine", because its states would
- * have to be combined and cannot be; sets "strict" if that goes for inputs without
- * NULLs only.  Raises feature_not_supported for an aggregate of which neither can
- * be kept.
+ * have to be combined and cannot be; sets "strict" if only inputs without
+ * NULLs are kept.  Raises feature_not_supported for an aggregate of which
+ * neither state nor inputs can be kept.
  */
 bool
 sagg_aggregate_keeps_inputs(const Aggref *aggref, bool combine, bool *strict)
@@ -170,8 +173,8 @@ sagg_aggregate_keeps_inputs(const Aggref *aggref, bool combine, bool *strict)
 }
 
 /*
- * Can states of an aggregate be combined, as a parallel query would do, so that
- * the result is that of all their input?
+ * Returns whether states of an aggregate can be combined, as a parallel query
+ * would do, so that the result is that of all their input.
  */
 bool
 sagg_aggregate_combines(const Aggref *aggref)
@@ -229,8 +232,8 @@ form_state(SaggStateForm *form, const AggInfo *info)
 }
 
 /*
- * Append an aggregate and what its state is.  "identity" becomes the digest of
- * that alone.
+ * Append an aggregate and the definition of its state.  "identity" becomes the
+ * digest of that definition alone.
  */
 static void
 form_aggregate(SaggStateForm *form, const AggInfo *info, const SaggAgg *agg,
@@ -268,7 +271,8 @@ sagg_aggregate_form(SaggStateForm *form, SaggAgg *agg)
 }
 
 /*
- * The calls are made of "info": is it what the query's analysis has found?
+ * Check that "info", from which the calls are made, equals what the query's
+ * analysis has found.
  */
 static void
 check_unchanged(const AggInfo *info, const SaggAgg *agg)
@@ -439,7 +443,7 @@ sagg_aggregates_init(const SaggQuery *query)
 		init_transition(call, &info, aggowner);
 		init_final(call, &info, aggowner);
 		if (call->agg->keeps_inputs)
-			call->kept = sagg_kept_init(call);
+			call->input_state = sagg_input_state_init(call);
 		else
 		{
 			init_storage(call, &info, aggowner);

@@ -3,15 +3,16 @@
  * inline_aggregate.c
  *	  Transitions of the commonest aggregates, without a function call.
  *
- * What is inlined are aggregates of the server's own, by their OID, as long as
- * they are defined as the server defines them: their functions, type of state
- * and initial value.  What is inlined believes in the form of a state, which is
- * checked wherever one is read (sagg_inline_check).  Users' aggregates over the
- * same functions are not inlined.
+ * The server's own aggregates are inlined, by their OID, as long as they are
+ * defined as the server defines them: their functions, type of state and
+ * initial value.  Inlined code trusts the form of a state, which is checked
+ * wherever one is read (sagg_inline_check).  Users' aggregates over these
+ * functions are not inlined.
  *
- * Most states are what the function's own are, and everything but the transition
- * goes the general way (aggregate_calls.c): count, sum of int2, int4, float4 and
- * float8, avg of int2 and int4, min and max of by-value types and numeric.
+ * Most states have the form that the server's functions give them, and
+ * everything except the transition is done by aggregate_calls.c: count, sum of
+ * int2, int4, float4 and float8, avg of int2 and int4, min and max of by-value
+ * types and numeric.
  *
  * The others, sum and avg of numeric and int8, have a SaggSum in place of the
  * server's internal state.  A numeric that does not fit it is handed to the
@@ -100,7 +101,7 @@ averages_integers(SaggInlineKind kind)
 }
 
 /*
- * Is an array of int8 a row of two, as it has to be?
+ * Returns whether an array of int8 has exactly two elements, as it must.
  */
 static inline bool
 is_count_and_sum(Datum value)
@@ -113,7 +114,8 @@ is_count_and_sum(Datum value)
 }
 
 /*
- * Does a call begin with the state that the server's definition has?
+ * Returns whether a call begins with the initial state of the server's
+ * definition.
  */
 static bool
 begins_well(const SaggAggCall *call, SaggInlineKind kind)
@@ -126,8 +128,8 @@ begins_well(const SaggAggCall *call, SaggInlineKind kind)
 }
 
 /*
- * Raise an error unless a state that was read is of the form that is relied on
- * here.
+ * Raise an error unless a state that was read has the form that this file
+ * relies on.
  */
 void
 sagg_inline_check(const SaggAggCall *call, const SaggAggState *state)
@@ -143,8 +145,9 @@ sagg_inline_check(const SaggAggCall *call, const SaggAggState *state)
 }
 
 /*
- * How a call's transitions can be inlined; its transition and final functions
- * are looked up, "combinefn" is the combine function of its definition.
+ * Returns how a call's transitions can be inlined.  Its transition and final
+ * functions are looked up, "combinefn" is the combine function of its
+ * definition.
  */
 SaggInlineKind
 sagg_inline_kind(const SaggAggCall *call, Oid combinefn)
@@ -166,7 +169,7 @@ sagg_inline_kind(const SaggAggCall *call, Oid combinefn)
 }
 
 static void
-refuse_overflow(void)
+reject_overflow(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
@@ -177,7 +180,7 @@ static inline void
 count(SaggAggState *state)
 {
 	if (unlikely(DatumGetInt64(state->value) == PG_INT64_MAX))
-		refuse_overflow();
+		reject_overflow();
 	state->value = Int64GetDatum(DatumGetInt64(state->value) + 1);
 }
 
@@ -185,13 +188,13 @@ count(SaggAggState *state)
 static inline void
 sum_integer(SaggAggState *state, int64 value)
 {
-	/* the server's function wraps around in silence too */
+	/* the server's function also wraps around silently */
 	state->value = Int64GetDatum((int64) ((uint64) (state->isnull ? 0 : DatumGetInt64(state->value)) +
 										  (uint64) value));
 	state->isnull = false;
 }
 
-/* the array is the state's own and of the form that was checked */
+/* the array belongs to the state, and its form was checked */
 static inline void
 average_integer(SaggAggState *state, int64 value)
 {
@@ -202,7 +205,8 @@ average_integer(SaggAggState *state, int64 value)
 }
 
 /*
- * A numeric as a state: with a long header, so that another may take its place.
+ * Returns a numeric as a state: with a long header, so that another can
+ * replace it in place.
  */
 static Datum
 copy_numeric(SaggExecution *ex, SaggAggCall *call, Datum value)
@@ -215,8 +219,8 @@ copy_numeric(SaggExecution *ex, SaggAggCall *call, Datum value)
 }
 
 /*
- * The greater ("sign" 1) or lesser (-1) numeric; among equals the last one,
- * whose display scale may be another.
+ * Returns the greater ("sign" 1) or lesser (-1) numeric; of equal values the
+ * last one, whose display scale may differ.
  */
 static void
 extreme_numeric(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
@@ -241,8 +245,8 @@ extreme_numeric(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 }
 
 /*
- * A numeric that does not fit the inlined sum: the server's function takes
- * over, with the sum so far as one value.
+ * Handle a numeric that does not fit the inlined sum: the server's function
+ * continues, with the sum so far as one value.
  */
 static void
 outgrow(SaggExecution *ex, SaggAggCall *call, SaggAggState *state, Datum value)
@@ -271,7 +275,7 @@ sum_numeric(SaggExecution *ex, SaggAggCall *call, SaggAggState *state, Datum val
 }
 
 /*
- * A value into a state, whose kind is not SAGG_INLINE_NONE.
+ * Add a value to a state, whose kind is not SAGG_INLINE_NONE.
  */
 static inline void
 advance_by_value(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
@@ -362,7 +366,7 @@ advance_by_value(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 		case SAGG_INLINE_SUM_INT8:
 		case SAGG_INLINE_AVG_INT8:
 			if (!sagg_sum_add_int8(&state->sum, DatumGetInt64(value)))
-				refuse_overflow();
+				reject_overflow();
 			break;
 		case SAGG_INLINE_SUM_NUMERIC:
 		case SAGG_INLINE_AVG_NUMERIC:
@@ -372,7 +376,7 @@ advance_by_value(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 }
 
 /*
- * One row into a state, whose kind is not SAGG_INLINE_NONE.
+ * Add one row to a state, whose kind is not SAGG_INLINE_NONE.
  */
 void
 sagg_inline_advance(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
@@ -392,7 +396,8 @@ sagg_inline_advance(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 }
 
 /*
- * Does combining mean what sagg_inline_combine does?
+ * Returns whether combining by the aggregate's definition equals
+ * sagg_inline_combine.
  */
 bool
 sagg_inline_combines(const SaggAggCall *call)
@@ -411,14 +416,14 @@ sagg_inline_combines(const SaggAggCall *call)
 		case SAGG_INLINE_AVG_INT4:
 			return function == F_INT4_AVG_COMBINE;
 		default:
-			/* sagg_aggregate_combines has looked at the sums' functions */
+			/* sagg_aggregate_combines has checked the functions of sums */
 			return SAGG_INLINE_IS_SUM(call->kind) || function == call->transfn.fn_oid;
 	}
 }
 
 /*
- * A sum into another.  Where one of them has outgrown its place, the server's
- * function takes both.
+ * Add a sum to another.  If one of them has become a state of the server, the
+ * server's function combines both.
  */
 static void
 combine_sums(SaggExecution *ex, SaggAggCall *call, SaggAggState *into,
@@ -448,7 +453,7 @@ combine_sums(SaggExecution *ex, SaggAggCall *call, SaggAggState *into,
 }
 
 /*
- * The state "from" into "into", whose call has sagg_inline_combines.
+ * Combine the state "from" into "into", whose call has sagg_inline_combines.
  */
 void
 sagg_inline_combine(SaggExecution *ex, SaggAggCall *call, SaggAggState *into,
@@ -461,7 +466,7 @@ sagg_inline_combine(SaggExecution *ex, SaggAggCall *call, SaggAggState *into,
 		case SAGG_INLINE_COUNT:
 			if (pg_add_s64_overflow(DatumGetInt64(into->value),
 									DatumGetInt64(from->value), &count))
-				refuse_overflow();
+				reject_overflow();
 			into->value = Int64GetDatum(count);
 			break;
 		case SAGG_INLINE_SUM_INT2:
@@ -486,14 +491,16 @@ sagg_inline_combine(SaggExecution *ex, SaggAggCall *call, SaggAggState *into,
 			combine_sums(ex, call, into, from);
 			break;
 		default:
-			/* of minima, maxima and sums of floats it is the transition */
+			/*
+			 * for minima, maxima and sums of floats it equals the transition
+			 */
 			if (!from->isnull)
 				advance_by_value(ex, call, into, from->value);
 	}
 }
 
 /*
- * The result of a SaggSum, in the current context.
+ * Returns the result of a SaggSum, in the current context.
  */
 Datum
 sagg_inline_final(SaggAggCall *call, const SaggAggState *state, bool *isnull)
@@ -518,7 +525,8 @@ sagg_inline_final(SaggAggCall *call, const SaggAggState *state, bool *isnull)
 }
 
 /*
- * Append a SaggSum; the server's state, if it is that, is the caller's.
+ * Append a SaggSum; the caller appends the server's state, if it has become
+ * that.
  */
 void
 sagg_inline_write(StringInfo buf, const SaggAggState *state)
@@ -534,7 +542,7 @@ sagg_inline_write(StringInfo buf, const SaggAggState *state)
 }
 
 /*
- * Read it.  Returns whether the server's state follows.
+ * Read a SaggSum.  Returns whether the server's state follows.
  */
 bool
 sagg_inline_read(SaggBytes *bytes, SaggAggState *state)

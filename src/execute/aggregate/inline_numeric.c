@@ -3,11 +3,12 @@
  * inline_numeric.c
  *	  Exact sums of numeric and int8 as scaled 128-bit integers.
  *
- * A sum is unscaled / 10^scale, where scale is the greatest display scale seen,
- * as it is in the server's own accumulator.  So sum and avg come out digit for
- * digit as those of the server.  A value that does not fit - NaN, infinities,
- * too many digits, a sum beyond 128 bits - is declined and the sum left as it
- * was; inline_aggregate.c then goes on by the server's functions.
+ * A sum is unscaled / 10^scale, where scale is the greatest display scale
+ * seen, as it is in the server's own accumulator.  So sum and avg come out
+ * digit for digit as those of the server.  A value that does not fit - NaN,
+ * infinities, too many digits, a sum beyond 128 bits - is declined and the sum
+ * stays unchanged; inline_aggregate.c then continues with the server's
+ * functions.
  *
  * A numeric is read from its stored form (numeric_form.h).
  *
@@ -28,7 +29,7 @@
 #define DIGIT_POWER			4		/* decimal digits in it */
 
 /*
- * value * 10^power, or false if that does not fit.
+ * Compute value * 10^power; returns false if that does not fit.
  */
 static bool
 scale_up(int128 *value, int power)
@@ -48,8 +49,8 @@ scale_up(int128 *value, int power)
 }
 
 /*
- * The number in a stored numeric, as unscaled / 10^scale with its display
- * scale.  False if it is none, or might not fit.
+ * Read the number in a stored numeric, as unscaled / 10^scale with its display
+ * scale.  Returns false if it is not a number, or might not fit.
  */
 static inline bool
 read_numeric(const char *data, Size len, int128 *value, int *scale)
@@ -74,7 +75,7 @@ read_numeric(const char *data, Size len, int128 *value, int *scale)
 	if (ndigits == 0)
 		return true;
 
-	/* of ten of the last stored digit, in units of the display scale */
+	/* power of ten of the last stored digit, in units of the display scale */
 	power = (head.weight - ndigits + 1) * DIGIT_POWER + *scale;
 	if (ndigits * DIGIT_POWER + Max(power, 0) > SAGG_SUM_DIGITS || power <= -DIGIT_POWER)
 		return false;
@@ -120,8 +121,8 @@ read_numeric(const char *data, Size len, int128 *value, int *scale)
 }
 
 /*
- * Add a value that is not NULL, of type numeric.  False, and nothing changed,
- * if it or the sum does not fit.
+ * Add a value that is not NULL, of type numeric.  Returns false, and changes
+ * nothing, if the value or the sum does not fit.
  */
 bool
 sagg_sum_add_numeric(SaggSum *sum, Datum datum)
@@ -151,19 +152,20 @@ sagg_sum_add_numeric(SaggSum *sum, Datum datum)
 }
 
 /*
- * The same for an int8.
+ * Add an int8.  Returns false if the sum does not fit.
  */
 bool
 sagg_sum_add_int8(SaggSum *sum, int64 value)
 {
 	if (__builtin_add_overflow(sum->unscaled, (int128) value, &sum->unscaled))
-		return false;			/* of 2^64 values; the sum is lost */
+		return false;			/* only after 2^64 values; the sum is lost */
 	sum->n++;
 	return true;
 }
 
 /*
- * The same for all values of another sum.
+ * Add all values of another sum.  Returns false, and changes nothing, if the
+ * result does not fit.
  */
 bool
 sagg_sum_add_sum(SaggSum *sum, const SaggSum *other)
@@ -187,7 +189,7 @@ sagg_sum_add_sum(SaggSum *sum, const SaggSum *other)
 }
 
 /*
- * The sum as numeric, in the current context.
+ * Returns the sum as numeric, in the current context.
  */
 Datum
 sagg_sum_numeric(const SaggSum *sum)

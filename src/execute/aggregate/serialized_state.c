@@ -1,15 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * serialized_state.c
- *	  Is this what one of the server's serialize functions makes of a state?
+ *	  Verifies that bytes are what one of the server's serialize functions
+ *	  makes of a state.
  *
- * Its deserialize functions are there for parallel plans, and believe what they
- * read: they verify that there are enough bytes, not that a digit is one, or
- * that a weight can be allocated.  So this is verified before they are called.
+ * The server's deserialize functions are made for parallel plans, and trust
+ * what they read: they verify that there are enough bytes, not that a digit is
+ * one, or that a weight can be allocated.  So this is verified before they are
+ * called.
  *
- * The functions of numeric.c are known here, which serialize sums of numeric and
- * of integers: int64 count, one sum or two, and with numeric's own what is
- * beside them.  A sum is int32 number of digits, weight, sign and display scale,
+ * This file knows the functions of numeric.c, which serialize sums of numeric
+ * and of integers: int64 count, one sum or two, and for numeric further
+ * fields.  A sum is int32 number of digits, weight, sign and display scale,
  * and int16 digits.
  *
  *-------------------------------------------------------------------------
@@ -26,19 +28,22 @@
 #define SIGN_NEGATIVE	0x4000
 #define DIGIT_BASE		10000
 
-/* more digits than any sum of squares of numerics has */
+/* more than the digits of any sum of squares of numerics */
 #define MAX_DIGITS		(4 * (131072 + 16383) / 4)
 #define MAX_SCALE		(4 * 16383)
 
-/* What is behind the count. */
+/* What follows the count. */
 static const struct
 {
 	Oid			deserialfn;
 	int			sums;
-	int			rest;			/* bytes at the end */
+	int			rest;			/* number of bytes at the end */
 }			known[] =
 {
-	/* int32 scale, int64 how many have it, of NaN, of either infinity */
+	/*
+	 * int32 scale, int64 numbers of values with it, of NaN, and of either
+	 * infinity
+	 */
 	{F_NUMERIC_AVG_DESERIALIZE, 1, 4 + 4 * 8},
 	{F_NUMERIC_DESERIALIZE, 2, 4 + 4 * 8},
 	{F_INT8_AVG_DESERIALIZE, 1, 0},
@@ -64,7 +69,8 @@ check_sum(StringInfo buf)
 }
 
 /*
- * Whether sagg_serialized_check can tell what a deserialize function may read.
+ * Returns whether sagg_serialized_check can verify the input of a deserialize
+ * function.
  */
 bool
 sagg_serialized_is_known(Oid function)
@@ -78,8 +84,9 @@ sagg_serialized_is_known(Oid function)
 }
 
 /*
- * Verify bytes for a deserialize function; of one that is not known, nothing is.
- * Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT, or what reading too far raises.
+ * Verify bytes for a deserialize function; for an unknown function, verifies
+ * nothing.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT, or what reading too far
+ * raises.
  */
 void
 sagg_serialized_check(Oid function, const char *data, Size len)

@@ -1,22 +1,22 @@
 /*-------------------------------------------------------------------------
  *
  * codec.c
- *	  Values as bytes, for the store and for the state log.
+ *	  Converts values to bytes, for the store and for the state log.
  *
- * Stored as their bytes are, detoasted and without the varlena header, are the
- * server's own types that are listed here, of which codec_check.c can tell
- * whether bytes are a value: those of a fixed length, text, bytea, numeric and
- * a few more, and arrays of them.  All others go through their send and receive
- * functions, because what is in them (OIDs of enum values, of composite and
- * element types) changes when a database is dumped and restored; types without
- * these are stored as text.
+ * Values of the server's own types listed here are stored as their bytes,
+ * detoasted and without the varlena header: types of a fixed length, text,
+ * bytea, numeric and a few more, and arrays of them. codec_check.c can verify
+ * such bytes.  All other types go through their send and receive functions,
+ * because their contents (OIDs of enum values, of composite and element types)
+ * change when a database is dumped and restored; types without these functions
+ * are stored as text.
  *
  * Bytes of the state log are verified before their values are used
  * (entry_check.c); those of a store that is restored or that this stream wrote
  * are trusted, and its header says of which types they are.
  *
- * What is stored does not depend on the session: whoever reads it may have
- * another client_encoding, DateStyle and so on than who wrote it.
+ * What is stored does not depend on the session: reader and writer may have
+ * different settings of client_encoding, DateStyle and so on.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,7 +34,7 @@
 
 #include "execute/execute_internal.h"
 
-/* settings that decide what values look like as text */
+/* settings on which the text form of values depends */
 static const struct
 {
 	const char *name;
@@ -52,8 +52,8 @@ static const struct
 };
 
 /*
- * How bytes of a type are verified that are stored as they are; SAGG_RAW_NONE
- * for types that are not stored so.
+ * Returns how bytes of a type that is stored without conversion are verified;
+ * SAGG_RAW_NONE for types that are not stored so.
  */
 static SaggRawKind
 raw_kind(Oid type)
@@ -114,7 +114,8 @@ has_binary_columns(Oid type)
 }
 
 /*
- * Does the type have send and receive functions, and so do those within it?
+ * Returns whether the type, and the types within it, have send and receive
+ * functions.
  */
 static bool
 is_binary(Oid type)
@@ -194,9 +195,9 @@ sagg_codec_init(SaggCodec *codec, Oid type, int32 typmod)
 
 /*
  * Call a function that converts between values and bytes.  Such functions
- * convert to and from the client's encoding, which is to be that of the database
- * for them, and for them alone: messages to the client stay readable, and users'
- * code sees its own.
+ * convert to and from the client's encoding, which is set to that of the
+ * database only during the call: messages to the client stay readable, and
+ * users' code sees its own setting.
  */
 Datum
 sagg_codec_call(FunctionCallInfo fcinfo)
@@ -220,7 +221,7 @@ sagg_codec_call(FunctionCallInfo fcinfo)
 }
 
 /*
- * The bytes that a type's send function makes of a value.
+ * Returns the bytes that a type's send function makes of a value.
  */
 bytea *
 sagg_codec_send(SaggCodec *codec, Datum value)
@@ -238,7 +239,7 @@ sagg_codec_send(SaggCodec *codec, Datum value)
 }
 
 /*
- * The value in bytes that a type's send function made.
+ * Returns the value in bytes that a type's send function made.
  */
 Datum
 sagg_codec_receive(SaggCodec *codec, const char *data, Size len)
@@ -266,8 +267,8 @@ sagg_codec_receive(SaggCodec *codec, const char *data, Size len)
 }
 
 /*
- * Settings under which values become text and texts values, until the nest
- * level that is returned ends.
+ * Make the settings for converting values to text and back; they last until
+ * the returned nest level ends.
  */
 static int
 begin_text(void)
@@ -348,7 +349,7 @@ sagg_codec_write(SaggCodec *codec, StringInfo buf, Datum value)
 }
 
 /*
- * Refuse bytes that no state was written as.
+ * Raise the error for bytes that are not a state.
  */
 void
 sagg_codec_corrupt(const char *detail)
@@ -360,8 +361,8 @@ sagg_codec_corrupt(const char *detail)
 }
 
 /*
- * The value in "len" bytes, which are trusted to be one (sagg_codec_check),
- * allocated in the current context.
+ * Returns the value in "len" bytes, which are trusted (sagg_codec_check
+ * verified them), allocated in the current context.
  */
 Datum
 sagg_codec_read(SaggCodec *codec, const char *data, Size len)
@@ -400,7 +401,7 @@ sagg_codec_read(SaggCodec *codec, const char *data, Size len)
 }
 
 /*
- * The next "len" bytes.
+ * Returns the next "len" bytes.
  */
 const char *
 sagg_bytes_take(SaggBytes *bytes, Size len)
@@ -414,7 +415,7 @@ sagg_bytes_take(SaggBytes *bytes, Size len)
 }
 
 /*
- * A length word: the length of what follows, or a negative mark.
+ * Returns a length word: the length of what follows, or a negative mark.
  */
 int32
 sagg_bytes_take_length(SaggBytes *bytes)

@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * codec_check.c
- *	  Are these bytes a value of the type?
+ *	  Verifies that bytes are a value of a type.
  *
- * Asked of all bytes that come from the state log: a checksum is right for
- * whoever has computed it.  What goes through a receive function is verified by
- * that.  What is stored as its bytes are (codec.c) is verified here, so that no
- * function of the type meets what none of them has made.
+ * All bytes that come from the state log are verified, because anybody can
+ * compute a correct checksum.  A receive function verifies its own input.
+ * What is stored without conversion (codec.c) is verified here, so that
+ * functions of the type never see bytes that none of them has made.
  *
- * Nothing here looks beyond the bytes, or follows anything in them before it is
- * known to be within them.  Errors are ERRCODE_SAGG_CHECKPOINT_CORRUPT, or what
- * a receive function raises.
+ * Nothing here reads beyond the bytes, or follows an offset in them before
+ * checking that it is within them.  Errors are
+ * ERRCODE_SAGG_CHECKPOINT_CORRUPT, or what a receive function raises.
  *
  *-------------------------------------------------------------------------
  */
@@ -106,14 +106,14 @@ check_inet(const char *data, Size len)
 }
 
 /*
- * The value at "p", within an array that ends at "end"; sets "after".
+ * Returns the value at "p", within an array that ends at "end"; sets "after".
  */
 static Datum
 element_at(const SaggCodec *element, char *p, char *end, char **after)
 {
 	Size		len = (Size) element->len;
 
-	/* the alignment may have led beyond */
+	/* alignment may have led beyond the end */
 	if (p >= end)
 		sagg_codec_corrupt("An element of an array is not there.");
 	if (element->len < 0)
@@ -173,7 +173,7 @@ check_array(SaggCodec *codec, ArrayType *array)
 }
 
 /*
- * A value that the receive function would take as well.
+ * Verify a value that the receive function would also accept.
  */
 static void
 check_received(SaggCodec *codec, Datum value)
@@ -184,8 +184,8 @@ check_received(SaggCodec *codec, Datum value)
 }
 
 /*
- * Verify a value, of which no more is known than where it is: aligned, and with
- * the length that it says.
+ * Verify a value of which only the place is known: it is aligned, and has the
+ * length that it says.
  */
 static void
 check_value(SaggCodec *codec, Datum value)

@@ -1,22 +1,23 @@
 /*-------------------------------------------------------------------------
  *
  * deduplicate.c
- *	  DISTINCT ON within the watermark: the keys that have been seen.
+ *	  DISTINCT ON within the watermark: remembers the keys that have been seen.
  *
  * The first row of a key passes, in the order of arrival, and the key is
  * remembered until the watermark reaches the row's event time plus the delay:
  * its expiry.  Repetitions neither pass nor extend that.
  *
- * A stored key is an entry as groups have it (entry.c), with its expiry in the
+ * A stored key is an entry like that of a group (entry.c), with its expiry in
  * place of the window's start.  Keys are stored in units by expiry, each for
- * one step of time: the unit that starts at s has those that expire after s
- * and not after s + step.  So expired keys are freed unit by unit, as closed
- * windows are, and nobody looks for them.  A step is a quarter of the delay:
- * as live keys expire within two delays, a lookup has some nine units to go
- * through.  Keys of records from the future expire later than that; the later,
- * the longer is the time whose last step has them all.  So there are some nine
- * units more each time the distance is four times as great, however many times
- * there are.  In a unit that is not freed yet an expired key counts for nothing.
+ * one step of time: the unit that starts at s has the keys that expire after s
+ * and not after s + step.  So expired keys are freed unit by unit, like closed
+ * windows, without a search.  A step is a quarter of the delay: as live keys
+ * expire within two delays, a lookup goes through about nine units.  Keys of
+ * records from the future expire later, and share a unit with a longer time:
+ * whenever the distance is four times as great, the step is, too.  So there
+ * are about nine more units each time the distance grows fourfold, however
+ * many different times there are.  An expired key in a unit that is not freed
+ * yet does not count.
  *
  * Like groups, new keys go to the store at the end only (I3).
  *
@@ -42,7 +43,7 @@
 typedef struct SeenKey
 {
 	int64		expires;
-	uint32		hash;			/* as the store has it */
+	uint32		hash;			/* hash as the store has it */
 	bool		fresh;			/* not in the store yet */
 	Datum	   *keys;
 	bool	   *nulls;
@@ -72,9 +73,9 @@ static bool seen_equal(SaggExecution *ex, const SeenKey *a, const SeenKey *b);
 
 struct SaggSeenKeys
 {
-	MemoryContext memory;		/* of the keys */
+	MemoryContext memory;		/* number of keys */
 	seentab_hash *table;
-	SaggWindow	window;			/* the step, as the store knows it */
+	SaggWindow	window;			/* the step, as the store has it */
 };
 
 static bool
@@ -84,7 +85,7 @@ seen_equal(SaggExecution *ex, const SeenKey *a, const SeenKey *b)
 }
 
 /*
- * The time that one unit of the store has keys of, for a watermark's delay;
+ * Returns the time that one unit of the store covers, for a watermark's delay;
  * both in microseconds.
  */
 static int64
@@ -94,7 +95,8 @@ expiry_step(int64 delay)
 }
 
 /*
- * What ends a unit of the store.  Lives as long as the execution.
+ * Returns the functions that say when a unit of the store ends.  Lives as long
+ * as the execution.
  */
 const SaggWindow *
 sagg_seen_keys_window(const SaggExecution *ex)
@@ -103,7 +105,8 @@ sagg_seen_keys_window(const SaggExecution *ex)
 }
 
 /*
- * Where the step, or the "size" of several, begins that an expiry is in.
+ * Returns the begin of the step, or of the "size" of several, that an expiry
+ * is in.
  */
 static int64
 step_start(int64 expires, int64 size)
@@ -114,8 +117,8 @@ step_start(int64 expires, int64 size)
 }
 
 /*
- * Start of the unit for an expiry, by the watermark; where there is none yet, by what it
- * would be if the batch had nothing but its latest record.
+ * Returns the start of the unit for an expiry, by the watermark; if there is
+ * none yet, by the watermark of a batch that has only its latest record.
  */
 static int64
 unit_start(const SaggExecution *ex, int64 expires, TimestampTz watermark)
@@ -132,14 +135,14 @@ unit_start(const SaggExecution *ex, int64 expires, TimestampTz watermark)
 		distance = PG_INT64_MAX;
 	while (distance / (4 * STEPS_OF_DELAY) > size && size < PG_INT64_MAX / 16)
 		size *= 4;
-	/* the last step of all is for those that no other is for */
+	/* the very last step is for expiries that no other step covers */
 	if (pg_add_s64_overflow(step_start(expires, size), size, &end) || end > END_TIMESTAMP)
 		end = step_start(END_TIMESTAMP, step) + step;
 	return end - step;
 }
 
 /*
- * When the key of a row of this event time expires.
+ * Returns when the key of a row of this event time expires.
  */
 static int64
 expiry(const SaggExecution *ex, int64 time)
@@ -152,7 +155,7 @@ expiry(const SaggExecution *ex, int64 time)
 }
 
 /*
- * No key met yet, in the current context.
+ * Make an empty set of keys, in the current context.
  */
 struct SaggSeenKeys *
 sagg_seen_keys_init(SaggExecution *ex)
@@ -179,7 +182,8 @@ sagg_seen_keys_forget(SaggExecution *ex)
 }
 
 /*
- * Whether an entry of the store is that of the execution's scratch keys.
+ * Returns whether an entry of the store is that of the execution's scratch
+ * keys.
  */
 static bool
 entry_matches(SaggExecution *ex, SaggEntry entry, int64 expires)
@@ -191,8 +195,8 @@ entry_matches(SaggExecution *ex, SaggEntry entry, int64 expires)
 }
 
 /*
- * Whether the store has the execution's scratch keys, and they have not
- * expired; then when they do.
+ * Returns whether the store has the execution's scratch keys, and they have
+ * not expired; sets when they do.
  */
 static bool
 find_stored(SaggExecution *ex, uint32 hash, int64 *expires)
@@ -220,7 +224,7 @@ find_stored(SaggExecution *ex, uint32 hash, int64 *expires)
 }
 
 /*
- * The execution's scratch keys, to be kept with the batch.
+ * Copy the execution's scratch keys, to be kept with the batch.
  */
 static SeenKey *
 keep_key(SaggExecution *ex)
@@ -243,8 +247,8 @@ keep_key(SaggExecution *ex)
 }
 
 /*
- * Whether the keys of a row have been seen; from now on they have.  "time" is
- * the row's event time, which is not late.
+ * Returns whether the keys of a row have been seen before, and notes them.
+ * "time" is the row's event time, which is not late.
  */
 bool
 sagg_seen_key(SaggExecution *ex, int64 time, const Datum *values, const bool *nulls)
@@ -275,8 +279,8 @@ sagg_seen_key(SaggExecution *ex, int64 time, const Datum *values, const bool *nu
 }
 
 /*
- * The batch's new keys to the store, unless they have expired by its end.
- * The store knows the watermark after the batch.
+ * Write the batch's new keys to the store, unless they have expired by its
+ * end.  The store knows the watermark after the batch.
  */
 void
 sagg_seen_keys_store(SaggExecution *ex)
@@ -303,8 +307,8 @@ sagg_seen_keys_store(SaggExecution *ex)
 }
 
 /*
- * An entry of the log into the store, at once and for good.  Leaves garbage in
- * the current context.
+ * Put an entry of the log into the store, at once and not undoable.  Leaves
+ * garbage in the current context.
  */
 void
 sagg_seen_key_restore(SaggExecution *ex, int partition, const char *data, Size len)

@@ -16,7 +16,7 @@
  */
 #include "postgres.h"
 
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 /* bytes before the keys */
 static inline Size
@@ -35,7 +35,7 @@ write_head(const SaggExecution *ex, StringInfo buf, int64 start, int64 end)
 }
 
 /*
- * The end of a session's entry.
+ * Returns the end of a session's entry.
  */
 int64
 sagg_entry_end(const char *entry)
@@ -47,7 +47,7 @@ sagg_entry_end(const char *entry)
 }
 
 /*
- * Does a session's entry say that it is gone?
+ * Returns whether a session's entry says that the session is gone.
  */
 bool
 sagg_entry_is_gone(const char *entry)
@@ -70,13 +70,13 @@ write_keys(SaggExecution *ex, StringInfo buf, const Datum *keys, const bool *nul
 }
 
 /*
- * Replace the contents of "buf" by a group's entry.
+ * Replace the contents of "buf" with a group's entry.
  */
 void
 sagg_entry_write(SaggExecution *ex, StringInfo buf, const SaggGroup *group)
 {
 	write_head(ex, buf, group->start,
-			   SAGG_HAS_SESSIONS(ex) ? ((const SaggSession *) group)->end : 0);
+			   SAGG_HAS_SESSIONS(ex) ? ((const SaggSessionWindow *) group)->end : 0);
 	write_keys(ex, buf, group->keys, group->keynulls);
 	for (int i = 0; i < ex->query->naggs; i++)
 		sagg_state_write(ex, i, buf, &group->states[i]);
@@ -99,7 +99,7 @@ sagg_entry_skip_keys(SaggExecution *ex, SaggBytes *bytes)
 }
 
 /*
- * Replace the contents of "buf" by an entry that says that the session with
+ * Replace the contents of "buf" with an entry that says that the session with
  * this start and the keys of "group" is gone.
  */
 void
@@ -112,9 +112,10 @@ sagg_entry_write_gone(SaggExecution *ex, StringInfo buf, const SaggGroup *group,
 
 /*
  * Fill in window and keys of "group", and its states if "states" says so, from
- * an entry.  All arrays of the group are there; what they point to is
- * allocated in the current context.  The entry is one of this stream's store, or
- * verified (entry_check.c); still, raises ERRCODE_SAGG_CHECKPOINT_CORRUPT.
+ * an entry.  The group has its arrays; what they point to is allocated in the
+ * current context.  The entry is from this stream's store, or verified
+ * (entry_check.c).  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT nevertheless if it
+ * cannot be read.
  */
 void
 sagg_entry_read(SaggExecution *ex, SaggGroup *group, const char *entry, Size len,
@@ -125,7 +126,7 @@ sagg_entry_read(SaggExecution *ex, SaggGroup *group, const char *entry, Size len
 	memcpy(&group->start, sagg_bytes_take(&bytes, sizeof(group->start)),
 		   sizeof(group->start));
 	if (SAGG_HAS_SESSIONS(ex))
-		memcpy(&((SaggSession *) group)->end, sagg_bytes_take(&bytes, sizeof(int64)),
+		memcpy(&((SaggSessionWindow *) group)->end, sagg_bytes_take(&bytes, sizeof(int64)),
 			   sizeof(int64));
 	for (int i = 0; i < ex->query->nkeys; i++)
 	{
@@ -142,15 +143,15 @@ sagg_entry_read(SaggExecution *ex, SaggGroup *group, const char *entry, Size len
 }
 
 /*
- * Whether an entry has these keys.  They are read into the current context only
- * where their bytes differ: equal values can have different bytes, but not the
- * other way round.
+ * Returns whether an entry has these keys.  They are read into the current
+ * context only if their bytes differ: equal values can have different bytes,
+ * but equal bytes are always equal values.
  */
 bool
 sagg_entry_same_keys(SaggExecution *ex, const char *entry, Size len,
 					 const Datum *keys, const bool *nulls)
 {
-	SaggSession other;
+	SaggSessionWindow other;
 	int			nkeys = Max(ex->query->nkeys, 1);
 	Size		head = head_size(ex);
 	StringInfo	buf = &ex->entry;
@@ -167,7 +168,7 @@ sagg_entry_same_keys(SaggExecution *ex, const char *entry, Size len,
 }
 
 /*
- * Whether an entry is that of "group": start of its window, and keys.
+ * Returns whether an entry is that of "group": start of its window, and keys.
  */
 bool
 sagg_entry_has_keys(SaggExecution *ex, const char *entry, Size len,

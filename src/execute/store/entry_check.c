@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * entry_check.c
- *	  Is this entry of the state log one that a group can be read from?
+ *	  Verifies that a group can be read from an entry of the state log.
  *
- * The log is a table: what is in it may have been written by a server that had
- * other types, come with a dump, or have been made up, and all the checksums be
- * right.  So keys are verified before they are hashed, and all of an entry
- * before anybody reads its states; from then on the store is trusted.
+ * The log is a table: a server with other types may have written its contents,
+ * or they may come from a dump, or be forged, with correct checksums.  So keys
+ * are verified before they are hashed, and all of an entry before its states
+ * are read; after that the store is trusted.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,7 +14,7 @@
 
 #include "miscadmin.h"
 
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 #define NULL_VALUE	(-1)
 
@@ -44,7 +44,7 @@ check_head(SaggExecution *ex, SaggBytes *bytes)
 }
 
 /*
- * As many tuples as there are said to be.
+ * Verify that there are as many tuples as the state says.
  */
 static void
 check_kept(const SaggAggCall *call, SaggBytes *bytes)
@@ -56,19 +56,19 @@ check_kept(const SaggAggCall *call, SaggBytes *bytes)
 		return;
 	memcpy(&count, sagg_bytes_take(bytes, sizeof(count)), sizeof(count));
 	bytes->data -= sizeof(count);
-	tuples = sagg_kept_skip(call, bytes);
+	tuples = sagg_input_state_skip(call, bytes);
 	for (; count > 0 && tuples.data < tuples.end; count--)
 	{
 		CHECK_FOR_INTERRUPTS();
-		for (int i = 0; i < call->kept->ncolumns; i++)
-			check_column(&call->kept->codecs[i], &tuples);
+		for (int i = 0; i < call->input_state->ncolumns; i++)
+			check_column(&call->input_state->codecs[i], &tuples);
 	}
 	if (count != 0 || tuples.data != tuples.end)
 		sagg_codec_corrupt("Kept inputs are not as many as there should be.");
 }
 
 /*
- * The bytes of a state that has any, behind their length.
+ * Verify the bytes of a state that has any, behind their length.
  */
 static void
 check_state_bytes(SaggAggCall *call, SaggBytes bytes)
@@ -103,8 +103,8 @@ sagg_entry_check_keys(SaggExecution *ex, const char *entry, Size len)
 
 /*
  * Verify the states of an entry, whose keys are verified, and that nothing is
- * behind them.  Leaves garbage in the current context, which is that of the row
- * at hand.
+ * behind them.  Leaves garbage in the current context, which is that of the
+ * current row.
  */
 void
 sagg_entry_check(SaggExecution *ex, const char *entry, Size len)
@@ -117,7 +117,7 @@ sagg_entry_check(SaggExecution *ex, const char *entry, Size len)
 		SaggAggCall *call = &ex->aggs[i];
 		SaggAggState state;
 
-		if (call->kept)
+		if (call->input_state)
 			check_kept(call, &bytes);
 		else
 		{

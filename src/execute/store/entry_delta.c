@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * entry_delta.c
- *	  What has changed of a large entry, for the state log.
+ *	  Deltas of large entries, for the state log.
  *
- * Kept inputs only grow, by few bytes a batch where there may be millions; so
- * the log gets what is new of such an entry, and the entry before it, which is
- * in the log already, the rest.  A delta stands where an entry would, behind
- * its length as a negative number:
+ * Kept inputs only grow, by a few bytes per batch where there may be millions;
+ * so the log gets only the new part of such an entry, because it has the
+ * previous entry already.  A delta is in the place of an entry, behind its
+ * length as a negative number:
  *
  *		start, keys		as in the entry (entry.c)
  *		uint32			length of the entry before
@@ -14,22 +14,22 @@
  *						where in the former entry how many, and how many bytes
  *						follow here; to the end
  *
- * A group's entry is written whole now and then, so that a restore has not too
- * many of these to apply, each of which copies the entry.
+ * A group's entry is written whole from time to time, so that a restore need
+ * not apply too many deltas, each of which copies the entry.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
-/* entries that are smaller are written whole */
+/* smaller entries are written whole */
 #define LEAST_ENTRY		4096
 
-/* of so many changes of a group one is written whole */
+/* of this many changes of a group, one is written whole */
 #define WHOLE_PERIOD	64
 
-/* piece of an entry, within it */
+/* offset of a piece of an entry */
 typedef struct Piece
 {
 	int32		from;
@@ -50,7 +50,7 @@ append_piece(StringInfo buf, Size from, Size len, const char *fresh, const char 
 }
 
 /*
- * The pieces of the states at "now", given those at "then".
+ * Append the pieces of the states at "now", given those at "then".
  */
 static void
 append_states(SaggExecution *ex, StringInfo buf, const char *entry,
@@ -78,10 +78,10 @@ append_states(SaggExecution *ex, StringInfo buf, const char *entry,
 }
 
 /*
- * Replace the contents of "buf" by the delta from one version of a group, whose
- * entry the log has, to another, behind its length.  Returns false if the entry
- * is to be written whole, as those of sessions are, which merge; "salt" is the
- * group's own, as far as there is such a number.
+ * Replace the contents of "buf" by the delta from one version of a group,
+ * whose entry the log has, to another, behind its length.  Returns false if
+ * the entry must be written whole, as those of sessions, which merge; "salt"
+ * is a number that differs between groups.
  */
 bool
 sagg_delta_write(SaggExecution *ex, StringInfo buf, SaggEntry former, SaggEntry present,
@@ -109,8 +109,8 @@ sagg_delta_write(SaggExecution *ex, StringInfo buf, SaggEntry former, SaggEntry 
 }
 
 /*
- * Replace the contents of "buf" by the entry that a delta of "len" bytes makes
- * of the version before.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT.
+ * Replace the contents of "buf" with the entry that a delta of "len" bytes
+ * makes of the previous version.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT.
  */
 void
 sagg_delta_apply(SaggExecution *ex, StringInfo buf, SaggEntry former,

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * jsonb_check.c
- *	  Are these bytes a jsonb?
+ *	  Verifies that bytes are a jsonb.
  *
- * The server has no function for this: jsonb_recv makes a jsonb of a text.  What
- * is verified is what its functions rely on (utils/jsonb.h): that children lie
- * one after the other within their container, that each is what its type says,
- * and that keys are strings.
+ * The server has no function for this: jsonb_recv makes a jsonb of a text.
+ * The check covers what the server's functions rely on (utils/jsonb.h): that
+ * children lie one after the other within their container, that each is what
+ * its type says, and that keys are strings.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,8 +36,8 @@ check_numeric(const char *data, Size len)
 }
 
 /*
- * A child between two offsets from "base", where containers and numerics begin
- * at the next multiple of four.
+ * Verify a child between two offsets from "base", where containers and
+ * numerics begin at the next multiple of four.
  */
 static void
 check_child(JEntry entry, const char *base, uint32 from, uint32 to)

@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * record_codec.c
- *	  Values of ROW(...) as bytes: their fields, one after the other.
+ *	  Converts values of ROW(...) to bytes: their fields, one after the other.
  *
- * The server can send a value of type record, but not receive one, for its
- * columns are those of an expression.  Here that expression is at hand.
+ * The server can send a value of type record, but not receive one, because its
+ * columns are those of an expression.  Here that expression is known.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,8 +21,8 @@
 #define NULL_FIELD	(-1)
 
 /*
- * Whether sagg_codec_init_record can make a codec for values of "expr", whose
- * type is record.
+ * Returns whether sagg_codec_init_record can make a codec for values of
+ * "expr", whose type is record.
  */
 bool
 sagg_record_has_codec(Node *expr)
@@ -60,7 +60,7 @@ sagg_codec_init_record(SaggCodec *codec, Node *expr)
 }
 
 /*
- * Append a length word and the fields, each behind its own.
+ * Append a length word and the fields, each behind its own length word.
  */
 void
 sagg_record_write(SaggCodec *codec, StringInfo buf, Datum value)
@@ -92,7 +92,7 @@ sagg_record_write(SaggCodec *codec, StringInfo buf, Datum value)
 }
 
 /*
- * The value in "len" bytes, allocated in the current context.
+ * Returns the value in "len" bytes, allocated in the current context.
  */
 Datum
 sagg_record_read(SaggCodec *codec, const char *data, Size len)

@@ -5,12 +5,11 @@
  *	  deltas of entries (entry_delta.c).
  *
  * Windows that the batch closes are neither among the changes nor among the
- * contents: after the commit they are not there.  For the same reason entries
- * of windows that the last commit's watermark has passed are left out when a
- * store is restored.
+ * contents: they do not exist after the commit.  For the same reason a restore
+ * leaves out entries of windows that the last commit's watermark has passed.
  *
- * What is restored is verified: keys when they come, states when all entries are
- * there, of which many have replaced others.
+ * A restore verifies what it reads: keys when they come, and states when all
+ * entries are there, because many entries replace others.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,12 +20,15 @@
 
 #include "execute/pass_rows.h"
 #include "execute/store/store.h"
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 static void
 pass_entry(SaggExecution *ex, SaggEntry entry, SaggBytesFn fn, void *fnarg)
 {
-	/* one call for the whole entry: the caller must not cut it */
+	/*
+	 * one call for the whole entry, because the writer may start a new blob
+	 * between calls
+	 */
 	resetStringInfo(&ex->entry);
 	appendBinaryStringInfo(&ex->entry, (char *) &entry.len, sizeof(entry.len));
 	appendBinaryStringInfo(&ex->entry, entry.data, entry.len);
@@ -42,7 +44,7 @@ live_bytes(void *arg, int partition)
 }
 
 /*
- * The entries that the batch has put: what is new of them, or all.
+ * Write the entries that the batch has put: deltas, or whole entries.
  */
 static void
 changes(void *arg, int partition, SaggBytesFn fn, void *fnarg)
@@ -62,8 +64,8 @@ changes(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 }
 
 /*
- * Whether an entry will not be there after the commit: a session that is over
- * or gone.
+ * Returns whether an entry will be removed at the commit: a session that is
+ * over or gone.
  */
 static bool
 is_leaving(const SaggExecution *ex, SaggEntry entry)
@@ -95,8 +97,8 @@ contents(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 }
 
 /*
- * Raise an error unless a group with this hash, which the log has in a
- * partition, belongs there.
+ * Raise an error unless a group with this hash belongs to the partition that
+ * the log has it in.
  */
 void
 sagg_check_partition(uint32 hash, int partition)
@@ -111,7 +113,7 @@ sagg_check_partition(uint32 hash, int partition)
 }
 
 /*
- * A session of the log into the store, or out of it.
+ * Put a session of the log into the store, or remove it.
  */
 void
 sagg_session_entry_restore(SaggExecution *ex, int partition, SaggGroup *group,
@@ -135,7 +137,7 @@ sagg_session_entry_restore(SaggExecution *ex, int partition, SaggGroup *group,
 }
 
 /*
- * One entry of the log, or a delta, into the store.
+ * Put one entry of the log, or a delta, into the store.
  */
 void
 sagg_group_restore(SaggExecution *ex, int partition, SaggGroup *group,

@@ -1,17 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * state_form.c
- *	  What stored bytes depend on: types at every level, functions, collations.
+ *	  The form of stored state: the types at every level, functions and
+ *	  collations that its bytes depend on.
  *
- * A name does not say what a type is: a domain can be renamed and another one
- * take its name.  So a type is told with all that it is made of - what is below
- * a domain, elements of arrays, columns of composite types, subtypes of ranges -
- * and with the way its values are stored (codec.c).
+ * A name does not identify a type: a domain can be renamed and another one
+ * take its name.  So a type is described with everything it is made of - the
+ * base type of a domain, elements of arrays, columns of composite types,
+ * subtypes of ranges - and with the way its values are stored (codec.c).
  *
- * All of it is told twice.  By name, for the state log, which a dumped and
- * restored database or an upgraded server reads again.  And by OID, for shared
- * memory, whose bytes are read as they are: there a type is one and the same.
- * No setting changes what is told.
+ * The description exists twice.  By name, for the state log, which a dumped
+ * and restored database or an upgraded server reads again.  And by OID, for
+ * shared memory, whose bytes are read without conversion: there a type must be
+ * identical.  No setting changes the description.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,9 +36,9 @@
 StaticAssertDecl(SAGG_IDENTITY_BYTES == PG_SHA256_DIGEST_LENGTH, "length of a digest");
 
 /*
- * An empty form, in the current context.  Until sagg_form_end, or the end of the
- * (sub)transaction after an ERROR, names are quoted where need be, whatever the
- * session's quote_all_identifiers.
+ * An empty form, in the current context.  Until sagg_form_end, or the end of
+ * the (sub)transaction after an ERROR, names are quoted where necessary,
+ * independent of the session's quote_all_identifiers.
  */
 void
 sagg_form_begin(SaggStateForm *form)
@@ -51,7 +52,7 @@ sagg_form_begin(SaggStateForm *form)
 }
 
 /*
- * The form is complete; its text stays.
+ * Complete the form; its text stays.
  */
 void
 sagg_form_end(SaggStateForm *form)
@@ -173,15 +174,18 @@ sagg_form_collation(SaggStateForm *form, Oid collation)
 }
 
 /*
- * The digest of a form, names and OIDs.  It is one of which nobody can make two
- * forms, because roles choose names and, in part, OIDs.
+ * Returns the digest of a form, names and OIDs.  The hash is a cryptographic
+ * one, because roles choose names and, in part, OIDs.
  */
 void
 sagg_form_digest(const SaggStateForm *form, SaggIdentity *identity)
 {
 	pg_cryptohash_ctx *context = pg_cryptohash_create(PG_SHA256);
 
-	/* with the terminating zeros, so that neither goes on as the other */
+	/*
+	 * with the terminating zeros, so that the boundary between the parts is
+	 * unambiguous
+	 */
 	if (context == NULL || pg_cryptohash_init(context) < 0 ||
 		pg_cryptohash_update(context, (uint8 *) form->names.data, form->names.len + 1) < 0 ||
 		pg_cryptohash_update(context, (uint8 *) form->oids.data, form->oids.len + 1) < 0 ||

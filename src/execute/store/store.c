@@ -3,16 +3,16 @@
  * store.c
  *	  The state store: a stream's groups in dynamic shared memory.
  *
- * A store is a DSM segment that begins with a header and goes on as a DSA
- * area.  It is pinned, so it outlives its worker; the holder of the stream's
- * lock is the only one to change it (I2).
+ * A store is a DSM segment that begins with a header, followed by a DSA area.
+ * It is pinned, so it outlives its worker; only the holder of the stream's
+ * lock changes it (I2).
  *
  * Outside of batches the store equals the last commit (I3).  A batch marks it,
  * links new versions of groups beside the old ones, and ends in publish, after
- * the commit, or in undo (store_undo.c).  Publish frees and never allocates, so it
- * cannot fail.  A store found marked is undone, if it can be; if not, or if it is of
- * another batch or definition than the checkpoint's, it is discarded, and another
- * is made.
+ * the commit, or in undo (store_undo.c).  Publish frees and never allocates,
+ * so it cannot fail.  A store that is found marked is undone, if possible; if
+ * not, or if its batch or definition is not that of the checkpoint, it is
+ * discarded, and a new one is made.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,7 +42,7 @@ make_handle(dsm_segment *segment)
 }
 
 /*
- * No windows yet, and a secret of its own.
+ * Initialize the header: no windows yet, and a secret of its own.
  */
 void
 sagg_store_init_header(SaggStoreHeader *header)
@@ -57,7 +57,7 @@ sagg_store_init_header(SaggStoreHeader *header)
 }
 
 /*
- * An empty store.
+ * Returns an empty store.
  */
 static SaggStore *
 create_store(dsa_handle *handle, int tranche_id, const SaggStoreBudget *budget,
@@ -77,7 +77,8 @@ create_store(dsa_handle *handle, int tranche_id, const SaggStoreBudget *budget,
 	store->header->fingerprint = query->store_fingerprint;
 	store->header->identity = query->state_identity;
 	store->header->batch = batch;
-	store->header->in_batch = true; /* until it is restored and published */
+	store->header->in_batch = true; /* until the store is restored and
+									 * published */
 	dsa_pin(store->area);
 	dsa_pin_mapping(store->area);
 	dsm_pin_segment(segment);
@@ -106,8 +107,8 @@ attach_store(dsa_handle handle)
 }
 
 /*
- * Whether a store is the state that "batch" left under a definition, and all that a
- * batch after that may have changed can be undone.
+ * Returns whether a store is the state that "batch" left under a definition,
+ * and everything that a batch after that may have changed can be undone.
  */
 static bool
 is_usable(const SaggStoreHeader *header, const SaggQuery *query, int64 batch)
@@ -120,8 +121,9 @@ is_usable(const SaggStoreHeader *header, const SaggQuery *query, int64 batch)
 }
 
 /*
- * Undo the batch that another process has left in a store.  On an ERROR lets go of
- * the store, which is then discarded by the next to open it.
+ * Undo the batch that another process has left in a store.  On an ERROR,
+ * detaches from the store, which is then discarded by the next process to open
+ * it.
  */
 static void
 undo_left(SaggStore *store)
@@ -140,13 +142,14 @@ undo_left(SaggStore *store)
 
 /*
  * Attach to the store behind "*handle", if it is the state that "batch" left
- * under the definition "query", with the very types and functions that this now
- * has, or can be put back to that; else discard it and make an empty one.
- * "fresh" tells which: a fresh store has to be restored from the checkpoint.
- * "batch" is the last committed one, -1 = none yet.  "tranche_id" is for the
- * area's locks, "budget" is asked before the store grows and must live on.
+ * under the definition "query", with exactly the types and functions that this
+ * now has, or can be undone to that; otherwise discard it and make an empty
+ * one. "fresh" tells which: a fresh store has to be restored from the
+ * checkpoint. "batch" is the last committed one, -1 = none yet. "tranche_id"
+ * is for the area's locks, "budget" is asked before the store grows and must
+ * live on.
  *
- * The caller holds the stream's lock, and owns the result until
+ * The caller holds the stream's lock, and frees the result by
  * sagg_store_close.  Raises ERRCODE_SAGG_STATE_LIMIT when there is no memory.
  */
 SaggStore *
@@ -178,7 +181,7 @@ sagg_store_open(dsa_handle *handle, int tranche_id,
 }
 
 /*
- * Let go of a store, which stays in shared memory, and free "store".
+ * Detach from a store, which stays in shared memory, and free "store".
  */
 void
 sagg_store_close(SaggStore *store)
@@ -193,8 +196,8 @@ sagg_store_close(SaggStore *store)
 
 /*
  * Free the store behind "*handle", if there is one, and set the handle to
- * DSM_HANDLE_INVALID.  This process must not have it open; in others it goes
- * when they close it.
+ * DSM_HANDLE_INVALID.  This process must not have it open; other processes
+ * keep it until they close it.
  */
 void
 sagg_store_discard(dsa_handle *handle)
@@ -215,14 +218,16 @@ sagg_store_discard(dsa_handle *handle)
 }
 
 /*
- * Note that a batch begins: from now on the store is not what the last commit
- * left.  "window" is that of the definition, and is copied.
+ * Note that a batch begins: from now on the store differs from the last
+ * commit. "window" is that of the definition, and is copied.
  */
 void
 sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 {
 	Assert(store->nrecords == 0 && store->nunits == 0);
-	/* one that is being restored stays what nobody else can put back */
+	/*
+	 * a store that is being restored stays marked: nobody else could undo it
+	 */
 	if (!store->header->in_batch)
 		store->header->undoable = true;
 	store->header->in_batch = true;
@@ -233,7 +238,8 @@ sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 }
 
 /*
- * What ends until "time" goes when the batch at hand is published.
+ * Windows that end until "time" are removed when the current batch is
+ * published.
  */
 void
 sagg_store_close_until(SaggStore *store, TimestampTz time)
@@ -242,7 +248,7 @@ sagg_store_close_until(SaggStore *store, TimestampTz time)
 }
 
 /*
- * That time; DT_NOBEGIN = nothing goes.
+ * Returns that time; DT_NOBEGIN = nothing is removed.
  */
 TimestampTz
 sagg_store_close_before(const SaggStore *store)
@@ -251,7 +257,7 @@ sagg_store_close_before(const SaggStore *store)
 }
 
 /*
- * The secret of the hashes that entries are under.  Lives as long as the store is
+ * Returns the secret of the hashes of entries.  Lives as long as the store is
  * open.
  */
 const SaggHashSeed *
@@ -261,8 +267,8 @@ sagg_store_seed(const SaggStore *store)
 }
 
 /*
- * Take the secret of another store, for entries that keep their hashes.  The store
- * must be empty.
+ * Copy the secret of another store, for entries that keep their hashes.  The
+ * store must be empty.
  */
 void
 sagg_store_set_seed(SaggStore *store, const SaggHashSeed *seed)
@@ -271,8 +277,8 @@ sagg_store_set_seed(SaggStore *store, const SaggHashSeed *seed)
 }
 
 /*
- * Whether the batch at hand ends the window, or the last window of the pane,
- * that starts at "start".  Sessions end one by one, see session_close.c.
+ * Returns whether the current batch ends the window, or the last window of the
+ * pane, that starts at "start".  Sessions end one by one, see session_close.c.
  */
 bool
 sagg_store_closes(const SaggStore *store, int64 start)
@@ -282,8 +288,8 @@ sagg_store_closes(const SaggStore *store, int64 start)
 }
 
 /*
- * The first end of the windows that the batch at hand does not end, DT_NOEND =
- * there are none.
+ * Returns the first end of the windows that the current batch does not end,
+ * DT_NOEND = there are none.
  */
 TimestampTz
 sagg_store_next_end(SaggStore *store)
@@ -291,7 +297,7 @@ sagg_store_next_end(SaggStore *store)
 	TimestampTz next = DT_NOEND;
 	SaggScan	scan;
 
-	/* or one that has been, of a session that has grown */
+	/* or a former end, of a session that has grown */
 	if (store->window.kind == SAGG_WINDOW_SESSION)
 		return sagg_due_first(store);
 
@@ -308,7 +314,7 @@ sagg_store_next_end(SaggStore *store)
 }
 
 /*
- * The changes of the batch are no more this process's to publish or to undo.
+ * This process will neither publish nor undo the changes of the batch.
  */
 void
 sagg_store_forget_changes(SaggStore *store)
@@ -341,10 +347,10 @@ evict_closed(SaggStore *store)
 }
 
 /*
- * The batch is committed: its state is the store's.  Frees before-images,
- * closed windows and what is buried.  Does not raise errors, except when the system cannot map a
- * segment of the area; the store is marked until the end, so that it is then
- * discarded and not taken for whole.
+ * The batch is committed: its state becomes that of the store.  Frees
+ * before-images, closed windows and buried entries.  Does not raise errors,
+ * except when the system cannot map a segment of the area; the store stays
+ * marked until the end, so that it is discarded in that case.
  */
 void
 sagg_store_publish(SaggStore *store)

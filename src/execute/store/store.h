@@ -3,14 +3,14 @@
  * store.h
  *	  The state store as the rest of execute/ sees it.
  *
- * A store holds entries: bytes that entry.c writes and reads, each under a hash.
- * Entries are in units, one for each window and partition of hashes; a unit is
- * found by its partition and a start.  What is not a window may have units as
- * well: sessions and keys that have been seen are called by a start of their own.
+ * A store holds entries: bytes that entry.c writes and reads, each under a
+ * hash.  Entries are in units, one for each window and partition of hashes; a
+ * unit is found by its partition and a start.  Units need not be windows:
+ * sessions, and keys that have been seen, have a start of their own kind.
  *
- * A batch reads entries, puts new ones, replaces and buries them.  All of that
- * becomes the store's state by sagg_store_publish, or is gone by
- * sagg_store_undo (execute.h, I3).  One process uses a store at a time (I2).
+ * A batch reads entries, puts new ones, replaces and buries them.
+ * sagg_store_publish makes all of that the store's state, and sagg_store_undo
+ * takes it back (execute.h, I3).  One process uses a store at a time (I2).
  *
  * How a store is laid out in shared memory is known in execute/store/ only
  * (store_internal.h).
@@ -25,8 +25,8 @@
 
 /*
  * The hash of an entry: in the upper bits the partition of the store that it
- * belongs to, which the log knows and which is the same for ever; the rest is
- * by the store's secret seed, so nobody can choose keys that meet in one place.
+ * belongs to, which the log contains and which never changes; the rest depends
+ * on the store's secret seed, so nobody can choose keys that collide.
  */
 #define SAGG_SEEDED_BITS		28
 #define SAGG_SEEDED_HASH(hash)	((hash) & (((uint32) 1 << SAGG_SEEDED_BITS) - 1))
@@ -44,7 +44,7 @@ typedef struct SaggUnit SaggUnit;
  */
 typedef struct SaggStored
 {
-	uint64		place;			/* the store's own; 0 = none */
+	uint64		place;			/* internal to the store; 0 = none */
 } SaggStored;
 
 static inline SaggStored
@@ -77,22 +77,22 @@ typedef struct SaggEntry
 } SaggEntry;
 
 /*
- * A walk over units and their entries.  Units come in no order, entries neither;
- * what is put into a unit while it is walked over may come or not.
+ * A walk over units and their entries, both in no particular order.  An entry
+ * that is put into a unit during the walk may be seen or not.
  */
 typedef struct SaggScan
 {
-	/* what the walk has come to; to be read */
+	/* the current unit; read-only */
 	SaggUnit   *unit;
-	int64		start;			/* of the unit */
-	SaggStored	stored;			/* the entry, and the hash that it is under */
+	int64		start;			/* its start */
+	SaggStored	stored;			/* the current entry, and its hash */
 	uint32		hash;
 
-	/* the store's own */
+	/* internal to the store */
 	SaggStore  *store;
 	int			partition;
 	int			last_partition;
-	uint64		place;			/* of the unit */
+	uint64		place;			/* position in the unit */
 	uint64		next_unit;
 	uint32		slot;
 } SaggScan;
@@ -100,10 +100,10 @@ typedef struct SaggScan
 /* What the batch has done to an entry. */
 typedef struct SaggChange
 {
-	SaggEntry	entry;			/* as it is now */
-	SaggEntry	before;			/* as it was before, without data if it is new */
-	uint32		salt;			/* a number that differs between entries and, as a
-								 * rule, is the same for one in every batch */
+	SaggEntry	entry;			/* the entry now */
+	SaggEntry	before;			/* the entry before, without data if it is new */
+	uint32		salt;			/* a number that differs between entries and is
+								 * usually the same for one in every batch */
 } SaggChange;
 
 /* store.c */

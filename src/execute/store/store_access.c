@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * store_access.c
- *	  What is read of a store: entries, walks over them, what a batch has changed.
+ *	  Reads a store: entries, walks over them, what a batch has changed.
  *
  * Never changes a store.
  *
@@ -14,7 +14,7 @@
 #include "execute/store/store_internal.h"
 
 /*
- * The bytes of a stored entry, where they are; they must not be changed.
+ * Returns the bytes of a stored entry, in place; they must not be changed.
  */
 SaggEntry
 sagg_store_entry(SaggStore *store, SaggStored stored)
@@ -48,8 +48,8 @@ begin_scan(SaggScan *scan, SaggStore *store, int partition, int last_partition)
 }
 
 /*
- * Begin a walk over all units of a store; "scan" is the caller's, and needs no
- * end.  sagg_scan_next_unit is next.
+ * Begin a walk over all units of a store; the caller allocates "scan", and
+ * need not end it. sagg_scan_next_unit follows.
  */
 void
 sagg_scan_store(SaggScan *scan, SaggStore *store)
@@ -75,8 +75,9 @@ enter_unit(SaggScan *scan, SaggUnit *unit)
 }
 
 /*
- * Go to the next unit, whose entries sagg_scan_next gives; they may be left out.
- * The unit before it may have been freed.  Returns false when there are no more.
+ * Go to the next unit; sagg_scan_next returns its entries, which may be
+ * skipped.  The unit before it may have been freed.  Returns false when there
+ * are no more.
  */
 bool
 sagg_scan_next_unit(SaggScan *scan)
@@ -97,8 +98,8 @@ sagg_scan_next_unit(SaggScan *scan)
 }
 
 /*
- * Begin a walk over the entries of one unit, for sagg_scan_next alone; NULL has
- * none.
+ * Begin a walk over the entries of one unit, for sagg_scan_next only; NULL has
+ * no entries.
  */
 void
 sagg_scan_unit(SaggScan *scan, SaggStore *store, SaggUnit *unit)
@@ -110,7 +111,8 @@ sagg_scan_unit(SaggScan *scan, SaggStore *store, SaggUnit *unit)
 }
 
 /*
- * Go to the next entry of the unit at hand.  Returns false when there are no more.
+ * Go to the next entry of the current unit.  Returns false when there are no
+ * more.
  */
 bool
 sagg_scan_next(SaggScan *scan)
@@ -137,8 +139,9 @@ sagg_scan_next(SaggScan *scan)
 }
 
 /*
- * The next entry of a partition that the batch has put.  "place" is the caller's, 0
- * at first.  Returns false when there are no more.
+ * Find the next entry of a partition that the batch has put.  "place" is
+ * allocated by the caller, and 0 at first.  Returns false when there are no
+ * more.
  */
 bool
 sagg_store_next_change(SaggStore *store, int partition, int64 *place, SaggChange *change)
@@ -164,8 +167,8 @@ sagg_store_next_change(SaggStore *store, int partition, int64 *place, SaggChange
 }
 
 /*
- * The bytes of a partition's entries that will be there after the commit, with a
- * length word each.
+ * Returns the bytes of a partition's entries that will exist after the commit,
+ * each with a length word.
  */
 Size
 sagg_store_live_bytes(SaggStore *store, int partition)
@@ -183,7 +186,7 @@ sagg_store_live_bytes(SaggStore *store, int partition)
 }
 
 /*
- * Groups in the store, and the bytes they take in it.
+ * Returns the number of groups in the store, and the bytes they take in it.
  */
 void
 sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes)
@@ -207,7 +210,7 @@ sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes)
 }
 
 /*
- * Bytes that an entry takes in a store beside its own, about.
+ * Returns about how many bytes an entry takes in a store besides its own.
  */
 Size
 sagg_store_overhead(void)

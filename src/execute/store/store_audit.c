@@ -1,12 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * store_audit.c
- *	  Does a store leak?  For libraries built with "make FAILPOINTS=1" only.
+ *	  Checks whether a store leaks memory.  For libraries built with "make
+ *	  FAILPOINTS=1" only.
  *
- * What is allocated in the area is counted by the allocator, in the dump it
- * writes of itself, not by the code that is to be checked.  What can be reached
- * is counted by going through the units.  Never changes a store; the caller
- * sees to it that nobody else does meanwhile.
+ * The allocator counts what is allocated in the area, in the dump it writes of
+ * itself, so the code under test is not involved.  A walk over the units
+ * counts what is reachable.  Never changes a store; the caller makes sure that
+ * nobody else does meanwhile.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,7 +21,7 @@
 #include "execute/store/store_internal.h"
 
 /*
- * dsa_dump writes to stderr: let that be a file for a moment.
+ * dsa_dump writes to stderr: redirect that to a file temporarily.
  */
 static FILE *
 dump_area(dsa_area *area)
@@ -41,7 +42,8 @@ dump_area(dsa_area *area)
 }
 
 /*
- * Objects in use by the dump, without the allocator's own.
+ * Returns the objects in use according to the dump, without the allocator's
+ * own.
  */
 static void
 count_allocated(FILE *dump, SaggStoreAudit *audit)
@@ -95,8 +97,7 @@ count_reachable(SaggStore *store, SaggStoreAudit *audit)
 }
 
 /*
- * Look through the store behind "handle".  Returns false if it is not there,
- * or no more.
+ * Inspect the store behind "handle".  Returns false if it does not exist.
  */
 bool
 sagg_store_audit(dsa_handle handle, SaggStoreAudit *audit)

@@ -4,8 +4,8 @@
  *	  The windows of a partition of the store: a list, and a hash table by start.
  *
  * Most streams have few windows open, for which the list is enough.  But a
- * producer whose clock is wrong, or who wants it so, makes as many as there are
- * records; so from some number on there is a hash table beside the list.
+ * producer with a wrong clock, or a malicious one, makes as many as there are
+ * records; so from some number on there is also a hash table.
  *
  * A window is added only after all memory for it is there, and removing one
  * allocates nothing: publish and undo do it.
@@ -16,7 +16,7 @@
 
 #include "execute/store/store_internal.h"
 
-/* a list of no more windows has no hash table */
+/* up to this many windows there is no hash table */
 #define LIST_LENGTH		8
 
 #define BUCKETS(store, directory) \
@@ -31,7 +31,7 @@ bucket_of(SaggStore *store, const SaggDirectory *directory, int64 start)
 }
 
 /*
- * The unit of a window, or InvalidDsaPointer.
+ * Returns the unit of a window, or InvalidDsaPointer.
  */
 dsa_pointer
 sagg_directory_find(SaggStore *store, int partition, int64 start)
@@ -52,7 +52,7 @@ sagg_directory_find(SaggStore *store, int partition, int64 start)
 }
 
 /*
- * The unit of a window in a partition, or NULL.
+ * Returns the unit of a window in a partition, or NULL.
  */
 SaggUnit *
 sagg_store_unit(SaggStore *store, int partition, int64 start)
@@ -73,7 +73,8 @@ link_into_bucket(SaggStore *store, SaggDirectory *directory, dsa_pointer dp)
 }
 
 /*
- * Make room for one more window in the hash table, or make that when it is time.
+ * Make room for one more window in the hash table, or create the table when it
+ * is needed.
  */
 static void
 grow_directory(SaggStore *store, SaggDirectory *directory)
@@ -137,8 +138,8 @@ unlink_from_bucket(SaggStore *store, SaggDirectory *directory, dsa_pointer dp)
 }
 
 /*
- * Take a unit out.  The hash table goes with the last one.  Its memory is the
- * caller's to free.
+ * Remove a unit.  The hash table is removed with the last one.  The caller
+ * frees its memory.
  */
 void
 sagg_directory_remove(SaggStore *store, int partition, dsa_pointer dp)

@@ -1,19 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * store_due.c
- *	  When entries with an end of their own may be over.
+ *	  A heap of the times when sessions may end.
  *
- * Windows that share their end are freed as units.  Sessions do not, and
- * nobody wants to look at all of them in every batch.  So a store's handle has
- * a heap of ends, the least first, each with the hash of its group: for every
- * session in the store there is an item of its hash that is not later than its
- * end.  A session that grows leaves its item behind; when that comes up, it is
- * put back with the end there is then.  So an item costs a few steps each time
- * that a session has not ended when it was to.
+ * Windows that share their end are freed as units.  Sessions have ends of
+ * their own, and a batch must not look at all of them.  So a store's handle
+ * has a heap of ends, the least first, each with the hash of its group: for
+ * every session in the store there is an item of its hash that is not later
+ * than its end.  A session that grows leaves its item in place; when that item
+ * comes up, it is put back with the current end.  So an item costs a few steps
+ * each time that its session has grown.
  *
- * The heap is memory of the process, like the handle, 16 bytes an item, and made
- * from the store when it is needed and not known: at first, and after an undo,
- * which forgets it.
+ * The heap is memory of the process, like the handle, 16 bytes an item, and is
+ * built from the store when it is needed and unknown: at first, and after an
+ * undo, which discards it.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,7 +23,7 @@
 #include "utils/memutils.h"
 
 #include "execute/store/store_internal.h"
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 typedef struct SaggDue
 {
@@ -32,7 +32,7 @@ typedef struct SaggDue
 } SaggDue;
 
 /*
- * An item whose place is at "i" or, above it, where the heap wants it.
+ * Store an item at "i" or, further up, where the order of the heap puts it.
  */
 static void
 sift_up(SaggDue *heap, int64 i, SaggDue item)
@@ -65,8 +65,8 @@ sift_down(SaggDue *heap, int64 n, SaggDue item)
 }
 
 /*
- * Note that a session of this hash ends then, or later; not needed as long as the
- * heap is not known.
+ * Note that a session of this hash ends at that time, or later; does nothing
+ * while the heap is unknown.
  */
 void
 sagg_due_add(SaggStore *store, int64 end, uint32 hash)
@@ -88,7 +88,7 @@ sagg_due_add(SaggStore *store, int64 end, uint32 hash)
 }
 
 /*
- * Make the heap if it is not known.  Not for the middle of a batch's changes.
+ * Build the heap if it is unknown.  Not in the middle of a batch's changes.
  */
 void
 sagg_due_prepare(SaggStore *store)
@@ -109,7 +109,7 @@ sagg_due_prepare(SaggStore *store)
 }
 
 /*
- * The end of the first item, DT_NOEND = there is none.
+ * Returns the end of the first item, DT_NOEND = there is none.
  */
 int64
 sagg_due_first(const SaggStore *store)
@@ -127,7 +127,7 @@ compare_hashes(const void *a, const void *b)
 }
 
 /*
- * Take out all items that end until "until".  Returns their hashes, each once,
+ * Remove all items that end until "until".  Returns their hashes, each once,
  * in the current context; the caller puts back those that are not over.
  */
 uint32 *

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * store_internal.h
- *	  A state store from the inside: what the files store*.c ask of each other.
- *	  Others include store.h.
+ *	  The layout of a state store, for the files store*.c.  Others include
+ *	  store.h.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,7 +29,7 @@ typedef struct SaggVersion
 	char		entry[FLEXIBLE_ARRAY_MEMBER];	/* see entry.c */
 } SaggVersion;
 
-/* a place where no version is */
+/* marks a slot that had a version */
 #define SAGG_NO_VERSION		((dsa_pointer) 1)
 
 /*
@@ -45,30 +45,31 @@ typedef struct SaggSlotRef
 {
 	dsa_pointer version;		/* InvalidDsaPointer = empty */
 	uint32		hash;
-	uint32		start;			/* of its entry, folded: all sessions of a key
-								 * have the same hash */
+	uint32		start;			/* hash of its entry, folded: all sessions of a
+								 * key have the same hash */
 } SaggSlotRef;
 
 /* Groups of one window in one partition: a hash table with linear probing. */
 struct SaggUnit
 {
-	dsa_pointer next;			/* other windows of the partition */
+	dsa_pointer next;			/* next window of the partition */
 	dsa_pointer prev;
-	dsa_pointer chain;			/* those in the same bucket of its directory */
-	int64		start;			/* of the window */
-	uint32		nslots;			/* a power of two */
+	dsa_pointer chain;			/* next unit in the same bucket of its
+								 * directory */
+	int64		start;			/* start of the window */
+	uint32		nslots;			/* size, a power of two */
 	uint32		nentries;
-	uint64		bytes;			/* of entries, with a length word each */
+	uint64		bytes;			/* bytes of entries, with a length word each */
 	dsa_pointer slots;
-	uint32		touched;		/* by the batch: its number in store->units of
-								 * the process that did, + 1 */
+	uint32		touched;		/* set if the batch has touched it: its number
+								 * in store->units of the process that did, + 1 */
 
-	/* as it was before the batch, if that has touched it */
+	/* the unit before the batch, if the batch has touched it */
 	uint32		former_nslots;
 	uint32		former_nentries;
-	bool		created;		/* it was not there */
-	bool		resized;		/* the slots of then are kept */
-	int16		partition;		/* of the store, whether touched or not */
+	bool		created;		/* the batch made it */
+	bool		resized;		/* the former slots are kept */
+	int16		partition;		/* next unit of the store, touched or not */
 	uint64		former_bytes;
 	dsa_pointer former_slots;
 	dsa_pointer next_touched;
@@ -78,8 +79,10 @@ struct SaggUnit
 typedef struct SaggDirectory
 {
 	dsa_pointer first;			/* list of all its SaggUnits, the newest first */
-	dsa_pointer buckets;		/* of dsa_pointers to chains; invalid = none */
-	uint32		nbuckets;		/* a power of two; 0 = the list is short */
+	dsa_pointer buckets;		/* array of dsa_pointers to chains; invalid =
+								 * none */
+	uint32		nbuckets;		/* its size, a power of two; 0 = no table, the
+								 * list is short */
 	uint32		nunits;
 } SaggDirectory;
 
@@ -87,12 +90,12 @@ typedef struct SaggStoreHeader
 {
 	uint32		magic;
 	bool		in_batch;		/* changed since the last publish or undo */
-	bool		undoable;		/* then: the changes are whole, and can be undone
-								 * by whoever finds them */
+	bool		undoable;		/* if changed: no change is half made, so any
+								 * process can undo the batch */
 	uint64		fingerprint;
-	SaggIdentity identity;		/* of the types and functions of the entries,
-								 * which are read as they are */
-	int64		batch;			/* whose commit this state equals */
+	SaggIdentity identity;		/* identity of the types and functions of the
+								 * entries, which are read without conversion */
+	int64		batch;			/* the commit that this state equals */
 	Size		size;			/* the area's limit; see store_limit.c */
 	SaggHashSeed seed;
 	dsa_pointer touched;		/* list of the units that the batch has touched */
@@ -104,8 +107,9 @@ typedef struct SaggStoreHeader
 	((char *) dsm_segment_address(segment) + MAXALIGN(sizeof(SaggStoreHeader)))
 
 /*
- * What the batch did, in private memory: who did it undoes and publishes it without
- * looking for it.  The units and versions themselves tell it to others.
+ * What the batch did, in private memory, so that its process can undo or
+ * publish it without a search.  Other processes find it from the units and
+ * versions themselves.
  */
 typedef struct SaggUndoUnit
 {
@@ -116,15 +120,15 @@ typedef struct SaggUndoUnit
 
 typedef struct SaggUndoRecord
 {
-	dsa_pointer version;		/* linked by the batch */
+	dsa_pointer version;		/* version linked by the batch */
 	uint32		unit;			/* index into store->units */
 	uint32		slot;			/* of the slots it was linked into */
 } SaggUndoRecord;
 
-/* An entry that goes when the batch is published. */
+/* An entry that is removed when the batch is published. */
 typedef struct SaggBuried
 {
-	int64		start;			/* of its unit */
+	int64		start;			/* start of its unit */
 	uint32		hash;
 	SaggStored	stored;
 } SaggBuried;
@@ -136,12 +140,13 @@ struct SaggStore
 	SaggStoreHeader *header;
 	const SaggStoreBudget *budget;
 	SaggWindow	window;
-	const SaggWindowBounds *bounds;	/* by its kind */
+	const SaggWindowBounds *bounds;	/* functions for the kind of window */
 
-	/* the batch at hand */
-	MemoryContext memory;		/* of what follows */
+	/* the current batch */
+	MemoryContext memory;		/* memory of the following */
 	int64		batch;
-	TimestampTz close_before;	/* windows that end until then go at publish */
+	TimestampTz close_before;	/* windows that end until then are removed at
+								 * publish */
 	int64		nrecords;
 	int64		max_records;
 	SaggUndoRecord *records;

@@ -1,19 +1,21 @@
 /*-------------------------------------------------------------------------
  *
  * store_limit.c
- *	  Growth of a store: by permission, and cleanly when there is no memory.
+ *	  Growth of a store: within its budget, and with a clean error when memory
+ *	  is exhausted.
  *
- * The area of a store does not grow beyond the size limit it has been given.
- * An allocation that does not fit comes here, asks the store's budget, and the
- * limit becomes what the budget gives.  So the limits of the settings hold to
- * the byte, and what a store was given counts as taken until it is discarded:
- * the server does not tell how much of it is free again.
+ * The area of a store does not grow beyond its size limit.  An allocation that
+ * does not fit asks the store's budget, which sets the new limit.  So the
+ * limits of the settings hold exactly, and what a store was given counts as
+ * taken until the store is discarded, because the server does not say how much
+ * of it is free again.
  *
  * When the system has no dynamic shared memory left, the server reports that
  * by an ERROR of several kinds; here it becomes ERRCODE_SAGG_STATE_LIMIT.
  *
  * On Linux the server reserves a segment's memory when it makes it
- * (posix_fallocate), so a full /dev/shm is an error here, and no SIGBUS later.
+ * (posix_fallocate), so a full /dev/shm is an error here rather than a SIGBUS
+ * later.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,11 +25,13 @@
 
 #include "execute/store/store_internal.h"
 
-/* a store grows by no less, if the budget allows */
+/* a store grows by at least this, if the budget allows */
 #define GROWTH_MIN			((Size) 1024 * 1024)
 
-/* what an allocation takes beside its size: a block of spans, the headers of
- * a segment, and eight bytes for each of its pages */
+/*
+ * what an allocation takes besides its size: a block of spans, the headers of
+ * a segment, and eight bytes for each of its pages
+ */
 #define GROWTH_OVERHEAD(size)	((size) / 256 + (Size) 128 * 1024)
 
 static void
@@ -42,8 +46,8 @@ no_memory(const SaggStoreBudget *budget, Size present, const char *reason)
 }
 
 /*
- * The error at hand, if it tells that there is no shared memory, as ours; else
- * as it is.  Locks of the area may be held, as after any ERROR.
+ * Rethrow the current error, as ours if it says that shared memory is
+ * exhausted.  Locks of the area may be held, as after any ERROR.
  */
 static void
 rethrow(const SaggStoreBudget *budget, Size present, MemoryContext memory)
@@ -60,7 +64,8 @@ rethrow(const SaggStoreBudget *budget, Size present, MemoryContext memory)
 }
 
 /*
- * dsm_create, for a new store of "stream".  Raises ERRCODE_SAGG_STATE_LIMIT.
+ * Does dsm_create, for a new store of "stream".  Raises
+ * ERRCODE_SAGG_STATE_LIMIT.
  */
 dsm_segment *
 sagg_store_create_segment(const SaggStoreBudget *budget, Size size)
@@ -82,7 +87,7 @@ sagg_store_create_segment(const SaggStoreBudget *budget, Size size)
 }
 
 /*
- * Bytes of shared memory that the store has been given.
+ * Returns the bytes of shared memory that the store has been given.
  */
 Size
 sagg_store_size(SaggStore *store)
@@ -106,8 +111,8 @@ grow(SaggStore *store, Size size)
 }
 
 /*
- * dsa_allocate_extended, but without memory ERRCODE_SAGG_STATE_LIMIT.  Invalid
- * if the area has to grow.
+ * Does dsa_allocate_extended, but raises ERRCODE_SAGG_STATE_LIMIT when memory
+ * is exhausted.  Returns InvalidDsaPointer if the area has to grow.
  */
 static dsa_pointer
 try_to_allocate(SaggStore *store, Size size)
@@ -129,8 +134,8 @@ try_to_allocate(SaggStore *store, Size size)
 }
 
 /*
- * Memory of the store.  Raises ERRCODE_SAGG_STATE_LIMIT when the store must
- * not or cannot grow.
+ * Allocate memory of the store.  Raises ERRCODE_SAGG_STATE_LIMIT when the
+ * store must not or cannot grow.
  */
 dsa_pointer
 sagg_store_allocate(SaggStore *store, Size size)

@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * store_private.c
- *	  A state store for one process, to look at a stream's state.
+ *	  A private state store, for a process that inspects a stream's state.
  *
- * It works as the one in shared memory does, and is made anew from the state
- * log by whoever wants to see or to try what a batch would make of it.  Its
- * area lies in the memory of the process and never grows, so there is nothing
- * to clean up but a memory context.
+ * It works like the one in shared memory.  A process that inspects the state,
+ * or tries what a batch would make of it, fills it from the state log.  Its
+ * area lies in the memory of the process and never grows, so freeing a memory
+ * context cleans it up.
  *
- * Never: to be published, closed or discarded, nor seen by another process.
+ * It is never published, closed or discarded, nor seen by another process.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,9 +21,9 @@
 #include "execute/store/store_internal.h"
 
 /*
- * How many bytes a group may take for each of its bytes in the log: the least
- * entry is alone in its window, with a table and slots of its own.  What is not
- * touched is no more than address space.
+ * Upper bound of the bytes that a group takes for each of its bytes in the
+ * log: the smallest entry may be alone in its window, with a table and slots
+ * of its own.  Memory that is never touched is only address space.
  */
 #define ROOM_PER_LOG_BYTE	20
 #define ROOM_AT_LEAST		((Size) 16 * 1024 * 1024)
@@ -39,8 +39,9 @@ reserve_nothing(void *arg, Size present, Size least, Size wanted)
 }
 
 /*
- * An empty store for the state that "batch" left under a definition, whose log
- * has "log_bytes".  Lives in the current context and goes with it.
+ * Returns an empty store for the state that "batch" left under a definition,
+ * whose log has "log_bytes".  Lives in the current context and is freed with
+ * it.
  */
 SaggStore *
 sagg_store_private(const char *stream, int64 log_bytes, uint64 fingerprint,

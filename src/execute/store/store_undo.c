@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * store_undo.c
- *	  A batch's changes of a store taken back (I3).
+ *	  Takes back the changes that a batch made to a store (I3).
  *
- * The process that has made them has a list of them, and undoes one after the
- * other.  One that finds them, because their process has ended in the middle of a
- * batch, has the store alone: the units that the batch has touched are in a list,
- * with what they were before, and each version that is the batch's has what was
- * there before it as "prev".
+ * The process that made the changes has a list of them, and undoes one after
+ * the other.  A process that finds them, because the former one ended in the
+ * middle of a batch, has only the store: the units that the batch has touched
+ * are in a list, with their former contents, and each version that the batch
+ * made has the former version as "prev".
  *
  * That is enough as long as no change is half made.  So the store is marked as not
  * undoable while a version is put, while a batch is published or undone, and until
@@ -26,7 +26,7 @@
 #include "execute/store/store_internal.h"
 
 /*
- * Put one unit back: its counters and, if it has grown, its former slots.
+ * Restore one unit: its counters and, if it has grown, its former slots.
  */
 static void
 undo_unit(SaggStore *store, SaggUnit *unit)
@@ -52,8 +52,8 @@ end_undo(SaggStore *store)
 }
 
 /*
- * The batch has failed, wherever it was: the store becomes what it was at its
- * begin.  To be called inside or outside of a transaction; neither allocates
+ * The batch has failed at any point: the store becomes what it was when the
+ * batch began.  Called inside or outside of a transaction; neither allocates
  * nor raises errors.
  */
 void
@@ -68,7 +68,9 @@ sagg_store_undo(SaggStore *store)
 		SaggUndoRecord *record = &store->records[i];
 		SaggUndoUnit *undo = &store->units[record->unit];
 
-		/* versions linked after the unit has grown are not in its old slots */
+		/*
+		 * versions linked after the unit has grown are not in its former slots
+		 */
 		if (undo->resized_at < 0 || i < undo->resized_at)
 			SAGG_SLOTS(store, SAGG_UNIT(store, undo->unit))[record->slot].version =
 				sagg_version_before(SAGG_VERSION(store, record->version));
@@ -85,8 +87,8 @@ sagg_store_undo(SaggStore *store)
 }
 
 /*
- * The published version of a group, given any version of it; InvalidDsaPointer = it
- * is new.  With "undo" the others are freed.
+ * Returns the published version of a group, given any version of it;
+ * InvalidDsaPointer = the group is new.  With "undo", frees the others.
  */
 static dsa_pointer
 published_version(SaggStore *store, dsa_pointer dp, bool undo)
@@ -106,7 +108,7 @@ published_version(SaggStore *store, dsa_pointer dp, bool undo)
 }
 
 /*
- * Put published versions into the slots of an array.
+ * Put published versions into an array of slots.
  */
 static void
 undo_slots(SaggStore *store, dsa_pointer slots, uint32 nslots, bool undo)
@@ -118,9 +120,9 @@ undo_slots(SaggStore *store, dsa_pointer slots, uint32 nslots, bool undo)
 }
 
 /*
- * The same as sagg_store_undo for a batch of a process that has ended, in a store
- * that is undoable.  Raises errors when the system cannot map a segment of the
- * area, and those of interrupts; the store is then not undoable any more.
+ * Undo the batch of a process that has ended, in a store that is undoable.
+ * Raises errors when the system cannot map a segment of the area, and those of
+ * interrupts; then the store is not undoable any more.
  */
 void
 sagg_store_undo_left(SaggStore *store)
@@ -136,7 +138,7 @@ sagg_store_undo_left(SaggStore *store)
 
 		CHECK_FOR_INTERRUPTS();
 		next = unit->next_touched;
-		/* all that is in the former slots is in the present ones, too */
+		/* everything in the former slots is in the present ones, too */
 		if (unit->resized)
 			undo_slots(store, unit->former_slots, unit->former_nslots, false);
 		undo_slots(store, unit->slots, unit->nslots, true);

@@ -5,9 +5,9 @@
  *
  * Every change is noted in the store's private undo log before it is made, and
  * all memory it needs is allocated before that; so whatever fails, undo finds
- * the store either unchanged or with the change noted.  What a batch removes
- * is buried: it stays until the batch is published.  While a change is made, the
- * store is not undoable by others (store_undo.c).
+ * the store either unchanged or with the change noted.  An entry that a batch
+ * removes is buried: it stays until the batch is published.  While a change is
+ * made, other processes cannot undo the store (store_undo.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -20,9 +20,9 @@
 #define TABLE_INITIAL_SLOTS	8
 
 /*
- * Where the search for a hash begins.  A batch's own table has its groups by
- * the lower bits, and they come from there in its order: the multiplication keeps
- * those that come next to each other apart.
+ * Returns the slot where the search for a hash begins.  A batch's own table
+ * orders its groups by the lower bits, and they come in that order: the
+ * multiplication separates groups that come one after the other.
  */
 static inline uint32
 first_slot(uint32 hash, uint32 nslots)
@@ -44,8 +44,8 @@ allocate_slots(SaggStore *store, uint32 nslots)
 }
 
 /*
- * Go through the groups of a unit with this hash.  "step" is the caller's, 0
- * at first.  Returns false when there are no more.
+ * Go through the groups of a unit with this hash.  "step" is allocated by the
+ * caller, 0 at first.  Returns false when there are no more.
  */
 bool
 sagg_unit_probe(SaggStore *store, const SaggUnit *unit, uint32 hash,
@@ -78,8 +78,8 @@ fold_start(int64 start)
 }
 
 /*
- * The same for those whose entries begin with "start", and perhaps a few others;
- * none but these are looked at.
+ * Go through the groups of a unit with this hash whose entries begin with
+ * "start", and perhaps a few others; no other entries are read.
  */
 bool
 sagg_unit_probe_start(SaggStore *store, const SaggUnit *unit, uint32 hash,
@@ -98,8 +98,8 @@ sagg_unit_probe_start(SaggStore *store, const SaggUnit *unit, uint32 hash,
 }
 
 /*
- * The slot of a version, or for an invalid one the slot where to put a new
- * group with this hash.
+ * Returns the slot of a version, or for an invalid one the slot where a new
+ * group with this hash goes.
  */
 static uint32
 find_slot(SaggStore *store, const SaggUnit *unit, uint32 hash, dsa_pointer version)
@@ -154,7 +154,7 @@ reserve_undo(SaggStore *store)
 }
 
 /*
- * Note a unit in the undo log, where there is room; returns its number there.
+ * Note a unit in the undo log, which has room; returns its number there.
  */
 static uint32
 touch_unit(SaggStore *store, int partition, dsa_pointer dp, bool created)
@@ -182,7 +182,7 @@ touch_unit(SaggStore *store, int partition, dsa_pointer dp, bool created)
 }
 
 /*
- * The unit of a window, made if need be, then without slots.
+ * Returns the unit of a window; makes one without slots if there is none.
  */
 static dsa_pointer
 require_unit(SaggStore *store, int partition, int64 start, bool undoable)
@@ -263,9 +263,9 @@ link_version(SaggStore *store, SaggUnit *unit, uint32 slot, uint32 hash,
 }
 
 /*
- * Give a group a new version, of "len" bytes at "entry", which are copied.
- * "old" is its present version, invalid for a new group.  The change can be
- * undone.  Returns the new version.  Raises ERRCODE_SAGG_STATE_LIMIT.
+ * Give a group a new version: "len" bytes at "entry", which are copied. "old"
+ * is its present version, invalid for a new group.  The change can be undone.
+ * Returns the new version.  Raises ERRCODE_SAGG_STATE_LIMIT.
  */
 SaggStored
 sagg_store_put(SaggStore *store, int64 start, uint32 hash,
@@ -302,8 +302,8 @@ sagg_store_put(SaggStore *store, int64 start, uint32 hash,
 }
 
 /*
- * Have the present version of a group removed, and the group with it, when the
- * batch is published.  Until then it stays where it is.
+ * Remove a group, with its present version, when the batch is published.
+ * Until then it stays in place.
  */
 void
 sagg_store_bury(SaggStore *store, int64 start, uint32 hash, SaggStored stored)
@@ -328,8 +328,8 @@ sagg_store_bury(SaggStore *store, int64 start, uint32 hash, SaggStored stored)
 }
 
 /*
- * Close the gap at slot "hole": later groups of the chain that would not be
- * found behind it move up.
+ * Close the gap at slot "hole": later groups of the chain, which could not be
+ * found behind it, move up.
  */
 static void
 empty_slot(SaggStore *store, SaggUnit *unit, uint32 hole)
@@ -350,8 +350,8 @@ empty_slot(SaggStore *store, SaggUnit *unit, uint32 hole)
 }
 
 /*
- * Free a group, and its unit if that was the last one.  At once and for good:
- * for publish, and while a store is restored.
+ * Free a group, and its unit if that was the last one.  Takes effect at once
+ * and cannot be undone: for publish, and while a store is restored.
  */
 void
 sagg_store_remove(SaggStore *store, int64 start, uint32 hash, SaggStored stored)
@@ -369,8 +369,8 @@ sagg_store_remove(SaggStore *store, int64 start, uint32 hash, SaggStored stored)
 }
 
 /*
- * The same for a store that is being restored: at once and for good.  "old" is
- * freed.
+ * Put a version while a store is restored: takes effect at once and cannot be
+ * undone. "old" is freed.
  */
 void
 sagg_store_load(SaggStore *store, int64 start, uint32 hash,

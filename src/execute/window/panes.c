@@ -1,16 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * panes.c
- *	  Sliding windows out of panes: which panes, and which windows.
+ *	  Makes sliding windows of panes: chooses the panes, and the windows to
+ *	  emit.
  *
- * Groups of a stream with panes are of a pane each (windows.c).  When windows are
- * given out, the panes of a key - of the batch, and of the store - are brought
- * together in order of time, and sliding.c makes windows of them.  Every pane is
- * read from the store once a batch, however many windows it is part of.
+ * Each group of a stream with panes belongs to one pane (windows.c).  When
+ * windows are emitted, the panes of a key - of the batch, and of the store -
+ * are collected in order of time, and sliding.c makes windows of them.  Every
+ * pane is read from the store once per batch, however many windows it is part
+ * of.
  *
- * Append gives out the windows that the batch closes, update the open ones of
+ * Append emits the windows that the batch closes, update the open ones of
  * which it has changed a pane, complete all; open_windows all that are open.
- * Nothing here changes the store, nor a group.
+ * Nothing here changes the store, or a group.
  *
  *-------------------------------------------------------------------------
  */
@@ -63,8 +65,8 @@ add_pane(SaggPaneList *list, uint32 keyhash, int64 start, SaggGroup *group,
 }
 
 /*
- * Start of the last window that ends at or before a time; PG_INT64_MIN if there
- * is none.
+ * Returns the start of the last window that ends at or before a time;
+ * PG_INT64_MIN if there is none.
  */
 static int64
 last_window_until(const SaggWindow *window, int64 time)
@@ -80,7 +82,7 @@ last_window_until(const SaggWindow *window, int64 time)
 }
 
 /*
- * The windows that the batch may give out.
+ * Determine the windows that the batch may emit.
  */
 static void
 set_range(SaggSliding *s)
@@ -108,7 +110,7 @@ collect_batch(SaggSliding *s)
 }
 
 /*
- * The units of a partition, by time.
+ * Collect the units of a partition, by time.
  */
 static void
 collect_units(SaggSliding *s, int partition)
@@ -133,7 +135,7 @@ collect_units(SaggSliding *s, int partition)
 }
 
 /*
- * The first unit at or after a time.
+ * Returns the first unit at or after a time.
  */
 static int
 find_unit(const SaggSliding *s, int64 start)
@@ -154,7 +156,7 @@ find_unit(const SaggSliding *s, int64 start)
 }
 
 /*
- * Append and complete: all stored panes of windows that are given out.
+ * Append and complete: collect all stored panes of windows that are emitted.
  */
 static void
 add_stored(SaggSliding *s)
@@ -175,8 +177,8 @@ add_stored(SaggSliding *s)
 }
 
 /*
- * Update: of the keys the batch has changed, which "work" is sorted by, the
- * stored panes in their windows.
+ * Update: collect the stored panes in the windows of the keys the batch has
+ * changed. "work" is sorted by keys.
  */
 static void
 add_stored_of_changed(SaggSliding *s)
@@ -189,7 +191,7 @@ add_stored_of_changed(SaggSliding *s)
 		int64		first = Max(sagg_first_window_of(s->window, s->work.panes[i].start), s->first);
 		int64		end = sagg_pane_window(s->window, s->work.panes[i].start) + s->window->size;
 
-		/* as long as the next pane has windows that these panes may be in */
+		/* as long as the next pane is in windows that these panes may be in */
 		for (j = i + 1; j < n && s->work.panes[j].keyhash == keyhash &&
 			 sagg_first_window_of(s->window, s->work.panes[j].start) <= end; j++)
 			end = sagg_pane_window(s->window, s->work.panes[j].start) + s->window->size;
@@ -238,8 +240,8 @@ emit_partition(SaggSliding *s, int partition)
 }
 
 /*
- * Give out what the batch has to, for a query with panes.  The batch's groups
- * are not yet in the store.
+ * Emit the windows of a query with panes.  The batch's groups are not in the
+ * store yet.
  */
 void
 sagg_panes_emit(SaggExecution *ex)
@@ -263,7 +265,7 @@ sagg_panes_emit(SaggExecution *ex)
 }
 
 /*
- * The end of the batch: what it gives out, and its panes to the store.
+ * End the batch: emits its windows, and writes its panes to the store.
  */
 void
 sagg_panes_close(SaggExecution *ex)

@@ -10,13 +10,14 @@
 
 #include "execute/execute_internal.h"
 
-/* A pane of a key, to be brought together with others of it. */
+/* A pane of a key, to be collected with others of it. */
 typedef struct SaggPane
 {
 	uint32		keyhash;		/* the group's hash without its start */
 	int64		start;
-	SaggGroup  *group;			/* of the batch, or NULL: in the store only */
-	SaggStored	stored;			/* in the store, if "group" is NULL */
+	SaggGroup  *group;			/* group of the batch, or NULL: in the store
+								 * only */
+	SaggStored	stored;			/* version in the store, if "group" is NULL */
 } SaggPane;
 
 typedef struct SaggPaneList
@@ -33,39 +34,41 @@ typedef struct SaggPaneUnit
 	SaggUnit   *unit;
 } SaggPaneUnit;
 
-/* A pane of the key at hand. */
+/* A pane of the current key. */
 typedef struct SaggKeyPane
 {
 	SaggGroup  *group;
-	int64		changed;		/* how many panes before it the batch has changed */
+	int64		changed;		/* how many panes before it the batch has
+								 * changed */
 	int64		stored;			/* how many before it were in the store */
-	SaggAggState *front;		/* of this and those after it in the front stack */
+	SaggAggState *front;		/* states of this pane and those after it in
+								 * the front stack */
 } SaggKeyPane;
 
 typedef struct SaggSliding
 {
 	SaggExecution *ex;
 	const SaggWindow *window;
-	int64		first;			/* windows that start from here ... */
-	int64		last;			/* ... to here are to be given out */
-	SaggPaneList batch;			/* of all partitions */
-	SaggPaneList work;			/* of the partition at hand */
+	int64		first;			/* windows that start from here */
+	int64		last;			/* to here are emitted */
+	SaggPaneList batch;			/* units of all partitions */
+	SaggPaneList work;			/* units of the current partition */
 	int			nunits;
 	int			max_units;
 	SaggPaneUnit *units;
 
-	/* the key at hand */
+	/* the current key */
 	int64		n;
 	int64		size;
-	SaggKeyPane *panes;			/* by time; one more than n */
-	int64		middle;			/* where the front stack ends */
-	int64		end;			/* where the back one does */
+	SaggKeyPane *panes;			/* panes by time, and one more entry */
+	int64		middle;			/* end of the front stack */
+	int64		end;			/* end of the back stack */
 	SaggAggState *back;			/* its sum; NULL = empty */
 
-	/* what aggregate functions allocate in */
-	ExprContext *loaded;		/* panes read from the store */
+	/* context in which aggregate functions allocate */
+	ExprContext *loaded;		/* memory of panes read from the store */
 	ExprContext *stacks;
-	ExprContext *result;		/* of one window */
+	ExprContext *result;		/* memory of one window */
 } SaggSliding;
 
 /* sliding.c */

@@ -1,19 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * session_close.c
- *	  The end of a batch for session windows: output, and state to the store.
+ *	  Ends a batch for session windows: emits them, and writes state to the
+ *	  store.
  *
- * Mode append gives out the sessions that the new watermark has passed,
- * complete all there are.  Mode update gives out the sessions that the batch
- * has changed, and the identities of those they have been until now, whose
- * rows leave the sink in the same commit.
+ * Mode append emits the sessions that the new watermark has passed, complete
+ * all.  Mode update emits the sessions that the batch has changed, and the
+ * identities of the former sessions they consist of, whose rows leave the sink
+ * in the same commit.
  *
  * In the store a session that is changed is a new version of the stored one
- * with its start; other stored sessions that it has taken in are replaced by a
+ * with its start; other stored sessions that it has absorbed are replaced by a
  * mark that they are gone (entry.c), for the log.  Those marks, and sessions
- * that are over, are buried: the batch's publish removes them, undo does not
- * know of them (I3).  Sessions that are over leave no mark in the log: who
- * restores it knows the watermark.
+ * that are over, are buried: publish removes them, and undo ignores them (I3).
+ * Sessions that are over leave no mark in the log, because a restore knows the
+ * watermark.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,10 +23,10 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 
-#include "sessions.h"
+#include "session_windows.h"
 
 /*
- * Whether the batch closes sessions that end then.
+ * Returns whether the batch closes sessions that end at this time.
  */
 static bool
 closes(const SaggExecution *ex, int64 end)
@@ -34,10 +35,10 @@ closes(const SaggExecution *ex, int64 end)
 }
 
 /*
- * Is a stored session, as far as the sink can tell, this one?
+ * Returns whether a stored session is, in the sink, the same row as this one.
  */
 static bool
-same_identity(const SaggExecution *ex, const SaggSession *session,
+same_identity(const SaggExecution *ex, const SaggSessionWindow *session,
 			  const SaggSessionPart *part)
 {
 	SaggWindowPart window = ex->query->window_identity;
@@ -47,11 +48,11 @@ same_identity(const SaggExecution *ex, const SaggSession *session,
 }
 
 /*
- * Mode update: what was written of the sessions that are in this one now.  A
- * row that goes on is known to the sink, all others leave it.
+ * Mode update: emit the identities of sessions that this one has absorbed.  A
+ * row with its identity stays in the sink, all others leave it.
  */
 static void
-emit_replaced(SaggExecution *ex, SaggSession *session)
+emit_replaced(SaggExecution *ex, SaggSessionWindow *session)
 {
 	session->group.stored = SAGG_NOT_STORED;
 	for (SaggSessionPart *part = session->parts; part; part = part->next)
@@ -64,7 +65,7 @@ emit_replaced(SaggExecution *ex, SaggSession *session)
 }
 
 static bool
-is_emitted(const SaggExecution *ex, const SaggSession *session)
+is_emitted(const SaggExecution *ex, const SaggSessionWindow *session)
 {
 	switch (ex->stream->mode)
 	{
@@ -79,10 +80,10 @@ is_emitted(const SaggExecution *ex, const SaggSession *session)
 }
 
 /*
- * A changed session to the store.
+ * Write a changed session to the store.
  */
 static void
-put_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
+put_session(SaggExecution *ex, SaggSessionKey *key, SaggSessionWindow *session)
 {
 	SaggStore  *store = ex->store;
 	uint32		hash = session->group.hash;
@@ -117,14 +118,15 @@ put_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
 }
 
 /*
- * Does a session begin now where the watermark had been before the batch?  One of
- * its key that ends at or before the watermark, and that it touches, is closed, so
- * that the two are not united.  Closed sessions are not remembered, so this counts
- * the sessions for which there may be one: all that have lost a part are counted.
- * Which these are does not depend on the order of records.
+ * Count a session that begins at or before the watermark of the previous
+ * batch.  A session of its key that touches it and ends at or before the
+ * watermark is closed, so the two are not merged.  Closed sessions are not
+ * remembered, so this counts the sessions for which there may be one: all that
+ * have lost a part are counted.  Which these are does not depend on the order
+ * of records.
  */
 static bool
-begins_beside_closed(const SaggExecution *ex, const SaggSession *session)
+begins_beside_closed(const SaggExecution *ex, const SaggSessionWindow *session)
 {
 	if (!session->group.changed || !sagg_session_passed(ex, session->group.start))
 		return false;
@@ -137,7 +139,7 @@ begins_beside_closed(const SaggExecution *ex, const SaggSession *session)
 }
 
 static void
-close_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
+close_session(SaggExecution *ex, SaggSessionKey *key, SaggSessionWindow *session)
 {
 	if (is_emitted(ex, session))
 	{
@@ -158,7 +160,7 @@ close_session(SaggExecution *ex, SaggSessionKey *key, SaggSession *session)
 }
 
 /*
- * Give out a stored session.  "group" has its bounds and keys.
+ * Emit a stored session.  "group" has its bounds and keys.
  */
 static void
 emit_stored(SaggExecution *ex, SaggGroup *group, SaggEntry entry)
@@ -189,8 +191,8 @@ emit_unit(SaggExecution *ex, SaggScan *scan, SaggGroup *group)
 }
 
 /*
- * Give out all stored sessions, that the last commit has not passed, of keys that
- * the batch has not met.
+ * Emit all stored sessions that the last commit's watermark has not passed, of
+ * keys that the batch has not met.
  */
 void
 sagg_sessions_emit_stored(SaggExecution *ex)
@@ -204,8 +206,8 @@ sagg_sessions_emit_stored(SaggExecution *ex)
 }
 
 /*
- * Sessions with this hash that are over and of a key that the batch has not
- * met: given out in mode append, and buried.
+ * Handle sessions with this hash that are over and whose key the batch has not
+ * met: mode append emits them, and all modes bury them.
  */
 static void
 close_hash(SaggExecution *ex, uint32 hash, SaggGroup *group)
@@ -259,13 +261,14 @@ close_due(SaggExecution *ex)
 }
 
 /*
- * The batch's work on sessions ends; the store knows until when it closes.
+ * End the batch's work on sessions; the store knows until when it closes
+ * windows.
  */
 void
 sagg_sessions_close(SaggExecution *ex)
 {
 	bool		forgets = sagg_store_close_before(ex->store) > DT_NOBEGIN;
-	SaggSession *session;
+	SaggSessionWindow *session;
 
 	ex->beside_closed = 0;
 	if (forgets)

@@ -4,9 +4,9 @@
  *	  The sessions of one key in order of time, in a batch's private memory.
  *
  * They do not touch each other, so the order of their starts is that of their
- * ends.  Most keys have a few.  One may have as many as there are records, in any
- * order; so the list is made of blocks, and to find a session, to put one in or
- * to take one out costs little however many there are.
+ * ends.  Most keys have a few.  One may have as many as there are records, in
+ * any order; so the list is made of blocks, and finding, inserting or removing
+ * a session is cheap for any number of sessions.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,7 +14,7 @@
 
 #include "utils/memutils.h"
 
-#include "sessions.h"
+#include "session_windows.h"
 
 #define BLOCK_SESSIONS		256
 #define FIRST_SESSIONS		4	/* room in a new list */
@@ -27,7 +27,7 @@ grow_array(void *array, Size size)
 }
 
 /*
- * Put a new block behind another one.
+ * Insert a new block behind another one.
  */
 static SaggSessionBlock *
 add_block(SaggSessionList *list, int at)
@@ -50,7 +50,7 @@ reserve(SaggSessionBlock *block, int n)
 	if (n <= block->max)
 		return;
 	block->max = Max(n, Max(FIRST_SESSIONS, block->max * 2));
-	block->sessions = grow_array(block->sessions, sizeof(SaggSession *) * block->max);
+	block->sessions = grow_array(block->sessions, sizeof(SaggSessionWindow *) * block->max);
 }
 
 /*
@@ -65,14 +65,14 @@ split_block(SaggSessionList *list, int at)
 
 	reserve(upper, BLOCK_SESSIONS);
 	upper->n = lower->n - half;
-	memcpy(upper->sessions, lower->sessions + half, sizeof(SaggSession *) * upper->n);
+	memcpy(upper->sessions, lower->sessions + half, sizeof(SaggSessionWindow *) * upper->n);
 	lower->n = half;
 }
 
 /*
- * The session at a place, NULL = behind the last one.
+ * Returns the session at a place, NULL = behind the last one.
  */
-SaggSession *
+SaggSessionWindow *
 sagg_session_at(const SaggSessionList *list, SaggSessionPlace place)
 {
 	return place.block < list->nblocks && place.index < list->blocks[place.block].n ?
@@ -80,7 +80,7 @@ sagg_session_at(const SaggSessionList *list, SaggSessionPlace place)
 }
 
 /*
- * The place of the first session, and the one behind another place.
+ * Returns the place of the first session, or the one behind another place.
  */
 SaggSessionPlace
 sagg_session_first(const SaggSessionList *list)
@@ -102,7 +102,7 @@ sagg_session_next(const SaggSessionList *list, SaggSessionPlace place)
 }
 
 /*
- * The place of the first session that does not end before "start".
+ * Returns the place of the first session that does not end before "start".
  */
 SaggSessionPlace
 sagg_session_find(const SaggSessionList *list, int64 start)
@@ -142,11 +142,11 @@ sagg_session_find(const SaggSessionList *list, int64 start)
 }
 
 /*
- * Put a session before the one at a place; returns its own place.  Allocates in
- * the current context, which is always the same one for a list.
+ * Insert a session before the one at a place; returns its own place.
+ * Allocates in the current context, which is always the same one for a list.
  */
 SaggSessionPlace
-sagg_session_insert(SaggSessionList *list, SaggSessionPlace place, SaggSession *session)
+sagg_session_insert(SaggSessionList *list, SaggSessionPlace place, SaggSessionWindow *session)
 {
 	SaggSessionBlock *block;
 
@@ -164,17 +164,17 @@ sagg_session_insert(SaggSessionList *list, SaggSessionPlace place, SaggSession *
 	block = &list->blocks[place.block];
 	reserve(block, block->n + 1);
 	memmove(&block->sessions[place.index + 1], &block->sessions[place.index],
-			sizeof(SaggSession *) * (block->n - place.index));
+			sizeof(SaggSessionWindow *) * (block->n - place.index));
 	block->sessions[place.index] = session;
 	block->n++;
 	return place;
 }
 
 /*
- * Put a session behind all others.
+ * Append a session.
  */
 void
-sagg_session_append(SaggSessionList *list, SaggSession *session)
+sagg_session_append(SaggSessionList *list, SaggSessionWindow *session)
 {
 	SaggSessionPlace place = {0, 0};
 
@@ -187,7 +187,7 @@ sagg_session_append(SaggSessionList *list, SaggSession *session)
 }
 
 /*
- * Take a session out.  A block that is empty goes with it.
+ * Remove a session, and its block if that becomes empty.
  */
 void
 sagg_session_remove(SaggSessionList *list, SaggSessionPlace place)
@@ -196,7 +196,7 @@ sagg_session_remove(SaggSessionList *list, SaggSessionPlace place)
 
 	block->n--;
 	memmove(&block->sessions[place.index], &block->sessions[place.index + 1],
-			sizeof(SaggSession *) * (block->n - place.index));
+			sizeof(SaggSessionWindow *) * (block->n - place.index));
 	if (block->n > 0)
 		return;
 	if (block->sessions)

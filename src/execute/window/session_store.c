@@ -4,17 +4,17 @@
  *	  Where sessions are in the store, and how those of a key are found.
  *
  * A key that a batch meets gets all of its sessions, so they are found by the
- * hash of the key.  A unit with very many of one hash would take ever longer to
- * put another one in.  So the unit of all sessions has a few of each hash; the
- * others are in a unit of that hash alone, each at a place by its start.
- * Nobody but who walks over the sessions of a hash sees the difference: a unit
- * is made, undone and freed as that of a window is (I3).
+ * hash of the key.  Inserting into a unit with very many entries of one hash
+ * takes longer and longer.  So the unit of all sessions has a few of each
+ * hash; the others are in a unit of that hash alone, each at a place by its
+ * start.  Only a walk over the sessions of a hash sees the difference: a unit
+ * is made, undone and freed like that of a window (I3).
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "sessions.h"
+#include "session_windows.h"
 
 static inline int64
 unit_start(uint32 hash, bool apart)
@@ -29,7 +29,7 @@ stored_hash(const SaggStore *store, uint32 hash, int64 start, bool apart)
 }
 
 /*
- * The hash of the keys of the session that a scan has come to.
+ * Returns the hash of the keys of the session that a scan is at.
  */
 uint32
 sagg_session_scan_hash(const SaggScan *scan)
@@ -38,8 +38,8 @@ sagg_session_scan_hash(const SaggScan *scan)
 }
 
 /*
- * Begin to walk over the sessions with a hash, which the store must keep as they
- * are meanwhile.
+ * Begin a walk over the sessions with a hash, which the store must not change
+ * meanwhile.
  */
 void
 sagg_session_walk(SaggStore *store, uint32 hash, SaggSessionWalk *walk)
@@ -51,7 +51,8 @@ sagg_session_walk(SaggStore *store, uint32 hash, SaggSessionWalk *walk)
 }
 
 /*
- * The next one; walk->apart tells its unit.  Returns false when there are no more.
+ * Go to the next session; walk->apart says which unit it is in.  Returns false
+ * when there are no more.
  */
 bool
 sagg_session_walk_next(SaggStore *store, SaggSessionWalk *walk, SaggStored *stored)
@@ -73,8 +74,9 @@ sagg_session_walk_next(SaggStore *store, SaggSessionWalk *walk, SaggStored *stor
 }
 
 /*
- * The stored session with the keys and the start of "group", and where it is; or
- * none, and where it would be put.  Leaves garbage in the current context.
+ * Find the stored session with the keys and the start of "group", and its
+ * place; if there is none, where it would go.  Leaves garbage in the current
+ * context.
  */
 SaggStored
 sagg_session_stored(SaggExecution *ex, const SaggGroup *group, bool *apart)
@@ -109,8 +111,8 @@ sagg_session_stored(SaggExecution *ex, const SaggGroup *group, bool *apart)
 }
 
 /*
- * As the functions of store_unit.c: a session with the hash of its keys, its start
- * and its unit.
+ * Like the functions of store_unit.c, for a session with the hash of its keys,
+ * its start and its unit.
  */
 SaggStored
 sagg_session_put(SaggStore *store, uint32 hash, int64 start, bool apart,

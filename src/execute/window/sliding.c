@@ -1,18 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * sliding.c
- *	  Sliding windows out of panes: the windows of one key.
+ *	  Makes sliding windows of panes: the windows of one key.
  *
- * Each window is the combination of a run of panes, and the next one of almost
- * the same.  So the windows of a key slide over its panes as a queue made of two
- * stacks: of the front one, panes that were there when it was made, each entry
- * holds the states from its pane to the stack's end; to the back one, those that
- * have come in since, belongs one sum.  A window is the front entry of its first
- * pane combined with that sum; when the front is used up, a new one is made of
- * all panes of the window.  A pane is thus combined about three times, however
- * many windows it is part of.
+ * Each window is the combination of a run of panes, and the next window of
+ * almost the same run.  So the windows of a key slide over its panes as a
+ * queue made of two stacks.  Each entry of the front stack holds the combined
+ * states from its pane to the stack's end; the back stack, with the panes
+ * added later, has one sum.  A window is the front entry of its first pane
+ * combined with that sum; when the front stack is used up, a new one is made
+ * of all panes of the window.  A pane is thus combined about three times,
+ * however many windows it is part of.
  *
- * Panes keep their order in all of that.
+ * Panes are always combined in their order.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,11 +25,11 @@
 
 #include "panes.h"
 
-#define PREFETCHED 8			/* panes ahead */
+#define PREFETCHED 8			/* number of panes to prefetch */
 
 /*
- * Whether all windows in the range are given out, not those only that the batch
- * has changed.
+ * Returns whether all windows in the range are emitted, not only those that
+ * the batch has changed.
  */
 bool
 sagg_gives_out_all(const SaggExecution *ex)
@@ -38,7 +38,7 @@ sagg_gives_out_all(const SaggExecution *ex)
 }
 
 /*
- * What aggregate functions allocate goes to "context".
+ * Let aggregate functions allocate in "context".
  */
 void
 sagg_sliding_allocate_in(SaggSliding *s, ExprContext *context)
@@ -48,8 +48,8 @@ sagg_sliding_allocate_in(SaggSliding *s, ExprContext *context)
 }
 
 /*
- * Whether a pane of the store is among the batch's groups, in its present form.
- * "panes" have one hash and are sorted by time.
+ * Returns whether a pane of the store is among the batch's groups, in its
+ * present form. "panes" have one hash and are sorted by time.
  */
 static bool
 is_superseded(const SaggPane *panes, int64 n, int64 i)
@@ -68,8 +68,8 @@ is_superseded(const SaggPane *panes, int64 n, int64 i)
 }
 
 /*
- * A pane that is soon to be read.  They lie all over the store: without this, most
- * of the time of reading them is spent in waiting for memory.
+ * Prefetch a pane that will be read soon.  Panes are scattered over the store:
+ * without this, most of the time of reading them is spent waiting for memory.
  */
 static void
 prefetch_pane(SaggSliding *s, const SaggPane *pane)
@@ -91,8 +91,8 @@ load_pane(SaggSliding *s, const SaggPane *pane)
 }
 
 /*
- * The states of the window that begins with pane "head", as long as its panes
- * end at "tail".
+ * Returns the states of the window that begins with pane "head", as long as
+ * its panes end at "tail".
  */
 static const SaggAggState *
 slide(SaggSliding *s, int64 head, int64 tail)
@@ -139,7 +139,8 @@ slide(SaggSliding *s, int64 head, int64 tail)
 }
 
 /*
- * The same without stacks, where no other window is given out.
+ * Returns the states of a window without stacks, where no other window is
+ * emitted.
  */
 static const SaggAggState *
 fold(SaggSliding *s, int64 head, int64 tail)
@@ -160,7 +161,7 @@ fold(SaggSliding *s, int64 head, int64 tail)
 }
 
 /*
- * Give out a window of the key at hand: panes from "head" to before "tail".
+ * Emit a window of the current key: panes from "head" to before "tail".
  */
 static void
 emit_window(SaggSliding *s, int64 start, int64 head, int64 tail)
@@ -172,7 +173,7 @@ emit_window(SaggSliding *s, int64 start, int64 head, int64 tail)
 	if (tail - head > 1)
 		group.states = unconstify(SaggAggState *, s->first == s->last ?
 								  fold(s, head, tail) : slide(s, head, tail));
-	/* it was given out before if one of its panes was there */
+	/* it was emitted before if one of its panes was in the store */
 	group.stored = SAGG_NOT_STORED;
 	for (int64 i = head; s->panes[tail].stored > s->panes[head].stored; i++)
 	{
@@ -186,7 +187,7 @@ emit_window(SaggSliding *s, int64 start, int64 head, int64 tail)
 }
 
 /*
- * All windows of the key at hand that are to be given out.
+ * Emit all windows of the current key that have to be emitted.
  */
 static void
 emit_key(SaggSliding *s)
@@ -221,8 +222,8 @@ emit_key(SaggSliding *s)
 }
 
 /*
- * The key of the first of some panes: it becomes the key at hand, its panes are
- * taken out, and the number of those that remain is returned.
+ * Make the key of the first of some panes the current key, and remove its
+ * panes; returns the number of those that remain.
  */
 static int64
 take_key(SaggSliding *s, SaggGroup **groups, int64 n)
@@ -257,7 +258,7 @@ take_key(SaggSliding *s, SaggGroup **groups, int64 n)
 }
 
 /*
- * The panes of one hash, sorted by time: of one key, as a rule.
+ * Handle the panes of one hash, sorted by time: usually of one key.
  */
 void
 sagg_sliding_emit(SaggSliding *s, const SaggPane *panes, int64 n)

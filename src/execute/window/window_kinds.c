@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * window_kinds.c
- *	  Which functions EXECUTE uses for which kind of windows.
+ *	  The functions that EXECUTE uses for each kind of windows.
  *
- * A batch looks its table up once.  The rows of tumbling windows, which are the
- * commonest, do not go by the table (sagg_place_row).
+ * A batch looks up its table once.  Rows of tumbling windows, the most common
+ * kind, do not use the table (sagg_place_row).
  *
  *-------------------------------------------------------------------------
  */
@@ -57,7 +57,7 @@ static const SaggWindowMethods session = {
 };
 
 /*
- * The functions for a window, by its kind.
+ * Returns the functions for a window, by its kind.
  */
 const SaggWindowMethods *
 sagg_window_methods(const SaggWindow *window)

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * window_kinds.h
- *	  What EXECUTE does by the kind of a query's windows: a table of functions for
- *	  each, see window_kinds.c.
+ *	  What depends on the kind of a query's windows in EXECUTE: a table of
+ *	  functions for each kind, see window_kinds.c.
  *
  * Where windows start and end is in event_time/window_bounds.c, by kind as well.
  *
@@ -15,31 +15,34 @@
 
 struct SaggWindowMethods
 {
-	/* memory for what the batch meets beside groups, and to forget that; or NULL */
+	/* make, and discard, what the batch keeps besides groups; or NULL */
 	void		(*init) (SaggExecution *ex);
 	void		(*forget) (SaggExecution *ex);
 
 	/*
-	 * The windows of a row with this event time.  Returns false, having counted
-	 * it, for a row that goes no further.  NULL: "row" takes the row.
+	 * Determine the windows of a row with this event time.  Returns false for
+	 * a row that is left out, which has been counted.  NULL: "row" takes the
+	 * row.
 	 */
 	bool		(*place) (SaggExecution *ex, TupleTableSlot *slot, int64 time,
 						  SaggPlaces *places);
 
-	/* a row, whose record is not refused, into its group; or NULL */
+	/* put a row, whose record is not rejected, into its group; or NULL */
 	void		(*row) (SaggExecution *ex, TupleTableSlot *slot);
 
-	/* what the batch gives out, and its groups to the store */
+	/* emit what the batch emits, and write its groups to the store */
 	void		(*close) (SaggExecution *ex);
 
-	/* all that the last commit left open is given out */
+	/* emit everything that the last commit left open */
 	void		(*emit_open) (SaggExecution *ex);
 
-	/* the least start of the batch's groups, DT_NOEND = there are none */
+	/*
+	 * returns the least start of the batch's groups, DT_NOEND = there are none
+	 */
 	int64		(*first_start) (SaggExecution *ex);
 
 	/*
-	 * An entry of the log, or a delta of one, into the store.  "group" is
+	 * Put an entry of the log, or a delta of one, into the store.  "group" is
 	 * scratch.  Leaves garbage in the current context.
 	 */
 	void		(*restore) (SaggExecution *ex, int partition, SaggGroup *group,
@@ -59,7 +62,7 @@ extern bool sagg_place_in_calendar(SaggExecution *ex, TupleTableSlot *slot, int6
 extern bool sagg_place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time,
 							  SaggPlaces *places);
 
-/* close.c */
+/* close_windows.c */
 extern void sagg_groups_close(SaggExecution *ex);
 extern void sagg_groups_emit(SaggExecution *ex);
 extern void sagg_groups_store(SaggExecution *ex);
@@ -71,7 +74,7 @@ extern int64 sagg_groups_first_start(SaggExecution *ex);
 extern void sagg_panes_close(SaggExecution *ex);
 extern void sagg_panes_emit(SaggExecution *ex);
 
-/* sessions.c */
+/* session_windows.c */
 extern void sagg_sessions_init(SaggExecution *ex);
 extern void sagg_sessions_forget(SaggExecution *ex);
 extern void sagg_session_row(SaggExecution *ex, TupleTableSlot *slot);

@@ -1,38 +1,39 @@
 /*-------------------------------------------------------------------------
  *
  * windows.c
- *	  Which windows a row belongs to, and which of them are over.
+ *	  Determines the windows a row belongs to, and which of them are over.
  *
  * A tumbling window is [origin + n * size, origin + (n + 1) * size), found by
  * arithmetic.  The semantics are Spark's: a row is late for a window that ends
  * at or before the watermark that the commit before left, except in output
- * mode complete, where nothing is late.  With watermark policy per_partition
- * it is another one for every row (event_times.c).
+ * mode complete, where nothing is late.  With watermark policy per_partition,
+ * each row has its own watermark (event_times.c).
  *
  * A sliding window (hop) is [origin + n * slide, origin + n * slide + size).
- * Where windows overlap, time is cut at each start and each end of one: what is
- * between two cuts is a pane, and every window consists of whole panes.  With
- * "rest" = size % slide they are
+ * Where windows overlap, time is cut at each start and each end of a window:
+ * the time between two cuts is a pane, and every window consists of whole
+ * panes.  With "rest" = size % slide they are
  *
  *		[origin + n * slide, origin + n * slide + rest)			if rest > 0
  *		[origin + n * slide + rest, origin + (n + 1) * slide)
  *
  * so there are never more of them than with panes as long as the greatest
- * common divisor of slide and size.  A row then goes into one group, that of its
- * pane, whatever the number of its windows, and panes.c combines panes into
- * windows.  A pane holds what was in time for any of its windows; what was late
- * for one of them came after that window had been given out for the last time,
- * so lateness by window needs no further care.
+ * common divisor of slide and size.  A row then goes into one group, that of
+ * its pane, whatever the number of its windows, and panes.c combines panes
+ * into windows.  A pane holds what was in time for any of its windows; records
+ * that were late for one of them came after that window had been emitted for
+ * the last time, so lateness by window needs no further care.
  *
- * Aggregates whose states cannot be combined have a group per window.  So have
- * windows that do not overlap, where slide > size; a row between them is in no
- * window, and counts as one that WHERE removes after it has moved event time.
+ * Aggregates whose states cannot be combined have a group per window, and so
+ * do windows that do not overlap, where slide > size.  A row between such
+ * windows is in no window, and counts as removed by WHERE after it has moved
+ * event time.
  *
  * Windows by the clocks of a time zone are found by calendar.c.
  *
- * Every kind of window has a function that places a row; what that costs it costs
- * for each record of a stream, so a kind looks nothing up that the analysis of the
- * query could have found, and others do not pay for it.
+ * Every kind of window has a function that places a row.  It runs for each
+ * record of a stream, so it looks up nothing that the analysis of the query
+ * could have found, and one kind must not slow down the others.
  *
  *-------------------------------------------------------------------------
  */
@@ -67,7 +68,8 @@ sagg_classify_record(SaggExecution *ex, TupleTableSlot *slot, SaggClass class)
 }
 
 /*
- * Start of the window that holds a time; false if that is out of range.
+ * Find the start of the window that holds a time; returns false if it is out
+ * of range.
  */
 static inline bool
 window_start(const SaggWindow *window, int64 time, int64 *start)
@@ -89,8 +91,8 @@ window_start(const SaggWindow *window, int64 time, int64 *start)
 }
 
 /*
- * The last window of a time, and how many there are; false if any of them is
- * out of range.
+ * Find the last window of a time, and the number of its windows; returns false
+ * if any of them is out of range.
  */
 static bool
 hop_windows(const SaggWindow *window, int64 time, int64 *last, int64 *n)
@@ -114,8 +116,8 @@ hop_windows(const SaggWindow *window, int64 time, int64 *last, int64 *n)
 }
 
 /*
- * Of "n" windows, the last of which starts at "last": how many the watermark
- * has passed.
+ * Returns how many of "n" windows, the last of which starts at "last", the
+ * watermark has passed.
  */
 static int64
 hop_late(const SaggExecution *ex, int64 last, int64 n)
@@ -130,7 +132,7 @@ hop_late(const SaggExecution *ex, int64 last, int64 n)
 }
 
 /*
- * The windows of a row, as SaggWindowMethods.place says, under hop.
+ * SaggWindowMethods.place for hop windows.
  */
 bool
 sagg_place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *places)
@@ -142,8 +144,8 @@ sagg_place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlace
 
 	if (!hop_windows(window, time, &last, &n))
 	{
-		sagg_refuse_window(ex, slot, time);
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_reject_window(ex, slot, time);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 		return false;
 	}
 	sagg_note_time(ex, slot, time);
@@ -177,8 +179,9 @@ sagg_place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlace
 }
 
 /*
- * A row in the window that starts at places->start, if "found"; else in none.
- * Returns false, having counted it, for a row that goes no further.
+ * Place a row in the window that starts at places->start, if "found";
+ * otherwise in none.  Returns false for a row that is left out, which has been
+ * counted.
  */
 static inline bool
 place_in_window(SaggExecution *ex, TupleTableSlot *slot, int64 time, bool found,
@@ -186,8 +189,8 @@ place_in_window(SaggExecution *ex, TupleTableSlot *slot, int64 time, bool found,
 {
 	if (!found)
 	{
-		sagg_refuse_window(ex, slot, time);
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_reject_window(ex, slot, time);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 		return false;
 	}
 
@@ -205,7 +208,7 @@ place_in_window(SaggExecution *ex, TupleTableSlot *slot, int64 time, bool found,
 }
 
 /*
- * The windows of a row, as SaggWindowMethods.place says, where there are none.
+ * SaggWindowMethods.place for queries without windows.
  */
 bool
 sagg_place_in_none(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *places)
@@ -214,7 +217,7 @@ sagg_place_in_none(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlac
 	return true;
 }
 
-/* the same, by the clocks of a time zone */
+/* windows by the clocks of a time zone */
 bool
 sagg_place_in_calendar(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *places)
 {
@@ -225,7 +228,7 @@ sagg_place_in_calendar(SaggExecution *ex, TupleTableSlot *slot, int64 time, Sagg
 	return place_in_window(ex, slot, time, found, places);
 }
 
-/* the same, of one size */
+/* windows of one size */
 bool
 sagg_place_in_tumble(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlaces *places)
 {
@@ -235,8 +238,8 @@ sagg_place_in_tumble(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPl
 }
 
 /*
- * Event time and windows of a row.  Returns false, having counted it, for a row
- * that goes no further.
+ * Read the event time of a row and place it in its windows.  Returns false for
+ * a row that is left out, which has been counted.
  */
 bool
 sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
@@ -261,7 +264,7 @@ sagg_place_row(SaggExecution *ex, TupleTableSlot *slot, SaggPlaces *places)
 		sagg_partitions_row(ex, slot);
 	if (!sagg_check_event_time(ex, slot, time))
 	{
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 		return false;
 	}
 	if (likely(query->window.kind == SAGG_WINDOW_TUMBLE))

@@ -4,17 +4,18 @@
  *	  The records of a micro-batch: how they are kept.
  *
  * Records are copies.  Up to stream_agg.batch_memory they are in memory, one
- * after the other in a few large chunks (batch_chunks.c), which a kind of sources
- * may have filled before the batch was begun; from the first record beyond it on
- * they are in a temporary file, in the same form.  The file
- * is not tied to a transaction: a batch is collected outside of any and may be
- * read by several, if the first ones fail.
+ * after the other in a few large chunks (batch_chunks.c), which a kind of
+ * sources may have filled before the batch was begun; further records are
+ * spilled to a temporary file, in the same form.  The file is not tied to a
+ * transaction: a batch is collected outside of any and may be read by several,
+ * if the first ones fail.
  *
- * Partitions are collected all at once, as their records come.  What comes of
- * one partition without another's in between is a stretch; the batch is read
- * stretch by stretch in the order of partitions and offsets, so its order does
- * not depend on which came first.  A record's number is its place in that order,
- * the same for every cursor (batch_cursor.c) and each time the batch is collected.
+ * All partitions are collected together, as their records come.  A stretch is
+ * a run of records of one partition without others in between; the batch is
+ * read stretch by stretch in the order of partitions and offsets, so its order
+ * does not depend on which came first.  A record's number is its place in that
+ * order, equal for every cursor (batch_cursor.c) and each time the batch is
+ * collected.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,8 +26,8 @@
 #include "batch.h"
 
 /*
- * An empty batch, in a context of its own below the current one.  Headers take a
- * while, so they are kept with "headers" only.
+ * Returns an empty batch, in a context of its own below the current one.
+ * Headers take time, so they are kept only with "headers".
  */
 SaggBatch *
 sagg_batch_create(bool headers)
@@ -42,7 +43,7 @@ sagg_batch_create(bool headers)
 }
 
 /*
- * Number of records.
+ * Returns the number of records.
  */
 int64
 sagg_batch_records(const SaggBatch *batch)
@@ -51,8 +52,8 @@ sagg_batch_records(const SaggBatch *batch)
 }
 
 /*
- * The next records, all of one partition, stand at "records"; the batch holds
- * their chunk from now on.
+ * Add the next records, all of one partition, which are at "records"; from now
+ * on the batch holds their chunk.
  */
 static void
 add_stretch(SaggBatch *batch, const SaggStretch *records)
@@ -83,7 +84,7 @@ add_stretch(SaggBatch *batch, const SaggStretch *records)
 }
 
 /*
- * By partition and offset.
+ * Compare by partition and offset.
  */
 static int
 compare_stretches(const void *a, const void *b)
@@ -98,8 +99,8 @@ compare_stretches(const void *a, const void *b)
 }
 
 /*
- * Put the records in order and number them.  To be called before the batch is
- * read; does nothing the second time.
+ * Sort the records and number them.  Called before the batch is read; does
+ * nothing the second time.
  */
 void
 sagg_batch_arrange(SaggBatch *batch)
@@ -122,8 +123,9 @@ sagg_batch_arrange(SaggBatch *batch)
 }
 
 /*
- * Which records are of which partition: ranges of their numbers, [start, end),
- * in order, one for each partition; valid until the batch is filled anew.
+ * Returns which records belong to which partition: ranges of their numbers,
+ * [start, end), in order, one for each partition; valid until the batch is
+ * filled again.
  */
 const SaggRange *
 sagg_batch_runs(SaggBatch *batch, int *nruns)
@@ -151,8 +153,8 @@ sagg_batch_runs(SaggBatch *batch, int *nruns)
 }
 
 /*
- * Give back memory and file.  Cursors must be gone or not used
- * again.  Raises no error.
+ * Free memory and file.  Cursors must be closed or not used again.  Raises no
+ * error.
  */
 void
 sagg_batch_reset(SaggBatch *batch)
@@ -167,7 +169,7 @@ sagg_batch_reset(SaggBatch *batch)
 		if (batch->stretches[i].chunk)
 			sagg_chunk_release(batch, batch->stretches[i].chunk);
 	}
-	/* what this batch needed the next one may need too, but no more */
+	/* the next batch may need as much as this one, but not more */
 	sagg_chunks_trim(batch, needed);
 	batch->lacks_headers = false;
 	batch->nrecords = 0;
@@ -184,7 +186,7 @@ sagg_batch_reset(SaggBatch *batch)
 }
 
 /*
- * Room for a record in the chunk being filled.
+ * Returns room for a record in the chunk being filled.
  */
 static char *
 reserve(SaggBatch *batch, Size size)
@@ -226,7 +228,7 @@ create_file(SaggBatch *batch)
 }
 
 /*
- * Room for a record that goes to the file, whatever its size.
+ * Returns room for a record that goes to the file, whatever its size.
  */
 static char *
 reserve_scratch(SaggBatch *batch, Size size)
@@ -250,8 +252,8 @@ fits_memory(const SaggBatch *batch, Size size)
 }
 
 /*
- * Room for the next record, "size" bytes as stored (sagg_record_size), to be filled
- * and then put.  Not while a cursor reads the batch.
+ * Returns room for the next record, "size" bytes as stored (sagg_record_size),
+ * to be filled and then put.  Not while a cursor reads the batch.
  */
 char *
 sagg_batch_room(SaggBatch *batch, Size size)
@@ -288,8 +290,9 @@ sagg_batch_put(SaggBatch *batch, const SaggStoredRecord *stored, char *room, Siz
 }
 
 /*
- * Add records that were stored before, with their headers if "headers"; "records"
- * tells how many of which partition and where.  Their chunk is held, not copied.
+ * Add records that were stored before, with their headers if "headers";
+ * "records" says how many, of which partition, and where.  Their chunk is
+ * held, not copied.
  */
 void
 sagg_batch_add_stored(SaggBatch *batch, const SaggStretch *records, bool headers)
@@ -323,7 +326,7 @@ sagg_batch_keep_headers(SaggBatch *batch)
 }
 
 /*
- * Are the headers of records kept?
+ * Returns whether the headers of records are kept.
  */
 bool
 sagg_batch_keeps_headers(const SaggBatch *batch)
@@ -332,7 +335,8 @@ sagg_batch_keeps_headers(const SaggBatch *batch)
 }
 
 /*
- * Can the batch be read as it is?  Otherwise it has to be collected anew.
+ * Returns whether the batch can be read.  Otherwise it has to be collected
+ * again.
  */
 bool
 sagg_batch_usable(const SaggBatch *batch)

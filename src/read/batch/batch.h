@@ -4,8 +4,8 @@
  *	  The records of a micro-batch as they are stored: kinds of sources fill it,
  *	  scans read it.
  *
- * A record is bytes of our own: a SaggStoredRecord, and behind it the key, the
- * payload and the headers.
+ * A record is stored as a SaggStoredRecord, followed by the key, the payload
+ * and the headers.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,15 +16,16 @@
 
 typedef struct SaggSpill SaggSpill;
 
-/* of a chunk, unless a record is larger */
+/* size of a chunk, unless a record is larger */
 #define SAGG_CHUNK_SIZE		((Size) 4 * 1024 * 1024)
 
-/* Room for records, one behind the other. */
+/* Memory for records, one behind the other. */
 typedef struct SaggChunk
 {
-	struct SaggChunk *next;		/* of those nobody holds */
-	int			holders;		/* who fills it, and stretches in it */
-	Size		size;			/* of data */
+	struct SaggChunk *next;		/* list of chunks that nobody holds */
+	int			holders;		/* number of holders: whoever fills it, and
+								 * stretches in it */
+	Size		size;			/* bytes of data */
 	Size		used;
 	char		data[FLEXIBLE_ARRAY_MEMBER];
 } SaggChunk;
@@ -34,9 +35,9 @@ typedef struct SaggStretch
 {
 	SaggRange	run;			/* its partition; the records' numbers, [start, end),
 								 * once arranged, [0, end) before */
-	SaggChunk  *chunk;			/* which has them, NULL = the file */
-	int64		place;			/* of the first one, in it */
-	int64		end;			/* behind the last one */
+	SaggChunk  *chunk;			/* chunk that has them, NULL = the file */
+	int64		place;			/* place of the first one in it */
+	int64		end;			/* place behind the last one */
 	int64		first;			/* offset of the first one */
 } SaggStretch;
 
@@ -44,21 +45,21 @@ struct SaggBatch
 {
 	MemoryContext memory;
 	bool		keep_headers;
-	bool		lacks_headers;	/* records may have had some */
+	bool		lacks_headers;	/* records may have had headers */
 	int64		nrecords;
-	int			nchunks;		/* that somebody holds */
-	int			nspare;			/* that nobody does */
+	int			nchunks;		/* chunks that somebody holds */
+	int			nspare;			/* chunks that nobody holds */
 	SaggChunk  *spare;
 	SaggChunk  *filling;		/* for the next record, or NULL */
-	Size		bytes;			/* of the records in chunks */
-	char	   *scratch;		/* a record on its way to the file */
+	Size		bytes;			/* bytes of the records in chunks */
+	char	   *scratch;		/* memory of a record on its way to the file */
 	Size		scratch_size;
-	SaggSpill  *file;			/* NULL = none */
+	SaggSpill  *file;			/* file of spilled records, NULL = none */
 	int64		nstretches;
 	int64		max_stretches;
 	int64		narranged;		/* nstretches once they are in order */
 	SaggStretch *stretches;
-	SaggStretch *adding_to;		/* the last one, or NULL */
+	SaggStretch *adding_to;		/* the last stretch, or NULL */
 	SaggRange  *runs;			/* see sagg_batch_runs */
 };
 
@@ -67,15 +68,15 @@ typedef struct SaggStoredRecord
 {
 	int32		topic;
 	int32		partition;
-	int32		nheaders;		/* -1 = they cannot be read */
-	int32		key_len;		/* -1 = none */
+	int32		nheaders;		/* -1 = headers cannot be read */
+	int32		key_len;		/* length of the key, -1 = none */
 	int64		offset;
 	int64		timestamp_ms;
-	int64		payload_len;	/* -1 = tombstone */
+	int64		payload_len;	/* length of the payload, -1 = tombstone */
 	int64		headers_len;	/* bytes of all headers */
 } SaggStoredRecord;
 
-/* Bytes that a record takes as stored. */
+/* Returns the bytes that a record takes as stored. */
 static inline Size
 sagg_record_size(const SaggStoredRecord *stored)
 {
@@ -90,24 +91,29 @@ typedef struct SaggStoredHeader
 	int64		value_len;		/* -1 = null */
 } SaggStoredHeader;
 
-/* A record of a batch, as a cursor gives it; what it points to is the cursor's. */
+/*
+ * A record of a batch, as a cursor returns it; the cursor owns what it points
+ * to.
+ */
 typedef struct SaggRecord
 {
 	int32		topic;
 	int32		partition;
 	int64		offset;
-	int64		timestamp_ms;	/* of the message, -1 = none */
+	int64		timestamp_ms;	/* timestamp of the message, -1 = none */
 	const char *key;			/* NULL = none */
 	Size		key_len;
 	const char *payload;		/* NULL = tombstone */
 	Size		payload_len;
 	const char *headers;		/* as stored, see sagg_header_next; NULL = none */
-	int			nheaders;		/* undefined without headers */
-	bool		headers_unreadable; /* there may be some, which cannot be read */
+	int			nheaders;		/* number of headers; undefined if they were
+								 * not read */
+	bool		headers_unreadable; /* there may be headers, which cannot be
+									 * read */
 } SaggRecord;
 
 /*
- * The header at "p", which there must be; returns where the next one is.
+ * Read the header at "p", which must exist; returns where the next one is.
  */
 static inline const char *
 sagg_header_next(const char *p, SaggHeader *header)

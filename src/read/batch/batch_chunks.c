@@ -3,9 +3,9 @@
  * batch_chunks.c
  *	  Memory for the records of micro-batches: chunks, used over and over.
  *
- * A chunk is held by whoever fills it and by each stretch of records in it that
- * is needed: of the batch, or collected for the ones to come.  Nobody's, it is
- * kept for the next, within limits.
+ * A chunk is held by whoever fills it and by each stretch of records in it
+ * that is needed: of the batch, or prefetched for the next ones.  A chunk that
+ * nobody holds is kept for the next batch, within limits.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,7 +15,7 @@
 
 #include "batch.h"
 
-/* chunks that are kept whatever was needed */
+/* chunks that are always kept */
 #define CHUNKS_KEPT			8
 
 static SaggChunk *
@@ -32,8 +32,8 @@ make_chunk(SaggBatch *batch, Size size, bool or_null)
 }
 
 /*
- * An empty chunk with room for "size" bytes at least, held by the caller.  Without
- * memory for it an error, or NULL with "or_null".
+ * Returns an empty chunk with room for at least "size" bytes, held by the
+ * caller.  Without memory raises an error, or returns NULL with "or_null".
  */
 SaggChunk *
 sagg_chunk_take(SaggBatch *batch, Size size, bool or_null)
@@ -57,7 +57,7 @@ sagg_chunk_take(SaggBatch *batch, Size size, bool or_null)
 }
 
 /*
- * One who held the chunk does not need it any more.  Raises no error.
+ * Release a chunk that the caller held.  Raises no error.
  */
 void
 sagg_chunk_release(SaggBatch *batch, SaggChunk *chunk)
@@ -77,7 +77,7 @@ sagg_chunk_release(SaggBatch *batch, SaggChunk *chunk)
 }
 
 /*
- * Keep no more than "needed" chunks, or a few.  Raises no error.
+ * Keep at most "needed" chunks, or a few.  Raises no error.
  */
 void
 sagg_chunks_trim(SaggBatch *batch, int needed)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * batch_cursor.c
- *	  Reading the records of a micro-batch, in their order.
+ *	  Reads the records of a micro-batch, in their order.
  *
  * A batch may be read by several cursors, each of them any number of times; none
  * changes it.
@@ -19,19 +19,19 @@ struct SaggBatchCursor
 	SaggBatch  *batch;
 	bool		want_headers;
 	int64		next_stretch;
-	int64		left;			/* records of the current one */
-	const SaggChunk *chunk;		/* of the next record, NULL = the file */
-	int64		place;			/* in it */
+	int64		left;			/* records left of the current stretch */
+	const SaggChunk *chunk;		/* chunk of the next record, NULL = the file */
+	int64		place;			/* place of the next record in it */
 	SaggReadAhead *ahead;
 	char	   *buffer;			/* the record read from the file */
 	Size		size;
 };
 
 /*
- * A cursor before the first record, in the current context.  Headers of
- * records are returned with "want_headers" only.  Raises an error that passes
- * with the next attempt if they were not kept, because the source had no column
- * for them when the reader was opened.
+ * Returns a cursor before the first record, in the current context.  Headers
+ * of records are returned only with "want_headers".  If they were not kept,
+ * because the source had no column for them when the reader was opened, raises
+ * an error that does not recur in the next attempt.
  */
 SaggBatchCursor *
 sagg_batch_open(SaggBatch *batch, bool want_headers)
@@ -52,7 +52,7 @@ sagg_batch_open(SaggBatch *batch, bool want_headers)
 }
 
 /*
- * Back to before the first record, also after the batch was filled anew.
+ * Go back to before the first record, also after the batch was filled again.
  */
 void
 sagg_batch_rewind(SaggBatchCursor *cursor)
@@ -65,8 +65,8 @@ sagg_batch_rewind(SaggBatchCursor *cursor)
 }
 
 /*
- * Done with the cursor; its memory goes with its context.  The batch need not
- * be there any more.
+ * Close the cursor; its memory is freed with its context.  The batch need not
+ * exist any more.
  */
 void
 sagg_batch_end(SaggBatchCursor *cursor)
@@ -75,7 +75,7 @@ sagg_batch_end(SaggBatchCursor *cursor)
 }
 
 /*
- * The next bytes of the file.
+ * Returns the next bytes of the file.
  */
 static void
 read_file(SaggBatchCursor *cursor, void *data, Size len)
@@ -88,7 +88,7 @@ read_file(SaggBatchCursor *cursor, void *data, Size len)
 }
 
 /*
- * "record" from what is stored; "data" is what stands behind "stored".
+ * Set "record" from what is stored; "data" is what follows "stored".
  */
 static void
 set_record(SaggBatchCursor *cursor, SaggRecord *record,
@@ -166,8 +166,8 @@ next_stretch(SaggBatchCursor *cursor)
 }
 
 /*
- * The next record, or false behind the last one.  What "record" points to
- * stays until the next call for this cursor.
+ * Read the next record; returns false behind the last one.  What "record"
+ * points to stays until the next call for this cursor.
  */
 bool
 sagg_batch_next(SaggBatchCursor *cursor, SaggRecord *record)

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * spill_file.c
- *	  A temporary file that is appended to and read from anywhere.
+ *	  A temporary file that is appended to and can be read at any place.
  *
- * Unlike BufFile it can be closed after an error, a full disk for one,
- * without another error: nothing is written out then.  It is not tied to a
- * transaction or a resource owner.  temp_file_limit applies.
+ * Unlike BufFile it can be closed after an error, for example a full disk,
+ * without another error: closing writes nothing.  It is not tied to a
+ * transaction or a resource owner. temp_file_limit applies.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,13 +20,13 @@
 struct SaggSpill
 {
 	File		file;
-	int64		size;			/* bytes, with those in the buffer */
-	Size		buffered;		/* of them not yet in the file */
+	int64		size;			/* bytes, including those in the buffer */
+	Size		buffered;		/* bytes not yet in the file */
 	char		buffer[SAGG_SPILL_BUFFER];
 };
 
 /*
- * An empty file, its memory in the current context.
+ * Returns an empty file, its memory in the current context.
  */
 SaggSpill *
 sagg_spill_create(void)
@@ -50,7 +50,7 @@ sagg_spill_close(SaggSpill *spill)
 }
 
 /*
- * Bytes written, which is where the next ones go.
+ * Returns the number of bytes written, which is where the next ones go.
  */
 int64
 sagg_spill_size(const SaggSpill *spill)
@@ -81,7 +81,7 @@ flush(SaggSpill *spill)
 }
 
 /*
- * Append.  After an error the file can only be closed.
+ * Append bytes.  After an error the file can only be closed.
  */
 void
 sagg_spill_write(SaggSpill *spill, const void *data, Size len)
@@ -104,8 +104,8 @@ sagg_spill_write(SaggSpill *spill, const void *data, Size len)
 }
 
 /*
- * Read "len" bytes at "offset", which must have been written.  "ahead" is the
- * reader's own, zeroed before its first use.
+ * Read "len" bytes at "offset", which must have been written. "ahead" is
+ * allocated by the reader, and zeroed before its first use.
  */
 void
 sagg_spill_read(SaggSpill *spill, SaggReadAhead *ahead, int64 offset,

@@ -4,9 +4,9 @@
  *	  Avro's schemas and its binary encoding, for format_avro.c and
  *	  schema_registry.c.
  *
- * libavro is not used: its C version knows no logical types, recurses as deep
- * as a record says, and believes what a record says about the length of its
- * arrays.
+ * libavro is not used: its C version does not support logical types, recurses
+ * as deep as a record says, and trusts what a record says about the length of
+ * its arrays.
  *
  *-------------------------------------------------------------------------
  */
@@ -53,34 +53,34 @@ typedef enum AvroLogical
 	AVRO_L_UUID
 } AvroLogical;
 
-/* A type of a schema; a named one may be part of itself. */
+/* A type of a schema; a named one may contain itself. */
 typedef struct AvroNode
 {
 	AvroType	type;
 	AvroLogical logical;
-	int			scale;			/* of decimal */
-	int			size;			/* of fixed, bytes */
+	int			scale;			/* digits of decimal */
+	int			size;			/* size of fixed, bytes */
 	int			n;				/* fields, symbols, branches; 1 for array, map */
-	const char **names;			/* of fields and symbols */
+	const char **names;			/* names of fields and symbols */
 	struct AvroNode **parts;	/* types of fields, branches, elements */
 } AvroNode;
 
 /* avro_schema.c */
 extern AvroNode *sagg_avro_compile(const char *schema, const char **problem);
 
-/* What is wanted of a record, by name; see JsonNode. */
+/* What is wanted from a record, by name; see JsonNode. */
 typedef struct AvroWant
 {
 	const char *name;			/* UTF-8 */
-	int			subscript;		/* the name as an element of arrays, -1 = none */
-	int			value;			/* into the values, -1 = only on the way */
-	bool		as_number;		/* dates and times as the number they are */
+	int			subscript;		/* the name as an index of arrays, -1 = none */
+	int			value;			/* index into the values, -1 = only on the way */
+	bool		as_number;		/* dates and times are returned as numbers */
 	int			nchildren;
-	struct AvroWant *children;	/* by name */
+	struct AvroWant *children;	/* children by name */
 	int			nsubscripts;
-	struct AvroWant **subscripts;	/* children that are elements, ascending */
+	struct AvroWant **subscripts;	/* children that are indexes, ascending */
 	struct AvroWant *found;		/* children found since they were forgotten */
-	struct AvroWant *also_found;	/* the next one of the parent's */
+	struct AvroWant *also_found;	/* next child of the parent */
 	bool		is_found;
 } AvroWant;
 
@@ -90,12 +90,13 @@ typedef struct AvroReader
 	const char *start;
 	const char *p;
 	const char *end;
-	int64		budget;			/* values that may still be read */
-	int64		digits;			/* and bytes of symbols and names, that it may still
-								 * stand for */
-	const char *reason;			/* why the record is invalid, NULL = it is not */
-	SaggJsonValue *values;
-	MemoryContext memory;		/* of the values' texts */
+	int64		budget;			/* number of values that may still be read */
+	int64		digits;			/* bytes of symbols and names that it may still
+								 * produce */
+	const char *reason;			/* why the record is invalid, NULL = it is
+								 * valid */
+	SaggFieldValue *values;
+	MemoryContext memory;		/* memory of the values' texts */
 } AvroReader;
 
 /* avro_walk.c */

@@ -3,10 +3,10 @@
  * avro_schema.c
  *	  Avro's schemas: from JSON to a graph of types.
  *
- * Names are resolved, logical types that stream_agg knows are noted, and all
- * else that a schema may say (docs, aliases, defaults, orders) is passed over:
- * a record is read by the very schema it was written with.  What is wrong with
- * a schema comes back as a text, never as an error.  Takes no locks.
+ * Names are resolved, known logical types are recorded, and everything else
+ * that a schema may say (docs, aliases, defaults, orders) is ignored: a record
+ * is read by exactly the schema it was written with.  A problem of a schema is
+ * returned as a text, never raised as an error.  Takes no locks.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,16 +22,16 @@
 #include "hash_seed.h"
 
 /*
- * Types inside of types; and types, fields, branches and symbols together: a schema
- * is written by people.
+ * Limits of nested types, and of the number of types, fields, branches and
+ * symbols together: schemas are written by people.
  */
 #define MAX_NESTING		100
 #define MAX_PARTS		50000
 
-/* bytes of a name or symbol */
+/* longest name or symbol, in bytes */
 #define MAX_NAME		1024
 
-/* what numeric holds: digits behind the point, and in all */
+/* what numeric holds: digits after the point, and digits in all */
 #define MAX_SCALE		16383
 #define MAX_PRECISION	(131072 + MAX_SCALE)
 
@@ -66,7 +66,8 @@ hash_name(const SaggHashSeed *seed, const char *name)
 typedef struct Compiler
 {
 	SaggHashSeed seed;
-	types_hash *types;			/* by name: who writes a schema chooses these */
+	types_hash *types;			/* types by name; hashed with a seed, because
+								 * attackers may choose the names */
 	int			nesting;
 	int			nparts;
 	const char *problem;		/* NULL = none so far */
@@ -89,7 +90,7 @@ problem(Compiler *compiler, const char *text)
 	return NULL;
 }
 
-/* A member of an object; NULL if there is none. */
+/* Returns a member of an object; NULL if there is none. */
 static JsonbValue *
 member(const JsonbValue *object, const char *name)
 {
@@ -112,7 +113,8 @@ json_string(const JsonbValue *json)
 }
 
 /*
- * A name or a symbol; NULL if it is none, or with a problem if it is too long.
+ * Returns a name or a symbol; NULL if it is not one.  If it is too long, sets
+ * the problem.
  */
 static char *
 take_name(Compiler *compiler, const JsonbValue *json)
@@ -125,7 +127,7 @@ take_name(Compiler *compiler, const JsonbValue *json)
 	return json_string(json);
 }
 
-/* A number that must be there, at least "min"; -1 if it is not. */
+/* Returns a number that must be there, at least "min"; -1 if it is not. */
 static int
 int_member(const JsonbValue *object, const char *name, int min)
 {
@@ -168,7 +170,7 @@ find_type(Compiler *compiler, const char *name)
 }
 
 /*
- * There are so many parts more.  False, with a problem, if that is too many.
+ * Count further parts.  Returns false, with a problem, if that is too many.
  */
 static bool
 count_parts(Compiler *compiler, int n)
@@ -180,7 +182,7 @@ count_parts(Compiler *compiler, int n)
 }
 
 /*
- * A type given by its name.
+ * Returns a type given by its name.
  */
 static AvroNode *
 compile_name(Compiler *compiler, const char *name, const char *namespace)
@@ -248,8 +250,8 @@ take_symbols(Compiler *compiler, AvroNode *node, const JsonbValue *symbols)
 }
 
 /*
- * A record, enum or fixed, which has a name that is known from here on, inside
- * of it too.
+ * Returns a record, enum or fixed, whose name is known from here on, also
+ * inside of it.
  */
 static AvroNode *
 compile_named(Compiler *compiler, const JsonbValue *json, AvroType type,
@@ -306,8 +308,8 @@ compile_elements(Compiler *compiler, const JsonbValue *json, AvroType type,
 }
 
 /*
- * A logical type where it is known and fits what it is written as; else there
- * is none, as Avro's specification wants it.
+ * Set a logical type if it is known and fits the underlying type; otherwise it
+ * is ignored, as Avro's specification demands.
  */
 static void
 set_logical(AvroNode *node, const JsonbValue *json)
@@ -380,7 +382,7 @@ compile_object(Compiler *compiler, const JsonbValue *json, const char *namespace
 		return node;
 	}
 	node = compile_name(compiler, name, namespace);
-	/* a named type has its logical type from where it is defined */
+	/* a named type gets its logical type where it is defined */
 	if (node && node->type <= AVRO_T_STRING)
 		set_logical(node, json);
 	return node;
@@ -411,14 +413,14 @@ compile(Compiler *compiler, const JsonbValue *json, const char *namespace)
 	return node;
 }
 
-/* The text as jsonb; NULL if it is none. */
+/* Returns the text as jsonb; NULL if it is not valid JSON. */
 static Jsonb *
 parse_json(const char *text)
 {
 	MemoryContext save = CurrentMemoryContext;
 	Jsonb	   *volatile result = NULL;
 
-	/* jsonb's parser leaves nothing behind that would have to be undone */
+	/* jsonb's parser leaves nothing behind that would have to be cleaned up */
 	PG_TRY();
 	{
 		result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
@@ -437,8 +439,8 @@ parse_json(const char *text)
 }
 
 /*
- * The type that a schema, as JSON, describes, in the current memory context; what
- * else it takes is in "scratch".
+ * Returns the type that a schema, as JSON, describes, in the current memory
+ * context; other memory is in "scratch".
  */
 static AvroNode *
 compile_root(Jsonb *json, MemoryContext scratch, const char **why)
@@ -463,9 +465,9 @@ compile_root(Jsonb *json, MemoryContext scratch, const char **why)
 }
 
 /*
- * The type that a schema, as JSON text, describes, in the current memory
- * context, which gets little else.  NULL, with the reason in *why, if it is not a
- * valid one.
+ * Returns the type that a schema, as JSON text, describes, in the current
+ * memory context, which gets little else.  NULL, with the reason in *why, for
+ * an invalid schema.
  */
 AvroNode *
 sagg_avro_compile(const char *schema, const char **why)

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * avro_value.c
- *	  Single values of Avro's binary encoding, with their logical types, as the
- *	  text that the ways to Datums read.
+ *	  Converts single values of Avro's binary encoding, with their logical
+ *	  types, to the text from which Datums are made.
  *
- * Every value is checked, whether it is wanted or not, so that it does not
- * depend on the query whether a record is valid.  See avro_walk.c.
+ * Every value is checked, whether it is wanted or not, so that the validity of
+ * a record does not depend on the query.  See avro_walk.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,7 +23,7 @@
 
 #include "avro.h"
 
-/* a decimal of more bytes than this is no sensible one */
+/* decimals of more bytes are rejected */
 #define MAX_DECIMAL_BYTES	512
 
 static bool
@@ -51,7 +51,7 @@ append_date(int64 days, StringInfo out)
 	return true;
 }
 
-/* Microseconds of a day. */
+/* Returns microseconds of a day. */
 static bool
 append_time(int64 time, StringInfo out)
 {
@@ -65,7 +65,7 @@ append_time(int64 time, StringInfo out)
 	return true;
 }
 
-/* Microseconds since 1970, in UTC if "zone". */
+/* Returns microseconds since 1970, in UTC if "zone". */
 static bool
 append_timestamp(int64 unix_time, bool zone, StringInfo out)
 {
@@ -87,7 +87,7 @@ append_timestamp(int64 unix_time, bool zone, StringInfo out)
 	return true;
 }
 
-/* Nanoseconds to microseconds, half of one away from zero. */
+/* Converts nanoseconds to microseconds, rounding half away from zero. */
 static int64
 microseconds(int64 nanoseconds)
 {
@@ -97,7 +97,7 @@ microseconds(int64 nanoseconds)
 }
 
 /*
- * A number that is a date or time; false if there is no such one.
+ * Converts a number to a date or time; returns false if it is out of range.
  */
 static bool
 append_logical(AvroLogical logical, int64 n, StringInfo out)
@@ -136,14 +136,14 @@ take_number(AvroReader *reader, const AvroNode *node, bool as_number,
 		return false;
 	if (node->type == AVRO_T_INT && (n < PG_INT32_MIN || n > PG_INT32_MAX))
 		return fail(reader, "an int has more than 32 bits");
-	*kind = SAGG_JSON_NUMBER;
+	*kind = SAGG_FIELD_NUMBER;
 	if (node->logical == AVRO_L_NONE || as_number)
 	{
 		if (out)
 			appendStringInfo(out, INT64_FORMAT, n);
 		return true;
 	}
-	*kind = SAGG_JSON_STRING;
+	*kind = SAGG_FIELD_STRING;
 	return append_logical(node->logical, n, out) || fail(reader, "a date or time is out of range");
 }
 
@@ -177,7 +177,7 @@ take_float(AvroReader *reader, const AvroNode *node, SaggJsonKind *kind,
 	}
 	else
 		memcpy(&number, &bits, sizeof(number));
-	*kind = isfinite(number) ? SAGG_JSON_NUMBER : SAGG_JSON_STRING;
+	*kind = isfinite(number) ? SAGG_FIELD_NUMBER : SAGG_FIELD_STRING;
 	if (isfinite(number) && number != 0 && !take_digits(reader, abs(ilogb(number)) * 3 / 10))
 		return false;
 	if (out == NULL)
@@ -195,16 +195,20 @@ take_float(AvroReader *reader, const AvroNode *node, SaggJsonKind *kind,
 }
 
 /*
- * A whole number of at most MAX_DECIMAL_BYTES, two's complement with its highest
- * byte first, as decimal digits without sign, at least "least" of them.
+ * Writes a whole number of at most MAX_DECIMAL_BYTES, two's complement with
+ * its highest byte first, as decimal digits without sign, at least "least" of
+ * them.
  */
 static char *
 decimal_digits(const uint8 *bytes, int len, bool minus, int least)
 {
-	uint32		words[MAX_DECIMAL_BYTES / sizeof(uint32)];	/* the highest first */
+	uint32		words[MAX_DECIMAL_BYTES / sizeof(uint32)];	/* most significant
+															 * digits first */
 	int			nwords = (len + 3) / 4;
 	int			first = 0;
-	/* a byte has less than 2.5 digits, and nine are written at once */
+	/*
+	 * a byte has less than 2.5 digits, and nine digits are written at a time
+	 */
 	int			size = len * 5 / 2 + 9 + least;
 	char	   *digits = palloc(size + 1);
 	char	   *p = digits + size;
@@ -265,7 +269,7 @@ take_decimal(AvroReader *reader, const AvroNode *node, Size len,
 		return fail(reader, "a decimal is too long");
 	if (!take_digits(reader, node->scale))
 		return false;
-	*kind = SAGG_JSON_NUMBER;
+	*kind = SAGG_FIELD_NUMBER;
 	if (out == NULL)
 		return true;
 	digits = decimal_digits(bytes, len, minus, node->scale + 1);
@@ -296,7 +300,7 @@ take_bytes(AvroReader *reader, const AvroNode *node, SaggJsonKind *kind,
 		return take_decimal(reader, node, len, kind, out);
 	bytes = reader->p;
 	reader->p += len;
-	*kind = node->type == AVRO_T_STRING || node->logical == AVRO_L_UUID ? SAGG_JSON_STRING : SAGG_BYTES;
+	*kind = node->type == AVRO_T_STRING || node->logical == AVRO_L_UUID ? SAGG_FIELD_STRING : SAGG_BYTES;
 	if (node->type == AVRO_T_STRING && !pg_verify_mbstr(PG_UTF8, bytes, (int) len, true))
 		return fail(reader, "a string is not UTF-8 text, or has a NUL in it");
 	if (out == NULL)
@@ -319,16 +323,16 @@ take_boolean(AvroReader *reader, SaggJsonKind *kind, StringInfo out)
 		return fail(reader, "it ends too early");
 	if (*reader->p != 0 && *reader->p != 1)
 		return fail(reader, "a boolean is neither false nor true");
-	*kind = *reader->p++ ? SAGG_JSON_TRUE : SAGG_JSON_FALSE;
+	*kind = *reader->p++ ? SAGG_FIELD_TRUE : SAGG_FIELD_FALSE;
 	if (out)
-		appendStringInfoString(out, *kind == SAGG_JSON_TRUE ? "true" : "false");
+		appendStringInfoString(out, *kind == SAGG_FIELD_TRUE ? "true" : "false");
 	return true;
 }
 
 /*
- * Takes a value that is no container; appends its text, in UTF-8, or its bytes
- * to "out" unless that is NULL, and tells what it is.  Dates and times are
- * strings, or with "as_number" the numbers they are written as.
+ * Takes a value that is not a container; appends its text, in UTF-8, or its
+ * bytes to "out" unless that is NULL, and returns its kind.  Dates and times
+ * are strings, or with "as_number" the numbers they are written as.
  */
 bool
 sagg_avro_scalar(AvroReader *reader, const AvroNode *node, bool as_number,
@@ -339,7 +343,7 @@ sagg_avro_scalar(AvroReader *reader, const AvroNode *node, bool as_number,
 	switch (node->type)
 	{
 		case AVRO_T_NULL:
-			*kind = SAGG_JSON_NULL;
+			*kind = SAGG_FIELD_NULL;
 			if (out)
 				appendStringInfoString(out, "null");
 			return true;
@@ -356,7 +360,7 @@ sagg_avro_scalar(AvroReader *reader, const AvroNode *node, bool as_number,
 				return false;
 			if (symbol < 0 || symbol >= node->n)
 				return fail(reader, "a branch or symbol is not in the schema");
-			*kind = SAGG_JSON_STRING;
+			*kind = SAGG_FIELD_STRING;
 			if (out)
 				appendStringInfoString(out, node->names[symbol]);
 			return sagg_avro_expand(reader, (int) strlen(node->names[symbol]), "its symbols stand for too many bytes");

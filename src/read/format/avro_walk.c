@@ -4,11 +4,11 @@
  *	  Reads a record in Avro's binary encoding by its schema: finds the wanted
  *	  values and checks all the rest.
  *
- * The bytes are anybody's.  So every read is checked against the record's end,
- * nesting is bounded, and so is the number of values, for some of them take no
- * bytes: an array may claim to have any number of nulls.  A record must be read
- * to its last byte, whatever is wanted of it.  Nothing here raises an error
- * that is the record's fault; a reason is left in the reader.
+ * The bytes are not trusted.  So every read is checked against the record's
+ * end, nesting is bounded, and so is the number of values, because some of
+ * them take no bytes: an array may claim to have any number of nulls.  A
+ * record is read to its last byte, whatever is wanted from it.  For an invalid
+ * record nothing here raises an error; the reason is left in the reader.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,7 +22,7 @@
 #include "avro.h"
 #include "decode.h"
 
-/* values beside one for each byte */
+/* values allowed in addition to one for each byte */
 #define EMPTY_VALUES	100000
 
 static bool
@@ -77,7 +77,8 @@ sagg_avro_take_length(AvroReader *reader, Size *len)
 }
 
 /*
- * Whether the record may stand for n digits, or bytes of the schema's, more.
+ * Returns whether the record may stand for n more digits, or bytes of the
+ * schema.
  */
 bool
 sagg_avro_expand(AvroReader *reader, int n, const char *reason)
@@ -87,7 +88,7 @@ sagg_avro_expand(AvroReader *reader, int n, const char *reason)
 }
 
 /*
- * Takes a number that says which one of n it is.
+ * Takes a number that selects one of n.
  */
 static bool
 take_choice(AvroReader *reader, int n, int *choice)
@@ -103,7 +104,7 @@ take_choice(AvroReader *reader, int n, int *choice)
 }
 
 /*
- * Whether one more value, "depth" others around it, may be read.
+ * Returns whether one more value, with "depth" others around it, may be read.
  */
 static bool
 may_read(AvroReader *reader, int depth)
@@ -119,7 +120,8 @@ may_read(AvroReader *reader, int depth)
 }
 
 /*
- * The number of elements in the next block of an array or map, 0 = the end.
+ * Returns the number of elements in the next block of an array or map, 0 = the
+ * end.
  */
 static bool
 take_block(AvroReader *reader, int64 *count)
@@ -130,7 +132,7 @@ take_block(AvroReader *reader, int64 *count)
 		return false;
 	if (*count >= 0)
 		return true;
-	/* a negative count has the size of the block behind it */
+	/* a negative count is followed by the size of the block */
 	if (*count == PG_INT64_MIN || !sagg_avro_take_long(reader, &size) ||
 		size < 0 || size > reader->end - reader->p)
 		return fail(reader, "a length goes beyond its end");
@@ -216,7 +218,8 @@ render_elements(AvroReader *reader, const AvroNode *node, StringInfo out, int de
 }
 
 /*
- * Makes what was appended from "start" on, a text or bytes, a string of JSON.
+ * Turns what was appended from "start" on, a text or bytes, into a JSON
+ * string.
  */
 static void
 put_quotes(StringInfo out, int start, SaggJsonKind kind)
@@ -224,12 +227,12 @@ put_quotes(StringInfo out, int start, SaggJsonKind kind)
 	int			len = out->len - start;
 	char	   *copy = palloc(len + 1);
 
-	/* bytes may have NULs inside */
+	/* bytes may contain NULs */
 	memcpy(copy, out->data + start, len);
 	copy[len] = '\0';
 	out->len = start;
 	out->data[start] = '\0';
-	if (kind == SAGG_JSON_STRING)
+	if (kind == SAGG_FIELD_STRING)
 		escape_json(out, copy);
 	else
 	{
@@ -269,7 +272,7 @@ sagg_avro_render(AvroReader *reader, const AvroNode *node, StringInfo out,
 	}
 	if (!sagg_avro_scalar(reader, node, false, &kind, out))
 		return false;
-	if (kind == SAGG_JSON_STRING || kind == SAGG_BYTES)
+	if (kind == SAGG_FIELD_STRING || kind == SAGG_BYTES)
 		put_quotes(out, start, kind);
 	return true;
 }
@@ -286,7 +289,8 @@ compare_name(const void *name, const void *want)
 }
 
 /*
- * What is wanted of a field or of the entry of a map; NULL = nothing.
+ * Returns what is wanted from a field or from the entry of a map; NULL =
+ * nothing.
  */
 static AvroWant *
 find_name(AvroWant *want, const char *name)
@@ -297,8 +301,8 @@ find_name(AvroWant *want, const char *name)
 }
 
 /*
- * The same of an element, to be asked for all of an array, from 0 on; *next is 0
- * before the first.
+ * Returns what is wanted from an element of an array.  Called for all
+ * elements, from 0 on; *next is 0 before the first.
  */
 static AvroWant *
 find_subscript(const AvroWant *want, int64 subscript, int *next)
@@ -323,14 +327,14 @@ found(AvroWant *want, AvroWant *part)
 }
 
 /*
- * Forgets what an earlier entry of a map with the same key had.  Takes as long as
- * finding that.
+ * Forgets the values of an earlier entry of a map with the same key, which
+ * takes as long as finding them.
  */
 static void
 forget(AvroReader *reader, AvroWant *want)
 {
 	if (want->value >= 0)
-		reader->values[want->value].kind = SAGG_JSON_MISSING;
+		reader->values[want->value].kind = SAGG_FIELD_MISSING;
 	for (AvroWant *part = want->found; part; part = part->also_found)
 	{
 		part->is_found = false;
@@ -384,13 +388,13 @@ static bool
 take_whole(AvroReader *reader, const AvroNode *node, AvroWant *want,
 		   int depth)
 {
-	SaggJsonValue *value = &reader->values[want->value];
+	SaggFieldValue *value = &reader->values[want->value];
 	StringInfoData out;
 
 	initStringInfo(&out);
 	if (!sagg_avro_render(reader, node, &out, depth))
 		return false;
-	value->kind = node->type == AVRO_T_ARRAY ? SAGG_JSON_ARRAY : SAGG_JSON_OBJECT;
+	value->kind = node->type == AVRO_T_ARRAY ? SAGG_FIELD_ARRAY : SAGG_FIELD_OBJECT;
 	value->text = out.data;
 	value->len = out.len;
 	return true;
@@ -410,7 +414,10 @@ take_container(AvroReader *reader, const AvroNode *node, AvroWant *want,
 			return false;
 		if (want->nchildren == 0)
 			return true;
-		/* once more, for what is wanted inside; paths bound how often */
+		/*
+		 * walk it again for what is wanted inside; the length of paths bounds
+		 * how often
+		 */
 		reader->p = start;
 		reader->budget = budget;
 		reader->digits = digits;
@@ -446,8 +453,8 @@ take_scalar(AvroReader *reader, const AvroNode *node, AvroWant *want)
 }
 
 /*
- * Takes a value, "depth" others around it; "want" is NULL if nothing in it is
- * wanted.
+ * Takes a value, with "depth" others around it; "want" is NULL if nothing in
+ * it is wanted.
  */
 static bool
 take(AvroReader *reader, const AvroNode *node, AvroWant *want, int depth)
@@ -472,8 +479,8 @@ take(AvroReader *reader, const AvroNode *node, AvroWant *want, int depth)
 
 /*
  * Reads [reader->p, reader->end).  Fills in the values that are wanted, in
- * reader->memory, which the caller resets; others are left as they are.
- * Returns false, with reader->reason, for what the schema does not describe.
+ * reader->memory, which the caller resets; others are not changed.  Returns
+ * false, with reader->reason, for bytes that do not fit the schema.
  */
 bool
 sagg_avro_read(AvroReader *reader, const AvroNode *schema, AvroWant *wanted)

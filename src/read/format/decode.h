@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * decode.h
- *	  A record's payload to the columns of a source.
+ *	  Decodes a record's payload to the columns of a source.
  *
  * A source has a format (format.h).  The rules of JSON, with jsonb as the norm:
  *
@@ -51,22 +51,22 @@
 #define SAGG_KEY_MAX_SIZE		(64 * 1024 * 1024)
 #define SAGG_HEADERS_MAX_SIZE	(64 * 1024 * 1024)
 
-/* Where a column of a source comes from. */
+/* Where the value of a column comes from. */
 typedef enum SaggFieldKind
 {
 	SAGG_FIELD_UNUSED,			/* not read, or dropped */
 	SAGG_FIELD_PAYLOAD,			/* the payload, or a part of it */
-	/* of the record itself; the decoder leaves them to the scan */
+	/* metadata of the record; the decoder leaves them to the scan */
 	SAGG_FIELD_TOPIC,
 	SAGG_FIELD_PARTITION,
 	SAGG_FIELD_OFFSET,
 	SAGG_FIELD_KEY,
 	SAGG_FIELD_TIMESTAMP,
 	SAGG_FIELD_HEADERS,
-	SAGG_FIELD_ERROR			/* why it does not decode */
+	SAGG_FIELD_ERROR			/* why the record does not decode */
 } SaggFieldKind;
 
-/* What a number is when it becomes a timestamp. */
+/* The unit of a number that becomes a timestamp. */
 typedef enum SaggUnit
 {
 	SAGG_UNIT_DEFAULT,			/* milliseconds, for numbers of JSON only */
@@ -82,25 +82,26 @@ typedef struct SaggField
 
 	/* for SAGG_FIELD_PAYLOAD only */
 	const char *name;			/* for messages: field or path as written */
-	int			npath;			/* of formats with names: inwards, in server */
+	int			npath;			/* names of the path, from the outside in, for
+								 * formats with names: in server */
 	char	  **path;			/* encoding */
 	bool		in_envelope;	/* the path starts outside of the row */
-	bool		any_case;		/* of JSON: the last name, where the record has not
-								 * that very one */
-	int			position;		/* of formats without: from 0 */
+	bool		any_case;		/* of JSON: the last name is matched in any
+								 * case, if the record has no exact match */
+	int			position;		/* of formats without names: position from 0 */
 	SaggUnit	unit;
 } SaggField;
 
-/* What becomes of a record that has no value. */
+/* What to do with a record that has no value. */
 typedef enum SaggTombstones
 {
 	SAGG_TOMBSTONES_BY_FORMAT,	/* the format decides */
-	SAGG_TOMBSTONES_FAIL,		/* it does not decode */
+	SAGG_TOMBSTONES_FAIL,		/* it counts as one that does not decode */
 	SAGG_TOMBSTONES_IGNORE,		/* it is left out */
 	SAGG_TOMBSTONES_NULL		/* its columns are NULL */
 } SaggTombstones;
 
-/* What becomes, in a query, of a record that does not decode. */
+/* What to do, in a query, with a record that does not decode. */
 typedef enum SaggScanErrors
 {
 	SAGG_SCAN_FAIL,
@@ -128,18 +129,18 @@ typedef struct SaggLayout
 	char		quote;
 	const char *null_text;
 	/* of debezium */
-	bool		ignore_others;	/* operations that give no record */
-	/* of avro, set by who reads; NULL = no schema is known */
+	bool		ignore_others;	/* operations whose events are left out */
+	/* of avro, set by the reader of records; NULL = no schema is known */
 	struct SaggRegistry *registry;
 } SaggLayout;
 
 typedef struct SaggDecoder SaggDecoder;
 
-/* What becomes of a record. */
+/* The result of decoding a record. */
 typedef enum SaggVerdict
 {
 	SAGG_RECORD_GOOD,
-	SAGG_RECORD_LEFT_OUT,		/* it is none, by the source's options */
+	SAGG_RECORD_LEFT_OUT,		/* left out, by the source's options */
 	SAGG_RECORD_INVALID
 } SaggVerdict;
 

@@ -1,24 +1,24 @@
 /*-------------------------------------------------------------------------
  *
  * decoder.c
- *	  The decoder: a record's payload to the columns of a source, by the rules
- *	  of decode.h.
+ *	  The decoder: turns a record's payload into the columns of a source, by
+ *	  the rules of decode.h.
  *
- * The source's format finds the values (format_*.c); each goes the short way
- * (fast_datum.c) or the long one (record_datum.c).  Only the long way can meet
- * errors that are the record's fault, and only there is a PG_TRY: it costs
- * 5 ns, little beside an input function, and nothing for records of numbers,
- * times and texts.
+ * The source's format finds the values (format_*.c); each is converted the
+ * short way (fast_datum.c) or the long way (record_datum.c).  Only the long
+ * way can raise errors that are the record's fault, so only it has a PG_TRY:
+ * that costs 5 ns, little compared with an input function, and nothing for
+ * records of numbers, times and texts.
  *
- * What is the record's fault becomes ERRCODE_SAGG_INVALID_RECORD with a reason;
- * the scan's error context adds topic, partition and offset.  The error is
- * raised anew, never swallowed, so no subtransaction is needed; where a record
- * may be refused instead, the long way has one (record_errors.c).  Anything
- * else (a cancelled query, no memory) passes as it is, for it would not be
- * lasting.
+ * An error that is the record's fault becomes ERRCODE_SAGG_INVALID_RECORD with
+ * a reason; the scan's error context adds topic, partition and offset.  The
+ * error is rethrown, never swallowed, so no subtransaction is needed; where a
+ * record may be rejected instead, the long way has one (record_errors.c).  Any
+ * other error (a cancelled query, no memory) is rethrown unchanged, because it
+ * would not recur.
  *
- * A record that is refused never leaves half of its columns to be used (I5:
- * the caller sees an error, or is told).  Takes no locks.
+ * Of a rejected record no column is ever used (I5): the caller gets an error,
+ * or a result that says so.  Takes no locks.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,10 +29,10 @@
 
 #include "format.h"
 
-/* of another error's message, in ours */
+/* longest text of another error's message in ours */
 #define MAX_REASON_BYTES	500
 
-/* a buffer for payloads larger than this is not kept */
+/* a buffer for larger payloads is not kept */
 #define KEEP_BUFFER_BYTES	(1024 * 1024)
 
 static void
@@ -51,7 +51,7 @@ add_column(SaggDecoder *decoder, TupleDesc desc, int index,
 
 /*
  * Makes a decoder for rows of "desc", of which it fills the first "natts"
- * columns; the rest is left alone.  The decoder lives in a child of the
+ * columns; the rest is not changed.  The decoder lives in a child of the
  * current memory context, until sagg_decoder_free or the end of that context;
  * the layout must live as long.  Raises an error for a column whose type has
  * no input function.
@@ -83,7 +83,7 @@ sagg_decoder_make(TupleDesc desc, const SaggLayout *layout, int natts)
 	return decoder;
 }
 
-/* Frees a decoder.  The Datums it made live on. */
+/* Frees a decoder.  The Datums it made remain valid. */
 void
 sagg_decoder_free(SaggDecoder *decoder)
 {
@@ -91,8 +91,8 @@ sagg_decoder_free(SaggDecoder *decoder)
 }
 
 /*
- * Makes a buffer hold "size" bytes and one more; what it held is lost.  It
- * lives in "context"; one that is larger than it has to be is given back (I7).
+ * Makes a buffer hold "size" bytes and one more; its contents are lost.  It
+ * lives in "context"; a buffer that is larger than necessary is freed (I7).
  */
 char *
 sagg_buffer_reserve(SaggBuffer *buffer, MemoryContext context, Size size)
@@ -113,8 +113,8 @@ sagg_buffer_reserve(SaggBuffer *buffer, MemoryContext context, Size size)
 }
 
 /*
- * Whether a payload is a text: not too large, UTF-8, without NULs.  "what" is
- * its format, for the reason.
+ * Returns whether a payload is a text: not too large, UTF-8, without NULs.
+ * "what" is its format, for the reason.
  */
 bool
 sagg_payload_is_text(const char *payload, Size len, const char *what,
@@ -135,8 +135,7 @@ sagg_payload_is_text(const char *payload, Size len, const char *what,
 }
 
 /*
- * Ends PG_CATCH: raises the error that was caught as an invalid record, or as
- * it is.
+ * Ends PG_CATCH: rethrows the caught error as an invalid record, or unchanged.
  */
 static void
 throw_invalid_field(const DecoderColumn *column)
@@ -176,8 +175,8 @@ decode_long(SaggDecoder *decoder, DecoderColumn *column, Datum *result,
 }
 
 /*
- * The columns of a parsed record the short way; those that need the long one
- * are noted for decode_longs.
+ * Converts the columns of a parsed record the short way; those that need the
+ * long way are noted for decode_longs.
  */
 static void
 decode_shorts(SaggDecoder *decoder, Datum *values, bool *isnull)
@@ -191,11 +190,11 @@ decode_shorts(SaggDecoder *decoder, Datum *values, bool *isnull)
 	for (int i = 0; i < decoder->ncolumns; i++)
 	{
 		DecoderColumn *column = &decoder->columns[i];
-		SaggJsonValue *value = &decoder->values[column->value];
+		SaggFieldValue *value = &decoder->values[column->value];
 		Datum	   *result = &values[column->index];
 		bool	   *null = &isnull[column->index];
 
-		if ((value->kind == SAGG_JSON_MISSING || value->kind == SAGG_JSON_NULL) &&
+		if ((value->kind == SAGG_FIELD_MISSING || value->kind == SAGG_FIELD_NULL) &&
 			!OidIsValid(column->conv.domain))
 		{
 			*result = (Datum) 0;
@@ -229,7 +228,7 @@ decode_longs(SaggDecoder *decoder, Datum *values, bool *isnull)
 }
 
 /*
- * What becomes of a record without value, where the source's options say so.
+ * Handles a record without value, if the source's options say what to do.
  */
 static SaggVerdict
 take_tombstone(SaggDecoder *decoder, SaggRecordError *why)
@@ -240,7 +239,7 @@ take_tombstone(SaggDecoder *decoder, SaggRecordError *why)
 			return SAGG_RECORD_LEFT_OUT;
 		case SAGG_TOMBSTONES_NULL:
 			for (int i = 0; i < decoder->ncolumns; i++)
-				decoder->values[decoder->columns[i].value].kind = SAGG_JSON_MISSING;
+				decoder->values[decoder->columns[i].value].kind = SAGG_FIELD_MISSING;
 			return SAGG_RECORD_GOOD;
 		case SAGG_TOMBSTONES_FAIL:
 		case SAGG_TOMBSTONES_BY_FORMAT:
@@ -262,7 +261,7 @@ parse(SaggDecoder *decoder, const char *payload, Size len, SaggRecordError *why)
 /*
  * Decodes a payload of len bytes, NULL for a record without value, into
  * values[] and isnull[] of the columns of kind SAGG_FIELD_PAYLOAD; columns of
- * kind SAGG_FIELD_UNUSED become NULL, others are left alone.  Values are made
+ * kind SAGG_FIELD_UNUSED become NULL, others are not changed.  Values are made
  * in the current memory context; payload may be freed afterwards.  Returns
  * false for a record that the source leaves out.  Raises
  * ERRCODE_SAGG_INVALID_RECORD for one that does not decode.
@@ -306,9 +305,10 @@ run_long_way(void *arg)
 }
 
 /*
- * The same, but a record that does not decode is no error: SAGG_RECORD_INVALID
- * then, with the reason in the current memory context, and what values[] and
- * isnull[] hold is undefined.  Needs a transaction.
+ * Decodes a payload like sagg_decoder_decode, but a record that does not
+ * decode raises no error: returns SAGG_RECORD_INVALID then, with the reason in
+ * the current memory context; the contents of values[] and isnull[] are
+ * undefined.  Needs a transaction.
  */
 SaggVerdict
 sagg_decoder_try(SaggDecoder *decoder, const char *payload, Size len,

@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * fast_datum.c
- *	  Short ways from values to Datums of the common types, for the
- *	  values that nearly every record has.
+ *	  The short way from values to Datums of the common types, for the values
+ *	  that nearly every record has.
  *
- * A short way takes a value only if its result is the very one the long way
- * (record_datum.c) would give, and declines anything else: what is out of
- * range, unusual or wrong is the long way's business.  So nothing here raises
- * errors but for lack of memory, and no record needs a PG_TRY for it.
+ * The short way takes a value only if its result equals that of the long way
+ * (record_datum.c), and declines anything else: values that are out of range,
+ * unusual or wrong go the long way.  So nothing here raises errors except out
+ * of memory, and needs no PG_TRY.
  *
  * Results depend on no setting (DateStyle, TimeZone).  Takes no locks.
  *
@@ -27,13 +27,13 @@
 #include "powers_of_ten.h"
 #include "record_datum.h"
 
-/* integers up to here and powers of ten up to 10^22 are exact as double */
+/* integers up to this, and powers of ten up to 10^22, are exact as double */
 #define MAX_EXACT_DOUBLE	(INT64CONST(1) << 53)
 
 static inline bool
-is_text(const SaggJsonValue *value)
+is_text(const SaggFieldValue *value)
 {
-	return value->kind == SAGG_JSON_STRING || value->kind == SAGG_PLAIN_TEXT;
+	return value->kind == SAGG_FIELD_STRING || value->kind == SAGG_PLAIN_TEXT;
 }
 
 /*
@@ -41,7 +41,7 @@ is_text(const SaggJsonValue *value)
  * unscaled / 10^scale.  The sign of a zero is lost, as in numeric.
  */
 static inline bool
-read_decimal(const SaggJsonValue *value, int64 *unscaled, int *scale)
+read_decimal(const SaggFieldValue *value, int64 *unscaled, int *scale)
 {
 	const char *p = value->text;
 	const char *end = p + value->len;
@@ -72,12 +72,12 @@ read_decimal(const SaggJsonValue *value, int64 *unscaled, int *scale)
 
 /* numeric, with the typmod's precision and scale if it has one */
 static bool
-fast_numeric(const SaggJsonValue *value, int32 typmod, Datum *result)
+fast_numeric(const SaggFieldValue *value, int32 typmod, Datum *result)
 {
 	int64		n;
 	int			scale;
 
-	if (value->kind != SAGG_JSON_NUMBER || !read_decimal(value, &n, &scale))
+	if (value->kind != SAGG_FIELD_NUMBER || !read_decimal(value, &n, &scale))
 		return false;
 	if (typmod >= (int32) VARHDRSZ)
 	{
@@ -98,22 +98,22 @@ fast_numeric(const SaggJsonValue *value, int32 typmod, Datum *result)
 }
 
 /*
- * float8.  Dividing two exact doubles rounds once, as strtod does.
+ * Makes a float8.  Dividing two exact doubles rounds once, as strtod does.
  */
 static bool
-fast_float8(const SaggJsonValue *value, Datum *result)
+fast_float8(const SaggFieldValue *value, Datum *result)
 {
 	int64		n;
 	int			scale;
 
-	if (value->kind != SAGG_JSON_NUMBER || !read_decimal(value, &n, &scale) ||
+	if (value->kind != SAGG_FIELD_NUMBER || !read_decimal(value, &n, &scale) ||
 		n > MAX_EXACT_DOUBLE || n < -MAX_EXACT_DOUBLE)
 		return false;
 	*result = Float8GetDatum((double) n / (double) sagg_powers_of_ten[scale]);
 	return true;
 }
 
-/* A number of "n" decimal digits at p, or -1. */
+/* Returns a number of "n" decimal digits at p, or -1. */
 static inline int
 read_digits(const char *p, int n)
 {
@@ -130,7 +130,7 @@ read_digits(const char *p, int n)
 	return number;
 }
 
-/* Days since 2000-01-01 of YYYY-MM-DD, years 1 to 9999. */
+/* Returns the days since 2000-01-01 of YYYY-MM-DD, years 1 to 9999. */
 static inline bool
 read_date(const char *p, int *days)
 {
@@ -147,8 +147,8 @@ read_date(const char *p, int *days)
 }
 
 /*
- * Reads [p, end) as "Z", "+HH", "+HHMM" or "+HH:MM", or '-' for '+'; what to
- * subtract in order to get UTC, in microseconds.
+ * Reads [p, end) as "Z", "+HH", "+HHMM" or "+HH:MM", or with '-' for '+'; sets
+ * the microseconds to subtract in order to get UTC.
  */
 static inline bool
 read_zone(const char *p, const char *end, int64 *offset)
@@ -183,7 +183,7 @@ read_zone(const char *p, const char *end, int64 *offset)
  * which timestamptz needs and timestamp ignores.
  */
 static bool
-read_timestamp(const SaggJsonValue *value, bool with_zone, Timestamp *result)
+read_timestamp(const SaggFieldValue *value, bool with_zone, Timestamp *result)
 {
 	static const int fraction_unit[] = {0, 100000, 10000, 1000, 100, 10, 1};
 	const char *p = value->text;
@@ -226,11 +226,11 @@ read_timestamp(const SaggJsonValue *value, bool with_zone, Timestamp *result)
 }
 
 /*
- * Nanoseconds since 1970, without decimals, to microseconds, half of one away
- * from zero.  Those of today have 19 digits.
+ * Converts nanoseconds since 1970, without decimals, to microseconds, rounding
+ * half away from zero.  Those of today have 19 digits.
  */
 static bool
-read_nanoseconds(const SaggJsonValue *value, int64 *result)
+read_nanoseconds(const SaggFieldValue *value, int64 *result)
 {
 	const char *p = value->text;
 	const char *end = p + value->len;
@@ -253,9 +253,12 @@ read_nanoseconds(const SaggJsonValue *value, int64 *result)
 	return true;
 }
 
-/* Time since 1970 with at most as many decimals as make microseconds. */
+/*
+ * Converts a time since 1970 with at most as many decimals as make
+ * microseconds.
+ */
 static bool
-read_epoch(const SaggJsonValue *value, SaggUnit unit, Timestamp *result)
+read_epoch(const SaggFieldValue *value, SaggUnit unit, Timestamp *result)
 {
 	int			decimals = unit == SAGG_UNIT_S ? 6 : unit == SAGG_UNIT_US ? 0 : 3;
 	int64		n;
@@ -276,7 +279,7 @@ read_epoch(const SaggJsonValue *value, SaggUnit unit, Timestamp *result)
 
 /* timestamptz and timestamp of full precision */
 static bool
-fast_timestamp(const SaggConversion *conv, const SaggJsonValue *value,
+fast_timestamp(const SaggConversion *conv, const SaggFieldValue *value,
 			   bool with_zone, Datum *result)
 {
 	Timestamp	timestamp;
@@ -288,7 +291,7 @@ fast_timestamp(const SaggConversion *conv, const SaggJsonValue *value,
 		if (!read_timestamp(value, with_zone, &timestamp))
 			return false;
 	}
-	else if (value->kind != SAGG_JSON_NUMBER ||
+	else if (value->kind != SAGG_FIELD_NUMBER ||
 			 !read_epoch(value, conv->unit, &timestamp))
 		return false;
 	*result = TimestampGetDatum(timestamp);
@@ -296,15 +299,15 @@ fast_timestamp(const SaggConversion *conv, const SaggJsonValue *value,
 }
 
 /*
- * int2, int4 and int8, given their bounds; the caller makes the Datum.  Decimals
- * are rounded as by numeric: half away from zero.
+ * Makes an int2, int4 or int8 within its bounds; the caller makes the Datum.
+ * Decimals are rounded as by numeric: half away from zero.
  */
 static inline bool
-fast_integer(const SaggJsonValue *value, int64 min, int64 max, int64 *n)
+fast_integer(const SaggFieldValue *value, int64 min, int64 max, int64 *n)
 {
 	int			scale;
 
-	if (value->kind != SAGG_JSON_NUMBER || !read_decimal(value, n, &scale))
+	if (value->kind != SAGG_FIELD_NUMBER || !read_decimal(value, n, &scale))
 		return false;
 	if (scale > 0)
 	{
@@ -322,11 +325,11 @@ fast_integer(const SaggJsonValue *value, int64 min, int64 max, int64 *n)
 
 /*
  * Makes the Datum of a value that is neither missing nor null, in the current
- * memory context, if there is a short way for it; false if not.  Domains have
- * none.  Raises no errors but out of memory.
+ * memory context, if there is a short way for it; returns false if not.
+ * Domains have none.  Raises no errors except out of memory.
  */
 bool
-sagg_convert_fast(const SaggConversion *conv, const SaggJsonValue *value,
+sagg_convert_fast(const SaggConversion *conv, const SaggFieldValue *value,
 				  Datum *result)
 {
 	int64		n;
@@ -337,8 +340,8 @@ sagg_convert_fast(const SaggConversion *conv, const SaggJsonValue *value,
 	switch (conv->kind)
 	{
 		case SAGG_TO_BOOL:
-			*result = BoolGetDatum(value->kind == SAGG_JSON_TRUE);
-			return value->kind == SAGG_JSON_TRUE || value->kind == SAGG_JSON_FALSE;
+			*result = BoolGetDatum(value->kind == SAGG_FIELD_TRUE);
+			return value->kind == SAGG_FIELD_TRUE || value->kind == SAGG_FIELD_FALSE;
 		case SAGG_TO_INT2:
 			if (!fast_integer(value, PG_INT16_MIN, PG_INT16_MAX, &n))
 				return false;

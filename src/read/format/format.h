@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * format.h
- *	  What a format of records is made of: a few functions, in a file of its
+ *	  The interface of a format of records: a few functions, in a file of its
  *	  own (format_*.c), and what decoder.c and record_encode.c share with it.
  *
- * A format finds the values of a payload, as text; all formats have the same
- * ways from there to Datums (fast_datum.c, record_datum.c).
+ * A format finds the values of a payload, as text; from there all formats make
+ * Datums alike (fast_datum.c, record_datum.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -18,11 +18,11 @@
 #include "json_leaf.h"
 #include "record_datum.h"
 
-/* How columns are tied to the payload. */
+/* How columns refer to the payload. */
 typedef enum SaggFieldRule
 {
 	SAGG_BY_NAME,				/* options field and path */
-	SAGG_BY_POSITION,			/* all columns, in their order */
+	SAGG_BY_POSITION,			/* all columns, in order */
 	SAGG_WHOLE_PAYLOAD			/* there is one column */
 } SaggFieldRule;
 
@@ -31,34 +31,36 @@ typedef enum SaggWay
 {
 	SAGG_WAY_SHORT,
 	SAGG_WAY_LONG,
-	SAGG_WAY_NONE				/* it was not, and is NULL */
+	SAGG_WAY_NONE				/* it was not made, and is NULL */
 } SaggWay;
 
 /* A column that comes from the payload. */
 typedef struct DecoderColumn
 {
-	int			index;			/* of the column, from 0 */
+	int			index;			/* number of the column, from 0 */
 	const SaggField *source;
 	int			value;			/* index into the decoder's values */
 	bool		optional;		/* not made if there is no short way */
-	SaggWay		way;			/* of the record at hand; set if not the short
-								 * one, and left so for who looks at it to set
-								 * back */
+	SaggWay		way;			/* how the value of the current record was
+								 * made; set if not the short way, and reset by
+								 * whoever reads it */
 	SaggConversion conv;
 } DecoderColumn;
 
 struct SaggDecoder
 {
-	MemoryContext context;		/* of all of it */
+	MemoryContext context;		/* memory of all of it */
 	const SaggLayout *layout;
 	int			ncolumns;
 	DecoderColumn *columns;
-	SaggJsonValue *values;		/* of the record at hand, by the format */
-	void	   *state;			/* the format's own */
+	SaggFieldValue *values;		/* values of the current record, set by the
+								 * format */
+	void	   *state;			/* private to the format */
 	int			nunused;
 	int		   *unused;			/* columns to set to NULL, from 0 */
 	int			nlong;
-	DecoderColumn **longs;		/* of the record at hand, for the long way */
+	DecoderColumn **longs;		/* schema of the current record, for the long
+								 * way */
 };
 
 typedef struct SaggOutValue SaggOutValue;
@@ -75,8 +77,8 @@ struct SaggFormat
 	void		(*prepare) (SaggDecoder *decoder);
 
 	/*
-	 * Finds the values of a payload (NULL: the record has none).  Sets "why" for
-	 * a record that is invalid.  Raises no error that is the record's fault.
+	 * Finds the values of a payload (NULL: the record has none).  Sets "why"
+	 * for an invalid record, for which it raises no error.
 	 */
 	SaggVerdict (*parse) (SaggDecoder *decoder, const char *payload, Size len,
 						  SaggRecordError *why);

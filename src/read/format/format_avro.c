@@ -9,9 +9,8 @@
  * Columns are fields of the record by name, or deeper parts by path, whatever
  * schema a record was written with: a field that it does not have is NULL.
  *
- * - Numbers, strings and booleans go the ways of JSON's; enums are strings.
- * - date, time and timestamp types become the strings of these, for columns
- *	 that are numbers the number that was written; decimals are exact.
+ * - Numbers, strings and booleans are treated like those of JSON; enums are strings.
+ * - date, time and timestamp types become strings or, for columns that are numbers, the number that was written; decimals are exact.
  * - bytes and fixed are read into bytea.
  * - Records, arrays and maps are read as JSON, in which bytes are written as
  *	 "\x00ff" and what is no number in JSON as a string.
@@ -34,12 +33,12 @@
 typedef struct AvroState
 {
 	AvroWant	root;			/* what is wanted of a record */
-	MemoryContext memory;		/* of the values of the record at hand */
+	MemoryContext memory;		/* number of values of the current record */
 	int			nvalues;
 } AvroState;
 
 /*
- * The schema id of a payload; false if it has none.
+ * Reads the schema id of a payload; returns false if it has none.
  */
 bool
 sagg_avro_schema_id(const char *payload, Size len, int32 *id)
@@ -53,7 +52,7 @@ sagg_avro_schema_id(const char *payload, Size len, int32 *id)
 	return true;
 }
 
-/* A name as the number of an array's element, or -1. */
+/* Returns a name as the index of an array's element, or -1. */
 static int
 name_subscript(const char *name)
 {
@@ -86,7 +85,7 @@ find_child(AvroWant *want, const char *name)
 }
 
 /*
- * Dates and times are numbers for columns of these types.
+ * Returns whether dates and times are numbers for columns of a type.
  */
 static bool
 wants_numbers(const SaggConversion *conv)
@@ -106,7 +105,7 @@ wants_numbers(const SaggConversion *conv)
 
 /*
  * Columns that differ in whether they want numbers do not share a value, so a
- * path may have a value of its own kind for each.
+ * path may have a value of each kind.
  */
 static void
 want_column(AvroState *state, DecoderColumn *column)
@@ -142,7 +141,7 @@ compare_subscripts(const void *a, const void *b)
 }
 
 /*
- * Bring what is wanted, which is complete, into the orders in which it is searched.
+ * Sorts what is wanted, once it is complete, as the search needs it.
  */
 static void
 sort_wants(AvroWant *want)
@@ -173,7 +172,7 @@ prepare_avro(SaggDecoder *decoder)
 	for (int i = 0; i < decoder->ncolumns; i++)
 		want_column(state, &decoder->columns[i]);
 	sort_wants(&state->root);
-	decoder->values = palloc0(sizeof(SaggJsonValue) * (state->nvalues + 1));
+	decoder->values = palloc0(sizeof(SaggFieldValue) * (state->nvalues + 1));
 }
 
 static SaggVerdict
@@ -209,7 +208,7 @@ parse_avro(SaggDecoder *decoder, const char *payload, Size len,
 
 	MemoryContextReset(state->memory);
 	for (int i = 0; i < state->nvalues; i++)
-		decoder->values[i].kind = SAGG_JSON_MISSING;
+		decoder->values[i].kind = SAGG_FIELD_MISSING;
 	reader.start = payload;
 	reader.p = payload + HEADER_SIZE;
 	reader.end = payload + len;

@@ -4,12 +4,12 @@
  *	  Format csv: a record is one row of CSV, its fields are the source's
  *	  columns in their order, without metadata.
  *
- * The rules are those of COPY ... CSV (RFC 4180), with the quote as its own
+ * The rules are those of COPY ...  CSV (RFC 4180), with the quote as its own
  * escape: an unquoted field that equals the null string is NULL, and a quoted
  * one never is.  COPY's own reader takes a stream of lines, in which an open
- * quote would swallow the next record, and cannot go on behind an error; so
- * the splitting is done here, and the types' input functions do the rest.  A
- * line end behind the row is ignored.
+ * quote would swallow the next record, and cannot continue after an error; so
+ * this file splits rows, and the types' input functions do the rest.  A line
+ * end behind the row is ignored.
  *
  * The number of fields is checked whatever columns are read.  Takes no locks.
  *
@@ -36,14 +36,15 @@ prepare_csv(SaggDecoder *decoder)
 
 	state->null_len = strlen(layout->null_text);
 	decoder->state = state;
-	decoder->values = palloc0(sizeof(SaggJsonValue) * (layout->npositions + 1));
+	decoder->values = palloc0(sizeof(SaggFieldValue) * (layout->npositions + 1));
 	for (int i = 0; i < decoder->ncolumns; i++)
 		decoder->columns[i].value = decoder->columns[i].source->position;
 }
 
 /*
  * Copies the field that starts at p, without quotes, to "out".  Returns where
- * it ends in the record and sets its end in "out"; NULL if a quote stays open.
+ * it ends in the record and sets its end in "out"; NULL if a quote is not
+ * closed.
  */
 static const char *
 take_field(const SaggLayout *layout, const char *p, const char *end, char **out,
@@ -90,7 +91,7 @@ split(SaggDecoder *decoder, const char *p, const char *end, SaggRecordError *why
 
 	for (int n = 0; n < Max(layout->npositions, 1); n++)
 	{
-		SaggJsonValue *value = &decoder->values[n];
+		SaggFieldValue *value = &decoder->values[n];
 		bool		quoted;
 
 		CHECK_FOR_INTERRUPTS();
@@ -103,7 +104,7 @@ split(SaggDecoder *decoder, const char *p, const char *end, SaggRecordError *why
 		value->kind = SAGG_PLAIN_TEXT;
 		if (!quoted && value->len == state->null_len &&
 			memcmp(value->text, layout->null_text, value->len) == 0)
-			value->kind = SAGG_JSON_NULL;
+			value->kind = SAGG_FIELD_NULL;
 		if (p < end && *p == layout->delimiter)
 		{
 			if (n >= layout->npositions - 1)
@@ -117,12 +118,12 @@ split(SaggDecoder *decoder, const char *p, const char *end, SaggRecordError *why
 }
 
 /*
- * Is a field a number as JSON writes it, without exponent, which int, numeric
- * and float read alike?  Then there is a short way for it.  A zero with a sign
- * is none, as float has one of these.
+ * Returns whether a field is a number as JSON writes it, without exponent,
+ * which int, numeric and float read alike: then it can be converted the short
+ * way.  A zero with a sign does not count, because float keeps the sign.
  */
 static bool
-is_plain_number(const SaggJsonValue *value)
+is_plain_number(const SaggFieldValue *value)
 {
 	const char *p = value->text + (value->text[0] == '-');
 	size_t		whole = strspn(p, "0123456789");
@@ -139,8 +140,8 @@ is_plain_number(const SaggJsonValue *value)
 }
 
 /*
- * Numbers are told from other texts where that is a short cut, or where the
- * column has a unit.
+ * Sets the kind of a field.  Numbers are recognised if that allows the short
+ * way, or if the column has a unit.
  */
 static void
 find_numbers(SaggDecoder *decoder)
@@ -148,7 +149,7 @@ find_numbers(SaggDecoder *decoder)
 	for (int i = 0; i < decoder->ncolumns; i++)
 	{
 		DecoderColumn *column = &decoder->columns[i];
-		SaggJsonValue *value = &decoder->values[column->value];
+		SaggFieldValue *value = &decoder->values[column->value];
 
 		if (value->kind != SAGG_PLAIN_TEXT)
 			continue;
@@ -157,19 +158,19 @@ find_numbers(SaggDecoder *decoder)
 			case SAGG_TO_INT2:
 			case SAGG_TO_INT4:
 			case SAGG_TO_INT8:
-				/* what has decimals is no integer in CSV */
+				/* in CSV, a number with decimals is not an integer */
 				if (memchr(value->text, '.', value->len) == NULL && is_plain_number(value))
-					value->kind = SAGG_JSON_NUMBER;
+					value->kind = SAGG_FIELD_NUMBER;
 				break;
 			case SAGG_TO_FLOAT8:
 			case SAGG_TO_NUMERIC:
 				if (is_plain_number(value))
-					value->kind = SAGG_JSON_NUMBER;
+					value->kind = SAGG_FIELD_NUMBER;
 				break;
 			case SAGG_TO_TIMESTAMPTZ:
 			case SAGG_TO_TIMESTAMP:
 				if (column->conv.unit != SAGG_UNIT_DEFAULT && is_plain_number(value))
-					value->kind = SAGG_JSON_NUMBER;
+					value->kind = SAGG_FIELD_NUMBER;
 				break;
 			default:
 				break;
@@ -205,7 +206,7 @@ typedef struct CsvEncoder
 {
 	SaggPayloadEncoder base;
 	const SaggLayout *layout;
-	int		   *indexes;		/* of the columns */
+	int		   *indexes;		/* number of columns */
 	SaggValueEncoder *columns;
 } CsvEncoder;
 
@@ -231,7 +232,7 @@ prepare_encoder(TupleDesc desc, const SaggLayout *layout)
 }
 
 /*
- * A field, with quotes if it needs them.
+ * Writes a field, with quotes if it needs them.
  */
 static void
 append_field(const SaggLayout *layout, const char *text, StringInfo out)

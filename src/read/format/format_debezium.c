@@ -9,9 +9,9 @@
  *
  * The record is the row that an insert (op c) or a snapshot (op r) has in
  * "after".  Other operations - update, delete, truncate, message - and the
- * tombstones behind deletes are invalid records or, with option
- * other_operations 'ignore', none.  What is no such event at all is always
- * invalid.  Takes no locks.
+ * tombstones after deletes are invalid records or, with option
+ * other_operations 'ignore', left out.  A payload that is no change event is
+ * always invalid.  Takes no locks.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,10 +19,11 @@
 
 #include "format.h"
 
-/* the values of an event, in this order; those of columns come behind them */
+/* the values of an event, in this order; those of columns follow */
 enum EventValue
 {
-	EVENT_PAYLOAD,				/* kind only: is there a schema around it? */
+	EVENT_PAYLOAD,				/* kind only: whether there is a schema around
+								 * it */
 	EVENT_OP,
 	EVENT_AFTER,				/* kind only */
 	WRAPPED_OP,
@@ -30,7 +31,7 @@ enum EventValue
 	EVENT_VALUES
 };
 
-#define MAX_EVENT_NAMES		2	/* of the paths above */
+#define MAX_EVENT_NAMES		2	/* number of the paths above */
 
 static void
 add_event_path(SaggJsonPath *paths, int *npaths, bool kind_only, int n,
@@ -43,7 +44,8 @@ add_event_path(SaggJsonPath *paths, int *npaths, bool kind_only, int n,
 }
 
 /*
- * The path of a column, in an event without or with a schema around it.
+ * Returns the path of a column, in an event without or with a schema around
+ * it.
  */
 static int
 add_column_path(SaggJsonPath *paths, int *npaths, const SaggField *field,
@@ -60,20 +62,21 @@ add_column_path(SaggJsonPath *paths, int *npaths, const SaggField *field,
 	for (i = 0; i < field->npath; i++)
 		names[n++] = field->path[i];
 	i = sagg_json_add_path(paths, npaths, sagg_json_names(names, n), n);
-	paths[i].kind_only = false; /* a column of the event may be one of ours */
+	paths[i].kind_only = false; /* a column of the event may use one of these
+								 * paths, too */
 	if (field->any_case)
 		paths[i].any_case = true;
 	return i;
 }
 
 /*
- * values[i] of the decoder is for columns what the event has, with or without
- * a schema around it: parse_debezium puts it there.
+ * For columns, values[i] of the decoder is what the event has, with or without
+ * a schema around it: parse_debezium copies it there.
  */
 typedef struct DebeziumState
 {
-	void	   *json;			/* of format_json.c */
-	SaggJsonValue *found;		/* all values of the leaf */
+	void	   *json;			/* state of format_json.c */
+	SaggFieldValue *found;		/* all values of the leaf */
 	int		   *plain;			/* by column: its value in a plain event */
 	int		   *wrapped;
 } DebeziumState;
@@ -102,16 +105,16 @@ prepare_debezium(SaggDecoder *decoder)
 	state->json = decoder->state;
 	state->found = decoder->values;
 	decoder->state = state;
-	decoder->values = palloc0(sizeof(SaggJsonValue) * (decoder->ncolumns + 1));
+	decoder->values = palloc0(sizeof(SaggFieldValue) * (decoder->ncolumns + 1));
 }
 
-/* Runs the leaf, whose values are not the decoder's. */
+/* Runs the leaf, whose values differ from the decoder's. */
 static bool
 parse_event(SaggDecoder *decoder, const char *payload, Size len,
 			SaggRecordError *why)
 {
 	DebeziumState *state = (DebeziumState *) decoder->state;
-	SaggJsonValue *values = decoder->values;
+	SaggFieldValue *values = decoder->values;
 	bool		good;
 
 	decoder->state = state->json;
@@ -134,10 +137,10 @@ other_operation(const SaggDecoder *decoder, const char *operation,
 }
 
 /*
- * Whether an event of this operation is the record of a row.
+ * Returns whether an event of this operation is the record of a row.
  */
 static SaggVerdict
-check_operation(const SaggDecoder *decoder, const SaggJsonValue *op,
+check_operation(const SaggDecoder *decoder, const SaggFieldValue *op,
 				SaggJsonKind after, SaggRecordError *why)
 {
 	static const struct
@@ -149,18 +152,18 @@ check_operation(const SaggDecoder *decoder, const SaggJsonValue *op,
 	};
 
 	why->detail = NULL;
-	if (op->kind == SAGG_JSON_STRING && op->len == 1)
+	if (op->kind == SAGG_FIELD_STRING && op->len == 1)
 	{
 		for (int i = 0; i < lengthof(others); i++)
 		{
 			if (op->text[0] == others[i].op)
 				return other_operation(decoder, others[i].operation, why);
 		}
-		if ((op->text[0] == 'c' || op->text[0] == 'r') && after == SAGG_JSON_OBJECT)
+		if ((op->text[0] == 'c' || op->text[0] == 'r') && after == SAGG_FIELD_OBJECT)
 			return SAGG_RECORD_GOOD;
 	}
 	why->message = "record is not a change event of Debezium";
-	why->detail = op->kind != SAGG_JSON_STRING ? "It has no \"op\"." :
+	why->detail = op->kind != SAGG_FIELD_STRING ? "It has no \"op\"." :
 		op->len == 1 && (op->text[0] == 'c' || op->text[0] == 'r') ?
 		"Its \"after\" is not an object." : "Its \"op\" is not known.";
 	return SAGG_RECORD_INVALID;
@@ -171,7 +174,7 @@ parse_debezium(SaggDecoder *decoder, const char *payload, Size len,
 			   SaggRecordError *why)
 {
 	DebeziumState *state = (DebeziumState *) decoder->state;
-	const SaggJsonValue *found = state->found;
+	const SaggFieldValue *found = state->found;
 	bool		wrapped;
 	SaggVerdict verdict;
 
@@ -179,8 +182,8 @@ parse_debezium(SaggDecoder *decoder, const char *payload, Size len,
 		return other_operation(decoder, "tombstone", why);
 	if (!parse_event(decoder, payload, len, why))
 		return SAGG_RECORD_INVALID;
-	wrapped = found[EVENT_PAYLOAD].kind != SAGG_JSON_MISSING;
-	if (found[EVENT_PAYLOAD].kind == SAGG_JSON_NULL)
+	wrapped = found[EVENT_PAYLOAD].kind != SAGG_FIELD_MISSING;
+	if (found[EVENT_PAYLOAD].kind == SAGG_FIELD_NULL)
 		return other_operation(decoder, "tombstone", why);
 	verdict = check_operation(decoder, &found[wrapped ? WRAPPED_OP : EVENT_OP],
 							  found[wrapped ? WRAPPED_AFTER : EVENT_AFTER].kind, why);

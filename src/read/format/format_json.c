@@ -19,7 +19,7 @@
 #include "format.h"
 #include "payload_encode.h"
 
-/* a record that is interrupted more often is parsed to its end */
+/* after this many interrupts a record is parsed to its end */
 #define MAX_INTERRUPTS	4
 
 typedef struct JsonState
@@ -48,7 +48,8 @@ no_memory_for_leaf(void)
 }
 
 /*
- * Names of the server encoding as the leaf wants them, in the current context.
+ * Returns names of the server encoding in the form the leaf needs, in the
+ * current context.
  */
 SaggJsonName *
 sagg_json_names(char *const *path, int n)
@@ -78,7 +79,7 @@ same_path(const SaggJsonPath *path, const SaggJsonName *names, int nnames)
 }
 
 /*
- * The index of a path among "paths", where it is added if it is not there:
+ * Returns the index of a path among "paths", to which it is added if missing:
  * columns may share a field, and the leaf looks for each once.
  */
 int
@@ -96,7 +97,7 @@ sagg_json_add_path(SaggJsonPath *paths, int *npaths, const SaggJsonName *names,
 }
 
 /*
- * Lets the decoder look for these paths, each given once; decoder->values[i]
+ * Makes the decoder look for these paths, each given once; decoder->values[i]
  * is then the value at paths[i].
  */
 void
@@ -108,7 +109,7 @@ sagg_json_prepare(SaggDecoder *decoder, const SaggJsonPath *paths, int npaths)
 	state->callback.arg = state;
 	MemoryContextRegisterResetCallback(decoder->context, &state->callback);
 	decoder->state = state;
-	decoder->values = palloc0(sizeof(SaggJsonValue) * (npaths + 1));
+	decoder->values = palloc0(sizeof(SaggFieldValue) * (npaths + 1));
 	state->leaf = sagg_json_leaf_make(paths, npaths, SAGG_JSON_MAX_DEPTH);
 	if (state->leaf == NULL)
 		no_memory_for_leaf();
@@ -135,12 +136,13 @@ prepare_json(SaggDecoder *decoder)
 }
 
 /*
- * Runs the leaf, and serves interrupts, for which it stops.  One that cannot be
- * served now does not keep a record from being parsed.
+ * Runs the leaf, which stops for interrupts so that they are served.  An
+ * interrupt that cannot be served now does not keep a record from being
+ * parsed.
  */
 static SaggJsonResult
 parse_payload(SaggJsonLeaf *leaf, const char *payload, Size len,
-			  SaggJsonValue *values, SaggJsonError *error)
+			  SaggFieldValue *values, SaggJsonError *error)
 {
 	SaggJsonResult result = SAGG_JSON_INTERRUPTED;
 
@@ -155,8 +157,8 @@ parse_payload(SaggJsonLeaf *leaf, const char *payload, Size len,
 }
 
 /*
- * Runs the leaf over a payload.  Returns false, with a reason, if that is not
- * valid.
+ * Runs the leaf over a payload.  Returns false, with a reason, for an invalid
+ * one.
  */
 bool
 sagg_json_parse(SaggDecoder *decoder, const char *payload, Size len,

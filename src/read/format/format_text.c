@@ -23,19 +23,20 @@ static void
 prepare_whole(SaggDecoder *decoder)
 {
 	decoder->state = palloc0(sizeof(TextState));
-	decoder->values = palloc0(sizeof(SaggJsonValue));
+	decoder->values = palloc0(sizeof(SaggFieldValue));
 	for (int i = 0; i < decoder->ncolumns; i++)
 		decoder->columns[i].value = 0;
 }
 
 /*
- * The payload as the one value; copied, for it needs a NUL behind it.
+ * Takes the payload as the only value; copied, because it needs a NUL behind
+ * it.
  */
 static void
 take_whole(SaggDecoder *decoder, const char *payload, Size len, SaggJsonKind kind)
 {
 	TextState  *state = (TextState *) decoder->state;
-	SaggJsonValue *value = &decoder->values[0];
+	SaggFieldValue *value = &decoder->values[0];
 
 	value->kind = kind;
 	value->text = sagg_buffer_reserve(&state->buffer, decoder->context, len);
@@ -48,7 +49,7 @@ static SaggVerdict
 parse_text(SaggDecoder *decoder, const char *payload, Size len,
 		   SaggRecordError *why)
 {
-	decoder->values[0].kind = SAGG_JSON_MISSING;
+	decoder->values[0].kind = SAGG_FIELD_MISSING;
 	if (payload == NULL)
 		return SAGG_RECORD_GOOD;
 	if (!sagg_payload_is_text(payload, len, "text", why))
@@ -61,7 +62,7 @@ static SaggVerdict
 parse_raw(SaggDecoder *decoder, const char *payload, Size len,
 		  SaggRecordError *why)
 {
-	decoder->values[0].kind = SAGG_JSON_MISSING;
+	decoder->values[0].kind = SAGG_FIELD_MISSING;
 	if (payload && len > SAGG_RAW_MAX_SIZE)
 	{
 		why->message = psprintf("record of %zu bytes is too large", len);
@@ -76,7 +77,7 @@ parse_raw(SaggDecoder *decoder, const char *payload, Size len,
 typedef struct TextEncoder
 {
 	SaggPayloadEncoder base;
-	int			index;			/* of the column, -1 = there is none */
+	int			index;			/* number of the column, -1 = there is none */
 	SaggValueEncoder value;
 } TextEncoder;
 

@@ -1,8 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * header_encode.c
- *	  Headers of a record from jsonb, in the form that record_metadata.c gives
- *	  out: [{"key": text, "value": text or null}, {"key": text, "hex": text}].
+ *	  Makes the headers of a record from jsonb, in the form that
+ *	  record_metadata.c returns: [{"key": text, "value": text or null}, {"key":
+ *	  text, "hex": text}].
  *
  *-------------------------------------------------------------------------
  */
@@ -15,7 +16,7 @@
 #include "read/scan/insert_internal.h"
 
 static void
-refuse_headers(const char *column, const char *detail)
+reject_headers(const char *column, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -25,7 +26,8 @@ refuse_headers(const char *column, const char *detail)
 }
 
 /*
- * A JSON string as UTF-8 with a terminating zero; its length goes to *len.
+ * Returns a JSON string as UTF-8 with a terminating zero; sets *len to its
+ * length.
  */
 static char *
 utf8_string(const JsonbValue *value, Size *len)
@@ -55,10 +57,10 @@ encode_header(SaggHeader *header, JsonbContainer *object, const char *column)
 	Size		len;
 
 	if (!JsonContainerIsObject(object) || JsonContainerSize(object) != 2)
-		refuse_headers(column, "A header is an object with two members.");
+		reject_headers(column, "A header is an object with two members.");
 	value = getKeyJsonValueFromContainer(object, "key", 3, &buffer);
 	if (value == NULL || value->type != jbvString)
-		refuse_headers(column, "A header has no \"key\" that is a string.");
+		reject_headers(column, "A header has no \"key\" that is a string.");
 	header->name = utf8_string(value, &len);
 
 	value = getKeyJsonValueFromContainer(object, "value", 5, &buffer);
@@ -68,7 +70,7 @@ encode_header(SaggHeader *header, JsonbContainer *object, const char *column)
 		hex = true;
 	}
 	if (value == NULL)
-		refuse_headers(column, "A header has neither \"value\" nor \"hex\".");
+		reject_headers(column, "A header has neither \"value\" nor \"hex\".");
 	if (value->type == jbvString && hex)
 		encode_hex(header, value);
 	else if (value->type == jbvString)
@@ -76,12 +78,12 @@ encode_header(SaggHeader *header, JsonbContainer *object, const char *column)
 	else if (value->type == jbvNull && !hex)
 		header->value = NULL;
 	else
-		refuse_headers(column, "The value of a header is neither a string nor null.");
+		reject_headers(column, "The value of a header is neither a string nor null.");
 }
 
 /*
- * The headers that a jsonb datum describes, in the current context; "column"
- * is for messages.  Raises invalid_parameter_value.
+ * Returns the headers that a jsonb datum describes, in the current context;
+ * "column" is for messages.  Raises invalid_parameter_value.
  */
 SaggHeader *
 sagg_headers_encode(Datum headers, const char *column, int *nheaders)
@@ -90,7 +92,7 @@ sagg_headers_encode(Datum headers, const char *column, int *nheaders)
 	SaggHeader *result;
 
 	if (!JB_ROOT_IS_ARRAY(jsonb) || JB_ROOT_IS_SCALAR(jsonb))
-		refuse_headers(column, "They are not a JSON array.");
+		reject_headers(column, "They are not a JSON array.");
 	*nheaders = JB_ROOT_COUNT(jsonb);
 	result = palloc0(sizeof(SaggHeader) * Max(*nheaders, 1));
 	for (int i = 0; i < *nheaders; i++)
@@ -98,7 +100,7 @@ sagg_headers_encode(Datum headers, const char *column, int *nheaders)
 		JsonbValue *element = getIthJsonbValueFromContainer(&jsonb->root, i);
 
 		if (element == NULL || element->type != jbvBinary)
-			refuse_headers(column, "A header is an object with two members.");
+			reject_headers(column, "A header is an object with two members.");
 		encode_header(&result[i], element->val.binary.data, column);
 	}
 	return result;

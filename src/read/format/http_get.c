@@ -3,16 +3,14 @@
  * http_get.c
  *	  One HTTP request by libcurl.
  *
- * What is asked is in the URL, which the owner of a server wrote, so libcurl is
- * held to http and https, follows no redirects, and looks for proxies,
- * passwords and cookies neither in the environment nor in files.  Answers are
- * bounded.
+ * The owner of a server wrote the URL, so libcurl is restricted to http and
+ * https, follows no redirects, and looks for proxies, passwords and cookies
+ * neither in the environment nor in files.  The size of answers is bounded.
  *
- * libcurl's multi interface never blocks: this process waits itself, on its
- * latch and the connection, with interrupts served.  A thread that libcurl
- * starts to look up a name has all signals blocked, for it is started with them
- * blocked, and runs no code of ours (I6).  No error is raised while libcurl is
- * on the stack.
+ * libcurl's multi interface never blocks: this process itself waits, on its
+ * latch and the connection, and serves interrupts.  A thread that libcurl
+ * starts to look up a name is started with all signals blocked, and runs no
+ * code of ours (I6).  No error is raised while libcurl is on the stack.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,10 +29,10 @@
 #include "http_get.h"
 #include "read/read_internal.h"
 
-/* libcurl is called this often at least */
+/* longest time between calls of libcurl */
 #define SLICE_MS		50
 
-/* what has the connection of the last request, if that is kept, or NULL */
+/* handle with the connection of the last request, if that is kept, or NULL */
 static CURLM *kept = NULL;
 
 typedef struct Transfer
@@ -44,12 +42,13 @@ typedef struct Transfer
 	CURL	   *easy;
 	struct curl_slist *headers;
 	char		error[CURL_ERROR_SIZE];
-	char	   *body;			/* malloc'ed: libcurl calls what appends */
+	char	   *body;			/* malloc'ed, because it is appended to in a
+								 * callback of libcurl */
 	size_t		len;
 	size_t		max_size;
 } Transfer;
 
-/* libcurl calls this in our own thread; PostgreSQL must not be called. */
+/* libcurl calls this in our own thread; it must not call PostgreSQL. */
 static size_t
 append_body(char *data, size_t size, size_t n, void *arg)
 {
@@ -69,7 +68,8 @@ append_body(char *data, size_t size, size_t n, void *arg)
 }
 
 /*
- * Set up the transfer; false if libcurl refuses an option or has no memory.
+ * Set up the transfer; returns false if libcurl rejects an option or has no
+ * memory.
  */
 static bool
 prepare(Transfer *transfer, const SaggHttpRequest *request)
@@ -138,7 +138,7 @@ release(Transfer *transfer)
 }
 
 /*
- * Let libcurl do what it can without waiting.  Returns whether it is done.
+ * Let libcurl do what it can do without waiting.  Returns whether it is done.
  */
 static bool
 perform(Transfer *transfer)
@@ -192,8 +192,8 @@ wait_for_transfer(Transfer *transfer, const SaggHttpRequest *request)
 }
 
 /*
- * What became of a transfer that is done: NULL if there is an answer, else why
- * there is none.
+ * Returns the result of a finished transfer: NULL if there is an answer,
+ * otherwise why there is none.
  */
 static const char *
 outcome(Transfer *transfer)
@@ -242,7 +242,7 @@ sagg_http_close(void)
 }
 
 /*
- * The answer of a transfer that is done, in the current memory context.
+ * Returns the answer of a finished transfer, in the current memory context.
  */
 static SaggHttpAnswer
 take_body(Transfer *transfer)
@@ -261,14 +261,14 @@ take_body(Transfer *transfer)
 }
 
 /*
- * Ask by GET, and wait for the answer, whatever its status is; it is in the
- * current memory context.  If there is none in time, it says why.  Raises
- * out_of_memory, and what interrupts raise.
+ * Send a GET request, and wait for the answer, whatever its status; it is in
+ * the current memory context.  If there is none in time, the result says why.
+ * Raises out_of_memory, and what interrupts raise.
  */
 SaggHttpAnswer
 sagg_http_get(const SaggHttpRequest *request)
 {
-	/* not on the stack, for it must outlive a jump */
+	/* not on the stack, because it must survive a longjmp */
 	Transfer   *transfer = palloc0(sizeof(Transfer));
 	SaggHttpAnswer answer = {0};
 	const char *trouble;
@@ -300,7 +300,7 @@ sagg_http_get(const SaggHttpRequest *request)
 }
 
 /*
- * Why a URL is not one that may be asked; NULL if it is one.  Contacts nobody.
+ * Returns why a URL must not be used; NULL if it may.  Contacts nobody.
  */
 const char *
 sagg_http_url_problem(const char *url)

@@ -13,21 +13,23 @@
 typedef struct SaggHttpRequest
 {
 	const char *url;
-	const char *accept;			/* media type */
+	const char *accept;			/* media type to ask for */
 	const char *user;			/* NULL = none */
 	const char *password;		/* or NULL */
-	const char *ca_pem;			/* certificates to trust, NULL = the system's */
+	const char *ca_pem;			/* certificates to trust; NULL = those of the
+								 * system */
 	int			timeout_ms;
-	Size		max_size;		/* of the answer, bytes */
+	Size		max_size;		/* limit of the answer, in bytes */
 	bool		keep;			/* the connection, until sagg_http_close */
-	void		(*check) (void *arg);	/* now and then while waiting, or NULL */
+	void		(*check) (void *arg);	/* called from time to time while
+										 * waiting, or NULL */
 	void	   *check_arg;
 } SaggHttpRequest;
 
 typedef struct SaggHttpAnswer
 {
-	int			status;			/* 0 = there is no answer */
-	const char *trouble;		/* why */
+	int			status;			/* status; 0 = there is no answer */
+	const char *trouble;		/* why there is none */
 	char	   *body;			/* palloc'd, with a NUL behind it */
 	Size		len;
 } SaggHttpAnswer;

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * json_copy.h
- *	  Texts of values that other values are parts of, for json_leaf.cpp only.
+ *	  Copies of texts of values that contain other values, for json_leaf.cpp
+ *	  only.
  *
  * C++ without PostgreSQL; nothing here throws (I6).
  *
@@ -20,8 +21,8 @@ struct JsonCopy
 };
 
 /*
- * A copy of "len" bytes, with room for a NUL behind them, that belongs to the list
- * *copies; null when there is no memory.
+ * Returns a copy of "len" bytes, with room for a NUL behind them, which is
+ * added to the list *copies; null when there is no memory.
  */
 static inline char *
 sagg_json_copy(JsonCopy **copies, const void *text, size_t len)

@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * json_encode.c
- *	  A row of a source to a JSON object.
+ *	  Encodes a row of a source as a JSON object.
  *
  * The object has one member for each field, in the order of the columns;
- * columns with a path are members of objects inside it.  Columns that share a
- * field, or are part of another one's, can be inserted one at a time.
+ * columns with a path are members of objects inside it.  Of columns that share
+ * a field, or are part of another column's field, only one can be inserted at
+ * a time.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,10 +19,10 @@
 
 typedef struct JsonColumn
 {
-	int			index;			/* into the row's values */
-	const char *name;			/* for messages */
+	int			index;			/* index into the row's values */
+	const char *name;			/* name for messages */
 	SaggValueEncoder value;
-	struct JsonColumn *next;	/* column of the same field */
+	struct JsonColumn *next;	/* next column of the same field */
 } JsonColumn;
 
 typedef struct Member
@@ -29,8 +30,8 @@ typedef struct Member
 	const char *name;
 	char	   *label;			/* "name": in server encoding */
 	JsonColumn *columns;
-	struct Member *members;		/* inside it */
-	struct Member *next;		/* beside it */
+	struct Member *members;		/* first member inside it */
+	struct Member *next;		/* next member beside it */
 } Member;
 
 typedef struct JsonEncoder
@@ -40,7 +41,7 @@ typedef struct JsonEncoder
 } JsonEncoder;
 
 /*
- * The member of this name in a list, appended if it is not there.
+ * Returns the member of this name in a list, appended if it is missing.
  */
 static Member *
 find_member(Member **list, const char *name)
@@ -64,10 +65,11 @@ find_member(Member **list, const char *name)
 }
 
 /*
- * An element of an array cannot be written: nothing says what the others are.
+ * Reject a path with an element of an array: nothing says what the other
+ * elements are.
  */
 static void
-refuse_subscripts(const char *column, const SaggField *field)
+reject_subscripts(const char *column, const SaggField *field)
 {
 	if (field->npath == 0)
 		ereport(ERROR,
@@ -97,7 +99,7 @@ add_column(JsonEncoder *encoder, Form_pg_attribute att, const SaggField *field)
 
 	column->index = att->attnum - 1;
 	column->name = pstrdup(NameStr(att->attname));
-	refuse_subscripts(column->name, field);
+	reject_subscripts(column->name, field);
 	sagg_value_encoder_init(&column->value, att->atttypid, field->unit);
 	encoder->base.needs_settings |= sagg_value_encoder_needs_settings(&column->value);
 	for (int i = 0; i < field->npath; i++)
@@ -124,7 +126,7 @@ prepare_json(TupleDesc desc, const SaggLayout *layout)
 }
 
 static void
-refuse_both(const JsonColumn *one, const JsonColumn *other)
+reject_both(const JsonColumn *one, const JsonColumn *other)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -134,7 +136,7 @@ refuse_both(const JsonColumn *one, const JsonColumn *other)
 }
 
 /*
- * Of the columns of a member, the one that is not NULL; NULL if all are.
+ * Returns the column of a member that is not NULL; NULL if all are.
  */
 static JsonColumn *
 column_with_value(const Member *member, const bool *isnull)
@@ -146,14 +148,14 @@ column_with_value(const Member *member, const bool *isnull)
 		if (isnull[column->index])
 			continue;
 		if (found)
-			refuse_both(found, column);
+			reject_both(found, column);
 		found = column;
 	}
 	return found;
 }
 
 /*
- * A column inside of members that is not NULL; NULL if all are.
+ * Returns a column inside of members that is not NULL; NULL if all are.
  */
 static JsonColumn *
 inner_value(const Member *members, const bool *isnull)
@@ -185,7 +187,7 @@ encode_members(const Member *members, const Datum *values, const bool *isnull,
 			appendStringInfoChar(out, ',');
 		appendStringInfoString(out, member->label);
 		if (column && inner)
-			refuse_both(column, inner);
+			reject_both(column, inner);
 		if (column)
 			sagg_value_encode(&column->value, values[column->index], out);
 		else if (inner || (member->members && !member->columns))

@@ -5,19 +5,19 @@
  *	  validates all of the record, as strictly as jsonb does.
  *
  * simdjson's first stage checks UTF-8 and control characters and finds where
- * every token starts; the grammar is walked here, over these positions.
- * simdjson's own second stages don't do: On-Demand looks only at what is
- * read, so that the validity of a record would depend on the columns of the
- * query, and the DOM refuses numbers that numeric holds.  Both take \u0000.
+ * every token starts; this file checks the grammar over these positions.
+ * simdjson's own second stages are not suitable: On-Demand looks only at what
+ * is read, so that the validity of a record would depend on the columns of the
+ * query, and the DOM rejects numbers that numeric holds.  Both take \u0000.
  *
- * What makes the walk complete: a token reaches from its start to the start of
- * the next one, and every byte of it is accounted for, either by the token's
- * own grammar or as white space behind it.
+ * The walk is complete because a token reaches from its start to the start of
+ * the next one, and every byte of it is checked, either by the token's own
+ * grammar or as white space behind it.
  *
  * This file must never include postgres.h, call PostgreSQL or throw; every
  * entry is noexcept and the file is compiled without exceptions (I6).  Takes
- * no locks.  Memory is bounded by the record's size times about five, and that
- * of a large record is given back with the next small one (I7).
+ * no locks.  Memory is bounded by about five times the record's size, and that
+ * of a large record is freed with the next small one (I7).
  *
  *-------------------------------------------------------------------------
  */
@@ -26,11 +26,12 @@
 /* ---------- tokens ---------- */
 
 /*
- * Checks the escapes in [start, end), and replaces them in place by what they
- * stand for if "value" is not null.  Apart from take_string, to keep that quick.
+ * Checks the escapes in [start, end), and replaces them in place by the
+ * characters they stand for if "value" is not null.  Separate from
+ * take_string, to keep that fast.
  */
 __attribute__((noinline)) static bool
-take_escapes(SaggJsonLeaf *leaf, uint8_t *start, uint8_t *end, SaggJsonValue *value)
+take_escapes(SaggJsonLeaf *leaf, uint8_t *start, uint8_t *end, SaggFieldValue *value)
 {
 	const uint8_t *wrong;
 	const char *reason;
@@ -50,7 +51,7 @@ take_escapes(SaggJsonLeaf *leaf, uint8_t *start, uint8_t *end, SaggJsonValue *va
  * it is filled in and the string loses its escapes, in place.
  */
 static inline bool
-take_string(SaggJsonLeaf *leaf, SaggJsonValue *value)
+take_string(SaggJsonLeaf *leaf, SaggFieldValue *value)
 {
 	uint8_t    *start = token_start(leaf);
 	uint8_t    *end = token_end(leaf);
@@ -62,7 +63,7 @@ take_string(SaggJsonLeaf *leaf, SaggJsonValue *value)
 	end--;
 	if (value)
 	{
-		value->kind = SAGG_JSON_STRING;
+		value->kind = SAGG_FIELD_STRING;
 		value->text = (char *) start;
 		value->len = (size_t) (end - start);
 	}
@@ -75,7 +76,7 @@ take_string(SaggJsonLeaf *leaf, SaggJsonValue *value)
  * Fills in "value" if it is not null.
  */
 static bool
-take_scalar(SaggJsonLeaf *leaf, SaggJsonValue *value)
+take_scalar(SaggJsonLeaf *leaf, SaggFieldValue *value)
 {
 	uint8_t    *start = token_start(leaf);
 	uint8_t    *end = token_end(leaf);
@@ -88,14 +89,14 @@ take_scalar(SaggJsonLeaf *leaf, SaggJsonValue *value)
 
 		if (reason)
 			return invalid(leaf, reason, start);
-		kind = SAGG_JSON_NUMBER;
+		kind = SAGG_FIELD_NUMBER;
 	}
 	else if (len == 4 && memcmp(start, "true", 4) == 0)
-		kind = SAGG_JSON_TRUE;
+		kind = SAGG_FIELD_TRUE;
 	else if (len == 4 && memcmp(start, "null", 4) == 0)
-		kind = SAGG_JSON_NULL;
+		kind = SAGG_FIELD_NULL;
 	else if (len == 5 && memcmp(start, "false", 5) == 0)
-		kind = SAGG_JSON_FALSE;
+		kind = SAGG_FIELD_FALSE;
 	else
 		return unexpected(leaf, "value expected");
 	if (value)
@@ -112,7 +113,7 @@ take_scalar(SaggJsonLeaf *leaf, SaggJsonValue *value)
 
 /* Takes a string and the colon behind it. */
 static inline bool
-take_key(SaggJsonLeaf *leaf, SaggJsonValue *key)
+take_key(SaggJsonLeaf *leaf, SaggFieldValue *key)
 {
 	if (*token_start(leaf) != '"')
 		return unexpected(leaf, "name of a field expected");
@@ -125,15 +126,15 @@ take_key(SaggJsonLeaf *leaf, SaggJsonValue *key)
 }
 
 /*
- * Takes the object or array that the current token opens, with all that is in
- * it, and moves on.  Its text is left as it is.  "depth" counts the containers
+ * Takes the object or array that the current token opens, with everything in
+ * it, and moves on.  Its text is not changed. "depth" counts the containers
  * around it.
  */
 static bool
 take_container(SaggJsonLeaf *leaf, size_t depth)
 {
 	uint64_t	is_object[DEPTH_LIMIT / 64];
-	size_t		level = 0;		/* containers opened here */
+	size_t		level = 0;		/* containers opened by this call */
 	bool		object = false; /* the innermost one is an object */
 
 	for (;;)
@@ -143,7 +144,7 @@ take_container(SaggJsonLeaf *leaf, size_t depth)
 		if (interrupted(leaf))
 			return false;
 
-		/* here a value is due */
+		/* here a value must follow */
 		if (c == '{' || c == '[')
 		{
 			if (++level + depth > leaf->max_depth)
@@ -186,7 +187,7 @@ take_container(SaggJsonLeaf *leaf, size_t depth)
  * it.
  */
 static bool
-take_value(SaggJsonLeaf *leaf, SaggJsonValue *value, size_t depth)
+take_value(SaggJsonLeaf *leaf, SaggFieldValue *value, size_t depth)
 {
 	uint8_t    *start = token_start(leaf);
 
@@ -198,7 +199,7 @@ take_value(SaggJsonLeaf *leaf, SaggJsonValue *value, size_t depth)
 		return false;
 	if (value)
 	{
-		value->kind = *start == '{' ? SAGG_JSON_OBJECT : SAGG_JSON_ARRAY;
+		value->kind = *start == '{' ? SAGG_FIELD_OBJECT : SAGG_FIELD_ARRAY;
 		value->text = (char *) start;
 		/* the token before the current one is the closing bracket */
 		value->len = (size_t) (leaf->buf + leaf->token[-1] + 1 - start);
@@ -208,9 +209,9 @@ take_value(SaggJsonLeaf *leaf, SaggJsonValue *value, size_t depth)
 
 /* ---------- wanted fields ---------- */
 
-/* Makes "len" bytes the text of a value, by a copy. */
+/* Sets the text of a value to a copy of "len" bytes. */
 static bool
-copy_text(SaggJsonLeaf *leaf, const uint8_t *start, size_t len, SaggJsonValue *value)
+copy_text(SaggJsonLeaf *leaf, const uint8_t *start, size_t len, SaggFieldValue *value)
 {
 	value->text = sagg_json_copy(&leaf->copies, start, len);
 	value->len = len;
@@ -220,17 +221,18 @@ copy_text(SaggJsonLeaf *leaf, const uint8_t *start, size_t len, SaggJsonValue *v
 
 /*
  * Notes the container that the current token opens as a value, with a copy of
- * its text: what is inside will lose escapes and get NULs.  Does not move on.
+ * its text, because values inside will lose escapes and get NULs.  Does not
+ * move on.
  */
 static bool
-note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggJsonValue *value, size_t depth)
+note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggFieldValue *value, size_t depth)
 {
 	const uint32_t *token = leaf->token;
 	const uint8_t *start = token_start(leaf);
 	int64_t		digits = leaf->digits;
 	size_t		len;
 
-	value->kind = *start == '{' ? SAGG_JSON_OBJECT : SAGG_JSON_ARRAY;
+	value->kind = *start == '{' ? SAGG_FIELD_OBJECT : SAGG_FIELD_ARRAY;
 	if (node->kind_only)
 		return true;
 	if (!take_container(leaf, depth))
@@ -241,15 +243,18 @@ note_container(SaggJsonLeaf *leaf, const JsonNode *node, SaggJsonValue *value, s
 	return copy_text(leaf, start, len, value);
 }
 
-static bool take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth);
-static bool take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth);
+static bool take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggFieldValue *values, size_t depth);
+static bool take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggFieldValue *values, size_t depth);
 
-/* Takes a value in which further ones are wanted, "depth" containers around it. */
+/*
+ * Takes a value in which other values are wanted, with "depth" containers
+ * around it.
+ */
 static bool
-take_parts(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
+take_parts(SaggJsonLeaf *leaf, JsonNode *node, SaggFieldValue *values, size_t depth)
 {
 	uint8_t		c = *token_start(leaf);
-	SaggJsonValue *value = node->value < 0 ? nullptr : &values[node->value];
+	SaggFieldValue *value = node->value < 0 ? nullptr : &values[node->value];
 
 	sagg_json_forget(node, values);
 	if (c != '{' && c != '[')
@@ -265,7 +270,7 @@ take_parts(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t dep
 
 /* Takes a value that may be wanted; "node" is null if it is not. */
 static inline bool
-take_wanted(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
+take_wanted(SaggJsonLeaf *leaf, JsonNode *node, SaggFieldValue *values, size_t depth)
 {
 	if (!node)
 		return take_value(leaf, nullptr, depth);
@@ -274,9 +279,9 @@ take_wanted(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t de
 	return take_parts(leaf, node, values, depth);
 }
 
-/* Takes what is inside an array, behind its "[", and the "]". */
+/* Takes the contents of an array, behind its "[", and the "]". */
 static bool
-take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
+take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggFieldValue *values, size_t depth)
 {
 	int			next = 0;
 
@@ -304,11 +309,11 @@ take_elements(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t 
 }
 
 /*
- * Takes the value of a key that is not wanted by its very name, but perhaps by one
- * in another case.
+ * Takes the value of a key that is not wanted by its exact name, but perhaps
+ * by a name that differs in case.
  */
 static bool
-take_other(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJsonValue *values, size_t depth)
+take_other(SaggJsonLeaf *leaf, JsonNode *node, const SaggFieldValue *key, SaggFieldValue *values, size_t depth)
 {
 	JsonNode   *child = sagg_json_find_any_case(node, key);
 
@@ -323,11 +328,11 @@ take_other(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJso
 }
 
 /*
- * Takes the value of a key.  A field that may be in any case is that of the very
- * name, wherever it stands.
+ * Takes the value of a key.  For a field that may be in any case, an exact
+ * match takes precedence, wherever it stands.
  */
 static inline bool
-take_member(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJsonValue *values, size_t depth)
+take_member(SaggJsonLeaf *leaf, JsonNode *node, const SaggFieldValue *key, SaggFieldValue *values, size_t depth)
 {
 	JsonNode   *child = sagg_json_find_name(node, key);
 
@@ -342,9 +347,9 @@ take_member(SaggJsonLeaf *leaf, JsonNode *node, const SaggJsonValue *key, SaggJs
 	return true;
 }
 
-/* Takes what is inside an object, behind its "{", and the "}". */
+/* Takes the contents of an object, behind its "{", and the "}". */
 static bool
-take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t depth)
+take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggFieldValue *values, size_t depth)
 {
 	node->next = node->children;
 	if (*token_start(leaf) == '}')
@@ -354,7 +359,7 @@ take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t d
 	}
 	for (;;)
 	{
-		SaggJsonValue key;
+		SaggFieldValue key;
 		uint8_t		c;
 
 		if (!take_key(leaf, &key))
@@ -372,20 +377,20 @@ take_members(SaggJsonLeaf *leaf, JsonNode *node, SaggJsonValue *values, size_t d
 
 /* Notes the record itself as a value, with a copy of its text. */
 static bool
-note_record(SaggJsonLeaf *leaf, SaggJsonValue *value)
+note_record(SaggJsonLeaf *leaf, SaggFieldValue *value)
 {
 	const uint8_t *start = token_start(leaf);
 	const uint8_t *end = leaf->buf + leaf->len;
 
 	while (end > start && is_space(end[-1]))
 		end--;
-	value->kind = SAGG_JSON_OBJECT;
+	value->kind = SAGG_FIELD_OBJECT;
 	return copy_text(leaf, start, (size_t) (end - start), value);
 }
 
 /* Walks the record. */
 static bool
-walk(SaggJsonLeaf *leaf, SaggJsonValue *values)
+walk(SaggJsonLeaf *leaf, SaggFieldValue *values)
 {
 	if (*token_start(leaf) != '{')
 		return unexpected(leaf, "not an object");
@@ -419,8 +424,8 @@ walk(SaggJsonLeaf *leaf, SaggJsonValue *values)
 /* ---------- entries ---------- */
 
 /*
- * Makes room for a record of len bytes; gives a large buffer back when it is
- * not needed.  False when there is no memory: the leaf then holds none.
+ * Makes room for a record of len bytes; frees a large buffer when it is not
+ * needed.  Returns false when there is no memory: the leaf then holds none.
  */
 static bool
 ensure_capacity(SaggJsonLeaf *leaf, size_t len)
@@ -445,7 +450,7 @@ ensure_capacity(SaggJsonLeaf *leaf, size_t len)
 	return true;
 }
 
-/* What stage 1 found wrong. */
+/* Returns what stage 1 found wrong. */
 static const char *
 stage1_reason(simdjson::error_code code)
 {
@@ -494,7 +499,7 @@ sagg_json_leaf_make(const SaggJsonPath *paths, int npaths, size_t max_depth) SAG
 /* Parses a record, once. */
 static inline SaggJsonResult
 parse_once(SaggJsonLeaf *leaf, const char *record, size_t len,
-		   SaggJsonValue *values, SaggJsonError *error,
+		   SaggFieldValue *values, SaggJsonError *error,
 		   const volatile sig_atomic_t *interrupt)
 {
 	simdjson::error_code code;
@@ -508,7 +513,7 @@ parse_once(SaggJsonLeaf *leaf, const char *record, size_t len,
 	{
 		values[i].text = nullptr;
 		values[i].len = 0;
-		values[i].kind = SAGG_JSON_MISSING;
+		values[i].kind = SAGG_FIELD_MISSING;
 	}
 	leaf->error = error;
 	leaf->len = len;
@@ -531,8 +536,8 @@ parse_once(SaggJsonLeaf *leaf, const char *record, size_t len,
 	}
 
 	/*
-	 * Behind the last token stand two that start at the end of the record,
-	 * where the padding has a NUL, which no grammar rule takes.
+	 * The last token is followed by two that start at the end of the record,
+	 * where the padding has a NUL, which no grammar rule accepts.
 	 */
 	leaf->token = leaf->stage1->structural_indexes.get();
 	leaf->stage1->structural_indexes[leaf->stage1->n_structural_indexes] = (uint32_t) len;
@@ -546,26 +551,29 @@ parse_once(SaggJsonLeaf *leaf, const char *record, size_t len,
 
 /*
  * Parses a record; values[i] becomes the value at paths[i].  The record is
- * copied, so the caller may free it at once.  "error" is filled in for
- * SAGG_JSON_INVALID; values mean nothing unless SAGG_JSON_OK is returned.  If
+ * copied, so the caller may free it at once. "error" is filled in for
+ * SAGG_JSON_INVALID; values are valid only if SAGG_JSON_OK is returned.  If
  * *interrupt, which may be NULL, is not 0 any more, the result may be
  * SAGG_JSON_INTERRUPTED.
  */
 extern "C" SaggJsonResult
 sagg_json_leaf_parse(SaggJsonLeaf *leaf, const char *record, size_t len,
-					 SaggJsonValue *values, SaggJsonError *error,
+					 SaggFieldValue *values, SaggJsonError *error,
 					 const volatile sig_atomic_t *interrupt) SAGG_NOEXCEPT
 {
 	SaggJsonResult result;
 
-	/* again once for the leaf; records whose fields are all there pay nothing */
+	/*
+	 * retry once, as the leaf may now match in any case; costs nothing for
+	 * records that have all fields
+	 */
 	while ((result = parse_once(leaf, record, len, values, error, interrupt)) == SAGG_JSON_OK &&
 		   leaf->lacks && !leaf->any_case)
 		leaf->any_case = true;
 	return result;
 }
 
-/* Frees a leaf and the texts it gave out; NULL is allowed. */
+/* Frees a leaf and the texts it returned; NULL is allowed. */
 extern "C" void
 sagg_json_leaf_free(SaggJsonLeaf *leaf) SAGG_NOEXCEPT
 {

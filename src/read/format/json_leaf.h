@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * json_leaf.h
- *	  What json_decode.c (C, PostgreSQL) and json_leaf.cpp (C++, simdjson)
- *	  say to each other: plain data and C functions that never throw, so that
- *	  no error can jump over a C++ frame in either direction (I6).
+ *	  The interface between format_json.c (C, PostgreSQL) and json_leaf.cpp
+ *	  (C++, simdjson): plain data and C functions that never throw, so that no
+ *	  error can jump over a C++ frame in either direction (I6).
  *
  * Includes neither postgres.h nor any C++ header.  All memory of the leaf is
- * malloc'ed; who makes a leaf frees it.
+ * malloc'ed; whoever makes a leaf frees it.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,9 +25,10 @@ extern "C"
 #endif
 
 /*
- * How many digits the exponents of a record's numbers may stand for in all: what
- * is written 1e131071 in eight bytes is a text of 131072.  "len" is the record's
- * in bytes; numbers of double precision stay below in records of up to a megabyte.
+ * Returns how many digits the exponents of a record's numbers may stand for in
+ * all: 1e131071, written in eight bytes, is a text of 131072 digits. "len" is
+ * the record's in bytes; numbers of double precision stay below in records of
+ * up to a megabyte.
  */
 #define SAGG_MAX_DIGITS_OF_ALL	(64 * 1024 * 1024)
 #define SAGG_MAX_DIGITS(len) \
@@ -36,16 +37,16 @@ extern "C"
 
 typedef enum SaggJsonKind
 {
-	SAGG_JSON_MISSING,
-	SAGG_JSON_NULL,
-	SAGG_JSON_FALSE,
-	SAGG_JSON_TRUE,
-	SAGG_JSON_NUMBER,
-	SAGG_JSON_STRING,
-	SAGG_JSON_ARRAY,
-	SAGG_JSON_OBJECT,
-	SAGG_JSON_AMBIGUOUS,		/* several fields could be meant, see any_case */
-	/* of other formats, never from the leaf */
+	SAGG_FIELD_MISSING,
+	SAGG_FIELD_NULL,
+	SAGG_FIELD_FALSE,
+	SAGG_FIELD_TRUE,
+	SAGG_FIELD_NUMBER,
+	SAGG_FIELD_STRING,
+	SAGG_FIELD_ARRAY,
+	SAGG_FIELD_OBJECT,
+	SAGG_FIELD_AMBIGUOUS,		/* several fields could be meant, see any_case */
+	/* of other formats, never from the JSON leaf: */
 	SAGG_PLAIN_TEXT,			/* the text form of the column's type */
 	SAGG_BYTES					/* bytes, which may have NULs inside */
 } SaggJsonKind;
@@ -53,15 +54,15 @@ typedef enum SaggJsonKind
 /*
  * A field's value: a string without its quotes and escapes, anything else as
  * it stood in the record.  UTF-8, followed by a NUL and without one inside.
- * The text belongs to the leaf and may be overwritten; it is gone at the next
- * parse.  NULL text for SAGG_JSON_MISSING.
+ * The text belongs to the leaf and may be overwritten; the next parse frees
+ * it.  NULL text for SAGG_FIELD_MISSING.
  */
-typedef struct SaggJsonValue
+typedef struct SaggFieldValue
 {
 	char	   *text;
 	size_t		len;			/* bytes */
 	SaggJsonKind kind;
-} SaggJsonValue;
+} SaggFieldValue;
 
 /* The name of a field, UTF-8, not NUL-terminated. */
 typedef struct SaggJsonName
@@ -71,13 +72,14 @@ typedef struct SaggJsonName
 } SaggJsonName;
 
 /*
- * Where to look for a value: names from the record's object inwards, at most
- * SAGG_JSON_MAX_PATH; without any it is the record itself.  In an array, a name
- * that is a number without sign and leading zeros stands for an element, counted
- * from 0.  With "kind_only" the value's kind is told and its text may be missing,
- * which is cheaper where other paths lead on into it.  With "any_case" an object
- * without a member of the last name has that whose name differs in the case of
- * ASCII letters only, if there is one; several such are ambiguous.
+ * The path of a value: names from the record's object inwards, at most
+ * SAGG_JSON_MAX_PATH; without names it is the record itself.  In an array, a
+ * name that is a number without sign and leading zeros is the index of an
+ * element, from 0.  With "kind_only" the value's kind is set and its text may
+ * be missing, which is cheaper if other paths lead into it.  With "any_case",
+ * if an object has no member of exactly the last name, a member whose name
+ * differs only in the case of ASCII letters matches; several such members are
+ * ambiguous.
  */
 #define SAGG_JSON_MAX_PATH		64
 
@@ -100,8 +102,8 @@ typedef enum SaggJsonResult
 /* Why a record was found invalid. */
 typedef struct SaggJsonError
 {
-	const char *reason;			/* a constant, in English, lower case */
-	size_t		position;		/* byte of the record, from 0 */
+	const char *reason;			/* a constant: English, lower case */
+	size_t		position;		/* position in the record, in bytes from 0 */
 	int			has_position;
 } SaggJsonError;
 
@@ -111,7 +113,7 @@ extern SaggJsonLeaf *sagg_json_leaf_make(const SaggJsonPath *paths, int npaths,
 										 size_t max_depth) SAGG_NOEXCEPT;
 extern SaggJsonResult sagg_json_leaf_parse(SaggJsonLeaf *leaf,
 										   const char *record, size_t len,
-										   SaggJsonValue *values,
+										   SaggFieldValue *values,
 										   SaggJsonError *error,
 										   const volatile sig_atomic_t *interrupt) SAGG_NOEXCEPT;
 extern void sagg_json_leaf_free(SaggJsonLeaf *leaf) SAGG_NOEXCEPT;

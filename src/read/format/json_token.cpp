@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * json_token.cpp
- *	  The insides of JSON tokens that need more than a glance: strings with
- *	  escapes, numbers that numeric might not hold.
+ *	  The JSON tokens that need a closer check: strings with escapes, numbers
+ *	  that numeric might not hold.
  *
  * Same rules as json_leaf.cpp: no PostgreSQL, no exceptions (I6), no memory,
  * no locks.
@@ -13,11 +13,11 @@
 
 #include <cstring>
 
-/* numeric's highest power of ten, and the exponent that numeric_in refuses */
+/* numeric's highest power of ten, and the exponent that numeric_in rejects */
 static constexpr int64_t NUMERIC_MAX_POWER = 131071;
 static constexpr int64_t NUMERIC_MAX_EXPONENT = INT32_MAX / 2;
 
-/* Four hexadecimal digits, or -1. */
+/* Returns the value of four hexadecimal digits, or -1. */
 static int
 hex4(const uint8_t *p, const uint8_t *end)
 {
@@ -68,7 +68,7 @@ put_utf8(uint8_t *out, uint32_t c)
 }
 
 /*
- * The code point of an escape \uXXXX or of a pair of them.  *p stands behind
+ * Sets the code point of an escape \uXXXX or of a pair of them. *p is behind
  * the first "\u" and is moved behind the escape.  Returns why it is invalid,
  * or null.
  */
@@ -176,9 +176,10 @@ take_digits(int64_t n, int64_t *digits)
 }
 
 /*
- * Would numeric hold the number?  Its digits before and behind the point are
- * given by where they begin and end; the exponent, with its sign, may be null.
- * *digits, less those the exponent stands for, must not become negative.
+ * Returns whether numeric can hold the number.  Its digits before and after
+ * the point are given by where they begin and end; the exponent, with its
+ * sign, may be null. *digits, less those the exponent stands for, must not
+ * become negative.
  */
 bool
 sagg_json_numeric_holds(const uint8_t *whole, const uint8_t *whole_end,

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * json_token.h
- *	  The insides of JSON tokens, for json_leaf.cpp only.
+ *	  Checks of JSON tokens, for json_leaf.cpp only.
  *
  * C++ without PostgreSQL; nothing here throws or allocates (I6).
  *
@@ -36,7 +36,7 @@ extern bool sagg_json_numeric_holds(const uint8_t *whole, const uint8_t *whole_e
 									const uint8_t *exponent_end,
 									int64_t *digits) noexcept;
 
-/* The end of the digits from p on. */
+/* Returns the end of the digits from p on. */
 static inline const uint8_t *
 skip_digits(const uint8_t *p, const uint8_t *end)
 {
@@ -47,8 +47,8 @@ skip_digits(const uint8_t *p, const uint8_t *end)
 
 /*
  * Checks that [start, end) is a number as JSON writes it and numeric holds it,
- * and takes the digits that its exponent stands for from what is left of them.
- * Returns why not, or null.
+ * and subtracts the digits that its exponent stands for from the allowed rest.
+ * Returns why it is invalid, or null.
  */
 static inline const char *
 sagg_json_check_number(const uint8_t *const start, const uint8_t *end,

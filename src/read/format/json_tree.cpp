@@ -15,7 +15,7 @@
 
 #include "json_token.h"
 
-/* a name of more digits is no subscript; no record has so many elements */
+/* a name of more digits is not an index; no record has so many elements */
 static constexpr size_t MAX_SUBSCRIPT_DIGITS = 9;
 
 /* A tree in the making. */
@@ -23,11 +23,11 @@ struct Maker
 {
 	const SaggJsonPath *paths;
 	int			npaths;
-	JsonNode   *unused;			/* first node not taken yet */
-	int		   *unused_index;	/* for subscripts and slots */
+	JsonNode   *unused;			/* first unused node */
+	int		   *unused_index;	/* memory for indexes and slots */
 };
 
-/* A name as the number of an array's element, or -1. */
+/* Returns a name as the index of an array's element, or -1. */
 static int64_t
 name_subscript(const SaggJsonName *name)
 {
@@ -45,7 +45,7 @@ name_subscript(const SaggJsonName *name)
 	return n;
 }
 
-/* Do two paths have the same first n names? */
+/* Returns whether two paths have the same first n names. */
 static bool
 same_start(const SaggJsonPath *a, const SaggJsonPath *b, int n)
 {
@@ -59,8 +59,8 @@ same_start(const SaggJsonPath *a, const SaggJsonPath *b, int n)
 }
 
 /*
- * Is path i the first one that goes on from the first "level" names of path
- * "above" by its own next name?
+ * Returns whether path i is the first one that continues the first "level"
+ * names of path "above" with its next name.
  */
 static bool
 is_new(const Maker *maker, int i, int above, int level)
@@ -76,9 +76,9 @@ is_new(const Maker *maker, int i, int above, int level)
 }
 
 /*
- * Puts below "parent", whose place the first "level" names of path "above"
- * are, what is wanted there.  Siblings stand side by side, in the order of the
- * paths.
+ * Adds the wanted fields below "parent", whose place is given by the first
+ * "level" names of path "above".  Siblings are next to each other, in the
+ * order of the paths.
  */
 static void
 grow(Maker *maker, JsonNode *parent, int above, int level)
@@ -125,7 +125,7 @@ lower(char c)
 	return c >= 'A' && c <= 'Z' ? (char) (c + ('a' - 'A')) : c;
 }
 
-/* Of names that differ in case only it is the same. */
+/* A hash that is equal for names that differ only in case. */
 static uint32_t
 hash_name(const char *text, size_t len)
 {
@@ -137,8 +137,8 @@ hash_name(const char *text, size_t len)
 }
 
 /*
- * Makes the index of a node's children: those that are elements, and all by hash if
- * they are many.
+ * Makes the search structures of a node's children: those that are indexes,
+ * and a hash table of all if there are many.
  */
 static void
 index_children(Maker *maker, JsonNode *node)
@@ -176,10 +176,10 @@ index_children(Maker *maker, JsonNode *node)
 }
 
 /*
- * The wanted field of a name among many, or null.
+ * Returns the wanted field of a name among many, or null.
  */
 JsonNode *
-sagg_json_find_hashed(JsonNode *parent, const SaggJsonValue *key) noexcept
+sagg_json_find_hashed(JsonNode *parent, const SaggFieldValue *key) noexcept
 {
 	uint32_t	slot = hash_name(key->text, key->len) & parent->mask;
 
@@ -212,7 +212,10 @@ sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
 	for (int i = 0; i < npaths; i++)
 		for (int j = 0; j < paths[i].nnames; j++, nnodes++)
 			size += paths[i].names[j].len;
-	/* a child is in one array of subscripts, and in slots that are up to four times as many */
+	/*
+	 * a child is in one array of indexes, and in slots, which are up to four
+	 * times as many
+	 */
 	root = (JsonNode *) calloc(1, nnodes * (sizeof(JsonNode) + 5 * sizeof(int)) + size);
 	if (!root)
 		return nullptr;
@@ -240,9 +243,12 @@ sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept
 	return root;
 }
 
-/* Does the name of a field that may be in any case differ from the key in case only? */
+/*
+ * Returns whether the name of a field that may be in any case differs from the
+ * key only in case.
+ */
 static bool
-same_in_any_case(const JsonNode *child, const SaggJsonValue *key)
+same_in_any_case(const JsonNode *child, const SaggFieldValue *key)
 {
 	if (!child->any_case || child->len != key->len)
 		return false;
@@ -253,10 +259,11 @@ same_in_any_case(const JsonNode *child, const SaggJsonValue *key)
 }
 
 /*
- * The wanted field whose name differs from the key in case only, or null.
+ * Returns the wanted field whose name differs from the key only in case, or
+ * null.
  */
 JsonNode *
-sagg_json_find_any_case(JsonNode *parent, const SaggJsonValue *key) noexcept
+sagg_json_find_any_case(JsonNode *parent, const SaggFieldValue *key) noexcept
 {
 	uint32_t	slot;
 
@@ -277,11 +284,11 @@ sagg_json_find_any_case(JsonNode *parent, const SaggJsonValue *key) noexcept
 }
 
 /*
- * The record has been walked: fields that may be in any case, and are there only
- * in several others, are ambiguous.  Takes as long as finding them.
+ * The record has been walked: fields that may be in any case and have several
+ * inexact matches are ambiguous.  Takes as long as finding them.
  */
 void
-sagg_json_settle_cases(JsonNode *node, SaggJsonValue *values) noexcept
+sagg_json_settle_cases(JsonNode *node, SaggFieldValue *values) noexcept
 {
 	for (JsonNode *child = node->found; child; child = child->also_found)
 	{
@@ -289,18 +296,18 @@ sagg_json_settle_cases(JsonNode *node, SaggJsonValue *values) noexcept
 		{
 			values[child->value].text = nullptr;
 			values[child->value].len = 0;
-			values[child->value].kind = SAGG_JSON_AMBIGUOUS;
+			values[child->value].kind = SAGG_FIELD_AMBIGUOUS;
 		}
 		sagg_json_settle_cases(child, values);
 	}
 }
 
 /*
- * Forgets what an earlier field of the same name had, as the last one counts.  Takes
- * as long as finding that.
+ * Forgets the values of an earlier field of the same name, because the last
+ * one counts.  Takes as long as finding them.
  */
 void
-sagg_json_forget(JsonNode *node, SaggJsonValue *values) noexcept
+sagg_json_forget(JsonNode *node, SaggFieldValue *values) noexcept
 {
 	node->exact = false;
 	node->ambiguous = false;
@@ -309,7 +316,7 @@ sagg_json_forget(JsonNode *node, SaggJsonValue *values) noexcept
 	{
 		values[node->value].text = nullptr;
 		values[node->value].len = 0;
-		values[node->value].kind = SAGG_JSON_MISSING;
+		values[node->value].kind = SAGG_FIELD_MISSING;
 	}
 	for (JsonNode *child = node->found; child; child = child->also_found)
 	{

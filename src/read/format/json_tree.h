@@ -3,8 +3,8 @@
  * json_tree.h
  *	  The wanted fields of a record as a tree, for json_leaf.cpp only.
  *
- * The root stands for the record, a node below it for a name at its parent's
- * place.  C++ without PostgreSQL; nothing here throws (I6).
+ * The root is the record; a node below it is a name within its parent.  C++
+ * without PostgreSQL; nothing here throws (I6).
  *
  *-------------------------------------------------------------------------
  */
@@ -18,42 +18,49 @@
 
 struct JsonNode
 {
-	const char *text;			/* the name */
+	const char *text;			/* name of the field */
 	size_t		len;
-	int64_t		subscript;		/* the name as an element of arrays, -1 = none */
-	int			value;			/* of the field, -1 = only on the way to others */
+	int64_t		subscript;		/* the name as an index of arrays, -1 = none */
+	int			value;			/* index of the field's value, -1 = only on the
+								 * way to others */
 	bool		kind_only;
 	bool		any_case;		/* see SaggJsonPath */
-	bool		exact;			/* the record has that very name; these three are
-								 * of the record being walked, */
-	bool		ambiguous;		/* different names in another case, */
+	bool		exact;			/* the record has an exact match; this and the
+								 * next two are of the current record */
+	bool		ambiguous;		/* number of different names that match in
+								 * another case */
 	const char *other;			/* the first of them, null = none */
 	uint64_t	lengths;		/* a bit for the length of each child's name that
 								 * may be in any case */
-	uint64_t	all_lengths;	/* the same of every child's name */
+	uint64_t	all_lengths;	/* a bit for the length of every child's name */
 	int			nchildren;
-	int			guesses;		/* children to compare before any hash is made */
+	int			guesses;		/* number of children to compare before a hash
+								 * is computed */
 	JsonNode   *children;
-	JsonNode   *end;			/* behind the last */
-	JsonNode   *next;			/* which child is likely the next */
+	JsonNode   *end;			/* index behind the last child */
+	JsonNode   *next;			/* the child that is likely the next */
 	int			nsubscripts;
-	int		   *subscripts;		/* children that are elements, ascending */
-	uint32_t	mask;			/* of "slots", one less than their number */
+	int		   *subscripts;		/* children that are indexes, ascending */
+	uint32_t	mask;			/* number of "slots", less one */
 	int		   *slots;			/* children by hash in lower case, -1 = none;
 								 * NULL = few */
 	JsonNode   *found;			/* children found since sagg_json_forget */
-	JsonNode   *also_found;		/* the next one of the parent's */
+	JsonNode   *also_found;		/* next child of the parent */
 	bool		is_found;
 };
 
 /* a node with more children finds them by hash */
 static constexpr int JSON_FEW_CHILDREN = 16;
 
-/* so many are compared before that: the one expected, and a few that are left out */
+/*
+ * number of names compared before that: the expected one, and a few that are
+ * left out
+ */
 static constexpr int JSON_GUESSES = 4;
 
 /*
- * Are n bytes the same?  Names are short: a call of memcmp would take longer.
+ * Returns whether n bytes are equal.  Names are short: a call of memcmp would
+ * take longer.
  */
 static inline bool
 sagg_json_same(const char *a, const char *b, size_t n)
@@ -85,9 +92,9 @@ sagg_json_same(const char *a, const char *b, size_t n)
 	}
 }
 
-extern JsonNode *sagg_json_find_hashed(JsonNode *parent, const SaggJsonValue *key) noexcept;
+extern JsonNode *sagg_json_find_hashed(JsonNode *parent, const SaggFieldValue *key) noexcept;
 
-/* The bit of JsonNode.lengths for names of this length. */
+/* Returns the bit of JsonNode.lengths for names of this length. */
 static inline uint64_t
 sagg_json_length_bit(size_t len)
 {
@@ -95,11 +102,11 @@ sagg_json_length_bit(size_t len)
 }
 
 /*
- * The wanted field of a name, or null.  Fields come in the same order from
- * record to record, so the search starts behind the last one found.
+ * Returns the wanted field of a name, or null.  Fields come in the same order
+ * from record to record, so the search starts behind the last one found.
  */
 static inline JsonNode *
-sagg_json_find_name(JsonNode *parent, const SaggJsonValue *key)
+sagg_json_find_name(JsonNode *parent, const SaggFieldValue *key)
 {
 	JsonNode   *child = parent->next;
 
@@ -119,8 +126,8 @@ sagg_json_find_name(JsonNode *parent, const SaggJsonValue *key)
 }
 
 /*
- * The wanted element of an array, or null.  To be asked for all elements, from 0 on;
- * *next is 0 before the first.
+ * Returns the wanted element of an array, or null.  Called for all elements,
+ * from 0 on; *next is 0 before the first.
  */
 static inline JsonNode *
 sagg_json_find_subscript(JsonNode *parent, int64_t subscript, int *next)
@@ -149,9 +156,9 @@ sagg_json_found(JsonNode *parent, JsonNode *child)
 	parent->found = child;
 }
 
-extern JsonNode *sagg_json_find_any_case(JsonNode *parent, const SaggJsonValue *key) noexcept;
-extern void sagg_json_settle_cases(JsonNode *node, SaggJsonValue *values) noexcept;
+extern JsonNode *sagg_json_find_any_case(JsonNode *parent, const SaggFieldValue *key) noexcept;
+extern void sagg_json_settle_cases(JsonNode *node, SaggFieldValue *values) noexcept;
 extern JsonNode *sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept;
-extern void sagg_json_forget(JsonNode *node, SaggJsonValue *values) noexcept;
+extern void sagg_json_forget(JsonNode *node, SaggFieldValue *values) noexcept;
 
 #endif							/* SAGG_JSON_TREE_H */

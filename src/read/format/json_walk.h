@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * json_walk.h
- *	  A leaf and the token it stands at, for json_leaf.cpp only.
+ *	  A leaf and its current token, for json_leaf.cpp only.
  *
  * C++ without PostgreSQL; nothing here throws (I6).
  *
@@ -29,7 +29,7 @@ using Stage1 = simdjson::internal::dom_parser_implementation;
 /* a buffer for records larger than this is not kept */
 static constexpr size_t KEEP_CAPACITY = 1024 * 1024;
 
-/* nor is a walk of one that is not larger ever given up */
+/* a walk of a record that is not larger is never interrupted */
 static constexpr size_t SMALL_RECORD = 256 * 1024;
 static constexpr size_t MIN_CAPACITY = 4096;
 
@@ -40,35 +40,36 @@ struct SaggJsonLeaf
 {
 	std::unique_ptr<Stage1> stage1;
 	uint8_t    *buf;			/* the record, with room behind it */
-	size_t		capacity;		/* of buf without that room, and of stage1 */
+	size_t		capacity;		/* size of buf without that room, and of stage1 */
 	size_t		max_depth;
 
 	/* the record being walked */
 	size_t		len;
 	bool		escapes;		/* there is a backslash somewhere */
-	int64_t		digits;			/* that exponents may still stand for */
-	const volatile sig_atomic_t *interrupt; /* not 0: give up; or NULL */
+	int64_t		digits;			/* digits that exponents may still stand for */
+	const volatile sig_atomic_t *interrupt; /* not 0: stop; or NULL */
 	bool		interrupted;
 	const uint32_t *token;		/* start of the current token */
 	SaggJsonError *error;
 
 	bool		no_memory;
-	JsonCopy   *copies;			/* of values that other values are parts of */
+	JsonCopy   *copies;			/* copies of the texts of values that contain
+								 * other values */
 
 	/* the wanted fields */
 	int			nvalues;
 	JsonNode   *root;
 
 	/*
-	 * Fields that are not found under their very names are looked for in any case
-	 * from the first record on that lacks one.
+	 * Fields without an exact match are looked for in any case, from the first
+	 * record on that lacks one.
 	 */
-	bool	   *may_be_any_case;	/* by value */
+	bool	   *may_be_any_case;	/* node by value */
 	bool		any_case;
-	bool		lacks;			/* such a field, the record at hand */
+	bool		lacks;			/* the current record has such a field */
 };
 
-/* Notes why the record is invalid; "at" points into the buffer. */
+/* Records why the record is invalid; "at" points into the buffer. */
 static inline bool
 invalid(SaggJsonLeaf *leaf, const char *reason, const uint8_t *at)
 {
@@ -78,7 +79,9 @@ invalid(SaggJsonLeaf *leaf, const char *reason, const uint8_t *at)
 	return false;
 }
 
-/* Start and end, without white space behind it, of the current token. */
+/*
+ * Returns start and end, without white space behind it, of the current token.
+ */
 static inline uint8_t *
 token_start(const SaggJsonLeaf *leaf)
 {
@@ -96,7 +99,9 @@ token_end(const SaggJsonLeaf *leaf)
 	return end;
 }
 
-/* An error at a token that the grammar does not expect. */
+/*
+ * Raises the error for a token that the grammar does not expect, as a reason.
+ */
 static inline bool
 unexpected(SaggJsonLeaf *leaf, const char *reason)
 {
@@ -109,7 +114,7 @@ unexpected(SaggJsonLeaf *leaf, const char *reason)
 	return false;
 }
 
-/* Is the walk to be given up?  Of a small record it never is. */
+/* Returns whether the walk should stop.  For a small record it never does. */
 static inline bool
 interrupted(SaggJsonLeaf *leaf)
 {

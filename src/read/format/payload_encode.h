@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * payload_encode.h
- *	  Rows to payloads, by format; for record_encode.c and the formats.
+ *	  Encodes rows to payloads, by format; for record_encode.c and the formats.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,15 +15,15 @@
 #include "lib/stringinfo.h"
 #include "decode.h"
 
-/* What an encoding prepares for a source; its own data goes behind this. */
+/* What an encoding prepares for a source; its private data follows. */
 typedef struct SaggPayloadEncoder
 {
-	bool		needs_settings; /* text forms depend on those of the session */
+	bool		needs_settings; /* text forms depend on settings of the session */
 } SaggPayloadEncoder;
 
 typedef struct SaggEncoding
 {
-	bool		bytes;			/* payloads are no text */
+	bool		bytes;			/* payloads are not text */
 
 	/*
 	 * Prepares to encode rows of "desc", in the current memory context.  Raises
@@ -32,8 +32,8 @@ typedef struct SaggEncoding
 	SaggPayloadEncoder *(*prepare) (TupleDesc desc, const SaggLayout *layout);
 
 	/*
-	 * Appends a row's payload, in server encoding if it is text.  Returns false
-	 * if the record shall have no value.
+	 * Appends a row's payload, in server encoding if it is text.  Returns
+	 * false if the record has no value.
 	 */
 	bool		(*encode) (SaggPayloadEncoder *encoder, const Datum *values,
 						   const bool *isnull, StringInfo out);
@@ -42,10 +42,11 @@ typedef struct SaggEncoding
 /* value_encode.c */
 typedef struct SaggValueEncoder
 {
-	Oid			type;			/* below domains */
+	Oid			type;			/* type below domains */
 	SaggUnit	unit;
 	bool		as_text;		/* always in the type's text form */
-	bool		has_arrays;		/* may hold arrays that JSON cannot tell */
+	bool		has_arrays;		/* may contain arrays whose bounds JSON cannot
+								 * express */
 	FmgrInfo	to_json;
 	FmgrInfo	output;
 } SaggValueEncoder;

@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * record_datum.c
- *	  Values to Datums of any type: the long way, with the rules that decode.h
- *	  states.
+ *	  Converts values to Datums of any type: the long way, by the rules of
+ *	  decode.h.
  *
- * Users' input functions and domain constraints run here, as whoever the
- * caller runs as (I8).  Errors are theirs and PostgreSQL's own; decoder.c
- * turns them into invalid records.  Results are made in the current memory
- * context, caches in the conversion's.  Takes no locks of its own.
+ * Users' input functions and domain constraints run here, as the current user
+ * of the caller (I8).  They and PostgreSQL raise errors, which decoder.c turns
+ * into invalid records.  Results are made in the current memory context,
+ * caches in the conversion's.  Takes no locks of its own.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +32,7 @@
 
 #include "record_datum.h"
 
-/* Which way the values of a type go. */
+/* Returns which conversion the values of a type need. */
 static SaggConversionKind
 conversion_kind(Oid type, int32 typmod)
 {
@@ -73,8 +73,8 @@ conversion_kind(Oid type, int32 typmod)
 }
 
 /*
- * Whether values of a type hold any number of numerics, which its input function
- * reads: then exponents may stand for any number of digits.
+ * Returns whether values of a type may contain many numerics, which its input
+ * function reads: then exponents may stand for any number of digits.
  */
 static bool
 holds_numerics(Oid type)
@@ -86,7 +86,8 @@ holds_numerics(Oid type)
 }
 
 /*
- * Whether values of a type are dates and times, or arrays or ranges of them.
+ * Returns whether values of a type are dates and times, or arrays or ranges of
+ * them.
  */
 static bool
 holds_times(Oid type)
@@ -113,9 +114,9 @@ holds_times(Oid type)
 }
 
 /*
- * Prepares the conversion of JSON values to a column's type.  What it needs
- * over time is kept in the current memory context.  Raises an error if the
- * type has no input function.
+ * Prepares the conversion of JSON values to a column's type.  The result, and
+ * caches, live in the current memory context.  Raises an error if the type has
+ * no input function.
  */
 void
 sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod, Oid collation)
@@ -146,9 +147,12 @@ sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod, Oid collation
 	}
 }
 
-/* A value's text in server encoding.  Raises an error if it cannot be. */
+/*
+ * Returns a value's text in server encoding.  Raises an error if it cannot be
+ * converted.
+ */
 static char *
-server_text(const SaggJsonValue *value)
+server_text(const SaggFieldValue *value)
 {
 	/* UTF-8 has been verified already */
 	if (GetDatabaseEncoding() == PG_UTF8)
@@ -156,17 +160,19 @@ server_text(const SaggJsonValue *value)
 	return pg_any_to_server(value->text, (int) value->len, PG_UTF8);
 }
 
-/* A number as a Datum of type numeric, exact. */
+/* Returns a number as a Datum of type numeric, exact. */
 static Datum
-number_numeric(const SaggJsonValue *value)
+number_numeric(const SaggFieldValue *value)
 {
 	return DirectFunctionCall3(numeric_in, CStringGetDatum(value->text),
 							   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
 }
 
-/* A number as numeric prints it: no exponent, no minus before a zero. */
+/*
+ * Returns a number as numeric prints it: no exponent, no minus before a zero.
+ */
 static char *
-number_text(const SaggJsonValue *value)
+number_text(const SaggFieldValue *value)
 {
 	bool		zero = strspn(value->text, "-0.") == value->len;
 
@@ -176,24 +182,24 @@ number_text(const SaggJsonValue *value)
 	return value->text;
 }
 
-/* Any value as a Datum of type jsonb. */
+/* Returns any value as a Datum of type jsonb. */
 static Datum
-value_jsonb(const SaggJsonValue *value)
+value_jsonb(const SaggFieldValue *value)
 {
 	JsonbValue	scalar;
 
 	switch (value->kind)
 	{
-		case SAGG_JSON_FALSE:
-		case SAGG_JSON_TRUE:
+		case SAGG_FIELD_FALSE:
+		case SAGG_FIELD_TRUE:
 			scalar.type = jbvBool;
-			scalar.val.boolean = (value->kind == SAGG_JSON_TRUE);
+			scalar.val.boolean = (value->kind == SAGG_FIELD_TRUE);
 			break;
-		case SAGG_JSON_NUMBER:
+		case SAGG_FIELD_NUMBER:
 			scalar.type = jbvNumeric;
 			scalar.val.numeric = DatumGetNumeric(number_numeric(value));
 			break;
-		case SAGG_JSON_STRING:
+		case SAGG_FIELD_STRING:
 			scalar.type = jbvString;
 			scalar.val.string.val = server_text(value);
 			scalar.val.string.len = strlen(scalar.val.string.val);
@@ -205,19 +211,19 @@ value_jsonb(const SaggJsonValue *value)
 	return JsonbPGetDatum(JsonbValueToJsonb(&scalar));
 }
 
-/* Any value as text, as the operator ->> of jsonb gives it. */
+/* Returns any value as text, like the operator ->> of jsonb. */
 static char *
-value_text(const SaggJsonValue *value)
+value_text(const SaggFieldValue *value)
 {
 	switch (value->kind)
 	{
-		case SAGG_JSON_FALSE:
+		case SAGG_FIELD_FALSE:
 			return "false";
-		case SAGG_JSON_TRUE:
+		case SAGG_FIELD_TRUE:
 			return "true";
-		case SAGG_JSON_NUMBER:
+		case SAGG_FIELD_NUMBER:
 			return number_text(value);
-		case SAGG_JSON_STRING:
+		case SAGG_FIELD_STRING:
 			return server_text(value);
 		default:
 			return DatumGetCString(DirectFunctionCall1(jsonb_out,
@@ -225,13 +231,16 @@ value_text(const SaggJsonValue *value)
 	}
 }
 
-/* Any value as a Datum of type json: what the record says, less escapes. */
+/*
+ * Returns any value as a Datum of type json: the record's text, without
+ * escapes.
+ */
 static Datum
-value_json(const SaggJsonValue *value)
+value_json(const SaggFieldValue *value)
 {
 	StringInfoData buf;
 
-	if (value->kind != SAGG_JSON_STRING)
+	if (value->kind != SAGG_FIELD_STRING)
 		return CStringGetTextDatum(server_text(value));
 	initStringInfo(&buf);
 	escape_json(&buf, server_text(value));
@@ -239,11 +248,11 @@ value_json(const SaggJsonValue *value)
 }
 
 /*
- * An array or composite out of a value that is no string:
+ * Makes an array or composite of a value that is not a string:
  *		SELECT value FROM jsonb_to_record('{"value": ...}') AS (value type)
  */
 static Datum
-value_record(SaggConversion *conv, const SaggJsonValue *value)
+value_record(SaggConversion *conv, const SaggFieldValue *value)
 {
 	LOCAL_FCINFO(fcinfo, 1);
 	ReturnSetInfo rsinfo = {0};
@@ -272,7 +281,7 @@ value_record(SaggConversion *conv, const SaggJsonValue *value)
 	return result;
 }
 
-/* How many microseconds a unit is: a Datum of type numeric. */
+/* Returns how many microseconds a unit is: a Datum of type numeric. */
 static Datum
 unit_microseconds(SaggUnit unit)
 {
@@ -292,11 +301,11 @@ unit_microseconds(SaggUnit unit)
 }
 
 /*
- * A number as time since 1970, rounded to microseconds, for timestamptz and
- * timestamp.
+ * Converts a number to a time since 1970, rounded to microseconds, for
+ * timestamptz and timestamp.
  */
 static Datum
-value_epoch(const SaggConversion *conv, const SaggJsonValue *value)
+value_epoch(const SaggConversion *conv, const SaggFieldValue *value)
 {
 	Datum		scaled;
 	int64		unix_time;
@@ -318,8 +327,8 @@ value_epoch(const SaggConversion *conv, const SaggJsonValue *value)
 }
 
 /*
- * Raises an error if the exponents in a text, which ends with a NUL, stand for more
- * digits than those of a record may.  Where it is JSON, strings are left out.
+ * Raises an error if the exponents in a text, which ends with a NUL, stand for
+ * more digits than those of a record may.  In JSON, strings do not count.
  */
 void
 sagg_check_digits(const char *text, Size len, bool is_json)
@@ -351,10 +360,10 @@ sagg_check_digits(const char *text, Size len, bool is_json)
 
 /*
  * Raises an error if a text of dates and times has a word that stands for the
- * time of the clock: a record says the same whenever it is read.
+ * time of the clock: a record means the same whenever it is read.
  */
 static void
-check_words(const SaggJsonValue *value)
+check_words(const SaggFieldValue *value)
 {
 	static const char *const words[] = {"now", "today", "tomorrow", "yesterday"};
 	const char *end = value->text + value->len;
@@ -377,9 +386,9 @@ check_words(const SaggJsonValue *value)
 	}
 }
 
-/* A number as a Datum of an integer type, as jsonb casts it. */
+/* Converts a number to a Datum of an integer type, as jsonb casts it. */
 static Datum
-value_integer(const SaggConversion *conv, const SaggJsonValue *value)
+value_integer(const SaggConversion *conv, const SaggFieldValue *value)
 {
 	PGFunction	cast = conv->kind == SAGG_TO_INT2 ? numeric_int2 :
 		conv->kind == SAGG_TO_INT4 ? numeric_int4 : numeric_int8;
@@ -387,9 +396,9 @@ value_integer(const SaggConversion *conv, const SaggJsonValue *value)
 	return DirectFunctionCall1(cast, number_numeric(value));
 }
 
-/* Bytes, which only bytea holds. */
+/* Converts bytes, which only bytea holds. */
 static Datum
-value_bytes(const SaggConversion *conv, const SaggJsonValue *value)
+value_bytes(const SaggConversion *conv, const SaggFieldValue *value)
 {
 	bytea	   *result;
 
@@ -403,19 +412,19 @@ value_bytes(const SaggConversion *conv, const SaggJsonValue *value)
 	return PointerGetDatum(result);
 }
 
-/* A value of the type below the domains, if any. */
+/* Converts a value to the type below the domains, if there are any. */
 static Datum
-convert_base(SaggConversion *conv, const SaggJsonValue *value)
+convert_base(SaggConversion *conv, const SaggFieldValue *value)
 {
-	if (value->kind == SAGG_JSON_AMBIGUOUS)
+	if (value->kind == SAGG_FIELD_AMBIGUOUS)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_INVALID_RECORD),
 				 errmsg("the record has several fields whose names differ from that in case only")));
 	if (conv->bounds_digits &&
 		(value->kind == SAGG_PLAIN_TEXT ||
-		 (value->kind == SAGG_JSON_STRING && conv->kind != SAGG_TO_JSONB)))
+		 (value->kind == SAGG_FIELD_STRING && conv->kind != SAGG_TO_JSONB)))
 		sagg_check_digits(value->text, value->len, conv->type == JSONBOID);
-	if (conv->holds_times && value->kind != SAGG_JSON_NUMBER && value->kind != SAGG_BYTES)
+	if (conv->holds_times && value->kind != SAGG_FIELD_NUMBER && value->kind != SAGG_BYTES)
 		check_words(value);
 	if (value->kind == SAGG_PLAIN_TEXT)
 		return InputFunctionCall(&conv->input, server_text(value),
@@ -429,18 +438,18 @@ convert_base(SaggConversion *conv, const SaggJsonValue *value)
 		case SAGG_TO_JSONB:
 			return value_jsonb(value);
 		case SAGG_TO_RECORD:
-			if (value->kind != SAGG_JSON_STRING)
+			if (value->kind != SAGG_FIELD_STRING)
 				return value_record(conv, value);
 			break;
 		case SAGG_TO_TIMESTAMPTZ:
 		case SAGG_TO_TIMESTAMP:
-			if (value->kind == SAGG_JSON_NUMBER)
+			if (value->kind == SAGG_FIELD_NUMBER)
 				return value_epoch(conv, value);
 			break;
 		case SAGG_TO_INT2:
 		case SAGG_TO_INT4:
 		case SAGG_TO_INT8:
-			if (value->kind == SAGG_JSON_NUMBER)
+			if (value->kind == SAGG_FIELD_NUMBER)
 				return value_integer(conv, value);
 			break;
 		default:
@@ -451,16 +460,16 @@ convert_base(SaggConversion *conv, const SaggJsonValue *value)
 }
 
 /*
- * Makes the Datum of any value, in the current memory context.  *isnull is set
+ * Makes the Datum of any value, in the current memory context.  Sets *isnull
  * for a missing or null value.  Raises what the type's input function and
  * domain constraints raise, and errors of character conversion.
  */
 Datum
-sagg_convert(SaggConversion *conv, const SaggJsonValue *value, bool *isnull)
+sagg_convert(SaggConversion *conv, const SaggFieldValue *value, bool *isnull)
 {
 	Datum		result = (Datum) 0;
 
-	*isnull = (value->kind == SAGG_JSON_MISSING || value->kind == SAGG_JSON_NULL);
+	*isnull = (value->kind == SAGG_FIELD_MISSING || value->kind == SAGG_FIELD_NULL);
 	if (!*isnull)
 		result = convert_base(conv, value);
 	if (OidIsValid(conv->domain))

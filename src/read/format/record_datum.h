@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * record_datum.h
- *	  Values of a payload to Datums, for decoder.c only.
+ *	  Converts values of a payload to Datums, for decoder.c only.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,26 +42,26 @@ typedef struct SaggConversion
 	const char *type_name;		/* for messages */
 	bool		bounds_digits;	/* see check_digits */
 	bool		holds_times;	/* see check_words */
-	Oid			type;			/* below domains, as are the next three */
+	Oid			type;			/* type below domains, as are the next three */
 	int32		typmod;
-	SaggUnit	unit;			/* of numbers that become timestamps */
+	SaggUnit	unit;			/* unit of numbers that become timestamps */
 	FmgrInfo	input;
 	Oid			ioparam;
-	Oid			domain;			/* InvalidOid if the column is of none */
+	Oid			domain;			/* domain; InvalidOid if the column has none */
 	void	   *domain_cache;
 	FmgrInfo	to_record;		/* only for SAGG_TO_RECORD */
-	TupleDesc	record_desc;	/* one column, of the type */
+	TupleDesc	record_desc;	/* row type with one column, of the type */
 	MemoryContext context;
 } SaggConversion;
 
 /* record_datum.c */
 extern void sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod,
 								 Oid collation);
-extern Datum sagg_convert(SaggConversion *conv, const SaggJsonValue *value,
+extern Datum sagg_convert(SaggConversion *conv, const SaggFieldValue *value,
 						  bool *isnull);
 
 /* fast_datum.c */
 extern bool sagg_convert_fast(const SaggConversion *conv,
-							  const SaggJsonValue *value, Datum *result);
+							  const SaggFieldValue *value, Datum *result);
 
 #endif							/* SAGG_RECORD_DATUM_H */

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * record_encode.c
- *	  A row of a source to a record: its payload, topic, key, partition,
- *	  timestamp and headers.
+ *	  Encodes a row of a source as a record: its payload, topic, key,
+ *	  partition, timestamp and headers.
  *
- * The payload is the format's business; every payload is checked by the
- * decoder's own rules: what INSERT produces, a stream can read.  Columns that
- * share a kind of metadata can be inserted one at a time.
+ * The format encodes the payload; every payload is checked by the decoder's
+ * own rules, so a stream can read what INSERT produces.  Of columns that share
+ * a kind of metadata, only one can be inserted at a time.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,15 +28,15 @@
 
 typedef struct EncoderColumn
 {
-	int			index;			/* into the slot's values */
-	const char *name;			/* for messages */
-	Oid			type;			/* below domains */
-	int			next;			/* column of the same kind, -1 = none */
+	int			index;			/* index into the slot's values */
+	const char *name;			/* name for messages */
+	Oid			type;			/* type below domains */
+	int			next;			/* next column of the same kind, -1 = none */
 } EncoderColumn;
 
 struct SaggEncoder
 {
-	int			ncolumns;		/* of metadata */
+	int			ncolumns;		/* by kind of metadata */
 	EncoderColumn *columns;
 	int			metadata[SAGG_FIELD_ERROR + 1]; /* first column, -1 = none */
 	const SaggEncoding *encoding;
@@ -73,7 +73,7 @@ add_metadata(SaggEncoder *encoder, Form_pg_attribute att, SaggFieldKind kind)
 
 /*
  * Prepare to encode rows of a source, in the current memory context.  Raises
- * feature_not_supported for one whose format has no way back.
+ * feature_not_supported for a format that cannot be written.
  */
 SaggEncoder *
 sagg_encoder_make(Relation rel)
@@ -102,7 +102,7 @@ sagg_encoder_make(Relation rel)
 }
 
 /*
- * Is there a column that says into which topic a row goes?
+ * Returns whether there is a column that says into which topic a row goes.
  */
 bool
 sagg_encoder_has_topic(const SaggEncoder *encoder)
@@ -111,7 +111,7 @@ sagg_encoder_has_topic(const SaggEncoder *encoder)
 }
 
 /*
- * Of the columns in a chain, the one that is not NULL; NULL if all are.
+ * Returns the column of a chain that is not NULL; NULL if all are.
  */
 static EncoderColumn *
 column_with_value(SaggEncoder *encoder, TupleTableSlot *slot, int first)
@@ -136,8 +136,8 @@ column_with_value(SaggEncoder *encoder, TupleTableSlot *slot, int first)
 }
 
 /*
- * Settings that text forms are written with, so that they can be read with
- * any; as postgres_fdw does.  Undo by AtEOXact_GUC(true, result).
+ * Make the settings with which text forms are written so that any session can
+ * read them, as postgres_fdw does.  Undo by AtEOXact_GUC(true, result).
  */
 int
 sagg_output_settings(void)
@@ -212,7 +212,8 @@ encode_key(const EncoderColumn *column, Datum value, SaggOutRecord *record)
 }
 
 /*
- * Milliseconds since 1970; Kafka has no more than that, and no time before.
+ * Returns milliseconds since 1970; Kafka has no finer times, and none before
+ * that.
  */
 static int64
 encode_timestamp(const EncoderColumn *column, TimestampTz value)

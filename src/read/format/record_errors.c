@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * record_errors.c
- *	  Errors of records that are not to stop a stream.
+ *	  Catches errors of records that must not stop a stream.
  *
  * An error can be swallowed only by rolling back what led to it: the long way
- * from JSON to a Datum runs input functions and domain constraints, users'
- * code among them.  So it gets a subtransaction here, with the caller's memory
- * context and resource owner put back after it.  Errors that are not the
- * record's fault - a cancelled query, no memory - pass as they are.
+ * from JSON to a Datum runs input functions and domain constraints, including
+ * users' code.  So it runs in a subtransaction here, after which the caller's
+ * memory context and resource owner are restored.  Errors that are not the
+ * record's fault - a cancelled query, no memory - are rethrown unchanged.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,12 +17,13 @@
 #include "stream_agg.h"
 
 /*
- * Is an error with this SQLSTATE, raised while a value of a record was made,
- * the record's fault?  Then it is lasting.  The types and the input functions
- * are those of all records, so the value is to blame for all but the state of
- * the server.  Input functions raise errors of many classes: that of tsvector
- * a syntax error, that of regclass an undefined table.  A privilege that is missing
- * is not the value's: that of a function which a domain checks by, for example.
+ * Returns whether an error with this SQLSTATE, raised while a value of a
+ * record was converted, is the record's fault; such an error recurs.  All
+ * records have the same types and input functions, so the value is to blame
+ * for everything except the state of the server.  Input functions raise errors
+ * of many classes: that of tsvector a syntax error, that of regclass an
+ * undefined table.  A missing privilege is not the value's fault, for example
+ * that for a function which a domain's constraint calls.
  */
 bool
 sagg_is_record_fault(int sqlerrcode)
@@ -50,8 +51,8 @@ sagg_is_record_fault(int sqlerrcode)
 
 /*
  * Run convert(arg).  Returns false, with the reason in the current memory
- * context, if it raised an error that is the record's fault; all it did is
- * undone then.
+ * context, if it raised an error that is the record's fault; then everything
+ * it did is rolled back.
  */
 bool
 sagg_record_protect(void (*convert) (void *arg), void *arg, SaggRecordError *why)
@@ -61,7 +62,7 @@ sagg_record_protect(void (*convert) (void *arg), void *arg, SaggRecordError *why
 	if (error == NULL)
 		return true;
 
-	/* in the subtransaction it would leave a session in a failed one */
+	/* in the subtransaction it would leave the session in an aborted one */
 	if (!sagg_is_record_fault(error->sqlerrcode))
 		ReThrowError(error);
 	why->message = error->message;

@@ -1,20 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * schema_registry.c
- *	  Avro schemas by their id, as a process knows them.
+ *	  Caches Avro schemas by their id, in a process.
  *
- * An id means the same schema for ever, so what was fetched once is kept, per
- * process.  A stream's worker fetches the ids of a batch in READ, outside of
- * any transaction; a scan of its own when it meets them.  Nobody else does.
+ * An id means the same schema for ever, so a schema that was fetched is kept,
+ * per process.  A stream's worker fetches the ids of a batch in READ, outside
+ * of any transaction; a scan that reads the topic itself, when it meets them.
+ * Nothing else does.
  *
- * What the registry says of a schema - there is none, it is no valid Avro - is
- * the fault of the records that name it, and is asked again after a while.  An id
- * that was not asked for is no fault of its record: never refuse a record for
- * that.
+ * If the registry says that a schema does not exist or is not valid Avro, the
+ * records that name it are to blame; it is asked for again after a while.  A
+ * record is never rejected because its id was not asked for.
  *
- * Whoever produces may name any number of schemas.  A batch asks for MAX_ASKED of
- * them and keeps MAX_SCHEMA_BYTES; one that needs more is made smaller.  Schemas
- * that are none never drive out those that are some.
+ * A producer may name any number of schemas.  A batch asks for MAX_ASKED of
+ * them and keeps MAX_SCHEMA_BYTES; a batch that needs more is made smaller.
+ * Failures never evict valid schemas from the cache.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,23 +29,26 @@
 #include "read/read_internal.h"
 #include "schema_registry.h"
 
-#define MAX_SCHEMAS			1000	/* kept from batch to batch */
-#define MAX_SCHEMA_BYTES	(64 * 1024 * 1024)	/* of all of them */
-#define MAX_FAILURES		1000	/* kept from batch to batch */
-#define MAX_ASKED			1000	/* of a batch */
-#define FAILURE_KEPT_MS		10000	/* that there is no such schema */
+#define MAX_SCHEMAS			1000	/* schemas kept from batch to batch */
+#define MAX_SCHEMA_BYTES	(64 * 1024 * 1024)	/* bytes of all of them */
+#define MAX_FAILURES		1000	/* failures kept from batch to batch */
+#define MAX_ASKED			1000	/* most schemas asked for in a batch */
+#define FAILURE_KEPT_MS		10000	/* how long a failure is remembered */
 
 struct SaggRegistry
 {
 	SaggRegistry *next;
 	SaggRegistryAccess access;
-	HTAB	   *schemas;		/* and failures */
-	int			nschemas;		/* of them that are schemas */
-	Size		bytes;			/* of these */
-	int			asked;			/* since sagg_registry_tidy */
+	HTAB	   *schemas;		/* schemas and failures */
+	int			nschemas;		/* number of valid schemas */
+	Size		bytes;			/* bytes of these */
+	int			asked;			/* requests since sagg_registry_tidy */
 };
 
-/* of this process, for ever: they are as many as servers and users */
+/*
+ * registries of this process, kept for its life: there are as many as servers
+ * and users
+ */
 static SaggRegistry *registries = NULL;
 
 static bool
@@ -61,8 +64,9 @@ keep(const char *text)
 }
 
 /*
- * The registry of a foreign server, as a user reaches it.  Reads catalogs and
- * contacts nobody.  Raises fdw_option_name_not_found if the server has none.
+ * Returns the registry of a foreign server, as a user reaches it.  Reads
+ * catalogs and contacts nobody.  Raises fdw_option_name_not_found if the
+ * server has none.
  */
 SaggRegistry *
 sagg_registry_open(Oid serverid, Oid userid)
@@ -134,9 +138,9 @@ forget_all(SaggRegistry *registry, bool schemas)
 }
 
 /*
- * Forget schemas if there are many or large ones, and failures if there are many
- * (I7); the registry may be asked again, for those that failed a while ago in any
- * case.  Not while a record is being decoded.
+ * Forget schemas if there are many or large ones, and failures if there are
+ * many (I7).  Allows requests again; failures that are old enough are always
+ * asked for again.  Not while a record is being decoded.
  */
 void
 sagg_registry_tidy(SaggRegistry *registry)
@@ -164,7 +168,8 @@ sagg_registry_tidy(SaggRegistry *registry)
 }
 
 /*
- * A schema that was looked up before; NULL if it was not.  Contacts nobody.
+ * Returns a schema that was looked up before; NULL if it was not.  Contacts
+ * nobody.
  */
 const SaggSchema *
 sagg_registry_find(SaggRegistry *registry, int32 id)
@@ -175,7 +180,7 @@ sagg_registry_find(SaggRegistry *registry, int32 id)
 }
 
 /*
- * Keep what is known of a schema now.
+ * Keep what is known about a schema now.
  */
 static const SaggSchema *
 keep_schema(SaggRegistry *registry, SaggSchema *schema)
@@ -186,7 +191,7 @@ keep_schema(SaggRegistry *registry, SaggSchema *schema)
 		registry->access.good = schema->id;
 	else
 	{
-		/* not what was made of it before it turned out to be none */
+		/* discard what was built before the schema turned out to be invalid */
 		schema->memory = NULL;
 		if (schema->problem && !schema->constant)
 		{
@@ -211,10 +216,10 @@ keep_schema(SaggRegistry *registry, SaggSchema *schema)
 }
 
 /*
- * Ask for a schema that is not known, and keep what the registry says.  Waits for
- * that, and calls "check" meanwhile.  NULL, with the status of the answer, if it
- * says nothing of this one yet, though it answers for others; without "status"
- * that is an error.
+ * Request a schema that is not known, and keep what the registry says.  Waits
+ * for the answer, and calls "check" meanwhile.  Returns NULL, with the status
+ * of the answer, if the registry says nothing about this schema yet, though it
+ * answers for others; without "status" that is an error.
  */
 static const SaggSchema *
 ask_for_schema(SaggRegistry *registry, int32 id, int *status,
@@ -225,7 +230,7 @@ ask_for_schema(SaggRegistry *registry, int32 id, int *status,
 	MemoryContext scratch;
 	MemoryContext old;
 
-	/* nobody holds one: records are decoded one after the other */
+	/* nobody holds a schema: records are decoded one after the other */
 	if (registry->bytes > MAX_SCHEMA_BYTES)
 		forget_all(registry, true);
 	registry->asked++;
@@ -246,7 +251,7 @@ ask_for_schema(SaggRegistry *registry, int32 id, int *status,
 			known = keep_schema(registry, &schema);
 		if (blame == SAGG_BLAME_REGISTRY ||
 			(blame == SAGG_BLAME_OPEN && (status == NULL || answer.status == 0)))
-			sagg_schema_refuse_answer(&registry->access, id, &answer);
+			sagg_schema_reject_answer(&registry->access, id, &answer);
 		if (blame == SAGG_BLAME_OPEN)
 		{
 			*status = answer.status;
@@ -263,9 +268,9 @@ ask_for_schema(SaggRegistry *registry, int32 id, int *status,
 }
 
 /*
- * A schema, from the registry if it was not looked up before; waits for that,
- * and calls "check" meanwhile.  It is valid until the next call.  Raises
- * connection_failure and the like.
+ * Returns a schema, from the registry if it was not looked up before; waits
+ * for the answer, and calls "check" meanwhile.  It is valid until the next
+ * call.  Raises connection_failure and similar errors.
  */
 const SaggSchema *
 sagg_registry_look_up(SaggRegistry *registry, int32 id,
@@ -277,7 +282,8 @@ sagg_registry_look_up(SaggRegistry *registry, int32 id,
 }
 
 /*
- * The batch needs more schemas than it may ask for or keep.
+ * Raise the error that the batch needs more schemas than it may request or
+ * keep.
  */
 static void
 raise_too_many(const SaggRegistry *registry)
@@ -290,7 +296,7 @@ raise_too_many(const SaggRegistry *registry)
 }
 
 /*
- * Was a schema asked for since "begun", in vain?
+ * Returns whether a schema was requested since "begun" without success.
  */
 static bool
 asked_in_vain(SaggRegistry *registry, int32 id, TimestampTz begun)
@@ -301,7 +307,7 @@ asked_in_vain(SaggRegistry *registry, int32 id, TimestampTz begun)
 }
 
 /*
- * Ask for those schemas that the records of a batch name and that are not known.
+ * Request the schemas that the records of a batch name and that are not known.
  */
 static void
 ask_for_batch(SaggReader *reader, bool whole)
@@ -331,14 +337,14 @@ ask_for_batch(SaggReader *reader, bool whole)
 	}
 	sagg_batch_end(cursor);
 	if (open.status != 0)
-		sagg_schema_refuse_answer(&registry->access, open_id, &open);
+		sagg_schema_reject_answer(&registry->access, open_id, &open);
 }
 
 /*
  * Look up the schemas of all records of the reader's batch, so that a scan of
- * it finds them.  Waits for the registry.  "whole": the batch cannot be made
- * smaller; otherwise raises ERRCODE_SAGG_SCHEMAS if it has to be.  Returns how many
- * schemas were asked for in relation to how many may be, in percent.
+ * it finds them.  Waits for the registry. "whole": the batch cannot be made
+ * smaller; otherwise raises ERRCODE_SAGG_SCHEMAS if that is necessary.
+ * Returns the number of schemas requested, in percent of the limit.
  */
 int
 sagg_reader_look_up_schemas(SaggReader *reader, bool whole)

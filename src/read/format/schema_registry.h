@@ -15,46 +15,46 @@
 
 typedef struct SaggRegistry SaggRegistry;
 
-/* What is known of a schema. */
+/* What is known about a schema. */
 typedef struct SaggSchema
 {
-	int32		id;				/* key */
+	int32		id;				/* hash key */
 	AvroNode   *root;			/* NULL = records of this schema are invalid */
-	const char *problem;		/* why */
-	bool		constant;		/* is the problem a constant? */
-	int			doubts;			/* how often the registry said nothing of this
-								 * one, and answered for others */
+	const char *problem;		/* why they are invalid */
+	bool		constant;		/* "problem" is a constant */
+	int			doubts;			/* how often the registry said nothing about
+								 * this schema, and answered for others */
 	TimestampTz fetched;
 	MemoryContext memory;
-	Size		bytes;			/* of it */
+	Size		bytes;			/* memory of it */
 } SaggSchema;
 
-/* How to reach a registry, and how it is asked. */
+/* How to reach a registry, and how it is used. */
 typedef struct SaggRegistryAccess
 {
 	char	   *url;			/* without a slash at its end */
 	char	   *user;			/* NULL = none */
 	char	   *password;
 	char	   *ca_pem;
-	int32		good;			/* a schema that it has, -1 = none is known */
+	int32		good;			/* a schema that it is known to have, -1 = none */
 	bool		keep;			/* the connection, until sagg_http_close */
-	void		(*check) (void *arg);	/* while waiting, or NULL */
+	void		(*check) (void *arg);	/* called while waiting, or NULL */
 	void	   *check_arg;
 } SaggRegistryAccess;
 
-/* What an answer without a schema is to be laid to. */
+/* Who is to blame for an answer without a schema. */
 typedef enum SaggBlame
 {
-	SAGG_BLAME_NOBODY,			/* it has one */
-	SAGG_BLAME_RECORDS,			/* those that name the schema */
-	SAGG_BLAME_OPEN,			/* not known yet: ask again */
+	SAGG_BLAME_NOBODY,			/* there is a schema */
+	SAGG_BLAME_RECORDS,			/* the records that name the schema */
+	SAGG_BLAME_OPEN,			/* unknown so far: ask again */
 	SAGG_BLAME_REGISTRY
 } SaggBlame;
 
 /* schema_request.c */
 extern SaggBlame sagg_schema_ask(const SaggRegistryAccess *access, SaggSchema *schema,
 								 SaggHttpAnswer *answer);
-extern void sagg_schema_refuse_answer(const SaggRegistryAccess *access, int32 id,
+extern void sagg_schema_reject_answer(const SaggRegistryAccess *access, int32 id,
 									  const SaggHttpAnswer *answer) pg_attribute_noreturn();
 
 /*

@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * schema_request.c
- *	  What a schema registry with Confluent's REST API says of a schema: GET
+ *	  Requests a schema from a registry with Confluent's REST API: GET
  *	  /schemas/ids/7 answers {"schema": "..."}.
  *
- * What is wrong with a schema is the fault of the records that name it.  That the
- * registry does not answer is nobody's.  Whoever produces can name schemas for
- * which it answers something else than for others, "forbidden" or that it fails.
- * So after such an answer it is asked for something that it has: if it gives that,
- * the fault is the records'; of an answer that may be another one later, after
- * stream_agg.max_attempts.
+ * If a schema is invalid, the records that name it are to blame.  If the
+ * registry does not answer, they are not.  A producer can name schemas for
+ * which the registry gives a different answer than for others, such as
+ * "forbidden" or an internal error.  So after such an answer it is asked for a
+ * schema that it is known to have: if it returns that, the records are to
+ * blame; if the answer may change later, only after stream_agg.max_attempts.
  *
- * What it answers goes into no message; it may be any host's answer.
+ * Its answers never appear in a message, because they may come from any host.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,18 +36,18 @@ enum AnswerPart
 };
 
 /*
- * The type that an answer describes becomes the schema's root, or the reason why
- * there is none its problem.
+ * Set the schema's root to the type that an answer describes, or its problem
+ * to the reason why there is none.
  */
 static void
-compile_answer(const SaggJsonValue *parts, SaggSchema *schema)
+compile_answer(const SaggFieldValue *parts, SaggSchema *schema)
 {
-	if (parts[ANSWER_SCHEMA].kind != SAGG_JSON_STRING)
+	if (parts[ANSWER_SCHEMA].kind != SAGG_FIELD_STRING)
 		schema->problem = "the registry gives none for it";
-	else if (parts[ANSWER_TYPE].kind == SAGG_JSON_STRING &&
+	else if (parts[ANSWER_TYPE].kind == SAGG_FIELD_STRING &&
 			 strcmp(parts[ANSWER_TYPE].text, "AVRO") != 0)
 		schema->problem = "it is not an Avro schema";
-	else if (parts[ANSWER_REFERENCES].kind == SAGG_JSON_ARRAY &&
+	else if (parts[ANSWER_REFERENCES].kind == SAGG_FIELD_ARRAY &&
 			 strchr(parts[ANSWER_REFERENCES].text, '{'))
 		schema->problem = "it refers to other schemas";
 	schema->constant = schema->problem != NULL;
@@ -68,10 +68,10 @@ compile_answer(const SaggJsonValue *parts, SaggSchema *schema)
 }
 
 /*
- * Raise an error for an answer that says nothing of the schema.
+ * Raise an error for an answer that says nothing about the schema.
  */
 void
-sagg_schema_refuse_answer(const SaggRegistryAccess *access, int32 id,
+sagg_schema_reject_answer(const SaggRegistryAccess *access, int32 id,
 						  const SaggHttpAnswer *answer)
 {
 	int			status = answer->status;
@@ -95,10 +95,11 @@ sagg_schema_refuse_answer(const SaggRegistryAccess *access, int32 id,
 }
 
 /*
- * Find the parts of an answer; true if it says something of the schema.
+ * Find the parts of an answer; returns true if it says something about the
+ * schema.
  */
 static bool
-read_answer(const SaggHttpAnswer *answer, SaggJsonLeaf *leaf, SaggJsonValue *parts)
+read_answer(const SaggHttpAnswer *answer, SaggJsonLeaf *leaf, SaggFieldValue *parts)
 {
 	SaggJsonError error;
 
@@ -106,14 +107,14 @@ read_answer(const SaggHttpAnswer *answer, SaggJsonLeaf *leaf, SaggJsonValue *par
 		return false;
 	if (answer->status == 200)
 		return true;
-	parts[ANSWER_SCHEMA].kind = SAGG_JSON_MISSING;
-	return answer->status == 404 && parts[ANSWER_CODE].kind == SAGG_JSON_NUMBER &&
+	parts[ANSWER_SCHEMA].kind = SAGG_FIELD_MISSING;
+	return answer->status == 404 && parts[ANSWER_CODE].kind == SAGG_FIELD_NUMBER &&
 		strcmp(parts[ANSWER_CODE].text, NO_SUCH_SCHEMA) == 0;
 }
 
 /*
- * The answer becomes what is known of a schema, in the current memory context.
- * Returns false if it says nothing of it.
+ * Set what is known about a schema from the answer, in the current memory
+ * context.  Returns false if the answer says nothing about it.
  */
 static bool
 take_answer(SaggSchema *schema, const SaggHttpAnswer *answer)
@@ -122,7 +123,7 @@ take_answer(SaggSchema *schema, const SaggHttpAnswer *answer)
 		{"schema", 6}, {"schemaType", 10}, {"references", 10}, {"error_code", 10}
 	};
 	SaggJsonPath paths[ANSWER_PARTS];
-	SaggJsonValue parts[ANSWER_PARTS];
+	SaggFieldValue parts[ANSWER_PARTS];
 	SaggJsonLeaf *leaf;
 	volatile bool good = false;
 
@@ -152,7 +153,7 @@ take_answer(SaggSchema *schema, const SaggHttpAnswer *answer)
 }
 
 /*
- * GET a path of the registry; the answer is in the current memory context.
+ * Request a path of the registry; the answer is in the current memory context.
  */
 static SaggHttpAnswer
 ask(const SaggRegistryAccess *access, const char *path)
@@ -174,7 +175,7 @@ ask(const SaggRegistryAccess *access, const char *path)
 }
 
 /*
- * Does the registry give what it is known to have?
+ * Returns whether the registry returns a schema that it is known to have.
  */
 static bool
 answers_others(const SaggRegistryAccess *access, int32 id)
@@ -185,7 +186,7 @@ answers_others(const SaggRegistryAccess *access, int32 id)
 }
 
 /*
- * Whose fault is an answer that says nothing of the schema?
+ * Returns who is to blame for an answer that says nothing about the schema.
  */
 static SaggBlame
 find_blame(const SaggRegistryAccess *access, SaggSchema *schema,
@@ -206,10 +207,11 @@ find_blame(const SaggRegistryAccess *access, SaggSchema *schema,
 }
 
 /*
- * Ask the registry for a schema, and wait for what it says, which goes into
- * *schema and schema->memory, the answer into the current context.  An answer that
- * says nothing of the schema is the problem of the schema if it is the records'
- * fault.  Raises out_of_memory, and what interrupts raise.
+ * Request a schema from the registry, and wait for the answer.  The result
+ * goes into *schema and schema->memory, the answer into the current context.
+ * An answer that says nothing about the schema becomes the problem of the
+ * schema if the records are to blame.  Raises out_of_memory, and what
+ * interrupts raise.
  */
 SaggBlame
 sagg_schema_ask(const SaggRegistryAccess *access, SaggSchema *schema,

@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * value_encode.c
- *	  Values of any type to JSON, so that the decoder makes the same of it.
+ *	  Encodes values of any type as JSON, so that the decoder returns an equal
+ *	  value.
  *
- * It is the server's to_json that writes a value.  In some places the way
- * back (decode.h) would end elsewhere; there the value is written as a string
- * in its type's text form, which the decoder takes for every type:
+ * The server's to_json writes a value.  In some cases decoding (decode.h)
+ * would return something else; then the value is written as a string in its
+ * type's text form, which the decoder accepts for every type:
  *
  * - arrays whose bounds do not start at 1, which JSON does not tell
  * - arrays of json and jsonb, and of domains over arrays, whose elements would
@@ -13,7 +14,7 @@
  * - types that have a cast to json of their own, which their input function
  *	 knows nothing of
  *
- * Users' output functions run here, as whoever the caller runs as (I8).
+ * Users' output functions run here, as the current user of the caller (I8).
  *
  *-------------------------------------------------------------------------
  */
@@ -79,7 +80,7 @@ has_cast_to_json(Oid type)
 }
 
 /*
- * What a type and all that values of it are made of bring along.
+ * Determine the properties of a type and of all types its values contain.
  */
 static void
 add_traits(Oid type, TypeTraits *traits)
@@ -118,7 +119,7 @@ sagg_value_encoder_init(SaggValueEncoder *encoder, Oid type, SaggUnit unit)
 	getTypeOutputInfo(encoder->type, &output, &is_varlena);
 	fmgr_info(output, &encoder->output);
 
-	/* to_json learns the type from its call expression */
+	/* to_json gets the type from its call expression */
 	argument = (Node *) makeNullConst(encoder->type, -1, InvalidOid);
 	fmgr_info(F_TO_JSON, &encoder->to_json);
 	fmgr_info_set_expr((Node *) makeFuncExpr(F_TO_JSON, JSONOID, list_make1(argument),
@@ -127,7 +128,7 @@ sagg_value_encoder_init(SaggValueEncoder *encoder, Oid type, SaggUnit unit)
 }
 
 /*
- * Whether what is written may depend on settings of the session such as
+ * Returns whether the output may depend on settings of the session such as
  * IntervalStyle.
  */
 bool
@@ -212,7 +213,7 @@ composite_bounds_are_default(Datum value)
 }
 
 /*
- * Whether all arrays in a value start at 1.
+ * Returns whether all arrays in a value start at 1.
  */
 static bool
 bounds_are_default(Datum value, Oid type)
@@ -227,8 +228,8 @@ bounds_are_default(Datum value, Oid type)
 }
 
 /*
- * Append a timestamp as a number of the unit, exactly; false if it is infinite
- * or there is no such number.
+ * Append a timestamp as a number of the unit, exactly; returns false if it is
+ * infinite or there is no such number.
  */
 static bool
 append_epoch(const SaggValueEncoder *encoder, Timestamp value, StringInfo out)

@@ -30,8 +30,8 @@ sagg_kind_of_routine(const FdwRoutine *routine)
 }
 
 /*
- * What the handler of a kind's wrapper returns, in the current context.  The kind has
- * been registered.
+ * Returns what the handler of a kind's wrapper returns, in the current context.
+ * The kind has been registered.
  */
 FdwRoutine *
 sagg_source_routine(const SaggSourceKind *kind)

@@ -2,12 +2,12 @@
  *
  * fdw_insert.c
  *	  INSERT and COPY into a source: every row becomes a record of its topic,
- *	  or of that one of its topics that a column names.
+ *	  or of one of its topics that a column names.
  *
- * The statement ends when Kafka has acknowledged all of them, and with an
- * error if it has not.  Records are not part of the transaction: ROLLBACK, or
- * an error behind them, does not take them back, and other readers see them
- * before COMMIT.  EXPLAIN, and statements without rows, contact nobody.
+ * The statement ends when Kafka has acknowledged all of them, or with an
+ * error.  Records are not part of the transaction: ROLLBACK, or an error
+ * behind them, does not take them back, and other readers see them before
+ * COMMIT.  EXPLAIN, and statements without rows, contact nobody.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,20 +25,21 @@
 typedef struct SourceInsert
 {
 	Oid			source;
-	Oid			user;			/* whose mapping and privileges count */
+	Oid			user;			/* user whose mapping and privileges count */
 	int64		rows;
-	MemoryContext memory;		/* of the statement */
+	MemoryContext memory;		/* memory of the statement */
 	MemoryContext row_memory;
 	SaggTopics *topics;
 	SaggEncoder *encoder;
-	const SaggSourceProducer *kind; /* how the source is written to */
+	const SaggSourceProducer *kind; /* functions to write to the source */
 	SaggProducer *producer;		/* NULL until the first row */
-	SaggDelivery *delivery;		/* whose the rows are, if a stream's */
+	SaggDelivery *delivery;		/* delivery that the rows belong to, if they
+								 * are a stream's */
 } SourceInsert;
 
 /*
- * PlanForeignModify.  There is nothing to plan; what the server lets through
- * and Kafka cannot do is refused.
+ * PlanForeignModify.  There is nothing to plan; rejects what the server allows
+ * and Kafka cannot do.
  */
 List *
 sagg_plan_modify(PlannerInfo *root, ModifyTable *plan, Index result_relation,
@@ -121,8 +122,8 @@ row_error_context(void *arg)
 }
 
 /*
- * A row goes into a topic of the source and nowhere else: who may insert into
- * the source need not be allowed more.
+ * Check the topic of a row: it must be a topic of the source, because the
+ * right to insert into the source does not include other topics.
  */
 static void
 check_topic(SourceInsert *state, SaggOutRecord *record)
@@ -160,7 +161,7 @@ encode_row(SourceInsert *state, TupleTableSlot *slot, SaggOutRecord *record)
 }
 
 /*
- * ExecForeignInsert.  The slot goes back as it came, for RETURNING; what Kafka
+ * ExecForeignInsert.  Returns the slot unchanged, for RETURNING; what Kafka
  * decides about the record is not in it.
  */
 TupleTableSlot *

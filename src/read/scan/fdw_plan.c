@@ -3,13 +3,13 @@
  * fdw_plan.c
  *	  Planning a scan of a source.
  *
- * The planner contacts no broker: how many records a topic has is not known,
- * but those of a micro-batch are.
- * What it pushes down are conditions on the topic, the partition, the offset and
- * the least timestamp of a record, which spare reading what cannot match.  Other
- * conditions on metadata alone are tested before a record is decoded: they are
- * the fdw_recheck_quals of the plan, which the executor prepares.  All of them stay
- * conditions of the scan as well, so pushing down never decides what comes out.
+ * The planner contacts no broker: the number of records of a topic is not
+ * known, but that of a micro-batch is.  It pushes down conditions on the
+ * topic, the partition, the offset and the least timestamp of a record, so
+ * that records that cannot match are not read.  Other conditions on metadata
+ * alone are tested before a record is decoded: they are the fdw_recheck_quals
+ * of the plan, which the executor prepares.  All of them stay conditions of
+ * the scan as well, so pushing down never decides what comes out.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,7 +38,7 @@
 
 #include "read/read_internal.h"
 
-/* what a topic is taken to hold */
+/* assumed number of records of a topic */
 #define ESTIMATED_RECORDS		100000
 #define DECODE_COST				(10 * DEFAULT_CPU_TUPLE_COST)
 
@@ -50,14 +50,16 @@ sagg_get_rel_size(PlannerInfo *root, RelOptInfo *baserel, Oid relid)
 {
 	int64		records;
 
-	/* in a micro-batch that is known, so that joins are planned for it */
+	/*
+	 * the number is known in a micro-batch, so that joins are planned for it
+	 */
 	baserel->tuples = sagg_scan_attached(relid, &records) ? Max(records, 1) :
 		ESTIMATED_RECORDS;
 	set_baserel_size_estimates(root, baserel);
 }
 
 /*
- * GetForeignPaths: there is one way, from the first offset to the last.
+ * GetForeignPaths: there is one path, from the first offset to the last.
  */
 void
 sagg_get_paths(PlannerInfo *root, RelOptInfo *baserel, Oid relid)
@@ -72,8 +74,8 @@ sagg_get_paths(PlannerInfo *root, RelOptInfo *baserel, Oid relid)
 }
 
 /*
- * The metadata a Var of the source stands for; SAGG_FIELD_UNUSED if none that
- * a condition on it could be pushed down.
+ * Returns the metadata that a Var of the source stands for; SAGG_FIELD_UNUSED
+ * if conditions on it cannot be pushed down.
  */
 static SaggFieldKind
 pushable_column(Node *node, Index relid, const SaggField *fields)
@@ -90,8 +92,9 @@ pushable_column(Node *node, Index relid, const SaggField *fields)
 }
 
 /*
- * The strategy of "timestamp <op> value" if it bounds the timestamp from below,
- * 0 if not: offsets of later records may be less.
+ * Returns the strategy of "timestamp <op> value" if it bounds the timestamp
+ * from below, 0 if not: upper bounds do not work, because later offsets may
+ * have earlier timestamps.
  */
 static int
 time_strategy(Oid opno)
@@ -110,7 +113,7 @@ time_strategy(Oid opno)
 }
 
 /*
- * An integer as bigint, NULL for anything else.
+ * Returns an integer as bigint, NULL for anything else.
  */
 static Expr *
 as_bigint(Node *expr)
@@ -135,7 +138,7 @@ as_bigint(Node *expr)
 }
 
 /*
- * Is a value known before the scan?
+ * Returns whether a value is known before the scan.
  */
 static bool
 known_before(Node *value, Index relid)
@@ -208,7 +211,7 @@ push_down(Expr *clause, Index relid, const SaggField *fields,
 }
 
 /*
- * Attribute numbers that the scan has to fill in.
+ * Returns the attribute numbers that the scan has to fill in.
  */
 static List *
 used_attributes(RelOptInfo *baserel, Relation rel)
@@ -233,8 +236,9 @@ used_attributes(RelOptInfo *baserel, Relation rel)
 }
 
 /*
- * Can a condition be tested before a record is decoded?  It must need nothing but
- * metadata, and not see rows that a view with a security barrier hides.
+ * Returns whether a condition can be tested before a record is decoded.  It
+ * must need only metadata, and must not see rows that a view with a security
+ * barrier hides.
  */
 static bool
 needs_metadata_only(RestrictInfo *info, RelOptInfo *baserel, const SaggField *fields)
@@ -316,7 +320,7 @@ column_name(SaggFieldKind kind)
 }
 
 /*
- * The topics of a source into EXPLAIN.
+ * Show the topics of a source in EXPLAIN.
  */
 void
 sagg_explain_topics(Oid source, ExplainState *es)

@@ -4,18 +4,18 @@
  *	  Scans of a source.
  *
  * In a worker, while a batch is attached, scans of its sources read the batch:
- * every scan all records of its topics, in the same order and numbered alike, so
- * that a query may scan it more than once; those of several streams share what
- * they decode (shared_scan.c).  Any other scan reads the topic as it stands when
- * the scan starts, with a consumer of its own.  EXPLAIN without ANALYZE contacts
- * nobody.
+ * every scan reads all records of its topics, in a fixed order and with fixed
+ * numbers, so that a query may scan it more than once; scans of several
+ * streams share what they decode (shared_scan.c).  Any other scan reads the
+ * topic as of its start, with a consumer of its own.  EXPLAIN without ANALYZE
+ * contacts nobody.
  *
  * A query may call functions that open cursors over its sources, and these may
- * be open still when the batch, or the repair that restricts what they read, is
- * over.  They read nothing then: the next row is an error.
+ * still be open when the batch, or the repair that restricts what they read,
+ * is over.  Then fetching the next row raises an error.
  *
  * A record that cannot be decoded is an error (I5), and the error's context
- * names it; in a batch with refusals it is refused and gives no row, however
+ * names it; in a batch with rejections it is rejected and gives no row, however
  * often it is scanned.  Other queries follow the source's option on_error, and decode
  * nothing of records that conditions on metadata exclude, or if no column needs it;
  * conditions are checked again by the executor.
@@ -40,26 +40,26 @@
 /* the batch that scans of attached_sources read, NULL = none */
 static List *attached_sources = NIL;
 static SaggBatch *attached_batch = NULL;
-static SaggRefusals *attached_refusals = NULL;
+static SaggRejections *attached_rejections = NULL;
 
-/* which time it is that a batch is attached, 0 = none is */
+/* number of the current attachment in this process, 0 = none */
 static uint64 attachment = 0;
 
-/* the record of it that was last given out, partition -1 = none */
+/* the last record of it that was returned, partition -1 = none */
 static SaggPlace last_place = {.partition = -1};
 
 /*
- * Let scans of "sources" (OIDs, which must outlive it) that begin in this process
- * from now on read "batch".
- * They add to "refusals" the records that do not decode, and leave out what is
- * in it; NULL if such records are errors.
+ * Let scans of "sources" (OIDs, which must outlive it) that begin in this
+ * process from now on read "batch".  They add records that do not decode to
+ * "rejections", and leave out records that are in it; if it is NULL, such
+ * records are errors.
  */
 void
-sagg_scan_attach(List *sources, SaggBatch *batch, SaggRefusals *refusals)
+sagg_scan_attach(List *sources, SaggBatch *batch, SaggRejections *rejections)
 {
 	static uint64 last_attachment = 0;
 
-	attached_refusals = refusals;
+	attached_rejections = rejections;
 	attached_sources = sources;
 	attached_batch = batch;
 	attachment = ++last_attachment;
@@ -68,9 +68,9 @@ sagg_scan_attach(List *sources, SaggBatch *batch, SaggRefusals *refusals)
 }
 
 /*
- * The record of the attached batch that a scan has last given out, for
- * messages.  False if there is none, or if it is being decoded, when errors
- * name it already.
+ * Sets the record of the attached batch that a scan has last returned, for
+ * messages.  Returns false if there is none, or if it is being decoded, when
+ * errors name it already.
  */
 bool
 sagg_scan_last_record(SaggPlace *place)
@@ -80,8 +80,8 @@ sagg_scan_last_record(SaggPlace *place)
 }
 
 /*
- * An error context callback for who runs a query over an attached batch: an
- * error is, as a rule, one of the record read last.  "arg" is not used.
+ * An error context callback for running a query over an attached batch: an
+ * error is usually one of the record read last.  "arg" is not used.
  */
 void
 sagg_scan_error_context(void *arg)
@@ -94,8 +94,8 @@ sagg_scan_error_context(void *arg)
 }
 
 /*
- * End it.  Also when nothing is attached.  Scans that have not ended do not
- * touch the batch nor the refusals again.
+ * Detach the batch, if one is attached.  Scans that have not ended do not
+ * touch the batch or the rejections again.
  */
 void
 sagg_scan_detach(void)
@@ -103,12 +103,13 @@ sagg_scan_detach(void)
 	attachment = 0;
 	attached_sources = NIL;
 	attached_batch = NULL;
-	attached_refusals = NULL;
+	attached_rejections = NULL;
 	sagg_mark_no_record();
 }
 
 /*
- * Is it a batch that a scan of "source" would read?  Then tell its records.
+ * Returns whether a scan of "source" would read a batch, and the number of its
+ * records then.
  */
 bool
 sagg_scan_attached(Oid source, int64 *records)
@@ -120,7 +121,7 @@ sagg_scan_attached(Oid source, int64 *records)
 }
 
 /*
- * What a query does that neither reads a batch nor repairs one.
+ * Set up a scan of a query that neither reads a batch nor repairs one.
  */
 static void
 prepare_query(SaggSourceScan *state, Relation rel, SaggLayout *layout)
@@ -134,7 +135,7 @@ prepare_query(SaggSourceScan *state, Relation rel, SaggLayout *layout)
 	state->decodes = layout->ignore_others || state->on_error == SAGG_SCAN_SKIP;
 	for (int i = 0; i < layout->natts; i++)
 	{
-		/* why a record does not decode is told for all of its columns */
+		/* the reason why a record does not decode covers all of its columns */
 		if (error && state->on_error == SAGG_SCAN_NULL && all->fields[i].kind == SAGG_FIELD_PAYLOAD)
 			layout->fields[i] = all->fields[i];
 		state->decodes = state->decodes || layout->fields[i].kind == SAGG_FIELD_PAYLOAD;
@@ -143,8 +144,8 @@ prepare_query(SaggSourceScan *state, Relation rel, SaggLayout *layout)
 }
 
 /*
- * Which columns are read, and from where; "early" are the conditions that are
- * tested before decoding.
+ * Determine which columns are read, and from where; "early" are the conditions
+ * that are tested before decoding.
  */
 static void
 prepare_columns(SaggSourceScan *state, Relation rel, List *attributes, ForeignScan *plan, Oid user)
@@ -171,7 +172,7 @@ prepare_columns(SaggSourceScan *state, Relation rel, List *attributes, ForeignSc
 	if (layout->registry && attached_batch == NULL)
 		sagg_registry_tidy(layout->registry);
 	state->decoder = sagg_decoder_make(desc, layout, desc->natts);
-	/* a cursor, which a portal is, may hold values longer than these live */
+	/* the portal of a cursor may hold values for longer than these live */
 	if (state->attachment != 0 && ActivePortal == NULL)
 		state->shared = sagg_shared_scan_begin(rel, layout, used, state->decoder);
 	state->metadata = palloc(sizeof(SaggMetadataColumn) * Max(desc->natts, 1));
@@ -228,7 +229,7 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 	if (state->attachment != 0)
 	{
 		state->cursor = sagg_batch_open(attached_batch, state->want_headers);
-		state->refusals = attached_refusals;
+		state->rejections = attached_rejections;
 		if (list_length(attached_sources) > 1)
 			state->topics = sagg_source_topics(state->source);
 		state->topic = -1;
@@ -274,7 +275,8 @@ start(ForeignScanState *node, SaggSourceScan *state)
 }
 
 /*
- * The next record: where it is and, unless its row may be shared, all of it.
+ * Read the next record: its position and, unless its row may be shared, all of
+ * it.
  */
 static bool
 next_record(SaggSourceScan *state)
@@ -288,8 +290,8 @@ next_record(SaggSourceScan *state)
 }
 
 /*
- * Is the current record of a topic of the source, or of another source of the
- * same batch?
+ * Returns whether the current record is of a topic of the source, and not of
+ * another source of the same batch.
  */
 static bool
 of_this_source(SaggSourceScan *state)
@@ -304,8 +306,8 @@ of_this_source(SaggSourceScan *state)
 }
 
 /*
- * The next record that is not left out nor refused, to the slot's values;
- * false behind the last.
+ * Read the next record that is neither left out nor rejected into the slot's
+ * values; returns false behind the last.
  */
 static bool
 next_good_record(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *slot)
@@ -324,7 +326,10 @@ next_good_record(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *
 			return true;
 		state->next++;
 
-		/* what is left of it; the executor has put nothing there yet */
+		/*
+		 * free what is left of the former row; the executor has put nothing
+		 * there yet
+		 */
 		ResetExprContext(node->ss.ps.ps_ExprContext);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -334,8 +339,8 @@ next_good_record(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *
 }
 
 /*
- * Is the batch there no longer that the scan has begun to read, or what restricts
- * it?  Their memory may be freed then.
+ * Returns whether the batch that the scan has begun to read, or its
+ * restriction, is over.  Their memory may have been freed then.
  */
 static inline bool
 is_orphaned(const SaggSourceScan *state)
@@ -360,8 +365,8 @@ raise_orphaned(const SaggSourceScan *state)
 }
 
 /*
- * IterateForeignScan.  The executor calls it in its context for one tuple,
- * where the row's values live until the next call.
+ * IterateForeignScan.  The executor calls it in its per-tuple context, where
+ * the row's values live until the next call.
  */
 TupleTableSlot *
 sagg_iterate_scan(ForeignScanState *node)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * insert_internal.h
- *	  What the files behind INSERT ask of each other.
+ *	  What the files behind INSERT share.
  *
  *-------------------------------------------------------------------------
  */

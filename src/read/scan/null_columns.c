@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * null_columns.c
- *	  Columns that are NULL in all of the first records: their fields are missed,
- *	  most likely.
+ *	  Finds columns that are NULL in all of the first records: their fields are
+ *	  most likely misspelled.
  *
- * A watch belongs to the columns that scans of micro-batches read of a source, and
- * lives as long as the process.  It costs nothing once each of its columns has had
- * a value, or after WATCHED_RECORDS.  Says what it finds once, and must never change
- * what a scan gives.
+ * A watch covers the columns that scans of micro-batches read of a source, and
+ * lives as long as the process.  It costs nothing once each of its columns has
+ * had a value, or after WATCHED_RECORDS.  It reports what it finds once, and
+ * must never change what a scan returns.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,10 +26,10 @@
 
 #define WATCHED_RECORDS		10000
 
-/* of a process, at most */
+/* most watches of a process */
 #define MAX_WATCHES			100
 
-/* named in a message, at most */
+/* most columns named in a message */
 #define MAX_NAMES			20
 
 struct SaggNullWatch
@@ -40,10 +40,10 @@ struct SaggNullWatch
 	int64		records;
 	bool		debezium;
 	bool		named;			/* records have names of fields */
-	char	   *fields;			/* those of a record, NULL = not known */
+	char	   *fields;			/* field names of a record, NULL = not known */
 	int			npending;		/* columns that were NULL in all records */
 	int		   *pending;		/* from 0 */
-	char	  **names;			/* of all columns, with their fields */
+	char	  **names;			/* names of all columns, with their fields */
 };
 
 static List *watches = NIL;
@@ -78,8 +78,9 @@ make_watch(Relation rel, const SaggLayout *layout, const Bitmapset *used)
 }
 
 /*
- * The watch of a scan of a batch that reads the attributes "used" of a source;
- * NULL if there is nothing to watch any more.  Lives as long as the process.
+ * Returns the watch of a scan of a batch that reads the attributes "used" of a
+ * source; NULL if there is nothing to watch any more.  Lives as long as the
+ * process.
  */
 SaggNullWatch *
 sagg_null_watch(Relation rel, const SaggLayout *layout, const Bitmapset *used)
@@ -107,7 +108,7 @@ typedef struct FieldNames
 } FieldNames;
 
 /*
- * The object in which the fields of a row are, NULL if there is none.
+ * Returns the object that contains the fields of a row, NULL if there is none.
  */
 static JsonbContainer *
 row_object(const FieldNames *names, Jsonb *record, JsonbValue *buffer)
@@ -160,7 +161,7 @@ collect_names(void *arg)
 }
 
 /*
- * Which fields a record has; looked at once.
+ * Note which fields a record has; done once.
  */
 static void
 note_fields(SaggNullWatch *watch, const SaggRecord *record)
@@ -176,8 +177,8 @@ note_fields(SaggNullWatch *watch, const SaggRecord *record)
 }
 
 /*
- * Columns that were NULL in all records so far, into "buf"; nothing if there are
- * none.
+ * Append the columns that were NULL in all records so far to "buf"; nothing if
+ * there are none.
  */
 static void
 append_columns(StringInfo buf, const SaggNullWatch *watch)
@@ -204,8 +205,8 @@ warn(const SaggNullWatch *watch)
 }
 
 /*
- * A row of the scan, made of the scan's record.  Returns false if the watch is
- * over.
+ * Watch a row of the scan, made of the scan's record.  Returns false if the
+ * watch is over.
  */
 bool
 sagg_null_watch_row(SaggNullWatch *watch, SaggSourceScan *scan, const bool *isnull)
@@ -232,9 +233,9 @@ sagg_null_watch_row(SaggNullWatch *watch, SaggSourceScan *scan, const bool *isnu
 }
 
 /*
- * What is known of columns of sources (OIDs) that were NULL in all records that
- * this process has watched: sentences, or NULL if there are none.  In the current
- * context.
+ * Returns what is known about columns of sources (OIDs) that were NULL in all
+ * records that this process has watched: sentences, or NULL if there are none.
+ * In the current context.
  */
 char *
 sagg_null_columns(List *sources)

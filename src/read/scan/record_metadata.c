@@ -4,8 +4,8 @@
  *	  Columns of a source that come from the record itself, not its payload.
  *
  * Bytes from Kafka become text only if they are UTF-8 that the server encoding
- * has characters for.  Keys and headers have bounds: what is larger is the fault
- * of the record.
+ * has characters for.  The size of keys and headers is bounded: a larger one
+ * is an error of the record.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,7 +20,7 @@
 
 #include "scan_internal.h"
 
-/* bytes that a header takes in jsonb besides its name and value, at most */
+/* most bytes that a header takes in jsonb besides its name and value */
 #define HEADER_OVERHEAD	64
 
 static Datum
@@ -78,7 +78,7 @@ timestamp_datum(int64 timestamp_ms)
 }
 
 /*
- * A record's timestamp; NULL if it has none or one that is out of range.
+ * Returns a record's timestamp; NULL if it has none or it is out of range.
  */
 Datum
 sagg_record_timestamp(const SaggRecord *record, bool *isnull)
@@ -113,8 +113,9 @@ all_ascii(const char *text, Size len)
 }
 
 /*
- * Bytes, with "field" as their name; or in hex, with "hex" as their name, if
- * they are no text.  With "lenient" text is only what any server encoding has.
+ * Append bytes, with "field" as their name; or in hex, with "hex" as their
+ * name, if they are not text.  With "lenient" only text that any server
+ * encoding has counts as text.
  */
 static void
 push_bytes(JsonbParseState **state, const char *field, const char *hex_field,
@@ -136,8 +137,8 @@ push_bytes(JsonbParseState **state, const char *field, const char *hex_field,
 }
 
 /*
- * {"key": ..., "value": text or null}; a value that is no text has its bytes
- * in "hex" instead, and with "lenient" a key that is none in "key_hex".
+ * Append {"key": ..., "value": text or null}; a value that is not text has its
+ * bytes in "hex" instead, and with "lenient" so has a key in "key_hex".
  */
 static void
 push_header(JsonbParseState **state, const char *name, const char *value,
@@ -164,8 +165,9 @@ push_header(JsonbParseState **state, const char *name, const char *value,
 }
 
 /*
- * Are the headers of a record, which has some, all together, small enough for a column?  Bytes
- * that are no text become twice as many there, and a header has some of its own.
+ * Returns whether the headers of a record, which has some, are together small
+ * enough for a column.  Bytes that are not text take twice as many there, and
+ * each header adds a few.
  */
 bool
 sagg_headers_fit(const SaggRecord *record)
@@ -183,8 +185,9 @@ sagg_headers_fit(const SaggRecord *record)
 }
 
 /*
- * Headers of a record, which fit, as a JSON array, in the current context.  With "lenient" every
- * header has some form, else one whose key is no text is an error.
+ * Returns the headers of a record, which fit, as a JSON array, in the current
+ * context.  With "lenient" every header has some form; otherwise a header
+ * whose key is not text is an error.
  */
 Datum
 sagg_headers_jsonb(const SaggRecord *record, bool lenient)
@@ -205,9 +208,9 @@ sagg_headers_jsonb(const SaggRecord *record, bool lenient)
 }
 
 /*
- * The value of a metadata column, in the current context.  "type" is the
- * column's and matters for keys only.  What a record does not have is NULL.
- * Raises ERRCODE_SAGG_INVALID_RECORD for what the column cannot hold.
+ * Returns the value of a metadata column, in the current context.  "type" is
+ * the column's and matters only for keys.  What a record does not have is
+ * NULL.  Raises ERRCODE_SAGG_INVALID_RECORD for what the column cannot hold.
  */
 static Datum
 metadata_value(SaggFieldKind kind, Oid type, const SaggRecord *record,
@@ -255,7 +258,8 @@ metadata_value(SaggFieldKind kind, Oid type, const SaggRecord *record,
 }
 
 /*
- * Can the value of a column be made without an error, as is plain to see?
+ * Returns whether the value of a column can obviously be made without an
+ * error.
  */
 static bool
 is_safe(SaggFieldKind kind, Oid type, const SaggRecord *record)
@@ -296,8 +300,8 @@ make_metadata(void *arg)
 }
 
 /*
- * As metadata_value, for a record that may be refused: returns false,
- * with the reason, for what the column cannot hold.
+ * Does metadata_value for a record that may be rejected: returns false, with
+ * the reason, for what the column cannot hold.
  */
 static bool
 try_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
@@ -312,7 +316,7 @@ try_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
 }
 
 /*
- * The values of columns, "n" of them, where "early" only of those that conditions
+ * Make the values of "n" columns; with "early" only of those that conditions
  * need.  Raises ERRCODE_SAGG_INVALID_RECORD.
  */
 void
@@ -330,8 +334,9 @@ sagg_fill_metadata(const SaggMetadataColumn *columns, int n, bool early,
 }
 
 /*
- * The same for a record that may be refused: a column that cannot hold its value
- * is NULL.  Returns false then, with the reason of the first one.
+ * Make the values of columns for a record that may be rejected: a column that
+ * cannot hold its value is NULL.  Returns false then, with the reason of the
+ * first such column.
  */
 bool
 sagg_try_fill_metadata(const SaggMetadataColumn *columns, int n, bool early,

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * scan_internal.h
- *	  What the files behind the scan callbacks ask of each other.
+ *	  What the files behind the scan callbacks share.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,20 +12,22 @@
 #include "read/read_internal.h"
 
 /*
- * The part of the source a scan reads; both ends of both ranges belong to it,
- * and of topics those that are in every one of the lists of names.
+ * The part of the source that a scan reads; both ends of both ranges are
+ * included, and topics must be in every one of the lists of names.
  */
 typedef struct SaggScanLimits
 {
-	List	   *topics;			/* of lists of strings */
+	List	   *topics;			/* list of lists of strings */
 	int64		min_partition;
 	int64		max_partition;
 	int64		min_offset;
 	int64		max_offset;
 	bool		has_time;
-	TimestampTz min_time;		/* of the record's timestamp, if "has_time" */
+	TimestampTz min_time;		/* bounds of the record's timestamp, if
+								 * "has_time" */
 	const SaggRestriction *restriction; /* or NULL */
-	bool		lenient;		/* what cannot be unpacked is left out */
+	bool		lenient;		/* records that cannot be decompressed are left
+								 * out */
 } SaggScanLimits;
 
 /* scan_mark.c; the beginning of marks is in read.h */
@@ -34,7 +36,7 @@ extern int32 sagg_marked_topic;
 extern void sagg_mark_topic(int32 topic);
 
 /*
- * The scan is at this record now.
+ * The scan is reading this record now.
  */
 static inline void
 sagg_mark_record(const SaggRecord *record)
@@ -46,7 +48,7 @@ sagg_mark_record(const SaggRecord *record)
 }
 
 /*
- * It is at none.
+ * The scan is reading no record.
  */
 static inline void
 sagg_mark_no_record(void)
@@ -92,7 +94,7 @@ extern void sagg_shared_scan_end(SaggSharedScan *scan);
 /* record_metadata.c */
 typedef struct SaggMetadataColumn
 {
-	int			index;			/* into the slot's values */
+	int			index;			/* index into the slot's values */
 	SaggFieldKind kind;
 	Oid			type;
 	bool		early;			/* conditions tested before decoding need it */
@@ -110,37 +112,41 @@ extern Datum sagg_headers_jsonb(const SaggRecord *record, bool lenient);
 
 typedef struct SaggNullWatch SaggNullWatch;
 
-/* A scan of a source: what fdw_scan.c and scan_record.c have of it. */
+/* A scan of a source, for fdw_scan.c and scan_record.c. */
 typedef struct SaggSourceScan
 {
 	Oid			source;
-	uint64		attachment;		/* of the batch it reads, 0 = none */
+	uint64		attachment;		/* number of the attachment of its batch, 0 =
+								 * none */
 	SaggDecoder *decoder;
-	SaggSharedScan *shared;		/* of a batch for several streams, or NULL */
+	SaggSharedScan *shared;		/* rows shared with other streams of the batch,
+								 * or NULL */
 	int			nmetadata;
 	SaggMetadataColumn *metadata;
 	int			error;			/* the column "error", -1 = it is not read */
-	SaggScanErrors on_error;	/* of a query; fail for batches and repairs */
-	bool		decodes;		/* false: columns need metadata only */
+	SaggScanErrors on_error;	/* option of a query; fail for batches and
+								 * repairs */
+	bool		decodes;		/* false: columns only need metadata */
 	bool		ignores_tombstones;
 	SaggNullWatch *watch;		/* of a batch, NULL = nothing to watch */
 	bool		want_headers;
-	bool		want_record;	/* metadata beside where it is */
+	bool		want_record;	/* metadata columns except the position */
 	List	   *bounds;			/* see SAGG_SCAN_BOUNDS */
-	List	   *expressions;	/* ExprStates, alike */
+	List	   *expressions;	/* their ExprStates, in the same order */
 	bool		started;
-	bool		empty;			/* a condition is NULL */
+	bool		empty;			/* a condition is NULL, so there are no rows */
 	int64		next;			/* number of the next record */
-	SaggRecord	record;			/* the current one */
-	SaggBatchCursor *cursor;	/* of the attached batch, or NULL */
-	int64		loaded;			/* records it has given out */
-	SaggRefusals *refusals;		/* for records that do not decode, or NULL */
-	const SaggTopics *topics;	/* of the source, where the batch has those of
-								 * others too; or NULL */
-	int32		topic;			/* last one looked for, -1 = none */
+	SaggRecord	record;			/* the current record */
+	SaggBatchCursor *cursor;	/* cursor of the attached batch, or NULL */
+	int64		loaded;			/* number of records it has returned */
+	SaggRejections *rejections;	/* for records that do not decode, or NULL */
+	const SaggTopics *topics;	/* topics of the source, if the batch has those
+								 * of others, too; or NULL */
+	int32		topic;			/* the topic last looked up, -1 = none */
 	bool		topic_is_ours;
-	SaggScanReader *reader;		/* or a reader of our own */
-	const SaggRestriction *restriction; /* of what that reads, or NULL */
+	SaggScanReader *reader;		/* reader of this scan, or NULL */
+	const SaggRestriction *restriction; /* restriction of what that reads, or
+										 * NULL */
 	uint64		restriction_number;
 } SaggSourceScan;
 
@@ -151,7 +157,7 @@ extern bool sagg_null_watch_row(SaggNullWatch *watch, SaggSourceScan *scan,
 								const bool *isnull);
 
 /*
- * All of the current record of a batch.  Returns false if there is none.
+ * Read all of the current record of a batch.  Returns false if there is none.
  */
 static inline bool
 sagg_scan_load_record(SaggSourceScan *state)

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * scan_limits.c
- *	  What the conditions pushed down leave of a source, for a scan that reads
- *	  the topic.
+ *	  Computes the part of a source that the pushed-down conditions leave, for
+ *	  a scan that reads the topic.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,7 +27,7 @@ narrow(int64 *min, int64 *max, int strategy, int64 value)
 	{
 		case BTLessStrategyNumber:
 			if (value == PG_INT64_MIN)
-				*max = value;	/* before any */
+				*max = value;	/* no value */
 			else
 				*max = Min(*max, value - 1);
 			break;
@@ -43,7 +43,7 @@ narrow(int64 *min, int64 *max, int strategy, int64 value)
 			break;
 		case BTGreaterStrategyNumber:
 			if (value == PG_INT64_MAX)
-				*min = value;	/* behind any */
+				*min = value;	/* no value */
 			else
 				*min = Max(*min, value + 1);
 			break;
@@ -53,7 +53,7 @@ narrow(int64 *min, int64 *max, int strategy, int64 value)
 }
 
 /*
- * The names in a text, or in an array of texts.
+ * Returns the names in a text, or in an array of texts.
  */
 static List *
 topic_names(int strategy, Datum value)
@@ -76,10 +76,10 @@ topic_names(int strategy, Datum value)
 }
 
 /*
- * The values of the conditions pushed down: "bounds" as the plan has them (see
- * SAGG_SCAN_BOUNDS), and the states of the expressions, to be evaluated in
- * "context".  Sets all of "limits" but the restriction.  Returns false if no row
- * can pass, also because a value is NULL.
+ * Evaluate the conditions pushed down: "bounds" as the plan has them (see
+ * SAGG_SCAN_BOUNDS), and the states of the expressions, which are evaluated in
+ * "context".  Sets all of "limits" except the restriction.  Returns false if
+ * no row can pass, also because a value is NULL.
  */
 bool
 sagg_scan_limits(List *bounds, List *expressions, ExprContext *context,
@@ -111,7 +111,7 @@ sagg_scan_limits(List *bounds, List *expressions, ExprContext *context,
 		{
 			TimestampTz time = DatumGetTimestampTz(value);
 
-			/* no record is of that time */
+			/* no record has that time */
 			if (TIMESTAMP_IS_NOEND(time))
 				return false;
 			limits->min_time = limits->has_time ? Max(limits->min_time, time) : time;

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * scan_mark.c
- *	  Which record a scan of the attached batch is at, for who looks after the
- *	  process has crashed.
+ *	  Marks the record that a scan of the attached batch is reading, for
+ *	  inspection after the process has crashed.
  *
- * A worker has the mark in shared memory, from where the postmaster takes it
- * (worker/crash_log.c).  It is written for every record: two stores, and a name
- * where the topic is another one.
+ * A worker has the mark in shared memory, where the postmaster reads it
+ * (control/crash_log.c).  It is written for every record: two stores, and a
+ * name if the topic changes.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,13 +18,13 @@ static SaggScanMark no_mark = {.partition = -1};
 
 SaggScanMark *sagg_scan_marked = &no_mark;
 
-/* whose name is in the mark, -1 = none */
+/* topic whose name is in the mark, -1 = none */
 int32		sagg_marked_topic = -1;
 
 /*
- * Let scans of attached batches tell "mark", which must outlive it, from now on
- * which record they are at: from before it is decoded until they are at the next
- * one or at their end.  NULL: nobody.
+ * From now on, scans of attached batches note in "mark", which must outlive
+ * the batch, which record they are at: from before it is decoded until they
+ * are at the next one or at their end.  NULL: they do not.
  */
 void
 sagg_scan_mark(SaggScanMark *mark)
@@ -35,7 +35,7 @@ sagg_scan_mark(SaggScanMark *mark)
 }
 
 /*
- * The records that follow are of this topic, a number.
+ * The following records are of this topic, a number.
  */
 void
 sagg_mark_topic(int32 topic)

@@ -3,8 +3,8 @@
  * scan_reader.c
  *	  A foreign scan's own bounded read of its source.
  *
- * The first start asks Kafka for the partitions' bounds; whatever arrives later
- * is not read, and a scan started again reads the same.  Records are fetched
+ * The first start asks Kafka for the partitions' bounds; records that arrive
+ * later are not read, and a rescan reads the same ones.  Records are fetched
  * in chunks, each a batch of the reader, so that memory stays bounded.  The
  * reader is closed with the memory context it was opened in, at the latest.
  *
@@ -21,10 +21,10 @@
 #include "streams/streams.h"
 #include "scan_internal.h"
 
-/* records of a chunk, at most */
+/* most records of a chunk */
 #define RECORDS_PER_CHUNK		10000
 
-/* the reader wants to be called this often */
+/* longest time between calls of the reader */
 #define LOOK_AGAIN_MS			1000
 
 struct SaggScanReader
@@ -34,9 +34,9 @@ struct SaggScanReader
 	SaggReader *reader;
 	SaggBatchCursor *cursor;
 	int			nbounds;
-	SaggRange  *bounds;			/* of the source, NULL = not asked yet */
+	SaggRange  *bounds;			/* bounds of the source, NULL = not asked yet */
 	int			nranges;
-	SaggRange  *ranges;			/* not yet read */
+	SaggRange  *ranges;			/* ranges not yet read */
 	SaggRange  *chunk;			/* work space */
 	int64		nchunks;
 };
@@ -76,7 +76,7 @@ sagg_scan_reader_open(Oid source, Oid user, bool want_headers)
 }
 
 /*
- * Close the reader; memory goes with the context.
+ * Close the reader; its memory is freed with its context.
  */
 void
 sagg_scan_reader_close(SaggScanReader *scan)
@@ -105,16 +105,17 @@ topic_passes(int32 topic, const SaggScanLimits *limits)
 }
 
 /*
- * The bounds of the source, from the first record in each partition that is as
- * late as the limits ask for: those before it all are earlier, in whatever order
- * their timestamps are.  Palloc'd unless they are scan->bounds.  Waits for Kafka.
+ * Returns the bounds of the source, from the first record in each partition
+ * that is as late as the limits ask for: all records before that are earlier,
+ * in whatever order their timestamps are.  Palloc'd unless they are
+ * scan->bounds.  Waits for Kafka.
  */
 static SaggRange *
 bounds_from_time(SaggScanReader *scan, const SaggScanLimits *limits)
 {
 	SaggRange  *bounds;
 
-	/* Kafka counts from 1970; a record's timestamp may be less */
+	/* Kafka counts from 1970; a record's timestamp may be earlier */
 	if (!limits->has_time || scan->nbounds == 0 ||
 		limits->min_time <= (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
 		return scan->bounds;
@@ -167,7 +168,9 @@ sagg_scan_reader_start(SaggScanReader *scan, const SaggScanLimits *limits)
 	if (bounds != scan->bounds)
 		pfree(bounds);
 
-	/* all partitions at once; a chunk may have a part of them only */
+	/*
+	 * all partitions are assigned at once; a chunk may have only some of them
+	 */
 	sagg_reader_release(scan->reader);
 	sagg_reader_assign(scan->reader, scan->ranges, scan->nranges);
 	sagg_batch_rewind(scan->cursor);
@@ -213,9 +216,9 @@ sagg_reader_await(SaggReader *reader)
 }
 
 /*
- * Fetch the next chunk.  Returns false if nothing is left.  A chunk that what has
- * arrived completes is not waited for: interrupts are served here, too.  Offsets
- * without records are passed over at once, however many there are.
+ * Fetch the next chunk.  Returns false if nothing is left.  If records that
+ * have arrived complete the chunk, does not wait; interrupts are served here,
+ * too.  Offsets without records are skipped at once, however many there are.
  */
 static bool
 next_chunk(SaggScanReader *scan)
@@ -252,8 +255,8 @@ next_chunk(SaggScanReader *scan)
 }
 
 /*
- * The next record, or false behind the last one.  What it points to stays
- * until the next call.  Waits for Kafka.
+ * Read the next record; returns false behind the last one.  What it points to
+ * stays until the next call.  Waits for Kafka.
  */
 bool
 sagg_scan_reader_next(SaggScanReader *scan, SaggRecord *record)

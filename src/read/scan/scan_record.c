@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * scan_record.c
- *	  The current record of a scan to a row.
+ *	  Turns the current record of a scan into a row.
  *
- * In a micro-batch with refusals a record that does not decode is refused; in a
- * repair it may be left out; in any other query the source's option on_error says
- * what becomes of it, and as little as possible is decoded: nothing of a record
- * that conditions on metadata exclude, and nothing at all where no column comes
- * from the value.  Must never give a row of which a part was not decoded, unless
- * the option says so (I5).
+ * In a micro-batch with rejections a record that does not decode is rejected;
+ * in a repair it may be left out; in any other query the source's option
+ * on_error decides, and as little as possible is decoded: nothing of a record
+ * that conditions on metadata exclude, and nothing at all if no column comes
+ * from the value.  It never returns a row of which a part was not decoded,
+ * unless the option says so (I5).
  *
  *-------------------------------------------------------------------------
  */
@@ -30,8 +30,8 @@ record_error_context(void *arg)
 }
 
 /*
- * The columns of the current record that come from its payload.  Errors are
- * raised if "why" is NULL.
+ * Make the columns of the current record that come from its payload.  Errors
+ * are raised if "why" is NULL.
  */
 static SaggVerdict
 decode_payload(SaggSourceScan *state, TupleTableSlot *slot, SaggRecordError *why)
@@ -58,8 +58,8 @@ decode_payload(SaggSourceScan *state, TupleTableSlot *slot, SaggRecordError *why
 }
 
 /*
- * The current record to the slot's values, in the current context.  Returns
- * false if the source leaves it out.
+ * Turn the current record into the slot's values, in the current context.
+ * Returns false if the source leaves it out.
  */
 static bool
 decode_record(SaggSourceScan *state, TupleTableSlot *slot)
@@ -81,7 +81,8 @@ decode_record(SaggSourceScan *state, TupleTableSlot *slot)
 }
 
 /*
- * The same for a record that may not decode: then "why" says so.
+ * Turn the current record, which may not decode, into the slot's values; "why"
+ * says why it does not.
  */
 static SaggVerdict
 decode_leniently(SaggSourceScan *state, TupleTableSlot *slot, SaggRecordError *why)
@@ -104,9 +105,9 @@ decode_leniently(SaggSourceScan *state, TupleTableSlot *slot, SaggRecordError *w
 }
 
 /*
- * The current record of a batch that refuses records.  Returns false if it is
- * left out, does not decode, or is refused already: then the slot's values are
- * undefined.
+ * Handle the current record of a batch that rejects records.  Returns false if
+ * it is left out, does not decode, or is rejected already: then the slot's
+ * values are undefined.
  */
 static pg_noinline bool
 try_record(SaggSourceScan *state, TupleTableSlot *slot)
@@ -114,17 +115,17 @@ try_record(SaggSourceScan *state, TupleTableSlot *slot)
 	SaggRecordError why;
 	SaggVerdict verdict;
 
-	if (sagg_record_refused(state->refusals, state->next))
+	if (sagg_record_rejected(state->rejections, state->next))
 		return false;
 	verdict = decode_leniently(state, slot, &why);
 	if (verdict == SAGG_RECORD_INVALID)
-		sagg_refuse_record(state->refusals, state->next, ERRCODE_SAGG_INVALID_RECORD,
+		sagg_reject_record(state->rejections, state->next, ERRCODE_SAGG_INVALID_RECORD,
 						   why.message, why.detail);
 	return verdict == SAGG_RECORD_GOOD;
 }
 
 /*
- * The current record of a scan that is restricted.
+ * Handle the current record of a scan that is restricted.
  */
 static pg_noinline bool
 take_restricted(SaggSourceScan *state, TupleTableSlot *slot)
@@ -139,8 +140,8 @@ take_restricted(SaggSourceScan *state, TupleTableSlot *slot)
 }
 
 /*
- * The columns of the current record, of which nothing is decoded.  With "early"
- * only those that conditions need.
+ * Make the columns of the current record of which nothing is decoded.  With
+ * "early" only those that conditions need.
  */
 static void
 fill_metadata(SaggSourceScan *state, TupleTableSlot *slot, bool early)
@@ -164,7 +165,8 @@ fill_metadata(SaggSourceScan *state, TupleTableSlot *slot, bool early)
 }
 
 /*
- * Do the conditions on metadata hold for the current record of a query?
+ * Returns whether the conditions on metadata hold for the current record of a
+ * query.
  */
 static bool
 passes_early(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *slot)
@@ -181,7 +183,7 @@ passes_early(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *slot
 }
 
 /*
- * The current record of a query, as the source's options have it.
+ * Handle the current record of a query, as the source's options say.
  */
 static pg_noinline bool
 take_queried(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *slot)
@@ -217,10 +219,11 @@ take_queried(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *slot
 }
 
 /*
- * The current record to the slot's values, in the current context, which is that
- * of a tuple.  Returns false if it gives no row.  Raises
- * ERRCODE_SAGG_INVALID_RECORD where one that does not decode is an error.  The
- * rare ways are not inlined: each record would pay for the registers they save.
+ * Turn the current record into the slot's values, in the current context,
+ * which is that of a tuple.  Returns false if it has no row.  Raises
+ * ERRCODE_SAGG_INVALID_RECORD where one that does not decode is an error.
+ * Rare cases are not inlined: each record would pay for the registers they
+ * save.
  */
 bool
 sagg_scan_take_record(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *slot)
@@ -229,7 +232,7 @@ sagg_scan_take_record(ForeignScanState *node, SaggSourceScan *state, TupleTableS
 		return take_queried(node, state, slot);
 	if (state->error >= 0)
 		slot->tts_isnull[state->error] = true;
-	if (state->refusals)
+	if (state->rejections)
 		return try_record(state, slot);
 	if (state->restriction)
 		return take_restricted(state, slot);

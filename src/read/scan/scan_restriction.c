@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * scan_restriction.c
- *	  Scans that read of a topic what a stream has read of it, and no more.
+ *	  Restricts scans of a topic to what a stream has read of it.
  *
  * While a restriction is set, scans of its source that begin in this process
- * read some ranges of offsets, without some records.  Like a batch that is
- * attached, it is the caller's to end, also after an error.
+ * read some ranges of offsets, without some records.  The caller ends it, also
+ * after an error, as it does with an attached batch.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,7 +15,7 @@
 
 static const SaggRestriction *current = NULL;
 
-/* which one of this process it is, 0 = none */
+/* number of the restriction in this process, 0 = none */
 static uint64 current_number = 0;
 
 /*
@@ -31,8 +31,8 @@ sagg_scan_restrict(const SaggRestriction *restriction)
 }
 
 /*
- * End it.  Also when none is set.  Scans that have not ended do not touch it
- * again.
+ * End the restriction, if one is set.  Scans that have not ended do not touch
+ * it again.
  */
 void
 sagg_scan_unrestrict(void)
@@ -42,8 +42,8 @@ sagg_scan_unrestrict(void)
 }
 
 /*
- * What scans of "source" are restricted to; NULL if they are not.  "number" is
- * for sagg_restriction_stands.
+ * Returns the restriction of scans of "source"; NULL if there is none.
+ * "number" is for sagg_restriction_stands.
  */
 const SaggRestriction *
 sagg_scan_restriction(Oid source, uint64 *number)
@@ -53,7 +53,8 @@ sagg_scan_restriction(Oid source, uint64 *number)
 }
 
 /*
- * Is the restriction of this number still set?  If not, its memory may be freed.
+ * Returns whether the restriction of this number is still set.  If not, its
+ * memory may have been freed.
  */
 bool
 sagg_restriction_stands(uint64 number)
@@ -62,7 +63,8 @@ sagg_restriction_stands(uint64 number)
 }
 
 /*
- * Cut a range of what is to be scanned; false if nothing is left of it.
+ * Restrict a range that will be scanned; returns false if nothing is left of
+ * it.
  */
 bool
 sagg_restrict_range(const SaggRestriction *restriction, SaggRange *range)
@@ -78,7 +80,7 @@ sagg_restrict_range(const SaggRestriction *restriction, SaggRange *range)
 }
 
 /*
- * Order of records: by topic's number, partition, offset.
+ * Compare records by topic's number, partition, offset.
  */
 static int
 compare_places(const void *a, const void *b)
@@ -104,7 +106,7 @@ sagg_restriction_sort(SaggPlace *places, int nplaces)
 }
 
 /*
- * Is a record left out?
+ * Returns whether a record is left out.
  */
 bool
 sagg_restriction_skips(const SaggRestriction *restriction, const SaggRecord *record)

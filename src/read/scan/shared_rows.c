@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * shared_rows.c
- *	  What is kept of the rows of a batch that is read for several streams.
+ *	  Keeps rows of a batch that is read for several streams.
  *
- * Memory for it, bounded by stream_agg.batch_memory (I7), from the first
- * stream's part of a batch to the end of the last one's; and what the streams
- * read of a source, which is learned from batch to batch, and for the first one
- * taken from the catalogs.  What is put there, and when it is used, is the
- * scans' (shared_scan.c).
+ * This file has the memory for it, bounded by stream_agg.batch_memory (I7),
+ * from the first stream's part of a batch to the end of the last one's; and
+ * the columns that the streams read of a source, which are learned from batch
+ * to batch, and for the first batch taken from the catalogs.  The scans decide
+ * what is kept and used (shared_scan.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -28,7 +28,10 @@
 
 #include "shared_rows.h"
 
-/* of values; larger ones than an eighth of it stand alone */
+/*
+ * size of blocks of values; a value larger than an eighth of it gets its own
+ * memory
+ */
 #define CHUNK_BYTES		(64 * 1024)
 
 /* The attribute numbers that streams read of a source. */
@@ -39,15 +42,16 @@ typedef struct Interest
 	Bitmapset  *seen;			/* so far */
 } Interest;
 
-/* of the batch at hand, NULL = it is not shared */
+/* rows of the current batch, NULL = it is not shared */
 static SaggSharedRows *shared = NULL;
 
 /* in TopMemoryContext */
 static List *interests = NIL;
-static List *views = NIL;		/* OIDs, whose columns are in interests */
+static List *views = NIL;		/* OIDs of views whose columns are in interests */
 
 /*
- * Relation cache callback: a source has changed, or (InvalidOid) may have.
+ * Relation cache callback: a source has changed, or (InvalidOid) any source
+ * may have.
  */
 static void
 source_changed(Datum arg, Oid relid)
@@ -94,8 +98,8 @@ find_interest(Oid source)
 }
 
 /*
- * A view's query is going to be run for the first time: note which columns of
- * sources it names.  What it reads by way of other views is learned later.
+ * A view's query will be run for the first time: note which columns of sources
+ * it names.  What it reads through other views is learned later.
  */
 static void
 expect_columns(Relation view)
@@ -129,8 +133,8 @@ expect_columns(Relation view)
 }
 
 /*
- * What the streams read of the sources: in the last batch or, of those that had
- * no part in it, as their views say.
+ * Determine what the streams read of the sources: what they read in the last
+ * batch or, for streams that took no part in it, what their views say.
  */
 static void
 update_interests(List *streams)
@@ -163,10 +167,10 @@ update_interests(List *streams)
 }
 
 /*
- * The scans that begin from now on are of several streams, one after the other,
- * over one batch of so many records: what they decode is kept, in a context
- * below the current one, until sagg_shared_rows_end or the end of that.
- * "streams" are the OIDs of their views.
+ * The scans that begin from now on belong to several streams, one after the
+ * other, over one batch of this many records: what they decode is kept, in a
+ * context below the current one, until sagg_shared_rows_end or the end of that
+ * context. "streams" are the OIDs of their views.
  */
 void
 sagg_shared_rows_begin(int64 records, List *streams)
@@ -190,7 +194,7 @@ sagg_shared_rows_begin(int64 records, List *streams)
 }
 
 /*
- * Give back what is kept.  Scans must have ended.  Also when nothing is.
+ * Free what is kept, if there is anything.  Scans must have ended.
  */
 void
 sagg_shared_rows_end(void)
@@ -203,14 +207,14 @@ sagg_shared_rows_end(void)
 }
 
 /*
- * Memory of "size" bytes, zeroed; NULL if that is too much.
+ * Returns "size" bytes of memory, zeroed; NULL if that is too much.
  */
 void *
 sagg_shared_memory(SaggSharedRows *rows, Size size)
 {
 	if (rows->full || rows->bytes + size > (Size) sagg_batch_memory_kb * 1024)
 	{
-		/* a value that is too large says nothing of the others */
+		/* a value that is too large does not mean that others are */
 		rows->full |= size <= CHUNK_BYTES;
 		return NULL;
 	}
@@ -220,8 +224,8 @@ sagg_shared_memory(SaggSharedRows *rows, Size size)
 }
 
 /*
- * A copy of a by-reference value of a type of this length.  Returns false if
- * there is no memory for it, or if it is not flat.
+ * Copy a by-reference value of a type of this length.  Returns false if there
+ * is no memory for it, or if it is not flat.
  */
 bool
 sagg_shared_copy(SaggSharedRows *rows, int16 len, Datum value, Datum *copy)
@@ -252,8 +256,8 @@ sagg_shared_copy(SaggSharedRows *rows, int16 len, Datum value, Datum *copy)
 }
 
 /*
- * What is kept of the source's records, or is going to be.  NULL if the batch is
- * not shared, or if there is no memory for it.
+ * Returns the place for what is kept of the source's records.  NULL if the
+ * batch is not shared, or if there is no memory for it.
  */
 SaggRowStore *
 sagg_shared_store(Relation rel)
@@ -292,8 +296,8 @@ sagg_shared_store(Relation rel)
 }
 
 /*
- * A scan reads the attributes "used" of a source: the ones that scans of this
- * batch are expected to read.
+ * A scan reads the attributes "used" of a source: scans of this batch are
+ * expected to read them.
  */
 Bitmapset *
 sagg_shared_interest(Oid source, const Bitmapset *used)

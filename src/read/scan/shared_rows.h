@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * shared_rows.h
- *	  What is kept of a batch that is read for several streams: between
+ *	  The rows that are kept of a batch that is read for several streams, for
  *	  shared_rows.c and shared_scan.c.
  *
  *-------------------------------------------------------------------------
@@ -17,7 +17,7 @@
 
 #define SAGG_BLOCK_ROWS		1024
 
-/* What is known of a row. */
+/* What is known about a row. */
 enum
 {
 	SAGG_ROW_UNKNOWN,
@@ -25,13 +25,13 @@ enum
 	SAGG_ROW_LEFT_OUT
 };
 
-/* What is known of a value. */
+/* What is known about a value. */
 enum
 {
 	SAGG_CELL_UNKNOWN,
 	SAGG_CELL_NULL,
 	SAGG_CELL_VALUE,
-	SAGG_CELL_OF_SETTINGS		/* a value under the store's settings */
+	SAGG_CELL_OF_SETTINGS		/* a value that depends on the store's settings */
 };
 
 /* A column's part of a block. */
@@ -49,7 +49,7 @@ typedef struct SaggRowBlock
 	SaggCells  *columns[FLEXIBLE_ARRAY_MEMBER]; /* by attribute; NULL = all unknown */
 } SaggRowBlock;
 
-/* May a value of a column that went the long way be kept? */
+/* Whether values of a column that were converted the long way may be kept. */
 typedef enum SaggKeep
 {
 	SAGG_KEEP_NOT_LOOKED_UP,
@@ -58,7 +58,7 @@ typedef enum SaggKeep
 	SAGG_KEEP_OF_SETTINGS
 } SaggKeep;
 
-/* What the text of a date or time means depends on these. */
+/* The meaning of the text of a date or time depends on these. */
 typedef struct SaggRowSettings
 {
 	pg_tz	   *timezone;
@@ -73,19 +73,19 @@ typedef struct SaggRowColumn
 	int16		len;
 } SaggRowColumn;
 
-/* All that is kept of a batch. */
+/* Everything that is kept of a batch. */
 typedef struct SaggSharedRows
 {
 	MemoryContext memory;
 	MemoryContextCallback callback;
 	Size		bytes;			/* in use */
-	bool		full;			/* nothing more is kept */
+	bool		full;			/* memory is used up, nothing more is kept */
 	int64		records;
 	int64		nblocks;
 	List	   *stores;
-	char	   *chunk;			/* what by-reference values are put into */
-	Size		left;			/* bytes of it */
-	int			nscans;			/* that have ended, and */
+	char	   *chunk;			/* block for by-reference values */
+	Size		left;			/* bytes used of it */
+	int			nscans;			/* scans that have ended, and */
 	int64		ndecoded;		/* records that they have decoded */
 } SaggSharedRows;
 
@@ -94,10 +94,10 @@ typedef struct SaggRowStore
 {
 	SaggSharedRows *rows;
 	Oid			source;
-	bool		stale;			/* the source has changed since */
+	bool		stale;			/* the source has changed since then */
 	bool		read;			/* a scan has begun */
 	bool		has_settings;
-	SaggRowSettings settings;	/* of all SAGG_CELL_OF_SETTINGS */
+	SaggRowSettings settings;	/* settings of all SAGG_CELL_OF_SETTINGS */
 	int			natts;
 	SaggRowColumn *columns;		/* by attribute */
 	SaggRowBlock **blocks;		/* NULL = nothing is known */

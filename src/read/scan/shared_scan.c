@@ -5,24 +5,22 @@
  *	  decoded once.
  *
  * A stream's scan decodes what its query reads, and keeps that; the scans of
- * the streams after it take it from here.  The first scan of a batch also keeps
- * what the others are expected to read, so that one pass over the payloads is
- * enough.  What is missing a scan decodes by itself.
+ * the streams after it take it from here.  The first scan of a batch also
+ * keeps what the others are expected to read, so that one pass over the
+ * payloads is enough.  A scan decodes by itself what is missing.
  *
- * A scan finds here only what it would have made itself:
+ * A scan finds here only values that it would have made itself:
  *
  * - Of the columns that only others read, the first scan takes what has a short
- *	 way (fast_datum.c), which cannot fail and depends on no setting.  So no
- *	 stream meets an error, or runs an input function, of a column it does not
- *	 read; and a record that does not decode is decoded, and refused, by each.
+ *	 way (fast_datum.c), which cannot fail and depends on no setting.  So no stream gets an error, or runs an input function, of a column it does not read; and a record that does not decode is decoded, and rejected, by each.
  * - What went the long way is kept if the type's input function is immutable;
  *	 dates and times, for scans under the same settings; what has domains or
  *	 composites in it is not kept.
  * - A change to the source's definition, which only a trigger can make in a
  *	 batch, makes what was kept before it unusable.
  *
- * Values live until the end of the batch.  With all of this they are bounded by
- * stream_agg.batch_memory (I7); rows behind that are decoded by every scan.
+ * Values live until the end of the batch.  All of this is bounded by
+ * stream_agg.batch_memory (I7); further rows are decoded by every scan.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,18 +37,18 @@
 struct SaggSharedScan
 {
 	SaggRowStore *store;
-	SaggDecoder *decoder;		/* of what the scan reads */
-	SaggDecoder *first;			/* of more, or NULL */
+	SaggDecoder *decoder;		/* decoder of what the scan reads */
+	SaggDecoder *first;			/* decoder of more columns, or NULL */
 	bool		cleared;		/* columns that are not read are NULL */
-	int64		ndecoded;		/* records */
-	const SaggRowBlock *block;	/* of the record at hand, or NULL */
-	int			row;			/* in it */
+	int64		ndecoded;		/* number of records */
+	const SaggRowBlock *block;	/* block of the current record, or NULL */
+	int			row;			/* index in it */
 };
 
 /*
- * A decoder of what the other streams are expected to read too; NULL if that is
- * no more than "used".  Of avro the same part cannot always be read for all of
- * them at once.
+ * Returns a decoder of what the other streams are expected to read, too; NULL
+ * if that is no more than "used".  For avro, one decoder cannot always read
+ * the parts of all streams at once.
  */
 static SaggDecoder *
 make_first(Relation rel, const SaggLayout *layout, const Bitmapset *used,
@@ -69,10 +67,10 @@ make_first(Relation rel, const SaggLayout *layout, const Bitmapset *used,
 }
 
 /*
- * A scan of the attached batch begins, which reads the attributes "used" of the
- * source with "decoder", made for "layout".  The result is in the current
- * context; NULL if the batch is not shared, and then the scan has the decoder
- * to itself.
+ * A scan of the attached batch begins, which reads the attributes "used" of
+ * the source with "decoder", made for "layout".  The result is in the current
+ * context; NULL if the batch is not shared, and then only the scan uses the
+ * decoder.
  */
 SaggSharedScan *
 sagg_shared_scan_begin(Relation rel, const SaggLayout *layout,
@@ -103,7 +101,7 @@ under_settings(const SaggRowStore *store)
 }
 
 /*
- * Columns of the source that the scan does not read are NULL.
+ * Set columns of the source that the scan does not read to NULL.
  */
 static void
 clear_unused(SaggSharedScan *scan, Datum *values, bool *isnull)
@@ -119,8 +117,8 @@ clear_unused(SaggSharedScan *scan, Datum *values, bool *isnull)
 }
 
 /*
- * Go to the record of a number; where it is, if it is kept.  Returns false if
- * not.
+ * Go to the record of a number; sets its position if that is kept.  Returns
+ * false if it is not.
  */
 bool
 sagg_shared_seek(SaggSharedScan *scan, int64 number, SaggRecord *record)
@@ -143,9 +141,9 @@ sagg_shared_seek(SaggSharedScan *scan, int64 number, SaggRecord *record)
 }
 
 /*
- * The columns of the record that sagg_shared_seek has gone to, if they are kept.
- * Returns false if not all are.  Values live until the end of the batch; not to
- * be written to.
+ * Set the columns of the record that sagg_shared_seek has gone to, if they are
+ * kept.  Returns false if not all are.  Values live until the end of the
+ * batch, and must not be changed.
  */
 bool
 sagg_shared_find(SaggSharedScan *scan, Datum *values, bool *isnull,
@@ -178,9 +176,10 @@ sagg_shared_find(SaggSharedScan *scan, Datum *values, bool *isnull,
 }
 
 /*
- * May the values be kept that a column gets the long way?  The source's own
- * definition and the server's types of dates and times aside, only the text
- * must count; a type's parts must not change what they are in the meantime.
+ * Returns whether values of a column that are converted the long way may be
+ * kept.  The value must depend only on the text, apart from the source's own
+ * definition and the server's types of dates and times; and the parts of a
+ * type must not change meanwhile.
  */
 static SaggKeep
 look_up_keep(const SaggConversion *conv)
@@ -212,7 +211,8 @@ look_up_keep(const SaggConversion *conv)
 }
 
 /*
- * What a value that went the long way is to be kept as; SAGG_CELL_UNKNOWN: not.
+ * Returns how a value that was converted the long way is kept;
+ * SAGG_CELL_UNKNOWN: it is not.
  */
 static uint8
 long_state(SaggRowStore *store, const DecoderColumn *column, bool isnull)
@@ -298,8 +298,8 @@ keep_row(SaggRowStore *store, SaggDecoder *decoder, int64 number, const SaggReco
 }
 
 /*
- * As sagg_decoder_try (or, if "why" is NULL, sagg_decoder_decode) for the record
- * of a number, when sagg_shared_find has not found it.
+ * Does sagg_decoder_try (or, if "why" is NULL, sagg_decoder_decode) for the
+ * record of a number, when sagg_shared_find has not found it.
  */
 SaggVerdict
 sagg_shared_decode(SaggSharedScan *scan, int64 number, const SaggRecord *record,
@@ -324,7 +324,7 @@ sagg_shared_decode(SaggSharedScan *scan, int64 number, const SaggRecord *record,
 }
 
 /*
- * The scan has ended; its own decoder is the caller's.
+ * The scan has ended; the caller frees its own decoder.
  */
 void
 sagg_shared_scan_end(SaggSharedScan *scan)

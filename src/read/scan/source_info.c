@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * source_info.c
- *	  What the catalogs say of a source.
+ *	  Reads what the catalogs say about a source.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,7 +21,7 @@
 #include "read/read_internal.h"
 
 /*
- * The value of an option, NULL if it is not there.
+ * Returns the value of an option, NULL if it is not there.
  */
 char *
 sagg_find_option(List *options, const char *name)
@@ -39,7 +39,8 @@ sagg_find_option(List *options, const char *name)
 }
 
 /*
- * Options of a user's mapping, or of the one for PUBLIC; NIL if there is none.
+ * Returns the options of a user's mapping, or of the one for PUBLIC; NIL if
+ * there is none.
  */
 List *
 sagg_mapping_options(Oid server, Oid user)
@@ -65,8 +66,8 @@ sagg_mapping_options(Oid server, Oid user)
 }
 
 /*
- * The metadata a word of the column option "metadata" stands for; false if
- * there is no such metadata.
+ * Returns the metadata that a word of the column option "metadata" stands for;
+ * false if there is no such metadata.
  */
 bool
 sagg_metadata_kind(const char *word, SaggFieldKind *kind)
@@ -97,7 +98,7 @@ sagg_metadata_kind(const char *word, SaggFieldKind *kind)
 }
 
 /*
- * Raises fdw_invalid_data_type for metadata in a column of another type.
+ * Raises fdw_invalid_data_type for metadata in a column of the wrong type.
  */
 void
 sagg_check_metadata_type(SaggFieldKind kind, const char *word, Form_pg_attribute att)
@@ -141,7 +142,7 @@ sagg_check_metadata_type(SaggFieldKind kind, const char *word, Form_pg_attribute
 }
 
 /*
- * Has the source a column for the headers of its records?
+ * Returns whether the source has a column for the headers of its records.
  */
 bool
 sagg_source_has_headers(Oid relid)

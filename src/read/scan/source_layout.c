@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * source_layout.c
- *	  Where the columns of a source come from, by the options of the foreign
- *	  table and its columns.
+ *	  Determines where the columns of a source come from, by the options of the
+ *	  foreign table and its columns.
  *
  * Options were checked one by one when they were stored (source_options.c);
- * what can only be told from all of them together, and from the columns'
- * types, is checked here, whenever a source is used.
+ * the combination of options, and the columns' types, are checked here,
+ * whenever a source is used.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,10 +24,10 @@
 #include "read/format/schema_registry.h"
 
 /*
- * Options of a column that need names in the payload.
+ * Reject options of a column that need names in the payload.
  */
 static void
-refuse_name_option(const SaggFormat *format, Form_pg_attribute att,
+reject_name_option(const SaggFormat *format, Form_pg_attribute att,
 				   const char *option)
 {
 	ereport(ERROR,
@@ -84,7 +84,7 @@ set_path(SaggField *field, const SaggFormat *format, Form_pg_attribute att,
 }
 
 /*
- * A column that comes from the payload.
+ * Set up a column that comes from the payload.
  */
 static void
 set_payload_field(SaggLayout *layout, Form_pg_attribute att, List *options)
@@ -104,7 +104,7 @@ set_payload_field(SaggLayout *layout, Form_pg_attribute att, List *options)
 	for (int i = 0; i < lengthof(names); i++)
 	{
 		if (sagg_find_option(options, names[i]))
-			refuse_name_option(layout->format, att, names[i]);
+			reject_name_option(layout->format, att, names[i]);
 	}
 	if (layout->format->rule == SAGG_WHOLE_PAYLOAD && layout->npositions > 1)
 		ereport(ERROR,
@@ -186,8 +186,8 @@ sagg_source_layout(Relation rel, const Bitmapset *used)
 }
 
 /*
- * The registry of a source's schemas, as a user reaches it; NULL if its format
- * needs none.  Contacts nobody.
+ * Returns the registry of a source's schemas, as a user reaches it; NULL if
+ * its format needs none.  Contacts nobody.
  */
 struct SaggRegistry *
 sagg_source_registry(Oid relid, Oid user)
@@ -200,7 +200,7 @@ sagg_source_registry(Oid relid, Oid user)
 }
 
 /*
- * Raises an error if a source could not be read because of its columns and
+ * Raises an error if a source cannot be read because of its columns and
  * options.  Contacts nobody.
  */
 void

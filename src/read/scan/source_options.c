@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * source_options.c
- *	  Values of the options of sources and their columns: formats, paths,
- *	  units.
+ *	  Checks and reads values of the options of sources and their columns:
+ *	  formats, paths, units.
  *
  * Called by the validator, before an option is stored, and again when it is
  * used.  Errors are fdw_invalid_attribute_value and fdw_invalid_option_name.
@@ -29,7 +29,7 @@ static const SaggFormat *const formats[] = {
 };
 
 /*
- * The format of this name, or NULL.
+ * Returns the format of this name, or NULL.
  */
 const SaggFormat *
 sagg_format_by_name(const char *name)
@@ -43,8 +43,8 @@ sagg_format_by_name(const char *name)
 }
 
 /*
- * Whether columns of a source of this format take fields by their name; true
- * for an unknown format too.
+ * Returns whether columns of a source of this format match fields by name;
+ * also true for an unknown format.
  */
 bool
 sagg_format_has_names(const char *format)
@@ -55,7 +55,7 @@ sagg_format_has_names(const char *format)
 }
 
 /*
- * Whether names of fields can be found in another case.
+ * Returns whether names of fields can be found in another case.
  */
 bool
 sagg_format_any_case(const char *format)
@@ -65,9 +65,9 @@ sagg_format_any_case(const char *format)
 }
 
 /*
- * Might a list of brokers or a URL have a user and a password in front of a host?
- * There is an '@', or more than one ':' behind "protocol://" and outside of
- * brackets.
+ * Returns whether a list of brokers or a URL might have a user and a password
+ * in front of a host: there is an '@', or more than one ':' behind
+ * "protocol://" and outside of brackets.
  */
 bool
 sagg_value_has_userinfo(const char *value)
@@ -92,7 +92,7 @@ sagg_value_has_userinfo(const char *value)
 }
 
 static void
-refuse_value(const char *option, const char *value, const char *hint)
+reject_value(const char *option, const char *value, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
@@ -101,7 +101,8 @@ refuse_value(const char *option, const char *value, const char *hint)
 }
 
 /*
- * The unit that a word of the option "unit" stands for; false if there is none.
+ * Returns the unit that a word of the option "unit" stands for; false if there
+ * is none.
  */
 bool
 sagg_unit_by_name(const char *word, SaggUnit *unit)
@@ -123,7 +124,8 @@ sagg_unit_by_name(const char *word, SaggUnit *unit)
 }
 
 /*
- * What a word of the option "tombstones" stands for; false if it is none.
+ * Returns what a word of the option "tombstones" stands for; false if it is
+ * invalid.
  */
 bool
 sagg_tombstones_by_name(const char *word, SaggTombstones *tombstones)
@@ -145,7 +147,8 @@ sagg_tombstones_by_name(const char *word, SaggTombstones *tombstones)
 }
 
 /*
- * What a word of the option "on_error" stands for; false if it is none.
+ * Returns what a word of the option "on_error" stands for; false if it is
+ * invalid.
  */
 bool
 sagg_scan_errors_by_name(const char *word, SaggScanErrors *errors)
@@ -168,7 +171,7 @@ sagg_scan_errors_by_name(const char *word, SaggScanErrors *errors)
 #define PATH_HINT \
 	"Write names with dots between, as in 'user.id', or an array, as in '{user,id}', where names may have dots in them."
 
-/* The elements of a path that is written as an array. */
+/* Returns the elements of a path that is written as an array. */
 static char **
 array_path(const char *option, const char *path_text, int *npath)
 {
@@ -177,22 +180,22 @@ array_path(const char *option, const char *path_text, int *npath)
 	bool	   *nulls;
 	char	  **path;
 
-	/* an empty one is the whole */
+	/* an empty path is the whole payload */
 	if (ARR_NDIM(DatumGetArrayTypeP(array)) > 1)
-		refuse_value(option, path_text, PATH_HINT);
+		reject_value(option, path_text, PATH_HINT);
 	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
 					  &elements, &nulls, npath);
 	path = palloc(sizeof(char *) * Max(*npath, 1));
 	for (int i = 0; i < *npath; i++)
 	{
 		if (nulls[i])
-			refuse_value(option, path_text, PATH_HINT);
+			reject_value(option, path_text, PATH_HINT);
 		path[i] = TextDatumGetCString(elements[i]);
 	}
 	return path;
 }
 
-/* The elements of a path with dots between. */
+/* Returns the elements of a path that are separated by dots. */
 static char **
 dotted_path(const char *option, const char *path_text, int *npath)
 {
@@ -204,7 +207,7 @@ dotted_path(const char *option, const char *path_text, int *npath)
 		size_t		len = strcspn(p, ".");
 
 		if (len == 0)
-			refuse_value(option, path_text, PATH_HINT);
+			reject_value(option, path_text, PATH_HINT);
 		path[(*npath)++] = pnstrdup(p, len);
 		p += len;
 		if (*p == '\0')
@@ -213,7 +216,7 @@ dotted_path(const char *option, const char *path_text, int *npath)
 }
 
 /*
- * The names of a path, palloc'd; "option" is for messages.
+ * Returns the names of a path, palloc'd; "option" is for messages.
  */
 char **
 sagg_path_parse(const char *option, const char *path_text, int *npath)
@@ -221,9 +224,9 @@ sagg_path_parse(const char *option, const char *path_text, int *npath)
 	char	  **path = path_text[0] == '{' ? array_path(option, path_text, npath) :
 		dotted_path(option, path_text, npath);
 
-	/* the longest one in a format has two names more in front */
+	/* a format may put two more names in front of the longest path */
 	if (*npath > SAGG_JSON_MAX_PATH - 2)
-		refuse_value(option, path_text, psprintf("A path has at most %d names.",
+		reject_value(option, path_text, psprintf("A path has at most %d names.",
 											SAGG_JSON_MAX_PATH - 2));
 	return path;
 }
@@ -232,7 +235,7 @@ static void
 check_character(const char *option, const char *value)
 {
 	if (strlen(value) != 1 || value[0] == '\n' || value[0] == '\r')
-		refuse_value(option, value, "It must be a single one-byte character other than newline and carriage return.");
+		reject_value(option, value, "It must be a single one-byte character other than newline and carriage return.");
 }
 
 /*
@@ -264,11 +267,11 @@ sagg_check_source_option(const char *name, const char *value)
 	if (strcmp(name, "path") == 0 || strcmp(name, "envelope") == 0)
 		(void) sagg_path_parse(name, value, &npath);
 	if (strcmp(name, "unit") == 0 && !sagg_unit_by_name(value, &unit))
-		refuse_value(name, value, "Units are s, ms, us and ns.");
+		reject_value(name, value, "Units are s, ms, us and ns.");
 	if (strcmp(name, "delimiter") == 0 || strcmp(name, "quote") == 0)
 		check_character(name, value);
 	if (strcmp(name, "null") == 0 && strpbrk(value, "\r\n"))
-		refuse_value(name, value, "It cannot have a newline or carriage return.");
+		reject_value(name, value, "It cannot have a newline or carriage return.");
 	if (strcmp(name, "schema.registry") == 0 && sagg_http_url_problem(value) &&
 		sagg_value_has_userinfo(value))
 		ereport(ERROR,
@@ -277,16 +280,16 @@ sagg_check_source_option(const char *name, const char *value)
 				 errmsg("invalid value for option \"%s\"", name),
 				 errhint("%s", sagg_http_url_problem(value))));
 	if (strcmp(name, "schema.registry") == 0 && sagg_http_url_problem(value))
-		refuse_value(name, value, sagg_http_url_problem(value));
+		reject_value(name, value, sagg_http_url_problem(value));
 	if (strcmp(name, "other_operations") == 0 &&
 		strcmp(value, "refuse") != 0 && strcmp(value, "ignore") != 0)
-		refuse_value(name, value, "Valid values are refuse and ignore.");
+		reject_value(name, value, "Valid values are refuse and ignore.");
 	if (strcmp(name, "tombstones") == 0 && !sagg_tombstones_by_name(value, &tombstones))
-		refuse_value(name, value, "Valid values are fail, ignore and null.");
+		reject_value(name, value, "Valid values are fail, ignore and null.");
 	if (strcmp(name, "any_case") == 0 && strcmp(value, "true") != 0)
-		refuse_value(name, value, "The only valid value is true.");
+		reject_value(name, value, "The only valid value is true.");
 	if (strcmp(name, "on_error") == 0 && !sagg_scan_errors_by_name(value, &errors))
-		refuse_value(name, value, "Valid values are fail, skip and null.");
+		reject_value(name, value, "Valid values are fail, skip and null.");
 }
 
 /*
@@ -358,11 +361,12 @@ check_table_options(List *options)
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("options \"delimiter\" and \"quote\" must be different")));
 	if (null_text && (strchr(null_text, delimiter[0]) || strchr(null_text, quote[0])))
-		refuse_value("null", null_text, "It cannot have the delimiter or the quote in it.");
+		reject_value("null", null_text, "It cannot have the delimiter or the quote in it.");
 }
 
 /*
- * Check the options of a column together: they say where it comes from once.
+ * Check the options of a column together: only one may say where it comes
+ * from.
  */
 static void
 check_column_options(List *options)

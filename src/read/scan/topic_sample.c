@@ -1,13 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * topic_sample.c
- *	  What a sample of a topic's records looks like: a format, and the columns of
- *	  a source for it.
+ *	  Describes a sample of a topic's records: a format, and the columns of a
+ *	  source for it.
  *
- * Names and values are a producer's, and what is made of them is a text that
- * somebody may run: names become identifiers of letters, digits and underscores,
- * and are otherwise literals.  The number of fields, and how deep they are, have
- * bounds.
+ * Names and values come from a producer, and somebody may run the text made of
+ * them: names become identifiers of letters, digits and underscores, and are
+ * otherwise literals.  The number of fields, and their depth, are bounded.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,31 +27,34 @@
 
 #include "read/read_internal.h"
 
-/* objects within objects, fields in all, and of an object that is not a map */
+/*
+ * limits of nested objects, of fields in all, and of fields of an object that
+ * is not a map
+ */
 #define MAX_DEPTH			5
 #define MAX_FIELDS			300
 #define MAX_MEMBERS			60
 
-/* records larger than this are only counted */
+/* larger records are only counted */
 #define MAX_SAMPLE_BYTES	(1024 * 1024)
 
 /* milliseconds since 1970, from 2001 to 2100 */
 #define LEAST_EPOCH			INT64CONST(978307200000)
 #define GREATEST_EPOCH		INT64CONST(4102444800000)
 
-/* What the values of a field are, one or more of these. */
+/* What the values of a field are: one or more of these. */
 enum
 {
 	IS_BOOLEAN = 1 << 0,
 	IS_INTEGER = 1 << 1,
-	IS_NUMBER = 1 << 2,			/* another number */
+	IS_NUMBER = 1 << 2,			/* any other number */
 	IS_EPOCH = 1 << 3,			/* an integer that may be milliseconds */
-	IS_SECONDS = 1 << 11,			/* one that may be seconds */
+	IS_SECONDS = 1 << 11,			/* an integer that may be seconds */
 	IS_TIMESTAMPTZ = 1 << 4,
 	IS_TIMESTAMP = 1 << 5,
 	IS_DATE = 1 << 6,
 	IS_UUID = 1 << 7,
-	IS_TEXT = 1 << 8,			/* another string */
+	IS_TEXT = 1 << 8,			/* any other string */
 	IS_ARRAY = 1 << 9,
 	IS_OBJECT = 1 << 10
 };
@@ -61,29 +63,31 @@ typedef struct SampleField
 {
 	char	   *name;
 	int			kinds;
-	List	   *members;		/* of objects */
+	List	   *members;		/* fields, if values are objects */
 } SampleField;
 
 struct SaggSample
 {
 	MemoryContext memory;
-	MemoryContext record;		/* what one record takes, while it is added */
+	MemoryContext record;		/* memory for one record, while it is added */
 	int64		records;
 	int64		tombstones;
-	int64		objects;		/* in JSON */
-	int64		events;			/* of Debezium, among them */
+	int64		objects;		/* number of records in JSON */
+	int64		events;			/* number of events of Debezium among them */
 	int64		avro;
-	int64		texts;			/* that are no object */
+	int64		texts;			/* number of values that are not objects */
 	int64		keys;
 	bool		binary_keys;
-	int			commas;			/* of each text, -1 = not the same, -2 = no text yet */
+	int			commas;			/* number of commas in each text, -1 = it
+								 * varies, -2 = no text yet */
 	int			nfields;
-	bool		left_out;		/* fields, for their number or names */
+	bool		left_out;		/* fields that were ignored because of their
+								 * number or names */
 	SampleField root;
 };
 
 /*
- * An empty sample, in the current memory context.
+ * Returns an empty sample, in the current memory context.
  */
 SaggSample *
 sagg_sample_make(void)
@@ -97,7 +101,7 @@ sagg_sample_make(void)
 	return sample;
 }
 
-/* Does a text begin like this, where 0 stands for a digit? */
+/* Returns whether a text begins like this, where 0 stands for any digit. */
 static bool
 is_like(const char *text, Size len, const char *pattern)
 {
@@ -142,7 +146,8 @@ is_between(Numeric number, int64 least, int64 greatest)
 }
 
 /*
- * Without a text of the number, which may have 131,072 digits.
+ * Returns the kind of a number.  It is not converted to text, which may have
+ * 131,072 digits.
  */
 static int
 number_kind(Numeric number)
@@ -156,7 +161,7 @@ number_kind(Numeric number)
 }
 
 /*
- * The member of this name; NULL if it is to be left out.
+ * Returns the member of this name; NULL if it is left out.
  */
 static SampleField *
 find_member(SaggSample *sample, SampleField *parent, const char *name, int len)
@@ -186,7 +191,7 @@ find_member(SaggSample *sample, SampleField *parent, const char *name, int len)
 }
 
 /*
- * The members of an object.
+ * Add the members of an object.
  */
 static void
 add_object(SaggSample *sample, SampleField *parent, JsonbContainer *object, int depth)
@@ -237,7 +242,8 @@ member_object(JsonbContainer *object, const char *name)
 }
 
 /*
- * The row of a change event; NULL if the object is none, or has no row.
+ * Returns the row of a change event; NULL if the object is not one, or has no
+ * row.
  */
 static JsonbContainer *
 event_row(JsonbContainer *object, bool *is_event)
@@ -285,7 +291,7 @@ add_json(void *arg)
 }
 
 /*
- * How many commas a row of CSV has outside of quotes.
+ * Returns how many commas a row of CSV has outside of quotes.
  */
 static int
 count_commas(const char *text, Size len)
@@ -324,8 +330,9 @@ add_value(SaggSample *sample, const char *value, Size len)
 }
 
 /*
- * Add a record, by its value and key; NULL where it has none.  Both end with a
- * NUL behind them.  Of memory it leaves what is new about fields.
+ * Add a record, by its value and key; NULL if it has none.  Both end with a
+ * NUL behind them.  Of the memory used, only that of new fields remains
+ * allocated.
  */
 void
 sagg_sample_add(SaggSample *sample, const char *value, Size len,
@@ -348,7 +355,7 @@ sagg_sample_add(SaggSample *sample, const char *value, Size len,
 }
 
 /*
- * Records in the sample.
+ * Returns the number of records in the sample.
  */
 int64
 sagg_sample_records(const SaggSample *sample)
@@ -357,7 +364,8 @@ sagg_sample_records(const SaggSample *sample)
 }
 
 /*
- * Records without value, which a source of the format has to be told of.
+ * Returns the number of records without value; a source of the format needs an
+ * option for them.
  */
 int64
 sagg_sample_tombstones(const SaggSample *sample)
@@ -366,7 +374,7 @@ sagg_sample_tombstones(const SaggSample *sample)
 }
 
 /*
- * The format that most of the records have.
+ * Returns the format that most of the records have.
  */
 const char *
 sagg_sample_format(const SaggSample *sample)
@@ -381,7 +389,7 @@ sagg_sample_format(const SaggSample *sample)
 }
 
 /*
- * What the records are, in a sentence for a comment.
+ * Returns a sentence about the records, for a comment.
  */
 char *
 sagg_sample_summary(const SaggSample *sample)
@@ -395,7 +403,7 @@ sagg_sample_summary(const SaggSample *sample)
 					sample->left_out ? "; some fields are left out" : "");
 }
 
-/* Does a name say that its values are times? */
+/* Returns whether a name suggests that its values are times. */
 static bool
 is_time_name(const char *name)
 {
@@ -407,7 +415,7 @@ is_time_name(const char *name)
 }
 
 /*
- * The type for values of these kinds.
+ * Returns the type for values of these kinds.
  */
 static const char *
 column_type(int kinds, const char *column)
@@ -436,7 +444,7 @@ column_type(int kinds, const char *column)
 }
 
 /*
- * The option that says where the column is.
+ * Append the option that says where the column is.
  */
 static char *
 column_option(List *path, const char *column)
@@ -474,8 +482,8 @@ append_column(StringInfo buf, const char *column, const char *type, const char *
 }
 
 /*
- * The columns of a field: those of its members, if it is nothing but objects that
- * are alike.
+ * Append the columns of a field: those of its members, if all its values are
+ * objects of the same shape.
  */
 static void
 append_field(StringInfo buf, SampleField *field, List *path, List **taken)
@@ -509,7 +517,7 @@ append_field(StringInfo buf, SampleField *field, List *path, List **taken)
 }
 
 /*
- * The columns of a source for the sample, as create_source takes them.
+ * Returns the columns of a source for the sample, as create_source takes them.
  */
 char *
 sagg_sample_columns(SaggSample *sample)

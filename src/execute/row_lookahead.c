@@ -1,12 +1,14 @@
 /*-------------------------------------------------------------------------
  *
- * rows.c
- *	  A few rows at a time to their groups.
+ * row_lookahead.c
+ *	  Looks ahead a few rows, and prefetches their groups into the CPU's
+ *	  caches.
  *
  * With many groups most of a row's time is the wait for its group to come from
- * memory.  So rows are held back until there are some, while what they need is
- * being fetched, and then taken in their order.  Only where no error can come
- * from a row any more: an error shall name the record that was read last.
+ * memory.  So a few rows are held back, while the memory they need is
+ * prefetched, and then taken in their order.  That is done only where a row
+ * can no longer raise an error, because an error names the record that was
+ * read last.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,7 +22,7 @@
 #define MAX_ROWS	32
 #define MAX_BYTES	(32 * 1024)
 
-/* A column that is looked at: a key, an argument or a filter. */
+/* A column whose values are read: a key, an argument or a filter. */
 typedef struct RowColumn
 {
 	int			index;
@@ -37,15 +39,15 @@ struct SaggRows
 	int			n;
 	int64		starts[MAX_ROWS];
 	uint32		hashes[MAX_ROWS];
-	Datum	   *values;			/* natts a row */
+	Datum	   *values;			/* natts per row */
 	bool	   *nulls;
 	Size		nbytes;
-	char	   *bytes;			/* what values point to */
-	bool		check_keys;		/* some may be too long */
+	char	   *bytes;			/* memory that values point to */
+	bool		check_keys;		/* some keys may be too long */
 };
 
 /*
- * May rows be held back?
+ * Returns whether rows may be held back.
  */
 static bool
 is_safe(const SaggExecution *ex)
@@ -88,8 +90,8 @@ add_column(SaggRows *rows, TupleDesc desc, AttrNumber attno)
 }
 
 /*
- * Prepare for rows of "desc", in the current context; NULL if rows have to be
- * taken one by one.
+ * Prepare for rows of "desc", in the current context; returns NULL if rows
+ * have to be taken one by one.
  */
 SaggRows *
 sagg_rows_init(SaggExecution *ex, TupleDesc desc)
@@ -123,7 +125,7 @@ sagg_rows_init(SaggExecution *ex, TupleDesc desc)
 }
 
 /*
- * Bytes of the row's values, beside their Datums.
+ * Returns the bytes of the row's values, without their Datums.
  */
 static Size
 row_bytes(const SaggRows *rows, const Datum *values, const bool *nulls)
@@ -176,9 +178,9 @@ sagg_rows_flush(SaggRows *rows)
 }
 
 /*
- * A row of the window that starts at "start".  Returns false for one that may
- * be refused, when none is held back any more and this one is the caller's to
- * take.
+ * Take, or hold back, a row of the window that starts at "start".  Returns
+ * false for a row that may be rejected, when none is held back any more and
+ * this one is the caller's to take.
  */
 bool
 sagg_rows_add(SaggRows *rows, int64 start, Datum *values, bool *nulls)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * describe.c
- *	  How the state of a stream is kept, in words and in bytes.
+ * state_describe.c
+ *	  Describes how the state of a stream is kept, in words and in bytes.
  *
  * Nothing here changes a store.
  *
@@ -15,20 +15,20 @@
 
 #include "execute_internal.h"
 
-/* of a serialized state, or of inputs, that nothing is known of */
+/* guessed bytes of a serialized state, or of inputs */
 #define SERIALIZED_BYTES	64
 
 /*
- * How the state of aggregate "aggno" (from 0) is computed and kept, in the
- * current context.
+ * Returns how the state of aggregate "aggno" (from 0) is computed and kept, in
+ * the current context.
  */
 char *
 sagg_execution_describe(const SaggExecution *ex, int aggno)
 {
 	const SaggAggCall *call = &ex->aggs[aggno];
 
-	if (call->kept)
-		return pstrdup(call->kept->distinct ? "its different inputs are kept" :
+	if (call->input_state)
+		return pstrdup(call->input_state->distinct ? "its different inputs are kept" :
 					   "its inputs are kept");
 	if (SAGG_INLINE_IS_SUM(call->kind))
 		return psprintf("inlined, an exact sum of 128 bits; beyond it serialized by %s",
@@ -41,8 +41,8 @@ sagg_execution_describe(const SaggExecution *ex, int aggno)
 }
 
 /*
- * Bytes of shared memory that a group takes, about, while there are none to
- * measure.
+ * Returns an estimate of the bytes of shared memory that a group takes, for a
+ * stream that has no groups to measure.
  */
 int64
 sagg_execution_estimate(const SaggExecution *ex)
@@ -56,7 +56,7 @@ sagg_execution_estimate(const SaggExecution *ex)
 	{
 		const SaggAggCall *call = &ex->aggs[i];
 
-		if (call->kept)
+		if (call->input_state)
 			bytes += sizeof(int64) + SERIALIZED_BYTES;
 		else if (SAGG_INLINE_IS_SUM(call->kind))
 			bytes += 1 + sizeof(SaggSum);

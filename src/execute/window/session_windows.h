@@ -1,20 +1,20 @@
 /*-------------------------------------------------------------------------
  *
- * sessions.h
- *	  Session windows: what sessions.c, session_close.c and those who read
- *	  entries of groups ask of each other.
+ * session_windows.h
+ *	  Session windows: what session_windows.c, session_close.c and the readers
+ *	  of entries share.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef SAGG_SESSIONS_H
-#define SAGG_SESSIONS_H
+#ifndef SAGG_SESSION_WINDOWS_H
+#define SAGG_SESSION_WINDOWS_H
 
 #include "window_kinds.h"
 
 /*
- * The sessions of a partition are in one unit, which starts at this, by the hash
- * of their keys.  Of a hash that has more than a few there, the others are in a
- * unit of its own, by their starts too.
+ * The sessions of a partition are in one unit, which has this start, by the
+ * hash of their keys.  If a hash has more than a few there, the others are in
+ * a unit of that hash alone, ordered by their starts, too.
  */
 #define SAGG_SESSIONS_UNIT		INT64CONST(0)
 #define SAGG_FEW_SESSIONS		16
@@ -26,28 +26,28 @@ typedef struct SaggSessionPart
 	SaggStored	stored;
 	int64		start;
 	int64		end;
-	bool		apart;			/* in the unit of its hash */
+	bool		apart;			/* it is in the unit of its hash */
 } SaggSessionPart;
 
 /*
  * A session of a key that the batch has met.  A group of a query with session
  * windows always is one.
  */
-typedef struct SaggSession
+typedef struct SaggSessionWindow
 {
-	SaggGroup	group;			/* first; "stored" is not used */
+	SaggGroup	group;			/* must be first; "stored" is not used */
 	int64		end;
 	bool		loaded;			/* its states have been read */
 	SaggSessionPart *parts;
 	SaggSessionPart *last_part;
-} SaggSession;
+} SaggSessionWindow;
 
 /* see session_list.c */
 typedef struct SaggSessionBlock
 {
 	int			n;
 	int			max;
-	SaggSession **sessions;
+	SaggSessionWindow **sessions;
 } SaggSessionBlock;
 
 typedef struct SaggSessionList
@@ -66,8 +66,9 @@ typedef struct SaggSessionPlace
 /* A key that the batch has met, with all of its open sessions. */
 typedef struct SaggSessionKey
 {
-	uint32		hash;			/* as the store has it */
-	int			nstored;		/* of this hash, in the unit of all sessions */
+	uint32		hash;			/* hash as the store has it */
+	int			nstored;		/* number of sessions of this hash in the unit
+								 * of all sessions */
 	SaggSessionList sessions;
 	Datum	   *keys;
 	bool	   *keynulls;
@@ -76,8 +77,8 @@ typedef struct SaggSessionKey
 #define SAGG_HAS_SESSIONS(ex)	((ex)->query->window.kind == SAGG_WINDOW_SESSION)
 
 /*
- * Whether the watermark that the commit before left has passed a session, or
- * that of a record.
+ * Returns whether the watermark that the commit before left has passed a
+ * session, or that of a record.
  */
 static inline bool
 sagg_session_passed(const SaggExecution *ex, int64 end)
@@ -89,10 +90,10 @@ sagg_session_passed(const SaggExecution *ex, int64 end)
 typedef struct SaggSessionWalk
 {
 	uint32		hash;
-	bool		apart;			/* in the unit of the hash */
+	bool		apart;			/* it is in the unit of the hash */
 	uint32		step;
-	SaggUnit   *unit;			/* of all sessions */
-	SaggScan	scan;			/* over that of the hash */
+	SaggUnit   *unit;			/* walk over the unit of all sessions */
+	SaggScan	scan;			/* walk over the unit of the hash */
 } SaggSessionWalk;
 
 /* session_store.c */
@@ -113,21 +114,21 @@ extern void sagg_session_forget(SaggStore *store, uint32 hash, int64 start,
 								bool apart, SaggStored stored);
 
 /* session_list.c */
-extern SaggSession *sagg_session_at(const SaggSessionList *list,
-									SaggSessionPlace place);
+extern SaggSessionWindow *sagg_session_at(const SaggSessionList *list,
+										  SaggSessionPlace place);
 extern SaggSessionPlace sagg_session_first(const SaggSessionList *list);
 extern SaggSessionPlace sagg_session_next(const SaggSessionList *list,
 										  SaggSessionPlace place);
 extern SaggSessionPlace sagg_session_find(const SaggSessionList *list, int64 start);
 extern SaggSessionPlace sagg_session_insert(SaggSessionList *list,
 											SaggSessionPlace place,
-											SaggSession *session);
-extern void sagg_session_append(SaggSessionList *list, SaggSession *session);
+											SaggSessionWindow *session);
+extern void sagg_session_append(SaggSessionList *list, SaggSessionWindow *session);
 extern void sagg_session_remove(SaggSessionList *list, SaggSessionPlace place);
 
-/* sessions.c */
+/* session_windows.c */
 extern bool sagg_sessions_met(SaggExecution *ex, const SaggGroup *group);
 extern SaggSessionKey *sagg_sessions_next(SaggExecution *ex, bool restart);
-extern void sagg_session_load(SaggExecution *ex, SaggSession *session);
+extern void sagg_session_load(SaggExecution *ex, SaggSessionWindow *session);
 
-#endif							/* SAGG_SESSIONS_H */
+#endif							/* SAGG_SESSION_WINDOWS_H */

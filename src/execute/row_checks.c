@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
- * refuse.c
- *	  Rows of the inner query that cannot be aggregated: the fault of the
- *	  record they were made of.
+ * row_checks.c
+ *	  Checks rows of the inner query, and rejects the records of those that
+ *	  cannot be aggregated.
  *
- * With the policy fail that is an error.  Otherwise the record is refused as a
- * whole: none of the rows that joins make of it counts.  When one of them has
- * been aggregated before another is refused, the batch's groups are thrown
- * away and the inner query is run again, without the record; what it refuses
- * depends on nothing but the row, so once is enough.
+ * With the policy fail that is an error.  Otherwise the record is rejected as
+ * a whole: none of the rows that joins make of it counts.  If one of them has
+ * been aggregated before another is rejected, the batch's groups are discarded
+ * and the inner query runs again, without the record.  A rejection depends
+ * only on the row, so running once more is enough.
  *
- * Event times are compared with the batch's own time, which a retry has too:
- * it refuses the same records.
+ * Event times are compared with the batch's own time, which a retry has, too,
+ * so it rejects the same records.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,8 +28,9 @@
 #include "execute_internal.h"
 
 /*
- * A time of the clock as an event time.  A timestamp without time zone is one
- * of the stream's time zone, as it is wherever it meets one with.
+ * Returns a time of the clock as an event time.  A timestamp without time zone
+ * is in the stream's time zone, as wherever it is compared with one that has a
+ * zone.
  */
 int64
 sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time)
@@ -41,7 +42,8 @@ sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time)
 }
 
 /*
- * The greatest event time that "max_future" admits; DT_NOEND if there is none.
+ * Returns the greatest event time that "max_future" accepts; DT_NOEND if there
+ * is no limit.
  */
 static int64
 latest_time(const SaggExecution *ex)
@@ -57,18 +59,18 @@ latest_time(const SaggExecution *ex)
 }
 
 /*
- * Prepare an execution: "refusals" takes the records of rows that are refused,
+ * Prepare an execution: "rejections" takes the records of rows that are rejected,
  * NULL if that is an error; "max_key_bytes" is how long the grouping keys of a
  * group may be in all, 0 = any length.
  */
 void
-sagg_execution_refuse(SaggExecution *ex, SaggRefusals *refusals,
+sagg_execution_reject(SaggExecution *ex, SaggRejections *rejections,
 					  Size max_key_bytes)
 {
-	ex->refusals = refusals;
+	ex->rejections = rejections;
 	ex->max_key_bytes = max_key_bytes;
 	ex->latest_time = latest_time(ex);
-	Assert(refusals == NULL || ex->query->record != 0);
+	Assert(rejections == NULL || ex->query->record != 0);
 }
 
 static char *
@@ -95,25 +97,26 @@ record_number(const SaggExecution *ex, TupleTableSlot *slot)
 }
 
 /*
- * Whether the row's record has been refused, with another of its rows.
+ * Returns whether the row's record has been rejected, with another of its
+ * rows.
  */
 bool
-sagg_row_refused(const SaggExecution *ex, TupleTableSlot *slot)
+sagg_row_rejected(const SaggExecution *ex, TupleTableSlot *slot)
 {
-	return ex->refusals != NULL &&
-		sagg_record_refused(ex->refusals, record_number(ex, slot));
+	return ex->rejections != NULL &&
+		sagg_record_rejected(ex->rejections, record_number(ex, slot));
 }
 
 /*
- * Refuse the row's record.  The reason may be in tmpcontext, which is reset.
+ * Reject the row's record.  The reason may be in tmpcontext, which is reset.
  */
 static void
-refuse(SaggExecution *ex, TupleTableSlot *slot, const char *message,
+reject(SaggExecution *ex, TupleTableSlot *slot, const char *message,
 	   const char *detail)
 {
 	int64		record;
 
-	if (ex->refusals == NULL)
+	if (ex->rejections == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_INVALID_RECORD),
 				 errmsg("%s", message),
@@ -121,16 +124,16 @@ refuse(SaggExecution *ex, TupleTableSlot *slot, const char *message,
 	record = record_number(ex, slot);
 	if (record < ex->nclasses && ex->classes[record] == SAGG_CLASS_AGGREGATED)
 		ex->run_again = true;
-	sagg_refuse_record(ex->refusals, record, ERRCODE_SAGG_INVALID_RECORD, message, detail);
+	sagg_reject_record(ex->rejections, record, ERRCODE_SAGG_INVALID_RECORD, message, detail);
 	ResetExprContext(ex->tmpcontext);
 }
 
 static void
-refuse_far_time(SaggExecution *ex, TupleTableSlot *slot, int64 time)
+reject_far_time(SaggExecution *ex, TupleTableSlot *slot, int64 time)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 
-	refuse(ex, slot,
+	reject(ex, slot,
 		   psprintf("event time of a record is too far in the future: %s",
 					time_text(ex, time)),
 		   psprintf("The micro-batch's time is %s, and the stream's max_future %s. "
@@ -141,47 +144,48 @@ refuse_far_time(SaggExecution *ex, TupleTableSlot *slot, int64 time)
 }
 
 /*
- * Whether a row's event time is one to go by.  If not, its record is refused.
+ * Returns whether a row's event time is valid.  If not, its record is
+ * rejected.
  */
 bool
 sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot, int64 time)
 {
 	if (TIMESTAMP_NOT_FINITE(time))
 	{
-		refuse(ex, slot, "event time of a record is infinite",
+		reject(ex, slot, "event time of a record is infinite",
 			   "It would belong to no window, and move the watermark past all others.");
 		return false;
 	}
 	if (time > ex->latest_time)
 	{
-		refuse_far_time(ex, slot, time);
+		reject_far_time(ex, slot, time);
 		return false;
 	}
 	return true;
 }
 
 /*
- * Refuse the record of a row whose window cannot be represented.
+ * Reject the record of a row whose window cannot be represented.
  */
 void
-sagg_refuse_window(SaggExecution *ex, TupleTableSlot *slot, int64 time)
+sagg_reject_window(SaggExecution *ex, TupleTableSlot *slot, int64 time)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 
-	refuse(ex, slot, psprintf("window of event time %s is out of range",
+	reject(ex, slot, psprintf("window of event time %s is out of range",
 							  time_text(ex, time)), NULL);
 	MemoryContextSwitchTo(old);
 }
 
 /*
- * Refuse the record of a row whose session gap has no certain length.
+ * Reject the record of a row whose session gap has no certain length.
  */
 void
-sagg_refuse_gap(SaggExecution *ex, TupleTableSlot *slot, const Interval *gap)
+sagg_reject_gap(SaggExecution *ex, TupleTableSlot *slot, const Interval *gap)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 
-	refuse(ex, slot, psprintf("session gap of a record is no length of time: %s",
+	reject(ex, slot, psprintf("session gap of a record is no length of time: %s",
 							  DatumGetCString(DirectFunctionCall1(interval_out,
 																  IntervalPGetDatum(gap)))),
 		   "It must not contain months or years, whose length varies, nor be out of range.");
@@ -199,7 +203,7 @@ key_bytes(const SaggCodec *codec, Datum value)
 }
 
 /*
- * Whether the keys of a new group are short enough.
+ * Returns whether the keys of a new group are short enough.
  */
 bool
 sagg_keys_fit(const SaggExecution *ex, const Datum *keys, const bool *nulls)
@@ -217,10 +221,10 @@ sagg_keys_fit(const SaggExecution *ex, const Datum *keys, const bool *nulls)
 }
 
 /*
- * Refuse the record of a row whose keys are too long; names the longest.
+ * Reject the record of a row whose keys are too long; names the longest.
  */
 void
-sagg_refuse_keys(SaggExecution *ex, TupleTableSlot *slot, const Datum *keys,
+sagg_reject_keys(SaggExecution *ex, TupleTableSlot *slot, const Datum *keys,
 				 const bool *nulls)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
@@ -237,7 +241,7 @@ sagg_refuse_keys(SaggExecution *ex, TupleTableSlot *slot, const Datum *keys,
 			bytes = len;
 		}
 	}
-	refuse(ex, slot,
+	reject(ex, slot,
 		   psprintf("grouping key \"%s\" of a record is too long: %zu bytes",
 					ex->query->keys[longest].name, bytes),
 		   psprintf("The keys of a group can have %zu bytes together, for an index of the sink holds them.",

@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
- * refused_records.c
- *	  The bytes of the records that a batch puts aside, for CHECKPOINT: those
- *	  it has refused, and those that came too late.
+ * rejected_reader.c
+ *	  Reads the records that a batch diverts, for CHECKPOINT: those it has
+ *	  rejected (dead letters), and those that came too late.
  *
- * Goes through the batch once, in the order of the records' numbers, whether
- * they are in memory or in the file.  Nothing here may fail because of what is
- * in a record: it may have been refused for that already.  So of keys and
- * values larger than a row can hold only a beginning is kept, of such headers
- * nothing, and the error says so.
+ * It goes through the batch once, in the order of the records' numbers,
+ * whether they are in memory or in the file.  Nothing here may fail because of
+ * the contents of a record, which may have been rejected for that already.  So
+ * keys and values larger than a row can hold are truncated, such headers are
+ * dropped, and the error says so.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,25 +19,25 @@
 #include "scan_internal.h"
 
 /*
- * So much is kept of a key, and of a value: several records fit into what a
- * stream may put aside.
+ * Most bytes that are kept of a key, and of a value: several records fit into
+ * what a stream may divert.
  */
 #define MAX_KEPT_BYTES	(64 * 1024 * 1024)
 
-struct SaggRefusedReader
+struct SaggRejectedReader
 {
 	SaggBatchCursor *cursor;
 	int64		count;
-	const SaggRefusal *list;
-	int64		next;			/* into the list */
+	const SaggRejection *list;
+	int64		next;			/* index into the list */
 	int64		record;			/* number of the next record of the batch */
 };
 
 static int
 by_record(const void *a, const void *b, void *arg)
 {
-	int64		x = ((const SaggRefusal *) a)->record;
-	int64		y = ((const SaggRefusal *) b)->record;
+	int64		x = ((const SaggRejection *) a)->record;
+	int64		y = ((const SaggRejection *) b)->record;
 
 	return x < y ? -1 : x > y;
 }
@@ -46,13 +46,13 @@ by_record(const void *a, const void *b, void *arg)
  * Begin to read records of a batch, in the current context; "list" has "count"
  * of them, and is sorted here.
  */
-SaggRefusedReader *
-sagg_refused_open(SaggBatch *batch, SaggRefusal *list, int64 count)
+SaggRejectedReader *
+sagg_rejected_open(SaggBatch *batch, SaggRejection *list, int64 count)
 {
-	SaggRefusedReader *reader = palloc0(sizeof(SaggRefusedReader));
+	SaggRejectedReader *reader = palloc0(sizeof(SaggRejectedReader));
 
 	if (count > 1)
-		sagg_sort(list, count, sizeof(SaggRefusal), by_record, NULL);
+		sagg_sort(list, count, sizeof(SaggRejection), by_record, NULL);
 	reader->cursor = sagg_batch_open(batch, true);
 	reader->list = list;
 	reader->count = count;
@@ -60,7 +60,7 @@ sagg_refused_open(SaggBatch *batch, SaggRefusal *list, int64 count)
 }
 
 /*
- * Go on to a record of the batch.
+ * Go forward to a record of the batch.
  */
 static void
 seek_record(SaggBatchCursor *cursor, int64 *position, int64 number,
@@ -84,7 +84,8 @@ bytes_datum(const char *data, Size len)
 }
 
 /*
- * What is kept of a key or value; what is not goes into "cut", for people.
+ * Returns what is kept of a key or value; appends to "cut" what was truncated,
+ * for people.
  */
 static Datum
 kept_bytes(const char *data, Size len, const char *what, StringInfo cut)
@@ -96,10 +97,10 @@ kept_bytes(const char *data, Size len, const char *what, StringInfo cut)
 }
 
 /*
- * The headers of a record, unless they are too large.
+ * Returns the headers of a record, unless they are too large.
  */
 static void
-put_headers(SaggAside *letter, const SaggRecord *record, StringInfo cut)
+put_headers(SaggDivertedRecord *letter, const SaggRecord *record, StringInfo cut)
 {
 	letter->no_headers = record->headers == NULL || !sagg_headers_fit(record);
 	if (!letter->no_headers)
@@ -110,21 +111,22 @@ put_headers(SaggAside *letter, const SaggRecord *record, StringInfo cut)
 }
 
 /*
- * The next of the records, its values in the current context; false behind the
- * last one.  A SaggNextAside, whose argument is a SaggRefusedReader.
+ * Read the next of the records, its values in the current context; returns
+ * false behind the last one.  A SaggNextDivertedRecord, whose argument is a
+ * SaggRejectedReader.
  */
 bool
-sagg_refused_next(void *arg, SaggAside *letter)
+sagg_rejected_next(void *arg, SaggDivertedRecord *letter)
 {
-	SaggRefusedReader *reader = (SaggRefusedReader *) arg;
-	const SaggRefusal *refusal;
+	SaggRejectedReader *reader = (SaggRejectedReader *) arg;
+	const SaggRejection *rejection;
 	SaggRecord	record;
 	StringInfoData cut;
 
 	if (reader->next >= reader->count)
 		return false;
-	refusal = &reader->list[reader->next++];
-	seek_record(reader->cursor, &reader->record, refusal->record, &record);
+	rejection = &reader->list[reader->next++];
+	seek_record(reader->cursor, &reader->record, rejection->record, &record);
 
 	memset(letter, 0, sizeof(*letter));
 	initStringInfo(&cut);
@@ -139,17 +141,17 @@ sagg_refused_next(void *arg, SaggAside *letter)
 	if (record.payload)
 		letter->value = kept_bytes(record.payload, record.payload_len, "value", &cut);
 	put_headers(letter, &record, &cut);
-	letter->error = refusal->message;
-	letter->detail = refusal->detail;
-	letter->sqlstate = refusal->sqlstate;
+	letter->error = rejection->message;
+	letter->detail = rejection->detail;
+	letter->sqlstate = rejection->sqlstate;
 	if (cut.len > 0)
-		letter->detail = refusal->detail == NULL ? cut.data :
-			psprintf("%s %s", refusal->detail, cut.data);
+		letter->detail = rejection->detail == NULL ? cut.data :
+			psprintf("%s %s", rejection->detail, cut.data);
 	return true;
 }
 
 /*
- * Where a record of a batch comes from, by its number.
+ * Find the position of a record of a batch, by its number.
  */
 void
 sagg_batch_locate(SaggBatch *batch, int64 number, SaggPlace *place)
@@ -166,10 +168,10 @@ sagg_batch_locate(SaggBatch *batch, int64 number, SaggPlace *place)
 }
 
 /*
- * Done; memory goes with its context.
+ * Close the reader; its memory is freed with its context.
  */
 void
-sagg_refused_close(SaggRefusedReader *reader)
+sagg_rejected_close(SaggRejectedReader *reader)
 {
 	sagg_batch_end(reader->cursor);
 }

@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
- * close.c
+ * close_windows.c
  *	  The end of EXECUTE: watermark, output, changed groups to the store.
  *
  * The batch's own records move the watermark only for what the batch closes at
- * its end.  Append gives out the groups of windows that end at or before the
- * new watermark, update those the batch has changed; then closed windows are
- * forgotten.  Complete closes no window and gives out all groups.  What the
- * store gets here, undo can take away (I3); windows are freed when the batch
- * is published.
+ * its end.  Output mode append emits the groups of windows that end at or
+ * before the new watermark, update those the batch has changed; then closed
+ * windows are removed.  Complete closes no window and emits all groups.  Undo
+ * can take back what the store gets here (I3); windows are freed when the
+ * batch is published.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,11 +34,11 @@ count_records(const SaggExecution *ex, SaggCounts *counts)
 	counts->late = rows[SAGG_CLASS_LATE];
 	counts->null_time = rows[SAGG_CLASS_NULL_TIME];
 	counts->late_windows = ex->late_windows;
-	counts->dead_lettered = ex->refusals ? ex->refusals->count : 0;
+	counts->dead_lettered = ex->rejections ? ex->rejections->count : 0;
 }
 
 /*
- * Whether append or complete gives out the groups of a window.
+ * Returns whether append or complete emits the groups of a window.
  */
 static bool
 emits_window(const SaggExecution *ex, int64 start)
@@ -49,7 +49,7 @@ emits_window(const SaggExecution *ex, int64 start)
 }
 
 /*
- * Give out the stored groups of the unit at hand that the batch has not met.
+ * Emit the stored groups of the current unit that the batch has not met.
  */
 static void
 emit_stored(SaggExecution *ex, SaggScan *scan)
@@ -74,8 +74,8 @@ emit_stored(SaggExecution *ex, SaggScan *scan)
 }
 
 /*
- * Append: groups of closing windows.  Complete: all groups.  Instead of a batch:
- * those of open windows.
+ * Append: emits the groups of closing windows.  Complete: all groups.  When
+ * open windows are read: those.
  */
 void
 sagg_groups_emit(SaggExecution *ex)
@@ -98,7 +98,7 @@ sagg_groups_emit(SaggExecution *ex)
 }
 
 /*
- * Update: groups the batch has changed.
+ * Update: emits the groups the batch has changed.
  */
 static void
 emit_changed(SaggExecution *ex)
@@ -115,7 +115,7 @@ emit_changed(SaggExecution *ex)
 }
 
 /*
- * Changed groups to the store, unless their window closes.
+ * Write changed groups to the store, unless their window closes.
  */
 void
 sagg_groups_store(SaggExecution *ex)
@@ -139,7 +139,7 @@ sagg_groups_store(SaggExecution *ex)
 }
 
 /*
- * Without GROUP BY there is a group even if no row has come.
+ * Without GROUP BY there is a group even if there are no rows.
  */
 static void
 require_single_group(SaggExecution *ex)
@@ -153,8 +153,8 @@ require_single_group(SaggExecution *ex)
 }
 
 /*
- * The end of the batch for groups that are given out as they are: what it gives out,
- * and what it has changed to the store.
+ * End the batch for groups that are emitted unchanged: emits them, and writes
+ * changed ones to the store.
  */
 void
 sagg_groups_close(SaggExecution *ex)
@@ -170,7 +170,7 @@ sagg_groups_close(SaggExecution *ex)
 
 /*
  * End the batch's work on groups.  Sets the counts of aggregated, late and
- * refused records and of those without event time, the watermark after the batch,
+ * rejected records and of those without event time, the watermark after the batch,
  * and "max_time", the batch's greatest event time, DT_NOBEGIN = none.
  * From here on the store holds the batch's state, to be published or undone.
  */
@@ -200,9 +200,9 @@ sagg_execution_close(SaggExecution *ex, SaggCounts *counts,
 }
 
 /*
- * Instead of a batch: give out the groups of all windows that the last commit
- * left open, of a store that was restored from it, or of one that no batch has
- * changed.  sagg_execution_output is next.
+ * Emit, without a batch, the groups of all windows that the last commit left
+ * open.  The store was restored from that commit, or no batch has changed it.
+ * The caller then calls sagg_execution_output.
  */
 void
 sagg_execution_open_windows(SaggExecution *ex)

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
- * convert.c
- *	  The state of one query becomes that of another, which has some of its
- *	  aggregates.
+ * state_convert.c
+ *	  Converts the state of one query into that of another, which has some of
+ *	  its aggregates.
  *
  * Groups are read as the one query wrote them and written as the other reads
- * them.  Both have the same window and keys, so a group stays where it is.
+ * them.  Both have the same window and keys, so a group keeps its place.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,10 +14,10 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 
-#include "execute/window/sessions.h"
+#include "execute/window/session_windows.h"
 
 /*
- * One group: "from_group" and "to_group" are scratch.
+ * Convert one group: "from_group" and "to_group" are scratch.
  */
 static void
 convert_group(SaggExecution *from, SaggExecution *to, SaggGroup *from_group,
@@ -26,7 +26,7 @@ convert_group(SaggExecution *from, SaggExecution *to, SaggGroup *from_group,
 	sagg_entry_read(from, from_group, entry.data, entry.len, true);
 	to_group->start = from_group->start;
 	if (SAGG_HAS_SESSIONS(to))
-		((SaggSession *) to_group)->end = ((SaggSession *) from_group)->end;
+		((SaggSessionWindow *) to_group)->end = ((SaggSessionWindow *) from_group)->end;
 	to_group->keys = from_group->keys;
 	to_group->keynulls = from_group->keynulls;
 	sagg_states_init(to, to_group->states);
@@ -40,8 +40,9 @@ convert_group(SaggExecution *from, SaggExecution *to, SaggGroup *from_group,
 
 /*
  * Give "to", whose store is empty, all groups in the store of "from".
- * origins[i] is the aggregate of "from" whose state aggregate i of "to" goes on
- * with; -1: it begins.  In the store of "to" all groups are changes.
+ * origins[i] is the aggregate of "from" whose state aggregate i of "to"
+ * continues; -1: it begins empty.  In the store of "to" all groups are
+ * changes.
  */
 void
 sagg_execution_convert(SaggExecution *from, SaggExecution *to, const int *origins)
@@ -50,7 +51,7 @@ sagg_execution_convert(SaggExecution *from, SaggExecution *to, const int *origin
 	SaggGroup  *to_group = sagg_groups_allocate(to);
 	SaggScan	scan;
 
-	/* groups stay where they are, so their hashes do */
+	/* groups keep their place, so their hashes do */
 	sagg_store_set_seed(to->store, from->seed);
 	sagg_scan_store(&scan, from->store);
 	while (sagg_scan_next_unit(&scan))

@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
- * sessions.c
- *	  Session windows: rows into the open sessions of their keys.
+ * session_windows.c
+ *	  Session windows: puts rows into the open sessions of their keys.
  *
  * A record is a session by itself, [ts, ts + gap).  Sessions of a key that
  * overlap or touch, start <= end, are one, and their states are combined; so
- * which sessions there are does not depend on the order of records.  As in
- * Spark, a record is late if its own session is: when that ends at or before
- * the watermark that the commit before left.  A record whose gap is NULL or not
- * greater than zero is in no session and counts as filtered, as if by WHERE.
+ * the sessions do not depend on the order of records.  As in Spark, a record
+ * is late if its own session ends at or before the watermark that the commit
+ * before left.  A record whose gap is NULL or not greater than zero is in no
+ * session and counts as filtered, as if by WHERE.
  *
  * In the store a session is a group like any other, [start, end) and keys.  All
  * sessions of a key have the same hash, that of the keys alone, and are found
@@ -28,7 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "execute/event_times.h"
-#include "sessions.h"
+#include "session_windows.h"
 
 typedef struct SessionEntry
 {
@@ -65,7 +65,7 @@ same_key(SaggExecution *ex, const SaggSessionKey *a, const SaggSessionKey *b)
 }
 
 /*
- * Set up an empty table of keys, in the execution's memory.
+ * Make an empty table of keys, in the execution's memory.
  */
 void
 sagg_sessions_init(SaggExecution *ex)
@@ -76,7 +76,7 @@ sagg_sessions_init(SaggExecution *ex)
 
 /*
  * Forget all sessions, as if the batch had met none yet.  Their memory is that
- * of groups, and goes with them.
+ * of groups, and freed with them.
  */
 void
 sagg_sessions_forget(SaggExecution *ex)
@@ -85,7 +85,8 @@ sagg_sessions_forget(SaggExecution *ex)
 }
 
 /*
- * Go through all keys the batch has met, in any order; NULL at the end.
+ * Go through all keys the batch has met, in any order; returns NULL at the
+ * end.
  */
 SaggSessionKey *
 sagg_sessions_next(SaggExecution *ex, bool restart)
@@ -99,7 +100,7 @@ sagg_sessions_next(SaggExecution *ex, bool restart)
 }
 
 /*
- * The least start of the batch's sessions, DT_NOEND = there are none.
+ * Returns the least start of the batch's sessions, DT_NOEND = there are none.
  */
 int64
 sagg_sessions_first_start(SaggExecution *ex)
@@ -109,8 +110,8 @@ sagg_sessions_first_start(SaggExecution *ex)
 	for (SaggSessionKey *key = sagg_sessions_next(ex, true); key;
 		 key = sagg_sessions_next(ex, false))
 	{
-		SaggSession *session = sagg_session_at(&key->sessions,
-											   sagg_session_first(&key->sessions));
+		SaggSessionWindow *session = sagg_session_at(&key->sessions,
+													 sagg_session_first(&key->sessions));
 
 		if (session)
 			first = Min(first, session->group.start);
@@ -119,7 +120,8 @@ sagg_sessions_first_start(SaggExecution *ex)
 }
 
 /*
- * Whether the batch has met the key of a group, given its hash and keys.
+ * Returns whether the batch has met the key of a group, given its hash and
+ * keys.
  */
 bool
 sagg_sessions_met(SaggExecution *ex, const SaggGroup *group)
@@ -134,10 +136,10 @@ sagg_sessions_met(SaggExecution *ex, const SaggGroup *group)
 }
 
 /*
- * Read the states of a session that is only known by its bounds so far.
+ * Read the states of a session of which only the bounds are known so far.
  */
 void
-sagg_session_load(SaggExecution *ex, SaggSession *session)
+sagg_session_load(SaggExecution *ex, SaggSessionWindow *session)
 {
 	MemoryContext old;
 	SaggEntry	entry;
@@ -155,21 +157,21 @@ sagg_session_load(SaggExecution *ex, SaggSession *session)
 static int
 compare_starts(const void *a, const void *b, void *arg)
 {
-	int64		x = (*(SaggSession *const *) a)->group.start;
-	int64		y = (*(SaggSession *const *) b)->group.start;
+	int64		x = (*(SaggSessionWindow *const *) a)->group.start;
+	int64		y = (*(SaggSessionWindow *const *) b)->group.start;
 
 	return x < y ? -1 : x > y;
 }
 
 /*
- * The open sessions of a key from the store, without their states, in the
+ * Load the open sessions of a key from the store, without their states, in the
  * current context.
  */
 static void
 load_sessions(SaggExecution *ex, SaggSessionKey *key)
 {
 	SaggSessionWalk walk;
-	SaggSession **sessions = NULL;
+	SaggSessionWindow **sessions = NULL;
 	int			n = 0;
 	int			max = 0;
 	SaggStored	stored;
@@ -178,13 +180,13 @@ load_sessions(SaggExecution *ex, SaggSessionKey *key)
 	while (sagg_session_walk_next(ex->store, &walk, &stored))
 	{
 		SaggEntry	entry = sagg_store_entry(ex->store, stored);
-		SaggSession *session;
+		SaggSessionWindow *session;
 
 		CHECK_FOR_INTERRUPTS();
 		key->nstored += walk.apart ? 0 : 1;
 		if (!sagg_entry_same_keys(ex, entry.data, entry.len, key->keys, key->keynulls))
 			continue;
-		session = (SaggSession *) sagg_groups_allocate(ex);
+		session = (SaggSessionWindow *) sagg_groups_allocate(ex);
 		sagg_entry_read(ex, &session->group, entry.data, entry.len, false);
 		session->group.hash = key->hash;
 		session->parts = session->last_part = palloc0(sizeof(SaggSessionPart));
@@ -195,13 +197,13 @@ load_sessions(SaggExecution *ex, SaggSessionKey *key)
 		if (n == max)
 		{
 			max = Max(4, max * 2);
-			sessions = sessions ? repalloc_huge(sessions, sizeof(SaggSession *) * max) :
-				palloc(sizeof(SaggSession *) * max);
+			sessions = sessions ? repalloc_huge(sessions, sizeof(SaggSessionWindow *) * max) :
+				palloc(sizeof(SaggSessionWindow *) * max);
 		}
 		sessions[n++] = session;
 	}
 	if (n > 1)
-		sagg_sort(sessions, n, sizeof(SaggSession *), compare_starts, NULL);
+		sagg_sort(sessions, n, sizeof(SaggSessionWindow *), compare_starts, NULL);
 	for (int i = 0; i < n; i++)
 		sagg_session_append(&key->sessions, sessions[i]);
 	if (sessions)
@@ -222,8 +224,8 @@ copy_keys(SaggExecution *ex, Datum *keys, bool *keynulls,
 }
 
 /*
- * A key for the execution to keep.  NULL if it has no session yet and is too
- * long for one.
+ * Returns a key for the execution to keep.  NULL if it has no session yet and
+ * is too long for one.
  */
 static SaggSessionKey *
 make_key(SaggExecution *ex, const SaggSessionKey *probe)
@@ -244,7 +246,8 @@ make_key(SaggExecution *ex, const SaggSessionKey *probe)
 }
 
 /*
- * The key of a row; NULL, with it in the execution's scratch, if it is too long.
+ * Returns the key of a row; NULL if it is too long, with the key in the
+ * execution's scratch.
  */
 static SaggSessionKey *
 find_key(SaggExecution *ex, TupleTableSlot *slot)
@@ -268,14 +271,14 @@ find_key(SaggExecution *ex, TupleTableSlot *slot)
 }
 
 /*
- * A new session, without records.
+ * Returns a new session, without records.
  */
-static SaggSession *
+static SaggSessionWindow *
 make_session(SaggExecution *ex, SaggSessionKey *key, SaggSessionPlace place,
 			 int64 start, int64 end)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
-	SaggSession *session = (SaggSession *) sagg_groups_allocate(ex);
+	SaggSessionWindow *session = (SaggSessionWindow *) sagg_groups_allocate(ex);
 
 	session->group.start = start;
 	session->group.hash = key->hash;
@@ -289,13 +292,13 @@ make_session(SaggExecution *ex, SaggSessionKey *key, SaggSessionPlace place,
 }
 
 /*
- * Let a session take in the one after it, which is at "place".
+ * Merge the session at "place", which follows this one, into it.
  */
 static void
-absorb(SaggExecution *ex, SaggSessionKey *key, SaggSession *session,
+absorb(SaggExecution *ex, SaggSessionKey *key, SaggSessionWindow *session,
 	   SaggSessionPlace place)
 {
-	SaggSession *next = sagg_session_at(&key->sessions, place);
+	SaggSessionWindow *next = sagg_session_at(&key->sessions, place);
 
 	sagg_session_load(ex, next);
 	sagg_states_absorb(ex, session->group.states, next->group.states);
@@ -310,14 +313,15 @@ absorb(SaggExecution *ex, SaggSessionKey *key, SaggSession *session,
 }
 
 /*
- * The session of a key that holds [start, end), with all that touch it in it.
+ * Returns the session of a key that holds [start, end), merged with all that
+ * touch it.
  */
-static SaggSession *
+static SaggSessionWindow *
 require_session(SaggExecution *ex, SaggSessionKey *key, int64 start, int64 end)
 {
 	SaggSessionPlace place = sagg_session_find(&key->sessions, start);
-	SaggSession *session = sagg_session_at(&key->sessions, place);
-	SaggSession *next;
+	SaggSessionWindow *session = sagg_session_at(&key->sessions, place);
+	SaggSessionWindow *next;
 
 	if (session == NULL || session->group.start > end)
 		return make_session(ex, key, place, start, end);
@@ -337,8 +341,8 @@ require_session(SaggExecution *ex, SaggSessionKey *key, int64 start, int64 end)
 }
 
 /*
- * The gap of a row in microseconds; 0 if it has none.  Returns false, having
- * refused the row's record, if it has one of no certain length.
+ * Read the gap of a row in microseconds; 0 if it has none.  If the gap has no
+ * certain length, rejects the row's record and returns false.
  */
 static bool
 row_gap(SaggExecution *ex, TupleTableSlot *slot, int64 *gap)
@@ -355,15 +359,15 @@ row_gap(SaggExecution *ex, TupleTableSlot *slot, int64 *gap)
 		pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &days) ||
 		pg_add_s64_overflow(days, interval->time, gap))
 	{
-		sagg_refuse_gap(ex, slot, interval);
+		sagg_reject_gap(ex, slot, interval);
 		return false;
 	}
 	return true;
 }
 
 /*
- * The session that a row makes by itself.  Returns false, having counted it,
- * for a row that goes no further.
+ * Compute the session that a row makes by itself.  Returns false for a row
+ * that is left out, which has been counted.
  */
 static bool
 place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
@@ -379,7 +383,7 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
 	*start = DatumGetTimestampTz(slot->tts_values[attno]);
 	if (!sagg_check_event_time(ex, slot, *start) || !row_gap(ex, slot, &gap))
 	{
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 		return false;
 	}
 	if (gap <= 0)
@@ -389,8 +393,8 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
 	}
 	if (pg_add_s64_overflow(*start, gap, end) || !IS_VALID_TIMESTAMP(*end))
 	{
-		sagg_refuse_window(ex, slot, *start);
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_reject_window(ex, slot, *start);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 		return false;
 	}
 
@@ -407,13 +411,14 @@ place_row(SaggExecution *ex, TupleTableSlot *slot, int64 *start, int64 *end)
 }
 
 /*
- * A row of the inner query, whose record is not refused, into its session.
+ * Put a row of the inner query, whose record is not rejected, into its
+ * session.
  */
 void
 sagg_session_row(SaggExecution *ex, TupleTableSlot *slot)
 {
 	SaggSessionKey *key;
-	SaggSession *session;
+	SaggSessionWindow *session;
 	int64		start;
 	int64		end;
 
@@ -422,8 +427,8 @@ sagg_session_row(SaggExecution *ex, TupleTableSlot *slot)
 	key = find_key(ex, slot);
 	if (key == NULL)
 	{
-		sagg_refuse_keys(ex, slot, ex->row_keys, ex->row_keynulls);
-		sagg_classify(ex, slot, SAGG_CLASS_REFUSED);
+		sagg_reject_keys(ex, slot, ex->row_keys, ex->row_keynulls);
+		sagg_classify(ex, slot, SAGG_CLASS_REJECTED);
 	}
 	else
 	{

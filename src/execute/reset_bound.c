@@ -1,15 +1,15 @@
 /*-------------------------------------------------------------------------
  *
- * replaced.c
- *	  Which rows of the sink a batch takes the place of that computes results
- *	  anew.
+ * reset_bound.c
+ *	  Determines which rows of the sink the first batch after
+ *	  reset_stream(results => true) overwrites.
  *
- * Windows that its records fall into, and those that the watermark has not passed
- * when it ends, may get rows from it or a later batch.  They are told by one
- * bound: a window that starts earlier ends earlier too, but for sessions, whose
- * ends alone tell what touches a time.  A reset that keeps earlier windows as they
- * are gives the stream a watermark that has passed them.  Nothing here changes a
- * group.
+ * Windows that its records fall into, and those that the watermark has not
+ * passed when it ends, may get rows from it or a later batch.  One bound
+ * identifies them: a window that starts earlier ends earlier, too, except for
+ * sessions, for which only the end says whether they touch a time.  A reset
+ * that keeps earlier windows gives the stream a watermark that has passed
+ * them.  Nothing here changes a group.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,8 +22,8 @@
 #include "execute/window/window_kinds.h"
 
 /*
- * What the output column that tells the window has for the one that starts at
- * "start".
+ * Returns the value of the output column that identifies the window, for the
+ * window that starts at "start".
  */
 static int64
 told_by(const SaggQuery *query, int64 start)
@@ -36,8 +36,8 @@ told_by(const SaggQuery *query, int64 start)
 }
 
 /*
- * Can the rows of a stream's sink be told by windows that do not depend on their
- * records?
+ * Returns whether the rows of a stream's sink are identified by windows that
+ * do not depend on their records.
  */
 bool
 sagg_rows_have_windows(const SaggStream *stream, const SaggQuery *query)
@@ -48,9 +48,9 @@ sagg_rows_have_windows(const SaggStream *stream, const SaggQuery *query)
 }
 
 /*
- * The end of the last window that starts at or before an event time, for such a
- * stream; DT_NOEND = out of range.  A watermark of that has passed these windows,
- * and no others.
+ * Returns the end of the last window that starts at or before an event time,
+ * for such a stream; DT_NOEND = out of range.  A watermark of that value has
+ * passed these windows, and no others.
  */
 TimestampTz
 sagg_last_window_end(const SaggQuery *query, int64 time)
@@ -59,8 +59,9 @@ sagg_last_window_end(const SaggQuery *query, int64 time)
 }
 
 /*
- * Start of the first window that a watermark has not passed, for such a stream;
- * "column" becomes what the rows have in the column that tells the window.
+ * Returns the start of the first window that a watermark has not passed, for
+ * such a stream; sets "column" to the value of that window in the column that
+ * identifies it.
  */
 int64
 sagg_first_window_after(const SaggQuery *query, TimestampTz watermark, int64 *column)
@@ -72,10 +73,11 @@ sagg_first_window_after(const SaggQuery *query, TimestampTz watermark, int64 *co
 }
 
 /*
- * Rows of windows that a watermark has passed by the stream's retention at least:
- * those for which the column that tells the window has less than this; of a range,
- * its start, of sessions its end.  DT_NOBEGIN = none.  No batch writes to a window
- * that the watermark has passed.
+ * Returns a bound for rows of windows that a watermark has passed by at least
+ * the stream's retention: those with less than it in the column that
+ * identifies the window; for a range, its start, for sessions its end.
+ * DT_NOBEGIN = no rows.  No batch writes to a window that the watermark has
+ * passed.
  */
 int64
 sagg_expired_before(const SaggStream *stream, const SaggQuery *query, TimestampTz watermark)
@@ -94,8 +96,8 @@ sagg_expired_before(const SaggStream *stream, const SaggQuery *query, TimestampT
 }
 
 /*
- * The window of rows with "told" in the column that tells the window; *end =
- * DT_NOEND: not known, of sessions.
+ * Returns the window of rows with "told" in the column that identifies the
+ * window; *end = DT_NOEND: not known, for sessions.
  */
 void
 sagg_window_told_by(const SaggQuery *query, int64 told, int64 *start, int64 *end)
@@ -110,13 +112,13 @@ sagg_window_told_by(const SaggQuery *query, int64 told, int64 *start, int64 *end
 }
 
 /*
- * The least value, in the rows that the batch's results take the place of, of the
- * output column that tells the window: of its start, or of its end if the column
- * has only that, or if windows are sessions.  DT_NOBEGIN = all rows, DT_NOEND =
- * none.  To be called when the batch is closed.
+ * Returns the bound of the rows that the batch's results overwrite: the least
+ * value of the output column that identifies the window.  That is its start,
+ * or its end if the column has only that, or if windows are sessions.
+ * DT_NOBEGIN = all rows, DT_NOEND = none.  Called when the batch is closed.
  */
 int64
-sagg_execution_replaces(SaggExecution *ex)
+sagg_execution_overwrites_from(SaggExecution *ex)
 {
 	const SaggQuery *query = ex->query;
 	const SaggWindow *window = &query->window;
@@ -135,7 +137,7 @@ sagg_execution_replaces(SaggExecution *ex)
 	if (ex->stream->has_watermark)
 		first = Min(first, bounds->first_open(window, sagg_store_close_before(ex->store)));
 
-	/* panes of later windows are in earlier ones, too */
+	/* panes of later windows belong to earlier ones, too */
 	if (window->panes && ex->stream->has_watermark)
 		first = Max(first, bounds->first_open(window, ex->plan->watermark));
 	return told_by(query, first);

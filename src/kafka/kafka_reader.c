@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * consumer.c
- *	  The reader: bounded ranges of the records of topics, batch by batch.
+ * kafka_reader.c
+ *	  The reader (the consumer of a stream): reads bounded ranges of the
+ *	  records of topics, batch by batch.
  *
- * A batch is begun here and collected by collect.c.  No function of this file
- * waits for Kafka; topic_query.c has those that do.
- * librdkafka fetches ahead all the time, between batches too.
+ * A batch is begun here and filled by batch_fill.c.  No function of this file
+ * waits for Kafka; topic_query.c has those that do. librdkafka always fetches
+ * ahead, between batches, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,7 +23,7 @@ release_fetch(void *owner)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) owner;
 
-	sagg_collector_end(reader);
+	sagg_prefetch_end(reader);
 	sagg_batch_reset(reader->base.batch);
 	reader->nranges = 0;
 	for (int round = 0; round < SAGG_DRAIN_ROUNDS; round++)
@@ -38,8 +39,8 @@ release_fetch(void *owner)
 }
 
 /*
- * The topics of foreign tables of one server are read, with the options of the
- * server and of the current user's mapping.
+ * Open a reader of the topics of foreign tables of one server, with the
+ * options of the server and of the current user's mapping.
  */
 void
 sagg_kafka_open(SaggReader *base, List *sources)
@@ -50,7 +51,7 @@ sagg_kafka_open(SaggReader *base, List *sources)
 	reader->conf = sagg_client_conf(linitial_oid(sources));
 	sagg_conf_prepare(reader->conf);
 	reader->fd = sagg_event_fd_open();
-	sagg_kafka_open_asks(reader);
+	sagg_kafka_open_query_client(reader);
 }
 
 /*
@@ -63,8 +64,8 @@ sagg_kafka_close(SaggReader *base)
 
 	if (reader->fetch)
 		sagg_client_close(reader->fetch);
-	if (reader->asks)
-		sagg_client_close(reader->asks);
+	if (reader->query_client)
+		sagg_client_close(reader->query_client);
 	if (reader->conf)
 		rd_kafka_conf_destroy(reader->conf);
 	if (reader->fd >= 0)
@@ -72,7 +73,7 @@ sagg_kafka_close(SaggReader *base)
 }
 
 /*
- * A descriptor that is readable when records may have arrived, until
+ * Returns a descriptor that is readable when records may have arrived, until
  * sagg_kafka_has_records or sagg_kafka_collect was called.
  */
 int
@@ -107,7 +108,7 @@ add_partition(SaggKafkaReader *reader, const SaggRange *key)
 	part->position = -1;
 	part->last_offset = -1;
 	part->readable_at = -1;
-	dlist_init(&part->portions);
+	dlist_init(&part->prefetched);
 	sagg_partition_attach(reader, part);
 	if (reader->npartitions == 0)
 		reader->partitions = palloc(sizeof(SaggPartition *));
@@ -120,7 +121,7 @@ add_partition(SaggKafkaReader *reader, const SaggRange *key)
 }
 
 /*
- * Make the client that fetches.  "topic" is one of those it is to read.
+ * Make the client that fetches.  "topic" is one of those it will read.
  */
 static void
 open_fetch(SaggKafkaReader *reader, int npartitions, int32 topic)
@@ -140,14 +141,15 @@ open_fetch(SaggKafkaReader *reader, int npartitions, int32 topic)
 									 release_fetch, reader);
 	sagg_arrivals_expect(reader->fetch->arrivals, reader->sized_for);
 
-	/* an idle stream is to hear of broken connections, too */
+	/* an idle stream also has to notice broken connections */
 	rd_kafka_queue_io_event_enable(reader->fetch->events, reader->fd, &one, sizeof(one));
 	sagg_group_attach(reader);
 }
 
 /*
- * There are many more partitions than the client was made for, whose queues
- * together would be larger than stream_agg.fetch_memory (I7): make another.
+ * There are many more partitions than the client was made for, and their
+ * queues together would be larger than stream_agg.fetch_memory (I7): make a
+ * new client.
  */
 static void
 resize_fetch(SaggKafkaReader *reader, int npartitions, int32 topic)
@@ -160,8 +162,8 @@ resize_fetch(SaggKafkaReader *reader, int npartitions, int32 topic)
 }
 
 /*
- * Tell librdkafka where to fetch, all partitions anew: it then drops what it
- * has fetched from elsewhere.
+ * Tell librdkafka where to fetch, by assigning all partitions again: it then
+ * drops what it has fetched from elsewhere.
  */
 void
 sagg_kafka_assign_all(SaggKafkaReader *reader)
@@ -188,9 +190,8 @@ sagg_kafka_assign_all(SaggKafkaReader *reader)
 }
 
 /*
- * Read from the starts of "positions" on, as far as the reader is not there
- * anyway; other partitions go on as they are.  Drops a batch begun before if
- * anything changes.
+ * Read from the starts of "positions" on, unless the reader is there already;
+ * other partitions continue.  Drops a batch begun before if anything changes.
  */
 void
 sagg_kafka_assign(SaggReader *base, const SaggRange *positions,
@@ -201,7 +202,7 @@ sagg_kafka_assign(SaggReader *base, const SaggRange *positions,
 
 	if (npositions == 0)
 		return;
-	sagg_collector_halt(reader);
+	sagg_prefetch_halt(reader);
 	if (reader->fetch == NULL)
 		open_fetch(reader, npositions, positions[0].topic);
 	else if (npositions > 2 * reader->sized_for)
@@ -244,10 +245,11 @@ same_ranges(const SaggKafkaReader *reader, const SaggRange *ranges, int nranges)
 }
 
 /*
- * The end of the offsets from the start of a range on that have no record, as far
- * as what has arrived tells; no further than the range's.  Its start, if nothing has
- * arrived, or the reader is elsewhere.  "pass": go on there.  May raise what
- * sagg_kafka_collect would.  Does not wait.
+ * Returns the end of the gap at the start of a range: the offsets that have no
+ * record, as far as known from what has arrived; at most the end of the range.
+ * Returns its start if nothing has arrived, or the reader is elsewhere.
+ * "pass": continue there.  May raise what sagg_kafka_collect raises.  Does not
+ * wait.
  */
 int64
 sagg_kafka_gap_end(SaggReader *base, const SaggRange *range, bool pass)
@@ -256,11 +258,11 @@ sagg_kafka_gap_end(SaggReader *base, const SaggRange *range, bool pass)
 	SaggPartition *part;
 	int64		next;
 
-	sagg_collector_halt(reader);
+	sagg_prefetch_halt(reader);
 	part = find_partition(reader, range);
 	if (part == NULL || part->position != range->start)
 		return range->start;
-	next = sagg_portions_first(part);
+	next = sagg_prefetched_first(part);
 	if (next < 0)
 	{
 		rd_kafka_message_t *message = sagg_partition_peek(reader, part);
@@ -276,7 +278,8 @@ sagg_kafka_gap_end(SaggReader *base, const SaggRange *range, bool pass)
 }
 
 /*
- * Have records been collected of which the headers are wanted since?
+ * Returns whether records were collected without headers that are wanted since
+ * then.
  */
 static bool
 collected_without_headers(const SaggKafkaReader *reader)
@@ -284,15 +287,16 @@ collected_without_headers(const SaggKafkaReader *reader)
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		if (sagg_batch_keeps_headers(reader->base.batch) &&
-			sagg_portions_lack_headers(reader->partitions[i]))
+			sagg_prefetched_lack_headers(reader->partitions[i]))
 			return true;
 	}
 	return false;
 }
 
 /*
- * Begin a batch of these ranges.  What was collected of the very same ranges
- * before, and not released, is kept: a retry need not fetch it again.
+ * Begin a batch of these ranges.  If they equal those of the batch before,
+ * which was not released, its records are kept: a retry need not fetch them
+ * again.
  */
 void
 sagg_kafka_begin(SaggReader *base, const SaggRange *ranges, int nranges)
@@ -321,13 +325,13 @@ sagg_kafka_begin(SaggReader *base, const SaggRange *ranges, int nranges)
 }
 
 /*
- * Done with the batch: free its records.  The reader stands behind them.
+ * Release the batch: frees its records.  The reader's position is behind them.
  */
 void
 sagg_kafka_release(SaggReader *base)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
-	sagg_collector_halt(reader);
+	sagg_prefetch_halt(reader);
 	sagg_batch_reset(reader->base.batch);
 	sagg_kafka_forget_losses(reader);
 	for (int i = 0; i < reader->npartitions; i++)

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * rewrite.c
- *	  A stream's state written anew, for another query.
+ * state_rewrite.c
+ *	  Rewrites a stream's state for another query.
  *
- * Like a reset it is a row of the logs between micro-batches, numbered like one:
- * it reads nothing, and offsets, event times and counters are as before.  All of
- * the state log goes, and what the new state has comes, in the caller's
- * transaction; so a crash leaves the one or the other.
+ * Like a reset it is a row of the logs between micro-batches, numbered like
+ * one: it reads nothing, and offsets, event times and counters are as before.
+ * All of the state log is deleted and the new state written in the caller's
+ * transaction, so a crash leaves either the old state or the new one.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,10 +17,10 @@
 #include "checkpoint_internal.h"
 
 /*
- * Write "state", all of it changes, in place of what the last commit of the
- * stream left; "progress" is where it stands.  A plan that is not committed is
- * forgotten: the next micro-batch is planned anew from the same offsets.  The
- * stream's lock is held.
+ * Replace the state that the last commit of the stream left by "state", of
+ * which everything counts as changed; "progress" is the stream's.  A plan that
+ * is not committed is deleted: the next micro-batch is planned again from the
+ * same offsets.  The stream's lock is held.
  */
 void
 sagg_checkpoint_rewrite(SaggCheckpoint *checkpoint, const SaggProgress *progress,

@@ -1,14 +1,15 @@
 /*-------------------------------------------------------------------------
  *
- * kept_replay.c
- *	  Kept inputs of a group, given to their aggregate.
+ * input_state_final.c
+ *	  The result of an aggregate whose inputs are kept.
  *
  * The transition function gets them as PostgreSQL would give them: sorted by
- * ORDER BY, without those that DISTINCT leaves out, else in the order of their
- * arrival, which is also that of inputs which sort alike.  An ordered-set aggregate
- * sorts them itself, by the server's quicksort; it gets them sorted, for producers
- * choose their order.  The transition state lives in a context of its own until the result is there; so it need not be
- * storable, and the final function may do with it what it likes.
+ * ORDER BY, without those that DISTINCT leaves out, otherwise in the order of
+ * their arrival, which also orders inputs that sort alike.  An ordered-set
+ * aggregate sorts them itself, by the server's quicksort; it gets them sorted
+ * already, because producers choose the order.  The transition state lives in
+ * a context of its own until the result is computed; so it need not be
+ * storable, and the final function may change it.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,25 +26,25 @@
 /* All inputs of a group, to be sorted. */
 typedef struct Inputs
 {
-	const SaggKeptCall *call;
+	const SaggInputStateCall *call;
 	Datum	   *values;			/* ncolumns each */
 	bool	   *nulls;
 	uint32	   *order;			/* their numbers, sorted */
 } Inputs;
 
 /*
- * Prepare for aggregates that keep their inputs, and for those with direct
- * arguments; in the execution's memory.
+ * Prepare aggregates that keep their inputs, and those with direct arguments;
+ * in the execution's memory.
  */
 void
-sagg_kept_replay_init(SaggExecution *ex)
+sagg_input_state_final_init(SaggExecution *ex)
 {
 	for (int i = 0; i < ex->query->naggs; i++)
 	{
 		SaggAggCall *call = &ex->aggs[i];
 		ListCell   *lc;
 
-		if (call->kept && ex->replaycontext == NULL)
+		if (call->input_state && ex->replaycontext == NULL)
 		{
 			ex->replaycontext = CreateStandaloneExprContext();
 			ex->inputcontext = CreateStandaloneExprContext();
@@ -61,10 +62,11 @@ sagg_kept_replay_init(SaggExecution *ex)
 }
 
 /*
- * Direct arguments are now of a group with these "n" columns: window and keys.
+ * Evaluate direct arguments from now on for a group with these "n" columns:
+ * window and keys.
  */
 void
-sagg_kept_set_group(SaggExecution *ex, const Datum *values, const bool *nulls, int n)
+sagg_input_state_set_group(SaggExecution *ex, const Datum *values, const bool *nulls, int n)
 {
 	TupleTableSlot *slot = ex->groupcontext->ecxt_scantuple;
 
@@ -75,8 +77,9 @@ sagg_kept_set_group(SaggExecution *ex, const Datum *values, const bool *nulls, i
 }
 
 /*
- * One input.  That a strict function is given no NULL is seen to here, too: it
- * may not have been strict when the input came.
+ * Pass one input.  A strict function is given no NULL: the check is needed
+ * here, too, because the function may not have been strict when the input
+ * came.
  */
 static void
 give_input(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
@@ -96,17 +99,17 @@ give_input(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 
 static void
 give_in_order(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
-			  const SaggKept *kept)
+			  const SaggInputState *kept)
 {
 	SaggBytes	bytes = {kept->data, kept->data + kept->len};
-	Datum	   *values = palloc(sizeof(Datum) * Max(call->kept->ncolumns, 1));
-	bool	   *nulls = palloc(sizeof(bool) * Max(call->kept->ncolumns, 1));
+	Datum	   *values = palloc(sizeof(Datum) * Max(call->input_state->ncolumns, 1));
+	bool	   *nulls = palloc(sizeof(bool) * Max(call->input_state->ncolumns, 1));
 
 	for (int64 i = 0; i < kept->count; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 
-		sagg_kept_take(call->kept, &bytes, values, nulls);
+		sagg_input_state_take(call->input_state, &bytes, values, nulls);
 		MemoryContextSwitchTo(old);
 		give_input(ex, call, state, values, nulls);
 		ResetExprContext(ex->tmpcontext);
@@ -114,16 +117,16 @@ give_in_order(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 }
 
 /*
- * Order of two inputs by what they are sorted by.
+ * Compare two inputs by what they are sorted by.
  */
 static int
 compare_columns(const Inputs *inputs, uint32 a, uint32 b)
 {
-	const SaggKeptCall *call = inputs->call;
+	const SaggInputStateCall *call = inputs->call;
 
 	for (int i = 0; i < call->nsort; i++)
 	{
-		SaggKeptSort *sort = &call->sort[i];
+		SaggInputSort *sort = &call->sort[i];
 		Size		x = (Size) a * call->ncolumns + sort->column;
 		Size		y = (Size) b * call->ncolumns + sort->column;
 		int			order = ApplySortComparator(inputs->values[x], inputs->nulls[x],
@@ -144,31 +147,31 @@ compare_inputs(const void *a, const void *b, void *arg)
 }
 
 /*
- * All inputs, in the current context.
+ * Read all inputs, in the current context.
  */
 static void
-read_inputs(Inputs *inputs, SaggAggCall *call, const SaggKept *kept)
+read_inputs(Inputs *inputs, SaggAggCall *call, const SaggInputState *kept)
 {
 	SaggBytes	bytes = {kept->data, kept->data + kept->len};
-	int			ncolumns = call->kept->ncolumns;
+	int			ncolumns = call->input_state->ncolumns;
 	Size		n = (Size) kept->count;
 
-	inputs->call = call->kept;
+	inputs->call = call->input_state;
 	inputs->values = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(Datum) * ncolumns * n);
 	inputs->nulls = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(bool) * ncolumns * n);
 	inputs->order = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(uint32) * n);
 	for (Size i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		sagg_kept_take(call->kept, &bytes, inputs->values + i * ncolumns,
-					   inputs->nulls + i * ncolumns);
+		sagg_input_state_take(call->input_state, &bytes, inputs->values + i * ncolumns,
+							  inputs->nulls + i * ncolumns);
 		inputs->order[i] = (uint32) i;
 	}
 }
 
 static void
 give_sorted(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
-			const SaggKept *kept)
+			const SaggInputState *kept)
 {
 	Inputs		inputs;
 	int64		last = -1;
@@ -177,9 +180,9 @@ give_sorted(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 	sagg_sort(inputs.order, kept->count, sizeof(uint32), compare_inputs, &inputs);
 	for (int64 i = 0; i < kept->count; i++)
 	{
-		Size		place = (Size) inputs.order[i] * call->kept->ncolumns;
+		Size		place = (Size) inputs.order[i] * call->input_state->ncolumns;
 
-		if (call->kept->distinct && last >= 0 &&
+		if (call->input_state->distinct && last >= 0 &&
 			compare_columns(&inputs, inputs.order[last], inputs.order[i]) == 0)
 			continue;
 		last = i;
@@ -189,21 +192,21 @@ give_sorted(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 }
 
 /*
- * The result of an aggregate whose inputs "inputs" holds, in the current
- * context.
+ * Returns the result of an aggregate whose inputs are in "inputs", in the
+ * current context.
  */
 Datum
-sagg_kept_final(SaggExecution *ex, SaggAggCall *call, const SaggAggState *inputs,
-				bool *isnull)
+sagg_input_state_final(SaggExecution *ex, SaggAggCall *call, const SaggAggState *inputs,
+					   bool *isnull)
 {
-	const SaggKept *kept = (const SaggKept *) DatumGetPointer(inputs->value);
+	const SaggInputState *kept = (const SaggInputState *) DatumGetPointer(inputs->value);
 	ExprContext *aggcontext = ex->aggcontext;
 	ExprContext *tmpcontext = ex->tmpcontext;
 	MemoryContext target;
 	SaggAggState state;
 	Datum		result;
 
-	if (call->kept->counts)
+	if (call->input_state->counts)
 	{
 		*isnull = false;
 		return Int64GetDatum(kept ? kept->count : 0);
@@ -213,14 +216,14 @@ sagg_kept_final(SaggExecution *ex, SaggAggCall *call, const SaggAggState *inputs
 	ex->tmpcontext = ex->aggstate->tmpcontext = ex->inputcontext;
 	target = MemoryContextSwitchTo(ex->replaycontext->ecxt_per_tuple_memory);
 	sagg_state_begin(ex, call, &state);
-	if (kept && call->kept->nsort > 0)
+	if (kept && call->input_state->nsort > 0)
 		give_sorted(ex, call, &state, kept);
 	else if (kept)
 		give_in_order(ex, call, &state, kept);
 	result = sagg_state_finish(ex, call, &state, isnull);
 	MemoryContextSwitchTo(target);
 	if (!*isnull)
-		result = datumCopy(result, call->kept->resultbyval, call->kept->resultlen);
+		result = datumCopy(result, call->input_state->resultbyval, call->input_state->resultlen);
 	ReScanExprContext(ex->replaycontext);
 	ReScanExprContext(ex->inputcontext);
 	ex->aggcontext = ex->aggstate->curaggcontext = aggcontext;

@@ -1,17 +1,18 @@
 /*-------------------------------------------------------------------------
  *
- * put_aside.c
- *	  Records that a batch puts aside: those it has refused, into
+ * diverted_records.c
+ *	  Records that a batch diverts: those it has rejected, into
  *	  stream_agg.dead_letters, and those that came too late, into
  *	  stream_agg.late_records.
  *
- * They are written in the batch's own transaction (I1): a record is put aside
+ * They are written in the batch's own transaction (I1): a record is diverted
  * exactly once, and its offset is committed together with it.  A stream has no
  * more of them than stream_agg.max_dead_letters and max_late_records, and none
- * whose bytes exceed max_dead_letters_size and max_late_records_size; the batch
- * that would add more fails, so none is dropped silently (I5).  A table is
- * counted only when there are some to add.  Windows count by what they take in
- * the table; those of the batch at hand, which are not compressed yet, in full.
+ * whose bytes exceed max_dead_letters_size and max_late_records_size; the
+ * batch that would add more fails, so none is dropped silently (I5).  The rows
+ * of a table are counted only when there are some to add.  Late windows count
+ * by the bytes they take in the table; those of the current batch, which are
+ * not compressed yet, count in full.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,7 +28,7 @@
 
 #include "checkpoint_internal.h"
 
-/* how many go into one statement: until one of these is reached */
+/* a statement inserts records until one of these is reached */
 #define CHUNK_RECORDS	500
 #define CHUNK_BYTES		(1024 * 1024)
 #define CHUNK_WINDOWS	10000
@@ -42,9 +43,10 @@ enum
 	ASIDE_KEY,
 	ASIDE_VALUE,
 	ASIDE_HEADERS,
-	ASIDE_ERROR,				/* of dead letters */
-	ASIDE_EVENT_TIME = ASIDE_ERROR,	/* of late records, their last */
-	ASIDE_DETAIL,				/* of dead letters */
+	ASIDE_ERROR,				/* column of dead letters */
+	ASIDE_EVENT_TIME = ASIDE_ERROR,	/* columns of late records; this is the
+									 * last */
+	ASIDE_DETAIL,				/* last column of dead letters */
 	ASIDE_SQLSTATE,
 	ASIDE_COLUMNS
 };
@@ -78,15 +80,15 @@ static const ColumnType time_column = TIME_COLUMN;
 static const ColumnType int8_column = INT8_COLUMN;
 
 /*
- * Some of the records.  The windows of late ones stand in arrays of their own,
- * with the number of their record, from 1.
+ * A chunk of the records.  The windows of late records are in arrays of their
+ * own, each with the number of its record, counted from 1.
  */
 typedef struct Chunk
 {
 	bool		late;
 	int			n;
-	int64		bytes;			/* of the records' keys, values, headers, errors
-								 * and windows */
+	int64		bytes;			/* total bytes of the records' keys, values,
+								 * headers, errors and windows */
 	Datum		values[ASIDE_COLUMNS][CHUNK_RECORDS];
 	bool		nulls[ASIDE_COLUMNS][CHUNK_RECORDS];
 	int			nwindows;
@@ -110,22 +112,22 @@ set_value(Chunk *chunk, int column, Datum value, bool isnull)
 }
 
 /*
- * The error of the dead letter that was added last.
+ * Add the error of the dead letter that was added last.
  */
 static void
-set_error(Chunk *chunk, const SaggAside *aside)
+set_error(Chunk *chunk, const SaggDivertedRecord *diverted)
 {
-	set_value(chunk, ASIDE_ERROR, CStringGetTextDatum(aside->error), false);
+	set_value(chunk, ASIDE_ERROR, CStringGetTextDatum(diverted->error), false);
 	set_value(chunk, ASIDE_DETAIL,
-			  aside->detail ? CStringGetTextDatum(aside->detail) : (Datum) 0,
-			  aside->detail == NULL);
+			  diverted->detail ? CStringGetTextDatum(diverted->detail) : (Datum) 0,
+			  diverted->detail == NULL);
 	set_value(chunk, ASIDE_SQLSTATE,
-			  CStringGetTextDatum(unpack_sql_state(aside->sqlstate)), false);
-	chunk->bytes += strlen(aside->error) + (aside->detail ? strlen(aside->detail) : 0);
+			  CStringGetTextDatum(unpack_sql_state(diverted->sqlstate)), false);
+	chunk->bytes += strlen(diverted->error) + (diverted->detail ? strlen(diverted->detail) : 0);
 }
 
 /*
- * Room for so many windows more.
+ * Make room for this many more windows.
  */
 static void
 reserve_windows(Chunk *chunk, int64 windows)
@@ -142,19 +144,19 @@ reserve_windows(Chunk *chunk, int64 windows)
 }
 
 /*
- * The windows of the late record that was added last.
+ * Add the windows of the late record that was added last.
  */
 static void
-add_windows(Chunk *chunk, const SaggAside *aside)
+add_windows(Chunk *chunk, const SaggDivertedRecord *diverted)
 {
 	int64		windows = 0;
 
-	for (int64 i = 0; i < aside->nrows; i++)
-		windows += aside->rows[i].n;
+	for (int64 i = 0; i < diverted->nrows; i++)
+		windows += diverted->rows[i].n;
 	reserve_windows(chunk, windows);
-	for (int64 i = 0; i < aside->nrows; i++)
+	for (int64 i = 0; i < diverted->nrows; i++)
 	{
-		const SaggLateRow *row = &aside->rows[i];
+		const SaggLateRow *row = &diverted->rows[i];
 
 		CHECK_FOR_INTERRUPTS();
 		for (int64 k = 0; k < row->n; k++)
@@ -168,39 +170,39 @@ add_windows(Chunk *chunk, const SaggAside *aside)
 }
 
 /*
- * Collect records in the current context; returns false when there are none
- * left.
+ * Fill the chunk with records, in the current context.  Returns false when
+ * there are none left.
  */
 static bool
-fill_chunk(Chunk *chunk, bool late, SaggNextAside next, void *arg)
+fill_chunk(Chunk *chunk, bool late, SaggNextDivertedRecord next, void *arg)
 {
-	SaggAside	aside;
+	SaggDivertedRecord	diverted;
 
 	memset(chunk, 0, sizeof(*chunk));
 	chunk->late = late;
 	while (chunk->n < CHUNK_RECORDS && chunk->bytes < CHUNK_BYTES &&
-		   chunk->nwindows < CHUNK_WINDOWS && next(arg, &aside))
+		   chunk->nwindows < CHUNK_WINDOWS && next(arg, &diverted))
 	{
 		chunk->n++;
-		set_value(chunk, ASIDE_TOPIC, CStringGetTextDatum(sagg_topic_name(aside.topic)), false);
-		set_value(chunk, ASIDE_PARTITION, Int32GetDatum(aside.partition), false);
-		set_value(chunk, ASIDE_OFFSET, Int64GetDatum(aside.offset), false);
-		set_value(chunk, ASIDE_TIMESTAMP, aside.timestamp, aside.no_timestamp);
-		set_value(chunk, ASIDE_KEY, aside.key, aside.no_key);
-		set_value(chunk, ASIDE_VALUE, aside.value, aside.no_value);
-		set_value(chunk, ASIDE_HEADERS, aside.headers, aside.no_headers);
+		set_value(chunk, ASIDE_TOPIC, CStringGetTextDatum(sagg_topic_name(diverted.topic)), false);
+		set_value(chunk, ASIDE_PARTITION, Int32GetDatum(diverted.partition), false);
+		set_value(chunk, ASIDE_OFFSET, Int64GetDatum(diverted.offset), false);
+		set_value(chunk, ASIDE_TIMESTAMP, diverted.timestamp, diverted.no_timestamp);
+		set_value(chunk, ASIDE_KEY, diverted.key, diverted.no_key);
+		set_value(chunk, ASIDE_VALUE, diverted.value, diverted.no_value);
+		set_value(chunk, ASIDE_HEADERS, diverted.headers, diverted.no_headers);
 		if (late)
 		{
-			set_value(chunk, ASIDE_EVENT_TIME, TimestampTzGetDatum(aside.rows[0].time), false);
-			add_windows(chunk, &aside);
+			set_value(chunk, ASIDE_EVENT_TIME, TimestampTzGetDatum(diverted.rows[0].time), false);
+			add_windows(chunk, &diverted);
 		}
 		else
 		{
-			set_error(chunk, &aside);
+			set_error(chunk, &diverted);
 		}
-		chunk->bytes += varlena_size(aside.key, aside.no_key) +
-			varlena_size(aside.value, aside.no_value) +
-			varlena_size(aside.headers, aside.no_headers);
+		chunk->bytes += varlena_size(diverted.key, diverted.no_key) +
+			varlena_size(diverted.value, diverted.no_value) +
+			varlena_size(diverted.headers, diverted.no_headers);
 	}
 	return chunk->n > 0;
 }
@@ -243,7 +245,8 @@ insert_chunk(SaggCheckpoint *checkpoint, Chunk *chunk, int64 batch)
 }
 
 /*
- * How many the stream has already, and in "bytes" what they take.
+ * Returns how many records the table has for the stream, and in "bytes" their
+ * size.
  */
 static int64
 count_kept(SaggCheckpoint *checkpoint, bool late, int64 *bytes)
@@ -262,7 +265,7 @@ count_kept(SaggCheckpoint *checkpoint, bool late, int64 *bytes)
 }
 
 /*
- * The most bytes that records put aside can take.
+ * Returns the most bytes that diverted records may take.
  */
 static int64
 max_bytes(bool late)
@@ -273,12 +276,12 @@ max_bytes(bool late)
 }
 
 /*
- * Write down "count" records, got from "next" one by one, beside those of
- * "kept" bytes that are there.
+ * Insert "count" records, which "next" returns one by one.  "kept" is the size
+ * of those already in the table, in bytes.
  */
 static void
 write_records(SaggCheckpoint *checkpoint, const SaggPlan *plan, bool late,
-			  int64 count, int64 kept, SaggNextAside next, void *arg,
+			  int64 count, int64 kept, SaggNextDivertedRecord next, void *arg,
 			  SaggCommit *commit)
 {
 	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
@@ -297,7 +300,7 @@ write_records(SaggCheckpoint *checkpoint, const SaggPlan *plan, bool late,
 	{
 		bytes += chunk->bytes;
 		if (bytes > max_bytes(late))
-			sagg_too_large_aside(late, kept);
+			sagg_too_large_diverted(late, kept);
 		insert_chunk(checkpoint, chunk, plan->batch);
 		written += chunk->n;
 		MemoryContextReset(memory);
@@ -314,30 +317,32 @@ write_records(SaggCheckpoint *checkpoint, const SaggPlan *plan, bool late,
 }
 
 /*
- * Write down a batch's dead letters: as many as "refusals" has, got from "next"
- * one by one.  A part of CHECKPOINT, before sagg_checkpoint_commit; adds the
- * time spent to commit->stage_time.  Raises ERRCODE_SAGG_DEAD_LETTERS if they do
- * not fit beside those that are there.
+ * Write a batch's dead letters: as many as "rejections" has, which "next"
+ * returns one by one.  A part of CHECKPOINT, before sagg_checkpoint_commit;
+ * adds the time spent to commit->stage_time.  Raises ERRCODE_SAGG_DEAD_LETTERS
+ * if they do not fit beside those that are there.
  */
 void
 sagg_checkpoint_dead_letters(SaggCheckpoint *checkpoint, const SaggPlan *plan,
-							 const SaggRefusals *refusals,
-							 SaggNextAside next, void *arg, SaggCommit *commit)
+							 const SaggRejections *rejections,
+							 SaggNextDivertedRecord next, void *arg, SaggCommit *commit)
 {
 	int64		bytes;
 	int64		kept = count_kept(checkpoint, false, &bytes);
 
-	if (kept + refusals->count > sagg_max_dead_letters)
-		sagg_too_many_dead_letters(kept, refusals);
-	write_records(checkpoint, plan, false, refusals->count, bytes, next, arg, commit);
+	if (kept + rejections->count > sagg_max_dead_letters)
+		sagg_too_many_dead_letters(kept, rejections);
+	write_records(checkpoint, plan, false, rejections->count, bytes, next, arg, commit);
 }
 
 /*
- * The same for "count" late records; raises ERRCODE_SAGG_LATE_RECORDS.
+ * Write a batch's late records: "count" of them, which "next" returns one by
+ * one.  A part of CHECKPOINT like dead letters; raises
+ * ERRCODE_SAGG_LATE_RECORDS if they do not fit.
  */
 void
 sagg_checkpoint_late_records(SaggCheckpoint *checkpoint, const SaggPlan *plan,
-							 int64 count, SaggNextAside next, void *arg,
+							 int64 count, SaggNextDivertedRecord next, void *arg,
 							 SaggCommit *commit)
 {
 	int64		bytes;

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * collect.c
- *	  The reader: what has arrived, into the batch that has been begun.
+ * batch_fill.c
+ *	  The reader: moves records that have arrived into the current batch.
  *
  * A range [start, end) of a partition is complete when the record before its
  * end was handed over, when one at or behind its end has arrived, or when
- * Kafka says that the partition ends there or later.  Gaps in between mean
- * nothing: compaction and transactions leave them.
+ * Kafka says that the partition ends there or later.  Gaps in between are
+ * normal: compaction and transactions leave them (I4).
  *
  * No function of this file waits for Kafka, unless records have to be skipped.
  *
@@ -19,12 +19,12 @@
 
 #include "kafka_internal.h"
 
-/* see sagg_kafka_prod */
+/* see sagg_kafka_wake_fetcher */
 #define PROD_INTERVAL_MS	10
 #define PROD_WAIT_MS		1
 
 /*
- * Let the next wake-up come.
+ * Allow the next wake-up of the descriptor.
  */
 static void
 drain_descriptor(SaggKafkaReader *reader)
@@ -35,8 +35,9 @@ drain_descriptor(SaggKafkaReader *reader)
 }
 
 /*
- * Is there a record that no batch has taken, or are there lost offsets to skip?
- * Sends no request.  May raise what sagg_kafka_collect would.
+ * Returns whether there is a record that no batch has taken, or there are lost
+ * offsets to skip.  Sends no request.  May raise what sagg_kafka_collect
+ * raises.
  */
 bool
 sagg_kafka_has_records(SaggReader *base)
@@ -45,15 +46,18 @@ sagg_kafka_has_records(SaggReader *base)
 	bool		found = false;
 
 	drain_descriptor(reader);
-	sagg_kafka_check_refused(reader);
+	sagg_kafka_check_rejected(reader);
 	if (reader->fetch == NULL)
 		return false;
-	sagg_collector_halt(reader);
+	sagg_prefetch_halt(reader);
 
-	/* all without a record, so that each sends a wake-up for what comes */
+	/*
+	 * poll all partitions that have no record, so that each sends a wake-up
+	 * for new ones
+	 */
 	for (int i = 0; i < reader->npartitions; i++)
 	{
-		if (sagg_portions_first(reader->partitions[i]) >= 0 ||
+		if (sagg_prefetched_first(reader->partitions[i]) >= 0 ||
 			sagg_partition_peek(reader, reader->partitions[i]) != NULL ||
 			reader->partitions[i]->lost || reader->partitions[i]->unreadable)
 			found = true;
@@ -62,16 +66,18 @@ sagg_kafka_has_records(SaggReader *base)
 }
 
 /*
- * A client whose queue was full looks after it once a second only, however
- * fast the queue is emptied (librdkafka before 2.2).  A request wakes it up;
- * its answer is not waited for.  "at_once": a batch is complete, and what the
- * client does not fetch while that is executed would be waited for afterwards.
- * Returns false if it is too soon after the last one.
+ * Wake up the client that fetches.  A client whose queue was full checks it
+ * only once a second, however fast the queue is emptied (librdkafka before
+ * 2.2).  A request wakes it up; nobody waits for the answer. "at_once": a
+ * batch is complete, and the client should fetch while the batch is executed,
+ * otherwise the next batch waits.  Returns false if it is too soon after the
+ * last one.
  *
- * Runs in the collector's thread, too: no error, no memory of PostgreSQL's.
+ * Runs in the prefetch thread, too: raises no error, uses no memory of
+ * PostgreSQL.
  */
 bool
-sagg_kafka_prod(SaggKafkaReader *reader, bool at_once)
+sagg_kafka_wake_fetcher(SaggKafkaReader *reader, bool at_once)
 {
 	const struct rd_kafka_metadata *metadata;
 	TimestampTz now;
@@ -80,9 +86,9 @@ sagg_kafka_prod(SaggKafkaReader *reader, bool at_once)
 		return true;
 	now = GetCurrentTimestamp();
 	if (!at_once &&
-		!TimestampDifferenceExceeds(reader->prodded, now, PROD_INTERVAL_MS))
+		!TimestampDifferenceExceeds(reader->woken, now, PROD_INTERVAL_MS))
 		return false;
-	reader->prodded = now;
+	reader->woken = now;
 	if (rd_kafka_metadata(reader->fetch->rk, 0, reader->fetch->topics[0], &metadata,
 						  PROD_WAIT_MS) == RD_KAFKA_RESP_ERR_NO_ERROR)
 		rd_kafka_metadata_destroy(metadata);
@@ -90,10 +96,9 @@ sagg_kafka_prod(SaggKafkaReader *reader, bool at_once)
 }
 
 /*
- * Is what has been taken of the partition's queue, so many records and bytes, with
- * what is left so much that the queue may have been full?
- *
- * Runs in the collector's thread, too.
+ * Returns whether the partition's queue may have been full: what was taken so
+ * far (records and bytes) plus an estimate of what remains exceeds half its
+ * limits.  Runs in the prefetch thread, too.
  */
 bool
 sagg_queue_was_full(const SaggKafkaReader *reader, const SaggPartition *part,
@@ -110,9 +115,10 @@ sagg_queue_was_full(const SaggKafkaReader *reader, const SaggPartition *part,
 }
 
 /*
- * Has the reader got further since this was asked last: have partitions, or has
- * librdkafka fetched records?  These may be of aborted transactions, which it keeps
- * to itself.  Events of the connection, which breaks and comes back, are no progress.
+ * Returns whether the reader has made progress since the last call: partitions
+ * have, or librdkafka has fetched records.  Those may be of aborted
+ * transactions, which it does not report.  Events of the connection, which
+ * breaks and comes back, are not progress.
  */
 bool
 sagg_kafka_hears(SaggReader *base)
@@ -129,8 +135,8 @@ sagg_kafka_hears(SaggReader *base)
 }
 
 /*
- * Move what there is of the partition's range to the batch.  Returns whether
- * that and what is left is so much that the queue may have been full.
+ * Move the available records of the partition's range to the batch.  Returns
+ * whether the queue may have been full.
  */
 static bool
 collect_partition(SaggKafkaReader *reader, SaggPartition *part)
@@ -140,10 +146,10 @@ collect_partition(SaggKafkaReader *reader, SaggPartition *part)
 	int64		records = 0;
 	int64		n;
 
-	while ((n = sagg_portion_take(reader, part, part->range_end, &bytes)) > 0)
+	while ((n = sagg_prefetched_take(reader, part, part->range_end, &bytes)) > 0)
 		records += n;
 	part->complete = part->position >= part->range_end;
-	if (!part->complete && sagg_portions_first(part) >= 0)
+	if (!part->complete && sagg_prefetched_first(part) >= 0)
 	{
 		part->position = part->range_end;
 		part->complete = true;
@@ -187,10 +193,11 @@ all_complete(const SaggKafkaReader *reader)
 
 /*
  * Collect what has arrived.  Returns true when all ranges of the batch are
- * complete.  Otherwise call it again when the descriptor is readable, and
- * once a second at least.  Raises ERRCODE_SAGG_OFFSETS_GONE when records of
- * the ranges are not in Kafka any more, or data_corrupted when they cannot be read;
- * a reader that skips these waits for Kafka to tell where to go on.
+ * complete.  Otherwise call it again when the descriptor is readable, and once
+ * a second at least.  Raises ERRCODE_SAGG_OFFSETS_GONE when records of the
+ * ranges are not in Kafka any more, or data_corrupted when they cannot be
+ * read; a reader that skips these asks Kafka where to continue, and waits for
+ * the answer.
  */
 bool
 sagg_kafka_collect(SaggReader *base)
@@ -203,8 +210,8 @@ sagg_kafka_collect(SaggReader *base)
 	if (reader->nranges == 0)
 		return true;
 	drain_descriptor(reader);
-	sagg_kafka_check_refused(reader);
-	sagg_collector_halt(reader);
+	sagg_kafka_check_rejected(reader);
+	sagg_prefetch_halt(reader);
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		SaggPartition *part = reader->partitions[i];
@@ -226,6 +233,6 @@ sagg_kafka_collect(SaggReader *base)
 		return all_complete(reader);
 	}
 	if (was_full)
-		(void) sagg_kafka_prod(reader, complete);
+		(void) sagg_kafka_wake_fetcher(reader, complete);
 	return complete;
 }

@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
- * late.c
+ * late_rows.c
  *	  The records of a batch that came too late, with the windows they missed.
  *
  * Only for streams that keep late records.  Rows come in the order of their
- * records, so those that a join or a sliding window makes of one stand together.
- * The windows of one row of a sliding window are a single entry.  Those of the
- * other rows of its record are compared with it only by sorting all of them.
+ * records, so those that a join or a sliding window makes of one record follow
+ * each other.  The windows of one row of a sliding window are a single entry.
+ * Duplicates among the rows of a record are found by sorting its entries.
  *
- * The number of records is bounded by stream_agg.max_late_records, that of windows
- * by max_late_records_size (I7): a batch that has more fails, for none is to be
- * lost silently (I5).  Entries take at most three times that size.
+ * The number of records is bounded by stream_agg.max_late_records, that of
+ * windows by max_late_records_size (I7): a batch that has more fails, because
+ * none may be lost silently (I5).  Entries take at most three times that size.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,12 +21,11 @@
 
 #include "event_times.h"
 
-/* rows of one record that are kept before duplicates are looked for */
+/* rows of one record that are collected before duplicates are removed */
 #define MIN_ROWS_TO_SORT	32
 
 /*
- * Have the rows that are late put into "late", which is empty and outlives the
- * execution.
+ * Put late rows into "late", which is empty and outlives the execution.
  */
 void
 sagg_execution_keep_late(SaggExecution *ex, SaggLateRows *late)
@@ -46,9 +45,9 @@ compare_starts(const void *a, const void *b, void *arg)
 }
 
 /*
- * Take the windows of a row into another one of the same record that does not
- * start later, if they are there already or next to it.  The distance of two
- * times may exceed an int64.
+ * Merge the windows of a row into those of another one of the same record that
+ * does not start later, if they overlap or touch.  Returns whether they do.
+ * The distance of two times may exceed an int64.
  */
 static bool
 unite(SaggLateRow *row, const SaggLateRow *other)
@@ -65,8 +64,8 @@ unite(SaggLateRow *row, const SaggLateRow *other)
 }
 
 /*
- * Put the rows of the record that came last into order, each window once.
- * Returns how many windows these are.
+ * Sort the rows of the record that came last, so that each window is there
+ * once.  Returns the number of these windows.
  */
 static int64
 put_in_order(SaggLateRows *late)
@@ -95,7 +94,7 @@ put_in_order(SaggLateRows *late)
 }
 
 /*
- * Raise ERRCODE_SAGG_LATE_RECORDS if so many windows do not fit into
+ * Raise ERRCODE_SAGG_LATE_RECORDS if this many windows do not fit into
  * stream_agg.late_records.
  */
 static void
@@ -103,11 +102,11 @@ check_windows(int64 windows)
 {
 	if (sagg_max_late_records_size_kb >= 0 &&
 		windows > (int64) sagg_max_late_records_size_kb * 1024 / SAGG_LATE_WINDOW_BYTES)
-		sagg_too_large_aside(true, 0);
+		sagg_too_large_diverted(true, 0);
 }
 
 /*
- * There are no more rows of the record that came last.
+ * All rows of the record that came last have come.
  */
 static void
 end_record(SaggLateRows *late)
@@ -136,7 +135,7 @@ append_row(SaggLateRows *late, const SaggLateRow *row)
 }
 
 /*
- * A row is late for "n" windows: [start, end), and those that begin and end by
+ * A row is late for "n" windows: [start, end), and those that begin and end
  * "step" later each.
  */
 void
@@ -165,7 +164,7 @@ sagg_late_row(SaggExecution *ex, TupleTableSlot *slot, int64 time,
 		return;
 	append_row(late, &row);
 
-	/* at every doubling, so that all of them together take little time */
+	/* only when the number has doubled, so that all of it takes linear time */
 	if (late->n - late->first >= 2 * Max(late->in_order, MIN_ROWS_TO_SORT))
 		check_windows(late->windows + put_in_order(late));
 }
@@ -180,7 +179,7 @@ sagg_late_end(SaggExecution *ex)
 }
 
 /*
- * As if no row had come.
+ * Start again, as if no row had come.
  */
 void
 sagg_late_forget(SaggExecution *ex)

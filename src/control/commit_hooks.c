@@ -1,20 +1,21 @@
 /*-------------------------------------------------------------------------
  *
- * notify.c
+ * commit_hooks.c
  *	  What a transaction that changes streams tells the launcher and the
  *	  workers, and when.
  *
  * Definitions are transactional, workers are not.  So everything that makes a
- * worker start waits for the commit, and a stream that shall not run while a
- * transaction changes it is held (stop_holds) until that transaction ends,
- * whichever way, also where a subtransaction has held it that is rolled back.
- * Transaction callbacks touch shared memory only: an ERROR there would be a PANIC.
+ * worker start waits for the commit, and a stream that must not run while a
+ * transaction changes it is held (stop_holds) until that transaction commits
+ * or aborts, even if the subtransaction that held it is rolled back.
+ * Transaction callbacks touch shared memory only: an ERROR there would be a
+ * PANIC.
  *
  * Locks: the stream's lock is a heavyweight lock on (view, 1).  A worker holds
  * it at session level for as long as it works (I2), a transaction that stops
- * or drops the stream takes it after asking the worker to end.  It is waited
- * for with the deadlock detector watching, since the worker's batch may itself
- * wait for a lock of the transaction, on the sink say.
+ * or drops the stream takes it after asking the worker to end.  The wait is
+ * visible to the deadlock detector, since the worker's batch may itself wait
+ * for a lock of the transaction, for example on the sink.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,10 +33,11 @@
 #include "streams/streams.h"
 #include "control.h"
 
-/* what the current transaction shall do at its end; in TopMemoryContext */
+/* what the current transaction does at its end; in TopMemoryContext */
 static bool wake_at_commit = false;
-static bool look_at_commit = false; /* what streams are made of has changed */
-static List *held_views = NIL;	/* those with a hold, each once */
+static bool look_at_commit = false; /* definitions that workers have analysed
+									 * may have changed */
+static List *held_views = NIL;	/* streams this transaction holds, each once */
 
 static object_access_hook_type prev_object_access_hook = NULL;
 
@@ -46,9 +48,9 @@ sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view)
 }
 
 /*
- * Streams of this database that shall run and that the transaction has not
- * changed, and those of other databases.  "views" has room for all slots, and
- * gets the former ones.
+ * Returns how many streams shall run that the transaction has not changed:
+ * those of this database, whose views go to "views" (which has room for all
+ * slots), and those of other databases.
  */
 static int
 wanted_slots(Oid owner, Oid *views, int *others)
@@ -73,8 +75,8 @@ wanted_slots(Oid owner, Oid *views, int *others)
 }
 
 /*
- * How many streams of an owner shall run when this transaction has committed,
- * "view" left out.
+ * Returns how many streams of an owner will run once this transaction has
+ * committed, not counting "view".
  */
 static int
 streams_at_commit(Oid owner, Oid view)
@@ -117,11 +119,10 @@ change_at_commit(SaggChangeKind kind, const SaggStream *stream, int limit)
 
 /*
  * At commit: a stream that is new, was stopped or failed, or waits before a
- * retry, starts at once.  Its slot is made here, so that there is one to tell
- * why the stream does not run if no worker can be had, not even a scout.
- *
- * Raises configuration_limit_exceeded if the stream's owner has as many streams
- * as stream_agg.max_streams_per_role allows.
+ * retry, starts at once.  Its slot is made here, so that there is a place to
+ * report why the stream does not run if no worker, not even a scout, can be
+ * started.  Raises configuration_limit_exceeded if the stream's owner has as
+ * many streams as stream_agg.max_streams_per_role allows.
  */
 void
 sagg_start_stream_at_commit(const SaggStream *stream)
@@ -133,8 +134,8 @@ sagg_start_stream_at_commit(const SaggStream *stream)
 }
 
 /*
- * At commit: a stream, whose lock is held, does not run any more.  Without
- * that the launcher could start it again before a scout has seen the catalog.
+ * At commit: a stream, whose lock is held, no longer runs.  Without this the
+ * launcher could start it again before a scout has read the catalog.
  */
 void
 sagg_stop_stream_at_commit(const SaggStream *stream)
@@ -143,8 +144,8 @@ sagg_stop_stream_at_commit(const SaggStream *stream)
 }
 
 /*
- * A worker that is about to end may still have the slot: what it is called and
- * who owns it then stays, and detach_from_slot sees what is wanted.
+ * A worker that is about to end may still have the slot.  Then the slot's name
+ * and owner stay, and detach_from_slot sees what is wanted.
  */
 static void
 apply_change(const SaggStreamChange *change)
@@ -156,7 +157,7 @@ apply_change(const SaggStreamChange *change)
 
 	if (slot == NULL)
 	{
-		/* others have been faster, or it has none to stop */
+		/* other backends were faster, or there is none to stop */
 		if (start)
 			sagg_slot_missing();
 		return;
@@ -171,10 +172,10 @@ apply_change(const SaggStreamChange *change)
 			slot->state = SAGG_STOPPED;
 		return;
 	}
-	slot->deaths = 0;
+	slot->crashes = 0;
 	slot->next_start = 0;
 	sagg_crashes_forget(MyDatabaseId, change->view);
-	slot->crowded_out = false;
+	slot->waiting_for_process = false;
 	if (slot->pid == 0)
 	{
 		strlcpy(slot->name, change->name, sizeof(slot->name));
@@ -191,8 +192,8 @@ apply_change(const SaggStreamChange *change)
 }
 
 /*
- * With the stream's lock held: a stopped stream has no shared state, the next
- * worker restores it from the checkpoint.
+ * With the stream's lock held: discard the shared state of a stopped stream;
+ * the next worker restores it from the checkpoint.
  */
 static void
 discard_store(Oid view)
@@ -211,7 +212,9 @@ remember_held(Oid view)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
-	/* one that was prepared for a stream without slot, or before an error */
+	/*
+	 * a change that was prepared for a stream without slot, or before an error
+	 */
 	if (held_views == NIL || llast_oid(held_views) != InvalidOid)
 		held_views = lappend_oid(held_views, view);
 	MemoryContextSwitchTo(old);
@@ -219,8 +222,8 @@ remember_held(Oid view)
 
 /*
  * Keep a stream from running until the current transaction ends, and return
- * when no worker runs it: its batch at hand is finished first, or cancelled after
- * stream_agg.stop_timeout.
+ * when no worker runs it: its current batch is finished first, or cancelled
+ * after stream_agg.stop_timeout.
  */
 void
 sagg_lock_stream(Oid view)
@@ -230,7 +233,10 @@ sagg_lock_stream(Oid view)
 
 	sagg_require_preload();
 
-	/* room for the entry first: after it nothing may fail before it is noted */
+	/*
+	 * make room for the entry first: after the hold nothing may fail before it
+	 * is noted
+	 */
 	known = list_member_oid(held_views, view);
 	if (!known)
 		remember_held(InvalidOid);
@@ -247,7 +253,10 @@ sagg_lock_stream(Oid view)
 	}
 	if (slot)
 	{
-		/* a slot with holds stays, so that of this transaction is still there */
+		/*
+		 * a slot with holds is not reused, so this transaction's is still
+		 * there
+		 */
 		if (!known || slot->stop_holds == 0)
 			slot->stop_holds++;
 		if (!known)
@@ -263,9 +272,9 @@ sagg_lock_stream(Oid view)
 }
 
 /*
- * Until the end of the (sub)transaction be the only one to run a micro-batch of
- * a stream, or to write what one would write: wait for the one at hand, and have
- * the worker wait before it begins another.
+ * Until the end of the (sub)transaction, be the only one to run a micro-batch
+ * of a stream, or to write what one would write: wait for the current one, and
+ * make the worker wait before it begins another.
  */
 void
 sagg_lock_micro_batch(Oid view)
@@ -277,8 +286,8 @@ sagg_lock_micro_batch(Oid view)
 }
 
 /*
- * Whether a relation is the view, the source or the sink of a stream with a slot;
- * "view" tells which.
+ * Returns whether a relation is the view, the source or the sink of a stream
+ * with a slot; "view" is set to that stream's view.
  */
 static bool
 is_of_stream(Oid relid, bool *view)
@@ -295,15 +304,15 @@ is_of_stream(Oid relid, bool *view)
 			(slot->source == relid || slot->sink == relid);
 	}
 	LWLockRelease(sagg_shared->lock);
-	/* one that the transaction has made or started has no slot yet */
+	/* a stream that this transaction has made or started has no slot yet */
 	*view = *view || sagg_change_of(relid) != NULL;
 	return found || *view;
 }
 
 /*
- * A stream's view is being dropped, by whatever command: end its worker, free
- * its slot at commit.  One that is altered may have another owner, so a scout
- * looks at it after the commit.
+ * A stream's view is being dropped, by any command: end its worker, and free
+ * its slot at commit.  A view that is altered may have another owner, so a
+ * scout looks at it after the commit.
  */
 static void
 on_object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
@@ -342,7 +351,8 @@ apply_drop(Oid view)
 }
 
 /*
- * Changes of one kind: what stops makes room for what starts.
+ * Apply the changes of one kind.  Stops come first: they make room for what
+ * starts.
  */
 static void
 apply_changes(SaggChangeKind kind)
@@ -390,8 +400,7 @@ forget_all(void)
 }
 
 /*
- * End of the transaction: let go of what was held, do what waited for the
- * commit.
+ * End of the transaction: release the holds, do what waited for the commit.
  */
 static void
 release_streams(bool commit)
@@ -418,7 +427,7 @@ on_transaction(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_ABORT:
-			/* an abort matters only if streams were held meanwhile */
+			/* an abort matters only if it had held streams */
 			if (wake_at_commit &&
 				(event == XACT_EVENT_COMMIT || held_views != NIL))
 				release_streams(event == XACT_EVENT_COMMIT);
@@ -431,7 +440,7 @@ on_transaction(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_PARALLEL_COMMIT:
 		case XACT_EVENT_PARALLEL_ABORT:
-			/* changes nothing, but must not leave a stream held */
+			/* this changes nothing, but must not leave a stream held */
 			if (held_views != NIL)
 				release_streams(false);
 			forget_all();
@@ -439,7 +448,7 @@ on_transaction(XactEvent event, void *arg)
 			look_at_commit = false;
 			break;
 		case XACT_EVENT_PREPARE:
-			/* workers look for themselves before the next micro-batch */
+			/* workers look for changes before the next micro-batch */
 			look_at_commit = false;
 			break;
 		case XACT_EVENT_PRE_PREPARE:

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * slots.c
+ * shared_slots.c
  *	  The shared memory of stream_agg: one slot per stream.
  *
- * A slot is what backends, the launcher and the stream's worker know of a
- * running stream; the catalog is what shall be.  Slots are filled by scouts
- * (scout.c) from the catalog, so nothing is lost when they are: after a crash
- * restart they start empty, but for what the crash log knows (crash_log.c).
+ * A slot holds what backends, the launcher and the stream's worker know about
+ * a running stream; the catalog says what shall run.  Scouts (scout.c) fill
+ * slots from the catalog, so nothing is lost when slots are: after a crash
+ * restart they are empty, except for what the crash log holds (crash_log.c).
  *
  * SaggShared->lock is held for memory accesses only, never while waiting.
  *
@@ -22,7 +22,10 @@
 
 #include "control.h"
 
-/* workers that find the stream changed: what is in a row, and the pause then */
+/*
+ * workers that end because the stream changed: how many in a row are normal,
+ * and the pause after that
+ */
 #define CHANGES_IN_A_ROW_MS		5000
 #define MAX_CHANGE_PAUSE_MS		1000
 
@@ -144,8 +147,8 @@ sagg_slot_find(Oid database, Oid view)
 }
 
 /*
- * A new slot for a stream; one of a stream that does not run is taken when
- * there is no free one.  NULL when all are busy.  The caller fills in the
+ * Make a slot for a stream.  If no slot is free, that of a stream that does
+ * not run is taken.  Returns NULL when all are busy.  The caller fills in the
  * rest.
  */
 SaggSlot *
@@ -178,9 +181,9 @@ sagg_slot_allocate(Oid database, Oid view)
 }
 
 /*
- * Make a slot free.  A store that a killed worker has left there is stale: to
- * be discarded before the slot gets another.  request_seq and done_seq stay,
- * they only ever grow.
+ * Free a slot.  A store that a killed worker has left there is stale, and is
+ * discarded before the slot gets another.  request_seq and done_seq stay,
+ * because they must only grow.
  */
 void
 sagg_slot_free(SaggSlot *slot)
@@ -199,12 +202,12 @@ sagg_slot_free(SaggSlot *slot)
 	slot->reader[0] = '\0';
 	slot->leads = slot->apart = false;
 	slot->lead = NULL;
-	slot->deaths = 0;
+	slot->crashes = 0;
 	slot->next_start = 0;
 	slot->changes = 0;
 	slot->changed_last = 0;
 	slot->paused_until = 0;
-	slot->crowded_out = false;
+	slot->waiting_for_process = false;
 	slot->state = SAGG_STOPPED;
 	slot->latch = NULL;
 	sagg_slot_clear_error(slot);
@@ -221,8 +224,9 @@ sagg_slot_free(SaggSlot *slot)
 }
 
 /*
- * A worker ended to look at the catalog again.  The next one starts at once, unless
- * that comes again and again: then with a pause, for it need not come to an end.
+ * A worker ended in order to read the catalog again.  The next one starts at
+ * once, unless that happens repeatedly: then after a pause, because it may
+ * never come to an end.
  */
 static void
 pause_after_change(SaggSlot *slot, TimestampTz now)
@@ -252,11 +256,11 @@ sagg_slot_vacate(SaggSlot *slot, SaggExit how)
 	switch (how)
 	{
 		case SAGG_EXIT_DIED:
-			slot->deaths++;
+			slot->crashes++;
 			slot->state = SAGG_STARTING;
 			slot->next_start =
 				TimestampTzPlusMilliseconds(now,
-											Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(slot->deaths, 20),
+											Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(slot->crashes, 20),
 												sagg_max_retry_delay_ms));
 			sagg_slot_attempt_failed(slot, slot->next_start);
 			break;
@@ -292,8 +296,8 @@ sagg_slot_discard_stale(SaggSlot *slot)
 }
 
 /*
- * Remember an error for pg_stat_stream_agg.  The message is cut at a
- * character boundary if it is too long.
+ * Store an error for pg_stat_stream_agg.  The message is cut at a character
+ * boundary if it is too long.
  */
 void
 sagg_slot_set_error(SaggSlot *slot, int sqlstate, const char *message)
@@ -310,7 +314,7 @@ sagg_slot_set_error(SaggSlot *slot, int sqlstate, const char *message)
 }
 
 /*
- * The stream is well, or begins anew: there is no error to be shown.
+ * The stream works, or starts again: clear the error to be shown.
  */
 void
 sagg_slot_clear_error(SaggSlot *slot)
@@ -336,7 +340,8 @@ sagg_slot_attempt_failed(SaggSlot *slot, TimestampTz next)
 }
 
 /*
- * Have a stream that waits for its next attempt try at once.  Returns whether it does.
+ * Make a stream that waits for its next attempt try at once.  Returns whether
+ * it was waiting.
  */
 bool
 sagg_slot_retry_now(SaggSlot *slot)
@@ -378,8 +383,8 @@ sagg_mark_database(Oid database)
 }
 
 /*
- * A stream, whose lock is held, is about to stand elsewhere: its lag is not known
- * before it runs again.
+ * A stream, whose lock is held, is about to get another position: its lag is
+ * unknown until it runs again.
  */
 void
 sagg_forget_positions(Oid view)

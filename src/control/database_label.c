@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * label.c
+ * database_label.c
  *	  How the launcher, connected to no database, learns which databases
  *	  have streams: by a security label on the database.
  *
- * A label is transactional, is not copied by CREATE DATABASE ... TEMPLATE and
+ * A label is transactional, is not copied by CREATE DATABASE ...  TEMPLATE and
  * goes with DROP DATABASE.  It lives in the shared catalog pg_shseclabel.  It
- * is a hint where to look, never an authority: scouts read the catalog.
+ * is only a hint where to look: scouts read the catalog.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,7 +30,7 @@
 #define LABEL_PROVIDER	"stream_agg"
 #define LABEL_STREAMS	"streams"
 
-/* the current transaction is to label its database */
+/* the current transaction labels its database at commit */
 static bool label_at_commit = false;
 
 /*
@@ -59,10 +59,10 @@ check_relabel(const ObjectAddress *object, const char *seclabel)
 }
 
 /*
- * Label the current database as one that has streams.  Setters are serialised by
- * a lock, for concurrent updates of a label are an error.  It is taken when the
- * transaction is about to commit: nobody waits for one that does something else
- * first.
+ * Label the current database as one that has streams.  A lock serialises them,
+ * because concurrent updates of a label raise an error.  It is taken just
+ * before commit, so that nobody waits for a transaction that does something
+ * else first.
  */
 static void
 set_label(void)
@@ -95,8 +95,8 @@ sagg_label_init(void)
 }
 
 /*
- * The current transaction makes or starts a stream in the current database: label
- * it at commit, unless it is labelled.
+ * The current transaction makes or starts a stream in the current database:
+ * label the database at commit, unless it is labelled.
  */
 void
 sagg_label_database(void)
@@ -109,8 +109,8 @@ sagg_label_database(void)
 }
 
 /*
- * OIDs of the databases with our label, in the current memory context.  Runs
- * in a transaction, also of a process without a database.
+ * Returns the OIDs of the databases with our label, in the current memory
+ * context.  Runs in a transaction, also of a process without a database.
  */
 List *
 sagg_labelled_databases(void)

@@ -1,22 +1,23 @@
 /*-------------------------------------------------------------------------
  *
- * kept.c
+ * input_state.c
  *	  Inputs of aggregates, kept as their state.
  *
- * The state of an aggregate with DISTINCT, with ORDER BY, of an ordered set, or
- * whose transition state cannot be stored, is what it was given: tuples of its
- * arguments and of what they are sorted by.  In the end they are given to it in
- * the order PostgreSQL would (kept_replay.c).
+ * The state of an aggregate with DISTINCT, with ORDER BY, of an ordered set,
+ * or whose transition state cannot be stored, consists of its inputs: tuples
+ * of its arguments and of the expressions they are sorted by.  At the end the
+ * aggregate gets them in the order that PostgreSQL would use
+ * (input_state_final.c).
  *
- * A tuple is its values one after the other, each as sagg_codec_write makes it,
- * or the length word -1 for NULL.  Tuples stand in the order of their arrival.
- * For DISTINCT they are a set: a tuple whose bytes are there already is left
- * out.  Values can be equal with different bytes (1.0 and 1.00), so what is
- * left is told apart in the end, by the operators of the query.
+ * A tuple is its values one after the other, each as sagg_codec_write makes
+ * it, or the length word -1 for NULL.  Tuples are in the order of their
+ * arrival.  For DISTINCT they are a set: a tuple whose bytes are there already
+ * is left out.  Values can be equal with different bytes (1.0 and 1.00), so
+ * the operators of the query remove the remaining duplicates at the end.
  *
- * In the store and in the log: int64 number of tuples, and behind a length
- * word their bytes.  A record costs what its own tuple costs; a batch reads and
- * writes the tuples of the groups it changes once.
+ * Format in the store and in the log: int64 number of tuples, a length word,
+ * the bytes of the tuples.  A record costs only its own tuple; a batch reads
+ * and writes the tuples of the groups it changes once.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,11 +40,12 @@
 #define MAX_KEPT_MB		256
 #define MAX_KEPT		((Size) MAX_KEPT_MB * 1024 * 1024)
 
-/* sets that are smaller have no table */
+/* smaller sets have no hash table */
 #define LEAST_TABLE		8
 
 /*
- * Whether equal values have equal bytes, by an operator family and a type of it.
+ * Returns whether equal values have equal bytes, by an operator family and a
+ * type in it.
  */
 static bool
 is_image_equal(const SaggCodec *codec, Oid type, Oid collation,
@@ -59,7 +61,8 @@ is_image_equal(const SaggCodec *codec, Oid type, Oid collation,
 }
 
 /*
- * Records are compared field by field, by the default operators of their types.
+ * Returns whether equal records have equal bytes.  They are compared field by
+ * field, by the default operators of the types.
  */
 static bool
 is_record_image_equal(const SaggCodec *codec)
@@ -77,7 +80,7 @@ is_record_image_equal(const SaggCodec *codec)
 }
 
 /*
- * Whether equal values of a column have equal bytes.
+ * Returns whether equal values of a column have equal bytes.
  */
 static bool
 is_column_image_equal(const SaggCodec *codec, Oid sortop, Oid type, Oid collation)
@@ -93,22 +96,22 @@ is_column_image_equal(const SaggCodec *codec, Oid sortop, Oid type, Oid collatio
 }
 
 /*
- * What the inputs are sorted by, those of an ordered-set aggregate too.  Returns
- * whether tuples that are equal have equal bytes.
+ * Set up what the inputs are sorted by, also those of an ordered-set
+ * aggregate.  Returns whether equal tuples have equal bytes.
  */
 static bool
-init_sort(SaggKeptCall *kept, const Aggref *aggref)
+init_sort(SaggInputStateCall *kept, const Aggref *aggref)
 {
 	List	   *clauses = aggref->aggdistinct ? aggref->aggdistinct : aggref->aggorder;
 	bool		image_equal = true;
 	ListCell   *lc;
 
-	kept->sort = palloc0(sizeof(SaggKeptSort) * Max(list_length(clauses), 1));
+	kept->sort = palloc0(sizeof(SaggInputSort) * Max(list_length(clauses), 1));
 	foreach(lc, clauses)
 	{
 		SortGroupClause *clause = lfirst_node(SortGroupClause, lc);
 		TargetEntry *tle = get_sortgroupclause_tle(clause, aggref->args);
-		SaggKeptSort *sort = &kept->sort[kept->nsort++];
+		SaggInputSort *sort = &kept->sort[kept->nsort++];
 
 		sort->column = tle->resno - 1;
 		sort->support.ssup_cxt = CurrentMemoryContext;
@@ -124,14 +127,14 @@ init_sort(SaggKeptCall *kept, const Aggref *aggref)
 }
 
 /*
- * How the inputs of an aggregate, whose functions are looked up, are kept; in
- * the current context.
+ * Returns how the inputs of an aggregate, whose functions are looked up, are
+ * kept; in the current context.
  */
-SaggKeptCall *
-sagg_kept_init(const SaggAggCall *call)
+SaggInputStateCall *
+sagg_input_state_init(const SaggAggCall *call)
 {
 	const Aggref *aggref = call->agg->aggref;
-	SaggKeptCall *kept = palloc0(sizeof(SaggKeptCall));
+	SaggInputStateCall *kept = palloc0(sizeof(SaggInputStateCall));
 	bool		image_equal;
 	ListCell   *lc;
 
@@ -164,7 +167,7 @@ sagg_kept_init(const SaggAggCall *call)
  * Step over a tuple.
  */
 static void
-skip_tuple(const SaggKeptCall *call, SaggBytes *bytes)
+skip_tuple(const SaggInputStateCall *call, SaggBytes *bytes)
 {
 	for (int i = 0; i < call->ncolumns; i++)
 	{
@@ -178,11 +181,11 @@ skip_tuple(const SaggKeptCall *call, SaggBytes *bytes)
 }
 
 /*
- * The next tuple; its values are allocated in the current context.  Raises
- * ERRCODE_SAGG_CHECKPOINT_CORRUPT.
+ * Read the next tuple; its values are allocated in the current context.
+ * Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT.
  */
 void
-sagg_kept_take(SaggKeptCall *call, SaggBytes *bytes, Datum *values, bool *nulls)
+sagg_input_state_take(SaggInputStateCall *call, SaggBytes *bytes, Datum *values, bool *nulls)
 {
 	for (int i = 0; i < call->ncolumns; i++)
 	{
@@ -197,7 +200,7 @@ sagg_kept_take(SaggKeptCall *call, SaggBytes *bytes, Datum *values, bool *nulls)
 }
 
 static uint32
-tuple_hash(const SaggKeptCall *call, const char *tuple, Size len)
+tuple_hash(const SaggInputStateCall *call, const char *tuple, Size len)
 {
 	SaggSip		sip;
 
@@ -207,7 +210,7 @@ tuple_hash(const SaggKeptCall *call, const char *tuple, Size len)
 }
 
 static void
-put_in_table(SaggKept *kept, uint32 hash, Size place)
+put_in_table(SaggInputState *kept, uint32 hash, Size place)
 {
 	uint32		mask = kept->nslots - 1;
 	uint32		i = hash & mask;
@@ -219,12 +222,12 @@ put_in_table(SaggKept *kept, uint32 hash, Size place)
 }
 
 /*
- * Make the table, or make it greater, so that another tuple has room.
+ * Make the hash table, or enlarge it, so that another tuple has room.
  */
 static void
-reserve_table(const SaggKeptCall *call, SaggKept *kept)
+reserve_table(const SaggInputStateCall *call, SaggInputState *kept)
 {
-	SaggKeptSlot *former = kept->slots;
+	SaggInputSlot *former = kept->slots;
 	uint32		nformer = kept->nslots;
 	SaggBytes	bytes = {kept->data, kept->data + kept->len};
 	Size		size;
@@ -232,7 +235,7 @@ reserve_table(const SaggKeptCall *call, SaggKept *kept)
 	if ((uint64) (kept->count + 1) * 2 <= kept->nslots)
 		return;
 	kept->nslots = Max(4 * LEAST_TABLE, pg_nextpower2_32((kept->count + 1) * 2));
-	size = sizeof(SaggKeptSlot) * (Size) kept->nslots;
+	size = sizeof(SaggInputSlot) * (Size) kept->nslots;
 	kept->slots = MemoryContextAllocHuge(GetMemoryChunkContext(kept), size);
 	memset(kept->slots, 0, size);
 	if (former)
@@ -256,20 +259,21 @@ reserve_table(const SaggKeptCall *call, SaggKept *kept)
 }
 
 /*
- * Is a tuple at this place?  None is the beginning of another one.
+ * Returns whether a tuple is at this place.  No tuple is a prefix of another
+ * one.
  */
 static bool
-is_at(const SaggKept *kept, Size place, const char *tuple, Size len)
+is_at(const SaggInputState *kept, Size place, const char *tuple, Size len)
 {
 	return place + len <= kept->len && memcmp(kept->data + place, tuple, len) == 0;
 }
 
 /*
- * Whether a tuple is in a set.  If not, and the set has a table, it is noted
- * there for the place where it will be appended.
+ * Returns whether a tuple is in a set.  If not, and the set has a hash table,
+ * enters the place where the tuple will be appended.
  */
 static bool
-is_in_set(const SaggKeptCall *call, SaggKept *kept, const char *tuple, Size len)
+is_in_set(const SaggInputStateCall *call, SaggInputState *kept, const char *tuple, Size len)
 {
 	uint32		hash;
 	uint32		mask;
@@ -301,11 +305,11 @@ is_in_set(const SaggKeptCall *call, SaggKept *kept, const char *tuple, Size len)
 }
 
 /*
- * Raise ERRCODE_PROGRAM_LIMIT_EXCEEDED if "len" bytes more are too many: an error
- * of data, so that on_error decides about the record which brings them.
+ * Raise ERRCODE_PROGRAM_LIMIT_EXCEEDED if "len" bytes more are too many.  That
+ * is a data error, so on_error decides about the record.
  */
 static void
-check_limit(const SaggAggCall *call, const SaggKept *kept, Size len)
+check_limit(const SaggAggCall *call, const SaggInputState *kept, Size len)
 {
 	if (kept->len + len > MAX_KEPT)
 		ereport(ERROR,
@@ -319,7 +323,7 @@ check_limit(const SaggAggCall *call, const SaggKept *kept, Size len)
  * Append "n" tuples.  Raises ERRCODE_PROGRAM_LIMIT_EXCEEDED.
  */
 static void
-append_tuples(const SaggAggCall *call, SaggKept *kept, const char *data, Size len,
+append_tuples(const SaggAggCall *call, SaggInputState *kept, const char *data, Size len,
 			  int64 n)
 {
 	check_limit(call, kept, len);
@@ -339,11 +343,12 @@ append_tuples(const SaggAggCall *call, SaggKept *kept, const char *data, Size le
 }
 
 /*
- * Put "n" tuples before the others, in inputs that have no table: what is there
- * is moved only when it has doubled.  Raises ERRCODE_PROGRAM_LIMIT_EXCEEDED.
+ * Put "n" tuples before the others, in inputs that have no hash table.  The
+ * others are moved only when the size has doubled.  Raises
+ * ERRCODE_PROGRAM_LIMIT_EXCEEDED.
  */
 static void
-prepend_tuples(const SaggAggCall *call, SaggKept *kept, const char *data, Size len,
+prepend_tuples(const SaggAggCall *call, SaggInputState *kept, const char *data, Size len,
 			   int64 n)
 {
 	check_limit(call, kept, len);
@@ -367,7 +372,7 @@ prepend_tuples(const SaggAggCall *call, SaggKept *kept, const char *data, Size l
 }
 
 static void
-free_kept(SaggKept *kept)
+free_kept(SaggInputState *kept)
 {
 	if (kept->data)
 		pfree(kept->data - kept->room);
@@ -377,26 +382,26 @@ free_kept(SaggKept *kept)
 }
 
 /*
- * The inputs of a state, which may be none yet.
+ * Returns the inputs of a state, made if there are none yet.
  */
-static SaggKept *
-require_kept(SaggExecution *ex, SaggAggState *state)
+static SaggInputState *
+require_input_state(SaggExecution *ex, SaggAggState *state)
 {
 	if (DatumGetPointer(state->value) == NULL)
 		state->value = PointerGetDatum(MemoryContextAllocZero(ex->aggcontext->ecxt_per_tuple_memory,
-															  sizeof(SaggKept)));
-	return (SaggKept *) DatumGetPointer(state->value);
+															  sizeof(SaggInputState)));
+	return (SaggInputState *) DatumGetPointer(state->value);
 }
 
 /*
- * A row of the inner query into a state.  A strict transition function gets no
- * NULLs, so they are not kept for it.
+ * Add a row of the inner query to a state.  A strict transition function gets
+ * no NULLs, so they are not kept for it.
  */
 void
-sagg_kept_add(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
-			  const Datum *values, const bool *nulls)
+sagg_input_state_add(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
+					 const Datum *values, const bool *nulls)
 {
-	SaggKeptCall *kept = call->kept;
+	SaggInputStateCall *kept = call->input_state;
 	const SaggAgg *agg = call->agg;
 	int32		null = NULL_VALUE;
 	MemoryContext old;
@@ -424,27 +429,27 @@ sagg_kept_add(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 	}
 	MemoryContextSwitchTo(old);
 	if (!kept->distinct ||
-		!is_in_set(kept, require_kept(ex, state), kept->tuple.data, kept->tuple.len))
-		append_tuples(call, require_kept(ex, state), kept->tuple.data, kept->tuple.len, 1);
+		!is_in_set(kept, require_input_state(ex, state), kept->tuple.data, kept->tuple.len))
+		append_tuples(call, require_input_state(ex, state), kept->tuple.data, kept->tuple.len, 1);
 }
 
 /*
- * Add the inputs of another state, which stays as it is: behind those of
- * "state", or what its set lacks of them.  Allocates in the execution's
- * aggregate context.  Raises ERRCODE_PROGRAM_LIMIT_EXCEEDED.
+ * Add the inputs of another state, which is not changed: all of them behind
+ * those of "state", or for a set those that it lacks.  Allocates in the
+ * execution's aggregate context.  Raises ERRCODE_PROGRAM_LIMIT_EXCEEDED.
  */
 void
-sagg_kept_combine(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
-				  const SaggAggState *other)
+sagg_input_state_combine(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
+						 const SaggAggState *other)
 {
-	SaggKept   *from = (SaggKept *) DatumGetPointer(other->value);
-	SaggKept   *to;
+	SaggInputState   *from = (SaggInputState *) DatumGetPointer(other->value);
+	SaggInputState   *to;
 	SaggBytes	bytes;
 
 	if (from == NULL || from->count == 0)
 		return;
-	to = require_kept(ex, state);
-	if (!call->kept->distinct)
+	to = require_input_state(ex, state);
+	if (!call->input_state->distinct)
 	{
 		append_tuples(call, to, from->data, from->len, from->count);
 		return;
@@ -455,24 +460,24 @@ sagg_kept_combine(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 	{
 		const char *tuple = bytes.data;
 
-		skip_tuple(call->kept, &bytes);
-		if (!is_in_set(call->kept, to, tuple, bytes.data - tuple))
+		skip_tuple(call->input_state, &bytes);
+		if (!is_in_set(call->input_state, to, tuple, bytes.data - tuple))
 			append_tuples(call, to, tuple, bytes.data - tuple, 1);
 	}
 }
 
 /*
- * The same, but "other" is left without inputs, and both are in the execution's
- * aggregate context.  The smaller inputs are put to the greater ones, wherever
- * those are, so that a state which takes in many others one by one, or is taken
- * in by them, is not copied each time.
+ * Move the inputs of "other", which has none afterwards, to "state"; both are
+ * in the execution's aggregate context.  The smaller inputs are copied to the
+ * larger ones, in either state, so that a state which absorbs many others one
+ * by one, or is absorbed by them, is not copied each time.
  */
 void
-sagg_kept_absorb(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
-				 SaggAggState *other)
+sagg_input_state_absorb(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
+						SaggAggState *other)
 {
-	SaggKept   *to = (SaggKept *) DatumGetPointer(state->value);
-	SaggKept   *from = (SaggKept *) DatumGetPointer(other->value);
+	SaggInputState   *to = (SaggInputState *) DatumGetPointer(state->value);
+	SaggInputState   *from = (SaggInputState *) DatumGetPointer(other->value);
 
 	if (from == NULL)
 		return;
@@ -482,15 +487,15 @@ sagg_kept_absorb(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 		other->value = PointerGetDatum(to);
 		if (to && to->count > 0)
 		{
-			if (call->kept->distinct)
-				sagg_kept_combine(ex, call, state, other);
+			if (call->input_state->distinct)
+				sagg_input_state_combine(ex, call, state, other);
 			else
 				prepend_tuples(call, from, to->data, to->len, to->count);
 		}
 		from = to;
 	}
 	else
-		sagg_kept_combine(ex, call, state, other);
+		sagg_input_state_combine(ex, call, state, other);
 	if (from)
 		free_kept(from);
 	other->value = PointerGetDatum(NULL);
@@ -500,9 +505,9 @@ sagg_kept_absorb(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
  * Append a state to "buf": nothing if another aggregate's state has the inputs.
  */
 void
-sagg_kept_write(const SaggAggCall *call, StringInfo buf, const SaggAggState *state)
+sagg_input_state_write(const SaggAggCall *call, StringInfo buf, const SaggAggState *state)
 {
-	SaggKept   *kept = (SaggKept *) DatumGetPointer(state->value);
+	SaggInputState   *kept = (SaggInputState *) DatumGetPointer(state->value);
 	int64		count = kept ? kept->count : 0;
 	int32		len = kept ? kept->len : 0;
 
@@ -515,12 +520,12 @@ sagg_kept_write(const SaggAggCall *call, StringInfo buf, const SaggAggState *sta
 }
 
 /*
- * Read what sagg_kept_write wrote, into the current context.
+ * Read what sagg_input_state_write wrote, into the current context.
  */
 void
-sagg_kept_read(const SaggAggCall *call, SaggBytes *bytes, SaggAggState *state)
+sagg_input_state_read(const SaggAggCall *call, SaggBytes *bytes, SaggAggState *state)
 {
-	SaggKept   *kept;
+	SaggInputState   *kept;
 	int64		count;
 	int32		len;
 
@@ -532,7 +537,7 @@ sagg_kept_read(const SaggAggCall *call, SaggBytes *bytes, SaggAggState *state)
 		sagg_codec_corrupt("Kept inputs have no valid length.");
 	if (count == 0)
 		return;
-	kept = palloc0(sizeof(SaggKept));
+	kept = palloc0(sizeof(SaggInputState));
 	kept->count = count;
 	kept->len = kept->size = len;
 	kept->data = palloc(len);
@@ -541,10 +546,10 @@ sagg_kept_read(const SaggAggCall *call, SaggBytes *bytes, SaggAggState *state)
 }
 
 /*
- * Step over what sagg_kept_write wrote; returns where the tuples are.
+ * Step over what sagg_input_state_write wrote; returns where the tuples are.
  */
 SaggBytes
-sagg_kept_skip(const SaggAggCall *call, SaggBytes *bytes)
+sagg_input_state_skip(const SaggAggCall *call, SaggBytes *bytes)
 {
 	SaggBytes	tuples = {bytes->data, bytes->data};
 	int32		len;
