@@ -51,9 +51,9 @@ sagg_source_routine(const SaggSourceKind *kind)
 	routine->ReScanForeignScan = sagg_rescan;
 	routine->EndForeignScan = sagg_end_scan;
 	routine->ExplainForeignScan = sagg_explain_scan;
+	routine->PlanForeignModify = sagg_plan_modify;
 	if (kind->producer == NULL)
 		return routine;
-	routine->PlanForeignModify = sagg_plan_modify;
 	routine->BeginForeignModify = sagg_begin_modify;
 	routine->BeginForeignInsert = sagg_begin_insert;
 	routine->ExecForeignInsert = sagg_exec_insert;
