@@ -13,8 +13,10 @@
 
 #include "foreign/fdwapi.h"
 
-/* read/source_kinds.c */
+/* read/source_services.c */
 PGDLLEXPORT extern const SaggSourceServices *stream_agg_register_source(const SaggSourceKind *kind);
+
+/* read/source_kinds.c */
 extern const SaggSourceKind *sagg_source_kind(Oid relid);
 extern char *sagg_source_wrapper(Oid relid);
 

@@ -71,11 +71,9 @@ extern void sagg_rescan(ForeignScanState *node);
 extern bool sagg_scan_attached(Oid source, int64 *records);
 extern void sagg_end_scan(ForeignScanState *node);
 
-/* scan/fdw.c */
-extern const SaggSourceKind *sagg_kind_of_routine(const FdwRoutine *routine);
-
 /* source_kinds.c */
-extern bool sagg_source_registered(const SaggSourceKind *kind);
+extern void sagg_source_kind_add(const SaggSourceKind *kind);
+extern void sagg_source_handled(const SaggSourceKind *kind, const FdwRoutine *routine);
 extern const SaggSourceKind *sagg_kind_of_source(Oid source);
 extern const SaggSourceProducer *sagg_source_producer(Oid source);
 extern SaggTopics *sagg_source_topics(Oid relid);

@@ -28,55 +28,9 @@
 static const SaggSourceKind *kinds[MAX_KINDS];
 static int	nkinds = 0;
 
-static int
-timeout_ms(void)
-{
-	return sagg_kafka_timeout_ms;
-}
-
-/* The number of a topic that a kind outside of this library names. */
-static int32
-topic_number(const char *name)
-{
-	if (!sagg_is_topic_name(name))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("invalid name of a topic: \"%s\"", name),
-				 errdetail("It has 1 to %d ASCII letters, digits, \".\", \"_\" and \"-\".",
-						   SAGG_MAX_TOPIC_NAME)));
-	return sagg_topic_number(name);
-}
-
-static void
-add(SaggReader *reader, const SaggSourceRecord *records, int n)
-{
-	sagg_batch_add(reader->batch, records, n);
-}
-
-static void
-reset(SaggReader *reader)
-{
-	sagg_batch_reset(reader->batch);
-}
-
-static bool
-usable(const SaggReader *reader)
-{
-	return sagg_batch_usable(reader->batch);
-}
-
-static const SaggSourceServices services = {
-	.routine = sagg_source_routine,
-	.takes_option = sagg_source_takes_option,
-	.options_fit = sagg_source_options_fit,
-	.topic_number = topic_number,
-	.topic_name = sagg_topic_name,
-	.topics_include = sagg_topics_include,
-	.timeout_ms = timeout_ms,
-	.add = add,
-	.reset = reset,
-	.usable = usable
-};
+/* what a handler of one of them has returned last */
+static const SaggSourceKind *handled_kind = NULL;
+static const FdwRoutine *handled_routine = NULL;
 
 /*
  * A kind without what every kind has.
@@ -132,11 +86,11 @@ check_unique(const SaggSourceKind *kind)
 }
 
 /*
- * Register a kind; see sagg_source_register in source.h.  Of a kind of another
- * version only api_version and name are looked at.
+ * Add a kind (source_services.c).  Of a kind of another version only api_version and
+ * name are looked at.
  */
-const SaggSourceServices *
-stream_agg_register_source(const SaggSourceKind *kind)
+void
+sagg_source_kind_add(const SaggSourceKind *kind)
 {
 	if (kind->api_version != SAGG_SOURCE_API_VERSION)
 		ereport(ERROR,
@@ -151,21 +105,25 @@ stream_agg_register_source(const SaggSourceKind *kind)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("more than %d kinds of sources", MAX_KINDS)));
 	kinds[nkinds++] = kind;
-	return &services;
 }
 
 /*
- * Whether a kind has been registered.
+ * A handler of a wrapper of "kind" is going to return "routine".  Raises an error if
+ * the kind has not been registered.
  */
-bool
-sagg_source_registered(const SaggSourceKind *kind)
+void
+sagg_source_handled(const SaggSourceKind *kind, const FdwRoutine *routine)
 {
 	for (int i = 0; i < nkinds; i++)
 	{
 		if (kinds[i] == kind)
-			return true;
+		{
+			handled_kind = kind;
+			handled_routine = routine;
+			return;
+		}
 	}
-	return false;
+	elog(ERROR, "source kind \"%s\" is not registered", kind->name);
 }
 
 static ForeignDataWrapper *
@@ -175,9 +133,9 @@ wrapper_of(Oid relid)
 }
 
 /*
- * The kind of a relation that is a source, or NULL if it is none: a source is a
- * foreign table whose wrapper's handler returns the callbacks of read/scan/.  Calls
- * the handler, and raises what loading its library raises.
+ * The kind of a relation that is a source, or NULL if it is not one: a source is a
+ * foreign table whose wrapper's handler returns what sagg_source_routine has made.
+ * Calls the handler, and raises what loading its library raises.
  */
 const SaggSourceKind *
 sagg_source_kind(Oid relid)
@@ -187,7 +145,10 @@ sagg_source_kind(Oid relid)
 	if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE)
 		return NULL;
 	handler = wrapper_of(relid)->fdwhandler;
-	return OidIsValid(handler) ? sagg_kind_of_routine(GetFdwRoutine(handler)) : NULL;
+	if (!OidIsValid(handler))
+		return NULL;
+	handled_routine = NULL;
+	return GetFdwRoutine(handler) == handled_routine ? handled_kind : NULL;
 }
 
 /*

@@ -60,6 +60,8 @@ $node->safe_psql('postgres', q{
 	CREATE FUNCTION pick_longer(text, text) RETURNS text LANGUAGE sql IMMUTABLE
 		AS $$ SELECT CASE WHEN length($2) > length($1) OR length($2) = length($1) AND $2 > $1 THEN $2 ELSE $1 END $$;
 	CREATE AGGREGATE longest(text) (SFUNC = pick_longer, STYPE = text, INITCOND = '');
+	CREATE FUNCTION one_of(number bigint, salt bigint, n bigint) RETURNS bigint LANGUAGE sql IMMUTABLE
+		AS $$ SELECT (hashint8extended(number, salt) & 9223372036854775807) % n $$;
 	CREATE TABLE dim (id int, grp text);
 	CREATE TABLE dim_versions (version int, id int, grp text);
 	CREATE TABLE dim_marks (stream text, batch bigint);
@@ -366,11 +368,12 @@ sub run_group
 		if ($how ne 'none') { $node->stop($how); $node->start; }
 		$topic->{least} = { map { $_ => $node->safe_psql('postgres', "SELECT count(*) FROM $topic->{name}_$_") } keys %{ $topic->{sources} } } if $topic->{rate};
 		push @problems, grep { /ERROR/ } run_all(map { "SELECT FROM stream_agg.process_available('$_->{name}', '2 minutes')" } @running);
+		# rows of rate sources do not end, and each is to be read with the joined table as it was
+		push @problems, grep { /ERROR/ } run_all(map { "SELECT FROM stream_agg.stop_stream('$_->{name}')" } @running) if $topic->{rate};
 		push @problems, change_dim($round, one_of(@dim_changes));
+		push @problems, grep { /ERROR/ } run_all(map { "SELECT FROM stream_agg.start_stream('$_->{name}')" } @running) if $topic->{rate} && $round < $rounds;
 	}
 	push @problems, run_all("SELECT stream || ': ' || last_error FROM pg_stat_stream_agg WHERE state = 'failed'");
-	# there is no end of rows
-	push @problems, grep { /ERROR/ } run_all(map { "SELECT stream_agg.stop_stream('$_->{name}')" } @running) if $topic->{rate};
 	push @problems, eval { compare_streams($topic, @running) };
 	push @problems, "$@" if $@;
 	my ($late_here, $refused_here, $batches_here) = split /\|/, $node->safe_psql('postgres',

@@ -138,6 +138,16 @@ subtest 'streams of one reader have the same rows' => sub {
 	sql("SELECT stream_agg.drop_stream(s, drop_sink => true) FROM unnest(ARRAY['first', 'second']) s");
 };
 
+subtest 'a stream that joins a reader later reads on from where it stands' => sub {
+	sql(q{SELECT stream_agg.create_stream('early', 'SELECT v % 4 AS k, count(*) AS n FROM r GROUP BY 1', output_mode => 'update', trigger => '0', reader => 'late_ones')});
+	process($node, 'early');
+	sql(q{SELECT stream_agg.create_stream('later', 'SELECT v % 4 AS k, count(*) AS n FROM r GROUP BY 1', output_mode => 'update', trigger => '0', reader => 'late_ones')});
+	process($node, $_) for 'early', 'later';
+	ok($node->poll_query_until('postgres', q{SELECT count(DISTINCT pid) = 1 AND count(pid) = 2 FROM pg_stat_stream_agg WHERE stream IN ('early', 'later')}), 'one worker runs both');
+	ok($node->poll_query_until('postgres', 'SELECT count(*) = 4 AND bool_and(e.n = l.n) FROM early e JOIN later l USING (k)'), 'with the same rows');
+	sql("SELECT stream_agg.drop_stream(s, drop_sink => true) FROM unnest(ARRAY['early', 'later']) s");
+};
+
 subtest 'a stream with a watermark of each partition' => sub {
 	sql(q{SELECT stream_agg.create_stream('apart', $$ SELECT stream_agg.tumble(t, '5 seconds') AS win, count(*) AS n FROM r GROUP BY 1 $$,
 		output_mode => 'append', watermark => '0 seconds', trigger => '0', options => '{"watermark_policy": "per_partition"}')});
@@ -180,7 +190,13 @@ subtest 'what a rate source cannot do is refused with the reason' => sub {
 	fails(q{SELECT stream_agg.create_stream('s', 'SELECT t, v FROM ramp', output_mode => 'append', sink => 'r',
 		options => '{"delivery": "at_least_once"}')}, qr/source "r" cannot be the sink of a stream\nDETAIL:  Sources of foreign-data wrapper stream_agg_rate cannot be written to/, 'a sink');
 	fails(q{SELECT stream_agg.create_stream('s', 'SELECT t, v FROM r', output_mode => 'append', options => '{"consumer_group": "g"}')},
-		qr/a stream that reads "r" cannot have option "consumer_group"/, 'a consumer group');
+		qr/a stream that reads "r" cannot have option "consumer_group"\nDETAIL:  Sources of foreign-data wrapper stream_agg_rate have no consumer groups/, 'a consumer group');
+	fails(q{SELECT stream_agg.alter_stream('counted', '{"consumer_group": "g"}')}, qr/a stream that reads "r" cannot have option "consumer_group"/, 'also later');
+	fails('INSERT INTO r (t, v) VALUES (now(), 1)', qr/cannot insert into source "r"\nDETAIL:  Sources of foreign-data wrapper stream_agg_rate cannot be written to/, 'INSERT');
+	fails('EXPLAIN INSERT INTO r (t, v) VALUES (now(), 1)', qr/cannot insert into source "r"/, 'also where it is planned only');
+	fails('COPY r (t, v) FROM STDIN', qr/cannot insert into foreign table "r"/, 'COPY');
+	fails('UPDATE r SET v = 1', qr/cannot update foreign table "r"/, 'UPDATE');
+	fails(q{SELECT stream_agg.describe_topic('r', server => 'stream_agg_rate')}, qr/ERROR/, 'describe_topic');
 };
 
 subtest 'a stream does not go on with other rows' => sub {

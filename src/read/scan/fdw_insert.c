@@ -39,17 +39,21 @@ typedef struct SourceInsert
 
 /*
  * PlanForeignModify.  There is nothing to plan; rejects what the server allows
- * and Kafka cannot do.
+ * and the kind of the source cannot do.
  */
 List *
 sagg_plan_modify(PlannerInfo *root, ModifyTable *plan, Index result_relation,
 				 int subplan_index)
 {
+	Oid			source = planner_rt_fetch(result_relation, root)->relid;
+
+	if (plan->operation == CMD_INSERT)
+		(void) sagg_source_producer(source);
 	if (plan->onConflictAction != ONCONFLICT_NONE)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("INSERT with ON CONFLICT is not supported for source \"%s\"",
-						get_rel_name(planner_rt_fetch(result_relation, root)->relid)),
+						get_rel_name(source)),
 				 errdetail("Records of a topic do not conflict with each other.")));
 	return NIL;
 }

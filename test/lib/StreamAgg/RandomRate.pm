@@ -1,5 +1,5 @@
 # Rate sources with the columns of random queries: every column is an expression
-# over the number of a row, so that a row is the same one for a stream, in a retry,
+# over the number of a row, by the function one_of of the test, so that a row is the same one for a stream, in a retry,
 # and for the oracle.
 
 package StreamAgg::RandomRate;
@@ -8,6 +8,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use JSON::PP 'decode_json';
 use StreamAgg::RandomQuery;
 
 our @EXPORT = qw(rate_relation);
@@ -15,26 +16,25 @@ our @EXPORT = qw(rate_relation);
 my $salt;
 
 # a number below n, another one for each expression
-sub hashed { my $n = shift; $salt++; return "((hashint8extended(r.number, $salt) & 9223372036854775807) % ($n))"; }
+sub hashed { my $n = shift; $salt++; return "one_of(r.number, $salt, $n)"; }
 
-# A JSON value as a value of a type, or undef if only a decoder makes it one.
-sub literal
+# A JSON value as text, or undef if only a decoder makes a value of the type of it.
+sub text_of
 {
 	my ($type, $json) = @_;
-	return "'$json'::jsonb" if $type eq 'jsonb';
+	return $json if $type eq 'jsonb';
 	return if $type =~ /\[\]/ || $type =~ /^timestamp/ && $json =~ /^\d/;
-	return "('$json'::jsonb #>> '{}')::$type";
+	return decode_json("[$json]")->[0] if $json =~ /^"/;
+	return $json;
 }
 
 # One of these values, or NULL.
 sub one_value
 {
 	my ($type, @json) = @_;
-	my @values = grep { defined } map { literal($type, $_) } @json;
-	my $n = 1 + @values;
-	my $i = 1;
+	my @values = map { s/'/''/gr } grep { defined } map { text_of($type, $_) } @json;
 	return "NULL::$type" if !@values;
-	return 'CASE ' . hashed($n) . ' ' . join(' ', map { 'WHEN ' . $i++ . " THEN $_" } @values) . ' END';
+	return '(ARRAY[' . join(', ', map { "'$_'" } @values) . '])[' . hashed(1 + @values) . "]::$type";
 }
 
 # As event_time of records: mostly near the head, some on the edges, some late.
