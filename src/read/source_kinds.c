@@ -175,19 +175,28 @@ wrapper_of(Oid relid)
 }
 
 /*
- * The kind of a relation that is a source, or NULL if it is none: a source is a
- * foreign table whose wrapper's handler returns the callbacks of read/scan/.  Calls
- * the handler, and raises what loading its library raises.
+ * The kind of the sources of a foreign-data wrapper, or NULL if they are none: its
+ * handler returns the callbacks of read/scan/.  Calls the handler, and raises what
+ * loading its library raises.
+ */
+const SaggSourceKind *
+sagg_source_kind_of_wrapper(const ForeignDataWrapper *wrapper)
+{
+	if (!OidIsValid(wrapper->fdwhandler))
+		return NULL;
+	return sagg_kind_of_routine(GetFdwRoutine(wrapper->fdwhandler));
+}
+
+/*
+ * The kind of a relation that is a source, or NULL if it is none.  As
+ * sagg_source_kind_of_wrapper.
  */
 const SaggSourceKind *
 sagg_source_kind(Oid relid)
 {
-	Oid			handler;
-
 	if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE)
 		return NULL;
-	handler = wrapper_of(relid)->fdwhandler;
-	return OidIsValid(handler) ? sagg_kind_of_routine(GetFdwRoutine(handler)) : NULL;
+	return sagg_source_kind_of_wrapper(wrapper_of(relid));
 }
 
 /*
