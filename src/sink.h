@@ -4,10 +4,9 @@
  *	  What a kind of sink is: a table of functions that take the rows of
  *	  streams.
  *
- * This header is installed.  A library outside of stream_agg includes it as
- * "extension/stream_agg/sink.h", fills a SaggSinkKind and registers it from its
- * _PG_init by sagg_sink_register.  It needs no other header of stream_agg and is
- * not linked with it.
+ * This header is installed.  A library outside of stream_agg includes kinds.h,
+ * fills a SaggSinkKind and registers it from its _PG_init by sagg_sink_register.
+ * It needs no other header of stream_agg and is not linked with it.
  *
  * The sink of a stream is a relation, which create_stream takes by name; a kind
  * claims relations by its function is_it.  A library makes a foreign-data

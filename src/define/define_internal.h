@@ -272,6 +272,7 @@ extern List *sagg_parse_columns(const char *columns, bool by_name, bool any_case
 
 /* source_server.c */
 extern char *sagg_server_of_brokers(const char *brokers, List *options);
+extern void sagg_check_server_of_brokers(const char *name);
 extern List *sagg_options_from_json(Jsonb *json, bool nulls);
 
 #endif							/* SAGG_DEFINE_INTERNAL_H */

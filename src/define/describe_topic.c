@@ -249,6 +249,8 @@ stream_agg_describe_topic(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("either brokers, perhaps with options, or server must be given")));
+	if (describe.server)
+		sagg_check_server_of_brokers(describe.server);
 	describe.sample = sagg_sample_make();
 	take_sample(&describe);
 	if (sagg_sample_records(describe.sample) == 0)

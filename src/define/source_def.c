@@ -107,6 +107,7 @@ settle_server(FunctionCallInfo fcinfo, List *options)
 						linitial_node(DefElem, options)->defname),
 				 errdetail("It is an option of the server."),
 				 errhint("Use ALTER SERVER %s OPTIONS.", quote_identifier(server))));
+	sagg_check_server_of_brokers(server);
 	return server;
 }
 

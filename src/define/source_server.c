@@ -164,6 +164,32 @@ sagg_server_of_brokers(const char *brokers, List *options)
 }
 
 /*
+ * Raise wrong_object_type for a server whose sources are not those of create_source.
+ * One that is not there is for others to complain about.
+ */
+void
+sagg_check_server_of_brokers(const char *name)
+{
+	ForeignServer *server = GetForeignServerByName(name, true);
+	ForeignDataWrapper *wrapper;
+	const SaggSourceKind *kind;
+
+	if (server == NULL)
+		return;
+	wrapper = GetForeignDataWrapper(server->fdwid);
+	kind = sagg_source_kind_of_wrapper(wrapper);
+	if (kind == sagg_source_kind_of_brokers())
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("server \"%s\" is not a foreign server of %s", name,
+					sagg_source_kind_of_brokers()->wrapper),
+			 errdetail("It is one of foreign-data wrapper %s.", wrapper->fdwname),
+			 kind ? errhint("Make sources of it by CREATE FOREIGN TABLE ... SERVER %s.",
+							quote_identifier(name)) : 0));
+}
+
+/*
  * A JSON object of options as DefElems, in the current context; raises
  * invalid_parameter_value for anything else.  A null becomes a DefElem without
  * a value if the caller allows that, and is an error otherwise.

@@ -17,6 +17,8 @@
 
 #include "source_kinds.h"
 
+#include "foreign/foreign.h"
+
 /* The position of a record. */
 typedef struct SaggPlace
 {
@@ -43,6 +45,7 @@ typedef struct SaggScanMark
  * reader.  The comment of a function says whether it may wait.
  */
 extern const SaggSourceKind *sagg_source_kind_of_brokers(void);
+extern const SaggSourceKind *sagg_source_kind_of_wrapper(const ForeignDataWrapper *wrapper);
 extern bool sagg_is_source(Oid relid);
 extern SaggReader *sagg_reader_open(List *sources, bool want_headers);
 extern void sagg_reader_close(SaggReader *reader);

@@ -133,22 +133,29 @@ wrapper_of(Oid relid)
 }
 
 /*
- * The kind of a relation that is a source, or NULL if it is not one: a source is a
- * foreign table whose wrapper's handler returns what sagg_source_routine has made.
- * Calls the handler, and raises what loading its library raises.
+ * The kind of the sources of a foreign-data wrapper, or NULL if they have none: its
+ * handler returns what sagg_source_routine has made.  Calls the handler, and raises
+ * what loading its library raises.
+ */
+const SaggSourceKind *
+sagg_source_kind_of_wrapper(const ForeignDataWrapper *wrapper)
+{
+	if (!OidIsValid(wrapper->fdwhandler))
+		return NULL;
+	handled_routine = NULL;
+	return GetFdwRoutine(wrapper->fdwhandler) == handled_routine ? handled_kind : NULL;
+}
+
+/*
+ * The kind of a relation that is a source, or NULL if it is not one.  As
+ * sagg_source_kind_of_wrapper.
  */
 const SaggSourceKind *
 sagg_source_kind(Oid relid)
 {
-	Oid			handler;
-
 	if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE)
 		return NULL;
-	handler = wrapper_of(relid)->fdwhandler;
-	if (!OidIsValid(handler))
-		return NULL;
-	handled_routine = NULL;
-	return GetFdwRoutine(handler) == handled_routine ? handled_kind : NULL;
+	return sagg_source_kind_of_wrapper(wrapper_of(relid));
 }
 
 /*

@@ -402,7 +402,7 @@ sub run_group
 
 if (defined $ENV{RANDOM_GROUP})
 {
-	run_group($ENV{RANDOM_GROUP});
+	run_group($_) for split ' ', $ENV{RANDOM_GROUP};
 }
 else
 {

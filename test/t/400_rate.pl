@@ -196,7 +196,9 @@ subtest 'what a rate source cannot do is refused with the reason' => sub {
 	fails('EXPLAIN INSERT INTO r (t, v) VALUES (now(), 1)', qr/cannot insert into source "r"/, 'also where it is planned only');
 	fails('COPY r (t, v) FROM STDIN', qr/cannot insert into foreign table "r"/, 'COPY');
 	fails('UPDATE r SET v = 1', qr/cannot update foreign table "r"/, 'UPDATE');
-	fails(q{SELECT stream_agg.describe_topic('r', server => 'stream_agg_rate')}, qr/ERROR/, 'describe_topic');
+	my $not_kafka = qr/server "stream_agg_rate" is not a foreign server of stream_agg_kafka\nDETAIL:  It is one of foreign-data wrapper stream_agg_rate.\nHINT:  Make sources of it by CREATE FOREIGN TABLE/;
+	fails(q{SELECT stream_agg.describe_topic('r', server => 'stream_agg_rate')}, $not_kafka, 'describe_topic');
+	fails(q{SELECT stream_agg.create_source('s', 't', 'a int', server => 'stream_agg_rate')}, $not_kafka, 'create_source');
 };
 
 subtest 'a stream does not go on with other rows' => sub {

@@ -140,6 +140,7 @@ subtest 'streams that share a reader, a preview, a reset' => sub {
 subtest 'what the kind does not have is refused with the reason' => sub {
 	refused(q{SELECT stream_agg.create_stream('s', 'SELECT n FROM lines', output_mode => 'append', options => '{"consumer_group": "g"}')},
 		qr/a stream that reads "lines" cannot have option "consumer_group"\nDETAIL:  Sources of foreign-data wrapper file_source have no consumer groups/, 'a consumer group');
+	refused(q{SELECT stream_agg.create_source('s', 't', 'a int', server => 'directories')}, qr/server "directories" is not a foreign server of stream_agg_kafka\nDETAIL:  It is one of foreign-data wrapper file_source/, 'create_source');
 	create_file_source($node, 'target', 1);
 	refused(q{SELECT stream_agg.create_stream('s', 'SELECT ms, n, v FROM lines', output_mode => 'append', sink => 'target', options => '{"delivery": "at_least_once"}')},
 		qr/source "target" cannot be the sink of a stream\nDETAIL:  No kind of sinks takes sources of foreign-data wrapper file_source/, 'a sink without a kind of sinks');

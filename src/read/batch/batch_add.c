@@ -61,7 +61,7 @@ write_headers(char *to, const SaggSourceRecord *record)
 static void
 check_record(const SaggSourceRecord *record)
 {
-	if (record->partition < 0 || record->offset < 0 || record->nheaders < 0)
+	if (record->topic < 0 || record->partition < 0 || record->offset < 0 || record->nheaders < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid record of a kind of sources"),
