@@ -40,26 +40,56 @@ sagg_rejections_make(SaggOnError policy)
  * Returns whether a record is in the set.
  */
 bool
-sagg_record_rejected(const SaggRejections *rejections, int64 record)
+sagg_record_rejected(const SaggRejections *rejections, SaggRecordId record)
 {
-	return record < rejections->nbits &&
-		(rejections->bits[record / 8] & (1 << (record % 8))) != 0;
+	int			reading = sagg_record_reading(record);
+	int64		number = sagg_record_number(record);
+	const SaggRecordSet *set;
+
+	if (reading >= rejections->nreadings)
+		return false;
+	set = &rejections->rejected[reading];
+	return number < set->nbits &&
+		(set->bits[number / 8] & (1 << (number % 8))) != 0;
+}
+
+/*
+ * Returns the set of a reading's records, which may be new.
+ */
+static SaggRecordSet *
+set_of_reading(SaggRejections *rejections, int reading)
+{
+	if (reading >= rejections->nreadings)
+	{
+		Size		size = sizeof(SaggRecordSet) * (reading + 1);
+
+		Assert(reading < SAGG_MAX_READINGS);
+		rejections->rejected = rejections->rejected ? repalloc(rejections->rejected, size) :
+			MemoryContextAlloc(rejections->memory, size);
+		memset(&rejections->rejected[rejections->nreadings], 0,
+			   sizeof(SaggRecordSet) * (reading + 1 - rejections->nreadings));
+		rejections->nreadings = reading + 1;
+	}
+	return &rejections->rejected[reading];
 }
 
 static void
-set_bit(SaggRejections *rejections, int64 record)
+set_bit(SaggRejections *rejections, SaggRecordId record)
 {
-	if (record >= rejections->nbits)
-	{
-		Size		before = rejections->nbits / 8;
-		Size		after = Max(record / 8 + 1, Max(1024, 2 * before));
+	SaggRecordSet *set = set_of_reading(rejections, sagg_record_reading(record));
+	int64		number = sagg_record_number(record);
 
-		rejections->bits = before > 0 ? repalloc_huge(rejections->bits, after) :
+	if (number >= set->nbits)
+	{
+		Size		before = set->nbits / 8;
+		Size		after = Max(number / 8 + 1, Max(1024, 2 * before));
+
+		set->bits = before > 0 ? repalloc_huge(set->bits, after) :
 			MemoryContextAllocHuge(rejections->memory, after);
-		memset(rejections->bits + before, 0, after - before);
-		rejections->nbits = (int64) after * 8;
+		memset(set->bits + before, 0, after - before);
+		set->nbits = (int64) after * 8;
 	}
-	rejections->bits[record / 8] |= 1 << (record % 8);
+	set->bits[number / 8] |= 1 << (number % 8);
 }
 
 /*
@@ -112,13 +142,12 @@ append_to_list(SaggRejections *rejections, const SaggRejection *rejection)
 }
 
 /*
- * Reject a record, by its number within the batch, for an error; "detail" may
- * be NULL.  Does nothing if it is rejected already.  Raises
- * ERRCODE_SAGG_DEAD_LETTERS if the batch has more dead letters than a stream
- * may have.
+ * Reject a record for an error; "detail" may be NULL.  Does nothing if it is
+ * rejected already.  Raises ERRCODE_SAGG_DEAD_LETTERS if the batch has more
+ * dead letters than a stream may have.
  */
 void
-sagg_reject_record(SaggRejections *rejections, int64 record, int sqlstate,
+sagg_reject_record(SaggRejections *rejections, SaggRecordId record, int sqlstate,
 				   const char *message, const char *detail)
 {
 	SaggRejection rejection = {record, sqlstate, NULL, NULL};

@@ -241,10 +241,14 @@ typedef struct SaggPlan
 	SaggRange  *behind;
 } SaggPlan;
 
-/* The five counts of I5, and their sum: records delivered by Kafka. */
+/*
+ * What a batch counts, or a stream since its first batch.  Every field has a line in
+ * the table of counters.c.
+ */
 typedef struct SaggCounts
 {
-	int64		delivered;
+	int64		delivered;		/* by the source; each record is in one of the
+								 * next five, too (I5) */
 	int64		aggregated;
 	int64		late;
 	int64		null_time;
@@ -263,7 +267,24 @@ typedef struct SaggCounts
 	 * one.
 	 */
 	int64		beside_closed;
+
+	int64		rows_out;		/* rows put into the sink */
+	int64		rows_removed;	/* rows deleted from the sink */
+	int64		rows_expired;	/* rows older than the retention: deleted, and
+								 * not inserted */
+	int64		skipped;		/* offsets that the source did not have */
 } SaggCounts;
+
+#define SAGG_COUNTERS	((int) (sizeof(SaggCounts) / sizeof(int64)))
+
+typedef struct SaggCounter
+{
+	Size		offset;			/* of its field in SaggCounts */
+	const char *column;			/* of stream_agg.commits that has the batch's;
+								 * NULL = none */
+	const char *total;			/* that has the stream's since its first batch */
+	bool		share;			/* every record delivered is in one of these */
+} SaggCounter;
 
 typedef enum SaggStage
 {
@@ -278,10 +299,6 @@ typedef enum SaggStage
 typedef struct SaggCommit
 {
 	SaggCounts	counts;			/* of this batch */
-	int64		rows_out;		/* rows put into the sink */
-	int64		rows_removed;	/* rows deleted from the sink */
-	int64		rows_expired;	/* rows older than the retention: deleted, and
-								 * not inserted */
 	TimestampTz watermark;		/* watermark after the batch */
 	int			nlosses;		/* offsets that were gone when they had to be
 								 * read, besides the plan's "skipped" */
@@ -308,12 +325,8 @@ typedef struct SaggProgress
 	SaggRange  *last;			/* the last record of a partition: start = its
 								 * offset, end = its timestamp in ms */
 	SaggCounts	totals;			/* since the stream's first batch */
-	int64		total_rows_out;
-	int64		total_rows_removed;
-	int64		total_rows_expired;
 	int			nsuspects;		/* what is left of the last commit's suspects */
 	SaggRange  *suspects;
-	int64		total_skipped;	/* offsets */
 	TimestampTz committed;		/* time of the last commit, DT_NOBEGIN = there
 								 * was no micro-batch since the stream's start
 								 * or reset */
@@ -338,7 +351,39 @@ typedef struct SaggFailedGroup
 	char	   *detail;			/* or NULL */
 } SaggFailedGroup;
 
-/* A record's number within its batch, as the ctid of the source's rows. */
+/*
+ * Which record of a micro-batch: the number of its reading, and its number within the
+ * batch that this reading has read.  Both begin at 0; a run has one reading, number 0.
+ * Ids of a reading are ascending.
+ */
+typedef int64 SaggRecordId;
+
+#define SAGG_RECORD_NUMBER_BITS	40
+
+static inline SaggRecordId
+sagg_record_id(int reading, int64 number)
+{
+	return ((int64) reading << SAGG_RECORD_NUMBER_BITS) + number;
+}
+
+static inline int
+sagg_record_reading(SaggRecordId record)
+{
+	return (int) (record >> SAGG_RECORD_NUMBER_BITS);
+}
+
+static inline int64
+sagg_record_number(SaggRecordId record)
+{
+	return record & ((INT64CONST(1) << SAGG_RECORD_NUMBER_BITS) - 1);
+}
+
+/*
+ * A SaggRecordId as the ctid of the source's rows, which has 47 bits: up to 128
+ * readings.
+ */
+#define SAGG_MAX_READINGS	128
+
 #define SAGG_TID_RECORD(tid) \
 	(((int64) ItemPointerGetBlockNumberNoCheck(tid) << 15) | \
 	 (ItemPointerGetOffsetNumberNoCheck(tid) - 1))
@@ -372,17 +417,24 @@ typedef struct SaggStateAccess
 } SaggStateAccess;
 
 /*
- * The records of a batch that a policy other than "fail" leaves out, by their
- * number.  READ and EXECUTE add to it (rejections.c), READ gives no row of a
- * record in it, CHECKPOINT writes them as dead letters.
+ * The records of a batch that a policy other than "fail" leaves out.  READ and
+ * EXECUTE add to it (rejections.c), READ gives no row of a record in it,
+ * CHECKPOINT writes them as dead letters.
  */
 typedef struct SaggRejection
 {
-	int64		record;
+	SaggRecordId record;
 	int			sqlstate;
 	char	   *message;
 	char	   *detail;			/* or NULL */
 } SaggRejection;
+
+/* Records of one reading. */
+typedef struct SaggRecordSet
+{
+	int64		nbits;			/* records that "bits" has room for */
+	uint8	   *bits;			/* by record number: is it in the set? */
+} SaggRecordSet;
 
 typedef struct SaggRejections
 {
@@ -392,8 +444,8 @@ typedef struct SaggRejections
 	SaggRejection first;		/* the first, in the order they were found */
 	SaggRejection *list;		/* all of them, for SAGG_DEAD_LETTER only */
 	int64		size;			/* allocated length of "list" */
-	int64		nbits;			/* records that "bits" has room for */
-	uint8	   *bits;			/* by record: is it rejected? */
+	int			nreadings;
+	SaggRecordSet *rejected;	/* the rejected records, by reading */
 } SaggRejections;
 
 /*
@@ -403,7 +455,7 @@ typedef struct SaggRejections
  */
 typedef struct SaggLateRow
 {
-	int64		record;			/* its number within the batch */
+	SaggRecordId record;
 	int64		time;			/* event time; counts in the first row of a record */
 	int64		start;			/* start and end of the first window */
 	int64		end;
@@ -466,6 +518,25 @@ sagg_add_saturated(int64 a, int64 b)
 	return pg_add_s64_overflow(a, b, &sum) ? PG_INT64_MAX : sum;
 }
 
+/* counters.c */
+extern const SaggCounter sagg_counters[];
+
+static inline int64 *
+sagg_counter(SaggCounts *counts, int i)
+{
+	return (int64 *) ((char *) counts + sagg_counters[i].offset);
+}
+
+static inline int64
+sagg_counter_value(const SaggCounts *counts, int i)
+{
+	return *(const int64 *) ((const char *) counts + sagg_counters[i].offset);
+}
+
+extern void sagg_counts_add(SaggCounts *to, const SaggCounts *counts);
+extern void sagg_counts_settle(SaggCounts *counts, int64 delivered);
+extern bool sagg_counts_add_up(const SaggCounts *counts);
+
 /* merge_sort.c */
 extern void sagg_sort(void *elements, size_t n, size_t size,
 					  qsort_arg_comparator compare, void *arg);
@@ -516,10 +587,10 @@ extern bool sagg_error_of_data(const ErrorData *error);
 extern char *sagg_error_text(const char *text);
 extern char *sagg_error_reason(const char *message, const char *detail);
 extern SaggRejections *sagg_rejections_make(SaggOnError policy);
-extern void sagg_reject_record(SaggRejections *rejections, int64 record, int sqlstate,
-							   const char *message, const char *detail);
+extern void sagg_reject_record(SaggRejections *rejections, SaggRecordId record,
+							   int sqlstate, const char *message, const char *detail);
 extern char *sagg_rejection_text(const SaggRejection *rejection);
-extern bool sagg_record_rejected(const SaggRejections *rejections, int64 record);
+extern bool sagg_record_rejected(const SaggRejections *rejections, SaggRecordId record);
 extern void sagg_too_many_dead_letters(int64 kept,
 									   const SaggRejections *rejections);
 extern void sagg_too_many_late_records(int64 kept, int64 added);

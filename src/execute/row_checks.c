@@ -90,8 +90,8 @@ interval_text(int64 length)
 											   IntervalPGetDatum(&interval)));
 }
 
-static int64
-record_number(const SaggExecution *ex, TupleTableSlot *slot)
+static SaggRecordId
+record_of(const SaggExecution *ex, TupleTableSlot *slot)
 {
 	return SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[ex->query->record - 1]));
 }
@@ -104,7 +104,7 @@ bool
 sagg_row_rejected(const SaggExecution *ex, TupleTableSlot *slot)
 {
 	return ex->rejections != NULL &&
-		sagg_record_rejected(ex->rejections, record_number(ex, slot));
+		sagg_record_rejected(ex->rejections, record_of(ex, slot));
 }
 
 /*
@@ -114,15 +114,17 @@ static void
 reject(SaggExecution *ex, TupleTableSlot *slot, const char *message,
 	   const char *detail)
 {
-	int64		record;
+	SaggRecordId record;
+	int64		number;
 
 	if (ex->rejections == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_INVALID_RECORD),
 				 errmsg("%s", message),
 				 detail ? errdetail_internal("%s", detail) : 0));
-	record = record_number(ex, slot);
-	if (record < ex->nclasses && ex->classes[record] == SAGG_CLASS_AGGREGATED)
+	record = record_of(ex, slot);
+	number = sagg_record_number(record);
+	if (number < ex->nclasses && ex->classes[number] == SAGG_CLASS_AGGREGATED)
 		ex->run_again = true;
 	sagg_reject_record(ex->rejections, record, ERRCODE_SAGG_INVALID_RECORD, message, detail);
 	ResetExprContext(ex->tmpcontext);

@@ -9,8 +9,8 @@
  * until the ones that fail are alone.  They are left out, and CHECKPOINT puts them
  * into stream_agg.failed_windows, in the batch's own transaction (I1, I5).
  *
- * Rows for a sink outside of the server cannot be taken back, so there the query
- * alone is tried by halves.  A deferred trigger that fails belongs to no group: the
+ * Rows for a sink outside of the server cannot be taken back, so for such a sink only
+ * the query is tried by halves.  A deferred trigger that fails belongs to no group: the
  * batch fails.
  *
  *-------------------------------------------------------------------------
@@ -21,10 +21,10 @@
 
 #include "worker_internal.h"
 
-/* Groups to write, and what came of it. */
+/* Groups to write by halves, and the counts of the half at hand. */
 typedef struct CarefulWrite
 {
-	SaggSession *session;
+	SaggStreamRun *run;
 	const SaggQuery *query;
 	SaggExecution *execution;
 	int64		first;			/* of the part at hand */
@@ -36,8 +36,8 @@ typedef struct CarefulWrite
 static void
 write_output(CarefulWrite *write)
 {
-	sagg_sink_write(write->session->sink, write->query, &write->output,
-					&write->commit.rows_out, &write->commit.rows_removed);
+	sagg_sink_write(write->run->sink, write->query, &write->output,
+					&write->commit.counts.rows_out, &write->commit.counts.rows_removed);
 }
 
 static void
@@ -46,8 +46,8 @@ try_part(void *arg)
 	CarefulWrite *write = arg;
 
 	sagg_execution_output_part(write->execution, write->first, write->end, &write->output);
-	sagg_leave_out_expired(write->session, write->query, &write->output, &write->commit);
-	if (sagg_sink_is_transactional(write->session->sink))
+	sagg_leave_out_expired(write->run, write->query, &write->output, &write->commit);
+	if (sagg_sink_is_transactional(write->run->sink))
 		write_output(write);
 }
 
@@ -64,17 +64,15 @@ write_groups(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
 	write->end = end;
 	write->commit.watermark = commit->watermark;
 	write->commit.max_time = commit->max_time;
-	write->commit.rows_expired = 0;
+	memset(&write->commit.counts, 0, sizeof(SaggCounts));
 	error = sagg_try(try_part, write);
 	if (error == NULL)
 	{
-		if (!sagg_sink_is_transactional(write->session->sink))
+		if (!sagg_sink_is_transactional(write->run->sink))
 			write_output(write);
 		sagg_execution_output_end(&write->output);
 		sagg_execution_groups_written(write->execution);
-		commit->rows_out += write->commit.rows_out;
-		commit->rows_removed += write->commit.rows_removed;
-		commit->rows_expired += write->commit.rows_expired;
+		sagg_counts_add(&commit->counts, &write->commit.counts);
 		return;
 	}
 	if (!sagg_error_of_group(error))
@@ -90,14 +88,14 @@ write_groups(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
 }
 
 /*
- * WRITE of a careful execution.  Adds the rows to commit->rows_out and
- * commit->rows_removed; groups that fail are noted by the execution.
+ * WRITE of a careful execution.  Counts the rows in commit->counts;
+ * groups that fail are noted by the execution.
  */
 void
-sagg_write_carefully(SaggSession *session, const SaggQuery *query,
+sagg_write_carefully(SaggStreamRun *run, const SaggQuery *query,
 					 SaggExecution *execution, SaggCommit *commit)
 {
-	CarefulWrite write = {.session = session, .query = query, .execution = execution};
+	CarefulWrite write = {.run = run, .query = query, .execution = execution};
 
 	write_groups(&write, 0, sagg_execution_groups(execution), commit);
 }
@@ -109,14 +107,14 @@ sagg_write_carefully(SaggSession *session, const SaggQuery *query,
  * if there are too many.
  */
 char *
-sagg_keep_failed_windows(SaggSession *session, const SaggExecution *execution)
+sagg_keep_failed_windows(SaggStreamRun *run, const SaggExecution *execution)
 {
 	const List *failed = sagg_execution_failed(execution);
 	const SaggFailedGroup *first;
 
 	if (failed == NIL)
 		return NULL;
-	sagg_checkpoint_failed_windows(session->checkpoint, session->plan->batch, failed);
+	sagg_checkpoint_failed_windows(run->checkpoint, run->plan->batch, failed);
 	first = linitial(failed);
 	return psprintf("The first one, of the window from %s: %s",
 					timestamptz_to_str(first->start),

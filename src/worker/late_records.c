@@ -3,8 +3,8 @@
  * late_records.c
  *	  The late records of a batch, from EXECUTE and READ to CHECKPOINT.
  *
- * EXECUTE knows which ones they are and what windows they missed, READ has
- * their bytes, and CHECKPOINT writes them down.
+ * EXECUTE knows which records are late and which windows they missed, READ has
+ * their bytes, and CHECKPOINT writes them to a table.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,7 +20,7 @@ typedef struct LateReader
 } LateReader;
 
 /*
- * The next late record, with its rows.  A SaggNextDivertedRecord.
+ * Return the next late record, with its rows.  A SaggNextDivertedRecord.
  */
 static bool
 next_late_record(void *arg, SaggDivertedRecord *diverted)
@@ -40,7 +40,7 @@ next_late_record(void *arg, SaggDivertedRecord *diverted)
 }
 
 /*
- * Without the rows of records that were rejected afterwards.
+ * Drop the rows of records that were rejected afterwards.
  */
 static void
 drop_rejected(SaggLateRows *late, const SaggRejections *rejections)
@@ -57,13 +57,12 @@ drop_rejected(SaggLateRows *late, const SaggRejections *rejections)
 }
 
 /*
- * Late records go to stream_agg.late_records, in the batch's transaction.
- * "late" is changed; "rejections" may be NULL.
+ * Write late records to stream_agg.late_records, in the batch's transaction.
+ * Changes "late"; "rejections" may be NULL.
  */
 void
-sagg_keep_late_records(SaggSession *session, const SaggPlan *plan,
-					   SaggLateRows *late, const SaggRejections *rejections,
-					   SaggCommit *commit)
+sagg_keep_late_records(SaggStreamRun *run, SaggLateRows *late,
+					   const SaggRejections *rejections, SaggCommit *commit)
 {
 	LateReader	reader = {.late = late};
 	SaggRejection *list;
@@ -80,8 +79,8 @@ sagg_keep_late_records(SaggSession *session, const SaggPlan *plan,
 		memset(&list[n], 0, sizeof(SaggRejection));
 		list[n++].record = late->rows[i].record;
 	}
-	reader.records = sagg_rejected_open(sagg_reader_batch(session->reader), list, n);
-	sagg_checkpoint_late_records(session->checkpoint, plan, n, next_late_record,
+	reader.records = sagg_rejected_open(sagg_reader_batch(run->reading->reader), list, n);
+	sagg_checkpoint_late_records(run->checkpoint, run->plan, n, next_late_record,
 								 &reader, commit);
 	sagg_rejected_close(reader.records);
 	pfree(list);

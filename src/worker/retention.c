@@ -3,9 +3,10 @@
  * retention.c
  *	  Rows that are older than a stream's retention, in a micro-batch.
  *
- * What the batch would write is judged by the watermark it leaves, what the sink has
- * by the one it began with, of the last commit: by a plan that is run again the same
- * rows go.  Windows that these watermarks have passed do not change any more.
+ * Rows that the batch would write are judged by the watermark it leaves, rows in the
+ * sink by the watermark it began with, of the last commit: a plan that is run again
+ * removes the same rows.  Windows that these watermarks have passed do not change any
+ * more.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,14 +19,15 @@
 #include "worker_internal.h"
 #include "write/write.h"
 
-/* rows that a batch may delete, or else twice as many as it has written */
+/* a batch may delete so many rows, or twice as many as it has written */
 #define LEAST_EXPIRED	10000
 
 /*
- * Where rows may be put: for the window of the greatest event time, and the next.
+ * Have partitions made for rows of the window of the greatest event time, and of the
+ * next one.
  */
 static void
-prepare_sink(const SaggSession *session, const SaggQuery *query, const SaggCommit *commit)
+prepare_sink(const SaggStreamRun *run, const SaggQuery *query, const SaggCommit *commit)
 {
 	TimestampTz end;
 
@@ -33,41 +35,41 @@ prepare_sink(const SaggSession *session, const SaggQuery *query, const SaggCommi
 		return;
 	end = sagg_last_window_end(query, commit->max_time);
 	if (end != DT_NOEND)
-		sagg_sink_prepare(session->sink, query, sagg_last_window_end(query, end));
+		sagg_sink_prepare(run->sink, query, sagg_last_window_end(query, end));
 }
 
 /*
- * Take out of "output" what is too old to be written, and see that there are
- * partitions for the rest.  commit->watermark is the one that the batch leaves.
- * Adds to commit->rows_expired.
+ * Remove from "output" what is too old to be written, and have partitions made for the
+ * rest.  commit->watermark is the one that the batch leaves.
+ * Counts rows_expired.
  */
 void
-sagg_leave_out_expired(const SaggSession *session, const SaggQuery *query,
+sagg_leave_out_expired(const SaggStreamRun *run, const SaggQuery *query,
 					   SaggOutput *output, SaggCommit *commit)
 {
-	int64		before = sagg_expired_before(session->stream, query, commit->watermark);
+	int64		before = sagg_expired_before(run->stream, query, commit->watermark);
 
-	if (session->stream->options.has_retention)
-		prepare_sink(session, query, commit);
+	if (run->stream->options.has_retention)
+		prepare_sink(run, query, commit);
 	if (before != DT_NOBEGIN)
-		commit->rows_expired += sagg_sink_leave_out(query, output, before);
+		commit->counts.rows_expired += sagg_sink_leave_out(query, output, before);
 }
 
 /*
- * Have rows leave the sink that were too old already when the batch began.  Adds to
- * commit->rows_removed and rows_expired.  To be called when the batch has written
+ * Delete rows of the sink that were too old already when the batch began.  Adds to
+ * the counts of rows removed and expired.  To be called when the batch has written
  * its rows; runs as the stream's owner.
  */
 void
-sagg_expire_rows(const SaggSession *session, const SaggQuery *query, SaggCommit *commit)
+sagg_expire_rows(const SaggStreamRun *run, const SaggQuery *query, SaggCommit *commit)
 {
-	int64		before = sagg_expired_before(session->stream, query, session->plan->watermark);
+	int64		before = sagg_expired_before(run->stream, query, run->plan->watermark);
 	int64		expired;
 
 	if (before == DT_NOBEGIN)
 		return;
-	expired = sagg_sink_expire(session->sink, query, before,
-							   Max(LEAST_EXPIRED, 2 * commit->rows_out));
-	commit->rows_removed += expired;
-	commit->rows_expired += expired;
+	expired = sagg_sink_expire(run->sink, query, before,
+							   Max(LEAST_EXPIRED, 2 * commit->counts.rows_out));
+	commit->counts.rows_removed += expired;
+	commit->counts.rows_expired += expired;
 }

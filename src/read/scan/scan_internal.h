@@ -135,11 +135,12 @@ typedef struct SaggSourceScan
 	List	   *expressions;	/* their ExprStates, in the same order */
 	bool		started;
 	bool		empty;			/* a condition is NULL, so there are no rows */
+	SaggRecordId base;			/* id of record number 0 */
 	int64		next;			/* number of the next record */
 	SaggRecord	record;			/* the current record */
 	SaggBatchCursor *cursor;	/* cursor of the attached batch, or NULL */
 	int64		loaded;			/* number of records it has returned */
-	SaggRejections *rejections;	/* for records that do not decode, or NULL */
+	SaggRejections *rejections; /* for records that do not decode, or NULL */
 	const SaggTopics *topics;	/* topics of the source, if the batch has those
 								 * of others, too; or NULL */
 	int32		topic;			/* the topic last looked up, -1 = none */

@@ -115,11 +115,11 @@ try_record(SaggSourceScan *state, TupleTableSlot *slot)
 	SaggRecordError why;
 	SaggVerdict verdict;
 
-	if (sagg_record_rejected(state->rejections, state->next))
+	if (sagg_record_rejected(state->rejections, state->base + state->next))
 		return false;
 	verdict = decode_leniently(state, slot, &why);
 	if (verdict == SAGG_RECORD_INVALID)
-		sagg_reject_record(state->rejections, state->next, ERRCODE_SAGG_INVALID_RECORD,
+		sagg_reject_record(state->rejections, state->base + state->next, ERRCODE_SAGG_INVALID_RECORD,
 						   why.message, why.detail);
 	return verdict == SAGG_RECORD_GOOD;
 }
