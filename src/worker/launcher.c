@@ -6,7 +6,7 @@
  * It is connected to no database, so it never stands in the way of DROP
  * DATABASE, and it contacts no broker.  Which databases have streams it reads
  * from their security labels (label.c); which streams, it has scouts find
- * out (visits.c, scout.c).  It starts a worker for each slot that wants one, and
+ * out (scan_schedule.c, database_scan.c).  It starts a worker for each slot that wants one, and
  * starts it again, later each time, when it dies.  It sleeps on its latch until
  * something changes, and waits for nothing else.
  *

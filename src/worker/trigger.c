@@ -12,7 +12,7 @@
  *
  * A trigger that finds nothing does nothing: no transaction, no xid, no
  * request to Kafka unless its connections are in trouble, or event time has
- * gone on by the clock so far that a window closes (idle.c).  Once in
+ * gone on by the clock so far that a window closes (quiet_partitions.c).  Once in
  * PARTITIONS_CHECK_MS only it asks Kafka and the catalogs whether there are
  * other partitions or topics to read.  All waiting is on the latch, and with interval 0 on
  * Kafka's event descriptor too.

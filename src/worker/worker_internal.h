@@ -27,13 +27,13 @@ extern bool sagg_start_process(const char *function, const char *type,
 							   const char *name, Datum arg,
 							   BackgroundWorkerHandle **handle);
 
-/* scout.c */
+/* database_scan.c */
 extern struct BackgroundWorkerHandle *sagg_scout_send(Oid database);
 
 /* observer.c */
 extern TimestampTz sagg_observers_tend(void);
 
-/* visits.c */
+/* scan_schedule.c */
 extern void sagg_visit_add(Oid database);
 extern void sagg_visits_keep(const List *databases);
 extern TimestampTz sagg_visits_tend(void);
@@ -142,7 +142,7 @@ typedef struct SaggSession
 	TimestampTz held_until;		/* too few records for a batch: when to look
 								 * again, 0 = not so */
 	TimestampTz idle_due;		/* when a batch without records would close a
-								 * window, DT_NOEND = never; see idle.c */
+								 * window, DT_NOEND = never; see quiet_partitions.c */
 	TimestampTz next_end;		/* of the first open window */
 	int64		clock_ahead;	/* of event time, by the time zone */
 	bool		silence_logged; /* Kafka does not answer, and the log says so */
@@ -151,7 +151,7 @@ typedef struct SaggSession
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
 } SaggSession;
 
-/* session.c */
+/* stream_run.c */
 extern void sagg_session_attach(SaggSession *session, int i);
 extern void sagg_session_connected(void);
 extern void sagg_worker_reset_role(void);
@@ -244,7 +244,7 @@ extern void sagg_keep_late_records(SaggSession *session, const SaggPlan *plan,
 								   SaggLateRows *late, const SaggRefusals *refusals,
 								   SaggCommit *commit);
 
-/* idle.c */
+/* quiet_partitions.c */
 extern SaggPartitionTime *sagg_session_times(const SaggSession *session,
 											 TimestampTz batch_time, int *n);
 extern void sagg_times_found(const SaggSession *session, SaggPartitionTime *times,

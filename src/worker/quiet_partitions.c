@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * idle.c
+ * quiet_partitions.c
  *	  Event time by partition between micro-batches, and what becomes of it
  *	  when no records come.
  *

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * scout.c
+ * database_scan.c
  *	  A scout: looks once which streams of a database are to run.
  *
  * A short-lived worker, started by the launcher after a commit that changed

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * visits.c
+ * scan_schedule.c
  *	  Scouts in their databases: which are due, which are under way, which
  *	  have been given up.
  *

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * session.c
+ * stream_run.c
  *	  A stream worker's hold on its slot, and what it asks while it works: is
  *	  it to stop, is the stream still there, has anything come.
  *
