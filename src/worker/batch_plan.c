@@ -3,85 +3,59 @@
  * batch_plan.c
  *	  Which offsets a micro-batch reads.
  *
- * READ starts with a plan: a range per partition of the source's topics,
- * bounded, the watermark that decides what is late, and the batch's time.  It
- * is committed to the log stream_agg.offsets before anything is executed -
- * without waiting for the disk, since WAL order keeps it before the batch's own
- * commit - and a retry runs the very same plan, so replay is deterministic.
+ * READ starts with a plan: a bounded range per partition of the source's topics,
+ * the watermark that decides which records are late, and the batch's time.  The
+ * plan is committed to the log stream_agg.offsets before anything is executed -
+ * without waiting for the disk, since the order of WAL keeps it before the batch's
+ * own commit - and a retry runs the same plan, so replay is deterministic.
  *
- * Offsets that are no longer there stop the stream (I5), or are skipped where
- * the option on_data_loss says so: the plan then tells which.
+ * Offsets that are gone stop the stream (I5), or are skipped where the option
+ * on_data_loss says so: the plan then names them.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "event_time/event_time.h"
 #include "streams/streams.h"
 #include "worker_internal.h"
 
-/* after so long an end of a partition that is doubted counts, if it is the same again */
+/* the same doubtful end of a partition counts after so long */
 #define END_DOUBT_MS	1000
 
 /*
- * Are the topics that the stream has read still there?  A pattern has those
- * that are, so a topic that is gone is not missed otherwise.
+ * Add topics and partitions that the source has got since, from their first
+ * offsets, to the positions of all runs.
  */
 void
-sagg_session_check_topics(SaggSession *session, const SaggRange *bounds, int nbounds)
-{
-	const SaggProgress *progress = session->progress;
-
-	for (int i = 0; i < progress->npositions; i++)
-	{
-		int32		topic = progress->positions[i].topic;
-
-		if ((i > 0 && topic == progress->positions[i - 1].topic) ||
-			sagg_topic_among(bounds, nbounds, topic))
-			continue;
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("topic \"%s\" does not exist in the Kafka cluster",
-						sagg_topic_name(topic)),
-				 errdetail("The stream has read it.")));
-	}
-}
-
-/*
- * Topics and partitions the source has got since: from their first offset.
- */
-void
-sagg_session_add_partitions(SaggSession *session, const SaggRange *bounds, int nbounds)
+sagg_reading_add_partitions(SaggReading *reading, const SaggRange *bounds, int nbounds)
 {
 	bool		added = false;
 	ListCell   *lc;
 
-	foreach(lc, session->sessions)
+	foreach(lc, reading->runs)
 	{
-		SaggSession *one = lfirst(lc);
+		SaggStreamRun *run = lfirst(lc);
 
 		for (int i = 0; i < nbounds; i++)
 		{
-			if (sagg_session_add_position(one, &bounds[i]))
-				added = one->new_partitions = true;
+			if (sagg_run_add_position(run, &bounds[i]))
+				added = run->new_partitions = true;
 		}
 	}
 	if (added)
-		sagg_session_assign(session, bounds, nbounds);
+		sagg_reading_assign(reading, bounds, nbounds);
 }
 
 /*
- * Offsets that the stream has to go on from are not in Kafka, not any more or
- * not yet.
+ * Raise the error for offsets that the stream has to go on from and that are not in
+ * Kafka, not any more or not yet.
  */
 static void
-raise_offsets_gone(SaggSession *session, const SaggRange *position,
+raise_offsets_gone(const SaggStreamRun *run, const SaggRange *position,
 				   const SaggRange *bounds)
 {
 	ereport(ERROR,
@@ -95,55 +69,62 @@ raise_offsets_gone(SaggSession *session, const SaggRange *position,
 					sagg_topic_name(position->topic)),
 			 errdetail("Kafka has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
 					   bounds->start, bounds->end),
-			 session->progress->batch < 0 ?
+			 run->progress->batch < 0 ?
 			 errhint("The stream has read nothing yet: these are its starting_offsets. Use stream_agg.reset_stream to name others, then start the stream.") :
 			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was deleted and created again. "
 					 "Set the stream's option on_data_loss to earliest to go on from the first offset that Kafka has, or reset the stream.")));
 }
 
 /*
- * A partition that ends before the position is doubted: a broker that has just
- * become its leader may say so, or a wrong one, and on_data_loss would have all of it
- * read again.  It counts when a later answer, to be asked for after END_DOUBT_MS, says
- * so too.  Returns whether it does not count yet.
+ * Returns the doubt about a partition's end, NULL if there is none.
  */
-static bool
-end_is_doubtful(SaggSession *session, const SaggRange *bounds)
+static SaggEndDoubt *
+find_doubt(const SaggReading *reading, const SaggRange *partition)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	SaggEndDoubt *doubt = NULL;
 	ListCell   *lc;
 
-	foreach(lc, session->doubts)
+	foreach(lc, reading->doubts)
 	{
-		SaggEndDoubt *one = lfirst(lc);
+		SaggEndDoubt *doubt = lfirst(lc);
 
-		if (one->topic == bounds->topic && one->partition == bounds->partition)
-			doubt = one;
+		if (doubt->topic == partition->topic && doubt->partition == partition->partition)
+			return doubt;
 	}
+	return NULL;
+}
+
+/*
+ * A partition ends before the position.  A broker that has just become its leader
+ * may say so, or a wrong one, and on_data_loss would have all of it read again.  So
+ * the answer counts only if a later one, which is asked for after END_DOUBT_MS,
+ * says the same.  Returns whether it does not count yet.
+ */
+static bool
+end_is_doubtful(SaggReading *reading, const SaggRange *bounds)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	SaggEndDoubt *doubt = find_doubt(reading, bounds);
+
 	if (doubt && !doubt->settled && TimestampDifferenceExceeds(doubt->since, now, END_DOUBT_MS))
 		return false;
+	reading->doubtful = true;
+	if (doubt && !doubt->settled)
+		return true;
 	if (doubt == NULL)
 	{
-		MemoryContext old = MemoryContextSwitchTo(session->memory);
+		MemoryContext old = MemoryContextSwitchTo(reading->memory);
 
 		doubt = palloc0(sizeof(SaggEndDoubt));
 		doubt->topic = bounds->topic;
 		doubt->partition = bounds->partition;
-		session->doubts = lappend(session->doubts, doubt);
+		reading->doubts = lappend(reading->doubts, doubt);
 		MemoryContextSwitchTo(old);
-	}
-	else if (!doubt->settled)
-	{
-		session->doubtful = true;
-		return true;
 	}
 	doubt->settled = false;
 	doubt->since = now;
-	session->doubtful = true;
 	ereport(LOG,
 			(errmsg("stream \"%s\": partition %d of topic \"%s\" is said to end at offset " INT64_FORMAT ", before what has been read, and its end is asked for again",
-					sagg_stream_title(session->stream->name), bounds->partition,
+					sagg_stream_title(sagg_first_run(reading)->stream->name), bounds->partition,
 					sagg_topic_name(bounds->topic), bounds->end)));
 	return true;
 }
@@ -152,55 +133,49 @@ end_is_doubtful(SaggSession *session, const SaggRange *bounds)
  * A partition does not end before the position any more.
  */
 static void
-settle_doubt(SaggSession *session, const SaggRange *bounds)
+settle_doubt(SaggReading *reading, const SaggRange *bounds)
 {
-	ListCell   *lc;
+	SaggEndDoubt *doubt = find_doubt(reading, bounds);
 
-	foreach(lc, session->doubts)
-	{
-		SaggEndDoubt *one = lfirst(lc);
-
-		if (one->topic == bounds->topic && one->partition == bounds->partition)
-			one->settled = true;
-	}
+	if (doubt)
+		doubt->settled = true;
 }
 
 /*
- * Where to go on with a partition; what is lost before that goes into the plan.
+ * Returns where to go on with a partition; what is lost before that goes into the
+ * plan.
  */
 static int64
-next_start(SaggSession *session, SaggPlan *plan, const SaggRange *bounds)
+next_start(SaggReading *reading, SaggPlan *plan, const SaggRange *bounds)
 {
-	SaggProgress *progress = session->progress;
-	const SaggRange *position = sagg_partition_find(progress->positions,
-													progress->npositions, bounds);
+	SaggStreamRun *first = sagg_first_run(reading);
+	const SaggRange *position = sagg_partition_find(first->progress->positions,
+													first->progress->npositions, bounds);
+	bool		recreated = list_member_int(reading->recreated, bounds->topic);
 
 	if (position->start >= bounds->start && position->start <= bounds->end &&
-		(!list_member_int(session->made_anew, bounds->topic) ||
-		 position->start == bounds->start))
+		(!recreated || position->start == bounds->start))
 	{
-		if (session->doubts != NIL)
-			settle_doubt(session, bounds);
+		settle_doubt(reading, bounds);
 		return position->start;
 	}
-	if (position->start > bounds->end && !list_member_int(session->made_anew, bounds->topic) &&
-		end_is_doubtful(session, bounds))
+	if (position->start > bounds->end && !recreated && end_is_doubtful(reading, bounds))
 		return bounds->end;
-	settle_doubt(session, bounds);
-	if (session->stream->options.on_data_loss == SAGG_LOSS_FAIL)
-		raise_offsets_gone(session, position, bounds);
+	settle_doubt(reading, bounds);
+	if (first->stream->options.on_data_loss == SAGG_LOSS_FAIL)
+		raise_offsets_gone(first, position, bounds);
 	plan->skipped[plan->nskipped] = *position;
 	plan->skipped[plan->nskipped++].end = bounds->start;
 	return bounds->start;
 }
 
 /*
- * Topics do not lose partitions; one that has fewer was made anew.  That may
- * also be a broker that has not heard of new ones yet, so it is tried again.
+ * Raise an error if a partition that has been read is not among "bounds".  Topics
+ * do not lose partitions: one that has fewer was deleted and created again.  But a
+ * broker may not have heard of new partitions yet, so the stream tries again.
  */
 static void
-check_exists(SaggSession *session, const SaggRange *position,
-			 const SaggRange *bounds, int nbounds)
+check_exists(const SaggRange *position, const SaggRange *bounds, int nbounds)
 {
 	if (sagg_partition_find(unconstify(SaggRange *, bounds), nbounds, position))
 		return;
@@ -215,9 +190,9 @@ check_exists(SaggSession *session, const SaggRange *position,
 }
 
 /*
- * While a record is searched: of "ranges" the suspects, of which the next batch
- * takes half.  Returns how many ranges are left.  If none of them is there any
- * more, the search is over.
+ * While a record is searched: reduce "ranges" to the suspects, of which the next
+ * batch takes half.  Returns how many ranges are left.  If none of the suspects is
+ * there any more, the search is over.
  */
 static int
 keep_suspects(SaggProgress *progress, SaggRange *ranges, int n, int64 *limit)
@@ -249,28 +224,12 @@ keep_suspects(SaggProgress *progress, SaggRange *ranges, int n, int64 *limit)
 }
 
 /*
- * Does the next batch replace the rows of a sink?
- */
-bool
-sagg_session_replaces(const SaggSession *session)
-{
-	ListCell   *lc;
-
-	foreach(lc, session->sessions)
-	{
-		if (((SaggSession *) lfirst(lc))->progress->replace)
-			return true;
-	}
-	return false;
-}
-
-/*
  * Shrink ranges, which are not empty, until they hold no more than "limit" offsets
- * together.  Those that are known to have no record, before the first one of a range,
- * do not count: it passes them at once.
+ * together.  Offsets before the first one of a range that may have a record do not
+ * count: the batch passes them at once.
  */
 static void
-share_offsets(SaggSession *session, SaggRange *ranges, int n, int64 limit, int64 rotation)
+share_offsets(SaggReading *reading, SaggRange *ranges, int n, int64 limit, int64 rotation)
 {
 	int64	   *starts = palloc(sizeof(int64) * Max(n, 1));
 
@@ -278,7 +237,7 @@ share_offsets(SaggSession *session, SaggRange *ranges, int n, int64 limit, int64
 	{
 		starts[i] = ranges[i].start;
 		if (ranges[i].end - ranges[i].start > limit)
-			ranges[i].start = Min(sagg_reader_gap_end(session->reader, &ranges[i]),
+			ranges[i].start = Min(sagg_reader_gap_end(reading->reader, &ranges[i]),
 								  ranges[i].end - 1);
 	}
 	sagg_ranges_share(ranges, n, limit, rotation);
@@ -292,23 +251,43 @@ share_offsets(SaggSession *session, SaggRange *ranges, int n, int64 limit, int64
 }
 
 /*
- * The ranges of the next batch, in the current context.  A partition with a
- * skip has one in any case, be it empty.
+ * Returns the most offsets of the next batch, and reduces ranges to suspects.
+ */
+static int64
+offsets_limit(SaggReading *reading, SaggRange *ranges, int *n)
+{
+	const SaggStream *stream = sagg_first_run(reading)->stream;
+	int64		limit = stream->max_offsets > 0 ?
+		stream->max_offsets : sagg_max_records_per_batch;
+	ListCell   *lc;
+
+	foreach(lc, reading->runs)
+	{
+		SaggProgress *progress = ((SaggStreamRun *) lfirst(lc))->progress;
+
+		if (progress->nsuspects > 0)
+			*n = keep_suspects(progress, ranges, *n, &limit);
+	}
+	return sagg_batch_size_bound(reading, limit);
+}
+
+/*
+ * Put the ranges of the next batch into "plan", in the current context.  A
+ * partition with a skip has a range in any case, perhaps an empty one.
  */
 static void
-next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
+next_ranges(SaggReading *reading, SaggPlan *plan, const SaggRange *bounds,
 			int nbounds)
 {
-	SaggProgress *progress = session->progress;
+	const SaggProgress *progress = sagg_first_run(reading)->progress;
 	SaggRange  *ranges = palloc(sizeof(SaggRange) * Max(nbounds, 1));
-	ListCell   *lc;
 	int			n = 0;
 
 	plan->ranges = palloc(sizeof(SaggRange) * Max(nbounds, 1));
 	plan->skipped = palloc(sizeof(SaggRange) * Max(nbounds, 1));
 	for (int i = 0; i < nbounds; i++)
 	{
-		int64		start = next_start(session, plan, &bounds[i]);
+		int64		start = next_start(reading, plan, &bounds[i]);
 
 		if (start >= bounds[i].end)
 			continue;
@@ -316,20 +295,12 @@ next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
 		ranges[n++].start = start;
 	}
 	for (int i = 0; i < progress->npositions; i++)
-		check_exists(session, &progress->positions[i], bounds, nbounds);
-	if (!sagg_session_replaces(session))
+		check_exists(&progress->positions[i], bounds, nbounds);
+	if (!sagg_reading_replaces(reading))
 	{
-		int64		limit = session->stream->max_offsets > 0 ?
-			session->stream->max_offsets : sagg_max_records_per_batch;
+		int64		limit = offsets_limit(reading, ranges, &n);
 
-		foreach(lc, session->sessions)
-		{
-			SaggProgress *one = ((SaggSession *) lfirst(lc))->progress;
-
-			if (one->nsuspects > 0)
-				n = keep_suspects(one, ranges, n, &limit);
-		}
-		share_offsets(session, ranges, n, sagg_batch_size_bound(session, limit), plan->batch);
+		share_offsets(reading, ranges, n, limit, plan->batch);
 	}
 	for (int i = 0; i < nbounds; i++)
 	{
@@ -347,49 +318,27 @@ next_ranges(SaggSession *session, SaggPlan *plan, const SaggRange *bounds,
 }
 
 /*
- * Record where partitions that the source has got since begin.
+ * Record where partitions begin that the source has got since.
  */
 static void
-record_new_partitions(SaggSession *session)
+record_new_partitions(SaggStreamRun *run)
 {
-	SaggOrigin *origin = sagg_checkpoint_origin(session->checkpoint);
+	SaggOrigin *origin = sagg_checkpoint_origin(run->checkpoint);
 
-	origin->offsets = session->progress->positions;
-	origin->noffsets = session->progress->npositions;
-	sagg_checkpoint_set_origin(session->checkpoint, origin);
+	origin->offsets = run->progress->positions;
+	origin->noffsets = run->progress->npositions;
+	sagg_checkpoint_set_origin(run->checkpoint, origin);
 }
 
 /*
- * Begin a transaction that writes a plan.  "durable": it survives a crash of
- * the server as soon as it is committed, and not only a little later.
- */
-void
-sagg_plan_transaction(SaggSession *session, bool durable)
-{
-	StartTransactionCommand();
-	(void) set_config_option("synchronous_commit", durable ? "local" : "off",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL,
-							 true, 0, false);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	sagg_session_check_stream(session);
-}
-
-void
-sagg_plan_commit(SaggSession *session)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-}
-
-/*
- * Find out which partitions a plan that is complete otherwise leaves behind.
- * "bounds" are as for sagg_batch_plan.
+ * Set which partitions a plan, complete otherwise, leaves behind.  "bounds" are as
+ * for sagg_batch_plan.
  */
 static void
-find_behind(const SaggSession *session, SaggPlan *plan,
+find_behind(const SaggStreamRun *run, SaggPlan *plan,
 			const SaggRange *bounds, int nbounds)
 {
-	const SaggProgress *progress = session->progress;
+	const SaggProgress *progress = run->progress;
 	SaggRange  *unread = palloc(sizeof(SaggRange) * Max(nbounds, 1));
 
 	for (int i = 0; i < nbounds; i++)
@@ -400,19 +349,19 @@ find_behind(const SaggSession *session, SaggPlan *plan,
 	}
 	plan->nbehind = 0;
 	plan->behind = NULL;
-	sagg_plan_behind(session->stream, plan, unread, nbounds);
+	sagg_plan_behind(run->stream, plan, unread, nbounds);
 	pfree(unread);
 }
 
 /*
- * The plan of one stream: the ranges of "plan", and what is its own.  In the
- * current context.
+ * Returns the plan of one run, in the current context: the ranges of "plan", and
+ * what is the run's own.
  */
 static SaggPlan *
-own_plan(const SaggSession *session, const SaggPlan *plan,
+own_plan(const SaggStreamRun *run, const SaggPlan *plan,
 		 const SaggRange *bounds, int nbounds)
 {
-	const SaggProgress *progress = session->progress;
+	const SaggProgress *progress = run->progress;
 	SaggPlan   *own = palloc(sizeof(SaggPlan));
 
 	*own = *plan;
@@ -424,89 +373,88 @@ own_plan(const SaggSession *session, const SaggPlan *plan,
 		own->suspects = palloc(sizeof(SaggRange) * own->nsuspects);
 		memcpy(own->suspects, progress->suspects, sizeof(SaggRange) * own->nsuspects);
 	}
-	sagg_plan_quiet(session, own, bounds, nbounds);
-	find_behind(session, own, bounds, nbounds);
+	sagg_plan_quiet(run, own, bounds, nbounds);
+	find_behind(run, own, bounds, nbounds);
 	return own;
 }
 
 /*
- * Make the plans of all streams that take part.  Returns whether there is
- * anything to do, be it to close a window by the clock.
+ * Make the plans of all runs.  Returns whether there is anything to do, perhaps
+ * only a window to close by the clock.
  */
 static bool
-make_plans(SaggSession *session, const SaggRange *bounds, int nbounds)
+make_plans(SaggReading *reading, const SaggRange *bounds, int nbounds)
 {
 	SaggPlan	plan = {0};
 	bool		closes = false;
 	ListCell   *lc;
 
-	plan.batch = session->progress->batch + 1;
-	next_ranges(session, &plan, bounds, nbounds);
+	plan.batch = sagg_first_run(reading)->progress->batch + 1;
+	next_ranges(reading, &plan, bounds, nbounds);
 	plan.batch_time = GetCurrentTimestamp();
-	foreach(lc, session->sessions)
+	foreach(lc, reading->runs)
 	{
-		SaggSession *one = lfirst(lc);
+		SaggStreamRun *run = lfirst(lc);
 
-		one->plan = own_plan(one, &plan, bounds, nbounds);
-		closes |= sagg_idle_closes(one, one->plan);
+		run->plan = own_plan(run, &plan, bounds, nbounds);
+		closes |= sagg_idle_closes(run, run->plan);
 	}
-	if (plan.nranges > 0 || sagg_session_replaces(session) || closes)
+	if (plan.nranges > 0 || sagg_reading_replaces(reading) || closes)
 		return true;
-	foreach(lc, session->sessions)
-		((SaggSession *) lfirst(lc))->plan = NULL;
+	foreach(lc, reading->runs)
+		((SaggStreamRun *) lfirst(lc))->plan = NULL;
 	return false;
 }
 
 /*
- * Write the plans of a session and its followers into the log, in one
- * transaction.
+ * Write the plans of all runs into the log, in one transaction.
  */
 static void
-commit_plans(SaggSession *session, List *sessions)
+commit_plans(SaggReading *reading)
 {
 	bool		durable = false;
 	ListCell   *lc;
 
-	foreach(lc, sessions)
+	foreach(lc, reading->runs)
 		durable |= sagg_poison_durable_plan(lfirst(lc));
-	sagg_plan_transaction(session, durable);
-	MemoryContextSwitchTo(session->batch_memory);
-	foreach(lc, sessions)
+	sagg_plan_transaction(sagg_first_run(reading), durable);
+	MemoryContextSwitchTo(reading->batch_memory);
+	foreach(lc, reading->runs)
 	{
-		SaggSession *one = lfirst(lc);
+		SaggStreamRun *run = lfirst(lc);
 
-		sagg_checkpoint_plan(one->checkpoint, one->plan);
-		if (one->new_partitions)
-			record_new_partitions(one);
+		sagg_checkpoint_plan(run->checkpoint, run->plan);
+		if (run->new_partitions)
+			record_new_partitions(run);
 	}
-	sagg_plan_commit(session);
-	foreach(lc, sessions)
-		((SaggSession *) lfirst(lc))->new_partitions = false;
+	sagg_plan_commit();
+	foreach(lc, reading->runs)
+		((SaggStreamRun *) lfirst(lc))->new_partitions = false;
 }
 
 /*
- * Plan the next batch over what lies within "bounds" (low and high watermark
- * by partition) and commit the plan, that of the session's followers with it.
- * Returns NULL if there is nothing to read, and no window to close by the clock.
- * The batch that replaces rows of a sink reads all there is.  Plans are allocated
- * in the session's batch memory.
+ * Plan the next batch of all runs over what lies within "bounds" (low and high
+ * watermark by partition) and commit the plans.  Sets run->plan, in batch memory.
+ * Returns false if there is nothing to read, and no window to close by the clock.
+ * A batch that replaces rows of a sink reads all there is.
  */
-SaggPlan *
-sagg_batch_plan(SaggSession *session, const SaggRange *bounds, int nbounds)
+bool
+sagg_batch_plan(SaggReading *reading, const SaggRange *bounds, int nbounds)
 {
-	MemoryContext old = MemoryContextSwitchTo(session->batch_memory);
+	MemoryContext old = MemoryContextSwitchTo(reading->batch_memory);
+	bool		planned;
 
-	session->doubtful = false;
-	sagg_session_check_topics(session, bounds, nbounds);
-	sagg_session_add_partitions(session, bounds, nbounds);
-	if (!make_plans(session, bounds, nbounds))
+	reading->doubtful = false;
+	sagg_run_check_topics(sagg_first_run(reading), bounds, nbounds);
+	sagg_reading_add_partitions(reading, bounds, nbounds);
+	planned = make_plans(reading, bounds, nbounds);
+	if (planned)
 	{
-		MemoryContextSwitchTo(old);
-		return NULL;
+		commit_plans(reading);
+		reading->recreated = NIL;
 	}
-	commit_plans(session, session->sessions);
-	session->made_anew = NIL;
 	MemoryContextSwitchTo(old);
-	SAGG_FAILPOINT("plan.committed");
-	return session->plan;
+	if (planned)
+		SAGG_FAILPOINT("plan.committed");
+	return planned;
 }

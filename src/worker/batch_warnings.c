@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * batch_warnings.c
- *	  What the log says of a committed batch that somebody should look at.
+ *	  Warnings in the log about a committed batch that somebody should look at.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,10 +18,10 @@
 #define LATE_WARNING_INTERVAL_MS	60000	/* and not more often */
 
 /*
- * Many late records are a sign of something to look at, now and then.
+ * Warn of many late records, once in LATE_WARNING_INTERVAL_MS.
  */
 void
-sagg_warn_of_late_records(const SaggSession *session, const SaggCounts *counts)
+sagg_warn_of_late_records(const SaggStreamRun *run, const SaggCounts *counts)
 {
 	static TimestampTz last_warning = 0;
 	TimestampTz now = GetCurrentTimestamp();
@@ -32,10 +32,10 @@ sagg_warn_of_late_records(const SaggSession *session, const SaggCounts *counts)
 	last_warning = now;
 	ereport(WARNING,
 			(errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were late",
-					sagg_stream_title(session->stream->name), counts->late,
+					sagg_stream_title(run->stream->name), counts->late,
 					counts->aggregated + counts->late),
 			 errdetail("Their windows end at or before the watermark, so they are counted and left out."),
-			 session->stream->options.watermark_policy == SAGG_WATERMARK_GLOBAL ?
+			 run->stream->options.watermark_policy == SAGG_WATERMARK_GLOBAL ?
 			 errhint("If one partition is ahead of the others, set the option watermark_policy to aligned or per_partition. "
 					 "If the clock of a producer is ahead, set the option max_future. Otherwise give the stream a longer watermark.") :
 			 errhint("If the clock of a producer is ahead, set the option max_future. "
@@ -43,8 +43,8 @@ sagg_warn_of_late_records(const SaggSession *session, const SaggCounts *counts)
 }
 
 /*
- * The records of a batch that a query has taken have no event time, not one of
- * them.  Returns whether there was something to warn of.
+ * Warn if none of the records that passed a query's conditions has an event time.
+ * Returns whether there was a warning.
  */
 bool
 sagg_warn_of_null_times(const SaggStream *stream, const SaggCounts *counts)
@@ -63,30 +63,31 @@ sagg_warn_of_null_times(const SaggStream *stream, const SaggCounts *counts)
 }
 
 /*
- * One warning a batch, however many there are.
+ * Warn of records that were left out, once a batch; "first" describes one of them,
+ * NULL if there are none.
  */
 void
-sagg_warn_of_refused_records(const SaggSession *session, const SaggCounts *counts,
+sagg_warn_of_refused_records(const SaggStreamRun *run, const SaggCounts *counts,
 							 const char *first)
 {
 	if (first == NULL)
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_SAGG_INVALID_RECORD),
-			 session->stream->options.on_error == SAGG_DEAD_LETTER ?
+			 run->stream->options.on_error == SAGG_DEAD_LETTER ?
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch are dead letters",
-					sagg_stream_title(session->stream->name), counts->dead_lettered, counts->delivered) :
+					sagg_stream_title(run->stream->name), counts->dead_lettered, counts->delivered) :
 			 errmsg("stream \"%s\": " INT64_FORMAT " of " INT64_FORMAT " records of a micro-batch were skipped",
-					sagg_stream_title(session->stream->name), counts->dead_lettered, counts->delivered),
+					sagg_stream_title(run->stream->name), counts->dead_lettered, counts->delivered),
 			 errdetail_internal("%s", first)));
 }
 
 /*
- * Groups that a batch did not give out when their windows closed; "first" describes
- * one of them, NULL if there are none.
+ * Warn of groups that were left out when their windows closed; "first" describes one
+ * of them, NULL if there are none.
  */
 void
-sagg_warn_of_failed_windows(const SaggSession *session, int failed, const char *first)
+sagg_warn_of_failed_windows(const SaggStreamRun *run, int failed, const char *first)
 {
 	if (failed == 0)
 		return;
@@ -94,11 +95,11 @@ sagg_warn_of_failed_windows(const SaggSession *session, int failed, const char *
 			(errcode(ERRCODE_DATA_EXCEPTION),
 			 errmsg_plural("stream \"%s\": %d group failed when its window closed, and is left out",
 						   "stream \"%s\": %d groups failed when their windows closed, and are left out",
-						   failed, sagg_stream_title(session->stream->name), failed),
+						   failed, sagg_stream_title(run->stream->name), failed),
 			 errdetail_internal("%s", first),
 			 errhint("They are in stream_agg.failed_windows. A query that takes them, and reset_stream with results_from, bring them back.")));
-	sagg_tell_event(session->slot, "failed windows", first);
-	sagg_session_settings(session->lead);
+	sagg_tell_event(run->slot, "failed windows", first);
+	sagg_run_settings(run->reading->leader);
 }
 
 static void
@@ -116,8 +117,8 @@ append_losses(StringInfo buf, const SaggRange *losses, int n)
 }
 
 /*
- * What the batch would have had to read and Kafka did not have; NULL if there
- * is nothing.
+ * Returns a description of offsets that the batch should have read and the source did
+ * not have; NULL if there are none.
  */
 char *
 sagg_describe_losses(const SaggPlan *plan, const SaggCommit *commit)
@@ -133,14 +134,14 @@ sagg_describe_losses(const SaggPlan *plan, const SaggCommit *commit)
 }
 
 void
-sagg_warn_of_lost_offsets(const SaggSession *session, const char *losses)
+sagg_warn_of_lost_offsets(const SaggStreamRun *run, const char *losses)
 {
 	if (losses == NULL)
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
 			 errmsg("stream \"%s\" goes on without offsets that it could not read",
-					session->stream->name),
+					run->stream->name),
 			 errdetail_internal("%s.", losses),
 			 errhint("The topic's retention was too short for the time the stream did not run, the topic was deleted and created again, or records cannot be unpacked, which another warning reports.")));
 }

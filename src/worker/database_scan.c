@@ -48,7 +48,7 @@ PGDLLEXPORT void stream_agg_scout_main(Datum arg);
  * again.  The caller's latch is set when the scout ends.
  */
 BackgroundWorkerHandle *
-sagg_scout_send(Oid database)
+sagg_database_scan_start(Oid database)
 {
 	static bool told = false;	/* that there is no place */
 	BackgroundWorkerHandle *handle = NULL;

@@ -24,7 +24,7 @@
 /* Groups to write, and what came of it. */
 typedef struct CarefulWrite
 {
-	SaggSession *session;
+	SaggStreamRun *run;
 	const SaggQuery *query;
 	SaggExecution *execution;
 	int64		first;			/* of the part at hand */
@@ -36,7 +36,7 @@ typedef struct CarefulWrite
 static void
 write_output(CarefulWrite *write)
 {
-	sagg_sink_write(write->session->sink, write->query, &write->output,
+	sagg_sink_write(write->run->sink, write->query, &write->output,
 					&write->commit.rows_out, &write->commit.rows_removed);
 }
 
@@ -46,8 +46,8 @@ try_part(void *arg)
 	CarefulWrite *write = arg;
 
 	sagg_execution_output_part(write->execution, write->first, write->end, &write->output);
-	sagg_leave_out_expired(write->session, write->query, &write->output, &write->commit);
-	if (sagg_sink_is_transactional(write->session->sink))
+	sagg_leave_out_expired(write->run, write->query, &write->output, &write->commit);
+	if (sagg_sink_is_transactional(write->run->sink))
 		write_output(write);
 }
 
@@ -68,7 +68,7 @@ write_groups(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
 	error = sagg_try(try_part, write);
 	if (error == NULL)
 	{
-		if (!sagg_sink_is_transactional(write->session->sink))
+		if (!sagg_sink_is_transactional(write->run->sink))
 			write_output(write);
 		sagg_execution_output_end(&write->output);
 		sagg_execution_groups_written(write->execution);
@@ -94,10 +94,10 @@ write_groups(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
  * commit->rows_removed; groups that fail are noted by the execution.
  */
 void
-sagg_write_carefully(SaggSession *session, const SaggQuery *query,
+sagg_write_carefully(SaggStreamRun *run, const SaggQuery *query,
 					 SaggExecution *execution, SaggCommit *commit)
 {
-	CarefulWrite write = {.session = session, .query = query, .execution = execution};
+	CarefulWrite write = {.run = run, .query = query, .execution = execution};
 
 	write_groups(&write, 0, sagg_execution_groups(execution), commit);
 }
@@ -109,14 +109,14 @@ sagg_write_carefully(SaggSession *session, const SaggQuery *query,
  * if there are too many.
  */
 char *
-sagg_keep_failed_windows(SaggSession *session, const SaggExecution *execution)
+sagg_keep_failed_windows(SaggStreamRun *run, const SaggExecution *execution)
 {
 	const List *failed = sagg_execution_failed(execution);
 	const SaggFailedGroup *first;
 
 	if (failed == NIL)
 		return NULL;
-	sagg_checkpoint_failed_windows(session->checkpoint, session->plan->batch, failed);
+	sagg_checkpoint_failed_windows(run->checkpoint, run->plan->batch, failed);
 	first = linitial(failed);
 	return psprintf("The first one, of the window from %s: %s",
 					timestamptz_to_str(first->start),

@@ -1,15 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * health.c
- *	  What becomes of a stream, told to the log of events, the server log and
- *	  shared memory: started, stopped, retrying, failed, recovered.
+ *	  What happens to a stream - started, retrying, failed, recovered - in the log
+ *	  of events, the server log and shared memory.
  *
- * A stream has recovered when, after errors, a micro-batch is committed, or Kafka
- * has been asked and there is nothing to read.  Only then it has no last error.
+ * A stream has recovered when, after errors, a micro-batch is committed, or the
+ * source was asked and has nothing to read.  Only then its last error is cleared.
  *
- * Events are written in transactions of their own, between micro-batches.  They
- * are for people, so nothing depends on them: where one cannot be written that
- * is a line in the server log, and the stream goes on.
+ * Events are written in transactions of their own, between micro-batches.  They are
+ * for people and nothing depends on them: if one cannot be written, a line in the
+ * server log says so and the stream goes on.
  *
  * Never: a wait for a lock of others for longer than EVENT_LOCK_TIMEOUT.
  *
@@ -32,7 +32,7 @@
 
 #define EVENT_LOCK_TIMEOUT	"1s"
 
-/* longest pause of a stream that has failed and tries again, unless the first
+/* the longest pause before a stream that has failed tries again, unless the first
  * one is longer */
 #define LONGEST_FAILURE_PAUSE_MS	(10 * 60 * 1000)
 
@@ -46,8 +46,8 @@
 	"To go on without such records, or such windows, set the option on_error: stream_agg.alter_stream(stream, '{\"on_error\": \"dead_letter\"}')."
 
 /*
- * The settings of a transaction that writes an event, whatever functions of
- * the user have set.
+ * Set what a transaction that writes an event needs, whatever functions of the user
+ * have set.
  */
 static void
 set_event_settings(void)
@@ -61,7 +61,7 @@ set_event_settings(void)
 }
 
 /*
- * Insert an event, unless the stream is about to go: who drops it has its lock.
+ * Insert an event, unless the stream is being dropped: DROP holds its lock.
  */
 static void
 insert_event(Oid view, const char *event, const char *message)
@@ -81,7 +81,7 @@ insert_event(Oid view, const char *event, const char *message)
 /*
  * Add an event of the slot's stream to stream_agg.events, in a transaction of its
  * own; none is open.  "message" may be NULL.  Raises no error.  The settings of the
- * session are not those of the stream afterwards.
+ * process are not those of the stream afterwards.
  */
 void
 sagg_tell_event(SaggSlot *slot, const char *event, const char *message)
@@ -111,36 +111,25 @@ sagg_tell_event(SaggSlot *slot, const char *event, const char *message)
 }
 
 /*
- * The session runs for the first time in its process.  Outside of transactions.
+ * Log that a run begins, the first time in its process.  Outside of transactions.
  */
 void
-sagg_session_started(SaggSession *session)
+sagg_run_started(SaggStreamRun *run)
 {
-	if (session->started)
+	if (run->started)
 		return;
-	session->started = true;
+	run->started = true;
 	ereport(LOG,
-			(errmsg("stream \"%s\" has started", session->slot->name)));
-	sagg_tell_event(session->slot, "started", NULL);
-	sagg_session_settings(session->lead);
+			(errmsg("stream \"%s\" has started", run->slot->name)));
+	sagg_tell_event(run->slot, "started", NULL);
+	sagg_run_settings(run->reading->leader);
 }
 
 /*
- * The session ends, by a command or a setting unless it has failed.
- */
-void
-sagg_session_stopped(const SaggSession *session)
-{
-	if (session->started && sagg_session_told_to_stop(session))
-		ereport(LOG,
-				(errmsg("stream \"%s\" has stopped", session->slot->name)));
-}
-
-/*
- * An error as pg_stat_stream_agg shows it.
+ * Returns an error as pg_stat_stream_agg shows it.
  */
 static char *
-error_text(const SaggSession *session, const ErrorData *error)
+error_text(const SaggStreamRun *run, const ErrorData *error)
 {
 	StringInfoData message;
 
@@ -152,9 +141,9 @@ error_text(const SaggSession *session, const ErrorData *error)
 		appendStringInfo(&message, "\nHINT:  %s", error->hint);
 	if (sagg_error_of_partition(error) && error->hint == NULL)
 		appendStringInfoString(&message, "\nHINT:  " PARTITION_HINT);
-	if (session->poison.windows)
+	if (run->poison.windows)
 		appendStringInfoString(&message, "\nHINT:  " CLOSED_WINDOWS_HINT);
-	if (session->poison.avoidable && error->hint == NULL)
+	if (run->poison.avoidable && error->hint == NULL)
 		appendStringInfoString(&message, "\nHINT:  " AVOIDABLE_HINT);
 	if (error->context)
 		appendStringInfo(&message, "\nCONTEXT:  %s", error->context);
@@ -162,20 +151,20 @@ error_text(const SaggSession *session, const ErrorData *error)
 }
 
 /*
- * The log says that a stream has failed, and when it tries again; 0 = it does not.
+ * Log that a stream has failed, and when it tries again; 0 = it does not.
  */
 static void
-tell_failed(const SaggSession *session, TimestampTz again)
+log_failed(const SaggStreamRun *run, TimestampTz again)
 {
 	ereport(LOG,
-			(errmsg("stream \"%s\" has failed", session->slot->name),
+			(errmsg("stream \"%s\" has failed", run->slot->name),
 			 again ? errdetail("It tries again at %s.", timestamptz_to_str(again)) : 0,
 			 errhint("Fix the cause, then run stream_agg.start_stream.")));
 }
 
 /*
- * When a stream that has failed tries again, by its on_failure: after a pause that
- * doubles each time.
+ * Returns when a stream that has failed tries again, by its on_failure: after a pause
+ * that doubles each time.
  */
 static TimestampTz
 time_of_next_try(const SaggSlot *slot)
@@ -188,17 +177,17 @@ time_of_next_try(const SaggSlot *slot)
 }
 
 /*
- * Record an error of a stream, which is tried again at "next".  "failed": there is
- * to be no other attempt, unless the stream's on_failure says so.  While a record
- * is searched (next = 0) an error is no failed attempt.
+ * Record an error of a stream, which tries again at "next".  "failed": it does not,
+ * unless the stream's on_failure says so.  While a record is searched (next = 0) an
+ * error is not a failed attempt.
  */
 void
-sagg_note_error(SaggSession *session, const ErrorData *error, bool failed,
+sagg_note_error(SaggStreamRun *run, const ErrorData *error, bool failed,
 				TimestampTz next)
 {
-	SaggSlot   *slot = session->slot;
-	char	   *text = error_text(session, error);
-	bool		again = failed && session->retries;
+	SaggSlot   *slot = run->slot;
+	char	   *text = error_text(run, error);
+	bool		again = failed && run->retries;
 
 	if (again)
 		next = time_of_next_try(slot);
@@ -219,17 +208,17 @@ sagg_note_error(SaggSession *session, const ErrorData *error, bool failed,
 	pfree(text);
 	if (!failed)
 		return;
-	tell_failed(session, again ? next : 0);
+	log_failed(run, again ? next : 0);
 	SAGG_FAILPOINT("stream.failed");
 }
 
 /*
- * One of the streams that a session works for is well.
+ * A stream has no error any more: log that, and clear the last one.
  */
 static void
-recovered(SaggSession *session)
+recovered(SaggStreamRun *run)
 {
-	SaggSlot   *slot = session->slot;
+	SaggSlot   *slot = run->slot;
 	int			attempts = slot->attempts;
 	char	   *message;
 
@@ -242,7 +231,7 @@ recovered(SaggSession *session)
 		message = psprintf("failed attempts: %d, since %s", attempts,
 						   timestamptz_to_str(slot->retrying_since));
 		sagg_tell_event(slot, "recovered", message);
-		sagg_session_settings(session->lead);
+		sagg_run_settings(run->reading->leader);
 		pfree(message);
 	}
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
@@ -251,22 +240,21 @@ recovered(SaggSession *session)
 }
 
 /*
- * A trigger has done what there was to do: the streams that take part have no
- * error any more.  While a record is searched that cannot be processed they
- * still have one.  Outside of transactions.
+ * A trigger has done what there was to do: the runs have no error any more, except
+ * those that search a record that cannot be processed.  Outside of transactions.
  */
 void
-sagg_sessions_recovered(SaggSession *session)
+sagg_reading_recovered(SaggReading *reading)
 {
 	ListCell   *lc;
 
-	foreach(lc, session->sessions)
+	foreach(lc, reading->runs)
 	{
-		SaggSession *one = lfirst(lc);
+		SaggStreamRun *run = lfirst(lc);
 
-		/* the worker alone writes them while it has the slot */
-		if ((one->slot->attempts > 0 || one->slot->last_error[0] != '\0') &&
-			one->progress->nsuspects == 0)
-			recovered(one);
+		/* only the worker that has the slot writes these */
+		if ((run->slot->attempts > 0 || run->slot->last_error[0] != '\0') &&
+			run->progress->nsuspects == 0)
+			recovered(run);
 	}
 }

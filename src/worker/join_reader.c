@@ -3,17 +3,17 @@
  * join_reader.c
  *	  How a stream joins those that share its reader.
  *
- * It takes part in their batches from the moment it stands where they stand: the
- * same offsets, the same plan or none.  A stream that has not begun yet, with
- * the starting offsets of a lead that has not read anything either, begins
- * where that does.  One that is a little off is brought level by batches of its
- * own, or of the others, over what lies between.  One that is far off is apart:
- * it reads on by itself, in a worker of its own, until it is close.  So a stream
- * never waits for another, and nothing is read twice or left out, whatever
- * order streams are made, stopped, reset and started in.
+ * A stream takes part in their batches as soon as it stands where they stand: at
+ * the same offsets, with the same plan or none.  A stream that has not begun yet,
+ * with the starting offsets of a leader that has not read anything either, begins
+ * where the leader does.  A stream that is close catches up, or the others do, in
+ * batches over what lies between.  A stream that is far is detached: it reads in a
+ * worker of its own until it is close.  So no stream waits for another, and
+ * nothing is read twice or left out, in whatever order streams are made, stopped,
+ * reset and started.
  *
- * A worker that finds most of the streams elsewhere than its own goes apart
- * itself, so that they stay together.
+ * A worker that finds most of the streams elsewhere than its own detaches itself,
+ * so that they stay together.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,17 +26,17 @@
 
 #include "worker_internal.h"
 
-/* a stream that cannot be taken on yet is looked at again */
+/* how soon to look again at a stream that cannot be adopted yet */
 #define LOOK_AGAIN_MS	200
 
-/* where a stream stands, seen from the lead */
+/* where a member stands, seen from the leader */
 typedef enum Place
 {
 	PLACE_LEVEL,
 	PLACE_CLOSE,
 	PLACE_FAR,
-	PLACE_LATER,				/* not to be told before the lead's plan is done */
-	PLACE_GONE					/* it has been let go */
+	PLACE_LATER,				/* unknown until the leader's plan is done */
+	PLACE_GONE					/* it has been released */
 } Place;
 
 static bool
@@ -78,8 +78,8 @@ same_plan(const SaggPlan *a, const SaggPlan *b)
 }
 
 /*
- * How many offsets lie between two streams, both of which know all partitions
- * in "bounds".
+ * Returns how many offsets lie between two streams that know the same
+ * partitions.
  */
 static int64
 distance(const SaggProgress *a, const SaggProgress *b)
@@ -99,8 +99,8 @@ distance(const SaggProgress *a, const SaggProgress *b)
 }
 
 /*
- * Workers have ended in the pending batch.  Whose record that is can be told
- * only when the streams are read one by one.
+ * Returns whether workers have ended in the pending batch.  Only when the streams
+ * are read one by one it shows whose record that is.
  */
 static bool
 suspicious(const SaggProgress *progress)
@@ -109,14 +109,14 @@ suspicious(const SaggProgress *progress)
 }
 
 /*
- * Where does the follower, which is open and has an origin, stand?  Waits for
- * Kafka.
+ * Returns where a member stands that is open and has an origin.  Waits for the
+ * source.
  */
 static Place
-place_of(SaggSession *lead, SaggSession *follower)
+place_of(SaggReading *reading, SaggStreamRun *member)
 {
-	SaggProgress *ours = lead->progress;
-	SaggProgress *its = follower->progress;
+	SaggProgress *ours = reading->leader->progress;
+	SaggProgress *its = member->progress;
 	SaggRange  *bounds;
 	int			nbounds;
 
@@ -126,83 +126,98 @@ place_of(SaggSession *lead, SaggSession *follower)
 		return PLACE_LEVEL;
 	if (its->pending || its->nsuspects > 0 || its->replace)
 		return PLACE_FAR;
-	if (ours->pending || ours->nsuspects > 0 || lead->made_anew != NIL)
+	if (ours->pending || ours->nsuspects > 0 || reading->recreated != NIL)
 		return PLACE_LATER;
 
-	bounds = sagg_reader_bounds(lead->reader, &nbounds);
-	if (sagg_session_other_topics(follower, bounds, nbounds))
+	bounds = sagg_reader_bounds(reading->reader, &nbounds);
+	if (sagg_run_recreated_topics(member, bounds, nbounds) != NIL)
 	{
 		pfree(bounds);
 		return PLACE_FAR;
 	}
-	sagg_session_add_partitions(lead, bounds, nbounds);
+	sagg_reading_add_partitions(reading, bounds, nbounds);
 	for (int i = 0; i < nbounds; i++)
 	{
-		if (sagg_session_add_position(follower, &bounds[i]))
-			follower->new_partitions = true;
+		if (sagg_run_add_position(member, &bounds[i]))
+			member->new_partitions = true;
 	}
 	pfree(bounds);
 	return distance(ours, its) <= SAGG_CLOSE_OFFSETS ? PLACE_CLOSE : PLACE_FAR;
 }
 
 /*
- * Open the follower's part of a session, and find out where it stands.
+ * Load and open a member's run in a transaction.  Returns false, and in "how" why,
+ * if this worker has no such stream.
  */
-static Place
-open_follower(SaggSession *lead, SaggSession *follower)
+static bool
+open_run(SaggStreamRun *member, SaggExit *how)
 {
-	const SaggProgress *ours = lead->progress;
-	SaggExit	how;
 	bool		loaded;
-	bool		alike;
 
-	lead->at_work = follower;
-	follower->reader = lead->reader;
-	follower->batch_memory = lead->batch_memory;
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	loaded = sagg_session_take(follower, &how);
+	loaded = sagg_run_load(member, how);
 	if (loaded)
-		sagg_session_open_parts(follower);
+	{
+		sagg_run_open(member);
+		sagg_poison_opened(member);
+	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	MemoryContextSwitchTo(lead->memory);
-	if (!loaded)
-	{
-		sagg_follower_release(follower, how);
-		return PLACE_GONE;
-	}
-	if (!equal(follower->stream->sources, lead->stream->sources))
-		return PLACE_FAR;
-	if (follower->stream->options.on_error == SAGG_DEAD_LETTER ||
-		follower->stream->options.late_records)
-		sagg_reader_keep_headers(lead->reader);
-
-	/* both begin now, at offsets that are found out once */
-	alike = ours->committed == DT_NOBEGIN && ours->pending == NULL &&
-		strcmp(follower->stream->starting_offsets, lead->stream->starting_offsets) == 0;
-	sagg_session_settle(follower, alike ? lead : NULL);
-	MemoryContextSwitchTo(follower->memory);
-	sagg_idle_begin(follower);
-	MemoryContextSwitchTo(lead->memory);
-	return place_of(lead, follower);
+	MemoryContextSwitchTo(member->reading->memory);
+	return loaded;
 }
 
 /*
- * Batches of "session" up to "target".
+ * Open a member and find out where it stands.
+ */
+static Place
+open_member(SaggReading *reading, SaggStreamRun *member)
+{
+	SaggStreamRun *leader = reading->leader;
+	const SaggProgress *ours = leader->progress;
+	SaggExit	how;
+	bool		alike;
+
+	reading->current = member;
+	if (!open_run(member, &how))
+	{
+		sagg_member_release(member, how);
+		return PLACE_GONE;
+	}
+	if (!equal(member->stream->sources, leader->stream->sources))
+		return PLACE_FAR;
+	if (member->stream->options.on_error == SAGG_DEAD_LETTER ||
+		member->stream->options.late_records)
+		sagg_reader_keep_headers(reading->reader);
+
+	/* both begin now, at offsets that are determined once */
+	alike = ours->committed == DT_NOBEGIN && ours->pending == NULL &&
+		strcmp(member->stream->starting_offsets, leader->stream->starting_offsets) == 0;
+	sagg_run_find_start(member, alike ? leader : NULL);
+	MemoryContextSwitchTo(member->memory);
+	sagg_idle_begin(member);
+	MemoryContextSwitchTo(reading->memory);
+	return place_of(reading, member);
+}
+
+/*
+ * Run batches of "runs", which take the place of the reading's, up to "target".
+ * After an error the reading is closed, and its runs with it.
  */
 static void
-read_up_to(SaggSession *session, const SaggRange *target, int ntarget)
+read_up_to(SaggReading *reading, List *runs, const SaggRange *target, int ntarget)
 {
-	SaggSession *lead = session->lead;
-	SaggPlan   *plan;
+	List	   *all = reading->runs;
+	bool		more;
 
+	reading->runs = runs;
 	do
 	{
 		int			nbounds;
-		SaggRange  *bounds = sagg_reader_bounds(lead->reader, &nbounds);
+		SaggRange  *bounds = sagg_reader_bounds(reading->reader, &nbounds);
 
-		sagg_session_check_stop(lead);
+		sagg_reading_check_stop(reading);
 		for (int i = 0; i < nbounds; i++)
 		{
 			const SaggRange *end = sagg_partition_find(unconstify(SaggRange *, target),
@@ -211,111 +226,120 @@ read_up_to(SaggSession *session, const SaggRange *target, int ntarget)
 			if (end && end->start < bounds[i].end)
 				bounds[i].end = end->start;
 		}
-		session->plan = NULL;
-		MemoryContextReset(lead->batch_memory);
-		sagg_session_settings(session);
-		plan = sagg_batch_plan(session, bounds, nbounds);
-		if (plan)
-			sagg_micro_batch(session, plan);
-		MemoryContextSwitchTo(lead->memory);
+		sagg_first_run(reading)->plan = NULL;
+		MemoryContextReset(reading->batch_memory);
+		sagg_run_settings(sagg_first_run(reading));
+		more = sagg_batch_plan(reading, bounds, nbounds);
+		if (more)
+			sagg_micro_batch(reading);
+		MemoryContextSwitchTo(reading->memory);
 		pfree(bounds);
-	} while (plan);
+	} while (more);
+	reading->runs = all;
 }
 
 /*
- * Bring the follower and the others to the greater of their offsets.  Returns
- * whether they are level then.
+ * Bring the member and the runs of the reading to the greater of their offsets.
+ * Returns whether they are level then.
  */
 static bool
-make_level(SaggSession *lead, SaggSession *follower)
+make_level(SaggReading *reading, SaggStreamRun *member)
 {
-	const SaggProgress *its = follower->progress;
+	SaggStreamRun *leader = reading->leader;
+	const SaggProgress *its = member->progress;
 	int			ntarget = its->npositions;
 	SaggRange  *target = palloc(sizeof(SaggRange) * Max(ntarget, 1));
+	List	   *alone = list_make1(member);
 	SaggRange  *bounds;
 	int			nbounds;
 
 	memcpy(target, its->positions, sizeof(SaggRange) * ntarget);
 	for (int i = 0; i < ntarget; i++)
 	{
-		const SaggRange *ours = sagg_partition_find(lead->progress->positions,
-													lead->progress->npositions, &target[i]);
+		const SaggRange *ours = sagg_partition_find(leader->progress->positions,
+													leader->progress->npositions, &target[i]);
 
 		target[i].start = Max(target[i].start, ours->start);
 	}
-	read_up_to(follower, target, ntarget);
-	lead->at_work = NULL;
-	read_up_to(lead, target, ntarget);
+	read_up_to(reading, alone, target, ntarget);
+	reading->current = NULL;
+	read_up_to(reading, reading->runs, target, ntarget);
+	list_free(alone);
 	pfree(target);
 
-	bounds = sagg_reader_bounds(lead->reader, &nbounds);
-	sagg_session_assign(lead, bounds, nbounds);
+	bounds = sagg_reader_bounds(reading->reader, &nbounds);
+	sagg_reading_assign(reading, bounds, nbounds);
 	pfree(bounds);
-	lead->plan = NULL;
-	return same_positions(lead->progress, its);
+	leader->plan = NULL;
+	return same_positions(leader->progress, its);
 }
 
-/*
- * Give a follower back: apart, or to be looked at again.
- */
 static void
-give_back(SaggSession *follower, bool apart)
-{
-	SaggSlot   *slot = follower->slot;
-
-	if (apart)
-		ereport(LOG,
-				(errmsg("stream \"%s\" reads apart from those that share its reader, until it has caught up",
-						slot->name)));
-	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	slot->apart = apart;
-	if (!apart)
-		slot->next_start = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_AGAIN_MS);
-	LWLockRelease(sagg_shared->lock);
-	sagg_follower_release(follower, SAGG_EXIT_CHANGED);
-}
-
-/*
- * The follower takes part, or is given back.
- */
-static void
-settle_follower(SaggSession *lead, SaggSession *follower, Place place)
-{
-	lead->at_work = follower;
-	if (place == PLACE_CLOSE)
-		place = make_level(lead, follower) ? PLACE_LEVEL : PLACE_FAR;
-	lead->at_work = NULL;
-	if (place == PLACE_LEVEL)
-	{
-		sagg_follower_joined(follower);
-		sagg_session_started(follower);
-		sagg_publish_statistics(follower);
-	}
-	else
-		give_back(follower, place == PLACE_FAR);
-}
-
-/*
- * Most of the streams are elsewhere: let one of them lead.  Ends the process.
- */
-static void
-go_apart(SaggSession *lead)
+log_detached(const SaggSlot *slot)
 {
 	ereport(LOG,
 			(errmsg("stream \"%s\" reads apart from those that share its reader, until it has caught up",
-					lead->slot->name)));
-	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	lead->slot->apart = true;
-	LWLockRelease(sagg_shared->lock);
-	sagg_session_leave(lead, SAGG_EXIT_CHANGED);
+					slot->name)));
 }
 
 /*
- * A session that leads has been opened: open those of the streams that share its
- * reader, the ones its process had before an error and those that want to run.
+ * Give a member back: detached, or to be looked at again.
+ */
+static void
+give_back(SaggStreamRun *member, bool detached)
+{
+	SaggSlot   *slot = member->slot;
+
+	if (detached)
+		log_detached(slot);
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	slot->apart = detached;
+	if (!detached)
+		slot->next_start = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_AGAIN_MS);
+	LWLockRelease(sagg_shared->lock);
+	sagg_member_release(member, SAGG_EXIT_CHANGED);
+}
+
+/*
+ * Let the member take part, or give it back.
+ */
+static void
+settle_member(SaggReading *reading, SaggStreamRun *member, Place place)
+{
+	reading->current = member;
+	if (place == PLACE_CLOSE)
+		place = make_level(reading, member) ? PLACE_LEVEL : PLACE_FAR;
+	reading->current = NULL;
+	if (place == PLACE_LEVEL)
+	{
+		sagg_member_join(member);
+		sagg_run_started(member);
+		sagg_publish_statistics(member);
+	}
+	else
+		give_back(member, place == PLACE_FAR);
+}
+
+/*
+ * Most of the streams are elsewhere: detach, so that one of them leads.  Ends the
+ * process.
+ */
+static void
+detach_leader(SaggStreamRun *leader)
+{
+	log_detached(leader->slot);
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	leader->slot->apart = true;
+	LWLockRelease(sagg_shared->lock);
+	sagg_worker_leave(leader, SAGG_EXIT_CHANGED);
+}
+
+/*
+ * The run of a leader has been opened: open the other members, those that the
+ * process had before an error and those that want to run.
  */
 void
-sagg_followers_open(SaggSession *lead)
+sagg_members_open(SaggReading *reading)
 {
 	List	   *opened = NIL;
 	List	   *places = NIL;
@@ -324,71 +348,72 @@ sagg_followers_open(SaggSession *lead)
 	ListCell   *lc;
 	ListCell   *lc2;
 
-	lead->opening = true;
-	while (sagg_follower_claim(lead) != NULL)
+	reading->opening = true;
+	while (sagg_member_adopt(reading) != NULL)
 		;
-	for (int i = 1; i < list_length(lead->held);)
+	for (int i = 1; i < list_length(reading->members);)
 	{
-		SaggSession *follower = list_nth(lead->held, i);
-		Place		place = open_follower(lead, follower);
+		SaggStreamRun *member = list_nth(reading->members, i);
+		Place		place = open_member(reading, member);
 
 		if (place == PLACE_GONE)
 			continue;
-		opened = lappend(opened, follower);
+		opened = lappend(opened, member);
 		places = lappend_int(places, place);
 		level += place == PLACE_LEVEL || place == PLACE_CLOSE;
 		far += place == PLACE_FAR;
 		i++;
 	}
-	lead->at_work = NULL;
+	reading->current = NULL;
 	if (far > level)
-		go_apart(lead);
+		detach_leader(reading->leader);
 
-	/* those first that need nothing to be read, then the others */
+	/* first those for which nothing has to be read */
 	forboth(lc, opened, lc2, places)
 	{
 		if (lfirst_int(lc2) != PLACE_CLOSE)
-			settle_follower(lead, lfirst(lc), lfirst_int(lc2));
+			settle_member(reading, lfirst(lc), lfirst_int(lc2));
 	}
-	if (lead->progress->pending == NULL)
+	if (reading->leader->progress->pending == NULL)
 	{
 		forboth(lc, opened, lc2, places)
 		{
 			if (lfirst_int(lc2) == PLACE_CLOSE)
-				settle_follower(lead, lfirst(lc), PLACE_CLOSE);
+				settle_member(reading, lfirst(lc), PLACE_CLOSE);
 		}
 	}
 	list_free(opened);
 	list_free(places);
-	lead->opening = false;
+	reading->opening = false;
 }
 
 /*
- * What sagg_reader_company_changed has found: take streams on, or give this one
- * back.  Between batches.
+ * sagg_reading_group_changed has returned true: adopt streams, or give a detached
+ * one back, which ends the process.  Between batches.
  */
 void
-sagg_company_change(SaggSession *session)
+sagg_reading_change_group(SaggReading *reading)
 {
-	SaggSession *follower;
+	SaggStreamRun *leader = reading->leader;
+	SaggStreamRun *member;
 
-	if (session->slot->leads)
+	if (leader->slot->leads)
 	{
-		session->opening = true;
-		while ((follower = sagg_follower_claim(session)) != NULL)
+		reading->opening = true;
+		while ((member = sagg_member_adopt(reading)) != NULL)
 		{
-			Place		place = open_follower(session, follower);
+			Place		place = open_member(reading, member);
 
 			if (place != PLACE_GONE)
-				settle_follower(session, follower, place);
-			session->behind = true;
+				settle_member(reading, member, place);
+			reading->behind = true;
 		}
-		session->at_work = NULL;
-		session->opening = false;
+		reading->current = NULL;
+		reading->opening = false;
 		return;
 	}
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	session->slot->apart = false;
+	leader->slot->apart = false;
 	LWLockRelease(sagg_shared->lock);
-	sagg_session_leave(session, SAGG_EXIT_CHANGED);
+	sagg_worker_leave(leader, SAGG_EXIT_CHANGED);
 }

@@ -3,8 +3,8 @@
  * late_records.c
  *	  The late records of a batch, from EXECUTE and READ to CHECKPOINT.
  *
- * EXECUTE knows which ones they are and what windows they missed, READ has
- * their bytes, and CHECKPOINT writes them down.
+ * EXECUTE knows which records are late and which windows they missed, READ has
+ * their bytes, and CHECKPOINT writes them to a table.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,7 +20,7 @@ typedef struct LateReader
 } LateReader;
 
 /*
- * The next late record, with its rows.  A SaggNextAside.
+ * Return the next late record, with its rows.  A SaggNextAside.
  */
 static bool
 next_late_record(void *arg, SaggAside *aside)
@@ -40,7 +40,7 @@ next_late_record(void *arg, SaggAside *aside)
 }
 
 /*
- * Without the rows of records that were refused afterwards.
+ * Drop the rows of records that were refused afterwards.
  */
 static void
 drop_refused(SaggLateRows *late, const SaggRefusals *refusals)
@@ -57,13 +57,12 @@ drop_refused(SaggLateRows *late, const SaggRefusals *refusals)
 }
 
 /*
- * Late records go to stream_agg.late_records, in the batch's transaction.
- * "late" is changed; "refusals" may be NULL.
+ * Write late records to stream_agg.late_records, in the batch's transaction.
+ * Changes "late"; "refusals" may be NULL.
  */
 void
-sagg_keep_late_records(SaggSession *session, const SaggPlan *plan,
-					   SaggLateRows *late, const SaggRefusals *refusals,
-					   SaggCommit *commit)
+sagg_keep_late_records(SaggStreamRun *run, SaggLateRows *late,
+					   const SaggRefusals *refusals, SaggCommit *commit)
 {
 	LateReader	reader = {.late = late};
 	SaggRefusal *list;
@@ -79,8 +78,8 @@ sagg_keep_late_records(SaggSession *session, const SaggPlan *plan,
 			continue;
 		list[n++] = (SaggRefusal) {.record = late->rows[i].record};
 	}
-	reader.records = sagg_refused_open(sagg_reader_batch(session->reader), list, n);
-	sagg_checkpoint_late_records(session->checkpoint, plan, n, next_late_record,
+	reader.records = sagg_refused_open(sagg_reader_batch(run->reading->reader), list, n);
+	sagg_checkpoint_late_records(run->checkpoint, run->plan, n, next_late_record,
 								 &reader, commit);
 	sagg_refused_close(reader.records);
 	pfree(list);

@@ -118,7 +118,7 @@ visit_dirty_databases(bool all)
 	StartTransactionCommand();
 	labelled = sagg_labelled_databases();
 	forget_other_databases(labelled);
-	sagg_visits_keep(labelled);
+	sagg_scan_schedule_keep(labelled);
 	foreach(lc, labelled)
 	{
 		Oid			database = lfirst_oid(lc);
@@ -127,7 +127,7 @@ visit_dirty_databases(bool all)
 		for (int i = 0; i < ndirty && !wanted; i++)
 			wanted = dirty[i] == database;
 		if (wanted)
-			sagg_visit_add(database);
+			sagg_scan_schedule_add(database);
 	}
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
@@ -224,7 +224,7 @@ tend_slot(int i, int *running)
 								"HINT:  The setting is for all databases of the server together. Raise it and restart the server, or stop other streams.");
 			again = TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
 		}
-		else if (!slot->apart && (lead = sagg_slot_lead(slot)) != NULL)
+		else if (!slot->apart && (lead = sagg_slot_leader(slot)) != NULL)
 		{
 			/* it takes the stream on, now or when its worker has started */
 			slot->state = SAGG_STARTING;
@@ -284,7 +284,7 @@ one_round(bool all)
 
 	sagg_role_limit_configured();
 	visit_dirty_databases(all);
-	again = sagg_visits_tend();
+	again = sagg_scan_schedule_tend();
 	observe = sagg_observers_tend();
 	if (observe != 0 && (again == 0 || observe < again))
 		again = observe;

@@ -5,12 +5,12 @@
  *
  *		READ -> EXECUTE -> WRITE -> CHECKPOINT -> COMMIT -> publish
  *
- * READ waits for Kafka, outside of any transaction.  The other stages share
- * one transaction (I1): output rows, offsets, state and watermark are
- * committed together or not at all, of all streams that share the reader.  One
- * after the other goes through EXECUTE, WRITE and CHECKPOINT; what is told of a
- * stage here is told of each.  Only after the commit is shared memory told (I3).  An ERROR before the commit leaves to the worker to put back the
- * store; one between commit and publish, to discard it.
+ * READ waits for the source, outside of any transaction.  The other stages share
+ * one transaction (I1): output rows, offsets, state and watermark are committed
+ * together or not at all, for all runs of the reading.  One run after the other goes
+ * through EXECUTE, WRITE and CHECKPOINT; comments about a stage hold for each of
+ * them.  Shared memory changes only after the commit (I3).  On an ERROR before the
+ * commit the worker undoes the stores; between commit and publish it discards them.
  *
  *-------------------------------------------------------------------------
  */
@@ -52,17 +52,17 @@ leave_stage(StageClock *clock, SaggCommit *commit)
 }
 
 static void
-enter_stage(SaggSession *session, StageClock *clock, SaggStage stage)
+enter_stage(SaggStreamRun *run, StageClock *clock, SaggStage stage)
 {
 	INSTR_TIME_SET_CURRENT(clock->started);
 	clock->stage = stage;
-	sagg_session_stage(session, stage);
+	sagg_run_stage(run, stage);
 }
 
-/* One stream's part of a batch, from READ to after the commit. */
+/* One run's part of a batch, from READ to after the commit. */
 typedef struct Part
 {
-	SaggSession *session;
+	SaggStreamRun *run;
 	SaggCommit	commit;
 	StageClock	clock;
 	char	   *first_refused;	/* described, NULL = none */
@@ -74,16 +74,17 @@ typedef struct Part
 } Part;
 
 /*
- * Do all streams of the reader go on without records that cannot be processed?
+ * Returns whether all runs of the reading go on without records that cannot be
+ * processed.
  */
 static bool
-all_skip(const SaggSession *session)
+all_skip(const SaggReading *reading)
 {
 	ListCell   *lc;
 
-	foreach(lc, session->sessions)
+	foreach(lc, reading->runs)
 	{
-		if (((SaggSession *) lfirst(lc))->stream->options.on_error == SAGG_FAIL)
+		if (((SaggStreamRun *) lfirst(lc))->stream->options.on_error == SAGG_FAIL)
 			return false;
 	}
 	return true;
@@ -93,49 +94,50 @@ all_skip(const SaggSession *session)
  * READ: all records of the plan's ranges, in memory or in a temporary file.
  */
 static void
-read_records(SaggSession *session, const SaggPlan *plan)
+read_records(SaggReading *reading, const SaggPlan *plan)
 {
+	SaggReader *reader = reading->reader;
 	TimestampTz last_progress = GetCurrentTimestamp();
 
-	sagg_reader_skips_unreadable(session->reader, all_skip(session));
-	sagg_reader_begin(session->reader, plan->ranges, plan->nranges);
+	sagg_reader_skips_unreadable(reader, all_skip(reading));
+	sagg_reader_begin(reader, plan->ranges, plan->nranges);
 	SAGG_FAILPOINT("read.begun");
-	while (!sagg_reader_collect(session->reader))
+	while (!sagg_reader_collect(reader))
 	{
-		(void) sagg_session_wait(session, true, 500);
-		if (sagg_reader_hears(session->reader) &&
-			sagg_reader_trouble(session->reader) == NULL)
+		(void) sagg_reading_wait(reading, true, 500);
+		if (sagg_reader_hears(reader) &&
+			sagg_reader_trouble(reader) == NULL)
 			last_progress = GetCurrentTimestamp();
-		sagg_session_report_silence(session, last_progress);
+		sagg_reading_report_silence(reading, last_progress);
 		if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
-											sagg_kafka_timeout_ms))
+									   sagg_kafka_timeout_ms))
 		{
-			const char *trouble = sagg_reader_trouble(session->reader);
+			const char *trouble = sagg_reader_trouble(reader);
 
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
 					 errmsg("no records of %s from %s for %d s",
-							sagg_reader_subject(session->reader),
-							sagg_reader_title(session->reader),
+							sagg_reader_subject(reader),
+							sagg_reader_title(reader),
 							sagg_kafka_timeout_ms / 1000),
 					 trouble ? errdetail("The broker connection reports: %s.", trouble) : 0));
 		}
 	}
-	session->schemas_asked = sagg_reader_look_up_schemas(session->reader,
-														 sagg_session_replaces(session->lead));
+	reading->schemas_asked = sagg_reader_look_up_schemas(reader,
+														 sagg_reading_replaces(reading));
 }
 
 /*
  * Begin the batch's transaction, with the plan's batch time as now().  It is a
- * transaction block: outside of one Citus commits what a trigger writes to other
- * nodes at once.
+ * transaction block: outside of one Citus commits at once what a trigger writes to
+ * other nodes.
  *
- * StartTransaction takes the time of the statement for that; a parallel worker
- * is who may set it, as here.  Who tries out what a stream would write is waited
- * for now, while nobody waits for this transaction.
+ * now() is the start time of the statement.  Only parallel workers may set it, so
+ * the process poses as one.  A preview of one of the streams is waited for here,
+ * while no other session waits for this transaction.
  */
 static void
-begin_transaction(SaggSession *session, const SaggPlan *plan)
+begin_transaction(SaggReading *reading, const SaggPlan *plan)
 {
 	int			save = ParallelWorkerNumber;
 	ListCell   *lc;
@@ -148,73 +150,73 @@ begin_transaction(SaggSession *session, const SaggPlan *plan)
 	BeginTransactionBlock();
 	CommitTransactionCommand();
 	StartTransactionCommand();
-	foreach(lc, session->sessions)
-		sagg_lock_micro_batch(((SaggSession *) lfirst(lc))->slot->view);
+	foreach(lc, reading->runs)
+		sagg_lock_micro_batch(((SaggStreamRun *) lfirst(lc))->slot->view);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(session->batch_memory);
+	MemoryContextSwitchTo(reading->batch_memory);
 }
 
 /*
- * The state store as of the last commit: in shared memory if that is intact,
- * else from the checkpoint.
+ * Begin EXECUTE on the state store as of the last commit: the one in shared memory
+ * if that is intact, else one that is restored from the checkpoint.
  */
 static SaggExecution *
-begin_execution(SaggSession *session, SaggQuery *query, const SaggPlan *plan)
+begin_execution(SaggStreamRun *run, SaggQuery *query)
 {
 	SaggExecution *execution;
 	bool		fresh = false;
 
-	if (session->store &&
-		(session->fingerprint != query->store_fingerprint ||
-		 memcmp(&session->identity, &query->state_identity, sizeof(SaggIdentity)) != 0))
+	if (run->store &&
+		(run->fingerprint != query->store_fingerprint ||
+		 memcmp(&run->identity, &query->state_identity, sizeof(SaggIdentity)) != 0))
 	{
-		sagg_store_close(session->store);
-		session->store = NULL;
+		sagg_store_close(run->store);
+		run->store = NULL;
 	}
-	if (session->store == NULL)
+	if (run->store == NULL)
 	{
-		session->store_restored = false;
-		session->store = sagg_store_open(&session->slot->store,
+		run->store_restored = false;
+		run->store = sagg_store_open(&run->slot->store,
 										 sagg_shared->store_tranche,
-										 sagg_state_budget(&session->budget, session->slot),
-										 query, session->progress->batch, &fresh);
-		session->fingerprint = query->store_fingerprint;
-		session->identity = query->state_identity;
+										 sagg_state_budget(&run->budget, run->slot),
+										 query, run->progress->batch, &fresh);
+		run->fingerprint = query->store_fingerprint;
+		run->identity = query->state_identity;
 	}
-	execution = sagg_execution_begin(session->store, session->stream, query, plan);
+	execution = sagg_execution_begin(run->store, run->stream, query, run->plan);
 	SAGG_FAILPOINT("execute.begun");
 	if (fresh)
-		sagg_checkpoint_restore(session->checkpoint, session->progress,
+		sagg_checkpoint_restore(run->checkpoint, run->progress,
 								sagg_execution_state(execution));
-	session->store_restored = true;
+	run->store_restored = true;
 	return execution;
 }
 
 /*
- * Event time as the batch finds it, into the commit, where EXECUTE goes on with
+ * Put event time as the batch finds it into the commit, where EXECUTE goes on with
  * it.
  */
 static void
-begin_event_times(SaggSession *session, SaggExecution *execution, SaggCommit *commit)
+begin_event_times(SaggStreamRun *run, SaggExecution *execution, SaggCommit *commit)
 {
 	const SaggRange *runs;
 	int			nruns;
 
-	commit->times = sagg_session_times(session, session->plan->batch_time, &commit->ntimes);
-	if (!session->stream->has_watermark ||
-		session->stream->options.watermark_policy == SAGG_WATERMARK_GLOBAL)
+	commit->times = sagg_run_times(run, run->plan->batch_time, &commit->ntimes);
+	if (!run->stream->has_watermark ||
+		run->stream->options.watermark_policy == SAGG_WATERMARK_GLOBAL)
 		return;
-	runs = sagg_batch_runs(sagg_reader_batch(session->reader), &nruns);
+	runs = sagg_batch_runs(sagg_reader_batch(run->reading->reader), &nruns);
 	sagg_execution_partitions(execution, commit->times, commit->ntimes, runs, nruns);
 }
 
 static void
-end_event_times(SaggSession *session, SaggCommit *commit)
+end_event_times(SaggStreamRun *run, SaggCommit *commit)
 {
 	if (commit->max_time != DT_NOBEGIN)
-		sagg_times_found(session, commit->times, commit->ntimes,
-						 session->plan->batch_time);
-	commit->max_time = Max(commit->max_time, session->progress->max_time);
+		sagg_times_found(run, commit->times, commit->ntimes,
+						 run->plan->batch_time);
+	commit->max_time = Max(commit->max_time, run->progress->max_time);
 }
 
 /*
@@ -222,10 +224,10 @@ end_event_times(SaggSession *session, SaggCommit *commit)
  * processed go to "refusals", which is NULL if they are errors.
  */
 static void
-execute(SaggSession *session, const SaggQuery *query, SaggExecution *execution,
+execute(SaggStreamRun *run, const SaggQuery *query, SaggExecution *execution,
 		SaggRefusals *refusals, SaggCommit *commit)
 {
-	SaggBatch  *batch = sagg_reader_batch(session->reader);
+	SaggBatch  *batch = sagg_reader_batch(run->reading->reader);
 	SaggCounts *counts = &commit->counts;
 	ErrorContextCallback callback;
 
@@ -233,21 +235,21 @@ execute(SaggSession *session, const SaggQuery *query, SaggExecution *execution,
 	callback.arg = NULL;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
-	sagg_poison_refuse(session, refusals);
-	sagg_scan_attach(session->stream->sources, batch, refusals);
-	begin_event_times(session, execution, commit);
-	session->fault = SAGG_FAULT_RECORDS;
+	sagg_poison_refuse(run, refusals);
+	sagg_scan_attach(run->stream->sources, batch, refusals);
+	begin_event_times(run, execution, commit);
+	run->fault = SAGG_FAULT_RECORDS;
 	sagg_execution_run(execution);
 	SAGG_FAILPOINT("execute.ran");
 	sagg_scan_detach();
 	error_context_stack = callback.previous;
 
 	/* a window that closes is none of the record's that closes it */
-	if (session->stream->mode == SAGG_APPEND &&
+	if (run->stream->mode == SAGG_APPEND &&
 		query->kind == SAGG_AGGREGATION)
-		session->fault = SAGG_FAULT_WINDOWS;
+		run->fault = SAGG_FAULT_WINDOWS;
 	sagg_execution_close(execution, counts, &commit->watermark, &commit->max_time);
-	end_event_times(session, commit);
+	end_event_times(run, commit);
 	SAGG_FAILPOINT("execute.done");
 
 	counts->delivered = sagg_batch_records(batch);
@@ -259,15 +261,15 @@ execute(SaggSession *session, const SaggQuery *query, SaggExecution *execution,
 }
 
 /*
- * Where the first record that was refused comes from, and why it was, for the
+ * Returns where the first refused record comes from, and why it was refused, for the
  * log.
  */
 static char *
-describe_first(SaggSession *session, const SaggRefusals *refusals)
+describe_first(SaggStreamRun *run, const SaggRefusals *refusals)
 {
 	SaggPlace	place;
 
-	sagg_batch_locate(sagg_reader_batch(session->reader), refusals->first.record,
+	sagg_batch_locate(sagg_reader_batch(run->reading->reader), refusals->first.record,
 					  &place);
 	return psprintf("The first one, in partition %d of topic \"%s\" at offset " INT64_FORMAT ": %s",
 					place.partition, sagg_topic_name(place.topic), place.offset,
@@ -275,12 +277,11 @@ describe_first(SaggSession *session, const SaggRefusals *refusals)
 }
 
 /*
- * The records refused, to where on_error says; a description for the log or,
+ * Put the refused records where on_error says.  Returns a description for the log or,
  * if there are none, NULL.
  */
 static char *
-put_aside(SaggSession *session, const SaggPlan *plan, SaggRefusals *refusals,
-		  SaggCommit *commit)
+put_aside(SaggStreamRun *run, SaggRefusals *refusals, SaggCommit *commit)
 {
 	SaggRefusedReader *reader;
 
@@ -288,35 +289,35 @@ put_aside(SaggSession *session, const SaggPlan *plan, SaggRefusals *refusals,
 		return NULL;
 	if (refusals->policy == SAGG_DEAD_LETTER)
 	{
-		reader = sagg_refused_open(sagg_reader_batch(session->reader),
+		reader = sagg_refused_open(sagg_reader_batch(run->reading->reader),
 								   refusals->list, refusals->count);
-		sagg_checkpoint_dead_letters(session->checkpoint, plan, refusals,
+		sagg_checkpoint_dead_letters(run->checkpoint, run->plan, refusals,
 									 sagg_refused_next, reader, commit);
 		sagg_refused_close(reader);
 	}
-	return describe_first(session, refusals);
+	return describe_first(run, refusals);
 }
 
 /*
  * Returns whether the batch is tried again because its closing windows have failed.
  */
 static bool
-is_careful(const SaggSession *session)
+is_careful(const SaggStreamRun *run)
 {
-	return session->poison.careful == session->plan->batch;
+	return run->poison.careful == run->plan->batch;
 }
 
 static void
-write_all(SaggSession *session, const SaggQuery *query, SaggExecution *execution,
+write_all(SaggStreamRun *run, const SaggQuery *query, SaggExecution *execution,
 		  SaggCommit *commit)
 {
 	SaggOutput	output;
 
 	sagg_execution_output(execution, &output);
-	if (session->progress->replace)
+	if (run->progress->replace)
 		output.replaces = sagg_execution_replaces(execution);
-	sagg_leave_out_expired(session, query, &output, commit);
-	sagg_sink_write(session->sink, query, &output, &commit->rows_out,
+	sagg_leave_out_expired(run, query, &output, commit);
+	sagg_sink_write(run->sink, query, &output, &commit->rows_out,
 					&commit->rows_removed);
 	sagg_execution_output_end(&output);
 }
@@ -325,34 +326,34 @@ write_all(SaggSession *session, const SaggQuery *query, SaggExecution *execution
  * WRITE: output rows to the sink, with all that its triggers do.
  */
 static void
-write_output(SaggSession *session, const SaggQuery *query,
+write_output(SaggStreamRun *run, const SaggQuery *query,
 			 SaggExecution *execution, SaggCommit *commit)
 {
-	/* what the sink's owner may do changes no more from here on */
-	LockRelationOid(session->stream->sink, RowExclusiveLock);
-	sagg_session_check_owners(session);
-	sagg_sink_begin(session->sink, query, session->plan->batch);
-	if (is_careful(session))
-		sagg_write_carefully(session, query, execution, commit);
+	/* the privileges of the sink's owner do not change any more */
+	LockRelationOid(run->stream->sink, RowExclusiveLock);
+	sagg_run_check_owners(run);
+	sagg_sink_begin(run->sink, query, run->plan->batch);
+	if (is_careful(run))
+		sagg_write_carefully(run, query, execution, commit);
 	else
-		write_all(session, query, execution, commit);
-	sagg_expire_rows(session, query, commit);
-	sagg_sink_end(session->sink);
+		write_all(run, query, execution, commit);
+	sagg_expire_rows(run, query, commit);
+	sagg_sink_end(run->sink);
 	SAGG_FAILPOINT("write.done");
-	if (list_length(session->lead->sessions) > 1)
-		AfterTriggerFireDeferred();	/* others come after it */
+	if (list_length(run->reading->runs) > 1)
+		AfterTriggerFireDeferred();	/* other runs come after it */
 	else
 		sagg_fire_deferred_triggers();
 	SAGG_FAILPOINT("write.triggers_done");
 }
 
 /*
- * The session's view of the progress, after a commit.
+ * After a commit: advance the run's progress.
  */
 static void
-advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
+advance(SaggStreamRun *run, const SaggPlan *plan, const SaggCommit *commit)
 {
-	SaggProgress *progress = session->progress;
+	SaggProgress *progress = run->progress;
 
 	for (int i = 0; i < plan->nranges; i++)
 	{
@@ -365,16 +366,16 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 	progress->nlast = commit->nlast;
 	if (progress->last)
 		pfree(progress->last);
-	progress->last = MemoryContextAlloc(session->memory, sizeof(SaggRange) * Max(commit->nlast, 1));
+	progress->last = MemoryContextAlloc(run->memory, sizeof(SaggRange) * Max(commit->nlast, 1));
 	memcpy(progress->last, commit->last, sizeof(SaggRange) * commit->nlast);
 	progress->max_time = commit->max_time;
 	progress->ntimes = commit->ntimes;
 	if (progress->times)
 		pfree(progress->times);
-	progress->times = MemoryContextAlloc(session->memory,
+	progress->times = MemoryContextAlloc(run->memory,
 										 sizeof(SaggPartitionTime) * Max(commit->ntimes, 1));
 	memcpy(progress->times, commit->times, sizeof(SaggPartitionTime) * commit->ntimes);
-	sagg_progress_suspects(progress, plan, session->memory);
+	sagg_progress_suspects(progress, plan, run->memory);
 	progress->batch = plan->batch;
 	progress->watermark = commit->watermark;
 	progress->totals.delivered += commit->counts.delivered;
@@ -395,74 +396,75 @@ advance(SaggSession *session, const SaggPlan *plan, const SaggCommit *commit)
 }
 
 /*
- * EXECUTE, WRITE and CHECKPOINT of one stream.
+ * EXECUTE, WRITE and CHECKPOINT of one run.
  */
 static void
 process_part(Part *part)
 {
-	SaggSession *session = part->session;
-	SaggPlan   *plan = session->plan;
+	SaggStreamRun *run = part->run;
+	SaggPlan   *plan = run->plan;
 	SaggCommit *commit = &part->commit;
 	SaggRefusals *refusals = NULL;
 	SaggQuery  *query;
 	SaggExecution *execution;
 	SaggLateRows late = {0};
 
-	enter_stage(session, &part->clock, SAGG_EXECUTE);
-	sagg_session_check_stream(session);
-	query = sagg_query_of_view(session->stream);
-	sagg_session_check_owners(session); /* now that they are locked */
-	execution = begin_execution(session, query, plan);
-	if (session->stream->options.on_error != SAGG_FAIL)
-		refusals = sagg_refusals_make(session->stream->options.on_error);
+	enter_stage(run, &part->clock, SAGG_EXECUTE);
+	sagg_run_check_stream(run);
+	query = sagg_query_of_view(run->stream);
+	sagg_run_check_owners(run); /* now that they are locked */
+	execution = begin_execution(run, query);
+	if (run->stream->options.on_error != SAGG_FAIL)
+		refusals = sagg_refusals_make(run->stream->options.on_error);
 	sagg_execution_refuse(execution, refusals,
-						  sagg_sink_max_key_bytes(session->stream->sink, query));
-	if (session->stream->options.late_records && !session->progress->replace)
+						  sagg_sink_max_key_bytes(run->stream->sink, query));
+	if (run->stream->options.late_records && !run->progress->replace)
 		sagg_execution_keep_late(execution, &late);
-	if (is_careful(session))
-		sagg_execution_carefully(execution, session->poison.windows_in_row);
-	if (!sagg_session_replaces(session->lead) && sagg_plan_offsets(plan) > 1)
+	if (is_careful(run))
+		sagg_execution_carefully(execution, run->poison.windows_in_row);
+	if (!sagg_reading_replaces(run->reading) && sagg_plan_offsets(plan) > 1)
 		sagg_execution_bound_rows(execution);
-	execute(session, query, execution, refusals, commit);
+	execute(run, query, execution, refusals, commit);
 
 	leave_stage(&part->clock, commit);
-	enter_stage(session, &part->clock, SAGG_WRITE);
-	write_output(session, query, execution, commit);
+	enter_stage(run, &part->clock, SAGG_WRITE);
+	write_output(run, query, execution, commit);
 
-	session->fault = SAGG_FAULT_NONE;
+	run->fault = SAGG_FAULT_NONE;
 	leave_stage(&part->clock, commit);
-	enter_stage(session, &part->clock, SAGG_CHECKPOINT);
-	part->first_refused = put_aside(session, plan, refusals, commit);
-	part->first_failed = sagg_keep_failed_windows(session, execution);
+	enter_stage(run, &part->clock, SAGG_CHECKPOINT);
+	part->first_refused = put_aside(run, refusals, commit);
+	part->first_failed = sagg_keep_failed_windows(run, execution);
 	part->failed_windows = list_length(sagg_execution_failed(execution));
 	part->failed_in_row = sagg_execution_failed_in_row(execution);
-	sagg_keep_late_records(session, plan, &late, refusals, commit);
-	commit->last = sagg_last_records(session, plan, &commit->nlast);
+	sagg_keep_late_records(run, &late, refusals, commit);
+	commit->last = sagg_last_records(run, &commit->nlast);
 	leave_stage(&part->clock, commit);
-	sagg_checkpoint_commit(session->checkpoint, session->progress, plan, commit,
+	sagg_checkpoint_commit(run->checkpoint, run->progress, plan, commit,
 						   sagg_execution_state(execution));
-	sagg_idle_windows(session, execution);
+	sagg_idle_windows(run, execution);
 	part->group_memory = sagg_execution_group_memory(execution);
 	part->row_space = sagg_execution_row_space(execution);
 	sagg_execution_end(execution);
 
 	/*
-	 * Cursors that functions of the stream have left open: for those WITH HOLD the
-	 * commit would read on, and keep the rows for nobody.
+	 * Close cursors that functions of the stream have left open: the commit would
+	 * read those WITH HOLD to their ends, and keep rows that nobody fetches.
 	 */
 	PortalHashTableDeleteAll();
-	sagg_sink_prepare_commit(session->sink);
+	sagg_sink_prepare_commit(run->sink);
 }
 
 /*
- * The same for one of several streams: under its own settings, and so that an
- * error is known to be its own.  What has to outlive it is in batch memory,
- * the rest is freed.
+ * Process the part of one of several runs: under the stream's own settings, and so
+ * that an error is known to be its own.  Whatever outlives it is in batch memory, the
+ * rest is freed.
  */
 static void
 process_shared_part(Part *part)
 {
-	SaggSession *session = part->session;
+	SaggStreamRun *run = part->run;
+	SaggReading *reading = run->reading;
 	MemoryContext outer = CurrentMemoryContext;
 	MemoryContext memory = AllocSetContextCreate(outer, "stream_agg part of a batch",
 												 ALLOCSET_DEFAULT_SIZES);
@@ -470,9 +472,9 @@ process_shared_part(Part *part)
 	const SaggPartitionTime *times;
 	int			nestlevel;
 
-	session->lead->at_work = session;
-	sagg_mark_stream(session->slot->view);
-	nestlevel = sagg_session_settings_begin(session);
+	reading->current = run;
+	sagg_mark_stream(run->slot->view);
+	nestlevel = sagg_run_settings_begin(run);
 	MemoryContextSwitchTo(memory);
 	process_part(part);
 	MemoryContextSwitchTo(outer);
@@ -489,22 +491,22 @@ process_shared_part(Part *part)
 	if (part->first_failed)
 		part->first_failed = pstrdup(part->first_failed);
 	MemoryContextDelete(memory);
-	session->lead->at_work = NULL;
-	sagg_mark_stream(session->lead->slot->view);
+	reading->current = NULL;
+	sagg_mark_stream(reading->leader->slot->view);
 }
 
 /*
- * One stream after the other; what the first ones have decoded is kept for the
- * others.
+ * Process one run after the other.  Rows that the first ones have decoded are kept
+ * for the others.
  */
 static void
 process_shared_parts(Part *parts, int nparts)
 {
-	SaggBatch  *batch = sagg_reader_batch(parts->session->reader);
+	SaggBatch  *batch = sagg_reader_batch(parts->run->reading->reader);
 	List	   *views = NIL;
 
 	for (int i = 0; i < nparts; i++)
-		views = lappend_oid(views, parts[i].session->slot->view);
+		views = lappend_oid(views, parts[i].run->slot->view);
 	sagg_shared_rows_begin(sagg_batch_records(batch), views);
 	for (int i = 0; i < nparts; i++)
 		process_shared_part(&parts[i]);
@@ -512,109 +514,93 @@ process_shared_parts(Part *parts, int nparts)
 }
 
 /*
- * After the commit: shared memory, and what the session knows, as the tables
+ * After the commit: make shared memory and the run's progress say what the tables
  * say.
  */
 static void
 publish_part(Part *part)
 {
-	SaggSession *session = part->session;
+	SaggStreamRun *run = part->run;
 
-	sagg_store_publish(session->store);
-	session->store_restored = true;
+	sagg_store_publish(run->store);
+	run->store_restored = true;
 	SAGG_FAILPOINT("publish.done");
-	sagg_checkpoint_published(session->checkpoint);
-	advance(session, session->plan, &part->commit);
-	sagg_idle_plan(session);
-	if (is_careful(session) || part->commit.rows_out > 0)
-		session->poison.windows_in_row = part->failed_in_row;
-	sagg_poison_committed(session, &part->commit.counts);
+	sagg_checkpoint_published(run->checkpoint);
+	advance(run, run->plan, &part->commit);
+	sagg_idle_plan(run);
+	if (is_careful(run) || part->commit.rows_out > 0)
+		run->poison.windows_in_row = part->failed_in_row;
+	sagg_poison_committed(run, &part->commit.counts);
 }
 
 /*
- * After the commit: rows that a sink has only prepared are to be seen.  An error is
- * its stream's.
+ * After the commit: show rows that sinks have only prepared.  An error is about its
+ * run.
  */
 static void
-commit_sinks(Part *parts, int nparts)
+commit_sinks(SaggReading *reading, Part *parts, int nparts)
 {
 	for (int i = 0; i < nparts; i++)
 	{
-		SaggSession *session = parts[i].session;
-
 		if (nparts > 1)
-			session->lead->at_work = session;
-		sagg_sink_committed(session->sink);
-		session->lead->at_work = NULL;
+			reading->current = parts[i].run;
+		sagg_sink_committed(parts[i].run->sink);
+		reading->current = NULL;
 	}
 }
 
 static void
 report_part(const Part *part)
 {
-	SaggSession *session = part->session;
+	SaggStreamRun *run = part->run;
 
-	if (!session->null_times_told)
-		session->null_times_told = sagg_warn_of_null_times(session->stream, &part->commit.counts);
-	sagg_warn_of_late_records(part->session, &part->commit.counts);
-	sagg_warn_of_refused_records(part->session, &part->commit.counts, part->first_refused);
-	sagg_warn_of_failed_windows(part->session, part->failed_windows, part->first_failed);
+	if (!run->warned_of_null_times)
+		run->warned_of_null_times = sagg_warn_of_null_times(run->stream, &part->commit.counts);
+	sagg_warn_of_late_records(run, &part->commit.counts);
+	sagg_warn_of_refused_records(run, &part->commit.counts, part->first_refused);
+	sagg_warn_of_failed_windows(run, part->failed_windows, part->first_failed);
 }
 
 /*
- * READ, and what is to be known about it: the parts of the batch, one for each
- * stream that takes part, and in "losses" what Kafka did not have, or NULL.
+ * READ.  Returns the parts of the batch, one for each run; "losses" describes what
+ * the source did not have, or is NULL.
  */
 static Part *
-begin_parts(SaggSession *session, int *nparts, char **losses)
+begin_parts(SaggReading *reading, int *nparts, char **losses)
 {
+	SaggStreamRun *first = sagg_first_run(reading);
 	StageClock	clock;
 	SaggCommit	read = {0};
 	Part	   *parts;
 
-	enter_stage(session, &clock, SAGG_READ);
-	session->fault = SAGG_FAULT_READ;
-	read_records(session, session->plan);
-	session->fault = SAGG_FAULT_NONE;
-	sagg_session_verify(session, NULL, 0);
+	enter_stage(first, &clock, SAGG_READ);
+	first->fault = SAGG_FAULT_READ;
+	read_records(reading, first->plan);
+	first->fault = SAGG_FAULT_NONE;
+	sagg_reading_verify(reading, NULL, 0);
 	SAGG_FAILPOINT("read.done");
-	read.losses = sagg_reader_losses(session->reader, &read.nlosses);
-	*losses = sagg_describe_losses(session->plan, &read);
+	read.losses = sagg_reader_losses(reading->reader, &read.nlosses);
+	*losses = sagg_describe_losses(first->plan, &read);
 	leave_stage(&clock, &read);
 
-	*nparts = list_length(session->sessions);
+	*nparts = list_length(reading->runs);
 	parts = palloc0(sizeof(Part) * *nparts);
 	for (int i = 0; i < *nparts; i++)
 	{
-		parts[i].session = list_nth(session->sessions, i);
+		parts[i].run = list_nth(reading->runs, i);
 		parts[i].commit = read;
-		sagg_poison_begin(parts[i].session, parts[i].session->plan);
+		sagg_poison_begin(parts[i].run);
 	}
 	return parts;
 }
 
 /*
- * Run a planned batch to its commit: that of the session and of the streams that
- * take part, whose plans are in their sessions.  Raises an ERROR when it fails,
- * and the worker then cleans up and runs the same plan again.
+ * EXECUTE to CHECKPOINT of all parts, and the COMMIT.
  */
-void
-sagg_micro_batch(SaggSession *session, SaggPlan *plan)
+static void
+commit_parts(SaggReading *reading, Part *parts, int nparts)
 {
-	Part	   *parts;
-	int			nparts;
-	char	   *losses;
-	Size		group_memory = 0;
-	int			row_space = 0;
-
-	session->plan = plan;
-	sagg_mark_batch(plan->batch);
-	MemoryContextSwitchTo(session->batch_memory);
-	session->fault = SAGG_FAULT_NONE;
-	parts = begin_parts(session, &nparts, &losses);
-	sagg_reader_collect_ahead(session->reader);
-
-	begin_transaction(session, plan);
+	begin_transaction(reading, sagg_first_run(reading)->plan);
 	if (nparts > 1)
 		process_shared_parts(parts, nparts);
 	else
@@ -622,36 +608,64 @@ sagg_micro_batch(SaggSession *session, SaggPlan *plan)
 	PopActiveSnapshot();
 	SAGG_FAILPOINT("commit.before");
 	for (int i = 0; i < nparts; i++)
-		sagg_sink_committing(parts[i].session->sink);
+		sagg_sink_committing(parts[i].run->sink);
 	if (!EndTransactionBlock(false))
 		elog(ERROR, "the transaction of a micro-batch has failed");
 	CommitTransactionCommand();
+}
 
-	/*
-	 * What fails from here on does not take the batch back: the stores are not
-	 * undone then, nor half published, but discarded.
-	 */
+/*
+ * After the commit.  An ERROR here does not take the batch back: stores are not
+ * undone then, nor half published, but discarded.
+ */
+static void
+publish_parts(SaggReading *reading, Part *parts, int nparts)
+{
+	Size		group_memory = 0;
+	int			row_space = 0;
+
 	for (int i = 0; i < nparts; i++)
-		parts[i].session->store_restored = false;
+		parts[i].run->store_restored = false;
 	SAGG_FAILPOINT("commit.after");
-	commit_sinks(parts, nparts);
+	commit_sinks(reading, parts, nparts);
 	for (int i = 0; i < nparts; i++)
 	{
 		publish_part(&parts[i]);
 		group_memory = Max(group_memory, parts[i].group_memory);
 		row_space = Max(row_space, parts[i].row_space);
 	}
-	sagg_batch_size_committed(session, group_memory, row_space);
-	sagg_reader_release(session->reader);
-	if (session == session->lead)
-		sagg_reader_commit(session->reader, session->progress->positions,
-						   session->progress->npositions);
-	MemoryContextSwitchTo(session->memory);
+	sagg_batch_size_committed(reading, group_memory, row_space);
+}
+
+/*
+ * Run a planned batch to its commit: the plans of all runs of the reading.  Raises an
+ * ERROR when it fails; the worker then cleans up and runs the same plans again.
+ */
+void
+sagg_micro_batch(SaggReading *reading)
+{
+	SaggStreamRun *first = sagg_first_run(reading);
+	Part	   *parts;
+	int			nparts;
+	char	   *losses;
+
+	sagg_mark_batch(first->plan->batch);
+	MemoryContextSwitchTo(reading->batch_memory);
+	first->fault = SAGG_FAULT_NONE;
+	parts = begin_parts(reading, &nparts, &losses);
+	sagg_reader_collect_ahead(reading->reader);
+	commit_parts(reading, parts, nparts);
+	publish_parts(reading, parts, nparts);
+	sagg_reader_release(reading->reader);
+	if (first == reading->leader)
+		sagg_reader_commit(reading->reader, first->progress->positions,
+						   first->progress->npositions);
+	MemoryContextSwitchTo(reading->memory);
 	for (int i = 0; i < nparts; i++)
-		sagg_publish_statistics(parts[i].session);
+		sagg_publish_statistics(parts[i].run);
 	SAGG_FAILPOINT("batch.done");
 	sagg_mark_batch(-1);
 	for (int i = 0; i < nparts; i++)
 		report_part(&parts[i]);
-	sagg_warn_of_lost_offsets(session, losses);
+	sagg_warn_of_lost_offsets(first, losses);
 }

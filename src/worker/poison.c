@@ -4,31 +4,30 @@
  *	  The record that makes a micro-batch fail: finding it, and going on
  *	  without it.
  *
- * Where on_error is not fail, an error that is the data's fault - of an
- * expression, of an aggregate, of the sink's constraints - does not fail the
- * stream.  The plan of the batch is replaced by a smaller one, a half, until a
- * batch of a single offset fails: that record is refused, in a commit that
- * aggregates nothing.  The offsets where the record must be (the suspects) are
- * part of the plans, so a restart goes on with the search, and after it plans
- * have their usual size again.  The record that an expression was given last is
- * tried first: what is before it, then that record alone.
+ * Where on_error is not fail, an error about data - of an expression, of an
+ * aggregate, of the sink's constraints - does not fail the stream.  The plan of the
+ * batch is replaced by a smaller one, a half, until a batch of a single offset fails:
+ * that record is refused, in a commit that aggregates nothing.  The offsets where the
+ * record must be (the suspects) are part of the plans, so a restart goes on with the
+ * search, and after it plans have their usual size again.  The record that an
+ * expression was given last is tried first: what is before it, then that record alone.
  *
- * A record that crashes the worker leaves no error.  A plan that a worker finds
- * unfinished, and begins again, says so in the log ("attempts"), durably and
- * before EXECUTE.  After SAGG_CRASHES of them it is taken for one that fails; after
- * the first one, if the crash log knows the record that the worker was at: then
- * that one is tried first.  Only the record of a batch of one offset is refused,
- * after SAGG_CRASHES of that batch or, one after the other, at that record.
+ * A record that crashes the worker leaves no error.  A worker that begins an
+ * unfinished plan again counts that in the log ("attempts"), durably and before
+ * EXECUTE.  After SAGG_CRASHES attempts the plan is treated as one that fails; after
+ * the first one if the crash log knows the record that the worker was at, and then
+ * that record is tried first.  Only the record of a batch of one offset is refused,
+ * after SAGG_CRASHES crashes in that batch or, in a row, at that record.
  *
- * The refused record is to blame only if the batch does without it; if not,
- * the error is one of the batch, as any other.  Rows of closed windows in
- * output mode append belong to no record at hand: failed_windows.c finds those.
+ * The refused record is to blame only if the batch succeeds without it; if not, the
+ * error is treated as any other.  Rows of closed windows in output mode append belong
+ * to no record of the batch: failed_windows.c finds those.
  *
- * The batch that replaces rows of the sink is one commit or none: it is never
- * made smaller.
+ * The batch that replaces rows of the sink is one commit or none: it is never made
+ * smaller.
  *
- * A batch that does not fail pays nothing for this, but that the first plan of
- * a process is flushed: else a crash could take it along, uncounted.
+ * A batch that does not fail pays nothing for this, except that the first plan of a
+ * process is flushed: otherwise a crash could take it along, uncounted.
  *
  *-------------------------------------------------------------------------
  */
@@ -84,17 +83,17 @@ note_failure(SaggPoison *poison, int64 batch, int sqlstate, const char *message,
 }
 
 /*
- * The session has read its progress.  A plan that the first one of a process
- * finds is one in which another process has ended.
+ * A run has been opened.  A pending plan that is found when the process opens it for
+ * the first time is one in which another process has ended.
  */
 void
-sagg_poison_opened(SaggSession *session)
+sagg_poison_opened(SaggStreamRun *run)
 {
-	SaggPoison *poison = &session->poison;
+	SaggPoison *poison = &run->poison;
 
 	/* an error behind the commit: the batch is done */
 	if (poison->opened && poison->failed >= 0 &&
-		poison->failed <= session->progress->batch)
+		poison->failed <= run->progress->batch)
 		sagg_poison_forget(poison);
 	if (poison->opened)
 		return;
@@ -102,20 +101,20 @@ sagg_poison_opened(SaggSession *session)
 	poison->failed = -1;
 	poison->careful = -1;
 	poison->last.partition = -1;
-	poison->found = session->progress->pending ? session->progress->pending->batch : -1;
+	poison->found = run->progress->pending ? run->progress->pending->batch : -1;
 }
 
 /*
- * Must the plan that is about to be written survive a crash?
+ * Returns whether the plan that is about to be written must survive a crash.
  */
 bool
-sagg_poison_durable_plan(SaggSession *session)
+sagg_poison_durable_plan(SaggStreamRun *run)
 {
-	bool		first = !session->poison.planned;
+	bool		first = !run->poison.planned;
 
-	session->poison.planned = true;
-	return session->stream->options.on_error != SAGG_FAIL &&
-		(first || session->progress->nsuspects > 0);
+	run->poison.planned = true;
+	return run->stream->options.on_error != SAGG_FAIL &&
+		(first || run->progress->nsuspects > 0);
 }
 
 /*
@@ -123,56 +122,56 @@ sagg_poison_durable_plan(SaggSession *session)
  * carefully, which is done once.
  */
 static bool
-windows_failed(SaggSession *session, const ErrorData *error)
+windows_failed(SaggStreamRun *run, const ErrorData *error)
 {
-	SaggPoison *poison = &session->poison;
+	SaggPoison *poison = &run->poison;
 
-	poison->windows = poison->careful == session->plan->batch || !sagg_error_of_group(error);
+	poison->windows = poison->careful == run->plan->batch || !sagg_error_of_group(error);
 	if (poison->windows)
 		return false;
-	poison->careful = session->plan->batch;
+	poison->careful = run->plan->batch;
 	return true;
 }
 
 /*
- * The batch has failed with "error", and its session is about to be closed.
- * Returns true if a record or a closing window is to blame, so that the batch is to
- * be retried at once; what is kept of the error is copied.
+ * The batch has failed with "error", and its run is about to be closed.  Returns true
+ * if a record or a closing window is to blame, so that the batch is to be retried at
+ * once; what is kept of the error is copied.
  */
 bool
-sagg_poison_failed(SaggSession *session, const ErrorData *error)
+sagg_poison_failed(SaggStreamRun *run, const ErrorData *error)
 {
-	SaggPoison *poison = &session->poison;
-	SaggFault	fault = session->fault;
+	SaggPoison *poison = &run->poison;
+	SaggFault	fault = run->fault;
 
 	poison->windows = false;
 	poison->avoidable = false;
-	session->fault = SAGG_FAULT_NONE;
+	run->fault = SAGG_FAULT_NONE;
 	if (fault == SAGG_FAULT_NONE || fault == SAGG_FAULT_READ ||
-		sagg_session_replaces(session->lead))
+		sagg_reading_replaces(run->reading))
 		return false;
-	if (session->stream->options.on_error == SAGG_FAIL)
+	if (run->stream->options.on_error == SAGG_FAIL)
 	{
 		poison->avoidable = fault == SAGG_FAULT_WINDOWS ? sagg_error_of_group(error) :
 			error->sqlerrcode == ERRCODE_SAGG_INVALID_RECORD || sagg_error_of_data(error) ||
-			session->over_limit;
+			run->over_limit;
 		return false;
 	}
-	if (!sagg_error_of_data(error) && !session->over_limit)
+	if (!sagg_error_of_data(error) && !run->over_limit)
 		return false;
 	if (fault == SAGG_FAULT_WINDOWS)
-		return windows_failed(session, error);
+		return windows_failed(run, error);
 	if (poison->set_aside)
 		return false;
 
-	note_failure(poison, session->plan->batch, error->sqlerrcode, error->message, error->detail);
+	note_failure(poison, run->plan->batch, error->sqlerrcode, error->message, error->detail);
 	if (!sagg_scan_last_record(&poison->last))
 		poison->last.partition = -1;
 	return true;
 }
 
 /*
- * The range of a plan with this record in it, or NULL.
+ * Returns the range of a plan that has this record, or NULL.
  */
 static const SaggRange *
 range_of(const SaggPlan *plan, const SaggPlace *place)
@@ -189,8 +188,8 @@ range_of(const SaggPlan *plan, const SaggPlace *place)
 }
 
 /*
- * A plan for what is before the record that was read last, or for that record
- * if there is nothing before it.  False if it is none of the plan's.
+ * Make a plan for what is before the record that was read last, or for that record
+ * if nothing is before it.  Returns false if the record is not in the failed plan.
  */
 static bool
 plan_before_last_record(const SaggPoison *poison, const SaggPlan *failed,
@@ -209,48 +208,48 @@ plan_before_last_record(const SaggPoison *poison, const SaggPlan *failed,
 }
 
 /*
- * Put a smaller plan into the place of one that fails, durably.  It lives as
- * long as the session.
+ * Replace a plan that fails by a smaller one, durably.  The result is in the run's
+ * memory.
  */
 static SaggPlan *
-replace_plan(SaggSession *session, const SaggPlan *failed)
+replace_plan(SaggStreamRun *run, const SaggPlan *failed)
 {
-	SaggPlan   *plan = sagg_plan_copy(session, failed);
+	SaggPlan   *plan = sagg_plan_copy(run, failed);
 
 	if (failed->nsuspects > 0 ||
-		!plan_before_last_record(&session->poison, failed, plan))
-		plan = sagg_plan_half(session, failed);
+		!plan_before_last_record(&run->poison, failed, plan))
+		plan = sagg_plan_half(run, failed);
 	ereport(LOG,
 			(errmsg("stream \"%s\": micro-batch " INT64_FORMAT " is retried with " INT64_FORMAT " of its " INT64_FORMAT " offsets, to find the record that cannot be processed",
-					sagg_stream_title(session->stream->name), plan->batch,
+					sagg_stream_title(run->stream->name), plan->batch,
 					sagg_plan_offsets(plan),
 					sagg_plan_offsets(failed)),
-			 errdetail_internal("%s", session->poison.message)));
-	sagg_plan_replace(session, failed, plan);
-	sagg_poison_forget(&session->poison);
-	session->poison.found = -1;
+			 errdetail_internal("%s", run->poison.message)));
+	sagg_plan_replace(run, failed, plan);
+	sagg_poison_forget(&run->poison);
+	run->poison.found = -1;
 	return plan;
 }
 
 static void
-write_attempts(SaggSession *session, SaggPlan *plan, int attempts)
+write_attempts(SaggStreamRun *run, SaggPlan *plan, int attempts)
 {
 	plan->attempts = attempts;
-	sagg_plan_transaction(session, true);
-	sagg_checkpoint_replan(session->checkpoint, plan);
-	sagg_plan_commit(session);
+	sagg_plan_transaction(run, true);
+	sagg_checkpoint_replan(run->checkpoint, plan);
+	sagg_plan_commit();
 }
 
 /*
- * A worker has ended in the batch, perhaps.  Once that cannot be by chance it
+ * A worker may have ended in the batch.  When that cannot be by chance any more, it
  * is a failure of the batch.
  */
 static void
-consider_crashes(SaggSession *session, SaggPlan *plan)
+consider_crashes(SaggStreamRun *run, SaggPlan *plan)
 {
 	bool		single = sagg_plan_offsets(plan) == 1;
 	SaggPlace	at;
-	int			at_record = sagg_crashes_at_record(session->slot->view, plan->batch, &at);
+	int			at_record = sagg_crashes_at_record(run->slot->view, plan->batch, &at);
 	int			ended = plan->attempts + 1;
 
 	if (at_record > 0 && range_of(plan, &at) == NULL)
@@ -258,12 +257,12 @@ consider_crashes(SaggSession *session, SaggPlan *plan)
 	if (single)
 		ended = Max(ended, at_record);
 
-	/* not even without its record: somebody else has to look at it */
+	/* workers end in it even without its record: somebody has to look at it */
 	if (single && plan->attempts >= 2 * SAGG_CRASHES)
 	{
 		int			attempts = plan->attempts;
 
-		write_attempts(session, plan, 0);
+		write_attempts(run, plan, 0);
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_POISON),
 				 errmsg("%d workers of the stream have ended in the same micro-batch, which has a single record",
@@ -271,22 +270,22 @@ consider_crashes(SaggSession *session, SaggPlan *plan)
 				 errdetail("The last ones had left out the record.")));
 	}
 	if (ended >= SAGG_CRASHES || (!single && (plan->nsuspects > 0 || at_record > 0)))
-		note_failure(&session->poison, plan->batch, ERRCODE_SAGG_POISON,
+		note_failure(&run->poison, plan->batch, ERRCODE_SAGG_POISON,
 					 single ? psprintf("%d workers have ended while they processed the record",
 									   ended) :
 					 "workers have ended while they processed the micro-batch", NULL);
-	if (session->poison.failed >= 0 && at_record > 0)
-		session->poison.last = at;
+	if (run->poison.failed >= 0 && at_record > 0)
+		run->poison.last = at;
 }
 
 /*
- * Leave out the single record of the batch.  But when one is left out after
- * the other it is not they that are wrong.
+ * Leave out the single record of the batch.  If one is left out after the other, the
+ * records are not what is wrong: raises an error.
  */
 static void
-set_aside(SaggSession *session)
+set_aside(SaggStreamRun *run)
 {
-	SaggPoison *poison = &session->poison;
+	SaggPoison *poison = &run->poison;
 
 	if (poison->in_row >= sagg_max_poison_in_row)
 		ereport(ERROR,
@@ -299,40 +298,42 @@ set_aside(SaggSession *session)
 }
 
 /*
- * The plan to run in place of one that has been begun before: the same one, or
- * a smaller one.  Outside of transactions, with the stream's lock held.
+ * Returns the plan to run in place of one that has been begun before: the same one,
+ * or a smaller one.  Outside of transactions, with the stream's lock held.
  */
 SaggPlan *
-sagg_poison_retry(SaggSession *session, SaggPlan *plan)
+sagg_poison_retry(SaggStreamRun *run, SaggPlan *plan)
 {
-	SaggPoison *poison = &session->poison;
+	SaggPoison *poison = &run->poison;
 
-	if (session->stream->options.on_error == SAGG_FAIL || sagg_session_replaces(session->lead))
+	if (run->stream->options.on_error == SAGG_FAIL || sagg_reading_replaces(run->reading))
 		return plan;
 	if (poison->failed != plan->batch && poison->found == plan->batch &&
 		!poison->counted)
-		consider_crashes(session, plan);
+		consider_crashes(run, plan);
 	if (poison->failed != plan->batch)
 		return plan;
 	if (sagg_plan_offsets(plan) > 1)
-		return replace_plan(session, plan);
+		return replace_plan(run, plan);
 	if (!poison->set_aside)
-		set_aside(session);
+		set_aside(run);
 	return plan;
 }
 
 /*
- * EXECUTE is about to begin.  Count it if another worker has done so before.
+ * EXECUTE is about to begin: count the attempt if another worker has begun the batch
+ * before.
  */
 void
-sagg_poison_begin(SaggSession *session, SaggPlan *plan)
+sagg_poison_begin(SaggStreamRun *run)
 {
-	SaggPoison *poison = &session->poison;
+	SaggPoison *poison = &run->poison;
+	SaggPlan   *plan = run->plan;
 
 	if (likely(poison->found != plan->batch) || poison->counted ||
-		session->stream->options.on_error == SAGG_FAIL)
+		run->stream->options.on_error == SAGG_FAIL)
 		return;
-	write_attempts(session, plan, plan->attempts + 1);
+	write_attempts(run, plan, plan->attempts + 1);
 	poison->counted = true;
 }
 
@@ -340,22 +341,22 @@ sagg_poison_begin(SaggSession *session, SaggPlan *plan)
  * Refuse the record of the batch if it is the one to be left out.
  */
 void
-sagg_poison_refuse(SaggSession *session, SaggRefusals *refusals)
+sagg_poison_refuse(SaggStreamRun *run, SaggRefusals *refusals)
 {
-	SaggPoison *poison = &session->poison;
+	SaggPoison *poison = &run->poison;
 
 	if (poison->set_aside && refusals != NULL &&
-		sagg_batch_records(sagg_reader_batch(session->reader)) > 0)
+		sagg_batch_records(sagg_reader_batch(run->reading->reader)) > 0)
 		sagg_refuse_record(refusals, 0, poison->sqlstate, poison->message, poison->detail);
 }
 
 /*
- * The batch is committed.
+ * The batch is committed: the search is over, or has got further.
  */
 void
-sagg_poison_committed(SaggSession *session, const SaggCounts *counts)
+sagg_poison_committed(SaggStreamRun *run, const SaggCounts *counts)
 {
-	SaggPoison *poison = &session->poison;
+	SaggPoison *poison = &run->poison;
 
 	if (counts->aggregated > 0)
 		poison->in_row = 0;

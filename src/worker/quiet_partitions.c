@@ -1,69 +1,68 @@
 /*-------------------------------------------------------------------------
  *
  * quiet_partitions.c
- *	  Event time by partition between micro-batches, and what becomes of it
- *	  when no records come.
+ *	  Event time by partition between micro-batches, and how it goes on when no
+ *	  records come.
  *
- * A partition is quiet when the last batch with an event time in it is as old
- * as the stream's idle_timeout.  The watermark does not wait for a quiet one
- * that is read to its end, and where all are quiet it goes by the clock: then it
- * is the batch's time less idle_timeout, less the watermark's delay.  A
- * partition that Kafka has more records of is never quiet, however long its
- * records have no event time, nor is one that Kafka does not answer for.  Which
- * ones are is written into the plan, so that a retry does not ask the clock
- * again.
+ * A partition is quiet when the last batch with an event time in it is as old as the
+ * stream's idle_timeout.  The watermark does not wait for a quiet partition that is
+ * read to its end.  Where all are quiet it goes by the clock: it is the batch's time
+ * less idle_timeout, less the watermark's delay.  A partition is never quiet while the
+ * source has more records of it, even if they have no event time, nor while the source
+ * does not answer for it.  The plan says which partitions are quiet, so that a retry
+ * does not ask the clock again.
  *
- * For this a batch without records is planned, but only when it closes a
- * window: an idle stream takes no transaction id otherwise.  When that will be is
- * known after each commit ("idle_due"), so looking for it costs a comparison.
+ * For this a batch without records is planned, but only when it closes a window:
+ * otherwise an idle stream takes no transaction id.  When that will be is known after
+ * each commit ("idle_due"), so looking for it costs a comparison.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "event_time/event_time.h"
 #include "worker_internal.h"
 
 /*
- * Event time of all partitions the stream has, as the last commit left it and
- * as of the batch at "batch_time" for those that are new; in the current
- * context.
+ * Returns the event time of all partitions of the stream, in the current context: as
+ * the last commit left it, and as of the batch at "batch_time" for new partitions.
  */
 SaggPartitionTime *
-sagg_session_times(const SaggSession *session, TimestampTz batch_time, int *n)
+sagg_run_times(const SaggStreamRun *run, TimestampTz batch_time, int *n)
 {
-	const SaggProgress *progress = session->progress;
+	const SaggProgress *progress = run->progress;
 
-	return sagg_partition_times(session->stream, progress->positions, progress->npositions,
+	return sagg_partition_times(run->stream, progress->positions, progress->npositions,
 								progress->times, progress->ntimes, batch_time, n);
 }
 
 /*
- * The batch has found event times.  Only policy per_partition tells the
- * partitions apart by whether they are quiet.
+ * The batch has found event times: all partitions are active, except with policy
+ * per_partition, where each has its own time.
  */
 void
-sagg_times_found(const SaggSession *session, SaggPartitionTime *times, int n,
+sagg_times_found(const SaggStreamRun *run, SaggPartitionTime *times, int n,
 				 TimestampTz batch_time)
 {
-	if (session->stream->options.watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
-		session->stream->options.idle_timeout == 0)
+	if (run->stream->options.watermark_policy == SAGG_WATERMARK_PER_PARTITION ||
+		run->stream->options.idle_timeout == 0)
 		return;
 	for (int i = 0; i < n; i++)
 		times[i].active = sagg_floor_ms(batch_time);
 }
 
 static bool
-is_quiet_at(const SaggSession *session, const SaggPartitionTime *time, TimestampTz now)
+is_quiet_at(const SaggStreamRun *run, const SaggPartitionTime *time, TimestampTz now)
 {
 	return time->active != DT_NOBEGIN &&
-		now - time->active >= session->stream->options.idle_timeout;
+		now - time->active >= run->stream->options.idle_timeout;
 }
 
 /*
- * Does the plan read the partition to its end?
+ * Returns whether the plan reads the partition to its end.
  */
 static bool
 reads_to_end(const SaggPlan *plan, const SaggRange *position, const SaggRange *bound)
@@ -74,47 +73,46 @@ reads_to_end(const SaggPlan *plan, const SaggRange *position, const SaggRange *b
 }
 
 /*
- * Find out which partitions are quiet, for a plan that is complete otherwise;
- * "bounds" are as for sagg_batch_plan.  But for policy per_partition it is all or
- * none.
+ * Set which partitions are quiet in a plan that is complete otherwise; "bounds" are as
+ * for sagg_batch_plan.  Except with policy per_partition it is all or none.
  */
 void
-sagg_plan_quiet(const SaggSession *session, SaggPlan *plan,
+sagg_plan_quiet(const SaggStreamRun *run, SaggPlan *plan,
 				const SaggRange *bounds, int nbounds)
 {
-	const SaggProgress *progress = session->progress;
+	const SaggProgress *progress = run->progress;
 	SaggPartitionTime *times;
 	int			n;
 
 	plan->nquiet = 0;
-	if (session->stream->options.idle_timeout == 0 || progress->replace ||
+	if (run->stream->options.idle_timeout == 0 || progress->replace ||
 		plan->nsuspects > 0)
 		return;
-	times = sagg_session_times(session, plan->batch_time, &n);
+	times = sagg_run_times(run, plan->batch_time, &n);
 	plan->quiet = palloc(sizeof(SaggRange) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
 		const SaggRange *bound = sagg_partition_find(unconstify(SaggRange *, bounds), nbounds,
 													 &progress->positions[i]);
 
-		if (bound == NULL || !is_quiet_at(session, &times[i], plan->batch_time) ||
+		if (bound == NULL || !is_quiet_at(run, &times[i], plan->batch_time) ||
 			!reads_to_end(plan, &progress->positions[i], bound))
 			continue;
 		plan->quiet[plan->nquiet] = progress->positions[i];
 		plan->quiet[plan->nquiet].start = plan->quiet[plan->nquiet].end = bound->end;
 		plan->nquiet++;
 	}
-	if (session->stream->options.watermark_policy != SAGG_WATERMARK_PER_PARTITION &&
+	if (run->stream->options.watermark_policy != SAGG_WATERMARK_PER_PARTITION &&
 		plan->nquiet < n)
 		plan->nquiet = 0;
 }
 
 /*
- * The watermark after a batch at "now" without records, if all partitions are
+ * Returns the watermark after a batch at "now" without records, if all partitions are
  * read to their ends.
  */
 static TimestampTz
-watermark_at(const SaggSession *session, TimestampTz now)
+watermark_at(const SaggStreamRun *run, TimestampTz now)
 {
 	SaggPartitionTime *times;
 	bool	   *quiet;
@@ -122,32 +120,32 @@ watermark_at(const SaggSession *session, TimestampTz now)
 	TimestampTz watermark;
 	int			n;
 
-	times = sagg_session_times(session, now, &n);
+	times = sagg_run_times(run, now, &n);
 	quiet = palloc(Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
-		quiet[i] = is_quiet_at(session, &times[i], now);
+		quiet[i] = is_quiet_at(run, &times[i], now);
 		all = all && quiet[i];
 	}
-	if (session->stream->options.watermark_policy == SAGG_WATERMARK_PER_PARTITION)
-		watermark = sagg_least_watermark(session->stream, times, quiet, n,
-										 now - session->clock_ahead);
+	if (run->stream->options.watermark_policy == SAGG_WATERMARK_PER_PARTITION)
+		watermark = sagg_least_watermark(run->stream, times, quiet, n,
+										 now - run->clock_ahead);
 	else
-		watermark = all ? sagg_watermark_of_clock(session->stream, now - session->clock_ahead) :
+		watermark = all ? sagg_watermark_of_clock(run->stream, now - run->clock_ahead) :
 			DT_NOBEGIN;
 	pfree(times);
 	pfree(quiet);
-	return Max(watermark, session->progress->watermark);
+	return Max(watermark, run->progress->watermark);
 }
 
 /*
- * When the first window closes if no more records come; DT_NOEND = never.
+ * Returns when the first window closes if no more records come; DT_NOEND = never.
  */
 static TimestampTz
-next_close(const SaggSession *session)
+next_close(const SaggStreamRun *run)
 {
-	const SaggProgress *progress = session->progress;
-	int64		timeout = session->stream->options.idle_timeout;
+	const SaggProgress *progress = run->progress;
+	int64		timeout = run->stream->options.idle_timeout;
 	TimestampTz due = DT_NOEND;
 	TimestampTz last = DT_NOBEGIN;
 	TimestampTz tried = DT_NOBEGIN;
@@ -158,85 +156,86 @@ next_close(const SaggSession *session)
 		TimestampTz when = progress->times[i].active + timeout;
 
 		last = Max(last, when);
-		/* many have been active in the same batch */
+		/* many partitions have been active in the same batch */
 		if (when >= due || when == tried)
 			continue;
 		tried = when;
-		if (watermark_at(session, when) >= session->next_end)
+		if (watermark_at(run, when) >= run->next_end)
 			due = when;
 	}
 	if (last == DT_NOBEGIN)
 		return DT_NOEND;
-	by_clock = sagg_floor_ms(session->next_end + session->stream->watermark_delay +
-							 timeout + session->clock_ahead) + 1000;
+	by_clock = sagg_floor_ms(run->next_end + run->stream->watermark_delay +
+							 timeout + run->clock_ahead) + 1000;
 	return Min(due, Max(last, by_clock));
 }
 
 static bool
-never_idle(const SaggSession *session)
+never_idle(const SaggStreamRun *run)
 {
-	return session->stream->options.idle_timeout == 0 ||
-		!session->stream->has_watermark || session->stream->mode == SAGG_COMPLETE;
+	return run->stream->options.idle_timeout == 0 ||
+		!run->stream->has_watermark || run->stream->mode == SAGG_COMPLETE;
 }
 
 /*
- * A batch is about to be committed: which windows does it leave open?
+ * A batch is about to be committed: note the end of the first window it leaves open.
  */
 void
-sagg_idle_windows(SaggSession *session, SaggExecution *execution)
+sagg_idle_windows(SaggStreamRun *run, SaggExecution *execution)
 {
-	if (!never_idle(session))
-		session->next_end = sagg_execution_next_end(execution, &session->clock_ahead);
+	if (!never_idle(run))
+		run->next_end = sagg_execution_next_end(execution, &run->clock_ahead);
 }
 
 /*
- * The session begins.  Nobody knows which windows are open before the first
- * batch has restored the state.
+ * A run has been opened.  Which windows are open is unknown before the first batch has
+ * restored the state.
  */
 void
-sagg_idle_begin(SaggSession *session)
+sagg_idle_begin(SaggStreamRun *run)
 {
-	SaggProgress *progress = session->progress;
+	SaggProgress *progress = run->progress;
+	MemoryContext old = MemoryContextSwitchTo(run->memory);
 
-	session->clock_ahead = 0;
-	session->next_end = progress->batch < 0 ? DT_NOEND : progress->watermark + 1;
-	/* of partitions that have no time of their own, quiet from now on */
-	progress->times = sagg_session_times(session, GetCurrentTimestamp(),
-										 &progress->ntimes);
-	sagg_idle_plan(session);
+	run->clock_ahead = 0;
+	run->next_end = progress->batch < 0 ? DT_NOEND : progress->watermark + 1;
+	/* partitions without a time of their own are quiet from now on */
+	progress->times = sagg_run_times(run, GetCurrentTimestamp(), &progress->ntimes);
+	MemoryContextSwitchTo(old);
+	sagg_idle_plan(run);
 }
 
 /*
- * After a commit: until when may the stream sleep?
+ * After a commit: set until when the stream may sleep.
  */
 void
-sagg_idle_plan(SaggSession *session)
+sagg_idle_plan(SaggStreamRun *run)
 {
-	session->idle_due = never_idle(session) || session->next_end == DT_NOEND ?
-		DT_NOEND : next_close(session);
+	run->idle_due = never_idle(run) || run->next_end == DT_NOEND ?
+		DT_NOEND : next_close(run);
 }
 
 /*
- * When is a batch without records to be run, of this stream or one that takes
- * part in its batches?  DT_NOEND = never.
+ * Returns when a batch without records is to be run, for any run of the reading;
+ * DT_NOEND = never.
  */
 TimestampTz
-sagg_idle_due(const SaggSession *session)
+sagg_reading_idle_due(const SaggReading *reading)
 {
 	TimestampTz due = DT_NOEND;
 	ListCell   *lc;
 
-	foreach(lc, session->sessions)
-		due = Min(due, ((SaggSession *) lfirst(lc))->idle_due);
+	foreach(lc, reading->runs)
+		due = Min(due, ((SaggStreamRun *) lfirst(lc))->idle_due);
 	return due;
 }
 
 /*
- * Does a plan without records close a window?
+ * Returns whether a plan without records closes a window.
  */
 bool
-sagg_idle_closes(const SaggSession *session, const SaggPlan *plan)
+sagg_idle_closes(const SaggStreamRun *run, const SaggPlan *plan)
 {
-	return plan->nquiet > 0 && plan->batch_time >= session->idle_due &&
-		watermark_at(session, plan->batch_time) >= session->next_end;
+	return plan->nquiet > 0 && plan->batch_time >= run->idle_due &&
+		watermark_at(run, plan->batch_time) >= run->next_end;
 }

@@ -25,7 +25,7 @@
  * Where rows may be put: for the window of the greatest event time, and the next.
  */
 static void
-prepare_sink(const SaggSession *session, const SaggQuery *query, const SaggCommit *commit)
+prepare_sink(const SaggStreamRun *run, const SaggQuery *query, const SaggCommit *commit)
 {
 	TimestampTz end;
 
@@ -33,7 +33,7 @@ prepare_sink(const SaggSession *session, const SaggQuery *query, const SaggCommi
 		return;
 	end = sagg_last_window_end(query, commit->max_time);
 	if (end != DT_NOEND)
-		sagg_sink_prepare(session->sink, query, sagg_last_window_end(query, end));
+		sagg_sink_prepare(run->sink, query, sagg_last_window_end(query, end));
 }
 
 /*
@@ -42,13 +42,13 @@ prepare_sink(const SaggSession *session, const SaggQuery *query, const SaggCommi
  * Adds to commit->rows_expired.
  */
 void
-sagg_leave_out_expired(const SaggSession *session, const SaggQuery *query,
+sagg_leave_out_expired(const SaggStreamRun *run, const SaggQuery *query,
 					   SaggOutput *output, SaggCommit *commit)
 {
-	int64		before = sagg_expired_before(session->stream, query, commit->watermark);
+	int64		before = sagg_expired_before(run->stream, query, commit->watermark);
 
-	if (session->stream->options.has_retention)
-		prepare_sink(session, query, commit);
+	if (run->stream->options.has_retention)
+		prepare_sink(run, query, commit);
 	if (before != DT_NOBEGIN)
 		commit->rows_expired += sagg_sink_leave_out(query, output, before);
 }
@@ -59,14 +59,14 @@ sagg_leave_out_expired(const SaggSession *session, const SaggQuery *query,
  * its rows; runs as the stream's owner.
  */
 void
-sagg_expire_rows(const SaggSession *session, const SaggQuery *query, SaggCommit *commit)
+sagg_expire_rows(const SaggStreamRun *run, const SaggQuery *query, SaggCommit *commit)
 {
-	int64		before = sagg_expired_before(session->stream, query, session->plan->watermark);
+	int64		before = sagg_expired_before(run->stream, query, run->plan->watermark);
 	int64		expired;
 
 	if (before == DT_NOBEGIN)
 		return;
-	expired = sagg_sink_expire(session->sink, query, before,
+	expired = sagg_sink_expire(run->sink, query, before,
 							   Max(LEAST_EXPIRED, 2 * commit->rows_out));
 	commit->rows_removed += expired;
 	commit->rows_expired += expired;

@@ -66,7 +66,7 @@ find_visit(Oid database)
  * A database is to be visited: at once, or soon if scouts have been given up there.
  */
 void
-sagg_visit_add(Oid database)
+sagg_scan_schedule_add(Oid database)
 {
 	MemoryContext old;
 	Visit	   *visit = find_visit(database);
@@ -91,7 +91,7 @@ sagg_visit_add(Oid database)
  * Forget visits to come of databases that are not among these: they are gone.
  */
 void
-sagg_visits_keep(const List *databases)
+sagg_scan_schedule_keep(const List *databases)
 {
 	ListCell   *lc;
 
@@ -168,7 +168,7 @@ static void
 send_scout(Visit *visit, TimestampTz now)
 {
 	visit->again = false;
-	visit->scout = sagg_scout_send(visit->database);
+	visit->scout = sagg_database_scan_start(visit->database);
 	if (visit->scout)
 		visit->due = TimestampTzPlusMilliseconds(now, SCOUT_TIMEOUT_MS);
 	else
@@ -217,7 +217,7 @@ send_scouts(TimestampTz now)
  * That happens too when a scout has come back.
  */
 TimestampTz
-sagg_visits_tend(void)
+sagg_scan_schedule_tend(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz again = 0;

@@ -3,22 +3,23 @@
  * shared_reader.c
  *	  Streams that share a reader: which process works for which of them.
  *
- * Streams of one owner that name the same reader have one worker.  It is that of
- * one of them, which leads, as any other worker; and it takes on the others, its
- * followers, which have slots of their own and no process.  Their batches are
- * one: one plan of ranges, one READ, one transaction (micro_batch.c).
+ * Streams of one owner that name the same reader have one worker.  It is the
+ * worker of one of them, the leader, and it adopts the others, which have slots
+ * of their own and no process.  Leader and adopted streams are the members of its
+ * reading.  Their batches are one: one plan of ranges, one READ, one transaction
+ * (micro_batch.c).
  *
- * All that a stream has committed is its own: offsets, commits, state.  That it
- * stands where the others do is not written anywhere but found anew whenever
- * a worker takes it on (join_reader.c).  One that does not, for it was stopped,
- * failed, was reset or is new, is "apart": it has a worker of its own, until it
- * has caught up and that worker gives it back.
+ * Whatever a stream has committed is its own: offsets, commits, state.  That
+ * members stand at the same offsets is written nowhere; a worker finds out each
+ * time it adopts a stream (join_reader.c).  A stream that stands elsewhere, as it
+ * was stopped, failed, was reset or is new, is detached: a worker of its own runs
+ * it until it has caught up, and then gives it back.
  *
- * Who leads is settled under SaggShared->lock: the launcher marks the slot whose
- * worker it starts while no other leads; that worker claims slots that want to
- * run.  When it ends, so does its hold on them.
+ * SaggShared->lock decides who leads: the launcher marks the slot whose worker it
+ * starts while no other slot leads, and that worker claims slots that want to run.
+ * Its claims end when it ends.
  *
- * A follower that is to stop is let go between batches, or while Kafka is
+ * A member that is to stop is released between batches, or while the source is
  * waited for; its lock is held until then (I2).
  *
  *-------------------------------------------------------------------------
@@ -33,11 +34,11 @@
 #include "worker_internal.h"
 
 /*
- * The slot whose process reads for others of the reader that "slot" names, or
- * NULL.  The caller holds SaggShared->lock.
+ * Returns the slot whose process reads for others with the reader that "slot"
+ * names, or NULL.  The caller holds SaggShared->lock.
  */
 SaggSlot *
-sagg_slot_lead(const SaggSlot *slot)
+sagg_slot_leader(const SaggSlot *slot)
 {
 	if (slot->reader[0] == '\0')
 		return NULL;
@@ -56,38 +57,21 @@ sagg_slot_lead(const SaggSlot *slot)
 }
 
 /*
- * Make a session object for a slot.  A lead is its own lead.
- */
-void
-sagg_session_init(SaggSession *session, SaggSession *lead, SaggSlot *slot)
-{
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-	session->slot = slot;
-	session->lead = lead;
-	session->last_batches = -1;
-	session->too_large = -1;
-	session->sessions = list_make1(session);
-	lead->held = lappend(lead->held, session);
-	MemoryContextSwitchTo(old);
-}
-
-/*
- * Does the worker of "lead" take this slot on?
+ * Returns whether the worker of slot "leader" may adopt the stream of a slot.
  */
 static bool
-may_claim(const SaggSlot *lead, const SaggSlot *slot, TimestampTz now)
+may_adopt(const SaggSlot *leader, const SaggSlot *slot, TimestampTz now)
 {
 	return slot->in_use && slot->wanted && slot->pid == 0 && !slot->launching &&
 		!slot->apart && slot->stop_holds == 0 && slot->state != SAGG_FAILED &&
 		slot->next_start <= now && slot->paused_until <= now &&
-		slot->database == lead->database &&
-		slot->owner == lead->owner && slot->source == lead->source &&
-		strcmp(slot->reader, lead->reader) == 0;
+		slot->database == leader->database &&
+		slot->owner == leader->owner && slot->source == leader->source &&
+		strcmp(slot->reader, leader->reader) == 0;
 }
 
 static bool
-may_claim_any(const SaggSlot *lead)
+may_adopt_any(const SaggSlot *leader)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int			running = 0;
@@ -99,33 +83,34 @@ may_claim_any(const SaggSlot *lead)
 
 		if (slot->in_use && (slot->pid != 0 || slot->launching))
 			running++;
-		found = found || may_claim(lead, slot, now);
+		found = found || may_adopt(leader, slot, now);
 	}
 	return found && running < sagg_max_streams;
 }
 
 /*
- * Take on a slot that wants to run, if there is one: its session, not open yet,
- * or NULL.
+ * Claim a slot that wants to run.  Returns its run, a member that is not open
+ * yet, or NULL if there is no such slot.
  */
-SaggSession *
-sagg_follower_claim(SaggSession *lead)
+SaggStreamRun *
+sagg_member_adopt(SaggReading *reading)
 {
+	SaggSlot   *leader = reading->leader->slot;
 	TimestampTz now = GetCurrentTimestamp();
 	SaggSlot   *found = NULL;
-	SaggSession *follower;
+	SaggStreamRun *member;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; may_claim_any(lead->slot) && found == NULL; i++)
+	for (int i = 0; may_adopt_any(leader) && found == NULL; i++)
 	{
-		if (may_claim(lead->slot, &sagg_shared->slots[i], now))
+		if (may_adopt(leader, &sagg_shared->slots[i], now))
 			found = &sagg_shared->slots[i];
 	}
 	if (found)
 	{
 		found->pid = MyProcPid;
 		found->latch = MyLatch;
-		found->lead = lead->slot;
+		found->lead = leader;
 		found->state = SAGG_STARTING;
 		sagg_slot_placed(found);
 	}
@@ -133,49 +118,47 @@ sagg_follower_claim(SaggSession *lead)
 	if (found == NULL)
 		return NULL;
 
-	follower = MemoryContextAllocZero(TopMemoryContext, sizeof(SaggSession));
-	sagg_session_init(follower, lead, found);
-	follower->memory = AllocSetContextCreate(TopMemoryContext,
-											 "stream_agg session",
-											 ALLOCSET_DEFAULT_SIZES);
-	return follower;
+	member = MemoryContextAllocZero(TopMemoryContext, sizeof(SaggStreamRun));
+	sagg_run_init(member, reading, found);
+	return member;
 }
 
 /*
- * The follower takes part in the batches from now on.
+ * From now on the member takes part in the batches.
  */
 void
-sagg_follower_joined(SaggSession *follower)
+sagg_member_join(SaggStreamRun *member)
 {
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	SaggReading *reading = member->reading;
+	MemoryContext old = MemoryContextSwitchTo(reading->memory);
 
-	follower->lead->sessions = lappend(follower->lead->sessions, follower);
+	reading->runs = lappend(reading->runs, member);
 	MemoryContextSwitchTo(old);
 }
 
 /*
- * Let go of a follower, outside of transactions: its state, its lock, its slot.
- * It is freed.
+ * Release a member other than the leader, outside of transactions: its state, its
+ * lock, its slot.  Frees the run.
  */
 void
-sagg_follower_release(SaggSession *follower, SaggExit how)
+sagg_member_release(SaggStreamRun *member, SaggExit how)
 {
-	SaggSession *lead = follower->lead;
-	SaggSlot   *slot = follower->slot;
+	SaggReading *reading = member->reading;
+	SaggSlot   *slot = member->slot;
 	LOCKTAG		tag;
 
 	if (how == SAGG_EXIT_STOPPED)
-		sagg_session_stopped(follower);
+		sagg_run_stopped(member);
 	sagg_stream_locktag(&tag, MyDatabaseId, slot->view);
-	if (follower->locked && follower->store)
+	if (member->locked && member->store)
 	{
-		sagg_store_close(follower->store);
-		follower->store = NULL;
+		sagg_store_close(member->store);
+		member->store = NULL;
 	}
-	if (follower->locked)
+	if (member->locked)
 		sagg_state_discard(slot);
-	sagg_session_close_parts(follower);
-	if (follower->locked)
+	sagg_run_close(member);
+	if (member->locked)
 		(void) LockRelease(&tag, ExclusiveLock, true);
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
@@ -184,73 +167,71 @@ sagg_follower_release(SaggSession *follower, SaggExit how)
 	ConditionVariableBroadcast(&sagg_shared->slots_changed);
 	sagg_mark_database(MyDatabaseId);
 
-	lead->held = list_delete_ptr(lead->held, follower);
-	lead->sessions = list_delete_ptr(lead->sessions, follower);
-	if (lead->at_work == follower)
-		lead->at_work = NULL;
-	sagg_poison_forget(&follower->poison);
-	MemoryContextDelete(follower->memory);
-	list_free(follower->sessions);
-	pfree(follower);
+	reading->members = list_delete_ptr(reading->members, member);
+	reading->runs = list_delete_ptr(reading->runs, member);
+	if (reading->current == member)
+		reading->current = NULL;
+	sagg_poison_forget(&member->poison);
+	MemoryContextDelete(member->memory);
+	pfree(member);
 }
 
 /*
- * Let go of followers that are to stop.  While some are being opened that is an
- * error of the one to go; the others are opened again.
+ * Release members that are to stop.  While members are being opened that raises
+ * an error instead, of the one to go; the others are opened again.
  */
 void
-sagg_followers_check_stop(SaggSession *lead)
+sagg_members_check_stop(SaggReading *reading)
 {
-	for (int i = list_length(lead->held) - 1; i > 0; i--)
+	for (int i = list_length(reading->members) - 1; i > 0; i--)
 	{
-		SaggSession *follower = list_nth(lead->held, i);
+		SaggStreamRun *member = list_nth(reading->members, i);
 
-		if (!sagg_session_told_to_stop(follower))
+		if (!sagg_run_is_to_stop(member))
 			continue;
-		if (lead->opening)
+		if (reading->opening)
 		{
-			lead->at_work = follower;
+			reading->current = member;
 			ereport(ERROR,
 					(errcode(ERRCODE_QUERY_CANCELED),
-					 errmsg("stream \"%s\" is to stop", follower->slot->name)));
+					 errmsg("stream \"%s\" is to stop", member->slot->name)));
 		}
-		sagg_follower_release(follower, SAGG_EXIT_STOPPED);
+		sagg_member_release(member, SAGG_EXIT_STOPPED);
 	}
 }
 
 /*
- * After an error, when no lock is held: close all that followers have open.
- * They are opened again with the lead.
+ * After an error, when no lock is held: close all members but the leader.  They
+ * are opened again with it.
  */
 void
-sagg_followers_close(SaggSession *lead)
+sagg_members_close(SaggReading *reading)
 {
 	ListCell   *lc;
 
-	foreach(lc, lead->held)
+	foreach(lc, reading->members)
 	{
-		if (lfirst(lc) != lead)
-			sagg_session_close_parts(lfirst(lc));
+		if (lfirst(lc) != reading->leader)
+			sagg_run_close(lfirst(lc));
 	}
-	lead->sessions = list_truncate(lead->sessions, 1);
-	lead->opening = false;
+	reading->opening = false;
 }
 
 /*
- * Would a stream that is apart be close enough to those that share its reader?
- * "lead" is the slot of theirs.
+ * Returns whether a detached stream stands close enough to those that share its
+ * reader; "leader" is the slot of their leader.
  */
 static bool
-is_close(const SaggSession *session, const SaggSlot *lead)
+is_close(const SaggStreamRun *run, const SaggSlot *leader)
 {
-	const SaggProgress *progress = session->progress;
+	const SaggProgress *progress = run->progress;
 	int64		distance = 0;
 
-	if (lead->state != SAGG_RUNNING || lead->npartitions != progress->npositions)
+	if (leader->state != SAGG_RUNNING || leader->npartitions != progress->npositions)
 		return false;
-	for (int i = 0; i < lead->npartitions; i++)
+	for (int i = 0; i < leader->npartitions; i++)
 	{
-		const SaggSlotPartition *theirs = &lead->partitions[i];
+		const SaggSlotPartition *theirs = &leader->partitions[i];
 		const SaggRange *ours = &progress->positions[i];
 
 		if (theirs->partition != ours->partition ||
@@ -262,50 +243,51 @@ is_close(const SaggSession *session, const SaggSlot *lead)
 }
 
 /*
- * May a stream that is apart go back to the others?  If there are none to go to
- * it is the first itself.
+ * Returns whether a detached stream may go back to the others.  If no other leads,
+ * it becomes the leader itself.
  */
 static bool
-may_return(SaggSession *session)
+may_return(SaggStreamRun *run)
 {
-	SaggSlot   *slot = session->slot;
-	const SaggProgress *progress = session->progress;
-	SaggSlot   *lead;
+	SaggSlot   *slot = run->slot;
+	const SaggProgress *progress = run->progress;
+	SaggSlot   *leader;
 	bool		close = false;
 
 	if (progress->pending || progress->nsuspects > 0 || progress->replace)
 		return false;
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	lead = sagg_slot_lead(slot);
-	if (lead == NULL)
+	leader = sagg_slot_leader(slot);
+	if (leader == NULL)
 	{
 		slot->apart = false;
 		slot->leads = true;
 	}
 	else
-		close = is_close(session, lead);
+		close = is_close(run, leader);
 	LWLockRelease(sagg_shared->lock);
 	return close;
 }
 
 /*
- * Is there a stream to take on, or may this one go where others are read?  To be
- * asked between batches.
+ * Returns whether there is a stream to adopt or, in a process whose stream is
+ * detached, whether it may go back.  To be asked between batches.
  */
 bool
-sagg_reader_company_changed(SaggSession *session)
+sagg_reading_group_changed(SaggReading *reading)
 {
-	SaggSlot   *slot = session->slot;
+	SaggStreamRun *leader = reading->leader;
+	SaggSlot   *slot = leader->slot;
 	bool		changed;
 
 	if (slot->reader[0] == '\0')
 		return false;
 	if (!slot->leads)
-		return may_return(session);
-	if (session->progress->pending)
+		return may_return(leader);
+	if (leader->progress->pending)
 		return false;
 	LWLockAcquire(sagg_shared->lock, LW_SHARED);
-	changed = may_claim_any(slot);
+	changed = may_adopt_any(slot);
 	LWLockRelease(sagg_shared->lock);
 	return changed;
 }

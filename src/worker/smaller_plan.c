@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * smaller_plan.c
- *	  A smaller plan in the place of one whose batch fails, for all streams that
- *	  share the reader.
+ *	  A smaller plan in the place of one whose batch fails, for all runs of the
+ *	  reading.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,7 +14,7 @@
 #include "worker_internal.h"
 
 /*
- * How many offsets a plan has.
+ * Returns how many offsets a plan has.
  */
 int64
 sagg_plan_offsets(const SaggPlan *plan)
@@ -27,13 +27,13 @@ sagg_plan_offsets(const SaggPlan *plan)
 }
 
 /*
- * A copy of a plan, with ranges and suspects to be changed, in the session's
- * memory.
+ * Returns a copy of a plan, with ranges and suspects that may be changed, in the
+ * run's memory.
  */
 SaggPlan *
-sagg_plan_copy(SaggSession *session, const SaggPlan *failed)
+sagg_plan_copy(SaggStreamRun *run, const SaggPlan *failed)
 {
-	MemoryContext old = MemoryContextSwitchTo(session->memory);
+	MemoryContext old = MemoryContextSwitchTo(run->memory);
 	SaggPlan   *plan = palloc(sizeof(SaggPlan));
 	Size		size = sizeof(SaggRange) * Max(failed->nranges, 1);
 
@@ -47,13 +47,13 @@ sagg_plan_copy(SaggSession *session, const SaggPlan *failed)
 }
 
 /*
- * A copy of a plan with half of the offsets, in the same partitions; all of them
- * are suspects.
+ * Returns a copy of a plan with half of the offsets, in the same partitions; all
+ * offsets of the plan are suspects.
  */
 SaggPlan *
-sagg_plan_half(SaggSession *session, const SaggPlan *failed)
+sagg_plan_half(SaggStreamRun *run, const SaggPlan *failed)
 {
-	SaggPlan   *plan = sagg_plan_copy(session, failed);
+	SaggPlan   *plan = sagg_plan_copy(run, failed);
 	int			n = 0;
 
 	for (int i = 0; i < failed->nranges; i++)
@@ -75,16 +75,16 @@ sagg_plan_half(SaggSession *session, const SaggPlan *failed)
 }
 
 /*
- * Of partitions that a smaller plan does not read it does not skip anything
- * either; a later one will.
+ * Keep the skips of partitions that a smaller plan reads.  A later plan has the
+ * others.
  */
 static void
-keep_skips(SaggSession *session, SaggPlan *plan)
+keep_skips(SaggStreamRun *run, SaggPlan *plan)
 {
 	const SaggRange *skipped = plan->skipped;
 	int			n = 0;
 
-	plan->skipped = MemoryContextAlloc(session->memory,
+	plan->skipped = MemoryContextAlloc(run->memory,
 									   sizeof(SaggRange) * Max(plan->nskipped, 1));
 	for (int i = 0; i < plan->nskipped; i++)
 	{
@@ -95,14 +95,13 @@ keep_skips(SaggSession *session, SaggPlan *plan)
 }
 
 /*
- * The pending plan of a stream that shares the reader, with the ranges of one
- * that is made smaller than "failed".  In the current context, which lives as
- * long as the session.
+ * Give the pending plan of another run the ranges of a plan that is made smaller
+ * than "failed".  In the current context, which lives as long as the reading.
  */
 static void
-follow_plan(SaggSession *session, const SaggPlan *failed, const SaggPlan *smaller)
+follow_plan(SaggStreamRun *run, const SaggPlan *failed, const SaggPlan *smaller)
 {
-	SaggPlan   *plan = session->progress->pending;
+	SaggPlan   *plan = run->progress->pending;
 
 	plan->attempts = 0;
 	plan->nranges = smaller->nranges;
@@ -110,37 +109,37 @@ follow_plan(SaggSession *session, const SaggPlan *failed, const SaggPlan *smalle
 	plan->nskipped = smaller->nskipped;
 	plan->skipped = smaller->skipped;
 	plan->nquiet = 0;
-	sagg_plan_behind(session->stream, plan, failed->ranges, failed->nranges);
+	sagg_plan_behind(run->stream, plan, failed->ranges, failed->nranges);
 }
 
 /*
- * Put a smaller plan, of which the ranges are made, into the place of the pending
- * one, "failed", durably.
+ * Replace the pending plan of a run, "failed", by a smaller one whose ranges are
+ * complete, durably; those of the reading's other runs follow it.
  */
 void
-sagg_plan_replace(SaggSession *session, const SaggPlan *failed, SaggPlan *plan)
+sagg_plan_replace(SaggStreamRun *run, const SaggPlan *failed, SaggPlan *plan)
 {
-	MemoryContext old = MemoryContextSwitchTo(session->memory);
+	MemoryContext old = MemoryContextSwitchTo(run->memory);
 	ListCell   *lc;
 
-	keep_skips(session, plan);
-	plan->nquiet = 0;			/* it does not read them to their ends */
-	sagg_plan_behind(session->stream, plan, failed->ranges, failed->nranges);
-	foreach(lc, session->lead->sessions)
+	keep_skips(run, plan);
+	plan->nquiet = 0;			/* it does not read partitions to their ends */
+	sagg_plan_behind(run->stream, plan, failed->ranges, failed->nranges);
+	foreach(lc, run->reading->runs)
 	{
-		if (lfirst(lc) != session)
+		if (lfirst(lc) != run)
 			follow_plan(lfirst(lc), failed, plan);
 	}
 
-	sagg_plan_transaction(session, true);
-	sagg_checkpoint_replan(session->checkpoint, plan);
-	foreach(lc, session->lead->sessions)
+	sagg_plan_transaction(run, true);
+	sagg_checkpoint_replan(run->checkpoint, plan);
+	foreach(lc, run->reading->runs)
 	{
-		SaggSession *other = lfirst(lc);
+		SaggStreamRun *other = lfirst(lc);
 
-		if (other != session)
+		if (other != run)
 			sagg_checkpoint_replan(other->checkpoint, other->progress->pending);
 	}
-	sagg_plan_commit(session);
+	sagg_plan_commit();
 	MemoryContextSwitchTo(old);
 }

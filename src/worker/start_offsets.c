@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * start_offsets.c
- *	  A stream's first contact with its topic: from which offsets it reads; and
- *	  later, whether it is that topic still.
+ *	  A stream's first contact with its topics: the offsets it begins at; and
+ *	  later, whether they are still the same topics.
  *
- * What create_stream or reset_stream were told (define/starting_offsets.c) is
- * made into an offset for each partition once, and written to
- * stream_agg.sources before anything is planned: later sessions, and a retry
- * after a crash, begin at the very same offsets.
+ * What create_stream or reset_stream were given (define/starting_offsets.c) becomes
+ * an offset for each partition once, and is written to stream_agg.sources before
+ * anything is planned: later processes, and a retry after a crash, begin at the same
+ * offsets.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,13 +21,13 @@
 #include "worker_internal.h"
 
 /*
- * Add a partition to the stream's positions, in order, if it is not there.
- * Returns whether it was added.
+ * Add a partition to the run's positions, in order, if it is not there.  Returns
+ * whether it was added.
  */
 bool
-sagg_session_add_position(SaggSession *session, const SaggRange *first)
+sagg_run_add_position(SaggStreamRun *run, const SaggRange *first)
 {
-	SaggProgress *progress = session->progress;
+	SaggProgress *progress = run->progress;
 	int			i;
 
 	if (sagg_partition_find(progress->positions, progress->npositions, first))
@@ -36,10 +36,10 @@ sagg_session_add_position(SaggSession *session, const SaggRange *first)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("there are more than %d partitions of %s",
-						sagg_max_partitions, sagg_reader_subject(session->reader)),
+						sagg_max_partitions, sagg_reader_subject(run->reading->reader)),
 				 errhint("Increase stream_agg.max_partitions.")));
 	if (progress->npositions == 0)
-		progress->positions = MemoryContextAlloc(session->memory, sizeof(SaggRange));
+		progress->positions = MemoryContextAlloc(run->memory, sizeof(SaggRange));
 	else
 		progress->positions = repalloc(progress->positions,
 									   sizeof(SaggRange) * (progress->npositions + 1));
@@ -53,18 +53,44 @@ sagg_session_add_position(SaggSession *session, const SaggRange *first)
 }
 
 /*
- * A stream goes on only while its source has all topics it has read.
+ * Raise an error if a topic that the stream has read is not among "bounds".  A
+ * pattern has the topics that exist, so nothing else would notice a missing one.
+ */
+void
+sagg_run_check_topics(SaggStreamRun *run, const SaggRange *bounds, int nbounds)
+{
+	const SaggProgress *progress = run->progress;
+
+	for (int i = 0; i < progress->npositions; i++)
+	{
+		int32		topic = progress->positions[i].topic;
+
+		if ((i > 0 && topic == progress->positions[i - 1].topic) ||
+			sagg_topic_among(bounds, nbounds, topic))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("topic \"%s\" does not exist in the Kafka cluster",
+						sagg_topic_name(topic)),
+				 errdetail("The stream has read it.")));
+	}
+}
+
+/*
+ * Raise an error if the source does not have a topic any more that the stream has
+ * read.
  */
 static void
-check_source(SaggSession *session, const SaggOrigin *origin)
+check_source(const SaggStreamRun *run, const SaggOrigin *origin)
 {
-	const char *topic = sagg_reader_one_topic(session->reader);
+	SaggReader *reader = run->reading->reader;
+	const char *topic = sagg_reader_one_topic(reader);
 
 	for (int i = 0; i < origin->noffsets; i++)
 	{
 		int32		read = origin->offsets[i].topic;
 
-		if (sagg_reader_has_topic(session->reader, read))
+		if (sagg_reader_has_topic(reader, read))
 			continue;
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
@@ -74,21 +100,21 @@ check_source(SaggSession *session, const SaggOrigin *origin)
 				 errmsg("the source does not read topic \"%s\" any more, which the stream has read",
 						sagg_topic_name(read)),
 				 errhint("Set the source's option %s back, or use stream_agg.reset_stream to read others.",
-						 sagg_reader_topic_option(session->reader))));
+						 sagg_reader_topic_option(reader))));
 	}
 }
 
 /*
- * Where a stream that has not begun would begin; in the session's memory.
- * Waits for Kafka.
+ * Returns where a stream that has not begun begins, in the current context.  Waits
+ * for the source.
  */
 static SaggOrigin *
-first_offsets(SaggSession *session)
+first_offsets(const SaggStreamRun *run)
 {
-	SaggReader *reader = session->reader;
+	SaggReader *reader = run->reading->reader;
 	SaggOrigin *first = palloc0(sizeof(SaggOrigin));
 	int			nbounds;
-	SaggRange  *bounds = sagg_first_ranges(reader, session->stream->starting_offsets,
+	SaggRange  *bounds = sagg_first_ranges(reader, run->stream->starting_offsets,
 										   &nbounds);
 
 	for (int i = 0; i < nbounds; i++)
@@ -102,19 +128,20 @@ first_offsets(SaggSession *session)
 }
 
 /*
- * The stream's origin, if it has one: is that the topic and the cluster the
- * source reads now?
+ * Returns the stream's origin, in the run's memory; without cluster and offsets if
+ * the stream has none yet.  Raises an error if the source reads another topic or
+ * cluster now.
  */
 static SaggOrigin *
-known_origin(SaggSession *session, const char *cluster_id)
+known_origin(SaggStreamRun *run, const char *cluster_id)
 {
 	SaggOrigin *origin;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(session->memory);
-	origin = sagg_checkpoint_origin(session->checkpoint);
-	check_source(session, origin);
+	MemoryContextSwitchTo(run->memory);
+	origin = sagg_checkpoint_origin(run->checkpoint);
+	check_source(run, origin);
 	if (origin->cluster_id && strcmp(origin->cluster_id, cluster_id) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_OTHER_CLUSTER),
@@ -124,35 +151,35 @@ known_origin(SaggSession *session, const char *cluster_id)
 				 errhint("Point the server's brokers at the former cluster, or use stream_agg.reset_stream to read the other.")));
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	MemoryContextSwitchTo(session->memory);
+	MemoryContextSwitchTo(run->memory);
 	return origin;
 }
 
 static void
-record_origin(SaggSession *session, const SaggOrigin *origin)
+record_origin(SaggStreamRun *run, const SaggOrigin *origin)
 {
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	sagg_checkpoint_set_origin(session->checkpoint, origin);
+	sagg_checkpoint_set_origin(run->checkpoint, origin);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	MemoryContextSwitchTo(session->memory);
+	MemoryContextSwitchTo(run->memory);
 }
 
 /*
- * Topics were deleted and made anew, and on_data_loss says to read them from
- * their beginning: the next plan skips all that was read of the former ones.  A
- * plan for those goes.
+ * Topics were deleted and created again, and on_data_loss says to read them from
+ * their beginning: forget the last records of the former ones, and a pending plan.
+ * The next plan skips whatever was read of them.
  */
 static void
-forget_former_topics(SaggSession *session, const List *made_anew)
+forget_former_topics(SaggStreamRun *run, const List *recreated)
 {
-	SaggProgress *progress = session->progress;
+	SaggProgress *progress = run->progress;
 	int			kept = 0;
 
 	for (int i = 0; i < progress->nlast; i++)
 	{
-		if (!list_member_int(made_anew, progress->last[i].topic))
+		if (!list_member_int(recreated, progress->last[i].topic))
 			progress->last[kept++] = progress->last[i];
 	}
 	progress->nlast = kept;
@@ -160,35 +187,37 @@ forget_former_topics(SaggSession *session, const List *made_anew)
 	if (progress->pending == NULL)
 		return;
 	progress->pending = NULL;
-	sagg_checkpoint_forget_plan(session->checkpoint, progress->batch);
+	sagg_checkpoint_forget_plan(run->checkpoint, progress->batch);
 }
 
 /*
- * The same for all streams that read here, in one transaction.
+ * Forget former topics in all runs, in one transaction.
  */
 static void
-forget_former_topics_of_all(SaggSession *session)
+forget_former_topics_of_all(SaggReading *reading)
 {
 	ListCell   *lc;
 
-	sagg_plan_transaction(session, true);
-	foreach(lc, session->sessions)
-		forget_former_topics(lfirst(lc), session->made_anew);
-	sagg_plan_commit(session);
-	MemoryContextSwitchTo(session->memory);
+	sagg_plan_transaction(sagg_first_run(reading), true);
+	foreach(lc, reading->runs)
+		forget_former_topics(lfirst(lc), reading->recreated);
+	sagg_plan_commit();
+	MemoryContextSwitchTo(reading->memory);
 }
 
 /*
- * Are the topics still those that have been read?  Records that are gone need
- * not be asked for.  Those that are not are in session->made_anew then, and
- * the result tells whether there are any.  Waits for Kafka.
+ * Returns the numbers of topics, in the reading's memory, that are not those any
+ * more that the run has read.  Records outside of "bounds" are gone and are not
+ * asked for; NULL: all are asked for.  Waits for the source.
  */
-bool
-sagg_session_other_topics(SaggSession *session, const SaggRange *bounds, int nbounds)
+List *
+sagg_run_recreated_topics(SaggStreamRun *run, const SaggRange *bounds, int nbounds)
 {
-	const SaggProgress *progress = session->progress;
+	SaggReading *reading = run->reading;
+	const SaggProgress *progress = run->progress;
 	SaggRange  *last = palloc(sizeof(SaggRange) * Max(progress->nlast, 1));
-	bool		other = false;
+	List	   *recreated = NIL;
+	MemoryContext old;
 	int			n = 0;
 
 	for (int i = 0; i < progress->nlast; i++)
@@ -200,39 +229,44 @@ sagg_session_other_topics(SaggSession *session, const SaggRange *bounds, int nbo
 			(bound && one->start >= bound->start && one->start < bound->end))
 			last[n++] = *one;
 	}
-	sagg_reader_verify(session->reader, last, n);
+	sagg_reader_verify(reading->reader, last, n);
+	old = MemoryContextSwitchTo(reading->memory);
 	for (int i = 0; i < n; i++)
 	{
-		MemoryContext old = MemoryContextSwitchTo(session->memory);
-
 		if (last[i].end == SAGG_ANOTHER_RECORD)
-		{
-			session->made_anew = list_append_unique_int(session->made_anew, last[i].topic);
-			other = true;
-		}
-		MemoryContextSwitchTo(old);
+			recreated = list_append_unique_int(recreated, last[i].topic);
 	}
+	MemoryContextSwitchTo(old);
 	pfree(last);
-	return other;
-}
-
-static void
-verify_last_records(SaggSession *session, const SaggRange *bounds, int nbounds)
-{
-	if (sagg_session_other_topics(session, bounds, nbounds))
-		forget_former_topics_of_all(session);
+	return recreated;
 }
 
 /*
- * Have all partitions fetched from where they go on: a plan that is pending
- * says so, or the stream's position.  Lost positions are replaced right here:
- * librdkafka (2.0) may fall silent about a partition that is assigned anew just
- * when it finds out that it does not have the offset.
+ * Add topics that were recreated to reading->recreated, and forget what was read of
+ * the former ones.
+ */
+static void
+verify_last_records(SaggReading *reading, const SaggRange *bounds, int nbounds)
+{
+	List	   *recreated = sagg_run_recreated_topics(sagg_first_run(reading), bounds, nbounds);
+
+	if (recreated == NIL)
+		return;
+	reading->recreated = reading->recreated == NIL ? recreated :
+		list_concat_unique_int(reading->recreated, recreated);
+	forget_former_topics_of_all(reading);
+}
+
+/*
+ * Have all partitions fetched from where they go on: a pending plan says so, or the
+ * position.  Lost positions are replaced here: librdkafka (2.0) may fall silent about
+ * a partition that is assigned again just when it finds out that it does not have
+ * the offset.
  */
 void
-sagg_session_assign(SaggSession *session, const SaggRange *bounds, int nbounds)
+sagg_reading_assign(SaggReading *reading, const SaggRange *bounds, int nbounds)
 {
-	SaggProgress *progress = session->progress;
+	SaggProgress *progress = sagg_first_run(reading)->progress;
 	SaggPlan   *pending = progress->pending;
 	SaggRange  *targets = palloc(sizeof(SaggRange) * Max(progress->npositions, 1));
 
@@ -248,29 +282,30 @@ sagg_session_assign(SaggSession *session, const SaggRange *bounds, int nbounds)
 		if (planned)
 			targets[i].start = planned->start;
 		else if (bound &&
-				 (list_member_int(session->made_anew, targets[i].topic) ||
+				 (list_member_int(reading->recreated, targets[i].topic) ||
 				  targets[i].start < bound->start ||
 				  (targets[i].start > bound->end &&
-				   !sagg_reader_loses_nothing(session->reader))))
+				   !sagg_reader_loses_nothing(reading->reader))))
 			targets[i].start = bound->start;
 	}
-	sagg_reader_assign(session->reader, targets, progress->npositions);
+	sagg_reader_assign(reading->reader, targets, progress->npositions);
 	pfree(targets);
 }
 
 /*
- * Where another stream of the reader stands, as an origin; in the session's
- * memory.
+ * Returns where another run of the reader stands, as an origin, in the current
+ * context.
  */
 static SaggOrigin *
-offsets_of(SaggSession *session)
+offsets_of(const SaggStreamRun *run)
 {
-	const SaggProgress *progress = session->progress;
+	SaggReader *reader = run->reading->reader;
+	const SaggProgress *progress = run->progress;
 	SaggOrigin *origin = palloc0(sizeof(SaggOrigin));
 
-	if (sagg_reader_one_topic(session->reader))
-		origin->topic = pstrdup(sagg_reader_one_topic(session->reader));
-	origin->cluster_id = pstrdup(sagg_reader_cluster_id(session->reader));
+	if (sagg_reader_one_topic(reader))
+		origin->topic = pstrdup(sagg_reader_one_topic(reader));
+	origin->cluster_id = pstrdup(sagg_reader_cluster_id(reader));
 	origin->noffsets = progress->npositions;
 	origin->offsets = palloc(sizeof(SaggRange) * Max(progress->npositions, 1));
 	memcpy(origin->offsets, progress->positions, sizeof(SaggRange) * progress->npositions);
@@ -278,73 +313,75 @@ offsets_of(SaggSession *session)
 }
 
 /*
- * First contact of a stream with its topic: which cluster, from which offsets;
- * those of "like", if that is not NULL.  In later sessions: is it still that
- * cluster, and that topic?  Waits for Kafka.
+ * First contact of a stream with its topics: determine cluster and offsets, those of
+ * "like" if that is not NULL.  Later: check that cluster and topics are the same.
+ * Sets the positions.  Waits for the source.
  */
 void
-sagg_session_settle(SaggSession *session, SaggSession *like)
+sagg_run_find_start(SaggStreamRun *run, SaggStreamRun *like)
 {
-	const char *cluster_id = sagg_reader_cluster_id(session->reader);
-	SaggOrigin *origin = known_origin(session, cluster_id);
+	const char *cluster_id = sagg_reader_cluster_id(run->reading->reader);
+	SaggOrigin *origin = known_origin(run, cluster_id);
 
 	if (origin->cluster_id == NULL)
 	{
-		origin = like ? offsets_of(like) : first_offsets(session);
-		record_origin(session, origin);
+		origin = like ? offsets_of(like) : first_offsets(run);
+		record_origin(run, origin);
 	}
 	for (int i = 0; i < origin->noffsets; i++)
-		(void) sagg_session_add_position(session, &origin->offsets[i]);
+		(void) sagg_run_add_position(run, &origin->offsets[i]);
 }
 
 /*
- * The same for who has a reader, which is left assigned to the stream's
- * positions.
+ * Find the start of the leader, and assign the reader to its positions.
  */
 void
-sagg_session_origin(SaggSession *session)
+sagg_reading_find_start(SaggReading *reading)
 {
-	SaggProgress *progress = session->progress;
+	SaggStreamRun *leader = reading->leader;
+	SaggProgress *progress = leader->progress;
 	SaggRange  *bounds;
 	int			nbounds;
 
-	sagg_session_settle(session, NULL);
-	bounds = sagg_reader_bounds(session->reader, &nbounds);
-	sagg_session_check_topics(session, bounds, nbounds);
-	verify_last_records(session, bounds, nbounds);
-	sagg_session_assign(session, bounds, nbounds);
+	sagg_run_find_start(leader, NULL);
+	bounds = sagg_reader_bounds(reading->reader, &nbounds);
+	sagg_run_check_topics(leader, bounds, nbounds);
+	verify_last_records(reading, bounds, nbounds);
+	sagg_reading_assign(reading, bounds, nbounds);
 	pfree(bounds);
-	sagg_reader_commit(session->reader, progress->positions, progress->npositions);
+	sagg_reader_commit(reading->reader, progress->positions, progress->npositions);
 }
 
 /*
- * After a connection was broken, and where it looks so, the topic may be another
- * one under its name: see last_record.c.  "bounds" are as for sagg_batch_plan, if they are known;
- * else a batch is under way, and one of another topic is an error.
+ * After a connection was broken, and where it looks so, check that the topics are
+ * the same ones (kafka/last_record.c).  "bounds" are as for sagg_batch_plan if they
+ * are known.  NULL: a batch is under way, and a recreated topic is an error.
  */
 void
-sagg_session_verify(SaggSession *session, const SaggRange *bounds, int nbounds)
+sagg_reading_verify(SaggReading *reading, const SaggRange *bounds, int nbounds)
 {
-	if (!sagg_reader_was_broken(session->reader) &&
-		!(bounds && sagg_reader_suspects(session->reader, session->progress->last,
-										 session->progress->nlast)))
+	const SaggProgress *progress = sagg_first_run(reading)->progress;
+
+	if (!sagg_reader_was_broken(reading->reader) &&
+		!(bounds && sagg_reader_suspects(reading->reader, progress->last, progress->nlast)))
 		return;
-	verify_last_records(session, bounds, nbounds);
-	if (session->made_anew != NIL && bounds == NULL)
+	verify_last_records(reading, bounds, nbounds);
+	if (reading->recreated != NIL && bounds == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("topic \"%s\" was deleted and created again while it was read",
-						sagg_topic_name(linitial_int(session->made_anew)))));
+						sagg_topic_name(linitial_int(reading->recreated)))));
 }
 
 /*
- * The last record of each partition after the batch that was just read; "n" of
- * them, in the current context.
+ * Returns the last record of each partition after the batch that was just read,
+ * "n" of them, in the current context.
  */
 SaggRange *
-sagg_last_records(SaggSession *session, const SaggPlan *plan, int *n)
+sagg_last_records(SaggStreamRun *run, int *n)
 {
-	const SaggProgress *progress = session->progress;
+	const SaggPlan *plan = run->plan;
+	const SaggProgress *progress = run->progress;
 	SaggRange  *last = palloc(sizeof(SaggRange) * (progress->nlast + plan->nranges + 1));
 
 	*n = progress->nlast;
@@ -355,7 +392,7 @@ sagg_last_records(SaggSession *session, const SaggPlan *plan, int *n)
 		SaggRange	one;
 		SaggRange  *place;
 
-		if (!sagg_reader_last_record(session->reader, &plan->ranges[i], &one))
+		if (!sagg_reader_last_record(run->reading->reader, &plan->ranges[i], &one))
 			continue;
 		place = sagg_partition_find(last, *n, &one);
 		if (place == NULL)

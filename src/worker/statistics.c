@@ -4,8 +4,8 @@
  *	  What pg_stat_stream_agg and pg_stat_stream_agg_partitions show: the
  *	  worker's side that writes slots, and the functions that read them.
  *
- * Counters since a stream's first batch come from stream_agg.commits, where
- * they survive every crash; slots hold what only the running worker knows.
+ * Counters since a stream's first batch come from stream_agg.commits, where they
+ * survive every crash; slots hold what only the running worker knows.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,17 +29,17 @@ PG_FUNCTION_INFO_V1(stream_agg_stat_partitions);
 #define STAT_STREAMS_COLUMNS	15
 #define STAT_PARTITIONS_COLUMNS 8
 
-/* ends of partitions that are older are not shown, unless the stream runs */
+/* older ends of partitions are not shown, unless the stream runs */
 #define ENDS_VALID_MS			60000
 
-/* how old they have to be for a worker without news to say that they hold */
+/* how old ends have to be before a worker without news publishes that they hold */
 #define NO_NEWS_MS				1000
 
-/* a worker that has waited for a lock for so long is blocked */
+/* a worker that waits longer for a lock is blocked */
 #define BLOCKED_MS				1000
 
 /*
- * What the last commit says of times in a partition.
+ * Set the times of a partition to those of the last commit.
  */
 static void
 set_times(SaggSlotPartition *partition, const SaggProgress *progress,
@@ -66,26 +66,26 @@ set_times(SaggSlotPartition *partition, const SaggProgress *progress,
 }
 
 /*
- * After a commit, and when a session opens: positions, counters, state.
+ * After a commit, and when a run opens: publish positions, counters, state.
  */
 void
-sagg_publish_statistics(SaggSession *session)
+sagg_publish_statistics(SaggStreamRun *run)
 {
-	SaggSlot   *slot = session->slot;
-	const SaggProgress *progress = session->progress;
+	SaggSlot   *slot = run->slot;
+	const SaggProgress *progress = run->progress;
 	int64		rows = 0;
 	int64		bytes = 0;
 	Size		memory = 0;
 
-	if (session->store)
+	if (run->store)
 	{
-		sagg_store_statistics(session->store, &rows, &bytes);
-		memory = sagg_store_size(session->store);
+		sagg_store_statistics(run->store, &rows, &bytes);
+		memory = sagg_store_size(run->store);
 	}
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot->state = SAGG_RUNNING;
-	/* that a session opens proves nothing; that a batch is done does */
+	/* opening a run proves nothing, a finished batch does */
 	if (slot->known && slot->tally.batches != progress->batch + 1)
 		slot->deaths = 0;
 	slot->tally.batches = progress->batch + 1;
@@ -119,7 +119,7 @@ sagg_publish_statistics(SaggSession *session)
 }
 
 /*
- * High watermarks as Kafka has told them, into a slot, whoever numbers its topics.
+ * Put the ends of partitions into a slot, whichever process has numbered its topics.
  * The caller holds the lock.
  */
 void
@@ -138,36 +138,36 @@ sagg_slot_set_ends(SaggSlot *slot, const SaggRange *bounds, int nbounds)
 }
 
 /*
- * High watermarks as Kafka just told them.
+ * Publish the ends of partitions that the source has just reported.
  */
 void
-sagg_publish_ends(SaggSession *session, const SaggRange *bounds, int nbounds)
+sagg_publish_ends(SaggReading *reading, const SaggRange *bounds, int nbounds)
 {
 	ListCell   *lc;
 
-	session->silence_logged = false;
+	reading->silence_logged = false;
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	foreach(lc, session->sessions)
-		sagg_slot_set_ends(((SaggSession *) lfirst(lc))->slot, bounds, nbounds);
+	foreach(lc, reading->runs)
+		sagg_slot_set_ends(((SaggStreamRun *) lfirst(lc))->slot, bounds, nbounds);
 	LWLockRelease(sagg_shared->lock);
 }
 
 /*
- * The reader would know if there were records beyond the ends of partitions, and
- * there are none: the ends known are those of now.
+ * Publish that the known ends of partitions still hold: the reader would know of
+ * records beyond them.
  */
 void
-sagg_publish_no_news(SaggSession *session)
+sagg_publish_no_news(SaggReading *reading)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	ListCell   *lc;
 
-	/* the worker alone writes it */
-	if (!TimestampDifferenceExceeds(session->slot->ends_as_of, now, NO_NEWS_MS))
+	/* only the worker writes it */
+	if (!TimestampDifferenceExceeds(reading->leader->slot->ends_as_of, now, NO_NEWS_MS))
 		return;
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	foreach(lc, session->sessions)
-		((SaggSession *) lfirst(lc))->slot->ends_as_of = now;
+	foreach(lc, reading->runs)
+		((SaggStreamRun *) lfirst(lc))->slot->ends_as_of = now;
 	LWLockRelease(sagg_shared->lock);
 }
 
@@ -207,7 +207,7 @@ stage_name(SaggStage stage)
 }
 
 /*
- * Whether the current user may see what a slot says: the stream's owner, and
+ * Returns whether the current user may see a slot: the stream's owner, and
  * monitoring roles.
  */
 static bool
@@ -218,8 +218,8 @@ may_see(Oid owner)
 }
 
 /*
- * Does a process wait for a lock, and for longer than most?  "since" tells for how
- * long.
+ * Returns whether a process has waited for a lock for longer than BLOCKED_MS; "since"
+ * is when it began to wait.
  */
 static bool
 is_blocked(pid_t pid, TimestampTz *since)
@@ -234,7 +234,7 @@ is_blocked(pid_t pid, TimestampTz *since)
 }
 
 /*
- * What keeps the stream from going on: columns from "values" on.
+ * Fill the columns about what keeps the stream from going on, from "values" on.
  */
 static void
 put_troubles(const SaggSlot *slot, Datum *values, bool *nulls)
@@ -315,7 +315,7 @@ stream_agg_stat_streams(PG_FUNCTION_ARGS)
 }
 
 /*
- * Are the ends of partitions as good as those of now?
+ * Returns whether the known ends of partitions may be shown as current.
  */
 static bool
 ends_are_valid(const SaggSlot *slot)
@@ -378,8 +378,7 @@ stream_agg_stat_partitions(PG_FUNCTION_ARGS)
 			values[0] = ObjectIdGetDatum(view);
 			values[1] = CStringGetTextDatum(partitions[j].topic_name);
 			values[2] = Int32GetDatum(partitions[j].partition);
-			/* whatever a broker has said: the difference of two such does not
-			 * overflow */
+			/* a broker may say anything: no difference of two overflows then */
 			values[3] = Int64GetDatum(Max(partitions[j].committed, 0));
 			values[4] = Int64GetDatum(Max(partitions[j].end, 0));
 			nulls[4] = !valid;

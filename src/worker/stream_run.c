@@ -1,13 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * stream_run.c
- *	  A stream worker's hold on its slot, and what it asks while it works: is
- *	  it to stop, is the stream still there, has anything come.
+ *	  A stream run: what it has open, the settings it runs under, and whether
+ *	  the stream is still the one it was opened for.
  *
- * The process has its slot from sagg_session_attach to its end, whatever that
- * is.  It ends in good order by sagg_session_leave only.
- *
- * Never: a wait within a transaction.
+ * Never: a call of the reader that waits.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,132 +13,94 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "postmaster/interrupt.h"
-#include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "define/define.h"
 #include "streams/streams.h"
 #include "worker_internal.h"
 
-/* how often an idle stream looks at the catalogs */
+/* how often an idle stream reads the catalogs */
 #define STREAM_CHECK_MS		30000
 
-static SaggSlot *my_slot;
-static SaggExit my_exit = SAGG_EXIT_DIED;
-static bool connected = false;	/* to the database, as the owner */
-
 /*
- * The process ends: give the slot back and let the launcher decide.
+ * Take the stream's lock, and read its definition into run->stream, in a
+ * transaction.  Returns false if this worker has no such stream, and in "how"
+ * why.
  */
-static void
-detach_from_slot(int code, Datum arg)
+bool
+sagg_run_load(SaggStreamRun *run, SaggExit *how)
 {
-	SaggSlot   *slot = my_slot;
-	Oid			database = slot->database;
+	LOCKTAG		tag;
 
-	/*
-	 * The server releases session-level locks of an open transaction only.
-	 * Nothing is open here: ShutdownPostgres, registered later, ran before.
-	 */
-	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
-	sagg_mark_end();
-
-	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	if (my_exit == SAGG_EXIT_DIED && !connected)
-		sagg_slot_set_error(slot, ERRCODE_CONNECTION_FAILURE, SAGG_NO_CONNECTION);
-	sagg_slot_vacate(slot, my_exit);
-	for (int i = 0; i < sagg_shared->nslots; i++)
+	sagg_stream_locktag(&tag, MyDatabaseId, run->slot->view);
+	if (!run->locked && LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 	{
-		/* others that the process worked for: another will */
-		if (sagg_shared->slots[i].lead == slot)
-			sagg_slot_vacate(&sagg_shared->slots[i],
-							 my_exit == SAGG_EXIT_DIED ? SAGG_EXIT_DIED : SAGG_EXIT_STOPPED);
+		ereport(LOG,
+				(errmsg("another process holds stream \"%s\"", run->slot->name),
+				 errdetail("This worker has not touched the stream's state.")));
+		*how = SAGG_EXIT_DIED;
+		return false;
 	}
-	LWLockRelease(sagg_shared->lock);
-	ConditionVariableBroadcast(&sagg_shared->slots_changed);
-	sagg_mark_database(database);
+	run->locked = true;
+	sagg_slot_discard_stale(run->slot);
+
+	*how = SAGG_EXIT_GONE;
+	if (!sagg_extension_exists())
+		return false;
+	MemoryContextSwitchTo(run->memory);
+	run->stream = sagg_stream_by_view(run->slot->view, true);
+	if (run->stream == NULL)
+		return false;
+	*how = SAGG_EXIT_CHANGED;
+	return run->stream->owner == GetUserId() && run->stream->enabled &&
+		run->stream->database == MyDatabaseId;
 }
 
 /*
- * Take slot number "i" for the session of this process; ends the process if
- * nobody wants it to run.  Until the end of the process the slot is its own.
+ * Open checkpoint and sink of a run that has been loaded, and read its progress.
+ * In the same transaction.  The store is opened by the first batch.
  */
 void
-sagg_session_attach(SaggSession *session, int i)
+sagg_run_open(SaggStreamRun *run)
 {
-	SaggSlot   *slot = &sagg_shared->slots[i];
-	bool		mine;
-
-	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	mine = slot->in_use && slot->wanted && slot->pid == 0 && slot->lead == NULL &&
-		slot->stop_holds == 0 && !sagg_database_held(slot->database);
-	slot->launching = false;
-	if (mine)
-	{
-		slot->pid = MyProcPid;
-		slot->latch = MyLatch;
-		sagg_slot_placed(slot);
-	}
-	LWLockRelease(sagg_shared->lock);
-	if (!mine)
-		proc_exit(0);
-	my_slot = slot;
-	SAGG_FAILPOINT_STREAM(slot->name);
-	sagg_mark_begin(&slot->mark, slot->view);
-	sagg_session_init(session, session, slot);
-	before_shmem_exit(detach_from_slot, (Datum) 0);
+	MemoryContextSwitchTo(run->memory);
+	run->checkpoint = sagg_checkpoint_open(run->stream->name,
+										   sagg_sources_by_topic(run->stream->sources));
+	run->sink = sagg_sink_open(run->stream);
+	run->progress = sagg_checkpoint_progress(run->checkpoint);
+	sagg_sink_recover(run->sink, run->progress->batch);
 }
 
 /*
- * The process is connected to the database, as the owner.
+ * Close all that a run has open; it keeps its slot and its lock.  Also after an
+ * error, outside of transactions.
  */
 void
-sagg_session_connected(void)
+sagg_run_close(SaggStreamRun *run)
 {
-	connected = true;
+	if (run->sink)
+		sagg_sink_close(run->sink);
+	if (run->checkpoint)
+		sagg_checkpoint_close(run->checkpoint);
+	if (run->store)
+		sagg_store_close(run->store);
+	run->sink = NULL;
+	run->checkpoint = NULL;
+	run->store = NULL;
+	run->store_restored = false;
+	run->stream = NULL;
+	run->progress = NULL;
+	run->new_partitions = false;
+	run->plan = NULL;
+	MemoryContextReset(run->memory);
 }
 
 /*
- * End the process in good order.  The holder of the stream's lock leaves no
- * shared state behind: the next worker restores it from the checkpoint.  Of
- * streams that share a reader "how" is about the session's.
- */
-void
-sagg_session_leave(SaggSession *session, SaggExit how)
-{
-	ListCell   *lc;
-
-	if (how == SAGG_EXIT_STOPPED)
-		sagg_session_stopped(session);
-	foreach(lc, session->lead->held)
-	{
-		SaggSession *one = lfirst(lc);
-
-		if (!one->locked)
-			continue;
-		if (one->store)
-			sagg_store_close(one->store);
-		one->store = NULL;
-		sagg_state_discard(one->slot);
-	}
-	if (session != session->lead)
-	{
-		/* without it the others go on */
-		LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-		sagg_slot_vacate(session->slot, how);
-		LWLockRelease(sagg_shared->lock);
-		how = SAGG_EXIT_CHANGED;
-	}
-	my_exit = how;
-	proc_exit(0);
-}
-
-/*
- * Be who the process has connected as, whatever ALTER ROLE or ALTER DATABASE
- * have set the role to.  Outside of transactions.
+ * Set the role to the user the process has connected as, whatever ALTER ROLE or
+ * ALTER DATABASE have set it to.  Outside of transactions.
  */
 void
 sagg_worker_reset_role(void)
@@ -150,29 +109,29 @@ sagg_worker_reset_role(void)
 }
 
 /*
- * What a worker is called where everybody can see it, in pg_stat_activity: by
- * the OID of the stream's view, for the names of streams are their owners' and
- * the database's.  In the current context.
+ * The name of a worker in pg_stat_activity, in the current context.  Everybody
+ * sees it, so it has the OID of the stream's view: names of streams are for their
+ * owners.
  */
 static char *
-session_label(const SaggSession *session)
+run_label(const SaggStreamRun *run)
 {
-	return psprintf("stream_agg %u", session->slot->view);
+	return psprintf("stream_agg %u", run->slot->view);
 }
 
 /*
- * The settings captured when the stream was created, and those a batch depends
- * on whatever the role or the database say.  All others are as at the start of
- * the session: what a function of the user has set, the role included, does not
- * outlive its micro-batch.  To be called before each micro-batch and before a look
- * at the catalogs, and outside of transactions, or the first one would begin with
- * other defaults.
+ * Set what was captured when the stream was created, and what a batch depends on
+ * whatever role and database say.  All other settings go back to those at the
+ * start of the process: what a user's function has set, the role included, ends
+ * with its micro-batch.  To be called before each micro-batch and before the
+ * catalogs are read; outside of transactions, as a transaction begins with these
+ * defaults.
  */
 void
-sagg_session_settings(const SaggSession *session)
+sagg_run_settings(const SaggStreamRun *run)
 {
-	const SaggStream *stream = session->stream;
-	MemoryContext memory = AllocSetContextCreate(session->memory, "stream_agg settings",
+	const SaggStream *stream = run->stream;
+	MemoryContext memory = AllocSetContextCreate(run->memory, "stream_agg settings",
 												 ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(memory);
 
@@ -186,29 +145,29 @@ sagg_session_settings(const SaggSession *session)
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("default_transaction_deferrable", "off", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("row_security", "on", PGC_USERSET, PGC_S_SESSION);
-	/* every micro-batch would be compiled anew */
+	/* each micro-batch would compile its expressions again */
 	SetConfigOption("jit", "off", PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("deadlock_timeout", SAGG_WORKER_DEADLOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION);
-	SetConfigOption("application_name", session_label(session), PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("application_name", run_label(run), PGC_USERSET, PGC_S_SESSION);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(memory);
 }
 
 /*
- * The same captured settings for one stream's part of a transaction that several
- * share.  Returns a number for AtEOXact_GUC, which takes back these and what
- * functions of the user have set since.
+ * Set what was captured when the stream was created for its part of a transaction
+ * that several runs share.  Returns a nest level for AtEOXact_GUC, which takes
+ * back these settings and what functions of the user have set since.
  */
 int
-sagg_session_settings_begin(const SaggSession *session)
+sagg_run_settings_begin(const SaggStreamRun *run)
 {
-	const SaggStream *stream = session->stream;
+	const SaggStream *stream = run->stream;
 	const char *const settings[][2] = {
 		{"timezone", stream->timezone},
 		{"datestyle", stream->datestyle},
 		{"intervalstyle", stream->intervalstyle},
 		{"search_path", stream->search_path},
-		{"application_name", session_label(session)}
+		{"application_name", run_label(run)}
 	};
 	int			nestlevel = NewGUCNestLevel();
 
@@ -219,173 +178,81 @@ sagg_session_settings_begin(const SaggSession *session)
 }
 
 /*
- * Whether the stream is to stop.
- */
-bool
-sagg_session_told_to_stop(const SaggSession *session)
-{
-	const SaggSlot *slot = session->slot;
-	bool		stop;
-
-	LWLockAcquire(sagg_shared->lock, LW_SHARED);
-	stop = slot->stop_holds > 0 || !slot->wanted || !sagg_enabled ||
-		sagg_database_held(slot->database);
-	LWLockRelease(sagg_shared->lock);
-	return stop;
-}
-
-/*
- * Serve interrupts and settings; end the process if the stream is to stop.
- * To be called outside of transactions only.
+ * Show a stage in pg_stat_stream_agg and pg_stat_activity.  All runs of the
+ * reading are in READ together.
  */
 void
-sagg_session_check_stop(SaggSession *session)
-{
-	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
-	if (sagg_session_told_to_stop(session->lead))
-		sagg_session_leave(session->lead, SAGG_EXIT_STOPPED);
-	sagg_followers_check_stop(session->lead);
-}
-
-/*
- * Kafka is waited for: if that has taken a while, say so in pg_stat_stream_agg,
- * and once in the log.  The stream's state is what it was.  "since" as for
- * sagg_reader_silence.
- */
-void
-sagg_session_report_silence(SaggSession *session, TimestampTz since)
-{
-	char	   *text = sagg_reader_silence(session->reader, since);
-	ListCell   *lc;
-
-	if (text == NULL)
-		return;
-	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	foreach(lc, session->lead->held)
-		sagg_slot_set_error(((SaggSession *) lfirst(lc))->slot,
-							ERRCODE_CONNECTION_FAILURE, text);
-	LWLockRelease(sagg_shared->lock);
-	if (!session->silence_logged)
-		ereport(LOG,
-				(errmsg_internal("stream \"%s\": %s", session->slot->name, text)));
-	session->silence_logged = true;
-	pfree(text);
-}
-
-/*
- * Show a stage in pg_stat_stream_agg and pg_stat_activity.
- */
-void
-sagg_session_stage(SaggSession *session, SaggStage stage)
+sagg_run_stage(SaggStreamRun *run, SaggStage stage)
 {
 	static const char *const names[SAGG_STAGES] =
 	{"READ", "EXECUTE", "WRITE", "CHECKPOINT"};
 	char		activity[SAGG_NAME_SIZE + 64];
 	ListCell   *lc;
 
-	session->slot->stage = stage;
+	run->slot->stage = stage;
 	if (stage == SAGG_READ)
 	{
-		foreach(lc, session->sessions)
-			((SaggSession *) lfirst(lc))->slot->stage = stage;
+		foreach(lc, run->reading->runs)
+			((SaggStreamRun *) lfirst(lc))->slot->stage = stage;
 	}
 	snprintf(activity, sizeof(activity), "stream \"%s\", batch " INT64_FORMAT ": %s",
-			 session->slot->name, session->plan->batch, names[stage]);
+			 run->slot->name, run->plan->batch, names[stage]);
 	pgstat_report_activity(STATE_RUNNING, activity);
 }
 
 /*
- * Sleep until the latch is set, Kafka has something (if "kafka"), or the time
- * is over (-1: no limit).  Returns true if Kafka has something.
- */
-bool
-sagg_session_wait(SaggSession *session, bool kafka, long timeout_ms)
-{
-	static uint32 wait_kafka = 0;
-	static uint32 wait_trigger = 0;
-	WaitEvent	events[2];
-	bool		readable = false;
-	int			n;
-
-	if (wait_kafka == 0)
-	{
-		wait_trigger = SAGG_WAIT_EVENT("StreamAggTrigger");
-		wait_kafka = SAGG_WAIT_EVENT("StreamAggKafka");
-	}
-
-	if (!kafka)
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
-						 (timeout_ms >= 0 ? WL_TIMEOUT : 0),
-						 timeout_ms, wait_trigger);
-	else
-	{
-		n = WaitEventSetWait(session->lead->waitset, timeout_ms, events, 2, wait_kafka);
-		for (int i = 0; i < n; i++)
-			readable = readable || (events[i].events & WL_SOCKET_READABLE) != 0;
-	}
-	ResetLatch(MyLatch);
-	sagg_session_check_stop(session);
-	return readable;
-}
-
-/*
- * Leave if the stream's query, sink or sources belong to others than those it was
- * started for.  In a transaction, as the stream's owner; to be called again when
- * they are locked.
+ * End the process if the stream's query, sink or sources belong to others than
+ * those the stream was started for.  In a transaction, as the stream's owner; to
+ * be called again when they are locked.
  */
 void
-sagg_session_check_owners(SaggSession *session)
+sagg_run_check_owners(SaggStreamRun *run)
 {
-	const SaggStream *stream = session->stream;
+	const SaggStream *stream = run->stream;
 
-	if (sagg_relation_owner(session->slot->view) != GetUserId() ||
+	if (sagg_relation_owner(run->slot->view) != GetUserId() ||
 		!sagg_stream_has_owners(stream->owners, stream->view, stream->sink, stream->sources))
-		sagg_session_leave(session, SAGG_EXIT_CHANGED);
+		sagg_worker_leave(run, SAGG_EXIT_CHANGED);
 }
 
 /*
- * In a batch's transaction: is the stream still there, still this worker's and of
- * those who owned its parts, and has its source the topics the reader knows?  Ends the process if not; the
- * next one goes on with what the catalogs say.
+ * Check, in a batch's transaction, that the stream exists, belongs to this worker
+ * and to the owners it was started for, and that its sources have the topics that
+ * the reader knows.  Ends the process if not; the next one follows the catalogs.
  */
 void
-sagg_session_check_stream(SaggSession *session)
+sagg_run_check_stream(SaggStreamRun *run)
 {
-	if (!sagg_extension_exists() || !OidIsValid(sagg_relation_owner(session->slot->view)))
-		sagg_session_leave(session, SAGG_EXIT_GONE);
-	sagg_session_check_owners(session);
-	if (sagg_reader_sources_changed(session->reader, session->stream->sources))
-		sagg_session_leave(session, SAGG_EXIT_CHANGED);
-	session->stream_checked = GetCurrentTimestamp();
+	if (!sagg_extension_exists() || !OidIsValid(sagg_relation_owner(run->slot->view)))
+		sagg_worker_leave(run, SAGG_EXIT_GONE);
+	sagg_run_check_owners(run);
+	if (sagg_reader_sources_changed(run->reading->reader, run->stream->sources))
+		sagg_worker_leave(run, SAGG_EXIT_CHANGED);
+	run->checked = GetCurrentTimestamp();
 }
 
 /*
- * The same outside of batches, in a transaction of its own, as the stream's owner
- * whatever role the last batch has left.
+ * Check the stream outside of batches, in a transaction of its own, as the
+ * stream's owner whatever role the last batch has left.
  */
 void
-sagg_session_check_now(SaggSession *session)
+sagg_run_check_now(SaggStreamRun *run)
 {
-	sagg_session_settings(session);
+	sagg_run_settings(run);
 	StartTransactionCommand();
-	sagg_session_check_stream(session);
+	sagg_run_check_stream(run);
 	CommitTransactionCommand();
-	MemoryContextSwitchTo(session->memory);
+	MemoryContextSwitchTo(run->reading->memory);
 }
 
 /*
- * For a stream without batches, which would not notice otherwise: now and then.
+ * Check a stream without batches, which would not notice otherwise, every
+ * STREAM_CHECK_MS.
  */
 void
-sagg_session_check_idle(SaggSession *session)
+sagg_run_check_idle(SaggStreamRun *run)
 {
-	if (TimestampDifferenceExceeds(session->stream_checked, GetCurrentTimestamp(),
+	if (TimestampDifferenceExceeds(run->checked, GetCurrentTimestamp(),
 								   STREAM_CHECK_MS))
-		sagg_session_check_now(session);
+		sagg_run_check_now(run);
 }

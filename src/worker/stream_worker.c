@@ -1,18 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * stream_worker.c
- *	  The worker of a stream: sessions of micro-batches, and what becomes of
- *	  errors.
+ *	  The worker of a stream: opening what micro-batches need, and what happens
+ *	  after errors.
  *
  * A worker connects as the stream's owner (I8), takes the stream's lock at
- * session level before it touches shared state (I2), opens a session - reader,
- * checkpoint, sink, state store - and runs micro-batches until it is told to
- * stop.  On an ERROR the session is closed, shared state is put back (I3) and,
- * after a delay, a new session goes on with the same plan; the process stays.
- * On anything worse the process ends and the launcher starts another.
+ * session level before it touches shared state (I2), opens a run - checkpoint,
+ * sink, state store - and a reading, and runs micro-batches until it is told to
+ * stop.  On an ERROR both are closed, shared state goes back to the last commit
+ * (I3) and, after a delay, they are opened again and go on with the same plan; the
+ * process stays.  On anything worse the process ends and the launcher starts
+ * another.
  *
- * Never: a transaction open while waiting for Kafka or for a trigger, but for
- * what a sink outside of the server has to acknowledge (sink.h).
+ * Never: a transaction that is open while waiting for the source or for a trigger,
+ * except for what a sink outside of the server has to acknowledge (sink.h).
  *
  *-------------------------------------------------------------------------
  */
@@ -25,204 +26,64 @@
 #include "postmaster/interrupt.h"
 #include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "define/define.h"
 #include "streams/streams.h"
 #include "worker_internal.h"
 
 PGDLLEXPORT void stream_agg_worker_main(Datum arg);
 
 /*
- * Read the definition, in a transaction, and take the stream's lock.  Returns
- * false if there is no such stream for this worker, and in "how" why.
- */
-bool
-sagg_session_take(SaggSession *session, SaggExit *how)
-{
-	LOCKTAG		tag;
-
-	sagg_stream_locktag(&tag, MyDatabaseId, session->slot->view);
-	if (!session->locked && LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
-	{
-		ereport(LOG,
-				(errmsg("another process holds stream \"%s\"", session->slot->name),
-				 errdetail("This worker has not touched the stream's state.")));
-		*how = SAGG_EXIT_DIED;
-		return false;
-	}
-	session->locked = true;
-	sagg_slot_discard_stale(session->slot);
-
-	*how = SAGG_EXIT_GONE;
-	if (!sagg_extension_exists())
-		return false;
-	MemoryContextSwitchTo(session->memory);
-	session->stream = sagg_stream_by_view(session->slot->view, true);
-	if (session->stream == NULL)
-		return false;
-	*how = SAGG_EXIT_CHANGED;
-	return session->stream->owner == GetUserId() && session->stream->enabled &&
-		session->stream->database == MyDatabaseId;
-}
-
-/*
- * While the reader waits for an answer from Kafka, which may take long.
+ * Open everything a batch needs.  Contacts the source only after the transaction.
  */
 static void
-while_waiting(void *arg)
+open_all(SaggReading *reading)
 {
-	SaggSession *session = (SaggSession *) arg;
-
-	sagg_session_check_stop(session);
-	sagg_session_report_silence(session, 0);
-}
-
-/*
- * Open what belongs to the stream itself, not to its reader.  In a transaction.
- */
-void
-sagg_session_open_parts(SaggSession *session)
-{
-	MemoryContextSwitchTo(session->memory);
-	session->checkpoint = sagg_checkpoint_open(session->stream->name,
-											   sagg_sources_by_topic(session->stream->sources));
-	session->sink = sagg_sink_open(session->stream);
-	session->progress = sagg_checkpoint_progress(session->checkpoint);
-	sagg_sink_recover(session->sink, session->progress->batch);
-	sagg_poison_opened(session);
-}
-
-/*
- * Mappings and options of the server may have changed since the stream was told
- * of its consumer group.  Without one it goes on.
- */
-static void
-set_group(SaggSession *session)
-{
-	const SaggStream *stream = session->stream;
-	const char *group = stream->options.consumer_group;
-
-	if (group && !sagg_group_allowed(linitial_oid(stream->sources), stream->owner,
-									 group, stream->name))
-	{
-		ereport(WARNING,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("stream \"%s\" may not commit to consumer group \"%s\" any more",
-						session->slot->name, group),
-				 errdetail("Its offsets are not committed to Kafka."),
-				 errhint("Allow it by option \"consumer_groups\" of the server, or give the stream another group.")));
-		group = NULL;
-	}
-	sagg_reader_set_group(session->reader, group, stream->name);
-}
-
-/*
- * Open everything a batch needs.  Contacts Kafka only after the transaction.
- */
-static void
-open_session(SaggSession *session)
-{
+	SaggStreamRun *leader = reading->leader;
 	SaggExit	how;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!sagg_session_take(session, &how))
-		sagg_session_leave(session, how);
-	sagg_session_settings(session);
+	if (!sagg_run_load(leader, &how))
+		sagg_worker_leave(leader, how);
+	sagg_run_settings(leader);
 	SAGG_FAILPOINT("session.locked");
-
-	MemoryContextSwitchTo(session->memory);
-	session->batch_memory = AllocSetContextCreate(session->memory,
-												  "stream_agg batch",
-												  ALLOCSET_DEFAULT_SIZES);
-	sagg_session_open_parts(session);
-	session->reader = sagg_reader_open(session->stream->sources,
-									   session->stream->options.on_error == SAGG_DEAD_LETTER ||
-									   session->stream->options.late_records);
-	if (session->stream->options.on_data_loss == SAGG_LOSS_EARLIEST)
-		sagg_reader_skips_lost(session->reader);
-	sagg_reader_skips_unreadable(session->reader, session->stream->options.on_error != SAGG_FAIL);
-	sagg_reader_on_wait(session->reader, while_waiting, session);
-	set_group(session);
+	sagg_run_open(leader);
+	sagg_poison_opened(leader);
+	sagg_reading_open(reading);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	MemoryContextSwitchTo(session->memory);
+	MemoryContextSwitchTo(reading->memory);
 
-	session->waitset = SAGG_CREATE_WAIT_EVENT_SET(3);
-	AddWaitEventToSet(session->waitset, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET,
-					  NULL, NULL);
-	AddWaitEventToSet(session->waitset, WL_LATCH_SET, PGINVALID_SOCKET,
-					  MyLatch, NULL);
-	if (sagg_reader_fd(session->reader) != PGINVALID_SOCKET)
-		AddWaitEventToSet(session->waitset, WL_SOCKET_READABLE,
-						  sagg_reader_fd(session->reader), NULL, NULL);
-	sagg_session_started(session);
-	sagg_session_origin(session);
-	sagg_idle_begin(session);
+	sagg_run_started(leader);
+	sagg_reading_find_start(reading);
+	sagg_idle_begin(leader);
 	SAGG_FAILPOINT("session.opened");
-	sagg_publish_statistics(session);
-	if (session->slot->leads)
-		sagg_followers_open(session);
+	sagg_publish_statistics(leader);
+	if (leader->slot->leads)
+		sagg_members_open(reading);
 }
 
 /*
- * Close what belongs to the stream itself.  What else the session has is its
- * reader's, and left alone.
- */
-void
-sagg_session_close_parts(SaggSession *session)
-{
-	if (session->sink)
-		sagg_sink_close(session->sink);
-	if (session->checkpoint)
-		sagg_checkpoint_close(session->checkpoint);
-	if (session->store)
-		sagg_store_close(session->store);
-	MemoryContextReset(session->memory);
-	session->waitset = NULL;
-	session->reader = NULL;
-	session->sink = NULL;
-	session->checkpoint = NULL;
-	session->store = NULL;
-	session->store_restored = false;
-	session->stream = NULL;
-	session->progress = NULL;
-	session->new_partitions = false;
-	session->plan = NULL;
-	session->batch_memory = NULL;
-	session->made_anew = NIL;
-	session->doubts = NIL;
-	session->doubtful = false;
-	session->held_until = 0;
-}
-
-/*
- * Close what open_session opened, whole or in part.  Also after an error,
- * outside of transactions.
+ * Close what open_all opened, all of it or a part.  Also after an error, outside
+ * of transactions.
  */
 static void
-close_session(SaggSession *session)
+close_all(SaggReading *reading)
 {
-	sagg_followers_close(session);
-	if (session->waitset)
-		FreeWaitEventSet(session->waitset);
-	if (session->reader)
-		sagg_reader_close(session->reader);
-	sagg_session_close_parts(session);
+	sagg_members_close(reading);
+	sagg_reading_close(reading);
+	sagg_run_close(reading->leader);
 }
 
-/*
- * Will this error go away by itself?
- */
+/* whether an error goes away by itself */
 typedef enum ErrorKind
 {
 	ERROR_TRANSIENT,			/* retried without end */
 	ERROR_UNKNOWN,				/* retried stream_agg.max_attempts times */
-	ERROR_LASTING				/* needs somebody's hand */
+	ERROR_LASTING				/* somebody has to act */
 } ErrorKind;
 
 static ErrorKind
@@ -231,7 +92,7 @@ classify_error(int sqlstate)
 	if (ERRCODE_TO_CATEGORY(sqlstate) == MAKE_SQLSTATE('S', 'A', '0', '0', '0'))
 		return ERROR_LASTING;
 	if (sqlstate == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
-		return ERROR_UNKNOWN;	/* in use it is not */
+		return ERROR_UNKNOWN;	/* of class 55, but no object is in use */
 	switch (ERRCODE_TO_CATEGORY(sqlstate))
 	{
 		case MAKE_SQLSTATE('0', '8', '0', '0', '0'):	/* connection */
@@ -247,53 +108,62 @@ classify_error(int sqlstate)
 }
 
 /*
- * Count an error of a stream; is it the last attempt?
+ * Returns the run that an error is about; the leader's if it is about all.
  */
-static bool
-attempts_are_over(SaggSession *session, ErrorKind kind, bool searching)
+static SaggStreamRun *
+culprit_of(const SaggReading *reading)
 {
-	/* progress since the last error: count attempts anew */
-	if (session->slot->tally.batches != session->last_batches)
-		session->attempts = 0;
-	session->last_batches = session->slot->tally.batches;
-	if (searching)
-		return false;
-	session->attempts++;
-	return kind == ERROR_LASTING ||
-		(kind == ERROR_UNKNOWN &&
-		 (session->attempts >= sagg_max_attempts || session->slot->failures > 0));
+	return reading->current ? reading->current : reading->leader;
 }
 
 /*
- * Is the error that the worker gives way to a command that ends the stream?  Then
- * it is none.
+ * Count an error of a run.  Returns whether it was the last attempt.
  */
 static bool
-gives_way(const SaggSession *session, const ErrorData *error)
+attempts_are_over(SaggStreamRun *run, ErrorKind kind, bool searching)
+{
+	/* a batch since the last error: the count begins again */
+	if (run->slot->tally.batches != run->last_batches)
+		run->attempts = 0;
+	run->last_batches = run->slot->tally.batches;
+	if (searching)
+		return false;
+	run->attempts++;
+	return kind == ERROR_LASTING ||
+		(kind == ERROR_UNKNOWN &&
+		 (run->attempts >= sagg_max_attempts || run->slot->failures > 0));
+}
+
+/*
+ * Returns whether an error is only the worker giving way to a command that ends
+ * the stream.
+ */
+static bool
+gives_way(const SaggStreamRun *run, const ErrorData *error)
 {
 	return (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
 			error->sqlerrcode == ERRCODE_QUERY_CANCELED) &&
-		sagg_session_told_to_stop(session);
+		sagg_run_is_to_stop(run);
 }
 
 /*
- * Record an error and decide how long to wait before the next attempt, in ms; in
- * search of a record, not at all.  A stream that has failed goes, and those that
- * share its reader with it if they are to.  Ends the process if that leaves
- * none, or not the one that leads.
+ * Record an error and return how long to wait before the next attempt, in ms; 0
+ * while a record is searched.  A stream that has failed is released, and with it
+ * those that share its reader if its options say so.  Ends the process if none is
+ * left, or the leader has failed.
  */
 static long
-handle_error(SaggSession *lead, const ErrorData *error, bool searching)
+handle_error(SaggReading *reading, const ErrorData *error, bool searching)
 {
-	SaggSession *culprit = lead->at_work ? lead->at_work : lead;
+	SaggStreamRun *culprit = culprit_of(reading);
 	long		delay_ms = 0;
 	bool		failed;
 	bool		all;
 	ListCell   *lc;
 
-	if (culprit != lead && sagg_session_told_to_stop(culprit))
+	if (culprit != reading->leader && sagg_run_is_to_stop(culprit))
 	{
-		sagg_follower_release(culprit, SAGG_EXIT_STOPPED);
+		sagg_member_release(culprit, SAGG_EXIT_STOPPED);
 		return 0;
 	}
 	failed = attempts_are_over(culprit, culprit->over_limit ? ERROR_UNKNOWN :
@@ -301,163 +171,160 @@ handle_error(SaggSession *lead, const ErrorData *error, bool searching)
 	if (!searching)
 		delay_ms = Min((int64) SAGG_FIRST_RETRY_DELAY_MS << Min(culprit->attempts, 20),
 					   sagg_max_retry_delay_ms);
-	all = lead->at_work == NULL || (failed && culprit->stops_all);
-	foreach(lc, lead->held)
+	all = reading->current == NULL || (failed && culprit->stops_all);
+	foreach(lc, reading->members)
 	{
 		if ((all || lfirst(lc) == culprit) && !gives_way(lfirst(lc), error))
 			sagg_note_error(lfirst(lc), error, failed, searching ? 0 :
 							TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms));
 	}
-	lead->at_work = NULL;
-	if (failed && (all || culprit == lead))
-		sagg_session_leave(lead, SAGG_EXIT_STOPPED);
+	reading->current = NULL;
+	if (failed && (all || culprit == reading->leader))
+		sagg_worker_leave(reading->leader, SAGG_EXIT_STOPPED);
 	if (failed)
 	{
-		sagg_follower_release(culprit, SAGG_EXIT_STOPPED);
+		sagg_member_release(culprit, SAGG_EXIT_STOPPED);
 		return 0;
 	}
 	return delay_ms;
 }
 
 /*
- * A store back to the last commit.  A stream that is not to be tried again gives
- * its shared memory to others.
+ * Take a store back to the last commit.  If the stream is not to be tried again,
+ * give its shared memory to others.
  */
 static void
-recover_store(SaggSession *session, bool lasting)
+recover_store(SaggStreamRun *run, bool lasting)
 {
-	if (session->store && session->store_restored && !lasting)
-		sagg_store_undo(session->store);
-	else if (session->store || lasting)
+	if (run->store && run->store_restored && !lasting)
+		sagg_store_undo(run->store);
+	else if (run->store || lasting)
 	{
 		/* half a restore is no state */
-		if (session->store)
-			sagg_store_close(session->store);
-		session->store = NULL;
-		sagg_state_discard(session->slot);
+		if (run->store)
+			sagg_store_close(run->store);
+		run->store = NULL;
+		sagg_state_discard(run->slot);
 	}
-	if (session->checkpoint)
-		sagg_checkpoint_aborted(session->checkpoint);
+	if (run->checkpoint)
+		sagg_checkpoint_aborted(run->checkpoint);
 }
 
 /*
- * After an ERROR: shared state back to the last commit, while the locks of the
+ * After an ERROR: take shared state back to the last commit while the locks of the
  * streams are still held.  Aborting a transaction releases them; if none was open
- * it is for us to do.
+ * we do.
  */
 static void
-recover_from_error(SaggSession *lead, ErrorKind kind)
+recover_from_error(SaggReading *reading, ErrorKind kind)
 {
-	List	   *sessions = lead->held;
 	ListCell   *lc;
 
 	LWLockReleaseAll();
-	foreach(lc, sessions)
+	foreach(lc, reading->members)
 	{
-		SaggSession *session = lfirst(lc);
+		SaggStreamRun *run = lfirst(lc);
 
-		recover_store(session, kind == ERROR_LASTING && session->locked &&
-					  (lead->at_work == NULL || lead->at_work == session));
-		if (session->sink)
-			sagg_sink_aborted(session->sink);
+		recover_store(run, kind == ERROR_LASTING && run->locked &&
+					  (reading->current == NULL || reading->current == run));
+		if (run->sink)
+			sagg_sink_aborted(run->sink);
 	}
 	sagg_scan_detach();
 	sagg_shared_rows_end();
 	AbortOutOfAnyTransaction();
 	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
-	foreach(lc, sessions)
-		((SaggSession *) lfirst(lc))->locked = false;
+	foreach(lc, reading->members)
+		((SaggStreamRun *) lfirst(lc))->locked = false;
 }
 
 /*
- * Where a message comes from.
+ * Error context callback: the stream and micro-batch that a message is about.
  */
 static void
-session_error_context(void *arg)
+worker_error_context(void *arg)
 {
-	SaggSession *session = (SaggSession *) arg;
+	const SaggStreamRun *run = culprit_of((SaggReading *) arg);
 
-	if (session->at_work)
-		session = session->at_work;
-	if (session->plan)
+	if (run->plan)
 		errcontext("micro-batch " INT64_FORMAT " of stream \"%s\"",
-				   session->plan->batch, session->slot->name);
+				   run->plan->batch, run->slot->name);
 	else
-		errcontext("stream \"%s\"", session->slot->name);
+		errcontext("stream \"%s\"", run->slot->name);
 }
 
 /*
- * The error being handled into the server's log, if it is one.
+ * Write the error being handled into the server's log, if it is one.
  */
 static void
-report_error(const SaggSession *lead, const ErrorData *error, bool searching)
+report_error(const SaggReading *reading, const ErrorData *error, bool searching)
 {
-	const SaggSession *session = lead->at_work ? lead->at_work : lead;
+	const SaggStreamRun *run = culprit_of(reading);
 
-	/* the same again, or what is told when the plan is made smaller */
-	if (searching && (session->plan->nsuspects > 0 ||
-					  session->too_large == session->plan->batch))
+	/* it is logged already, or will be when the plan is made smaller */
+	if (searching && (run->plan->nsuspects > 0 ||
+					  run->too_large == run->plan->batch))
 		return;
-	if (gives_way(session, error))
+	if (gives_way(run, error))
 		ereport(LOG,
 				(errmsg("stream \"%s\" gives way to a command that waits for it to stop",
-						session->slot->name)));
+						run->slot->name)));
 	else
 		EmitErrorReport();
 }
 
 /*
- * Whose fault is an error, before the session that tells is closed?  Returns
+ * Note what an error is about, before the run that knows is closed.  Returns
  * whether a record is to be searched for it.
  */
 static bool
-note_fault(SaggSession *lead, const ErrorData *error)
+note_fault(SaggReading *reading, const ErrorData *error)
 {
-	SaggSession *culprit = lead->at_work ? lead->at_work : lead;
+	SaggStreamRun *culprit = culprit_of(reading);
 	ListCell   *lc;
 
 	culprit->stops_all = culprit->stream && culprit->stream->options.stops_all;
-	foreach(lc, lead->held)
+	foreach(lc, reading->members)
 	{
-		SaggSession *one = lfirst(lc);
+		SaggStreamRun *run = lfirst(lc);
 
-		one->retries = one->stream && one->stream->options.retries;
+		run->retries = run->stream && run->stream->options.retries;
 	}
 	return sagg_batch_size_failed(culprit, error) || sagg_poison_failed(culprit, error);
 }
 
 /*
- * One session: from opening to an error.  Returns the error, allocated in
- * TopMemoryContext, and whether a record is to be searched for it; otherwise
- * the process ends in it.
+ * Run micro-batches, from opening to an error.  Returns the error, allocated in
+ * TopMemoryContext, and in "searching" whether a record is to be searched for it.
+ * Without an error the process ends here.
  */
 static ErrorData *
-run_session(SaggSession *session, bool *searching)
+run_batches(SaggReading *reading, bool *searching)
 {
 	ErrorContextCallback callback;
 	ErrorData  *volatile error = NULL;
 
-	callback.callback = session_error_context;
-	callback.arg = session;
+	callback.callback = worker_error_context;
+	callback.arg = reading;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
 	PG_TRY();
 	{
-		open_session(session);
-		sagg_trigger_loop(session);
+		open_all(reading);
+		sagg_trigger_loop(reading);
 	}
 	PG_CATCH();
 	{
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(TopMemoryContext);
 		error = CopyErrorData();
-		*searching = note_fault(session, error);
-		report_error(session, error, *searching);
+		*searching = note_fault(reading, error);
+		report_error(reading, error, *searching);
 		FlushErrorState();
-		recover_from_error(session, classify_error(error->sqlerrcode));
-		close_session(session);
-		sagg_mark_stream(session->slot->view);
+		recover_from_error(reading, classify_error(error->sqlerrcode));
+		close_all(reading);
+		sagg_mark_stream(reading->leader->slot->view);
 		sagg_mark_batch(-1);
 		MemoryContextSwitchTo(TopMemoryContext);
 		RESUME_INTERRUPTS();
@@ -469,8 +336,9 @@ run_session(SaggSession *session, bool *searching)
 }
 
 static void
-wait_before_retry(SaggSession *session, long delay_ms)
+wait_before_retry(SaggReading *reading, long delay_ms)
 {
+	SaggSlot   *slot = reading->leader->slot;
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
 
 	pgstat_report_activity(STATE_IDLE, "stream_agg: waiting to retry");
@@ -480,12 +348,12 @@ wait_before_retry(SaggSession *session, long delay_ms)
 		bool		now;
 
 		LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-		now = session->slot->retry_now;
-		session->slot->retry_now = false;
+		now = slot->retry_now;
+		slot->retry_now = false;
 		LWLockRelease(sagg_shared->lock);
 		if (left <= 0 || now)
 			break;
-		(void) sagg_session_wait(session, false, left);
+		(void) sagg_reading_wait(reading, false, left);
 	}
 }
 
@@ -495,28 +363,24 @@ wait_before_retry(SaggSession *session, long delay_ms)
 void
 stream_agg_worker_main(Datum arg)
 {
-	SaggSession session = {.last_batches = -1};
-	SaggSlot   *slot;
+	SaggReading reading = {0};
+	SaggStreamRun leader = {0};
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	sagg_clip_reports();
-	sagg_session_attach(&session, DatumGetInt32(arg));
-	slot = session.slot;
-	BackgroundWorkerInitializeConnectionByOid(slot->database, slot->owner, 0);
-	sagg_session_connected();
+	sagg_worker_attach(&reading, &leader, DatumGetInt32(arg));
+	BackgroundWorkerInitializeConnectionByOid(leader.slot->database, leader.slot->owner, 0);
+	sagg_worker_connected();
 	sagg_worker_reset_role();
-	session.memory = AllocSetContextCreate(TopMemoryContext,
-										   "stream_agg session",
-										   ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
 		bool		searching = false;
-		ErrorData  *error = run_session(&session, &searching);
-		long		delay_ms = handle_error(&session, error, searching);
+		ErrorData  *error = run_batches(&reading, &searching);
+		long		delay_ms = handle_error(&reading, error, searching);
 
 		FreeErrorData(error);
-		wait_before_retry(&session, delay_ms);
+		wait_before_retry(&reading, delay_ms);
 	}
 }

@@ -3,19 +3,19 @@
  * trigger.c
  *	  When micro-batches run: the trigger loop of a stream's worker.
  *
- * Triggers fire at multiples of the interval, the first at start, missed ones
- * are skipped; with interval 0 batch follows batch.  process_available fires
- * one at once.  Without max_offsets_per_trigger a batch that left records in
- * Kafka is followed by the next at once.  With min_offsets_per_trigger a trigger
- * that finds fewer leaves them, until the last micro-batch is as old as
+ * Triggers fire at multiples of the interval, the first one at start; missed ones
+ * are skipped.  With interval 0 batch follows batch.  process_available fires one
+ * at once.  Without max_offsets_per_trigger a batch that left records in the source
+ * is followed by the next at once.  With min_offsets_per_trigger a trigger that
+ * finds fewer leaves them, until the last micro-batch is as old as
  * max_trigger_delay.
  *
- * A trigger that finds nothing does nothing: no transaction, no xid, no
- * request to Kafka unless its connections are in trouble, or event time has
- * gone on by the clock so far that a window closes (quiet_partitions.c).  Once in
- * PARTITIONS_CHECK_MS only it asks Kafka and the catalogs whether there are
- * other partitions or topics to read.  All waiting is on the latch, and with interval 0 on
- * Kafka's event descriptor too.
+ * A trigger that finds nothing does nothing: no transaction, no xid, no request to
+ * the source unless its connections are in trouble.  The exception is event time
+ * that has gone on by the clock so far that a window closes (quiet_partitions.c).
+ * Only once in PARTITIONS_CHECK_MS the source and the catalogs are asked for other
+ * partitions or topics.  All waiting is on the latch, and with interval 0 on the
+ * source's event descriptor too.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,13 +32,13 @@
 #define PARTITIONS_CHECK_MS		30000
 
 /* with interval 0, how often to look whether there are enough records */
-#define HELD_CHECK_MS			250
+#define ENOUGH_CHECK_MS			250
 
-/* how soon to ask again for the end of a partition that is doubted */
+/* how soon to ask again for the end of a partition that is in doubt */
 #define DOUBT_CHECK_MS			500
 
 /*
- * The first multiple of the interval, counted from 1970-01-01 UTC, after now.
+ * Returns the first multiple of the interval after now, counted from 1970-01-01 UTC.
  */
 static TimestampTz
 next_multiple(int64 interval, TimestampTz now)
@@ -50,41 +50,41 @@ next_multiple(int64 interval, TimestampTz now)
 }
 
 /*
- * Has process_available asked for something that has not been served, of this
- * stream or of one that takes part in its batches?
+ * Returns whether process_available has asked for something that has not been
+ * served, of any run; notes the requests.
  */
 static bool
-open_request(SaggSession *session)
+open_request(SaggReading *reading)
 {
 	bool		open = false;
 	ListCell   *lc;
 
 	LWLockAcquire(sagg_shared->lock, LW_SHARED);
-	foreach(lc, session->sessions)
+	foreach(lc, reading->runs)
 	{
-		SaggSession *one = lfirst(lc);
+		SaggStreamRun *run = lfirst(lc);
 
-		one->request = one->slot->request_seq > one->slot->done_seq ?
-			one->slot->request_seq : 0;
-		open = open || one->request != 0;
+		run->request = run->slot->request_seq > run->slot->done_seq ?
+			run->slot->request_seq : 0;
+		open = open || run->request != 0;
 	}
 	LWLockRelease(sagg_shared->lock);
 	return open;
 }
 
 static void
-requests_served(SaggSession *session)
+requests_served(SaggReading *reading)
 {
 	ListCell   *lc;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	foreach(lc, session->sessions)
+	foreach(lc, reading->runs)
 	{
-		SaggSession *one = lfirst(lc);
+		SaggStreamRun *run = lfirst(lc);
 
-		if (one->slot->done_seq < one->request)
-			one->slot->done_seq = one->request;
-		ConditionVariableBroadcast(&one->slot->changed);
+		if (run->slot->done_seq < run->request)
+			run->slot->done_seq = run->request;
+		ConditionVariableBroadcast(&run->slot->changed);
 	}
 	LWLockRelease(sagg_shared->lock);
 }
@@ -99,7 +99,7 @@ position_of(const SaggProgress *progress, const SaggRange *partition)
 }
 
 /*
- * Has everything before the ends of "bounds" been committed?
+ * Returns whether everything before the ends of "bounds" has been committed.
  */
 static bool
 reached(const SaggProgress *progress, const SaggRange *bounds, int nbounds)
@@ -108,7 +108,7 @@ reached(const SaggProgress *progress, const SaggRange *bounds, int nbounds)
 	{
 		int64		position = position_of(progress, &bounds[i]);
 
-		/* beyond the end is where no plan has been yet */
+		/* no plan has been made since the partition ended earlier */
 		if (position > bounds[i].end ||
 			(position < bounds[i].end && bounds[i].end > bounds[i].start))
 			return false;
@@ -117,19 +117,19 @@ reached(const SaggProgress *progress, const SaggRange *bounds, int nbounds)
 }
 
 /*
- * Do the records within "bounds" wait for more?  What has to be looked at at
- * once, whatever its number, does not: lost offsets, results to be replaced.
+ * Returns whether the records within "bounds" are too few for a batch, and sets
+ * recheck_at then.  Lost offsets, and results to be replaced, do not wait.
  */
 static bool
-held_back(SaggSession *session, const SaggRange *bounds, int nbounds)
+held_back(SaggReading *reading, const SaggRange *bounds, int nbounds)
 {
-	const SaggStreamOptions *options = &session->stream->options;
-	SaggProgress *progress = session->progress;
+	const SaggStreamOptions *options = &reading->leader->stream->options;
+	SaggProgress *progress = reading->leader->progress;
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz due;
 	int64		waiting = 0;
 
-	if (options->min_offsets == 0 || sagg_session_replaces(session) ||
+	if (options->min_offsets == 0 || sagg_reading_replaces(reading) ||
 		progress->committed == DT_NOBEGIN)
 		return false;
 	for (int i = 0; i < nbounds; i++)
@@ -148,291 +148,309 @@ held_back(SaggSession *session, const SaggRange *bounds, int nbounds)
 		return false;
 	if (now >= due)
 		return false;
-	session->held_until = Min(due, TimestampTzPlusMilliseconds(now, HELD_CHECK_MS));
-	session->behind = false;
+	reading->recheck_at = Min(due, TimestampTzPlusMilliseconds(now, ENOUGH_CHECK_MS));
+	reading->behind = false;
 	return true;
 }
 
 /*
- * One batch over what lies within "bounds".  Returns false if there is
- * nothing.
+ * Run one batch over what lies within "bounds".  Returns false if there is nothing.
  */
 static bool
-run_batch(SaggSession *session, const SaggRange *bounds, int nbounds)
+run_batch(SaggReading *reading, const SaggRange *bounds, int nbounds)
 {
-	SaggPlan   *plan;
+	SaggStreamRun *leader = reading->leader;
+	bool		planned;
 
-	session->plan = NULL;
-	MemoryContextReset(session->batch_memory);
-	sagg_session_settings(session);
-	plan = sagg_batch_plan(session, bounds, nbounds);
-	if (plan != NULL)
-		sagg_micro_batch(session, plan);
-	session->behind = !reached(session->progress, bounds, nbounds);
-	if (plan == NULL && session->doubtful)
+	leader->plan = NULL;
+	MemoryContextReset(reading->batch_memory);
+	sagg_run_settings(leader);
+	planned = sagg_batch_plan(reading, bounds, nbounds);
+	if (planned)
+		sagg_micro_batch(reading);
+	reading->behind = !reached(leader->progress, bounds, nbounds);
+	if (!planned && reading->doubtful)
 	{
-		session->behind = false;
-		session->held_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DOUBT_CHECK_MS);
+		reading->behind = false;
+		reading->recheck_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DOUBT_CHECK_MS);
 	}
-	return plan != NULL;
+	return planned;
 }
 
 /*
  * Run the batch that was planned and not committed, if there is one.
  */
 static bool
-finish_pending_batch(SaggSession *session)
+finish_pending_batch(SaggReading *reading)
 {
 	ListCell   *lc;
 
-	if (session->progress->pending == NULL)
+	if (reading->leader->progress->pending == NULL)
 		return false;
-	MemoryContextReset(session->batch_memory);
-	sagg_session_settings(session);
-	foreach(lc, session->sessions)
+	MemoryContextReset(reading->batch_memory);
+	sagg_run_settings(reading->leader);
+	foreach(lc, reading->runs)
 	{
-		SaggSession *one = lfirst(lc);
+		SaggStreamRun *run = lfirst(lc);
 
-		one->plan = one->progress->pending;
-		one->progress->pending = sagg_batch_size_retry(one, sagg_poison_retry(one, one->plan));
+		run->plan = run->progress->pending;
+		run->progress->pending = sagg_batch_size_retry(run, sagg_poison_retry(run, run->plan));
 	}
-	foreach(lc, session->sessions)
-		((SaggSession *) lfirst(lc))->plan = ((SaggSession *) lfirst(lc))->progress->pending;
-	sagg_micro_batch(session, session->plan);
-	foreach(lc, session->sessions)
-		((SaggSession *) lfirst(lc))->progress->pending = NULL;
-	session->behind = true;
+	foreach(lc, reading->runs)
+		((SaggStreamRun *) lfirst(lc))->plan = ((SaggStreamRun *) lfirst(lc))->progress->pending;
+	sagg_micro_batch(reading);
+	foreach(lc, reading->runs)
+		((SaggStreamRun *) lfirst(lc))->progress->pending = NULL;
+	reading->behind = true;
 	return true;
 }
 
 /*
- * Serve process_available: batches until all that Kafka had at the request is
- * committed.  It takes the place of a trigger.
+ * Serve process_available: run batches until all that the source had at the request
+ * is committed.  It takes the place of a trigger.
  */
 static void
-serve_requests(SaggSession *session)
+serve_requests(SaggReading *reading)
 {
+	SaggStreamRun *leader = reading->leader;
 	SaggRange  *bounds;
 	int			nbounds;
 
-	sagg_session_check_now(session);
-	(void) finish_pending_batch(session);
-	bounds = sagg_reader_bounds(session->reader, &nbounds);
-	sagg_publish_ends(session, bounds, nbounds);
-	sagg_session_verify(session, bounds, nbounds);
-	while (sagg_session_replaces(session) || session->made_anew != NIL ||
-		   !reached(session->progress, bounds, nbounds))
+	sagg_run_check_now(leader);
+	(void) finish_pending_batch(reading);
+	bounds = sagg_reader_bounds(reading->reader, &nbounds);
+	sagg_publish_ends(reading, bounds, nbounds);
+	sagg_reading_verify(reading, bounds, nbounds);
+	while (sagg_reading_replaces(reading) || reading->recreated != NIL ||
+		   !reached(leader->progress, bounds, nbounds))
 	{
-		sagg_session_check_stop(session);
-		if (run_batch(session, bounds, nbounds))
+		sagg_reading_check_stop(reading);
+		if (run_batch(reading, bounds, nbounds))
 			continue;
-		if (!session->doubtful)
+		if (!reading->doubtful)
 			break;
-		(void) sagg_session_wait(session, false, DOUBT_CHECK_MS);
+		(void) sagg_reading_wait(reading, false, DOUBT_CHECK_MS);
 		pfree(bounds);
-		bounds = sagg_reader_bounds(session->reader, &nbounds);
+		bounds = sagg_reader_bounds(reading->reader, &nbounds);
 	}
 
-	/* what has come since is for the next trigger, if that is one by time */
-	session->held_until = 0;
-	session->behind = session->stream->trigger == 0 ||
-		!reached(session->progress, bounds, nbounds);
-	if (session->stream->trigger > 0)
-		session->next_trigger = next_multiple(session->stream->trigger,
+	/* a trigger by time reads what has come since */
+	reading->recheck_at = 0;
+	reading->behind = leader->stream->trigger == 0 ||
+		!reached(leader->progress, bounds, nbounds);
+	if (leader->stream->trigger > 0)
+		reading->next_trigger = next_multiple(leader->stream->trigger,
 											  GetCurrentTimestamp());
 	pfree(bounds);
-	sagg_sessions_recovered(session);
-	requests_served(session);
+	sagg_reading_recovered(reading);
+	requests_served(reading);
 }
 
 /*
- * Look now and then whether there are other topics or partitions to read.
+ * Returns whether there are other topics or partitions to read; looks now and then.
  */
 static bool
-partitions_changed(SaggSession *session)
+partitions_changed(SaggReading *reading)
 {
-	sagg_session_check_idle(session);
-	return sagg_reader_partitions_changed(session->reader);
+	sagg_run_check_idle(reading->leader);
+	return sagg_reader_partitions_changed(reading->reader);
 }
 
 /*
  * A trigger by time: run a batch if there is anything.
  */
 static void
-fire(SaggSession *session)
+fire(SaggReading *reading)
 {
 	SaggRange  *bounds;
 	int			nbounds;
-	bool		held = session->held_until != 0;
+	bool		held = reading->recheck_at != 0;
 	long		unused = 0;
 
-	session->held_until = 0;
-	if (finish_pending_batch(session))
+	reading->recheck_at = 0;
+	if (finish_pending_batch(reading))
 	{
-		sagg_sessions_recovered(session);
+		sagg_reading_recovered(reading);
 		return;
 	}
-	if (!session->behind && !held &&
-		!sagg_reader_has_records(session->reader) &&
-		!partitions_changed(session) &&
-		GetCurrentTimestamp() < sagg_idle_due(session) &&
-		!sagg_reader_in_trouble(session->reader, &unused))
+	if (!reading->behind && !held &&
+		!sagg_reader_has_records(reading->reader) &&
+		!partitions_changed(reading) &&
+		GetCurrentTimestamp() < sagg_reading_idle_due(reading) &&
+		!sagg_reader_in_trouble(reading->reader, &unused))
 	{
-		sagg_publish_no_news(session);
+		sagg_publish_no_news(reading);
 		return;
 	}
-	bounds = sagg_reader_bounds(session->reader, &nbounds);
-	sagg_publish_ends(session, bounds, nbounds);
-	sagg_session_verify(session, bounds, nbounds);
-	if (!held_back(session, bounds, nbounds))
-		(void) run_batch(session, bounds, nbounds);
+	bounds = sagg_reader_bounds(reading->reader, &nbounds);
+	sagg_publish_ends(reading, bounds, nbounds);
+	sagg_reading_verify(reading, bounds, nbounds);
+	if (!held_back(reading, bounds, nbounds))
+		(void) run_batch(reading, bounds, nbounds);
 	pfree(bounds);
-	sagg_sessions_recovered(session);
+	sagg_reading_recovered(reading);
 }
 
 /*
- * Report what the batches did to their tables, for autovacuum and the
- * statistics views: a worker has to do so itself.  Not too often, so some may
- * be left; that is reported when the time that the server asks for is over.
- * Returns for how many of "timeout_ms" to sleep until then.
+ * Report what the batches did to their tables, for autovacuum and the statistics
+ * views: a worker has to do so itself.  The server takes reports only so often;
+ * what is left is reported when its interval is over.  Returns how many of
+ * "timeout_ms" to sleep until then.
  */
 static long
-report_statistics(SaggSession *session, long timeout_ms)
+report_statistics(SaggReading *reading, long timeout_ms)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	bool		force = session->statistics_due != 0 && now >= session->statistics_due;
+	bool		force = reading->statistics_due != 0 && now >= reading->statistics_due;
 	long		delay_ms = pgstat_report_stat(force);
 
 	if (delay_ms <= 0)
 	{
-		session->statistics_due = 0;
+		reading->statistics_due = 0;
 		return timeout_ms;
 	}
-	if (session->statistics_due == 0)
-		session->statistics_due = TimestampTzPlusMilliseconds(now, delay_ms);
+	if (reading->statistics_due == 0)
+		reading->statistics_due = TimestampTzPlusMilliseconds(now, delay_ms);
 	return Min(timeout_ms,
-			   Max(1, TimestampDifferenceMilliseconds(now, session->statistics_due)));
+			   Max(1, TimestampDifferenceMilliseconds(now, reading->statistics_due)));
 }
 
 /*
- * What there is to do before a sleep of "timeout_ms"; returns how long to sleep
+ * Do what there is to do before a sleep of "timeout_ms".  Returns how long to sleep
  * before there may be more.
  */
 static long
-idle_work(SaggSession *session, long timeout_ms)
+idle_work(SaggReading *reading, long timeout_ms)
 {
-	timeout_ms = report_statistics(session, timeout_ms);
-	timeout_ms = sagg_reader_tend_group(session->reader, timeout_ms);
-	return sagg_reader_rest(session->reader, session->stream->trigger / 1000, timeout_ms);
+	timeout_ms = report_statistics(reading, timeout_ms);
+	timeout_ms = sagg_reader_tend_group(reading->reader, timeout_ms);
+	return sagg_reader_rest(reading->reader, reading->leader->stream->trigger / 1000, timeout_ms);
 }
 
 /*
- * Is a record searched that cannot be processed?
+ * Returns whether a run searches a record that cannot be processed.
  */
 static bool
-in_search(const SaggSession *session)
+in_search(const SaggReading *reading)
 {
 	ListCell   *lc;
 
-	foreach(lc, session->sessions)
+	foreach(lc, reading->runs)
 	{
-		if (((SaggSession *) lfirst(lc))->progress->nsuspects > 0)
+		if (((SaggStreamRun *) lfirst(lc))->progress->nsuspects > 0)
 			return true;
 	}
 	return false;
 }
 
 /*
- * Sleep until the next trigger is due, a request comes in or, with interval
- * 0, Kafka has something.
+ * One sleep of a stream with interval 0.  Returns false if its trigger is due.
+ */
+static bool
+sleep_until_records(SaggReading *reading)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz idle_due;
+	long		timeout_ms = PARTITIONS_CHECK_MS;
+
+	if (reading->recheck_at != 0)
+	{
+		if (now >= reading->recheck_at)
+			return false;
+		(void) sagg_reading_wait(reading, false,
+								 idle_work(reading, TimestampDifferenceMilliseconds(now, reading->recheck_at)));
+		return true;
+	}
+	idle_due = sagg_reading_idle_due(reading);
+	if (idle_due != DT_NOEND)
+		timeout_ms = Min(timeout_ms, TimestampDifferenceMilliseconds(now, idle_due));
+	if (reading->behind || reading->leader->progress->pending != NULL || now >= idle_due ||
+		sagg_reader_has_records(reading->reader) ||
+		partitions_changed(reading) ||
+		sagg_reader_in_trouble(reading->reader, &timeout_ms))
+		return false;
+	sagg_publish_no_news(reading);
+	(void) sagg_reading_wait(reading, true, idle_work(reading, timeout_ms));
+	return true;
+}
+
+/*
+ * One sleep of a stream with an interval.  Returns false if its trigger is due.
+ */
+static bool
+sleep_until_time(SaggReading *reading)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now >= reading->next_trigger)
+		return false;
+	(void) sagg_reading_wait(reading, false,
+							 idle_work(reading, TimestampDifferenceMilliseconds(now, reading->next_trigger)));
+	return true;
+}
+
+/*
+ * Sleep until the next trigger is due, a request comes in or, with interval 0, the
+ * source has something.
  */
 static void
-wait_for_trigger(SaggSession *session)
+wait_for_trigger(SaggReading *reading)
 {
-	int64		interval = session->stream->trigger;
-	TimestampTz now = GetCurrentTimestamp();
+	SaggStreamRun *leader = reading->leader;
 	char		activity[SAGG_NAME_SIZE + 64];
 	ListCell   *lc;
 
-	/* behind, without a limit of the user's, or in the middle: no pause */
-	if ((session->behind && session->stream->max_offsets == 0) ||
-		session->progress->pending != NULL || in_search(session))
-		session->next_trigger = now;
+	/* behind without a limit set by the user, or within a search: no pause */
+	if ((reading->behind && leader->stream->max_offsets == 0) ||
+		leader->progress->pending != NULL || in_search(reading))
+		reading->next_trigger = GetCurrentTimestamp();
 
 	snprintf(activity, sizeof(activity), "stream \"%s\": waiting for a trigger",
-			 session->slot->name);
+			 leader->slot->name);
 	pgstat_report_activity(STATE_IDLE, activity);
-	foreach(lc, session->sessions)
-		((SaggSession *) lfirst(lc))->slot->stage = SAGG_STAGES;
-	(void) report_statistics(session, 0);
+	foreach(lc, reading->runs)
+		((SaggStreamRun *) lfirst(lc))->slot->stage = SAGG_STAGES;
+	(void) report_statistics(reading, 0);
 
-	while (!open_request(session) && !sagg_reader_company_changed(session))
+	while (!open_request(reading) && !sagg_reading_group_changed(reading))
 	{
-		if (interval == 0 && session->held_until != 0)
-		{
-			now = GetCurrentTimestamp();
-			if (now >= session->held_until)
-				break;
-			(void) sagg_session_wait(session, false,
-									 idle_work(session, TimestampDifferenceMilliseconds(now, session->held_until)));
-		}
-		else if (interval == 0)
-		{
-			long		timeout_ms = PARTITIONS_CHECK_MS;
-
-			now = GetCurrentTimestamp();
-			if (sagg_idle_due(session) != DT_NOEND)
-				timeout_ms = Min(timeout_ms,
-								 TimestampDifferenceMilliseconds(now, sagg_idle_due(session)));
-			if (session->behind || session->progress->pending != NULL ||
-				now >= sagg_idle_due(session) ||
-				sagg_reader_has_records(session->reader) ||
-				partitions_changed(session) ||
-				sagg_reader_in_trouble(session->reader, &timeout_ms))
-				break;
-			sagg_publish_no_news(session);
-			(void) sagg_session_wait(session, true, idle_work(session, timeout_ms));
-		}
-		else
-		{
-			now = GetCurrentTimestamp();
-			if (now >= session->next_trigger)
-				break;
-			(void) sagg_session_wait(session, false,
-									 idle_work(session, TimestampDifferenceMilliseconds(now, session->next_trigger)));
-		}
+		if (!(leader->stream->trigger == 0 ? sleep_until_records(reading) :
+			  sleep_until_time(reading)))
+			break;
 	}
 }
 
 /*
- * Trigger after trigger, until an ERROR or until the process is told to end.
+ * Run trigger after trigger, until an ERROR or until the process is told to end.
  */
 void
-sagg_trigger_loop(SaggSession *session)
+sagg_trigger_loop(SaggReading *reading)
 {
-	session->next_trigger = GetCurrentTimestamp();
-	session->behind = true;		/* until Kafka was asked */
+	SaggStreamRun *leader = reading->leader;
+
+	reading->next_trigger = GetCurrentTimestamp();
+	reading->behind = true;		/* until the source was asked */
 
 	for (;;)
 	{
-		sagg_session_check_stop(session);
-		wait_for_trigger(session);
-		session->plan = NULL;
-		MemoryContextSwitchTo(session->memory);
+		sagg_reading_check_stop(reading);
+		wait_for_trigger(reading);
+		leader->plan = NULL;
+		MemoryContextSwitchTo(reading->memory);
 
-		if (sagg_reader_company_changed(session))
+		if (sagg_reading_group_changed(reading))
 		{
-			sagg_session_settings(session);
-			sagg_company_change(session);
+			sagg_run_settings(leader);
+			sagg_reading_change_group(reading);
 		}
-		else if (open_request(session))
-			serve_requests(session);
+		else if (open_request(reading))
+			serve_requests(reading);
 		else
 		{
-			if (session->stream->trigger > 0)
-				session->next_trigger = next_multiple(session->stream->trigger,
+			if (leader->stream->trigger > 0)
+				reading->next_trigger = next_multiple(leader->stream->trigger,
 													  GetCurrentTimestamp());
-			fire(session);
+			fire(reading);
 		}
 	}
 }
