@@ -249,28 +249,41 @@ typedef struct SaggPlan
 	SaggRange  *behind;
 } SaggPlan;
 
-/* The five counts of I5, and their sum: records delivered by Kafka. */
+/*
+ * What a batch counts, or a stream since its first batch.  Every field has a line in
+ * the table of counters.c.
+ */
 typedef struct SaggCounts
 {
-	int64		delivered;
+	int64		delivered;		/* by the source; each record is in one of the
+								 * next five, too (I5) */
 	int64		aggregated;
 	int64		late;
 	int64		null_time;
 	int64		dead_lettered;
 	int64		filtered;
-
-	/*
-	 * Not one of them: how often a row of the inner query was late for a
-	 * window, be the record late for all of its windows or not.
-	 */
-	int64		late_windows;
-
-	/*
-	 * Nor this: how many sessions of the batch begin where the watermark has
-	 * been already, so that they may be part of one that is closed.
-	 */
-	int64		beside_closed;
+	int64		late_windows;	/* how often a row of the inner query was late for
+								 * a window, if not for all of its windows */
+	int64		beside_closed;	/* sessions that begin where the watermark has been
+								 * already, so that they may be part of one that
+								 * is closed */
+	int64		rows_out;		/* rows put into the sink */
+	int64		rows_removed;	/* rows deleted from the sink */
+	int64		rows_expired;	/* older than the retention: of those, and rows that
+								 * were not put there */
+	int64		skipped;		/* offsets that the source did not have */
 } SaggCounts;
+
+#define SAGG_COUNTERS	((int) (sizeof(SaggCounts) / sizeof(int64)))
+
+typedef struct SaggCounter
+{
+	Size		offset;			/* of its field in SaggCounts */
+	const char *column;			/* of stream_agg.commits that has the batch's;
+								 * NULL = none */
+	const char *total;			/* that has the stream's since its first batch */
+	bool		share;			/* every record delivered is in one of these */
+} SaggCounter;
 
 typedef enum SaggStage
 {
@@ -285,10 +298,6 @@ typedef enum SaggStage
 typedef struct SaggCommit
 {
 	SaggCounts	counts;			/* of this batch */
-	int64		rows_out;		/* rows put into the sink */
-	int64		rows_removed;	/* rows deleted from the sink */
-	int64		rows_expired;	/* older than the retention: of them, and those
-								 * that were not put there */
 	TimestampTz watermark;		/* after the batch */
 	int			nlosses;		/* offsets that were gone when they were to be
 								 * read, besides the plan's "skipped" */
@@ -312,12 +321,8 @@ typedef struct SaggProgress
 	SaggRange  *last;			/* the last record of a partition: start = its
 								 * offset, end = its timestamp in ms */
 	SaggCounts	totals;			/* since the stream's first batch */
-	int64		total_rows_out;
-	int64		total_rows_removed;
-	int64		total_rows_expired;
 	int			nsuspects;		/* what is left of the last commit's suspects */
 	SaggRange  *suspects;
-	int64		total_skipped;	/* offsets */
 	TimestampTz committed;		/* time of the last commit, DT_NOBEGIN = of no
 								 * micro-batch since the stream's start or
 								 * reset */
@@ -465,6 +470,25 @@ sagg_add_saturated(int64 a, int64 b)
 
 	return pg_add_s64_overflow(a, b, &sum) ? PG_INT64_MAX : sum;
 }
+
+/* counters.c */
+extern const SaggCounter sagg_counters[];
+
+static inline int64 *
+sagg_counter(SaggCounts *counts, int i)
+{
+	return (int64 *) ((char *) counts + sagg_counters[i].offset);
+}
+
+static inline int64
+sagg_counter_value(const SaggCounts *counts, int i)
+{
+	return *(const int64 *) ((const char *) counts + sagg_counters[i].offset);
+}
+
+extern void sagg_counts_add(SaggCounts *to, const SaggCounts *counts);
+extern void sagg_counts_settle(SaggCounts *counts, int64 delivered);
+extern bool sagg_counts_add_up(const SaggCounts *counts);
 
 /* merge_sort.c */
 extern void sagg_sort(void *elements, size_t n, size_t size,

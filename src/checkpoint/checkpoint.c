@@ -19,7 +19,9 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "portability/instr_time.h"
+#include "utils/array.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -176,15 +178,12 @@ static void
 check_successor(const SaggProgress *before, const SaggPlan *plan,
 				const SaggCommit *commit)
 {
-	const SaggCounts *c = &commit->counts;
-
 	if (plan->batch != before->batch + 1)
 		elog(ERROR, "micro-batch " INT64_FORMAT " does not follow micro-batch " INT64_FORMAT,
 			 plan->batch, before->batch);
 	if (commit->watermark < before->watermark)
 		elog(ERROR, "the watermark would go back");
-	if (c->delivered != c->aggregated + c->late + c->null_time +
-		c->dead_lettered + c->filtered)
+	if (!sagg_counts_add_up(&commit->counts))
 		elog(ERROR, "the counts of micro-batch " INT64_FORMAT " do not add up",
 			 plan->batch);
 }
@@ -216,10 +215,10 @@ offsets_between(const SaggRange *ranges, int n)
 }
 
 /*
- * How many offsets a batch skipped because Kafka did not have them.
+ * Returns how many offsets a batch skips because the source does not have them.
  */
-int64
-sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit)
+static int64
+skipped_offsets(const SaggPlan *plan, const SaggCommit *commit)
 {
 	return sagg_add_saturated(offsets_between(plan->skipped, plan->nskipped),
 							  offsets_between(commit->losses, commit->nlosses));
@@ -335,6 +334,28 @@ milliseconds(int64 microseconds)
 }
 
 /*
+ * The counters of the batch and their totals after it, in the order of
+ * the list of values in log_statements.c, as a bigint[].
+ */
+static Datum
+counters_after(const SaggCounts *before, const SaggCounts *counts)
+{
+	SaggCounts	after = *before;
+	Datum		values[2 * SAGG_COUNTERS];
+	int			n = 0;
+
+	sagg_counts_add(&after, counts);
+	for (int i = 0; i < SAGG_COUNTERS; i++)
+	{
+		if (sagg_counters[i].column)
+			values[n++] = Int64GetDatum(sagg_counter_value(counts, i));
+		values[n++] = Int64GetDatum(sagg_counter_value(&after, i));
+	}
+	return PointerGetDatum(construct_array(values, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/*
  * Insert the batch's row of stream_agg.commits.
  */
 static void
@@ -342,32 +363,14 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 			  const SaggPlan *plan, const SaggCommit *commit,
 			  int64 state_blobs)
 {
-	const SaggCounts *c = &commit->counts;
-	const SaggCounts *t = &before->totals;
 	const int64 *time = commit->stage_time;
 	bool		by_topic = sagg_names_topics(section->checkpoint);
 	int			n = 1;
-	Datum		values[38];
+	Datum		values[16];
 
 	values[n++] = Int64GetDatum(plan->batch);
 	values[n++] = offsets_after(section->checkpoint, before, plan);
 	values[n++] = TimestampTzGetDatum(commit->watermark);
-	values[n++] = Int64GetDatum(c->delivered);
-	values[n++] = Int64GetDatum(c->aggregated);
-	values[n++] = Int64GetDatum(c->late);
-	values[n++] = Int64GetDatum(c->null_time);
-	values[n++] = Int64GetDatum(c->dead_lettered);
-	values[n++] = Int64GetDatum(c->filtered);
-	values[n++] = Int64GetDatum(commit->rows_out);
-	values[n++] = Int64GetDatum(commit->rows_removed);
-	values[n++] = Int64GetDatum(t->delivered + c->delivered);
-	values[n++] = Int64GetDatum(t->aggregated + c->aggregated);
-	values[n++] = Int64GetDatum(t->late + c->late);
-	values[n++] = Int64GetDatum(t->null_time + c->null_time);
-	values[n++] = Int64GetDatum(t->dead_lettered + c->dead_lettered);
-	values[n++] = Int64GetDatum(t->filtered + c->filtered);
-	values[n++] = Int64GetDatum(before->total_rows_out + commit->rows_out);
-	values[n++] = Int64GetDatum(before->total_rows_removed + commit->rows_removed);
 	values[n++] = Int64GetDatum(state_blobs);
 	values[n++] = Float8GetDatum(milliseconds(time[SAGG_READ]));
 	values[n++] = Float8GetDatum(milliseconds(time[SAGG_EXECUTE]));
@@ -376,17 +379,10 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
 	values[n++] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[n++] = sagg_ranges_to_jsonb(commit->last, commit->nlast, by_topic);
 	values[n++] = sagg_skips_to_jsonb(plan, commit, by_topic);
-	values[n++] = Int64GetDatum(sagg_add_saturated(before->total_skipped,
-												   sagg_skipped_offsets(plan, commit)));
-	values[n++] = Int64GetDatum(c->late_windows);
-	values[n++] = Int64GetDatum(t->late_windows + c->late_windows);
 	values[n++] = TimestampTzGetDatum(commit->max_time);
 	values[n++] = sagg_times_to_jsonb(commit->times, commit->ntimes, false, by_topic);
 	values[n++] = sagg_times_to_jsonb(commit->times, commit->ntimes, true, by_topic);
-	values[n++] = Int64GetDatum(c->beside_closed);
-	values[n++] = Int64GetDatum(t->beside_closed + c->beside_closed);
-	values[n++] = Int64GetDatum(commit->rows_expired);
-	values[n++] = Int64GetDatum(before->total_rows_expired + commit->rows_expired);
+	values[n++] = counters_after(&before->totals, &commit->counts);
 	Assert(n == lengthof(values));
 	if (sagg_log_execute(section, SAGG_LOG_INSERT_COMMIT, values, NULL, 0) != 1)
 		raise_fenced(section, plan->batch, "committed");
@@ -396,7 +392,7 @@ insert_commit(SaggLogSection *section, const SaggProgress *before,
  * CHECKPOINT of a batch, the last stage before the caller's COMMIT: the state
  * that changed, the batch's record, and the trimming of the logs.  "before" is
  * the stream's progress without this batch.  Adds the time spent to
- * commit->stage_time.  The caller then reports sagg_checkpoint_published or
+ * commit->stage_time, and counts skipped offsets.  The caller then reports sagg_checkpoint_published or
  * sagg_checkpoint_aborted.
  *
  * Raises ERRCODE_SAGG_FENCED if the batch is committed already or is not the
@@ -415,6 +411,7 @@ sagg_checkpoint_commit(SaggCheckpoint *checkpoint, const SaggProgress *before,
 
 	INSTR_TIME_SET_CURRENT(started);
 	check_successor(before, plan, commit);
+	commit->counts.skipped = skipped_offsets(plan, commit);
 
 	/* A stale worker fails here, or if it is a close race, at its insert. */
 	sagg_log_begin(&section, checkpoint);

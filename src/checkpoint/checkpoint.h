@@ -44,7 +44,6 @@ extern void sagg_checkpoint_commit(SaggCheckpoint *checkpoint,
 								   const SaggPlan *plan,
 								   SaggCommit *commit,
 								   const SaggStateAccess *state);
-extern int64 sagg_skipped_offsets(const SaggPlan *plan, const SaggCommit *commit);
 extern void sagg_checkpoint_published(SaggCheckpoint *checkpoint);
 extern void sagg_checkpoint_aborted(SaggCheckpoint *checkpoint);
 

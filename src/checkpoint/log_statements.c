@@ -21,6 +21,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -28,7 +29,16 @@
 #include "streams/streams.h"
 #include "checkpoint_internal.h"
 
-#define MAX_ARGS	40
+#define MAX_ARGS	16
+
+/*
+ * In texts: a list over the table of counters, each element with a comma before it.
+ * See append_counters.
+ */
+#define COUNTERS	"{counters}"	/* their columns, of the batch and in total */
+#define VALUES		"{values}"		/* for these: the last parameter, a bigint[] */
+#define UNCHANGED	"{unchanged}"	/* for these: nothing counted after the row c */
+#define TOTALS		"{totals}"		/* the columns of totals */
 
 typedef struct LogStatement
 {
@@ -72,14 +82,10 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	},
 	[SAGG_LOG_LAST_COMMIT] = {
 		SPI_OK_SELECT,
-		"SELECT batch, watermark, offsets, total_delivered, total_aggregated,"
-		"       total_late, total_null_time, total_dead_lettered,"
-		"       total_filtered, total_rows_out, total_rows_removed, last_records,"
-		"       total_skipped,"
+		"SELECT batch, watermark, offsets, last_records,"
 		"       CASE WHEN reset IS NULL THEN committed ELSE '-infinity' END,"
-		"       coalesce(reset = 'results', false), total_late_windows,"
-		"       max_event_time, event_times, active_times,"
-		"       total_beside_closed, total_expired"
+		"       coalesce(reset = 'results', false),"
+		"       max_event_time, event_times, active_times" TOTALS
 		"  FROM stream_agg.commits WHERE stream = $1"
 		" ORDER BY batch DESC LIMIT 1",
 		1, {TEXTOID}
@@ -118,34 +124,18 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	[SAGG_LOG_INSERT_COMMIT] = {
 		SPI_OK_INSERT,
 		"INSERT INTO stream_agg.commits"
-		"       (stream, batch, offsets, watermark,"
-		"        delivered, aggregated, late, null_time, dead_lettered,"
-		"        filtered, rows_out, rows_removed,"
-		"        total_delivered, total_aggregated, total_late,"
-		"        total_null_time, total_dead_lettered, total_filtered,"
-		"        total_rows_out, total_rows_removed, state_blobs,"
+		"       (stream, batch, offsets, watermark, state_blobs,"
 		"        read_time, execute_time, write_time, checkpoint_time,"
-		"        committed, last_records, skipped, total_skipped,"
-		"        late_windows, total_late_windows,"
-		"        max_event_time, event_times, active_times,"
-		"        beside_closed, total_beside_closed, expired, total_expired)"
-		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-		"        $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,"
-		"        $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35,"
-		"        $36, $37, $38"
+		"        committed, last_records, skipped,"
+		"        max_event_time, event_times, active_times" COUNTERS ")"
+		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15" VALUES
 		"  WHERE (SELECT coalesce(max(c.batch), -1)"
 		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
 		" ON CONFLICT DO NOTHING",
-		38, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID,
-			INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
-			INT8OID, INT8OID, INT8OID,
-			INT8OID, INT8OID, INT8OID,
-			INT8OID, INT8OID, INT8OID,
-			INT8OID, INT8OID, INT8OID,
+		16, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, INT8OID,
 			FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
-			TIMESTAMPTZOID, JSONBOID, JSONBOID, INT8OID, INT8OID, INT8OID,
-		TIMESTAMPTZOID, JSONBOID, JSONBOID, INT8OID, INT8OID,
-		INT8OID, INT8OID}
+			TIMESTAMPTZOID, JSONBOID, JSONBOID,
+		TIMESTAMPTZOID, JSONBOID, JSONBOID, INT8ARRAYOID}
 	},
 	[SAGG_LOG_LAST_BATCH] = {
 		SPI_OK_SELECT,
@@ -365,25 +355,10 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	[SAGG_LOG_RESET_COMMIT] = {
 		SPI_OK_INSERT,
 		"INSERT INTO stream_agg.commits"
-		"       (stream, batch, offsets, watermark, reset,"
-		"        delivered, aggregated, late, null_time, dead_lettered,"
-		"        filtered, rows_out, rows_removed,"
-		"        total_delivered, total_aggregated, total_late,"
-		"        total_null_time, total_dead_lettered, total_filtered,"
-		"        total_rows_out, total_rows_removed, total_skipped,"
-		"        total_late_windows, total_beside_closed, total_expired,"
-		"        state_blobs,"
+		"       (stream, batch, offsets, watermark, reset, state_blobs,"
 		"        read_time, execute_time, write_time, checkpoint_time,"
-		"        committed, last_records)"
-		" SELECT $1, $2, '{}', $3, $4, 0, 0, 0, 0, 0, 0, 0, 0,"
-		"        coalesce(c.total_delivered, 0), coalesce(c.total_aggregated, 0),"
-		"        coalesce(c.total_late, 0), coalesce(c.total_null_time, 0),"
-		"        coalesce(c.total_dead_lettered, 0), coalesce(c.total_filtered, 0),"
-		"        coalesce(c.total_rows_out, 0), coalesce(c.total_rows_removed, 0),"
-		"        coalesce(c.total_skipped, 0), coalesce(c.total_late_windows, 0),"
-		"        coalesce(c.total_beside_closed, 0), coalesce(c.total_expired, 0),"
-		"        0, 0, 0, 0, 0, clock_timestamp(),"
-		"        '{}'"
+		"        committed, last_records" COUNTERS ")"
+		" SELECT $1, $2, '{}', $3, $4, 0, 0, 0, 0, 0, clock_timestamp(), '{}'" UNCHANGED
 		"   FROM (VALUES (true)) AS one"
 		"   LEFT JOIN stream_agg.commits c ON c.stream = $1 AND c.batch = $2 - 1",
 		4, {TEXTOID, INT8OID, TIMESTAMPTZOID, TEXTOID}
@@ -447,6 +422,62 @@ sagg_log_end(SaggLogSection *section)
 	MemoryContextSwitchTo(section->caller);
 }
 
+/*
+ * Append one of the lists over the table of counters; "n" is the number of the last
+ * parameter.
+ */
+static void
+append_counters(StringInfo text, const char *list, int n)
+{
+	bool		values = strncmp(list, VALUES, strlen(VALUES)) == 0;
+	bool		unchanged = strncmp(list, UNCHANGED, strlen(UNCHANGED)) == 0;
+	bool		totals = strncmp(list, TOTALS, strlen(TOTALS)) == 0;
+	int			element = 1;
+
+	for (int i = 0; i < SAGG_COUNTERS; i++)
+	{
+		const SaggCounter *counter = &sagg_counters[i];
+
+		if (counter->column && values)
+			appendStringInfo(text, ", ($%d)[%d]", n, element++);
+		else if (counter->column && unchanged)
+			appendStringInfoString(text, ", 0");
+		else if (counter->column && !totals)
+			appendStringInfo(text, ", %s", counter->column);
+
+		if (values)
+			appendStringInfo(text, ", ($%d)[%d]", n, element++);
+		else if (unchanged)
+			appendStringInfo(text, ", coalesce(c.%s, 0)", counter->total);
+		else
+			appendStringInfo(text, ", %s", counter->total);
+	}
+}
+
+/*
+ * Returns the text of a statement with its lists of counters, in the current context.
+ */
+static char *
+complete_text(const LogStatement *statement)
+{
+	StringInfoData text;
+	const char *rest = statement->text;
+	const char *list;
+
+	initStringInfo(&text);
+	while ((list = strchr(rest, '{')) != NULL)
+	{
+		appendBinaryStringInfo(&text, rest, list - rest);
+		rest = strchr(list, '}') + 1;
+		if (rest == list + 2)
+			appendStringInfoString(&text, "{}");	/* an empty object or array */
+		else
+			append_counters(&text, list, statement->nargs);
+	}
+	appendStringInfoString(&text, rest);
+	return text.data;
+}
+
 static SPIPlanPtr
 prepared(SaggCheckpoint *checkpoint, SaggLogStatement statement)
 {
@@ -458,7 +489,7 @@ prepared(SaggCheckpoint *checkpoint, SaggLogStatement statement)
 		Oid			args[MAX_ARGS];
 
 		memcpy(args, s->args, sizeof(args));
-		plan = SPI_prepare(s->text, s->nargs, args);
+		plan = SPI_prepare(complete_text(s), s->nargs, args);
 		if (plan == NULL)
 			elog(ERROR, "could not prepare \"%s\": %s", s->text,
 				 SPI_result_code_string(SPI_result));

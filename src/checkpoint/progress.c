@@ -253,18 +253,8 @@ read_last_commit(SaggLogSection *section, SaggProgress *progress)
 		return;
 	progress->batch = sagg_log_int64(0, SAGG_COMMIT_BATCH);
 	progress->watermark = sagg_log_int64(0, SAGG_COMMIT_WATERMARK);
-	totals->delivered = sagg_log_int64(0, SAGG_COMMIT_DELIVERED);
-	totals->aggregated = sagg_log_int64(0, SAGG_COMMIT_AGGREGATED);
-	totals->late = sagg_log_int64(0, SAGG_COMMIT_LATE);
-	totals->late_windows = sagg_log_int64(0, SAGG_COMMIT_LATE_WINDOWS);
-	totals->beside_closed = sagg_log_int64(0, SAGG_COMMIT_BESIDE_CLOSED);
-	totals->null_time = sagg_log_int64(0, SAGG_COMMIT_NULL_TIME);
-	totals->dead_lettered = sagg_log_int64(0, SAGG_COMMIT_DEAD_LETTERED);
-	totals->filtered = sagg_log_int64(0, SAGG_COMMIT_FILTERED);
-	progress->total_rows_out = sagg_log_int64(0, SAGG_COMMIT_ROWS_OUT);
-	progress->total_rows_removed = sagg_log_int64(0, SAGG_COMMIT_ROWS_REMOVED);
-	progress->total_rows_expired = sagg_log_int64(0, SAGG_COMMIT_EXPIRED);
-	progress->total_skipped = sagg_log_int64(0, SAGG_COMMIT_SKIPPED);
+	for (int i = 0; i < SAGG_COUNTERS; i++)
+		*sagg_counter(totals, i) = sagg_log_int64(0, SAGG_COMMIT_TOTALS + i);
 	progress->committed = sagg_log_int64(0, SAGG_COMMIT_TIME);
 	progress->replace = DatumGetBool(sagg_log_value(0, SAGG_COMMIT_REPLACE, &isnull));
 
@@ -285,8 +275,7 @@ read_last_commit(SaggLogSection *section, SaggProgress *progress)
 	if (progress->watermark == DT_NOEND)
 		corrupt_row(checkpoint, "commits", progress->batch,
 					"Its watermark is infinity.");
-	if (totals->delivered != totals->aggregated + totals->late +
-		totals->null_time + totals->dead_lettered + totals->filtered)
+	if (!sagg_counts_add_up(totals))
 		corrupt_row(checkpoint, "commits", progress->batch,
 					"Its total counts do not add up to the records delivered.");
 }

@@ -269,9 +269,7 @@ run_batch(Preview *preview)
 	sagg_execution_run(inspection->execution);
 	sagg_execution_close(inspection->execution, counts, &preview->watermark,
 						 &max_time);
-	counts->delivered = sagg_trial_records(trial);
-	counts->filtered = counts->delivered - counts->aggregated - counts->late -
-		counts->null_time - counts->dead_lettered;
+	sagg_counts_settle(counts, sagg_trial_records(trial));
 	sagg_trial_end(trial);
 }
 

@@ -37,7 +37,7 @@ static void
 write_output(CarefulWrite *write)
 {
 	sagg_sink_write(write->run->sink, write->query, &write->output,
-					&write->commit.rows_out, &write->commit.rows_removed);
+					&write->commit.counts.rows_out, &write->commit.counts.rows_removed);
 }
 
 static void
@@ -64,7 +64,7 @@ write_groups(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
 	write->end = end;
 	write->commit.watermark = commit->watermark;
 	write->commit.max_time = commit->max_time;
-	write->commit.rows_expired = 0;
+	memset(&write->commit.counts, 0, sizeof(SaggCounts));
 	error = sagg_try(try_part, write);
 	if (error == NULL)
 	{
@@ -72,9 +72,7 @@ write_groups(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
 			write_output(write);
 		sagg_execution_output_end(&write->output);
 		sagg_execution_groups_written(write->execution);
-		commit->rows_out += write->commit.rows_out;
-		commit->rows_removed += write->commit.rows_removed;
-		commit->rows_expired += write->commit.rows_expired;
+		sagg_counts_add(&commit->counts, &write->commit.counts);
 		return;
 	}
 	if (!sagg_error_of_group(error))
@@ -90,8 +88,8 @@ write_groups(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
 }
 
 /*
- * WRITE of a careful execution.  Adds the rows to commit->rows_out and
- * commit->rows_removed; groups that fail are noted by the execution.
+ * WRITE of a careful execution.  Counts the rows in commit->counts;
+ * groups that fail are noted by the execution.
  */
 void
 sagg_write_carefully(SaggStreamRun *run, const SaggQuery *query,

@@ -252,12 +252,7 @@ execute(SaggStreamRun *run, const SaggQuery *query, SaggExecution *execution,
 	end_event_times(run, commit);
 	SAGG_FAILPOINT("execute.done");
 
-	counts->delivered = sagg_batch_records(batch);
-	counts->filtered = counts->delivered - counts->aggregated - counts->late -
-		counts->null_time - counts->dead_lettered;
-	if (counts->filtered < 0)
-		elog(ERROR, "more rows than records: " INT64_FORMAT " of " INT64_FORMAT,
-			 counts->delivered - counts->filtered, counts->delivered);
+	sagg_counts_settle(counts, sagg_batch_records(batch));
 }
 
 /*
@@ -317,8 +312,8 @@ write_all(SaggStreamRun *run, const SaggQuery *query, SaggExecution *execution,
 	if (run->progress->replace)
 		output.replaces = sagg_execution_replaces(execution);
 	sagg_leave_out_expired(run, query, &output, commit);
-	sagg_sink_write(run->sink, query, &output, &commit->rows_out,
-					&commit->rows_removed);
+	sagg_sink_write(run->sink, query, &output, &commit->counts.rows_out,
+					&commit->counts.rows_removed);
 	sagg_execution_output_end(&output);
 }
 
@@ -378,19 +373,7 @@ advance(SaggStreamRun *run, const SaggPlan *plan, const SaggCommit *commit)
 	sagg_progress_suspects(progress, plan, run->memory);
 	progress->batch = plan->batch;
 	progress->watermark = commit->watermark;
-	progress->totals.delivered += commit->counts.delivered;
-	progress->totals.aggregated += commit->counts.aggregated;
-	progress->totals.late += commit->counts.late;
-	progress->totals.late_windows += commit->counts.late_windows;
-	progress->totals.beside_closed += commit->counts.beside_closed;
-	progress->totals.null_time += commit->counts.null_time;
-	progress->totals.dead_lettered += commit->counts.dead_lettered;
-	progress->totals.filtered += commit->counts.filtered;
-	progress->total_rows_out += commit->rows_out;
-	progress->total_rows_removed += commit->rows_removed;
-	progress->total_rows_expired += commit->rows_expired;
-	progress->total_skipped = sagg_add_saturated(progress->total_skipped,
-												 sagg_skipped_offsets(plan, commit));
+	sagg_counts_add(&progress->totals, &commit->counts);
 	progress->committed = GetCurrentTimestamp();
 	progress->replace = false;
 }
@@ -528,7 +511,7 @@ publish_part(Part *part)
 	sagg_checkpoint_published(run->checkpoint);
 	advance(run, run->plan, &part->commit);
 	sagg_idle_plan(run);
-	if (is_careful(run) || part->commit.rows_out > 0)
+	if (is_careful(run) || part->commit.counts.rows_out > 0)
 		run->poison.windows_in_row = part->failed_in_row;
 	sagg_poison_committed(run, &part->commit.counts);
 }

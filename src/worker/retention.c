@@ -39,7 +39,7 @@ prepare_sink(const SaggStreamRun *run, const SaggQuery *query, const SaggCommit 
 /*
  * Take out of "output" what is too old to be written, and see that there are
  * partitions for the rest.  commit->watermark is the one that the batch leaves.
- * Adds to commit->rows_expired.
+ * Counts rows_expired.
  */
 void
 sagg_leave_out_expired(const SaggStreamRun *run, const SaggQuery *query,
@@ -50,12 +50,12 @@ sagg_leave_out_expired(const SaggStreamRun *run, const SaggQuery *query,
 	if (run->stream->options.has_retention)
 		prepare_sink(run, query, commit);
 	if (before != DT_NOBEGIN)
-		commit->rows_expired += sagg_sink_leave_out(query, output, before);
+		commit->counts.rows_expired += sagg_sink_leave_out(query, output, before);
 }
 
 /*
  * Have rows leave the sink that were too old already when the batch began.  Adds to
- * commit->rows_removed and rows_expired.  To be called when the batch has written
+ * the counts of rows removed and expired.  To be called when the batch has written
  * its rows; runs as the stream's owner.
  */
 void
@@ -67,7 +67,7 @@ sagg_expire_rows(const SaggStreamRun *run, const SaggQuery *query, SaggCommit *c
 	if (before == DT_NOBEGIN)
 		return;
 	expired = sagg_sink_expire(run->sink, query, before,
-							   Max(LEAST_EXPIRED, 2 * commit->rows_out));
-	commit->rows_removed += expired;
-	commit->rows_expired += expired;
+							   Max(LEAST_EXPIRED, 2 * commit->counts.rows_out));
+	commit->counts.rows_removed += expired;
+	commit->counts.rows_expired += expired;
 }

@@ -90,7 +90,7 @@ sagg_publish_statistics(SaggStreamRun *run)
 		slot->deaths = 0;
 	slot->tally.batches = progress->batch + 1;
 	slot->tally.rows_in = progress->totals.delivered;
-	slot->tally.rows_out = progress->total_rows_out;
+	slot->tally.rows_out = progress->totals.rows_out;
 	if (!slot->known)
 		slot->first = slot->tally;
 	slot->known = true;
