@@ -16,7 +16,7 @@
 #define COUNTER(field, column, total, share) \
 	{offsetof(SaggCounts, field), column, total, share}
 
-const SaggCounter sagg_counters[SAGG_COUNTERS] = {
+const SaggCounter sagg_counters[] = {
 	COUNTER(delivered, "delivered", "total_delivered", false),
 	COUNTER(aggregated, "aggregated", "total_aggregated", true),
 	COUNTER(late, "late", "total_late", true),
@@ -28,8 +28,11 @@ const SaggCounter sagg_counters[SAGG_COUNTERS] = {
 	COUNTER(rows_out, "rows_out", "total_rows_out", false),
 	COUNTER(rows_removed, "rows_removed", "total_rows_removed", false),
 	COUNTER(rows_expired, "expired", "total_expired", false),
-	COUNTER(skipped, NULL, "total_skipped", false),	/* column "skipped" has the ranges */
+	COUNTER(skipped, NULL, "total_skipped", false)	/* column "skipped" has the ranges */
 };
+
+StaticAssertDecl(lengthof(sagg_counters) == SAGG_COUNTERS,
+				 "every field of SaggCounts has a line in the table");
 
 /*
  * Add all counters of "counts" to those of "to".

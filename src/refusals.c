@@ -35,29 +35,56 @@ sagg_refusals_make(SaggOnError policy)
 }
 
 /*
- * Whether a record is in the set.
+ * Returns whether a record is in the set.
  */
 bool
-sagg_record_refused(const SaggRefusals *refusals, int64 record)
+sagg_record_refused(const SaggRefusals *refusals, SaggRecordId record)
 {
-	return record < refusals->nbits &&
-		(refusals->bits[record / 8] & (1 << (record % 8))) != 0;
+	int			reading = sagg_record_reading(record);
+	int64		number = sagg_record_number(record);
+	const SaggRecordSet *set = &refusals->refused[reading];
+
+	return reading < refusals->nreadings && number < set->nbits &&
+		(set->bits[number / 8] & (1 << (number % 8))) != 0;
+}
+
+/*
+ * Returns the set of a reading's records, which may be new.
+ */
+static SaggRecordSet *
+set_of_reading(SaggRefusals *refusals, int reading)
+{
+	if (reading >= refusals->nreadings)
+	{
+		Size		size = sizeof(SaggRecordSet) * (reading + 1);
+
+		Assert(reading < SAGG_MAX_READINGS);
+		refusals->refused = refusals->refused ? repalloc(refusals->refused, size) :
+			MemoryContextAlloc(refusals->memory, size);
+		memset(&refusals->refused[refusals->nreadings], 0,
+			   sizeof(SaggRecordSet) * (reading + 1 - refusals->nreadings));
+		refusals->nreadings = reading + 1;
+	}
+	return &refusals->refused[reading];
 }
 
 static void
-set_bit(SaggRefusals *refusals, int64 record)
+set_bit(SaggRefusals *refusals, SaggRecordId record)
 {
-	if (record >= refusals->nbits)
-	{
-		Size		before = refusals->nbits / 8;
-		Size		after = Max(record / 8 + 1, Max(1024, 2 * before));
+	SaggRecordSet *set = set_of_reading(refusals, sagg_record_reading(record));
+	int64		number = sagg_record_number(record);
 
-		refusals->bits = before > 0 ? repalloc_huge(refusals->bits, after) :
+	if (number >= set->nbits)
+	{
+		Size		before = set->nbits / 8;
+		Size		after = Max(number / 8 + 1, Max(1024, 2 * before));
+
+		set->bits = before > 0 ? repalloc_huge(set->bits, after) :
 			MemoryContextAllocHuge(refusals->memory, after);
-		memset(refusals->bits + before, 0, after - before);
-		refusals->nbits = (int64) after * 8;
+		memset(set->bits + before, 0, after - before);
+		set->nbits = (int64) after * 8;
 	}
-	refusals->bits[record / 8] |= 1 << (record % 8);
+	set->bits[number / 8] |= 1 << (number % 8);
 }
 
 /*
@@ -110,13 +137,12 @@ append_to_list(SaggRefusals *refusals, const SaggRefusal *refusal)
 }
 
 /*
- * Refuse a record, by its number within the batch, for an error; "detail" may be
- * NULL.
+ * Refuse a record for an error; "detail" may be NULL.
  * Nothing happens if it is refused already.  Raises ERRCODE_SAGG_DEAD_LETTERS
  * if the batch has more dead letters than a stream may have.
  */
 void
-sagg_refuse_record(SaggRefusals *refusals, int64 record, int sqlstate,
+sagg_refuse_record(SaggRefusals *refusals, SaggRecordId record, int sqlstate,
 				   const char *message, const char *detail)
 {
 	SaggRefusal refusal = {record, sqlstate, NULL, NULL};

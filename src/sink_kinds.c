@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sink_kinds.c
- *	  The kinds of sinks: which there are, which one a relation is, and the sink
- *	  that a micro-batch of this process writes to now.
+ *	  The kinds of sinks: which there are, and which one a relation is.
  *
  * Kinds are registered by _PG_init of this library and of others (sink.h).  The
  * library of a foreign-data wrapper need not be loaded before: it is when a
@@ -21,6 +20,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "batch_context.h"
 #include "sink_kinds.h"
 #include "streams/streams.h"
 
@@ -28,10 +28,6 @@
 
 static const SaggSinkKind *kinds[MAX_KINDS];
 static int	nkinds = 0;
-
-/* the sink that is written to now, InvalidOid = none */
-static Oid	attached = InvalidOid;
-static void *attached_sink = NULL;
 
 /*
  * A kind whose flags promise what it has no functions for.
@@ -179,40 +175,6 @@ sagg_sink_describe_rows(const SaggQuery *query, Oid relid, SaggSinkRows *result)
 	result->missing_key = query->missing_key;
 }
 
-static void
-detach_at_end(void *arg)
-{
-	sagg_sink_detach();
-}
-
-/*
- * From now on what this process inserts into "relid" is the output of a
- * micro-batch, until sagg_sink_detach or the end of the transaction, whatever
- * that is.
- */
-void
-sagg_sink_attach(Oid relid, void *sink)
-{
-	MemoryContextCallback *callback = MemoryContextAlloc(TopTransactionContext,
-														 sizeof(MemoryContextCallback));
-
-	callback->func = detach_at_end;
-	callback->arg = NULL;
-	MemoryContextRegisterResetCallback(TopTransactionContext, callback);
-	attached = relid;
-	attached_sink = sink;
-}
-
-/*
- * The micro-batch has written.  Also when nothing is attached.
- */
-void
-sagg_sink_detach(void)
-{
-	attached = InvalidOid;
-	attached_sink = NULL;
-}
-
 /*
  * What the kind of the sink "relid" has opened, if a micro-batch of this process
  * writes to it now; else NULL.
@@ -220,5 +182,6 @@ sagg_sink_detach(void)
 void *
 sagg_sink_attached(Oid relid)
 {
-	return OidIsValid(attached) && attached == relid ? attached_sink : NULL;
+	return OidIsValid(sagg_batch_context.sink) && sagg_batch_context.sink == relid ?
+		sagg_batch_context.opened : NULL;
 }

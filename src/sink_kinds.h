@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sink_kinds.h
- *	  The kinds of sinks there are, and the one that writes now.
+ *	  The kinds of sinks there are.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,8 +18,6 @@ extern void sagg_sink_describe(const SaggStream *stream, SaggSinkStream *result)
 extern void sagg_sink_describe_rows(const SaggQuery *query, Oid relid,
 									SaggSinkRows *result);
 
-extern void sagg_sink_attach(Oid relid, void *sink);
-extern void sagg_sink_detach(void);
 extern void *sagg_sink_attached(Oid relid);
 
 #endif							/* SAGG_SINK_KINDS_H */

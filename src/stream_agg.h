@@ -347,7 +347,39 @@ typedef struct SaggFailedGroup
 	char	   *detail;			/* or NULL */
 } SaggFailedGroup;
 
-/* A record's number within its batch, as the ctid of the source's rows. */
+/*
+ * Which record of a micro-batch: the number of its reading, and its number within the
+ * batch that this reading has read.  Both begin at 0; a run has one reading, number 0.
+ * Ids of a reading are ascending.
+ */
+typedef int64 SaggRecordId;
+
+#define SAGG_RECORD_NUMBER_BITS	40
+
+static inline SaggRecordId
+sagg_record_id(int reading, int64 number)
+{
+	return ((int64) reading << SAGG_RECORD_NUMBER_BITS) + number;
+}
+
+static inline int
+sagg_record_reading(SaggRecordId record)
+{
+	return (int) (record >> SAGG_RECORD_NUMBER_BITS);
+}
+
+static inline int64
+sagg_record_number(SaggRecordId record)
+{
+	return record & ((INT64CONST(1) << SAGG_RECORD_NUMBER_BITS) - 1);
+}
+
+/*
+ * A SaggRecordId as the ctid of the source's rows, which has 47 bits: up to 128
+ * readings.
+ */
+#define SAGG_MAX_READINGS	128
+
 #define SAGG_TID_RECORD(tid) \
 	(((int64) ItemPointerGetBlockNumberNoCheck(tid) << 15) | \
 	 (ItemPointerGetOffsetNumberNoCheck(tid) - 1))
@@ -379,17 +411,23 @@ typedef struct SaggStateAccess
 } SaggStateAccess;
 
 /*
- * The records of a batch that a policy other than "fail" leaves out, by their
- * number.  READ and EXECUTE add to it (refusals.c), READ gives no row of a
+ * The records of a batch that a policy other than "fail" leaves out.  READ and EXECUTE add to it (refusals.c), READ gives no row of a
  * record in it, CHECKPOINT writes them down as dead letters.
  */
 typedef struct SaggRefusal
 {
-	int64		record;
+	SaggRecordId record;
 	int			sqlstate;
 	char	   *message;
 	char	   *detail;			/* or NULL */
 } SaggRefusal;
+
+/* Records of one reading. */
+typedef struct SaggRecordSet
+{
+	int64		nbits;			/* records that "bits" has room for */
+	uint8	   *bits;			/* by record number: is it in the set? */
+} SaggRecordSet;
 
 typedef struct SaggRefusals
 {
@@ -399,8 +437,8 @@ typedef struct SaggRefusals
 	SaggRefusal first;			/* as they were found */
 	SaggRefusal *list;			/* all of them, for SAGG_DEAD_LETTER only */
 	int64		size;			/* allocated */
-	int64		nbits;			/* records that "bits" has room for */
-	uint8	   *bits;			/* by record: is it refused? */
+	int			nreadings;
+	SaggRecordSet *refused;		/* by reading */
 } SaggRefusals;
 
 /*
@@ -410,7 +448,7 @@ typedef struct SaggRefusals
  */
 typedef struct SaggLateRow
 {
-	int64		record;			/* its number within the batch */
+	SaggRecordId record;
 	int64		time;			/* event time; counts in the first row of a record */
 	int64		start;			/* of the first window */
 	int64		end;
@@ -540,10 +578,10 @@ extern bool sagg_error_of_data(const ErrorData *error);
 extern char *sagg_error_text(const char *text);
 extern char *sagg_error_reason(const char *message, const char *detail);
 extern SaggRefusals *sagg_refusals_make(SaggOnError policy);
-extern void sagg_refuse_record(SaggRefusals *refusals, int64 record, int sqlstate,
-							   const char *message, const char *detail);
+extern void sagg_refuse_record(SaggRefusals *refusals, SaggRecordId record,
+							   int sqlstate, const char *message, const char *detail);
 extern char *sagg_refusal_text(const SaggRefusal *refusal);
-extern bool sagg_record_refused(const SaggRefusals *refusals, int64 record);
+extern bool sagg_record_refused(const SaggRefusals *refusals, SaggRecordId record);
 extern void sagg_too_many_dead_letters(int64 kept,
 									   const SaggRefusals *refusals);
 extern void sagg_too_many_late_records(int64 kept, int64 added);

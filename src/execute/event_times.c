@@ -58,12 +58,12 @@ struct SaggPartitions
 	SaggPartitionTime *times;	/* the caller's, as the rows leave them */
 	SaggPartitionTime *before;	/* as they were */
 	int			nruns;
-	const SaggRange *runs;		/* numbers of records by partition */
+	const SaggRange *runs;		/* records by partition, as SaggRecordId */
 	int			run;			/* the one looked at last */
 	SaggPartitionTime *own;		/* of its partition */
 
 	/* policy per_partition only */
-	int64		record;			/* of the row at hand; -1 = none yet */
+	SaggRecordId record;		/* of the row at hand; -1 = none yet */
 	bool		any;			/* it has an event time */
 	int64		greatest;		/* of its rows */
 };
@@ -71,8 +71,8 @@ struct SaggPartitions
 /*
  * Prepare for the policies aligned and per_partition.  "times" are the
  * partitions as the commit before left them, one for each that the batch reads;
- * "runs" tells of which partition a record is, by its number: from "start" up
- * to, not including, "end".  Both must live as long as the execution, which
+ * "runs" has the partition of each record, by its SaggRecordId: from "start" up to,
+ * not including, "end".  Both must live as long as the execution, which
  * changes "times".
  */
 void
@@ -131,7 +131,7 @@ time_of(const SaggPartitions *p, const SaggRange *run)
  * follow each other.
  */
 static inline void
-find_partition(SaggPartitions *p, int64 record)
+find_partition(SaggPartitions *p, SaggRecordId record)
 {
 	int			low = 0;
 	int			high = p->nruns;
@@ -153,7 +153,7 @@ find_partition(SaggPartitions *p, int64 record)
 	p->run = low;
 }
 
-static inline int64
+static inline SaggRecordId
 record_of(const SaggExecution *ex, TupleTableSlot *slot)
 {
 	AttrNumber	attno = ex->query->record;
@@ -170,7 +170,7 @@ void
 sagg_partitions_row(SaggExecution *ex, TupleTableSlot *slot)
 {
 	SaggPartitions *p = ex->partitions;
-	int64		record = record_of(ex, slot);
+	SaggRecordId record = record_of(ex, slot);
 
 	if (record == p->record)
 		return;

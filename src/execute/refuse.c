@@ -88,8 +88,8 @@ interval_text(int64 length)
 											   IntervalPGetDatum(&interval)));
 }
 
-static int64
-record_number(const SaggExecution *ex, TupleTableSlot *slot)
+static SaggRecordId
+record_of(const SaggExecution *ex, TupleTableSlot *slot)
 {
 	return SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[ex->query->record - 1]));
 }
@@ -101,7 +101,7 @@ bool
 sagg_row_refused(const SaggExecution *ex, TupleTableSlot *slot)
 {
 	return ex->refusals != NULL &&
-		sagg_record_refused(ex->refusals, record_number(ex, slot));
+		sagg_record_refused(ex->refusals, record_of(ex, slot));
 }
 
 /*
@@ -111,15 +111,17 @@ static void
 refuse(SaggExecution *ex, TupleTableSlot *slot, const char *message,
 	   const char *detail)
 {
-	int64		record;
+	SaggRecordId record;
+	int64		number;
 
 	if (ex->refusals == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_INVALID_RECORD),
 				 errmsg("%s", message),
 				 detail ? errdetail_internal("%s", detail) : 0));
-	record = record_number(ex, slot);
-	if (record < ex->nclasses && ex->classes[record] == SAGG_CLASS_AGGREGATED)
+	record = record_of(ex, slot);
+	number = sagg_record_number(record);
+	if (number < ex->nclasses && ex->classes[number] == SAGG_CLASS_AGGREGATED)
 		ex->run_again = true;
 	sagg_refuse_record(ex->refusals, record, ERRCODE_SAGG_INVALID_RECORD, message, detail);
 	ResetExprContext(ex->tmpcontext);

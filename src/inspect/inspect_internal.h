@@ -14,6 +14,7 @@
 #include "checkpoint/checkpoint.h"
 #include "define/define.h"
 #include "execute/execute.h"
+#include "read/read.h"
 
 /*
  * A stream's state as of the last commit that the active snapshot sees, in
@@ -42,10 +43,9 @@ extern void sagg_inspection_end(SaggInspection *inspection);
 typedef struct SaggTrialRead SaggTrialRead;
 
 extern SaggTrialRead *sagg_trial_read(SaggInspection *inspection, int64 limit);
-extern void sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals);
-extern void sagg_trial_event_times(SaggTrialRead *trial,
-								   SaggInspection *inspection);
-extern int64 sagg_trial_records(SaggTrialRead *trial);
+extern SaggBatch *sagg_trial_batch(SaggTrialRead *trial);
+extern SaggPartitionTime *sagg_trial_times(SaggTrialRead *trial,
+										   SaggInspection *inspection, int *ntimes);
 extern void sagg_trial_end(SaggTrialRead *trial);
 
 /* trial_write.c */

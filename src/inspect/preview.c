@@ -64,8 +64,7 @@ typedef struct Preview
 	/* of one attempt */
 	int64		limit;
 	SaggInspection inspection;
-	SaggCounts	counts;
-	TimestampTz watermark;
+	SaggCommit	commit;			/* what its row would say */
 	const char *no_write;		/* why the sink is not tried; NULL: it is, or
 								 * there is none */
 } Preview;
@@ -237,7 +236,7 @@ return_open_windows(Preview *preview)
 {
 	SaggOutput	output;
 
-	sagg_inspection_next(&preview->inspection, preview->watermark);
+	sagg_inspection_next(&preview->inspection, preview->commit.watermark);
 	sagg_execution_open_windows(preview->inspection.execution);
 	sagg_execution_output(preview->inspection.execution, &output);
 	return_rows(preview, output.fresh, preview->inspection.query->output_desc,
@@ -253,10 +252,10 @@ run_batch(Preview *preview)
 {
 	SaggInspection *inspection = &preview->inspection;
 	const SaggStream *stream = inspection->stream;
-	SaggCounts *counts = &preview->counts;
+	SaggCommit *commit = &preview->commit;
 	SaggRefusals *refusals = NULL;
+	SaggFault	unused;
 	SaggTrialRead *trial;
-	int64		max_time;
 
 	if (stream->options.on_error != SAGG_FAIL)
 		refusals = sagg_refusals_make(stream->options.on_error);
@@ -264,12 +263,9 @@ run_batch(Preview *preview)
 						  OidIsValid(stream->sink) ?
 						  sagg_sink_max_key_bytes(stream->sink, inspection->query) : 0);
 	trial = sagg_trial_read(inspection, preview->limit);
-	sagg_trial_attach(trial, refusals);
-	sagg_trial_event_times(trial, inspection);
-	sagg_execution_run(inspection->execution);
-	sagg_execution_close(inspection->execution, counts, &preview->watermark,
-						 &max_time);
-	sagg_counts_settle(counts, sagg_trial_records(trial));
+	commit->times = sagg_trial_times(trial, inspection, &commit->ntimes);
+	sagg_execute_batch(inspection->execution, stream, inspection->query,
+					   sagg_trial_batch(trial), refusals, commit, &unused);
 	sagg_trial_end(trial);
 }
 
@@ -280,10 +276,10 @@ static void
 tell_counts(const Preview *preview)
 {
 	const SaggInspection *inspection = &preview->inspection;
-	const SaggCounts *counts = &preview->counts;
-	char	   *watermark = !sagg_watermark_known(preview->watermark) ? "none" :
+	const SaggCounts *counts = &preview->commit.counts;
+	char	   *watermark = !sagg_watermark_known(preview->commit.watermark) ? "none" :
 		DatumGetCString(DirectFunctionCall1(timestamptz_out,
-											TimestampTzGetDatum(preview->watermark)));
+											TimestampTzGetDatum(preview->commit.watermark)));
 
 	ereport(NOTICE,
 			(inspection->checkpoint ?
@@ -372,7 +368,7 @@ try_batch(Preview *preview, bool alone)
 	}
 	sagg_execution_output_end(&output);
 	tell_counts(preview);
-	(void) sagg_warn_of_null_times(inspection->stream, &preview->counts);
+	(void) sagg_warn_of_null_times(inspection->stream, &preview->commit.counts);
 	sagg_inspection_end(inspection);
 	return true;
 }
@@ -409,7 +405,7 @@ attempt(Preview *preview, bool alone)
 	List	   *before;
 
 	memset(&preview->inspection, 0, sizeof(SaggInspection));
-	memset(&preview->counts, 0, sizeof(SaggCounts));
+	memset(&preview->commit, 0, sizeof(SaggCommit));
 	MemoryContextSwitchTo(memory);
 	before = sagg_user_locks();
 	BeginInternalSubTransaction(NULL);

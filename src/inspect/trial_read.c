@@ -23,12 +23,9 @@
 struct SaggTrialRead
 {
 	MemoryContextCallback callback;
-	ErrorContextCallback on_error;
-	List	   *sources;		/* OIDs */
 	SaggReader *reader;
 	int			npartitions;
 	SaggRange  *partitions;		/* all that there are */
-	bool		attached;
 };
 
 static void
@@ -36,11 +33,8 @@ end_trial(void *arg)
 {
 	SaggTrialRead *trial = (SaggTrialRead *) arg;
 
-	if (trial->attached)
-		sagg_scan_detach();
 	if (trial->reader)
 		sagg_reader_close(trial->reader);
-	trial->attached = false;
 	trial->reader = NULL;
 }
 
@@ -133,11 +127,10 @@ sagg_trial_read(SaggInspection *inspection, int64 limit)
 	SaggPlan   *plan = inspection->plan;
 	int			n;
 
-	trial->sources = inspection->stream->sources;
 	trial->callback.func = end_trial;
 	trial->callback.arg = trial;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &trial->callback);
-	trial->reader = sagg_reader_open(trial->sources, false);
+	trial->reader = sagg_reader_open(inspection->stream->sources, false);
 	sagg_reader_skips_unreadable(trial->reader, inspection->stream->options.on_error != SAGG_FAIL);
 	plan->ranges = ranges_to_read(inspection, trial->reader, &n);
 	trial->npartitions = n;
@@ -152,56 +145,31 @@ sagg_trial_read(SaggInspection *inspection, int64 limit)
 }
 
 /*
- * From here on, until sagg_trial_end, scans of the source read the batch;
- * records that do not decode go to "refusals", which is NULL if they are errors.
+ * Returns the batch that was read; it lives until sagg_trial_end.
  */
-void
-sagg_trial_attach(SaggTrialRead *trial, SaggRefusals *refusals)
+SaggBatch *
+sagg_trial_batch(SaggTrialRead *trial)
 {
-	trial->on_error.callback = sagg_scan_error_context;
-	trial->on_error.previous = error_context_stack;
-	error_context_stack = &trial->on_error;
-	sagg_scan_attach(trial->sources, sagg_reader_batch(trial->reader), refusals);
-	trial->attached = true;
+	return sagg_reader_batch(trial->reader);
 }
 
 /*
- * Unless the watermark policy is global: let the execution, which is about to
- * run, tell the partitions of records apart.
+ * Returns event time by partition before the batch, "ntimes" of them in the current
+ * context, and sets the partitions that the plan leaves behind.
  */
-void
-sagg_trial_event_times(SaggTrialRead *trial, SaggInspection *inspection)
+SaggPartitionTime *
+sagg_trial_times(SaggTrialRead *trial, SaggInspection *inspection, int *ntimes)
 {
 	const SaggProgress *progress = inspection->progress;
-	const SaggRange *runs;
-	SaggPartitionTime *times;
-	int			nruns;
-	int			ntimes;
 
-	if (!inspection->stream->has_watermark ||
-		inspection->stream->options.watermark_policy == SAGG_WATERMARK_GLOBAL)
-		return;
-	times = sagg_partition_times(inspection->stream, trial->partitions, trial->npartitions,
-								 progress->times, progress->ntimes,
-								 inspection->plan->batch_time, &ntimes);
 	sagg_plan_behind(inspection->stream, inspection->plan, trial->partitions, trial->npartitions);
-	runs = sagg_batch_runs(sagg_reader_batch(trial->reader), &nruns);
-	sagg_execution_partitions(inspection->execution, times, ntimes, runs, nruns);
-}
-
-/*
- * Records of the batch.
- */
-int64
-sagg_trial_records(SaggTrialRead *trial)
-{
-	return sagg_batch_records(sagg_reader_batch(trial->reader));
+	return sagg_partition_times(inspection->stream, trial->partitions, trial->npartitions,
+								progress->times, progress->ntimes,
+								inspection->plan->batch_time, ntimes);
 }
 
 void
 sagg_trial_end(SaggTrialRead *trial)
 {
-	if (trial->attached)
-		error_context_stack = trial->on_error.previous;
 	end_trial(trial);
 }

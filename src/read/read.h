@@ -15,15 +15,8 @@
 #ifndef SAGG_READ_H
 #define SAGG_READ_H
 
+#include "batch_context.h"
 #include "source.h"
-
-/* Where a record is. */
-typedef struct SaggPlace
-{
-	int32		topic;
-	int32		partition;
-	int64		offset;
-} SaggPlace;
 
 #define SAGG_TOPIC_SIZE			(SAGG_MAX_TOPIC_NAME + 1)
 
@@ -122,15 +115,13 @@ extern long sagg_reader_tend_group(SaggReader *reader, long timeout_ms);
 extern int64 sagg_batch_records(const SaggBatch *batch);
 extern const SaggRange *sagg_batch_runs(SaggBatch *batch, int *nruns);
 
-/* fdw_scan.c: scans of the sources in this backend read the batch */
-extern void sagg_scan_attach(List *sources, SaggBatch *batch,
-							 SaggRefusals *refusals);
-extern void sagg_scan_detach(void);
+/* fdw_scan.c: scans of an attached batch, see batch_context.h */
 extern bool sagg_scan_last_record(SaggPlace *place);
 extern void sagg_scan_error_context(void *arg);
 
 /* scan_mark.c */
 extern void sagg_scan_mark(SaggScanMark *mark);
+extern void sagg_scan_marks_none(void);
 
 /* null_columns.c */
 extern char *sagg_null_columns(List *sources);
@@ -161,7 +152,7 @@ extern SaggRefusedReader *sagg_refused_open(SaggBatch *batch, SaggRefusal *list,
 											int64 count);
 extern bool sagg_refused_next(void *reader, SaggAside *letter);
 extern void sagg_refused_close(SaggRefusedReader *reader);
-extern void sagg_batch_locate(SaggBatch *batch, int64 number, SaggPlace *place);
+extern void sagg_batch_locate(SaggBatch *batch, SaggRecordId record, SaggPlace *place);
 
 /* ranges.c */
 extern void sagg_ranges_share(SaggRange *ranges, int nranges, int64 limit,

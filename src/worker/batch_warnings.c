@@ -98,7 +98,7 @@ sagg_warn_of_failed_windows(const SaggStreamRun *run, int failed, const char *fi
 						   failed, sagg_stream_title(run->stream->name), failed),
 			 errdetail_internal("%s", first),
 			 errhint("They are in stream_agg.failed_windows. A query that takes them, and reset_stream with results_from, bring them back.")));
-	sagg_tell_event(run->slot, "failed windows", first);
+	sagg_record_event(run->slot, "failed windows", first);
 	sagg_run_settings(run->reading->leader);
 }
 

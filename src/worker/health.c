@@ -84,7 +84,7 @@ insert_event(Oid view, const char *event, const char *message)
  * process are not those of the stream afterwards.
  */
 void
-sagg_tell_event(SaggSlot *slot, const char *event, const char *message)
+sagg_record_event(SaggSlot *slot, const char *event, const char *message)
 {
 	MemoryContext old = CurrentMemoryContext;
 
@@ -121,7 +121,7 @@ sagg_run_started(SaggStreamRun *run)
 	run->started = true;
 	ereport(LOG,
 			(errmsg("stream \"%s\" has started", run->slot->name)));
-	sagg_tell_event(run->slot, "started", NULL);
+	sagg_record_event(run->slot, "started", NULL);
 	sagg_run_settings(run->reading->leader);
 }
 
@@ -192,7 +192,7 @@ sagg_note_error(SaggStreamRun *run, const ErrorData *error, bool failed,
 	if (again)
 		next = time_of_next_try(slot);
 	if (failed || (next != 0 && slot->attempts == 0))
-		sagg_tell_event(slot, failed ? "failed" : "retrying", text);
+		sagg_record_event(slot, failed ? "failed" : "retrying", text);
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	sagg_slot_set_error(slot, error->sqlerrcode, text);
 	if (next != 0)
@@ -230,7 +230,7 @@ recovered(SaggStreamRun *run)
 							   attempts, slot->name, attempts)));
 		message = psprintf("failed attempts: %d, since %s", attempts,
 						   timestamptz_to_str(slot->retrying_since));
-		sagg_tell_event(slot, "recovered", message);
+		sagg_record_event(slot, "recovered", message);
 		sagg_run_settings(run->reading->leader);
 		pfree(message);
 	}

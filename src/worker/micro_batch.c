@@ -193,66 +193,22 @@ begin_execution(SaggStreamRun *run, SaggQuery *query)
 }
 
 /*
- * Put event time as the batch finds it into the commit, where EXECUTE goes on with
- * it.
- */
-static void
-begin_event_times(SaggStreamRun *run, SaggExecution *execution, SaggCommit *commit)
-{
-	const SaggRange *runs;
-	int			nruns;
-
-	commit->times = sagg_run_times(run, run->plan->batch_time, &commit->ntimes);
-	if (!run->stream->has_watermark ||
-		run->stream->options.watermark_policy == SAGG_WATERMARK_GLOBAL)
-		return;
-	runs = sagg_batch_runs(sagg_reader_batch(run->reading->reader), &nruns);
-	sagg_execution_partitions(execution, commit->times, commit->ntimes, runs, nruns);
-}
-
-static void
-end_event_times(SaggStreamRun *run, SaggCommit *commit)
-{
-	if (commit->max_time != DT_NOBEGIN)
-		sagg_times_found(run, commit->times, commit->ntimes,
-						 run->plan->batch_time);
-	commit->max_time = Max(commit->max_time, run->progress->max_time);
-}
-
-/*
- * EXECUTE: the records through the query into groups.  Those that cannot be
- * processed go to "refusals", which is NULL if they are errors.
+ * EXECUTE.  Records that cannot be processed go to "refusals", which is NULL if they
+ * are errors.
  */
 static void
 execute(SaggStreamRun *run, const SaggQuery *query, SaggExecution *execution,
 		SaggRefusals *refusals, SaggCommit *commit)
 {
-	SaggBatch  *batch = sagg_reader_batch(run->reading->reader);
-	SaggCounts *counts = &commit->counts;
-	ErrorContextCallback callback;
-
-	callback.callback = sagg_scan_error_context;
-	callback.arg = NULL;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
 	sagg_poison_refuse(run, refusals);
-	sagg_scan_attach(run->stream->sources, batch, refusals);
-	begin_event_times(run, execution, commit);
-	run->fault = SAGG_FAULT_RECORDS;
-	sagg_execution_run(execution);
-	SAGG_FAILPOINT("execute.ran");
-	sagg_scan_detach();
-	error_context_stack = callback.previous;
-
-	/* a window that closes is none of the record's that closes it */
-	if (run->stream->mode == SAGG_APPEND &&
-		query->kind == SAGG_AGGREGATION)
-		run->fault = SAGG_FAULT_WINDOWS;
-	sagg_execution_close(execution, counts, &commit->watermark, &commit->max_time);
-	end_event_times(run, commit);
+	commit->times = sagg_run_times(run, run->plan->batch_time, &commit->ntimes);
+	sagg_execute_batch(execution, run->stream, query,
+					   sagg_reader_batch(run->reading->reader), refusals, commit,
+					   &run->fault);
+	if (commit->max_time != DT_NOBEGIN)
+		sagg_times_found(run, commit->times, commit->ntimes, run->plan->batch_time);
+	commit->max_time = Max(commit->max_time, run->progress->max_time);
 	SAGG_FAILPOINT("execute.done");
-
-	sagg_counts_settle(counts, sagg_batch_records(batch));
 }
 
 /*

@@ -230,8 +230,6 @@ recover_from_error(SaggReading *reading, ErrorKind kind)
 		if (run->sink)
 			sagg_sink_aborted(run->sink);
 	}
-	sagg_scan_detach();
-	sagg_shared_rows_end();
 	AbortOutOfAnyTransaction();
 	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
 	foreach(lc, reading->members)

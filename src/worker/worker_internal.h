@@ -25,15 +25,6 @@
 /* the records of a plan are suspects after so many workers have ended in it */
 #define SAGG_CRASHES			3
 
-/* what an error that is raised now is about, if it is about data */
-typedef enum SaggFault
-{
-	SAGG_FAULT_NONE,			/* not about data */
-	SAGG_FAULT_READ,			/* how much the batch reads */
-	SAGG_FAULT_RECORDS,			/* a record of the batch */
-	SAGG_FAULT_WINDOWS			/* windows that close, and so no record */
-} SaggFault;
-
 /* what a process knows about records that make batches fail (poison.c) */
 typedef struct SaggPoison
 {
@@ -330,7 +321,7 @@ extern char *sagg_keep_failed_windows(SaggStreamRun *run,
 									  const SaggExecution *execution);
 
 /* health.c */
-extern void sagg_tell_event(SaggSlot *slot, const char *event, const char *message);
+extern void sagg_record_event(SaggSlot *slot, const char *event, const char *message);
 extern void sagg_run_started(SaggStreamRun *run);
 extern void sagg_note_error(SaggStreamRun *run, const ErrorData *error,
 							bool failed, TimestampTz next);

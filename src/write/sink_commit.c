@@ -18,6 +18,7 @@
 
 #include "access/xact.h"
 
+#include "batch_context.h"
 #include "write_internal.h"
 
 /*
@@ -87,7 +88,7 @@ sagg_sink_begin(SaggSink *sink, const SaggQuery *query, int64 batch)
 		sink->kind->begin(sink->opened, &sink->rows, batch);
 		MemoryContextSwitchTo(old);
 	}
-	sagg_sink_attach(sink->relid, sink->opened);
+	sagg_batch_set_sink(sink->relid, sink->opened);
 }
 
 /*
@@ -96,7 +97,7 @@ sagg_sink_begin(SaggSink *sink, const SaggQuery *query, int64 batch)
 void
 sagg_sink_end(SaggSink *sink)
 {
-	sagg_sink_detach();
+	sagg_batch_set_sink(InvalidOid, NULL);
 }
 
 /*

@@ -46,13 +46,15 @@
 #include "execute/window/window_kinds.h"
 
 /*
- * Count a record by the greatest class of its rows.
+ * Count a record by the greatest class of its rows.  An execution has the records of
+ * one reading.
  */
 void
 sagg_classify_record(SaggExecution *ex, TupleTableSlot *slot, SaggClass class)
 {
 	AttrNumber	record = ex->query->record;
-	int64		n = SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[record - 1]));
+	SaggRecordId id = SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[record - 1]));
+	int64		n = sagg_record_number(id);
 
 	if (n >= ex->nclasses)
 	{

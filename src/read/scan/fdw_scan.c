@@ -37,36 +37,6 @@
 #include "scan_internal.h"
 #include "read/format/schema_registry.h"
 
-/* the batch that scans of attached_sources read, NULL = none */
-static List *attached_sources = NIL;
-static SaggBatch *attached_batch = NULL;
-static SaggRefusals *attached_refusals = NULL;
-
-/* which time it is that a batch is attached, 0 = none is */
-static uint64 attachment = 0;
-
-/* the record of it that was last given out, partition -1 = none */
-static SaggPlace last_place = {.partition = -1};
-
-/*
- * Let scans of "sources" (OIDs, which must outlive it) that begin in this process
- * from now on read "batch".
- * They add to "refusals" the records that do not decode, and leave out what is
- * in it; NULL if such records are errors.
- */
-void
-sagg_scan_attach(List *sources, SaggBatch *batch, SaggRefusals *refusals)
-{
-	static uint64 last_attachment = 0;
-
-	attached_refusals = refusals;
-	attached_sources = sources;
-	attached_batch = batch;
-	attachment = ++last_attachment;
-	last_place.partition = -1;
-	sagg_mark_no_record();
-}
-
 /*
  * The record of the attached batch that a scan has last given out, for
  * messages.  False if there is none, or if it is being decoded, when errors
@@ -75,8 +45,8 @@ sagg_scan_attach(List *sources, SaggBatch *batch, SaggRefusals *refusals)
 bool
 sagg_scan_last_record(SaggPlace *place)
 {
-	*place = last_place;
-	return attached_batch != NULL && last_place.partition >= 0;
+	*place = sagg_batch_context.last;
+	return sagg_batch_context.batch != NULL && place->partition >= 0;
 }
 
 /*
@@ -93,29 +63,23 @@ sagg_scan_error_context(void *arg)
 				   sagg_topic_name(place.topic), place.partition, place.offset);
 }
 
-/*
- * End it.  Also when nothing is attached.  Scans that have not ended do not
- * touch the batch nor the refusals again.
- */
-void
-sagg_scan_detach(void)
+static bool
+is_attached(Oid source)
 {
-	attachment = 0;
-	attached_sources = NIL;
-	attached_batch = NULL;
-	attached_refusals = NULL;
-	sagg_mark_no_record();
+	return sagg_batch_context.batch != NULL &&
+		list_member_oid(sagg_batch_context.sources, source);
 }
 
 /*
- * Is it a batch that a scan of "source" would read?  Then tell its records.
+ * Returns whether a scan of "source" would read an attached batch, and in "records"
+ * how many that has.
  */
 bool
 sagg_scan_attached(Oid source, int64 *records)
 {
-	if (attached_batch == NULL || !list_member_oid(attached_sources, source))
+	if (!is_attached(source))
 		return false;
-	*records = sagg_batch_records(attached_batch);
+	*records = sagg_batch_records(sagg_batch_context.batch);
 	return true;
 }
 
@@ -168,7 +132,7 @@ prepare_columns(SaggSourceScan *state, Relation rel, List *attributes, ForeignSc
 		state->watch = sagg_null_watch(rel, layout, used);
 	pull_varattnos((Node *) plan->fdw_recheck_quals, plan->scan.scanrelid, &early);
 	layout->registry = sagg_source_registry(state->source, user);
-	if (layout->registry && attached_batch == NULL)
+	if (layout->registry && sagg_batch_context.batch == NULL)
 		sagg_registry_tidy(layout->registry);
 	state->decoder = sagg_decoder_make(desc, layout, desc->natts);
 	/* a cursor, which a portal is, may hold values longer than these live */
@@ -217,8 +181,8 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 	old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
 	state = palloc0(sizeof(SaggSourceScan));
 	state->source = RelationGetRelid(rel);
-	if (attached_batch != NULL && list_member_oid(attached_sources, state->source))
-		state->attachment = attachment;
+	if (is_attached(state->source))
+		state->attachment = sagg_batch_context.attachment;
 	else
 		state->restriction = sagg_scan_restriction(state->source, &state->restriction_number);
 	prepare_columns(state, rel, list_nth(plan->fdw_private, SAGG_SCAN_ATTRIBUTES), plan,
@@ -227,9 +191,10 @@ sagg_begin_scan(ForeignScanState *node, int eflags)
 	state->expressions = ExecInitExprList(plan->fdw_exprs, (PlanState *) node);
 	if (state->attachment != 0)
 	{
-		state->cursor = sagg_batch_open(attached_batch, state->want_headers);
-		state->refusals = attached_refusals;
-		if (list_length(attached_sources) > 1)
+		state->cursor = sagg_batch_open(sagg_batch_context.batch, state->want_headers);
+		state->refusals = sagg_batch_context.refusals;
+		state->base = sagg_record_id(sagg_batch_context.reading, 0);
+		if (list_length(sagg_batch_context.sources) > 1)
 			state->topics = sagg_source_topics(state->source);
 		state->topic = -1;
 	}
@@ -312,7 +277,7 @@ next_good_record(ForeignScanState *node, SaggSourceScan *state, TupleTableSlot *
 {
 	while (next_record(state))
 	{
-		last_place.partition = -1;
+		sagg_batch_context.last.partition = -1;
 		if (state->cursor)
 			sagg_mark_record(&state->record);
 		if (state->topics && !of_this_source(state))
@@ -341,7 +306,7 @@ static inline bool
 is_orphaned(const SaggSourceScan *state)
 {
 	if (state->attachment != 0)
-		return state->attachment != attachment;
+		return state->attachment != sagg_batch_context.attachment;
 	return state->restriction && !sagg_restriction_stands(state->restriction_number);
 }
 
@@ -383,11 +348,11 @@ sagg_iterate_scan(ForeignScanState *node)
 	ExecStoreVirtualTuple(slot);
 	if (state->cursor)
 	{
-		last_place.topic = state->record.topic;
-		last_place.partition = state->record.partition;
-		last_place.offset = state->record.offset;
+		sagg_batch_context.last.topic = state->record.topic;
+		sagg_batch_context.last.partition = state->record.partition;
+		sagg_batch_context.last.offset = state->record.offset;
 	}
-	SAGG_TID_SET(&slot->tts_tid, state->next);
+	SAGG_TID_SET(&slot->tts_tid, state->base + state->next);
 	slot->tts_tableOid = state->source;
 	state->next++;
 	return slot;

@@ -63,9 +63,11 @@ sagg_refused_open(SaggBatch *batch, SaggRefusal *list, int64 count)
  * Go on to a record of the batch.
  */
 static void
-seek_record(SaggBatchCursor *cursor, int64 *position, int64 number,
+seek_record(SaggBatchCursor *cursor, int64 *position, SaggRecordId id,
 			SaggRecord *record)
 {
+	int64		number = sagg_record_number(id);
+
 	do
 	{
 		if (!sagg_batch_next(cursor, record))
@@ -149,16 +151,16 @@ sagg_refused_next(void *arg, SaggAside *letter)
 }
 
 /*
- * Where a record of a batch comes from, by its number.
+ * Returns where a record comes from; "batch" is that of its reading.
  */
 void
-sagg_batch_locate(SaggBatch *batch, int64 number, SaggPlace *place)
+sagg_batch_locate(SaggBatch *batch, SaggRecordId id, SaggPlace *place)
 {
 	SaggBatchCursor *cursor = sagg_batch_open(batch, false);
 	int64		position = 0;
 	SaggRecord	record;
 
-	seek_record(cursor, &position, number, &record);
+	seek_record(cursor, &position, id, &record);
 	place->topic = record.topic;
 	place->partition = record.partition;
 	place->offset = record.offset;

@@ -130,6 +130,7 @@ typedef struct SaggSourceScan
 	List	   *expressions;	/* ExprStates, alike */
 	bool		started;
 	bool		empty;			/* a condition is NULL */
+	SaggRecordId base;			/* of record number 0 */
 	int64		next;			/* number of the next record */
 	SaggRecord	record;			/* the current one */
 	SaggBatchCursor *cursor;	/* of the attached batch, or NULL */

@@ -45,3 +45,12 @@ sagg_mark_topic(int32 topic)
 			sizeof(sagg_scan_marked->topic));
 	sagg_marked_topic = topic;
 }
+
+/*
+ * No batch is attached any more: scans are at no record.
+ */
+void
+sagg_scan_marks_none(void)
+{
+	sagg_mark_no_record();
+}

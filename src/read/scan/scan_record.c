@@ -114,11 +114,11 @@ try_record(SaggSourceScan *state, TupleTableSlot *slot)
 	SaggRecordError why;
 	SaggVerdict verdict;
 
-	if (sagg_record_refused(state->refusals, state->next))
+	if (sagg_record_refused(state->refusals, state->base + state->next))
 		return false;
 	verdict = decode_leniently(state, slot, &why);
 	if (verdict == SAGG_RECORD_INVALID)
-		sagg_refuse_record(state->refusals, state->next, ERRCODE_SAGG_INVALID_RECORD,
+		sagg_refuse_record(state->refusals, state->base + state->next, ERRCODE_SAGG_INVALID_RECORD,
 						   why.message, why.detail);
 	return verdict == SAGG_RECORD_GOOD;
 }

@@ -39,9 +39,6 @@ typedef struct Interest
 	Bitmapset  *seen;			/* so far */
 } Interest;
 
-/* of the batch at hand, NULL = it is not shared */
-static SaggSharedRows *shared = NULL;
-
 /* in TopMemoryContext */
 static List *interests = NIL;
 static List *views = NIL;		/* OIDs, whose columns are in interests */
@@ -52,6 +49,7 @@ static List *views = NIL;		/* OIDs, whose columns are in interests */
 static void
 source_changed(Datum arg, Oid relid)
 {
+	SaggSharedRows *shared = sagg_batch_context.shared;
 	ListCell   *lc;
 
 	if (shared == NULL)
@@ -63,13 +61,6 @@ source_changed(Datum arg, Oid relid)
 		if (relid == InvalidOid || relid == store->source)
 			store->stale = true;
 	}
-}
-
-/* Memory context callback. */
-static void
-forget_rows(void *arg)
-{
-	shared = NULL;
 }
 
 static Interest *
@@ -184,21 +175,21 @@ sagg_shared_rows_begin(int64 records, List *streams)
 	rows->memory = memory;
 	rows->records = records;
 	rows->nblocks = (records + SAGG_BLOCK_ROWS - 1) / SAGG_BLOCK_ROWS;
-	rows->callback.func = forget_rows;
-	MemoryContextRegisterResetCallback(memory, &rows->callback);
-	shared = rows;
+	sagg_batch_set_shared(rows);
 }
 
 /*
- * Give back what is kept.  Scans must have ended.  Also when nothing is.
+ * Give back what is kept.  Scans must have ended.  After an error it goes with the
+ * transaction and the context it is in.
  */
 void
 sagg_shared_rows_end(void)
 {
-	if (shared == NULL)
-		return;
+	SaggSharedRows *shared = sagg_batch_context.shared;
+
 	elog(DEBUG1, "%d scans of a batch of " INT64_FORMAT " records have decoded " INT64_FORMAT ", with %zu bytes of shared rows",
 		 shared->nscans, shared->records, shared->ndecoded, shared->bytes);
+	sagg_batch_set_shared(NULL);
 	MemoryContextDelete(shared->memory);
 }
 
@@ -259,6 +250,7 @@ SaggRowStore *
 sagg_shared_store(Relation rel)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
+	SaggSharedRows *shared = sagg_batch_context.shared;
 	MemoryContext old;
 	SaggRowStore *store;
 	ListCell   *lc;

@@ -77,7 +77,6 @@ typedef struct SaggRowColumn
 typedef struct SaggSharedRows
 {
 	MemoryContext memory;
-	MemoryContextCallback callback;
 	Size		bytes;			/* in use */
 	bool		full;			/* nothing more is kept */
 	int64		records;

@@ -1,0 +1,70 @@
+/*-------------------------------------------------------------------------
+ *
+ * execute_batch.c
+ *	  EXECUTE of one batch of one stream, for micro-batches and previews alike.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "batch_context.h"
+#include "execute/execute.h"
+#include "read/read.h"
+#include "worker/worker.h"
+
+/*
+ * Unless the watermark policy is global: let the execution tell the partitions of
+ * records apart.  It updates the times.
+ */
+static void
+separate_partitions(SaggExecution *execution, const SaggStream *stream,
+					SaggBatch *batch, SaggCommit *commit)
+{
+	const SaggRange *runs;
+	int			nruns;
+
+	if (!stream->has_watermark ||
+		stream->options.watermark_policy == SAGG_WATERMARK_GLOBAL)
+		return;
+	/* numbers of records, which are the ids of reading 0 */
+	runs = sagg_batch_runs(batch, &nruns);
+	sagg_execution_partitions(execution, commit->times, commit->ntimes, runs, nruns);
+}
+
+/*
+ * Run the records of "batch" through the stream's query into groups, and close what
+ * the new watermark closes.  Records that cannot be processed go to "refusals", which
+ * is NULL if they are errors.
+ *
+ * commit->times holds event time by partition before the batch.  Sets in "commit" the
+ * counts, the times, the watermark, and max_time to the batch's greatest event time,
+ * DT_NOBEGIN = none.  While it runs, "fault" says what an error is about.
+ *
+ * In a transaction with an active snapshot, as the stream's owner.  After an ERROR
+ * nothing is left attached once the transaction or subtransaction is aborted.
+ */
+void
+sagg_execute_batch(SaggExecution *execution, const SaggStream *stream,
+				   const SaggQuery *query, SaggBatch *batch,
+				   SaggRefusals *refusals, SaggCommit *commit, SaggFault *fault)
+{
+	ErrorContextCallback callback;
+
+	callback.callback = sagg_scan_error_context;
+	callback.arg = NULL;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	sagg_batch_attach(stream->sources, 0, batch, refusals);
+	separate_partitions(execution, stream, batch, commit);
+	*fault = SAGG_FAULT_RECORDS;
+	sagg_execution_run(execution);
+	SAGG_FAILPOINT("execute.ran");
+	sagg_batch_detach();
+	error_context_stack = callback.previous;
+
+	/* a window that closes is not about the record that closes it */
+	if (stream->mode == SAGG_APPEND && query->kind == SAGG_AGGREGATION)
+		*fault = SAGG_FAULT_WINDOWS;
+	sagg_execution_close(execution, &commit->counts, &commit->watermark, &commit->max_time);
+	sagg_counts_settle(&commit->counts, sagg_batch_records(batch));
+}
