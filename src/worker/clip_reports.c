@@ -1,15 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * clip_reports.c
- *	  What a worker writes into the server's log is short.
+ *	  Short messages of workers in the server's log.
  *
- * Messages quote values: an input function the text that it cannot read, a
- * constraint the row.  A value of many megabytes is a few bytes on its way here,
- * and a batch that fails is retried.  So every part of every message is cut, those
- * of the owner's code too.
+ * Messages quote values: an input function quotes the text that it cannot read, a
+ * constraint quotes the row.  A few compressed bytes of a record can become a value of
+ * many megabytes, and a batch that fails is retried.  So every part of every message is
+ * cut, also in messages of the owner's code.
  *
- * Only processes of streams are concerned.  A client's session writes what its
- * own statements make of its own data.
+ * This is done in processes of streams only.  A client's session writes what its own
+ * statements make of its own data.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,7 +20,7 @@
 
 #include "worker_internal.h"
 
-/* of the last line of a context, which says what stream it is */
+/* of the last line of a context, which names the stream */
 #define MAX_LAST_LINE_BYTES	512
 
 #define CUT "..."
@@ -28,8 +28,8 @@
 static emit_log_hook_type prev_emit_log = NULL;
 
 /*
- * Cut a text in its place.  "end", if it is not NULL, is the end of it that is
- * to stay: at most MAX_LAST_LINE_BYTES.
+ * Cut a text in place.  "end", if it is not NULL, is the end of it that stays: at most
+ * MAX_LAST_LINE_BYTES.
  */
 static void
 clip(char *text, const char *end)
@@ -49,7 +49,7 @@ clip(char *text, const char *end)
 }
 
 /*
- * The last line of a context that has several, if it is short.
+ * Returns the last line of a context that has several, if it is short; else NULL.
  */
 static const char *
 last_line(const char *context)
@@ -60,7 +60,7 @@ last_line(const char *context)
 }
 
 /*
- * A message is about to be written; its texts are its own.
+ * emit_log_hook: a message is about to be written, whose texts are its own.
  */
 static void
 clip_report(ErrorData *error)
@@ -78,7 +78,7 @@ clip_report(ErrorData *error)
 }
 
 /*
- * From now on this process writes short messages.
+ * Let this process write short messages from now on.
  */
 void
 sagg_clip_reports(void)

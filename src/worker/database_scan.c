@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * database_scan.c
- *	  A scout: looks once which streams of a database are to run.
+ *	  A scan of a database for the streams that are to run.
  *
- * A short-lived worker, started by the launcher after a commit that changed
- * streams and at server start.  It is connected as the bootstrap superuser and
- * therefore runs no SQL, calls no function of the database and reads nothing
- * but stream_agg.streams, by a table scan, after checking that it is the
- * extension's own table.  What it finds goes into the slots.
+ * The process, a "stream_agg scout" in pg_stat_activity, is a short-lived worker.  The
+ * launcher starts it after a commit that changed streams, and at server start.  It is
+ * connected as the bootstrap superuser.  Therefore it runs no SQL, calls no function
+ * of the database and reads nothing but stream_agg.streams, by a table scan, after
+ * checking that it is the extension's own table.  What it finds goes into the slots.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,24 +43,24 @@ PGDLLEXPORT void stream_agg_scout_main(Datum arg);
 #define LOCK_PAUSE_MS	100
 
 /*
- * Have a scout look at a database: its handle, in TopMemoryContext.  NULL when it
- * cannot be started, or a command holds the database, so that the caller tries
- * again.  The caller's latch is set when the scout ends.
+ * Start a scan of a database.  Returns its process, in TopMemoryContext; NULL if it
+ * cannot be started, or a command holds the database, so that the caller tries again.
+ * The caller's latch is set when the scan ends.
  */
 BackgroundWorkerHandle *
 sagg_database_scan_start(Oid database)
 {
-	static bool told = false;	/* that there is no place */
+	static bool warned = false; /* that no slot is free */
 	BackgroundWorkerHandle *handle = NULL;
 
 	if (sagg_database_held(database))
 		return NULL;
 	if (sagg_start_process("stream_agg_scout_main", "stream_agg scout", "stream_agg scout",
 						   ObjectIdGetDatum(database), &handle))
-		told = false;
-	else if (!told)
+		warned = false;
+	else if (!warned)
 	{
-		told = true;
+		warned = true;
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("no free background worker slot to look for streams"),
@@ -70,8 +70,8 @@ sagg_database_scan_start(Oid database)
 }
 
 /*
- * Lock stream_agg.streams, but do not wait for long: other databases may wait for
- * the place of this process.
+ * Lock stream_agg.streams, but do not wait for long: other databases may wait for the
+ * background worker slot of this process.
  */
 static bool
 lock_streams(Oid relid)
@@ -89,8 +89,8 @@ lock_streams(Oid relid)
 }
 
 /*
- * stream_agg.streams, or NULL unless it is what CREATE EXTENSION made.  "busy"
- * tells that somebody holds a lock on it.
+ * Open stream_agg.streams.  Returns NULL if it is not the table that CREATE EXTENSION
+ * made, or if somebody holds a lock on it; "busy" is set then.
  */
 static Relation
 open_streams(bool *busy)
@@ -121,9 +121,9 @@ column(TupleTableSlot *row, Relation rel, const char *name, bool *isnull)
 }
 
 /*
- * Put one stream that is to run into its slot; false if it has to wait for one.
- * Slots that a transaction has changed since "changes" are as that left them:
- * the snapshot may be older.
+ * Put one stream that is to run into its slot.  Returns false if no slot is free.  Slots
+ * that a transaction has changed since "changes" stay as they are: the snapshot may be
+ * older.
  */
 static bool
 want_stream(Oid view, Oid owner, const char *name, const char *reader,
@@ -159,11 +159,12 @@ want_stream(Oid view, Oid owner, const char *name, const char *reader,
 }
 
 /*
- * The same for a row of stream_agg.streams.  One that has to wait is counted.
+ * Put the stream of a row of stream_agg.streams into its slot.  Counts streams for which
+ * no slot is free, or which their role may not have.
  */
 static void
 want_row(Oid view, Oid owner, Datum name, const char *reader, Oid source,
-		 Oid sink, uint64 changes, int *crowded, int *limited)
+		 Oid sink, uint64 changes, int *waiting, int *limited)
 {
 	int			limit = sagg_role_limit(owner);
 	int			n;
@@ -174,13 +175,13 @@ want_row(Oid view, Oid owner, Datum name, const char *reader, Oid source,
 	LWLockAcquire(sagg_shared->lock, LW_SHARED);
 	n = sagg_role_streams(owner);
 	LWLockRelease(sagg_shared->lock);
-	(*(n >= limit ? limited : crowded))++;
+	(*(n >= limit ? limited : waiting))++;
 }
 
 /*
- * Streams of this database that are not to run, or not there at all: their
- * slots are not wanted.  Of those there the slot stays, with its last error.
- * "changes" is as for want_stream.
+ * Mark slots of streams of this database that are not to run, or do not exist, as not
+ * wanted.  Slots of streams that exist stay, with their last errors.  "changes" is as for
+ * want_stream.
  */
 static void
 dismiss_others(List *wanted, List *present, uint64 changes)
@@ -216,7 +217,7 @@ look_at_streams(Relation rel, uint64 changes)
 {
 	List	   *wanted = NIL;
 	List	   *present = NIL;
-	int			crowded = 0;
+	int			waiting = 0;
 	int			limited = 0;
 	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	TupleTableSlot *row = table_slot_create(rel, NULL);
@@ -254,17 +255,17 @@ look_at_streams(Relation rel, uint64 changes)
 			want_row(DatumGetObjectId(view), owner, name,
 					 isnull[5] ? "" : TextDatumGetCString(reader),
 					 DatumGetObjectId(source), DatumGetObjectId(sink), changes,
-					 &crowded, &limited);
+					 &waiting, &limited);
 		}
 	}
 	ExecDropSingleTupleTableSlot(row);
 	table_endscan(scan);
 	dismiss_others(wanted, present, changes);
-	sagg_warn_of_missing_slots(crowded, limited);
+	sagg_warn_of_missing_slots(waiting, limited);
 }
 
 /*
- * Changes that transactions have made to slots so far.
+ * Returns how many changes transactions have made to slots so far.
  */
 static uint64
 changes_so_far(void)
@@ -278,7 +279,7 @@ changes_so_far(void)
 }
 
 /*
- * Main function of a scout; the argument is the database's OID.
+ * Main function of a scan; the argument is the database's OID.
  */
 void
 stream_agg_scout_main(Datum arg)
@@ -288,8 +289,8 @@ stream_agg_scout_main(Datum arg)
 	bool		busy = false;
 
 	/*
-	 * The server's own handler would end the process wherever it is, a spinlock
-	 * or lightweight lock in hand, and the server could not shut down.
+	 * The server's own handler would end the process wherever it is, even while it
+	 * holds a spinlock or lightweight lock, and the server could not shut down.
 	 */
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -310,7 +311,7 @@ stream_agg_scout_main(Datum arg)
 		relation_close(rel, AccessShareLock);
 	}
 	else if (busy)
-		sagg_mark_database(MyDatabaseId);	/* for another scout */
+		sagg_mark_database(MyDatabaseId);	/* for another scan */
 	else
 		dismiss_others(NIL, NIL, changes);
 	PopActiveSnapshot();

@@ -3,12 +3,11 @@
  * launcher.c
  *	  The launcher: keeps one worker per stream running.
  *
- * It is connected to no database, so it never stands in the way of DROP
- * DATABASE, and it contacts no broker.  Which databases have streams it reads
- * from their security labels (label.c); which streams, it has scouts find
- * out (scan_schedule.c, database_scan.c).  It starts a worker for each slot that wants one, and
- * starts it again, later each time, when it dies.  It sleeps on its latch until
- * something changes, and waits for nothing else.
+ * It is connected to no database, so it never blocks DROP DATABASE, and it contacts no
+ * broker.  Security labels say which databases have streams (label.c); scans of these
+ * find the streams (scan_schedule.c, database_scan.c).  It starts a worker for each slot
+ * that wants one, and when a worker dies it starts another, later each time.  It sleeps
+ * on its latch until something changes, and waits for nothing else.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,7 +35,7 @@ PGDLLEXPORT void stream_agg_launcher_main(Datum arg);
 /* handles of the workers this launcher has registered, by slot */
 static BackgroundWorkerHandle **handles;
 
-/* streams no worker could be started for, since the log last said so */
+/* streams for which no worker could be started, since the last warning */
 static int	unplaced = 0;
 
 /*
@@ -67,8 +66,8 @@ leave_shared_memory(int code, Datum arg)
 }
 
 /*
- * Free the slots of databases that have no label, and the state that killed
- * workers have left behind.  Nobody else starts workers, so nobody uses it.
+ * Free the slots of databases without a label, and the state that killed workers have
+ * left behind.  Only the launcher starts workers, so nobody uses it.
  */
 static void
 forget_other_databases(List *labelled)
@@ -95,11 +94,11 @@ forget_other_databases(List *labelled)
 }
 
 /*
- * Have scouts visit databases: of the labelled ones those marked since the last
- * call, or all.  Slots of databases without a label are freed: they were dropped.
+ * Schedule scans of labelled databases: those marked since the last call, or all.
+ * Frees the slots of databases without a label: they were dropped.
  */
 static void
-visit_dirty_databases(bool all)
+scan_dirty_databases(bool all)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			dirty[SAGG_DIRTY_DATABASES];
@@ -134,10 +133,10 @@ visit_dirty_databases(bool all)
 }
 
 /*
- * A worker has ended, and its place is free: for one that found none.
+ * A worker has ended: let streams try again for which no process was free.
  */
 static void
-let_in_crowded_out(void)
+retry_waiting_for_process(void)
 {
 	for (int i = 0; i < sagg_shared->nslots; i++)
 	{
@@ -150,8 +149,8 @@ let_in_crowded_out(void)
 }
 
 /*
- * Has the worker of a slot ended?  If it had not even attached to its slot it
- * died on the way, and the server log has the reason.
+ * Notice when the worker of a slot has ended.  If it had not attached to its slot it died
+ * on the way, and the server log has the reason.
  */
 static void
 note_ended_worker(int i)
@@ -166,7 +165,7 @@ note_ended_worker(int i)
 	handles[i] = NULL;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
-	let_in_crowded_out();
+	retry_waiting_for_process();
 	if (slot->launching)
 	{
 		slot->launching = false;
@@ -197,8 +196,8 @@ register_worker(int i, Oid view)
 }
 
 /*
- * Start the worker of a slot if it wants one and it is time.  Returns when to
- * look again, or 0.
+ * Start the worker of a slot if the slot wants one and it is time.  Returns when to call
+ * again, or 0.
  */
 static TimestampTz
 tend_slot(int i, int *running)
@@ -207,7 +206,7 @@ tend_slot(int i, int *running)
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz again = 0;
 	bool		start = false;
-	SaggSlot   *lead;
+	SaggSlot   *leader;
 	Oid			view = InvalidOid;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
@@ -224,12 +223,12 @@ tend_slot(int i, int *running)
 								"HINT:  The setting is for all databases of the server together. Raise it and restart the server, or stop other streams.");
 			again = TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
 		}
-		else if (!slot->apart && (lead = sagg_slot_leader(slot)) != NULL)
+		else if (!slot->apart && (leader = sagg_slot_leader(slot)) != NULL)
 		{
-			/* it takes the stream on, now or when its worker has started */
+			/* its worker adopts the stream, now or when it has started */
 			slot->state = SAGG_STARTING;
-			if (lead->latch)
-				SetLatch(lead->latch);
+			if (leader->latch)
+				SetLatch(leader->latch);
 		}
 		else
 		{
@@ -251,7 +250,7 @@ tend_slot(int i, int *running)
 		slot->crowded_out = true;
 		slot->next_start = again =
 			TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
-		/* told already if it is the last error */
+		/* no other warning if it is the last error already */
 		unplaced += strcmp(slot->last_error, NO_PLACE) != 0;
 		sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, NO_PLACE);
 		LWLockRelease(sagg_shared->lock);
@@ -272,8 +271,8 @@ warn_of_unplaced(void)
 }
 
 /*
- * One round over databases and slots.  Returns how long to sleep, in ms, -1
- * for "until the latch".
+ * One round over databases and slots.  Returns how long to sleep, in ms; -1 = until the
+ * latch is set.
  */
 static long
 one_round(bool all)
@@ -283,7 +282,7 @@ one_round(bool all)
 	int			running = 0;
 
 	sagg_role_limit_configured();
-	visit_dirty_databases(all);
+	scan_dirty_databases(all);
 	again = sagg_scan_schedule_tend();
 	observe = sagg_observers_tend();
 	if (observe != 0 && (again == 0 || observe < again))
@@ -292,7 +291,7 @@ one_round(bool all)
 	for (int i = 0; i < sagg_shared->nslots; i++)
 		note_ended_worker(i);
 
-	/* those that run come first, so that they are counted */
+	/* running ones first, so that they are counted */
 	for (int i = 0; i < sagg_shared->nslots; i++)
 	{
 		if (sagg_shared->slots[i].pid != 0)
@@ -316,9 +315,8 @@ one_round(bool all)
 }
 
 /*
- * Workers that a former launcher has registered and that have not attached to
- * their slots: they may come or not.  A second one for the same slot ends by
- * itself.
+ * Forget workers that a former launcher has registered and that have not attached to
+ * their slots; they may still come.  A second one for the same slot ends by itself.
  */
 static void
 forget_launches(void)

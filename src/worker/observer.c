@@ -1,17 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * observer.c
- *	  An observer: asks Kafka once where the partitions end that a stream reads
- *	  which does not run, or is blocked, so that its lag is not that of long ago.
+ *	  An observer: asks the source once for the ends of the partitions of a stream
+ *	  that does not run, or is blocked, so that its lag is not out of date.
  *
- * A short-lived worker, started by the launcher every
- * stream_agg.lag_check_interval at most, one at a time.  It is connected as the
- * stream's owner, reads the definition, and asks with the owner's credentials
- * what the stream's own worker would ask; what it is told goes into the slot.  A
- * stream of which there is nothing new is asked about later each time.
+ * A short-lived worker, which the launcher starts every stream_agg.lag_check_interval
+ * at most, one at a time.  It is connected as the stream's owner, reads the definition,
+ * and asks with the owner's credentials what the stream's own worker would ask.  The
+ * answer goes into the slot.  A stream that has nothing new is asked about later each
+ * time.
  *
  * Never: a record read, a query of the stream run, a lock of a stream taken, a
- * transaction open while waiting for Kafka.  An error is none of the stream's.
+ * transaction that is open while waiting for the source.  An error here is not an error
+ * of the stream.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,12 +34,12 @@
 /* how long an observer may take */
 #define OBSERVER_TIMEOUT_MS		10000
 
-/* the pause after one that has found nothing doubles up to this */
+/* the pause after an observer without news doubles up to this */
 #define LONGEST_PAUSE_MS		(10 * 60 * 1000)
 
 PGDLLEXPORT void stream_agg_observer_main(Datum arg);
 
-/* of the launcher: the observer under way, and when it is given up */
+/* of the launcher: the running observer, and when it is given up */
 static BackgroundWorkerHandle *observer = NULL;
 static int	observed_slot;
 static TimestampTz deadline;
@@ -48,8 +49,8 @@ static SaggSlot *my_slot;
 static Oid	my_view;
 
 /*
- * When is the slot's stream to be asked about?  DT_NOEND = not at all.  One that
- * runs knows by itself, unless its micro-batch takes long.
+ * Returns when the slot's stream is to be asked about; DT_NOEND = not at all.  A stream
+ * that runs knows by itself, unless its micro-batch takes long.
  */
 static TimestampTz
 when_due(const SaggSlot *slot, TimestampTz now)
@@ -66,13 +67,13 @@ when_due(const SaggSlot *slot, TimestampTz now)
 }
 
 /*
- * The slot that is to be looked at first, and when; -1 = none.
+ * Returns the slot whose turn is next, and in "due" when; -1 = none.
  */
 static int
 next_slot(TimestampTz now, TimestampTz *due)
 {
 	int			found = -1;
-	bool		crowded = false;
+	bool		waiting = false;
 
 	*due = DT_NOEND;
 	LWLockAcquire(sagg_shared->lock, LW_SHARED);
@@ -82,14 +83,14 @@ next_slot(TimestampTz now, TimestampTz *due)
 		TimestampTz when = when_due(slot, now);
 
 		if (slot->in_use && slot->crowded_out)
-			crowded = true;
+			waiting = true;
 		if (when >= *due)
 			continue;
 		*due = when;
 		found = i;
 	}
-	/* the place is for one that waits for its worker */
-	if (found >= 0 && crowded)
+	/* a stream that waits for a process comes first */
+	if (found >= 0 && waiting)
 		*due = Max(*due, TimestampTzPlusMilliseconds(now, sagg_lag_check_interval_ms));
 	LWLockRelease(sagg_shared->lock);
 	return found;
@@ -112,7 +113,7 @@ send_observer(int i, TimestampTz now)
 	deadline = TimestampTzPlusMilliseconds(now, OBSERVER_TIMEOUT_MS);
 	if (sent)
 		return;
-	/* streams come first: another time */
+	/* no process is free for it now */
 	observer = NULL;
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot->observing = false;
@@ -120,10 +121,10 @@ send_observer(int i, TimestampTz now)
 }
 
 /*
- * Has the observer come back?  Returns when to look again, 0 = it has.
+ * Returns when to check again on the observer, 0 = it has ended.
  */
 static TimestampTz
-look_after(TimestampTz now)
+check_ended(TimestampTz now)
 {
 	pid_t		pid;
 
@@ -143,8 +144,8 @@ look_after(TimestampTz now)
 }
 
 /*
- * For the launcher: have a stream observed if one is due.  Returns when to look
- * again, 0 = when the latch is set.
+ * For the launcher: start an observer if a stream is due.  Returns when to call again,
+ * 0 = when the latch is set.
  */
 TimestampTz
 sagg_observers_tend(void)
@@ -155,7 +156,7 @@ sagg_observers_tend(void)
 
 	if (observer)
 	{
-		due = look_after(now);
+		due = check_ended(now);
 		if (observer)
 			return due;
 	}
@@ -180,7 +181,7 @@ detach(int code, Datum arg)
 	my_slot->observing = false;
 	for (int i = 0; i < sagg_shared->nslots; i++)
 	{
-		/* a worker that has found no place can have this one */
+		/* a stream that waits for a process can have this one */
 		if (sagg_shared->slots[i].crowded_out)
 			sagg_shared->slots[i].next_start = 0;
 	}
@@ -189,7 +190,7 @@ detach(int code, Datum arg)
 }
 
 /*
- * While Kafka is waited for: nobody waits for this process in turn.
+ * Called by the reader while it waits: do not keep a command on the database waiting.
  */
 static void
 while_waiting(void *arg)
@@ -199,8 +200,8 @@ while_waiting(void *arg)
 }
 
 /*
- * A reader for the sources of the stream, NULL if there is no such stream any
- * more, or one of others.
+ * Returns a reader for the sources of the stream, NULL if the stream does not exist any
+ * more or belongs to others.
  */
 static SaggReader *
 open_reader(void)
@@ -227,7 +228,7 @@ open_reader(void)
 }
 
 /*
- * The ends of partitions into the slot, if it is still the stream's.
+ * Put the ends of partitions into the slot, if it is still the stream's.
  */
 static void
 publish(const SaggRange *bounds, int nbounds)
@@ -292,7 +293,7 @@ stream_agg_observer_main(Datum arg)
 	{
 		ErrorData  *error;
 
-		/* the stream's own worker tells what is wrong */
+		/* the stream's own worker reports what is wrong */
 		HOLD_INTERRUPTS();
 		MemoryContextSwitchTo(TopMemoryContext);
 		error = CopyErrorData();

@@ -3,9 +3,10 @@
  * retention.c
  *	  Rows that are older than a stream's retention, in a micro-batch.
  *
- * What the batch would write is judged by the watermark it leaves, what the sink has
- * by the one it began with, of the last commit: by a plan that is run again the same
- * rows go.  Windows that these watermarks have passed do not change any more.
+ * Rows that the batch would write are judged by the watermark it leaves, rows in the
+ * sink by the watermark it began with, of the last commit: a plan that is run again
+ * removes the same rows.  Windows that these watermarks have passed do not change any
+ * more.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,11 +19,12 @@
 #include "worker_internal.h"
 #include "write/write.h"
 
-/* rows that a batch may delete, or else twice as many as it has written */
+/* a batch may delete so many rows, or twice as many as it has written */
 #define LEAST_EXPIRED	10000
 
 /*
- * Where rows may be put: for the window of the greatest event time, and the next.
+ * Have partitions made for rows of the window of the greatest event time, and of the
+ * next one.
  */
 static void
 prepare_sink(const SaggStreamRun *run, const SaggQuery *query, const SaggCommit *commit)
@@ -37,8 +39,8 @@ prepare_sink(const SaggStreamRun *run, const SaggQuery *query, const SaggCommit 
 }
 
 /*
- * Take out of "output" what is too old to be written, and see that there are
- * partitions for the rest.  commit->watermark is the one that the batch leaves.
+ * Remove from "output" what is too old to be written, and have partitions made for the
+ * rest.  commit->watermark is the one that the batch leaves.
  * Counts rows_expired.
  */
 void
@@ -54,7 +56,7 @@ sagg_leave_out_expired(const SaggStreamRun *run, const SaggQuery *query,
 }
 
 /*
- * Have rows leave the sink that were too old already when the batch began.  Adds to
+ * Delete rows of the sink that were too old already when the batch began.  Adds to
  * the counts of rows removed and expired.  To be called when the batch has written
  * its rows; runs as the stream's owner.
  */

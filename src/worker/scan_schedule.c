@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * scan_schedule.c
- *	  Scouts in their databases: which are due, which are under way, which
+ *	  Scans of databases (database_scan.c): which are due, which are running, which
  *	  have been given up.
  *
- * The launcher never waits for a scout.  It sends a few at a time, looks who is
- * back whenever its latch is set, and ends one that takes too long: a scout may
- * wait for a lock on its database, which the owner of that can hold for hours
- * (ALTER DATABASE ... RENAME in a transaction block).  Such a database is visited
- * again, later each time, and all of those share one place, so they do not take
- * the places of others.
+ * The launcher never waits for a scan.  It starts a few at a time, checks which have
+ * ended whenever its latch is set, and terminates one that takes too long: a scan may
+ * wait for a lock on its database, which the database's owner can hold for hours (ALTER
+ * DATABASE ... RENAME in a transaction block).  Such a database is scanned again, later
+ * each time.  All such databases share one place, so that they do not take the places of
+ * others.
  *
- * The list is in the launcher's own memory: a new launcher visits all databases.
+ * The list is in the launcher's own memory: a new launcher scans all databases.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,197 +24,197 @@
 
 #include "worker_internal.h"
 
-/* scouts at a time; each takes one of max_worker_processes */
-#define MOST_SCOUTS			3
+/* scans at a time; each takes one of max_worker_processes */
+#define MAX_SCANS			3
 
-/* how long a scout may take */
-#define SCOUT_TIMEOUT_MS	10000
+/* how long a scan may take */
+#define SCAN_TIMEOUT_MS	10000
 
 /* the first pause before another attempt, which doubles up to the last */
 #define FIRST_RETRY_MS		10000
 #define LAST_RETRY_MS		(5 * 60 * 1000)
 
-typedef struct Visit
+typedef struct DatabaseScan
 {
 	Oid			database;
-	TimestampTz due;			/* of a scout under way: when it is given up */
-	int			failures;		/* attempts in a row that came to nothing */
-	bool		slow;			/* a scout was given up */
-	bool		ended;			/* the scout under way has been told to end */
-	bool		again;			/* marked while the scout was there */
-	BackgroundWorkerHandle *scout;	/* under way, NULL = none */
-} Visit;
+	TimestampTz due;			/* of a running scan: when it is given up */
+	int			failures;		/* attempts in a row without a result */
+	bool		slow;			/* a scan was given up */
+	bool		terminated;		/* the running scan has been told to end */
+	bool		again;			/* the database was marked while the scan ran */
+	BackgroundWorkerHandle *process;	/* running, NULL = none */
+} DatabaseScan;
 
-static List *visits = NIL;		/* of Visit; in TopMemoryContext */
+static List *scans = NIL;		/* of DatabaseScan; in TopMemoryContext */
 
-static Visit *
-find_visit(Oid database)
+static DatabaseScan *
+find_scan(Oid database)
 {
 	ListCell   *lc;
 
-	foreach(lc, visits)
+	foreach(lc, scans)
 	{
-		Visit	   *visit = lfirst(lc);
+		DatabaseScan *scan = lfirst(lc);
 
-		if (visit->database == database)
-			return visit;
+		if (scan->database == database)
+			return scan;
 	}
 	return NULL;
 }
 
 /*
- * A database is to be visited: at once, or soon if scouts have been given up there.
+ * Schedule a scan of a database: at once, or soon if scans of it have been given up.
  */
 void
 sagg_scan_schedule_add(Oid database)
 {
 	MemoryContext old;
-	Visit	   *visit = find_visit(database);
+	DatabaseScan *scan = find_scan(database);
 
-	if (visit && visit->scout)
-		visit->again = true;
-	else if (visit && visit->slow)
-		visit->due = Min(visit->due,
+	if (scan && scan->process)
+		scan->again = true;
+	else if (scan && scan->slow)
+		scan->due = Min(scan->due,
 						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_RETRY_MS));
-	else if (visit)
-		visit->due = 0;
-	if (visit)
+	else if (scan)
+		scan->due = 0;
+	if (scan)
 		return;
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	visit = palloc0(sizeof(Visit));
-	visit->database = database;
-	visits = lappend(visits, visit);
+	scan = palloc0(sizeof(DatabaseScan));
+	scan->database = database;
+	scans = lappend(scans, scan);
 	MemoryContextSwitchTo(old);
 }
 
 /*
- * Forget visits to come of databases that are not among these: they are gone.
+ * Forget scheduled scans of databases that are not in the list: they were dropped.
  */
 void
 sagg_scan_schedule_keep(const List *databases)
 {
 	ListCell   *lc;
 
-	foreach(lc, visits)
+	foreach(lc, scans)
 	{
-		Visit	   *visit = lfirst(lc);
+		DatabaseScan *scan = lfirst(lc);
 
-		if (visit->scout || list_member_oid(databases, visit->database))
+		if (scan->process || list_member_oid(databases, scan->database))
 			continue;
-		visits = foreach_delete_current(visits, lc);
-		pfree(visit);
+		scans = foreach_delete_current(scans, lc);
+		pfree(scan);
 	}
 }
 
 static void
-try_later(Visit *visit, TimestampTz now)
+try_later(DatabaseScan *scan, TimestampTz now)
 {
-	int64		pause_ms = (int64) FIRST_RETRY_MS << Min(visit->failures, 10);
+	int64		pause_ms = (int64) FIRST_RETRY_MS << Min(scan->failures, 10);
 
-	visit->failures++;
-	visit->due = TimestampTzPlusMilliseconds(now, Min(pause_ms, LAST_RETRY_MS));
+	scan->failures++;
+	scan->due = TimestampTzPlusMilliseconds(now, Min(pause_ms, LAST_RETRY_MS));
 }
 
 /*
- * A scout has taken too long: end it.
+ * A scan has taken too long: terminate it.
  */
 static void
-give_up(Visit *visit)
+give_up(DatabaseScan *scan)
 {
-	visit->ended = true;
-	TerminateBackgroundWorker(visit->scout);
-	if (!visit->slow)
+	scan->terminated = true;
+	TerminateBackgroundWorker(scan->process);
+	if (!scan->slow)
 		ereport(WARNING,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("could not look for streams in database %u within %d s",
-						visit->database, SCOUT_TIMEOUT_MS / 1000),
+						scan->database, SCAN_TIMEOUT_MS / 1000),
 				 errdetail("Its streams are neither started nor stopped until that succeeds; it is tried again."),
 				 errhint("Perhaps a transaction holds a lock on the database.")));
-	visit->slow = true;
+	scan->slow = true;
 }
 
 /*
- * What has become of a scout under way?  Returns false when the visit is over.
+ * Check on a running scan.  Returns false when it is done and not to be repeated.
  */
 static bool
-look_after(Visit *visit, TimestampTz now)
+check_ended(DatabaseScan *scan, TimestampTz now)
 {
 	pid_t		pid;
 
-	if (GetBackgroundWorkerPid(visit->scout, &pid) != BGWH_STOPPED)
+	if (GetBackgroundWorkerPid(scan->process, &pid) != BGWH_STOPPED)
 	{
-		if (!visit->ended && now >= visit->due)
-			give_up(visit);
+		if (!scan->terminated && now >= scan->due)
+			give_up(scan);
 		return true;
 	}
-	pfree(visit->scout);
-	visit->scout = NULL;
-	if (visit->ended)
+	pfree(scan->process);
+	scan->process = NULL;
+	if (scan->terminated)
 	{
-		visit->ended = false;
-		try_later(visit, now);
+		scan->terminated = false;
+		try_later(scan, now);
 		return true;
 	}
-	visit->due = 0;
-	visit->failures = 0;
-	visit->slow = false;
-	if (!visit->again)
+	scan->due = 0;
+	scan->failures = 0;
+	scan->slow = false;
+	if (!scan->again)
 		return false;
-	visit->again = false;
+	scan->again = false;
 	return true;
 }
 
 static void
-send_scout(Visit *visit, TimestampTz now)
+start_scan(DatabaseScan *scan, TimestampTz now)
 {
-	visit->again = false;
-	visit->scout = sagg_database_scan_start(visit->database);
-	if (visit->scout)
-		visit->due = TimestampTzPlusMilliseconds(now, SCOUT_TIMEOUT_MS);
+	scan->again = false;
+	scan->process = sagg_database_scan_start(scan->database);
+	if (scan->process)
+		scan->due = TimestampTzPlusMilliseconds(now, SCAN_TIMEOUT_MS);
 	else
-		try_later(visit, now);
+		try_later(scan, now);
 }
 
 /*
- * Send scouts that are due as far as there are places.
+ * Start scans that are due, as far as there are places.
  */
 static void
-send_scouts(TimestampTz now)
+start_due_scans(TimestampTz now)
 {
-	int			places = MOST_SCOUTS;
+	int			places = MAX_SCANS;
 	bool		slow_place = true;
 	ListCell   *lc;
 
-	foreach(lc, visits)
+	foreach(lc, scans)
 	{
-		Visit	   *visit = lfirst(lc);
+		DatabaseScan *scan = lfirst(lc);
 
-		if (visit->scout == NULL)
+		if (scan->process == NULL)
 			continue;
 		places--;
-		if (visit->slow && !visit->ended)
+		if (scan->slow && !scan->terminated)
 			slow_place = false;
 	}
-	foreach(lc, visits)
+	foreach(lc, scans)
 	{
-		Visit	   *visit = lfirst(lc);
+		DatabaseScan *scan = lfirst(lc);
 
 		if (places <= 0)
 			break;
-		if (visit->scout || visit->due > now || (visit->slow && !slow_place))
+		if (scan->process || scan->due > now || (scan->slow && !slow_place))
 			continue;
-		send_scout(visit, now);
-		if (visit->scout == NULL)
+		start_scan(scan, now);
+		if (scan->process == NULL)
 			continue;
 		places--;
-		if (visit->slow)
+		if (scan->slow)
 			slow_place = false;
 	}
 }
 
 /*
- * Go on with all visits.  Returns when to look again, 0 = when the latch is set.
- * That happens too when a scout has come back.
+ * Check on running scans and start due ones.  Returns when to call again, 0 = when the
+ * latch is set, which happens too when a scan ends.
  */
 TimestampTz
 sagg_scan_schedule_tend(void)
@@ -223,23 +223,23 @@ sagg_scan_schedule_tend(void)
 	TimestampTz again = 0;
 	ListCell   *lc;
 
-	foreach(lc, visits)
+	foreach(lc, scans)
 	{
-		Visit	   *visit = lfirst(lc);
+		DatabaseScan *scan = lfirst(lc);
 
-		if (visit->scout == NULL || look_after(visit, now))
+		if (scan->process == NULL || check_ended(scan, now))
 			continue;
-		visits = foreach_delete_current(visits, lc);
-		pfree(visit);
+		scans = foreach_delete_current(scans, lc);
+		pfree(scan);
 	}
-	send_scouts(now);
-	foreach(lc, visits)
+	start_due_scans(now);
+	foreach(lc, scans)
 	{
-		Visit	   *visit = lfirst(lc);
+		DatabaseScan *scan = lfirst(lc);
 
-		/* those that wait for a place are sent when a scout comes back */
-		if (visit->due > now && !visit->ended && (again == 0 || visit->due < again))
-			again = visit->due;
+		/* scans that wait for a place are started when another one ends */
+		if (scan->due > now && !scan->terminated && (again == 0 || scan->due < again))
+			again = scan->due;
 	}
 	return again;
 }

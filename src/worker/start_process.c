@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * start_process.c
- *	  Has the postmaster start a process of ours: a worker, a scout or an
- *	  observer.
+ *	  Has the postmaster start a process of ours: a worker, a scan of a database or
+ *	  an observer.
  *
  *-------------------------------------------------------------------------
  */
