@@ -42,9 +42,12 @@ sagg_record_refused(const SaggRefusals *refusals, SaggRecordId record)
 {
 	int			reading = sagg_record_reading(record);
 	int64		number = sagg_record_number(record);
-	const SaggRecordSet *set = &refusals->refused[reading];
+	const SaggRecordSet *set;
 
-	return reading < refusals->nreadings && number < set->nbits &&
+	if (reading >= refusals->nreadings)
+		return false;
+	set = &refusals->refused[reading];
+	return number < set->nbits &&
 		(set->bits[number / 8] & (1 << (number % 8))) != 0;
 }
 

@@ -9,8 +9,8 @@
  * until the ones that fail are alone.  They are left out, and CHECKPOINT puts them
  * into stream_agg.failed_windows, in the batch's own transaction (I1, I5).
  *
- * Rows for a sink outside of the server cannot be taken back, so there the query
- * alone is tried by halves.  A deferred trigger that fails belongs to no group: the
+ * Rows for a sink outside of the server cannot be taken back, so for such a sink only
+ * the query is tried by halves.  A deferred trigger that fails belongs to no group: the
  * batch fails.
  *
  *-------------------------------------------------------------------------
@@ -21,7 +21,7 @@
 
 #include "worker_internal.h"
 
-/* Groups to write, and what came of it. */
+/* Groups to write by halves, and the counts of the half at hand. */
 typedef struct CarefulWrite
 {
 	SaggStreamRun *run;
