@@ -50,7 +50,7 @@ static const char *const secret_words[] = {
 	"BEGIN RSA", "BEGIN ENCRYPTED", "basic.auth", "jaas"
 };
 
-#define HIDDEN_DETAIL "Statements are not shown, for they may hold secrets."
+#define HIDDEN_DETAIL "Statements are not shown, because they may hold secrets."
 
 static void
 hide_statement(void *arg)

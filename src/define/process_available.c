@@ -197,7 +197,7 @@ raise_timeout(const Request *request, int64 timeout_ms)
 			 errmsg("stream \"%s\" has not processed what was available within " INT64_FORMAT " ms",
 					sagg_stream_title(request->stream->name), timeout_ms),
 			 error[0] ? errdetail_internal("%s", error) :
-			 errdetail("It goes on by itself; nothing is lost.")));
+			 errdetail("The stream continues by itself; nothing is lost.")));
 }
 
 static void

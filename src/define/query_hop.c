@@ -141,7 +141,7 @@ reject_lateral(void)
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("windows of stream_agg.hop in FROM can be used in the select list, GROUP BY and HAVING only"),
-			 errdetail("A stream keeps aggregates of records by window, and does not look at the windows of a single record."),
+			 errdetail("A stream keeps aggregates of records by window, not the windows of a single record."),
 			 errhint("Call stream_agg.hop in the select list, name that column in GROUP BY, and put conditions on it into HAVING.")));
 }
 

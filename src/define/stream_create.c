@@ -298,7 +298,7 @@ adopt_stream(const SaggStream *stream)
 	if (SPI_execute_with_args("UPDATE stream_agg.streams SET database = $2, started_for = $3 WHERE query = $1",
 							  3, types, values, NULL, false, 0) != SPI_OK_UPDATE ||
 		SPI_processed != 1)
-		elog(ERROR, "the row of stream \"%s\" is gone", sagg_stream_title(stream->name));
+		elog(ERROR, "the row of stream \"%s\" does not exist any more", sagg_stream_title(stream->name));
 }
 
 /*

@@ -83,7 +83,7 @@ int64
 sagg_tumble_size(const Interval *size)
 {
 	reject_months(size, "window size",
-				  "Give a time zone by whose clocks months begin, for example timezone => 'UTC', or use days, which have 24 hours without one.");
+				  "Give a time zone that determines when months begin, for example timezone => 'UTC', or use days, which have 24 hours without one.");
 	return sagg_window_size(size);
 }
 

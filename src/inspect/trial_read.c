@@ -66,7 +66,7 @@ next_offset(const SaggInspection *inspection, const SaggOrigin *origin,
 		return bounds->end;
 	ereport(inspection->stream->options.on_data_loss == SAGG_LOSS_FAIL ? ERROR : WARNING,
 			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
-			 errmsg("offset " INT64_FORMAT " of partition %d of topic \"%s\", from which stream \"%s\" has to go on, is not in Kafka",
+			 errmsg("offset " INT64_FORMAT " of partition %d of topic \"%s\", from which stream \"%s\" has to continue, is not in Kafka",
 					position->start, bounds->partition, sagg_topic_name(bounds->topic),
 					sagg_stream_title(inspection->stream->name)),
 			 errdetail("Kafka has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",

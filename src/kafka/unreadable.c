@@ -246,7 +246,7 @@ note_readable(SaggPartition *part)
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("could not read partition %d of topic \"%s\" from offset " INT64_FORMAT,
 						part->partition, part->topic_name, part->position),
-				 errdetail("Records there cannot be unpacked at one time, and can at another.")));
+				 errdetail("Records there can be decompressed at one time, and not at another.")));
 	part->readable_at = part->position;
 }
 

@@ -265,7 +265,7 @@ give_back(SaggSession *follower, bool apart)
 
 	if (apart)
 		ereport(LOG,
-				(errmsg("stream \"%s\" reads apart from those that share its reader, until it has caught up",
+				(errmsg("stream \"%s\" reads separately from the streams that share its reader, until it has caught up",
 						slot->name)));
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot->apart = apart;
@@ -302,7 +302,7 @@ static void
 go_apart(SaggSession *lead)
 {
 	ereport(LOG,
-			(errmsg("stream \"%s\" reads apart from those that share its reader, until it has caught up",
+			(errmsg("stream \"%s\" reads separately from the streams that share its reader, until it has caught up",
 					lead->slot->name)));
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	lead->slot->apart = true;

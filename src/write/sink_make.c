@@ -211,6 +211,6 @@ sagg_sink_make(Oid namespaceId, const char *relname, const SaggQuery *query,
 
 	sink = get_relname_relid(relname, namespaceId);
 	if (!OidIsValid(sink))
-		elog(ERROR, "table \"%s\" is gone as soon as it was made", relname);
+		elog(ERROR, "table \"%s\" was dropped as soon as it was created", relname);
 	return sink;
 }

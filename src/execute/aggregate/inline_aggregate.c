@@ -141,7 +141,7 @@ sagg_inline_check(const SaggAggCall *call, const SaggAggState *state)
 	else
 		valid = !averages_integers(call->kind) || is_count_and_sum(state->value);
 	if (unlikely(!valid))
-		sagg_codec_corrupt("It is not what the aggregate makes.");
+		sagg_codec_corrupt("It does not have the form that the aggregate makes.");
 }
 
 /*
