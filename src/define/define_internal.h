@@ -168,7 +168,6 @@ extern char *sagg_stream_view_name(const RangeVar *name);
 extern bool sagg_stream_has_name(const SaggStream *stream, const RangeVar *name);
 extern SaggStream *sagg_stream_by_key(const char *key);
 extern SaggStream *sagg_stream_of_source(Oid source);
-extern SaggStream *sagg_stream_of_sink(Oid sink);
 extern SaggStream *sagg_stream_beside(const SaggStream *stream);
 extern List *sagg_views_beside(const SaggStream *stream);
 

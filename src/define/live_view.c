@@ -242,6 +242,9 @@ find_live_view(const SaggStream *stream, List **columns)
 	return found;
 }
 
+/*
+ * Returns the live view of a stream, under any name, or InvalidOid.
+ */
 Oid
 sagg_live_view(const SaggStream *stream)
 {

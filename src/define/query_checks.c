@@ -94,7 +94,7 @@ check_result_clauses(const Query *query, SaggQueryKind kind)
 }
 
 /*
- * Check that there is one grouping; GROUP BY () is none.
+ * Check that there is one grouping; GROUP BY () does not count as one.
  */
 static void
 check_grouping(const Query *query)

@@ -74,7 +74,8 @@ check_sources(const SaggQuery *query)
 }
 
 /*
- * A plan shows what the planner has put in the place of SQL functions.
+ * Returns how many sources a plan reads, which includes those of SQL functions that
+ * the planner has inlined.
  */
 static int
 sources_of_plan(const Query *query)

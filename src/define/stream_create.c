@@ -127,8 +127,8 @@ reject_stranger(Oid sink, const char *name)
 }
 
 /*
- * A table is the sink of one stream.  But who may only insert into a table of
- * another role does not keep its owner from having that one stream.
+ * A table is the sink of one stream only.  But a role that may only insert into a
+ * table of another role does not keep its owner from having that one stream.
  */
 static void
 check_sink_is_free(Oid sink, const char *name)

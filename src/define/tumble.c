@@ -207,6 +207,9 @@ stream_agg_tumble(PG_FUNCTION_ARGS)
 	return sagg_make_window(fcinfo, start, end);
 }
 
+/*
+ * tumble_start(...) RETURNS timestamptz, with the arguments of tumble.
+ */
 Datum
 stream_agg_tumble_start(PG_FUNCTION_ARGS)
 {
@@ -217,6 +220,9 @@ stream_agg_tumble_start(PG_FUNCTION_ARGS)
 	PG_RETURN_TIMESTAMPTZ(start);
 }
 
+/*
+ * tumble_end(...) RETURNS timestamptz, with the arguments of tumble.
+ */
 Datum
 stream_agg_tumble_end(PG_FUNCTION_ARGS)
 {

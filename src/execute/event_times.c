@@ -62,7 +62,7 @@ struct SaggPartitions
 	SaggPartitionTime *before;	/* as they were at the beginning */
 	int			nruns;
 	const SaggRange *runs;		/* numbers of records by partition */
-	int			run;			/* the run that was looked at last */
+	int			run;			/* the run that was read last */
 	SaggPartitionTime *own;		/* the entry of its partition */
 
 	/* policy per_partition only */
@@ -72,11 +72,11 @@ struct SaggPartitions
 };
 
 /*
- * Prepare for the policies aligned and per_partition.  "times" are the
- * partitions as the commit before left them, one for each that the batch reads;
- * "runs" tells of which partition a record is, by its number: from "start" up
- * to, not including, "end".  Both must live as long as the execution, which
- * changes "times".
+ * Prepare for the policies aligned and per_partition. "times" are the
+ * partitions as the commit before left them, one for each that the batch
+ * reads; "runs" says which partition a record belongs to, by its number: from
+ * "start" up to, not including, "end".  Both must live as long as the
+ * execution, which changes "times".
  */
 void
 sagg_execution_partitions(SaggExecution *ex, SaggPartitionTime *times, int ntimes,

@@ -200,6 +200,10 @@ sagg_trial_records(SaggTrialRead *trial)
 	return sagg_batch_records(sagg_reader_batch(trial->reader));
 }
 
+/*
+ * End the reading: scans of the source no longer read the batch, and the reader is
+ * closed.
+ */
 void
 sagg_trial_end(SaggTrialRead *trial)
 {

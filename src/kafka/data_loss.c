@@ -29,6 +29,9 @@ sagg_kafka_losses(SaggReader *base, int *nlosses)
 	return reader->losses;
 }
 
+/*
+ * Forget what the batch lacks, when it is released or begun.
+ */
 void
 sagg_kafka_forget_losses(SaggKafkaReader *reader)
 {
