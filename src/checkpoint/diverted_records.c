@@ -43,10 +43,9 @@ enum
 	ASIDE_KEY,
 	ASIDE_VALUE,
 	ASIDE_HEADERS,
-	ASIDE_ERROR,				/* column of dead letters */
-	ASIDE_EVENT_TIME = ASIDE_ERROR,	/* columns of late records; this is the
-									 * last */
-	ASIDE_DETAIL,				/* last column of dead letters */
+	ASIDE_ERROR,				/* of dead letters, as the last two */
+	ASIDE_EVENT_TIME = ASIDE_ERROR,	/* of late records, as their last column */
+	ASIDE_DETAIL,				/* of dead letters */
 	ASIDE_SQLSTATE,
 	ASIDE_COLUMNS
 };

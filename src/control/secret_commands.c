@@ -178,8 +178,8 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 	save ? unconstify(char *, secret) : NULL};
 
 	if (secret)
-		error_context_stack = &callback;	/* replaces the detail and hint of
-											 * the error */
+		error_context_stack = &callback;	/* in place of the enclosing
+											 * callbacks */
 	if (prev_process_utility)
 		prev_process_utility(pstmt, text, read_only_tree, context, params,
 							 environment, dest, qc);

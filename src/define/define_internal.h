@@ -202,7 +202,7 @@ typedef struct SaggQueryChange
 	int		   *origins;		/* by aggregate of the new query, the aggregate
 								 * of the old one whose state it continues; -1
 								 * = none */
-	int			new_aggregates; /* columns that are not in the old one */
+	int			new_aggregates; /* aggregates that are not in the old one */
 	List	   *filled;			/* columns among "added" that were filled from
 								 * the state */
 	int64		rows_filled;	/* how many rows were filled */
@@ -238,10 +238,10 @@ typedef struct SaggResetRange
 								 * overwrites */
 	int64		lost;			/* those of them that may have records before
 								 * the offsets */
-	int64		from;			/* condition for the first window of "rows",
-								 * and */
-	int64		from_whole;		/* for the first window without records before
-								 * the offsets */
+	int64		from;			/* value that identifies the first window of
+								 * "rows", and */
+	int64		from_whole;		/* of the first window without records
+								 * before the offsets */
 	struct Tuplestorestate *windows;	/* rows with the columns
 										 * "windows_desc": what reset_stream
 										 * returns */

@@ -45,7 +45,8 @@ typedef struct Request
 	TimestampTz deadline;
 	SaggSlot   *made;			/* the slot that was asked, or NULL */
 	uint64		seq;
-	bool		known;			/* what the stream had done before, in "slot" */
+	bool		known;			/* "before" is known: what the stream had
+								 * done at the call */
 	SaggTally	before;
 	SaggTally	result;			/* what it has done since then */
 } Request;
@@ -55,8 +56,8 @@ reject_locked(const SaggStream *stream, Oid relid)
 {
 	Relation	rel = try_relation_open(relid, AccessShareLock);
 
-	if (rel == NULL)			/* the slot was freed; the catalog says whether
-								 * the stream is dropped */
+	if (rel == NULL)			/* dropped: the caller gets an error for the
+								 * stream */
 		return;
 	if (CheckRelationLockedByMe(rel, RowShareLock, true))
 		ereport(ERROR,

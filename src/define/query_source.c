@@ -31,10 +31,11 @@ typedef struct SourceSearch
 								 * they were found */
 	int			found;			/* how often sources appear where a stream can
 								 * read one */
-	bool		repeated;		/* how often by a WITH query that is read twice */
+	bool		repeated;		/* a source is read twice, by a WITH query */
 	bool		multiplied;		/* a record may have several rows, by anything
 								 * at any level */
-	bool		semijoined;		/* rows may be reordered by a subquery in WHERE */
+	bool		semijoined;		/* a subquery in WHERE may become a join,
+								 * which changes rows and their order */
 	List	   *levels;			/* queries from the top down to this level */
 } SourceSearch;
 

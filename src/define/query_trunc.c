@@ -35,7 +35,8 @@ static const struct
 	int64		clock;			/* microseconds, */
 	int			days;			/* or days, */
 	int			months;			/* or months, */
-	int			year;			/* some of which begin on its first day */
+	int			year;			/* a year on whose first day some of these
+								 * begin */
 }			units[] =
 {
 	{DTK_MICROSEC, 1, 0, 0, 2000},

@@ -60,7 +60,7 @@ typedef struct Preview
 	FunctionCallInfo fcinfo;
 	ReturnSetInfo *rsinfo;
 	char	   *text;			/* name of a stream, or a query */
-	Oid			view;			/* stream as found, for the next attempt */
+	Oid			view;			/* view of the stream, for the next attempt */
 
 	/* memory of one attempt */
 	int64		limit;

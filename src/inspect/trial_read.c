@@ -27,7 +27,7 @@ struct SaggTrialRead
 	List	   *sources;		/* OIDs */
 	SaggReader *reader;
 	int			npartitions;
-	SaggRange  *partitions;		/* all topics of the sources */
+	SaggRange  *partitions;		/* all that exist */
 	bool		attached;
 };
 

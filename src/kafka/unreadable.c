@@ -34,7 +34,7 @@ typedef struct Search
 	SaggPartition *part;
 	SaggClient *client;
 	rd_kafka_queue_t *queue;
-	char		reason[SAGG_FOREIGN_TEXT];	/* code of the first error */
+	char		reason[SAGG_FOREIGN_TEXT];	/* reason of the first error */
 } Search;
 
 /* a probe has found no unreadable records */

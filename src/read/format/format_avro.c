@@ -35,7 +35,7 @@
 typedef struct AvroState
 {
 	AvroWant	root;			/* what is wanted of a record */
-	MemoryContext memory;		/* number of values of the current record */
+	MemoryContext memory;		/* memory of the current record's values */
 	int			nvalues;
 } AvroState;
 
