@@ -292,7 +292,7 @@ sagg_checkpoint_state_bytes(SaggCheckpoint *checkpoint,
 }
 
 /*
- * Returns the sizes of the logs as of the last commit, from the tables.
+ * Read the sizes of the logs as of the last commit, from the tables.
  */
 static void
 learn_sizes(SaggLogSection *section, int64 last_commit)

@@ -190,7 +190,7 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 }
 
 /*
- * Returns the text that the log gets in place of a detail that quotes
+ * Replace the detail of an error by another text if it may be one that quotes
  * statements.  The hook is called in the memory context that is freed with the
  * error.
  */

@@ -276,7 +276,7 @@ windows_per_record(const SaggWindow *window)
 }
 
 /*
- * Returns whether groups are kept by pane, for a query whose aggregates are
+ * Decide whether groups are kept by pane, for a query whose aggregates are
  * filled in: if windows overlap, and all aggregates can combine states.  Not
  * with watermark policy "per_partition", by which a record can be late for one
  * of two windows that are both open.  Rejects windows that overlap too much.

@@ -472,7 +472,7 @@ sagg_check_max_future(const SaggStream *stream, const SaggQuery *query)
 }
 
 /*
- * Returns the options of a stream that is only tried, as create_stream would
+ * Read the options of a stream that is only tried, as create_stream would
  * read them; "json" may be NULL.  Raises invalid_parameter_value.
  */
 void

@@ -164,7 +164,7 @@ tumble_by_zone(FunctionCallInfo fcinfo, TimestampTz ts, TimestampTz origin,
 }
 
 /*
- * Returns the window for the arguments ts timestamptz, size interval, origin
+ * Compute the window for the arguments ts timestamptz, size interval, origin
  * timestamptz, timezone text.  An empty timezone counts as none.
  */
 static void

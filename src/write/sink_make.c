@@ -93,7 +93,7 @@ make_table(RangeVar *relation, const SaggQuery *query, SaggOutputMode mode,
 }
 
 /*
- * Returns whether a unique index, which compares with the default equality of
+ * Check that a unique index, which compares with the default equality of
  * each column's type, compares as GROUP BY does.
  */
 static void

@@ -219,7 +219,7 @@ copy_numeric(SaggExecution *ex, SaggAggCall *call, Datum value)
 }
 
 /*
- * Returns the greater ("sign" 1) or lesser (-1) numeric; of equal values the
+ * Keep the greater ("sign" 1) or lesser (-1) numeric; of equal values the
  * last one, whose display scale may differ.
  */
 static void
