@@ -5,8 +5,8 @@
 
 -- It runs as a superuser, with a search_path that begins with the schema of the
 -- extension, in which others may be able to create: functions, operators and
--- relations are named with their schemas, every one.  Types of the server are found
--- in pg_catalog first.
+-- relations are always named with their schemas.  Types of the server are found in
+-- pg_catalog first.
 
 CREATE SCHEMA stream_agg;
 COMMENT ON SCHEMA stream_agg IS 'stream_agg: streams, their checkpoints and the functions that define them';
@@ -91,7 +91,7 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'stream_agg_drop_source'
 LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.drop_source(text, boolean) IS
-'drops a source; refused while a stream reads it';
+'drops a source; rejected while a stream reads it';
 
 /* ---------------------------------------------------------------- windows */
 
@@ -101,7 +101,7 @@ RETURNS tstzrange
 AS 'MODULE_PATHNAME', 'stream_agg_tumble'
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION stream_agg.tumble(timestamptz, interval, timestamptz, text) IS
-'the tumbling window [start, end) that holds ts; windows are aligned to origin, a day is 24 hours; with a timezone size is days, weeks, months or years by its clocks';
+'the tumbling window [start, end) that holds ts; windows are aligned to origin, a day is 24 hours; with a timezone, size is days, weeks, months or years by its clocks';
 
 CREATE FUNCTION stream_agg.tumble_start(ts timestamptz, size interval,
                                         origin timestamptz DEFAULT '1970-01-01 00:00:00+00', timezone text DEFAULT '')
@@ -287,7 +287,7 @@ CREATE TABLE stream_agg.streams (
     reader                  text,
     other_sources           regclass[]
 );
-COMMENT ON TABLE stream_agg.streams IS 'one row per stream: what create_stream was told';
+COMMENT ON TABLE stream_agg.streams IS 'one row per stream: the arguments of create_stream';
 COMMENT ON COLUMN stream_agg.streams.stream IS 'name of the stream, as given to create_stream';
 COMMENT ON COLUMN stream_agg.streams.query IS 'view that holds the query; its owner is the stream''s owner';
 COMMENT ON COLUMN stream_agg.streams.sink IS 'table the results are written to';
@@ -300,13 +300,13 @@ COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in
 COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts, or the first after reset_stream: earliest, latest, offsets by partition or a time';
 COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout, late_records, on_failure, retention';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
-COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream is to run';
+COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
 COMMENT ON COLUMN stream_agg.streams.timezone IS 'TimeZone at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.datestyle IS 'DateStyle at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.intervalstyle IS 'IntervalStyle at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.search_path IS 'search_path at creation, in force in every micro-batch';
-COMMENT ON COLUMN stream_agg.streams.started_for IS 'roles that owned query, sink, source and other_sources when the stream was started; where one of these has another owner now, it stays stopped';
+COMMENT ON COLUMN stream_agg.streams.started_for IS 'roles that owned query, sink, source and other_sources when the stream was started; if one of these has another owner now, the stream stays stopped';
 COMMENT ON COLUMN stream_agg.streams.reader IS 'name of the reader that the stream shares with other streams of its owner; NULL: one of its own';
 COMMENT ON COLUMN stream_agg.streams.other_sources IS 'further foreign tables the stream reads, where its query appends several by UNION ALL';
 
@@ -350,10 +350,10 @@ COMMENT ON COLUMN stream_agg.offsets.batch IS 'number of the micro-batch, from 0
 COMMENT ON COLUMN stream_agg.offsets.ranges IS 'offsets to read, {"partition": [start, end]}, end exclusive; by topic where the source has several';
 COMMENT ON COLUMN stream_agg.offsets.watermark IS 'watermark that decides which records are late: what the commit before left';
 COMMENT ON COLUMN stream_agg.offsets.batch_time IS 'now() in the query';
-COMMENT ON COLUMN stream_agg.offsets.suspects IS 'offsets among which a record is searched that cannot be processed, as in ranges; NULL: none is';
-COMMENT ON COLUMN stream_agg.offsets.attempts IS 'times a worker has begun the micro-batch again after another had ended in it; counted only where on_error is not fail';
-COMMENT ON COLUMN stream_agg.offsets.skipped IS 'offsets that Kafka did not have, {"partition": [first, end]}, end exclusive and less than first where a partition has begun again';
-COMMENT ON COLUMN stream_agg.offsets.quiet IS 'partitions that had been quiet for idle_timeout and are read to their ends, {"partition": end}; the watermark does not wait for those in which the micro-batch finds no event time, and goes by the clock if there are no others';
+COMMENT ON COLUMN stream_agg.offsets.suspects IS 'offsets among which a record that cannot be processed is searched, as in ranges; NULL: no search';
+COMMENT ON COLUMN stream_agg.offsets.attempts IS 'how often a worker has begun the micro-batch again after another had ended in it; counted only where on_error is not fail';
+COMMENT ON COLUMN stream_agg.offsets.skipped IS 'offsets that Kafka did not have, {"partition": [first, end]}, end exclusive and less than first where a partition was recreated';
+COMMENT ON COLUMN stream_agg.offsets.quiet IS 'partitions that had been quiet for idle_timeout and are read to their ends, {"partition": end}; the watermark does not wait for those in which the micro-batch finds no event time, and follows the clock if there are no others';
 COMMENT ON COLUMN stream_agg.offsets.behind IS 'with watermark_policy aligned: partitions that have records which this micro-batch leaves unread, {"partition": end at planning}; by topic where the source has several. The watermark does not pass their event time';
 
 CREATE TABLE stream_agg.commits (
@@ -405,9 +405,9 @@ COMMENT ON COLUMN stream_agg.commits.offsets IS 'next offset of each partition, 
 COMMENT ON COLUMN stream_agg.commits.watermark IS 'watermark after the micro-batch; -infinity: the stream has none; 1970-01-01 00:00 UTC: it has read no event time yet';
 COMMENT ON COLUMN stream_agg.commits.delivered IS 'records Kafka delivered: the sum of the next five';
 COMMENT ON COLUMN stream_agg.commits.aggregated IS 'records that went into a group';
-COMMENT ON COLUMN stream_agg.commits.late IS 'records for all of whose windows it was too late: the watermark had passed them';
+COMMENT ON COLUMN stream_agg.commits.late IS 'records that came too late for all of their windows: the watermark had passed them';
 COMMENT ON COLUMN stream_agg.commits.null_time IS 'records without an event time';
-COMMENT ON COLUMN stream_agg.commits.dead_lettered IS 'records skipped or put aside because they could not be processed';
+COMMENT ON COLUMN stream_agg.commits.dead_lettered IS 'records skipped or kept as dead letters because they could not be processed';
 COMMENT ON COLUMN stream_agg.commits.filtered IS 'records that WHERE or a join removed';
 COMMENT ON COLUMN stream_agg.commits.rows_out IS 'rows written to the sink';
 COMMENT ON COLUMN stream_agg.commits.rows_removed IS 'rows deleted from the sink';
@@ -425,15 +425,15 @@ COMMENT ON COLUMN stream_agg.commits.execute_time IS 'time of EXECUTE in ms';
 COMMENT ON COLUMN stream_agg.commits.write_time IS 'time of WRITE in ms';
 COMMENT ON COLUMN stream_agg.commits.checkpoint_time IS 'time of CHECKPOINT in ms, up to this row';
 COMMENT ON COLUMN stream_agg.commits.committed IS 'when this row was written';
-COMMENT ON COLUMN stream_agg.commits.last_records IS 'last record of each partition, {"partition": [offset, timestamp in ms]}; it tells a topic that was deleted and created again from the one read';
-COMMENT ON COLUMN stream_agg.commits.skipped IS 'offsets that Kafka did not have, or whose records could not be unpacked, {"partition": [[first, end], ...]}, end exclusive and less than first where a partition has begun again';
+COMMENT ON COLUMN stream_agg.commits.last_records IS 'last record of each partition, {"partition": [offset, timestamp in ms]}; it distinguishes a topic that was deleted and created again from the one read';
+COMMENT ON COLUMN stream_agg.commits.skipped IS 'offsets that Kafka did not have, or whose records could not be decompressed, {"partition": [[first, end], ...]}, end exclusive and less than first where a partition was recreated';
 COMMENT ON COLUMN stream_agg.commits.total_skipped IS 'number of offsets skipped, since the stream''s first micro-batch';
 COMMENT ON COLUMN stream_agg.commits.late_windows IS 'how often a record was too late for a window; one that slides can be late for some of its windows and count in others';
 COMMENT ON COLUMN stream_agg.commits.total_late_windows IS 'late_windows, since the stream''s first micro-batch';
-COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; else a reset_stream: state: state and offsets; results: and the next micro-batch computes the results of affected windows again';
+COMMENT ON COLUMN stream_agg.commits.reset IS 'NULL: a micro-batch; otherwise a reset_stream: state: of state and offsets; results: the next micro-batch also computes the results of affected windows again';
 COMMENT ON COLUMN stream_agg.commits.max_event_time IS 'greatest event time so far, floored to ms; -infinity: none yet';
 COMMENT ON COLUMN stream_agg.commits.event_times IS 'with watermark_policy aligned or per_partition: greatest event time of each partition, {"partition": ms since 1970}; by topic where the source has several';
-COMMENT ON COLUMN stream_agg.commits.active_times IS 'with idle_timeout: time of the last micro-batch with an event time in the partition, alike';
+COMMENT ON COLUMN stream_agg.commits.active_times IS 'with idle_timeout: time of the last micro-batch with an event time in the partition, in the same form';
 COMMENT ON COLUMN stream_agg.commits.beside_closed IS 'records that are not late and begin a session at or before the watermark, where one of the same key may be closed: sessions that lack a part of one are all counted, and some others';
 COMMENT ON COLUMN stream_agg.commits.total_beside_closed IS 'beside_closed, since the stream''s first micro-batch';
 COMMENT ON COLUMN stream_agg.commits.expired IS 'rows older than the option retention that were deleted, which rows_removed counts too, or not written; not those of partitions that were dropped';
@@ -481,8 +481,8 @@ COMMENT ON COLUMN stream_agg.dead_letters."offset" IS 'offset of the record';
 COMMENT ON COLUMN stream_agg.dead_letters."timestamp" IS 'the record''s own timestamp; NULL: it has none, or one out of range';
 COMMENT ON COLUMN stream_agg.dead_letters.key IS 'the record''s key, byte by byte; NULL: it has none';
 COMMENT ON COLUMN stream_agg.dead_letters.value IS 'the record''s value, byte by byte; NULL: it has none';
-COMMENT ON COLUMN stream_agg.dead_letters.headers IS 'the record''s headers, [{"key": ..., "value": ...}, ...], with "key_hex" or "hex" for what is no text; NULL: it has none';
-COMMENT ON COLUMN stream_agg.dead_letters.error IS 'message of the error for which the record could not be processed, cut to 500 bytes';
+COMMENT ON COLUMN stream_agg.dead_letters.headers IS 'the record''s headers, [{"key": ..., "value": ...}, ...], with "key_hex" or "hex" for what is not text; NULL: it has none';
+COMMENT ON COLUMN stream_agg.dead_letters.error IS 'message of the error because of which the record could not be processed, cut to 500 bytes';
 COMMENT ON COLUMN stream_agg.dead_letters.detail IS 'detail of the error, cut to 500 bytes, and which parts of the record are cut; NULL: it has none';
 COMMENT ON COLUMN stream_agg.dead_letters.sqlstate IS 'code of the error; SA001 for a record that does not decode, SA009 for one that crashes the worker';
 
@@ -498,15 +498,15 @@ CREATE TABLE stream_agg.failed_windows (
     sqlstate     text NOT NULL,
     PRIMARY KEY (stream, batch, number)
 );
-COMMENT ON TABLE stream_agg.failed_windows IS 'groups of closed windows that could not be given out, of streams in output mode append whose on_error is not fail';
+COMMENT ON TABLE stream_agg.failed_windows IS 'groups of closed windows that could not be output, of streams in output mode append whose on_error is not fail';
 COMMENT ON COLUMN stream_agg.failed_windows.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.failed_windows.batch IS 'micro-batch that closed the window';
 COMMENT ON COLUMN stream_agg.failed_windows.number IS 'number of the group among those of the micro-batch, from 1';
 COMMENT ON COLUMN stream_agg.failed_windows.window_start IS 'start of the window; one without time zone as if it was UTC; NULL: the group has none';
 COMMENT ON COLUMN stream_agg.failed_windows.window_end IS 'end of the window';
-COMMENT ON COLUMN stream_agg.failed_windows.keys IS 'values of the other expressions of GROUP BY, each cut to 500 bytes; NULL: they could not be told';
-COMMENT ON COLUMN stream_agg.failed_windows.error IS 'why the group could not be given out, cut to 500 bytes';
-COMMENT ON COLUMN stream_agg.failed_windows.detail IS 'detail of the error, cut alike; NULL: it has none';
+COMMENT ON COLUMN stream_agg.failed_windows.keys IS 'values of the other expressions of GROUP BY, each cut to 500 bytes; NULL: they could not be converted to text';
+COMMENT ON COLUMN stream_agg.failed_windows.error IS 'why the group could not be output, cut to 500 bytes';
+COMMENT ON COLUMN stream_agg.failed_windows.detail IS 'detail of the error, cut to 500 bytes; NULL: it has none';
 COMMENT ON COLUMN stream_agg.failed_windows.sqlstate IS 'SQLSTATE of the error';
 
 CREATE TABLE stream_agg.late_records (
@@ -523,7 +523,7 @@ CREATE TABLE stream_agg.late_records (
     windows     tstzrange[] NOT NULL,
     PRIMARY KEY (stream, topic, partition, "offset")
 );
-COMMENT ON TABLE stream_agg.late_records IS 'records that came too late for a window, of streams with the option late_records, until repair_late has put them right';
+COMMENT ON TABLE stream_agg.late_records IS 'records that came too late for a window, of streams with the option late_records, until repair_late has repaired them';
 COMMENT ON COLUMN stream_agg.late_records.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.late_records.batch IS 'micro-batch that the record was part of';
 COMMENT ON COLUMN stream_agg.late_records.topic IS 'Kafka topic';
@@ -532,7 +532,7 @@ COMMENT ON COLUMN stream_agg.late_records."offset" IS 'offset of the record';
 COMMENT ON COLUMN stream_agg.late_records."timestamp" IS 'the record''s own timestamp; NULL: it has none, or one out of range';
 COMMENT ON COLUMN stream_agg.late_records.key IS 'the record''s key, byte by byte; NULL: it has none';
 COMMENT ON COLUMN stream_agg.late_records.value IS 'the record''s value, byte by byte; NULL: it has none';
-COMMENT ON COLUMN stream_agg.late_records.headers IS 'the record''s headers, [{"key": ..., "value": ...}, ...], with "key_hex" or "hex" for what is no text; NULL: it has none';
+COMMENT ON COLUMN stream_agg.late_records.headers IS 'the record''s headers, [{"key": ..., "value": ...}, ...], with "key_hex" or "hex" for what is not text; NULL: it has none';
 COMMENT ON COLUMN stream_agg.late_records.event_time IS 'the record''s event time; one without time zone as if it was UTC, as watermarks are';
 COMMENT ON COLUMN stream_agg.late_records.windows IS 'windows that lack the record';
 
@@ -544,12 +544,12 @@ CREATE TABLE stream_agg.events (
     message text,
     PRIMARY KEY (stream, number)
 );
-COMMENT ON TABLE stream_agg.events IS 'what has become of each stream, its last 100 events';
+COMMENT ON TABLE stream_agg.events IS 'history of each stream: its last 100 events';
 COMMENT ON COLUMN stream_agg.events.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.events.number IS 'number of the event, from 1';
-COMMENT ON COLUMN stream_agg.events."time" IS 'when it was';
-COMMENT ON COLUMN stream_agg.events.event IS 'started and stopped; retrying: the first failed attempt of several in a row; recovered; failed; failed windows: some groups could not be given out; reset';
-COMMENT ON COLUMN stream_agg.events.message IS 'the error with detail, hint and context, or what else there is to say, cut to 1000 bytes';
+COMMENT ON COLUMN stream_agg.events."time" IS 'when it happened';
+COMMENT ON COLUMN stream_agg.events.event IS 'started and stopped; retrying: the first failed attempt of several in a row; recovered; failed; failed windows: some groups could not be output; reset';
+COMMENT ON COLUMN stream_agg.events.message IS 'the error with detail, hint and context, or another text, cut to 1000 bytes';
 
 -- A dump holds the definitions (streams), the checkpoint (sources, offsets,
 -- commits, state), the dead letters, the failed windows, the late records and the
@@ -565,7 +565,7 @@ SELECT pg_catalog.pg_extension_config_dump('stream_agg.late_records', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_agg.events', '');
 
 -- Owners read the rows of their streams; nobody but the worker, as the owner
--- of the extension, writes.  Dead letters are deleted by a function: who has
+-- of the extension, writes.  A function deletes dead letters, because a role with
 -- DELETE on a table may lock it.
 GRANT SELECT ON stream_agg.streams, stream_agg.sources, stream_agg.offsets,
                 stream_agg.commits, stream_agg.state, stream_agg.dead_letters,
@@ -621,9 +621,9 @@ CREATE POLICY owner ON stream_agg.events FOR SELECT
     USING (EXISTS (SELECT FROM stream_agg.streams s WHERE s.stream OPERATOR(pg_catalog.=) events.stream));
 COMMENT ON POLICY owner ON stream_agg.events IS 'owners read the rows of their streams';
 
--- What a dump is restored into has the same database OID more often than one
--- would think (that of database postgres is fixed), so a row that COPY or
--- INSERT brings is marked as not started here.
+-- A dump is often restored into a database with the same OID (that of database
+-- postgres is fixed), so a row that COPY or INSERT adds is marked as not started
+-- here.
 CREATE FUNCTION stream_agg.on_insert()
 RETURNS trigger
 AS 'MODULE_PATHNAME', 'stream_agg_on_insert'
@@ -689,7 +689,7 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'stream_agg_alter_stream'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION stream_agg.alter_stream(text, jsonb, interval, bigint, interval, text, boolean) IS
-'changes what is not NULL, options that are null to their default, the query with its state kept, and with drop_columns without columns that it has had; takes effect with the next micro-batch, and a failed one that is run again';
+'changes what is not NULL, options that are null to their default, the query with its state kept, and with drop_columns drops columns that the query no longer has; takes effect with the next micro-batch, also a failed one that is run again';
 
 CREATE FUNCTION stream_agg.delete_dead_letters(stream text, through_batch bigint DEFAULT NULL)
 RETURNS bigint
@@ -722,7 +722,7 @@ RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_repair_late'
 LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.repair_late(text) IS
-'replaces the rows of windows that lack late records by what the query gives with them, in this transaction, or says why it cannot';
+'recomputes the windows that lack late records and replaces their rows, in this transaction, or says why it cannot';
 
 CREATE FUNCTION stream_agg.reset_stream(
     stream       text,
@@ -738,7 +738,7 @@ RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_reset_stream'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT;
 COMMENT ON FUNCTION stream_agg.reset_stream(text, "any", boolean, timestamptz, boolean, boolean) IS
-'clears state and watermark of a stream, which goes on from other offsets, a text or a time; with results the next micro-batch computes again the windows whose records all lie behind them, or from results_from on; with dry_run it returns the windows, their rows in the sink and what would become of these, and does nothing; else no row';
+'clears state and watermark of a stream, which continues from other offsets, a text or a time; with results the next micro-batch computes again the windows whose records all lie behind them, or from results_from on; with dry_run it returns the windows, their rows in the sink and what would happen to these, and does nothing; else no row';
 
 CREATE FUNCTION stream_agg.process_available(
     stream  text,
@@ -796,7 +796,7 @@ RETURNS SETOF text
 AS 'MODULE_PATHNAME', 'stream_agg_explain_stream'
 LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.explain_stream(text) IS
-'what a stream does in each micro-batch: source, window, keys, how states are kept and what they take, plan';
+'what a stream does in each micro-batch: source, window, keys, how states are kept and their size, plan';
 
 /* ------------------------------------------------------------- monitoring */
 
@@ -820,7 +820,7 @@ RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_stat_streams'
 LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.stat_streams() IS
-'what shared memory knows of the streams of this database; read it through pg_stat_stream_agg';
+'what shared memory holds about the streams of this database; read it through pg_stat_stream_agg';
 
 CREATE FUNCTION stream_agg.stat_partitions(
     OUT query            oid,
@@ -835,14 +835,14 @@ RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_stat_partitions'
 LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.stat_partitions() IS
-'what shared memory knows of the partitions that streams of this database read; read it through pg_stat_stream_agg_partitions';
+'what shared memory holds about the partitions that streams of this database read; read it through pg_stat_stream_agg_partitions';
 
 CREATE FUNCTION stream_agg.waiting_reason(owner oid)
 RETURNS text
 AS 'MODULE_PATHNAME', 'stream_agg_waiting_reason'
 LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION stream_agg.waiting_reason(oid) IS
-'why a stream of this owner that is to run has no place in shared memory, NULL if there is one; read it through pg_stat_stream_agg';
+'why a stream of this owner that shall run has no place in shared memory, NULL if there is one; read it through pg_stat_stream_agg';
 
 CREATE VIEW @extschema@.pg_stat_stream_agg WITH (security_barrier) AS
 SELECT s.stream,
@@ -1033,7 +1033,7 @@ SELECT s.stream,
                                  ELSE 'ok' END AS health) h
  WHERE pg_catalog.pg_has_role(v.relowner, 'USAGE')
     OR pg_catalog.pg_has_role('pg_monitor', 'USAGE');
-COMMENT ON VIEW @extschema@.pg_stat_stream_agg IS 'one row per stream: what it does and has done; times in ms, lag in records';
+COMMENT ON VIEW @extschema@.pg_stat_stream_agg IS 'one row per stream: current and past activity; times in ms, lag in records';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stream IS 'name of the stream';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.query IS 'view that holds the query';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.sink IS 'table the results are written to';
@@ -1041,28 +1041,28 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.source IS 'foreign table the st
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.output_mode IS 'append, update or complete';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state IS 'starting, running, retrying (the last attempt has failed, there will be another), stopped (on a standby too) or failed (waits for start_stream)';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.health IS 'ok, starting, catching up, waiting, retrying, losing records, holding windows, losing groups (until its rows in failed_windows are deleted), failed or stopped';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.problem IS 'what is behind health, in a line; NULL: nothing to be said';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stage IS 'stage of the micro-batch at hand: read, execute, write, checkpoint; NULL between micro-batches';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.problem IS 'explanation of health, in a line; NULL: none';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stage IS 'stage of the current micro-batch: read, execute, write, checkpoint; NULL between micro-batches';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.pid IS 'process of the worker';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.batches IS 'micro-batches committed';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_in IS 'records read: aggregated, late, filtered, dead-lettered and without event time';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_out IS 'rows written to the sink';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_removed IS 'rows deleted from the sink';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_late IS 'records for all of whose windows it was too late: the watermark had passed them';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_late IS 'records that came too late for all of their windows: the watermark had passed them';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_filtered IS 'records that WHERE or a join removed';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_dead_lettered IS 'records that could not be processed and were put aside or skipped';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_dead_lettered IS 'records that could not be processed and were skipped or kept as dead letters';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_null_time IS 'records without an event time';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.offsets_skipped IS 'offsets that Kafka did not have, or whose records could not be unpacked, and that on_data_loss or on_error let the stream go on without';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.late_windows IS 'how often a record was too late for a window; with hop() it can be for some of its windows only';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.offsets_skipped IS 'offsets that Kafka did not have, or whose records could not be decompressed, and that on_data_loss or on_error let the stream continue without';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.late_windows IS 'how often a record was too late for a window; with hop() that can be some of its windows only';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_beside_closed IS 'records that are not late and begin a session at or before the watermark, where one of the same key may be closed: sessions that lack a part of one are all counted, and some others';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_expired IS 'rows older than the option retention that were deleted, which rows_removed counts too, or not written; not those of partitions that were dropped';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has no watermark, or has read no event time yet';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_rows IS 'groups in the state store';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes IS 'bytes of the state store';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag IS 'records in Kafka that are not committed yet, as of lag_as_of; NULL: unknown, or the stream does not run and it is older than a minute';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag_as_of IS 'when Kafka was heard of last about the ends of partitions';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag_as_of IS 'when Kafka last reported the ends of partitions';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag_seconds IS 'age of the last record committed, by the record''s own timestamp, of the partition that is furthest behind; 0: all is read; NULL: unknown';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rate IS 'records a second in the micro-batches of the last 5 minutes, 20 at most, until now; NULL: it does not run';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rate IS 'records per second in the micro-batches of the last 5 minutes, 20 at most, until now; NULL: it does not run';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.eta IS 'when lag would be read at this rate, if no more came';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_commit IS 'when the last micro-batch was committed';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_batch_rows_in IS 'records of the last micro-batch';
@@ -1070,12 +1070,12 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.read_time IS 'time of READ in t
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.execute_time IS 'time of EXECUTE in the last micro-batch, ms';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.write_time IS 'time of WRITE in the last micro-batch, ms';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.checkpoint_time IS 'time of CHECKPOINT in the last micro-batch, ms';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_error IS 'last error of the worker since it was well, with detail, hint and context; stream_agg.events has those before';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_error IS 'last error of the worker since it last worked, with detail, hint and context; stream_agg.events has earlier ones';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.last_error_time IS 'when it was raised';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.attempts IS 'failed attempts in a row';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.next_attempt IS 'when there will be another; NULL: at once, or none is due';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.next_attempt IS 'when there will be another attempt; NULL: at once, or none';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.reader IS 'name of the reader that the stream shares; NULL: one of its own';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.read_by IS 'stream whose worker runs this one''s micro-batches, itself where it has one of its own; streams with the same are committed together; NULL: none runs';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.read_by IS 'stream whose worker runs this one''s micro-batches, itself if it has a worker of its own; streams with the same value are committed together; NULL: none runs';
 GRANT SELECT ON @extschema@.pg_stat_stream_agg TO PUBLIC;
 
 CREATE VIEW @extschema@.pg_stat_stream_agg_partitions WITH (security_barrier) AS
@@ -1101,12 +1101,12 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.partition IS 'partit
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.committed_offset IS 'next offset to read, as committed';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.end_offset IS 'end of the partition in Kafka, as of lag_as_of; NULL: unknown, or the stream does not run and it is older than a minute';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.lag IS 'records between the two';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.lag_as_of IS 'when Kafka was heard of last about it';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.lag_as_of IS 'when Kafka last reported it';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.last_record_time IS 'timestamp of the last record committed, its own';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_partitions.event_time IS 'greatest event time of the partition; NULL with watermark_policy global';
 GRANT SELECT ON @extschema@.pg_stat_stream_agg_partitions TO PUBLIC;
 
--- for people; what to alert on is health
+-- for people; alerts should use health
 CREATE VIEW @extschema@.pg_stat_stream_agg_summary WITH (security_barrier) AS
 SELECT s.stream,
        s.state,
@@ -1123,16 +1123,16 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.stream IS 'name of the 
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.state IS 'starting, running, retrying, stopped or failed';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.health IS 'ok, starting, catching up, waiting, retrying, losing records, holding windows, losing groups (until its rows in failed_windows are deleted), failed or stopped';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.lag IS 'records in Kafka that are not committed yet; NULL: unknown';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.rate IS 'records a second';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.rate IS 'records per second';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.delay IS 'lag_seconds as an interval';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.late_percent IS 'late records in a hundred, of those that were not filtered, since the stream''s first micro-batch';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.problem IS 'what is behind health, in a line';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.late_percent IS 'percentage of late records, of those that were not filtered, since the stream''s first micro-batch';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg_summary.problem IS 'explanation of health, in a line';
 GRANT SELECT ON @extschema@.pg_stat_stream_agg_summary TO PUBLIC;
 
 /* --------------------------------------------------------- event triggers */
 
--- What happens to views by DDL reaches the catalog: the row of a stream goes
--- with its view, and a stream's view is not replaced under its state.
+-- DDL on views reaches the catalog: the row of a stream is deleted with its view,
+-- and a stream's view cannot be replaced while there is state of its query.
 CREATE FUNCTION stream_agg.on_sql_drop()
 RETURNS event_trigger
 AS 'MODULE_PATHNAME', 'stream_agg_on_sql_drop'
@@ -1143,7 +1143,7 @@ CREATE FUNCTION stream_agg.on_ddl_command_end()
 RETURNS event_trigger
 AS 'MODULE_PATHNAME', 'stream_agg_on_ddl_command_end'
 LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION stream_agg.on_ddl_command_end() IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE, and names the streams of a source whose options change';
+COMMENT ON FUNCTION stream_agg.on_ddl_command_end() IS 'rejects a replacement of a stream''s query, by CREATE OR REPLACE VIEW or RULE, and names the streams of a source whose options change';
 
 -- Only the server calls these: as handlers, validators and triggers they need
 -- no privilege.
@@ -1159,4 +1159,4 @@ COMMENT ON EVENT TRIGGER stream_agg_sql_drop IS 'removes the rows of streams who
 CREATE EVENT TRIGGER stream_agg_ddl_command_end ON ddl_command_end
     WHEN TAG IN ('CREATE VIEW', 'CREATE RULE', 'ALTER FOREIGN TABLE')
     EXECUTE FUNCTION stream_agg.on_ddl_command_end();
-COMMENT ON EVENT TRIGGER stream_agg_ddl_command_end IS 'refuses to replace a stream''s query, by CREATE OR REPLACE VIEW or RULE, and names the streams of a source whose options change';
+COMMENT ON EVENT TRIGGER stream_agg_ddl_command_end IS 'rejects a replacement of a stream''s query, by CREATE OR REPLACE VIEW or RULE, and names the streams of a source whose options change';

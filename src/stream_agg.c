@@ -63,12 +63,12 @@ static void
 define_startup_settings(void)
 {
 	DefineCustomIntVariable("stream_agg.max_streams",
-							"Most streams of all databases that can run at once.",
+							"Sets the maximum number of streams of all databases that can run at once.",
 							NULL,
 							&sagg_max_streams, 32, 1, 10000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_partitions",
-							"Most partitions that a stream or a query can read, of its topics together.",
+							"Sets the maximum number of partitions that a stream or a query can read, of its topics together.",
 							NULL,
 							&sagg_max_partitions, 256, 1, 100000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
@@ -82,22 +82,22 @@ static void
 define_role_settings(void)
 {
 	DefineCustomIntVariable("stream_agg.max_streams_per_role",
-							"Most streams of a role that can run at once, in all databases.",
+							"Sets the maximum number of streams of a role that can run at once, in all databases.",
 							"A superuser has no such limit. -1 is three quarters of stream_agg.max_streams, or of the background workers there are if that is less.",
 							&sagg_max_streams_per_role, -1, -1, 10000,
 							PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_role_state",
-							"Most shared memory that the state of all streams of a role can take.",
+							"Sets the maximum shared memory for the state of all streams of a role.",
 							"The stream that needs more fails. A superuser has no such limit. -1 is three quarters of stream_agg.max_total_state.",
 							&sagg_max_role_state_kb, -1, -1, MAX_KILOBYTES,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_dead_letters_size",
-							"Most bytes of a stream in stream_agg.dead_letters.",
+							"Sets the maximum size of a stream's rows in stream_agg.dead_letters.",
 							"A micro-batch that would add more fails the stream. -1 is no limit.",
 							&sagg_max_dead_letters_size_kb, 262144, -1, MAX_KILOBYTES,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_late_records_size",
-							"Most bytes of a stream in stream_agg.late_records.",
+							"Sets the maximum size of a stream's rows in stream_agg.late_records.",
 							"A micro-batch that would add more fails the stream. -1 is no limit.",
 							&sagg_max_late_records_size_kb, 262144, -1, MAX_KILOBYTES,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
@@ -110,23 +110,23 @@ static void
 define_crash_settings(void)
 {
 	DefineCustomIntVariable("stream_agg.crash_restart_delay",
-							"Time after a crash of the server before streams start.",
+							"Sets the time after a crash of the server before streams start.",
 							"A stream that has crashed the server waits longer, twice as long with each crash, "
 							"up to 5 minutes.",
 							&sagg_crash_restart_delay_ms, 5000, 0, 3600 * 1000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_crashes",
-							"Crashes of the server within stream_agg.crash_window after which the stream to blame fails.",
+							"Sets the number of crashes of the server within stream_agg.crash_window after which the stream to blame fails.",
 							"-1 is no limit.",
 							&sagg_max_crashes, 5, -1, 100,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.crash_window",
-							"Time for which crashes of the server are counted.",
+							"Sets the time for which crashes of the server are counted.",
 							NULL,
 							&sagg_crash_window_s, 3600, 1, 7 * 24 * 3600,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.stop_timeout",
-							"Time a command that stops a stream waits for the micro-batch at hand before it cancels it.",
+							"Sets the time that a command that stops a stream waits for the current micro-batch before it cancels it.",
 							"The micro-batch is run again when the stream starts. -1 waits without end.",
 							&sagg_stop_timeout_ms, 30000, -1, INT_MAX,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
@@ -142,78 +142,78 @@ define_settings(void)
 							 &sagg_enabled, true,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_records_per_batch",
-							"Most records in a micro-batch of a stream without max_offsets_per_trigger.",
+							"Sets the maximum number of records in a micro-batch of a stream without max_offsets_per_trigger.",
 							NULL,
 							&sagg_max_records_per_batch, 500000, 1, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.batch_memory",
-							"Memory for the records of a micro-batch; what exceeds it goes to a temporary file.",
+							"Sets the memory for the records of a micro-batch; what exceeds it goes to a temporary file.",
 							NULL,
 							&sagg_batch_memory_kb, 262144, 1024, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.fetch_memory",
-							"Memory for records fetched ahead from Kafka, per stream.",
+							"Sets the memory for records fetched ahead from Kafka, per stream.",
 							NULL,
 							&sagg_fetch_memory_kb, 131072, 1024, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.collect_ahead",
-							"Least records of a micro-batch for a second thread to collect those of the next one while it is executed.",
-							"-1 means that there is no such thread.",
+							"Sets the minimum number of records of a micro-batch for a second thread to prefetch those of the next one.",
+							"The thread works while the micro-batch is executed. -1 means that there is no such thread.",
 							&sagg_collect_ahead, 10000, -1, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.kafka_timeout",
-							"Time to wait for an answer from Kafka before giving up and retrying.",
+							"Sets the time to wait for an answer from Kafka before giving up and retrying.",
 							NULL,
 							&sagg_kafka_timeout_ms, 30000, 100, INT_MAX,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.keep_batches",
-							"Micro-batches that stay in stream_agg.offsets and stream_agg.commits.",
+							"Sets the number of micro-batches that are kept in stream_agg.offsets and stream_agg.commits.",
 							NULL,
 							&sagg_keep_batches, 100, 1, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_retry_delay",
-							"Longest delay before a failed micro-batch is retried.",
+							"Sets the maximum delay before a failed micro-batch is retried.",
 							NULL,
 							&sagg_max_retry_delay_ms, 60000, 1, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_attempts",
-							"Attempts at a micro-batch before its stream fails.",
-							"Errors that are expected to pass, such as an unreachable broker or a "
+							"Sets the number of attempts at a micro-batch before its stream fails.",
+							"Temporary errors, such as an unreachable broker or a "
 							"deadlock, are retried without end.",
 							&sagg_max_attempts, 10, 1, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.lag_check_interval",
-							"How often Kafka is asked about the lag of streams that do not run or are blocked.",
+							"Sets how often Kafka is asked about the lag of streams that do not run or are blocked.",
 							"One stream after the other is asked about. 0 means that it is not asked.",
 							&sagg_lag_check_interval_ms, 30000, 0, 24 * 3600 * 1000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.failure_retry_delay",
-							"Pause before a failed stream whose on_failure is retry tries again.",
+							"Sets the pause before a failed stream whose on_failure is retry tries again.",
 							"It doubles with each failure in a row, up to 10 minutes.",
 							&sagg_failure_retry_delay_ms, 60000, 100, 24 * 3600 * 1000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_late_records",
-							"Most rows of a stream in stream_agg.late_records.",
+							"Sets the maximum number of a stream's rows in stream_agg.late_records.",
 							"A micro-batch that would add more fails the stream.",
 							&sagg_max_late_records, 10000, 0, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_dead_letters",
-							"Most rows of a stream in stream_agg.dead_letters.",
+							"Sets the maximum number of a stream's rows in stream_agg.dead_letters.",
 							"A micro-batch that would add more fails the stream.",
 							&sagg_max_dead_letters, 10000, 0, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_poison_in_row",
-							"Most records in a row that a stream leaves out because processing them fails.",
+							"Sets the maximum number of records in a row that a stream leaves out because processing them fails.",
 							"A stream that meets one more, without having aggregated a record in between, fails.",
 							&sagg_max_poison_in_row, 100, 1, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_stream_state",
-							"Most shared memory that the state of a stream can take.",
+							"Sets the maximum shared memory for the state of a stream.",
 							"A stream that needs more fails. -1 is no limit.",
 							&sagg_max_stream_state_kb, -1, -1, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_total_state",
-							"Most shared memory that the state of all streams can take.",
+							"Sets the maximum shared memory for the state of all streams.",
 							"The stream that needs more fails. -1 is no limit.",
 							&sagg_max_total_state_kb, sagg_default_total_state(), -1, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);

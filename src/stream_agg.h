@@ -214,7 +214,8 @@ typedef struct SaggPlan
 	int			nsuspects;		/* 0 = no record is searched */
 	SaggRange  *suspects;		/* offsets among which is one that cannot be
 								 * processed; they contain "ranges" */
-	int			attempts;		/* begun by a worker after another had crashed */
+	int			attempts;		/* how often a worker has begun it after
+								 * another had ended */
 
 	/*
 	 * Offsets that Kafka does not have: where the last commit ends, and where
@@ -441,7 +442,7 @@ typedef struct SaggRejections
 	MemoryContext memory;		/* memory of all of it */
 	SaggOnError policy;			/* not SAGG_FAIL */
 	int64		count;
-	SaggRejection first;		/* the first, in the order they were found */
+	SaggRejection first;		/* the first one found */
 	SaggRejection *list;		/* all of them, for SAGG_DEAD_LETTER only */
 	int64		size;			/* allocated length of "list" */
 	int			nreadings;
@@ -468,7 +469,7 @@ typedef struct SaggLateRow
 
 typedef struct SaggLateRows
 {
-	MemoryContext memory;		/* length of "rows" */
+	MemoryContext memory;		/* memory of "rows" */
 	int64		n;
 	int64		records;		/* number of records they are of */
 	int64		first;			/* first row of the record that came last */

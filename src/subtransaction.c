@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * subtransaction.c
- *	  What may fail without failing the transaction.
+ *	  Runs code that may fail without failing the transaction.
  *
- * Must never swallow an error by itself: the caller decides which errors are to be
- * expected, and raises the others again.
+ * Never swallows an error by itself: the caller decides which errors it expects,
+ * and raises the others again.
  *
  *-------------------------------------------------------------------------
  */

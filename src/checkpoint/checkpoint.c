@@ -112,7 +112,7 @@ raise_fenced(SaggLogSection *section, int64 batch, const char *done)
 			 last < 0 ?
 			 errdetail("No micro-batch of the stream is committed.") :
 			 errdetail("The last committed micro-batch is " INT64_FORMAT ".", last),
-			 errhint("Another worker has run the stream, or its checkpoint was restored to an earlier point; start the stream again to go on from there.")));
+			 errhint("Another worker has run the stream, or its checkpoint was restored to an earlier point; start the stream again to continue from there.")));
 }
 
 /*
@@ -291,7 +291,7 @@ sagg_checkpoint_state_bytes(SaggCheckpoint *checkpoint,
 }
 
 /*
- * Returns the sizes of the logs as of the last commit, from the tables.
+ * Read the sizes of the logs as of the last commit, from the tables.
  */
 static void
 learn_sizes(SaggLogSection *section, int64 last_commit)

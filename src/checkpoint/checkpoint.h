@@ -102,8 +102,8 @@ typedef struct SaggReadBefore
 {
 	bool		any;			/* anything at all */
 	bool		known;			/* the log reaches back to the offsets */
-	TimestampTz time;			/* the greatest event time such a record can
-								 * have; DT_NOBEGIN = none has any */
+	TimestampTz time;			/* no such record has a greater event time;
+								 * DT_NOBEGIN = none has any */
 	TimestampTz judged;			/* the watermark by which the first records
 								 * behind the offsets were judged; DT_NOBEGIN =
 								 * not known */

@@ -43,10 +43,9 @@ enum
 	ASIDE_KEY,
 	ASIDE_VALUE,
 	ASIDE_HEADERS,
-	ASIDE_ERROR,				/* column of dead letters */
-	ASIDE_EVENT_TIME = ASIDE_ERROR,	/* columns of late records; this is the
-									 * last */
-	ASIDE_DETAIL,				/* last column of dead letters */
+	ASIDE_ERROR,				/* of dead letters, as the last two */
+	ASIDE_EVENT_TIME = ASIDE_ERROR,	/* of late records, as their last column */
+	ASIDE_DETAIL,				/* of dead letters */
 	ASIDE_SQLSTATE,
 	ASIDE_COLUMNS
 };
@@ -240,7 +239,7 @@ insert_chunk(SaggCheckpoint *checkpoint, Chunk *chunk, int64 batch)
 	sagg_log_begin(&section, checkpoint);
 	if (sagg_log_execute(&section, chunk->late ? SAGG_LOG_LATE_RECORDS_INSERT :
 						 SAGG_LOG_DEAD_LETTERS_INSERT, values, NULL, 0) != chunk->n)
-		elog(ERROR, "records that micro-batch " INT64_FORMAT " puts aside are missing", batch);
+		elog(ERROR, "records that micro-batch " INT64_FORMAT " diverts are missing", batch);
 	sagg_log_end(&section);
 }
 
@@ -285,7 +284,7 @@ write_records(SaggCheckpoint *checkpoint, const SaggPlan *plan, bool late,
 			  SaggCommit *commit)
 {
 	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
-												 "stream_agg records put aside",
+												 "stream_agg diverted records",
 												 ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = CurrentMemoryContext;
 	Chunk	   *chunk = palloc(sizeof(Chunk));
@@ -309,7 +308,7 @@ write_records(SaggCheckpoint *checkpoint, const SaggPlan *plan, bool late,
 	MemoryContextDelete(memory);
 	pfree(chunk);
 	if (written != count)
-		elog(ERROR, INT64_FORMAT " of " INT64_FORMAT " records were put aside",
+		elog(ERROR, INT64_FORMAT " of " INT64_FORMAT " records were diverted",
 			 written, count);
 	INSTR_TIME_SET_CURRENT(spent);
 	INSTR_TIME_SUBTRACT(spent, started);

@@ -383,7 +383,7 @@ check_plan(SaggCheckpoint *checkpoint, const SaggOrigin *origin,
 }
 
 /*
- * Returns what is left of the suspects (offsets among which a bad record is
+ * Set what is left of the suspects (offsets among which a bad record is
  * searched) of a committed plan, in "context".
  */
 void

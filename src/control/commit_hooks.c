@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * commit_hooks.c
- *	  What a transaction that changes streams tells the launcher and the
- *	  workers, and when.
+ *	  Informs the launcher and the workers at commit about streams that a
+ *	  transaction has changed.
  *
  * Definitions are transactional, workers are not.  So everything that makes a
  * worker start waits for the commit, and a stream that must not run while a
@@ -41,6 +41,10 @@ static List *held_views = NIL;	/* streams this transaction holds, each once */
 
 static object_access_hook_type prev_object_access_hook = NULL;
 
+/*
+ * Set "tag" to the lock of a stream, which its worker holds (I2): "view" is that of its
+ * query, in the database "database".
+ */
 void
 sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view)
 {
@@ -462,6 +466,10 @@ on_transaction(XactEvent event, void *arg)
 	}
 }
 
+/*
+ * Called by _PG_init in the postmaster: registers the callback for ends of
+ * transactions and the hook for dropped objects.
+ */
 void
 sagg_notify_init(void)
 {

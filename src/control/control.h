@@ -48,7 +48,7 @@ typedef enum SaggRunState
 
 typedef struct SaggSlotPartition
 {
-	int32		topic;			/* topics as the worker numbers them */
+	int32		topic;			/* number of the topic in the worker */
 	char		topic_name[SAGG_TOPIC_SIZE];
 	int32		partition;
 	int64		committed;		/* next offset to read, as committed */
@@ -92,8 +92,8 @@ typedef struct SaggSlot
 	TimestampTz changed_last;	/* when it last did */
 	TimestampTz paused_until;	/* no start before this time, after a crash of
 								 * the server */
-	bool		waiting_for_process;	/* there was no background worker free
-										 * for it; or try again when one has
+	bool		waiting_for_process;	/* no process was free for its
+										 * worker: it starts when one has
 										 * ended */
 
 	/* streams that share a reader; see worker/shared_reader.c */
@@ -112,7 +112,7 @@ typedef struct SaggSlot
 	pid_t		pid;			/* process id; 0 = none */
 	Latch	   *latch;
 	volatile SaggStage stage;
-	SaggMark	mark;			/* latch of its worker */
+	SaggMark	mark;			/* mark of its worker; see crash_log.h */
 	dsa_handle	store;			/* the state, DSM_HANDLE_INVALID = none */
 	bool		store_stale;	/* the slot has been freed since the worker
 								 * attached: it is not the worker's */
@@ -174,7 +174,7 @@ typedef struct SaggShared
 	SaggMark	launcher_mark;	/* written by the launcher only */
 	int			store_tranche;
 
-	slock_t		mutex;			/* the following fields */
+	slock_t		mutex;			/* protects the following */
 	Latch	   *launcher;
 	int			ndirty;			/* databases to scan; when more than fit: all */
 	Oid			dirty[SAGG_DIRTY_DATABASES];
@@ -260,7 +260,7 @@ typedef struct SaggStreamChange
 	char		reader[NAMEDATALEN];
 	Oid			source;
 	Oid			sink;
-	int			limit;			/* view of one of the owner's streams */
+	int			limit;			/* most streams of the owner */
 	int			level;			/* nesting level of its transaction */
 	struct SaggStreamChange *before;	/* change at a lower level; NULL = none */
 } SaggStreamChange;

@@ -30,8 +30,8 @@ typedef struct SaggMark
 								 * QuitSignalReason */
 	volatile Oid view;			/* view of the stream it works for */
 	volatile int64 batch;		/* batch it is in; -1 = none */
-	SaggScanMark record;		/* number, in the batch, of the record that a
-								 * scan is reading */
+	SaggScanMark record;		/* record of the batch that a scan is
+								 * reading */
 } SaggMark;
 
 #define SAGG_CRASH_TIMES		100 /* at least the largest max_crashes */
@@ -51,7 +51,7 @@ typedef struct SaggCrashes
 	bool		failed;			/* failed: only start_stream starts it again */
 	int			pause_ms;		/* milliseconds from the start of the server, 0
 								 * = none */
-	int			ntimes;			/* name as of the last crash, for messages */
+	int			ntimes;			/* as of the last crash, for messages */
 	TimestampTz last;
 	int64		batch;			/* batch in which the last crash was, -1 = in
 								 * none */

@@ -87,6 +87,9 @@ on_transaction(XactEvent event, void *arg)
 		label_at_commit = false;
 }
 
+/*
+ * Called by _PG_init in the postmaster: registers the label provider and its callback.
+ */
 void
 sagg_label_init(void)
 {

@@ -50,7 +50,7 @@ static const char *const secret_words[] = {
 	"BEGIN RSA", "BEGIN ENCRYPTED", "basic.auth", "jaas"
 };
 
-#define HIDDEN_DETAIL "Statements are not shown, for they may hold secrets."
+#define HIDDEN_DETAIL "Statements are not shown, because they may hold secrets."
 
 static void
 hide_statement(void *arg)
@@ -178,8 +178,8 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 	save ? unconstify(char *, secret) : NULL};
 
 	if (secret)
-		error_context_stack = &callback;	/* replaces the detail and hint of
-											 * the error */
+		error_context_stack = &callback;	/* in place of the enclosing
+											 * callbacks */
 	if (prev_process_utility)
 		prev_process_utility(pstmt, text, read_only_tree, context, params,
 							 environment, dest, qc);
@@ -190,7 +190,7 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 }
 
 /*
- * Returns the text that the log gets in place of a detail that quotes
+ * Replace the detail of an error by another text if it may be one that quotes
  * statements.  The hook is called in the memory context that is freed with the
  * error.
  */

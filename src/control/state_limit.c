@@ -70,8 +70,8 @@ sagg_default_total_state(void)
 	uint64		bytes;
 
 	if (dynamic_shared_memory_type == DSM_IMPL_MMAP && statvfs(PG_DYNSHMEM_DIR, &fs) == 0)
-		bytes = (uint64) fs.f_bavail * fs.f_frsize; /* shared with the data
-													 * directory */
+		bytes = (uint64) fs.f_bavail * fs.f_frsize; /* the file system also
+													 * holds data */
 	else if (dynamic_shared_memory_type == DSM_IMPL_POSIX && statvfs("/dev/shm", &fs) == 0)
 		bytes = (uint64) fs.f_blocks * fs.f_frsize;
 	else

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * stop_wait.c
- *	  Waiting for the worker of a stream to let go of it.
+ *	  Waits until the worker of a stream releases it.
  *
  * A worker that is asked to stop finishes its current micro-batch.  If it does
  * not finish within stream_agg.stop_timeout, it is cancelled: the micro-batch

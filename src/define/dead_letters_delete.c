@@ -75,18 +75,27 @@ delete_records(FunctionCallInfo fcinfo, const char *table)
 	PG_RETURN_INT64(deleted);
 }
 
+/*
+ * delete_dead_letters(stream text, through_batch bigint) RETURNS bigint
+ */
 Datum
 stream_agg_delete_dead_letters(PG_FUNCTION_ARGS)
 {
 	return delete_records(fcinfo, "dead_letters");
 }
 
+/*
+ * delete_failed_windows(stream text, through_batch bigint) RETURNS bigint
+ */
 Datum
 stream_agg_delete_failed_windows(PG_FUNCTION_ARGS)
 {
 	return delete_records(fcinfo, "failed_windows");
 }
 
+/*
+ * delete_late_records(stream text, through_batch bigint) RETURNS bigint
+ */
 Datum
 stream_agg_delete_late_records(PG_FUNCTION_ARGS)
 {

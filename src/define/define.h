@@ -58,8 +58,7 @@ typedef struct SaggStart
 	SaggStartKind kind;
 	TimestampTz time;
 	int			noffsets;
-	SaggRange  *offsets;		/* the offset is in "start", or one of the
-								 * above */
+	SaggRange  *offsets;		/* offset in "start", or one of the above */
 } SaggStart;
 
 extern SaggStart *sagg_starting_offsets(const char *text);

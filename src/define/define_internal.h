@@ -168,7 +168,6 @@ extern char *sagg_stream_view_name(const RangeVar *name);
 extern bool sagg_stream_has_name(const SaggStream *stream, const RangeVar *name);
 extern SaggStream *sagg_stream_by_key(const char *key);
 extern SaggStream *sagg_stream_of_source(Oid source);
-extern SaggStream *sagg_stream_of_sink(Oid sink);
 extern SaggStream *sagg_stream_beside(const SaggStream *stream);
 extern List *sagg_views_beside(const SaggStream *stream);
 
@@ -203,7 +202,7 @@ typedef struct SaggQueryChange
 	int		   *origins;		/* by aggregate of the new query, the aggregate
 								 * of the old one whose state it continues; -1
 								 * = none */
-	int			new_aggregates; /* columns that are not in the old one */
+	int			new_aggregates; /* aggregates that are not in the old one */
 	List	   *filled;			/* columns among "added" that were filled from
 								 * the state */
 	int64		rows_filled;	/* how many rows were filled */
@@ -239,10 +238,10 @@ typedef struct SaggResetRange
 								 * overwrites */
 	int64		lost;			/* those of them that may have records before
 								 * the offsets */
-	int64		from;			/* condition for the first window of "rows",
-								 * and */
-	int64		from_whole;		/* for the first window without records before
-								 * the offsets */
+	int64		from;			/* value that identifies the first window of
+								 * "rows", and */
+	int64		from_whole;		/* of the first window without records
+								 * before the offsets */
 	struct Tuplestorestate *windows;	/* rows with the columns
 										 * "windows_desc": what reset_stream
 										 * returns */

@@ -33,7 +33,7 @@ apply_named_offsets(SaggReader *reader, const SaggStart *start,
 			ereport(ERROR,
 					(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
 					 errmsg("starting_offsets do not name topics, and the source has several"),
-					 errhint("Write {\"topic\": {\"0\": 42}}; for a stream that is there, in stream_agg.reset_stream, then start it.")));
+					 errhint("Write {\"topic\": {\"0\": 42}}; for an existing stream, in stream_agg.reset_stream, then start it.")));
 		if (key.topic < 0)
 			key.topic = sagg_topic_number(one_topic);
 		bound = sagg_partition_find(bounds, nbounds, &key);

@@ -242,6 +242,9 @@ find_live_view(const SaggStream *stream, List **columns)
 	return found;
 }
 
+/*
+ * Returns the live view of a stream, under any name, or InvalidOid.
+ */
 Oid
 sagg_live_view(const SaggStream *stream)
 {
@@ -305,7 +308,7 @@ reject_unless_append(const SaggStream *stream)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("stream \"%s\" cannot have a live view", sagg_stream_title(stream->name)),
-				 errdetail("Its sink is %s, and what is read there is of another moment than the state.",
+				 errdetail("Its sink is %s, whose contents are not of the same moment as the state.",
 						   kind->title),
 				 errhint("Read the open windows by stream_agg.open_windows.")));
 	if (stream->mode != SAGG_APPEND)

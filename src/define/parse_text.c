@@ -42,6 +42,9 @@ sagg_text_errors_begin(ErrorContextCallback *callback, const char *text)
 	error_context_stack = callback;
 }
 
+/*
+ * End what sagg_text_errors_begin began; not needed after an ERROR.
+ */
 void
 sagg_text_errors_end(ErrorContextCallback *callback)
 {

@@ -45,7 +45,8 @@ typedef struct Request
 	TimestampTz deadline;
 	SaggSlot   *made;			/* the slot that was asked, or NULL */
 	uint64		seq;
-	bool		known;			/* what the stream had done before, in "slot" */
+	bool		known;			/* "before" is known: what the stream had
+								 * done at the call */
 	SaggTally	before;
 	SaggTally	result;			/* what it has done since then */
 } Request;
@@ -55,8 +56,8 @@ reject_locked(const SaggStream *stream, Oid relid)
 {
 	Relation	rel = try_relation_open(relid, AccessShareLock);
 
-	if (rel == NULL)			/* the slot was freed; the catalog says whether
-								 * the stream is dropped */
+	if (rel == NULL)			/* dropped: the caller gets an error for the
+								 * stream */
 		return;
 	if (CheckRelationLockedByMe(rel, RowShareLock, true))
 		ereport(ERROR,
@@ -197,7 +198,7 @@ raise_timeout(const Request *request, int64 timeout_ms)
 			 errmsg("stream \"%s\" has not processed what was available within " INT64_FORMAT " ms",
 					sagg_stream_title(request->stream->name), timeout_ms),
 			 error[0] ? errdetail_internal("%s", error) :
-			 errdetail("It goes on by itself; nothing is lost.")));
+			 errdetail("The stream continues by itself; nothing is lost.")));
 }
 
 static void

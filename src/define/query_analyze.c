@@ -208,7 +208,7 @@ settle_event_time(Analysis *a, const char *name, bool has_watermark)
 	else if (column && !equal(strip_implicit_coercions(a->eventtime), column))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("event_time \"%s\" is not the time that the window of the query is taken of", name),
+				 errmsg("event_time \"%s\" is not the time of the query's window", name),
 				 errhint("Leave out event_time: the argument of the window function is the event time.")));
 
 	a->result->has_event_time = a->eventtime != NULL;
@@ -555,7 +555,7 @@ sagg_query_of_view(const SaggStream *stream)
 	if (view == NULL || view->rd_rel->relkind != RELKIND_VIEW)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
-				 errmsg("the query of stream \"%s\" is gone", sagg_stream_title(stream->name))));
+				 errmsg("the query of stream \"%s\" does not exist any more", sagg_stream_title(stream->name))));
 	query = copyObject(get_view_query(view));
 	relation_close(view, NoLock);
 

@@ -29,9 +29,9 @@ reject(const SaggStream *stream, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("the query of stream \"%s\" cannot become this one", sagg_stream_title(stream->name)),
+			 errmsg("the query of stream \"%s\" cannot be replaced by this one", sagg_stream_title(stream->name)),
 			 errdetail_internal("%s", detail),
-			 errhint("Aggregates can be added and removed. For another query make another stream, or drop this one and create it again.")));
+			 errhint("Aggregates can be added and removed. For any other query create another stream, or drop this one and create it again.")));
 }
 
 /*
@@ -205,7 +205,7 @@ match_columns(const SaggStream *stream, const Query *old, const Query *new,
 		if (before == NULL)
 			change->added = lappend_int(change->added, att->attnum);
 		else if (!equal(before->expr, find_column(new, NameStr(att->attname))->expr))
-			reject(stream, psprintf("Column \"%s\" would be something else than in the rows that the sink has.",
+			reject(stream, psprintf("Column \"%s\" would mean something else than in the existing rows of the sink.",
 									NameStr(att->attname)));
 	}
 	for (int i = 0; i < old_query->output_desc->natts; i++)
@@ -255,7 +255,7 @@ sagg_compare_queries(const SaggStream *stream, const SaggQuery *old,
 		reject(stream, "It has another window, event time or grouping key: there would be other groups.");
 	if (stream->mode == SAGG_UPDATE &&
 		!equal(old_select->havingQual, new_select->havingQual))
-		reject(stream, "It has another HAVING, and in output mode \"update\" only groups with new records are looked at.");
+		reject(stream, "It has another HAVING, and in output mode \"update\" only groups with new records are checked.");
 	match_columns(stream, old_select, new_select, old, new, change);
 	match_aggregates(old, new, change);
 	return change;

@@ -62,7 +62,7 @@ static void
 check_result_clauses(const Query *query, SaggQueryKind kind)
 {
 	const char *whole = kind == SAGG_AGGREGATION ?
-		"A stream brings its result up to date group by group." :
+		"A stream updates its result group by group." :
 		"A stream writes rows as their records arrive.";
 
 	if (query->setOperations)
@@ -83,7 +83,7 @@ check_result_clauses(const Query *query, SaggQueryKind kind)
 					   "Group by the columns that must be distinct, in output mode update, or use DISTINCT ON (columns) with event_time and watermark to leave out what is repeated within the watermark.");
 	if (query->sortClause && kind == SAGG_DEDUPLICATION)
 		reject_feature("the query of a stream cannot have ORDER BY",
-					   "Of records with the same keys the first to arrive is the one that stays.",
+					   "Of several records with equal keys, the first to arrive is kept.",
 					   "Leave out ORDER BY. To keep the least or the greatest, group by the keys and use an aggregate.");
 	if (query->sortClause)
 		reject_feature("the query of a stream cannot have ORDER BY",
@@ -94,7 +94,7 @@ check_result_clauses(const Query *query, SaggQueryKind kind)
 }
 
 /*
- * Check that there is one grouping; GROUP BY () is none.
+ * Check that there is one grouping; GROUP BY () does not count as one.
  */
 static void
 check_grouping(const Query *query)
@@ -130,7 +130,7 @@ check_system_columns(const Query *query)
 							  SAGG_SELECTED_COLUMNS(query, rte)))
 				reject_feature(psprintf("the query of a stream cannot use column \"%s\" of a source",
 										NameStr(SystemAttributeDefinition(attno)->attname)),
-							   NULL, "A record is told by columns with the options metadata 'partition' and metadata 'offset'.");
+							   NULL, "Columns with the options metadata 'partition' and metadata 'offset' identify a record.");
 		}
 	}
 }
@@ -171,7 +171,7 @@ check_everywhere(Node *node, void *context)
 		const CommonTableExpr *cte = (CommonTableExpr *) node;
 
 		if (cte->cterecursive && sagg_count_sources(cte->ctequery) > 0)
-			reject_feature("the source of a stream cannot stand in a recursive WITH query",
+			reject_feature("the source of a stream cannot be in a recursive WITH query",
 						   "That would need all records of the topic, not those of a micro-batch.",
 						   "A recursive WITH query over tables can be joined with the source.");
 	}

@@ -141,7 +141,7 @@ reject_lateral(void)
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("windows of stream_agg.hop in FROM can be used in the select list, GROUP BY and HAVING only"),
-			 errdetail("A stream keeps aggregates of records by window, and does not look at the windows of a single record."),
+			 errdetail("A stream keeps aggregates of records by window, not the windows of a single record."),
 			 errhint("Call stream_agg.hop in the select list, name that column in GROUP BY, and put conditions on it into HAVING.")));
 }
 
@@ -276,7 +276,7 @@ windows_per_record(const SaggWindow *window)
 }
 
 /*
- * Returns whether groups are kept by pane, for a query whose aggregates are
+ * Decide whether groups are kept by pane, for a query whose aggregates are
  * filled in: if windows overlap, and all aggregates can combine states.  Not
  * with watermark policy "per_partition", by which a record can be late for one
  * of two windows that are both open.  Rejects windows that overlap too much.

@@ -124,7 +124,7 @@ sagg_check_lasting(Oid view)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("the query of a stream cannot use temporary objects"),
-					 errdetail("It depends on %s, which goes when the session ends.",
+					 errdetail("It depends on %s, which is dropped when the session ends.",
 							   getObjectDescription(object, false))));
 		add_referenced(depend, object, known, &objects);
 		if (object->classId == RelationRelationId &&

@@ -63,8 +63,8 @@ check_sources(const SaggQuery *query)
 		if (GetForeignTable(source)->serverid != server)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("the sources of a stream must be of one server"),
-					 errdetail("Source \"%s\" is of server \"%s\", source \"%s\" of server \"%s\".",
+					 errmsg("the sources of a stream must have the same server"),
+					 errdetail("Source \"%s\" has server \"%s\", source \"%s\" has server \"%s\".",
 							   get_rel_name(linitial_oid(query->sources)),
 							   GetForeignServer(server)->servername,
 							   get_rel_name(source),
@@ -74,7 +74,8 @@ check_sources(const SaggQuery *query)
 }
 
 /*
- * A plan shows what the planner has put in the place of SQL functions.
+ * Returns how many sources a plan reads, which includes those of SQL functions that
+ * the planner has inlined.
  */
 static int
 sources_of_plan(const Query *query)

@@ -31,10 +31,11 @@ typedef struct SourceSearch
 								 * they were found */
 	int			found;			/* how often sources appear where a stream can
 								 * read one */
-	bool		repeated;		/* how often by a WITH query that is read twice */
+	bool		repeated;		/* a source is read twice, by a WITH query */
 	bool		multiplied;		/* a record may have several rows, by anything
 								 * at any level */
-	bool		semijoined;		/* rows may be reordered by a subquery in WHERE */
+	bool		semijoined;		/* a subquery in WHERE may become a join,
+								 * which changes rows and their order */
 	List	   *levels;			/* queries from the top down to this level */
 } SourceSearch;
 
@@ -108,7 +109,7 @@ reject_level_with_hint(const char *clause, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("the source of a stream cannot stand below %s", clause),
+			 errmsg("the source of a stream cannot be below %s", clause),
 			 errdetail("That would need all records of the topic, not those of a micro-batch."),
 			 errhint("%s", hint)));
 }
@@ -157,7 +158,7 @@ check_level(Query *query)
 		if (sagg_hop_of_rte(lfirst_node(RangeTblEntry, lc)))
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("windows of stream_agg.hop cannot stand in a subquery of FROM"),
+					 errmsg("windows of stream_agg.hop cannot be in a subquery of FROM"),
 					 errhint("Call stream_agg.hop in the select list of the stream's query, and group by it.")));
 	}
 }
@@ -404,7 +405,7 @@ sagg_find_sources(Query *query, bool always, bool ordered, Var **record,
 	if (!locate_in_tree(query, (Node *) query->jointree, &search))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("the source of a stream must stand in FROM"),
+				 errmsg("the source of a stream must be in FROM"),
 				 errdetail("In a subquery of an expression it would be read as a whole for every row.")));
 	if (sagg_count_sources((Node *) query) > search.found)
 		reject_second_source();

@@ -35,7 +35,8 @@ static const struct
 	int64		clock;			/* microseconds, */
 	int			days;			/* or days, */
 	int			months;			/* or months, */
-	int			year;			/* some of which begin on its first day */
+	int			year;			/* a year on whose first day some of these
+								 * begin */
 }			units[] =
 {
 	{DTK_MICROSEC, 1, 0, 0, 2000},
@@ -221,9 +222,9 @@ sagg_match_truncation(const Query *query, Node *groupexpr, SaggWindow *window,
 	else
 		return false;
 	if (!matches)
-		*hint = "date_trunc and casts to date are windows where unit and time zone are constants; a date is one of a unit from day to millennium.";
+		*hint = "date_trunc and casts to date are windows only if unit and time zone are constants, and a date only with a unit from day to millennium.";
 	else if (!is_of_record(query, *eventtime))
-		*hint = "date_trunc and casts to date are windows where they are of a time of the source's records.";
+		*hint = "date_trunc and casts to date are windows only of a time of the source's records.";
 	else
 		return true;
 	return false;

@@ -104,7 +104,7 @@ check_all_rows(const SaggStream *stream, const SaggQuery *query, SaggResetRange 
 			 errmsg_plural("resetting stream \"%s\" would delete " INT64_FORMAT " row, and records before the offsets given may have gone into it",
 						   "resetting stream \"%s\" would delete " INT64_FORMAT " rows, and records before the offsets given may have gone into them",
 						   (unsigned long) range->lost, sagg_stream_title(stream->name), range->lost),
-			 errdetail("All rows of its sink are replaced, because it cannot be told which windows they belong to."),
+			 errdetail("All rows of its sink are replaced, because it is not known which windows they belong to."),
 			 errhint("Reset it to earliest, or to where it began. " HINT_FORCE)));
 }
 
@@ -113,7 +113,7 @@ reject_unknown(const SaggStream *stream)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("which windows of stream \"%s\" have records before the offsets given is not known",
+			 errmsg("it is not known which windows of stream \"%s\" have records before the offsets given",
 					sagg_stream_title(stream->name)),
 			 errdetail("The log of its micro-batches does not go back to these offsets."),
 			 errhint("Use results_from to say with which window results that are computed again begin.")));
@@ -217,7 +217,7 @@ find_range(const SaggStream *stream, const SaggQuery *query, SaggCheckpoint *che
 		if (results_from)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("results_from is not for stream \"%s\"", sagg_stream_title(stream->name)),
+					 errmsg("results_from cannot be used for stream \"%s\"", sagg_stream_title(stream->name)),
 					 errdetail("It needs a watermark, output mode append or update, and windows of a fixed size that the select list shows.")));
 		if (query->window.kind == SAGG_WINDOW_SESSION)
 			range->passed = range->before.judged;

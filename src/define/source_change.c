@@ -86,8 +86,8 @@ sagg_tell_source_change(const Node *command)
 	if (SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1) == NULL)
 		return;
 	ereport(NOTICE,
-			(errmsg("streams that read \"%s\" go by its new options from their next micro-batch on: %s",
+			(errmsg("streams that read \"%s\" use its new options from their next micro-batch on: %s",
 					get_rel_name(relid), SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
-			 errdetail("What they have in their state and their sinks stays as it is."),
+			 errdetail("Their state and their sinks are not changed."),
 			 errhint("Use stream_agg.reset_stream(stream, results => true) to compute it again.")));
 }

@@ -76,7 +76,7 @@ change_watermark(SaggStream *stream, int64 delay)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("stream \"%s\" has no watermark, and cannot get one", sagg_stream_title(stream->name)),
-				 errhint("Make another stream, with a watermark.")));
+				 errhint("Create another stream, with a watermark.")));
 	stream->watermark_delay = delay;
 }
 
@@ -96,7 +96,7 @@ merge_arguments(SaggStream *stream, FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_offsets_per_trigger must not be negative"),
-				 errhint("0 takes the bound away.")));
+				 errhint("Use 0 to remove the limit.")));
 	if (!PG_ARGISNULL(ARG_WATERMARK))
 		change_watermark(stream, sagg_duration_argument(fcinfo, ARG_WATERMARK, "watermark"));
 }

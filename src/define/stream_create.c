@@ -127,8 +127,8 @@ reject_stranger(Oid sink, const char *name)
 }
 
 /*
- * A table is the sink of one stream.  But who may only insert into a table of
- * another role does not keep its owner from having that one stream.
+ * A table is the sink of one stream only.  But a role that may only insert into a
+ * table of another role does not keep its owner from having that one stream.
  */
 static void
 check_sink_is_free(Oid sink, const char *name)
@@ -298,7 +298,7 @@ adopt_stream(const SaggStream *stream)
 	if (SPI_execute_with_args("UPDATE stream_agg.streams SET database = $2, started_for = $3 WHERE query = $1",
 							  3, types, values, NULL, false, 0) != SPI_OK_UPDATE ||
 		SPI_processed != 1)
-		elog(ERROR, "the row of stream \"%s\" is gone", sagg_stream_title(stream->name));
+		elog(ERROR, "the row of stream \"%s\" does not exist any more", sagg_stream_title(stream->name));
 }
 
 /*

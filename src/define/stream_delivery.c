@@ -46,15 +46,15 @@ check_promise(const SaggStream *stream, const SaggSinkKind *kind, const char *na
 	if (!exactly_once && !stream->options.at_least_once)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("sink \"%s\" is %s, which does not take every row exactly once",
+				 errmsg("sink \"%s\" is %s, which does not get every row exactly once",
 						name, kind->title),
 				 kind->not_exactly_once ? errdetail("%s", kind->not_exactly_once) : 0,
-				 errhint("Say so by options => '{\"delivery\": \"at_least_once\"}', or name a table.")));
+				 errhint("Accept that with options => '{\"delivery\": \"at_least_once\"}', or name a table.")));
 	if (exactly_once && stream->options.at_least_once)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("delivery \"at_least_once\" is for sinks that are Kafka topics"),
-				 errdetail("\"%s\" is none.", name),
+				 errdetail("\"%s\" is not a Kafka topic.", name),
 				 errhint("Leave the option out, or name a source as the sink.")));
 }
 
@@ -75,15 +75,15 @@ check_no_changes(const SaggStream *stream, const SaggQuery *query, const SaggSin
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("session windows are not supported in output mode \"update\" with %s as the sink",
 						kind->title),
-				 errdetail("A session that grows, or merges with another, would have to be taken back."),
+				 errdetail("A session that grows, or merges with another, would have to be withdrawn."),
 				 errhint("Use output mode append: each session once, when it is over.")));
 	if (stream->mode == SAGG_UPDATE && query->removed)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("HAVING is not supported in output mode \"update\" with %s as the sink",
 						kind->title),
-				 errdetail("A group that does not pass HAVING any more would have to be taken back."),
-				 errhint("Select the condition as a column, and let readers look at it.")));
+				 errdetail("A group that does not pass HAVING any more would have to be withdrawn."),
+				 errhint("Select the condition as a column, and let readers evaluate it.")));
 }
 
 /*

@@ -126,7 +126,7 @@ stream_agg_drop_stream(PG_FUNCTION_ARGS)
 			sagg_drop_relation(stream->sink, OBJECT_TABLE);
 		else
 			ereport(NOTICE,
-					(errmsg("table \"%s\" stays, because create_stream did not make it",
+					(errmsg("table \"%s\" is kept, because create_stream did not make it",
 							get_rel_name(stream->sink))));
 	}
 	PG_RETURN_VOID();
@@ -375,8 +375,8 @@ stream_agg_on_ddl_command_end(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_OBJECT_IN_USE),
 					 errmsg("cannot replace the query of stream \"%s\"",
 							sagg_stream_title(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1))),
-					 errdetail("Its state belongs to the present query."),
-					 errhint("Use stream_agg.alter_stream(stream, query => ...), which keeps the state where that can be.")));
+					 errdetail("Its state belongs to the current query."),
+					 errhint("Use stream_agg.alter_stream(stream, query => ...), which keeps the state if possible.")));
 	}
 	SPI_finish();
 	PG_RETURN_NULL();

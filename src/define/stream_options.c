@@ -58,7 +58,7 @@ on_data_loss_from_word(const char *word)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid on_data_loss \"%s\"", word),
-			 errhint("Valid values are fail (the stream stops at offsets that Kafka does not have) and earliest (it goes on from the first offset that Kafka has).")));
+			 errhint("Valid values are fail (the stream stops at offsets that Kafka does not have) and earliest (it continues from the first offset that Kafka has).")));
 }
 
 /*
@@ -185,7 +185,7 @@ on_failure_from_word(const char *word, SaggStreamOptions *options)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid on_failure \"%s\"", word),
-				 errhint("Valid values are leave (the stream stays failed, other streams of the reader go on), retry (the stream tries again after growing pauses) and stop_all (the other streams of the reader fail with it).")));
+				 errhint("Valid values are leave (the stream stays failed, other streams of the reader continue), retry (the stream tries again after growing pauses) and stop_all (the other streams of the reader fail with it).")));
 }
 
 /*
@@ -267,7 +267,7 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 			options->watermark_policy = watermark_policy_from_word(value);
 		else if (strcmp(name, "idle_timeout") == 0)
 			options->idle_timeout = length_from_text(name, value,
-													 "Leave it out to have event time stand still without records.");
+													 "Leave it out to stop event time while there are no records.");
 		else if (strcmp(name, "retention") == 0)
 		{
 			options->has_retention = value != NULL;
@@ -418,7 +418,7 @@ check_retention(const SaggStream *stream, const SaggQuery *query)
 		(query->window.kind == SAGG_WINDOW_SESSION && query->window_identity == SAGG_WINDOW_START))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("retention needs a column that tells when a row's window ends"),
+				 errmsg("retention needs a column that says when a row's window ends"),
 				 errhint("Add the window to the select list.")));
 }
 
@@ -434,7 +434,7 @@ sagg_check_watermark_options(const SaggStream *stream, const SaggQuery *query)
 		 query->window.kind == SAGG_WINDOW_NONE))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("late_records is for streams that can have some"),
+				 errmsg("late_records is only for streams that can have late records"),
 				 errdetail("Records are late for windows that a watermark has passed, in the output modes append and update."),
 				 errhint("Leave it out.")));
 	if (stream->options.watermark_policy == SAGG_WATERMARK_PER_PARTITION &&
@@ -453,7 +453,7 @@ sagg_check_watermark_options(const SaggStream *stream, const SaggQuery *query)
 						"It says which partitions the watermark waits for.");
 	if (stream->options.idle_timeout > 0)
 		needs_watermark("idle_timeout",
-						"It says when the watermark goes on without records.");
+						"It says when the watermark advances without records.");
 }
 
 /*
@@ -472,7 +472,7 @@ sagg_check_max_future(const SaggStream *stream, const SaggQuery *query)
 }
 
 /*
- * Returns the options of a stream that is only tried, as create_stream would
+ * Read the options of a stream that is only tried, as create_stream would
  * read them; "json" may be NULL.  Raises invalid_parameter_value.
  */
 void

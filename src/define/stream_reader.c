@@ -139,7 +139,7 @@ sagg_check_reader(const SaggStream *stream)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("on_failure stop_all needs a reader"),
-					 errdetail("It is about the streams that share a reader with this one."),
+					 errdetail("It affects the streams that share a reader with this one."),
 					 errhint("Name the reader by reader.")));
 		return;
 	}
@@ -155,7 +155,7 @@ sagg_check_reader(const SaggStream *stream)
 	check_alike(stream, other);
 	if (has_begun(other) && !has_begun(stream))
 		ereport(NOTICE,
-				(errmsg("stream \"%s\" reads apart from the other streams of reader \"%s\" until it has caught up with them",
+				(errmsg("stream \"%s\" reads separately from the other streams of reader \"%s\" until it has caught up with them",
 						sagg_stream_title(stream->name), stream->reader),
 				 errdetail("From then on their tables agree at every moment.")));
 }

@@ -89,7 +89,7 @@ check_no_dependents(const SaggStream *stream)
 						get_rel_name(stream->view), sagg_stream_title(stream->name)),
 				 errdetail("View %s depends on it.",
 						   SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
-				 errhint("Drop that view, and make it again afterwards.")));
+				 errhint("Drop that view, and create it again afterwards.")));
 	SPI_finish();
 }
 
@@ -239,8 +239,8 @@ check_drops(const SaggStream *stream, const SaggQueryChange *change, bool drop_c
 		appendStringInfo(&names, "%s\"%s\"", names.len > 0 ? ", " : "", (char *) lfirst(lc));
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg_plural("column %s of sink \"%s\" would be dropped, with all it holds",
-						   "columns %s of sink \"%s\" would be dropped, with all they hold",
+			 errmsg_plural("column %s of sink \"%s\" would be dropped, with all its data",
+						   "columns %s of sink \"%s\" would be dropped, with all their data",
 						   list_length(change->removed), names.data, get_rel_name(stream->sink)),
 			 errdetail("The query does not have them any more. A column of the same expression and another name is renamed."),
 			 errhint("Leave them in the query, or use drop_columns => true.")));
@@ -261,13 +261,13 @@ change_sink(const SaggStream *stream, const SaggQuery *old, const SaggQuery *que
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("column \"%s\" of sink \"%s\" is not dropped, because create_stream did not make the table",
 						(char *) linitial(change->removed), get_rel_name(stream->sink)),
-				 errhint("Leave the column in the query, or make another stream.")));
+				 errhint("Leave the column in the query, or create another stream.")));
 	if (change->removed != NIL && OidIsValid(sagg_live_view(stream)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("column \"%s\" of sink \"%s\" is in the live view",
 						(char *) linitial(change->removed), get_rel_name(stream->sink)),
-				 errhint("Drop the live view, and make it again afterwards.")));
+				 errhint("Drop the live view, and create it again afterwards.")));
 	check_drops(stream, change, drop_columns);
 	rename_columns(stream, query, change);
 	foreach(lc, change->removed)
@@ -351,7 +351,7 @@ tell_about(const SaggStream *stream, const SaggQuery *query, const SaggQueryChan
 							   "%d aggregates of stream \"%s\" begin with the next micro-batch",
 							   change->new_aggregates,
 							   change->new_aggregates, sagg_stream_title(stream->name)),
-				 errdetail("In groups that exist already they cover records from now on; the others go on with their state."),
+				 errdetail("In groups that exist already they cover records from now on; the others continue with their state."),
 				 errhint("Use stream_agg.reset_stream to compute all of them from records that Kafka still has.")));
 }
 

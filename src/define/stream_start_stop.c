@@ -122,8 +122,8 @@ sagg_tell_if_failed(const SaggStream *stream)
 	LWLockRelease(sagg_shared->lock);
 	if (failed)
 		ereport(NOTICE,
-				(errmsg("stream \"%s\" has failed and stays failed", sagg_stream_title(stream->name)),
-				 errhint("Let it go on with stream_agg.start_stream.")));
+				(errmsg("stream \"%s\" is still failed", sagg_stream_title(stream->name)),
+				 errhint("Start it again with stream_agg.start_stream.")));
 }
 
 /*

@@ -83,7 +83,7 @@ int64
 sagg_tumble_size(const Interval *size)
 {
 	reject_months(size, "window size",
-				  "Give a time zone by whose clocks months begin, for example timezone => 'UTC', or use days, which have 24 hours without one.");
+				  "Give a time zone that determines when months begin, for example timezone => 'UTC', or use days, which have 24 hours without one.");
 	return sagg_window_size(size);
 }
 
@@ -164,7 +164,7 @@ tumble_by_zone(FunctionCallInfo fcinfo, TimestampTz ts, TimestampTz origin,
 }
 
 /*
- * Returns the window for the arguments ts timestamptz, size interval, origin
+ * Compute the window for the arguments ts timestamptz, size interval, origin
  * timestamptz, timezone text.  An empty timezone counts as none.
  */
 static void
@@ -207,6 +207,9 @@ stream_agg_tumble(PG_FUNCTION_ARGS)
 	return sagg_make_window(fcinfo, start, end);
 }
 
+/*
+ * tumble_start(...) RETURNS timestamptz, with the arguments of tumble.
+ */
 Datum
 stream_agg_tumble_start(PG_FUNCTION_ARGS)
 {
@@ -217,6 +220,9 @@ stream_agg_tumble_start(PG_FUNCTION_ARGS)
 	PG_RETURN_TIMESTAMPTZ(start);
 }
 
+/*
+ * tumble_end(...) RETURNS timestamptz, with the arguments of tumble.
+ */
 Datum
 stream_agg_tumble_end(PG_FUNCTION_ARGS)
 {

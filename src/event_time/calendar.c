@@ -378,7 +378,7 @@ sagg_calendar_midnight(const SaggCalendar *calendar, DateADT date)
 }
 
 /*
- * Returns a calendar of "size", in the zone of a name, counted from "origin",
+ * Set up a calendar of "size", in the zone of a name, counted from "origin",
  * or if that is NULL from Monday 1970-01-05 for days and from 1970-01-01 for
  * months.  Raises an error for a size that is not in days, weeks, months or
  * years, and for an unknown time zone.

@@ -207,7 +207,7 @@ run_over_groups(SaggExecution *ex, Query *query, Tuplestorestate *groups,
 }
 
 /*
- * Returns the rows of groups in mode append, in the current context.
+ * Compute the rows of groups in mode append, in the current context.
  */
 void
 sagg_output_of_groups(SaggExecution *ex, Tuplestorestate *groups, SaggOutput *output)
@@ -220,7 +220,7 @@ sagg_output_of_groups(SaggExecution *ex, Tuplestorestate *groups, SaggOutput *ou
 }
 
 /*
- * Returns the output of the batch, in the current context: rows for the sink,
+ * Compute the output of the batch, in the current context: rows for the sink,
  * and the identities of emitted groups that do not pass HAVING, or that were
  * replaced.  Called once.
  */

@@ -62,7 +62,7 @@ struct SaggPartitions
 	SaggPartitionTime *before;	/* as they were at the beginning */
 	int			nruns;
 	const SaggRange *runs;		/* records by partition, as SaggRecordId */
-	int			run;			/* the run that was looked at last */
+	int			run;			/* the run that was read last */
 	SaggPartitionTime *own;		/* the entry of its partition */
 
 	/* policy per_partition only */

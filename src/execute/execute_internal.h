@@ -164,7 +164,8 @@ typedef struct SaggAggCall
 	bool		transbyval;
 	Datum		initvalue;
 	bool		initnull;
-	int			ntransargs;		/* result type and arguments, without the state */
+	int			ntransargs;		/* arguments of the transition function,
+								 * without the state */
 	FmgrInfo	transfn;
 	FmgrInfo	finalfn;		/* fn_oid InvalidOid = none */
 	int			nfinalargs;
@@ -177,7 +178,7 @@ typedef struct SaggAggCall
 	SaggCodec	codec;			/* for all others */
 	struct SaggInputStateCall *input_state;	/* or NULL */
 	FunctionCallInfo trans_fcinfo;
-	AggStatePerTransData pertrans;	/* what AggGetAggref returns */
+	AggStatePerTransData pertrans;	/* what AggGetAggref reads */
 	AggStatePerAggData peragg;
 } SaggAggCall;
 
@@ -282,8 +283,9 @@ typedef struct SaggGroupMemory
 {
 	MemoryContext context;
 	Size		bound;
-	int64		rows;			/* bytes so far, or slightly fewer */
-	int64		next_sum;		/* number of rows */
+	int64		rows;			/* rows so far, or slightly fewer */
+	int64		next_sum;		/* number of rows at which contexts are
+								 * summed up next */
 } SaggGroupMemory;
 
 struct SaggExecution
@@ -309,7 +311,7 @@ struct SaggExecution
 	SaggAggCall *aggs;
 	SaggGroupMemory group_memory;
 	int64		row_bytes;		/* of the rows of a query that does not aggregate */
-	int64		row_bound;		/* number of these; see pass_rows.c */
+	int64		row_bound;		/* bound of the rows' bytes; see pass_rows.c */
 	SaggKeyCall *keys;
 	Datum	   *row_keys;		/* keys of the current row */
 	bool	   *row_keynulls;

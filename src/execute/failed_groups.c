@@ -88,7 +88,7 @@ typedef struct GroupRow
 } GroupRow;
 
 /*
- * Returns the keys as an array of texts.  Output functions may be users' code,
+ * Describe the keys as an array of texts.  Output functions may be users' code,
  * and fail.
  */
 static void
@@ -120,7 +120,7 @@ describe_keys(void *arg)
 }
 
 /*
- * Returns the window of a group's row; DT_NOBEGIN if it has none.
+ * Describe the window of a group's row; DT_NOBEGIN if it has none.
  */
 static void
 describe_window(const SaggExecution *ex, Datum window, SaggFailedGroup *failed)

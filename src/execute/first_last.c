@@ -191,6 +191,9 @@ stream_agg_first_accumulate(PG_FUNCTION_ARGS)
 	return accumulate(fcinfo, false);
 }
 
+/*
+ * last_accumulate(internal, value anyelement, at timestamptz | timestamp | bigint)
+ */
 Datum
 stream_agg_last_accumulate(PG_FUNCTION_ARGS)
 {
@@ -225,6 +228,9 @@ stream_agg_first_combine(PG_FUNCTION_ARGS)
 	return combine(fcinfo, false);
 }
 
+/*
+ * last_combine(internal, internal)
+ */
 Datum
 stream_agg_last_combine(PG_FUNCTION_ARGS)
 {

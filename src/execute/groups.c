@@ -245,6 +245,9 @@ sagg_groups_fetch_slot(SaggExecution *ex, uint32 hash)
 	__builtin_prefetch(&ex->groups->data[hash & ex->groups->sizemask]);
 }
 
+/*
+ * Prefetch the group of a hash, whose slot has been prefetched.
+ */
 void
 sagg_groups_fetch(SaggExecution *ex, uint32 hash)
 {

@@ -71,17 +71,16 @@ typedef enum ValueKind
 	VALUE_ARRAY,				/* of parts[0] */
 	VALUE_RANGE,				/* with bounds parts[0] */
 	VALUE_MULTIRANGE,
-	VALUE_RECORD				/* number of parts */
+	VALUE_RECORD				/* composite, of parts */
 } ValueKind;
 
 struct SaggKeyHash
 {
 	ValueKind	kind;
 	Oid			collation;
-	FmgrInfo	function;		/* hash function of VALUE_FUNCTION */
+	FmgrInfo	function;		/* of VALUE_FUNCTION */
 	bool		seeded;			/* it takes a seed */
-	TypeCacheEntry *type;		/* type cache entry of an array's elements; or
-								 * of a range */
+	TypeCacheEntry *type;		/* of an array's elements, or of a range */
 	TupleDesc	record;
 	SaggKeyHash *parts;
 };

@@ -96,7 +96,7 @@ sagg_expired_before(const SaggStream *stream, const SaggQuery *query, TimestampT
 }
 
 /*
- * Returns the window of rows with "told" in the column that identifies the
+ * Find the window of rows with "told" in the column that identifies the
  * window; *end = DT_NOEND: not known, for sessions.
  */
 void

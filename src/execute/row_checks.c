@@ -187,10 +187,10 @@ sagg_reject_gap(SaggExecution *ex, TupleTableSlot *slot, const Interval *gap)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 
-	reject(ex, slot, psprintf("session gap of a record is no length of time: %s",
+	reject(ex, slot, psprintf("session gap of a record has no fixed length: %s",
 							  DatumGetCString(DirectFunctionCall1(interval_out,
 																  IntervalPGetDatum(gap)))),
-		   "It must not contain months or years, whose length varies, nor be out of range.");
+		   "It must not contain months or years, whose length varies, and must not be out of range.");
 	MemoryContextSwitchTo(old);
 }
 
@@ -246,7 +246,7 @@ sagg_reject_keys(SaggExecution *ex, TupleTableSlot *slot, const Datum *keys,
 	reject(ex, slot,
 		   psprintf("grouping key \"%s\" of a record is too long: %zu bytes",
 					ex->query->keys[longest].name, bytes),
-		   psprintf("The keys of a group can have %zu bytes together, for an index of the sink holds them.",
+		   psprintf("The keys of a group can have %zu bytes together, because an index of the sink holds them.",
 					ex->max_key_bytes));
 	MemoryContextSwitchTo(old);
 }

@@ -55,7 +55,7 @@ sink_of_call(FunctionCallInfo fcinfo)
 }
 
 /*
- * Returns whether the caller may see all rows of the sink: a role that may
+ * Check that the caller may see all rows of the sink: a role that may
  * read the sink, if no policy hides rows from it; or one that may read the
  * live view, for which policies are those of its owner.
  */

@@ -60,7 +60,7 @@ typedef struct Preview
 	FunctionCallInfo fcinfo;
 	ReturnSetInfo *rsinfo;
 	char	   *text;			/* name of a stream, or a query */
-	Oid			view;			/* stream as found, for the next attempt */
+	Oid			view;			/* view of the stream, for the next attempt */
 
 	/* memory of one attempt */
 	int64		limit;
@@ -115,9 +115,9 @@ settle_stream(Preview *preview)
 		if (!PG_ARGISNULL(i))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("stream \"%s\" has been told watermark, event_time, output_mode, starting_offsets and options",
+					 errmsg("watermark, event_time, output_mode, starting_offsets and options cannot be given for existing stream \"%s\"",
 							sagg_stream_title(stream->name)),
-					 errhint("Give them with the text of a query only.")));
+					 errhint("Give them only with the text of a query.")));
 	}
 	sagg_stream_lock_sink(stream);
 	preview->inspection.stream = stream;
@@ -450,7 +450,7 @@ stream_agg_preview(PG_FUNCTION_ARGS)
 	if (busy)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("preview cannot be called by what a preview runs")));
+				 errmsg("preview cannot be called by code that a preview runs")));
 	InitMaterializedSRF(fcinfo, 0);
 	preview.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	if (!attempt(&preview, false) && !attempt(&preview, true))

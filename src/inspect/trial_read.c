@@ -25,7 +25,7 @@ struct SaggTrialRead
 	MemoryContextCallback callback;
 	SaggReader *reader;
 	int			npartitions;
-	SaggRange  *partitions;		/* all topics of the sources */
+	SaggRange  *partitions;		/* all that exist */
 };
 
 static void
@@ -60,7 +60,7 @@ next_offset(const SaggInspection *inspection, const SaggOrigin *origin,
 		return bounds->end;
 	ereport(inspection->stream->options.on_data_loss == SAGG_LOSS_FAIL ? ERROR : WARNING,
 			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
-			 errmsg("offset " INT64_FORMAT " of partition %d of topic \"%s\", from which stream \"%s\" has to go on, is not in Kafka",
+			 errmsg("offset " INT64_FORMAT " of partition %d of topic \"%s\", from which stream \"%s\" has to continue, is not in Kafka",
 					position->start, bounds->partition, sagg_topic_name(bounds->topic),
 					sagg_stream_title(inspection->stream->name)),
 			 errdetail("The partition has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
@@ -169,6 +169,10 @@ sagg_trial_times(SaggTrialRead *trial, SaggInspection *inspection, int *ntimes)
 								inspection->plan->batch_time, ntimes);
 }
 
+/*
+ * End the reading: scans of the source no longer read the batch, and the reader is
+ * closed.
+ */
 void
 sagg_trial_end(SaggTrialRead *trial)
 {

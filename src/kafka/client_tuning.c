@@ -54,7 +54,7 @@ sagg_conf_set(rd_kafka_conf_t *conf, const char *name, const char *value)
 	char		reason[256];
 
 	if (rd_kafka_conf_set(conf, name, value, reason, sizeof(reason)) != RD_KAFKA_CONF_OK)
-		elog(ERROR, "librdkafka does not take %s=%s: %s", name, value, reason);
+		elog(ERROR, "librdkafka does not accept %s=%s: %s", name, value, reason);
 }
 
 static bool

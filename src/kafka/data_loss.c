@@ -29,6 +29,9 @@ sagg_kafka_losses(SaggReader *base, int *nlosses)
 	return reader->losses;
 }
 
+/*
+ * Forget what the batch lacks, when it is released or begun.
+ */
 void
 sagg_kafka_forget_losses(SaggKafkaReader *reader)
 {
@@ -72,7 +75,7 @@ skip_lost(SaggKafkaReader *reader, SaggPartition *part, const SaggRange *bounds)
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("could not read partition %d of topic \"%s\" from offset " INT64_FORMAT,
 						part->partition, part->topic_name, part->position),
-				 errdetail("Kafka refuses the offset, and says it has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
+				 errdetail("Kafka rejects the offset, and says that it has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
 						   bounds->start, bounds->end)));
 	if (part->position < bounds->start)
 		next = Min(next, bounds->start);

@@ -315,7 +315,7 @@ end_process(void)
 	ereport(LOG,
 			(errcode(ERRCODE_FDW_ERROR),
 			 errmsg("a Kafka client has not ended within %d s, so this process ends", DESTROY_TIMEOUT_S),
-			 errdetail("A broker has sent data that librdkafka does not get done with.")));
+			 errdetail("A broker has sent data that librdkafka cannot finish processing.")));
 	if (!proc_exit_inprogress)
 	{
 		ProcDiePending = InterruptPending = true;

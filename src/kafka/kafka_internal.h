@@ -49,8 +49,8 @@ typedef struct SaggClient
 	void		(*release) (void *owner);
 	void	   *owner;
 	bool		rejected;		/* the broker rejects our credentials */
-	bool		broken;			/* a connection has broken since
-								 * sagg_kafka_verify_needed was last called */
+	bool		broken;			/* a connection has broken since the last
+								 * check; see last_record.c */
 	TimestampTz trouble_since;
 	TimestampTz down_since;		/* since when no broker can be reached, 0 = one
 								 * may be */
@@ -106,8 +106,8 @@ typedef struct SaggPartition
 	int32		partition;
 	int64		position;
 	int64		eof;			/* last end of the partition seen, -1 = none */
-	int64		range_start;	/* end of the range of the batch */
-	int64		range_end;		/* start of it; -1 = not part of the batch */
+	int64		range_start;	/* start of the range of the batch */
+	int64		range_end;		/* its end; -1 = not part of the batch */
 	bool		complete;		/* everything in the batch's range was handed
 								 * over */
 	bool		lost;			/* Kafka does not have the position; nothing
@@ -151,7 +151,7 @@ typedef struct SaggKafkaReader
 	SaggReader	base;
 	char	   *cluster_id;
 	int			fd;				/* eventfd of all partition queues */
-	rd_kafka_conf_t *conf;		/* eventfd of both clients */
+	rd_kafka_conf_t *conf;		/* configuration of both clients */
 	SaggClient *query_client;	/* NULL while no queries are sent */
 	TimestampTz asked;			/* when it was last needed */
 	TimestampTz suspected;		/* see sagg_kafka_suspects */

@@ -99,7 +99,7 @@ raise_offsets_gone(SaggKafkaReader *reader, SaggPartition *part, int64 offset)
 			 errdetail("Kafka has offsets " INT64_FORMAT " to " INT64_FORMAT " (exclusive).",
 					   low, high) : 0,
 			 errhint("The topic's retention was too short for the time in which it was not read, or the topic was deleted and created again. "
-					 "With the option on_data_loss set to earliest a stream goes on without these records.")));
+					 "With the option on_data_loss set to earliest a stream continues without these records.")));
 }
 
 static void

@@ -33,7 +33,7 @@ typedef struct SaggPrefetch
 	pthread_t	thread;
 	pthread_mutex_t lock;		/* protects the next three */
 	bool		wanted;			/* the thread has work */
-	bool		busy;			/* the thread is working */
+	bool		busy;			/* the thread may be working */
 	bool		quit;
 	pthread_cond_t changed;
 	pg_atomic_uint32 halt;		/* set to stop the thread; checked between

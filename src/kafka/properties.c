@@ -450,7 +450,7 @@ check_pause(const char *name, const char *value)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 					 errmsg("invalid value for option \"%s\": \"%s\"", name, value),
-					 errhint("It must be %d at least.", pauses[i].least)));
+					 errhint("It must be at least %d.", pauses[i].least)));
 	}
 }
 

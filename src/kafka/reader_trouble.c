@@ -156,7 +156,7 @@ sagg_kafka_silence(SaggReader *base, TimestampTz since)
 		return NULL;
 	return psprintf("%s Kafka about %s yet\n"
 					"DETAIL:  %s.\n"
-					"HINT:  The stream waits and goes on by itself. Check the brokers of the foreign server.",
+					"HINT:  The stream waits and continues by itself. Check the brokers of the foreign server.",
 					records ? "no records from" : "no answer from",
 					reader->base.topics->subject,
 					trouble ? trouble : "The brokers are silent; no connection has reported an error");

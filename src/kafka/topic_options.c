@@ -63,7 +63,7 @@ compare_names(const void *a, const void *b)
 }
 
 /*
- * Returns the names of a list, sorted, in the current context.  Raises
+ * Read the names of a list, sorted, in the current context.  Raises
  * fdw_invalid_attribute_value.
  */
 static void

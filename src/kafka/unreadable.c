@@ -34,7 +34,7 @@ typedef struct Search
 	SaggPartition *part;
 	SaggClient *client;
 	rd_kafka_queue_t *queue;
-	char		reason[SAGG_FOREIGN_TEXT];	/* code of the first error */
+	char		reason[SAGG_FOREIGN_TEXT];	/* reason of the first error */
 } Search;
 
 /* a probe has found no unreadable records */
@@ -246,7 +246,7 @@ note_readable(SaggPartition *part)
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("could not read partition %d of topic \"%s\" from offset " INT64_FORMAT,
 						part->partition, part->topic_name, part->position),
-				 errdetail("Records there cannot be unpacked at one time, and can at another.")));
+				 errdetail("Records there can be decompressed at one time, and not at another.")));
 	part->readable_at = part->position;
 }
 

@@ -2,9 +2,9 @@
  *
  * rate.h
  *	  The source kind rate: numbered rows that come at a given rate, with the time
- *	  of each, made up where they are read.
+ *	  of each, generated where they are read.
  *
- * It is registered by stream_agg.c, and no other room includes this header.
+ * stream_agg.c registers it, and no other room includes this header.
  *
  *-------------------------------------------------------------------------
  */

@@ -153,7 +153,7 @@ take_options(SaggRate *rate, List *options)
 }
 
 /*
- * Returns the sequence of a source: by its options, and where it has none by
+ * Read the sequence of a source: by its options, and where it has none by
  * those of its server.  Raises fdw_option_name_not_found if neither says when
  * it starts.
  */

@@ -51,7 +51,7 @@ struct SaggDelivery
 	int			nidentity;		/* or NUMBERED */
 	int64		rows;			/* rows of the batch so far */
 	AttrNumber *identity;		/* columns of the source that are the identity */
-	SaggValueEncoder *encoders; /* their number */
+	SaggValueEncoder *encoders; /* encoders of these columns */
 	bool		needs_settings;
 };
 

@@ -25,7 +25,7 @@ compare_names(const void *a, const void *b)
 }
 
 /*
- * Returns the names of all, each once.
+ * Collect the names of all, each once.
  */
 static void
 join_names(SaggTopics *all, const SaggTopics *topics)

@@ -85,7 +85,7 @@ reject_windows_before_reset(SaggRepair *repair)
 	for (int i = 0; i < repair->nwindows; i++)
 	{
 		if (repair->windows[i].end <= passed)
-			repair->windows[i].reason = "the stream was reset, and records of the window may lie before the offsets from which it reads since";
+			repair->windows[i].reason = "the stream was reset, and records of the window may lie before the offsets from which it has read since then";
 	}
 }
 

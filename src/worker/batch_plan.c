@@ -72,7 +72,7 @@ raise_offsets_gone(const SaggStreamRun *run, const SaggRange *position,
 			 run->progress->batch < 0 ?
 			 errhint("The stream has read nothing yet: these are its starting_offsets. Use stream_agg.reset_stream to name others, then start the stream.") :
 			 errhint("The topic's retention was too short for the time the stream did not run, or the topic was deleted and created again. "
-					 "Set the stream's option on_data_loss to earliest to go on from the first offset that there is, or reset the stream.")));
+					 "Set the stream's option on_data_loss to earliest to continue from the first offset that Kafka has, or reset the stream.")));
 }
 
 /*

@@ -140,8 +140,8 @@ sagg_warn_of_lost_offsets(const SaggStreamRun *run, const char *losses)
 		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_SAGG_OFFSETS_GONE),
-			 errmsg("stream \"%s\" goes on without offsets that it could not read",
+			 errmsg("stream \"%s\" continues without offsets that it could not read",
 					run->stream->name),
 			 errdetail_internal("%s.", losses),
-			 errhint("The topic's retention was too short for the time the stream did not run, the topic was deleted and created again, or records cannot be unpacked, which another warning reports.")));
+			 errhint("The topic's retention was too short for the time the stream did not run, the topic was deleted and created again, or records cannot be decompressed, which another warning reports.")));
 }

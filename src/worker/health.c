@@ -43,7 +43,7 @@
 	"This is about rows of windows that have closed. No record of the micro-batch can be left out for it: fix the query or the sink."
 
 #define AVOIDABLE_HINT \
-	"To go on without such records, or such windows, set the option on_error: stream_agg.alter_stream(stream, '{\"on_error\": \"dead_letter\"}')."
+	"To continue without such records, or such windows, set the option on_error: stream_agg.alter_stream(stream, '{\"on_error\": \"dead_letter\"}')."
 
 /*
  * Set what a transaction that writes an event needs, whatever functions of the user

@@ -278,7 +278,7 @@ static void
 log_detached(const SaggSlot *slot)
 {
 	ereport(LOG,
-			(errmsg("stream \"%s\" reads apart from those that share its reader, until it has caught up",
+			(errmsg("stream \"%s\" reads separately from the streams that share its reader, until it has caught up",
 					slot->name)));
 }
 

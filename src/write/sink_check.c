@@ -112,7 +112,7 @@ check_kind(const SinkCheck *check)
 				(SINK_ERRCODE(check, ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("unlogged table \"%s\" cannot be the sink of a stream",
 						name),
-				 errdetail("A crash of the server would empty it, and the stream goes on where it was."),
+				 errdetail("A crash of the server would empty it, and the stream would continue where it was."),
 				 SINK_ERRHINT(check, "Run ALTER TABLE %s SET LOGGED.",
 							  quote_identifier(name))));
 	if (rel->rd_rules != NULL)

@@ -61,7 +61,7 @@ sagg_sink_null_patterns(Tuplestorestate *rows, TupleDesc desc,
 }
 
 /*
- * Returns the condition that a row of the sink, s, is that of r, for rows r of
+ * Append the condition that a row of the sink, s, is that of r, for rows r of
  * one null pattern.  Within a pattern an index can serve every condition,
  * unlike IS NOT DISTINCT FROM.
  */

@@ -93,7 +93,7 @@ make_table(RangeVar *relation, const SaggQuery *query, SaggOutputMode mode,
 }
 
 /*
- * Returns whether a unique index, which compares with the default equality of
+ * Check that a unique index, which compares with the default equality of
  * each column's type, compares as GROUP BY does.
  */
 static void
@@ -211,6 +211,6 @@ sagg_sink_make(Oid namespaceId, const char *relname, const SaggQuery *query,
 
 	sink = get_relname_relid(relname, namespaceId);
 	if (!OidIsValid(sink))
-		elog(ERROR, "table \"%s\" is gone as soon as it was made", relname);
+		elog(ERROR, "table \"%s\" was dropped as soon as it was created", relname);
 	return sink;
 }

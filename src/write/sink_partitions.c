@@ -123,8 +123,8 @@ sagg_sink_check_partitions(Relation rel, const SaggQuery *query, AttrNumber colu
 	if (query->window.kind == SAGG_WINDOW_SESSION || !partitioned_by_window(rel, query, column))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("retention is not for sink \"%s\", which is not partitioned by the time of windows", name),
-				 errdetail("Whole partitions are dropped, so it must be partitioned by range of the one column that tells the window, or of lower() or upper() of it; windows that are sessions have no fixed place."),
+				 errmsg("retention cannot be used for sink \"%s\", which is not partitioned by the time of windows", name),
+				 errdetail("Whole partitions are dropped, so it must be partitioned by range of the one column that identifies the window, or of lower() or upper() of it; windows that are sessions have no fixed place."),
 				 errhint("Name such a table, or one without partitions.")));
 	if (!SAGG_OWNS_RELATION(RelationGetRelid(rel), GetUserId()))
 		ereport(ERROR,

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sink_replaced.c
- *	  The rows of a sink that results computed again take the place of.
+ *	  Finds the rows of a sink that recomputed results overwrite.
  *
  * The column that has the window, or one of its bounds, identifies them.
  * Nothing here changes a row.

@@ -73,7 +73,7 @@ sagg_sink_identity_desc(const SinkBatch *batch)
 }
 
 /*
- * Returns the collation to name in a comparison of a removed row's value with
+ * Append the collation to name in a comparison of a removed row's value with
  * a column of another collation, so that an index of that column can be used.
  */
 void

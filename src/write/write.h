@@ -72,7 +72,7 @@ extern int64 sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
 /* rows of a sink by their window */
 typedef struct SaggSinkWindow
 {
-	bool		known;			/* whether rows identify their window */
+	bool		known;			/* the window is known */
 	int64		told;			/* by the column that identifies it, start or
 								 * end; of a range the start */
 	int64		end;			/* end of a range, DT_NOEND = there is none */

@@ -53,7 +53,8 @@ struct SaggSink
 	void	   *opened;			/* allocated by the kind, or NULL */
 	SinkPhase	phase;
 	MemoryContext batch_memory; /* for the kind, while there is a batch */
-	SaggSinkRows rows;			/* memory of the batch, for a kind with "begin" */
+	SaggSinkRows rows;			/* rows of the batch, for a kind with
+								 * "begin" */
 	SinkPlan	plans[SINK_STATEMENTS];
 	bool		surprised;		/* rows were missing that it should have had */
 };

@@ -164,7 +164,7 @@ my $low = value('SELECT min(off) FROM gone WHERE part = 0');
 cmp_ok($low, '>', 10, 'the broker has forgotten some');
 is(skipped('loses'), qq(1 {"0": [[10, $low]]}), 'a stream that may goes on, and its commit tells the range skipped');
 is(value(q{SELECT offsets_skipped FROM pg_stat_stream_agg WHERE stream = 'loses'}), $low - 10, 'which is counted');
-ok($node->log_contains(qr/WARNING:  stream "loses" goes on without offsets.*\n.*DETAIL:  Topic "gone", partition 0: offsets 10 to ${\($low - 1)}\./),
+ok($node->log_contains(qr/WARNING:  stream "loses" continues without offsets.*\n.*DETAIL:  Topic "gone", partition 0: offsets 10 to ${\($low - 1)}\./),
 	'and logged');
 is_equal_tables($node, 'SELECT * FROM loses', q{SELECT * FROM loses_query UNION ALL SELECT 0, g, 1 FROM generate_series(0, 9) g},
 	'all that was there is in the table once');

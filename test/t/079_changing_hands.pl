@@ -232,7 +232,7 @@ for my $temporary (
 	my $key = $expression =~ /max|pg_temp\.a/ ? "$expression AS v" : "count($expression) AS v";
 	my (undef, $err) = as('alice', qq{SET client_min_messages = error; SET search_path = alice; $make;
 		SELECT stream_agg.create_stream('brief', \$q\$SELECT $key FROM events\$q\$, output_mode => 'complete', start => false)});
-	like($err, qr/cannot use temporary objects\nDETAIL:  It depends on .*, which goes when the session ends/, "the query of a stream cannot use $what in pg_temp");
+	like($err, qr/cannot use temporary objects\nDETAIL:  It depends on .*, which is dropped when the session ends/, "the query of a stream cannot use $what in pg_temp");
 }
 is(value(q{SELECT count(*) FROM stream_agg.streams WHERE stream ~ 'brief'}), 0, 'no stream is left of those');
 

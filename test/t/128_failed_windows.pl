@@ -173,7 +173,7 @@ drop('again');
 # --- on_error fail, the default
 create('fails', sprintf($divide, '', ''), options => '{}');
 wait_state($node, 'fails', 'failed', 'division by zero');
-like(value(q{SELECT last_error FROM pg_stat_stream_agg WHERE stream = 'fails'}), qr/HINT:  To go on without such records, or such windows, set the option on_error/, 'by default such a group stops the stream');
+like(value(q{SELECT last_error FROM pg_stat_stream_agg WHERE stream = 'fails'}), qr/HINT:  To continue without such records, or such windows, set the option on_error/, 'by default such a group stops the stream');
 value(q{SELECT stream_agg.alter_stream('fails', '{"on_error": "dead_letter"}'); SELECT stream_agg.start_stream('fails')});
 process($node, 'fails');
 check('fails', sprintf($divide, "WHERE $closed", 'HAVING sum(v) > 0'), sprintf($groups, $tumble), 'altered, it goes on');

@@ -48,7 +48,7 @@ sub create { my ($stream, $query, $more) = @_;
 
 # --- refused
 refused(create('a', $by_minute, q{watermark => '0', sink => 'minutes'}),
-	qr/sink "minutes" is a Kafka topic, which does not take every row exactly once.*HINT:  Say so by options => '\{"delivery": "at_least_once"\}'/s,
+	qr/sink "minutes" is a Kafka topic, which does not get every row exactly once.*HINT:  Accept that with options => '\{"delivery": "at_least_once"\}'/s,
 	'without being told, no stream delivers at least once');
 refused(create('a', $by_key, "output_mode => 'complete', sink => 'groups', options => $once"), qr/output mode "complete" needs a table/, 'complete mode');
 refused(create('a', "$by_key HAVING sum(v) > 5", "output_mode => 'update', sink => 'groups', options => $once"), qr/HAVING is not supported/, 'HAVING in update mode');

@@ -250,7 +250,7 @@ $broker->produce('odd', map { sprintf '{"ts":"2026-01-01 00:00Z","idle":"%s"}', 
 process($node, 'odd_gaps');
 is(rows('SELECT upper(s) - lower(s), n FROM odd_gaps'), '00:01:00|2', 'good records make a session');
 is(rows("SELECT string_agg(concat_ws(E'\nDETAIL:  ', error, detail), '; ' ORDER BY \"offset\") FROM stream_agg.dead_letters WHERE stream = 'odd_gaps'"),
-	"session gap of a record is no length of time: 1 mon\nDETAIL:  It must not contain months or years, whose length varies, nor be out of range.; "
+	"session gap of a record has no fixed length: 1 mon\nDETAIL:  It must not contain months or years, whose length varies, and must not be out of range.; "
 	  . 'window of event time 2026-01-01 00:00:00+00 is out of range', 'the others are dead letters');
 
 done_testing();

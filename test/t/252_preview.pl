@@ -132,7 +132,7 @@ refused(q{'SELECT k, countt(*) FROM clicks GROUP BY k'}, qr/function countt\(\) 
 refused(q{'SELECT k, count(*), count(v) FROM clicks GROUP BY k'}, qr/column "count" specified more than once/, 'a name twice');
 refused(q{'SELECT n FROM updated'}, qr/ERROR/, 'a query without a source');
 refused(q{'nothing'}, qr/stream "nothing" does not exist/, 'no such stream');
-refused(q{'updated', watermark => '1 minute'}, qr/has been told watermark/, 'arguments of a stream');
+refused(q{'updated', watermark => '1 minute'}, qr/cannot be given for existing stream/, 'arguments of a stream');
 refused(q{'updated', 0}, qr/limit must be greater than zero/, 'limit 0');
 
 # --- an error of a record names it, and is skipped as the stream would

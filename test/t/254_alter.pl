@@ -173,7 +173,7 @@ process($node, 'fresh');
 equal_for('fresh', '*', 'has the whole query');
 
 # --- refused, with the reason
-my $cannot = qr/cannot become this one/;
+my $cannot = qr/cannot be replaced by this one/;
 refused(qq{'appended', query => 'SELECT $window, count(*) AS n FROM clicks WHERE v <> 8 GROUP BY 1, 2'} =~ s/'1 minute'/''1 minute''/r, qr/$cannot.*another WHERE/s, 'another WHERE');
 refused(q{'updated', query => $$ SELECT stream_agg.tumble(ts, '2 minutes') AS win, k, sum(v) AS total FROM clicks WHERE v <> 7 GROUP BY 1, 2 $$}, qr/$cannot.*another window/s, 'another window');
 refused(q{'own', query => 'SELECT v::bigint AS k, count(*) AS n FROM clicks GROUP BY 1'}, qr/$cannot.*another window, event time or grouping key|Column "k"/s, 'another key of the same type');

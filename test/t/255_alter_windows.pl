@@ -119,7 +119,7 @@ for my $case ([ 'panes', query('panes', @before, "$more AS vs"), qr/kept whole w
 {
 	my ($kind, $query, $error) = @$case;
 	my (undef, undef, $stderr) = $node->psql('postgres', "SELECT stream_agg.alter_stream('${kind}_changed', query => \$\$ $query \$\$, drop_columns => true)");
-	like($stderr, qr/cannot become this one.*$error/s, "$kind: refused: $error");
+	like($stderr, qr/cannot be replaced by this one.*$error/s, "$kind: refused: $error");
 }
 is($node->safe_psql('postgres', "SELECT count(*) FROM stream_agg.preview('${_}_control', NULL) WHERE action = 'open'"),
 	$node->safe_psql('postgres', "SELECT count(*) FROM stream_agg.open_windows(NULL::${_}_control)"), "$_: a preview of no records shows what is open") for sort keys %window;

@@ -170,7 +170,7 @@ like($err, qr/sink "theirs" has no column "total"/, 'there it is looked at, at l
 sql(q{CREATE FUNCTION ask() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM FROM stream_agg.preview('updated'); RETURN NEW; END $$;
 	CREATE TRIGGER ask BEFORE INSERT ON updated FOR EACH ROW EXECUTE FUNCTION ask()});
 (undef, $err) = says(q{SELECT count(*) > 0 FROM stream_agg.preview('updated', NULL)});
-like($err, qr/ERROR:  preview cannot be called by what a preview runs/, 'previews do not nest');
+like($err, qr/ERROR:  preview cannot be called by code that a preview runs/, 'previews do not nest');
 sql('DROP TRIGGER ask ON updated');
 cmp_ok(sql(q{SELECT count(*) FROM stream_agg.preview('updated', NULL)}), '>', 3, 'the next one works');
 

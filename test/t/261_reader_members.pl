@@ -139,7 +139,7 @@ check('all started', @abc);
 
 # streams made later
 my ($status, $out, $notice) = $node->psql('postgres', definition('d', 'SELECT k % 2 AS odd, count(*) AS n FROM events GROUP BY 1'));
-like($notice, qr/stream "d" reads apart from the other streams of reader "one" until it has caught up/, 'a later one is told so');
+like($notice, qr/stream "d" reads separately from the other streams of reader "one" until it has caught up/, 'a later one is told so');
 await_together(@abc, 'd');
 sql(definition('e', 'SELECT k % 3 AS m, count(*) AS n FROM events GROUP BY 1', starting_offsets => 'latest'));
 await_together(@abc, 'd', 'e');

@@ -117,7 +117,7 @@ my ($last) = sort { $b <=> $a } values %time;
 is_equal_tables($node, qq{SELECT * FROM closed_live WHERE lower(win) > '@{[ at($last - 100) ]}'::timestamptz}, qq{SELECT * FROM (@{[ good($more) ]}) q WHERE lower(win) > '@{[ at($last - 100) ]}'::timestamptz},
 	'and the new one in windows that have begun since');
 (undef, undef, $err) = $node->psql('postgres', q{SELECT stream_agg.alter_stream('closed', query => $q$SELECT stream_agg.tumble(ts, '1 minute') AS win, 'web' AS origin, count(*) AS n, sum(v) AS total FROM web GROUP BY 1, 2$q$)});
-like($err, qr/cannot become this one\nDETAIL:  It has another FROM/, 'a query that reads one source less is another one');
+like($err, qr/cannot be replaced by this one\nDETAIL:  It has another FROM/, 'a query that reads one source less is another one');
 
 # --- results anew, of all that the topics have
 sql(q{SELECT stream_agg.reset_stream('closed', 'earliest', results => true)});

@@ -56,7 +56,7 @@ subtest 'nor does repair_late afterwards' => sub {
 	is(sql(q{SELECT count(*) FROM stream_agg.late_records WHERE stream = 'kept'}), 0, 'what was late at the reset is not kept');
 	$broker->produce('rst', [ 0, '', at(631) ]);
 	process($node, 'kept');
-	is(sql(q{SELECT lower(win), repaired, reason FROM stream_agg.repair_late('kept')}), '2026-01-01 00:10:00+00|f|the stream was reset, and records of the window may lie before the offsets from which it reads since', 'a window that stayed cannot be repaired, and the reason is told');
+	is(sql(q{SELECT lower(win), repaired, reason FROM stream_agg.repair_late('kept')}), '2026-01-01 00:10:00+00|f|the stream was reset, and records of the window may lie before the offsets from which it has read since then', 'a window that stayed cannot be repaired, and the reason is told');
 	is(sql('TABLE kept ORDER BY 1'), $before, 'the table is as it was');
 };
 
@@ -91,7 +91,7 @@ subtest 'a reset that would lose rows is an error that says how many and from wh
 	like($reset->('whole', 3600, ''), qr/ERROR:  resetting stream "whole" would delete 70 rows, and records/, 'output mode complete');
 	like($reset->('totals', 3600, ''), qr/ERROR:  resetting stream "totals" would delete 1 row, and records/, 'no windows');
 	like($reset->('hours', 3600, ''), qr/ERROR:  resetting stream "hours" would lose open windows that start before 2026-01-02 00:00:00\+00\nDETAIL: .* has not passed the last of them/, 'windows that are open and have records before the offsets');
-	like($reset->('totals', 3600, q{, results_from => '2026-01-01'}), qr/ERROR:  results_from is not for stream "totals"/, 'results_from without windows');
+	like($reset->('totals', 3600, q{, results_from => '2026-01-01'}), qr/ERROR:  results_from cannot be used for stream "totals"/, 'results_from without windows');
 	like(said(q{SELECT stream_agg.reset_stream('rst_s', 'latest', results_from => now())}), qr/results_from needs results => true/, 'results_from without results');
 	is(sql('TABLE rst_s ORDER BY 1'), $before, 'nothing has changed');
 	is(sql(q{SELECT count(*) FROM stream_agg.commits WHERE stream IN ('sessions', 'whole', 'totals', 'hours') AND reset IS NOT NULL}), 0, 'and no stream was reset');

@@ -136,8 +136,8 @@ subtest 'what is refused' => sub {
 	$refused->(qr/ERROR:  retention is for streams that write windows into a table/, $minute, $option, q{, output_mode => 'complete'});
 	$refused->(qr/ERROR:  retention is for streams that write windows into a table/, 'SELECT k, count(*) FROM ret GROUP BY k', $option, q{, output_mode => 'update', event_time => 'ts'});
 	$refused->(qr/ERROR:  retention is for streams that write windows into a table/, 'SELECT ts, k FROM ret', $option, q{, event_time => 'ts'});
-	$refused->(qr/ERROR:  retention needs a column that tells when a row's window ends/, q{SELECT k, count(*) FROM ret GROUP BY k, stream_agg.tumble(ts, '1 minute')}, $option);
-	$refused->(qr/ERROR:  retention needs a column that tells when a row's window ends/, q{SELECT lower(stream_agg.session(ts, '1 minute')) AS s, count(*) FROM ret GROUP BY stream_agg.session(ts, '1 minute')}, $option);
+	$refused->(qr/ERROR:  retention needs a column that says when a row's window ends/, q{SELECT k, count(*) FROM ret GROUP BY k, stream_agg.tumble(ts, '1 minute')}, $option);
+	$refused->(qr/ERROR:  retention needs a column that says when a row's window ends/, q{SELECT lower(stream_agg.session(ts, '1 minute')) AS s, count(*) FROM ret GROUP BY stream_agg.session(ts, '1 minute')}, $option);
 	like(said(qq{SELECT stream_agg.create_stream('no', \$q\$$minute\$q\$, output_mode => 'update', options => '$option')}), qr/ERROR:  retention needs a watermark/, 'no watermark');
 	sql('CREATE TABLE mine (w tstzrange, k int, n bigint); CREATE INDEX ON mine (k, w); CREATE INDEX ON mine (w) WHERE k > 0');
 	$refused->(qr/ERROR:  retention needs an index on column w of sink "mine"\n.*\nHINT:  Run CREATE INDEX ON public.mine \(w\)/, $minute, $option, q{, sink => 'mine'});

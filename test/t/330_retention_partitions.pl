@@ -107,7 +107,7 @@ subtest 'what is refused' => sub {
 	sql('CREATE TABLE by_k (w timestamptz, k int, n bigint) PARTITION BY LIST (k); CREATE TABLE by_k1 PARTITION OF by_k FOR VALUES IN (1);
 		CREATE TABLE rest (w timestamptz, k int, n bigint) PARTITION BY RANGE (w); CREATE TABLE rest_1 PARTITION OF rest DEFAULT;
 		CREATE TABLE none (w timestamptz, k int, n bigint) PARTITION BY RANGE (w)');
-	like(said(call('by_k', $query, '')), qr/ERROR:  retention is not for sink "by_k", which is not partitioned by the time of windows/, 'by something else');
+	like(said(call('by_k', $query, '')), qr/ERROR:  retention cannot be used for sink "by_k", which is not partitioned by the time of windows/, 'by something else');
 	like(said(call($_, $query, '')), qr/ERROR:  retention needs a last partition of sink "$_" with two bounds, and no default partition/, $_) for qw(rest none);
 };
 

@@ -148,11 +148,11 @@ combines(const AggInfo *info, const Aggref *aggref)
 }
 
 /*
- * Whether a stream keeps the inputs of an aggregate instead of its transition
- * state, because of the aggregate or, with "combine", because its states would
- * have to be combined and cannot be; sets "strict" if only inputs without
- * NULLs are kept.  Raises feature_not_supported for an aggregate of which
- * neither state nor inputs can be kept.
+ * Returns whether a stream keeps the inputs of an aggregate instead of its
+ * transition state, because of the aggregate or, with "combine", because its
+ * states would have to be combined and cannot be; sets "strict" if only inputs
+ * without NULLs are kept.  Raises feature_not_supported for an aggregate of
+ * which neither state nor inputs can be kept.
  */
 bool
 sagg_aggregate_keeps_inputs(const Aggref *aggref, bool combine, bool *strict)

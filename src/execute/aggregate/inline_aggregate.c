@@ -141,7 +141,7 @@ sagg_inline_check(const SaggAggCall *call, const SaggAggState *state)
 	else
 		valid = !averages_integers(call->kind) || is_count_and_sum(state->value);
 	if (unlikely(!valid))
-		sagg_codec_corrupt("It is not what the aggregate makes.");
+		sagg_codec_corrupt("It does not have the form that the aggregate makes.");
 }
 
 /*
@@ -219,7 +219,7 @@ copy_numeric(SaggExecution *ex, SaggAggCall *call, Datum value)
 }
 
 /*
- * Returns the greater ("sign" 1) or lesser (-1) numeric; of equal values the
+ * Keep the greater ("sign" 1) or lesser (-1) numeric; of equal values the
  * last one, whose display scale may differ.
  */
 static void

@@ -60,11 +60,11 @@ check_sum(StringInfo buf)
 
 	if (ndigits < 0 || ndigits > MAX_DIGITS || weight < -MAX_DIGITS || weight > MAX_DIGITS ||
 		(sign != SIGN_POSITIVE && sign != SIGN_NEGATIVE) || scale < 0 || scale > MAX_SCALE)
-		sagg_codec_corrupt("A sum is none.");
+		sagg_codec_corrupt("A sum is invalid.");
 	for (int32 i = 0; i < ndigits; i++)
 	{
 		if (pq_getmsgint(buf, 2) >= DIGIT_BASE)
-			sagg_codec_corrupt("A sum has a digit that is none.");
+			sagg_codec_corrupt("A sum has an invalid digit.");
 	}
 }
 

@@ -140,7 +140,7 @@ is_binary(Oid type)
 }
 
 /*
- * How values of a type that is no domain are stored, in a word.
+ * Returns how values of a type that is not a domain are stored, in a word.
  */
 const char *
 sagg_codec_way(Oid type)

@@ -63,7 +63,7 @@ sagg_numeric_check(const char *data, Size len)
 	{
 		if (len != sizeof(header) ||
 			(header != SPECIAL_NAN && header != SPECIAL_PINF && header != SPECIAL_NINF))
-			sagg_codec_corrupt("A numeric is no number and nothing else.");
+			sagg_codec_corrupt("A numeric has an invalid header.");
 		return;
 	}
 	head = (header & SIGN_SHORT) ? sizeof(header) : sizeof(header) + sizeof(int16);
@@ -78,7 +78,7 @@ sagg_numeric_check(const char *data, Size len)
 
 		memcpy(&digit, data + head + i * sizeof(int16), sizeof(digit));
 		if (digit < 0 || digit >= DIGIT_BASE)
-			sagg_codec_corrupt("A numeric has a digit that is none.");
+			sagg_codec_corrupt("A numeric has an invalid digit.");
 	}
 }
 
@@ -102,7 +102,7 @@ check_inet(const char *data, Size len)
 		return;
 	if (len == head + 16 && inet->family == PGSQL_AF_INET6 && inet->bits <= 128)
 		return;
-	sagg_codec_corrupt("A network address is none.");
+	sagg_codec_corrupt("A network address is invalid.");
 }
 
 /*
@@ -115,7 +115,7 @@ element_at(const SaggCodec *element, char *p, char *end, char **after)
 
 	/* alignment may have led beyond the end */
 	if (p >= end)
-		sagg_codec_corrupt("An element of an array is not there.");
+		sagg_codec_corrupt("An element of an array is missing.");
 	if (element->len < 0)
 	{
 		if (VARATT_IS_1B_E(p) ||

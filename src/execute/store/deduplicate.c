@@ -73,7 +73,7 @@ static bool seen_equal(SaggExecution *ex, const SeenKey *a, const SeenKey *b);
 
 struct SaggSeenKeys
 {
-	MemoryContext memory;		/* number of keys */
+	MemoryContext memory;		/* memory of the keys */
 	seentab_hash *table;
 	SaggWindow	window;			/* the step, as the store has it */
 };

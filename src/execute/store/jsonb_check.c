@@ -24,7 +24,7 @@ pg_noreturn static void corrupt(void);
 static void
 corrupt(void)
 {
-	sagg_codec_corrupt("A jsonb is none.");
+	sagg_codec_corrupt("A jsonb is invalid.");
 }
 
 static void

@@ -174,7 +174,7 @@ sagg_form_collation(SaggStateForm *form, Oid collation)
 }
 
 /*
- * Returns the digest of a form, names and OIDs.  The hash is a cryptographic
+ * Compute the digest of a form, names and OIDs.  The hash is a cryptographic
  * one, because roles choose names and, in part, OIDs.
  */
 void

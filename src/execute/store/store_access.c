@@ -186,7 +186,7 @@ sagg_store_live_bytes(SaggStore *store, int partition)
 }
 
 /*
- * Returns the number of groups in the store, and the bytes they take in it.
+ * Count the groups in the store, and the bytes they take in it.
  */
 void
 sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes)

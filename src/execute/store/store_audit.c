@@ -42,7 +42,7 @@ dump_area(dsa_area *area)
 }
 
 /*
- * Returns the objects in use according to the dump, without the allocator's
+ * Count the objects in use according to the dump, without the allocator's
  * own.
  */
 static void

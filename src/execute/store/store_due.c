@@ -4,12 +4,12 @@
  *	  A heap of the times when sessions may end.
  *
  * Windows that share their end are freed as units.  Sessions have ends of
- * their own, and a batch must not look at all of them.  So a store's handle
- * has a heap of ends, the least first, each with the hash of its group: for
- * every session in the store there is an item of its hash that is not later
- * than its end.  A session that grows leaves its item in place; when that item
- * comes up, it is put back with the current end.  So an item costs a few steps
- * each time that its session has grown.
+ * their own, and a batch must not read all of them.  So a store's handle has a
+ * heap of ends, the least first, each with the hash of its group: for every
+ * session in the store there is an item of its hash that is not later than its
+ * end.  A session that grows leaves its item in place; when that item comes
+ * up, it is put back with the current end.  So an item costs a few steps each
+ * time that its session has grown.
  *
  * The heap is memory of the process, like the handle, 16 bytes an item, and is
  * built from the store when it is needed and unknown: at first, and after an

@@ -45,8 +45,8 @@ typedef struct SaggSlotRef
 {
 	dsa_pointer version;		/* InvalidDsaPointer = empty */
 	uint32		hash;
-	uint32		start;			/* hash of its entry, folded: all sessions of a
-								 * key have the same hash */
+	uint32		start;			/* start of its entry, folded: all sessions
+								 * of a key have the same hash */
 } SaggSlotRef;
 
 /* Groups of one window in one partition: a hash table with linear probing. */
@@ -69,7 +69,7 @@ struct SaggUnit
 	uint32		former_nentries;
 	bool		created;		/* the batch made it */
 	bool		resized;		/* the former slots are kept */
-	int16		partition;		/* next unit of the store, touched or not */
+	int16		partition;		/* partition of the store; always set */
 	uint64		former_bytes;
 	dsa_pointer former_slots;
 	dsa_pointer next_touched;
@@ -95,7 +95,7 @@ typedef struct SaggStoreHeader
 	uint64		fingerprint;
 	SaggIdentity identity;		/* identity of the types and functions of the
 								 * entries, which are read without conversion */
-	int64		batch;			/* the commit that this state equals */
+	int64		batch;			/* batch whose commit this state equals */
 	Size		size;			/* the area's limit; see store_limit.c */
 	SaggHashSeed seed;
 	dsa_pointer touched;		/* list of the units that the batch has touched */

@@ -12,10 +12,10 @@
  * That is enough as long as no change is half made.  So the store is marked as not
  * undoable while a version is put, while a batch is published or undone, and until
  * a store that is being restored is published or undone for the first time.  A
- * process ends at places of its own choice, or the server restarts without any
- * store; what it finds marked by another it discards.
+ * process ends only at places it chooses, or the server restarts without any
+ * store; a store that is found marked as not undoable is discarded.
  *
- * Never allocates.
+ * Nothing here allocates.
  *
  *-------------------------------------------------------------------------
  */

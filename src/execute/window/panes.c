@@ -10,7 +10,7 @@
  * pane is read from the store once per batch, however many windows it is part
  * of.
  *
- * Append emits the windows that the batch closes, update the open ones of
+ * Append emits the windows that the batch closes, update the open windows in
  * which it has changed a pane, complete all; open_windows all that are open.
  * Nothing here changes the store, or a group.
  *

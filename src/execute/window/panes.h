@@ -51,8 +51,8 @@ typedef struct SaggSliding
 	const SaggWindow *window;
 	int64		first;			/* windows that start from here */
 	int64		last;			/* to here are emitted */
-	SaggPaneList batch;			/* units of all partitions */
-	SaggPaneList work;			/* units of the current partition */
+	SaggPaneList batch;			/* panes of the batch, of all partitions */
+	SaggPaneList work;			/* panes of the current partition */
 	int			nunits;
 	int			max_units;
 	SaggPaneUnit *units;
@@ -66,9 +66,9 @@ typedef struct SaggSliding
 	SaggAggState *back;			/* its sum; NULL = empty */
 
 	/* context in which aggregate functions allocate */
-	ExprContext *loaded;		/* memory of panes read from the store */
+	ExprContext *loaded;		/* context of panes read from the store */
 	ExprContext *stacks;
-	ExprContext *result;		/* memory of one window */
+	ExprContext *result;		/* context of one window */
 } SaggSliding;
 
 /* sliding.c */

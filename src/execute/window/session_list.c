@@ -90,6 +90,9 @@ sagg_session_first(const SaggSessionList *list)
 	return place;
 }
 
+/*
+ * Returns the place behind another one.
+ */
 SaggSessionPlace
 sagg_session_next(const SaggSessionList *list, SaggSessionPlace place)
 {

@@ -122,6 +122,9 @@ sagg_session_put(SaggStore *store, uint32 hash, int64 start, bool apart,
 						  old, entry->data, entry->len);
 }
 
+/*
+ * Remove a session, "stored", when the batch is published; see sagg_store_bury.
+ */
 void
 sagg_session_bury(SaggStore *store, uint32 hash, int64 start, bool apart,
 				  SaggStored stored)
@@ -129,6 +132,9 @@ sagg_session_bury(SaggStore *store, uint32 hash, int64 start, bool apart,
 	sagg_store_bury(store, unit_start(hash, apart), stored_hash(store, hash, start, apart), stored);
 }
 
+/*
+ * Put a session that is being restored, in place of "old"; see sagg_store_load.
+ */
 void
 sagg_session_restore(SaggStore *store, uint32 hash, int64 start, bool apart,
 					 SaggStored old, const char *entry, Size len)
@@ -137,6 +143,9 @@ sagg_session_restore(SaggStore *store, uint32 hash, int64 start, bool apart,
 					old, entry, len);
 }
 
+/*
+ * Remove a session that is being restored.
+ */
 void
 sagg_session_forget(SaggStore *store, uint32 hash, int64 start, bool apart,
 					SaggStored stored)

@@ -92,7 +92,7 @@ typedef struct SaggSessionWalk
 	uint32		hash;
 	bool		apart;			/* it is in the unit of the hash */
 	uint32		step;
-	SaggUnit   *unit;			/* walk over the unit of all sessions */
+	SaggUnit   *unit;			/* unit of all sessions */
 	SaggScan	scan;			/* walk over the unit of the hash */
 } SaggSessionWalk;
 

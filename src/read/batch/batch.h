@@ -22,7 +22,7 @@ typedef struct SaggSpill SaggSpill;
 /* Memory for records, one behind the other. */
 typedef struct SaggChunk
 {
-	struct SaggChunk *next;		/* list of chunks that nobody holds */
+	struct SaggChunk *next;		/* next chunk that nobody holds */
 	int			holders;		/* number of holders: whoever fills it, and
 								 * stretches in it */
 	Size		size;			/* bytes of data */
@@ -47,8 +47,8 @@ struct SaggBatch
 	bool		keep_headers;
 	bool		lacks_headers;	/* records may have had headers */
 	int64		nrecords;
-	int			nchunks;		/* chunks that somebody holds */
-	int			nspare;			/* chunks that nobody holds */
+	int			nchunks;		/* number of chunks that somebody holds */
+	int			nspare;			/* number of chunks that nobody holds */
 	SaggChunk  *spare;
 	SaggChunk  *filling;		/* for the next record, or NULL */
 	Size		bytes;			/* bytes of the records in chunks */

@@ -75,7 +75,7 @@ sagg_batch_end(SaggBatchCursor *cursor)
 }
 
 /*
- * Returns the next bytes of the file.
+ * Read the next bytes of the file.
  */
 static void
 read_file(SaggBatchCursor *cursor, void *data, Size len)

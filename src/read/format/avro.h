@@ -58,7 +58,7 @@ typedef struct AvroNode
 {
 	AvroType	type;
 	AvroLogical logical;
-	int			scale;			/* digits of decimal */
+	int			scale;			/* scale of decimal */
 	int			size;			/* size of fixed, bytes */
 	int			n;				/* fields, symbols, branches; 1 for array, map */
 	const char **names;			/* names of fields and symbols */
@@ -80,7 +80,8 @@ typedef struct AvroWant
 	int			nsubscripts;
 	struct AvroWant **subscripts;	/* children that are indexes, ascending */
 	struct AvroWant *found;		/* children found since they were forgotten */
-	struct AvroWant *also_found;	/* next child of the parent */
+	struct AvroWant *also_found;	/* next in the parent's list of children
+									 * found */
 	bool		is_found;
 } AvroWant;
 
@@ -91,8 +92,8 @@ typedef struct AvroReader
 	const char *p;
 	const char *end;
 	int64		budget;			/* number of values that may still be read */
-	int64		digits;			/* bytes of symbols and names that it may still
-								 * produce */
+	int64		digits;			/* digits, and bytes of symbols and names,
+								 * that it may still stand for */
 	const char *reason;			/* why the record is invalid, NULL = it is
 								 * valid */
 	SaggFieldValue *values;

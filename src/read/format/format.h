@@ -59,8 +59,8 @@ struct SaggDecoder
 	int			nunused;
 	int		   *unused;			/* columns to set to NULL, from 0 */
 	int			nlong;
-	DecoderColumn **longs;		/* schema of the current record, for the long
-								 * way */
+	DecoderColumn **longs;		/* columns of the current record that need
+								 * the long way */
 };
 
 typedef struct SaggOutValue SaggOutValue;

@@ -9,8 +9,10 @@
  * Columns are fields of the record by name, or deeper parts by path, whatever
  * schema a record was written with: a field that it does not have is NULL.
  *
- * - Numbers, strings and booleans are treated like those of JSON; enums are strings.
- * - date, time and timestamp types become strings or, for columns that are numbers, the number that was written; decimals are exact.
+ * - Numbers, strings and booleans are treated like those of JSON; enums are
+ *	 strings.
+ * - date, time and timestamp types become strings or, for columns that are
+ *	 numbers, the number that was written; decimals are exact.
  * - bytes and fixed are read into bytea.
  * - Records, arrays and maps are read as JSON, in which bytes are written as
  *	 "\x00ff" and what is no number in JSON as a string.
@@ -33,7 +35,7 @@
 typedef struct AvroState
 {
 	AvroWant	root;			/* what is wanted of a record */
-	MemoryContext memory;		/* number of values of the current record */
+	MemoryContext memory;		/* memory of the current record's values */
 	int			nvalues;
 } AvroState;
 

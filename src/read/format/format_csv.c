@@ -206,7 +206,7 @@ typedef struct CsvEncoder
 {
 	SaggPayloadEncoder base;
 	const SaggLayout *layout;
-	int		   *indexes;		/* number of columns */
+	int		   *indexes;		/* numbers of the columns */
 	SaggValueEncoder *columns;
 } CsvEncoder;
 

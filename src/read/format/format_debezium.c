@@ -31,7 +31,7 @@ enum EventValue
 	EVENT_VALUES
 };
 
-#define MAX_EVENT_NAMES		2	/* number of the paths above */
+#define MAX_EVENT_NAMES		2	/* most names in the paths above */
 
 static void
 add_event_path(SaggJsonPath *paths, int *npaths, bool kind_only, int n,

@@ -27,8 +27,7 @@ struct JsonNode
 	bool		any_case;		/* see SaggJsonPath */
 	bool		exact;			/* the record has an exact match; this and the
 								 * next two are of the current record */
-	bool		ambiguous;		/* number of different names that match in
-								 * another case */
+	bool		ambiguous;		/* different names match in another case, */
 	const char *other;			/* the first of them, null = none */
 	uint64_t	lengths;		/* a bit for the length of each child's name that
 								 * may be in any case */
@@ -37,7 +36,7 @@ struct JsonNode
 	int			guesses;		/* number of children to compare before a hash
 								 * is computed */
 	JsonNode   *children;
-	JsonNode   *end;			/* index behind the last child */
+	JsonNode   *end;			/* behind the last child */
 	JsonNode   *next;			/* the child that is likely the next */
 	int			nsubscripts;
 	int		   *subscripts;		/* children that are indexes, ascending */
@@ -45,7 +44,8 @@ struct JsonNode
 	int		   *slots;			/* children by hash in lower case, -1 = none;
 								 * NULL = few */
 	JsonNode   *found;			/* children found since sagg_json_forget */
-	JsonNode   *also_found;		/* next child of the parent */
+	JsonNode   *also_found;		/* next in the parent's list of children
+								 * found */
 	bool		is_found;
 };
 

@@ -64,9 +64,10 @@ struct SaggJsonLeaf
 	 * Fields without an exact match are looked for in any case, from the first
 	 * record on that lacks one.
 	 */
-	bool	   *may_be_any_case;	/* node by value */
+	bool	   *may_be_any_case;	/* by value: it may be in any case */
 	bool		any_case;
-	bool		lacks;			/* the current record has such a field */
+	bool		lacks;			/* such a field is missing in the current
+								 * record */
 };
 
 /* Records why the record is invalid; "at" points into the buffer. */

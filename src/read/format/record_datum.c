@@ -379,7 +379,7 @@ check_words(const SaggFieldValue *value)
 			if (p - word == strlen(words[i]) && pg_strncasecmp(word, words[i], p - word) == 0)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_DATETIME_FORMAT),
-						 errmsg("\"%s\" in a record is no date or time", words[i])));
+						 errmsg("\"%s\" in a record is not a date or time", words[i])));
 		}
 		if (p == word)
 			p++;

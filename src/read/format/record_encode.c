@@ -36,7 +36,7 @@ typedef struct EncoderColumn
 
 struct SaggEncoder
 {
-	int			ncolumns;		/* by kind of metadata */
+	int			ncolumns;		/* columns of metadata */
 	EncoderColumn *columns;
 	int			metadata[SAGG_FIELD_ERROR + 1]; /* first column, -1 = none */
 	const SaggEncoding *encoding;

@@ -26,7 +26,7 @@ typedef struct SaggSchema
 								 * this schema, and answered for others */
 	TimestampTz fetched;
 	MemoryContext memory;
-	Size		bytes;			/* memory of it */
+	Size		bytes;			/* bytes it takes */
 } SaggSchema;
 
 /* How to reach a registry, and how it is used. */

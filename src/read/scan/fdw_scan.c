@@ -324,7 +324,7 @@ raise_orphaned(const SaggSourceScan *state)
 					get_rel_name(state->source)) :
 			 errmsg("cursor over source \"%s\" reads what was read for a repair that is over",
 					get_rel_name(state->source)),
-			 errdetail("It was opened by what the query of a stream calls, and has not been closed."),
+			 errdetail("It was opened by a function that the query of a stream calls, and has not been closed."),
 			 errhint("Close cursors over sources in the function that opens them.")));
 }
 

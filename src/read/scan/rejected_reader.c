@@ -99,7 +99,7 @@ kept_bytes(const char *data, Size len, const char *what, StringInfo cut)
 }
 
 /*
- * Returns the headers of a record, unless they are too large.
+ * Set the headers of a record, unless they are too large.
  */
 static void
 put_headers(SaggDivertedRecord *letter, const SaggRecord *record, StringInfo cut)

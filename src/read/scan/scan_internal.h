@@ -23,7 +23,7 @@ typedef struct SaggScanLimits
 	int64		min_offset;
 	int64		max_offset;
 	bool		has_time;
-	TimestampTz min_time;		/* bounds of the record's timestamp, if
+	TimestampTz min_time;		/* least timestamp of the record, if
 								 * "has_time" */
 	const SaggRestriction *restriction; /* or NULL */
 	bool		lenient;		/* records that cannot be decompressed are left
@@ -130,7 +130,8 @@ typedef struct SaggSourceScan
 	bool		ignores_tombstones;
 	SaggNullWatch *watch;		/* of a batch, NULL = nothing to watch */
 	bool		want_headers;
-	bool		want_record;	/* metadata columns except the position */
+	bool		want_record;	/* metadata other than the position is
+								 * needed */
 	List	   *bounds;			/* see SAGG_SCAN_BOUNDS */
 	List	   *expressions;	/* their ExprStates, in the same order */
 	bool		started;

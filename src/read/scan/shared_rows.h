@@ -83,7 +83,7 @@ typedef struct SaggSharedRows
 	int64		nblocks;
 	List	   *stores;
 	char	   *chunk;			/* block for by-reference values */
-	Size		left;			/* bytes used of it */
+	Size		left;			/* bytes left in it */
 	int			nscans;			/* scans that have ended, and */
 	int64		ndecoded;		/* records that they have decoded */
 } SaggSharedRows;

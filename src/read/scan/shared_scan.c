@@ -12,7 +12,9 @@
  * A scan finds here only values that it would have made itself:
  *
  * - Of the columns that only others read, the first scan takes what has a short
- *	 way (fast_datum.c), which cannot fail and depends on no setting.  So no stream gets an error, or runs an input function, of a column it does not read; and a record that does not decode is decoded, and rejected, by each.
+ *	 way (fast_datum.c), which cannot fail and depends on no setting.  So no
+ *	 stream gets an error, or runs an input function, of a column it does not
+ *	 read; and a record that does not decode is decoded, and rejected, by each.
  * - What went the long way is kept if the type's input function is immutable;
  *	 dates and times, for scans under the same settings; what has domains or
  *	 composites in it is not kept.

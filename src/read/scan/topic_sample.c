@@ -63,7 +63,7 @@ typedef struct SampleField
 {
 	char	   *name;
 	int			kinds;
-	List	   *members;		/* fields, if values are objects */
+	List	   *members;		/* members, if values are objects */
 } SampleField;
 
 struct SaggSample
@@ -72,10 +72,10 @@ struct SaggSample
 	MemoryContext record;		/* memory for one record, while it is added */
 	int64		records;
 	int64		tombstones;
-	int64		objects;		/* number of records in JSON */
-	int64		events;			/* number of events of Debezium among them */
+	int64		objects;		/* records that are JSON objects */
+	int64		events;			/* events of Debezium among them */
 	int64		avro;
-	int64		texts;			/* number of values that are not objects */
+	int64		texts;			/* texts that are not objects */
 	int64		keys;
 	bool		binary_keys;
 	int			commas;			/* number of commas in each text, -1 = it
