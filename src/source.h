@@ -133,9 +133,9 @@ typedef struct SaggSourceRecord
 	const SaggHeader *headers;
 } SaggSourceRecord;
 
-/* A record to be produced.  All pointers are the caller's. */
 #define SAGG_PARTITION_BY_KEY	(-1)
 
+/* A record to be produced.  All pointers are the caller's. */
 typedef struct SaggOutRecord
 {
 	const char *topic;			/* NULL = the source's one */
@@ -384,7 +384,9 @@ typedef struct SaggSourceServices
 	 * an option of an object of this catalog (ForeignTableRelationId,
 	 * AttributeRelationId) is one that stream_agg itself reads, such as format or
 	 * path; raises an error for a wrong value.  "options_fit" raises an error for
-	 * options of such an object, a list of DefElem, that do not go together.
+	 * options of such an object, a list of DefElem, that do not go together.  The
+	 * options schema.registry... of servers and user mappings, for format avro, are
+	 * read too; the validator lets them through by itself.
 	 */
 	bool		(*takes_option) (Oid catalog, const char *name, const char *value);
 	void		(*options_fit) (Oid catalog, List *options);

@@ -312,8 +312,8 @@ sagg_offsets_from_jsonb(Jsonb *json, const char *topic,
 }
 
 /*
- * Ranges from jsonb, allocated in the current memory context; parameters and
- * result as of sagg_offsets_from_jsonb.
+ * Sets ranges from jsonb, allocated in the current memory context; parameters
+ * and result are those of sagg_offsets_from_jsonb.
  */
 bool
 sagg_ranges_from_jsonb(Jsonb *json, const char *topic,
@@ -323,8 +323,8 @@ sagg_ranges_from_jsonb(Jsonb *json, const char *topic,
 }
 
 /*
- * Offsets from jsonb, of which values may be below zero; parameters and result
- * as of sagg_offsets_from_jsonb.
+ * Sets offsets from jsonb that may be below zero; parameters and result are
+ * those of sagg_offsets_from_jsonb.
  */
 bool
 sagg_signed_from_jsonb(Jsonb *json, const char *topic,

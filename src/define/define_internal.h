@@ -11,15 +11,12 @@
 #include "checkpoint/checkpoint.h"
 #include "control/control.h"
 #include "define/define.h"
+#include "event_time/event_time.h"
 
 #include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "nodes/parsenodes.h"
 #include "utils/jsonb.h"
-
-/* 1970-01-01 00:00 UTC as a TimestampTz */
-#define SAGG_EPOCH \
-	((TimestampTz) (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
 
 /* tumble.c */
 extern int64 sagg_window_size(const Interval *size);

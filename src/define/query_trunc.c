@@ -150,8 +150,8 @@ is_date_trunc(Node *expr)
 }
 
 /*
- * Recognise a cast to date, in the zone "by" and of type "type", of a time or
- * of a date_trunc.
+ * Returns whether an expression is a cast to date, in the zone "by" and of
+ * type "type", of a time or of a date_trunc.
  */
 static bool
 match_date(Node *arg, Oid type, pg_tz *by, SaggWindow *window, Node **eventtime)

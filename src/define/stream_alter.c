@@ -65,9 +65,9 @@ merge_options(SaggStream *stream, Datum changes)
 }
 
 /*
- * Change the delay, which decides what becomes late from now on.  Without a
- * delay nothing could have become late, so there may be state of windows that
- * a new delay would close.
+ * Change the delay, which decides what becomes late from now on.  A stream
+ * without a watermark cannot get one, because nothing was late for it so far:
+ * its state may have groups that would be late.
  */
 static void
 change_watermark(SaggStream *stream, int64 delay)

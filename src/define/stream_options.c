@@ -124,7 +124,8 @@ checked_group(char *name)
 }
 
 /*
- * Read option "delivery": whether rows may arrive more than once.
+ * Returns the value of option "delivery": whether rows may arrive more than
+ * once.
  */
 static bool
 delivery_from_word(const char *word)

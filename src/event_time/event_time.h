@@ -10,7 +10,14 @@
 #ifndef SAGG_EVENT_TIME_H
 #define SAGG_EVENT_TIME_H
 
+#include "datatype/timestamp.h"
+
 #include "stream_agg.h"
+
+/* 1970-01-01 00:00 UTC as a TimestampTz, and in milliseconds */
+#define SAGG_EPOCH \
+	((TimestampTz) (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
+#define SAGG_EPOCH_MS	(SAGG_EPOCH / 1000)
 
 /* calendar.c */
 extern void sagg_calendar_init(SaggCalendar *calendar, const Interval *size,

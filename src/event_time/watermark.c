@@ -14,7 +14,6 @@
 #include "common/int.h"
 #include "utils/timestamp.h"
 
-#include "stream_agg.h"
 #include "event_time.h"
 
 /*
@@ -25,9 +24,7 @@
 bool
 sagg_watermark_known(TimestampTz watermark)
 {
-	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
-
-	return !TIMESTAMP_NOT_FINITE(watermark) && watermark != epoch;
+	return !TIMESTAMP_NOT_FINITE(watermark) && watermark != SAGG_EPOCH;
 }
 
 /*

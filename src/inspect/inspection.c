@@ -21,6 +21,7 @@
 #include "access/xact.h"
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "inspect_internal.h"
 
 /*
@@ -75,8 +76,7 @@ sagg_inspection_begin_empty(SaggInspection *inspection)
 
 	progress->batch = -1;
 	progress->watermark = inspection->stream->has_watermark ?
-		(TimestampTz) (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY :
-		DT_NOBEGIN;
+		SAGG_EPOCH : DT_NOBEGIN;
 	inspection->progress = progress;
 	begin_execution(inspection);
 }

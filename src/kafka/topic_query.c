@@ -19,6 +19,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "kafka_internal.h"
 
 /* pause after an answer that is not usable yet */
@@ -544,10 +545,7 @@ sagg_kafka_offsets_at(SaggReader *base, TimestampTz time,
 					   SaggRange *bounds, int nbounds)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
-	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * (USECS_PER_DAY / 1000);
-	int64		ms = time / 1000 + (time % 1000 > 0) - epoch;	/* Kafka's
-																 * milliseconds,
-																 * rounded up */
+	int64		ms = time / 1000 + (time % 1000 > 0) - SAGG_EPOCH_MS;	/* rounded up */
 	int64	   *offsets = palloc(sizeof(int64) * Max(nbounds, 1));
 
 	if (nbounds == 0)

@@ -26,6 +26,7 @@
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "rate.h"
 #include "rate_internal.h"
 
@@ -87,7 +88,6 @@ fixed_input(Oid function, const char *value, int32 typmod)
 static int64
 start_option(const char *value)
 {
-	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
 	const char *hint = "Write a time from 1970 on, as in 2026-01-31 12:00:00+00; without an offset it is UTC.";
 	TimestampTz time;
 
@@ -95,9 +95,9 @@ start_option(const char *value)
 	if (strspn(value, "0123456789-+:. TZ") != strlen(value))
 		reject_value("start", value, hint);
 	time = DatumGetTimestampTz(fixed_input(F_TIMESTAMPTZ_IN, value, -1));
-	if (TIMESTAMP_NOT_FINITE(time) || time < epoch)
+	if (TIMESTAMP_NOT_FINITE(time) || time < SAGG_EPOCH)
 		reject_value("start", value, hint);
-	return (time - epoch) / 1000;
+	return (time - SAGG_EPOCH) / 1000;
 }
 
 /*

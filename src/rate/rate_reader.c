@@ -16,6 +16,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "event_time/event_time.h"
 #include "rate_internal.h"
 #include "read/batch/batch.h"
 
@@ -145,8 +146,7 @@ void
 sagg_rate_offsets_at(SaggReader *base, TimestampTz time, SaggRange *bounds, int nbounds)
 {
 	SaggRateReader *reader = (SaggRateReader *) base;
-	const int64 epoch_ms = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * (USECS_PER_DAY / 1000);
-	int64		time_ms = time / 1000 + (time % 1000 > 0) - epoch_ms;	/* rounded up */
+	int64		time_ms = time / 1000 + (time % 1000 > 0) - SAGG_EPOCH_MS;	/* rounded up */
 
 	for (int i = 0; i < nbounds; i++)
 	{

@@ -17,6 +17,7 @@
 
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "rate_internal.h"
 
 /* rows that take longer never come */
@@ -106,6 +107,5 @@ sagg_rate_offset(const SaggRate *rate, int32 partition, int64 row)
 int64
 sagg_rate_now(void)
 {
-	return GetCurrentTimestamp() / 1000 +
-		(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * INT64CONST(86400000);
+	return GetCurrentTimestamp() / 1000 - SAGG_EPOCH_MS;
 }

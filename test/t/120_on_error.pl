@@ -183,7 +183,7 @@ for my $i (0 .. $#faults)
 	create("failing_$i", '{"max_future": "1 day"}', source => "fail_$i");
 	wait_state($node, "failing_$i", 'failed');
 	like(last_error("failing_$i"), $reason, "fail, $kind: the reason");
-	like(last_error("failing_$i"), qr/^HINT:  To go on without such records, .*alter_stream/m, "fail, $kind: what to do");
+	like(last_error("failing_$i"), qr/^HINT:  To continue without such records, .*alter_stream/m, "fail, $kind: what to do");
 	like(last_error("failing_$i"), qr/record(?: read:| at) topic "fail_$i", partition 0, offset 1/, "fail, $kind: the record");
 	is($node->safe_psql('postgres', "SELECT count(*) FROM failing_$i"), 0, "fail, $kind: nothing is written");
 	drop("failing_$i");

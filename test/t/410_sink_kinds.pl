@@ -94,7 +94,7 @@ is(join(' ', map { files_of($node, $_, '.prepared') } qw(minutes keys)), '', 'no
 # --- functions that need rows in a table
 refused(q{SELECT stream_agg.reset_stream('minutes_made', 'earliest', results => true)}, qr/results of stream "minutes_made" cannot be replaced\nDETAIL:  Its sink is a directory of files, from which records cannot be removed.\nHINT:  Reset it without results: the directory gets the new results/, 'results that are computed again');
 refused(q{SELECT stream_agg.repair_late('minutes_made')}, qr/DETAIL:  Its sink is a directory of files, in which no record can be replaced/, 'repair_late');
-refused(q{SELECT stream_agg.create_live_view('minutes_made')}, qr/DETAIL:  Its sink is a directory of files, and what is read there is of another moment/, 'a live view');
+refused(q{SELECT stream_agg.create_live_view('minutes_made')}, qr/DETAIL:  Its sink is a directory of files, whose contents are not of the same moment/, 'a live view');
 produce();
 my (undef, undef, $notice) = $node->psql('postgres', q{SELECT stream_agg.stop_stream('logged_made'); SELECT count(*) FROM stream_agg.preview('logged_made')});
 like($notice, qr/The sink was not tried, for it is a log file, which does not roll back/, 'preview does not try a sink that cannot be rolled back');

@@ -118,12 +118,12 @@ put_session(SaggExecution *ex, SaggSessionKey *key, SaggSessionWindow *session)
 }
 
 /*
- * Count a session that begins at or before the watermark of the previous
+ * Returns whether a session begins at or before the watermark of the previous
  * batch.  A session of its key that touches it and ends at or before the
  * watermark is closed, so the two are not merged.  Closed sessions are not
- * remembered, so this counts the sessions for which there may be one: all that
- * have lost a part are counted.  Which these are does not depend on the order
- * of records.
+ * remembered, so this is true of the sessions for which there may be one: of
+ * all that have lost a part, and of some others.  It does not depend on the
+ * order of records.
  */
 static bool
 begins_beside_closed(const SaggExecution *ex, const SaggSessionWindow *session)

@@ -18,6 +18,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "streams/streams.h"
 #include "scan_internal.h"
 
@@ -117,7 +118,7 @@ bounds_from_time(SaggScanReader *scan, const SaggScanLimits *limits)
 
 	/* Kafka counts from 1970; a record's timestamp may be earlier */
 	if (!limits->has_time || scan->nbounds == 0 ||
-		limits->min_time <= (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
+		limits->min_time <= SAGG_EPOCH)
 		return scan->bounds;
 	bounds = palloc(sizeof(SaggRange) * scan->nbounds);
 	memcpy(bounds, scan->bounds, sizeof(SaggRange) * scan->nbounds);
