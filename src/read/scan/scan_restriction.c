@@ -3,43 +3,14 @@
  * scan_restriction.c
  *	  Restricts scans of a topic to what a stream has read of it.
  *
- * While a restriction is set, scans of its source that begin in this process
- * read some ranges of offsets, without some records.  The caller ends it, also
- * after an error, as it does with an attached batch.
+ * While a restriction is set (batch_context.c), scans of its sources that begin in
+ * this process read some ranges of offsets, without some records.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "scan_internal.h"
-
-static const SaggRestriction *current = NULL;
-
-/* number of the restriction in this process, 0 = none */
-static uint64 current_number = 0;
-
-/*
- * Set a restriction, which must live until sagg_scan_unrestrict.
- */
-void
-sagg_scan_restrict(const SaggRestriction *restriction)
-{
-	static uint64 last_number = 0;
-
-	current = restriction;
-	current_number = ++last_number;
-}
-
-/*
- * End the restriction, if one is set.  Scans that have not ended do not touch
- * it again.
- */
-void
-sagg_scan_unrestrict(void)
-{
-	current = NULL;
-	current_number = 0;
-}
 
 /*
  * Returns the restriction of scans of "source"; NULL if there is none.
@@ -48,7 +19,9 @@ sagg_scan_unrestrict(void)
 const SaggRestriction *
 sagg_scan_restriction(Oid source, uint64 *number)
 {
-	*number = current_number;
+	const SaggRestriction *current = sagg_batch_context.restriction;
+
+	*number = sagg_batch_context.restriction_number;
 	return current && list_member_oid(current->sources, source) ? current : NULL;
 }
 
@@ -59,7 +32,7 @@ sagg_scan_restriction(Oid source, uint64 *number)
 bool
 sagg_restriction_stands(uint64 number)
 {
-	return number == current_number;
+	return number == sagg_batch_context.restriction_number;
 }
 
 /*
