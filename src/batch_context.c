@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * batch_context.c
- *	  The micro-batch that this process runs now.
+ *	  The micro-batch, or repair, that this process runs now.
  *
  * Stages set what they need and take it back when they are done.  Whatever is left
  * after an error goes with the transaction or subtransaction in which the batch was
- * attached: that reset is the only cleanup, for workers and previews alike.
+ * attached: that reset is the only cleanup, for workers, previews and repairs alike.
  *
  *-------------------------------------------------------------------------
  */
@@ -105,4 +105,19 @@ sagg_batch_set_sink(Oid sink, void *opened)
 	register_reset();
 	sagg_batch_context.sink = sink;
 	sagg_batch_context.opened = opened;
+}
+
+/*
+ * Let scans of a restriction's sources that begin in this process from now on read
+ * what it allows; it is the caller's.  NULL: all there is again.  Scans that have not
+ * ended do not touch the former restriction again.
+ */
+void
+sagg_batch_restrict(const struct SaggRestriction *restriction)
+{
+	static uint64 last_number = 0;
+
+	register_reset();
+	sagg_batch_context.restriction = restriction;
+	sagg_batch_context.restriction_number = restriction ? ++last_number : 0;
 }

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * batch_context.h
- *	  The micro-batch that this process runs now, for scans of its sources and
- *	  for INSERTs into its sink.
+ *	  The micro-batch, or repair, that this process runs now, for scans of its
+ *	  sources and for INSERTs into its sink.
  *
  * The executor calls scans and INSERTs without an argument of ours, so what they
  * need of the batch is here, once per process.
@@ -15,6 +15,7 @@
 #include "stream_agg.h"
 
 struct SaggBatch;
+struct SaggRestriction;
 struct SaggSharedRows;
 
 /* Where a record is. */
@@ -42,6 +43,10 @@ typedef struct SaggBatchContext
 	/* WRITE: the sink that is written to */
 	Oid			sink;			/* InvalidOid = none */
 	void	   *opened;			/* what its kind has opened */
+
+	/* a repair, which has no batch: what scans of its sources read */
+	const struct SaggRestriction *restriction;	/* NULL = all there is */
+	uint64		restriction_number; /* number of this restriction, 0 = none */
 } SaggBatchContext;
 
 extern SaggBatchContext sagg_batch_context;
@@ -51,5 +56,6 @@ extern void sagg_batch_attach(List *sources, int reading, struct SaggBatch *batc
 extern void sagg_batch_detach(void);
 extern void sagg_batch_set_shared(struct SaggSharedRows *shared);
 extern void sagg_batch_set_sink(Oid sink, void *opened);
+extern void sagg_batch_restrict(const struct SaggRestriction *restriction);
 
 #endif							/* SAGG_BATCH_CONTEXT_H */

@@ -142,8 +142,6 @@ typedef struct SaggRestriction
 } SaggRestriction;
 
 extern void sagg_restriction_sort(SaggPlace *places, int nplaces);
-extern void sagg_scan_restrict(const SaggRestriction *restriction);
-extern void sagg_scan_unrestrict(void);
 
 /* refused_records.c */
 typedef struct SaggRefusedReader SaggRefusedReader;

@@ -158,14 +158,13 @@ sagg_repair_rows(SaggRepair *repair)
 
 	PG_TRY();
 	{
-		sagg_scan_restrict(restriction);
+		sagg_batch_restrict(restriction);
 		run_query(repair, windows, rows);
-		sagg_scan_unrestrict();
+		sagg_batch_restrict(NULL);
 		sagg_sink_repair(sink, repair->query, rows, repair->query->window_output, windows);
 	}
 	PG_CATCH();
 	{
-		sagg_scan_unrestrict();
 		sagg_sink_close(sink);
 		PG_RE_THROW();
 	}

@@ -3,43 +3,14 @@
  * scan_restriction.c
  *	  Scans that read of a topic what a stream has read of it, and no more.
  *
- * While a restriction is set, scans of its source that begin in this process
- * read some ranges of offsets, without some records.  Like a batch that is
- * attached, it is the caller's to end, also after an error.
+ * While a restriction is set (batch_context.c), scans of its sources that begin in
+ * this process read some ranges of offsets, without some records.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "scan_internal.h"
-
-static const SaggRestriction *current = NULL;
-
-/* which one of this process it is, 0 = none */
-static uint64 current_number = 0;
-
-/*
- * Set a restriction, which must live until sagg_scan_unrestrict.
- */
-void
-sagg_scan_restrict(const SaggRestriction *restriction)
-{
-	static uint64 last_number = 0;
-
-	current = restriction;
-	current_number = ++last_number;
-}
-
-/*
- * End it.  Also when none is set.  Scans that have not ended do not touch it
- * again.
- */
-void
-sagg_scan_unrestrict(void)
-{
-	current = NULL;
-	current_number = 0;
-}
 
 /*
  * What scans of "source" are restricted to; NULL if they are not.  "number" is
@@ -48,7 +19,9 @@ sagg_scan_unrestrict(void)
 const SaggRestriction *
 sagg_scan_restriction(Oid source, uint64 *number)
 {
-	*number = current_number;
+	const SaggRestriction *current = sagg_batch_context.restriction;
+
+	*number = sagg_batch_context.restriction_number;
 	return current && list_member_oid(current->sources, source) ? current : NULL;
 }
 
@@ -58,7 +31,7 @@ sagg_scan_restriction(Oid source, uint64 *number)
 bool
 sagg_restriction_stands(uint64 number)
 {
-	return number == current_number;
+	return number == sagg_batch_context.restriction_number;
 }
 
 /*
