@@ -130,6 +130,17 @@ for my $kind ('plain', 'hold', 'set')
 	};
 }
 
+subtest 'a preview that fails in the middle leaves nothing for scans of its transaction' => sub {
+	my $failing = q{DO $$ BEGIN
+		PERFORM FROM stream_agg.preview('SELECT k / (k - k) AS k, count(*) AS n FROM src GROUP BY 1', 10);
+		RAISE 'no error';
+	EXCEPTION WHEN division_by_zero THEN NULL; END $$};
+	plan_for(undef, 0);
+	like(said("BEGIN; $failing; SELECT count(*) FROM src; $failing; SELECT count(*) FROM stream_agg.preview('tried'); COMMIT"),
+		qr/\A$produced\n7$/m, 'they read the topic, and the next preview its batch');
+	survives();
+};
+
 $broker->produce('timed', map { [ 0, '', sprintf('{"ts": %d, "k": %d}', 1767225600000 + $_, $_ % 5) ] } 1 .. 2000);
 for my $kind ('plain', 'hold')
 {

@@ -160,16 +160,6 @@ is((split /\n/, $node->safe_psql('postgres', q{
 	SELECT count(*) > 0 FROM stream_agg.preview('updated', 1);
 	SELECT count(*) FROM (SELECT FROM clicks LIMIT 600) x}))[-1], 600, 'afterwards a scan of the source reads the topic');
 
-is((split /\n/, $node->safe_psql('postgres', q{
-	BEGIN;
-	DO $$ BEGIN
-		PERFORM FROM stream_agg.preview('SELECT k / (k - k) AS s, count(*) AS n FROM clicks GROUP BY 1', 10);
-		RAISE 'no error';
-	EXCEPTION WHEN division_by_zero THEN NULL; END $$;
-	SELECT count(*) FROM (SELECT FROM clicks LIMIT 600) x;
-	SELECT count(*) > 0 FROM stream_agg.preview('updated', 1);
-	COMMIT}))[0], 600, 'after an error in the middle of a preview, in the same transaction, too');
-
 # --- privileges, and a standby
 $node->safe_psql('postgres', 'CREATE ROLE other');
 (undef, undef, $stderr) = $node->psql('postgres', q{SET ROLE other; SELECT * FROM stream_agg.preview('updated')});
