@@ -98,7 +98,7 @@ test:
 fuzz:
 	FUZZ_RECORDS=$(or $(RECORDS),1000000) FUZZ_BLOBS=$(or $(BLOBS),100000) RANDOM_GROUPS=$(or $(GROUPS),20) \
 		$(if $(SEED),STREAM_AGG_SEED=$(SEED)) \
-		test/run 016_decode_fuzz.pl 077_stored_bytes.pl 270_random_equation.pl
+		test/run format_fuzz.pl state_stored_bytes.pl random_equation.pl
 check-cassert check-asan check-valgrind:
 	test/checked $(@:check-%=%)
 demo:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What SELECT DISTINCT ON (...) must do with a sequence of batches.
 
-The oracle of 222_deduplication.pl.  It shares nothing with src/.
+The oracle of rows_deduplication.pl.  It shares nothing with src/.
 
     deduplication_model.py DELAY        microseconds
 

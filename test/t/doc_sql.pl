@@ -1,6 +1,6 @@
 # The SQL of README.md and of the pages in doc/, as it stands there: each page in a
 # database of its own, block by block.  The cookbook, whose results are compared too,
-# has a test of its own (272_cookbook.pl).
+# has a test of its own (cookbook.pl).
 #
 # A line "The examples use ..." of a page names sections whose SQL is run before.
 # A block that cannot run says so in its first line: ```sql (not run: the reason).

@@ -210,7 +210,7 @@ is($node->safe_psql('postgres', q{SELECT string_agg(convert_from(value, 'UTF8'),
 	'bad 1', 'with each record as the options of its time say');
 drop('changed');
 
-# --- errors of the query's own expressions (127_poison.pl has more of them)
+# --- errors of the query's own expressions (poison_records.pl has more of them)
 $broker->create_topic('zero', 1);
 create_source($node, $broker, 'zero', 'zero', $columns);
 $broker->produce('zero', with(v => 0), with(v => 1));

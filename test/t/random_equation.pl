@@ -396,7 +396,7 @@ sub run_group
 	ok(!@problems, "group $group of seed $seed: " . scalar(@running) . ' streams equal their batch queries') or diag(join("\n", @problems,
 		map({ create_stream($topic, $_) } grep { $wrong{ $_->{name} } } @streams),
 		'columns: ' . join(', ', @{ $topic->{types} }) . '; ' . join(', ', map { "$_: $topic->{partitions}{$_} partitions" } sort keys %{ $topic->{partitions} }),
-		"again: STREAM_AGG_SEED=$seed RANDOM_GROUP=$group test/run 270_random_equation.pl"));
+		"again: STREAM_AGG_SEED=$seed RANDOM_GROUP=$group test/run random_equation.pl"));
 	return;
 }
 
