@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * kinds.h
- *	  What a library outside of stream_agg includes to bring kinds of sources or
- *	  of sinks: #include "kinds.h".
+ *	  The header for libraries outside of stream_agg that register kinds of sources
+ *	  or of sinks: #include "extension/stream_agg/kinds.h".
  *
- * It is installed, with the two that it includes, which are of no use to such a
- * library by themselves or together with others of stream_agg.
+ * It is installed together with the two headers that it includes.  A library needs
+ * no other header of stream_agg.
  *
  *-------------------------------------------------------------------------
  */

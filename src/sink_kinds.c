@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * sink_kinds.c
- *	  The kinds of sinks: which there are, and which one a relation is.
+ *	  The registered kinds of sinks, and the kind of a relation.
  *
  * Kinds are registered by _PG_init of this library and of others (sink.h).  The
- * library of a foreign-data wrapper need not be loaded before: it is when a
- * foreign table of the wrapper is asked about.
+ * library of a foreign-data wrapper is loaded when the kind of a foreign table of the
+ * wrapper is looked up.
  *
- * Never: a kind by its name.
+ * No code here depends on the name of a kind.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,7 +30,7 @@ static const SaggSinkKind *kinds[MAX_KINDS];
 static int	nkinds = 0;
 
 /*
- * A kind whose flags promise what it has no functions for.
+ * Reject a kind that lacks functions for what its flags promise.
  */
 static void
 check_promises(const SaggSinkKind *kind)

@@ -14,36 +14,36 @@
  * returns "routine" of the kind; stream_agg does not look at the wrapper's name.
  * Asking the handler loads the library, in whatever process a source is read.
  *
- * What a kind reads are records: of a topic, which is a name, in partitions, which
- * are numbers from 0, at offsets, which are not negative and ascend.  A record
- * stays the same one at its offset for as long as it can be read: a micro-batch
- * that fails is read again, by its offsets, in the same process or another one.
+ * A kind reads records.  A record belongs to a topic, which is a name, and to a
+ * partition, which is a number from 0.  Within a partition it has an offset.
+ * Offsets are not negative and ascend.  The record at an offset never changes as
+ * long as it can be read: a micro-batch that fails is read again by its offsets, in
+ * the same process or another one.
  *
  * A reader
  * --------
- * It has the records of at most one batch, and lives outside of transactions and
- * memory contexts:
+ * A reader has the records of at most one batch.  It lives outside of transactions
+ * and memory contexts.  Functions are called in this order:
  *
  *		open			in a transaction, and contacts nobody yet
  *		identity, bounds, offsets_at
  *						where a stream can begin
  *		assign			where it begins
  *		has_records, rest, event_fd
- *						is there anything to read?
+ *						whether there is anything to read
  *		begin			a batch of these ranges
  *		collect			any number of times, until it returns true
  *		collect_ahead	while the batch is executed
  *		release			done with the batch
  *		close			unless the process ends
  *
- * Only "open" and what is said to read catalogs runs in a transaction.  "waits" in
- * a comment means: up to timeout_ms() of the services, with interrupts served and
- * reader->check called.  Every function is called once per batch or more rarely, or
- * once per look of the worker; none per record, except those of
- * SaggSourceProducer.
+ * Only "open", and functions that are said to read catalogs, run in a transaction.
+ * A function that "waits" does so for up to timeout_ms() of the services, serves
+ * interrupts and calls reader->check.  No function is called once per record,
+ * except those of SaggSourceProducer.
  *
- * Functions run as the owner of the stream, or as who runs a query; what a source
- * may read for him is the kind's to decide.
+ * Functions run as the owner of the stream, or as the role that runs a query.  The
+ * kind decides what a source may read for that role.
  *
  *-------------------------------------------------------------------------
  */
@@ -60,7 +60,7 @@
 /* Rises whenever a library has to be compiled again. */
 #define SAGG_SOURCE_API_VERSION		1
 
-/* records of the ranges are gone; the stream fails, or skips them if it is told to */
+/* records of the ranges are gone; the stream fails, or skips them by on_data_loss */
 #define ERRCODE_SAGG_OFFSETS_GONE		MAKE_SQLSTATE('S','A','0','0','2')
 
 typedef struct SaggSourceKind SaggSourceKind;
@@ -78,7 +78,7 @@ typedef struct SaggRange
 	int64		end;
 } SaggRange;
 
-/* Which topics a source has. */
+/* The topics of a source. */
 typedef struct SaggTopics
 {
 	const char *subject;		/* for messages: topic "a", topics "a,b" */
@@ -93,8 +93,8 @@ typedef struct SaggTopics
 } SaggTopics;
 
 /*
- * What a kind's own reader begins with.  All of it is set before "open" is called,
- * and freed after "close".
+ * The reader of a kind begins with this struct.  stream_agg sets all of it before it
+ * calls "open", and frees it after "close".
  */
 typedef struct SaggReader
 {
@@ -106,8 +106,9 @@ typedef struct SaggReader
 	void		(*check) (void *arg);	/* to be called while waiting, may raise
 										 * an error; NULL = none */
 	void	   *check_arg;
-	bool		skips_lost;		/* offsets that are gone are no error */
-	bool		skips_unreadable;	/* nor are records that cannot be unpacked */
+	bool		skips_lost;		/* skip offsets that are gone, else an error */
+	bool		skips_unreadable;	/* skip records that cannot be decompressed,
+									 * else an error */
 } SaggReader;
 
 /* A header of a record. */
@@ -150,8 +151,8 @@ typedef struct SaggOutRecord
 } SaggOutRecord;
 
 /*
- * What INSERT into a source needs.  A producer lives in the context that is
- * current at "open", and is closed with it at the latest.
+ * The functions behind INSERT into a source.  A producer lives in the memory context
+ * that is current at "open", and is closed before that is deleted.
  */
 typedef struct SaggProducer SaggProducer;
 
@@ -168,10 +169,10 @@ typedef struct SaggSourceProducer
 	void		(*close) (SaggProducer *producer);
 } SaggSourceProducer;
 
-/* instead of the timestamp of a last record that is another one now */
+/* in place of the timestamp of a last record that has been replaced by another */
 #define SAGG_ANOTHER_RECORD		(-1)
 
-/* What is true of all sources of a kind. */
+/* Properties of all sources of a kind. */
 typedef enum SaggSourceFlags
 {
 	SAGG_SOURCE_OF_BROKERS = 1 << 0,	/* create_source makes such sources; one
@@ -185,14 +186,15 @@ struct SaggSourceKind
 {
 	int			api_version;	/* SAGG_SOURCE_API_VERSION */
 	const char *name;			/* unique among the kinds, lower case: "kafka" */
-	const char *title;			/* who has the records, in messages: "Kafka" */
+	const char *title;			/* the system that has the records, in messages:
+								 * "Kafka" */
 	const char *wrapper;		/* foreign-data wrapper of the servers that
 								 * create_source makes; of
 								 * SAGG_SOURCE_OF_BROKERS, else NULL */
 	int			flags;			/* SaggSourceFlags */
 
 	/*
-	 * Definitions.  These read catalogs and contact nobody.
+	 * Definitions.  These functions read catalogs and contact no server.
 	 */
 
 	/*
@@ -201,7 +203,7 @@ struct SaggSourceKind
 	 */
 	SaggTopics *(*topics) (Oid source);
 
-	/* which option of a source names the one topic, and which ones several */
+	/* names of the option of a source for one topic, and of those for several */
 	const char *topic_option;
 	const char *topics_option;
 
@@ -209,23 +211,25 @@ struct SaggSourceKind
 	const char *format;
 
 	/*
-	 * The metadata that a column holds which has no option "metadata"; NULL =
-	 * none, it comes from the value.  May raise an error for a column that the
-	 * kind has nothing for.  NULL function: none for all columns.
+	 * Returns the metadata that a column without the option "metadata" holds;
+	 * NULL = none, the column comes from the value.  May raise an error for a
+	 * column that the kind cannot fill.  NULL function: NULL for all columns.
 	 */
 	const char *(*column_metadata) (Form_pg_attribute att);
 
 	/*
-	 * Whether an option of create_source is one of the source, and whether it
-	 * is one at all, else fdw_invalid_option_name.  Of SAGG_SOURCE_OF_BROKERS.
+	 * "is_table_option" returns whether an option of create_source is one of the
+	 * foreign table.  "check_option_name" raises fdw_invalid_option_name for an
+	 * unknown option.  Only for SAGG_SOURCE_OF_BROKERS.
 	 */
 	bool		(*is_table_option) (const char *name);
 	void		(*check_option_name) (const char *name);
 
 	/*
-	 * May the stream "stream", a key, of role "owner" commit to a consumer group?
-	 * "group_check" raises insufficient_privilege if not.  NULL: sources of the
-	 * kind have no consumer groups.
+	 * "group_allowed" returns whether the stream with the key "stream", of role
+	 * "owner", may commit to a consumer group.  "group_check" raises
+	 * insufficient_privilege if it may not.  NULL: sources of the kind have no
+	 * consumer groups.
 	 */
 	bool		(*group_allowed) (Oid source, Oid owner, const char *group,
 								  const char *stream);
@@ -238,31 +242,32 @@ struct SaggSourceKind
 
 	Size		reader_size;	/* of what begins with SaggReader, zeroed */
 
-	/* the current user reads "sources", of one server; contacts nobody yet */
+	/* prepare to read "sources", of one server, as the current user; contacts no
+	 * server yet */
 	void		(*open) (SaggReader *reader, List *sources);
 
 	/*
-	 * Also after an error in the middle of "open".  Raises no error and waits for
-	 * nobody.
+	 * Free what the reader has.  Also called after an error within "open".  Raises
+	 * no error and does not wait.
 	 */
 	void		(*close) (SaggReader *reader);
 
 	/*
-	 * A descriptor that is readable when records may have come, until
-	 * "has_records" or "collect" was called.  NULL: there is none; "rest" says
-	 * when to look.
+	 * Returns a file descriptor that becomes readable when records may have
+	 * arrived, until "has_records" or "collect" is called.  NULL: there is none, and
+	 * "rest" says when to look.
 	 */
 	int			(*event_fd) (SaggReader *reader);
 
 	/*
-	 * Visible ASCII that tells whether offsets mean the same records as before, such
-	 * as the id of a cluster; the reader's memory.  Waits.
+	 * Returns visible ASCII that changes when offsets no longer mean the same
+	 * records, such as the id of a cluster.  In the reader's memory.  Waits.
 	 */
 	const char *(*identity) (SaggReader *reader);
 
 	/*
-	 * By partition, in any order, the first offset that there is and the end, in
-	 * the current context.  Waits.
+	 * Returns the first existing offset and the end of each partition, in any order,
+	 * in the current memory context.  Waits.
 	 */
 	SaggRange  *(*bounds) (SaggReader *reader, int *npartitions);
 
@@ -273,7 +278,10 @@ struct SaggSourceKind
 	void		(*offsets_at) (SaggReader *reader, TimestampTz time,
 							   SaggRange *bounds, int nbounds);
 
-	/* other topics or partitions than at the last "bounds"?  NULL: never */
+	/*
+	 * Returns whether topics or partitions differ from those of the last "bounds".
+	 * NULL: never.
+	 */
 	bool		(*partitions_changed) (SaggReader *reader);
 
 	/*
@@ -284,15 +292,16 @@ struct SaggSourceKind
 						   int npositions);
 
 	/*
-	 * Is there a record that no batch has taken, or are offsets gone that one would
-	 * take?  Does not wait.  May raise what "collect" does.
+	 * Returns whether there is a record that no batch has taken, or whether offsets
+	 * that the next one would take are gone.  Does not wait.  May raise what
+	 * "collect" raises.
 	 */
 	bool		(*has_records) (SaggReader *reader);
 
 	/*
-	 * Before a sleep of "timeout_ms": returns for how many of them to sleep.
-	 * Questions come every "interval_ms" when there is something to do.  NULL:
-	 * all.
+	 * Called before a sleep of "timeout_ms".  Returns how many of them to sleep.
+	 * While there is something to do, the reader is called every "interval_ms".
+	 * NULL: sleep for all of them.
 	 */
 	long		(*rest) (SaggReader *reader, long interval_ms, long timeout_ms);
 
@@ -303,46 +312,49 @@ struct SaggSourceKind
 	void		(*begin) (SaggReader *reader, const SaggRange *ranges, int nranges);
 
 	/*
-	 * Where a partition goes on behind offsets that have no record, from the start
-	 * of the range on; "pass": the reader goes on there.  Does not wait.  NULL: at
-	 * the start.
+	 * Returns the end of the offsets without a record at the start of the range; the
+	 * start, if there are none.  "pass": the reader continues there.  Does not wait.
+	 * NULL: there are no such offsets.
 	 */
 	int64		(*gap_end) (SaggReader *reader, const SaggRange *range, bool pass);
 
 	/*
-	 * Put what has come into the batch, of each partition by ascending offset, and
-	 * nothing that is not of its ranges.  Returns true when it has all of their
-	 * records.  Does not wait.  Raises ERRCODE_SAGG_OFFSETS_GONE for offsets that are
+	 * Put the records that have arrived into the batch: of each partition by
+	 * ascending offset, and only records of the batch's ranges.  Returns true when the
+	 * batch has all of their records.  Does not wait.  Raises ERRCODE_SAGG_OFFSETS_GONE for offsets that are
 	 * gone, data_corrupted for records that cannot be read.
 	 */
 	bool		(*collect) (SaggReader *reader);
 
-	/* the batch is executed now: prepare the next one meanwhile; NULL: no */
+	/* the batch is executed now: prefetch the next one meanwhile; NULL: no */
 	void		(*collect_ahead) (SaggReader *reader);
 
-	/* has anything come since this was asked last?  NULL: not known */
+	/* returns whether anything has arrived since the last call; NULL: not known */
 	bool		(*hears) (SaggReader *reader);
 
 	/* done with the batch: free its records.  Raises no error. */
 	void		(*release) (SaggReader *reader);
 
 	/*
-	 * What is wrong: the last error since records or an answer came, or NULL, the
-	 * reader's memory; whether it has lasted, else when it will have; what to tell
-	 * of silence since "since", or NULL.  NULL functions: nothing ever is.
+	 * Errors of connections.  "trouble" returns the last error since records or an
+	 * answer arrived, or NULL, in the reader's memory.  "in_trouble" returns whether
+	 * it has lasted long; if it has not, it shortens "timeout_ms" to when it will
+	 * have.  "silence" returns a message about no answer since "since", or NULL.
+	 * NULL: there is never an error.
 	 */
 	const char *(*trouble) (SaggReader *reader);
 	bool		(*in_trouble) (SaggReader *reader, long *timeout_ms);
 	char	   *(*silence) (SaggReader *reader, TimestampTz since);
 
 	/*
-	 * Is the topic the one that was read, or one of that name that was made anew?
-	 * "last_record" gives the last record that was collected of a partition: its
-	 * offset as "start", its timestamp as "end"; false = none.  The reader of a later
-	 * session gets them back.  "was_broken": could it have been made anew since this
-	 * was asked last?  "suspects": does it look so, after "bounds"?  "verify" raises
-	 * ERRCODE_SAGG_OFFSETS_GONE if one of them is another record now, or sets its
-	 * "end" to SAGG_ANOTHER_RECORD if skips_lost.  NULL: it cannot be another one.
+	 * A topic may have been deleted and recreated under its name.  "last_record"
+	 * sets the last record that was collected of a partition: its offset as "start",
+	 * its timestamp as "end"; it returns false if there is none.  The reader of a
+	 * later process gets them back.  "was_broken" returns whether the topic could have
+	 * been recreated since the last call.  "suspects" returns, after "bounds", whether
+	 * it looks recreated.  "verify" raises ERRCODE_SAGG_OFFSETS_GONE if one of the
+	 * records has been replaced by another, or with skips_lost sets its "end" to
+	 * SAGG_ANOTHER_RECORD.  NULL: topics are never recreated.
 	 */
 	bool		(*last_record) (SaggReader *reader, const SaggRange *range,
 								SaggRange *last);
@@ -350,12 +362,12 @@ struct SaggSourceKind
 	bool		(*suspects) (SaggReader *reader, const SaggRange *last, int nlast);
 	void		(*verify) (SaggReader *reader, SaggRange *last, int nlast);
 
-	/* what the batch lacks of its ranges; NULL: nothing ever is lost */
+	/* returns the offsets that the batch lacks of its ranges; NULL: none, ever */
 	const SaggRange *(*losses) (SaggReader *reader, int *nlosses);
 
 	/*
-	 * Tell others how far the stream has come, by a consumer group; raise no
-	 * error.  NULL: nobody is told.
+	 * Publish the progress of the stream by a consumer group.  These raise no error.
+	 * NULL: it is not published.
 	 */
 	void		(*set_group) (SaggReader *reader, const char *group,
 							  const char *stream);
@@ -363,19 +375,19 @@ struct SaggSourceKind
 						   int npositions);
 	long		(*tend_group) (SaggReader *reader, long timeout_ms);
 
-	/* NULL: nothing can be inserted */
+	/* NULL: INSERT is rejected */
 	const SaggSourceProducer *producer;
 };
 
 /*
- * What a kind may call.  Functions raise errors of the server's, if nothing else is
- * said.
+ * The functions that a kind may call.  They raise errors of the server, unless their
+ * comment says otherwise.
  */
 typedef struct SaggSourceServices
 {
 	/*
-	 * What the handler of the kind's foreign-data wrapper returns, to be returned
-	 * as it is.  In the current context.
+	 * Returns what the handler of the kind's foreign-data wrapper has to return
+	 * unchanged.  In the current memory context.
 	 */
 	struct FdwRoutine *(*routine) (const SaggSourceKind *kind);
 
@@ -395,16 +407,17 @@ typedef struct SaggSourceServices
 	int32		(*topic_number) (const char *name);
 	const char *(*topic_name) (int32 topic);
 
-	/* is "name" one of the topics?  Takes care of patterns. */
+	/* returns whether "name" is one of the topics, also by a pattern */
 	bool		(*topics_include) (const SaggTopics *topics, const char *name);
 
-	/* the setting stream_agg.kafka_timeout, by now */
+	/* returns the current setting stream_agg.kafka_timeout, in ms */
 	int			(*timeout_ms) (void);
 
 	/*
-	 * The batch of a reader.  "add" copies records; it is meant for many of them at
-	 * once.  "reset" drops them, and raises no error.  "usable": has it all that its
-	 * readers want of records?  Else it has to be collected anew.
+	 * The batch of a reader.  "add" copies records; it is meant for many records in
+	 * one call.  "reset" drops them, and raises no error.  "usable" returns whether the
+	 * batch has all that its scans want of records; if not, it has to be collected
+	 * again.
 	 */
 	void		(*add) (SaggReader *reader, const SaggSourceRecord *records, int n);
 	void		(*reset) (SaggReader *reader);
@@ -415,8 +428,8 @@ typedef struct SaggSourceServices
 typedef const SaggSourceServices *(*SaggRegisterSourceFn) (const SaggSourceKind *kind);
 
 /*
- * Register a kind, which has to stay as it is until the process ends.  Loads
- * stream_agg if that is not loaded yet.  Raises feature_not_supported if that has
+ * Register a kind, which must not change until the process ends.  Loads stream_agg
+ * if it is not loaded yet.  Raises feature_not_supported if that has
  * another version of this header, invalid_parameter_value if the kind lacks what
  * every kind has, duplicate_object if there is a kind of this name.
  */

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * source_kinds.h
- *	  The kinds of sources there are, and what those of this library call without
- *	  a detour: the services of source.h, and more.
+ *	  The registered kinds of sources, and functions that kinds of this library call
+ *	  directly: the services of source.h, and more.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,8 +21,7 @@ extern const SaggSourceKind *sagg_source_kind(Oid relid);
 extern char *sagg_source_wrapper(Oid relid);
 
 /*
- * For the kind of sink (sink.h) that sources of a kind are: its functions
- * (read/delivery.c).
+ * Functions of a kind of sink (sink.h) whose sinks are sources (read/delivery.c).
  */
 extern void sagg_delivery_check(const SaggSinkStream *stream, const SaggSinkRows *rows);
 extern void *sagg_delivery_open(const SaggSinkStream *stream);

@@ -1,15 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * source_kinds.c
- *	  Kinds of sources: which there are, of which one a source is, and what the
- *	  other rooms ask of a source or a reader, by asking its kind.
+ *	  The registered kinds of sources, the kind of a source, and the functions of
+ *	  sources and readers that call those of their kind.
  *
  * Kinds are registered by _PG_init of this library and of others (source.h).  A
- * function that a kind does not have has a default here.  Nothing in this file is
- * called per record.
+ * function that a kind lacks has a default here.  Nothing in this file is called
+ * once per record.
  *
- * Never: a kind by the name of a foreign-data wrapper.  Its handler is what tells,
- * a C function that a superuser has declared.
+ * The handler of a foreign-data wrapper, a C function that a superuser has declared,
+ * decides which kind a source has.  The wrapper's name never does.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,7 +33,7 @@ static const SaggSourceKind *handled_kind = NULL;
 static const FdwRoutine *handled_routine = NULL;
 
 /*
- * A kind without what every kind has.
+ * Reject a kind that lacks a required member.
  */
 static void
 check_complete(const SaggSourceKind *kind)
@@ -66,7 +66,7 @@ check_complete(const SaggSourceKind *kind)
 }
 
 /*
- * A kind that takes the place of another one.
+ * Reject a kind that would replace a registered one.
  */
 static void
 check_unique(const SaggSourceKind *kind)
@@ -363,7 +363,7 @@ sagg_reader_fd(SaggReader *reader)
 }
 
 /*
- * What the reader reads, for messages: topic "a".  The reader's memory.
+ * Returns what the reader reads, for messages: topic "a".  In the reader's memory.
  */
 const char *
 sagg_reader_subject(SaggReader *reader)
@@ -372,7 +372,7 @@ sagg_reader_subject(SaggReader *reader)
 }
 
 /*
- * Who has the records, for messages: Kafka.
+ * Returns the name of the system that has the records, for messages: Kafka.
  */
 const char *
 sagg_reader_title(SaggReader *reader)
@@ -381,7 +381,7 @@ sagg_reader_title(SaggReader *reader)
 }
 
 /*
- * The option of a source that says which topic it has, or which several, for
+ * Returns the name of the option of a source that names its topic or topics, for
  * messages.
  */
 const char *
@@ -391,8 +391,8 @@ sagg_reader_topic_option(SaggReader *reader)
 }
 
 /*
- * Is it so that offsets are never gone?  Then an end of a partition before the
- * position means that nothing has come since.
+ * Returns whether offsets are never gone.  If so, an end of a partition before the
+ * position means that nothing has arrived since.
  */
 bool
 sagg_reader_loses_nothing(SaggReader *reader)
@@ -401,8 +401,8 @@ sagg_reader_loses_nothing(SaggReader *reader)
 }
 
 /*
- * The name of the topic if there is one source with one topic; the reader's
- * memory.
+ * Returns the name of the topic if there is one source with one topic, else NULL.
+ * In the reader's memory.
  */
 const char *
 sagg_reader_one_topic(SaggReader *reader)
@@ -411,8 +411,8 @@ sagg_reader_one_topic(SaggReader *reader)
 }
 
 /*
- * Have the sources other topics than when the reader was opened?  Needs a
- * transaction.
+ * Returns whether the sources have other topics than when the reader was opened.
+ * Needs a transaction.
  */
 bool
 sagg_reader_sources_changed(SaggReader *reader, List *sources)
@@ -421,7 +421,7 @@ sagg_reader_sources_changed(SaggReader *reader, List *sources)
 }
 
 /*
- * Is a topic one of the sources', whether it exists or not?
+ * Returns whether a topic is one of the sources', even if it does not exist.
  */
 bool
 sagg_reader_has_topic(SaggReader *reader, int32 topic)
@@ -441,7 +441,7 @@ sagg_reader_on_wait(SaggReader *reader, void (*check) (void *arg), void *arg)
 }
 
 /*
- * From here on offsets that are gone are skipped, not an error.
+ * From now on skip offsets that are gone, which are errors otherwise.
  */
 void
 sagg_reader_skips_lost(SaggReader *reader)
@@ -450,7 +450,7 @@ sagg_reader_skips_lost(SaggReader *reader)
 }
 
 /*
- * Whether records that cannot be unpacked are skipped; else they are an error.
+ * Set whether records that cannot be decompressed are skipped; else they are errors.
  */
 void
 sagg_reader_skips_unreadable(SaggReader *reader, bool skips)
@@ -459,7 +459,7 @@ sagg_reader_skips_unreadable(SaggReader *reader, bool skips)
 }
 
 /*
- * Keep the headers of records, of a batch at hand too: it is collected anew.
+ * Keep the headers of records from now on.  A batch without them is collected again.
  */
 void
 sagg_reader_keep_headers(SaggReader *reader)
@@ -468,8 +468,8 @@ sagg_reader_keep_headers(SaggReader *reader)
 }
 
 /*
- * The batch collected; the reader's, until sagg_reader_release or the next
- * sagg_reader_begin.
+ * Returns the collected batch; it belongs to the reader and lives until
+ * sagg_reader_release or the next sagg_reader_begin.
  */
 SaggBatch *
 sagg_reader_batch(SaggReader *reader)
@@ -478,8 +478,8 @@ sagg_reader_batch(SaggReader *reader)
 }
 
 /*
- * What tells whether offsets mean the same records as before: the id of the
- * cluster the brokers belong to.  The reader's memory.  Waits.
+ * Returns a text that changes when offsets no longer mean the same records: the id
+ * of the cluster.  In the reader's memory.  Waits.
  */
 const char *
 sagg_reader_cluster_id(SaggReader *reader)
@@ -521,8 +521,8 @@ sagg_reader_offsets_at(SaggReader *reader, TimestampTz time, SaggRange *bounds,
 }
 
 /*
- * Has the source other topics, or other partitions, than at the last
- * sagg_reader_bounds?  False where that is not known.
+ * Returns whether the source has other topics or partitions than at the last
+ * sagg_reader_bounds; false if that is not known.
  */
 bool
 sagg_reader_partitions_changed(SaggReader *reader)
@@ -531,9 +531,8 @@ sagg_reader_partitions_changed(SaggReader *reader)
 }
 
 /*
- * Read from the starts of "positions" on, as far as the reader is not there
- * anyway; other partitions go on as they are.  Drops a batch begun before if
- * anything changes.
+ * Read from the starts of "positions" on.  Other partitions stay as they are.  Drops
+ * a batch begun before if a position changes.
  */
 void
 sagg_reader_assign(SaggReader *reader, const SaggRange *positions, int npositions)
@@ -542,8 +541,8 @@ sagg_reader_assign(SaggReader *reader, const SaggRange *positions, int nposition
 }
 
 /*
- * Is there a record that no batch has taken, or are there lost offsets to skip?
- * May raise what sagg_reader_collect would.
+ * Returns whether there is a record that no batch has taken, or lost offsets to skip.
+ * May raise what sagg_reader_collect raises.
  */
 bool
 sagg_reader_has_records(SaggReader *reader)
@@ -552,9 +551,9 @@ sagg_reader_has_records(SaggReader *reader)
 }
 
 /*
- * Nothing will be asked for a while, perhaps.  "interval_ms" is how often questions
- * come when there is something to do.  Returns for how many of "timeout_ms" to
- * sleep before it is time to look or to call this again.
+ * To be called before a sleep of "timeout_ms".  While there is something to do, the
+ * reader is called every "interval_ms".  Returns how many of "timeout_ms" to sleep
+ * before it is time to look, or to call this again.
  */
 long
 sagg_reader_rest(SaggReader *reader, long interval_ms, long timeout_ms)
@@ -563,8 +562,8 @@ sagg_reader_rest(SaggReader *reader, long interval_ms, long timeout_ms)
 }
 
 /*
- * Begin a batch of these ranges.  What was collected of the very same ranges
- * before, and not released, is kept: a retry need not fetch it again.
+ * Begin a batch of these ranges.  A batch of exactly these ranges that was collected
+ * before and not released is kept: a retry does not fetch it again.
  */
 void
 sagg_reader_begin(SaggReader *reader, const SaggRange *ranges, int nranges)
@@ -573,9 +572,9 @@ sagg_reader_begin(SaggReader *reader, const SaggRange *ranges, int nranges)
 }
 
 /*
- * The end of the offsets from the start of a range on that have no record, as far
- * as is known; no further than the range's.  Its start, if there are none.  May
- * raise what sagg_reader_collect would.  Does not wait.
+ * Returns the end of the offsets without a record at the start of a range, as far as
+ * it is known and not beyond the range's end; the start, if there are none.  May
+ * raise what sagg_reader_collect raises.  Does not wait.
  */
 int64
 sagg_reader_gap_end(SaggReader *reader, const SaggRange *range)
@@ -584,7 +583,7 @@ sagg_reader_gap_end(SaggReader *reader, const SaggRange *range)
 }
 
 /*
- * Pass over these offsets.  Returns where the partition goes on.
+ * Skip these offsets.  Returns where the partition continues.
  */
 int64
 sagg_reader_pass_gap(SaggReader *reader, const SaggRange *range)
@@ -617,7 +616,7 @@ sagg_reader_collect_ahead(SaggReader *reader)
 }
 
 /*
- * Has anything arrived since this was asked last, be it no record?
+ * Returns whether anything has arrived since the last call, even if it is no record.
  */
 bool
 sagg_reader_hears(SaggReader *reader)
@@ -626,7 +625,7 @@ sagg_reader_hears(SaggReader *reader)
 }
 
 /*
- * Done with the batch: free its records.  The reader stands behind them.
+ * Free the records of the batch.  The reader continues after them.
  */
 void
 sagg_reader_release(SaggReader *reader)
@@ -635,8 +634,8 @@ sagg_reader_release(SaggReader *reader)
 }
 
 /*
- * The last error of a connection since records or an answer came, or NULL.  The
- * reader's memory, until the next call.
+ * Returns the last error of a connection since records or an answer arrived, or NULL.
+ * In the reader's memory, until the next call.
  */
 const char *
 sagg_reader_trouble(SaggReader *reader)
@@ -645,8 +644,8 @@ sagg_reader_trouble(SaggReader *reader)
 }
 
 /*
- * Has fetching been in trouble for so long that it should be asked whether anybody
- * is there?  If it may become so, "timeout_ms" is shortened to when.
+ * Returns whether fetching has failed for so long that the caller should ask whether
+ * the source can be reached.  If that may become so, shortens "timeout_ms" to when.
  */
 bool
 sagg_reader_in_trouble(SaggReader *reader, long *timeout_ms)
@@ -655,9 +654,9 @@ sagg_reader_in_trouble(SaggReader *reader, long *timeout_ms)
 }
 
 /*
- * What to tell of silence: NULL if it has not lasted long enough to be told.
- * Records of a batch are waited for since "since"; 0: for none, but perhaps for an
- * answer.  Allocated in the current context.
+ * Returns a message about a source that does not answer, in the current memory
+ * context; NULL if that has not lasted long enough.  The caller has waited for
+ * records of a batch since "since"; 0: for none, but perhaps for an answer.
  */
 char *
 sagg_reader_silence(SaggReader *reader, TimestampTz since)
@@ -666,9 +665,9 @@ sagg_reader_silence(SaggReader *reader, TimestampTz since)
 }
 
 /*
- * The last record that was handed over of the partition of a range, in a range:
- * its offset as "start", its timestamp in milliseconds as "end".  Returns false
- * if there is none, it has no timestamp, or nobody needs it.
+ * Set "last" to the last record that was collected of the partition of a range: its
+ * offset as "start", its timestamp in milliseconds as "end".  Returns false if there
+ * is none, it has no timestamp, or the kind does not need it.
  */
 bool
 sagg_reader_last_record(SaggReader *reader, const SaggRange *range, SaggRange *last)
@@ -677,7 +676,7 @@ sagg_reader_last_record(SaggReader *reader, const SaggRange *range, SaggRange *l
 }
 
 /*
- * Has a connection that records come by been broken since this was last asked?
+ * Returns whether a connection that brings records has broken since the last call.
  */
 bool
 sagg_reader_was_broken(SaggReader *reader)
@@ -686,8 +685,8 @@ sagg_reader_was_broken(SaggReader *reader)
 }
 
 /*
- * Does it look as if one of the records of "last" were another one now?  After
- * sagg_reader_bounds; waits for one answer.
+ * Returns whether one of the records of "last" seems to have been replaced by another.
+ * After sagg_reader_bounds; waits for one answer.
  */
 bool
 sagg_reader_suspects(SaggReader *reader, const SaggRange *last, int nlast)
@@ -697,9 +696,9 @@ sagg_reader_suspects(SaggReader *reader, const SaggRange *last, int nlast)
 
 /*
  * Raise ERRCODE_SAGG_OFFSETS_GONE if one of the records of "last" (see
- * sagg_reader_last_record) is another one now; a reader that skips what is lost
- * sets its "end" to SAGG_ANOTHER_RECORD instead.  A record that is not there
- * proves nothing.  Waits.
+ * sagg_reader_last_record) has been replaced by another; a reader that skips lost
+ * offsets sets its "end" to SAGG_ANOTHER_RECORD instead.  A record that does not
+ * exist proves nothing.  Waits.
  */
 void
 sagg_reader_verify(SaggReader *reader, SaggRange *last, int nlast)
@@ -709,8 +708,8 @@ sagg_reader_verify(SaggReader *reader, SaggRange *last, int nlast)
 }
 
 /*
- * The ranges that the batch at hand lacks of its plan; the reader's, until
- * sagg_reader_release.
+ * Returns the ranges that the current batch lacks of its plan, in the reader's memory
+ * until sagg_reader_release.
  */
 const SaggRange *
 sagg_reader_losses(SaggReader *reader, int *nlosses)
@@ -722,8 +721,8 @@ sagg_reader_losses(SaggReader *reader, int *nlosses)
 }
 
 /*
- * Have sagg_reader_commit commit to this consumer group; NULL for none.  Before the
- * first assignment.  "stream" is for messages.  Allocates in the reader's memory.
+ * Set the consumer group that sagg_reader_commit commits to; NULL for none.  To be
+ * called before the first assignment.  "stream" is for messages.
  */
 void
 sagg_reader_set_group(SaggReader *reader, const char *group, const char *stream)
@@ -733,8 +732,8 @@ sagg_reader_set_group(SaggReader *reader, const char *group, const char *stream)
 }
 
 /*
- * The stream has committed the starts of these positions.  After publishing (I3).
- * Raises no error.
+ * Publish that the stream has committed the starts of these positions.  To be called
+ * after the store is published (I3).  Raises no error.
  */
 void
 sagg_reader_commit(SaggReader *reader, const SaggRange *positions, int npositions)
@@ -744,9 +743,8 @@ sagg_reader_commit(SaggReader *reader, const SaggRange *positions, int nposition
 }
 
 /*
- * Between batches: see what has become of the last commit, and repeat it if it
- * has failed.  Returns for how many of "timeout_ms" to sleep before it is time
- * to call this again.
+ * Between batches: check the last commit, and repeat it if it has failed.  Returns how
+ * many of "timeout_ms" to sleep before it is time to call this again.
  */
 long
 sagg_reader_tend_group(SaggReader *reader, long timeout_ms)
