@@ -41,7 +41,7 @@ stream_agg_failpoint_store(PG_FUNCTION_ARGS)
 	if (slot)
 	{
 		handle = slot->store;
-		deaths = slot->crashes;
+		crashes = slot->crashes;
 	}
 	LWLockRelease(sagg_shared->lock);
 
