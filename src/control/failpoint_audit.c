@@ -20,7 +20,7 @@ PG_FUNCTION_INFO_V1(stream_agg_failpoint_segment);
 /*
  * failpoint_store(query regclass, OUT handle bigint, OUT in_batch bool, OUT
  * batch bigint, OUT bytes bigint, OUT objects bigint, OUT reachable bigint,
- * OUT deaths int).  All but crashes are null if the stream has no store.
+ * OUT deaths int).  All but deaths are null if the stream has no store.
  */
 Datum
 stream_agg_failpoint_store(PG_FUNCTION_ARGS)
@@ -45,7 +45,7 @@ stream_agg_failpoint_store(PG_FUNCTION_ARGS)
 	}
 	LWLockRelease(sagg_shared->lock);
 
-	values[6] = Int32GetDatum(deaths);
+	values[6] = Int32GetDatum(crashes);
 	if (sagg_store_audit(handle, &audit))
 	{
 		memset(nulls, 0, sizeof(nulls));
