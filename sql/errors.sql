@@ -122,6 +122,8 @@ SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', trigger => '
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', starting_offsets => 'newest');
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', max_offsets_per_trigger => 0);
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"nosuch": 1}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"on_eror": null}');
+SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"trigger": "5 seconds"}');
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '[]');
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"on_error": "ignore"}');
 SELECT stream_agg.create_stream('bad', :q, output_mode => 'update', options => '{"on_error": null}');

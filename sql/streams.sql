@@ -73,6 +73,8 @@ SELECT options FROM stream_agg.streams WHERE stream = 'with_options';
 SELECT stream_agg.alter_stream('with_options', '{"on_error": null}');
 SELECT options FROM stream_agg.streams WHERE stream = 'with_options';
 SELECT stream_agg.alter_stream('with_options', '{"nosuch": 1}');
+SELECT stream_agg.alter_stream('with_options', '{"on_eror": null}');
+SELECT stream_agg.alter_stream('with_options', '{"output_mode": "append"}');
 SELECT stream_agg.alter_stream('with_options', '"skip"');
 SELECT stream_agg.alter_stream('per_user', '{"max_future": "1 hour"}');
 SELECT stream_agg.alter_stream('nosuch', '{}');
@@ -188,6 +190,10 @@ CREATE OR REPLACE RULE "_RETURN" AS ON SELECT TO per_user_query
 
 -- drop: the sink stays unless asked; dropping the view drops the stream
 SELECT stream_agg.drop_stream('to_own_sink', drop_sink => true);
+-- a table that an earlier stream has left
+SELECT stream_agg.create_stream('own_sink', 'SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id',
+    output_mode => 'update', start => false);
+SELECT stream_agg.drop_stream('own_sink');
 SELECT count(*) FROM own_sink;
 SELECT stream_agg.drop_stream('per_minute');
 SELECT count(*) FROM per_minute;

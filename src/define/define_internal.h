@@ -142,6 +142,7 @@ extern void sagg_check_query(const SaggStream *stream, const SaggQuery *query);
 
 /* stream_options.c */
 extern void sagg_stream_options_read(List *list, SaggStreamOptions *options);
+extern void sagg_check_option_name(const char *name);
 extern Datum sagg_stream_options_jsonb(const SaggStreamOptions *options);
 extern void sagg_check_max_future(const SaggStream *stream,
 								  const SaggQuery *query);

@@ -182,6 +182,11 @@ settle_sink(const SaggStreamArguments *args, char *schema, const SaggQuery *quer
 	sagg_check_sink_not_read(query, stream->sink);
 	sagg_sink_check(stream->sink, query, stream->mode);
 	check_sink_is_free(stream->sink, name->relname);
+	if (args->sink == NULL)
+		ereport(NOTICE,
+				(errmsg("stream \"%s\" writes to the existing table \"%s\", which keeps its rows",
+						sagg_stream_title(stream->name), name->relname),
+				 errhint("To begin with an empty table, drop the stream, TRUNCATE or DROP the table, and create the stream again. drop_stream(stream, drop_sink => true) drops the table with the stream.")));
 }
 
 /*

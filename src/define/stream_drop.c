@@ -126,8 +126,9 @@ stream_agg_drop_stream(PG_FUNCTION_ARGS)
 			sagg_drop_relation(stream->sink, OBJECT_TABLE);
 		else
 			ereport(NOTICE,
-					(errmsg("table \"%s\" is kept, because create_stream did not make it",
-							get_rel_name(stream->sink))));
+					(errmsg("table \"%s\" is kept, because it existed before the stream",
+							get_rel_name(stream->sink)),
+					 errhint("DROP TABLE removes it.")));
 	}
 	PG_RETURN_VOID();
 }

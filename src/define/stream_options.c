@@ -190,10 +190,38 @@ on_failure_from_word(const char *word, SaggStreamOptions *options)
 }
 
 /*
+ * Arguments of create_stream that users look for among the options, and whether
+ * alter_stream has them, too.
+ */
+static const struct
+{
+	const char *name;
+	bool		can_change;
+}			arguments[] = {
+	{"trigger", true}, {"max_offsets_per_trigger", true}, {"watermark", true}, {"query", true},
+	{"output_mode", false}, {"sink", false}, {"event_time", false}, {"starting_offsets", false}
+};
+
+static void
+reject_argument(const char *name)
+{
+	for (int i = 0; i < lengthof(arguments); i++)
+	{
+		if (strcmp(name, arguments[i].name) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("\"%s\" is not an option of a stream, but a parameter", name),
+					 arguments[i].can_change ?
+					 errhint("Give it to create_stream or alter_stream as %s => value.", name) :
+					 errhint("Give it to create_stream as %s => value. It cannot be changed for an existing stream.", name)));
+	}
+}
+
+/*
  * Raise invalid_parameter_value for an unknown option.
  */
-static void
-reject_option(const char *name)
+void
+sagg_check_option_name(const char *name)
 {
 	static const char *const names[] = {
 		"on_error", "on_data_loss", "max_future", "consumer_group", "delivery",
@@ -203,6 +231,12 @@ reject_option(const char *name)
 	SaggClosest closest;
 	StringInfoData all;
 
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (strcmp(name, names[i]) == 0)
+			return;
+	}
+	reject_argument(name);
 	sagg_closest_begin(&closest, name);
 	initStringInfo(&all);
 	for (int i = 0; i < lengthof(names); i++)
@@ -238,6 +272,7 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 		const char *name = option->defname;
 		char	   *value = option->arg ? defGetString(option) : NULL;
 
+		sagg_check_option_name(name);
 		if (value == NULL && strcmp(name, "max_future") != 0 && strcmp(name, "retention") != 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -276,8 +311,6 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 		}
 		else if (strcmp(name, "late_records") == 0)
 			options->late_records = flag_from_text(name, value);
-		else
-			reject_option(name);
 	}
 	if (has_delay && options->min_offsets == 0)
 		ereport(ERROR,
