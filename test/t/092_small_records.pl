@@ -241,5 +241,71 @@ checked 'a broker that hangs up at each fetch: a query and a stream give up afte
 	sql(q{ALTER SYSTEM RESET stream_agg.kafka_timeout; SELECT pg_reload_conf()});
 };
 
+# The kB by which the memory of a backend has grown while it runs a statement a second
+# time, and the processor time of that in seconds.
+sub grown
+{
+	my ($statement) = @_;
+	my $kb = q{substring(pg_read_file('/proc/self/status') from 'VmRSS:\s+(\d+)')::int};
+	my $ticks = q{split_part(pg_read_file('/proc/self/stat'), ' ', 14)::int};
+	my @figures = split /\|/, sql(qq{CREATE TEMP TABLE used AS SELECT $kb AS kb, $ticks AS ticks;
+		DO \$do\$ BEGIN PERFORM * FROM ($statement) x; END \$do\$; SELECT $kb - kb, ($ticks - ticks) / 100.0 FROM used});
+	diag(sprintf 'figures: %d kB, %.2f s: %s', @figures, $statement);
+	return @figures;
+}
+
+sub lenient
+{
+	my ($name, $topic, $columns, $format) = @_;
+	$format //= 'json';
+	sql(qq{SELECT stream_agg.create_source('$name', topic => '$topic', server => 'kafka', format => '$format', columns => \$c\$$columns, pos bigint OPTIONS (metadata 'offset'),
+		why text OPTIONS (metadata 'error')\$c\$, options => '{"on_error": "null"}')});
+	return;
+}
+
+sql(q{CREATE TYPE appointment AS (what text, at timestamptz); CREATE TYPE day AS (name text, first appointment, rest appointment[]);
+	CREATE DOMAIN moment AS timestamptz});
+
+checked 'time zones that a record makes up: none stays in memory' => sub {
+	my $n = 3000;
+	my @made_up = map { my $i = $_; join '', map { my $c = chr(97 + $i % 26); $i = int($i / 26); $c } 1 .. 6 } 1 .. $n;
+	my %text = (timestamptz => '"2026-12-01 06:00 %s+0"', timestamp => '"2026-12-01 06:00 %s+0"', date => '"2026-12-01 %s+0"', timetz => '"06:00 %s+0"',
+		time => '"06:00 %s+0"', moment => '"2026-12-01 06:00 %s-1:30"', 'timestamptz[]' => '["2026-12-01 06:00 %s9"]', appointment => '{"at":"2026-12-01 06:00 %s+0"}',
+		day => '{"rest":[{"at":"2026-12-01 06:00 %s+0"}]}', 'date[]' => '"{2026-12-01 %s\\\\+0}"', tstzrange => '"[\"2026-12-01 %s\"\\\\+0,)"',
+		tstzmultirange => '"{[2026-12-01 06:00 %s+0,)}"', 'appointment[]' => '"{\"(,\\\\\"2026-12-01 06:00 %s+0\\\\\")\"}"');
+	for my $type (sort keys %text)
+	{
+		my $name = 'zones_' . ($type =~ s/\W/_/gr);
+		topic($name, map { sprintf qq({"t":$text{$type}}), $_ } @made_up);
+		lenient($name, $name, "t $type");
+		my ($kb) = grown("SELECT t FROM $name");
+		cmp_ok($kb, '<', 20_000, "$type: memory");
+		is(sql("SELECT count(t), count(*) FILTER (WHERE why ~ 'is not a time zone') FROM $name"), "0|$n", "$type: the records do not decode");
+	}
+	topic('zones_csv', map { "2026-12-01 06:00:00 $_+0" } @made_up);
+	lenient('zones_csv', 'zones_csv', 't timestamptz', 'csv');
+	cmp_ok((grown('SELECT t FROM zones_csv'))[0], '<', 20_000, 'CSV: memory');
+};
+
+checked 'time zones and dates that are known: they are what PostgreSQL reads' => sub {
+	my @good = ('2026-12-01 06:00:00 Europe/Vienna', '2026-12-01 06:00 america/new_york', '2026-12-01 06:00 America/Port-au-Prince', '2026-12-01 06:00 Etc/GMT+5',
+		'2026-12-01 06:00 EST5EDT', '2026-12-01 06:00 PST', '2026-12-01T06:00Z', '2026-12-01 06:00 zulu', '2026-12-01 06:00 UTC+3', '2026-12-01 06:00 gmt-5:30', '2026-12-01 06:00 GMT0',
+		'20261201T060000+01', '08-Jan-1999', 'Jan-08-1999', 'Fri Jan 08 1999', 'jan/08/1999', 'January 8, 1999 04:05 PM', 'J2451187', '1999.008', '2026-12-01T06:00:00.5-07:30', 'Dec 1 06:00:00 2026 UTC');
+	topic('good_zones', map { sprintf '{"t":"%s","a":["%s"],"c":{"what":"now xyz+0","at":"%s"}}', $_, ($_ =~ m{/08/} ? '2026-12-01' : $_) x 2 } @good);
+	lenient('good_zones', 'good_zones', 't timestamptz, a timestamptz[], c appointment');
+	is(sql('SELECT string_agg(t::text, $$,$$ ORDER BY pos) FROM good_zones'), sql('SELECT string_agg(t::timestamptz::text, $$,$$ ORDER BY o) FROM unnest(ARRAY[' .
+		join(', ', map { "'$_'" } @good) . ']) WITH ORDINALITY x (t, o)'), 'alone');
+	is(sql('SELECT string_agg(pos || why, $$,$$) FROM good_zones WHERE a IS NULL OR c IS NULL OR (c).what <> $$now xyz+0$$ OR (c).at <> a[1]'), '', 'in an array and in a composite, beside any text');
+};
+
+checked 'words for the time of the clock: they are no times inside of composites and arrays either' => sub {
+	my @words = ('{"c":{"at":"now"}}', '{"c":"(,tomorrow)"}', '{"d":{"rest":[{"at":"to\u0064ay"}]}}', '{"d":{"rest":["(,now)"]}}', '{"a":["\u006eow"]}', '{"a":"{n\\\\ow}"}', '{"c":[]}',
+		'{"d":{"first":{"what":"now","at":"2026-12-01"},"rest":[{"what":"today"}]}}', '{"r":"[\"n\"ow,)"}');
+	topic('nested_words', @words);
+	lenient('nested_words', 'nested_words', 'a timestamptz[], c appointment, d day, r tstzrange');
+	is(sql(q{SELECT string_agg(pos::text, ' ' ORDER BY pos) FROM nested_words WHERE why ~ 'in a record is not a date or time'}), '0 1 2 3 4 5 8', 'in any form');
+	is(sql(q{SELECT pos, (d).first.what FROM nested_words WHERE why IS NULL}), '7|now', 'texts beside them may be anything');
+};
+
 $registry->kill_kill;
 done_testing();

@@ -21,7 +21,8 @@
  *	 varchar(n) is an error.
  * - Other than that: numbers become smallint, integer and bigint as by a cast of
  *	 jsonb, so 12.0 and 1e3 are integers and 12.5 is rounded; words for the time
- *	 of the clock - now, today, tomorrow and yesterday - are no dates and times;
+ *	 of the clock - now, today, tomorrow and yesterday - are no dates and times,
+ *	 and POSIX time zones that are made up are none (record_times.c);
  *	 numbers are seconds, milliseconds, microseconds or
  *	 nanoseconds, as the column's unit says, since 1970-01-01 00:00 UTC for
  *	 timestamptz and timestamp (UTC), rounded to the microsecond;
