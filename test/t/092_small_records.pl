@@ -307,5 +307,84 @@ checked 'words for the time of the clock: they are no times inside of composites
 	is(sql(q{SELECT pos, (d).first.what FROM nested_words WHERE why IS NULL}), '7|now', 'texts beside them may be anything');
 };
 
+# An order of the members of an object for which the server's quicksort takes quadratic
+# time: it splits off four of them at a time.
+sub killer_object
+{
+	my ($n) = @_;
+	my @place = 0 .. $n - 1;
+	my (@value, $next, $left);
+	$next = $left = 0;
+	while ($n - $left > 40)
+	{
+		my $size = $n - $left;
+		my $d = int($size / 8);
+		my $middle = $left + int($size / 2);
+		my @chosen = ($left + $d, $left + 2 * $d, $middle - $d, $middle);
+		$value[ $place[$_] ] = $next++ for @chosen;
+		@place[ $left, $middle ] = @place[ $middle, $left ];
+		my $is_less = sub { my $v = $value[ $place[ $_[0] ] ]; return defined $v && $v < $next - 1; };
+		my @less = sort { $b <=> $a } grep { $is_less->($_) } @chosen;
+		my $b = $left + 1;
+		while (1)
+		{
+			$b++ while $is_less->($b);
+			my $c = shift @less;
+			last if !defined $c || $c < $b;
+			@place[ $b, $c ] = @place[ $c, $b ];
+			$b++;
+		}
+		@place[ $left, $b - 1 ] = @place[ $b - 1, $left ];
+		$left += 4;
+	}
+	$value[ $place[$_] ] = $next++ for reverse $left .. $n - 1;
+	return '{' . join(',', map { sprintf '"%06d":0', $_ } @value) . '}';
+}
+
+checked 'members of an object in an order that makes quicksort slow: whatever is made of it takes little time' => sub {
+	my $object = killer_object(60_000);
+	topic('members', qq({"v":$object}), qq({"v":{"a":[$object]}}), qq({"v":[$object]}), qq({"v":$object));
+	topic('members_text', $object);
+	sql('CREATE TYPE holder AS (a jsonb)');
+	for my $type ('jsonb', 'text', 'bigint', 'timestamptz', 'jsonb[]', 'holder', 'int4range')
+	{
+		my $name = 'members_' . ($type =~ s/\W/_/gr);
+		lenient($name, 'members', "v $type");
+		cmp_ok((grown("SELECT v FROM $name"))[1], '<', 2, "$type: time");
+	}
+	is(sql("SELECT count(*) FROM members_jsonb m, jsonb_object_keys(v) k WHERE pos = 0"), 60_000, 'and is all there');
+	lenient('members_csv', 'members_text', q{v jsonb}, 'text');
+	cmp_ok((grown('SELECT v FROM members_csv'))[1], '<', 2, 'format text: time');
+	my $start = time;
+	described('members');
+	cmp_ok(time - $start, '<', 4, 'describe_topic: time');
+};
+
+checked 'objects of many members: they are what jsonb makes of them' => sub {
+	my $rng = seeded_random();
+	my @objects = map {
+		my $n = 400;
+		my $member = sub { my ($self, $depth) = @_; my $key = $json->allow_nonref->encode(join '', map { ('a', 'b', '"', '\\', "\x{e9}", '/', "\n")[ $rng->(7) ] } 1 .. $rng->(4));
+			my $kind = $rng->(8);
+			return "$key:" . ($kind == 0 && $depth < 4 ? '{' . join(', ', map { $self->($self, $depth + 1) } 1 .. $rng->(9)) . '}' :
+				$kind == 1 ? '[' . join(',', map { $rng->(100) } 1 .. $rng->(4)) . ']' : ('null', 'true', '-1.50', '1e3', '"\u00e4\ud83d\ude00"', '""', '[{}, []]', 'false')[ $rng->(8) ]); };
+		'{' . join(' , ', map { $member->($member, 0) } 1 .. $n) . '}';
+	} 1 .. 20;
+	topic('objects', map { my $o = $_; utf8::encode($o); { hex => unpack 'H*', qq({"v":$o,"j":$o}) } } @objects);
+	lenient('objects', 'objects', 'v jsonb, j json');
+	is(sql('SELECT count(*), count(*) FILTER (WHERE v::text = j::jsonb::text AND v = j::jsonb) FROM objects'), '20|20', 'duplicates and all');
+};
+
+checked 'arrays of more elements than the server makes jsonb of: the record does not decode' => sub {
+	my $many = '[' . '0,' x 17_000_000 . '0]';
+	topic('elements', '{"id":1}', qq({"id":2,"v":$many}), '{"id":3,"v":[0]}', qq({"id":4,"w":"{\\"$many\\"}"}));
+	source('elements', 'id int, v jsonb, w jsonb[]');
+	create_stream('elements_s', 'SELECT id, jsonb_typeof(v) AS v, cardinality(w) AS w FROM elements', 'dead_letter');
+	process($node, 'elements_s');
+	is(sql(q{SELECT string_agg(id || coalesce(v, '-'), ' ' ORDER BY id) FROM elements_s}), '1- 3array', 'and the stream goes on');
+	like(sql(q{SELECT string_agg(concat_ws(' ', error, detail), '|' ORDER BY "offset") FROM stream_agg.dead_letters WHERE stream = 'elements_s'}),
+		qr/"v" is not a valid jsonb.*more than \d+ elements.*\|.*"w" is not a valid jsonb\[\].*request size/, 'with the reasons');
+};
+
 $registry->kill_kill;
 done_testing();

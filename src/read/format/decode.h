@@ -168,8 +168,11 @@ extern const SaggFormat sagg_format_json;
 /* record_datum.c */
 extern void sagg_check_digits(const char *text, Size len, bool is_json);
 
+/* record_jsonb.c */
+extern Datum sagg_jsonb_make(char *text);
+
 /* record_errors.c */
-extern bool sagg_is_record_fault(int sqlerrcode);
+extern bool sagg_is_record_fault(const ErrorData *error);
 extern bool sagg_record_protect(void (*convert) (void *arg), void *arg,
 								SaggRecordError *why);
 

@@ -177,8 +177,7 @@ value_jsonb(const SaggFieldValue *value)
 			scalar.val.string.len = strlen(scalar.val.string.val);
 			break;
 		default:
-			return DirectFunctionCall1(jsonb_in,
-									   CStringGetDatum(server_text(value)));
+			return sagg_jsonb_make(server_text(value));
 	}
 	return JsonbPGetDatum(JsonbValueToJsonb(&scalar));
 }
@@ -246,9 +245,7 @@ value_record(SaggConversion *conv, const SaggFieldValue *value)
 	InitFunctionCallInfoData(*fcinfo, &conv->to_record, 1, InvalidOid, NULL,
 							 (fmNodePtr) &rsinfo);
 	fcinfo->args[0].value =
-		DirectFunctionCall1(jsonb_in,
-							CStringGetDatum(psprintf("{\"value\":%s}",
-													 server_text(value))));
+		sagg_jsonb_make(psprintf("{\"value\":%s}", server_text(value)));
 	fcinfo->args[0].isnull = false;
 	if (conv->times)
 		sagg_times_check_json(conv->times, record_value(fcinfo->args[0].value));
@@ -372,7 +369,33 @@ input_text(SaggConversion *conv, char *text)
 {
 	if (conv->times)
 		sagg_times_check_text(conv->times, text);
+	if (conv->kind == SAGG_TO_JSONB)
+		return sagg_jsonb_make(text);
 	return InputFunctionCall(&conv->input, text, conv->ioparam, conv->typmod);
+}
+
+/*
+ * Raises an error if no array or object of JSON has a text that is a value of
+ * the type.  It may be of megabytes, and need not be read.
+ */
+static void
+check_container(const SaggConversion *conv)
+{
+	switch (conv->kind)
+	{
+		case SAGG_TO_BOOL:
+		case SAGG_TO_INT2:
+		case SAGG_TO_INT4:
+		case SAGG_TO_INT8:
+		case SAGG_TO_FLOAT8:
+		case SAGG_TO_NUMERIC:
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+					 errmsg("an array or object is not a valid %s", conv->type_name)));
+			break;
+		default:
+			break;
+	}
 }
 
 /* Converts a value to the type below the domains, if there are any. */
@@ -391,6 +414,8 @@ convert_base(SaggConversion *conv, const SaggFieldValue *value)
 		return input_text(conv, server_text(value));
 	if (value->kind == SAGG_BYTES)
 		return value_bytes(conv, value);
+	if (value->kind == SAGG_FIELD_ARRAY || value->kind == SAGG_FIELD_OBJECT)
+		check_container(conv);
 	switch (conv->kind)
 	{
 		case SAGG_TO_JSON:
