@@ -386,5 +386,20 @@ checked 'arrays of more elements than the server makes jsonb of: the record does
 		qr/"v" is not a valid jsonb.*more than \d+ elements.*\|.*"w" is not a valid jsonb\[\].*request size/, 'with the reasons');
 };
 
+checked 'texts that are no labels of an enum: none stays in memory' => sub {
+	sql(q{CREATE TYPE mood AS ENUM ('sad', 'ok')});
+	my $n = 50_000;
+	$broker->add_topic('moods', [ map { my $i = $_; { base => $i * 1000, values => [ map { qq({"m":"no label $_"}) } $i * 1000 .. $i * 1000 + 999 ] } } 0 .. $n / 1000 - 1 ],
+		[ { base => 0, values => [ '{"m":"ok"}', '{"m":"sad"}', '{"m":"fine"}', '{"m":"' . 'x' x 100 . '"}' ] } ]);
+	lenient('moods', 'moods', 'm mood');
+	my $cache = q{SELECT used_bytes FROM pg_backend_memory_contexts WHERE name = 'CacheMemoryContext'};
+	cmp_ok(sql(qq{CREATE TEMP TABLE used AS $cache; DO \$do\$ BEGIN PERFORM m FROM moods; END \$do\$; SELECT ($cache) - used_bytes FROM used}), '<', 1_000_000,
+		"memory of the backend's caches");
+	is(sql(q{SELECT string_agg(m::text, ' ' ORDER BY pos) || ' ' || (SELECT count(*) FROM moods WHERE why ~ 'not a valid mood.*invalid input value for enum mood') FROM moods}), "ok sad 50002",
+		'labels are taken');
+	is(sql(q{BEGIN; DECLARE c CURSOR FOR SELECT m FROM moods WHERE why IS NULL; FETCH 1 FROM c; COMMIT; ALTER TYPE mood ADD VALUE 'fine'; SELECT string_agg(m::text, ' ' ORDER BY pos) FROM moods}),
+		"ok\nok sad fine", 'and so is one that is added');
+};
+
 $registry->kill_kill;
 done_testing();

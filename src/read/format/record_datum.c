@@ -107,6 +107,8 @@ sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod, Oid collation
 	conv->kind = conversion_kind(base, typmod);
 	conv->bounds_digits = holds_numerics(base);
 	conv->times = sagg_times_make(base);
+	if (type_is_enum(base))
+		conv->labels = sagg_labels_make(base);
 	getTypeInputInfo(base, &input, &conv->ioparam);
 	fmgr_info(input, &conv->input);
 	if (conv->kind == SAGG_TO_RECORD)
@@ -369,6 +371,8 @@ input_text(SaggConversion *conv, char *text)
 {
 	if (conv->times)
 		sagg_times_check_text(conv->times, text);
+	if (conv->labels)
+		sagg_labels_check(conv->labels, conv->type, text);
 	if (conv->kind == SAGG_TO_JSONB)
 		return sagg_jsonb_make(text);
 	return InputFunctionCall(&conv->input, text, conv->ioparam, conv->typmod);

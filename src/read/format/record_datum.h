@@ -37,6 +37,7 @@ typedef enum SaggConversionKind
 } SaggConversionKind;
 
 typedef struct SaggTimes SaggTimes;	/* record_times.c */
+typedef struct SaggLabels SaggLabels;	/* record_enum.c */
 
 /* Made once for a column; lives in the memory context it was made in. */
 typedef struct SaggConversion
@@ -45,6 +46,7 @@ typedef struct SaggConversion
 	const char *type_name;		/* for messages */
 	bool		bounds_digits;	/* see check_digits */
 	SaggTimes  *times;			/* where values have times; NULL = nowhere */
+	SaggLabels *labels;			/* of an enum; NULL = it is none */
 	Oid			type;			/* type below domains, as are the next three */
 	int32		typmod;
 	SaggUnit	unit;			/* unit of numbers that become timestamps */
@@ -61,6 +63,10 @@ typedef struct SaggConversion
 extern SaggTimes *sagg_times_make(Oid type);
 extern void sagg_times_check_text(SaggTimes *times, char *text);
 extern void sagg_times_check_json(SaggTimes *times, const JsonbValue *value);
+
+/* record_enum.c */
+extern SaggLabels *sagg_labels_make(Oid type);
+extern void sagg_labels_check(const SaggLabels *labels, Oid type, const char *label);
 
 /* record_datum.c */
 extern void sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod,
