@@ -241,8 +241,8 @@ checked 'a broker that hangs up at each fetch: a query and a stream give up afte
 	sql(q{ALTER SYSTEM RESET stream_agg.kafka_timeout; SELECT pg_reload_conf()});
 };
 
-# The kB by which the memory of a backend has grown while it runs a statement a second
-# time, and the processor time of that in seconds.
+# The kB by which the memory of a backend has grown while it runs a statement, and the
+# processor time of that in seconds.
 sub grown
 {
 	my ($statement) = @_;
