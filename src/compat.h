@@ -270,6 +270,24 @@ sagg_forget_permissions(Query *query)
 	}
 }
 
+/*
+ * From 16 on the actions of a parser of JSON return whether it goes on, from 17
+ * on its lexer may be in the caller's memory.  Only for files that include
+ * common/jsonapi.h and mb/pg_wchar.h.
+ */
+#if PG_VERSION_NUM >= 160000
+#define SaggJsonAction JsonParseErrorType
+#define SAGG_JSON_GO_ON return JSON_SUCCESS
+#else
+#define SaggJsonAction void
+#define SAGG_JSON_GO_ON return
+#endif
+#if PG_VERSION_NUM >= 170000
+#define SAGG_JSON_LEXER(text, len) makeJsonLexContextCstringLen(NULL, text, len, GetDatabaseEncoding(), true)
+#else
+#define SAGG_JSON_LEXER(text, len) makeJsonLexContextCstringLen(text, len, GetDatabaseEncoding(), true)
+#endif
+
 /* 16 lets parseTypeString return soft errors */
 #if PG_VERSION_NUM >= 160000
 #define SAGG_PARSE_TYPE(text, type, typmod) ((void) parseTypeString(text, type, typmod, NULL))

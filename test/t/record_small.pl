@@ -241,5 +241,165 @@ checked 'a broker that hangs up at each fetch: a query and a stream give up afte
 	sql(q{ALTER SYSTEM RESET stream_agg.kafka_timeout; SELECT pg_reload_conf()});
 };
 
+# The kB by which the memory of a backend has grown while it runs a statement, and the
+# processor time of that in seconds.
+sub grown
+{
+	my ($statement) = @_;
+	my $kb = q{substring(pg_read_file('/proc/self/status') from 'VmRSS:\s+(\d+)')::int};
+	my $ticks = q{split_part(pg_read_file('/proc/self/stat'), ' ', 14)::int};
+	my @figures = split /\|/, sql(qq{CREATE TEMP TABLE used AS SELECT $kb AS kb, $ticks AS ticks;
+		DO \$do\$ BEGIN PERFORM * FROM ($statement) x; END \$do\$; SELECT $kb - kb, ($ticks - ticks) / 100.0 FROM used});
+	diag(sprintf 'figures: %d kB, %.2f s: %s', @figures, $statement);
+	return @figures;
+}
+
+sub lenient
+{
+	my ($name, $topic, $columns, $format) = @_;
+	$format //= 'json';
+	sql(qq{SELECT stream_agg.create_source('$name', topic => '$topic', server => 'kafka', format => '$format', columns => \$c\$$columns, pos bigint OPTIONS (metadata 'offset'),
+		why text OPTIONS (metadata 'error')\$c\$, options => '{"on_error": "null"}')});
+	return;
+}
+
+sql(q{CREATE TYPE appointment AS (what text, at timestamptz); CREATE TYPE day AS (name text, first appointment, rest appointment[]);
+	CREATE DOMAIN moment AS timestamptz});
+
+checked 'time zones that a record makes up: none stays in memory' => sub {
+	my $n = 3000;
+	my @made_up = map { my $i = $_; join '', map { my $c = chr(97 + $i % 26); $i = int($i / 26); $c } 1 .. 6 } 1 .. $n;
+	my %text = (timestamptz => '"2026-12-01 06:00 %s+0"', timestamp => '"2026-12-01 06:00 %s+0"', date => '"2026-12-01 %s+0"', timetz => '"06:00 %s+0"',
+		time => '"06:00 %s+0"', moment => '"2026-12-01 06:00 %s-1:30"', 'timestamptz[]' => '["2026-12-01 06:00 %s9"]', appointment => '{"at":"2026-12-01 06:00 %s+0"}',
+		day => '{"rest":[{"at":"2026-12-01 06:00 %s+0"}]}', 'date[]' => '"{2026-12-01 %s\\\\+0}"', tstzrange => '"[\"2026-12-01 %s\"\\\\+0,)"',
+		tstzmultirange => '"{[2026-12-01 06:00 %s+0,)}"', 'appointment[]' => '"{\"(,\\\\\"2026-12-01 06:00 %s+0\\\\\")\"}"');
+	for my $type (sort keys %text)
+	{
+		my $name = 'zones_' . ($type =~ s/\W/_/gr);
+		topic($name, map { sprintf qq({"t":$text{$type}}), $_ } @made_up);
+		lenient($name, $name, "t $type");
+		my ($kb) = grown("SELECT t FROM $name");
+		cmp_ok($kb, '<', 20_000, "$type: memory");
+		is(sql("SELECT count(t), count(*) FILTER (WHERE why ~ 'is not a time zone') FROM $name"), "0|$n", "$type: the records do not decode");
+	}
+	topic('zones_csv', map { "2026-12-01 06:00:00 $_+0" } @made_up);
+	lenient('zones_csv', 'zones_csv', 't timestamptz', 'csv');
+	cmp_ok((grown('SELECT t FROM zones_csv'))[0], '<', 20_000, 'CSV: memory');
+};
+
+checked 'time zones and dates that are known: they are what PostgreSQL reads' => sub {
+	my @good = ('2026-12-01 06:00:00 Europe/Vienna', '2026-12-01 06:00 america/new_york', '2026-12-01 06:00 America/Port-au-Prince', '2026-12-01 06:00 Etc/GMT+5',
+		'2026-12-01 06:00 EST5EDT', '2026-12-01 06:00 PST', '2026-12-01T06:00Z', '2026-12-01 06:00 zulu', '2026-12-01 06:00 UTC+3', '2026-12-01 06:00 gmt-5:30', '2026-12-01 06:00 GMT0',
+		'20261201T060000+01', '08-Jan-1999', 'Jan-08-1999', 'Fri Jan 08 1999', 'jan/08/1999', 'January 8, 1999 04:05 PM', 'J2451187', '1999.008', '2026-12-01T06:00:00.5-07:30', 'Dec 1 06:00:00 2026 UTC');
+	topic('good_zones', map { sprintf '{"t":"%s","a":["%s"],"c":{"what":"now xyz+0","at":"%s"}}', $_, ($_ =~ m{/08/} ? '2026-12-01' : $_) x 2 } @good);
+	lenient('good_zones', 'good_zones', 't timestamptz, a timestamptz[], c appointment');
+	is(sql('SELECT string_agg(t::text, $$,$$ ORDER BY pos) FROM good_zones'), sql('SELECT string_agg(t::timestamptz::text, $$,$$ ORDER BY o) FROM unnest(ARRAY[' .
+		join(', ', map { "'$_'" } @good) . ']) WITH ORDINALITY x (t, o)'), 'alone');
+	is(sql('SELECT string_agg(pos || why, $$,$$) FROM good_zones WHERE a IS NULL OR c IS NULL OR (c).what <> $$now xyz+0$$ OR (c).at <> a[1]'), '', 'in an array and in a composite, beside any text');
+};
+
+checked 'words for the time of the clock: they are no times inside of composites and arrays either' => sub {
+	my @words = ('{"c":{"at":"now"}}', '{"c":"(,tomorrow)"}', '{"d":{"rest":[{"at":"to\u0064ay"}]}}', '{"d":{"rest":["(,now)"]}}', '{"a":["\u006eow"]}', '{"a":"{n\\\\ow}"}', '{"c":[]}',
+		'{"d":{"first":{"what":"now","at":"2026-12-01"},"rest":[{"what":"today"}]}}', '{"r":"[\"n\"ow,)"}');
+	topic('nested_words', @words);
+	lenient('nested_words', 'nested_words', 'a timestamptz[], c appointment, d day, r tstzrange');
+	is(sql(q{SELECT string_agg(pos::text, ' ' ORDER BY pos) FROM nested_words WHERE why ~ 'in a record is not a date or time'}), '0 1 2 3 4 5 8', 'in any form');
+	is(sql(q{SELECT pos, (d).first.what FROM nested_words WHERE why IS NULL}), '7|now', 'texts beside them may be anything');
+};
+
+# An order of the members of an object for which the server's quicksort takes quadratic
+# time: it splits off four of them at a time.
+sub killer_object
+{
+	my ($n) = @_;
+	my @place = 0 .. $n - 1;
+	my (@value, $next, $left);
+	$next = $left = 0;
+	while ($n - $left > 40)
+	{
+		my $size = $n - $left;
+		my $d = int($size / 8);
+		my $middle = $left + int($size / 2);
+		my @chosen = ($left + $d, $left + 2 * $d, $middle - $d, $middle);
+		$value[ $place[$_] ] = $next++ for @chosen;
+		@place[ $left, $middle ] = @place[ $middle, $left ];
+		my $is_less = sub { my $v = $value[ $place[ $_[0] ] ]; return defined $v && $v < $next - 1; };
+		my @less = sort { $b <=> $a } grep { $is_less->($_) } @chosen;
+		my $b = $left + 1;
+		while (1)
+		{
+			$b++ while $is_less->($b);
+			my $c = shift @less;
+			last if !defined $c || $c < $b;
+			@place[ $b, $c ] = @place[ $c, $b ];
+			$b++;
+		}
+		@place[ $left, $b - 1 ] = @place[ $b - 1, $left ];
+		$left += 4;
+	}
+	$value[ $place[$_] ] = $next++ for reverse $left .. $n - 1;
+	return '{' . join(',', map { sprintf '"%06d":0', $_ } @value) . '}';
+}
+
+checked 'members of an object in an order that makes quicksort slow: whatever is made of it takes little time' => sub {
+	my $object = killer_object(60_000);
+	topic('members', qq({"v":$object}), qq({"v":{"a":[$object]}}), qq({"v":[$object]}), qq({"v":$object));
+	topic('members_text', $object);
+	sql('CREATE TYPE holder AS (a jsonb)');
+	for my $type ('jsonb', 'text', 'bigint', 'timestamptz', 'jsonb[]', 'holder', 'int4range')
+	{
+		my $name = 'members_' . ($type =~ s/\W/_/gr);
+		lenient($name, 'members', "v $type");
+		cmp_ok((grown("SELECT v FROM $name"))[1], '<', 2, "$type: time");
+	}
+	is(sql("SELECT count(*) FROM members_jsonb m, jsonb_object_keys(v) k WHERE pos = 0"), 60_000, 'and is all there');
+	lenient('members_csv', 'members_text', q{v jsonb}, 'text');
+	cmp_ok((grown('SELECT v FROM members_csv'))[1], '<', 2, 'format text: time');
+	my $start = time;
+	described('members');
+	cmp_ok(time - $start, '<', 4, 'describe_topic: time');
+};
+
+checked 'objects of many members: they are what jsonb makes of them' => sub {
+	my $rng = seeded_random();
+	my @objects = map {
+		my $n = 400;
+		my $member = sub { my ($self, $depth) = @_; my $key = $json->allow_nonref->encode(join '', map { ('a', 'b', '"', '\\', "\x{e9}", '/', "\n")[ $rng->(7) ] } 1 .. $rng->(4));
+			my $kind = $rng->(8);
+			return "$key:" . ($kind == 0 && $depth < 4 ? '{' . join(', ', map { $self->($self, $depth + 1) } 1 .. $rng->(9)) . '}' :
+				$kind == 1 ? '[' . join(',', map { $rng->(100) } 1 .. $rng->(4)) . ']' : ('null', 'true', '-1.50', '1e3', '"\u00e4\ud83d\ude00"', '""', '[{}, []]', 'false')[ $rng->(8) ]); };
+		'{' . join(' , ', map { $member->($member, 0) } 1 .. $n) . '}';
+	} 1 .. 20;
+	topic('objects', map { my $o = $_; utf8::encode($o); { hex => unpack 'H*', qq({"v":$o,"j":$o}) } } @objects);
+	lenient('objects', 'objects', 'v jsonb, j json');
+	is(sql('SELECT count(*), count(*) FILTER (WHERE v::text = j::jsonb::text AND v = j::jsonb) FROM objects'), '20|20', 'duplicates and all');
+};
+
+checked 'arrays of more elements than the server makes jsonb of: the record does not decode' => sub {
+	my $many = '[' . '0,' x 17_000_000 . '0]';
+	topic('elements', '{"id":1}', qq({"id":2,"v":$many}), '{"id":3,"v":[0]}', qq({"id":4,"w":"{\\"$many\\"}"}));
+	source('elements', 'id int, v jsonb, w jsonb[]');
+	create_stream('elements_s', 'SELECT id, jsonb_typeof(v) AS v, cardinality(w) AS w FROM elements', 'dead_letter');
+	process($node, 'elements_s');
+	is(sql(q{SELECT string_agg(id || coalesce(v, '-'), ' ' ORDER BY id) FROM elements_s}), '1- 3array', 'and the stream goes on');
+	like(sql(q{SELECT string_agg(concat_ws(' ', error, detail), '|' ORDER BY "offset") FROM stream_agg.dead_letters WHERE stream = 'elements_s'}),
+		qr/"v" is not a valid jsonb.*more than \d+ elements.*\|.*"w" is not a valid jsonb\[\].*request size/, 'with the reasons');
+};
+
+checked 'texts that are no labels of an enum: none stays in memory' => sub {
+	sql(q{CREATE TYPE mood AS ENUM ('sad', 'ok')});
+	my $n = 50_000;
+	$broker->add_topic('moods', [ map { my $i = $_; { base => $i * 1000, values => [ map { qq({"m":"no label $_"}) } $i * 1000 .. $i * 1000 + 999 ] } } 0 .. $n / 1000 - 1 ],
+		[ { base => 0, values => [ '{"m":"ok"}', '{"m":"sad"}', '{"m":"fine"}', '{"m":"' . 'x' x 100 . '"}' ] } ]);
+	lenient('moods', 'moods', 'm mood');
+	my $cache = q{SELECT used_bytes FROM pg_backend_memory_contexts WHERE name = 'CacheMemoryContext'};
+	cmp_ok(sql(qq{CREATE TEMP TABLE used AS $cache; DO \$do\$ BEGIN PERFORM m FROM moods; END \$do\$; SELECT ($cache) - used_bytes FROM used}), '<', 1_000_000,
+		"memory of the backend's caches");
+	is(sql(q{SELECT string_agg(m::text, ' ' ORDER BY pos) || ' ' || (SELECT count(*) FROM moods WHERE why ~ 'not a valid mood.*invalid input value for enum mood') FROM moods}), "ok sad 50002",
+		'labels are taken');
+	is(sql(q{BEGIN; DECLARE c CURSOR FOR SELECT m FROM moods WHERE why IS NULL; FETCH 1 FROM c; COMMIT; ALTER TYPE mood ADD VALUE 'fine'; SELECT string_agg(m::text, ' ' ORDER BY pos) FROM moods}),
+		"ok\nok sad fine", 'and so is one that is added');
+};
+
 $registry->kill_kill;
 done_testing();

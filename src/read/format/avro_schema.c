@@ -19,6 +19,7 @@
 #include "utils/numeric.h"
 
 #include "avro.h"
+#include "decode.h"
 #include "hash_seed.h"
 
 /*
@@ -423,7 +424,7 @@ parse_json(const char *text)
 	/* jsonb's parser leaves nothing behind that would have to be cleaned up */
 	PG_TRY();
 	{
-		result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+		result = DatumGetJsonbP(sagg_jsonb_make(unconstify(char *, text)));
 	}
 	PG_CATCH();
 	{

@@ -21,7 +21,8 @@
  *	 varchar(n) is an error.
  * - Other than that: numbers become smallint, integer and bigint as by a cast of
  *	 jsonb, so 12.0 and 1e3 are integers and 12.5 is rounded; words for the time
- *	 of the clock - now, today, tomorrow and yesterday - are no dates and times;
+ *	 of the clock - now, today, tomorrow and yesterday - are no dates and times,
+ *	 and POSIX time zones that are made up are none (record_times.c);
  *	 numbers are seconds, milliseconds, microseconds or
  *	 nanoseconds, as the column's unit says, since 1970-01-01 00:00 UTC for
  *	 timestamptz and timestamp (UTC), rounded to the microsecond;
@@ -167,8 +168,11 @@ extern const SaggFormat sagg_format_json;
 /* record_datum.c */
 extern void sagg_check_digits(const char *text, Size len, bool is_json);
 
+/* record_jsonb.c */
+extern Datum sagg_jsonb_make(char *text);
+
 /* record_errors.c */
-extern bool sagg_is_record_fault(int sqlerrcode);
+extern bool sagg_is_record_fault(const ErrorData *error);
 extern bool sagg_record_protect(void (*convert) (void *arg), void *arg,
 								SaggRecordError *why);
 

@@ -143,7 +143,7 @@ throw_invalid_field(const DecoderColumn *column)
 	ErrorData  *error = CopyErrorData();
 	int			len;
 
-	if (!sagg_is_record_fault(error->sqlerrcode))
+	if (!sagg_is_record_fault(error))
 		PG_RE_THROW();
 	FlushErrorState();
 	len = pg_mbcliplen(error->message, strlen(error->message), MAX_REASON_BYTES);

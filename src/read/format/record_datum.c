@@ -86,34 +86,6 @@ holds_numerics(Oid type)
 }
 
 /*
- * Returns whether values of a type are dates and times, or arrays or ranges of
- * them.
- */
-static bool
-holds_times(Oid type)
-{
-	Oid			element = get_base_element_type(type);
-
-	if (OidIsValid(element))
-		type = getBaseType(element);
-	if (type_is_multirange(type))
-		type = get_multirange_range(type);
-	if (type_is_range(type))
-		type = getBaseType(get_range_subtype(type));
-	switch (type)
-	{
-		case TIMESTAMPTZOID:
-		case TIMESTAMPOID:
-		case DATEOID:
-		case TIMEOID:
-		case TIMETZOID:
-			return true;
-		default:
-			return false;
-	}
-}
-
-/*
  * Prepares the conversion of JSON values to a column's type.  The result, and
  * caches, live in the current memory context.  Raises an error if the type has
  * no input function.
@@ -134,7 +106,9 @@ sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod, Oid collation
 	conv->typmod = typmod;
 	conv->kind = conversion_kind(base, typmod);
 	conv->bounds_digits = holds_numerics(base);
-	conv->holds_times = holds_times(base);
+	conv->times = sagg_times_make(base);
+	if (type_is_enum(base))
+		conv->labels = sagg_labels_make(base);
 	getTypeInputInfo(base, &input, &conv->ioparam);
 	fmgr_info(input, &conv->input);
 	if (conv->kind == SAGG_TO_RECORD)
@@ -205,8 +179,7 @@ value_jsonb(const SaggFieldValue *value)
 			scalar.val.string.len = strlen(scalar.val.string.val);
 			break;
 		default:
-			return DirectFunctionCall1(jsonb_in,
-									   CStringGetDatum(server_text(value)));
+			return sagg_jsonb_make(server_text(value));
 	}
 	return JsonbPGetDatum(JsonbValueToJsonb(&scalar));
 }
@@ -247,6 +220,14 @@ value_json(const SaggFieldValue *value)
 	return PointerGetDatum(cstring_to_text_with_len(buf.data, buf.len));
 }
 
+/* Returns the member "value" of an object that has one. */
+static JsonbValue *
+record_value(Datum record)
+{
+	return getKeyJsonValueFromContainer(&DatumGetJsonbP(record)->root, "value",
+										strlen("value"), NULL);
+}
+
 /*
  * Makes an array or composite of a value that is not a string:
  *		SELECT value FROM jsonb_to_record('{"value": ...}') AS (value type)
@@ -266,10 +247,10 @@ value_record(SaggConversion *conv, const SaggFieldValue *value)
 	InitFunctionCallInfoData(*fcinfo, &conv->to_record, 1, InvalidOid, NULL,
 							 (fmNodePtr) &rsinfo);
 	fcinfo->args[0].value =
-		DirectFunctionCall1(jsonb_in,
-							CStringGetDatum(psprintf("{\"value\":%s}",
-													 server_text(value))));
+		sagg_jsonb_make(psprintf("{\"value\":%s}", server_text(value)));
 	fcinfo->args[0].isnull = false;
+	if (conv->times)
+		sagg_times_check_json(conv->times, record_value(fcinfo->args[0].value));
 	result = FunctionCallInvoke(fcinfo);
 	if (fcinfo->isnull)
 		elog(ERROR, "function jsonb_to_record returned NULL");
@@ -358,34 +339,6 @@ sagg_check_digits(const char *text, Size len, bool is_json)
 	}
 }
 
-/*
- * Raises an error if a text of dates and times has a word that stands for the
- * time of the clock: a record means the same whenever it is read.
- */
-static void
-check_words(const SaggFieldValue *value)
-{
-	static const char *const words[] = {"now", "today", "tomorrow", "yesterday"};
-	const char *end = value->text + value->len;
-
-	for (const char *p = value->text; p < end;)
-	{
-		const char *word = p;
-
-		while (p < end && isalpha((unsigned char) *p))
-			p++;
-		for (int i = 0; i < lengthof(words); i++)
-		{
-			if (p - word == strlen(words[i]) && pg_strncasecmp(word, words[i], p - word) == 0)
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_DATETIME_FORMAT),
-						 errmsg("\"%s\" in a record is not a date or time", words[i])));
-		}
-		if (p == word)
-			p++;
-	}
-}
-
 /* Converts a number to a Datum of an integer type, as jsonb casts it. */
 static Datum
 value_integer(const SaggConversion *conv, const SaggFieldValue *value)
@@ -412,6 +365,43 @@ value_bytes(const SaggConversion *conv, const SaggFieldValue *value)
 	return PointerGetDatum(result);
 }
 
+/* Reads a text in server encoding by the type's input function. */
+static Datum
+input_text(SaggConversion *conv, char *text)
+{
+	if (conv->times)
+		sagg_times_check_text(conv->times, text);
+	if (conv->labels)
+		sagg_labels_check(conv->labels, conv->type, text);
+	if (conv->kind == SAGG_TO_JSONB)
+		return sagg_jsonb_make(text);
+	return InputFunctionCall(&conv->input, text, conv->ioparam, conv->typmod);
+}
+
+/*
+ * Raises an error if no array or object of JSON has a text that is a value of
+ * the type.  It may be of megabytes, and need not be read.
+ */
+static void
+check_container(const SaggConversion *conv)
+{
+	switch (conv->kind)
+	{
+		case SAGG_TO_BOOL:
+		case SAGG_TO_INT2:
+		case SAGG_TO_INT4:
+		case SAGG_TO_INT8:
+		case SAGG_TO_FLOAT8:
+		case SAGG_TO_NUMERIC:
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+					 errmsg("an array or object is not a valid %s", conv->type_name)));
+			break;
+		default:
+			break;
+	}
+}
+
 /* Converts a value to the type below the domains, if there are any. */
 static Datum
 convert_base(SaggConversion *conv, const SaggFieldValue *value)
@@ -424,13 +414,12 @@ convert_base(SaggConversion *conv, const SaggFieldValue *value)
 		(value->kind == SAGG_PLAIN_TEXT ||
 		 (value->kind == SAGG_FIELD_STRING && conv->kind != SAGG_TO_JSONB)))
 		sagg_check_digits(value->text, value->len, conv->type == JSONBOID);
-	if (conv->holds_times && value->kind != SAGG_FIELD_NUMBER && value->kind != SAGG_BYTES)
-		check_words(value);
 	if (value->kind == SAGG_PLAIN_TEXT)
-		return InputFunctionCall(&conv->input, server_text(value),
-								 conv->ioparam, conv->typmod);
+		return input_text(conv, server_text(value));
 	if (value->kind == SAGG_BYTES)
 		return value_bytes(conv, value);
+	if (value->kind == SAGG_FIELD_ARRAY || value->kind == SAGG_FIELD_OBJECT)
+		check_container(conv);
 	switch (conv->kind)
 	{
 		case SAGG_TO_JSON:
@@ -455,8 +444,7 @@ convert_base(SaggConversion *conv, const SaggFieldValue *value)
 		default:
 			break;
 	}
-	return InputFunctionCall(&conv->input, value_text(value), conv->ioparam,
-							 conv->typmod);
+	return input_text(conv, value_text(value));
 }
 
 /*

@@ -12,6 +12,7 @@
 
 #include "access/tupdesc.h"
 #include "fmgr.h"
+#include "utils/jsonb.h"
 
 #include "decode.h"
 #include "json_leaf.h"
@@ -35,13 +36,17 @@ typedef enum SaggConversionKind
 	SAGG_TO_OTHER				/* the type's input function */
 } SaggConversionKind;
 
+typedef struct SaggTimes SaggTimes;	/* record_times.c */
+typedef struct SaggLabels SaggLabels;	/* record_enum.c */
+
 /* Made once for a column; lives in the memory context it was made in. */
 typedef struct SaggConversion
 {
 	SaggConversionKind kind;
 	const char *type_name;		/* for messages */
 	bool		bounds_digits;	/* see check_digits */
-	bool		holds_times;	/* see check_words */
+	SaggTimes  *times;			/* where values have times; NULL = nowhere */
+	SaggLabels *labels;			/* of an enum; NULL = it is none */
 	Oid			type;			/* type below domains, as are the next three */
 	int32		typmod;
 	SaggUnit	unit;			/* unit of numbers that become timestamps */
@@ -53,6 +58,15 @@ typedef struct SaggConversion
 	TupleDesc	record_desc;	/* row type with one column, of the type */
 	MemoryContext context;
 } SaggConversion;
+
+/* record_times.c */
+extern SaggTimes *sagg_times_make(Oid type);
+extern void sagg_times_check_text(SaggTimes *times, char *text);
+extern void sagg_times_check_json(SaggTimes *times, const JsonbValue *value);
+
+/* record_enum.c */
+extern SaggLabels *sagg_labels_make(Oid type);
+extern void sagg_labels_check(const SaggLabels *labels, Oid type, const char *label);
 
 /* record_datum.c */
 extern void sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod,

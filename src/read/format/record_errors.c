@@ -17,7 +17,18 @@
 #include "stream_agg.h"
 
 /*
- * Returns whether an error with this SQLSTATE, raised while a value of a
+ * Returns whether an error says that memory of a size was requested that nobody
+ * may have.  It is one of the server's own, but the size is that of a value.
+ */
+static bool
+is_size_error(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_INTERNAL_ERROR && error->message_id != NULL &&
+		strcmp(error->message_id, "invalid memory alloc request size %zu") == 0;
+}
+
+/*
+ * Returns whether an error, raised while a value of a
  * record was converted, is the record's fault; such an error recurs.  All
  * records have the same types and input functions, so the value is to blame
  * for everything except the state of the server.  Input functions raise errors
@@ -26,13 +37,13 @@
  * that for a function which a domain's constraint calls.
  */
 bool
-sagg_is_record_fault(int sqlerrcode)
+sagg_is_record_fault(const ErrorData *error)
 {
-	if (sqlerrcode == ERRCODE_SAGG_INVALID_RECORD)
+	if (error->sqlerrcode == ERRCODE_SAGG_INVALID_RECORD || is_size_error(error))
 		return true;
-	if (sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+	if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
 		return false;
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
 	{
 		case ERRCODE_CONNECTION_EXCEPTION:
 		case ERRCODE_INVALID_TRANSACTION_STATE:
@@ -63,7 +74,7 @@ sagg_record_protect(void (*convert) (void *arg), void *arg, SaggRecordError *why
 		return true;
 
 	/* in the subtransaction it would leave the session in an aborted one */
-	if (!sagg_is_record_fault(error->sqlerrcode))
+	if (!sagg_is_record_fault(error))
 		ReThrowError(error);
 	why->message = error->message;
 	why->detail = error->detail;

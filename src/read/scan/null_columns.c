@@ -133,8 +133,7 @@ collect_names(void *arg)
 {
 	FieldNames *names = (FieldNames *) arg;
 	char	   *text = pnstrdup(names->record->payload, names->record->payload_len);
-	Jsonb	   *record = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-															CStringGetDatum(pg_any_to_server(text, strlen(text), PG_UTF8))));
+	Jsonb	   *record = DatumGetJsonbP(sagg_jsonb_make(pg_any_to_server(text, strlen(text), PG_UTF8)));
 	JsonbValue	buffer;
 	JsonbContainer *object = row_object(names, record, &buffer);
 	JsonbIterator *it;

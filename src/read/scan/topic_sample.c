@@ -276,8 +276,7 @@ add_json(void *arg)
 	bool		is_event;
 
 	sagg_check_digits(text, value->len, true);
-	json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-											  CStringGetDatum(pg_any_to_server(text, value->len, PG_UTF8))));
+	json = DatumGetJsonbP(sagg_jsonb_make(pg_any_to_server(text, value->len, PG_UTF8)));
 	if (!JB_ROOT_IS_OBJECT(json))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_INVALID_RECORD),
