@@ -84,6 +84,9 @@ typedef struct SaggStreamRun
 	int			too_large_code; /* SQLSTATE that says why */
 	bool		over_limit;		/* the last error was about temp_file_limit, and
 								 * the batch cannot be made smaller */
+	SaggRange  *unfinished;		/* what a trigger could read, while batches are
+								 * smaller (unfinished.c); in TopMemoryContext */
+	int			nunfinished;
 	SaggStoreBudget budget;
 
 	/* from sagg_run_load to sagg_run_close */
@@ -241,6 +244,12 @@ extern void sagg_warn_of_lost_offsets(const SaggStreamRun *run,
 extern bool sagg_reading_replaces(const SaggReading *reading);
 extern void sagg_plan_transaction(SaggStreamRun *run, bool durable);
 extern void sagg_plan_commit(void);
+
+/* unfinished.c */
+extern void sagg_unfinished_forget(SaggStreamRun *run);
+extern void sagg_unfinished_note(SaggReading *reading, const SaggRange *ranges, int n);
+extern bool sagg_is_unfinished(const SaggStreamRun *run);
+extern int	sagg_unfinished_keep(const SaggStreamRun *run, SaggRange *ranges, int n);
 
 /* batch_plan.c */
 extern void sagg_reading_add_partitions(SaggReading *reading,
