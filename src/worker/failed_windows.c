@@ -78,7 +78,7 @@ write_part(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
 		sagg_execution_groups_written(write->execution);
 		sagg_counts_add(&commit->counts, &write->commit.counts);
 	}
-	else if (!sagg_error_of_group(error))
+	else if (!sagg_poison_blames_group(write->run, error))
 		ReThrowError(error);
 	else if (end - first == 1)
 		sagg_execution_group_failed(write->execution, first, error);

@@ -48,6 +48,8 @@ typedef struct SaggPoison
 								 * its closing windows have failed; -1 = none */
 	bool		avoidable;		/* another on_error would go on after the last
 								 * error */
+	TimestampTz gave_up;		/* when a row had no partition after all attempts,
+								 * 0 = never */
 } SaggPoison;
 
 /* A partition that seems to end before the stream's position. */
@@ -317,6 +319,7 @@ extern void sagg_clip_reports(void);
 extern void sagg_poison_opened(SaggStreamRun *run);
 extern void sagg_poison_forget(SaggPoison *poison);
 extern bool sagg_poison_durable_plan(SaggStreamRun *run);
+extern bool sagg_poison_blames_group(SaggStreamRun *run, const ErrorData *error);
 extern bool sagg_poison_failed(SaggStreamRun *run, const ErrorData *error);
 extern SaggPlan *sagg_poison_retry(SaggStreamRun *run, SaggPlan *plan);
 extern void sagg_poison_begin(SaggStreamRun *run);

@@ -179,6 +179,15 @@ process($node, 'fails');
 check('fails', sprintf($divide, "WHERE $closed", 'HAVING sum(v) > 0'), sprintf($groups, $tumble), 'altered, it goes on');
 drop('fails');
 
+# --- a group that no partition of the sink takes
+value(q{CREATE TABLE parted (win tstzrange, k int, n bigint) PARTITION BY LIST (k); CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (0, 1, 3)});
+create('parted', "SELECT $tumble AS win, k, count(*) AS n FROM events GROUP BY 1, 2", options => '{"on_error": "skip"}', output_mode => "'append'");
+process($node, 'parted');
+is_equal_tables($node, 'SELECT * FROM parted', "SELECT $tumble AS win, k, count(*) AS n FROM events WHERE $closed AND k <> 2 GROUP BY 1, 2", 'groups that a partition takes are in the sink');
+is(value(q{SELECT count(*) > 0, count(*) = count(*) FILTER (WHERE error ~ '^no partition of relation "parted" found') FROM stream_agg.failed_windows WHERE stream = 'parted'}), 't|t',
+	'the others are failed windows');
+drop('parted');
+
 # --- of many groups that are not in memory, each is read a few times only, whatever
 # their number and that of those that fail
 {
