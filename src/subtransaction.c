@@ -63,9 +63,9 @@ sagg_error_of_partition(const ErrorData *error)
 /*
  * Returns whether an error is a data error: one that other data would not have
  * raised.  Errors of the server, of connections, of other transactions, of the
- * definition, and of this extension are not, and a missing partition is not
- * the row's fault.  Classes that begin with 5 to 9 and I to Z are for RAISE
- * ...  ERRCODE of users, unless they are the server's.
+ * definition, and of this extension are not.  Whether a missing partition is the
+ * row's fault is for the caller to say: it might come.  Classes that begin with 5 to
+ * 9 and I to Z are for RAISE ...  ERRCODE of users, unless they are the server's.
  */
 bool
 sagg_error_of_data(const ErrorData *error)

@@ -173,37 +173,34 @@ groups_environment(SaggExecution *ex, Tuplestorestate *groups)
 
 /*
  * Run a query over emitted groups, planned for as many as there are, and add
- * its rows to "result".
+ * its rows to "result".  Leaves garbage in the current context.
  */
 static void
 run_over_groups(SaggExecution *ex, Query *query, Tuplestorestate *groups,
 				Tuplestorestate *result)
 {
-	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 	DestReceiver *dest;
 	PlannedStmt *plan;
 	QueryDesc  *desc;
 
-	if (tuplestore_tuple_count(groups) > 0)
-	{
-		dest = CreateDestReceiver(DestTuplestore);
-		SetTuplestoreDestReceiverParams(dest, result, GetMemoryChunkContext(result),
-										true, NULL, NULL);
-		query = copyObject(query);
-		linitial_node(RangeTblEntry, query->rtable)->enrtuples =
-			tuplestore_tuple_count(groups);
-		plan = pg_plan_query(query, ex->stream->name, 0, NULL);
-		desc = CreateQueryDesc(plan, ex->stream->name, GetActiveSnapshot(),
-							   InvalidSnapshot, dest, NULL,
-							   groups_environment(ex, groups), 0);
-		ExecutorStart(desc, 0);
-		SAGG_EXECUTOR_RUN(desc, ForwardScanDirection, 0);
-		ExecutorFinish(desc);
-		ExecutorEnd(desc);
-		FreeQueryDesc(desc);
-		dest->rDestroy(dest);
-	}
-	MemoryContextSwitchTo(old);
+	if (tuplestore_tuple_count(groups) == 0)
+		return;
+	dest = CreateDestReceiver(DestTuplestore);
+	SetTuplestoreDestReceiverParams(dest, result, GetMemoryChunkContext(result),
+									true, NULL, NULL);
+	query = copyObject(query);
+	linitial_node(RangeTblEntry, query->rtable)->enrtuples =
+		tuplestore_tuple_count(groups);
+	plan = pg_plan_query(query, ex->stream->name, 0, NULL);
+	desc = CreateQueryDesc(plan, ex->stream->name, GetActiveSnapshot(),
+						   InvalidSnapshot, dest, NULL,
+						   groups_environment(ex, groups), 0);
+	ExecutorStart(desc, 0);
+	SAGG_EXECUTOR_RUN(desc, ForwardScanDirection, 0);
+	ExecutorFinish(desc);
+	ExecutorEnd(desc);
+	FreeQueryDesc(desc);
+	dest->rDestroy(dest);
 }
 
 /*

@@ -352,6 +352,9 @@ struct SaggExecution
 	bool		open_windows;	/* emits what the last commit left open */
 	bool		careful;		/* groups that fail are set apart; see
 								 * failed_groups.c */
+	int			part_pointer;	/* of "fresh": group part_first; -1 = none yet */
+	int64		part_first;		/* the part that was read last; its end is where */
+	int64		part_end;		/* read pointer 0 is */
 	List	   *failed;			/* of SaggFailedGroup */
 	int			finals_in_row;	/* failures of final functions in a row */
 	int			failed_in_row;	/* failures of groups in a row, with none

@@ -21,6 +21,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/array.h"
@@ -55,6 +56,7 @@ void
 sagg_execution_carefully(SaggExecution *ex, int in_row)
 {
 	ex->careful = true;
+	ex->part_pointer = -1;
 	ex->finals_in_row = in_row;
 	ex->failed_in_row = in_row;
 }
@@ -145,8 +147,7 @@ describe_window(const SaggExecution *ex, Datum window, SaggFailedGroup *failed)
 
 /*
  * Note that a group has failed, whose row is in "values" and "nulls" up to its
- * keys.  An error that is not a data error is raised again, and so are too
- * many in a row.
+ * keys.  Too many in a row are an error.
  */
 static void
 note_failed(SaggExecution *ex, const Datum *values, const bool *nulls, ErrorData *error,
@@ -156,8 +157,6 @@ note_failed(SaggExecution *ex, const Datum *values, const bool *nulls, ErrorData
 	SaggFailedGroup *failed;
 	MemoryContext old;
 
-	if (!sagg_error_of_group(error))
-		ReThrowError(error);
 	if (++*in_row > sagg_max_poison_in_row)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_POISON),
@@ -206,6 +205,8 @@ sagg_try_finish_group(SaggExecution *ex, const SaggGroup *group, Datum *values, 
 
 	if (error)
 	{
+		if (!sagg_error_of_group(error))
+			ReThrowError(error);
 		note_failed(ex, values, nulls, error, &ex->finals_in_row);
 		ex->failed_in_row++;
 	}
@@ -224,17 +225,39 @@ sagg_execution_groups(const SaggExecution *ex)
 }
 
 /*
+ * Go to group number "first".  Parts are read again or follow each other, and both
+ * places have a read pointer: to skip all that is before a part would read it, once
+ * it is in a temporary file.
+ */
+static void
+seek_group(SaggExecution *ex, int64 first)
+{
+	if (ex->part_pointer < 0 || (first != ex->part_first && first != ex->part_end))
+	{
+		tuplestore_rescan(ex->fresh);
+		(void) tuplestore_skiptuples(ex->fresh, first, true);
+		if (ex->part_pointer < 0)
+			ex->part_pointer = tuplestore_alloc_read_pointer(ex->fresh, EXEC_FLAG_BACKWARD | EXEC_FLAG_REWIND);
+		tuplestore_copy_read_pointer(ex->fresh, 0, ex->part_pointer);
+	}
+	else if (first == ex->part_first)
+		tuplestore_copy_read_pointer(ex->fresh, ex->part_pointer, 0);
+	else
+		tuplestore_copy_read_pointer(ex->fresh, 0, ex->part_pointer);
+	ex->part_first = ex->part_end = first;
+}
+
+/*
  * Put the groups from "first" up to, not including, "end" into a tuplestore.
  */
 static Tuplestorestate *
-part_of(const SaggExecution *ex, int64 first, int64 end)
+part_of(SaggExecution *ex, int64 first, int64 end)
 {
 	Tuplestorestate *part = tuplestore_begin_heap(true, false, work_mem);
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(ex->query->groups_desc, &TTSOpsMinimalTuple);
 
-	tuplestore_rescan(ex->fresh);
-	(void) tuplestore_skiptuples(ex->fresh, first, true);
-	for (int64 i = first; i < end && tuplestore_gettupleslot(ex->fresh, true, false, slot); i++)
+	seek_group(ex, first);
+	for (; ex->part_end < end && tuplestore_gettupleslot(ex->fresh, true, false, slot); ex->part_end++)
 		tuplestore_puttupleslot(part, slot);
 	ExecDropSingleTupleTableSlot(slot);
 	return part;
@@ -263,8 +286,7 @@ sagg_execution_groups_written(SaggExecution *ex)
 }
 
 /*
- * The group with this number is not emitted, because of "error", which is
- * raised again if it is not a data error.
+ * The group with this number is not emitted, because of "error".
  */
 void
 sagg_execution_group_failed(SaggExecution *ex, int64 number, ErrorData *error)

@@ -251,7 +251,8 @@ share_offsets(SaggReading *reading, SaggRange *ranges, int n, int64 limit, int64
 }
 
 /*
- * Returns the most offsets of the next batch, and reduces ranges to suspects.
+ * Returns the most offsets that the trigger at hand may read next, and reduces
+ * ranges to suspects, and to what it has left.
  */
 static int64
 offsets_limit(SaggReading *reading, SaggRange *ranges, int *n)
@@ -268,7 +269,28 @@ offsets_limit(SaggReading *reading, SaggRange *ranges, int *n)
 		if (progress->nsuspects > 0)
 			*n = keep_suspects(progress, ranges, *n, &limit);
 	}
-	return sagg_batch_size_bound(reading, limit);
+	*n = sagg_unfinished_keep(sagg_first_run(reading), ranges, *n);
+	return limit;
+}
+
+/*
+ * Shrink ranges to those of the next batch, which has to be smaller than what the
+ * trigger may read: batches follow without a pause until that is done.
+ */
+static void
+share_by_size(SaggReading *reading, SaggRange *ranges, int n, int64 limit, int64 rotation)
+{
+	int64		bound = sagg_batch_size_bound(reading, limit);
+	SaggRange  *all;
+
+	if (bound < limit)
+	{
+		all = memcpy(palloc(sizeof(SaggRange) * Max(n, 1)), ranges, sizeof(SaggRange) * n);
+		share_offsets(reading, all, n, limit, rotation);
+		sagg_unfinished_note(reading, all, n);
+		pfree(all);
+	}
+	share_offsets(reading, ranges, n, bound, rotation);
 }
 
 /*
@@ -300,7 +322,7 @@ next_ranges(SaggReading *reading, SaggPlan *plan, const SaggRange *bounds,
 	{
 		int64		limit = offsets_limit(reading, ranges, &n);
 
-		share_offsets(reading, ranges, n, limit, plan->batch);
+		share_by_size(reading, ranges, n, limit, plan->batch);
 	}
 	for (int i = 0; i < nbounds; i++)
 	{

@@ -51,15 +51,19 @@ try_part(void *arg)
 		write_output(write);
 }
 
-static void
-write_groups(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
+/*
+ * Write the groups from "first" up to, not including, "end".  Returns false if that
+ * fails and there are several of them; one that fails is noted.
+ */
+static bool
+write_part(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
 {
-	int64		middle = first + (end - first) / 2;
+	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
+												 "stream_agg part of the groups",
+												 ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(memory);
 	ErrorData  *error;
 
-	CHECK_FOR_INTERRUPTS();
-	if (first == end)
-		return;
 	write->first = first;
 	write->end = end;
 	write->commit.watermark = commit->watermark;
@@ -73,18 +77,26 @@ write_groups(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
 		sagg_execution_output_end(&write->output);
 		sagg_execution_groups_written(write->execution);
 		sagg_counts_add(&commit->counts, &write->commit.counts);
-		return;
 	}
-	if (!sagg_error_of_group(error))
+	else if (!sagg_poison_blames_group(write->run, error))
 		ReThrowError(error);
-	if (end - first == 1)
+	else if (end - first == 1)
 		sagg_execution_group_failed(write->execution, first, error);
-	else
-	{
-		FreeErrorData(error);
-		write_groups(write, first, middle, commit);
-		write_groups(write, middle, end, commit);
-	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(memory);
+	return error == NULL || end - first == 1;
+}
+
+static void
+write_groups(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
+{
+	int64		middle = first + (end - first) / 2;
+
+	CHECK_FOR_INTERRUPTS();
+	if (first == end || write_part(write, first, end, commit))
+		return;
+	write_groups(write, first, middle, commit);
+	write_groups(write, middle, end, commit);
 }
 
 /*

@@ -35,9 +35,13 @@
 
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "streams/streams.h"
 #include "worker_internal.h"
+
+/* rows without a partition are not waited for again so soon after one in vain */
+#define PARTITION_PATIENCE_MS	(60 * 60 * 1000)
 
 /*
  * Forget which batch has failed, and why.
@@ -118,6 +122,39 @@ sagg_poison_durable_plan(SaggStreamRun *run)
 }
 
 /*
+ * The sink has no partition for a row.  Somebody may create it, so the batch is
+ * retried as after other errors.  Returns whether that is over, so that it is the
+ * fault of what the row comes from: all attempts have been in vain, now or for
+ * another row not long ago, or the record is searched already.
+ */
+static bool
+partition_stays_away(SaggStreamRun *run)
+{
+	SaggPoison *poison = &run->poison;
+	TimestampTz now = GetCurrentTimestamp();
+	bool		first = run->slot->tally.batches != run->last_batches;
+	int			attempts = first ? 1 : run->attempts + 1;
+
+	if (attempts < sagg_max_attempts && run->slot->failures == 0 &&
+		run->plan->nsuspects == 0 &&
+		(poison->gave_up == 0 ||
+		 TimestampDifferenceExceeds(poison->gave_up, now, PARTITION_PATIENCE_MS)))
+		return false;
+	poison->gave_up = now;
+	return true;
+}
+
+/*
+ * Returns whether a group may be to blame for an error in a batch of the run.
+ */
+bool
+sagg_poison_blames_group(SaggStreamRun *run, const ErrorData *error)
+{
+	return sagg_error_of_partition(error) ? partition_stays_away(run) :
+		sagg_error_of_group(error);
+}
+
+/*
  * Windows that close have failed.  Returns whether the batch is to be retried
  * carefully, which is done once.
  */
@@ -126,7 +163,8 @@ windows_failed(SaggStreamRun *run, const ErrorData *error)
 {
 	SaggPoison *poison = &run->poison;
 
-	poison->windows = poison->careful == run->plan->batch || !sagg_error_of_group(error);
+	poison->windows = poison->careful == run->plan->batch ||
+		!sagg_poison_blames_group(run, error);
 	if (poison->windows)
 		return false;
 	poison->careful = run->plan->batch;
@@ -157,7 +195,8 @@ sagg_poison_failed(SaggStreamRun *run, const ErrorData *error)
 			run->over_limit;
 		return false;
 	}
-	if (!sagg_error_of_data(error) && !run->over_limit)
+	if (!sagg_error_of_data(error) && !run->over_limit &&
+		!(sagg_error_of_partition(error) && partition_stays_away(run)))
 		return false;
 	if (fault == SAGG_FAULT_WINDOWS)
 		return windows_failed(run, error);

@@ -23,11 +23,12 @@
 #define LEAST_EXPIRED	10000
 
 /*
- * Have partitions made for rows of the window of the greatest event time, and of the
- * next one.
+ * Have partitions made for the rows, for the window of the greatest event time, and
+ * for the next one.
  */
 static void
-prepare_sink(const SaggStreamRun *run, const SaggQuery *query, const SaggCommit *commit)
+prepare_sink(const SaggStreamRun *run, const SaggQuery *query, const SaggOutput *output,
+			 const SaggCommit *commit)
 {
 	TimestampTz end;
 
@@ -35,7 +36,7 @@ prepare_sink(const SaggStreamRun *run, const SaggQuery *query, const SaggCommit 
 		return;
 	end = sagg_last_window_end(query, commit->max_time);
 	if (end != DT_NOEND)
-		sagg_sink_prepare(run->sink, query, sagg_last_window_end(query, end));
+		sagg_sink_prepare(run->sink, query, sagg_last_window_end(query, end), output);
 }
 
 /*
@@ -49,10 +50,10 @@ sagg_leave_out_expired(const SaggStreamRun *run, const SaggQuery *query,
 {
 	int64		before = sagg_expired_before(run->stream, query, commit->watermark);
 
-	if (run->stream->options.has_retention)
-		prepare_sink(run, query, commit);
 	if (before != DT_NOBEGIN)
 		commit->counts.rows_expired += sagg_sink_leave_out(query, output, before);
+	if (run->stream->options.has_retention)
+		prepare_sink(run, query, output, commit);
 }
 
 /*

@@ -172,6 +172,7 @@ sagg_member_release(SaggStreamRun *member, SaggExit how)
 	if (reading->current == member)
 		reading->current = NULL;
 	sagg_poison_forget(&member->poison);
+	sagg_unfinished_forget(member);
 	MemoryContextDelete(member->memory);
 	pfree(member);
 }

@@ -122,6 +122,7 @@ sagg_plan_replace(SaggStreamRun *run, const SaggPlan *failed, SaggPlan *plan)
 	MemoryContext old = MemoryContextSwitchTo(run->memory);
 	ListCell   *lc;
 
+	sagg_unfinished_note(run->reading, failed->ranges, failed->nranges);
 	keep_skips(run, plan);
 	plan->nquiet = 0;			/* it does not read partitions to their ends */
 	sagg_plan_behind(run->stream, plan, failed->ranges, failed->nranges);

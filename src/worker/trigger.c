@@ -6,7 +6,8 @@
  * Triggers fire at multiples of the interval, the first one at start; missed ones
  * are skipped.  With interval 0 batch follows batch.  process_available fires one
  * at once.  Without max_offsets_per_trigger a batch that left records in the source
- * is followed by the next at once.  With min_offsets_per_trigger a trigger that
+ * is followed by the next at once; with it, one that had to be smaller than what its
+ * trigger could read (unfinished.c).  With min_offsets_per_trigger a trigger that
  * finds fewer leaves them, until the last micro-batch is as old as
  * max_trigger_delay.
  *
@@ -117,6 +118,24 @@ reached(const SaggProgress *progress, const SaggRange *bounds, int nbounds)
 }
 
 /*
+ * Returns whether the trigger at hand is not done: a run searches a record that
+ * cannot be processed, or the last batch was smaller than what the trigger could
+ * read.
+ */
+static bool
+trigger_unfinished(const SaggReading *reading)
+{
+	ListCell   *lc;
+
+	foreach(lc, reading->runs)
+	{
+		if (((SaggStreamRun *) lfirst(lc))->progress->nsuspects > 0)
+			return true;
+	}
+	return reading->behind && sagg_is_unfinished(reading->leader);
+}
+
+/*
  * Returns whether the records within "bounds" are too few for a batch, and sets
  * recheck_at then.  Lost offsets, and results to be replaced, do not wait.
  */
@@ -130,7 +149,7 @@ held_back(SaggReading *reading, const SaggRange *bounds, int nbounds)
 	int64		waiting = 0;
 
 	if (options->min_offsets == 0 || sagg_reading_replaces(reading) ||
-		progress->committed == DT_NOBEGIN)
+		progress->committed == DT_NOBEGIN || trigger_unfinished(reading))
 		return false;
 	for (int i = 0; i < nbounds; i++)
 	{
@@ -328,22 +347,6 @@ idle_work(SaggReading *reading, long timeout_ms)
 }
 
 /*
- * Returns whether a run searches a record that cannot be processed.
- */
-static bool
-in_search(const SaggReading *reading)
-{
-	ListCell   *lc;
-
-	foreach(lc, reading->runs)
-	{
-		if (((SaggStreamRun *) lfirst(lc))->progress->nsuspects > 0)
-			return true;
-	}
-	return false;
-}
-
-/*
  * One sleep of a stream with interval 0.  Returns false if its trigger is due.
  */
 static bool
@@ -400,9 +403,9 @@ wait_for_trigger(SaggReading *reading)
 	char		activity[SAGG_NAME_SIZE + 64];
 	ListCell   *lc;
 
-	/* behind without a limit set by the user, or within a search: no pause */
+	/* behind without a limit set by the user, or what is within it: no pause */
 	if ((reading->behind && leader->stream->max_offsets == 0) ||
-		leader->progress->pending != NULL || in_search(reading))
+		leader->progress->pending != NULL || trigger_unfinished(reading))
 		reading->next_trigger = GetCurrentTimestamp();
 
 	snprintf(activity, sizeof(activity), "stream \"%s\": waiting for a trigger",

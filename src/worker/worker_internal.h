@@ -48,6 +48,8 @@ typedef struct SaggPoison
 								 * its closing windows have failed; -1 = none */
 	bool		avoidable;		/* another on_error would go on after the last
 								 * error */
+	TimestampTz gave_up;		/* when a row had no partition after all attempts,
+								 * 0 = never */
 } SaggPoison;
 
 /* A partition that seems to end before the stream's position. */
@@ -84,6 +86,9 @@ typedef struct SaggStreamRun
 	int			too_large_code; /* SQLSTATE that says why */
 	bool		over_limit;		/* the last error was about temp_file_limit, and
 								 * the batch cannot be made smaller */
+	SaggRange  *unfinished;		/* what a trigger could read, while batches are
+								 * smaller (unfinished.c); in TopMemoryContext */
+	int			nunfinished;
 	SaggStoreBudget budget;
 
 	/* from sagg_run_load to sagg_run_close */
@@ -242,6 +247,12 @@ extern bool sagg_reading_replaces(const SaggReading *reading);
 extern void sagg_plan_transaction(SaggStreamRun *run, bool durable);
 extern void sagg_plan_commit(void);
 
+/* unfinished.c */
+extern void sagg_unfinished_forget(SaggStreamRun *run);
+extern void sagg_unfinished_note(SaggReading *reading, const SaggRange *ranges, int n);
+extern bool sagg_is_unfinished(const SaggStreamRun *run);
+extern int	sagg_unfinished_keep(const SaggStreamRun *run, SaggRange *ranges, int n);
+
 /* batch_plan.c */
 extern void sagg_reading_add_partitions(SaggReading *reading,
 										const SaggRange *bounds, int nbounds);
@@ -308,6 +319,7 @@ extern void sagg_clip_reports(void);
 extern void sagg_poison_opened(SaggStreamRun *run);
 extern void sagg_poison_forget(SaggPoison *poison);
 extern bool sagg_poison_durable_plan(SaggStreamRun *run);
+extern bool sagg_poison_blames_group(SaggStreamRun *run, const ErrorData *error);
 extern bool sagg_poison_failed(SaggStreamRun *run, const ErrorData *error);
 extern SaggPlan *sagg_poison_retry(SaggStreamRun *run, SaggPlan *plan);
 extern void sagg_poison_begin(SaggStreamRun *run);

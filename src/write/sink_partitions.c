@@ -31,8 +31,10 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/partcache.h"
+#include "utils/rangetypes.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
+#include "utils/typcache.h"
 
 #include "streams/streams.h"
 #include "write_internal.h"
@@ -40,6 +42,9 @@
 /* most attempts of a micro-batch */
 #define MAX_DROPPED		10
 #define MAX_MADE		100
+
+/* how far from the partition before it a row's partition is looked for */
+#define MAX_STEPS		10000
 
 /* locks besides those that are requested without waiting */
 #define LOCK_TIMEOUT	"10ms"
@@ -327,34 +332,188 @@ partition_name(const SinkBatch *batch, const WindowPartition *partition, bool zo
 }
 
 /*
- * Make partitions behind the last one, until there is one for the time
- * "until".  The sink is closed meanwhile, but stays locked: ALTER TABLE
- * rejects a table that is open.
+ * Returns the partition that takes a time behind partition "before" and before
+ * "next", in steps as wide as "before".  Returns false if that is too far away.
  */
-void
-sagg_sink_make_partitions(SinkBatch *batch, int64 until)
+static bool
+partition_for(const WindowPartition *before, int64 next, int64 time, bool zoned,
+			  WindowPartition *found)
 {
-	bool		zoned = RelationGetPartitionKey(batch->rel)->parttypid[0] == TIMESTAMPTZOID;
-	int			n;
-	WindowPartition *partitions = list_partitions(batch->rel, &n);
-	WindowPartition last;
-
-	if (n == 0)
-		return;
-	last = partitions[n - 1];
-	relation_close(batch->rel, NoLock);
-	for (int i = 0; i < MAX_MADE && last.lower != DT_NOBEGIN && last.upper <= until; i++)
+	*found = *before;
+	for (int i = 0; found->upper <= time; i++)
 	{
-		Attempt		attempt = {.batch = batch,.zoned = zoned};
+		int64		upper = found->upper;
+		int64		width = found->upper - found->lower;
+		struct pg_tm tm;
 
 		CHECK_FOR_INTERRUPTS();
-		attempt.partition = next_partition(&last, zoned);
-		if (attempt.partition.upper <= last.upper)
+		if (i == MAX_STEPS || found->lower == DT_NOBEGIN)
+			return false;
+		/* hours and less all have one width */
+		if (!begins_day(found->lower, zoned, &tm) || !begins_day(upper, zoned, &tm))
+		{
+			found->upper = upper + (time - upper) / width * width;
+			found->lower = found->upper - width;
+		}
+		*found = next_partition(found, zoned);
+		if (found->upper <= upper)
+			return false;
+	}
+	found->upper = Min(found->upper, next);
+	return true;
+}
+
+/* Partitions that rows of a batch need. */
+typedef struct NeededPartitions
+{
+	const WindowPartition *partitions;	/* of the sink */
+	int			n;
+	WindowPartition made[MAX_MADE];
+	int			nmade;
+} NeededPartitions;
+
+/*
+ * Returns whether a time belongs to a partition of the sink, or to one that is
+ * needed already.  If not, sets "before" to the number of the sink's partition
+ * before it, -1 = none.
+ */
+static bool
+has_partition(const NeededPartitions *needed, int64 time, int *before)
+{
+	int			low = 0;
+	int			high = needed->n;
+
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (needed->partitions[middle].lower <= time)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	*before = low - 1;
+	if (low > 0 && time < needed->partitions[low - 1].upper)
+		return true;
+	for (int i = 0; i < needed->nmade; i++)
+	{
+		if (needed->made[i].lower <= time && time < needed->made[i].upper)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Returns whether a row has a time by which the sink is partitioned, and sets it.
+ */
+static bool
+partition_time(const SinkBatch *batch, TupleTableSlot *slot, int64 *time)
+{
+	PartitionKey key = RelationGetPartitionKey(batch->rel);
+	AttrNumber	column = batch->query->window_output;
+	Oid			type = TupleDescAttr(batch->desc, column - 1)->atttypid;
+	RangeBound	lower;
+	RangeBound	upper;
+	bool		empty;
+	bool		isnull;
+	Datum		value = slot_getattr(slot, column, &isnull);
+
+	if (isnull)
+		return false;
+	if (key->partattrs[0] != 0)
+	{
+		*time = DatumGetTimestampTz(value);
+		return type == key->parttypid[0] && !TIMESTAMP_NOT_FINITE(*time);
+	}
+	range_deserialize(lookup_type_cache(type, TYPECACHE_RANGE_INFO),
+					  DatumGetRangeTypeP(value), &lower, &upper, &empty);
+	if (((FuncExpr *) linitial(key->partexprs))->funcid == F_UPPER_ANYRANGE)
+		lower = upper;
+	*time = empty || lower.infinite ? DT_NOEND : DatumGetTimestampTz(lower.val);
+	return !TIMESTAMP_NOT_FINITE(*time);
+}
+
+/*
+ * Add the partitions that rows need and that the sink does not have.
+ */
+static void
+add_needed(const SinkBatch *batch, Tuplestorestate *rows, bool zoned,
+		   NeededPartitions *needed)
+{
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(batch->desc, &TTSOpsMinimalTuple);
+	int64		time;
+	int			before;
+
+	tuplestore_rescan(rows);
+	while (needed->nmade < MAX_MADE && tuplestore_gettupleslot(rows, true, false, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!partition_time(batch, slot, &time) || has_partition(needed, time, &before) ||
+			before < 0)
+			continue;
+		if (partition_for(&needed->partitions[before],
+						  before + 1 < needed->n ? needed->partitions[before + 1].lower : DT_NOEND,
+						  time, zoned, &needed->made[needed->nmade]))
+			needed->nmade++;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	tuplestore_rescan(rows);
+}
+
+static bool
+make_one(const SinkBatch *batch, const WindowPartition *partition, bool zoned)
+{
+	Attempt		attempt = {.batch = batch,.zoned = zoned,.partition = *partition};
+
+	CHECK_FOR_INTERRUPTS();
+	attempt.name = partition_name(batch, partition, zoned);
+	return try_it(make_partition, &attempt, psprintf("make partition %s", attempt.name));
+}
+
+/*
+ * Make the partitions that rows of the output need first: times may be far from
+ * each other, and a micro-batch does not make all that are in between.  Then make
+ * others behind the last one, until there is one for the time "until".  The sink is
+ * closed meanwhile, but stays locked: ALTER TABLE rejects a table that is open.
+ */
+void
+sagg_sink_make_partitions(SinkBatch *batch, int64 until, const SaggOutput *output)
+{
+	bool		zoned = RelationGetPartitionKey(batch->rel)->parttypid[0] == TIMESTAMPTZOID;
+	NeededPartitions needed = {0};
+	WindowPartition last;
+	bool		complete = true;
+	int			before;
+	int			left = MAX_MADE;
+
+	needed.partitions = list_partitions(batch->rel, &needed.n);
+	if (needed.n == 0)
+		return;
+	last = needed.partitions[needed.n - 1];
+	for (int i = 1; i < needed.n; i++)
+		complete = complete && needed.partitions[i].lower == needed.partitions[i - 1].upper;
+	if ((last.upper <= until || !complete) &&
+		partitioned_by_window(batch->rel, batch->query,
+							  batch->columns[batch->query->window_output - 1]))
+	{
+		add_needed(batch, output->fresh, zoned, &needed);
+		add_needed(batch, output->known, zoned, &needed);
+	}
+	relation_close(batch->rel, NoLock);
+	for (int i = 0; i < needed.nmade && left > 0; i++)
+		left = make_one(batch, &needed.made[i], zoned) ? left - 1 : 0;
+	while (left > 0 && last.lower != DT_NOBEGIN && last.upper <= until)
+	{
+		WindowPartition next = next_partition(&last, zoned);
+
+		if (next.upper <= last.upper)
 			break;
-		attempt.name = partition_name(batch, &attempt.partition, zoned);
-		if (!try_it(make_partition, &attempt, psprintf("make partition %s", attempt.name)))
+		last = next;
+		if (has_partition(&needed, next.lower, &before))
+			continue;
+		if (!make_one(batch, &next, zoned))
 			break;
-		last = attempt.partition;
+		left--;
 	}
 	batch->rel = relation_open(batch->sink->relid, NoLock);
 }

@@ -273,19 +273,20 @@ close_sink(SinkBatch *batch)
 }
 
 /*
- * Make partitions of a partitioned sink, so that there is one for rows of the
- * time "until".  Runs as the current user; what cannot be done now is left for
- * later.
+ * Make partitions of a partitioned sink, so that there is one for each row of
+ * "output", and for rows of the time "until".  Runs as the current user; what
+ * cannot be done now is left for later.
  */
 void
-sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until)
+sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until,
+				  const SaggOutput *output)
 {
 	SinkBatch	batch = {.sink = sink,.query = query,.desc = query->output_desc};
 
 	if (get_rel_relkind(sink->relid) != RELKIND_PARTITIONED_TABLE)
 		return;
 	open_sink(&batch);
-	sagg_sink_make_partitions(&batch, until);
+	sagg_sink_make_partitions(&batch, until, output);
 	close_sink(&batch);
 }
 

@@ -36,7 +36,8 @@ extern void sagg_sink_check_retention(Oid sink, const SaggQuery *query,
 									  SaggOutputMode mode);
 pg_noreturn extern void sagg_sink_reject_retention(void);
 extern int64 sagg_sink_leave_out(const SaggQuery *query, SaggOutput *output, int64 before);
-extern void sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until);
+extern void sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until,
+							  const SaggOutput *output);
 extern int64 sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before,
 							  int64 max_rows);
 

@@ -122,7 +122,8 @@ extern int64 sagg_sink_delete(SinkBatch *batch, Tuplestorestate *removed);
 extern void sagg_sink_check_partitions(Relation rel, const SaggQuery *query,
 									   AttrNumber column);
 extern void sagg_sink_drop_partitions(const SinkBatch *batch, int64 before);
-extern void sagg_sink_make_partitions(SinkBatch *batch, int64 until);
+extern void sagg_sink_make_partitions(SinkBatch *batch, int64 until,
+									  const SaggOutput *output);
 
 /* sink_complete.c */
 extern void sagg_sink_difference(SinkBatch *batch, Tuplestorestate *result,

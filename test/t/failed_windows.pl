@@ -179,4 +179,38 @@ process($node, 'fails');
 check('fails', sprintf($divide, "WHERE $closed", 'HAVING sum(v) > 0'), sprintf($groups, $tumble), 'altered, it goes on');
 drop('fails');
 
+# --- a group that no partition of the sink takes
+value(q{CREATE TABLE parted (win tstzrange, k int, n bigint) PARTITION BY LIST (k); CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (0, 1, 3)});
+create('parted', "SELECT $tumble AS win, k, count(*) AS n FROM events GROUP BY 1, 2", options => '{"on_error": "skip"}', output_mode => "'append'");
+process($node, 'parted');
+is_equal_tables($node, 'SELECT * FROM parted', "SELECT $tumble AS win, k, count(*) AS n FROM events WHERE $closed AND k <> 2 GROUP BY 1, 2", 'groups that a partition takes are in the sink');
+is(value(q{SELECT count(*) > 0, count(*) = count(*) FILTER (WHERE error ~ '^no partition of relation "parted" found') FROM stream_agg.failed_windows WHERE stream = 'parted'}), 't|t',
+	'the others are failed windows');
+drop('parted');
+
+# --- of many groups that are not in memory, each is read a few times only, whatever
+# their number and that of those that fail
+{
+	my ($groups, $failing) = (4000, 100);
+	$broker->create_topic('many', 1);
+	create_source($node, $broker, 'many', 'many', 'ts timestamptz, k int');
+	$node->append_conf('postgresql.conf', "stream_agg.batch_memory = 1MB\nwork_mem = 1MB");
+	$node->reload;
+	create('many_groups', "SELECT stream_agg.tumble(ts, '1 minute') AS win, repeat('x', 700) || k AS k, 1 / sum(k % ($groups / $failing)) AS n FROM many GROUP BY 1, 2",
+		options => '{"on_error": "skip"}', output_mode => "'append'");
+	$broker->produce('many', map { qq({"ts":"2026-01-01T00:00:00Z","k":$_}) } 1 .. $groups);
+	process($node, 'many_groups');
+	my $pid = worker_pid($node, 'many_groups');
+	my $read = sub { my ($bytes) = slurp_file("/proc/$pid/io") =~ /^rchar: (\d+)/m; return $bytes; };
+	my $before = $read->();
+	$broker->produce('many', '{"ts":"2026-01-01T01:00:00Z","k":1}');
+	process($node, 'many_groups');
+	my $megabytes = int(($read->() - $before) / 1e6);
+	is(value('SELECT count(*) FROM many_groups'), $groups - $failing, 'many groups: those that do not fail are in the sink');
+	is(value(q{SELECT count(*) FROM stream_agg.failed_windows WHERE stream = 'many_groups'}), $failing, 'many groups: the others are failed windows');
+	diag("figures: many groups: the worker has read $megabytes MB");
+	cmp_ok($megabytes, '<', 200, 'M4: many groups: the worker does not read all of them for each that fails');
+	drop('many_groups');
+}
+
 done_testing();

@@ -67,6 +67,18 @@ create_source($node, $broker, $_, $_, q{k int, v text, ts timestamptz OPTIONS (u
 		join('|', $records - 1, $records - 1, 't'), 'sums of 1e131071: all windows, each once');
 	counts_add_up($node, 's_sums', $records, 'sums of 1e131071: every record counts once');
 }
+
+# The rest does not wait for the next trigger.
+{
+	my $limit = int($records / 2);
+	sql("SELECT stream_agg.create_stream('s_limited', \$q\$SELECT stream_agg.tumble(ts, '1 minute') AS w, sum(v::numeric) AS s FROM sums GROUP BY 1\$q\$,
+		output_mode => 'append', trigger => '20 days', watermark => '0 seconds', max_offsets_per_trigger => $limit)");
+	ok($node->poll_query_until('postgres', "SELECT max(total_delivered) >= $limit FROM stream_agg.commits WHERE stream = 's_limited'"), 'one trigger reads all that it may, in small micro-batches');
+	is(sql(q{SELECT count(*) > 1 FROM stream_agg.commits WHERE stream = 's_limited'}), 't', 'in several');
+	process($node, 's_limited');
+	is(sql("SELECT count(*) FROM stream_agg.commits WHERE stream = 's_limited' AND total_delivered = $limit"), 1, 'and no more');
+	counts_add_up($node, 's_limited', $records, 'and every record counts once');
+}
 {
 	my $pid = create('s_inputs', q{SELECT stream_agg.tumble(ts, '1 minute') AS w, length(string_agg(repeat(v, 100000), ',' ORDER BY k)) AS n FROM inputs GROUP BY 1});
 	$broker->produce('inputs', records('x'));

@@ -269,6 +269,27 @@ is($node->safe_psql('postgres', q{SELECT "offset", key, value, error FROM stream
 	'1|\xfffe|\x7b2276223a327d|key of a record is not UTF-8 text', 'one with a bad key is a dead letter');
 drop('keys');
 
+# --- a row that no partition of the sink takes
+# after all attempts; the next one at once
+$node->append_conf('postgresql.conf', "stream_agg.max_attempts = 3\nstream_agg.max_retry_delay = 100");
+$node->reload;
+$broker->create_topic('years', 1);
+create_source($node, $broker, 'years', 'years', 'ts timestamptz, k int');
+$broker->produce('years', map { sprintf '{"ts":"%d-01-01T00:00:00Z","k":%d}', $_ % 7 == 3 ? 2025 : 2026, $_ } 0 .. 29);
+for my $case ([ 'parted_rows', 'append', 'SELECT ts, k FROM years' ], [ 'parted_groups', 'update', 'SELECT ts, k, count(*) AS n FROM years GROUP BY ts, k' ])
+{
+	my ($stream, $mode, $text) = @$case;
+	my $columns = $mode eq 'append' ? 'ts timestamptz, k int' : 'ts timestamptz, k int, n bigint, UNIQUE NULLS NOT DISTINCT (ts, k)';
+	$node->safe_psql('postgres', "CREATE TABLE $stream ($columns) PARTITION BY RANGE (ts);
+		CREATE TABLE ${stream}_1 PARTITION OF $stream FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')");
+	create($stream, '{"on_error": "dead_letter"}', query => $text, mode => $mode, watermark => undef);
+	process($node, $stream);
+	is_equal_tables($node, "SELECT ts, k FROM $stream", "SELECT ts, k FROM years WHERE ts >= '2026-01-01'", "$stream: rows that a partition takes are in the sink");
+	is($node->safe_psql('postgres', qq{SELECT string_agg(DISTINCT error, ','), string_agg("offset"::text, ',' ORDER BY "offset") FROM stream_agg.dead_letters WHERE stream = '$stream'}),
+		qq{no partition of relation "$stream" found for row|3,10,17,24}, "$stream: records of the others are dead letters");
+	drop($stream);
+}
+
 # headers and timestamps, also of records in a temporary file
 $node->append_conf('postgresql.conf', "stream_agg.batch_memory = '1MB'");
 $node->reload;

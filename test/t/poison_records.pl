@@ -94,6 +94,19 @@ is(value(q{SELECT count(*) FROM stream_agg.commits WHERE stream = 'failing'}), 0
 is(value(q{SELECT count(*) FROM stream_agg.offsets WHERE stream = 'failing' AND suspects IS NULL AND attempts = 0}), 1, 'fail: by its plan');
 drop('failing');
 
+# --- what a trigger may read is done by it: none waits for the next because a record
+# is left out, and it reads no more
+for my $case ([ 'patient', '' ], [ 'patient_many', ', "min_offsets_per_trigger": 300, "max_trigger_delay": "20 days"' ])
+{
+	my ($stream, $more) = @$case;
+	value("SELECT stream_agg.create_stream('$stream', \$q\$$divide\$q\$, output_mode => 'update', trigger => '20 days', max_offsets_per_trigger => 400, options => '{\"on_error\": \"dead_letter\"$more}')");
+	ok($node->poll_query_until('postgres', "SELECT max(total_delivered) >= 400 FROM stream_agg.commits WHERE stream = '$stream'"), "$stream: one trigger reads all that it may");
+	process($node, $stream);
+	is(value("SELECT count(*) FROM stream_agg.commits WHERE stream = '$stream' AND total_delivered = 400"), 1, "$stream: and no more");
+	check($stream, $good, "$stream: a trigger with a limit");
+	drop($stream);
+}
+
 # --- a constraint of the sink, and a trigger: nobody knows the record there, so
 # it is found by halves
 value(q{CREATE TABLE guarded (k int, n bigint, total bigint, worst int, UNIQUE NULLS NOT DISTINCT (k), CHECK (worst < 1000))});

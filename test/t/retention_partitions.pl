@@ -111,4 +111,29 @@ subtest 'what is refused' => sub {
 	like(said(call($_, $query, '')), qr/ERROR:  retention needs a last partition of sink "$_" with two bounds, and no default partition/, $_) for qw(rest none);
 };
 
+subtest 'rows far from each other have the partitions that they need' => sub {
+	$node->append_conf('postgresql.conf', "stream_agg.max_attempts = 3\nstream_agg.max_retry_delay = 100");
+	$node->reload;
+	$broker->create_topic('far', 1);
+	create_source($node, $broker, 'far', 'far', 'ts timestamptz, k int');
+	sql(q{CREATE TABLE far_sink (w timestamptz, n bigint, UNIQUE NULLS NOT DISTINCT (w)) PARTITION BY RANGE (w);
+		CREATE TABLE far_first PARTITION OF far_sink FOR VALUES FROM ('2026-01-01 00:00Z') TO ('2026-01-01 00:10Z');
+		SELECT stream_agg.create_stream('far_ahead', $q$SELECT stream_agg.tumble_start(ts, '1 minute') AS w, count(*) AS n FROM far GROUP BY 1$q$,
+			output_mode => 'update', watermark => '2 days', trigger => '20 days', sink => 'far_sink', options => '{"retention": "2 days", "on_error": "dead_letter"}')});
+	my $send = sub { $broker->produce('far', map { qq({"ts":"$_:00Z","k":1}) } @_); process($node, 'far_ahead'); return; };
+	my $rows = sub { return sql(q{SELECT string_agg(to_char(w, 'DD HH24:MI'), ',' ORDER BY w) FROM far_sink}); };
+	$send->('2026-01-01T00:05', '2026-01-01T23:05');
+	is($rows->(), '01 00:05,01 23:05', 'a day ahead');
+	my $made = sql(q{SELECT count(*) FROM pg_inherits WHERE inhparent = 'far_sink'::regclass});
+	cmp_ok($made, '<=', 101, 'a micro-batch makes as many as it may');
+	$send->('2026-01-01T00:15', '2026-01-01T20:33', '2026-01-01T22:59');
+	is($rows->(), '01 00:05,01 00:15,01 20:33,01 22:59,01 23:05', 'and what comes in between later');
+	is(sql(q{SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = (SELECT tableoid FROM far_sink WHERE w = '2026-01-01 20:33Z')}),
+		q{FOR VALUES FROM ('2026-01-01 20:30:00+00') TO ('2026-01-01 20:40:00+00')}, 'in partitions that are as wide');
+	$send->('2025-12-31T23:00', '2026-01-01T23:06');
+	is($rows->(), '01 00:05,01 00:15,01 20:33,01 22:59,01 23:05,01 23:06', 'a row before the first partition has none');
+	is(sql(q{SELECT string_agg(error || ' ' || "offset", ',') FROM stream_agg.dead_letters WHERE stream = 'far_ahead'}), 'no partition of relation "far_sink" found for row 5',
+		'and its record follows on_error after some attempts');
+};
+
 done_testing();
