@@ -6,7 +6,7 @@
  * Rows that the batch would write are judged by the watermark it leaves, rows in the
  * sink by the watermark it began with, of the last commit: a plan that is run again
  * removes the same rows.  Windows that these watermarks have passed do not change any
- * more.
+ * more.  A watermark of the future counts as one of the batch's time.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,7 +47,8 @@ void
 sagg_leave_out_expired(const SaggStreamRun *run, const SaggQuery *query,
 					   SaggOutput *output, SaggCommit *commit)
 {
-	int64		before = sagg_expired_before(run->stream, query, commit->watermark);
+	int64		before = sagg_expired_before(run->stream, query, commit->watermark,
+											 run->plan->batch_time);
 
 	if (run->stream->options.has_retention)
 		prepare_sink(run, query, commit);
@@ -63,7 +64,8 @@ sagg_leave_out_expired(const SaggStreamRun *run, const SaggQuery *query,
 void
 sagg_expire_rows(const SaggStreamRun *run, const SaggQuery *query, SaggCommit *commit)
 {
-	int64		before = sagg_expired_before(run->stream, query, run->plan->watermark);
+	int64		before = sagg_expired_before(run->stream, query, run->plan->watermark,
+											 run->plan->batch_time);
 	int64		expired;
 
 	if (before == DT_NOBEGIN)
