@@ -203,6 +203,7 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	PreventCommandIfParallelMode("stream_agg.alter_stream()");
 	stream = sagg_stream_by_name(name, false);
 	sagg_stream_check_owner(stream);
+	sagg_lock_reader(stream);
 	sagg_lock_stream(stream->view);
 
 	/* as a session left it that held the lock before */
