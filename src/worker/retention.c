@@ -75,3 +75,16 @@ sagg_expire_rows(const SaggStreamRun *run, const SaggQuery *query, SaggCommit *c
 	commit->counts.rows_removed += expired;
 	commit->counts.rows_expired += expired;
 }
+
+/*
+ * Returns the partitions of the sink that were too old already when the batch began,
+ * for sagg_sink_drop_partitions; in the current context.
+ */
+List *
+sagg_expired_partitions(const SaggStreamRun *run, const SaggQuery *query)
+{
+	int64		before = sagg_expired_before(run->stream, query, run->plan->watermark,
+											 run->plan->batch_time);
+
+	return before == DT_NOBEGIN ? NIL : sagg_sink_expired_partitions(run->sink, before);
+}
