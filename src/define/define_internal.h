@@ -169,7 +169,6 @@ extern SaggStream *sagg_stream_beside(const SaggStream *stream);
 extern List *sagg_views_beside(const SaggStream *stream);
 
 /* stream_reader.c */
-extern void sagg_lock_reader(const SaggStream *stream);
 extern void sagg_check_reader(const SaggStream *stream);
 extern bool sagg_take_reader_settings(SaggStream *stream, const SaggStream *from);
 

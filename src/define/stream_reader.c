@@ -89,24 +89,16 @@ sagg_take_reader_settings(SaggStream *stream, const SaggStream *from)
 
 /*
  * Serialise the creation of streams of a reader, otherwise two would not see
- * each other, and changes of its streams; until the end of the transaction.
- * Whoever locks several streams of a reader takes this lock before the first
- * of them, so that two changes do not wait for each other.  Does nothing for a
- * stream without reader.
- *
- * A reader belongs to its owner, and so does the lock, which has the owner's
- * whole OID in place of a catalog's: nobody waits for the transactions of
- * other roles, whatever names they choose.
+ * each other.  A reader belongs to its owner, and so does the lock, which has
+ * the owner's whole OID in place of a catalog's: nobody waits for the
+ * transactions of other roles, whatever names they choose.
  */
-void
-sagg_lock_reader(const SaggStream *stream)
+static void
+lock_reader(Oid owner, const char *reader)
 {
 	LOCKTAG		tag;
 
-	if (stream->reader == NULL)
-		return;
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, stream->owner,
-					   string_hash(stream->reader, NAMEDATALEN), 2);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, owner, string_hash(reader, NAMEDATALEN), 2);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 
@@ -156,7 +148,7 @@ sagg_check_reader(const SaggStream *stream)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("reader must have between 1 and %d bytes", NAMEDATALEN - 1),
 				 errhint("Leave it out for a reader of the stream's own.")));
-	sagg_lock_reader(stream);
+	lock_reader(stream->owner, stream->reader);
 	other = sagg_stream_beside(stream);
 	if (other == NULL)
 		return;
