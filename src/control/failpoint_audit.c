@@ -41,11 +41,11 @@ stream_agg_failpoint_store(PG_FUNCTION_ARGS)
 	if (slot)
 	{
 		handle = slot->store;
-		deaths = slot->crashes;
+		crashes = slot->crashes;
 	}
 	LWLockRelease(sagg_shared->lock);
 
-	values[6] = Int32GetDatum(deaths);
+	values[6] = Int32GetDatum(crashes);
 	if (sagg_store_audit(handle, &audit))
 	{
 		memset(nulls, 0, sizeof(nulls));
