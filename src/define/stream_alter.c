@@ -154,6 +154,33 @@ update_row(const SaggStream *stream)
 }
 
 /*
+ * Lock the stream, and those that share its reader and get other settings, in the
+ * order of their views, so that two changes do not wait for each other.
+ */
+static void
+lock_streams(const SaggStream *stream, FunctionCallInfo fcinfo)
+{
+	SaggStream	changed = *stream;
+	List	   *views = list_make1_oid(stream->view);
+	ListCell   *lc;
+
+	merge_arguments(&changed, fcinfo);
+	if (stream->reader)
+	{
+		foreach(lc, sagg_views_beside(stream))
+		{
+			SaggStream *other = sagg_stream_by_view(lfirst_oid(lc), true);
+
+			if (other && sagg_take_reader_settings(other, &changed))
+				views = lappend_oid(views, other->view);
+		}
+	}
+	list_sort(views, list_oid_cmp);
+	foreach(lc, views)
+		sagg_lock_stream(lfirst_oid(lc));
+}
+
+/*
  * All streams of a reader have the same settings for it: give the others those
  * of "stream".
  */
@@ -172,6 +199,7 @@ change_others_of_reader(const SaggStream *stream)
 
 		if (other == NULL || !sagg_take_reader_settings(other, stream))
 			continue;
+		/* most are locked already; the stream may have changed meanwhile */
 		sagg_lock_stream(other->view);
 		other = sagg_stream_by_view(other->view, false);
 		(void) sagg_take_reader_settings(other, stream);
@@ -204,7 +232,7 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	PreventCommandIfParallelMode("stream_agg.alter_stream()");
 	stream = sagg_stream_by_name(name, false);
 	sagg_stream_check_owner(stream);
-	sagg_lock_stream(stream->view);
+	lock_streams(stream, fcinfo);
 
 	/* as a session left it that held the lock before */
 	stream = sagg_stream_by_view(stream->view, false);

@@ -76,6 +76,7 @@ extern int64 sagg_first_window_of(const SaggWindow *window, int64 pane);
 
 /* window_column.c */
 extern bool sagg_event_time_is_local(const SaggQuery *query);
+extern int64 sagg_event_time_of_clock(const SaggQuery *query, TimestampTz time);
 extern Oid	sagg_window_column_type(const SaggQuery *query);
 extern Datum sagg_window_column_value(const SaggQuery *query, int64 time);
 extern int64 sagg_window_column_time(const SaggQuery *query, Datum value);

@@ -12,6 +12,7 @@
 
 #include "catalog/pg_type.h"
 #include "nodes/nodeFuncs.h"
+#include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
@@ -30,6 +31,20 @@ sagg_event_time_is_local(const SaggQuery *query)
 									 query->event_time - 1);
 
 	return getBaseType(exprType((Node *) tle->expr)) == TIMESTAMPOID;
+}
+
+/*
+ * Returns a time of the clock as an event time.  A timestamp without time zone
+ * is in the stream's time zone, as wherever it is compared with one that has a
+ * zone.
+ */
+int64
+sagg_event_time_of_clock(const SaggQuery *query, TimestampTz time)
+{
+	if (!sagg_event_time_is_local(query))
+		return time;
+	return DatumGetTimestamp(DirectFunctionCall1(timestamptz_timestamp,
+												 TimestampTzGetDatum(time)));
 }
 
 /*

@@ -254,7 +254,7 @@ least_watermark(const SaggExecution *ex)
 	for (int i = 0; i < p->ntimes; i++)
 		quiet[i] = is_quiet(ex, i);
 	least = sagg_least_watermark(ex->stream, p->times, quiet, p->ntimes,
-								 sagg_event_time_of_clock(ex, ex->plan->batch_time));
+								 sagg_event_time_of_clock(ex->query, ex->plan->batch_time));
 	pfree(quiet);
 	return least;
 }
@@ -292,7 +292,7 @@ quiet_watermark(const SaggExecution *ex)
 	if (ex->any_time || ex->plan->nquiet == 0)
 		return DT_NOBEGIN;
 	return sagg_watermark_of_clock(ex->stream,
-								   sagg_event_time_of_clock(ex, ex->plan->batch_time));
+								   sagg_event_time_of_clock(ex->query, ex->plan->batch_time));
 }
 
 /*
@@ -330,6 +330,6 @@ sagg_next_watermark(SaggExecution *ex, int64 *max_time)
 TimestampTz
 sagg_execution_next_end(SaggExecution *ex, int64 *ahead)
 {
-	*ahead = ex->plan->batch_time - sagg_event_time_of_clock(ex, ex->plan->batch_time);
+	*ahead = ex->plan->batch_time - sagg_event_time_of_clock(ex->query, ex->plan->batch_time);
 	return sagg_store_next_end(ex->store);
 }

@@ -113,8 +113,10 @@ extern bool sagg_rows_have_windows(const SaggStream *stream, const SaggQuery *qu
 extern TimestampTz sagg_last_window_end(const SaggQuery *query, int64 time);
 extern int64 sagg_first_window_after(const SaggQuery *query, TimestampTz watermark,
 									 int64 *column);
+extern TimestampTz sagg_expired_end(const SaggStream *stream, const SaggQuery *query,
+									TimestampTz watermark, TimestampTz now);
 extern int64 sagg_expired_before(const SaggStream *stream, const SaggQuery *query,
-								 TimestampTz watermark);
+								 TimestampTz watermark, TimestampTz now);
 extern void sagg_window_told_by(const SaggQuery *query, int64 told,
 								int64 *start, int64 *end);
 

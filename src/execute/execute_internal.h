@@ -569,7 +569,6 @@ extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
 extern void sagg_groups_forget(SaggExecution *ex);
 
 /* row_checks.c */
-extern int64 sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time);
 extern bool sagg_row_rejected(const SaggExecution *ex, TupleTableSlot *slot);
 extern bool sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot,
 								  int64 time);

@@ -73,21 +73,46 @@ sagg_first_window_after(const SaggQuery *query, TimestampTz watermark, int64 *co
 }
 
 /*
- * Returns a bound for rows of windows that a watermark has passed by at least
- * the stream's retention: those with less than it in the column that
+ * Returns the greatest end of windows that are older than the stream's
+ * retention; DT_NOBEGIN = none are.
+ *
+ * Their age counts from the watermark, so that results of records of the past
+ * stay as long as those of today.  But it never counts from more than the
+ * watermark that a record of the time "now" of the clock would leave: one
+ * record with an event time of the future must not remove all other results.
+ */
+TimestampTz
+sagg_expired_end(const SaggStream *stream, const SaggQuery *query,
+				 TimestampTz watermark, TimestampTz now)
+{
+	TimestampTz end;
+
+	if (!stream->options.has_retention || TIMESTAMP_NOT_FINITE(watermark))
+		return DT_NOBEGIN;
+	watermark = Min(watermark,
+					sagg_watermark_of(stream, sagg_floor_ms(sagg_event_time_of_clock(query, now))));
+	if (watermark == DT_NOBEGIN ||
+		pg_sub_s64_overflow(watermark, stream->options.retention, &end) ||
+		!IS_VALID_TIMESTAMP(end))
+		return DT_NOBEGIN;
+	return end;
+}
+
+/*
+ * Returns a bound for rows of windows that are older than the stream's
+ * retention, see sagg_expired_end: those with less than it in the column that
  * identifies the window; for a range, its start, for sessions its end.
  * DT_NOBEGIN = no rows.  No batch writes to a window that the watermark has
  * passed.
  */
 int64
-sagg_expired_before(const SaggStream *stream, const SaggQuery *query, TimestampTz watermark)
+sagg_expired_before(const SaggStream *stream, const SaggQuery *query,
+					TimestampTz watermark, TimestampTz now)
 {
-	TimestampTz end;
+	TimestampTz end = sagg_expired_end(stream, query, watermark, now);
 	int64		column;
 
-	if (!stream->options.has_retention || TIMESTAMP_NOT_FINITE(watermark) ||
-		pg_sub_s64_overflow(watermark, stream->options.retention, &end) ||
-		!IS_VALID_TIMESTAMP(end))
+	if (end == DT_NOBEGIN)
 		return DT_NOBEGIN;
 	if (query->window.kind == SAGG_WINDOW_SESSION)
 		return end + 1;

@@ -28,20 +28,6 @@
 #include "execute_internal.h"
 
 /*
- * Returns a time of the clock as an event time.  A timestamp without time zone
- * is in the stream's time zone, as wherever it is compared with one that has a
- * zone.
- */
-int64
-sagg_event_time_of_clock(const SaggExecution *ex, TimestampTz time)
-{
-	if (!sagg_event_time_is_local(ex->query))
-		return time;
-	return DatumGetTimestamp(DirectFunctionCall1(timestamptz_timestamp,
-												 TimestampTzGetDatum(time)));
-}
-
-/*
  * Returns the greatest event time that "max_future" accepts; DT_NOEND if there
  * is no limit.
  */
@@ -55,7 +41,7 @@ latest_time(const SaggExecution *ex)
 		pg_add_s64_overflow(ex->plan->batch_time, max_future, &latest) ||
 		!IS_VALID_TIMESTAMP(latest))
 		return DT_NOEND;
-	return sagg_event_time_of_clock(ex, latest);
+	return sagg_event_time_of_clock(ex->query, latest);
 }
 
 /*

@@ -22,7 +22,6 @@
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
-#include "common/int.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -34,6 +33,7 @@
 
 #include "control/control.h"
 #include "event_time/event_time.h"
+#include "execute/execute.h"
 #include "read/read.h"
 #include "repair_internal.h"
 #include "sink_kinds.h"
@@ -95,11 +95,11 @@ reject_windows_before_reset(SaggRepair *repair)
 static void
 reject_expired_windows(SaggRepair *repair)
 {
-	const SaggStreamOptions *options = &repair->stream->options;
-	int64		expired;
+	TimestampTz expired = sagg_expired_end(repair->stream, repair->query,
+										   repair->progress->watermark,
+										   GetCurrentTransactionStartTimestamp());
 
-	if (!options->has_retention ||
-		pg_sub_s64_overflow(repair->progress->watermark, options->retention, &expired))
+	if (expired == DT_NOBEGIN)
 		return;
 	for (int i = 0; i < repair->nwindows; i++)
 	{

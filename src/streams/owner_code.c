@@ -87,6 +87,19 @@ sagg_become_stream_owner(SaggOwnerContext *save, const SaggStream *stream)
 }
 
 /*
+ * SET CONSTRAINTS ALL
+ */
+static void
+set_constraints(bool deferred)
+{
+	ConstraintsSetStmt *stmt = makeNode(ConstraintsSetStmt);
+
+	stmt->constraints = NIL;
+	stmt->deferred = deferred;
+	AfterTriggerSetState(stmt);
+}
+
+/*
  * Run pending deferred constraints and triggers now, as the current user: in a
  * batch as the owner, before CHECKPOINT (I8).  Later ones are not deferred,
  * until the end of the (sub)transaction.
@@ -94,11 +107,18 @@ sagg_become_stream_owner(SaggOwnerContext *save, const SaggStream *stream)
 void
 sagg_fire_deferred_triggers(void)
 {
-	ConstraintsSetStmt *stmt = makeNode(ConstraintsSetStmt);
+	set_constraints(false);
+}
 
-	stmt->constraints = NIL;
-	stmt->deferred = false;
-	AfterTriggerSetState(stmt);
+/*
+ * Does sagg_fire_deferred_triggers, but later ones are deferred again, until the
+ * next call of one of the two.
+ */
+void
+sagg_fire_triggers_so_far(void)
+{
+	set_constraints(false);
+	set_constraints(true);
 }
 
 /*

@@ -37,6 +37,7 @@ extern void sagg_become_stream_owner(SaggOwnerContext *save,
 extern void sagg_become_stream_owner_to_write(SaggOwnerContext *save,
 											  const SaggStream *stream);
 extern void sagg_fire_deferred_triggers(void);
+extern void sagg_fire_triggers_so_far(void);
 
 /* stream_owners.c */
 extern Oid	sagg_relation_owner(Oid relid);

@@ -10,8 +10,9 @@
  * into stream_agg.failed_windows, in the batch's own transaction (I1, I5).
  *
  * Rows for a sink outside of the server cannot be taken back, so for such a sink only
- * the query is tried by halves.  A deferred trigger that fails belongs to no group: the
- * batch fails.
+ * the query is tried by halves.  Deferred triggers and constraints run at the end of
+ * each half, so that one that fails is the fault of a group.  Groups that only pass a
+ * deferred constraint together, in different halves, do not pass it then.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,6 +20,7 @@
 
 #include "miscadmin.h"
 
+#include "streams/streams.h"
 #include "worker_internal.h"
 
 /* Groups to write by halves, and the counts of the half at hand. */
@@ -48,7 +50,10 @@ try_part(void *arg)
 	sagg_execution_output_part(write->execution, write->first, write->end, &write->output);
 	sagg_leave_out_expired(write->run, write->query, &write->output, &write->commit);
 	if (sagg_sink_is_transactional(write->run->sink))
+	{
 		write_output(write);
+		sagg_fire_triggers_so_far();
+	}
 }
 
 /*

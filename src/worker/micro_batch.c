@@ -67,6 +67,7 @@ typedef struct Part
 	StageClock	clock;
 	char	   *first_rejected;	/* described, NULL = none */
 	char	   *first_failed;	/* window that failed, described; NULL = none */
+	List	   *expired_partitions; /* of the sink, to be dropped */
 	int			failed_windows;
 	int			failed_in_row;
 	Size		group_memory;
@@ -384,6 +385,7 @@ process_part(Part *part)
 	sagg_idle_windows(run, execution);
 	part->group_memory = sagg_execution_group_memory(execution);
 	part->row_space = sagg_execution_row_space(execution);
+	part->expired_partitions = sagg_expired_partitions(run, query);
 	sagg_execution_end(execution);
 
 	/*
@@ -425,6 +427,7 @@ process_shared_part(Part *part)
 	times = part->commit.times;
 	part->commit.times = palloc(sizeof(SaggPartitionTime) * Max(part->commit.ntimes, 1));
 	memcpy(part->commit.times, times, sizeof(SaggPartitionTime) * part->commit.ntimes);
+	part->expired_partitions = list_copy(part->expired_partitions);
 	if (part->first_rejected)
 		part->first_rejected = pstrdup(part->first_rejected);
 	if (part->first_failed)
@@ -432,6 +435,26 @@ process_shared_part(Part *part)
 	MemoryContextDelete(memory);
 	reading->current = NULL;
 	sagg_mark_stream(reading->leader->slot->view);
+}
+
+/*
+ * Drop partitions of the sink that are too old, when all runs have written.
+ */
+static void
+drop_partitions(const Part *part)
+{
+	SaggStreamRun *run = part->run;
+	SaggReading *reading = run->reading;
+	int			nestlevel;
+
+	if (part->expired_partitions == NIL)
+		return;
+	if (list_length(reading->runs) > 1)
+		reading->current = run;
+	nestlevel = sagg_run_settings_begin(run);
+	sagg_sink_drop_partitions(run->sink, part->expired_partitions);
+	AtEOXact_GUC(false, nestlevel);
+	reading->current = NULL;
 }
 
 /*
@@ -544,6 +567,8 @@ commit_parts(SaggReading *reading, Part *parts, int nparts)
 		process_shared_parts(parts, nparts);
 	else
 		process_part(parts);
+	for (int i = 0; i < nparts; i++)
+		drop_partitions(&parts[i]);
 	PopActiveSnapshot();
 	SAGG_FAILPOINT("commit.before");
 	for (int i = 0; i < nparts; i++)

@@ -6,7 +6,7 @@
  * Rows that the batch would write are judged by the watermark it leaves, rows in the
  * sink by the watermark it began with, of the last commit: a plan that is run again
  * removes the same rows.  Windows that these watermarks have passed do not change any
- * more.
+ * more.  A watermark of the future counts as one of the batch's time.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,7 +48,8 @@ void
 sagg_leave_out_expired(const SaggStreamRun *run, const SaggQuery *query,
 					   SaggOutput *output, SaggCommit *commit)
 {
-	int64		before = sagg_expired_before(run->stream, query, commit->watermark);
+	int64		before = sagg_expired_before(run->stream, query, commit->watermark,
+											 run->plan->batch_time);
 
 	if (before != DT_NOBEGIN)
 		commit->counts.rows_expired += sagg_sink_leave_out(query, output, before);
@@ -64,7 +65,8 @@ sagg_leave_out_expired(const SaggStreamRun *run, const SaggQuery *query,
 void
 sagg_expire_rows(const SaggStreamRun *run, const SaggQuery *query, SaggCommit *commit)
 {
-	int64		before = sagg_expired_before(run->stream, query, run->plan->watermark);
+	int64		before = sagg_expired_before(run->stream, query, run->plan->watermark,
+											 run->plan->batch_time);
 	int64		expired;
 
 	if (before == DT_NOBEGIN)
@@ -73,4 +75,17 @@ sagg_expire_rows(const SaggStreamRun *run, const SaggQuery *query, SaggCommit *c
 							   Max(LEAST_EXPIRED, 2 * commit->counts.rows_out));
 	commit->counts.rows_removed += expired;
 	commit->counts.rows_expired += expired;
+}
+
+/*
+ * Returns the partitions of the sink that were too old already when the batch began,
+ * for sagg_sink_drop_partitions; in the current context.
+ */
+List *
+sagg_expired_partitions(const SaggStreamRun *run, const SaggQuery *query)
+{
+	int64		before = sagg_expired_before(run->stream, query, run->plan->watermark,
+											 run->plan->batch_time);
+
+	return before == DT_NOBEGIN ? NIL : sagg_sink_expired_partitions(run->sink, before);
 }

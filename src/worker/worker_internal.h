@@ -278,6 +278,7 @@ extern void sagg_leave_out_expired(const SaggStreamRun *run, const SaggQuery *qu
 								   SaggOutput *output, SaggCommit *commit);
 extern void sagg_expire_rows(const SaggStreamRun *run, const SaggQuery *query,
 							 SaggCommit *commit);
+extern List *sagg_expired_partitions(const SaggStreamRun *run, const SaggQuery *query);
 
 /* late_records.c */
 extern void sagg_keep_late_records(SaggStreamRun *run, SaggLateRows *late,

@@ -352,6 +352,21 @@ index_column_fits(const SinkCheck *check, Relation index, int key,
 }
 
 /*
+ * Returns which column of the index (from 0) is column "attno" of the sink, -1
+ * if none is.
+ */
+static int
+index_key_of(Relation index, AttrNumber attno)
+{
+	for (int key = 0; key < index->rd_index->indnkeyatts; key++)
+	{
+		if (index->rd_index->indkey.values[key] == attno)
+			return key;
+	}
+	return -1;
+}
+
+/*
  * Returns whether the index holds exactly the identity columns, each once, in
  * any order.  Sets "nullable" when one of them may be null.
  */
@@ -368,11 +383,9 @@ index_matches_identity(const SinkCheck *check, Relation index, bool *nullable)
 	{
 		int			column = query->identity[i] - 1;
 		AttrNumber	attno = check->columns[column];
-		int			key = 0;
+		int			key = index_key_of(index, attno);
 
-		while (key < form->indnkeyatts && form->indkey.values[key] != attno)
-			key++;
-		if (key == form->indnkeyatts ||
+		if (key < 0 ||
 			!index_column_fits(check, index, key,
 							   TupleDescAttr(query->output_desc, column)))
 			return false;
@@ -380,6 +393,34 @@ index_matches_identity(const SinkCheck *check, Relation index, bool *nullable)
 			*nullable = true;
 	}
 	return true;
+}
+
+/*
+ * Returns whether the index is over exactly the identity columns, and does not
+ * compare one of them, which "confused" is set to, as GROUP BY does.
+ */
+static bool
+index_confuses(const SinkCheck *check, Relation index, Form_pg_attribute *confused)
+{
+	const SaggQuery *query = check->query;
+
+	*confused = NULL;
+	if (index->rd_index->indnkeyatts != query->nidentity)
+		return false;
+	for (int i = 0; i < query->nidentity; i++)
+	{
+		int			column = query->identity[i] - 1;
+		Form_pg_attribute out = TupleDescAttr(query->output_desc, column);
+		AttrNumber	attno = check->columns[column];
+		int			key = index_key_of(index, attno);
+
+		if (key < 0)
+			return false;
+		if (!keeps_identity(out, TupleDescAttr(RelationGetDescr(check->rel), attno - 1)) ||
+			!index_column_fits(check, index, key, out))
+			*confused = out;
+	}
+	return *confused != NULL;
 }
 
 /*
@@ -448,6 +489,36 @@ check_identity_index(const SinkCheck *check)
 }
 
 /*
+ * Check that no unique index over exactly the identity columns makes different
+ * groups equal, for mode append, which needs no index: the second one of such
+ * groups would fail, and every attempt of its batch.
+ */
+static void
+check_unique_indexes(const SinkCheck *check)
+{
+	List	   *indexes = RelationGetIndexList(check->rel);
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+		Form_pg_attribute confused;
+
+		if (index->rd_index->indisunique && index_confuses(check, index, &confused))
+			ereport(ERROR,
+					(SINK_ERRCODE(check, ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("unique index \"%s\" of sink \"%s\" can make different keys equal",
+							RelationGetRelationName(index), RelationGetRelationName(check->rel)),
+					 errdetail("The query's column \"%s\" has type %s; the index compares it by another type or collation.",
+							   NameStr(confused->attname),
+							   format_type_with_typemod(confused->atttypid, confused->atttypmod)),
+					 SINK_ERRHINT(check, "Cast the key to the column's type in the query's GROUP BY, or drop the index.")));
+		index_close(index, AccessShareLock);
+	}
+	list_free(indexes);
+}
+
+/*
  * Check the replica identity: rows that are published can be updated and
  * deleted only in a table that has one.  The server's own message says so,
  * also for partitions, of which only those matter that a batch writes to.
@@ -513,6 +584,8 @@ sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
 		}
 		check_replica_identity(&check);
 	}
+	else if (check.transactional && !running && query->nidentity > 0)
+		check_unique_indexes(&check);
 	*columns = check.columns;
 	return check.rel;
 }

@@ -7,14 +7,18 @@
  * A micro-batch never waits for a lock here, and nobody waits behind it:
  * dropping a partition takes ACCESS EXCLUSIVE on the sink, attaching one SHARE
  * UPDATE EXCLUSIVE, and if a lock is not available at once, the work is left
- * to the next batch.  Each attempt runs in a subtransaction; if it fails, the
- * batch continues without it.
+ * to the next batch.  Partitions are dropped at the end of the transaction,
+ * after all streams that share a reader have written: readers of the sink wait
+ * from then on.  Each attempt runs in a subtransaction; if it fails, the batch
+ * continues without it.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/relation.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -172,17 +176,27 @@ lock_at_once(Oid relid, LOCKMODE mode)
 				 errmsg("could not obtain lock on relation with OID %u", relid)));
 }
 
+/*
+ * Drop a partition.  Since it was found somebody may have detached it, or given
+ * it another name.
+ */
 static void
 drop_partition(void *arg)
 {
 	Attempt    *attempt = arg;
+	Oid			sink = attempt->batch->sink->relid;
+	Oid			partition = attempt->partition.relid;
 	ListCell   *lc;
 
-	lock_at_once(attempt->batch->sink->relid, AccessExclusiveLock);
-	lock_at_once(attempt->partition.relid, AccessExclusiveLock);
-	foreach(lc, find_all_inheritors(attempt->partition.relid, NoLock, NULL))
+	lock_at_once(sink, AccessExclusiveLock);
+	lock_at_once(partition, AccessExclusiveLock);
+	if (!get_rel_relispartition(partition) || get_partition_parent(partition, false) != sink)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("it is not a partition of the sink any more")));
+	foreach(lc, find_all_inheritors(partition, NoLock, NULL))
 		lock_at_once(lfirst_oid(lc), AccessExclusiveLock);
-	run_utility(psprintf("DROP TABLE %s", attempt->name));
+	run_utility(psprintf("DROP TABLE %s", qualified_name(partition)));
 }
 
 static char *
@@ -253,25 +267,56 @@ try_it(void (*function) (void *attempt), Attempt *attempt, const char *what)
 }
 
 /*
- * Drop partitions all of whose rows have windows before "before".
+ * Returns the partitions of a sink, which the micro-batch has locked, all of whose
+ * rows have windows before "before", see sagg_expired_before: OIDs for
+ * sagg_sink_drop_partitions, in the current context.  None if it has no partitions.
+ */
+List *
+sagg_sink_expired_partitions(const SaggSink *sink, int64 before)
+{
+	List	   *expired = NIL;
+	WindowPartition *partitions;
+	Relation	rel;
+	int			n;
+
+	if (get_rel_relkind(sink->relid) != RELKIND_PARTITIONED_TABLE)
+		return NIL;
+	rel = relation_open(sink->relid, NoLock);
+	partitions = list_partitions(rel, &n);
+	relation_close(rel, NoLock);
+	/* the last one stays: it determines the width of new ones */
+	for (int i = 0; i < Min(n - 1, MAX_DROPPED) && partitions[i].upper <= before; i++)
+		expired = lappend_oid(expired, partitions[i].relid);
+	pfree(partitions);
+	return expired;
+}
+
+/*
+ * Drop partitions of a sink, as the current user.  Readers of the sink wait from
+ * here to the end of the transaction, so this is the last thing that a micro-batch
+ * does in it.
  */
 void
-sagg_sink_drop_partitions(const SinkBatch *batch, int64 before)
+sagg_sink_drop_partitions(SaggSink *sink, const List *partitions)
 {
-	int			n;
-	WindowPartition *partitions = list_partitions(batch->rel, &n);
+	SinkBatch	batch = {.sink = sink};
+	ListCell   *lc;
 
-	/* the last one stays: it determines the width of new ones */
-	for (int i = 0; i < Min(n - 1, MAX_DROPPED); i++)
+	if (partitions == NIL)
+		return;
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	foreach(lc, partitions)
 	{
-		Attempt		attempt = {.batch = batch,.partition = partitions[i]};
+		Attempt		attempt = {.batch = &batch,.partition.relid = lfirst_oid(lc)};
 
-		if (partitions[i].upper > before)
-			break;
-		attempt.name = qualified_name(partitions[i].relid);
-		if (!try_it(drop_partition, &attempt, psprintf("drop partition %s", attempt.name)))
+		if (!try_it(drop_partition, &attempt,
+					get_rel_name(lfirst_oid(lc)) == NULL ? "drop a partition" :
+					psprintf("drop partition %s", qualified_name(lfirst_oid(lc)))))
 			break;
 	}
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "could not disconnect from SPI");
 }
 
 /*

@@ -293,25 +293,23 @@ sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until,
 /*
  * Delete rows of the sink with windows before "before", see
  * sagg_expired_before, the oldest "max_rows" of them; returns their number.
- * For a partitioned sink, drops partitions that have no other rows.  Runs as
- * the current user, as sagg_sink_write does.  Raises
- * ERRCODE_SAGG_DEFINITION_CHANGED if the sink has no index for it any more.
+ * Does nothing for a partitioned sink, which loses whole partitions by
+ * sagg_sink_drop_partitions.  Runs as the current user, as sagg_sink_write
+ * does.  Raises ERRCODE_SAGG_DEFINITION_CHANGED if the sink has no index for
+ * it any more.
  */
 int64
 sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before, int64 max_rows)
 {
 	SinkBatch	batch = {.sink = sink,.query = query,.desc = query->output_desc};
-	int64		deleted = 0;
+	int64		deleted;
 
+	if (get_rel_relkind(sink->relid) == RELKIND_PARTITIONED_TABLE)
+		return 0;
 	open_sink(&batch);
-	if (batch.rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
-		sagg_sink_drop_partitions(&batch, before);
-	else
-	{
-		check_index(batch.rel, query, batch.columns[query->window_output - 1],
-					ERRCODE_SAGG_DEFINITION_CHANGED);
-		deleted = delete_expired(&batch, before, max_rows);
-	}
+	check_index(batch.rel, query, batch.columns[query->window_output - 1],
+				ERRCODE_SAGG_DEFINITION_CHANGED);
+	deleted = delete_expired(&batch, before, max_rows);
 	close_sink(&batch);
 	return deleted;
 }

@@ -41,6 +41,10 @@ extern void sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 unti
 extern int64 sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before,
 							  int64 max_rows);
 
+/* sink_partitions.c */
+extern List *sagg_sink_expired_partitions(const SaggSink *sink, int64 before);
+extern void sagg_sink_drop_partitions(SaggSink *sink, const List *partitions);
+
 /* sink_fill.c */
 extern int64 sagg_sink_fill(const SaggStream *stream, const SaggQuery *query,
 							const SaggOutput *output, List *columns);

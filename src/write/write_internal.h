@@ -121,7 +121,6 @@ extern int64 sagg_sink_delete(SinkBatch *batch, Tuplestorestate *removed);
 /* sink_partitions.c */
 extern void sagg_sink_check_partitions(Relation rel, const SaggQuery *query,
 									   AttrNumber column);
-extern void sagg_sink_drop_partitions(const SinkBatch *batch, int64 before);
 extern void sagg_sink_make_partitions(SinkBatch *batch, int64 until,
 									  const SaggOutput *output);
 

@@ -45,16 +45,18 @@ sub run_in
 	return;
 }
 
-# Send a command that will wait for a lock, and return when it does.
+# Send a command that will wait for a lock, and return when it does, as the session
+# of this number.
 sub block_in
 {
-	my ($self, $command) = @_;
+	my ($self, $command, $waiting) = @_;
 
+	$waiting //= 1;
 	$self->{out} = '';
 	$self->{in} .= "$command\n\\echo done\n";
 	$self->{psql}->pump_nb;
 	$node->poll_query_until('postgres',
-		"SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+		"SELECT count(*) >= $waiting FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
 	  or die 'the command does not wait';
 	return;
 }
@@ -115,6 +117,18 @@ is($node->safe_psql('postgres', q{
 	                      UNION ALL SELECT stream FROM stream_agg.state
 	                      UNION ALL SELECT stream FROM stream_agg.streams WHERE stream = 'old') x}),
 	'0', 'and nothing of it is left');
+
+# both change a stream of one reader, and so the other one
+$node->safe_psql('postgres', "BEGIN; " . join('', map { create_stream($_, $_) =~ s{start => false}{trigger => '1 s', reader => 'both', $&}r } qw(left_one right_one)) . 'COMMIT');
+$one = session();
+run_in($one, "BEGIN; SELECT stream_agg.stop_stream('left_one'); SELECT stream_agg.stop_stream('right_one');");
+my @changes = map { session() } 1 .. 2;
+block_in($changes[0], "SELECT stream_agg.alter_stream('left_one', trigger => '2 s');");
+block_in($changes[1], "SELECT stream_agg.alter_stream('right_one', trigger => '3 s');", 2);
+run_in($one, 'COMMIT;');
+unlike(finish($_), qr/ERROR/, 'changes of two streams of a reader do not wait for each other') for @changes;
+finish($one);
+like($node->safe_psql('postgres', q{SELECT string_agg(trigger_interval::text, ' ') FROM stream_agg.streams WHERE reader = 'both'}), qr/^(00:00:0[23]) \g1$/, 'and both streams have the settings of one of them');
 
 $node->stop;
 done_testing();

@@ -107,6 +107,22 @@ process($node, 'refused');
 check('refused', sprintf($summed, 'sum', "WHERE $closed", 'HAVING sum(v) > 0'), sprintf($groups, $tumble), 'a trigger');
 drop('refused');
 
+value(q{
+	CREATE TABLE positives AS SELECT g::bigint AS mean FROM generate_series(1, 1000) g;
+	ALTER TABLE positives ADD PRIMARY KEY (mean);
+	CREATE TABLE referring (win tstzrange, k int, mean bigint REFERENCES positives DEFERRABLE INITIALLY DEFERRED)});
+create('referring', sprintf($summed, 'sum', '', ''), max_offsets_per_trigger => 300);
+process($node, 'referring');
+check('referring', sprintf($summed, 'sum', "WHERE $closed", 'HAVING sum(v) > 0'), sprintf($groups, $tumble), 'a deferred foreign key');
+drop('referring');
+value('TRUNCATE referring');
+value('BEGIN;' . join('', map { "SELECT stream_agg.create_stream('$_', \$q\$" . sprintf($summed, 'sum', '', '') . "\$q\$, trigger => '0', watermark => '1 minute', max_offsets_per_trigger => 300, reader => 'both', options => '{\"on_error\": \"dead_letter\"}');" } qw(referring whole)) . 'COMMIT');
+process($node, 'whole');
+process($node, 'referring');
+check('referring', sprintf($summed, 'sum', "WHERE $closed", 'HAVING sum(v) > 0'), sprintf($groups, $tumble), 'a deferred foreign key, beside another stream');
+is_equal_tables($node, 'SELECT * FROM whole', sprintf($summed, 'sum', "WHERE $closed", ''), 'which has all groups');
+drop($_) for qw(referring whole);
+
 # --- windows that slide, and sessions
 my $hop = q{stream_agg.hop(ts, '2 minutes', '1 minute')};
 my $sliding = "SELECT $hop AS win, k, 100 / sum(CASE WHEN v > 7 THEN 1 ELSE 0 END) AS mean FROM events GROUP BY 1, k";
@@ -169,6 +185,35 @@ create('again', sprintf($summed, 'sum', '', ''));
 wait_state($node, 'again', 'failed', 'duplicate key');
 is(value(q{SELECT count(*) FROM stream_agg.failed_windows WHERE stream = 'again'}), 0, 'a row that is there already is no failed window');
 drop('again');
+
+# --- a sink for which different keys are one
+value(q{
+	CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+	CREATE TABLE by_case (win tstzrange, kt text COLLATE any_case, n bigint, PRIMARY KEY (win, kt));
+	CREATE TABLE by_char (win tstzrange, kt char(5), n bigint, UNIQUE (kt, win));
+	CREATE TABLE by_index (win tstzrange, kt text, n bigint);
+	CREATE UNIQUE INDEX ON by_index (win, kt COLLATE any_case);
+	CREATE TABLE by_second (win timestamptz(0), kt text, n bigint, PRIMARY KEY (win, kt));
+	CREATE TABLE by_number (win tstzrange, kt numeric(5, 0), n bigint, PRIMARY KEY (win, kt))});
+my %confusing = (by_case => [ 'text', $tumble ], by_char => [ 'text', $tumble ], by_index => [ 'text', $tumble ],
+	by_second => [ 'text', q{stream_agg.tumble_start(ts, '100 milliseconds')} ], by_number => [ 'numeric', $tumble ]);
+for my $sink (sort keys %confusing)
+{
+	my ($type, $window) = @{ $confusing{$sink} };
+	my $call = "SELECT stream_agg.create_stream('$sink', \$q\$SELECT $window AS win, k::$type AS kt, count(*) AS n FROM events GROUP BY 1, 2\$q\$, watermark => '1 minute', start => false)";
+	like(($node->psql('postgres', $call))[2], qr/ERROR:  unique index ".*" of sink "$sink" can make different keys equal/, "$sink is refused");
+}
+value(q{
+	CREATE TABLE fitting (id bigserial PRIMARY KEY, win tstzrange, kt text, n bigint UNIQUE DEFERRABLE, UNIQUE (win, kt));
+	CREATE UNIQUE INDEX ON fitting (id, (lower(kt)));
+	SELECT stream_agg.create_stream('fitting', $q$SELECT stream_agg.tumble(ts, '1 minute') AS win, k::text AS kt, count(*) AS n FROM events GROUP BY 1, 2$q$, watermark => '1 minute', start => false)});
+pass('others are taken');
+drop('fitting');
+value(q{CREATE TABLE changed (win tstzrange, k int, kt text COLLATE any_case, PRIMARY KEY (win, k))});
+create('changed', "SELECT $tumble AS win, k FROM events GROUP BY 1, 2", start => 'false');
+value('ALTER TABLE changed DROP CONSTRAINT changed_pkey, ADD PRIMARY KEY (win, kt)');
+like(($node->psql('postgres', "SELECT stream_agg.alter_stream('changed', query => \$q\$SELECT $tumble AS win, k::text AS kt FROM events GROUP BY 1, 2\$q\$, drop_columns => true)"))[2], qr/ERROR/, 'nor does alter_stream take it');
+drop('changed');
 
 # --- on_error fail, the default
 create('fails', sprintf($divide, '', ''), options => '{}');

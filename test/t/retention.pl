@@ -7,7 +7,7 @@ use warnings;
 use StreamAgg::Test;
 use Test::More;
 
-my $broker = start_broker(ret => 1);
+my $broker = start_broker(ret => 1, ahead => 1);
 chomp(my $libraries = `pg_config --pkglibdir`);
 my $explains = -e "$libraries/auto_explain.so";
 my $node = new_node('retention', 'timezone = UTC', 'max_worker_processes = 64', 'autovacuum = off', q{shared_preload_libraries = 'stream_agg} . ($explains ? q{,auto_explain'} : q{'}));
@@ -111,6 +111,36 @@ subtest 'repair_late does not bring rows back' => sub {
 	process($node, 'late');
 	is(sql(q{SELECT win, repaired, reason FROM stream_agg.repair_late('late') ORDER BY 1 LIMIT 1}), q{["2026-01-01 00:01:00+00","2026-01-01 00:02:00+00")|f|it is older than the stream's retention}, 'it says why');
 	is(sql(q{SELECT count(*) FROM late WHERE w < tstzrange('2026-01-02', NULL)}), 0, 'no row');
+};
+
+subtest 'a record of the future removes no other results' => sub {
+	create_source($node, $broker, 'ahead', 'ahead', 'ts timestamptz, k text, loc timestamp');
+	my $now = time;
+	my $send = sub { $broker->produce('ahead', map { my $at = POSIX::strftime('%Y-%m-%dT%H:%M:%S', gmtime($now + 60 * $_)); [ 0, '', qq({"ts": "${at}Z", "loc": "$at", "k": "$_"}) ] } @_); return; };
+	my $by = q{SELECT %s AS w, count(*) AS n FROM ahead GROUP BY 1};
+	my %ahead = (
+		ahead_updated => [ sprintf($by, q{stream_agg.tumble_start(ts, '1 minute')}), '{"retention": "12 hours"}', q{, output_mode => 'update'} ],
+		ahead_appended => [ sprintf($by, q{stream_agg.tumble_start(ts, '1 minute')}), '{"retention": "12 hours", "late_records": true}' ],
+		# its clock is 12 hours behind event times
+		ahead_local => [ sprintf($by, q{date_bin('1 minute', loc, '2026-01-01')}), '{"retention": "20 minutes", "max_future": "2 days"}', q{, output_mode => 'update'} ]);
+	$send->(-50 .. 0);
+	sql(q{ALTER ROLE postgres SET TimeZone = '<-12>+12'});
+	create('ahead_local', @{ $ahead{ahead_local} });
+	sql('ALTER ROLE postgres RESET TimeZone');
+	create($_, @{ $ahead{$_} }) for qw(ahead_updated ahead_appended);
+	sql(q{INSERT INTO ahead_updated SELECT now() - interval '14 hours', 1});
+	# two more batches: the second one begins with the watermark of the first
+	for my $at ([ 23 * 60 + 55 ], [ 0 ], [ 0 ])
+	{
+		$send->(@$at);
+		process($node, $_) for sort keys %ahead;
+	}
+	is(sql(q{SELECT date_trunc('hour', watermark - now()) FROM pg_stat_stream_agg WHERE stream = 'ahead_updated'}), '23:00:00', 'the watermark is of the future');
+	is(sql('SELECT count(*) FROM ahead_updated WHERE w > now() - interval $$2 hours$$'), 52, 'update: all rows stay');
+	is(sql('SELECT count(*) FROM ahead_appended'), 51, 'append: those of windows that close by that watermark are written, and stay');
+	is(sql('SELECT count(*) FROM ahead_local'), 52, 'the clock is that of the time zone of the stream');
+	is(sql('SELECT count(*) FROM ahead_updated WHERE w < now() - interval $$13 hours$$'), 0, 'older rows go by the clock');
+	is(sql(q{SELECT bool_and(repaired), min(reason) FROM stream_agg.repair_late('ahead_appended')}), 't|', 'repair_late, too, takes windows as old as they are');
 };
 
 subtest 'rows are deleted as the owner of the stream' => sub {

@@ -76,6 +76,32 @@ subtest 'a reader keeps a partition, and no micro-batch waits for him' => sub {
 	unlike(partitions('starts'), qr/starts_p20260102/, 'and goes with the next one');
 };
 
+subtest 'readers do not wait for other streams of the reader' => sub {
+	my $blocker = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ], '<', \my $in, '>', \my $out);
+	my $minutes = q{stream_agg.tumble_start(ts, '1 hour')};
+	sql(q{CREATE TABLE early (w timestamptz, n bigint) PARTITION BY RANGE (w);
+		CREATE TABLE early_0 PARTITION OF early FOR VALUES FROM ('2025-12-31') TO ('2026-01-05');
+		CREATE TABLE early_1 PARTITION OF early FOR VALUES FROM ('2026-01-05') TO ('2026-01-06');
+		CREATE TABLE later (k int, n bigint, UNIQUE NULLS NOT DISTINCT (k));
+		CREATE FUNCTION wait_for_lock() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(330); RETURN NULL; END';
+		CREATE TRIGGER wait AFTER INSERT OR UPDATE ON later FOR EACH STATEMENT EXECUTE FUNCTION wait_for_lock()});
+	sql("BEGIN; SELECT stream_agg.create_stream('early', \$q\$SELECT $minutes AS w, count(*) AS n FROM ret GROUP BY 1\$q\$, watermark => '1 minute', trigger => '0', sink => 'early', reader => 'both', options => '{\"retention\": \"1 hour\"}');
+		SELECT stream_agg.create_stream('later', 'SELECT k, count(*) AS n FROM ret GROUP BY k', output_mode => 'update', trigger => '0', sink => 'later', reader => 'both'); COMMIT");
+	process($node, 'early');
+	# the watermark has passed the first partition already; the next batch drops it
+	$in .= "SELECT pg_advisory_lock(330), 'held';\n";
+	$blocker->pump until $out =~ /held/;
+	like(partitions('early'), qr/early_0/, 'the partition is there');
+	produce(102);
+	$node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted}) or die 'the trigger does not wait';
+	is(sql(q{SET lock_timeout = '2 s'; SELECT count(*) > 0 FROM early}), 't', 'who reads one sink does not wait for the trigger of another');
+	$in .= "SELECT pg_advisory_unlock_all();\n\\q\n";
+	$blocker->finish;
+	process($node, 'early');
+	unlike(partitions('early'), qr/early_0/, 'the partition goes in the end');
+	sql(q{SELECT stream_agg.stop_stream(s) FROM unnest('{early,later}'::text[]) s});
+};
+
 subtest 'what cannot be dropped is told, and the stream goes on' => sub {
 	sql('CREATE VIEW on_partition AS SELECT * FROM starts_p20260103');
 	my $offset = -s $node->logfile;
