@@ -305,10 +305,7 @@ struct SaggSourceKind
 	 */
 	long		(*rest) (SaggReader *reader, long interval_ms, long timeout_ms);
 
-	/*
-	 * Begin a batch of these ranges.  A batch that was collected of the very same
-	 * ranges may be kept, while it is "usable": a retry need not read it again then.
-	 */
+	/* begin a batch of these ranges; records of the one before are dropped */
 	void		(*begin) (SaggReader *reader, const SaggRange *ranges, int nranges);
 
 	/*
@@ -415,13 +412,10 @@ typedef struct SaggSourceServices
 
 	/*
 	 * The batch of a reader.  "add" copies records; it is meant for many records in
-	 * one call.  "reset" drops them, and raises no error.  "usable" returns whether the
-	 * batch has all that its scans want of records; if not, it has to be collected
-	 * again.
+	 * one call.  "reset" drops them, and raises no error.
 	 */
 	void		(*add) (SaggReader *reader, const SaggSourceRecord *records, int n);
 	void		(*reset) (SaggReader *reader);
-	bool		(*usable) (const SaggReader *reader);
 } SaggSourceServices;
 
 /* in stream_agg's library; raises an error for another version */

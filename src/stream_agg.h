@@ -430,11 +430,11 @@ typedef struct SaggRejection
 	char	   *detail;			/* or NULL */
 } SaggRejection;
 
-/* Records of one reading. */
+/* Some of the records of a batch. */
 typedef struct SaggRecordSet
 {
 	int64		nbits;			/* records that "bits" has room for */
-	uint8	   *bits;			/* by record number: is it in the set? */
+	uint8	   *bits;			/* by record number: 1 = it is in the set */
 } SaggRecordSet;
 
 typedef struct SaggRejections

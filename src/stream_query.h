@@ -18,10 +18,7 @@
 #include "nodes/parsenodes.h"
 #include "nodes/primnodes.h"
 
-/*
- * The analysed query of a stream (define/ makes it, execute/ and write/ use
- * it).  Column numbers count from 1.
- */
+/* How event time is divided into windows. */
 typedef enum SaggWindowKind
 {
 	SAGG_WINDOW_NONE,			/* grouping by keys alone */
@@ -126,6 +123,10 @@ typedef enum SaggQueryKind
 								 * equal keys */
 } SaggQueryKind;
 
+/*
+ * The analysed query of a stream (define/ makes it, execute/ and write/ use
+ * it).  Column numbers count from 1.
+ */
 typedef struct SaggQuery
 {
 	List	   *sources;		/* OIDs of the foreign tables, each once */

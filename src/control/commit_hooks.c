@@ -11,9 +11,10 @@
  * Transaction callbacks touch shared memory only: an ERROR there would be a
  * PANIC.
  *
- * Locks: the stream's lock is a heavyweight lock on (view, 1).  A worker holds
- * it at session level for as long as it works (I2), a transaction that stops
- * or drops the stream takes it after asking the worker to end.  The wait is
+ * Locks: the stream's lock is a heavyweight lock on (view, STREAM_LOCK).  A
+ * worker holds it at session level (I2) until it ends; after an ERROR it takes
+ * it again when it opens the stream again.  A transaction that stops or drops
+ * the stream takes it after asking the worker to end.  The wait is
  * visible to the deadlock detector, since the worker's batch may itself wait
  * for a lock of the transaction, for example on the sink.
  *
@@ -33,6 +34,17 @@
 #include "streams/streams.h"
 #include "control.h"
 
+/*
+ * Numbers of heavyweight locks on the OID of a stream's view; the map has their
+ * order.  Numbers 2 and 4 are locks on names: of readers (stream_reader.c) and of
+ * streams (stream_create.c).
+ */
+typedef enum StreamLock
+{
+	STREAM_LOCK = 1,			/* held by the worker (I2) */
+	MICRO_BATCH_LOCK = 3		/* held by who runs a micro-batch, or tries one */
+} StreamLock;
+
 /* what the current transaction does at its end; in TopMemoryContext */
 static bool wake_at_commit = false;
 static bool look_at_commit = false; /* definitions that workers have analysed
@@ -48,7 +60,7 @@ static object_access_hook_type prev_object_access_hook = NULL;
 void
 sagg_stream_locktag(LOCKTAG *tag, Oid database, Oid view)
 {
-	SET_LOCKTAG_OBJECT(*tag, database, RelationRelationId, view, 1);
+	SET_LOCKTAG_OBJECT(*tag, database, RelationRelationId, view, STREAM_LOCK);
 }
 
 /*
@@ -216,9 +228,7 @@ remember_held(Oid view)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
-	/*
-	 * a change that was prepared for a stream without slot, or before an error
-	 */
+	/* an earlier call has found no slot, or raised an error: use its entry */
 	if (held_views == NIL || llast_oid(held_views) != InvalidOid)
 		held_views = lappend_oid(held_views, view);
 	MemoryContextSwitchTo(old);
@@ -285,21 +295,21 @@ sagg_lock_micro_batch(Oid view)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId, view, 3);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId, view, MICRO_BATCH_LOCK);
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 
 /*
  * Returns whether a relation is the view, the source or the sink of a stream
- * with a slot; "view" is set to that stream's view.
+ * with a slot; sets "is_view" if it is the view.
  */
 static bool
-is_of_stream(Oid relid, bool *view)
+is_of_stream(Oid relid, bool *is_view)
 {
 	bool		found = false;
 
 	LWLockAcquire(sagg_shared->lock, LW_SHARED);
-	*view = sagg_slot_find(MyDatabaseId, relid) != NULL;
+	*is_view = sagg_slot_find(MyDatabaseId, relid) != NULL;
 	for (int i = 0; i < sagg_shared->nslots && !found; i++)
 	{
 		const SaggSlot *slot = &sagg_shared->slots[i];
@@ -309,8 +319,8 @@ is_of_stream(Oid relid, bool *view)
 	}
 	LWLockRelease(sagg_shared->lock);
 	/* a stream that this transaction has made or started has no slot yet */
-	*view = *view || sagg_change_of(relid) != NULL;
-	return found || *view;
+	*is_view = *is_view || sagg_change_of(relid) != NULL;
+	return found || *is_view;
 }
 
 /*
@@ -322,7 +332,7 @@ static void
 on_object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 				 void *arg)
 {
-	bool		view;
+	bool		is_view;
 
 	if (prev_object_access_hook)
 		prev_object_access_hook(access, classId, objectId, subId, arg);
@@ -331,11 +341,11 @@ on_object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 		classId != RelationRelationId || subId != 0 || sagg_shared == NULL)
 		return;
 
-	if (!is_of_stream(objectId, &view))
+	if (!is_of_stream(objectId, &is_view))
 		return;
 	if (access == OAT_POST_ALTER)
 		look_at_commit = true;
-	else if (view)
+	else if (is_view)
 	{
 		SaggStreamChange change = {.kind = SAGG_CHANGE_DROP,.view = objectId};
 

@@ -247,7 +247,7 @@ sagg_spell_out_bounds(Query *query)
 /*
  * If an expression of GROUP BY is a window, describe it in "window", and give
  * the expression the window column stands for and the event time in it; both
- * point into "groupexpr".  Raises an error where it is a window function with
+ * point into "groupexpr".  Raises an error where it is one of our functions with
  * arguments that do not make a window.
  */
 bool

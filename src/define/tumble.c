@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * tumble.c
- *	  tumble(ts, size [, origin]): the tumbling window that holds a time.
+ *	  tumble(ts, size [, origin [, timezone]]): the tumbling window that holds a time.
  *
  * Windows are the half-open intervals [origin + n * size, origin + (n + 1) *
  * size), n any integer; origin is 1970-01-01 00:00 UTC unless given, as in

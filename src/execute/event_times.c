@@ -157,12 +157,10 @@ find_partition(SaggPartitions *p, SaggRecordId record)
 }
 
 static inline SaggRecordId
-record_of(const SaggExecution *ex, TupleTableSlot *slot)
+scanned_record(const SaggExecution *ex, TupleTableSlot *slot)
 {
-	AttrNumber	attno = ex->query->record;
-
-	return attno == 0 ? SAGG_TID_RECORD(&ex->scanned->tts_tid) :
-		SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[attno - 1]));
+	return ex->query->record == 0 ? SAGG_TID_RECORD(&ex->scanned->tts_tid) :
+		sagg_row_record(ex, slot);
 }
 
 /*
@@ -173,7 +171,7 @@ void
 sagg_partitions_row(SaggExecution *ex, TupleTableSlot *slot)
 {
 	SaggPartitions *p = ex->partitions;
-	SaggRecordId record = record_of(ex, slot);
+	SaggRecordId record = scanned_record(ex, slot);
 
 	if (record == p->record)
 		return;
@@ -197,7 +195,7 @@ sagg_partitions_time(SaggExecution *ex, TupleTableSlot *slot, int64 time)
 
 	if (!ex->judged_by_partition)
 	{
-		find_partition(p, record_of(ex, slot));
+		find_partition(p, scanned_record(ex, slot));
 		if (time > p->own->time)
 			p->own->time = time;
 		return;

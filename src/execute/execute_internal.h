@@ -365,6 +365,15 @@ struct SaggExecution
 };
 
 /*
+ * Returns the record of a row of the inner query, in whose column query->record it is.
+ */
+static inline SaggRecordId
+sagg_row_record(const SaggExecution *ex, TupleTableSlot *slot)
+{
+	return SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[ex->query->record - 1]));
+}
+
+/*
  * Returns when the groups that start at "start" are over: the end of their
  * window; for a pane, that of the last window it belongs to.
  */

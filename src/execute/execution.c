@@ -33,7 +33,7 @@ typedef struct BatchReceiver
 
 /*
  * Begin a batch of "stream" against "store". "query", "plan" and "stream" must
- * live until sagg_execution_end.  The caller frees the result, which is in a
+ * live until sagg_execution_end.  Free it with sagg_execution_end; it is in a
  * context below the current one.  Runs in a transaction.
  */
 SaggExecution *

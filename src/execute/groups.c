@@ -340,9 +340,10 @@ sagg_groups_changed(SaggExecution *ex, int64 *n)
 			groups[(*n)++] = group;
 	}
 	CHECK_FOR_INTERRUPTS();
+
 	/*
-	 * ordered by their hashes, which have a secret, so producers cannot choose
-	 * the order
+	 * They come in the order of their hashes, which have a secret, so producers
+	 * cannot choose an order that makes the sort slow.
 	 */
 	qsort_arg(groups, *n, sizeof(SaggGroup *), compare_places, ex);
 	return groups;

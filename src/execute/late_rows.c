@@ -143,11 +143,10 @@ sagg_late_row(SaggExecution *ex, TupleTableSlot *slot, int64 time,
 			  int64 start, int64 end, int64 step, int64 n)
 {
 	SaggLateRows *late = ex->late;
-	AttrNumber	attno = ex->query->record;
 	const SaggLateRow *last = late->n > 0 ? &late->rows[late->n - 1] : NULL;
 	SaggLateRow row;
 
-	row.record = SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[attno - 1]));
+	row.record = sagg_row_record(ex, slot);
 	row.time = time;
 	row.start = start;
 	row.end = end;

@@ -76,12 +76,6 @@ interval_text(int64 length)
 											   IntervalPGetDatum(&interval)));
 }
 
-static SaggRecordId
-record_of(const SaggExecution *ex, TupleTableSlot *slot)
-{
-	return SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[ex->query->record - 1]));
-}
-
 /*
  * Returns whether the row's record has been rejected, with another of its
  * rows.
@@ -90,7 +84,7 @@ bool
 sagg_row_rejected(const SaggExecution *ex, TupleTableSlot *slot)
 {
 	return ex->rejections != NULL &&
-		sagg_record_rejected(ex->rejections, record_of(ex, slot));
+		sagg_record_rejected(ex->rejections, sagg_row_record(ex, slot));
 }
 
 /*
@@ -108,7 +102,7 @@ reject(SaggExecution *ex, TupleTableSlot *slot, const char *message,
 				(errcode(ERRCODE_SAGG_INVALID_RECORD),
 				 errmsg("%s", message),
 				 detail ? errdetail_internal("%s", detail) : 0));
-	record = record_of(ex, slot);
+	record = sagg_row_record(ex, slot);
 	number = sagg_record_number(record);
 	if (number < ex->nclasses && ex->classes[number] == SAGG_CLASS_AGGREGATED)
 		ex->run_again = true;

@@ -11,9 +11,9 @@
  * assigned partitions, one queue each; it is made at the first assignment,
  * when the number of partitions, and with it the size of a queue, is known.
  *
- * librdkafka's threads never run our code: there is no callback in either
- * direction, only queues polled by this process: by its main thread and, while
- * that executes a batch, by the prefetch thread (prefetch.c).
+ * librdkafka's threads run no code of ours except the interceptor of arrivals.c,
+ * which counts.  All else comes by queues that this process polls: its main
+ * thread and, while that executes a batch, the prefetch thread (prefetch.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -171,7 +171,6 @@ typedef struct SaggKafkaReader
 	uint64		answers;		/* see sagg_kafka_hears */
 	uint64		places;			/* sum of the partitions' positions */
 	int			nranges;		/* of the batch */
-	SaggRange  *ranges;
 	struct SaggPrefetch *prefetch;		/* NULL = none yet */
 	int			nlosses;		/* of the batch */
 	SaggRange  *losses;

@@ -228,22 +228,6 @@ sagg_kafka_assign(SaggReader *base, const SaggRange *positions,
 	}
 }
 
-static bool
-same_ranges(const SaggKafkaReader *reader, const SaggRange *ranges, int nranges)
-{
-	if (nranges == 0 || reader->nranges != nranges)
-		return false;
-	for (int i = 0; i < nranges; i++)
-	{
-		if (reader->ranges[i].topic != ranges[i].topic ||
-			reader->ranges[i].partition != ranges[i].partition ||
-			reader->ranges[i].start != ranges[i].start ||
-			reader->ranges[i].end != ranges[i].end)
-			return false;
-	}
-	return true;
-}
-
 /*
  * Returns the end of the gap at the start of a range: the offsets that have no
  * record, as far as known from what has arrived; at most the end of the range.
@@ -294,16 +278,13 @@ collected_without_headers(const SaggKafkaReader *reader)
 }
 
 /*
- * Begin a batch of these ranges.  If they equal those of the batch before,
- * which was not released, its records are kept: a retry need not fetch them
- * again.
+ * Begin a batch of these ranges; releases the one before.
  */
 void
 sagg_kafka_begin(SaggReader *base, const SaggRange *ranges, int nranges)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
-	if (same_ranges(reader, ranges, nranges) && sagg_batch_usable(reader->base.batch))
-		return;
+
 	sagg_kafka_release(&reader->base);
 	if (nranges == 0)
 		return;
@@ -311,8 +292,6 @@ sagg_kafka_begin(SaggReader *base, const SaggRange *ranges, int nranges)
 	sagg_kafka_assign(&reader->base, ranges, nranges);
 	if (collected_without_headers(reader))
 		sagg_kafka_assign_all(reader);
-	reader->ranges = MemoryContextAlloc(reader->base.memory, sizeof(SaggRange) * nranges);
-	memcpy(reader->ranges, ranges, sizeof(SaggRange) * nranges);
 	reader->nranges = nranges;
 	for (int i = 0; i < nranges; i++)
 	{
@@ -339,9 +318,6 @@ sagg_kafka_release(SaggReader *base)
 		reader->partitions[i]->range_end = -1;
 		reader->partitions[i]->complete = false;
 	}
-	if (reader->ranges)
-		pfree(reader->ranges);
-	reader->ranges = NULL;
 	reader->nranges = 0;
 }
 

@@ -306,7 +306,8 @@ open_verifier(SaggKafkaReader *reader, Verifier *verifier)
  * Raise ERRCODE_SAGG_OFFSETS_GONE if one of the records of "last" (see
  * sagg_kafka_last_record) differs from the one in Kafka.  A missing record
  * proves nothing.  Raises connection_failure if the brokers belong to another
- * cluster.  A reader that skips what is lost returns false instead.  Waits.
+ * cluster.  For a record that differs, a reader that skips what is lost sets "end"
+ * to SAGG_ANOTHER_RECORD instead.  Waits.
  */
 void
 sagg_kafka_verify(SaggReader *base, SaggRange *last, int nlast)

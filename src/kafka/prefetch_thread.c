@@ -114,7 +114,7 @@ store_message(SaggPrefetch *prefetch, SaggQuota *quota, const rd_kafka_message_t
 /*
  * Copy what has been taken from the partition's queue, as far as it is wanted.
  * Returns false if the rest must not be collected.  A message that the
- * partition ends here, for now, is ignored.
+ * partition ends here, for now, only sets "eof".
  */
 static bool
 store_taken(SaggPrefetch *prefetch, SaggQuota *quota)

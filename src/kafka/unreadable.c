@@ -6,8 +6,8 @@
  *
  * Records come in batches of their producer, compressed as a whole, so one
  * that cannot be decompressed hides all of its offsets. librdkafka reports
- * only the first of them, and stays there.  The begin of the next batch is
- * searched: a separate client is set to a later offset, and finds either the
+ * only the first of them, and stays there.  The start of the next one is
+ * searched for: a separate client is set to a later offset, and finds either the
  * same batch or what is behind it.  Steps double until they are behind it, and
  * are then halved, so a million offsets take forty fetches; no readable record
  * is skipped.

@@ -239,13 +239,6 @@ sagg_rate_rest(SaggReader *base, long interval_ms, long timeout_ms)
 	return next <= now ? Min(timeout_ms, HELD_MS) : Min(timeout_ms, next - now);
 }
 
-static bool
-same_ranges(const SaggRateReader *reader, const SaggRange *ranges, int nranges)
-{
-	return nranges > 0 && reader->nranges == nranges &&
-		memcmp(reader->ranges, ranges, sizeof(SaggRange) * nranges) == 0;
-}
-
 /*
  * See source.h.
  */
@@ -254,9 +247,6 @@ sagg_rate_begin(SaggReader *base, const SaggRange *ranges, int nranges)
 {
 	SaggRateReader *reader = (SaggRateReader *) base;
 
-	if (same_ranges(reader, ranges, nranges) && reader->complete &&
-		sagg_batch_usable(base->batch))
-		return;
 	sagg_rate_release(base);
 	if (nranges == 0)
 		return;
@@ -291,7 +281,7 @@ add_row(SaggBatch *batch, const SaggRate *rate, int32 topic, int32 partition, in
 }
 
 /*
- * Generate all rows of the batch.  After an error they are generated again.
+ * Generate all rows of the batch.
  */
 bool
 sagg_rate_collect(SaggReader *base)

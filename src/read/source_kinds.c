@@ -236,8 +236,8 @@ sagg_source_topics(Oid relid)
 }
 
 /*
- * May a stream commit its offsets to a consumer group of the cluster of "source"?
- * See source.h.  In a transaction.
+ * Returns whether a stream may commit its offsets to a consumer group of the cluster
+ * of "source".  See source.h.  In a transaction.
  */
 bool
 sagg_group_allowed(Oid source, Oid owner, const char *group, const char *stream)
@@ -459,7 +459,7 @@ sagg_reader_skips_unreadable(SaggReader *reader, bool skips)
 }
 
 /*
- * Keep the headers of records from now on.  A batch without them is collected again.
+ * Keep the headers of records from now on: of batches that are begun after this.
  */
 void
 sagg_reader_keep_headers(SaggReader *reader)
@@ -562,8 +562,7 @@ sagg_reader_rest(SaggReader *reader, long interval_ms, long timeout_ms)
 }
 
 /*
- * Begin a batch of these ranges.  A batch of exactly these ranges that was collected
- * before and not released is kept: a retry does not fetch it again.
+ * Begin a batch of these ranges; the one before is released.
  */
 void
 sagg_reader_begin(SaggReader *reader, const SaggRange *ranges, int nranges)

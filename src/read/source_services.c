@@ -41,12 +41,6 @@ reset(SaggReader *reader)
 	sagg_batch_reset(reader->batch);
 }
 
-static bool
-usable(const SaggReader *reader)
-{
-	return sagg_batch_usable(reader->batch);
-}
-
 static const SaggSourceServices services = {
 	.routine = sagg_source_routine,
 	.takes_option = sagg_source_takes_option,
@@ -56,8 +50,7 @@ static const SaggSourceServices services = {
 	.topics_include = sagg_topics_include,
 	.timeout_ms = timeout_ms,
 	.add = add,
-	.reset = reset,
-	.usable = usable
+	.reset = reset
 };
 
 /*

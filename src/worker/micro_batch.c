@@ -39,7 +39,7 @@ typedef struct StageClock
 } StageClock;
 
 /*
- * The stage at hand has ended: add its time to "commit".
+ * End the current stage: add its time to "commit".
  */
 static void
 leave_stage(StageClock *clock, SaggCommit *commit)
@@ -130,8 +130,8 @@ read_records(SaggReading *reading, const SaggPlan *plan)
 
 /*
  * Begin the batch's transaction, with the plan's batch time as now().  It is a
- * transaction block: outside of one Citus commits at once what a trigger writes to
- * other nodes.
+ * transaction block, because Citus commits what a trigger writes to other nodes at
+ * once if there is none.
  *
  * now() is the start time of the statement.  Only parallel workers may set it, so
  * the process poses as one.  A preview of one of the streams is waited for here,
@@ -176,7 +176,7 @@ begin_execution(SaggStreamRun *run, SaggQuery *query)
 	}
 	if (run->store == NULL)
 	{
-		run->store_restored = false;
+		run->store_undoable = false;
 		run->store = sagg_store_open(&run->slot->store,
 										 sagg_shared->store_tranche,
 										 sagg_state_budget(&run->budget, run->slot),
@@ -189,7 +189,7 @@ begin_execution(SaggStreamRun *run, SaggQuery *query)
 	if (fresh)
 		sagg_checkpoint_restore(run->checkpoint, run->progress,
 								sagg_execution_state(execution));
-	run->store_restored = true;
+	run->store_undoable = true;
 	return execution;
 }
 
@@ -485,7 +485,7 @@ publish_part(Part *part)
 	SaggStreamRun *run = part->run;
 
 	sagg_store_publish(run->store);
-	run->store_restored = true;
+	run->store_undoable = true;
 	SAGG_FAILPOINT("publish.done");
 	sagg_checkpoint_published(run->checkpoint);
 	advance(run, run->plan, &part->commit);
@@ -579,8 +579,8 @@ commit_parts(SaggReading *reading, Part *parts, int nparts)
 }
 
 /*
- * After the commit.  An ERROR here does not take the batch back: stores are not
- * undone then, nor half published, but discarded.
+ * After the commit.  An ERROR here does not undo the batch: stores are discarded
+ * then, and restored from the tables.
  */
 static void
 publish_parts(SaggReading *reading, Part *parts, int nparts)
@@ -589,7 +589,7 @@ publish_parts(SaggReading *reading, Part *parts, int nparts)
 	int			row_space = 0;
 
 	for (int i = 0; i < nparts; i++)
-		parts[i].run->store_restored = false;
+		parts[i].run->store_undoable = false;
 	SAGG_FAILPOINT("commit.after");
 	commit_sinks(reading, parts, nparts);
 	for (int i = 0; i < nparts; i++)
@@ -603,7 +603,8 @@ publish_parts(SaggReading *reading, Part *parts, int nparts)
 
 /*
  * Run a planned batch to its commit: the plans of all runs of the reading.  Raises an
- * ERROR when it fails; the worker then cleans up and runs the same plans again.
+ * ERROR when it fails.  The worker then cleans up; what was not committed runs again
+ * with the same plans.
  */
 void
 sagg_micro_batch(SaggReading *reading)

@@ -95,7 +95,7 @@ sagg_poison_opened(SaggStreamRun *run)
 {
 	SaggPoison *poison = &run->poison;
 
-	/* an error behind the commit: the batch is done */
+	/* the error came after the commit: the batch is done */
 	if (poison->opened && poison->failed >= 0 &&
 		poison->failed <= run->progress->batch)
 		sagg_poison_forget(poison);

@@ -21,6 +21,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
 
+#include "event_time/event_time.h"
 #include "worker_internal.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_stat_streams);
@@ -45,13 +46,12 @@ static void
 set_times(SaggSlotPartition *partition, const SaggProgress *progress,
 		  const SaggRange *position)
 {
-	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
 	const SaggRange *last = sagg_partition_find(progress->last, progress->nlast, position);
 	int64		time;
 
 	partition->last_time = DT_NOBEGIN;
 	if (last && !pg_mul_s64_overflow(last->end, 1000, &time) &&
-		!pg_add_s64_overflow(time, epoch, &time))
+		!pg_add_s64_overflow(time, SAGG_EPOCH, &time))
 		partition->last_time = time;
 	partition->event_time = DT_NOBEGIN;
 	for (int i = 0; i < progress->ntimes; i++)

@@ -90,7 +90,7 @@ sagg_run_close(SaggStreamRun *run)
 	run->sink = NULL;
 	run->checkpoint = NULL;
 	run->store = NULL;
-	run->store_restored = false;
+	run->store_undoable = false;
 	run->stream = NULL;
 	run->progress = NULL;
 	run->new_partitions = false;

@@ -8,9 +8,10 @@
  * session level before it touches shared state (I2), opens a run - checkpoint,
  * sink, state store - and a reading, and runs micro-batches until it is told to
  * stop.  On an ERROR both are closed, shared state goes back to the last commit
- * (I3) and, after a delay, they are opened again and go on with the same plan; the
- * process stays.  On anything worse the process ends and the launcher starts
- * another.
+ * (I3), the lock is released and, after a delay, all is taken and opened again; the
+ * process stays.  A batch that was not committed runs again with the same plan;
+ * after its commit the worker goes on with the next batch.  On anything worse the
+ * process ends and the launcher starts another.
  *
  * Never: a transaction that is open while waiting for the source or for a trigger,
  * except for what a sink outside of the server has to acknowledge (sink.h).
@@ -196,11 +197,11 @@ handle_error(SaggReading *reading, const ErrorData *error, bool searching)
 static void
 recover_store(SaggStreamRun *run, bool lasting)
 {
-	if (run->store && run->store_restored && !lasting)
+	if (run->store && run->store_undoable && !lasting)
 		sagg_store_undo(run->store);
 	else if (run->store || lasting)
 	{
-		/* half a restore is no state */
+		/* restored in half, or of a batch that is committed already */
 		if (run->store)
 			sagg_store_close(run->store);
 		run->store = NULL;

@@ -73,7 +73,8 @@ typedef struct SaggStreamRun
 	SaggSlot   *slot;
 	SaggReading *reading;
 	MemoryContext memory;		/* reset when the run is closed */
-	bool		locked;			/* the stream's lock is held (I2) */
+	bool		locked;			/* the stream's lock is held (I2): from sagg_run_load
+								 * to the next ERROR or the end */
 	bool		started;		/* stream_agg.events says so */
 	bool		warned_of_null_times;
 	uint64		request;		/* of process_available, being served; 0 = none */
@@ -105,8 +106,9 @@ typedef struct SaggStreamRun
 
 	/* from the first batch on */
 	SaggStore  *store;			/* NULL before */
-	bool		store_restored; /* it holds the state of the last commit, and
-								 * perhaps a batch that can be undone */
+	bool		store_undoable; /* after an ERROR it is undone to the last commit;
+								 * otherwise it is restored in half, or its
+								 * batch is committed, and it is discarded */
 	uint64		fingerprint;	/* of the definition it was opened for */
 	SaggIdentity identity;
 

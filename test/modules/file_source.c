@@ -368,30 +368,11 @@ rest(SaggReader *base, long interval_ms, long timeout_ms)
 	return interval_ms > 0 ? timeout_ms : Min(timeout_ms, POLL_MS);
 }
 
-static bool
-is_at_hand(FileReader *reader, const SaggRange *ranges, int nranges)
-{
-	int			n = 0;
-
-	for (int i = 0; i < reader->npartitions; i++)
-		n += reader->partitions[i].behind > reader->partitions[i].first;
-	for (int i = 0; i < nranges; i++)
-	{
-		FilePartition *part = partition_of(reader, &ranges[i]);
-
-		if (part->first != ranges[i].start || part->behind != ranges[i].end)
-			return false;
-	}
-	return n == nranges && reader->complete && services->usable(&reader->base);
-}
-
 static void
 begin(SaggReader *base, const SaggRange *ranges, int nranges)
 {
 	FileReader *reader = (FileReader *) base;
 
-	if (is_at_hand(reader, ranges, nranges))
-		return;
 	release(base);
 	assign(base, ranges, nranges);
 	for (int i = 0; i < nranges; i++)

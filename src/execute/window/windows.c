@@ -48,14 +48,12 @@
 
 /*
  * Count a record by the greatest class of its rows.  An execution has the records of
- * one reading.
+ * one batch.
  */
 void
 sagg_classify_record(SaggExecution *ex, TupleTableSlot *slot, SaggClass class)
 {
-	AttrNumber	record = ex->query->record;
-	SaggRecordId id = SAGG_TID_RECORD((ItemPointer) DatumGetPointer(slot->tts_values[record - 1]));
-	int64		n = sagg_record_number(id);
+	int64		n = sagg_record_number(sagg_row_record(ex, slot));
 
 	if (n >= ex->nclasses)
 	{

@@ -7,8 +7,9 @@
  * after the other in a few large chunks (batch_chunks.c), which a kind of
  * sources may have filled before the batch was begun; further records are
  * spilled to a temporary file, in the same form.  The file is not tied to a
- * transaction: a batch is collected outside of any and may be read by several,
- * if the first ones fail.
+ * transaction, because a batch is collected outside of any.  The batch ends with
+ * sagg_reader_release or, after an ERROR, with its reader: a retry reads the
+ * ranges again.
  *
  * All partitions are collected together, as their records come.  A stretch is
  * a run of records of one partition without others in between; the batch is
@@ -335,8 +336,8 @@ sagg_batch_keeps_headers(const SaggBatch *batch)
 }
 
 /*
- * Returns whether the batch can be read.  Otherwise it has to be collected
- * again.
+ * Returns whether the batch can be read.  Otherwise it lacks headers that are
+ * wanted, and a new reader has to collect it.
  */
 bool
 sagg_batch_usable(const SaggBatch *batch)

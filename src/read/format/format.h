@@ -5,7 +5,8 @@
  *	  own (format_*.c), and what decoder.c and record_encode.c share with it.
  *
  * A format finds the values of a payload, as text; from there all formats make
- * Datums alike (fast_datum.c, record_datum.c).
+ * Datums alike (fast_datum.c, record_datum.c).  Such a text is a SaggFieldValue
+ * (json_leaf.h).
  *
  *-------------------------------------------------------------------------
  */

@@ -84,7 +84,7 @@ sagg_scan_attached(Oid source, int64 *records)
 }
 
 /*
- * Set up a scan of a query that neither reads a batch nor repairs one.
+ * Set up a scan outside of micro-batches and repairs.
  */
 static void
 prepare_query(SaggSourceScan *state, Relation rel, SaggLayout *layout)
