@@ -125,13 +125,13 @@ sagg_kafka_hears(SaggReader *base)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	uint64		before = reader->answers;
-	uint64		places = reader->places;
+	uint64		positions = reader->positions_sum;
 
 	reader->answers = reader->fetch ? sagg_arrivals_answers(reader->fetch->arrivals) : 0;
-	reader->places = 0;
+	reader->positions_sum = 0;
 	for (int i = 0; i < reader->npartitions; i++)
-		reader->places += (uint64) reader->partitions[i]->position;
-	return reader->answers != before || reader->places != places;
+		reader->positions_sum += (uint64) reader->partitions[i]->position;
+	return reader->answers != before || reader->positions_sum != positions;
 }
 
 /*

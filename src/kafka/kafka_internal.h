@@ -169,7 +169,7 @@ typedef struct SaggKafkaReader
 	TimestampTz partitions_checked;
 	TimestampTz woken;			/* see sagg_kafka_wake_fetcher */
 	uint64		answers;		/* see sagg_kafka_hears */
-	uint64		places;			/* sum of the partitions' positions */
+	uint64		positions_sum;	/* sum of the partitions' positions */
 	int			nranges;		/* of the batch */
 	struct SaggPrefetch *prefetch;		/* NULL = none yet */
 	int			nlosses;		/* of the batch */

@@ -30,14 +30,14 @@
 #define LOOK_AGAIN_MS	200
 
 /* where a member stands, seen from the leader */
-typedef enum Place
+typedef enum MemberPosition
 {
-	PLACE_LEVEL,
-	PLACE_CLOSE,
-	PLACE_FAR,
-	PLACE_LATER,				/* unknown until the leader's plan is done */
-	PLACE_GONE					/* it has been released */
-} Place;
+	POSITION_LEVEL,
+	POSITION_CLOSE,
+	POSITION_FAR,
+	POSITION_LATER,				/* unknown until the leader's plan is done */
+	POSITION_GONE					/* it has been released */
+} MemberPosition;
 
 static bool
 same_ranges(const SaggRange *a, int na, const SaggRange *b, int nb)
@@ -112,8 +112,8 @@ suspicious(const SaggProgress *progress)
  * Returns where a member stands that is open and has an origin.  Waits for the
  * source.
  */
-static Place
-place_of(SaggReading *reading, SaggStreamRun *member)
+static MemberPosition
+position_of(SaggReading *reading, SaggStreamRun *member)
 {
 	SaggProgress *ours = reading->leader->progress;
 	SaggProgress *its = member->progress;
@@ -121,19 +121,19 @@ place_of(SaggReading *reading, SaggStreamRun *member)
 	int			nbounds;
 
 	if (suspicious(ours) || suspicious(its))
-		return PLACE_FAR;
+		return POSITION_FAR;
 	if (same_positions(ours, its) && same_plan(ours->pending, its->pending))
-		return PLACE_LEVEL;
+		return POSITION_LEVEL;
 	if (its->pending || its->nsuspects > 0 || its->replace)
-		return PLACE_FAR;
+		return POSITION_FAR;
 	if (ours->pending || ours->nsuspects > 0 || reading->recreated != NIL)
-		return PLACE_LATER;
+		return POSITION_LATER;
 
 	bounds = sagg_reader_bounds(reading->reader, &nbounds);
 	if (sagg_run_recreated_topics(member, bounds, nbounds) != NIL)
 	{
 		pfree(bounds);
-		return PLACE_FAR;
+		return POSITION_FAR;
 	}
 	sagg_reading_add_partitions(reading, bounds, nbounds);
 	for (int i = 0; i < nbounds; i++)
@@ -142,7 +142,7 @@ place_of(SaggReading *reading, SaggStreamRun *member)
 			member->new_partitions = true;
 	}
 	pfree(bounds);
-	return distance(ours, its) <= SAGG_CLOSE_OFFSETS ? PLACE_CLOSE : PLACE_FAR;
+	return distance(ours, its) <= SAGG_CLOSE_OFFSETS ? POSITION_CLOSE : POSITION_FAR;
 }
 
 /*
@@ -171,7 +171,7 @@ open_run(SaggStreamRun *member, SaggExit *how)
 /*
  * Open a member and find out where it stands.
  */
-static Place
+static MemberPosition
 open_member(SaggReading *reading, SaggStreamRun *member)
 {
 	SaggStreamRun *leader = reading->leader;
@@ -183,10 +183,10 @@ open_member(SaggReading *reading, SaggStreamRun *member)
 	if (!open_run(member, &how))
 	{
 		sagg_member_release(member, how);
-		return PLACE_GONE;
+		return POSITION_GONE;
 	}
 	if (!equal(member->stream->sources, leader->stream->sources))
-		return PLACE_FAR;
+		return POSITION_FAR;
 	if (member->stream->options.on_error == SAGG_DEAD_LETTER ||
 		member->stream->options.late_records)
 		sagg_reader_keep_headers(reading->reader);
@@ -198,7 +198,7 @@ open_member(SaggReading *reading, SaggStreamRun *member)
 	MemoryContextSwitchTo(member->memory);
 	sagg_idle_begin(member);
 	MemoryContextSwitchTo(reading->memory);
-	return place_of(reading, member);
+	return position_of(reading, member);
 }
 
 /*
@@ -304,20 +304,20 @@ give_back(SaggStreamRun *member, bool detached)
  * Let the member take part, or give it back.
  */
 static void
-settle_member(SaggReading *reading, SaggStreamRun *member, Place place)
+settle_member(SaggReading *reading, SaggStreamRun *member, MemberPosition position)
 {
 	reading->current = member;
-	if (place == PLACE_CLOSE)
-		place = make_level(reading, member) ? PLACE_LEVEL : PLACE_FAR;
+	if (position == POSITION_CLOSE)
+		position = make_level(reading, member) ? POSITION_LEVEL : POSITION_FAR;
 	reading->current = NULL;
-	if (place == PLACE_LEVEL)
+	if (position == POSITION_LEVEL)
 	{
 		sagg_member_join(member);
 		sagg_run_started(member);
 		sagg_publish_statistics(member);
 	}
 	else
-		give_back(member, place == PLACE_FAR);
+		give_back(member, position == POSITION_FAR);
 }
 
 /*
@@ -342,7 +342,7 @@ void
 sagg_members_open(SaggReading *reading)
 {
 	List	   *opened = NIL;
-	List	   *places = NIL;
+	List	   *positions = NIL;
 	int			level = 1;
 	int			far = 0;
 	ListCell   *lc;
@@ -354,14 +354,14 @@ sagg_members_open(SaggReading *reading)
 	for (int i = 1; i < list_length(reading->members);)
 	{
 		SaggStreamRun *member = list_nth(reading->members, i);
-		Place		place = open_member(reading, member);
+		MemberPosition position = open_member(reading, member);
 
-		if (place == PLACE_GONE)
+		if (position == POSITION_GONE)
 			continue;
 		opened = lappend(opened, member);
-		places = lappend_int(places, place);
-		level += place == PLACE_LEVEL || place == PLACE_CLOSE;
-		far += place == PLACE_FAR;
+		positions = lappend_int(positions, position);
+		level += position == POSITION_LEVEL || position == POSITION_CLOSE;
+		far += position == POSITION_FAR;
 		i++;
 	}
 	reading->current = NULL;
@@ -369,21 +369,21 @@ sagg_members_open(SaggReading *reading)
 		detach_leader(reading->leader);
 
 	/* first those for which nothing has to be read */
-	forboth(lc, opened, lc2, places)
+	forboth(lc, opened, lc2, positions)
 	{
-		if (lfirst_int(lc2) != PLACE_CLOSE)
+		if (lfirst_int(lc2) != POSITION_CLOSE)
 			settle_member(reading, lfirst(lc), lfirst_int(lc2));
 	}
 	if (reading->leader->progress->pending == NULL)
 	{
-		forboth(lc, opened, lc2, places)
+		forboth(lc, opened, lc2, positions)
 		{
-			if (lfirst_int(lc2) == PLACE_CLOSE)
-				settle_member(reading, lfirst(lc), PLACE_CLOSE);
+			if (lfirst_int(lc2) == POSITION_CLOSE)
+				settle_member(reading, lfirst(lc), POSITION_CLOSE);
 		}
 	}
 	list_free(opened);
-	list_free(places);
+	list_free(positions);
 	reading->opening = false;
 }
 
@@ -402,10 +402,10 @@ sagg_reading_change_group(SaggReading *reading)
 		reading->opening = true;
 		while ((member = sagg_member_adopt(reading)) != NULL)
 		{
-			Place		place = open_member(reading, member);
+			MemberPosition position = open_member(reading, member);
 
-			if (place != PLACE_GONE)
-				settle_member(reading, member, place);
+			if (position != POSITION_GONE)
+				settle_member(reading, member, position);
 			reading->behind = true;
 		}
 		reading->current = NULL;
