@@ -33,11 +33,15 @@ typedef struct SaggBatchContext
 	List	   *sources;		/* OIDs */
 	int			reading;		/* whose batch it is, see SaggRecordId */
 	struct SaggBatch *batch;
-	SaggRejections *rejections;		/* takes records that do not decode; NULL = such
-								 * records are errors */
-	SaggPlace	last;			/* the record last given out, partition -1 = none */
+	SaggRejections *rejections; /* takes records that do not decode; NULL =
+								 * such records are errors */
+	SaggPlace	last;			/* the record last given out, partition -1 =
+								 * none */
 
-	/* several runs of one batch: rows that the first scans decode for the others */
+	/*
+	 * several runs of one batch: rows that the first scans decode for the
+	 * others
+	 */
 	struct SaggSharedRows *shared;	/* NULL = the batch is not shared */
 
 	/* WRITE: the sink that is written to */

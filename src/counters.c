@@ -28,7 +28,8 @@ const SaggCounter sagg_counters[] = {
 	COUNTER(rows_out, "rows_out", "total_rows_out", false),
 	COUNTER(rows_removed, "rows_removed", "total_rows_removed", false),
 	COUNTER(rows_expired, "expired", "total_expired", false),
-	COUNTER(skipped, NULL, "total_skipped", false)	/* column "skipped" has the ranges */
+	COUNTER(skipped, NULL, "total_skipped", false)	/* column "skipped" has
+													 * the ranges */
 };
 
 StaticAssertDecl(lengthof(sagg_counters) == SAGG_COUNTERS,

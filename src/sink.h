@@ -82,12 +82,13 @@ typedef struct SaggOutput
 	Tuplestorestate *fresh;		/* rows of groups that the sink should not
 								 * have; NULL = none */
 	Tuplestorestate *known;		/* of groups that it should have; NULL = none */
-	Tuplestorestate *removed;	/* identities, the columns of these alone, that
-								 * have to leave the sink; NULL = none */
-	TimestampTz replaces;		/* the rows take the place of those in the sink
-								 * whose window is not before this; DT_NOBEGIN
-								 * = of all, DT_NOEND = of none.  DT_NOEND
-								 * unless the kind is SAGG_SINK_TRANSACTIONAL */
+	Tuplestorestate *removed;	/* identities, the columns of these alone,
+								 * that have to leave the sink; NULL = none */
+	TimestampTz replaces;		/* the rows take the place of those in the
+								 * sink whose window is not before this;
+								 * DT_NOBEGIN = of all, DT_NOEND = of none.
+								 * DT_NOEND unless the kind is
+								 * SAGG_SINK_TRANSACTIONAL */
 } SaggOutput;
 
 /* The stream that writes.  Valid during a call. */
@@ -110,8 +111,9 @@ typedef struct SaggSinkRows
 	int			nidentity;		/* columns that tell which group, window and
 								 * keys; 0 = the query has one group or none */
 	const AttrNumber *identity; /* columns of desc */
-	const char *missing_key;	/* what the query groups by and does not select,
-								 * so that "identity" is of no use; or NULL */
+	const char *missing_key;	/* what the query groups by and does not
+								 * select, so that "identity" is of no use; or
+								 * NULL */
 } SaggSinkRows;
 
 /*
@@ -175,16 +177,18 @@ typedef struct SaggSinkKind
 	void		(*recover) (void *sink, int64 last);
 
 	/*
-	 * A micro-batch is going to write.  The current memory context, also of the
-	 * other functions up to "aborted", lives until the next batch.  May be NULL.
+	 * A micro-batch is going to write.  The current memory context, also of
+	 * the other functions up to "aborted", lives until the next batch.  May
+	 * be NULL.
 	 */
 	void		(*begin) (void *sink, const SaggSinkRows *rows, int64 batch);
 
 	/*
 	 * Takes rows; the tuplestores stay the caller's.  Adds to *rows_out the
 	 * rows taken, and to *rows_removed those taken away.  The relation is
-	 * locked, and the stream's owner may insert into it.  NULL: SQL statements
-	 * put the rows into the relation, of a foreign table one INSERT per call.
+	 * locked, and the stream's owner may insert into it.  NULL: SQL
+	 * statements put the rows into the relation, of a foreign table one
+	 * INSERT per call.
 	 */
 	void		(*write) (void *sink, const SaggOutput *output,
 						  int64 *rows_out, int64 *rows_removed);
@@ -194,8 +198,8 @@ typedef struct SaggSinkKind
 	void		(*committed) (void *sink);
 
 	/*
-	 * These two raise no error and run no SQL.  The first is only a chance to be
-	 * quick: "recover" comes after it.  May be NULL.
+	 * These two raise no error and run no SQL.  The first is only a chance to
+	 * be quick: "recover" comes after it.  May be NULL.
 	 */
 	void		(*aborted) (void *sink);
 	void		(*close) (void *sink);

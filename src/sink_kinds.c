@@ -108,7 +108,7 @@ load_library(Oid relid)
 	ForeignServer *server = GetForeignServer(GetForeignServerIdByRelId(relid));
 	ForeignDataWrapper *wrapper = GetForeignDataWrapper(server->fdwid);
 	Oid			function = OidIsValid(wrapper->fdwvalidator) ? wrapper->fdwvalidator :
-		wrapper->fdwhandler;
+	wrapper->fdwhandler;
 	FmgrInfo	info;
 
 	if (OidIsValid(function))

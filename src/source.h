@@ -83,8 +83,8 @@ typedef struct SaggTopics
 {
 	const char *subject;		/* for messages: topic "a", topics "a,b" */
 	const char *one;			/* the topic if there is exactly one, or NULL */
-	const char *pattern;		/* a regular expression that their names match, or
-								 * NULL */
+	const char *pattern;		/* a regular expression that their names
+								 * match, or NULL */
 	int			nnames;			/* without a pattern, sorted */
 	char	  **names;
 	List	   *parts;			/* of several sources: the SaggTopics of each;
@@ -103,12 +103,12 @@ typedef struct SaggReader
 	SaggTopics *topics;
 	SaggBatch  *batch;			/* the records, see "add" of the services */
 	struct SaggRegistry *registry;	/* of the records' schemas, or NULL */
-	void		(*check) (void *arg);	/* to be called while waiting, may raise
-										 * an error; NULL = none */
+	void		(*check) (void *arg);	/* to be called while waiting, may
+										 * raise an error; NULL = none */
 	void	   *check_arg;
 	bool		skips_lost;		/* skip offsets that are gone, else an error */
-	bool		skips_unreadable;	/* skip records that cannot be decompressed,
-									 * else an error */
+	bool		skips_unreadable;	/* skip records that cannot be
+									 * decompressed, else an error */
 } SaggReader;
 
 /* A header of a record. */
@@ -175,19 +175,19 @@ typedef struct SaggSourceProducer
 /* Properties of all sources of a kind. */
 typedef enum SaggSourceFlags
 {
-	SAGG_SOURCE_OF_BROKERS = 1 << 0,	/* create_source makes such sources; one
-										 * kind only */
+	SAGG_SOURCE_OF_BROKERS = 1 << 0,	/* create_source makes such sources;
+										 * one kind only */
 	SAGG_SOURCE_LOSES_NOTHING = 1 << 1	/* offsets are never gone, so an end
-										 * before a position means that nothing
-										 * has come since */
+										 * before a position means that
+										 * nothing has come since */
 } SaggSourceFlags;
 
 struct SaggSourceKind
 {
 	int			api_version;	/* SAGG_SOURCE_API_VERSION */
 	const char *name;			/* unique among the kinds, lower case: "kafka" */
-	const char *title;			/* the system that has the records, in messages:
-								 * "Kafka" */
+	const char *title;			/* the system that has the records, in
+								 * messages: "Kafka" */
 	const char *wrapper;		/* foreign-data wrapper of the servers that
 								 * create_source makes; of
 								 * SAGG_SOURCE_OF_BROKERS, else NULL */
@@ -198,8 +198,8 @@ struct SaggSourceKind
 	 */
 
 	/*
-	 * The topics of a source, in the current context.  Names have up to 249 ASCII
-	 * letters, digits and "._-", as those of Kafka.
+	 * The topics of a source, in the current context.  Names have up to 249
+	 * ASCII letters, digits and "._-", as those of Kafka.
 	 */
 	SaggTopics *(*topics) (Oid source);
 
@@ -218,18 +218,18 @@ struct SaggSourceKind
 	const char *(*column_metadata) (Form_pg_attribute att);
 
 	/*
-	 * "is_table_option" returns whether an option of create_source is one of the
-	 * foreign table.  "check_option_name" raises fdw_invalid_option_name for an
-	 * unknown option.  Only for SAGG_SOURCE_OF_BROKERS.
+	 * "is_table_option" returns whether an option of create_source is one of
+	 * the foreign table.  "check_option_name" raises fdw_invalid_option_name
+	 * for an unknown option.  Only for SAGG_SOURCE_OF_BROKERS.
 	 */
 	bool		(*is_table_option) (const char *name);
 	void		(*check_option_name) (const char *name);
 
 	/*
-	 * "group_allowed" returns whether the stream with the key "stream", of role
-	 * "owner", may commit to a consumer group.  "group_check" raises
-	 * insufficient_privilege if it may not.  NULL: sources of the kind have no
-	 * consumer groups.
+	 * "group_allowed" returns whether the stream with the key "stream", of
+	 * role "owner", may commit to a consumer group.  "group_check" raises
+	 * insufficient_privilege if it may not.  NULL: sources of the kind have
+	 * no consumer groups.
 	 */
 	bool		(*group_allowed) (Oid source, Oid owner, const char *group,
 								  const char *stream);
@@ -242,20 +242,22 @@ struct SaggSourceKind
 
 	Size		reader_size;	/* of what begins with SaggReader, zeroed */
 
-	/* prepare to read "sources", of one server, as the current user; contacts no
-	 * server yet */
+	/*
+	 * prepare to read "sources", of one server, as the current user; contacts
+	 * no server yet
+	 */
 	void		(*open) (SaggReader *reader, List *sources);
 
 	/*
-	 * Free what the reader has.  Also called after an error within "open".  Raises
-	 * no error and does not wait.
+	 * Free what the reader has.  Also called after an error within "open".
+	 * Raises no error and does not wait.
 	 */
 	void		(*close) (SaggReader *reader);
 
 	/*
 	 * Returns a file descriptor that becomes readable when records may have
-	 * arrived, until "has_records" or "collect" is called.  NULL: there is none, and
-	 * "rest" says when to look.
+	 * arrived, until "has_records" or "collect" is called.  NULL: there is
+	 * none, and "rest" says when to look.
 	 */
 	int			(*event_fd) (SaggReader *reader);
 
@@ -266,21 +268,22 @@ struct SaggSourceKind
 	const char *(*identity) (SaggReader *reader);
 
 	/*
-	 * Returns the first existing offset and the end of each partition, in any order,
-	 * in the current memory context.  Waits.
+	 * Returns the first existing offset and the end of each partition, in any
+	 * order, in the current memory context.  Waits.
 	 */
 	SaggRange  *(*bounds) (SaggReader *reader, int *npartitions);
 
 	/*
-	 * Move the starts of "bounds" to the first record whose timestamp is "time"
-	 * (not before 1970) or later, to the end where there is none.  Waits.
+	 * Move the starts of "bounds" to the first record whose timestamp is
+	 * "time" (not before 1970) or later, to the end where there is none.
+	 * Waits.
 	 */
 	void		(*offsets_at) (SaggReader *reader, TimestampTz time,
 							   SaggRange *bounds, int nbounds);
 
 	/*
-	 * Returns whether topics or partitions differ from those of the last "bounds".
-	 * NULL: never.
+	 * Returns whether topics or partitions differ from those of the last
+	 * "bounds". NULL: never.
 	 */
 	bool		(*partitions_changed) (SaggReader *reader);
 
@@ -292,16 +295,16 @@ struct SaggSourceKind
 						   int npositions);
 
 	/*
-	 * Returns whether there is a record that no batch has taken, or whether offsets
-	 * that the next one would take are gone.  Does not wait.  May raise what
-	 * "collect" raises.
+	 * Returns whether there is a record that no batch has taken, or whether
+	 * offsets that the next one would take are gone.  Does not wait.  May
+	 * raise what "collect" raises.
 	 */
 	bool		(*has_records) (SaggReader *reader);
 
 	/*
-	 * Called before a sleep of "timeout_ms".  Returns how many of them to sleep.
-	 * While there is something to do, the reader is called every "interval_ms".
-	 * NULL: sleep for all of them.
+	 * Called before a sleep of "timeout_ms".  Returns how many of them to
+	 * sleep. While there is something to do, the reader is called every
+	 * "interval_ms". NULL: sleep for all of them.
 	 */
 	long		(*rest) (SaggReader *reader, long interval_ms, long timeout_ms);
 
@@ -309,49 +312,54 @@ struct SaggSourceKind
 	void		(*begin) (SaggReader *reader, const SaggRange *ranges, int nranges);
 
 	/*
-	 * Returns the end of the offsets without a record at the start of the range; the
-	 * start, if there are none.  "pass": the reader continues there.  Does not wait.
-	 * NULL: there are no such offsets.
+	 * Returns the end of the offsets without a record at the start of the
+	 * range; the start, if there are none.  "pass": the reader continues
+	 * there.  Does not wait. NULL: there are no such offsets.
 	 */
 	int64		(*gap_end) (SaggReader *reader, const SaggRange *range, bool pass);
 
 	/*
 	 * Put the records that have arrived into the batch: of each partition by
-	 * ascending offset, and only records of the batch's ranges.  Returns true when the
-	 * batch has all of their records.  Does not wait.  Raises ERRCODE_SAGG_OFFSETS_GONE for offsets that are
-	 * gone, data_corrupted for records that cannot be read.
+	 * ascending offset, and only records of the batch's ranges.  Returns true
+	 * when the batch has all of their records.  Does not wait.  Raises
+	 * ERRCODE_SAGG_OFFSETS_GONE for offsets that are gone, data_corrupted for
+	 * records that cannot be read.
 	 */
 	bool		(*collect) (SaggReader *reader);
 
 	/* the batch is executed now: prefetch the next one meanwhile; NULL: no */
 	void		(*collect_ahead) (SaggReader *reader);
 
-	/* returns whether anything has arrived since the last call; NULL: not known */
+	/*
+	 * returns whether anything has arrived since the last call; NULL: not
+	 * known
+	 */
 	bool		(*hears) (SaggReader *reader);
 
 	/* done with the batch: free its records.  Raises no error. */
 	void		(*release) (SaggReader *reader);
 
 	/*
-	 * Errors of connections.  "trouble" returns the last error since records or an
-	 * answer arrived, or NULL, in the reader's memory.  "in_trouble" returns whether
-	 * it has lasted long; if it has not, it shortens "timeout_ms" to when it will
-	 * have.  "silence" returns a message about no answer since "since", or NULL.
-	 * NULL: there is never an error.
+	 * Errors of connections.  "trouble" returns the last error since records
+	 * or an answer arrived, or NULL, in the reader's memory.  "in_trouble"
+	 * returns whether it has lasted long; if it has not, it shortens
+	 * "timeout_ms" to when it will have.  "silence" returns a message about
+	 * no answer since "since", or NULL. NULL: there is never an error.
 	 */
 	const char *(*trouble) (SaggReader *reader);
 	bool		(*in_trouble) (SaggReader *reader, long *timeout_ms);
 	char	   *(*silence) (SaggReader *reader, TimestampTz since);
 
 	/*
-	 * A topic may have been deleted and recreated under its name.  "last_record"
-	 * sets the last record that was collected of a partition: its offset as "start",
-	 * its timestamp as "end"; it returns false if there is none.  The reader of a
-	 * later process gets them back.  "was_broken" returns whether the topic could have
-	 * been recreated since the last call.  "suspects" returns, after "bounds", whether
-	 * it looks recreated.  "verify" raises ERRCODE_SAGG_OFFSETS_GONE if one of the
-	 * records has been replaced by another, or with skips_lost sets its "end" to
-	 * SAGG_ANOTHER_RECORD.  NULL: topics are never recreated.
+	 * A topic may have been deleted and recreated under its name.
+	 * "last_record" sets the last record that was collected of a partition:
+	 * its offset as "start", its timestamp as "end"; it returns false if
+	 * there is none.  The reader of a later process gets them back.
+	 * "was_broken" returns whether the topic could have been recreated since
+	 * the last call.  "suspects" returns, after "bounds", whether it looks
+	 * recreated.  "verify" raises ERRCODE_SAGG_OFFSETS_GONE if one of the
+	 * records has been replaced by another, or with skips_lost sets its "end"
+	 * to SAGG_ANOTHER_RECORD.  NULL: topics are never recreated.
 	 */
 	bool		(*last_record) (SaggReader *reader, const SaggRange *range,
 								SaggRange *last);
@@ -359,12 +367,15 @@ struct SaggSourceKind
 	bool		(*suspects) (SaggReader *reader, const SaggRange *last, int nlast);
 	void		(*verify) (SaggReader *reader, SaggRange *last, int nlast);
 
-	/* returns the offsets that the batch lacks of its ranges; NULL: none, ever */
+	/*
+	 * returns the offsets that the batch lacks of its ranges; NULL: none,
+	 * ever
+	 */
 	const SaggRange *(*losses) (SaggReader *reader, int *nlosses);
 
 	/*
-	 * Publish the progress of the stream by a consumer group.  These raise no error.
-	 * NULL: it is not published.
+	 * Publish the progress of the stream by a consumer group.  These raise no
+	 * error. NULL: it is not published.
 	 */
 	void		(*set_group) (SaggReader *reader, const char *group,
 							  const char *stream);
@@ -383,19 +394,20 @@ struct SaggSourceKind
 typedef struct SaggSourceServices
 {
 	/*
-	 * Returns what the handler of the kind's foreign-data wrapper has to return
-	 * unchanged.  In the current memory context.
+	 * Returns what the handler of the kind's foreign-data wrapper has to
+	 * return unchanged.  In the current memory context.
 	 */
 	struct FdwRoutine *(*routine) (const SaggSourceKind *kind);
 
 	/*
-	 * For the wrapper's validator, of sources whose records have a format: whether
-	 * an option of an object of this catalog (ForeignTableRelationId,
-	 * AttributeRelationId) is one that stream_agg itself reads, such as format or
-	 * path; raises an error for a wrong value.  "options_fit" raises an error for
-	 * options of such an object, a list of DefElem, that do not go together.  The
-	 * options schema.registry... of servers and user mappings, for format avro, are
-	 * read too; the validator lets them through by itself.
+	 * For the wrapper's validator, of sources whose records have a format:
+	 * whether an option of an object of this catalog (ForeignTableRelationId,
+	 * AttributeRelationId) is one that stream_agg itself reads, such as
+	 * format or path; raises an error for a wrong value.  "options_fit"
+	 * raises an error for options of such an object, a list of DefElem, that
+	 * do not go together.  The options schema.registry... of servers and user
+	 * mappings, for format avro, are read too; the validator lets them
+	 * through by itself.
 	 */
 	bool		(*takes_option) (Oid catalog, const char *name, const char *value);
 	void		(*options_fit) (Oid catalog, List *options);
@@ -411,8 +423,8 @@ typedef struct SaggSourceServices
 	int			(*timeout_ms) (void);
 
 	/*
-	 * The batch of a reader.  "add" copies records; it is meant for many records in
-	 * one call.  "reset" drops them, and raises no error.
+	 * The batch of a reader.  "add" copies records; it is meant for many
+	 * records in one call.  "reset" drops them, and raises no error.
 	 */
 	void		(*add) (SaggReader *reader, const SaggSourceRecord *records, int n);
 	void		(*reset) (SaggReader *reader);

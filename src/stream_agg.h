@@ -117,8 +117,8 @@ typedef enum SaggWatermarkPolicy
 	SAGG_WATERMARK_ALIGNED,		/* the greatest of all partitions, but not
 								 * beyond those with records left to read */
 	SAGG_WATERMARK_GLOBAL,		/* the greatest of all partitions */
-	SAGG_WATERMARK_PER_PARTITION	/* the least of the partitions' own, and its
-									 * partition's */
+	SAGG_WATERMARK_PER_PARTITION	/* the least of the partitions' own, and
+									 * its partition's */
 } SaggWatermarkPolicy;
 
 /* value of option max_future: not given */
@@ -145,8 +145,8 @@ typedef struct SaggStreamOptions
 	int64		retention;		/* microseconds that the watermark must have
 								 * passed their end */
 	bool		late_records;	/* late records go to stream_agg.late_records */
-	bool		stops_all;		/* when it fails, streams that share its reader
-								 * fail, too */
+	bool		stops_all;		/* when it fails, streams that share its
+								 * reader fail, too */
 	bool		retries;		/* after a failure it tries again */
 } SaggStreamOptions;
 
@@ -156,7 +156,8 @@ typedef struct SaggStreamOptions
 typedef struct SaggStream
 {
 	char	   *name;			/* unique in the database */
-	Oid			view;			/* view of the query; its owner is the stream's */
+	Oid			view;			/* view of the query; its owner is the
+								 * stream's */
 	Oid			sink;
 	List	   *sources;		/* OIDs of the foreign tables */
 	Oid			owner;
@@ -195,8 +196,8 @@ typedef struct SaggPartitionTime
 								 * policy global */
 	TimestampTz active;			/* time of the last batch that had a record
 								 * with event time; before the first, of the
-								 * batch that found the partition; DT_NOBEGIN =
-								 * no idle_timeout */
+								 * batch that found the partition; DT_NOBEGIN
+								 * = no idle_timeout */
 } SaggPartitionTime;
 
 /*
@@ -219,8 +220,8 @@ typedef struct SaggPlan
 
 	/*
 	 * Offsets that Kafka does not have: where the last commit ends, and where
-	 * the range of the partition starts instead; "end" is less than "start" if
-	 * the partition was recreated.
+	 * the range of the partition starts instead; "end" is less than "start"
+	 * if the partition was recreated.
 	 */
 	int			nskipped;
 	SaggRange  *skipped;
@@ -306,7 +307,8 @@ typedef struct SaggCommit
 	const SaggRange *losses;
 	int64		stage_time[SAGG_STAGES];	/* microseconds */
 	int			nlast;
-	SaggRange  *last;			/* records, as in SaggProgress, after the batch */
+	SaggRange  *last;			/* records, as in SaggProgress, after the
+								 * batch */
 	int64		max_time;		/* these three as in SaggProgress, too */
 	int			ntimes;
 	SaggPartitionTime *times;
@@ -410,6 +412,7 @@ typedef struct SaggStateAccess
 	void		(*contents) (void *arg, int partition, SaggBytesFn fn, void *fnarg);
 	/* one or more whole entries, in the order they were written */
 	void		(*restore) (void *arg, int partition, const char *data, Size len);
+
 	/*
 	 * all entries have been restored: verify their contents; nobody may use
 	 * them before
@@ -457,7 +460,8 @@ typedef struct SaggRejections
 typedef struct SaggLateRow
 {
 	SaggRecordId record;
-	int64		time;			/* event time; counts in the first row of a record */
+	int64		time;			/* event time; counts in the first row of a
+								 * record */
 	int64		start;			/* start and end of the first window */
 	int64		end;
 	int64		step;			/* 0 = there is only one */

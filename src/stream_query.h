@@ -23,8 +23,8 @@ typedef enum SaggWindowKind
 {
 	SAGG_WINDOW_NONE,			/* grouping by keys alone */
 	SAGG_WINDOW_TUMBLE,
-	SAGG_WINDOW_HOP,			/* sliding: a record falls into several windows
-								 * or, in a gap between two, into none */
+	SAGG_WINDOW_HOP,			/* sliding: a record falls into several
+								 * windows or, in a gap between two, into none */
 	SAGG_WINDOW_SESSION,		/* sessions: as long as there are records */
 	SAGG_WINDOW_CALENDAR		/* units of time by the clocks of a zone */
 } SaggWindowKind;
@@ -49,8 +49,8 @@ typedef struct SaggCalendar
 	int32		days;
 	int64		clock;			/* microseconds, a divisor of a day */
 	int64		origin;			/* local time, microseconds since 2000-01-01 */
-	bool		shown;			/* a time is in the window that clocks show, as
-								 * for date_trunc */
+	bool		shown;			/* a time is in the window that clocks show,
+								 * as for date_trunc */
 } SaggCalendar;
 
 typedef struct SaggWindow
@@ -65,8 +65,8 @@ typedef struct SaggWindow
 								 * start) for date_bin and date_trunc; DATEOID
 								 * (the day of that) for casts to date */
 	int64		slide;			/* of hop; otherwise the size */
-	bool		panes;			/* of hop: groups are kept by pane and combined
-								 * when a window is emitted; see
+	bool		panes;			/* of hop: groups are kept by pane and
+								 * combined when a window is emitted; see
 								 * execute/window/windows.c */
 	int64		gap;			/* gap of sessions, microseconds; 0 = the
 								 * record's own */
@@ -106,8 +106,8 @@ typedef struct SaggAgg
 								 * aggref->args, including what it sorts by */
 	AttrNumber	filter;			/* boolean column of FILTER, or 0 */
 	bool		keeps_inputs;	/* its state consists of its inputs */
-	int			inputs;			/* number of the aggregate that keeps them: its
-								 * own, or a smaller one */
+	int			inputs;			/* number of the aggregate that keeps them:
+								 * its own, or a smaller one */
 	bool		shares_inputs;	/* another aggregate has its state */
 	List	   *direct_args;	/* expressions over the columns of the groups */
 	SaggIdentity identity;		/* digest of its definition and its state, by
@@ -119,8 +119,8 @@ typedef enum SaggQueryKind
 {
 	SAGG_AGGREGATION,			/* groups */
 	SAGG_ROWS,					/* rows of the sink, unchanged */
-	SAGG_DEDUPLICATION			/* rows of the sink, but only one of those with
-								 * equal keys */
+	SAGG_DEDUPLICATION			/* rows of the sink, but only one of those
+								 * with equal keys */
 } SaggQueryKind;
 
 /*
@@ -159,10 +159,11 @@ typedef struct SaggQuery
 	 * SAGG_ENR_GROUPS.
 	 */
 	TupleDesc	groups_desc;
-	Query	   *outer;			/* query of the select list and HAVING over the
-								 * groups; yields the sink's columns */
+	Query	   *outer;			/* query of the select list and HAVING over
+								 * the groups; yields the sink's columns */
 	Query	   *removed;		/* query for identity columns of the groups
-								 * that do not pass HAVING; NULL without HAVING */
+								 * that do not pass HAVING; NULL without
+								 * HAVING */
 	Query	   *replaced;		/* query for identity columns of any groups;
 								 * NULL unless the window can change: sessions */
 	TupleDesc	output_desc;	/* row type of outer: the sink's columns by
@@ -192,12 +193,13 @@ typedef struct SaggQuery
 									 * layout may also depend on the
 									 * watermark's delay */
 	SaggIdentity state_identity;	/* identity of all that, by OID as well:
-									 * state in memory belongs to this server's
-									 * present types */
+									 * state in memory belongs to this
+									 * server's present types */
 	SaggQueryKind kind;
-	AttrNumber	first_output;	/* without aggregation: of the columns of "inner"
-								 * that are those of output_desc; "keys" are of
-								 * DISTINCT ON, and there are no groups */
+	AttrNumber	first_output;	/* without aggregation: of the columns of
+								 * "inner" that are those of output_desc;
+								 * "keys" are of DISTINCT ON, and there are no
+								 * groups */
 	bool		single_row;		/* aggregates without GROUP BY: one group,
 								 * which exists even if there are no rows */
 } SaggQuery;

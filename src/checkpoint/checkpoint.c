@@ -244,7 +244,7 @@ offsets_after(const SaggCheckpoint *checkpoint, const SaggProgress *before,
 		const SaggRange *position = &before->positions[i];
 		const SaggRange *range = &plan->ranges[j];
 		int			order = i >= before->npositions ? 1 :
-			j >= plan->nranges ? -1 : sagg_partition_compare(position, range);
+		j >= plan->nranges ? -1 : sagg_partition_compare(position, range);
 
 		if (order < 0)
 		{

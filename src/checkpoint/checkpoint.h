@@ -97,6 +97,7 @@ extern void sagg_checkpoint_forget_plan(SaggCheckpoint *checkpoint, int64 batch)
 /* event_log.c */
 extern void sagg_checkpoint_event(const char *stream, const char *event,
 								  const char *message);
+
 /* read_before.c: what a stream has read before some offsets */
 typedef struct SaggReadBefore
 {
@@ -105,10 +106,10 @@ typedef struct SaggReadBefore
 	TimestampTz time;			/* no such record has a greater event time;
 								 * DT_NOBEGIN = none has any */
 	TimestampTz judged;			/* the watermark by which the first records
-								 * behind the offsets were judged; DT_NOBEGIN =
-								 * not known */
-	TimestampTz watermark;		/* after the last micro-batch; DT_NOEND = there
-								 * was none */
+								 * behind the offsets were judged; DT_NOBEGIN
+								 * = not known */
+	TimestampTz watermark;		/* after the last micro-batch; DT_NOEND =
+								 * there was none */
 } SaggReadBefore;
 
 extern void sagg_checkpoint_read_before(SaggCheckpoint *checkpoint, const char *topic,

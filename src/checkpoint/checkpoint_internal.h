@@ -165,8 +165,8 @@ typedef struct SaggBlobWriter
 /* what a verified blob says */
 typedef struct SaggBlobContent
 {
-	int64		follows;		/* batch that wrote the chain's previous blobs,
-								 * or -1 */
+	int64		follows;		/* batch that wrote the chain's previous
+								 * blobs, or -1 */
 	bool		last;			/* this is the last blob of its batch and
 								 * partition */
 	uint32		entries;

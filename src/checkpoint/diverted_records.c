@@ -44,7 +44,7 @@ enum
 	ASIDE_VALUE,
 	ASIDE_HEADERS,
 	ASIDE_ERROR,				/* of dead letters, as the last two */
-	ASIDE_EVENT_TIME = ASIDE_ERROR,	/* of late records, as their last column */
+	ASIDE_EVENT_TIME = ASIDE_ERROR, /* of late records, as their last column */
 	ASIDE_DETAIL,				/* of dead letters */
 	ASIDE_SQLSTATE,
 	ASIDE_COLUMNS
@@ -175,7 +175,7 @@ add_windows(Chunk *chunk, const SaggDivertedRecord *diverted)
 static bool
 fill_chunk(Chunk *chunk, bool late, SaggNextDivertedRecord next, void *arg)
 {
-	SaggDivertedRecord	diverted;
+	SaggDivertedRecord diverted;
 
 	memset(chunk, 0, sizeof(*chunk));
 	chunk->late = late;
@@ -226,7 +226,7 @@ insert_chunk(SaggCheckpoint *checkpoint, Chunk *chunk, int64 batch)
 	for (int i = 0; i < (chunk->late ? ASIDE_EVENT_TIME + 1 : ASIDE_COLUMNS); i++)
 	{
 		const ColumnType *type = chunk->late && i == ASIDE_EVENT_TIME ?
-			&time_column : &column_types[i];
+		&time_column : &column_types[i];
 
 		values[i + 2] = make_array(type, chunk->values[i], chunk->nulls[i], chunk->n);
 	}

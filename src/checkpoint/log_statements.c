@@ -35,10 +35,12 @@
  * In texts: a list over the table of counters, each element with a comma before it.
  * See append_counters.
  */
-#define COUNTERS	"{counters}"	/* their columns, of the batch and in total */
-#define VALUES		"{values}"		/* for these: the last parameter, a bigint[] */
-#define UNCHANGED	"{unchanged}"	/* for these: nothing counted after the row c */
-#define TOTALS		"{totals}"		/* the columns of totals */
+#define COUNTERS	"{counters}"	/* their columns, of the batch and in
+									 * total */
+#define VALUES		"{values}"	/* for these: the last parameter, a bigint[] */
+#define UNCHANGED	"{unchanged}"	/* for these: nothing counted after the
+									 * row c */
+#define TOTALS		"{totals}"	/* the columns of totals */
 
 typedef struct LogStatement
 {
@@ -470,7 +472,8 @@ complete_text(const LogStatement *statement)
 		appendBinaryStringInfo(&text, rest, list - rest);
 		rest = strchr(list, '}') + 1;
 		if (rest == list + 2)
-			appendStringInfoString(&text, "{}");	/* an empty object or array */
+			appendStringInfoString(&text, "{}");	/* an empty object or
+													 * array */
 		else
 			append_counters(&text, list, statement->nargs);
 	}

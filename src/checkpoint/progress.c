@@ -157,7 +157,7 @@ merge_offsets(const SaggOrigin *recorded, const SaggOrigin *origin, int *n)
 	while (i < recorded->noffsets || j < origin->noffsets)
 	{
 		int			order = i >= recorded->noffsets ? 1 : j >= origin->noffsets ? -1 :
-			sagg_partition_compare(&recorded->offsets[i], &origin->offsets[j]);
+		sagg_partition_compare(&recorded->offsets[i], &origin->offsets[j]);
 
 		merged[(*n)++] = order <= 0 ? recorded->offsets[i++] : origin->offsets[j];
 		if (order >= 0)

@@ -45,8 +45,8 @@ typedef struct BlobHeader
 								 * states may differ between versions */
 	uint64		fingerprint;	/* fingerprint of the stream's definition */
 	int64		batch;
-	int64		follows;		/* batch that wrote the chain's previous blobs,
-								 * or -1 */
+	int64		follows;		/* batch that wrote the chain's previous
+								 * blobs, or -1 */
 	int32		partition;
 	int32		seq;
 	uint32		flags;

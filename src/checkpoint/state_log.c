@@ -237,7 +237,7 @@ choose_bases(StateLog *log, int64 budget)
 		for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
 		{
 			int64		excess = log->sizes->chains[p].bytes -
-				LIVE_FACTOR * live[p] - LIVE_SLACK;
+			LIVE_FACTOR * live[p] - LIVE_SLACK;
 
 			if (!log->base[p] && excess > best_excess)
 			{

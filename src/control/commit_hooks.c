@@ -42,7 +42,8 @@
 typedef enum StreamLock
 {
 	STREAM_LOCK = 1,			/* held by the worker (I2) */
-	MICRO_BATCH_LOCK = 3		/* held by who runs a micro-batch, or tries one */
+	MICRO_BATCH_LOCK = 3		/* held by who runs a micro-batch, or tries
+								 * one */
 } StreamLock;
 
 /* what the current transaction does at its end; in TopMemoryContext */
@@ -121,7 +122,7 @@ streams_at_commit(Oid owner, Oid view)
 static void
 change_at_commit(SaggChangeKind kind, const SaggStream *stream, int limit)
 {
-	SaggStreamChange change = {.kind = kind,.view = stream->view};
+	SaggStreamChange change = {.kind = kind, .view = stream->view};
 
 	change.owner = stream->owner;
 	strlcpy(change.name, sagg_stream_title(stream->name), sizeof(change.name));
@@ -168,8 +169,8 @@ apply_change(const SaggStreamChange *change)
 {
 	bool		start = change->kind == SAGG_CHANGE_START;
 	SaggSlot   *slot = start ?
-		sagg_role_slot(change->view, change->owner, change->limit) :
-		sagg_slot_find(MyDatabaseId, change->view);
+	sagg_role_slot(change->view, change->owner, change->limit) :
+	sagg_slot_find(MyDatabaseId, change->view);
 
 	if (slot == NULL)
 	{
@@ -248,8 +249,8 @@ sagg_lock_stream(Oid view)
 	sagg_require_preload();
 
 	/*
-	 * make room for the entry first: after the hold nothing may fail before it
-	 * is noted
+	 * make room for the entry first: after the hold nothing may fail before
+	 * it is noted
 	 */
 	known = list_member_oid(held_views, view);
 	if (!known)
@@ -347,7 +348,7 @@ on_object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 		look_at_commit = true;
 	else if (is_view)
 	{
-		SaggStreamChange change = {.kind = SAGG_CHANGE_DROP,.view = objectId};
+		SaggStreamChange change = {.kind = SAGG_CHANGE_DROP, .view = objectId};
 
 		sagg_lock_stream(objectId);
 		sagg_change_add(&change);

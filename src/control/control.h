@@ -54,8 +54,8 @@ typedef struct SaggSlotPartition
 	int64		committed;		/* next offset to read, as committed */
 	int64		end;			/* high watermark as last reported */
 	TimestampTz last_time;		/* timestamp of the last committed record, and */
-	TimestampTz event_time;		/* with policy per_partition the greatest event
-								 * time; DT_NOBEGIN = none */
+	TimestampTz event_time;		/* with policy per_partition the greatest
+								 * event time; DT_NOBEGIN = none */
 } SaggSlotPartition;
 
 /* since the stream's first batch */
@@ -92,9 +92,8 @@ typedef struct SaggSlot
 	TimestampTz changed_last;	/* when it last did */
 	TimestampTz paused_until;	/* no start before this time, after a crash of
 								 * the server */
-	bool		waiting_for_process;	/* no process was free for its
-										 * worker: it starts when one has
-										 * ended */
+	bool		waiting_for_process;	/* no process was free for its worker:
+										 * it starts when one has ended */
 
 	/* streams that share a reader; see worker/shared_reader.c */
 	char		reader[NAMEDATALEN];	/* name of the reader; empty = none */
@@ -122,8 +121,8 @@ typedef struct SaggSlot
 	int			attempts;		/* consecutive failed attempts */
 	TimestampTz retrying_since; /* time of the first of them */
 	TimestampTz next_attempt;	/* time of the next attempt; 0 = none */
-	int			failures;		/* those of them after which on_failure let the
-								 * stream continue */
+	int			failures;		/* those of them after which on_failure let
+								 * the stream continue */
 
 	bool		retry_now;		/* of a leader: somebody asked not to wait for
 								 * next_attempt */
@@ -168,8 +167,8 @@ typedef struct SaggHeldDatabase
 typedef struct SaggShared
 {
 	LWLock	   *lock;			/* the slots, and the next */
-	uint64		changes;		/* changes that transactions have made to slots
-								 * so far */
+	uint64		changes;		/* changes that transactions have made to
+								 * slots so far */
 	SaggCrashLog crash_log;
 	SaggMark	launcher_mark;	/* written by the launcher only */
 	int			store_tranche;
@@ -180,8 +179,8 @@ typedef struct SaggShared
 	Oid			dirty[SAGG_DIRTY_DATABASES];
 	int			nheld;			/* databases that commands need for themselves */
 	SaggHeldDatabase held[SAGG_HELD_DATABASES];
-	int			nwaiting;		/* databases with streams that wait for a slot;
-								 * when more than fit: all */
+	int			nwaiting;		/* databases with streams that wait for a
+								 * slot; when more than fit: all */
 	Oid			waiting[SAGG_DIRTY_DATABASES];
 	TimestampTz missing_warned; /* when the log last reported waiting streams,
 								 * 0 = never */
@@ -262,7 +261,8 @@ typedef struct SaggStreamChange
 	Oid			sink;
 	int			limit;			/* most streams of the owner */
 	int			level;			/* nesting level of its transaction */
-	struct SaggStreamChange *before;	/* change at a lower level; NULL = none */
+	struct SaggStreamChange *before;	/* change at a lower level; NULL =
+										 * none */
 } SaggStreamChange;
 
 extern void sagg_changes_init(void);

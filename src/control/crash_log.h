@@ -30,8 +30,7 @@ typedef struct SaggMark
 								 * QuitSignalReason */
 	volatile Oid view;			/* view of the stream it works for */
 	volatile int64 batch;		/* batch it is in; -1 = none */
-	SaggScanMark record;		/* record of the batch that a scan is
-								 * reading */
+	SaggScanMark record;		/* record of the batch that a scan is reading */
 } SaggMark;
 
 #define SAGG_CRASH_TIMES		100 /* at least the largest max_crashes */
@@ -49,14 +48,14 @@ typedef struct SaggCrashes
 	Oid			database;
 	Oid			view;			/* key, together with "database" */
 	bool		failed;			/* failed: only start_stream starts it again */
-	int			pause_ms;		/* milliseconds from the start of the server, 0
-								 * = none */
+	int			pause_ms;		/* milliseconds from the start of the server,
+								 * 0 = none */
 	int			ntimes;			/* as of the last crash, for messages */
 	TimestampTz last;
 	int64		batch;			/* batch in which the last crash was, -1 = in
 								 * none */
-	int			nrecord;		/* consecutive crashes at one record, up to the
-								 * last one; 0 = it was at none */
+	int			nrecord;		/* consecutive crashes at one record, up to
+								 * the last one; 0 = it was at none */
 	char		topic[SAGG_TOPIC_SIZE]; /* that record */
 	int32		partition;
 	int64		offset;
@@ -69,8 +68,8 @@ typedef struct SaggCrashLog
 								 * started since then */
 	bool		changed;		/* changed since the file was written */
 	int			delay_ms;		/* how long all streams wait then */
-	TimestampTz resumed;		/* when the launcher started after the crash; 0
-								 * = it has not, in the life of this shared
+	TimestampTz resumed;		/* when the launcher started after the crash;
+								 * 0 = it has not, in the life of this shared
 								 * memory */
 	SaggCrashTimes unexplained; /* crashes that no stream is to blame for,
 								 * while streams were in micro-batches */

@@ -72,7 +72,7 @@ uses_fresh(Node *node, void *arg)
 static List *
 told_columns(const SaggQuery *query, const SaggQueryChange *change)
 {
-	FreshSearch search = {.query = query,.change = change};
+	FreshSearch search = {.query = query, .change = change};
 	List	   *columns = NIL;
 	ListCell   *lc;
 

@@ -45,7 +45,8 @@ typedef enum SaggStartKind
 {
 	SAGG_START_EARLIEST,
 	SAGG_START_LATEST,
-	SAGG_START_OFFSETS,			/* offsets of some partitions; others: earliest */
+	SAGG_START_OFFSETS,			/* offsets of some partitions; others:
+								 * earliest */
 	SAGG_START_TIME				/* the first records of that time or later */
 } SaggStartKind;
 

@@ -197,9 +197,9 @@ typedef struct SaggQueryChange
 	List	   *old_names;		/* names of columns of the old one that
 								 * continue */
 	List	   *renamed;		/* as these columns of the new one, by number */
-	int		   *origins;		/* by aggregate of the new query, the aggregate
-								 * of the old one whose state it continues; -1
-								 * = none */
+	int		   *origins;		/* by aggregate of the new query, the
+								 * aggregate of the old one whose state it
+								 * continues; -1 = none */
 	int			new_aggregates; /* aggregates that are not in the old one */
 	List	   *filled;			/* columns among "added" that were filled from
 								 * the state */
@@ -238,8 +238,8 @@ typedef struct SaggResetRange
 								 * the offsets */
 	int64		from;			/* value that identifies the first window of
 								 * "rows", and */
-	int64		from_whole;		/* of the first window without records
-								 * before the offsets */
+	int64		from_whole;		/* of the first window without records before
+								 * the offsets */
 	struct Tuplestorestate *windows;	/* rows with the columns
 										 * "windows_desc": what reset_stream
 										 * returns */

@@ -231,8 +231,8 @@ stream_agg_describe_topic(PG_FUNCTION_ARGS)
 {
 	Describe	describe = {0};
 	Jsonb	   *options = PG_ARGISNULL(ARG_OPTIONS) ?
-		DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"))) :
-		PG_GETARG_JSONB_P(ARG_OPTIONS);
+	DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"))) :
+	PG_GETARG_JSONB_P(ARG_OPTIONS);
 
 	PreventCommandIfParallelMode("stream_agg.describe_topic()");
 	describe.topic = sagg_required_argument(fcinfo, ARG_TOPIC, "topic");

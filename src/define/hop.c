@@ -88,8 +88,8 @@ stream_agg_hop(PG_FUNCTION_ARGS)
 {
 	FuncCallContext *context;
 	HopWindows *windows;
-	RangeBound	lower = {.inclusive = true,.lower = true};
-	RangeBound	upper = {.inclusive = false,.lower = false};
+	RangeBound	lower = {.inclusive = true, .lower = true};
+	RangeBound	upper = {.inclusive = false, .lower = false};
 
 	if (SRF_IS_FIRSTCALL())
 	{

@@ -199,7 +199,7 @@ shown_by_view(Oid viewid, Oid sink)
 {
 	Relation	view = relation_open(viewid, AccessShareLock);
 	List	   *columns = RelationHasSecurityInvoker(view) ? NIL :
-		shown_by_query(get_view_query(view), sink);
+	shown_by_query(get_view_query(view), sink);
 
 	relation_close(view, NoLock);
 	return columns;

@@ -45,8 +45,8 @@ typedef struct Request
 	TimestampTz deadline;
 	SaggSlot   *made;			/* the slot that was asked, or NULL */
 	uint64		seq;
-	bool		known;			/* "before" is known: what the stream had
-								 * done at the call */
+	bool		known;			/* "before" is known: what the stream had done
+								 * at the call */
 	SaggTally	before;
 	SaggTally	result;			/* what it has done since then */
 } Request;

@@ -62,8 +62,8 @@ static void
 check_result_clauses(const Query *query, SaggQueryKind kind)
 {
 	const char *whole = kind == SAGG_AGGREGATION ?
-		"A stream updates its result group by group." :
-		"A stream writes rows as their records arrive.";
+	"A stream updates its result group by group." :
+	"A stream writes rows as their records arrive.";
 
 	if (query->setOperations)
 		reject_feature("the query of a stream cannot be a UNION, INTERSECT or EXCEPT",

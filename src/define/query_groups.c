@@ -72,7 +72,8 @@ typedef struct GroupsContext
 	const Query *query;
 	List	   *columns;		/* of SaggGroupColumn */
 	int			sublevels;
-	List	   *shifted;		/* their expressions at the current query level */
+	List	   *shifted;		/* their expressions at the current query
+								 * level */
 } GroupsContext;
 
 static List *

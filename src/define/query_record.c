@@ -89,7 +89,7 @@ carry_through(RangeTblEntry *rte)
 	Query	   *subquery = rte->subquery;
 	AttrNumber	attno = list_length(subquery->targetList) + 1;
 	Var		   *var = subquery->setOperations ? carry_through_union(subquery) :
-		sagg_carry_record(subquery);
+	sagg_carry_record(subquery);
 
 	subquery->targetList = lappend(subquery->targetList,
 								   makeTargetEntry((Expr *) var, attno,
@@ -109,7 +109,7 @@ sagg_carry_record(Query *query)
 	int			rtindex = source_item(query);
 	RangeTblEntry *rte = rt_fetch(rtindex, query->rtable);
 	AttrNumber	attno = rte->rtekind == RTE_SUBQUERY ? carry_through(rte) :
-		SelfItemPointerAttributeNumber;
+	SelfItemPointerAttributeNumber;
 
 	return makeVar(rtindex, attno, TIDOID, -1, InvalidOid, 0);
 }

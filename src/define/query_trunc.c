@@ -38,6 +38,7 @@ static const struct
 	int			year;			/* a year on whose first day some of these
 								 * begin */
 }			units[] =
+
 {
 	{DTK_MICROSEC, 1, 0, 0, 2000},
 	{DTK_MILLISEC, 1000, 0, 0, 2000},

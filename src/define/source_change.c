@@ -46,8 +46,8 @@ changes_format(const AlterTableCmd *cmd)
 		const char *name = lfirst_node(DefElem, lc)->defname;
 
 		/*
-		 * options about what is read, and about bad records in queries, do not
-		 * count
+		 * options about what is read, and about bad records in queries, do
+		 * not count
 		 */
 		if (strncmp(name, "topic", 5) != 0 && strcmp(name, "on_error") != 0)
 			return true;

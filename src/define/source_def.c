@@ -67,7 +67,7 @@ split_options(FunctionCallInfo fcinfo, List **for_server, List **for_source)
 {
 	const SaggSourceKind *kind = sagg_source_kind_of_brokers();
 	List	   *options = PG_ARGISNULL(6) ? NIL :
-		sagg_options_from_json(PG_GETARG_JSONB_P(6), false);
+	sagg_options_from_json(PG_GETARG_JSONB_P(6), false);
 	ListCell   *lc;
 
 	*for_server = *for_source = NIL;

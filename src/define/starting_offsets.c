@@ -232,7 +232,7 @@ offsets_text(const SaggStart *start)
 		const SaggRange *range = &start->offsets[i];
 		bool		first = i == 0 || range->topic != start->offsets[i - 1].topic;
 		bool		last = i == start->noffsets - 1 ||
-			range->topic != start->offsets[i + 1].topic;
+		range->topic != start->offsets[i + 1].topic;
 
 		appendStringInfoString(&json, i > 0 ? ", " : "");
 		if (range->topic >= 0 && first)

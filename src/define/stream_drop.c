@@ -108,7 +108,8 @@ stream_agg_drop_stream(PG_FUNCTION_ARGS)
 	sagg_lock_stream(stream->view);
 
 	/*
-	 * another session may have dropped the stream during the wait for the lock
+	 * another session may have dropped the stream during the wait for the
+	 * lock
 	 */
 	AcceptInvalidationMessages();
 	if (get_rel_name(stream->view) == NULL)

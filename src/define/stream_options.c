@@ -68,9 +68,9 @@ static int64
 length_from_text(const char *name, char *text, const char *hint)
 {
 	Interval   *interval =
-		DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
-											  ObjectIdGetDatum(InvalidOid),
-											  Int32GetDatum(-1)));
+	DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
+										  ObjectIdGetDatum(InvalidOid),
+										  Int32GetDatum(-1)));
 	int64		length = sagg_interval_length(interval, name);
 
 	if (length <= 0)
@@ -85,9 +85,9 @@ static int64
 retention_from_text(char *text)
 {
 	Interval   *interval =
-		DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
-											  ObjectIdGetDatum(InvalidOid),
-											  Int32GetDatum(-1)));
+	DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
+										  ObjectIdGetDatum(InvalidOid),
+										  Int32GetDatum(-1)));
 	int64		length = sagg_interval_length(interval, "retention");
 
 	if (length < 0)

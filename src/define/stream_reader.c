@@ -75,8 +75,8 @@ sagg_take_reader_settings(SaggStream *stream, const SaggStream *from)
 	SaggStreamOptions *a = &stream->options;
 	const SaggStreamOptions *b = &from->options;
 	bool		same = stream->trigger == from->trigger && stream->max_offsets == from->max_offsets &&
-		a->min_offsets == b->min_offsets && a->max_delay == b->max_delay &&
-		a->on_data_loss == b->on_data_loss && same_text(a->consumer_group, b->consumer_group);
+	a->min_offsets == b->min_offsets && a->max_delay == b->max_delay &&
+	a->on_data_loss == b->on_data_loss && same_text(a->consumer_group, b->consumer_group);
 
 	stream->trigger = from->trigger;
 	stream->max_offsets = from->max_offsets;

@@ -214,7 +214,7 @@ rename_columns(const SaggStream *stream, const SaggQuery *query, const SaggQuery
 	forboth(lc, change->old_names, lc2, change->renamed)
 	{
 		const char *new_name =
-			NameStr(TupleDescAttr(query->output_desc, lfirst_int(lc2) - 1)->attname);
+		NameStr(TupleDescAttr(query->output_desc, lfirst_int(lc2) - 1)->attname);
 
 		if (get_attnum(stream->sink, new_name) == InvalidAttrNumber ||
 			get_attnum(stream->sink, lfirst(lc)) != InvalidAttrNumber)
@@ -310,7 +310,7 @@ convert_state(const SaggStream *stream, SaggQuery *old, SaggQuery *new,
 	SaggCheckpoint *checkpoint = sagg_checkpoint_open(stream->name,
 													  sagg_sources_by_topic(stream->sources));
 	SaggProgress *progress = sagg_checkpoint_progress(checkpoint);
-	SaggPlan	plan = {.batch = progress->batch + 1,.watermark = progress->watermark};
+	SaggPlan	plan = {.batch = progress->batch + 1, .watermark = progress->watermark};
 	SaggExecution *from;
 	SaggExecution *to;
 	int64		bytes;

@@ -138,8 +138,8 @@ Datum
 sagg_make_window(FunctionCallInfo fcinfo, TimestampTz start, TimestampTz end)
 {
 	TypeCacheEntry *typcache = (TypeCacheEntry *) fcinfo->flinfo->fn_extra;
-	RangeBound	lower = {.inclusive = true,.lower = true};
-	RangeBound	upper = {.inclusive = false,.lower = false};
+	RangeBound	lower = {.inclusive = true, .lower = true};
+	RangeBound	upper = {.inclusive = false, .lower = false};
 
 	if (typcache == NULL)
 	{

@@ -63,10 +63,11 @@ typedef struct SaggStoreAudit
 	int64		batch;
 	int64		allocated_bytes;	/* as the allocator rounds them */
 	int64		allocated_objects;
-	int64		reachable_objects;	/* directories, tables, slot arrays, versions */
-} SaggStoreAudit;
+	int64		reachable_objects;	/* directories, tables, slot arrays,
+									 * versions */
+}			SaggStoreAudit;
 
-extern bool sagg_store_audit(dsa_handle handle, SaggStoreAudit *audit);
+extern bool sagg_store_audit(dsa_handle handle, SaggStoreAudit * audit);
 #endif
 
 /* store_limit.c */
@@ -149,7 +150,8 @@ typedef struct SaggStateForm
 {
 	StringInfoData names;
 	StringInfoData oids;
-	int			nestlevel;		/* nest level of the settings while it is built */
+	int			nestlevel;		/* nest level of the settings while it is
+								 * built */
 } SaggStateForm;
 
 /* state_form.c */

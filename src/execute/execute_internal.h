@@ -44,8 +44,8 @@ typedef struct SaggCodec
 	bool		byval;
 	char		align;
 	SaggRawKind kind;
-	bool		raw;			/* stored without conversion; otherwise by send
-								 * and receive */
+	bool		raw;			/* stored without conversion; otherwise by
+								 * send and receive */
 	bool		text;			/* the type lacks these: by output and input */
 	FmgrInfo	send;
 	FmgrInfo	receive;
@@ -176,7 +176,7 @@ typedef struct SaggAggCall
 								 * are combined */
 	bool		combine_inline;
 	SaggCodec	codec;			/* for all others */
-	struct SaggInputStateCall *input_state;	/* or NULL */
+	struct SaggInputStateCall *input_state; /* or NULL */
 	FunctionCallInfo trans_fcinfo;
 	AggStatePerTransData pertrans;	/* what AggGetAggref reads */
 	AggStatePerAggData peragg;
@@ -284,8 +284,8 @@ typedef struct SaggGroupMemory
 	MemoryContext context;
 	Size		bound;
 	int64		rows;			/* rows so far, or slightly fewer */
-	int64		next_sum;		/* number of rows at which contexts are
-								 * summed up next */
+	int64		next_sum;		/* number of rows at which contexts are summed
+								 * up next */
 } SaggGroupMemory;
 
 struct SaggExecution
@@ -310,7 +310,8 @@ struct SaggExecution
 								 * passed to their aggregate */
 	SaggAggCall *aggs;
 	SaggGroupMemory group_memory;
-	int64		row_bytes;		/* of the rows of a query that does not aggregate */
+	int64		row_bytes;		/* of the rows of a query that does not
+								 * aggregate */
 	int64		row_bound;		/* bound of the rows' bytes; see pass_rows.c */
 	SaggKeyCall *keys;
 	Datum	   *row_keys;		/* keys of the current row */
@@ -328,8 +329,9 @@ struct SaggExecution
 	bool		judged_by_partition;	/* policy per_partition */
 	TupleTableSlot *scanned;	/* slot of the scan, where rows have no record
 								 * column and come in its order */
-	SaggLateRows *late;			/* late rows that are kept; NULL = they are not */
-	int64		rows[SAGG_CLASSES];	/* by class, without a record column */
+	SaggLateRows *late;			/* late rows that are kept; NULL = they are
+								 * not */
+	int64		rows[SAGG_CLASSES]; /* by class, without a record column */
 	int64		late_windows;	/* number of windows that rows were late for */
 	int64		beside_closed;	/* see SaggCounts */
 	uint8	   *classes;		/* class of each record, where rows have a
@@ -337,7 +339,7 @@ struct SaggExecution
 	int64		nclasses;
 
 	/* rejecting; see row_checks.c */
-	SaggRejections *rejections;	/* NULL: raise an error instead */
+	SaggRejections *rejections; /* NULL: raise an error instead */
 	Size		max_key_bytes;
 	int64		latest_time;	/* greatest event time that is accepted */
 	bool		run_again;		/* a record was rejected after another row of
@@ -353,7 +355,8 @@ struct SaggExecution
 	bool		careful;		/* groups that fail are set apart; see
 								 * failed_groups.c */
 	int			part_pointer;	/* of "fresh": group part_first; -1 = none yet */
-	int64		part_first;		/* the part that was read last; its end is where */
+	int64		part_first;		/* the part that was read last; its end is
+								 * where */
 	int64		part_end;		/* read pointer 0 is */
 	List	   *failed;			/* of SaggFailedGroup */
 	int			finals_in_row;	/* failures of final functions in a row */
@@ -586,7 +589,7 @@ extern void sagg_reject_gap(SaggExecution *ex, TupleTableSlot *slot,
 extern void sagg_reject_window(SaggExecution *ex, TupleTableSlot *slot,
 							   int64 time);
 extern bool sagg_keys_fit(const SaggExecution *ex, const Datum *keys,
-							  const bool *nulls);
+						  const bool *nulls);
 extern void sagg_reject_keys(SaggExecution *ex, TupleTableSlot *slot,
 							 const Datum *keys, const bool *nulls);
 

@@ -342,8 +342,8 @@ sagg_groups_changed(SaggExecution *ex, int64 *n)
 	CHECK_FOR_INTERRUPTS();
 
 	/*
-	 * They come in the order of their hashes, which have a secret, so producers
-	 * cannot choose an order that makes the sort slow.
+	 * They come in the order of their hashes, which have a secret, so
+	 * producers cannot choose an order that makes the sort slow.
 	 */
 	qsort_arg(groups, *n, sizeof(SaggGroup *), compare_places, ex);
 	return groups;

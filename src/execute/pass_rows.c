@@ -35,7 +35,8 @@ typedef struct RowReceiver
 {
 	DestReceiver pub;
 	SaggExecution *ex;
-	int			fixed;			/* bytes of a row without the following columns */
+	int			fixed;			/* bytes of a row without the following
+								 * columns */
 	int			nvarying;
 	int		   *varying;		/* columns of the output, from 0, that have a
 								 * varying length */

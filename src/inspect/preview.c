@@ -280,8 +280,8 @@ tell_counts(const Preview *preview)
 	const SaggInspection *inspection = &preview->inspection;
 	const SaggCounts *counts = &preview->commit.counts;
 	char	   *watermark = !sagg_watermark_known(preview->commit.watermark) ? "none" :
-		DatumGetCString(DirectFunctionCall1(timestamptz_out,
-											TimestampTzGetDatum(preview->commit.watermark)));
+	DatumGetCString(DirectFunctionCall1(timestamptz_out,
+										TimestampTzGetDatum(preview->commit.watermark)));
 
 	ereport(NOTICE,
 			(inspection->checkpoint ?

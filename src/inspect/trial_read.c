@@ -75,7 +75,7 @@ static SaggRange *
 ranges_to_read(const SaggInspection *inspection, SaggReader *reader, int *n)
 {
 	SaggOrigin *origin = inspection->checkpoint ?
-		sagg_checkpoint_origin(inspection->checkpoint) : NULL;
+	sagg_checkpoint_origin(inspection->checkpoint) : NULL;
 	SaggRange  *ranges;
 
 	if (origin == NULL || origin->cluster_id == NULL)

@@ -25,6 +25,7 @@ const SaggRange *
 sagg_kafka_losses(SaggReader *base, int *nlosses)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+
 	*nlosses = reader->nlosses;
 	return reader->losses;
 }

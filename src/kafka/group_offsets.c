@@ -63,6 +63,7 @@ void
 sagg_kafka_set_group(SaggReader *base, const char *group, const char *stream)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+
 	if (group == NULL)
 		return;
 	reader->group = MemoryContextAllocZero(reader->base.memory, sizeof(SaggGroupOffsets));
@@ -128,7 +129,7 @@ static rd_kafka_resp_err_t
 result_of(rd_kafka_event_t *event)
 {
 	const rd_kafka_AlterConsumerGroupOffsets_result_t *result =
-		rd_kafka_event_AlterConsumerGroupOffsets_result(event);
+	rd_kafka_event_AlterConsumerGroupOffsets_result(event);
 	rd_kafka_resp_err_t err = rd_kafka_event_error(event);
 	const rd_kafka_group_result_t **groups;
 	const rd_kafka_topic_partition_list_t *list;
@@ -173,9 +174,9 @@ send_request(SaggKafkaReader *reader, const rd_kafka_topic_partition_list_t *lis
 {
 	rd_kafka_t *rk = reader->fetch->rk;
 	rd_kafka_AlterConsumerGroupOffsets_t *request =
-		rd_kafka_AlterConsumerGroupOffsets_new(reader->group->name, list);
+	rd_kafka_AlterConsumerGroupOffsets_new(reader->group->name, list);
 	rd_kafka_AdminOptions_t *options =
-		rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS);
+	rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS);
 	char		reason[256];
 
 	(void) rd_kafka_AdminOptions_set_request_timeout(options, REQUEST_MS,

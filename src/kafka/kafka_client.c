@@ -459,8 +459,8 @@ sagg_client_note_event(SaggClient *client, rd_kafka_event_t *event)
 
 			/*
 			 * Errors of a partition whose topic is gone appear only in the
-			 * log, which also is the only place that says that partitions came
-			 * or went.
+			 * log, which also is the only place that says that partitions
+			 * came or went.
 			 */
 			if (strcmp(facility, "ERROR") == 0)
 				sagg_client_note_trouble(client, without_origin(text));

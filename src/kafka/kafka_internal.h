@@ -52,8 +52,8 @@ typedef struct SaggClient
 	bool		broken;			/* a connection has broken since the last
 								 * check; see last_record.c */
 	TimestampTz trouble_since;
-	TimestampTz down_since;		/* since when no broker can be reached, 0 = one
-								 * may be */
+	TimestampTz down_since;		/* since when no broker can be reached, 0 =
+								 * one may be */
 	char		trouble[SAGG_TROUBLE_SIZE]; /* last error, "" = none */
 } SaggClient;
 
@@ -171,10 +171,11 @@ typedef struct SaggKafkaReader
 	uint64		answers;		/* see sagg_kafka_hears */
 	uint64		positions_sum;	/* sum of the partitions' positions */
 	int			nranges;		/* of the batch */
-	struct SaggPrefetch *prefetch;		/* NULL = none yet */
+	struct SaggPrefetch *prefetch;	/* NULL = none yet */
 	int			nlosses;		/* of the batch */
 	SaggRange  *losses;
-	struct SaggGroupOffsets *group; /* NULL = no offsets are committed to Kafka */
+	struct SaggGroupOffsets *group; /* NULL = no offsets are committed to
+									 * Kafka */
 } SaggKafkaReader;
 
 /* client_conf.c */
@@ -257,7 +258,7 @@ extern bool sagg_queue_was_full(const SaggKafkaReader *reader,
 
 /* data_loss.c */
 extern void sagg_kafka_add_loss(SaggKafkaReader *reader, const SaggPartition *part,
-								 int64 start, int64 end);
+								int64 start, int64 end);
 extern void sagg_kafka_skip_lost(SaggKafkaReader *reader);
 extern void sagg_kafka_forget_losses(SaggKafkaReader *reader);
 
@@ -268,8 +269,8 @@ extern void sagg_kafka_skip_unreadable(SaggKafkaReader *reader);
 /* topic_query.c */
 extern void sagg_kafka_open_query_client(SaggKafkaReader *reader);
 extern void sagg_kafka_before_attempt(SaggKafkaReader *reader, SaggClient *client,
-									   TimestampTz until,
-									   rd_kafka_resp_err_t err);
+									  TimestampTz until,
+									  rd_kafka_resp_err_t err);
 extern TimestampTz sagg_kafka_deadline(SaggKafkaReader *reader);
 extern int	sagg_kafka_slice(TimestampTz until);
 
@@ -277,8 +278,8 @@ extern int	sagg_kafka_slice(TimestampTz until);
 extern void sagg_kafka_check_rejected(SaggKafkaReader *reader);
 extern bool sagg_kafka_is_hopeless(const SaggKafkaReader *reader, const SaggClient *client);
 pg_noreturn extern void sagg_kafka_raise_no_answer(SaggKafkaReader *reader,
-													const SaggClient *client,
-													rd_kafka_resp_err_t err);
+												   const SaggClient *client,
+												   rd_kafka_resp_err_t err);
 
 /* partition_queue.c */
 extern void sagg_partition_attach(SaggKafkaReader *reader, SaggPartition *part);

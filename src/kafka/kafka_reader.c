@@ -80,6 +80,7 @@ int
 sagg_kafka_fd(SaggReader *base)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+
 	return reader->fd;
 }
 
@@ -169,7 +170,7 @@ void
 sagg_kafka_assign_all(SaggKafkaReader *reader)
 {
 	rd_kafka_topic_partition_list_t *list =
-		rd_kafka_topic_partition_list_new(reader->npartitions);
+	rd_kafka_topic_partition_list_new(reader->npartitions);
 	rd_kafka_resp_err_t err;
 
 	for (int i = 0; i < reader->npartitions; i++)
@@ -195,7 +196,7 @@ sagg_kafka_assign_all(SaggKafkaReader *reader)
  */
 void
 sagg_kafka_assign(SaggReader *base, const SaggRange *positions,
-				   int npositions)
+				  int npositions)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	bool		changed = false;
@@ -310,6 +311,7 @@ void
 sagg_kafka_release(SaggReader *base)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+
 	sagg_prefetch_halt(reader);
 	sagg_batch_reset(reader->base.batch);
 	sagg_kafka_forget_losses(reader);
@@ -320,4 +322,3 @@ sagg_kafka_release(SaggReader *base)
 	}
 	reader->nranges = 0;
 }
-

@@ -46,9 +46,10 @@ typedef struct Verifier
  */
 bool
 sagg_kafka_last_record(SaggReader *base, const SaggRange *range,
-						SaggRange *last)
+					   SaggRange *last)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
+
 	for (int i = 0; i < reader->npartitions; i++)
 	{
 		const SaggPartition *part = reader->partitions[i];
@@ -197,7 +198,7 @@ check_cluster(SaggKafkaReader *reader, SaggClient *client)
 {
 	char	   *id = rd_kafka_clusterid(client->rk, 0);
 	bool		same = id == NULL || reader->cluster_id == NULL ||
-		strcmp(id, reader->cluster_id) == 0;
+	strcmp(id, reader->cluster_id) == 0;
 
 	if (id)
 		rd_kafka_mem_free(client->rk, id);

@@ -319,9 +319,9 @@ static const char *
 failure_reason(SaggProducer *producer, char *buffer, size_t size)
 {
 	bool		timeout = producer->error == RD_KAFKA_RESP_ERR_NO_ERROR ||
-		producer->error == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT ||
-		producer->error == RD_KAFKA_RESP_ERR__PURGE_QUEUE ||
-		producer->error == RD_KAFKA_RESP_ERR__PURGE_INFLIGHT;
+	producer->error == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT ||
+	producer->error == RD_KAFKA_RESP_ERR__PURGE_QUEUE ||
+	producer->error == RD_KAFKA_RESP_ERR__PURGE_INFLIGHT;
 
 	if (rd_kafka_fatal_error(producer->client->rk, buffer, size) !=
 		RD_KAFKA_RESP_ERR_NO_ERROR)

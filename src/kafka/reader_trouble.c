@@ -44,7 +44,7 @@ sagg_kafka_is_hopeless(const SaggKafkaReader *reader, const SaggClient *client)
  */
 void
 sagg_kafka_raise_no_answer(SaggKafkaReader *reader, const SaggClient *client,
-							rd_kafka_resp_err_t err)
+						   rd_kafka_resp_err_t err)
 {
 	const char *trouble = client->trouble;
 
@@ -85,7 +85,7 @@ sagg_kafka_check_rejected(SaggKafkaReader *reader)
 		sagg_client_serve(clients[i]);
 		if (clients[i]->rejected)
 			sagg_kafka_raise_no_answer(reader, clients[i],
-										RD_KAFKA_RESP_ERR__AUTHENTICATION);
+									   RD_KAFKA_RESP_ERR__AUTHENTICATION);
 	}
 }
 

@@ -111,7 +111,7 @@ sagg_kafka_rest(SaggReader *base, long interval_ms, long timeout_ms)
  */
 void
 sagg_kafka_before_attempt(SaggKafkaReader *reader, SaggClient *client,
-						   TimestampTz until, rd_kafka_resp_err_t err)
+						  TimestampTz until, rd_kafka_resp_err_t err)
 {
 	serve_interrupts(reader);
 	sagg_client_serve(client);
@@ -542,7 +542,7 @@ same_topics(const SaggKafkaReader *reader, const SaggKnownTopic *found, int nfou
  */
 void
 sagg_kafka_offsets_at(SaggReader *base, TimestampTz time,
-					   SaggRange *bounds, int nbounds)
+					  SaggRange *bounds, int nbounds)
 {
 	SaggKafkaReader *reader = (SaggKafkaReader *) base;
 	int64		ms = time / 1000 + (time % 1000 > 0) - SAGG_EPOCH_MS;	/* rounded up */

@@ -194,7 +194,7 @@ end_of_batch(Search *search, int64 first, int64 offset, int64 end, int64 *next)
 	while (within < behind - 1)
 	{
 		int64		at = behind < end ? within + (behind - within) / 2 :
-			within + Min(step, end - 1 - within);
+		within + Min(step, end - 1 - within);
 		int64		found = probe(search, at);
 
 		step *= 2;

@@ -22,8 +22,8 @@ typedef struct SaggRate
 	int64		rows_per_second;
 	int64		start_ms;		/* time of row 0, since 1970 */
 	int64		ramp_ms;		/* length of the ramp-up from rate 0, in ms */
-	int32		partitions;		/* row v is at offset v / partitions of partition
-								 * v % partitions */
+	int32		partitions;		/* row v is at offset v / partitions of
+								 * partition v % partitions */
 } SaggRate;
 
 /* rate_rows.c */

@@ -209,7 +209,7 @@ sagg_delivery_mark(SaggDelivery *delivery, TupleTableSlot *slot,
 {
 	bool		numbered = delivery->nidentity == NUMBERED;
 	char	   *row = numbered ? psprintf("[" INT64_FORMAT "]", delivery->rows++) :
-		row_text(delivery, slot);
+	row_text(delivery, slot);
 	SaggHeader *headers = palloc(sizeof(SaggHeader) * (record->nheaders + OWN_HEADERS));
 
 	if (record->nheaders > 0)

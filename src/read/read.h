@@ -141,7 +141,8 @@ typedef struct SaggRestriction
 	SaggRange  *ranges;
 	int			nleft_out;		/* records within them, sorted */
 	SaggPlace  *left_out;
-	bool		lenient;		/* records that do not decode are left out, too */
+	bool		lenient;		/* records that do not decode are left out,
+								 * too */
 } SaggRestriction;
 
 extern void sagg_restriction_sort(SaggPlace *places, int nplaces);
@@ -150,7 +151,7 @@ extern void sagg_restriction_sort(SaggPlace *places, int nplaces);
 typedef struct SaggRejectedReader SaggRejectedReader;
 
 extern SaggRejectedReader *sagg_rejected_open(SaggBatch *batch, SaggRejection *list,
-											int64 count);
+											  int64 count);
 extern bool sagg_rejected_next(void *reader, SaggDivertedRecord *letter);
 extern void sagg_rejected_close(SaggRejectedReader *reader);
 extern void sagg_batch_locate(SaggBatch *batch, SaggRecordId record, SaggPlace *place);

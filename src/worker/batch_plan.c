@@ -259,7 +259,7 @@ offsets_limit(SaggReading *reading, SaggRange *ranges, int *n)
 {
 	const SaggStream *stream = sagg_first_run(reading)->stream;
 	int64		limit = stream->max_offsets > 0 ?
-		stream->max_offsets : sagg_max_records_per_batch;
+	stream->max_offsets : sagg_max_records_per_batch;
 	ListCell   *lc;
 
 	foreach(lc, reading->runs)

@@ -68,7 +68,7 @@ sagg_warn_of_null_times(const SaggStream *stream, const SaggCounts *counts)
  */
 void
 sagg_warn_of_rejected_records(const SaggStreamRun *run, const SaggCounts *counts,
-							 const char *first)
+							  const char *first)
 {
 	if (first == NULL)
 		return;

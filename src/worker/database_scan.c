@@ -289,8 +289,9 @@ stream_agg_scout_main(Datum arg)
 	bool		busy = false;
 
 	/*
-	 * The server's own handler would end the process wherever it is, even while it
-	 * holds a spinlock or lightweight lock, and the server could not shut down.
+	 * The server's own handler would end the process wherever it is, even
+	 * while it holds a spinlock or lightweight lock, and the server could not
+	 * shut down.
 	 */
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();

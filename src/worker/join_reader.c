@@ -36,7 +36,7 @@ typedef enum MemberPosition
 	POSITION_CLOSE,
 	POSITION_FAR,
 	POSITION_LATER,				/* unknown until the leader's plan is done */
-	POSITION_GONE					/* it has been released */
+	POSITION_GONE				/* it has been released */
 } MemberPosition;
 
 static bool

@@ -65,7 +65,7 @@ typedef struct Part
 	SaggStreamRun *run;
 	SaggCommit	commit;
 	StageClock	clock;
-	char	   *first_rejected;	/* described, NULL = none */
+	char	   *first_rejected; /* described, NULL = none */
 	char	   *first_failed;	/* window that failed, described; NULL = none */
 	List	   *expired_partitions; /* of the sink, to be dropped */
 	int			failed_windows;
@@ -178,9 +178,9 @@ begin_execution(SaggStreamRun *run, SaggQuery *query)
 	{
 		run->store_undoable = false;
 		run->store = sagg_store_open(&run->slot->store,
-										 sagg_shared->store_tranche,
-										 sagg_state_budget(&run->budget, run->slot),
-										 query, run->progress->batch, &fresh);
+									 sagg_shared->store_tranche,
+									 sagg_state_budget(&run->budget, run->slot),
+									 query, run->progress->batch, &fresh);
 		run->fingerprint = query->store_fingerprint;
 		run->identity = query->state_identity;
 	}
@@ -242,7 +242,7 @@ put_aside(SaggStreamRun *run, SaggRejections *rejections, SaggCommit *commit)
 	if (rejections->policy == SAGG_DEAD_LETTER)
 	{
 		reader = sagg_rejected_open(sagg_reader_batch(run->reading->reader),
-								   rejections->list, rejections->count);
+									rejections->list, rejections->count);
 		sagg_checkpoint_dead_letters(run->checkpoint, run->plan, rejections,
 									 sagg_rejected_next, reader, commit);
 		sagg_rejected_close(reader);
@@ -293,7 +293,7 @@ write_output(SaggStreamRun *run, const SaggQuery *query,
 	sagg_sink_end(run->sink);
 	SAGG_FAILPOINT("write.done");
 	if (list_length(run->reading->runs) > 1)
-		AfterTriggerFireDeferred();	/* other runs come after it */
+		AfterTriggerFireDeferred(); /* other runs come after it */
 	else
 		sagg_fire_deferred_triggers();
 	SAGG_FAILPOINT("write.triggers_done");
@@ -389,8 +389,9 @@ process_part(Part *part)
 	sagg_execution_end(execution);
 
 	/*
-	 * Close cursors that functions of the stream have left open: the commit would
-	 * read those WITH HOLD to their ends, and keep rows that nobody fetches.
+	 * Close cursors that functions of the stream have left open: the commit
+	 * would read those WITH HOLD to their ends, and keep rows that nobody
+	 * fetches.
 	 */
 	PortalHashTableDeleteAll();
 	sagg_sink_prepare_commit(run->sink);

@@ -75,7 +75,7 @@ sagg_scan_schedule_add(Oid database)
 		scan->again = true;
 	else if (scan && scan->slow)
 		scan->due = Min(scan->due,
-						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_RETRY_MS));
+						TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_RETRY_MS));
 	else if (scan)
 		scan->due = 0;
 	if (scan)

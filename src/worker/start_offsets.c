@@ -273,8 +273,8 @@ sagg_reading_assign(SaggReading *reading, const SaggRange *bounds, int nbounds)
 	for (int i = 0; i < progress->npositions; i++)
 	{
 		const SaggRange *planned = pending == NULL ? NULL :
-			sagg_partition_find(pending->ranges, pending->nranges,
-								&progress->positions[i]);
+		sagg_partition_find(pending->ranges, pending->nranges,
+							&progress->positions[i]);
 		const SaggRange *bound = sagg_partition_find(unconstify(SaggRange *, bounds), nbounds,
 													 &progress->positions[i]);
 

@@ -44,12 +44,13 @@ typedef struct SaggPoison
 	int			in_row;			/* records left out since one was aggregated */
 	bool		windows;		/* the last error was about closing windows */
 	int			windows_in_row; /* groups left out since one was given out */
-	int64		careful;		/* batch that writes its groups one by one, because
-								 * its closing windows have failed; -1 = none */
+	int64		careful;		/* batch that writes its groups one by one,
+								 * because its closing windows have failed; -1
+								 * = none */
 	bool		avoidable;		/* another on_error would go on after the last
 								 * error */
-	TimestampTz gave_up;		/* when a row had no partition after all attempts,
-								 * 0 = never */
+	TimestampTz gave_up;		/* when a row had no partition after all
+								 * attempts, 0 = never */
 } SaggPoison;
 
 /* A partition that seems to end before the stream's position. */
@@ -73,11 +74,12 @@ typedef struct SaggStreamRun
 	SaggSlot   *slot;
 	SaggReading *reading;
 	MemoryContext memory;		/* reset when the run is closed */
-	bool		locked;			/* the stream's lock is held (I2): from sagg_run_load
-								 * to the next ERROR or the end */
+	bool		locked;			/* the stream's lock is held (I2): from
+								 * sagg_run_load to the next ERROR or the end */
 	bool		started;		/* stream_agg.events says so */
 	bool		warned_of_null_times;
-	uint64		request;		/* of process_available, being served; 0 = none */
+	uint64		request;		/* of process_available, being served; 0 =
+								 * none */
 	int			attempts;		/* failed ones in a row */
 	int64		last_batches;	/* batches done when the last of them failed */
 	bool		stops_all;		/* these options as of the last error */
@@ -85,10 +87,11 @@ typedef struct SaggStreamRun
 	SaggPoison	poison;
 	int64		too_large;		/* batch that is to be made smaller, -1 = none */
 	int			too_large_code; /* SQLSTATE that says why */
-	bool		over_limit;		/* the last error was about temp_file_limit, and
-								 * the batch cannot be made smaller */
-	SaggRange  *unfinished;		/* what a trigger could read, while batches are
-								 * smaller (unfinished.c); in TopMemoryContext */
+	bool		over_limit;		/* the last error was about temp_file_limit,
+								 * and the batch cannot be made smaller */
+	SaggRange  *unfinished;		/* what a trigger could read, while batches
+								 * are smaller (unfinished.c); in
+								 * TopMemoryContext */
 	int			nunfinished;
 	SaggStoreBudget budget;
 
@@ -100,15 +103,17 @@ typedef struct SaggStreamRun
 	bool		new_partitions; /* in progress, not in stream_agg.sources yet */
 	TimestampTz checked;		/* when the catalogs were last read for it */
 	TimestampTz idle_due;		/* when a batch without records would close a
-								 * window, DT_NOEND = never (quiet_partitions.c) */
+								 * window, DT_NOEND = never
+								 * (quiet_partitions.c) */
 	TimestampTz next_end;		/* of the first open window */
 	int64		clock_ahead;	/* of event time, by the time zone */
 
 	/* from the first batch on */
 	SaggStore  *store;			/* NULL before */
-	bool		store_undoable; /* after an ERROR it is undone to the last commit;
-								 * otherwise it is restored in half, or its
-								 * batch is committed, and it is discarded */
+	bool		store_undoable; /* after an ERROR it is undone to the last
+								 * commit; otherwise it is restored in half,
+								 * or its batch is committed, and it is
+								 * discarded */
 	uint64		fingerprint;	/* of the definition it was opened for */
 	SaggIdentity identity;
 
@@ -127,11 +132,13 @@ struct SaggReading
 {
 	/* as long as the process */
 	SaggStreamRun *leader;
-	List	   *members;		/* of SaggStreamRun: the leader, then the others */
-	SaggStreamRun *current;		/* whose work an error would be about; NULL = all
-								 * members' */
+	List	   *members;		/* of SaggStreamRun: the leader, then the
+								 * others */
+	SaggStreamRun *current;		/* whose work an error would be about; NULL =
+								 * all members' */
 	bool		opening;		/* members are being opened */
-	bool		silence_logged; /* the log says that the source does not answer */
+	bool		silence_logged; /* the log says that the source does not
+								 * answer */
 	int64		size_limit;		/* most offsets of a batch, 0 = no limit */
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
 
@@ -140,18 +147,19 @@ struct SaggReading
 	MemoryContext batch_memory; /* reset by each micro-batch */
 	SaggReader *reader;
 	struct WaitEventSet *waitset;
-	List	   *runs;			/* of SaggStreamRun, one at least: those that take
-								 * part in its batches */
-	List	   *recreated;		/* numbers of topics that were deleted and created
-								 * again since they were read; on_data_loss has
-								 * them read from their beginning */
+	List	   *runs;			/* of SaggStreamRun, one at least: those that
+								 * take part in its batches */
+	List	   *recreated;		/* numbers of topics that were deleted and
+								 * created again since they were read;
+								 * on_data_loss has them read from their
+								 * beginning */
 	List	   *doubts;			/* of SaggEndDoubt */
 
 	/* the clock of triggers */
 	TimestampTz next_trigger;
 	bool		behind;			/* the last batch left records in the source */
-	bool		doubtful;		/* the last plan leaves out a partition whose end
-								 * is in doubt */
+	bool		doubtful;		/* the last plan leaves out a partition whose
+								 * end is in doubt */
 	TimestampTz recheck_at;		/* too few records for a batch: when to look
 								 * again, 0 = not so */
 
@@ -239,8 +247,8 @@ extern void sagg_warn_of_late_records(const SaggStreamRun *run,
 extern void sagg_warn_of_failed_windows(const SaggStreamRun *run, int failed,
 										const char *first);
 extern void sagg_warn_of_rejected_records(const SaggStreamRun *run,
-										 const SaggCounts *counts,
-										 const char *first);
+										  const SaggCounts *counts,
+										  const char *first);
 extern void sagg_warn_of_lost_offsets(const SaggStreamRun *run,
 									  const char *losses);
 
@@ -314,7 +322,8 @@ extern int64 sagg_batch_size_bound(const SaggReading *reading, int64 limit);
 extern void sagg_batch_size_committed(SaggReading *reading, Size memory, int space);
 
 /* clip_reports.c */
-#define SAGG_MAX_REPORT_BYTES	2048	/* of each part of a message in the log */
+#define SAGG_MAX_REPORT_BYTES	2048	/* of each part of a message in the
+										 * log */
 
 extern void sagg_clip_reports(void);
 

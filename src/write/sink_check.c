@@ -527,7 +527,7 @@ static void
 check_replica_identity(const SinkCheck *check)
 {
 	bool		deletes = check->mode == SAGG_COMPLETE || check->query->removed ||
-		check->query->replaced;
+	check->query->replaced;
 	List	   *rels = list_make1_oid(RelationGetRelid(check->rel));
 	ListCell   *lc;
 

@@ -205,7 +205,7 @@ difference_statement(const SinkBatch *batch)
 {
 	const SaggQuery *query = batch->query;
 	bool		partitioned =
-		batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
 	char	   *wanted = row_of(batch, 'o', true);
 	char	   *found = row_of(batch, 's', true);
 	StringInfoData buf;
@@ -290,7 +290,7 @@ compare(SinkBatch *batch, Tuplestorestate *rows, DifferenceReceiver *receiver)
 											 * SELECT */
 
 	sagg_enr_register(&enr, SAGG_ENR_OUTPUT, batch->desc, rows,
-					   (double) tuplestore_tuple_count(rows));
+					  (double) tuplestore_tuple_count(rows));
 	ret = SPI_execute_extended(text, &options);
 	if (ret != SPI_OK_SELECT)
 		elog(ERROR, "could not execute \"%s\": %s",

@@ -95,7 +95,7 @@ static char *
 delete_statement(const SinkBatch *batch, const Bitmapset *nulls)
 {
 	bool		partitioned =
-		batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
 	StringInfoData buf;
 
 	initStringInfo(&buf);
@@ -122,7 +122,7 @@ sagg_sink_delete(SinkBatch *batch, Tuplestorestate *removed)
 		columns[i] = i + 1;
 
 	sagg_enr_register(&enr, SAGG_ENR_REMOVED, desc, removed,
-					   (double) tuplestore_tuple_count(removed));
+					  (double) tuplestore_tuple_count(removed));
 	foreach(lc, sagg_sink_null_patterns(removed, desc, columns, desc->natts))
 	{
 		char	   *text = delete_statement(batch, lfirst(lc));
@@ -136,4 +136,3 @@ sagg_sink_delete(SinkBatch *batch, Tuplestorestate *removed)
 	sagg_enr_unregister(SAGG_ENR_REMOVED);
 	return deleted;
 }
-

@@ -52,7 +52,7 @@ fill_rows(SinkBatch *batch, List *columns, Tuplestorestate *rows)
 	ListCell   *lc;
 
 	sagg_enr_register(&enr, SAGG_ENR_OUTPUT, batch->desc, rows,
-					   (double) tuplestore_tuple_count(rows));
+					  (double) tuplestore_tuple_count(rows));
 	foreach(lc, sagg_sink_null_patterns(rows, batch->desc, batch->query->identity,
 										batch->query->nidentity))
 	{
@@ -78,9 +78,9 @@ int64
 sagg_sink_fill(const SaggStream *stream, const SaggQuery *query,
 			   const SaggOutput *output, List *columns)
 {
-	SaggSink	sink = {.stream = stream->name,.relid = stream->sink,.mode = stream->mode,
+	SaggSink	sink = {.stream = stream->name, .relid = stream->sink, .mode = stream->mode,
 	.kind = &sagg_table_sink};
-	SinkBatch	batch = {.sink = &sink,.query = query,.desc = query->output_desc};
+	SinkBatch	batch = {.sink = &sink, .query = query, .desc = query->output_desc};
 	int64		filled;
 
 	if (SPI_connect() != SPI_OK_CONNECT)

@@ -508,7 +508,7 @@ add_needed(const SinkBatch *batch, Tuplestorestate *rows, bool zoned,
 static bool
 make_one(const SinkBatch *batch, const WindowPartition *partition, bool zoned)
 {
-	Attempt		attempt = {.batch = batch,.zoned = zoned,.partition = *partition};
+	Attempt		attempt = {.batch = batch, .zoned = zoned, .partition = *partition};
 
 	CHECK_FOR_INTERRUPTS();
 	attempt.name = partition_name(batch, partition, zoned);

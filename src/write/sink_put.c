@@ -141,7 +141,7 @@ run(SinkBatch *batch, SinkStatement statement, const char *text,
 	int			ret;
 
 	sagg_enr_register(enr, SAGG_ENR_OUTPUT, batch->desc, rows,
-					   Max((double) tuplestore_tuple_count(rows), LEAST_ESTIMATE));
+					  Max((double) tuplestore_tuple_count(rows), LEAST_ESTIMATE));
 	ret = SPI_execute_plan(sagg_sink_plan(batch->sink, statement, text, batch->desc),
 						   NULL, NULL, false, 0);
 	if (ret != expected)

@@ -31,7 +31,7 @@ static char *
 delete_statement(const SinkBatch *batch, AttrNumber window)
 {
 	bool		partitioned =
-		batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
 	StringInfoData buf;
 
 	initStringInfo(&buf);
@@ -63,7 +63,7 @@ delete_rows(SinkBatch *batch, Tuplestorestate *rows, AttrNumber window, Datum wi
 	int			ret;
 
 	sagg_enr_register(&enr, SAGG_ENR_OUTPUT, batch->desc, rows,
-					   (double) tuplestore_tuple_count(rows));
+					  (double) tuplestore_tuple_count(rows));
 	ret = SPI_execute_with_args(text, 1, &type, &windows, NULL, false, 0);
 	if (ret != SPI_OK_DELETE)
 		elog(ERROR, "could not execute \"%s\": %s", text, SPI_result_code_string(ret));

@@ -281,7 +281,7 @@ void
 sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until,
 				  const SaggOutput *output)
 {
-	SinkBatch	batch = {.sink = sink,.query = query,.desc = query->output_desc};
+	SinkBatch	batch = {.sink = sink, .query = query, .desc = query->output_desc};
 
 	if (get_rel_relkind(sink->relid) != RELKIND_PARTITIONED_TABLE)
 		return;
@@ -301,7 +301,7 @@ sagg_sink_prepare(SaggSink *sink, const SaggQuery *query, int64 until,
 int64
 sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 before, int64 max_rows)
 {
-	SinkBatch	batch = {.sink = sink,.query = query,.desc = query->output_desc};
+	SinkBatch	batch = {.sink = sink, .query = query, .desc = query->output_desc};
 	int64		deleted;
 
 	if (get_rel_relkind(sink->relid) == RELKIND_PARTITIONED_TABLE)

@@ -27,7 +27,7 @@
  */
 void
 sagg_enr_register(EphemeralNamedRelation enr, char *name, TupleDesc desc,
-				   Tuplestorestate *rows, double estimate)
+				  Tuplestorestate *rows, double estimate)
 {
 	int			ret;
 

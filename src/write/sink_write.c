@@ -149,7 +149,7 @@ replace_rows(SinkBatch *batch, const SaggOutput *output,
 			 int64 *rows_out, int64 *rows_removed)
 {
 	bool		partitioned =
-		batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
 	char	   *which = sagg_sink_replaced_rows(batch, output->replaces);
 	char	   *text = psprintf("DELETE FROM %s%s s%s%s", partitioned ? "" : "ONLY ",
 								batch->name, which ? " WHERE " : "", which ? which : "");

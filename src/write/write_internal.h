@@ -53,8 +53,7 @@ struct SaggSink
 	void	   *opened;			/* allocated by the kind, or NULL */
 	SinkPhase	phase;
 	MemoryContext batch_memory; /* for the kind, while there is a batch */
-	SaggSinkRows rows;			/* rows of the batch, for a kind with
-								 * "begin" */
+	SaggSinkRows rows;			/* rows of the batch, for a kind with "begin" */
 	SinkPlan	plans[SINK_STATEMENTS];
 	bool		surprised;		/* rows were missing that it should have had */
 };
@@ -87,8 +86,8 @@ extern char *sagg_sink_identity_list(const SaggQuery *query);
 
 /* sink_rows.c */
 extern void sagg_enr_register(EphemeralNamedRelation enr, char *name,
-							   TupleDesc desc, Tuplestorestate *rows,
-							   double estimate);
+							  TupleDesc desc, Tuplestorestate *rows,
+							  double estimate);
 extern void sagg_enr_unregister(const char *name);
 extern void sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
 									  const char *left, const char *right);

@@ -265,7 +265,7 @@ offsets_at(SaggReader *base, TimestampTz time, SaggRange *ranges, int nranges)
 {
 	FileReader *reader = (FileReader *) base;
 	int64		ms = time / 1000 + (time % 1000 > 0) +
-		(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * INT64CONST(86400000);
+	(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * INT64CONST(86400000);
 	char		record[RECORD_SIZE];
 
 	for (int i = 0; i < nranges; i++)

@@ -399,6 +399,7 @@ sagg_state_read(SaggExecution *ex, int aggno, SaggBytes *bytes,
 	state->isnull = len < 0;
 	state->no_value = len == STATE_NO_VALUE;
 	state->value = (Datum) 0;
+
 	/*
 	 * the first input would become the state of a call without initial value
 	 */

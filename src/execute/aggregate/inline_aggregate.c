@@ -61,6 +61,7 @@ static const struct
 	Oid			combinefn;
 	Oid			finalfn;
 }			inlined[] =
+
 {
 	{F_COUNT_, SAGG_INLINE_COUNT, INT8OID, F_INT8INC, F_INT8PL, InvalidOid},
 	{F_COUNT_ANY, SAGG_INLINE_COUNT, INT8OID, F_INT8INC_ANY, F_INT8PL, InvalidOid},
@@ -491,6 +492,7 @@ sagg_inline_combine(SaggExecution *ex, SaggAggCall *call, SaggAggState *into,
 			combine_sums(ex, call, into, from);
 			break;
 		default:
+
 			/*
 			 * for minima, maxima and sums of floats it equals the transition
 			 */

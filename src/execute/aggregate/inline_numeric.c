@@ -26,7 +26,7 @@
 
 /* of a numeric */
 #define DIGIT_BASE			10000	/* a stored digit */
-#define DIGIT_POWER			4		/* decimal digits in it */
+#define DIGIT_POWER			4	/* decimal digits in it */
 
 /*
  * Compute value * 10^power; returns false if that does not fit.

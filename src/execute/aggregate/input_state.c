@@ -442,8 +442,8 @@ void
 sagg_input_state_combine(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 						 const SaggAggState *other)
 {
-	SaggInputState   *from = (SaggInputState *) DatumGetPointer(other->value);
-	SaggInputState   *to;
+	SaggInputState *from = (SaggInputState *) DatumGetPointer(other->value);
+	SaggInputState *to;
 	SaggBytes	bytes;
 
 	if (from == NULL || from->count == 0)
@@ -476,8 +476,8 @@ void
 sagg_input_state_absorb(SaggExecution *ex, SaggAggCall *call, SaggAggState *state,
 						SaggAggState *other)
 {
-	SaggInputState   *to = (SaggInputState *) DatumGetPointer(state->value);
-	SaggInputState   *from = (SaggInputState *) DatumGetPointer(other->value);
+	SaggInputState *to = (SaggInputState *) DatumGetPointer(state->value);
+	SaggInputState *from = (SaggInputState *) DatumGetPointer(other->value);
 
 	if (from == NULL)
 		return;
@@ -507,7 +507,7 @@ sagg_input_state_absorb(SaggExecution *ex, SaggAggCall *call, SaggAggState *stat
 void
 sagg_input_state_write(const SaggAggCall *call, StringInfo buf, const SaggAggState *state)
 {
-	SaggInputState   *kept = (SaggInputState *) DatumGetPointer(state->value);
+	SaggInputState *kept = (SaggInputState *) DatumGetPointer(state->value);
 	int64		count = kept ? kept->count : 0;
 	int32		len = kept ? kept->len : 0;
 
@@ -525,7 +525,7 @@ sagg_input_state_write(const SaggAggCall *call, StringInfo buf, const SaggAggSta
 void
 sagg_input_state_read(const SaggAggCall *call, SaggBytes *bytes, SaggAggState *state)
 {
-	SaggInputState   *kept;
+	SaggInputState *kept;
 	int64		count;
 	int32		len;
 

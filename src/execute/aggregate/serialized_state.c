@@ -39,6 +39,7 @@ static const struct
 	int			sums;
 	int			rest;			/* number of bytes at the end */
 }			known[] =
+
 {
 	/*
 	 * int32 scale, int64 numbers of values with it, of NaN, and of either
@@ -91,7 +92,7 @@ sagg_serialized_is_known(Oid function)
 void
 sagg_serialized_check(Oid function, const char *data, Size len)
 {
-	StringInfoData buf = {.data = unconstify(char *, data),.len = (int) len,.maxlen = (int) len};
+	StringInfoData buf = {.data = unconstify(char *, data), .len = (int) len, .maxlen = (int) len};
 
 	for (int i = 0; i < lengthof(known); i++)
 	{

@@ -40,6 +40,7 @@ static const struct
 	const char *name;
 	const char *value;
 }			text_settings[] =
+
 {
 	{"DateStyle", "ISO, YMD"},
 	{"IntervalStyle", "postgres"},

@@ -225,6 +225,7 @@ void
 sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 {
 	Assert(store->nrecords == 0 && store->nunits == 0);
+
 	/*
 	 * a store that is being restored stays marked: nobody else could undo it
 	 */

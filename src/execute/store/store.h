@@ -102,8 +102,8 @@ typedef struct SaggChange
 {
 	SaggEntry	entry;			/* the entry now */
 	SaggEntry	before;			/* the entry before, without data if it is new */
-	uint32		salt;			/* a number that differs between entries and is
-								 * usually the same for one in every batch */
+	uint32		salt;			/* a number that differs between entries and
+								 * is usually the same for one in every batch */
 } SaggChange;
 
 /* store.c */

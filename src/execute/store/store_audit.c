@@ -46,7 +46,7 @@ dump_area(dsa_area *area)
  * own.
  */
 static void
-count_allocated(FILE *dump, SaggStoreAudit *audit)
+count_allocated(FILE *dump, SaggStoreAudit * audit)
 {
 	char		line[256];
 	bool		large = false;
@@ -77,7 +77,7 @@ count_allocated(FILE *dump, SaggStoreAudit *audit)
 }
 
 static void
-count_reachable(SaggStore *store, SaggStoreAudit *audit)
+count_reachable(SaggStore *store, SaggStoreAudit * audit)
 {
 	SaggScan	scan;
 
@@ -100,7 +100,7 @@ count_reachable(SaggStore *store, SaggStoreAudit *audit)
  * Inspect the store behind "handle".  Returns false if it does not exist.
  */
 bool
-sagg_store_audit(dsa_handle handle, SaggStoreAudit *audit)
+sagg_store_audit(dsa_handle handle, SaggStoreAudit * audit)
 {
 	SaggStore	store = {0};
 	FILE	   *dump;

@@ -24,7 +24,8 @@
 typedef struct SaggVersion
 {
 	dsa_pointer prev;			/* invalid: the version is published;
-								 * SAGG_NO_VERSION: the batch's, of a new group */
+								 * SAGG_NO_VERSION: the batch's, of a new
+								 * group */
 	uint32		len;
 	char		entry[FLEXIBLE_ARRAY_MEMBER];	/* see entry.c */
 } SaggVersion;
@@ -45,8 +46,8 @@ typedef struct SaggSlotRef
 {
 	dsa_pointer version;		/* InvalidDsaPointer = empty */
 	uint32		hash;
-	uint32		start;			/* start of its entry, folded: all sessions
-								 * of a key have the same hash */
+	uint32		start;			/* start of its entry, folded: all sessions of
+								 * a key have the same hash */
 } SaggSlotRef;
 
 /* Groups of one window in one partition: a hash table with linear probing. */
@@ -62,7 +63,8 @@ struct SaggUnit
 	uint64		bytes;			/* bytes of entries, with a length word each */
 	dsa_pointer slots;
 	uint32		touched;		/* set if the batch has touched it: its number
-								 * in store->units of the process that did, + 1 */
+								 * in store->units of the process that did, +
+								 * 1 */
 
 	/* the unit before the batch, if the batch has touched it */
 	uint32		former_nslots;
@@ -98,7 +100,8 @@ typedef struct SaggStoreHeader
 	int64		batch;			/* batch whose commit this state equals */
 	Size		size;			/* the area's limit; see store_limit.c */
 	SaggHashSeed seed;
-	dsa_pointer touched;		/* list of the units that the batch has touched */
+	dsa_pointer touched;		/* list of the units that the batch has
+								 * touched */
 	SaggDirectory partitions[SAGG_STATE_PARTITIONS];
 } SaggStoreHeader;
 
@@ -140,7 +143,7 @@ struct SaggStore
 	SaggStoreHeader *header;
 	const SaggStoreBudget *budget;
 	SaggWindow	window;
-	const SaggWindowBounds *bounds;	/* functions for the kind of window */
+	const SaggWindowBounds *bounds; /* functions for the kind of window */
 
 	/* the current batch */
 	MemoryContext memory;		/* memory of the following */

@@ -69,7 +69,8 @@ sagg_store_undo(SaggStore *store)
 		SaggUndoUnit *undo = &store->units[record->unit];
 
 		/*
-		 * versions linked after the unit has grown are not in its former slots
+		 * versions linked after the unit has grown are not in its former
+		 * slots
 		 */
 		if (undo->resized_at < 0 || i < undo->resized_at)
 			SAGG_SLOTS(store, SAGG_UNIT(store, undo->unit))[record->slot].version =

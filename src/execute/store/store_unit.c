@@ -378,7 +378,7 @@ sagg_store_load(SaggStore *store, int64 start, uint32 hash,
 {
 	SaggUnit   *unit = SAGG_UNIT(store,
 								 require_unit(store, SAGG_PARTITION_OF(hash),
-												 start, false));
+											  start, false));
 	uint32		slot;
 	dsa_pointer version;
 

@@ -212,7 +212,7 @@ add_stored_of_changed(SaggSliding *s)
 static void
 emit_partition(SaggSliding *s, int partition)
 {
-	SaggPaneList   *work = &s->work;
+	SaggPaneList *work = &s->work;
 
 	work->n = 0;
 	for (int64 i = 0; i < s->batch.n; i++)
@@ -246,7 +246,7 @@ emit_partition(SaggSliding *s, int partition)
 void
 sagg_panes_emit(SaggExecution *ex)
 {
-	SaggSliding		s = {.ex = ex,.window = &ex->query->window};
+	SaggSliding s = {.ex = ex, .window = &ex->query->window};
 	ExprContext *aggcontext = ex->aggcontext;
 
 	set_range(&s);

@@ -290,4 +290,3 @@ sagg_sliding_emit(SaggSliding *s, const SaggPane *panes, int64 n)
 	ReScanExprContext(s->stacks);
 	ReScanExprContext(s->loaded);
 }
-

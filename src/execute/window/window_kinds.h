@@ -37,7 +37,8 @@ struct SaggWindowMethods
 	void		(*emit_open) (SaggExecution *ex);
 
 	/*
-	 * returns the least start of the batch's groups, DT_NOEND = there are none
+	 * returns the least start of the batch's groups, DT_NOEND = there are
+	 * none
 	 */
 	int64		(*first_start) (SaggExecution *ex);
 

@@ -344,4 +344,3 @@ sagg_batch_usable(const SaggBatch *batch)
 {
 	return !(batch->keep_headers && batch->lacks_headers);
 }
-

@@ -33,8 +33,9 @@ typedef struct SaggChunk
 /* Records of one partition, one behind the other. */
 typedef struct SaggStretch
 {
-	SaggRange	run;			/* its partition; the records' numbers, [start, end),
-								 * once arranged, [0, end) before */
+	SaggRange	run;			/* its partition; the records' numbers,
+								 * [start, end), once arranged, [0, end)
+								 * before */
 	SaggChunk  *chunk;			/* chunk that has them, NULL = the file */
 	int64		place;			/* place of the first one in it */
 	int64		end;			/* place behind the last one */
@@ -105,7 +106,8 @@ typedef struct SaggRecord
 	Size		key_len;
 	const char *payload;		/* NULL = tombstone */
 	Size		payload_len;
-	const char *headers;		/* as stored, see sagg_header_next; NULL = none */
+	const char *headers;		/* as stored, see sagg_header_next; NULL =
+								 * none */
 	int			nheaders;		/* number of headers; undefined if they were
 								 * not read */
 	bool		headers_unreadable; /* there may be headers, which cannot be

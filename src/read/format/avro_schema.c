@@ -78,9 +78,9 @@ static AvroNode *compile(Compiler *compiler, const JsonbValue *json,
 						 const char *namespace);
 
 static const char *const type_names[] = {
-	[AVRO_T_NULL] = "null", [AVRO_T_BOOLEAN] = "boolean", [AVRO_T_INT] = "int",
-	[AVRO_T_LONG] = "long", [AVRO_T_FLOAT] = "float", [AVRO_T_DOUBLE] = "double",
-	[AVRO_T_BYTES] = "bytes", [AVRO_T_STRING] = "string"
+	[AVRO_T_NULL] = "null",[AVRO_T_BOOLEAN] = "boolean",[AVRO_T_INT] = "int",
+	[AVRO_T_LONG] = "long",[AVRO_T_FLOAT] = "float",[AVRO_T_DOUBLE] = "double",
+	[AVRO_T_BYTES] = "bytes",[AVRO_T_STRING] = "string"
 };
 
 static AvroNode *

@@ -206,6 +206,7 @@ decimal_digits(const uint8 *bytes, int len, bool minus, int least)
 															 * digits first */
 	int			nwords = (len + 3) / 4;
 	int			first = 0;
+
 	/*
 	 * a byte has less than 2.5 digits, and nine digits are written at a time
 	 */

@@ -360,7 +360,7 @@ take_elements(AvroReader *reader, const AvroNode *node, AvroWant *want,
 			return false;
 		for (int64 i = 0; i < count; i++)
 		{
-			AvroWant *part;
+			AvroWant   *part;
 
 			if (node->type == AVRO_T_MAP)
 			{
@@ -414,6 +414,7 @@ take_container(AvroReader *reader, const AvroNode *node, AvroWant *want,
 			return false;
 		if (want->nchildren == 0)
 			return true;
+
 		/*
 		 * walk it again for what is wanted inside; the length of paths bounds
 		 * how often

@@ -43,8 +43,8 @@ typedef struct DecoderColumn
 	int			value;			/* index into the decoder's values */
 	bool		optional;		/* not made if there is no short way */
 	SaggWay		way;			/* how the value of the current record was
-								 * made; set if not the short way, and reset by
-								 * whoever reads it */
+								 * made; set if not the short way, and reset
+								 * by whoever reads it */
 	SaggConversion conv;
 } DecoderColumn;
 
@@ -60,8 +60,8 @@ struct SaggDecoder
 	int			nunused;
 	int		   *unused;			/* columns to set to NULL, from 0 */
 	int			nlong;
-	DecoderColumn **longs;		/* columns of the current record that need
-								 * the long way */
+	DecoderColumn **longs;		/* columns of the current record that need the
+								 * long way */
 };
 
 typedef struct SaggOutValue SaggOutValue;

@@ -306,7 +306,7 @@ const char *
 sagg_http_url_problem(const char *url)
 {
 	const char *rest = strncmp(url, "http://", 7) == 0 ? url + 7 :
-		strncmp(url, "https://", 8) == 0 ? url + 8 : NULL;
+	strncmp(url, "https://", 8) == 0 ? url + 8 : NULL;
 
 	if (rest == NULL || *rest == '\0' || *rest == '/' || *rest == ':')
 		return "It must begin with http:// or https:// and a host.";

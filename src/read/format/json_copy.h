@@ -25,7 +25,7 @@ struct JsonCopy
  * added to the list *copies; null when there is no memory.
  */
 static inline char *
-sagg_json_copy(JsonCopy **copies, const void *text, size_t len)
+sagg_json_copy(JsonCopy * *copies, const void *text, size_t len)
 {
 	JsonCopy   *copy = (JsonCopy *) malloc(sizeof(JsonCopy) + len);
 
@@ -38,7 +38,7 @@ sagg_json_copy(JsonCopy **copies, const void *text, size_t len)
 }
 
 static inline void
-sagg_json_free_copies(JsonCopy **copies)
+sagg_json_free_copies(JsonCopy * *copies)
 {
 	while (*copies)
 	{

@@ -21,16 +21,16 @@ struct JsonNode
 	const char *text;			/* name of the field */
 	size_t		len;
 	int64_t		subscript;		/* the name as an index of arrays, -1 = none */
-	int			value;			/* index of the field's value, -1 = only on the
-								 * way to others */
+	int			value;			/* index of the field's value, -1 = only on
+								 * the way to others */
 	bool		kind_only;
 	bool		any_case;		/* see SaggJsonPath */
 	bool		exact;			/* the record has an exact match; this and the
 								 * next two are of the current record */
 	bool		ambiguous;		/* different names match in another case, */
 	const char *other;			/* the first of them, null = none */
-	uint64_t	lengths;		/* a bit for the length of each child's name that
-								 * may be in any case */
+	uint64_t	lengths;		/* a bit for the length of each child's name
+								 * that may be in any case */
 	uint64_t	all_lengths;	/* a bit for the length of every child's name */
 	int			nchildren;
 	int			guesses;		/* number of children to compare before a hash
@@ -44,8 +44,7 @@ struct JsonNode
 	int		   *slots;			/* children by hash in lower case, -1 = none;
 								 * NULL = few */
 	JsonNode   *found;			/* children found since sagg_json_forget */
-	JsonNode   *also_found;		/* next in the parent's list of children
-								 * found */
+	JsonNode   *also_found;		/* next in the parent's list of children found */
 	bool		is_found;
 };
 
@@ -92,7 +91,7 @@ sagg_json_same(const char *a, const char *b, size_t n)
 	}
 }
 
-extern JsonNode *sagg_json_find_hashed(JsonNode *parent, const SaggFieldValue *key) noexcept;
+extern JsonNode * sagg_json_find_hashed(JsonNode * parent, const SaggFieldValue *key) noexcept;
 
 /* Returns the bit of JsonNode.lengths for names of this length. */
 static inline uint64_t
@@ -106,7 +105,7 @@ sagg_json_length_bit(size_t len)
  * from record to record, so the search starts behind the last one found.
  */
 static inline JsonNode *
-sagg_json_find_name(JsonNode *parent, const SaggFieldValue *key)
+sagg_json_find_name(JsonNode * parent, const SaggFieldValue *key)
 {
 	JsonNode   *child = parent->next;
 
@@ -130,7 +129,7 @@ sagg_json_find_name(JsonNode *parent, const SaggFieldValue *key)
  * from 0 on; *next is 0 before the first.
  */
 static inline JsonNode *
-sagg_json_find_subscript(JsonNode *parent, int64_t subscript, int *next)
+sagg_json_find_subscript(JsonNode * parent, int64_t subscript, int *next)
 {
 	JsonNode   *child;
 
@@ -147,7 +146,7 @@ sagg_json_find_subscript(JsonNode *parent, int64_t subscript, int *next)
  * A child is about to get a value.
  */
 static inline void
-sagg_json_found(JsonNode *parent, JsonNode *child)
+sagg_json_found(JsonNode * parent, JsonNode * child)
 {
 	if (child->is_found)
 		return;
@@ -156,9 +155,9 @@ sagg_json_found(JsonNode *parent, JsonNode *child)
 	parent->found = child;
 }
 
-extern JsonNode *sagg_json_find_any_case(JsonNode *parent, const SaggFieldValue *key) noexcept;
-extern void sagg_json_settle_cases(JsonNode *node, SaggFieldValue *values) noexcept;
-extern JsonNode *sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept;
-extern void sagg_json_forget(JsonNode *node, SaggFieldValue *values) noexcept;
+extern JsonNode * sagg_json_find_any_case(JsonNode * parent, const SaggFieldValue *key) noexcept;
+extern void sagg_json_settle_cases(JsonNode * node, SaggFieldValue *values) noexcept;
+extern JsonNode * sagg_json_tree_make(const SaggJsonPath *paths, int npaths) noexcept;
+extern void sagg_json_forget(JsonNode * node, SaggFieldValue *values) noexcept;
 
 #endif							/* SAGG_JSON_TREE_H */

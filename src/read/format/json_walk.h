@@ -24,7 +24,7 @@
 #include "json_token.h"
 #include "json_tree.h"
 
-using Stage1 = simdjson::internal::dom_parser_implementation;
+using		Stage1 = simdjson::internal::dom_parser_implementation;
 
 /* a buffer for records larger than this is not kept */
 static constexpr size_t KEEP_CAPACITY = 1024 * 1024;
@@ -38,9 +38,10 @@ static constexpr size_t DEPTH_LIMIT = 1024;
 
 struct SaggJsonLeaf
 {
-	std::unique_ptr<Stage1> stage1;
+	std::unique_ptr < Stage1 > stage1;
 	uint8_t    *buf;			/* the record, with room behind it */
-	size_t		capacity;		/* size of buf without that room, and of stage1 */
+	size_t		capacity;		/* size of buf without that room, and of
+								 * stage1 */
 	size_t		max_depth;
 
 	/* the record being walked */
@@ -61,8 +62,8 @@ struct SaggJsonLeaf
 	JsonNode   *root;
 
 	/*
-	 * Fields without an exact match are looked for in any case, from the first
-	 * record on that lacks one.
+	 * Fields without an exact match are looked for in any case, from the
+	 * first record on that lacks one.
 	 */
 	bool	   *may_be_any_case;	/* by value: it may be in any case */
 	bool		any_case;

@@ -18,7 +18,8 @@
 /* What an encoding prepares for a source; its private data follows. */
 typedef struct SaggPayloadEncoder
 {
-	bool		needs_settings; /* text forms depend on settings of the session */
+	bool		needs_settings; /* text forms depend on settings of the
+								 * session */
 } SaggPayloadEncoder;
 
 typedef struct SaggEncoding
@@ -26,8 +27,8 @@ typedef struct SaggEncoding
 	bool		bytes;			/* payloads are not text */
 
 	/*
-	 * Prepares to encode rows of "desc", in the current memory context.  Raises
-	 * an error for a source whose rows cannot be inserted.
+	 * Prepares to encode rows of "desc", in the current memory context.
+	 * Raises an error for a source whose rows cannot be inserted.
 	 */
 	SaggPayloadEncoder *(*prepare) (TupleDesc desc, const SaggLayout *layout);
 

@@ -344,7 +344,7 @@ static Datum
 value_integer(const SaggConversion *conv, const SaggFieldValue *value)
 {
 	PGFunction	cast = conv->kind == SAGG_TO_INT2 ? numeric_int2 :
-		conv->kind == SAGG_TO_INT4 ? numeric_int4 : numeric_int8;
+	conv->kind == SAGG_TO_INT4 ? numeric_int4 : numeric_int8;
 
 	return DirectFunctionCall1(cast, number_numeric(value));
 }

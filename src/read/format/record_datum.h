@@ -36,7 +36,7 @@ typedef enum SaggConversionKind
 	SAGG_TO_OTHER				/* the type's input function */
 } SaggConversionKind;
 
-typedef struct SaggTimes SaggTimes;	/* record_times.c */
+typedef struct SaggTimes SaggTimes; /* record_times.c */
 typedef struct SaggLabels SaggLabels;	/* record_enum.c */
 
 /* Made once for a column; lives in the memory context it was made in. */

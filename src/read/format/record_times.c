@@ -393,7 +393,7 @@ check_json_array(SaggTimes *times, const JsonbValue *value)
 	JsonbIteratorToken token;
 	JsonbValue	element;
 	bool		is_container = times->element->kind == TIMES_ARRAY ||
-		times->element->kind == TIMES_COMPOSITE;
+	times->element->kind == TIMES_COMPOSITE;
 
 	while ((token = JsonbIteratorNext(&it, &element, true)) != WJB_DONE)
 	{
@@ -438,8 +438,8 @@ sagg_times_check_json(SaggTimes *times, const JsonbValue *value)
 		{
 			JsonbValue	buffer;
 			JsonbValue *member = times->attributes[i] == NULL ? NULL :
-				getKeyJsonValueFromContainer(value->val.binary.data, times->names[i],
-											 strlen(times->names[i]), &buffer);
+			getKeyJsonValueFromContainer(value->val.binary.data, times->names[i],
+										 strlen(times->names[i]), &buffer);
 
 			if (member)
 				sagg_times_check_json(times->attributes[i], member);

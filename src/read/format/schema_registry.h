@@ -36,7 +36,8 @@ typedef struct SaggRegistryAccess
 	char	   *user;			/* NULL = none */
 	char	   *password;
 	char	   *ca_pem;
-	int32		good;			/* a schema that it is known to have, -1 = none */
+	int32		good;			/* a schema that it is known to have, -1 =
+								 * none */
 	bool		keep;			/* the connection, until sagg_http_close */
 	void		(*check) (void *arg);	/* called while waiting, or NULL */
 	void	   *check_arg;

@@ -76,8 +76,8 @@ sagg_schema_reject_answer(const SaggRegistryAccess *access, int32 id,
 {
 	int			status = answer->status;
 	int			code = status == 401 || status == 403 ?
-		ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION :
-		status >= 500 || status == 429 ? ERRCODE_CONNECTION_FAILURE : ERRCODE_FDW_ERROR;
+	ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION :
+	status >= 500 || status == 429 ? ERRCODE_CONNECTION_FAILURE : ERRCODE_FDW_ERROR;
 
 	if (status == 0)
 		ereport(ERROR,

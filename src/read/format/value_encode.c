@@ -235,7 +235,7 @@ static bool
 append_epoch(const SaggValueEncoder *encoder, Timestamp value, StringInfo out)
 {
 	int			decimals = encoder->unit == SAGG_UNIT_S ? 6 :
-		encoder->unit == SAGG_UNIT_MS ? 3 : 0;
+	encoder->unit == SAGG_UNIT_MS ? 3 : 0;
 	int64		microseconds;
 	char	   *digits;
 	int			len;

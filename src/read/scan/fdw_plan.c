@@ -65,7 +65,7 @@ void
 sagg_get_paths(PlannerInfo *root, RelOptInfo *baserel, Oid relid)
 {
 	Cost		run = baserel->tuples *
-		(DECODE_COST + cpu_tuple_cost + baserel->baserestrictcost.per_tuple);
+	(DECODE_COST + cpu_tuple_cost + baserel->baserestrictcost.per_tuple);
 	Cost		startup = baserel->baserestrictcost.startup;
 
 	add_path(baserel, (Path *)

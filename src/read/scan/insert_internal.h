@@ -24,7 +24,7 @@ extern void sagg_encoder_encode(SaggEncoder *encoder, TupleTableSlot *slot,
 
 /* header_encode.c */
 extern SaggHeader *sagg_headers_encode(Datum headers, const char *column,
-										  int *nheaders);
+									   int *nheaders);
 
 /* delivery.c */
 typedef struct SaggDelivery SaggDelivery;

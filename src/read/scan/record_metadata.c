@@ -57,7 +57,7 @@ static bool
 timestamp_from_ms(int64 timestamp_ms, TimestampTz *result)
 {
 	const int64 epoch_ms = (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
-		INT64CONST(86400000);
+	INT64CONST(86400000);
 
 	return !pg_sub_s64_overflow(timestamp_ms, epoch_ms, result) &&
 		!pg_mul_s64_overflow(*result, 1000, result) &&
@@ -214,7 +214,7 @@ sagg_headers_jsonb(const SaggRecord *record, bool lenient)
  */
 static Datum
 metadata_value(SaggFieldKind kind, Oid type, const SaggRecord *record,
-					 bool *isnull)
+			   bool *isnull)
 {
 	*isnull = false;
 	switch (kind)
@@ -305,7 +305,7 @@ make_metadata(void *arg)
  */
 static bool
 try_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
-				  Datum *value, bool *isnull, SaggRecordError *why)
+			 Datum *value, bool *isnull, SaggRecordError *why)
 {
 	MetadataArguments a = {kind, type, record, value, isnull};
 
@@ -329,7 +329,7 @@ sagg_fill_metadata(const SaggMetadataColumn *columns, int n, bool early,
 
 		if (columns[i].early || !early)
 			values[index] = metadata_value(columns[i].kind, columns[i].type,
-												 record, &isnull[index]);
+										   record, &isnull[index]);
 	}
 }
 
@@ -352,7 +352,7 @@ sagg_try_fill_metadata(const SaggMetadataColumn *columns, int n, bool early,
 
 		if ((columns[i].early || !early) &&
 			!try_metadata(columns[i].kind, columns[i].type, record, &values[index],
-							   &isnull[index], good ? why : &ignored))
+						  &isnull[index], good ? why : &ignored))
 		{
 			isnull[index] = true;
 			good = false;

@@ -26,8 +26,8 @@ typedef struct SaggScanLimits
 	TimestampTz min_time;		/* least timestamp of the record, if
 								 * "has_time" */
 	const SaggRestriction *restriction; /* or NULL */
-	bool		lenient;		/* records that cannot be decompressed are left
-								 * out */
+	bool		lenient;		/* records that cannot be decompressed are
+								 * left out */
 } SaggScanLimits;
 
 /* scan_mark.c; the beginning of marks is in read.h */
@@ -119,8 +119,8 @@ typedef struct SaggSourceScan
 	uint64		attachment;		/* number of the attachment of its batch, 0 =
 								 * none */
 	SaggDecoder *decoder;
-	SaggSharedScan *shared;		/* rows shared with other streams of the batch,
-								 * or NULL */
+	SaggSharedScan *shared;		/* rows shared with other streams of the
+								 * batch, or NULL */
 	int			nmetadata;
 	SaggMetadataColumn *metadata;
 	int			error;			/* the column "error", -1 = it is not read */
@@ -130,8 +130,7 @@ typedef struct SaggSourceScan
 	bool		ignores_tombstones;
 	SaggNullWatch *watch;		/* of a batch, NULL = nothing to watch */
 	bool		want_headers;
-	bool		want_record;	/* metadata other than the position is
-								 * needed */
+	bool		want_record;	/* metadata other than the position is needed */
 	List	   *bounds;			/* see SAGG_SCAN_BOUNDS */
 	List	   *expressions;	/* their ExprStates, in the same order */
 	bool		started;
@@ -142,8 +141,8 @@ typedef struct SaggSourceScan
 	SaggBatchCursor *cursor;	/* cursor of the attached batch, or NULL */
 	int64		loaded;			/* number of records it has returned */
 	SaggRejections *rejections; /* for records that do not decode, or NULL */
-	const SaggTopics *topics;	/* topics of the source, if the batch has those
-								 * of others, too; or NULL */
+	const SaggTopics *topics;	/* topics of the source, if the batch has
+								 * those of others, too; or NULL */
 	int32		topic;			/* the topic last looked up, -1 = none */
 	bool		topic_is_ours;
 	SaggScanReader *reader;		/* reader of this scan, or NULL */

@@ -44,7 +44,8 @@ typedef struct Interest
 
 /* in TopMemoryContext */
 static List *interests = NIL;
-static List *views = NIL;		/* OIDs of views whose columns are in interests */
+static List *views = NIL;		/* OIDs of views whose columns are in
+								 * interests */
 
 /*
  * Relation cache callback: a source has changed, or (InvalidOid) any source
@@ -143,7 +144,7 @@ update_interests(List *streams)
 	foreach(lc, streams)
 	{
 		Relation	view = list_member_oid(views, lfirst_oid(lc)) ? NULL :
-			try_relation_open(lfirst_oid(lc), AccessShareLock);
+		try_relation_open(lfirst_oid(lc), AccessShareLock);
 		MemoryContext old;
 
 		if (view == NULL)

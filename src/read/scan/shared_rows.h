@@ -31,7 +31,8 @@ enum
 	SAGG_CELL_UNKNOWN,
 	SAGG_CELL_NULL,
 	SAGG_CELL_VALUE,
-	SAGG_CELL_OF_SETTINGS		/* a value that depends on the store's settings */
+	SAGG_CELL_OF_SETTINGS		/* a value that depends on the store's
+								 * settings */
 };
 
 /* A column's part of a block. */
@@ -46,7 +47,8 @@ typedef struct SaggRowBlock
 {
 	uint8		rows[SAGG_BLOCK_ROWS];
 	SaggPlace	places[SAGG_BLOCK_ROWS];
-	SaggCells  *columns[FLEXIBLE_ARRAY_MEMBER]; /* by attribute; NULL = all unknown */
+	SaggCells  *columns[FLEXIBLE_ARRAY_MEMBER]; /* by attribute; NULL = all
+												 * unknown */
 } SaggRowBlock;
 
 /* Whether values of a column that were converted the long way may be kept. */

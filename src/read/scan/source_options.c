@@ -108,7 +108,7 @@ bool
 sagg_unit_by_name(const char *word, SaggUnit *unit)
 {
 	static const char *const words[] = {
-		[SAGG_UNIT_S] = "s", [SAGG_UNIT_MS] = "ms", [SAGG_UNIT_US] = "us",
+		[SAGG_UNIT_S] = "s",[SAGG_UNIT_MS] = "ms",[SAGG_UNIT_US] = "us",
 		[SAGG_UNIT_NS] = "ns"
 	};
 
@@ -131,7 +131,7 @@ bool
 sagg_tombstones_by_name(const char *word, SaggTombstones *tombstones)
 {
 	static const char *const words[] = {
-		[SAGG_TOMBSTONES_FAIL] = "fail", [SAGG_TOMBSTONES_IGNORE] = "ignore",
+		[SAGG_TOMBSTONES_FAIL] = "fail",[SAGG_TOMBSTONES_IGNORE] = "ignore",
 		[SAGG_TOMBSTONES_NULL] = "null"
 	};
 
@@ -154,7 +154,7 @@ bool
 sagg_scan_errors_by_name(const char *word, SaggScanErrors *errors)
 {
 	static const char *const words[] = {
-		[SAGG_SCAN_FAIL] = "fail", [SAGG_SCAN_SKIP] = "skip", [SAGG_SCAN_NULL] = "null"
+		[SAGG_SCAN_FAIL] = "fail",[SAGG_SCAN_SKIP] = "skip",[SAGG_SCAN_NULL] = "null"
 	};
 
 	for (int i = 0; i < lengthof(words); i++)
@@ -218,16 +218,16 @@ dotted_path(const char *option, const char *path_text, int *npath)
 /*
  * Returns the names of a path, palloc'd; "option" is for messages.
  */
-char **
+char	  **
 sagg_path_parse(const char *option, const char *path_text, int *npath)
 {
 	char	  **path = path_text[0] == '{' ? array_path(option, path_text, npath) :
-		dotted_path(option, path_text, npath);
+	dotted_path(option, path_text, npath);
 
 	/* a format may put two more names in front of the longest path */
 	if (*npath > SAGG_JSON_MAX_PATH - 2)
 		reject_value(option, path_text, psprintf("A path has at most %d names.",
-											SAGG_JSON_MAX_PATH - 2));
+												 SAGG_JSON_MAX_PATH - 2));
 	return path;
 }
 
@@ -305,7 +305,7 @@ sagg_source_takes_option(Oid catalog, const char *name, const char *value)
 		"field", "any_case", "path", "envelope", "unit", "metadata", NULL
 	};
 	const char *const *names = catalog == ForeignTableRelationId ? of_tables :
-		catalog == AttributeRelationId ? of_columns : NULL;
+	catalog == AttributeRelationId ? of_columns : NULL;
 
 	for (; names && *names; names++)
 	{

@@ -49,7 +49,7 @@ enum
 	IS_INTEGER = 1 << 1,
 	IS_NUMBER = 1 << 2,			/* any other number */
 	IS_EPOCH = 1 << 3,			/* an integer that may be milliseconds */
-	IS_SECONDS = 1 << 11,			/* an integer that may be seconds */
+	IS_SECONDS = 1 << 11,		/* an integer that may be seconds */
 	IS_TIMESTAMPTZ = 1 << 4,
 	IS_TIMESTAMP = 1 << 5,
 	IS_DATE = 1 << 6,
