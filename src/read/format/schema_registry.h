@@ -55,8 +55,8 @@ typedef enum SaggBlame
 /* schema_request.c */
 extern SaggBlame sagg_schema_ask(const SaggRegistryAccess *access, SaggSchema *schema,
 								 SaggHttpAnswer *answer);
-extern void sagg_schema_reject_answer(const SaggRegistryAccess *access, int32 id,
-									  const SaggHttpAnswer *answer) pg_attribute_noreturn();
+pg_noreturn extern void sagg_schema_reject_answer(const SaggRegistryAccess *access, int32 id,
+												  const SaggHttpAnswer *answer);
 
 /*
  * schema_registry.c.  A registry lives as long as the process; schemas that
