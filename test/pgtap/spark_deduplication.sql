@@ -4,7 +4,7 @@
 \ir setup.psql
 SELECT plan(12);
 
-SELECT pg_temp.make_stream('deduplication', 'ts timestamptz, k text',
+CALL pg_temp.make_stream('deduplication', 'ts timestamptz, k text',
     'SELECT DISTINCT ON (k) k, extract(epoch FROM ts)::int AS t FROM $topic', 'append', :'brokers', '2 seconds', event_time => 'ts');
 CREATE PROCEDURE pg_temp.send_keys(VARIADIC records text[]) LANGUAGE plpgsql AS $$
 BEGIN

@@ -14,7 +14,7 @@ BEGIN
     RETURN coalesce(regexp_replace(result, '\.0+', '', 'g'), '');
 END $$;
 
-SELECT pg_temp.make_stream('sessions', 'ts timestamptz',
+CALL pg_temp.make_stream('sessions', 'ts timestamptz',
     $$SELECT stream_agg.session(ts, '10 seconds') AS win, count(*) AS n FROM $topic GROUP BY 1$$, 'append', :'brokers', '30 seconds');
 CALL pg_temp.send('sessions', 40, 41);
 SELECT is(pg_temp.sessions('sessions'), '40-51:2', 'records within the gap are one session');
@@ -33,7 +33,7 @@ SELECT is(pg_temp.windows('sessions'), '25:4', 'which is written then');
 
 SELECT stream_agg.drop_stream('sessions', drop_sink => true);
 
-SELECT pg_temp.make_stream('touching', 'ts timestamptz',
+CALL pg_temp.make_stream('touching', 'ts timestamptz',
     $$SELECT stream_agg.session(ts, '10 seconds') AS win, count(*) AS n FROM $topic GROUP BY 1$$, 'append', :'brokers', '30 seconds');
 CALL pg_temp.send('touching', 100, 110);
 SELECT is(pg_temp.sessions('touching'), '100-120:2', 'records exactly the gap apart are one session');

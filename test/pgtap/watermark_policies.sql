@@ -3,10 +3,11 @@
 \ir setup.psql
 SELECT plan(16);
 
-CREATE FUNCTION pg_temp.make_policy(name text, options jsonb, brokers text) RETURNS void LANGUAGE sql AS $$
-    SELECT pg_temp.make_stream(name, 'ts timestamptz, part int OPTIONS (metadata ''partition'')',
-        $q$SELECT stream_agg.tumble(ts, '10 seconds') AS win, count(*) AS n FROM $topic GROUP BY 1$q$, 'append', brokers, '10 seconds', options)
-$$;
+CREATE PROCEDURE pg_temp.make_policy(name text, options jsonb, brokers text) LANGUAGE plpgsql AS $$
+BEGIN
+    CALL pg_temp.make_stream(name, 'ts timestamptz, part int OPTIONS (metadata ''partition'')',
+        $q$SELECT stream_agg.tumble(ts, '10 seconds') AS win, count(*) AS n FROM $topic GROUP BY 1$q$, 'append', brokers, '10 seconds', options);
+END $$;
 CREATE PROCEDURE pg_temp.send_to(name text, partition int, VARIADIC seconds int[]) LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE format('INSERT INTO %I (ts, part) SELECT to_timestamp(s), $2 FROM unnest($1) s', name || '_topic') USING seconds, partition;
@@ -20,7 +21,7 @@ CREATE PROCEDURE pg_temp.process(name text, wait interval) LANGUAGE plpgsql AS
     $$ BEGIN PERFORM stream_agg.process_available(name, wait); END $$;
 
 -- global, as Spark: the greatest event time of all partitions decides
-SELECT pg_temp.make_policy('policy_global', '{"watermark_policy": "global"}', :'brokers');
+CALL pg_temp.make_policy('policy_global', '{"watermark_policy": "global"}', :'brokers');
 CALL pg_temp.send_to('policy_global', 0, 100);
 CALL pg_temp.send_to('policy_global', 1, 15);
 CALL pg_temp.process('policy_global', '2 minutes');
@@ -32,7 +33,7 @@ SELECT is(pg_temp.late_of('policy_global'), 1::bigint, 'global: what else the sl
 SELECT stream_agg.drop_stream('policy_global', drop_sink => true);
 
 -- per_partition: the slowest partition decides
-SELECT pg_temp.make_policy('policy_per_partition', '{"watermark_policy": "per_partition"}', :'brokers');
+CALL pg_temp.make_policy('policy_per_partition', '{"watermark_policy": "per_partition"}', :'brokers');
 CALL pg_temp.send_to('policy_per_partition', 0, 100);
 CALL pg_temp.send_to('policy_per_partition', 1, 15);
 CALL pg_temp.process('policy_per_partition', '2 minutes');
@@ -47,7 +48,7 @@ SELECT is(pg_temp.windows('policy_per_partition'), '10:2', 'per_partition: and c
 SELECT stream_agg.drop_stream('policy_per_partition', drop_sink => true);
 
 -- aligned, the default: a partition with records still to be read holds the watermark back
-SELECT pg_temp.make_policy('policy_aligned', '{}', :'brokers');
+CALL pg_temp.make_policy('policy_aligned', '{}', :'brokers');
 SELECT stream_agg.stop_stream('policy_aligned');
 SELECT stream_agg.alter_stream('policy_aligned', max_offsets_per_trigger => 10);
 CALL pg_temp.send_to('policy_aligned', 0, 100, 101, 102, 103, 104);
@@ -68,7 +69,7 @@ SELECT is(pg_temp.late_of('policy_aligned'), 1::bigint, 'aligned: without a back
 SELECT stream_agg.drop_stream('policy_aligned', drop_sink => true);
 
 -- a partition in which nothing comes holds a watermark per partition back, unless it is idle
-SELECT pg_temp.make_policy('policy_idle', '{"watermark_policy": "per_partition", "idle_timeout": "100 milliseconds"}', :'brokers');
+CALL pg_temp.make_policy('policy_idle', '{"watermark_policy": "per_partition", "idle_timeout": "100 milliseconds"}', :'brokers');
 -- records of one partition, until the other has been idle for that long
 CREATE PROCEDURE pg_temp.send_until_idle() LANGUAGE plpgsql AS $$
 BEGIN
