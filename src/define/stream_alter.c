@@ -58,9 +58,10 @@ merge_options(SaggStream *stream, Datum changes)
 	{
 		DefElem    *option = lfirst_node(DefElem, lc);
 
-		sagg_check_option_name(option->defname);
 		if (option->arg || strcmp(option->defname, "max_future") == 0)
 			options = lappend(options, option);
+		else
+			sagg_check_option_name(option->defname);
 	}
 	sagg_stream_options_read(options, &stream->options);
 }

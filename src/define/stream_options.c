@@ -311,6 +311,8 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 		}
 		else if (strcmp(name, "late_records") == 0)
 			options->late_records = flag_from_text(name, value);
+		else
+			elog(ERROR, "option \"%s\" of a stream is known and not read", name);
 	}
 	if (has_delay && options->min_offsets == 0)
 		ereport(ERROR,

@@ -286,6 +286,7 @@ extern void sagg_partition_attach(SaggKafkaReader *reader, SaggPartition *part);
 extern void sagg_partition_restart(SaggKafkaReader *reader, SaggPartition *part,
 								   int64 position);
 extern void sagg_queue_drain(rd_kafka_queue_t *queue);
+extern void sagg_queue_release(const SaggClient *client, rd_kafka_queue_t **queue);
 extern void sagg_partition_detach(SaggKafkaReader *reader, SaggPartition *part);
 extern rd_kafka_message_t *sagg_partition_peek(SaggKafkaReader *reader,
 											   SaggPartition *part);

@@ -265,15 +265,7 @@ release_queue(void *owner)
 {
 	Verifier   *verifier = (Verifier *) owner;
 
-	if (verifier->queue == NULL)
-		return;
-	for (int round = 0; round < SAGG_DRAIN_ROUNDS; round++)
-	{
-		rd_kafka_assign(verifier->client->rk, NULL);
-		sagg_queue_drain(verifier->queue);
-	}
-	rd_kafka_queue_destroy(verifier->queue);
-	verifier->queue = NULL;
+	sagg_queue_release(verifier->client, &verifier->queue);
 }
 
 static SaggClient *

@@ -69,6 +69,25 @@ sagg_queue_drain(rd_kafka_queue_t *queue)
 }
 
 /*
+ * Unassign, drain and destroy the queue of a client that is about to be
+ * destroyed, and set it to NULL.  Does nothing if it is NULL; the client may be
+ * NULL then.
+ */
+void
+sagg_queue_release(const SaggClient *client, rd_kafka_queue_t **queue)
+{
+	if (*queue == NULL)
+		return;
+	for (int round = 0; round < SAGG_DRAIN_ROUNDS; round++)
+	{
+		rd_kafka_assign(client->rk, NULL);
+		sagg_queue_drain(*queue);
+	}
+	rd_kafka_queue_destroy(*queue);
+	*queue = NULL;
+}
+
+/*
  * Return messages and queue to librdkafka.  Raises no error.
  */
 void

@@ -66,15 +66,7 @@ release_search(void *owner)
 {
 	Search	   *search = (Search *) owner;
 
-	if (search->queue == NULL)
-		return;
-	for (int round = 0; round < SAGG_DRAIN_ROUNDS; round++)
-	{
-		rd_kafka_assign(search->client->rk, NULL);
-		sagg_queue_drain(search->queue);
-	}
-	rd_kafka_queue_destroy(search->queue);
-	search->queue = NULL;
+	sagg_queue_release(search->client, &search->queue);
 }
 
 /*

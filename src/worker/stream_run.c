@@ -135,7 +135,7 @@ sagg_run_settings(const SaggStreamRun *run)
 												 ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(memory);
 
-	SetConfigOption("role", "none", PGC_USERSET, PGC_S_SESSION);
+	sagg_worker_reset_role();
 	ResetAllOptions();
 	SetConfigOption("timezone", stream->timezone, PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("datestyle", stream->datestyle, PGC_USERSET, PGC_S_SESSION);
