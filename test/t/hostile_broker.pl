@@ -16,14 +16,6 @@ use StreamAgg::Test;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-# the rest of a subtest that dies is a failure, and the others go on
-sub checked
-{
-	my ($name, $code) = @_;
-	return if defined $ENV{ONLY} && index($name, $ENV{ONLY}) < 0;
-	return subtest $name => sub { eval { $code->(); 1 } or fail("died: $@"); };
-}
-
 my $node = new_node('hostile', "stream_agg.kafka_timeout = '60s'", "stream_agg.max_attempts = 1", 'max_worker_processes = 16');
 my $MB = 1024 * 1024;
 
@@ -92,7 +84,7 @@ my $skipped = q{SELECT string_agg(format('%s:%s-%s', p, r->0, r->1), ' ' ORDER B
 	FROM stream_agg.commits, jsonb_each(skipped) AS s(p, rs), jsonb_array_elements(rs) AS r WHERE stream = '%s'};
 my @lost;
 
-checked 'M1: records that cannot be unpacked are left out as on_error says, and no others' => sub {
+checked_subtest 'M1: records that cannot be unpacked are left out as on_error says, and no others' => sub {
 	for my $policy (qw(skip dead_letter))
 	{
 		create_stream("mixed_$policy", 'SELECT part, pos FROM mixed', "{\"on_error\": \"$policy\"}");
@@ -116,7 +108,7 @@ checked 'M1: records that cannot be unpacked are left out as on_error says, and 
 	is(what_is_in('mixed_skip'), "$left,8,9", 'the stream goes on behind them');
 };
 
-checked 'M1: the search for the end of such records is short' => sub {
+checked_subtest 'M1: the search for the end of such records is short' => sub {
 	$poison->add_topic('long', [ too_large(0, 1_000_000), good(1_000_000, 1), too_large(1_000_001, 3) ]);
 	source('poison', 'long');
 	my (undef, $before) = $poison->counts;
@@ -127,7 +119,7 @@ checked 'M1: the search for the end of such records is short' => sub {
 	cmp_ok($after - $before, '<', 500, 'a million offsets take few fetches: ' . ($after - $before));
 };
 
-checked 'M1: micro-batches that end within such records' => sub {
+checked_subtest 'M1: micro-batches that end within such records' => sub {
 	$poison->add_topic('cut', [ good(0, 2), no_gzip(2, 30), good(32, 3) ]);
 	source('poison', 'cut');
 	sql(q{SELECT stream_agg.create_stream('cut_s', 'SELECT pos FROM cut', max_offsets_per_trigger => 7, options => '{"on_error": "skip"}')});
@@ -136,7 +128,7 @@ checked 'M1: micro-batches that end within such records' => sub {
 	is(sql("SELECT offsets_skipped FROM pg_stat_stream_agg WHERE stream = 'cut_s'"), 30, 'each lost offset is counted once');
 };
 
-checked 'M1: with on_error = fail the stream fails, and says where and what to do' => sub {
+checked_subtest 'M1: with on_error = fail the stream fails, and says where and what to do' => sub {
 	create_stream('mixed_fail', 'SELECT pos FROM mixed WHERE part = 0', '{}');
 	wait_state($node, 'mixed_fail', 'failed', 'could not read partition [01] of topic "mixed" from offset [03]');
 	like(sql("SELECT last_error FROM pg_stat_stream_agg WHERE stream = 'mixed_fail'"), qr/HINT: .*on_error/, 'the option that helps is named');
@@ -146,14 +138,14 @@ checked 'M1: with on_error = fail the stream fails, and says where and what to d
 	is(sql('SELECT count(*) FROM mixed_fail'), 9, 'with the option it goes on');
 };
 
-checked 'M1: a query and a preview' => sub {
+checked_subtest 'M1: a query and a preview' => sub {
 	like(error_of('SELECT * FROM mixed'), qr/could not read partition [01] of topic "mixed" from offset [03].*HINT: .*offset/s, 'a query raises the error, with the way around');
 	is(sql('SELECT string_agg(pos::text, $$,$$) FROM mixed WHERE part = 0 AND pos BETWEEN 1003 AND 1004'), '1003,1004', 'and reads around by its conditions');
 	create_stream('mixed_preview', 'SELECT part, pos FROM mixed', '{"on_error": "skip"}');
 	is(sql(q{SELECT count(*) FROM stream_agg.preview('mixed_preview', 5000)}) >= 0 ? 'done' : '', 'done', 'a preview of a stream that skips does not fail');
 };
 
-checked 'headers that cannot be read make a record invalid where they are wanted, and only there' => sub {
+checked_subtest 'headers that cannot be read make a record invalid where they are wanted, and only there' => sub {
 	$poison->add_topic('headed', [ { %{ good(0, 1) }, headers => [ [ '61', '62' ] ] }, { %{ good(1, 1) }, headers => [ ([ '', '' ]) x 100_001 ] }, good(2, 1) ]);
 	source('poison', 'headed', columns => 'k text, h jsonb OPTIONS (metadata $$headers$$)');
 	like(error_of('SELECT * FROM headed'), qr/headers of a record cannot be read/, 'a query says so');
@@ -164,7 +156,7 @@ checked 'headers that cannot be read make a record invalid where they are wanted
 	is(sql(q{SELECT string_agg("offset" || ' ' || error, ',') FROM stream_agg.dead_letters WHERE stream = 'headed_s'}), '1 headers of a record cannot be read', 'it is a dead letter');
 };
 
-checked 'an end of a partition that is wrong once makes nothing be read again' => sub {
+checked_subtest 'an end of a partition that is wrong once makes nothing be read again' => sub {
 	$poison->add_topic('short', { batches => [ good(0, 5) ] });
 	source('poison', 'short');
 	for my $policy (qw(earliest fail))
@@ -201,7 +193,7 @@ checked 'an end of a partition that is wrong once makes nothing be read again' =
 	pass('or stops the stream');
 };
 
-checked 'H3: a query over gaps of trillions of offsets ends' => sub {
+checked_subtest 'H3: a query over gaps of trillions of offsets ends' => sub {
 	my $broker = hostile('gaps');
 	my @parts = (0, 2**40, '9223372036854775707' + 0);
 	$broker->add_topic('gaps', [ map { good($_, 50) } @parts ], [ good(2**41, 3), good(2**42, 2) ]);
@@ -215,7 +207,7 @@ checked 'H3: a query over gaps of trillions of offsets ends' => sub {
 	is(sql('SELECT count(*) FROM gaps WHERE part = 0 AND pos BETWEEN 30 AND 1099511627800'), 45, 'so does one whose end is in a batch');
 };
 
-checked 'H3: more partitions than stream_agg.max_partitions are refused before anything is asked about them' => sub {
+checked_subtest 'H3: more partitions than stream_agg.max_partitions are refused before anything is asked about them' => sub {
 	my $broker = hostile('wide');
 	$broker->add_topic('wide', map { [] } 1 .. 100_000);
 	source('wide', 'wide', columns => $columns);
@@ -228,7 +220,7 @@ checked 'H3: more partitions than stream_agg.max_partitions are refused before a
 	sql(q{SELECT stream_agg.drop_stream('wide_s')});
 };
 
-checked 'M5: names from brokers that are no names' => sub {
+checked_subtest 'M5: names from brokers that are no names' => sub {
 	my %ids = (
 		'no text' => { hex => '636c75fffe807374' },
 		'32,000 bytes' => 'x' x 32000,
@@ -277,7 +269,7 @@ checked 'M5: names from brokers that are no names' => sub {
 	is($node->safe_psql('restored', 'SELECT count(*) FROM stream_agg.sources'), sql('SELECT count(*) FROM stream_agg.sources'), 'with all sources');
 };
 
-checked 'M5: texts of brokers and of records in messages and columns' => sub {
+checked_subtest 'M5: texts of brokers and of records in messages and columns' => sub {
 	my $broker = hostile('texts', error => { hex => 'fffe0a0d22' . '41' x 5000 });
 	$broker->add_topic('headers', [ { base => 0, values => ['{"k":"1"}'], headers => [ [ 'ff01', '00ff' ] ] }, good(1, 2) ]);
 	source('texts', 'headers', columns => 'k text, h jsonb OPTIONS (metadata $$headers$$)');
@@ -289,7 +281,7 @@ checked 'M5: texts of brokers and of records in messages and columns' => sub {
 	unlike($log, qr/[^\x00-\x7f]/, 'nothing in the server log is anything but ASCII');
 };
 
-checked 'H3, L9: records that unpack to hundreds of megabytes' => sub {
+checked_subtest 'H3, L9: records that unpack to hundreds of megabytes' => sub {
 	my $broker = hostile('bombs');
 	$broker->add_topic('bombs', [ (map { { base => $_, codec => 1, bytes => 100 * $MB } } 0 .. 7), good(8, 2) ]);
 	source('bombs', 'bombs');
@@ -321,7 +313,7 @@ checked 'H3, L9: records that unpack to hundreds of megabytes' => sub {
 	is(sql(q{SELECT octet_length(value) FROM stream_agg.dead_letters WHERE stream ~ 'huge_s'}), 64 * $MB, 'and with the beginning of a value');
 };
 
-checked 'a client that librdkafka does not set up' => sub {
+checked_subtest 'a client that librdkafka does not set up' => sub {
 	my $broker = hostile('unset');
 	sql(q{ALTER SERVER unset OPTIONS ("security.protocol" 'sasl_plaintext')});
 	source('unset', 'unset');
@@ -331,7 +323,7 @@ checked 'a client that librdkafka does not set up' => sub {
 
 # Records of a transaction that is aborted are fetched and left out by librdkafka.
 # Nothing of them arrives, for longer than records are waited for.
-checked 'an aborted transaction that takes longer than kafka_timeout' => sub {
+checked_subtest 'an aborted transaction that takes longer than kafka_timeout' => sub {
 	my ($each, $n) = (100, 20);
 	my $end = $each * $n;
 	my $broker = hostile('aborts', pause => 200);
@@ -351,7 +343,7 @@ checked 'an aborted transaction that takes longer than kafka_timeout' => sub {
 
 # A gzip stream without its end: librdkafka unpacks it for ever, in a thread of its
 # own, and does not end as long.
-checked 'a batch that librdkafka does not get done with' => sub {
+checked_subtest 'a batch that librdkafka does not get done with' => sub {
 	my $broker = hostile('spin');
 	my $endless = unpack 'H*', substr(Compress::Zlib::memGzip('x' x 100), 0, -8);
 	$broker->add_topic('spin', [ { base => 0, codec => 1, garbage => $endless } ]);
@@ -372,7 +364,7 @@ checked 'a batch that librdkafka does not get done with' => sub {
 
 # The rest: answers damaged at random.  No crash, and afterwards all is as it would
 # have been.
-checked 'damaged answers' => sub {
+checked_subtest 'damaged answers' => sub {
 	my $wanted = $ENV{FUZZ_BROKER} // 300;
 	my $broker = hostile('fuzz');
 	my $random = seeded_random();

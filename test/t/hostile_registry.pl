@@ -15,14 +15,6 @@ use StreamAgg::Test;
 use Test::More;
 use Time::HiRes 'time';
 
-# the rest of a subtest that dies is a failure, and the others go on
-sub checked
-{
-	my ($name, $code) = @_;
-	return if defined $ENV{ONLY} && index($name, $ENV{ONLY}) < 0;
-	return subtest $name => sub { eval { $code->(); 1 } or fail("died: $@"); };
-}
-
 my $random = seeded_random();
 my $json = JSON::PP->new->canonical->allow_nonref;
 my $broker = start_broker(none => 1);
@@ -70,7 +62,7 @@ sub peak { return slurp_file("/proc/$_[0]/maps") =~ /libasan/ ? 0 : slurp_file("
 
 my $good = register('{"type": "record", "name": "r", "fields": [{"name": "k", "type": "long"}]}');
 
-checked 'L5: 2,500 records that name as many schemas that are none take no good record with them' => sub {
+checked_subtest 'L5: 2,500 records that name as many schemas that are none take no good record with them' => sub {
 	create_avro('many');
 	my $late = register('{"type": "record", "name": "late", "fields": [{"name": "k", "type": "long"}]}');
 	put('many', record($good, 1));
@@ -96,7 +88,7 @@ checked 'L5: 2,500 records that name as many schemas that are none take no good 
 	sql("SELECT stream_agg.drop_stream('many_s')");
 };
 
-checked 'a schema that the registry refuses, or fails at, is the fault of its record' => sub {
+checked_subtest 'a schema that the registry refuses, or fails at, is the fault of its record' => sub {
 	create_avro('refused');
 	put('refused', record($good, 1), record(9013, 2), record(9014, 3), record(9015, 4), record(9016, 5), record($good, 6));
 	create_stream('refused', 'dead_letter');
@@ -119,7 +111,7 @@ checked 'a schema that the registry refuses, or fails at, is the fault of its re
 	sql(q{ALTER SYSTEM RESET stream_agg.max_attempts; SELECT pg_reload_conf()});
 };
 
-checked 'a registry that refuses everything is no fault of a record' => sub {
+checked_subtest 'a registry that refuses everything is no fault of a record' => sub {
 	create_avro('forbidden');
 	put('forbidden', record($good, 1), record(7777777, 2));
 	create_stream('forbidden', 'skip');
@@ -133,7 +125,7 @@ checked 'a registry that refuses everything is no fault of a record' => sub {
 	sql("SELECT stream_agg.drop_stream('forbidden_s')");
 };
 
-checked 'L5: a schema of 20,000 named types' => sub {
+checked_subtest 'L5: a schema of 20,000 named types' => sub {
 	create_avro('large');
 	put('large', record(30000, 1), record($good, 2));
 	create_stream('large', 'dead_letter');
@@ -148,7 +140,7 @@ checked 'L5: a schema of 20,000 named types' => sub {
 	ok($node->poll_query_until('postgres', q{SELECT stream_agg.stop_stream('large_s') IS NOT NULL OR true}), 'the stream can be stopped');
 };
 
-checked 'L5: large schemas without end' => sub {
+checked_subtest 'L5: large schemas without end' => sub {
 	create_avro('sizes');
 	put('sizes', (map { record(20000 + $_, 1) . '00' } 1 .. 60), record($good, 2));
 	create_stream('sizes', 'skip');
@@ -162,7 +154,7 @@ checked 'L5: large schemas without end' => sub {
 	counts_add_up($node, 'sizes_s', 61, 'all are counted');
 };
 
-checked 'M5: texts of registries in messages' => sub {
+checked_subtest 'M5: texts of registries in messages' => sub {
 	create_avro('texts');
 	my $long = register($json->encode({ type => 'record', name => 'r', fields => [ { name => 'k', type => "no\n\x{1}such" . 'x' x 1000 } ] }));
 	put('texts', record($long, 1));
@@ -175,7 +167,7 @@ checked 'M5: texts of registries in messages' => sub {
 };
 
 # Answers damaged at random: no crash, and afterwards all is as it would have been.
-checked 'damaged answers' => sub {
+checked_subtest 'damaged answers' => sub {
 	my $wanted = $ENV{FUZZ_REGISTRY} // 200;
 	my $text = $json->encode({ type => 'record', name => 'r', namespace => 'a.b', fields => [
 				{ name => 'k', type => 'long' },

@@ -137,46 +137,6 @@ sub colliding_jsonb
 # Microseconds whose upper half undoes the lower one.
 sub colliding_interval { my $half = $_[0]; return (($half << 32) | $half) . ' microseconds'; }
 
-# A permutation for which quicksort as the server has it - the median of three
-# medians of three, then a partition - splits off four numbers at a time: the least
-# numbers that are left stand where it looks for a pivot.  Each partition is followed,
-# for it moves some of the others.
-sub quicksort_killer
-{
-	my $n = shift;
-	my @place = 0 .. $n - 1;    # whose number stands where in the sort
-	my @value;
-	my $next = 0;
-	my $left = 0;
-	while ($n - $left > 40)
-	{
-		my $size = $n - $left;
-		my $d = int($size / 8);
-		my $middle = $left + int($size / 2);
-		my @chosen = ($left + $d, $left + 2 * $d, $middle - $d, $middle);
-		$value[ $place[$_] ] = $next++ for @chosen;
-		# the greatest of the four is the pivot, and goes to the front
-		my $swap = sub { @place[ @_ ] = @place[ reverse @_ ]; };
-		$swap->($left, $middle);
-		my $pivot = $next - 1;
-		my $is_less = sub { my $v = $value[ $place[ $_[0] ] ]; return defined $v && $v < $pivot; };
-		my @less = sort { $b <=> $a } grep { $is_less->($_) } @chosen;
-		my $b = $left + 1;
-		while (1)
-		{
-			$b++ while $is_less->($b);
-			my $c = shift @less;
-			last if !defined $c || $c < $b;
-			$swap->($b++, $c);
-		}
-		$swap->($left, $b - 1);
-		$left += 4;
-	}
-	# those that are left, so that no part is in order
-	$value[ $place[$_] ] = $next++ for reverse $left .. $n - 1;
-	return @value;
-}
-
 # ---------- records ----------
 
 my @all_numbers = colliding_numbers($sizes[-1]);

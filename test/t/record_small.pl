@@ -16,16 +16,11 @@ use StreamAgg::Test;
 use Test::More;
 use Time::HiRes 'time';
 
-# the rest of a subtest that dies is a failure, and the others go on
+# Workers of earlier subtests would go on asking the broker, which does one thing at a time.
 sub checked
 {
 	my ($name, $code) = @_;
-	return if defined $ENV{ONLY} && index($name, $ENV{ONLY}) < 0;
-	return subtest $name => sub {
-		eval { $code->(); 1 } or fail("died: $@");
-		# their workers would go on asking the broker, which does one thing at a time
-		sql('SELECT stream_agg.drop_stream(stream, drop_sink => true) FROM stream_agg.streams');
-	};
+	return checked_subtest($name, $code, sub { sql('SELECT stream_agg.drop_stream(stream, drop_sink => true) FROM stream_agg.streams') });
 }
 
 my $json = JSON::PP->new->canonical;
@@ -313,39 +308,8 @@ checked 'words for the time of the clock: they are no times inside of composites
 	is(sql(q{SELECT pos, (d).first.what FROM nested_words WHERE why IS NULL}), '7|now', 'texts beside them may be anything');
 };
 
-# An order of the members of an object for which the server's quicksort takes quadratic
-# time: it splits off four of them at a time.
-sub killer_object
-{
-	my ($n) = @_;
-	my @place = 0 .. $n - 1;
-	my (@value, $next, $left);
-	$next = $left = 0;
-	while ($n - $left > 40)
-	{
-		my $size = $n - $left;
-		my $d = int($size / 8);
-		my $middle = $left + int($size / 2);
-		my @chosen = ($left + $d, $left + 2 * $d, $middle - $d, $middle);
-		$value[ $place[$_] ] = $next++ for @chosen;
-		@place[ $left, $middle ] = @place[ $middle, $left ];
-		my $is_less = sub { my $v = $value[ $place[ $_[0] ] ]; return defined $v && $v < $next - 1; };
-		my @less = sort { $b <=> $a } grep { $is_less->($_) } @chosen;
-		my $b = $left + 1;
-		while (1)
-		{
-			$b++ while $is_less->($b);
-			my $c = shift @less;
-			last if !defined $c || $c < $b;
-			@place[ $b, $c ] = @place[ $c, $b ];
-			$b++;
-		}
-		@place[ $left, $b - 1 ] = @place[ $b - 1, $left ];
-		$left += 4;
-	}
-	$value[ $place[$_] ] = $next++ for reverse $left .. $n - 1;
-	return '{' . join(',', map { sprintf '"%06d":0', $_ } @value) . '}';
-}
+# An object whose members are in an order for which the server's quicksort takes quadratic time.
+sub killer_object { return '{' . join(',', map { sprintf '"%06d":0', $_ } quicksort_killer($_[0])) . '}'; }
 
 checked 'members of an object in an order that makes quicksort slow: whatever is made of it takes little time' => sub {
 	my $object = killer_object(60_000);

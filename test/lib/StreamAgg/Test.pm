@@ -19,7 +19,7 @@ use Time::HiRes ();
 
 our @EXPORT = qw(start_broker new_node create_source process is_equal_tables
   counts_add_up watermark worker_pid wait_state start_backend kill_backends await_server start_reader stop_reader seed
-  seeded_random json_record committed await_committed);
+  seeded_random json_record committed await_committed checked_subtest quicksort_killer);
 
 my $tool = $ENV{KAFKA_TOOL} or die 'KAFKA_TOOL is not set: run the tests by test/run';
 
@@ -117,6 +117,59 @@ sub process
 	my $result = $node->safe_psql('postgres',
 		"SELECT * FROM stream_agg.process_available('$stream', '2 minutes')");
 	return split /\|/, $result;
+}
+
+# A subtest, if its name has the text ONLY of the environment: one that dies has failed,
+# and the others go on.  "after" is called in either case.
+sub checked_subtest
+{
+	my ($name, $code, $after) = @_;
+	return if defined $ENV{ONLY} && index($name, $ENV{ONLY}) < 0;
+	return Test::More::subtest(
+		$name => sub {
+			eval { $code->(); 1 } or Test::More::fail("died: $@");
+			$after->() if $after;
+		});
+}
+
+# A permutation for which quicksort as the server has it - the median of three
+# medians of three, then a partition - splits off four numbers at a time: the least
+# numbers that are left stand where it looks for a pivot.  Each partition is followed,
+# for it moves some of the others.
+sub quicksort_killer
+{
+	my $n = shift;
+	my @place = 0 .. $n - 1;    # whose number stands where in the sort
+	my @value;
+	my $next = 0;
+	my $left = 0;
+	while ($n - $left > 40)
+	{
+		my $size = $n - $left;
+		my $d = int($size / 8);
+		my $middle = $left + int($size / 2);
+		my @chosen = ($left + $d, $left + 2 * $d, $middle - $d, $middle);
+		$value[ $place[$_] ] = $next++ for @chosen;
+		# the greatest of the four is the pivot, and goes to the front
+		my $swap = sub { @place[ @_ ] = @place[ reverse @_ ]; };
+		$swap->($left, $middle);
+		my $pivot = $next - 1;
+		my $is_less = sub { my $v = $value[ $place[ $_[0] ] ]; return defined $v && $v < $pivot; };
+		my @less = sort { $b <=> $a } grep { $is_less->($_) } @chosen;
+		my $b = $left + 1;
+		while (1)
+		{
+			$b++ while $is_less->($b);
+			my $c = shift @less;
+			last if !defined $c || $c < $b;
+			$swap->($b++, $c);
+		}
+		$swap->($left, $b - 1);
+		$left += 4;
+	}
+	# those that are left, so that no part is in order
+	$value[ $place[$_] ] = $next++ for reverse $left .. $n - 1;
+	return @value;
 }
 
 # Test that two queries yield the same rows, as often.
