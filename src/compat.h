@@ -52,6 +52,13 @@ extern int no_such_variable
 #define SAGG_WAIT_EVENT(name)	PG_WAIT_EXTENSION
 #endif
 
+/* 18 asks whether a deferrable primary key is wanted, too. */
+#if PG_VERSION_NUM >= 180000
+#define SAGG_PRIMARY_KEY(rel)	RelationGetPrimaryKeyIndex(rel, false)
+#else
+#define SAGG_PRIMARY_KEY(rel)	RelationGetPrimaryKeyIndex(rel)
+#endif
+
 /*
  * Returns whether this process holds a lock in exactly this mode; 17 can also
  * ask for stronger ones.

@@ -583,6 +583,9 @@ typedef struct SaggClosest
 extern void sagg_closest_begin(SaggClosest *closest, const char *name);
 extern void sagg_closest_try(SaggClosest *closest, const char *known);
 
+/* catalog_changes.c */
+extern uint64 sagg_catalog_changes(void);
+
 /* subtransaction.c */
 extern ErrorData *sagg_try(void (*function) (void *arg), void *arg);
 extern bool sagg_error_of_partition(const ErrorData *error);

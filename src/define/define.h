@@ -75,6 +75,11 @@ extern SaggQuery *sagg_query_analyze(Query *query, const char *event_time,
 									 const SaggStreamOptions *options);
 extern SaggQuery *sagg_query_of_view(const SaggStream *stream);
 
+/* kept_query.c */
+typedef struct SaggKeptQuery SaggKeptQuery;
+extern SaggQuery *sagg_kept_query(SaggKeptQuery **kept, const SaggStream *stream,
+								  MemoryContext memory);
+
 /* stream_options.c: of a stream that is only tried */
 extern void sagg_stream_options_of_json(Jsonb *json, SaggStreamOptions *options);
 extern void sagg_stream_options_check(const SaggStream *stream,

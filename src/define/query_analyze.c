@@ -490,6 +490,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	bool		reordered;
 	ListCell   *lc;
 
+	result->catalog_changes = sagg_catalog_changes();
 	a.result = result;
 	a.query = query = rewrite(query);
 	sagg_leave_children_out(query);

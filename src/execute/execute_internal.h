@@ -611,6 +611,20 @@ extern void sagg_states_absorb(SaggExecution *ex, SaggAggState *into,
 extern void sagg_states_copy(SaggExecution *ex, SaggAggState *to,
 							 const SaggAggState *from);
 
+/* kept_plans.c */
+typedef enum SaggPlanKind
+{
+	SAGG_PLAN_INNER,
+	SAGG_PLAN_OUTER,
+	SAGG_PLAN_REMOVED,
+	SAGG_PLAN_REPLACED
+} SaggPlanKind;
+
+#define SAGG_PLAN_KINDS		(SAGG_PLAN_REPLACED + 1)
+
+extern PlannedStmt *sagg_planned(const SaggExecution *ex, SaggPlanKind kind,
+								 const Query *query, int64 rows);
+
 /* emit.c */
 extern void sagg_emit_init(SaggExecution *ex);
 extern void sagg_finish_group(SaggExecution *ex, const SaggGroup *group,

@@ -57,7 +57,7 @@ sagg_execute_batch(SaggExecution *execution, const SaggStream *stream,
 	sagg_batch_attach(stream->sources, 0, batch, rejections);
 	separate_partitions(execution, stream, batch, commit);
 	*fault = SAGG_FAULT_RECORDS;
-	sagg_execution_run(execution);
+	sagg_execution_run(execution, sagg_batch_records(batch));
 	SAGG_FAILPOINT("execute.ran");
 	sagg_batch_detach();
 	error_context_stack = callback.previous;

@@ -351,7 +351,7 @@ process_part(Part *part)
 
 	enter_stage(run, &part->clock, SAGG_EXECUTE);
 	sagg_run_check_stream(run);
-	query = sagg_query_of_view(run->stream);
+	query = sagg_kept_query(&run->query, run->stream, run->memory);
 	sagg_run_check_owners(run); /* now that they are locked */
 	execution = begin_execution(run, query);
 	if (run->stream->options.on_error != SAGG_FAIL)

@@ -91,6 +91,7 @@ sagg_run_close(SaggStreamRun *run)
 	run->checkpoint = NULL;
 	run->store = NULL;
 	run->store_undoable = false;
+	run->query = NULL;
 	run->stream = NULL;
 	run->progress = NULL;
 	run->new_partitions = false;

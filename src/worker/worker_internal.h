@@ -109,6 +109,7 @@ typedef struct SaggStreamRun
 	int64		clock_ahead;	/* of event time, by the time zone */
 
 	/* from the first batch on */
+	struct SaggKeptQuery *query;	/* NULL before */
 	SaggStore  *store;			/* NULL before */
 	bool		store_undoable; /* after an ERROR it is undone to the last
 								 * commit; otherwise it is restored in half,
