@@ -96,11 +96,11 @@ sagg_log_last_plan(const SaggCheckpoint *checkpoint)
  * are in the order of the columns are found at once.
  */
 static const SaggLogValue *
-find_value(const SaggLogValue * values, int n, const char *name, int *next)
+find_value(const SaggLogValue *values, int n, const char *name, int *next)
 {
 	for (int i = 0; i < n; i++)
 	{
-		const		SaggLogValue *value = &values[(*next + i) % n];
+		const SaggLogValue *value = &values[(*next + i) % n];
 
 		if (strcmp(value->column, name) == 0)
 		{
@@ -116,7 +116,7 @@ find_value(const SaggLogValue * values, int n, const char *name, int *next)
  * Raises an error if the primary key is there.
  */
 void
-sagg_log_insert(const char *log, const SaggLogValue * values, int n)
+sagg_log_insert(const char *log, const SaggLogValue *values, int n)
 {
 	Relation	rel = open_log(log, RowExclusiveLock);
 	TupleDesc	desc = RelationGetDescr(rel);
@@ -128,7 +128,7 @@ sagg_log_insert(const char *log, const SaggLogValue * values, int n)
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
-		const		SaggLogValue *value = att->attisdropped ? NULL :
+		const SaggLogValue *value = att->attisdropped ? NULL :
 		find_value(values, n, NameStr(att->attname), &next);
 
 		isnull[i] = value == NULL || value->isnull;

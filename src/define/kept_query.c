@@ -27,7 +27,7 @@ struct SaggKeptQuery
 };
 
 static void
-add_relations(SaggKeptQuery * kept, Query *query)
+add_relations(SaggKeptQuery *kept, Query *query)
 {
 	List	   *relations;
 	List	   *items;
@@ -67,7 +67,7 @@ analyze(const SaggStream *stream, MemoryContext memory)
  * Take the locks that analysis and planning would take.
  */
 static void
-lock_relations(const SaggKeptQuery * kept, const SaggStream *stream)
+lock_relations(const SaggKeptQuery *kept, const SaggStream *stream)
 {
 	ListCell   *lc;
 
@@ -84,7 +84,7 @@ lock_relations(const SaggKeptQuery * kept, const SaggStream *stream)
  * another one.  In a transaction, under the settings of the stream.
  */
 SaggQuery *
-sagg_kept_query(SaggKeptQuery * *kept, const SaggStream *stream, MemoryContext memory)
+sagg_kept_query(SaggKeptQuery **kept, const SaggStream *stream, MemoryContext memory)
 {
 	if (*kept)
 	{
