@@ -167,6 +167,8 @@ sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 	set_default(conf, defaults, "receive.message.max.bytes",
 				Max(100000000, strtol(value, NULL, 10) + RESPONSE_OVERHEAD));
 	set_default(conf, defaults, "fetch.wait.max.ms", fetch_wait(conf));
+	/* also the pause after a batch of records that cannot be unpacked */
+	set_default(conf, defaults, "fetch.error.backoff.ms", 50);
 	if (rd_kafka_version() >= 0x02020000)
 		set_default(conf, defaults, "fetch.queue.backoff.ms", 10);
 	rd_kafka_conf_destroy(defaults);

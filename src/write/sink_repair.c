@@ -24,6 +24,24 @@
 #include "write_internal.h"
 
 /*
+ * Returns a hash of the identity of a row, by which rows can be joined whose keys may be
+ * null.  Equal keys have equal hashes: sink_check.c accepts no other types.
+ */
+static char *
+identity_hash(const SinkBatch *batch, char row)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, "pg_catalog.hash_record_extended(ROW(");
+	for (int i = 0; i < batch->query->nidentity; i++)
+		appendStringInfo(&buf, "%s%c.%s", i > 0 ? ", " : "", row,
+						 sagg_sink_column(batch->desc, batch->query->identity[i]));
+	appendStringInfoString(&buf, "), 0)");
+	return buf.data;
+}
+
+/*
  * Returns the statement that deletes the rows of the windows, $1, except those
  * of the new result that have an identity.
  */
@@ -40,14 +58,16 @@ delete_statement(const SinkBatch *batch, AttrNumber window)
 					 sagg_sink_column(batch->desc, window));
 	if (batch->sink->mode == SAGG_APPEND)
 		return buf.data;
-	appendStringInfo(&buf, " AND NOT EXISTS (SELECT FROM %s r WHERE ", SAGG_ENR_OUTPUT);
+	appendStringInfo(&buf, " AND NOT EXISTS (SELECT FROM %s r"
+					 " WHERE %s OPERATOR(pg_catalog.=) %s", SAGG_ENR_OUTPUT,
+					 identity_hash(batch, 's'), identity_hash(batch, 'r'));
 	for (int i = 0; i < batch->query->nidentity; i++)
 	{
 		const char *name = sagg_sink_column(batch->desc, batch->query->identity[i]);
 
-		appendStringInfo(&buf, "%s(", i > 0 ? " AND " : "");
+		appendStringInfoString(&buf, " AND (");
 		sagg_sink_append_match(&buf, batch, i);
-		appendStringInfo(&buf, " OR s.%s IS NULL AND r.%s IS NULL)", name, name);
+		appendStringInfo(&buf, " OR " SINK_BOTH_NULL("s.%s", "r.%s") ")", name, name);
 	}
 	appendStringInfoChar(&buf, ')');
 	return buf.data;

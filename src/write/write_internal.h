@@ -84,6 +84,12 @@ extern void sagg_sink_check_privileges(Oid sink, SaggOutputMode mode,
 									   const SaggSinkKind *kind);
 extern char *sagg_sink_identity_list(const SaggQuery *query);
 
+/*
+ * In texts: two values are null.  Not IS NULL, which composite values of nulls are, too.
+ */
+#define SINK_BOTH_NULL(a, b) \
+	a " IS NOT DISTINCT FROM NULL AND " b " IS NOT DISTINCT FROM NULL"
+
 /* sink_rows.c */
 extern void sagg_enr_register(EphemeralNamedRelation enr, char *name,
 							  TupleDesc desc, Tuplestorestate *rows,
