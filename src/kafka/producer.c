@@ -301,7 +301,8 @@ sqlstate(rd_kafka_resp_err_t err)
 			return ERRCODE_PROGRAM_LIMIT_EXCEEDED;
 		case RD_KAFKA_RESP_ERR_INVALID_RECORD:
 		case RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP:
-			return ERRCODE_DATA_EXCEPTION;	/* the broker refuses what the record has */
+			return ERRCODE_DATA_EXCEPTION;	/* the broker refuses what the
+											 * record has */
 		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
 		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
 			return ERRCODE_UNDEFINED_OBJECT;
