@@ -308,6 +308,35 @@ checked 'words for the time of the clock: they are no times inside of composites
 	is(sql(q{SELECT pos, (d).first.what FROM nested_words WHERE why IS NULL}), '7|now', 'texts beside them may be anything');
 };
 
+# The most memory in MB that a backend takes beyond what it has at the start; a
+# sanitizer takes memory of its own.
+sub peak
+{
+	my ($statement) = @_;
+	my $kb = q{substring(pg_read_file('/proc/self/status') from 'VmHWM:\s+(\d+)')::int};
+	my $peak = sql(qq{CREATE TEMP TABLE used AS SELECT $kb AS kb; DO \$do\$ BEGIN PERFORM * FROM ($statement) x; END \$do\$;
+		SELECT CASE WHEN pg_read_file('/proc/self/maps') ~ 'libasan' THEN 0 ELSE ($kb - kb) / 1024 END FROM used});
+	diag("figures: $peak MB: $statement");
+	return $peak;
+}
+
+checked 'arrays nested deeper than an array has dimensions: columns of times take no more memory than others' => sub {
+	my $deep = '[' x 900 . join(',', (1) x 10_000) . ']' x 900;
+	topic('deep', qq({"t":$deep}), qq({"t":{"t":$deep}}), qq({"t":[{"rest":$deep}]}));
+	for my $type ('timestamptz[]', 'time[]', 'tstzrange[]', 'appointment[]', 'day', 'day[]', 'tstzmultirange')
+	{
+		my $name = 'deep_' . ($type =~ s/\W/_/gr);
+		lenient($name, 'deep', "t $type");
+		cmp_ok(peak("SELECT t FROM $name"), '<', 50, "$type: memory");
+	}
+	is(sql(q{SELECT count(*) FROM deep_timestamptz__ WHERE why ~ 'number of array dimensions \(7\) exceeds the maximum allowed \(6\)'}), 1, 'with the reason');
+	topic('dimensions', '{"a":[[["2026-01-01"],["2026-01-02"]]],"r":["[2026-01-01,)"]}', '{"a":[[["2026-01-01"],["now"]]]}', '{"r":["[2026-01-01,)",["now","infinity"]]}', '{"r":[[],[["now","infinity"]]]}',
+		'{"r":["[2026-01-01,)",["2026-01-01","infinity"]]}', '{"a":[["2026-01-01"],"2026-01-02"]}', '{"a":[]}', '{"a":[[[[[["2026-01-01"]]]]]]}');
+	lenient('dimensions', 'dimensions', 'a timestamptz[], r tstzrange[]');
+	is(sql(q{SELECT string_agg(concat_ws(' ', pos, array_dims(a), array_dims(r), why ~ 'in a record is not a date or time'), '|' ORDER BY pos) FROM dimensions}),
+		'0 [1:1][1:2][1:1] [1:1]|1 t|2 t|3 t|4 [1:2]|5 f|6|7 [1:1][1:1][1:1][1:1][1:1][1:1]', 'arrays are as the server reads them, and words for the time of the clock are found in them');
+};
+
 # An object whose members are in an order for which the server's quicksort takes quadratic time.
 sub killer_object { return '{' . join(',', map { sprintf '"%06d":0', $_ } quicksort_killer($_[0])) . '}'; }
 
