@@ -173,6 +173,7 @@ extern Datum sagg_jsonb_make(char *text);
 
 /* record_errors.c */
 extern bool sagg_is_record_fault(const ErrorData *error);
+extern bool sagg_is_input_complaint(const ErrorData *error);
 extern bool sagg_record_protect(void (*convert) (void *arg), void *arg,
 								SaggRecordError *why);
 

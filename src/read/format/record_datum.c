@@ -122,6 +122,23 @@ sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod, Oid collation
 }
 
 /*
+ * Raises an error if the catalogs no longer have what a conversion needs of
+ * its type.
+ */
+void
+sagg_conversion_check(const SaggConversion *conv)
+{
+	Oid			base = getBaseType(OidIsValid(conv->domain) ? conv->domain : conv->type);
+	Oid			element = get_base_element_type(base);
+	Oid			input;
+	Oid			ioparam;
+	FmgrInfo	function;
+
+	getTypeInputInfo(OidIsValid(element) ? getBaseType(element) : base, &input, &ioparam);
+	fmgr_info(input, &function);
+}
+
+/*
  * Returns a value's text in server encoding.  Raises an error if it cannot be
  * converted.
  */

@@ -71,6 +71,7 @@ extern void sagg_labels_check(const SaggLabels *labels, Oid type, const char *la
 /* record_datum.c */
 extern void sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod,
 								 Oid collation);
+extern void sagg_conversion_check(const SaggConversion *conv);
 extern Datum sagg_convert(SaggConversion *conv, const SaggFieldValue *value,
 						  bool *isnull);
 
