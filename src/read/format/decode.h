@@ -165,8 +165,8 @@ extern void sagg_decoder_free(SaggDecoder *decoder);
 /* format_json.c */
 extern const SaggFormat sagg_format_json;
 
-/* record_datum.c */
-extern void sagg_check_digits(const char *text, Size len, bool is_json);
+/* record_digits.c */
+extern void sagg_check_digits(const char *json, Size len);
 
 /* record_jsonb.c */
 extern Datum sagg_jsonb_make(char *text);

@@ -42,7 +42,7 @@ typedef enum TimesKind
 {
 	TIMES_OF_DAY,				/* time, timetz */
 	TIMES_DATED,				/* timestamptz, timestamp, date */
-	TIMES_RANGE,				/* ranges and multiranges of either */
+	TIMES_RANGE,				/* ranges and multiranges */
 	TIMES_ARRAY,
 	TIMES_COMPOSITE
 } TimesKind;
@@ -51,7 +51,7 @@ typedef enum TimesKind
 struct SaggTimes
 {
 	TimesKind	kind;
-	SaggTimes  *element;		/* of arrays */
+	SaggTimes  *element;		/* of arrays; a bound of ranges */
 
 	/* of composites; attributes without times have NULL in "attributes" */
 	Oid			type;
@@ -169,10 +169,11 @@ sagg_times_make(Oid type)
 	}
 	if (type_is_multirange(type))
 		type = get_multirange_range(type);
-	if (!type_is_range(type) || !is_time(getBaseType(get_range_subtype(type)), &times->kind))
+	if (!type_is_range(type))
 		return NULL;
 	times->kind = TIMES_RANGE;
-	return times;
+	times->element = sagg_times_make(get_range_subtype(type));
+	return times->element ? times : NULL;
 }
 
 /*
@@ -269,41 +270,55 @@ check_time(const char *string, bool dated)
 	}
 }
 
-/*
- * Checks the text of a range or multirange: each part between its brackets,
- * braces and commas, without quotes and backslashes.
- */
-static void
-check_range(const char *string)
-{
-	char	   *part = palloc(strlen(string) + 1);
-	char	   *end = part;
-	bool		quoted = false;
+static void check_text(SaggTimes *times, char *string, bool whole);
 
-	for (const char *p = string;; p++)
+/*
+ * Puts a bound of a range, which begins at "p", into "bound" without its quotes
+ * and backslashes.  Returns where it ends: at a comma, a closing bracket or the
+ * end of the text.
+ */
+static const char *
+copy_bound(const char *p, char *bound)
+{
+	bool		inside = false;
+
+	for (; *p != '\0' && (inside || !strchr(",])", *p)); p++)
 	{
-		if (*p == '\0' || strchr("[](){},", *p))
-		{
-			CHECK_FOR_INTERRUPTS();
-			*end = '\0';
-			check_time(part, false);
-			end = part;
-			if (*p == '\0')
-				break;
-		}
-		else if (*p == '\\' && p[1] != '\0')
-			*end++ = *++p;
-		else if (*p == '"' && quoted && p[1] == '"')
-			*end++ = *++p;
+		if (*p == '\\' && p[1] != '\0')
+			*bound++ = *++p;
+		else if (*p == '"' && inside && p[1] == '"')
+			*bound++ = *++p;
 		else if (*p == '"')
-			quoted = !quoted;
+			inside = !inside;
 		else
-			*end++ = *p;
+			*bound++ = *p;
 	}
-	pfree(part);
+	*bound = '\0';
+	return p;
 }
 
-static void check_text(SaggTimes *times, char *string, bool whole);
+/*
+ * Checks the text of a range or multirange: the bounds, as the server takes
+ * them out of it.  What else is between ranges is for the server to refuse.
+ */
+static void
+check_range(SaggTimes *times, const char *string)
+{
+	char	   *bound = palloc(strlen(string) + 1);
+	const char *p = string;
+
+	while ((p = strpbrk(p, "[(")) != NULL)
+	{
+		do
+		{
+			CHECK_FOR_INTERRUPTS();
+			p = copy_bound(p + 1, bound);
+			if (*bound != '\0')
+				check_text(times->element, bound, false);
+		} while (*p == ',');
+	}
+	pfree(bound);
+}
 
 static void
 check_array(SaggTimes *times, char *string)
@@ -358,7 +373,7 @@ check_text(SaggTimes *times, char *string, bool whole)
 			check_time(string, whole);
 			break;
 		case TIMES_RANGE:
-			check_range(string);
+			check_range(times, string);
 			break;
 		case TIMES_ARRAY:
 			check_array(times, string);
