@@ -124,7 +124,7 @@ for my $type ('timestamptz', 'timestamp', 'date', 'time', 'timetz')
 is(sql('SELECT string_agg(t::text, \' \' ORDER BY off) FROM words_date'), '2026-01-02 1970-01-01 infinity -infinity', 'words for a time that stays are times');
 source('ranges', 'words', "t tstzrange OPTIONS (field 't'), why text OPTIONS (metadata 'error')", '"on_error": "null"');
 $broker->produce('words', '{"t": "[now,infinity)"}', '{"t": "[2026-01-01,infinity)"}');
-is(sql("SELECT count(t), count(*) FILTER (WHERE why ~ '\"now\" in a record is not a date or time') FROM ranges"), '1|3', 'nor in a range of times');
+is(sql("SELECT count(t), count(*) FILTER (WHERE why ~ '\"now\" in a record is not a date or time') FROM ranges"), '1|1', 'nor in a range of times');
 
 # --- 2.4: tombstones
 $broker->produce('deletes', [ 0, 'a', '{"v": 1}' ], [ 0, 'a', '\\N' ], [ 0, 'b', '{"v": 2}' ], [ 0, 'c', '\\N' ]);

@@ -165,14 +165,15 @@ extern void sagg_decoder_free(SaggDecoder *decoder);
 /* format_json.c */
 extern const SaggFormat sagg_format_json;
 
-/* record_datum.c */
-extern void sagg_check_digits(const char *text, Size len, bool is_json);
+/* record_digits.c */
+extern void sagg_check_digits(const char *json, Size len);
 
 /* record_jsonb.c */
 extern Datum sagg_jsonb_make(char *text);
 
 /* record_errors.c */
 extern bool sagg_is_record_fault(const ErrorData *error);
+extern bool sagg_is_input_complaint(const ErrorData *error);
 extern bool sagg_record_protect(void (*convert) (void *arg), void *arg,
 								SaggRecordError *why);
 

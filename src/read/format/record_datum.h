@@ -44,7 +44,7 @@ typedef struct SaggConversion
 {
 	SaggConversionKind kind;
 	const char *type_name;		/* for messages */
-	bool		bounds_digits;	/* see check_digits */
+	bool		bounds_digits;	/* there may be numerics in values: record_digits.c */
 	SaggTimes  *times;			/* where values have times; NULL = nowhere */
 	SaggLabels *labels;			/* of an enum; NULL = it is none */
 	Oid			type;			/* type below domains, as are the next three */
@@ -64,6 +64,10 @@ extern SaggTimes *sagg_times_make(Oid type);
 extern void sagg_times_check_text(SaggTimes *times, char *text);
 extern void sagg_times_check_json(SaggTimes *times, const JsonbValue *value);
 
+/* record_digits.c */
+extern bool sagg_holds_numerics(Oid type);
+extern void sagg_check_digits_made(Datum datum, Oid type, const SaggFieldValue *value);
+
 /* record_enum.c */
 extern SaggLabels *sagg_labels_make(Oid type);
 extern void sagg_labels_check(const SaggLabels *labels, Oid type, const char *label);
@@ -71,6 +75,7 @@ extern void sagg_labels_check(const SaggLabels *labels, Oid type, const char *la
 /* record_datum.c */
 extern void sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod,
 								 Oid collation);
+extern void sagg_conversion_check(const SaggConversion *conv);
 extern Datum sagg_convert(SaggConversion *conv, const SaggFieldValue *value,
 						  bool *isnull);
 

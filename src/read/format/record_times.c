@@ -33,6 +33,7 @@
 #include "utils/fmgroids.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/typcache.h"
 
 #include "record_datum.h"
@@ -41,7 +42,7 @@ typedef enum TimesKind
 {
 	TIMES_OF_DAY,				/* time, timetz */
 	TIMES_DATED,				/* timestamptz, timestamp, date */
-	TIMES_RANGE,				/* ranges and multiranges of either */
+	TIMES_RANGE,				/* ranges and multiranges */
 	TIMES_ARRAY,
 	TIMES_COMPOSITE
 } TimesKind;
@@ -50,7 +51,7 @@ typedef enum TimesKind
 struct SaggTimes
 {
 	TimesKind	kind;
-	SaggTimes  *element;		/* of arrays */
+	SaggTimes  *element;		/* of arrays; a bound of ranges */
 
 	/* of composites; attributes without times have NULL in "attributes" */
 	Oid			type;
@@ -168,10 +169,11 @@ sagg_times_make(Oid type)
 	}
 	if (type_is_multirange(type))
 		type = get_multirange_range(type);
-	if (!type_is_range(type) || !is_time(getBaseType(get_range_subtype(type)), &times->kind))
+	if (!type_is_range(type))
 		return NULL;
 	times->kind = TIMES_RANGE;
-	return times;
+	times->element = sagg_times_make(get_range_subtype(type));
+	return times->element ? times : NULL;
 }
 
 /*
@@ -268,41 +270,55 @@ check_time(const char *string, bool dated)
 	}
 }
 
-/*
- * Checks the text of a range or multirange: each part between its brackets,
- * braces and commas, without quotes and backslashes.
- */
-static void
-check_range(const char *string)
-{
-	char	   *part = palloc(strlen(string) + 1);
-	char	   *end = part;
-	bool		quoted = false;
+static void check_text(SaggTimes *times, char *string, bool whole);
 
-	for (const char *p = string;; p++)
+/*
+ * Puts a bound of a range, which begins at "p", into "bound" without its quotes
+ * and backslashes.  Returns where it ends: at a comma, a closing bracket or the
+ * end of the text.
+ */
+static const char *
+copy_bound(const char *p, char *bound)
+{
+	bool		inside = false;
+
+	for (; *p != '\0' && (inside || !strchr(",])", *p)); p++)
 	{
-		if (*p == '\0' || strchr("[](){},", *p))
-		{
-			CHECK_FOR_INTERRUPTS();
-			*end = '\0';
-			check_time(part, false);
-			end = part;
-			if (*p == '\0')
-				break;
-		}
-		else if (*p == '\\' && p[1] != '\0')
-			*end++ = *++p;
-		else if (*p == '"' && quoted && p[1] == '"')
-			*end++ = *++p;
+		if (*p == '\\' && p[1] != '\0')
+			*bound++ = *++p;
+		else if (*p == '"' && inside && p[1] == '"')
+			*bound++ = *++p;
 		else if (*p == '"')
-			quoted = !quoted;
+			inside = !inside;
 		else
-			*end++ = *p;
+			*bound++ = *p;
 	}
-	pfree(part);
+	*bound = '\0';
+	return p;
 }
 
-static void check_text(SaggTimes *times, char *string, bool whole);
+/*
+ * Checks the text of a range or multirange: the bounds, as the server takes
+ * them out of it.  What else is between ranges is for the server to refuse.
+ */
+static void
+check_range(SaggTimes *times, const char *string)
+{
+	char	   *bound = palloc(strlen(string) + 1);
+	const char *p = string;
+
+	while ((p = strpbrk(p, "[(")) != NULL)
+	{
+		do
+		{
+			CHECK_FOR_INTERRUPTS();
+			p = copy_bound(p + 1, bound);
+			if (*bound != '\0')
+				check_text(times->element, bound, false);
+		} while (*p == ',');
+	}
+	pfree(bound);
+}
 
 static void
 check_array(SaggTimes *times, char *string)
@@ -357,7 +373,7 @@ check_text(SaggTimes *times, char *string, bool whole)
 			check_time(string, whole);
 			break;
 		case TIMES_RANGE:
-			check_range(string);
+			check_range(times, string);
 			break;
 		case TIMES_ARRAY:
 			check_array(times, string);
@@ -368,6 +384,22 @@ check_text(SaggTimes *times, char *string, bool whole)
 	}
 }
 
+/* What a check of many values makes lives until its end: switches to a context. */
+static MemoryContext
+begin_check(void)
+{
+	return MemoryContextSwitchTo(AllocSetContextCreate(CurrentMemoryContext,
+													   "stream_agg check of times",
+													   ALLOCSET_SMALL_SIZES));
+}
+
+/* Switches back to "outer", which begin_check has returned. */
+static void
+end_check(MemoryContext outer)
+{
+	MemoryContextDelete(MemoryContextSwitchTo(outer));
+}
+
 /*
  * Checks the text, in server encoding, that an input function is about to read
  * as the value of a column.  Raises an error that is the record's fault, also
@@ -376,7 +408,16 @@ check_text(SaggTimes *times, char *string, bool whole)
 void
 sagg_times_check_text(SaggTimes *times, char *string)
 {
+	MemoryContext outer;
+
+	if (times->kind == TIMES_OF_DAY || times->kind == TIMES_DATED)
+	{
+		check_text(times, string, true);
+		return;
+	}
+	outer = begin_check();
 	check_text(times, string, true);
+	end_check(outer);
 }
 
 /* Returns a container as text. */
@@ -386,30 +427,102 @@ container_text(const JsonbValue *value)
 	return JsonbToCString(NULL, value->val.binary.data, value->val.binary.len);
 }
 
-static void
-check_json_array(SaggTimes *times, const JsonbValue *value)
+static void check_json(SaggTimes *times, const JsonbValue *value);
+
+static bool
+is_array(const JsonbValue *value)
 {
-	JsonbIterator *it = JsonbIteratorInit(value->val.binary.data);
+	return value->type == jbvBinary && JsonContainerIsArray(value->val.binary.data);
+}
+
+/* Returns the first element of an array in *element; false if it is empty. */
+static bool
+first_element(const JsonbValue *array, JsonbValue *element)
+{
+	JsonbIterator *it = JsonbIteratorInit(array->val.binary.data);
+
+	return JsonbIteratorNext(&it, element, true) == WJB_BEGIN_ARRAY &&
+		JsonbIteratorNext(&it, element, true) == WJB_ELEM;
+}
+
+/*
+ * Returns how many dimensions jsonb_to_record finds in an array: it looks at
+ * the first elements only.  Raises the server's error if they are too many.
+ */
+static int
+count_dimensions(const JsonbValue *array)
+{
+	JsonbValue	value = *array;
+	int			n = 1;
+
+	while (first_element(&value, &value) && is_array(&value))
+	{
+		if (++n > MAXDIM)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("number of array dimensions (%d) exceeds the maximum allowed (%d)",
+							n, MAXDIM)));
+	}
+	return n;
+}
+
+/*
+ * Checks an array of so many dimensions.  Below the last one an array is the
+ * text of an element; an element above it is an error of the server's.
+ */
+static void
+check_json_array(SaggTimes *times, const JsonbValue *array, int dimensions)
+{
+	JsonbIterator *it = JsonbIteratorInit(array->val.binary.data);
 	JsonbIteratorToken token;
 	JsonbValue	element;
-	bool		is_container = times->element->kind == TIMES_ARRAY ||
-	times->element->kind == TIMES_COMPOSITE;
 
 	while ((token = JsonbIteratorNext(&it, &element, true)) != WJB_DONE)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (token != WJB_ELEM)
 			continue;
-		if (element.type != jbvBinary || !JsonContainerIsArray(element.val.binary.data))
-			sagg_times_check_json(times->element, &element);
-		else
-		{
-			/* another dimension; or an element, as text */
-			if (!is_container)
-				check_text(times->element, container_text(&element), false);
-			sagg_times_check_json(times, &element);
-		}
+		if (dimensions == 1)
+			check_json(times->element, &element);
+		else if (is_array(&element))
+			check_json_array(times, &element, dimensions - 1);
 	}
+}
+
+/* Checks the members of an object that are attributes of a composite. */
+static void
+check_json_object(SaggTimes *times, const JsonbValue *object)
+{
+	find_attributes(times);
+	for (int i = 0; i < times->nattributes; i++)
+	{
+		JsonbValue	buffer;
+		JsonbValue *member = times->attributes[i] == NULL ? NULL :
+		getKeyJsonValueFromContainer(object->val.binary.data, times->names[i],
+									 strlen(times->names[i]), &buffer);
+
+		if (member)
+			check_json(times->attributes[i], member);
+	}
+}
+
+static void
+check_json(SaggTimes *times, const JsonbValue *value)
+{
+	check_stack_depth();
+	if (value->type == jbvString)
+		check_text(times, pnstrdup(value->val.string.val, value->val.string.len), false);
+	if (value->type != jbvBinary)
+		return;
+	if (times->kind == TIMES_ARRAY)
+	{
+		if (is_array(value))
+			check_json_array(times, value, count_dimensions(value));
+	}
+	else if (times->kind != TIMES_COMPOSITE)
+		check_text(times, container_text(value), false);
+	else if (JsonContainerIsObject(value->val.binary.data))
+		check_json_object(times, value);
 }
 
 /*
@@ -419,30 +532,8 @@ check_json_array(SaggTimes *times, const JsonbValue *value)
 void
 sagg_times_check_json(SaggTimes *times, const JsonbValue *value)
 {
-	check_stack_depth();
-	if (value->type == jbvString)
-		check_text(times, pnstrdup(value->val.string.val, value->val.string.len), false);
-	if (value->type != jbvBinary)
-		return;
-	if (times->kind == TIMES_ARRAY)
-	{
-		if (JsonContainerIsArray(value->val.binary.data))
-			check_json_array(times, value);
-	}
-	else if (times->kind != TIMES_COMPOSITE)
-		check_text(times, container_text(value), false);
-	else if (JsonContainerIsObject(value->val.binary.data))
-	{
-		find_attributes(times);
-		for (int i = 0; i < times->nattributes; i++)
-		{
-			JsonbValue	buffer;
-			JsonbValue *member = times->attributes[i] == NULL ? NULL :
-			getKeyJsonValueFromContainer(value->val.binary.data, times->names[i],
-										 strlen(times->names[i]), &buffer);
+	MemoryContext outer = begin_check();
 
-			if (member)
-				sagg_times_check_json(times->attributes[i], member);
-		}
-	}
+	check_json(times, value);
+	end_check(outer);
 }
