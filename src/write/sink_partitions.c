@@ -47,7 +47,7 @@
 #define MAX_DROPPED		10
 #define MAX_MADE		100
 
-/* how far from the partition before it a row's partition is looked for */
+/* how many partitions, of days or more, a row's may be from the one before it */
 #define MAX_STEPS		10000
 
 /* locks besides those that are requested without waiting */
@@ -357,27 +357,48 @@ begins_day(int64 time, bool zoned, struct pg_tm *tm)
 }
 
 /*
- * Returns the partition that follows another one, and is as many months, days
- * or otherwise microseconds wide.
+ * Returns how wide a partition is: in months, days or otherwise microseconds.
  */
-static WindowPartition
-next_partition(const WindowPartition *last, bool zoned)
+static Interval
+partition_width(const WindowPartition *partition, bool zoned)
 {
-	WindowPartition next = {.lower = last->upper};
 	Interval	width = {0};
 	struct pg_tm from;
 	struct pg_tm to;
 
-	if (!begins_day(last->lower, zoned, &from) || !begins_day(last->upper, zoned, &to))
-		width.time = last->upper - last->lower;
+	if (!begins_day(partition->lower, zoned, &from) || !begins_day(partition->upper, zoned, &to))
+		width.time = partition->upper - partition->lower;
 	else if (from.tm_mday == 1 && to.tm_mday == 1)
 		width.month = (to.tm_year - from.tm_year) * MONTHS_PER_YEAR + to.tm_mon - from.tm_mon;
 	else
 		width.day = date2j(to.tm_year, to.tm_mon, to.tm_mday) -
 			date2j(from.tm_year, from.tm_mon, from.tm_mday);
-	next.upper = DatumGetTimestampTz(DirectFunctionCall2(zoned ? timestamptz_pl_interval : timestamp_pl_interval,
-														 TimestampTzGetDatum(last->upper),
-														 IntervalPGetDatum(&width)));
+	return width;
+}
+
+/*
+ * Returns the time that is "n" widths after another one.
+ */
+static int64
+add_widths(int64 time, const Interval *width, int64 n, bool zoned)
+{
+	Interval	widths = {.month = width->month * n, .day = width->day * n, .time = width->time * n};
+
+	return DatumGetTimestampTz(DirectFunctionCall2(zoned ? timestamptz_pl_interval : timestamp_pl_interval,
+												   TimestampTzGetDatum(time),
+												   IntervalPGetDatum(&widths)));
+}
+
+/*
+ * Returns the partition that follows another one, and is as wide.
+ */
+static WindowPartition
+next_partition(const WindowPartition *last, bool zoned)
+{
+	WindowPartition next = {.lower = last->upper};
+	Interval	width = partition_width(last, zoned);
+
+	next.upper = add_widths(last->upper, &width, 1, zoned);
 	return next;
 }
 
@@ -400,34 +421,50 @@ partition_name(const SinkBatch *batch, const WindowPartition *partition, bool zo
 }
 
 /*
+ * Returns how many widths of a partition, which has bounds, lie between its end and a
+ * later time, about: months and days differ.  Returns -1 if that is too far away, or
+ * too close to the end of all times for another partition.
+ */
+static int64
+widths_until(const WindowPartition *partition, const Interval *width, int64 time)
+{
+	int64		average = width->month > 0 ? width->month * (DAYS_PER_YEAR / MONTHS_PER_YEAR) * USECS_PER_DAY :
+	width->day > 0 ? width->day * USECS_PER_DAY : width->time;
+	int64		distance;
+
+	if (average <= 0 || average > END_TIMESTAMP / 4 ||
+		pg_sub_s64_overflow(time, partition->upper, &distance) ||
+		time > END_TIMESTAMP - 2 * (average + USECS_PER_DAY))
+		return -1;
+	distance /= average;
+	/* hours and less all have one width */
+	return width->time == 0 && distance >= MAX_STEPS ? -1 : distance;
+}
+
+/*
  * Returns the partition that takes a time behind partition "before" and before
- * "next", in steps as wide as "before".  Returns false if that is too far away.
+ * "next", as wide as "before" and a multiple of that behind it.  Returns false if that
+ * is too far away.
  */
 static bool
 partition_for(const WindowPartition *before, int64 next, int64 time, bool zoned,
 			  WindowPartition *found)
 {
-	*found = *before;
-	for (int i = 0; found->upper <= time; i++)
-	{
-		int64		upper = found->upper;
-		int64		width = found->upper - found->lower;
-		struct pg_tm tm;
+	Interval	width;
+	int64		n;
 
-		CHECK_FOR_INTERRUPTS();
-		if (i == MAX_STEPS || found->lower == DT_NOBEGIN)
-			return false;
-		/* hours and less all have one width */
-		if (!begins_day(found->lower, zoned, &tm) || !begins_day(upper, zoned, &tm))
-		{
-			found->upper = upper + (time - upper) / width * width;
-			found->lower = found->upper - width;
-		}
-		*found = next_partition(found, zoned);
-		if (found->upper <= upper)
-			return false;
-	}
-	found->upper = Min(found->upper, next);
+	if (before->lower == DT_NOBEGIN)
+		return false;
+	width = partition_width(before, zoned);
+	n = widths_until(before, &width, time);
+	if (n < 0)
+		return false;
+	while (n > 0 && add_widths(before->upper, &width, n, zoned) > time)
+		n--;
+	while (add_widths(before->upper, &width, n + 1, zoned) <= time)
+		n++;
+	found->lower = add_widths(before->upper, &width, n, zoned);
+	found->upper = Min(add_widths(before->upper, &width, n + 1, zoned), next);
 	return true;
 }
 

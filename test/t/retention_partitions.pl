@@ -217,4 +217,38 @@ subtest 'windows of another type, or partitions by something else' => sub {
 	wait_state($node, 'tamed', 'failed', 'column "w" of sink "tamed" has type text, but windows');
 };
 
+subtest 'rows too far from any partition take no time' => sub {
+	$broker->create_topic('away', 1);
+	create_source($node, $broker, 'away', 'away', 'ts timestamptz, k int');
+	sql(q{CREATE TABLE away_sink (w timestamptz, n bigint, UNIQUE NULLS NOT DISTINCT (w)) PARTITION BY RANGE (w);
+		CREATE TABLE away_first PARTITION OF away_sink FOR VALUES FROM ('2026-01-01') TO ('2026-01-02');
+		SELECT stream_agg.create_stream('away', $q$SELECT date_trunc('minute', ts) AS w, count(*) AS n FROM away GROUP BY 1$q$,
+			output_mode => 'update', watermark => '2 days', trigger => '20 days', sink => 'away_sink', options => '{"retention": "2 days", "max_future": null}')});
+	$broker->produce('away', map { sprintf '{"ts":"%d-01-01T%02d:%02d:00Z","k":1}', 9000 + $_ / 1440, $_ / 60 % 24, $_ % 60 } 0 .. 3999);
+	# stepping from day to day it takes a minute for each of the attempts
+	like(said(q{SELECT * FROM stream_agg.process_available('away', '20 s')}), qr/no partition of relation "away_sink" found for row/, 'the first one is told soon');
+	sql(q{SELECT stream_agg.drop_stream('away')});
+};
+
+subtest 'partitions are made where calendars say, from afar as from near' => sub {
+	$node->append_conf('postgresql.conf', "timezone = 'Europe/Berlin'");
+	$node->reload;
+	$broker->create_topic('grid', 1);
+	create_source($node, $broker, 'grid', 'grid', 'ts timestamptz, k int');
+	for my $width ([ day => '2026-01-01', '2026-01-02', '2026-07-15 00:00:00+02', '2026-07-16 00:00:00+02' ],
+		[ three_days => '2026-01-01', '2026-01-04', '2026-07-15 00:00:00+02', '2026-07-18 00:00:00+02' ],
+		[ month => '2026-01-01', '2026-02-01', '2026-07-01 00:00:00+02', '2026-08-01 00:00:00+02' ],
+		[ quarter => '2026-01-01', '2026-04-01', '2026-07-01 00:00:00+02', '2026-10-01 00:00:00+02' ],
+		[ hour => '2026-01-01 00:00', '2026-01-01 01:00', '2026-07-15 12:00:00+02', '2026-07-15 13:00:00+02' ])
+	{
+		my ($name, $from, $to, @bounds) = @$width;
+		sql("CREATE TABLE by_$name (w timestamptz, n bigint, UNIQUE NULLS NOT DISTINCT (w)) PARTITION BY RANGE (w); CREATE TABLE by_${name}_0 PARTITION OF by_$name FOR VALUES FROM ('$from') TO ('$to');
+			SELECT stream_agg.create_stream('by_$name', \$q\$SELECT date_trunc('minute', ts) AS w, count(*) AS n FROM grid GROUP BY 1\$q\$, output_mode => 'update',
+				watermark => '365 days', trigger => '20 days', sink => 'by_$name', options => '{\"retention\": \"365 days\", \"max_future\": null}')");
+		$broker->produce('grid', '{"ts":"2026-07-15T10:30:00Z","k":1}') if $name eq 'day';
+		process($node, "by_$name");
+		is(sql("SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = (SELECT tableoid FROM by_$name WHERE w = '2026-07-15 10:30Z')"), "FOR VALUES FROM ('$bounds[0]') TO ('$bounds[1]')", $name);
+	}
+};
+
 done_testing();
