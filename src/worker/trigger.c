@@ -184,7 +184,7 @@ run_batch(SaggReading *reading, const SaggRange *bounds, int nbounds)
 	leader->plan = NULL;
 	MemoryContextReset(reading->batch_memory);
 	sagg_run_settings(leader);
-	planned = sagg_batch_plan(reading, bounds, nbounds);
+	planned = sagg_batch_plan(reading, bounds, nbounds, NULL, 0);
 	if (planned)
 		sagg_micro_batch(reading);
 	reading->behind = !reached(leader->progress, bounds, nbounds);

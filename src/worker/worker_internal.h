@@ -268,7 +268,8 @@ extern int	sagg_unfinished_keep(const SaggStreamRun *run, SaggRange *ranges, int
 extern void sagg_reading_add_partitions(SaggReading *reading,
 										const SaggRange *bounds, int nbounds);
 extern bool sagg_batch_plan(SaggReading *reading, const SaggRange *bounds,
-							int nbounds);
+							int nbounds, const SaggRange *target,
+							int ntarget);
 
 /* start_offsets.c */
 extern bool sagg_run_add_position(SaggStreamRun *run, const SaggRange *first);

@@ -108,6 +108,8 @@ sagg_sink_repair(SaggSink *sink, const SaggQuery *query, Tuplestorestate *rows,
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
 	sagg_sink_batch_open(&batch, true);
+	sagg_sink_check_windows(batch.rel, query, batch.columns[window - 1], true,
+							ERRCODE_DATATYPE_MISMATCH);
 	(void) delete_rows(&batch, rows, window, windows);
 	if (tuplestore_tuple_count(rows) > 0)
 		(void) sagg_sink_put(&batch, sink->mode == SAGG_APPEND ? rows : none,

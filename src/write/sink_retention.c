@@ -130,6 +130,8 @@ sagg_sink_check_retention(Oid sink, const SaggQuery *query, SaggOutputMode mode)
 		relation_close(rel, NoLock);
 		return;
 	}
+	sagg_sink_check_windows(rel, query, columns[query->window_output - 1], false,
+							ERRCODE_DATATYPE_MISMATCH);
 	if (pg_class_aclcheck(sink, GetUserId(), ACL_DELETE) != ACLCHECK_OK ||
 		pg_class_aclcheck(sink, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
 		ereport(ERROR,
@@ -254,7 +256,7 @@ delete_expired(const SinkBatch *batch, int64 before, int64 max_rows)
 }
 
 /*
- * Lock the sink, connected to SPI.
+ * Lock the sink, connected to SPI, and check that its windows can be compared.
  */
 static void
 open_sink(SinkBatch *batch)
@@ -262,6 +264,9 @@ open_sink(SinkBatch *batch)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
 	sagg_sink_batch_open(batch, true);
+	sagg_sink_check_windows(batch->rel, batch->query,
+							batch->columns[batch->query->window_output - 1], false,
+							ERRCODE_SAGG_DEFINITION_CHANGED);
 }
 
 static void

@@ -157,8 +157,13 @@ replace_rows(SinkBatch *batch, const SaggOutput *output,
 	Datum		bound = sagg_window_column_value(batch->query, output->replaces);
 	SaggOutput	results = *output;
 	int64		unused = 0;
-	int			ret = SPI_execute_with_args(text, which ? 1 : 0, &type, &bound, NULL, false, 0);
+	int			ret;
 
+	if (which)
+		sagg_sink_check_windows(batch->rel, batch->query,
+								batch->columns[batch->query->window_output - 1], true,
+								ERRCODE_SAGG_DEFINITION_CHANGED);
+	ret = SPI_execute_with_args(text, which ? 1 : 0, &type, &bound, NULL, false, 0);
 	if (ret != SPI_OK_DELETE)
 		elog(ERROR, "could not execute \"%s\": %s",
 			 text, SPI_result_code_string(ret));

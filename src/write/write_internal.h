@@ -116,6 +116,12 @@ extern int64 sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh,
 extern char *sagg_sink_row_time(const SinkBatch *batch, const char *alias);
 extern char *sagg_sink_replaced_rows(const SinkBatch *batch, TimestampTz replaces);
 
+/* sink_window.c */
+extern bool sagg_sink_has_windows(Relation rel, const SaggQuery *query,
+								  AttrNumber column, bool exact);
+extern void sagg_sink_check_windows(Relation rel, const SaggQuery *query,
+									AttrNumber column, bool exact, int code);
+
 /* sink_delete.c */
 extern List *sagg_sink_null_patterns(Tuplestorestate *rows, TupleDesc desc,
 									 const AttrNumber *columns, int ncolumns);
