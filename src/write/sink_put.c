@@ -11,6 +11,9 @@
  *		known	UPDATE sink s SET ... FROM batch_output r WHERE s.key = r.key
  *		either	INSERT ... ON CONFLICT (identity) DO UPDATE
  *
+ * Fresh rows go in by several if the sink takes them so (sink_multi_insert.c).
+ * What fails then is undone and left to the statement.
+ *
  * That is a guess, since anybody may change the sink: a row may be there
  * unexpectedly, or be missing.  Then the upsert is used, for this batch and
  * for all later ones of the session.
@@ -40,6 +43,12 @@
  */
 #define LEAST_ESTIMATE		1000
 
+/* fewer rows are written as they come: to sort them gains nothing */
+#define LEAST_ORDERED		100
+
+/* fewer rows are inserted by the statement, which needs no subtransaction */
+#define LEAST_SEVERAL		32
+
 /*
  * Append "a = prefix.a, ..." for the columns that do not belong to the
  * identity; returns their number.
@@ -60,8 +69,18 @@ append_assignments(StringInfo buf, const SinkBatch *batch, const char *prefix)
 	return n;
 }
 
+/*
+ * Returns whether so many rows are written in the order of the identity's index:
+ * then neighbouring entries come one after the other.
+ */
+static bool
+is_ordered(const SinkBatch *batch, int64 count)
+{
+	return batch->identity.order != NULL && count >= LEAST_ORDERED;
+}
+
 static void
-append_insert(StringInfo buf, const SinkBatch *batch)
+append_insert(StringInfo buf, const SinkBatch *batch, bool ordered)
 {
 	StringInfoData columns;
 
@@ -71,34 +90,43 @@ append_insert(StringInfo buf, const SinkBatch *batch)
 						 sagg_sink_column(batch->desc, attno));
 	appendStringInfo(buf, "INSERT INTO %s (%s) SELECT %s FROM %s",
 					 batch->name, columns.data, columns.data, SAGG_ENR_OUTPUT);
+	if (ordered)
+		appendStringInfo(buf, " ORDER BY %s", batch->identity.order);
 }
 
 static char *
-insert_statement(const SinkBatch *batch)
+insert_statement(const SinkBatch *batch, bool ordered)
 {
 	StringInfoData buf;
 
 	initStringInfo(&buf);
-	append_insert(&buf, batch);
+	append_insert(&buf, batch, ordered);
 	return buf.data;
 }
 
 /*
  * Returns the upsert.  Sets *counts to false when a row that exists already is
- * not touched, because it has only its identity.
+ * not touched, because it has only its identity.  A row that was not written by
+ * this stream may begin with its window and end at another time.
  */
 static char *
-upsert_statement(const SinkBatch *batch, bool *counts)
+upsert_statement(const SinkBatch *batch, bool ordered, bool *counts)
 {
 	StringInfoData buf;
 	StringInfoData assignments;
 
 	initStringInfo(&buf);
-	append_insert(&buf, batch);
-	appendStringInfo(&buf, " ON CONFLICT (%s) DO ",
-					 sagg_sink_identity_list(batch->query));
+	append_insert(&buf, batch, ordered);
+	appendStringInfo(&buf, " ON CONFLICT (%s) DO ", sagg_sink_conflict_list(batch));
 	initStringInfo(&assignments);
 	*counts = append_assignments(&assignments, batch, "EXCLUDED") > 0;
+	if (batch->identity.window != SINK_WINDOW_ITSELF)
+	{
+		const char *window = sagg_sink_column(batch->query->output_desc, batch->query->window_output);
+
+		appendStringInfo(&assignments, "%s%s = EXCLUDED.%s", *counts ? ", " : "", window, window);
+		*counts = true;
+	}
 	if (*counts)
 		appendStringInfo(&buf, "UPDATE SET %s", assignments.data);
 	else
@@ -107,7 +135,7 @@ upsert_statement(const SinkBatch *batch, bool *counts)
 }
 
 static char *
-update_statement(const SinkBatch *batch)
+update_statement(const SinkBatch *batch, bool ordered)
 {
 	StringInfoData buf;
 
@@ -116,7 +144,11 @@ update_statement(const SinkBatch *batch)
 					 batch->rel->rd_rel->relkind == RELKIND_RELATION ? "ONLY " : "",
 					 batch->name);
 	append_assignments(&buf, batch, "r");
-	appendStringInfo(&buf, " FROM %s r", SAGG_ENR_OUTPUT);
+	if (ordered)
+		appendStringInfo(&buf, " FROM (SELECT * FROM %s ORDER BY %s) r",
+						 SAGG_ENR_OUTPUT, batch->identity.order);
+	else
+		appendStringInfo(&buf, " FROM %s r", SAGG_ENR_OUTPUT);
 	if (batch->query->nidentity > 0)
 		appendStringInfoString(&buf, " WHERE ");
 	for (int i = 0; i < batch->query->nidentity; i++)
@@ -133,7 +165,7 @@ update_statement(const SinkBatch *batch)
  * caught ERROR, the rows are still registered.
  */
 static int64
-run(SinkBatch *batch, SinkStatement statement, const char *text,
+run(SinkBatch *batch, SinkStatement statement, bool ordered, const char *text,
 	Tuplestorestate *rows, int expected)
 {
 	EphemeralNamedRelation enr = palloc(sizeof(EphemeralNamedRelationData));
@@ -142,7 +174,7 @@ run(SinkBatch *batch, SinkStatement statement, const char *text,
 
 	sagg_enr_register(enr, SAGG_ENR_OUTPUT, batch->desc, rows,
 					  Max((double) tuplestore_tuple_count(rows), LEAST_ESTIMATE));
-	ret = SPI_execute_plan(sagg_sink_plan(batch->sink, statement, text, batch->desc),
+	ret = SPI_execute_plan(sagg_sink_plan(batch->sink, statement, ordered, text, batch->desc),
 						   NULL, NULL, false, 0);
 	if (ret != expected)
 		elog(ERROR, "could not execute \"%s\": %s",
@@ -153,53 +185,125 @@ run(SinkBatch *batch, SinkStatement statement, const char *text,
 }
 
 /*
+ * INSERT rows, and return their number.
+ */
+static int64
+insert(SinkBatch *batch, Tuplestorestate *rows)
+{
+	bool		ordered = is_ordered(batch, tuplestore_tuple_count(rows));
+
+	return run(batch, SINK_INSERT, ordered, insert_statement(batch, ordered), rows, SPI_OK_INSERT);
+}
+
+/*
+ * The same with several rows at once.  Returns -1 if the statement has to do it.
+ */
+static int64
+insert_several(SinkBatch *batch, Tuplestorestate *rows)
+{
+	EphemeralNamedRelation enr = palloc(sizeof(EphemeralNamedRelationData));
+	int64		count = tuplestore_tuple_count(rows);
+	bool		ordered = is_ordered(batch, count);
+	char	   *text = insert_statement(batch, ordered);
+	int64		processed;
+
+	sagg_enr_register(enr, SAGG_ENR_OUTPUT, batch->desc, rows, Max((double) count, LEAST_ESTIMATE));
+	processed = sagg_sink_multi_insert(batch, sagg_sink_plan(batch->sink, SINK_INSERT, ordered,
+															 text, batch->desc), text, enr);
+	sagg_enr_unregister(SAGG_ENR_OUTPUT);
+	return processed;
+}
+
+/*
  * Put rows into the sink about which nothing is known; returns their number.
  */
 static int64
 upsert(SinkBatch *batch, Tuplestorestate *rows)
 {
+	int64		count = tuplestore_tuple_count(rows);
+	bool		ordered = is_ordered(batch, count);
 	bool		counts;
-	char	   *text = upsert_statement(batch, &counts);
-	int64		processed = run(batch, SINK_UPSERT, text, rows, SPI_OK_INSERT);
+	char	   *text = upsert_statement(batch, ordered, &counts);
+	int64		processed = run(batch, SINK_UPSERT, ordered, text, rows, SPI_OK_INSERT);
 
-	return counts ? processed : tuplestore_tuple_count(rows);
+	return counts ? processed : count;
 }
 
-/* An INSERT that may fail. */
-typedef struct Insert
+/* A way to insert rows, that may fail. */
+typedef struct Attempt
 {
 	SinkBatch  *batch;
 	Tuplestorestate *rows;
+	int64		(*function) (SinkBatch *batch, Tuplestorestate *rows);
 	int64		processed;
-} Insert;
+} Attempt;
 
 static void
-run_insert(void *arg)
+run_attempt(void *arg)
 {
-	Insert	   *insert = arg;
+	Attempt    *attempt = arg;
 
-	insert->processed = run(insert->batch, SINK_INSERT, insert_statement(insert->batch),
-							insert->rows, SPI_OK_INSERT);
+	attempt->processed = attempt->function(attempt->batch, attempt->rows);
 }
 
 /*
- * INSERT in a subtransaction.  Returns false if a row was there already, and
- * then nothing has happened.
+ * Insert in a subtransaction.  Returns the error, and then nothing has happened.
  */
-static bool
-try_insert(SinkBatch *batch, Tuplestorestate *rows, int64 *processed)
+static ErrorData *
+try_insert(SinkBatch *batch, Tuplestorestate *rows,
+		   int64 (*function) (SinkBatch *batch, Tuplestorestate *rows), int64 *processed)
 {
-	Insert		insert = {.batch = batch, .rows = rows};
-	ErrorData  *error = sagg_try(run_insert, &insert);
+	Attempt		attempt = {.batch = batch, .rows = rows, .function = function};
+	ErrorData  *error = sagg_try(run_attempt, &attempt);
 
-	*processed = insert.processed;
-	if (error == NULL)
-		return true;
-	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
-		ReThrowError(error);
+	*processed = attempt.processed;
+	return error;
+}
+
+/*
+ * Forget an error of try_insert, after which the rows are still registered.
+ */
+static void
+forget_error(ErrorData *error)
+{
 	FreeErrorData(error);
 	sagg_enr_unregister(SAGG_ENR_OUTPUT);
-	return false;
+}
+
+/*
+ * Insert several rows at once if the sink takes them so; returns their number,
+ * or -1 if the statement has to do it. *sqlstate is the error of the data that
+ * has prevented it, or 0.
+ */
+static int64
+try_several(SinkBatch *batch, Tuplestorestate *rows, int *sqlstate)
+{
+	int64		processed;
+	ErrorData  *error;
+
+	*sqlstate = 0;
+	if (tuplestore_tuple_count(rows) < LEAST_SEVERAL || !sagg_sink_takes_several(batch))
+		return -1;
+	error = try_insert(batch, rows, insert_several, &processed);
+	if (error == NULL)
+		return processed;
+	if (!sagg_error_of_data(error) && !sagg_error_of_partition(error) && !batch->sink->one_by_one)
+		ReThrowError(error);
+	*sqlstate = error->sqlerrcode;
+	forget_error(error);
+	return -1;
+}
+
+/*
+ * Insert rows into a sink where an error is the batch's; returns their number.
+ */
+static int64
+append(SinkBatch *batch, Tuplestorestate *rows)
+{
+	int			sqlstate;
+	int64		processed = try_several(batch, rows, &sqlstate);
+
+	return processed >= 0 ? processed : insert(batch, rows);
 }
 
 /*
@@ -225,10 +329,21 @@ may_split(const SinkBatch *batch)
 static int64
 put_fresh(SinkBatch *batch, Tuplestorestate *rows)
 {
-	int64		processed;
+	int			sqlstate;
+	int64		processed = try_several(batch, rows, &sqlstate);
 
-	if (try_insert(batch, rows, &processed))
+	if (processed >= 0)
 		return processed;
+	if (sqlstate != ERRCODE_UNIQUE_VIOLATION)
+	{
+		ErrorData  *error = try_insert(batch, rows, insert, &processed);
+
+		if (error == NULL)
+			return processed;
+		if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
+			ReThrowError(error);
+		forget_error(error);
+	}
 	batch->sink->surprised = true;
 	return upsert(batch, rows);
 }
@@ -244,13 +359,15 @@ update(SinkBatch *batch, Tuplestorestate *rows)
 		"enable_bitmapscan", "enable_hashjoin", "enable_material",
 		"enable_mergejoin", "enable_seqscan"
 	};
+	bool		ordered = is_ordered(batch, tuplestore_tuple_count(rows));
 	int			nest = NewGUCNestLevel();
 	int64		processed;
 
 	for (int i = 0; i < lengthof(other_ways); i++)
 		(void) set_config_option(other_ways[i], "off", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
-	processed = run(batch, SINK_UPDATE, update_statement(batch), rows, SPI_OK_UPDATE);
+	processed = run(batch, SINK_UPDATE, ordered, update_statement(batch, ordered), rows,
+					SPI_OK_UPDATE);
 	AtEOXact_GUC(true, nest);
 	return processed;
 }
@@ -284,7 +401,7 @@ put_known(SinkBatch *batch, Tuplestorestate *rows)
 static int64
 put_single(SinkBatch *batch, Tuplestorestate *rows)
 {
-	int64		processed = run(batch, SINK_UPDATE, update_statement(batch), rows,
+	int64		processed = run(batch, SINK_UPDATE, false, update_statement(batch, false), rows,
 								SPI_OK_UPDATE);
 
 	if (processed > 1)
@@ -294,7 +411,7 @@ put_single(SinkBatch *batch, Tuplestorestate *rows)
 				 errdetail("The query has no GROUP BY, so its result is one row."),
 				 errhint("Delete the other rows and start the stream.")));
 	if (processed == 0)
-		processed = run(batch, SINK_INSERT, insert_statement(batch), rows, SPI_OK_INSERT);
+		processed = insert(batch, rows);
 	return processed;
 }
 
@@ -327,12 +444,12 @@ sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh, Tuplestorestate *known)
 
 	SAGG_FAILPOINT("write.statement_before");
 	if (batch->sink->mode == SAGG_APPEND)
-		processed = run(batch, SINK_INSERT, insert_statement(batch), fresh, SPI_OK_INSERT);
+		processed = append(batch, fresh);
 	else if ((batch->sink->kind->flags & SAGG_SINK_TAKES_CHANGES) == 0)
 	{
 		/* one statement, which waits only once, for all of its rows */
 		append_rows(batch, fresh, known);
-		processed = run(batch, SINK_INSERT, insert_statement(batch), known, SPI_OK_INSERT);
+		processed = insert(batch, known);
 	}
 	else if (batch->query->single_row)
 	{

@@ -92,6 +92,24 @@ sagg_sink_append_collation(StringInfo buf, Oid collation)
 }
 
 /*
+ * Append OPERATOR(schema.name).
+ */
+void
+sagg_sink_append_operator(StringInfo buf, Oid oper)
+{
+	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(oper));
+	Form_pg_operator form;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for operator %u", oper);
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	appendStringInfo(buf, "OPERATOR(%s.%s)",
+					 quote_identifier(get_namespace_name(form->oprnamespace)),
+					 NameStr(form->oprname));
+	ReleaseSysCache(tuple);
+}
+
+/*
  * Append "left" = "right", by the default equality of the type of "att", to
  * which both belong or are converted, whatever the search_path.
  */
@@ -99,18 +117,9 @@ void
 sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
 						  const char *left, const char *right)
 {
-	Oid			equal = lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR)->eq_opr;
-	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(equal));
-	Form_pg_operator form;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "could not find the equality operator of type %s",
-			 format_type_be(att->atttypid));
-	form = (Form_pg_operator) GETSTRUCT(tuple);
-	appendStringInfo(buf, "%s OPERATOR(%s.%s) %s", left,
-					 quote_identifier(get_namespace_name(form->oprnamespace)),
-					 NameStr(form->oprname), right);
-	ReleaseSysCache(tuple);
+	appendStringInfo(buf, "%s ", left);
+	sagg_sink_append_operator(buf, lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR)->eq_opr);
+	appendStringInfo(buf, " %s", right);
 }
 
 /*
@@ -124,7 +133,8 @@ sagg_sink_column(TupleDesc desc, AttrNumber attno)
 
 /*
  * Append s.column = r.column, for column "i" of the identity, in a form that
- * an index of the sink "s" serves.
+ * an index of the sink "s" serves: of the window, with its bounds if the index
+ * has those.
  */
 void
 sagg_sink_append_match(StringInfo buf, const SinkBatch *batch, int i)
@@ -134,6 +144,14 @@ sagg_sink_append_match(StringInfo buf, const SinkBatch *batch, int i)
 	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(batch->rel),
 										  batch->columns[attno - 1] - 1);
 
+	if (attno == batch->query->window_output && batch->identity.window != SINK_WINDOW_ITSELF)
+	{
+		appendStringInfo(buf, "pg_catalog.lower(s.%s) OPERATOR(pg_catalog.=) pg_catalog.lower(r.%s) AND ",
+						 name, name);
+		if (batch->identity.window == SINK_WINDOW_BOUNDS)
+			appendStringInfo(buf, "pg_catalog.upper(s.%s) OPERATOR(pg_catalog.=) pg_catalog.upper(r.%s) AND ",
+							 name, name);
+	}
 	sagg_sink_append_equality(buf, att, psprintf("s.%s", name), psprintf("r.%s", name));
 	if (att->attcollation != TupleDescAttr(batch->desc, attno - 1)->attcollation)
 		sagg_sink_append_collation(buf, att->attcollation);
