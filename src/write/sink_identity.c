@@ -325,6 +325,22 @@ index_fits(const SinkCheck *check, Relation index, SinkWindowKey *window)
 }
 
 /*
+ * Append the order of a column of the index that has the window itself: that of
+ * the bounds, which are compared faster.
+ */
+static void
+append_order_of_range(StringInfo buf, const SaggQuery *query, const char *name, int16 option)
+{
+	const char *direction = option & INDOPTION_DESC ? "DESC" : "ASC";
+	const char *nulls = option & INDOPTION_NULLS_FIRST ? "FIRST" : "LAST";
+
+	appendStringInfo(buf, "%spg_catalog.lower(%s) %s NULLS %s",
+					 buf->len > 0 ? ", " : "", name, direction, nulls);
+	if (query->window.kind == SAGG_WINDOW_SESSION)
+		appendStringInfo(buf, ", pg_catalog.upper(%s) %s NULLS %s", name, direction, nulls);
+}
+
+/*
  * Append the order of one column of the index to the list; returns false if
  * rows of the output have no such order.
  */
@@ -339,6 +355,12 @@ append_order_of(StringInfo buf, const SinkCheck *check, Relation index, int key)
 	Oid			type = getBaseType(out->atttypid);
 	const char *name = quote_identifier(NameStr(out->attname));
 
+	if (part == SAGG_WINDOW_WHOLE && sagg_sink_window_is_range(check->query) &&
+		check->query->identity[i] == check->query->window_output)
+	{
+		append_order_of_range(buf, check->query, name, option);
+		return true;
+	}
 	if (part == SAGG_WINDOW_WHOLE && !IsBinaryCoercible(type, opcintype) &&
 		!(is_integer(type) && is_integer(opcintype)))
 		return false;

@@ -169,6 +169,7 @@ flush_buffer(MultiInsert *insert, RowBuffer *buffer)
 	/* pages stay in the cache: the next batch may update their rows */
 	table_multi_insert(rri->ri_RelationDesc, buffer->slots, buffer->n, insert->cid, 0, NULL);
 	MemoryContextSwitchTo(old);
+	SAGG_FAILPOINT("write.several");
 	for (int i = 0; i < buffer->n; i++)
 	{
 		if (rri->ri_NumIndices > 0)
@@ -392,7 +393,7 @@ sagg_sink_multi_insert(SinkBatch *batch, SPIPlanPtr plan, const char *text,
 	CachedPlan *cached;
 	ModifyTable *modify;
 
-	if (list_length(SPI_plan_get_plan_sources(plan)) != 1 || has_volatile_functions(plan))
+	if (list_length(SPI_plan_get_plan_sources(plan)) != 1)
 		return -1;
 	insert.pub.receiveSlot = receive_row;
 	insert.pub.rStartup = startup_receiver;
@@ -400,7 +401,9 @@ sagg_sink_multi_insert(SinkBatch *batch, SPIPlanPtr plan, const char *text,
 	insert.pub.rDestroy = end_receiver;
 	insert.pub.mydest = DestNone;
 	cached = SPI_plan_get_cached_plan(plan);
-	modify = plain_insert(cached, RelationGetRelid(batch->rel));
+	/* after that, which analyses the statement again if the table has changed */
+	modify = has_volatile_functions(plan) ? NULL :
+		plain_insert(cached, RelationGetRelid(batch->rel));
 	if (modify)
 		run_plan(&insert, linitial_node(PlannedStmt, cached->stmt_list), modify, text, rows);
 	ReleaseCachedPlan(cached, CurrentResourceOwner);

@@ -46,8 +46,15 @@
 /* fewer rows are written as they come: to sort them gains nothing */
 #define LEAST_ORDERED		100
 
-/* fewer rows are inserted by the statement, which needs no subtransaction */
-#define LEAST_SEVERAL		32
+/*
+ * Fewer rows are inserted by the statement, which needs no subtransaction.  Fault
+ * tests, which have few, have them inserted by several.
+ */
+#ifdef SAGG_FAILPOINTS
+#define LEAST_SEVERAL		1
+#else
+#define LEAST_SEVERAL		10
+#endif
 
 /*
  * Append "a = prefix.a, ..." for the columns that do not belong to the
