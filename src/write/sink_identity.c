@@ -325,73 +325,88 @@ index_fits(const SinkCheck *check, Relation index, SinkWindowKey *window)
 }
 
 /*
- * Append the order of a column of the index that has the window itself: that of
- * the bounds, which are compared faster.
+ * Returns the operator by which rows of the output have the order of a column of
+ * the index, InvalidOid = none.
  */
-static void
-append_order_of_range(StringInfo buf, const SaggQuery *query, const char *name, int16 option)
+static Oid
+ordering_operator(Relation index, int key, Form_pg_attribute out, bool descending)
 {
-	const char *direction = option & INDOPTION_DESC ? "DESC" : "ASC";
-	const char *nulls = option & INDOPTION_NULLS_FIRST ? "FIRST" : "LAST";
+	Oid			opcintype = index->rd_opcintype[key];
+	Oid			type = getBaseType(out->atttypid);
+	TypeCacheEntry *entry;
 
-	appendStringInfo(buf, "%spg_catalog.lower(%s) %s NULLS %s",
-					 buf->len > 0 ? ", " : "", name, direction, nulls);
-	if (query->window.kind == SAGG_WINDOW_SESSION)
-		appendStringInfo(buf, ", pg_catalog.upper(%s) %s NULLS %s", name, direction, nulls);
+	if (IsBinaryCoercible(type, opcintype))
+		return get_opfamily_member(index->rd_opfamily[key], opcintype, opcintype,
+								   descending ? BTGreaterStrategyNumber : BTLessStrategyNumber);
+	if (!is_integer(type) || !is_integer(opcintype))
+		return InvalidOid;
+	entry = lookup_type_cache(type, TYPECACHE_LT_OPR | TYPECACHE_GT_OPR);
+	return descending ? entry->gt_opr : entry->lt_opr;
+}
+
+static void
+add_order(SinkIdentity *identity, AttrNumber attno, SaggWindowPart part, Oid oper,
+		  Oid collation, bool nulls_first)
+{
+	SinkSortKey *key = &identity->order[identity->norder++];
+
+	key->attno = attno;
+	key->part = part;
+	key->oper = oper;
+	key->collation = collation;
+	key->nulls_first = nulls_first;
 }
 
 /*
- * Append the order of one column of the index to the list; returns false if
- * rows of the output have no such order.
+ * Add the order of one column of the index; returns false if rows of the output
+ * have no such order.  That of a range is that of its bounds, which are compared
+ * faster.
  */
 static bool
-append_order_of(StringInfo buf, const SinkCheck *check, Relation index, int key)
+add_order_of(SinkCheck *check, Relation index, int key)
 {
-	Oid			opcintype = index->rd_opcintype[key];
-	int16		option = index->rd_indoption[key];
+	const SaggQuery *query = check->query;
+	bool		descending = (index->rd_indoption[key] & INDOPTION_DESC) != 0;
+	bool		nulls_first = (index->rd_indoption[key] & INDOPTION_NULLS_FIRST) != 0;
 	SaggWindowPart part;
 	int			i = index_part(check, index, key, &part);
 	Form_pg_attribute out = identity_output(check, i);
-	Oid			type = getBaseType(out->atttypid);
-	const char *name = quote_identifier(NameStr(out->attname));
+	TypeCacheEntry *time = lookup_type_cache(TIMESTAMPTZOID, TYPECACHE_LT_OPR | TYPECACHE_GT_OPR);
+	Oid			oper = descending ? time->gt_opr : time->lt_opr;
 
-	if (part == SAGG_WINDOW_WHOLE && sagg_sink_window_is_range(check->query) &&
-		check->query->identity[i] == check->query->window_output)
+	if (part != SAGG_WINDOW_WHOLE)
+		add_order(&check->identity, out->attnum, part, oper, InvalidOid, nulls_first);
+	else if (sagg_sink_window_is_range(query) && out->attnum == query->window_output)
 	{
-		append_order_of_range(buf, check->query, name, option);
-		return true;
+		add_order(&check->identity, out->attnum, SAGG_WINDOW_START, oper, InvalidOid, nulls_first);
+		if (query->window.kind == SAGG_WINDOW_SESSION)
+			add_order(&check->identity, out->attnum, SAGG_WINDOW_END, oper, InvalidOid, nulls_first);
 	}
-	if (part == SAGG_WINDOW_WHOLE && !IsBinaryCoercible(type, opcintype) &&
-		!(is_integer(type) && is_integer(opcintype)))
-		return false;
-	appendStringInfo(buf, part == SAGG_WINDOW_WHOLE ? "%s%s" : part == SAGG_WINDOW_START ?
-					 "%spg_catalog.lower(%s)" : "%spg_catalog.upper(%s)",
-					 buf->len > 0 ? ", " : "", name);
-	if (part == SAGG_WINDOW_WHOLE && index->rd_indcollation[key] != out->attcollation)
-		sagg_sink_append_collation(buf, index->rd_indcollation[key]);
-	appendStringInfoString(buf, " USING ");
-	sagg_sink_append_operator(buf, get_opfamily_member(index->rd_opfamily[key], opcintype, opcintype,
-													   option & INDOPTION_DESC ?
-													   BTGreaterStrategyNumber : BTLessStrategyNumber));
-	appendStringInfoString(buf, option & INDOPTION_NULLS_FIRST ? " NULLS FIRST" : " NULLS LAST");
+	else
+	{
+		oper = ordering_operator(index, key, out, descending);
+		if (!OidIsValid(oper))
+			return false;
+		add_order(&check->identity, out->attnum, part, oper, index->rd_indcollation[key], nulls_first);
+	}
 	return true;
 }
 
 /*
- * Returns the order of rows in the index, as a list for ORDER BY; NULL = none.
+ * Set the order of rows in the index.
  */
-static char *
-index_order(const SinkCheck *check, Relation index)
+static void
+set_order(SinkCheck *check, Relation index)
 {
-	StringInfoData buf;
+	int			n = index->rd_index->indnkeyatts;
 
-	initStringInfo(&buf);
-	for (int key = 0; key < index->rd_index->indnkeyatts; key++)
+	check->identity.norder = 0;
+	check->identity.order = palloc(sizeof(SinkSortKey) * (n + 1));
+	for (int key = 0; key < n; key++)
 	{
-		if (!append_order_of(&buf, check, index, key))
+		if (!add_order_of(check, index, key))
 			break;
 	}
-	return buf.len > 0 ? buf.data : NULL;
 }
 
 /*
@@ -420,7 +435,7 @@ find_identity_index(SinkCheck *check, bool arbiter)
 		{
 			identity->indexed = true;
 			identity->window = window;
-			identity->order = index_order(check, index);
+			set_order(check, index);
 		}
 		index_close(index, AccessShareLock);
 	}

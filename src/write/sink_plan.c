@@ -33,15 +33,14 @@ sagg_sink_plan_forget(SinkPlan *kept)
 }
 
 /*
- * Returns the plan of a statement with this text, which sorts the rows if it is
- * "ordered"; it belongs to the sink.  Called with SAGG_ENR_OUTPUT, of type
- * "desc", registered.
+ * Returns the plan of a statement with this text; it belongs to the sink.
+ * Called with SAGG_ENR_OUTPUT, of type "desc", registered.
  */
 SPIPlanPtr
-sagg_sink_plan(SaggSink *sink, SinkStatement statement, bool ordered,
-			   const char *text, TupleDesc desc)
+sagg_sink_plan(SaggSink *sink, SinkStatement statement, const char *text,
+			   TupleDesc desc)
 {
-	SinkPlan   *kept = &sink->plans[statement][ordered ? 1 : 0];
+	SinkPlan   *kept = &sink->plans[statement];
 	MemoryContext save;
 	SPIPlanPtr	plan;
 	int			ret;

@@ -11,7 +11,8 @@
  *		known	UPDATE sink s SET ... FROM batch_output r WHERE s.key = r.key
  *		either	INSERT ... ON CONFLICT (identity) DO UPDATE
  *
- * Fresh rows go in by several if the sink takes them so (sink_multi_insert.c).
+ * Rows are sorted by the index that identifies them (sink_sort.c).  Fresh ones go
+ * in by several if the sink takes them so (sink_multi_insert.c).
  * What fails then is undone and left to the statement.
  *
  * That is a guess, since anybody may change the sink: a row may be there
@@ -43,9 +44,6 @@
  */
 #define LEAST_ESTIMATE		1000
 
-/* fewer rows are written as they come: to sort them gains nothing */
-#define LEAST_ORDERED		100
-
 /*
  * Fewer rows are inserted by the statement, which needs no subtransaction.  Fault
  * tests, which have few, have them inserted by several.
@@ -76,18 +74,8 @@ append_assignments(StringInfo buf, const SinkBatch *batch, const char *prefix)
 	return n;
 }
 
-/*
- * Returns whether so many rows are written in the order of the identity's index:
- * then neighbouring entries come one after the other.
- */
-static bool
-is_ordered(const SinkBatch *batch, int64 count)
-{
-	return batch->identity.order != NULL && count >= LEAST_ORDERED;
-}
-
 static void
-append_insert(StringInfo buf, const SinkBatch *batch, bool ordered)
+append_insert(StringInfo buf, const SinkBatch *batch)
 {
 	StringInfoData columns;
 
@@ -97,17 +85,15 @@ append_insert(StringInfo buf, const SinkBatch *batch, bool ordered)
 						 sagg_sink_column(batch->desc, attno));
 	appendStringInfo(buf, "INSERT INTO %s (%s) SELECT %s FROM %s",
 					 batch->name, columns.data, columns.data, SAGG_ENR_OUTPUT);
-	if (ordered)
-		appendStringInfo(buf, " ORDER BY %s", batch->identity.order);
 }
 
 static char *
-insert_statement(const SinkBatch *batch, bool ordered)
+insert_statement(const SinkBatch *batch)
 {
 	StringInfoData buf;
 
 	initStringInfo(&buf);
-	append_insert(&buf, batch, ordered);
+	append_insert(&buf, batch);
 	return buf.data;
 }
 
@@ -117,13 +103,13 @@ insert_statement(const SinkBatch *batch, bool ordered)
  * this stream may begin with its window and end at another time.
  */
 static char *
-upsert_statement(const SinkBatch *batch, bool ordered, bool *counts)
+upsert_statement(const SinkBatch *batch, bool *counts)
 {
 	StringInfoData buf;
 	StringInfoData assignments;
 
 	initStringInfo(&buf);
-	append_insert(&buf, batch, ordered);
+	append_insert(&buf, batch);
 	appendStringInfo(&buf, " ON CONFLICT (%s) DO ", sagg_sink_conflict_list(batch));
 	initStringInfo(&assignments);
 	*counts = append_assignments(&assignments, batch, "EXCLUDED") > 0;
@@ -142,7 +128,7 @@ upsert_statement(const SinkBatch *batch, bool ordered, bool *counts)
 }
 
 static char *
-update_statement(const SinkBatch *batch, bool ordered)
+update_statement(const SinkBatch *batch)
 {
 	StringInfoData buf;
 
@@ -151,11 +137,7 @@ update_statement(const SinkBatch *batch, bool ordered)
 					 batch->rel->rd_rel->relkind == RELKIND_RELATION ? "ONLY " : "",
 					 batch->name);
 	append_assignments(&buf, batch, "r");
-	if (ordered)
-		appendStringInfo(&buf, " FROM (SELECT * FROM %s ORDER BY %s) r",
-						 SAGG_ENR_OUTPUT, batch->identity.order);
-	else
-		appendStringInfo(&buf, " FROM %s r", SAGG_ENR_OUTPUT);
+	appendStringInfo(&buf, " FROM %s r", SAGG_ENR_OUTPUT);
 	if (batch->query->nidentity > 0)
 		appendStringInfoString(&buf, " WHERE ");
 	for (int i = 0; i < batch->query->nidentity; i++)
@@ -172,7 +154,7 @@ update_statement(const SinkBatch *batch, bool ordered)
  * caught ERROR, the rows are still registered.
  */
 static int64
-run(SinkBatch *batch, SinkStatement statement, bool ordered, const char *text,
+run(SinkBatch *batch, SinkStatement statement, const char *text,
 	Tuplestorestate *rows, int expected)
 {
 	EphemeralNamedRelation enr = palloc(sizeof(EphemeralNamedRelationData));
@@ -181,7 +163,7 @@ run(SinkBatch *batch, SinkStatement statement, bool ordered, const char *text,
 
 	sagg_enr_register(enr, SAGG_ENR_OUTPUT, batch->desc, rows,
 					  Max((double) tuplestore_tuple_count(rows), LEAST_ESTIMATE));
-	ret = SPI_execute_plan(sagg_sink_plan(batch->sink, statement, ordered, text, batch->desc),
+	ret = SPI_execute_plan(sagg_sink_plan(batch->sink, statement, text, batch->desc),
 						   NULL, NULL, false, 0);
 	if (ret != expected)
 		elog(ERROR, "could not execute \"%s\": %s",
@@ -197,9 +179,7 @@ run(SinkBatch *batch, SinkStatement statement, bool ordered, const char *text,
 static int64
 insert(SinkBatch *batch, Tuplestorestate *rows)
 {
-	bool		ordered = is_ordered(batch, tuplestore_tuple_count(rows));
-
-	return run(batch, SINK_INSERT, ordered, insert_statement(batch, ordered), rows, SPI_OK_INSERT);
+	return run(batch, SINK_INSERT, insert_statement(batch), rows, SPI_OK_INSERT);
 }
 
 /*
@@ -209,14 +189,13 @@ static int64
 insert_several(SinkBatch *batch, Tuplestorestate *rows)
 {
 	EphemeralNamedRelation enr = palloc(sizeof(EphemeralNamedRelationData));
-	int64		count = tuplestore_tuple_count(rows);
-	bool		ordered = is_ordered(batch, count);
-	char	   *text = insert_statement(batch, ordered);
+	char	   *text = insert_statement(batch);
 	int64		processed;
 
-	sagg_enr_register(enr, SAGG_ENR_OUTPUT, batch->desc, rows, Max((double) count, LEAST_ESTIMATE));
-	processed = sagg_sink_multi_insert(batch, sagg_sink_plan(batch->sink, SINK_INSERT, ordered,
-															 text, batch->desc), text, enr);
+	sagg_enr_register(enr, SAGG_ENR_OUTPUT, batch->desc, rows,
+					  Max((double) tuplestore_tuple_count(rows), LEAST_ESTIMATE));
+	processed = sagg_sink_multi_insert(batch, sagg_sink_plan(batch->sink, SINK_INSERT, text,
+															 batch->desc), text, enr);
 	sagg_enr_unregister(SAGG_ENR_OUTPUT);
 	return processed;
 }
@@ -227,13 +206,11 @@ insert_several(SinkBatch *batch, Tuplestorestate *rows)
 static int64
 upsert(SinkBatch *batch, Tuplestorestate *rows)
 {
-	int64		count = tuplestore_tuple_count(rows);
-	bool		ordered = is_ordered(batch, count);
 	bool		counts;
-	char	   *text = upsert_statement(batch, ordered, &counts);
-	int64		processed = run(batch, SINK_UPSERT, ordered, text, rows, SPI_OK_INSERT);
+	char	   *text = upsert_statement(batch, &counts);
+	int64		processed = run(batch, SINK_UPSERT, text, rows, SPI_OK_INSERT);
 
-	return counts ? processed : count;
+	return counts ? processed : tuplestore_tuple_count(rows);
 }
 
 /* A way to insert rows, that may fail. */
@@ -366,15 +343,13 @@ update(SinkBatch *batch, Tuplestorestate *rows)
 		"enable_bitmapscan", "enable_hashjoin", "enable_material",
 		"enable_mergejoin", "enable_seqscan"
 	};
-	bool		ordered = is_ordered(batch, tuplestore_tuple_count(rows));
 	int			nest = NewGUCNestLevel();
 	int64		processed;
 
 	for (int i = 0; i < lengthof(other_ways); i++)
 		(void) set_config_option(other_ways[i], "off", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
-	processed = run(batch, SINK_UPDATE, ordered, update_statement(batch, ordered), rows,
-					SPI_OK_UPDATE);
+	processed = run(batch, SINK_UPDATE, update_statement(batch), rows, SPI_OK_UPDATE);
 	AtEOXact_GUC(true, nest);
 	return processed;
 }
@@ -408,7 +383,7 @@ put_known(SinkBatch *batch, Tuplestorestate *rows)
 static int64
 put_single(SinkBatch *batch, Tuplestorestate *rows)
 {
-	int64		processed = run(batch, SINK_UPDATE, false, update_statement(batch, false), rows,
+	int64		processed = run(batch, SINK_UPDATE, update_statement(batch), rows,
 								SPI_OK_UPDATE);
 
 	if (processed > 1)
@@ -440,6 +415,41 @@ append_rows(const SinkBatch *batch, Tuplestorestate *from, Tuplestorestate *to)
 }
 
 /*
+ * Put rows into the sink by "function", in the order of its index.
+ */
+static int64
+put_sorted(SinkBatch *batch, Tuplestorestate *rows,
+		   int64 (*function) (SinkBatch *batch, Tuplestorestate *rows))
+{
+	Tuplestorestate *sorted = sagg_sink_sort(batch, rows);
+	int64		processed = function(batch, sorted);
+
+	if (sorted != rows)
+		tuplestore_end(sorted);
+	return processed;
+}
+
+/*
+ * Put rows into a table: see sagg_sink_put.
+ */
+static int64
+put_into_table(SinkBatch *batch, Tuplestorestate *fresh, Tuplestorestate *known)
+{
+	int64		processed = 0;
+
+	if (tuplestore_tuple_count(fresh) > 0)
+	{
+		if (may_split(batch))
+			processed += put_sorted(batch, fresh, put_fresh);
+		else
+			append_rows(batch, fresh, known);
+	}
+	if (tuplestore_tuple_count(known) > 0)
+		processed += put_sorted(batch, known, put_known);
+	return processed;
+}
+
+/*
  * Put rows of batch->desc into the sink: "fresh" ones, which it should not
  * have, and "known" ones, which it should have.  Returns their number.
  * Connected to SPI; leaves "known" changed.
@@ -451,7 +461,7 @@ sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh, Tuplestorestate *known)
 
 	SAGG_FAILPOINT("write.statement_before");
 	if (batch->sink->mode == SAGG_APPEND)
-		processed = append(batch, fresh);
+		processed = put_sorted(batch, fresh, append);
 	else if ((batch->sink->kind->flags & SAGG_SINK_TAKES_CHANGES) == 0)
 	{
 		/* one statement, which waits only once, for all of its rows */
@@ -464,17 +474,7 @@ sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh, Tuplestorestate *known)
 		processed = put_single(batch, known);
 	}
 	else
-	{
-		if (tuplestore_tuple_count(fresh) > 0)
-		{
-			if (may_split(batch))
-				processed += put_fresh(batch, fresh);
-			else
-				append_rows(batch, fresh, known);
-		}
-		if (tuplestore_tuple_count(known) > 0)
-			processed += put_known(batch, known);
-	}
+		processed = put_into_table(batch, fresh, known);
 	SAGG_FAILPOINT("write.statement_after");
 	return processed;
 }

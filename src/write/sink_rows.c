@@ -92,24 +92,6 @@ sagg_sink_append_collation(StringInfo buf, Oid collation)
 }
 
 /*
- * Append OPERATOR(schema.name).
- */
-void
-sagg_sink_append_operator(StringInfo buf, Oid oper)
-{
-	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(oper));
-	Form_pg_operator form;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for operator %u", oper);
-	form = (Form_pg_operator) GETSTRUCT(tuple);
-	appendStringInfo(buf, "OPERATOR(%s.%s)",
-					 quote_identifier(get_namespace_name(form->oprnamespace)),
-					 NameStr(form->oprname));
-	ReleaseSysCache(tuple);
-}
-
-/*
  * Append "left" = "right", by the default equality of the type of "att", to
  * which both belong or are converted, whatever the search_path.
  */
@@ -117,9 +99,18 @@ void
 sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
 						  const char *left, const char *right)
 {
-	appendStringInfo(buf, "%s ", left);
-	sagg_sink_append_operator(buf, lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR)->eq_opr);
-	appendStringInfo(buf, " %s", right);
+	Oid			equal = lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR)->eq_opr;
+	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(equal));
+	Form_pg_operator form;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "could not find the equality operator of type %s",
+			 format_type_be(att->atttypid));
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	appendStringInfo(buf, "%s OPERATOR(%s.%s) %s", left,
+					 quote_identifier(get_namespace_name(form->oprnamespace)),
+					 NameStr(form->oprname), right);
+	ReleaseSysCache(tuple);
 }
 
 /*

@@ -86,10 +86,7 @@ sagg_sink_close(SaggSink *sink)
 	if (sink->kind->close)
 		sink->kind->close(sink->opened);
 	for (int i = 0; i < SINK_STATEMENTS; i++)
-	{
-		sagg_sink_plan_forget(&sink->plans[i][0]);
-		sagg_sink_plan_forget(&sink->plans[i][1]);
-	}
+		sagg_sink_plan_forget(&sink->plans[i]);
 	MemoryContextDelete(sink->context);
 }
 

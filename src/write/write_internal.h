@@ -54,7 +54,7 @@ struct SaggSink
 	SinkPhase	phase;
 	MemoryContext batch_memory; /* for the kind, while there is a batch */
 	SaggSinkRows rows;			/* rows of the batch, for a kind with "begin" */
-	SinkPlan	plans[SINK_STATEMENTS][2];	/* without ORDER BY, and with it */
+	SinkPlan	plans[SINK_STATEMENTS];
 	bool		surprised;		/* rows were missing that it should have had */
 	bool		one_by_one;		/* a partition does not take several rows at
 								 * once */
@@ -68,13 +68,24 @@ typedef enum SinkWindowKey
 	SINK_WINDOW_BOUNDS			/* lower() and upper() of it */
 } SinkWindowKey;
 
+/* A part of the order in which rows are written. */
+typedef struct SinkSortKey
+{
+	AttrNumber	attno;			/* column of the output */
+	SaggWindowPart part;		/* itself, or a bound of the range */
+	Oid			oper;			/* "less than", or "greater than" */
+	Oid			collation;
+	bool		nulls_first;
+} SinkSortKey;
+
 /* The index that holds the identity of the rows; see sink_identity.c. */
 typedef struct SinkIdentity
 {
 	bool		indexed;		/* there is one */
 	SinkWindowKey window;
-	char	   *order;			/* its order, of rows of the output, as a list
-								 * for ORDER BY; NULL = none */
+	int			norder;			/* its order, as far as rows of the output
+								 * have it */
+	SinkSortKey *order;
 } SinkIdentity;
 
 /* A batch's use of a sink. */
@@ -140,7 +151,6 @@ extern void sagg_enr_register(EphemeralNamedRelation enr, char *name,
 extern void sagg_enr_unregister(const char *name);
 extern void sagg_sink_append_equality(StringInfo buf, Form_pg_attribute att,
 									  const char *left, const char *right);
-extern void sagg_sink_append_operator(StringInfo buf, Oid oper);
 extern void sagg_sink_append_collation(StringInfo buf, Oid collation);
 extern TupleDesc sagg_sink_identity_desc(const SinkBatch *batch);
 
@@ -149,8 +159,11 @@ extern void sagg_sink_append_match(StringInfo buf, const SinkBatch *batch, int i
 
 /* sink_plan.c */
 extern SPIPlanPtr sagg_sink_plan(SaggSink *sink, SinkStatement statement,
-								 bool ordered, const char *text, TupleDesc desc);
+								 const char *text, TupleDesc desc);
 extern void sagg_sink_plan_forget(SinkPlan *kept);
+
+/* sink_sort.c */
+extern Tuplestorestate *sagg_sink_sort(const SinkBatch *batch, Tuplestorestate *rows);
 
 /* sink_multi_insert.c */
 extern bool sagg_sink_takes_several(const SinkBatch *batch);
