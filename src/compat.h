@@ -137,6 +137,26 @@ extern int no_such_variable
 	ExecutorRun(desc, direction, count, true)
 #endif
 
+/*
+ * Make the entries of all indexes for a new row; returns a list of those whose
+ * uniqueness is checked later.  16 made updates of some indexes optional.
+ */
+#if PG_VERSION_NUM >= 160000
+#define SAGG_INSERT_INDEX_TUPLES(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
+#else
+#define SAGG_INSERT_INDEX_TUPLES(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
+#endif
+
+/* How a row of a partitioned table becomes one of a partition; 16 computes it
+ * when it is asked for. */
+#if PG_VERSION_NUM >= 160000
+#define SAGG_ROOT_TO_PARTITION_MAP(rri, estate)	ExecGetRootToChildMap(rri, estate)
+#else
+#define SAGG_ROOT_TO_PARTITION_MAP(rri, estate)	((rri)->ri_RootToPartitionMap)
+#endif
+
 /* Before 16 there was one macro for the absolute value of any type. */
 #if PG_VERSION_NUM < 160000
 #define i64abs(i)	Abs(i)

@@ -554,7 +554,6 @@ extern uint32 sagg_keys_place(SaggExecution *ex, uint32 hash, int64 start,
 extern uint32 sagg_start_salt(const SaggHashSeed *seed, int64 start);
 extern bool sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
 							const Datum *b, const bool *bnulls);
-extern int	sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b);
 
 /* key_hash.c */
 typedef struct SaggKeyHash SaggKeyHash;

@@ -299,32 +299,7 @@ sagg_groups_first_start(SaggExecution *ex)
 }
 
 /*
- * Compare groups by their order in the sink's index, as far as that is cheap:
- * by window, then by the keys that are integers.
- */
-static int
-compare_places(const void *a, const void *b, void *arg)
-{
-	const SaggGroup *x = *(SaggGroup *const *) a;
-	const SaggGroup *y = *(SaggGroup *const *) b;
-	SaggExecution *ex = arg;
-
-	if (x->start != y->start)
-		return x->start < y->start ? -1 : 1;
-	for (int i = 0; i < ex->query->nkeys; i++)
-	{
-		int			order = sagg_key_compare(&ex->keys[i], x->keys[i], y->keys[i]);
-
-		if (order != 0)
-			return order;
-	}
-	return 0;
-}
-
-/*
  * Returns the groups that the batch has changed, in the current context.
- * Neighbours in the sink's index are next to each other, so that writing them
- * is quick.
  */
 SaggGroup **
 sagg_groups_changed(SaggExecution *ex, int64 *n)
@@ -340,11 +315,5 @@ sagg_groups_changed(SaggExecution *ex, int64 *n)
 			groups[(*n)++] = group;
 	}
 	CHECK_FOR_INTERRUPTS();
-
-	/*
-	 * They come in the order of their hashes, which have a secret, so
-	 * producers cannot choose an order that makes the sort slow.
-	 */
-	qsort_arg(groups, *n, sizeof(SaggGroup *), compare_places, ex);
 	return groups;
 }

@@ -43,19 +43,24 @@ identity_hash(const SinkBatch *batch, char row)
 
 /*
  * Returns the statement that deletes the rows of the windows, $1, except those
- * of the new result that have an identity.
+ * of the new result that have an identity.  It finds them by the column, or by
+ * the index of its lower bound.
  */
 static char *
 delete_statement(const SinkBatch *batch, AttrNumber window)
 {
 	bool		partitioned =
 	batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	const char *column = sagg_sink_column(batch->desc, window);
 	StringInfoData buf;
 
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "DELETE FROM %s%s s WHERE s.%s OPERATOR(pg_catalog.=) ANY ($1)",
-					 partitioned ? "" : "ONLY ", batch->name,
-					 sagg_sink_column(batch->desc, window));
+					 partitioned ? "" : "ONLY ", batch->name, column);
+	if (batch->identity.window != SINK_WINDOW_ITSELF)
+		appendStringInfo(&buf, " AND pg_catalog.lower(s.%s) OPERATOR(pg_catalog.=)"
+						 " ANY (ARRAY(SELECT pg_catalog.lower(w) FROM pg_catalog.unnest($1) w))",
+						 column);
 	if (batch->sink->mode == SAGG_APPEND)
 		return buf.data;
 	appendStringInfo(&buf, " AND NOT EXISTS (SELECT FROM %s r"
