@@ -148,7 +148,7 @@ sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 					int64 *queue_bytes, int64 *queue_records)
 {
 	rd_kafka_conf_t *defaults = rd_kafka_conf_new();
-	int64		queue_kb = Max(sagg_fetch_memory_kb / Max(npartitions, 1),
+	int64		queue_kb = Max(sagg_fetch_memory_kb / SAGG_QUEUES_SHARE / Max(npartitions, 1),
 							   SMALLEST_QUEUE_KB);
 	int64		fetch_bytes = answer_bytes(npartitions);
 	char		value[32];
