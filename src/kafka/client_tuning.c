@@ -164,6 +164,12 @@ sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 	set_default(conf, defaults, "fetch.max.bytes", fetch_bytes);
 	set_default(conf, defaults, "fetch.message.max.bytes", Min(fetch_bytes, MOST_OF_PARTITION));
 	get_property(conf, "fetch.max.bytes", value, sizeof(value));
+
+	/*
+	 * Also the limit of what lz4 unpacks to four times its size at once.  More
+	 * is copied again and again while it grows.
+	 */
+	sagg_conf_set(conf, "message.max.bytes", value);
 	set_default(conf, defaults, "receive.message.max.bytes",
 				Max(100000000, strtol(value, NULL, 10) + RESPONSE_OVERHEAD));
 	set_default(conf, defaults, "fetch.wait.max.ms", fetch_wait(conf));
