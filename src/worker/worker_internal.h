@@ -142,8 +142,8 @@ struct SaggReading
 	int64		size_limit;		/* most offsets of a batch, 0 = no limit */
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
 	TimestampTz memory_used;	/* when the last batch ended */
-	TimestampTz memory_due;		/* when to give memory back, 0 = there is none
-								 * to give */
+	TimestampTz memory_since;	/* since when there is memory to give back, 0
+								 * = there is none */
 
 	/* from opening to closing, in "memory" */
 	MemoryContext memory;

@@ -52,9 +52,8 @@ void
 sagg_memory_used(SaggReading *reading)
 {
 	reading->memory_used = GetCurrentTimestamp();
-	if (reading->memory_due == 0 && sagg_memory_release_delay_ms >= 0)
-		reading->memory_due = TimestampTzPlusMilliseconds(reading->memory_used,
-														  sagg_memory_release_delay_ms);
+	if (reading->memory_since == 0)
+		reading->memory_since = reading->memory_used;
 }
 
 /*
@@ -65,24 +64,25 @@ sagg_memory_used(SaggReading *reading)
 long
 sagg_memory_rest(SaggReading *reading, long timeout_ms)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz idle_at = TimestampTzPlusMilliseconds(reading->memory_used,
-													  sagg_memory_release_delay_ms);
-	bool		idle = now >= idle_at;
+	TimestampTz now;
+	TimestampTz due;
+	bool		idle;
 
-	if (reading->memory_due == 0 || sagg_memory_release_delay_ms < 0)
+	if (reading->memory_since == 0 || sagg_memory_release_delay_ms < 0)
 		return timeout_ms;
-	if (now < reading->memory_due)
-		return Min(timeout_ms,
-				   Max(1, TimestampDifferenceMilliseconds(now, reading->memory_due)));
+	now = GetCurrentTimestamp();
+	due = TimestampTzPlusMilliseconds(reading->memory_since, sagg_memory_release_delay_ms);
+	if (now < due)
+		return Min(timeout_ms, Max(1, TimestampDifferenceMilliseconds(now, due)));
+	idle = now >= TimestampTzPlusMilliseconds(reading->memory_used, sagg_memory_release_delay_ms);
 	if (idle && reading->reader)
 		sagg_reader_give_back(reading->reader);
 #ifdef __GLIBC__
 	(void) malloc_trim(0);
 #endif
-	reading->memory_due = idle ? 0 : idle_at;
+	reading->memory_since = idle ? 0 : reading->memory_used;
 	ereport(DEBUG1,
-			(errmsg_internal("stream \"%s\" has given back free memory%s",
+			(errmsg_internal("stream \"%s\" has given free memory back%s",
 							 reading->leader->slot->name, idle ? ", and rests" : "")));
 	return timeout_ms;
 }

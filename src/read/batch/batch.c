@@ -170,8 +170,13 @@ sagg_batch_reset(SaggBatch *batch)
 		if (batch->stretches[i].chunk)
 			sagg_chunk_release(batch, batch->stretches[i].chunk);
 	}
-	/* the next batch may need as much as this one, but not more */
-	sagg_chunks_trim(batch, Max(needed, SAGG_CHUNKS_KEPT));
+
+	/*
+	 * The next batch may need as much as this one, but not more.  One that is
+	 * reset before it has begun says nothing.
+	 */
+	if (batch->nrecords > 0)
+		sagg_chunks_trim(batch, Max(needed, SAGG_CHUNKS_KEPT));
 	batch->lacks_headers = false;
 	batch->nrecords = 0;
 	batch->nstretches = 0;
