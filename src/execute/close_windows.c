@@ -120,8 +120,8 @@ emit_changed(SaggExecution *ex)
 void
 sagg_groups_store(SaggExecution *ex)
 {
-	for (SaggGroup *group = sagg_groups_next(ex, true); group;
-		 group = sagg_groups_next(ex, false))
+	for (SaggGroup *group = sagg_groups_next_to_store(ex, true); group;
+		 group = sagg_groups_next_to_store(ex, false))
 	{
 		MemoryContext old;
 
