@@ -350,6 +350,9 @@ struct SaggExecution
 	Tuplestorestate *replaced;	/* windows and keys of groups whose window has
 								 * changed; NULL unless that can happen */
 	TypeCacheEntry *rangetype;	/* range type of the window column, or NULL */
+	Datum		window;			/* the range that was made last, 0 = none */
+	int64		window_start;	/* its bounds */
+	int64		window_end;
 	bool		open_windows;	/* emits what the last commit left open */
 	bool		careful;		/* groups that fail are set apart; see
 								 * failed_groups.c */
@@ -553,7 +556,7 @@ extern uint32 sagg_keys_place(SaggExecution *ex, uint32 hash, int64 start,
 extern uint32 sagg_start_salt(const SaggHashSeed *seed, int64 start);
 extern bool sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
 							const Datum *b, const bool *bnulls);
-extern int	sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b);
+extern int64 sagg_key_order(const SaggKeyCall *key, Datum value);
 
 /* key_hash.c */
 typedef struct SaggKeyHash SaggKeyHash;
@@ -575,6 +578,7 @@ extern void sagg_groups_fetch_place(SaggExecution *ex, int64 start, uint32 hash,
 									const Datum *values, const bool *nulls);
 extern SaggStored sagg_groups_stored(SaggExecution *ex, const SaggGroup *group);
 extern SaggGroup **sagg_groups_changed(SaggExecution *ex, int64 *n);
+extern void sagg_group_fetch(const SaggGroup *group);
 extern SaggGroup *sagg_groups_next(SaggExecution *ex, bool restart);
 extern SaggGroup *sagg_groups_next_to_store(SaggExecution *ex, bool restart);
 extern bool sagg_groups_met(SaggExecution *ex, SaggGroup *group);

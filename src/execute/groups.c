@@ -52,6 +52,31 @@ groups_equal(SaggExecution *ex, const SaggGroup *a, const SaggGroup *b)
 }
 
 /*
+ * Where a group comes in the order of the output; a sort goes to the groups
+ * themselves only where these are equal.
+ */
+typedef struct GroupPlace
+{
+	int64		start;
+	int64		key;			/* first key, see sagg_key_order */
+	SaggGroup  *group;
+}			GroupPlace;
+
+static int	compare_keys(const SaggExecution *ex, const SaggGroup *a, const SaggGroup *b);
+
+#define ST_SORT sort_groups
+#define ST_ELEMENT_TYPE GroupPlace
+#define ST_COMPARE_ARG_TYPE const SaggExecution
+#define ST_COMPARE(a, b, ex) \
+	((a)->start != (b)->start ? ((a)->start < (b)->start ? -1 : 1) : \
+	 (a)->key != (b)->key ? ((a)->key < (b)->key ? -1 : 1) : \
+	 compare_keys(ex, (a)->group, (b)->group))
+#define ST_CHECK_FOR_INTERRUPTS
+#define ST_SCOPE static
+#define ST_DEFINE
+#include "lib/sort_template.h"
+
+/*
  * Set up keys and an empty table of groups, in the execution's memory.
  */
 void
@@ -356,52 +381,64 @@ sagg_groups_first_start(SaggExecution *ex)
 }
 
 /*
- * Compare groups by their order in the sink's index, as far as that is cheap:
- * by window, then by the keys that are integers.
+ * Prefetch a group of a list that is gone through.
+ */
+void
+sagg_group_fetch(const SaggGroup *group)
+{
+	fetch_group(group);
+}
+
+/*
+ * Compare groups of one window by their keys that are integers.
  */
 static int
-compare_places(const void *a, const void *b, void *arg)
+compare_keys(const SaggExecution *ex, const SaggGroup *a, const SaggGroup *b)
 {
-	const SaggGroup *x = *(SaggGroup *const *) a;
-	const SaggGroup *y = *(SaggGroup *const *) b;
-	SaggExecution *ex = arg;
-
-	if (x->start != y->start)
-		return x->start < y->start ? -1 : 1;
 	for (int i = 0; i < ex->query->nkeys; i++)
 	{
-		int			order = sagg_key_compare(&ex->keys[i], x->keys[i], y->keys[i]);
+		int64		x = sagg_key_order(&ex->keys[i], a->keys[i]);
+		int64		y = sagg_key_order(&ex->keys[i], b->keys[i]);
 
-		if (order != 0)
-			return order;
+		if (x != y)
+			return x < y ? -1 : 1;
 	}
 	return 0;
 }
 
 /*
  * Returns the groups that the batch has changed, in the current context.
- * Neighbours in the sink's index are next to each other, so that writing them
- * is quick.
+ * Neighbours in the sink's index are next to each other, as far as that is cheap
+ * - by window, then by the keys that are integers - so that writing them is quick.
  */
 SaggGroup **
 sagg_groups_changed(SaggExecution *ex, int64 *n)
 {
-	SaggGroup **groups = MemoryContextAllocHuge(CurrentMemoryContext,
-												sizeof(SaggGroup *) * Max(ex->groups->members, 1));
+	Size		most = Max(ex->groups->members, 1);
+	GroupPlace *places = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(GroupPlace) * most);
+	SaggGroup **groups = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(SaggGroup *) * most);
 
 	*n = 0;
 	for (SaggGroup *group = sagg_groups_next(ex, true); group;
 		 group = sagg_groups_next(ex, false))
 	{
-		if (group->changed)
-			groups[(*n)++] = group;
+		GroupPlace *place = &places[*n];
+
+		if (!group->changed)
+			continue;
+		place->start = group->start;
+		place->key = ex->query->nkeys > 0 ? sagg_key_order(&ex->keys[0], group->keys[0]) : 0;
+		place->group = group;
+		(*n)++;
 	}
-	CHECK_FOR_INTERRUPTS();
 
 	/*
 	 * They come in the order of their hashes, which have a secret, so
 	 * producers cannot choose an order that makes the sort slow.
 	 */
-	qsort_arg(groups, *n, sizeof(SaggGroup *), compare_places, ex);
+	sort_groups(places, *n, ex);
+	for (int64 i = 0; i < *n; i++)
+		groups[i] = places[i].group;
+	pfree(places);
 	return groups;
 }
