@@ -14,6 +14,10 @@ my $partitions = 16;
 my $broker = start_broker(large => $partitions);
 my $node = new_node('memory', 'fsync = off', 'shared_buffers = 8MB', 'timezone = UTC');
 
+# memory of AddressSanitizer is not what a server has
+my ($server) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+plan skip_all => 'built with AddressSanitizer' if slurp_file("/proc/$server/maps") =~ /libasan/;
+
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 sub kb { my ($pid, $what) = @_; my ($kb) = slurp_file("/proc/$pid/status") =~ /^$what:\s+(\d+) kB/m; return $kb; }
 sub faults { my $pid = shift; my @fields = split / /, slurp_file("/proc/$pid/stat") =~ s/.*\) //sr; return $fields[7]; }
