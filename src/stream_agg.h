@@ -69,6 +69,7 @@ extern int	sagg_max_partitions;
 extern int	sagg_max_records_per_batch;
 extern int	sagg_batch_memory_kb;
 extern int	sagg_fetch_memory_kb;
+extern int	sagg_memory_release_delay_ms;
 extern int	sagg_collect_ahead;
 extern int	sagg_kafka_timeout_ms;
 extern int	sagg_keep_batches;

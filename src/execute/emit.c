@@ -49,21 +49,33 @@ sagg_emit_init(SaggExecution *ex)
 }
 
 /*
- * Returns the value of the window column: a range, or the window's start.
+ * Returns the value of the window column: a range, which lives until another
+ * window is asked for, or the window's start.
  */
 static Datum
-window_datum(const SaggExecution *ex, int64 start, int64 end)
+window_datum(SaggExecution *ex, int64 start, int64 end)
 {
 	RangeBound	lower = {0};
 	RangeBound	upper = {0};
+	MemoryContext old;
 
 	if (ex->rangetype == NULL)
 		return sagg_window_column_value(ex->query, start);
+	if (ex->window != 0 && ex->window_start == start && ex->window_end == end)
+		return ex->window;
 	lower.val = TimestampTzGetDatum(start);
 	lower.inclusive = true;
 	lower.lower = true;
 	upper.val = TimestampTzGetDatum(end);
-	return RangeTypePGetDatum(SAGG_MAKE_RANGE(ex->rangetype, &lower, &upper, false));
+	if (ex->window != 0)
+		pfree(DatumGetPointer(ex->window));
+	ex->window = 0;
+	old = MemoryContextSwitchTo(ex->memory);
+	ex->window = RangeTypePGetDatum(SAGG_MAKE_RANGE(ex->rangetype, &lower, &upper, false));
+	MemoryContextSwitchTo(old);
+	ex->window_start = start;
+	ex->window_end = end;
+	return ex->window;
 }
 
 static int64

@@ -262,7 +262,6 @@ typedef struct SaggKeyCall
 } SaggKeyCall;
 
 struct grouptab_hash;
-struct grouptab_iterator;
 
 /* The class of a record; the greatest counts when a join repeats it. */
 typedef enum SaggClass
@@ -317,7 +316,7 @@ struct SaggExecution
 	Datum	   *row_keys;		/* keys of the current row */
 	bool	   *row_keynulls;
 	struct grouptab_hash *groups;
-	struct grouptab_iterator *iterator;
+	uint64		next_slot;		/* of the walk over them */
 	StringInfoData entry;		/* scratch */
 
 	/* counting */
@@ -351,6 +350,9 @@ struct SaggExecution
 	Tuplestorestate *replaced;	/* windows and keys of groups whose window has
 								 * changed; NULL unless that can happen */
 	TypeCacheEntry *rangetype;	/* range type of the window column, or NULL */
+	Datum		window;			/* the range that was made last, 0 = none */
+	int64		window_start;	/* its bounds */
+	int64		window_end;
 	bool		open_windows;	/* emits what the last commit left open */
 	bool		careful;		/* groups that fail are set apart; see
 								 * failed_groups.c */
@@ -570,10 +572,14 @@ extern SaggGroup *sagg_groups_lookup_row(SaggExecution *ex, int64 start,
 										 uint32 hash, const Datum *values,
 										 const bool *nulls);
 extern void sagg_groups_fetch_slot(SaggExecution *ex, uint32 hash);
-extern void sagg_groups_fetch(SaggExecution *ex, uint32 hash);
+extern bool sagg_groups_fetch(SaggExecution *ex, uint32 hash);
+extern void sagg_groups_fetch_place(SaggExecution *ex, int64 start, uint32 hash,
+									const Datum *values, const bool *nulls);
 extern SaggStored sagg_groups_stored(SaggExecution *ex, const SaggGroup *group);
 extern SaggGroup **sagg_groups_changed(SaggExecution *ex, int64 *n);
+extern void sagg_group_fetch(const SaggGroup *group);
 extern SaggGroup *sagg_groups_next(SaggExecution *ex, bool restart);
+extern SaggGroup *sagg_groups_next_to_store(SaggExecution *ex, bool restart);
 extern bool sagg_groups_met(SaggExecution *ex, SaggGroup *group);
 extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
 

@@ -90,6 +90,7 @@ extern bool sagg_reader_hears(SaggReader *reader);
 extern void sagg_reader_collect_ahead(SaggReader *reader);
 extern SaggBatch *sagg_reader_batch(SaggReader *reader);
 extern void sagg_reader_release(SaggReader *reader);
+extern void sagg_reader_give_back(SaggReader *reader);
 extern void sagg_reader_keep_headers(SaggReader *reader);
 
 /* scan_reader.c */

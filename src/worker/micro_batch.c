@@ -629,6 +629,7 @@ sagg_micro_batch(SaggReading *reading)
 	MemoryContextSwitchTo(reading->memory);
 	for (int i = 0; i < nparts; i++)
 		sagg_publish_statistics(parts[i].run);
+	sagg_memory_used(reading);
 	SAGG_FAILPOINT("batch.done");
 	sagg_mark_batch(-1);
 	for (int i = 0; i < nparts; i++)

@@ -142,6 +142,9 @@ struct SaggReading
 								 * answer */
 	int64		size_limit;		/* most offsets of a batch, 0 = no limit */
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
+	TimestampTz memory_used;	/* when the last batch ended */
+	TimestampTz memory_since;	/* since when there is memory to give back, 0
+								 * = there is none */
 
 	/* from opening to closing, in "memory" */
 	MemoryContext memory;
@@ -193,6 +196,11 @@ extern TimestampTz sagg_observers_tend(void);
 extern void sagg_scan_schedule_add(Oid database);
 extern void sagg_scan_schedule_keep(const List *databases);
 extern TimestampTz sagg_scan_schedule_tend(void);
+
+/* worker_memory.c */
+extern void sagg_memory_keep(void);
+extern void sagg_memory_used(SaggReading *reading);
+extern long sagg_memory_rest(SaggReading *reading, long timeout_ms);
 
 /* worker_slot.c */
 extern void sagg_worker_attach(SaggReading *reading, SaggStreamRun *leader, int i);
