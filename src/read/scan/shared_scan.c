@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * shared_scan.c
- *	  Scans of a batch that is read for several streams: each record is
- *	  decoded once.
+ *	  Scans of a batch that is read for several streams, or by several scans of
+ *	  one query: each record is decoded once.
  *
  * A stream's scan decodes what its query reads, and keeps that; the scans of
  * the streams after it take it from here.  The first scan of a batch also
