@@ -47,6 +47,20 @@ for my $round (1 .. 4)
 cmp_ok($node->safe_psql('postgres', 'SELECT max(length(data)) FROM stream_agg.state'), '>', 60000, 'and from time to time all');
 counts_add_up($node, 'kept', $next, 'every record is counted once');
 
+# many groups of a kilobyte or two
+$node->safe_psql('postgres', q{SELECT stream_agg.create_stream('small', 'SELECT id % 30 AS k, count(DISTINCT id) AS ids, count(DISTINCT v) AS vs, count(DISTINCT id) FILTER (WHERE v % 2 = 0) AS even,
+	max(n) AS top FROM events GROUP BY 1', output_mode => 'update', trigger => '20 days', max_offsets_per_trigger => 100)});
+process($node, 'small');
+is_equal_tables($node, 'SELECT * FROM small', 'SELECT * FROM small_query', 'groups of a kilobyte equal the batch query');
+cmp_ok($node->safe_psql('postgres', q{SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY bytes)
+	FROM (SELECT sum(length(data)) AS bytes FROM stream_agg.state WHERE stream = 'small' AND batch > 40 AND NOT base GROUP BY batch) b}), '<', 20000,
+	'and a micro-batch writes what is new of each');
+$node->restart;
+produce(250);
+process($node, 'small');
+is_equal_tables($node, 'SELECT * FROM small', 'SELECT * FROM small_query', 'also after a restart');
+process($node, 'kept');
+
 # others read it from the log
 $node->safe_psql('postgres', "SELECT stream_agg.stop_stream('kept')");
 is_equal_tables($node, 'SELECT * FROM stream_agg.open_windows(NULL::kept)', $query, 'open windows of a stopped stream');
