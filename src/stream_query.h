@@ -131,6 +131,7 @@ typedef enum SaggQueryKind
 typedef struct SaggQuery
 {
 	List	   *sources;		/* OIDs of the foreign tables, each once */
+	bool		repeats_sources;	/* "inner" scans one more than once */
 
 	/*
 	 * Rows to aggregate, one column each: event time (timestamptz or

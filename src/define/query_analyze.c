@@ -503,6 +503,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	result->sources = sagg_find_sources(query, names_records(result, query, options),
 										needs_order(result, options) ||
 										tells_partitions(has_watermark, options), &record, &reordered);
+	result->repeats_sources = sagg_count_sources((Node *) query) > list_length(result->sources);
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);

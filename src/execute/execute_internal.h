@@ -200,6 +200,7 @@ typedef struct SaggInputState
 	Size		size;			/* allocated for them, from "data" on */
 	Size		room;			/* allocated before "data" */
 	char	   *data;
+	int64		scanned;		/* tuples that lookups have stepped over */
 	uint32		nslots;			/* a power of two; 0 = no hash table yet */
 	SaggInputSlot *slots;
 } SaggInputState;

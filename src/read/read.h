@@ -130,7 +130,10 @@ extern void sagg_scan_marks_none(void);
 /* null_columns.c */
 extern char *sagg_null_columns(List *sources);
 
-/* shared_rows.c: such scans, of several streams, decode each record once */
+/*
+ * shared_rows.c: such scans, of several streams or of one query, decode each
+ * record once
+ */
 extern void sagg_shared_rows_begin(int64 records, List *streams);
 extern void sagg_shared_rows_end(void);
 

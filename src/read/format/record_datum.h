@@ -50,6 +50,8 @@ typedef struct SaggConversion
 	Oid			type;			/* type below domains, as are the next three */
 	int32		typmod;
 	SaggUnit	unit;			/* unit of numbers that become timestamps */
+	bool		is_local;		/* of times: the last value made by the short
+								 * way is one of the session's time zone */
 	FmgrInfo	input;
 	Oid			ioparam;
 	Oid			domain;			/* domain; InvalidOid if the column has none */
@@ -79,8 +81,11 @@ extern void sagg_conversion_check(const SaggConversion *conv);
 extern Datum sagg_convert(SaggConversion *conv, const SaggFieldValue *value,
 						  bool *isnull);
 
+/* local_time.c */
+extern int	sagg_local_offset(int day, int second);
+
 /* fast_datum.c */
-extern bool sagg_convert_fast(const SaggConversion *conv,
+extern bool sagg_convert_fast(SaggConversion *conv,
 							  const SaggFieldValue *value, Datum *result);
 
 #endif							/* SAGG_RECORD_DATUM_H */
