@@ -341,6 +341,23 @@ checked 'arrays nested deeper than an array has dimensions: columns of times tak
 		'0 [1:1][1:2][1:1] [1:1]|1 t|2 t|3 t|4 [1:2]|5 f|6|7 [1:1][1:1][1:1][1:1][1:1][1:1]', 'arrays are as the server reads them, and words for the time of the clock are found in them');
 };
 
+checked 'columns of types xml and tsquery: what a value may be is bounded, for their input functions serve no interrupts' => sub {
+	my $attributes = sub { '<a ' . join(' ', map { "b$_='1'" } 1 .. $_[0]) . '/>' };
+	my $list = '<!DOCTYPE a [<!ATTLIST a ' . join('', map { "b$_ CDATA 'x' " } 1 .. 800) . ']><a>' . '<a/>' x 800 . '</a>';
+	my $row = sub { my ($field, $value) = @_; return JSON::PP->new->canonical->allow_nonref->encode({ $field => $value }); };
+	sql('CREATE TYPE page AS (title text, body xml)');
+	topic('costly', $row->(x => $attributes->(2000)), $row->(x => $attributes->(20_000)), $row->(x => $list), $row->(x => "<?xml version='1.0'?>\n<!-- <a> -->$list"),
+		$row->(xs => [ '<a/>', $list ]), $row->(p => { title => 't', body => $list }), $row->(p => '(t,"' . ($list =~ s/"/""/gr) . '")'), $row->(xs => [ ('<a/>') x 20_000 ]),
+		$row->(q => 'a&' x 50_000 . 'a'), $row->(q => 'a&' x 500 . 'a'), $row->(qs => [ ('a&' x 5000 . 'a') x 2 ]),
+		$row->(x => "<!-- a comment --><a><![CDATA[<!DOCTYPE html>]]></a>"), $row->(xs => [ '<a/>', 'text <b/>' ]), $row->(p => { title => 'x' x 1000, body => '<a/>' }), $row->(x => 'x' x 65_536), $row->(x => 'x' x 65_537));
+	lenient('costly', 'costly', 'x xml, xs xml[], p page, q tsquery, qs tsquery[]');
+	cmp_ok((grown('SELECT x, xs, p, q, qs FROM costly'))[1], '<', 2, 'time');
+	cmp_ok(peak('SELECT x, xs, p, q, qs FROM costly'), '<', 50, 'memory');
+	is(sql(q{SELECT string_agg(pos::text, ' ' ORDER BY pos) FROM costly WHERE why ~ 'may have up to (65536|16384) bytes'}), '1 7 8 10 15', 'long values do not decode');
+	is(sql(q{SELECT string_agg(pos::text, ' ' ORDER BY pos) FROM costly WHERE why ~ 'may not have a document type declaration'}), '2 3 4 5 6', 'nor does one with a document type declaration');
+	is(sql(q{SELECT string_agg(pos::text, ' ' ORDER BY pos) FROM costly WHERE num_nonnulls(x, xs, p, q, qs) = 1}), '0 9 11 12 13 14', 'others do');
+};
+
 checked 'numbers of few bytes and many digits: wherever they are in a value, they are bounded' => sub {
 	my $n = 3000;
 	my @of = map { my $one = $_; sub { join ',', ($one) x $_[0] } } '"1e131071"', '1.e131071', '1e131071', '"[1e131071,)"', '{"a":"1e131071","b":"1e99999999"}', '\"(1e131071,1e99999999)\"',

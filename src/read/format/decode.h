@@ -23,6 +23,8 @@
  *	 jsonb, so 12.0 and 1e3 are integers and 12.5 is rounded; words for the time
  *	 of the clock - now, today, tomorrow and yesterday - are no dates and times,
  *	 and POSIX time zones that are made up are none (record_times.c);
+ *	 values with an xml or tsquery are bounded in length, and an xml has no
+ *	 document type declaration (record_texts.c);
  *	 numbers are seconds, milliseconds, microseconds or
  *	 nanoseconds, as the column's unit says, since 1970-01-01 00:00 UTC for
  *	 timestamptz and timestamp (UTC), rounded to the microsecond;

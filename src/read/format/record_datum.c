@@ -91,7 +91,7 @@ sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod, Oid collation
 	conv->typmod = typmod;
 	conv->kind = conversion_kind(base, typmod);
 	conv->bounds_digits = base != NUMERICOID && base != JSONBOID && sagg_holds_numerics(base);
-	conv->times = sagg_times_make(base);
+	conv->texts = sagg_texts_make(base);
 	if (type_is_enum(base))
 		conv->labels = sagg_labels_make(base);
 	getTypeInputInfo(base, &input, &conv->ioparam);
@@ -251,8 +251,8 @@ value_record(SaggConversion *conv, const SaggFieldValue *value)
 	fcinfo->args[0].value =
 		sagg_jsonb_make(psprintf("{\"value\":%s}", server_text(value)));
 	fcinfo->args[0].isnull = false;
-	if (conv->times)
-		sagg_times_check_json(conv->times, record_value(fcinfo->args[0].value));
+	if (conv->texts)
+		sagg_texts_check_json(conv->texts, record_value(fcinfo->args[0].value));
 	result = FunctionCallInvoke(fcinfo);
 	if (fcinfo->isnull)
 		elog(ERROR, "function jsonb_to_record returned NULL");
@@ -339,8 +339,8 @@ value_bytes(const SaggConversion *conv, const SaggFieldValue *value)
 static Datum
 input_text(SaggConversion *conv, char *text)
 {
-	if (conv->times)
-		sagg_times_check_text(conv->times, text);
+	if (conv->texts)
+		sagg_texts_check(conv->texts, text);
 	if (conv->labels)
 		sagg_labels_check(conv->labels, conv->type, text);
 	if (conv->kind == SAGG_TO_JSONB)
@@ -380,6 +380,8 @@ convert_base(SaggConversion *conv, const SaggFieldValue *value)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_INVALID_RECORD),
 				 errmsg("the record has several fields whose names differ from that in case only")));
+	if (conv->texts)
+		sagg_texts_check_size(conv->texts, value->len);
 	if (conv->kind == SAGG_TO_JSONB && value->kind == SAGG_PLAIN_TEXT)
 		sagg_check_digits(value->text, value->len);
 	if (value->kind == SAGG_PLAIN_TEXT)

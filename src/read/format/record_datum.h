@@ -36,7 +36,7 @@ typedef enum SaggConversionKind
 	SAGG_TO_OTHER				/* the type's input function */
 } SaggConversionKind;
 
-typedef struct SaggTimes SaggTimes; /* record_times.c */
+typedef struct SaggTexts SaggTexts; /* record_texts.c */
 typedef struct SaggLabels SaggLabels;	/* record_enum.c */
 
 /* Made once for a column; lives in the memory context it was made in. */
@@ -44,8 +44,10 @@ typedef struct SaggConversion
 {
 	SaggConversionKind kind;
 	const char *type_name;		/* for messages */
-	bool		bounds_digits;	/* there may be numerics in values: record_digits.c */
-	SaggTimes  *times;			/* where values have times; NULL = nowhere */
+	bool		bounds_digits;	/* there may be numerics in values:
+								 * record_digits.c */
+	SaggTexts  *texts;			/* texts in values that are checked; NULL =
+								 * none */
 	SaggLabels *labels;			/* of an enum; NULL = it is none */
 	Oid			type;			/* type below domains, as are the next three */
 	int32		typmod;
@@ -61,10 +63,14 @@ typedef struct SaggConversion
 	MemoryContext context;
 } SaggConversion;
 
+/* record_texts.c */
+extern SaggTexts *sagg_texts_make(Oid type);
+extern void sagg_texts_check_size(const SaggTexts *texts, Size len);
+extern void sagg_texts_check(SaggTexts *texts, char *string);
+extern void sagg_texts_check_json(SaggTexts *texts, const JsonbValue *value);
+
 /* record_times.c */
-extern SaggTimes *sagg_times_make(Oid type);
-extern void sagg_times_check_text(SaggTimes *times, char *text);
-extern void sagg_times_check_json(SaggTimes *times, const JsonbValue *value);
+extern void sagg_time_check(const char *string, bool dated);
 
 /* record_digits.c */
 extern bool sagg_holds_numerics(Oid type);
