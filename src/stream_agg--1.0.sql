@@ -306,7 +306,7 @@ COMMENT ON COLUMN stream_agg.streams.timezone IS 'TimeZone at creation, in force
 COMMENT ON COLUMN stream_agg.streams.datestyle IS 'DateStyle at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.intervalstyle IS 'IntervalStyle at creation, in force in every micro-batch';
 COMMENT ON COLUMN stream_agg.streams.search_path IS 'search_path at creation, in force in every micro-batch';
-COMMENT ON COLUMN stream_agg.streams.started_for IS 'roles that owned query, sink, source and other_sources when the stream was started; if one of these has another owner now, the stream stays stopped';
+COMMENT ON COLUMN stream_agg.streams.started_for IS 'roles that owned query, sink, source and other_sources when the stream was started; if one of these gets another owner, the stream stays stopped, and the array becomes empty';
 COMMENT ON COLUMN stream_agg.streams.reader IS 'name of the reader that the stream shares with other streams of its owner; NULL: one of its own';
 COMMENT ON COLUMN stream_agg.streams.other_sources IS 'further foreign tables the stream reads, where its query appends several by UNION ALL';
 
@@ -877,7 +877,7 @@ SELECT s.stream,
                       WHEN s.database OPERATOR(pg_catalog.<>) d.oid
                            THEN 'it has not been started in this database'
                       WHEN NOT t.has_owners
-                           THEN 'its query, sink or source has another owner than when it was started'
+                           THEN 'its query, sink or source has got another owner since it was started'
                       ELSE 'stream_agg.enabled is off' END
             WHEN h.health OPERATOR(pg_catalog.=) 'retrying' THEN
                  pg_catalog.format('failed attempts: %s, since %s%s%s', w.attempts,

@@ -19,6 +19,7 @@
 
 #include "stream_agg.h"
 #include "control/control.h"
+#include "define/define.h"
 #include "kafka/kafka.h"
 #include "rate/rate.h"
 #include "read/read.h"
@@ -254,6 +255,7 @@ _PG_init(void)
 		sagg_notify_init();
 		sagg_database_commands_init();
 		sagg_drop_extension_init();
+		sagg_trust_init();
 		sagg_secret_commands_init();
 		/* streams must not run while pg_upgrade works */
 		if (!IsBinaryUpgrade)

@@ -569,6 +569,8 @@ sagg_query_of_view(const SaggStream *stream)
 		result->store_fingerprint = hash_combine64(result->fingerprint,
 												   (uint64) stream->watermark_delay);
 	sagg_restore_user(&owner);
+	if (stream->owners)
+		sagg_stream_check_owners(stream);	/* now that they are locked */
 	if (stream->sources != NIL)
 		check_sources_known(stream, result);
 	return result;

@@ -102,6 +102,8 @@ typedef struct SaggStreamRun
 	SaggProgress *progress;		/* as of the last commit, in "memory" */
 	bool		new_partitions; /* in progress, not in stream_agg.sources yet */
 	TimestampTz checked;		/* when the catalogs were last read for it */
+	uint64		trusted_as_of;	/* sagg_catalog_changes() when the owners were
+								 * last read */
 	TimestampTz idle_due;		/* when a batch without records would close a
 								 * window, DT_NOEND = never
 								 * (quiet_partitions.c) */
