@@ -25,13 +25,13 @@ typedef struct KeptPlan
 	MemoryContext memory;		/* NULL = there is none */
 	PlannedStmt *plan;
 	int64		rows;			/* that it was made for; -1 = any number */
-}			KeptPlan;
+} KeptPlan;
 
 typedef struct SaggKeptPlans
 {
 	MemoryContext memory;
 	KeptPlan	plans[SAGG_PLAN_KINDS];
-}			SaggKeptPlans;
+} SaggKeptPlans;
 
 /*
  * Returns an empty set of plans, which lives as long as "memory".
@@ -49,7 +49,7 @@ sagg_kept_plans_make(MemoryContext memory)
  * Take the locks that the execution of the plans needs, as planning has taken them.
  */
 void
-sagg_kept_plans_lock(const SaggKeptPlans * plans)
+sagg_kept_plans_lock(const SaggKeptPlans *plans)
 {
 	for (int i = 0; i < SAGG_PLAN_KINDS; i++)
 	{
@@ -80,7 +80,7 @@ depends_on_rows(const PlannedStmt *plan)
 }
 
 static bool
-fits(const KeptPlan * kept, int64 rows)
+fits(const KeptPlan *kept, int64 rows)
 {
 	return kept->memory != NULL &&
 		(kept->rows < 0 ||
@@ -98,7 +98,7 @@ make_plan(const SaggExecution *ex, SaggPlanKind kind, const Query *query, int64 
 }
 
 static void
-keep(SaggKeptPlans * plans, KeptPlan * kept, PlannedStmt *plan, int64 rows)
+keep(SaggKeptPlans *plans, KeptPlan *kept, PlannedStmt *plan, int64 rows)
 {
 	MemoryContext memory = AllocSetContextCreate(plans->memory, "stream_agg plan",
 												 ALLOCSET_SMALL_SIZES);
