@@ -251,6 +251,13 @@ subtest 'rows are in the order of the index' => sub {
 	is($unordered->('pattern', 'k COLLATE "C"'), 0, 'of another operator class');
 	is($unordered->('wide', 'k, lower(win)'), 0, 'of an index that is not unique, over another type of integers');
 	cmp_ok(sql("SELECT count(*) FROM $_"), '>', 100, "$_ has enough rows") for qw(in_order "C" pattern wide);
+	sql('SELECT stream_agg.stop_stream(stream) FROM stream_agg.streams');
+	$node->safe_psql('postgres', $_) for q{ALTER SYSTEM SET stream_agg.batch_memory = '1MB'}, q{ALTER SYSTEM SET work_mem = '64kB'};
+	$node->restart;
+	sql(create('in_parts', $tumble, output_mode => q{'update'}));
+	process($node, 'in_parts');
+	is_equal_tables($node, 'SELECT * FROM in_parts', 'SELECT * FROM in_parts_query', 'more rows than memory has room for are all there');
+	cmp_ok($unordered->('in_parts', 'lower(win), k'), '>', 0, 'sorted in parts');
 };
 
 done_testing();
