@@ -29,9 +29,10 @@ my $query = q{SELECT k, count(DISTINCT id) AS ids, sum(n) AS total, avg(v) AS me
 $node->safe_psql('postgres', "SELECT stream_agg.create_stream('kept', \$\$$query\$\$, output_mode => 'update',
 	trigger => '20 days', max_offsets_per_trigger => 100)");
 
-produce(6000);
+# each group is written whole in one of 64, by then with many inputs
+produce(9000);
 process($node, 'kept');
-is_equal_tables($node, 'SELECT * FROM kept', $query, 'sixty micro-batches equal the batch query');
+is_equal_tables($node, 'SELECT * FROM kept', $query, 'ninety micro-batches equal the batch query');
 my $written = 'percentile_disc(0.5) WITHIN GROUP (ORDER BY length(data)) FILTER (WHERE NOT base)';
 cmp_ok($node->safe_psql('postgres', "SELECT $written FROM stream_agg.state WHERE batch > 20"), '<', 12000, 'a micro-batch writes what is new');
 
