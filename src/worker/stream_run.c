@@ -204,8 +204,8 @@ sagg_run_stage(SaggStreamRun *run, SaggStage stage)
 
 /*
  * End the process if the stream's query, sink or sources belong to others than
- * those the stream was started for, or have done so since then.  In a transaction, as the stream's owner; to
- * be called again when they are locked.
+ * those the stream was started for, or have done so since then.  In a transaction,
+ * as the stream's owner; to be called again when they are locked.
  */
 void
 sagg_run_check_owners(SaggStreamRun *run)
