@@ -5,8 +5,8 @@ Probes are records of users that nobody else is, a hundred a second, all in the
 first window.  They have a producer of their own, with the linger of the load's, so
 that the moment is known at which each was given to it and acknowledged."""
 
-import subprocess
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -92,7 +92,7 @@ def measure(place, contestant, rate, seconds):
                 break
             if now > deadline:
                 raise RuntimeError(f'{contestant.title}: {len(visible)} of {len(sent)} probes became visible')
-            time.sleep(0.001)
+            time.sleep(0.002)
         sender.join()
         for process in load:
             if process.wait():

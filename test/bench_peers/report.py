@@ -58,10 +58,9 @@ def _throughput(results):
 
 
 def _latency(results):
-    figures = _medians(results['latency'], 'contestant')
     names = ['p50_ms', 'p99_ms', 'max_ms', 'own_p50_ms', 'own_p99_ms']
-    rows = [[contestant.title, *(_number(figures[contestant.name,][name], 1) for name in names)]
-            for contestant in CONTESTANTS.values() if (contestant.name,) in figures]
+    rows = [[CONTESTANTS[row['contestant']].title, *(_number(row[name], 1) for name in names)]
+            for row in results['latency']]
     if rows:
         yield (f"**From produce to visible at {results['latency_rate']:,} records/s**, ms; on the right less "
                'the producer\'s acknowledgement\n\n' +
@@ -76,25 +75,30 @@ def _markdown(results):
     yield from _latency(results)
 
 
-def _plot(results, figure, label, path):
-    """Bars of one figure, a group for each query, to the scale of a logarithm."""
+def _plot(results, figure, digits, title, path):
+    """Bars of one figure, a panel for each query; all panels have one scale."""
     figures = _medians(results['runs'], 'query', 'contestant')
-    queries = [query for query in QUERIES if any(key[0] == query for key in figures)]
-    names = [name for name in CONTESTANTS if any(key[1] == name for key in figures)]
+    queries = [query for query in QUERIES.values() if any(key[0] == query.name for key in figures)]
+    names = [name for name in CONTESTANTS if any(key[1] == name for key in figures)][::-1]
+    most = max(row[figure] for row in figures.values())
     matplotlib.rcParams.update({'svg.hashsalt': 'bench_peers', 'svg.fonttype': 'none', 'font.size': 9})
-    canvas, axes = pyplot.subplots(figsize=(9, 3.6), layout='constrained')
-    width = 0.8 / len(names)
-    for i, name in enumerate(names):
-        axes.bar([at + (i - (len(names) - 1) / 2) * width for at in range(len(queries))],
-                 [figures.get((query, name), {}).get(figure, 0) for query in queries],
-                 width, label=CONTESTANTS[name].title, color=COLOURS[name])
-    axes.set_xticks(range(len(queries)), [query.replace('_', ' ') for query in queries])
-    axes.set_yscale('log')
-    axes.set_ylabel(label)
-    axes.grid(axis='y', linewidth=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[['top', 'right']].set_visible(False)
-    canvas.legend(loc='outside upper center', ncols=len(names), frameon=False)
+    rows = -(-len(queries) // 2)
+    canvas, grid = pyplot.subplots(rows, 2, figsize=(9.5, 0.5 + rows * (0.4 + 0.2 * len(names))), squeeze=False,
+                                   layout='constrained')
+    for axes in grid.flat:
+        axes.axis('off')
+    for axes, query in zip(grid.flat, queries):
+        found = [(name, figures[query.name, name][figure]) for name in names if (query.name, name) in figures]
+        bars = axes.barh([CONTESTANTS[name].title for name, _ in found], [value for _, value in found],
+                         color=[COLOURS[name] for name, _ in found])
+        axes.bar_label(bars, [_number(value, digits) for _, value in found], padding=3)
+        axes.set_title(query.title, loc='left', fontsize=9, fontweight='bold')
+        axes.set_xlim(0, most * 1.2)
+        axes.axis('on')
+        axes.set_xticks([])
+        axes.tick_params(left=False)
+        axes.spines[['top', 'right', 'bottom']].set_visible(False)
+    canvas.suptitle(title, x=0.01, ha='left', fontsize=10)
     canvas.savefig(path, metadata={'Date': None})
     pyplot.close(canvas)
 
@@ -104,8 +108,8 @@ def _write_files(results, directory):
     with open(os.path.join(directory, 'results.json'), 'w') as file:
         json.dump(results, file, indent=1)
         file.write('\n')
-    _plot(results, 'records_per_second', 'records/s', os.path.join(directory, 'throughput.svg'))
-    _plot(results, 'cpu_s_per_million', 'CPU s per million records', os.path.join(directory, 'cpu.svg'))
+    _plot(results, 'records_per_second', 0, 'Records per second', os.path.join(directory, 'throughput.svg'))
+    _plot(results, 'cpu_s_per_million', 2, 'CPU seconds per million records', os.path.join(directory, 'cpu.svg'))
 
 
 def write(results, publish):

@@ -17,6 +17,7 @@ _JAVA = ['java', '-Xmx4g', '-XX:+UseG1GC', '-Duser.timezone=UTC',
 
 _SETTINGS = """
 SET 'execution.runtime-mode' = 'streaming';
+SET 'restart-strategy.type' = 'none';
 SET 'parallelism.default' = '2';
 SET 'pipeline.object-reuse' = 'true';
 SET 'state.backend.type' = 'hashmap';

@@ -26,15 +26,14 @@ SETTINGS = {
 BATCH_RECORDS = 500_000
 SCHEMA = 'ts TIMESTAMP, user_id BIGINT, page STRING, purchase_amount DECIMAL(10,2), country STRING'
 
-COUNT = f.count('*').alias('event_count')
-TOTAL = f.sum('purchase_amount').alias('total_spend')
+COUNT_AND_TOTAL = ['count(*) AS event_count', 'sum(purchase_amount) AS total_spend']
 # window, other keys, values
 QUERIES = {
-    'clicks': (lambda: f.window('ts', '5 minutes'), ['user_id'], [COUNT, TOTAL]),
-    'country': (lambda: f.window('ts', '1 minute'), ['country'],
-                [COUNT, f.avg('purchase_amount').alias('average')]),
-    'hop': (lambda: f.window('ts', '10 minutes', '1 minute'), ['page'], [COUNT, TOTAL]),
-    'sessions': (lambda: f.session_window('ts', '30 seconds'), ['user_id'], [COUNT, TOTAL]),
+    'clicks': ("window(ts, '5 minutes')", ['user_id'], COUNT_AND_TOTAL),
+    'country': ("window(ts, '1 minute')", ['country'],
+                ['count(*) AS event_count', 'avg(purchase_amount) AS average']),
+    'hop': ("window(ts, '10 minutes', '1 minute')", ['page'], COUNT_AND_TOTAL),
+    'sessions': ("session_window(ts, '30 seconds')", ['user_id'], COUNT_AND_TOTAL),
 }
 
 
@@ -45,7 +44,7 @@ def start(spark, brokers, topic, output, name, mode, directory, continuous):
                .option('startingOffsets', 'earliest').option('maxOffsetsPerTrigger', BATCH_RECORDS).load()
                .select(f.from_json(f.col('value').cast('string'), SCHEMA).alias('record')).select('record.*')
                .withWatermark('ts', '10 minutes'))
-    results = (records.groupBy(window().alias('win'), *keys).agg(*values)
+    results = (records.groupBy(f.expr(window).alias('win'), *keys).agg(*map(f.expr, values))
                .select(f.col('win.start').alias('started'), f.col('win.end').alias('ended'), '*').drop('win'))
     writer = (results.select(f.to_json(f.struct('started', 'ended', *keys)).alias('key'),
                              f.to_json(f.struct('*')).alias('value'))

@@ -64,8 +64,8 @@ class StreamAgg(Contestant):
 
     def _visible(self, probes):
         # the identity of a sink begins with its window or with the window's bound
-        statement = """SELECT user_id FROM bench WHERE win = stream_agg.tumble(%s, '5 minutes')
-            AND lower(win) = lower(stream_agg.tumble(%s, '5 minutes')) AND user_id > %s"""
+        statement = """SELECT user_id FROM bench WHERE win = stream_agg.tumble(%s::timestamptz, '5 minutes')
+            AND lower(win) = date_bin('5 minutes', %s::timestamptz, '2000-01-01') AND user_id > %s"""
         seen = probes.first - 1
         with self.place.connect() as connection:
             while True:
