@@ -23,7 +23,7 @@ LINGER_MS = 5
 
 @dataclass
 class Probes:
-    first: int = 1_000_000_000      # user_id of the first one, of ten digits
+    first: int = 7_000_000_000      # user_id of the first one, of ten digits
     time: str = '2026-01-01T00:00:00.000Z'
 
 
@@ -53,15 +53,22 @@ def _send_probes(topic, probes, seconds, sent, acknowledged):
                 acknowledged[number] = time.monotonic()
         return on_delivery
 
+    def value(number):
+        return (f'{{"ts":"{probes.time}","user_id":{number},"event":"probe","page":"/probe","session":"",'
+                '"referrer":"","purchase_amount":1.00,"country":"probe"}')
+
+    # connects to the broker and learns of the topic
+    for partition in range(PARTITIONS):
+        producer.produce(topic, value(0), partition=partition)
+    producer.flush()
     started = time.monotonic()
     for i in range(seconds * PROBES_PER_SECOND):
         number = probes.first + i
+        producer.poll(0)
         while time.monotonic() < started + i / PROBES_PER_SECOND:
             producer.poll(0.0005)
-        value = (f'{{"ts":"{probes.time}","user_id":{number},"event":"probe","page":"/probe","session":"",'
-                 '"referrer":"","purchase_amount":1.00,"country":"probe"}')
         sent[number] = time.monotonic()
-        producer.produce(topic, value, partition=i % PARTITIONS, on_delivery=note(number))
+        producer.produce(topic, value(number), partition=i % PARTITIONS, on_delivery=note(number))
     producer.flush()
 
 

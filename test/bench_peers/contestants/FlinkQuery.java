@@ -48,7 +48,7 @@ public class FlinkQuery {
 		}
 	}
 
-	public static void main(String[] arguments) throws Exception {
+	private static void run(String[] arguments) throws Exception {
 		execute(arguments[0]).await();
 		TableResult result = execute(arguments[1]);
 		awaitRunning(result.getJobClient().get());
@@ -59,6 +59,16 @@ public class FlinkQuery {
 		}
 		while (System.in.read() >= 0) {
 		}
-		System.exit(0);
+	}
+
+	/* Threads of Flink outlive the main one, so that the end must be told. */
+	public static void main(String[] arguments) {
+		try {
+			run(arguments);
+			System.exit(0);
+		} catch (Exception e) {
+			e.printStackTrace();
+			System.exit(1);
+		}
 	}
 }

@@ -38,7 +38,7 @@ class StreamAgg(Contestant):
 
     def run(self, query):
         place = self.place
-        before = Meter.present(place.postmaster) | {place.backend}
+        before = Meter.present(place.postmaster)
         wal = place.wal()
         meter = Meter([place.postmaster], before)
         self._create(query)
@@ -65,10 +65,14 @@ class StreamAgg(Contestant):
     def _visible(self, probes):
         # the identity of a sink begins with its window or with the window's bound
         statement = """SELECT user_id FROM bench WHERE win = stream_agg.tumble(%s::timestamptz, '5 minutes')
-            AND lower(win) = date_bin('5 minutes', %s::timestamptz, '2000-01-01') AND user_id > %s"""
-        seen = probes.first - 1
+            AND lower(win) = date_bin('5 minutes', %s::timestamptz, '2000-01-01') AND user_id >= %s"""
+        # probes of several partitions need not become visible in the order of their numbers
+        lowest, after = probes.first, set()
         with self.place.connect() as connection:
             while True:
-                found = [row[0] for row in connection.execute(statement, (probes.time, probes.time, seen))]
-                seen = max(found, default=seen)
+                found = [row[0] for row in connection.execute(statement, (probes.time, probes.time, lowest))]
+                after.update(found)
+                while lowest in after:
+                    after.remove(lowest)
+                    lowest += 1
                 yield found
