@@ -26,7 +26,7 @@ from place import Place
 from queries import (COLUMNS, COUNTRIES, DISORDER_SECONDS, LAST_RECORD, PARTITIONS, QUERIES, SPAN_SECONDS,
                      TOPICS)
 
-WARM_RECORDS = 50_000
+WARM_RECORDS = 200_000
 
 
 def chosen(variable, known):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from confluent_kafka import Producer
 
@@ -84,7 +84,7 @@ def measure(place, contestant, rate, seconds):
     probes = Probes()
     sent, acknowledged, visible = {}, {}, {}
     place.create_topic(topic)
-    query = QUERIES['clicks_10k_update'].of_topic(topic)
+    query = replace(QUERIES['clicks_10k_update'], topic=topic)
     with contestant.follow(query, probes) as arrivals:
         load = _load(topic, rate, SETTLE_SECONDS + seconds + 2)
         time.sleep(SETTLE_SECONDS)

@@ -87,7 +87,7 @@ class Place:
                 for partition in range(PARTITIONS)]
         left = sum(ends)
         while left:
-            messages = consumer.consume(10_000, 60)
+            messages = consumer.consume(min(left, 10_000), 60)
             if not messages or any(message.error() for message in messages):
                 raise RuntimeError(f'cannot read topic {topic}')
             left -= len(messages)
@@ -113,11 +113,14 @@ class Place:
         # more digits than other users have
         mark = b'"user_id":%d' % (probes.first // 100_000)
         consumer = self._consumer(topic)
-        while True:
-            found = []
-            for message in consumer.consume(1000, 0.002):
-                value = None if message.error() else message.value()
-                at = value.find(mark) if value else -1
-                if at >= 0:
-                    found.append(int(value[at + 10:at + 20]))
-            yield found
+        try:
+            while True:
+                found = []
+                for message in consumer.consume(1000, 0.002):
+                    value = None if message.error() else message.value()
+                    at = value.find(mark) if value else -1
+                    if at >= 0:
+                        found.append(int(value[at + 10:at + 20]))
+                yield found
+        finally:
+            consumer.close()

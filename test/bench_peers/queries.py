@@ -39,9 +39,6 @@ class Query:
     def columns(self):
         return [column.split()[0] for column in self.keys + self.values]
 
-    def of_topic(self, topic):
-        return Query(self.name, self.title, topic, self.mode, self.keys, self.values, self.batch)
-
 
 _CLICKS = """
 SELECT date_bin('5 minutes', ts, '2026-01-01 00:00+00') AS started, user_id,
