@@ -15,6 +15,7 @@ _JAVA = ['java', '-Xmx4g', '-XX:+UseG1GC', '-Duser.timezone=UTC',
             'java.util', 'java.util.concurrent', 'java.util.concurrent.atomic', 'java.util.concurrent.locks',
             'sun.nio.ch'))]
 
+# Where a topic ends, the end does not wait for the interval of the checkpoints.
 _SETTINGS = """
 SET 'execution.runtime-mode' = 'streaming';
 SET 'restart-strategy.type' = 'none';
@@ -23,6 +24,7 @@ SET 'pipeline.object-reuse' = 'true';
 SET 'state.backend.type' = 'hashmap';
 SET 'execution.checkpointing.interval' = '10 s';
 SET 'execution.checkpointing.dir' = 'file://{directory}';
+SET 'execution.checkpointing.checkpoints-after-tasks-finish' = 'false';
 SET 'table.local-time-zone' = 'UTC';
 """
 # what the documentation recommends for aggregates without a window; it costs latency
