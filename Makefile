@@ -75,7 +75,7 @@ clean-deps:
 		$(FAILPOINT_SOURCES:.c=.o) $(FAILPOINT_SOURCES:.c=.d)
 
 # What the tests need is in test/; see "make help".
-.PHONY: help deps test fuzz demo bench bloat soak check-cassert check-asan \
+.PHONY: help deps test fuzz demo bench bench-peers bloat soak check-cassert check-asan \
 	check-valgrind check-layout check-syntax print-regress
 help:
 	@echo 'make               build the library'
@@ -89,6 +89,7 @@ help:
 	@echo 'make check-valgrind tests under valgrind'
 	@echo 'make demo [KEEP=1] [DEMO=rate]  the README example, live, or one without Kafka; KEEP=1 leaves it running'
 	@echo 'make bench [WHAT=hop] [BROKERS=host:port] [RECORDS=n]  records per second'
+	@echo 'make bench-peers [QUERIES=..] [CONTESTANTS=..] [RECORDS=n] [ROUNDS=n]  beside Spark, Flink and others'
 	@echo 'make bloat [MINUTES=n] [RATE=n]             sizes of sink and logs over time'
 	@echo 'make soak [MINUTES=n] [RATE=n] [SEED=n]     a nemesis on a real Kafka'
 
@@ -106,6 +107,9 @@ demo:
 	KEEP=$(KEEP) DEMO=$(DEMO) test/demo
 bench:
 	BROKERS=$(BROKERS) RECORDS=$(RECORDS) test/bench $(WHAT)
+bench-peers:
+	QUERIES='$(QUERIES)' CONTESTANTS='$(CONTESTANTS)' RECORDS=$(RECORDS) ROUNDS=$(ROUNDS) PUBLISH=$(PUBLISH) \
+		LATENCY_SECONDS=$(LATENCY_SECONDS) LATENCY_RATE=$(LATENCY_RATE) test/bench_peers/run
 bloat:
 	BROKERS=$(BROKERS) MINUTES=$(MINUTES) RATE=$(RATE) test/bloat
 soak:

@@ -29,6 +29,9 @@ random_share(void)
 	return (next_random() >> 11) / 9007199254740992.0;
 }
 
+/* of that many, each user has one; 0 = records have none */
+static long countries;
+
 static void
 print_record(double seconds, long user, int partition)
 {
@@ -48,9 +51,12 @@ print_record(double seconds, long user, int partition)
 		   (int) (next_random() % 10000), (unsigned long long) next_random(),
 		   (int) (next_random() % 20));
 	if (event == 4)
-		printf("%d.%02d}\n", (int) (next_random() % 500), (int) (next_random() % 100));
+		printf("%d.%02d", (int) (next_random() % 500), (int) (next_random() % 100));
 	else
-		printf("null}\n");
+		printf("null");
+	if (countries > 0)
+		printf(",\"country\":\"C%02ld\"", user % countries);
+	printf("}\n");
 }
 
 static void
@@ -80,6 +86,7 @@ generate_main(int argc, char **argv)
 		{"late", required_argument, NULL, 'l'},
 		{"partitions", required_argument, NULL, 'p'},
 		{"rate", required_argument, NULL, 'r'},
+		{"countries", required_argument, NULL, 'c'},
 		{0}
 	};
 	long		records = 1000;
@@ -123,6 +130,9 @@ generate_main(int argc, char **argv)
 				break;
 			case 'r':
 				rate = atof(optarg);
+				break;
+			case 'c':
+				countries = atol(optarg);
 				break;
 			default:
 				return 2;

@@ -29,7 +29,7 @@ static const char usage[] =
 "    with --check only if the broker still has the first of them.  All are one\n"
 "    transaction with --transaction, which needs a real Kafka.\n"
 "kafka_tool generate --records N [--seed S] [--users N] [--start SECONDS] [--span SECONDS]\n"
-"        [--disorder SECONDS] [--late SHARE] [--partitions N] [--rate N]\n"
+"        [--disorder SECONDS] [--late SHARE] [--partitions N] [--rate N] [--countries N]\n"
 "    prints clickstream records for produce --tab; --start counts since 1970\n"
 "kafka_tool consume --brokers LIST --topic NAME\n"
 "    reads a topic from its first to its last record and tells how long it took\n"

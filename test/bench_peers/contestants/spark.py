@@ -1,0 +1,42 @@
+"""Spark Structured Streaming in local mode, into a topic; see spark_query.py."""
+
+import os
+import shutil
+import sys
+from contextlib import contextmanager
+
+from .base import Contestant, Program
+
+SCRIPT = os.path.join(os.path.dirname(__file__), 'spark_query.py')
+
+
+class Spark(Contestant):
+    name = 'spark'
+    title = 'Spark'
+    streams = True
+
+    def _program(self, query, continuous):
+        place = self.place
+        checkpoint = place.path('spark')
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        place.create_topic('output')
+        environment = dict(os.environ, PYSPARK_PYTHON=sys.executable,
+                           SPARK_JARS=os.path.join(place.peers, 'spark'), SPARK_LOCAL_IP='127.0.0.1',
+                           SPARK_LOCAL_DIRS=checkpoint, TZ='UTC')
+        return Program(place, [sys.executable, SCRIPT, place.brokers, query.topic, query.name.split('_')[0],
+                               query.mode, checkpoint, 'continuous' if continuous else 'available'],
+                       environment)
+
+    def run(self, query):
+        with self._program(query, False) as program:
+            return program.measure(), None
+
+    def fetch(self, query):
+        self.place.result_of_topic(query, 'output')
+
+    @contextmanager
+    def follow(self, query, probes):
+        with self._program(query, True) as program:
+            program.wait_for('started')
+            yield self.place.probes_in_topic('output', probes)
+        self.place.delete_topic('output')
