@@ -442,19 +442,27 @@ COMMENT ON COLUMN stream_agg.commits.total_expired IS 'expired, since the stream
 CREATE TABLE stream_agg.state (
     stream    text NOT NULL,
     partition integer NOT NULL,
+    unit      bigint NOT NULL,
     batch     bigint NOT NULL,
     seq       integer NOT NULL,
     base      boolean NOT NULL,
+    entries   bigint NOT NULL,
+    bytes     bigint NOT NULL,
+    due       bigint NOT NULL,
     data      bytea NOT NULL,
-    PRIMARY KEY (stream, partition, batch, seq)
+    PRIMARY KEY (stream, partition, unit, batch, seq)
 );
 ALTER TABLE stream_agg.state ALTER COLUMN data SET STORAGE EXTERNAL;
-COMMENT ON TABLE stream_agg.state IS 'log of changed groups; a stream''s state is the newest base of each partition and the deltas after it';
+COMMENT ON TABLE stream_agg.state IS 'log of changed groups; a stream''s state is the newest base of each unit and the deltas after it';
 COMMENT ON COLUMN stream_agg.state.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.state.partition IS 'partition of the state store';
+COMMENT ON COLUMN stream_agg.state.unit IS 'unit within the partition: start of the window in microseconds since 2000; of deduplication, the time by which its keys have expired, less 1; 0 for sessions';
 COMMENT ON COLUMN stream_agg.state.batch IS 'micro-batch that wrote the blob';
-COMMENT ON COLUMN stream_agg.state.seq IS 'number of the blob within micro-batch and partition';
-COMMENT ON COLUMN stream_agg.state.base IS 'true: with its neighbours of the same micro-batch, all groups of the partition; false: those the micro-batch changed';
+COMMENT ON COLUMN stream_agg.state.seq IS 'number of the blob within micro-batch and unit';
+COMMENT ON COLUMN stream_agg.state.base IS 'true: with its neighbours of the same micro-batch, all groups of the unit; false: those the micro-batch changed';
+COMMENT ON COLUMN stream_agg.state.entries IS 'groups in the unit after the micro-batch';
+COMMENT ON COLUMN stream_agg.state.bytes IS 'bytes of these groups';
+COMMENT ON COLUMN stream_agg.state.due IS 'of sessions: no session of the unit ends before this time, in microseconds since 2000';
 COMMENT ON COLUMN stream_agg.state.data IS 'the groups, versioned and checksummed';
 
 CREATE TABLE stream_agg.dead_letters (

@@ -395,29 +395,50 @@ sagg_record_number(SaggRecordId record)
 				   (OffsetNumber) (((record) & 0x7fff) + 1))
 
 /*
- * The state store as CHECKPOINT sees it: bytes by partition.  execute/ fills
- * it, checkpoint/ calls it; neither knows the other.
+ * A unit of the state: entries that are written and read back together, those
+ * of one window and partition.  Sessions of a partition are one unit;
+ * deduplication has units by expiry.
+ */
+typedef struct SaggStateUnit
+{
+	int32		partition;
+	int64		start;
+	int64		entries;		/* after the commit; 0 = it leaves no unit */
+	int64		bytes;			/* of them, each with a length word */
+	int64		due;			/* no entry ends by itself, without its unit,
+								 * before that time */
+} SaggStateUnit;
+
+/*
+ * The state store as CHECKPOINT sees it: bytes by unit.  execute/ fills it,
+ * checkpoint/ calls it; neither knows the other.
  */
 typedef void (*SaggBytesFn) (void *arg, const char *data, Size len);
+typedef void (*SaggUnitFn) (void *arg, const SaggStateUnit *unit);
 
 typedef struct SaggStateAccess
 {
 	void	   *arg;
 	uint64		fingerprint;	/* of the definition, goes into every blob */
-	/* bytes that "contents" would yield, approximately */
-	Size		(*live_bytes) (void *arg, int partition);
+	/* the units that this batch has changed, or that do not outlive it */
+	void		(*units) (void *arg, SaggUnitFn fn, void *fnarg);
 	/* entries this batch changed: one call of fn for each, self-delimiting */
-	void		(*changes) (void *arg, int partition, SaggBytesFn fn, void *fnarg);
+	void		(*changes) (void *arg, const SaggStateUnit *unit,
+							SaggBytesFn fn, void *fnarg);
 	/* all live entries, the same way */
-	void		(*contents) (void *arg, int partition, SaggBytesFn fn, void *fnarg);
-	/* one or more whole entries, in the order they were written */
-	void		(*restore) (void *arg, int partition, const char *data, Size len);
+	void		(*contents) (void *arg, const SaggStateUnit *unit,
+							 SaggBytesFn fn, void *fnarg);
+	/* a unit that is in the log only: its entries are read when they are needed */
+	void		(*known) (void *arg, const SaggStateUnit *unit);
+	/* one or more whole entries of a unit, in the order they were written */
+	void		(*restore) (void *arg, const SaggStateUnit *unit,
+							const char *data, Size len);
 
 	/*
-	 * all entries have been restored: verify their contents; nobody may use
-	 * them before
+	 * all entries of a unit have been restored: verify their contents; nobody
+	 * may use them before
 	 */
-	void		(*restored) (void *arg);
+	void		(*restored) (void *arg, const SaggStateUnit *unit);
 } SaggStateAccess;
 
 /*

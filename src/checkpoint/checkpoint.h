@@ -125,5 +125,12 @@ extern void sagg_checkpoint_rewrite(SaggCheckpoint *checkpoint,
 extern void sagg_checkpoint_restore(SaggCheckpoint *checkpoint,
 									const SaggProgress *progress,
 									const SaggStateAccess *state);
+extern void sagg_checkpoint_restore_units(SaggCheckpoint *checkpoint,
+										  const SaggProgress *progress,
+										  const SaggStateAccess *state);
+extern void sagg_checkpoint_restore_unit(SaggCheckpoint *checkpoint,
+										 const SaggProgress *progress,
+										 const SaggStateAccess *state,
+										 const SaggStateUnit *unit);
 
 #endif							/* SAGG_CHECKPOINT_H */

@@ -5,7 +5,7 @@
  *
  * An entry is what execute/ makes of a group: bytes that only it understands
  * and that end by themselves.  A blob holds whole entries, about a megabyte of
- * them at most.  The blobs of one batch and partition are numbered from 0, the
+ * them at most.  The blobs of one batch and unit are numbered from 0, the
  * last one is marked, and each says which batch wrote the blobs before it in
  * the chain: a blob that is missing from the middle is noticed here, and one
  * missing from the end by stream_agg.commits.state_blobs.
@@ -28,14 +28,14 @@
 #include "checkpoint_internal.h"
 
 #define BLOB_MAGIC		0x53414742	/* SAGB */
-#define BLOB_FORMAT		3
+#define BLOB_FORMAT		4
 #define BLOB_PAYLOAD	(1024 * 1024)	/* bytes of entries, unless one entry
 										 * alone has more */
 #define PG_MAJOR		(PG_VERSION_NUM / 10000)
 
 /* flags */
-#define BLOB_BASE		0x01	/* all entries of the partition */
-#define BLOB_LAST		0x02	/* last of its batch and partition */
+#define BLOB_BASE		0x01	/* all entries of the unit */
+#define BLOB_LAST		0x02	/* last of its batch and unit */
 
 typedef struct BlobHeader
 {
@@ -47,6 +47,10 @@ typedef struct BlobHeader
 	int64		batch;
 	int64		follows;		/* batch that wrote the chain's previous
 								 * blobs, or -1 */
+	int64		start;			/* of the unit, as in SaggStateUnit */
+	int64		unit_entries;
+	int64		unit_bytes;
+	int64		due;
 	int32		partition;
 	int32		seq;
 	uint32		flags;
@@ -56,7 +60,7 @@ typedef struct BlobHeader
 								 * entries */
 } BlobHeader;
 
-StaticAssertDecl(sizeof(BlobHeader) == 56, "padding in BlobHeader");
+StaticAssertDecl(sizeof(BlobHeader) == 88, "padding in BlobHeader");
 
 static pg_crc32c
 blob_checksum(const BlobHeader *header, const char *payload, Size len)
@@ -85,16 +89,16 @@ sagg_blob_writer_init(SaggBlobWriter *writer, MemoryContext context,
 }
 
 /*
- * Begin the blobs of a batch and partition.  "follows" is the batch that wrote
+ * Begin the blobs of a batch and unit.  "follows" is the batch that wrote
  * the chain's blobs before, -1 when these begin the chain.  Call sagg_blob_add
  * for each entry, then sagg_blob_finish.
  */
 void
-sagg_blob_begin(SaggBlobWriter *writer, int32 partition, int64 batch,
+sagg_blob_begin(SaggBlobWriter *writer, const SaggStateUnit *unit, int64 batch,
 				bool base, int64 follows)
 {
 	Assert(writer->buffer.data == NULL);
-	writer->id.partition = partition;
+	writer->id.unit = *unit;
 	writer->id.batch = batch;
 	writer->id.base = base;
 	writer->id.seq = 0;
@@ -127,7 +131,11 @@ complete_blob(SaggBlobWriter *writer, bool last)
 	header.fingerprint = writer->fingerprint;
 	header.batch = writer->id.batch;
 	header.follows = writer->follows;
-	header.partition = writer->id.partition;
+	header.start = writer->id.unit.start;
+	header.unit_entries = writer->id.unit.entries;
+	header.unit_bytes = writer->id.unit.bytes;
+	header.due = writer->id.unit.due;
+	header.partition = writer->id.unit.partition;
 	header.seq = writer->id.seq;
 	header.flags = (writer->id.base ? BLOB_BASE : 0) | (last ? BLOB_LAST : 0);
 	header.entries = writer->entries;
@@ -169,7 +177,7 @@ sagg_blob_add(void *arg, const char *data, Size len)
 }
 
 /*
- * End the blobs of a batch and partition.  Without entries there are none.
+ * End the blobs of a batch and unit.  Without entries there are none.
  */
 void
 sagg_blob_finish(SaggBlobWriter *writer)
@@ -183,8 +191,9 @@ corrupt(const char *stream, const SaggBlobId *id, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
-			 errmsg("state blob of stream \"%s\", partition %d, micro-batch " INT64_FORMAT ", seq %d is corrupt",
-					sagg_stream_title(stream), id->partition, id->batch, id->seq),
+			 errmsg("state blob of stream \"%s\", partition %d, unit " INT64_FORMAT ", micro-batch " INT64_FORMAT ", seq %d is corrupt",
+					sagg_stream_title(stream), id->unit.partition, id->unit.start,
+					id->batch, id->seq),
 			 errdetail_internal("%s", detail),
 			 errhint(SAGG_HINT_REBUILD)));
 }
@@ -211,8 +220,9 @@ foreign(const char *stream, const SaggBlobId *id, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
-			 errmsg("state blob of stream \"%s\", partition %d, micro-batch " INT64_FORMAT ", seq %d cannot be used",
-					sagg_stream_title(stream), id->partition, id->batch, id->seq),
+			 errmsg("state blob of stream \"%s\", partition %d, unit " INT64_FORMAT ", micro-batch " INT64_FORMAT ", seq %d cannot be used",
+					sagg_stream_title(stream), id->unit.partition, id->unit.start,
+					id->batch, id->seq),
 			 errdetail_internal("%s", detail),
 			 errhint("Drop the stream and create it again to build its state again from the records in Kafka.")));
 }
@@ -258,7 +268,10 @@ sagg_blob_verify(const SaggCheckpoint *checkpoint, const SaggBlobId *id,
 				"It was written for another definition of the stream's query.");
 	if (header.len != size - sizeof(header))
 		corrupt(stream, id, "Its length is not the one in its header.");
-	if (header.partition != id->partition || header.batch != id->batch ||
+	if (header.start != id->unit.start || header.unit_entries != id->unit.entries ||
+		header.unit_bytes != id->unit.bytes || header.due != id->unit.due)
+		corrupt(stream, id, "By its header it is of another unit, or its unit has other entries.");
+	if (header.partition != id->unit.partition || header.batch != id->batch ||
 		header.seq != id->seq || ((header.flags & BLOB_BASE) != 0) != id->base)
 		corrupt(stream, id,
 				psprintf("By its header it is the %s of partition %d, micro-batch " INT64_FORMAT ", seq %d.",

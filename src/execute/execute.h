@@ -37,6 +37,23 @@ typedef struct SaggStoreBudget
 	void	   *arg;
 } SaggStoreBudget;
 
+/* what units that leave memory have cost; see store_page.c */
+typedef struct SaggPaging
+{
+	int64		loads;			/* units that were read from the log */
+	int64		evictions;		/* units that left memory */
+} SaggPaging;
+
+/* the state of a stream, in memory and not */
+typedef struct SaggStateSize
+{
+	int64		groups;
+	int64		bytes;			/* as if all were in memory */
+	int64		units;
+	int64		units_out;		/* of them, those that are in the log only */
+	int64		bytes_out;
+} SaggStateSize;
+
 /* store.c */
 extern SaggStore *sagg_store_open(dsa_handle *handle, int tranche_id,
 								  const SaggStoreBudget *budget,
@@ -49,7 +66,11 @@ extern void sagg_store_publish(SaggStore *store);
 extern void sagg_store_undo(SaggStore *store);
 
 /* store_access.c */
-extern void sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes);
+extern void sagg_store_statistics(SaggStore *store, SaggStateSize *size);
+
+/* store_page.c */
+extern void sagg_store_evict(SaggStore *store, Size bound);
+extern SaggPaging sagg_store_paging(const SaggStore *store);
 
 /* store_private.c */
 extern SaggStore *sagg_store_private(const char *stream, int64 log_bytes,
@@ -86,6 +107,11 @@ extern void sagg_execution_open_windows(SaggExecution *execution);
 extern void sagg_execution_output(SaggExecution *execution, SaggOutput *output);
 extern void sagg_execution_output_end(SaggOutput *output);
 extern void sagg_execution_end(SaggExecution *execution);
+
+/* state_access.c */
+typedef void (*SaggReadUnitFn) (void *arg, const SaggStateAccess *state,
+								const SaggStateUnit *unit);
+extern void sagg_execution_read_units(SaggExecution *execution, SaggReadUnitFn fn, void *arg);
 
 /* failed_groups.c */
 extern bool sagg_error_of_group(const ErrorData *error);

@@ -302,6 +302,10 @@ struct SaggExecution
 	AggState   *aggstate;		/* what aggregate functions see as context */
 	ExprContext *aggcontext;	/* lives as long as the execution */
 	ExprContext *tmpcontext;	/* reset by each row */
+	ExprContext *unitcontext;	/* replaces tmpcontext while a unit is read;
+								 * NULL = none has been */
+	SaggReadUnitFn read_unit;	/* reads units that are not in memory; or NULL */
+	void	   *read_arg;
 	ExprContext *groupcontext;	/* for direct arguments: its scan tuple has
 								 * window and keys of the group being emitted;
 								 * NULL = there are none */

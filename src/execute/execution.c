@@ -290,6 +290,9 @@ sagg_execution_end(SaggExecution *ex)
 	}
 	if (ex->groupcontext)
 		FreeExprContext(ex->groupcontext, true);
+	if (ex->unitcontext)
+		FreeExprContext(ex->unitcontext, true);
+	sagg_store_fetch_by(ex->store, NULL, NULL);
 	FreeExprContext(ex->tmpcontext, true);
 	FreeExprContext(ex->aggcontext, true);
 	MemoryContextDelete(ex->memory);

@@ -158,8 +158,19 @@ begin_transaction(SaggReading *reading, const SaggPlan *plan)
 }
 
 /*
+ * Read a unit of the state that is not in memory.  A SaggReadUnitFn; "arg" is the run.
+ */
+static void
+read_unit(void *arg, const SaggStateAccess *state, const SaggStateUnit *unit)
+{
+	SaggStreamRun *run = arg;
+
+	sagg_checkpoint_restore_unit(run->checkpoint, run->progress, state, unit);
+}
+
+/*
  * Begin EXECUTE on the state store as of the last commit: the one in shared memory
- * if that is intact, else one that is restored from the checkpoint.
+ * if that is intact, else one that reads units from the checkpoint when it needs them.
  */
 static SaggExecution *
 begin_execution(SaggStreamRun *run, SaggQuery *query)
@@ -186,9 +197,10 @@ begin_execution(SaggStreamRun *run, SaggQuery *query)
 	}
 	execution = sagg_execution_begin(run->store, run->stream, query, run->plan);
 	SAGG_FAILPOINT("execute.begun");
+	sagg_execution_read_units(execution, read_unit, run);
 	if (fresh)
-		sagg_checkpoint_restore(run->checkpoint, run->progress,
-								sagg_execution_state(execution));
+		sagg_checkpoint_restore_units(run->checkpoint, run->progress,
+									  sagg_execution_state(execution));
 	run->store_undoable = true;
 	return execution;
 }

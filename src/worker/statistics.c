@@ -73,13 +73,12 @@ sagg_publish_statistics(SaggStreamRun *run)
 {
 	SaggSlot   *slot = run->slot;
 	const SaggProgress *progress = run->progress;
-	int64		rows = 0;
-	int64		bytes = 0;
+	SaggStateSize size = {0};
 	Size		memory = 0;
 
 	if (run->store)
 	{
-		sagg_store_statistics(run->store, &rows, &bytes);
+		sagg_store_statistics(run->store, &size);
 		memory = sagg_store_size(run->store);
 	}
 
@@ -94,8 +93,8 @@ sagg_publish_statistics(SaggStreamRun *run)
 	if (!slot->known)
 		slot->first = slot->tally;
 	slot->known = true;
-	slot->state_rows = rows;
-	slot->state_bytes = bytes;
+	slot->state_rows = size.groups;
+	slot->state_bytes = size.bytes;
 	slot->state_memory = memory;
 	slot->npartitions = Min(progress->npositions, sagg_max_partitions);
 	for (int i = 0; i < slot->npartitions; i++)

@@ -189,8 +189,11 @@ sagg_store_close(SaggStore *store)
 	dsa_detach(store->area);
 	dsm_detach(store->segment);
 	MemoryContextDelete(store->memory);
-	if (store->due)
-		pfree(store->due);
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	{
+		if (store->due[p].items)
+			pfree(store->due[p].items);
+	}
 	pfree(store);
 }
 
@@ -304,7 +307,7 @@ sagg_store_next_end(SaggStore *store)
 
 	if (!store->bounds->fixed)
 		return next;
-	sagg_scan_store(&scan, store);
+	sagg_scan_known(&scan, store);
 	while (sagg_scan_next_unit(&scan))
 	{
 		if (!sagg_store_closes(store, scan.start))
@@ -327,7 +330,9 @@ sagg_store_forget_changes(SaggStore *store)
 	store->nunits = store->max_units = 0;
 	store->buried = NULL;
 	store->nburied = store->max_buried = 0;
+	memset(store->sessions, 0, sizeof(store->sessions));
 	memset(store->buried_bytes, 0, sizeof(store->buried_bytes));
+	memset(store->buried_entries, 0, sizeof(store->buried_entries));
 	store->close_before = DT_NOBEGIN;
 }
 
@@ -339,7 +344,7 @@ evict_closed(SaggStore *store)
 {
 	SaggScan	scan;
 
-	sagg_scan_store(&scan, store);
+	sagg_scan_known(&scan, store);
 	while (sagg_scan_next_unit(&scan))
 	{
 		if (sagg_store_closes(store, scan.start))

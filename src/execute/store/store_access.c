@@ -13,6 +13,9 @@
 
 #include "execute/store/store_internal.h"
 
+/* the place behind the last change of a unit */
+#define NO_RECORD	(-1)
+
 /*
  * Returns the bytes of a stored entry, in place; they must not be changed.
  */
@@ -37,14 +40,33 @@ sagg_store_prefetch(SaggStore *store, SaggStored stored)
 	__builtin_prefetch(version + 64);
 }
 
+/*
+ * Read what is out of a partition's sessions, which adds units.
+ */
 static void
-begin_scan(SaggScan *scan, SaggStore *store, int partition, int last_partition)
+enter_partition(SaggScan *scan, int partition)
+{
+	SaggStore  *store = scan->store;
+
+	if (sagg_has_sessions(store) && !scan->known)
+	{
+		SaggUnit   *unit = sagg_store_unit(store, partition, SAGG_SESSIONS_UNIT);
+
+		if (unit && sagg_unit_is_out(store, unit))
+			sagg_unit_fetch(store, unit);
+	}
+	scan->partition = partition;
+	scan->next_unit = store->header->partitions[partition].first;
+}
+
+static void
+begin_scan(SaggScan *scan, SaggStore *store, int partition, int last_partition, bool known)
 {
 	scan->store = store;
+	scan->known = known;
 	scan->unit = NULL;
-	scan->partition = partition;
 	scan->last_partition = last_partition;
-	scan->next_unit = store->header->partitions[partition].first;
+	enter_partition(scan, partition);
 }
 
 /*
@@ -54,7 +76,17 @@ begin_scan(SaggScan *scan, SaggStore *store, int partition, int last_partition)
 void
 sagg_scan_store(SaggScan *scan, SaggStore *store)
 {
-	begin_scan(scan, store, 0, SAGG_STATE_PARTITIONS - 1);
+	begin_scan(scan, store, 0, SAGG_STATE_PARTITIONS - 1, false);
+}
+
+/*
+ * The same for who needs the units only, not their entries: those that are out
+ * stay out.
+ */
+void
+sagg_scan_known(SaggScan *scan, SaggStore *store)
+{
+	begin_scan(scan, store, 0, SAGG_STATE_PARTITIONS - 1, true);
 }
 
 /*
@@ -63,7 +95,7 @@ sagg_scan_store(SaggScan *scan, SaggStore *store)
 void
 sagg_scan_partition(SaggScan *scan, SaggStore *store, int partition)
 {
-	begin_scan(scan, store, partition, partition);
+	begin_scan(scan, store, partition, partition, false);
 }
 
 static void
@@ -88,7 +120,7 @@ sagg_scan_next_unit(SaggScan *scan)
 	{
 		if (scan->partition == scan->last_partition)
 			return false;
-		scan->next_unit = scan->store->header->partitions[++scan->partition].first;
+		enter_partition(scan, scan->partition + 1);
 	}
 	scan->place = scan->next_unit;
 	unit = SAGG_UNIT(scan->store, scan->place);
@@ -120,7 +152,11 @@ sagg_scan_next(SaggScan *scan)
 	const SaggUnit *unit = scan->unit;
 	const SaggSlotRef *slots;
 
-	if (unit == NULL || scan->slot >= unit->nslots)
+	if (unit == NULL)
+		return false;
+	if (scan->slot == 0 && sagg_unit_is_out(scan->store, unit))
+		sagg_unit_fetch(scan->store, scan->unit);
+	if (scan->slot >= unit->nslots)
 		return false;
 	CHECK_FOR_INTERRUPTS();
 	slots = SAGG_SLOTS(scan->store, unit);
@@ -139,73 +175,136 @@ sagg_scan_next(SaggScan *scan)
 }
 
 /*
- * Find the next entry of a partition that the batch has put.  "place" is
- * allocated by the caller, and 0 at first.  Returns false when there are no
- * more.
+ * Pass the sessions of all partitions that the batch has changed to "fn".
  */
-bool
-sagg_store_next_change(SaggStore *store, int partition, int64 *place, SaggChange *change)
+static void
+session_units(SaggStore *store, SaggUnitFn fn, void *fnarg)
 {
-	while (*place < store->nrecords)
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
 	{
-		const SaggUndoRecord *record = &store->records[(*place)++];
-		const SaggVersion *version;
+		SaggStateUnit all = {.partition = p,.start = SAGG_SESSIONS_UNIT};
+		bool		changed = store->buried_entries[p] > 0;
 
-		CHECK_FOR_INTERRUPTS();
-		if (store->units[record->unit].partition != partition)
+		for (dsa_pointer dp = store->header->partitions[p].first; DsaPointerIsValid(dp);
+			 dp = SAGG_UNIT(store, dp)->next)
+		{
+			const SaggUnit *unit = SAGG_UNIT(store, dp);
+
+			changed |= unit->touched > 0;
+			all.entries += unit->nentries;
+			all.bytes += unit->bytes;
+		}
+		if (!changed)
 			continue;
-		version = SAGG_VERSION(store, record->version);
-		change->entry = sagg_store_entry(store, sagg_stored_at(record->version));
-		if (DsaPointerIsValid(sagg_version_before(version)))
-			change->before = sagg_store_entry(store, sagg_stored_at(version->prev));
-		else
-			memset(&change->before, 0, sizeof(change->before));
-		change->salt = record->slot;
-		return true;
+		all.entries -= store->buried_entries[p];
+		all.bytes -= store->buried_bytes[p];
+		all.due = sagg_due_first_of(store, p);
+		fn(fnarg, &all);
 	}
-	return false;
 }
 
 /*
- * Returns the bytes of a partition's entries that will exist after the commit,
- * each with a length word.
- */
-Size
-sagg_store_live_bytes(SaggStore *store, int partition)
-{
-	Size		bytes = 0;
-	SaggScan	scan;
-
-	sagg_scan_partition(&scan, store, partition);
-	while (sagg_scan_next_unit(&scan))
-	{
-		if (!sagg_store_closes(store, scan.start))
-			bytes += scan.unit->bytes;
-	}
-	return bytes - store->buried_bytes[partition];
-}
-
-/*
- * Count the groups in the store, and the bytes they take in it.
+ * Pass units to "fn": those that the batch has changed, as they will be after
+ * the commit, and without entries those that it closes.
  */
 void
-sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes)
+sagg_store_units(SaggStore *store, SaggUnitFn fn, void *fnarg)
 {
 	SaggScan	scan;
 
-	*groups = 0;
-	*bytes = 0;
+	if (sagg_has_sessions(store))
+	{
+		session_units(store, fn, fnarg);
+		return;
+	}
+	sagg_scan_known(&scan, store);
+	while (sagg_scan_next_unit(&scan))
+	{
+		const SaggUnit *unit = scan.unit;
+		bool		closes = sagg_store_closes(store, unit->start);
+		SaggStateUnit known = {.partition = unit->partition,.start = unit->start,
+			.due = DT_NOEND
+		};
+
+		if (unit->touched == 0 && !closes)
+			continue;
+		if (!closes)
+		{
+			known.entries = unit->nentries;
+			known.bytes = unit->bytes;
+		}
+		fn(fnarg, &known);
+	}
+}
+
+/*
+ * Returns the place of the first change of a unit, or NO_RECORD.
+ */
+static int64
+first_record(SaggStore *store, const SaggStateUnit *known)
+{
+	const SaggUnit *unit = sagg_store_unit(store, known->partition, known->start);
+	int64		first = 0;
+
+	if (sagg_has_sessions(store))
+		first = store->sessions[known->partition].first;
+	else if (unit && unit->touched > 0)
+		first = store->units[unit->touched - 1].records.first;
+	return first > 0 ? first : NO_RECORD;
+}
+
+/*
+ * Find the next entry of a unit that the batch has put, or of the sessions of
+ * a partition.  "place" is allocated by the caller, and 0 at first.  Returns
+ * false when there are no more.
+ */
+bool
+sagg_store_next_change(SaggStore *store, const SaggStateUnit *known, int64 *place,
+					   SaggChange *change)
+{
+	const SaggUndoRecord *record;
+	const SaggVersion *version;
+
+	CHECK_FOR_INTERRUPTS();
+	if (*place == 0)
+		*place = first_record(store, known);
+	if (*place == NO_RECORD)
+		return false;
+	record = &store->records[*place - 1];
+	version = SAGG_VERSION(store, record->version);
+	change->entry = sagg_store_entry(store, sagg_stored_at(record->version));
+	if (DsaPointerIsValid(sagg_version_before(version)))
+		change->before = sagg_store_entry(store, sagg_stored_at(version->prev));
+	else
+		memset(&change->before, 0, sizeof(change->before));
+	change->salt = record->slot;
+	*place = record->next > 0 ? record->next : NO_RECORD;
+	return true;
+}
+
+/*
+ * Count the groups of a stream, and the bytes they take.
+ */
+void
+sagg_store_statistics(SaggStore *store, SaggStateSize *size)
+{
+	SaggScan	scan;
+
+	memset(size, 0, sizeof(*size));
 	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-		*bytes += store->header->partitions[p].nbuckets * sizeof(dsa_pointer);
-	sagg_scan_store(&scan, store);
+		size->bytes += store->header->partitions[p].nbuckets * sizeof(dsa_pointer);
+	sagg_scan_known(&scan, store);
 	while (sagg_scan_next_unit(&scan))
 	{
 		const SaggUnit *unit = scan.unit;
 
-		*groups += unit->nentries;
-		*bytes += unit->bytes + sizeof(SaggUnit) +
-			unit->nentries * offsetof(SaggVersion, entry) +
-			unit->nslots * sizeof(SaggSlotRef);
+		size->units++;
+		size->groups += unit->nentries;
+		size->bytes += sagg_unit_memory(unit);
+		if (!unit->out)
+			continue;
+		size->units_out++;
+		size->bytes_out += unit->bytes;
 	}
 }
 

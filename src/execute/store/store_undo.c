@@ -47,7 +47,8 @@ end_undo(SaggStore *store)
 {
 	store->header->touched = InvalidDsaPointer;
 	store->header->in_batch = false;
-	store->due_known = false;
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+		store->due[p].known = false;
 	sagg_store_forget_changes(store);
 }
 
@@ -60,6 +61,7 @@ void
 sagg_store_undo(SaggStore *store)
 {
 	store->header->undoable = false;
+	sagg_unit_stop_fetch(store);
 	for (uint32 i = 0; i < store->nunits; i++)
 		undo_unit(store, SAGG_UNIT(store, store->units[i].unit));
 

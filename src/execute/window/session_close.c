@@ -245,12 +245,19 @@ close_hash(SaggExecution *ex, uint32 hash, SaggGroup *group)
 		sagg_due_add(ex->store, least, hash);
 }
 
+/*
+ * Close sessions of a partition whose key the batch has not met.
+ */
 static void
-close_due(SaggExecution *ex)
+close_due(SaggExecution *ex, int partition, SaggGroup *group)
 {
-	SaggGroup  *group = sagg_groups_allocate(ex);
+	int64		until = sagg_store_close_before(ex->store);
+	uint32	   *hashes;
 	int64		n;
-	uint32	   *hashes = sagg_due_take(ex->store, sagg_store_close_before(ex->store), &n);
+
+	if (!sagg_due_prepare(ex->store, partition, until))
+		return;
+	hashes = sagg_due_take(ex->store, partition, until, &n);
 
 	for (int64 i = 0; i < n; i++)
 	{
@@ -269,10 +276,11 @@ sagg_sessions_close(SaggExecution *ex)
 {
 	bool		forgets = sagg_store_close_before(ex->store) > DT_NOBEGIN;
 	SaggSessionWindow *session;
+	SaggGroup  *group;
 
 	ex->beside_closed = 0;
-	if (forgets)
-		sagg_due_prepare(ex->store);
+	for (int p = 0; forgets && p < SAGG_STATE_PARTITIONS; p++)
+		(void) sagg_due_prepare(ex->store, p, sagg_store_close_before(ex->store));
 	for (SaggSessionKey *key = sagg_sessions_next(ex, true); key;
 		 key = sagg_sessions_next(ex, false))
 	{
@@ -287,8 +295,9 @@ sagg_sessions_close(SaggExecution *ex)
 			close_session(ex, key, session);
 		}
 	}
-	if (forgets)
-		close_due(ex);
+	group = sagg_groups_allocate(ex);
+	for (int p = 0; forgets && p < SAGG_STATE_PARTITIONS; p++)
+		close_due(ex, p, group);
 	if (ex->stream->mode == SAGG_COMPLETE)
 		sagg_sessions_emit_stored(ex);
 }

@@ -16,7 +16,6 @@
  * hash of their keys.  If a hash has more than a few there, the others are in
  * a unit of that hash alone, ordered by their starts, too.
  */
-#define SAGG_SESSIONS_UNIT		INT64CONST(0)
 #define SAGG_FEW_SESSIONS		16
 
 /* A session in the store that is now part of a session of the batch. */
