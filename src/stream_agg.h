@@ -83,6 +83,7 @@ extern int	sagg_crash_restart_delay_ms;
 extern int	sagg_max_crashes;	/* -1 = no limit */
 extern int	sagg_crash_window_s;
 extern int	sagg_stop_timeout_ms;	/* -1 = no limit */
+extern int	sagg_state_memory_kb;	/* -1 = no bound */
 extern int	sagg_max_stream_state_kb;	/* -1 = no limit */
 extern int	sagg_max_total_state_kb;	/* -1 = no limit */
 extern int	sagg_max_role_state_kb; /* -1 = by max_total_state */
@@ -144,6 +145,9 @@ typedef struct SaggStreamOptions
 	bool		has_retention;	/* rows of old windows leave the sink */
 	int64		retention;		/* microseconds that the watermark must have
 								 * passed their end */
+	bool		has_state_memory;
+	int			state_memory_kb;	/* if it has: in place of the setting; -1 = no
+									 * bound */
 	bool		late_records;	/* late records go to stream_agg.late_records */
 	bool		stops_all;		/* when it fails, streams that share its
 								 * reader fail, too */

@@ -42,6 +42,7 @@ typedef struct SaggPaging
 {
 	int64		loads;			/* units that were read from the log */
 	int64		evictions;		/* units that left memory */
+	int64		spills;			/* of them, with changes of a batch */
 } SaggPaging;
 
 /* the state of a stream, in memory and not */
@@ -69,7 +70,8 @@ extern void sagg_store_undo(SaggStore *store);
 extern void sagg_store_statistics(SaggStore *store, SaggStateSize *size);
 
 /* store_page.c */
-extern void sagg_store_evict(SaggStore *store, Size bound);
+extern void sagg_store_bound(SaggStore *store, Size bound);
+extern void sagg_store_evict(SaggStore *store);
 extern SaggPaging sagg_store_paging(const SaggStore *store);
 
 /* store_private.c */

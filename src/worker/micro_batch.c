@@ -169,6 +169,18 @@ read_unit(void *arg, const SaggStateAccess *state, const SaggStateUnit *unit)
 }
 
 /*
+ * Returns how much memory the state of a stream may take before units leave.
+ */
+static Size
+state_memory(const SaggStream *stream)
+{
+	int			kb = stream->options.has_state_memory ? stream->options.state_memory_kb :
+	sagg_state_memory_kb;
+
+	return kb < 0 ? SIZE_MAX : (Size) kb * 1024;
+}
+
+/*
  * Begin EXECUTE on the state store as of the last commit: the one in shared memory
  * if that is intact, else one that reads units from the checkpoint when it needs them.
  */
@@ -195,6 +207,7 @@ begin_execution(SaggStreamRun *run, SaggQuery *query)
 		run->fingerprint = query->store_fingerprint;
 		run->identity = query->state_identity;
 	}
+	sagg_store_bound(run->store, state_memory(run->stream));
 	execution = sagg_execution_begin(run->store, run->stream, query, run->plan);
 	SAGG_FAILPOINT("execute.begun");
 	sagg_execution_read_units(execution, read_unit, run);
@@ -498,6 +511,7 @@ publish_part(Part *part)
 	SaggStreamRun *run = part->run;
 
 	sagg_store_publish(run->store);
+	sagg_store_evict(run->store);
 	run->store_undoable = true;
 	SAGG_FAILPOINT("publish.done");
 	sagg_checkpoint_published(run->checkpoint);

@@ -36,6 +36,7 @@ make_handle(dsm_segment *segment)
 
 	store->segment = segment;
 	store->header = dsm_segment_address(segment);
+	store->bound = SIZE_MAX;
 	store->memory = AllocSetContextCreate(TopMemoryContext, "stream_agg undo",
 										  ALLOCSET_DEFAULT_SIZES);
 	return store;
@@ -239,6 +240,8 @@ sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 	store->window = *window;
 	store->bounds = sagg_window_bounds(&store->window);
 	store->close_before = DT_NOBEGIN;
+	if (sagg_store_is_bounded(store))
+		sagg_store_measure(store);
 }
 
 /*
@@ -328,6 +331,9 @@ sagg_store_forget_changes(SaggStore *store)
 	store->units = NULL;
 	store->nrecords = store->max_records = 0;
 	store->nunits = store->max_units = 0;
+	store->sought = false;
+	store->candidates = NULL;
+	store->ncandidates = store->next_candidate = 0;
 	store->buried = NULL;
 	store->nburied = store->max_buried = 0;
 	memset(store->sessions, 0, sizeof(store->sessions));
@@ -364,9 +370,14 @@ sagg_store_publish(SaggStore *store)
 	store->header->undoable = false;
 	for (int64 i = 0; i < store->nrecords; i++)
 	{
-		SaggVersion *version = SAGG_VERSION(store, store->records[i].version);
-		dsa_pointer before = sagg_version_before(version);
+		SaggVersion *version;
+		dsa_pointer before;
 
+		/* of a unit that has left memory */
+		if (!DsaPointerIsValid(store->records[i].version))
+			continue;
+		version = SAGG_VERSION(store, store->records[i].version);
+		before = sagg_version_before(version);
 		if (DsaPointerIsValid(before))
 			dsa_free(store->area, before);
 		version->prev = InvalidDsaPointer;
@@ -378,6 +389,7 @@ sagg_store_publish(SaggStore *store)
 
 		if (unit->resized && unit->former_nslots > 0)
 			dsa_free(store->area, unit->former_slots);
+		unit->spilled = false;
 		unit->touched = 0;
 	}
 	store->header->touched = InvalidDsaPointer;

@@ -151,6 +151,12 @@ extern void sagg_store_load(SaggStore *store, int64 start, uint32 hash,
 /* store_page.c */
 extern void sagg_store_fetch_by(SaggStore *store, SaggUnitFn fetch, void *arg);
 extern void sagg_store_add_known(SaggStore *store, const SaggStateUnit *unit);
+extern bool sagg_store_is_bounded(const SaggStore *store);
+extern bool sagg_store_is_over(const SaggStore *store);
+extern bool sagg_unit_in_memory(const SaggUnit *unit);
+extern bool sagg_unit_state(SaggStore *store, const SaggUnit *unit, SaggStateUnit *state);
+extern void sagg_unit_leave(SaggStore *store, SaggUnit *unit);
+extern void sagg_unit_drop(SaggStore *store, SaggUnit *unit);
 
 /* store_due.c */
 extern bool sagg_due_prepare(SaggStore *store, int partition, int64 until);

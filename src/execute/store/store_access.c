@@ -226,7 +226,8 @@ sagg_store_units(SaggStore *store, SaggUnitFn fn, void *fnarg)
 			.due = DT_NOEND
 		};
 
-		if (unit->touched == 0 && !closes)
+		/* what is spilled has been handed over */
+		if ((unit->touched == 0 || unit->spilled) && !closes)
 			continue;
 		if (!closes)
 		{

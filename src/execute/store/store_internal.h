@@ -67,6 +67,8 @@ struct SaggUnit
 	int64		used;			/* the last batch that has used it */
 	bool		out;			/* its entries are in the log only; then it has
 								 * no slots */
+	bool		spilled;		/* out, but its entries of the batch are to be
+								 * written by CHECKPOINT */
 	uint32		touched;		/* set if the batch has touched it: its number
 								 * in store->units of the process that did, +
 								 * 1 */
@@ -191,6 +193,13 @@ struct SaggStore
 	SaggUnit   *loading;		/* the unit that is being read, or NULL */
 	SaggStateUnit loaded;		/* what it was */
 	SaggPaging	paging;
+	Size		bound;			/* of "resident"; see sagg_store_bound */
+	Size		resident;		/* memory of units, about; known if there is a
+								 * bound */
+	bool		sought;			/* the batch has looked for candidates */
+	int			ncandidates;	/* units that may leave during the batch */
+	int			next_candidate;
+	struct SaggCandidate *candidates;
 
 	/* when sessions may be over, by partition; see store_due.c */
 	SaggDueHeap due[SAGG_STATE_PARTITIONS];
@@ -213,6 +222,7 @@ extern void sagg_directory_remove(SaggStore *store, int partition, dsa_pointer d
 /* store_page.c */
 extern void sagg_unit_fetch(SaggStore *store, SaggUnit *unit);
 extern void sagg_unit_stop_fetch(SaggStore *store);
+extern void sagg_store_measure(SaggStore *store);
 extern Size sagg_unit_memory(const SaggUnit *unit);
 
 /*

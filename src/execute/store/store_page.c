@@ -38,6 +38,38 @@ sagg_store_fetch_by(SaggStore *store, SaggUnitFn fetch, void *arg)
 }
 
 /*
+ * Bound the memory of units; SIZE_MAX = no bound.  Units leave when the bound is
+ * exceeded between batches, or when another unit is read.  Units that a batch
+ * has used stay until the execution lets them go.
+ */
+void
+sagg_store_bound(SaggStore *store, Size bound)
+{
+	store->bound = bound;
+}
+
+bool
+sagg_store_is_bounded(const SaggStore *store)
+{
+	return store->bound != SIZE_MAX;
+}
+
+/*
+ * Returns whether units take more memory than they should.
+ */
+bool
+sagg_store_is_over(const SaggStore *store)
+{
+	return store->resident > store->bound;
+}
+
+bool
+sagg_unit_in_memory(const SaggUnit *unit)
+{
+	return !unit->out;
+}
+
+/*
  * Returns what has happened since the store was opened.
  */
 SaggPaging
@@ -73,38 +105,6 @@ sagg_store_add_known(SaggStore *store, const SaggStateUnit *known)
 }
 
 /*
- * Read the entries of a unit that is out.  Raises the errors of the function
- * that reads, and ERRCODE_SAGG_STATE_LIMIT.
- */
-void
-sagg_unit_fetch(SaggStore *store, SaggUnit *unit)
-{
-	SaggStoreHeader *header = store->header;
-	bool		undoable = header->undoable;
-
-	if (store->fetch == NULL || store->loading != NULL)
-		elog(ERROR, "a unit of the state is not in memory");
-	SAGG_FAILPOINT("store.fetch_before");
-	store->loaded.partition = unit->partition;
-	store->loaded.start = unit->start;
-	store->loaded.entries = unit->nentries;
-	store->loaded.bytes = unit->bytes;
-	store->loaded.due = unit->due;
-	header->undoable = false;
-	store->loading = unit;
-	unit->nentries = 0;
-	unit->bytes = 0;
-	store->fetch(store->fetch_arg, &store->loaded);
-	SAGG_FAILPOINT("store.fetched");
-	unit->out = false;
-	unit->used = store->batch;
-	store->loading = NULL;
-	store->due[unit->partition].known = false;
-	header->undoable = undoable;
-	store->paging.loads++;
-}
-
-/*
  * Free the entries of a unit, and of those that stand beside it.
  */
 static void
@@ -125,19 +125,20 @@ free_entries(SaggStore *store, SaggUnit *unit)
 }
 
 /*
- * The unit that is being read is not read to its end: it stays out.
+ * Returns the memory of the entries of a unit, and of those that stand beside
+ * it.
  */
-void
-sagg_unit_stop_fetch(SaggStore *store)
+static Size
+entries_memory(SaggStore *store, const SaggUnit *unit)
 {
-	SaggUnit   *unit = store->loading;
+	Size		memory = 0;
 
-	if (unit == NULL)
-		return;
-	free_entries(store, unit);
-	unit->nentries = (uint32) store->loaded.entries;
-	unit->bytes = store->loaded.bytes;
-	store->loading = NULL;
+	if (!sagg_has_sessions(store))
+		return sagg_unit_memory(unit);
+	for (dsa_pointer dp = store->header->partitions[unit->partition].first; DsaPointerIsValid(dp);
+		 dp = SAGG_UNIT(store, dp)->next)
+		memory += sagg_unit_memory(SAGG_UNIT(store, dp));
+	return memory;
 }
 
 /*
@@ -173,6 +174,7 @@ evict_unit(SaggStore *store, SaggUnit *unit)
 	uint32		nentries;
 	uint64		bytes;
 
+	store->resident -= Min(store->resident, entries_memory(store, unit));
 	if (sagg_has_sessions(store))
 		add_up_sessions(store, unit);
 	nentries = unit->nentries;
@@ -197,65 +199,233 @@ can_leave(const SaggStore *store, const SaggUnit *unit)
 		(!sagg_has_sessions(store) || unit->start == SAGG_SESSIONS_UNIT);
 }
 
-typedef struct Candidate
+typedef struct SaggCandidate
 {
 	int64		used;
 	SaggUnit   *unit;
-} Candidate;
+} SaggCandidate;
 
 static int
 compare_used(const void *a, const void *b, void *arg)
 {
-	int64		x = ((const Candidate *) a)->used;
-	int64		y = ((const Candidate *) b)->used;
+	int64		x = ((const SaggCandidate *) a)->used;
+	int64		y = ((const SaggCandidate *) b)->used;
 
 	return x < y ? -1 : x > y;
 }
 
 /*
- * Take units out of memory until the others take no more than "bound", those
- * first that have not been used for longest.  Not within a batch.  Raises an
- * ERROR only where memory is exhausted.
+ * Find the units that may leave, those first that have not been used for
+ * longest, and what units take.
  */
-void
-sagg_store_evict(SaggStore *store, Size bound)
+static void
+find_candidates(SaggStore *store)
 {
-	Candidate  *candidates = NULL;
-	int			n = 0;
-	int			max = 0;
-	Size		memory = 0;
+	int			max = 64;
 	SaggScan	scan;
 
+	store->candidates = MemoryContextAlloc(store->memory, max * sizeof(SaggCandidate));
+	store->ncandidates = store->next_candidate = 0;
 	sagg_scan_known(&scan, store);
 	while (sagg_scan_next_unit(&scan))
 	{
-		SaggUnit   *unit = scan.unit;
-
-		if (!unit->out)
-			memory += sagg_unit_memory(unit);
-		if (!can_leave(store, unit))
+		if (!can_leave(store, scan.unit))
 			continue;
-		if (n == max)
-		{
-			max = Max(64, max * 2);
-			candidates = candidates ? repalloc_huge(candidates, max * sizeof(Candidate)) :
-				palloc(max * sizeof(Candidate));
-		}
-		candidates[n].used = unit->used;
-		candidates[n++].unit = unit;
+		if (store->ncandidates == max)
+			store->candidates = repalloc_huge(store->candidates,
+											  (max *= 2) * sizeof(SaggCandidate));
+		store->candidates[store->ncandidates].used = scan.unit->used;
+		store->candidates[store->ncandidates++].unit = scan.unit;
 	}
-	if (memory > bound)
+	sagg_sort(store->candidates, store->ncandidates, sizeof(SaggCandidate), compare_used, NULL);
+	store->sought = true;
+}
+
+/*
+ * Add up the memory of the units that are not out.
+ */
+void
+sagg_store_measure(SaggStore *store)
+{
+	SaggScan	scan;
+
+	store->resident = 0;
+	sagg_scan_known(&scan, store);
+	while (sagg_scan_next_unit(&scan))
 	{
-		sagg_sort(candidates, n, sizeof(Candidate), compare_used, NULL);
-		store->header->undoable = false;
-		store->header->in_batch = true;
-		for (int i = 0; i < n && memory > bound; i++)
-		{
-			memory -= Min(memory, sagg_unit_memory(candidates[i].unit));
-			evict_unit(store, candidates[i].unit);
-		}
-		store->header->in_batch = false;
+		if (!scan.unit->out)
+			store->resident += sagg_unit_memory(scan.unit);
 	}
-	if (candidates)
-		pfree(candidates);
+}
+
+/*
+ * Take units out of memory that the batch has not used, until there is room
+ * for "need" bytes, as far as there are any.
+ */
+static void
+make_room(SaggStore *store, Size need)
+{
+	if (store->resident + need <= store->bound)
+		return;
+	if (!store->sought)
+		find_candidates(store);
+	while (store->resident + need > store->bound && store->next_candidate < store->ncandidates)
+	{
+		SaggUnit   *unit = store->candidates[store->next_candidate++].unit;
+
+		if (unit->used < store->batch && can_leave(store, unit))
+			evict_unit(store, unit);
+	}
+}
+
+/*
+ * Read the entries of a unit that is out.  Raises the errors of the function
+ * that reads, and ERRCODE_SAGG_STATE_LIMIT.
+ */
+void
+sagg_unit_fetch(SaggStore *store, SaggUnit *unit)
+{
+	SaggStoreHeader *header = store->header;
+	bool		undoable = header->undoable;
+
+	if (store->fetch == NULL || store->loading != NULL || unit->spilled)
+		elog(ERROR, "a unit of the state is not in memory");
+	SAGG_FAILPOINT("store.fetch_before");
+	store->loaded.partition = unit->partition;
+	store->loaded.start = unit->start;
+	store->loaded.entries = unit->nentries;
+	store->loaded.bytes = unit->bytes;
+	store->loaded.due = unit->due;
+	header->undoable = false;
+	make_room(store, unit->bytes + unit->nentries * sagg_store_overhead());
+	store->loading = unit;
+	unit->nentries = 0;
+	unit->bytes = 0;
+	store->fetch(store->fetch_arg, &store->loaded);
+	SAGG_FAILPOINT("store.fetched");
+	unit->out = false;
+	unit->used = store->batch;
+	store->loading = NULL;
+	store->due[unit->partition].known = false;
+	store->resident += entries_memory(store, unit);
+	header->undoable = undoable;
+	store->paging.loads++;
+}
+
+/*
+ * The unit that is being read is not read to its end: it stays out.
+ */
+void
+sagg_unit_stop_fetch(SaggStore *store)
+{
+	SaggUnit   *unit = store->loading;
+
+	if (unit == NULL)
+		return;
+	free_entries(store, unit);
+	unit->nentries = (uint32) store->loaded.entries;
+	unit->bytes = store->loaded.bytes;
+	store->loading = NULL;
+}
+
+/*
+ * A batch has been published: take units out of memory until the others take
+ * no more than the bound, those first that have not been used for longest.
+ * Raises an ERROR only where memory is exhausted.
+ */
+void
+sagg_store_evict(SaggStore *store)
+{
+	if (!sagg_store_is_bounded(store))
+		return;
+	sagg_store_measure(store);
+	if (store->resident <= store->bound)
+		return;
+	find_candidates(store);
+	store->header->undoable = false;
+	store->header->in_batch = true;
+	for (int i = 0; i < store->ncandidates && store->resident > store->bound; i++)
+		evict_unit(store, store->candidates[i].unit);
+	store->header->in_batch = false;
+	sagg_store_forget_changes(store);
+}
+
+/*
+ * Let go a unit that the batch has used and not changed, or its partition's
+ * sessions.
+ */
+void
+sagg_unit_leave(SaggStore *store, SaggUnit *unit)
+{
+	SaggStoreHeader *header = store->header;
+	bool		undoable = header->undoable;
+
+	if (!can_leave(store, unit))
+		return;
+	header->undoable = false;
+	evict_unit(store, unit);
+	header->undoable = undoable;
+}
+
+/*
+ * Fill in what CHECKPOINT needs to know of a unit.  Returns whether the batch
+ * has changed it.
+ */
+bool
+sagg_unit_state(SaggStore *store, const SaggUnit *unit, SaggStateUnit *state)
+{
+	state->partition = unit->partition;
+	state->start = unit->start;
+	state->entries = unit->nentries;
+	state->bytes = unit->bytes;
+	state->due = DT_NOEND;
+	return unit->touched > 0;
+}
+
+/*
+ * Free the before-images of a unit's entries, and what its records know.
+ */
+static void
+forget_records(SaggStore *store, SaggRecordList *list)
+{
+	for (int64 i = list->first; i > 0; i = store->records[i - 1].next)
+	{
+		SaggUndoRecord *record = &store->records[i - 1];
+		dsa_pointer before = sagg_version_before(SAGG_VERSION(store, record->version));
+
+		if (DsaPointerIsValid(before))
+			dsa_free(store->area, before);
+		record->version = InvalidDsaPointer;
+	}
+	list->first = list->last = 0;
+}
+
+/*
+ * Take a unit out of memory that the batch has changed: its changes have been
+ * handed to CHECKPOINT.  When the batch is undone, the unit is out as of the
+ * last commit.
+ */
+void
+sagg_unit_drop(SaggStore *store, SaggUnit *unit)
+{
+	SaggStoreHeader *header = store->header;
+	bool		undoable = header->undoable;
+	SaggUndoUnit *undo = &store->units[unit->touched - 1];
+	uint32		nentries = unit->nentries;
+	uint64		bytes = unit->bytes;
+
+	header->undoable = false;
+	forget_records(store, &undo->records);
+	if (unit->resized && unit->former_nslots > 0)
+		dsa_free(store->area, unit->former_slots);
+	unit->resized = false;
+	store->resident -= Min(store->resident, sagg_unit_memory(unit));
+	sagg_unit_free_entries(store, unit);
+	unit->nentries = nentries;
+	unit->bytes = bytes;
+	unit->out = unit->spilled = true;
+	store->paging.evictions++;
+	store->paging.spills++;
+	SAGG_FAILPOINT("store.dropped");
+	header->undoable = undoable;
 }

@@ -39,6 +39,7 @@ undo_unit(SaggStore *store, SaggUnit *unit)
 	}
 	unit->nentries = unit->former_nentries;
 	unit->bytes = unit->former_bytes;
+	unit->spilled = false;
 	unit->touched = 0;
 }
 
@@ -69,6 +70,10 @@ sagg_store_undo(SaggStore *store)
 	{
 		SaggUndoRecord *record = &store->records[i];
 		SaggUndoUnit *undo = &store->units[record->unit];
+
+		/* of a unit that has left memory */
+		if (!DsaPointerIsValid(record->version))
+			continue;
 
 		/*
 		 * versions linked after the unit has grown are not in its former

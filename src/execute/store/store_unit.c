@@ -336,6 +336,7 @@ sagg_store_put(SaggStore *store, int64 start, uint32 hash,
 						   entry, len);
 
 	add_record(store, partition, version, number, slot);
+	store->resident += len + sagg_store_overhead();
 	link_version(store, unit, slot, hash, old.place, version, len);
 	header->undoable = undoable;
 	return sagg_stored_at(version);
