@@ -396,6 +396,8 @@ CREATE TABLE stream_agg.commits (
     total_beside_closed bigint NOT NULL DEFAULT 0,
     expired             bigint NOT NULL DEFAULT 0,
     total_expired       bigint NOT NULL DEFAULT 0,
+    units_read          bigint NOT NULL DEFAULT 0,
+    total_units_read    bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.commits IS 'log of done micro-batches; its key lets a micro-batch commit only once';
@@ -438,6 +440,8 @@ COMMENT ON COLUMN stream_agg.commits.beside_closed IS 'records that are not late
 COMMENT ON COLUMN stream_agg.commits.total_beside_closed IS 'beside_closed, since the stream''s first micro-batch';
 COMMENT ON COLUMN stream_agg.commits.expired IS 'rows older than the option retention that were deleted, which rows_removed counts too, or not written; not those of partitions that were dropped';
 COMMENT ON COLUMN stream_agg.commits.total_expired IS 'expired, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.units_read IS 'units of the state that were read from stream_agg.state, because they were not in memory';
+COMMENT ON COLUMN stream_agg.commits.total_units_read IS 'units_read, since the stream''s first micro-batch';
 
 CREATE TABLE stream_agg.state (
     stream    text NOT NULL,
@@ -823,7 +827,10 @@ CREATE FUNCTION stream_agg.stat_streams(
     OUT next_attempt     timestamptz,
     OUT blocked_by       integer[],
     OUT blocked_since    timestamptz,
-    OUT lag_as_of        timestamptz)
+    OUT lag_as_of        timestamptz,
+    OUT state_bytes_out  bigint,
+    OUT state_units      bigint,
+    OUT state_units_out  bigint)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_stat_streams'
 LANGUAGE C VOLATILE STRICT;
@@ -922,6 +929,10 @@ SELECT s.stream,
        CASE WHEN pg_catalog.isfinite(c.watermark) AND c.watermark OPERATOR(pg_catalog.<>) pg_catalog.to_timestamp(0) THEN c.watermark END AS watermark,
        w.state_rows,
        w.state_bytes,
+       w.state_bytes_out,
+       w.state_units,
+       w.state_units_out,
+       COALESCE(c.total_units_read, 0) AS state_units_read,
        p.lag,
        w.lag_as_of,
        p.lag_seconds,
@@ -1066,7 +1077,11 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_beside_closed IS 'records 
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_expired IS 'rows older than the option retention that were deleted, which rows_removed counts too, or not written; not those of partitions that were dropped';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has no watermark, or has read no event time yet';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_rows IS 'groups in the state store';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes IS 'bytes of the state store';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes IS 'bytes of the state store, as if all of it were in memory';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes_out IS 'of these, bytes of groups that are in the state log only';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_units IS 'units of the state: windows by partition of the state';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_units_out IS 'of these, units that are in the state log only';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_units_read IS 'units that micro-batches have read from the state log';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag IS 'records in Kafka that are not committed yet, as of lag_as_of; NULL: unknown, or the stream does not run and it is older than a minute';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag_as_of IS 'when Kafka last reported the ends of partitions';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag_seconds IS 'age of the last record committed, by the record''s own timestamp, of the partition that is furthest behind; 0: all is read; NULL: unknown';

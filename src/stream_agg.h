@@ -278,6 +278,7 @@ typedef struct SaggCounts
 	int64		rows_removed;	/* rows deleted from the sink */
 	int64		rows_expired;	/* rows older than the retention: deleted, and
 								 * not inserted */
+	int64		units_read;		/* units of the state read from the log */
 	int64		skipped;		/* offsets that the source did not have */
 } SaggCounts;
 

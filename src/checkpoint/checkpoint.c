@@ -455,6 +455,7 @@ sagg_checkpoint_published(SaggCheckpoint *checkpoint)
 void
 sagg_checkpoint_aborted(SaggCheckpoint *checkpoint)
 {
+	sagg_spill_end(checkpoint, false);
 	if (checkpoint->in_commit)
 		checkpoint->known = false;
 	checkpoint->in_commit = false;

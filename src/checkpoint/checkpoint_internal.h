@@ -127,6 +127,9 @@ struct SaggCheckpoint
 	bool		known;
 	bool		in_commit;		/* between commit and published or aborted */
 	SaggLogSizes sizes;
+	bool		any_base;		/* the batch has written a base */
+	int64		budget;			/* bytes of further ones that it may write */
+	struct SaggSpill *spill;	/* what the batch has spilled; NULL = nothing */
 };
 
 /* a section that runs statements on the logs */
@@ -241,7 +244,23 @@ extern void sagg_chains_learn(SaggLogSection *section, int64 last_commit,
 							  const SaggStateAccess *state);
 extern int64 sagg_state_log_count(SaggLogSection *section, int64 batch);
 
+/* a unit that the batch has spilled */
+typedef struct SaggSpilledUnit
+{
+	SaggStateUnit unit;
+	bool		base;
+	int64		blobs;
+	int64		bytes;			/* of the blobs */
+} SaggSpilledUnit;
+
+/* state_spill.c */
+extern void sagg_spill_end(SaggCheckpoint *checkpoint, bool close);
+extern List *sagg_spill_units(SaggCheckpoint *checkpoint);
+extern SaggBlob *sagg_spill_next(SaggCheckpoint *checkpoint);
+
 /* state_log.c */
+extern bool sagg_wants_base(SaggCheckpoint *checkpoint, const SaggChain *chain,
+							const SaggStateUnit *unit);
 extern int64 sagg_state_log_write(SaggCheckpoint *checkpoint, int64 batch,
 								  const SaggStateAccess *state);
 pg_noreturn extern void sagg_state_log_mismatch(const SaggCheckpoint *checkpoint,

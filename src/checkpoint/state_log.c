@@ -49,8 +49,6 @@ typedef struct StateLog
 	SaggCheckpoint *checkpoint;
 	const SaggStateAccess *state;
 	int64		batch;
-	int64		budget;			/* bytes of bases, besides the first one */
-	bool		any_base;
 	SaggBlobWriter writer;		/* holds blobs not yet in the table */
 	int64		pending;		/* bytes of blobs in the writer */
 } StateLog;
@@ -162,17 +160,17 @@ flush(StateLog *log)
 }
 
 /*
- * Returns whether a unit gets a base.
+ * Returns whether a unit gets a base, which then is written.
  */
-static bool
-wants_base(StateLog *log, const SaggChain *chain, const SaggStateUnit *unit)
+bool
+sagg_wants_base(SaggCheckpoint *checkpoint, const SaggChain *chain, const SaggStateUnit *unit)
 {
 	if (chain->bytes <= LIVE_FACTOR * unit->bytes + LIVE_SLACK ||
-		(log->any_base && unit->bytes > log->budget))
+		(checkpoint->any_base && unit->bytes > checkpoint->budget))
 		return false;
-	if (log->any_base)
-		log->budget -= unit->bytes;
-	log->any_base = true;
+	if (checkpoint->any_base)
+		checkpoint->budget -= unit->bytes;
+	checkpoint->any_base = true;
 	return true;
 }
 
@@ -236,7 +234,7 @@ write_unit(void *arg, const SaggStateUnit *unit)
 	bool		base;
 
 	CHECK_FOR_INTERRUPTS();
-	base = chain && unit->entries > 0 && wants_base(log, chain, unit);
+	base = chain && unit->entries > 0 && sagg_wants_base(log->checkpoint, chain, unit);
 	if (chain && (base || unit->entries == 0))
 		delete_chain(log, chain);
 	if (unit->entries == 0)
@@ -261,6 +259,40 @@ write_unit(void *arg, const SaggStateUnit *unit)
 }
 
 /*
+ * Insert the blobs of the units that have been spilled.
+ */
+static void
+insert_spilled(StateLog *log)
+{
+	ListCell   *lc;
+
+	foreach(lc, sagg_spill_units(log->checkpoint))
+	{
+		const SaggSpilledUnit *spilled = lfirst(lc);
+		SaggChain  *chain = sagg_chain_of(log->checkpoint, &spilled->unit);
+
+		CHECK_FOR_INTERRUPTS();
+		if (chain && (spilled->base || spilled->unit.entries == 0))
+			delete_chain(log, chain);
+		for (int64 i = 0; i < spilled->blobs; i++)
+		{
+			MemoryContext old = MemoryContextSwitchTo(log->writer.context);
+			SaggBlob   *blob = sagg_spill_next(log->checkpoint);
+
+			log->writer.blobs = lappend(log->writer.blobs, blob);
+			log->pending += VARSIZE(blob->data);
+			MemoryContextSwitchTo(old);
+			if (log->pending > INSERT_BYTES)
+				flush(log);
+		}
+		if (spilled->blobs > 0)
+			extend_chain(log, &spilled->unit, spilled->base, spilled->blobs, spilled->bytes);
+	}
+	flush(log);
+	sagg_spill_end(log->checkpoint, true);
+}
+
+/*
  * Write what a batch changed.  What the checkpoint knows of the log becomes
  * what this batch leaves, once committed.  Returns the number of blobs then in
  * the log.
@@ -275,12 +307,18 @@ sagg_state_log_write(SaggCheckpoint *checkpoint, int64 batch,
 	StateLog	log = {
 		.checkpoint = checkpoint,
 		.state = state,
-		.batch = batch,
-		.budget = checkpoint->sizes.delta_bytes
+		.batch = batch
 	};
+	int64		deltas = checkpoint->sizes.delta_bytes;
 
 	sagg_blob_writer_init(&log.writer, context, state->fingerprint);
+	if (checkpoint->spill == NULL)
+	{
+		checkpoint->any_base = false;
+		checkpoint->budget = deltas;
+	}
 	checkpoint->sizes.delta_bytes = 0;
+	insert_spilled(&log);
 	state->units(state->arg, write_unit, &log);
 	flush(&log);
 	MemoryContextDelete(context);

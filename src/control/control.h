@@ -142,6 +142,9 @@ typedef struct SaggSlot
 	SaggTally	first;
 	int64		state_rows;
 	int64		state_bytes;
+	int64		state_bytes_out;
+	int64		state_units;
+	int64		state_units_out;
 	uint64		state_memory;	/* memory that the store takes, or is about to
 								 * take */
 	bool		observing;		/* an observer was sent: observer.c */

@@ -113,7 +113,8 @@ extern void sagg_execution_end(SaggExecution *execution);
 /* state_access.c */
 typedef void (*SaggReadUnitFn) (void *arg, const SaggStateAccess *state,
 								const SaggStateUnit *unit);
-extern void sagg_execution_read_units(SaggExecution *execution, SaggReadUnitFn fn, void *arg);
+extern void sagg_execution_read_units(SaggExecution *execution, SaggReadUnitFn read,
+									  SaggReadUnitFn spill, void *arg);
 
 /* failed_groups.c */
 extern bool sagg_error_of_group(const ErrorData *error);

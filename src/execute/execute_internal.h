@@ -158,6 +158,8 @@ typedef struct SaggAggState
 typedef struct SaggAggCall
 {
 	const SaggAgg *agg;
+	bool		combines;		/* states can be combined, and the call is
+								 * ready for it */
 	SaggInlineKind kind;
 	Oid			transtype;
 	int16		translen;
@@ -183,7 +185,7 @@ typedef struct SaggAggCall
 } SaggAggCall;
 
 /* aggregates.c */
-extern SaggAggCall *sagg_aggregates_init(const SaggQuery *query);
+extern SaggAggCall *sagg_aggregates_init(const SaggQuery *query, bool combine);
 
 /* a tuple of a set */
 typedef struct SaggInputSlot
@@ -234,6 +236,10 @@ typedef struct SaggGroup
 	int64		start;			/* start of its window */
 	uint32		hash;			/* hash in the store, with the partition */
 	bool		changed;
+	bool		deferred;		/* "states" are those of the batch alone, and
+								 * "stored" is not known yet; see
+								 * batch_units.c */
+	struct SaggGroup *next;		/* next group of its unit, there */
 	SaggStored	stored;			/* its version in the store, if it has one */
 	Datum	   *keys;
 	bool	   *keynulls;
@@ -305,6 +311,8 @@ struct SaggExecution
 	ExprContext *unitcontext;	/* replaces tmpcontext while a unit is read;
 								 * NULL = none has been */
 	SaggReadUnitFn read_unit;	/* reads units that are not in memory; or NULL */
+	SaggReadUnitFn spill_unit;	/* hands units to CHECKPOINT that leave memory
+								 * before the commit */
 	void	   *read_arg;
 	ExprContext *groupcontext;	/* for direct arguments: its scan tuple has
 								 * window and keys of the group being emitted;
@@ -320,6 +328,9 @@ struct SaggExecution
 	SaggKeyCall *keys;
 	Datum	   *row_keys;		/* keys of the current row */
 	bool	   *row_keynulls;
+	struct SaggBatchUnits *units;	/* groups by unit, if units leave memory;
+									 * or NULL */
+	bool		defers;			/* groups can be deferred */
 	struct grouptab_hash *groups;
 	struct grouptab_iterator *iterator;
 	StringInfoData entry;		/* scratch */

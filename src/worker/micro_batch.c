@@ -169,6 +169,17 @@ read_unit(void *arg, const SaggStateAccess *state, const SaggStateUnit *unit)
 }
 
 /*
+ * Hand a unit to CHECKPOINT before it leaves memory.  A SaggReadUnitFn.
+ */
+static void
+spill_unit(void *arg, const SaggStateAccess *state, const SaggStateUnit *unit)
+{
+	SaggStreamRun *run = arg;
+
+	sagg_checkpoint_spill(run->checkpoint, run->progress, run->plan->batch, state, unit);
+}
+
+/*
  * Returns how much memory the state of a stream may take before units leave.
  */
 static Size
@@ -210,7 +221,7 @@ begin_execution(SaggStreamRun *run, SaggQuery *query)
 	sagg_store_bound(run->store, state_memory(run->stream));
 	execution = sagg_execution_begin(run->store, run->stream, query, run->plan);
 	SAGG_FAILPOINT("execute.begun");
-	sagg_execution_read_units(execution, read_unit, run);
+	sagg_execution_read_units(execution, read_unit, spill_unit, run);
 	if (fresh)
 		sagg_checkpoint_restore_units(run->checkpoint, run->progress,
 									  sagg_execution_state(execution));
@@ -404,6 +415,7 @@ process_part(Part *part)
 	part->failed_in_row = sagg_execution_failed_in_row(execution);
 	sagg_keep_late_records(run, &late, rejections, commit);
 	commit->last = sagg_last_records(run, &commit->nlast);
+	commit->counts.units_read = sagg_store_paging(run->store).loads;
 	leave_stage(&part->clock, commit);
 	sagg_checkpoint_commit(run->checkpoint, run->progress, plan, commit,
 						   sagg_execution_state(execution));

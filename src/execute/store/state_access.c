@@ -290,13 +290,16 @@ read_unit(void *arg, const SaggStateUnit *unit)
 }
 
 /*
- * Have units of the state that are not in memory read by "fn", by the time
- * they are needed.  Else an execution needs a store that has all in memory.
+ * Have units of the state that are not in memory read by "read" when they are
+ * needed, and units that leave it before the commit handed to CHECKPOINT by
+ * "spill".  Else an execution needs a store that has all in memory.
  */
 void
-sagg_execution_read_units(SaggExecution *ex, SaggReadUnitFn fn, void *arg)
+sagg_execution_read_units(SaggExecution *ex, SaggReadUnitFn read, SaggReadUnitFn spill,
+						  void *arg)
 {
-	ex->read_unit = fn;
+	ex->read_unit = read;
+	ex->spill_unit = spill;
 	ex->read_arg = arg;
 	sagg_store_fetch_by(ex->store, read_unit, ex);
 }

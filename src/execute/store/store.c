@@ -240,6 +240,7 @@ sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 	store->window = *window;
 	store->bounds = sagg_window_bounds(&store->window);
 	store->close_before = DT_NOBEGIN;
+	memset(&store->paging, 0, sizeof(store->paging));
 	if (sagg_store_is_bounded(store))
 		sagg_store_measure(store);
 }
@@ -385,8 +386,11 @@ sagg_store_publish(SaggStore *store)
 	}
 	for (uint32 i = 0; i < store->nunits; i++)
 	{
-		SaggUnit   *unit = SAGG_UNIT(store, store->units[i].unit);
+		SaggUnit   *unit;
 
+		if (!DsaPointerIsValid(store->units[i].unit))
+			continue;
+		unit = SAGG_UNIT(store, store->units[i].unit);
 		if (unit->resized && unit->former_nslots > 0)
 			dsa_free(store->area, unit->former_slots);
 		unit->spilled = false;

@@ -52,8 +52,8 @@ enter_partition(SaggScan *scan, int partition)
 	{
 		SaggUnit   *unit = sagg_store_unit(store, partition, SAGG_SESSIONS_UNIT);
 
-		if (unit && sagg_unit_is_out(store, unit))
-			sagg_unit_fetch(store, unit);
+		if (unit)
+			sagg_unit_use(store, unit);
 	}
 	scan->partition = partition;
 	scan->next_unit = store->header->partitions[partition].first;
@@ -154,8 +154,8 @@ sagg_scan_next(SaggScan *scan)
 
 	if (unit == NULL)
 		return false;
-	if (scan->slot == 0 && sagg_unit_is_out(scan->store, unit))
-		sagg_unit_fetch(scan->store, scan->unit);
+	if (scan->slot == 0)
+		sagg_unit_use(scan->store, scan->unit);
 	if (scan->slot >= unit->nslots)
 		return false;
 	CHECK_FOR_INTERRUPTS();
@@ -175,6 +175,35 @@ sagg_scan_next(SaggScan *scan)
 }
 
 /*
+ * Fill in the sessions of a partition, as they will be after the commit.
+ * Returns whether the batch has changed them, and not handed them over already.
+ */
+bool
+sagg_sessions_state(SaggStore *store, int partition, SaggStateUnit *state)
+{
+	bool		changed = store->buried_entries[partition] > 0;
+
+	memset(state, 0, sizeof(*state));
+	state->partition = partition;
+	state->start = SAGG_SESSIONS_UNIT;
+	for (dsa_pointer dp = store->header->partitions[partition].first; DsaPointerIsValid(dp);
+		 dp = SAGG_UNIT(store, dp)->next)
+	{
+		const SaggUnit *unit = SAGG_UNIT(store, dp);
+
+		if (unit->spilled)
+			return false;
+		changed |= unit->touched > 0;
+		state->entries += unit->nentries;
+		state->bytes += unit->bytes;
+	}
+	state->entries -= store->buried_entries[partition];
+	state->bytes -= store->buried_bytes[partition];
+	state->due = sagg_due_first_of(store, partition);
+	return changed;
+}
+
+/*
  * Pass the sessions of all partitions that the batch has changed to "fn".
  */
 static void
@@ -182,24 +211,10 @@ session_units(SaggStore *store, SaggUnitFn fn, void *fnarg)
 {
 	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
 	{
-		SaggStateUnit all = {.partition = p,.start = SAGG_SESSIONS_UNIT};
-		bool		changed = store->buried_entries[p] > 0;
+		SaggStateUnit state;
 
-		for (dsa_pointer dp = store->header->partitions[p].first; DsaPointerIsValid(dp);
-			 dp = SAGG_UNIT(store, dp)->next)
-		{
-			const SaggUnit *unit = SAGG_UNIT(store, dp);
-
-			changed |= unit->touched > 0;
-			all.entries += unit->nentries;
-			all.bytes += unit->bytes;
-		}
-		if (!changed)
-			continue;
-		all.entries -= store->buried_entries[p];
-		all.bytes -= store->buried_bytes[p];
-		all.due = sagg_due_first_of(store, p);
-		fn(fnarg, &all);
+		if (sagg_sessions_state(store, p, &state))
+			fn(fnarg, &state);
 	}
 }
 

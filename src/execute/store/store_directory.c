@@ -58,14 +58,8 @@ SaggUnit *
 sagg_store_unit(SaggStore *store, int partition, int64 start)
 {
 	dsa_pointer dp = sagg_directory_find(store, partition, start);
-	SaggUnit   *unit;
 
-	if (!DsaPointerIsValid(dp))
-		return NULL;
-	unit = SAGG_UNIT(store, dp);
-	if (unit->used != store->batch)
-		unit->used = store->batch;
-	return unit;
+	return DsaPointerIsValid(dp) ? SAGG_UNIT(store, dp) : NULL;
 }
 
 static void

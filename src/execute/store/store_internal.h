@@ -222,6 +222,7 @@ extern void sagg_directory_remove(SaggStore *store, int partition, dsa_pointer d
 /* store_page.c */
 extern void sagg_unit_fetch(SaggStore *store, SaggUnit *unit);
 extern void sagg_unit_stop_fetch(SaggStore *store);
+extern bool sagg_sessions_state(SaggStore *store, int partition, SaggStateUnit *state);
 extern void sagg_store_measure(SaggStore *store);
 extern Size sagg_unit_memory(const SaggUnit *unit);
 
@@ -232,6 +233,19 @@ static inline bool
 sagg_unit_is_out(const SaggStore *store, const SaggUnit *unit)
 {
 	return unlikely(unit->out) && unit != store->loading;
+}
+
+/*
+ * The entries of a unit are read: it stays in memory until the end of the batch
+ * or until the execution lets it go.
+ */
+static inline void
+sagg_unit_use(SaggStore *store, SaggUnit *unit)
+{
+	if (sagg_unit_is_out(store, unit))
+		sagg_unit_fetch(store, unit);
+	if (unlikely(unit->used != store->batch))
+		unit->used = store->batch;
 }
 
 static inline bool
@@ -246,6 +260,7 @@ extern void sagg_store_undo_left(SaggStore *store);
 /* store_unit.c */
 extern void sagg_store_free_unit(SaggStore *store, int partition, dsa_pointer unit);
 extern void sagg_unit_free_entries(SaggStore *store, SaggUnit *unit);
+extern void sagg_unit_touch(SaggStore *store, SaggUnit *unit);
 extern SaggRecordList *sagg_records_of(SaggStore *store, int partition, SaggUndoUnit *undo);
 
 #define SAGG_UNIT(store, p)	((SaggUnit *) dsa_get_address((store)->area, p))

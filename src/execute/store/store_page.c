@@ -70,7 +70,7 @@ sagg_unit_in_memory(const SaggUnit *unit)
 }
 
 /*
- * Returns what has happened since the store was opened.
+ * Returns what has happened since the batch began.
  */
 SaggPaging
 sagg_store_paging(const SaggStore *store)
@@ -368,12 +368,14 @@ sagg_unit_leave(SaggStore *store, SaggUnit *unit)
 }
 
 /*
- * Fill in what CHECKPOINT needs to know of a unit.  Returns whether the batch
- * has changed it.
+ * Fill in what CHECKPOINT needs to know of a unit, or of the sessions of its
+ * partition.  Returns whether the batch has changed them.
  */
 bool
 sagg_unit_state(SaggStore *store, const SaggUnit *unit, SaggStateUnit *state)
 {
+	if (sagg_has_sessions(store))
+		return sagg_sessions_state(store, unit->partition, state);
 	state->partition = unit->partition;
 	state->start = unit->start;
 	state->entries = unit->nentries;
@@ -400,30 +402,88 @@ forget_records(SaggStore *store, SaggRecordList *list)
 	list->first = list->last = 0;
 }
 
+static void
+free_former_slots(SaggStore *store, SaggUnit *unit)
+{
+	if (unit->touched > 0 && unit->resized && unit->former_nslots > 0)
+		dsa_free(store->area, unit->former_slots);
+	unit->resized = false;
+}
+
 /*
- * Take a unit out of memory that the batch has changed: its changes have been
- * handed to CHECKPOINT.  When the batch is undone, the unit is out as of the
- * last commit.
+ * Make the unit of all sessions of a partition stand for them, also in the
+ * undo log, which forgets the units that are beside it.
+ */
+static void
+gather_sessions(SaggStore *store, SaggUnit *unit)
+{
+	SaggStoreHeader *header = store->header;
+	int64		former_entries = 0;
+	uint64		former_bytes = 0;
+	dsa_pointer *link = &header->touched;
+	int64		nburied = 0;
+
+	for (dsa_pointer dp = header->partitions[unit->partition].first; DsaPointerIsValid(dp);
+		 dp = SAGG_UNIT(store, dp)->next)
+	{
+		SaggUnit   *other = SAGG_UNIT(store, dp);
+
+		former_entries += other->touched > 0 ? other->former_nentries : other->nentries;
+		former_bytes += other->touched > 0 ? other->former_bytes : other->bytes;
+		free_former_slots(store, other);
+		if (other->touched > 0 && other != unit)
+			store->units[other->touched - 1].unit = InvalidDsaPointer;
+	}
+	while (DsaPointerIsValid(*link))
+	{
+		SaggUnit   *other = SAGG_UNIT(store, *link);
+
+		if (other->partition == unit->partition && other != unit)
+			*link = other->next_touched;
+		else
+			link = &other->next_touched;
+	}
+	unit->former_nentries = (uint32) Min(former_entries, PG_UINT32_MAX);
+	unit->former_bytes = former_bytes;
+	for (int64 i = 0; i < store->nburied; i++)
+	{
+		if (SAGG_PARTITION_OF(store->buried[i].hash) != unit->partition)
+			store->buried[nburied++] = store->buried[i];
+	}
+	store->nburied = nburied;
+	store->buried_entries[unit->partition] = 0;
+	store->buried_bytes[unit->partition] = 0;
+}
+
+/*
+ * Take a unit out of memory that the batch has changed, or the sessions of its
+ * partition: the changes have been handed to CHECKPOINT.  When the batch is
+ * undone, the unit is out as of the last commit.
  */
 void
 sagg_unit_drop(SaggStore *store, SaggUnit *unit)
 {
 	SaggStoreHeader *header = store->header;
 	bool		undoable = header->undoable;
-	SaggUndoUnit *undo = &store->units[unit->touched - 1];
-	uint32		nentries = unit->nentries;
-	uint64		bytes = unit->bytes;
+	SaggStateUnit state;
+	SaggUndoUnit *undo;
 
+	(void) sagg_unit_state(store, unit, &state);
+	sagg_unit_touch(store, unit);
+	undo = &store->units[unit->touched - 1];
 	header->undoable = false;
-	forget_records(store, &undo->records);
-	if (unit->resized && unit->former_nslots > 0)
-		dsa_free(store->area, unit->former_slots);
-	unit->resized = false;
-	store->resident -= Min(store->resident, sagg_unit_memory(unit));
-	sagg_unit_free_entries(store, unit);
-	unit->nentries = nentries;
-	unit->bytes = bytes;
+	forget_records(store, sagg_records_of(store, unit->partition, undo));
+	store->resident -= Min(store->resident, entries_memory(store, unit));
+	if (sagg_has_sessions(store))
+		gather_sessions(store, unit);
+	else
+		free_former_slots(store, unit);
+	free_entries(store, unit);
+	unit->nentries = (uint32) Min(state.entries, PG_UINT32_MAX);
+	unit->bytes = state.bytes;
+	unit->due = state.due;
 	unit->out = unit->spilled = true;
+	store->due[unit->partition].known = false;
 	store->paging.evictions++;
 	store->paging.spills++;
 	SAGG_FAILPOINT("store.dropped");

@@ -39,6 +39,8 @@ undo_unit(SaggStore *store, SaggUnit *unit)
 	}
 	unit->nentries = unit->former_nentries;
 	unit->bytes = unit->former_bytes;
+	if (unit->spilled)
+		unit->due = DT_NOBEGIN; /* not known */
 	unit->spilled = false;
 	unit->touched = 0;
 }
@@ -64,7 +66,10 @@ sagg_store_undo(SaggStore *store)
 	store->header->undoable = false;
 	sagg_unit_stop_fetch(store);
 	for (uint32 i = 0; i < store->nunits; i++)
-		undo_unit(store, SAGG_UNIT(store, store->units[i].unit));
+	{
+		if (DsaPointerIsValid(store->units[i].unit))
+			undo_unit(store, SAGG_UNIT(store, store->units[i].unit));
+	}
 
 	for (int64 i = store->nrecords - 1; i >= 0; i--)
 	{
@@ -87,7 +92,8 @@ sagg_store_undo(SaggStore *store)
 	}
 	for (uint32 i = 0; i < store->nunits; i++)
 	{
-		if (SAGG_UNIT(store, store->units[i].unit)->created)
+		if (DsaPointerIsValid(store->units[i].unit) &&
+			SAGG_UNIT(store, store->units[i].unit)->created)
 			sagg_store_free_unit(store, store->units[i].partition,
 								 store->units[i].unit);
 	}

@@ -54,13 +54,9 @@ sagg_unit_probe(SaggStore *store, const SaggUnit *unit, uint32 hash,
 	SaggSlotRef *slots;
 	uint32		mask;
 
-	if (unlikely(unit->nslots == 0))
-	{
-		if (sagg_unit_is_out(store, unit))
-			sagg_unit_fetch(store, unconstify(SaggUnit *, unit));
-		if (unit->nslots == 0)
-			return false;
-	}
+	sagg_unit_use(store, unconstify(SaggUnit *, unit));
+	if (unit->nslots == 0)
+		return false;
 	mask = unit->nslots - 1;
 	slots = SAGG_SLOTS(store, unit);
 	for (;;)
@@ -191,6 +187,19 @@ touch_unit(SaggStore *store, int partition, dsa_pointer dp, bool created)
 }
 
 /*
+ * Note a unit that the batch is about to change, if it has not yet.
+ */
+void
+sagg_unit_touch(SaggStore *store, SaggUnit *unit)
+{
+	if (unit->touched > 0)
+		return;
+	reserve_undo(store);
+	(void) touch_unit(store, unit->partition,
+					  sagg_directory_find(store, unit->partition, unit->start), false);
+}
+
+/*
  * Returns the unit of a window, with its entries; makes one without slots if
  * there is none.
  */
@@ -201,8 +210,7 @@ require_unit(SaggStore *store, int partition, int64 start, bool undoable)
 
 	if (DsaPointerIsValid(dp))
 	{
-		if (sagg_unit_is_out(store, SAGG_UNIT(store, dp)))
-			sagg_unit_fetch(store, SAGG_UNIT(store, dp));
+		sagg_unit_use(store, SAGG_UNIT(store, dp));
 		return dp;
 	}
 	dp = sagg_directory_add(store, partition, start);

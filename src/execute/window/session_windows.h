@@ -69,6 +69,10 @@ typedef struct SaggSessionKey
 	int			nstored;		/* number of sessions of this hash in the unit
 								 * of all sessions */
 	SaggSessionList sessions;
+	bool		deferred;		/* without those of the store; see
+								 * batch_units.c */
+	struct SaggSessionKey *next;	/* next key of its partition, where units
+									 * leave memory */
 	Datum	   *keys;
 	bool	   *keynulls;
 } SaggSessionKey;
@@ -128,6 +132,8 @@ extern void sagg_session_remove(SaggSessionList *list, SaggSessionPlace place);
 /* session_windows.c */
 extern bool sagg_sessions_met(SaggExecution *ex, const SaggGroup *group);
 extern SaggSessionKey *sagg_sessions_next(SaggExecution *ex, bool restart);
+extern SaggSessionKey *sagg_sessions_of(SaggExecution *ex, int partition);
+extern void sagg_session_key_settle(SaggExecution *ex, SaggSessionKey *key);
 extern void sagg_session_load(SaggExecution *ex, SaggSessionWindow *session);
 
 #endif							/* SAGG_SESSION_WINDOWS_H */

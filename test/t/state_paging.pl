@@ -1,0 +1,136 @@
+# State larger than memory: units of the state leave memory, are read from the
+# state log when they are needed, and results are the same as if all of it were
+# in memory.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use StreamAgg::Test;
+use Test::More;
+
+my $broker = start_broker(events => 2);
+# segments of shared memory are files, so that they can be counted
+my $node = new_node('paging', "dynamic_shared_memory_type = mmap", "stream_agg.max_records_per_batch = 4000", 'timezone = UTC',
+	'stream_agg.keep_batches = 1000000');
+my $rng = seeded_random();
+create_source($node, $broker, 'events', 'events', 'ts timestamptz, k int, v int');
+
+sub sql { return $node->safe_psql('postgres', shift); }
+sub stat
+{
+	my ($stream, $columns) = @_;
+	return sql("SELECT $columns FROM pg_stat_stream_agg WHERE stream = '$stream'");
+}
+# records of some minutes of one hour, each with a key of its own choice
+sub produce
+{
+	my ($n, $minute, $key) = @_;
+	$broker->produce('events', map {
+			[ $_ % 2, '', json_record({ ts => sprintf('2026-01-01T%02d:%02d:%02d.%03dZ', int($minute / 60), $minute % 60, $rng->(60), $rng->(1000)),
+				k => $key->($_), v => $rng->(100) }, numbers => [qw(k v)]) ] } 1 .. $n);
+	return;
+}
+sub any_key { return $rng->(3000); }
+my @streams;
+sub create
+{
+	my ($name, $query, $mode, $memory) = @_;
+	my $option = defined $memory ? ", options => '{\"state_memory\": \"$memory\"}'" : '';
+	my $watermark = $mode eq 'complete' ? '' : ", watermark => '2 hours'";
+	sql("SELECT stream_agg.create_stream('$name', \$q\$$query\$q\$, output_mode => '$mode', trigger => '20 days'$watermark$option)");
+	push @streams, $name;
+	return;
+}
+sub are_equal
+{
+	my ($name, @which) = @_;
+	for my $stream (@which ? @which : @streams)
+	{
+		process($node, $stream);
+		my $result = $stream =~ /append|seen/ ? "SELECT * FROM $stream" : "SELECT * FROM $stream";
+		my $all = $stream =~ /append/ ? "SELECT * FROM $stream UNION ALL SELECT * FROM stream_agg.open_windows(NULL::$stream)" : $result;
+		is_equal_tables($node, $all, "SELECT * FROM ${stream}_query", "$stream equals the batch query $name");
+	}
+	return;
+}
+
+my $tumble = q{SELECT stream_agg.tumble(ts, '10 minutes') AS win, k, count(*) AS n, sum(v) AS s, avg(v) AS a FROM events GROUP BY 1, 2};
+create('append_bound', $tumble, 'append', '200kB');
+create('update_bound', $tumble, 'update', '200kB');
+create('update_none', $tumble, 'update', '0');
+create('update_all', $tumble, 'update');
+create('complete_bound', 'SELECT k, count(*) AS n, max(v) AS m, count(DISTINCT v) AS d FROM events GROUP BY k', 'complete', '60kB');
+create('kept_bound', q{SELECT stream_agg.tumble(ts, '10 minutes') AS win, k % 500 AS g, array_agg(v ORDER BY ts, v) AS vs, count(DISTINCT v) AS d
+	FROM events GROUP BY 1, 2}, 'update', '100kB');
+create('hop_bound', q{SELECT stream_agg.hop(ts, '5 minutes', '20 minutes') AS win, k % 700 AS g, count(*) AS n, sum(v) AS s FROM events GROUP BY 1, 2}, 'update', '100kB');
+create('session_bound', q{SELECT stream_agg.session(ts, '3 minutes') AS win, k, count(*) AS n, sum(v) AS s FROM events GROUP BY 1, 2}, 'update', '100kB');
+create('session_append', q{SELECT stream_agg.session(ts, '3 minutes') AS win, k % 900 AS g, count(*) AS n, sum(v) AS s FROM events GROUP BY 1, 2}, 'append', '100kB');
+create('seen_bound', 'SELECT DISTINCT ON (k) k FROM events', 'append', '50kB');
+create('first_bound', q{SELECT stream_agg.tumble(ts, '10 minutes') AS win, k % 500 AS g, min_by_order(v) AS f FROM events GROUP BY 1, 2}, 'update', '50kB')
+  if sql(q{CREATE FUNCTION least_of(int, int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT least($1, $2)';
+	CREATE AGGREGATE min_by_order(int) (SFUNC = least_of, STYPE = int)}) eq '';
+
+# ---- windows one after the other
+produce(4000, 10 * $_, \&any_key) for 0 .. 5;
+are_equal('after six windows');
+for my $stream ('append_bound', 'update_bound')
+{
+	my ($groups, $bytes, $out, $units, $units_out) = split /\|/, stat($stream, 'state_rows, state_bytes, state_bytes_out, state_units, state_units_out');
+	cmp_ok($units_out, '>', $units / 2, "most units of $stream are out ($units_out of $units)");
+	cmp_ok($bytes, '>', 5 * 200 * 1024, 'the state is much larger than its bound');
+	cmp_ok($bytes - $out, '<=', 1.2 * 200 * 1024, 'and what is in memory is not');
+}
+is(stat('update_all', 'state_units_out'), 0, 'without a bound nothing leaves');
+is(stat('update_none', 'state_units_out = state_units'), 't', 'with a bound of 0 nothing stays');
+is(stat('update_none', 'state_rows'), stat('update_all', 'state_rows'), 'groups that are out are counted');
+
+# ---- only what is needed is read
+sub last_read { my $stream = shift; return sql("SELECT units_read FROM stream_agg.commits WHERE stream = '$stream' ORDER BY batch DESC LIMIT 1"); }
+produce(1, 1, sub { 17 });
+process($node, 'update_none');
+is(last_read('update_none'), 1, 'a record reads one unit');
+produce(2000, 31, \&any_key);
+process($node, 'update_none');
+cmp_ok(last_read('update_none'), '<=', 16, 'records of one window read the units of this window');
+cmp_ok(sql("SELECT max(units_read) FROM stream_agg.commits WHERE stream = 'update_all'"), '==', 0, 'without a bound nothing is read');
+are_equal('after records of old windows');
+
+# ---- a restart reads nothing before it is needed
+for my $how ('fast', 'immediate')
+{
+	$node->stop($how);
+	$node->start;
+	process($node, $_) for @streams;
+	produce(1, 41, sub { 18 });
+	process($node, 'update_all');
+	is(last_read('update_all'), 1, "after a restart ($how) a record reads one unit");
+	is(stat('update_all', 'state_rows'), stat('update_none', 'state_rows'), 'all groups are known');
+	produce(500, 45, \&any_key);
+	are_equal("after a restart ($how)");
+}
+
+# ---- windows close
+produce(3000, 185, \&any_key);
+produce(1, 250, sub { 1 });
+are_equal('after windows have closed', grep { !/hop|session_append/ } @streams);
+is(sql(q{SELECT count(*) FROM stream_agg.state s WHERE stream = 'append_bound' AND timestamptz '2000-01-01Z' + unit * interval '1 microsecond' < '2026-01-01T02:00Z'}),
+	0, 'closed windows have left the log');
+
+# ---- another bound, and another query
+sql(q{SELECT stream_agg.alter_stream('update_none', options => '{"state_memory": "-1"}')});
+produce(2000, 251, \&any_key);
+are_equal('after its bound was removed', 'update_none');
+is(stat('update_none', 'state_units_out > 0'), 't', 'units come back when they are needed only');
+sql(qq{SELECT stream_agg.alter_stream('update_bound', query => \$q\$SELECT stream_agg.tumble(ts, '10 minutes') AS win, k, count(*) AS n, sum(v) AS s, avg(v) AS a, max(v) AS m FROM events GROUP BY 1, 2\$q\$)});
+produce(2000, 252, \&any_key);
+process($node, 'update_bound');
+is_equal_tables($node, 'SELECT win, k, n, s, a FROM update_bound', 'SELECT win, k, n, s, a FROM update_bound_query', 'another query has the state that was out');
+
+# ---- values of the option
+my ($status, $out, $err) = $node->psql('postgres', q{SELECT stream_agg.alter_stream('update_none', options => '{"state_memory": "much"}')});
+like($err, qr/invalid state_memory "much"/, 'an option that is no size is refused');
+
+unlike(slurp_file($node->logfile), qr/leak|is not in memory|TRAP/, 'the server has found nothing leaked');
+
+done_testing();
