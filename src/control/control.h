@@ -297,6 +297,7 @@ extern void sagg_secret_commands_init(void);
 
 /* state_limit.c */
 extern int	sagg_default_total_state(void);
+extern void sagg_state_check_size(const SaggSlot *slot, int64 bytes);
 extern const SaggStoreBudget *sagg_state_budget(SaggStoreBudget *budget, SaggSlot *slot);
 extern void sagg_state_discard(SaggSlot *slot);
 

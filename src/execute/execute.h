@@ -49,10 +49,10 @@ typedef struct SaggPaging
 typedef struct SaggStateSize
 {
 	int64		groups;
-	int64		bytes;			/* as if all were in memory */
+	int64		bytes;			/* about, as if all were in memory */
 	int64		units;
 	int64		units_out;		/* of them, those that are in the log only */
-	int64		bytes_out;
+	int64		bytes_out;		/* of them */
 } SaggStateSize;
 
 /* store.c */
@@ -88,6 +88,7 @@ typedef struct SaggStoreAudit
 	int64		allocated_objects;
 	int64		reachable_objects;	/* directories, tables, slot arrays,
 									 * versions */
+	int64		units_out;		/* units that are not in memory */
 }			SaggStoreAudit;
 
 extern bool sagg_store_audit(dsa_handle handle, SaggStoreAudit * audit);

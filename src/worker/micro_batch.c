@@ -230,6 +230,21 @@ begin_execution(SaggStreamRun *run, SaggQuery *query)
 }
 
 /*
+ * Memory is limited by the store's budget; what has left it counts as well.
+ */
+static void
+check_state_size(const SaggStreamRun *run)
+{
+	SaggStateSize size;
+
+	if (sagg_max_stream_state_kb < 0)
+		return;
+	sagg_store_statistics(run->store, &size);
+	if (size.units_out > 0)
+		sagg_state_check_size(run->slot, size.bytes);
+}
+
+/*
  * EXECUTE.  Records that cannot be processed go to "rejections", which is NULL if they
  * are errors.
  */
@@ -245,6 +260,7 @@ execute(SaggStreamRun *run, const SaggQuery *query, SaggExecution *execution,
 	if (commit->max_time != DT_NOBEGIN)
 		sagg_times_found(run, commit->times, commit->ntimes, run->plan->batch_time);
 	commit->max_time = Max(commit->max_time, run->progress->max_time);
+	check_state_size(run);
 	SAGG_FAILPOINT("execute.done");
 }
 

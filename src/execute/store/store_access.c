@@ -320,7 +320,7 @@ sagg_store_statistics(SaggStore *store, SaggStateSize *size)
 		if (!unit->out)
 			continue;
 		size->units_out++;
-		size->bytes_out += unit->bytes;
+		size->bytes_out += sagg_unit_memory(unit);
 	}
 }
 

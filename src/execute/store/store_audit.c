@@ -87,6 +87,11 @@ count_reachable(SaggStore *store, SaggStoreAudit * audit)
 	while (sagg_scan_next_unit(&scan))
 	{
 		audit->reachable_objects += scan.unit->nslots > 0 ? 2 : 1;
+		if (scan.unit->out)
+		{
+			audit->units_out++;
+			continue;
+		}
 		while (sagg_scan_next(&scan))
 		{
 			for (dsa_pointer dp = scan.stored.place; DsaPointerIsValid(dp);

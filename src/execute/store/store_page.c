@@ -185,7 +185,7 @@ evict_unit(SaggStore *store, SaggUnit *unit)
 	unit->out = true;
 	store->due[unit->partition].known = false;
 	store->paging.evictions++;
-	SAGG_FAILPOINT("store.evicted");
+	SAGG_FAILPOINT("store.unit_left");
 }
 
 /*
@@ -486,6 +486,6 @@ sagg_unit_drop(SaggStore *store, SaggUnit *unit)
 	store->due[unit->partition].known = false;
 	store->paging.evictions++;
 	store->paging.spills++;
-	SAGG_FAILPOINT("store.dropped");
+	SAGG_FAILPOINT("store.unit_left");
 	header->undoable = undoable;
 }
