@@ -146,8 +146,8 @@ typedef struct SaggStreamOptions
 	int64		retention;		/* microseconds that the watermark must have
 								 * passed their end */
 	bool		has_state_memory;
-	int			state_memory_kb;	/* if it has: in place of the setting; -1 = no
-									 * bound */
+	int			state_memory_kb;	/* if it has: in place of the setting; -1
+									 * = no bound */
 	bool		late_records;	/* late records go to stream_agg.late_records */
 	bool		stops_all;		/* when it fails, streams that share its
 								 * reader fail, too */
@@ -433,7 +433,11 @@ typedef struct SaggStateAccess
 	/* all live entries, the same way */
 	void		(*contents) (void *arg, const SaggStateUnit *unit,
 							 SaggBytesFn fn, void *fnarg);
-	/* a unit that is in the log only: its entries are read when they are needed */
+
+	/*
+	 * a unit that is in the log only: its entries are read when they are
+	 * needed
+	 */
 	void		(*known) (void *arg, const SaggStateUnit *unit);
 	/* one or more whole entries of a unit, in the order they were written */
 	void		(*restore) (void *arg, const SaggStateUnit *unit,

@@ -173,8 +173,7 @@ typedef struct SaggBlobContent
 {
 	int64		follows;		/* batch that wrote the chain's previous
 								 * blobs, or -1 */
-	bool		last;			/* this is the last blob of its batch and
-								 * unit */
+	bool		last;			/* this is the last blob of its batch and unit */
 	uint32		entries;
 	const char *payload;		/* points into the blob */
 	Size		len;

@@ -81,7 +81,7 @@ check_order(const Restore *restore, const SaggBlobId *id,
 {
 	const SaggBlobId *previous = &restore->previous;
 	bool		same_chain = id->unit.partition == previous->unit.partition &&
-		id->unit.start == previous->unit.start;
+	id->unit.start == previous->unit.start;
 	int64		expected;
 
 	if (id->unit.partition < 0 || id->unit.partition >= SAGG_STATE_PARTITIONS)

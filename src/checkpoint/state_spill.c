@@ -32,7 +32,8 @@ struct SaggSpill
 	BufFile    *file;
 	SaggBlobWriter writer;
 	MemoryContext blobs;		/* of the unit that is being spilled */
-	List	   *units;			/* of SaggSpilledUnit, in the order of the file */
+	List	   *units;			/* of SaggSpilledUnit, in the order of the
+								 * file */
 };
 
 static struct SaggSpill *
@@ -160,7 +161,7 @@ sagg_spill_units(SaggCheckpoint *checkpoint)
 }
 
 static void
-read_file(BufFile *file, void *data, Size size)
+read_file(BufFile * file, void *data, Size size)
 {
 	if (BufFileRead(file, data, size) != size)
 		ereport(ERROR,

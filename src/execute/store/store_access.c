@@ -237,7 +237,7 @@ sagg_store_units(SaggStore *store, SaggUnitFn fn, void *fnarg)
 	{
 		const SaggUnit *unit = scan.unit;
 		bool		closes = sagg_store_closes(store, unit->start);
-		SaggStateUnit known = {.partition = unit->partition,.start = unit->start,
+		SaggStateUnit known = {.partition = unit->partition, .start = unit->start,
 			.due = DT_NOEND
 		};
 

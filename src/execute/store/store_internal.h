@@ -65,8 +65,8 @@ struct SaggUnit
 	int64		due;			/* of sessions, if they are out: no session of
 								 * the partition ends before that time */
 	int64		used;			/* the last batch that has used it */
-	bool		out;			/* its entries are in the log only; then it has
-								 * no slots */
+	bool		out;			/* its entries are in the log only; then it
+								 * has no slots */
 	bool		spilled;		/* out, but its entries of the batch are to be
 								 * written by CHECKPOINT */
 	uint32		touched;		/* set if the batch has touched it: its number
