@@ -24,6 +24,7 @@
 #include "datatype/timestamp.h"
 #include "nodes/parsenodes.h"
 #include "nodes/primnodes.h"
+#include "tcop/dest.h"
 #include "utils/array.h"
 #include "utils/date.h"
 
@@ -69,6 +70,7 @@ extern int	sagg_max_partitions;
 extern int	sagg_max_records_per_batch;
 extern int	sagg_batch_memory_kb;
 extern int	sagg_fetch_memory_kb;
+extern int	sagg_memory_release_delay_ms;
 extern int	sagg_collect_ahead;
 extern int	sagg_kafka_timeout_ms;
 extern int	sagg_keep_batches;
@@ -612,6 +614,13 @@ typedef struct SaggClosest
 
 extern void sagg_closest_begin(SaggClosest *closest, const char *name);
 extern void sagg_closest_try(SaggClosest *closest, const char *known);
+
+/* catalog_changes.c */
+extern uint64 sagg_catalog_changes(void);
+
+/* row_receiver.c */
+extern void sagg_receiver_init(DestReceiver *receiver, CommandDest dest,
+							   bool (*receive) (TupleTableSlot *slot, DestReceiver *self));
 
 /* subtransaction.c */
 extern ErrorData *sagg_try(void (*function) (void *arg), void *arg);

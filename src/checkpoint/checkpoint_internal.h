@@ -29,10 +29,7 @@ typedef enum SaggLogStatement
 	SAGG_LOG_INITIAL_WATERMARK,
 	SAGG_LOG_LAST_COMMIT,
 	SAGG_LOG_PLANS_SINCE,
-	SAGG_LOG_INSERT_PLAN,
 	SAGG_LOG_REPLACE_PLAN,
-	SAGG_LOG_INSERT_COMMIT,
-	SAGG_LOG_LAST_BATCH,
 	SAGG_LOG_IS_EMPTY,
 	SAGG_LOG_OLDEST_BATCH,
 	SAGG_LOG_TRIM_OFFSETS,
@@ -66,6 +63,25 @@ typedef enum SaggLogStatement
 	SAGG_LOG_RESET_WATERMARK,
 	SAGG_LOG_STATEMENTS
 } SaggLogStatement;
+
+/*
+ * Columns of stream_agg.offsets: of SAGG_LOG_PLANS_SINCE, counted from 1, and, with
+ * the stream first, the parameters of SAGG_LOG_REPLACE_PLAN.
+ */
+enum
+{
+	SAGG_OFFSETS_STREAM,
+	SAGG_OFFSETS_BATCH,
+	SAGG_OFFSETS_RANGES,
+	SAGG_OFFSETS_WATERMARK,
+	SAGG_OFFSETS_BATCH_TIME,
+	SAGG_OFFSETS_SUSPECTS,
+	SAGG_OFFSETS_ATTEMPTS,
+	SAGG_OFFSETS_SKIPPED,
+	SAGG_OFFSETS_QUIET,
+	SAGG_OFFSETS_BEHIND,
+	SAGG_OFFSETS_COLUMNS
+};
 
 /* columns of the statement SAGG_LOG_LAST_COMMIT */
 enum
@@ -190,10 +206,21 @@ extern Portal sagg_log_cursor(SaggLogSection *section,
 extern Datum sagg_log_value(int row, int column, bool *isnull);
 extern int64 sagg_log_int64(int row, int column);
 
+/* log_rows.c */
+typedef struct SaggLogValue
+{
+	const char *column;
+	Datum		value;
+	bool		isnull;
+} SaggLogValue;
+
+extern int64 sagg_log_last_batch(const SaggCheckpoint *checkpoint);
+extern int64 sagg_log_last_plan(const SaggCheckpoint *checkpoint);
+extern void sagg_log_insert(const char *log, const SaggLogValue *values, int n);
+
 /* checkpoint.c */
 extern void sagg_checkpoint_learn(SaggLogSection *section, int64 last_commit,
 								  const SaggStateAccess *state);
-extern int64 sagg_log_last_batch(SaggLogSection *section);
 extern const SaggRange *sagg_skip_of(const SaggPlan *plan,
 									 const SaggRange *position);
 

@@ -23,6 +23,9 @@
 #include "pass_rows.h"
 #include "execute/window/window_kinds.h"
 
+/* how many groups ahead of one that is emitted these are prefetched */
+#define GROUPS_AHEAD	8
+
 static void
 count_records(const SaggExecution *ex, SaggCounts *counts)
 {
@@ -109,6 +112,8 @@ emit_changed(SaggExecution *ex)
 
 	for (int64 i = 0; i < n; i++)
 	{
+		if (i + GROUPS_AHEAD < n)
+			sagg_group_fetch(groups[i + GROUPS_AHEAD]);
 		sagg_emit_group(ex, groups[i]);
 		ResetExprContext(ex->tmpcontext);
 	}
@@ -137,8 +142,8 @@ sagg_group_store(SaggExecution *ex, SaggGroup *group)
 void
 sagg_groups_store(SaggExecution *ex)
 {
-	for (SaggGroup *group = sagg_groups_next(ex, true); group;
-		 group = sagg_groups_next(ex, false))
+	for (SaggGroup *group = sagg_groups_next_to_store(ex, true); group;
+		 group = sagg_groups_next_to_store(ex, false))
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (group->changed && !sagg_store_closes(ex->store, group->start))

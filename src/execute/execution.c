@@ -16,7 +16,6 @@
 #include "access/xact.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -187,11 +186,6 @@ shutdown_receiver(DestReceiver *self)
 		sagg_rows_flush(receiver->rows);
 }
 
-static void
-end_receiver(DestReceiver *self)
-{
-}
-
 static DestReceiver *
 make_receiver(SaggExecution *ex)
 {
@@ -200,11 +194,10 @@ make_receiver(SaggExecution *ex)
 	if (ex->query->kind != SAGG_AGGREGATION)
 		return sagg_row_receiver(ex);
 	receiver = palloc0(sizeof(BatchReceiver));
-	receiver->pub.receiveSlot = ex->methods->place ? receive_row : receive_row_by_kind;
+	sagg_receiver_init(&receiver->pub, DestNone,
+					   ex->methods->place ? receive_row : receive_row_by_kind);
 	receiver->pub.rStartup = startup_receiver;
 	receiver->pub.rShutdown = shutdown_receiver;
-	receiver->pub.rDestroy = end_receiver;
-	receiver->pub.mydest = DestNone;
 	receiver->ex = ex;
 	return &receiver->pub;
 }
@@ -223,13 +216,12 @@ find_scan_slot(PlanState *state)
 }
 
 static void
-run_inner(SaggExecution *ex)
+run_inner(SaggExecution *ex, int64 records)
 {
 	DestReceiver *receiver = make_receiver(ex);
-	PlannedStmt *plan;
+	PlannedStmt *plan = sagg_planned(ex, SAGG_PLAN_INNER, ex->query->inner, records);
 	QueryDesc  *desc;
 
-	plan = pg_plan_query(copyObject(ex->query->inner), ex->stream->name, 0, NULL);
 	desc = CreateQueryDesc(plan, ex->stream->name, GetActiveSnapshot(),
 						   InvalidSnapshot, receiver, NULL, NULL, 0);
 	ExecutorStart(desc, 0);
@@ -262,11 +254,11 @@ forget_rows(SaggExecution *ex)
 }
 
 /*
- * Run the inner query over the batch that is attached to the source.  The
- * active snapshot is the batch's.
+ * Run the inner query over the batch that is attached to the source, which has so many
+ * records.  The active snapshot is the batch's.
  */
 void
-sagg_execution_run(SaggExecution *ex)
+sagg_execution_run(SaggExecution *ex, int64 records)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 
@@ -275,7 +267,7 @@ sagg_execution_run(SaggExecution *ex)
 		if (ex->run_again)
 			forget_rows(ex);
 		ex->run_again = false;
-		run_inner(ex);
+		run_inner(ex, records);
 	} while (ex->run_again);
 	if (ex->late)
 		sagg_late_end(ex);

@@ -403,7 +403,7 @@ process_part(Part *part)
 
 	enter_stage(run, &part->clock, SAGG_EXECUTE);
 	sagg_run_check_stream(run);
-	query = sagg_query_of_view(run->stream);
+	query = sagg_kept_query(&run->query, run->stream, run->memory);
 	sagg_run_check_owners(run); /* now that they are locked */
 	execution = begin_execution(run, query);
 	if (run->stream->options.on_error != SAGG_FAIL)
@@ -683,6 +683,7 @@ sagg_micro_batch(SaggReading *reading)
 	MemoryContextSwitchTo(reading->memory);
 	for (int i = 0; i < nparts; i++)
 		sagg_publish_statistics(parts[i].run);
+	sagg_memory_used(reading);
 	SAGG_FAILPOINT("batch.done");
 	sagg_mark_batch(-1);
 	for (int i = 0; i < nparts; i++)
