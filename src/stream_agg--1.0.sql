@@ -450,9 +450,9 @@ CREATE TABLE stream_agg.state (
     batch     bigint NOT NULL,
     seq       integer NOT NULL,
     base      boolean NOT NULL,
-    entries   bigint NOT NULL,
-    bytes     bigint NOT NULL,
-    due       bigint NOT NULL,
+    entries   bigint,
+    bytes     bigint,
+    due       bigint,
     data      bytea NOT NULL,
     PRIMARY KEY (stream, partition, unit, batch, seq)
 );
@@ -460,13 +460,13 @@ ALTER TABLE stream_agg.state ALTER COLUMN data SET STORAGE EXTERNAL;
 COMMENT ON TABLE stream_agg.state IS 'log of changed groups; a stream''s state is the newest base of each unit and the deltas after it';
 COMMENT ON COLUMN stream_agg.state.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.state.partition IS 'partition of the state store';
-COMMENT ON COLUMN stream_agg.state.unit IS 'unit within the partition: start of the window in microseconds since 2000; of deduplication, the time by which its keys have expired, less 1; 0 for sessions';
+COMMENT ON COLUMN stream_agg.state.unit IS 'unit within the partition: start of the window in microseconds since 2000; of deduplication, the time by which its keys have expired, less 1; 0 for sessions; 9223372036854775807 for all units that are small and have not left memory';
 COMMENT ON COLUMN stream_agg.state.batch IS 'micro-batch that wrote the blob';
 COMMENT ON COLUMN stream_agg.state.seq IS 'number of the blob within micro-batch and unit';
 COMMENT ON COLUMN stream_agg.state.base IS 'true: with its neighbours of the same micro-batch, all groups of the unit; false: those the micro-batch changed';
-COMMENT ON COLUMN stream_agg.state.entries IS 'groups in the unit after the micro-batch';
-COMMENT ON COLUMN stream_agg.state.bytes IS 'bytes of these groups';
-COMMENT ON COLUMN stream_agg.state.due IS 'of sessions: no session of the unit ends before this time, in microseconds since 2000';
+COMMENT ON COLUMN stream_agg.state.entries IS 'groups in the unit after the micro-batch; NULL: of small units';
+COMMENT ON COLUMN stream_agg.state.bytes IS 'bytes of these groups; NULL: of small units';
+COMMENT ON COLUMN stream_agg.state.due IS 'of sessions: no session of the unit ends before this time, in microseconds since 2000; NULL: of small units';
 COMMENT ON COLUMN stream_agg.state.data IS 'the groups, versioned and checksummed';
 
 CREATE TABLE stream_agg.dead_letters (

@@ -86,6 +86,9 @@ extern int	sagg_max_crashes;	/* -1 = no limit */
 extern int	sagg_crash_window_s;
 extern int	sagg_stop_timeout_ms;	/* -1 = no limit */
 extern int	sagg_state_memory_kb;	/* -1 = no bound */
+#ifdef SAGG_FAILPOINTS
+extern int	sagg_own_chain_bytes;
+#endif
 extern int	sagg_max_stream_state_kb;	/* -1 = no limit */
 extern int	sagg_max_total_state_kb;	/* -1 = no limit */
 extern int	sagg_max_role_state_kb; /* -1 = by max_total_state */
@@ -402,9 +405,10 @@ sagg_record_number(SaggRecordId record)
 				   (OffsetNumber) (((record) & 0x7fff) + 1))
 
 /*
- * A unit of the state: entries that are written and read back together, those
- * of one window and partition.  Sessions of a partition are one unit;
- * deduplication has units by expiry.
+ * A unit of the state: the entries of one window and partition.  Sessions of a
+ * partition are one unit; deduplication has units by expiry.  Units that are
+ * large, or have left memory, are written and read back by themselves; all
+ * others of a partition are so together, as the unit SAGG_SHARED_UNIT.
  */
 typedef struct SaggStateUnit
 {
@@ -415,6 +419,9 @@ typedef struct SaggStateUnit
 	int64		due;			/* no entry ends by itself, without its unit,
 								 * before that time */
 } SaggStateUnit;
+
+/* no unit starts there; it is the last of its partition in the log */
+#define SAGG_SHARED_UNIT	PG_INT64_MAX
 
 /*
  * The state store as CHECKPOINT sees it: bytes by unit.  execute/ fills it,
@@ -427,7 +434,11 @@ typedef struct SaggStateAccess
 {
 	void	   *arg;
 	uint64		fingerprint;	/* of the definition, goes into every blob */
-	/* the units that this batch has changed, or that do not outlive it */
+
+	/*
+	 * the units that this batch has changed, or that do not outlive it, and
+	 * those that share; a unit that has no blobs yet gets all of its contents
+	 */
 	void		(*units) (void *arg, SaggUnitFn fn, void *fnarg);
 	/* entries this batch changed: one call of fn for each, self-delimiting */
 	void		(*changes) (void *arg, const SaggStateUnit *unit,
@@ -441,7 +452,11 @@ typedef struct SaggStateAccess
 	 * needed
 	 */
 	void		(*known) (void *arg, const SaggStateUnit *unit);
-	/* one or more whole entries of a unit, in the order they were written */
+
+	/*
+	 * one or more whole entries of a unit, in the order they were written;
+	 * those of SAGG_SHARED_UNIT after the other units of its partition
+	 */
 	void		(*restore) (void *arg, const SaggStateUnit *unit,
 							const char *data, Size len);
 

@@ -47,10 +47,6 @@ typedef struct BlobHeader
 	int64		batch;
 	int64		follows;		/* batch that wrote the chain's previous
 								 * blobs, or -1 */
-	int64		start;			/* of the unit, as in SaggStateUnit */
-	int64		unit_entries;
-	int64		unit_bytes;
-	int64		due;
 	int32		partition;
 	int32		seq;
 	uint32		flags;
@@ -60,7 +56,16 @@ typedef struct BlobHeader
 								 * entries */
 } BlobHeader;
 
-StaticAssertDecl(sizeof(BlobHeader) == 88, "padding in BlobHeader");
+StaticAssertDecl(sizeof(BlobHeader) == 56, "padding in BlobHeader");
+
+/* what the row says of a unit that does not share; before the entries */
+typedef struct BlobUnit
+{
+	int64		start;
+	int64		entries;
+	int64		bytes;
+	int64		due;
+} BlobUnit;
 
 static pg_crc32c
 blob_checksum(const BlobHeader *header, const char *payload, Size len)
@@ -110,9 +115,13 @@ start_blob(SaggBlobWriter *writer)
 {
 	MemoryContext old = MemoryContextSwitchTo(writer->context);
 	static const char space[VARHDRSZ + sizeof(BlobHeader)] = {0};
+	const SaggStateUnit *unit = &writer->id.unit;
+	BlobUnit	described = {unit->start, unit->entries, unit->bytes, unit->due};
 
 	initStringInfo(&writer->buffer);
 	appendBinaryStringInfo(&writer->buffer, space, sizeof(space));
+	if (unit->start != SAGG_SHARED_UNIT)
+		appendBinaryStringInfo(&writer->buffer, (char *) &described, sizeof(described));
 	writer->entries = 0;
 	MemoryContextSwitchTo(old);
 }
@@ -131,10 +140,6 @@ complete_blob(SaggBlobWriter *writer, bool last)
 	header.fingerprint = writer->fingerprint;
 	header.batch = writer->id.batch;
 	header.follows = writer->follows;
-	header.start = writer->id.unit.start;
-	header.unit_entries = writer->id.unit.entries;
-	header.unit_bytes = writer->id.unit.bytes;
-	header.due = writer->id.unit.due;
 	header.partition = writer->id.unit.partition;
 	header.seq = writer->id.seq;
 	header.flags = (writer->id.base ? BLOB_BASE : 0) | (last ? BLOB_LAST : 0);
@@ -229,6 +234,24 @@ foreign(const char *stream, const SaggBlobId *id, const char *detail)
 }
 
 /*
+ * Verify what a blob says of its unit, and take it from the content.
+ */
+static void
+verify_unit(const char *stream, const SaggBlobId *id, SaggBlobContent *content)
+{
+	const SaggStateUnit *unit = &id->unit;
+	BlobUnit	described = {unit->start, unit->entries, unit->bytes, unit->due};
+
+	if (unit->start == SAGG_SHARED_UNIT)
+		return;
+	if (content->len < sizeof(described) ||
+		memcmp(content->payload, &described, sizeof(described)) != 0)
+		corrupt(stream, id, "By its header it is of another unit, or its unit has other entries.");
+	content->payload += sizeof(described);
+	content->len -= sizeof(described);
+}
+
+/*
  * Verify a blob: it must be the one that its row, "id", names, and of the
  * definition "fingerprint".  Fills "content", whose payload points into
  * "data".  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT, or
@@ -269,9 +292,6 @@ sagg_blob_verify(const SaggCheckpoint *checkpoint, const SaggBlobId *id,
 				"It was written for another definition of the stream's query.");
 	if (header.len != size - sizeof(header))
 		corrupt(stream, id, "Its length is not the one in its header.");
-	if (header.start != id->unit.start || header.unit_entries != id->unit.entries ||
-		header.unit_bytes != id->unit.bytes || header.due != id->unit.due)
-		corrupt(stream, id, "By its header it is of another unit, or its unit has other entries.");
 	if (header.partition != id->unit.partition || header.batch != id->batch ||
 		header.seq != id->seq || ((header.flags & BLOB_BASE) != 0) != id->base)
 		corrupt(stream, id,
@@ -284,4 +304,5 @@ sagg_blob_verify(const SaggCheckpoint *checkpoint, const SaggBlobId *id,
 	content->entries = header.entries;
 	content->payload = payload;
 	content->len = header.len;
+	verify_unit(stream, id, content);
 }

@@ -1,9 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * state_chains.c
- *	  The chains of the state log: which blobs each unit has.
+ *	  The chains of the state log: which blobs each unit has, and which the
+ *	  units of a partition share.
  *
- * A checkpoint object knows the chain of every unit.  It learns them from the
+ * A checkpoint object knows all chains.  It learns them from the
  * table, without reading a blob, and keeps them up to date as batches write
  * blobs.  After a failed commit it learns them again.
  *
@@ -128,16 +129,20 @@ add_chain(SaggCheckpoint *checkpoint, int row, int64 last_commit, SaggStateUnit 
 
 	unit->partition = DatumGetInt32(sagg_log_value(row, CHAIN_PARTITION, &isnull));
 	unit->start = sagg_log_int64(row, CHAIN_UNIT);
-	unit->entries = sagg_log_int64(row, CHAIN_UNIT_ENTRIES);
-	unit->bytes = sagg_log_int64(row, CHAIN_UNIT_BYTES);
-	unit->due = sagg_log_int64(row, CHAIN_DUE);
+	if (unit->start != SAGG_SHARED_UNIT)
+	{
+		unit->entries = sagg_log_int64(row, CHAIN_UNIT_ENTRIES);
+		unit->bytes = sagg_log_int64(row, CHAIN_UNIT_BYTES);
+		unit->due = sagg_log_int64(row, CHAIN_DUE);
+	}
 	if (unit->partition < 0 || unit->partition >= SAGG_STATE_PARTITIONS)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 				 errmsg("state of stream \"%s\" has blobs of partition %d, which does not exist",
 						sagg_stream_title(checkpoint->stream), unit->partition),
 				 errhint(SAGG_HINT_REBUILD)));
-	if (unit->entries <= 0 || unit->entries > PG_UINT32_MAX || unit->bytes <= 0)
+	if (unit->start != SAGG_SHARED_UNIT &&
+		(unit->entries <= 0 || unit->entries > PG_UINT32_MAX || unit->bytes <= 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
 				 errmsg("state of stream \"%s\" has unit " INT64_FORMAT " of partition %d without contents",
@@ -160,7 +165,7 @@ add_chain(SaggCheckpoint *checkpoint, int row, int64 last_commit, SaggStateUnit 
 
 /*
  * Read the chains from the table, as of the last committed batch
- * "last_commit".  Reads no blob.  With "state", each unit is made known to it,
+ * "last_commit".  Reads no blob.  With "state", each unit that does not share is made known to it,
  * which must allocate nothing that is SPI's.  Raises
  * ERRCODE_SAGG_CHECKPOINT_CORRUPT if the table does not hold what that batch
  * left.
@@ -170,7 +175,7 @@ sagg_chains_learn(SaggLogSection *section, int64 last_commit,
 				  const SaggStateAccess *state)
 {
 	SaggCheckpoint *checkpoint = section->checkpoint;
-	SaggStateUnit unit;
+	SaggStateUnit unit = {0};
 	Datum		values[1];
 	int64		rows;
 	int64		expected;
@@ -180,7 +185,7 @@ sagg_chains_learn(SaggLogSection *section, int64 last_commit,
 	for (int64 i = 0; i < rows; i++)
 	{
 		add_chain(checkpoint, i, last_commit, &unit);
-		if (state)
+		if (state && unit.start != SAGG_SHARED_UNIT)
 			state->known(state->arg, &unit);
 	}
 	expected = sagg_state_log_count(section, last_commit);

@@ -3,15 +3,22 @@
  * state_log.c
  *	  Writes the state log: deltas, and from time to time a base.
  *
- * Each batch appends, per unit of the state, the entries it changed: a delta.
- * A base holds all entries of a unit; writing one deletes the unit's older
- * blobs in the same transaction, and the batch needs no delta there.  So the
- * blobs of a unit always are a chain: deltas, or a base and deltas (I1: as of
- * the last commit, whatever happens).  A unit that the batch closes, or leaves
- * empty, loses its chain.
+ * Each batch appends, per chain, the entries it changed: a delta.  A base holds
+ * all entries of a chain; writing one deletes the chain's older blobs in the
+ * same transaction, and the batch needs no delta there.  So a chain always is
+ * deltas, or a base and deltas (I1: as of the last commit, whatever happens).
  *
- * A chain becomes due for a base when it has grown to more than twice the live
- * bytes of its unit, plus some slack.  A batch writes at most one base, plus
+ * The units of a partition share a chain, SAGG_SHARED_UNIT, so that a batch of
+ * many small windows writes few rows.  A unit that has become large, or is to
+ * leave memory, moves to a chain of its own, which begins with a base, and never
+ * moves back.  What the shared chain has of it is stale from then on.  A restore
+ * skips entries of units that have a chain of their own; when that is gone
+ * because the window has closed, they are of a window that the watermark has
+ * passed, and are skipped as well.  The next base of the shared chain has none
+ * of them.  A chain whose units the batch closes, or leaves empty, is deleted.
+ *
+ * A chain becomes due for a base when it has grown to more than twice its live
+ * bytes, plus some slack.  A batch writes at most one base, plus
  * as many further ones as fit into the bytes of deltas that the batch before
  * wrote: the log stays within a small multiple of the live state even when
  * every batch changes every group, and no batch writes much more than its own
@@ -27,7 +34,6 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/array.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "streams/streams.h"
@@ -68,14 +74,22 @@ sagg_state_log_mismatch(const SaggCheckpoint *checkpoint, int64 batch,
 }
 
 static Datum
-array_of(Datum *values, int n, Oid type)
+int4_array(Datum *values, int n)
 {
-	int16		len;
-	bool		byval;
-	char		align;
+	return PointerGetDatum(construct_array(values, n, INT4OID, sizeof(int32), true,
+										   TYPALIGN_INT));
+}
 
-	get_typlenbyvalalign(type, &len, &byval, &align);
-	return PointerGetDatum(construct_array(values, n, type, len, byval, align));
+/*
+ * Returns an array of what is known of units, NULL for those that share.
+ */
+static Datum
+unit_array(Datum *values, bool *shared, int n)
+{
+	int			lower = 1;
+
+	return PointerGetDatum(construct_md_array(values, shared, 1, &n, &lower, INT8OID,
+											  sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
 /*
@@ -90,6 +104,7 @@ insert_blobs(SaggLogSection *section, int64 batch, List *blobs, int from, int to
 	Datum	   *entries = palloc(sizeof(Datum) * n);
 	Datum	   *bytes = palloc(sizeof(Datum) * n);
 	Datum	   *dues = palloc(sizeof(Datum) * n);
+	bool	   *shared = palloc(sizeof(bool) * n);
 	Datum	   *seqs = palloc(sizeof(Datum) * n);
 	Datum	   *bases = palloc(sizeof(Datum) * n);
 	Datum	   *datas = palloc(sizeof(Datum) * n);
@@ -104,19 +119,22 @@ insert_blobs(SaggLogSection *section, int64 batch, List *blobs, int from, int to
 		entries[i] = Int64GetDatum(blob->id.unit.entries);
 		bytes[i] = Int64GetDatum(blob->id.unit.bytes);
 		dues[i] = Int64GetDatum(blob->id.unit.due);
+		shared[i] = blob->id.unit.start == SAGG_SHARED_UNIT;
 		seqs[i] = Int32GetDatum(blob->id.seq);
 		bases[i] = BoolGetDatum(blob->id.base);
 		datas[i] = PointerGetDatum(blob->data);
 	}
 	values[1] = Int64GetDatum(batch);
-	values[2] = array_of(partitions, n, INT4OID);
-	values[3] = array_of(units, n, INT8OID);
-	values[4] = array_of(seqs, n, INT4OID);
-	values[5] = array_of(bases, n, BOOLOID);
-	values[6] = array_of(entries, n, INT8OID);
-	values[7] = array_of(bytes, n, INT8OID);
-	values[8] = array_of(dues, n, INT8OID);
-	values[9] = array_of(datas, n, BYTEAOID);
+	values[2] = int4_array(partitions, n);
+	values[3] = unit_array(units, NULL, n);
+	values[4] = int4_array(seqs, n);
+	values[5] = PointerGetDatum(construct_array(bases, n, BOOLOID, 1, true,
+												TYPALIGN_CHAR));
+	values[6] = unit_array(entries, shared, n);
+	values[7] = unit_array(bytes, shared, n);
+	values[8] = unit_array(dues, shared, n);
+	values[9] = PointerGetDatum(construct_array(datas, n, BYTEAOID, -1, false,
+												TYPALIGN_INT));
 	if (sagg_log_execute(section, SAGG_LOG_STATE_INSERT, values, NULL, 0) != n)
 		elog(ERROR, "not all state blobs were inserted");
 	pfree(DatumGetPointer(values[9]));
@@ -160,11 +178,16 @@ flush(StateLog *log)
 }
 
 /*
- * Returns whether a unit gets a base, which then is written.
+ * Returns whether the chain of a unit, NULL if it has none, gets a base, which
+ * then is written.
  */
 bool
 sagg_wants_base(SaggCheckpoint *checkpoint, const SaggChain *chain, const SaggStateUnit *unit)
 {
+	if (unit->entries == 0)
+		return false;
+	if (chain == NULL)
+		return unit->start != SAGG_SHARED_UNIT;
 	if (chain->bytes <= LIVE_FACTOR * unit->bytes + LIVE_SLACK ||
 		(checkpoint->any_base && unit->bytes > checkpoint->budget))
 		return false;
@@ -234,7 +257,7 @@ write_unit(void *arg, const SaggStateUnit *unit)
 	bool		base;
 
 	CHECK_FOR_INTERRUPTS();
-	base = chain && unit->entries > 0 && sagg_wants_base(log->checkpoint, chain, unit);
+	base = sagg_wants_base(log->checkpoint, chain, unit);
 	if (chain && (base || unit->entries == 0))
 		delete_chain(log, chain);
 	if (unit->entries == 0)

@@ -4,7 +4,8 @@
  *	  Reading the state log back: per unit its base, then its deltas.
  *
  * A worker reads no unit before it is needed: it begins with what the rows say
- * of their units.  Who inspects a stream reads all.
+ * of their units.  Only the units that share are read whole.  Who inspects a
+ * stream reads all.
  *
  * The log is read by a cursor and handed over blob by blob, so that a large
  * state is in memory only once, as what execute/ makes of it.  Each blob is
@@ -242,8 +243,9 @@ sagg_checkpoint_restore(SaggCheckpoint *checkpoint,
 
 /*
  * Make the units of a stream's state known to "state", that of an empty store,
- * which then asks for each by sagg_checkpoint_restore_unit when it needs it.
- * Reads no blob.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT if blobs are missing.
+ * which then asks for each by sagg_checkpoint_restore_unit when it needs it;
+ * those that share are read at once.  Errors are those of
+ * sagg_checkpoint_restore.
  */
 void
 sagg_checkpoint_restore_units(SaggCheckpoint *checkpoint,
@@ -251,10 +253,16 @@ sagg_checkpoint_restore_units(SaggCheckpoint *checkpoint,
 							  const SaggStateAccess *state)
 {
 	SaggLogSection section;
+	SaggStateUnit unit = {.start = SAGG_SHARED_UNIT};
 
 	sagg_log_begin(&section, checkpoint);
 	sagg_checkpoint_learn(&section, progress->batch, state);
 	sagg_log_end(&section);
+	for (unit.partition = 0; unit.partition < SAGG_STATE_PARTITIONS; unit.partition++)
+	{
+		if (sagg_chain_of(checkpoint, &unit))
+			sagg_checkpoint_restore_unit(checkpoint, progress, state, &unit);
+	}
 }
 
 /*

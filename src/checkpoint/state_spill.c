@@ -131,7 +131,7 @@ sagg_checkpoint_spill(SaggCheckpoint *checkpoint, const SaggProgress *progress, 
 	if (spill->batch != batch)
 		elog(ERROR, "state of another micro-batch is spilled");
 	chain = sagg_chain_of(checkpoint, unit);
-	base = chain && unit->entries > 0 && sagg_wants_base(checkpoint, chain, unit);
+	base = sagg_wants_base(checkpoint, chain, unit);
 	sagg_blob_begin(&spill->writer, unit, batch, base, chain && !base ? chain->last : -1);
 	if (unit->entries == 0)
 		 /* it leaves no unit */ ;

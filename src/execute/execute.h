@@ -64,7 +64,7 @@ extern void sagg_store_discard(dsa_handle *handle);
 extern void sagg_store_publish(SaggStore *store);
 
 /* store_undo.c */
-extern void sagg_store_undo(SaggStore *store);
+extern bool sagg_store_undo(SaggStore *store);
 
 /* store_access.c */
 extern void sagg_store_statistics(SaggStore *store, SaggStateSize *size);

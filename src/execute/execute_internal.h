@@ -663,5 +663,6 @@ extern bool sagg_try_finish_group(SaggExecution *ex, const SaggGroup *group,
 /* state_access.c */
 extern void sagg_state_access_init(SaggExecution *ex);
 extern void sagg_check_partition(uint32 hash, int partition);
+extern bool sagg_entry_is_stale(const SaggExecution *ex, const SaggStateUnit *unit, int64 start);
 
 #endif							/* SAGG_EXECUTE_INTERNAL_H */

@@ -69,6 +69,9 @@ create('update_all', $tumble, 'update');
 create('complete_bound', 'SELECT k, count(*) AS n, max(v) AS m, count(DISTINCT v) AS d FROM events GROUP BY k', 'complete', '60kB');
 create('kept_bound', q{SELECT stream_agg.tumble(ts, '10 minutes') AS win, k % 500 AS g, array_agg(v ORDER BY ts, v) AS vs, count(DISTINCT v) AS d
 	FROM events GROUP BY 1, 2}, 'update', '100kB');
+# units that become large
+create('large_all', q{SELECT stream_agg.tumble(ts, '10 minutes') AS win, k % 4 AS g, md5(array_agg(repeat(k::text, 100) ORDER BY ts, k, v)::text) AS vs, count(*) AS n
+	FROM events GROUP BY 1, 2}, 'update');
 create('hop_bound', q{SELECT stream_agg.hop(ts, '5 minutes', '20 minutes') AS win, k % 700 AS g, count(*) AS n, sum(v) AS s FROM events GROUP BY 1, 2}, 'update', '100kB');
 create('session_bound', q{SELECT stream_agg.session(ts, '3 minutes') AS win, k, count(*) AS n, sum(v) AS s FROM events GROUP BY 1, 2}, 'update', '100kB');
 create('session_append', q{SELECT stream_agg.session(ts, '3 minutes') AS win, k % 900 AS g, count(*) AS n, sum(v) AS s FROM events GROUP BY 1, 2}, 'append', '100kB');
@@ -95,6 +98,21 @@ is(figure('update_all', 'state_units_out'), 0, 'without a bound nothing leaves')
 is(figure('update_none', 'state_units_out = state_units'), 't', 'with a bound of 0 nothing stays');
 is(figure('update_none', 'state_rows'), figure('update_all', 'state_rows'), 'groups that are out are counted');
 
+# ---- small units share a chain of the log, others have one of their own
+my $shared = '9223372036854775807';
+sub chains { my ($stream, $which) = @_; return sql("SELECT count(DISTINCT (partition, unit)) FROM stream_agg.state WHERE stream = '$stream' AND unit $which $shared"); }
+sub most_rows { my $stream = shift; return sql("SELECT max(n) FROM (SELECT count(*) AS n FROM stream_agg.state WHERE stream = '$stream' GROUP BY batch) AS b"); }
+is(chains('update_all', '<>'), 0, 'without a bound small units share');
+is(chains('update_all', '='), 16, 'one chain for each partition');
+cmp_ok(most_rows('update_all'), '<=', 16, 'so a micro-batch writes no more than 16 rows');
+cmp_ok(chains('large_all', '<>'), '>', 0, 'large units have chains of their own');
+is(chains('update_none', '='), 0, 'with a bound of 0 all have');
+is(sql("SELECT count(*) FROM stream_agg.state WHERE stream ~ 'session' AND unit <> 0"), 0, 'sessions never share');
+for my $stream ('append_bound', 'hop_bound')
+{
+	cmp_ok(chains($stream, '<>'), '>=', figure($stream, 'state_units_out'), "units of $stream that are out have chains of their own");
+}
+
 # ---- only what is needed is read
 sub last_read { my $stream = shift; return sql("SELECT units_read FROM stream_agg.commits WHERE stream = '$stream' ORDER BY batch DESC LIMIT 1"); }
 produce(1, 1, sub { 17 });
@@ -113,8 +131,10 @@ for my $how ('fast', 'immediate')
 	$node->start;
 	process($node, $_) for @streams;
 	produce(1, 41, sub { 18 });
-	process($node, $_) for 'update_all', 'update_none';
-	is(last_read('update_all'), 1, "after a restart ($how) a record reads one unit");
+	process($node, $_) for 'update_all', 'update_none', 'large_all';
+	is(last_read('update_none'), 1, "after a restart ($how) a record reads one unit");
+	is(last_read('large_all'), 1, 'a large unit, too');
+	is(last_read('update_all'), 0, 'units that share are read at once');
 	is(figure('update_all', 'state_rows'), figure('update_none', 'state_rows'), 'all groups are known');
 	produce(500, 45, \&any_key);
 	are_equal("after a restart ($how)");
@@ -132,6 +152,7 @@ sql(q{SELECT stream_agg.alter_stream('update_none', options => '{"state_memory":
 produce(2000, 251, \&any_key);
 are_equal('after its bound was removed', 'update_none');
 is(figure('update_none', 'state_units_out > 0'), 't', 'units come back when they are needed only');
+cmp_ok(chains('update_none', '<>'), '>', 0, 'and keep their chains');
 sql(qq{SELECT stream_agg.alter_stream('update_bound', query => \$q\$SELECT stream_agg.tumble(ts, '10 minutes') AS win, k, count(*) AS n, sum(v) AS s, avg(v) AS a, max(v) AS m FROM events GROUP BY 1, 2\$q\$)});
 produce(2000, 252, \&any_key);
 process($node, 'update_bound');

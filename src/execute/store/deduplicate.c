@@ -328,8 +328,9 @@ sagg_seen_keys_store(SaggExecution *ex)
 void
 sagg_seen_key_restore(SaggExecution *ex, const SaggStateUnit *unit, const char *data, Size len)
 {
-	const SaggUnit *present = sagg_store_unit(ex->store, unit->partition, unit->start);
 	SaggGroup	group = {.keys = ex->row_keys, .keynulls = ex->row_keynulls};
+	const SaggUnit *present;
+	int64		start;
 	int64		expires;
 	uint32		hash;
 
@@ -338,9 +339,12 @@ sagg_seen_key_restore(SaggExecution *ex, const SaggStateUnit *unit, const char *
 	hash = sagg_keys_place(ex, sagg_keys_hash(ex, 0, group.keys, group.keynulls), 0,
 						   group.keys, group.keynulls);
 	sagg_check_partition(hash, unit->partition);
-	if (group.start > sagg_window_end(&ex->seen->window, unit->start))
+	start = unit->start == SAGG_SHARED_UNIT ? unit_start(ex, group.start, ex->plan->watermark) :
+		unit->start;
+	present = sagg_store_unit(ex->store, unit->partition, start);
+	if (group.start > sagg_window_end(&ex->seen->window, start))
 		sagg_codec_corrupt("It expires at another time than the entries of its unit.");
-	if (group.start > ex->plan->watermark &&
+	if (group.start > ex->plan->watermark && !sagg_entry_is_stale(ex, unit, start) &&
 		(present == NULL || !find_in_unit(ex, present, hash, &expires)))
-		sagg_store_load(ex->store, unit->start, hash, SAGG_NOT_STORED, data, len);
+		sagg_store_load(ex->store, start, hash, SAGG_NOT_STORED, data, len);
 }

@@ -73,12 +73,15 @@ is_leaving(const SaggExecution *ex, SaggEntry entry)
 }
 
 /*
- * Begin a walk over the entries of a unit.  Go on by scan_next.
+ * Begin a walk over the entries of a unit, or of those that share.  Go on by
+ * scan_next.
  */
 static void
 scan_unit(SaggExecution *ex, SaggScan *scan, const SaggStateUnit *unit)
 {
-	if (SAGG_HAS_SESSIONS(ex))
+	if (unit->start == SAGG_SHARED_UNIT)
+		sagg_scan_shared(scan, ex->store, unit->partition);
+	else if (SAGG_HAS_SESSIONS(ex))
 		sagg_scan_partition(scan, ex->store, unit->partition);
 	else
 		sagg_scan_unit(scan, ex->store, sagg_store_unit(ex->store, unit->partition, unit->start));
@@ -90,7 +93,7 @@ scan_next(SaggExecution *ex, SaggScan *scan)
 	while (!sagg_scan_next(scan))
 	{
 		/* sessions of a partition are in several units of the store */
-		if (!SAGG_HAS_SESSIONS(ex) || !sagg_scan_next_unit(scan))
+		if ((!scan->shared && !SAGG_HAS_SESSIONS(ex)) || !sagg_scan_next_unit(scan))
 			return false;
 	}
 	return true;
@@ -153,6 +156,21 @@ sagg_session_entry_restore(SaggExecution *ex, const SaggStateUnit *unit, SaggGro
 }
 
 /*
+ * Returns whether an entry among those of units that share is stale: its unit
+ * has a chain of its own, which is restored before, or at least known.
+ */
+bool
+sagg_entry_is_stale(const SaggExecution *ex, const SaggStateUnit *unit, int64 start)
+{
+	const SaggUnit *own;
+
+	if (unit->start != SAGG_SHARED_UNIT)
+		return false;
+	own = sagg_store_unit(ex->store, unit->partition, start);
+	return own && sagg_unit_has_chain(own);
+}
+
+/*
  * Put one entry of the log, or a delta, into the store.
  */
 void
@@ -164,9 +182,9 @@ sagg_group_restore(SaggExecution *ex, const SaggStateUnit *unit, SaggGroup *grou
 	group->hash = sagg_keys_place(ex, sagg_keys_hash(ex, group->start, group->keys, group->keynulls),
 								  group->start, group->keys, group->keynulls);
 	sagg_check_partition(group->hash, unit->partition);
-	if (group->start != unit->start)
+	if (unit->start != SAGG_SHARED_UNIT && group->start != unit->start)
 		sagg_codec_corrupt("It is among the entries of another window.");
-	if (!sagg_window_passed(ex, group->start))
+	if (!sagg_window_passed(ex, group->start) && !sagg_entry_is_stale(ex, unit, group->start))
 	{
 		SaggStored	stored = sagg_groups_stored(ex, group);
 
@@ -215,8 +233,11 @@ static void
 restored(void *arg, const SaggStateUnit *unit)
 {
 	SaggExecution *ex = arg;
+	SaggUnit   *own = sagg_store_unit(ex->store, unit->partition, unit->start);
 	SaggScan	scan;
 
+	if (own)
+		sagg_unit_set_chain(own);
 	scan_unit(ex, &scan, unit);
 	while (scan_next(ex, &scan))
 	{

@@ -337,6 +337,9 @@ sagg_store_forget_changes(SaggStore *store)
 	store->ncandidates = store->next_candidate = 0;
 	store->buried = NULL;
 	store->nburied = store->max_buried = 0;
+	memset(store->first_unit, 0, sizeof(store->first_unit));
+	memset(store->last_unit, 0, sizeof(store->last_unit));
+	store->lost = false;
 	memset(store->sessions, 0, sizeof(store->sessions));
 	memset(store->buried_bytes, 0, sizeof(store->buried_bytes));
 	memset(store->buried_entries, 0, sizeof(store->buried_entries));
@@ -395,6 +398,8 @@ sagg_store_publish(SaggStore *store)
 			dsa_free(store->area, unit->former_slots);
 		unit->spilled = false;
 		unit->touched = 0;
+		if (unit->log == SAGG_UNIT_MOVES)
+			unit->log = SAGG_UNIT_OWN;
 	}
 	store->header->touched = InvalidDsaPointer;
 	SAGG_FAILPOINT("publish.middle");

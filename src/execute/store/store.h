@@ -93,7 +93,8 @@ typedef struct SaggScan
 
 	/* internal to the store */
 	SaggStore  *store;
-	bool		known;			/* units only: their entries are not read */
+	bool		known;			/* units that are out are not read */
+	bool		shared;			/* those only that share a chain of the log */
 	int			partition;
 	int			last_partition;
 	uint64		place;			/* position in the unit */
@@ -124,14 +125,20 @@ extern Size sagg_store_overhead(void);
 extern SaggEntry sagg_store_entry(SaggStore *store, SaggStored stored);
 extern void sagg_store_prefetch(SaggStore *store, SaggStored stored);
 extern void sagg_scan_store(SaggScan *scan, SaggStore *store);
+extern void sagg_scan_shared(SaggScan *scan, SaggStore *store, int partition);
 extern void sagg_scan_known(SaggScan *scan, SaggStore *store);
 extern void sagg_scan_partition(SaggScan *scan, SaggStore *store, int partition);
 extern bool sagg_scan_next_unit(SaggScan *scan);
 extern void sagg_scan_unit(SaggScan *scan, SaggStore *store, SaggUnit *unit);
 extern bool sagg_scan_next(SaggScan *scan);
+
+/* store_log.c */
+extern bool sagg_unit_state(SaggStore *store, const SaggUnit *unit, SaggStateUnit *state);
 extern void sagg_store_units(SaggStore *store, SaggUnitFn fn, void *fnarg);
 extern bool sagg_store_next_change(SaggStore *store, const SaggStateUnit *unit,
 								   int64 *place, SaggChange *change);
+extern bool sagg_unit_has_chain(const SaggUnit *unit);
+extern void sagg_unit_set_chain(SaggUnit *unit);
 
 /* store_directory.c */
 extern SaggUnit *sagg_store_unit(SaggStore *store, int partition, int64 start);
@@ -155,7 +162,6 @@ extern void sagg_store_add_known(SaggStore *store, const SaggStateUnit *unit);
 extern bool sagg_store_is_bounded(const SaggStore *store);
 extern bool sagg_store_is_over(const SaggStore *store);
 extern bool sagg_unit_in_memory(const SaggUnit *unit);
-extern bool sagg_unit_state(SaggStore *store, const SaggUnit *unit, SaggStateUnit *state);
 extern void sagg_unit_leave(SaggStore *store, SaggUnit *unit);
 extern void sagg_unit_drop(SaggStore *store, SaggUnit *unit);
 

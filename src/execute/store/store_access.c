@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * store_access.c
- *	  Reads a store: entries, walks over them, what a batch has changed.
+ *	  Reads a store: entries and walks over them.
  *
  * Never changes a store.
  *
@@ -12,9 +12,6 @@
 #include "miscadmin.h"
 
 #include "execute/store/store_internal.h"
-
-/* the place behind the last change of a unit */
-#define NO_RECORD	(-1)
 
 /*
  * Returns the bytes of a stored entry, in place; they must not be changed.
@@ -64,6 +61,7 @@ begin_scan(SaggScan *scan, SaggStore *store, int partition, int last_partition, 
 {
 	scan->store = store;
 	scan->known = known;
+	scan->shared = false;
 	scan->unit = NULL;
 	scan->last_partition = last_partition;
 	enter_partition(scan, partition);
@@ -80,8 +78,8 @@ sagg_scan_store(SaggScan *scan, SaggStore *store)
 }
 
 /*
- * The same for who needs the units only, not their entries: those that are out
- * stay out.
+ * The same for who needs the units only, and entries of those that are in memory:
+ * those that are out stay out.
  */
 void
 sagg_scan_known(SaggScan *scan, SaggStore *store)
@@ -96,6 +94,17 @@ void
 sagg_scan_partition(SaggScan *scan, SaggStore *store, int partition)
 {
 	begin_scan(scan, store, partition, partition, false);
+}
+
+/*
+ * Begin a walk over the units of one partition that share a chain of the log, as
+ * they will be after the commit.
+ */
+void
+sagg_scan_shared(SaggScan *scan, SaggStore *store, int partition)
+{
+	begin_scan(scan, store, partition, partition, true);
+	scan->shared = true;
 }
 
 static void
@@ -116,15 +125,19 @@ sagg_scan_next_unit(SaggScan *scan)
 {
 	SaggUnit   *unit;
 
-	while (!DsaPointerIsValid(scan->next_unit))
+	do
 	{
-		if (scan->partition == scan->last_partition)
-			return false;
-		enter_partition(scan, scan->partition + 1);
-	}
-	scan->place = scan->next_unit;
-	unit = SAGG_UNIT(scan->store, scan->place);
-	scan->next_unit = unit->next;
+		while (!DsaPointerIsValid(scan->next_unit))
+		{
+			if (scan->partition == scan->last_partition)
+				return false;
+			enter_partition(scan, scan->partition + 1);
+		}
+		scan->place = scan->next_unit;
+		unit = SAGG_UNIT(scan->store, scan->place);
+		scan->next_unit = unit->next;
+	} while (scan->shared && (unit->log != SAGG_UNIT_SHARES ||
+							  sagg_store_closes(scan->store, unit->start)));
 	enter_unit(scan, unit);
 	return true;
 }
@@ -137,6 +150,7 @@ void
 sagg_scan_unit(SaggScan *scan, SaggStore *store, SaggUnit *unit)
 {
 	scan->store = store;
+	scan->known = scan->shared = false;
 	scan->unit = NULL;
 	if (unit)
 		enter_unit(scan, unit);
@@ -154,7 +168,7 @@ sagg_scan_next(SaggScan *scan)
 
 	if (unit == NULL)
 		return false;
-	if (scan->slot == 0)
+	if (scan->slot == 0 && !scan->known)
 		sagg_unit_use(scan->store, scan->unit);
 	if (scan->slot >= unit->nslots)
 		return false;
@@ -172,130 +186,6 @@ sagg_scan_next(SaggScan *scan)
 		}
 	}
 	return false;
-}
-
-/*
- * Fill in the sessions of a partition, as they will be after the commit.
- * Returns whether the batch has changed them, and not handed them over already.
- */
-bool
-sagg_sessions_state(SaggStore *store, int partition, SaggStateUnit *state)
-{
-	bool		changed = store->buried_entries[partition] > 0;
-
-	memset(state, 0, sizeof(*state));
-	state->partition = partition;
-	state->start = SAGG_SESSIONS_UNIT;
-	for (dsa_pointer dp = store->header->partitions[partition].first; DsaPointerIsValid(dp);
-		 dp = SAGG_UNIT(store, dp)->next)
-	{
-		const SaggUnit *unit = SAGG_UNIT(store, dp);
-
-		if (unit->spilled)
-			return false;
-		changed |= unit->touched > 0;
-		state->entries += unit->nentries;
-		state->bytes += unit->bytes;
-	}
-	state->entries -= store->buried_entries[partition];
-	state->bytes -= store->buried_bytes[partition];
-	state->due = sagg_due_first_of(store, partition);
-	return changed;
-}
-
-/*
- * Pass the sessions of all partitions that the batch has changed to "fn".
- */
-static void
-session_units(SaggStore *store, SaggUnitFn fn, void *fnarg)
-{
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-	{
-		SaggStateUnit state;
-
-		if (sagg_sessions_state(store, p, &state))
-			fn(fnarg, &state);
-	}
-}
-
-/*
- * Pass units to "fn": those that the batch has changed, as they will be after
- * the commit, and without entries those that it closes.
- */
-void
-sagg_store_units(SaggStore *store, SaggUnitFn fn, void *fnarg)
-{
-	SaggScan	scan;
-
-	if (sagg_has_sessions(store))
-	{
-		session_units(store, fn, fnarg);
-		return;
-	}
-	sagg_scan_known(&scan, store);
-	while (sagg_scan_next_unit(&scan))
-	{
-		const SaggUnit *unit = scan.unit;
-		bool		closes = sagg_store_closes(store, unit->start);
-		SaggStateUnit known = {.partition = unit->partition, .start = unit->start,
-			.due = DT_NOEND
-		};
-
-		/* what is spilled has been handed over */
-		if ((unit->touched == 0 || unit->spilled) && !closes)
-			continue;
-		if (!closes)
-		{
-			known.entries = unit->nentries;
-			known.bytes = unit->bytes;
-		}
-		fn(fnarg, &known);
-	}
-}
-
-/*
- * Returns the place of the first change of a unit, or NO_RECORD.
- */
-static int64
-first_record(SaggStore *store, const SaggStateUnit *known)
-{
-	const SaggUnit *unit = sagg_store_unit(store, known->partition, known->start);
-	int64		first = 0;
-
-	if (sagg_has_sessions(store))
-		first = store->sessions[known->partition].first;
-	else if (unit && unit->touched > 0)
-		first = store->units[unit->touched - 1].records.first;
-	return first > 0 ? first : NO_RECORD;
-}
-
-/*
- * Find the next entry of a unit that the batch has put, or of the sessions of
- * a partition.  "place" is allocated by the caller, and 0 at first.  Returns
- * false when there are no more.
- */
-bool
-sagg_store_next_change(SaggStore *store, const SaggStateUnit *known, int64 *place,
-					   SaggChange *change)
-{
-	const SaggUndoRecord *record;
-	const SaggVersion *version;
-
-	CHECK_FOR_INTERRUPTS();
-	if (*place == 0)
-		*place = first_record(store, known);
-	if (*place == NO_RECORD)
-		return false;
-	record = &store->records[*place - 1];
-	version = SAGG_VERSION(store, record->version);
-	change->entry = sagg_store_entry(store, sagg_stored_at(record->version));
-	if (DsaPointerIsValid(sagg_version_before(version)))
-		change->before = sagg_store_entry(store, sagg_stored_at(version->prev));
-	else
-		memset(&change->before, 0, sizeof(change->before));
-	change->salt = record->slot;
-	*place = record->next > 0 ? record->next : NO_RECORD;
-	return true;
 }
 
 /*

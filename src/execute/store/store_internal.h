@@ -54,6 +54,16 @@ typedef struct SaggSlotRef
 								 * a key have the same hash */
 } SaggSlotRef;
 
+/* where the log has the entries of a unit */
+typedef enum SaggUnitLog
+{
+	SAGG_UNIT_SHARES,			/* in the chain that units of its partition
+								 * share */
+	SAGG_UNIT_MOVES,			/* there; in a chain of its own as of the
+								 * batch's commit */
+	SAGG_UNIT_OWN				/* in a chain of its own */
+} SaggUnitLog;
+
 /* Groups of one window in one partition: a hash table with linear probing. */
 struct SaggUnit
 {
@@ -73,6 +83,7 @@ struct SaggUnit
 								 * has no slots */
 	bool		spilled;		/* out, but its entries of the batch are to be
 								 * written by CHECKPOINT */
+	uint8		log;			/* SaggUnitLog */
 	uint32		touched;		/* set if the batch has touched it: its number
 								 * in store->units of the process that did, +
 								 * 1 */
@@ -136,6 +147,8 @@ typedef struct SaggUndoUnit
 	dsa_pointer unit;
 	int			partition;
 	int64		resized_at;		/* records before the first resize, -1 = none */
+	uint32		next;			/* unit of the same partition that was touched
+								 * next: its number + 1, 0 = it is the last */
 	SaggRecordList records;		/* of the unit; see records_of in store_unit.c */
 } SaggUndoUnit;
 
@@ -164,6 +177,13 @@ typedef struct SaggDueHeap
 	struct SaggDue *items;
 } SaggDueHeap;
 
+/* A unit that may leave memory. */
+typedef struct SaggCandidate
+{
+	int64		used;
+	SaggUnit   *unit;
+} SaggCandidate;
+
 struct SaggStore
 {
 	dsm_segment *segment;
@@ -184,6 +204,9 @@ struct SaggStore
 	uint32		nunits;
 	uint32		max_units;
 	SaggUndoUnit *units;
+	uint32		first_unit[SAGG_STATE_PARTITIONS];	/* as "next" of a unit */
+	uint32		last_unit[SAGG_STATE_PARTITIONS];
+	bool		lost;			/* no undo can give back what was spilled */
 	SaggRecordList sessions[SAGG_STATE_PARTITIONS]; /* records of sessions */
 	int64		nburied;
 	int64		max_buried;
@@ -203,7 +226,7 @@ struct SaggStore
 	bool		sought;			/* the batch has looked for candidates */
 	int			ncandidates;	/* units that may leave during the batch */
 	int			next_candidate;
-	struct SaggCandidate *candidates;
+	SaggCandidate *candidates;
 
 	/* when sessions may be over, by partition; see store_due.c */
 	SaggDueHeap due[SAGG_STATE_PARTITIONS];
@@ -226,7 +249,8 @@ extern void sagg_directory_remove(SaggStore *store, int partition, dsa_pointer d
 /* store_page.c */
 extern void sagg_unit_fetch(SaggStore *store, SaggUnit *unit);
 extern void sagg_unit_stop_fetch(SaggStore *store);
-extern bool sagg_sessions_state(SaggStore *store, int partition, SaggStateUnit *state);
+extern void sagg_store_find_candidates(SaggStore *store,
+									   bool (*fits) (const SaggStore *store, const SaggUnit *unit));
 extern void sagg_store_measure(SaggStore *store);
 extern Size sagg_unit_memory(const SaggUnit *unit);
 

@@ -4,7 +4,8 @@
  *	  Units of the store leave memory, and come back from the state log.
  *
  * Every committed entry is in the log, so a unit that no batch has changed
- * since the last commit leaves memory without being written: its entries are
+ * since the last commit, and that has a chain of its own there, leaves memory
+ * without being written: its entries are
  * freed, and the unit itself stays, with its size and, for sessions, when the
  * first of them may be over.  Whoever needs its entries next makes the store
  * read them again; a store that is new begins with units that are out.
@@ -98,6 +99,7 @@ sagg_store_add_known(SaggStore *store, const SaggStateUnit *known)
 														   known->start));
 
 	unit->out = true;
+	unit->log = SAGG_UNIT_OWN;
 	unit->nentries = (uint32) known->entries;
 	unit->bytes = known->bytes;
 	unit->due = known->due;
@@ -189,21 +191,16 @@ evict_unit(SaggStore *store, SaggUnit *unit)
 }
 
 /*
- * Returns whether a unit can be taken out of memory: sessions that are apart
- * go with the others.
+ * Returns whether a unit can be taken out of memory, and the log can give it back
+ * by itself: sessions that are apart go with the others.
  */
 static bool
 can_leave(const SaggStore *store, const SaggUnit *unit)
 {
-	return !unit->out && unit->touched == 0 && unit != store->loading && unit->nentries > 0 &&
+	return !unit->out && unit->touched == 0 && unit->log == SAGG_UNIT_OWN &&
+		unit != store->loading && unit->nentries > 0 &&
 		(!sagg_has_sessions(store) || unit->start == SAGG_SESSIONS_UNIT);
 }
-
-typedef struct SaggCandidate
-{
-	int64		used;
-	SaggUnit   *unit;
-} SaggCandidate;
 
 static int
 compare_used(const void *a, const void *b, void *arg)
@@ -215,11 +212,11 @@ compare_used(const void *a, const void *b, void *arg)
 }
 
 /*
- * Find the units that may leave, those first that have not been used for
- * longest, and what units take.
+ * Find the units that satisfy "fits", those first that have not been used for
+ * longest, as store->candidates.
  */
-static void
-find_candidates(SaggStore *store)
+void
+sagg_store_find_candidates(SaggStore *store, bool (*fits) (const SaggStore *store, const SaggUnit *unit))
 {
 	int			max = 64;
 	SaggScan	scan;
@@ -229,7 +226,7 @@ find_candidates(SaggStore *store)
 	sagg_scan_known(&scan, store);
 	while (sagg_scan_next_unit(&scan))
 	{
-		if (!can_leave(store, scan.unit))
+		if (!fits(store, scan.unit))
 			continue;
 		if (store->ncandidates == max)
 			store->candidates = repalloc_huge(store->candidates,
@@ -268,7 +265,7 @@ make_room(SaggStore *store, Size need)
 	if (store->resident + need <= store->bound)
 		return;
 	if (!store->sought)
-		find_candidates(store);
+		sagg_store_find_candidates(store, can_leave);
 	while (store->resident + need > store->bound && store->next_candidate < store->ncandidates)
 	{
 		SaggUnit   *unit = store->candidates[store->next_candidate++].unit;
@@ -341,7 +338,7 @@ sagg_store_evict(SaggStore *store)
 	sagg_store_measure(store);
 	if (store->resident <= store->bound)
 		return;
-	find_candidates(store);
+	sagg_store_find_candidates(store, can_leave);
 	store->header->undoable = false;
 	store->header->in_batch = true;
 	for (int i = 0; i < store->ncandidates && store->resident > store->bound; i++)
@@ -365,23 +362,6 @@ sagg_unit_leave(SaggStore *store, SaggUnit *unit)
 	header->undoable = false;
 	evict_unit(store, unit);
 	header->undoable = undoable;
-}
-
-/*
- * Fill in what CHECKPOINT needs to know of a unit, or of the sessions of its
- * partition.  Returns whether the batch has changed them.
- */
-bool
-sagg_unit_state(SaggStore *store, const SaggUnit *unit, SaggStateUnit *state)
-{
-	if (sagg_has_sessions(store))
-		return sagg_sessions_state(store, unit->partition, state);
-	state->partition = unit->partition;
-	state->start = unit->start;
-	state->entries = unit->nentries;
-	state->bytes = unit->bytes;
-	state->due = DT_NOEND;
-	return unit->touched > 0;
 }
 
 /*
@@ -458,7 +438,8 @@ gather_sessions(SaggStore *store, SaggUnit *unit)
 /*
  * Take a unit out of memory that the batch has changed, or the sessions of its
  * partition: the changes have been handed to CHECKPOINT.  When the batch is
- * undone, the unit is out as of the last commit.
+ * undone, the unit is out as of the last commit; if the log cannot give it back
+ * by itself, the store has to be discarded.
  */
 void
 sagg_unit_drop(SaggStore *store, SaggUnit *unit)
@@ -472,6 +453,11 @@ sagg_unit_drop(SaggStore *store, SaggUnit *unit)
 	sagg_unit_touch(store, unit);
 	undo = &store->units[unit->touched - 1];
 	header->undoable = false;
+	if (unit->log != SAGG_UNIT_OWN)
+	{
+		unit->log = SAGG_UNIT_MOVES;
+		store->lost |= !unit->created;
+	}
 	forget_records(store, sagg_records_of(store, unit->partition, undo));
 	store->resident -= Min(store->resident, entries_memory(store, unit));
 	if (sagg_has_sessions(store))
@@ -487,5 +473,5 @@ sagg_unit_drop(SaggStore *store, SaggUnit *unit)
 	store->paging.evictions++;
 	store->paging.spills++;
 	SAGG_FAILPOINT("store.unit_left");
-	header->undoable = undoable;
+	header->undoable = undoable && !store->lost;
 }

@@ -13,7 +13,8 @@
  * undoable while a version is put, while a batch is published or undone, and until
  * a store that is being restored is published or undone for the first time.  A
  * process ends only at places it chooses, or the server restarts without any
- * store; a store that is found marked as not undoable is discarded.
+ * store; a store that is found marked as not undoable is discarded.  So is one from
+ * which a unit has been spilled that the log has among others only.
  *
  * Nothing here allocates.
  *
@@ -43,6 +44,8 @@ undo_unit(SaggStore *store, SaggUnit *unit)
 		unit->due = DT_NOBEGIN; /* not known */
 	unit->spilled = false;
 	unit->touched = 0;
+	if (unit->log == SAGG_UNIT_MOVES)
+		unit->log = SAGG_UNIT_SHARES;
 }
 
 static void
@@ -58,12 +61,15 @@ end_undo(SaggStore *store)
 /*
  * The batch has failed at any point: the store becomes what it was when the
  * batch began.  Called inside or outside of a transaction; neither allocates
- * nor raises errors.
+ * nor raises errors.  Returns false, without doing anything, if it cannot: the
+ * store must be discarded.
  */
-void
+bool
 sagg_store_undo(SaggStore *store)
 {
 	store->header->undoable = false;
+	if (store->lost)
+		return false;
 	sagg_unit_stop_fetch(store);
 	for (uint32 i = 0; i < store->nunits; i++)
 	{
@@ -98,6 +104,7 @@ sagg_store_undo(SaggStore *store)
 								 store->units[i].unit);
 	}
 	end_undo(store);
+	return true;
 }
 
 /*

@@ -184,6 +184,12 @@ touch_unit(SaggStore *store, int partition, dsa_pointer dp, bool created)
 	undo->unit = dp;
 	undo->partition = partition;
 	undo->resized_at = -1;
+	undo->next = 0;
+	if (store->last_unit[partition] > 0)
+		store->units[store->last_unit[partition] - 1].next = store->nunits + 1;
+	else
+		store->first_unit[partition] = store->nunits + 1;
+	store->last_unit[partition] = store->nunits + 1;
 	undo->records.first = undo->records.last = 0;
 	unit->former_slots = unit->slots;
 	unit->former_nslots = unit->nslots;
