@@ -144,8 +144,16 @@ for my $how ('fast', 'immediate')
 produce(3000, 185, \&any_key);
 produce(1, 250, sub { 1 });
 are_equal('after windows have closed', grep { !/seen/ } @streams);
-is(sql(q{SELECT count(*) FROM stream_agg.state s WHERE stream = 'append_bound' AND timestamptz '2000-01-01Z' + unit * interval '1 microsecond' < '2026-01-01T02:00Z'}),
-	0, 'closed windows have left the log');
+sub chains_before { my ($stream, $time) = @_; return sql("SELECT count(*) FROM stream_agg.state WHERE stream = '$stream' AND unit < extract(epoch FROM timestamptz '$time' - timestamptz '2000-01-01Z') * 1000000"); }
+is(chains_before('append_bound', '2026-01-01T02:00Z'), 0, 'closed windows have left the log');
+
+for my $how ('fast', 'immediate')
+{
+	$node->stop($how);
+	$node->start;
+	produce(200, 250, \&any_key);
+	are_equal("after windows have closed and a restart ($how)", grep { !/seen/ } @streams);
+}
 
 # ---- another bound, and another query
 sql(q{SELECT stream_agg.alter_stream('update_none', options => '{"state_memory": "-1"}')});
@@ -157,6 +165,52 @@ sql(qq{SELECT stream_agg.alter_stream('update_bound', query => \$q\$SELECT strea
 produce(2000, 252, \&any_key);
 process($node, 'update_bound');
 is_equal_tables($node, 'SELECT win, k, n, s, a FROM update_bound', 'SELECT win, k, n, s, a FROM update_bound_query', 'another query has the state that was out');
+
+# ---- what the shared chain has of units that moved does not come back
+my $moved = q{SELECT stream_agg.tumble(ts, '10 minutes') AS win, k % 50 AS g, count(*) AS n, sum(v) AS s FROM events WHERE ts > '2026-01-01T05:00Z' GROUP BY 1, 2};
+create("moved_$_", $moved, $_) for 'append', 'update';
+sub crash
+{
+	$node->stop('immediate');
+	$node->start;
+	return;
+}
+sub moved_are_equal { my $when = shift; are_equal($when, 'moved_append', 'moved_update'); return; }
+my @moved = ('moved_append', 'moved_update');
+sub groups_in_state { my $stream = shift; return sql("SELECT count(*) FROM moved_update_query WHERE upper(win) > (SELECT watermark FROM pg_stat_stream_agg WHERE stream = '$stream')"); }
+sub state_is_exact
+{
+	my $when = shift;
+	moved_are_equal($when);
+	is(figure($_, 'state_rows'), groups_in_state($_), "$_ has no group too many $when") for @moved;
+	return;
+}
+produce(1000, 300 + 10 * $_, \&any_key) for 0, 1;
+process($node, $_) for @moved;
+is(chains($_, '<>'), 0, "$_: units share") for @moved;
+sql(qq{SELECT stream_agg.alter_stream('$_', options => '{"state_memory": "0"}')}) for @moved;
+produce(1, 305, sub { 1 });
+process($node, $_) for @moved;
+cmp_ok(chains($_, '<>'), '>', 16, "$_: units have moved") for @moved;
+sql(qq{SELECT stream_agg.alter_stream('$_', options => '{"state_memory": "-1"}')}) for @moved;
+crash();
+produce(500, 308, \&any_key);
+state_is_exact('after a move and a crash');
+produce(500, 300 + 10 * $_, \&any_key) for 0, 2;
+process($node, $_) for @moved;
+crash();
+produce(1, 308, sub { 2 });
+state_is_exact('after changes of moved units, new ones that share, and a crash');
+produce(1, 435, sub { 3 });
+process($node, $_) for @moved;
+is(chains_before($_, '2026-01-01T05:10Z'), 0, "$_: a chain is deleted with its window") for @moved;
+crash();
+produce(1, 436, sub { 4 });
+state_is_exact('after windows with chains of their own have closed, and a crash');
+produce(1, 460, sub { 5 });
+process($node, $_) for @moved;
+produce(1, 461, sub { 5 });
+state_is_exact('after all of them have closed');
 
 # ---- values of the option
 my ($status, $out, $err) = $node->psql('postgres', q{SELECT stream_agg.alter_stream('update_none', options => '{"state_memory": "much"}')});
