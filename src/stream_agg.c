@@ -54,9 +54,6 @@ int			sagg_crash_window_s = 3600;
 int			sagg_stop_timeout_ms = 30000;
 int			sagg_max_stream_state_kb = -1;
 int			sagg_state_memory_kb = -1;
-#ifdef SAGG_FAILPOINTS
-int			sagg_own_chain_bytes = 512;
-#endif
 int			sagg_max_total_state_kb = -1;
 int			sagg_max_role_state_kb = -1;
 int			sagg_max_streams_per_role = -1;
@@ -228,13 +225,6 @@ define_settings(void)
 							"The option state_memory of a stream overrides it. -1 is no bound.",
 							&sagg_state_memory_kb, -1, -1, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
-#ifdef SAGG_FAILPOINTS
-	DefineCustomIntVariable("stream_agg.own_chain_bytes",
-							"Sets the size from which a unit of the state has a chain of its own in the log.",
-							NULL,
-							&sagg_own_chain_bytes, 512, 0, INT_MAX,
-							PGC_SIGHUP, 0, NULL, NULL, NULL);
-#endif
 	DefineCustomIntVariable("stream_agg.max_total_state",
 							"Sets the maximum shared memory for the state of all streams.",
 							"The stream that needs more fails. -1 is no limit.",

@@ -86,9 +86,6 @@ extern int	sagg_max_crashes;	/* -1 = no limit */
 extern int	sagg_crash_window_s;
 extern int	sagg_stop_timeout_ms;	/* -1 = no limit */
 extern int	sagg_state_memory_kb;	/* -1 = no bound */
-#ifdef SAGG_FAILPOINTS
-extern int	sagg_own_chain_bytes;
-#endif
 extern int	sagg_max_stream_state_kb;	/* -1 = no limit */
 extern int	sagg_max_total_state_kb;	/* -1 = no limit */
 extern int	sagg_max_role_state_kb; /* -1 = by max_total_state */

@@ -198,7 +198,7 @@ static void
 recover_store(SaggStreamRun *run, bool lasting)
 {
 	bool		undone = run->store && run->store_undoable && !lasting &&
-		sagg_store_undo(run->store);
+	sagg_store_undo(run->store);
 
 	if (!undone && (run->store || lasting))
 	{

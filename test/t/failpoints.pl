@@ -78,6 +78,7 @@ my @points = (
 	['checkpoint.spilled',        'before', 2, 1],
 	['execute.unit_spilled',      'before', 2, 1],
 	['store.unit_left',           'before', 2, 1],
+	['store.units_moved',         'before'],
 	['checkpoint.blobs_inserted', 'before', 1, 1],
 	['commit.before',             'before', 1, 1],
 	['undo.left',                 'left', 1, 1],

@@ -212,6 +212,22 @@ process($node, $_) for @moved;
 produce(1, 461, sub { 5 });
 state_is_exact('after all of them have closed');
 
+# ---- units that share, spilled by a micro-batch that fails
+sql(qq{SELECT stream_agg.create_stream('refused_update', \$q\$$moved\$q\$, output_mode => 'update', trigger => '50 milliseconds', watermark => '2 hours')});
+process($node, 'refused_update');
+is(chains('refused_update', '<>'), 0, 'units share');
+sql(q{CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = 'serialization_failure'; END $$;
+	CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON refused_update EXECUTE FUNCTION refuse();
+	SELECT stream_agg.alter_stream('refused_update', options => '{"state_memory": "0"}')});
+produce(500, 461, \&any_key);
+ok($node->poll_query_until('postgres', q{SELECT last_error ~ 'refused' FROM pg_stat_stream_agg WHERE stream = 'refused_update'}), 'a micro-batch has failed');
+sql('DROP TRIGGER refuse ON refused_update');
+are_equal('after micro-batches that failed', 'refused_update');
+is(chains('refused_update', '='), 0, 'then all units have moved');
+crash();
+produce(100, 461, \&any_key);
+are_equal('after micro-batches that failed, and a crash', 'refused_update');
+
 # ---- values of the option
 my ($status, $out, $err) = $node->psql('postgres', q{SELECT stream_agg.alter_stream('update_none', options => '{"state_memory": "much"}')});
 like($err, qr/invalid state_memory "much"/, 'an option that is no size is refused');
