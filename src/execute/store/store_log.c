@@ -144,8 +144,8 @@ move_leaving(SaggStore *store)
 }
 
 /*
- * Choose the units that get a chain of their own, because
- * they are large or are to leave memory.
+ * Choose the units that get a chain of their own, because they are large or are
+ * to leave memory.
  */
 static void
 choose_moves(SaggStore *store)
