@@ -14,8 +14,8 @@
  * moves back.  What the shared chain has of it is stale from then on.  A restore
  * skips entries of units that have a chain of their own; when that is gone
  * because the window has closed, they are of a window that the watermark has
- * passed, and are skipped as well.  The next base of the shared chain has none
- * of them.  A chain whose units the batch closes, or leaves empty, is deleted.
+ * passed, and are skipped as well.  (Only sessions end by themselves, and they
+ * never share.)  The next base of the shared chain has none of them.  A chain whose units the batch closes, or leaves empty, is deleted.
  *
  * A chain becomes due for a base when it has grown to more than twice its live
  * bytes, plus some slack.  A batch writes at most one base, plus
