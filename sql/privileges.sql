@@ -64,7 +64,7 @@ SELECT * FROM stream_agg.stat_streams();
 
 -- nobody but the worker writes, not even the owner
 SET ROLE stream_alice;
-INSERT INTO stream_agg.state VALUES ('alice.counts', 0, 0, 0, true, '');
+INSERT INTO stream_agg.state VALUES ('alice.counts', 0, 0, 0, 0, true, 0, 0, 0, '');
 UPDATE stream_agg.streams SET enabled = true;
 DELETE FROM stream_agg.commits;
 INSERT INTO stream_agg.dead_letters (stream, batch, topic, partition, "offset", error) VALUES ('alice.counts', 0, '', 0, 0, '');

@@ -28,6 +28,7 @@ const SaggCounter sagg_counters[] = {
 	COUNTER(rows_out, "rows_out", "total_rows_out", false),
 	COUNTER(rows_removed, "rows_removed", "total_rows_removed", false),
 	COUNTER(rows_expired, "expired", "total_expired", false),
+	COUNTER(units_read, "units_read", "total_units_read", false),
 	COUNTER(skipped, NULL, "total_skipped", false)	/* column "skipped" has
 													 * the ranges */
 };

@@ -335,7 +335,7 @@ COMMENT ON COLUMN stream_agg.streams.event_time IS 'event-time column named at c
 COMMENT ON COLUMN stream_agg.streams.trigger_interval IS 'micro-batches start at multiples of this; 0: batch after batch';
 COMMENT ON COLUMN stream_agg.streams.max_offsets_per_trigger IS 'most records in a micro-batch; NULL: stream_agg.max_records_per_batch';
 COMMENT ON COLUMN stream_agg.streams.starting_offsets IS 'where the first micro-batch starts, or the first after reset_stream: earliest, latest, offsets by partition or a time';
-COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout, late_records, on_failure, retention';
+COMMENT ON COLUMN stream_agg.streams.options IS 'options of the stream that are not at their default: on_error, on_data_loss, max_future, consumer_group, delivery, min_offsets_per_trigger, max_trigger_delay, watermark_policy, idle_timeout, late_records, on_failure, retention, state_memory';
 COMMENT ON COLUMN stream_agg.streams.sink_created IS 'true when create_stream made the sink';
 COMMENT ON COLUMN stream_agg.streams.enabled IS 'true when the stream shall run';
 COMMENT ON COLUMN stream_agg.streams.database IS 'database the stream was started in, 0 after a restore; in a copy it differs, and the stream stays stopped';
@@ -433,6 +433,8 @@ CREATE TABLE stream_agg.commits (
     total_beside_closed bigint NOT NULL DEFAULT 0,
     expired             bigint NOT NULL DEFAULT 0,
     total_expired       bigint NOT NULL DEFAULT 0,
+    units_read          bigint NOT NULL DEFAULT 0,
+    total_units_read    bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.commits IS 'log of done micro-batches; its key lets a micro-batch commit only once';
@@ -475,23 +477,33 @@ COMMENT ON COLUMN stream_agg.commits.beside_closed IS 'records that are not late
 COMMENT ON COLUMN stream_agg.commits.total_beside_closed IS 'beside_closed, since the stream''s first micro-batch';
 COMMENT ON COLUMN stream_agg.commits.expired IS 'rows older than the option retention that were deleted, which rows_removed counts too, or not written; not those of partitions that were dropped';
 COMMENT ON COLUMN stream_agg.commits.total_expired IS 'expired, since the stream''s first micro-batch';
+COMMENT ON COLUMN stream_agg.commits.units_read IS 'units of the state that were read from stream_agg.state, because they were not in memory';
+COMMENT ON COLUMN stream_agg.commits.total_units_read IS 'units_read, since the stream''s first micro-batch';
 
 CREATE TABLE stream_agg.state (
     stream    text NOT NULL,
     partition integer NOT NULL,
+    unit      bigint NOT NULL,
     batch     bigint NOT NULL,
     seq       integer NOT NULL,
     base      boolean NOT NULL,
+    entries   bigint,
+    bytes     bigint,
+    due       bigint,
     data      bytea NOT NULL,
-    PRIMARY KEY (stream, partition, batch, seq)
+    PRIMARY KEY (stream, partition, unit, batch, seq)
 );
 ALTER TABLE stream_agg.state ALTER COLUMN data SET STORAGE EXTERNAL;
-COMMENT ON TABLE stream_agg.state IS 'log of changed groups; a stream''s state is the newest base of each partition and the deltas after it';
+COMMENT ON TABLE stream_agg.state IS 'log of changed groups; a stream''s state is the newest base of each unit and the deltas after it';
 COMMENT ON COLUMN stream_agg.state.stream IS 'name of the stream';
 COMMENT ON COLUMN stream_agg.state.partition IS 'partition of the state store';
+COMMENT ON COLUMN stream_agg.state.unit IS 'unit within the partition: start of the window in microseconds since 2000; of deduplication, the time by which its keys have expired, less 1; 0 for sessions; 9223372036854775807 for all units that are small and have not left memory';
 COMMENT ON COLUMN stream_agg.state.batch IS 'micro-batch that wrote the blob';
-COMMENT ON COLUMN stream_agg.state.seq IS 'number of the blob within micro-batch and partition';
-COMMENT ON COLUMN stream_agg.state.base IS 'true: with its neighbours of the same micro-batch, all groups of the partition; false: those the micro-batch changed';
+COMMENT ON COLUMN stream_agg.state.seq IS 'number of the blob within micro-batch and unit';
+COMMENT ON COLUMN stream_agg.state.base IS 'true: with its neighbours of the same micro-batch, all groups of the unit; false: those the micro-batch changed';
+COMMENT ON COLUMN stream_agg.state.entries IS 'groups in the unit after the micro-batch; NULL: of small units';
+COMMENT ON COLUMN stream_agg.state.bytes IS 'bytes of these groups; NULL: of small units';
+COMMENT ON COLUMN stream_agg.state.due IS 'of sessions: no session of the unit ends before this time, in microseconds since 2000; NULL: of small units';
 COMMENT ON COLUMN stream_agg.state.data IS 'the groups, versioned and checksummed';
 
 CREATE TABLE stream_agg.dead_letters (
@@ -869,7 +881,10 @@ CREATE FUNCTION stream_agg.stat_streams(
     OUT next_attempt     timestamptz,
     OUT blocked_by       integer[],
     OUT blocked_since    timestamptz,
-    OUT lag_as_of        timestamptz)
+    OUT lag_as_of        timestamptz,
+    OUT state_bytes_out  bigint,
+    OUT state_units      bigint,
+    OUT state_units_out  bigint)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_stat_streams'
 LANGUAGE C VOLATILE STRICT;
@@ -968,6 +983,10 @@ SELECT s.stream,
        CASE WHEN pg_catalog.isfinite(c.watermark) AND c.watermark OPERATOR(pg_catalog.<>) pg_catalog.to_timestamp(0) THEN c.watermark END AS watermark,
        w.state_rows,
        w.state_bytes,
+       w.state_bytes_out,
+       w.state_units,
+       w.state_units_out,
+       COALESCE(c.total_units_read, 0) AS state_units_read,
        p.lag,
        w.lag_as_of,
        p.lag_seconds,
@@ -1112,7 +1131,11 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_beside_closed IS 'records 
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_expired IS 'rows older than the option retention that were deleted, which rows_removed counts too, or not written; not those of partitions that were dropped';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.watermark IS 'greatest event time less the watermark''s delay; NULL: the stream has no watermark, or has read no event time yet';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_rows IS 'groups in the state store';
-COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes IS 'bytes of the state store';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes IS 'bytes of the state store, as if all of it were in memory';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_bytes_out IS 'of these, bytes of groups that are in the state log only';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_units IS 'units of the state: windows by partition of the state';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_units_out IS 'of these, units that are in the state log only';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.state_units_read IS 'units that micro-batches have read from the state log';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag IS 'records in Kafka that are not committed yet, as of lag_as_of; NULL: unknown, or the stream does not run and it is older than a minute';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag_as_of IS 'when Kafka last reported the ends of partitions';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.lag_seconds IS 'age of the last record committed, by the record''s own timestamp, of the partition that is furthest behind; 0: all is read; NULL: unknown';

@@ -53,6 +53,7 @@ int			sagg_max_crashes = 5;
 int			sagg_crash_window_s = 3600;
 int			sagg_stop_timeout_ms = 30000;
 int			sagg_max_stream_state_kb = -1;
+int			sagg_state_memory_kb = -1;
 int			sagg_max_total_state_kb = -1;
 int			sagg_max_role_state_kb = -1;
 int			sagg_max_streams_per_role = -1;
@@ -218,6 +219,11 @@ define_settings(void)
 							"Sets the maximum shared memory for the state of a stream.",
 							"A stream that needs more fails. -1 is no limit.",
 							&sagg_max_stream_state_kb, -1, -1, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.state_memory",
+							"Sets how much memory the state of a stream may take before parts of it are left in the state log only.",
+							"The option state_memory of a stream overrides it. -1 is no bound.",
+							&sagg_state_memory_kb, -1, -1, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_total_state",
 							"Sets the maximum shared memory for the state of all streams.",

@@ -85,6 +85,7 @@ extern int	sagg_crash_restart_delay_ms;
 extern int	sagg_max_crashes;	/* -1 = no limit */
 extern int	sagg_crash_window_s;
 extern int	sagg_stop_timeout_ms;	/* -1 = no limit */
+extern int	sagg_state_memory_kb;	/* -1 = no bound */
 extern int	sagg_max_stream_state_kb;	/* -1 = no limit */
 extern int	sagg_max_total_state_kb;	/* -1 = no limit */
 extern int	sagg_max_role_state_kb; /* -1 = by max_total_state */
@@ -146,6 +147,9 @@ typedef struct SaggStreamOptions
 	bool		has_retention;	/* rows of old windows leave the sink */
 	int64		retention;		/* microseconds that the watermark must have
 								 * passed their end */
+	bool		has_state_memory;
+	int			state_memory_kb;	/* if it has: in place of the setting; -1
+									 * = no bound */
 	bool		late_records;	/* late records go to stream_agg.late_records */
 	bool		stops_all;		/* when it fails, streams that share its
 								 * reader fail, too */
@@ -276,6 +280,7 @@ typedef struct SaggCounts
 	int64		rows_removed;	/* rows deleted from the sink */
 	int64		rows_expired;	/* rows older than the retention: deleted, and
 								 * not inserted */
+	int64		units_read;		/* units of the state read from the log */
 	int64		skipped;		/* offsets that the source did not have */
 } SaggCounts;
 
@@ -397,29 +402,66 @@ sagg_record_number(SaggRecordId record)
 				   (OffsetNumber) (((record) & 0x7fff) + 1))
 
 /*
- * The state store as CHECKPOINT sees it: bytes by partition.  execute/ fills
- * it, checkpoint/ calls it; neither knows the other.
+ * A unit of the state: the entries of one window and partition.  Sessions of a
+ * partition are one unit; deduplication has units by expiry.  Units that are
+ * large, or have left memory, are written and read back by themselves; all
+ * others of a partition are so together, as the unit SAGG_SHARED_UNIT.
+ */
+typedef struct SaggStateUnit
+{
+	int32		partition;
+	int64		start;
+	int64		entries;		/* after the commit; 0 = it leaves no unit */
+	int64		bytes;			/* of them, each with a length word */
+	int64		due;			/* no entry ends by itself, without its unit,
+								 * before that time */
+} SaggStateUnit;
+
+/* no unit starts there; it is the last of its partition in the log */
+#define SAGG_SHARED_UNIT	PG_INT64_MAX
+
+/*
+ * The state store as CHECKPOINT sees it: bytes by unit.  execute/ fills it,
+ * checkpoint/ calls it; neither knows the other.
  */
 typedef void (*SaggBytesFn) (void *arg, const char *data, Size len);
+typedef void (*SaggUnitFn) (void *arg, const SaggStateUnit *unit);
 
 typedef struct SaggStateAccess
 {
 	void	   *arg;
 	uint64		fingerprint;	/* of the definition, goes into every blob */
-	/* bytes that "contents" would yield, approximately */
-	Size		(*live_bytes) (void *arg, int partition);
-	/* entries this batch changed: one call of fn for each, self-delimiting */
-	void		(*changes) (void *arg, int partition, SaggBytesFn fn, void *fnarg);
-	/* all live entries, the same way */
-	void		(*contents) (void *arg, int partition, SaggBytesFn fn, void *fnarg);
-	/* one or more whole entries, in the order they were written */
-	void		(*restore) (void *arg, int partition, const char *data, Size len);
 
 	/*
-	 * all entries have been restored: verify their contents; nobody may use
-	 * them before
+	 * the units that this batch has changed, or that do not outlive it, and
+	 * those that share; a unit that has no blobs yet gets all of its contents
 	 */
-	void		(*restored) (void *arg);
+	void		(*units) (void *arg, SaggUnitFn fn, void *fnarg);
+	/* entries this batch changed: one call of fn for each, self-delimiting */
+	void		(*changes) (void *arg, const SaggStateUnit *unit,
+							SaggBytesFn fn, void *fnarg);
+	/* all live entries, the same way */
+	void		(*contents) (void *arg, const SaggStateUnit *unit,
+							 SaggBytesFn fn, void *fnarg);
+
+	/*
+	 * a unit that is in the log only: its entries are read when they are
+	 * needed
+	 */
+	void		(*known) (void *arg, const SaggStateUnit *unit);
+
+	/*
+	 * one or more whole entries of a unit, in the order they were written;
+	 * those of SAGG_SHARED_UNIT after the other units of its partition
+	 */
+	void		(*restore) (void *arg, const SaggStateUnit *unit,
+							const char *data, Size len);
+
+	/*
+	 * all entries of a unit have been restored: verify their contents; nobody
+	 * may use them before
+	 */
+	void		(*restored) (void *arg, const SaggStateUnit *unit);
 } SaggStateAccess;
 
 /*

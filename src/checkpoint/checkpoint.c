@@ -285,22 +285,20 @@ sagg_checkpoint_state_bytes(SaggCheckpoint *checkpoint,
 							const SaggProgress *progress)
 {
 	SaggLogSection section;
-	SaggLogSizes sizes;
-	int64		bytes = 0;
 
 	sagg_log_begin(&section, checkpoint);
-	sagg_state_log_sizes(&section, progress->batch, &sizes);
+	sagg_chains_learn(&section, progress->batch, NULL);
 	sagg_log_end(&section);
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-		bytes += sizes.chains[p].bytes;
-	return bytes;
+	return checkpoint->sizes.bytes;
 }
 
 /*
- * Read the sizes of the logs as of the last commit, from the tables.
+ * Read the sizes of the logs as of the last commit, from the tables.  With
+ * "state", each unit of the state is made known to it.
  */
-static void
-learn_sizes(SaggLogSection *section, int64 last_commit)
+void
+sagg_checkpoint_learn(SaggLogSection *section, int64 last_commit,
+					  const SaggStateAccess *state)
 {
 	SaggCheckpoint *checkpoint = section->checkpoint;
 	SaggLogSizes *sizes = &checkpoint->sizes;
@@ -309,7 +307,7 @@ learn_sizes(SaggLogSection *section, int64 last_commit)
 	bool		isnull;
 
 	sizes->delta_bytes = 0;
-	sagg_state_log_sizes(section, last_commit, sizes);
+	sagg_chains_learn(section, last_commit, state);
 	(void) sagg_log_execute(section, SAGG_LOG_OLDEST_BATCH, values, NULL, 1);
 	oldest = sagg_log_value(0, 1, &isnull);
 	sizes->oldest = isnull ? 0 : DatumGetInt64(oldest);
@@ -448,17 +446,15 @@ sagg_checkpoint_commit(SaggCheckpoint *checkpoint, const SaggProgress *before,
 	if (!checkpoint->known)
 	{
 		sagg_log_begin(&section, checkpoint);
-		learn_sizes(&section, before->batch);
+		sagg_checkpoint_learn(&section, before->batch, NULL);
 		sagg_log_end(&section);
 	}
 
-	checkpoint->next = checkpoint->sizes;
 	checkpoint->in_commit = true;
-	state_blobs = sagg_state_log_write(checkpoint, plan->batch, state,
-									   &checkpoint->next);
+	state_blobs = sagg_state_log_write(checkpoint, plan->batch, state);
 
 	SAGG_FAILPOINT("checkpoint.state_written");
-	trim(checkpoint, plan->batch, &checkpoint->next);
+	trim(checkpoint, plan->batch, &checkpoint->sizes);
 	INSTR_TIME_SET_CURRENT(spent);
 	INSTR_TIME_SUBTRACT(spent, started);
 	commit->stage_time[SAGG_CHECKPOINT] += INSTR_TIME_GET_MICROSEC(spent);
@@ -474,7 +470,6 @@ void
 sagg_checkpoint_published(SaggCheckpoint *checkpoint)
 {
 	Assert(checkpoint->in_commit);
-	checkpoint->sizes = checkpoint->next;
 	checkpoint->in_commit = false;
 }
 
@@ -486,6 +481,7 @@ sagg_checkpoint_published(SaggCheckpoint *checkpoint)
 void
 sagg_checkpoint_aborted(SaggCheckpoint *checkpoint)
 {
+	sagg_spill_end(checkpoint, false);
 	if (checkpoint->in_commit)
 		checkpoint->known = false;
 	checkpoint->in_commit = false;

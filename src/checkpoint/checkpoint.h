@@ -121,9 +121,21 @@ extern void sagg_checkpoint_rewrite(SaggCheckpoint *checkpoint,
 									const SaggProgress *progress,
 									const SaggStateAccess *state);
 
+/* state_spill.c */
+extern void sagg_checkpoint_spill(SaggCheckpoint *checkpoint, const SaggProgress *progress,
+								  int64 batch, const SaggStateAccess *state,
+								  const SaggStateUnit *unit);
+
 /* state_restore.c */
 extern void sagg_checkpoint_restore(SaggCheckpoint *checkpoint,
 									const SaggProgress *progress,
 									const SaggStateAccess *state);
+extern void sagg_checkpoint_restore_units(SaggCheckpoint *checkpoint,
+										  const SaggProgress *progress,
+										  const SaggStateAccess *state);
+extern void sagg_checkpoint_restore_unit(SaggCheckpoint *checkpoint,
+										 const SaggProgress *progress,
+										 const SaggStateAccess *state,
+										 const SaggStateUnit *unit);
 
 #endif							/* SAGG_CHECKPOINT_H */

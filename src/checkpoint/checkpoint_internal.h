@@ -10,6 +10,7 @@
 
 #include "executor/spi.h"
 #include "nodes/pg_list.h"
+#include "utils/hsearch.h"
 #include "utils/jsonb.h"
 
 #include "streams/streams.h"
@@ -36,6 +37,7 @@ typedef enum SaggLogStatement
 	SAGG_LOG_STATE_SIZES,
 	SAGG_LOG_STATE_BLOBS,
 	SAGG_LOG_STATE_READ,
+	SAGG_LOG_UNIT_READ,
 	SAGG_LOG_STATE_INSERT,
 	SAGG_LOG_STATE_DELETE,
 	SAGG_LOG_DEAD_LETTERS_COUNT,
@@ -96,28 +98,29 @@ enum
 	SAGG_COMMIT_TOTALS			/* of the first counter; the others follow */
 };
 
-/* the blobs of one partition of the state: a base and deltas, or deltas */
+/* identifies a unit of the state; without padding, it is hashed as bytes */
+typedef struct SaggChainKey
+{
+	int64		start;
+	int64		partition;
+} SaggChainKey;
+
+/* the blobs of one unit of the state: a base and deltas, or deltas */
 typedef struct SaggChain
 {
+	SaggChainKey key;			/* must be first */
 	int64		bytes;			/* of data */
-	int64		blobs;
+	int64		blobs;			/* 0 = none yet */
 	int64		first;			/* batch of the oldest blob, -1 = no blobs */
 	int64		last;			/* batch of the newest blob, -1 = no blobs */
 } SaggChain;
 
-static inline void
-sagg_chain_clear(SaggChain *chain)
-{
-	chain->bytes = 0;
-	chain->blobs = 0;
-	chain->first = -1;
-	chain->last = -1;
-}
-
 /* what a checkpoint object remembers of the logs */
 typedef struct SaggLogSizes
 {
-	SaggChain	chains[SAGG_STATE_PARTITIONS];
+	HTAB	   *chains;			/* of SaggChain, those with blobs */
+	int64		blobs;			/* of all of them */
+	int64		bytes;
 	int64		delta_bytes;	/* deltas that the last batch wrote */
 	int64		oldest;			/* oldest batch in offsets and commits */
 } SaggLogSizes;
@@ -133,13 +136,16 @@ struct SaggCheckpoint
 	SPIPlanPtr	statements[SAGG_LOG_STATEMENTS];
 
 	/*
-	 * "sizes" is as of the last commit if "known"; else the next batch reads
-	 * it from the tables.  "next" is what it becomes when the batch commits.
+	 * If "known", "sizes" is as of the last commit, or in_commit as of the
+	 * batch that is being committed; else it is read from the tables when it
+	 * is needed.
 	 */
 	bool		known;
 	bool		in_commit;		/* between commit and published or aborted */
 	SaggLogSizes sizes;
-	SaggLogSizes next;
+	bool		any_base;		/* the batch has written a base */
+	int64		budget;			/* bytes of further ones that it may write */
+	struct SaggSpill *spill;	/* what the batch has spilled; NULL = nothing */
 };
 
 /* a section that runs statements on the logs */
@@ -153,7 +159,7 @@ typedef struct SaggLogSection
 /* identifies a blob; stored in its header, and its row says the same */
 typedef struct SaggBlobId
 {
-	int32		partition;
+	SaggStateUnit unit;
 	int64		batch;
 	int32		seq;
 	bool		base;
@@ -183,8 +189,7 @@ typedef struct SaggBlobContent
 {
 	int64		follows;		/* batch that wrote the chain's previous
 								 * blobs, or -1 */
-	bool		last;			/* this is the last blob of its batch and
-								 * partition */
+	bool		last;			/* this is the last blob of its batch and unit */
 	uint32		entries;
 	const char *payload;		/* points into the blob */
 	Size		len;
@@ -214,6 +219,8 @@ extern int64 sagg_log_last_plan(const SaggCheckpoint *checkpoint);
 extern void sagg_log_insert(const char *log, const SaggLogValue *values, int n);
 
 /* checkpoint.c */
+extern void sagg_checkpoint_learn(SaggLogSection *section, int64 last_commit,
+								  const SaggStateAccess *state);
 extern const SaggRange *sagg_skip_of(const SaggPlan *plan,
 									 const SaggRange *position);
 
@@ -245,7 +252,7 @@ extern bool sagg_times_from_jsonb(Jsonb *event_times, Jsonb *active_times,
 /* state_blob.c */
 extern void sagg_blob_writer_init(SaggBlobWriter *writer, MemoryContext context,
 								  uint64 fingerprint);
-extern void sagg_blob_begin(SaggBlobWriter *writer, int32 partition,
+extern void sagg_blob_begin(SaggBlobWriter *writer, const SaggStateUnit *unit,
 							int64 batch, bool base, int64 follows);
 extern void sagg_blob_add(void *writer, const char *data, Size len);
 extern void sagg_blob_finish(SaggBlobWriter *writer);
@@ -254,13 +261,34 @@ extern void sagg_blob_verify(const SaggCheckpoint *checkpoint,
 							 const bytea *data, uint64 fingerprint,
 							 SaggBlobContent *content);
 
-/* state_log.c */
-extern void sagg_state_log_sizes(SaggLogSection *section, int64 last_commit,
-								 SaggLogSizes *sizes);
-extern int64 sagg_state_log_write(SaggCheckpoint *checkpoint, int64 batch,
-								  const SaggStateAccess *state,
-								  SaggLogSizes *sizes);
+/* state_chains.c */
+extern void sagg_chains_clear(SaggCheckpoint *checkpoint);
+extern SaggChain *sagg_chain_of(SaggCheckpoint *checkpoint, const SaggStateUnit *unit);
+extern SaggChain *sagg_chain_make(SaggCheckpoint *checkpoint, const SaggStateUnit *unit);
+extern void sagg_chain_forget(SaggCheckpoint *checkpoint, SaggChain *chain);
+extern void sagg_chains_learn(SaggLogSection *section, int64 last_commit,
+							  const SaggStateAccess *state);
 extern int64 sagg_state_log_count(SaggLogSection *section, int64 batch);
+
+/* a unit that the batch has spilled */
+typedef struct SaggSpilledUnit
+{
+	SaggStateUnit unit;
+	bool		base;
+	int64		blobs;
+	int64		bytes;			/* of the blobs */
+} SaggSpilledUnit;
+
+/* state_spill.c */
+extern void sagg_spill_end(SaggCheckpoint *checkpoint, bool close);
+extern List *sagg_spill_units(SaggCheckpoint *checkpoint);
+extern SaggBlob *sagg_spill_next(SaggCheckpoint *checkpoint);
+
+/* state_log.c */
+extern bool sagg_wants_base(SaggCheckpoint *checkpoint, const SaggChain *chain,
+							const SaggStateUnit *unit);
+extern int64 sagg_state_log_write(SaggCheckpoint *checkpoint, int64 batch,
+								  const SaggStateAccess *state);
 pg_noreturn extern void sagg_state_log_mismatch(const SaggCheckpoint *checkpoint,
 												int64 batch, int64 expected,
 												int64 found);

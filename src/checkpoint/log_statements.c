@@ -140,9 +140,11 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	},
 	[SAGG_LOG_STATE_SIZES] = {
 		SPI_OK_SELECT,
-		"SELECT partition, sum(octet_length(data))::int8, count(*),"
-		"       min(batch), max(batch)"
-		"  FROM stream_agg.state WHERE stream = $1 GROUP BY partition",
+		"SELECT partition, unit, bytes, blobs, first, newest[1], newest[2], newest[3], newest[4]"
+		"  FROM (SELECT partition, unit, sum(octet_length(data))::int8 AS bytes,"
+		"               count(*) AS blobs, min(batch) AS first,"
+		"               max(ARRAY[batch, entries, bytes, due]) AS newest"
+		"          FROM stream_agg.state WHERE stream = $1 GROUP BY partition, unit) AS chain",
 		1, {TEXTOID}
 	},
 	[SAGG_LOG_STATE_BLOBS] = {
@@ -153,22 +155,32 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	},
 	[SAGG_LOG_STATE_READ] = {
 		SPI_OK_SELECT,
-		"SELECT partition, batch, seq, base, data"
+		"SELECT partition, unit, batch, seq, base, entries, bytes, due, data"
 		"  FROM stream_agg.state WHERE stream = $1"
-		" ORDER BY partition, batch, seq",
+		" ORDER BY partition, unit, batch, seq",
 		1, {TEXTOID}
+	},
+	[SAGG_LOG_UNIT_READ] = {
+		SPI_OK_SELECT,
+		"SELECT partition, unit, batch, seq, base, entries, bytes, due, data"
+		"  FROM stream_agg.state WHERE stream = $1 AND partition = $2 AND unit = $3"
+		" ORDER BY batch, seq",
+		3, {TEXTOID, INT4OID, INT8OID}
 	},
 	[SAGG_LOG_STATE_INSERT] = {
 		SPI_OK_INSERT,
-		"INSERT INTO stream_agg.state (stream, batch, partition, seq, base, data)"
-		" SELECT $1, $2, unnest($3), unnest($4), unnest($5), unnest($6)",
-		6, {TEXTOID, INT8OID, INT4ARRAYOID, INT4ARRAYOID, BOOLARRAYOID, BYTEAARRAYOID}
+		"INSERT INTO stream_agg.state"
+		"       (stream, batch, partition, unit, seq, base, entries, bytes, due, data)"
+		" SELECT $1, $2, unnest($3), unnest($4), unnest($5), unnest($6), unnest($7),"
+		"        unnest($8), unnest($9), unnest($10)",
+		10, {TEXTOID, INT8OID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, BOOLARRAYOID,
+		INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, BYTEAARRAYOID}
 	},
 	[SAGG_LOG_STATE_DELETE] = {
 		SPI_OK_DELETE,
 		"DELETE FROM stream_agg.state"
-		" WHERE stream = $1 AND partition = $2 AND batch >= $3 AND batch <= $4",
-		4, {TEXTOID, INT4OID, INT8OID, INT8OID}
+		" WHERE stream = $1 AND partition = $2 AND unit = $3 AND batch >= $4 AND batch <= $5",
+		5, {TEXTOID, INT4OID, INT8OID, INT8OID, INT8OID}
 	},
 	[SAGG_LOG_DEAD_LETTERS_COUNT] = {
 		SPI_OK_SELECT,

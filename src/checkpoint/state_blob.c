@@ -5,7 +5,7 @@
  *
  * An entry is what execute/ makes of a group: bytes that only it understands
  * and that end by themselves.  A blob holds whole entries, about a megabyte of
- * them at most.  The blobs of one batch and partition are numbered from 0, the
+ * them at most.  The blobs of one batch and unit are numbered from 0, the
  * last one is marked, and each says which batch wrote the blobs before it in
  * the chain: a blob that is missing from the middle is noticed here, and one
  * missing from the end by stream_agg.commits.state_blobs.
@@ -28,14 +28,14 @@
 #include "checkpoint_internal.h"
 
 #define BLOB_MAGIC		0x53414742	/* SAGB */
-#define BLOB_FORMAT		3
+#define BLOB_FORMAT		4
 #define BLOB_PAYLOAD	(1024 * 1024)	/* bytes of entries, unless one entry
 										 * alone has more */
 #define PG_MAJOR		(PG_VERSION_NUM / 10000)
 
 /* flags */
-#define BLOB_BASE		0x01	/* all entries of the partition */
-#define BLOB_LAST		0x02	/* last of its batch and partition */
+#define BLOB_BASE		0x01	/* all entries of the unit */
+#define BLOB_LAST		0x02	/* last of its batch and unit */
 
 typedef struct BlobHeader
 {
@@ -57,6 +57,15 @@ typedef struct BlobHeader
 } BlobHeader;
 
 StaticAssertDecl(sizeof(BlobHeader) == 56, "padding in BlobHeader");
+
+/* what the row says of a unit that does not share; before the entries */
+typedef struct BlobUnit
+{
+	int64		start;
+	int64		entries;
+	int64		bytes;
+	int64		due;
+} BlobUnit;
 
 static pg_crc32c
 blob_checksum(const BlobHeader *header, const char *payload, Size len)
@@ -85,16 +94,16 @@ sagg_blob_writer_init(SaggBlobWriter *writer, MemoryContext context,
 }
 
 /*
- * Begin the blobs of a batch and partition.  "follows" is the batch that wrote
+ * Begin the blobs of a batch and unit.  "follows" is the batch that wrote
  * the chain's blobs before, -1 when these begin the chain.  Call sagg_blob_add
  * for each entry, then sagg_blob_finish.
  */
 void
-sagg_blob_begin(SaggBlobWriter *writer, int32 partition, int64 batch,
+sagg_blob_begin(SaggBlobWriter *writer, const SaggStateUnit *unit, int64 batch,
 				bool base, int64 follows)
 {
 	Assert(writer->buffer.data == NULL);
-	writer->id.partition = partition;
+	writer->id.unit = *unit;
 	writer->id.batch = batch;
 	writer->id.base = base;
 	writer->id.seq = 0;
@@ -106,9 +115,13 @@ start_blob(SaggBlobWriter *writer)
 {
 	MemoryContext old = MemoryContextSwitchTo(writer->context);
 	static const char space[VARHDRSZ + sizeof(BlobHeader)] = {0};
+	const SaggStateUnit *unit = &writer->id.unit;
+	BlobUnit	described = {unit->start, unit->entries, unit->bytes, unit->due};
 
 	initStringInfo(&writer->buffer);
 	appendBinaryStringInfo(&writer->buffer, space, sizeof(space));
+	if (unit->start != SAGG_SHARED_UNIT)
+		appendBinaryStringInfo(&writer->buffer, (char *) &described, sizeof(described));
 	writer->entries = 0;
 	MemoryContextSwitchTo(old);
 }
@@ -127,7 +140,7 @@ complete_blob(SaggBlobWriter *writer, bool last)
 	header.fingerprint = writer->fingerprint;
 	header.batch = writer->id.batch;
 	header.follows = writer->follows;
-	header.partition = writer->id.partition;
+	header.partition = writer->id.unit.partition;
 	header.seq = writer->id.seq;
 	header.flags = (writer->id.base ? BLOB_BASE : 0) | (last ? BLOB_LAST : 0);
 	header.entries = writer->entries;
@@ -169,7 +182,7 @@ sagg_blob_add(void *arg, const char *data, Size len)
 }
 
 /*
- * End the blobs of a batch and partition.  Without entries there are none.
+ * End the blobs of a batch and unit.  Without entries there are none.
  */
 void
 sagg_blob_finish(SaggBlobWriter *writer)
@@ -183,8 +196,9 @@ corrupt(const char *stream, const SaggBlobId *id, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
-			 errmsg("state blob of stream \"%s\", partition %d, micro-batch " INT64_FORMAT ", seq %d is corrupt",
-					sagg_stream_title(stream), id->partition, id->batch, id->seq),
+			 errmsg("state blob of stream \"%s\", partition %d, unit " INT64_FORMAT ", micro-batch " INT64_FORMAT ", seq %d is corrupt",
+					sagg_stream_title(stream), id->unit.partition, id->unit.start,
+					id->batch, id->seq),
 			 errdetail_internal("%s", detail),
 			 errhint(SAGG_HINT_REBUILD)));
 }
@@ -212,10 +226,29 @@ foreign(const char *stream, const SaggBlobId *id, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
-			 errmsg("state blob of stream \"%s\", partition %d, micro-batch " INT64_FORMAT ", seq %d cannot be used",
-					sagg_stream_title(stream), id->partition, id->batch, id->seq),
+			 errmsg("state blob of stream \"%s\", partition %d, unit " INT64_FORMAT ", micro-batch " INT64_FORMAT ", seq %d cannot be used",
+					sagg_stream_title(stream), id->unit.partition, id->unit.start,
+					id->batch, id->seq),
 			 errdetail_internal("%s", detail),
 			 errhint("Drop the stream and create it again to build its state again from the records in Kafka.")));
+}
+
+/*
+ * Verify what a blob says of its unit, and take it from the content.
+ */
+static void
+verify_unit(const char *stream, const SaggBlobId *id, SaggBlobContent *content)
+{
+	const SaggStateUnit *unit = &id->unit;
+	BlobUnit	described = {unit->start, unit->entries, unit->bytes, unit->due};
+
+	if (unit->start == SAGG_SHARED_UNIT)
+		return;
+	if (content->len < sizeof(described) ||
+		memcmp(content->payload, &described, sizeof(described)) != 0)
+		corrupt(stream, id, "By its header it is of another unit, or its unit has other entries.");
+	content->payload += sizeof(described);
+	content->len -= sizeof(described);
 }
 
 /*
@@ -259,7 +292,7 @@ sagg_blob_verify(const SaggCheckpoint *checkpoint, const SaggBlobId *id,
 				"It was written for another definition of the stream's query.");
 	if (header.len != size - sizeof(header))
 		corrupt(stream, id, "Its length is not the one in its header.");
-	if (header.partition != id->partition || header.batch != id->batch ||
+	if (header.partition != id->unit.partition || header.batch != id->batch ||
 		header.seq != id->seq || ((header.flags & BLOB_BASE) != 0) != id->base)
 		corrupt(stream, id,
 				psprintf("By its header it is the %s of partition %d, micro-batch " INT64_FORMAT ", seq %d.",
@@ -271,4 +304,5 @@ sagg_blob_verify(const SaggCheckpoint *checkpoint, const SaggBlobId *id,
 	content->entries = header.entries;
 	content->payload = payload;
 	content->len = header.len;
+	verify_unit(stream, id, content);
 }

@@ -3,21 +3,29 @@
  * state_log.c
  *	  Writes the state log: deltas, and from time to time a base.
  *
- * Each batch appends, per partition of the state, the entries it changed: a
- * delta.  A base holds all entries of a partition; writing one deletes the
- * partition's older blobs in the same transaction, and the batch needs no
- * delta there.  So the blobs of a partition always are a chain: deltas, or a
- * base and deltas (I1: as of the last commit, whatever happens).
+ * Each batch appends, per chain, the entries it changed: a delta.  A base holds
+ * all entries of a chain; writing one deletes the chain's older blobs in the
+ * same transaction, and the batch needs no delta there.  So a chain always is
+ * deltas, or a base and deltas (I1: as of the last commit, whatever happens).
  *
- * A chain becomes due for a base when it has grown to more than twice the live
- * bytes of its partition, plus some slack.  A batch writes at most one base,
- * plus as many further ones as fit into the bytes of deltas that the batch
- * before wrote: the log stays within a small multiple of the live state even
- * when every batch changes every group, and no batch writes much more than its
- * own changes.  A partition that became empty loses its chain at once.
+ * The units of a partition share a chain, SAGG_SHARED_UNIT, so that a batch of
+ * many small windows writes few rows.  A unit that has become large, or is to
+ * leave memory, moves to a chain of its own, which begins with a base, and never
+ * moves back.  What the shared chain has of it is stale from then on.  A restore
+ * skips entries of units that have a chain of their own; when that is gone
+ * because the window has closed, they are of a window that the watermark has
+ * passed, and are skipped as well.  (Only sessions end by themselves, and they
+ * never share.)  The next base of the shared chain has none of them.  A chain whose units the batch closes, or leaves empty, is deleted.
+ *
+ * A chain becomes due for a base when it has grown to more than twice its live
+ * bytes, plus some slack.  A batch writes at most one base, plus
+ * as many further ones as fit into the bytes of deltas that the batch before
+ * wrote: the log stays within a small multiple of the live state even when
+ * every batch changes every group, and no batch writes much more than its own
+ * changes.
  *
  * The functions of SaggStateAccess may run users' code (serialize functions),
- * so they are called outside of sections (I8), one partition at a time.
+ * so they are called outside of sections (I8), one unit at a time.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,36 +55,9 @@ typedef struct StateLog
 	SaggCheckpoint *checkpoint;
 	const SaggStateAccess *state;
 	int64		batch;
-	SaggLogSizes *sizes;		/* the sizes being updated */
 	SaggBlobWriter writer;		/* holds blobs not yet in the table */
-	bool		base[SAGG_STATE_PARTITIONS];	/* partitions to rewrite */
 	int64		pending;		/* bytes of blobs in the writer */
 } StateLog;
-
-static int64
-count_blobs(const SaggLogSizes *sizes)
-{
-	int64		blobs = 0;
-
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-		blobs += sizes->chains[p].blobs;
-	return blobs;
-}
-
-/*
- * Returns the number of blobs that committed batch "batch" left in the log, by
- * its row in stream_agg.commits; 0 for batch -1.
- */
-int64
-sagg_state_log_count(SaggLogSection *section, int64 batch)
-{
-	Datum		values[2];
-
-	values[1] = Int64GetDatum(batch);
-	if (sagg_log_execute(section, SAGG_LOG_STATE_BLOBS, values, NULL, 1) == 0)
-		return 0;
-	return sagg_log_int64(0, 1);
-}
 
 /*
  * Raise the error for a log that holds "found" blobs, not "expected".
@@ -92,52 +73,23 @@ sagg_state_log_mismatch(const SaggCheckpoint *checkpoint, int64 batch,
 			 errhint(SAGG_HINT_REBUILD)));
 }
 
-/*
- * Read the sizes of the state log from the table into "sizes" (the rest of
- * which stays as it is), as of the last committed batch "last_commit".  Reads
- * no blob.  Raises ERRCODE_SAGG_CHECKPOINT_CORRUPT if the table does not hold
- * what that batch left.
- */
-void
-sagg_state_log_sizes(SaggLogSection *section, int64 last_commit,
-					 SaggLogSizes *sizes)
+static Datum
+int4_array(Datum *values, int n)
 {
-	SaggCheckpoint *checkpoint = section->checkpoint;
-	Datum		values[1];
-	int64		rows;
-	int64		expected;
-	bool		isnull;
+	return PointerGetDatum(construct_array(values, n, INT4OID, sizeof(int32), true,
+										   TYPALIGN_INT));
+}
 
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-		sagg_chain_clear(&sizes->chains[p]);
-	rows = sagg_log_execute(section, SAGG_LOG_STATE_SIZES, values, NULL, 0);
-	for (int i = 0; i < rows; i++)
-	{
-		int32		partition = DatumGetInt32(sagg_log_value(i, 1, &isnull));
-		SaggChain  *chain;
+/*
+ * Returns an array of what is known of units, NULL for those that share.
+ */
+static Datum
+unit_array(Datum *values, bool *shared, int n)
+{
+	int			lower = 1;
 
-		if (partition < 0 || partition >= SAGG_STATE_PARTITIONS)
-			ereport(ERROR,
-					(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
-					 errmsg("state of stream \"%s\" has blobs of partition %d, which does not exist",
-							sagg_stream_title(checkpoint->stream), partition),
-					 errhint(SAGG_HINT_REBUILD)));
-		chain = &sizes->chains[partition];
-		chain->bytes = sagg_log_int64(i, 2);
-		chain->blobs = sagg_log_int64(i, 3);
-		chain->first = sagg_log_int64(i, 4);
-		chain->last = sagg_log_int64(i, 5);
-		if (chain->last > last_commit)
-			ereport(ERROR,
-					(errcode(ERRCODE_SAGG_CHECKPOINT_CORRUPT),
-					 errmsg("state of stream \"%s\" has blobs of micro-batch " INT64_FORMAT ", the last committed one is " INT64_FORMAT,
-							sagg_stream_title(checkpoint->stream), chain->last, last_commit),
-					 errhint(SAGG_HINT_REBUILD)));
-	}
-	expected = sagg_state_log_count(section, last_commit);
-	if (count_blobs(sizes) != expected)
-		sagg_state_log_mismatch(checkpoint, last_commit, expected,
-								count_blobs(sizes));
+	return PointerGetDatum(construct_md_array(values, shared, 1, &n, &lower, INT8OID,
+											  sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
 /*
@@ -148,32 +100,44 @@ insert_blobs(SaggLogSection *section, int64 batch, List *blobs, int from, int to
 {
 	int			n = to - from;
 	Datum	   *partitions = palloc(sizeof(Datum) * n);
+	Datum	   *units = palloc(sizeof(Datum) * n);
+	Datum	   *entries = palloc(sizeof(Datum) * n);
+	Datum	   *bytes = palloc(sizeof(Datum) * n);
+	Datum	   *dues = palloc(sizeof(Datum) * n);
+	bool	   *shared = palloc(sizeof(bool) * n);
 	Datum	   *seqs = palloc(sizeof(Datum) * n);
 	Datum	   *bases = palloc(sizeof(Datum) * n);
 	Datum	   *datas = palloc(sizeof(Datum) * n);
-	Datum		values[6];
+	Datum		values[10];
 
 	for (int i = 0; i < n; i++)
 	{
 		SaggBlob   *blob = list_nth(blobs, from + i);
 
-		partitions[i] = Int32GetDatum(blob->id.partition);
+		partitions[i] = Int32GetDatum(blob->id.unit.partition);
+		units[i] = Int64GetDatum(blob->id.unit.start);
+		entries[i] = Int64GetDatum(blob->id.unit.entries);
+		bytes[i] = Int64GetDatum(blob->id.unit.bytes);
+		dues[i] = Int64GetDatum(blob->id.unit.due);
+		shared[i] = blob->id.unit.start == SAGG_SHARED_UNIT;
 		seqs[i] = Int32GetDatum(blob->id.seq);
 		bases[i] = BoolGetDatum(blob->id.base);
 		datas[i] = PointerGetDatum(blob->data);
 	}
 	values[1] = Int64GetDatum(batch);
-	values[2] = PointerGetDatum(construct_array(partitions, n, INT4OID, 4, true,
-												TYPALIGN_INT));
-	values[3] = PointerGetDatum(construct_array(seqs, n, INT4OID, 4, true,
-												TYPALIGN_INT));
-	values[4] = PointerGetDatum(construct_array(bases, n, BOOLOID, 1, true,
+	values[2] = int4_array(partitions, n);
+	values[3] = unit_array(units, NULL, n);
+	values[4] = int4_array(seqs, n);
+	values[5] = PointerGetDatum(construct_array(bases, n, BOOLOID, 1, true,
 												TYPALIGN_CHAR));
-	values[5] = PointerGetDatum(construct_array(datas, n, BYTEAOID, -1, false,
+	values[6] = unit_array(entries, shared, n);
+	values[7] = unit_array(bytes, shared, n);
+	values[8] = unit_array(dues, shared, n);
+	values[9] = PointerGetDatum(construct_array(datas, n, BYTEAOID, -1, false,
 												TYPALIGN_INT));
 	if (sagg_log_execute(section, SAGG_LOG_STATE_INSERT, values, NULL, 0) != n)
 		elog(ERROR, "not all state blobs were inserted");
-	pfree(DatumGetPointer(values[5]));
+	pfree(DatumGetPointer(values[9]));
 }
 
 /*
@@ -214,124 +178,151 @@ flush(StateLog *log)
 }
 
 /*
- * Choose the partitions that get a base: those that became empty, the one with
- * the most to gain, and further ones within "budget" bytes.
+ * Returns whether the chain of a unit, NULL if it has none, gets a base, which
+ * then is written.
  */
-static void
-choose_bases(StateLog *log, int64 budget)
+bool
+sagg_wants_base(SaggCheckpoint *checkpoint, const SaggChain *chain, const SaggStateUnit *unit)
 {
-	int64		live[SAGG_STATE_PARTITIONS];
-	int64		spent = 0;
-	int			chosen = 0;
-
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-	{
-		live[p] = log->state->live_bytes(log->state->arg, p);
-		log->base[p] = live[p] == 0 && log->sizes->chains[p].blobs > 0;
-	}
-	for (;;)
-	{
-		int			best = -1;
-		int64		best_excess = 0;
-
-		for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-		{
-			int64		excess = log->sizes->chains[p].bytes -
-			LIVE_FACTOR * live[p] - LIVE_SLACK;
-
-			if (!log->base[p] && excess > best_excess)
-			{
-				best = p;
-				best_excess = excess;
-			}
-		}
-		if (best < 0 || (chosen > 0 && spent + live[best] > budget))
-			break;
-		log->base[best] = true;
-		spent += live[best];
-		chosen++;
-	}
+	if (unit->entries == 0)
+		return false;
+	if (chain == NULL)
+		return unit->start != SAGG_SHARED_UNIT;
+	if (chain->bytes <= LIVE_FACTOR * unit->bytes + LIVE_SLACK ||
+		(checkpoint->any_base && unit->bytes > checkpoint->budget))
+		return false;
+	if (checkpoint->any_base)
+		checkpoint->budget -= unit->bytes;
+	checkpoint->any_base = true;
+	return true;
 }
 
 /*
- * Delete a partition's chain, to make place for its base.
+ * Delete the blobs of a unit.
  */
 static void
-delete_chain(StateLog *log, int partition)
+delete_chain(StateLog *log, SaggChain *chain)
 {
-	SaggChain  *chain = &log->sizes->chains[partition];
 	SaggLogSection section;
-	Datum		values[4];
+	Datum		values[5];
 	int64		deleted;
 
-	if (chain->blobs > 0)
-	{
-		values[1] = Int32GetDatum(partition);
-		values[2] = Int64GetDatum(chain->first);
-		values[3] = Int64GetDatum(chain->last);
-		sagg_log_begin(&section, log->checkpoint);
-		deleted = sagg_log_execute(&section, SAGG_LOG_STATE_DELETE, values, NULL, 0);
-		sagg_log_end(&section);
-		if (deleted != chain->blobs)
-			sagg_state_log_mismatch(log->checkpoint, log->batch - 1,
-									chain->blobs, deleted);
-	}
-	sagg_chain_clear(chain);
+	values[1] = Int32GetDatum((int32) chain->key.partition);
+	values[2] = Int64GetDatum(chain->key.start);
+	values[3] = Int64GetDatum(chain->first);
+	values[4] = Int64GetDatum(chain->last);
+	sagg_log_begin(&section, log->checkpoint);
+	deleted = sagg_log_execute(&section, SAGG_LOG_STATE_DELETE, values, NULL, 0);
+	sagg_log_end(&section);
+	if (deleted != chain->blobs)
+		sagg_state_log_mismatch(log->checkpoint, log->batch - 1,
+								chain->blobs, deleted);
+	sagg_chain_forget(log->checkpoint, chain);
+	SAGG_FAILPOINT("checkpoint.chain_deleted");
 }
 
 /*
- * Turn one partition's changes, or all its entries, into blobs.
+ * Note that a chain has got blobs of the batch.
  */
 static void
-write_partition(StateLog *log, int partition)
+extend_chain(StateLog *log, const SaggStateUnit *unit, bool base, int64 blobs, int64 bytes)
 {
+	SaggChain  *chain = sagg_chain_make(log->checkpoint, unit);
+	SaggLogSizes *sizes = &log->checkpoint->sizes;
+
+	chain->bytes += bytes;
+	chain->blobs += blobs;
+	chain->last = log->batch;
+	if (chain->first < 0)
+		chain->first = log->batch;
+	sizes->bytes += bytes;
+	sizes->blobs += blobs;
+	if (!base)
+		sizes->delta_bytes += bytes;
+}
+
+/*
+ * Turn one unit's changes, or all its entries, into blobs.  A SaggUnitFn.
+ */
+static void
+write_unit(void *arg, const SaggStateUnit *unit)
+{
+	StateLog   *log = arg;
 	SaggBlobWriter *writer = &log->writer;
 	const SaggStateAccess *state = log->state;
-	SaggChain  *chain = &log->sizes->chains[partition];
+	SaggChain  *chain = sagg_chain_of(log->checkpoint, unit);
 	int64		bytes_before = writer->bytes;
 	int			blobs_before = list_length(writer->blobs);
 	int64		bytes;
+	bool		base;
 
-	if (log->base[partition])
-	{
-		delete_chain(log, partition);
-		SAGG_FAILPOINT("checkpoint.chain_deleted");
-		sagg_blob_begin(writer, partition, log->batch, true, -1);
-		state->contents(state->arg, partition, sagg_blob_add, writer);
-	}
+	CHECK_FOR_INTERRUPTS();
+	base = sagg_wants_base(log->checkpoint, chain, unit);
+	if (chain && (base || unit->entries == 0))
+		delete_chain(log, chain);
+	if (unit->entries == 0)
+		return;
+	sagg_blob_begin(writer, unit, log->batch, base, chain && !base ? chain->last : -1);
+	if (base)
+		state->contents(state->arg, unit, sagg_blob_add, writer);
 	else
-	{
-		sagg_blob_begin(writer, partition, log->batch, false, chain->last);
-		state->changes(state->arg, partition, sagg_blob_add, writer);
-	}
+		state->changes(state->arg, unit, sagg_blob_add, writer);
 	sagg_blob_finish(writer);
 
 	bytes = writer->bytes - bytes_before;
 	if (bytes == 0)
 		return;
-	chain->bytes += bytes;
 	SAGG_FAILPOINT("checkpoint.blob_made");
-	if (log->base[partition])
+	if (base)
 		SAGG_FAILPOINT("checkpoint.base_made");
-	chain->blobs += list_length(writer->blobs) - blobs_before;
-	chain->last = log->batch;
-	if (chain->first < 0)
-		chain->first = log->batch;
-	if (!log->base[partition])
-		log->sizes->delta_bytes += bytes;
+	extend_chain(log, unit, base, list_length(writer->blobs) - blobs_before, bytes);
 	log->pending += bytes;
 	if (log->pending > INSERT_BYTES)
 		flush(log);
 }
 
 /*
- * Write what a batch changed.  "sizes" is as of the last commit and becomes
+ * Insert the blobs of the units that have been spilled.
+ */
+static void
+insert_spilled(StateLog *log)
+{
+	ListCell   *lc;
+
+	foreach(lc, sagg_spill_units(log->checkpoint))
+	{
+		const SaggSpilledUnit *spilled = lfirst(lc);
+		SaggChain  *chain = sagg_chain_of(log->checkpoint, &spilled->unit);
+
+		CHECK_FOR_INTERRUPTS();
+		if (chain && (spilled->base || spilled->unit.entries == 0))
+			delete_chain(log, chain);
+		for (int64 i = 0; i < spilled->blobs; i++)
+		{
+			MemoryContext old = MemoryContextSwitchTo(log->writer.context);
+			SaggBlob   *blob = sagg_spill_next(log->checkpoint);
+
+			log->writer.blobs = lappend(log->writer.blobs, blob);
+			log->pending += VARSIZE(blob->data);
+			MemoryContextSwitchTo(old);
+			if (log->pending > INSERT_BYTES)
+				flush(log);
+		}
+		if (spilled->blobs > 0)
+			extend_chain(log, &spilled->unit, spilled->base, spilled->blobs, spilled->bytes);
+	}
+	flush(log);
+	sagg_spill_end(log->checkpoint, true);
+}
+
+/*
+ * Write what a batch changed.  What the checkpoint knows of the log becomes
  * what this batch leaves, once committed.  Returns the number of blobs then in
  * the log.
  */
 int64
 sagg_state_log_write(SaggCheckpoint *checkpoint, int64 batch,
-					 const SaggStateAccess *state, SaggLogSizes *sizes)
+					 const SaggStateAccess *state)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "stream_agg state blobs",
@@ -339,19 +330,20 @@ sagg_state_log_write(SaggCheckpoint *checkpoint, int64 batch,
 	StateLog	log = {
 		.checkpoint = checkpoint,
 		.state = state,
-		.batch = batch,
-		.sizes = sizes
+		.batch = batch
 	};
+	int64		deltas = checkpoint->sizes.delta_bytes;
 
 	sagg_blob_writer_init(&log.writer, context, state->fingerprint);
-	choose_bases(&log, sizes->delta_bytes);
-	sizes->delta_bytes = 0;
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	if (checkpoint->spill == NULL)
 	{
-		CHECK_FOR_INTERRUPTS();
-		write_partition(&log, p);
+		checkpoint->any_base = false;
+		checkpoint->budget = deltas;
 	}
+	checkpoint->sizes.delta_bytes = 0;
+	insert_spilled(&log);
+	state->units(state->arg, write_unit, &log);
 	flush(&log);
 	MemoryContextDelete(context);
-	return count_blobs(sizes);
+	return checkpoint->sizes.blobs;
 }

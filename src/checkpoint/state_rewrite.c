@@ -52,8 +52,7 @@ sagg_checkpoint_rewrite(SaggCheckpoint *checkpoint, const SaggProgress *progress
 	oldest = sagg_log_value(0, 1, &isnull);
 	checkpoint->sizes.oldest = isnull ? 0 : DatumGetInt64(oldest);
 	checkpoint->sizes.delta_bytes = 0;
-	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-		sagg_chain_clear(&checkpoint->sizes.chains[p]);
+	sagg_chains_clear(checkpoint);
 	checkpoint->known = true;
 	sagg_log_end(&section);
 

@@ -142,6 +142,9 @@ typedef struct SaggSlot
 	SaggTally	first;
 	int64		state_rows;
 	int64		state_bytes;
+	int64		state_bytes_out;
+	int64		state_units;
+	int64		state_units_out;
 	uint64		state_memory;	/* memory that the store takes, or is about to
 								 * take */
 	bool		observing;		/* an observer was sent: observer.c */
@@ -294,6 +297,7 @@ extern void sagg_secret_commands_init(void);
 
 /* state_limit.c */
 extern int	sagg_default_total_state(void);
+extern void sagg_state_check_size(const SaggSlot *slot, int64 bytes);
 extern const SaggStoreBudget *sagg_state_budget(SaggStoreBudget *budget, SaggSlot *slot);
 extern void sagg_state_discard(SaggSlot *slot);
 

@@ -31,8 +31,8 @@ stream_agg_failpoint_store(PG_FUNCTION_ARGS)
 	SaggSlot   *slot;
 	SaggStoreAudit audit;
 	TupleDesc	tupdesc;
-	Datum		values[7] = {0};
-	bool		nulls[7] = {true, true, true, true, true, true, false};
+	Datum		values[8] = {0};
+	bool		nulls[8] = {true, true, true, true, true, true, false, true};
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -55,6 +55,7 @@ stream_agg_failpoint_store(PG_FUNCTION_ARGS)
 		values[3] = Int64GetDatum(audit.allocated_bytes);
 		values[4] = Int64GetDatum(audit.allocated_objects);
 		values[5] = Int64GetDatum(audit.reachable_objects);
+		values[7] = Int64GetDatum(audit.units_out);
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls)));
 }

@@ -214,6 +214,7 @@ sagg_slot_free(SaggSlot *slot)
 	slot->known = false;
 	memset(&slot->tally, 0, sizeof(slot->tally));
 	slot->state_rows = slot->state_bytes = 0;
+	slot->state_bytes_out = slot->state_units = slot->state_units_out = 0;
 	slot->state_memory = 0;
 	slot->npartitions = 0;
 	slot->ends_as_of = 0;

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * state_limit.c
- *	  The limits of state: stream_agg.max_stream_state for each stream,
+ *	  The limits of state: stream_agg.max_stream_state for each stream, also
+ *	  for what has left memory,
  *	  stream_agg.max_role_state for those of a role and
  *	  stream_agg.max_total_state for all of them (I7).
  *
@@ -175,6 +176,24 @@ reserve(void *arg, Size present, Size least, Size wanted)
 	if (total_left < least)
 		reject_for_all(slot, present, least, others);
 	return growth;
+}
+
+/*
+ * Raise ERRCODE_SAGG_STATE_LIMIT if the state of a stream, of which some is not
+ * in memory, has more "bytes" than stream_agg.max_stream_state.
+ */
+void
+sagg_state_check_size(const SaggSlot *slot, int64 bytes)
+{
+	if ((uint64) bytes <= limit_bytes(sagg_max_stream_state_kb))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_SAGG_STATE_LIMIT),
+			 errmsg("state of stream \"%s\" has reached the limit of %d kB",
+					slot->name, sagg_max_stream_state_kb),
+			 errdetail("It has " INT64_FORMAT " kB, in memory and in the state log.",
+					   bytes / 1024),
+			 errhint("Increase stream_agg.max_stream_state, or " HINT_SMALLER)));
 }
 
 /*

@@ -16,6 +16,7 @@
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
@@ -109,6 +110,24 @@ min_offsets_from_text(char *text)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("min_offsets_per_trigger must be greater than zero"),
 				 errhint("Leave it out to process whatever there is.")));
+	return value;
+}
+
+/*
+ * Returns the value of option "state_memory" in kB, -1 = no bound.
+ */
+static int
+state_memory_from_text(const char *text)
+{
+	const char *hint = NULL;
+	int			value;
+
+	if (!parse_int(text, &value, GUC_UNIT_KB, &hint) || value < -1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid state_memory \"%s\"", text),
+				 hint ? errhint("%s", _(hint)) :
+				 errhint("Give a size such as 64MB, or -1 for no bound.")));
 	return value;
 }
 
@@ -226,7 +245,7 @@ sagg_check_option_name(const char *name)
 	static const char *const names[] = {
 		"on_error", "on_data_loss", "max_future", "consumer_group", "delivery",
 		"min_offsets_per_trigger", "max_trigger_delay", "watermark_policy",
-		"idle_timeout", "late_records", "on_failure", "retention"
+		"idle_timeout", "late_records", "on_failure", "retention", "state_memory"
 	};
 	SaggClosest closest;
 	StringInfoData all;
@@ -308,6 +327,11 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 		{
 			options->has_retention = value != NULL;
 			options->retention = value ? retention_from_text(value) : 0;
+		}
+		else if (strcmp(name, "state_memory") == 0)
+		{
+			options->has_state_memory = true;
+			options->state_memory_kb = state_memory_from_text(value);
 		}
 		else if (strcmp(name, "late_records") == 0)
 			options->late_records = flag_from_text(name, value);
@@ -397,6 +421,9 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 		push_option(&state, "on_failure", "stop_all");
 	if (options->retries)
 		push_option(&state, "on_failure", "retry");
+	if (options->has_state_memory)
+		push_option(&state, "state_memory", options->state_memory_kb < 0 ? "-1" :
+					psprintf("%dkB", options->state_memory_kb));
 	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(object));
 }

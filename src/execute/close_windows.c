@@ -18,6 +18,7 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
+#include "batch_units.h"
 #include "event_times.h"
 #include "pass_rows.h"
 #include "execute/window/window_kinds.h"
@@ -43,8 +44,8 @@ count_records(const SaggExecution *ex, SaggCounts *counts)
 /*
  * Returns whether append or complete emits the groups of a window.
  */
-static bool
-emits_window(const SaggExecution *ex, int64 start)
+bool
+sagg_emits_window(const SaggExecution *ex, int64 start)
 {
 	if (ex->open_windows)
 		return !sagg_window_passed(ex, start);
@@ -54,8 +55,8 @@ emits_window(const SaggExecution *ex, int64 start)
 /*
  * Emit the stored groups of the current unit that the batch has not met.
  */
-static void
-emit_stored(SaggExecution *ex, SaggScan *scan)
+void
+sagg_groups_emit_stored(SaggExecution *ex, SaggScan *scan)
 {
 	SaggGroup  *group = sagg_groups_allocate(ex);
 
@@ -88,15 +89,15 @@ sagg_groups_emit(SaggExecution *ex)
 	for (SaggGroup *group = sagg_groups_next(ex, true); group;
 		 group = sagg_groups_next(ex, false))
 	{
-		if (emits_window(ex, group->start))
+		if (sagg_emits_window(ex, group->start))
 			sagg_emit_group(ex, group);
 		ResetExprContext(ex->tmpcontext);
 	}
 	sagg_scan_store(&scan, ex->store);
 	while (sagg_scan_next_unit(&scan))
 	{
-		if (emits_window(ex, scan.start))
-			emit_stored(ex, &scan);
+		if (sagg_emits_window(ex, scan.start))
+			sagg_groups_emit_stored(ex, &scan);
 	}
 }
 
@@ -120,6 +121,22 @@ emit_changed(SaggExecution *ex)
 }
 
 /*
+ * Write a group to the store.  It can be undone.
+ */
+void
+sagg_group_store(SaggExecution *ex, SaggGroup *group)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+
+	sagg_entry_write(ex, &ex->entry, group);
+	MemoryContextSwitchTo(old);
+	sagg_store_put(ex->store, group->start, group->hash, group->stored,
+				   ex->entry.data, ex->entry.len);
+	SAGG_FAILPOINT("store.changed");
+	ResetExprContext(ex->tmpcontext);
+}
+
+/*
  * Write changed groups to the store, unless their window closes.
  */
 void
@@ -128,18 +145,9 @@ sagg_groups_store(SaggExecution *ex)
 	for (SaggGroup *group = sagg_groups_next_to_store(ex, true); group;
 		 group = sagg_groups_next_to_store(ex, false))
 	{
-		MemoryContext old;
-
 		CHECK_FOR_INTERRUPTS();
-		if (!group->changed || sagg_store_closes(ex->store, group->start))
-			continue;
-		old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
-		sagg_entry_write(ex, &ex->entry, group);
-		MemoryContextSwitchTo(old);
-		sagg_store_put(ex->store, group->start, group->hash, group->stored,
-					   ex->entry.data, ex->entry.len);
-		SAGG_FAILPOINT("store.changed");
-		ResetExprContext(ex->tmpcontext);
+		if (group->changed && !sagg_store_closes(ex->store, group->start))
+			sagg_group_store(ex, group);
 	}
 }
 
@@ -166,11 +174,14 @@ sagg_groups_close(SaggExecution *ex)
 {
 	if (ex->query->single_row)
 		require_single_group(ex);
+	if (ex->units)
+		sagg_batch_units_close(ex);
 	if (ex->stream->mode == SAGG_UPDATE)
 		emit_changed(ex);
-	else
+	else if (ex->units == NULL)
 		sagg_groups_emit(ex);
-	sagg_groups_store(ex);
+	if (ex->units == NULL)
+		sagg_groups_store(ex);
 }
 
 /*

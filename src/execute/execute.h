@@ -37,6 +37,24 @@ typedef struct SaggStoreBudget
 	void	   *arg;
 } SaggStoreBudget;
 
+/* what units that leave memory have cost; see store_page.c */
+typedef struct SaggPaging
+{
+	int64		loads;			/* units that were read from the log */
+	int64		evictions;		/* units that left memory */
+	int64		spills;			/* of them, with changes of a batch */
+} SaggPaging;
+
+/* the state of a stream, in memory and not */
+typedef struct SaggStateSize
+{
+	int64		groups;
+	int64		bytes;			/* about, as if all were in memory */
+	int64		units;
+	int64		units_out;		/* of them, those that are in the log only */
+	int64		bytes_out;		/* of them */
+} SaggStateSize;
+
 /* store.c */
 extern SaggStore *sagg_store_open(dsa_handle *handle, int tranche_id,
 								  const SaggStoreBudget *budget,
@@ -46,10 +64,15 @@ extern void sagg_store_discard(dsa_handle *handle);
 extern void sagg_store_publish(SaggStore *store);
 
 /* store_undo.c */
-extern void sagg_store_undo(SaggStore *store);
+extern bool sagg_store_undo(SaggStore *store);
 
 /* store_access.c */
-extern void sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes);
+extern void sagg_store_statistics(SaggStore *store, SaggStateSize *size);
+
+/* store_page.c */
+extern void sagg_store_bound(SaggStore *store, Size bound);
+extern void sagg_store_evict(SaggStore *store);
+extern SaggPaging sagg_store_paging(const SaggStore *store);
 
 /* store_private.c */
 extern SaggStore *sagg_store_private(const char *stream, int64 log_bytes,
@@ -65,6 +88,7 @@ typedef struct SaggStoreAudit
 	int64		allocated_objects;
 	int64		reachable_objects;	/* directories, tables, slot arrays,
 									 * versions */
+	int64		units_out;		/* units that are not in memory */
 }			SaggStoreAudit;
 
 extern bool sagg_store_audit(dsa_handle handle, SaggStoreAudit * audit);
@@ -86,6 +110,12 @@ extern void sagg_execution_open_windows(SaggExecution *execution);
 extern void sagg_execution_output(SaggExecution *execution, SaggOutput *output);
 extern void sagg_execution_output_end(SaggOutput *output);
 extern void sagg_execution_end(SaggExecution *execution);
+
+/* state_access.c */
+typedef void (*SaggReadUnitFn) (void *arg, const SaggStateAccess *state,
+								const SaggStateUnit *unit);
+extern void sagg_execution_read_units(SaggExecution *execution, SaggReadUnitFn read,
+									  SaggReadUnitFn spill, void *arg);
 
 /* kept_plans.c */
 extern struct SaggKeptPlans *sagg_kept_plans_make(MemoryContext memory);

@@ -158,6 +158,8 @@ typedef struct SaggAggState
 typedef struct SaggAggCall
 {
 	const SaggAgg *agg;
+	bool		combines;		/* states can be combined, and the call is
+								 * ready for it */
 	SaggInlineKind kind;
 	Oid			transtype;
 	int16		translen;
@@ -183,7 +185,7 @@ typedef struct SaggAggCall
 } SaggAggCall;
 
 /* aggregates.c */
-extern SaggAggCall *sagg_aggregates_init(const SaggQuery *query);
+extern SaggAggCall *sagg_aggregates_init(const SaggQuery *query, bool combine);
 
 /* a tuple of a set */
 typedef struct SaggInputSlot
@@ -235,6 +237,10 @@ typedef struct SaggGroup
 	int64		start;			/* start of its window */
 	uint32		hash;			/* hash in the store, with the partition */
 	bool		changed;
+	bool		deferred;		/* "states" are those of the batch alone, and
+								 * "stored" is not known yet; see
+								 * batch_units.c */
+	struct SaggGroup *next;		/* next group of its unit, there */
 	SaggStored	stored;			/* its version in the store, if it has one */
 	Datum	   *keys;
 	bool	   *keynulls;
@@ -302,6 +308,12 @@ struct SaggExecution
 	AggState   *aggstate;		/* what aggregate functions see as context */
 	ExprContext *aggcontext;	/* lives as long as the execution */
 	ExprContext *tmpcontext;	/* reset by each row */
+	ExprContext *unitcontext;	/* replaces tmpcontext while a unit is read;
+								 * NULL = none has been */
+	SaggReadUnitFn read_unit;	/* reads units that are not in memory; or NULL */
+	SaggReadUnitFn spill_unit;	/* hands units to CHECKPOINT that leave memory
+								 * before the commit */
+	void	   *read_arg;
 	ExprContext *groupcontext;	/* for direct arguments: its scan tuple has
 								 * window and keys of the group being emitted;
 								 * NULL = there are none */
@@ -316,6 +328,9 @@ struct SaggExecution
 	SaggKeyCall *keys;
 	Datum	   *row_keys;		/* keys of the current row */
 	bool	   *row_keynulls;
+	struct SaggBatchUnits *units;	/* groups by unit, if units leave memory;
+									 * or NULL */
+	bool		defers;			/* groups can be deferred */
 	struct grouptab_hash *groups;
 	uint64		next_slot;		/* of the walk over them */
 	StringInfoData entry;		/* scratch */
@@ -648,5 +663,6 @@ extern bool sagg_try_finish_group(SaggExecution *ex, const SaggGroup *group,
 /* state_access.c */
 extern void sagg_state_access_init(SaggExecution *ex);
 extern void sagg_check_partition(uint32 hash, int partition);
+extern bool sagg_entry_is_stale(const SaggExecution *ex, const SaggStateUnit *unit, int64 start);
 
 #endif							/* SAGG_EXECUTE_INTERNAL_H */

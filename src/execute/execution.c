@@ -19,6 +19,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "batch_units.h"
 #include "event_times.h"
 #include "pass_rows.h"
 #include "execute/window/session_windows.h"
@@ -29,6 +30,21 @@ typedef struct BatchReceiver
 	SaggExecution *ex;
 	SaggRows   *rows;			/* NULL = rows are taken one by one */
 } BatchReceiver;
+
+/*
+ * Returns whether states of the batch's groups can be combined with those in
+ * the store.  Without GROUP BY it matters early whether there are any.
+ */
+static bool
+all_combine(const SaggExecution *ex)
+{
+	for (int i = 0; i < ex->query->naggs; i++)
+	{
+		if (!ex->aggs[i].combines)
+			return false;
+	}
+	return !ex->query->single_row;
+}
 
 /*
  * Begin a batch of "stream" against "store". "query", "plan" and "stream" must
@@ -58,12 +74,17 @@ sagg_execution_begin(SaggStore *store, const SaggStream *stream,
 	ex->aggstate = makeNode(AggState);
 	ex->aggstate->curaggcontext = ex->aggcontext;
 	ex->aggstate->tmpcontext = ex->tmpcontext;
-	ex->aggs = sagg_aggregates_init(query);
+	ex->aggs = sagg_aggregates_init(query, sagg_store_is_bounded(store));
 	sagg_input_state_final_init(ex);
 	initStringInfo(&ex->entry);
 	sagg_group_memory_init(ex, ex->aggcontext->ecxt_per_tuple_memory);
 	ex->row_bound = PG_INT64_MAX;
 	sagg_groups_init(ex);
+	if (sagg_store_is_bounded(store) && query->kind == SAGG_AGGREGATION)
+	{
+		ex->units = sagg_batch_units_init();
+		ex->defers = all_combine(ex);
+	}
 	if (ex->methods->init)
 		ex->methods->init(ex);
 	sagg_emit_init(ex);
@@ -282,6 +303,9 @@ sagg_execution_end(SaggExecution *ex)
 	}
 	if (ex->groupcontext)
 		FreeExprContext(ex->groupcontext, true);
+	if (ex->unitcontext)
+		FreeExprContext(ex->unitcontext, true);
+	sagg_store_fetch_by(ex->store, NULL, NULL);
 	FreeExprContext(ex->tmpcontext, true);
 	FreeExprContext(ex->aggcontext, true);
 	MemoryContextDelete(ex->memory);

@@ -17,6 +17,7 @@
 #include "utils/datum.h"
 #include "utils/memutils.h"
 
+#include "batch_units.h"
 #include "execute/window/session_windows.h"
 
 /* how many slots ahead of a walk over all groups these are prefetched */
@@ -132,10 +133,13 @@ make_group(SaggExecution *ex, SaggGroup *probe)
 	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 	SaggStored	stored;
 	SaggGroup  *group;
+	bool		deferred;
 
 	probe->hash = sagg_keys_place(ex, probe->hash, probe->start, probe->keys, probe->keynulls);
 	MemoryContextSwitchTo(old);
-	stored = sagg_groups_stored(ex, probe);
+	deferred = sagg_group_is_deferred(ex, probe) &&
+		sagg_keys_fit(ex, probe->keys, probe->keynulls);
+	stored = deferred ? SAGG_NOT_STORED : sagg_groups_stored(ex, probe);
 	if (!sagg_is_stored(stored) && !sagg_keys_fit(ex, probe->keys, probe->keynulls))
 		return NULL;
 	old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
@@ -143,6 +147,9 @@ make_group(SaggExecution *ex, SaggGroup *probe)
 	group->start = probe->start;
 	group->hash = probe->hash;
 	group->stored = stored;
+	group->deferred = deferred;
+	if (ex->units)
+		sagg_batch_units_add(ex->units, group);
 	if (sagg_is_stored(stored))
 	{
 		SaggEntry	entry = sagg_store_entry(ex->store, stored);
@@ -235,6 +242,8 @@ void
 sagg_groups_forget(SaggExecution *ex)
 {
 	grouptab_reset(ex->groups);
+	if (ex->units)
+		sagg_batch_units_forget(ex->units);
 	ReScanExprContext(ex->aggcontext);
 }
 

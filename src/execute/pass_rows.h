@@ -23,7 +23,7 @@ extern bool sagg_seen_key(SaggExecution *ex, int64 time, const Datum *values,
 						  const bool *nulls);
 extern void sagg_seen_keys_store(SaggExecution *ex);
 extern void sagg_seen_keys_forget(SaggExecution *ex);
-extern void sagg_seen_key_restore(SaggExecution *ex, int partition,
+extern void sagg_seen_key_restore(SaggExecution *ex, const SaggStateUnit *unit,
 								  const char *entry, Size len);
 
 #endif							/* SAGG_PASS_ROWS_H */

@@ -171,15 +171,15 @@ explain_groups(StringInfo text, const SaggInspection *inspection)
 static void
 explain_state(StringInfo text, const SaggInspection *inspection)
 {
-	int64		groups;
-	int64		bytes;
+	SaggStateSize size;
 
-	sagg_store_statistics(inspection->store, &groups, &bytes);
+	sagg_store_statistics(inspection->store, &size);
 	if (inspection->query->kind == SAGG_ROWS)
 		line(text, "  State: none");
-	else if (groups > 0)
+	else if (size.groups > 0)
 		line(text, "  State: " INT64_FORMAT " %s of " INT64_FORMAT " bytes each, " INT64_FORMAT " kB; " INT64_FORMAT " kB in the log",
-			 groups, groups == 1 ? "group" : "groups", bytes / groups, (bytes + 1023) / 1024,
+			 size.groups, size.groups == 1 ? "group" : "groups", size.bytes / size.groups,
+			 (size.bytes + 1023) / 1024,
 			 (inspection->log_bytes + 1023) / 1024);
 	else
 		line(text, "  State: no groups; one would take about " INT64_FORMAT " bytes",

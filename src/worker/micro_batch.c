@@ -158,8 +158,42 @@ begin_transaction(SaggReading *reading, const SaggPlan *plan)
 }
 
 /*
+ * Read a unit of the state that is not in memory.  A SaggReadUnitFn; "arg" is the run.
+ */
+static void
+read_unit(void *arg, const SaggStateAccess *state, const SaggStateUnit *unit)
+{
+	SaggStreamRun *run = arg;
+
+	sagg_checkpoint_restore_unit(run->checkpoint, run->progress, state, unit);
+}
+
+/*
+ * Hand a unit to CHECKPOINT before it leaves memory.  A SaggReadUnitFn.
+ */
+static void
+spill_unit(void *arg, const SaggStateAccess *state, const SaggStateUnit *unit)
+{
+	SaggStreamRun *run = arg;
+
+	sagg_checkpoint_spill(run->checkpoint, run->progress, run->plan->batch, state, unit);
+}
+
+/*
+ * Returns how much memory the state of a stream may take before units leave.
+ */
+static Size
+state_memory(const SaggStream *stream)
+{
+	int			kb = stream->options.has_state_memory ? stream->options.state_memory_kb :
+	sagg_state_memory_kb;
+
+	return kb < 0 ? SIZE_MAX : (Size) kb * 1024;
+}
+
+/*
  * Begin EXECUTE on the state store as of the last commit: the one in shared memory
- * if that is intact, else one that is restored from the checkpoint.
+ * if that is intact, else one that reads units from the checkpoint when it needs them.
  */
 static SaggExecution *
 begin_execution(SaggStreamRun *run, SaggQuery *query)
@@ -184,13 +218,30 @@ begin_execution(SaggStreamRun *run, SaggQuery *query)
 		run->fingerprint = query->store_fingerprint;
 		run->identity = query->state_identity;
 	}
+	sagg_store_bound(run->store, state_memory(run->stream));
 	execution = sagg_execution_begin(run->store, run->stream, query, run->plan);
 	SAGG_FAILPOINT("execute.begun");
+	sagg_execution_read_units(execution, read_unit, spill_unit, run);
 	if (fresh)
-		sagg_checkpoint_restore(run->checkpoint, run->progress,
-								sagg_execution_state(execution));
+		sagg_checkpoint_restore_units(run->checkpoint, run->progress,
+									  sagg_execution_state(execution));
 	run->store_undoable = true;
 	return execution;
+}
+
+/*
+ * Memory is limited by the store's budget; what has left it counts as well.
+ */
+static void
+check_state_size(const SaggStreamRun *run)
+{
+	SaggStateSize size;
+
+	if (sagg_max_stream_state_kb < 0)
+		return;
+	sagg_store_statistics(run->store, &size);
+	if (size.units_out > 0)
+		sagg_state_check_size(run->slot, size.bytes);
 }
 
 /*
@@ -209,6 +260,7 @@ execute(SaggStreamRun *run, const SaggQuery *query, SaggExecution *execution,
 	if (commit->max_time != DT_NOBEGIN)
 		sagg_times_found(run, commit->times, commit->ntimes, run->plan->batch_time);
 	commit->max_time = Max(commit->max_time, run->progress->max_time);
+	check_state_size(run);
 	SAGG_FAILPOINT("execute.done");
 }
 
@@ -379,6 +431,7 @@ process_part(Part *part)
 	part->failed_in_row = sagg_execution_failed_in_row(execution);
 	sagg_keep_late_records(run, &late, rejections, commit);
 	commit->last = sagg_last_records(run, &commit->nlast);
+	commit->counts.units_read = sagg_store_paging(run->store).loads;
 	leave_stage(&part->clock, commit);
 	sagg_checkpoint_commit(run->checkpoint, run->progress, plan, commit,
 						   sagg_execution_state(execution));
@@ -486,6 +539,7 @@ publish_part(Part *part)
 	SaggStreamRun *run = part->run;
 
 	sagg_store_publish(run->store);
+	sagg_store_evict(run->store);
 	run->store_undoable = true;
 	SAGG_FAILPOINT("publish.done");
 	sagg_checkpoint_published(run->checkpoint);

@@ -27,7 +27,7 @@
 PG_FUNCTION_INFO_V1(stream_agg_stat_streams);
 PG_FUNCTION_INFO_V1(stream_agg_stat_partitions);
 
-#define STAT_STREAMS_COLUMNS	15
+#define STAT_STREAMS_COLUMNS	18
 #define STAT_PARTITIONS_COLUMNS 8
 
 /* older ends of partitions are not shown, unless the stream runs */
@@ -73,13 +73,12 @@ sagg_publish_statistics(SaggStreamRun *run)
 {
 	SaggSlot   *slot = run->slot;
 	const SaggProgress *progress = run->progress;
-	int64		rows = 0;
-	int64		bytes = 0;
+	SaggStateSize size = {0};
 	Size		memory = 0;
 
 	if (run->store)
 	{
-		sagg_store_statistics(run->store, &rows, &bytes);
+		sagg_store_statistics(run->store, &size);
 		memory = sagg_store_size(run->store);
 	}
 
@@ -94,8 +93,11 @@ sagg_publish_statistics(SaggStreamRun *run)
 	if (!slot->known)
 		slot->first = slot->tally;
 	slot->known = true;
-	slot->state_rows = rows;
-	slot->state_bytes = bytes;
+	slot->state_rows = size.groups;
+	slot->state_bytes = size.bytes;
+	slot->state_bytes_out = size.bytes_out;
+	slot->state_units = size.units;
+	slot->state_units_out = size.units_out;
 	slot->state_memory = memory;
 	slot->npartitions = Min(progress->npositions, sagg_max_partitions);
 	for (int i = 0; i < slot->npartitions; i++)
@@ -281,6 +283,9 @@ put_stream(ReturnSetInfo *rsinfo, const SaggSlot *slot, Oid read_by)
 	values[8] = ObjectIdGetDatum(read_by);
 	nulls[8] = !OidIsValid(read_by);
 	put_troubles(slot, values + 9, nulls + 9);
+	values[15] = Int64GetDatum(slot->state_bytes_out);
+	values[16] = Int64GetDatum(slot->state_units);
+	values[17] = Int64GetDatum(slot->state_units_out);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

@@ -197,11 +197,15 @@ handle_error(SaggReading *reading, const ErrorData *error, bool searching)
 static void
 recover_store(SaggStreamRun *run, bool lasting)
 {
-	if (run->store && run->store_undoable && !lasting)
-		sagg_store_undo(run->store);
-	else if (run->store || lasting)
+	bool		undone = run->store && run->store_undoable && !lasting &&
+	sagg_store_undo(run->store);
+
+	if (!undone && (run->store || lasting))
 	{
-		/* restored in half, or of a batch that is committed already */
+		/*
+		 * restored in half, or of a batch that is committed already, or not
+		 * all there
+		 */
 		if (run->store)
 			sagg_store_close(run->store);
 		run->store = NULL;

@@ -86,8 +86,9 @@ $node->safe_psql('postgres', q{
 	UPDATE stream_agg.state SET data = set_byte(data, length(data) - 3, get_byte(data, length(data) - 3) # 4)
 	 WHERE (partition, batch, seq) = (SELECT partition, batch, seq FROM stream_agg.state ORDER BY 1, 2, 3 LIMIT 1);
 	SELECT stream_agg.start_stream('fenced')});
-$broker->produce('events', record(1, 1));
-my $blob = $node->safe_psql('postgres', q{SELECT format('partition %s, micro-batch %s, seq %s', partition, batch, seq)
+# units are read when they are needed: all keys
+$broker->produce('events', map { record($_, 1) } 0 .. 4);
+my $blob = $node->safe_psql('postgres', q{SELECT format('partition %s, unit %s, micro-batch %s, seq %s', partition, unit, batch, seq)
 	FROM stream_agg.state ORDER BY partition, batch, seq LIMIT 1});
 my ($status, $out, $err) = $node->psql('postgres', q{SELECT stream_agg.process_available('fenced')});
 isnt($status, 0, 'process_available raises');

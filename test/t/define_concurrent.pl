@@ -109,7 +109,7 @@ $one = session();
 run_in($one, 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM stream_agg.offsets;');
 $node->safe_psql('postgres', q{
 	INSERT INTO stream_agg.offsets VALUES ('old', 0, '{}', now(), now());
-	INSERT INTO stream_agg.state VALUES ('old', 0, 0, 0, true, '')});
+	INSERT INTO stream_agg.state VALUES ('old', 0, 0, 0, 0, true, 0, 0, 0, '')});
 run_in($one, "SELECT stream_agg.drop_stream('old'); COMMIT;");
 is(finish($one), '', 'a stream is dropped under an old snapshot');
 is($node->safe_psql('postgres', q{

@@ -30,7 +30,7 @@ my %long = (
 	stop_stream => 'stop_stream and ERROR');
 my $sets = 5;
 
-# [place, where it is, hit].  Before or after COMMIT; when a session opens; when
+# [place, where it is, hit, bounded].  Bounded: of a state that may not be in memory.  Before or after COMMIT; when a session opens; when
 # the state is restored; when an ERROR is undone; when a store that a FATAL has
 # left is undone by the next worker, or, where it ended in the middle of a change,
 # discarded.
@@ -70,7 +70,21 @@ my @points = (
 	['publish.version',           'after'],
 	['publish.middle',            'after'],
 	['publish.done',              'after'],
-	['batch.done',                'after']);
+	['batch.done',                'after'],
+	['store.fetch_before',        'before', 1, 1],
+	['restore.blob',              'before', 2, 1],
+	['store.fetched',             'before', 2, 1],
+	['store.changed',             'before', 1, 1],
+	['checkpoint.spilled',        'before', 2, 1],
+	['execute.unit_spilled',      'before', 2, 1],
+	['store.unit_left',           'before', 2, 1],
+	['store.units_moved',         'before'],
+	['checkpoint.blobs_inserted', 'before', 1, 1],
+	['commit.before',             'before', 1, 1],
+	['undo.left',                 'left', 1, 1],
+	['publish.middle',            'after', 1, 1],
+	['publish.done',              'after', 1, 1]);
+sub title { my $point = shift; return $point->[0] . ($point->[3] ? ', bounded' : ''); }
 my $counted = 'SELECT k, count(*) AS n, sum(v) AS total FROM events WHERE v <> 13 GROUP BY k';
 my %modes = (
 	append => [ q{SELECT stream_agg.tumble(ts, '20 seconds', '2026-01-01 00:00:10Z') AS win, k, count(*) AS n, sum(v) AS total
@@ -260,6 +274,8 @@ sub fail_by_error
 	{
 		my ($handle, $in_batch, $batch, $bytes, $objects, $reachable) = @{ $after{$stream} }[ 1 .. 6 ];
 		my @was = @{ $before->{$stream} }[ 1 .. 4 ];
+		# units that have been read since then stay
+		my $same = $before->{$stream}->[8] eq $after{$stream}->[8];
 		if ($handle ne '')
 		{
 			my $undone = $point{$stream}->[1] !~ /undo|left|discard/;
@@ -267,7 +283,7 @@ sub fail_by_error
 			# a store that is only half undone is marked, and so discarded
 			$bad{$stream} = "in batch: $in_batch, $objects objects, $reachable reachable"
 			  if $undone ? $in_batch eq 't' || $objects != $reachable : $in_batch eq 'f';
-			if ($undone && $handle eq $was[0] && $batch == $was[2])
+			if ($undone && $same && $handle eq $was[0] && $batch == $was[2])
 			{
 				$compared++;
 				$bad{$stream} = "undo: $was[3] bytes became $bytes" if $bytes != $was[3];
@@ -331,6 +347,16 @@ my %failure = (
 		return ();
 	});
 
+# Whether state may stay in memory.
+sub bound
+{
+	my $memory = shift() ? '0' : '-1';
+	$node->safe_psql('postgres', join('; ', map { "SELECT FROM stream_agg.alter_stream('$_', options => '{\"state_memory\": \"$memory\"}')" } @streams));
+	produce();
+	process($node, $_) for @streams;
+	return;
+}
+
 # --- all rounds
 produce() for 1 .. 8;
 my %idle = map { $_ => [ $_, 0, '', 0, '' ] } @streams;
@@ -343,8 +369,12 @@ my $started = time;
 ACTION: for my $action (@actions)
 {
 	my @left = @points;
+	my $bounded = 0;
 	while (my @round = splice(@left, 0, $sets))
 	{
+		# those of a bounded state are the last ones
+		unshift(@left, pop @round) while ($round[0]->[3] // 0) != ($round[-1]->[3] // 0);
+		bound($bounded = $round[0]->[3] // 0) if $bounded != ($round[0]->[3] // 0);
 		my %point;
 		for my $set (1 .. @round) { $point{$_} = $round[ $set - 1 ] for streams_of($set); }
 
@@ -368,16 +398,17 @@ ACTION: for my $action (@actions)
 			my $leaked = $handle ne '' && $handle ne $after{$stream}->[1] && $action !~ /SIGKILL|stop/
 			  && $node->safe_psql('postgres', "SELECT failpoint_segment($handle)") eq 't';
 			my @what = grep { defined && $_ ne '' } $bad{$stream}, $wrong{$stream}->[1], $leaked ? 'segment left' : undef;
-			$result{ $point{$stream}->[0] }{$action}{ $mode_of{$stream} } = join(', ', @what);
+			$result{ title($point{$stream}) }{$action}{ $mode_of{$stream} } = join(', ', @what);
 		}
 		my $failed = $node->safe_psql('postgres',
 			q{SELECT string_agg(stream || ': ' || last_error, E'\n') FROM pg_stat_stream_agg WHERE state = 'failed'});
 		if ($failed ne '') { diag($failed); last ACTION; }
 	}
+	bound(0);
 }
 my $took = time - $started;
 
-for my $point (map { $_->[0] } @points)
+for my $point (map { title($_) } @points)
 {
 	for my $action (@actions)
 	{
@@ -391,7 +422,7 @@ for my $point (map { $_->[0] } @points)
 # the table: a column for each failure, in it the modes in this order
 note('table: each cell: ' . join(' ', @modes));
 note(join(' ', sprintf('table: %-26s', 'failure at'), map { sprintf '%-14s', $_ } @actions));
-for my $point (map { $_->[0] } @points)
+for my $point (map { title($_) } @points)
 {
 	note(join(' ', sprintf('table: %-26s', $point), map { my $action = $_;
 		sprintf '%-14s', join(' ', map { ($result{$point}{$action}{$_} // 'not run') eq '' ? 'ok' : 'NOT OK' } @modes) } @actions));
@@ -400,7 +431,14 @@ for my $point (map { $_->[0] } @points)
 cmp_ok($compared, '>=', @modes * 10, "bytes of the state store were compared before and after an undo ($compared times)");
 note(sprintf '%d cells in %.0f s, %d records', @points * @actions * @modes, $took, $produced);
 
-# --- a store that a worker has left in a batch
+# --- a store that a worker has left in a batch; what a batch reads from the log stays in
+# memory, so all of the state is there before
+while (my %audit = audit())
+{
+	last unless grep { $audit{$_}[8] > 0 } streams_of(1);
+	produce();
+	process($node, $_) for streams_of(1);
+}
 for my $case ([ 'execute.done', 1, 1 ], [ 'store.changed', 2, 1 ], [ 'store.changing', 2, 0 ])
 {
 	my ($point, $hit, $undone) = @$case;

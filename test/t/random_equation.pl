@@ -249,6 +249,7 @@ sub make_stream
 	}
 	elsif (!defined $stream->{bound} && $rng->(5) == 0) { $stream->{least} = one_of(2, 10); }
 	$stream->{patient} = 1 if defined $stream->{delay} && $rng->(4) == 0;
+	$stream->{memory} = one_of('0', '1kB', '4kB', '30kB', '300kB') if $rng->(2);
 	$stream->{policy} = one_of(@policies) if $topic->{garbage} || $stream->{poison} || $rng->(3) == 0;
 	return $stream;
 }
@@ -267,6 +268,7 @@ sub create_stream
 	# these make no difference to the result
 	push @options, '"idle_timeout": "1 day"' if $stream->{patient};
 	push @options, '"min_offsets_per_trigger": ' . $stream->{least} if $stream->{least};
+	push @options, "\"state_memory\": \"$stream->{memory}\"" if defined $stream->{memory};
 	push @arguments, "reader => '$stream->{reader}'" if $stream->{reader};
 	push @arguments, 'event_time => \'ts\'' if $stream->{event_time};
 	push @arguments, "options => '{" . join(', ', @options) . "}'" if @options;

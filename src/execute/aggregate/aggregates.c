@@ -420,10 +420,11 @@ init_combination(SaggAggCall *call, AggInfo *info, Oid aggowner)
 
 /*
  * Make the aggregates of a query callable; allocated in the current context.
- * Checks that the current user may execute them.
+ * Checks that the current user may execute them.  "combine": make those that
+ * can combine states ready for it.
  */
 SaggAggCall *
-sagg_aggregates_init(const SaggQuery *query)
+sagg_aggregates_init(const SaggQuery *query, bool combine)
 {
 	SaggAggCall *calls = palloc0(sizeof(SaggAggCall) * Max(query->naggs, 1));
 
@@ -446,11 +447,16 @@ sagg_aggregates_init(const SaggQuery *query)
 		init_transition(call, &info, aggowner);
 		init_final(call, &info, aggowner);
 		if (call->agg->keeps_inputs)
+		{
 			call->input_state = sagg_input_state_init(call);
+			call->combines = true;
+		}
 		else
 		{
+			call->combines = SAGG_WINDOW_COMBINES(&query->window) ||
+				(combine && combines(&info, aggref));
 			init_storage(call, &info, aggowner);
-			if (info.transtype == INTERNALOID || SAGG_WINDOW_COMBINES(&query->window))
+			if (info.transtype == INTERNALOID || call->combines)
 				init_combination(call, &info, aggowner);
 			call->kind = sagg_inline_kind(call, info.form->aggcombinefn);
 			call->combine_inline = sagg_inline_combines(call);

@@ -9,8 +9,9 @@
  *
  * A stored key is an entry like that of a group (entry.c), with its expiry in
  * place of the window's start.  Keys are stored in units by expiry, each for
- * one step of time: the unit that starts at s has the keys that expire after s
- * and not after s + step.  So expired keys are freed unit by unit, like closed
+ * one step of time: the unit of the step that ends at e has the keys that
+ * expire after e - step and not after e.  It starts at e - 1, so that its end
+ * stays the same when the delay changes.  So expired keys are freed unit by unit, like closed
  * windows, without a search.  A step is a quarter of the delay: as live keys
  * expire within two delays, a lookup goes through about nine units.  Keys of
  * records from the future expire later, and share a unit with a longer time:
@@ -36,6 +37,7 @@
 
 /* the delay has this many steps */
 #define STEPS_OF_DELAY	4
+#define UNIT_SIZE		INT64CONST(1)	/* microseconds; as the store has it */
 #define LEAST_STEP		INT64CONST(1000)	/* microseconds */
 #define GREATEST_STEP	(INT64CONST(365) * USECS_PER_DAY)
 
@@ -75,7 +77,8 @@ struct SaggSeenKeys
 {
 	MemoryContext memory;		/* memory of the keys */
 	seentab_hash *table;
-	SaggWindow	window;			/* the step, as the store has it */
+	int64		step;			/* see expiry_step */
+	SaggWindow	window;			/* the end of a unit, as the store has it */
 };
 
 static bool
@@ -123,7 +126,7 @@ step_start(int64 expires, int64 size)
 static int64
 unit_start(const SaggExecution *ex, int64 expires, TimestampTz watermark)
 {
-	int64		step = ex->seen->window.size;
+	int64		step = ex->seen->step;
 	int64		size = step;
 	int64		distance;
 	int64		end;
@@ -138,7 +141,7 @@ unit_start(const SaggExecution *ex, int64 expires, TimestampTz watermark)
 	/* the very last step is for expiries that no other step covers */
 	if (pg_add_s64_overflow(step_start(expires, size), size, &end) || end > END_TIMESTAMP)
 		end = step_start(END_TIMESTAMP, step) + step;
-	return end - step;
+	return end - UNIT_SIZE;
 }
 
 /*
@@ -167,7 +170,8 @@ sagg_seen_keys_init(SaggExecution *ex)
 	seen->table = seentab_create(ex->memory, 1024, ex);
 	sagg_group_memory_init(ex, seen->memory);
 	seen->window.kind = SAGG_WINDOW_TUMBLE;
-	seen->window.size = expiry_step(ex->stream->watermark_delay);
+	seen->window.size = UNIT_SIZE;
+	seen->step = expiry_step(ex->stream->watermark_delay);
 	return seen;
 }
 
@@ -195,6 +199,28 @@ entry_matches(SaggExecution *ex, SaggEntry entry, int64 expires)
 }
 
 /*
+ * Returns whether a unit of the store has the execution's scratch keys, and
+ * they have not expired; sets when they do.  Leaves garbage in the current
+ * context.
+ */
+static bool
+find_in_unit(SaggExecution *ex, const SaggUnit *unit, uint32 hash, int64 *expires)
+{
+	uint32		step = 0;
+	SaggStored	stored;
+
+	while (sagg_unit_probe(ex->store, unit, hash, &step, &stored))
+	{
+		SaggEntry	entry = sagg_store_entry(ex->store, stored);
+
+		memcpy(expires, entry.data, sizeof(*expires));
+		if (*expires > ex->plan->watermark && entry_matches(ex, entry, *expires))
+			return true;
+	}
+	return false;
+}
+
+/*
  * Returns whether the store has the execution's scratch keys, and they have
  * not expired; sets when they do.
  */
@@ -207,18 +233,7 @@ find_stored(SaggExecution *ex, uint32 hash, int64 *expires)
 
 	sagg_scan_partition(&scan, ex->store, SAGG_PARTITION_OF(hash));
 	while (!found && sagg_scan_next_unit(&scan))
-	{
-		uint32		step = 0;
-		SaggStored	stored;
-
-		while (!found && sagg_unit_probe(ex->store, scan.unit, hash, &step, &stored))
-		{
-			SaggEntry	entry = sagg_store_entry(ex->store, stored);
-
-			memcpy(expires, entry.data, sizeof(*expires));
-			found = *expires > ex->plan->watermark && entry_matches(ex, entry, *expires);
-		}
-	}
+		found = find_in_unit(ex, scan.unit, hash, expires);
 	MemoryContextSwitchTo(old);
 	return found;
 }
@@ -307,13 +322,15 @@ sagg_seen_keys_store(SaggExecution *ex)
 }
 
 /*
- * Put an entry of the log into the store, at once and not undoable.  Leaves
+ * Put an entry of the log into its unit, at once and not undoable.  Leaves
  * garbage in the current context.
  */
 void
-sagg_seen_key_restore(SaggExecution *ex, int partition, const char *data, Size len)
+sagg_seen_key_restore(SaggExecution *ex, const SaggStateUnit *unit, const char *data, Size len)
 {
 	SaggGroup	group = {.keys = ex->row_keys, .keynulls = ex->row_keynulls};
+	const SaggUnit *present;
+	int64		start;
 	int64		expires;
 	uint32		hash;
 
@@ -321,8 +338,13 @@ sagg_seen_key_restore(SaggExecution *ex, int partition, const char *data, Size l
 	sagg_entry_read(ex, &group, data, len, false);
 	hash = sagg_keys_place(ex, sagg_keys_hash(ex, 0, group.keys, group.keynulls), 0,
 						   group.keys, group.keynulls);
-	sagg_check_partition(hash, partition);
-	if (group.start > ex->plan->watermark && !find_stored(ex, hash, &expires))
-		sagg_store_load(ex->store, unit_start(ex, group.start, ex->plan->watermark), hash,
-						SAGG_NOT_STORED, data, len);
+	sagg_check_partition(hash, unit->partition);
+	start = unit->start == SAGG_SHARED_UNIT ? unit_start(ex, group.start, ex->plan->watermark) :
+		unit->start;
+	present = sagg_store_unit(ex->store, unit->partition, start);
+	if (group.start > sagg_window_end(&ex->seen->window, start))
+		sagg_codec_corrupt("It expires at another time than the entries of its unit.");
+	if (group.start > ex->plan->watermark && !sagg_entry_is_stale(ex, unit, start) &&
+		(present == NULL || !find_in_unit(ex, present, hash, &expires)))
+		sagg_store_load(ex->store, start, hash, SAGG_NOT_STORED, data, len);
 }

@@ -36,6 +36,7 @@ make_handle(dsm_segment *segment)
 
 	store->segment = segment;
 	store->header = dsm_segment_address(segment);
+	store->bound = SIZE_MAX;
 	store->memory = AllocSetContextCreate(TopMemoryContext, "stream_agg undo",
 										  ALLOCSET_DEFAULT_SIZES);
 	return store;
@@ -189,8 +190,11 @@ sagg_store_close(SaggStore *store)
 	dsa_detach(store->area);
 	dsm_detach(store->segment);
 	MemoryContextDelete(store->memory);
-	if (store->due)
-		pfree(store->due);
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	{
+		if (store->due[p].items)
+			pfree(store->due[p].items);
+	}
 	pfree(store);
 }
 
@@ -236,6 +240,9 @@ sagg_store_begin(SaggStore *store, int64 batch, const SaggWindow *window)
 	store->window = *window;
 	store->bounds = sagg_window_bounds(&store->window);
 	store->close_before = DT_NOBEGIN;
+	memset(&store->paging, 0, sizeof(store->paging));
+	if (sagg_store_is_bounded(store))
+		sagg_store_measure(store);
 }
 
 /*
@@ -304,7 +311,7 @@ sagg_store_next_end(SaggStore *store)
 
 	if (!store->bounds->fixed)
 		return next;
-	sagg_scan_store(&scan, store);
+	sagg_scan_known(&scan, store);
 	while (sagg_scan_next_unit(&scan))
 	{
 		if (!sagg_store_closes(store, scan.start))
@@ -325,9 +332,17 @@ sagg_store_forget_changes(SaggStore *store)
 	store->units = NULL;
 	store->nrecords = store->max_records = 0;
 	store->nunits = store->max_units = 0;
+	store->sought = false;
+	store->candidates = NULL;
+	store->ncandidates = store->next_candidate = 0;
 	store->buried = NULL;
 	store->nburied = store->max_buried = 0;
+	memset(store->first_unit, 0, sizeof(store->first_unit));
+	memset(store->last_unit, 0, sizeof(store->last_unit));
+	store->lost = false;
+	memset(store->sessions, 0, sizeof(store->sessions));
 	memset(store->buried_bytes, 0, sizeof(store->buried_bytes));
+	memset(store->buried_entries, 0, sizeof(store->buried_entries));
 	store->close_before = DT_NOBEGIN;
 }
 
@@ -339,7 +354,7 @@ evict_closed(SaggStore *store)
 {
 	SaggScan	scan;
 
-	sagg_scan_store(&scan, store);
+	sagg_scan_known(&scan, store);
 	while (sagg_scan_next_unit(&scan))
 	{
 		if (sagg_store_closes(store, scan.start))
@@ -359,9 +374,14 @@ sagg_store_publish(SaggStore *store)
 	store->header->undoable = false;
 	for (int64 i = 0; i < store->nrecords; i++)
 	{
-		SaggVersion *version = SAGG_VERSION(store, store->records[i].version);
-		dsa_pointer before = sagg_version_before(version);
+		SaggVersion *version;
+		dsa_pointer before;
 
+		/* of a unit that has left memory */
+		if (!DsaPointerIsValid(store->records[i].version))
+			continue;
+		version = SAGG_VERSION(store, store->records[i].version);
+		before = sagg_version_before(version);
 		if (DsaPointerIsValid(before))
 			dsa_free(store->area, before);
 		version->prev = InvalidDsaPointer;
@@ -369,11 +389,17 @@ sagg_store_publish(SaggStore *store)
 	}
 	for (uint32 i = 0; i < store->nunits; i++)
 	{
-		SaggUnit   *unit = SAGG_UNIT(store, store->units[i].unit);
+		SaggUnit   *unit;
 
+		if (!DsaPointerIsValid(store->units[i].unit))
+			continue;
+		unit = SAGG_UNIT(store, store->units[i].unit);
 		if (unit->resized && unit->former_nslots > 0)
 			dsa_free(store->area, unit->former_slots);
+		unit->spilled = false;
 		unit->touched = 0;
+		if (unit->log == SAGG_UNIT_MOVES)
+			unit->log = SAGG_UNIT_OWN;
 	}
 	store->header->touched = InvalidDsaPointer;
 	SAGG_FAILPOINT("publish.middle");

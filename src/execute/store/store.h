@@ -38,6 +38,9 @@ StaticAssertDecl(SAGG_STATE_PARTITIONS == 1 << (32 - SAGG_SEEDED_BITS),
 /* The entries of one window in one partition. */
 typedef struct SaggUnit SaggUnit;
 
+/* sessions of a partition; those of some hashes are apart (session_store.c) */
+#define SAGG_SESSIONS_UNIT		INT64CONST(0)
+
 /*
  * A version of an entry in a store.  It stays readable until the batch is
  * published or undone, also if the batch replaces or buries it.
@@ -90,6 +93,8 @@ typedef struct SaggScan
 
 	/* internal to the store */
 	SaggStore  *store;
+	bool		known;			/* units that are out are not read */
+	bool		shared;			/* those only that share a chain of the log */
 	int			partition;
 	int			last_partition;
 	uint64		place;			/* position in the unit */
@@ -120,13 +125,20 @@ extern Size sagg_store_overhead(void);
 extern SaggEntry sagg_store_entry(SaggStore *store, SaggStored stored);
 extern void sagg_store_prefetch(SaggStore *store, SaggStored stored);
 extern void sagg_scan_store(SaggScan *scan, SaggStore *store);
+extern void sagg_scan_shared(SaggScan *scan, SaggStore *store, int partition);
+extern void sagg_scan_known(SaggScan *scan, SaggStore *store);
 extern void sagg_scan_partition(SaggScan *scan, SaggStore *store, int partition);
 extern bool sagg_scan_next_unit(SaggScan *scan);
 extern void sagg_scan_unit(SaggScan *scan, SaggStore *store, SaggUnit *unit);
 extern bool sagg_scan_next(SaggScan *scan);
-extern bool sagg_store_next_change(SaggStore *store, int partition, int64 *place,
-								   SaggChange *change);
-extern Size sagg_store_live_bytes(SaggStore *store, int partition);
+
+/* store_log.c */
+extern bool sagg_unit_state(SaggStore *store, const SaggUnit *unit, SaggStateUnit *state);
+extern void sagg_store_units(SaggStore *store, SaggUnitFn fn, void *fnarg);
+extern bool sagg_store_next_change(SaggStore *store, const SaggStateUnit *unit,
+								   int64 *place, SaggChange *change);
+extern bool sagg_unit_has_chain(const SaggUnit *unit);
+extern void sagg_unit_set_chain(SaggUnit *unit);
 
 /* store_directory.c */
 extern SaggUnit *sagg_store_unit(SaggStore *store, int partition, int64 start);
@@ -144,10 +156,20 @@ extern void sagg_store_remove(SaggStore *store, int64 start, uint32 hash, SaggSt
 extern void sagg_store_load(SaggStore *store, int64 start, uint32 hash,
 							SaggStored old, const char *entry, Size len);
 
+/* store_page.c */
+extern void sagg_store_fetch_by(SaggStore *store, SaggUnitFn fetch, void *arg);
+extern void sagg_store_add_known(SaggStore *store, const SaggStateUnit *unit);
+extern bool sagg_store_is_bounded(const SaggStore *store);
+extern bool sagg_store_is_over(const SaggStore *store);
+extern bool sagg_unit_in_memory(const SaggUnit *unit);
+extern void sagg_unit_leave(SaggStore *store, SaggUnit *unit);
+extern void sagg_unit_drop(SaggStore *store, SaggUnit *unit);
+
 /* store_due.c */
-extern void sagg_due_prepare(SaggStore *store);
+extern bool sagg_due_prepare(SaggStore *store, int partition, int64 until);
+extern int64 sagg_due_first_of(const SaggStore *store, int partition);
 extern int64 sagg_due_first(const SaggStore *store);
 extern void sagg_due_add(SaggStore *store, int64 end, uint32 hash);
-extern uint32 *sagg_due_take(SaggStore *store, int64 until, int64 *n);
+extern uint32 *sagg_due_take(SaggStore *store, int partition, int64 until, int64 *n);
 
 #endif							/* SAGG_STORE_H */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * store_access.c
- *	  Reads a store: entries, walks over them, what a batch has changed.
+ *	  Reads a store: entries and walks over them.
  *
  * Never changes a store.
  *
@@ -37,14 +37,34 @@ sagg_store_prefetch(SaggStore *store, SaggStored stored)
 	__builtin_prefetch(version + 64);
 }
 
+/*
+ * Read what is out of a partition's sessions, which adds units.
+ */
 static void
-begin_scan(SaggScan *scan, SaggStore *store, int partition, int last_partition)
+enter_partition(SaggScan *scan, int partition)
+{
+	SaggStore  *store = scan->store;
+
+	if (sagg_has_sessions(store) && !scan->known)
+	{
+		SaggUnit   *unit = sagg_store_unit(store, partition, SAGG_SESSIONS_UNIT);
+
+		if (unit)
+			sagg_unit_use(store, unit);
+	}
+	scan->partition = partition;
+	scan->next_unit = store->header->partitions[partition].first;
+}
+
+static void
+begin_scan(SaggScan *scan, SaggStore *store, int partition, int last_partition, bool known)
 {
 	scan->store = store;
+	scan->known = known;
+	scan->shared = false;
 	scan->unit = NULL;
-	scan->partition = partition;
 	scan->last_partition = last_partition;
-	scan->next_unit = store->header->partitions[partition].first;
+	enter_partition(scan, partition);
 }
 
 /*
@@ -54,7 +74,17 @@ begin_scan(SaggScan *scan, SaggStore *store, int partition, int last_partition)
 void
 sagg_scan_store(SaggScan *scan, SaggStore *store)
 {
-	begin_scan(scan, store, 0, SAGG_STATE_PARTITIONS - 1);
+	begin_scan(scan, store, 0, SAGG_STATE_PARTITIONS - 1, false);
+}
+
+/*
+ * The same for who needs the units only, and entries of those that are in memory:
+ * those that are out stay out.
+ */
+void
+sagg_scan_known(SaggScan *scan, SaggStore *store)
+{
+	begin_scan(scan, store, 0, SAGG_STATE_PARTITIONS - 1, true);
 }
 
 /*
@@ -63,7 +93,18 @@ sagg_scan_store(SaggScan *scan, SaggStore *store)
 void
 sagg_scan_partition(SaggScan *scan, SaggStore *store, int partition)
 {
-	begin_scan(scan, store, partition, partition);
+	begin_scan(scan, store, partition, partition, false);
+}
+
+/*
+ * Begin a walk over the units of one partition that share a chain of the log, as
+ * they will be after the commit.
+ */
+void
+sagg_scan_shared(SaggScan *scan, SaggStore *store, int partition)
+{
+	begin_scan(scan, store, partition, partition, true);
+	scan->shared = true;
 }
 
 static void
@@ -84,15 +125,19 @@ sagg_scan_next_unit(SaggScan *scan)
 {
 	SaggUnit   *unit;
 
-	while (!DsaPointerIsValid(scan->next_unit))
+	do
 	{
-		if (scan->partition == scan->last_partition)
-			return false;
-		scan->next_unit = scan->store->header->partitions[++scan->partition].first;
-	}
-	scan->place = scan->next_unit;
-	unit = SAGG_UNIT(scan->store, scan->place);
-	scan->next_unit = unit->next;
+		while (!DsaPointerIsValid(scan->next_unit))
+		{
+			if (scan->partition == scan->last_partition)
+				return false;
+			enter_partition(scan, scan->partition + 1);
+		}
+		scan->place = scan->next_unit;
+		unit = SAGG_UNIT(scan->store, scan->place);
+		scan->next_unit = unit->next;
+	} while (scan->shared && (unit->log != SAGG_UNIT_SHARES ||
+							  sagg_store_closes(scan->store, unit->start)));
 	enter_unit(scan, unit);
 	return true;
 }
@@ -105,6 +150,7 @@ void
 sagg_scan_unit(SaggScan *scan, SaggStore *store, SaggUnit *unit)
 {
 	scan->store = store;
+	scan->known = scan->shared = false;
 	scan->unit = NULL;
 	if (unit)
 		enter_unit(scan, unit);
@@ -120,7 +166,11 @@ sagg_scan_next(SaggScan *scan)
 	const SaggUnit *unit = scan->unit;
 	const SaggSlotRef *slots;
 
-	if (unit == NULL || scan->slot >= unit->nslots)
+	if (unit == NULL)
+		return false;
+	if (scan->slot == 0 && !scan->known)
+		sagg_unit_use(scan->store, scan->unit);
+	if (scan->slot >= unit->nslots)
 		return false;
 	CHECK_FOR_INTERRUPTS();
 	slots = SAGG_SLOTS(scan->store, unit);
@@ -139,73 +189,28 @@ sagg_scan_next(SaggScan *scan)
 }
 
 /*
- * Find the next entry of a partition that the batch has put.  "place" is
- * allocated by the caller, and 0 at first.  Returns false when there are no
- * more.
- */
-bool
-sagg_store_next_change(SaggStore *store, int partition, int64 *place, SaggChange *change)
-{
-	while (*place < store->nrecords)
-	{
-		const SaggUndoRecord *record = &store->records[(*place)++];
-		const SaggVersion *version;
-
-		CHECK_FOR_INTERRUPTS();
-		if (store->units[record->unit].partition != partition)
-			continue;
-		version = SAGG_VERSION(store, record->version);
-		change->entry = sagg_store_entry(store, sagg_stored_at(record->version));
-		if (DsaPointerIsValid(sagg_version_before(version)))
-			change->before = sagg_store_entry(store, sagg_stored_at(version->prev));
-		else
-			memset(&change->before, 0, sizeof(change->before));
-		change->salt = record->slot;
-		return true;
-	}
-	return false;
-}
-
-/*
- * Returns the bytes of a partition's entries that will exist after the commit,
- * each with a length word.
- */
-Size
-sagg_store_live_bytes(SaggStore *store, int partition)
-{
-	Size		bytes = 0;
-	SaggScan	scan;
-
-	sagg_scan_partition(&scan, store, partition);
-	while (sagg_scan_next_unit(&scan))
-	{
-		if (!sagg_store_closes(store, scan.start))
-			bytes += scan.unit->bytes;
-	}
-	return bytes - store->buried_bytes[partition];
-}
-
-/*
- * Count the groups in the store, and the bytes they take in it.
+ * Count the groups of a stream, and the bytes they take.
  */
 void
-sagg_store_statistics(SaggStore *store, int64 *groups, int64 *bytes)
+sagg_store_statistics(SaggStore *store, SaggStateSize *size)
 {
 	SaggScan	scan;
 
-	*groups = 0;
-	*bytes = 0;
+	memset(size, 0, sizeof(*size));
 	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
-		*bytes += store->header->partitions[p].nbuckets * sizeof(dsa_pointer);
-	sagg_scan_store(&scan, store);
+		size->bytes += store->header->partitions[p].nbuckets * sizeof(dsa_pointer);
+	sagg_scan_known(&scan, store);
 	while (sagg_scan_next_unit(&scan))
 	{
 		const SaggUnit *unit = scan.unit;
 
-		*groups += unit->nentries;
-		*bytes += unit->bytes + sizeof(SaggUnit) +
-			unit->nentries * offsetof(SaggVersion, entry) +
-			unit->nslots * sizeof(SaggSlotRef);
+		size->units++;
+		size->groups += unit->nentries;
+		size->bytes += sagg_unit_memory(unit);
+		if (!unit->out)
+			continue;
+		size->units_out++;
+		size->bytes_out += sagg_unit_memory(unit);
 	}
 }
 

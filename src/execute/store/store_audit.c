@@ -83,10 +83,15 @@ count_reachable(SaggStore *store, SaggStoreAudit * audit)
 
 	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
 		audit->reachable_objects += store->header->partitions[p].nbuckets > 0 ? 1 : 0;
-	sagg_scan_store(&scan, store);
+	sagg_scan_known(&scan, store);
 	while (sagg_scan_next_unit(&scan))
 	{
 		audit->reachable_objects += scan.unit->nslots > 0 ? 2 : 1;
+		if (scan.unit->out)
+		{
+			audit->units_out++;
+			continue;
+		}
 		while (sagg_scan_next(&scan))
 		{
 			for (dsa_pointer dp = scan.stored.place; DsaPointerIsValid(dp);

@@ -113,6 +113,7 @@ sagg_directory_add(SaggStore *store, int partition, int64 start)
 	memset(unit, 0, sizeof(SaggUnit));
 	unit->start = start;
 	unit->partition = partition;
+	unit->log = sagg_has_sessions(store) ? SAGG_UNIT_OWN : SAGG_UNIT_SHARES;
 	unit->slots = InvalidDsaPointer;
 	unit->prev = InvalidDsaPointer;
 	unit->chain = InvalidDsaPointer;

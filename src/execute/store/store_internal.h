@@ -54,6 +54,16 @@ typedef struct SaggSlotRef
 								 * a key have the same hash */
 } SaggSlotRef;
 
+/* where the log has the entries of a unit */
+typedef enum SaggUnitLog
+{
+	SAGG_UNIT_SHARES,			/* in the chain that units of its partition
+								 * share */
+	SAGG_UNIT_MOVES,			/* there; in a chain of its own as of the
+								 * batch's commit */
+	SAGG_UNIT_OWN				/* in a chain of its own */
+} SaggUnitLog;
+
 /* Groups of one window in one partition: a hash table with linear probing. */
 struct SaggUnit
 {
@@ -66,6 +76,14 @@ struct SaggUnit
 	uint32		nentries;
 	uint64		bytes;			/* bytes of entries, with a length word each */
 	dsa_pointer slots;
+	int64		due;			/* of sessions, if they are out: no session of
+								 * the partition ends before that time */
+	int64		used;			/* the last batch that has used it */
+	bool		out;			/* its entries are in the log only; then it
+								 * has no slots */
+	bool		spilled;		/* out, but its entries of the batch are to be
+								 * written by CHECKPOINT */
+	uint8		log;			/* SaggUnitLog */
 	uint32		touched;		/* set if the batch has touched it: its number
 								 * in store->units of the process that did, +
 								 * 1 */
@@ -118,11 +136,20 @@ typedef struct SaggStoreHeader
  * publish it without a search.  Other processes find it from the units and
  * versions themselves.
  */
+typedef struct SaggRecordList
+{
+	int64		first;			/* index into store->records, + 1; 0 = none */
+	int64		last;
+} SaggRecordList;
+
 typedef struct SaggUndoUnit
 {
 	dsa_pointer unit;
 	int			partition;
 	int64		resized_at;		/* records before the first resize, -1 = none */
+	uint32		next;			/* unit of the same partition that was touched
+								 * next: its number + 1, 0 = it is the last */
+	SaggRecordList records;		/* of the unit; see records_of in store_unit.c */
 } SaggUndoUnit;
 
 typedef struct SaggUndoRecord
@@ -130,6 +157,7 @@ typedef struct SaggUndoRecord
 	dsa_pointer version;		/* version linked by the batch */
 	uint32		unit;			/* index into store->units */
 	uint32		slot;			/* of the slots it was linked into */
+	int64		next;			/* in its list, + 1; 0 = it is the last */
 } SaggUndoRecord;
 
 /* An entry that is removed when the batch is published. */
@@ -139,6 +167,22 @@ typedef struct SaggBuried
 	uint32		hash;
 	SaggStored	stored;
 } SaggBuried;
+
+/* A heap of times at which sessions may be over. */
+typedef struct SaggDueHeap
+{
+	bool		known;
+	int64		n;
+	int64		max;
+	struct SaggDue *items;
+} SaggDueHeap;
+
+/* A unit that may leave memory. */
+typedef struct SaggCandidate
+{
+	int64		used;
+	SaggUnit   *unit;
+} SaggCandidate;
 
 struct SaggStore
 {
@@ -160,16 +204,32 @@ struct SaggStore
 	uint32		nunits;
 	uint32		max_units;
 	SaggUndoUnit *units;
+	uint32		first_unit[SAGG_STATE_PARTITIONS];	/* as "next" of a unit */
+	uint32		last_unit[SAGG_STATE_PARTITIONS];
+	bool		lost;			/* no undo can give back what was spilled */
+	SaggRecordList sessions[SAGG_STATE_PARTITIONS]; /* records of sessions */
 	int64		nburied;
 	int64		max_buried;
 	SaggBuried *buried;
 	Size		buried_bytes[SAGG_STATE_PARTITIONS];	/* as SaggUnit.bytes */
+	int64		buried_entries[SAGG_STATE_PARTITIONS];
 
-	/* when sessions may be over; see store_due.c */
-	bool		due_known;
-	int64		ndue;
-	int64		max_due;
-	struct SaggDue *due;
+	/* units that leave memory and come back; see store_page.c */
+	SaggUnitFn	fetch;
+	void	   *fetch_arg;
+	SaggUnit   *loading;		/* the unit that is being read, or NULL */
+	SaggStateUnit loaded;		/* what it was */
+	SaggPaging	paging;
+	Size		bound;			/* of "resident"; see sagg_store_bound */
+	Size		resident;		/* memory of units, about; known if there is a
+								 * bound */
+	bool		sought;			/* the batch has looked for candidates */
+	int			ncandidates;	/* units that may leave during the batch */
+	int			next_candidate;
+	SaggCandidate *candidates;
+
+	/* when sessions may be over, by partition; see store_due.c */
+	SaggDueHeap due[SAGG_STATE_PARTITIONS];
 };
 
 /* store.c */
@@ -186,11 +246,50 @@ extern dsa_pointer sagg_directory_find(SaggStore *store, int partition, int64 st
 extern dsa_pointer sagg_directory_add(SaggStore *store, int partition, int64 start);
 extern void sagg_directory_remove(SaggStore *store, int partition, dsa_pointer dp);
 
+/* store_page.c */
+extern void sagg_unit_fetch(SaggStore *store, SaggUnit *unit);
+extern void sagg_unit_stop_fetch(SaggStore *store);
+extern void sagg_store_find_candidates(SaggStore *store,
+									   bool (*fits) (const SaggStore *store, const SaggUnit *unit));
+extern void sagg_store_measure(SaggStore *store);
+extern Size sagg_unit_memory(const SaggUnit *unit);
+
+/*
+ * Returns whether the entries of a unit have to be read before they are used.
+ */
+static inline bool
+sagg_unit_is_out(const SaggStore *store, const SaggUnit *unit)
+{
+	return unlikely(unit->out) && unit != store->loading;
+}
+
+/*
+ * The entries of a unit are read: it stays in memory until the end of the batch
+ * or until the execution lets it go.
+ */
+static inline void
+sagg_unit_use(SaggStore *store, SaggUnit *unit)
+{
+	if (sagg_unit_is_out(store, unit))
+		sagg_unit_fetch(store, unit);
+	if (unlikely(unit->used != store->batch))
+		unit->used = store->batch;
+}
+
+static inline bool
+sagg_has_sessions(const SaggStore *store)
+{
+	return store->window.kind == SAGG_WINDOW_SESSION;
+}
+
 /* store_undo.c */
 extern void sagg_store_undo_left(SaggStore *store);
 
 /* store_unit.c */
 extern void sagg_store_free_unit(SaggStore *store, int partition, dsa_pointer unit);
+extern void sagg_unit_free_entries(SaggStore *store, SaggUnit *unit);
+extern void sagg_unit_touch(SaggStore *store, SaggUnit *unit);
+extern SaggRecordList *sagg_records_of(SaggStore *store, int partition, SaggUndoUnit *undo);
 
 #define SAGG_UNIT(store, p)	((SaggUnit *) dsa_get_address((store)->area, p))
 #define SAGG_VERSION(store, p)	((SaggVersion *) dsa_get_address((store)->area, p))

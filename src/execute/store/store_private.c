@@ -55,6 +55,7 @@ sagg_store_private(const char *stream, int64 log_bytes, uint64 fingerprint,
 	budget->reserve = reserve_nothing;
 	budget->arg = pstrdup(stream);
 	store->budget = budget;
+	store->bound = SIZE_MAX;
 	store->memory = AllocSetContextCreate(CurrentMemoryContext, "stream_agg undo",
 										  ALLOCSET_DEFAULT_SIZES);
 	store->header = palloc0(sizeof(SaggStoreHeader));

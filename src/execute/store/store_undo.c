@@ -13,7 +13,8 @@
  * undoable while a version is put, while a batch is published or undone, and until
  * a store that is being restored is published or undone for the first time.  A
  * process ends only at places it chooses, or the server restarts without any
- * store; a store that is found marked as not undoable is discarded.
+ * store; a store that is found marked as not undoable is discarded.  So is one from
+ * which a unit has been spilled that the log has among others only.
  *
  * Nothing here allocates.
  *
@@ -39,7 +40,12 @@ undo_unit(SaggStore *store, SaggUnit *unit)
 	}
 	unit->nentries = unit->former_nentries;
 	unit->bytes = unit->former_bytes;
+	if (unit->spilled)
+		unit->due = DT_NOBEGIN; /* not known */
+	unit->spilled = false;
 	unit->touched = 0;
+	if (unit->log == SAGG_UNIT_MOVES)
+		unit->log = SAGG_UNIT_SHARES;
 }
 
 static void
@@ -47,26 +53,38 @@ end_undo(SaggStore *store)
 {
 	store->header->touched = InvalidDsaPointer;
 	store->header->in_batch = false;
-	store->due_known = false;
+	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+		store->due[p].known = false;
 	sagg_store_forget_changes(store);
 }
 
 /*
  * The batch has failed at any point: the store becomes what it was when the
  * batch began.  Called inside or outside of a transaction; neither allocates
- * nor raises errors.
+ * nor raises errors.  Returns false, without doing anything, if it cannot: the
+ * store must be discarded.
  */
-void
+bool
 sagg_store_undo(SaggStore *store)
 {
 	store->header->undoable = false;
+	if (store->lost)
+		return false;
+	sagg_unit_stop_fetch(store);
 	for (uint32 i = 0; i < store->nunits; i++)
-		undo_unit(store, SAGG_UNIT(store, store->units[i].unit));
+	{
+		if (DsaPointerIsValid(store->units[i].unit))
+			undo_unit(store, SAGG_UNIT(store, store->units[i].unit));
+	}
 
 	for (int64 i = store->nrecords - 1; i >= 0; i--)
 	{
 		SaggUndoRecord *record = &store->records[i];
 		SaggUndoUnit *undo = &store->units[record->unit];
+
+		/* of a unit that has left memory */
+		if (!DsaPointerIsValid(record->version))
+			continue;
 
 		/*
 		 * versions linked after the unit has grown are not in its former
@@ -80,11 +98,13 @@ sagg_store_undo(SaggStore *store)
 	}
 	for (uint32 i = 0; i < store->nunits; i++)
 	{
-		if (SAGG_UNIT(store, store->units[i].unit)->created)
+		if (DsaPointerIsValid(store->units[i].unit) &&
+			SAGG_UNIT(store, store->units[i].unit)->created)
 			sagg_store_free_unit(store, store->units[i].partition,
 								 store->units[i].unit);
 	}
 	end_undo(store);
+	return true;
 }
 
 /*

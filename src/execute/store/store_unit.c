@@ -52,10 +52,12 @@ sagg_unit_probe(SaggStore *store, const SaggUnit *unit, uint32 hash,
 				uint32 *step, SaggStored *stored)
 {
 	SaggSlotRef *slots;
-	uint32		mask = unit->nslots - 1;
+	uint32		mask;
 
+	sagg_unit_use(store, unconstify(SaggUnit *, unit));
 	if (unit->nslots == 0)
 		return false;
+	mask = unit->nslots - 1;
 	slots = SAGG_SLOTS(store, unit);
 	for (;;)
 	{
@@ -97,11 +99,12 @@ bool
 sagg_unit_probe_start(SaggStore *store, const SaggUnit *unit, uint32 hash,
 					  int64 start, uint32 *step, SaggStored *stored)
 {
-	uint32		mask = unit->nslots - 1;
 	uint32		folded = fold_start(start);
 
 	while (sagg_unit_probe(store, unit, hash, step, stored))
 	{
+		uint32		mask = unit->nslots - 1;
+
 		if (SAGG_SLOTS(store, unit)[(FIRST_SLOT(unit, hash) + *step - 1) & mask].start == folded)
 			return true;
 	}
@@ -181,6 +184,13 @@ touch_unit(SaggStore *store, int partition, dsa_pointer dp, bool created)
 	undo->unit = dp;
 	undo->partition = partition;
 	undo->resized_at = -1;
+	undo->next = 0;
+	if (store->last_unit[partition] > 0)
+		store->units[store->last_unit[partition] - 1].next = store->nunits + 1;
+	else
+		store->first_unit[partition] = store->nunits + 1;
+	store->last_unit[partition] = store->nunits + 1;
+	undo->records.first = undo->records.last = 0;
 	unit->former_slots = unit->slots;
 	unit->former_nslots = unit->nslots;
 	unit->former_nentries = unit->nentries;
@@ -190,11 +200,26 @@ touch_unit(SaggStore *store, int partition, dsa_pointer dp, bool created)
 	unit->next_touched = store->header->touched;
 	store->header->touched = dp;
 	unit->touched = ++store->nunits;
+	unit->used = store->batch;
 	return unit->touched - 1;
 }
 
 /*
- * Returns the unit of a window; makes one without slots if there is none.
+ * Note a unit that the batch is about to change, if it has not yet.
+ */
+void
+sagg_unit_touch(SaggStore *store, SaggUnit *unit)
+{
+	if (unit->touched > 0)
+		return;
+	reserve_undo(store);
+	(void) touch_unit(store, unit->partition,
+					  sagg_directory_find(store, unit->partition, unit->start), false);
+}
+
+/*
+ * Returns the unit of a window, with its entries; makes one without slots if
+ * there is none.
  */
 static dsa_pointer
 require_unit(SaggStore *store, int partition, int64 start, bool undoable)
@@ -202,7 +227,10 @@ require_unit(SaggStore *store, int partition, int64 start, bool undoable)
 	dsa_pointer dp = sagg_directory_find(store, partition, start);
 
 	if (DsaPointerIsValid(dp))
+	{
+		sagg_unit_use(store, SAGG_UNIT(store, dp));
 		return dp;
+	}
 	dp = sagg_directory_add(store, partition, start);
 	if (undoable)
 		touch_unit(store, partition, dp, true);
@@ -275,6 +303,36 @@ link_version(SaggStore *store, SaggUnit *unit, uint32 slot, uint32 hash,
 }
 
 /*
+ * Returns the list that records of a unit are in: sessions of a partition,
+ * which are one unit for CHECKPOINT, share one.
+ */
+SaggRecordList *
+sagg_records_of(SaggStore *store, int partition, SaggUndoUnit *undo)
+{
+	return sagg_has_sessions(store) ? &store->sessions[partition] : &undo->records;
+}
+
+/*
+ * Note a version in the undo log, which has room.
+ */
+static void
+add_record(SaggStore *store, int partition, dsa_pointer version, uint32 unit, uint32 slot)
+{
+	SaggRecordList *list = sagg_records_of(store, partition, &store->units[unit]);
+	SaggUndoRecord *record = &store->records[store->nrecords++];
+
+	record->version = version;
+	record->unit = unit;
+	record->slot = slot;
+	record->next = 0;
+	if (list->last > 0)
+		store->records[list->last - 1].next = store->nrecords;
+	else
+		list->first = store->nrecords;
+	list->last = store->nrecords;
+}
+
+/*
  * Give a group a new version: "len" bytes at "entry", which are copied. "old"
  * is its present version, invalid for a new group.  The change can be undone.
  * Returns the new version.  Raises ERRCODE_SAGG_STATE_LIMIT.
@@ -289,7 +347,6 @@ sagg_store_put(SaggStore *store, int64 start, uint32 hash,
 	uint32		number;
 	uint32		slot;
 	dsa_pointer version;
-	SaggUndoRecord *record;
 	SaggStoreHeader *header = store->header;
 	bool		undoable = header->undoable;
 
@@ -304,10 +361,8 @@ sagg_store_put(SaggStore *store, int64 start, uint32 hash,
 	version = make_version(store, sagg_is_stored(old) ? old.place : SAGG_NO_VERSION,
 						   entry, len);
 
-	record = &store->records[store->nrecords++];
-	record->version = version;
-	record->unit = number;
-	record->slot = slot;
+	add_record(store, partition, version, number, slot);
+	store->resident += len + sagg_store_overhead();
 	link_version(store, unit, slot, hash, old.place, version, len);
 	header->undoable = undoable;
 	return sagg_stored_at(version);
@@ -335,6 +390,7 @@ sagg_store_bury(SaggStore *store, int64 start, uint32 hash, SaggStored stored)
 	buried->start = start;
 	buried->hash = hash;
 	buried->stored = stored;
+	store->buried_entries[SAGG_PARTITION_OF(hash)]++;
 	store->buried_bytes[SAGG_PARTITION_OF(hash)] +=
 		SAGG_VERSION(store, stored.place)->len + sizeof(uint32);
 }
@@ -362,7 +418,8 @@ empty_slot(SaggStore *store, SaggUnit *unit, uint32 hole)
 }
 
 /*
- * Free a group, and its unit if that was the last one.  Takes effect at once
+ * Free a group, and its unit if that was the last one and does not stand for
+ * others.  Takes effect at once
  * and cannot be undone: for publish, and while a store is restored.
  */
 void
@@ -376,7 +433,7 @@ sagg_store_remove(SaggStore *store, int64 start, uint32 hash, SaggStored stored)
 	unit->bytes -= SAGG_VERSION(store, stored.place)->len + sizeof(uint32);
 	empty_slot(store, unit, find_slot(store, unit, hash, stored.place));
 	dsa_free(store->area, stored.place);
-	if (unit->nentries == 0)
+	if (unit->nentries == 0 && !(sagg_has_sessions(store) && start == SAGG_SESSIONS_UNIT))
 		sagg_store_free_unit(store, partition, dp);
 }
 
@@ -403,6 +460,29 @@ sagg_store_load(SaggStore *store, int64 start, uint32 hash,
 }
 
 /*
+ * Free all groups of a unit.
+ */
+void
+sagg_unit_free_entries(SaggStore *store, SaggUnit *unit)
+{
+	SaggSlotRef *slots;
+
+	if (unit->nslots == 0)
+		return;
+	slots = SAGG_SLOTS(store, unit);
+	for (uint32 i = 0; i < unit->nslots; i++)
+	{
+		if (DsaPointerIsValid(slots[i].version))
+			dsa_free(store->area, slots[i].version);
+	}
+	dsa_free(store->area, unit->slots);
+	unit->slots = InvalidDsaPointer;
+	unit->nslots = 0;
+	unit->nentries = 0;
+	unit->bytes = 0;
+}
+
+/*
  * Free a unit with all of its groups.
  */
 void
@@ -411,16 +491,6 @@ sagg_store_free_unit(SaggStore *store, int partition, dsa_pointer dp)
 	SaggUnit   *unit = SAGG_UNIT(store, dp);
 
 	sagg_directory_remove(store, partition, dp);
-	if (unit->nslots > 0)
-	{
-		SaggSlotRef *slots = SAGG_SLOTS(store, unit);
-
-		for (uint32 i = 0; i < unit->nslots; i++)
-		{
-			if (DsaPointerIsValid(slots[i].version))
-				dsa_free(store->area, slots[i].version);
-		}
-		dsa_free(store->area, unit->slots);
-	}
+	sagg_unit_free_entries(store, unit);
 	dsa_free(store->area, dp);
 }

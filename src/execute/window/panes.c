@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
+#include "execute/batch_units.h"
 #include "panes.h"
 #include "window_kinds.h"
 
@@ -214,6 +215,8 @@ emit_partition(SaggSliding *s, int partition)
 {
 	SaggPaneList *work = &s->work;
 
+	if (s->last < s->first)
+		return;
 	work->n = 0;
 	for (int64 i = 0; i < s->batch.n; i++)
 	{
@@ -250,14 +253,26 @@ sagg_panes_emit(SaggExecution *ex)
 	ExprContext *aggcontext = ex->aggcontext;
 
 	set_range(&s);
-	if (s.last < s.first)
+	if (s.last < s.first && ex->units == NULL)
 		return;
 	s.loaded = CreateStandaloneExprContext();
 	s.stacks = CreateStandaloneExprContext();
 	s.result = CreateStandaloneExprContext();
 	collect_batch(&s);
 	for (int p = 0; p < SAGG_STATE_PARTITIONS; p++)
+	{
+		if (ex->units)
+		{
+			sagg_sliding_allocate_in(&s, aggcontext);
+			sagg_batch_units_settle(ex, p);
+		}
 		emit_partition(&s, p);
+		if (ex->units)
+		{
+			sagg_sliding_allocate_in(&s, aggcontext);
+			sagg_batch_units_store(ex, p);
+		}
+	}
 	sagg_sliding_allocate_in(&s, aggcontext);
 	FreeExprContext(s.result, true);
 	FreeExprContext(s.stacks, true);
@@ -265,11 +280,13 @@ sagg_panes_emit(SaggExecution *ex)
 }
 
 /*
- * End the batch: emits its windows, and writes its panes to the store.
+ * End the batch: emits its windows, and writes its panes to the store; by
+ * partition where units leave memory.
  */
 void
 sagg_panes_close(SaggExecution *ex)
 {
 	sagg_panes_emit(ex);
-	sagg_groups_store(ex);
+	if (ex->units == NULL)
+		sagg_groups_store(ex);
 }

@@ -23,6 +23,7 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 
+#include "execute/batch_units.h"
 #include "session_windows.h"
 
 /*
@@ -206,6 +207,19 @@ sagg_sessions_emit_stored(SaggExecution *ex)
 }
 
 /*
+ * The same for one partition.
+ */
+static void
+emit_partition(SaggExecution *ex, int partition, SaggGroup *group)
+{
+	SaggScan	scan;
+
+	sagg_scan_partition(&scan, ex->store, partition);
+	while (sagg_scan_next_unit(&scan))
+		emit_unit(ex, &scan, group);
+}
+
+/*
  * Handle sessions with this hash that are over and whose key the batch has not
  * met: mode append emits them, and all modes bury them.
  */
@@ -245,12 +259,19 @@ close_hash(SaggExecution *ex, uint32 hash, SaggGroup *group)
 		sagg_due_add(ex->store, least, hash);
 }
 
+/*
+ * Close sessions of a partition whose key the batch has not met.
+ */
 static void
-close_due(SaggExecution *ex)
+close_due(SaggExecution *ex, int partition, SaggGroup *group)
 {
-	SaggGroup  *group = sagg_groups_allocate(ex);
+	int64		until = sagg_store_close_before(ex->store);
+	uint32	   *hashes;
 	int64		n;
-	uint32	   *hashes = sagg_due_take(ex->store, sagg_store_close_before(ex->store), &n);
+
+	if (!sagg_due_prepare(ex->store, partition, until))
+		return;
+	hashes = sagg_due_take(ex->store, partition, until, &n);
 
 	for (int64 i = 0; i < n; i++)
 	{
@@ -261,6 +282,47 @@ close_due(SaggExecution *ex)
 }
 
 /*
+ * Emit the sessions of a key that the batch has met, and write them to the
+ * store.
+ */
+static void
+close_key(SaggExecution *ex, SaggSessionKey *key)
+{
+	SaggSessionWindow *session;
+
+	for (SaggSessionPlace place = sagg_session_first(&key->sessions);
+		 (session = sagg_session_at(&key->sessions, place)) != NULL;
+		 place = sagg_session_next(&key->sessions, place))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (begins_beside_closed(ex, session))
+			ex->beside_closed++;
+		close_session(ex, key, session);
+	}
+}
+
+/*
+ * Do all that the end of a batch does to a partition, and let its sessions go.
+ */
+static void
+close_partition(SaggExecution *ex, int partition, bool forgets, SaggGroup *group)
+{
+	SaggSessionKey *keys = sagg_sessions_of(ex, partition);
+
+	for (SaggSessionKey *key = keys; key; key = key->next)
+		sagg_session_key_settle(ex, key);
+	if (forgets)
+		(void) sagg_due_prepare(ex->store, partition, sagg_store_close_before(ex->store));
+	for (SaggSessionKey *key = keys; key; key = key->next)
+		close_key(ex, key);
+	if (forgets)
+		close_due(ex, partition, group);
+	if (ex->stream->mode == SAGG_COMPLETE)
+		emit_partition(ex, partition, group);
+	sagg_unit_release(ex, sagg_store_unit(ex->store, partition, SAGG_SESSIONS_UNIT));
+}
+
+/*
  * End the batch's work on sessions; the store knows until when it closes
  * windows.
  */
@@ -268,27 +330,23 @@ void
 sagg_sessions_close(SaggExecution *ex)
 {
 	bool		forgets = sagg_store_close_before(ex->store) > DT_NOBEGIN;
-	SaggSessionWindow *session;
+	SaggGroup  *group = sagg_groups_allocate(ex);
 
 	ex->beside_closed = 0;
-	if (forgets)
-		sagg_due_prepare(ex->store);
+	for (int p = 0; ex->units && p < SAGG_STATE_PARTITIONS; p++)
+		close_partition(ex, p, forgets, group);
+	if (ex->units)
+		return;
+	for (int p = 0; forgets && p < SAGG_STATE_PARTITIONS; p++)
+		(void) sagg_due_prepare(ex->store, p, sagg_store_close_before(ex->store));
 	for (SaggSessionKey *key = sagg_sessions_next(ex, true); key;
 		 key = sagg_sessions_next(ex, false))
 	{
 		CHECK_FOR_INTERRUPTS();
-		for (SaggSessionPlace place = sagg_session_first(&key->sessions);
-			 (session = sagg_session_at(&key->sessions, place)) != NULL;
-			 place = sagg_session_next(&key->sessions, place))
-		{
-			CHECK_FOR_INTERRUPTS();
-			if (begins_beside_closed(ex, session))
-				ex->beside_closed++;
-			close_session(ex, key, session);
-		}
+		close_key(ex, key);
 	}
-	if (forgets)
-		close_due(ex);
+	for (int p = 0; forgets && p < SAGG_STATE_PARTITIONS; p++)
+		close_due(ex, p, group);
 	if (ex->stream->mode == SAGG_COMPLETE)
 		sagg_sessions_emit_stored(ex);
 }

@@ -55,6 +55,8 @@ static bool same_key(SaggExecution *ex, const SaggSessionKey *a, const SaggSessi
 struct SaggSessions
 {
 	sesstab_hash *keys;
+	SaggSessionKey *of_partition[SAGG_STATE_PARTITIONS];	/* lists of them, where
+															 * units leave memory */
 	sesstab_iterator iterator;
 };
 
@@ -82,6 +84,17 @@ void
 sagg_sessions_forget(SaggExecution *ex)
 {
 	sesstab_reset(ex->sessions->keys);
+	memset(ex->sessions->of_partition, 0, sizeof(ex->sessions->of_partition));
+}
+
+/*
+ * Returns the list of the batch's keys in a partition, where units leave
+ * memory.
+ */
+SaggSessionKey *
+sagg_sessions_of(SaggExecution *ex, int partition)
+{
+	return ex->sessions->of_partition[partition];
 }
 
 /*
@@ -224,6 +237,21 @@ copy_keys(SaggExecution *ex, Datum *keys, bool *keynulls,
 }
 
 /*
+ * Returns whether the stored sessions of a hash are not in memory, and the key
+ * can do without them until the end of the batch.
+ */
+static bool
+is_out(SaggExecution *ex, uint32 hash)
+{
+	const SaggUnit *unit;
+
+	if (!ex->defers)
+		return false;
+	unit = sagg_store_unit(ex->store, SAGG_PARTITION_OF(hash), SAGG_SESSIONS_UNIT);
+	return unit && !sagg_unit_in_memory(unit);
+}
+
+/*
  * Returns a key for the execution to keep.  NULL if it has no session yet and
  * is too long for one.
  */
@@ -238,9 +266,19 @@ make_key(SaggExecution *ex, const SaggSessionKey *probe)
 	key->keys = palloc0(sizeof(Datum) * nkeys);
 	key->keynulls = palloc0(sizeof(bool) * nkeys);
 	copy_keys(ex, key->keys, key->keynulls, probe->keys, probe->keynulls);
-	load_sessions(ex, key);
-	if (key->sessions.nblocks == 0 && !sagg_keys_fit(ex, key->keys, key->keynulls))
+	key->deferred = is_out(ex, key->hash) && sagg_keys_fit(ex, key->keys, key->keynulls);
+	if (!key->deferred)
+		load_sessions(ex, key);
+	if (!key->deferred && key->sessions.nblocks == 0 &&
+		!sagg_keys_fit(ex, key->keys, key->keynulls))
 		key = NULL;
+	else if (ex->units)
+	{
+		SaggSessionKey **list = &ex->sessions->of_partition[SAGG_PARTITION_OF(key->hash)];
+
+		key->next = *list;
+		*list = key;
+	}
 	MemoryContextSwitchTo(old);
 	return key;
 }
@@ -313,6 +351,25 @@ absorb(SaggExecution *ex, SaggSessionKey *key, SaggSessionWindow *session,
 }
 
 /*
+ * Merge the sessions that touch the one at "place" into it.
+ */
+static void
+absorb_following(SaggExecution *ex, SaggSessionKey *key, SaggSessionWindow *session,
+				 SaggSessionPlace place)
+{
+	for (;;)
+	{
+		SaggSessionPlace behind = sagg_session_next(&key->sessions, place);
+		SaggSessionWindow *next = sagg_session_at(&key->sessions, behind);
+
+		if (next == NULL || next->group.start > session->end)
+			return;
+		CHECK_FOR_INTERRUPTS();
+		absorb(ex, key, session, behind);
+	}
+}
+
+/*
  * Returns the session of a key that holds [start, end), merged with all that
  * touch it.
  */
@@ -321,23 +378,64 @@ require_session(SaggExecution *ex, SaggSessionKey *key, int64 start, int64 end)
 {
 	SaggSessionPlace place = sagg_session_find(&key->sessions, start);
 	SaggSessionWindow *session = sagg_session_at(&key->sessions, place);
-	SaggSessionWindow *next;
 
 	if (session == NULL || session->group.start > end)
 		return make_session(ex, key, place, start, end);
 	sagg_session_load(ex, session);
 	session->group.start = Min(session->group.start, start);
 	session->end = Max(session->end, end);
-	for (;;)
-	{
-		SaggSessionPlace behind = sagg_session_next(&key->sessions, place);
+	absorb_following(ex, key, session, place);
+	return session;
+}
 
-		next = sagg_session_at(&key->sessions, behind);
-		if (next == NULL || next->group.start > session->end)
-			return session;
-		CHECK_FOR_INTERRUPTS();
-		absorb(ex, key, session, behind);
+/*
+ * Merge a session of the batch with those of its key.
+ */
+static void
+merge_session(SaggExecution *ex, SaggSessionKey *key, SaggSessionWindow *mine)
+{
+	SaggSessionPlace place = sagg_session_find(&key->sessions, mine->group.start);
+	SaggSessionWindow *session = sagg_session_at(&key->sessions, place);
+
+	if (session == NULL || session->group.start > mine->end)
+	{
+		(void) sagg_session_insert(&key->sessions, place, mine);
+		return;
 	}
+	sagg_session_load(ex, session);
+	sagg_states_absorb(ex, session->group.states, mine->group.states);
+	session->group.changed = true;
+	session->group.start = Min(session->group.start, mine->group.start);
+	session->end = Max(session->end, mine->end);
+	absorb_following(ex, key, session, place);
+}
+
+/*
+ * Give a deferred key its stored sessions, as if it had had them from the
+ * beginning: the sessions do not depend on the order of records.
+ */
+void
+sagg_session_key_settle(SaggExecution *ex, SaggSessionKey *key)
+{
+	SaggSessionList mine = key->sessions;
+	SaggSessionWindow *session;
+	MemoryContext old;
+
+	if (!key->deferred)
+		return;
+	key->deferred = false;
+	memset(&key->sessions, 0, sizeof(key->sessions));
+	old = MemoryContextSwitchTo(ex->aggcontext->ecxt_per_tuple_memory);
+	load_sessions(ex, key);
+	for (SaggSessionPlace place = sagg_session_first(&mine);
+		 (session = sagg_session_at(&mine, place)) != NULL;
+		 place = sagg_session_next(&mine, place))
+	{
+		CHECK_FOR_INTERRUPTS();
+		merge_session(ex, key, session);
+	}
+	MemoryContextSwitchTo(old);
+	ResetExprContext(ex->tmpcontext);
 }
 
 /*

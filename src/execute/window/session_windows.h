@@ -16,7 +16,6 @@
  * hash of their keys.  If a hash has more than a few there, the others are in
  * a unit of that hash alone, ordered by their starts, too.
  */
-#define SAGG_SESSIONS_UNIT		INT64CONST(0)
 #define SAGG_FEW_SESSIONS		16
 
 /* A session in the store that is now part of a session of the batch. */
@@ -70,6 +69,10 @@ typedef struct SaggSessionKey
 	int			nstored;		/* number of sessions of this hash in the unit
 								 * of all sessions */
 	SaggSessionList sessions;
+	bool		deferred;		/* without those of the store; see
+								 * batch_units.c */
+	struct SaggSessionKey *next;	/* next key of its partition, where units
+									 * leave memory */
 	Datum	   *keys;
 	bool	   *keynulls;
 } SaggSessionKey;
@@ -129,6 +132,8 @@ extern void sagg_session_remove(SaggSessionList *list, SaggSessionPlace place);
 /* session_windows.c */
 extern bool sagg_sessions_met(SaggExecution *ex, const SaggGroup *group);
 extern SaggSessionKey *sagg_sessions_next(SaggExecution *ex, bool restart);
+extern SaggSessionKey *sagg_sessions_of(SaggExecution *ex, int partition);
+extern void sagg_session_key_settle(SaggExecution *ex, SaggSessionKey *key);
 extern void sagg_session_load(SaggExecution *ex, SaggSessionWindow *session);
 
 #endif							/* SAGG_SESSION_WINDOWS_H */

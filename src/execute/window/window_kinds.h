@@ -46,7 +46,7 @@ struct SaggWindowMethods
 	 * Put an entry of the log, or a delta of one, into the store.  "group" is
 	 * scratch.  Leaves garbage in the current context.
 	 */
-	void		(*restore) (SaggExecution *ex, int partition, SaggGroup *group,
+	void		(*restore) (SaggExecution *ex, const SaggStateUnit *unit, SaggGroup *group,
 							const char *entry, Size len, bool delta);
 };
 
@@ -86,9 +86,9 @@ extern void sagg_sessions_close(SaggExecution *ex);
 extern void sagg_sessions_emit_stored(SaggExecution *ex);
 
 /* state_access.c */
-extern void sagg_group_restore(SaggExecution *ex, int partition, SaggGroup *group,
+extern void sagg_group_restore(SaggExecution *ex, const SaggStateUnit *unit, SaggGroup *group,
 							   const char *entry, Size len, bool delta);
-extern void sagg_session_entry_restore(SaggExecution *ex, int partition,
+extern void sagg_session_entry_restore(SaggExecution *ex, const SaggStateUnit *unit,
 									   SaggGroup *group, const char *entry,
 									   Size len, bool delta);
 

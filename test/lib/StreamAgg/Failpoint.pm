@@ -78,7 +78,7 @@ sub audit_functions
 	my ($node) = @_;
 	$node->safe_psql('postgres', q{
 		CREATE FUNCTION failpoint_store(query regclass, OUT handle bigint, OUT in_batch bool, OUT batch bigint,
-			OUT bytes bigint, OUT objects bigint, OUT reachable bigint, OUT deaths int)
+			OUT bytes bigint, OUT objects bigint, OUT reachable bigint, OUT deaths int, OUT units_out bigint)
 			LANGUAGE c STRICT AS '$libdir/stream_agg', 'stream_agg_failpoint_store';
 		CREATE FUNCTION failpoint_segment(handle bigint) RETURNS bool
 			LANGUAGE c STRICT AS '$libdir/stream_agg', 'stream_agg_failpoint_segment'});

@@ -92,6 +92,8 @@ sub new_node
 		'stream_agg.crash_restart_delay = 0',
 		'stream_agg.max_crashes = -1',
 		$always ? 'stream_agg.collect_ahead = 0' : '',
+		# any test, with state that leaves memory
+		$ENV{STREAM_AGG_STATE_MEMORY} ? "stream_agg.state_memory = '$ENV{STREAM_AGG_STATE_MEMORY}'" : '',
 		@conf, ''));
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION stream_agg');
