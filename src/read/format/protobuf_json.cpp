@@ -26,8 +26,8 @@
 #include <google/protobuf/timestamp.pb.h>
 #include <google/protobuf/util/time_util.h>
 
-#include "protobuf_json.h"
-#include "protobuf_wire.h"
+#include "protobuf_json.hpp"
+#include "protobuf_wire.hpp"
 
 using namespace google::protobuf;
 

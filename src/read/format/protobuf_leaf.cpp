@@ -21,9 +21,9 @@
 #include <strings.h>
 #include <vector>
 
-#include "protobuf_json.h"
-#include "protobuf_schema.h"
-#include "protobuf_wire.h"
+#include "protobuf_json.hpp"
+#include "protobuf_schema.hpp"
+#include "protobuf_wire.hpp"
 
 using namespace google::protobuf;
 

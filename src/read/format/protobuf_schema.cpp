@@ -26,7 +26,7 @@
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <google/protobuf/stubs/logging.h>
 
-#include "protobuf_schema.h"
+#include "protobuf_schema.hpp"
 
 using namespace google::protobuf;
 

@@ -24,7 +24,7 @@
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/wire_format_lite.h>
 
-#include "protobuf_wire.h"
+#include "protobuf_wire.hpp"
 
 using namespace google::protobuf;
 using google::protobuf::internal::WireFormatLite;

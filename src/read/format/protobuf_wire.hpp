@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * protobuf_wire.h
+ * protobuf_wire.hpp
  *	  Checks the bytes of a protobuf message (C++); see protobuf_wire.cpp.
  *
  *-------------------------------------------------------------------------
