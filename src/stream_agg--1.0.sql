@@ -342,6 +342,7 @@ CREATE TABLE stream_agg.offsets (
     skipped    jsonb NOT NULL DEFAULT '{}',
     quiet      jsonb NOT NULL DEFAULT '{}',
     behind     jsonb NOT NULL DEFAULT '{}',
+    dealt      jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.offsets IS 'log of planned micro-batches; a retry runs the same plan, or a smaller one in search of a record';
@@ -355,6 +356,7 @@ COMMENT ON COLUMN stream_agg.offsets.attempts IS 'how often a worker has begun t
 COMMENT ON COLUMN stream_agg.offsets.skipped IS 'offsets that Kafka did not have, {"partition": [first, end]}, end exclusive and less than first where a partition was recreated';
 COMMENT ON COLUMN stream_agg.offsets.quiet IS 'partitions that had been quiet for idle_timeout and are read to their ends, {"partition": end}; the watermark does not wait for those in which the micro-batch finds no event time, and follows the clock if there are no others';
 COMMENT ON COLUMN stream_agg.offsets.behind IS 'with watermark_policy aligned: partitions that have records which this micro-batch leaves unread, {"partition": end at planning}; by topic where the source has several. The watermark does not pass their event time';
+COMMENT ON COLUMN stream_agg.offsets.dealt IS 'partitions that an executor reads instead of the stream''s worker, {"partition": number of the executor, from 1}; by topic where the source has several';
 
 CREATE TABLE stream_agg.commits (
     stream              text NOT NULL,

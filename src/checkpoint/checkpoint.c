@@ -124,8 +124,8 @@ execute_plan_statement(SaggLogSection *section, SaggLogStatement statement,
 					   const SaggPlan *plan)
 {
 	bool		by_topic = sagg_names_topics(section->checkpoint);
-	Datum		values[10];
-	char		nulls[10];
+	Datum		values[11];
+	char		nulls[11];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[1] = Int64GetDatum(plan->batch);
@@ -138,6 +138,7 @@ execute_plan_statement(SaggLogSection *section, SaggLogStatement statement,
 	values[7] = sagg_ranges_to_jsonb(plan->skipped, plan->nskipped, by_topic);
 	values[8] = sagg_offsets_to_jsonb(plan->quiet, plan->nquiet, by_topic);
 	values[9] = sagg_offsets_to_jsonb(plan->behind, plan->nbehind, by_topic);
+	values[10] = sagg_offsets_to_jsonb(plan->dealt, plan->ndealt, by_topic);
 	return sagg_log_execute(section, statement, values, nulls, 0) == 1;
 }
 

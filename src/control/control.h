@@ -147,6 +147,10 @@ typedef struct SaggSlot
 	bool		observing;		/* an observer was sent: observer.c */
 	pid_t		observer;		/* its process, 0 = none */
 	SaggMark	observer_mark;
+	int			executors;		/* processes that its worker has started or is
+								 * about to start, besides itself */
+	SaggMark   *executor_marks; /* max_executors - 1 of them, each written by
+								 * its process only */
 	TimestampTz observed_at;	/* when the last observer was sent */
 	int			unheard;		/* observers in a row that learned nothing */
 	TimestampTz ends_as_of;		/* when the ends of partitions were last heard
@@ -237,6 +241,7 @@ extern void sagg_slot_missing(void);
 extern void sagg_slot_freed(void);
 extern void sagg_slot_placed(SaggSlot *slot);
 extern void sagg_warn_of_missing_slots(int crowded, int limited);
+extern int	sagg_slot_reserve_executors(SaggSlot *slot, int wanted, int limit);
 
 /* database_label.c */
 extern void sagg_label_database(void);

@@ -167,6 +167,30 @@ sagg_role_streams(Oid role)
 }
 
 /*
+ * Have a slot's worker start up to "wanted" executors.  Returns how many it may
+ * start: with those of the owner's other streams, and the streams themselves, no
+ * more than the limit of its streams.
+ */
+int
+sagg_slot_reserve_executors(SaggSlot *slot, int wanted, int limit)
+{
+	int64		used = 0;
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	slot->executors = 0;
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		const SaggSlot *other = &sagg_shared->slots[i];
+
+		if (other->in_use && other->wanted && other->owner == slot->owner)
+			used += 1 + other->executors;
+	}
+	slot->executors = (int) Max(0, Min(wanted, limit - used));
+	LWLockRelease(sagg_shared->lock);
+	return slot->executors;
+}
+
+/*
  * Returns the slot of a stream that shall run, made if there is none; NULL if
  * the limit of its owner or the number of slots leaves no place.  In that case
  * a slot that the stream still had becomes free.  The caller holds the lock.

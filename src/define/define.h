@@ -75,6 +75,9 @@ extern SaggQuery *sagg_query_analyze(Query *query, const char *event_time,
 									 const SaggStreamOptions *options);
 extern SaggQuery *sagg_query_of_view(const SaggStream *stream);
 
+/* query_dealing.c */
+extern char *sagg_query_undealt(const SaggQuery *query, const char *reader);
+
 /* stream_options.c: of a stream that is only tried */
 extern void sagg_stream_options_of_json(Jsonb *json, SaggStreamOptions *options);
 extern void sagg_stream_options_check(const SaggStream *stream,

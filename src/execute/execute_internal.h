@@ -570,6 +570,7 @@ extern uint32 sagg_groups_hash_row(SaggExecution *ex, int64 start,
 extern SaggGroup *sagg_groups_lookup_row(SaggExecution *ex, int64 start,
 										 uint32 hash, const Datum *values,
 										 const bool *nulls);
+extern SaggGroup *sagg_groups_require(SaggExecution *ex, SaggGroup *probe);
 extern void sagg_groups_fetch_slot(SaggExecution *ex, uint32 hash);
 extern void sagg_groups_fetch(SaggExecution *ex, uint32 hash);
 extern SaggStored sagg_groups_stored(SaggExecution *ex, const SaggGroup *group);

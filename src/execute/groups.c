@@ -197,6 +197,31 @@ sagg_groups_hash_row(SaggExecution *ex, int64 start,
 }
 
 /*
+ * Returns the group with the start and keys of "probe", whose hash is that of
+ * sagg_keys_hash; loaded from the store, or made, if the batch has not met it yet.
+ * NULL if its keys are too long for a new group.
+ */
+SaggGroup *
+sagg_groups_require(SaggExecution *ex, SaggGroup *probe)
+{
+	uint32		hash = probe->hash;
+	GroupEntry *entry = grouptab_lookup_hash(ex->groups, probe, hash);
+	bool		found;
+
+	if (entry == NULL)
+	{
+		/* what can fail comes before the table is changed */
+		SaggGroup  *group = make_group(ex, probe);
+
+		if (group == NULL)
+			return NULL;
+		entry = grouptab_insert_hash(ex->groups, group, hash, &found);
+		Assert(!found);
+	}
+	return entry->group;
+}
+
+/*
  * Returns the group of a row; it is loaded from the store, or made, if the
  * batch has not met it yet.  "hash" is that of sagg_groups_hash_row.  The row
  * need not live on; the result lives as long as the execution.  NULL if the
@@ -207,23 +232,10 @@ sagg_groups_lookup_row(SaggExecution *ex, int64 start, uint32 hash,
 					   const Datum *values, const bool *nulls)
 {
 	SaggGroup	probe;
-	GroupEntry *entry;
-	bool		found;
 
 	set_probe(ex, &probe, start, values, nulls);
 	probe.hash = hash;
-	entry = grouptab_lookup_hash(ex->groups, &probe, hash);
-	if (entry == NULL)
-	{
-		/* what can fail comes before the table is changed */
-		SaggGroup  *group = make_group(ex, &probe);
-
-		if (group == NULL)
-			return NULL;
-		entry = grouptab_insert_hash(ex->groups, group, hash, &found);
-		Assert(!found);
-	}
-	return entry->group;
+	return sagg_groups_require(ex, &probe);
 }
 
 /*

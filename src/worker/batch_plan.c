@@ -395,6 +395,7 @@ own_plan(const SaggStreamRun *run, const SaggPlan *plan,
 		own->suspects = palloc(sizeof(SaggRange) * own->nsuspects);
 		memcpy(own->suspects, progress->suspects, sizeof(SaggRange) * own->nsuspects);
 	}
+	sagg_executors_plan(run->reading, own);
 	sagg_plan_quiet(run, own, bounds, nbounds);
 	find_behind(run, own, bounds, nbounds);
 	return own;

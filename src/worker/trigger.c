@@ -293,7 +293,7 @@ fire(SaggReading *reading)
 		return;
 	}
 	if (!reading->behind && !held &&
-		!sagg_reader_has_records(reading->reader) &&
+		!sagg_reading_has_records(reading) &&
 		!partitions_changed(reading) &&
 		GetCurrentTimestamp() < sagg_reading_idle_due(reading) &&
 		!sagg_reader_in_trouble(reading->reader, &unused))
@@ -368,7 +368,7 @@ sleep_until_records(SaggReading *reading)
 	if (idle_due != DT_NOEND)
 		timeout_ms = Min(timeout_ms, TimestampDifferenceMilliseconds(now, idle_due));
 	if (reading->behind || reading->leader->progress->pending != NULL || now >= idle_due ||
-		sagg_reader_has_records(reading->reader) ||
+		sagg_reading_has_records(reading) ||
 		partitions_changed(reading) ||
 		sagg_reader_in_trouble(reading->reader, &timeout_ms))
 		return false;

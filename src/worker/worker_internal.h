@@ -163,6 +163,9 @@ struct SaggReading
 	TimestampTz recheck_at;		/* too few records for a batch: when to look
 								 * again, 0 = not so */
 
+	struct SaggExecutors *executors;	/* executor_pool.c; NULL = none */
+	bool		dealt;			/* it is decided which there are */
+
 	/* of the batch at hand */
 	int			schemas_asked;	/* in percent of what one may ask for */
 };
@@ -229,6 +232,54 @@ extern void sagg_reading_close(SaggReading *reading);
 extern bool sagg_reading_wait(SaggReading *reading, bool source, long timeout_ms);
 extern void sagg_reading_report_silence(SaggReading *reading, TimestampTz since);
 extern void sagg_reading_check_stop(SaggReading *reading);
+extern bool sagg_reading_has_records(SaggReading *reading);
+pg_noreturn extern void sagg_raise_no_records(SaggReader *reader);
+
+/* executor_pool.c */
+typedef struct SaggExecutors SaggExecutors;
+
+extern SaggRange *sagg_executors_assign(SaggReading *reading, SaggRange *positions, int *n);
+extern void sagg_executors_close(SaggReading *reading);
+extern void sagg_executors_plan(const SaggReading *reading, SaggPlan *plan);
+extern bool sagg_executors_have_records(SaggReading *reading);
+
+/* executor_shares.c */
+extern const SaggRange *sagg_executors_read(SaggReading *reading, const SaggPlan *plan,
+											bool skips, int *n);
+extern bool sagg_executors_collect(SaggReading *reading);
+extern const SaggRange *sagg_executors_losses(SaggReading *reading,
+											  const SaggRange *losses, int *n);
+extern bool sagg_executors_were_broken(SaggReading *reading);
+extern int	sagg_executors_schemas_asked(const SaggReading *reading);
+extern bool sagg_executors_last_record(const SaggReading *reading,
+									   const SaggRange *range, SaggRange *last);
+extern int64 sagg_executors_records(const SaggReading *reading);
+extern void sagg_executors_execute(SaggStreamRun *run, const SaggQuery *query,
+								   const SaggCommit *commit, Size max_key_bytes,
+								   bool keeps_late, bool bound_rows);
+extern void sagg_executors_take(SaggReading *reading, SaggExecution *execution,
+								SaggRejections *rejections);
+extern int64 sagg_executors_rejected(const SaggReading *reading);
+extern int64 sagg_executors_late(const SaggReading *reading);
+extern char *sagg_executors_first_rejected(const SaggReading *reading);
+extern Size sagg_executors_group_memory(const SaggReading *reading);
+extern void sagg_executors_release(SaggReading *reading);
+
+/* the records that all processes of a batch divert, one after the other */
+typedef struct SaggDiverted
+{
+	SaggReading *reading;
+	bool		late;			/* late records; otherwise rejected ones */
+	SaggNextDivertedRecord own; /* those of the stream's worker; NULL = none,
+								 * or none any more */
+	void	   *arg;
+	int			executor;		/* whose turn it is, from 0 */
+	bool		asked;			/* it has been asked for them */
+} SaggDiverted;
+
+extern void sagg_diverted_begin(SaggDiverted *diverted, SaggReading *reading, bool late,
+								SaggNextDivertedRecord own, void *arg);
+extern bool sagg_diverted_next(void *arg, SaggDivertedRecord *record);
 
 /* join_reader.c */
 extern void sagg_members_open(SaggReading *reading);
@@ -241,6 +292,7 @@ extern void sagg_trigger_loop(SaggReading *reading);
 extern void sagg_micro_batch(SaggReading *reading);
 
 /* batch_warnings.c */
+extern char *sagg_describe_rejection(SaggBatch *batch, const SaggRejection *rejection);
 extern char *sagg_describe_losses(const SaggPlan *plan, const SaggCommit *commit);
 extern void sagg_warn_of_late_records(const SaggStreamRun *run,
 									  const SaggCounts *counts);
@@ -291,6 +343,12 @@ extern void sagg_expire_rows(const SaggStreamRun *run, const SaggQuery *query,
 extern List *sagg_expired_partitions(const SaggStreamRun *run, const SaggQuery *query);
 
 /* late_records.c */
+typedef struct SaggLateReader SaggLateReader;
+
+extern int64 sagg_late_settle(SaggLateRows *late, const SaggRejections *rejections);
+extern SaggLateReader *sagg_late_open(SaggBatch *batch, SaggLateRows *late);
+extern bool sagg_late_next(void *reader, SaggDivertedRecord *diverted);
+extern void sagg_late_close(SaggLateReader *reader);
 extern void sagg_keep_late_records(SaggStreamRun *run, SaggLateRows *late,
 								   const SaggRejections *rejections,
 								   SaggCommit *commit);
@@ -336,6 +394,8 @@ extern bool sagg_poison_failed(SaggStreamRun *run, const ErrorData *error);
 extern SaggPlan *sagg_poison_retry(SaggStreamRun *run, SaggPlan *plan);
 extern void sagg_poison_begin(SaggStreamRun *run);
 extern void sagg_poison_reject(SaggStreamRun *run, SaggRejections *rejections);
+extern void sagg_poison_left_out(const SaggStreamRun *run, int *sqlstate,
+								 char **message, char **detail);
 extern void sagg_poison_committed(SaggStreamRun *run, const SaggCounts *counts);
 
 /* failed_windows.c */

@@ -447,7 +447,8 @@ sagg_aggregates_init(const SaggQuery *query)
 		else
 		{
 			init_storage(call, &info, aggowner);
-			if (info.transtype == INTERNALOID || SAGG_WINDOW_COMBINES(&query->window))
+			if (info.transtype == INTERNALOID || SAGG_WINDOW_COMBINES(&query->window) ||
+				query->dealt)
 				init_combination(call, &info, aggowner);
 			call->kind = sagg_inline_kind(call, info.form->aggcombinefn);
 			call->combine_inline = sagg_inline_combines(call);

@@ -129,6 +129,8 @@ extern void sagg_session_remove(SaggSessionList *list, SaggSessionPlace place);
 /* session_windows.c */
 extern bool sagg_sessions_met(SaggExecution *ex, const SaggGroup *group);
 extern SaggSessionKey *sagg_sessions_next(SaggExecution *ex, bool restart);
+extern SaggGroup *sagg_sessions_require(SaggExecution *ex,
+										const SaggSessionWindow *part);
 extern void sagg_session_load(SaggExecution *ex, SaggSessionWindow *session);
 
 #endif							/* SAGG_SESSION_WINDOWS_H */
