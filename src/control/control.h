@@ -242,6 +242,8 @@ extern void sagg_slot_freed(void);
 extern void sagg_slot_placed(SaggSlot *slot);
 extern void sagg_warn_of_missing_slots(int crowded, int limited);
 extern int	sagg_slot_reserve_executors(SaggSlot *slot, int wanted, int limit);
+extern bool sagg_stream_lacks_process(void);
+extern void sagg_process_freed(void);
 
 /* database_label.c */
 extern void sagg_label_database(void);

@@ -168,26 +168,65 @@ sagg_role_streams(Oid role)
 
 /*
  * Have a slot's worker start up to "wanted" executors.  Returns how many it may
- * start: with those of the owner's other streams, and the streams themselves, no
- * more than the limit of its streams.
+ * start: with the streams of its owner and their executors no more than the limit
+ * of that role's streams, with all streams and their executors no more than there
+ * are background workers.
  */
 int
 sagg_slot_reserve_executors(SaggSlot *slot, int wanted, int limit)
 {
-	int64		used = 0;
+	int64		of_owner = 0;
+	int64		of_all = 0;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot->executors = 0;
 	for (int i = 0; i < sagg_shared->nslots; i++)
 	{
 		const SaggSlot *other = &sagg_shared->slots[i];
+		int			processes = 1 + other->executors;
 
-		if (other->in_use && other->wanted && other->owner == slot->owner)
-			used += 1 + other->executors;
+		if (!other->in_use || !other->wanted)
+			continue;
+		of_all += processes;
+		if (other->owner == slot->owner)
+			of_owner += processes;
 	}
-	slot->executors = (int) Max(0, Min(wanted, limit - used));
+	wanted = (int) Min(wanted, max_worker_processes - OTHER_WORKERS - of_all);
+	slot->executors = (int) Max(0, Min(wanted, limit - of_owner));
 	LWLockRelease(sagg_shared->lock);
 	return slot->executors;
+}
+
+/*
+ * Returns whether a stream waits for a process.
+ */
+bool
+sagg_stream_lacks_process(void)
+{
+	bool		waiting = false;
+
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	for (int i = 0; i < sagg_shared->nslots; i++)
+		waiting |= sagg_shared->slots[i].in_use && sagg_shared->slots[i].waiting_for_process;
+	LWLockRelease(sagg_shared->lock);
+	return waiting;
+}
+
+/*
+ * A process that is no stream's worker ends: a stream that waits for one can have
+ * it.
+ */
+void
+sagg_process_freed(void)
+{
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		if (sagg_shared->slots[i].waiting_for_process)
+			sagg_shared->slots[i].next_start = 0;
+	}
+	LWLockRelease(sagg_shared->lock);
+	ConditionVariableBroadcast(&sagg_shared->slots_changed);
 }
 
 /*

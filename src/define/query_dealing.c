@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_aggregate.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
 #include "nodes/nodeFuncs.h"
@@ -51,13 +52,20 @@ find_private_relation(Node *node, Oid *relid)
 
 /*
  * Returns why an aggregate keeps a query from being dealt, NULL if it does not.
- * Of one that keeps its inputs no function runs before they are together.
+ * Of one that keeps its inputs no function runs before they are together.  Where
+ * sessions meet, the inputs of one follow those of the other, so their order
+ * depends on which sessions there are in between; for sets and what is sorted it
+ * does not matter.
  */
 static char *
-aggregate_reason(const SaggAgg *agg)
+aggregate_reason(const SaggQuery *query, const SaggAgg *agg)
 {
 	Oid			function = agg->aggref->aggfnoid;
 
+	if (agg->keeps_inputs && query->window.kind == SAGG_WINDOW_SESSION &&
+		agg->aggref->aggdistinct == NIL && !AGGKIND_IS_ORDERED_SET(agg->aggref->aggkind))
+		return psprintf("the order of the inputs of aggregate %s depends on how sessions meet",
+						format_procedure(function));
 	if (agg->keeps_inputs)
 		return NULL;
 	if (!sagg_aggregate_combines(agg->aggref))
@@ -84,7 +92,7 @@ sagg_query_undealt(const SaggQuery *query, const char *reader)
 		return pstrdup("each row is compared with all that came before it");
 	for (int i = 0; i < query->naggs; i++)
 	{
-		char	   *reason = aggregate_reason(&query->aggs[i]);
+		char	   *reason = aggregate_reason(query, &query->aggs[i]);
 
 		if (reason)
 			return reason;

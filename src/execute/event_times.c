@@ -241,6 +241,9 @@ sagg_execution_partition_read(SaggExecution *ex, const SaggPartitionTime *time)
 {
 	SaggRange	partition = {time->topic, time->partition, 0, 0};
 
+	/* policy global */
+	if (ex->partitions == NULL)
+		return;
 	*time_of(ex->partitions, &partition) = *time;
 }
 

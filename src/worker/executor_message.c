@@ -241,7 +241,7 @@ void
 sagg_throw_error(StringInfo buf, int executor)
 {
 	ErrorData	error = {0};
-	SaggPlace  *last = &sagg_batch_context.last;
+	SaggPlace	last;
 	char	   *context;
 
 	error.elevel = ERROR;
@@ -261,18 +261,19 @@ sagg_throw_error(StringInfo buf, int executor)
 	error.datatype_name = sagg_get_text(buf);
 	error.constraint_name = sagg_get_text(buf);
 	error.assoc_context = CurrentMemoryContext;
-	last->partition = (int32) sagg_get_int(buf);
-	if (last->partition >= 0)
+	last.partition = (int32) sagg_get_int(buf);
+	if (last.partition >= 0)
 	{
-		last->topic = sagg_topic_number(sagg_get_text(buf));
-		last->offset = sagg_get_int(buf);
+		last.topic = sagg_topic_number(sagg_get_text(buf));
+		last.offset = sagg_get_int(buf);
+		sagg_batch_read_elsewhere(&last);
 	}
 	ThrowErrorData(&error);
 	pg_unreachable();
 }
 
 void
-sagg_put_share(StringInfo buf, const SaggShare *share)
+sagg_put_share(StringInfo buf, const SaggShare * share)
 {
 	sagg_put_int(buf, share->plan.batch);
 	sagg_put_int(buf, share->plan.batch_time);
@@ -294,7 +295,7 @@ sagg_put_share(StringInfo buf, const SaggShare *share)
  * Read a share; all of it is in the current context.  It has no ranges.
  */
 void
-sagg_get_share(StringInfo buf, SaggShare *share)
+sagg_get_share(StringInfo buf, SaggShare * share)
 {
 	memset(share, 0, sizeof(*share));
 	share->plan.batch = sagg_get_int(buf);

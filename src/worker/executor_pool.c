@@ -39,7 +39,7 @@
 #define END_TIMEOUT_MS	5000
 
 /* those of this process, NULL = none */
-static SaggExecutors *my_executors = NULL;
+static SaggExecutors * my_executors = NULL;
 
 /*
  * The process ends: so do its executors, which nobody waits for.
@@ -84,7 +84,7 @@ allowed_executors(SaggReading *reading)
  * Start executor number "number".  Returns false if no process is free for it.
  */
 static bool
-start_executor(SaggReading *reading, SaggExecutor *executor, int number)
+start_executor(SaggReading *reading, SaggExecutor * executor, int number)
 {
 	int			slot = (int) (reading->leader->slot - sagg_shared->slots);
 
@@ -135,7 +135,7 @@ open_executors(SaggReading *reading, int n)
  * over.
  */
 static bool
-await_end(const SaggExecutor *executor, TimestampTz until)
+await_end(const SaggExecutor * executor, TimestampTz until)
 {
 	static uint32 wait_event = 0;
 	pid_t		pid;
@@ -159,7 +159,7 @@ await_end(const SaggExecutor *executor, TimestampTz until)
  * that is busy when it is told to.
  */
 static void
-end_all(SaggExecutors *executors)
+end_all(SaggExecutors * executors)
 {
 	TimestampTz until;
 
@@ -201,6 +201,25 @@ sagg_executors_close(SaggReading *reading)
 }
 
 /*
+ * Give the processes of executors to streams that have none, until the reading is
+ * opened again.  Returns whether it had executors: the caller then assigns the
+ * positions to the stream's own reader.  Between batches.
+ */
+bool
+sagg_executors_give_way(SaggReading *reading)
+{
+	if (reading->executors == NULL || !sagg_stream_lacks_process())
+		return false;
+	ereport(LOG,
+			(errmsg("stream \"%s\" goes on without executors, as another stream waits for a process",
+					reading->leader->slot->name),
+			 errhint("Increase max_worker_processes.")));
+	sagg_executors_close(reading);
+	reading->dealt = true;
+	return true;
+}
+
+/*
  * Returns who reads a partition; 0 = the stream's worker.
  */
 int
@@ -219,7 +238,7 @@ sagg_executor_of(const SaggReading *reading, const SaggRange *partition)
  * Returns the process that reads the fewest partitions, the first one of several.
  */
 static int
-least_loaded(const SaggExecutors *executors, const SaggRange *owners, int nowners)
+least_loaded(const SaggExecutors * executors, const SaggRange *owners, int nowners)
 {
 	int			least = 0;
 	int			fewest = INT_MAX;
@@ -357,7 +376,7 @@ sagg_executors_plan(const SaggReading *reading, SaggPlan *plan)
  * Raise the error for an executor that has ended without one.
  */
 static void
-raise_ended(const SaggReading *reading, const SaggExecutor *executor)
+raise_ended(const SaggReading *reading, const SaggExecutor * executor)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_ADMIN_SHUTDOWN),
@@ -370,7 +389,7 @@ raise_ended(const SaggReading *reading, const SaggExecutor *executor)
  * Send a command; raises an error if the executor has ended.
  */
 void
-sagg_executor_send(SaggReading *reading, SaggExecutor *executor, char type,
+sagg_executor_send(SaggReading *reading, SaggExecutor * executor, char type,
 				   const StringInfoData *command)
 {
 	if (!sagg_link_send(&executor->link, type, command ? command->data : NULL,
@@ -390,7 +409,7 @@ sagg_executor_send(SaggReading *reading, SaggExecutor *executor, char type,
  * ended.
  */
 char
-sagg_executor_receive(SaggReading *reading, SaggExecutor *executor, bool wait,
+sagg_executor_receive(SaggReading *reading, SaggExecutor * executor, bool wait,
 					  StringInfo message)
 {
 	char		type;

@@ -55,6 +55,7 @@ static void
 detach(int code, Datum arg)
 {
 	sagg_mark_end();
+	sagg_process_freed();
 }
 
 /*
@@ -81,9 +82,9 @@ take_mark(SaggSlot *slot, int number, Oid view)
  * process if the leader is gone.
  */
 static void
-connect_to_leader(SaggExecutorBatch *batch)
+connect_to_leader(SaggExecutorBatch * batch)
 {
-	const SaggLinkHead *head = batch->link->head;
+	const		SaggLinkHead *head = batch->link->head;
 	SaggSlot   *slot = &sagg_shared->slots[head->slot];
 	Oid			database;
 	Oid			owner;
@@ -114,7 +115,7 @@ connect_to_leader(SaggExecutorBatch *batch)
  * process if the stream is not the leader's any more.
  */
 static void
-open_stream(SaggExecutorBatch *batch)
+open_stream(SaggExecutorBatch * batch)
 {
 	SaggStreamRun *run = batch->run;
 	SaggStream *stream = NULL;
@@ -149,7 +150,7 @@ while_waiting(void *arg)
 }
 
 static void
-make_wait_set(SaggExecutorBatch *batch)
+make_wait_set(SaggExecutorBatch * batch)
 {
 	pgsocket	fd = sagg_reader_fd(batch->reader);
 
@@ -161,7 +162,7 @@ make_wait_set(SaggExecutorBatch *batch)
 }
 
 static void
-obey(SaggExecutorBatch *batch, char type, StringInfo command)
+obey(SaggExecutorBatch * batch, char type, StringInfo command)
 {
 	SaggRange  *positions;
 	int			n;
@@ -197,7 +198,7 @@ obey(SaggExecutorBatch *batch, char type, StringInfo command)
  * when the source has.
  */
 static void
-idle(SaggExecutorBatch *batch)
+idle(SaggExecutorBatch * batch)
 {
 	pg_atomic_uint32 *has_records = &batch->link->head->has_records;
 	bool		before = pg_atomic_read_u32(has_records) != 0;
@@ -220,7 +221,7 @@ idle(SaggExecutorBatch *batch)
 }
 
 static void
-obey_commands(SaggExecutorBatch *batch)
+obey_commands(SaggExecutorBatch * batch)
 {
 	for (;;)
 	{
@@ -241,7 +242,7 @@ obey_commands(SaggExecutorBatch *batch)
  * Tell the leader about the error being handled, and end.
  */
 static void
-report_error(SaggExecutorBatch *batch)
+report_error(SaggExecutorBatch * batch)
 {
 	StringInfoData message;
 	ErrorData  *error;
@@ -270,7 +271,7 @@ stream_agg_executor_main(Datum arg)
 {
 	SaggStreamRun run = {0};
 	SaggLink	link = {0};
-	SaggExecutorBatch batch = {.run = &run,.link = &link};
+	SaggExecutorBatch batch = {.run = &run, .link = &link};
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);

@@ -22,7 +22,7 @@
  * Add an executor's losses to those of the others.
  */
 static void
-add_losses(SaggExecutors *executors, const SaggRange *losses, int n)
+add_losses(SaggExecutors * executors, const SaggRange *losses, int n)
 {
 	executors->losses = executors->losses ?
 		repalloc(executors->losses, sizeof(SaggRange) * Max(executors->nlosses + n, 1)) :
@@ -72,7 +72,7 @@ sagg_executors_read(SaggReading *reading, const SaggPlan *plan, bool skips, int 
 }
 
 static void
-take_read(SaggExecutors *executors, SaggExecutor *executor, StringInfo message)
+take_read(SaggExecutors * executors, SaggExecutor * executor, StringInfo message)
 {
 	int			asked;
 	int			nlosses;
@@ -161,7 +161,7 @@ bool
 sagg_executors_last_record(const SaggReading *reading, const SaggRange *range, SaggRange *last)
 {
 	int			number = sagg_executor_of(reading, range);
-	const SaggExecutor *executor;
+	const		SaggExecutor *executor;
 	const SaggRange *found;
 
 	if (number == 0)
@@ -206,7 +206,7 @@ times_of(const SaggReading *reading, int number, const SaggCommit *commit, int *
 }
 
 static void
-put_snapshot(SaggShare *share)
+put_snapshot(SaggShare * share)
 {
 	Snapshot	snapshot = GetActiveSnapshot();
 
@@ -258,7 +258,7 @@ sagg_executors_execute(SaggStreamRun *run, const SaggQuery *query, const SaggCom
  * Count the records that an executor has rejected.
  */
 static void
-take_rejected(SaggExecutors *executors, SaggExecutor *executor, SaggRejections *rejections,
+take_rejected(SaggExecutors * executors, SaggExecutor * executor, SaggRejections *rejections,
 			  StringInfo message)
 {
 	SaggRejection first = {.record = -1};
@@ -282,7 +282,7 @@ take_rejected(SaggExecutors *executors, SaggExecutor *executor, SaggRejections *
 }
 
 static void
-take_done(SaggExecutors *executors, SaggExecutor *executor, SaggExecution *execution,
+take_done(SaggExecutors * executors, SaggExecutor * executor, SaggExecution *execution,
 		  SaggRejections *rejections, StringInfo message)
 {
 	Size		group_memory = sagg_get_int(message);

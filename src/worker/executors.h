@@ -55,9 +55,9 @@ typedef struct SaggLinkHead
 	Latch	   *leader_latch;
 	int			slot;			/* number of the stream's slot */
 	int			number;			/* of the executor, from 1 */
-	pg_atomic_uint32 has_records;	/* its reader has a record that no batch has
-									 * taken */
-} SaggLinkHead;
+	pg_atomic_uint32 has_records;	/* its reader has a record that no batch
+									 * has taken */
+}			SaggLinkHead;
 
 /* One end of a link. */
 typedef struct SaggLink
@@ -66,15 +66,15 @@ typedef struct SaggLink
 	SaggLinkHead *head;
 	shm_mq_handle *in;
 	shm_mq_handle *out;
-} SaggLink;
+}			SaggLink;
 
 /* executor_link.c */
-extern void sagg_link_make(SaggLink *link, int slot, int number);
-extern void sagg_link_set_process(SaggLink *link, BackgroundWorkerHandle *handle);
-extern bool sagg_link_attach(SaggLink *link, dsm_handle handle);
-extern void sagg_link_close(SaggLink *link);
-extern bool sagg_link_send(SaggLink *link, char type, const char *data, Size len);
-extern bool sagg_link_receive(SaggLink *link, bool wait, char *type,
+extern void sagg_link_make(SaggLink * link, int slot, int number);
+extern void sagg_link_set_process(SaggLink * link, BackgroundWorkerHandle *handle);
+extern bool sagg_link_attach(SaggLink * link, dsm_handle handle);
+extern void sagg_link_close(SaggLink * link);
+extern bool sagg_link_send(SaggLink * link, char type, const char *data, Size len);
+extern bool sagg_link_receive(SaggLink * link, bool wait, char *type,
 							  StringInfo message, bool *ended);
 
 /* executor_message.c */
@@ -111,10 +111,10 @@ typedef struct SaggShare
 	char	   *rejected_detail;
 	Size		snapshot_size;
 	char	   *snapshot;
-} SaggShare;
+}			SaggShare;
 
-extern void sagg_put_share(StringInfo buf, const SaggShare *share);
-extern void sagg_get_share(StringInfo buf, SaggShare *share);
+extern void sagg_put_share(StringInfo buf, const SaggShare * share);
+extern void sagg_get_share(StringInfo buf, SaggShare * share);
 
 /* executor_batch.c: an executor's side of a batch */
 typedef struct SaggExecutorBatch
@@ -131,13 +131,13 @@ typedef struct SaggExecutorBatch
 	bool		holds;			/* it has the records of a batch */
 	SaggRejections *rejections; /* or NULL */
 	SaggLateRows late;
-} SaggExecutorBatch;
+}			SaggExecutorBatch;
 
-extern void sagg_share_read(SaggExecutorBatch *batch, StringInfo command);
-extern void sagg_share_execute(SaggExecutorBatch *batch, StringInfo command);
-extern void sagg_share_give_rejected(SaggExecutorBatch *batch);
-extern void sagg_share_give_late(SaggExecutorBatch *batch);
-extern void sagg_share_release(SaggExecutorBatch *batch);
-extern bool sagg_executor_wait(SaggExecutorBatch *batch, long timeout_ms);
+extern void sagg_share_read(SaggExecutorBatch * batch, StringInfo command);
+extern void sagg_share_execute(SaggExecutorBatch * batch, StringInfo command);
+extern void sagg_share_give_rejected(SaggExecutorBatch * batch);
+extern void sagg_share_give_late(SaggExecutorBatch * batch);
+extern void sagg_share_release(SaggExecutorBatch * batch);
+extern bool sagg_executor_wait(SaggExecutorBatch * batch, long timeout_ms);
 
 #endif							/* SAGG_EXECUTORS_H */

@@ -440,6 +440,8 @@ sagg_trigger_loop(SaggReading *reading)
 		wait_for_trigger(reading);
 		leader->plan = NULL;
 		MemoryContextSwitchTo(reading->memory);
+		if (sagg_executors_give_way(reading))
+			sagg_reading_assign(reading, NULL, 0);
 
 		if (sagg_reading_group_changed(reading))
 		{
