@@ -43,7 +43,7 @@ typedef struct DealtCounts
 	int64		late_windows;
 	int64		max_time;
 	bool		any_time;
-}			DealtCounts;
+} DealtCounts;
 
 /* a message being filled */
 typedef struct Giving
@@ -52,10 +52,10 @@ typedef struct Giving
 	void	   *arg;
 	char		type;
 	StringInfoData message;
-}			Giving;
+} Giving;
 
 static void
-begin_giving(Giving * giving, char type, SaggGiveFn give, void *arg)
+begin_giving(Giving *giving, char type, SaggGiveFn give, void *arg)
 {
 	giving->give = give;
 	giving->arg = arg;
@@ -64,7 +64,7 @@ begin_giving(Giving * giving, char type, SaggGiveFn give, void *arg)
 }
 
 static void
-send_message(Giving * giving)
+send_message(Giving *giving)
 {
 	if (giving->message.len > 0)
 		giving->give(giving->arg, giving->type, giving->message.data, giving->message.len);
@@ -75,7 +75,7 @@ send_message(Giving * giving)
  * Add a group or a row to the message: a length word and its bytes.
  */
 static void
-add_item(Giving * giving, const char *data, Size len)
+add_item(Giving *giving, const char *data, Size len)
 {
 	int32		size = (int32) len;
 
@@ -86,7 +86,7 @@ add_item(Giving * giving, const char *data, Size len)
 }
 
 static void
-give_group(SaggExecution *ex, Giving * giving, const SaggGroup *group)
+give_group(SaggExecution *ex, Giving *giving, const SaggGroup *group)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 
@@ -98,7 +98,7 @@ give_group(SaggExecution *ex, Giving * giving, const SaggGroup *group)
 }
 
 static void
-give_sessions(SaggExecution *ex, Giving * giving)
+give_sessions(SaggExecution *ex, Giving *giving)
 {
 	for (SaggSessionKey *key = sagg_sessions_next(ex, true); key;
 		 key = sagg_sessions_next(ex, false))

@@ -237,7 +237,7 @@ share_offsets(SaggReading *reading, SaggRange *ranges, int n, int64 limit, int64
 	{
 		starts[i] = ranges[i].start;
 		if (ranges[i].end - ranges[i].start > limit)
-			ranges[i].start = Min(sagg_reader_gap_end(reading->reader, &ranges[i]),
+			ranges[i].start = Min(sagg_executors_gap_end(reading, &ranges[i]),
 								  ranges[i].end - 1);
 	}
 	sagg_ranges_share(ranges, n, limit, rotation);

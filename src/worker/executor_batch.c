@@ -30,14 +30,14 @@
 #include "executors.h"
 
 static void
-reply(SaggExecutorBatch * batch, char type, const StringInfoData *message)
+reply(SaggExecutorBatch *batch, char type, const StringInfoData *message)
 {
 	if (!sagg_link_send(batch->link, type, message->data, message->len))
 		proc_exit(0);
 }
 
 static void
-show_activity(const SaggExecutorBatch * batch, const char *stage)
+show_activity(const SaggExecutorBatch *batch, const char *stage)
 {
 	char		activity[SAGG_NAME_SIZE + 64];
 
@@ -50,19 +50,15 @@ show_activity(const SaggExecutorBatch * batch, const char *stage)
  * Sleep until the latch is set, the source has something, or the time is over.
  * Serves interrupts and settings.
  */
-bool
-sagg_executor_wait(SaggExecutorBatch * batch, long timeout_ms)
+void
+sagg_executor_wait(SaggExecutorBatch *batch, long timeout_ms)
 {
 	static uint32 wait_event = 0;
 	WaitEvent	events[2];
-	bool		readable = false;
-	int			n;
 
 	if (wait_event == 0)
 		wait_event = SAGG_WAIT_EVENT("StreamAggKafka");
-	n = WaitEventSetWait(batch->waitset, timeout_ms, events, lengthof(events), wait_event);
-	for (int i = 0; i < n; i++)
-		readable = readable || (events[i].events & WL_SOCKET_READABLE) != 0;
+	(void) WaitEventSetWait(batch->waitset, timeout_ms, events, lengthof(events), wait_event);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
@@ -70,14 +66,13 @@ sagg_executor_wait(SaggExecutorBatch * batch, long timeout_ms)
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
 	}
-	return readable;
 }
 
 /*
  * READ: all records of the share's ranges.
  */
 static void
-read_records(SaggExecutorBatch * batch)
+read_records(SaggExecutorBatch *batch)
 {
 	SaggReader *reader = batch->reader;
 	TimestampTz last_progress = GetCurrentTimestamp();
@@ -87,7 +82,7 @@ read_records(SaggExecutorBatch * batch)
 	SAGG_FAILPOINT("executor.reading");
 	while (!sagg_reader_collect(reader))
 	{
-		(void) sagg_executor_wait(batch, 500);
+		sagg_executor_wait(batch, 500);
 		if (sagg_reader_hears(reader) && sagg_reader_trouble(reader) == NULL)
 			last_progress = GetCurrentTimestamp();
 		if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
@@ -97,7 +92,7 @@ read_records(SaggExecutorBatch * batch)
 }
 
 static void
-put_last_records(SaggExecutorBatch * batch, StringInfo message)
+put_last_records(SaggExecutorBatch *batch, StringInfo message)
 {
 	SaggRange  *last = palloc(sizeof(SaggRange) * Max(batch->nranges, 1));
 	int			n = 0;
@@ -114,7 +109,7 @@ put_last_records(SaggExecutorBatch * batch, StringInfo message)
  * SAGG_TO_READ: read the ranges of the command, and say what they had.
  */
 void
-sagg_share_read(SaggExecutorBatch * batch, StringInfo command)
+sagg_share_read(SaggExecutorBatch *batch, StringInfo command)
 {
 	StringInfoData message;
 	const SaggRange *losses;
@@ -123,6 +118,7 @@ sagg_share_read(SaggExecutorBatch * batch, StringInfo command)
 	int			asked;
 
 	sagg_share_release(batch);
+	pg_atomic_write_u32(&batch->link->head->has_records, 0);
 	MemoryContextSwitchTo(batch->memory);
 	batch->number = sagg_get_int(command);
 	sagg_reader_skips_unreadable(batch->reader, sagg_get_int(command) != 0);
@@ -150,7 +146,7 @@ sagg_share_read(SaggExecutorBatch * batch, StringInfo command)
  * writes nothing.
  */
 static void
-begin_transaction(SaggExecutorBatch * batch, const SaggShare * share)
+begin_transaction(SaggExecutorBatch *batch, const SaggShare *share)
 {
 	int			save = ParallelWorkerNumber;
 	Snapshot	snapshot;
@@ -171,7 +167,7 @@ begin_transaction(SaggExecutorBatch * batch, const SaggShare * share)
  * Returns the stream's query, which must be the one that the leader has analysed.
  */
 static SaggQuery *
-analyze(const SaggStream *stream, const SaggShare * share)
+analyze(const SaggStream *stream, const SaggShare *share)
 {
 	SaggQuery  *query = sagg_query_of_view(stream);
 
@@ -186,7 +182,7 @@ analyze(const SaggStream *stream, const SaggShare * share)
 }
 
 static SaggExecution *
-begin_execution(SaggExecutorBatch * batch, SaggQuery *query, SaggShare * share)
+begin_execution(SaggExecutorBatch *batch, SaggQuery *query, SaggShare *share)
 {
 	const SaggStream *stream = batch->run->stream;
 	SaggStore  *store = sagg_store_private(stream->name, 0, query->store_fingerprint,
@@ -223,7 +219,7 @@ give(void *arg, char type, const char *data, Size len)
  * The last reply of EXECUTE, when the transaction is over.
  */
 static void
-reply_done(SaggExecutorBatch * batch, const SaggShare * share, Size group_memory)
+reply_done(SaggExecutorBatch *batch, const SaggShare *share, Size group_memory)
 {
 	const SaggRejections *rejections = batch->rejections;
 	StringInfoData message;
@@ -248,7 +244,7 @@ reply_done(SaggExecutorBatch * batch, const SaggShare * share, Size group_memory
  * SAGG_TO_EXECUTE: run the query over the records, and hand over what it makes.
  */
 void
-sagg_share_execute(SaggExecutorBatch * batch, StringInfo command)
+sagg_share_execute(SaggExecutorBatch *batch, StringInfo command)
 {
 	const SaggStream *stream = batch->run->stream;
 	SaggCommit	commit = {0};
@@ -287,7 +283,7 @@ sagg_share_execute(SaggExecutorBatch * batch, StringInfo command)
  * Send records that are diverted, which "next" returns one by one.
  */
 static void
-give_diverted(SaggExecutorBatch * batch, SaggNextDivertedRecord next, void *arg)
+give_diverted(SaggExecutorBatch *batch, SaggNextDivertedRecord next, void *arg)
 {
 	MemoryContext memory = AllocSetContextCreate(batch->memory, "stream_agg diverted record",
 												 ALLOCSET_DEFAULT_SIZES);
@@ -315,7 +311,7 @@ give_diverted(SaggExecutorBatch * batch, SaggNextDivertedRecord next, void *arg)
  * SAGG_TO_GIVE_REJECTED: the dead letters of the share.
  */
 void
-sagg_share_give_rejected(SaggExecutorBatch * batch)
+sagg_share_give_rejected(SaggExecutorBatch *batch)
 {
 	SaggRejectedReader *reader;
 
@@ -332,7 +328,7 @@ sagg_share_give_rejected(SaggExecutorBatch * batch)
  * SAGG_TO_GIVE_LATE: the late records of the share.
  */
 void
-sagg_share_give_late(SaggExecutorBatch * batch)
+sagg_share_give_late(SaggExecutorBatch *batch)
 {
 	SaggLateReader *reader;
 
@@ -348,7 +344,7 @@ sagg_share_give_late(SaggExecutorBatch * batch)
  * SAGG_TO_RELEASE: the leader has committed.  Frees the records.
  */
 void
-sagg_share_release(SaggExecutorBatch * batch)
+sagg_share_release(SaggExecutorBatch *batch)
 {
 	if (batch->holds)
 	{

@@ -25,13 +25,13 @@
 #define HEAD_SIZE		MAXALIGN(sizeof(SaggLinkHead))
 
 static shm_mq *
-queue_of_commands(const SaggLink * link)
+queue_of_commands(const SaggLink *link)
 {
 	return (shm_mq *) ((char *) dsm_segment_address(link->segment) + HEAD_SIZE);
 }
 
 static shm_mq *
-queue_of_replies(const SaggLink * link)
+queue_of_replies(const SaggLink *link)
 {
 	return (shm_mq *) ((char *) queue_of_commands(link) + COMMANDS_SIZE);
 }
@@ -41,7 +41,7 @@ queue_of_replies(const SaggLink * link)
  * allocates in the current context, which lives until sagg_link_close.
  */
 void
-sagg_link_make(SaggLink * link, int slot, int number)
+sagg_link_make(SaggLink *link, int slot, int number)
 {
 	link->segment = dsm_create(HEAD_SIZE + COMMANDS_SIZE + REPLIES_SIZE, 0);
 	dsm_pin_mapping(link->segment);
@@ -52,6 +52,7 @@ sagg_link_make(SaggLink * link, int slot, int number)
 	link->head->slot = slot;
 	link->head->number = number;
 	pg_atomic_init_u32(&link->head->has_records, 0);
+	pg_atomic_init_u32(&link->head->failed, 0);
 	shm_mq_set_sender(shm_mq_create(queue_of_commands(link), COMMANDS_SIZE), MyProc);
 	shm_mq_set_receiver(shm_mq_create(queue_of_replies(link), REPLIES_SIZE), MyProc);
 	link->out = shm_mq_attach(queue_of_commands(link), link->segment, NULL);
@@ -63,7 +64,7 @@ sagg_link_make(SaggLink * link, int slot, int number)
  * that ends before it attaches.
  */
 void
-sagg_link_set_process(SaggLink * link, BackgroundWorkerHandle *handle)
+sagg_link_set_process(SaggLink *link, BackgroundWorkerHandle *handle)
 {
 	shm_mq_set_handle(link->out, handle);
 	shm_mq_set_handle(link->in, handle);
@@ -74,7 +75,7 @@ sagg_link_set_process(SaggLink * link, BackgroundWorkerHandle *handle)
  * gone.
  */
 bool
-sagg_link_attach(SaggLink * link, dsm_handle handle)
+sagg_link_attach(SaggLink *link, dsm_handle handle)
 {
 	link->segment = dsm_attach(handle);
 	if (link->segment == NULL)
@@ -92,7 +93,7 @@ sagg_link_attach(SaggLink * link, dsm_handle handle)
  * Close this process's end.  Raises no error.
  */
 void
-sagg_link_close(SaggLink * link)
+sagg_link_close(SaggLink *link)
 {
 	if (link->segment == NULL)
 		return;
@@ -107,7 +108,7 @@ sagg_link_close(SaggLink * link)
  * process has gone.
  */
 bool
-sagg_link_send(SaggLink * link, char type, const char *data, Size len)
+sagg_link_send(SaggLink *link, char type, const char *data, Size len)
 {
 	shm_mq_iovec parts[2];
 
@@ -124,7 +125,7 @@ sagg_link_send(SaggLink * link, char type, const char *data, Size len)
  * only if the other process has gone, as "ended" says.
  */
 bool
-sagg_link_receive(SaggLink * link, bool wait, char *type, StringInfo message, bool *ended)
+sagg_link_receive(SaggLink *link, bool wait, char *type, StringInfo message, bool *ended)
 {
 	Size		len;
 	void	   *data;

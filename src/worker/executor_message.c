@@ -247,7 +247,7 @@ sagg_throw_error(StringInfo buf, int executor)
 	error.elevel = ERROR;
 	error.filename = __FILE__;
 	error.lineno = __LINE__;
-	error.funcname = PG_FUNCNAME_MACRO;
+	error.funcname = __func__;
 	error.sqlerrcode = (int) sagg_get_int(buf);
 	error.message = sagg_get_text(buf);
 	error.detail = sagg_get_text(buf);
@@ -273,7 +273,7 @@ sagg_throw_error(StringInfo buf, int executor)
 }
 
 void
-sagg_put_share(StringInfo buf, const SaggShare * share)
+sagg_put_share(StringInfo buf, const SaggShare *share)
 {
 	sagg_put_int(buf, share->plan.batch);
 	sagg_put_int(buf, share->plan.batch_time);
@@ -295,7 +295,7 @@ sagg_put_share(StringInfo buf, const SaggShare * share)
  * Read a share; all of it is in the current context.  It has no ranges.
  */
 void
-sagg_get_share(StringInfo buf, SaggShare * share)
+sagg_get_share(StringInfo buf, SaggShare *share)
 {
 	memset(share, 0, sizeof(*share));
 	share->plan.batch = sagg_get_int(buf);

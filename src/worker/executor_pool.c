@@ -39,7 +39,7 @@
 #define END_TIMEOUT_MS	5000
 
 /* those of this process, NULL = none */
-static SaggExecutors * my_executors = NULL;
+static SaggExecutors *my_executors = NULL;
 
 /*
  * The process ends: so do its executors, which nobody waits for.
@@ -84,7 +84,7 @@ allowed_executors(SaggReading *reading)
  * Start executor number "number".  Returns false if no process is free for it.
  */
 static bool
-start_executor(SaggReading *reading, SaggExecutor * executor, int number)
+start_executor(SaggReading *reading, SaggExecutor *executor, int number)
 {
 	int			slot = (int) (reading->leader->slot - sagg_shared->slots);
 
@@ -135,7 +135,7 @@ open_executors(SaggReading *reading, int n)
  * over.
  */
 static bool
-await_end(const SaggExecutor * executor, TimestampTz until)
+await_end(const SaggExecutor *executor, TimestampTz until)
 {
 	static uint32 wait_event = 0;
 	pid_t		pid;
@@ -159,7 +159,7 @@ await_end(const SaggExecutor * executor, TimestampTz until)
  * that is busy when it is told to.
  */
 static void
-end_all(SaggExecutors * executors)
+end_all(SaggExecutors *executors)
 {
 	TimestampTz until;
 
@@ -238,7 +238,7 @@ sagg_executor_of(const SaggReading *reading, const SaggRange *partition)
  * Returns the process that reads the fewest partitions, the first one of several.
  */
 static int
-least_loaded(const SaggExecutors * executors, const SaggRange *owners, int nowners)
+least_loaded(const SaggExecutors *executors, const SaggRange *owners, int nowners)
 {
 	int			least = 0;
 	int			fewest = INT_MAX;
@@ -376,7 +376,7 @@ sagg_executors_plan(const SaggReading *reading, SaggPlan *plan)
  * Raise the error for an executor that has ended without one.
  */
 static void
-raise_ended(const SaggReading *reading, const SaggExecutor * executor)
+raise_ended(const SaggReading *reading, const SaggExecutor *executor)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_ADMIN_SHUTDOWN),
@@ -389,7 +389,7 @@ raise_ended(const SaggReading *reading, const SaggExecutor * executor)
  * Send a command; raises an error if the executor has ended.
  */
 void
-sagg_executor_send(SaggReading *reading, SaggExecutor * executor, char type,
+sagg_executor_send(SaggReading *reading, SaggExecutor *executor, char type,
 				   const StringInfoData *command)
 {
 	if (!sagg_link_send(&executor->link, type, command ? command->data : NULL,
@@ -409,7 +409,7 @@ sagg_executor_send(SaggReading *reading, SaggExecutor * executor, char type,
  * ended.
  */
 char
-sagg_executor_receive(SaggReading *reading, SaggExecutor * executor, bool wait,
+sagg_executor_receive(SaggReading *reading, SaggExecutor *executor, bool wait,
 					  StringInfo message)
 {
 	char		type;
@@ -447,4 +447,27 @@ sagg_executors_have_records(SaggReading *reading)
 			found = true;
 	}
 	return found;
+}
+
+/*
+ * Returns what sagg_reader_gap_end returns, of the process that reads the range.
+ * Waits for its answer.  Between batches.
+ */
+int64
+sagg_executors_gap_end(SaggReading *reading, const SaggRange *range)
+{
+	int			number = sagg_executor_of(reading, range);
+	SaggExecutor *executor;
+	StringInfoData message;
+
+	if (number == 0)
+		return sagg_reader_gap_end(reading->reader, range);
+	executor = &reading->executors->list[number - 1];
+	initStringInfo(&message);
+	sagg_put_ranges(&message, range, 1);
+	sagg_executor_send(reading, executor, SAGG_TO_FIND_GAP, &message);
+	pfree(message.data);
+	if (sagg_executor_receive(reading, executor, true, &message) != SAGG_GAP_END)
+		elog(ERROR, "an executor does not say where a gap ends");
+	return sagg_get_int(&message);
 }

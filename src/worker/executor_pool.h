@@ -24,7 +24,7 @@ typedef struct SaggExecutor
 	SaggRange  *last;
 	int64		rejected;		/* records that are rejected */
 	int64		late;			/* late records that are kept */
-}			SaggExecutor;
+} SaggExecutor;
 
 struct SaggExecutors
 {
@@ -47,9 +47,9 @@ struct SaggExecutors
 extern int	sagg_executor_of(const SaggReading *reading, const SaggRange *partition);
 extern SaggRange *sagg_executor_ranges(const SaggReading *reading, int number,
 									   const SaggRange *ranges, int nranges, int *n);
-extern void sagg_executor_send(SaggReading *reading, SaggExecutor * executor, char type,
+extern void sagg_executor_send(SaggReading *reading, SaggExecutor *executor, char type,
 							   const StringInfoData *command);
-extern char sagg_executor_receive(SaggReading *reading, SaggExecutor * executor, bool wait,
+extern char sagg_executor_receive(SaggReading *reading, SaggExecutor *executor, bool wait,
 								  StringInfo message);
 
 #endif							/* SAGG_EXECUTOR_POOL_H */

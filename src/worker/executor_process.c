@@ -54,6 +54,9 @@ wait_event(void)
 static void
 detach(int code, Datum arg)
 {
+	SaggLinkHead *head = (SaggLinkHead *) DatumGetPointer(arg);
+
+	pg_atomic_write_u32(&head->failed, 1);
 	sagg_mark_end();
 	sagg_process_freed();
 }
@@ -62,9 +65,9 @@ detach(int code, Datum arg)
  * Take the mark of this executor, when the process that had it before has ended.
  */
 static void
-take_mark(SaggSlot *slot, int number, Oid view)
+take_mark(SaggSlot *slot, SaggLinkHead *head, Oid view)
 {
-	SaggMark   *mark = &slot->executor_marks[number - 1];
+	SaggMark   *mark = &slot->executor_marks[head->number - 1];
 
 	while (mark->activity != SAGG_NO_PROCESS)
 	{
@@ -74,7 +77,7 @@ take_mark(SaggSlot *slot, int number, Oid view)
 		ResetLatch(MyLatch);
 	}
 	sagg_mark_begin(mark, view);
-	before_shmem_exit(detach, (Datum) 0);
+	before_shmem_exit(detach, PointerGetDatum(head));
 }
 
 /*
@@ -82,9 +85,9 @@ take_mark(SaggSlot *slot, int number, Oid view)
  * process if the leader is gone.
  */
 static void
-connect_to_leader(SaggExecutorBatch * batch)
+connect_to_leader(SaggExecutorBatch *batch)
 {
-	const		SaggLinkHead *head = batch->link->head;
+	SaggLinkHead *head = batch->link->head;
 	SaggSlot   *slot = &sagg_shared->slots[head->slot];
 	Oid			database;
 	Oid			owner;
@@ -100,7 +103,7 @@ connect_to_leader(SaggExecutorBatch * batch)
 	LWLockRelease(sagg_shared->lock);
 	if (!present)
 		proc_exit(0);
-	take_mark(slot, head->number, view);
+	take_mark(slot, head, view);
 	SAGG_FAILPOINT_STREAM(psprintf("%s.%d", slot->name, head->number));
 	SAGG_FAILPOINT("executor.started");
 	BackgroundWorkerInitializeConnectionByOid(database, owner, 0);
@@ -115,7 +118,7 @@ connect_to_leader(SaggExecutorBatch * batch)
  * process if the stream is not the leader's any more.
  */
 static void
-open_stream(SaggExecutorBatch * batch)
+open_stream(SaggExecutorBatch *batch)
 {
 	SaggStreamRun *run = batch->run;
 	SaggStream *stream = NULL;
@@ -150,7 +153,7 @@ while_waiting(void *arg)
 }
 
 static void
-make_wait_set(SaggExecutorBatch * batch)
+make_wait_set(SaggExecutorBatch *batch)
 {
 	pgsocket	fd = sagg_reader_fd(batch->reader);
 
@@ -161,8 +164,28 @@ make_wait_set(SaggExecutorBatch * batch)
 		AddWaitEventToSet(batch->waitset, WL_SOCKET_READABLE, fd, NULL, NULL);
 }
 
+/*
+ * SAGG_TO_FIND_GAP: say where the offsets without a record end that the range of the
+ * command begins with.
+ */
 static void
-obey(SaggExecutorBatch * batch, char type, StringInfo command)
+find_gap(SaggExecutorBatch *batch, StringInfo command)
+{
+	StringInfoData message;
+	SaggRange  *range;
+	int			n;
+
+	range = sagg_get_ranges(command, &n);
+	initStringInfo(&message);
+	sagg_put_int(&message, sagg_reader_gap_end(batch->reader, range));
+	pfree(range);
+	if (!sagg_link_send(batch->link, SAGG_GAP_END, message.data, message.len))
+		proc_exit(0);
+	pfree(message.data);
+}
+
+static void
+obey(SaggExecutorBatch *batch, char type, StringInfo command)
 {
 	SaggRange  *positions;
 	int			n;
@@ -172,6 +195,10 @@ obey(SaggExecutorBatch * batch, char type, StringInfo command)
 		case SAGG_TO_ASSIGN:
 			positions = sagg_get_ranges(command, &n);
 			sagg_reader_assign(batch->reader, positions, n);
+			pfree(positions);
+			break;
+		case SAGG_TO_FIND_GAP:
+			find_gap(batch, command);
 			break;
 		case SAGG_TO_READ:
 			sagg_share_read(batch, command);
@@ -198,7 +225,7 @@ obey(SaggExecutorBatch * batch, char type, StringInfo command)
  * when the source has.
  */
 static void
-idle(SaggExecutorBatch * batch)
+idle(SaggExecutorBatch *batch)
 {
 	pg_atomic_uint32 *has_records = &batch->link->head->has_records;
 	bool		before = pg_atomic_read_u32(has_records) != 0;
@@ -217,11 +244,11 @@ idle(SaggExecutorBatch * batch)
 	pg_atomic_write_u32(has_records, now);
 	if (now && !before)
 		SetLatch(batch->link->head->leader_latch);
-	(void) sagg_executor_wait(batch, sagg_reader_rest(batch->reader, IDLE_MS, IDLE_MS));
+	sagg_executor_wait(batch, sagg_reader_rest(batch->reader, IDLE_MS, IDLE_MS));
 }
 
 static void
-obey_commands(SaggExecutorBatch * batch)
+obey_commands(SaggExecutorBatch *batch)
 {
 	for (;;)
 	{
@@ -242,7 +269,7 @@ obey_commands(SaggExecutorBatch * batch)
  * Tell the leader about the error being handled, and end.
  */
 static void
-report_error(SaggExecutorBatch * batch)
+report_error(SaggExecutorBatch *batch)
 {
 	StringInfoData message;
 	ErrorData  *error;
@@ -259,6 +286,7 @@ report_error(SaggExecutorBatch * batch)
 	MemoryContextSwitchTo(TopMemoryContext);
 	initStringInfo(&message);
 	sagg_put_error(&message, error, &place);
+	pg_atomic_write_u32(&batch->link->head->failed, 1);
 	(void) sagg_link_send(batch->link, SAGG_FAILED_EXECUTOR, message.data, message.len);
 	proc_exit(0);
 }

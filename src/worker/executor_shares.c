@@ -12,17 +12,27 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
 
 #include "streams/streams.h"
 #include "executor_pool.h"
+
+/* how often the worker looks after executors while it executes */
+#define WATCH_MS	100
+
+static SaggExecutors *volatile watched = NULL;
+static TimeoutId watch_timeout;
+static volatile bool broken_off;
 
 /*
  * Add an executor's losses to those of the others.
  */
 static void
-add_losses(SaggExecutors * executors, const SaggRange *losses, int n)
+add_losses(SaggExecutors *executors, const SaggRange *losses, int n)
 {
 	executors->losses = executors->losses ?
 		repalloc(executors->losses, sizeof(SaggRange) * Max(executors->nlosses + n, 1)) :
@@ -72,7 +82,7 @@ sagg_executors_read(SaggReading *reading, const SaggPlan *plan, bool skips, int 
 }
 
 static void
-take_read(SaggExecutors * executors, SaggExecutor * executor, StringInfo message)
+take_read(SaggExecutors *executors, SaggExecutor *executor, StringInfo message)
 {
 	int			asked;
 	int			nlosses;
@@ -161,7 +171,7 @@ bool
 sagg_executors_last_record(const SaggReading *reading, const SaggRange *range, SaggRange *last)
 {
 	int			number = sagg_executor_of(reading, range);
-	const		SaggExecutor *executor;
+	const SaggExecutor *executor;
 	const SaggRange *found;
 
 	if (number == 0)
@@ -206,7 +216,7 @@ times_of(const SaggReading *reading, int number, const SaggCommit *commit, int *
 }
 
 static void
-put_snapshot(SaggShare * share)
+put_snapshot(SaggShare *share)
 {
 	Snapshot	snapshot = GetActiveSnapshot();
 
@@ -255,10 +265,98 @@ sagg_executors_execute(SaggStreamRun *run, const SaggQuery *query, const SaggCom
 }
 
 /*
+ * Returns an executor that has failed or ended, NULL = none.  Also called in a
+ * signal handler.
+ */
+static SaggExecutor *
+failed_executor(SaggExecutors *executors)
+{
+	for (int i = 0; i < executors->n; i++)
+	{
+		if (executors->list[i].nranges > 0 &&
+			pg_atomic_read_u32(&executors->list[i].link.head->failed) != 0)
+			return &executors->list[i];
+	}
+	return NULL;
+}
+
+/*
+ * Timeout handler: while the worker is busy with its own share, or waits for an
+ * executor, it looks whether another one has failed, and breaks off then.
+ */
+static void
+look_after_executors(void)
+{
+	if (watched == NULL || failed_executor(watched) == NULL)
+		return;
+	broken_off = true;
+	QueryCancelPending = true;
+	InterruptPending = true;
+}
+
+static void
+begin_watch(SaggExecutors *executors)
+{
+	static TimeoutId timeout = MAX_TIMEOUTS;
+
+	if (timeout == MAX_TIMEOUTS)
+		timeout = RegisterTimeout(USER_TIMEOUT, look_after_executors);
+	watch_timeout = timeout;
+	broken_off = false;
+	watched = executors;
+	enable_timeout_every(timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WATCH_MS),
+						 WATCH_MS);
+}
+
+static void
+end_watch(void)
+{
+	disable_timeout(watch_timeout, false);
+	watched = NULL;
+	if (broken_off)
+		QueryCancelPending = false;
+}
+
+/*
+ * Run the worker's own share, and what waits for the others.  If an executor fails
+ * meanwhile, that is the error that is raised, and it is raised soon.
+ */
+void
+sagg_executors_watch(SaggReading *reading, void (*run) (void *arg), void *arg)
+{
+	SaggExecutors *executors = reading->executors;
+	MemoryContext memory = CurrentMemoryContext;
+	StringInfoData message;
+
+	if (executors == NULL)
+	{
+		run(arg);
+		return;
+	}
+	begin_watch(executors);
+	PG_TRY();
+	{
+		run(arg);
+	}
+	PG_CATCH();
+	{
+		end_watch();
+		if (!broken_off || geterrcode() != ERRCODE_QUERY_CANCELED)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(memory);
+		FlushErrorState();
+		while (true)
+			(void) sagg_executor_receive(reading, failed_executor(executors), true, &message);
+	}
+	PG_END_TRY();
+	end_watch();
+}
+
+/*
  * Count the records that an executor has rejected.
  */
 static void
-take_rejected(SaggExecutors * executors, SaggExecutor * executor, SaggRejections *rejections,
+take_rejected(SaggExecutors *executors, SaggExecutor *executor, SaggRejections *rejections,
 			  StringInfo message)
 {
 	SaggRejection first = {.record = -1};
@@ -282,7 +380,7 @@ take_rejected(SaggExecutors * executors, SaggExecutor * executor, SaggRejections
 }
 
 static void
-take_done(SaggExecutors * executors, SaggExecutor * executor, SaggExecution *execution,
+take_done(SaggExecutors *executors, SaggExecutor *executor, SaggExecution *execution,
 		  SaggRejections *rejections, StringInfo message)
 {
 	Size		group_memory = sagg_get_int(message);

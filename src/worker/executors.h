@@ -10,6 +10,7 @@
  *		leader							executor
  *
  *		ASSIGN positions
+ *		GAP range						GAP_END
  *		READ ranges						reads
  *										DONE_READING
  *		EXECUTE plan, snapshot			runs the inner query
@@ -34,6 +35,7 @@
 
 /* types of commands */
 #define SAGG_TO_ASSIGN			'A'
+#define SAGG_TO_FIND_GAP		'G'
 #define SAGG_TO_READ			'R'
 #define SAGG_TO_EXECUTE			'X'
 #define SAGG_TO_GIVE_REJECTED	'D'
@@ -41,6 +43,7 @@
 #define SAGG_TO_RELEASE			'F'
 
 /* types of replies; those of sagg_execution_give are lower case, too */
+#define SAGG_GAP_END			'n'
 #define SAGG_DONE_READING		'r'
 #define SAGG_DONE				'd'
 #define SAGG_DIVERTED			'v'
@@ -57,7 +60,8 @@ typedef struct SaggLinkHead
 	int			number;			/* of the executor, from 1 */
 	pg_atomic_uint32 has_records;	/* its reader has a record that no batch
 									 * has taken */
-}			SaggLinkHead;
+	pg_atomic_uint32 failed;	/* it has sent an error, or ends */
+} SaggLinkHead;
 
 /* One end of a link. */
 typedef struct SaggLink
@@ -66,15 +70,15 @@ typedef struct SaggLink
 	SaggLinkHead *head;
 	shm_mq_handle *in;
 	shm_mq_handle *out;
-}			SaggLink;
+} SaggLink;
 
 /* executor_link.c */
-extern void sagg_link_make(SaggLink * link, int slot, int number);
-extern void sagg_link_set_process(SaggLink * link, BackgroundWorkerHandle *handle);
-extern bool sagg_link_attach(SaggLink * link, dsm_handle handle);
-extern void sagg_link_close(SaggLink * link);
-extern bool sagg_link_send(SaggLink * link, char type, const char *data, Size len);
-extern bool sagg_link_receive(SaggLink * link, bool wait, char *type,
+extern void sagg_link_make(SaggLink *link, int slot, int number);
+extern void sagg_link_set_process(SaggLink *link, BackgroundWorkerHandle *handle);
+extern bool sagg_link_attach(SaggLink *link, dsm_handle handle);
+extern void sagg_link_close(SaggLink *link);
+extern bool sagg_link_send(SaggLink *link, char type, const char *data, Size len);
+extern bool sagg_link_receive(SaggLink *link, bool wait, char *type,
 							  StringInfo message, bool *ended);
 
 /* executor_message.c */
@@ -111,10 +115,10 @@ typedef struct SaggShare
 	char	   *rejected_detail;
 	Size		snapshot_size;
 	char	   *snapshot;
-}			SaggShare;
+} SaggShare;
 
-extern void sagg_put_share(StringInfo buf, const SaggShare * share);
-extern void sagg_get_share(StringInfo buf, SaggShare * share);
+extern void sagg_put_share(StringInfo buf, const SaggShare *share);
+extern void sagg_get_share(StringInfo buf, SaggShare *share);
 
 /* executor_batch.c: an executor's side of a batch */
 typedef struct SaggExecutorBatch
@@ -131,13 +135,13 @@ typedef struct SaggExecutorBatch
 	bool		holds;			/* it has the records of a batch */
 	SaggRejections *rejections; /* or NULL */
 	SaggLateRows late;
-}			SaggExecutorBatch;
+} SaggExecutorBatch;
 
-extern void sagg_share_read(SaggExecutorBatch * batch, StringInfo command);
-extern void sagg_share_execute(SaggExecutorBatch * batch, StringInfo command);
-extern void sagg_share_give_rejected(SaggExecutorBatch * batch);
-extern void sagg_share_give_late(SaggExecutorBatch * batch);
-extern void sagg_share_release(SaggExecutorBatch * batch);
-extern bool sagg_executor_wait(SaggExecutorBatch * batch, long timeout_ms);
+extern void sagg_share_read(SaggExecutorBatch *batch, StringInfo command);
+extern void sagg_share_execute(SaggExecutorBatch *batch, StringInfo command);
+extern void sagg_share_give_rejected(SaggExecutorBatch *batch);
+extern void sagg_share_give_late(SaggExecutorBatch *batch);
+extern void sagg_share_release(SaggExecutorBatch *batch);
+extern void sagg_executor_wait(SaggExecutorBatch *batch, long timeout_ms);
 
 #endif							/* SAGG_EXECUTORS_H */

@@ -194,6 +194,29 @@ begin_execution(SaggStreamRun *run, SaggQuery *query)
 	return execution;
 }
 
+/* this process's share of EXECUTE */
+typedef struct OwnShare
+{
+	SaggStreamRun *run;
+	SaggExecution *execution;
+	SaggRejections *rejections;
+	SaggCommit *commit;
+} OwnShare;
+
+/*
+ * Execute this process's share, and take what executors have made of theirs.
+ */
+static void
+execute_shares(void *arg)
+{
+	OwnShare   *own = arg;
+	SaggStreamRun *run = own->run;
+
+	sagg_execute_records(own->execution, run->stream, sagg_reader_batch(run->reading->reader),
+						 own->rejections, own->commit, &run->fault);
+	sagg_executors_take(run->reading, own->execution, own->rejections);
+}
+
 /*
  * EXECUTE.  Records that cannot be processed go to "rejections", which is NULL if they
  * are errors.
@@ -203,10 +226,10 @@ execute(SaggStreamRun *run, const SaggQuery *query, SaggExecution *execution,
 		SaggRejections *rejections, SaggCommit *commit)
 {
 	SaggBatch  *batch = sagg_reader_batch(run->reading->reader);
+	OwnShare	own = {run, execution, rejections, commit};
 
 	sagg_poison_reject(run, rejections);
-	sagg_execute_records(execution, run->stream, batch, rejections, commit, &run->fault);
-	sagg_executors_take(run->reading, execution, rejections);
+	sagg_executors_watch(run->reading, execute_shares, &own);
 	sagg_execute_close(execution, run->stream, query,
 					   sagg_batch_records(batch) + sagg_executors_records(run->reading),
 					   commit, &run->fault);

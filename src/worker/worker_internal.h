@@ -243,6 +243,7 @@ extern void sagg_executors_close(SaggReading *reading);
 extern bool sagg_executors_give_way(SaggReading *reading);
 extern void sagg_executors_plan(const SaggReading *reading, SaggPlan *plan);
 extern bool sagg_executors_have_records(SaggReading *reading);
+extern int64 sagg_executors_gap_end(SaggReading *reading, const SaggRange *range);
 
 /* executor_shares.c */
 extern const SaggRange *sagg_executors_read(SaggReading *reading, const SaggPlan *plan,
@@ -258,6 +259,8 @@ extern int64 sagg_executors_records(const SaggReading *reading);
 extern void sagg_executors_execute(SaggStreamRun *run, const SaggQuery *query,
 								   const SaggCommit *commit, Size max_key_bytes,
 								   bool keeps_late, bool bound_rows);
+extern void sagg_executors_watch(SaggReading *reading, void (*run) (void *arg),
+								 void *arg);
 extern void sagg_executors_take(SaggReading *reading, SaggExecution *execution,
 								SaggRejections *rejections);
 extern int64 sagg_executors_rejected(const SaggReading *reading);

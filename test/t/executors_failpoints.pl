@@ -67,11 +67,11 @@ for my $failure (sort keys %failures)
 	for (my $first = 0; $first < @points; $first += $at_once)
 	{
 		my $last = $first + $at_once > @points ? $#points : $first + $at_once - 1;
-		fail($failure, map { ("${failure}_$_" => $points[$_]) } $first .. $last);
+		fail_at($failure, map { ("${failure}_$_" => $points[$_]) } $first .. $last);
 	}
 }
 
-sub fail
+sub fail_at
 {
 	my ($failure, %point) = @_;
 	my @streams = sort keys %point;
@@ -86,7 +86,9 @@ sub fail
 		my ($process, $place, $hit) = @{ $point{$stream} };
 		arm($node, $process ? "$stream.$process" : $stream, $place, $failure, $hit);
 		# places of the beginning
-		sql("SELECT stream_agg.stop_stream('$stream')"), sql("SELECT stream_agg.start_stream('$stream')") if $place =~ /started|session/;
+		next unless $place =~ /started|session/;
+		insist("SELECT stream_agg.stop_stream('$stream')");
+		insist("SELECT stream_agg.start_stream('$stream')");
 	}
 	my @missed = @streams;
 	for (1 .. 60)
@@ -101,6 +103,8 @@ sub fail
 	sql("SELECT stream_agg.drop_stream('$_', drop_sink => true)") for @streams;
 	ok($node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type LIKE 'stream\_agg executor')}),
 		'the processes have ended');
+	like(slurp_file($node->logfile), qr/the worker of stream "kill_\d+" has crashed the server/, 'the crash of an executor is one of its stream')
+	  if $failure eq 'kill';
 	is(leftovers(), $leftovers, "$failures{$failure} leaves no segment, file or process");
 	return;
 }
@@ -109,11 +113,15 @@ sub hit_file { my ($stream, $point) = @_; return $point->[0] ? "$stream.$point->
 
 sub run_available
 {
-	# the server may be on its way down
-	for my $stream (@_)
-	{
-		wait_until(sub { ($node->psql('postgres', "SELECT FROM stream_agg.process_available('$stream', '1 minute')"))[0] == 0 }, 120);
-	}
+	insist("SELECT FROM stream_agg.process_available('$_', '1 minute')") for @_;
+	return;
+}
+
+# the server may be on its way down
+sub insist
+{
+	my $statement = shift;
+	wait_until(sub { ($node->psql('postgres', $statement))[0] == 0 }, 120);
 	return;
 }
 
