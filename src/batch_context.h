@@ -41,8 +41,8 @@ typedef struct SaggBatchContext
 								 * failed */
 
 	/*
-	 * several runs of one batch: rows that the first scans decode for the
-	 * others
+	 * several runs of one batch, or scans of one query: rows that the first
+	 * scans decode for the others
 	 */
 	struct SaggSharedRows *shared;	/* NULL = the batch is not shared */
 

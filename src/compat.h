@@ -52,6 +52,13 @@ extern int no_such_variable
 #define SAGG_WAIT_EVENT(name)	PG_WAIT_EXTENSION
 #endif
 
+/* 18 asks whether a deferrable primary key is wanted, too. */
+#if PG_VERSION_NUM >= 180000
+#define SAGG_PRIMARY_KEY(rel)	RelationGetPrimaryKeyIndex(rel, false)
+#else
+#define SAGG_PRIMARY_KEY(rel)	RelationGetPrimaryKeyIndex(rel)
+#endif
+
 /*
  * Returns whether this process holds a lock in exactly this mode; 17 can also
  * ask for stronger ones.
@@ -128,6 +135,26 @@ extern int no_such_variable
 #else
 #define SAGG_EXECUTOR_RUN(desc, direction, count) \
 	ExecutorRun(desc, direction, count, true)
+#endif
+
+/*
+ * Make the entries of all indexes for a new row; returns a list of those whose
+ * uniqueness is checked later.  16 made updates of some indexes optional.
+ */
+#if PG_VERSION_NUM >= 160000
+#define SAGG_INSERT_INDEX_TUPLES(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
+#else
+#define SAGG_INSERT_INDEX_TUPLES(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
+#endif
+
+/* How a row of a partitioned table becomes one of a partition; 16 computes it
+ * when it is asked for. */
+#if PG_VERSION_NUM >= 160000
+#define SAGG_ROOT_TO_PARTITION_MAP(rri, estate)	ExecGetRootToChildMap(rri, estate)
+#else
+#define SAGG_ROOT_TO_PARTITION_MAP(rri, estate)	((rri)->ri_RootToPartitionMap)
 #endif
 
 /* Before 16 there was one macro for the absolute value of any type. */

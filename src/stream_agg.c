@@ -19,6 +19,7 @@
 
 #include "stream_agg.h"
 #include "control/control.h"
+#include "define/define.h"
 #include "kafka/kafka.h"
 #include "rate/rate.h"
 #include "read/read.h"
@@ -37,6 +38,7 @@ int			sagg_max_executors = 8;
 int			sagg_max_records_per_batch = 500000;
 int			sagg_batch_memory_kb = 262144;
 int			sagg_fetch_memory_kb = 131072;
+int			sagg_memory_release_delay_ms = 60000;
 int			sagg_collect_ahead = 10000;
 int			sagg_kafka_timeout_ms = 30000;
 int			sagg_keep_batches = 100;
@@ -162,6 +164,11 @@ define_settings(void)
 							NULL,
 							&sagg_fetch_memory_kb, 131072, 1024, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.memory_release_delay",
+							"Sets the time after a micro-batch before a stream's worker gives free memory back to the operating system.",
+							"A worker that processes micro-batches all the time gives it back as often. -1 keeps it.",
+							&sagg_memory_release_delay_ms, 60000, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.collect_ahead",
 							"Sets the minimum number of records of a micro-batch for a second thread to prefetch those of the next one.",
 							"The thread works while the micro-batch is executed. -1 means that there is no such thread.",
@@ -254,6 +261,7 @@ _PG_init(void)
 		sagg_notify_init();
 		sagg_database_commands_init();
 		sagg_drop_extension_init();
+		sagg_trust_init();
 		sagg_secret_commands_init();
 		/* streams must not run while pg_upgrade works */
 		if (!IsBinaryUpgrade)

@@ -70,6 +70,7 @@ extern int	sagg_max_executors;
 extern int	sagg_max_records_per_batch;
 extern int	sagg_batch_memory_kb;
 extern int	sagg_fetch_memory_kb;
+extern int	sagg_memory_release_delay_ms;
 extern int	sagg_collect_ahead;
 extern int	sagg_kafka_timeout_ms;
 extern int	sagg_keep_batches;
@@ -592,6 +593,9 @@ typedef struct SaggClosest
 
 extern void sagg_closest_begin(SaggClosest *closest, const char *name);
 extern void sagg_closest_try(SaggClosest *closest, const char *known);
+
+/* catalog_changes.c */
+extern uint64 sagg_catalog_changes(void);
 
 /* subtransaction.c */
 extern ErrorData *sagg_try(void (*function) (void *arg), void *arg);

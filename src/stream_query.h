@@ -3,8 +3,9 @@
  * stream_query.h
  *	  The analysed query of a stream: a part of stream_agg.h, which includes it.
  *
- * define/ makes a SaggQuery in every micro-batch, execute/ and write/ use it;
- * it holds no state.
+ * define/ makes a SaggQuery, execute/ and write/ use it.  A worker keeps it until the
+ * catalogs change (define/kept_query.c), so nobody changes it; but execute/ keeps
+ * plans in it.
  *
  *-------------------------------------------------------------------------
  */
@@ -130,6 +131,7 @@ typedef enum SaggQueryKind
 typedef struct SaggQuery
 {
 	List	   *sources;		/* OIDs of the foreign tables, each once */
+	bool		repeats_sources;	/* "inner" scans one more than once */
 
 	/*
 	 * Rows to aggregate, one column each: event time (timestamptz or
@@ -204,6 +206,11 @@ typedef struct SaggQuery
 								 * which exists even if there are no rows */
 	bool		dealt;			/* set by worker/: its rows come in several
 								 * processes, so that states are combined */
+
+	uint64		catalog_changes;	/* sagg_catalog_changes() before the
+									 * catalogs were read for it */
+	struct SaggKeptPlans *plans;	/* kept with the query, NULL = plans are
+									 * made for one use (execute/kept_plans.c) */
 } SaggQuery;
 
 /*

@@ -20,9 +20,8 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
 #include "portability/instr_time.h"
-#include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -81,26 +80,14 @@ sagg_checkpoint_close(SaggCheckpoint *checkpoint)
 }
 
 /*
- * The last batch committed, -1 for none.
- */
-int64
-sagg_log_last_batch(SaggLogSection *section)
-{
-	Datum		values[1];
-
-	(void) sagg_log_execute(section, SAGG_LOG_LAST_BATCH, values, NULL, 1);
-	return sagg_log_int64(0, 1);
-}
-
-/*
  * Raise the error for a batch that another worker has planned or committed, or
  * whose predecessor is not the last committed one (I2).
  */
 static void
-raise_fenced(SaggLogSection *section, int64 batch, const char *done)
+raise_fenced(const SaggCheckpoint *checkpoint, int64 batch, const char *done)
 {
-	const char *stream = section->checkpoint->stream;
-	int64		last = sagg_log_last_batch(section);
+	const char *stream = checkpoint->stream;
+	int64		last = sagg_log_last_batch(checkpoint);
 
 	ereport(ERROR,
 			(errcode(ERRCODE_SAGG_FENCED),
@@ -116,45 +103,76 @@ raise_fenced(SaggLogSection *section, int64 batch, const char *done)
 }
 
 /*
- * Run a statement that has a whole plan as its parameters.  Returns whether
- * the statement changed a row.
+ * The columns of stream_agg.offsets, with the stream first, as parameters of
+ * SAGG_LOG_REPLACE_PLAN are.
  */
-static bool
-execute_plan_statement(SaggLogSection *section, SaggLogStatement statement,
-					   const SaggPlan *plan)
+enum
 {
-	bool		by_topic = sagg_names_topics(section->checkpoint);
-	Datum		values[11];
-	char		nulls[11];
+	PLAN_STREAM,
+	PLAN_BATCH,
+	PLAN_RANGES,
+	PLAN_WATERMARK,
+	PLAN_BATCH_TIME,
+	PLAN_SUSPECTS,
+	PLAN_ATTEMPTS,
+	PLAN_SKIPPED,
+	PLAN_QUIET,
+	PLAN_BEHIND,
+	PLAN_DEALT,
+	PLAN_COLUMNS
+};
 
-	memset(nulls, ' ', sizeof(nulls));
-	values[1] = Int64GetDatum(plan->batch);
-	values[2] = sagg_ranges_to_jsonb(plan->ranges, plan->nranges, by_topic);
-	values[3] = TimestampTzGetDatum(plan->watermark);
-	values[4] = TimestampTzGetDatum(plan->batch_time);
-	values[5] = sagg_ranges_to_jsonb(plan->suspects, plan->nsuspects, by_topic);
-	nulls[5] = plan->nsuspects > 0 ? ' ' : 'n';
-	values[6] = Int32GetDatum(plan->attempts);
-	values[7] = sagg_ranges_to_jsonb(plan->skipped, plan->nskipped, by_topic);
-	values[8] = sagg_offsets_to_jsonb(plan->quiet, plan->nquiet, by_topic);
-	values[9] = sagg_offsets_to_jsonb(plan->behind, plan->nbehind, by_topic);
-	values[10] = sagg_offsets_to_jsonb(plan->dealt, plan->ndealt, by_topic);
-	return sagg_log_execute(section, statement, values, nulls, 0) == 1;
+static void
+set_value(SaggLogValue *value, const char *column, Datum datum)
+{
+	value->column = column;
+	value->value = datum;
+	value->isnull = false;
+}
+
+/*
+ * Set the values of a plan, PLAN_COLUMNS, in the current memory context.
+ */
+static void
+describe_plan(const SaggCheckpoint *checkpoint, const SaggPlan *plan, SaggLogValue *values)
+{
+	bool		by_topic = sagg_names_topics(checkpoint);
+
+	set_value(&values[PLAN_STREAM], "stream", CStringGetTextDatum(checkpoint->stream));
+	set_value(&values[PLAN_BATCH], "batch", Int64GetDatum(plan->batch));
+	set_value(&values[PLAN_RANGES], "ranges",
+			  sagg_ranges_to_jsonb(plan->ranges, plan->nranges, by_topic));
+	set_value(&values[PLAN_WATERMARK], "watermark", TimestampTzGetDatum(plan->watermark));
+	set_value(&values[PLAN_BATCH_TIME], "batch_time", TimestampTzGetDatum(plan->batch_time));
+	set_value(&values[PLAN_SUSPECTS], "suspects",
+			  sagg_ranges_to_jsonb(plan->suspects, plan->nsuspects, by_topic));
+	values[PLAN_SUSPECTS].isnull = plan->nsuspects == 0;
+	set_value(&values[PLAN_ATTEMPTS], "attempts", Int32GetDatum(plan->attempts));
+	set_value(&values[PLAN_SKIPPED], "skipped",
+			  sagg_ranges_to_jsonb(plan->skipped, plan->nskipped, by_topic));
+	set_value(&values[PLAN_QUIET], "quiet",
+			  sagg_offsets_to_jsonb(plan->quiet, plan->nquiet, by_topic));
+	set_value(&values[PLAN_BEHIND], "behind",
+			  sagg_offsets_to_jsonb(plan->behind, plan->nbehind, by_topic));
+	set_value(&values[PLAN_DEALT], "dealt",
+			  sagg_offsets_to_jsonb(plan->dealt, plan->ndealt, by_topic));
 }
 
 /*
  * Write the plan of a batch into the log.  Raises ERRCODE_SAGG_FENCED if that
- * batch is planned already or is not the next one.
+ * batch is planned already or is not the next one.  Leaves garbage in the current
+ * context.
  */
 void
 sagg_checkpoint_plan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
 {
-	SaggLogSection section;
+	SaggLogValue values[PLAN_COLUMNS];
 
-	sagg_log_begin(&section, checkpoint);
-	if (!execute_plan_statement(&section, SAGG_LOG_INSERT_PLAN, plan))
-		raise_fenced(&section, plan->batch, "planned");
-	sagg_log_end(&section);
+	if (sagg_log_last_batch(checkpoint) != plan->batch - 1 ||
+		sagg_log_last_plan(checkpoint) >= plan->batch)
+		raise_fenced(checkpoint, plan->batch, "planned");
+	describe_plan(checkpoint, plan, values);
+	sagg_log_insert("offsets", values, PLAN_COLUMNS);
 }
 
 /*
@@ -165,10 +183,19 @@ void
 sagg_checkpoint_replan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
 {
 	SaggLogSection section;
+	SaggLogValue columns[PLAN_COLUMNS];
+	Datum		values[PLAN_COLUMNS];
+	char		nulls[PLAN_COLUMNS];
 
 	sagg_log_begin(&section, checkpoint);
-	if (!execute_plan_statement(&section, SAGG_LOG_REPLACE_PLAN, plan))
-		raise_fenced(&section, plan->batch, "committed");
+	describe_plan(checkpoint, plan, columns);
+	for (int i = 0; i < PLAN_COLUMNS; i++)
+	{
+		values[i] = columns[i].value;
+		nulls[i] = columns[i].isnull ? 'n' : ' ';
+	}
+	if (sagg_log_execute(&section, SAGG_LOG_REPLACE_PLAN, values, nulls, 0) != 1)
+		raise_fenced(checkpoint, plan->batch, "committed");
 	sagg_log_end(&section);
 }
 
@@ -312,22 +339,25 @@ learn_sizes(SaggLogSection *section, int64 last_commit)
 }
 
 /*
- * Remove old batches, a few at a time.  The last stream_agg.keep_batches
- * batches stay, which always include this one.
+ * Remove old batches, several at a time: when there is a tenth more of them than the last
+ * stream_agg.keep_batches, which stay and always include this one.
  */
 static void
-trim(SaggLogSection *section, int64 batch, SaggLogSizes *sizes)
+trim(SaggCheckpoint *checkpoint, int64 batch, SaggLogSizes *sizes)
 {
-	int64		end = Min(batch + 1 - sagg_keep_batches,
-						  sizes->oldest + TRIM_BATCHES);
+	int64		surplus = batch + 1 - sagg_keep_batches - sizes->oldest;
+	int64		end = sizes->oldest + Min(surplus, TRIM_BATCHES);
+	SaggLogSection section;
 	Datum		values[3];
 
-	if (end <= sizes->oldest)
+	if (surplus < Min(TRIM_BATCHES, Max(1, sagg_keep_batches / 10)))
 		return;
+	sagg_log_begin(&section, checkpoint);
 	values[1] = Int64GetDatum(sizes->oldest);
 	values[2] = Int64GetDatum(end);
-	(void) sagg_log_execute(section, SAGG_LOG_TRIM_OFFSETS, values, NULL, 0);
-	(void) sagg_log_execute(section, SAGG_LOG_TRIM_COMMITS, values, NULL, 0);
+	(void) sagg_log_execute(&section, SAGG_LOG_TRIM_OFFSETS, values, NULL, 0);
+	(void) sagg_log_execute(&section, SAGG_LOG_TRIM_COMMITS, values, NULL, 0);
+	sagg_log_end(&section);
 	sizes->oldest = end;
 }
 
@@ -337,59 +367,77 @@ milliseconds(int64 microseconds)
 	return microseconds / 1000.0;
 }
 
+/* the columns of stream_agg.commits that are no counters */
+#define COMMIT_COLUMNS	16
+
 /*
- * The counters of the batch and their totals after it, in the order of
- * the list of values in log_statements.c, as a bigint[].
+ * Set the values of the batch's counters and of their totals after it.  Returns how many
+ * there are, 2 * SAGG_COUNTERS at most.
  */
-static Datum
-counters_after(const SaggCounts *before, const SaggCounts *counts)
+static int
+describe_counters(const SaggCounts *before, const SaggCounts *counts, SaggLogValue *values)
 {
 	SaggCounts	after = *before;
-	Datum		values[2 * SAGG_COUNTERS];
 	int			n = 0;
 
 	sagg_counts_add(&after, counts);
 	for (int i = 0; i < SAGG_COUNTERS; i++)
 	{
 		if (sagg_counters[i].column)
-			values[n++] = Int64GetDatum(sagg_counter_value(counts, i));
-		values[n++] = Int64GetDatum(sagg_counter_value(&after, i));
+			set_value(&values[n++], sagg_counters[i].column,
+					  Int64GetDatum(sagg_counter_value(counts, i)));
+		set_value(&values[n++], sagg_counters[i].total,
+				  Int64GetDatum(sagg_counter_value(&after, i)));
 	}
-	return PointerGetDatum(construct_array(values, n, INT8OID, sizeof(int64),
-										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	return n;
 }
 
 /*
  * Insert the batch's row of stream_agg.commits.
  */
 static void
-insert_commit(SaggLogSection *section, const SaggProgress *before,
+insert_commit(const SaggCheckpoint *checkpoint, const SaggProgress *before,
 			  const SaggPlan *plan, const SaggCommit *commit,
 			  int64 state_blobs)
 {
 	const int64 *time = commit->stage_time;
-	bool		by_topic = sagg_names_topics(section->checkpoint);
-	int			n = 1;
-	Datum		values[16];
+	bool		by_topic = sagg_names_topics(checkpoint);
+	SaggLogValue values[COMMIT_COLUMNS + 2 * SAGG_COUNTERS];
+	int			n = 0;
 
-	values[n++] = Int64GetDatum(plan->batch);
-	values[n++] = offsets_after(section->checkpoint, before, plan);
-	values[n++] = TimestampTzGetDatum(commit->watermark);
-	values[n++] = Int64GetDatum(state_blobs);
-	values[n++] = Float8GetDatum(milliseconds(time[SAGG_READ]));
-	values[n++] = Float8GetDatum(milliseconds(time[SAGG_EXECUTE]));
-	values[n++] = Float8GetDatum(milliseconds(time[SAGG_WRITE]));
-	values[n++] = Float8GetDatum(milliseconds(time[SAGG_CHECKPOINT]));
-	values[n++] = TimestampTzGetDatum(GetCurrentTimestamp());
-	values[n++] = sagg_ranges_to_jsonb(commit->last, commit->nlast, by_topic);
-	values[n++] = sagg_skips_to_jsonb(plan, commit, by_topic);
-	values[n++] = TimestampTzGetDatum(commit->max_time);
-	values[n++] = sagg_times_to_jsonb(commit->times, commit->ntimes, false, by_topic);
-	values[n++] = sagg_times_to_jsonb(commit->times, commit->ntimes, true, by_topic);
-	values[n++] = counters_after(&before->totals, &commit->counts);
-	Assert(n == lengthof(values));
-	if (sagg_log_execute(section, SAGG_LOG_INSERT_COMMIT, values, NULL, 0) != 1)
-		raise_fenced(section, plan->batch, "committed");
+	set_value(&values[n++], "stream", CStringGetTextDatum(checkpoint->stream));
+	set_value(&values[n++], "batch", Int64GetDatum(plan->batch));
+	set_value(&values[n++], "offsets", offsets_after(checkpoint, before, plan));
+	set_value(&values[n++], "watermark", TimestampTzGetDatum(commit->watermark));
+	n += describe_counters(&before->totals, &commit->counts, values + n);
+	set_value(&values[n++], "state_blobs", Int64GetDatum(state_blobs));
+	set_value(&values[n++], "read_time", Float8GetDatum(milliseconds(time[SAGG_READ])));
+	set_value(&values[n++], "execute_time", Float8GetDatum(milliseconds(time[SAGG_EXECUTE])));
+	set_value(&values[n++], "write_time", Float8GetDatum(milliseconds(time[SAGG_WRITE])));
+	set_value(&values[n++], "checkpoint_time",
+			  Float8GetDatum(milliseconds(time[SAGG_CHECKPOINT])));
+	set_value(&values[n++], "committed", TimestampTzGetDatum(GetCurrentTimestamp()));
+	set_value(&values[n++], "last_records",
+			  sagg_ranges_to_jsonb(commit->last, commit->nlast, by_topic));
+	set_value(&values[n++], "skipped", sagg_skips_to_jsonb(plan, commit, by_topic));
+	set_value(&values[n++], "max_event_time", TimestampTzGetDatum(commit->max_time));
+	set_value(&values[n++], "event_times",
+			  sagg_times_to_jsonb(commit->times, commit->ntimes, false, by_topic));
+	set_value(&values[n++], "active_times",
+			  sagg_times_to_jsonb(commit->times, commit->ntimes, true, by_topic));
+	Assert(n <= lengthof(values));
+	sagg_log_insert("commits", values, n);
+}
+
+/*
+ * Raise the error of a stale worker, unless the last commit is that before the batch.
+ */
+static void
+check_follows(const SaggCheckpoint *checkpoint, const SaggProgress *before,
+			  const SaggPlan *plan)
+{
+	if (sagg_log_last_batch(checkpoint) != before->batch)
+		raise_fenced(checkpoint, plan->batch, "committed");
 }
 
 /*
@@ -417,13 +465,14 @@ sagg_checkpoint_commit(SaggCheckpoint *checkpoint, const SaggProgress *before,
 	check_successor(before, plan, commit);
 	commit->counts.skipped = skipped_offsets(plan, commit);
 
-	/* A stale worker fails here or, in a close race, at its insert. */
-	sagg_log_begin(&section, checkpoint);
-	if (sagg_log_last_batch(&section) != before->batch)
-		raise_fenced(&section, plan->batch, "committed");
+	/* A stale worker fails here or, in a close race, by the key of its row. */
+	check_follows(checkpoint, before, plan);
 	if (!checkpoint->known)
+	{
+		sagg_log_begin(&section, checkpoint);
 		learn_sizes(&section, before->batch);
-	sagg_log_end(&section);
+		sagg_log_end(&section);
+	}
 
 	checkpoint->next = checkpoint->sizes;
 	checkpoint->in_commit = true;
@@ -431,14 +480,12 @@ sagg_checkpoint_commit(SaggCheckpoint *checkpoint, const SaggProgress *before,
 									   &checkpoint->next);
 
 	SAGG_FAILPOINT("checkpoint.state_written");
-	sagg_log_begin(&section, checkpoint);
-	trim(&section, plan->batch, &checkpoint->next);
+	trim(checkpoint, plan->batch, &checkpoint->next);
 	INSTR_TIME_SET_CURRENT(spent);
 	INSTR_TIME_SUBTRACT(spent, started);
 	commit->stage_time[SAGG_CHECKPOINT] += INSTR_TIME_GET_MICROSEC(spent);
 	SAGG_FAILPOINT("checkpoint.commit_before");
-	insert_commit(&section, before, plan, commit, state_blobs);
-	sagg_log_end(&section);
+	insert_commit(checkpoint, before, plan, commit, state_blobs);
 	SAGG_FAILPOINT("checkpoint.commit_after");
 }
 

@@ -28,10 +28,7 @@ typedef enum SaggLogStatement
 	SAGG_LOG_INITIAL_WATERMARK,
 	SAGG_LOG_LAST_COMMIT,
 	SAGG_LOG_PLANS_SINCE,
-	SAGG_LOG_INSERT_PLAN,
 	SAGG_LOG_REPLACE_PLAN,
-	SAGG_LOG_INSERT_COMMIT,
-	SAGG_LOG_LAST_BATCH,
 	SAGG_LOG_IS_EMPTY,
 	SAGG_LOG_OLDEST_BATCH,
 	SAGG_LOG_TRIM_OFFSETS,
@@ -185,8 +182,19 @@ extern Portal sagg_log_cursor(SaggLogSection *section,
 extern Datum sagg_log_value(int row, int column, bool *isnull);
 extern int64 sagg_log_int64(int row, int column);
 
+/* log_rows.c */
+typedef struct SaggLogValue
+{
+	const char *column;
+	Datum		value;
+	bool		isnull;
+} SaggLogValue;
+
+extern int64 sagg_log_last_batch(const SaggCheckpoint *checkpoint);
+extern int64 sagg_log_last_plan(const SaggCheckpoint *checkpoint);
+extern void sagg_log_insert(const char *log, const SaggLogValue *values, int n);
+
 /* checkpoint.c */
-extern int64 sagg_log_last_batch(SaggLogSection *section);
 extern const SaggRange *sagg_skip_of(const SaggPlan *plan,
 									 const SaggRange *position);
 

@@ -3,7 +3,8 @@
  * log_statements.c
  *	  The SQL statements of CHECKPOINT, and how they are run.
  *
- * All statements on the logs are here.  They are prepared once per checkpoint
+ * All statements on the logs are here; rows that every micro-batch writes are
+ * inserted without (log_rows.c).  Statements are prepared once per checkpoint
  * object and run between sagg_log_begin and sagg_log_end: connected to SPI, as
  * the owner of the extension, with nothing but pg_catalog in search_path (I8).
  * Code of users must never run in such a section, and that includes the
@@ -37,7 +38,6 @@
  */
 #define COUNTERS	"{counters}"	/* their columns, of the batch and in
 									 * total */
-#define VALUES		"{values}"	/* for these: the last parameter, a bigint[] */
 #define UNCHANGED	"{unchanged}"	/* for these: nothing counted after the
 									 * row c */
 #define TOTALS		"{totals}"	/* the columns of totals */
@@ -53,8 +53,9 @@ typedef struct LogStatement
 /*
  * $1 is the stream's name everywhere.  Deletes name both ends of a range of
  * batches, so that the index scan does not walk over dead entries of earlier
- * deletes.  The conditional inserts are the compare-and-set of I2: a batch is
- * planned and committed only as the successor of the last committed one.
+ * deletes.  The condition of SAGG_LOG_REPLACE_PLAN is part of the compare-and-set
+ * of I2, with log_rows.c: a batch is planned and committed only as the successor of
+ * the last committed one.
  */
 static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	[SAGG_LOG_READ_ORIGIN] = {
@@ -100,18 +101,6 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		" ORDER BY batch LIMIT 3",
 		2, {TEXTOID, INT8OID}
 	},
-	[SAGG_LOG_INSERT_PLAN] = {
-		SPI_OK_INSERT,
-		"INSERT INTO stream_agg.offsets"
-		"       (stream, batch, ranges, watermark, batch_time, suspects, attempts,"
-		"        skipped, quiet, behind, dealt)"
-		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11"
-		"  WHERE (SELECT coalesce(max(c.batch), -1)"
-		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
-		" ON CONFLICT DO NOTHING",
-		11, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		JSONBOID, INT4OID, JSONBOID, JSONBOID, JSONBOID, JSONBOID}
-	},
 	[SAGG_LOG_REPLACE_PLAN] = {
 		SPI_OK_UPDATE,
 		"UPDATE stream_agg.offsets"
@@ -122,28 +111,6 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		"          FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1",
 		11, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
 		JSONBOID, INT4OID, JSONBOID, JSONBOID, JSONBOID, JSONBOID}
-	},
-	[SAGG_LOG_INSERT_COMMIT] = {
-		SPI_OK_INSERT,
-		"INSERT INTO stream_agg.commits"
-		"       (stream, batch, offsets, watermark, state_blobs,"
-		"        read_time, execute_time, write_time, checkpoint_time,"
-		"        committed, last_records, skipped,"
-		"        max_event_time, event_times, active_times" COUNTERS ")"
-		" SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15" VALUES
-		"  WHERE (SELECT coalesce(max(c.batch), -1)"
-		"           FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1"
-		" ON CONFLICT DO NOTHING",
-		16, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, INT8OID,
-			FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
-			TIMESTAMPTZOID, JSONBOID, JSONBOID,
-		TIMESTAMPTZOID, JSONBOID, JSONBOID, INT8ARRAYOID}
-	},
-	[SAGG_LOG_LAST_BATCH] = {
-		SPI_OK_SELECT,
-		"SELECT coalesce(max(batch), -1)"
-		"  FROM stream_agg.commits WHERE stream = $1",
-		1, {TEXTOID}
 	},
 	[SAGG_LOG_IS_EMPTY] = {
 		SPI_OK_SELECT,
@@ -425,31 +392,24 @@ sagg_log_end(SaggLogSection *section)
 }
 
 /*
- * Append one of the lists over the table of counters; "n" is the number of the last
- * parameter.
+ * Append one of the lists over the table of counters.
  */
 static void
-append_counters(StringInfo text, const char *list, int n)
+append_counters(StringInfo text, const char *list)
 {
-	bool		values = strncmp(list, VALUES, strlen(VALUES)) == 0;
 	bool		unchanged = strncmp(list, UNCHANGED, strlen(UNCHANGED)) == 0;
 	bool		totals = strncmp(list, TOTALS, strlen(TOTALS)) == 0;
-	int			element = 1;
 
 	for (int i = 0; i < SAGG_COUNTERS; i++)
 	{
 		const SaggCounter *counter = &sagg_counters[i];
 
-		if (counter->column && values)
-			appendStringInfo(text, ", ($%d)[%d]", n, element++);
-		else if (counter->column && unchanged)
+		if (counter->column && unchanged)
 			appendStringInfoString(text, ", 0");
 		else if (counter->column && !totals)
 			appendStringInfo(text, ", %s", counter->column);
 
-		if (values)
-			appendStringInfo(text, ", ($%d)[%d]", n, element++);
-		else if (unchanged)
+		if (unchanged)
 			appendStringInfo(text, ", coalesce(c.%s, 0)", counter->total);
 		else
 			appendStringInfo(text, ", %s", counter->total);
@@ -475,7 +435,7 @@ complete_text(const LogStatement *statement)
 			appendStringInfoString(&text, "{}");	/* an empty object or
 													 * array */
 		else
-			append_counters(&text, list, statement->nargs);
+			append_counters(&text, list);
 	}
 	appendStringInfoString(&text, rest);
 	return text.data;

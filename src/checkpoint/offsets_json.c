@@ -39,36 +39,68 @@ typedef struct RangeReader
 	SaggRange  *ranges;
 } RangeReader;
 
+static void
+push_key(JsonbParseState **state, const char *key)
+{
+	JsonbValue	value;
+
+	value.type = jbvString;
+	value.val.string.val = pstrdup(key);
+	value.val.string.len = strlen(key);
+	(void) pushJsonbValue(state, WJB_KEY, &value);
+}
+
+static void
+push_number(JsonbParseState **state, JsonbIteratorToken token, int64 number)
+{
+	JsonbValue	value;
+
+	value.type = jbvNumeric;
+	value.val.numeric = int64_to_numeric(number);
+	(void) pushJsonbValue(state, token, &value);
+}
+
+static void
+push_partition(JsonbParseState **state, const SaggRange *range, bool pair)
+{
+	char		key[MAXINT8LEN + 1];
+
+	pg_ltoa(range->partition, key);
+	push_key(state, key);
+	if (!pair)
+	{
+		push_number(state, WJB_VALUE, range->start);
+		return;
+	}
+	(void) pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
+	push_number(state, WJB_ELEM, range->start);
+	push_number(state, WJB_ELEM, range->end);
+	(void) pushJsonbValue(state, WJB_END_ARRAY, NULL);
+}
+
 /*
  * Ranges, sorted, as jsonb.
  */
 static Datum
 make_jsonb(const SaggRange *ranges, int nranges, bool pairs, bool by_topic)
 {
-	StringInfoData json;
+	JsonbParseState *state = NULL;
+	JsonbValue *result;
 
-	initStringInfo(&json);
-	appendStringInfoChar(&json, '{');
+	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < nranges; i++)
 	{
-		if (i > 0)
-			appendStringInfoChar(&json, ',');
 		if (by_topic && (i == 0 || ranges[i].topic != ranges[i - 1].topic))
 		{
-			escape_json(&json, sagg_topic_name(ranges[i].topic));
-			appendStringInfoString(&json, ":{");
+			push_key(&state, sagg_topic_name(ranges[i].topic));
+			(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 		}
-		appendStringInfo(&json, "\"%d\":", ranges[i].partition);
-		if (pairs)
-			appendStringInfo(&json, "[" INT64_FORMAT "," INT64_FORMAT "]",
-							 ranges[i].start, ranges[i].end);
-		else
-			appendStringInfo(&json, INT64_FORMAT, ranges[i].start);
+		push_partition(&state, &ranges[i], pairs);
 		if (by_topic && (i == nranges - 1 || ranges[i + 1].topic != ranges[i].topic))
-			appendStringInfoChar(&json, '}');
+			(void) pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	}
-	appendStringInfoChar(&json, '}');
-	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
+	result = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	return JsonbPGetDatum(JsonbValueToJsonb(result));
 }
 
 /*

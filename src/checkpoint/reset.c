@@ -44,7 +44,7 @@ sagg_checkpoint_reset(const char *stream, bool replace, TimestampTz passed)
 
 	sagg_log_begin(&section, checkpoint);
 	watermark = Max(sagg_log_initial_watermark(&section), passed);
-	batch = sagg_log_last_batch(&section);
+	batch = sagg_log_last_batch(checkpoint);
 	if (!replace && batch >= 0 &&
 		sagg_log_execute(&section, SAGG_LOG_LAST_COMMIT, values, NULL, 1) == 1)
 		replace = DatumGetBool(sagg_log_value(0, SAGG_COMMIT_REPLACE, &isnull));

@@ -200,7 +200,8 @@ changed_meanwhile(const char *stream)
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 			 errmsg("the query of stream \"%s\" has changed since the snapshot of this query was taken",
 					sagg_stream_title(stream)),
-			 errhint("Run it again, in a new transaction.")));
+			 errdetail("The state in this snapshot is that of another query, or of one whose types or functions have changed."),
+			 errhint("Run it again, in a new transaction. If the error stays, the stream's last error says what has changed.")));
 }
 
 /*

@@ -7,8 +7,8 @@
  * Definitions are transactional, workers are not.  So everything that makes a
  * worker start waits for the commit, and a stream that must not run while a
  * transaction changes it is held (stop_holds) until that transaction commits
- * or aborts, even if the subtransaction that held it is rolled back.
- * Transaction callbacks touch shared memory only: an ERROR there would be a
+ * or aborts, or the subtransaction that held it is rolled back, as long as the
+ * transaction has the stream's lock.  Transaction callbacks touch shared memory only: an ERROR there would be a
  * PANIC.
  *
  * Locks: the stream's lock is a heavyweight lock on (view, STREAM_LOCK).  A
@@ -37,7 +37,7 @@
 /*
  * Numbers of heavyweight locks on the OID of a stream's view; the map has their
  * order.  Numbers 2 and 4 are locks on names: of readers (stream_reader.c) and of
- * streams (stream_create.c).
+ * streams (stream_create.c); 5 is on the OID of a sink that gets a stream.
  */
 typedef enum StreamLock
 {
@@ -46,11 +46,19 @@ typedef enum StreamLock
 								 * one */
 } StreamLock;
 
+/* a stream that is held, by a (sub)transaction of this nesting level */
+typedef struct Hold
+{
+	Oid			view;			/* InvalidOid: room for the next one */
+	int			level;
+} Hold;
+
 /* what the current transaction does at its end; in TopMemoryContext */
 static bool wake_at_commit = false;
 static bool look_at_commit = false; /* definitions that workers have analysed
 									 * may have changed */
-static List *held_views = NIL;	/* streams this transaction holds, each once */
+static List *holds = NIL;		/* of Hold: streams this transaction holds,
+								 * each once */
 
 static object_access_hook_type prev_object_access_hook = NULL;
 
@@ -224,15 +232,34 @@ discard_store(Oid view)
 		sagg_state_discard(slot);
 }
 
-static void
-remember_held(Oid view)
+static bool
+is_held(Oid view)
 {
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	ListCell   *lc;
+
+	foreach(lc, holds)
+	{
+		if (((const Hold *) lfirst(lc))->view == view)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Returns an entry for another stream that is held.
+ */
+static Hold *
+room_for_hold(void)
+{
+	MemoryContext old;
 
 	/* an earlier call has found no slot, or raised an error: use its entry */
-	if (held_views == NIL || llast_oid(held_views) != InvalidOid)
-		held_views = lappend_oid(held_views, view);
+	if (holds != NIL && ((const Hold *) llast(holds))->view == InvalidOid)
+		return llast(holds);
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	holds = lappend(holds, palloc0(sizeof(Hold)));
 	MemoryContextSwitchTo(old);
+	return llast(holds);
 }
 
 /*
@@ -244,7 +271,7 @@ void
 sagg_lock_stream(Oid view)
 {
 	SaggSlot   *slot;
-	bool		known;
+	Hold	   *room = NULL;
 
 	sagg_require_preload();
 
@@ -252,9 +279,8 @@ sagg_lock_stream(Oid view)
 	 * make room for the entry first: after the hold nothing may fail before
 	 * it is noted
 	 */
-	known = list_member_oid(held_views, view);
-	if (!known)
-		remember_held(InvalidOid);
+	if (!is_held(view))
+		room = room_for_hold();
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot = sagg_slot_find(MyDatabaseId, view);
@@ -272,10 +298,13 @@ sagg_lock_stream(Oid view)
 		 * a slot with holds is not reused, so this transaction's is still
 		 * there
 		 */
-		if (!known || slot->stop_holds == 0)
+		if (room || slot->stop_holds == 0)
 			slot->stop_holds++;
-		if (!known)
-			llast_oid(held_views) = view;
+		if (room)
+		{
+			room->view = view;
+			room->level = GetCurrentTransactionNestLevel();
+		}
 		if (slot->latch)
 			SetLatch(slot->latch);
 	}
@@ -387,31 +416,78 @@ apply_changes(SaggChangeKind kind)
 	}
 }
 
+/*
+ * A stream is not held any more by this transaction.
+ */
+static void
+release_hold(Oid view)
+{
+	SaggSlot   *slot = sagg_slot_find(MyDatabaseId, view);
+
+	if (slot == NULL)
+		return;
+	if (slot->stop_holds > 0)
+		slot->stop_holds--;
+	if (slot->stop_holds > 0)
+		return;
+	if (!slot->wanted)
+		sagg_slot_freed();
+	else if (slot->pid == 0 && slot->state == SAGG_STOPPED && sagg_enabled)
+		slot->state = SAGG_STARTING;
+}
+
 static void
 release_holds(void)
 {
 	ListCell   *lc;
 
-	foreach(lc, held_views)
-	{
-		SaggSlot   *slot = sagg_slot_find(MyDatabaseId, lfirst_oid(lc));
-
-		if (slot == NULL)
-			continue;
-		if (slot->stop_holds > 0)
-			slot->stop_holds--;
-		if (slot->pid == 0 && slot->state == SAGG_STOPPED && slot->wanted &&
-			slot->stop_holds == 0 && sagg_enabled)
-			slot->state = SAGG_STARTING;
-	}
+	foreach(lc, holds)
+		release_hold(((const Hold *) lfirst(lc))->view);
 }
 
 static void
 forget_all(void)
 {
-	list_free(held_views);
-	held_views = NIL;
+	list_free_deep(holds);
+	holds = NIL;
 	sagg_changes_forget();
+}
+
+/*
+ * What a subtransaction holds goes to the enclosing one, or is released with the
+ * locks of the streams.  Allocates nothing and raises no error.
+ */
+static void
+on_subtransaction(SubXactEvent event, SubTransactionId subid,
+				  SubTransactionId parent, void *arg)
+{
+	int			level = GetCurrentTransactionNestLevel();
+	bool		released = false;
+	ListCell   *lc;
+
+	if (holds == NIL ||
+		(event != SUBXACT_EVENT_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB))
+		return;
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	foreach(lc, holds)
+	{
+		Hold	   *hold = lfirst(lc);
+
+		if (hold->view == InvalidOid || hold->level < level)
+			continue;
+		if (event == SUBXACT_EVENT_COMMIT_SUB)
+		{
+			hold->level--;
+			continue;
+		}
+		release_hold(hold->view);
+		holds = foreach_delete_current(holds, lc);
+		pfree(hold);
+		released = true;
+	}
+	LWLockRelease(sagg_shared->lock);
+	if (released)
+		sagg_mark_database(MyDatabaseId);
 }
 
 /*
@@ -422,13 +498,13 @@ release_streams(bool commit)
 {
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	if (commit)
-	{
 		apply_changes(SAGG_CHANGE_STOP);
-		apply_changes(SAGG_CHANGE_START);
-	}
-	release_holds();
+	release_holds();			/* slots that are held count for the limit */
 	if (commit)
+	{
+		apply_changes(SAGG_CHANGE_START);
 		apply_changes(SAGG_CHANGE_DROP);
+	}
 	LWLockRelease(sagg_shared->lock);
 
 	forget_all();
@@ -444,7 +520,7 @@ on_transaction(XactEvent event, void *arg)
 		case XACT_EVENT_ABORT:
 			/* an abort matters only if it had held streams */
 			if (wake_at_commit &&
-				(event == XACT_EVENT_COMMIT || held_views != NIL))
+				(event == XACT_EVENT_COMMIT || holds != NIL))
 				release_streams(event == XACT_EVENT_COMMIT);
 			else
 				forget_all();
@@ -456,7 +532,7 @@ on_transaction(XactEvent event, void *arg)
 		case XACT_EVENT_PARALLEL_COMMIT:
 		case XACT_EVENT_PARALLEL_ABORT:
 			/* this changes nothing, but must not leave a stream held */
-			if (held_views != NIL)
+			if (holds != NIL)
 				release_streams(false);
 			forget_all();
 			wake_at_commit = false;
@@ -478,13 +554,14 @@ on_transaction(XactEvent event, void *arg)
 }
 
 /*
- * Called by _PG_init in the postmaster: registers the callback for ends of
- * transactions and the hook for dropped objects.
+ * Called by _PG_init in the postmaster: registers the callbacks for ends of
+ * transactions and subtransactions, and the hook for dropped objects.
  */
 void
 sagg_notify_init(void)
 {
 	RegisterXactCallback(on_transaction, NULL);
+	RegisterSubXactCallback(on_subtransaction, NULL);
 	sagg_changes_init();
 	prev_object_access_hook = object_access_hook;
 	object_access_hook = on_object_access;

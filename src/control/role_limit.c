@@ -148,8 +148,19 @@ sagg_role_limit(Oid role)
 }
 
 /*
- * Returns how many streams of a role have a slot and shall run, including
- * those that have failed.  The caller holds the lock.
+ * Returns whether a slot is taken without a stream that shall run: a session holds
+ * the stream, so that the slot is not used again.
+ */
+static bool
+is_only_held(const SaggSlot *slot)
+{
+	return !slot->wanted && slot->stop_holds > 0;
+}
+
+/*
+ * Returns how many slots the streams of a role take: those that shall run,
+ * including those that have failed, and those that are held.  The caller holds
+ * the lock.
  */
 int
 sagg_role_streams(Oid role)
@@ -160,7 +171,8 @@ sagg_role_streams(Oid role)
 	{
 		const SaggSlot *slot = &sagg_shared->slots[i];
 
-		if (slot->in_use && slot->wanted && slot->owner == role)
+		if (slot->in_use && slot->owner == role &&
+			(slot->wanted || is_only_held(slot)))
 			n++;
 	}
 	return n;
@@ -241,7 +253,7 @@ sagg_role_slot(Oid view, Oid owner, int limit)
 
 	if (slot != NULL && slot->wanted)
 		return slot;
-	if (sagg_role_streams(owner) < limit)
+	if (sagg_role_streams(owner) - (slot && is_only_held(slot) ? 1 : 0) < limit)
 		return slot ? slot : sagg_slot_allocate(MyDatabaseId, view);
 	if (slot != NULL && slot->pid == 0 && !slot->launching && slot->stop_holds == 0)
 		sagg_slot_free(slot);

@@ -23,9 +23,14 @@ extern SaggStream *sagg_stream_of_sink(Oid sink);
 /* dead_letters_delete.c */
 extern void sagg_tell_none_kept(const SaggStream *stream, const char *table);
 
-extern void sagg_stream_check_owner(const SaggStream *stream);
 extern void sagg_stream_check_can_run(Oid owner);
+
+/* stream_trust.c */
+extern void sagg_stream_check_owner(const SaggStream *stream);
+extern SaggStream *sagg_own_stream_now(Oid view);
 extern void sagg_stream_lock_sink(const SaggStream *stream);
+extern bool sagg_stream_trust_lasts(const SaggStream *stream);
+extern void sagg_trust_init(void);
 
 /* live_view.c */
 extern Oid	sagg_live_view(const SaggStream *stream);
@@ -77,6 +82,10 @@ extern SaggQuery *sagg_query_of_view(const SaggStream *stream);
 
 /* query_dealing.c */
 extern char *sagg_query_undealt(const SaggQuery *query, const char *reader);
+/* kept_query.c */
+typedef struct SaggKeptQuery SaggKeptQuery;
+extern SaggQuery *sagg_kept_query(SaggKeptQuery **kept, const SaggStream *stream,
+								  MemoryContext memory);
 
 /* stream_options.c: of a stream that is only tried */
 extern void sagg_stream_options_of_json(Jsonb *json, SaggStreamOptions *options);

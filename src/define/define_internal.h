@@ -176,6 +176,9 @@ extern bool sagg_take_reader_settings(SaggStream *stream, const SaggStream *from
 /* source_change.c */
 extern void sagg_tell_source_change(const Node *command);
 
+/* stream_trust.c */
+extern ArrayType *sagg_stream_trusted_owners(Oid view);
+
 /* stream_drop.c */
 extern void sagg_drop_relation(Oid relid, ObjectType type);
 extern bool sagg_delete_orphan(const char *stream);

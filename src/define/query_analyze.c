@@ -490,6 +490,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	bool		reordered;
 	ListCell   *lc;
 
+	result->catalog_changes = sagg_catalog_changes();
 	a.result = result;
 	a.query = query = rewrite(query);
 	sagg_leave_children_out(query);
@@ -502,6 +503,7 @@ sagg_query_analyze(Query *query, const char *event_time, SaggOutputMode mode,
 	result->sources = sagg_find_sources(query, names_records(result, query, options),
 										needs_order(result, options) ||
 										tells_partitions(has_watermark, options), &record, &reordered);
+	result->repeats_sources = sagg_count_sources((Node *) query) > list_length(result->sources);
 
 	foreach(lc, query->groupClause)
 		take_window(&a, (Node *) get_sortgroupclause_tle(lfirst(lc), query->targetList)->expr);
@@ -567,6 +569,8 @@ sagg_query_of_view(const SaggStream *stream)
 		result->store_fingerprint = hash_combine64(result->fingerprint,
 												   (uint64) stream->watermark_delay);
 	sagg_restore_user(&owner);
+	if (stream->owners)
+		sagg_stream_check_owners(stream);	/* now that they are locked */
 	if (stream->sources != NIL)
 		check_sources_known(stream, result);
 	return result;

@@ -22,6 +22,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
@@ -257,6 +258,7 @@ sagg_reset_range(const SaggStream *stream, SaggCheckpoint *checkpoint,
 	const SaggQuery *query;
 
 	range->passed = DT_NOBEGIN;
+	LockRelationOid(stream->sink, AccessShareLock); /* its owner stays */
 	sagg_become_stream_owner(&owner, stream);
 	query = sagg_query_of_view(stream);
 	find_range(stream, query, checkpoint, range, results_from);

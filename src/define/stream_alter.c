@@ -202,7 +202,7 @@ change_others_of_reader(const SaggStream *stream)
 			continue;
 		/* most are locked already; the stream may have changed meanwhile */
 		sagg_lock_stream(other->view);
-		other = sagg_stream_by_view(other->view, false);
+		other = sagg_own_stream_now(other->view);
 		(void) sagg_take_reader_settings(other, stream);
 		update_row(other);
 		sagg_retry_now(other->view);
@@ -235,8 +235,7 @@ stream_agg_alter_stream(PG_FUNCTION_ARGS)
 	sagg_stream_check_owner(stream);
 	lock_streams(stream, fcinfo);
 
-	/* as a session left it that held the lock before */
-	stream = sagg_stream_by_view(stream->view, false);
+	stream = sagg_own_stream_now(stream->view);
 	policy = stream->options.watermark_policy;
 	merge_arguments(stream, fcinfo);
 	if (stream->options.watermark_policy != policy)

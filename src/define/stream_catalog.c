@@ -4,12 +4,14 @@
  *	  Streams as the catalog tables describe them.
  *
  * Reads stream_agg.streams as the owner of the extension, so the caller must
- * check with sagg_stream_check_owner before showing or changing anything.
+ * check with sagg_stream_check_owner before showing or changing anything,
+ * and before running any code of the stream's owner.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
@@ -19,7 +21,6 @@
 #include "commands/defrem.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -105,6 +106,7 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 {
 	SaggStream *stream = palloc0(sizeof(SaggStream));
 	Row			row = {tuple, desc, 0};
+	Oid			snapshot_owner;
 	char	   *mode;
 	bool		isnull;
 
@@ -112,7 +114,11 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 	stream->view = next_oid(&row);
 	stream->sink = next_oid(&row);
 	stream->sources = next_sources(&row);
-	stream->owner = next_oid(&row);
+	/* a snapshot may be older than the present owner */
+	snapshot_owner = next_oid(&row);
+	stream->owner = sagg_relation_owner(stream->view);
+	if (!OidIsValid(stream->owner))
+		stream->owner = snapshot_owner;
 	stream->database = next_oid(&row);
 	mode = next_text(&row);
 	if (!sagg_mode_by_name(mode, &stream->mode))
@@ -127,16 +133,32 @@ make_stream(HeapTuple tuple, TupleDesc desc)
 	stream->sink_created = DatumGetBool(next_value(&row, &isnull));
 	stream->enabled = DatumGetBool(next_value(&row, &isnull));
 	stream->owners = DatumGetArrayTypePCopy(next_value(&row, &isnull));
-	if (!sagg_stream_has_owners(stream->owners, stream->view, stream->sink, stream->sources))
-		stream->enabled = false;
 	stream->timezone = next_text(&row);
 	stream->datestyle = next_text(&row);
 	stream->intervalstyle = next_text(&row);
-	stream->search_path = next_text(&row);
+	stream->search_path = sagg_path_temporary_last(next_text(&row));
 	sagg_stream_options_read(sagg_options_from_json(DatumGetJsonbP(next_value(&row, &isnull)), true),
 							 &stream->options);
 	stream->reader = next_text(&row);
 	return stream;
+}
+
+/*
+ * A stream with an owner who is not trusted does not run.  Trust that was taken
+ * back is gone for old snapshots, too.
+ */
+static void
+settle_trust(SaggStream *stream)
+{
+	if (IsolationUsesXactSnapshot())
+	{
+		ArrayType  *now = sagg_stream_trusted_owners(stream->view);
+
+		if (now)
+			stream->owners = now;
+	}
+	if (!sagg_stream_has_owners(stream->owners, stream->view, stream->sink, stream->sources))
+		stream->enabled = false;
 }
 
 /*
@@ -162,6 +184,8 @@ fetch_stream(const char *query, Oid type, Datum value)
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();
+	if (stream)
+		settle_trust(stream);
 	return stream;
 }
 
@@ -379,39 +403,6 @@ sagg_stream_by_name(const char *name, bool missing_ok)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("stream \"%s\" does not exist", sagg_stream_title(name))));
 	return stream;
-}
-
-/*
- * Raise insufficient_privilege unless the current user owns the stream.
- */
-void
-sagg_stream_check_owner(const SaggStream *stream)
-{
-	if (!SAGG_OWNS_RELATION(stream->view, GetUserId()))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of stream \"%s\"", sagg_stream_title(stream->name))));
-}
-
-/*
- * Lock the sink of a stream for rows to be written, until the end of the
- * transaction, and check that its query, sink and sources still belong to
- * those who owned them when it was started, because their code is about to run
- * as the stream's owner.  Raises ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE if
- * one has another owner.
- */
-void
-sagg_stream_lock_sink(const SaggStream *stream)
-{
-	LockRelationOid(stream->sink, RowExclusiveLock);
-	if (sagg_stream_has_owners(stream->owners, stream->view, stream->sink, stream->sources))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("the query, the sink or a source of stream \"%s\" has another owner than when it was started",
-					sagg_stream_title(stream->name)),
-			 errdetail("Triggers of the sink and functions of the query run as the stream's owner."),
-			 errhint("If you trust the owners of all of them, run stream_agg.start_stream.")));
 }
 
 /*

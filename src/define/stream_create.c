@@ -134,11 +134,15 @@ static void
 check_sink_is_free(Oid sink, const char *name)
 {
 	SaggStream *other;
+	LOCKTAG		tag;
 
 	/*
-	 * serialise creators, otherwise two new streams would not see each other
+	 * serialise creators, otherwise two new streams would not see each other;
+	 * not by a lock on the table, because VACUUM of its owner would wait
 	 */
-	LockRelationOid(sink, ShareUpdateExclusiveLock);
+	LockRelationOid(sink, RowExclusiveLock);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId, sink, 5);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 	other = sagg_stream_of_sink(sink);
 	if (other == NULL)
 		return;

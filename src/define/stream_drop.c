@@ -16,6 +16,7 @@
 #include "commands/event_trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -109,14 +110,16 @@ stream_agg_drop_stream(PG_FUNCTION_ARGS)
 
 	/*
 	 * another session may have dropped the stream during the wait for the
-	 * lock
+	 * lock, or given it to another owner
 	 */
+	LockRelationOid(stream->view, AccessShareLock);
 	AcceptInvalidationMessages();
 	if (get_rel_name(stream->view) == NULL)
 	{
 		tell_missing(name, if_exists);
 		PG_RETURN_VOID();
 	}
+	sagg_stream_check_owner(stream);
 	sagg_drop_live_view(stream);
 	named_view = stream->view;
 	sagg_drop_relation(stream->view, OBJECT_VIEW);

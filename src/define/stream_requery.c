@@ -397,8 +397,10 @@ sagg_change_query(SaggStream *stream, const char *text, bool drop_columns)
 									 sagg_view_options(stream->view));
 	sagg_become_stream_owner(&settings, stream);
 	next.sources = NIL;			/* sagg_compare_queries has the better message */
+	next.owners = NULL;			/* those of "stream" have just been checked */
 	new = sagg_query_of_view(&next);
 	next.sources = stream->sources;
+	next.owners = stream->owners;
 	sagg_check_query(&next, new);
 	change = sagg_compare_queries(stream, old, next.view, new);
 	change_sink(stream, old, new, change, drop_columns);

@@ -185,9 +185,7 @@ stream_agg_reset_stream(PG_FUNCTION_ARGS)
 	stream = sagg_stream_by_name(name, false);
 	sagg_stream_check_owner(stream);
 	sagg_lock_stream(stream->view);
-
-	/* as a session left it that held the lock before */
-	stream = sagg_stream_by_view(stream->view, false);
+	stream = sagg_own_stream_now(stream->view);
 	stream->starting_offsets = offsets;
 	results = results || replaces_already(stream);
 	if (results)

@@ -23,7 +23,21 @@ PG_FUNCTION_INFO_V1(stream_agg_start_stream);
 PG_FUNCTION_INFO_V1(stream_agg_stop_stream);
 
 /*
- * Lock the catalog row of a stream and set whether it shall run.
+ * Lock the catalog row of a stream until the end of the transaction, and check
+ * again that it is the caller's.  Commands that change an owner wait for the row.
+ */
+static void
+lock_row(const SaggStream *stream)
+{
+	Oid			types[1];
+	Datum		values[1];
+
+	sagg_stream_update(stream, "enabled = enabled", 1, types, values);
+	(void) sagg_own_stream_now(stream->view);
+}
+
+/*
+ * Set in the catalog row of a stream whether it shall run.
  */
 static void
 set_enabled(const SaggStream *stream, bool enabled)
@@ -100,6 +114,7 @@ stream_agg_start_stream(PG_FUNCTION_ARGS)
 				 errmsg("stream \"%s\" is already running", sagg_stream_title(stream->name))));
 		PG_RETURN_VOID();
 	}
+	lock_row(stream);
 	sagg_stream_check_can_run(stream->owner);
 	set_enabled(stream, true);
 	sagg_label_database();
@@ -136,6 +151,7 @@ stream_agg_stop_stream(PG_FUNCTION_ARGS)
 	SaggStream *stream = own_stream(fcinfo, "stream_agg.stop_stream()");
 
 	sagg_lock_stream(stream->view);
+	stream = sagg_own_stream_now(stream->view);
 	set_enabled(stream, false);
 	if (stream->enabled)
 		sagg_checkpoint_event(stream->name, "stopped", NULL);

@@ -22,6 +22,9 @@
 #include "pass_rows.h"
 #include "execute/window/window_kinds.h"
 
+/* how many groups ahead of one that is emitted these are prefetched */
+#define GROUPS_AHEAD	8
+
 static void
 count_records(const SaggExecution *ex, SaggCounts *counts)
 {
@@ -108,6 +111,8 @@ emit_changed(SaggExecution *ex)
 
 	for (int64 i = 0; i < n; i++)
 	{
+		if (i + GROUPS_AHEAD < n)
+			sagg_group_fetch(groups[i + GROUPS_AHEAD]);
 		sagg_emit_group(ex, groups[i]);
 		ResetExprContext(ex->tmpcontext);
 	}
@@ -120,8 +125,8 @@ emit_changed(SaggExecution *ex)
 void
 sagg_groups_store(SaggExecution *ex)
 {
-	for (SaggGroup *group = sagg_groups_next(ex, true); group;
-		 group = sagg_groups_next(ex, false))
+	for (SaggGroup *group = sagg_groups_next_to_store(ex, true); group;
+		 group = sagg_groups_next_to_store(ex, false))
 	{
 		MemoryContext old;
 

@@ -15,7 +15,6 @@
 #include "executor/executor.h"
 #include "executor/tstoreReceiver.h"
 #include "miscadmin.h"
-#include "tcop/tcopprot.h"
 #include "utils/queryenvironment.h"
 #include "utils/rangetypes.h"
 #include "utils/snapmgr.h"
@@ -50,21 +49,33 @@ sagg_emit_init(SaggExecution *ex)
 }
 
 /*
- * Returns the value of the window column: a range, or the window's start.
+ * Returns the value of the window column: a range, which lives until another
+ * window is asked for, or the window's start.
  */
 static Datum
-window_datum(const SaggExecution *ex, int64 start, int64 end)
+window_datum(SaggExecution *ex, int64 start, int64 end)
 {
 	RangeBound	lower = {0};
 	RangeBound	upper = {0};
+	MemoryContext old;
 
 	if (ex->rangetype == NULL)
 		return sagg_window_column_value(ex->query, start);
+	if (ex->window != 0 && ex->window_start == start && ex->window_end == end)
+		return ex->window;
 	lower.val = TimestampTzGetDatum(start);
 	lower.inclusive = true;
 	lower.lower = true;
 	upper.val = TimestampTzGetDatum(end);
-	return RangeTypePGetDatum(SAGG_MAKE_RANGE(ex->rangetype, &lower, &upper, false));
+	if (ex->window != 0)
+		pfree(DatumGetPointer(ex->window));
+	ex->window = 0;
+	old = MemoryContextSwitchTo(ex->memory);
+	ex->window = RangeTypePGetDatum(SAGG_MAKE_RANGE(ex->rangetype, &lower, &upper, false));
+	MemoryContextSwitchTo(old);
+	ex->window_start = start;
+	ex->window_end = end;
+	return ex->window;
 }
 
 static int64
@@ -172,28 +183,24 @@ groups_environment(SaggExecution *ex, Tuplestorestate *groups)
 }
 
 /*
- * Run a query over emitted groups, planned for as many as there are, and add
+ * Run a query over emitted groups, planned for about as many as there are, and add
  * its rows to "result".  Leaves garbage in the current context.
  */
 static void
-run_over_groups(SaggExecution *ex, Query *query, Tuplestorestate *groups,
-				Tuplestorestate *result)
+run_over_groups(SaggExecution *ex, SaggPlanKind kind, const Query *query,
+				Tuplestorestate *groups, Tuplestorestate *result)
 {
+	int64		rows = tuplestore_tuple_count(groups);
 	DestReceiver *dest;
-	PlannedStmt *plan;
 	QueryDesc  *desc;
 
-	if (tuplestore_tuple_count(groups) == 0)
+	if (rows == 0)
 		return;
 	dest = CreateDestReceiver(DestTuplestore);
 	SetTuplestoreDestReceiverParams(dest, result, GetMemoryChunkContext(result),
 									true, NULL, NULL);
-	query = copyObject(query);
-	linitial_node(RangeTblEntry, query->rtable)->enrtuples =
-		tuplestore_tuple_count(groups);
-	plan = pg_plan_query(query, ex->stream->name, 0, NULL);
-	desc = CreateQueryDesc(plan, ex->stream->name, GetActiveSnapshot(),
-						   InvalidSnapshot, dest, NULL,
+	desc = CreateQueryDesc(sagg_planned(ex, kind, query, rows), ex->stream->name,
+						   GetActiveSnapshot(), InvalidSnapshot, dest, NULL,
 						   groups_environment(ex, groups), 0);
 	ExecutorStart(desc, 0);
 	SAGG_EXECUTOR_RUN(desc, ForwardScanDirection, 0);
@@ -213,7 +220,7 @@ sagg_output_of_groups(SaggExecution *ex, Tuplestorestate *groups, SaggOutput *ou
 	output->known = tuplestore_begin_heap(true, false, rows_memory_kb());
 	output->removed = NULL;
 	output->replaces = DT_NOEND;
-	run_over_groups(ex, ex->query->outer, groups, output->fresh);
+	run_over_groups(ex, SAGG_PLAN_OUTER, ex->query->outer, groups, output->fresh);
 }
 
 /*
@@ -236,17 +243,17 @@ sagg_execution_output(SaggExecution *ex, SaggOutput *output)
 		return;
 	}
 	output->fresh = tuplestore_begin_heap(true, false, rows_memory_kb());
-	run_over_groups(ex, query->outer, ex->fresh, output->fresh);
-	run_over_groups(ex, query->outer, ex->known, output->known);
+	run_over_groups(ex, SAGG_PLAN_OUTER, query->outer, ex->fresh, output->fresh);
+	run_over_groups(ex, SAGG_PLAN_OUTER, query->outer, ex->known, output->known);
 	if (ex->stream->mode == SAGG_UPDATE && (query->removed || query->replaced))
 		output->removed = tuplestore_begin_heap(true, false, rows_memory_kb());
 	if (ex->stream->mode == SAGG_UPDATE && query->removed)
 	{
-		run_over_groups(ex, query->removed, ex->fresh, output->removed);
-		run_over_groups(ex, query->removed, ex->known, output->removed);
+		run_over_groups(ex, SAGG_PLAN_REMOVED, query->removed, ex->fresh, output->removed);
+		run_over_groups(ex, SAGG_PLAN_REMOVED, query->removed, ex->known, output->removed);
 	}
 	if (ex->stream->mode == SAGG_UPDATE && query->replaced)
-		run_over_groups(ex, query->replaced, ex->replaced, output->removed);
+		run_over_groups(ex, SAGG_PLAN_REPLACED, query->replaced, ex->replaced, output->removed);
 }
 
 /*

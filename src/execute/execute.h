@@ -79,13 +79,17 @@ extern SaggExecution *sagg_execution_begin(SaggStore *store,
 										   SaggQuery *query,
 										   const SaggPlan *plan);
 extern const SaggStateAccess *sagg_execution_state(SaggExecution *execution);
-extern void sagg_execution_run(SaggExecution *execution);
+extern void sagg_execution_run(SaggExecution *execution, int64 records);
 extern void sagg_execution_close(SaggExecution *execution, SaggCounts *counts,
 								 TimestampTz *watermark, int64 *max_time);
 extern void sagg_execution_open_windows(SaggExecution *execution);
 extern void sagg_execution_output(SaggExecution *execution, SaggOutput *output);
 extern void sagg_execution_output_end(SaggOutput *output);
 extern void sagg_execution_end(SaggExecution *execution);
+
+/* kept_plans.c */
+extern struct SaggKeptPlans *sagg_kept_plans_make(MemoryContext memory);
+extern void sagg_kept_plans_lock(const struct SaggKeptPlans *plans);
 
 /* failed_groups.c */
 extern bool sagg_error_of_group(const ErrorData *error);

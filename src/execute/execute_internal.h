@@ -200,6 +200,7 @@ typedef struct SaggInputState
 	Size		size;			/* allocated for them, from "data" on */
 	Size		room;			/* allocated before "data" */
 	char	   *data;
+	int64		scanned;		/* tuples that lookups have stepped over */
 	uint32		nslots;			/* a power of two; 0 = no hash table yet */
 	SaggInputSlot *slots;
 } SaggInputState;
@@ -262,7 +263,6 @@ typedef struct SaggKeyCall
 } SaggKeyCall;
 
 struct grouptab_hash;
-struct grouptab_iterator;
 
 /* The class of a record; the greatest counts when a join repeats it. */
 typedef enum SaggClass
@@ -317,7 +317,7 @@ struct SaggExecution
 	Datum	   *row_keys;		/* keys of the current row */
 	bool	   *row_keynulls;
 	struct grouptab_hash *groups;
-	struct grouptab_iterator *iterator;
+	uint64		next_slot;		/* of the walk over them */
 	StringInfoData entry;		/* scratch */
 
 	/* counting */
@@ -351,6 +351,9 @@ struct SaggExecution
 	Tuplestorestate *replaced;	/* windows and keys of groups whose window has
 								 * changed; NULL unless that can happen */
 	TypeCacheEntry *rangetype;	/* range type of the window column, or NULL */
+	Datum		window;			/* the range that was made last, 0 = none */
+	int64		window_start;	/* its bounds */
+	int64		window_end;
 	bool		open_windows;	/* emits what the last commit left open */
 	bool		careful;		/* groups that fail are set apart; see
 								 * failed_groups.c */
@@ -554,7 +557,6 @@ extern uint32 sagg_keys_place(SaggExecution *ex, uint32 hash, int64 start,
 extern uint32 sagg_start_salt(const SaggHashSeed *seed, int64 start);
 extern bool sagg_keys_equal(SaggExecution *ex, const Datum *a, const bool *anulls,
 							const Datum *b, const bool *bnulls);
-extern int	sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b);
 
 /* key_hash.c */
 typedef struct SaggKeyHash SaggKeyHash;
@@ -572,10 +574,14 @@ extern SaggGroup *sagg_groups_lookup_row(SaggExecution *ex, int64 start,
 										 const bool *nulls);
 extern SaggGroup *sagg_groups_require(SaggExecution *ex, SaggGroup *probe);
 extern void sagg_groups_fetch_slot(SaggExecution *ex, uint32 hash);
-extern void sagg_groups_fetch(SaggExecution *ex, uint32 hash);
+extern bool sagg_groups_fetch(SaggExecution *ex, uint32 hash);
+extern void sagg_groups_fetch_place(SaggExecution *ex, int64 start, uint32 hash,
+									const Datum *values, const bool *nulls);
 extern SaggStored sagg_groups_stored(SaggExecution *ex, const SaggGroup *group);
 extern SaggGroup **sagg_groups_changed(SaggExecution *ex, int64 *n);
+extern void sagg_group_fetch(const SaggGroup *group);
 extern SaggGroup *sagg_groups_next(SaggExecution *ex, bool restart);
+extern SaggGroup *sagg_groups_next_to_store(SaggExecution *ex, bool restart);
 extern bool sagg_groups_met(SaggExecution *ex, SaggGroup *group);
 extern SaggGroup *sagg_groups_allocate(SaggExecution *ex);
 
@@ -611,6 +617,20 @@ extern void sagg_states_absorb(SaggExecution *ex, SaggAggState *into,
 							   SaggAggState *from);
 extern void sagg_states_copy(SaggExecution *ex, SaggAggState *to,
 							 const SaggAggState *from);
+
+/* kept_plans.c */
+typedef enum SaggPlanKind
+{
+	SAGG_PLAN_INNER,
+	SAGG_PLAN_OUTER,
+	SAGG_PLAN_REMOVED,
+	SAGG_PLAN_REPLACED
+} SaggPlanKind;
+
+#define SAGG_PLAN_KINDS		(SAGG_PLAN_REPLACED + 1)
+
+extern PlannedStmt *sagg_planned(const SaggExecution *ex, SaggPlanKind kind,
+								 const Query *query, int64 rows);
 
 /* emit.c */
 extern void sagg_emit_init(SaggExecution *ex);

@@ -16,7 +16,6 @@
 #include "access/xact.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -202,13 +201,12 @@ find_scan_slot(PlanState *state)
 }
 
 static void
-run_inner(SaggExecution *ex)
+run_inner(SaggExecution *ex, int64 records)
 {
 	DestReceiver *receiver = make_receiver(ex);
-	PlannedStmt *plan;
+	PlannedStmt *plan = sagg_planned(ex, SAGG_PLAN_INNER, ex->query->inner, records);
 	QueryDesc  *desc;
 
-	plan = pg_plan_query(copyObject(ex->query->inner), ex->stream->name, 0, NULL);
 	desc = CreateQueryDesc(plan, ex->stream->name, GetActiveSnapshot(),
 						   InvalidSnapshot, receiver, NULL, NULL, 0);
 	ExecutorStart(desc, 0);
@@ -241,11 +239,11 @@ forget_rows(SaggExecution *ex)
 }
 
 /*
- * Run the inner query over the batch that is attached to the source.  The
- * active snapshot is the batch's.
+ * Run the inner query over the batch that is attached to the source, which has so many
+ * records.  The active snapshot is the batch's.
  */
 void
-sagg_execution_run(SaggExecution *ex)
+sagg_execution_run(SaggExecution *ex, int64 records)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 
@@ -254,7 +252,7 @@ sagg_execution_run(SaggExecution *ex)
 		if (ex->run_again)
 			forget_rows(ex);
 		ex->run_again = false;
-		run_inner(ex);
+		run_inner(ex, records);
 	} while (ex->run_again);
 	if (ex->late)
 		sagg_late_end(ex);

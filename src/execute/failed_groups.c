@@ -26,7 +26,9 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rangetypes.h"
 #include "utils/timestamp.h"
 
@@ -116,6 +118,7 @@ describe_keys(void *arg)
 		getTypeOutputInfo(TupleDescAttr(desc, first + i)->atttypid, &output, &varlena);
 		text = OidOutputFunctionCall(output, row->values[first + i]);
 		texts[i] = PointerGetDatum(cstring_to_text_with_len(text, pg_mbcliplen(text, strlen(text), MAX_KEY_BYTES)));
+		pfree(text);
 	}
 	row->keys = PointerGetDatum(construct_md_array(texts, nulls, 1, &n, &lbs, TEXTOID, -1,
 												   false, TYPALIGN_INT));
@@ -146,8 +149,41 @@ describe_window(const SaggExecution *ex, Datum window, SaggFailedGroup *failed)
 }
 
 /*
+ * Describe the keys of a group's row; the result is in memory of the execution.
+ * A text may be of megabytes until it is cut: it lives no longer than this.
+ */
+static void
+keep_keys(GroupRow *row, SaggFailedGroup *failed)
+{
+	MemoryContext texts = AllocSetContextCreate(CurrentMemoryContext, "stream_agg texts of keys",
+												ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(texts);
+
+	failed->no_keys = sagg_try(describe_keys, row) != NULL;
+	MemoryContextSwitchTo(old);
+	if (!failed->no_keys)
+		failed->keys = datumCopy(row->keys, false, -1);
+	MemoryContextDelete(texts);
+}
+
+/*
+ * Raises an error if failed_windows would not take one more group: CHECKPOINT
+ * counts those of earlier micro-batches as well.
+ */
+static void
+check_number(const SaggExecution *ex)
+{
+	if (list_length(ex->failed) >= sagg_max_dead_letters)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_DEAD_LETTERS),
+				 errmsg("the stream would have more than %d failed windows",
+						sagg_max_dead_letters),
+				 errhint("Perhaps the query or the sink is wrong, and not the groups. Fix it, or raise stream_agg.max_dead_letters, and start the stream again.")));
+}
+
+/*
  * Note that a group has failed, whose row is in "values" and "nulls" up to its
- * keys.  Too many in a row are an error.
+ * keys.  Too many in a row, or in all, are an error.
  */
 static void
 note_failed(SaggExecution *ex, const Datum *values, const bool *nulls, ErrorData *error,
@@ -164,11 +200,11 @@ note_failed(SaggExecution *ex, const Datum *values, const bool *nulls, ErrorData
 						sagg_max_poison_in_row),
 				 errdetail("The last one: %s", error->message),
 				 errhint("Perhaps the query or the sink is wrong, and not the groups. Fix it, or raise stream_agg.max_poison_in_row, and start the stream again.")));
+	check_number(ex);
 	old = MemoryContextSwitchTo(ex->memory);
 	failed = palloc0(sizeof(SaggFailedGroup));
 	describe_window(ex, values[0], failed);
-	failed->no_keys = sagg_try(describe_keys, &row) != NULL;
-	failed->keys = row.keys;
+	keep_keys(&row, failed);
 	failed->sqlstate = error->sqlerrcode;
 	failed->message = sagg_error_text(error->message);
 	failed->detail = error->detail ? sagg_error_text(error->detail) : NULL;

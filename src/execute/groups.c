@@ -19,6 +19,9 @@
 
 #include "execute/window/session_windows.h"
 
+/* how many slots ahead of a walk over all groups these are prefetched */
+#define SLOTS_AHEAD		24
+
 typedef struct GroupEntry
 {
 	SaggGroup  *group;
@@ -60,7 +63,6 @@ sagg_groups_init(SaggExecution *ex)
 	ex->row_keys = palloc(sizeof(Datum) * nkeys);
 	ex->row_keynulls = palloc(sizeof(bool) * nkeys);
 	ex->groups = grouptab_create(ex->memory, 1024, ex);
-	ex->iterator = palloc0(sizeof(grouptab_iterator));
 }
 
 /*
@@ -257,10 +259,19 @@ sagg_groups_fetch_slot(SaggExecution *ex, uint32 hash)
 	__builtin_prefetch(&ex->groups->data[hash & ex->groups->sizemask]);
 }
 
+static inline void
+fetch_group(const SaggGroup *group)
+{
+	__builtin_prefetch(group);
+	__builtin_prefetch((const char *) group + 64, 1);
+	__builtin_prefetch((const char *) group + 128, 1);
+}
+
 /*
- * Prefetch the group of a hash, whose slot has been prefetched.
+ * Prefetch the group of a hash, whose slot has been prefetched.  Returns false if
+ * the batch has not met it.
  */
-void
+bool
 sagg_groups_fetch(SaggExecution *ex, uint32 hash)
 {
 	uint32		mask = ex->groups->sizemask;
@@ -268,17 +279,59 @@ sagg_groups_fetch(SaggExecution *ex, uint32 hash)
 	for (uint32 i = hash & mask;; i = (i + 1) & mask)
 	{
 		const GroupEntry *entry = &ex->groups->data[i];
-		const char *group = (const char *) entry->group;
 
 		if (entry->status != grouptab_SH_IN_USE)
-			return;
+			return false;
 		if (entry->hash != hash)
 			continue;
-		__builtin_prefetch(group);
-		__builtin_prefetch(group + 64, 1);
-		__builtin_prefetch(group + 128, 1);
-		return;
+		fetch_group(entry->group);
+		return true;
 	}
+}
+
+/*
+ * Prefetch the place in the store of the group of a row, which the batch has not
+ * met.  "hash" is that of sagg_groups_hash_row.  May leave garbage in the current
+ * context.
+ */
+void
+sagg_groups_fetch_place(SaggExecution *ex, int64 start, uint32 hash,
+						const Datum *values, const bool *nulls)
+{
+	SaggGroup	probe;
+
+	set_probe(ex, &probe, start, values, nulls);
+	sagg_store_fetch_place(ex->store, start,
+						   sagg_keys_place(ex, hash, start, probe.keys, probe.keynulls));
+}
+
+/*
+ * Returns the next of all groups the batch has met, and prefetches those that come
+ * soon: neighbours in the table are not neighbours in memory.  With "to_store" also
+ * their places in the store, once the groups are there.
+ */
+static inline SaggGroup *
+next_group(SaggExecution *ex, bool restart, bool to_store)
+{
+	const GroupEntry *data = ex->groups->data;
+	uint64		size = ex->groups->size;
+
+	if (restart)
+		ex->next_slot = 0;
+	while (ex->next_slot < size)
+	{
+		uint64		slot = ex->next_slot++;
+		uint64		soon = slot + SLOTS_AHEAD / 2;
+		uint64		later = slot + SLOTS_AHEAD;
+
+		if (later < size && data[later].status == grouptab_SH_IN_USE)
+			fetch_group(data[later].group);
+		if (to_store && soon < size && data[soon].status == grouptab_SH_IN_USE)
+			sagg_store_fetch_place(ex->store, data[soon].group->start, data[soon].group->hash);
+		if (data[slot].status == grouptab_SH_IN_USE)
+			return data[slot].group;
+	}
+	return NULL;
 }
 
 /*
@@ -288,12 +341,16 @@ sagg_groups_fetch(SaggExecution *ex, uint32 hash)
 SaggGroup *
 sagg_groups_next(SaggExecution *ex, bool restart)
 {
-	GroupEntry *entry;
+	return next_group(ex, restart, false);
+}
 
-	if (restart)
-		grouptab_start_iterate(ex->groups, ex->iterator);
-	entry = grouptab_iterate(ex->groups, ex->iterator);
-	return entry ? entry->group : NULL;
+/*
+ * The same, for a caller that puts them into the store.
+ */
+SaggGroup *
+sagg_groups_next_to_store(SaggExecution *ex, bool restart)
+{
+	return next_group(ex, restart, true);
 }
 
 /*
@@ -311,32 +368,16 @@ sagg_groups_first_start(SaggExecution *ex)
 }
 
 /*
- * Compare groups by their order in the sink's index, as far as that is cheap:
- * by window, then by the keys that are integers.
+ * Prefetch a group of a list that is gone through.
  */
-static int
-compare_places(const void *a, const void *b, void *arg)
+void
+sagg_group_fetch(const SaggGroup *group)
 {
-	const SaggGroup *x = *(SaggGroup *const *) a;
-	const SaggGroup *y = *(SaggGroup *const *) b;
-	SaggExecution *ex = arg;
-
-	if (x->start != y->start)
-		return x->start < y->start ? -1 : 1;
-	for (int i = 0; i < ex->query->nkeys; i++)
-	{
-		int			order = sagg_key_compare(&ex->keys[i], x->keys[i], y->keys[i]);
-
-		if (order != 0)
-			return order;
-	}
-	return 0;
+	fetch_group(group);
 }
 
 /*
  * Returns the groups that the batch has changed, in the current context.
- * Neighbours in the sink's index are next to each other, so that writing them
- * is quick.
  */
 SaggGroup **
 sagg_groups_changed(SaggExecution *ex, int64 *n)
@@ -352,11 +393,5 @@ sagg_groups_changed(SaggExecution *ex, int64 *n)
 			groups[(*n)++] = group;
 	}
 	CHECK_FOR_INTERRUPTS();
-
-	/*
-	 * They come in the order of their hashes, which have a secret, so
-	 * producers cannot choose an order that makes the sort slow.
-	 */
-	qsort_arg(groups, *n, sizeof(SaggGroup *), compare_places, ex);
 	return groups;
 }

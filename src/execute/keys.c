@@ -279,36 +279,3 @@ sagg_keys_place(SaggExecution *ex, uint32 hash, int64 start, const Datum *keys,
 	partition = (uint32) ((open * UINT64CONST(0xc4ceb9fe1a85ec53)) >> 32) % SAGG_STATE_PARTITIONS;
 	return hash | partition << SAGG_SEEDED_BITS;
 }
-
-/*
- * Compare two values of a key that is an integer; 0 for any other key.  The
- * position of NULLs does not matter.
- */
-int
-sagg_key_compare(const SaggKeyCall *key, Datum a, Datum b)
-{
-	int64		x = 0;
-	int64		y = 0;
-
-	switch (key->kind)
-	{
-		case SAGG_KEY_INT2:
-			x = DatumGetInt16(a);
-			y = DatumGetInt16(b);
-			break;
-		case SAGG_KEY_INT4:
-			x = DatumGetInt32(a);
-			y = DatumGetInt32(b);
-			break;
-		case SAGG_KEY_INT8:
-			x = DatumGetInt64(a);
-			y = DatumGetInt64(b);
-			break;
-		case SAGG_KEY_INT1:
-		case SAGG_KEY_ENUM:
-		case SAGG_KEY_TEXT:
-		case SAGG_KEY_GENERAL:
-			break;
-	}
-	return x < y ? -1 : x > y;
-}

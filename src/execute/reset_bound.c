@@ -87,7 +87,14 @@ sagg_expired_end(const SaggStream *stream, const SaggQuery *query,
 {
 	TimestampTz end;
 
-	if (!stream->options.has_retention || TIMESTAMP_NOT_FINITE(watermark))
+	if (!stream->options.has_retention)
+		return DT_NOBEGIN;
+	/* only a forged row of the catalog, as a dump may have it */
+	if (query->window_output == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
+				 errmsg("retention needs a column that says when a row's window ends")));
+	if (TIMESTAMP_NOT_FINITE(watermark))
 		return DT_NOBEGIN;
 	watermark = Min(watermark,
 					sagg_watermark_of(stream, sagg_floor_ms(sagg_event_time_of_clock(query, now))));

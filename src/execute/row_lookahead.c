@@ -44,6 +44,8 @@ struct SaggRows
 	Size		nbytes;
 	char	   *bytes;			/* memory that values point to */
 	bool		check_keys;		/* some keys may be too long */
+	bool		fetch_places;	/* a hash of the store costs less than a place
+								 * that is not in a cache */
 };
 
 /*
@@ -105,8 +107,11 @@ sagg_rows_init(SaggExecution *ex, TupleDesc desc)
 	rows->ex = ex;
 	rows->natts = desc->natts;
 	rows->columns = palloc(sizeof(RowColumn) * Max(desc->natts, 1));
+	rows->fetch_places = true;
 	for (int i = 0; i < query->nkeys; i++)
 	{
+		if (ex->keys[i].kind == SAGG_KEY_ENUM)
+			rows->fetch_places = false;
 		add_column(rows, desc, query->keys[i].attno);
 		if (ex->max_key_bytes > 0 && ex->keys[i].codec.len < 0)
 			rows->check_keys = true;
@@ -159,6 +164,26 @@ take_row(SaggExecution *ex, int64 start, uint32 hash, Datum *values, bool *nulls
 }
 
 /*
+ * Prefetch the groups of the rows that were held back: where the batch has them,
+ * or else where the store may.
+ */
+static void
+fetch_groups(const SaggRows *rows)
+{
+	SaggExecution *ex = rows->ex;
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+
+	for (int i = 0; i < rows->n; i++)
+	{
+		if (!sagg_groups_fetch(ex, rows->hashes[i]) && rows->fetch_places)
+			sagg_groups_fetch_place(ex, rows->starts[i], rows->hashes[i],
+									rows->values + i * rows->natts,
+									rows->nulls + i * rows->natts);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/*
  * Take the rows that were held back.
  */
 void
@@ -166,10 +191,9 @@ sagg_rows_flush(SaggRows *rows)
 {
 	int			n = rows->n;
 
+	fetch_groups(rows);
 	rows->n = 0;
 	rows->nbytes = 0;
-	for (int i = 0; i < n; i++)
-		sagg_groups_fetch(rows->ex, rows->hashes[i]);
 	for (int i = 0; i < n; i++)
 		take_row(rows->ex, rows->starts[i], rows->hashes[i],
 				 rows->values + i * rows->natts, rows->nulls + i * rows->natts);

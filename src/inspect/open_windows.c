@@ -13,9 +13,11 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "executor/tuptable.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -23,6 +25,7 @@
 #include "nodes/nodeFuncs.h"
 #include "parser/parse_coerce.h"
 #include "parser/parse_node.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -55,14 +58,39 @@ sink_of_call(FunctionCallInfo fcinfo)
 }
 
 /*
+ * Returns the columns of the query, of which no code runs.  Raises
+ * serialization_failure if the snapshot is older than the query: then it sees
+ * the former view.
+ */
+static TupleDesc
+query_columns(const SaggStream *stream)
+{
+	Relation	view = try_relation_open(stream->view, AccessShareLock);
+	TupleDesc	columns;
+
+	if (view == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the query of stream \"%s\" has changed since the snapshot of this query was taken",
+						sagg_stream_title(stream->name)),
+				 errhint("Run it again, in a new transaction.")));
+	/* anything else than a view is an error of the analysis */
+	columns = view->rd_rel->relkind == RELKIND_VIEW ?
+		ExecCleanTypeFromTL(get_view_query(view)->targetList) : CreateTemplateTupleDesc(0);
+	relation_close(view, NoLock);
+	return columns;
+}
+
+/*
  * Check that the caller may see all rows of the sink: a role that may
  * read the sink, if no policy hides rows from it; or one that may read the
- * live view, for which policies are those of its owner.
+ * live view, for which policies are those of its owner.  To be called before
+ * any code of the stream's owner runs.
  */
 static void
-check_may_read(const SaggStream *stream, const SaggQuery *query)
+check_may_read(const SaggStream *stream)
 {
-	if (sagg_live_view_shows(stream, GetUserId(), query->output_desc))
+	if (sagg_live_view_shows(stream, GetUserId(), query_columns(stream)))
 		return;
 	if (pg_class_aclcheck(stream->sink, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(stream->sink));
@@ -141,21 +169,6 @@ return_rows(ReturnSetInfo *rsinfo, Tuplestorestate *rows)
 	ExecDropSingleTupleTableSlot(slot);
 }
 
-/*
- * Check that the snapshot is not older than the query: such a snapshot sees
- * the former view.
- */
-static void
-check_not_replaced(const SaggStream *stream)
-{
-	if (get_rel_name(stream->view) == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("the query of stream \"%s\" has changed since the snapshot of this query was taken",
-						sagg_stream_title(stream->name)),
-				 errhint("Run it again, in a new transaction.")));
-}
-
 static void
 collect_rows(ReturnSetInfo *rsinfo, const SaggStream *stream, Relation sink)
 {
@@ -163,9 +176,8 @@ collect_rows(ReturnSetInfo *rsinfo, const SaggStream *stream, Relation sink)
 	SaggOwnerContext owner;
 	SaggOutput	output;
 
-	check_not_replaced(stream);
+	check_may_read(stream);
 	inspection.query = sagg_query_of_view(stream);
-	check_may_read(stream, inspection.query);
 	if (inspection.query->kind != SAGG_AGGREGATION)
 		return;
 	shape_as_sink(inspection.query, sink);

@@ -41,6 +41,15 @@
 #define SMALLEST_ANSWER			(64 * 1024)
 #define MOST_OF_PARTITION		(1024 * 1024)
 
+/*
+ * For a fetching client message.max.bytes bounds the memory into which a batch of
+ * records packed by lz4 is first unpacked: four times its size.  Larger ones are
+ * copied again and again as the memory grows.
+ */
+#define SMALLEST_MESSAGE		INT64CONST(1000)	/* librdkafka's own
+													 * minimum */
+#define MOST_UNPACKED			INT64CONST(1048576)
+
 /* least size of a partition's queue */
 #define SMALLEST_QUEUE_KB		256
 
@@ -106,7 +115,7 @@ sagg_conf_prepare(rd_kafka_conf_t *conf)
 	sagg_conf_set(conf, "allow.auto.create.topics", "false");
 
 	/* limit of requests that are sent; responses may be smaller */
-	sagg_conf_set(conf, "message.max.bytes", "1000");
+	sagg_conf_set(conf, "message.max.bytes", "1000");	/* fetching: see below */
 
 	defaults = rd_kafka_conf_new();
 	set_default(conf, defaults, "reconnect.backoff.max.ms", 2000);
@@ -148,7 +157,7 @@ sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 					int64 *queue_bytes, int64 *queue_records)
 {
 	rd_kafka_conf_t *defaults = rd_kafka_conf_new();
-	int64		queue_kb = Max(sagg_fetch_memory_kb / Max(npartitions, 1),
+	int64		queue_kb = Max(sagg_fetch_memory_kb / SAGG_QUEUES_SHARE / Max(npartitions, 1),
 							   SMALLEST_QUEUE_KB);
 	int64		fetch_bytes = answer_bytes(npartitions);
 	char		value[32];
@@ -164,9 +173,15 @@ sagg_conf_for_fetch(rd_kafka_conf_t *conf, int npartitions,
 	set_default(conf, defaults, "fetch.max.bytes", fetch_bytes);
 	set_default(conf, defaults, "fetch.message.max.bytes", Min(fetch_bytes, MOST_OF_PARTITION));
 	get_property(conf, "fetch.max.bytes", value, sizeof(value));
+	fetch_bytes = strtol(value, NULL, 10);
 	set_default(conf, defaults, "receive.message.max.bytes",
-				Max(100000000, strtol(value, NULL, 10) + RESPONSE_OVERHEAD));
+				Max(100000000, fetch_bytes + RESPONSE_OVERHEAD));
+	snprintf(value, sizeof(value), INT64_FORMAT,
+			 Max(SMALLEST_MESSAGE, Min(fetch_bytes, MOST_UNPACKED)));
+	sagg_conf_set(conf, "message.max.bytes", value);
 	set_default(conf, defaults, "fetch.wait.max.ms", fetch_wait(conf));
+	/* also the pause after a batch of records that cannot be unpacked */
+	set_default(conf, defaults, "fetch.error.backoff.ms", 50);
 	if (rd_kafka_version() >= 0x02020000)
 		set_default(conf, defaults, "fetch.queue.backoff.ms", 10);
 	rd_kafka_conf_destroy(defaults);

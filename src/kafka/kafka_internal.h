@@ -32,6 +32,13 @@
 #define SAGG_TROUBLE_SIZE		512
 
 /*
+ * The part of stream_agg.fetch_memory that is for queues of librdkafka, whose
+ * messages take two or three times the bytes of their records.  Queues are short,
+ * because the prefetch thread empties them.  The rest is for what it collects.
+ */
+#define SAGG_QUEUES_SHARE		8
+
+/*
  * A live rd_kafka_t.  Lives in TopMemoryContext; "release" is called with
  * "owner" right before rd_kafka_destroy to give back messages and queues,
  * without which librdkafka would wait forever.
@@ -197,7 +204,7 @@ extern void sagg_kafka_group_check(Oid source, Oid owner, const char *group,
 extern const SaggSourceProducer sagg_kafka_producer;
 
 /* kafka_message.c */
-extern Size sagg_message_measure(int32 topic, const rd_kafka_message_t *message,
+extern Size sagg_message_measure(const rd_kafka_message_t *message,
 								 bool keep_headers, SaggStoredRecord *stored,
 								 rd_kafka_headers_t **headers);
 extern void sagg_message_copy(char *to, const rd_kafka_message_t *message,

@@ -59,25 +59,26 @@ message_timestamp(const rd_kafka_message_t *message)
 /*
  * Read the message's headers, and set what "stored" says about them.
  * librdkafka cannot parse everything that a producer can write, such as
- * headers without end.
+ * headers without end, and millions of headers would take gigabytes.
  */
 static void
 measure_headers(const rd_kafka_message_t *message, SaggStoredRecord *stored,
 				rd_kafka_headers_t **headers)
 {
-	switch (rd_kafka_message_headers(message, headers))
+	rd_kafka_resp_err_t err = rd_kafka_message_headers(message, headers);
+	int64		bytes;
+
+	if (err == RD_KAFKA_RESP_ERR__NOENT)
+		return;
+	bytes = err == RD_KAFKA_RESP_ERR_NO_ERROR ? store_headers(NULL, *headers) : -1;
+	if (bytes < 0 || bytes > MaxAllocSize)
 	{
-		case RD_KAFKA_RESP_ERR_NO_ERROR:
-			stored->nheaders = rd_kafka_header_cnt(*headers);
-			stored->headers_len = store_headers(NULL, *headers);
-			break;
-		case RD_KAFKA_RESP_ERR__NOENT:
-			break;
-		default:
-			*headers = NULL;
-			stored->nheaders = -1;
-			break;
+		*headers = NULL;
+		stored->nheaders = -1;
+		return;
 	}
+	stored->nheaders = rd_kafka_header_cnt(*headers);
+	stored->headers_len = (int32) bytes;
 }
 
 /*
@@ -85,7 +86,7 @@ measure_headers(const rd_kafka_message_t *message, SaggStoredRecord *stored,
  * "headers" are the message's headers if they are kept, or NULL.
  */
 Size
-sagg_message_measure(int32 topic, const rd_kafka_message_t *message,
+sagg_message_measure(const rd_kafka_message_t *message,
 					 bool keep_headers, SaggStoredRecord *stored,
 					 rd_kafka_headers_t **headers)
 {
@@ -93,12 +94,10 @@ sagg_message_measure(int32 topic, const rd_kafka_message_t *message,
 	memset(stored, 0, sizeof(*stored));
 	if (keep_headers)
 		measure_headers(message, stored, headers);
-	stored->topic = topic;
-	stored->partition = message->partition;
 	stored->offset = message->offset;
 	stored->timestamp_ms = message_timestamp(message);
 	stored->key_len = message->key ? (int32) message->key_len : -1;
-	stored->payload_len = message->payload ? (int64) message->len : -1;
+	stored->payload_len = message->payload ? (int32) message->len : -1;
 	return sagg_record_size(stored);
 }
 
@@ -133,9 +132,9 @@ sagg_message_add(SaggBatch *batch, int32 topic, const rd_kafka_message_t *messag
 {
 	SaggStoredRecord stored;
 	rd_kafka_headers_t *headers;
-	Size		size = sagg_message_measure(topic, message, batch->keep_headers, &stored, &headers);
+	Size		size = sagg_message_measure(message, batch->keep_headers, &stored, &headers);
 	char	   *room = sagg_batch_room(batch, size);
 
 	sagg_message_copy(room, message, &stored, headers);
-	sagg_batch_put(batch, &stored, room, size);
+	sagg_batch_put(batch, topic, message->partition, &stored, room, size);
 }

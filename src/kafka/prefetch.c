@@ -90,14 +90,14 @@ plan_quotas(SaggPrefetch *prefetch, Size *held)
 
 /*
  * Provide chunks for as much as the batch has, and somewhat more; together
- * with what is held, at most the fetch memory, but at least one.  Returns
- * false if there is none.
+ * with what is held, at most what queues leave of the fetch memory, but at least
+ * one.  Returns false if there is none.
  */
 static bool
 provide_chunks(SaggPrefetch *prefetch, Size held)
 {
 	SaggBatch  *batch = prefetch->reader->base.batch;
-	Size		most = (Size) sagg_fetch_memory_kb * 1024;
+	Size		most = (Size) sagg_fetch_memory_kb * 1024 / SAGG_QUEUES_SHARE * (SAGG_QUEUES_SHARE - 1);
 	Size		wanted = Min(batch->bytes + batch->bytes / 8, most - Min(most, held));
 	int			n = Min(wanted / SAGG_CHUNK_SIZE + 1, SAGG_MOST_CHUNKS);
 

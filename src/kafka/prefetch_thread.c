@@ -87,8 +87,7 @@ store_message(SaggPrefetch *prefetch, SaggQuota *quota, const rd_kafka_message_t
 {
 	SaggStoredRecord stored;
 	rd_kafka_headers_t *headers;
-	Size		size = sagg_message_measure(quota->part->topic, message, prefetch->headers,
-											&stored, &headers);
+	Size		size = sagg_message_measure(message, prefetch->headers, &stored, &headers);
 	char	   *room = find_room(prefetch, size);
 	SaggChunk  *chunk;
 	SaggPrefetchedRun *run;

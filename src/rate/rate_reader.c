@@ -265,11 +265,9 @@ add_row(SaggBatch *batch, const SaggRate *rate, int32 topic, int32 partition, in
 	int64		row = offset * rate->partitions + partition;
 	char		text[MAXINT8LEN + 1];
 	SaggStoredRecord stored = {
-		.topic = topic,
-		.partition = partition,
-		.key_len = -1,
 		.offset = offset,
 		.timestamp_ms = sagg_rate_time(rate, row),
+		.key_len = -1,
 		.payload_len = pg_lltoa(row, text)
 	};
 	Size		size = sagg_record_size(&stored);
@@ -277,7 +275,7 @@ add_row(SaggBatch *batch, const SaggRate *rate, int32 topic, int32 partition, in
 
 	memcpy(room, &stored, sizeof(stored));
 	memcpy(room + sizeof(stored), text, stored.payload_len);
-	sagg_batch_put(batch, &stored, room, size);
+	sagg_batch_put(batch, topic, partition, &stored, room, size);
 }
 
 /*

@@ -47,6 +47,7 @@ struct SaggDelivery
 	char	   *stream;			/* name in UTF-8 */
 	const SaggSourceProducer *kind; /* functions to write to the source */
 	SaggProducer *producer;		/* NULL until the first record */
+	bool		in_use;			/* by an INSERT that has not finished */
 	char		batch[32];
 	int			nidentity;		/* or NUMBERED */
 	int64		rows;			/* rows of the batch so far */
@@ -100,6 +101,7 @@ sagg_delivery_close(void *sink)
 	if (delivery->producer)
 		delivery->kind->close(delivery->producer);
 	delivery->producer = NULL;
+	delivery->in_use = false;
 }
 
 /*
@@ -153,12 +155,24 @@ sagg_delivery_producer(SaggDelivery *delivery, Oid user)
 {
 	MemoryContext old = MemoryContextSwitchTo(delivery->memory);
 
+	if (delivery->in_use)
+		sagg_delivery_close(delivery);	/* that INSERT has failed */
 	if (delivery->producer == NULL)
 		delivery->producer = delivery->kind->open(delivery->source, user);
 	else
 		delivery->kind->restart(delivery->producer);
+	delivery->in_use = true;
 	MemoryContextSwitchTo(old);
 	return delivery->producer;
+}
+
+/*
+ * An INSERT has finished: all of its records are acknowledged.
+ */
+void
+sagg_delivery_finished(SaggDelivery *delivery)
+{
+	delivery->in_use = false;
 }
 
 /*

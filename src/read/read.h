@@ -90,6 +90,7 @@ extern bool sagg_reader_hears(SaggReader *reader);
 extern void sagg_reader_collect_ahead(SaggReader *reader);
 extern SaggBatch *sagg_reader_batch(SaggReader *reader);
 extern void sagg_reader_release(SaggReader *reader);
+extern void sagg_reader_give_back(SaggReader *reader);
 extern void sagg_reader_keep_headers(SaggReader *reader);
 
 /* scan_reader.c */
@@ -129,7 +130,10 @@ extern void sagg_scan_marks_none(void);
 /* null_columns.c */
 extern char *sagg_null_columns(List *sources);
 
-/* shared_rows.c: such scans, of several streams, decode each record once */
+/*
+ * shared_rows.c: such scans, of several streams or of one query, decode each
+ * record once
+ */
 extern void sagg_shared_rows_begin(int64 records, List *streams);
 extern void sagg_shared_rows_end(void);
 

@@ -633,6 +633,16 @@ sagg_reader_release(SaggReader *reader)
 }
 
 /*
+ * Free what the reader keeps for the next batch.  Between batches only.  Raises no
+ * error.
+ */
+void
+sagg_reader_give_back(SaggReader *reader)
+{
+	sagg_batch_give_back(reader->batch);
+}
+
+/*
  * Returns the last error of a connection since records or an answer arrived, or NULL.
  * In the reader's memory, until the next call.
  */

@@ -232,10 +232,8 @@ stream_agg_repair_late(PG_FUNCTION_ARGS)
 	check_stream(stream);
 	sagg_lock_stream(stream->view);
 	sagg_lock_micro_batch(stream->view);	/* preview also writes rows */
-
-	/* as a session left it that held the lock before */
 	PushActiveSnapshot(GetTransactionSnapshot());
-	repair.stream = stream = sagg_stream_by_view(stream->view, false);
+	repair.stream = stream = sagg_own_stream_now(stream->view);
 	sagg_stream_lock_sink(stream);
 	repair.checkpoint = sagg_checkpoint_open(stream->name, sagg_sources_by_topic(stream->sources));
 	repair.progress = sagg_checkpoint_progress(repair.checkpoint);

@@ -21,14 +21,23 @@
  *
  * The owner's code never runs before the switch or after the switch back.
  *
+ * Names without schema in it never mean temporary objects of the session before
+ * others.  The server looks there first unless search_path says otherwise, and
+ * the session is that of who reads the stream: a view of his in place of a
+ * table that a function of the owner's names would be his code, run as the owner.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "commands/trigger.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/varlena.h"
 
 #include "stream_agg.h"
 #include "streams.h"
@@ -45,23 +54,6 @@ sagg_session_is_of(Oid owner)
 		owner == GetAuthenticatedUserId();
 }
 
-/*
- * Switch to a role whose code may run from here on. "save" is allocated by the
- * caller and passed to sagg_restore_user; after an ERROR the end of the
- * (sub)transaction switches back.  Settings are those of the session,
- * including search_path; what the code sets is reverted afterwards.
- */
-void
-sagg_become_owner(SaggOwnerContext *save, Oid owner)
-{
-	GetUserIdAndSecContext(&save->save_userid, &save->save_sec_context);
-	if (!sagg_session_is_of(owner))
-		SetUserIdAndSecContext(owner, save->save_sec_context |
-							   SECURITY_LOCAL_USERID_CHANGE |
-							   SECURITY_RESTRICTED_OPERATION);
-	save->save_nestlevel = NewGUCNestLevel();
-}
-
 static void
 set_for_now(const char *name, const char *value)
 {
@@ -70,12 +62,63 @@ set_for_now(const char *name, const char *value)
 }
 
 /*
+ * Returns a search_path, in the current context, with the temporary objects of the
+ * session at its end, wherever "path" has them or does not name them.
+ */
+char *
+sagg_path_temporary_last(const char *path)
+{
+	StringInfoData result;
+	List	   *schemas;
+	ListCell   *lc;
+
+	initStringInfo(&result);
+	if (!SplitIdentifierString(pstrdup(path), ',', &schemas))
+		elog(ERROR, "invalid search_path \"%s\"", path);
+	foreach(lc, schemas)
+	{
+		const char *schema = lfirst(lc);
+
+		if (strcmp(schema, "pg_temp") != 0 && strncmp(schema, "pg_temp_", 8) != 0)
+			appendStringInfo(&result, "%s, ", quote_identifier(schema));
+	}
+	appendStringInfoString(&result, "pg_temp");
+	list_free(schemas);
+	return result.data;
+}
+
+/*
+ * Switch to a role whose code may run from here on. "save" is allocated by the
+ * caller and passed to sagg_restore_user; after an ERROR the end of the
+ * (sub)transaction switches back.  Settings are those of the session,
+ * including search_path, whose temporary objects come last if the session is not
+ * the owner's; what the code sets is reverted afterwards.
+ */
+void
+sagg_become_owner(SaggOwnerContext *save, Oid owner)
+{
+	bool		others = !sagg_session_is_of(owner);
+
+	GetUserIdAndSecContext(&save->save_userid, &save->save_sec_context);
+	if (others)
+		SetUserIdAndSecContext(owner, save->save_sec_context |
+							   SECURITY_LOCAL_USERID_CHANGE |
+							   SECURITY_RESTRICTED_OPERATION);
+	save->save_nestlevel = NewGUCNestLevel();
+	if (others)
+		set_for_now("search_path", sagg_path_temporary_last(namespace_search_path));
+}
+
+/*
  * Switch to a stream's owner and the settings of its micro-batches.  A stream
- * that is only being made has the session's settings.
+ * that is only being made has the session's settings.  Raises what
+ * sagg_stream_check_owners raises, of a stream that is there.
  */
 void
 sagg_become_stream_owner(SaggOwnerContext *save, const SaggStream *stream)
 {
+	if (stream->owners)
+		sagg_stream_check_owners(stream);
 	sagg_become_owner(save, stream->owner);
 	if (stream->timezone == NULL)
 		return;

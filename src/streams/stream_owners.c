@@ -5,7 +5,8 @@
  *
  * The owner of any of them can have code run as the stream's owner.  So
  * whoever starts a stream trusts their owners at that moment, and a change of
- * any of these owners stops the stream until it is started again.
+ * any of these owners stops the stream until it is started again, and none of
+ * its code runs (sagg_stream_check_owners).
  *
  * The owners are kept as an array of OIDs: of the query's view, the sink, and
  * the sources in their order.
@@ -18,6 +19,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/syscache.h"
@@ -94,6 +96,31 @@ sagg_stream_has_owners(ArrayType *owners, Oid view, Oid sink, List *sources)
 	pfree(elements);
 	pfree(nulls);
 	return same;
+}
+
+/*
+ * Check that query, sink and sources of a stream belong to those who owned them
+ * when it was started, and always have since then, because their code is about to
+ * run as the stream's owner.  Raises ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+ * otherwise.
+ */
+void
+sagg_stream_check_owners(const SaggStream *stream)
+{
+	Oid			owner = sagg_relation_owner(stream->view);
+
+	if ((!OidIsValid(owner) || owner == stream->owner) &&
+		sagg_stream_has_owners(stream->owners, stream->view, stream->sink, stream->sources))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 stream->database == MyDatabaseId ?
+			 errmsg("the query, the sink or a source of stream \"%s\" has got another owner since it was started",
+					sagg_stream_title(stream->name)) :
+			 errmsg("stream \"%s\" has not been started in this database",
+					sagg_stream_title(stream->name)),
+			 errdetail("Triggers of the sink and functions of the query run as the stream's owner."),
+			 errhint("If you trust the owners of all of them, run stream_agg.start_stream.")));
 }
 
 /*

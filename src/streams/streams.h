@@ -31,6 +31,7 @@ extern int	sagg_citus_define_locally(void);
 
 /* owner_code.c */
 extern bool sagg_session_is_of(Oid owner);
+extern char *sagg_path_temporary_last(const char *path);
 extern void sagg_become_owner(SaggOwnerContext *save, Oid owner);
 extern void sagg_become_stream_owner(SaggOwnerContext *save,
 									 const SaggStream *stream);
@@ -44,6 +45,7 @@ extern Oid	sagg_relation_owner(Oid relid);
 extern ArrayType *sagg_stream_owners(Oid view, Oid sink, List *sources);
 extern bool sagg_stream_has_owners(ArrayType *owners, Oid view, Oid sink,
 								   List *sources);
+extern void sagg_stream_check_owners(const SaggStream *stream);
 extern List *sagg_source_list(Oid source, ArrayType *others);
 
 /* stream_title.c */

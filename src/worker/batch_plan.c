@@ -294,12 +294,24 @@ share_by_size(SaggReading *reading, SaggRange *ranges, int n, int64 limit, int64
 }
 
 /*
+ * Returns where the next batch ends at the latest in a partition: at the target,
+ * if it has one, see sagg_batch_plan.
+ */
+static int64
+last_end(const SaggRange *bound, const SaggRange *target, int ntarget)
+{
+	const SaggRange *end = sagg_partition_find(unconstify(SaggRange *, target), ntarget, bound);
+
+	return end ? Min(bound->end, end->start) : bound->end;
+}
+
+/*
  * Put the ranges of the next batch into "plan", in the current context.  A
  * partition with a skip has a range in any case, perhaps an empty one.
  */
 static void
 next_ranges(SaggReading *reading, SaggPlan *plan, const SaggRange *bounds,
-			int nbounds)
+			int nbounds, const SaggRange *target, int ntarget)
 {
 	const SaggProgress *progress = sagg_first_run(reading)->progress;
 	SaggRange  *ranges = palloc(sizeof(SaggRange) * Max(nbounds, 1));
@@ -310,11 +322,13 @@ next_ranges(SaggReading *reading, SaggPlan *plan, const SaggRange *bounds,
 	for (int i = 0; i < nbounds; i++)
 	{
 		int64		start = next_start(reading, plan, &bounds[i]);
+		int64		end = last_end(&bounds[i], target, ntarget);
 
-		if (start >= bounds[i].end)
+		if (start >= end)
 			continue;
 		ranges[n] = bounds[i];
-		ranges[n++].start = start;
+		ranges[n].start = start;
+		ranges[n++].end = end;
 	}
 	for (int i = 0; i < progress->npositions; i++)
 		check_exists(&progress->positions[i], bounds, nbounds);
@@ -406,14 +420,15 @@ own_plan(const SaggStreamRun *run, const SaggPlan *plan,
  * only a window to close by the clock.
  */
 static bool
-make_plans(SaggReading *reading, const SaggRange *bounds, int nbounds)
+make_plans(SaggReading *reading, const SaggRange *bounds, int nbounds,
+		   const SaggRange *target, int ntarget)
 {
 	SaggPlan	plan = {0};
 	bool		closes = false;
 	ListCell   *lc;
 
 	plan.batch = sagg_first_run(reading)->progress->batch + 1;
-	next_ranges(reading, &plan, bounds, nbounds);
+	next_ranges(reading, &plan, bounds, nbounds, target, ntarget);
 	plan.batch_time = GetCurrentTimestamp();
 	foreach(lc, reading->runs)
 	{
@@ -460,9 +475,14 @@ commit_plans(SaggReading *reading)
  * watermark by partition) and commit the plans.  Sets run->plan, in batch memory.
  * Returns false if there is nothing to read, and no window to close by the clock.
  * A batch that replaces rows of a sink reads all there is.
+ *
+ * "target": of some partitions nothing is read from these "start"s on, though the
+ * partitions go on to their bounds: whether one is behind, or quiet, is told by
+ * those.
  */
 bool
-sagg_batch_plan(SaggReading *reading, const SaggRange *bounds, int nbounds)
+sagg_batch_plan(SaggReading *reading, const SaggRange *bounds, int nbounds,
+				const SaggRange *target, int ntarget)
 {
 	MemoryContext old = MemoryContextSwitchTo(reading->batch_memory);
 	bool		planned;
@@ -470,7 +490,7 @@ sagg_batch_plan(SaggReading *reading, const SaggRange *bounds, int nbounds)
 	reading->doubtful = false;
 	sagg_run_check_topics(sagg_first_run(reading), bounds, nbounds);
 	sagg_reading_add_partitions(reading, bounds, nbounds);
-	planned = make_plans(reading, bounds, nbounds);
+	planned = make_plans(reading, bounds, nbounds, target, ntarget);
 	if (planned)
 	{
 		commit_plans(reading);

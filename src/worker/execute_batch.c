@@ -32,13 +32,33 @@ separate_partitions(SaggExecution *execution, const SaggStream *stream,
 }
 
 /*
+ * Run the query over the attached batch.  If it scans a source more than once, as
+ * branches of a UNION ALL do, and the batch is not one of several streams, the first
+ * scan decodes for the others.
+ */
+static void
+run_query(SaggExecution *execution, const SaggStream *stream, const SaggQuery *query,
+		  SaggBatch *batch)
+{
+	bool		shares = query->repeats_sources && sagg_batch_context.shared == NULL;
+
+	if (shares)
+		sagg_shared_rows_begin(sagg_batch_records(batch),
+							   OidIsValid(stream->view) ? list_make1_oid(stream->view) : NIL);
+	sagg_execution_run(execution, sagg_batch_records(batch));
+	SAGG_FAILPOINT("execute.ran");
+	if (shares)
+		sagg_shared_rows_end();
+}
+
+/*
  * Run the records of "batch" through the stream's query into groups, as
  * sagg_execute_batch does.  Changes commit->times.
  */
 void
 sagg_execute_records(SaggExecution *execution, const SaggStream *stream,
-					 SaggBatch *batch, SaggRejections *rejections,
-					 SaggCommit *commit, SaggFault *fault)
+					 const SaggQuery *query, SaggBatch *batch,
+					 SaggRejections *rejections, SaggCommit *commit, SaggFault *fault)
 {
 	ErrorContextCallback callback;
 
@@ -49,8 +69,7 @@ sagg_execute_records(SaggExecution *execution, const SaggStream *stream,
 	sagg_batch_attach(stream->sources, 0, batch, rejections);
 	separate_partitions(execution, stream, batch, commit);
 	*fault = SAGG_FAULT_RECORDS;
-	sagg_execution_run(execution);
-	SAGG_FAILPOINT("execute.ran");
+	run_query(execution, stream, query, batch);
 	sagg_batch_detach();
 	error_context_stack = callback.previous;
 }
@@ -88,6 +107,6 @@ sagg_execute_batch(SaggExecution *execution, const SaggStream *stream,
 				   const SaggQuery *query, SaggBatch *batch,
 				   SaggRejections *rejections, SaggCommit *commit, SaggFault *fault)
 {
-	sagg_execute_records(execution, stream, batch, rejections, commit, fault);
+	sagg_execute_records(execution, stream, query, batch, rejections, commit, fault);
 	sagg_execute_close(execution, stream, query, sagg_batch_records(batch), commit, fault);
 }

@@ -167,9 +167,10 @@ begin_transaction(SaggExecutorBatch *batch, const SaggShare *share)
  * Returns the stream's query, which must be the one that the leader has analysed.
  */
 static SaggQuery *
-analyze(const SaggStream *stream, const SaggShare *share)
+analyze(SaggStreamRun *run, const SaggShare *share)
 {
-	SaggQuery  *query = sagg_query_of_view(stream);
+	const SaggStream *stream = run->stream;
+	SaggQuery  *query = sagg_kept_query(&run->query, stream, run->memory);
 
 	if (query->store_fingerprint != share->fingerprint ||
 		memcmp(&query->state_identity, &share->identity, sizeof(SaggIdentity)) != 0)
@@ -260,11 +261,11 @@ sagg_share_execute(SaggExecutorBatch *batch, StringInfo command)
 	sagg_run_settings(batch->run);
 	sagg_reader_collect_ahead(batch->reader);
 	begin_transaction(batch, &share);
-	query = analyze(stream, &share);
+	query = analyze(batch->run, &share);
 	execution = begin_execution(batch, query, &share);
 	commit.times = share.times;
 	commit.ntimes = share.ntimes;
-	sagg_execute_records(execution, stream, sagg_reader_batch(batch->reader),
+	sagg_execute_records(execution, stream, query, sagg_reader_batch(batch->reader),
 						 batch->rejections, &commit, &fault);
 	SAGG_FAILPOINT("executor.ran");
 	sagg_execution_give(execution, give, batch);

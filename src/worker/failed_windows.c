@@ -9,8 +9,9 @@
  * until the ones that fail are alone.  They are left out, and CHECKPOINT puts them
  * into stream_agg.failed_windows, in the batch's own transaction (I1, I5).
  *
- * Rows for a sink outside of the server cannot be taken back, so for such a sink only
- * the query is tried by halves.  Deferred triggers and constraints run at the end of
+ * Rows for a sink outside of the server cannot be taken back: those of a half that has
+ * failed are there once more when a smaller one is written, as those of a batch that is
+ * retried.  Deferred triggers and constraints run at the end of
  * each half, so that one that fails is the fault of a group.  Groups that only pass a
  * deferred constraint together, in different halves, do not pass it then.
  *
@@ -49,11 +50,9 @@ try_part(void *arg)
 
 	sagg_execution_output_part(write->execution, write->first, write->end, &write->output);
 	sagg_leave_out_expired(write->run, write->query, &write->output, &write->commit);
+	write_output(write);
 	if (sagg_sink_is_transactional(write->run->sink))
-	{
-		write_output(write);
 		sagg_fire_triggers_so_far();
-	}
 }
 
 /*
@@ -77,8 +76,6 @@ write_part(CarefulWrite *write, int64 first, int64 end, SaggCommit *commit)
 	error = sagg_try(try_part, write);
 	if (error == NULL)
 	{
-		if (!sagg_sink_is_transactional(write->run->sink))
-			write_output(write);
 		sagg_execution_output_end(&write->output);
 		sagg_execution_groups_written(write->execution);
 		sagg_counts_add(&commit->counts, &write->commit.counts);

@@ -218,18 +218,10 @@ read_up_to(SaggReading *reading, List *runs, const SaggRange *target, int ntarge
 		SaggRange  *bounds = sagg_reader_bounds(reading->reader, &nbounds);
 
 		sagg_reading_check_stop(reading);
-		for (int i = 0; i < nbounds; i++)
-		{
-			const SaggRange *end = sagg_partition_find(unconstify(SaggRange *, target),
-													   ntarget, &bounds[i]);
-
-			if (end && end->start < bounds[i].end)
-				bounds[i].end = end->start;
-		}
 		sagg_first_run(reading)->plan = NULL;
 		MemoryContextReset(reading->batch_memory);
 		sagg_run_settings(sagg_first_run(reading));
-		more = sagg_batch_plan(reading, bounds, nbounds);
+		more = sagg_batch_plan(reading, bounds, nbounds, target, ntarget);
 		if (more)
 			sagg_micro_batch(reading);
 		MemoryContextSwitchTo(reading->memory);

@@ -198,6 +198,7 @@ begin_execution(SaggStreamRun *run, SaggQuery *query)
 typedef struct OwnShare
 {
 	SaggStreamRun *run;
+	const SaggQuery *query;
 	SaggExecution *execution;
 	SaggRejections *rejections;
 	SaggCommit *commit;
@@ -212,7 +213,7 @@ execute_shares(void *arg)
 	OwnShare   *own = arg;
 	SaggStreamRun *run = own->run;
 
-	sagg_execute_records(own->execution, run->stream, sagg_reader_batch(run->reading->reader),
+	sagg_execute_records(own->execution, run->stream, own->query, sagg_reader_batch(run->reading->reader),
 						 own->rejections, own->commit, &run->fault);
 	sagg_executors_take(run->reading, own->execution, own->rejections);
 }
@@ -226,7 +227,7 @@ execute(SaggStreamRun *run, const SaggQuery *query, SaggExecution *execution,
 		SaggRejections *rejections, SaggCommit *commit)
 {
 	SaggBatch  *batch = sagg_reader_batch(run->reading->reader);
-	OwnShare	own = {run, execution, rejections, commit};
+	OwnShare	own = {run, query, execution, rejections, commit};
 
 	sagg_poison_reject(run, rejections);
 	sagg_executors_watch(run->reading, execute_shares, &own);
@@ -359,7 +360,7 @@ advance(SaggStreamRun *run, const SaggPlan *plan, const SaggCommit *commit)
 static SaggQuery *
 analyze(SaggStreamRun *run)
 {
-	SaggQuery  *query = sagg_query_of_view(run->stream);
+	SaggQuery  *query = sagg_kept_query(&run->query, run->stream, run->memory);
 	char	   *reason;
 
 	query->dealt = run->reading->executors != NULL;
@@ -676,6 +677,7 @@ sagg_micro_batch(SaggReading *reading)
 	MemoryContextSwitchTo(reading->memory);
 	for (int i = 0; i < nparts; i++)
 		sagg_publish_statistics(parts[i].run);
+	sagg_memory_used(reading);
 	SAGG_FAILPOINT("batch.done");
 	sagg_mark_batch(-1);
 	for (int i = 0; i < nparts; i++)

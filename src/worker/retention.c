@@ -87,5 +87,5 @@ sagg_expired_partitions(const SaggStreamRun *run, const SaggQuery *query)
 	int64		before = sagg_expired_before(run->stream, query, run->plan->watermark,
 											 run->plan->batch_time);
 
-	return before == DT_NOBEGIN ? NIL : sagg_sink_expired_partitions(run->sink, before);
+	return before == DT_NOBEGIN ? NIL : sagg_sink_expired_partitions(run->sink, query, before);
 }

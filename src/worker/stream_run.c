@@ -51,6 +51,7 @@ sagg_run_load(SaggStreamRun *run, SaggExit *how)
 	if (!sagg_extension_exists())
 		return false;
 	MemoryContextSwitchTo(run->memory);
+	run->trusted_as_of = 0;
 	run->stream = sagg_stream_by_view(run->slot->view, true);
 	if (run->stream == NULL)
 		return false;
@@ -91,6 +92,7 @@ sagg_run_close(SaggStreamRun *run)
 	run->checkpoint = NULL;
 	run->store = NULL;
 	run->store_undoable = false;
+	run->query = NULL;
 	run->stream = NULL;
 	run->progress = NULL;
 	run->new_partitions = false;
@@ -202,17 +204,23 @@ sagg_run_stage(SaggStreamRun *run, SaggStage stage)
 
 /*
  * End the process if the stream's query, sink or sources belong to others than
- * those the stream was started for.  In a transaction, as the stream's owner; to
- * be called again when they are locked.
+ * those the stream was started for, or have done so since then.  In a transaction,
+ * as the stream's owner; to be called again when they are locked.
  */
 void
 sagg_run_check_owners(SaggStreamRun *run)
 {
 	const SaggStream *stream = run->stream;
+	uint64		changes = sagg_catalog_changes();
 
 	if (sagg_relation_owner(run->slot->view) != GetUserId() ||
 		!sagg_stream_has_owners(stream->owners, stream->view, stream->sink, stream->sources))
 		sagg_worker_leave(run, SAGG_EXIT_CHANGED);
+
+	/* one of them may have had another owner since the last check */
+	if (changes != run->trusted_as_of && !sagg_stream_trust_lasts(stream))
+		sagg_worker_leave(run, SAGG_EXIT_CHANGED);
+	run->trusted_as_of = changes;
 }
 
 /*

@@ -352,7 +352,7 @@ wait_before_retry(SaggReading *reading, long delay_ms)
 		LWLockRelease(sagg_shared->lock);
 		if (left <= 0 || now)
 			break;
-		(void) sagg_reading_wait(reading, false, left);
+		(void) sagg_reading_wait(reading, false, sagg_memory_rest(reading, left));
 	}
 }
 
@@ -368,6 +368,7 @@ stream_agg_worker_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
+	sagg_memory_keep();
 	sagg_clip_reports();
 	sagg_worker_attach(&reading, &leader, DatumGetInt32(arg));
 	BackgroundWorkerInitializeConnectionByOid(leader.slot->database, leader.slot->owner, 0);

@@ -184,7 +184,7 @@ run_batch(SaggReading *reading, const SaggRange *bounds, int nbounds)
 	leader->plan = NULL;
 	MemoryContextReset(reading->batch_memory);
 	sagg_run_settings(leader);
-	planned = sagg_batch_plan(reading, bounds, nbounds);
+	planned = sagg_batch_plan(reading, bounds, nbounds, NULL, 0);
 	if (planned)
 		sagg_micro_batch(reading);
 	reading->behind = !reached(leader->progress, bounds, nbounds);
@@ -342,6 +342,7 @@ static long
 idle_work(SaggReading *reading, long timeout_ms)
 {
 	timeout_ms = report_statistics(reading, timeout_ms);
+	timeout_ms = sagg_memory_rest(reading, timeout_ms);
 	timeout_ms = sagg_reader_tend_group(reading->reader, timeout_ms);
 	return sagg_reader_rest(reading->reader, reading->leader->stream->trigger / 1000, timeout_ms);
 }
@@ -414,6 +415,7 @@ wait_for_trigger(SaggReading *reading)
 	foreach(lc, reading->runs)
 		((SaggStreamRun *) lfirst(lc))->slot->stage = SAGG_STAGES;
 	(void) report_statistics(reading, 0);
+	(void) sagg_memory_rest(reading, 0);
 
 	while (!open_request(reading) && !sagg_reading_group_changed(reading))
 	{

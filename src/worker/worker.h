@@ -27,8 +27,9 @@ typedef enum SaggFault
 
 /* execute_batch.c */
 extern void sagg_execute_records(SaggExecution *execution, const SaggStream *stream,
-								 SaggBatch *batch, SaggRejections *rejections,
-								 SaggCommit *commit, SaggFault *fault);
+								 const SaggQuery *query, SaggBatch *batch,
+								 SaggRejections *rejections, SaggCommit *commit,
+								 SaggFault *fault);
 extern void sagg_execute_close(SaggExecution *execution, const SaggStream *stream,
 							   const SaggQuery *query, int64 records,
 							   SaggCommit *commit, SaggFault *fault);

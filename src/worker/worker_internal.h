@@ -102,6 +102,8 @@ typedef struct SaggStreamRun
 	SaggProgress *progress;		/* as of the last commit, in "memory" */
 	bool		new_partitions; /* in progress, not in stream_agg.sources yet */
 	TimestampTz checked;		/* when the catalogs were last read for it */
+	uint64		trusted_as_of;	/* sagg_catalog_changes() when the owners were
+								 * last read */
 	TimestampTz idle_due;		/* when a batch without records would close a
 								 * window, DT_NOEND = never
 								 * (quiet_partitions.c) */
@@ -109,6 +111,7 @@ typedef struct SaggStreamRun
 	int64		clock_ahead;	/* of event time, by the time zone */
 
 	/* from the first batch on */
+	struct SaggKeptQuery *query;	/* NULL before */
 	SaggStore  *store;			/* NULL before */
 	bool		store_undoable; /* after an ERROR it is undone to the last
 								 * commit; otherwise it is restored in half,
@@ -141,6 +144,9 @@ struct SaggReading
 								 * answer */
 	int64		size_limit;		/* most offsets of a batch, 0 = no limit */
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
+	TimestampTz memory_used;	/* when the last batch ended */
+	TimestampTz memory_since;	/* since when there is memory to give back, 0
+								 * = there is none */
 
 	/* from opening to closing, in "memory" */
 	MemoryContext memory;
@@ -195,6 +201,11 @@ extern TimestampTz sagg_observers_tend(void);
 extern void sagg_scan_schedule_add(Oid database);
 extern void sagg_scan_schedule_keep(const List *databases);
 extern TimestampTz sagg_scan_schedule_tend(void);
+
+/* worker_memory.c */
+extern void sagg_memory_keep(void);
+extern void sagg_memory_used(SaggReading *reading);
+extern long sagg_memory_rest(SaggReading *reading, long timeout_ms);
 
 /* worker_slot.c */
 extern void sagg_worker_attach(SaggReading *reading, SaggStreamRun *leader, int i);
@@ -323,7 +334,8 @@ extern int	sagg_unfinished_keep(const SaggStreamRun *run, SaggRange *ranges, int
 extern void sagg_reading_add_partitions(SaggReading *reading,
 										const SaggRange *bounds, int nbounds);
 extern bool sagg_batch_plan(SaggReading *reading, const SaggRange *bounds,
-							int nbounds);
+							int nbounds, const SaggRange *target,
+							int ntarget);
 
 /* start_offsets.c */
 extern bool sagg_run_add_position(SaggStreamRun *run, const SaggRange *first);

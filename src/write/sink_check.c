@@ -8,10 +8,6 @@
  * The checks of a batch raise ERRCODE_SAGG_DEFINITION_CHANGED, so that the
  * stream stops until somebody fixes the table.
  *
- * Identities are compared by the query's GROUP BY, by the unique index and by
- * the statements of sink_write.c.  All three must agree on what is equal, or
- * two groups would share a row; most rules below are about that.
- *
  * Locks: ROW EXCLUSIVE on the sink, which an INSERT takes anyway, kept until
  * the end of the transaction.  This file never changes anything.
  *
@@ -19,15 +15,10 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/relation.h"
-#include "access/stratnum.h"
 #include "catalog/catalog.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
-#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "parser/parse_coerce.h"
@@ -35,49 +26,9 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/typcache.h"
 
 #include "streams/streams.h"
 #include "write_internal.h"
-
-typedef struct SinkCheck
-{
-	Relation	rel;
-	const SaggQuery *query;
-	SaggOutputMode mode;
-	bool		transactional;	/* whether it must be a table, not a foreign
-								 * one */
-	bool		running;		/* whether a batch checks */
-	AttrNumber *columns;		/* of rel, by column of the output */
-} SinkCheck;
-
-/* error code and hint of a check: a running stream found a change */
-#define SINK_ERRCODE(check, code) \
-	errcode((check)->running ? ERRCODE_SAGG_DEFINITION_CHANGED : (code))
-#define SINK_ERRHINT(check, ...) \
-	((check)->running ? \
-	 errhint("Undo the change of the table and start the stream, or drop the stream and create it again.") : \
-	 errhint(__VA_ARGS__))
-
-/*
- * Returns the identity columns as a list for SQL, quoted.
- */
-char *
-sagg_sink_identity_list(const SaggQuery *query)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	for (int i = 0; i < query->nidentity; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(query->output_desc,
-											  query->identity[i] - 1);
-
-		appendStringInfo(&buf, "%s%s", i > 0 ? ", " : "",
-						 quote_identifier(NameStr(att->attname)));
-	}
-	return buf.data;
-}
 
 static void
 check_kind(const SinkCheck *check)
@@ -263,261 +214,6 @@ check_columns(SinkCheck *check)
 	}
 }
 
-static bool
-is_integer(Oid type)
-{
-	return type == INT2OID || type == INT4OID || type == INT8OID;
-}
-
-static bool
-same_equality(Oid type1, Oid type2)
-{
-	return lookup_type_cache(type1, TYPECACHE_EQ_OPR)->eq_opr ==
-		lookup_type_cache(type2, TYPECACHE_EQ_OPR)->eq_opr;
-}
-
-static bool
-collation_compatible(Oid collation1, Oid collation2)
-{
-	if (collation1 == collation2)
-		return true;
-	return OidIsValid(collation1) && OidIsValid(collation2) &&
-		get_collation_isdeterministic(collation1) &&
-		get_collation_isdeterministic(collation2);
-}
-
-/*
- * Returns whether different identities may become equal when they are put into
- * this column.  Integers never do: a value that is too large raises an error.
- */
-static bool
-keeps_identity(Form_pg_attribute out, Form_pg_attribute att)
-{
-	Oid			from = getBaseType(out->atttypid);
-	int32		typmod = att->atttypmod;
-	Oid			to = getBaseTypeAndTypmod(att->atttypid, &typmod);
-
-	if (!collation_compatible(out->attcollation, att->attcollation))
-		return false;
-	if (is_integer(from) && is_integer(to))
-		return true;
-	if (typmod != -1 && typmod != out->atttypmod)
-		return false;
-	return from == to ||
-		(IsBinaryCoercible(from, to) && same_equality(from, to));
-}
-
-static void
-check_identity_columns(const SinkCheck *check)
-{
-	const SaggQuery *query = check->query;
-
-	for (int i = 0; i < query->nidentity; i++)
-	{
-		int			column = query->identity[i] - 1;
-		Form_pg_attribute out = TupleDescAttr(query->output_desc, column);
-		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(check->rel),
-											  check->columns[column] - 1);
-
-		if (!keeps_identity(out, att))
-			ereport(ERROR,
-					(SINK_ERRCODE(check, ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("key column \"%s\" of sink \"%s\" has type %s, which can make different keys of type %s equal",
-							NameStr(att->attname),
-							RelationGetRelationName(check->rel),
-							format_type_with_typemod(att->atttypid, att->atttypmod),
-							format_type_with_typemod(out->atttypid, out->atttypmod)),
-					 errdetail("In output mode %s a row of the sink is found by its key, so type and collation of the key must be the same in the query and in the sink.",
-							   sagg_mode_name(check->mode)),
-					 SINK_ERRHINT(check, "Cast the key to the column's type in the query's GROUP BY.")));
-	}
-}
-
-/*
- * Returns whether column "key" of the index (from 0) is the sink's column
- * "attno", and compares as GROUP BY compares "out".
- */
-static bool
-index_column_fits(const SinkCheck *check, Relation index, int key,
-				  Form_pg_attribute out)
-{
-	Oid			opcintype = index->rd_opcintype[key];
-	Oid			equal = get_opfamily_member(index->rd_opfamily[key], opcintype,
-											opcintype, BTEqualStrategyNumber);
-	AttrNumber	attno = index->rd_index->indkey.values[key];
-	Oid			type = TupleDescAttr(RelationGetDescr(check->rel), attno - 1)->atttypid;
-
-	return equal == lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr &&
-		collation_compatible(index->rd_indcollation[key], out->attcollation);
-}
-
-/*
- * Returns which column of the index (from 0) is column "attno" of the sink, -1
- * if none is.
- */
-static int
-index_key_of(Relation index, AttrNumber attno)
-{
-	for (int key = 0; key < index->rd_index->indnkeyatts; key++)
-	{
-		if (index->rd_index->indkey.values[key] == attno)
-			return key;
-	}
-	return -1;
-}
-
-/*
- * Returns whether the index holds exactly the identity columns, each once, in
- * any order.  Sets "nullable" when one of them may be null.
- */
-static bool
-index_matches_identity(const SinkCheck *check, Relation index, bool *nullable)
-{
-	const SaggQuery *query = check->query;
-	Form_pg_index form = index->rd_index;
-
-	*nullable = false;
-	if (form->indnkeyatts != query->nidentity)
-		return false;
-	for (int i = 0; i < query->nidentity; i++)
-	{
-		int			column = query->identity[i] - 1;
-		AttrNumber	attno = check->columns[column];
-		int			key = index_key_of(index, attno);
-
-		if (key < 0 ||
-			!index_column_fits(check, index, key,
-							   TupleDescAttr(query->output_desc, column)))
-			return false;
-		if (!TupleDescAttr(RelationGetDescr(check->rel), attno - 1)->attnotnull)
-			*nullable = true;
-	}
-	return true;
-}
-
-/*
- * Returns whether the index is over exactly the identity columns, and does not
- * compare one of them, which "confused" is set to, as GROUP BY does.
- */
-static bool
-index_confuses(const SinkCheck *check, Relation index, Form_pg_attribute *confused)
-{
-	const SaggQuery *query = check->query;
-
-	*confused = NULL;
-	if (index->rd_index->indnkeyatts != query->nidentity)
-		return false;
-	for (int i = 0; i < query->nidentity; i++)
-	{
-		int			column = query->identity[i] - 1;
-		Form_pg_attribute out = TupleDescAttr(query->output_desc, column);
-		AttrNumber	attno = check->columns[column];
-		int			key = index_key_of(index, attno);
-
-		if (key < 0)
-			return false;
-		if (!keeps_identity(out, TupleDescAttr(RelationGetDescr(check->rel), attno - 1)) ||
-			!index_column_fits(check, index, key, out))
-			*confused = out;
-	}
-	return *confused != NULL;
-}
-
-/*
- * Returns whether this index can be the arbiter of the upsert.  Raises an
- * error when the statement would choose it and then reject it.
- */
-static bool
-index_fits(const SinkCheck *check, Relation index)
-{
-	Form_pg_index form = index->rd_index;
-	bool		nullable;
-
-	if (!form->indisunique || !form->indisvalid || !form->indisready ||
-		!heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL) ||
-		!heap_attisnull(index->rd_indextuple, Anum_pg_index_indexprs, NULL) ||
-		!index_matches_identity(check, index, &nullable))
-		return false;
-	if (!form->indimmediate)
-		ereport(ERROR,
-				(SINK_ERRCODE(check, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("unique constraint \"%s\" of sink \"%s\" is deferrable",
-						RelationGetRelationName(index),
-						RelationGetRelationName(check->rel)),
-				 errdetail("The server's INSERT ... ON CONFLICT does not work with deferrable unique constraints over the columns of the identity."),
-				 SINK_ERRHINT(check, "Create the constraint again as NOT DEFERRABLE.")));
-	return form->indnullsnotdistinct || !nullable;
-}
-
-/*
- * Check that modes update and complete can find the row of a group by a unique
- * index.
- */
-static void
-check_identity_index(const SinkCheck *check)
-{
-	List	   *indexes = RelationGetIndexList(check->rel);
-	bool		found = false;
-	ListCell   *lc;
-
-	foreach(lc, indexes)
-	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
-
-		if (index_fits(check, index))
-			found = true;
-		index_close(index, AccessShareLock);
-	}
-	list_free(indexes);
-
-	if (!found)
-	{
-		Relation	rel = check->rel;
-		char	   *columns = sagg_sink_identity_list(check->query);
-
-		ereport(ERROR,
-				(SINK_ERRCODE(check, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("sink \"%s\" has no unique index with NULLS NOT DISTINCT on exactly (%s)",
-						RelationGetRelationName(rel), columns),
-				 errdetail("In output mode %s a row of the sink is found by its window and keys, any of which may be null. The index must be valid, over columns alone and without a WHERE clause.",
-						   sagg_mode_name(check->mode)),
-				 errhint("Run ALTER TABLE %s ADD UNIQUE NULLS NOT DISTINCT (%s).",
-						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-													RelationGetRelationName(rel)),
-						 columns)));
-	}
-}
-
-/*
- * Check that no unique index over exactly the identity columns makes different
- * groups equal, for mode append, which needs no index: the second one of such
- * groups would fail, and every attempt of its batch.
- */
-static void
-check_unique_indexes(const SinkCheck *check)
-{
-	List	   *indexes = RelationGetIndexList(check->rel);
-	ListCell   *lc;
-
-	foreach(lc, indexes)
-	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
-		Form_pg_attribute confused;
-
-		if (index->rd_index->indisunique && index_confuses(check, index, &confused))
-			ereport(ERROR,
-					(SINK_ERRCODE(check, ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("unique index \"%s\" of sink \"%s\" can make different keys equal",
-							RelationGetRelationName(index), RelationGetRelationName(check->rel)),
-					 errdetail("The query's column \"%s\" has type %s; the index compares it by another type or collation.",
-							   NameStr(confused->attname),
-							   format_type_with_typemod(confused->atttypid, confused->atttypmod)),
-					 SINK_ERRHINT(check, "Cast the key to the column's type in the query's GROUP BY, or drop the index.")));
-		index_close(index, AccessShareLock);
-	}
-	list_free(indexes);
-}
-
 /*
  * Check the replica identity: rows that are published can be updated and
  * deleted only in a table that has one.  The server's own message says so,
@@ -552,12 +248,13 @@ check_replica_identity(const SinkCheck *check)
  * "kind": the kind it must have; a transactional one is a table, otherwise a
  * foreign table. "running": a batch checks, so that errors have code
  * ERRCODE_SAGG_DEFINITION_CHANGED. "columns" returns, palloc'd, the sink's
- * column for each column of the output.  The caller closes the relation and
- * keeps the lock.
+ * column for each column of the output, "identity", unless NULL, the index that
+ * finds a row.  The caller closes the relation and keeps the lock.
  */
 Relation
 sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
-			   const SaggSinkKind *kind, bool running, AttrNumber **columns)
+			   const SaggSinkKind *kind, bool running, AttrNumber **columns,
+			   SinkIdentity *identity)
 {
 	SinkCheck	check = {.query = query, .mode = mode, .running = running,
 	.transactional = (kind->flags & SAGG_SINK_TRANSACTIONAL) != 0};
@@ -578,15 +275,18 @@ sagg_sink_lock(Oid sink, const SaggQuery *query, SaggOutputMode mode,
 			elog(ERROR, "output mode %s needs an identity of the rows",
 				 sagg_mode_name(mode));
 		if (!query->single_row)
-		{
-			check_identity_columns(&check);
-			check_identity_index(&check);
-		}
+			sagg_sink_check_identity(&check);
 		check_replica_identity(&check);
 	}
-	else if (check.transactional && !running && query->nidentity > 0)
-		check_unique_indexes(&check);
+	else if (check.transactional && query->missing_key == NULL && query->nidentity > 0)
+	{
+		if (!running)
+			sagg_sink_check_unique_indexes(&check);
+		sagg_sink_find_order(&check);
+	}
 	*columns = check.columns;
+	if (identity)
+		*identity = check.identity;
 	return check.rel;
 }
 
@@ -627,7 +327,7 @@ sagg_sink_check(Oid sink, const SaggQuery *query, SaggOutputMode mode)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", sink)));
 	sagg_sink_check_privileges(sink, mode, kind);
-	rel = sagg_sink_lock(sink, query, mode, kind, false, &columns);
+	rel = sagg_sink_lock(sink, query, mode, kind, false, &columns, NULL);
 	relation_close(rel, NoLock);
 	pfree(columns);
 }

@@ -193,7 +193,7 @@ append_same_identity(StringInfo buf, const SinkBatch *batch)
 		appendStringInfoString(buf, " AND (");
 		sagg_sink_append_equality(buf, TupleDescAttr(batch->desc, attno - 1),
 								  psprintf("o.c%d", attno), psprintf("s.c%d", attno));
-		appendStringInfo(buf, " OR o.c%d IS NULL AND s.c%d IS NULL)", attno, attno);
+		appendStringInfo(buf, " OR " SINK_BOTH_NULL("o.c%d", "s.c%d") ")", attno, attno);
 	}
 }
 

@@ -79,11 +79,11 @@ sagg_sink_append_identity(StringInfo buf, const SinkBatch *batch, const Bitmapse
 		if (i > 0)
 			appendStringInfoString(buf, " AND ");
 		if (bms_is_member(i, nulls))
-			appendStringInfo(buf, "s.%s IS NULL AND r.%s IS NULL", name, name);
+			appendStringInfo(buf, SINK_BOTH_NULL("s.%s", "r.%s"), name, name);
 		else
 		{
 			sagg_sink_append_match(buf, batch, i);
-			appendStringInfo(buf, " AND r.%s IS NOT NULL", name);
+			appendStringInfo(buf, " AND r.%s IS DISTINCT FROM NULL", name);
 		}
 	}
 }

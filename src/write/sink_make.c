@@ -9,8 +9,10 @@
  *
  * Where the rows of a result have an identity (window and keys) that the
  * table holds completely, a unique index with NULLS NOT DISTINCT guards it:
- * GROUP BY makes one group of all nulls, and so does that index.  In modes
- * update and complete the index also finds the row to replace.
+ * GROUP BY makes one group of all nulls, and so does that index.  Of a window that
+ * is a range it has the lower bound, of a session both: these are compared much
+ * faster, and serve conditions on the time.  In modes update and complete the index
+ * also finds the row to replace.
  *
  * This file never looks at or changes a table that exists already.
  *
@@ -115,11 +117,37 @@ check_identity_types(const SaggQuery *query, const char *relname)
 	}
 }
 
+/*
+ * Returns a column of an index: a column of the table, or a function of it.
+ */
+static IndexElem *
+index_element(const char *function, const char *column)
+{
+	IndexElem  *elem = makeNode(IndexElem);
+
+	if (function)
+	{
+		ColumnRef  *ref = makeNode(ColumnRef);
+
+		ref->fields = list_make1(makeString(pstrdup(column)));
+		ref->location = -1;
+		elem->expr = (Node *) makeFuncCall(list_make2(makeString("pg_catalog"),
+													  makeString(pstrdup(function))),
+										   list_make1(ref), COERCE_EXPLICIT_CALL, -1);
+	}
+	else
+		elem->name = pstrdup(column);
+	elem->ordering = SORTBY_DEFAULT;
+	elem->nulls_ordering = SORTBY_NULLS_DEFAULT;
+	return elem;
+}
+
 static void
 make_identity_index(RangeVar *relation, const SaggQuery *query,
 					const char *text)
 {
 	IndexStmt  *stmt = makeNode(IndexStmt);
+	bool		range = sagg_sink_window_is_range(query);
 
 	stmt->relation = copyObject(relation);
 	stmt->accessMethod = DEFAULT_INDEX_TYPE;
@@ -129,12 +157,13 @@ make_identity_index(RangeVar *relation, const SaggQuery *query,
 	{
 		Form_pg_attribute att = TupleDescAttr(query->output_desc,
 											  query->identity[i] - 1);
-		IndexElem  *elem = makeNode(IndexElem);
+		char	   *name = NameStr(att->attname);
+		bool		window = range && att->attnum == query->window_output;
 
-		elem->name = pstrdup(NameStr(att->attname));
-		elem->ordering = SORTBY_DEFAULT;
-		elem->nulls_ordering = SORTBY_NULLS_DEFAULT;
-		stmt->indexParams = lappend(stmt->indexParams, elem);
+		stmt->indexParams = lappend(stmt->indexParams,
+									index_element(window ? "lower" : NULL, name));
+		if (window && query->window.kind == SAGG_WINDOW_SESSION)
+			stmt->indexParams = lappend(stmt->indexParams, index_element("upper", name));
 	}
 	sagg_run_utility((Node *) stmt, text, -1, 0);
 }

@@ -47,7 +47,7 @@
 #define MAX_DROPPED		10
 #define MAX_MADE		100
 
-/* how far from the partition before it a row's partition is looked for */
+/* how many partitions, of days or more, a row's may be from the one before it */
 #define MAX_STEPS		10000
 
 /* locks besides those that are requested without waiting */
@@ -72,7 +72,9 @@ typedef struct Attempt
 
 /*
  * Returns whether the sink is range-partitioned by the time that identifies
- * the window of a row, or by a bound of the window.
+ * the window of a row, or by a bound of the window.  Only then bounds of partitions
+ * are times, and those of the query's windows: "column", which has the window, has
+ * its type.
  */
 static bool
 partitioned_by_window(Relation rel, const SaggQuery *query, AttrNumber column)
@@ -80,7 +82,8 @@ partitioned_by_window(Relation rel, const SaggQuery *query, AttrNumber column)
 	PartitionKey key = RelationGetPartitionKey(rel);
 	FuncExpr   *func;
 
-	if (key->strategy != PARTITION_STRATEGY_RANGE || key->partnatts != 1 ||
+	if (query->window.kind == SAGG_WINDOW_SESSION ||
+		key->strategy != PARTITION_STRATEGY_RANGE || key->partnatts != 1 ||
 		(key->parttypid[0] != TIMESTAMPTZOID && key->parttypid[0] != TIMESTAMPOID))
 		return false;
 	if (key->partattrs[0] != 0)
@@ -92,7 +95,23 @@ partitioned_by_window(Relation rel, const SaggQuery *query, AttrNumber column)
 }
 
 /*
- * Returns the partitions in order; sets *n to their number.
+ * Raise an error with this code unless partitioned_by_window.
+ */
+static void
+check_key(Relation rel, const SaggQuery *query, AttrNumber column, int code)
+{
+	if (!partitioned_by_window(rel, query, column))
+		ereport(ERROR,
+				(errcode(code),
+				 errmsg("retention cannot be used for sink \"%s\", which is not partitioned by the time of windows",
+						RelationGetRelationName(rel)),
+				 errdetail("Whole partitions are dropped, so it must be partitioned by range of the one column that identifies the window, or of lower() or upper() of it; windows that are sessions have no fixed place."),
+				 errhint("Name such a table, or one without partitions.")));
+}
+
+/*
+ * Returns the partitions in order, of a sink that check_key has accepted; sets *n
+ * to their number.
  */
 static WindowPartition *
 list_partitions(Relation rel, int *n)
@@ -129,12 +148,8 @@ sagg_sink_check_partitions(Relation rel, const SaggQuery *query, AttrNumber colu
 	WindowPartition *partitions;
 	int			n;
 
-	if (query->window.kind == SAGG_WINDOW_SESSION || !partitioned_by_window(rel, query, column))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("retention cannot be used for sink \"%s\", which is not partitioned by the time of windows", name),
-				 errdetail("Whole partitions are dropped, so it must be partitioned by range of the one column that identifies the window, or of lower() or upper() of it; windows that are sessions have no fixed place."),
-				 errhint("Name such a table, or one without partitions.")));
+	sagg_sink_check_windows(rel, query, column, false, ERRCODE_DATATYPE_MISMATCH);
+	check_key(rel, query, column, ERRCODE_FEATURE_NOT_SUPPORTED);
 	if (!SAGG_OWNS_RELATION(RelationGetRelid(rel), GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -272,16 +287,24 @@ try_it(void (*function) (void *attempt), Attempt *attempt, const char *what)
  * sagg_sink_drop_partitions, in the current context.  None if it has no partitions.
  */
 List *
-sagg_sink_expired_partitions(const SaggSink *sink, int64 before)
+sagg_sink_expired_partitions(const SaggSink *sink, const SaggQuery *query, int64 before)
 {
 	List	   *expired = NIL;
+	const char *name = NameStr(TupleDescAttr(query->output_desc, query->window_output - 1)->attname);
+	AttrNumber	column = get_attnum(sink->relid, name);
 	WindowPartition *partitions;
 	Relation	rel;
 	int			n;
 
 	if (get_rel_relkind(sink->relid) != RELKIND_PARTITIONED_TABLE)
 		return NIL;
+	if (column <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SAGG_DEFINITION_CHANGED),
+				 errmsg("sink \"%s\" has no column \"%s\"", get_rel_name(sink->relid), name)));
 	rel = relation_open(sink->relid, NoLock);
+	sagg_sink_check_windows(rel, query, column, false, ERRCODE_SAGG_DEFINITION_CHANGED);
+	check_key(rel, query, column, ERRCODE_SAGG_DEFINITION_CHANGED);
 	partitions = list_partitions(rel, &n);
 	relation_close(rel, NoLock);
 	/* the last one stays: it determines the width of new ones */
@@ -334,27 +357,48 @@ begins_day(int64 time, bool zoned, struct pg_tm *tm)
 }
 
 /*
- * Returns the partition that follows another one, and is as many months, days
- * or otherwise microseconds wide.
+ * Returns how wide a partition is: in months, days or otherwise microseconds.
  */
-static WindowPartition
-next_partition(const WindowPartition *last, bool zoned)
+static Interval
+partition_width(const WindowPartition *partition, bool zoned)
 {
-	WindowPartition next = {.lower = last->upper};
 	Interval	width = {0};
 	struct pg_tm from;
 	struct pg_tm to;
 
-	if (!begins_day(last->lower, zoned, &from) || !begins_day(last->upper, zoned, &to))
-		width.time = last->upper - last->lower;
+	if (!begins_day(partition->lower, zoned, &from) || !begins_day(partition->upper, zoned, &to))
+		width.time = partition->upper - partition->lower;
 	else if (from.tm_mday == 1 && to.tm_mday == 1)
 		width.month = (to.tm_year - from.tm_year) * MONTHS_PER_YEAR + to.tm_mon - from.tm_mon;
 	else
 		width.day = date2j(to.tm_year, to.tm_mon, to.tm_mday) -
 			date2j(from.tm_year, from.tm_mon, from.tm_mday);
-	next.upper = DatumGetTimestampTz(DirectFunctionCall2(zoned ? timestamptz_pl_interval : timestamp_pl_interval,
-														 TimestampTzGetDatum(last->upper),
-														 IntervalPGetDatum(&width)));
+	return width;
+}
+
+/*
+ * Returns the time that is "n" widths after another one.
+ */
+static int64
+add_widths(int64 time, const Interval *width, int64 n, bool zoned)
+{
+	Interval	widths = {.month = width->month * n, .day = width->day * n, .time = width->time * n};
+
+	return DatumGetTimestampTz(DirectFunctionCall2(zoned ? timestamptz_pl_interval : timestamp_pl_interval,
+												   TimestampTzGetDatum(time),
+												   IntervalPGetDatum(&widths)));
+}
+
+/*
+ * Returns the partition that follows another one, and is as wide.
+ */
+static WindowPartition
+next_partition(const WindowPartition *last, bool zoned)
+{
+	WindowPartition next = {.lower = last->upper};
+	Interval	width = partition_width(last, zoned);
+
+	next.upper = add_widths(last->upper, &width, 1, zoned);
 	return next;
 }
 
@@ -377,34 +421,50 @@ partition_name(const SinkBatch *batch, const WindowPartition *partition, bool zo
 }
 
 /*
+ * Returns how many widths of a partition, which has bounds, lie between its end and a
+ * later time, about: months and days differ.  Returns -1 if that is too far away, or
+ * too close to the end of all times for another partition.
+ */
+static int64
+widths_until(const WindowPartition *partition, const Interval *width, int64 time)
+{
+	int64		average = width->month > 0 ? width->month * (DAYS_PER_YEAR / MONTHS_PER_YEAR) * USECS_PER_DAY :
+	width->day > 0 ? width->day * USECS_PER_DAY : width->time;
+	int64		distance;
+
+	if (average <= 0 || average > END_TIMESTAMP / 4 ||
+		pg_sub_s64_overflow(time, partition->upper, &distance) ||
+		time > END_TIMESTAMP - 2 * (average + USECS_PER_DAY))
+		return -1;
+	distance /= average;
+	/* hours and less all have one width */
+	return width->time == 0 && distance >= MAX_STEPS ? -1 : distance;
+}
+
+/*
  * Returns the partition that takes a time behind partition "before" and before
- * "next", in steps as wide as "before".  Returns false if that is too far away.
+ * "next", as wide as "before" and a multiple of that behind it.  Returns false if that
+ * is too far away.
  */
 static bool
 partition_for(const WindowPartition *before, int64 next, int64 time, bool zoned,
 			  WindowPartition *found)
 {
-	*found = *before;
-	for (int i = 0; found->upper <= time; i++)
-	{
-		int64		upper = found->upper;
-		int64		width = found->upper - found->lower;
-		struct pg_tm tm;
+	Interval	width;
+	int64		n;
 
-		CHECK_FOR_INTERRUPTS();
-		if (i == MAX_STEPS || found->lower == DT_NOBEGIN)
-			return false;
-		/* hours and less all have one width */
-		if (!begins_day(found->lower, zoned, &tm) || !begins_day(upper, zoned, &tm))
-		{
-			found->upper = upper + (time - upper) / width * width;
-			found->lower = found->upper - width;
-		}
-		*found = next_partition(found, zoned);
-		if (found->upper <= upper)
-			return false;
-	}
-	found->upper = Min(found->upper, next);
+	if (before->lower == DT_NOBEGIN)
+		return false;
+	width = partition_width(before, zoned);
+	n = widths_until(before, &width, time);
+	if (n < 0)
+		return false;
+	while (n > 0 && add_widths(before->upper, &width, n, zoned) > time)
+		n--;
+	while (add_widths(before->upper, &width, n + 1, zoned) <= time)
+		n++;
+	found->lower = add_widths(before->upper, &width, n, zoned);
+	found->upper = Min(add_widths(before->upper, &width, n + 1, zoned), next);
 	return true;
 }
 
@@ -449,14 +509,14 @@ has_partition(const NeededPartitions *needed, int64 time, int *before)
 }
 
 /*
- * Returns whether a row has a time by which the sink is partitioned, and sets it.
+ * Returns whether a row has a time by which the sink, that check_key has accepted, is
+ * partitioned, and sets it.
  */
 static bool
 partition_time(const SinkBatch *batch, TupleTableSlot *slot, int64 *time)
 {
 	PartitionKey key = RelationGetPartitionKey(batch->rel);
 	AttrNumber	column = batch->query->window_output;
-	Oid			type = TupleDescAttr(batch->desc, column - 1)->atttypid;
 	RangeBound	lower;
 	RangeBound	upper;
 	bool		empty;
@@ -468,9 +528,9 @@ partition_time(const SinkBatch *batch, TupleTableSlot *slot, int64 *time)
 	if (key->partattrs[0] != 0)
 	{
 		*time = DatumGetTimestampTz(value);
-		return type == key->parttypid[0] && !TIMESTAMP_NOT_FINITE(*time);
+		return !TIMESTAMP_NOT_FINITE(*time);
 	}
-	range_deserialize(lookup_type_cache(type, TYPECACHE_RANGE_INFO),
+	range_deserialize(lookup_type_cache(TSTZRANGEOID, TYPECACHE_RANGE_INFO),
 					  DatumGetRangeTypeP(value), &lower, &upper, &empty);
 	if (((FuncExpr *) linitial(key->partexprs))->funcid == F_UPPER_ANYRANGE)
 		lower = upper;
@@ -524,6 +584,7 @@ make_one(const SinkBatch *batch, const WindowPartition *partition, bool zoned)
 void
 sagg_sink_make_partitions(SinkBatch *batch, int64 until, const SaggOutput *output)
 {
+	AttrNumber	column = batch->columns[batch->query->window_output - 1];
 	bool		zoned = RelationGetPartitionKey(batch->rel)->parttypid[0] == TIMESTAMPTZOID;
 	NeededPartitions needed = {0};
 	WindowPartition last;
@@ -531,15 +592,14 @@ sagg_sink_make_partitions(SinkBatch *batch, int64 until, const SaggOutput *outpu
 	int			before;
 	int			left = MAX_MADE;
 
+	check_key(batch->rel, batch->query, column, ERRCODE_SAGG_DEFINITION_CHANGED);
 	needed.partitions = list_partitions(batch->rel, &needed.n);
 	if (needed.n == 0)
 		return;
 	last = needed.partitions[needed.n - 1];
 	for (int i = 1; i < needed.n; i++)
 		complete = complete && needed.partitions[i].lower == needed.partitions[i - 1].upper;
-	if ((last.upper <= until || !complete) &&
-		partitioned_by_window(batch->rel, batch->query,
-							  batch->columns[batch->query->window_output - 1]))
+	if (last.upper <= until || !complete)
 	{
 		add_needed(batch, output->fresh, zoned, &needed);
 		add_needed(batch, output->known, zoned, &needed);

@@ -11,6 +11,10 @@
  *		known	UPDATE sink s SET ... FROM batch_output r WHERE s.key = r.key
  *		either	INSERT ... ON CONFLICT (identity) DO UPDATE
  *
+ * Rows are sorted by the index that identifies them (sink_sort.c).  Fresh ones go
+ * in by several if the sink takes them so (sink_multi_insert.c).
+ * What fails then is undone and left to the statement.
+ *
  * That is a guess, since anybody may change the sink: a row may be there
  * unexpectedly, or be missing.  Then the upsert is used, for this batch and
  * for all later ones of the session.
@@ -39,6 +43,16 @@
  * the number of rows of the first one.
  */
 #define LEAST_ESTIMATE		1000
+
+/*
+ * Fewer rows are inserted by the statement, which needs no subtransaction.  Fault
+ * tests, which have few, have them inserted by several.
+ */
+#ifdef SAGG_FAILPOINTS
+#define LEAST_SEVERAL		1
+#else
+#define LEAST_SEVERAL		10
+#endif
 
 /*
  * Append "a = prefix.a, ..." for the columns that do not belong to the
@@ -85,7 +99,8 @@ insert_statement(const SinkBatch *batch)
 
 /*
  * Returns the upsert.  Sets *counts to false when a row that exists already is
- * not touched, because it has only its identity.
+ * not touched, because it has only its identity.  A row that was not written by
+ * this stream may begin with its window and end at another time.
  */
 static char *
 upsert_statement(const SinkBatch *batch, bool *counts)
@@ -95,10 +110,16 @@ upsert_statement(const SinkBatch *batch, bool *counts)
 
 	initStringInfo(&buf);
 	append_insert(&buf, batch);
-	appendStringInfo(&buf, " ON CONFLICT (%s) DO ",
-					 sagg_sink_identity_list(batch->query));
+	appendStringInfo(&buf, " ON CONFLICT (%s) DO ", sagg_sink_conflict_list(batch));
 	initStringInfo(&assignments);
 	*counts = append_assignments(&assignments, batch, "EXCLUDED") > 0;
+	if (batch->identity.window != SINK_WINDOW_ITSELF)
+	{
+		const char *window = sagg_sink_column(batch->query->output_desc, batch->query->window_output);
+
+		appendStringInfo(&assignments, "%s%s = EXCLUDED.%s", *counts ? ", " : "", window, window);
+		*counts = true;
+	}
 	if (*counts)
 		appendStringInfo(&buf, "UPDATE SET %s", assignments.data);
 	else
@@ -153,6 +174,33 @@ run(SinkBatch *batch, SinkStatement statement, const char *text,
 }
 
 /*
+ * INSERT rows, and return their number.
+ */
+static int64
+insert(SinkBatch *batch, Tuplestorestate *rows)
+{
+	return run(batch, SINK_INSERT, insert_statement(batch), rows, SPI_OK_INSERT);
+}
+
+/*
+ * The same with several rows at once.  Returns -1 if the statement has to do it.
+ */
+static int64
+insert_several(SinkBatch *batch, Tuplestorestate *rows)
+{
+	EphemeralNamedRelation enr = palloc(sizeof(EphemeralNamedRelationData));
+	char	   *text = insert_statement(batch);
+	int64		processed;
+
+	sagg_enr_register(enr, SAGG_ENR_OUTPUT, batch->desc, rows,
+					  Max((double) tuplestore_tuple_count(rows), LEAST_ESTIMATE));
+	processed = sagg_sink_multi_insert(batch, sagg_sink_plan(batch->sink, SINK_INSERT, text,
+															 batch->desc), text, enr);
+	sagg_enr_unregister(SAGG_ENR_OUTPUT);
+	return processed;
+}
+
+/*
  * Put rows into the sink about which nothing is known; returns their number.
  */
 static int64
@@ -165,41 +213,81 @@ upsert(SinkBatch *batch, Tuplestorestate *rows)
 	return counts ? processed : tuplestore_tuple_count(rows);
 }
 
-/* An INSERT that may fail. */
-typedef struct Insert
+/* A way to insert rows, that may fail. */
+typedef struct Attempt
 {
 	SinkBatch  *batch;
 	Tuplestorestate *rows;
+	int64		(*function) (SinkBatch *batch, Tuplestorestate *rows);
 	int64		processed;
-} Insert;
+} Attempt;
 
 static void
-run_insert(void *arg)
+run_attempt(void *arg)
 {
-	Insert	   *insert = arg;
+	Attempt    *attempt = arg;
 
-	insert->processed = run(insert->batch, SINK_INSERT, insert_statement(insert->batch),
-							insert->rows, SPI_OK_INSERT);
+	attempt->processed = attempt->function(attempt->batch, attempt->rows);
 }
 
 /*
- * INSERT in a subtransaction.  Returns false if a row was there already, and
- * then nothing has happened.
+ * Insert in a subtransaction.  Returns the error, and then nothing has happened.
  */
-static bool
-try_insert(SinkBatch *batch, Tuplestorestate *rows, int64 *processed)
+static ErrorData *
+try_insert(SinkBatch *batch, Tuplestorestate *rows,
+		   int64 (*function) (SinkBatch *batch, Tuplestorestate *rows), int64 *processed)
 {
-	Insert		insert = {.batch = batch, .rows = rows};
-	ErrorData  *error = sagg_try(run_insert, &insert);
+	Attempt		attempt = {.batch = batch, .rows = rows, .function = function};
+	ErrorData  *error = sagg_try(run_attempt, &attempt);
 
-	*processed = insert.processed;
-	if (error == NULL)
-		return true;
-	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
-		ReThrowError(error);
+	*processed = attempt.processed;
+	return error;
+}
+
+/*
+ * Forget an error of try_insert, after which the rows are still registered.
+ */
+static void
+forget_error(ErrorData *error)
+{
 	FreeErrorData(error);
 	sagg_enr_unregister(SAGG_ENR_OUTPUT);
-	return false;
+}
+
+/*
+ * Insert several rows at once if the sink takes them so; returns their number,
+ * or -1 if the statement has to do it. *sqlstate is the error of the data that
+ * has prevented it, or 0.
+ */
+static int64
+try_several(SinkBatch *batch, Tuplestorestate *rows, int *sqlstate)
+{
+	int64		processed;
+	ErrorData  *error;
+
+	*sqlstate = 0;
+	if (tuplestore_tuple_count(rows) < LEAST_SEVERAL || !sagg_sink_takes_several(batch))
+		return -1;
+	error = try_insert(batch, rows, insert_several, &processed);
+	if (error == NULL)
+		return processed;
+	if (!sagg_error_of_data(error) && !sagg_error_of_partition(error) && !batch->sink->one_by_one)
+		ReThrowError(error);
+	*sqlstate = error->sqlerrcode;
+	forget_error(error);
+	return -1;
+}
+
+/*
+ * Insert rows into a sink where an error is the batch's; returns their number.
+ */
+static int64
+append(SinkBatch *batch, Tuplestorestate *rows)
+{
+	int			sqlstate;
+	int64		processed = try_several(batch, rows, &sqlstate);
+
+	return processed >= 0 ? processed : insert(batch, rows);
 }
 
 /*
@@ -225,10 +313,21 @@ may_split(const SinkBatch *batch)
 static int64
 put_fresh(SinkBatch *batch, Tuplestorestate *rows)
 {
-	int64		processed;
+	int			sqlstate;
+	int64		processed = try_several(batch, rows, &sqlstate);
 
-	if (try_insert(batch, rows, &processed))
+	if (processed >= 0)
 		return processed;
+	if (sqlstate != ERRCODE_UNIQUE_VIOLATION)
+	{
+		ErrorData  *error = try_insert(batch, rows, insert, &processed);
+
+		if (error == NULL)
+			return processed;
+		if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
+			ReThrowError(error);
+		forget_error(error);
+	}
 	batch->sink->surprised = true;
 	return upsert(batch, rows);
 }
@@ -294,7 +393,7 @@ put_single(SinkBatch *batch, Tuplestorestate *rows)
 				 errdetail("The query has no GROUP BY, so its result is one row."),
 				 errhint("Delete the other rows and start the stream.")));
 	if (processed == 0)
-		processed = run(batch, SINK_INSERT, insert_statement(batch), rows, SPI_OK_INSERT);
+		processed = insert(batch, rows);
 	return processed;
 }
 
@@ -316,6 +415,41 @@ append_rows(const SinkBatch *batch, Tuplestorestate *from, Tuplestorestate *to)
 }
 
 /*
+ * Put rows into the sink by "function", in the order of its index.
+ */
+static int64
+put_sorted(SinkBatch *batch, Tuplestorestate *rows,
+		   int64 (*function) (SinkBatch *batch, Tuplestorestate *rows))
+{
+	Tuplestorestate *sorted = sagg_sink_sort(batch, rows);
+	int64		processed = function(batch, sorted);
+
+	if (sorted != rows)
+		tuplestore_end(sorted);
+	return processed;
+}
+
+/*
+ * Put rows into a table: see sagg_sink_put.
+ */
+static int64
+put_into_table(SinkBatch *batch, Tuplestorestate *fresh, Tuplestorestate *known)
+{
+	int64		processed = 0;
+
+	if (tuplestore_tuple_count(fresh) > 0)
+	{
+		if (may_split(batch))
+			processed += put_sorted(batch, fresh, put_fresh);
+		else
+			append_rows(batch, fresh, known);
+	}
+	if (tuplestore_tuple_count(known) > 0)
+		processed += put_sorted(batch, known, put_known);
+	return processed;
+}
+
+/*
  * Put rows of batch->desc into the sink: "fresh" ones, which it should not
  * have, and "known" ones, which it should have.  Returns their number.
  * Connected to SPI; leaves "known" changed.
@@ -327,12 +461,12 @@ sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh, Tuplestorestate *known)
 
 	SAGG_FAILPOINT("write.statement_before");
 	if (batch->sink->mode == SAGG_APPEND)
-		processed = run(batch, SINK_INSERT, insert_statement(batch), fresh, SPI_OK_INSERT);
+		processed = put_sorted(batch, fresh, append);
 	else if ((batch->sink->kind->flags & SAGG_SINK_TAKES_CHANGES) == 0)
 	{
 		/* one statement, which waits only once, for all of its rows */
 		append_rows(batch, fresh, known);
-		processed = run(batch, SINK_INSERT, insert_statement(batch), known, SPI_OK_INSERT);
+		processed = insert(batch, known);
 	}
 	else if (batch->query->single_row)
 	{
@@ -340,17 +474,7 @@ sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh, Tuplestorestate *known)
 		processed = put_single(batch, known);
 	}
 	else
-	{
-		if (tuplestore_tuple_count(fresh) > 0)
-		{
-			if (may_split(batch))
-				processed += put_fresh(batch, fresh);
-			else
-				append_rows(batch, fresh, known);
-		}
-		if (tuplestore_tuple_count(known) > 0)
-			processed += put_known(batch, known);
-	}
+		processed = put_into_table(batch, fresh, known);
 	SAGG_FAILPOINT("write.statement_after");
 	return processed;
 }

@@ -24,30 +24,55 @@
 #include "write_internal.h"
 
 /*
+ * Returns a hash of the identity of a row, by which rows can be joined whose keys may be
+ * null.  Equal keys have equal hashes: sink_check.c accepts no other types.
+ */
+static char *
+identity_hash(const SinkBatch *batch, char row)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, "pg_catalog.hash_record_extended(ROW(");
+	for (int i = 0; i < batch->query->nidentity; i++)
+		appendStringInfo(&buf, "%s%c.%s", i > 0 ? ", " : "", row,
+						 sagg_sink_column(batch->desc, batch->query->identity[i]));
+	appendStringInfoString(&buf, "), 0)");
+	return buf.data;
+}
+
+/*
  * Returns the statement that deletes the rows of the windows, $1, except those
- * of the new result that have an identity.
+ * of the new result that have an identity.  It finds them by the column, or by
+ * the index of its lower bound.
  */
 static char *
 delete_statement(const SinkBatch *batch, AttrNumber window)
 {
 	bool		partitioned =
 	batch->rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	const char *column = sagg_sink_column(batch->desc, window);
 	StringInfoData buf;
 
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "DELETE FROM %s%s s WHERE s.%s OPERATOR(pg_catalog.=) ANY ($1)",
-					 partitioned ? "" : "ONLY ", batch->name,
-					 sagg_sink_column(batch->desc, window));
+					 partitioned ? "" : "ONLY ", batch->name, column);
+	if (batch->identity.window != SINK_WINDOW_ITSELF)
+		appendStringInfo(&buf, " AND pg_catalog.lower(s.%s) OPERATOR(pg_catalog.=)"
+						 " ANY (ARRAY(SELECT pg_catalog.lower(w) FROM pg_catalog.unnest($1) w))",
+						 column);
 	if (batch->sink->mode == SAGG_APPEND)
 		return buf.data;
-	appendStringInfo(&buf, " AND NOT EXISTS (SELECT FROM %s r WHERE ", SAGG_ENR_OUTPUT);
+	appendStringInfo(&buf, " AND NOT EXISTS (SELECT FROM %s r"
+					 " WHERE %s OPERATOR(pg_catalog.=) %s", SAGG_ENR_OUTPUT,
+					 identity_hash(batch, 's'), identity_hash(batch, 'r'));
 	for (int i = 0; i < batch->query->nidentity; i++)
 	{
 		const char *name = sagg_sink_column(batch->desc, batch->query->identity[i]);
 
-		appendStringInfo(&buf, "%s(", i > 0 ? " AND " : "");
+		appendStringInfoString(&buf, " AND (");
 		sagg_sink_append_match(&buf, batch, i);
-		appendStringInfo(&buf, " OR s.%s IS NULL AND r.%s IS NULL)", name, name);
+		appendStringInfo(&buf, " OR " SINK_BOTH_NULL("s.%s", "r.%s") ")", name, name);
 	}
 	appendStringInfoChar(&buf, ')');
 	return buf.data;
@@ -88,6 +113,8 @@ sagg_sink_repair(SaggSink *sink, const SaggQuery *query, Tuplestorestate *rows,
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
 	sagg_sink_batch_open(&batch, true);
+	sagg_sink_check_windows(batch.rel, query, batch.columns[window - 1], true,
+							ERRCODE_DATATYPE_MISMATCH);
 	(void) delete_rows(&batch, rows, window, windows);
 	if (tuplestore_tuple_count(rows) > 0)
 		(void) sagg_sink_put(&batch, sink->mode == SAGG_APPEND ? rows : none,

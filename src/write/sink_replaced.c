@@ -55,7 +55,9 @@ sagg_sink_replaced_rows(const SinkBatch *batch, TimestampTz replaces)
 }
 
 /*
- * Lock the sink and open it as for a batch that will not write.
+ * Lock the sink and open it as for a batch that will not write, and check that
+ * the windows of its rows can be read.  In mode complete all rows are replaced,
+ * whatever their windows.
  */
 static void
 open_sink(SinkBatch *batch, SaggSink *sink, const SaggStream *stream, const SaggQuery *query)
@@ -69,6 +71,9 @@ open_sink(SinkBatch *batch, SaggSink *sink, const SaggStream *stream, const Sagg
 	batch->query = query;
 	batch->desc = query->output_desc;
 	sagg_sink_batch_open(batch, false);
+	if (query->window_output != 0 && stream->mode != SAGG_COMPLETE)
+		sagg_sink_check_windows(batch->rel, query, batch->columns[query->window_output - 1],
+								true, ERRCODE_DATATYPE_MISMATCH);
 	if (batch->rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		batch->name = psprintf("ONLY %s", batch->name);
 }
@@ -129,7 +134,8 @@ sagg_sink_count(const SaggStream *stream, const SaggQuery *query,
 }
 
 /*
- * Append start and end of a row's window, two expressions over the sink, s.
+ * Returns start and end of a row's window, two expressions over the sink, s; NULL
+ * where the sink has no windows of the query's type.
  */
 static const char *
 window_bounds(const SinkBatch *batch)
@@ -137,7 +143,8 @@ window_bounds(const SinkBatch *batch)
 	const SaggQuery *query = batch->query;
 	const char *column;
 
-	if (query->window_output == 0)
+	if (query->window_output == 0 ||
+		!sagg_sink_has_windows(batch->rel, query, batch->columns[query->window_output - 1], false))
 		return "NULL::pg_catalog.timestamptz, NULL::pg_catalog.timestamptz";
 	column = sagg_sink_column(batch->desc, query->window_output);
 	if (query->window_identity != SAGG_WINDOW_WHOLE || query->window.type != TSTZRANGEOID)

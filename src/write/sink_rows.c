@@ -124,7 +124,8 @@ sagg_sink_column(TupleDesc desc, AttrNumber attno)
 
 /*
  * Append s.column = r.column, for column "i" of the identity, in a form that
- * an index of the sink "s" serves.
+ * an index of the sink "s" serves: of the window, with its bounds if the index
+ * has those.
  */
 void
 sagg_sink_append_match(StringInfo buf, const SinkBatch *batch, int i)
@@ -134,6 +135,14 @@ sagg_sink_append_match(StringInfo buf, const SinkBatch *batch, int i)
 	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(batch->rel),
 										  batch->columns[attno - 1] - 1);
 
+	if (attno == batch->query->window_output && batch->identity.window != SINK_WINDOW_ITSELF)
+	{
+		appendStringInfo(buf, "pg_catalog.lower(s.%s) OPERATOR(pg_catalog.=) pg_catalog.lower(r.%s) AND ",
+						 name, name);
+		if (batch->identity.window == SINK_WINDOW_BOUNDS)
+			appendStringInfo(buf, "pg_catalog.upper(s.%s) OPERATOR(pg_catalog.=) pg_catalog.upper(r.%s) AND ",
+							 name, name);
+	}
 	sagg_sink_append_equality(buf, att, psprintf("s.%s", name), psprintf("r.%s", name));
 	if (att->attcollation != TupleDescAttr(batch->desc, attno - 1)->attcollation)
 		sagg_sink_append_collation(buf, att->attcollation);

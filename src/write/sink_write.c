@@ -109,7 +109,7 @@ sink_error_callback(void *arg)
 /*
  * Lock the sink of a batch that has its sink and query, until the end of the
  * transaction, and check that it can take the output; fills in rel, which the
- * caller closes, columns and name, in the current context. "running": see
+ * caller closes, columns, identity and name, in the current context. "running": see
  * sagg_sink_lock.
  */
 void
@@ -118,7 +118,8 @@ sagg_sink_batch_open(SinkBatch *batch, bool running)
 	SaggSink   *sink = batch->sink;
 
 	batch->rel = sagg_sink_lock(sink->relid, batch->query, sink->mode,
-								sink->kind, running, &batch->columns);
+								sink->kind, running, &batch->columns,
+								&batch->identity);
 	batch->name =
 		pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(batch->rel)),
 										   RelationGetRelationName(batch->rel)));
@@ -157,8 +158,13 @@ replace_rows(SinkBatch *batch, const SaggOutput *output,
 	Datum		bound = sagg_window_column_value(batch->query, output->replaces);
 	SaggOutput	results = *output;
 	int64		unused = 0;
-	int			ret = SPI_execute_with_args(text, which ? 1 : 0, &type, &bound, NULL, false, 0);
+	int			ret;
 
+	if (which)
+		sagg_sink_check_windows(batch->rel, batch->query,
+								batch->columns[batch->query->window_output - 1], true,
+								ERRCODE_SAGG_DEFINITION_CHANGED);
+	ret = SPI_execute_with_args(text, which ? 1 : 0, &type, &bound, NULL, false, 0);
 	if (ret != SPI_OK_DELETE)
 		elog(ERROR, "could not execute \"%s\": %s",
 			 text, SPI_result_code_string(ret));

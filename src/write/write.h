@@ -42,7 +42,8 @@ extern int64 sagg_sink_expire(SaggSink *sink, const SaggQuery *query, int64 befo
 							  int64 max_rows);
 
 /* sink_partitions.c */
-extern List *sagg_sink_expired_partitions(const SaggSink *sink, int64 before);
+extern List *sagg_sink_expired_partitions(const SaggSink *sink, const SaggQuery *query,
+										  int64 before);
 extern void sagg_sink_drop_partitions(SaggSink *sink, const List *partitions);
 
 /* sink_fill.c */

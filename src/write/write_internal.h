@@ -56,7 +56,37 @@ struct SaggSink
 	SaggSinkRows rows;			/* rows of the batch, for a kind with "begin" */
 	SinkPlan	plans[SINK_STATEMENTS];
 	bool		surprised;		/* rows were missing that it should have had */
+	bool		one_by_one;		/* a partition does not take several rows at
+								 * once */
 };
+
+/* What the index that identifies a row has in place of its window. */
+typedef enum SinkWindowKey
+{
+	SINK_WINDOW_ITSELF,			/* the column, or there is no window */
+	SINK_WINDOW_START,			/* lower() of the column */
+	SINK_WINDOW_BOUNDS			/* lower() and upper() of it */
+} SinkWindowKey;
+
+/* A part of the order in which rows are written. */
+typedef struct SinkSortKey
+{
+	AttrNumber	attno;			/* column of the output */
+	SaggWindowPart part;		/* itself, or a bound of the range */
+	Oid			oper;			/* "less than", or "greater than" */
+	Oid			collation;
+	bool		nulls_first;
+} SinkSortKey;
+
+/* The index that holds the identity of the rows; see sink_identity.c. */
+typedef struct SinkIdentity
+{
+	bool		indexed;		/* there is one */
+	SinkWindowKey window;
+	int			norder;			/* its order, as far as rows of the output
+								 * have it */
+	SinkSortKey *order;
+} SinkIdentity;
 
 /* A batch's use of a sink. */
 typedef struct SinkBatch
@@ -67,8 +97,30 @@ typedef struct SinkBatch
 								 * columns */
 	Relation	rel;
 	AttrNumber *columns;		/* columns of rel, by column of the output */
+	SinkIdentity identity;
 	char	   *name;			/* name of rel, qualified and quoted */
 } SinkBatch;
+
+/* A check whether a sink can take the results of a query; see sink_check.c. */
+typedef struct SinkCheck
+{
+	Relation	rel;
+	const SaggQuery *query;
+	SaggOutputMode mode;
+	bool		transactional;	/* whether it must be a table, not a foreign
+								 * one */
+	bool		running;		/* whether a batch checks */
+	AttrNumber *columns;		/* of rel, by column of the output */
+	SinkIdentity identity;
+} SinkCheck;
+
+/* error code and hint of a check: a running stream found a change */
+#define SINK_ERRCODE(check, code) \
+	errcode((check)->running ? ERRCODE_SAGG_DEFINITION_CHANGED : (code))
+#define SINK_ERRHINT(check, ...) \
+	((check)->running ? \
+	 errhint("Undo the change of the table and start the stream, or drop the stream and create it again.") : \
+	 errhint(__VA_ARGS__))
 
 /* sink_make.c */
 extern void sagg_sink_check_schema(Oid namespaceId, const char *relname);
@@ -79,10 +131,24 @@ extern void sagg_sink_batch_open(SinkBatch *batch, bool running);
 /* sink_check.c */
 extern Relation sagg_sink_lock(Oid sink, const SaggQuery *query,
 							   SaggOutputMode mode, const SaggSinkKind *kind,
-							   bool running, AttrNumber **columns);
+							   bool running, AttrNumber **columns,
+							   SinkIdentity *identity);
 extern void sagg_sink_check_privileges(Oid sink, SaggOutputMode mode,
 									   const SaggSinkKind *kind);
-extern char *sagg_sink_identity_list(const SaggQuery *query);
+
+/* sink_identity.c */
+extern bool sagg_sink_window_is_range(const SaggQuery *query);
+extern char *sagg_sink_index_list(const SaggQuery *query);
+extern char *sagg_sink_conflict_list(const SinkBatch *batch);
+extern void sagg_sink_check_identity(SinkCheck *check);
+extern void sagg_sink_find_order(SinkCheck *check);
+extern void sagg_sink_check_unique_indexes(const SinkCheck *check);
+
+/*
+ * In texts: two values are null.  Not IS NULL, which composite values of nulls are, too.
+ */
+#define SINK_BOTH_NULL(a, b) \
+	a " IS NOT DISTINCT FROM NULL AND " b " IS NOT DISTINCT FROM NULL"
 
 /* sink_rows.c */
 extern void sagg_enr_register(EphemeralNamedRelation enr, char *name,
@@ -102,6 +168,14 @@ extern SPIPlanPtr sagg_sink_plan(SaggSink *sink, SinkStatement statement,
 								 const char *text, TupleDesc desc);
 extern void sagg_sink_plan_forget(SinkPlan *kept);
 
+/* sink_sort.c */
+extern Tuplestorestate *sagg_sink_sort(const SinkBatch *batch, Tuplestorestate *rows);
+
+/* sink_multi_insert.c */
+extern bool sagg_sink_takes_several(const SinkBatch *batch);
+extern int64 sagg_sink_multi_insert(SinkBatch *batch, SPIPlanPtr plan, const char *text,
+									EphemeralNamedRelation rows);
+
 /* sink_put.c */
 extern int64 sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh,
 						   Tuplestorestate *known);
@@ -109,6 +183,12 @@ extern int64 sagg_sink_put(SinkBatch *batch, Tuplestorestate *fresh,
 /* sink_replaced.c */
 extern char *sagg_sink_row_time(const SinkBatch *batch, const char *alias);
 extern char *sagg_sink_replaced_rows(const SinkBatch *batch, TimestampTz replaces);
+
+/* sink_window.c */
+extern bool sagg_sink_has_windows(Relation rel, const SaggQuery *query,
+								  AttrNumber column, bool exact);
+extern void sagg_sink_check_windows(Relation rel, const SaggQuery *query,
+									AttrNumber column, bool exact, int code);
 
 /* sink_delete.c */
 extern List *sagg_sink_null_patterns(Tuplestorestate *rows, TupleDesc desc,

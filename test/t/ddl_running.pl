@@ -141,7 +141,7 @@ failed('key column "k"', 'a type of a key that makes keys equal');
 psql(q{ALTER TABLE alice.counts ALTER COLUMN k TYPE int USING k::int; SELECT stream_agg.start_stream('alice.counts')});
 goes_on('with the right type it goes on');
 backlog();
-psql('DROP INDEX alice.counts_win_k_idx');
+psql('DROP INDEX alice.counts_lower_k_idx');
 failed('no unique index', 'a sink without its unique index');
 psql(q{CREATE UNIQUE INDEX ON alice.counts (win, k) NULLS NOT DISTINCT; SELECT stream_agg.start_stream('alice.counts')});
 goes_on('with another it goes on');

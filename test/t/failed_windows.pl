@@ -258,4 +258,33 @@ drop('parted');
 	drop('many_groups');
 }
 
+# --- the text of a key may be of megabytes, of which a failed window keeps the start
+{
+	my $groups = 1600;
+	$broker->create_topic('long_keys', 1);
+	create_source($node, $broker, 'long_keys', 'long_keys', 'ts timestamptz, k numeric, j jsonb, v int');
+	create('long_keys_s', q{SELECT stream_agg.tumble(ts, '1 minute') AS win, k, j, 1 / sum(v) AS n FROM long_keys GROUP BY 1, 2, 3}, options => '{"on_error": "skip"}', output_mode => "'append'");
+	process($node, 'long_keys_s');
+	my $pid = worker_pid($node, 'long_keys_s');
+	my $peak = sub { my ($kb) = slurp_file("/proc/$pid/status") =~ /VmHWM:\s+(\d+)/; return $kb / 1024; };
+	# each of 131 kB, and a group that does not fail after each
+	$broker->produce('long_keys', (map { (qq({"ts":"2026-01-01T00:00:00Z","k":${_}e131000,"j":[1e131000,$_],"v":0}), qq({"ts":"2026-01-01T00:00:00Z","k":$_,"v":1})) } 1 .. $groups),
+		'{"ts":"2026-01-01T01:00:00Z","k":1,"v":1}');
+	my $before = $peak->();
+	process($node, 'long_keys_s');
+	my $megabytes = int($peak->() - $before);
+	is(value(q{SELECT count(*), min(length(keys[1])), max(length(keys[2])) FROM stream_agg.failed_windows WHERE stream = 'long_keys_s'}), "$groups|500|500", 'long keys: failed windows have the starts of their texts');
+	diag("figures: long keys: $megabytes MB more");
+	cmp_ok($megabytes, '<', 150, 'long keys: the worker does not keep the rest');
+	drop('long_keys_s');
+
+	value('ALTER SYSTEM SET stream_agg.max_dead_letters = 5; SELECT pg_reload_conf()');
+	create('long_keys_s', q{SELECT stream_agg.tumble(ts, '1 minute') AS win, k, 1 / sum(v) AS n FROM long_keys GROUP BY 1, 2}, options => '{"on_error": "skip"}', output_mode => "'append'");
+	wait_state($node, 'long_keys_s', 'failed', 'the stream would have more than 5 failed windows');
+	is(value(q{SELECT count(*) FROM stream_agg.failed_windows}), 0, 'too many failed windows stop the stream before they are all found');
+	like(value(q{SELECT last_error FROM pg_stat_stream_agg}), qr/Perhaps the query or the sink is wrong/, 'which says so');
+	value('ALTER SYSTEM RESET stream_agg.max_dead_letters; SELECT pg_reload_conf()');
+	drop('long_keys_s');
+}
+
 done_testing();

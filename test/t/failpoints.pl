@@ -49,6 +49,7 @@ my @points = (
 	['store.changed',             'before'],
 	['execute.done',              'before'],
 	['write.statement_before',    'before'],
+	['write.several',             'before'],
 	['write.statement_after',     'before'],
 	['write.done',                'before'],
 	['write.triggers_done',       'before'],

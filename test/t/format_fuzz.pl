@@ -96,6 +96,16 @@ is($node->safe_psql('utf8', qq{
 cmp_ok($node->safe_psql('utf8', 'SELECT got FROM paths WHERE record = -1'), '>', $records / 50,
 	'paths: there was something to find');
 
+# times without a zone, in every zone that there is
+$node->safe_psql('utf8', qq{
+	CREATE FUNCTION fuzz_times(zone text, seed bigint, n int) RETURNS text AS '$module' LANGUAGE C});
+my $times = int($records / 100);
+is($node->safe_psql('utf8', qq{
+		SELECT zone, found FROM (SELECT name AS zone, fuzz_times(name, $seed + hashtext(name), $times) AS found
+		  FROM (SELECT name FROM pg_timezone_names UNION ALL VALUES ('<+05:30>-05:30'), ('EST5EDT'), ('FOO-1BAR,M4.1.0,M9.1.0')) z) x
+		 WHERE found IS NOT NULL LIMIT 10}),
+	'', "times: seed $seed: the short way reads times without a zone as the server does, in all time zones");
+
 # other formats: records inside of Debezium's events as jsonb has them, and
 # nothing that ends the process
 $node->safe_psql('utf8', qq{

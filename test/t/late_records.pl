@@ -234,6 +234,21 @@ for my $stream (qw(whole_days starts_of_days ends_of_days))
 	is_equal_tables($node, "SELECT * FROM $stream", "SELECT * FROM ${stream}_query ORDER BY d LIMIT 3", "$stream: and equal the batch query");
 }
 
+# A repair takes time that grows with the rows of its windows, not with their square: nearly
+# each key twice would take minutes.
+$broker->create_topic('keys');
+create_source($node, $broker, 'keys', 'keys', 'ts timestamptz, k int');
+$node->safe_psql('postgres', q{SELECT stream_agg.create_stream('keyed', $q$SELECT stream_agg.tumble(ts, '1 minute') AS win, k, count(*) AS n FROM keys GROUP BY 1, 2$q$,
+	watermark => '0', output_mode => 'update', trigger => '20 days', options => '{"late_records": true}')});
+$broker->produce('keys', map { [ 0, '', qq({"ts":"2026-01-01T00:00:00Z","k":$_}) ] } 1 .. 20_000);
+for my $record ('{"ts":"2026-01-01T01:00:00Z","k":null}', '{"ts":"2026-01-01T00:00:00Z","k":null}')
+{
+	$broker->produce('keys', [ 0, '', $record ]);
+	process($node, 'keyed');
+}
+is($node->safe_psql('postgres', q{SET statement_timeout = '100s'; SELECT repaired FROM stream_agg.repair_late('keyed')}), 't', 'a window of many keys is repaired');
+is_equal_tables($node, 'SELECT * FROM keyed', 'SELECT * FROM keyed_query', 'and equals the batch query');
+
 # Too many.
 $node->safe_psql('postgres', q{SELECT stream_agg.delete_late_records('crashed')});
 $node->append_conf('postgresql.conf', 'stream_agg.max_late_records = 5');

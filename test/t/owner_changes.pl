@@ -322,7 +322,7 @@ as('mallory', q{SELECT stream_agg.process_available('mallory.passed')});
 state_is('stopped', 'L8: the sink has another owner');
 for my $call (q{SELECT * FROM stream_agg.preview('mallory.passed')})
 {
-	like((as('mallory', $call))[1], qr/the query, the sink or a source of stream "passed" has another owner than when it was started.*HINT:  If you trust/s, "L8: $call is refused");
+	like((as('mallory', $call))[1], qr/the query, the sink or a source of stream "passed" has got another owner since it was started.*HINT:  If you trust/s, "L8: $call is refused");
 }
 is(value('SELECT count(*) FROM mallory.ran_as'), 0, 'L8: no code has run');
 $node->safe_psql('postgres', 'ALTER TABLE mallory.handed OWNER TO mallory');

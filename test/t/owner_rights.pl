@@ -47,8 +47,8 @@ is($status, 0, 'a role with USAGE on the wrapper makes source and stream') or di
 $broker->produce('events', '{"ts": "2026-01-01T00:00:00Z", "k": 1}');
 as('alice', q{SELECT stream_agg.process_available('alice.counts')});
 is($node->safe_psql('postgres', 'SELECT what, who, path FROM alice.ran_as ORDER BY what'),
-	"deferred|alice/alice|alice\nimmediate|alice/alice|alice",
-	'triggers of the sink, deferred ones too, run as the owner with the captured search_path');
+	"deferred|alice/alice|alice, pg_temp\nimmediate|alice/alice|alice, pg_temp",
+	'triggers of the sink, deferred ones too, run as the owner with the captured search_path, temporary objects last');
 is($node->safe_psql('postgres', 'SELECT k, n, who FROM alice.counts'), '1|1|alice', 'so do functions of the query');
 is($node->safe_psql('postgres', q{SELECT usename FROM pg_stat_activity WHERE backend_type = 'stream_agg worker'}),
 	'alice', 'the worker is connected as the owner');
@@ -132,6 +132,9 @@ as('alice', q{
 	GRANT INSERT ON results TO mallory;
 	GRANT USAGE ON SCHEMA alice TO mallory;
 	CREATE TABLE taken (k int, n bigint)});
+($status, $out, $err) = as('mallory', q{BEGIN; SELECT stream_agg.create_stream('squatter', 'SELECT k, 1::bigint AS n FROM theirs', sink => 'alice.results', start => false);
+	SELECT string_agg(DISTINCT mode, ' ') FROM pg_locks WHERE relation = 'alice.results'::regclass AND pid = pg_backend_pid() AND mode !~ '^(AccessShare|RowExclusive)Lock$'; ROLLBACK});
+is("$status $out", "0 alice.results\n", 'a role with INSERT on a table takes no lock on it for which VACUUM would wait') or diag($err);
 as('mallory', q{SELECT stream_agg.create_stream('squatter', 'SELECT k, 1::bigint AS n FROM theirs', sink => 'alice.results', trigger => '20 days')});
 as('mallory', q{SELECT stream_agg.process_available('squatter')});
 is($node->safe_psql('postgres', 'SELECT count(*) FROM alice.results'), 2, 'a role with INSERT on a table has a stream into it');

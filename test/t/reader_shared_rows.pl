@@ -1,5 +1,5 @@
-# Streams that share a reader decode each record once, and each finds what it
-# would have decoded by itself: columns of all kinds, a column that does not
+# Streams that share a reader, and branches of one stream, decode each record once,
+# and each finds what it would have decoded by itself: columns of all kinds, a column that does not
 # decode for those that read it only, other settings, a source that changes in
 # the meantime, and more rows than there is memory for.
 
@@ -184,12 +184,13 @@ my %zones = (
 	tokyo => [q{timezone = 'Asia/Tokyo'}],
 	lima => [ q{timezone = 'America/Lima'}, q{datestyle = 'ISO, DMY'} ],
 	standard => [q{intervalstyle = 'sql_standard'}]);
-make_streams('zones', map { [ $_, 'SELECT ts, day, span, count(*) AS n FROM zones GROUP BY 1, 2, 3', '', $zones{$_} ] }
-	sort keys %zones);
+# the first one decodes times in its zone that it does not read
+make_streams('zones', [ 'first', 'SELECT count(*) AS n FROM zones', '', [q{timezone = 'Asia/Kathmandu'}] ],
+	map { [ $_, 'SELECT ts, day, span, count(*) AS n FROM zones GROUP BY 1, 2, 3', '', $zones{$_} ] } sort keys %zones);
 for my $round (1, 2)
 {
 	produce('zones', map { qq({"ts": "2026-01-0$_ 12:00:00", "day": "0$_/03/2026", "span": "-$_ 2:00:00"}) } 1 .. 9);
-	await_records($produced{zones}, sort keys %zones);
+	await_records($produced{zones}, 'first', sort keys %zones);
 }
 for my $stream (sort keys %zones)
 {
@@ -202,7 +203,7 @@ is(sql('SELECT count(DISTINCT t) FROM (SELECT min(ts) FROM tokyo UNION ALL SELEC
 	'3', 'which differ');
 
 # those of the same settings share them
-sql("SELECT stream_agg.drop_stream('$_', drop_sink => true)") for sort keys %zones;
+sql("SELECT stream_agg.drop_stream('$_', drop_sink => true)") for 'first', sort keys %zones;
 my @same = ('tokyo', 'kyoto');
 make_streams('same', map { [ $_, 'SELECT ts, day, span, count(*) AS n FROM zones GROUP BY 1, 2, 3', '', [q{timezone = 'Asia/Tokyo'}] ] } @same);
 await_records($produced{zones}, @same);
@@ -271,6 +272,24 @@ for my $round (1, 2)
 	  for 'cdc_k', 'cdc_v';
 	is(sql("SELECT sum(n) FROM $_"), 20 * $round, "$_ has the inserts only") for 'cdc_k', 'cdc_v';
 }
+
+# branches of one stream
+my %branches = (
+	low_even => q{SELECT what, count(*) AS n, sum(v) AS s FROM (SELECT 'low' AS what, v FROM web WHERE v < 5 UNION ALL
+		SELECT 'even ' || k, v FROM web WHERE k % 2 = 0 UNION ALL SELECT 'app', k FROM app) u GROUP BY 1},
+	twice => 'SELECT k, v, count(*) AS n FROM (SELECT k, NULL::int AS v FROM web UNION ALL SELECT NULL, v FROM web UNION ALL SELECT v, k FROM app UNION ALL SELECT k, v FROM app) u GROUP BY 1, 2');
+$from = log_size();
+sql("SELECT stream_agg.create_stream('$_', \$q\$$branches{$_}\$q\$, output_mode => 'update', trigger => '20 days')") for sort keys %branches;
+for my $round (1, 2)
+{
+	produce($_, map { json_record({ k => $rng->(5), v => $rng->(9) }, numbers => [qw(k v)]) } 1 .. 100) for 'web', 'app';
+	process($node, $_) for sort keys %branches;
+	is_equal_tables($node, "SELECT * FROM $_", "SELECT * FROM ${_}_query", "branches, round $round: $_ equals its batch query") for sort keys %branches;
+}
+my @of_branches = grep { $_->[0] > 2 } batches($from, 200);
+cmp_ok(scalar @of_branches, '>=', 4, 'batches of one stream have scans that share rows');
+is_deeply([ grep { $_->[1] != $_->[2] } @of_branches ], [], 'and decode each record once, whatever branches read it');
+sql("SELECT stream_agg.drop_stream('$_', drop_sink => true)") for sort keys %branches;
 
 # a batch that is larger than the memory for its rows, which is in part in a file
 $node->append_conf('postgresql.conf', "stream_agg.batch_memory = '1MB'");

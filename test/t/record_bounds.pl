@@ -14,7 +14,7 @@ use PostgreSQL::Test::Utils;
 use StreamAgg::Test;
 use Test::More;
 
-my $broker = start_broker(map { $_ => 1 } qw(json csv avro wide types));
+my $broker = start_broker(map { $_ => 1 } qw(json csv avro wide types internal lost));
 my $node = new_node('bounds', 'fsync = off', "stream_agg.kafka_timeout = '60s'");
 my $brokers = $broker->brokers;
 my $scripts = $ENV{REGISTRY} or die 'REGISTRY is not set: run the tests by test/run';
@@ -102,6 +102,28 @@ bounded('in_types', $pid, 'texts that are no values of their types');
 is(sql(q{SELECT string_agg(id || ' ' || n, '|' ORDER BY id) FROM in_types}), '0 2|102 1', 'the others are taken');
 is(dead_letters('in_types'), join('|', map { qq{value for field "c_$_" is not a valid $_} } @types, 'regclass', 'regclass'),
 	'whatever class of error an input function raises, its record is a dead letter');
+
+# ---------- input functions with internal errors ----------
+
+sql('CREATE EXTENSION hstore; CREATE EXTENSION tdigest');
+create_source($node, $broker, 'internal', 'internal', 'id int, h hstore, q tsquery, d tdigest, hs hstore[]');
+$pid = create('in_internal', 'SELECT id, h::text AS h, q::text AS q FROM internal');
+$broker->produce('internal', '{"id":1,"h":"a=>1"}', '{"id":2,"h":{"a":1}}', '{"id":3,"h":"a=>"}', sprintf('{"id":4,"q":"%sa"}', '!' x 40), '{"id":5,"d":"x"}', '{"id":6,"hs":["a=>1","=>"]}', '{"id":7,"q":"!a"}');
+bounded('in_internal', $pid, 'internal errors of input functions');
+is(sql(q{SELECT string_agg(concat_ws(' ', id, h, q), '|' ORDER BY id) FROM in_internal}), q{1 "a"=>"1"|5|6|7 !'a'}, 'records of which no such column is read are taken');
+is(dead_letters('in_internal'), join('|', map { qq{value for field "$_" is not a valid } . ($_ eq 'h' ? 'hstore' : 'tsquery') } qw(h h q)), 'others are dead letters');
+sql(q{ALTER FOREIGN TABLE internal OPTIONS (ADD on_error 'skip')});
+is(sql(q{SELECT string_agg(id::text, ' ' ORDER BY id) FROM internal WHERE num_nonnulls(h, q, d, hs) >= 0}), '1 7', 'a query that skips such records ends');
+
+sql(q{SELECT stream_agg.drop_stream('in_internal', drop_sink => true);
+	CREATE DOMAIN needs_lost AS int CHECK (VALUE = 0 OR amvalidate(4294967290))});
+create_source($node, $broker, 'lost', 'lost', 'id int, v needs_lost');
+sql(q{ALTER SYSTEM SET stream_agg.max_attempts = 2; SELECT pg_reload_conf()});
+create('in_lost', 'SELECT id, v FROM lost');
+$broker->produce('lost', '{"id":1,"v":0}', '{"id":2,"v":1}');
+like(($node->psql('postgres', q{SELECT stream_agg.process_available('in_lost')}))[2], qr/stream "in_lost" (has )?failed.*cache lookup failed for operator class 4294967290/s, 'what the catalogs have lost stops the stream');
+is(sql(q{SELECT count(*) FROM stream_agg.dead_letters WHERE stream = 'in_lost'}), 0, 'and is not the fault of records');
+sql(q{SELECT stream_agg.drop_stream('in_lost', drop_sink => true); ALTER SYSTEM RESET stream_agg.max_attempts; SELECT pg_reload_conf()});
 
 # ---------- CSV ----------
 

@@ -265,7 +265,9 @@ sub lenient
 }
 
 sql(q{CREATE TYPE appointment AS (what text, at timestamptz); CREATE TYPE day AS (name text, first appointment, rest appointment[]);
-	CREATE DOMAIN moment AS timestamptz});
+	CREATE DOMAIN moment AS timestamptz; CREATE TYPE stay AS RANGE (subtype = appointment, multirange_type_name = stays); CREATE TYPE span AS RANGE (subtype = timestamptz[]);
+	CREATE TYPE amount AS (a numeric, b text); CREATE TYPE amounts AS (x numeric[]); CREATE DOMAIN total AS numeric;
+	CREATE TYPE amount_range AS RANGE (subtype = amount, multirange_type_name = amount_ranges)});
 
 checked 'time zones that a record makes up: none stays in memory' => sub {
 	my $n = 3000;
@@ -273,7 +275,8 @@ checked 'time zones that a record makes up: none stays in memory' => sub {
 	my %text = (timestamptz => '"2026-12-01 06:00 %s+0"', timestamp => '"2026-12-01 06:00 %s+0"', date => '"2026-12-01 %s+0"', timetz => '"06:00 %s+0"',
 		time => '"06:00 %s+0"', moment => '"2026-12-01 06:00 %s-1:30"', 'timestamptz[]' => '["2026-12-01 06:00 %s9"]', appointment => '{"at":"2026-12-01 06:00 %s+0"}',
 		day => '{"rest":[{"at":"2026-12-01 06:00 %s+0"}]}', 'date[]' => '"{2026-12-01 %s\\\\+0}"', tstzrange => '"[\"2026-12-01 %s\"\\\\+0,)"',
-		tstzmultirange => '"{[2026-12-01 06:00 %s+0,)}"', 'appointment[]' => '"{\"(,\\\\\"2026-12-01 06:00 %s+0\\\\\")\"}"');
+		tstzmultirange => '"{[2026-12-01 06:00 %s+0,)}"', 'appointment[]' => '"{\"(,\\\\\"2026-12-01 06:00 %s+0\\\\\")\"}"',
+		stay => '"[\"(,\\"\\"2026-12-01 06:00 %s+0\\"\\")\",)"', stays => '"{[\"(,\\"\\"2026-12-01 06:00 %s+0\\"\\")\",)}"', span => '"[{2026-12-01 06:00 %s+0},)"', 'span[]' => '["[{2026-12-01 06:00 %s+0},)"]');
 	for my $type (sort keys %text)
 	{
 		my $name = 'zones_' . ($type =~ s/\W/_/gr);
@@ -301,11 +304,80 @@ checked 'time zones and dates that are known: they are what PostgreSQL reads' =>
 
 checked 'words for the time of the clock: they are no times inside of composites and arrays either' => sub {
 	my @words = ('{"c":{"at":"now"}}', '{"c":"(,tomorrow)"}', '{"d":{"rest":[{"at":"to\u0064ay"}]}}', '{"d":{"rest":["(,now)"]}}', '{"a":["\u006eow"]}', '{"a":"{n\\\\ow}"}', '{"c":[]}',
-		'{"d":{"first":{"what":"now","at":"2026-12-01"},"rest":[{"what":"today"}]}}', '{"r":"[\"n\"ow,)"}');
+		'{"d":{"first":{"what":"now","at":"2026-12-01"},"rest":[{"what":"today"}]}}', '{"r":"[\"n\"ow,)"}',
+		'{"s":"[\"(,now)\",)"}', '{"p":"[,{now\\\\}]"}', '{"p":"[\"{infinity,now}\",)"}', '{"s":"[\"(a,2026-12-01)\",\"(now,2026-12-02)\")"}', '{"m":["{[2026-12-01,2026-12-02),[now,)}"]}');
 	topic('nested_words', @words);
-	lenient('nested_words', 'nested_words', 'a timestamptz[], c appointment, d day, r tstzrange');
-	is(sql(q{SELECT string_agg(pos::text, ' ' ORDER BY pos) FROM nested_words WHERE why ~ 'in a record is not a date or time'}), '0 1 2 3 4 5 8', 'in any form');
-	is(sql(q{SELECT pos, (d).first.what FROM nested_words WHERE why IS NULL}), '7|now', 'texts beside them may be anything');
+	lenient('nested_words', 'nested_words', 'a timestamptz[], c appointment, d day, r tstzrange, s stay, p span, m tstzmultirange[]');
+	is(sql(q{SELECT string_agg(pos::text, ' ' ORDER BY pos) FROM nested_words WHERE why ~ 'in a record is not a date or time'}), '0 1 2 3 4 5 8 9 10 11 13', 'in any form');
+	is(sql(q{SELECT pos, concat((d).first.what, (upper(s)).what) FROM nested_words WHERE why IS NULL ORDER BY pos}), "7|now\n12|now", 'texts beside them may be anything');
+};
+
+# The most memory in MB that a backend takes beyond what it has at the start; a
+# sanitizer takes memory of its own.
+sub peak
+{
+	my ($statement) = @_;
+	my $kb = q{substring(pg_read_file('/proc/self/status') from 'VmHWM:\s+(\d+)')::int};
+	my $peak = sql(qq{CREATE TEMP TABLE used AS SELECT $kb AS kb; DO \$do\$ BEGIN PERFORM * FROM ($statement) x; END \$do\$;
+		SELECT CASE WHEN pg_read_file('/proc/self/maps') ~ 'libasan' THEN 0 ELSE ($kb - kb) / 1024 END FROM used});
+	diag("figures: $peak MB: $statement");
+	return $peak;
+}
+
+checked 'arrays nested deeper than an array has dimensions: columns of times take no more memory than others' => sub {
+	my $deep = '[' x 900 . join(',', (1) x 10_000) . ']' x 900;
+	topic('deep', qq({"t":$deep}), qq({"t":{"t":$deep}}), qq({"t":[{"rest":$deep}]}));
+	for my $type ('timestamptz[]', 'time[]', 'tstzrange[]', 'appointment[]', 'day', 'day[]', 'tstzmultirange')
+	{
+		my $name = 'deep_' . ($type =~ s/\W/_/gr);
+		lenient($name, 'deep', "t $type");
+		cmp_ok(peak("SELECT t FROM $name"), '<', 50, "$type: memory");
+	}
+	is(sql(q{SELECT count(*) FROM deep_timestamptz__ WHERE why ~ 'number of array dimensions \(7\) exceeds the maximum allowed \(6\)'}), 1, 'with the reason');
+	topic('dimensions', '{"a":[[["2026-01-01"],["2026-01-02"]]],"r":["[2026-01-01,)"]}', '{"a":[[["2026-01-01"],["now"]]]}', '{"r":["[2026-01-01,)",["now","infinity"]]}', '{"r":[[],[["now","infinity"]]]}',
+		'{"r":["[2026-01-01,)",["2026-01-01","infinity"]]}', '{"a":[["2026-01-01"],"2026-01-02"]}', '{"a":[]}', '{"a":[[[[[["2026-01-01"]]]]]]}');
+	lenient('dimensions', 'dimensions', 'a timestamptz[], r tstzrange[]');
+	is(sql(q{SELECT string_agg(concat_ws(' ', pos, array_dims(a), array_dims(r), why ~ 'in a record is not a date or time'), '|' ORDER BY pos) FROM dimensions}),
+		'0 [1:1][1:2][1:1] [1:1]|1 t|2 t|3 t|4 [1:2]|5 f|6|7 [1:1][1:1][1:1][1:1][1:1][1:1]', 'arrays are as the server reads them, and words for the time of the clock are found in them');
+};
+
+checked 'columns of types xml and tsquery: what a value may be is bounded, for their input functions serve no interrupts' => sub {
+	my $attributes = sub { '<a ' . join(' ', map { "b$_='1'" } 1 .. $_[0]) . '/>' };
+	my $list = '<!DOCTYPE a [<!ATTLIST a ' . join('', map { "b$_ CDATA 'x' " } 1 .. 800) . ']><a>' . '<a/>' x 800 . '</a>';
+	my $row = sub { my ($field, $value) = @_; return JSON::PP->new->canonical->allow_nonref->encode({ $field => $value }); };
+	sql('CREATE TYPE page AS (title text, body xml)');
+	topic('costly', $row->(x => $attributes->(2000)), $row->(x => $attributes->(20_000)), $row->(x => $list), $row->(x => "<?xml version='1.0'?>\n<!-- <a> -->$list"),
+		$row->(xs => [ '<a/>', $list ]), $row->(p => { title => 't', body => $list }), $row->(p => '(t,"' . ($list =~ s/"/""/gr) . '")'), $row->(xs => [ ('<a/>') x 20_000 ]),
+		$row->(q => 'a&' x 50_000 . 'a'), $row->(q => 'a&' x 500 . 'a'), $row->(qs => [ ('a&' x 5000 . 'a') x 2 ]),
+		$row->(x => "<!-- a comment --><a><![CDATA[<!DOCTYPE html>]]></a>"), $row->(xs => [ '<a/>', 'text <b/>' ]), $row->(p => { title => 'x' x 1000, body => '<a/>' }), $row->(x => 'x' x 65_536), $row->(x => 'x' x 65_537));
+	lenient('costly', 'costly', 'x xml, xs xml[], p page, q tsquery, qs tsquery[]');
+	cmp_ok((grown('SELECT x, xs, p, q, qs FROM costly'))[1], '<', 2, 'time');
+	cmp_ok(peak('SELECT x, xs, p, q, qs FROM costly'), '<', 50, 'memory');
+	is(sql(q{SELECT string_agg(pos::text, ' ' ORDER BY pos) FROM costly WHERE why ~ 'may have up to (65536|16384) bytes'}), '1 7 8 10 15', 'long values do not decode');
+	is(sql(q{SELECT string_agg(pos::text, ' ' ORDER BY pos) FROM costly WHERE why ~ 'may not have a document type declaration'}), '2 3 4 5 6', 'nor does one with a document type declaration');
+	is(sql(q{SELECT string_agg(pos::text, ' ' ORDER BY pos) FROM costly WHERE num_nonnulls(x, xs, p, q, qs) = 1}), '0 9 11 12 13 14', 'others do');
+};
+
+checked 'numbers of few bytes and many digits: wherever they are in a value, they are bounded' => sub {
+	my $n = 3000;
+	my @of = map { my $one = $_; sub { join ',', ($one) x $_[0] } } '"1e131071"', '1.e131071', '1e131071', '"[1e131071,)"', '{"a":"1e131071","b":"1e99999999"}', '\"(1e131071,1e99999999)\"',
+		'"\u0031\u0065131071"', '"[\"(1e131071,)\",)"', '[1e131071,)';
+	my %values = ('numeric[]' => [ '[%s]' => 0, '"{%s}"' => 1, '"{%s}"' => 2, '[%s]' => 6 ], 'total[]' => [ '[%s]' => 0 ], 'numrange[]' => [ '[%s]' => 3 ],
+		'amount[]' => [ '[%s]' => 4, '"{%s}"' => 5 ], amounts => [ '{"x":[%s]}' => 0 ], 'amount_range[]' => [ '[%s]' => 7 ], 'jsonb[]' => [ '"{\"[%s]\"}"' => 2 ]);
+	for my $type (sort keys %values)
+	{
+		my $name = 'digits_' . ($type =~ s/\W/_/gr);
+		my @pairs = @{ $values{$type} };
+		my @records;
+		while (my ($form, $kind) = splice @pairs, 0, 2) { push @records, map { sprintf qq({"v":$form}), $of[$kind]->($_) } 1, $n; }
+		topic($name, @records);
+		lenient($name, $name, "v $type");
+		is(sql(qq{SELECT count(*) FILTER (WHERE pos % 2 = 0 AND length(v::text) > 130000), count(*) FILTER (WHERE pos % 2 = 1 AND why ~ 'exponents of its numbers stand for too many digits') FROM $name}),
+			join('|', (@records / 2) x 2), "$type: one is taken, $n are not");
+	}
+	topic('digits_good', '{"t":"' . 'x' x 60_000 . '","v":[' . join(',', ('1e131071') x 30) . ']}', '{"v":["1e5",-0.5,1e-20,"NaN"]}');
+	lenient('digits_good', 'digits_good', 'v numeric[]');
+	is(sql('SELECT cardinality(v), length(v::text) > 3900000 FROM digits_good'), "30|t\n4|f", 'numbers that the record may have are taken');
 };
 
 # An object whose members are in an order for which the server's quicksort takes quadratic time.

@@ -162,4 +162,93 @@ subtest 'rows far from each other have the partitions that they need' => sub {
 		'and its record follows on_error after some attempts');
 };
 
+# A column that is read as a time has to have the type of the stream's windows.
+subtest 'windows of another type, or partitions by something else' => sub {
+	$broker->create_topic('types', 1);
+	create_source($node, $broker, 'types', 'types', 'ts timestamptz, l timestamp, k int');
+	sql(q{CREATE TYPE own_range AS RANGE (subtype = timestamptz);
+		CREATE FUNCTION to_own(timestamptz) RETURNS own_range LANGUAGE sql IMMUTABLE AS 'SELECT public.own_range($1, $1 + interval ''1 hour'')';
+		CREATE CAST (timestamptz AS own_range) WITH FUNCTION to_own(timestamptz) AS ASSIGNMENT;
+		CREATE DOMAIN instant AS timestamptz});
+	my $zoned = "date_trunc('hour', ts)";
+	my %sinks = (
+		own => [ 'w own_range', 'RANGE (lower(w))', $zoned, 'column "w" of sink "own" has type own_range, but windows of the stream have type timestamp with time zone' ],
+		zoned => [ 'w timestamptz', 'RANGE (w)', "date_trunc('hour', l)", 'column "w" of sink "zoned" has type timestamp with time zone, but windows of the stream have type timestamp without time zone' ],
+		texts => [ 'w text', undef, $zoned, 'column "w" of sink "texts" has type text, but windows of the stream have type timestamp with time zone' ],
+		listed => [ 'w timestamptz', 'LIST (w)', $zoned, 'retention cannot be used for sink "listed", which is not partitioned by the time of windows' ],
+		hashed => [ 'w timestamptz', 'HASH (w)', $zoned, 'retention cannot be used for sink "hashed", which is not partitioned by the time of windows' ],
+		labels => [ q{w timestamptz, t text DEFAULT 'b'}, 'RANGE (t)', $zoned, 'retention cannot be used for sink "labels", which is not partitioned by the time of windows' ]);
+	my %bounds = (listed => q{FOR VALUES IN ('2026-01-01')}, hashed => 'FOR VALUES WITH (MODULUS 1, REMAINDER 0)', labels => q{FOR VALUES FROM ('a') TO ('c')});
+	for my $sink (sort keys %sinks)
+	{
+		my ($columns, $key, $window, $error) = @{ $sinks{$sink} };
+		my $query = "SELECT $window AS w, count(*) AS n FROM types GROUP BY 1";
+		sql("CREATE TABLE $sink ($columns, n bigint)" . ($key ? " PARTITION BY $key" : ''));
+		sql("CREATE TABLE ${sink}_0 PARTITION OF $sink " . ($bounds{$sink} // q{FOR VALUES FROM ('2026-01-01') TO ('2026-01-02')})) if $key;
+		sql("CREATE INDEX ON $sink (w)") if !$key;
+		like(said(call($sink, $query, '')), qr/ERROR:  \Q$error\E/, "$sink: refused");
+		sql(call($sink, $query, '') =~ s/, options => '.*?'//r);
+		process($node, $sink);
+		like(said("SELECT stream_agg.alter_stream('$sink', '{\"retention\": \"1 hour\"}')"), qr/ERROR:  \Q$error\E/, 'also later');
+	}
+	sql(q{SELECT stream_agg.create_stream('windowless', $q$SELECT k, count(*) AS n FROM types GROUP BY date_trunc('hour', ts), k$q$, watermark => '1 minute', trigger => '20 days')});
+	process($node, 'windowless');
+	$sinks{windowless} = [ undef, undef, undef, q{retention needs a column that says when a row's window ends} ];
+	# rows of the catalog that a dump brings
+	sql(q{SELECT stream_agg.stop_stream(sink) FROM unnest('{own,zoned,texts,listed,hashed,labels,windowless}'::text[]) sink;
+		UPDATE stream_agg.streams SET options = options || '{"retention": "1 hour"}' WHERE stream = ANY ('{own,zoned,texts,listed,hashed,labels,windowless}');
+		SELECT stream_agg.start_stream(sink) FROM unnest('{own,zoned,texts,listed,hashed,labels,windowless}'::text[]) sink});
+	my $offset = -s $node->logfile;
+	$broker->produce('types', map { qq({"ts":"2026-01-0${_}T00:05:00Z","l":"2026-01-0${_}T00:05:00","k":1}) } 1, 3, 5);
+	for my $sink (sort keys %sinks)
+	{
+		said("SELECT * FROM stream_agg.process_available('$sink', '1 minute')");
+		wait_state($node, $sink, 'failed', $sinks{$sink}[3]);
+	}
+	unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile, $offset), qr/terminated by signal/, 'no process has crashed');
+
+	sql(q{CREATE TABLE tamed (w instant, n bigint); CREATE INDEX ON tamed (w)});
+	sql(call('tamed', "SELECT $zoned AS w, count(*) AS n FROM types GROUP BY 1", ''));
+	process($node, 'tamed');
+	is(sql('SELECT max(w) FROM tamed'), '2026-01-03 00:00:00+00', 'a domain over the type serves');
+	sql('DROP INDEX tamed_w_idx; ALTER TABLE tamed ALTER w TYPE text; CREATE INDEX ON tamed (w)');
+	$broker->produce('types', '{"ts":"2026-01-06T00:05:00Z","k":1}');
+	said(q{SELECT * FROM stream_agg.process_available('tamed', '1 minute')});
+	wait_state($node, 'tamed', 'failed', 'column "w" of sink "tamed" has type text, but windows');
+};
+
+subtest 'rows too far from any partition take no time' => sub {
+	$broker->create_topic('away', 1);
+	create_source($node, $broker, 'away', 'away', 'ts timestamptz, k int');
+	sql(q{CREATE TABLE away_sink (w timestamptz, n bigint, UNIQUE NULLS NOT DISTINCT (w)) PARTITION BY RANGE (w);
+		CREATE TABLE away_first PARTITION OF away_sink FOR VALUES FROM ('2026-01-01') TO ('2026-01-02');
+		SELECT stream_agg.create_stream('away', $q$SELECT date_trunc('minute', ts) AS w, count(*) AS n FROM away GROUP BY 1$q$,
+			output_mode => 'update', watermark => '2 days', trigger => '20 days', sink => 'away_sink', options => '{"retention": "2 days", "max_future": null}')});
+	$broker->produce('away', map { sprintf '{"ts":"%d-01-01T%02d:%02d:00Z","k":1}', 9000 + $_ / 1440, $_ / 60 % 24, $_ % 60 } 0 .. 3999);
+	# stepping from day to day it takes a minute for each of the attempts
+	like(said(q{SELECT * FROM stream_agg.process_available('away', '20 s')}), qr/no partition of relation "away_sink" found for row/, 'the first one is told soon');
+	sql(q{SELECT stream_agg.drop_stream('away')});
+};
+
+subtest 'partitions are made where calendars say, from afar as from near' => sub {
+	$node->append_conf('postgresql.conf', "timezone = 'Europe/Berlin'");
+	$node->reload;
+	$broker->create_topic('grid', 1);
+	create_source($node, $broker, 'grid', 'grid', 'ts timestamptz, k int');
+	for my $width ([ day => '2026-01-01', '2026-01-02', '2026-07-15 00:00:00+02', '2026-07-16 00:00:00+02' ],
+		[ three_days => '2026-01-01', '2026-01-04', '2026-07-15 00:00:00+02', '2026-07-18 00:00:00+02' ],
+		[ month => '2026-01-01', '2026-02-01', '2026-07-01 00:00:00+02', '2026-08-01 00:00:00+02' ],
+		[ quarter => '2026-01-01', '2026-04-01', '2026-07-01 00:00:00+02', '2026-10-01 00:00:00+02' ],
+		[ hour => '2026-01-01 00:00', '2026-01-01 01:00', '2026-07-15 12:00:00+02', '2026-07-15 13:00:00+02' ])
+	{
+		my ($name, $from, $to, @bounds) = @$width;
+		sql("CREATE TABLE by_$name (w timestamptz, n bigint, UNIQUE NULLS NOT DISTINCT (w)) PARTITION BY RANGE (w); CREATE TABLE by_${name}_0 PARTITION OF by_$name FOR VALUES FROM ('$from') TO ('$to');
+			SELECT stream_agg.create_stream('by_$name', \$q\$SELECT date_trunc('minute', ts) AS w, count(*) AS n FROM grid GROUP BY 1\$q\$, output_mode => 'update',
+				watermark => '365 days', trigger => '20 days', sink => 'by_$name', options => '{\"retention\": \"365 days\", \"max_future\": null}')");
+		$broker->produce('grid', '{"ts":"2026-07-15T10:30:00Z","k":1}') if $name eq 'day';
+		process($node, "by_$name");
+		is(sql("SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = (SELECT tableoid FROM by_$name WHERE w = '2026-07-15 10:30Z')"), "FOR VALUES FROM ('$bounds[0]') TO ('$bounds[1]')", $name);
+	}
+};
+
 done_testing();

@@ -190,7 +190,7 @@ for (1 .. 2)
 	as('alice', q{SELECT stream_agg.process_available('alice.meddled')}, 'and one after it');
 }
 is($node->safe_psql('postgres', 'SELECT * FROM alice.seen'), join("\n",
-		('in the batch: none, alice, UTC, ISO, MDY, on, off, read committed, 4MB', 'at commit: alice, alice') x 3),
+		('in the batch: none, alice, pg_temp, UTC, ISO, MDY, on, off, read committed, 4MB', 'at commit: alice, alice') x 3),
 	'settings and role are those of the stream in every micro-batch; what runs at commit runs as the owner');
 is(worker_pid($node, 'meddled'), $pid, 'in the same process');
 as('alice', q{SELECT stream_agg.drop_stream('alice.meddled')});

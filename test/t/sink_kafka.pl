@@ -160,6 +160,20 @@ process($node, 'remote_made');
 is_equal_tables($node, q{SELECT k, n FROM (SELECT *, row_number() OVER (PARTITION BY key ORDER BY "offset" DESC) AS r FROM remote) x WHERE r = 1},
 	'SELECT k, count(*) FROM events GROUP BY k', 'and then it goes on');
 
+# --- a group whose record is too large for the topic is left out, the others are written
+$broker->create_topic('long');
+$other->create_topic('too_long');
+create_source($node, $broker, 'long', 'long', 'ts timestamptz, k text');
+create_source($node, $other, 'too_long', 'too_long', 'win tstzrange, k text, n bigint');
+value(create('long_made', q{SELECT stream_agg.tumble(ts, '20 seconds') AS win, k, count(*) AS n FROM long GROUP BY 1, 2},
+	q{watermark => '0', sink => 'too_long', options => '{"delivery": "at_least_once", "on_error": "dead_letter"}'}));
+my $long = 'x' x 400_000;
+$broker->produce('long', map { [ 0, '', qq({"ts":"2026-02-01T00:00:00Z","k":"$_"}) ] } 'a', $long, 'b', 'c');
+$broker->produce('long', [ 0, '', '{"ts":"2026-02-01T01:00:00Z","k":"d"}' ]);
+process($node, 'long_made');
+is(value(q{SELECT string_agg(DISTINCT k, ' ' ORDER BY k) FROM too_long}), 'a b c', 'the groups beside one that is too large are written');
+like(value(q{SELECT count(*), min(error), min(detail) FROM stream_agg.failed_windows WHERE stream = 'long_made'}), qr/^1\|.*size too large/s, 'which is a failed window');
+
 # --- a topic's columns change
 value('ALTER FOREIGN TABLE remote DROP COLUMN n');
 produce();

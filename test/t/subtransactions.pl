@@ -89,4 +89,36 @@ subtest 'a call costs the same after 6,000 subtransactions that were rolled back
 	cmp_ok($many, '<', 10 * $few + 0.1, 'no list grows');
 };
 
+# --- what a session holds
+
+value(q{ALTER ROLE alice SET stream_agg.max_streams_per_role = 1; SELECT stream_agg.stop_stream('b')});
+is(alice("$stop_a"), '', 'both are stopped');
+is(alice("$start_a"), '', 'one runs');
+value(q{SELECT stream_agg.process_available('a')});
+my %session = (in => '', out => '');
+my $session = IPC::Run::start([ 'psql', '-XAtq', '-U', 'alice', '-d', $node->connstr('postgres'), '-f', '-' ], '<', \$session{in}, '>', \$session{out}, '2>', '/dev/null');
+sub in_session
+{
+	my ($sql) = @_;
+	$session{out} = '';
+	$session{in} .= "$sql; SELECT 'done';\n";
+	$session->pump until $session{out} =~ /done/;
+	return;
+}
+subtest 'M10: a stream is not held longer than the lock on it' => sub {
+	in_session("BEGIN; SAVEPOINT s; SELECT stream_agg.stop_stream('a'); SAVEPOINT t; SELECT stream_agg.stop_stream('a'); RELEASE t; ROLLBACK TO s");
+	ok($node->poll_query_until('postgres', q{SELECT state = 'running' FROM pg_stat_stream_agg WHERE stream = 'a'}), 'it runs again, while the transaction is open');
+	in_session('COMMIT');
+};
+subtest 'M10: a slot that a session holds counts for the limit of the role' => sub {
+	is(alice($stop_a), '', 'no stream runs');
+	in_session("BEGIN; SELECT stream_agg.stop_stream('a')");
+	is(alice($start_b), '', 'another one is to start');
+	ok($node->poll_query_until('postgres', q{SELECT problem ~ 'waiting for a free worker slot' FROM pg_stat_stream_agg WHERE stream = 'b'}), 'but has no place');
+	in_session('ROLLBACK');
+	ok($node->poll_query_until('postgres', q{SELECT state = 'running' FROM pg_stat_stream_agg WHERE stream = 'b'}), 'until the first is released');
+};
+$session{in} .= "\\q\n";
+$session->finish;
+
 done_testing();

@@ -141,6 +141,54 @@ subtest 'a shared reader in search of failing records loses nothing either' => s
 	is($skipped, 't', 'records were skipped');
 };
 
+# Two streams share a reader and a backlog whose partitions are hours apart; the second
+# one leaves and comes back, is changed, or comes later.  It catches up in batches that
+# end where the first one stands, which is not where the partitions end.
+subtest 'a stream that joins a reader in the middle of a backlog loses nothing' => sub {
+	my $each = 2000;
+	$broker->create_topic('apart', 2);
+	create_source($node, $broker, 'apart', 'apart', 'ts timestamptz, k int');
+	$broker->produce('apart', map { my $p = $_; map { [ $p, '', sprintf('{"ts":%d,"k":%d}', ($base + 12 * 3600 * $p + $_) * 1000, $_ % 10) ] } 1 .. $each } 0, 1);
+	my $create = sub {
+		my ($reader, $which, $options) = @_;
+		return "SELECT stream_agg.create_stream('${reader}_$which', \$q\$SELECT stream_agg.tumble(ts, '1 minute') AS win, k, count(*) AS n FROM apart GROUP BY 1, 2\$q\$,
+			watermark => '5 seconds', max_offsets_per_trigger => 60, trigger => '100 ms', reader => '$reader', options => '$options', start => false);";
+	};
+	my %options = (restarted => '{}', altered => '{}', later => '{}', quiet => '{"idle_timeout": "1 second"}',
+		quiet_each => '{"idle_timeout": "1 second", "watermark_policy": "per_partition"}', each => '{"watermark_policy": "per_partition"}', global => '{"watermark_policy": "global"}');
+	my @restarted = grep { !/altered|later/ } sort keys %options;
+	my $sql = sub { return $node->safe_psql('postgres', $_[0]); };
+	my $await = sub {
+		my ($batches, @streams) = @_;
+		my $list = join ', ', map { "'$_'" } @streams;
+		$node->poll_query_until('postgres', "SELECT count(*) = " . @streams . " FROM (SELECT stream FROM stream_agg.commits WHERE stream IN ($list) GROUP BY stream HAVING max(batch) >= $batches) c") or die "no batch $batches of $list";
+		return;
+	};
+
+	for my $reader (sort keys %options)
+	{
+		$sql->(join '', map { $create->($reader, $_, $options{$reader}) } $reader eq 'later' ? 'a' : ('a', 'b'));
+	}
+	$sql->('SELECT stream_agg.start_stream(stream) FROM stream_agg.streams WHERE reader = ANY ($${' . join(',', keys %options) . '}$$)');
+	$await->(5, map { ("${_}_a", $_ eq 'later' ? () : "${_}_b") } sort keys %options);
+	$sql->(join '', map { "SELECT stream_agg.stop_stream('${_}_b');" } @restarted);
+	$sql->($create->('later', 'b', '{}') . q{SELECT stream_agg.start_stream('later_b')});
+	$node->safe_psql('postgres', q{BEGIN; SELECT stream_agg.alter_stream('altered_b', '{"max_future": "2 days"}'); SELECT pg_sleep(1.2); COMMIT});
+	$sql->(join '', map { "SELECT stream_agg.start_stream('${_}_b');" } @restarted);
+	my $read = $sql->('SELECT max(total_delivered) FROM stream_agg.commits WHERE stream LIKE $$%\_a$$');
+	cmp_ok($read, '<', 2 * $each, 'they came in the middle');
+	for my $reader (sort keys %options)
+	{
+		for my $stream (map { "${reader}_$_" } 'a', 'b')
+		{
+			$sql->("SELECT * FROM stream_agg.process_available('$stream', '2 minutes')");
+			my $lost = totals($stream);
+			$reader eq 'global' ? unlike($lost, qr/ 0 late/, "$stream: policy global loses records") : is($lost, 2 * $each . ' delivered, 0 late', "$stream: nothing is late");
+		}
+	}
+	$sql->("SELECT stream_agg.drop_stream(stream, drop_sink => true) FROM stream_agg.streams WHERE reader IS NOT NULL");
+};
+
 subtest 'policy global loses records of the same backlog' => sub {
 	my $stream = run_stream('uneven', 'tumble', 'append', 777, '{"watermark_policy": "global"}');
 	unlike(totals($stream), qr/ 0 late/, 'which is what the default prevents');

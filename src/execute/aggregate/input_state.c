@@ -40,8 +40,15 @@
 #define MAX_KEPT_MB		256
 #define MAX_KEPT		((Size) MAX_KEPT_MB * 1024 * 1024)
 
-/* smaller sets have no hash table */
-#define LEAST_TABLE		8
+/*
+ * A set gets a hash table when lookups have passed this many times as many
+ * tuples as it has.  Most sets that a batch reads are looked into a few times
+ * only, and to step over a tuple is much quicker than to hash it.
+ */
+#define SCANS_BEFORE_TABLE	4
+
+/* slots of the smallest hash table */
+#define LEAST_SLOTS		32
 
 /*
  * Returns whether equal values have equal bytes, by an operator family and a
@@ -234,7 +241,7 @@ reserve_table(const SaggInputStateCall *call, SaggInputState *kept)
 
 	if ((uint64) (kept->count + 1) * 2 <= kept->nslots)
 		return;
-	kept->nslots = Max(4 * LEAST_TABLE, pg_nextpower2_32((kept->count + 1) * 2));
+	kept->nslots = Max(LEAST_SLOTS, pg_nextpower2_32((kept->count + 1) * 2));
 	size = sizeof(SaggInputSlot) * (Size) kept->nslots;
 	kept->slots = MemoryContextAllocHuge(GetMemoryChunkContext(kept), size);
 	memset(kept->slots, 0, size);
@@ -278,10 +285,11 @@ is_in_set(const SaggInputStateCall *call, SaggInputState *kept, const char *tupl
 	uint32		hash;
 	uint32		mask;
 
-	if (kept->count < LEAST_TABLE)
+	if (kept->nslots == 0 && kept->scanned <= SCANS_BEFORE_TABLE * kept->count)
 	{
 		SaggBytes	bytes = {kept->data, kept->data + kept->len};
 
+		kept->scanned += kept->count;
 		while (bytes.data < bytes.end)
 		{
 			if (is_at(kept, bytes.data - kept->data, tuple, len))

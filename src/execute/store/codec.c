@@ -49,7 +49,7 @@ static const struct
 	{"lc_monetary", "C"},
 	{"array_nulls", "on"},
 	{"xmloption", "content"},
-	{"search_path", "pg_catalog"}
+	{"search_path", "pg_catalog, pg_temp"}
 };
 
 /*

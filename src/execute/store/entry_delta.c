@@ -24,7 +24,7 @@
 #include "execute/window/session_windows.h"
 
 /* smaller entries are written whole */
-#define LEAST_ENTRY		4096
+#define LEAST_ENTRY		512
 
 /* of this many changes of a group, one is written whole */
 #define WHOLE_PERIOD	64

@@ -22,17 +22,14 @@
 #include "execute/store/store.h"
 #include "execute/window/session_windows.h"
 
+/*
+ * Pass an entry of the store behind its length, as it is stored; in one call,
+ * because the writer may start a new blob between calls.
+ */
 static void
-pass_entry(SaggExecution *ex, SaggEntry entry, SaggBytesFn fn, void *fnarg)
+pass_entry(SaggEntry entry, SaggBytesFn fn, void *fnarg)
 {
-	/*
-	 * one call for the whole entry, because the writer may start a new blob
-	 * between calls
-	 */
-	resetStringInfo(&ex->entry);
-	appendBinaryStringInfo(&ex->entry, (char *) &entry.len, sizeof(entry.len));
-	appendBinaryStringInfo(&ex->entry, entry.data, entry.len);
-	fn(fnarg, ex->entry.data, ex->entry.len);
+	fn(fnarg, entry.data - sizeof(entry.len), sizeof(entry.len) + entry.len);
 }
 
 static Size
@@ -59,7 +56,7 @@ changes(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 			sagg_delta_write(ex, &ex->entry, change.before, change.entry, change.salt))
 			fn(fnarg, ex->entry.data, ex->entry.len);
 		else
-			pass_entry(ex, change.entry, fn, fnarg);
+			pass_entry(change.entry, fn, fnarg);
 	}
 }
 
@@ -91,7 +88,7 @@ contents(void *arg, int partition, SaggBytesFn fn, void *fnarg)
 			SaggEntry	entry = sagg_store_entry(ex->store, scan.stored);
 
 			if (!is_leaving(ex, entry))
-				pass_entry(ex, entry, fn, fnarg);
+				pass_entry(entry, fn, fnarg);
 		}
 	}
 }

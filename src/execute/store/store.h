@@ -69,7 +69,7 @@ sagg_same_stored(SaggStored a, SaggStored b)
 	return a.place == b.place;
 }
 
-/* The bytes of an entry, where they are stored. */
+/* The bytes of an entry, where they are stored, right behind their length. */
 typedef struct SaggEntry
 {
 	const char *data;			/* NULL = there is no entry */
@@ -136,6 +136,7 @@ extern bool sagg_unit_probe(SaggStore *store, const SaggUnit *unit, uint32 hash,
 							uint32 *step, SaggStored *stored);
 extern bool sagg_unit_probe_start(SaggStore *store, const SaggUnit *unit, uint32 hash,
 								  int64 start, uint32 *step, SaggStored *stored);
+extern void sagg_store_fetch_place(SaggStore *store, int64 start, uint32 hash);
 extern SaggStored sagg_store_put(SaggStore *store, int64 start, uint32 hash,
 								 SaggStored old, const char *entry, Size len);
 extern void sagg_store_bury(SaggStore *store, int64 start, uint32 hash, SaggStored stored);

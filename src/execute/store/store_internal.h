@@ -30,6 +30,10 @@ typedef struct SaggVersion
 	char		entry[FLEXIBLE_ARRAY_MEMBER];	/* see entry.c */
 } SaggVersion;
 
+/* CHECKPOINT takes length and entry in one piece */
+StaticAssertDecl(offsetof(SaggVersion, entry) == offsetof(SaggVersion, len) + sizeof(uint32),
+				 "an entry is right behind its length");
+
 /* marks a slot that had a version */
 #define SAGG_NO_VERSION		((dsa_pointer) 1)
 

@@ -71,6 +71,18 @@ sagg_unit_probe(SaggStore *store, const SaggUnit *unit, uint32 hash,
 	}
 }
 
+/*
+ * Prefetch the place where the search for a group in the store begins.
+ */
+void
+sagg_store_fetch_place(SaggStore *store, int64 start, uint32 hash)
+{
+	const SaggUnit *unit = sagg_store_unit(store, SAGG_PARTITION_OF(hash), start);
+
+	if (unit && unit->nslots > 0)
+		__builtin_prefetch(&SAGG_SLOTS(store, unit)[FIRST_SLOT(unit, hash)]);
+}
+
 static uint32
 fold_start(int64 start)
 {

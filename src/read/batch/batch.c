@@ -170,8 +170,13 @@ sagg_batch_reset(SaggBatch *batch)
 		if (batch->stretches[i].chunk)
 			sagg_chunk_release(batch, batch->stretches[i].chunk);
 	}
-	/* the next batch may need as much as this one, but not more */
-	sagg_chunks_trim(batch, needed);
+
+	/*
+	 * The next batch may need as much as this one, but not more.  One that is
+	 * reset before it has begun says nothing.
+	 */
+	if (batch->nrecords > 0)
+		sagg_chunks_trim(batch, Max(needed, SAGG_CHUNKS_KEPT));
 	batch->lacks_headers = false;
 	batch->nrecords = 0;
 	batch->nstretches = 0;
@@ -184,6 +189,30 @@ sagg_batch_reset(SaggBatch *batch)
 	if (batch->file)
 		sagg_spill_close(batch->file);
 	batch->file = NULL;
+}
+
+static void
+drop_scratch(SaggBatch *batch)
+{
+	if (batch->scratch)
+		pfree(batch->scratch);
+	batch->scratch = NULL;
+	batch->scratch_size = 0;
+}
+
+/*
+ * Free what an empty batch keeps for the next one.  Raises no error.
+ */
+void
+sagg_batch_give_back(SaggBatch *batch)
+{
+	Assert(batch->nstretches == 0);
+	sagg_chunks_trim(batch, 0);
+	if (batch->stretches)
+		pfree(batch->stretches);
+	batch->stretches = NULL;
+	batch->max_stretches = 0;
+	drop_scratch(batch);
 }
 
 /*
@@ -207,15 +236,6 @@ reserve(SaggBatch *batch, Size size)
 	chunk->used += size;
 	batch->bytes += size;
 	return result;
-}
-
-static void
-drop_scratch(SaggBatch *batch)
-{
-	if (batch->scratch)
-		pfree(batch->scratch);
-	batch->scratch = NULL;
-	batch->scratch_size = 0;
 }
 
 static SaggSpill *
@@ -263,13 +283,14 @@ sagg_batch_room(SaggBatch *batch, Size size)
 }
 
 /*
- * Add the record that was written to "room", which was reserved last; "stored" is
- * what it begins with.
+ * Add the record of a partition that was written to "room", which was reserved
+ * last; "stored" is what it begins with.
  */
 void
-sagg_batch_put(SaggBatch *batch, const SaggStoredRecord *stored, char *room, Size size)
+sagg_batch_put(SaggBatch *batch, int32 topic, int32 partition,
+			   const SaggStoredRecord *stored, char *room, Size size)
 {
-	SaggStretch record = {.run = {.topic = stored->topic, .partition = stored->partition, .end = 1}};
+	SaggStretch record = {.run = {.topic = topic, .partition = partition, .end = 1}};
 
 	batch->lacks_headers |= !batch->keep_headers;
 	record.first = stored->offset;

@@ -5,7 +5,7 @@
  *	  scans read it.
  *
  * A record is stored as a SaggStoredRecord, followed by the key, the payload
- * and the headers.
+ * and the headers.  Its stretch says which partition it is of.
  *
  *-------------------------------------------------------------------------
  */
@@ -64,25 +64,26 @@ struct SaggBatch
 	SaggRange  *runs;			/* see sagg_batch_runs */
 };
 
-/* A record as stored, before its key, payload and headers. */
+/*
+ * A record as stored, before its key, payload and headers.  There are millions
+ * of them in memory, so it is small.
+ */
 typedef struct SaggStoredRecord
 {
-	int32		topic;
-	int32		partition;
-	int32		nheaders;		/* -1 = headers cannot be read */
-	int32		key_len;		/* length of the key, -1 = none */
 	int64		offset;
 	int64		timestamp_ms;
-	int64		payload_len;	/* length of the payload, -1 = tombstone */
-	int64		headers_len;	/* bytes of all headers */
+	int32		key_len;		/* length of the key, -1 = none */
+	int32		payload_len;	/* length of the payload, -1 = tombstone */
+	int32		headers_len;	/* bytes of all headers, at most MaxAllocSize */
+	int32		nheaders;		/* -1 = headers cannot be read */
 } SaggStoredRecord;
 
 /* Returns the bytes that a record takes as stored. */
 static inline Size
 sagg_record_size(const SaggStoredRecord *stored)
 {
-	return sizeof(*stored) + Max(stored->key_len, 0) + Max(stored->payload_len, 0) +
-		stored->headers_len;
+	return sizeof(*stored) + (Size) Max(stored->key_len, 0) +
+		(Size) Max(stored->payload_len, 0) + (Size) stored->headers_len;
 }
 
 /* A header as stored, before its name with NUL and its value. */
@@ -137,14 +138,15 @@ extern bool sagg_batch_usable(const SaggBatch *batch);
 extern void sagg_batch_keep_headers(SaggBatch *batch);
 extern bool sagg_batch_keeps_headers(const SaggBatch *batch);
 extern char *sagg_batch_room(SaggBatch *batch, Size size);
-extern void sagg_batch_put(SaggBatch *batch, const SaggStoredRecord *stored,
-						   char *room, Size size);
+extern void sagg_batch_put(SaggBatch *batch, int32 topic, int32 partition,
+						   const SaggStoredRecord *stored, char *room, Size size);
 extern void sagg_batch_add_stored(SaggBatch *batch, const SaggStretch *records,
 								  bool headers);
 extern void sagg_batch_add(SaggBatch *batch, const SaggSourceRecord *records,
 						   int n);
 extern void sagg_batch_arrange(SaggBatch *batch);
 extern void sagg_batch_reset(SaggBatch *batch);
+extern void sagg_batch_give_back(SaggBatch *batch);
 
 /* batch_cursor.c */
 typedef struct SaggBatchCursor SaggBatchCursor;
@@ -155,6 +157,10 @@ extern void sagg_batch_rewind(SaggBatchCursor *cursor);
 extern void sagg_batch_end(SaggBatchCursor *cursor);
 
 /* batch_chunks.c */
+
+/* chunks that are kept from batch to batch, however small those are */
+#define SAGG_CHUNKS_KEPT	8
+
 extern SaggChunk *sagg_chunk_take(SaggBatch *batch, Size size, bool or_null);
 extern void sagg_chunk_release(SaggBatch *batch, SaggChunk *chunk);
 extern void sagg_chunks_trim(SaggBatch *batch, int needed);

@@ -20,10 +20,10 @@
 /*
  * Bytes of a record's headers as stored.
  */
-static int64
+static Size
 headers_size(const SaggSourceRecord *record)
 {
-	int64		size = 0;
+	Size		size = 0;
 
 	for (int i = 0; i < record->nheaders; i++)
 	{
@@ -55,6 +55,15 @@ write_headers(char *to, const SaggSourceRecord *record)
 	}
 }
 
+pg_noreturn static void
+raise_too_large(const SaggSourceRecord *record)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("a record at offset " INT64_FORMAT " of partition %d has more than %zu bytes",
+					record->offset, record->partition, (Size) MaxAllocSize)));
+}
+
 /*
  * What a kind says of a record: no number is one that the rest of READ cannot take.
  */
@@ -69,10 +78,7 @@ check_record(const SaggSourceRecord *record)
 						   record->offset, record->partition, record->nheaders)));
 	if ((record->key && record->key_len > MaxAllocSize) ||
 		(record->payload && record->payload_len > MaxAllocSize))
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("a record at offset " INT64_FORMAT " of partition %d has more than %zu bytes",
-						record->offset, record->partition, (Size) MaxAllocSize)));
+		raise_too_large(record);
 }
 
 /*
@@ -81,20 +87,23 @@ check_record(const SaggSourceRecord *record)
 static void
 add_record(SaggBatch *batch, const SaggSourceRecord *record)
 {
+	Size		headers_len = batch->keep_headers ? headers_size(record) : 0;
 	SaggStoredRecord stored = {
-		.topic = record->topic,
-		.partition = record->partition,
-		.nheaders = batch->keep_headers ? record->nheaders : 0,
-		.key_len = record->key ? (int32) record->key_len : -1,
 		.offset = record->offset,
 		.timestamp_ms = record->timestamp_ms,
-		.payload_len = record->payload ? (int64) record->payload_len : -1,
-		.headers_len = batch->keep_headers ? headers_size(record) : 0
+		.key_len = record->key ? (int32) record->key_len : -1,
+		.payload_len = record->payload ? (int32) record->payload_len : -1,
+		.headers_len = (int32) headers_len,
+		.nheaders = batch->keep_headers ? record->nheaders : 0
 	};
-	Size		size = sagg_record_size(&stored);
-	char	   *room = sagg_batch_room(batch, size);
-	char	   *to = room;
+	Size		size;
+	char	   *room;
+	char	   *to;
 
+	if (headers_len > MaxAllocSize)
+		raise_too_large(record);
+	size = sagg_record_size(&stored);
+	to = room = sagg_batch_room(batch, size);
 	memcpy(to, &stored, sizeof(stored));
 	to += sizeof(stored);
 	if (stored.key_len > 0)
@@ -105,7 +114,7 @@ add_record(SaggBatch *batch, const SaggSourceRecord *record)
 	to += Max(stored.payload_len, 0);
 	if (stored.headers_len > 0)
 		write_headers(to, record);
-	sagg_batch_put(batch, &stored, room, size);
+	sagg_batch_put(batch, record->topic, record->partition, &stored, room, size);
 }
 
 /*

@@ -15,9 +15,6 @@
 
 #include "batch.h"
 
-/* chunks that are always kept */
-#define CHUNKS_KEPT			8
-
 static SaggChunk *
 make_chunk(SaggBatch *batch, Size size, bool or_null)
 {
@@ -77,12 +74,12 @@ sagg_chunk_release(SaggBatch *batch, SaggChunk *chunk)
 }
 
 /*
- * Keep at most "needed" chunks, or a few.  Raises no error.
+ * Keep at most "needed" chunks that nobody holds.  Raises no error.
  */
 void
 sagg_chunks_trim(SaggBatch *batch, int needed)
 {
-	while (batch->nspare > Max(CHUNKS_KEPT, needed))
+	while (batch->nspare > needed)
 	{
 		SaggChunk  *chunk = batch->spare;
 

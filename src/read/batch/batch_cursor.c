@@ -19,7 +19,9 @@ struct SaggBatchCursor
 	SaggBatch  *batch;
 	bool		want_headers;
 	int64		next_stretch;
-	int64		left;			/* records left of the current stretch */
+	int32		topic;			/* partition of the current stretch */
+	int32		partition;
+	int64		left;			/* records left of it */
 	const SaggChunk *chunk;		/* chunk of the next record, NULL = the file */
 	int64		place;			/* place of the next record in it */
 	SaggReadAhead *ahead;
@@ -97,8 +99,8 @@ set_record(SaggBatchCursor *cursor, SaggRecord *record,
 	Size		key_len = Max(stored->key_len, 0);
 	Size		payload_len = Max(stored->payload_len, 0);
 
-	record->topic = stored->topic;
-	record->partition = stored->partition;
+	record->topic = cursor->topic;
+	record->partition = cursor->partition;
 	record->offset = stored->offset;
 	record->timestamp_ms = stored->timestamp_ms;
 	record->key = stored->key_len < 0 ? NULL : key_len > 0 ? data : "";
@@ -159,6 +161,8 @@ next_stretch(SaggBatchCursor *cursor)
 	if (cursor->next_stretch >= cursor->batch->nstretches)
 		return false;
 	stretch = &cursor->batch->stretches[cursor->next_stretch++];
+	cursor->topic = stretch->run.topic;
+	cursor->partition = stretch->run.partition;
 	cursor->left = stretch->run.end - stretch->run.start;
 	cursor->chunk = stretch->chunk;
 	cursor->place = stretch->place;

@@ -23,6 +23,8 @@
  *	 jsonb, so 12.0 and 1e3 are integers and 12.5 is rounded; words for the time
  *	 of the clock - now, today, tomorrow and yesterday - are no dates and times,
  *	 and POSIX time zones that are made up are none (record_times.c);
+ *	 values with an xml or tsquery are bounded in length, and an xml has no
+ *	 document type declaration (record_texts.c);
  *	 numbers are seconds, milliseconds, microseconds or
  *	 nanoseconds, as the column's unit says, since 1970-01-01 00:00 UTC for
  *	 timestamptz and timestamp (UTC), rounded to the microsecond;
@@ -165,14 +167,15 @@ extern void sagg_decoder_free(SaggDecoder *decoder);
 /* format_json.c */
 extern const SaggFormat sagg_format_json;
 
-/* record_datum.c */
-extern void sagg_check_digits(const char *text, Size len, bool is_json);
+/* record_digits.c */
+extern void sagg_check_digits(const char *json, Size len);
 
 /* record_jsonb.c */
 extern Datum sagg_jsonb_make(char *text);
 
 /* record_errors.c */
 extern bool sagg_is_record_fault(const ErrorData *error);
+extern bool sagg_is_input_complaint(const ErrorData *error);
 extern bool sagg_record_protect(void (*convert) (void *arg), void *arg,
 								SaggRecordError *why);
 

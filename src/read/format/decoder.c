@@ -138,13 +138,17 @@ sagg_payload_is_text(const char *payload, Size len, const char *what,
  * Ends PG_CATCH: rethrows the caught error as an invalid record, or unchanged.
  */
 static void
-throw_invalid_field(const DecoderColumn *column)
+throw_invalid_field(SaggDecoder *decoder, const DecoderColumn *column)
 {
 	ErrorData  *error = CopyErrorData();
 	int			len;
 
 	if (!sagg_is_record_fault(error))
-		PG_RE_THROW();
+	{
+		if (!sagg_is_input_complaint(error))
+			PG_RE_THROW();
+		decoder->doubted = column;
+	}
 	FlushErrorState();
 	len = pg_mbcliplen(error->message, strlen(error->message), MAX_REASON_BYTES);
 	ereport(ERROR,
@@ -169,7 +173,7 @@ decode_long(SaggDecoder *decoder, DecoderColumn *column, Datum *result,
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(save);
-		throw_invalid_field(column);
+		throw_invalid_field(decoder, column);
 	}
 	PG_END_TRY();
 }
@@ -308,7 +312,8 @@ run_long_way(void *arg)
  * Decodes a payload like sagg_decoder_decode, but a record that does not
  * decode raises no error: returns SAGG_RECORD_INVALID then, with the reason in
  * the current memory context; the contents of values[] and isnull[] are
- * undefined.  Needs a transaction.
+ * undefined.  Raises an error, although one of the conversion's is swallowed, if
+ * the catalogs have lost what it needs.  Needs a transaction.
  */
 SaggVerdict
 sagg_decoder_try(SaggDecoder *decoder, const char *payload, Size len,
@@ -321,6 +326,12 @@ sagg_decoder_try(SaggDecoder *decoder, const char *payload, Size len,
 	if (verdict != SAGG_RECORD_GOOD)
 		return verdict;
 	decode_shorts(decoder, values, isnull);
-	return decoder->nlong == 0 || sagg_record_protect(run_long_way, &way, why) ?
-		SAGG_RECORD_GOOD : SAGG_RECORD_INVALID;
+	if (decoder->nlong == 0)
+		return SAGG_RECORD_GOOD;
+	decoder->doubted = NULL;
+	if (sagg_record_protect(run_long_way, &way, why))
+		return SAGG_RECORD_GOOD;
+	if (decoder->doubted)
+		sagg_conversion_check(&decoder->doubted->conv);
+	return SAGG_RECORD_INVALID;
 }

@@ -9,7 +9,9 @@
  * unusual or wrong go the long way.  So nothing here raises errors except out
  * of memory, and needs no PG_TRY.
  *
- * Results depend on no setting (DateStyle, TimeZone).  Takes no locks.
+ * Results depend on no setting (DateStyle), except times without a zone in
+ * columns of type timestamptz: on TimeZone, which the conversion notes.  Takes
+ * no locks.
  *
  *-------------------------------------------------------------------------
  */
@@ -180,10 +182,11 @@ read_zone(const char *p, const char *end, int64 *offset)
 
 /*
  * Reads YYYY-MM-DD, 'T' or a space, HH:MM:SS, up to six decimals, and a zone,
- * which timestamptz needs and timestamp ignores.
+ * which timestamp ignores.  For timestamptz the session's zone is taken if
+ * there is none, and *is_local set.
  */
 static bool
-read_timestamp(const SaggFieldValue *value, bool with_zone, Timestamp *result)
+read_timestamp(const SaggFieldValue *value, bool with_zone, bool *is_local, Timestamp *result)
 {
 	static const int fraction_unit[] = {0, 100000, 10000, 1000, 100, 10, 1};
 	const char *p = value->text;
@@ -217,11 +220,19 @@ read_timestamp(const SaggFieldValue *value, bool with_zone, Timestamp *result)
 		fraction = read_digits(p, n) * fraction_unit[n];
 		p += n;
 	}
-	if (p == end ? with_zone : !read_zone(p, end, &offset))
-		return false;
-	*result = days * USECS_PER_DAY +
-		((hour * MINS_PER_HOUR + minute) * SECS_PER_MINUTE + second) * USECS_PER_SEC +
-		fraction - (with_zone ? offset : 0);
+	second += (hour * MINS_PER_HOUR + minute) * SECS_PER_MINUTE;
+	if (p < end)
+	{
+		if (!read_zone(p, end, &offset))
+			return false;
+	}
+	else if (with_zone)
+	{
+		offset = sagg_local_offset(days + POSTGRES_EPOCH_JDATE, second) * USECS_PER_SEC;
+		*is_local = true;
+	}
+	*result = days * USECS_PER_DAY + second * USECS_PER_SEC + fraction -
+		(with_zone ? offset : 0);
 	return IS_VALID_TIMESTAMP(*result);
 }
 
@@ -279,16 +290,17 @@ read_epoch(const SaggFieldValue *value, SaggUnit unit, Timestamp *result)
 
 /* timestamptz and timestamp of full precision */
 static bool
-fast_timestamp(const SaggConversion *conv, const SaggFieldValue *value,
+fast_timestamp(SaggConversion *conv, const SaggFieldValue *value,
 			   bool with_zone, Datum *result)
 {
 	Timestamp	timestamp;
 
+	conv->is_local = false;
 	if (conv->typmod >= 0 && conv->typmod < MAX_TIMESTAMP_PRECISION)
 		return false;
 	if (is_text(value))
 	{
-		if (!read_timestamp(value, with_zone, &timestamp))
+		if (!read_timestamp(value, with_zone, &conv->is_local, &timestamp))
 			return false;
 	}
 	else if (value->kind != SAGG_FIELD_NUMBER ||
@@ -326,10 +338,11 @@ fast_integer(const SaggFieldValue *value, int64 min, int64 max, int64 *n)
 /*
  * Makes the Datum of a value that is neither missing nor null, in the current
  * memory context, if there is a short way for it; returns false if not.
- * Domains have none.  Raises no errors except out of memory.
+ * Domains have none.  Sets conv->is_local of times: whether the value depends
+ * on TimeZone.  Raises no errors except out of memory.
  */
 bool
-sagg_convert_fast(const SaggConversion *conv, const SaggFieldValue *value,
+sagg_convert_fast(SaggConversion *conv, const SaggFieldValue *value,
 				  Datum *result)
 {
 	int64		n;

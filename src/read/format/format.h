@@ -57,6 +57,8 @@ struct SaggDecoder
 	SaggFieldValue *values;		/* values of the current record, set by the
 								 * format */
 	void	   *state;			/* private to the format */
+	const DecoderColumn *doubted;	/* whose error may not be the record's
+									 * fault, or NULL */
 	int			nunused;
 	int		   *unused;			/* columns to set to NULL, from 0 */
 	int			nlong;

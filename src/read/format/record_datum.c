@@ -13,8 +13,6 @@
  */
 #include "postgres.h"
 
-#include <ctype.h>
-
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "common/int.h"
@@ -73,19 +71,6 @@ conversion_kind(Oid type, int32 typmod)
 }
 
 /*
- * Returns whether values of a type may contain many numerics, which its input
- * function reads: then exponents may stand for any number of digits.
- */
-static bool
-holds_numerics(Oid type)
-{
-	Oid			element = get_base_element_type(type);
-
-	return type == JSONBOID || type == NUMMULTIRANGEOID ||
-		(OidIsValid(element) && getBaseType(element) == NUMERICOID);
-}
-
-/*
  * Prepares the conversion of JSON values to a column's type.  The result, and
  * caches, live in the current memory context.  Raises an error if the type has
  * no input function.
@@ -105,8 +90,8 @@ sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod, Oid collation
 	conv->type = base;
 	conv->typmod = typmod;
 	conv->kind = conversion_kind(base, typmod);
-	conv->bounds_digits = holds_numerics(base);
-	conv->times = sagg_times_make(base);
+	conv->bounds_digits = base != NUMERICOID && base != JSONBOID && sagg_holds_numerics(base);
+	conv->texts = sagg_texts_make(base);
 	if (type_is_enum(base))
 		conv->labels = sagg_labels_make(base);
 	getTypeInputInfo(base, &input, &conv->ioparam);
@@ -119,6 +104,23 @@ sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod, Oid collation
 		TupleDescInitEntryCollation(conv->record_desc, 1, collation);
 		conv->record_desc = BlessTupleDesc(conv->record_desc);
 	}
+}
+
+/*
+ * Raises an error if the catalogs no longer have what a conversion needs of
+ * its type.
+ */
+void
+sagg_conversion_check(const SaggConversion *conv)
+{
+	Oid			base = getBaseType(OidIsValid(conv->domain) ? conv->domain : conv->type);
+	Oid			element = get_base_element_type(base);
+	Oid			input;
+	Oid			ioparam;
+	FmgrInfo	function;
+
+	getTypeInputInfo(OidIsValid(element) ? getBaseType(element) : base, &input, &ioparam);
+	fmgr_info(input, &function);
 }
 
 /*
@@ -249,8 +251,8 @@ value_record(SaggConversion *conv, const SaggFieldValue *value)
 	fcinfo->args[0].value =
 		sagg_jsonb_make(psprintf("{\"value\":%s}", server_text(value)));
 	fcinfo->args[0].isnull = false;
-	if (conv->times)
-		sagg_times_check_json(conv->times, record_value(fcinfo->args[0].value));
+	if (conv->texts)
+		sagg_texts_check_json(conv->texts, record_value(fcinfo->args[0].value));
 	result = FunctionCallInvoke(fcinfo);
 	if (fcinfo->isnull)
 		elog(ERROR, "function jsonb_to_record returned NULL");
@@ -307,38 +309,6 @@ value_epoch(const SaggConversion *conv, const SaggFieldValue *value)
 							   Int32GetDatum(conv->typmod));
 }
 
-/*
- * Raises an error if the exponents in a text, which ends with a NUL, stand for
- * more digits than those of a record may.  In JSON, strings do not count.
- */
-void
-sagg_check_digits(const char *text, Size len, bool is_json)
-{
-	int64		digits = SAGG_MAX_DIGITS(len);
-	const char *end = text + len;
-	bool		inside = false;
-
-	for (const char *p = text; p < end; p++)
-	{
-		int64		exponent = 0;
-
-		if (*p == '"' && is_json)
-			inside = !inside;
-		else if (*p == '\\' && inside)
-			p++;
-		if (inside || (*p != 'e' && *p != 'E') || p == text || !isdigit((unsigned char) p[-1]))
-			continue;
-		p += p[1] == '-' || p[1] == '+';
-		for (; isdigit((unsigned char) p[1]) && exponent <= SAGG_MAX_DIGITS_OF_ALL; p++)
-			exponent = exponent * 10 + (p[1] - '0');
-		digits -= exponent;
-		if (digits < 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-					 errmsg("the exponents of its numbers stand for too many digits")));
-	}
-}
-
 /* Converts a number to a Datum of an integer type, as jsonb casts it. */
 static Datum
 value_integer(const SaggConversion *conv, const SaggFieldValue *value)
@@ -369,8 +339,8 @@ value_bytes(const SaggConversion *conv, const SaggFieldValue *value)
 static Datum
 input_text(SaggConversion *conv, char *text)
 {
-	if (conv->times)
-		sagg_times_check_text(conv->times, text);
+	if (conv->texts)
+		sagg_texts_check(conv->texts, text);
 	if (conv->labels)
 		sagg_labels_check(conv->labels, conv->type, text);
 	if (conv->kind == SAGG_TO_JSONB)
@@ -410,10 +380,10 @@ convert_base(SaggConversion *conv, const SaggFieldValue *value)
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_INVALID_RECORD),
 				 errmsg("the record has several fields whose names differ from that in case only")));
-	if (conv->bounds_digits &&
-		(value->kind == SAGG_PLAIN_TEXT ||
-		 (value->kind == SAGG_FIELD_STRING && conv->kind != SAGG_TO_JSONB)))
-		sagg_check_digits(value->text, value->len, conv->type == JSONBOID);
+	if (conv->texts)
+		sagg_texts_check_size(conv->texts, value->len);
+	if (conv->kind == SAGG_TO_JSONB && value->kind == SAGG_PLAIN_TEXT)
+		sagg_check_digits(value->text, value->len);
 	if (value->kind == SAGG_PLAIN_TEXT)
 		return input_text(conv, server_text(value));
 	if (value->kind == SAGG_BYTES)
@@ -460,6 +430,8 @@ sagg_convert(SaggConversion *conv, const SaggFieldValue *value, bool *isnull)
 	*isnull = (value->kind == SAGG_FIELD_MISSING || value->kind == SAGG_FIELD_NULL);
 	if (!*isnull)
 		result = convert_base(conv, value);
+	if (!*isnull && conv->bounds_digits)
+		sagg_check_digits_made(result, conv->type, value);
 	if (OidIsValid(conv->domain))
 		domain_check(result, *isnull, conv->domain, &conv->domain_cache,
 					 conv->context);

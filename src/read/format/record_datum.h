@@ -36,7 +36,7 @@ typedef enum SaggConversionKind
 	SAGG_TO_OTHER				/* the type's input function */
 } SaggConversionKind;
 
-typedef struct SaggTimes SaggTimes; /* record_times.c */
+typedef struct SaggTexts SaggTexts; /* record_texts.c */
 typedef struct SaggLabels SaggLabels;	/* record_enum.c */
 
 /* Made once for a column; lives in the memory context it was made in. */
@@ -44,12 +44,16 @@ typedef struct SaggConversion
 {
 	SaggConversionKind kind;
 	const char *type_name;		/* for messages */
-	bool		bounds_digits;	/* see check_digits */
-	SaggTimes  *times;			/* where values have times; NULL = nowhere */
+	bool		bounds_digits;	/* there may be numerics in values:
+								 * record_digits.c */
+	SaggTexts  *texts;			/* texts in values that are checked; NULL =
+								 * none */
 	SaggLabels *labels;			/* of an enum; NULL = it is none */
 	Oid			type;			/* type below domains, as are the next three */
 	int32		typmod;
 	SaggUnit	unit;			/* unit of numbers that become timestamps */
+	bool		is_local;		/* of times: the last value made by the short
+								 * way is one of the session's time zone */
 	FmgrInfo	input;
 	Oid			ioparam;
 	Oid			domain;			/* domain; InvalidOid if the column has none */
@@ -59,10 +63,18 @@ typedef struct SaggConversion
 	MemoryContext context;
 } SaggConversion;
 
+/* record_texts.c */
+extern SaggTexts *sagg_texts_make(Oid type);
+extern void sagg_texts_check_size(const SaggTexts *texts, Size len);
+extern void sagg_texts_check(SaggTexts *texts, char *string);
+extern void sagg_texts_check_json(SaggTexts *texts, const JsonbValue *value);
+
 /* record_times.c */
-extern SaggTimes *sagg_times_make(Oid type);
-extern void sagg_times_check_text(SaggTimes *times, char *text);
-extern void sagg_times_check_json(SaggTimes *times, const JsonbValue *value);
+extern void sagg_time_check(const char *string, bool dated);
+
+/* record_digits.c */
+extern bool sagg_holds_numerics(Oid type);
+extern void sagg_check_digits_made(Datum datum, Oid type, const SaggFieldValue *value);
 
 /* record_enum.c */
 extern SaggLabels *sagg_labels_make(Oid type);
@@ -71,11 +83,15 @@ extern void sagg_labels_check(const SaggLabels *labels, Oid type, const char *la
 /* record_datum.c */
 extern void sagg_conversion_init(SaggConversion *conv, Oid type, int32 typmod,
 								 Oid collation);
+extern void sagg_conversion_check(const SaggConversion *conv);
 extern Datum sagg_convert(SaggConversion *conv, const SaggFieldValue *value,
 						  bool *isnull);
 
+/* local_time.c */
+extern int	sagg_local_offset(int day, int second);
+
 /* fast_datum.c */
-extern bool sagg_convert_fast(const SaggConversion *conv,
+extern bool sagg_convert_fast(SaggConversion *conv,
 							  const SaggFieldValue *value, Datum *result);
 
 #endif							/* SAGG_RECORD_DATUM_H */

@@ -155,7 +155,7 @@ sagg_output_settings(void)
 								 GUC_ACTION_SAVE, true, 0, false);
 
 	/* so that names of objects come with their schema */
-	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION,
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	return level;
 }

@@ -61,6 +61,30 @@ sagg_is_record_fault(const ErrorData *error)
 }
 
 /*
+ * Returns whether an error, raised while a value of a record was converted, is an
+ * internal one that is likely to be about the value: some input functions have no
+ * other for a text that is no value of their type, such as those of hstore and
+ * tsquery.  Those about what the catalogs no longer have, and about damaged
+ * data, which are of other SQLSTATEs, would befall every record.
+ */
+bool
+sagg_is_input_complaint(const ErrorData *error)
+{
+	static const char *const others[] = {
+		"cache lookup failed", "could not find", "could not open", "failed to find", "tuple concurrently"
+	};
+
+	if (error->sqlerrcode != ERRCODE_INTERNAL_ERROR || error->message_id == NULL)
+		return false;
+	for (int i = 0; i < lengthof(others); i++)
+	{
+		if (strncmp(error->message_id, others[i], strlen(others[i])) == 0)
+			return false;
+	}
+	return true;
+}
+
+/*
  * Run convert(arg).  Returns false, with the reason in the current memory
  * context, if it raised an error that is the record's fault; then everything
  * it did is rolled back.

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * record_times.c
- *	  Checks the texts of dates and times in a record, wherever they are in
- *	  the values of a type, before an input function of the server reads them.
+ *	  Checks the text of a date or time in a record before an input function of
+ *	  the server reads it.
  *
  * Two kinds of text are valid for the server and are not for a record:
  *
@@ -13,9 +13,8 @@
  *	 the time zone database are not so many, and others are bounded by
  *	 known_zone.
  *
- * A check must never accept less of a text than the server would read of it:
- * texts are taken apart by the server's own functions, arrays and composites
- * as such of texts.  Takes no locks.
+ * The check must never accept less of a text than the server would read of it:
+ * the server's own function takes it apart.  Takes no locks.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,156 +22,9 @@
 
 #include <ctype.h>
 
-#include "access/htup_details.h"
-#include "catalog/pg_type.h"
-#include "funcapi.h"
-#include "miscadmin.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
 #include "utils/datetime.h"
-#include "utils/fmgroids.h"
-#include "utils/jsonb.h"
-#include "utils/lsyscache.h"
-#include "utils/typcache.h"
 
 #include "record_datum.h"
-
-typedef enum TimesKind
-{
-	TIMES_OF_DAY,				/* time, timetz */
-	TIMES_DATED,				/* timestamptz, timestamp, date */
-	TIMES_RANGE,				/* ranges and multiranges of either */
-	TIMES_ARRAY,
-	TIMES_COMPOSITE
-} TimesKind;
-
-/* The dates and times in the values of a type. */
-struct SaggTimes
-{
-	TimesKind	kind;
-	SaggTimes  *element;		/* of arrays */
-
-	/* of composites; attributes without times have NULL in "attributes" */
-	Oid			type;
-	uint64		version;		/* tupDesc_identifier of the type */
-	int			nattributes;	/* those that are not dropped */
-	SaggTimes **attributes;
-	char	  **names;
-
-	/* reads the text of an array or composite as one of texts */
-	FmgrInfo	input;
-	Oid			ioparam;
-	int32		typmod;
-	MemoryContext context;
-};
-
-/*
- * Looks the attributes of a composite type up, unless they are still the same.
- */
-static void
-find_attributes(SaggTimes *times)
-{
-	TypeCacheEntry *entry = lookup_type_cache(times->type, TYPECACHE_TUPDESC);
-	MemoryContext save;
-	TupleDesc	desc;
-	TupleDesc	texts;
-
-	if (entry->tupDesc == NULL || entry->tupDesc_identifier == times->version)
-		return;
-	save = MemoryContextSwitchTo(times->context);
-	times->version = entry->tupDesc_identifier;
-	desc = CreateTupleDescCopy(entry->tupDesc);
-	times->attributes = palloc0(sizeof(SaggTimes *) * (desc->natts + 1));
-	times->names = palloc0(sizeof(char *) * (desc->natts + 1));
-	times->nattributes = 0;
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute attr = TupleDescAttr(desc, i);
-
-		if (attr->attisdropped)
-			continue;
-		times->names[times->nattributes] = pstrdup(NameStr(attr->attname));
-		times->attributes[times->nattributes++] = sagg_times_make(attr->atttypid);
-	}
-	texts = CreateTemplateTupleDesc(times->nattributes);
-	for (int i = 0; i < times->nattributes; i++)
-		TupleDescInitEntry(texts, i + 1, times->names[i], TEXTOID, -1, 0);
-	times->typmod = BlessTupleDesc(texts)->tdtypmod;
-	times->ioparam = RECORDOID;
-	fmgr_info_cxt(F_RECORD_IN, &times->input, times->context);
-	MemoryContextSwitchTo(save);
-}
-
-/* Returns whether a composite type has times in any attribute. */
-static bool
-any_attribute(const SaggTimes *times)
-{
-	for (int i = 0; i < times->nattributes; i++)
-	{
-		if (times->attributes[i])
-			return true;
-	}
-	return false;
-}
-
-static bool
-is_time(Oid type, TimesKind *kind)
-{
-	switch (type)
-	{
-		case TIMESTAMPTZOID:
-		case TIMESTAMPOID:
-		case DATEOID:
-			*kind = TIMES_DATED;
-			return true;
-		case TIMEOID:
-		case TIMETZOID:
-			*kind = TIMES_OF_DAY;
-			return true;
-		default:
-			return false;
-	}
-}
-
-/*
- * Returns where the values of a type, below domains, have dates and times; NULL
- * if nowhere.  The result lives in the current memory context.
- */
-SaggTimes *
-sagg_times_make(Oid type)
-{
-	SaggTimes  *times = palloc0(sizeof(SaggTimes));
-	Oid			element;
-
-	check_stack_depth();
-	times->context = CurrentMemoryContext;
-	type = getBaseType(type);
-	if (is_time(type, &times->kind))
-		return times;
-	element = get_element_type(type);
-	if (OidIsValid(element))
-	{
-		times->kind = TIMES_ARRAY;
-		times->element = sagg_times_make(element);
-		times->ioparam = TEXTOID;
-		times->typmod = -1;
-		fmgr_info(F_ARRAY_IN, &times->input);
-		return times->element ? times : NULL;
-	}
-	if (get_typtype(type) == TYPTYPE_COMPOSITE)
-	{
-		times->kind = TIMES_COMPOSITE;
-		times->type = type;
-		find_attributes(times);
-		return any_attribute(times) ? times : NULL;
-	}
-	if (type_is_multirange(type))
-		type = get_multirange_range(type);
-	if (!type_is_range(type) || !is_time(getBaseType(get_range_subtype(type)), &times->kind))
-		return NULL;
-	times->kind = TIMES_RANGE;
-	return times;
-}
 
 /*
  * Returns whether a zone in lower case, which has digits in its name, is one
@@ -236,8 +88,8 @@ is_date_by_name(const char *string)
  * records may not have.  With "dated" it is all of the text of a date, which
  * may begin with the name of a month.
  */
-static void
-check_time(const char *string, bool dated)
+void
+sagg_time_check(const char *string, bool dated)
 {
 	static const char *const words[] = {"now", "today", "tomorrow", "yesterday"};
 	char		buffer[MAXDATELEN + MAXDATEFIELDS];
@@ -265,184 +117,5 @@ check_time(const char *string, bool dated)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_DATETIME_FORMAT),
 					 errmsg("\"%s\" in a record is not a time zone", word)));
-	}
-}
-
-/*
- * Checks the text of a range or multirange: each part between its brackets,
- * braces and commas, without quotes and backslashes.
- */
-static void
-check_range(const char *string)
-{
-	char	   *part = palloc(strlen(string) + 1);
-	char	   *end = part;
-	bool		quoted = false;
-
-	for (const char *p = string;; p++)
-	{
-		if (*p == '\0' || strchr("[](){},", *p))
-		{
-			CHECK_FOR_INTERRUPTS();
-			*end = '\0';
-			check_time(part, false);
-			end = part;
-			if (*p == '\0')
-				break;
-		}
-		else if (*p == '\\' && p[1] != '\0')
-			*end++ = *++p;
-		else if (*p == '"' && quoted && p[1] == '"')
-			*end++ = *++p;
-		else if (*p == '"')
-			quoted = !quoted;
-		else
-			*end++ = *p;
-	}
-	pfree(part);
-}
-
-static void check_text(SaggTimes *times, char *string, bool whole);
-
-static void
-check_array(SaggTimes *times, char *string)
-{
-	Datum		array = InputFunctionCall(&times->input, string, times->ioparam, times->typmod);
-	Datum	   *elements;
-	bool	   *nulls;
-	int			n;
-
-	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
-					  &elements, &nulls, &n);
-	for (int i = 0; i < n; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (!nulls[i])
-			check_text(times->element, TextDatumGetCString(elements[i]), false);
-	}
-}
-
-static void
-check_composite(SaggTimes *times, char *string)
-{
-	HeapTupleData tuple = {0};
-	TupleDesc	desc;
-
-	find_attributes(times);
-	tuple.t_data = DatumGetHeapTupleHeader(InputFunctionCall(&times->input, string, times->ioparam,
-															 times->typmod));
-	tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
-	desc = lookup_rowtype_tupdesc_copy(RECORDOID, times->typmod);
-	for (int i = 0; i < times->nattributes; i++)
-	{
-		bool		isnull;
-		Datum		value = heap_getattr(&tuple, i + 1, desc, &isnull);
-
-		if (times->attributes[i] && !isnull)
-			check_text(times->attributes[i], TextDatumGetCString(value), false);
-	}
-}
-
-/* "whole": the text is the value of a column, not part of one. */
-static void
-check_text(SaggTimes *times, char *string, bool whole)
-{
-	check_stack_depth();
-	switch (times->kind)
-	{
-		case TIMES_OF_DAY:
-			check_time(string, false);
-			break;
-		case TIMES_DATED:
-			check_time(string, whole);
-			break;
-		case TIMES_RANGE:
-			check_range(string);
-			break;
-		case TIMES_ARRAY:
-			check_array(times, string);
-			break;
-		case TIMES_COMPOSITE:
-			check_composite(times, string);
-			break;
-	}
-}
-
-/*
- * Checks the text, in server encoding, that an input function is about to read
- * as the value of a column.  Raises an error that is the record's fault, also
- * for a text that is no array or composite.
- */
-void
-sagg_times_check_text(SaggTimes *times, char *string)
-{
-	check_text(times, string, true);
-}
-
-/* Returns a container as text. */
-static char *
-container_text(const JsonbValue *value)
-{
-	return JsonbToCString(NULL, value->val.binary.data, value->val.binary.len);
-}
-
-static void
-check_json_array(SaggTimes *times, const JsonbValue *value)
-{
-	JsonbIterator *it = JsonbIteratorInit(value->val.binary.data);
-	JsonbIteratorToken token;
-	JsonbValue	element;
-	bool		is_container = times->element->kind == TIMES_ARRAY ||
-	times->element->kind == TIMES_COMPOSITE;
-
-	while ((token = JsonbIteratorNext(&it, &element, true)) != WJB_DONE)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (token != WJB_ELEM)
-			continue;
-		if (element.type != jbvBinary || !JsonContainerIsArray(element.val.binary.data))
-			sagg_times_check_json(times->element, &element);
-		else
-		{
-			/* another dimension; or an element, as text */
-			if (!is_container)
-				check_text(times->element, container_text(&element), false);
-			sagg_times_check_json(times, &element);
-		}
-	}
-}
-
-/*
- * Checks a value that jsonb_to_record is about to convert.  Raises an error
- * that is the record's fault.
- */
-void
-sagg_times_check_json(SaggTimes *times, const JsonbValue *value)
-{
-	check_stack_depth();
-	if (value->type == jbvString)
-		check_text(times, pnstrdup(value->val.string.val, value->val.string.len), false);
-	if (value->type != jbvBinary)
-		return;
-	if (times->kind == TIMES_ARRAY)
-	{
-		if (JsonContainerIsArray(value->val.binary.data))
-			check_json_array(times, value);
-	}
-	else if (times->kind != TIMES_COMPOSITE)
-		check_text(times, container_text(value), false);
-	else if (JsonContainerIsObject(value->val.binary.data))
-	{
-		find_attributes(times);
-		for (int i = 0; i < times->nattributes; i++)
-		{
-			JsonbValue	buffer;
-			JsonbValue *member = times->attributes[i] == NULL ? NULL :
-			getKeyJsonValueFromContainer(value->val.binary.data, times->names[i],
-										 strlen(times->names[i]), &buffer);
-
-			if (member)
-				sagg_times_check_json(times->attributes[i], member);
-		}
 	}
 }

@@ -207,7 +207,9 @@ sagg_end_insert(EState *estate, ResultRelInfo *rri)
 	if (state->producer)
 	{
 		state->kind->finish(state->producer);
-		if (state->delivery == NULL)
+		if (state->delivery)
+			sagg_delivery_finished(state->delivery);
+		else
 			state->kind->close(state->producer);
 	}
 	MemoryContextDelete(state->row_memory);

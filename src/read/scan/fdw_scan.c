@@ -144,16 +144,14 @@ prepare_columns(SaggSourceScan *state, Relation rel, List *attributes, ForeignSc
 	for (int i = 0; i < desc->natts; i++)
 	{
 		SaggFieldKind kind = layout->fields[i].kind;
+		SaggMetadataColumn *column = &state->metadata[state->nmetadata];
 
 		if (kind == SAGG_FIELD_ERROR)
 			state->error = i;
 		if (kind == SAGG_FIELD_UNUSED || kind == SAGG_FIELD_PAYLOAD || kind == SAGG_FIELD_ERROR)
 			continue;
-		state->metadata[state->nmetadata].index = i;
-		state->metadata[state->nmetadata].kind = kind;
-		state->metadata[state->nmetadata].type = TupleDescAttr(desc, i)->atttypid;
-		state->metadata[state->nmetadata].early =
-			bms_is_member(i + 1 - FirstLowInvalidHeapAttributeNumber, early);
+		sagg_metadata_column_init(column, i, kind, TupleDescAttr(desc, i)->atttypid);
+		column->early = bms_is_member(i + 1 - FirstLowInvalidHeapAttributeNumber, early);
 		state->nmetadata++;
 		if (kind == SAGG_FIELD_HEADERS)
 			state->want_headers = true;

@@ -31,6 +31,7 @@ typedef struct SaggDelivery SaggDelivery;
 
 extern SaggDelivery *sagg_delivery_of(Oid source);
 extern SaggProducer *sagg_delivery_producer(SaggDelivery *delivery, Oid user);
+extern void sagg_delivery_finished(SaggDelivery *delivery);
 extern void sagg_delivery_mark(SaggDelivery *delivery, TupleTableSlot *slot,
 							   SaggOutRecord *record);
 

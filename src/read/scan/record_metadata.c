@@ -16,6 +16,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #include "scan_internal.h"
@@ -208,13 +209,28 @@ sagg_headers_jsonb(const SaggRecord *record, bool lenient)
 }
 
 /*
- * Returns the value of a metadata column, in the current context.  "type" is
- * the column's and matters only for keys.  What a record does not have is
- * NULL.  Raises ERRCODE_SAGG_INVALID_RECORD for what the column cannot hold.
+ * Set up a column, number "index" of the row from 0 and of this type.  What its
+ * domain needs lives in the current memory context.
+ */
+void
+sagg_metadata_column_init(SaggMetadataColumn *column, int index, SaggFieldKind kind, Oid type)
+{
+	memset(column, 0, sizeof(*column));
+	column->index = index;
+	column->kind = kind;
+	column->type = getBaseType(type);
+	column->context = CurrentMemoryContext;
+	if (column->type != type)
+		column->domain = type;
+}
+
+/*
+ * Returns metadata in the current context.  "type" matters only for keys.  What a
+ * record does not have is NULL.  Raises ERRCODE_SAGG_INVALID_RECORD for what the
+ * type cannot hold.
  */
 static Datum
-metadata_value(SaggFieldKind kind, Oid type, const SaggRecord *record,
-			   bool *isnull)
+base_value(SaggFieldKind kind, Oid type, const SaggRecord *record, bool *isnull)
 {
 	*isnull = false;
 	switch (kind)
@@ -258,19 +274,36 @@ metadata_value(SaggFieldKind kind, Oid type, const SaggRecord *record,
 }
 
 /*
+ * Returns the value of a column, as base_value does; raises also what constraints of
+ * its domain raise.
+ */
+static Datum
+metadata_value(SaggMetadataColumn *column, const SaggRecord *record, bool *isnull)
+{
+	Datum		result = base_value(column->kind, column->type, record, isnull);
+
+	if (OidIsValid(column->domain))
+		domain_check(result, *isnull, column->domain, &column->domain_cache,
+					 column->context);
+	return result;
+}
+
+/*
  * Returns whether the value of a column can obviously be made without an
  * error.
  */
 static bool
-is_safe(SaggFieldKind kind, Oid type, const SaggRecord *record)
+is_safe(const SaggMetadataColumn *column, const SaggRecord *record)
 {
 	TimestampTz ignore;
 
-	switch (kind)
+	if (OidIsValid(column->domain))
+		return false;
+	switch (column->kind)
 	{
 		case SAGG_FIELD_KEY:
 			return record->key == NULL ||
-				(type == BYTEAOID && record->key_len <= SAGG_KEY_MAX_SIZE) ||
+				(column->type == BYTEAOID && record->key_len <= SAGG_KEY_MAX_SIZE) ||
 				(GetDatabaseEncoding() == PG_UTF8 && record->key_len <= SAGG_KEY_MAX_SIZE &&
 				 pg_verify_mbstr(PG_UTF8, record->key, record->key_len, true));
 		case SAGG_FIELD_TIMESTAMP:
@@ -284,8 +317,7 @@ is_safe(SaggFieldKind kind, Oid type, const SaggRecord *record)
 
 typedef struct MetadataArguments
 {
-	SaggFieldKind kind;
-	Oid			type;
+	SaggMetadataColumn *column;
 	const SaggRecord *record;
 	Datum	   *value;
 	bool	   *isnull;
@@ -296,7 +328,7 @@ make_metadata(void *arg)
 {
 	MetadataArguments *a = (MetadataArguments *) arg;
 
-	*a->value = metadata_value(a->kind, a->type, a->record, a->isnull);
+	*a->value = metadata_value(a->column, a->record, a->isnull);
 }
 
 /*
@@ -304,12 +336,12 @@ make_metadata(void *arg)
  * the reason, for what the column cannot hold.
  */
 static bool
-try_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
+try_metadata(SaggMetadataColumn *column, const SaggRecord *record,
 			 Datum *value, bool *isnull, SaggRecordError *why)
 {
-	MetadataArguments a = {kind, type, record, value, isnull};
+	MetadataArguments a = {column, record, value, isnull};
 
-	if (!is_safe(kind, type, record))
+	if (!is_safe(column, record))
 		return sagg_record_protect(make_metadata, &a, why);
 	make_metadata(&a);
 	return true;
@@ -320,7 +352,7 @@ try_metadata(SaggFieldKind kind, Oid type, const SaggRecord *record,
  * need.  Raises ERRCODE_SAGG_INVALID_RECORD.
  */
 void
-sagg_fill_metadata(const SaggMetadataColumn *columns, int n, bool early,
+sagg_fill_metadata(SaggMetadataColumn *columns, int n, bool early,
 				   const SaggRecord *record, Datum *values, bool *isnull)
 {
 	for (int i = 0; i < n; i++)
@@ -328,8 +360,7 @@ sagg_fill_metadata(const SaggMetadataColumn *columns, int n, bool early,
 		int			index = columns[i].index;
 
 		if (columns[i].early || !early)
-			values[index] = metadata_value(columns[i].kind, columns[i].type,
-										   record, &isnull[index]);
+			values[index] = metadata_value(&columns[i], record, &isnull[index]);
 	}
 }
 
@@ -339,7 +370,7 @@ sagg_fill_metadata(const SaggMetadataColumn *columns, int n, bool early,
  * first such column.
  */
 bool
-sagg_try_fill_metadata(const SaggMetadataColumn *columns, int n, bool early,
+sagg_try_fill_metadata(SaggMetadataColumn *columns, int n, bool early,
 					   const SaggRecord *record, Datum *values, bool *isnull,
 					   SaggRecordError *why)
 {
@@ -351,8 +382,8 @@ sagg_try_fill_metadata(const SaggMetadataColumn *columns, int n, bool early,
 		int			index = columns[i].index;
 
 		if ((columns[i].early || !early) &&
-			!try_metadata(columns[i].kind, columns[i].type, record, &values[index],
-						  &isnull[index], good ? why : &ignored))
+			!try_metadata(&columns[i], record, &values[index], &isnull[index],
+						  good ? why : &ignored))
 		{
 			isnull[index] = true;
 			good = false;

@@ -96,13 +96,18 @@ typedef struct SaggMetadataColumn
 {
 	int			index;			/* index into the slot's values */
 	SaggFieldKind kind;
-	Oid			type;
+	Oid			type;			/* type below domains */
+	Oid			domain;			/* InvalidOid if the column has none */
+	void	   *domain_cache;	/* in context */
+	MemoryContext context;
 	bool		early;			/* conditions tested before decoding need it */
 } SaggMetadataColumn;
 
-extern void sagg_fill_metadata(const SaggMetadataColumn *columns, int n, bool early,
+extern void sagg_metadata_column_init(SaggMetadataColumn *column, int index,
+									  SaggFieldKind kind, Oid type);
+extern void sagg_fill_metadata(SaggMetadataColumn *columns, int n, bool early,
 							   const SaggRecord *record, Datum *values, bool *isnull);
-extern bool sagg_try_fill_metadata(const SaggMetadataColumn *columns, int n,
+extern bool sagg_try_fill_metadata(SaggMetadataColumn *columns, int n,
 								   bool early, const SaggRecord *record,
 								   Datum *values, bool *isnull,
 								   SaggRecordError *why);

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * shared_rows.c
- *	  Keeps rows of a batch that is read for several streams.
+ *	  Keeps rows of a batch that is read for several streams, or by several
+ *	  scans of one query.
  *
  * This file has the memory for it, bounded by stream_agg.batch_memory (I7),
  * from the first stream's part of a batch to the end of the last one's; and
@@ -160,9 +161,10 @@ update_interests(List *streams)
 
 /*
  * The scans that begin from now on belong to several streams, one after the
- * other, over one batch of this many records: what they decode is kept, in a
- * context below the current one, until sagg_shared_rows_end or the end of that
- * context. "streams" are the OIDs of their views.
+ * other, or to one query, over one batch of this many records: what they
+ * decode is kept, in a context below the current one, until
+ * sagg_shared_rows_end or the end of that context. "streams" are the OIDs of
+ * their views.
  */
 void
 sagg_shared_rows_begin(int64 records, List *streams)

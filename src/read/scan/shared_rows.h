@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * shared_rows.h
- *	  The rows that are kept of a batch that is read for several streams, for
- *	  shared_rows.c and shared_scan.c.
+ *	  The rows that are kept of a batch that is read for several streams, or
+ *	  several times by one, for shared_rows.c and shared_scan.c.
  *
  *-------------------------------------------------------------------------
  */

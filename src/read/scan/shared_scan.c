@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * shared_scan.c
- *	  Scans of a batch that is read for several streams: each record is
- *	  decoded once.
+ *	  Scans of a batch that is read for several streams, or by several scans of
+ *	  one query: each record is decoded once.
  *
  * A stream's scan decodes what its query reads, and keeps that; the scans of
  * the streams after it take it from here.  The first scan of a batch also
@@ -12,9 +12,11 @@
  * A scan finds here only values that it would have made itself:
  *
  * - Of the columns that only others read, the first scan takes what has a short
- *	 way (fast_datum.c), which cannot fail and depends on no setting.  So no
- *	 stream gets an error, or runs an input function, of a column it does not
- *	 read; and a record that does not decode is decoded, and rejected, by each.
+ *	 way (fast_datum.c), which cannot fail.  So no stream gets an error, or runs
+ *	 an input function, of a column it does not read; and a record that does not
+ *	 decode is decoded, and rejected, by each.
+ * - What went the short way depends on no setting, except local times.  They are
+ *	 kept as dates and times that went the long way.
  * - What went the long way is kept if the type's input function is immutable;
  *	 dates and times, for scans under the same settings; what has domains or
  *	 composites in it is not kept.
@@ -213,11 +215,11 @@ look_up_keep(const SaggConversion *conv)
 }
 
 /*
- * Returns how a value that was converted the long way is kept;
- * SAGG_CELL_UNKNOWN: it is not.
+ * Returns how a value that was converted the long way, or is a local time, is
+ * kept; SAGG_CELL_UNKNOWN: it is not.
  */
 static uint8
-long_state(SaggRowStore *store, const DecoderColumn *column, bool isnull)
+kept_state(SaggRowStore *store, const DecoderColumn *column, bool isnull)
 {
 	SaggKeep   *keep = &store->columns[column->index].keep;
 
@@ -254,8 +256,8 @@ keep_column(SaggRowStore *store, SaggRowBlock *block, int row, DecoderColumn *co
 	column->way = SAGG_WAY_SHORT;
 	if (way == SAGG_WAY_NONE || (cells && cells->states[row] != SAGG_CELL_UNKNOWN))
 		return;
-	if (way == SAGG_WAY_LONG)
-		state = long_state(store, column, isnull);
+	if (way == SAGG_WAY_LONG || column->conv.is_local)
+		state = kept_state(store, column, isnull);
 	if (state == SAGG_CELL_UNKNOWN)
 		return;
 	if (cells == NULL && (cells = sagg_shared_memory(store->rows, sizeof(SaggCells))) == NULL)

@@ -110,8 +110,12 @@ sagg_check_metadata_type(SaggFieldKind kind, const char *word, Form_pg_attribute
 	switch (kind)
 	{
 		case SAGG_FIELD_TOPIC:
-		case SAGG_FIELD_ERROR:
 			fits = type == TEXTOID;
+			types = "text";
+			break;
+		case SAGG_FIELD_ERROR:
+			/* no domain, which an error might violate */
+			fits = att->atttypid == TEXTOID;
 			types = "text";
 			break;
 		case SAGG_FIELD_PARTITION:

@@ -275,7 +275,7 @@ add_json(void *arg)
 	JsonbContainer *row;
 	bool		is_event;
 
-	sagg_check_digits(text, value->len, true);
+	sagg_check_digits(text, value->len);
 	json = DatumGetJsonbP(sagg_jsonb_make(pg_any_to_server(text, value->len, PG_UTF8)));
 	if (!JB_ROOT_IS_OBJECT(json))
 		ereport(ERROR,
