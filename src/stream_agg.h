@@ -24,6 +24,7 @@
 #include "datatype/timestamp.h"
 #include "nodes/parsenodes.h"
 #include "nodes/primnodes.h"
+#include "tcop/dest.h"
 #include "utils/array.h"
 #include "utils/date.h"
 
@@ -596,6 +597,10 @@ extern void sagg_closest_try(SaggClosest *closest, const char *known);
 
 /* catalog_changes.c */
 extern uint64 sagg_catalog_changes(void);
+
+/* row_receiver.c */
+extern void sagg_receiver_init(DestReceiver *receiver, CommandDest dest,
+							   bool (*receive) (TupleTableSlot *slot, DestReceiver *self));
 
 /* subtransaction.c */
 extern ErrorData *sagg_try(void (*function) (void *arg), void *arg);

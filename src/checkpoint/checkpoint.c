@@ -102,26 +102,6 @@ raise_fenced(const SaggCheckpoint *checkpoint, int64 batch, const char *done)
 			 errhint("Another worker has run the stream, or its checkpoint was restored to an earlier point; start the stream again to continue from there.")));
 }
 
-/*
- * The columns of stream_agg.offsets, with the stream first, as parameters of
- * SAGG_LOG_REPLACE_PLAN are.
- */
-enum
-{
-	PLAN_STREAM,
-	PLAN_BATCH,
-	PLAN_RANGES,
-	PLAN_WATERMARK,
-	PLAN_BATCH_TIME,
-	PLAN_SUSPECTS,
-	PLAN_ATTEMPTS,
-	PLAN_SKIPPED,
-	PLAN_QUIET,
-	PLAN_BEHIND,
-	PLAN_DEALT,
-	PLAN_COLUMNS
-};
-
 static void
 set_value(SaggLogValue *value, const char *column, Datum datum)
 {
@@ -131,30 +111,30 @@ set_value(SaggLogValue *value, const char *column, Datum datum)
 }
 
 /*
- * Set the values of a plan, PLAN_COLUMNS, in the current memory context.
+ * Set the values of a plan, SAGG_OFFSETS_COLUMNS, in the current memory context.
  */
 static void
 describe_plan(const SaggCheckpoint *checkpoint, const SaggPlan *plan, SaggLogValue *values)
 {
 	bool		by_topic = sagg_names_topics(checkpoint);
 
-	set_value(&values[PLAN_STREAM], "stream", CStringGetTextDatum(checkpoint->stream));
-	set_value(&values[PLAN_BATCH], "batch", Int64GetDatum(plan->batch));
-	set_value(&values[PLAN_RANGES], "ranges",
+	set_value(&values[SAGG_OFFSETS_STREAM], "stream", CStringGetTextDatum(checkpoint->stream));
+	set_value(&values[SAGG_OFFSETS_BATCH], "batch", Int64GetDatum(plan->batch));
+	set_value(&values[SAGG_OFFSETS_RANGES], "ranges",
 			  sagg_ranges_to_jsonb(plan->ranges, plan->nranges, by_topic));
-	set_value(&values[PLAN_WATERMARK], "watermark", TimestampTzGetDatum(plan->watermark));
-	set_value(&values[PLAN_BATCH_TIME], "batch_time", TimestampTzGetDatum(plan->batch_time));
-	set_value(&values[PLAN_SUSPECTS], "suspects",
+	set_value(&values[SAGG_OFFSETS_WATERMARK], "watermark", TimestampTzGetDatum(plan->watermark));
+	set_value(&values[SAGG_OFFSETS_BATCH_TIME], "batch_time", TimestampTzGetDatum(plan->batch_time));
+	set_value(&values[SAGG_OFFSETS_SUSPECTS], "suspects",
 			  sagg_ranges_to_jsonb(plan->suspects, plan->nsuspects, by_topic));
-	values[PLAN_SUSPECTS].isnull = plan->nsuspects == 0;
-	set_value(&values[PLAN_ATTEMPTS], "attempts", Int32GetDatum(plan->attempts));
-	set_value(&values[PLAN_SKIPPED], "skipped",
+	values[SAGG_OFFSETS_SUSPECTS].isnull = plan->nsuspects == 0;
+	set_value(&values[SAGG_OFFSETS_ATTEMPTS], "attempts", Int32GetDatum(plan->attempts));
+	set_value(&values[SAGG_OFFSETS_SKIPPED], "skipped",
 			  sagg_ranges_to_jsonb(plan->skipped, plan->nskipped, by_topic));
-	set_value(&values[PLAN_QUIET], "quiet",
+	set_value(&values[SAGG_OFFSETS_QUIET], "quiet",
 			  sagg_offsets_to_jsonb(plan->quiet, plan->nquiet, by_topic));
-	set_value(&values[PLAN_BEHIND], "behind",
+	set_value(&values[SAGG_OFFSETS_BEHIND], "behind",
 			  sagg_offsets_to_jsonb(plan->behind, plan->nbehind, by_topic));
-	set_value(&values[PLAN_DEALT], "dealt",
+	set_value(&values[SAGG_OFFSETS_DEALT], "dealt",
 			  sagg_offsets_to_jsonb(plan->dealt, plan->ndealt, by_topic));
 }
 
@@ -166,13 +146,13 @@ describe_plan(const SaggCheckpoint *checkpoint, const SaggPlan *plan, SaggLogVal
 void
 sagg_checkpoint_plan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
 {
-	SaggLogValue values[PLAN_COLUMNS];
+	SaggLogValue values[SAGG_OFFSETS_COLUMNS];
 
 	if (sagg_log_last_batch(checkpoint) != plan->batch - 1 ||
 		sagg_log_last_plan(checkpoint) >= plan->batch)
 		raise_fenced(checkpoint, plan->batch, "planned");
 	describe_plan(checkpoint, plan, values);
-	sagg_log_insert("offsets", values, PLAN_COLUMNS);
+	sagg_log_insert("offsets", values, SAGG_OFFSETS_COLUMNS);
 }
 
 /*
@@ -183,13 +163,13 @@ void
 sagg_checkpoint_replan(SaggCheckpoint *checkpoint, const SaggPlan *plan)
 {
 	SaggLogSection section;
-	SaggLogValue columns[PLAN_COLUMNS];
-	Datum		values[PLAN_COLUMNS];
-	char		nulls[PLAN_COLUMNS];
+	SaggLogValue columns[SAGG_OFFSETS_COLUMNS];
+	Datum		values[SAGG_OFFSETS_COLUMNS];
+	char		nulls[SAGG_OFFSETS_COLUMNS];
 
 	sagg_log_begin(&section, checkpoint);
 	describe_plan(checkpoint, plan, columns);
-	for (int i = 0; i < PLAN_COLUMNS; i++)
+	for (int i = 0; i < SAGG_OFFSETS_COLUMNS; i++)
 	{
 		values[i] = columns[i].value;
 		nulls[i] = columns[i].isnull ? 'n' : ' ';

@@ -62,6 +62,26 @@ typedef enum SaggLogStatement
 	SAGG_LOG_STATEMENTS
 } SaggLogStatement;
 
+/*
+ * Columns of stream_agg.offsets: of SAGG_LOG_PLANS_SINCE, counted from 1, and, with
+ * the stream first, the parameters of SAGG_LOG_REPLACE_PLAN.
+ */
+enum
+{
+	SAGG_OFFSETS_STREAM,
+	SAGG_OFFSETS_BATCH,
+	SAGG_OFFSETS_RANGES,
+	SAGG_OFFSETS_WATERMARK,
+	SAGG_OFFSETS_BATCH_TIME,
+	SAGG_OFFSETS_SUSPECTS,
+	SAGG_OFFSETS_ATTEMPTS,
+	SAGG_OFFSETS_SKIPPED,
+	SAGG_OFFSETS_QUIET,
+	SAGG_OFFSETS_BEHIND,
+	SAGG_OFFSETS_DEALT,
+	SAGG_OFFSETS_COLUMNS
+};
+
 /* columns of the statement SAGG_LOG_LAST_COMMIT */
 enum
 {

@@ -20,21 +20,6 @@
 #include "streams/streams.h"
 #include "checkpoint_internal.h"
 
-/* columns of the statement SAGG_LOG_PLANS_SINCE */
-enum
-{
-	PLAN_BATCH = 1,
-	PLAN_RANGES,
-	PLAN_WATERMARK,
-	PLAN_BATCH_TIME,
-	PLAN_SUSPECTS,
-	PLAN_ATTEMPTS,
-	PLAN_SKIPPED,
-	PLAN_QUIET,
-	PLAN_BEHIND,
-	PLAN_DEALT
-};
-
 static void
 corrupt_row(const SaggCheckpoint *checkpoint, const char *table, int64 batch,
 			const char *detail)
@@ -300,10 +285,10 @@ plan_of_row(SaggLogSection *section, int row)
 	Datum		dealt;
 	bool		isnull;
 
-	plan->batch = sagg_log_int64(row, PLAN_BATCH);
-	plan->watermark = sagg_log_int64(row, PLAN_WATERMARK);
-	plan->batch_time = sagg_log_int64(row, PLAN_BATCH_TIME);
-	ranges = sagg_log_value(row, PLAN_RANGES, &isnull);
+	plan->batch = sagg_log_int64(row, SAGG_OFFSETS_BATCH);
+	plan->watermark = sagg_log_int64(row, SAGG_OFFSETS_WATERMARK);
+	plan->batch_time = sagg_log_int64(row, SAGG_OFFSETS_BATCH_TIME);
+	ranges = sagg_log_value(row, SAGG_OFFSETS_RANGES, &isnull);
 	if (!sagg_ranges_from_jsonb(DatumGetJsonbP(ranges), section->checkpoint->topic,
 								&plan->ranges, &plan->nranges))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
@@ -314,29 +299,29 @@ plan_of_row(SaggLogSection *section, int row)
 			corrupt_row(section->checkpoint, "offsets", plan->batch,
 						"A range ends before it starts.");
 	}
-	suspects = sagg_log_value(row, PLAN_SUSPECTS, &isnull);
+	suspects = sagg_log_value(row, SAGG_OFFSETS_SUSPECTS, &isnull);
 	if (!isnull && !sagg_ranges_from_jsonb(DatumGetJsonbP(suspects),
 										   section->checkpoint->topic,
 										   &plan->suspects, &plan->nsuspects))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"Its suspects are not an object of offset pairs by partition.");
-	plan->attempts = DatumGetInt32(sagg_log_value(row, PLAN_ATTEMPTS, &isnull));
-	skipped = sagg_log_value(row, PLAN_SKIPPED, &isnull);
+	plan->attempts = DatumGetInt32(sagg_log_value(row, SAGG_OFFSETS_ATTEMPTS, &isnull));
+	skipped = sagg_log_value(row, SAGG_OFFSETS_SKIPPED, &isnull);
 	if (!sagg_ranges_from_jsonb(DatumGetJsonbP(skipped), section->checkpoint->topic,
 								&plan->skipped, &plan->nskipped))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"What it skips is not an object of offset pairs by partition.");
-	quiet = sagg_log_value(row, PLAN_QUIET, &isnull);
+	quiet = sagg_log_value(row, SAGG_OFFSETS_QUIET, &isnull);
 	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(quiet), section->checkpoint->topic,
 								 &plan->quiet, &plan->nquiet))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"Its quiet partitions are not an object of offsets by partition.");
-	behind = sagg_log_value(row, PLAN_BEHIND, &isnull);
+	behind = sagg_log_value(row, SAGG_OFFSETS_BEHIND, &isnull);
 	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(behind), section->checkpoint->topic,
 								 &plan->behind, &plan->nbehind))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"The partitions it leaves behind are not an object of offsets by partition.");
-	dealt = sagg_log_value(row, PLAN_DEALT, &isnull);
+	dealt = sagg_log_value(row, SAGG_OFFSETS_DEALT, &isnull);
 	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(dealt), section->checkpoint->topic,
 								 &plan->dealt, &plan->ndealt))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
@@ -350,7 +335,7 @@ has_suspects(int row)
 {
 	bool		isnull;
 
-	(void) sagg_log_value(row, PLAN_SUSPECTS, &isnull);
+	(void) sagg_log_value(row, SAGG_OFFSETS_SUSPECTS, &isnull);
 	return !isnull;
 }
 
@@ -438,7 +423,7 @@ read_pending_plan(SaggLogSection *section, const SaggOrigin *origin,
 	rows = sagg_log_execute(section, SAGG_LOG_PLANS_SINCE, values, NULL, 3);
 	for (int i = 0; i < rows; i++)
 	{
-		int64		batch = sagg_log_int64(i, PLAN_BATCH);
+		int64		batch = sagg_log_int64(i, SAGG_OFFSETS_BATCH);
 
 		if (batch > progress->batch + 1)
 			corrupt_row(checkpoint, "offsets", batch,
@@ -451,7 +436,7 @@ read_pending_plan(SaggLogSection *section, const SaggOrigin *origin,
 								   section->caller);
 	}
 	if (progress->batch >= 0 &&
-		(rows == 0 || sagg_log_int64(0, PLAN_BATCH) != progress->batch))
+		(rows == 0 || sagg_log_int64(0, SAGG_OFFSETS_BATCH) != progress->batch))
 		corrupt_row(checkpoint, "commits", progress->batch,
 					"It is committed, and stream_agg.offsets has no plan of it.");
 	if (progress->pending)

@@ -49,7 +49,7 @@
 /* interval of polling, for a worker that dies before it has attached */
 #define LOOK_AGAIN_MS		200
 
-static ProcessUtility_hook_type prev_process_utility = NULL;
+static ProcessUtility_hook_type next_process_utility = standard_ProcessUtility;
 
 /* the database this backend holds, if any */
 static Oid	held_database = InvalidOid;
@@ -336,12 +336,8 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 			clear_database(database);
 	}
 
-	if (prev_process_utility)
-		prev_process_utility(pstmt, text, read_only_tree, context, params,
-							 environment, dest, qc);
-	else
-		standard_ProcessUtility(pstmt, text, read_only_tree, context, params,
-								environment, dest, qc);
+	next_process_utility(pstmt, text, read_only_tree, context, params,
+						 environment, dest, qc);
 }
 
 /*
@@ -351,6 +347,7 @@ void
 sagg_database_commands_init(void)
 {
 	RegisterXactCallback(on_transaction, NULL);
-	prev_process_utility = ProcessUtility_hook;
+	if (ProcessUtility_hook)
+		next_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
 }

@@ -21,7 +21,7 @@
 
 #include "control.h"
 
-static ProcessUtility_hook_type prev_process_utility = NULL;
+static ProcessUtility_hook_type next_process_utility = standard_ProcessUtility;
 
 static bool
 drops_extension(Node *stmt)
@@ -79,12 +79,8 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 			sagg_lock_stream(lfirst_oid(lc));
 	}
 
-	if (prev_process_utility)
-		prev_process_utility(pstmt, text, read_only_tree, context, params,
-							 environment, dest, qc);
-	else
-		standard_ProcessUtility(pstmt, text, read_only_tree, context, params,
-								environment, dest, qc);
+	next_process_utility(pstmt, text, read_only_tree, context, params,
+						 environment, dest, qc);
 }
 
 /*
@@ -93,6 +89,7 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 void
 sagg_drop_extension_init(void)
 {
-	prev_process_utility = ProcessUtility_hook;
+	if (ProcessUtility_hook)
+		next_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
 }

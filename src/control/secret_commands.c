@@ -41,7 +41,7 @@
 #include "stream_agg.h"
 #include "control.h"
 
-static ProcessUtility_hook_type prev_process_utility = NULL;
+static ProcessUtility_hook_type next_process_utility = standard_ProcessUtility;
 static emit_log_hook_type prev_emit_log = NULL;
 
 /* names of options with secrets, including librdkafka's properties */
@@ -180,12 +180,8 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 	if (secret)
 		error_context_stack = &callback;	/* in place of the enclosing
 											 * callbacks */
-	if (prev_process_utility)
-		prev_process_utility(pstmt, text, read_only_tree, context, params,
-							 environment, dest, qc);
-	else
-		standard_ProcessUtility(pstmt, text, read_only_tree, context, params,
-								environment, dest, qc);
+	next_process_utility(pstmt, text, read_only_tree, context, params,
+						 environment, dest, qc);
 	error_context_stack = save;
 }
 
@@ -243,7 +239,8 @@ emit_log(ErrorData *error)
 void
 sagg_secret_commands_init(void)
 {
-	prev_process_utility = ProcessUtility_hook;
+	if (ProcessUtility_hook)
+		next_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
 	prev_emit_log = emit_log_hook;
 	emit_log_hook = emit_log;

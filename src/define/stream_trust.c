@@ -29,7 +29,7 @@
 #include "streams/streams.h"
 #include "define_internal.h"
 
-static ProcessUtility_hook_type prev_process_utility = NULL;
+static ProcessUtility_hook_type next_process_utility = standard_ProcessUtility;
 
 /*
  * Raise insufficient_privilege unless the current user owns the stream.
@@ -182,12 +182,8 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 {
 	bool		owner = changes_owner(pstmt->utilityStmt);
 
-	if (prev_process_utility)
-		prev_process_utility(pstmt, text, read_only_tree, context, params,
-							 environment, dest, qc);
-	else
-		standard_ProcessUtility(pstmt, text, read_only_tree, context, params,
-								environment, dest, qc);
+	next_process_utility(pstmt, text, read_only_tree, context, params,
+						 environment, dest, qc);
 	if (owner && sagg_extension_exists())
 		distrust_new_owners();
 }
@@ -199,6 +195,7 @@ process_utility(PlannedStmt *pstmt, const char *text, bool read_only_tree,
 void
 sagg_trust_init(void)
 {
-	prev_process_utility = ProcessUtility_hook;
+	if (ProcessUtility_hook)
+		next_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
 }

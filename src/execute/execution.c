@@ -165,11 +165,6 @@ shutdown_receiver(DestReceiver *self)
 		sagg_rows_flush(receiver->rows);
 }
 
-static void
-end_receiver(DestReceiver *self)
-{
-}
-
 static DestReceiver *
 make_receiver(SaggExecution *ex)
 {
@@ -178,11 +173,10 @@ make_receiver(SaggExecution *ex)
 	if (ex->query->kind != SAGG_AGGREGATION)
 		return sagg_row_receiver(ex);
 	receiver = palloc0(sizeof(BatchReceiver));
-	receiver->pub.receiveSlot = ex->methods->place ? receive_row : receive_row_by_kind;
+	sagg_receiver_init(&receiver->pub, DestNone,
+					   ex->methods->place ? receive_row : receive_row_by_kind);
 	receiver->pub.rStartup = startup_receiver;
 	receiver->pub.rShutdown = shutdown_receiver;
-	receiver->pub.rDestroy = end_receiver;
-	receiver->pub.mydest = DestNone;
 	receiver->ex = ex;
 	return &receiver->pub;
 }

@@ -150,16 +150,6 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	return true;
 }
 
-static void
-startup_receiver(DestReceiver *self, int operation, TupleDesc typeinfo)
-{
-}
-
-static void
-end_receiver(DestReceiver *self)
-{
-}
-
 /*
  * Returns the receiver for the rows of the inner query, in the current
  * context.
@@ -179,11 +169,7 @@ sagg_row_receiver(SaggExecution *ex)
 		else
 			receiver->fixed += Max(TupleDescAttr(desc, i)->attlen, 0);
 	}
-	receiver->pub.receiveSlot = receive_row;
-	receiver->pub.rStartup = startup_receiver;
-	receiver->pub.rShutdown = end_receiver;
-	receiver->pub.rDestroy = end_receiver;
-	receiver->pub.mydest = DestNone;
+	sagg_receiver_init(&receiver->pub, DestNone, receive_row);
 	receiver->ex = ex;
 	return &receiver->pub;
 }

@@ -261,16 +261,6 @@ receive_difference(TupleTableSlot *slot, DestReceiver *self)
 	return true;
 }
 
-static void
-startup_receiver(DestReceiver *self, int operation, TupleDesc typeinfo)
-{
-}
-
-static void
-end_receiver(DestReceiver *self)
-{
-}
-
 /*
  * Run the comparison, planned for as many rows as there are.
  */
@@ -282,12 +272,8 @@ compare(SinkBatch *batch, Tuplestorestate *rows, DifferenceReceiver *receiver)
 	char	   *text = difference_statement(batch);
 	int			ret;
 
-	receiver->pub.receiveSlot = receive_difference;
-	receiver->pub.rStartup = startup_receiver;
-	receiver->pub.rShutdown = end_receiver;
-	receiver->pub.rDestroy = end_receiver;
-	receiver->pub.mydest = DestTuplestore;	/* with DestNone it would not be a
-											 * SELECT */
+	/* with DestNone it would not be a SELECT */
+	sagg_receiver_init(&receiver->pub, DestTuplestore, receive_difference);
 
 	sagg_enr_register(&enr, SAGG_ENR_OUTPUT, batch->desc, rows,
 					  (double) tuplestore_tuple_count(rows));

@@ -268,16 +268,6 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 	return true;
 }
 
-static void
-startup_receiver(DestReceiver *self, int operation, TupleDesc typeinfo)
-{
-}
-
-static void
-end_receiver(DestReceiver *self)
-{
-}
-
 /*
  * Open the sink, entry "rti" of the plan's range table, for inserting.
  */
@@ -395,11 +385,7 @@ sagg_sink_multi_insert(SinkBatch *batch, SPIPlanPtr plan, const char *text,
 
 	if (list_length(SPI_plan_get_plan_sources(plan)) != 1)
 		return -1;
-	insert.pub.receiveSlot = receive_row;
-	insert.pub.rStartup = startup_receiver;
-	insert.pub.rShutdown = end_receiver;
-	insert.pub.rDestroy = end_receiver;
-	insert.pub.mydest = DestNone;
+	sagg_receiver_init(&insert.pub, DestNone, receive_row);
 	cached = SPI_plan_get_cached_plan(plan);
 	/* after that, which analyses the statement again if the table has changed */
 	modify = has_volatile_functions(plan) ? NULL :
