@@ -834,7 +834,8 @@ CREATE FUNCTION stream_agg.stat_streams(
     OUT next_attempt     timestamptz,
     OUT blocked_by       integer[],
     OUT blocked_since    timestamptz,
-    OUT lag_as_of        timestamptz)
+    OUT lag_as_of        timestamptz,
+    OUT executors        integer)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_stat_streams'
 LANGUAGE C VOLATILE STRICT;
@@ -918,6 +919,7 @@ SELECT s.stream,
        END AS problem,
        w.stage,
        w.pid,
+       w.executors,
        LEAST(COALESCE(c.batch, -1), 9223372036854775806) OPERATOR(pg_catalog.+) 1 AS batches,
        COALESCE(c.total_delivered, 0) AS rows_in,
        COALESCE(c.total_rows_out, 0) AS rows_out,
@@ -1063,6 +1065,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.health IS 'ok, starting, catchi
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.problem IS 'explanation of health, in a line; NULL: none';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stage IS 'stage of the current micro-batch: read, execute, write, checkpoint; NULL between micro-batches';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.pid IS 'process of the worker';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.executors IS 'processes that execute its micro-batches, the worker included; NULL: it has no worker';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.batches IS 'micro-batches committed';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_in IS 'records read: aggregated, late, filtered, dead-lettered and without event time';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_out IS 'rows written to the sink';

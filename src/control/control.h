@@ -241,7 +241,18 @@ extern void sagg_slot_missing(void);
 extern void sagg_slot_freed(void);
 extern void sagg_slot_placed(SaggSlot *slot);
 extern void sagg_warn_of_missing_slots(int crowded, int limited);
-extern int	sagg_slot_reserve_executors(SaggSlot *slot, int wanted, int limit);
+
+/* why a stream has fewer executors than it could have */
+typedef enum SaggExecutorLimit
+{
+	SAGG_LIMITED_BY_NOTHING,
+	SAGG_LIMITED_BY_ROLE,		/* max_streams_per_role */
+	SAGG_LIMITED_BY_PROCESSES	/* max_worker_processes */
+} SaggExecutorLimit;
+
+extern int	sagg_slot_reserve_executors(SaggSlot *slot, int wanted, int limit,
+										SaggExecutorLimit *limited);
+extern void sagg_slot_has_executors(SaggSlot *slot, int n);
 extern bool sagg_stream_lacks_process(void);
 extern void sagg_process_freed(void);
 

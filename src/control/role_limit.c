@@ -180,15 +180,18 @@ sagg_role_streams(Oid role)
 
 /*
  * Have a slot's worker start up to "wanted" executors.  Returns how many it may
- * start: with the streams of its owner and their executors no more than the limit
- * of that role's streams, with all streams and their executors no more than there
- * are background workers.
+ * start: with the streams of its owner and their executors no more than "limit", that
+ * of the role's streams, with all streams and their executors no more than there are
+ * background workers.  Sets "limited" to which of them allows the least.
  */
 int
-sagg_slot_reserve_executors(SaggSlot *slot, int wanted, int limit)
+sagg_slot_reserve_executors(SaggSlot *slot, int wanted, int limit,
+							SaggExecutorLimit *limited)
 {
 	int64		of_owner = 0;
 	int64		of_all = 0;
+	int64		by_role;
+	int64		by_processes;
 
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	slot->executors = 0;
@@ -203,10 +206,24 @@ sagg_slot_reserve_executors(SaggSlot *slot, int wanted, int limit)
 		if (other->owner == slot->owner)
 			of_owner += processes;
 	}
-	wanted = (int) Min(wanted, max_worker_processes - OTHER_WORKERS - of_all);
-	slot->executors = (int) Max(0, Min(wanted, limit - of_owner));
+	by_role = Max(0, limit - of_owner);
+	by_processes = Max(0, max_worker_processes - OTHER_WORKERS - of_all);
+	slot->executors = (int) Min(wanted, Min(by_role, by_processes));
 	LWLockRelease(sagg_shared->lock);
+	*limited = slot->executors == wanted ? SAGG_LIMITED_BY_NOTHING :
+		by_role < by_processes ? SAGG_LIMITED_BY_ROLE : SAGG_LIMITED_BY_PROCESSES;
 	return slot->executors;
+}
+
+/*
+ * A slot's worker has so many executors.
+ */
+void
+sagg_slot_has_executors(SaggSlot *slot, int n)
+{
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	slot->executors = n;
+	LWLockRelease(sagg_shared->lock);
 }
 
 /*

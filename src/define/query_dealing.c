@@ -12,21 +12,50 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "catalog/pg_aggregate.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/clauses.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
+#include "utils/rel.h"
+#include "utils/typcache.h"
 
 #include "define_internal.h"
 #include "execute/execute.h"
 #include "read/read.h"
 
 /*
- * Returns a relation that other processes cannot read, or not as of the same
- * snapshot: a temporary one, or a foreign table that is no source.
+ * Returns whether other processes can read a relation and what inherits from it, as
+ * of the same snapshot: no temporary table, and no foreign one that is no source.
+ */
+static bool
+is_common_relation(Oid relid)
+{
+	List	   *all = has_subclass(relid) ? find_all_inheritors(relid, AccessShareLock, NULL) :
+	list_make1_oid(relid);
+	ListCell   *lc;
+
+	foreach(lc, all)
+	{
+		Oid			one = lfirst_oid(lc);
+
+		if (get_rel_persistence(one) == RELPERSISTENCE_TEMP ||
+			(get_rel_relkind(one) == RELKIND_FOREIGN_TABLE && !sagg_is_source(one)))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Find a relation that is_common_relation is not true of.
  */
 static bool
 find_private_relation(Node *node, Oid *relid)
@@ -37,9 +66,7 @@ find_private_relation(Node *node, Oid *relid)
 	{
 		RangeTblEntry *rte = (RangeTblEntry *) node;
 
-		if (rte->rtekind != RTE_RELATION ||
-			(get_rel_persistence(rte->relid) != RELPERSISTENCE_TEMP &&
-			 (rte->relkind != RELKIND_FOREIGN_TABLE || sagg_is_source(rte->relid))))
+		if (rte->rtekind != RTE_RELATION || is_common_relation(rte->relid))
 			return false;
 		*relid = rte->relid;
 		return true;
@@ -48,6 +75,104 @@ find_private_relation(Node *node, Oid *relid)
 		return query_tree_walker((Query *) node, find_private_relation, relid,
 								 QTW_EXAMINE_RTES_BEFORE);
 	return expression_tree_walker(node, find_private_relation, relid);
+}
+
+static bool
+is_parallel_safe_expression(Expr *expression)
+{
+	Query	   *query = makeNode(Query);
+
+	query->commandType = CMD_SELECT;
+	query->targetList = list_make1(makeTargetEntry(expression, 1, NULL, false));
+	return max_parallel_hazard(query) == PROPARALLEL_SAFE;
+}
+
+static bool is_parallel_safe_type(Oid type);
+
+static bool
+is_parallel_safe_domain(Oid type)
+{
+	DomainConstraintRef constraints;
+	ListCell   *lc;
+
+	InitDomainConstraintRef(type, &constraints, CurrentMemoryContext, false);
+	foreach(lc, constraints.constraints)
+	{
+		DomainConstraintState *constraint = lfirst(lc);
+
+		if (constraint->constrainttype == DOM_CONSTRAINT_CHECK &&
+			!is_parallel_safe_expression(constraint->check_expr))
+			return false;
+	}
+	return is_parallel_safe_type(getBaseType(type));
+}
+
+static bool
+has_parallel_safe_columns(Oid type)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(type, -1);
+	bool		safe = true;
+
+	for (int i = 0; safe && i < desc->natts; i++)
+	{
+		if (!TupleDescAttr(desc, i)->attisdropped)
+			safe = is_parallel_safe_type(TupleDescAttr(desc, i)->atttypid);
+	}
+	ReleaseTupleDesc(desc);
+	return safe;
+}
+
+/*
+ * Returns whether the functions that make a value of a type from a record are
+ * parallel safe: input functions, and those of domains.
+ */
+static bool
+is_parallel_safe_type(Oid type)
+{
+	Oid			element = get_element_type(type);
+	Oid			input;
+	Oid			ioparam;
+
+	check_stack_depth();
+	if (OidIsValid(element))
+		return is_parallel_safe_type(element);
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_DOMAIN:
+			return is_parallel_safe_domain(type);
+		case TYPTYPE_COMPOSITE:
+			return has_parallel_safe_columns(type);
+		case TYPTYPE_RANGE:
+			return is_parallel_safe_type(get_range_subtype(type));
+		case TYPTYPE_MULTIRANGE:
+			return is_parallel_safe_type(get_multirange_range(type));
+		default:
+			getTypeInputInfo(type, &input, &ioparam);
+			return func_parallel(input) == PROPARALLEL_SAFE;
+	}
+}
+
+/*
+ * Returns why records of a source cannot become rows in several processes, NULL if
+ * they can.
+ */
+static char *
+source_reason(Oid source)
+{
+	Relation	relation = table_open(source, AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(relation);
+	char	   *reason = NULL;
+
+	for (int i = 0; reason == NULL && i < desc->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(desc, i);
+
+		if (!column->attisdropped && !is_parallel_safe_type(column->atttypid))
+			reason = psprintf("type %s of column \"%s\" is not parallel safe",
+							  format_type_be(column->atttypid), NameStr(column->attname));
+	}
+	table_close(relation, NoLock);
+	return reason;
 }
 
 /*
@@ -84,6 +209,7 @@ aggregate_reason(const SaggQuery *query, const SaggAgg *agg)
 char *
 sagg_query_undealt(const SaggQuery *query, const char *reader)
 {
+	ListCell   *lc;
 	Oid			relid;
 
 	if (reader)
@@ -93,6 +219,13 @@ sagg_query_undealt(const SaggQuery *query, const char *reader)
 	for (int i = 0; i < query->naggs; i++)
 	{
 		char	   *reason = aggregate_reason(query, &query->aggs[i]);
+
+		if (reason)
+			return reason;
+	}
+	foreach(lc, query->sources)
+	{
+		char	   *reason = source_reason(lfirst_oid(lc));
 
 		if (reason)
 			return reason;

@@ -230,17 +230,23 @@ take_group(SaggExecution *ex, SaggGroup *part, const char *data, Size len)
 }
 
 static void
-take_row(SaggExecution *ex, const char *data, Size len)
+take_rows(SaggExecution *ex, SaggBytes *bytes)
 {
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(ex->query->output_desc,
 													&TTSOpsMinimalTuple);
-	MinimalTuple tuple = palloc(len);
 
-	memcpy(tuple, data, len);
-	ExecStoreMinimalTuple(tuple, slot, true);
-	tuplestore_puttupleslot(ex->fresh, slot);
+	while (bytes->data < bytes->end)
+	{
+		int32		size = sagg_bytes_take_length(bytes);
+		MinimalTuple tuple = palloc(size);
+
+		CHECK_FOR_INTERRUPTS();
+		memcpy(tuple, sagg_bytes_take(bytes, size), size);
+		ExecStoreMinimalTuple(tuple, slot, true);
+		tuplestore_puttupleslot(ex->fresh, slot);
+		sagg_count_row_bytes(ex, size);
+	}
 	ExecDropSingleTupleTableSlot(slot);
-	ex->row_bytes += len;
 }
 
 /*
@@ -270,14 +276,7 @@ sagg_execution_take(SaggExecution *ex, char type, const char *data, Size len)
 		pfree(part);
 	}
 	else if (type == DEALT_ROWS)
-	{
-		while (bytes.data < bytes.end)
-		{
-			int32		size = sagg_bytes_take_length(&bytes);
-
-			take_row(ex, sagg_bytes_take(&bytes, size), size);
-		}
-	}
+		take_rows(ex, &bytes);
 	MemoryContextSwitchTo(old);
 	return type == DEALT_COUNTS || type == DEALT_GROUPS || type == DEALT_ROWS;
 }

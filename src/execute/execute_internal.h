@@ -600,6 +600,9 @@ extern bool sagg_keys_fit(const SaggExecution *ex, const Datum *keys,
 extern void sagg_reject_keys(SaggExecution *ex, TupleTableSlot *slot,
 							 const Datum *keys, const bool *nulls);
 
+/* pass_rows.c */
+extern void sagg_count_row_bytes(SaggExecution *ex, int64 bytes);
+
 /* row_lookahead.c */
 typedef struct SaggRows SaggRows;
 

@@ -156,6 +156,7 @@ begin_transaction(SaggExecutorBatch *batch, const SaggShare *share)
 	ParallelWorkerNumber = save;
 
 	StartTransactionCommand();
+	RestoreGUCState(share->settings);
 	XactReadOnly = true;
 	snapshot = RestoreSnapshot(share->snapshot);
 	RestoreTransactionSnapshot(snapshot, batch->link->head->leader);
@@ -258,7 +259,6 @@ sagg_share_execute(SaggExecutorBatch *batch, StringInfo command)
 	MemoryContextSwitchTo(batch->memory);
 	sagg_get_share(command, &share);
 	show_activity(batch, "EXECUTE");
-	sagg_run_settings(batch->run);
 	sagg_reader_collect_ahead(batch->reader);
 	begin_transaction(batch, &share);
 	query = analyze(batch->run, &share);
@@ -352,11 +352,13 @@ sagg_share_release(SaggExecutorBatch *batch)
 		sagg_reader_release(batch->reader);
 		SAGG_FAILPOINT("executor.released");
 	}
-	batch->holds = false;
 	batch->rejections = NULL;
 	memset(&batch->late, 0, sizeof(batch->late));
 	batch->nranges = 0;
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextReset(batch->memory);
+	if (batch->holds)
+		sagg_memory_used(&batch->memory_use);
+	batch->holds = false;
 	sagg_mark_batch(-1);
 }

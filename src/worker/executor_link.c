@@ -53,6 +53,8 @@ sagg_link_make(SaggLink *link, int slot, int number)
 	link->head->number = number;
 	pg_atomic_init_u32(&link->head->has_records, 0);
 	pg_atomic_init_u32(&link->head->failed, 0);
+	pg_atomic_init_u32(&link->head->busy, 1);
+	pg_atomic_init_u32(&link->head->closing, 0);
 	shm_mq_set_sender(shm_mq_create(queue_of_commands(link), COMMANDS_SIZE), MyProc);
 	shm_mq_set_receiver(shm_mq_create(queue_of_replies(link), REPLIES_SIZE), MyProc);
 	link->out = shm_mq_attach(queue_of_commands(link), link->segment, NULL);
@@ -90,17 +92,43 @@ sagg_link_attach(SaggLink *link, dsm_handle handle)
 }
 
 /*
- * Close this process's end.  Raises no error.
+ * Close the leader's end.  Returns whether the executor is busy, so that it has to be
+ * told to end; otherwise it ends by itself.  Raises no error.
  */
-void
+bool
 sagg_link_close(SaggLink *link)
 {
+	bool		busy;
+
 	if (link->segment == NULL)
-		return;
+		return false;
+	(void) pg_atomic_exchange_u32(&link->head->closing, 1);
+	busy = pg_atomic_read_u32(&link->head->busy) != 0;
 	shm_mq_detach(link->in);
 	shm_mq_detach(link->out);
 	dsm_detach(link->segment);
 	link->segment = NULL;
+	return busy;
+}
+
+/*
+ * The executor is about to do what a command says.  Returns false if the leader has
+ * gone.
+ */
+bool
+sagg_link_begin(SaggLink *link)
+{
+	(void) pg_atomic_exchange_u32(&link->head->busy, 1);
+	return pg_atomic_read_u32(&link->head->closing) == 0;
+}
+
+/*
+ * The executor has done it.
+ */
+void
+sagg_link_end(SaggLink *link)
+{
+	(void) pg_atomic_exchange_u32(&link->head->busy, 0);
 }
 
 /*

@@ -289,6 +289,8 @@ sagg_put_share(StringInfo buf, const SaggShare *share)
 	sagg_put_text(buf, share->rejected_detail);
 	sagg_put_int(buf, share->snapshot_size);
 	sagg_put_bytes(buf, share->snapshot, share->snapshot_size);
+	sagg_put_int(buf, share->settings_size);
+	sagg_put_bytes(buf, share->settings, share->settings_size);
 }
 
 /*
@@ -313,4 +315,7 @@ sagg_get_share(StringInfo buf, SaggShare *share)
 	share->snapshot_size = sagg_get_int(buf);
 	share->snapshot = palloc(share->snapshot_size);
 	sagg_get_bytes(buf, share->snapshot, share->snapshot_size);
+	share->settings_size = sagg_get_int(buf);
+	share->settings = palloc(share->settings_size);
+	sagg_get_bytes(buf, share->settings, share->settings_size);
 }

@@ -34,12 +34,22 @@
 #include "streams/streams.h"
 #include "executor_pool.h"
 
-/* how long an executor may take to end by itself, and when it is told to */
-#define END_MS			50
+/* how long an executor may take to end */
 #define END_TIMEOUT_MS	5000
 
 /* those of this process, NULL = none */
 static SaggExecutors *my_executors = NULL;
+
+/*
+ * Have an executor end: one that waits for a command does so when it has lost its
+ * leader, one that is busy has to be told.
+ */
+static void
+end_executor(SaggExecutor *executor)
+{
+	if (sagg_link_close(&executor->link))
+		TerminateBackgroundWorker(executor->handle);
+}
 
 /*
  * The process ends: so do its executors, which nobody waits for.
@@ -47,37 +57,85 @@ static SaggExecutors *my_executors = NULL;
 static void
 end_executors(int code, Datum arg)
 {
-	if (my_executors == NULL)
+	(void) sagg_executor_watch_end();
+	for (int i = 0; my_executors && i < my_executors->n; i++)
+		end_executor(&my_executors->list[i]);
+	my_executors = NULL;
+}
+
+/*
+ * Say that there are fewer executors than there could be, once.
+ */
+static void
+report_fewer(const SaggReading *reading, int n, int wanted, SaggExecutorLimit limited)
+{
+	static int	reported = -1;
+
+	if (limited == SAGG_LIMITED_BY_NOTHING)
+		reported = -1;
+	if (limited == SAGG_LIMITED_BY_NOTHING || n == reported)
 		return;
-	for (int i = 0; i < my_executors->n; i++)
-		TerminateBackgroundWorker(my_executors->list[i].handle);
+	reported = n;
+	ereport(LOG,
+			(errmsg("stream \"%s\" has %d of %d executors",
+					reading->leader->slot->name, n + 1, wanted + 1),
+			 limited == SAGG_LIMITED_BY_ROLE ?
+			 errdetail("Its owner cannot have more streams and executors.") :
+			 errdetail("No background worker is free for more."),
+			 limited == SAGG_LIMITED_BY_ROLE ?
+			 errhint("Increase stream_agg.max_streams_per_role.") :
+			 errhint("Increase max_worker_processes.")));
+}
+
+/*
+ * Returns why the stream's records cannot be dealt, NULL if they can be; and its
+ * owner's limit of streams.
+ */
+static char *
+undealt(const SaggReading *reading, int *limit)
+{
+	SaggStreamRun *leader = reading->leader;
+	char	   *reason;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	sagg_run_check_stream(leader);
+	reason = sagg_query_undealt(sagg_query_of_view(leader->stream), leader->stream->reader);
+	if (reason)
+		reason = MemoryContextStrdup(reading->memory, reason);
+	*limit = sagg_role_limit(leader->stream->owner);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(reading->memory);
+	return reason;
 }
 
 /*
  * Returns how many executors the stream may have besides its worker.
  */
 static int
-allowed_executors(SaggReading *reading)
+allowed_executors(const SaggReading *reading)
 {
 	SaggStreamRun *leader = reading->leader;
-	const SaggStream *stream = leader->stream;
-	int			wanted = Min(stream->options.executors, sagg_max_executors);
+	int			wanted = Min(leader->stream->options.executors, sagg_max_executors);
+	SaggExecutorLimit limited;
 	char	   *reason;
 	int			limit;
+	int			allowed;
 
 	wanted = Min(wanted, leader->progress->npositions) - 1;
 	if (wanted <= 0)
 		return 0;
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	reason = sagg_query_undealt(sagg_query_of_view(stream), stream->reader);
-	limit = sagg_role_limit(stream->owner);
+	reason = undealt(reading, &limit);
 	if (reason)
+	{
 		ereport(DEBUG1,
 				(errmsg_internal("stream \"%s\" has no executors: %s", leader->slot->name, reason)));
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	return reason ? 0 : sagg_slot_reserve_executors(leader->slot, wanted, limit);
+		return 0;
+	}
+	allowed = sagg_slot_reserve_executors(leader->slot, wanted, limit, &limited);
+	report_fewer(reading, allowed, wanted, limited);
+	return allowed;
 }
 
 /*
@@ -121,12 +179,8 @@ open_executors(SaggReading *reading, int n)
 		   start_executor(reading, &executors->list[executors->n], executors->n + 1))
 		executors->n++;
 	if (executors->n < n)
-		ereport(LOG,
-				(errmsg("stream \"%s\" has %d of %d executors",
-						reading->leader->slot->name, executors->n + 1, n + 1),
-				 errdetail("No background worker slot is free for more."),
-				 errhint("Increase max_worker_processes.")));
-	(void) sagg_slot_reserve_executors(reading->leader->slot, executors->n, INT_MAX);
+		report_fewer(reading, executors->n, n, SAGG_LIMITED_BY_PROCESSES);
+	sagg_slot_has_executors(reading->leader->slot, executors->n);
 	MemoryContextSwitchTo(old);
 }
 
@@ -155,23 +209,15 @@ await_end(const SaggExecutor *executor, TimestampTz until)
 }
 
 /*
- * End executors: one that waits for a command ends when it has lost its leader, one
- * that is busy when it is told to.
+ * End executors, and wait for that.
  */
 static void
 end_all(SaggExecutors *executors)
 {
-	TimestampTz until;
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), END_TIMEOUT_MS);
 
 	for (int i = 0; i < executors->n; i++)
-		sagg_link_close(&executors->list[i].link);
-	until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), END_MS);
-	for (int i = 0; i < executors->n; i++)
-	{
-		if (!await_end(&executors->list[i], until))
-			TerminateBackgroundWorker(executors->list[i].handle);
-	}
-	until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), END_TIMEOUT_MS);
+		end_executor(&executors->list[i]);
 	for (int i = 0; i < executors->n; i++)
 	{
 		if (!await_end(&executors->list[i], until))
@@ -196,7 +242,7 @@ sagg_executors_close(SaggReading *reading)
 	my_executors = reading->executors = NULL;
 	for (int i = 0; i < executors->n; i++)
 		pfree(executors->list[i].handle);
-	(void) sagg_slot_reserve_executors(reading->leader->slot, 0, INT_MAX);
+	sagg_slot_has_executors(reading->leader->slot, 0);
 	MemoryContextDelete(executors->memory);
 }
 

@@ -52,4 +52,8 @@ extern void sagg_executor_send(SaggReading *reading, SaggExecutor *executor, cha
 extern char sagg_executor_receive(SaggReading *reading, SaggExecutor *executor, bool wait,
 								  StringInfo message);
 
+/* executor_watch.c */
+extern void sagg_executor_watch_begin(SaggExecutors *executors);
+extern SaggExecutor *sagg_executor_watch_end(void);
+
 #endif							/* SAGG_EXECUTOR_POOL_H */

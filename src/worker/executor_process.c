@@ -114,8 +114,7 @@ connect_to_leader(SaggExecutorBatch *batch)
 }
 
 /*
- * Read the definition of the stream, and open a reader of its sources.  Ends the
- * process if the stream is not the leader's any more.
+ * Read the definition of the stream, and open a reader of its sources.
  */
 static void
 open_stream(SaggExecutorBatch *batch)
@@ -131,7 +130,9 @@ open_stream(SaggExecutorBatch *batch)
 		stream = sagg_stream_by_view(run->slot->view, true);
 	if (stream == NULL || stream->owner != GetUserId() ||
 		!sagg_stream_has_owners(stream->owners, stream->view, stream->sink, stream->sources))
-		proc_exit(0);
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("stream \"%s\" has changed while an executor started", run->slot->name)));
 	run->stream = stream;
 	batch->reader = sagg_reader_open(stream->sources,
 									 stream->options.on_error == SAGG_DEAD_LETTER ||
@@ -230,6 +231,7 @@ idle(SaggExecutorBatch *batch)
 	pg_atomic_uint32 *has_records = &batch->link->head->has_records;
 	bool		before = pg_atomic_read_u32(has_records) != 0;
 	bool		now;
+	long		timeout_ms;
 
 	/* the records are prefetched until they are released */
 	if (batch->holds)
@@ -244,7 +246,8 @@ idle(SaggExecutorBatch *batch)
 	pg_atomic_write_u32(has_records, now);
 	if (now && !before)
 		SetLatch(batch->link->head->leader_latch);
-	sagg_executor_wait(batch, sagg_reader_rest(batch->reader, IDLE_MS, IDLE_MS));
+	timeout_ms = sagg_memory_rest(&batch->memory_use, batch->run->slot, batch->reader, IDLE_MS);
+	sagg_executor_wait(batch, sagg_reader_rest(batch->reader, IDLE_MS, timeout_ms));
 }
 
 static void
@@ -256,12 +259,17 @@ obey_commands(SaggExecutorBatch *batch)
 		char		type;
 		bool		ended;
 
-		if (sagg_link_receive(batch->link, false, &type, &command, &ended))
-			obey(batch, type, &command);
-		else if (ended)
+		if (!sagg_link_begin(batch->link))
 			proc_exit(0);
-		else
-			idle(batch);
+		if (sagg_link_receive(batch->link, false, &type, &command, &ended))
+		{
+			obey(batch, type, &command);
+			continue;
+		}
+		if (ended)
+			proc_exit(0);
+		sagg_link_end(batch->link);
+		idle(batch);
 	}
 }
 
@@ -304,6 +312,7 @@ stream_agg_executor_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
+	sagg_memory_keep();
 	sagg_clip_reports();
 	if (!sagg_link_attach(&link, DatumGetUInt32(arg)))
 		proc_exit(0);

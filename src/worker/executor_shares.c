@@ -13,20 +13,13 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "streams/streams.h"
 #include "executor_pool.h"
-
-/* how often the worker looks after executors while it executes */
-#define WATCH_MS	100
-
-static SaggExecutors *volatile watched = NULL;
-static TimeoutId watch_timeout;
-static volatile bool broken_off;
 
 /*
  * Add an executor's losses to those of the others.
@@ -226,6 +219,18 @@ put_snapshot(SaggShare *share)
 }
 
 /*
+ * Settings as they are now: those of role and database may have changed since this
+ * process connected, and an executor may have connected later.
+ */
+static void
+put_settings(SaggShare *share)
+{
+	share->settings_size = EstimateGUCStateSpace();
+	share->settings = palloc0(share->settings_size);
+	SerializeGUCState(share->settings_size, share->settings);
+}
+
+/*
  * Have executors run the query over what they have read.  commit->times are those
  * before the batch; the others are as for sagg_execution_reject,
  * sagg_execution_keep_late and sagg_execution_bound_rows.  In the batch's
@@ -250,6 +255,7 @@ sagg_executors_execute(SaggStreamRun *run, const SaggQuery *query, const SaggCom
 	sagg_poison_left_out(run, &share.rejected_state, &share.rejected_message,
 						 &share.rejected_detail);
 	put_snapshot(&share);
+	put_settings(&share);
 	for (int i = 0; i < executors->n; i++)
 	{
 		SaggExecutor *executor = &executors->list[i];
@@ -265,59 +271,6 @@ sagg_executors_execute(SaggStreamRun *run, const SaggQuery *query, const SaggCom
 }
 
 /*
- * Returns an executor that has failed or ended, NULL = none.  Also called in a
- * signal handler.
- */
-static SaggExecutor *
-failed_executor(SaggExecutors *executors)
-{
-	for (int i = 0; i < executors->n; i++)
-	{
-		if (executors->list[i].nranges > 0 &&
-			pg_atomic_read_u32(&executors->list[i].link.head->failed) != 0)
-			return &executors->list[i];
-	}
-	return NULL;
-}
-
-/*
- * Timeout handler: while the worker is busy with its own share, or waits for an
- * executor, it looks whether another one has failed, and breaks off then.
- */
-static void
-look_after_executors(void)
-{
-	if (watched == NULL || failed_executor(watched) == NULL)
-		return;
-	broken_off = true;
-	QueryCancelPending = true;
-	InterruptPending = true;
-}
-
-static void
-begin_watch(SaggExecutors *executors)
-{
-	static TimeoutId timeout = MAX_TIMEOUTS;
-
-	if (timeout == MAX_TIMEOUTS)
-		timeout = RegisterTimeout(USER_TIMEOUT, look_after_executors);
-	watch_timeout = timeout;
-	broken_off = false;
-	watched = executors;
-	enable_timeout_every(timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WATCH_MS),
-						 WATCH_MS);
-}
-
-static void
-end_watch(void)
-{
-	disable_timeout(watch_timeout, false);
-	watched = NULL;
-	if (broken_off)
-		QueryCancelPending = false;
-}
-
-/*
  * Run the worker's own share, and what waits for the others.  If an executor fails
  * meanwhile, that is the error that is raised, and it is raised soon.
  */
@@ -325,6 +278,7 @@ void
 sagg_executors_watch(SaggReading *reading, void (*run) (void *arg), void *arg)
 {
 	SaggExecutors *executors = reading->executors;
+	SaggExecutor *failed;
 	MemoryContext memory = CurrentMemoryContext;
 	StringInfoData message;
 
@@ -333,23 +287,23 @@ sagg_executors_watch(SaggReading *reading, void (*run) (void *arg), void *arg)
 		run(arg);
 		return;
 	}
-	begin_watch(executors);
+	sagg_executor_watch_begin(executors);
 	PG_TRY();
 	{
 		run(arg);
 	}
 	PG_CATCH();
 	{
-		end_watch();
-		if (!broken_off || geterrcode() != ERRCODE_QUERY_CANCELED)
+		failed = sagg_executor_watch_end();
+		if (failed == NULL || geterrcode() != ERRCODE_QUERY_CANCELED)
 			PG_RE_THROW();
 		MemoryContextSwitchTo(memory);
 		FlushErrorState();
 		while (true)
-			(void) sagg_executor_receive(reading, failed_executor(executors), true, &message);
+			(void) sagg_executor_receive(reading, failed, true, &message);
 	}
 	PG_END_TRY();
-	end_watch();
+	(void) sagg_executor_watch_end();
 }
 
 /*

@@ -61,6 +61,13 @@ typedef struct SaggLinkHead
 	pg_atomic_uint32 has_records;	/* its reader has a record that no batch
 									 * has taken */
 	pg_atomic_uint32 failed;	/* it has sent an error, or ends */
+
+	/*
+	 * It starts, or does what a command says: so it does not notice that its
+	 * leader has gone.  A leader that goes sets the one and reads the other.
+	 */
+	pg_atomic_uint32 busy;
+	pg_atomic_uint32 closing;
 } SaggLinkHead;
 
 /* One end of a link. */
@@ -76,7 +83,9 @@ typedef struct SaggLink
 extern void sagg_link_make(SaggLink *link, int slot, int number);
 extern void sagg_link_set_process(SaggLink *link, BackgroundWorkerHandle *handle);
 extern bool sagg_link_attach(SaggLink *link, dsm_handle handle);
-extern void sagg_link_close(SaggLink *link);
+extern bool sagg_link_close(SaggLink *link);
+extern bool sagg_link_begin(SaggLink *link);
+extern void sagg_link_end(SaggLink *link);
 extern bool sagg_link_send(SaggLink *link, char type, const char *data, Size len);
 extern bool sagg_link_receive(SaggLink *link, bool wait, char *type,
 							  StringInfo message, bool *ended);
@@ -115,6 +124,8 @@ typedef struct SaggShare
 	char	   *rejected_detail;
 	Size		snapshot_size;
 	char	   *snapshot;
+	Size		settings_size;	/* of what SerializeGUCState has made */
+	char	   *settings;
 } SaggShare;
 
 extern void sagg_put_share(StringInfo buf, const SaggShare *share);
@@ -133,6 +144,7 @@ typedef struct SaggExecutorBatch
 	SaggRange  *ranges;
 	int64		number;			/* of the batch */
 	bool		holds;			/* it has the records of a batch */
+	SaggMemoryUse memory_use;
 	SaggRejections *rejections; /* or NULL */
 	SaggLateRows late;
 } SaggExecutorBatch;

@@ -363,13 +363,19 @@ analyze(SaggStreamRun *run)
 	SaggQuery  *query = sagg_kept_query(&run->query, run->stream, run->memory);
 	char	   *reason;
 
-	query->dealt = run->reading->executors != NULL;
-	if (query->dealt && (reason = sagg_query_undealt(query, run->stream->reader)) != NULL)
+	if (run->reading->executors == NULL || query->dealt)
+	{
+		query->dealt = run->reading->executors != NULL;
+		return query;
+	}
+	reason = sagg_query_undealt(query, run->stream->reader);
+	if (reason)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("micro-batches of stream \"%s\" cannot be dealt to executors any more",
 						sagg_stream_title(run->stream->name)),
 				 errdetail_internal("%s", reason)));
+	query->dealt = true;
 	return query;
 }
 
@@ -677,7 +683,7 @@ sagg_micro_batch(SaggReading *reading)
 	MemoryContextSwitchTo(reading->memory);
 	for (int i = 0; i < nparts; i++)
 		sagg_publish_statistics(parts[i].run);
-	sagg_memory_used(reading);
+	sagg_memory_used(&reading->memory_use);
 	SAGG_FAILPOINT("batch.done");
 	sagg_mark_batch(-1);
 	for (int i = 0; i < nparts; i++)

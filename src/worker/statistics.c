@@ -27,7 +27,7 @@
 PG_FUNCTION_INFO_V1(stream_agg_stat_streams);
 PG_FUNCTION_INFO_V1(stream_agg_stat_partitions);
 
-#define STAT_STREAMS_COLUMNS	15
+#define STAT_STREAMS_COLUMNS	16
 #define STAT_PARTITIONS_COLUMNS 8
 
 /* older ends of partitions are not shown, unless the stream runs */
@@ -281,6 +281,8 @@ put_stream(ReturnSetInfo *rsinfo, const SaggSlot *slot, Oid read_by)
 	values[8] = ObjectIdGetDatum(read_by);
 	nulls[8] = !OidIsValid(read_by);
 	put_troubles(slot, values + 9, nulls + 9);
+	values[15] = Int32GetDatum(slot->executors + 1);
+	nulls[15] = slot->pid == 0;
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

@@ -342,7 +342,8 @@ static long
 idle_work(SaggReading *reading, long timeout_ms)
 {
 	timeout_ms = report_statistics(reading, timeout_ms);
-	timeout_ms = sagg_memory_rest(reading, timeout_ms);
+	timeout_ms = sagg_memory_rest(&reading->memory_use, reading->leader->slot,
+								  reading->reader, timeout_ms);
 	timeout_ms = sagg_reader_tend_group(reading->reader, timeout_ms);
 	return sagg_reader_rest(reading->reader, reading->leader->stream->trigger / 1000, timeout_ms);
 }
@@ -415,7 +416,8 @@ wait_for_trigger(SaggReading *reading)
 	foreach(lc, reading->runs)
 		((SaggStreamRun *) lfirst(lc))->slot->stage = SAGG_STAGES;
 	(void) report_statistics(reading, 0);
-	(void) sagg_memory_rest(reading, 0);
+	(void) sagg_memory_rest(&reading->memory_use, reading->leader->slot,
+							reading->reader, 0);
 
 	while (!open_request(reading) && !sagg_reading_group_changed(reading))
 	{

@@ -125,6 +125,14 @@ typedef struct SaggStreamRun
 	SaggFault	fault;
 } SaggStreamRun;
 
+/* memory that batches of this process have freed */
+typedef struct SaggMemoryUse
+{
+	TimestampTz used;			/* when the last batch ended */
+	TimestampTz since;			/* since when there is memory to give back, 0
+								 * = there is none */
+} SaggMemoryUse;
+
 /*
  * A reading: a source reader, what waits for it and what paces it.  The process
  * has one, and opens it for one of its streams, the leader; streams that share
@@ -144,9 +152,7 @@ struct SaggReading
 								 * answer */
 	int64		size_limit;		/* most offsets of a batch, 0 = no limit */
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
-	TimestampTz memory_used;	/* when the last batch ended */
-	TimestampTz memory_since;	/* since when there is memory to give back, 0
-								 * = there is none */
+	SaggMemoryUse memory_use;
 
 	/* from opening to closing, in "memory" */
 	MemoryContext memory;
@@ -204,8 +210,9 @@ extern TimestampTz sagg_scan_schedule_tend(void);
 
 /* worker_memory.c */
 extern void sagg_memory_keep(void);
-extern void sagg_memory_used(SaggReading *reading);
-extern long sagg_memory_rest(SaggReading *reading, long timeout_ms);
+extern void sagg_memory_used(SaggMemoryUse *use);
+extern long sagg_memory_rest(SaggMemoryUse *use, const SaggSlot *slot,
+							 SaggReader *reader, long timeout_ms);
 
 /* worker_slot.c */
 extern void sagg_worker_attach(SaggReading *reading, SaggStreamRun *leader, int i);
