@@ -24,6 +24,7 @@
 #include "optimizer/clauses.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/typcache.h"
@@ -92,19 +93,23 @@ static bool is_parallel_safe_type(Oid type);
 static bool
 is_parallel_safe_domain(Oid type)
 {
+	/* the reference registers itself in its context, and must not outlive it */
+	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "stream_agg domain",
+												 ALLOCSET_SMALL_SIZES);
 	DomainConstraintRef constraints;
+	bool		safe = true;
 	ListCell   *lc;
 
-	InitDomainConstraintRef(type, &constraints, CurrentMemoryContext, false);
+	InitDomainConstraintRef(type, &constraints, memory, false);
 	foreach(lc, constraints.constraints)
 	{
 		DomainConstraintState *constraint = lfirst(lc);
 
-		if (constraint->constrainttype == DOM_CONSTRAINT_CHECK &&
-			!is_parallel_safe_expression(constraint->check_expr))
-			return false;
+		if (constraint->constrainttype == DOM_CONSTRAINT_CHECK)
+			safe = safe && is_parallel_safe_expression(constraint->check_expr);
 	}
-	return is_parallel_safe_type(getBaseType(type));
+	MemoryContextDelete(memory);
+	return safe && is_parallel_safe_type(getBaseType(type));
 }
 
 static bool

@@ -199,14 +199,13 @@ sagg_groups_hash_row(SaggExecution *ex, int64 start,
 }
 
 /*
- * Returns the group with the start and keys of "probe", whose hash is that of
- * sagg_keys_hash; loaded from the store, or made, if the batch has not met it yet.
- * NULL if its keys are too long for a new group.
+ * Returns the group with the start, keys and hash of "probe"; it is loaded from the
+ * store, or made, if the batch has not met it yet.  NULL if its keys are too long for
+ * a new group.
  */
-SaggGroup *
-sagg_groups_require(SaggExecution *ex, SaggGroup *probe)
+static inline SaggGroup *
+require_group(SaggExecution *ex, SaggGroup *probe, uint32 hash)
 {
-	uint32		hash = probe->hash;
 	GroupEntry *entry = grouptab_lookup_hash(ex->groups, probe, hash);
 	bool		found;
 
@@ -237,7 +236,16 @@ sagg_groups_lookup_row(SaggExecution *ex, int64 start, uint32 hash,
 
 	set_probe(ex, &probe, start, values, nulls);
 	probe.hash = hash;
-	return sagg_groups_require(ex, &probe);
+	return require_group(ex, &probe, hash);
+}
+
+/*
+ * The same for the start and keys of "probe", whose hash is that of sagg_keys_hash.
+ */
+SaggGroup *
+sagg_groups_require(SaggExecution *ex, SaggGroup *probe)
+{
+	return require_group(ex, probe, probe->hash);
 }
 
 /*

@@ -247,6 +247,15 @@ sagg_executors_close(SaggReading *reading)
 }
 
 /*
+ * Returns whether a stream waits for a process, and the reading has executors.
+ */
+bool
+sagg_executors_are_wanted(const SaggReading *reading)
+{
+	return reading->executors != NULL && sagg_stream_lacks_process();
+}
+
+/*
  * Give the processes of executors to streams that have none, until the reading is
  * opened again.  Returns whether it had executors: the caller then assigns the
  * positions to the stream's own reader.  Between batches.
@@ -254,7 +263,7 @@ sagg_executors_close(SaggReading *reading)
 bool
 sagg_executors_give_way(SaggReading *reading)
 {
-	if (reading->executors == NULL || !sagg_stream_lacks_process())
+	if (!sagg_executors_are_wanted(reading))
 		return false;
 	ereport(LOG,
 			(errmsg("stream \"%s\" goes on without executors, as another stream waits for a process",

@@ -419,7 +419,8 @@ wait_for_trigger(SaggReading *reading)
 	(void) sagg_memory_rest(&reading->memory_use, reading->leader->slot,
 							reading->reader, 0);
 
-	while (!open_request(reading) && !sagg_reading_group_changed(reading))
+	while (!open_request(reading) && !sagg_reading_group_changed(reading) &&
+		   !sagg_executors_are_wanted(reading))
 	{
 		if (!(leader->stream->trigger == 0 ? sleep_until_records(reading) :
 			  sleep_until_time(reading)))

@@ -258,6 +258,7 @@ typedef struct SaggExecutors SaggExecutors;
 
 extern SaggRange *sagg_executors_assign(SaggReading *reading, SaggRange *positions, int *n);
 extern void sagg_executors_close(SaggReading *reading);
+extern bool sagg_executors_are_wanted(const SaggReading *reading);
 extern bool sagg_executors_give_way(SaggReading *reading);
 extern void sagg_executors_plan(const SaggReading *reading, SaggPlan *plan);
 extern bool sagg_executors_have_records(SaggReading *reading);

@@ -146,12 +146,45 @@ subtest 'explain_stream says why a stream stays on one process' => sub {
 		is(sql("SELECT count(*) > 0 FROM stream_agg.offsets WHERE stream = '$name' AND dealt <> '{}'"), $query =~ /slow|no_comb|unsafe|session/ ? 'f' : 't', 'and so it is');
 		sql("SELECT stream_agg.drop_stream('$name', drop_sink => true)");
 	}
+	# what a view, or a relation that inherits, hides; and what runs before the query does
+	my $file = $node->basedir . '/names.csv';
+	append_to_file($file, "1,one\n");
+	sql(qq{CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+		CREATE TABLE parts (k int, name text) PARTITION BY LIST (k);
+		CREATE FOREIGN TABLE part_1 PARTITION OF parts FOR VALUES IN (1) SERVER files OPTIONS (filename '$file', format 'csv');
+		CREATE VIEW hides AS SELECT k, slow(k) AS s FROM generate_series(0, 19) k;
+		CREATE FUNCTION judges(int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+		CREATE DOMAIN small AS int CHECK (VALUE > -1);
+		CREATE DOMAIN judged AS int CHECK (judges(VALUE));
+		CREATE TYPE pair AS (a small, b judged[])});
+	create_source($node, $broker, 'of_domain', 'events', 'k small, v int');
+	create_source($node, $broker, 'of_pair', 'events', 'k int, p pair');
+	my %hidden = (
+		'SELECT name, count(*) AS n FROM events JOIN parts USING (k) GROUP BY 1' => qr/1 of 2: "parts" cannot be read by several processes/,
+		'SELECT s, count(*) AS n FROM events JOIN hides USING (k) GROUP BY 1' => qr/1 of 2: an expression of the query is not parallel safe/,
+		'SELECT k, count(*) AS n FROM of_pair GROUP BY 1' => qr/1 of 2: type pair of column "p" is not parallel safe/,
+		'SELECT k, count(*) AS n FROM of_domain GROUP BY 1' => qr/Executors: 2$/m);
+	for my $query (sort keys %hidden)
+	{
+		create('hidden', $query, 2, "output_mode => 'update',");
+		like(sql("SELECT stream_agg.explain_stream('hidden')"), $hidden{$query}, $query);
+		sql("SELECT stream_agg.drop_stream('hidden', drop_sink => true)");
+	}
 	$broker->produce('one', [ 0, '', '{"k": 1}' ]);
 	create('narrow', 'SELECT k, count(*) AS n FROM one GROUP BY k', 4, "output_mode => 'update',");
 	available('narrow');
 	like(sql("SELECT stream_agg.explain_stream('narrow')"), qr/Executors: 1 of 4, as there are partitions/, 'a topic with one partition');
 	is(sql('TABLE narrow'), '1|1', 'is read');
 	sql("SELECT stream_agg.drop_stream('narrow', drop_sink => true)");
+};
+
+subtest 'how many processes a stream can have' => sub {
+	for my $value ('0', '-1', '129', '1000000000000', '"many"', '1.5')
+	{
+		my (undef, undef, $error) = $node->psql('postgres', "SELECT stream_agg.create_stream('wrong', 'SELECT k, count(*) AS n FROM events GROUP BY k', output_mode => 'update', options => '{\"executors\": $value}')");
+		like($error, qr/executors must be between 1 and 128|invalid input syntax for type bigint/, "$value is refused");
+	}
+	is(sql(q{SELECT count(*) FROM stream_agg.streams WHERE stream = 'wrong'}), 0, 'there is no such stream');
 };
 
 subtest 'an executor that is ended or cancelled fails its micro-batch, and nothing else' => sub {
