@@ -18,7 +18,7 @@ SOURCES := $(filter-out $(FAILPOINT_SOURCES),$(SOURCES))
 endif
 OBJS = $(SOURCES:.c=.o) $(CXX_SOURCES:.cpp=.o)
 
-REGRESS = install tumble sessions sources rate topics formats streams hop calendar date_trunc first_last errors watermarks privileges
+REGRESS = install tumble sessions sources rate topics formats streams hop calendar date_trunc first_last top_n errors watermarks privileges
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)

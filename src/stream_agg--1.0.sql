@@ -262,6 +262,43 @@ CREATE AGGREGATE stream_agg.last(value anyelement, at bigint) (
 COMMENT ON AGGREGATE stream_agg.last(anyelement, bigint) IS
 'the value with the greatest at, of several the greatest value, NULL after all others; a row whose at is NULL does not count';
 
+CREATE FUNCTION stream_agg.top_n_accumulate(internal, anyelement, integer)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_top_n_accumulate'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.top_n_accumulate(internal, anyelement, integer) IS 'transition function of the aggregate top_n';
+
+CREATE FUNCTION stream_agg.top_n_combine(internal, internal)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_top_n_combine'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.top_n_combine(internal, internal) IS 'combine function of the aggregate top_n';
+
+CREATE FUNCTION stream_agg.top_n_serialize(internal)
+RETURNS bytea
+AS 'MODULE_PATHNAME', 'stream_agg_top_n_serialize'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.top_n_serialize(internal) IS 'serialize function of the aggregate top_n';
+
+CREATE FUNCTION stream_agg.top_n_deserialize(bytea, internal)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'stream_agg_top_n_deserialize'
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.top_n_deserialize(bytea, internal) IS 'deserialize function of the aggregate top_n';
+
+CREATE FUNCTION stream_agg.top_n_final(internal, anyelement, integer)
+RETURNS anyarray
+AS 'MODULE_PATHNAME', 'stream_agg_top_n_final'
+LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_agg.top_n_final(internal, anyelement, integer) IS 'final function of the aggregate top_n';
+
+CREATE AGGREGATE stream_agg.top_n(value anyelement, n integer) (
+    SFUNC = stream_agg.top_n_accumulate, STYPE = internal, COMBINEFUNC = stream_agg.top_n_combine,
+    SERIALFUNC = stream_agg.top_n_serialize, DESERIALFUNC = stream_agg.top_n_deserialize,
+    FINALFUNC = stream_agg.top_n_final, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE stream_agg.top_n(anyelement, integer) IS
+'array of the n greatest values, the greatest first; NULL does not count; n is from 1 to 10000, the same in all rows of a group';
+
 /* ---------------------------------------------------------------- catalog */
 
 CREATE TABLE stream_agg.streams (

@@ -39,7 +39,7 @@ typedef struct FileSink
 	TupleDesc	desc;			/* of the batch at hand, as the next two */
 	int64		batch;
 	StringInfo	lines;			/* NULL = none yet */
-}			FileSink;
+} FileSink;
 
 static bool
 is_of_wrapper(Oid relid, const char *wrapper)
@@ -114,7 +114,7 @@ begin(void *arg, const SaggSinkRows *rows, int64 batch)
 }
 
 static void
-append_line(FileSink * sink, TupleTableSlot *slot)
+append_line(FileSink *sink, TupleTableSlot *slot)
 {
 	appendStringInfo(sink->lines, INT64_FORMAT, sink->batch);
 	for (int i = 0; i < sink->desc->natts; i++)
@@ -132,7 +132,7 @@ append_line(FileSink * sink, TupleTableSlot *slot)
 }
 
 static int64
-append_lines(FileSink * sink, Tuplestorestate *rows)
+append_lines(FileSink *sink, Tuplestorestate *rows)
 {
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(sink->desc, &TTSOpsMinimalTuple);
 	int64		n = 0;
@@ -156,13 +156,13 @@ write_rows(void *arg, const SaggOutput *output, int64 *rows_out, int64 *rows_rem
 }
 
 static char *
-path_of(const FileSink * sink, int64 batch, const char *suffix)
+path_of(const FileSink *sink, int64 batch, const char *suffix)
 {
 	return psprintf("%s/" INT64_FORMAT ".%s", sink->directory, batch, suffix);
 }
 
 static void
-write_file(const FileSink * sink, const char *path, const char *mode)
+write_file(const FileSink *sink, const char *path, const char *mode)
 {
 	FILE	   *file = AllocateFile(path, mode);
 
@@ -186,7 +186,7 @@ prepare(void *arg)
 }
 
 static void
-publish(const FileSink * sink, int64 batch)
+publish(const FileSink *sink, int64 batch)
 {
 	char	   *from = path_of(sink, batch, "prepared");
 

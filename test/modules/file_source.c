@@ -48,7 +48,7 @@ typedef struct FileTopic
 {
 	int32		topic;
 	char	   *directory;
-}			FileTopic;
+} FileTopic;
 
 typedef struct FilePartition
 {
@@ -58,7 +58,7 @@ typedef struct FilePartition
 	int64		position;		/* of the next record that is in no batch */
 	int64		first;			/* range of the batch */
 	int64		behind;
-}			FilePartition;
+} FilePartition;
 
 typedef struct FileReader
 {
@@ -70,7 +70,7 @@ typedef struct FileReader
 	FilePartition *partitions;
 	bool		has_batch;
 	bool		complete;
-}			FileReader;
+} FileReader;
 
 static char *
 directory_of(Oid relid)
@@ -184,7 +184,7 @@ topics(Oid source)
 /* --- readers */
 
 static const char *
-directory_by_topic(const FileReader * reader, int32 topic)
+directory_by_topic(const FileReader *reader, int32 topic)
 {
 	for (int i = 0; i < reader->ntopics; i++)
 	{
@@ -226,7 +226,7 @@ identity(SaggReader *base)
 }
 
 static int
-count_all(const FileReader * reader)
+count_all(const FileReader *reader)
 {
 	int			n = 0;
 
@@ -246,7 +246,7 @@ bounds(SaggReader *base, int *npartitions)
 	/* the order does not matter: backwards */
 	for (int i = 0; i < reader->ntopics; i++)
 	{
-		const		FileTopic *topic = &reader->topics[i];
+		const FileTopic *topic = &reader->topics[i];
 
 		for (int p = Min(count_files(topic->directory), total - n) - 1; p >= 0; p--)
 		{
@@ -297,7 +297,7 @@ partitions_changed(SaggReader *base)
 }
 
 static FilePartition *
-partition_of(FileReader * reader, const SaggRange *range)
+partition_of(FileReader *reader, const SaggRange *range)
 {
 	FilePartition *part;
 	Size		size = sizeof(FilePartition) * (reader->npartitions + 1);
@@ -353,7 +353,7 @@ has_records(SaggReader *base)
 
 	for (int i = 0; i < reader->npartitions; i++)
 	{
-		const		FilePartition *part = &reader->partitions[i];
+		const FilePartition *part = &reader->partitions[i];
 
 		/* fewer: the file is another one */
 		if (records_of(part->directory, part->number) != part->position)
@@ -387,7 +387,7 @@ begin(SaggReader *base, const SaggRange *ranges, int nranges)
 
 /* Read records of a partition, and hand them over. */
 static void
-collect_some(FileReader * reader, const FilePartition * part, int64 offset, int n)
+collect_some(FileReader *reader, const FilePartition *part, int64 offset, int n)
 {
 	char		lines[AT_ONCE * RECORD_SIZE];
 	SaggSourceRecord records[AT_ONCE] = {0};

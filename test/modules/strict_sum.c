@@ -24,7 +24,7 @@ typedef struct StrictSum
 {
 	bool		goes_on;		/* false: only to be combined */
 	int64		sum;
-}			StrictSum;
+} StrictSum;
 
 /* In the aggregate's memory, as a state that goes on has to be. */
 static StrictSum *

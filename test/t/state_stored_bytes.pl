@@ -141,6 +141,8 @@ my %stream = (
 	timed => q{SELECT t, stream_agg.first(v, ts) AS a, stream_agg.last(t, ts) AS b, stream_agg.last(ROW(k, t)::pair, v) AS c, stream_agg.first('happy'::mood, ts) AS d,
 		stream_agg.last(n::positive, ts) AS e, stream_agg.last(ARRAY[n, k], date_trunc('day', ts)) AS f, stream_agg.first(j, ts) AS g,
 		stream_agg.last(NULLIF(k, 1), ts) AS h FROM events GROUP BY t},
+	topmost => q{SELECT k, stream_agg.top_n(v, 3) AS a, stream_agg.top_n(t, 5) AS b, stream_agg.top_n(ROW(k, t)::pair, 4) AS c, stream_agg.top_n(n::positive, 9) AS d
+		FROM events GROUP BY k},
 	raw => q{SELECT n, ts, last(t) AS a, last(b) AS b, last(j) AS c, last(n) AS d, last(ts) AS e, last(ts::time) AS f, last(ts::timetz) AS g,
 		last(('10.0.0.' || k)::inet) AS h, last('::/64'::cidr) AS i, last(t::name) AS l, last(t::bpchar) AS m, last(k > 1) AS o, last(f::float4) AS p,
 		last(j::json) AS q, last(md5(t)::uuid) AS r, last(interval '1 day' * k) AS s FROM events GROUP BY n, ts},

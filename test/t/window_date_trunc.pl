@@ -101,6 +101,8 @@ for my $mode ('append', 'update')
 		FROM events GROUP BY 1, k", 'UTC', $mode, 'until', 'first and last');
 	run("SELECT stream_agg.hop(ts, '10 minutes', '1 hour') AS win, stream_agg.first(v::numeric, ts) AS opening, stream_agg.last(v, date_trunc('minute', ts)) AS closing
 		FROM events GROUP BY 1", 'UTC', $mode, 'upper(win)', 'first and last of panes');
+	run("SELECT stream_agg.hop(ts, '10 minutes', '1 hour') AS win, k, stream_agg.top_n(v, 3) AS greatest, stream_agg.top_n(v || '!', 2) FILTER (WHERE v > 1) AS words
+		FROM events GROUP BY 1, k", 'UTC', $mode, 'upper(win)', 'top_n of panes');
 }
 
 # sessions are no batch query; kept inputs of the same groups tell what is right
