@@ -34,8 +34,9 @@
 #include "read/read.h"
 
 /*
- * Returns whether other processes can read a relation and what inherits from it, as
- * of the same snapshot: no temporary table, and no foreign one that is no source.
+ * Returns whether other processes can read a relation as of the same snapshot: it is
+ * not temporary, and neither it nor what inherits from it is a foreign table that is
+ * no source.  Temporary tables that inherit are for their session only.
  */
 static bool
 is_common_relation(Oid relid)
@@ -44,12 +45,11 @@ is_common_relation(Oid relid)
 	list_make1_oid(relid);
 	ListCell   *lc;
 
+	if (get_rel_persistence(relid) == RELPERSISTENCE_TEMP)
+		return false;
 	foreach(lc, all)
 	{
-		Oid			one = lfirst_oid(lc);
-
-		if (get_rel_persistence(one) == RELPERSISTENCE_TEMP ||
-			(get_rel_relkind(one) == RELKIND_FOREIGN_TABLE && !sagg_is_source(one)))
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_FOREIGN_TABLE && !sagg_is_source(lfirst_oid(lc)))
 			return false;
 	}
 	return true;

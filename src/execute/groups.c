@@ -199,27 +199,22 @@ sagg_groups_hash_row(SaggExecution *ex, int64 start,
 }
 
 /*
- * Returns the group with the start, keys and hash of "probe"; it is loaded from the
- * store, or made, if the batch has not met it yet.  NULL if its keys are too long for
- * a new group.
+ * Add the group with the start, keys and hash of "probe" to those of the batch: it is
+ * loaded from the store, or made.  Returns NULL if its keys are too long for a new
+ * group.
  */
-static inline SaggGroup *
-require_group(SaggExecution *ex, SaggGroup *probe, uint32 hash)
+static SaggGroup *
+add_group(SaggExecution *ex, SaggGroup *probe, uint32 hash)
 {
-	GroupEntry *entry = grouptab_lookup_hash(ex->groups, probe, hash);
+	/* what can fail comes before the table is changed */
+	SaggGroup  *group = make_group(ex, probe);
 	bool		found;
 
-	if (entry == NULL)
-	{
-		/* what can fail comes before the table is changed */
-		SaggGroup  *group = make_group(ex, probe);
-
-		if (group == NULL)
-			return NULL;
-		entry = grouptab_insert_hash(ex->groups, group, hash, &found);
-		Assert(!found);
-	}
-	return entry->group;
+	if (group == NULL)
+		return NULL;
+	(void) grouptab_insert_hash(ex->groups, group, hash, &found);
+	Assert(!found);
+	return group;
 }
 
 /*
@@ -233,10 +228,12 @@ sagg_groups_lookup_row(SaggExecution *ex, int64 start, uint32 hash,
 					   const Datum *values, const bool *nulls)
 {
 	SaggGroup	probe;
+	GroupEntry *entry;
 
 	set_probe(ex, &probe, start, values, nulls);
 	probe.hash = hash;
-	return require_group(ex, &probe, hash);
+	entry = grouptab_lookup_hash(ex->groups, &probe, hash);
+	return entry ? entry->group : add_group(ex, &probe, hash);
 }
 
 /*
@@ -245,7 +242,9 @@ sagg_groups_lookup_row(SaggExecution *ex, int64 start, uint32 hash,
 SaggGroup *
 sagg_groups_require(SaggExecution *ex, SaggGroup *probe)
 {
-	return require_group(ex, probe, probe->hash);
+	GroupEntry *entry = grouptab_lookup_hash(ex->groups, probe, probe->hash);
+
+	return entry ? entry->group : add_group(ex, probe, probe->hash);
 }
 
 /*

@@ -361,4 +361,5 @@ sagg_share_release(SaggExecutorBatch *batch)
 		sagg_memory_used(&batch->memory_use);
 	batch->holds = false;
 	sagg_mark_batch(-1);
+	(void) pgstat_report_stat(false);
 }

@@ -38,12 +38,16 @@ queue_of_replies(const SaggLink *link)
 
 /*
  * Make the leader's end of a link to executor "number" of the stream in a slot;
- * allocates in the current context, which lives until sagg_link_close.
+ * allocates in the current context, which lives until sagg_link_close.  Returns false
+ * if the server has too many segments.
  */
-void
+bool
 sagg_link_make(SaggLink *link, int slot, int number)
 {
-	link->segment = dsm_create(HEAD_SIZE + COMMANDS_SIZE + REPLIES_SIZE, 0);
+	link->segment = dsm_create(HEAD_SIZE + COMMANDS_SIZE + REPLIES_SIZE,
+							   DSM_CREATE_NULL_IF_MAXSEGMENTS);
+	if (link->segment == NULL)
+		return false;
 	dsm_pin_mapping(link->segment);
 	link->head = dsm_segment_address(link->segment);
 	link->head->leader = MyProc;
@@ -59,6 +63,7 @@ sagg_link_make(SaggLink *link, int slot, int number)
 	shm_mq_set_receiver(shm_mq_create(queue_of_replies(link), REPLIES_SIZE), MyProc);
 	link->out = shm_mq_attach(queue_of_commands(link), link->segment, NULL);
 	link->in = shm_mq_attach(queue_of_replies(link), link->segment, NULL);
+	return true;
 }
 
 /*

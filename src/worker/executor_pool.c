@@ -139,14 +139,16 @@ allowed_executors(const SaggReading *reading)
 }
 
 /*
- * Start executor number "number".  Returns false if no process is free for it.
+ * Start executor number "number".  Returns false if no process, or no segment of
+ * shared memory, is free for it.
  */
 static bool
 start_executor(SaggReading *reading, SaggExecutor *executor, int number)
 {
 	int			slot = (int) (reading->leader->slot - sagg_shared->slots);
 
-	sagg_link_make(&executor->link, slot, number);
+	if (!sagg_link_make(&executor->link, slot, number))
+		return false;
 	executor->number = number;
 	if (!sagg_start_process("stream_agg_executor_main", "stream_agg executor", "stream_agg executor",
 							UInt32GetDatum(dsm_segment_handle(executor->link.segment)),

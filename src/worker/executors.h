@@ -80,7 +80,7 @@ typedef struct SaggLink
 } SaggLink;
 
 /* executor_link.c */
-extern void sagg_link_make(SaggLink *link, int slot, int number);
+extern bool sagg_link_make(SaggLink *link, int slot, int number);
 extern void sagg_link_set_process(SaggLink *link, BackgroundWorkerHandle *handle);
 extern bool sagg_link_attach(SaggLink *link, dsm_handle handle);
 extern bool sagg_link_close(SaggLink *link);

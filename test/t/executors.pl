@@ -149,9 +149,8 @@ subtest 'explain_stream says why a stream stays on one process' => sub {
 	# what a view, or a relation that inherits, hides; and what runs before the query does
 	my $file = $node->basedir . '/names.csv';
 	append_to_file($file, "1,one\n");
-	sql(qq{CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
-		CREATE TABLE parts (k int, name text) PARTITION BY LIST (k);
-		CREATE FOREIGN TABLE part_1 PARTITION OF parts FOR VALUES IN (1) SERVER files OPTIONS (filename '$file', format 'csv');
+	my $has_files = sql(q{SELECT count(*) FROM pg_available_extensions WHERE name = 'file_fdw'});
+	sql(qq{CREATE TABLE parts (k int, name text) PARTITION BY LIST (k);
 		CREATE VIEW hides AS SELECT k, slow(k) AS s FROM generate_series(0, 19) k;
 		CREATE FUNCTION judges(int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
 		CREATE DOMAIN small AS int CHECK (VALUE > -1);
@@ -159,8 +158,11 @@ subtest 'explain_stream says why a stream stays on one process' => sub {
 		CREATE TYPE pair AS (a small, b judged[])});
 	create_source($node, $broker, 'of_domain', 'events', 'k small, v int');
 	create_source($node, $broker, 'of_pair', 'events', 'k int, p pair');
+	sql(qq{CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+		CREATE FOREIGN TABLE part_1 PARTITION OF parts FOR VALUES IN (1) SERVER files OPTIONS (filename '$file', format 'csv')}) if $has_files;
 	my %hidden = (
-		'SELECT name, count(*) AS n FROM events JOIN parts USING (k) GROUP BY 1' => qr/1 of 2: "parts" cannot be read by several processes/,
+		'SELECT name, count(*) AS n FROM events JOIN parts USING (k) GROUP BY 1' =>
+		  $has_files ? qr/1 of 2: "parts" cannot be read by several processes/ : qr/Executors: 2$/m,
 		'SELECT s, count(*) AS n FROM events JOIN hides USING (k) GROUP BY 1' => qr/1 of 2: an expression of the query is not parallel safe/,
 		'SELECT k, count(*) AS n FROM of_pair GROUP BY 1' => qr/1 of 2: type pair of column "p" is not parallel safe/,
 		'SELECT k, count(*) AS n FROM of_domain GROUP BY 1' => qr/Executors: 2$/m);
