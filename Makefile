@@ -30,7 +30,8 @@ PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wno-unused-parameter \
 	-Wno-missing-field-initializers -Wno-sign-compare -fvisibility=hidden
 PG_CXXFLAGS = -std=c++17 -Wall -Wextra -fvisibility=hidden \
 	-fvisibility-inlines-hidden -fno-exceptions -fno-rtti
-SHLIB_LINK = -lrdkafka -lcurl -lsimdjson -lstdc++ -pthread -Wl,--exclude-libs,ALL
+SHLIB_LINK = -lrdkafka -lcurl -lsimdjson -lprotobuf -lstdc++ -pthread -Wl,--exclude-libs,ALL \
+	-Wl,--version-script=src/exports.map
 
 # PGXS gives options of one's own to C alone
 PG_CXXFLAGS += $(COPT)

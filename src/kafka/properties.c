@@ -91,6 +91,9 @@ static const SaggOption options[] = {
 	{"null", NULL, SAGG_OPT_TABLE},
 	{"other_operations", NULL, SAGG_OPT_TABLE},
 	{"tombstones", NULL, SAGG_OPT_TABLE},
+	{"proto", NULL, SAGG_OPT_TABLE},
+	{"descriptor_set", NULL, SAGG_OPT_TABLE},
+	{"message", NULL, SAGG_OPT_TABLE},
 	{"on_error", NULL, SAGG_OPT_TABLE},
 
 	{"field", NULL, SAGG_OPT_COLUMN},

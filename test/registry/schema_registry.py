@@ -9,6 +9,7 @@ Writes its port to READY_FILE and ends with its parent.
 
     POST /subjects/NAME/versions   {"schema": "...", "schemaType": "AVRO"} -> {"id": 1}
     GET  /schemas/ids/1            {"schema": "..."}
+    GET  /subjects/NAME/versions/1 the same
     GET  /schemas/types            ["AVRO"]
     GET  /requests                 how many schemas were asked for
     POST /fuzz {"seed": 1}         damages each answer with a schema from now on, with
@@ -30,6 +31,7 @@ import threading
 import time
 
 schemas = []
+subjects = {}
 requests = 0
 rng = None
 damaged = 0
@@ -133,9 +135,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 rng = None if body["seed"] is None else random.Random(body["seed"])
             self.answer(200, damaged)
             return
-        if body["schema"] not in schemas:
-            schemas.append(body["schema"])
-        self.answer(200, {"id": schemas.index(body["schema"]) + 1})
+        if body not in schemas:
+            schemas.append(body)
+        subjects.setdefault(self.path.split("/")[2], []).append(body)
+        self.answer(200, {"id": schemas.index(body) + 1})
 
     def do_GET(self):
         global requests
@@ -151,11 +154,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif expected and self.headers.get("Authorization") != expected:
             self.answer(401, {"error_code": 40101, "message": "who are you"})
         elif self.path == "/schemas/types":
-            self.answer(200, ["AVRO"])
+            self.answer(200, ["AVRO", "PROTOBUF"])
+        elif self.path.startswith("/subjects/"):
+            self.give_version(*self.path.split("/")[2:5:2])
         elif not self.path.startswith("/schemas/ids/"):
             self.answer(404, {"error_code": 404, "message": "HTTP 404 Not Found"})
         else:
             self.give(int(self.path.rsplit("/", 1)[1]))
+
+    def give_version(self, subject, version):
+        versions = subjects.get(subject, [])
+        if 1 <= int(version) <= len(versions):
+            self.answer(200, versions[int(version) - 1])
+        else:
+            self.answer(404, {"error_code": 40401, "message": "Subject not found"})
 
     def give(self, number):
         if number == 9012:
@@ -165,10 +177,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif 20000 <= number <= 30000:
             self.answer(200, {"schema": large(number)})
         elif 1 <= number <= len(schemas) and rng:
-            self.wfile.write(damage(schemas[number - 1]))
+            self.wfile.write(damage(schemas[number - 1]["schema"]))
             self.close_connection = True
         elif 1 <= number <= len(schemas):
-            self.answer(200, {"schema": schemas[number - 1]})
+            self.answer(200, schemas[number - 1])
         else:
             self.answer(404, {"error_code": 40403, "message": "Schema not found"})
 

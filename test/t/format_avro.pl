@@ -10,6 +10,7 @@ use warnings;
 use IPC::Run;
 use JSON::PP;
 use PostgreSQL::Test::Utils;
+use StreamAgg::Registry;
 use StreamAgg::Test;
 use Test::More;
 
@@ -18,8 +19,6 @@ my $json = JSON::PP->new->canonical->allow_nonref;
 my $broker = start_broker(none => 1);
 my $node = new_node('avro', "stream_agg.kafka_timeout = '150s'");
 my $brokers = $broker->brokers;
-my $scripts = $ENV{REGISTRY} or die 'REGISTRY is not set: run the tests by test/run';
-my @running;
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 sub error_of
@@ -28,41 +27,7 @@ sub error_of
 	return $status == 0 ? 'no error' : $err;
 }
 
-sub start_registry
-{
-	my (@credentials) = @_;
-	my $ready = PostgreSQL::Test::Utils::tempdir() . '/registry';
-	push @running, IPC::Run::start([ 'python3', "$scripts/schema_registry.py", $ready, @credentials ],
-		'<', \undef, '>', "$ready.log", '2>&1');
-	for (1 .. 1800)
-	{
-		return { url => 'http://127.0.0.1:' . slurp_file($ready), ready => $ready } if -s $ready;
-		select(undef, undef, undef, 0.1);
-	}
-	die 'the registry does not start: ' . slurp_file("$ready.log");
-}
-
-sub http
-{
-	my ($registry, $method, $path, $body) = @_;
-	my ($out, $err);
-	my $code = 'import sys, urllib.request as r; print(r.urlopen(r.Request(sys.argv[2], method=sys.argv[1], data=sys.stdin.buffer.read() or None)).read().decode())';
-	IPC::Run::run([ 'python3', '-c', $code, $method, "$registry->{url}$path" ], '<', \($body // ''), '>', \$out, '2>', \$err) or die $err;
-	return $json->decode($out);
-}
-
-sub register { my ($registry, $schema) = @_; return http($registry, 'POST', '/subjects/x/versions', $json->encode({ schema => $json->encode($schema) }))->{id}; }
-
-# records, as [id, schema, value], to hex
-sub encode
-{
-	my $in = join('', map { $json->encode({ id => $_->[0], schema => $_->[1], value => $_->[2] }) . "\n" } @_);
-	my ($out, $err);
-	IPC::Run::run([ 'python3', "$scripts/avro_encode.py" ], '<', \$in, '>', \$out, '2>', \$err) or die $err;
-	return split /\n/, $out;
-}
-
-my $registry = start_registry();
+my $registry = StreamAgg::Registry->new();
 sql(qq{ALTER DATABASE postgres SET timezone = 'America/St_Johns';
 	CREATE SERVER kafka FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '$brokers', "schema.registry" '$registry->{url}', "fetch.wait.max.ms" '20')});
 
@@ -120,7 +85,7 @@ my @types = (
 		'jsonb', [ { k => '00ff', in => [ 1, { k => '', in => [ 0, undef ], t => 0 } ], t => 1767323045678 },
 			q{'{"k": "\\\\x00ff", "in": {"k": "\\\\x", "in": null, "t": "1970-01-01 00:00:00+00"}, "t": "2026-01-02 03:04:05.678+00"}'} ] ]);
 my $schema = { type => 'record', name => 'All', namespace => 'test', doc => "\x{e4}", fields => [ map { { name => $_->[0], type => $_->[1] } } @types ] };
-my $id = register($registry, $schema);
+my $id = $registry->register_avro($schema);
 create_avro('everything', join(', ', map { "\"$_->[0]\" $_->[2]" } @types) . ', pos bigint OPTIONS (metadata $$offset$$)');
 my (@records, @expected);
 for my $n (0 .. 39)
@@ -129,7 +94,7 @@ for my $n (0 .. 39)
 	push @records, [ $id, $schema, { map { $types[$_][0] => $picked[$_][0] } 0 .. $#types } ];
 	push @expected, 'SELECT ' . join(', ', (map { my $t = $types[$_][2]; $t =~ s/ OPTIONS.*//; "($picked[$_][1])::$t" } 0 .. $#types), $n);
 }
-my @hex = encode(@records);
+my @hex = StreamAgg::Registry::avro_records(@records);
 put('everything', @hex);
 sql('CREATE TABLE got AS SELECT * FROM everything; CREATE TABLE expected AS SELECT * FROM got LIMIT 0; INSERT INTO expected ' . join(' UNION ALL ', @expected));
 for my $t (@types)
@@ -147,7 +112,7 @@ my $v1 = { type => 'record', name => 'Click', fields => [ { name => 'user', type
 my $v2 = { type => 'record', name => 'Click', fields => [ { name => 'note', type => [ 'null', 'string' ] }, { name => 'amount', type => [ 'null', 'double' ] },
 		{ name => 'items', type => { type => 'array', items => { type => 'record', name => 'Item', fields => [ { name => 'sku', type => 'string' } ] } } },
 		{ name => 'user', type => [ 'null', { type => 'record', name => 'User', fields => [ { name => 'tags', type => [ 'null', { type => 'map', values => 'string' } ] }, { name => 'id', type => 'long' } ] } ] } ] };
-my ($id1, $id2) = (register($registry, $v1), register($registry, $v2));
+my ($id1, $id2) = ($registry->register_avro($v1), $registry->register_avro($v2));
 create_avro('evolving', q{user_id bigint OPTIONS (path 'user.id'), whole jsonb OPTIONS (path 'user'), tag text OPTIONS (path '{user,tags,a.b}'), amount numeric, note text,
 	sku text OPTIONS (path 'items.1.sku'), pos bigint OPTIONS (metadata 'offset'), k text OPTIONS (metadata 'key')});
 (@records, @expected) = ();
@@ -169,27 +134,27 @@ for my $n (0 .. 99)
 		  . ", $amount.5, 'n$n', " . ($given ? "'k$n'" : 'NULL') . ", $n)";
 	}
 }
-put('evolving', encode(@records));
+put('evolving', StreamAgg::Registry::avro_records(@records));
 my $values = 'SELECT a::bigint, b::jsonb, c, d::numeric, e, f, g::bigint FROM (VALUES ' . join(', ', @expected) . ') v (a, b, c, d, e, f, g)';
 is_equal_tables($node, 'SELECT user_id, whole, tag, amount, note, sku, pos FROM evolving', $values, 'each record by its own schema, paths into records, maps and arrays');
-my $requests = http($registry, 'GET', '/requests');
+my $requests = $registry->http('GET', '/requests');
 sql(q{SELECT stream_agg.create_stream('per_user', 'SELECT user_id, count(*), sum(amount) FROM evolving GROUP BY user_id', output_mode => 'complete', trigger => '0')});
 process($node, 'per_user');
 is_equal_tables($node, 'SELECT * FROM per_user', "SELECT a, count(*), sum(d) FROM ($values) x GROUP BY a", 'a stream over them');
-put('evolving', encode($records[0], $records[1]));
+put('evolving', StreamAgg::Registry::avro_records($records[0], $records[1]));
 process($node, 'per_user');
 is_equal_tables($node, 'SELECT * FROM per_user', 'SELECT user_id, count(*), sum(amount) FROM evolving GROUP BY user_id', 'a stream equals the batch query');
 counts_add_up($node, 'per_user', 102, 'every record is counted once');
-my $asked = http($registry, 'GET', '/requests') - $requests;
+my $asked = $registry->http('GET', '/requests') - $requests;
 cmp_ok($asked, '<=', 4, "a process asks once for a schema: $asked requests by a stream's worker and a query");
 
 # ---------- a registry that fails ----------
 
 # down: the stream waits, and goes on by itself
 my $v3 = { %$v1, doc => 'another one' };
-my $id3 = register($registry, $v3);
+my $id3 = $registry->register_avro($v3);
 append_to_file("$registry->{ready}.down", '');
-put('evolving', encode([ $id3, $v3, { user => { id => 77, tags => {} }, amount => 1 } ]));
+put('evolving', StreamAgg::Registry::avro_records([ $id3, $v3, { user => { id => 77, tags => {} }, amount => 1 } ]));
 $node->poll_query_until('postgres', q{SELECT last_error LIKE '%did not give schema%HTTP status 503%' FROM pg_stat_stream_agg WHERE stream = 'per_user'})
   or die 'the stream does not say what is wrong';
 like(error_of('SELECT * FROM evolving'), qr/schema registry .* did not give schema \d+.*HTTP status 503/s, 'a registry that is down is an error of a query');
@@ -200,7 +165,7 @@ is(sql('SELECT count FROM per_user WHERE user_id = 77'), '1', 'it goes on by its
 is(sql(q{SELECT stream_agg.drop_stream('per_user')}), '', 'dropped');
 
 # what is wrong with a schema is the fault of its records
-my %faults = (9002 => 'it is not JSON', 9003 => 'there is no type "nosuch"', 9004 => 'it is not an Avro schema', 9005 => 'it is not the schema of a record',
+my %faults = (9002 => 'it is not JSON', 9003 => 'there is no type "nosuch"', 9004 => 'it is a schema of neither Avro nor protobuf', 9005 => 'it is not the schema of a record',
 	9006 => 'the registry gives none for it', 9010 => 'it refers to other schemas', 9011 => 'it is not JSON', 8000 => 'the registry gives none for it');
 create_avro('faulty', q{a int, pos bigint OPTIONS (metadata 'offset')});
 my @fault = sort keys %faults;
@@ -223,11 +188,11 @@ put('misled', map { sprintf('00%08x02', $_) } @answer);
 like(error_of("SELECT * FROM misled WHERE pos = $_"), qr/\Q$answers{$answer[$_]}\E/, "answer $answer[$_]: $answers{$answer[$_]}") for 0 .. $#answer;
 
 # credentials are those of the user's mapping; proxies of the environment do not matter
-my $private = start_registry('reader:secret');
-my $secret_id = register($private, $v1);
+my $private = StreamAgg::Registry->new('reader:secret');
+my $secret_id = $private->register_avro($v1);
 sql(qq{CREATE SERVER private FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '$brokers', "schema.registry" '$private->{url}', "fetch.wait.max.ms" '20')});
 create_avro('secrets', 'amount int', 'private');
-put('secrets', encode([ $secret_id, $v1, { user => { id => 1, tags => {} }, amount => 42 } ]));
+put('secrets', StreamAgg::Registry::avro_records([ $secret_id, $v1, { user => { id => 1, tags => {} }, amount => 42 } ]));
 like(error_of('SELECT * FROM secrets'), qr/HTTP status 401.*HINT:.*user mapping/s, 'a registry that wants a password');
 sql(q{CREATE USER MAPPING FOR postgres SERVER private OPTIONS ("schema.registry.user" 'reader', "schema.registry.password" 'secret')});
 is(sql('SELECT amount FROM secrets'), '42', 'and gets it from the user mapping');
@@ -242,7 +207,7 @@ IPC::Run::run([ 'openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-da
 		'-keyout', "$pem.key", '-out', "$pem.crt" ], '>', '/dev/null', '2>&1') or die 'no certificate';
 my $certificate = slurp_file("$pem.crt");
 append_to_file($pem, slurp_file("$pem.key") . $certificate);
-my $tls = start_registry('', $pem);
+my $tls = StreamAgg::Registry->new('', $pem);
 (my $https = $tls->{url}) =~ s/^http:/https:/;
 sql(qq{CREATE SERVER tls FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '$brokers', "schema.registry" '$https', "fetch.wait.max.ms" '20')});
 create_avro('encrypted', 'a int', 'tls');
@@ -269,7 +234,7 @@ sql(q{SELECT stream_agg.drop_stream('hangs')});
 create_avro('wrong', q{i int, s text, e text, ar int[], pos bigint OPTIONS (metadata 'offset')});
 my $small = { type => 'record', name => 'Small', fields => [ { name => 'i', type => 'int' }, { name => 's', type => 'string' }, { name => 'e', type => { type => 'enum', name => 'E2', symbols => ['A'] } },
 		{ name => 'ar', type => { type => 'array', items => 'null' } }, { name => 'n', type => [ 'null', 'Small' ] } ] };
-my $head = sprintf('00%08x', register($registry, $small));
+my $head = sprintf('00%08x', $registry->register_avro($small));
 my %wrong = ('' => 'does not begin with the id', '00' => 'does not begin with the id', "01" . substr($head, 2) => 'does not begin with the id', $head => 'ends too early',
 	"${head}02" => 'ends too early', "${head}0206616263" => 'ends too early', "${head}020800" => 'length goes beyond', "${head}0201" => 'length goes beyond',
 	"${head}ffffffffff0f00000000" => 'more than 32 bits', "${head}ffffffffffffffffffff01" => 'number is too long', "${head}0202ff0000" => 'not UTF-8',
@@ -311,5 +276,5 @@ cmp_ok($good, '>', 20, "$good of them decode all the same");
 cmp_ok($refused, '>', 500, "$refused do not");
 unlike(slurp_file($node->logfile), qr/terminated by signal|PANIC|TRAP/, 'no process has ended of it');
 
-$_->kill_kill for @running;
+$_->stop for $registry, $private, $tls;
 done_testing();

@@ -11,6 +11,7 @@ use warnings;
 use IPC::Run;
 use JSON::PP;
 use PostgreSQL::Test::Utils;
+use StreamAgg::Registry;
 use StreamAgg::Test;
 use Test::More;
 use Time::HiRes 'time';
@@ -21,23 +22,12 @@ my $broker = start_broker(none => 1);
 my $node = new_node('hostile_registry', "stream_agg.kafka_timeout = '60s'", "stream_agg.max_attempts = 1",
 	'stream_agg.max_dead_letters = 100000');
 my $brokers = $broker->brokers;
-my $scripts = $ENV{REGISTRY} or die 'REGISTRY is not set: run the tests by test/run';
-my $ready = PostgreSQL::Test::Utils::tempdir() . '/registry';
-my $running = IPC::Run::start([ 'python3', "$scripts/schema_registry.py", $ready ], '<', \undef, '>', "$ready.log", '2>&1');
-for (1 .. 1800) { last if -s $ready; select(undef, undef, undef, 0.1); }
-my $url = 'http://127.0.0.1:' . slurp_file($ready);
+my $registry = StreamAgg::Registry->new();
+my $url = $registry->url;
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
-sub http
-{
-	my ($method, $path, $body) = @_;
-	my ($out, $err);
-	my $code = 'import sys, urllib.request as r; print(r.urlopen(r.Request(sys.argv[2], method=sys.argv[1], data=sys.stdin.buffer.read() or None)).read().decode())';
-	IPC::Run::run([ 'python3', '-c', $code, $method, "$url$path" ], '<', \($body // ''), '>', \$out, '2>', \$err) or die $err;
-	return $json->decode($out);
-}
-sub register { my ($text) = @_; return http('POST', '/subjects/x/versions', $json->encode({ schema => $text }))->{id}; }
-sub requests { return http('GET', '/requests'); }
+sub register { my ($text) = @_; return $registry->register('x', $text); }
+sub requests { return $registry->http('GET', '/requests'); }
 
 sql(qq{CREATE SERVER kafka FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '$brokers', "schema.registry" '$url', "fetch.wait.max.ms" '20')});
 sub create_avro
@@ -115,10 +105,10 @@ checked_subtest 'a registry that refuses everything is no fault of a record' => 
 	create_avro('forbidden');
 	put('forbidden', record($good, 1), record(7777777, 2));
 	create_stream('forbidden', 'skip');
-	append_to_file("$ready.forbidden", '');
+	append_to_file($registry->ready . '.forbidden', '');
 	sql("SELECT stream_agg.start_stream('forbidden_s')");
 	$node->poll_query_until('postgres', q{SELECT state = 'failed' FROM pg_stat_stream_agg WHERE stream = 'forbidden_s'}) or die 'it does not fail';
-	unlink "$ready.forbidden";
+	unlink $registry->ready . '.forbidden';
 	sql("SELECT stream_agg.start_stream('forbidden_s')");
 	process($node, 'forbidden_s');
 	is(sql('SELECT string_agg(k::text, $$,$$) FROM forbidden_s'), '1', 'no record is lost');
@@ -179,7 +169,7 @@ checked_subtest 'damaged answers' => sub {
 	put('fuzz', map { record($id, $_) . '00' . '0264' . '00' } 1 .. 5);
 	create_stream('fuzz', 'skip');
 	sql(q{ALTER SYSTEM SET stream_agg.kafka_timeout = '2s'; SELECT pg_reload_conf()});
-	http('POST', '/fuzz', $json->encode({ seed => seed() }));
+	$registry->http('POST', '/fuzz', { seed => seed() });
 	my $damaged = 0;
 	my $start = time;
 	my $log = slurp_file($node->logfile);
@@ -187,15 +177,15 @@ checked_subtest 'damaged answers' => sub {
 	{
 		# each in a session of its own, which knows no schema yet
 		$node->psql('postgres', 'SET statement_timeout = 5000; SELECT count(k) FROM fuzz') for 1 .. 20;
-		$damaged = http('POST', '/fuzz', $json->encode({}));
+		$damaged = $registry->http('POST', '/fuzz', {});
 	}
 	sql("SELECT stream_agg.start_stream('fuzz_s')");
 	note(sprintf '%d damaged answers in %d s', $damaged, time - $start);
-	http('POST', '/fuzz', $json->encode({ seed => undef }));
+	$registry->http('POST', '/fuzz', { seed => undef });
 	unlike(slurp_file($node->logfile), qr/terminated by signal|PANIC|TRAP|AddressSanitizer|runtime error/, 'no process has ended by them');
 	is(sql('SELECT count(k) FROM fuzz'), 5, 'afterwards the records are as they were');
 };
 
 $node->stop;
-$running->kill_kill;
+$registry->stop;
 done_testing();

@@ -11,13 +11,13 @@ use JSON::PP;
 use Math::BigInt;
 use POSIX ();
 use PostgreSQL::Test::Utils;
+use StreamAgg::Registry;
 use StreamAgg::Test;
 use Test::More;
 
 my $broker = start_broker(map { $_ => 1 } qw(json csv avro wide types internal lost));
 my $node = new_node('bounds', 'fsync = off', "stream_agg.kafka_timeout = '60s'");
 my $brokers = $broker->brokers;
-my $scripts = $ENV{REGISTRY} or die 'REGISTRY is not set: run the tests by test/run';
 
 # kB that a worker may take beyond what it has at the start, and seconds of the
 # processor's for a micro-batch
@@ -136,21 +136,9 @@ is(sql('SELECT string_agg(format($$%s %s %s$$, id, n, t), $$|$$ ORDER BY id) FRO
 
 # ---------- Avro ----------
 
-my $ready = PostgreSQL::Test::Utils::tempdir() . '/registry';
-my $registry = IPC::Run::start([ 'python3', "$scripts/schema_registry.py", $ready ], '<', \undef, '>', "$ready.log", '2>&1');
-for (1 .. 1800) { last if -s $ready; select(undef, undef, undef, 0.1); }
-my $url = 'http://127.0.0.1:' . slurp_file($ready);
+my $registry = StreamAgg::Registry->new();
+my $url = $registry->url;
 my $json = JSON::PP->new->canonical->allow_nonref;
-
-sub register
-{
-	my $schema = shift;
-	my $code = 'import json, sys, urllib.request as r; print(json.loads(r.urlopen(r.Request(sys.argv[1], data=sys.stdin.buffer.read())).read())["id"])';
-	my ($out, $err);
-	IPC::Run::run([ 'python3', '-c', $code, "$url/subjects/s/versions" ], '<', \$json->encode({ schema => $json->encode($schema) }), '>', \$out, '2>', \$err) or die $err;
-	chomp $out;
-	return $out;
-}
 
 # Produce records with a field "id" and one called "v", of the given type.
 my $last_id = 0;
@@ -158,11 +146,9 @@ sub produce_avro
 {
 	my ($type, @values) = @_;
 	my $schema = { type => 'record', name => 'R' . ++$last_id, fields => [ { name => 'id', type => 'int' }, { name => 'v', type => $type } ] };
-	my $id = register($schema);
-	my $lines = join '', map { $json->encode({ id => $id + 0, schema => $schema, value => { id => $last_id, v => $_ } }) . "\n" } @values;
-	my $out;
-	IPC::Run::run([ 'python3', "$scripts/avro_encode.py" ], '<', \$lines, '>', \$out) or die 'cannot encode';
-	sql('INSERT INTO avro_bytes (v) VALUES ' . join(', ', map { "('\\x$_')" } split /\n/, $out));
+	my $id = $registry->register_avro($schema);
+	sql('INSERT INTO avro_bytes (v) VALUES ' . join(', ', map { "('\\x$_')" }
+			StreamAgg::Registry::avro_records(map { [ $id, $schema, { id => $last_id, v => $_ } ] } @values)));
 	return;
 }
 sub decimal { my ($precision, $scale) = @_; return { type => 'bytes', logicalType => 'decimal', precision => $precision, scale => $scale }; }
@@ -194,5 +180,5 @@ is(sql(q{SELECT string_agg(DISTINCT error, '|' ORDER BY error) FROM stream_agg.d
 	'invalid Avro record of schema 7: a decimal is too long|invalid Avro record of schema 8: its numbers stand for too many digits|value for field "v" is not a valid text',
 	'M2: with its reason');
 
-$registry->kill_kill;
+$registry->stop;
 done_testing();

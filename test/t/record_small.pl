@@ -12,6 +12,7 @@ use IPC::Run;
 use JSON::PP;
 use PostgreSQL::Test::Utils;
 use StreamAgg::HostileBroker;
+use StreamAgg::Registry;
 use StreamAgg::Test;
 use Test::More;
 use Time::HiRes 'time';
@@ -28,11 +29,8 @@ my $node = new_node('small_records', 'fsync = off', "stream_agg.kafka_timeout = 
 	"stream_agg.max_retry_delay = '100ms'", "stream_agg.batch_memory = '1MB'");
 my $broker = StreamAgg::HostileBroker->new();
 my $brokers = $broker->brokers;
-my $scripts = $ENV{REGISTRY} or die 'REGISTRY is not set: run the tests by test/run';
-my $ready = PostgreSQL::Test::Utils::tempdir() . '/registry';
-my $registry = IPC::Run::start([ 'python3', "$scripts/schema_registry.py", $ready ], '<', \undef, '>', "$ready.log", '2>&1');
-for (1 .. 1800) { last if -s $ready; select(undef, undef, undef, 0.1); }
-my $url = 'http://127.0.0.1:' . slurp_file($ready);
+my $registry = StreamAgg::Registry->new();
+my $url = $registry->url;
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 sub error_of
@@ -53,14 +51,6 @@ sub create_stream
 	my ($name, $query, $policy) = @_;
 	sql("SELECT stream_agg.create_stream('$name', \$q\$$query\$q\$, options => '{\"on_error\": \"$policy\"}')");
 	return;
-}
-sub register
-{
-	my ($schema) = @_;
-	my $code = 'import json, sys, urllib.request as r; print(json.loads(r.urlopen(r.Request(sys.argv[1], data=sys.stdin.buffer.read())).read())["id"])';
-	my ($out, $err);
-	IPC::Run::run([ 'python3', '-c', $code, "$url/subjects/s/versions" ], '<', \$json->encode({ schema => $json->encode($schema) }), '>', \$out, '2>', \$err) or die $err;
-	return $out + 0;
 }
 # many bytes of them, compressed, each in a batch of its own
 sub long_topic { my ($name, @values) = @_; $broker->add_topic($name, [ map { { base => $_, values => [ $values[$_] ], codec => 1 } } 0 .. $#values ]); return; }
@@ -120,7 +110,7 @@ checked 'symbols and names of schemas: what a record of a few bytes stands for i
 		long_name => { type => 'record', name => 'n', fields => [ { name => 'x' x 2000, type => 'long' } ] },
 		names => { type => 'array', items => { type => 'record', name => 'n', fields => [ { name => 'x' x 1000, type => 'long' } ] } },
 		long_type => { type => 'fixed', name => 'x' x 2000, size => 1 });
-	my %ids = map { $_ => register({ type => 'record', name => 'r', fields => [ { name => 'v', type => $schemas{$_} } ] }) } keys %schemas;
+	my %ids = map { $_ => $registry->register_avro({ type => 'record', name => 'r', fields => [ { name => 'v', type => $schemas{$_} } ] }) } keys %schemas;
 	# blocks of 10,000 and of 10 elements, each of a byte: 10 MB, and 10 kB
 	topic('avro', avro($ids{long_symbol}, '00'), avro($ids{symbols}, 'a09c01' . '00' x 10_000 . '00'), avro($ids{symbols}, '14' . '00' x 10 . '00'),
 		avro($ids{symbols}, 'a09c01' . '02' x 10_000 . '00'), avro($ids{long_name}, '00'), avro($ids{names}, 'a09c01' . '00' x 10_000 . '00'),
@@ -144,7 +134,7 @@ checked 'names of types that collide: a schema is compiled in time that grows wi
 	{
 		my @fields = map { { name => "f$_", type => { type => 'fixed', name => $names{$kind}[$_], size => 1 } } } 0 .. $n - 1;
 		push @fields, map { { name => "g$_", type => $names{$kind}[0] } } 0 .. $n - 1;
-		my $id = register({ type => 'record', name => 'r', fields => \@fields });
+		my $id = $registry->register_avro({ type => 'record', name => 'r', fields => \@fields });
 		topic($kind, avro($id, ''));
 		source($kind, 'k bigint', 'avro');
 		my $start = time;
@@ -443,5 +433,5 @@ checked 'texts that are no labels of an enum: none stays in memory' => sub {
 		"ok\nok sad fine", 'and so is one that is added');
 };
 
-$registry->kill_kill;
+$registry->stop;
 done_testing();

@@ -131,9 +131,17 @@ typedef struct SaggLayout
 	char		delimiter;
 	char		quote;
 	const char *null_text;
+	/* of protobuf: the schema of records, or one of a registry */
+	const char *proto;
+	const char *descriptor_set;
+	const char *message;		/* NULL = the only one */
 	/* of debezium */
 	bool		ignore_others;	/* operations whose events are left out */
-	/* of avro, set by the reader of records; NULL = no schema is known */
+
+	/*
+	 * of avro and protobuf, set by the reader of records; NULL = no schema is
+	 * known
+	 */
 	struct SaggRegistry *registry;
 } SaggLayout;
 

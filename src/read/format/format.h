@@ -114,6 +114,7 @@ extern bool sagg_payload_is_text(const char *payload, Size len,
 /* the other formats */
 extern const SaggFormat sagg_format_debezium;
 extern const SaggFormat sagg_format_avro;
+extern const SaggFormat sagg_format_protobuf;
 extern const SaggFormat sagg_format_csv;
 extern const SaggFormat sagg_format_text;
 extern const SaggFormat sagg_format_raw;

@@ -29,30 +29,12 @@
 #include "format.h"
 #include "schema_registry.h"
 
-#define MAGIC_BYTE		0
-#define HEADER_SIZE		5
-
 typedef struct AvroState
 {
 	AvroWant	root;			/* what is wanted of a record */
 	MemoryContext memory;		/* memory of the current record's values */
 	int			nvalues;
 } AvroState;
-
-/*
- * Reads the schema id of a payload; returns false if it has none.
- */
-bool
-sagg_avro_schema_id(const char *payload, Size len, int32 *id)
-{
-	const uint8 *bytes = (const uint8 *) payload;
-
-	if (payload == NULL || len < HEADER_SIZE || bytes[0] != MAGIC_BYTE)
-		return false;
-	*id = (int32) ((uint32) bytes[1] << 24 | (uint32) bytes[2] << 16 |
-				   (uint32) bytes[3] << 8 | bytes[4]);
-	return true;
-}
 
 /* Returns a name as the index of an array's element, or -1. */
 static int
@@ -199,24 +181,24 @@ parse_avro(SaggDecoder *decoder, const char *payload, Size len,
 					   "A record with a key and no value (a tombstone) cannot be decoded as Avro. The source's option tombstones could be ignore or null.");
 	if (len > SAGG_JSON_MAX_SIZE)
 		return invalid(why, psprintf("record of %zu bytes is too large", len), NULL);
-	if (!sagg_avro_schema_id(payload, len, &id))
+	if (!sagg_schema_id(payload, len, &id))
 		return invalid(why, "invalid Avro record: it does not begin with the id of a schema",
 					   "Records must be as Confluent's serializers write them.");
 	schema = decoder->layout->registry ?
 		sagg_registry_look_up(decoder->layout->registry, id, NULL, NULL) : NULL;
-	if (schema == NULL || schema->root == NULL)
+	if (schema == NULL || schema->avro == NULL)
 		return invalid(why, psprintf("records of schema %d cannot be decoded", id),
-					   schema ? psprintf("Of this schema: %s.", schema->problem) : NULL);
+					   schema ? psprintf("Of this schema: %s.", sagg_schema_problem(schema, "Avro")) : NULL);
 
 	MemoryContextReset(state->memory);
 	for (int i = 0; i < state->nvalues; i++)
 		decoder->values[i].kind = SAGG_FIELD_MISSING;
 	reader.start = payload;
-	reader.p = payload + HEADER_SIZE;
+	reader.p = payload + SAGG_SCHEMA_ID_SIZE;
 	reader.end = payload + len;
 	reader.values = decoder->values;
 	reader.memory = state->memory;
-	if (!sagg_avro_read(&reader, schema->root, &state->root))
+	if (!sagg_avro_read(&reader, schema->avro, &state->root))
 		return invalid(why, psprintf("invalid Avro record of schema %d: %s", id, reader.reason),
 					   psprintf("The error is at byte %zu of %zu.", (Size) (reader.p - payload), len));
 	return SAGG_RECORD_GOOD;

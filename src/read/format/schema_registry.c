@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * schema_registry.c
- *	  Caches Avro schemas by their id, in a process.
+ *	  Caches schemas of Avro and protobuf by their id, in a process.
  *
  * An id means the same schema for ever, so a schema that was fetched is kept,
  * per process.  A stream's worker fetches the ids of a batch in READ, outside
  * of any transaction; a scan that reads the topic itself, when it meets them.
  * Nothing else does.
  *
- * If the registry says that a schema does not exist or is not valid Avro, the
+ * If the registry says that a schema does not exist or is not valid, the
  * records that name it are to blame; it is asked for again after a while.  A
  * record is never rejected because its id was not asked for.
  *
@@ -51,6 +51,33 @@ struct SaggRegistry
  */
 static SaggRegistry *registries = NULL;
 
+#define MAGIC_BYTE			0
+
+/*
+ * Reads the schema id of a payload; returns false if it has none.
+ */
+bool
+sagg_schema_id(const char *payload, Size len, int32 *id)
+{
+	const uint8 *bytes = (const uint8 *) payload;
+
+	if (payload == NULL || len < SAGG_SCHEMA_ID_SIZE || bytes[0] != MAGIC_BYTE)
+		return false;
+	*id = (int32) ((uint32) bytes[1] << 24 | (uint32) bytes[2] << 16 |
+				   (uint32) bytes[3] << 8 | bytes[4]);
+	return true;
+}
+
+/*
+ * Returns why records of a format, named as in messages, cannot be read with a
+ * schema that is not valid or of another format.
+ */
+const char *
+sagg_schema_problem(const SaggSchema *schema, const char *format)
+{
+	return schema->problem ? schema->problem : psprintf("it is not a schema of %s", format);
+}
+
 static bool
 same(const char *a, const char *b)
 {
@@ -85,7 +112,7 @@ sagg_registry_open(Oid serverid, Oid userid)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
 				 errmsg("server \"%s\" has no option \"schema.registry\"", server->servername),
-				 errdetail("Records of format avro are written with schemas that are in a registry."),
+				 errdetail("Its records are written with schemas that are in a registry."),
 				 errhint("Use ALTER SERVER %s OPTIONS (ADD \"schema.registry\" 'http://host:8081').",
 						 server->servername)));
 	for (registry = registries; registry; registry = registry->next)
@@ -110,7 +137,7 @@ sagg_registry_open(Oid serverid, Oid userid)
 static void
 forget(SaggRegistry *registry, SaggSchema *schema)
 {
-	if (schema->root)
+	if (sagg_schema_is_valid(schema))
 	{
 		registry->nschemas--;
 		registry->bytes -= schema->bytes;
@@ -132,7 +159,7 @@ forget_all(SaggRegistry *registry, bool schemas)
 	hash_seq_init(&seq, registry->schemas);
 	while ((schema = hash_seq_search(&seq)) != NULL)
 	{
-		if ((schema->root != NULL) == schemas)
+		if (sagg_schema_is_valid(schema) == schemas)
 			forget(registry, schema);
 	}
 }
@@ -157,7 +184,7 @@ sagg_registry_tidy(SaggRegistry *registry)
 	hash_seq_init(&seq, registry->schemas);
 	while ((schema = hash_seq_search(&seq)) != NULL)
 	{
-		if (schema->root ||
+		if (sagg_schema_is_valid(schema) ||
 			!TimestampDifferenceExceeds(schema->fetched, now, FAILURE_KEPT_MS))
 			continue;
 		if (schema->doubts == 0)
@@ -176,7 +203,7 @@ sagg_registry_find(SaggRegistry *registry, int32 id)
 {
 	const SaggSchema *schema = hash_search(registry->schemas, &id, HASH_FIND, NULL);
 
-	return schema && (schema->root || schema->problem) ? schema : NULL;
+	return schema && (sagg_schema_is_valid(schema) || schema->problem) ? schema : NULL;
 }
 
 /*
@@ -187,7 +214,7 @@ keep_schema(SaggRegistry *registry, SaggSchema *schema)
 {
 	SaggSchema *entry;
 
-	if (schema->root)
+	if (sagg_schema_is_valid(schema))
 		registry->access.good = schema->id;
 	else
 	{
@@ -205,10 +232,11 @@ keep_schema(SaggRegistry *registry, SaggSchema *schema)
 		forget(registry, entry);
 	entry = hash_search(registry->schemas, &schema->id, HASH_ENTER, NULL);
 	*entry = *schema;
-	if (schema->root)
+	if (sagg_schema_is_valid(schema))
 	{
 		registry->nschemas++;
-		entry->bytes = MemoryContextMemAllocated(schema->memory, true);
+		entry->bytes = MemoryContextMemAllocated(schema->memory, true) +
+			(schema->protobuf ? sagg_protobuf_schema_size(schema->protobuf) : 0);
 		registry->bytes += entry->bytes;
 		MemoryContextSetParent(schema->memory, TopMemoryContext);
 	}
@@ -324,7 +352,7 @@ ask_for_batch(SaggReader *reader, bool whole)
 	{
 		int			status = 0;
 
-		if (!sagg_avro_schema_id(record.payload, record.payload_len, &id) ||
+		if (!sagg_schema_id(record.payload, record.payload_len, &id) ||
 			sagg_registry_find(registry, id) || asked_in_vain(registry, id, begun))
 			continue;
 		if (!whole && (registry->asked >= MAX_ASKED || registry->bytes > MAX_SCHEMA_BYTES))

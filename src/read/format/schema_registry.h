@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * schema_registry.h
- *	  Avro schemas by their id, from a schema registry with Confluent's API.
+ *	  Schemas of Avro and protobuf by their id, from a schema registry with
+ *	  Confluent's API.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,6 +13,7 @@
 
 #include "read/format/avro.h"
 #include "http_get.h"
+#include "protobuf_leaf.h"
 
 typedef struct SaggRegistry SaggRegistry;
 
@@ -19,7 +21,9 @@ typedef struct SaggRegistry SaggRegistry;
 typedef struct SaggSchema
 {
 	int32		id;				/* hash key */
-	AvroNode   *root;			/* NULL = records of this schema are invalid */
+	AvroNode   *avro;			/* one of these two, or neither: records of
+								 * this */
+	SaggProtobufSchema *protobuf;	/* schema are invalid */
 	const char *problem;		/* why they are invalid */
 	bool		constant;		/* "problem" is a constant */
 	int			doubts;			/* how often the registry said nothing about
@@ -28,6 +32,15 @@ typedef struct SaggSchema
 	MemoryContext memory;
 	Size		bytes;			/* bytes it takes */
 } SaggSchema;
+
+/*
+ * Returns whether a schema can be used, by records of its format.
+ */
+static inline bool
+sagg_schema_is_valid(const SaggSchema *schema)
+{
+	return schema->avro != NULL || schema->protobuf != NULL;
+}
 
 /* How to reach a registry, and how it is used. */
 typedef struct SaggRegistryAccess
@@ -58,6 +71,13 @@ extern SaggBlame sagg_schema_ask(const SaggRegistryAccess *access, SaggSchema *s
 pg_noreturn extern void sagg_schema_reject_answer(const SaggRegistryAccess *access, int32 id,
 												  const SaggHttpAnswer *answer);
 
+/* registry_ask.c */
+extern SaggHttpAnswer sagg_registry_ask(const SaggRegistryAccess *access, const char *path);
+
+/* schema_protobuf.c */
+extern bool sagg_schema_compile_protobuf(const SaggRegistryAccess *access, SaggSchema *schema,
+										 SaggHttpAnswer *answer);
+
 /*
  * schema_registry.c.  A registry lives as long as the process; schemas that
  * were looked up stay until sagg_registry_tidy, at most.
@@ -68,7 +88,11 @@ extern const SaggSchema *sagg_registry_find(SaggRegistry *registry, int32 id);
 extern const SaggSchema *sagg_registry_look_up(SaggRegistry *registry, int32 id,
 											   void (*check) (void *arg), void *arg);
 
-/* format_avro.c */
-extern bool sagg_avro_schema_id(const char *payload, Size len, int32 *id);
+
+/* bytes in front of a record that name its schema */
+#define SAGG_SCHEMA_ID_SIZE		5
+
+extern bool sagg_schema_id(const char *payload, Size len, int32 *id);
+extern const char *sagg_schema_problem(const SaggSchema *schema, const char *format);
 
 #endif							/* SAGG_SCHEMA_REGISTRY_H */

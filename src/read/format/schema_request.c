@@ -22,7 +22,6 @@
 #include "read/read_internal.h"
 #include "schema_registry.h"
 
-#define MAX_ANSWER_SIZE		(4 * 1024 * 1024)
 #define NO_SUCH_SCHEMA		"40403" /* the registry's error_code */
 
 /* The parts of the registry's answer. */
@@ -36,32 +35,41 @@ enum AnswerPart
 };
 
 /*
- * Set the schema's root to the type that an answer describes, or its problem
- * to the reason why there is none.
+ * Returns whether an answer has a schema of a type; without one it is Avro's.
+ */
+static bool
+is_of_type(const SaggFieldValue *parts, const char *type)
+{
+	return strcmp(parts[ANSWER_TYPE].kind == SAGG_FIELD_STRING ? parts[ANSWER_TYPE].text : "AVRO",
+				  type) == 0;
+}
+
+/*
+ * Set the Avro schema that an answer describes, or the reason why there is
+ * none.
  */
 static void
 compile_answer(const SaggFieldValue *parts, SaggSchema *schema)
 {
 	if (parts[ANSWER_SCHEMA].kind != SAGG_FIELD_STRING)
 		schema->problem = "the registry gives none for it";
-	else if (parts[ANSWER_TYPE].kind == SAGG_FIELD_STRING &&
-			 strcmp(parts[ANSWER_TYPE].text, "AVRO") != 0)
-		schema->problem = "it is not an Avro schema";
+	else if (!is_of_type(parts, "AVRO"))
+		schema->problem = "it is a schema of neither Avro nor protobuf";
 	else if (parts[ANSWER_REFERENCES].kind == SAGG_FIELD_ARRAY &&
 			 strchr(parts[ANSWER_REFERENCES].text, '{'))
 		schema->problem = "it refers to other schemas";
 	schema->constant = schema->problem != NULL;
 	if (schema->problem)
 		return;
-	schema->root = sagg_avro_compile(parts[ANSWER_SCHEMA].text, &schema->problem);
+	schema->avro = sagg_avro_compile(parts[ANSWER_SCHEMA].text, &schema->problem);
 	if (schema->problem)
 	{
 		schema->problem = sagg_foreign_text(schema->problem);
-		schema->root = NULL;
+		schema->avro = NULL;
 	}
-	else if (schema->root->type != AVRO_T_RECORD)
+	else if (schema->avro->type != AVRO_T_RECORD)
 	{
-		schema->root = NULL;
+		schema->avro = NULL;
 		schema->problem = "it is not the schema of a record";
 		schema->constant = true;
 	}
@@ -114,10 +122,11 @@ read_answer(const SaggHttpAnswer *answer, SaggJsonLeaf *leaf, SaggFieldValue *pa
 
 /*
  * Set what is known about a schema from the answer, in the current memory
- * context.  Returns false if the answer says nothing about it.
+ * context.  Returns false if the answer says nothing about it; that can be the
+ * answer to a question for a file that the schema imports.
  */
 static bool
-take_answer(SaggSchema *schema, const SaggHttpAnswer *answer)
+take_answer(const SaggRegistryAccess *access, SaggSchema *schema, SaggHttpAnswer *answer)
 {
 	static const SaggJsonName names[] = {
 		{"schema", 6}, {"schemaType", 10}, {"references", 10}, {"error_code", 10}
@@ -141,7 +150,9 @@ take_answer(SaggSchema *schema, const SaggHttpAnswer *answer)
 	PG_TRY();
 	{
 		good = read_answer(answer, leaf, parts);
-		if (good)
+		if (good && parts[ANSWER_SCHEMA].kind == SAGG_FIELD_STRING && is_of_type(parts, "PROTOBUF"))
+			good = sagg_schema_compile_protobuf(access, schema, answer);
+		else if (good)
 			compile_answer(parts, schema);
 	}
 	PG_FINALLY();
@@ -153,36 +164,14 @@ take_answer(SaggSchema *schema, const SaggHttpAnswer *answer)
 }
 
 /*
- * Request a path of the registry; the answer is in the current memory context.
- */
-static SaggHttpAnswer
-ask(const SaggRegistryAccess *access, const char *path)
-{
-	SaggHttpRequest request = {
-		.url = psprintf("%s%s", access->url, path),
-		.accept = "application/vnd.schemaregistry.v1+json",
-		.user = access->user,
-		.password = access->password,
-		.ca_pem = access->ca_pem,
-		.timeout_ms = sagg_kafka_timeout_ms,
-		.max_size = MAX_ANSWER_SIZE,
-		.keep = access->keep,
-		.check = access->check,
-		.check_arg = access->check_arg
-	};
-
-	return sagg_http_get(&request);
-}
-
-/*
  * Returns whether the registry returns a schema that it is known to have.
  */
 static bool
 answers_others(const SaggRegistryAccess *access, int32 id)
 {
 	return (access->good >= 0 && access->good != id &&
-			ask(access, psprintf("/schemas/ids/%d", access->good)).status == 200) ||
-		ask(access, "/schemas/types").status == 200;
+			sagg_registry_ask(access, psprintf("/schemas/ids/%d", access->good)).status == 200) ||
+		sagg_registry_ask(access, "/schemas/types").status == 200;
 }
 
 /*
@@ -221,9 +210,9 @@ sagg_schema_ask(const SaggRegistryAccess *access, SaggSchema *schema,
 	SaggBlame	blame;
 	bool		good;
 
-	*answer = ask(access, psprintf("/schemas/ids/%d", schema->id));
+	*answer = sagg_registry_ask(access, psprintf("/schemas/ids/%d", schema->id));
 	old = MemoryContextSwitchTo(schema->memory);
-	good = take_answer(schema, answer);
+	good = take_answer(access, schema, answer);
 	MemoryContextSwitchTo(old);
 	blame = good ? SAGG_BLAME_NOBODY : find_blame(access, schema, answer);
 	schema->fetched = GetCurrentTimestamp();

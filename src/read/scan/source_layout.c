@@ -136,6 +136,9 @@ set_options(SaggLayout *layout, const SaggSourceKind *kind, List *options)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("unknown format \"%s\"", format)));
+	layout->proto = sagg_find_option(options, "proto");
+	layout->descriptor_set = sagg_find_option(options, "descriptor_set");
+	layout->message = sagg_find_option(options, "message");
 	layout->delimiter = delimiter ? delimiter[0] : ',';
 	layout->quote = quote ? quote[0] : '"';
 	layout->null_text = null_text ? null_text : "";
@@ -192,9 +195,13 @@ sagg_source_layout(Relation rel, const Bitmapset *used)
 struct SaggRegistry *
 sagg_source_registry(Oid relid, Oid user)
 {
-	char	   *format = sagg_find_option(GetForeignTable(relid)->options, "format");
+	List	   *options = GetForeignTable(relid)->options;
+	char	   *name = sagg_find_option(options, "format");
+	const SaggFormat *format = name ? sagg_format_by_name(name) : NULL;
 
-	if (format == NULL || sagg_format_by_name(format) != &sagg_format_avro)
+	if (format != &sagg_format_avro && format != &sagg_format_protobuf)
+		return NULL;
+	if (sagg_find_option(options, "proto") || sagg_find_option(options, "descriptor_set"))
 		return NULL;
 	return sagg_registry_open(GetForeignServerIdByRelId(relid), user);
 }
@@ -207,8 +214,10 @@ void
 sagg_source_check(Oid relid)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
+	SaggLayout *layout = sagg_source_layout(rel, NULL);
 
-	(void) sagg_source_layout(rel, NULL);
+	if (layout->proto || layout->descriptor_set)
+		sagg_decoder_free(sagg_decoder_make(RelationGetDescr(rel), layout, layout->natts));
 	(void) sagg_source_registry(relid, GetUserId());
 	table_close(rel, NoLock);
 }

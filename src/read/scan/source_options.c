@@ -25,7 +25,7 @@
 
 static const SaggFormat *const formats[] = {
 	&sagg_format_json, &sagg_format_debezium, &sagg_format_avro,
-	&sagg_format_csv, &sagg_format_text, &sagg_format_raw
+	&sagg_format_protobuf, &sagg_format_csv, &sagg_format_text, &sagg_format_raw
 };
 
 /*
@@ -61,7 +61,8 @@ bool
 sagg_format_any_case(const char *format)
 {
 	return strcmp(format, sagg_format_json.name) == 0 ||
-		strcmp(format, sagg_format_debezium.name) == 0;
+		strcmp(format, sagg_format_debezium.name) == 0 ||
+		strcmp(format, sagg_format_protobuf.name) == 0;
 }
 
 /*
@@ -258,7 +259,7 @@ sagg_check_source_option(const char *name, const char *value)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("unknown format \"%s\"", value),
-				 errhint("Formats of records are json, debezium, avro, csv, text and raw.")));
+				 errhint("Formats of records are json, debezium, avro, protobuf, csv, text and raw.")));
 	if (strcmp(name, "metadata") == 0 && !sagg_metadata_kind(value, &kind))
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
@@ -299,7 +300,8 @@ bool
 sagg_source_takes_option(Oid catalog, const char *name, const char *value)
 {
 	static const char *const of_tables[] = {
-		"format", "delimiter", "quote", "null", "other_operations", "tombstones", "on_error", NULL
+		"format", "delimiter", "quote", "null", "other_operations", "tombstones", "on_error",
+		"proto", "descriptor_set", "message", NULL
 	};
 	static const char *const of_columns[] = {
 		"field", "any_case", "path", "envelope", "unit", "metadata", NULL
@@ -332,7 +334,10 @@ check_table_options(List *options)
 		{"delimiter", &sagg_format_csv},
 		{"quote", &sagg_format_csv},
 		{"null", &sagg_format_csv},
-		{"other_operations", &sagg_format_debezium}
+		{"other_operations", &sagg_format_debezium},
+		{"proto", &sagg_format_protobuf},
+		{"descriptor_set", &sagg_format_protobuf},
+		{"message", &sagg_format_protobuf}
 	};
 	char	   *format = sagg_find_option(options, "format");
 	char	   *delimiter = sagg_find_option(options, "delimiter");
@@ -354,6 +359,16 @@ check_table_options(List *options)
 				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 				 errmsg("option \"tombstones\" is not for sources of format debezium"),
 				 errhint("Use option \"other_operations\".")));
+	if (sagg_find_option(options, "proto") && sagg_find_option(options, "descriptor_set"))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("a source cannot have both options \"proto\" and \"descriptor_set\"")));
+	if (sagg_find_option(options, "message") && !sagg_find_option(options, "proto") &&
+		!sagg_find_option(options, "descriptor_set"))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("option \"message\" of a source needs option \"proto\" or \"descriptor_set\""),
+				 errdetail("Records with a schema of a registry say which message they are.")));
 	delimiter = delimiter ? delimiter : ",";
 	quote = quote ? quote : "\"";
 	if (delimiter[0] == quote[0])
