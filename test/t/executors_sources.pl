@@ -129,8 +129,10 @@ subtest 'a schema of Avro is looked up by each process that meets it' => sub {
 	IPC::Run::run([ 'python3', "$scripts/avro_encode.py" ], '<', \join('', map { $json->encode($_) . "\n" } @records), '>', \$out, '2>', \$err) or die $err;
 	sql(qq{CREATE SERVER avro FOREIGN DATA WRAPPER stream_agg_kafka OPTIONS (brokers '$brokers', "schema.registry" '$url', "fetch.wait.max.ms" '20');
 		SELECT stream_agg.create_source('avro', topic => 'avro', server => 'avro', format => 'avro', columns => 'k int, v bigint, x1 text, x2 text, part int OPTIONS (metadata \$\$partition\$\$)');
-		SELECT stream_agg.create_source('bytes', topic => 'avro', server => 'avro', format => 'raw', columns => 'v bytea');
-		INSERT INTO bytes (v) VALUES } . join(', ', map { "('\\x$_')" } split /\n/, $out));
+		SELECT stream_agg.create_source('bytes', topic => 'avro', server => 'avro', format => 'raw', columns => 'v bytea, k text OPTIONS (metadata \$\$key\$\$)')});
+	# keys put them into all partitions
+	my $key = 0;
+	sql('INSERT INTO bytes (k, v) VALUES ' . join(', ', map { $key++; "('$key', '\\x$_')" } split /\n/, $out));
 	create('avro', 'SELECT k, count(*) AS n, sum(v) AS s, count(x1) AS x1, count(x2) AS x2, array_agg(DISTINCT part) AS parts FROM avro GROUP BY k', 4, "output_mode => 'update'");
 	equal('avro', 4, scalar(@records), 'the tables are equal');
 	is_equal_tables($node, 'SELECT * FROM avro_4', 'SELECT * FROM avro_4_query', 'and equal the batch query');
