@@ -67,6 +67,7 @@ sagg_batch_attach(List *sources, int reading, struct SaggBatch *batch,
 	sagg_batch_context.batch = batch;
 	sagg_batch_context.rejections = rejections;
 	sagg_batch_context.last.partition = -1;
+	sagg_batch_context.last_elsewhere = false;
 	sagg_scan_marks_none();
 }
 
@@ -82,6 +83,18 @@ sagg_batch_detach(void)
 	sagg_batch_context.batch = NULL;
 	sagg_batch_context.rejections = NULL;
 	sagg_scan_marks_none();
+}
+
+/*
+ * The error that is about to be raised is that of a process that has read another
+ * share of the batch: its last record, in the place of this process's own.
+ */
+void
+sagg_batch_read_elsewhere(const SaggPlace *last)
+{
+	register_reset();
+	sagg_batch_context.last = *last;
+	sagg_batch_context.last_elsewhere = true;
 }
 
 /*

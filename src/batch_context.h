@@ -37,6 +37,8 @@ typedef struct SaggBatchContext
 								 * such records are errors */
 	SaggPlace	last;			/* the record last given out, partition -1 =
 								 * none */
+	bool		last_elsewhere; /* an executor has given it out, and has
+								 * failed */
 
 	/*
 	 * several runs of one batch, or scans of one query: rows that the first
@@ -58,6 +60,7 @@ extern SaggBatchContext sagg_batch_context;
 extern void sagg_batch_attach(List *sources, int reading, struct SaggBatch *batch,
 							  SaggRejections *rejections);
 extern void sagg_batch_detach(void);
+extern void sagg_batch_read_elsewhere(const SaggPlace *last);
 extern void sagg_batch_set_shared(struct SaggSharedRows *shared);
 extern void sagg_batch_set_sink(Oid sink, void *opened);
 extern void sagg_batch_restrict(const struct SaggRestriction *restriction);

@@ -379,6 +379,7 @@ CREATE TABLE stream_agg.offsets (
     skipped    jsonb NOT NULL DEFAULT '{}',
     quiet      jsonb NOT NULL DEFAULT '{}',
     behind     jsonb NOT NULL DEFAULT '{}',
+    dealt      jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (stream, batch)
 );
 COMMENT ON TABLE stream_agg.offsets IS 'log of planned micro-batches; a retry runs the same plan, or a smaller one in search of a record';
@@ -392,6 +393,7 @@ COMMENT ON COLUMN stream_agg.offsets.attempts IS 'how often a worker has begun t
 COMMENT ON COLUMN stream_agg.offsets.skipped IS 'offsets that Kafka did not have, {"partition": [first, end]}, end exclusive and less than first where a partition was recreated';
 COMMENT ON COLUMN stream_agg.offsets.quiet IS 'partitions that had been quiet for idle_timeout and are read to their ends, {"partition": end}; the watermark does not wait for those in which the micro-batch finds no event time, and follows the clock if there are no others';
 COMMENT ON COLUMN stream_agg.offsets.behind IS 'with watermark_policy aligned: partitions that have records which this micro-batch leaves unread, {"partition": end at planning}; by topic where the source has several. The watermark does not pass their event time';
+COMMENT ON COLUMN stream_agg.offsets.dealt IS 'partitions that an executor reads instead of the stream''s worker, {"partition": number of the executor, from 1}; by topic where the source has several';
 
 CREATE TABLE stream_agg.commits (
     stream              text NOT NULL,
@@ -884,7 +886,8 @@ CREATE FUNCTION stream_agg.stat_streams(
     OUT lag_as_of        timestamptz,
     OUT state_bytes_out  bigint,
     OUT state_units      bigint,
-    OUT state_units_out  bigint)
+    OUT state_units_out  bigint,
+    OUT executors        integer)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_agg_stat_streams'
 LANGUAGE C VOLATILE STRICT;
@@ -968,6 +971,7 @@ SELECT s.stream,
        END AS problem,
        w.stage,
        w.pid,
+       w.executors,
        LEAST(COALESCE(c.batch, -1), 9223372036854775806) OPERATOR(pg_catalog.+) 1 AS batches,
        COALESCE(c.total_delivered, 0) AS rows_in,
        COALESCE(c.total_rows_out, 0) AS rows_out,
@@ -1117,6 +1121,7 @@ COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.health IS 'ok, starting, catchi
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.problem IS 'explanation of health, in a line; NULL: none';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.stage IS 'stage of the current micro-batch: read, execute, write, checkpoint; NULL between micro-batches';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.pid IS 'process of the worker';
+COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.executors IS 'processes that execute its micro-batches, the worker included; NULL: it has no worker';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.batches IS 'micro-batches committed';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_in IS 'records read: aggregated, late, filtered, dead-lettered and without event time';
 COMMENT ON COLUMN @extschema@.pg_stat_stream_agg.rows_out IS 'rows written to the sink';

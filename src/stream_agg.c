@@ -34,6 +34,7 @@ PGDLLEXPORT void _PG_init(void);
 bool		sagg_enabled = true;
 int			sagg_max_streams = 32;
 int			sagg_max_partitions = 256;
+int			sagg_max_executors = 8;
 int			sagg_max_records_per_batch = 500000;
 int			sagg_batch_memory_kb = 262144;
 int			sagg_fetch_memory_kb = 131072;
@@ -69,6 +70,11 @@ define_startup_settings(void)
 							"Sets the maximum number of streams of all databases that can run at once.",
 							NULL,
 							&sagg_max_streams, 32, 1, 10000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_agg.max_executors",
+							"Sets the maximum number of processes that execute the micro-batches of one stream.",
+							"The stream's worker is one of them; a stream has as many as its option executors says.",
+							&sagg_max_executors, 8, 1, SAGG_MAX_READINGS,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_agg.max_partitions",
 							"Sets the maximum number of partitions that a stream or a query can read, of its topics together.",

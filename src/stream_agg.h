@@ -67,6 +67,7 @@
 extern bool sagg_enabled;
 extern int	sagg_max_streams;
 extern int	sagg_max_partitions;
+extern int	sagg_max_executors;
 extern int	sagg_max_records_per_batch;
 extern int	sagg_batch_memory_kb;
 extern int	sagg_fetch_memory_kb;
@@ -154,6 +155,8 @@ typedef struct SaggStreamOptions
 	bool		stops_all;		/* when it fails, streams that share its
 								 * reader fail, too */
 	bool		retries;		/* after a failure it tries again */
+	int			executors;		/* most processes that execute its
+								 * micro-batches, its worker included */
 } SaggStreamOptions;
 
 /*
@@ -247,6 +250,13 @@ typedef struct SaggPlan
 	 */
 	int			nbehind;
 	SaggRange  *behind;
+
+	/*
+	 * Partitions that executors read instead of the stream's worker: "start"
+	 * is the number of the executor, from 1.
+	 */
+	int			ndealt;
+	SaggRange  *dealt;
 } SaggPlan;
 
 /*

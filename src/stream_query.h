@@ -204,6 +204,8 @@ typedef struct SaggQuery
 								 * groups */
 	bool		single_row;		/* aggregates without GROUP BY: one group,
 								 * which exists even if there are no rows */
+	bool		dealt;			/* set by worker/: its rows come in several
+								 * processes, so that states are combined */
 
 	uint64		catalog_changes;	/* sagg_catalog_changes() before the
 									 * catalogs were read for it */

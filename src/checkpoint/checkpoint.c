@@ -134,6 +134,8 @@ describe_plan(const SaggCheckpoint *checkpoint, const SaggPlan *plan, SaggLogVal
 			  sagg_offsets_to_jsonb(plan->quiet, plan->nquiet, by_topic));
 	set_value(&values[SAGG_OFFSETS_BEHIND], "behind",
 			  sagg_offsets_to_jsonb(plan->behind, plan->nbehind, by_topic));
+	set_value(&values[SAGG_OFFSETS_DEALT], "dealt",
+			  sagg_offsets_to_jsonb(plan->dealt, plan->ndealt, by_topic));
 }
 
 /*

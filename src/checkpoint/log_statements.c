@@ -96,7 +96,7 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 	[SAGG_LOG_PLANS_SINCE] = {
 		SPI_OK_SELECT,
 		"SELECT batch, ranges, watermark, batch_time, suspects, attempts, skipped,"
-		"       quiet, behind"
+		"       quiet, behind, dealt"
 		"  FROM stream_agg.offsets WHERE stream = $1 AND batch >= $2"
 		" ORDER BY batch LIMIT 3",
 		2, {TEXTOID, INT8OID}
@@ -105,12 +105,12 @@ static const LogStatement log_statements[SAGG_LOG_STATEMENTS] = {
 		SPI_OK_UPDATE,
 		"UPDATE stream_agg.offsets"
 		"   SET ranges = $3, watermark = $4, batch_time = $5, suspects = $6,"
-		"       attempts = $7, skipped = $8, quiet = $9, behind = $10"
+		"       attempts = $7, skipped = $8, quiet = $9, behind = $10, dealt = $11"
 		" WHERE stream = $1 AND batch = $2"
 		"   AND (SELECT coalesce(max(c.batch), -1)"
 		"          FROM stream_agg.commits c WHERE c.stream = $1) = $2 - 1",
-		10, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		JSONBOID, INT4OID, JSONBOID, JSONBOID, JSONBOID}
+		11, {TEXTOID, INT8OID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		JSONBOID, INT4OID, JSONBOID, JSONBOID, JSONBOID, JSONBOID}
 	},
 	[SAGG_LOG_IS_EMPTY] = {
 		SPI_OK_SELECT,

@@ -282,6 +282,7 @@ plan_of_row(SaggLogSection *section, int row)
 	Datum		skipped;
 	Datum		quiet;
 	Datum		behind;
+	Datum		dealt;
 	bool		isnull;
 
 	plan->batch = sagg_log_int64(row, SAGG_OFFSETS_BATCH);
@@ -320,6 +321,11 @@ plan_of_row(SaggLogSection *section, int row)
 								 &plan->behind, &plan->nbehind))
 		corrupt_row(section->checkpoint, "offsets", plan->batch,
 					"The partitions it leaves behind are not an object of offsets by partition.");
+	dealt = sagg_log_value(row, SAGG_OFFSETS_DEALT, &isnull);
+	if (!sagg_offsets_from_jsonb(DatumGetJsonbP(dealt), section->checkpoint->topic,
+								 &plan->dealt, &plan->ndealt))
+		corrupt_row(section->checkpoint, "offsets", plan->batch,
+					"Its executors are not an object of numbers by partition.");
 	MemoryContextSwitchTo(old);
 	return plan;
 }

@@ -150,6 +150,10 @@ typedef struct SaggSlot
 	bool		observing;		/* an observer was sent: observer.c */
 	pid_t		observer;		/* its process, 0 = none */
 	SaggMark	observer_mark;
+	int			executors;		/* processes that its worker has started or is
+								 * about to start, besides itself */
+	SaggMark   *executor_marks; /* max_executors - 1 of them, each written by
+								 * its process only */
 	TimestampTz observed_at;	/* when the last observer was sent */
 	int			unheard;		/* observers in a row that learned nothing */
 	TimestampTz ends_as_of;		/* when the ends of partitions were last heard
@@ -240,6 +244,20 @@ extern void sagg_slot_missing(void);
 extern void sagg_slot_freed(void);
 extern void sagg_slot_placed(SaggSlot *slot);
 extern void sagg_warn_of_missing_slots(int crowded, int limited);
+
+/* why a stream has fewer executors than it could have */
+typedef enum SaggExecutorLimit
+{
+	SAGG_LIMITED_BY_NOTHING,
+	SAGG_LIMITED_BY_ROLE,		/* max_streams_per_role */
+	SAGG_LIMITED_BY_PROCESSES	/* max_worker_processes */
+} SaggExecutorLimit;
+
+extern int	sagg_slot_reserve_executors(SaggSlot *slot, int wanted, int limit,
+										SaggExecutorLimit *limited);
+extern void sagg_slot_has_executors(SaggSlot *slot, int n);
+extern bool sagg_stream_lacks_process(void);
+extern void sagg_process_freed(void);
 
 /* database_label.c */
 extern void sagg_label_database(void);

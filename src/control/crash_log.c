@@ -272,7 +272,8 @@ note_record(SaggCrashes *stream, const SaggScanMark *at)
 }
 
 /*
- * A process of a slot, its worker or an observer, has crashed the server.
+ * A process of a slot, its worker, an executor or an observer, has crashed the
+ * server.
  */
 static void
 blame(SaggCrashLog *log, const SaggSlot *of_worker, const SaggMark *mark, TimestampTz now)
@@ -335,6 +336,11 @@ culprit(const SaggSlot *slot)
 	/* another stream may have got the slot meanwhile */
 	if (slot->observer_mark.view == slot->view && has_crashed(&slot->observer_mark))
 		return &slot->observer_mark;
+	for (int i = 0; i < sagg_max_executors - 1; i++)
+	{
+		if (slot->executor_marks[i].view == slot->view && has_crashed(&slot->executor_marks[i]))
+			return &slot->executor_marks[i];
+	}
 	return NULL;
 }
 

@@ -179,6 +179,86 @@ sagg_role_streams(Oid role)
 }
 
 /*
+ * Have a slot's worker start up to "wanted" executors.  Returns how many it may
+ * start: with the streams of its owner and their executors no more than "limit", that
+ * of the role's streams, with all streams and their executors no more than there are
+ * background workers.  Sets "limited" to which of them allows the least.
+ */
+int
+sagg_slot_reserve_executors(SaggSlot *slot, int wanted, int limit,
+							SaggExecutorLimit *limited)
+{
+	int64		of_owner = 0;
+	int64		of_all = 0;
+	int64		by_role;
+	int64		by_processes;
+
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	slot->executors = 0;
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		const SaggSlot *other = &sagg_shared->slots[i];
+		int			processes = 1 + other->executors;
+
+		if (!other->in_use || !other->wanted)
+			continue;
+		of_all += processes;
+		if (other->owner == slot->owner)
+			of_owner += processes;
+	}
+	by_role = Max(0, limit - of_owner);
+	by_processes = Max(0, max_worker_processes - OTHER_WORKERS - of_all);
+	slot->executors = (int) Min(wanted, Min(by_role, by_processes));
+	LWLockRelease(sagg_shared->lock);
+	*limited = slot->executors == wanted ? SAGG_LIMITED_BY_NOTHING :
+		by_role < by_processes ? SAGG_LIMITED_BY_ROLE : SAGG_LIMITED_BY_PROCESSES;
+	return slot->executors;
+}
+
+/*
+ * A slot's worker has so many executors.
+ */
+void
+sagg_slot_has_executors(SaggSlot *slot, int n)
+{
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	slot->executors = n;
+	LWLockRelease(sagg_shared->lock);
+}
+
+/*
+ * Returns whether a stream waits for a process.
+ */
+bool
+sagg_stream_lacks_process(void)
+{
+	bool		waiting = false;
+
+	LWLockAcquire(sagg_shared->lock, LW_SHARED);
+	for (int i = 0; i < sagg_shared->nslots; i++)
+		waiting |= sagg_shared->slots[i].in_use && sagg_shared->slots[i].waiting_for_process;
+	LWLockRelease(sagg_shared->lock);
+	return waiting;
+}
+
+/*
+ * A process that is no stream's worker ends: a stream that waits for one can have
+ * it.
+ */
+void
+sagg_process_freed(void)
+{
+	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		if (sagg_shared->slots[i].waiting_for_process)
+			sagg_shared->slots[i].next_start = 0;
+	}
+	LWLockRelease(sagg_shared->lock);
+	ConditionVariableBroadcast(&sagg_shared->slots_changed);
+}
+
+/*
  * Returns the slot of a stream that shall run, made if there is none; NULL if
  * the limit of its owner or the number of slots leaves no place.  In that case
  * a slot that the stream still had becomes free.  The caller holds the lock.

@@ -56,12 +56,31 @@ partitions_size(void)
 					sizeof(SaggSlotPartition));
 }
 
+/* of one slot */
+static int
+executor_count(void)
+{
+	return Max(sagg_max_executors - 1, 0);
+}
+
+static Size
+executors_size(void)
+{
+	return MAXALIGN(mul_size(mul_size(slot_count(), executor_count()), sizeof(SaggMark)));
+}
+
+static Size
+all_size(void)
+{
+	return add_size(add_size(shared_size(), executors_size()), partitions_size());
+}
+
 static void
 shmem_request(void)
 {
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
-	RequestAddinShmemSpace(add_size(shared_size(), partitions_size()));
+	RequestAddinShmemSpace(all_size());
 	RequestNamedLWLockTranche("stream_agg", 1);
 }
 
@@ -75,14 +94,16 @@ shmem_startup(void)
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	sagg_shared = ShmemInitStruct("stream_agg",
-								  add_size(shared_size(), partitions_size()),
+								  all_size(),
 								  &found);
 	if (!found)
 	{
+		SaggMark   *marks;
 		SaggSlotPartition *partitions;
 
-		memset(sagg_shared, 0, add_size(shared_size(), partitions_size()));
-		partitions = (SaggSlotPartition *) ((char *) sagg_shared + shared_size());
+		memset(sagg_shared, 0, all_size());
+		marks = (SaggMark *) ((char *) sagg_shared + shared_size());
+		partitions = (SaggSlotPartition *) ((char *) marks + executors_size());
 		sagg_shared->lock = &(GetNamedLWLockTranche("stream_agg"))->lock;
 		sagg_shared->store_tranche = LWLockNewTrancheId();
 		SpinLockInit(&sagg_shared->mutex);
@@ -95,6 +116,7 @@ shmem_startup(void)
 
 			slot->store = DSM_HANDLE_INVALID;
 			slot->partitions = partitions + (Size) i * sagg_max_partitions;
+			slot->executor_marks = marks + (Size) i * executor_count();
 			ConditionVariableInit(&slot->changed);
 		}
 		sagg_crash_log_init();
@@ -254,6 +276,7 @@ sagg_slot_vacate(SaggSlot *slot, SaggExit how)
 	slot->latch = NULL;
 	slot->lead = NULL;
 	slot->leads = false;
+	slot->executors = 0;
 	switch (how)
 	{
 		case SAGG_EXIT_DIED:

@@ -80,6 +80,9 @@ extern SaggQuery *sagg_query_analyze(Query *query, const char *event_time,
 									 const SaggStreamOptions *options);
 extern SaggQuery *sagg_query_of_view(const SaggStream *stream);
 
+/* query_dealing.c */
+extern char *sagg_query_undealt(const SaggQuery *query, const char *reader);
+
 /* kept_query.c */
 typedef struct SaggKeptQuery SaggKeptQuery;
 extern SaggQuery *sagg_kept_query(SaggKeptQuery **kept, const SaggStream *stream,

@@ -131,6 +131,19 @@ state_memory_from_text(const char *text)
 	return value;
 }
 
+static int
+executors_from_text(char *text)
+{
+	int64		value = DatumGetInt64(DirectFunctionCall1(int8in, CStringGetDatum(text)));
+
+	if (value < 1 || value > SAGG_MAX_READINGS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("executors must be between 1 and %d", SAGG_MAX_READINGS),
+				 errhint("Leave it out to have the stream's worker do all.")));
+	return (int) value;
+}
+
 static char *
 checked_group(char *name)
 {
@@ -245,7 +258,7 @@ sagg_check_option_name(const char *name)
 	static const char *const names[] = {
 		"on_error", "on_data_loss", "max_future", "consumer_group", "delivery",
 		"min_offsets_per_trigger", "max_trigger_delay", "watermark_policy",
-		"idle_timeout", "late_records", "on_failure", "retention", "state_memory"
+		"idle_timeout", "late_records", "on_failure", "retention", "state_memory", "executors"
 	};
 	SaggClosest closest;
 	StringInfoData all;
@@ -285,6 +298,7 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 	memset(options, 0, sizeof(SaggStreamOptions));
 	options->max_future = SAGG_MAX_FUTURE_DEFAULT;
 	options->max_delay = DEFAULT_MAX_DELAY;
+	options->executors = 1;
 	foreach(lc, list)
 	{
 		DefElem    *option = lfirst_node(DefElem, lc);
@@ -335,6 +349,8 @@ sagg_stream_options_read(List *list, SaggStreamOptions *options)
 		}
 		else if (strcmp(name, "late_records") == 0)
 			options->late_records = flag_from_text(name, value);
+		else if (strcmp(name, "executors") == 0)
+			options->executors = executors_from_text(value);
 		else
 			elog(ERROR, "option \"%s\" of a stream is known and not read", name);
 	}
@@ -424,6 +440,8 @@ sagg_stream_options_jsonb(const SaggStreamOptions *options)
 	if (options->has_state_memory)
 		push_option(&state, "state_memory", options->state_memory_kb < 0 ? "-1" :
 					psprintf("%dkB", options->state_memory_kb));
+	if (options->executors > 1)
+		push_option(&state, "executors", psprintf("%d", options->executors));
 	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(object));
 }

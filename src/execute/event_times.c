@@ -220,6 +220,33 @@ sagg_partitions_forget(SaggExecution *ex)
 	ex->row_watermark = ex->plan->watermark;
 }
 
+/*
+ * All rows have come.  Event times by partition are complete.
+ */
+void
+sagg_partitions_end(SaggExecution *ex)
+{
+	if (!ex->judged_by_partition)
+		return;
+	settle_record(ex);
+	ex->row_watermark = ex->plan->watermark;
+}
+
+/*
+ * Event time in a partition of which another process has read the batch's
+ * records.
+ */
+void
+sagg_execution_partition_read(SaggExecution *ex, const SaggPartitionTime *time)
+{
+	SaggRange	partition = {time->topic, time->partition, 0, 0};
+
+	/* policy global */
+	if (ex->partitions == NULL)
+		return;
+	*time_of(ex->partitions, &partition) = *time;
+}
+
 static bool
 is_quiet(const SaggExecution *ex, int i)
 {
@@ -303,11 +330,7 @@ sagg_next_watermark(SaggExecution *ex, int64 *max_time)
 {
 	TimestampTz next;
 
-	if (ex->judged_by_partition)
-	{
-		settle_record(ex);
-		ex->row_watermark = ex->plan->watermark;
-	}
+	sagg_partitions_end(ex);
 	*max_time = ex->any_time ? sagg_floor_ms(ex->max_time) : DT_NOBEGIN;
 	if (!ex->stream->has_watermark)
 		return ex->plan->watermark;

@@ -22,6 +22,7 @@ typedef struct SaggPartitions SaggPartitions;
 extern void sagg_partitions_row(SaggExecution *ex, TupleTableSlot *slot);
 extern void sagg_partitions_time(SaggExecution *ex, TupleTableSlot *slot, int64 time);
 extern void sagg_partitions_forget(SaggExecution *ex);
+extern void sagg_partitions_end(SaggExecution *ex);
 extern TimestampTz sagg_next_watermark(SaggExecution *ex, int64 *max_time);
 
 /*

@@ -159,7 +159,19 @@ extern void sagg_window_told_by(const SaggQuery *query, int64 told,
 extern void sagg_execution_partitions(SaggExecution *execution,
 									  SaggPartitionTime *times, int ntimes,
 									  const SaggRange *runs, int nruns);
+extern void sagg_execution_partition_read(SaggExecution *execution,
+										  const SaggPartitionTime *time);
 extern TimestampTz sagg_execution_next_end(SaggExecution *execution, int64 *ahead);
+
+/*
+ * dealt_groups.c: what an execution has made of its records, as messages of a
+ * type for an execution of the same batch in another process.
+ */
+typedef void (*SaggGiveFn) (void *arg, char type, const char *data, Size len);
+
+extern void sagg_execution_give(SaggExecution *execution, SaggGiveFn give, void *arg);
+extern bool sagg_execution_take(SaggExecution *execution, char type,
+								const char *data, Size len);
 
 /* late_rows.c */
 extern void sagg_execution_keep_late(SaggExecution *execution, SaggLateRows *late);

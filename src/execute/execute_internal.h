@@ -587,6 +587,7 @@ extern uint32 sagg_groups_hash_row(SaggExecution *ex, int64 start,
 extern SaggGroup *sagg_groups_lookup_row(SaggExecution *ex, int64 start,
 										 uint32 hash, const Datum *values,
 										 const bool *nulls);
+extern SaggGroup *sagg_groups_require(SaggExecution *ex, SaggGroup *probe);
 extern void sagg_groups_fetch_slot(SaggExecution *ex, uint32 hash);
 extern bool sagg_groups_fetch(SaggExecution *ex, uint32 hash);
 extern void sagg_groups_fetch_place(SaggExecution *ex, int64 start, uint32 hash,
@@ -613,6 +614,9 @@ extern bool sagg_keys_fit(const SaggExecution *ex, const Datum *keys,
 						  const bool *nulls);
 extern void sagg_reject_keys(SaggExecution *ex, TupleTableSlot *slot,
 							 const Datum *keys, const bool *nulls);
+
+/* pass_rows.c */
+extern void sagg_count_row_bytes(SaggExecution *ex, int64 bytes);
 
 /* row_lookahead.c */
 typedef struct SaggRows SaggRows;

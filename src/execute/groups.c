@@ -206,6 +206,25 @@ sagg_groups_hash_row(SaggExecution *ex, int64 start,
 }
 
 /*
+ * Add the group with the start, keys and hash of "probe" to those of the batch: it is
+ * loaded from the store, or made.  Returns NULL if its keys are too long for a new
+ * group.
+ */
+static SaggGroup *
+add_group(SaggExecution *ex, SaggGroup *probe, uint32 hash)
+{
+	/* what can fail comes before the table is changed */
+	SaggGroup  *group = make_group(ex, probe);
+	bool		found;
+
+	if (group == NULL)
+		return NULL;
+	(void) grouptab_insert_hash(ex->groups, group, hash, &found);
+	Assert(!found);
+	return group;
+}
+
+/*
  * Returns the group of a row; it is loaded from the store, or made, if the
  * batch has not met it yet.  "hash" is that of sagg_groups_hash_row.  The row
  * need not live on; the result lives as long as the execution.  NULL if the
@@ -217,22 +236,22 @@ sagg_groups_lookup_row(SaggExecution *ex, int64 start, uint32 hash,
 {
 	SaggGroup	probe;
 	GroupEntry *entry;
-	bool		found;
 
 	set_probe(ex, &probe, start, values, nulls);
 	probe.hash = hash;
 	entry = grouptab_lookup_hash(ex->groups, &probe, hash);
-	if (entry == NULL)
-	{
-		/* what can fail comes before the table is changed */
-		SaggGroup  *group = make_group(ex, &probe);
+	return entry ? entry->group : add_group(ex, &probe, hash);
+}
 
-		if (group == NULL)
-			return NULL;
-		entry = grouptab_insert_hash(ex->groups, group, hash, &found);
-		Assert(!found);
-	}
-	return entry->group;
+/*
+ * The same for the start and keys of "probe", whose hash is that of sagg_keys_hash.
+ */
+SaggGroup *
+sagg_groups_require(SaggExecution *ex, SaggGroup *probe)
+{
+	GroupEntry *entry = grouptab_lookup_hash(ex->groups, probe, probe->hash);
+
+	return entry ? entry->group : add_group(ex, probe, probe->hash);
 }
 
 /*

@@ -75,23 +75,32 @@ sagg_execution_row_space(const SaggExecution *ex)
 	return (int) Min(ex->row_bytes / (bound / 100.0), 1000);
 }
 
-static void
-count_bytes(const RowReceiver *receiver, const Datum *values, const bool *nulls)
+/*
+ * A row of so many bytes is one of the batch's output.
+ */
+void
+sagg_count_row_bytes(SaggExecution *ex, int64 bytes)
 {
-	SaggExecution *ex = receiver->ex;
-
-	ex->row_bytes += receiver->fixed;
-	for (int i = 0; i < receiver->nvarying; i++)
-	{
-		if (!nulls[receiver->varying[i]])
-			ex->row_bytes += VARSIZE_ANY(DatumGetPointer(values[receiver->varying[i]]));
-	}
+	ex->row_bytes += bytes;
 	if (unlikely(ex->row_bytes > ex->row_bound))
 		ereport(ERROR,
 				(errcode(ERRCODE_SAGG_ROW_SPACE),
 				 errmsg("the rows of a micro-batch of stream \"%s\" take more than " INT64_FORMAT " kB",
 						sagg_stream_title(ex->stream->name), ex->row_bound / 1024),
 				 errhint("Increase stream_agg.batch_memory, of which they can take four times as much.")));
+}
+
+static void
+count_bytes(const RowReceiver *receiver, const Datum *values, const bool *nulls)
+{
+	int64		bytes = receiver->fixed;
+
+	for (int i = 0; i < receiver->nvarying; i++)
+	{
+		if (!nulls[receiver->varying[i]])
+			bytes += VARSIZE_ANY(DatumGetPointer(values[receiver->varying[i]]));
+	}
+	sagg_count_row_bytes(receiver->ex, bytes);
 }
 
 /*

@@ -98,6 +98,32 @@ explain_definition(StringInfo text, const SaggStream *stream)
 					 (int64) sagg_max_records_per_batch);
 }
 
+/*
+ * The processes that the stream has, as far as they are known without asking the
+ * source or the server.
+ */
+static void
+explain_executors(StringInfo text, const SaggInspection *inspection)
+{
+	const SaggStream *stream = inspection->stream;
+	int			wanted = stream->options.executors;
+	int			partitions = inspection->progress->npositions;
+	char	   *reason;
+
+	if (wanted <= 1)
+		return;
+	reason = sagg_query_undealt(inspection->query, stream->reader);
+	if (reason)
+		line(text, "  Executors: 1 of %d: %s", wanted, reason);
+	else if (partitions > 0 && partitions < Min(wanted, sagg_max_executors))
+		line(text, "  Executors: %d of %d, as there are partitions", partitions, wanted);
+	else if (sagg_max_executors < wanted)
+		line(text, "  Executors: %d of %d, by stream_agg.max_executors",
+			 sagg_max_executors, wanted);
+	else
+		line(text, "  Executors: %d", wanted);
+}
+
 static void
 explain_time(StringInfo text, const SaggInspection *inspection)
 {
@@ -222,6 +248,7 @@ explain(const SaggStream *stream)
 	explain_definition(&text, stream);
 	sagg_become_stream_owner(&owner, stream);
 	sagg_inspection_begin(&inspection);
+	explain_executors(&text, &inspection);
 	explain_time(&text, &inspection);
 	explain_groups(&text, &inspection);
 	explain_state(&text, &inspection);

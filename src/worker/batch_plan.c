@@ -237,7 +237,7 @@ share_offsets(SaggReading *reading, SaggRange *ranges, int n, int64 limit, int64
 	{
 		starts[i] = ranges[i].start;
 		if (ranges[i].end - ranges[i].start > limit)
-			ranges[i].start = Min(sagg_reader_gap_end(reading->reader, &ranges[i]),
+			ranges[i].start = Min(sagg_executors_gap_end(reading, &ranges[i]),
 								  ranges[i].end - 1);
 	}
 	sagg_ranges_share(ranges, n, limit, rotation);
@@ -409,6 +409,7 @@ own_plan(const SaggStreamRun *run, const SaggPlan *plan,
 		own->suspects = palloc(sizeof(SaggRange) * own->nsuspects);
 		memcpy(own->suspects, progress->suspects, sizeof(SaggRange) * own->nsuspects);
 	}
+	sagg_executors_plan(run->reading, own);
 	sagg_plan_quiet(run, own, bounds, nbounds);
 	find_behind(run, own, bounds, nbounds);
 	return own;

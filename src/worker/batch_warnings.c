@@ -18,6 +18,21 @@
 #define LATE_WARNING_INTERVAL_MS	60000	/* and not more often */
 
 /*
+ * Returns where a rejected record of a batch comes from, and why it was rejected,
+ * for the log.
+ */
+char *
+sagg_describe_rejection(SaggBatch *batch, const SaggRejection *rejection)
+{
+	SaggPlace	place;
+
+	sagg_batch_locate(batch, rejection->record, &place);
+	return psprintf("The first one, in partition %d of topic \"%s\" at offset " INT64_FORMAT ": %s",
+					place.partition, sagg_topic_name(place.topic), place.offset,
+					sagg_rejection_text(rejection));
+}
+
+/*
  * Warn of many late records, once in LATE_WARNING_INTERVAL_MS.
  */
 void

@@ -52,6 +52,45 @@ run_query(SaggExecution *execution, const SaggStream *stream, const SaggQuery *q
 }
 
 /*
+ * Run the records of "batch" through the stream's query into groups, as
+ * sagg_execute_batch does.  Changes commit->times.
+ */
+void
+sagg_execute_records(SaggExecution *execution, const SaggStream *stream,
+					 const SaggQuery *query, SaggBatch *batch,
+					 SaggRejections *rejections, SaggCommit *commit, SaggFault *fault)
+{
+	ErrorContextCallback callback;
+
+	callback.callback = sagg_scan_error_context;
+	callback.arg = NULL;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	sagg_batch_attach(stream->sources, 0, batch, rejections);
+	separate_partitions(execution, stream, batch, commit);
+	*fault = SAGG_FAULT_RECORDS;
+	run_query(execution, stream, query, batch);
+	sagg_batch_detach();
+	error_context_stack = callback.previous;
+}
+
+/*
+ * Close what the new watermark closes, as sagg_execute_batch does, when all of the
+ * batch's "records" are in their groups.
+ */
+void
+sagg_execute_close(SaggExecution *execution, const SaggStream *stream,
+				   const SaggQuery *query, int64 records, SaggCommit *commit,
+				   SaggFault *fault)
+{
+	/* a window that closes is not about the record that closes it */
+	if (stream->mode == SAGG_APPEND && query->kind == SAGG_AGGREGATION)
+		*fault = SAGG_FAULT_WINDOWS;
+	sagg_execution_close(execution, &commit->counts, &commit->watermark, &commit->max_time);
+	sagg_counts_settle(&commit->counts, records);
+}
+
+/*
  * Run the records of "batch" through the stream's query into groups, and close what
  * the new watermark closes.  Records that cannot be processed go to "rejections", which
  * is NULL if they are errors.
@@ -68,22 +107,6 @@ sagg_execute_batch(SaggExecution *execution, const SaggStream *stream,
 				   const SaggQuery *query, SaggBatch *batch,
 				   SaggRejections *rejections, SaggCommit *commit, SaggFault *fault)
 {
-	ErrorContextCallback callback;
-
-	callback.callback = sagg_scan_error_context;
-	callback.arg = NULL;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-	sagg_batch_attach(stream->sources, 0, batch, rejections);
-	separate_partitions(execution, stream, batch, commit);
-	*fault = SAGG_FAULT_RECORDS;
-	run_query(execution, stream, query, batch);
-	sagg_batch_detach();
-	error_context_stack = callback.previous;
-
-	/* a window that closes is not about the record that closes it */
-	if (stream->mode == SAGG_APPEND && query->kind == SAGG_AGGREGATION)
-		*fault = SAGG_FAULT_WINDOWS;
-	sagg_execution_close(execution, &commit->counts, &commit->watermark, &commit->max_time);
-	sagg_counts_settle(&commit->counts, sagg_batch_records(batch));
+	sagg_execute_records(execution, stream, query, batch, rejections, commit, fault);
+	sagg_execute_close(execution, stream, query, sagg_batch_records(batch), commit, fault);
 }

@@ -149,6 +149,22 @@ retry_waiting_for_process(void)
 }
 
 /*
+ * A stream waits for a process: those that have more than one give way.  The caller
+ * holds the lock.
+ */
+static void
+wake_those_with_executors(void)
+{
+	for (int i = 0; i < sagg_shared->nslots; i++)
+	{
+		SaggSlot   *slot = &sagg_shared->slots[i];
+
+		if (slot->in_use && slot->executors > 0 && slot->latch)
+			SetLatch(slot->latch);
+	}
+}
+
+/*
  * Notice when the worker of a slot has ended.  If it had not attached to its slot it died
  * on the way, and the server log has the reason.
  */
@@ -253,6 +269,7 @@ tend_slot(int i, int *running)
 		/* no other warning if it is the last error already */
 		unplaced += strcmp(slot->last_error, NO_PLACE) != 0;
 		sagg_slot_set_error(slot, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, NO_PLACE);
+		wake_those_with_executors();
 		LWLockRelease(sagg_shared->lock);
 	}
 	return again;

@@ -99,33 +99,34 @@ read_records(SaggReading *reading, const SaggPlan *plan)
 {
 	SaggReader *reader = reading->reader;
 	TimestampTz last_progress = GetCurrentTimestamp();
+	bool		complete = false;
+	const SaggRange *ranges;
+	int			nranges;
 
 	sagg_reader_skips_unreadable(reader, all_skip(reading));
-	sagg_reader_begin(reader, plan->ranges, plan->nranges);
+	ranges = sagg_executors_read(reading, plan, all_skip(reading), &nranges);
+	sagg_reader_begin(reader, ranges, nranges);
 	SAGG_FAILPOINT("read.begun");
-	while (!sagg_reader_collect(reader))
+	for (;;)
 	{
-		(void) sagg_reading_wait(reading, true, 500);
+		complete = complete || sagg_reader_collect(reader);
+		if (sagg_executors_collect(reading) && complete)
+			break;
+		(void) sagg_reading_wait(reading, !complete, 500);
+		/* executors give up by themselves */
+		if (complete)
+			continue;
 		if (sagg_reader_hears(reader) &&
 			sagg_reader_trouble(reader) == NULL)
 			last_progress = GetCurrentTimestamp();
 		sagg_reading_report_silence(reading, last_progress);
 		if (TimestampDifferenceExceeds(last_progress, GetCurrentTimestamp(),
 									   sagg_kafka_timeout_ms))
-		{
-			const char *trouble = sagg_reader_trouble(reader);
-
-			ereport(ERROR,
-					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("no records of %s from %s for %d s",
-							sagg_reader_subject(reader),
-							sagg_reader_title(reader),
-							sagg_kafka_timeout_ms / 1000),
-					 trouble ? errdetail("The broker connection reports: %s.", trouble) : 0));
-		}
+			sagg_raise_no_records(reader);
 	}
 	reading->schemas_asked = sagg_reader_look_up_schemas(reader,
 														 sagg_reading_replaces(reading));
+	reading->schemas_asked = Max(reading->schemas_asked, sagg_executors_schemas_asked(reading));
 }
 
 /*
@@ -229,6 +230,30 @@ begin_execution(SaggStreamRun *run, SaggQuery *query)
 	return execution;
 }
 
+/* this process's share of EXECUTE */
+typedef struct OwnShare
+{
+	SaggStreamRun *run;
+	const SaggQuery *query;
+	SaggExecution *execution;
+	SaggRejections *rejections;
+	SaggCommit *commit;
+} OwnShare;
+
+/*
+ * Execute this process's share, and take what executors have made of theirs.
+ */
+static void
+execute_shares(void *arg)
+{
+	OwnShare   *own = arg;
+	SaggStreamRun *run = own->run;
+
+	sagg_execute_records(own->execution, run->stream, own->query, sagg_reader_batch(run->reading->reader),
+						 own->rejections, own->commit, &run->fault);
+	sagg_executors_take(run->reading, own->execution, own->rejections);
+}
+
 /*
  * Memory is limited by the store's budget; what has left it counts as well.
  */
@@ -252,32 +277,19 @@ static void
 execute(SaggStreamRun *run, const SaggQuery *query, SaggExecution *execution,
 		SaggRejections *rejections, SaggCommit *commit)
 {
+	SaggBatch  *batch = sagg_reader_batch(run->reading->reader);
+	OwnShare	own = {run, query, execution, rejections, commit};
+
 	sagg_poison_reject(run, rejections);
-	commit->times = sagg_run_times(run, run->plan->batch_time, &commit->ntimes);
-	sagg_execute_batch(execution, run->stream, query,
-					   sagg_reader_batch(run->reading->reader), rejections, commit,
-					   &run->fault);
+	sagg_executors_watch(run->reading, execute_shares, &own);
+	sagg_execute_close(execution, run->stream, query,
+					   sagg_batch_records(batch) + sagg_executors_records(run->reading),
+					   commit, &run->fault);
 	if (commit->max_time != DT_NOBEGIN)
 		sagg_times_found(run, commit->times, commit->ntimes, run->plan->batch_time);
 	commit->max_time = Max(commit->max_time, run->progress->max_time);
 	check_state_size(run);
 	SAGG_FAILPOINT("execute.done");
-}
-
-/*
- * Returns where the first rejected record comes from, and why it was rejected, for the
- * log.
- */
-static char *
-describe_first(SaggStreamRun *run, const SaggRejections *rejections)
-{
-	SaggPlace	place;
-
-	sagg_batch_locate(sagg_reader_batch(run->reading->reader), rejections->first.record,
-					  &place);
-	return psprintf("The first one, in partition %d of topic \"%s\" at offset " INT64_FORMAT ": %s",
-					place.partition, sagg_topic_name(place.topic), place.offset,
-					sagg_rejection_text(&rejections->first));
 }
 
 /*
@@ -287,19 +299,25 @@ describe_first(SaggStreamRun *run, const SaggRejections *rejections)
 static char *
 put_aside(SaggStreamRun *run, SaggRejections *rejections, SaggCommit *commit)
 {
+	SaggReading *reading = run->reading;
+	SaggBatch  *batch = sagg_reader_batch(reading->reader);
 	SaggRejectedReader *reader;
+	SaggDiverted diverted;
 
 	if (rejections == NULL || rejections->count == 0)
 		return NULL;
 	if (rejections->policy == SAGG_DEAD_LETTER)
 	{
-		reader = sagg_rejected_open(sagg_reader_batch(run->reading->reader),
-									rejections->list, rejections->count);
+		reader = sagg_rejected_open(batch, rejections->list,
+									rejections->count - sagg_executors_rejected(reading));
+		sagg_diverted_begin(&diverted, reading, false, sagg_rejected_next, reader);
 		sagg_checkpoint_dead_letters(run->checkpoint, run->plan, rejections,
-									 sagg_rejected_next, reader, commit);
+									 sagg_diverted_next, &diverted, commit);
 		sagg_rejected_close(reader);
 	}
-	return describe_first(run, rejections);
+	if (sagg_executors_first_rejected(reading))
+		return sagg_executors_first_rejected(reading);
+	return sagg_describe_rejection(batch, &rejections->first);
 }
 
 /*
@@ -388,6 +406,32 @@ advance(SaggStreamRun *run, const SaggPlan *plan, const SaggCommit *commit)
 }
 
 /*
+ * Returns the stream's query.  If its records are dealt already and cannot be any
+ * more, the batch fails, and they are not dealt when it is tried again.
+ */
+static SaggQuery *
+analyze(SaggStreamRun *run)
+{
+	SaggQuery  *query = sagg_kept_query(&run->query, run->stream, run->memory);
+	char	   *reason;
+
+	if (run->reading->executors == NULL || query->dealt)
+	{
+		query->dealt = run->reading->executors != NULL;
+		return query;
+	}
+	reason = sagg_query_undealt(query, run->stream->reader);
+	if (reason)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("micro-batches of stream \"%s\" cannot be dealt to executors any more",
+						sagg_stream_title(run->stream->name)),
+				 errdetail_internal("%s", reason)));
+	query->dealt = true;
+	return query;
+}
+
+/*
  * EXECUTE, WRITE and CHECKPOINT of one run.
  */
 static void
@@ -400,22 +444,29 @@ process_part(Part *part)
 	SaggQuery  *query;
 	SaggExecution *execution;
 	SaggLateRows late = {0};
+	Size		max_key_bytes;
+	bool		keeps_late;
+	bool		bound_rows;
 
 	enter_stage(run, &part->clock, SAGG_EXECUTE);
 	sagg_run_check_stream(run);
-	query = sagg_kept_query(&run->query, run->stream, run->memory);
+	query = analyze(run);
 	sagg_run_check_owners(run); /* now that they are locked */
 	execution = begin_execution(run, query);
 	if (run->stream->options.on_error != SAGG_FAIL)
 		rejections = sagg_rejections_make(run->stream->options.on_error);
-	sagg_execution_reject(execution, rejections,
-						  sagg_sink_max_key_bytes(run->stream->sink, query));
-	if (run->stream->options.late_records && !run->progress->replace)
+	max_key_bytes = sagg_sink_max_key_bytes(run->stream->sink, query);
+	keeps_late = run->stream->options.late_records && !run->progress->replace;
+	bound_rows = !sagg_reading_replaces(run->reading) && sagg_plan_offsets(plan) > 1;
+	sagg_execution_reject(execution, rejections, max_key_bytes);
+	if (keeps_late)
 		sagg_execution_keep_late(execution, &late);
 	if (is_careful(run))
 		sagg_execution_carefully(execution, run->poison.windows_in_row);
-	if (!sagg_reading_replaces(run->reading) && sagg_plan_offsets(plan) > 1)
+	if (bound_rows)
 		sagg_execution_bound_rows(execution);
+	commit->times = sagg_run_times(run, plan->batch_time, &commit->ntimes);
+	sagg_executors_execute(run, query, commit, max_key_bytes, keeps_late, bound_rows);
 	execute(run, query, execution, rejections, commit);
 
 	leave_stage(&part->clock, commit);
@@ -436,7 +487,8 @@ process_part(Part *part)
 	sagg_checkpoint_commit(run->checkpoint, run->progress, plan, commit,
 						   sagg_execution_state(execution));
 	sagg_idle_windows(run, execution);
-	part->group_memory = sagg_execution_group_memory(execution);
+	part->group_memory = Max(sagg_execution_group_memory(execution),
+							 sagg_executors_group_memory(run->reading));
 	part->row_space = sagg_execution_row_space(execution);
 	part->expired_partitions = sagg_expired_partitions(run, query);
 	sagg_execution_end(execution);
@@ -597,6 +649,7 @@ begin_parts(SaggReading *reading, int *nparts, char **losses)
 	sagg_reading_verify(reading, NULL, 0);
 	SAGG_FAILPOINT("read.done");
 	read.losses = sagg_reader_losses(reading->reader, &read.nlosses);
+	read.losses = sagg_executors_losses(reading, read.losses, &read.nlosses);
 	*losses = sagg_describe_losses(first->plan, &read);
 	leave_stage(&clock, &read);
 
@@ -677,13 +730,14 @@ sagg_micro_batch(SaggReading *reading)
 	commit_parts(reading, parts, nparts);
 	publish_parts(reading, parts, nparts);
 	sagg_reader_release(reading->reader);
+	sagg_executors_release(reading);
 	if (first == reading->leader)
 		sagg_reader_commit(reading->reader, first->progress->positions,
 						   first->progress->npositions);
 	MemoryContextSwitchTo(reading->memory);
 	for (int i = 0; i < nparts; i++)
 		sagg_publish_statistics(parts[i].run);
-	sagg_memory_used(reading);
+	sagg_memory_used(&reading->memory_use);
 	SAGG_FAILPOINT("batch.done");
 	sagg_mark_batch(-1);
 	for (int i = 0; i < nparts; i++)

@@ -179,14 +179,8 @@ detach(int code, Datum arg)
 	LWLockAcquire(sagg_shared->lock, LW_EXCLUSIVE);
 	my_slot->observer = 0;
 	my_slot->observing = false;
-	for (int i = 0; i < sagg_shared->nslots; i++)
-	{
-		/* a stream that waits for a process can have this one */
-		if (sagg_shared->slots[i].waiting_for_process)
-			sagg_shared->slots[i].next_start = 0;
-	}
 	LWLockRelease(sagg_shared->lock);
-	ConditionVariableBroadcast(&sagg_shared->slots_changed);
+	sagg_process_freed();
 }
 
 /*

@@ -390,6 +390,20 @@ sagg_poison_reject(SaggStreamRun *run, SaggRejections *rejections)
 }
 
 /*
+ * Tell another process whether the record of the batch is the one to be left out,
+ * and why: "sqlstate" is 0 if it is not.
+ */
+void
+sagg_poison_left_out(const SaggStreamRun *run, int *sqlstate, char **message, char **detail)
+{
+	const SaggPoison *poison = &run->poison;
+
+	*sqlstate = poison->set_aside ? poison->sqlstate : 0;
+	*message = poison->message;
+	*detail = poison->detail;
+}
+
+/*
  * The batch is committed: the search is over, or has got further.
  */
 void

@@ -102,6 +102,7 @@ sagg_reading_open(SaggReading *reading)
 void
 sagg_reading_close(SaggReading *reading)
 {
+	sagg_executors_close(reading);
 	if (reading->waitset)
 		FreeWaitEventSet(reading->waitset);
 	if (reading->reader)
@@ -193,4 +194,32 @@ sagg_reading_wait(SaggReading *reading, bool source, long timeout_ms)
 	ResetLatch(MyLatch);
 	sagg_reading_check_stop(reading);
 	return readable;
+}
+
+/*
+ * Returns whether there is a record that no batch has taken, in a partition of
+ * whatever process.
+ */
+bool
+sagg_reading_has_records(SaggReading *reading)
+{
+	bool		others = sagg_executors_have_records(reading);
+
+	return sagg_reader_has_records(reading->reader) || others;
+}
+
+/*
+ * Raise the error for a source of which nothing has come for too long.
+ */
+void
+sagg_raise_no_records(SaggReader *reader)
+{
+	const char *trouble = sagg_reader_trouble(reader);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("no records of %s from %s for %d s",
+					sagg_reader_subject(reader), sagg_reader_title(reader),
+					sagg_kafka_timeout_ms / 1000),
+			 trouble ? errdetail("The broker connection reports: %s.", trouble) : 0));
 }

@@ -269,6 +269,8 @@ sagg_reading_assign(SaggReading *reading, const SaggRange *bounds, int nbounds)
 	SaggProgress *progress = sagg_first_run(reading)->progress;
 	SaggPlan   *pending = progress->pending;
 	SaggRange  *targets = palloc(sizeof(SaggRange) * Max(progress->npositions, 1));
+	SaggRange  *own;
+	int			n;
 
 	for (int i = 0; i < progress->npositions; i++)
 	{
@@ -288,7 +290,9 @@ sagg_reading_assign(SaggReading *reading, const SaggRange *bounds, int nbounds)
 				   !sagg_reader_loses_nothing(reading->reader))))
 			targets[i].start = bound->start;
 	}
-	sagg_reader_assign(reading->reader, targets, progress->npositions);
+	n = progress->npositions;
+	own = sagg_executors_assign(reading, targets, &n);
+	sagg_reader_assign(reading->reader, own, n);
 	pfree(targets);
 }
 
@@ -362,7 +366,9 @@ sagg_reading_verify(SaggReading *reading, const SaggRange *bounds, int nbounds)
 {
 	const SaggProgress *progress = sagg_first_run(reading)->progress;
 
-	if (!sagg_reader_was_broken(reading->reader) &&
+	bool		broken = sagg_executors_were_broken(reading);
+
+	if (!sagg_reader_was_broken(reading->reader) && !broken &&
 		!(bounds && sagg_reader_suspects(reading->reader, progress->last, progress->nlast)))
 		return;
 	verify_last_records(reading, bounds, nbounds);
@@ -392,7 +398,8 @@ sagg_last_records(SaggStreamRun *run, int *n)
 		SaggRange	one;
 		SaggRange  *place;
 
-		if (!sagg_reader_last_record(run->reading->reader, &plan->ranges[i], &one))
+		if (!sagg_executors_last_record(run->reading, &plan->ranges[i], &one) &&
+			!sagg_reader_last_record(run->reading->reader, &plan->ranges[i], &one))
 			continue;
 		place = sagg_partition_find(last, *n, &one);
 		if (place == NULL)

@@ -27,7 +27,7 @@
 PG_FUNCTION_INFO_V1(stream_agg_stat_streams);
 PG_FUNCTION_INFO_V1(stream_agg_stat_partitions);
 
-#define STAT_STREAMS_COLUMNS	18
+#define STAT_STREAMS_COLUMNS	19
 #define STAT_PARTITIONS_COLUMNS 8
 
 /* older ends of partitions are not shown, unless the stream runs */
@@ -286,6 +286,8 @@ put_stream(ReturnSetInfo *rsinfo, const SaggSlot *slot, Oid read_by)
 	values[15] = Int64GetDatum(slot->state_bytes_out);
 	values[16] = Int64GetDatum(slot->state_units);
 	values[17] = Int64GetDatum(slot->state_units_out);
+	values[18] = Int32GetDatum(slot->executors + 1);
+	nulls[18] = slot->pid == 0;
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

@@ -356,7 +356,9 @@ wait_before_retry(SaggReading *reading, long delay_ms)
 		LWLockRelease(sagg_shared->lock);
 		if (left <= 0 || now)
 			break;
-		(void) sagg_reading_wait(reading, false, sagg_memory_rest(reading, left));
+		(void) sagg_reading_wait(reading, false,
+								 sagg_memory_rest(&reading->memory_use, reading->leader->slot,
+												  reading->reader, left));
 	}
 }
 

@@ -293,7 +293,7 @@ fire(SaggReading *reading)
 		return;
 	}
 	if (!reading->behind && !held &&
-		!sagg_reader_has_records(reading->reader) &&
+		!sagg_reading_has_records(reading) &&
 		!partitions_changed(reading) &&
 		GetCurrentTimestamp() < sagg_reading_idle_due(reading) &&
 		!sagg_reader_in_trouble(reading->reader, &unused))
@@ -342,7 +342,8 @@ static long
 idle_work(SaggReading *reading, long timeout_ms)
 {
 	timeout_ms = report_statistics(reading, timeout_ms);
-	timeout_ms = sagg_memory_rest(reading, timeout_ms);
+	timeout_ms = sagg_memory_rest(&reading->memory_use, reading->leader->slot,
+								  reading->reader, timeout_ms);
 	timeout_ms = sagg_reader_tend_group(reading->reader, timeout_ms);
 	return sagg_reader_rest(reading->reader, reading->leader->stream->trigger / 1000, timeout_ms);
 }
@@ -369,7 +370,7 @@ sleep_until_records(SaggReading *reading)
 	if (idle_due != DT_NOEND)
 		timeout_ms = Min(timeout_ms, TimestampDifferenceMilliseconds(now, idle_due));
 	if (reading->behind || reading->leader->progress->pending != NULL || now >= idle_due ||
-		sagg_reader_has_records(reading->reader) ||
+		sagg_reading_has_records(reading) ||
 		partitions_changed(reading) ||
 		sagg_reader_in_trouble(reading->reader, &timeout_ms))
 		return false;
@@ -415,9 +416,11 @@ wait_for_trigger(SaggReading *reading)
 	foreach(lc, reading->runs)
 		((SaggStreamRun *) lfirst(lc))->slot->stage = SAGG_STAGES;
 	(void) report_statistics(reading, 0);
-	(void) sagg_memory_rest(reading, 0);
+	(void) sagg_memory_rest(&reading->memory_use, reading->leader->slot,
+							reading->reader, 0);
 
-	while (!open_request(reading) && !sagg_reading_group_changed(reading))
+	while (!open_request(reading) && !sagg_reading_group_changed(reading) &&
+		   !sagg_executors_are_wanted(reading))
 	{
 		if (!(leader->stream->trigger == 0 ? sleep_until_records(reading) :
 			  sleep_until_time(reading)))
@@ -442,6 +445,8 @@ sagg_trigger_loop(SaggReading *reading)
 		wait_for_trigger(reading);
 		leader->plan = NULL;
 		MemoryContextSwitchTo(reading->memory);
+		if (sagg_executors_give_way(reading))
+			sagg_reading_assign(reading, NULL, 0);
 
 		if (sagg_reading_group_changed(reading))
 		{

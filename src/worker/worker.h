@@ -26,6 +26,13 @@ typedef enum SaggFault
 } SaggFault;
 
 /* execute_batch.c */
+extern void sagg_execute_records(SaggExecution *execution, const SaggStream *stream,
+								 const SaggQuery *query, SaggBatch *batch,
+								 SaggRejections *rejections, SaggCommit *commit,
+								 SaggFault *fault);
+extern void sagg_execute_close(SaggExecution *execution, const SaggStream *stream,
+							   const SaggQuery *query, int64 records,
+							   SaggCommit *commit, SaggFault *fault);
 extern void sagg_execute_batch(SaggExecution *execution, const SaggStream *stream,
 							   const SaggQuery *query, SaggBatch *batch,
 							   SaggRejections *refusals, SaggCommit *commit,

@@ -125,6 +125,14 @@ typedef struct SaggStreamRun
 	SaggFault	fault;
 } SaggStreamRun;
 
+/* memory that batches of this process have freed */
+typedef struct SaggMemoryUse
+{
+	TimestampTz used;			/* when the last batch ended */
+	TimestampTz since;			/* since when there is memory to give back, 0
+								 * = there is none */
+} SaggMemoryUse;
+
 /*
  * A reading: a source reader, what waits for it and what paces it.  The process
  * has one, and opens it for one of its streams, the leader; streams that share
@@ -144,9 +152,7 @@ struct SaggReading
 								 * answer */
 	int64		size_limit;		/* most offsets of a batch, 0 = no limit */
 	TimestampTz statistics_due; /* when to report those of tables, 0 = none */
-	TimestampTz memory_used;	/* when the last batch ended */
-	TimestampTz memory_since;	/* since when there is memory to give back, 0
-								 * = there is none */
+	SaggMemoryUse memory_use;
 
 	/* from opening to closing, in "memory" */
 	MemoryContext memory;
@@ -168,6 +174,9 @@ struct SaggReading
 								 * end is in doubt */
 	TimestampTz recheck_at;		/* too few records for a batch: when to look
 								 * again, 0 = not so */
+
+	struct SaggExecutors *executors;	/* executor_pool.c; NULL = none */
+	bool		dealt;			/* it is decided which there are */
 
 	/* of the batch at hand */
 	int			schemas_asked;	/* in percent of what one may ask for */
@@ -201,8 +210,9 @@ extern TimestampTz sagg_scan_schedule_tend(void);
 
 /* worker_memory.c */
 extern void sagg_memory_keep(void);
-extern void sagg_memory_used(SaggReading *reading);
-extern long sagg_memory_rest(SaggReading *reading, long timeout_ms);
+extern void sagg_memory_used(SaggMemoryUse *use);
+extern long sagg_memory_rest(SaggMemoryUse *use, const SaggSlot *slot,
+							 SaggReader *reader, long timeout_ms);
 
 /* worker_slot.c */
 extern void sagg_worker_attach(SaggReading *reading, SaggStreamRun *leader, int i);
@@ -240,6 +250,59 @@ extern void sagg_reading_close(SaggReading *reading);
 extern bool sagg_reading_wait(SaggReading *reading, bool source, long timeout_ms);
 extern void sagg_reading_report_silence(SaggReading *reading, TimestampTz since);
 extern void sagg_reading_check_stop(SaggReading *reading);
+extern bool sagg_reading_has_records(SaggReading *reading);
+pg_noreturn extern void sagg_raise_no_records(SaggReader *reader);
+
+/* executor_pool.c */
+typedef struct SaggExecutors SaggExecutors;
+
+extern SaggRange *sagg_executors_assign(SaggReading *reading, SaggRange *positions, int *n);
+extern void sagg_executors_close(SaggReading *reading);
+extern bool sagg_executors_are_wanted(const SaggReading *reading);
+extern bool sagg_executors_give_way(SaggReading *reading);
+extern void sagg_executors_plan(const SaggReading *reading, SaggPlan *plan);
+extern bool sagg_executors_have_records(SaggReading *reading);
+extern int64 sagg_executors_gap_end(SaggReading *reading, const SaggRange *range);
+
+/* executor_shares.c */
+extern const SaggRange *sagg_executors_read(SaggReading *reading, const SaggPlan *plan,
+											bool skips, int *n);
+extern bool sagg_executors_collect(SaggReading *reading);
+extern const SaggRange *sagg_executors_losses(SaggReading *reading,
+											  const SaggRange *losses, int *n);
+extern bool sagg_executors_were_broken(SaggReading *reading);
+extern int	sagg_executors_schemas_asked(const SaggReading *reading);
+extern bool sagg_executors_last_record(const SaggReading *reading,
+									   const SaggRange *range, SaggRange *last);
+extern int64 sagg_executors_records(const SaggReading *reading);
+extern void sagg_executors_execute(SaggStreamRun *run, const SaggQuery *query,
+								   const SaggCommit *commit, Size max_key_bytes,
+								   bool keeps_late, bool bound_rows);
+extern void sagg_executors_watch(SaggReading *reading, void (*run) (void *arg),
+								 void *arg);
+extern void sagg_executors_take(SaggReading *reading, SaggExecution *execution,
+								SaggRejections *rejections);
+extern int64 sagg_executors_rejected(const SaggReading *reading);
+extern int64 sagg_executors_late(const SaggReading *reading);
+extern char *sagg_executors_first_rejected(const SaggReading *reading);
+extern Size sagg_executors_group_memory(const SaggReading *reading);
+extern void sagg_executors_release(SaggReading *reading);
+
+/* the records that all processes of a batch divert, one after the other */
+typedef struct SaggDiverted
+{
+	SaggReading *reading;
+	bool		late;			/* late records; otherwise rejected ones */
+	SaggNextDivertedRecord own; /* those of the stream's worker; NULL = none,
+								 * or none any more */
+	void	   *arg;
+	int			executor;		/* whose turn it is, from 0 */
+	bool		asked;			/* it has been asked for them */
+} SaggDiverted;
+
+extern void sagg_diverted_begin(SaggDiverted *diverted, SaggReading *reading, bool late,
+								SaggNextDivertedRecord own, void *arg);
+extern bool sagg_diverted_next(void *arg, SaggDivertedRecord *record);
 
 /* join_reader.c */
 extern void sagg_members_open(SaggReading *reading);
@@ -252,6 +315,7 @@ extern void sagg_trigger_loop(SaggReading *reading);
 extern void sagg_micro_batch(SaggReading *reading);
 
 /* batch_warnings.c */
+extern char *sagg_describe_rejection(SaggBatch *batch, const SaggRejection *rejection);
 extern char *sagg_describe_losses(const SaggPlan *plan, const SaggCommit *commit);
 extern void sagg_warn_of_late_records(const SaggStreamRun *run,
 									  const SaggCounts *counts);
@@ -303,6 +367,12 @@ extern void sagg_expire_rows(const SaggStreamRun *run, const SaggQuery *query,
 extern List *sagg_expired_partitions(const SaggStreamRun *run, const SaggQuery *query);
 
 /* late_records.c */
+typedef struct SaggLateReader SaggLateReader;
+
+extern int64 sagg_late_settle(SaggLateRows *late, const SaggRejections *rejections);
+extern SaggLateReader *sagg_late_open(SaggBatch *batch, SaggLateRows *late);
+extern bool sagg_late_next(void *reader, SaggDivertedRecord *diverted);
+extern void sagg_late_close(SaggLateReader *reader);
 extern void sagg_keep_late_records(SaggStreamRun *run, SaggLateRows *late,
 								   const SaggRejections *rejections,
 								   SaggCommit *commit);
@@ -348,6 +418,8 @@ extern bool sagg_poison_failed(SaggStreamRun *run, const ErrorData *error);
 extern SaggPlan *sagg_poison_retry(SaggStreamRun *run, SaggPlan *plan);
 extern void sagg_poison_begin(SaggStreamRun *run);
 extern void sagg_poison_reject(SaggStreamRun *run, SaggRejections *rejections);
+extern void sagg_poison_left_out(const SaggStreamRun *run, int *sqlstate,
+								 char **message, char **detail);
 extern void sagg_poison_committed(SaggStreamRun *run, const SaggCounts *counts);
 
 /* failed_windows.c */

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * worker_memory.c
- *	  Memory that micro-batches have freed: a worker keeps it for the next ones,
- *	  and gives it back when it is not needed.
+ *	  Memory that micro-batches have freed: a worker, or an executor, keeps it for
+ *	  the next ones, and gives it back when it is not needed.
  *
  * One micro-batch needs what the one before has freed.  Memory that goes back to
  * the operating system in between comes again as pages that the kernel has to
@@ -49,40 +49,41 @@ sagg_memory_keep(void)
  * A micro-batch has ended.
  */
 void
-sagg_memory_used(SaggReading *reading)
+sagg_memory_used(SaggMemoryUse *use)
 {
-	reading->memory_used = GetCurrentTimestamp();
-	if (reading->memory_since == 0)
-		reading->memory_since = reading->memory_used;
+	use->used = GetCurrentTimestamp();
+	if (use->since == 0)
+		use->since = use->used;
 }
 
 /*
  * Give free memory back to the operating system if that is due; if there was no
- * batch in the meantime, also what the reader keeps for the next one.  Outside of
- * batches.  Returns how many of "timeout_ms" to sleep until it is due.
+ * batch in the meantime, also what the reader, which may be NULL, keeps for the next
+ * one.  "slot" is the stream's.  Outside of batches.  Returns how many of "timeout_ms"
+ * to sleep until it is due.
  */
 long
-sagg_memory_rest(SaggReading *reading, long timeout_ms)
+sagg_memory_rest(SaggMemoryUse *use, const SaggSlot *slot, SaggReader *reader, long timeout_ms)
 {
 	TimestampTz now;
 	TimestampTz due;
 	bool		idle;
 
-	if (reading->memory_since == 0 || sagg_memory_release_delay_ms < 0)
+	if (use->since == 0 || sagg_memory_release_delay_ms < 0)
 		return timeout_ms;
 	now = GetCurrentTimestamp();
-	due = TimestampTzPlusMilliseconds(reading->memory_since, sagg_memory_release_delay_ms);
+	due = TimestampTzPlusMilliseconds(use->since, sagg_memory_release_delay_ms);
 	if (now < due)
 		return Min(timeout_ms, Max(1, TimestampDifferenceMilliseconds(now, due)));
-	idle = now >= TimestampTzPlusMilliseconds(reading->memory_used, sagg_memory_release_delay_ms);
-	if (idle && reading->reader)
-		sagg_reader_give_back(reading->reader);
+	idle = now >= TimestampTzPlusMilliseconds(use->used, sagg_memory_release_delay_ms);
+	if (idle && reader)
+		sagg_reader_give_back(reader);
 #ifdef __GLIBC__
 	(void) malloc_trim(0);
 #endif
-	reading->memory_since = idle ? 0 : reading->memory_used;
+	use->since = idle ? 0 : use->used;
 	ereport(DEBUG1,
 			(errmsg_internal("stream \"%s\" has given free memory back%s",
-							 reading->leader->slot->name, idle ? ", and rests" : "")));
+							 slot->name, idle ? ", and rests" : "")));
 	return timeout_ms;
 }

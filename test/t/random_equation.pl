@@ -32,6 +32,7 @@ my @modes = ('append', 'update', 'complete');
 my @triggers = ('0', '0', '5 milliseconds', '20 days');
 my @bounds = (undef, undef, 1, 3, 17, 100);
 my @large_bounds = (undef, undef, 100, 1000);
+my @executors = (1, 2, 3, 5);
 my @policies = ('skip', 'dead_letter');
 my @garbage = ('', 'no JSON', '{"v": 1', '{"v": 1}}', '[1]', "{\"t\": \"\\ud800\"}", '{"v": 01}');
 # before records come, or while they are processed
@@ -49,7 +50,7 @@ my $rng;
 sub one_of { return $_[ $rng->(scalar @_) ]; }
 
 my $broker = start_broker('none' => 1);
-my $node = new_node('random', 'max_worker_processes = 64', 'stream_agg.max_streams = 48', 'stream_agg.keep_batches = 1000000',
+my $node = new_node('random', 'max_worker_processes = 160', 'stream_agg.max_streams = 48', 'stream_agg.keep_batches = 1000000',
 	"timezone = 'UTC'", 'fsync = off',
 	# some groups have batches that do not fit into these
 	'stream_agg.batch_memory = 1MB', 'stream_agg.fetch_memory = 1MB', 'stream_agg.max_poison_in_row = 1000000');
@@ -60,7 +61,7 @@ $node->safe_psql('postgres', q{
 	CREATE FUNCTION pick_longer(text, text) RETURNS text LANGUAGE sql IMMUTABLE
 		AS $$ SELECT CASE WHEN length($2) > length($1) OR length($2) = length($1) AND $2 > $1 THEN $2 ELSE $1 END $$;
 	CREATE AGGREGATE longest(text) (SFUNC = pick_longer, STYPE = text, INITCOND = '');
-	CREATE FUNCTION one_of(number bigint, salt bigint, n bigint) RETURNS bigint LANGUAGE sql IMMUTABLE
+	CREATE FUNCTION one_of(number bigint, salt bigint, n bigint) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
 		AS $$ SELECT (hashint8extended(number, salt) & 9223372036854775807) % n $$;
 	CREATE TABLE dim (id int, grp text);
 	CREATE TABLE dim_versions (version int, id int, grp text);
@@ -176,9 +177,9 @@ sub make_topic
 	$topic->{disorder} = $topic->{pace} * one_of(0, 1, 10, 100);
 	$topic->{bad} = [];                                                            # [topic, partition, offset] of these
 	if ($rate) { make_rate_sources($topic); return $topic; }
-	$topic->{partitions} = { map { $_ => one_of(1, 2, 4) } map { @$_ } @{ $topic->{topics} }{ 'main', 'other' } };
+	$topic->{partitions} = { map { $_ => one_of(1, 2, 4, 6) } map { @$_ } @{ $topic->{topics} }{ 'main', 'other' } };
 	$broker->create_topic($_, $topic->{partitions}{$_}) for sort keys %{ $topic->{partitions} };
-	$topic->{next}{$_} = [ (0) x 4 ] for keys %{ $topic->{partitions} };
+	$topic->{next}{$_} = [ (0) x 6 ] for keys %{ $topic->{partitions} };
 	create_source_of($name, join(', ', @columns), @{ $topic->{topics}{main} });
 	create_source_of("${name}_other", join(', ', reverse @columns), @{ $topic->{topics}{other} });
 	return $topic;
@@ -248,6 +249,7 @@ sub make_stream
 		($stream->{bound}, $stream->{trigger}) = @{ $topic->{pace_of_reader} };
 	}
 	elsif (!defined $stream->{bound} && $rng->(5) == 0) { $stream->{least} = one_of(2, 10); }
+	$stream->{executors} = $stream->{reader} ? 1 : one_of(@executors);
 	$stream->{patient} = 1 if defined $stream->{delay} && $rng->(4) == 0;
 	$stream->{memory} = one_of('0', '1kB', '4kB', '30kB', '300kB') if $rng->(2);
 	$stream->{policy} = one_of(@policies) if $topic->{garbage} || $stream->{poison} || $rng->(3) == 0;
@@ -269,6 +271,7 @@ sub create_stream
 	push @options, '"idle_timeout": "1 day"' if $stream->{patient};
 	push @options, '"min_offsets_per_trigger": ' . $stream->{least} if $stream->{least};
 	push @options, "\"state_memory\": \"$stream->{memory}\"" if defined $stream->{memory};
+	push @options, '"executors": ' . $stream->{executors} if $stream->{executors} > 1;
 	push @arguments, "reader => '$stream->{reader}'" if $stream->{reader};
 	push @arguments, 'event_time => \'ts\'' if $stream->{event_time};
 	push @arguments, "options => '{" . join(', ', @options) . "}'" if @options;
@@ -390,6 +393,8 @@ sub run_group
 	$kinds{'of rate sources'} += @running if $topic->{rate};
 	$kinds{repaired}++ for grep { is_repairable($_) } @running;
 	$kinds{'of a shared reader'}++ for grep { $_->{reader} } @running;
+	$kinds{'dealt to executors'} += $node->safe_psql('postgres',
+		"SELECT count(DISTINCT stream) FROM stream_agg.offsets WHERE stream LIKE 's${group}\\_%' AND dealt <> '{}'");
 	$kinds{per_partition}++ for grep { $_->{per_partition} } @running;
 	$kinds{aligned}++ for grep { $_->{aligned} && defined $_->{delay} } @running;
 	push @problems, grep { /ERROR/ } run_all(map { "SELECT stream_agg.drop_stream('$_->{name}', drop_sink => true)" } @running);

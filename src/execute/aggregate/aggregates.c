@@ -453,7 +453,7 @@ sagg_aggregates_init(const SaggQuery *query, bool combine)
 		}
 		else
 		{
-			call->combines = SAGG_WINDOW_COMBINES(&query->window) ||
+			call->combines = SAGG_WINDOW_COMBINES(&query->window) || query->dealt ||
 				(combine && combines(&info, aggref));
 			init_storage(call, &info, aggowner);
 			if (info.transtype == INTERNALOID || call->combines)

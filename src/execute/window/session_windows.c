@@ -284,6 +284,27 @@ make_key(SaggExecution *ex, const SaggSessionKey *probe)
 }
 
 /*
+ * Returns the key that equals "probe", which has the hash of the batch; NULL if
+ * it is too long.
+ */
+static SaggSessionKey *
+require_key(SaggExecution *ex, const SaggSessionKey *probe)
+{
+	SessionEntry *entry = sesstab_lookup_hash(ex->sessions->keys, unconstify(SaggSessionKey *, probe),
+											  probe->hash);
+	SaggSessionKey *key;
+	bool		found;
+
+	if (entry)
+		return entry->key;
+	/* what can fail comes before the table is changed */
+	key = make_key(ex, probe);
+	if (key)
+		sesstab_insert_hash(ex->sessions->keys, key, probe->hash, &found);
+	return key;
+}
+
+/*
  * Returns the key of a row; NULL if it is too long, with the key in the
  * execution's scratch.
  */
@@ -295,17 +316,8 @@ find_key(SaggExecution *ex, TupleTableSlot *slot)
 		.keys = ex->row_keys,
 		.keynulls = ex->row_keynulls
 	};
-	SessionEntry *entry = sesstab_lookup_hash(ex->sessions->keys, &probe, probe.hash);
-	SaggSessionKey *key;
-	bool		found;
 
-	if (entry)
-		return entry->key;
-	/* what can fail comes before the table is changed */
-	key = make_key(ex, &probe);
-	if (key)
-		sesstab_insert_hash(ex->sessions->keys, key, probe.hash, &found);
-	return key;
+	return require_key(ex, &probe);
 }
 
 /*
@@ -538,4 +550,22 @@ sagg_session_row(SaggExecution *ex, TupleTableSlot *slot)
 	}
 	ResetExprContext(ex->tmpcontext);
 	SAGG_FAILPOINT("execute.row");
+}
+
+/*
+ * Returns the session of the batch that "part", whose keys and bounds are set,
+ * becomes a part of, merged with all that touch it; NULL if its keys are too
+ * long for a new one.
+ */
+SaggGroup *
+sagg_sessions_require(SaggExecution *ex, const SaggSessionWindow *part)
+{
+	SaggSessionKey probe = {
+		.hash = sagg_keys_hash(ex, SAGG_SESSIONS_UNIT, part->group.keys, part->group.keynulls),
+		.keys = part->group.keys,
+		.keynulls = part->group.keynulls
+	};
+	SaggSessionKey *key = require_key(ex, &probe);
+
+	return key ? &require_session(ex, key, part->group.start, part->end)->group : NULL;
 }

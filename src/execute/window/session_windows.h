@@ -134,6 +134,8 @@ extern bool sagg_sessions_met(SaggExecution *ex, const SaggGroup *group);
 extern SaggSessionKey *sagg_sessions_next(SaggExecution *ex, bool restart);
 extern SaggSessionKey *sagg_sessions_of(SaggExecution *ex, int partition);
 extern void sagg_session_key_settle(SaggExecution *ex, SaggSessionKey *key);
+extern SaggGroup *sagg_sessions_require(SaggExecution *ex,
+										const SaggSessionWindow *part);
 extern void sagg_session_load(SaggExecution *ex, SaggSessionWindow *session);
 
 #endif							/* SAGG_SESSION_WINDOWS_H */

@@ -46,7 +46,8 @@ bool
 sagg_scan_last_record(SaggPlace *place)
 {
 	*place = sagg_batch_context.last;
-	return sagg_batch_context.batch != NULL && place->partition >= 0;
+	return (sagg_batch_context.batch != NULL || sagg_batch_context.last_elsewhere) &&
+		place->partition >= 0;
 }
 
 /*
