@@ -125,6 +125,7 @@ extern void sagg_scan_error_context(void *arg);
 
 /* scan_mark.c */
 extern void sagg_scan_mark(SaggScanMark *mark);
+extern void sagg_scan_mark_select(bool own);
 extern void sagg_scan_marks_none(void);
 
 /* null_columns.c */
