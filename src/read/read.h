@@ -135,7 +135,7 @@ extern char *sagg_null_columns(List *sources);
  * shared_rows.c: such scans, of several streams or of one query, decode each
  * record once
  */
-extern void sagg_shared_rows_begin(int64 records, List *streams);
+extern void sagg_shared_rows_begin(const SaggBatch *batch, List *streams);
 extern void sagg_shared_rows_end(void);
 
 /* scan_restriction.c: what scans of a source read, instead of all of it */

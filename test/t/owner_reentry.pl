@@ -114,4 +114,26 @@ subtest 'C3: the query of a stream calls preview, and repair_late of another str
 	right('every window is right', undef, 'calling');
 };
 
+subtest 'C3: with a shared reader, a trigger previews as many records' => sub {
+	create_source($node, $broker, 'shared', 'shared', 'ts timestamptz, v char(10)');
+	sql(q{CREATE TABLE first_sink (win timestamptz, n bigint); CREATE TABLE second_sink (win timestamptz, n bigint, s bigint);
+		CREATE FUNCTION preview_third() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			PERFORM FROM stream_agg.preview('third', 5000); RETURN NULL; END $$;
+		CREATE TRIGGER t AFTER INSERT ON first_sink FOR EACH STATEMENT EXECUTE FUNCTION preview_third();
+		SELECT stream_agg.create_stream('third', $q$SELECT stream_agg.tumble_start(ts, '1 second') AS win, sum(trim(v)::bigint) AS s FROM shared GROUP BY 1$q$,
+			watermark => '0 seconds', start => false);
+		BEGIN;
+		SELECT stream_agg.create_stream('first', $q$SELECT stream_agg.tumble_start(ts, '1 second') AS win, count(*) AS n FROM shared GROUP BY 1$q$,
+			watermark => '0 seconds', sink => 'first_sink', trigger => '0', max_offsets_per_trigger => 500, reader => 'both', output_mode => 'append');
+		SELECT stream_agg.create_stream('second', $q$SELECT stream_agg.tumble_start(ts, '1 second') AS win, count(*) AS n, sum(trim(v)::bigint) AS s FROM shared GROUP BY 1$q$,
+			watermark => '0 seconds', sink => 'second_sink', trigger => '0', max_offsets_per_trigger => 500, reader => 'both', output_mode => 'append');
+		COMMIT});
+	$broker->produce('shared', map { sprintf('{"ts": "2026-01-01T00:00:%02dZ", "v": "%d"}', int($_ / 100), $_) } 0 .. 4999);
+	$node->poll_query_until('postgres', q{SELECT bool_and(rows_in = 5000 OR state <> 'running') AND min(rows_in) > 0
+		FROM pg_stat_stream_agg WHERE stream IN ('first', 'second')});
+	is(sql(q{SELECT stream, state, rows_in, last_error FROM pg_stat_stream_agg WHERE stream IN ('first', 'second') ORDER BY 1}),
+		"first|running|5000|\nsecond|running|5000|", 'both streams have processed all of it');
+	is_equal_tables($node, q{SELECT * FROM second_query WHERE win < '2026-01-01 00:00:49Z'}, 'SELECT * FROM second_sink', 'the other stream has its own rows');
+};
+
 done_testing();
