@@ -153,6 +153,7 @@ restore_chains(Restore *restore, SaggLogSection *section)
 	Datum		values[1];
 
 	portal = sagg_log_cursor(section, SAGG_LOG_STATE_READ, values);
+	PinPortal(portal);			/* users' code could close it */
 	for (;;)
 	{
 		SPITupleTable *rows;
@@ -174,6 +175,7 @@ restore_chains(Restore *restore, SaggLogSection *section)
 		sagg_become_extension_owner(&section->owner);
 		SPI_freetuptable(rows);
 	}
+	UnpinPortal(portal);
 	SPI_cursor_close(portal);
 	check_complete(restore);
 }

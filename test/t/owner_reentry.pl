@@ -136,4 +136,24 @@ subtest 'C3: with a shared reader, a trigger previews as many records' => sub {
 	is_equal_tables($node, q{SELECT * FROM second_query WHERE win < '2026-01-01 00:00:49Z'}, 'SELECT * FROM second_sink', 'the other stream has its own rows');
 };
 
+subtest 'C3: code that runs while a state is restored closes the cursor over it' => sub {
+	sql(q{CREATE TABLE closing (now boolean); INSERT INTO closing VALUES (false); TRUNCATE told;
+		CREATE FUNCTION close_all(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ DECLARE name text; c refcursor; BEGIN
+			IF (SELECT now FROM closing) AND (SELECT count(*) FROM told) = 0 THEN
+				FOR name IN SELECT p.name FROM pg_cursors p LOOP
+					BEGIN c := name; CLOSE c; PERFORM note('closed ' || name);
+					EXCEPTION WHEN OTHERS THEN PERFORM note(SQLERRM); END;
+				END LOOP;
+			END IF;
+			RETURN true; END $$;
+		CREATE DOMAIN closer AS text CHECK (close_all(VALUE));
+		CREATE TYPE closers AS (x closer, y int);
+		SELECT stream_agg.create_stream('open', $q$SELECT stream_agg.tumble(ts, '1 hour') AS win, row('x' || v, 1)::closers AS k, count(*) AS n
+			FROM events GROUP BY 1, 2$q$, watermark => '0 seconds', trigger => '20 days')});
+	process($node, 'open');
+	sql('UPDATE closing SET now = true');
+	is(session(q{SELECT count(*) FROM stream_agg.open_windows(NULL::open)}), $records, 'all windows are there');
+	is(sql(q{SELECT bool_or(what ~ '^cannot drop (pinned|active) portal'), bool_or(what ~ '^closed') FROM told}), 't|f', 'and the cursor was not closed');
+};
+
 done_testing();
