@@ -37,6 +37,8 @@ set_context(const SaggBatchContext *context)
 {
 	sagg_batch_context = *context;
 	sagg_scan_mark_select(!context->entered);
+	if (context->batch == NULL)
+		sagg_scan_marks_none();
 }
 
 /*
@@ -87,7 +89,6 @@ transaction_ended(XactEvent event, void *arg)
 		return;
 	former = NULL;				/* goes with its memory */
 	set_context(&nothing);
-	sagg_scan_marks_none();
 }
 
 /*
