@@ -153,7 +153,6 @@ restore_chains(Restore *restore, SaggLogSection *section)
 	Datum		values[1];
 
 	portal = sagg_log_cursor(section, SAGG_LOG_STATE_READ, values);
-	PinPortal(portal);			/* users' code could close it */
 	for (;;)
 	{
 		SPITupleTable *rows;
@@ -175,8 +174,7 @@ restore_chains(Restore *restore, SaggLogSection *section)
 		sagg_become_extension_owner(&section->owner);
 		SPI_freetuptable(rows);
 	}
-	UnpinPortal(portal);
-	SPI_cursor_close(portal);
+	sagg_log_cursor_close(portal);
 	check_complete(restore);
 }
 
