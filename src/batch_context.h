@@ -53,10 +53,15 @@ typedef struct SaggBatchContext
 	/* a repair, which has no batch: what scans of its sources read */
 	const struct SaggRestriction *restriction;	/* NULL = all there is */
 	uint64		restriction_number; /* number of this restriction, 0 = none */
+
+	bool		entered;		/* of an operation that is not the worker's
+								 * own */
 } SaggBatchContext;
 
 extern SaggBatchContext sagg_batch_context;
 
+extern void sagg_batch_enter(SaggBatchContext *outer);
+extern void sagg_batch_leave(const SaggBatchContext *outer);
 extern void sagg_batch_attach(List *sources, int reading, struct SaggBatch *batch,
 							  SaggRejections *rejections);
 extern void sagg_batch_detach(void);

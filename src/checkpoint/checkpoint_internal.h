@@ -204,6 +204,7 @@ extern int64 sagg_log_execute(SaggLogSection *section,
 							  const char *nulls, long limit);
 extern Portal sagg_log_cursor(SaggLogSection *section,
 							  SaggLogStatement statement, Datum *values);
+extern void sagg_log_cursor_close(Portal portal);
 extern Datum sagg_log_value(int row, int column, bool *isnull);
 extern int64 sagg_log_int64(int row, int column);
 

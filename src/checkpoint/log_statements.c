@@ -516,7 +516,8 @@ sagg_log_execute(SaggLogSection *section, SaggLogStatement statement,
 
 /*
  * Open a cursor for a SELECT.  The caller fetches by SPI_cursor_fetch within
- * sections of its own and closes it.
+ * sections of its own and closes it by sagg_log_cursor_close.  It is pinned, so
+ * that users' code that runs between fetches cannot close it.
  */
 Portal
 sagg_log_cursor(SaggLogSection *section, SaggLogStatement statement,
@@ -531,7 +532,18 @@ sagg_log_cursor(SaggLogSection *section, SaggLogStatement statement,
 	if (portal == NULL)
 		elog(ERROR, "could not open a cursor for \"%s\": %s",
 			 log_statements[statement].text, SPI_result_code_string(SPI_result));
+	PinPortal(portal);
 	return portal;
+}
+
+/*
+ * Close a cursor.  After an error its (sub)transaction does the same.
+ */
+void
+sagg_log_cursor_close(Portal portal)
+{
+	UnpinPortal(portal);
+	SPI_cursor_close(portal);
 }
 
 /*

@@ -187,7 +187,7 @@ restore_chains(Restore *restore, SaggLogSection *section, SaggLogStatement state
 		sagg_become_extension_owner(&section->owner);
 		SPI_freetuptable(rows);
 	}
-	SPI_cursor_close(portal);
+	sagg_log_cursor_close(portal);
 	check_complete(restore);
 }
 

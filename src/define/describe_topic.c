@@ -110,6 +110,7 @@ read_sample(Describe *describe, const char *source)
 	portal = SPI_cursor_parse_open(NULL, psprintf("SELECT value, key FROM %s LIMIT %d",
 												  quote_identifier(source), describe->records),
 								   &reading);
+	PinPortal(portal);			/* users' code could close it */
 	memory = AllocSetContextCreate(CurrentMemoryContext, "stream_agg sample",
 								   ALLOCSET_DEFAULT_SIZES);
 	while (bytes <= MAX_SAMPLE_BYTES)
@@ -131,6 +132,7 @@ read_sample(Describe *describe, const char *source)
 		SPI_freetuptable(SPI_tuptable);
 		bytes += len + key_len;
 	}
+	UnpinPortal(portal);
 	SPI_cursor_close(portal);
 	SPI_finish();
 }

@@ -36,6 +36,7 @@
 
 #include "streams/streams.h"
 #include "inspect_internal.h"
+#include "batch_context.h"
 
 PG_FUNCTION_INFO_V1(stream_agg_open_windows);
 PG_FUNCTION_INFO_V1(stream_agg_open_windows_of_text);
@@ -173,6 +174,7 @@ static void
 collect_rows(ReturnSetInfo *rsinfo, const SaggStream *stream, Relation sink)
 {
 	SaggInspection inspection = {.stream = stream};
+	SaggBatchContext outer;
 	SaggOwnerContext owner;
 	SaggOutput	output;
 
@@ -181,6 +183,7 @@ collect_rows(ReturnSetInfo *rsinfo, const SaggStream *stream, Relation sink)
 	if (inspection.query->kind != SAGG_AGGREGATION)
 		return;
 	shape_as_sink(inspection.query, sink);
+	sagg_batch_enter(&outer);
 	sagg_become_stream_owner(&owner, stream);
 	sagg_inspection_begin(&inspection);
 	sagg_execution_open_windows(inspection.execution);
@@ -190,6 +193,7 @@ collect_rows(ReturnSetInfo *rsinfo, const SaggStream *stream, Relation sink)
 	return_rows(rsinfo, output.known);
 	sagg_execution_output_end(&output);
 	sagg_inspection_end(&inspection);
+	sagg_batch_leave(&outer);
 }
 
 /*

@@ -35,6 +35,7 @@
 #include "utils/timestamp.h"
 
 #include "inspect_internal.h"
+#include "batch_context.h"
 #include "control/control.h"
 #include "event_time/event_time.h"
 #include "streams/streams.h"
@@ -344,9 +345,11 @@ static bool
 try_batch(Preview *preview, bool alone)
 {
 	SaggInspection *inspection = &preview->inspection;
+	SaggBatchContext outer;
 	SaggOwnerContext owner;
 	SaggOutput	output;
 
+	sagg_batch_enter(&outer);	/* the rollback leaves it */
 	if (alone)
 		sagg_lock_micro_batch(preview->view);
 	if (!IsolationUsesXactSnapshot())

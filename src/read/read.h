@@ -125,6 +125,7 @@ extern void sagg_scan_error_context(void *arg);
 
 /* scan_mark.c */
 extern void sagg_scan_mark(SaggScanMark *mark);
+extern void sagg_scan_mark_select(bool own);
 extern void sagg_scan_marks_none(void);
 
 /* null_columns.c */
@@ -134,7 +135,7 @@ extern char *sagg_null_columns(List *sources);
  * shared_rows.c: such scans, of several streams or of one query, decode each
  * record once
  */
-extern void sagg_shared_rows_begin(int64 records, List *streams);
+extern void sagg_shared_rows_begin(const SaggBatch *batch, List *streams);
 extern void sagg_shared_rows_end(void);
 
 /* scan_restriction.c: what scans of a source read, instead of all of it */

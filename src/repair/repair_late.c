@@ -31,6 +31,7 @@
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
+#include "batch_context.h"
 #include "control/control.h"
 #include "event_time/event_time.h"
 #include "execute/execute.h"
@@ -164,8 +165,10 @@ check_no_children(const SaggRepair *repair)
 static void
 repair_windows(SaggRepair *repair)
 {
+	SaggBatchContext outer;
 	SaggOwnerContext owner;
 
+	sagg_batch_enter(&outer);
 	sagg_become_stream_owner_to_write(&owner, repair->stream);
 	repair->query = sagg_query_of_view(repair->stream);
 	check_window(repair);
@@ -183,6 +186,7 @@ repair_windows(SaggRepair *repair)
 		sagg_fire_deferred_triggers();
 	}
 	sagg_restore_user(&owner);
+	sagg_batch_leave(&outer);
 }
 
 /*

@@ -105,6 +105,7 @@ run_query(const SaggRepair *repair, Datum windows, Tuplestorestate *rows)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
 	portal = SPI_cursor_open_with_args(NULL, text, 1, &type, &windows, NULL, false, 0);
+	PinPortal(portal);			/* users' code could close it */
 	do
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -113,6 +114,7 @@ run_query(const SaggRepair *repair, Datum windows, Tuplestorestate *rows)
 			tuplestore_puttuple(rows, SPI_tuptable->vals[i]);
 		SPI_freetuptable(SPI_tuptable);
 	} while (SPI_processed > 0);
+	UnpinPortal(portal);
 	SPI_cursor_close(portal);
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "could not disconnect from SPI");

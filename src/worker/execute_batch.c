@@ -43,7 +43,7 @@ run_query(SaggExecution *execution, const SaggStream *stream, const SaggQuery *q
 	bool		shares = query->repeats_sources && sagg_batch_context.shared == NULL;
 
 	if (shares)
-		sagg_shared_rows_begin(sagg_batch_records(batch),
+		sagg_shared_rows_begin(batch,
 							   OidIsValid(stream->view) ? list_make1_oid(stream->view) : NIL);
 	sagg_execution_run(execution, sagg_batch_records(batch));
 	SAGG_FAILPOINT("execute.ran");

@@ -575,7 +575,7 @@ process_shared_parts(Part *parts, int nparts)
 
 	for (int i = 0; i < nparts; i++)
 		views = lappend_oid(views, parts[i].run->slot->view);
-	sagg_shared_rows_begin(sagg_batch_records(batch), views);
+	sagg_shared_rows_begin(batch, views);
 	for (int i = 0; i < nparts; i++)
 		process_shared_part(&parts[i]);
 	sagg_shared_rows_end();

@@ -185,6 +185,7 @@ sagg_sink_windows(const SaggStream *stream, const SaggQuery *query,
 	open_sink(&batch, &sink, stream, query);
 	portal = open_cursor(&batch, from, psprintf("%s, pg_catalog.count(*)", window_bounds(&batch)),
 						 " GROUP BY 1, 2 ORDER BY 1, 2");
+	PinPortal(portal);			/* users' code could close it */
 	do
 	{
 		SPI_cursor_fetch(portal, true, ROWS_AT_ONCE);
@@ -194,6 +195,7 @@ sagg_sink_windows(const SaggStream *stream, const SaggQuery *query,
 			fill_window(&windows[(*n)++], query, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
 		SPI_freetuptable(SPI_tuptable);
 	} while (SPI_processed > 0);
+	UnpinPortal(portal);
 	SPI_cursor_close(portal);
 	relation_close(batch.rel, NoLock);
 	SPI_finish();
@@ -216,6 +218,7 @@ sagg_sink_replaced(const SaggStream *stream, const SaggQuery *query,
 	SPI_connect();
 	open_sink(&batch, &sink, stream, query);
 	portal = open_cursor(&batch, replaces, "'delete'::pg_catalog.text, pg_catalog.to_jsonb(s)", "");
+	PinPortal(portal);			/* users' code could close it */
 	do
 	{
 		SPI_cursor_fetch(portal, true, ROWS_AT_ONCE);
@@ -230,6 +233,7 @@ sagg_sink_replaced(const SaggStream *stream, const SaggQuery *query,
 		}
 		SPI_freetuptable(SPI_tuptable);
 	} while (SPI_processed > 0);
+	UnpinPortal(portal);
 	SPI_cursor_close(portal);
 	relation_close(batch.rel, NoLock);
 	SPI_finish();

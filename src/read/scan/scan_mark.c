@@ -16,6 +16,8 @@
 
 static SaggScanMark no_mark = {.partition = -1};
 
+static SaggScanMark *own_mark = &no_mark;	/* of the worker's own batches */
+
 SaggScanMark *sagg_scan_marked = &no_mark;
 
 /* topic whose name is in the mark, -1 = none */
@@ -29,8 +31,19 @@ int32		sagg_marked_topic = -1;
 void
 sagg_scan_mark(SaggScanMark *mark)
 {
-	sagg_scan_marked = mark ? mark : &no_mark;
+	own_mark = sagg_scan_marked = mark ? mark : &no_mark;
 	sagg_scan_marked->partition = -1;
+	sagg_marked_topic = -1;
+}
+
+/*
+ * The batch that is attached, or will be, is the worker's own; or that of a preview
+ * that the worker's batch has called, whose records are not marked.
+ */
+void
+sagg_scan_mark_select(bool own)
+{
+	sagg_scan_marked = own ? own_mark : &no_mark;
 	sagg_marked_topic = -1;
 }
 

@@ -161,13 +161,13 @@ update_interests(List *streams)
 
 /*
  * The scans that begin from now on belong to several streams, one after the
- * other, or to one query, over one batch of this many records: what they
- * decode is kept, in a context below the current one, until
- * sagg_shared_rows_end or the end of that context. "streams" are the OIDs of
+ * other, or to one query, over one batch: what they decode is kept, in a
+ * context below the current one, until sagg_shared_rows_end or the end of that
+ * context. "streams" are the OIDs of
  * their views.
  */
 void
-sagg_shared_rows_begin(int64 records, List *streams)
+sagg_shared_rows_begin(const SaggBatch *batch, List *streams)
 {
 	static bool registered = false;
 	MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext,
@@ -180,8 +180,9 @@ sagg_shared_rows_begin(int64 records, List *streams)
 	registered = true;
 	update_interests(streams);
 	rows->memory = memory;
-	rows->records = records;
-	rows->nblocks = (records + SAGG_BLOCK_ROWS - 1) / SAGG_BLOCK_ROWS;
+	rows->batch = batch;
+	rows->records = sagg_batch_records(batch);
+	rows->nblocks = (rows->records + SAGG_BLOCK_ROWS - 1) / SAGG_BLOCK_ROWS;
 	sagg_batch_set_shared(rows);
 }
 
@@ -251,7 +252,7 @@ sagg_shared_copy(SaggSharedRows *rows, int16 len, Datum value, Datum *copy)
 
 /*
  * Returns the place for what is kept of the source's records.  NULL if the
- * batch is not shared, or if there is no memory for it.
+ * attached batch is not the one that is shared, or if there is no memory for it.
  */
 SaggRowStore *
 sagg_shared_store(Relation rel)
@@ -262,7 +263,7 @@ sagg_shared_store(Relation rel)
 	SaggRowStore *store;
 	ListCell   *lc;
 
-	if (shared == NULL)
+	if (shared == NULL || shared->batch != sagg_batch_context.batch)
 		return NULL;
 	foreach(lc, shared->stores)
 	{

@@ -81,6 +81,7 @@ typedef struct SaggSharedRows
 	MemoryContext memory;
 	Size		bytes;			/* in use */
 	bool		full;			/* memory is used up, nothing more is kept */
+	const SaggBatch *batch;		/* whose rows they are */
 	int64		records;
 	int64		nblocks;
 	List	   *stores;

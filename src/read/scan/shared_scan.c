@@ -277,9 +277,12 @@ static void
 keep_row(SaggRowStore *store, SaggDecoder *decoder, int64 number, const SaggRecord *record,
 		 SaggVerdict verdict, const Datum *values, const bool *isnull)
 {
-	SaggRowBlock *block = store->blocks[number / SAGG_BLOCK_ROWS];
+	SaggRowBlock *block;
 	int			row = number % SAGG_BLOCK_ROWS;
 
+	if (number / SAGG_BLOCK_ROWS >= store->rows->nblocks)
+		return;
+	block = store->blocks[number / SAGG_BLOCK_ROWS];
 	if (block == NULL)
 		block = sagg_shared_memory(store->rows, offsetof(SaggRowBlock, columns) +
 								   sizeof(SaggCells *) * store->natts);
