@@ -273,19 +273,19 @@ sagg_stream_of_sink_now(Oid sink)
 }
 
 /*
- * Returns another stream that shares the reader of "stream", in the current
- * context; NULL if there is none.
+ * Returns another stream that shares the reader of "stream" now, whatever the snapshot
+ * of the transaction, in the current context; NULL if there is none.
  */
 SaggStream *
 sagg_stream_beside(const SaggStream *stream)
 {
 	return fetch_stream(psprintf(STREAM_QUERY "s.reader = $1 AND c.relowner = %u AND c.oid <> %u"
 								 " ORDER BY s.stream", stream->owner, stream->view),
-						TEXTOID, CStringGetTextDatum(stream->reader), false);
+						TEXTOID, CStringGetTextDatum(stream->reader), true);
 }
 
 /*
- * Returns the views of all other streams that share the reader of "stream", in
+ * Returns the views of all other streams that share the reader of "stream" now, in
  * order.
  */
 List *
@@ -302,10 +302,9 @@ sagg_views_beside(const SaggStream *stream)
 
 	SPI_connect();
 	sagg_become_extension_owner(&owner);
-	if (SPI_execute_with_args("SELECT s.query::oid FROM stream_agg.streams s JOIN pg_catalog.pg_class c ON c.oid = s.query"
-							  " WHERE s.reader = $1 AND c.relowner = $2 AND c.oid <> $3 ORDER BY 1",
-							  3, types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read stream_agg.streams");
+	sagg_execute_latest("SELECT s.query::oid FROM stream_agg.streams s JOIN pg_catalog.pg_class c ON c.oid = s.query"
+						" WHERE s.reader = $1 AND c.relowner = $2 AND c.oid <> $3 ORDER BY 1",
+						3, types, values, SPI_OK_SELECT);
 	sagg_restore_user(&owner);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{

@@ -139,6 +139,14 @@ run_in($one, create_stream('second', 'taken'));
 like(finish($one), qr/table "taken" is the sink of stream "newer"/, 'a sink has one stream, under an old snapshot too');
 $node->safe_psql('postgres', q{SELECT stream_agg.drop_stream('newer')});
 
+my @alike = map { create_stream("alike_$_", "alike_$_") =~ s{start => false}{trigger => '$_ s', reader => 'alike', $&}r } 1 .. 2;
+$one = session();
+run_in($one, 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM stream_agg.streams;');
+$node->safe_psql('postgres', $alike[0]);
+run_in($one, $alike[1]);
+like(finish($one), qr/ERROR:.*alike/, 'streams of one reader are alike, under an old snapshot too');
+$node->safe_psql('postgres', q{SELECT stream_agg.drop_stream('alike_1')});
+
 # both change a stream of one reader, and so the other one
 $node->safe_psql('postgres', "BEGIN; " . join('', map { create_stream($_, $_) =~ s{start => false}{trigger => '1 s', reader => 'both', $&}r } qw(left_one right_one)) . 'COMMIT');
 $one = session();
