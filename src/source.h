@@ -152,7 +152,8 @@ typedef struct SaggOutRecord
 
 /*
  * The functions behind INSERT into a source.  A producer lives in the memory context
- * that is current at "open", and is closed before that is deleted.
+ * that is current at "open", and is closed before that is deleted.  A source can have
+ * several at once: a trigger of it inserts into it, for example.
  */
 typedef struct SaggProducer SaggProducer;
 

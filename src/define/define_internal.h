@@ -168,6 +168,10 @@ extern SaggStream *sagg_stream_by_key(const char *key);
 extern SaggStream *sagg_stream_of_source(Oid source);
 extern SaggStream *sagg_stream_beside(const SaggStream *stream);
 extern List *sagg_views_beside(const SaggStream *stream);
+extern void sagg_execute_latest(const char *command, int nargs, Oid *types,
+								Datum *values, int result);
+extern SaggStream *sagg_stream_of_sink_now(Oid sink);
+extern bool sagg_may_see_streams(Oid owner);
 
 /* stream_reader.c */
 extern void sagg_check_reader(const SaggStream *stream);
@@ -178,6 +182,7 @@ extern void sagg_tell_source_change(const Node *command);
 
 /* stream_trust.c */
 extern ArrayType *sagg_stream_trusted_owners(Oid view);
+extern void sagg_stream_lock_owners(const SaggStream *stream);
 
 /* stream_drop.c */
 extern void sagg_drop_relation(Oid relid, ObjectType type);

@@ -28,9 +28,10 @@
 
 /* started streams of this database that read $1 */
 #define STREAMS_OF_SOURCE \
-	"SELECT pg_catalog.string_agg(pg_catalog.quote_ident(stream), ', ' ORDER BY stream)" \
-	"  FROM stream_agg.streams" \
-	" WHERE enabled AND database = $2 AND (source = $1 OR $1 = ANY (other_sources))"
+	"SELECT pg_catalog.quote_ident(s.stream), c.relowner" \
+	"  FROM stream_agg.streams s JOIN pg_catalog.pg_class c ON c.oid = s.query" \
+	" WHERE s.enabled AND s.database = $2 AND (s.source = $1 OR $1 = ANY (s.other_sources))" \
+	" ORDER BY s.stream"
 
 static bool
 changes_format(const AlterTableCmd *cmd)
@@ -53,6 +54,33 @@ changes_format(const AlterTableCmd *cmd)
 			return true;
 	}
 	return false;
+}
+
+/*
+ * Returns the names in rows of STREAMS_OF_SOURCE that SPI has returned, as a list in a
+ * text.  Streams whose names the current user may not see are counted.
+ */
+static char *
+list_streams(void)
+{
+	StringInfoData names;
+	int			others = 0;
+
+	initStringInfo(&names);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
+
+		if (!sagg_may_see_streams(DatumGetObjectId(SPI_getbinval(row, desc, 2, &isnull))))
+			others++;
+		else
+			appendStringInfo(&names, "%s%s", names.len > 0 ? ", " : "", SPI_getvalue(row, desc, 1));
+	}
+	if (others > 0)
+		appendStringInfo(&names, "%s%d of other roles", names.len > 0 ? ", " : "", others);
+	return names.data;
 }
 
 /*
@@ -80,14 +108,14 @@ sagg_tell_source_change(const Node *command)
 	values[0] = ObjectIdGetDatum(relid);
 	values[1] = ObjectIdGetDatum(MyDatabaseId);
 	sagg_become_extension_owner(&owner);
-	if (SPI_execute_with_args(STREAMS_OF_SOURCE, 2, types, values, NULL, true, 1) != SPI_OK_SELECT)
+	if (SPI_execute_with_args(STREAMS_OF_SOURCE, 2, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for streams of a source");
 	sagg_restore_user(&owner);
-	if (SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1) == NULL)
+	if (SPI_processed == 0)
 		return;
 	ereport(NOTICE,
 			(errmsg("streams that read \"%s\" use its new options from their next micro-batch on: %s",
-					get_rel_name(relid), SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
+					get_rel_name(relid), list_streams()),
 			 errdetail("Their state and their sinks are not changed."),
 			 errhint("Use stream_agg.reset_stream(stream, results => true) to compute it again.")));
 }

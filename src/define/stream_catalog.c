@@ -28,6 +28,7 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
@@ -162,10 +163,27 @@ settle_trust(SaggStream *stream)
 }
 
 /*
+ * Execute a command on the rows that are there now, whatever the isolation level: what
+ * others have committed since the snapshot of the transaction counts, too.  Connected
+ * to SPI, as the owner of the extension; "result" is an SPI_OK_...
+ */
+void
+sagg_execute_latest(const char *command, int nargs, Oid *types, Datum *values, int result)
+{
+	SPIPlanPtr	plan = SPI_prepare(command, nargs, types);
+
+	if (plan == NULL ||
+		SPI_execute_snapshot(plan, values, NULL, GetLatestSnapshot(),
+							 InvalidSnapshot, false, true, 0) != result)
+		elog(ERROR, "could not execute: %s", command);
+}
+
+/*
  * Returns the stream whose row has a value in a column; NULL if there is none.
+ * "latest": whatever the snapshot of the transaction.
  */
 static SaggStream *
-fetch_stream(const char *query, Oid type, Datum value)
+fetch_stream(const char *query, Oid type, Datum value, bool latest)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	SaggOwnerContext owner;
@@ -173,7 +191,9 @@ fetch_stream(const char *query, Oid type, Datum value)
 
 	SPI_connect();
 	sagg_become_extension_owner(&owner);
-	if (SPI_execute_with_args(query, 1, &type, &value, NULL, false, 1) != SPI_OK_SELECT)
+	if (latest)
+		sagg_execute_latest(query, 1, &type, &value, SPI_OK_SELECT);
+	else if (SPI_execute_with_args(query, 1, &type, &value, NULL, false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read stream_agg.streams");
 	sagg_restore_user(&owner);
 	if (SPI_processed > 0)
@@ -197,7 +217,7 @@ SaggStream *
 sagg_stream_by_view(Oid view, bool missing_ok)
 {
 	SaggStream *stream = fetch_stream(STREAM_QUERY "s.query = $1", OIDOID,
-									  ObjectIdGetDatum(view));
+									  ObjectIdGetDatum(view), false);
 
 	if (stream == NULL && !missing_ok)
 		ereport(ERROR,
@@ -214,7 +234,7 @@ SaggStream *
 sagg_stream_by_key(const char *key)
 {
 	return fetch_stream(STREAM_QUERY "s.stream = $1", TEXTOID,
-						CStringGetTextDatum(key));
+						CStringGetTextDatum(key), false);
 }
 
 /*
@@ -225,8 +245,13 @@ SaggStream *
 sagg_stream_of_source(Oid source)
 {
 	return fetch_stream(STREAM_QUERY "(s.source = $1 OR $1 = ANY (s.other_sources)) ORDER BY s.stream", OIDOID,
-						ObjectIdGetDatum(source));
+						ObjectIdGetDatum(source), false);
 }
+
+#define STREAM_OF_SINK \
+	STREAM_QUERY "s.sink = $1 ORDER BY pg_catalog.pg_has_role(c.relowner," \
+	" (SELECT r.relowner FROM pg_catalog.pg_class r WHERE r.oid = s.sink)," \
+	" 'MEMBER') DESC, s.stream"
 
 /*
  * Returns the stream that writes to a sink, in the current context; NULL if
@@ -235,26 +260,32 @@ sagg_stream_of_source(Oid source)
 SaggStream *
 sagg_stream_of_sink(Oid sink)
 {
-	return fetch_stream(STREAM_QUERY "s.sink = $1 ORDER BY pg_catalog.pg_has_role(c.relowner,"
-						" (SELECT r.relowner FROM pg_catalog.pg_class r WHERE r.oid = s.sink),"
-						" 'MEMBER') DESC, s.stream", OIDOID,
-						ObjectIdGetDatum(sink));
+	return fetch_stream(STREAM_OF_SINK, OIDOID, ObjectIdGetDatum(sink), false);
 }
 
 /*
- * Returns another stream that shares the reader of "stream", in the current
- * context; NULL if there is none.
+ * The same as of now, whatever the snapshot of the transaction.
+ */
+SaggStream *
+sagg_stream_of_sink_now(Oid sink)
+{
+	return fetch_stream(STREAM_OF_SINK, OIDOID, ObjectIdGetDatum(sink), true);
+}
+
+/*
+ * Returns another stream that shares the reader of "stream" now, whatever the snapshot
+ * of the transaction, in the current context; NULL if there is none.
  */
 SaggStream *
 sagg_stream_beside(const SaggStream *stream)
 {
 	return fetch_stream(psprintf(STREAM_QUERY "s.reader = $1 AND c.relowner = %u AND c.oid <> %u"
 								 " ORDER BY s.stream", stream->owner, stream->view),
-						TEXTOID, CStringGetTextDatum(stream->reader));
+						TEXTOID, CStringGetTextDatum(stream->reader), true);
 }
 
 /*
- * Returns the views of all other streams that share the reader of "stream", in
+ * Returns the views of all other streams that share the reader of "stream" now, in
  * order.
  */
 List *
@@ -271,10 +302,9 @@ sagg_views_beside(const SaggStream *stream)
 
 	SPI_connect();
 	sagg_become_extension_owner(&owner);
-	if (SPI_execute_with_args("SELECT s.query::oid FROM stream_agg.streams s JOIN pg_catalog.pg_class c ON c.oid = s.query"
-							  " WHERE s.reader = $1 AND c.relowner = $2 AND c.oid <> $3 ORDER BY 1",
-							  3, types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read stream_agg.streams");
+	sagg_execute_latest("SELECT s.query::oid FROM stream_agg.streams s JOIN pg_catalog.pg_class c ON c.oid = s.query"
+						" WHERE s.reader = $1 AND c.relowner = $2 AND c.oid <> $3 ORDER BY 1",
+						3, types, values, SPI_OK_SELECT);
 	sagg_restore_user(&owner);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -313,6 +343,16 @@ sagg_stream_update(const SaggStream *stream, const char *assignments, int nargs,
 				 errmsg("stream \"%s\" was dropped concurrently", sagg_stream_title(stream->name))));
 	sagg_restore_user(&owner);
 	SPI_finish();
+}
+
+/*
+ * Returns whether the current user may see what streams of a role are called.
+ */
+bool
+sagg_may_see_streams(Oid owner)
+{
+	return has_privs_of_role(GetUserId(), owner) ||
+		has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
 }
 
 /*

@@ -127,34 +127,53 @@ reject_stranger(Oid sink, const char *name)
 }
 
 /*
+ * Serialise creators of streams into a table, otherwise two new streams would not see
+ * each other; not by a lock on the table, because VACUUM of its owner would wait.  Its
+ * owner waits for himself only: he may have a stream besides that of another role,
+ * which is therefore of no interest.  Other roles do not wait for each other.
+ */
+static void
+lock_sink_to_create(Oid sink, const char *name, bool owns)
+{
+	LOCKTAG		tag;
+
+	LockRelationOid(sink, RowExclusiveLock);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId, sink, owns ? 5 : 6);
+	if (LockAcquire(&tag, ExclusiveLock, false, !owns) == LOCKACQUIRE_NOT_AVAIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("a transaction that has not ended creates a stream into table \"%s\"", name),
+				 errhint("Try again when it has ended, or name another sink.")));
+}
+
+/*
  * A table is the sink of one stream only.  But a role that may only insert into a
  * table of another role does not keep its owner from having that one stream.
  */
 static void
 check_sink_is_free(Oid sink, const char *name)
 {
+	bool		owns = SAGG_OWNS_RELATION(sink, GetUserId());
 	SaggStream *other;
-	LOCKTAG		tag;
 
-	/*
-	 * serialise creators, otherwise two new streams would not see each other;
-	 * not by a lock on the table, because VACUUM of its owner would wait
-	 */
-	LockRelationOid(sink, RowExclusiveLock);
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId, sink, 5);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
-	other = sagg_stream_of_sink(sink);
+	lock_sink_to_create(sink, name, owns);
+	other = sagg_stream_of_sink_now(sink);
 	if (other == NULL)
 		return;
-	if (!SAGG_OWNS_RELATION(sink, GetUserId()) || SAGG_OWNS_RELATION(sink, other->owner))
+	if (!owns || SAGG_OWNS_RELATION(sink, other->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("table \"%s\" is the sink of stream \"%s\"", name, sagg_stream_title(other->name)),
+				 sagg_may_see_streams(other->owner) ?
+				 errmsg("table \"%s\" is the sink of stream \"%s\"", name, sagg_stream_title(other->name)) :
+				 errmsg("table \"%s\" is the sink of another role's stream", name),
 				 errhint("Name another sink.")));
 	ereport(NOTICE,
-			(errmsg("table \"%s\" is also the sink of stream \"%s\" of role \"%s\"",
+			(sagg_may_see_streams(other->owner) ?
+			 errmsg("table \"%s\" is also the sink of stream \"%s\" of role \"%s\"",
 					name, sagg_stream_title(other->name),
-					GetUserNameFromId(other->owner, false)),
+					GetUserNameFromId(other->owner, false)) :
+			 errmsg("table \"%s\" is also the sink of a stream of role \"%s\"",
+					name, GetUserNameFromId(other->owner, false)),
 			 errhint("To end that, revoke INSERT on the table from the role.")));
 }
 
@@ -344,6 +363,7 @@ record_stream(const SaggStream *stream, bool start)
 	SaggOwnerContext owner;
 
 	take_name(stream);
+	sagg_stream_lock_owners(stream);
 	SPI_connect();
 	sagg_become_extension_owner(&owner);
 	insert_stream(stream, search_path, start);

@@ -21,7 +21,6 @@
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
-#include "utils/snapmgr.h"
 
 #include "define_internal.h"
 #include "streams/streams.h"
@@ -171,23 +170,6 @@ collect_oids(const char *query)
 }
 
 /*
- * Run a DELETE with one parameter on the rows that are there now, whatever the
- * isolation level: what the worker committed since the snapshot of the
- * transaction must not outlive the stream, otherwise a new one of the same
- * name would continue from it.
- */
-static void
-delete_rows(const char *command, Oid type, Datum parameter)
-{
-	SPIPlanPtr	plan = SPI_prepare(command, 1, &type);
-
-	if (plan == NULL ||
-		SPI_execute_snapshot(plan, &parameter, NULL, GetLatestSnapshot(),
-							 InvalidSnapshot, false, true, 0) < 0)
-		elog(ERROR, "could not execute: %s", command);
-}
-
-/*
  * Report streams that were dropped with their views, if not asked for by name:
  * rows of view and stream that SPI has returned.
  */
@@ -209,7 +191,9 @@ tell_dropped(void)
 
 /*
  * Delete rows from all tables with rows of streams except stream_agg.streams;
- * "condition" has a parameter.
+ * "condition" has a parameter.  What the worker has committed since the snapshot of
+ * the transaction must not outlive the stream, otherwise a new one of the same name
+ * would continue from it.
  */
 static void
 delete_logs(const char *condition, Oid type, Datum parameter)
@@ -220,8 +204,8 @@ delete_logs(const char *condition, Oid type, Datum parameter)
 	};
 
 	for (int i = 0; i < lengthof(logs); i++)
-		delete_rows(psprintf("DELETE FROM stream_agg.%s WHERE %s", logs[i], condition),
-					type, parameter);
+		sagg_execute_latest(psprintf("DELETE FROM stream_agg.%s WHERE %s", logs[i], condition),
+							1, &type, &parameter, SPI_OK_DELETE);
 }
 
 /*
@@ -231,10 +215,13 @@ delete_logs(const char *condition, Oid type, Datum parameter)
 static void
 delete_streams(Datum views, bool tell)
 {
+	Oid			type = OIDARRAYOID;
+
 	delete_logs("stream IN (SELECT stream FROM stream_agg.streams WHERE query = ANY ($1))",
-				OIDARRAYOID, views);
-	delete_rows("DELETE FROM stream_agg.streams WHERE query = ANY ($1)"
-				" RETURNING query::oid, stream", OIDARRAYOID, views);
+				type, views);
+	sagg_execute_latest("DELETE FROM stream_agg.streams WHERE query = ANY ($1)"
+						" RETURNING query::oid, stream", 1, &type, &views,
+						SPI_OK_DELETE_RETURNING);
 	if (tell)
 		tell_dropped();
 }
@@ -296,9 +283,8 @@ forget_sinks(Datum tables)
 {
 	Oid			type = OIDARRAYOID;
 
-	if (SPI_execute_with_args("UPDATE stream_agg.streams SET sink = 0 WHERE sink = ANY ($1)",
-							  1, &type, &tables, NULL, false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not forget the sinks of streams");
+	sagg_execute_latest("UPDATE stream_agg.streams SET sink = 0 WHERE sink = ANY ($1)",
+						1, &type, &tables, SPI_OK_UPDATE);
 }
 
 #define DROPPED_OBJECTS \
@@ -371,9 +357,9 @@ stream_agg_on_ddl_command_end(PG_FUNCTION_ARGS)
 		SaggOwnerContext owner;
 
 		sagg_become_extension_owner(&owner);
-		SPI_execute_with_args("SELECT stream FROM stream_agg.streams"
-							  " WHERE query = ANY ($1) AND database = $2",
-							  2, types, values, NULL, true, 1);
+		sagg_execute_latest("SELECT stream FROM stream_agg.streams"
+							" WHERE query = ANY ($1) AND database = $2",
+							2, types, values, SPI_OK_SELECT);
 		sagg_restore_user(&owner);
 		if (SPI_processed > 0)
 			ereport(ERROR,

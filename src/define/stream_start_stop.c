@@ -23,15 +23,17 @@ PG_FUNCTION_INFO_V1(stream_agg_start_stream);
 PG_FUNCTION_INFO_V1(stream_agg_stop_stream);
 
 /*
- * Lock the catalog row of a stream until the end of the transaction, and check
- * again that it is the caller's.  Commands that change an owner wait for the row.
+ * Lock the relations of a stream, and its catalog row, until the end of the
+ * transaction, and check again that it is the caller's.  In this order: commands that
+ * change an owner have locked the relation before they wait for the row.
  */
 static void
-lock_row(const SaggStream *stream)
+lock_stream(const SaggStream *stream)
 {
 	Oid			types[1];
 	Datum		values[1];
 
+	sagg_stream_lock_owners(stream);
 	sagg_stream_update(stream, "enabled = enabled", 1, types, values);
 	(void) sagg_own_stream_now(stream->view);
 }
@@ -114,7 +116,7 @@ stream_agg_start_stream(PG_FUNCTION_ARGS)
 				 errmsg("stream \"%s\" is already running", sagg_stream_title(stream->name))));
 		PG_RETURN_VOID();
 	}
-	lock_row(stream);
+	lock_stream(stream);
 	sagg_stream_check_can_run(stream->owner);
 	set_enabled(stream, true);
 	sagg_label_database();

@@ -76,6 +76,27 @@ sagg_stream_lock_sink(const SaggStream *stream)
 }
 
 /*
+ * Lock query, sink and sources of a stream, so that they keep their owners until the
+ * end of the transaction, which is about to trust these.  Waits for a command that
+ * gives one of them to another role.
+ */
+void
+sagg_stream_lock_owners(const SaggStream *stream)
+{
+	ListCell   *lc;
+
+	LockRelationOid(stream->view, AccessShareLock);
+	if (OidIsValid(stream->sink))
+		LockRelationOid(stream->sink, AccessShareLock);
+	foreach(lc, stream->sources)
+	{
+		if (OidIsValid(lfirst_oid(lc)))
+			LockRelationOid(lfirst_oid(lc), AccessShareLock);
+	}
+	AcceptInvalidationMessages();
+}
+
+/*
  * Returns the owners that are trusted now, whatever snapshot the transaction has,
  * in the current context; NULL if the stream's row is gone.
  */
@@ -127,7 +148,7 @@ sagg_stream_trust_lasts(const SaggStream *stream)
 }
 
 /*
- * Returns whether a command may have given a relation to another role.
+ * Returns whether a command may have given relations to another role.
  */
 static bool
 changes_owner(const Node *command)
@@ -147,25 +168,86 @@ changes_owner(const Node *command)
 }
 
 /*
- * Trust nobody for the streams of this database of which a relation has another
- * owner now, until start_stream.  Nobody is who an empty array of owners matches.
+ * Returns whether this transaction has locked one of these relations as a command
+ * does that gives it away.
+ */
+static bool
+has_locked_one(List *relations)
+{
+	ListCell   *lc;
+
+	foreach(lc, relations)
+	{
+		LOCKTAG		tag;
+
+		SET_LOCKTAG_RELATION(tag, MyDatabaseId, lfirst_oid(lc));
+		if (SAGG_HOLDS_LOCK(&tag, AccessExclusiveLock))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Returns the views, as an array of OIDs, of the streams of this database that trust
+ * the former owner of a relation that this transaction has given away; (Datum) 0 for
+ * none.  Connected to SPI, as the owner of the extension.
+ */
+static Datum
+streams_given_away(void)
+{
+	Oid			type = OIDOID;
+	Datum		database = ObjectIdGetDatum(MyDatabaseId);
+	Datum	   *views;
+	int			n = 0;
+
+	sagg_execute_latest("SELECT query::oid, sink::oid, source::oid, other_sources FROM stream_agg.streams"
+						" WHERE database = $1 AND started_for <> '{}'"
+						"   AND NOT stream_agg.has_owners(started_for, query, sink, source, other_sources)",
+						1, &type, &database, SPI_OK_SELECT);
+	views = palloc(sizeof(Datum) * Max(SPI_processed, 1));
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		Datum		oids[4];
+		bool		isnull;
+
+		for (int column = 0; column < lengthof(oids); column++)
+			oids[column] = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+										 column + 1, &isnull);
+		if (has_locked_one(lcons_oid(DatumGetObjectId(oids[0]),
+									 lcons_oid(DatumGetObjectId(oids[1]),
+											   sagg_source_list(DatumGetObjectId(oids[2]),
+																isnull ? NULL : DatumGetArrayTypeP(oids[3]))))))
+			views[n++] = oids[0];
+	}
+	return n == 0 ? (Datum) 0 :
+		PointerGetDatum(construct_array(views, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+}
+
+/*
+ * Trust nobody for the streams of which a relation has just been given to another
+ * owner, until start_stream.  Nobody is who an empty array of owners matches.
+ *
+ * It waits for no row of another stream, which can be locked as long as its owner
+ * likes.  No trust in the former owner is missed, whatever the snapshot of the
+ * transaction: who makes others trusted holds a lock on all of their relations.
  */
 static void
 distrust_new_owners(void)
 {
-	Oid			type = OIDOID;
-	Datum		value = ObjectIdGetDatum(MyDatabaseId);
+	Oid			type = OIDARRAYOID;
+	Datum		views;
 	SaggOwnerContext owner;
 
 	CommandCounterIncrement();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
 	sagg_become_extension_owner(&owner);
-	if (SPI_execute_with_args("UPDATE stream_agg.streams SET started_for = '{}'"
-							  " WHERE database = $1 AND started_for <> '{}'"
-							  "   AND NOT stream_agg.has_owners(started_for, query, sink, source, other_sources)",
-							  1, &type, &value, NULL, false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not take back the trust in former owners");
+	views = streams_given_away();
+	if (views)
+		sagg_execute_latest("UPDATE stream_agg.streams SET started_for = '{}'"
+							" WHERE query = ANY ($1) AND started_for <> '{}'"
+							"   AND NOT stream_agg.has_owners(started_for, query, sink, source, other_sources)",
+							1, &type, &views, SPI_OK_UPDATE);
 	sagg_restore_user(&owner);
 	SPI_finish();
 	PopActiveSnapshot();

@@ -22,6 +22,9 @@
  * COMMIT; it waits within the transaction, for at most
  * stream_agg.kafka_timeout.
  *
+ * One INSERT has the producer at a time.  Another one that begins meanwhile, in a
+ * trigger of the source for example, has a producer of its own.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -40,14 +43,23 @@
 /* in place of a number of columns: rows are identified by their order */
 #define NUMBERED		(-1)
 
+/* an INSERT that has the producer, in the INSERT's memory */
+typedef struct SaggProducerUse
+{
+	MemoryContextCallback callback;
+	SaggDelivery *delivery;		/* NULL: it has finished, or the producer is
+								 * closed */
+} SaggProducerUse;
+
 struct SaggDelivery
 {
 	MemoryContext memory;		/* memory of all of it */
+	MemoryContextCallback callback;
 	Oid			source;			/* the foreign table */
 	char	   *stream;			/* name in UTF-8 */
 	const SaggSourceProducer *kind; /* functions to write to the source */
 	SaggProducer *producer;		/* NULL until the first record */
-	bool		in_use;			/* by an INSERT that has not finished */
+	SaggProducerUse *use;		/* the INSERT that has it now, NULL = none */
 	char		batch[32];
 	int			nidentity;		/* or NUMBERED */
 	int64		rows;			/* rows of the batch so far */
@@ -73,6 +85,20 @@ sagg_delivery_check(const SaggSinkStream *stream, const SaggSinkRows *rows)
 }
 
 /*
+ * The delivery goes, or its producer, before an INSERT that has failed.  Also a memory
+ * context callback.
+ */
+static void
+forget_use(void *arg)
+{
+	SaggDelivery *delivery = (SaggDelivery *) arg;
+
+	if (delivery->use)
+		delivery->use->delivery = NULL;
+	delivery->use = NULL;
+}
+
+/*
  * Prepare to deliver results, in the current context, which frees it.
  * Contacts nobody yet.
  */
@@ -82,6 +108,9 @@ sagg_delivery_open(const SaggSinkStream *stream)
 	SaggDelivery *delivery = palloc0(sizeof(SaggDelivery));
 
 	delivery->memory = CurrentMemoryContext;
+	delivery->callback.func = forget_use;
+	delivery->callback.arg = delivery;
+	MemoryContextRegisterResetCallback(delivery->memory, &delivery->callback);
 	delivery->source = stream->sink;
 	delivery->kind = sagg_source_producer(stream->sink);
 	delivery->stream = pg_server_to_any(stream->name, strlen(stream->name), PG_UTF8);
@@ -98,10 +127,23 @@ sagg_delivery_close(void *sink)
 {
 	SaggDelivery *delivery = sink;
 
+	forget_use(delivery);
 	if (delivery->producer)
 		delivery->kind->close(delivery->producer);
 	delivery->producer = NULL;
-	delivery->in_use = false;
+}
+
+/*
+ * Memory context callback: an INSERT has ended.  If it has failed, some of its
+ * records are not acknowledged, so nobody uses the producer again.
+ */
+static void
+end_use(void *arg)
+{
+	SaggProducerUse *use = (SaggProducerUse *) arg;
+
+	if (use->delivery)
+		sagg_delivery_close(use->delivery);
 }
 
 /*
@@ -147,32 +189,43 @@ sagg_delivery_of(Oid source)
 }
 
 /*
- * Returns its producer, ready for a statement.  If there is none, makes one
- * with the options of the source's server and of the mapping of "user".
+ * Returns its producer, ready for an INSERT, which has it until
+ * sagg_delivery_finished or until "memory", the INSERT's, is freed; NULL if another
+ * INSERT has it.  If there is none, makes one with the options of the source's server
+ * and of the mapping of "user".
  */
 SaggProducer *
-sagg_delivery_producer(SaggDelivery *delivery, Oid user)
+sagg_delivery_producer(SaggDelivery *delivery, Oid user, MemoryContext memory)
 {
-	MemoryContext old = MemoryContextSwitchTo(delivery->memory);
+	MemoryContext old;
+	SaggProducerUse *use;
 
-	if (delivery->in_use)
-		sagg_delivery_close(delivery);	/* that INSERT has failed */
+	if (delivery->use)
+		return NULL;
+	use = MemoryContextAllocZero(memory, sizeof(SaggProducerUse));
+	old = MemoryContextSwitchTo(delivery->memory);
 	if (delivery->producer == NULL)
 		delivery->producer = delivery->kind->open(delivery->source, user);
 	else
 		delivery->kind->restart(delivery->producer);
-	delivery->in_use = true;
 	MemoryContextSwitchTo(old);
+	use->delivery = delivery;
+	use->callback.func = end_use;
+	use->callback.arg = use;
+	MemoryContextRegisterResetCallback(memory, &use->callback);
+	delivery->use = use;
 	return delivery->producer;
 }
 
 /*
- * An INSERT has finished: all of its records are acknowledged.
+ * The INSERT that has the producer has finished: all of its records are
+ * acknowledged.
  */
 void
 sagg_delivery_finished(SaggDelivery *delivery)
 {
-	delivery->in_use = false;
+	delivery->use->delivery = NULL;
+	delivery->use = NULL;
 }
 
 /*

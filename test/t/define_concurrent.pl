@@ -118,6 +118,35 @@ is($node->safe_psql('postgres', q{
 	                      UNION ALL SELECT stream FROM stream_agg.streams WHERE stream = 'old') x}),
 	'0', 'and nothing of it is left');
 
+# streams that were made after the snapshot of the transaction that changes what they need
+for my $change (
+	[ 'CREATE OR REPLACE VIEW newer_query AS SELECT user_id, 1::bigint AS n FROM clicks', qr/cannot replace the query of stream "newer"/, qr/^\d+$/, 'a query is not replaced' ],
+	[ 'DROP TABLE newer', qr/^$/, qr/^0$/, 'a sink that is dropped is forgotten' ])
+{
+	my ($command, $error, $sink, $name) = @$change;
+	$one = session();
+	run_in($one, 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM stream_agg.streams;');
+	$node->safe_psql('postgres', "SELECT stream_agg.drop_stream('newer', drop_sink => true, if_exists => true);" . create_stream('newer', 'newer'));
+	run_in($one, "$command; COMMIT;");
+	like(finish($one), $error, "$name under an old snapshot");
+	like($node->safe_psql('postgres', q{SELECT sink::oid FROM stream_agg.streams WHERE stream = 'newer'}), $sink, 'its sink');
+}
+$node->safe_psql('postgres', q{SELECT stream_agg.drop_stream('newer')});
+$one = session();
+run_in($one, 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM stream_agg.streams;');
+$node->safe_psql('postgres', 'CREATE TABLE taken (user_id bigint UNIQUE NULLS NOT DISTINCT, n bigint);' . create_stream('newer', 'taken'));
+run_in($one, create_stream('second', 'taken'));
+like(finish($one), qr/table "taken" is the sink of stream "newer"/, 'a sink has one stream, under an old snapshot too');
+$node->safe_psql('postgres', q{SELECT stream_agg.drop_stream('newer')});
+
+my @alike = map { create_stream("alike_$_", "alike_$_") =~ s{start => false}{trigger => '$_ s', reader => 'alike', $&}r } 1 .. 2;
+$one = session();
+run_in($one, 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM stream_agg.streams;');
+$node->safe_psql('postgres', $alike[0]);
+run_in($one, $alike[1]);
+like(finish($one), qr/ERROR:.*alike/, 'streams of one reader are alike, under an old snapshot too');
+$node->safe_psql('postgres', q{SELECT stream_agg.drop_stream('alike_1')});
+
 # both change a stream of one reader, and so the other one
 $node->safe_psql('postgres', "BEGIN; " . join('', map { create_stream($_, $_) =~ s{start => false}{trigger => '1 s', reader => 'both', $&}r } qw(left_one right_one)) . 'COMMIT');
 $one = session();

@@ -147,6 +147,50 @@ subtest 'L8: an old snapshot does not trust who is not trusted any more' => sub 
 	as('alice', q{SELECT stream_agg.start_stream('passed')});
 };
 
+my $given = 'its query, sink or source has got another owner since it was started';
+sub there_and_back { value('ALTER TABLE alice.passed OWNER TO dave; ALTER TABLE alice.passed OWNER TO alice'); return; }
+sub is_distrusted
+{
+	is(value(q{SELECT started_for FROM stream_agg.streams WHERE stream = 'passed'}), '{}', $_[0]);
+	is(value(q{SELECT problem FROM pg_stat_stream_agg WHERE stream = 'passed'}), $given, 'and it stays stopped');
+	as('alice', q{SELECT stream_agg.start_stream('passed')}, 'until alice starts it');
+	return;
+}
+
+subtest 'L8: start_stream waits for a change of owner that is not committed' => sub {
+	there_and_back();
+	my $admin = background('postgres', 'BEGIN', 'ALTER TABLE alice.passed OWNER TO dave', q{SELECT 'changed'});
+	$admin->{psql}->pump until $admin->{out} =~ /changed/;
+	my $starter = background('alice', q{SELECT stream_agg.start_stream('passed')}, q{SELECT 'started'}, '\q');
+	$starter->{psql}->pump_nb until $starter->{out} =~ /started/ || value(waits('SELECT stream_agg.start_stream')) eq 't';
+	say_to($admin, 'COMMIT', '\q');
+	$_->{psql}->finish for $admin, $starter;
+	like($starter->{out}, qr/started/, 'and then starts the stream') or diag($starter->{err});
+	value('ALTER TABLE alice.passed OWNER TO alice');
+	is_distrusted('when the sink is given back, nobody is trusted any more');
+};
+
+subtest 'L8: a change of owner in a transaction with an old snapshot takes trust back that is newer' => sub {
+	there_and_back();
+	my $admin = background('postgres', 'BEGIN ISOLATION LEVEL REPEATABLE READ', q{SELECT 'snapshot'});
+	$admin->{psql}->pump until $admin->{out} =~ /snapshot/;
+	as('alice', q{SELECT stream_agg.start_stream('passed')}, 'started after the snapshot');
+	say_to($admin, 'ALTER TABLE alice.passed OWNER TO dave', 'COMMIT', '\q');
+	$admin->{psql}->finish;
+	value('ALTER TABLE alice.passed OWNER TO alice');
+	is_distrusted('nobody is trusted any more');
+};
+
+subtest 'L8: a change of owner does not wait for streams that it does not concern' => sub {
+	value(q{UPDATE stream_agg.streams SET started_for = '{1,2,3}' WHERE stream = 'passed'; CREATE TABLE unrelated ()});
+	my $holder = background('alice', 'BEGIN', q{SELECT stream_agg.start_stream('passed')}, q{SELECT 'held'});
+	$holder->{psql}->pump until $holder->{out} =~ /held/;
+	as('postgres', "SET lock_timeout = '3s'; $_", $_) for 'ALTER TABLE unrelated OWNER TO reader', 'REASSIGN OWNED BY reader TO dave';
+	say_to($holder, 'COMMIT', '\q');
+	$holder->{psql}->finish;
+	as('postgres', 'DROP TABLE unrelated');
+};
+
 # --- owners who change during the wait for a lock
 
 for my $call (

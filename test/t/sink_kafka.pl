@@ -140,6 +140,27 @@ process($node, 'parted_made');
 is_equal_tables($node, 'SELECT * FROM parted', 'SELECT k, v FROM events', 'once it is detached the stream goes on');
 value(q{SELECT stream_agg.drop_stream('parted_made'); DROP TABLE parted; DROP FOREIGN TABLE below});
 
+# --- triggers of a topic that insert into it: the stream's own INSERT goes on meanwhile
+for my $when ('BEFORE', 'AFTER')
+{
+	my $topic = 'nested_' . lc $when;
+	$other->create_topic($topic);
+	create_source($node, $other, $topic, $topic, 'k text, n bigint');
+	value(qq{CREATE FUNCTION $topic() RETURNS trigger LANGUAGE plpgsql AS \$q\$ BEGIN
+			IF pg_trigger_depth() > 1 OR TG_LEVEL = 'ROW' AND NEW.n % 25 <> 0 THEN RETURN NEW; END IF;
+			INSERT INTO $topic VALUES (lower(TG_LEVEL), -1);
+			BEGIN INSERT INTO $topic SELECT 'failed', 1 / i FROM generate_series(1, 0, -1) i; EXCEPTION WHEN division_by_zero THEN NULL; END;
+			INSERT INTO $topic VALUES (lower(TG_LEVEL), -2); RETURN NEW; END \$q\$;
+		CREATE TRIGGER each $when INSERT ON $topic FOR EACH ROW EXECUTE FUNCTION $topic();
+		CREATE TRIGGER once BEFORE INSERT ON $topic FOR EACH STATEMENT EXECUTE FUNCTION $topic()});
+	value(create("made_$when", 'SELECT k, v::bigint AS n FROM events', "sink => '$topic', output_mode => 'append', options => $once"));
+	process($node, lc "made_$when");
+	is_equal_tables($node, "SELECT * FROM $topic WHERE n >= 0 AND k <> 'failed'", 'SELECT k, v FROM events', "$when: every row of the stream is a record");
+	is_equal_tables($node, "SELECT n FROM $topic WHERE k = 'row'", 'SELECT unnest(ARRAY[-1, -2]) FROM events WHERE v % 25 = 0', 'and every one that the trigger inserts');
+	value("SELECT stream_agg.drop_stream('made_$when'); DROP FOREIGN TABLE $topic; DROP FUNCTION $topic");
+}
+unlike(slurp_file($node->logfile), qr/terminated by signal 11/, 'no worker crashes');
+
 value(create('longest', q{SELECT win, k, max(n) AS n, max(total) AS total FROM minutes GROUP BY 1, 2}, q{output_mode => 'update'}));
 process($node, 'longest');
 is_equal_tables($node, 'SELECT * FROM longest', $closed, 'a stream whose aggregates do not mind repeats has exactly the result');

@@ -35,6 +35,7 @@ typedef struct SourceInsert
 	SaggProducer *producer;		/* NULL until the first row */
 	SaggDelivery *delivery;		/* delivery that the rows belong to, if they
 								 * are a stream's */
+	bool		borrowed;		/* the producer is the delivery's */
 } SourceInsert;
 
 /*
@@ -165,6 +166,23 @@ encode_row(SourceInsert *state, TupleTableSlot *slot, SaggOutRecord *record)
 }
 
 /*
+ * Get a producer for the statement: that of the delivery if it is free, else one of
+ * its own.
+ */
+static void
+get_producer(SourceInsert *state)
+{
+	MemoryContext old = MemoryContextSwitchTo(state->memory);
+
+	if (state->delivery)
+		state->producer = sagg_delivery_producer(state->delivery, state->user, state->memory);
+	state->borrowed = state->producer != NULL;
+	if (state->producer == NULL)
+		state->producer = state->kind->open(state->source, state->user);
+	MemoryContextSwitchTo(old);
+}
+
+/*
  * ExecForeignInsert.  Returns the slot unchanged, for RETURNING; what Kafka
  * decides about the record is not in it.
  */
@@ -180,13 +198,8 @@ sagg_exec_insert(EState *estate, ResultRelInfo *rri, TupleTableSlot *slot,
 	MemoryContextReset(state->row_memory);
 	old = MemoryContextSwitchTo(state->row_memory);
 	encode_row(state, slot, &record);
-	if (state->producer == NULL && state->delivery)
-		state->producer = sagg_delivery_producer(state->delivery, state->user);
-	else if (state->producer == NULL)
-	{
-		MemoryContextSwitchTo(state->memory);
-		state->producer = state->kind->open(state->source, state->user);
-	}
+	if (state->producer == NULL)
+		get_producer(state);
 	state->kind->send(state->producer, &record);
 	MemoryContextSwitchTo(old);
 	return slot;
@@ -207,7 +220,7 @@ sagg_end_insert(EState *estate, ResultRelInfo *rri)
 	if (state->producer)
 	{
 		state->kind->finish(state->producer);
-		if (state->delivery)
+		if (state->borrowed)
 			sagg_delivery_finished(state->delivery);
 		else
 			state->kind->close(state->producer);

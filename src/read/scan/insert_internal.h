@@ -30,7 +30,8 @@ extern SaggHeader *sagg_headers_encode(Datum headers, const char *column,
 typedef struct SaggDelivery SaggDelivery;
 
 extern SaggDelivery *sagg_delivery_of(Oid source);
-extern SaggProducer *sagg_delivery_producer(SaggDelivery *delivery, Oid user);
+extern SaggProducer *sagg_delivery_producer(SaggDelivery *delivery, Oid user,
+											MemoryContext memory);
 extern void sagg_delivery_finished(SaggDelivery *delivery);
 extern void sagg_delivery_mark(SaggDelivery *delivery, TupleTableSlot *slot,
 							   SaggOutRecord *record);
