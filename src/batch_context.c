@@ -183,12 +183,15 @@ sagg_batch_detach(void)
 
 /*
  * The error that is about to be raised is that of a process that has read another
- * share of the batch: its last record, in the place of this process's own.
+ * share of the batch: its last record, in the place of this process's own.  Outside
+ * of transactions no record has been given out.
  */
 void
 sagg_batch_read_elsewhere(const SaggPlace *last)
 {
-	register_reset();
+	if (!IsTransactionState())
+		return;
+	note_former();
 	sagg_batch_context.last = *last;
 	sagg_batch_context.last_elsewhere = true;
 }
