@@ -13,6 +13,10 @@
  * stream_agg.failed_windows; its state is removed with its window, as that of
  * any other.
  *
+ * An error leaves the execution as the failed call had it: its fields are set
+ * back, and what the call has used is given up, because what it referred to went
+ * with the subtransaction.
+ *
  * Only data errors are handled.  A batch that has not failed yet must never
  * run this way: it is slow.
  *
@@ -230,6 +234,62 @@ call_finish(void *arg)
 }
 
 /*
+ * Give up a context in which a call has failed, and make it anew.  Callbacks that
+ * the call has registered there are not called, as after any error: the files of a
+ * sort, for example, are closed already.
+ */
+static void
+renew_context(SaggExecution *ex, ExprContext **context)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->memory);
+
+	if (*context)
+	{
+		FreeExprContext(*context, false);
+		*context = CreateStandaloneExprContext();
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Give up what a failed call has left where kept inputs are given to aggregates.  An
+ * ordered-set aggregate has a slot in fn_extra, perhaps with a tuple.
+ */
+static void
+renew_replay(SaggExecution *ex)
+{
+	renew_context(ex, &ex->replaycontext);
+	renew_context(ex, &ex->inputcontext);
+	for (int i = 0; i < ex->query->naggs; i++)
+	{
+		if (ex->aggs[i].input_state)
+			ex->aggs[i].transfn.fn_extra = NULL;
+	}
+}
+
+/*
+ * Does sagg_try for a call that computes with aggregates.  After an error the
+ * execution is as it was before.
+ */
+static ErrorData *
+try_aggregates(SaggExecution *ex, void (*function) (void *arg), void *arg)
+{
+	ExprContext *aggcontext = ex->aggcontext;
+	ExprContext *tmpcontext = ex->tmpcontext;
+	ExprContext *curaggcontext = ex->aggstate->curaggcontext;
+	ErrorData  *error = sagg_try(function, arg);
+
+	if (error)
+	{
+		ex->aggcontext = aggcontext;
+		ex->tmpcontext = ex->aggstate->tmpcontext = tmpcontext;
+		ex->aggstate->curaggcontext = curaggcontext;
+		renew_replay(ex);
+	}
+	return error;
+}
+
+/*
  * Calls sagg_finish_group, which may fail: returns false then, and the group
  * has been noted.
  */
@@ -237,7 +297,7 @@ bool
 sagg_try_finish_group(SaggExecution *ex, const SaggGroup *group, Datum *values, bool *nulls)
 {
 	Finish		finish = {ex, group, values, nulls};
-	ErrorData  *error = sagg_try(call_finish, &finish);
+	ErrorData  *error = try_aggregates(ex, call_finish, &finish);
 
 	if (error)
 	{
