@@ -636,12 +636,18 @@ extern void sagg_emit_init(SaggExecution *ex);
 extern void sagg_finish_group(SaggExecution *ex, const SaggGroup *group,
 							  Datum *values, bool *nulls);
 extern void sagg_emit_group(SaggExecution *ex, const SaggGroup *group);
+extern void sagg_emit_failed(SaggExecution *ex, const SaggGroup *group, ErrorData *error);
 extern void sagg_output_of_groups(SaggExecution *ex, Tuplestorestate *groups,
 								  SaggOutput *output);
 extern void sagg_emit_replaced(SaggExecution *ex, const SaggGroup *group,
 							   int64 start, int64 end);
 
 /* failed_groups.c */
+extern void sagg_renew_context(SaggExecution *ex, ExprContext **context);
+extern ErrorData *sagg_try_aggregates(SaggExecution *ex, void (*function) (void *arg),
+									  void *arg);
+extern void sagg_final_failed(SaggExecution *ex, const Datum *values, const bool *nulls,
+							  ErrorData *error);
 extern bool sagg_try_finish_group(SaggExecution *ex, const SaggGroup *group,
 								  Datum *values, bool *nulls);
 

@@ -5,7 +5,8 @@
  *	  groups are emitted.
  *
  * Output mode append emits a group when its window closes.  If an aggregate's
- * final function, an expression of the select list or the sink fails for a
+ * final function, the combination of a sliding window's panes, an expression of
+ * the select list or the sink fails for a
  * group - a division by zero, a number that is too large - no record of the
  * batch is to blame, and the batch would fail for ever.  A careful execution
  * calls final functions in subtransactions, and emits groups in parts, as its
@@ -238,8 +239,8 @@ call_finish(void *arg)
  * the call has registered there are not called, as after any error: the files of a
  * sort, for example, are closed already.
  */
-static void
-renew_context(SaggExecution *ex, ExprContext **context)
+void
+sagg_renew_context(SaggExecution *ex, ExprContext **context)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->memory);
 
@@ -258,8 +259,8 @@ renew_context(SaggExecution *ex, ExprContext **context)
 static void
 renew_replay(SaggExecution *ex)
 {
-	renew_context(ex, &ex->replaycontext);
-	renew_context(ex, &ex->inputcontext);
+	sagg_renew_context(ex, &ex->replaycontext);
+	sagg_renew_context(ex, &ex->inputcontext);
 	for (int i = 0; i < ex->query->naggs; i++)
 	{
 		if (ex->aggs[i].input_state)
@@ -271,8 +272,8 @@ renew_replay(SaggExecution *ex)
  * Does sagg_try for a call that computes with aggregates.  After an error the
  * execution is as it was before.
  */
-static ErrorData *
-try_aggregates(SaggExecution *ex, void (*function) (void *arg), void *arg)
+ErrorData *
+sagg_try_aggregates(SaggExecution *ex, void (*function) (void *arg), void *arg)
 {
 	ExprContext *aggcontext = ex->aggcontext;
 	ExprContext *tmpcontext = ex->tmpcontext;
@@ -290,6 +291,19 @@ try_aggregates(SaggExecution *ex, void (*function) (void *arg), void *arg)
 }
 
 /*
+ * The final values of a group cannot be computed, because of "error": notes the
+ * group, or raises the error if it is not the fault of a group.
+ */
+void
+sagg_final_failed(SaggExecution *ex, const Datum *values, const bool *nulls, ErrorData *error)
+{
+	if (!sagg_error_of_group(error))
+		ReThrowError(error);
+	note_failed(ex, values, nulls, error, &ex->finals_in_row);
+	ex->failed_in_row++;
+}
+
+/*
  * Calls sagg_finish_group, which may fail: returns false then, and the group
  * has been noted.
  */
@@ -297,15 +311,10 @@ bool
 sagg_try_finish_group(SaggExecution *ex, const SaggGroup *group, Datum *values, bool *nulls)
 {
 	Finish		finish = {ex, group, values, nulls};
-	ErrorData  *error = try_aggregates(ex, call_finish, &finish);
+	ErrorData  *error = sagg_try_aggregates(ex, call_finish, &finish);
 
 	if (error)
-	{
-		if (!sagg_error_of_group(error))
-			ReThrowError(error);
-		note_failed(ex, values, nulls, error, &ex->finals_in_row);
-		ex->failed_in_row++;
-	}
+		sagg_final_failed(ex, values, nulls, error);
 	else
 		ex->finals_in_row = 0;
 	return error == NULL;

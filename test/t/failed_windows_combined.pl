@@ -1,5 +1,6 @@
-# Groups whose aggregates fail when their window closes while kept
-# inputs are given to the transition function.  With on_error dead_letter such groups are in
+# Groups whose aggregates fail when their window closes, not in a final function: while
+# kept inputs are given to the transition function, or while the panes of a sliding
+# window are combined.  With on_error dead_letter such groups are in
 # stream_agg.failed_windows, and the sink equals the batch query over the others.
 
 use strict;
@@ -83,6 +84,30 @@ my $spilled = "SELECT $window{minute} AS win, k, percentile_cont(CASE k WHEN 1 T
 create('spilled', "$spilled GROUP BY 1, 2");
 check('spilled', "$spilled WHERE k <> 1 AND ts < '2026-01-01 01:00Z' GROUP BY 1, 2", "SELECT $window{minute} AS win, k FROM wide WHERE k = 1 GROUP BY 1, 2", $kept{fraction}[1]);
 
+# --- panes; each has one record of a key, and those of key 1 fail only together
+$broker->produce('panes', (map { my $minute = $_; map { sprintf '{"ts":"2026-01-01T00:%02d:%02dZ","k":%d,"f":%s}', $minute, $rng->(60), $_, $_ == 1 && $minute =~ /^(5|7|8|15)$/ ? '1e308' : 1 + $rng->(9) } 0 .. 2 } 0 .. 19),
+	'{"ts":"2026-01-01T02:00:00Z","k":0,"f":1}');
+create_source($node, $broker, 'panes', 'panes', 'ts timestamptz, k int, f float8');
+value(q{
+	CREATE FUNCTION add_small(a float8, b float8) RETURNS float8 IMMUTABLE LANGUAGE plpgsql AS $$
+	BEGIN
+		IF a > 1e300 AND b > 1e300 THEN RAISE 'too much'; END IF;
+		RETURN a + b;
+	END $$;
+	CREATE AGGREGATE sum_of_small(float8) (SFUNC = float8pl, STYPE = float8, COMBINEFUNC = add_small, INITCOND = '0', PARALLEL = SAFE)});
+my $hops = q{stream_agg.hop(ts, '1 minute', '5 minutes')};
+# the aggregate, how many records with 1e308 it takes, and by how many records a batch grows
+my %combined = (sums => [ 'sum(f)', 1, undef, 'value out of range: overflow' ], sums_by_batch => [ 'sum(f)', 1, 4, 'value out of range: overflow' ],
+	averages => [ 'avg(f)', 0, undef, 'value out of range: overflow' ], by_function => [ 'sum_of_small(f)', 1, undef, 'too much' ],
+	by_function_by_batch => [ 'sum_of_small(f)', 1, 11, 'too much' ]);
+create($_, "SELECT $hops AS win, k, $combined{$_}[0] AS result, count(*) AS n FROM panes GROUP BY 1, 2", $combined{$_}[2]) for sort keys %combined;
+for my $stream (sort keys %combined)
+{
+	my ($aggregate, $most, undef, $error) = @{ $combined{$stream} };
+	my $rows = "SELECT $hops AS win, k, f FROM panes WHERE ts < '2026-01-01 01:00Z'";
+	my $groups = "SELECT win, k FROM ($rows) r GROUP BY 1, 2 HAVING count(*) FILTER (WHERE f > 1e300)";
+	check($stream, "SELECT win, k, $aggregate, count(*) FROM ($groups <= $most) g JOIN ($rows) r USING (win, k) GROUP BY 1, 2", "$groups > $most", $error);
+}
 unlike(slurp_file($node->logfile), qr/terminated by signal/, 'no worker has crashed');
 
 done_testing();
