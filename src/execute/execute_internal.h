@@ -268,6 +268,7 @@ struct grouptab_hash;
 typedef enum SaggClass
 {
 	SAGG_CLASS_FILTERED,
+	SAGG_CLASS_TIME_ONLY,		/* filtered, too, but its event time counts */
 	SAGG_CLASS_NULL_TIME,
 	SAGG_CLASS_LATE,
 	SAGG_CLASS_AGGREGATED,
@@ -342,8 +343,8 @@ struct SaggExecution
 	SaggRejections *rejections; /* NULL: raise an error instead */
 	Size		max_key_bytes;
 	int64		latest_time;	/* greatest event time that is accepted */
-	bool		run_again;		/* a record was rejected after another row of
-								 * it had been aggregated */
+	bool		run_again;		/* a record was rejected after a row of it had
+								 * counted */
 
 	Tuplestorestate *fresh;		/* emitted groups, rows of groups_desc: those
 								 * that the sink should not have yet */
@@ -588,6 +589,7 @@ extern void sagg_groups_forget(SaggExecution *ex);
 
 /* row_checks.c */
 extern bool sagg_row_rejected(const SaggExecution *ex, TupleTableSlot *slot);
+extern bool sagg_rejected_has_counted(const SaggExecution *ex);
 extern bool sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot,
 								  int64 time);
 extern void sagg_reject_gap(SaggExecution *ex, TupleTableSlot *slot,
