@@ -114,6 +114,26 @@ sagg_finish_group(SaggExecution *ex, const SaggGroup *group, Datum *values, bool
 }
 
 /*
+ * Make the row of a group, in the current context, up to its keys.
+ */
+static inline void
+make_row(SaggExecution *ex, const SaggGroup *group, Datum **values, bool **nulls)
+{
+	int			natts = ex->query->groups_desc->natts;
+	int			n = 0;
+
+	*values = palloc(sizeof(Datum) * natts);
+	*nulls = palloc0(sizeof(bool) * natts);
+	if (ex->query->window.kind != SAGG_WINDOW_NONE)
+		(*values)[n++] = window_datum(ex, group->start, window_end(ex, group));
+	for (int i = 0; i < ex->query->nkeys; i++, n++)
+	{
+		(*values)[n] = group->keys[i];
+		(*nulls)[n] = group->keynulls[i];
+	}
+}
+
+/*
  * Emit a group, with the final values of its aggregates.  Leaves garbage in
  * tmpcontext, which the caller resets.
  */
@@ -122,22 +142,31 @@ sagg_emit_group(SaggExecution *ex, const SaggGroup *group)
 {
 	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
 	TupleDesc	desc = ex->query->groups_desc;
-	Datum	   *values = palloc(sizeof(Datum) * desc->natts);
-	bool	   *nulls = palloc0(sizeof(bool) * desc->natts);
-	int			n = 0;
+	Datum	   *values;
+	bool	   *nulls;
 
 	CHECK_FOR_INTERRUPTS();
-	if (ex->query->window.kind != SAGG_WINDOW_NONE)
-		values[n++] = window_datum(ex, group->start, window_end(ex, group));
-	for (int i = 0; i < ex->query->nkeys; i++, n++)
-	{
-		values[n] = group->keys[i];
-		nulls[n] = group->keynulls[i];
-	}
+	make_row(ex, group, &values, &nulls);
 	if (likely(!ex->careful))
 		sagg_finish_group(ex, group, values, nulls);
 	if (likely(!ex->careful) || sagg_try_finish_group(ex, group, values, nulls))
 		tuplestore_putvalues(relation_of(ex, group), desc, values, nulls);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Note that a group of a careful execution has failed before it could be emitted.
+ * "error" is not in tmpcontext, in which this leaves garbage.
+ */
+void
+sagg_emit_failed(SaggExecution *ex, const SaggGroup *group, ErrorData *error)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->tmpcontext->ecxt_per_tuple_memory);
+	Datum	   *values;
+	bool	   *nulls;
+
+	make_row(ex, group, &values, &nulls);
+	sagg_final_failed(ex, values, nulls, error);
 	MemoryContextSwitchTo(old);
 }
 

@@ -274,6 +274,7 @@ struct grouptab_hash;
 typedef enum SaggClass
 {
 	SAGG_CLASS_FILTERED,
+	SAGG_CLASS_TIME_ONLY,		/* filtered, too, but its event time counts */
 	SAGG_CLASS_NULL_TIME,
 	SAGG_CLASS_LATE,
 	SAGG_CLASS_AGGREGATED,
@@ -357,8 +358,8 @@ struct SaggExecution
 	SaggRejections *rejections; /* NULL: raise an error instead */
 	Size		max_key_bytes;
 	int64		latest_time;	/* greatest event time that is accepted */
-	bool		run_again;		/* a record was rejected after another row of
-								 * it had been aggregated */
+	bool		run_again;		/* a record was rejected after a row of it had
+								 * counted */
 
 	Tuplestorestate *fresh;		/* emitted groups, rows of groups_desc: those
 								 * that the sink should not have yet */
@@ -604,6 +605,7 @@ extern void sagg_groups_forget(SaggExecution *ex);
 
 /* row_checks.c */
 extern bool sagg_row_rejected(const SaggExecution *ex, TupleTableSlot *slot);
+extern bool sagg_rejected_has_counted(const SaggExecution *ex);
 extern bool sagg_check_event_time(SaggExecution *ex, TupleTableSlot *slot,
 								  int64 time);
 extern void sagg_reject_gap(SaggExecution *ex, TupleTableSlot *slot,
@@ -655,12 +657,18 @@ extern void sagg_emit_init(SaggExecution *ex);
 extern void sagg_finish_group(SaggExecution *ex, const SaggGroup *group,
 							  Datum *values, bool *nulls);
 extern void sagg_emit_group(SaggExecution *ex, const SaggGroup *group);
+extern void sagg_emit_failed(SaggExecution *ex, const SaggGroup *group, ErrorData *error);
 extern void sagg_output_of_groups(SaggExecution *ex, Tuplestorestate *groups,
 								  SaggOutput *output);
 extern void sagg_emit_replaced(SaggExecution *ex, const SaggGroup *group,
 							   int64 start, int64 end);
 
 /* failed_groups.c */
+extern void sagg_renew_context(SaggExecution *ex, ExprContext **context);
+extern ErrorData *sagg_try_aggregates(SaggExecution *ex, void (*function) (void *arg),
+									  void *arg);
+extern void sagg_final_failed(SaggExecution *ex, const Datum *values, const bool *nulls,
+							  ErrorData *error);
 extern bool sagg_try_finish_group(SaggExecution *ex, const SaggGroup *group,
 								  Datum *values, bool *nulls);
 

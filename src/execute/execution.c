@@ -268,6 +268,8 @@ sagg_execution_run(SaggExecution *ex, int64 records)
 			forget_rows(ex);
 		ex->run_again = false;
 		run_inner(ex, records);
+		if (sagg_rejected_has_counted(ex))
+			ex->run_again = true;
 	} while (ex->run_again);
 	if (ex->late)
 		sagg_late_end(ex);

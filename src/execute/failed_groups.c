@@ -5,13 +5,18 @@
  *	  groups are emitted.
  *
  * Output mode append emits a group when its window closes.  If an aggregate's
- * final function, an expression of the select list or the sink fails for a
+ * final function, the combination of a sliding window's panes, an expression of
+ * the select list or the sink fails for a
  * group - a division by zero, a number that is too large - no record of the
  * batch is to blame, and the batch would fail for ever.  A careful execution
  * calls final functions in subtransactions, and emits groups in parts, as its
  * caller asks.  A group that fails is described by window and keys, for
  * stream_agg.failed_windows; its state is removed with its window, as that of
  * any other.
+ *
+ * An error leaves the execution as the failed call had it: its fields are set
+ * back, and what the call has used is given up, because what it referred to went
+ * with the subtransaction.
  *
  * Only data errors are handled.  A batch that has not failed yet must never
  * run this way: it is slow.
@@ -230,6 +235,75 @@ call_finish(void *arg)
 }
 
 /*
+ * Give up a context in which a call has failed, and make it anew.  Callbacks that
+ * the call has registered there are not called, as after any error: the files of a
+ * sort, for example, are closed already.
+ */
+void
+sagg_renew_context(SaggExecution *ex, ExprContext **context)
+{
+	MemoryContext old = MemoryContextSwitchTo(ex->memory);
+
+	if (*context)
+	{
+		FreeExprContext(*context, false);
+		*context = CreateStandaloneExprContext();
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Give up what a failed call has left where kept inputs are given to aggregates.  An
+ * ordered-set aggregate has a slot in fn_extra, perhaps with a tuple.
+ */
+static void
+renew_replay(SaggExecution *ex)
+{
+	sagg_renew_context(ex, &ex->replaycontext);
+	sagg_renew_context(ex, &ex->inputcontext);
+	for (int i = 0; i < ex->query->naggs; i++)
+	{
+		if (ex->aggs[i].input_state)
+			ex->aggs[i].transfn.fn_extra = NULL;
+	}
+}
+
+/*
+ * Does sagg_try for a call that computes with aggregates.  After an error the
+ * execution is as it was before.
+ */
+ErrorData *
+sagg_try_aggregates(SaggExecution *ex, void (*function) (void *arg), void *arg)
+{
+	ExprContext *aggcontext = ex->aggcontext;
+	ExprContext *tmpcontext = ex->tmpcontext;
+	ExprContext *curaggcontext = ex->aggstate->curaggcontext;
+	ErrorData  *error = sagg_try(function, arg);
+
+	if (error)
+	{
+		ex->aggcontext = aggcontext;
+		ex->tmpcontext = ex->aggstate->tmpcontext = tmpcontext;
+		ex->aggstate->curaggcontext = curaggcontext;
+		renew_replay(ex);
+	}
+	return error;
+}
+
+/*
+ * The final values of a group cannot be computed, because of "error": notes the
+ * group, or raises the error if it is not the fault of a group.
+ */
+void
+sagg_final_failed(SaggExecution *ex, const Datum *values, const bool *nulls, ErrorData *error)
+{
+	if (!sagg_error_of_group(error))
+		ReThrowError(error);
+	note_failed(ex, values, nulls, error, &ex->finals_in_row);
+	ex->failed_in_row++;
+}
+
+/*
  * Calls sagg_finish_group, which may fail: returns false then, and the group
  * has been noted.
  */
@@ -237,15 +311,10 @@ bool
 sagg_try_finish_group(SaggExecution *ex, const SaggGroup *group, Datum *values, bool *nulls)
 {
 	Finish		finish = {ex, group, values, nulls};
-	ErrorData  *error = sagg_try(call_finish, &finish);
+	ErrorData  *error = sagg_try_aggregates(ex, call_finish, &finish);
 
 	if (error)
-	{
-		if (!sagg_error_of_group(error))
-			ReThrowError(error);
-		note_failed(ex, values, nulls, error, &ex->finals_in_row);
-		ex->failed_in_row++;
-	}
+		sagg_final_failed(ex, values, nulls, error);
 	else
 		ex->finals_in_row = 0;
 	return error == NULL;

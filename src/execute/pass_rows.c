@@ -148,7 +148,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 		return true;
 	if (ex->seen && sagg_seen_key(ex, time, slot->tts_values, slot->tts_isnull))
 	{
-		sagg_classify(ex, slot, SAGG_CLASS_FILTERED);
+		sagg_classify(ex, slot, SAGG_CLASS_TIME_ONLY);
 		return true;
 	}
 	count_bytes((RowReceiver *) self, slot->tts_values + first, slot->tts_isnull + first);

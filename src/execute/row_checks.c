@@ -5,10 +5,11 @@
  *	  cannot be aggregated.
  *
  * With the policy fail that is an error.  Otherwise the record is rejected as
- * a whole: none of the rows that joins make of it counts.  If one of them has
- * been aggregated before another is rejected, the batch's groups are discarded
- * and the inner query runs again, without the record.  A rejection depends
- * only on the row, so running once more is enough.
+ * a whole: none of the rows that joins, or the branches of UNION ALL, make of it
+ * counts.  If one of them has counted, or its event time has, before another is
+ * rejected, here or by a scan for which the record does not decode, then the
+ * batch's groups are discarded and the inner query runs again, without the record.
+ * A rejection depends only on the row, so running once more is enough.
  *
  * Event times are compared with the batch's own time, which a retry has, too,
  * so it rejects the same records.
@@ -88,6 +89,42 @@ sagg_row_rejected(const SaggExecution *ex, TupleTableSlot *slot)
 }
 
 /*
+ * Returns whether a row of the record with this number has counted, or its event
+ * time has.
+ */
+static bool
+has_counted(const SaggExecution *ex, int64 number)
+{
+	return ex->classes[number] != SAGG_CLASS_FILTERED &&
+		ex->classes[number] != SAGG_CLASS_REJECTED;
+}
+
+/*
+ * Returns whether a record that was rejected while the inner query ran has had a row
+ * that counted.  All records of an execution are of one reading.
+ */
+bool
+sagg_rejected_has_counted(const SaggExecution *ex)
+{
+	if (ex->rejections == NULL || ex->rejections->count == 0)
+		return false;
+	for (int i = 0; i < ex->rejections->nreadings; i++)
+	{
+		const SaggRecordSet *set = &ex->rejections->rejected[i];
+		int64		n = Min(set->nbits, ex->nclasses);
+
+		for (int64 number = 0; number < n; number++)
+		{
+			if (set->bits[number / 8] == 0)
+				number |= 7;
+			else if (set->bits[number / 8] & (1 << (number % 8)) && has_counted(ex, number))
+				return true;
+		}
+	}
+	return false;
+}
+
+/*
  * Reject the row's record.  The reason may be in tmpcontext, which is reset.
  */
 static void
@@ -104,7 +141,7 @@ reject(SaggExecution *ex, TupleTableSlot *slot, const char *message,
 				 detail ? errdetail_internal("%s", detail) : 0));
 	record = sagg_row_record(ex, slot);
 	number = sagg_record_number(record);
-	if (number < ex->nclasses && ex->classes[number] == SAGG_CLASS_AGGREGATED)
+	if (number < ex->nclasses && has_counted(ex, number))
 		ex->run_again = true;
 	sagg_reject_record(ex->rejections, record, ERRCODE_SAGG_INVALID_RECORD, message, detail);
 	ResetExprContext(ex->tmpcontext);
@@ -203,7 +240,8 @@ sagg_keys_fit(const SaggExecution *ex, const Datum *keys, const bool *nulls)
 }
 
 /*
- * Reject the record of a row whose keys are too long; names the longest.
+ * Reject the record of a row whose keys are too long; names the longest.  Its event
+ * time has counted.
  */
 void
 sagg_reject_keys(SaggExecution *ex, TupleTableSlot *slot, const Datum *keys,
@@ -223,6 +261,8 @@ sagg_reject_keys(SaggExecution *ex, TupleTableSlot *slot, const Datum *keys,
 			bytes = len;
 		}
 	}
+	if (ex->query->has_event_time)
+		sagg_classify(ex, slot, SAGG_CLASS_TIME_ONLY);
 	reject(ex, slot,
 		   psprintf("grouping key \"%s\" of a record is too long: %zu bytes",
 					ex->query->keys[longest].name, bytes),

@@ -160,6 +160,47 @@ fold(SaggSliding *s, int64 head, int64 tail)
 	return states;
 }
 
+/* Panes to combine into a window. */
+typedef struct Combination
+{
+	SaggSliding *s;
+	int64		head;
+	int64		tail;
+	const SaggAggState *states; /* result */
+} Combination;
+
+static void
+combine(void *arg)
+{
+	Combination *c = arg;
+	SaggSliding *s = c->s;
+
+	c->states = s->first == s->last ? fold(s, c->head, c->tail) : slide(s, c->head, c->tail);
+}
+
+/*
+ * The same in a careful execution: returns false if it fails, and the window has
+ * been noted.  A stack may be half combined then, so the next window makes new
+ * ones.
+ */
+static bool
+try_combine(Combination *c, const SaggGroup *window)
+{
+	SaggSliding *s = c->s;
+	ErrorData  *error = sagg_try_aggregates(s->ex, combine, c);
+
+	if (error == NULL)
+		return true;
+	s->middle = s->end = c->head;
+	s->back = NULL;
+	sagg_renew_context(s->ex, &s->stacks);
+	sagg_renew_context(s->ex, &s->result);
+	sagg_sliding_allocate_in(s, s->loaded);
+	sagg_emit_failed(s->ex, window, error);
+	ResetExprContext(s->ex->tmpcontext);
+	return false;
+}
+
 /*
  * Emit a window of the current key: panes from "head" to before "tail".
  */
@@ -171,8 +212,15 @@ emit_window(SaggSliding *s, int64 start, int64 head, int64 tail)
 
 	group.start = start;
 	if (tail - head > 1)
-		group.states = unconstify(SaggAggState *, s->first == s->last ?
-								  fold(s, head, tail) : slide(s, head, tail));
+	{
+		Combination c = {s, head, tail};
+
+		if (likely(!ex->careful))
+			combine(&c);
+		else if (!try_combine(&c, &group))
+			return;
+		group.states = unconstify(SaggAggState *, c.states);
+	}
 	/* it was emitted before if one of its panes was in the store */
 	group.stored = SAGG_NOT_STORED;
 	for (int64 i = head; s->panes[tail].stored > s->panes[head].stored; i++)

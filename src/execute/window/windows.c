@@ -151,7 +151,7 @@ sagg_place_in_hop(SaggExecution *ex, TupleTableSlot *slot, int64 time, SaggPlace
 	sagg_note_time(ex, slot, time);
 	if (n == 0)
 	{
-		sagg_classify(ex, slot, SAGG_CLASS_FILTERED);
+		sagg_classify(ex, slot, SAGG_CLASS_TIME_ONLY);
 		return false;
 	}
 	late = hop_late(ex, last, n);

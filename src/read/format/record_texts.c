@@ -85,13 +85,14 @@ find_attributes(SaggTexts *texts)
 {
 	TypeCacheEntry *entry = lookup_type_cache(texts->type, TYPECACHE_TUPDESC);
 	MemoryContext save;
+	uint64		version;
 	TupleDesc	desc;
 	TupleDesc	row;
 
 	if (entry->tupDesc == NULL || entry->tupDesc_identifier == texts->version)
 		return;
 	save = MemoryContextSwitchTo(texts->context);
-	texts->version = entry->tupDesc_identifier;
+	version = entry->tupDesc_identifier;
 	desc = CreateTupleDescCopy(entry->tupDesc);
 	texts->attributes = palloc0(sizeof(SaggTexts *) * (desc->natts + 1));
 	texts->names = palloc0(sizeof(char *) * (desc->natts + 1));
@@ -114,6 +115,7 @@ find_attributes(SaggTexts *texts)
 	texts->typmod = BlessTupleDesc(row)->tdtypmod;
 	texts->ioparam = RECORDOID;
 	fmgr_info_cxt(F_RECORD_IN, &texts->input, texts->context);
+	texts->version = version;	/* the last: an error may be caught */
 	MemoryContextSwitchTo(save);
 }
 
