@@ -56,7 +56,7 @@ my %calls = (
 	stat_streams => [ 'pg_stat_stream_agg' ],
 	stat_partitions => [ 'pg_stat_stream_agg_partitions' ],
 	(map { $_ => [] } qw(describe_topic tumble tumble_start tumble_end hop session
-		first last first_accumulate last_accumulate first_combine last_combine timed_value_serialize timed_value_deserialize timed_value_final kafka_handler kafka_validator rate_handler rate_validator on_insert on_sql_drop on_ddl_command_end)));
+		first last top_n top_n_accumulate top_n_combine top_n_serialize top_n_deserialize top_n_final first_accumulate last_accumulate first_combine last_combine timed_value_serialize timed_value_deserialize timed_value_final kafka_handler kafka_validator rate_handler rate_validator on_insert on_sql_drop on_ddl_command_end)));
 is(value(q{SELECT string_agg(DISTINCT proname, ' ' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'stream_agg'::regnamespace}),
 	join(' ', sort keys %calls), 'every function is called');
 
