@@ -45,7 +45,7 @@ subtest 'a mistyped option of a source names the one that is meant' => sub {
 	like(said(q{ALTER FOREIGN TABLE ev OPTIONS (ADD formt 'csv')}), qr/invalid option "formt" for a source\nHINT:  Perhaps you meant the option "format"/, 'ALTER FOREIGN TABLE');
 	like(said(q{ALTER FOREIGN TABLE ev ALTER COLUMN v OPTIONS (ADD paht 'x')}), qr/HINT:  Perhaps you meant the option "path"/, 'of a column');
 	like(create('x', $counts, qq{$update, options => '{"on_eror": "skip"}'}), qr/unknown option "on_eror" of a stream\nHINT:  Perhaps you meant the option "on_error"/, 'of a stream');
-	like(create('x', $counts, qq{$update, options => '{"colour": "red"}'}), qr/HINT:  Options of a stream are on_error, .* and retention\./, 'all options of a stream');
+	like(create('x', $counts, qq{$update, options => '{"colour": "red"}'}), qr/HINT:  Options of a stream are on_error, .* and executors\./, 'all options of a stream');
 };
 
 subtest 'values of options are listed as valid values' => sub {
