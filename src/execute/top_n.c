@@ -48,18 +48,18 @@ typedef struct TopValues
 static const char *const aggregates = "stream_agg.top_n";
 
 /*
- * Returns a state without values, in the current context.
+ * Returns a state without values, in "context".
  */
 static TopValues *
-make_state(const SaggValueType *type, int32 n)
+make_state(MemoryContext context, const SaggValueType *type, int32 n)
 {
-	TopValues  *state = palloc(sizeof(TopValues));
+	TopValues  *state = MemoryContextAlloc(context, sizeof(TopValues));
 
 	state->type = *type;
 	state->n = n;
 	state->count = 0;
 	state->room = Min(n, 4);
-	state->values = palloc(sizeof(Datum) * state->room);
+	state->values = MemoryContextAlloc(context, sizeof(Datum) * state->room);
 	return state;
 }
 
@@ -160,12 +160,7 @@ stream_agg_top_n_accumulate(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(1))
 	{
 		if (state == NULL)
-		{
-			MemoryContext old = MemoryContextSwitchTo(context);
-
-			state = make_state(&type, PG_GETARG_INT32(2));
-			MemoryContextSwitchTo(old);
-		}
+			state = make_state(context, &type, PG_GETARG_INT32(2));
 		add_value(fcinfo, context, state, PG_GETARG_DATUM(1));
 	}
 	if (state == NULL)
@@ -188,12 +183,7 @@ stream_agg_top_n_combine(PG_FUNCTION_ARGS)
 		const TopValues *other = (TopValues *) PG_GETARG_POINTER(1);
 
 		if (state == NULL)
-		{
-			MemoryContext old = MemoryContextSwitchTo(context);
-
-			state = make_state(&other->type, other->n);
-			MemoryContextSwitchTo(old);
-		}
+			state = make_state(context, &other->type, other->n);
 		sagg_value_check_type(&state->type, other->type.oid, aggregates);
 		check_n(state, other->n);
 		for (int32 i = 0; i < other->count; i++)
@@ -245,7 +235,7 @@ stream_agg_top_n_deserialize(PG_FUNCTION_ARGS)
 	if (n < 1 || n > MAX_N || count < 1 || count > n)
 		sagg_codec_corrupt("A state of stream_agg.top_n has no valid number of values.");
 	type = sagg_value_receive_type(&buf, aggregates);
-	state = make_state(&type, n);
+	state = make_state(CurrentMemoryContext, &type, n);
 	if (count > state->room)
 	{
 		state->room = count;
