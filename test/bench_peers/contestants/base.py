@@ -2,6 +2,7 @@
 
 import select
 import subprocess
+from contextlib import contextmanager
 
 from measure import Meter
 
@@ -68,3 +69,27 @@ class Program:
         meter = Meter([self.pid])
         self.wait_for('finished')
         return meter.stop()
+
+
+class StreamsToTopic(Contestant):
+    """A contestant that is a Program and leaves its result in the topic `output`."""
+
+    streams = True
+
+    def _program(self, query, continuous):
+        """The Program of a query, which ends by itself or goes on with what comes."""
+        raise NotImplementedError
+
+    def run(self, query):
+        with self._program(query, False) as program:
+            return program.measure(), None
+
+    def fetch(self, query):
+        self.place.result_of_topic(query, 'output')
+
+    @contextmanager
+    def follow(self, query, probes):
+        with self._program(query, True) as program:
+            program.wait_for('started')
+            yield self.place.probes_in_topic('output', probes)
+        self.place.delete_topic('output')

@@ -2,9 +2,8 @@
 
 import os
 import shutil
-from contextlib import contextmanager
 
-from .base import Contestant, Program
+from .base import Program, StreamsToTopic
 
 PROGRAM = os.path.join(os.path.dirname(__file__), 'FlinkQuery.java')
 
@@ -64,10 +63,9 @@ _COLUMNS = {'started': 'window_start', 'ended': 'window_end', 'event_count': 'co
             'total_spend': 'sum(purchase_amount)', 'average': 'avg(purchase_amount)'}
 
 
-class Flink(Contestant):
+class Flink(StreamsToTopic):
     name = 'flink'
     title = 'Flink'
-    streams = True
 
     def _script(self, query, topic, output, continuous):
         """The statements of a query, in a file."""
@@ -96,17 +94,3 @@ class Flink(Contestant):
             *_JAVA, '-cp', os.path.join(self.place.peers, 'flink', '*'), PROGRAM,
             self._script(query, 'warm', 'warm_output', False),
             self._script(query, query.topic, 'output', continuous), 'continuous' if continuous else 'bounded'])
-
-    def run(self, query):
-        with self._program(query, False) as program:
-            return program.measure(), None
-
-    def fetch(self, query):
-        self.place.result_of_topic(query, 'output')
-
-    @contextmanager
-    def follow(self, query, probes):
-        with self._program(query, True) as program:
-            program.wait_for('started')
-            yield self.place.probes_in_topic('output', probes)
-        self.place.delete_topic('output')

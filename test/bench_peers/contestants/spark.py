@@ -3,17 +3,15 @@
 import os
 import shutil
 import sys
-from contextlib import contextmanager
 
-from .base import Contestant, Program
+from .base import Program, StreamsToTopic
 
 SCRIPT = os.path.join(os.path.dirname(__file__), 'spark_query.py')
 
 
-class Spark(Contestant):
+class Spark(StreamsToTopic):
     name = 'spark'
     title = 'Spark'
-    streams = True
 
     def _program(self, query, continuous):
         place = self.place
@@ -26,17 +24,3 @@ class Spark(Contestant):
         return Program(place, [sys.executable, SCRIPT, place.brokers, query.topic, query.name.split('_')[0],
                                query.mode, checkpoint, 'continuous' if continuous else 'available'],
                        environment)
-
-    def run(self, query):
-        with self._program(query, False) as program:
-            return program.measure(), None
-
-    def fetch(self, query):
-        self.place.result_of_topic(query, 'output')
-
-    @contextmanager
-    def follow(self, query, probes):
-        with self._program(query, True) as program:
-            program.wait_for('started')
-            yield self.place.probes_in_topic('output', probes)
-        self.place.delete_topic('output')
